@@ -1,0 +1,74 @@
+"""The command line. Each file of this folder adds the verbs of one room; this one turns errors into exit codes."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, NoReturn
+
+import typer
+
+from perturbgen import __version__
+from perturbgen.cli import doctor
+from perturbgen.console import setup_logging
+from perturbgen.errors import PerturbgenError
+from perturbgen.files import disk_errors
+
+app = typer.Typer(
+    name="perturbgen",
+    help="What will this perturbation do to these cells, and how sure can we be?",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+doctor.register(app)
+
+
+def show_version(wanted: bool) -> None:
+    """Print the version and stop."""
+    if wanted:
+        sys.stdout.write(f"perturbgen {__version__}\n")
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say more.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Errors only, no progress bars.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=show_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Options of every command."""
+    setup_logging(-1 if quiet else int(verbose))
+
+
+def main() -> NoReturn:
+    """Run the command line: exit code 2 for a user's mistake, 1 for a failure, 130 for an interrupt; no traceback."""
+    sys.exit(run())
+
+
+def run(arguments: list[str] | None = None) -> int:
+    """Run the command line and return its exit code."""
+    from pathlib import Path
+
+    setup_logging()
+    try:
+        with disk_errors(Path.cwd()):
+            app(args=arguments, standalone_mode=True)
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    except PerturbgenError as error:
+        sys.stderr.write(f"{type(error).__name__}: {error}\n")
+        return error.exit_code
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted; nothing half-written is left under a final name\n")
+        return 130
+    except BrokenPipeError:
+        return 1
+    except MemoryError as error:
+        sys.stderr.write(
+            f"MemoryError: {error or 'not enough memory'}\n  fix          use a smaller input or a larger machine\n"
+        )
+        return 1
+    return 0

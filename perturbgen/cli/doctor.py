@@ -1,0 +1,115 @@
+"""``perturbgen doctor``: what is installed, what is missing, and how to get it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from perturbgen.config import package_version
+from perturbgen.console import show_table
+
+REQUIRED = (
+    "numpy", "scipy", "pandas", "anndata", "pyarrow", "h5py", "zarr", "pydantic", "typer", "rich", "torch",
+    "scikit-learn", "scanpy", "formulaic", "plotly", "pooch", "tensorboard",
+)  # fmt: skip
+OPTIONAL = {"rdkit": "pip install 'perturbgen[chem]'", "rpy2": "pip install 'perturbgen[r]' (after R)"}
+R_PACKAGES = {"limma": "r-bioc-limma", "edgeR": "r-bioc-edger", "statmod": "r-cran-statmod"}
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb."""
+    app.command()(doctor)
+
+
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Check this installation: packages, devices, R, data. Exit code 1 only if something required is missing.
+
+    Example: [bold]perturbgen doctor[/bold]
+    """
+    rows = [*python_rows(), *device_rows(), *r_rows(), *data_rows()]
+    show_table(rows, title="perturbgen doctor", as_json=as_json)
+    if any(row["needed"] == "required" and row["found"] is None for row in rows):
+        raise typer.Exit(1)
+
+
+def row(what: str, found: str | None, needed: str, fix: str = "") -> dict[str, Any]:
+    """One line of the table."""
+    return {"what": what, "found": found, "needed": needed, "how to get it": "" if found else fix}
+
+
+def python_rows() -> list[dict[str, Any]]:
+    """Installed versions of the Python packages."""
+    required = [row(name, package_version(name), "required", f"pip install {name}") for name in REQUIRED]
+    return required + [row(name, package_version(name), "optional", fix) for name, fix in OPTIONAL.items()]
+
+
+def device_rows() -> list[dict[str, Any]]:
+    """What torch can compute on."""
+    try:
+        import torch
+    except ImportError:
+        return []
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    cpu = row("torch device cpu", f"{torch.get_num_threads()} threads", "required")
+    return [
+        cpu,
+        row(
+            "torch device cuda",
+            ", ".join(gpus) or None,
+            "optional",
+            "an NVIDIA GPU and a CUDA build of torch",
+        ),
+    ]
+
+
+def r_rows() -> list[dict[str, Any]]:
+    """R and the packages that the R backend calls."""
+    wanted = " ".join(
+        f'cat("{name}", tryCatch(as.character(packageVersion("{name}")), error=function(e) ""), "\\n");'
+        for name in R_PACKAGES
+    )
+    lines = run_r(f'cat("R", as.character(getRversion()), "\\n"); {wanted}').splitlines()
+    found = {parts[0]: parts[1] for line in lines if len(parts := line.split()) == 2}
+    rows = [
+        row(
+            "R",
+            found.get("R"),
+            "optional",
+            "apt-get install r-base-core r-base-dev, or https://cran.r-project.org",
+        )
+    ]
+    return rows + [
+        row(f"R {name}", found.get(name), "optional", f"apt-get install {deb}, or BiocManager::install")
+        for name, deb in R_PACKAGES.items()
+    ]
+
+
+def run_r(code: str) -> str:
+    """What Rscript prints, or nothing where R is absent or broken."""
+    if not shutil.which("Rscript"):
+        return ""
+    try:
+        return subprocess.run(["Rscript", "-e", code], capture_output=True, text=True, timeout=60, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return ""
+
+
+def data_folder() -> Path:
+    """Where real data are looked for: ``PERTURBGEN_DATA``, by default ``../shared/data``."""
+    return Path(os.environ.get("PERTURBGEN_DATA", "../shared/data"))
+
+
+def data_rows() -> list[dict[str, Any]]:
+    """The folder of real data and what it holds."""
+    folder = data_folder()
+    found = (
+        f"{folder} ({', '.join(sorted(p.name for p in folder.iterdir() if p.is_dir()))})" if folder.is_dir() else None
+    )
+    return [row("data folder", found, "optional", "set PERTURBGEN_DATA; perturbgen data list shows public sources")]

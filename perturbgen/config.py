@@ -1,0 +1,173 @@
+"""Run configuration (frozen, from TOML) and the run directory that keeps it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from perturbgen.errors import ConfigError, suggest
+from perturbgen.files import atomic_path, require_file
+
+
+class Settings(BaseModel):
+    """The base of every configuration: frozen, unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+S = TypeVar("S", bound=Settings)
+
+
+def load_settings(
+    kind: type[S],
+    path: str | Path | None = None,
+    *,
+    overrides: Sequence[str] = (),
+    base: Mapping[str, Any] | None = None,
+) -> S:
+    """Settings from ``base``, then a TOML file, then ``a.b=value`` overrides; the later ones win."""
+    values = merge(dict(base or {}), read_toml(path) if path else {})
+    for override in overrides:
+        values = merge(values, parse_override(override))
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        raise explain(error, kind, path) from None
+
+
+def read_toml(path: str | Path) -> dict[str, Any]:
+    """A TOML file as a dictionary."""
+    path = require_file(path, "configuration")
+    try:
+        return tomllib.loads(path.read_text())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid TOML: {error}", fix='strings need quotes: name = "kang"') from None
+
+
+def merge(left: Mapping[str, Any], right: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested dictionaries joined, the right one winning."""
+    nested = {
+        k: merge(left[k], v) for k, v in right.items() if isinstance(v, Mapping) and isinstance(left.get(k), Mapping)
+    }
+    return {**left, **right, **nested}
+
+
+def parse_override(text: str) -> dict[str, Any]:
+    """``a.b=3`` as ``{"a": {"b": 3}}``; what is not valid TOML is taken as a string."""
+    key, separator, value = text.partition("=")
+    if not separator or not key.strip():
+        raise ConfigError(f"--set {text!r} has no value", expected="a.b=value", fix="--set cells.per_well=100")
+    try:
+        parsed = tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        parsed = value
+    for part in reversed(key.strip().split(".")):
+        parsed = {part: parsed}
+    return parsed
+
+
+def explain(error: ValidationError, kind: type[Settings], path: str | Path | None) -> ConfigError:
+    """Pydantic's complaints as one error of ours, unknown keys with the nearest known one."""
+    lines = []
+    for problem in error.errors():
+        key = ".".join(str(part) for part in problem["loc"])
+        if problem["type"] == "extra_forbidden":
+            lines.append(
+                f"unknown key '{key}': {suggest(str(problem['loc'][-1]), known_keys(kind, problem['loc'][:-1]))}"
+            )
+        else:
+            lines.append(f"'{key}': {problem['msg']}, found {problem['input']!r}")
+    return ConfigError(
+        "; ".join(lines) + (f" (in {path})" if path else ""),
+        fix="--dry-run prints the resolved configuration",
+    )
+
+
+def known_keys(kind: type[BaseModel], location: Sequence[int | str]) -> list[str]:
+    """The keys allowed at a place in the configuration."""
+    for part in location:
+        field = kind.model_fields.get(str(part))
+        if field is None or not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):
+            return []
+        kind = field.annotation
+    return list(kind.model_fields)
+
+
+def to_toml(settings: Settings) -> str:
+    """The resolved configuration as TOML (keys without a value are left out)."""
+    import tomli_w
+
+    return tomli_w.dumps(settings.model_dump(mode="json", exclude_none=True))
+
+
+def create_run(
+    root: str | Path, name: str, settings: Settings, *, seed: int, data: Mapping[str, str] | None = None
+) -> Path:
+    """A new numbered run directory ``root/0007-name-s1`` holding ``config.toml`` and ``env.json``.
+
+    ``data`` names what was read, each with its hash (see :func:`file_hash`).
+    """
+    root = Path(root)
+    root.mkdir(parents=True, exist_ok=True)
+    numbers = [int(m[0]) for p in root.iterdir() if (m := re.match(r"\d{4}", p.name))]
+    run = root / f"{max(numbers, default=0) + 1:04d}-{slug(name)}-s{seed}"
+    with atomic_path(run) as part:
+        part.mkdir()
+        (part / "config.toml").write_text(to_toml(settings))
+        (part / "env.json").write_text(json.dumps(environment(seed, data), indent=1))
+    return run
+
+
+def environment(seed: int, data: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """What a reader needs to repeat a run: versions, git revision, seed, data hashes, command."""
+    names = ("perturbgen", "numpy", "scipy", "pandas", "anndata", "torch", "scikit-learn")
+    return {
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": {name: package_version(name) for name in names},
+        "git": git_revision(),
+        "seed": seed,
+        "data": dict(data or {}),
+    }
+
+
+def package_version(name: str) -> str | None:
+    """The installed version, or None."""
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def git_revision() -> str | None:
+    """The commit of the source tree, with ``+changes`` when it is not clean; None outside a repository."""
+    try:
+        where = {"cwd": Path(__file__).parent, "capture_output": True, "text": True, "check": True}
+        revision = subprocess.run(["git", "rev-parse", "HEAD"], **where).stdout.strip()  # type: ignore[call-overload]
+        dirty = subprocess.run(["git", "status", "--porcelain", "-uno"], **where).stdout  # type: ignore[call-overload]
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return revision + ("+changes" if dirty else "")
+
+
+def file_hash(path: str | Path) -> str:
+    """SHA-256 of a file, as ``sha256:...``."""
+    with open(path, "rb") as handle:
+        return "sha256:" + hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def slug(text: str) -> str:
+    """Text fit for a file name."""
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")

@@ -1,0 +1,85 @@
+"""Logging, tables and progress: all that the package ever shows on a terminal."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol, TypeVar
+
+T = TypeVar("T")
+
+
+class Tick(Protocol):
+    """What a progress bar offers the code that does the work."""
+
+    def __call__(self, advance: float = 1) -> None:
+        """Move the bar on."""
+
+
+def setup_logging(verbosity: int = 0) -> None:
+    """Send the package's log to stderr: -1 quiet (errors), 0 normal (info), 1 verbose (debug)."""
+    from rich.console import Console
+    from rich.logging import RichHandler
+
+    level = {-1: logging.ERROR, 0: logging.INFO}.get(verbosity, logging.DEBUG)
+    handler = RichHandler(console=Console(stderr=True), show_time=False, show_path=False, show_level=verbosity > 0)
+    logger = logging.getLogger("perturbgen")
+    logger.handlers[:] = [handler]
+    logger.setLevel(level)
+
+
+@contextmanager
+def progress(description: str, total: float | None = None) -> Iterator[Tick]:
+    """A progress bar on stderr with the time left; nothing where stderr is not a terminal or ``-q`` was given."""
+    quiet = logging.getLogger("perturbgen").getEffectiveLevel() > logging.INFO
+    if quiet or not sys.stderr.isatty():
+        yield lambda advance=1: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(description, total=total)
+        yield lambda advance=1: bar.advance(task, advance)
+
+
+def track(items: Sequence[T] | Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
+    """Iterate with a progress bar."""
+    length = total if total is not None else (len(items) if isinstance(items, Sequence) else None)
+    with progress(description, length) as tick:
+        for item in items:
+            yield item
+            tick()
+
+
+def show_table(rows: Sequence[Mapping[str, Any]], *, title: str = "", as_json: bool = False) -> None:
+    """Print records as a table, or as JSON for other programs, on stdout."""
+    if as_json:
+        sys.stdout.write(json.dumps(list(rows), indent=1, default=str) + "\n")
+        return
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(*(rows[0] if rows else ()), title=title or None, title_justify="left", header_style="bold")
+    for row in rows:
+        table.add_row(*(escape(format_value(value)) for value in row.values()))
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
+
+
+def say(text: str) -> None:
+    """Print a line of a command's own result on stdout."""
+    sys.stdout.write(text + "\n")
+
+
+def format_value(value: Any) -> str:
+    """Numbers short, None as a dash, the rest as text."""
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:,.4g}"
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)

@@ -1,0 +1,79 @@
+"""Reading what must exist, and writing so that a half-written file never bears the final name."""
+
+from __future__ import annotations
+
+import errno
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from perturbgen.errors import InputError, StorageError, shorten
+
+
+def require_file(path: str | Path, what: str = "file") -> Path:
+    """The path, if it is a readable, non-empty file."""
+    path = Path(path)
+    if not path.exists():
+        beside = sorted(p.name for p in path.parent.iterdir()) if path.parent.is_dir() else []
+        fix = (
+            f"the folder holds {shorten(beside)}" if beside else f"the folder {path.parent} does not exist or is empty"
+        )
+        raise InputError(f"no {what} at {path}", expected="an existing file", fix=fix)
+    if path.is_dir():
+        raise InputError(f"{path} is a folder", expected=f"a {what}")
+    if path.stat().st_size == 0:
+        raise InputError(
+            f"{path} is empty (0 bytes)", expected=f"a {what}", cause="a download or a copy that broke off"
+        )
+    return path
+
+
+def require_folder(path: str | Path, what: str = "folder") -> Path:
+    """The path, if it is a folder."""
+    path = Path(path)
+    if not path.is_dir():
+        raise InputError(f"no {what} at {path}", expected="an existing folder")
+    return path
+
+
+@contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turn a full disk or a missing permission into an error that says so."""
+    try:
+        yield
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)
+        if not full and error.errno not in (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR):
+            raise
+        what = "no space left on the disk" if full else "writing is not permitted"
+        raise StorageError(f"cannot write {path}: {what}", fix="free some space or choose another --out") from error
+
+
+@contextmanager
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """A path beside ``path`` to write a file or folder to; it takes the final name only when the block succeeds.
+
+    The suffix is kept (``counts.part.h5ad``), since many writers look at it.
+    """
+    final = Path(path)
+    part = final.with_name(f"{final.stem}.part{final.suffix}")
+    with disk_errors(final):
+        final.parent.mkdir(parents=True, exist_ok=True)
+        remove(part)
+        try:
+            yield part
+            if final.is_dir():
+                remove(final)
+            part.replace(final)
+        except BaseException:
+            remove(part)
+            raise
+
+
+def remove(path: Path) -> None:
+    """Delete a file or a folder, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
