@@ -100,12 +100,13 @@ class Page:
         from plotly.offline import get_plotlyjs
 
         links = "".join(f'<a href="#{slug(name)}">{escape(name)}</a>' for name in self._sections)
-        return (
-            '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-            '<meta name="viewport" content="width=device-width, initial-scale=1">'
-            f"<title>{escape(self.title)}</title><style>{STYLE}</style><script>{get_plotlyjs()}</script></head><body>"
-            f'<h1>{escape(self.title)}</h1><p class="lead">{escape(self.lead)}</p><nav>{links}</nav>{"".join(self._parts)}</body></html>'
+        head = (
+            '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
+            f"<title>{escape(self.title)}</title><style>{STYLE}</style><script>{get_plotlyjs()}</script>"
         )
+        top = f'<h1>{escape(self.title)}</h1><p class="lead">{escape(self.lead)}</p><nav>{links}</nav>'
+        body = "".join(self._parts)
+        return f'<!doctype html><html lang="en"><head>{head}</head><body>{top}{body}</body></html>'
 
     def write(self, path: str | Path) -> Path:
         """Save the page."""
