@@ -7,6 +7,7 @@ Three backings stand behind one interface: compact CSR in memory (``store_memory
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -65,8 +66,8 @@ class Resident(Protocol):
 
     device: torch.device
 
-    def dense(self, rows: IntArray) -> torch.Tensor:
-        """Float32 (cells, genes)."""
+    def dense(self, rows: IntArray, pool: ThreadPoolExecutor) -> torch.Tensor:
+        """Float32 (cells, genes), with threads to share the work."""
 
     def sparse(self, rows: IntArray) -> SparseRows:
         """Their non-zeros."""
@@ -121,7 +122,7 @@ class CountStore:
         covariates: CovariateEncoder | None = None,
         *,
         layer: str | None = None,
-        block: int = 64,
+        block: int = 128,
         buffer: int = 8192,
     ) -> CountStore:
         """A store on disk: an h5ad file or a zarr folder whose counts are CSR; only the labels are read now.
@@ -196,16 +197,17 @@ class CountStore:
             raise SchemaError(f"a batch of {size} cells", expected="at least one cell a batch")
         order = self.backing.order(len(self), size, rng)
         done = skip * size
-        for resident, local in self.backing.parts(self.rows[order], size, done):
-            for start in range(0, len(local), size):
-                rows = local[start : start + size]
-                index = order[done : done + len(rows)]
-                done += len(rows)
-                yield Batch(
-                    index=torch.from_numpy(index).to(resident.device),
-                    counts=resident.dense(rows) if dense else resident.sparse(rows),
-                    codes=torch.from_numpy(self.codes[index]).to(resident.device),
-                )
+        with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+            for resident, local in self.backing.parts(self.rows[order], size, done):
+                for start in range(0, len(local), size):
+                    rows = local[start : start + size]
+                    index = order[done : done + len(rows)]
+                    done += len(rows)
+                    yield Batch(
+                        index=torch.from_numpy(index).to(resident.device),
+                        counts=resident.dense(rows, pool) if dense else resident.sparse(rows),
+                        codes=torch.from_numpy(self.codes[index]).to(resident.device),
+                    )
 
 
 def epoch_rng(seed: int, epoch: int) -> np.random.Generator:

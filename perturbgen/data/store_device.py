@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -54,7 +55,7 @@ class DeviceBacking:
         """The rows as CSR int64."""
         return self.memory.scipy(rows)
 
-    def dense(self, rows: IntArray) -> torch.Tensor:
+    def dense(self, rows: IntArray, pool: ThreadPoolExecutor) -> torch.Tensor:
         """Float32 (cells, genes)."""
         return self.sparse(rows).dense()
 

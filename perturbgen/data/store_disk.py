@@ -78,20 +78,25 @@ class DiskBacking:
     def load(self, rows: IntArray) -> tuple[MemoryBacking, IntArray]:
         """The rows of the file in memory, and where each of them is found there."""
         starts, stops = runs(np.sort(rows), self.gap)
-        values, columns = self.read(starts, stops)
+        with open_root(self.path) as root:
+            values, columns = (self.read(root[self.group][name], starts, stops) for name in ("data", "indices"))
         read = np.concatenate([np.arange(a, b) for a, b in zip(starts, stops, strict=True)]).astype(np.int64)
         offsets = np.concatenate([[0], np.cumsum(np.diff(self.offsets)[read])])
         matrix = sparse.csr_matrix((values, columns, offsets), shape=(len(read), self.shape[1]))
-        labels = {"cells": [f"row {row}" for row in read], "genes": [f"column {i}" for i in range(self.shape[1])]}
-        packed = MemoryBacking.pack(matrix, where=f"{self.path}: {self.group}", **labels)
+        packed = MemoryBacking.pack(
+            matrix, where=f"{self.path}: {self.group}", cells=read, genes=range(self.shape[1]) 
+        )
         return packed, np.searchsorted(read, rows)
 
-    def read(self, starts: IntArray, stops: IntArray) -> tuple[np.ndarray, np.ndarray]:
-        """Values and columns of runs of rows, one after the other."""
-        with open_root(self.path) as root:
-            matrix = root[self.group]
-            spans = [slice(self.offsets[a], self.offsets[b]) for a, b in zip(starts, stops, strict=True)]
-            return tuple(np.concatenate([matrix[name][span] for span in spans]) for name in ("data", "indices"))
+    def read(self, dataset: Any, starts: IntArray, stops: IntArray) -> np.ndarray:
+        """The part of ``data`` or ``indices`` that belongs to runs of rows, one run after the other."""
+        edges = np.stack([self.offsets[starts], self.offsets[stops]], axis=1)
+        out = np.empty(int((edges[:, 1] - edges[:, 0]).sum()), dataset.dtype)
+        at = 0
+        for first, last in edges.tolist():
+            out[at : at + last - first] = dataset[first:last]
+            at += last - first
+        return out
 
     def to(self, device: torch.device) -> Backing:
         """All of it, read into memory and from there to the device."""

@@ -68,16 +68,19 @@ class MemoryBacking:
         values, columns, offsets = self.take(rows, np.int64, np.int32)
         return sparse.csr_matrix((values, columns, offsets), shape=(len(rows), self.shape[1]))
 
-    def dense(self, rows: IntArray) -> torch.Tensor:
+    def dense(self, rows: IntArray, pool: ThreadPoolExecutor) -> torch.Tensor:
         """Float32 (cells, genes), in a buffer that is recycled once nobody holds the tensor or a view of it."""
         import torch
 
         from perturbgen.data.kernels import densify
 
         out = self.buffers.lend(len(rows), self.shape[1])
-        with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-            for part in spread(len(rows), torch.get_num_threads()):
-                pool.submit(densify, self.values, self.columns, self.offsets, rows[part], out[part])
+        tasks = [
+            pool.submit(densify, self.values, self.columns, self.offsets, rows[part], out[part])
+            for part in spread(len(rows), torch.get_num_threads())
+        ]
+        for task in tasks:
+            task.result()
         return torch.from_numpy(out)
 
     def sparse(self, rows: IntArray) -> SparseRows:
