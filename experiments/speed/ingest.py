@@ -24,6 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 GENES = 18_211
+FULL = 240_000
 DENSITY = 0.06
 WANTED_SPEED = 2e6
 MEGABYTE = 1e6
@@ -35,10 +36,15 @@ def main() -> None:
         child(Path(sys.argv[2]))
         return
     options = parse()
+    quarter, whole = (measure(cells, options) for cells in (options.cells // 4, options.cells))
+    report(quarter, whole, options)
+
+
+def measure(cells: int, options: argparse.Namespace) -> dict[str, float]:
+    """Write a folder of so many cells and read it in a fresh process."""
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
-        write_folder(Path(folder), cells=options.cells, order=options.order, rng=np.random.default_rng(0))
-        measured = json.loads(run_child(Path(folder)))
-    report(measured, options)
+        write_folder(Path(folder), cells=cells, order=options.order, rng=np.random.default_rng(0))
+        return json.loads(run_child(Path(folder))) | {"cells": cells}
 
 
 def parse() -> argparse.Namespace:
@@ -125,20 +131,28 @@ def child(folder: Path) -> None:
     adata = read_competition(folder)
     seconds = time.perf_counter() - start
     matrix = adata.X.data.nbytes + adata.X.indices.nbytes + adata.X.indptr.nbytes
-    json.dump({"imported": imported, "peak": peak(), "seconds": seconds, "matrix": matrix, "nnz": adata.X.nnz}, sys.stdout)
+    json.dump(
+        {"imported": imported, "peak": peak(), "seconds": seconds, "matrix": matrix, "nnz": adata.X.nnz}, sys.stdout
+    )
 
 
 def peak() -> float:
-    """The peak resident memory of this process, in bytes."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    """The peak resident memory of this process, in bytes.
+
+    Linux counts the parent's memory before exec in getrusage, so its own high-water mark is preferred.
+    """
+    status = Path("/proc/self/status")
+    if status.exists():
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return float(line.split()[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def report(measured: dict[str, float], options: argparse.Namespace) -> None:
+def report(quarter: dict[str, float], measured: dict[str, float], options: argparse.Namespace) -> None:
     """Print the figures with the bound beside each."""
     size, bound = measured["matrix"], 2 * measured["matrix"] + 300 * MEGABYTE
     speed = measured["nnz"] / measured["seconds"]
     own = measured["peak"] - measured["imported"]
-    scale = 240_000 / options.cells
     print(f"{options.cells:,} cells x {GENES:,} genes, {measured['nnz'] / 1e6:.1f} million non-zeros, {options.order}")
     print(f"speed        {speed / 1e6:6.2f} million non-zeros/s = {speed / WANTED_SPEED:.1f} x the 2 million wanted")
     print(f"final matrix {size / MEGABYTE:8,.0f} MB")
@@ -146,8 +160,15 @@ def report(measured: dict[str, float], options: argparse.Namespace) -> None:
           f"(2 x matrix + 300 MB = {bound / MEGABYTE:,.0f} MB)")  # fmt: skip
     print(f"  of which imports {measured['imported'] / MEGABYTE:,.0f} MB, reading {own / MEGABYTE:,.0f} MB "
           f"= {own / size:.2f} x matrix")  # fmt: skip
-    print(f"estimate at 240,000 cells: matrix {size * scale / 1e9:.2f} GB, "
-          f"peak {(measured['imported'] + own * scale) / 1e9:.2f} GB, {measured['seconds'] * scale / 60:.1f} min")  # fmt: skip
+    full = {name: extrapolate(quarter, measured, name) for name in ("matrix", "peak", "seconds")}
+    print(f"estimate at {FULL:,} cells (a line through {quarter['cells']:,} and {measured['cells']:,}): "
+          f"matrix {full['matrix'] / 1e9:.2f} GB, peak {full['peak'] / 1e9:.2f} GB, {full['seconds']:.0f} s")  # fmt: skip
+
+
+def extrapolate(small: dict[str, float], large: dict[str, float], name: str) -> float:
+    """What a figure would be for the whole competition, on the line through two measurements."""
+    slope = (large[name] - small[name]) / (large["cells"] - small["cells"])
+    return large[name] + slope * (FULL - large["cells"])
 
 
 if __name__ == "__main__":

@@ -13,11 +13,12 @@ from perturbgen.data.tables import (
     open_parquet,
     parquet_errors,
     read_csv,
+    read_header,
     require_columns,
     require_unique,
     require_values,
 )
-from perturbgen.errors import InputError, SchemaError, shorten, suggest
+from perturbgen.errors import SchemaError, shorten, suggest
 from perturbgen.files import require_file
 
 DE_META = ("cell_type", "sm_name", "sm_lincs_id", "SMILES", "control")
@@ -110,26 +111,16 @@ def read_sample_submission(path: str | Path) -> tuple[pd.Index, pd.Index]:
     """The ids and the genes of ``sample_submission.csv``, in the file's order."""
     path = find_or_self(path, "sample_submission.csv")
     genes = submission_genes(path)
-    ids = read_csv(path, columns=["id"])["id"]
+    ids = read_csv(path, columns=["id"], only=True)["id"]
     require_unique(ids, "id", path)
     return pd.Index(ids, name="id"), genes
 
 
 def submission_genes(path: Path) -> pd.Index:
     """The genes of a submission file, from its header alone."""
-    path = require_file(path, "sample submission")
-    try:
-        header = first_row(path)
-    except (EOFError, OSError, UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
-        raise InputError(f"{path} is not a readable CSV: {error}", expected="a header: id, then the genes") from None
+    header = read_header(path)
     require_columns(header, ["id"], path)
     return unique_genes([name for name in header if name != "id"], path)
-
-
-def first_row(path: Path) -> list[str]:
-    """The fields of a CSV's first line, as they stand (pandas would rename repeated ones)."""
-    row = pd.read_csv(path, nrows=1, header=None, dtype=str, keep_default_na=False)
-    return [str(name) for name in row.iloc[0]]
 
 
 def read_genes(path: str | Path) -> pd.Index:

@@ -20,7 +20,7 @@ from perturbgen.console import progress
 from perturbgen.data.tables import open_parquet, parquet_errors
 from perturbgen.errors import CountsError, SchemaError, shorten, suggest
 
-BATCH = 1 << 19
+BATCH = 1 << 18
 LARGEST = np.iinfo(np.int32).max
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import gzip
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -36,24 +38,46 @@ def find_or_self(path: str | Path, name: str) -> Path:
     return find_table(path, name) if path.is_dir() else path
 
 
-def read_csv(path: str | Path, *, columns: Sequence[str] = (), text: Iterable[str] = ()) -> pd.DataFrame:
-    """A CSV or CSV.gz holding ``columns``; the ``text`` columns are never taken for numbers.
+def read_csv(
+    path: str | Path, *, columns: Sequence[str] = (), text: Iterable[str] = (), only: bool = False
+) -> pd.DataFrame:
+    """A CSV or CSV.gz holding ``columns`` (and no others with ``only``); ``text`` columns are never taken for numbers.
 
     Only an empty field is missing: a compound or a gene may well be called ``NA``.
     """
     path = require_file(path, "table")
-    try:
-        frame = pd.read_csv(path, dtype=dict.fromkeys(text, str), keep_default_na=False, na_values=[""])
-    except (EOFError, OSError, zlib.error) as error:
-        raise InputError(f"{path} cannot be decompressed: {error}", expected="a whole .csv.gz", cause=BROKEN) from None
-    except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError) as error:
-        raise InputError(
-            f"{path} is not a readable CSV: {str(error).strip()}", expected="comma-separated columns with a header"
-        ) from None
+    with csv_errors(path):
+        frame = pd.read_csv(
+            path,
+            dtype=dict.fromkeys(text, str),
+            keep_default_na=False,
+            na_values=[""],
+            usecols=(lambda name: name in columns) if only else None,
+        )
     require_columns(frame.columns, columns, path)
     if frame.empty:
         raise InputError(f"{path} has a header but no rows", expected="at least one row", cause=BROKEN)
     return frame
+
+
+def read_header(path: str | Path) -> list[str]:
+    """The column names of a CSV or CSV.gz, as they stand (pandas would rename repeated ones)."""
+    path = require_file(path, "table")
+    with csv_errors(path), (gzip.open if path.suffix == ".gz" else open)(path, "rt", newline="") as handle:
+        return next(csv.reader(handle))
+
+
+@contextmanager
+def csv_errors(path: Path) -> Iterator[None]:
+    """Turn what gzip, csv and pandas say of a broken file into an error of ours."""
+    try:
+        yield
+    except (EOFError, OSError, zlib.error) as error:
+        raise InputError(f"{path} cannot be decompressed: {error}", expected="a whole .csv.gz", cause=BROKEN) from None
+    except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError, csv.Error, StopIteration) as error:
+        raise InputError(
+            f"{path} is not a readable CSV: {str(error).strip()}", expected="comma-separated columns with a header"
+        ) from None
 
 
 def require_columns(found: Iterable[object], wanted: Iterable[str], where: str | Path) -> None:
