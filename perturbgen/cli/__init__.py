@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
@@ -12,6 +13,8 @@ from perturbgen.cli import doctor
 from perturbgen.console import setup_logging
 from perturbgen.errors import PerturbgenError
 from perturbgen.files import disk_errors
+
+INTERRUPTED = 130  # what typer exits with on Ctrl-C, as shells do
 
 app = typer.Typer(
     name="perturbgen",
@@ -50,25 +53,18 @@ def main() -> NoReturn:
 
 def run(arguments: list[str] | None = None) -> int:
     """Run the command line and return its exit code."""
-    from pathlib import Path
-
     setup_logging()
     try:
         with disk_errors(Path.cwd()):
-            app(args=arguments, standalone_mode=True)
+            app(args=arguments)
     except SystemExit as stop:
+        if stop.code == INTERRUPTED:
+            sys.stderr.write("interrupted; nothing half-written is left under a final name\n")
         return int(stop.code or 0)
     except PerturbgenError as error:
         sys.stderr.write(f"{type(error).__name__}: {error}\n")
         return error.exit_code
-    except KeyboardInterrupt:
-        sys.stderr.write("interrupted; nothing half-written is left under a final name\n")
-        return 130
-    except BrokenPipeError:
-        return 1
     except MemoryError as error:
-        sys.stderr.write(
-            f"MemoryError: {error or 'not enough memory'}\n  fix          use a smaller input or a larger machine\n"
-        )
+        sys.stderr.write(f"MemoryError: {str(error) or 'not enough memory'}\n")
         return 1
     return 0
