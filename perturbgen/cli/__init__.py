@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -51,12 +52,19 @@ def main() -> NoReturn:
     sys.exit(run())
 
 
-def run(arguments: list[str] | None = None) -> int:
-    """Run the command line and return its exit code."""
+def run_experiment(command: Callable[..., None]) -> NoReturn:
+    """Make a function the main program of an experiment script, with the exit codes and errors of the command line."""
+    program = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    program.command()(command)
+    sys.exit(run(program=program))
+
+
+def run(arguments: list[str] | None = None, program: Callable[..., object] | None = None) -> int:
+    """Run the command line, or another program of typer's (an experiment), and return its exit code."""
     setup_logging()
     try:
         with disk_errors(Path.cwd()):
-            app(args=arguments)
+            (program or app)(args=arguments)
     except SystemExit as stop:
         if stop.code == INTERRUPTED:
             sys.stderr.write("interrupted; nothing half-written is left under a final name\n")

@@ -1,0 +1,82 @@
+"""Pseudobulk profiles in two dimensions, before and after plate effects are taken out."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+MIN_CELLS = 5  # a profile of fewer cells is mostly counting noise
+
+
+def log_cpm(counts: np.ndarray) -> np.ndarray:
+    """log2 counts per million with half a count added, (samples, genes), as voom defines it."""
+    library = counts.sum(axis=1, keepdims=True)
+    return np.log2((counts + 0.5) / (library + 1) * 1e6)
+
+
+def remove_plate_effects(
+    values: np.ndarray, cell_type: pd.Series, plate: pd.Series, reference: np.ndarray | None = None
+) -> np.ndarray:
+    """Shift each (cell type, plate) block of ``values`` (samples, genes) to its cell type's common level.
+
+    The level of a block is the mean of its ``reference`` samples (vehicle wells: compounds differ between plates,
+    so their own mean would remove drug effects too); a block without any uses all its samples.
+    """
+    reference = np.ones(len(values), bool) if reference is None else reference
+    corrected = values.copy()
+    for rows in blocks(cell_type.to_numpy()):
+        levels = [
+            (block, values[block[reference[block]] if reference[block].any() else block].mean(axis=0))
+            for block in (rows[b] for b in blocks(plate.to_numpy()[rows]))
+        ]
+        common = np.mean([level for _, level in levels], axis=0)
+        for block, level in levels:
+            corrected[block] += common - level
+    return corrected
+
+
+def blocks(labels: np.ndarray) -> list[np.ndarray]:
+    """Row numbers of each label, labels in sorted order."""
+    codes, _ = pd.factorize(labels, sort=True)
+    return [np.flatnonzero(codes == code) for code in range(codes.max() + 1)]
+
+
+def variable_genes(values: np.ndarray, n: int = 2000) -> np.ndarray:
+    """The columns of ``values`` (samples, genes) that vary most, in their own order."""
+    return np.sort(np.argsort(-values.var(axis=0), kind="stable")[:n])
+
+
+def principal_components(values: np.ndarray, *, seed: int = 0, components: int = 30) -> np.ndarray:
+    """Scores (samples, components) of ``values`` (samples, genes) on its most variable genes."""
+    from scanpy.pp import pca
+
+    chosen = values[:, variable_genes(values)].astype(np.float32)
+    return pca(chosen, n_comps=min(components, *(size - 1 for size in chosen.shape)), random_state=seed)
+
+
+def embed(values: np.ndarray, *, seed: int = 0) -> pd.DataFrame:
+    """The first two principal components and a UMAP of ``values`` (samples, genes): columns PC1, PC2, UMAP1, UMAP2."""
+    import warnings
+
+    import scanpy as sc
+    from anndata import AnnData
+
+    data = AnnData(obsm={"pca": principal_components(values, seed=seed)})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # umap-learn says at every call that a fixed seed means one thread
+        sc.pp.neighbors(data, n_neighbors=min(15, len(values) - 1), use_rep="pca", random_state=seed)
+        sc.tl.umap(data, random_state=seed)
+    coordinates = np.hstack([data.obsm["pca"][:, :2], data.obsm["X_umap"]])
+    return pd.DataFrame(coordinates, columns=["PC1", "PC2", "UMAP1", "UMAP2"])
+
+
+def profiles(bulk: AnnData) -> tuple[np.ndarray, pd.DataFrame]:
+    """log CPM (samples, genes) and obs of the pseudobulk samples that have enough cells and counts to be looked at."""
+    counts = np.asarray(bulk.X.todense() if hasattr(bulk.X, "todense") else bulk.X, dtype=np.float64)
+    keep = (bulk.obs["n_cells"].to_numpy() >= min(MIN_CELLS, bulk.obs["n_cells"].max())) & (counts.sum(axis=1) > 0)
+    return log_cpm(counts[keep]), bulk.obs[keep].reset_index(drop=True)
