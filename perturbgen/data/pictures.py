@@ -22,7 +22,7 @@ def depth_figure(total: pd.Series, cell_type: pd.Series) -> go.Figure:
         share, _ = np.histogram(values, bins=edges)
         x = 10 ** ((edges[1:] + edges[:-1]) / 2)
         figure.add_scatter(x=x, y=share / share.sum(), mode="lines", name=f"{name} ({len(values):,})")
-    figure.update_xaxes(title="counts per cell", type="log", dtick=1)
+    figure.update_xaxes(title="counts per cell", type="log", dtick="D2")
     return figure.update_yaxes(title="share of cells", rangemode="tozero").update_layout(height=380)
 
 
@@ -35,14 +35,15 @@ def zeros_figure(mean: pd.Series, zeros: pd.Series, *, most: int = 4000) -> go.F
     points = {"mode": "markers", "name": "genes", "marker": {"size": 4, "opacity": 0.5}}
     figure.add_scattergl(x=shown, y=zeros[shown.index], text=shown.index, **points)
     figure.add_scatter(x=grid, y=np.exp(-grid), mode="lines", name="Poisson, equal depth", line={"dash": "dash"})
-    figure.update_xaxes(title="mean count per cell", type="log", dtick=1)
+    figure.update_xaxes(title="mean count per cell", type="log", dtick="D2")
     return figure.update_yaxes(title="share of cells with zero", range=[-0.02, 1.02]).update_layout(height=380)
 
 
-def plates_figure(obs: pd.DataFrame) -> go.Figure:
-    """Cells in each well, a panel for each plate, as the plates lie on the bench."""
-    wells = obs.groupby(["plate", "well"], observed=True).agg(
-        cells=("plate", "size"), compound=("compound", lambda names: ", ".join(sorted(map(str, set(names)))))
+def plates_figure(obs: pd.DataFrame, values: pd.Series, *, unit: str) -> go.Figure:
+    """The sum of ``values`` (aligned to obs) in each well, a panel for each plate, as the plates lie on the bench."""
+    wells = obs.assign(value=values).groupby(["plate", "well"], observed=True)
+    wells = wells.agg(
+        value=("value", "sum"), compound=("compound", lambda names: ", ".join(sorted(map(str, set(names)))))
     )
     wells[["row", "column"]] = (
         wells.index.get_level_values("well").astype(str).str.extract(r"^([A-Z]+)0*(\d+)$").to_numpy()
@@ -56,15 +57,19 @@ def plates_figure(obs: pd.DataFrame) -> go.Figure:
     )
     for i, plate in enumerate(plates):
         here = wells.loc[plate].assign(column=lambda t: t["column"].astype(int))
-        grid = here.pivot_table(index="row", columns="column", values="cells").reindex(index=rows, columns=columns)
-        names = here.pivot(index="row", columns="column", values="compound").reindex(index=rows, columns=columns)
+        grid = here.pivot_table(index="row", columns="column", values="value").reindex(index=rows, columns=columns)
+        names = (
+            here.pivot(index="row", columns="column", values="compound")
+            .reindex(index=rows, columns=columns)
+            .astype(object)
+        )
         heat = go.Heatmap(
-            z=grid, x=columns, y=rows, text=names.fillna("no cells"), coloraxis="coloraxis", xgap=1, ygap=1,
-            hovertemplate="%{y}%{x}: %{z} cells<br>%{text}<extra>" + str(plate) + "</extra>",
+            z=grid, x=columns, y=rows, text=names.fillna("empty"), coloraxis="coloraxis", xgap=1, ygap=1,
+            hovertemplate="%{y}%{x}: %{z:,} " + unit + "<br>%{text}<extra>" + str(plate) + "</extra>",
         )  # fmt: skip
         figure.add_trace(heat, row=i // across + 1, col=i % across + 1)
     figure.update_yaxes(autorange="reversed", showgrid=False).update_xaxes(showgrid=False, dtick=2)
-    scale = {"colorscale": "Viridis", "colorbar": {"title": "cells"}, "cmin": 0}
+    scale = {"colorscale": "Viridis", "colorbar": {"title": unit}, "cmin": 0}
     return figure.update_layout(coloraxis=scale, height=60 + 250 * -(-len(plates) // across))
 
 

@@ -27,7 +27,7 @@ def summary_page(adata: AnnData, *, title: str, seed: int = 0) -> Page:
     add_cells(page, obs, total)
     add_genes(page, adata)
     if {"plate", "well"} <= set(obs):
-        add_plates(page, obs)
+        add_plates(page, obs, total)
     add_maps(page, adata, seed)
     return page
 
@@ -50,20 +50,22 @@ def add_genes(page: Page, adata: AnnData) -> None:
     mean = pd.Series(np.asarray(adata.X.mean(axis=0)).ravel(), adata.var_names)
     zeros = pd.Series(1 - adata.X.getnnz(axis=0) / adata.n_obs, adata.var_names)
     page.section("Zeros")
-    caption = "Each point is a gene. Points above the dashed line have more zeros than Poisson counts of equal depth would have."
+    caption = "Each point is a gene. Above the dashed line there are more zeros than in Poisson counts of equal depth."
     page.figure(pictures.zeros_figure(mean, zeros), caption)
     silent = int((mean == 0).sum())
     if silent:
         page.text(f"{silent:,} of {adata.n_vars:,} genes have no count in any cell and are not drawn.")
 
 
-def add_plates(page: Page, obs: pd.DataFrame) -> None:
-    """Where on the plates the cells are."""
+def add_plates(page: Page, obs: pd.DataFrame, total: pd.Series) -> None:
+    """Where on the plates the cells are; for wells sequenced in bulk, where the counts are."""
     page.section("Plates")
-    page.figure(
-        pictures.plates_figure(obs),
-        "Cells in each well; empty squares have none. Toxic compounds are the dark wells.",
-    )
+    if obs.duplicated(["plate", "well"]).any():
+        caption = "Cells in each well; empty squares have none. Toxic compounds are the dark wells."
+        page.figure(pictures.plates_figure(obs, pd.Series(1, obs.index), unit="cells"), caption)
+    else:
+        caption = "Counts of each well: every well is one profile here. Toxic compounds are the dark wells."
+        page.figure(pictures.plates_figure(obs, total, unit="counts"), caption)
 
 
 def add_maps(page: Page, adata: AnnData, seed: int) -> None:

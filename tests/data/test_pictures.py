@@ -14,7 +14,7 @@ def obs() -> pd.DataFrame:
             "compound": ["DMSO", "DMSO", "x", "y", "y"],
             "cell_type": list("BBTBT"),
         }
-    )
+    ).astype("category")
 
 
 def test_depth_lines_are_shares_of_each_cell_type(obs: pd.DataFrame) -> None:
@@ -31,19 +31,19 @@ def test_zeros_are_drawn_against_the_mean_and_silent_genes_left_out() -> None:
 
 
 def test_wells_lie_where_they_are_on_the_plate(obs: pd.DataFrame) -> None:
-    first, second = pictures.plates_figure(obs).data
+    first, second = pictures.plates_figure(obs, pd.Series(1, obs.index), unit="cells").data
     assert list(first.y) == ["A", "B"]
     assert first.z[0][0] == 2
     assert first.z[1][11] == 1
     assert first.text[1][11] == "x"
     assert second.z[0][1] == 2
     assert np.isnan(second.z[0][0])
-    assert second.text[0][0] == "no cells"
+    assert second.text[0][0] == "empty"
 
 
 def test_rows_past_z_come_after_z() -> None:
     obs = pd.DataFrame({"plate": "p", "well": ["AA01", "B01"], "compound": "x"})
-    assert list(pictures.plates_figure(obs).data[0].y) == ["B", "AA"]
+    assert list(pictures.plates_figure(obs, pd.Series(1, obs.index), unit="cells").data[0].y) == ["B", "AA"]
 
 
 def test_maps_have_a_panel_for_each_colouring_and_version() -> None:
