@@ -41,8 +41,8 @@ def zeros_figure(mean: pd.Series, zeros: pd.Series, *, most: int = 4000) -> go.F
 
 def plates_figure(obs: pd.DataFrame, values: pd.Series, *, unit: str) -> go.Figure:
     """The sum of ``values`` (aligned to obs) in each well, a panel for each plate, as the plates lie on the bench."""
-    wells = obs.assign(value=values).groupby(["plate", "well"], observed=True)
-    wells = wells.agg(
+    groups = obs.assign(value=values).groupby(["plate", "well"], observed=True)
+    wells = groups.agg(
         value=("value", "sum"), compound=("compound", lambda names: ", ".join(sorted(map(str, set(names)))))
     )
     wells[["row", "column"]] = (
