@@ -1,4 +1,4 @@
-"""Who is trained on and who is tested: a split is a table (cell or condition -> part), written to a file and checked."""
+"""Who is trained on and who is tested: a table (cell or condition -> part), written to a file and checked."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def read_split(path: str | Path) -> Split:
 def random_cells(
     obs: pd.DataFrame, *, rng: np.random.Generator, fraction: float = 0.032, force_train: np.ndarray | None = None
 ) -> Split:
-    """A ``fraction`` of the cells for validation, drawn from those that ``force_train`` (cells,) does not keep in train."""
+    """A ``fraction`` of the cells for validation, drawn from those not kept in train by ``force_train`` (cells,)."""
     if not 0 < fraction < 1:
         raise SchemaError(f"a validation fraction of {fraction}", expected="between 0 and 1")
     free = np.ones(len(obs), bool) if force_train is None else ~np.asarray(force_train, bool)
@@ -133,7 +133,7 @@ def kaggle(
 
 
 def check_leaks(split: Split, table: pd.DataFrame) -> None:
-    """Refuse a split that misses rows of ``table``, has rows twice, or whose parts share what they promise not to share."""
+    """Refuse a split that misses or repeats rows of ``table``, or whose parts share what they promise not to."""
     index = condition_index(table) if split.parts.index.nlevels > 1 else table.index
     for ids, what in (
         (split.parts.index[split.parts.index.duplicated()], "are assigned twice"),
