@@ -10,7 +10,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from perturbgen import __version__
-from perturbgen.cli import doctor
+from perturbgen.cli import data, doctor
 from perturbgen.console import setup_logging
 from perturbgen.errors import PerturbgenError
 from perturbgen.files import disk_errors
@@ -26,6 +26,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 doctor.register(app)
+data.register(app)
 
 
 def show_version(wanted: bool) -> None:

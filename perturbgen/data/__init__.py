@@ -1,5 +1,9 @@
 """Everything between a file and a batch: readers, schema, stores, covariates, splits, pseudobulk."""
 
+from perturbgen.data.h5ad import read_h5ad
+from perturbgen.data.kaggle import read_competition
+from perturbgen.data.openproblems import read_openproblems
 from perturbgen.data.pseudobulk import pseudobulk
+from perturbgen.data.schema import check, validate
 
-__all__ = ["pseudobulk"]
+__all__ = ["check", "pseudobulk", "read_competition", "read_h5ad", "read_openproblems", "validate"]
