@@ -10,7 +10,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from perturbgen import __version__
-from perturbgen.cli import data, doctor
+from perturbgen.cli import data, doctor, simulate
 from perturbgen.console import setup_logging
 from perturbgen.errors import PerturbgenError
 from perturbgen.files import disk_errors
@@ -27,6 +27,7 @@ app = typer.Typer(
 )
 doctor.register(app)
 data.register(app)
+simulate.register(app)
 
 
 def show_version(wanted: bool) -> None:
