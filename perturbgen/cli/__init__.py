@@ -10,7 +10,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from perturbgen import __version__
-from perturbgen.cli import data, doctor, simulate
+from perturbgen.cli import data, doctor, show, simulate  # noqa: F401  (show adds itself to the data verbs)
 from perturbgen.console import setup_logging
 from perturbgen.errors import PerturbgenError
 from perturbgen.files import disk_errors

@@ -51,6 +51,26 @@ def variable_genes(values: np.ndarray, n: int = 2000) -> np.ndarray:
     return np.sort(np.argsort(-values.var(axis=0), kind="stable")[:n])
 
 
+def strength(values: np.ndarray, cell_type: pd.Series, compound: pd.Series, vehicle: str) -> pd.Series:
+    """How far each compound's profiles lie from the vehicle's of the same cell type, strongest first, vehicle left out.
+
+    The root mean square over the most variable genes of the mean difference in ``values`` (samples, genes).
+    """
+    chosen = values[:, variable_genes(values)]
+    treated = (compound != vehicle).to_numpy()
+    distance: dict[str, list[float]] = {}
+    for rows in blocks(cell_type.to_numpy()):
+        reference = rows[~treated[rows]]
+        if len(reference):
+            for group in (rows[block] for block in blocks(compound.to_numpy()[rows])):
+                difference = chosen[group].mean(axis=0) - chosen[reference].mean(axis=0)
+                distance.setdefault(str(compound.iloc[group[0]]), []).append(float(np.sqrt((difference**2).mean())))
+    distance.pop(vehicle, None)
+    return pd.Series({name: np.mean(found) for name, found in distance.items()}, dtype=float).sort_values(
+        ascending=False
+    )
+
+
 def principal_components(values: np.ndarray, *, seed: int = 0, components: int = 30) -> np.ndarray:
     """Scores (samples, components) of ``values`` (samples, genes) on its most variable genes."""
     from scanpy.pp import pca

@@ -80,7 +80,7 @@ def add_maps(page: Page, adata: AnnData, seed: int) -> None:
         vehicle = (obs["compound"] == adata.uns.get("vehicle")).to_numpy()
         corrected = embedding.remove_plate_effects(values, obs["cell_type"], obs["plate"], vehicle)
         after = embedding.embed(corrected, seed=seed)
-    colours = colourings(obs, adata.uns.get("vehicle"))
+    colours = colourings(obs, values, adata.uns.get("vehicle"))
     labels = obs[[name for name in SAMPLE if name in obs]]
     for method, axes in {"Principal components": ("PC1", "PC2"), "UMAP": ("UMAP1", "UMAP2")}.items():
         page.figure(
@@ -90,14 +90,17 @@ def add_maps(page: Page, adata: AnnData, seed: int) -> None:
 
 CAPTION = (
     "A sample is the sum of a well's cells of one type. Plate effects are removed within each cell type, "
-    "by shifting the plate's vehicle wells to a common level. Hover for the sample's labels."
+    "by shifting the plate's vehicle wells to a common level. Named compounds are those farthest from the vehicle. "
+    "Hover for a sample's labels."
 )
 
 
-def colourings(obs: pd.DataFrame, vehicle: str | None) -> dict[str, pd.Series]:
-    """What the maps are coloured by: cell type, plate (or donor), and the compounds with most samples."""
+def colourings(obs: pd.DataFrame, values: np.ndarray, vehicle: str | None) -> dict[str, pd.Series]:
+    """What the maps are coloured by: cell type, plate (or donor), and the compounds that move cells most."""
     batch = next((name for name in ("plate", "donor") if name in obs), None)
-    first = [vehicle] if vehicle is not None else []
     columns = {"cell type": pictures.named(obs["cell_type"])}
     columns |= {batch: pictures.named(obs[batch])} if batch else {}
-    return columns | {"compound": pictures.named(obs["compound"], first)}
+    if vehicle is None or vehicle not in set(obs["compound"]):
+        return columns | {"compound": pictures.named(obs["compound"])}
+    strongest = embedding.strength(values, obs["cell_type"], obs["compound"], vehicle).index.tolist()
+    return columns | {"compound": pictures.named(obs["compound"], [vehicle, *strongest])}

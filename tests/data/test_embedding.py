@@ -2,7 +2,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from perturbgen.data.embedding import embed, log_cpm, principal_components, remove_plate_effects, variable_genes
+from perturbgen.data.embedding import (
+    embed,
+    log_cpm,
+    principal_components,
+    remove_plate_effects,
+    strength,
+    variable_genes,
+)
 
 
 def test_log_cpm_by_hand() -> None:
@@ -52,3 +59,11 @@ def test_embedding_separates_two_groups_and_one_seed_gives_one_map() -> None:
     pd.testing.assert_frame_equal(first, second)
     assert abs(np.corrcoef(first["PC1"], group)[0, 1]) > 0.95
     assert principal_components(values).shape == (30, 29)
+
+
+def test_strength_is_the_distance_from_the_vehicle_of_the_same_cell_type() -> None:
+    values = np.array([[0.0, 0.0], [3.0, 4.0], [10.0, 10.0], [10.0, 10.0], [11.0, 11.0]])
+    compound = pd.Series(["v", "strong", "v", "none", "weak"])
+    found = strength(values, pd.Series(list("BBTTT")), compound, "v")
+    assert found.to_dict() == pytest.approx({"strong": np.sqrt(12.5), "weak": 1.0, "none": 0.0})
+    assert found.index[0] == "strong"
