@@ -17,7 +17,7 @@ from perturbgen.simulate.long_parquet import LongParquet
 from perturbgen.simulate.pseudobulk import PseudobulkSums
 from perturbgen.simulate.sparse_h5ad import SparseH5ad
 from perturbgen.simulate.tables import de_tables, multiome, sample_submission
-from perturbgen.simulate.world import Chunk, World
+from perturbgen.simulate.world import World
 
 README = """This folder is SIMULATED ({kind}); no cell in it was ever measured.
 
@@ -36,14 +36,14 @@ not in the truth and must be removed by the pair obs_id, gene. The multiome file
 
 def write_competition(world: World, folder: Path) -> None:
     """Write the whole file set into an existing, empty folder."""
-    pseudobulk = write_cells(world, folder)
     write_labels(world, folder)
     write_multiome(world, folder)
+    truth(world).write_h5ad(folder / "truth.h5ad", compression="lzf")
+    pseudobulk = write_cells(world, folder)
+    pseudobulk.write_h5ad(folder / "truth_pseudobulk.h5ad", compression="lzf")
     de_train, de_truth = de_tables(world, pseudobulk)
     de_train.to_parquet(folder / "de_train.parquet", index=False)
     de_truth.to_parquet(folder / "de_truth.parquet", index=False)
-    pseudobulk.write_h5ad(folder / "truth_pseudobulk.h5ad", compression="lzf")
-    truth(world).write_h5ad(folder / "truth.h5ad", compression="lzf")
     (folder / "simulation.toml").write_text(simulation_toml(world))
     (folder / "README.txt").write_text(README.format(kind=world.kind))
 
@@ -69,7 +69,7 @@ def write_cells(world: World, folder: Path) -> AnnData:
             else:
                 spurious = spurious_entries(world, chunk)
                 ids = chunk_ids(world, chunk)
-                released.add(ids, sparse.csr_array(chunk.counts + spurious), totals(chunk))
+                released.add(ids, sparse.csr_array(chunk.counts + spurious), totals(chunk.counts))
                 excluded += pairs(spurious, ids, world.genes)
             tick(chunk.counts.shape[0])
     pd.DataFrame(excluded, columns=["obs_id", "gene"]).to_csv(folder / "adata_excluded_ids.csv", index=False)
@@ -83,9 +83,9 @@ def withheld_file(world: World, path: Path) -> SparseH5ad:
     return SparseH5ad(path, obs=obs, var=var, uns=metadata(world))
 
 
-def totals(chunk: Chunk) -> np.ndarray:
-    """True counts of each cell (cells,), at least one."""
-    return np.maximum(np.asarray(chunk.counts.sum(axis=1)).ravel(), 1)
+def totals(counts: sparse.csr_array) -> np.ndarray:
+    """Counts of each cell (cells,), at least one."""
+    return np.maximum(np.asarray(counts.sum(axis=1)).ravel(), 1)
 
 
 def pairs(entries: sparse.csr_array, ids: list[str], genes: list[str]) -> list[tuple[str, str]]:
@@ -104,13 +104,12 @@ def write_labels(world: World, folder: Path) -> None:
 
 def write_multiome(world: World, folder: Path) -> None:
     """The untreated cells' RNA."""
-    obs, var, counts = multiome(world)
-    obs.to_csv(folder / "multiome_obs_meta.csv", index=False)
+    var = pd.DataFrame({"location": world.genes, "gene_id": world.genes, "feature_type": "Gene Expression"})
     var.to_csv(folder / "multiome_var_meta.csv", index=False)
-    path, row_group = folder / "multiome_train.parquet", world.settings.files.row_group
+    labels, path = [], folder / "multiome_train.parquet"
+    row_group = world.settings.files.row_group
     with LongParquet(path, world.genes, row_group=row_group, gene_column="location") as file:
-        block = 2000
-        for start in range(0, len(obs), block):
-            part = counts[start : start + block]
-            depth = np.maximum(np.asarray(part.sum(axis=1)).ravel(), 1)
-            file.add(obs["obs_id"].iloc[start : start + block].tolist(), part, depth)
+        for obs, counts in multiome(world):
+            file.add(obs["obs_id"].tolist(), counts, totals(counts))
+            labels.append(obs)
+    pd.concat(labels).sort_values("obs_id").to_csv(folder / "multiome_obs_meta.csv", index=False)

@@ -13,7 +13,10 @@ from perturbgen.simulate.world import Chunk, World
 
 
 class PseudobulkSums:
-    """Collects one sample for every group that has cells (spurious entries are never among them)."""
+    """Collects one sample for every group that has cells (spurious entries are never among them).
+
+    A sum is of one well's cells and fits 32 bits by far; sums of these are for the reader to take in 64.
+    """
 
     def __init__(self) -> None:
         self._groups: list[int] = []
@@ -21,7 +24,7 @@ class PseudobulkSums:
 
     def add(self, chunk: Chunk) -> None:
         """Take in a group's cells."""
-        total = np.asarray(chunk.counts.sum(axis=0), dtype=np.int64).reshape(1, -1)
+        total = np.asarray(chunk.counts.sum(axis=0), dtype=np.int32).reshape(1, -1)
         self._groups.append(chunk.group)
         self._rows.append(sparse.csr_array(total))
 

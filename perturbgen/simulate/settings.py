@@ -40,11 +40,11 @@ class PlateSettings(Settings):
 class CellSettings(Settings):
     """How many cells of which type a well holds."""
 
-    per_well: Positive = Field(513, description="expected cells of an unharmed well, all six types")
+    per_well: Positive = Field(555, description="expected cells of an unharmed well, all six types")
     proportions: dict[str, Share] = Field(
         {
             "NK cells": 0.26,
-            "T cells CD4+": 0.35,
+            "T cells CD4+": 0.34,
             "T cells CD8+": 0.09,
             "T regulatory cells": 0.017,
             "B cells": 0.16,
@@ -123,8 +123,8 @@ class EffectSettings(Settings):
     stress: Share = Field(0.35, description="share of the stress programme in the strongest compounds")
     tail_df: float = Field(4.0, gt=2, description="Student-t degrees of freedom of gene effects")
     gene_log_sd: NonNegative = Field(0.5, description="log-sd between genes of how much they respond")
-    toxic_fraction: Share = Field(0.12, description="share of the compounds, the strongest ones, that kill cells")
-    toxicity: NonNegative = Field(1.2, description="mean log loss of cells under a toxic compound")
+    toxic_fraction: Share = Field(0.10, description="share of the compounds, the strongest ones, that kill cells")
+    toxicity: NonNegative = Field(1.0, description="mean log loss of cells under a toxic compound")
     signature_rank: int = Field(60, ge=1, description="real signatures are denoised to this many components")
 
 

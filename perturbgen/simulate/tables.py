@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import pandas as pd
 from anndata import AnnData
 from scipy import sparse
 
 from perturbgen.simulate.cells import multiome_ids
+from perturbgen.simulate.composition import mean_one
 from perturbgen.simulate.conditions import KEY, id_map, train_rows
 from perturbgen.simulate.de_stage import de_table
 from perturbgen.simulate.sampling import Stream, sample_nb_sparse, stream
@@ -30,19 +33,20 @@ def sample_submission(world: World) -> pd.DataFrame:
     return pd.DataFrame(0.0, index=pd.Index(ids, name="id"), columns=world.genes).reset_index()
 
 
-def multiome(world: World) -> tuple[pd.DataFrame, pd.DataFrame, sparse.csr_array]:
-    """Untreated cells' RNA: obs (obs_id, cell_type, donor_id), var (location, gene_id, feature_type), counts."""
+def multiome(world: World) -> Iterator[tuple[pd.DataFrame, sparse.csr_array]]:
+    """Untreated cells' RNA, by cell type and donor: their obs (obs_id, cell_type, donor_id) and counts."""
+    vehicle = world.groups[world.groups["sm_name"] == world.layout.vehicle]
+    weights = vehicle.groupby(["cell_type", "donor_id"])["n_cells"].sum()
     rng = stream(world.seed, Stream.MULTIOME)
-    expected = world.groups[world.groups["sm_name"] == world.layout.vehicle].groupby(["cell_type", "donor_id"])
-    weights = expected["n_cells"].sum()
     cells = rng.multinomial(world.settings.files.multiome_cells, weights / weights.sum())
-    parts, labels = [], []
-    for (cell_type, donor), count in zip(weights.index, cells, strict=True):
-        share = world.share.loc[cell_type] * np.exp(world.noise.donor[donor][CELL_TYPES.index(cell_type)])
-        size = world.depth * np.exp(rng.normal(0, world.settings.depth.cell_log_sd, count))
-        parts.append(sample_nb_sparse(rng, size=size, share=normalised(share.to_numpy()), r=world.r))
-        labels += [(cell_type, donor)] * count
-    obs = pd.DataFrame(labels, columns=["cell_type", "donor_id"])
-    obs.insert(0, "obs_id", multiome_ids(len(obs), seed=world.seed))
-    var = pd.DataFrame({"location": world.genes, "gene_id": world.genes, "feature_type": "Gene Expression"})
-    return obs, var, sparse.csr_array(sparse.vstack(parts))
+    ids = multiome_ids(int(cells.sum()), seed=world.seed)
+    for (cell_type, donor), count, last in zip(weights.index, cells, np.cumsum(cells), strict=True):
+        obs = pd.DataFrame({"obs_id": ids[last - count : last], "cell_type": cell_type, "donor_id": donor})
+        yield obs, untreated(world, cell_type, donor, n=count, rng=rng)
+
+
+def untreated(world: World, cell_type: str, donor: str, *, n: int, rng: np.random.Generator) -> sparse.csr_array:
+    """Counts (cells, genes) of untreated cells of a donor."""
+    share = world.share.loc[cell_type] * np.exp(world.noise.donor[donor][CELL_TYPES.index(cell_type)])
+    size = world.depth * mean_one(rng, world.settings.depth.cell_log_sd, (n,))
+    return sample_nb_sparse(rng, size=size, share=normalised(share.to_numpy()), r=world.r)
