@@ -16,7 +16,7 @@ def demo(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.slow
 def test_the_demo_writes_what_it_says(tmp_path: Path) -> None:
-    result = demo("--runs", str(tmp_path))
+    result = demo("--runs", str(tmp_path), "--set", "preset=tiny")
     assert result.returncode == 0, result.stderr
     run = tmp_path / "0001-demo-s0"
     for name in ("config.toml", "env.json", "counts.h5ad", "report.html", "submission.csv", "projector_config.pbtxt"):
@@ -25,7 +25,7 @@ def test_the_demo_writes_what_it_says(tmp_path: Path) -> None:
 
 
 def test_the_demo_shows_its_configuration_and_refuses_unknown_keys() -> None:
-    assert demo("--dry-run", "--set", "seed=5").stdout.splitlines() == ['preset = "tiny"', "seed = 5", ""]
+    assert demo("--dry-run", "--set", "seed=5").stdout.splitlines() == ['preset = "small"', "seed = 5", ""]
     refused = demo("--set", "sed=5")
     assert refused.returncode == 2
     assert "did you mean 'seed'" in refused.stderr

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 MIN_CELLS = 5  # a profile of fewer cells is mostly counting noise
+MIN_COUNT = 1.0  # and so is a gene with fewer counts a sample; its log CPM says how deep the sample is
+MIN_GENES = 50  # unless hardly any gene has more
 
 
 def log_cpm(counts: np.ndarray) -> np.ndarray:
@@ -96,7 +98,9 @@ def embed(values: np.ndarray, *, seed: int = 0) -> pd.DataFrame:
 
 
 def profiles(bulk: AnnData) -> tuple[np.ndarray, pd.DataFrame]:
-    """log CPM (samples, genes) and obs of the pseudobulk samples that have enough cells and counts to be looked at."""
+    """log CPM (samples, genes) and obs of the pseudobulk samples and genes that have enough cells and counts."""
     counts = np.asarray(bulk.X.todense() if hasattr(bulk.X, "todense") else bulk.X, dtype=np.float64)
+    seen = counts.mean(axis=0) >= MIN_COUNT
+    counts = counts[:, seen] if seen.sum() >= MIN_GENES else counts
     keep = (bulk.obs["n_cells"].to_numpy() >= min(MIN_CELLS, bulk.obs["n_cells"].max())) & (counts.sum(axis=1) > 0)
     return log_cpm(counts[keep]), bulk.obs[keep].reset_index(drop=True)

@@ -90,12 +90,10 @@ def maps_figure(
 ) -> go.Figure:
     """Maps of pseudobulk samples: a column of panels for each colouring, a row for before and after plate removal."""
     versions = {"before": before} if after is None else {"before": before, "after": after}
-    titles = [
-        f"{name}, {version} plate removal" if after is not None else name for version in versions for name in colours
-    ]
     figure = make_subplots(
-        len(versions), len(colours), subplot_titles=titles, horizontal_spacing=0.05, vertical_spacing=0.1
-    )
+        len(versions), len(colours), column_titles=list(colours), horizontal_spacing=0.05, vertical_spacing=0.05,
+        row_titles=[f"{version} plate removal" for version in versions] if after is not None else None,
+    )  # fmt: skip
     hover = obs.astype(str).agg(" · ".join, axis=1)
     for i, points in enumerate(versions.values()):
         for j, (title, colour) in enumerate(colours.items()):

@@ -185,16 +185,16 @@ def check_mask(values: Array, mask: NDArray[np.bool_], samples: pd.Index) -> Non
         raise SchemaError("the gene filter leaves no gene", fix="gene_filter=None, or check the sequencing depth")
     empty = ~values[:, mask].any(axis=1)
     if empty.any():
-        raise CountsError(f"no counts are left after the gene filter in {shorten(samples[empty])}", fix="drop those samples")
+        raise CountsError(
+            f"no counts are left after the gene filter in {shorten(samples[empty])}", fix="drop those samples"
+        )
 
 
 def report(conditions: pd.DataFrame) -> None:
     """Name the contrasts that have no answer, and those that rest on one sample."""
     lost = conditions.index[~conditions["estimable"]]
     if len(lost):
-        log.warning(
-            "%d contrasts are not estimable and NA in the table: %s", len(lost), shorten(map(show_label, lost))
-        )
+        log.warning("%d contrasts are not estimable and NA in the table: %s", len(lost), shorten(map(show_label, lost)))
     single = conditions.index[conditions["single_replicate"]]
     if len(single):
         log.info("%d conditions have one replicate: %s", len(single), shorten(map(show_label, single)))

@@ -54,7 +54,12 @@ def interpolate(t: Array, df: float) -> Array:
     values = exact_log_p_t(grid, df)
     slopes = -2 * np.exp(log_density_t(grid, df) - values) * TABLE_STEP
     rise = np.diff(values)
-    coefficients = (values[:-1], slopes[:-1], 3 * rise - 2 * slopes[:-1] - slopes[1:], slopes[:-1] + slopes[1:] - 2 * rise)
+    coefficients = (
+        values[:-1],
+        slopes[:-1],
+        3 * rise - 2 * slopes[:-1] - slopes[1:],
+        slopes[:-1] + slopes[1:] - 2 * rise,
+    )
     result = np.empty_like(t)
     for start in range(0, len(t), 1 << 15):  # pieces that stay in the cache
         at = t[start : start + (1 << 15)] / TABLE_STEP

@@ -1,3 +1,4 @@
+import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
@@ -6,6 +7,7 @@ from perturbgen.data.embedding import (
     embed,
     log_cpm,
     principal_components,
+    profiles,
     remove_plate_effects,
     strength,
     variable_genes,
@@ -67,3 +69,12 @@ def test_strength_is_the_distance_from_the_vehicle_of_the_same_cell_type() -> No
     found = strength(values, pd.Series(list("BBTTT")), compound, "v")
     assert found.to_dict() == pytest.approx({"strong": np.sqrt(12.5), "weak": 1.0, "none": 0.0})
     assert found.index[0] == "strong"
+
+
+def test_profiles_leave_out_samples_of_few_cells_and_genes_of_few_counts() -> None:
+    counts = np.full((3, 60), 5)
+    counts[:, 0] = 0
+    obs = pd.DataFrame({"n_cells": [10, 4, 5]}, index=list("abc"))
+    values, kept = profiles(ad.AnnData(counts.astype(np.float64), obs=obs))
+    assert values.shape == (2, 59)
+    assert kept["n_cells"].tolist() == [10, 5]
