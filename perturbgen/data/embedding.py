@@ -21,25 +21,25 @@ def log_cpm(counts: np.ndarray) -> np.ndarray:
     return np.log2((counts + 0.5) / (library + 1) * 1e6)
 
 
-def remove_plate_effects(
-    values: np.ndarray, cell_type: pd.Series, plate: pd.Series, reference: np.ndarray | None = None
-) -> np.ndarray:
-    """Shift each (cell type, plate) block of ``values`` (samples, genes) to its cell type's common level.
+def remove_plate_effects(values: np.ndarray, cell_type: pd.Series, plate: pd.Series, compound: pd.Series) -> np.ndarray:
+    """``values`` (samples, genes) without the plate part of the fit ``compound + plate`` in each cell type.
 
-    The level of a block is the mean of its ``reference`` samples (vehicle wells: compounds differ between plates,
-    so their own mean would remove drug effects too); a block without any uses all its samples.
+    Least squares over all wells, since a shift read off a plate's few vehicle wells has an error that all wells of the
+    plate would then share, and be told apart by. Plates are linked by the compounds they have in common.
     """
-    reference = np.ones(len(values), bool) if reference is None else reference
     corrected = values.copy()
     for rows in blocks(cell_type.to_numpy()):
-        levels = [
-            (block, values[block[reference[block]] if reference[block].any() else block].mean(axis=0))
-            for block in (rows[b] for b in blocks(plate.to_numpy()[rows]))
-        ]
-        common = np.mean([level for _, level in levels], axis=0)
-        for block, level in levels:
-            corrected[block] += common - level
+        compounds, plates = one_hot(compound.to_numpy()[rows]), one_hot(plate.to_numpy()[rows])
+        deviations = plates[:, :-1] - plates[:, -1:]  # plate effects that sum to zero
+        effects = np.linalg.lstsq(np.hstack([compounds, deviations]), values[rows], rcond=None)[0]
+        corrected[rows] -= deviations @ effects[compounds.shape[1] :]
     return corrected
+
+
+def one_hot(labels: np.ndarray) -> np.ndarray:
+    """(samples, labels) of 0 and 1, labels in sorted order."""
+    codes, names = pd.factorize(labels, sort=True)
+    return np.eye(len(names))[codes]
 
 
 def blocks(labels: np.ndarray) -> list[np.ndarray]:

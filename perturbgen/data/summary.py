@@ -77,8 +77,7 @@ def add_maps(page: Page, adata: AnnData, seed: int) -> None:
         return
     before, after = embedding.embed(values, seed=seed), None
     if "plate" in obs and obs["plate"].nunique() > 1:
-        vehicle = (obs["compound"] == adata.uns.get("vehicle")).to_numpy()
-        corrected = embedding.remove_plate_effects(values, obs["cell_type"], obs["plate"], vehicle)
+        corrected = embedding.remove_plate_effects(values, obs["cell_type"], obs["plate"], obs["compound"])
         after = embedding.embed(corrected, seed=seed)
     colours = colourings(obs, values, adata.uns.get("vehicle"))
     labels = obs[[name for name in SAMPLE if name in obs]]
@@ -89,9 +88,8 @@ def add_maps(page: Page, adata: AnnData, seed: int) -> None:
 
 
 CAPTION = (
-    "A sample is the sum of a well's cells of one type. Plate effects are removed within each cell type, "
-    "by shifting the plate's vehicle wells to a common level. Named compounds are those farthest from the vehicle. "
-    "Hover for a sample's labels."
+    "A sample is the sum of a well's cells of one type. Plate effects are those of the least-squares fit compound + plate "
+    "within each cell type. Named compounds are those farthest from the vehicle. Hover for a sample's labels."
 )
 
 

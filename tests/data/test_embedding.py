@@ -18,34 +18,32 @@ def test_log_cpm_by_hand() -> None:
     assert log_cpm(np.array([[0.0, 3.0]]))[0] == pytest.approx(np.log2([0.5 / 4 * 1e6, 3.5 / 4 * 1e6]))
 
 
-def test_plate_shift_is_read_off_the_reference_wells_and_drug_effects_stay() -> None:
-    truth = np.array([[0.0], [4.0], [0.0], [9.0]])  # vehicle, drug, vehicle, drug
-    plate = pd.Series(["p", "p", "q", "q"])
-    shifted = truth + np.where(plate == "q", 2.0, 0.0)[:, None]
-    corrected = remove_plate_effects(shifted, pd.Series(["B"] * 4), plate, np.array([True, False, True, False]))
-    assert corrected - corrected[0] == pytest.approx(truth)
+def additive(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, pd.DataFrame]:
+    """Profiles of two cell types that are exactly compound + plate effects, and the same without the plates'."""
+    obs = pd.DataFrame([(c, p, d) for c in "BT" for p in "pqr" for d in ("v", "x", "yz"["pqr".index(p) // 2])])
+    obs.columns = pd.Index(["cell_type", "plate", "compound"])
+    part = {name: {key: rng.normal(size=4) for key in obs[name].unique()} for name in obs}
+    plates = np.array([part["plate"][p] for p in obs["plate"]])
+    truth = np.array(
+        [part["cell_type"][c] + part["compound"][d] for c, d in zip(obs["cell_type"], obs["compound"], strict=True)]
+    )
+    return truth + plates, truth + np.mean(list(part["plate"].values()), axis=0), obs
 
 
-def test_a_plate_without_reference_wells_uses_all_its_samples() -> None:
-    values = np.array([[1.0], [3.0], [11.0], [13.0]])
-    corrected = remove_plate_effects(values, pd.Series(["B"] * 4), pd.Series(list("ppqq")), np.zeros(4, bool))
-    assert corrected.ravel() == pytest.approx([6, 8, 6, 8])
-
-
-def test_cell_types_are_corrected_apart_and_their_difference_stays() -> None:
-    values = np.array([[0.0], [2.0], [100.0], [102.0]])
-    corrected = remove_plate_effects(values, pd.Series(list("BBTT")), pd.Series(list("pqpq")))
-    assert corrected.ravel() == pytest.approx([1, 1, 101, 101])
+def test_plate_effects_go_and_compound_and_cell_type_effects_stay() -> None:
+    values, truth, obs = additive(np.random.default_rng(0))
+    assert remove_plate_effects(values, obs["cell_type"], obs["plate"], obs["compound"]) == pytest.approx(truth)
 
 
 def test_relabelling_plates_changes_nothing() -> None:
-    rng = np.random.default_rng(0)
-    values, plate = rng.normal(size=(12, 5)), pd.Series(list("abc") * 4)
-    cell_type = pd.Series(["B"] * 6 + ["T"] * 6)
-    renamed = plate.map({"a": "z", "b": "y", "c": "x"})
-    assert remove_plate_effects(values, cell_type, plate) == pytest.approx(
-        remove_plate_effects(values, cell_type, renamed)
-    )
+    values, truth, obs = additive(np.random.default_rng(1))
+    renamed = obs["plate"].map({"p": "z", "q": "y", "r": "x"})
+    assert remove_plate_effects(values, obs["cell_type"], renamed, obs["compound"]) == pytest.approx(truth)
+
+
+def test_one_plate_is_left_as_it_is() -> None:
+    values, _, obs = additive(np.random.default_rng(2))
+    assert remove_plate_effects(values, obs["cell_type"], obs["cell_type"], obs["compound"]) == pytest.approx(values)
 
 
 def test_variable_genes_keep_their_order() -> None:
