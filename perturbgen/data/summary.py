@@ -89,7 +89,7 @@ def add_maps(page: Page, adata: AnnData, seed: int) -> None:
 
 CAPTION = (
     "A sample is the sum of a well's cells of one type. Plate effects are those of the least-squares fit compound + plate "
-    "within each cell type. Named compounds are those farthest from the vehicle. Hover for a sample's labels."
+    "in each cell type. Named compounds are those farthest from the vehicle. Hover for a sample's labels."
 )
 
 
