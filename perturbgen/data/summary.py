@@ -88,7 +88,7 @@ def add_maps(page: Page, adata: AnnData, seed: int) -> None:
 
 
 CAPTION = (
-    "A sample is the sum of a well's cells of one type. Plate effects are those of the least-squares fit compound + plate "
+    "A sample is the sum of a well's cells of one type. Plate effects are those of the fit compound + plate "
     "in each cell type. Named compounds are those farthest from the vehicle. Hover for a sample's labels."
 )
 
