@@ -185,6 +185,16 @@ class Basis:
             return on_groups, on_others
         return on_groups, solve_triangular(self.r, (on_others - on_groups @ self.means).T, trans="T").T
 
+    def solve(self, values: Array) -> Array:
+        """Least-squares coefficients (columns of the full design, k) of values (samples, k); 0 on dropped columns."""
+        coefficients = np.zeros((max([*self.groups, *self.others]) + 1, values.shape[1]))
+        indicators = self.codes[:, None] == np.arange(len(self.groups))
+        on_groups = (indicators / indicators.sum(axis=0)).T @ values
+        on_others = solve_triangular(self.r, self.q.T @ values) if len(self.others) else np.empty((0, values.shape[1]))
+        coefficients[self.others] = on_others
+        coefficients[self.groups] = on_groups - self.means @ on_others
+        return coefficients
+
     def unscaled_covariance(self, weights: Array) -> Array:
         """Covariance (functions, functions) of linear functions under the unweighted design, residual variance 1."""
         on_groups, on_q = self.functionals(weights)
@@ -226,7 +236,7 @@ def estimable(design: Design, weights: Array) -> NDArray[np.bool_]:
     dropped = np.setdiff1d(np.arange(design.matrix.shape[1]), design.kept)
     if not len(dropped):
         return np.ones(len(weights), dtype=bool)
-    combination = np.linalg.lstsq(design.matrix[:, design.kept], design.matrix[:, dropped], rcond=None)[0]
-    expected = weights[:, design.kept] @ combination
+    combination = make_basis(design).solve(design.matrix[:, dropped])
+    expected = weights[:, design.kept] @ combination[design.kept]
     size = np.abs(weights).max(axis=1, keepdims=True) * np.maximum(np.abs(combination).max(axis=0), 1)
     return (np.abs(weights[:, dropped] - expected) <= 1e-8 * size).all(axis=1)

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
+
+
+CELLS = 4096
 
 
 @dataclass(frozen=True)
@@ -18,8 +22,35 @@ class Trend:
     y: Array
 
     def __call__(self, at: Array) -> Array:
-        """The curve's values at any points."""
-        return np.interp(at, self.x, self.y)
+        """The curve's values at any points.
+
+        An even grid of cells makes this several times faster than a search among the knots; the few points in cells
+        that a knot divides are searched.
+        """
+        if at.size < CELLS or self.x[0] == self.x[-1]:
+            return np.interp(at, self.x, self.y)
+        start, rise, divided = self._cells
+        place = np.clip(at, self.x[0], self.x[-1])
+        place -= self.x[0]
+        place *= CELLS / (self.x[-1] - self.x[0])
+        cell = place.astype(np.int32)
+        place -= cell
+        place *= rise[cell]
+        place += start[cell]
+        search = divided[cell]
+        place[search] = np.interp(at[search], self.x, self.y)
+        return place
+
+    @cached_property
+    def _cells(self) -> tuple[Array, Array, NDArray[np.bool_]]:
+        """Values at the cells' left ends, rises across them, and which cells have a knot inside."""
+        edges = np.linspace(self.x[0], self.x[-1], CELLS + 1)
+        values = np.interp(edges, self.x, self.y)
+        # a point that rounding puts into the neighbouring cell is on the same line unless a knot is near the edge
+        margin = 1e-9 * (edges[1] - edges[0])
+        before = np.searchsorted(self.x, edges[:-1] - margin)
+        divided = before != np.searchsorted(self.x, edges[1:] + margin, side="right")
+        return np.r_[values[:-1], values[-1]], np.r_[np.diff(values), 0.0], np.r_[divided, True]
 
 
 @dataclass(frozen=True)

@@ -68,9 +68,15 @@ def pick_reference(counts: Array, sizes: Array) -> int:
     """The sample whose upper quartile of count/size is nearest the mean of all; the richest where most are zero."""
     middle = 0.75 * (counts.shape[1] - 1)
     low, high = int(np.floor(middle)), int(np.ceil(middle))
-    ordered = np.partition(counts, [low, high], axis=1)
-    lower, upper = ordered[:, low] / sizes, ordered[:, high] / sizes
-    quartiles = lower + (middle - low) * (upper - lower)
+    quartiles = np.empty(len(counts))
+
+    def fill(rows: range) -> None:
+        for i in rows:
+            ordered = np.partition(counts[i], [low, high])
+            lower, upper = ordered[low] / sizes[i], ordered[high] / sizes[i]
+            quartiles[i] = lower + (middle - low) * (upper - lower)
+
+    spread(fill, len(counts), step=16)
     if np.median(quartiles) < 1e-20:
         return int(np.sqrt(counts).sum(axis=1).argmax())
     return int(np.abs(quartiles - quartiles.mean()).argmin())
