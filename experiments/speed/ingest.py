@@ -161,7 +161,7 @@ def report(quarter: dict[str, float], measured: dict[str, float], options: argpa
     print(f"  of which imports {measured['imported'] / MEGABYTE:,.0f} MB, reading {own / MEGABYTE:,.0f} MB "
           f"= {own / size:.2f} x matrix")  # fmt: skip
     full = {name: extrapolate(quarter, measured, name) for name in ("matrix", "peak", "seconds")}
-    print(f"estimate at {FULL:,} cells (a line through {quarter['cells']:,} and {measured['cells']:,}): "
+    print(f"at {FULL:,} cells (line through {quarter['cells']:,}, {measured['cells']:,}): "
           f"matrix {full['matrix'] / 1e9:.2f} GB, peak {full['peak'] / 1e9:.2f} GB, {full['seconds']:.0f} s")  # fmt: skip
 
 

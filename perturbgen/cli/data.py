@@ -27,6 +27,8 @@ def register(app: typer.Typer) -> None:
     """Add the verbs."""
     app.command()(ingest)
     data_app.command("check")(check_data)
+    data_app.command("list")(list_data)
+    data_app.command("get")(get_data)
     app.add_typer(data_app, name="data")
 
 
@@ -166,3 +168,33 @@ def verdict(violations: list[Violation]) -> str:
     errors = sum(violation.severity == "error" for violation in violations)
     warnings = len(violations) - errors
     return "no violations" if not violations else f"{errors} errors, {warnings} warnings"
+
+
+def list_data(as_json: Json = False) -> None:
+    """List public data that `perturbgen data get` fetches: what, how large, under which licence.
+
+    Example: [bold]perturbgen data list[/bold]
+    """
+    from perturbgen.data.registry import list_sources, read_registry
+
+    show_table(list_sources(read_registry()), title="public data", as_json=as_json)
+
+
+def get_data(
+    name: Annotated[str, typer.Argument(help="A name from `perturbgen data list`.")],
+    out: Annotated[Path | None, typer.Option(help="Folder to write to; by default downloads/NAME.")] = None,
+    registry: Annotated[Path | None, typer.Option(help="Another TOML of sources than the built-in one.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Fetch public data. An interrupted download goes on where it stopped; checksums are recorded and verified.
+
+    Example: [bold]perturbgen data get op3-de --out data/op3[/bold]
+    """
+    from perturbgen.data.registry import CHECKSUMS, fetch, find_source, read_checksums, read_registry
+
+    source = find_source(name, read_registry(registry))
+    folder = out or Path("downloads") / name
+    paths = fetch(source, folder)
+    recorded = read_checksums(folder) | source.sha256
+    rows = [{"file": str(p), "bytes": p.stat().st_size, "sha256": recorded[p.name]} for p in paths]
+    show_table(rows, title=f"{source.title} (checksums in {folder / CHECKSUMS})", as_json=as_json)

@@ -133,15 +133,19 @@ def open_h5ad(path: str | Path) -> AnnData:
     path = require_file(path, "h5ad file")
     with h5ad_errors(path), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*names are not unique")
+        warnings.filterwarnings("ignore", message=".*was written without encoding metadata")
         return anndata.read_h5ad(path)
 
 
 @contextmanager
 def h5ad_errors(path: Path) -> Iterator[None]:
     """Turn what h5py and anndata say of a broken file into an error of ours."""
+    # anndata raises this for an element it does not know (a newer or a damaged file), and does not export it.
+    from anndata._io.specs.registry import IORegistryError
+
     try:
         yield
-    except (OSError, KeyError, ValueError, TypeError, AttributeError) as error:
+    except (OSError, KeyError, ValueError, TypeError, AttributeError, RuntimeError, IORegistryError) as error:
         first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(
             f"{path} is not a readable h5ad file: {first_line}",

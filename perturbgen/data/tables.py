@@ -127,7 +127,7 @@ def parquet_errors(path: Path) -> Iterator[None]:
         yield
     except MemoryError:
         raise
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(
             f"{path} is not a readable parquet file: {first_line}",
@@ -143,12 +143,14 @@ def open_parquet(
     """A parquet file that has rows and ``columns``; its ``dictionary`` columns are read as codes, not as strings."""
     path = require_file(path, "parquet file")
     with parquet_errors(path):
+        metadata = pq.read_metadata(path)
+        require_columns(metadata.schema.to_arrow_schema().names, columns, path)
+        if metadata.num_rows == 0:
+            raise InputError(f"{path} has columns but no rows", expected="at least one row", cause=BROKEN)
         # A buffered stream keeps memory small even when the whole file is one row group.
-        file = pq.ParquetFile(path, read_dictionary=dictionary, buffer_size=1 << 20, pre_buffer=False)
-    require_columns(file.schema_arrow.names, columns, path)
-    if file.metadata.num_rows == 0:
-        raise InputError(f"{path} has columns but no rows", expected="at least one row", cause=BROKEN)
-    return file
+        return pq.ParquetFile(
+            path, metadata=metadata, read_dictionary=dictionary, buffer_size=1 << 20, pre_buffer=False
+        )
 
 
 def rename_obs(obs: pd.DataFrame, columns: Mapping[str, str]) -> pd.DataFrame:
