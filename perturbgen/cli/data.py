@@ -116,19 +116,24 @@ def check_data(
 
     Example: [bold]perturbgen data check kang.h5ad --columns experiments/columns/kang.toml[/bold]
     """
-    from perturbgen.data.h5ad import load_h5ad
     from perturbgen.data.schema import check
 
-    if source.is_dir():
-        refuse(source, "a Kaggle folder", columns=columns, layer=layer)
-        adata = read_folder(source)
-    else:
-        adata = load_h5ad(source, columns, layer=layer, vehicle=vehicle)
+    adata = load(source, columns=columns, layer=layer, vehicle=vehicle)
     violations = check(adata, vehicle=vehicle)
     show_check(adata, violations, as_json=as_json)
     errors = [violation for violation in violations if violation.severity == "error"]
     if errors:
         raise typer.Exit(SchemaError.exit_code)
+
+
+def load(source: Path, *, columns: Path | None, layer: str | None, vehicle: str | None) -> AnnData:
+    """Counts from a folder or a file, not yet checked."""
+    from perturbgen.data.h5ad import load_h5ad
+
+    if source.is_dir():
+        refuse(source, "a Kaggle folder", columns=columns, layer=layer)
+        return read_folder(source)
+    return load_h5ad(source, columns, layer=layer, vehicle=vehicle)
 
 
 def show_check(adata: AnnData, violations: list[Violation], *, as_json: bool) -> None:

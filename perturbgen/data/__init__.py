@@ -1,9 +1,18 @@
-"""Readers, schema, stores, covariates, splits and pseudobulk: everything that enters does so through this door."""
+"""Everything between a file and a batch: readers, schema, stores, covariates, splits, pseudobulk."""
 
 from perturbgen.data.h5ad import read_h5ad
 from perturbgen.data.h5ad_writer import write_h5ad
 from perturbgen.data.kaggle import read_competition
 from perturbgen.data.openproblems import read_openproblems
-from perturbgen.data.schema import check
+from perturbgen.data.pseudobulk import pseudobulk
+from perturbgen.data.schema import check, validate
 
-__all__ = ["check", "read_competition", "read_h5ad", "read_openproblems", "write_h5ad"]
+__all__ = [
+    "check",
+    "pseudobulk",
+    "read_competition",
+    "read_h5ad",
+    "read_openproblems",
+    "validate",
+    "write_h5ad",
+]
