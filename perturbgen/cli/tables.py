@@ -4,30 +4,29 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from perturbgen.console import say, show_table
-from perturbgen.errors import InputError, SchemaError
+from perturbgen.cli.data import Columns, Json, Layer, Vehicle, load
+from perturbgen.console import show_table
+from perturbgen.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
     import pandas as pd
-    from anndata import AnnData
 
     from perturbgen.data.splits import Split
 
-File = Annotated[Path, typer.Argument(help="An h5ad file of raw counts.", show_default=False)]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+Source = Annotated[Path, typer.Argument(metavar="FILE", help="An h5ad file, or a folder of competition files.")]
 
 
 class Kind(StrEnum):
     """How to split."""
 
-    random = "random"
-    leave_out = "leave-out"
-    kaggle = "kaggle"
-    kfold = "kfold"
+    RANDOM = "random"
+    LEAVE_OUT = "leave-out"
+    KAGGLE = "kaggle"
+    KFOLD = "kfold"
 
 
 def register(app: typer.Typer) -> None:
@@ -37,84 +36,95 @@ def register(app: typer.Typer) -> None:
 
 
 def pseudobulk(
-    file: File,
+    source: Source,
     out: Annotated[Path, typer.Option(help="The h5ad file to write.")],
     by: Annotated[str, typer.Option(help="Columns of obs, separated by commas.")] = "plate,well,cell_type",
-    layer: Annotated[str | None, typer.Option(help="The layer that holds the counts, if not X.")] = None,
-    allow_fractional: Annotated[bool, typer.Option(help="Accept numbers that are no whole counts.")] = False,
-    as_json: AsJson = False,
+    columns: Columns = None,
+    layer: Layer = None,
+    vehicle: Vehicle = None,
+    as_json: Json = False,
 ) -> None:
-    """Sum the counts of all cells that agree in some columns: one row a group, ready for differential expression.
+    """Sum the raw counts of the cells that agree in some columns: one sample for each combination.
 
-    Keeps the columns that are constant within every group, adds n_cells, and drops groups without a count (saying which).
+    Keeps the columns that are constant within every sample, adds n_cells, drops samples without counts and says which.
 
-    Example: [bold]perturbgen pseudobulk counts.h5ad --by plate,well,cell_type --out pb.h5ad[/bold]
+    Example: [bold]perturbgen pseudobulk counts.h5ad --by plate,well,cell_type --out pseudobulk.h5ad[/bold]
     """
-    from perturbgen.data.pseudobulk import pseudobulk as sum_groups
-    from perturbgen.files import atomic_path
+    from perturbgen.data import pseudobulk as sum_cells
+    from perturbgen.data import validate, write_h5ad
 
-    cells = read_cells(file)
-    bulk = sum_groups(cells, split_list(by), layer=layer, allow_fractional=allow_fractional)
-    with atomic_path(out) as part:
-        bulk.write_h5ad(part, compression="gzip")
+    if out.suffix != ".h5ad":
+        raise InputError(f"--out {out} is not an .h5ad file", fix=f"--out {out.with_suffix('.h5ad')}")
+    cells = load(source, columns=columns, layer=layer, vehicle=vehicle)
+    validate(cells)
+    bulk = sum_cells(cells, [name.strip() for name in by.split(",")])
+    write_h5ad(bulk, out)
     sizes = bulk.obs["n_cells"]
     row = {
-        "groups": bulk.n_obs,
+        "samples": bulk.n_obs,
         "genes": bulk.n_vars,
         "cells": int(sizes.sum()),
-        "median cells a group": float(sizes.median()),
-        "median counts a group": float(sum_rows(bulk).median()),
-        "file": str(out),
+        "median cells": float(sizes.median()),
     }
-    show_table([row], title="pseudobulk", as_json=as_json)
+    show_table([row], title=f"wrote {out}", as_json=as_json)
 
 
 def split(
-    file: Annotated[
-        Path, typer.Argument(help="An h5ad file, or a CSV with cell_type and compound.", show_default=False)
-    ],
+    source: Source,
     out: Annotated[Path, typer.Option(help="The CSV file to write.")],
     kind: Annotated[Kind, typer.Option(help="What is held out.")],
-    conditions: Annotated[
-        bool, typer.Option("--conditions", help="Split (cell_type, compound) pairs instead of cells.")
-    ] = False,
-    fraction: Annotated[float, typer.Option(help="random: the share of validation cells.")] = 0.03,
-    force_train: Annotated[
-        list[str] | None, typer.Option(help="random: column=value whose cells stay in train; repeatable.")
-    ] = None,
-    hold_out: Annotated[
-        list[str] | None, typer.Option(help="leave-out: column=value; repeatable, several columns must all match.")
-    ] = None,
-    keep_controls: Annotated[bool, typer.Option(help="leave-out: control cells stay in train.")] = False,
+    column: Annotated[str | None, typer.Option(help="leave-out, kfold: the column whose values stay whole.")] = None,
+    value: Annotated[list[str] | None, typer.Option(help="leave-out: a value to hold out; repeatable.")] = None,
+    fraction: Annotated[float, typer.Option(help="random: the share of validation cells.")] = 0.032,
     folds: Annotated[int, typer.Option(help="kfold: how many.")] = 5,
-    by: Annotated[str | None, typer.Option(help="kfold: a column whose values stay whole, such as compound.")] = None,
-    seed: Annotated[int, typer.Option(help="The seed of the random draw.")] = 0,
-    as_json: AsJson = False,
+    public: Annotated[int, typer.Option(help="kaggle: how many compounds are public.")] = 50,
+    columns: Columns = None,
+    seed: Annotated[int, typer.Option(help="Of the random draw.")] = 0,
+    as_json: Json = False,
 ) -> None:
-    """Assign every cell or condition to a part (train, test, ...), check it for leaks and write it to a file.
+    """Give every cell a part, check the split for leaks, and write it.
 
-    random: validation cells at random. leave-out: a cell type, a compound, or both at once.
-    kaggle: the competition's own task on conditions, 17 compounds known in B and Myeloid cells.
-    kfold: folds of cells or conditions, singly or whole groups at a time.
+    random: validation cells at random. leave-out: all cells with some values of a column. kfold: each value of a column
+    stays in one fold. kaggle: conditions instead of cells, as in the competition: 17 compounds are known in B and
+    myeloid cells, the others are to be predicted.
 
-    Example: [bold]perturbgen split counts.h5ad --kind leave-out --hold-out "cell_type=NK cells" --out nk.csv[/bold]
+    Example: [bold]perturbgen split counts.h5ad --kind leave-out --column cell_type --value "B cells" --out b.csv[/bold]
     """
+    from perturbgen.data.splits import check_leaks
+
+    needed = {Kind.LEAVE_OUT: {"--column": column, "--value": value}}.get(kind, {})
+    missing = [name for name, given in needed.items() if not given]
+    if missing:
+        raise ConfigError(f"--kind {kind.value} needs {' and '.join(missing)}", fix="perturbgen split --help")
+    obs = load(source, columns=columns, layer=None, vehicle=None).obs
+    made, table = make_split(obs, kind, column, value or [], fraction, folds, public, seed)
+    check_leaks(made, table)
+    made.write(out)
+    parts = [{"part": name, "rows": int(size)} for name, size in made.parts.value_counts(sort=False).items()]
+    show_table(parts, title=f"{made.kind}: wrote {out}", as_json=as_json)
+
+
+def make_split(
+    obs: pd.DataFrame,
+    kind: Kind,
+    column: str | None,
+    values: list[str],
+    fraction: float,
+    folds: int,
+    public: int,
+    seed: int,
+) -> tuple[Split, pd.DataFrame]:
+    """The split, and the table of cells or conditions that it divides."""
     import numpy as np
 
     from perturbgen.data import splits
 
-    table = read_table(file)
-    rows = splits.condition_table(without_vehicle(table)) if conditions or kind == Kind.kaggle else table
     rng = np.random.default_rng(seed)
-    if kind == Kind.random:
-        made = splits.random_cells(rows, fraction=fraction, forced_train=pairs(force_train), rng=rng)
-    elif kind == Kind.leave_out:
-        made = splits.leave_out(rows, pairs(hold_out), keep=control_column(rows) if keep_controls else None)
-    elif kind == Kind.kaggle:
-        made = splits.kaggle_emulation(rows, rng=rng)
-    else:
-        made = splits.kfold(rows, folds, by=by, rng=rng)
-    made.write(out)
-    show_table(describe(made), title=f"{kind} split", as_json=as_json)
-    if not as_json:
-        say(f"wrote {out}")
+    if kind == Kind.RANDOM:
+        return splits.random_cells(obs, rng=rng, fraction=fraction), obs
+    if kind == Kind.LEAVE_OUT:
+        return splits.leave_out(obs, str(column), values), obs
+    if kind == Kind.KFOLD:
+        return splits.kfold(obs, folds, rng=rng, by=column), obs
+    conditions = obs.drop_duplicates(list(splits.CONDITION)).reset_index(drop=True)
+    return splits.kaggle(conditions, rng=rng, public=public), conditions

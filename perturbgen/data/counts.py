@@ -1,58 +1,102 @@
-"""What may call itself a raw count."""
+"""Raw counts in a matrix: finding what is not one, and bringing the rest to one form (CSR, int32)."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
 from scipy import sparse
 
-from perturbgen.errors import CountsError, SchemaError, suggest
+from perturbgen.errors import CountsError
 
-if TYPE_CHECKING:
-    from anndata import AnnData
-
-
-def named_matrix(adata: AnnData, layer: str | None) -> tuple[str, Any]:
-    """X or a layer, with what errors call it."""
-    if layer is None:
-        return "X", adata.X
-    if layer not in adata.layers:
-        raise SchemaError(f"no layer {layer!r}", fix=suggest(layer, adata.layers))
-    return f"layer {layer!r}", adata.layers[layer]
+LARGEST = np.iinfo(np.int32).max
+BLOCK = 1 << 22
 
 
-def require_counts(
-    matrix: sparse.csr_matrix,
-    *,
-    where: str,
-    cells: Sequence[Any] | Any,
-    genes: Sequence[Any] | Any,
-    fractional: bool = False,
-) -> None:
-    """Complain about the first value (cells, genes) that is negative, infinite, missing or, unless allowed, fractional."""
-    values = matrix.data
-    if not len(values) or (values.dtype.kind in "bu"):
-        return
-    sound = values.min() >= 0
+@dataclass(frozen=True)
+class BadCount:
+    """An entry that is no raw count: what is wrong with it, and where it stands."""
+
+    kind: str
+    row: int
+    column: int
+    value: float
+
+
+def first_bad_count(matrix: Any) -> BadCount | None:
+    """The first entry of a matrix (cells, genes), sparse or dense, that is not a non-negative integer of 32 bits."""
+    if not is_sparse(matrix):
+        return first_bad_dense(np.asarray(matrix))
+    csr = matrix if matrix.format == "csr" else matrix.tocsr()
+    for start, values in blocks(csr.data):
+        position = first_bad(values)
+        if position is not None:
+            at = start + position
+            row = int(np.searchsorted(csr.indptr, at, side="right")) - 1
+            return BadCount(describe(values[position]), row, int(csr.indices[at]), float(values[position]))
+    return None
+
+
+def is_sparse(matrix: object) -> bool:
+    """Whether a matrix is one of scipy's sparse ones."""
+    return sparse.issparse(matrix)
+
+
+def first_bad_dense(matrix: NDArray[Any]) -> BadCount | None:
+    """As :func:`first_bad_count`, row by row in blocks."""
+    rows = max(1, BLOCK // max(matrix.shape[1], 1))
+    for start in range(0, matrix.shape[0], rows):
+        values = matrix[start : start + rows].ravel()
+        position = first_bad(values)
+        if position is not None:
+            row, column = divmod(position, matrix.shape[1])
+            return BadCount(describe(values[position]), start + row, column, float(values[position]))
+    return None
+
+
+def blocks(values: NDArray[Any]) -> Iterator[tuple[int, NDArray[Any]]]:
+    """An array in pieces small enough that a check of each takes little memory."""
+    for start in range(0, len(values), BLOCK):
+        yield start, values[start : start + BLOCK]
+
+
+def first_bad(values: NDArray[Any]) -> int | None:
+    """The position of the first value that is NaN, infinite, negative, fractional or beyond 32 bits."""
+    bad = ~((values >= 0) & (values <= LARGEST))
     if values.dtype.kind == "f":
-        sound = sound and np.isfinite(values.max()) and (fractional or np.array_equal(values, np.rint(values)))
-    if not sound:
-        raise first_wrong(matrix, where, cells, genes, fractional)
+        bad |= values != np.rint(values)
+    return int(np.argmax(bad)) if bad.any() else None
 
 
-def first_wrong(matrix: sparse.csr_matrix, where: str, cells: Any, genes: Any, fractional: bool) -> CountsError:
-    """The error that names the first cell and gene whose value is no count."""
-    values = matrix.data
-    wrong = ~((values >= 0) & np.isfinite(values) & (fractional | (values == np.rint(values))))
-    at = int(np.flatnonzero(wrong)[0])
-    cell = int(np.searchsorted(matrix.indptr, at, side="right")) - 1
-    kind = "fractions" if 0 <= values[at] < np.inf else "values that are no counts"
+def describe(value: float) -> str:
+    """What is wrong with a value that is no raw count."""
+    if not np.isfinite(value):
+        return "missing or infinite values"
+    if value < 0:
+        return "negative values"
+    return "non-integers" if value != np.rint(value) else "values beyond 32 bits"
+
+
+def counts_error(bad: BadCount, cells: pd.Index, genes: pd.Index, where: str) -> CountsError:
+    """The error that names the cell and the gene."""
     return CountsError(
-        f"{where} holds {kind}: cell {str(cells[cell])!r} has {values[at]:.4g} "
-        f"in gene {str(genes[int(matrix.indices[at])])!r}",
-        expected="non-negative numbers" if fractional else "raw UMI counts (non-negative integers)",
-        cause="the matrix was normalised, scaled or log-transformed, or means were generated instead of draws",
-        fix="pass the raw matrix, or name its layer (layer=..., --layer)",
+        f"{where} holds {bad.kind}: cell '{cells[bad.row]}' has {bad.value:.6g} in gene '{genes[bad.column]}'.",
+        expected="raw UMI counts (non-negative integers)",
+        cause="the matrix was normalised, log-transformed or corrected",
+        fix="pass the raw matrix, or name its layer: --layer counts",
     )
+
+
+def to_counts(matrix: Any, cells: pd.Index, genes: pd.Index, where: str) -> sparse.csr_matrix:
+    """A matrix (cells, genes) as CSR int32, sorted, without stored zeros; or an error naming cell and gene."""
+    bad = first_bad_count(matrix)
+    if bad is not None:
+        raise counts_error(bad, cells, genes, where)
+    counts = sparse.csr_matrix(matrix).astype(np.int32, copy=False)
+    counts.sum_duplicates()
+    counts.eliminate_zeros()
+    return counts

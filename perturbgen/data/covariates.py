@@ -1,166 +1,152 @@
-"""One encoder for categorical and numeric covariates, fitted on the training cells and stored with the run."""
+"""One encoder for all covariates of a model: fitted on the training cells, stored with the run, strict."""
 
 from __future__ import annotations
 
 import json
-import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
-from perturbgen.data.frames import require_columns, require_values
 from perturbgen.errors import InputError, SchemaError, shorten, suggest
+from perturbgen.files import atomic_path, require_file
+
+if TYPE_CHECKING:
+    from anndata import AnnData
 
 UNKNOWN = "unknown"
-FORMAT = "perturbgen-covariates-1"
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class CovariateEncoder:
-    """Integer codes and one-hot features of obs columns; the order of everything is part of the encoder.
+    """Categories and number scales of covariates; the order of both dictionaries is the order of the features.
 
-    ``categories`` maps each categorical column to its values in the order of their codes; ``moments`` maps each numeric
-    column to its mean and standard deviation in the training cells; columns of ``unknown`` send what they have not seen
-    to their last category, ``unknown``, instead of refusing it.
+    ``categories`` maps each categorical column to its values; where the last one is ``unknown``, values never seen in
+    training are encoded as that. ``scales`` maps each numeric column to its mean and standard deviation in training.
     """
 
-    categories: dict[str, tuple[str, ...]]
-    moments: dict[str, tuple[float, float]]
-    unknown: tuple[str, ...] = ()
+    categories: Mapping[str, tuple[str, ...]]
+    scales: Mapping[str, tuple[float, float]]
 
     @classmethod
     def fit(
-        cls,
-        obs: pd.DataFrame,
-        *,
-        categorical: Sequence[str] = (),
-        numeric: Sequence[str] = (),
-        unknown: Sequence[str] = (),
+        cls, obs: pd.DataFrame, categorical: Sequence[str], numeric: Sequence[str] = (), *, unknown: Sequence[str] = ()
     ) -> CovariateEncoder:
-        """Learn categories (sorted), means and deviations from the training cells."""
-        columns = [*categorical, *numeric]
-        require_columns(obs, columns)
-        require_values(obs, columns)
-        if undeclared := [name for name in unknown if name not in categorical]:
-            raise SchemaError(f"unknown= names {shorten(undeclared)}, no categorical column", fix="list it there too")
-        categories = {name: learn_categories(obs[name], name in unknown) for name in categorical}
-        return cls(categories, {name: learn_moments(obs[name]) for name in numeric}, tuple(unknown))
+        """Learn the values of the ``categorical`` and the scale of the ``numeric`` columns from the training cells.
 
-    @property
-    def sizes(self) -> tuple[int, ...]:
-        """How many codes each categorical column has."""
-        return tuple(len(values) for values in self.categories.values())
-
-    @property
-    def feature_names(self) -> tuple[str, ...]:
-        """The columns of :meth:`one_hot`: ``plate=plate_0`` for categories, the bare name for numbers."""
-        indicators = [f"{name}={value}" for name, values in self.categories.items() for value in values]
-        return (*indicators, *self.moments)
+        Columns in ``unknown`` get a category of that name for values that only appear later.
+        """
+        undeclared = [name for name in unknown if name not in categorical]
+        if undeclared:
+            raise SchemaError(f"unknown={shorten(undeclared)} is not among the categorical covariates")
+        categories = {name: tuple(sorted(complete(obs, name).astype(str).unique())) for name in categorical}
+        categories = {k: (*v, UNKNOWN) if k in unknown and UNKNOWN not in v else v for k, v in categories.items()}
+        scales = {name: scale(numbers(obs, name)) for name in numeric}
+        return cls(categories, scales)
 
     def codes(self, obs: pd.DataFrame) -> np.ndarray:
-        """Codes of the categorical columns, int64 (cells, categorical)."""
-        self.check(obs, list(self.categories))
-        coded = [self.encode(obs, name) for name in self.categories]
-        return np.stack(coded, axis=1) if coded else np.empty((len(obs), 0), np.int64)
+        """The number of each cell's category, (cells, categorical covariates), int64."""
+        columns = [self._codes(obs, name) for name in self.categories]
+        return np.stack(columns, axis=1) if columns else np.empty((len(obs), 0), np.int64)
 
-    def numbers(self, obs: pd.DataFrame) -> np.ndarray:
-        """Standardised numeric columns, float32 (cells, numeric)."""
-        self.check(obs, list(self.moments))
-        scaled = [(as_numbers(obs[name]) - mean) / deviation for name, (mean, deviation) in self.moments.items()]
-        return (np.stack(scaled, axis=1) if scaled else np.empty((len(obs), 0))).astype(np.float32)
+    def features(self, obs: pd.DataFrame) -> np.ndarray:
+        """One-hot categories, then standardised numbers: (cells, features) float32, named by ``feature_names``."""
+        hot = [
+            np.eye(len(values), dtype=np.float32)[self._codes(obs, name)] for name, values in self.categories.items()
+        ]
+        scaled = [((numbers(obs, k) - mean) / sd).astype(np.float32)[:, None] for k, (mean, sd) in self.scales.items()]
+        return np.hstack([np.empty((len(obs), 0), np.float32), *hot, *scaled])
 
-    def one_hot(self, obs: pd.DataFrame) -> np.ndarray:
-        """All covariates as float32 (cells, features), in the order of ``feature_names``."""
-        return np.concatenate([indicators(self.codes(obs), self.sizes), self.numbers(obs)], axis=1)
-
-    def check(self, obs: pd.DataFrame, columns: list[str]) -> None:
-        """Complain about absent columns and missing values."""
-        if columns:
-            require_columns(obs, columns)
-            require_values(obs, columns)
-
-    def encode(self, obs: pd.DataFrame, name: str) -> np.ndarray:
-        """Codes of one column, int64 (cells,)."""
-        known = self.categories[name]
-        values = as_text(obs[name])
-        codes = pd.Index(known).get_indexer(pd.Index(values)).astype(np.int64)
-        if name in self.unknown:
-            return np.where(codes < 0, known.index(UNKNOWN), codes)
-        if (codes < 0).any():
-            raise unseen_error(name, values[codes < 0], known)
-        return codes
+    @property
+    def feature_names(self) -> list[str]:
+        """A name for each feature: ``plate=plate_0`` or the numeric column."""
+        return [f"{name}={value}" for name, values in self.categories.items() for value in values] + list(self.scales)
 
     def to_json(self) -> str:
-        """The encoder as JSON."""
-        state = {"format": FORMAT, "categories": self.categories, "moments": self.moments, "unknown": self.unknown}
-        return json.dumps(state, indent=1, ensure_ascii=False)
+        """The encoder as text; equal encoders give equal text."""
+        return json.dumps(asdict(self), indent=1)
 
     @classmethod
     def from_json(cls, text: str) -> CovariateEncoder:
-        """The encoder that :meth:`to_json` wrote."""
+        """The encoder that ``to_json`` wrote."""
         try:
             state = json.loads(text)
-            if state["format"] != FORMAT:
-                raise InputError(f"covariate encoder of format {state['format']!r}", expected=FORMAT)
-            categories = {name: tuple(values) for name, values in state["categories"].items()}
-            moments = {name: (float(mean), float(deviation)) for name, (mean, deviation) in state["moments"].items()}
-            return cls(categories, moments, tuple(state["unknown"]))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise InputError(f"not a stored covariate encoder ({error})", expected=f"JSON of format {FORMAT}") from None
+            return cls(
+                {k: tuple(v) for k, v in state["categories"].items()}, {k: tuple(v) for k, v in state["scales"].items()}
+            )
+        except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+            raise InputError(
+                f"not a covariate encoder: {error!r}", expected="what CovariateEncoder.to_json wrote"
+            ) from None
+
+    def save(self, path: str | Path) -> None:
+        """Write the encoder beside a run."""
+        with atomic_path(path) as part:
+            part.write_text(self.to_json())
+
+    @classmethod
+    def load(cls, path: str | Path) -> CovariateEncoder:
+        """Read the encoder of a run."""
+        return cls.from_json(require_file(path, "covariate encoder").read_text())
+
+    def _codes(self, obs: pd.DataFrame, name: str) -> np.ndarray:
+        """The number of each cell's category in one column."""
+        values, known = complete(obs, name).astype(str), self.categories[name]
+        codes = pd.Index(known).get_indexer(pd.Index(values))
+        if (codes < 0).any():
+            if known[-1] != UNKNOWN:
+                raise unseen(name, values[codes < 0].unique().tolist(), known)
+            codes[codes < 0] = len(known) - 1
+        return codes.astype(np.int64)
 
 
-def learn_categories(column: pd.Series, with_unknown: bool) -> tuple[str, ...]:
-    """The values that occur, sorted as text; ``unknown`` last where it is declared."""
-    values = sorted(dict.fromkeys(as_text(column)))
-    return (*(v for v in values if v != UNKNOWN), UNKNOWN) if with_unknown else tuple(values)
+def complete(obs: pd.DataFrame, name: str) -> pd.Series:
+    """A column of obs that exists and has no missing value."""
+    if name not in obs:
+        raise SchemaError(f"covariate {name!r}: obs has no such column", fix=suggest(name, obs.columns))
+    if obs[name].isna().any():
+        cells = obs.index[obs[name].isna()]
+        raise SchemaError(
+            f"covariate {name!r} is missing in {len(cells)} cells: {shorten(cells)}", fix="drop or fill them"
+        )
+    return obs[name]
 
 
-def learn_moments(column: pd.Series) -> tuple[float, float]:
-    """Mean and standard deviation; a constant column keeps its scale, so that it becomes zero and not infinite."""
-    values = as_numbers(column)
-    if not len(values):
-        raise SchemaError(f"no cells to fit column {column.name!r} on")
-    if (deviation := float(values.std())) > 1e-12 * max(1.0, float(np.abs(values).max())):
-        return float(values.mean()), deviation
-    logger.warning("covariate %r is constant in the training cells", column.name)
-    return float(values.mean()), 1.0
-
-
-def as_text(column: pd.Series) -> np.ndarray:
-    """Values as text, once for each distinct value (cells,)."""
-    codes, values = pd.factorize(column)
-    return np.array([str(value) for value in values], dtype=object)[codes]
-
-
-def as_numbers(column: pd.Series) -> np.ndarray:
-    """Values as finite float64 (cells,)."""
-    try:
-        values = np.asarray(column).astype(np.float64)
-    except (ValueError, TypeError) as error:
-        raise SchemaError(f"column {column.name!r} is not numeric: {error}", fix="declare it categorical") from None
+def numbers(obs: pd.DataFrame, name: str) -> np.ndarray:
+    """A numeric column, finite, (cells,) float64."""
+    values = pd.to_numeric(complete(obs, name), errors="coerce").to_numpy(np.float64)
     if not np.isfinite(values).all():
-        raise SchemaError(f"column {column.name!r} holds infinite values", expected="finite numbers")
+        bad = obs.loc[~np.isfinite(values), name]
+        raise SchemaError(f"covariate {name!r} is not a finite number in {len(bad)} cells: {shorten(bad.unique())}")
     return values
 
 
-def indicators(codes: np.ndarray, sizes: Sequence[int]) -> np.ndarray:
-    """One-hot float32 (cells, sum of sizes) from codes (cells, columns)."""
-    out = np.zeros((len(codes), sum(sizes)), np.float32)
-    starts = np.concatenate([[0], np.cumsum(sizes)[:-1]]).astype(np.int64) if sizes else np.empty(0, np.int64)
-    out[np.arange(len(codes))[:, None], starts + codes] = 1
-    return out
+def scale(values: np.ndarray) -> tuple[float, float]:
+    """Mean and standard deviation; a constant column gets 1, so that it encodes as zero."""
+    sd = float(values.std())
+    return float(values.mean()), sd if sd > 0 else 1.0
 
 
-def unseen_error(name: str, values: np.ndarray, known: Sequence[str]) -> SchemaError:
+def unseen(name: str, values: Sequence[str], known: Sequence[str]) -> SchemaError:
     """The error for categories that training never saw."""
-    unseen: list[Any] = list(dict.fromkeys(values))
     return SchemaError(
-        f"column {name!r} holds {shorten(unseen)}, not seen when the encoder was fitted",
-        expected=f"one of {shorten(known, 8)}",
-        cause=f"a renamed category ({suggest(unseen[0], known)}) or one that occurs in the test cells only",
-        fix=f"rename it, or fit the encoder with unknown=[{name!r}]",
+        f"covariate {name!r} has values that training never saw: {shorten(values)}",
+        expected=f"one of {len(known)} known values; {suggest(str(values[0]), known)}",
+        fix=f"train with them, or declare the column: unknown=[{name!r}]",
     )
+
+
+def require_same_genes(adata: AnnData, genes: Sequence[str]) -> None:
+    """Refuse data whose genes are not those of a run, in its order."""
+    if list(adata.var_names) != list(genes):
+        missing = pd.Index(genes).difference(adata.var_names, sort=False)
+        extra = adata.var_names.difference(pd.Index(genes), sort=False)
+        detail = (
+            f"missing {shorten(missing)}; unexpected {shorten(extra)}" if len(missing) + len(extra) else "another order"
+        )
+        raise SchemaError(
+            f"the genes differ from the run's: {detail}", expected=f"the run's {len(genes):,} genes, in order"
+        )

@@ -1,4 +1,4 @@
-"""The four inner loops over sparse counts, compiled by numba: they release the interpreter lock, so threads share them.
+"""The three inner loops over sparse counts, compiled by numba; they release the interpreter lock.
 
 Everywhere ``values``, ``columns`` and ``offsets`` are the arrays of a CSR matrix: row ``r`` holds ``values[a:b]`` in
 the genes ``columns[a:b]``, with ``a, b = offsets[r], offsets[r + 1]``. Import this module where it is used: numba takes
@@ -27,7 +27,13 @@ def densify(values: Array, columns: Array, offsets: Array, rows: Array, out: Arr
 
 @njit(nogil=True, cache=True)
 def gather(
-    values: Array, columns: Array, offsets: Array, rows: Array, out_offsets: Array, out_values: Array, out_columns: Array
+    values: Array,
+    columns: Array,
+    offsets: Array,
+    rows: Array,
+    out_offsets: Array,
+    out_values: Array,
+    out_columns: Array,
 ) -> None:
     """Copy the non-zeros of the rows, one row after the other."""
     for k in range(len(rows)):
@@ -52,8 +58,8 @@ def group_sums(
     """The product of a group indicator and the counts: group ``k`` is ``cells[starts[k]:starts[k + 1]]``.
 
     ``total`` (genes,) is a zeroed accumulator, zero again at the end; the sums come out as CSR with sorted columns.
-    A zero is written too and then overwritten, hence one place more than sums: a branch here would be mispredicted for
-    a third of the genes and cost as much as the additions.
+    A zero is written too and then overwritten, hence one place more than there are sums: a branch here would be
+    mispredicted for a third of the genes and cost as much as the additions.
     """
     at = 0
     for k in range(len(starts) - 1):

@@ -1,4 +1,4 @@
-"""Pseudobulk: the summed counts of every group of cells, as one sparse product."""
+"""Sums of counts over groups of cells."""
 
 from __future__ import annotations
 
@@ -8,104 +8,101 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-from scipy import sparse
+import scipy.sparse as sp
 
-from perturbgen.data.counts import named_matrix, require_counts
-from perturbgen.data.frames import factorize, require_columns, require_values
-from perturbgen.errors import SchemaError, shorten
+from perturbgen.errors import CountsError, SchemaError, shorten, suggest
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
-SEPARATOR = " | "
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 def pseudobulk(
     adata: AnnData, by: Sequence[str], *, layer: str | None = None, allow_fractional: bool = False
 ) -> AnnData:
-    """Sum the counts of the cells that agree in the columns ``by``.
+    """Sum the counts of the cells that share their values in the columns ``by``.
 
-    X of the result is CSR int64 (groups, genes), float64 with ``allow_fractional``. Groups are those that occur, sorted
-    by their values in the order of ``by`` and named by them (``plate_0 | A1 | NK cells``). obs keeps the columns that
-    are constant within every group and gains ``n_cells``. Groups without a single count are dropped, and the log names
-    them, since no normalisation can place them. Categorical columns sort by value, not by their category order.
+    Returns a sample for each combination that occurs, in sorted order, named by its values joined with ``|``: X is CSR
+    (samples, genes), int64 (float64 with ``allow_fractional``); obs has the columns that are constant within every
+    sample, and ``n_cells``. Samples without a single count are dropped, and named in the log.
     """
     from anndata import AnnData
 
-    columns = [by] if isinstance(by, str) else list(by)
-    require_columns(adata.obs, columns)
-    require_values(adata.obs, columns)
-    group, first, obs = group_cells(adata.obs, columns)
-    counts = raw_counts(adata, layer, allow_fractional)
-    sums = sum_groups(counts, group, len(first), exact=not allow_fractional)
-    vehicle = {"vehicle": adata.uns["vehicle"]} if "vehicle" in adata.uns else {}
-    bulk = AnnData(sums, obs=obs, var=adata.var.copy(), uns=vehicle)
+    by = [by] if isinstance(by, str) else list(by)
+    codes, keys = group_codes(adata.obs, by)
+    counts = sp.csr_array(adata.X if layer is None else adata.layers[layer])
+    sums = sum_rows(counts, codes, len(keys), allow_fractional=allow_fractional)
+    obs = constant_columns(adata.obs, codes, by)
+    obs["n_cells"] = np.bincount(codes, minlength=len(keys))
+    obs.index = pd.Index(["|".join(map(str, key)) for key in keys.itertuples(index=False)], name="sample")
+    bulk = AnnData(sums, obs=obs, var=adata.var.copy())
+    bulk.uns.update({key: adata.uns[key] for key in ("vehicle",) if key in adata.uns})
     return drop_empty(bulk)
 
 
-def group_cells(obs: pd.DataFrame, by: Sequence[str]) -> tuple[np.ndarray, np.ndarray, pd.DataFrame]:
-    """The group of every cell (cells,), the first cell of every group (groups,), and the table of groups."""
-    plain = pd.DataFrame({name: np.asarray(obs[name]) for name in by})
-    group = plain.groupby(list(by), sort=True, observed=True).ngroup().to_numpy()
-    _, first = np.unique(group, return_index=True)
-    kept = [name for name in obs.columns if name in by or is_constant(obs[name], group, first)]
-    table = obs.iloc[first][kept].copy()
-    table.index = pd.Index(group_names(obs.iloc[first], by), name="group")
-    table["n_cells"] = np.bincount(group, minlength=len(first))
-    return group, first, table
+def group_codes(obs: pd.DataFrame, by: Sequence[str]) -> tuple[np.ndarray, pd.DataFrame]:
+    """A number for each cell's group, and the groups' values (groups, columns of ``by``) in sorted order."""
+    for name in by:
+        if name not in obs:
+            raise SchemaError(f"pseudobulk by {name!r}: obs has no such column", fix=suggest(name, obs.columns))
+        if obs[name].isna().any():
+            missing = obs.index[obs[name].isna()]
+            raise SchemaError(
+                f"pseudobulk by {name!r}: {len(missing)} cells have no value: {shorten(missing)}",
+                fix="drop those cells, or give them a value",
+            )
+    groups = obs.groupby(list(by), observed=True, sort=True)
+    keys = groups.size().index.to_frame(index=False)
+    return groups.ngroup().to_numpy(), keys
 
 
-def group_names(groups: pd.DataFrame, by: Sequence[str]) -> list[str]:
-    """One readable, unique name a group."""
-    names = pd.Series([SEPARATOR.join(map(str, values)) for values in zip(*(groups[name] for name in by), strict=True)])
-    if names.duplicated().any():
-        raise SchemaError(
-            f"two groups would share the name {names[names.duplicated()].iloc[0]!r}",
-            cause=f"values that contain {SEPARATOR!r}, or the number 1 beside the text '1'",
-            fix=f"rename these values in {shorten(by)}",
+def sum_rows(counts: sp.csr_array, codes: np.ndarray, groups: int, *, allow_fractional: bool = False) -> sp.csr_array:
+    """Sums (groups, genes) of the rows of ``counts`` (cells, genes) that share a code, added in 64 bits."""
+    if not allow_fractional and counts.dtype.kind == "f" and (counts.data != np.rint(counts.data)).any():
+        raise CountsError(
+            "pseudobulk of values that are not whole numbers",
+            expected="raw counts",
+            cause="the matrix was normalised, or holds means instead of drawn counts",
+            fix="name the raw layer, or allow fractional values knowingly: allow_fractional=True",
         )
-    return names.to_list()
-
-
-def is_constant(column: pd.Series, group: np.ndarray, first: np.ndarray) -> bool:
-    """True if no group holds two values of the column (a missing value is a value of its own)."""
-    codes = factorize(column)
-    return bool(np.array_equal(codes, codes[first][group]))
-
-
-def sum_groups(counts: sparse.csr_matrix, group: np.ndarray, n_groups: int, *, exact: bool) -> sparse.csr_matrix:
-    """The sums per group (groups, genes): the indicator matrix of the groups (groups, cells) times the counts.
-
-    This is scipy's sparse product, but it accumulates in 64 bits without casting the counts first and leaves its
-    columns sorted, which makes it five times as fast.
-    """
     from perturbgen.data.kernels import group_sums
 
-    kind = np.int64 if exact else np.float64
-    cells = np.argsort(group, kind="stable")
-    starts = np.concatenate([[0], np.cumsum(np.bincount(group, minlength=n_groups))])
-    stored = np.concatenate([[0], np.cumsum(np.diff(counts.indptr)[cells])])
-    room = int(np.minimum(np.diff(stored[starts]), counts.shape[1]).sum())
-    values, columns, offsets = np.empty(room + 1, kind), np.empty(room + 1, np.int32), np.zeros(n_groups + 1, np.int64)
-    total = np.zeros(counts.shape[1], kind)
-    group_sums(counts.data, counts.indices, counts.indptr, cells, starts, total, values, columns, offsets)
+    dtype = np.float64 if allow_fractional else np.int64
+    order, starts = (
+        np.argsort(codes, kind="stable"),
+        np.concatenate([[0], np.cumsum(np.bincount(codes, minlength=groups))]),
+    )
+    lengths = np.diff(counts.indptr)
+    most = np.minimum(np.add.reduceat(lengths[order], starts[:-1]), counts.shape[1]) if len(codes) else lengths
+    values, columns = np.empty(int(most.sum()) + 1, dtype), np.empty(int(most.sum()) + 1, np.int32)
+    offsets, total = np.zeros(groups + 1, np.int64), np.zeros(counts.shape[1], dtype)
+    indices, indptr = counts.indices.astype(np.int32, copy=False), counts.indptr.astype(np.int64, copy=False)
+    group_sums(counts.data, indices, indptr, order, starts, total, values, columns, offsets)
     used = offsets[-1]
-    return sparse.csr_matrix((values[:used], columns[:used], offsets), shape=(n_groups, counts.shape[1]))
+    return sp.csr_array((values[:used], columns[:used], offsets), shape=(groups, counts.shape[1]))
 
 
-def raw_counts(adata: AnnData, layer: str | None, allow_fractional: bool) -> sparse.csr_matrix:
-    """X or the layer as CSR (cells, genes), checked to hold whole numbers unless fractions are allowed."""
-    where, matrix = named_matrix(adata, layer)
-    counts = sparse.csr_matrix(matrix)
-    require_counts(counts, where=where, cells=adata.obs_names, genes=adata.var_names, fractional=allow_fractional)
-    return counts
+def constant_columns(obs: pd.DataFrame, codes: np.ndarray, by: Sequence[str]) -> pd.DataFrame:
+    """The columns of obs that have one value in every group, ``by`` first; a row for each group."""
+    first = pd.Series(np.arange(len(codes))).groupby(codes).first().to_numpy()
+    rest = [name for name in obs if name not in by and is_constant(obs[name], codes, first)]
+    kept = obs[[*by, *rest]].iloc[first].reset_index(drop=True)
+    for name in kept.select_dtypes("category"):
+        kept[name] = kept[name].cat.remove_unused_categories()
+    return kept
+
+
+def is_constant(values: pd.Series, codes: np.ndarray, first: np.ndarray) -> bool:
+    """Whether every cell has the value of its group's first cell; missing equals missing."""
+    numbers, _ = pd.factorize(values, use_na_sentinel=False)
+    return bool((numbers == numbers[first][codes]).all())
 
 
 def drop_empty(bulk: AnnData) -> AnnData:
-    """Without the groups whose counts are all zero; the log names them."""
+    """Without the samples that have no counts: no normalisation can use them."""
     empty = np.asarray(bulk.X.sum(axis=1)).ravel() == 0
-    if not empty.any():
-        return bulk
-    logger.warning("dropped %d groups without counts: %s", empty.sum(), shorten(bulk.obs_names[empty]))
-    return bulk[~empty].copy()
+    if empty.any():
+        log.warning("dropped %d pseudobulk samples without counts: %s", empty.sum(), shorten(bulk.obs_names[empty]))
+        bulk = bulk[~empty].copy()
+    return bulk

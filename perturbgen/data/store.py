@@ -16,8 +16,7 @@ import numpy as np
 import pandas as pd
 
 from perturbgen.data.covariates import CovariateEncoder
-from perturbgen.data.counts import named_matrix
-from perturbgen.errors import SchemaError, shorten
+from perturbgen.errors import SchemaError, shorten, suggest
 
 if TYPE_CHECKING:
     import torch
@@ -56,7 +55,7 @@ class SparseRows(NamedTuple):
 class Batch(NamedTuple):
     """Some cells of a store."""
 
-    index: torch.Tensor  # int64 (cells,): positions in the store that yielded the batch
+    index: torch.Tensor  # type: ignore[assignment]  # int64 (cells,): positions in the store that yielded the batch
     counts: torch.Tensor | SparseRows  # float32 (cells, genes), or their non-zeros
     codes: torch.Tensor  # int64 (cells, covariates), the columns of the encoder's `categorical`
 
@@ -64,7 +63,9 @@ class Batch(NamedTuple):
 class Resident(Protocol):
     """Rows of counts at hand, in memory or on a device."""
 
-    device: torch.device
+    @property
+    def device(self) -> torch.device:
+        """Where its batches are made."""
 
     def dense(self, rows: IntArray, pool: ThreadPoolExecutor) -> torch.Tensor:
         """Float32 (cells, genes), with threads to share the work."""
@@ -76,7 +77,9 @@ class Resident(Protocol):
 class Backing(Protocol):
     """Where the rows of a store live."""
 
-    shape: tuple[int, int]
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Cells and genes."""
 
     def order(self, n: int, size: int, rng: np.random.Generator | None) -> IntArray:
         """The positions 0..n-1 in the order of one epoch of batches of ``size``."""
@@ -111,7 +114,9 @@ class CountStore:
         """A store in memory. It keeps a compact copy (4 bytes a non-zero where counts and genes fit 16 bits)."""
         from perturbgen.data.store_memory import MemoryBacking
 
-        where, matrix = named_matrix(adata, layer)
+        if layer is not None and layer not in adata.layers:
+            raise SchemaError(f"no layer {layer!r}", fix=suggest(layer, adata.layers))
+        matrix, where = (adata.X, "X") if layer is None else (adata.layers[layer], f"layer {layer!r}")
         backing = MemoryBacking.pack(matrix, where=where, cells=adata.obs_names, genes=adata.var_names)
         return cls.build(backing, adata.obs, adata.var_names, covariates)
 

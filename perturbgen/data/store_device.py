@@ -31,8 +31,13 @@ class DeviceBacking:
     @classmethod
     def load(cls, memory: MemoryBacking, device: torch.device) -> DeviceBacking:
         """Copy the rows of a memory store to the device."""
-        parts = memory.values.astype(np.float32), memory.columns.astype(np.int32), memory.offsets
-        return cls(*(torch.from_numpy(part).to(device) for part in parts), memory.shape, memory)
+        return cls(
+            torch.from_numpy(memory.values.astype(np.float32)).to(device),
+            torch.from_numpy(memory.columns.astype(np.int32)).to(device),
+            torch.from_numpy(memory.offsets).to(device),
+            memory.shape,
+            memory,
+        )
 
     @property
     def device(self) -> torch.device:

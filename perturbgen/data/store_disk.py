@@ -83,9 +83,7 @@ class DiskBacking:
         read = np.concatenate([np.arange(a, b) for a, b in zip(starts, stops, strict=True)]).astype(np.int64)
         offsets = np.concatenate([[0], np.cumsum(np.diff(self.offsets)[read])])
         matrix = sparse.csr_matrix((values, columns, offsets), shape=(len(read), self.shape[1]))
-        packed = MemoryBacking.pack(
-            matrix, where=f"{self.path}: {self.group}", cells=read, genes=range(self.shape[1]) 
-        )
+        packed = MemoryBacking.pack(matrix, where=f"{self.path}: {self.group}", cells=read, genes=range(self.shape[1]))
         return packed, np.searchsorted(read, rows)
 
     def read(self, dataset: Any, starts: IntArray, stops: IntArray) -> np.ndarray:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy import sparse
 
+from perturbgen.data.counts import counts_error, first_bad_count
 from perturbgen.data.store import IntArray, SparseRows
-from perturbgen.data.counts import require_counts
 
 if TYPE_CHECKING:
     import torch
@@ -35,7 +35,9 @@ class MemoryBacking:
     def pack(cls, matrix: Any, *, where: str, cells: Any, genes: Any) -> MemoryBacking:
         """Any matrix of raw counts; duplicate entries are summed first. The labels are for the error message."""
         counts = sparse.csr_matrix(matrix)
-        require_counts(counts, where=where, cells=cells, genes=genes)
+        bad = first_bad_count(counts)
+        if bad is not None:
+            raise counts_error(bad, cells, genes, where)
         if not counts.has_canonical_format:
             counts = counts.copy()
             counts.sum_duplicates()

@@ -1,0 +1,116 @@
+"""Weighted least squares for all genes at once.
+
+In the basis [D Q] of a design (see ``Basis``: D disjoint group indicators, Q orthonormal nuisance columns) the normal
+equations of one gene with weights W are a diagonal D'WD, a cross block D'WQ and a small Q'WQ, so they are solved through
+the Schur complement S = Q'WQ - (D'WQ)'(D'WD)^-1(D'WQ). Every block of them is a matrix product shared by many genes.
+An arbitrary design is the case of few groups and a large Q.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import csr_matrix
+
+from perturbgen.de.design import Basis
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """Some genes' fits: ``sigma`` (genes,), and of each function ``effects`` and ``unscaled`` (functions, genes).
+
+    A function's standard error is ``unscaled`` times the residual standard deviation.
+    """
+
+    sigma: Array
+    effects: Array
+    unscaled: Array
+
+
+class Solver:
+    """Least squares on one basis; blocks of genes are arrays (samples, genes of the block)."""
+
+    def __init__(self, basis: Basis) -> None:
+        self.basis = basis
+        self.groups, self.rank_q = len(basis.groups), basis.q.shape[1]
+        self.df_residual = len(basis.codes) - self.groups - self.rank_q
+        self._indicators, self._stacked = stack_indicators(basis)
+        self._sizes = np.asarray(self._indicators.sum(axis=1))
+        self._upper = np.triu_indices(self.rank_q)
+        self._pairs = np.ascontiguousarray((basis.q[:, self._upper[0]] * basis.q[:, self._upper[1]]).T)
+        self._grouped = basis.codes >= 0
+
+    def unweighted(self, y: Array) -> tuple[Array, Array]:
+        """Ordinary least squares: coefficients of D (groups, genes) and of Q (q, genes)."""
+        return (self._indicators @ y) / self._sizes, self.basis.q.T @ y
+
+    def predict(self, on_groups: Array, on_q: Array) -> Array:
+        """Fitted values (samples, genes)."""
+        if not self.groups:
+            return self.basis.q @ on_q
+        values = on_groups[self.basis.codes]
+        if not self._grouped.all():
+            values[~self._grouped] = 0
+        if self.rank_q:
+            values += self.basis.q @ on_q
+        return values
+
+    def residual_sd(self, y: Array) -> Array:
+        """Residual standard deviations (genes,) of ordinary least squares."""
+        residual = y - self.predict(*self.unweighted(y))
+        return np.sqrt(np.einsum("ng,ng->g", residual, residual) / self.df_residual)
+
+    def weighted(self, y: Array, w: Array, functions: tuple[csr_matrix, Array]) -> Fitted:
+        """Weighted least squares of y (samples, genes) with weights w, and functions of the coefficients.
+
+        ``functions`` are (functions, groups) and (functions, q) of the basis' coefficients.
+        """
+        genes = y.shape[1]
+        wy = w * y
+        moments = (self._stacked @ w).reshape(1 + self.rank_q, self.groups, genes)
+        mass, shape = moments[0], (genes, self.rank_q, self.groups)
+        cross = np.ascontiguousarray(moments[1:].transpose(2, 0, 1)).reshape(shape)
+        ratio = cross / mass.T[:, None, :]
+        schur = self._gram(w) - np.matmul(ratio, cross.transpose(0, 2, 1))
+        means = (self._indicators @ wy) / mass
+        right = (self.basis.q.T @ wy).T - np.matmul(cross, means.T[:, :, None])[:, :, 0]
+        inverse_root = np.linalg.inv(np.linalg.cholesky(schur))
+        on_q = np.matmul(inverse_root.transpose(0, 2, 1), np.matmul(inverse_root, right[:, :, None]))[:, :, 0].T
+        on_groups = means - np.einsum("bqd,qb->db", ratio, on_q)
+        residual = y - self.predict(on_groups, on_q)
+        residual *= residual
+        sigma = np.sqrt(np.einsum("ng,ng->g", residual, w) / self.df_residual)
+        by_group, by_q = functions
+        effects = by_group @ on_groups + by_q @ on_q
+        return Fitted(sigma, effects, np.sqrt(self._variances(functions, mass, ratio, inverse_root)))
+
+    def _gram(self, w: Array) -> Array:
+        """Q'WQ of every gene, (genes, q, q)."""
+        gram = np.empty((w.shape[1], self.rank_q, self.rank_q))
+        products = (self._pairs @ w).T
+        gram[:, self._upper[0], self._upper[1]] = products
+        gram[:, self._upper[1], self._upper[0]] = products
+        return gram
+
+    def _variances(self, functions: tuple[csr_matrix, Array], mass: Array, ratio: Array, inverse_root: Array) -> Array:
+        """Unscaled variances (functions, genes): f_D (D'WD)^-1 f_D' + |S^-1/2 (f_Q - f_D (D'WD)^-1 D'WQ)|^2."""
+        by_group, by_q = functions
+        genes, rank, groups = ratio.shape
+        shifted = (by_group @ ratio.reshape(genes * rank, groups).T).T.reshape(genes, rank, -1)
+        spread = np.matmul(inverse_root, by_q.T - shifted)
+        return by_group.power(2) @ (1 / mass) + np.einsum("bqm,bqm->mb", spread, spread)
+
+
+def stack_indicators(basis: Basis) -> tuple[csr_matrix, csr_matrix]:
+    """D' (groups, samples), and D' followed by D' diag(Q_k) for each nuisance column k."""
+    rows = np.flatnonzero(basis.codes >= 0)
+    codes, groups, samples = basis.codes[rows], len(basis.groups), len(basis.codes)
+    values = [np.ones(len(rows)), *basis.q[rows].T]
+    data, at = np.concatenate(values), np.concatenate([codes + k * groups for k in range(len(values))])
+    columns = np.tile(rows, len(values))
+    stacked = csr_matrix((data, (at, columns)), shape=(groups * len(values), samples))
+    return csr_matrix((np.ones(len(rows)), (codes, rows)), shape=(groups, samples)), stacked

@@ -1,0 +1,165 @@
+"""TMM normalisation factors and the expression filter, as edgeR computes them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from perturbgen.de.checks import as_matrix
+from perturbgen.de.parallel import spread
+
+Array = NDArray[np.float64]
+TOLERANCE = 1e-14  # edgeR's allowance for rounding in comparisons of totals and sample numbers
+
+
+def tmm_factors(
+    counts: pd.DataFrame | Array,
+    *,
+    reference: int | None = None,
+    ratio_trim: float = 0.3,
+    sum_trim: float = 0.05,
+    weighted: bool = True,
+) -> pd.Series:
+    """Trimmed-mean-of-M-values factors (samples,) of counts (samples, genes); their product is 1.
+
+    Robinson & Oshlack 2010. Each sample is compared with the one whose upper quartile is nearest the mean, or with
+    ``reference`` (a position). ``ratio_trim`` and ``sum_trim`` are cut off either end of the log ratios and of the
+    mean log expressions.
+    """
+    values, samples, _ = as_matrix(counts)
+    return pd.Series(
+        tmm(values, reference=reference, ratio_trim=ratio_trim, sum_trim=sum_trim, weighted=weighted),
+        index=samples,
+        name="norm_factor",
+    )
+
+
+def tmm(
+    counts: Array,
+    *,
+    reference: int | None = None,
+    ratio_trim: float = 0.3,
+    sum_trim: float = 0.05,
+    weighted: bool = True,
+) -> Array:
+    """:func:`tmm_factors` of an array (samples, genes), without labels."""
+    sizes = counts.sum(axis=1)
+    seen = counts.any(axis=0)
+    if len(counts) < 2 or not seen.any():
+        return np.ones(len(counts))
+    if not seen.all():
+        counts = counts[:, seen]
+    chosen = pick_reference(counts, sizes) if reference is None else reference
+    against = Reference(counts[chosen], sizes[chosen])
+    factors = np.ones(len(counts))
+
+    def fill(rows: range) -> None:
+        for i in rows:
+            factors[i] = against.factor(counts[i], sizes[i], ratio_trim, sum_trim, weighted)
+
+    spread(fill, len(counts), step=16)
+    return factors / np.exp(np.log(factors).mean())
+
+
+def pick_reference(counts: Array, sizes: Array) -> int:
+    """The sample whose upper quartile of count/size is nearest the mean of all; the richest where most are zero."""
+    middle = 0.75 * (counts.shape[1] - 1)
+    low, high = int(np.floor(middle)), int(np.ceil(middle))
+    quartiles = np.empty(len(counts))
+
+    def fill(rows: range) -> None:
+        for i in rows:
+            ordered = np.partition(counts[i], [low, high])
+            lower, upper = ordered[low] / sizes[i], ordered[high] / sizes[i]
+            quartiles[i] = lower + (middle - low) * (upper - lower)
+
+    spread(fill, len(counts), step=16)
+    if np.median(quartiles) < 1e-20:
+        return int(np.sqrt(counts).sum(axis=1).argmax())
+    return int(np.abs(quartiles - quartiles.mean()).argmin())
+
+
+class Reference:
+    """The sample that others are compared with: its expressed genes' shares, their logarithms and variances."""
+
+    def __init__(self, counts: Array, size: float) -> None:
+        self.expressed = np.flatnonzero(counts)
+        self.share = counts[self.expressed] / size
+        self.log_share = np.log2(self.share)
+        self.variance = (size - counts[self.expressed]) / size / counts[self.expressed]
+
+    def factor(self, counts: Array, size: float, ratio_trim: float, sum_trim: float, weighted: bool) -> float:
+        """2 to the power of the trimmed, precision-weighted mean log ratio of a sample, counts (genes,)."""
+        counts = counts[self.expressed]
+        both = np.flatnonzero(counts)
+        counts = counts[both]
+        share = counts / size
+        ratio = np.log2(share / self.share[both])
+        if not len(ratio) or np.abs(ratio).max() < 1e-6:
+            return 1.0
+        mean = (np.log2(share) + self.log_share[both]) / 2
+        keep = within_trim(ratio, ratio_trim) & within_trim(mean, sum_trim)
+        if not keep.any():
+            return 1.0
+        if not weighted:
+            return float(2.0 ** ratio[keep].mean())
+        variance = (size - counts) / size / counts + self.variance[both]
+        precision = 1 / variance[keep]
+        return float(2.0 ** ((ratio[keep] * precision).sum() / precision.sum()))
+
+
+def within_trim(values: Array, trim: float) -> NDArray[np.bool_]:
+    """Which values have a rank (ties share the average) between floor(n trim) + 1 and n - floor(n trim)."""
+    n = len(values)
+    cut = int(np.floor(n * trim))
+    ordered = np.partition(values, [cut, n - 1 - cut])
+    low, high = ordered[cut], ordered[n - 1 - cut]
+    keep = (values > low) & (values < high)
+    for edge in {low, high}:
+        tied = values == edge
+        rank = (values < edge).sum() + (tied.sum() + 1) / 2
+        if cut + 1 <= rank <= n - cut:
+            keep |= tied
+    return keep
+
+
+def filter_by_expr(
+    counts: pd.DataFrame | Array,
+    *,
+    design: Array | None = None,
+    group: Sequence[object] | None = None,
+    min_count: float = 10,
+    min_total_count: float = 15,
+    large_n: float = 10,
+    min_prop: float = 0.7,
+) -> pd.Series:
+    """Genes with enough counts in enough samples for a statistical analysis, (genes,), as edgeR's ``filterByExpr``.
+
+    Enough samples is the size of the smallest group, or for a ``design`` matrix (samples, columns) the inverse of the
+    largest leverage; above ``large_n`` samples only ``min_prop`` of the excess counts.
+    """
+    values, _, genes = as_matrix(counts)
+    sizes = values.sum(axis=1)
+    if group is not None:
+        smallest = float(np.unique(np.asarray(group, dtype=str), return_counts=True)[1].min())
+    elif design is not None:
+        smallest = 1 / leverages(design).max()
+    else:
+        smallest = float(len(values))
+    if smallest > large_n:
+        smallest = large_n + (smallest - large_n) * min_prop
+    threshold = min_count / np.median(sizes) * 1e6
+    enough = (values / sizes[:, None] * 1e6 >= threshold).sum(axis=0) >= smallest - TOLERANCE
+    return pd.Series(enough & (values.sum(axis=0) >= min_total_count - TOLERANCE), index=genes, name="keep")
+
+
+def leverages(design: Array) -> Array:
+    """The diagonal of the hat matrix of a design (samples, columns) with an intercept added, as R's ``hat``."""
+    from perturbgen.de.design import independent_columns
+
+    full = np.column_stack([np.ones(len(design)), design])
+    q = np.linalg.qr(full[:, independent_columns(full)])[0]
+    return (q**2).sum(axis=1)

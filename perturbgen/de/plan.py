@@ -1,0 +1,140 @@
+"""Which samples go into which fit, under which design, and which contrasts it answers."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from perturbgen.de.design import Design, build_design
+from perturbgen.errors import ConfigError, SchemaError, shorten, suggest
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Fit:
+    """One fit: the positions of its samples, its design, and its contrasts.
+
+    ``conditions`` are the labels of the contrasts, ``weights`` (contrasts, columns) what they are of the coefficients,
+    ``counts`` how many samples each condition and its control have.
+    """
+
+    name: str
+    rows: NDArray[np.intp]
+    design: Design
+    conditions: list[tuple[str, ...]]
+    weights: NDArray[np.float64]
+    replicates: NDArray[np.intp]
+
+
+def plan_fits(
+    obs: pd.DataFrame, *, design: str, group: str, control: str, by: str | None = None, joint: bool = False
+) -> list[Fit]:
+    """The fits of an analysis: one, or one for each level of ``by`` unless they are fitted jointly."""
+    groups = text_column(obs, group, "group")
+    if joint and by is None:
+        raise ConfigError("joint=True needs by=", fix='by="cell_type" compares compounds within each cell type')
+    strata = text_column(obs, by, "by") if by else pd.Series("", index=obs.index)
+    require_control(groups, strata, group=group, control=control, by=by)
+    if joint:
+        return [plan_joint(obs, design, groups, strata, control)]
+    fits = []
+    for level in level_order(strata):
+        rows = np.flatnonzero((strata == level).to_numpy())
+        if (groups.iloc[rows] == control).all():
+            log.warning("%s %r holds nothing but the control: it has no contrast", by, level)
+            continue
+        fits.append(plan_one(obs, design, groups, rows, control, (level,) if by else ()))
+    if not fits:
+        raise SchemaError(f"every sample is {control!r}: there is nothing to compare with the control")
+    return fits
+
+
+def text_column(obs: pd.DataFrame, name: str | None, role: str) -> pd.Series:
+    """A column of obs as text, without missing values; categories keep their order."""
+    if name not in obs.columns:
+        known = [str(c) for c in obs.columns]
+        raise SchemaError(f"obs has no column {name!r} ({role})", fix=suggest(str(name), known))
+    values = obs[name]
+    if values.isna().any():
+        raise SchemaError(
+            f"{role} {name!r} is missing in {int(values.isna().sum())} samples: {shorten(obs.index[values.isna()])}",
+            fix="fill the values in or drop those samples",
+        )
+    if isinstance(values.dtype, pd.CategoricalDtype):
+        used = values.cat.remove_unused_categories()
+        return used.cat.rename_categories([str(c) for c in used.cat.categories])
+    return values.astype(str)
+
+
+def level_order(values: pd.Series) -> list[str]:
+    """The levels of a factor in R's order: that of the categories, otherwise by code point."""
+    if isinstance(values.dtype, pd.CategoricalDtype):
+        return [str(c) for c in values.cat.categories]
+    return sorted(values.unique())
+
+
+def require_control(groups: pd.Series, strata: pd.Series, *, group: str, control: str, by: str | None) -> None:
+    """Every stratum must hold the control."""
+    known = level_order(groups)
+    if control not in known:
+        raise SchemaError(f"no sample has {group} = {control!r} (the control)", fix=suggest(control, known))
+    lacking = [level for level in level_order(strata) if not ((strata == level) & (groups == control)).any()]
+    if lacking:
+        raise SchemaError(
+            f"the control {control!r} is missing in {by} {shorten(lacking)}",
+            expected=f"samples of the control for every {by}",
+            fix="drop those samples, or choose another control",
+        )
+
+
+def plan_one(
+    obs: pd.DataFrame,
+    design: str,
+    groups: pd.Series,
+    rows: NDArray[np.intp],
+    control: str,
+    prefix: tuple[str, ...],
+) -> Fit:
+    """A fit in which every level is compared with the one control."""
+    members = groups.iloc[rows]
+    coded = build_design(design, obs.iloc[rows], members)
+    sizes = members.value_counts()
+    levels = [level for level in coded.levels if level != control]
+    weights = np.array([coded.contrast(level, control) for level in levels])
+    replicates = np.array([[sizes[level], sizes[control]] for level in levels])
+    return Fit("".join(prefix), rows, coded, [(*prefix, level) for level in levels], weights, replicates)
+
+
+def plan_joint(obs: pd.DataFrame, design: str, groups: pd.Series, strata: pd.Series, control: str) -> Fit:
+    """One fit whose groups are the combinations of ``by`` and ``group``; each is compared with its own control."""
+    pairs = list(zip(strata.astype(str), groups.astype(str), strict=True))
+    # R sorts the pasted names; the tuple breaks ties, so that two combinations that paste to one name stay apart
+    order = sorted(set(pairs), key=lambda pair: (f"{pair[1]}_{pair[0]}", pair))
+    code = {pair: i for i, pair in enumerate(order)}
+    combined = pd.Series(
+        pd.Categorical.from_codes([code[p] for p in pairs], list(map(str, range(len(order))))), obs.index
+    )
+    coded = build_design(design, obs, combined)
+    sizes = np.bincount([code[p] for p in pairs])
+    wanted = [(s, g) for s in level_order(strata) for g in level_order(groups) if g != control and (s, g) in code]
+    weights = np.array([coded.contrast(str(code[s, g]), str(code[s, control])) for s, g in wanted])
+    replicates = np.array([[sizes[code[s, g]], sizes[code[s, control]]] for s, g in wanted])
+    return Fit("joint", np.arange(len(obs)), coded, wanted, weights, replicates)
+
+
+def condition_frame(fits: Sequence[Fit], answered: NDArray[np.bool_], names: Sequence[str]) -> pd.DataFrame:
+    """What is known of every condition: its samples and its control's, and whether its contrast can be estimated."""
+    labels = [label for fit in fits for label in fit.conditions]
+    if len(names) > 1:
+        index: pd.Index = pd.MultiIndex.from_tuples(labels, names=names)
+    else:
+        index = pd.Index([label[0] for label in labels], name=names[0])
+    replicates = np.vstack([fit.replicates for fit in fits])
+    frame = pd.DataFrame(replicates, index, columns=["n_samples", "n_control"])
+    return frame.assign(single_replicate=frame["n_samples"] < 2, estimable=answered)

@@ -1,0 +1,164 @@
+"""The result of a differential expression analysis, labelled, and its files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from perturbgen.errors import InputError, SchemaError
+from perturbgen.files import atomic_path, require_file
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+STATISTICS = ("logfc", "ave_expr", "t", "se", "df", "log10_p", "adj_p")
+DERIVED = ("p", "signed_log10_p")
+METADATA_KEY = b"perturbgen.de"
+
+
+@dataclass(frozen=True)
+class DETable:
+    """Statistics of every condition against its control; each attribute is a frame, conditions x genes.
+
+    ``logfc`` log2 fold change, ``ave_expr`` average log2 CPM, ``t`` moderated t, ``se`` its denominator, ``df`` total
+    degrees of freedom, ``log10_p`` (at most 0) and ``adj_p`` (Benjamini-Hochberg). NaN where a gene was filtered out or
+    a contrast is not estimable. ``conditions`` counts the samples of each row and flags single replicates; ``info``
+    says how the table was made. ``clip`` limits ``signed_log10_p`` either way.
+    """
+
+    logfc: pd.DataFrame
+    ave_expr: pd.DataFrame
+    t: pd.DataFrame
+    se: pd.DataFrame
+    df: pd.DataFrame
+    log10_p: pd.DataFrame
+    adj_p: pd.DataFrame
+    conditions: pd.DataFrame
+    info: Mapping[str, Any] = field(default_factory=dict)
+    clip: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in STATISTICS:
+            frame = getattr(self, name)
+            if not (frame.index.equals(self.conditions.index) and frame.columns.equals(self.logfc.columns)):
+                raise SchemaError(f"{name} has other conditions or genes than the rest of the table")
+
+    @property
+    def genes(self) -> pd.Index:
+        """The genes, in the order of the counts."""
+        return self.logfc.columns
+
+    @property
+    def p(self) -> pd.DataFrame:
+        """Two-sided p; 0 where it underflows (``log10_p`` does not)."""
+        return 10.0**self.log10_p
+
+    @property
+    def signed_log10_p(self) -> pd.DataFrame:
+        """sign(logFC) * -log10 p, within ``clip`` where one is set: what the competition predicts."""
+        values = -np.sign(self.logfc.to_numpy()) * self.log10_p.to_numpy()
+        if self.clip is not None:
+            np.clip(values, -self.clip, self.clip, out=values)
+        return pd.DataFrame(values + 0.0, self.logfc.index, self.genes)
+
+    def select(self, conditions: Iterable[Any]) -> DETable:
+        """The table of some conditions, by label."""
+        wanted = list(conditions)
+        absent = [label for label in wanted if label not in self.conditions.index]
+        if absent:
+            raise SchemaError(f"the table has no condition {absent[0]!r}", expected=f"one of {len(self.conditions)}")
+        parts = {name: getattr(self, name).loc[wanted] for name in (*STATISTICS, "conditions")}
+        return replace(self, **parts)
+
+    def to_anndata(self) -> AnnData:
+        """An AnnData with the statistics as layers, the conditions as obs and no X."""
+        from anndata import AnnData
+
+        obs = self.conditions.copy()
+        if isinstance(obs.index, pd.MultiIndex):
+            obs = obs.reset_index()
+            obs.index = pd.Index(["|".join(map(str, key)) for key in self.conditions.index])
+        obs.index = obs.index.astype(str)
+        layers = {name: getattr(self, name).to_numpy() for name in (*STATISTICS, *DERIVED)}
+        keys = list(self.conditions.index.names)
+        uns = {"de": json.dumps({"index": keys, "clip": self.clip, "info": dict(self.info)})}
+        return AnnData(obs=obs, var=pd.DataFrame(index=self.genes.astype(str)), layers=layers, uns=uns)
+
+    @classmethod
+    def from_anndata(cls, adata: AnnData) -> DETable:
+        """The inverse of :meth:`to_anndata`."""
+        if "de" not in adata.uns or not set(STATISTICS) <= set(adata.layers):
+            raise SchemaError("this AnnData holds no DE table", expected="one written by DETable.to_anndata")
+        about = json.loads(adata.uns["de"])
+        obs = adata.obs
+        if len(about["index"]) > 1:
+            obs = obs.set_index(about["index"])
+        obs.index.names = about["index"]
+        frames = {name: pd.DataFrame(adata.layers[name], obs.index, adata.var_names) for name in STATISTICS}
+        return cls(**frames, conditions=obs, info=about["info"], clip=about["clip"])
+
+    def write_parquet(self, path: str | Path) -> Path:
+        """Save the table: rows are (statistic, condition), columns genes, one row group a statistic."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        keys = self.conditions.reset_index()
+        about = {
+            "index": list(self.conditions.index.names),
+            "conditions": keys.columns.tolist(),
+            "clip": self.clip,
+            "info": dict(self.info),
+        }
+        with atomic_path(path) as part:
+            writer = None
+            for name in STATISTICS:
+                labels = {"statistic": pa.array([name] * len(keys)), **{c: pa.array(keys[c]) for c in keys.columns}}
+                values = np.asfortranarray(getattr(self, name).to_numpy())
+                genes = {str(gene): pa.array(values[:, j]) for j, gene in enumerate(self.genes)}
+                table = pa.table({**{f"__{k}": v for k, v in labels.items()}, **genes})
+                table = table.replace_schema_metadata({METADATA_KEY: json.dumps(about)})
+                writer = writer or pq.ParquetWriter(part, table.schema)
+                writer.write_table(table)
+            if writer is not None:
+                writer.close()
+        return Path(path)
+
+    @classmethod
+    def read_parquet(cls, path: str | Path) -> DETable:
+        """Load what :meth:`write_parquet` saved."""
+        import pyarrow.parquet as pq
+
+        file = pq.ParquetFile(require_file(path, "DE table"))
+        metadata = file.schema_arrow.metadata or {}
+        if METADATA_KEY not in metadata:
+            raise InputError(f"{path} is no DE table", expected="a file written by perturbgen de")
+        about = json.loads(metadata[METADATA_KEY])
+        frames, conditions = {}, pd.DataFrame()
+        for i, name in enumerate(STATISTICS):
+            frame = file.read_row_group(i).to_pandas()
+            labels = frame[[f"__{c}" for c in about["conditions"]]].set_axis(about["conditions"], axis=1)
+            conditions = labels.set_index(about["index"])
+            values = frame.drop(columns=["__statistic", *[f"__{c}" for c in about["conditions"]]])
+            frames[name] = values.set_index(conditions.index)
+        return cls(**frames, conditions=conditions, info=about["info"], clip=about["clip"])
+
+
+def adjust_bh(log_p: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Benjamini-Hochberg adjusted p (tests,) of natural log p; NaN are no tests."""
+    adjusted = np.full(log_p.shape, np.nan)
+    tested = np.flatnonzero(~np.isnan(log_p)) if np.isnan(log_p).any() else slice(None)
+    p = np.exp(log_p[tested])
+    order = np.argsort(p)
+    scaled = p[order]
+    scaled *= len(p) / np.arange(1, len(p) + 1)
+    lowest = np.minimum.accumulate(scaled[::-1])[::-1]
+    back = np.empty_like(p)
+    back[order] = np.minimum(lowest, 1)
+    adjusted[tested] = back
+    return adjusted
