@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
-from scipy import sparse, stats
+from scipy import sparse, special, stats
 
 from perturbgen.data.vocabulary import VEHICLE
 
@@ -41,5 +41,14 @@ def signed_log10_p(treated: np.ndarray, vehicle: np.ndarray) -> np.ndarray:
     own = np.maximum(treated.var(axis=0, ddof=1), SMALLEST_VARIANCE) if len(treated) > 1 else spread
     a, b = own / len(treated), spread / len(vehicle)
     df = (a + b) ** 2 / (a**2 / max(len(treated) - 1, 1) + b**2 / (len(vehicle) - 1))
-    log10_p = (np.log(2) + stats.t.logsf(np.abs(difference) / np.sqrt(a + b), df)) / np.log(10)
+    log10_p = (np.log(2) + log_tail(np.abs(difference) / np.sqrt(a + b), df)) / np.log(10)
     return np.sign(difference) * -np.minimum(log10_p, 0)
+
+
+def log_tail(t: np.ndarray, df: np.ndarray) -> np.ndarray:
+    """Log survival function of Student's t; where it underflows, the first term of the incomplete beta's series."""
+    with np.errstate(divide="ignore"):
+        log_sf = stats.t.logsf(t, df)
+        log_square = 2 * np.log(t) - np.log(df)
+    far = -np.log(df) - special.betaln(df / 2, 0.5) - df / 2 * np.logaddexp(0, log_square)
+    return np.where(np.isfinite(log_sf), log_sf, far)
