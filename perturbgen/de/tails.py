@@ -5,6 +5,8 @@ The two-sided p of Student's t is the regularised incomplete beta function I_x(d
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import betainc, betaincc, betaln, erf, gammaincc, gammaln, log_ndtr
@@ -16,6 +18,7 @@ EPS_LOG10_P = float(np.log10(np.finfo(np.float64).eps))  # the organisers' stand
 SAFE = 1e-280  # below this, the incomplete beta function itself loses digits
 TABLE_END, TABLE_STEP = 40.0, 1 / 256  # cubic Hermite interpolation over |t|: within 2e-9 of log p
 TABLE_PAYS = 40_000
+PIECE = 1 << 15  # values at a time: they stay in the cache
 
 
 def log_p_t(t: ArrayLike, df: ArrayLike) -> Array:
@@ -50,22 +53,28 @@ def same_df(t: Array, df: float) -> Array:
 
 def interpolate(t: Array, df: float) -> Array:
     """Log p of t (values,), 0 <= t < TABLE_END, from its values and slopes on an even grid."""
-    grid = np.arange(0, TABLE_END + 2 * TABLE_STEP, TABLE_STEP)
-    values = exact_log_p_t(grid, df)
-    slopes = -2 * np.exp(log_density_t(grid, df) - values) * TABLE_STEP
-    rise = np.diff(values)
-    coefficients = (values[:-1], slopes[:-1], 3 * rise - 2 * slopes[:-1] - slopes[1:], slopes[:-1] + slopes[1:] - 2 * rise)
+    coefficients = hermite_table(df)
     result = np.empty_like(t)
-    for start in range(0, len(t), 1 << 15):  # pieces that stay in the cache
-        at = t[start : start + (1 << 15)] / TABLE_STEP
+    for start in range(0, len(t), PIECE):
+        at = t[start : start + PIECE] / TABLE_STEP
         cell = at.astype(np.int32)
         at -= cell
         piece = coefficients[3][cell]
         for c in coefficients[2::-1]:
             piece *= at
             piece += c[cell]
-        result[start : start + (1 << 15)] = piece
+        result[start : start + PIECE] = piece
     return result
+
+
+@lru_cache(maxsize=16)
+def hermite_table(df: float) -> Array:
+    """Coefficients (4, cells), constant first, of the cubic through log p and its slopes at the ends of each cell."""
+    grid = np.arange(0, TABLE_END + 2 * TABLE_STEP, TABLE_STEP)
+    values = exact_log_p_t(grid, df)
+    slopes = -2 * np.exp(log_density_t(grid, df) - values) * TABLE_STEP
+    left, right, rise = slopes[:-1], slopes[1:], np.diff(values)
+    return np.stack([values[:-1], left, 3 * rise - 2 * left - right, left + right - 2 * rise])
 
 
 def exact_log_p_t(t: Array, df: ArrayLike) -> Array:
