@@ -8,7 +8,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from perturbgen import __version__
-from perturbgen.cli import doctor
+from perturbgen.cli import de, doctor
 from perturbgen.console import setup_logging
 from perturbgen.errors import PerturbgenError
 from perturbgen.files import disk_errors
@@ -22,6 +22,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 doctor.register(app)
+de.register(app)
 
 
 def show_version(wanted: bool) -> None:

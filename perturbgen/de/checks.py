@@ -72,7 +72,9 @@ def check_counts(values: Array, samples: pd.Index, genes: pd.Index, *, allow_fra
         )
 
 
-def fail_where(wrong: NDArray[np.bool_], values: Array, samples: pd.Index, genes: pd.Index, what: str, fix: str) -> None:
+def fail_where(
+    wrong: NDArray[np.bool_], values: Array, samples: pd.Index, genes: pd.Index, what: str, fix: str
+) -> None:
     """An error that names the first place where ``wrong`` (samples, genes) holds."""
     if not wrong.any():
         return
@@ -120,4 +122,6 @@ def warn_duplicates(values: Array, samples: pd.Index) -> None:
     original = first[inverse.ravel()]
     same = [i for i, j in enumerate(original) if i != j and np.array_equal(values[i], values[j])]
     if same:
-        log.warning("samples with the same counts as another one (copies are no replicates): %s", shorten(samples[same]))
+        log.warning(
+            "samples with the same counts as another one (copies are no replicates): %s", shorten(samples[same])
+        )

@@ -110,7 +110,9 @@ def group_columns(
             columns = np.concatenate([np.full(missing, -1), start + np.arange(block.shape[1])])
             return factor.levels, columns.astype(np.intp)
         start += block.shape[1]
-    raise DesignError("the compared factor has one level in these samples", expected="the control and at least one other")
+    raise DesignError(
+        "the compared factor has one level in these samples", expected="the control and at least one other"
+    )
 
 
 def design_from_matrix(matrix: pd.DataFrame | Array) -> Design:

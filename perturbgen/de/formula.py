@@ -101,8 +101,7 @@ def make_variable(expression: str, obs: pd.DataFrame) -> Variable:
     values = obs[name]
     if values.isna().any():
         raise SchemaError(
-            f"covariate {name!r} is missing in {int(values.isna().sum())} samples: "
-            f"{shorten(obs.index[values.isna()])}",
+            f"covariate {name!r} is missing in {int(values.isna().sum())} samples: {shorten(obs.index[values.isna()])}",
             fix="fill the values in, drop those samples, or leave the covariate out of the design",
         )
     numeric = pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values)

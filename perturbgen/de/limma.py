@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -25,6 +25,8 @@ from perturbgen.errors import ConfigError, CountsError, SchemaError, shorten
 
 if TYPE_CHECKING:
     from anndata import AnnData
+
+    from perturbgen.de.voom import MeanVariance
 
 log = logging.getLogger(__name__)
 
@@ -96,11 +98,10 @@ def limma_table(
     answered = np.concatenate([answerable(f.design, f.weights, contrasts) for f in fits])
     conditions = condition_frame(fits, answered, [by, group] if by else [group])
     report(conditions)
-    tables = run_fits(data, fits, masks, answered, method, fit_function(backend))
-    return assemble(tables, conditions, data.genes, zero_p=zero_p, adjust=adjust, info={
-        "design": design, "group": group, "control": control, "by": by, "joint": joint, "backend": backend,
-        **asdict(method),
-    })  # fmt: skip
+    tables, trends = run_fits(data, fits, masks, answered, method, fit_function(backend))
+    info = {"design": design, "group": group, "control": control, "by": by, "joint": joint, "backend": backend}
+    table = assemble(tables, conditions, data.genes, zero_p=zero_p, adjust=adjust, info={**info, **asdict(method)})
+    return replace(table, mean_variance=trends)
 
 
 def check_options(method: Method, *, backend: str, zero_p: str | None, adjust: str) -> None:
@@ -185,16 +186,16 @@ def check_mask(values: Array, mask: NDArray[np.bool_], samples: pd.Index) -> Non
         raise SchemaError("the gene filter leaves no gene", fix="gene_filter=None, or check the sequencing depth")
     empty = ~values[:, mask].any(axis=1)
     if empty.any():
-        raise CountsError(f"no counts are left after the gene filter in {shorten(samples[empty])}", fix="drop those samples")
+        raise CountsError(
+            f"no counts are left after the gene filter in {shorten(samples[empty])}", fix="drop those samples"
+        )
 
 
 def report(conditions: pd.DataFrame) -> None:
     """Name the contrasts that have no answer, and those that rest on one sample."""
     lost = conditions.index[~conditions["estimable"]]
     if len(lost):
-        log.warning(
-            "%d contrasts are not estimable and NA in the table: %s", len(lost), shorten(map(show_label, lost))
-        )
+        log.warning("%d contrasts are not estimable and NA in the table: %s", len(lost), shorten(map(show_label, lost)))
     single = conditions.index[conditions["single_replicate"]]
     if len(single):
         log.info("%d conditions have one replicate: %s", len(single), shorten(map(show_label, single)))
@@ -224,20 +225,25 @@ def run_fits(
     answered: NDArray[np.bool_],
     method: Method,
     fit_one: FitFunction,
-) -> dict[str, Array]:
-    """Every statistic as (conditions, genes), NaN where there is none."""
+) -> tuple[dict[str, Array], dict[str, MeanVariance]]:
+    """Every statistic as (conditions, genes), NaN where there is none, and the trend of each fit."""
+    trends = {}
     shape = (len(answered), len(data.genes))
     tables = {name: np.full(shape, np.nan) for name in ("logfc", "ave_expr", "t", "se", "df", "log_p")}
     start = 0
     with progress("differential expression", sum(int(mask.sum()) for mask in masks)) as tick:
         for fit, mask in zip(fits, masks, strict=True):
-            rows = start + np.flatnonzero(answered[start : start + len(fit.weights)])
+            possible = answered[start : start + len(fit.weights)]
+            rows = start + np.flatnonzero(possible)
             start += len(fit.weights)
+            if not len(rows):
+                continue
             whole = mask.all()
             values = data.values[fit.rows] if whole else data.values[np.ix_(fit.rows, mask)]
-            result = fit_one(values, fit.design, fit.weights[answered[start - len(fit.weights) : start]], method, tick)
+            result = fit_one(values, fit.design, fit.weights[possible], method, tick)
             store(tables, rows, slice(None) if whole else np.flatnonzero(mask), result)
-    return tables
+            trends[fit.name] = result.mean_variance
+    return tables, trends
 
 
 def store(tables: dict[str, Array], rows: NDArray[np.intp], genes: Any, result: FitResult) -> None:

@@ -23,9 +23,7 @@ class Moderation:
     prior: Prior
 
 
-def moderate(
-    variance: Array, df: float, *, mean: Array, robust: bool = False, trend: bool = False
-) -> Moderation:
+def moderate(variance: Array, df: float, *, mean: Array, robust: bool = False, trend: bool = False) -> Moderation:
     """Squeeze residual variances (genes,) with ``df`` each towards a prior estimated from all of them.
 
     ``mean`` (genes,) are the average log expressions that ``trend`` follows; ``robust`` gives outlying genes less

@@ -35,7 +35,9 @@ def workers() -> int:
     return max(1, min(available, int(wanted))) if wanted.isdigit() else available
 
 
-def spread(work: Callable[[range], None], total: int, *, step: int, done: Callable[[float], None] | None = None) -> None:
+def spread(
+    work: Callable[[range], None], total: int, *, step: int, done: Callable[[float], None] | None = None
+) -> None:
     """Call ``work`` on every range of ``step`` items, in threads; the results do not depend on their number."""
     keep_freed_memory()
     ranges = [range(start, min(start + step, total)) for start in range(0, total, step)]

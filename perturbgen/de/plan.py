@@ -117,7 +117,9 @@ def plan_joint(obs: pd.DataFrame, design: str, groups: pd.Series, strata: pd.Ser
     # R sorts the pasted names; the tuple breaks ties, so that two combinations that paste to one name stay apart
     order = sorted(set(pairs), key=lambda pair: (f"{pair[1]}_{pair[0]}", pair))
     code = {pair: i for i, pair in enumerate(order)}
-    combined = pd.Series(pd.Categorical.from_codes([code[p] for p in pairs], list(map(str, range(len(order))))), obs.index)
+    combined = pd.Series(
+        pd.Categorical.from_codes([code[p] for p in pairs], list(map(str, range(len(order))))), obs.index
+    )
     coded = build_design(design, obs, combined)
     sizes = np.bincount([code[p] for p in pairs])
     wanted = [(s, g) for s in level_order(strata) for g in level_order(groups) if g != control and (s, g) in code]

@@ -51,7 +51,9 @@ def away_from_zero(variance: Array) -> Array:
         log.warning("more than half of the residual variances are exactly zero: moderation is unreliable")
         middle = 1.0
     elif (variance == 0).any():
-        log.warning("zero sample variances in %d genes are offset from zero; are samples duplicated?", (variance == 0).sum())
+        log.warning(
+            "zero sample variances in %d genes are offset from zero; are samples duplicated?", (variance == 0).sum()
+        )
     return np.maximum(variance, 1e-5 * middle)
 
 

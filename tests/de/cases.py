@@ -51,7 +51,9 @@ def case(name: str) -> Case:
     if name == "balanced":
         obs = layout(compounds, 6, 2, 3)
     elif name == "unbalanced":
-        obs = layout(compounds, 6, 3, 2).iloc[[0, 1, 2, 3, 4, 5, 6, 7, 9, 12, 13, 14, 18, 20, 24, 25, 26, 27, 29, 30, 33]]
+        obs = layout(compounds, 6, 3, 2).iloc[
+            [0, 1, 2, 3, 4, 5, 6, 7, 9, 12, 13, 14, 18, 20, 24, 25, 26, 27, 29, 30, 33]
+        ]
     elif name == "rank deficient":  # plates nested in donors, and a row of the plate
         obs = layout(compounds, 8, 3, 2)
         obs["plate"] = obs["donor"] + "_" + obs["plate"]

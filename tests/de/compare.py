@@ -16,4 +16,6 @@ def relative(found: np.ndarray, expected: np.ndarray) -> float:
 
 def close(found: np.ndarray, expected: np.ndarray, tolerance: float) -> None:
     """The largest absolute difference is below the tolerance."""
-    np.testing.assert_allclose(np.asarray(found, dtype=float), np.asarray(expected, dtype=float), rtol=0, atol=tolerance)
+    np.testing.assert_allclose(
+        np.asarray(found, dtype=float), np.asarray(expected, dtype=float), rtol=0, atol=tolerance
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -80,9 +81,7 @@ def test_fit(reference: Reference) -> None:
     close(result.effects.T, reference["logfc"], 1e-9)
 
 
-@pytest.mark.parametrize(
-    ("kind", "tolerance"), [("plain", 1e-7), ("trend", 1e-7), ("robust", 1e-5), ("both", 1e-5)]
-)
+@pytest.mark.parametrize(("kind", "tolerance"), [("plain", 1e-7), ("trend", 1e-7), ("robust", 1e-5), ("both", 1e-5)])
 def test_moderated_statistics(reference: Reference, kind: str, tolerance: float) -> None:
     options = {"robust": kind in ("robust", "both"), "trend": kind in ("trend", "both")}
     table = run(reference.case, contrasts="limma", **options)
@@ -99,13 +98,14 @@ def test_exact_contrasts_are_coefficients_of_a_releveled_design(reference: Refer
 
 @pytest.mark.parametrize("contrasts", ["exact", "limma"])
 def test_backends_agree(reference: Reference, contrasts: str) -> None:
-    if len(reference.case.counts.columns) > 1000:
-        pytest.skip("R takes long here, and the steps above cover it")
-    native, through_r = (run(reference.case, contrasts=contrasts, backend=backend) for backend in ("native", "r"))
+    few = replace(reference.case, counts=reference.case.counts.iloc[:, -300:])
+    native, through_r = (run(few, contrasts=contrasts, backend=backend) for backend in ("native", "r"))
     for name in ("logfc", "ave_expr", "t", "se", "df", "log10_p"):
         assert relative(getattr(native, name).to_numpy(), getattr(through_r, name).to_numpy()) < 1e-7, name
 
 
 def run(experiment: Case, **options: object):
     template = experiment.template
-    return limma_table(experiment.counts, experiment.obs, design=template, group="compound", control="vehicle", **options)
+    return limma_table(
+        experiment.counts, experiment.obs, design=template, group="compound", control="vehicle", **options
+    )
