@@ -61,26 +61,23 @@ def de(
 
     Example: [bold]perturbgen de pseudobulk.h5ad --flavour kaggle --out de.parquet --verify 200[/bold]
     """
-    from perturbgen.de.verify import choose_genes, compare_backends
-
     check_output(out)
-    given = {"design": design, "by": by, "joint": joint or None, "contrasts": contrasts, "robust": robust or None,
-             "trend": trend or None, "gene_filter": gene_filter}  # fmt: skip
-    options = {key: value for key, value in given.items() if value is not None}
-    options |= {"normalise": normalise, "span": read_span(span), "layer": layer, "allow_fractional": allow_fractional}
+    options: dict[str, Any] = {
+        "flavour": flavour, "design": design, "group": group, "control": control, "by": by, "joint": joint or None,
+        "contrasts": contrasts, "robust": robust or None, "trend": trend or None, "normalise": normalise,
+        "span": read_span(span), "gene_filter": gene_filter, "layer": layer, "allow_fractional": allow_fractional,
+        "rename_plates": not keep_plates,
+    }  # fmt: skip
     adata = read_counts(pseudobulk)
-    settings = {"flavour": flavour, "group": group, "control": control, "keep_plates": keep_plates, "options": options}
     if verify is not None:
-        few = adata[:, choose_genes(adata, verify, layer)].copy()
-        rows = compare_backends(lambda name: make_table(few, **settings, backend=name))
-        show_table(rows, title=f"native against R on {few.n_vars} genes", as_json=as_json)
+        verify_backends(adata, verify, options, as_json=as_json)
         if out is None and plots is None:
             return
     started = time.perf_counter()
-    table = make_table(adata, **settings, backend=backend, device=device)
-    took = time.perf_counter() - started
+    table = make_table(adata, backend=backend, device=device, **options)
+    title = f"{len(table.conditions)} contrasts in {time.perf_counter() - started:.1f} s"
     if verify is None:
-        show_table(summarise(table), title=f"{len(table.conditions)} contrasts in {took:.1f} s", as_json=as_json)
+        show_table(summarise(table), title=title, as_json=as_json)
     save(table, out, plots, quiet=as_json)
 
 
@@ -112,31 +109,32 @@ def read_counts(path: Path) -> AnnData:
 
 
 def make_table(
-    adata: AnnData,
-    *,
-    flavour: str | None,
-    group: str,
-    control: str | None,
-    keep_plates: bool,
-    options: dict[str, Any],
-    backend: str,
-    device: str = "cpu",
+    adata: AnnData, *, flavour: str | None, rename_plates: bool, control: str | None, **options: Any
 ) -> DETable:
-    """The table, in a flavour or by an own design."""
+    """The table, in a flavour or by an own design; options that are None are left to them."""
     from perturbgen.data.vocabulary import VEHICLE
     from perturbgen.de import limma_table
     from perturbgen.de.flavours import flavour_table
 
-    control = control or str(adata.uns.get("vehicle", VEHICLE))
-    common = {"group": group, "control": control, "backend": backend, "device": device, **options}
+    given = {key: value for key, value in options.items() if value is not None}
+    given["control"] = control or str(adata.uns.get("vehicle", VEHICLE))
     if flavour is not None:
-        return flavour_table(adata, flavour=flavour, rename_plates=not keep_plates, **common)
-    if "design" not in options:
+        return flavour_table(adata, flavour=flavour, rename_plates=rename_plates, **given)
+    if "design" not in given:
         raise ConfigError(
             "neither --design nor --flavour is given",
             fix='for example --design "~0 + {group} + donor", or --flavour op3',
         )
-    return limma_table(adata, **common)
+    return limma_table(adata, **given)
+
+
+def verify_backends(adata: AnnData, genes: int, options: dict[str, Any], *, as_json: bool) -> None:
+    """Run some genes through both backends and show how far apart the numbers are."""
+    from perturbgen.de.verify import choose_genes, compare_backends
+
+    few = adata[:, choose_genes(adata, genes, options["layer"])].copy()
+    rows = compare_backends(lambda name: make_table(few, backend=name, **options))
+    show_table(rows, title=f"native against R on {few.n_vars} genes", as_json=as_json)
 
 
 def summarise(table: DETable, limit: int = 12) -> list[dict[str, Any]]:

@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from types import MappingProxyType
 from dataclasses import replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from perturbgen.data.vocabulary import ORGANISERS_PLATES, VEHICLE
+from perturbgen.de.checks import find_obs
 from perturbgen.de.limma import limma_table
 from perturbgen.de.table import DETable
-from perturbgen.errors import ConfigError, SchemaError, suggest
+from perturbgen.errors import ConfigError, suggest
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -60,18 +61,15 @@ def flavour_table(
 ) -> DETable:
     """A DE table in a published flavour; ``options`` are those of ``limma_table`` and override the flavour's.
 
-    For ``kaggle``, compounds are ordered as the organisers' integer codes were, and the released plate names are changed
-    back into the ones of the organisers' own analysis, unless ``rename_plates`` is off.
+    For ``kaggle``, compounds are ordered as the organisers' integer codes were, and the released plate names are
+    changed back into those of the organisers' own analysis, unless ``rename_plates`` is off.
     """
     if flavour not in FLAVOURS:
         raise ConfigError(f"no flavour {flavour!r}", fix=suggest(flavour, FLAVOURS))
-    if obs is None:
-        if not hasattr(counts, "obs"):
-            raise SchemaError("counts come without obs", expected="an AnnData, or obs= with a row for each sample")
-        obs = counts.obs
+    samples = find_obs(counts, obs)
     if flavour == "kaggle":
-        obs = organisers_obs(obs, group=group, rename_plates=rename_plates)
-    table = limma_table(counts, obs, group=group, control=control, **{**FLAVOURS[flavour], **options})
+        samples = organisers_obs(samples, group=group, rename_plates=rename_plates)
+    table = limma_table(counts, samples, group=group, control=control, **{**FLAVOURS[flavour], **options})
     return replace(table, clip=CLIP[flavour], info={**table.info, "flavour": flavour})
 
 

@@ -105,7 +105,7 @@ class DETable:
             obs = obs.set_index(about["index"])
         obs.index.names = about["index"]
         frames = {name: pd.DataFrame(adata.layers[name], obs.index, adata.var_names) for name in STATISTICS}
-        return cls(**frames, conditions=obs, info=about["info"], clip=about["clip"])
+        return cls(**frames, conditions=obs, info=about["info"], clip=about["clip"])  # type: ignore[arg-type]
 
     def write(self, path: str | Path) -> Path:
         """Save the table as ``.parquet`` or ``.h5ad``."""

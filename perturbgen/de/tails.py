@@ -23,17 +23,18 @@ PIECE = 1 << 15  # values at a time: they stay in the cache
 
 def log_p_t(t: ArrayLike, df: ArrayLike) -> Array:
     """Natural log of the two-sided p of t (..., genes) with df scalar or (genes,); df may be fractional or infinite."""
-    t, df = np.abs(np.asarray(t, dtype=float)), np.asarray(df, dtype=float)
-    if df.ndim == 0:
-        return same_df(t, float(df))
-    result = np.empty(np.broadcast_shapes(t.shape, df.shape))
-    values, inverse, counts = np.unique(df, return_inverse=True, return_counts=True)
-    common = counts * (t.size / max(t.shape[-1], 1)) >= TABLE_PAYS
+    size: Array = np.abs(np.asarray(t, dtype=float))
+    degrees: Array = np.asarray(df, dtype=float)
+    if degrees.ndim == 0:
+        return same_df(size, float(degrees))
+    result = np.empty(np.broadcast_shapes(size.shape, degrees.shape))
+    values, inverse, counts = np.unique(degrees, return_inverse=True, return_counts=True)
+    common = counts * (size.size / max(size.shape[-1], 1)) >= TABLE_PAYS
     for i in np.flatnonzero(common):
         genes = inverse == i
-        result[..., genes] = same_df(t[..., genes], float(values[i]))
+        result[..., genes] = same_df(size[..., genes], float(values[i]))
     rest = ~common[inverse]
-    result[..., rest] = exact_log_p_t(t[..., rest], df[rest])
+    result[..., rest] = exact_log_p_t(size[..., rest], degrees[rest])
     return result
 
 
@@ -79,12 +80,12 @@ def hermite_table(df: float) -> Array:
 
 def exact_log_p_t(t: Array, df: ArrayLike) -> Array:
     """Log p of |t| and df of any matching shapes, computed directly."""
-    t, df = np.broadcast_arrays(t, np.asarray(df, dtype=float))
-    normal = np.isinf(df)
+    t, degrees = np.broadcast_arrays(t, np.asarray(df, dtype=float))
+    normal = np.isinf(degrees)
     with np.errstate(over="ignore", invalid="ignore"):
-        ratio = t / df * t
+        ratio = t / degrees * t
         y = np.where(np.isinf(ratio), 1.0, ratio / (1 + ratio))
-        result = log_beta_tail(df / 2, np.full(df.shape, 0.5), y, -np.log1p(ratio))
+        result = log_beta_tail(degrees / 2, np.full(degrees.shape, 0.5), y, -np.log1p(ratio))
     return np.where(normal, log_p_normal(t), result) if normal.any() else result
 
 
@@ -102,13 +103,13 @@ def log_density_t(t: Array, df: float) -> Array:
 
 def log_p_f(f: Array, df1: float, df2: ArrayLike) -> Array:
     """Log of the upper tail of the F distribution; df2 may be infinite."""
-    f, df2 = np.broadcast_arrays(np.asarray(f, dtype=float), np.asarray(df2, dtype=float))
-    infinite = np.isinf(df2)
+    f, prior = np.broadcast_arrays(f, np.asarray(df2, dtype=float))
+    infinite = np.isinf(prior)
     if infinite.all():
         return log_gamma_tail(df1 / 2, df1 * f / 2)
     with np.errstate(invalid="ignore"):
-        ratio = df1 * f / df2
-        result = log_beta_tail(df2 / 2, np.full(f.shape, df1 / 2), ratio / (1 + ratio), -np.log1p(ratio))
+        ratio = df1 * f / prior
+        result = log_beta_tail(prior / 2, np.full(f.shape, df1 / 2), ratio / (1 + ratio), -np.log1p(ratio))
     return np.where(infinite, log_gamma_tail(df1 / 2, df1 * f / 2), result) if infinite.any() else result
 
 

@@ -36,7 +36,7 @@ def difference(name: str, native: pd.DataFrame, through_r: pd.DataFrame) -> dict
     largest = float(np.nanmax(gap.to_numpy()))
     with np.errstate(invalid="ignore", divide="ignore"):
         share = gap.to_numpy() / np.abs(through_r.to_numpy())
-    i, j = np.unravel_index(int(np.nanargmax(gap.to_numpy())), gap.shape)
+    i, j = (int(k) for k in np.unravel_index(int(np.nanargmax(gap.to_numpy())), gap.shape))
     label = native.index[i]
     return {
         "statistic": name,

@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from tests.de.cases import NAMES, Case, case
-from tests.de.compare import close, relative
 
 from perturbgen.de import filter_by_expr, limma_table, tmm_factors, voom
 from perturbgen.de.design import build_design
 from perturbgen.de.native import Method, fit_native
+from tests.de.cases import NAMES, Case, case
+from tests.de.compare import close, relative
 
 pytestmark = pytest.mark.r
 HERE = Path(__file__).parent
