@@ -50,7 +50,7 @@ def main(
 
 def make(run: Path, settings: Demo) -> None:
     """Fill the run directory."""
-    from perturbgen.data import pseudobulk, read_competition, validate
+    from perturbgen.data import pseudobulk, read_competition, validate, write_h5ad
     from perturbgen.data.summary import summary_page
     from perturbgen.simulate import simulate
 
@@ -58,9 +58,9 @@ def make(run: Path, settings: Demo) -> None:
     folder = simulate(settings.preset, seed=settings.seed, out=run / "competition")
     cells = read_competition(folder)
     validate(cells)
-    cells.write_h5ad(run / "counts.h5ad")
+    write_h5ad(cells, run / "counts.h5ad")
     bulk = pseudobulk(cells, by=["plate", "well", "cell_type"])
-    bulk.write_h5ad(run / "pseudobulk.h5ad")
+    write_h5ad(bulk, run / "pseudobulk.h5ad")
     log.info("drawing the report")
     summary_page(cells, title=f"Simulated experiment, preset {settings.preset}, seed {settings.seed}").write(
         run / "report.html"

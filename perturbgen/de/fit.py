@@ -1,7 +1,7 @@
 """Weighted least squares for all genes at once.
 
 In the basis [D Q] of a design (see ``Basis``: D disjoint group indicators, Q orthonormal nuisance columns) the normal
-equations of one gene with weights W are a diagonal D'WD, a cross block D'WQ and a small Q'WQ, so they are solved through
+equations of one gene with weights W are a diagonal D'WD, a cross block D'WQ and a small Q'WQ. They are solved through
 the Schur complement S = Q'WQ - (D'WQ)'(D'WD)^-1(D'WQ). Every block of them is a matrix product shared by many genes.
 An arbitrary design is the case of few groups and a large Q.
 """
