@@ -132,7 +132,7 @@ def missing_parts() -> list[str]:
 
 @contextmanager
 def library_path_kept() -> Iterator[None]:
-    """Undo what starting R does to LD_LIBRARY_PATH: a child process could load the system's libpython by it, and die."""
+    """Undo what starting R does to LD_LIBRARY_PATH: a child process could find the wrong libpython by it, and die."""
     before = os.environ.get("LD_LIBRARY_PATH")
     try:
         yield
