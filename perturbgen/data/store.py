@@ -200,6 +200,8 @@ class CountStore:
 
         if size < 1:
             raise SchemaError(f"a batch of {size} cells", expected="at least one cell a batch")
+        if skip < 0:
+            raise SchemaError(f"skip={skip}", expected="how many batches were already seen, 0 or more")
         order = self.backing.order(len(self), size, rng)
         done = skip * size
         with ThreadPoolExecutor(torch.get_num_threads()) as pool:

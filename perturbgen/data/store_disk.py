@@ -80,7 +80,7 @@ class DiskBacking:
         starts, stops = runs(np.sort(rows), self.gap)
         with open_root(self.path) as root:
             values, columns = (self.read(root[self.group][name], starts, stops) for name in ("data", "indices"))
-        read = np.concatenate([np.arange(a, b) for a, b in zip(starts, stops, strict=True)]).astype(np.int64)
+        read = np.concatenate([np.arange(0), *(np.arange(a, b) for a, b in zip(starts, stops, strict=True))])
         offsets = np.concatenate([[0], np.cumsum(np.diff(self.offsets)[read])])
         matrix = sparse.csr_matrix((values, columns, offsets), shape=(len(read), self.shape[1]))
         packed = MemoryBacking.pack(matrix, where=f"{self.path}: {self.group}", cells=read, genes=range(self.shape[1]))
@@ -109,6 +109,8 @@ class DiskBacking:
 
 def runs(rows: IntArray, gap: int) -> tuple[IntArray, IntArray]:
     """Starts and stops of the stretches that sorted rows fall into, gaps of up to ``gap`` rows included."""
+    if not len(rows):
+        return rows, rows
     breaks = np.flatnonzero(np.diff(rows) > gap + 1)
     return rows[np.concatenate([[0], breaks + 1])], rows[np.concatenate([breaks, [len(rows) - 1]])] + 1
 

@@ -185,6 +185,17 @@ def test_a_file_that_cannot_be_streamed_is_refused(cells: ad.AnnData, tmp_path: 
         CountStore.open(tmp_path / "ok.h5ad", layer="raw")
 
 
+def test_a_subset_of_no_cells_is_an_empty_store(store: CountStore) -> None:
+    none = store.subset([])
+    assert list(none.batches(8, rng=epoch_rng(0, 0))) == []
+    assert none.counts().shape == (0, GENES)
+
+
+def test_a_negative_skip_is_refused(store: CountStore) -> None:
+    with pytest.raises(SchemaError, match="skip=-1"):
+        next(store.batches(8, skip=-1))
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_a_gpu_holds_the_same_counts(cells: ad.AnnData) -> None:
