@@ -157,7 +157,9 @@ def run_replicates(number: int) -> None:
         start = time.perf_counter()
         mean = mean + limma_table(counts, shape.obs, **options(shape)).t.to_numpy() / number
         spent += time.perf_counter() - start
-    say(f"{number} replicates of six fits: {spent:.1f} s, {spent / number:.2f} s each; SD of the mean t {mean.std():.3f}")
+    say(
+        f"{number} replicates of six fits: {spent:.1f} s, {spent / number:.2f} s each; SD of the mean t {mean.std():.3f}"
+    )
 
 
 def main() -> None:

@@ -12,11 +12,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse
-from tests.de.cases import Case, case
-from tests.de.compare import relative
 
 from perturbgen.de import DETable, limma_table
 from perturbgen.errors import ConfigError, CountsError, DesignError, SchemaError
+from tests.de.cases import Case, case
+from tests.de.compare import relative
 
 
 def table(experiment: Case, **options: object) -> DETable:

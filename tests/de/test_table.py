@@ -8,11 +8,11 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy.stats import false_discovery_control
-from tests.de.cases import case
 
 from perturbgen.de import DETable, limma_table
 from perturbgen.de.table import STATISTICS, adjust_bh
 from perturbgen.errors import InputError, SchemaError
+from tests.de.cases import case
 
 
 @pytest.fixture(scope="module")
