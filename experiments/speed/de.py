@@ -61,7 +61,7 @@ def joint_shape() -> Shape:
 
 
 def kaggle_shape() -> Shape:
-    """Six plates of 96 wells; three donors by two libraries; a compound sits in one row of the plates of its library."""
+    """Six plates of 96 wells, three donors by two libraries; a compound has one well on each plate of its library."""
     rows = []
     for plate in range(6):
         library = 0 if plate in (0, 4, 5) else 1
@@ -157,9 +157,7 @@ def run_replicates(number: int) -> None:
         start = time.perf_counter()
         mean = mean + limma_table(counts, shape.obs, **options(shape)).t.to_numpy() / number
         spent += time.perf_counter() - start
-    say(
-        f"{number} replicates of six fits: {spent:.1f} s, {spent / number:.2f} s each; SD of the mean t {mean.std():.3f}"
-    )
+    say(f"{number} replicates of six fits: {spent:.1f} s, {spent / number:.2f} s each (SD of mean t {mean.std():.3f})")
 
 
 def main() -> None:

@@ -28,8 +28,8 @@ ContrastKind = Literal["exact", "limma"]
 class Approximation:
     """limma's contrasts of coefficients: ``weights`` (contrasts, coefficients), and what pairs of coefficients share.
 
-    The variance of a contrast is sum_i c_i^2 u_i^2 + sum_{i<j} 2 c_i c_j r_ij u_i u_j; ``shared`` (contrasts, pairs) are
-    the 2 c_i c_j r_ij, with the pairs in ``first`` and ``second``.
+    The variance of a contrast is sum_i c_i^2 u_i^2 + sum_{i<j} 2 c_i c_j r_ij u_i u_j; ``shared`` (contrasts, pairs)
+    are the 2 c_i c_j r_ij, with the pairs in ``first`` and ``second``.
     """
 
     weights: csr_matrix

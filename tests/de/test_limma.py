@@ -191,7 +191,7 @@ BAD: dict[str, tuple[Callable[[Case], tuple[pd.DataFrame, pd.DataFrame]], dict[s
     ),
     "only controls": (lambda c: (c.counts.iloc[:6], c.obs), {}, SchemaError, "nothing to compare"),
     "no residual df": (
-        lambda c: (c.counts.iloc[::6], c.obs), {"design": "~0 + {group}"}, DesignError, "no residual degrees of freedom",
+        lambda c: (c.counts.iloc[::6], c.obs), {"design": "~0 + {group}"}, DesignError, "no residual degrees",
     ),
     "joint without by": (lambda c: (c.counts, c.obs), {"joint": True}, ConfigError, "needs by"),
     "unknown backend": (lambda c: (c.counts, c.obs), {"backend": "R"}, ConfigError, "backend='R'"),

@@ -18,7 +18,10 @@ def mp_log_p_t(t: float, df: float) -> float:
         if df < 2000:
             return float(mpmath.log(mpmath.betainc(df / 2, mpmath.mpf(1) / 2, 0, df / (df + t * t), regularized=True)))
         step = 1 / (1 + t * (df + 1) / (df + t * t))
-        ratio = lambda u: mpmath.exp(-(df + 1) / 2 * mpmath.log((df + (t + u * step) ** 2) / (df + t * t)))
+
+        def ratio(u: mpmath.mpf) -> mpmath.mpf:
+            return mpmath.exp(-(df + 1) / 2 * mpmath.log((df + (t + u * step) ** 2) / (df + t * t)))
+
         integral = mpmath.quad(ratio, [0, 1, 2, 4, 8, 16, 32, 64, 128, 256, mpmath.inf]) * step
         log_density = (
             -(df + 1) / 2 * mpmath.log1p(t * t / df) - mpmath.log(df) / 2 - mpmath.log(mpmath.beta(df / 2, 0.5))
