@@ -131,7 +131,7 @@ class Solver:
         """Unscaled variances (functions, genes): f_D (D'WD)^-1 f_D' + |S^-1/2 (f_Q - f_D (D'WD)^-1 D'WQ)|^2."""
         by_group, by_q = functions
         genes, rank, groups = ratio.shape
-        shifted = (by_group @ ratio.reshape(genes * rank, groups).T).T.reshape(genes, rank, -1)
+        shifted = (by_group @ ratio.reshape(genes * rank, groups).T).T.reshape(genes, rank, by_q.shape[0])
         spread = np.matmul(inverse_root, by_q.T - shifted)
         return by_group.power(2) @ (1 / mass) + np.einsum("bqm,bqm->mb", spread, spread)
 

@@ -118,9 +118,10 @@ def prepare(
     """Counts and obs, checked and in one order."""
     values, samples, genes = as_matrix(counts, layer)
     check_labels(samples, genes)
+    aligned = align_obs(find_obs(counts, obs), samples)
     check_counts(values, samples, genes, allow_fractional=allow_fractional)
     warn_duplicates(values, samples)
-    return Inputs(values, genes, align_obs(find_obs(counts, obs), samples))
+    return Inputs(values, genes, aligned)
 
 
 def report(conditions: pd.DataFrame) -> None:

@@ -86,15 +86,15 @@ class Reference:
     """The sample that others are compared with: its expressed genes' shares, their logarithms and variances."""
 
     def __init__(self, counts: Array, size: float) -> None:
-        self.expressed = np.flatnonzero(counts)
-        self.share = counts[self.expressed] / size
-        self.log_share = np.log2(self.share)
-        self.variance = (size - counts[self.expressed]) / size / counts[self.expressed]
+        self.expressed = counts > 0
+        with np.errstate(divide="ignore"):
+            self.share = counts / size
+            self.log_share = np.log2(self.share)
+            self.variance = (size - counts) / size / counts
 
     def factor(self, counts: Array, size: float, ratio_trim: float, sum_trim: float, weighted: bool) -> float:
         """2 to the power of the trimmed, precision-weighted mean log ratio of a sample, counts (genes,)."""
-        counts = counts[self.expressed]
-        both = np.flatnonzero(counts)
+        both = np.flatnonzero(np.logical_and(counts, self.expressed))
         counts = counts[both]
         share = counts / size
         ratio = np.log2(share / self.share[both])
@@ -107,8 +107,8 @@ class Reference:
         if not weighted:
             return float(2.0 ** ratio[keep].mean())
         variance = (size - counts) / size / counts + self.variance[both]
-        precision = 1 / variance[keep]
-        return float(2.0 ** ((ratio[keep] * precision).sum() / precision.sum()))
+        precision = keep / variance
+        return float(2.0 ** ((ratio @ precision) / precision.sum()))
 
 
 def within_trim(values: Array, trim: float) -> NDArray[np.bool_]:
@@ -120,7 +120,7 @@ def within_trim(values: Array, trim: float) -> NDArray[np.bool_]:
     keep = (values > low) & (values < high)
     for edge in {low, high}:
         tied = values == edge
-        rank = (values < edge).sum() + (tied.sum() + 1) / 2
+        rank = np.count_nonzero(values < edge) + (np.count_nonzero(tied) + 1) / 2
         if cut + 1 <= rank <= n - cut:
             keep |= tied
     return keep

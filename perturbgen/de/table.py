@@ -100,7 +100,7 @@ class DETable:
         if "de" not in adata.uns or not set(STATISTICS) <= set(adata.layers):
             raise SchemaError("this AnnData holds no DE table", expected="one written by DETable.to_anndata")
         about = json.loads(adata.uns["de"])
-        obs = adata.obs
+        obs = adata.obs.astype(dict.fromkeys(adata.obs.columns.intersection(about["index"]), str))
         if len(about["index"]) > 1:
             obs = obs.set_index(about["index"])
         obs.index.names = about["index"]
