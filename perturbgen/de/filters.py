@@ -33,8 +33,8 @@ def gene_masks(
 ) -> list[NDArray[np.bool_]]:
     """Which genes each fit uses."""
     if gene_filter is None:
-        masks = [np.ones(len(data.genes), dtype=bool)] * len(fits)
-    elif gene_filter == "filterByExpr":
+        return [np.ones(len(data.genes), dtype=bool)] * len(fits)
+    if gene_filter == "filterByExpr":
         masks = [expressed(data.values[fit.rows], fit.design) for fit in fits]
     elif gene_filter == "intersection":
         masks = [common_genes(data, design=design, group=group, by=by)] * len(fits)

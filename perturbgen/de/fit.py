@@ -100,24 +100,24 @@ class Solver:
         genes = y.shape[1]
         wy = w * y
         moments = (self._stacked @ w).reshape(1 + self.rank_q, self.groups, genes)
-        mass, shape = moments[0], (genes, self.rank_q, self.groups)
-        cross = np.ascontiguousarray(moments[1:].transpose(2, 0, 1)).reshape(shape)
-        ratio = cross / mass.T[:, None, :]
+        inverse_mass = 1 / moments[0]
+        cross = np.ascontiguousarray(moments[1:].transpose(2, 0, 1))
+        ratio = cross * inverse_mass.T[:, None, :]
         gram = self._gram(w)
         schur = gram - np.matmul(ratio, cross.transpose(0, 2, 1))
         if (np.einsum("bqq->bq", schur) < CANCELLED * np.einsum("bqq->bq", gram)).any():
             raise np.linalg.LinAlgError
-        means = (self._indicators @ wy) / mass
+        means = (self._indicators @ wy) * inverse_mass
         right = (self.basis.q.T @ wy).T - np.matmul(cross, means.T[:, :, None])[:, :, 0]
-        inverse_root = np.linalg.inv(np.linalg.cholesky(schur))
-        on_q = np.matmul(inverse_root.transpose(0, 2, 1), np.matmul(inverse_root, right[:, :, None]))[:, :, 0].T
+        inverse = np.linalg.inv(schur)
+        on_q = np.matmul(inverse, right[:, :, None])[:, :, 0].T
         on_groups = means - np.einsum("bqd,qb->db", ratio, on_q)
         residual = y - self.predict(on_groups, on_q)
         residual *= residual
         sigma = np.sqrt(np.einsum("ng,ng->g", residual, w) / self.df_residual)
         by_group, by_q = functions
         effects = by_group @ on_groups + by_q @ on_q
-        return Fitted(sigma, effects, np.sqrt(self._variances(functions, mass, ratio, inverse_root)))
+        return Fitted(sigma, effects, np.sqrt(variances(functions, inverse_mass, ratio, inverse)))
 
     def _gram(self, w: Array) -> Array:
         """Q'WQ of every gene, (genes, q, q)."""
@@ -127,13 +127,27 @@ class Solver:
         gram[:, self._upper[1], self._upper[0]] = products
         return gram
 
-    def _variances(self, functions: tuple[csr_matrix, Array], mass: Array, ratio: Array, inverse_root: Array) -> Array:
-        """Unscaled variances (functions, genes): f_D (D'WD)^-1 f_D' + |S^-1/2 (f_Q - f_D (D'WD)^-1 D'WQ)|^2."""
-        by_group, by_q = functions
-        genes, rank, groups = ratio.shape
-        shifted = (by_group @ ratio.reshape(genes * rank, groups).T).T.reshape(genes, rank, by_q.shape[0])
-        spread = np.matmul(inverse_root, by_q.T - shifted)
-        return by_group.power(2) @ (1 / mass) + np.einsum("bqm,bqm->mb", spread, spread)
+
+def variances(functions: tuple[csr_matrix, Array], inverse_mass: Array, ratio: Array, inverse: Array) -> Array:
+    """Unscaled variances (functions, genes): f_D (D'WD)^-1 f_D' + v' S^-1 v, where v = f_Q - f_D (D'WD)^-1 D'WQ.
+
+    ``inverse_mass`` (groups, genes) is the diagonal of (D'WD)^-1, ``ratio`` (genes, q, groups) (D'WD)^-1 D'WQ, and
+    ``inverse`` (genes, q, q) S^-1.
+    """
+    by_group, by_q = functions
+    genes, rank, groups = ratio.shape
+    if is_identity(by_group):
+        shifted = by_q.T - ratio
+    else:
+        shifted = by_q.T - (by_group @ ratio.reshape(genes * rank, groups).T).T.reshape(genes, rank, by_q.shape[0])
+    return by_group.power(2) @ inverse_mass + np.einsum("bqm,bqm->mb", shifted, np.matmul(inverse, shifted))
+
+
+def is_identity(matrix: csr_matrix) -> bool:
+    """Whether a sparse matrix changes nothing, as where the functions are the group coefficients themselves."""
+    size, ones = matrix.shape[0], np.arange(matrix.shape[0])
+    same = matrix.shape[1] == size == matrix.nnz
+    return bool(same and (matrix.indices == ones).all() and (matrix.data == 1).all())
 
 
 def stack_indicators(basis: Basis) -> tuple[csr_matrix, csr_matrix]:

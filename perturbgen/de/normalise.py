@@ -72,7 +72,7 @@ def pick_reference(counts: Array, sizes: Array) -> int:
 
     def fill(rows: range) -> None:
         for i in rows:
-            ordered = np.partition(counts[i], [low, high])
+            ordered = np.sort(counts[i])
             lower, upper = ordered[low] / sizes[i], ordered[high] / sizes[i]
             quartiles[i] = lower + (middle - low) * (upper - lower)
 
@@ -115,7 +115,7 @@ def within_trim(values: Array, trim: float) -> NDArray[np.bool_]:
     """Which values have a rank (ties share the average) between floor(n trim) + 1 and n - floor(n trim)."""
     n = len(values)
     cut = int(np.floor(n * trim))
-    ordered = np.partition(values, [cut, n - 1 - cut])
+    ordered = np.sort(values)  # vectorised in numpy, and faster than its partition
     low, high = ordered[cut], ordered[n - 1 - cut]
     keep = (values > low) & (values < high)
     for edge in {low, high}:

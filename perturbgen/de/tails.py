@@ -42,28 +42,25 @@ def same_df(t: Array, df: float) -> Array:
     """Log p of |t| with one df: interpolated where there is much to compute."""
     if t.size < TABLE_PAYS or np.isnan(df):
         return exact_log_p_t(t, df)
-    flat, result = t.ravel(), np.empty(t.size)
-    inside = flat < TABLE_END
-    if inside.all():
-        result = interpolate(flat, df)
-    else:
-        result[inside] = interpolate(flat[inside], df)
-        result[~inside] = exact_log_p_t(flat[~inside], df)
+    flat = t.ravel()
+    result = interpolate(np.fmin(flat, TABLE_END), df)
+    outside = np.flatnonzero(~(flat < TABLE_END))  # NaN too
+    result[outside] = exact_log_p_t(flat[outside], df)
     return result.reshape(t.shape)
 
 
 def interpolate(t: Array, df: float) -> Array:
-    """Log p of t (values,), 0 <= t < TABLE_END, from its values and slopes on an even grid."""
+    """Log p of t (values,), 0 <= t <= TABLE_END, from its values and slopes on an even grid."""
     coefficients = hermite_table(df)
     result = np.empty_like(t)
     for start in range(0, len(t), PIECE):
         at = t[start : start + PIECE] / TABLE_STEP
         cell = at.astype(np.int32)
         at -= cell
-        piece = coefficients[3][cell]
+        piece = coefficients[3].take(cell, mode="clip")
         for c in coefficients[2::-1]:
             piece *= at
-            piece += c[cell]
+            piece += c.take(cell, mode="clip")
         result[start : start + PIECE] = piece
     return result
 

@@ -138,7 +138,7 @@ def test_what_is_not_estimable_is_named_and_na(contrasts: str, caplog: pytest.Lo
     experiment = case("balanced")
     obs = experiment.obs.copy()
     obs.loc[obs["compound"] == "Abc", "plate"] = "a plate without controls"
-    with caplog.at_level(logging.WARNING):
+    with caplog.at_level(logging.WARNING, "perturbgen"):
         found = table(Case(experiment.counts, obs), contrasts=contrasts)
     assert "not estimable" in caplog.text
     assert "'Abc'" in caplog.text
@@ -151,14 +151,14 @@ def test_duplicated_samples_are_reported(caplog: pytest.LogCaptureFixture) -> No
     experiment = case("balanced")
     counts = experiment.counts.copy()
     counts.loc["s1"] = counts.loc["s0"]
-    with caplog.at_level(logging.WARNING):
+    with caplog.at_level(logging.WARNING, "perturbgen"):
         table(Case(counts, experiment.obs))
     assert "same counts as another one (copies are no replicates): 's1'" in caplog.text
 
 
 def test_fractions_can_be_allowed_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     experiment = case("balanced")
-    with caplog.at_level(logging.WARNING):
+    with caplog.at_level(logging.WARNING, "perturbgen"):
         found = table(Case(experiment.counts + 0.5, experiment.obs), allow_fractional=True)
     assert "100.0 % of the counts are not whole numbers" in caplog.text
     assert found.t.notna().all(axis=None)

@@ -107,7 +107,7 @@ def test_winsorised_moments_agree_with_simulation() -> None:
 def test_zero_variances_are_offset_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     variance = draw(np.random.default_rng(8), 100, 4, 6, 1.0)
     variance[:3] = 0
-    with caplog.at_level(logging.WARNING):
+    with caplog.at_level(logging.WARNING, "perturbgen"):
         found = moderate(variance, 4, mean=np.zeros(100))
     assert "zero sample variances in 3 genes" in caplog.text
     assert (found.s2_post > 0).all()
