@@ -52,6 +52,10 @@ class MissingDependencyError(PerturbgenError):
     """A library or program needed for this step is not installed."""
 
 
+class DownloadError(PerturbgenError):
+    """A file could not be fetched, or is not what was expected; what has arrived is kept."""
+
+
 class StorageError(PerturbgenError):
     """Writing failed, for instance because the disk is full; nothing half-written remains."""
 

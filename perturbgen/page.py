@@ -88,7 +88,7 @@ class Page:
             template="plotly_white",
             colorway=PALETTE,
             font={"size": 13},
-            margin={"l": 60, "r": 20, "t": 40, "b": 50},
+            margin={"l": 60, "r": 20, "t": 64, "b": 50},
         )
         html = figure.to_html(
             full_html=False, include_plotlyjs=False, config={"displaylogo": False, "responsive": True}

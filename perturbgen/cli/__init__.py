@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
 
 from perturbgen import __version__
-from perturbgen.cli import de, doctor
+from perturbgen.cli import data, de, doctor, show, simulate, tables  # noqa: F401  (show adds itself to the data verbs)
 from perturbgen.console import setup_logging
 from perturbgen.errors import PerturbgenError
 from perturbgen.files import disk_errors
+
+INTERRUPTED = 130  # what typer exits with on Ctrl-C, as shells do
 
 app = typer.Typer(
     name="perturbgen",
@@ -22,6 +26,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 doctor.register(app)
+data.register(app)
+simulate.register(app)
+tables.register(app)
 de.register(app)
 
 
@@ -49,27 +56,27 @@ def main() -> NoReturn:
     sys.exit(run())
 
 
-def run(arguments: list[str] | None = None) -> int:
-    """Run the command line and return its exit code."""
-    from pathlib import Path
+def run_experiment(command: Callable[..., None]) -> NoReturn:
+    """Make a function the main program of an experiment script, with the exit codes and errors of the command line."""
+    program = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    program.command()(command)
+    sys.exit(run(program=program))
 
+
+def run(arguments: list[str] | None = None, program: Callable[..., object] | None = None) -> int:
+    """Run the command line, or another program of typer's (an experiment), and return its exit code."""
     setup_logging()
     try:
         with disk_errors(Path.cwd()):
-            app(args=arguments, standalone_mode=True)
+            (program or app)(args=arguments)
     except SystemExit as stop:
+        if stop.code == INTERRUPTED:
+            sys.stderr.write("interrupted; nothing half-written is left under a final name\n")
         return int(stop.code or 0)
     except PerturbgenError as error:
         sys.stderr.write(f"{type(error).__name__}: {error}\n")
         return error.exit_code
-    except KeyboardInterrupt:
-        sys.stderr.write("interrupted; nothing half-written is left under a final name\n")
-        return 130
-    except BrokenPipeError:
-        return 1
     except MemoryError as error:
-        sys.stderr.write(
-            f"MemoryError: {error or 'not enough memory'}\n  fix          use a smaller input or a larger machine\n"
-        )
+        sys.stderr.write(f"MemoryError: {str(error) or 'not enough memory'}\n")
         return 1
     return 0

@@ -89,7 +89,7 @@ def build_design(formula: str, obs: pd.DataFrame, group: pd.Series | None = None
     levels, level_column = group_columns(coded, variables)
     design = Design(matrix, columns, obs.index, independent_columns(matrix), levels, level_column)
     if design.aliased:
-        log.info("columns of the design that others determine are dropped: %s", shorten(design.aliased))
+        log.debug("columns of the design that others determine are dropped: %s", shorten(design.aliased))
     return design
 
 

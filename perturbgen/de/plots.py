@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from perturbgen.de.table import DETable
-from perturbgen.page import Page
+from perturbgen.page import PALETTE, Page
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -25,14 +26,14 @@ def de_page(table: DETable, *, conditions: int = 3, level: float = 0.05) -> Page
     page.section("Conditions", f"Genes with adjusted p < {level:g}; the twenty conditions with most of them.")
     page.table([summary(table, label, int(n)) for label, n in hits.head(20).items()])
     page.section("Mean and variance", "Each point is a gene; the line is the trend from which voom takes its weights.")
-    for name, found in table.mean_variance.items():
-        page.figure(
-            trend_plot(found, name), "Higher counts vary less; a trend that rises at the left means sparse genes."
-        )
+    caption = "Higher counts vary less; a trend that falls towards the left means sparse genes."
+    page.figure(trend_plots(table.mean_variance), caption)
+    caption = (
+        "Left: effect against evidence. Right: effect against expression, where a healthy cloud is centred on zero."
+    )
     page.section("Strongest conditions")
     for label in hits.head(conditions).index:
-        page.figure(volcano(table, label, level), "Effect against evidence. Coloured: adjusted p below the level.")
-        page.figure(ma_plot(table, label, level), "Effect against expression. A healthy cloud is centred on zero.")
+        page.figure(condition_plots(table, label, level), caption)
     return page
 
 
@@ -76,46 +77,40 @@ def gene_frame(table: DETable, label: Any, level: float) -> pd.DataFrame:
     return thin(frame.assign(significant=frame["adj_p"] < level))
 
 
-def trend_plot(found: MeanVariance, name: str) -> Figure:
-    """voom's plot."""
-    import plotly.graph_objects as go
+def trend_plots(fits: Mapping[str, MeanVariance], across: int = 3) -> Figure:
+    """voom's plot of each fit, in one figure: a browser draws only so many WebGL figures."""
+    from plotly.subplots import make_subplots
 
-    step = max(1, len(found.mean) // POINTS)
-    order = np.argsort(found.mean)[::step]
-    figure = go.Figure()
-    figure.add_scattergl(
-        x=found.mean[order], y=found.root_sd[order], mode="markers", marker={"size": 3, "opacity": 0.4}, name="gene"
-    )
-    figure.add_scatter(x=found.trend.x, y=found.trend.y, mode="lines", line={"width": 3}, name="trend")
-    figure.update_layout(title=name or "all samples", xaxis_title="mean log2 count", yaxis_title="√ residual SD")
-    return figure
+    rows, columns = -(-len(fits) // across), min(across, len(fits))
+    titles = [name or "all samples" for name in fits]
+    figure = make_subplots(rows, columns, subplot_titles=titles, x_title="mean log2 count", y_title="√ residual SD")
+    for i, found in enumerate(fits.values()):
+        at = {"row": i // across + 1, "col": i % across + 1, "showlegend": False}
+        order = np.argsort(found.mean)[:: max(1, len(found.mean) // POINTS)]
+        genes = {"mode": "markers", "marker": {"size": 3, "opacity": 0.4, "color": PALETTE[0]}}
+        figure.add_scattergl(x=found.mean[order], y=found.root_sd[order], **genes, **at)
+        line = {"mode": "lines", "line": {"width": 3, "color": PALETTE[1]}}
+        figure.add_scattergl(x=found.trend.x, y=found.trend.y, **line, **at)
+    return figure.update_layout(height=110 + 250 * rows)
 
 
-def volcano(table: DETable, label: Any, level: float) -> Figure:
-    """log fold change against -log10 p."""
+def condition_plots(table: DETable, label: Any, level: float) -> Figure:
+    """A condition's volcano (log fold change against -log10 p) and MA plot (expression against log fold change)."""
+    from plotly.subplots import make_subplots
+
     frame = gene_frame(table, label, level)
-    figure = two_colours(frame, "logfc", -frame["log10_p"], level)
-    figure.update_layout(title=show(label), xaxis_title="log2 fold change", yaxis_title="−log10 p")
-    return figure
-
-
-def ma_plot(table: DETable, label: Any, level: float) -> Figure:
-    """Average expression against log fold change."""
-    frame = gene_frame(table, label, level)
-    figure = two_colours(frame, "ave_expr", frame["logfc"], level)
-    figure.update_layout(title=show(label), xaxis_title="average log2 CPM", yaxis_title="log2 fold change")
-    return figure
-
-
-def two_colours(frame: pd.DataFrame, x: str, y: pd.Series, level: float) -> Figure:
-    """A scatter of genes, significant ones apart."""
-    import plotly.graph_objects as go
-
-    figure = go.Figure()
-    for significant, name in ((False, "other genes"), (True, f"adjusted p < {level:g}")):
-        rows = frame["significant"] == significant
-        figure.add_scattergl(
-            x=frame.loc[rows, x], y=y[rows], text=frame.index[rows], mode="markers", name=name,
-            marker={"size": 4, "opacity": 0.7 if significant else 0.25},
-        )  # fmt: skip
-    return figure
+    figure = make_subplots(1, 2, horizontal_spacing=0.09)
+    for column, (x, y) in enumerate(((frame["logfc"], -frame["log10_p"]), (frame["ave_expr"], frame["logfc"])), 1):
+        for significant, name, colour in (
+            (False, "other genes", "#8a949e"),
+            (True, f"adjusted p < {level:g}", PALETTE[1]),
+        ):
+            rows = frame["significant"] == significant
+            figure.add_scattergl(
+                x=x[rows], y=y[rows], text=frame.index[rows], mode="markers", name=name, row=1, col=column,
+                legendgroup=name, showlegend=column == 1,
+                marker={"size": 4, "color": colour, "opacity": 0.7 if significant else 0.35},
+            )  # fmt: skip
+    figure.update_xaxes(title="log2 fold change", col=1).update_xaxes(title="average log2 CPM", col=2)
+    figure.update_yaxes(title="−log10 p", col=1).update_yaxes(title="log2 fold change", col=2)
+    return figure.update_layout(title=show(label), height=400)

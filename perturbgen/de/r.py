@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from importlib import resources
 from importlib.util import find_spec
@@ -127,12 +130,25 @@ def missing_parts() -> list[str]:
     return [*([problem] if problem else []), *absent_packages()]
 
 
+@contextmanager
+def library_path_kept() -> Iterator[None]:
+    """Undo what starting R does to LD_LIBRARY_PATH: a child process could find the wrong libpython by it, and die."""
+    before = os.environ.get("LD_LIBRARY_PATH")
+    try:
+        yield
+    finally:
+        os.environ.pop("LD_LIBRARY_PATH", None)
+        if before is not None:
+            os.environ["LD_LIBRARY_PATH"] = before
+
+
 def import_problem() -> str | None:
     """Why rpy2 cannot be used, if it cannot."""
     if find_spec("rpy2") is None:
         return "rpy2"
     try:
-        import rpy2.robjects  # noqa: F401
+        with library_path_kept():
+            import rpy2.robjects  # noqa: F401
     except Exception as error:  # noqa: BLE001 - a wrong rpy2 for this R fails in many ways, all with one remedy
         return f"an rpy2 that fits this R (importing it failed: {type(error).__name__}: {error})"
     return None

@@ -1,0 +1,96 @@
+"""The main job on embedded data: simulate, ingest, validate, sum to pseudobulk, test, and draw what came out."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from perturbgen.cli import run_experiment
+from perturbgen.config import Settings, create_run, load_settings, to_toml
+from perturbgen.console import say
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+HERE = Path(__file__).parent
+log = logging.getLogger("perturbgen.demo")
+
+
+class Demo(Settings):
+    """What the demo can be told."""
+
+    preset: str
+    seed: int
+
+
+def main(
+    config: Annotated[Path, typer.Argument(help="Configuration file.")] = HERE / "config.toml",
+    overrides: Annotated[list[str] | None, typer.Option("--set", help="Override a key: seed=3")] = None,
+    runs: Annotated[Path, typer.Option(help="Where the run directory is made.")] = Path("runs"),
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved configuration and stop.")] = False,
+) -> None:
+    """Simulate an experiment, read it back, check it, sum it up, test it and show it.
+
+    Example: python experiments/demo/run.py --set seed=3
+    """
+    settings = load_settings(Demo, config, overrides=overrides or [])
+    if dry_run:
+        say(to_toml(settings))
+        return
+    run = create_run(runs, "demo", settings, seed=settings.seed)
+    make(run, settings)
+    say(f"report       {run / 'report.html'}, and of differential expression {run / 'de.html'}")
+    say(f"submission   {run / 'submission.csv'} (all zeros: the control that every method must beat)")
+    say(f"TensorBoard  {run} (make board opens it)")
+
+
+def make(run: Path, settings: Demo) -> None:
+    """Fill the run directory."""
+    from perturbgen.data import pseudobulk, read_competition, validate, write_h5ad
+    from perturbgen.data.summary import summary_page
+    from perturbgen.de.flavours import flavour_table
+    from perturbgen.de.plots import de_page
+    from perturbgen.simulate import simulate
+
+    log.info("simulating the experiment (preset %s, seed %d)", settings.preset, settings.seed)
+    folder = simulate(settings.preset, seed=settings.seed, out=run / "competition")
+    cells = read_competition(folder)
+    validate(cells)
+    write_h5ad(cells, run / "counts.h5ad")
+    bulk = pseudobulk(cells, by=["plate", "well", "cell_type"])
+    write_h5ad(bulk, run / "pseudobulk.h5ad")
+    log.info("drawing the report")
+    summary_page(cells, title=f"Simulated experiment, preset {settings.preset}, seed {settings.seed}").write(
+        run / "report.html"
+    )
+    log.info("differential expression")
+    table = flavour_table(bulk, flavour="kaggle")
+    table.write_parquet(run / "de.parquet")
+    de_page(table).write(run / "de.html")
+    shutil.copyfile(folder / "sample_submission.csv", run / "submission.csv")
+    log_projector(bulk, run)
+
+
+def log_projector(bulk: AnnData, run: Path) -> None:
+    """Put the pseudobulk samples into TensorBoard's embedding projector, with their labels."""
+    from torch.utils.tensorboard import SummaryWriter
+
+    from perturbgen.data.embedding import principal_components, profiles
+
+    values, obs = profiles(bulk)
+    labels = [name for name in ("cell_type", "compound", "plate", "donor", "well") if name in obs]
+    with SummaryWriter(run) as board:
+        board.add_embedding(
+            principal_components(values),
+            obs[labels].astype(str).to_numpy().tolist(),
+            metadata_header=labels,
+            tag="pseudobulk",
+        )
+
+
+if __name__ == "__main__":
+    run_experiment(main)

@@ -1,0 +1,193 @@
+"""``perturbgen ingest`` and ``perturbgen data ...``: bring data in, check them, fetch public ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from perturbgen.console import say, show_table
+from perturbgen.errors import InputError, SchemaError
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+    from perturbgen.data.schema import Violation
+
+data_app = typer.Typer(help="Check data, find public data, fetch them.", no_args_is_help=True)
+
+Columns = Annotated[Path | None, typer.Option(help="TOML that maps the file's columns to ours.")]
+Layer = Annotated[str | None, typer.Option(help="Layer of raw counts ('raw' is .raw), if they are not in X.")]
+Vehicle = Annotated[str | None, typer.Option(help="The compound every other is compared with.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verbs."""
+    app.command()(ingest)
+    data_app.command("check")(check_data)
+    data_app.command("list")(list_data)
+    data_app.command("get")(get_data)
+    app.add_typer(data_app, name="data")
+
+
+def ingest(
+    source: Annotated[Path, typer.Argument(help="A Kaggle folder, an Open Problems h5ad, or any h5ad with --columns.")],
+    out: Annotated[Path, typer.Option(help="The h5ad file to write.")],
+    organisers_plates: Annotated[
+        bool, typer.Option("--organisers-plates", help="Name plates as the organisers' own DE did.")
+    ] = False,
+    keep_excluded: Annotated[
+        bool, typer.Option("--keep-excluded", help="Keep the (cell, gene) pairs of adata_excluded_ids.csv.")
+    ] = False,
+    curated: Annotated[
+        bool, typer.Option("--curated", help="Drop the conditions the Open Problems benchmark drops.")
+    ] = False,
+    columns: Columns = None,
+    layer: Layer = None,
+    vehicle: Vehicle = None,
+) -> None:
+    """Read raw counts, check them, and write one h5ad: CSR int32, our column names beside the originals.
+
+    Nothing is written under the final name unless all of it is: a full disk or an interrupt leaves no half file.
+
+    Example: [bold]perturbgen ingest kaggle/ --out counts.h5ad[/bold]
+    """
+    from perturbgen.data.h5ad_writer import write_h5ad
+    from perturbgen.data.overview import overview
+    from perturbgen.data.schema import validate
+
+    if out.suffix != ".h5ad":
+        raise InputError(f"--out {out} is not an .h5ad file", fix=f"--out {out.with_suffix('.h5ad')}")
+    if source.is_dir():
+        refuse(source, "a Kaggle folder", curated=curated, columns=columns, layer=layer, vehicle=vehicle)
+        adata = read_folder(source, organisers_plates=organisers_plates, keep_excluded=keep_excluded)
+    else:
+        refuse(source, "an h5ad file", organisers_plates=organisers_plates, keep_excluded=keep_excluded)
+        adata = read_file(source, columns=columns, layer=layer, vehicle=vehicle, curated=curated)
+    warn(validate(adata))
+    write_h5ad(adata, out)
+    show_table([overview(adata)], title=f"wrote {out}")
+
+
+def refuse(source: Path, what: str, **options: Any) -> None:
+    """An option that means nothing for this source is an error, not ignored."""
+    given = [f"--{name.replace('_', '-')}" for name, value in options.items() if value]
+    if given:
+        raise InputError(f"{' '.join(given)} does not apply: {source} is {what}", fix="leave it out")
+
+
+def read_folder(folder: Path, *, organisers_plates: bool = False, keep_excluded: bool = False) -> AnnData:
+    """A Kaggle folder."""
+    from perturbgen.data.kaggle import read_competition
+
+    return read_competition(folder, excluded=not keep_excluded, organisers_plates=organisers_plates)
+
+
+def read_file(path: Path, *, columns: Path | None, layer: str | None, vehicle: str | None, curated: bool) -> AnnData:
+    """An h5ad: with a column map as that says, else Open Problems where it has their columns, else ours."""
+    from perturbgen.data.h5ad import read_h5ad
+    from perturbgen.data.openproblems import is_openproblems, read_openproblems
+
+    if columns is None and is_openproblems(path):
+        chosen = {"vehicle": vehicle} if vehicle else {}
+        return read_openproblems(path, layer=layer, curated=curated, **chosen)
+    refuse(path, "not an Open Problems file", curated=curated)
+    return read_h5ad(path, columns, layer=layer, vehicle=vehicle)
+
+
+def warn(violations: list[Violation]) -> None:
+    """Log what leaves the data usable but a person should know."""
+    import logging
+
+    for violation in violations:
+        logging.getLogger(__name__).warning("%s", violation)
+
+
+def check_data(
+    source: Annotated[Path, typer.Argument(metavar="FILE", help="An h5ad file, or a folder of competition files.")],
+    columns: Columns = None,
+    layer: Layer = None,
+    vehicle: Vehicle = None,
+    as_json: Json = False,
+) -> None:
+    """Show what is in the data and everything that is wrong with them; exit code 2 if anything makes them unusable.
+
+    Example: [bold]perturbgen data check kang.h5ad --columns experiments/columns/kang.toml[/bold]
+    """
+    from perturbgen.data.schema import check
+
+    adata = load(source, columns=columns, layer=layer, vehicle=vehicle)
+    violations = check(adata, vehicle=vehicle)
+    show_check(adata, violations, as_json=as_json)
+    errors = [violation for violation in violations if violation.severity == "error"]
+    if errors:
+        raise typer.Exit(SchemaError.exit_code)
+
+
+def load(source: Path, *, columns: Path | None, layer: str | None, vehicle: str | None) -> AnnData:
+    """Counts from a folder or a file, not yet checked."""
+    from perturbgen.data.h5ad import load_h5ad
+
+    if source.is_dir():
+        refuse(source, "a Kaggle folder", columns=columns, layer=layer)
+        return read_folder(source)
+    return load_h5ad(source, columns, layer=layer, vehicle=vehicle)
+
+
+def show_check(adata: AnnData, violations: list[Violation], *, as_json: bool) -> None:
+    """The summary, then every violation."""
+    from perturbgen.data.overview import cells_by_condition, depth_quantiles, overview
+
+    usable = {"compound", "cell_type"} <= set(adata.obs.columns)
+    summary, quantiles = overview(adata), depth_quantiles(adata)
+    conditions = cells_by_condition(adata) if usable else []
+    if as_json:
+        parts = {"summary": summary, "depth": quantiles, "cells": conditions}
+        show_table([parts | {"violations": [v.record() for v in violations]}], as_json=True)
+        return
+    show_table([summary], title="data")
+    show_table(quantiles, title="depth")
+    if conditions:
+        show_table(conditions, title="cells by compound and cell type")
+    for violation in violations:
+        say(f"{violation.severity}  {violation}")
+    say(verdict(violations))
+
+
+def verdict(violations: list[Violation]) -> str:
+    """The last line of a check."""
+    errors = sum(violation.severity == "error" for violation in violations)
+    warnings = len(violations) - errors
+    return "no violations" if not violations else f"{errors} errors, {warnings} warnings"
+
+
+def list_data(as_json: Json = False) -> None:
+    """List public data that `perturbgen data get` fetches: what, how large, under which licence.
+
+    Example: [bold]perturbgen data list[/bold]
+    """
+    from perturbgen.data.registry import list_sources, read_registry
+
+    show_table(list_sources(read_registry()), title="public data", as_json=as_json)
+
+
+def get_data(
+    name: Annotated[str, typer.Argument(help="A name from `perturbgen data list`.")],
+    out: Annotated[Path | None, typer.Option(help="Folder to write to; by default downloads/NAME.")] = None,
+    registry: Annotated[Path | None, typer.Option(help="Another TOML of sources than the built-in one.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Fetch public data. An interrupted download goes on where it stopped; checksums are recorded and verified.
+
+    Example: [bold]perturbgen data get op3-de --out data/op3[/bold]
+    """
+    from perturbgen.data.registry import CHECKSUMS, fetch, find_source, read_checksums, read_registry
+
+    source = find_source(name, read_registry(registry))
+    folder = out or Path("downloads") / name
+    paths = fetch(source, folder)
+    recorded = read_checksums(folder) | source.sha256
+    rows = [{"file": str(p), "bytes": p.stat().st_size, "sha256": recorded[p.name]} for p in paths]
+    show_table(rows, title=f"{source.title} (checksums in {folder / CHECKSUMS})", as_json=as_json)

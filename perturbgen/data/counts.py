@@ -1,0 +1,102 @@
+"""Raw counts in a matrix: finding what is not one, and bringing the rest to one form (CSR, int32)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy import sparse
+
+from perturbgen.errors import CountsError
+
+LARGEST = np.iinfo(np.int32).max
+BLOCK = 1 << 22
+
+
+@dataclass(frozen=True)
+class BadCount:
+    """An entry that is no raw count: what is wrong with it, and where it stands."""
+
+    kind: str
+    row: int
+    column: int
+    value: float
+
+
+def first_bad_count(matrix: Any) -> BadCount | None:
+    """The first entry of a matrix (cells, genes), sparse or dense, that is not a non-negative integer of 32 bits."""
+    if not is_sparse(matrix):
+        return first_bad_dense(np.asarray(matrix))
+    csr = matrix if matrix.format == "csr" else matrix.tocsr()
+    for start, values in blocks(csr.data):
+        position = first_bad(values)
+        if position is not None:
+            at = start + position
+            row = int(np.searchsorted(csr.indptr, at, side="right")) - 1
+            return BadCount(describe(values[position]), row, int(csr.indices[at]), float(values[position]))
+    return None
+
+
+def is_sparse(matrix: object) -> bool:
+    """Whether a matrix is one of scipy's sparse ones."""
+    return sparse.issparse(matrix)
+
+
+def first_bad_dense(matrix: NDArray[Any]) -> BadCount | None:
+    """As :func:`first_bad_count`, row by row in blocks."""
+    rows = max(1, BLOCK // max(matrix.shape[1], 1))
+    for start in range(0, matrix.shape[0], rows):
+        values = matrix[start : start + rows].ravel()
+        position = first_bad(values)
+        if position is not None:
+            row, column = divmod(position, matrix.shape[1])
+            return BadCount(describe(values[position]), start + row, column, float(values[position]))
+    return None
+
+
+def blocks(values: NDArray[Any]) -> Iterator[tuple[int, NDArray[Any]]]:
+    """An array in pieces small enough that a check of each takes little memory."""
+    for start in range(0, len(values), BLOCK):
+        yield start, values[start : start + BLOCK]
+
+
+def first_bad(values: NDArray[Any]) -> int | None:
+    """The position of the first value that is NaN, infinite, negative, fractional or beyond 32 bits."""
+    bad = ~((values >= 0) & (values <= LARGEST))
+    if values.dtype.kind == "f":
+        bad |= values != np.rint(values)
+    return int(np.argmax(bad)) if bad.any() else None
+
+
+def describe(value: float) -> str:
+    """What is wrong with a value that is no raw count."""
+    if not np.isfinite(value):
+        return "missing or infinite values"
+    if value < 0:
+        return "negative values"
+    return "non-integers" if value != np.rint(value) else "values beyond 32 bits"
+
+
+def counts_error(bad: BadCount, cells: pd.Index, genes: pd.Index, where: str) -> CountsError:
+    """The error that names the cell and the gene."""
+    return CountsError(
+        f"{where} holds {bad.kind}: cell '{cells[bad.row]}' has {bad.value:.6g} in gene '{genes[bad.column]}'.",
+        expected="raw UMI counts (non-negative integers)",
+        cause="the matrix was normalised, log-transformed or corrected",
+        fix="pass the raw matrix, or name its layer: --layer counts",
+    )
+
+
+def to_counts(matrix: Any, cells: pd.Index, genes: pd.Index, where: str) -> sparse.csr_matrix:
+    """A matrix (cells, genes) as CSR int32, sorted, without stored zeros; or an error naming cell and gene."""
+    bad = first_bad_count(matrix)
+    if bad is not None:
+        raise counts_error(bad, cells, genes, where)
+    counts = sparse.csr_matrix(matrix).astype(np.int32, copy=False)
+    counts.sum_duplicates()
+    counts.eliminate_zeros()
+    return counts

@@ -1,0 +1,152 @@
+"""One encoder for all covariates of a model: fitted on the training cells, stored with the run, strict."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from perturbgen.errors import InputError, SchemaError, shorten, suggest
+from perturbgen.files import atomic_path, require_file
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True)
+class CovariateEncoder:
+    """Categories and number scales of covariates; the order of both dictionaries is the order of the features.
+
+    ``categories`` maps each categorical column to its values; where the last one is ``unknown``, values never seen in
+    training are encoded as that. ``scales`` maps each numeric column to its mean and standard deviation in training.
+    """
+
+    categories: Mapping[str, tuple[str, ...]]
+    scales: Mapping[str, tuple[float, float]]
+
+    @classmethod
+    def fit(
+        cls, obs: pd.DataFrame, categorical: Sequence[str], numeric: Sequence[str] = (), *, unknown: Sequence[str] = ()
+    ) -> CovariateEncoder:
+        """Learn the values of the ``categorical`` and the scale of the ``numeric`` columns from the training cells.
+
+        Columns in ``unknown`` get a category of that name for values that only appear later.
+        """
+        undeclared = [name for name in unknown if name not in categorical]
+        if undeclared:
+            raise SchemaError(f"unknown={shorten(undeclared)} is not among the categorical covariates")
+        categories = {name: tuple(sorted(complete(obs, name).astype(str).unique())) for name in categorical}
+        categories = {k: (*v, UNKNOWN) if k in unknown and UNKNOWN not in v else v for k, v in categories.items()}
+        scales = {name: scale(numbers(obs, name)) for name in numeric}
+        return cls(categories, scales)
+
+    def codes(self, obs: pd.DataFrame) -> np.ndarray:
+        """The number of each cell's category, (cells, categorical covariates), int64."""
+        columns = [self._codes(obs, name) for name in self.categories]
+        return np.stack(columns, axis=1) if columns else np.empty((len(obs), 0), np.int64)
+
+    def features(self, obs: pd.DataFrame) -> np.ndarray:
+        """One-hot categories, then standardised numbers: (cells, features) float32, named by ``feature_names``."""
+        hot = [
+            np.eye(len(values), dtype=np.float32)[self._codes(obs, name)] for name, values in self.categories.items()
+        ]
+        scaled = [((numbers(obs, k) - mean) / sd).astype(np.float32)[:, None] for k, (mean, sd) in self.scales.items()]
+        return np.hstack([np.empty((len(obs), 0), np.float32), *hot, *scaled])
+
+    @property
+    def feature_names(self) -> list[str]:
+        """A name for each feature: ``plate=plate_0`` or the numeric column."""
+        return [f"{name}={value}" for name, values in self.categories.items() for value in values] + list(self.scales)
+
+    def to_json(self) -> str:
+        """The encoder as text; equal encoders give equal text."""
+        return json.dumps(asdict(self), indent=1)
+
+    @classmethod
+    def from_json(cls, text: str) -> CovariateEncoder:
+        """The encoder that ``to_json`` wrote."""
+        try:
+            state = json.loads(text)
+            return cls(
+                {k: tuple(v) for k, v in state["categories"].items()}, {k: tuple(v) for k, v in state["scales"].items()}
+            )
+        except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+            raise InputError(
+                f"not a covariate encoder: {error!r}", expected="what CovariateEncoder.to_json wrote"
+            ) from None
+
+    def save(self, path: str | Path) -> None:
+        """Write the encoder beside a run."""
+        with atomic_path(path) as part:
+            part.write_text(self.to_json())
+
+    @classmethod
+    def load(cls, path: str | Path) -> CovariateEncoder:
+        """Read the encoder of a run."""
+        return cls.from_json(require_file(path, "covariate encoder").read_text())
+
+    def _codes(self, obs: pd.DataFrame, name: str) -> np.ndarray:
+        """The number of each cell's category in one column."""
+        values, known = complete(obs, name).astype(str), self.categories[name]
+        codes = pd.Index(known).get_indexer(pd.Index(values))
+        if (codes < 0).any():
+            if known[-1] != UNKNOWN:
+                raise unseen(name, values[codes < 0].unique().tolist(), known)
+            codes[codes < 0] = len(known) - 1
+        return codes.astype(np.int64)
+
+
+def complete(obs: pd.DataFrame, name: str) -> pd.Series:
+    """A column of obs that exists and has no missing value."""
+    if name not in obs:
+        raise SchemaError(f"covariate {name!r}: obs has no such column", fix=suggest(name, obs.columns))
+    if obs[name].isna().any():
+        cells = obs.index[obs[name].isna()]
+        raise SchemaError(
+            f"covariate {name!r} is missing in {len(cells)} cells: {shorten(cells)}", fix="drop or fill them"
+        )
+    return obs[name]
+
+
+def numbers(obs: pd.DataFrame, name: str) -> np.ndarray:
+    """A numeric column, finite, (cells,) float64."""
+    values = pd.to_numeric(complete(obs, name), errors="coerce").to_numpy(np.float64)
+    if not np.isfinite(values).all():
+        bad = obs.loc[~np.isfinite(values), name]
+        raise SchemaError(f"covariate {name!r} is not a finite number in {len(bad)} cells: {shorten(bad.unique())}")
+    return values
+
+
+def scale(values: np.ndarray) -> tuple[float, float]:
+    """Mean and standard deviation; a constant column gets 1, so that it encodes as zero."""
+    sd = float(values.std())
+    return float(values.mean()), sd if sd > 0 else 1.0
+
+
+def unseen(name: str, values: Sequence[str], known: Sequence[str]) -> SchemaError:
+    """The error for categories that training never saw."""
+    return SchemaError(
+        f"covariate {name!r} has values that training never saw: {shorten(values)}",
+        expected=f"one of {len(known)} known values; {suggest(str(values[0]), known)}",
+        fix=f"train with them, or declare the column: unknown=[{name!r}]",
+    )
+
+
+def require_same_genes(adata: AnnData, genes: Sequence[str]) -> None:
+    """Refuse data whose genes are not those of a run, in its order."""
+    if list(adata.var_names) != list(genes):
+        missing = pd.Index(genes).difference(adata.var_names, sort=False)
+        extra = adata.var_names.difference(pd.Index(genes), sort=False)
+        detail = (
+            f"missing {shorten(missing)}; unexpected {shorten(extra)}" if len(missing) + len(extra) else "another order"
+        )
+        raise SchemaError(
+            f"the genes differ from the run's: {detail}", expected=f"the run's {len(genes):,} genes, in order"
+        )

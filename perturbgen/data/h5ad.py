@@ -1,0 +1,220 @@
+"""Any h5ad file of raw counts, its columns translated into our vocabulary.
+
+A column map says which of the file's columns is which of ours. As TOML::
+
+    vehicle = "ctrl"                # the compound every other is compared with
+    layer = "counts"                # where the raw counts are, if not in X; "raw" is the file's .raw
+
+    [columns]                       # ours = theirs
+    cell_type = "cluster_id"
+    compound = "group_id"
+
+    [constants]                     # a column the file does not have, the same for every cell
+    cell_type = "glioblastoma"
+
+    [extract]                       # part of another column: the first group of a regular expression
+    donor = { column = "sample_id", pattern = "^(?:ctrl|stim)(.+)$" }
+
+    [control]                       # which values of which column are controls; by default the vehicle's cells
+    column = "compound"
+    values = ["DMSO", "Media"]
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import pandas as pd
+from pydantic import Field
+
+from perturbgen.config import Settings, load_settings
+from perturbgen.data.counts import to_counts
+from perturbgen.data.tables import BROKEN, categorise, rename_obs, require_columns
+from perturbgen.data.vocabulary import COLUMNS, REQUIRED
+from perturbgen.errors import ConfigError, InputError, SchemaError, shorten, suggest
+from perturbgen.files import require_file
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+RAW: Final = "raw"
+
+
+class Extract(Settings):
+    """A column of ours as the first group of ``pattern`` in one of theirs."""
+
+    column: str
+    pattern: str
+
+
+class Control(Settings):
+    """Cells whose ``column`` (ours or theirs) holds one of ``values`` are controls."""
+
+    column: str = "compound"
+    values: tuple[str, ...]
+
+
+class ColumnMap(Settings):
+    """How a file's columns become ours; see the head of this file."""
+
+    vehicle: str | None = None
+    layer: str | None = None
+    columns: dict[str, str] = Field(default_factory=dict)
+    constants: dict[str, str | float] = Field(default_factory=dict)
+    extract: dict[str, Extract] = Field(default_factory=dict)
+    control: Control | None = None
+
+
+def read_h5ad(
+    path: str | Path,
+    columns: Mapping[str, str] | str | Path | ColumnMap | None = None,
+    *,
+    layer: str | None = None,
+    vehicle: str | None = None,
+) -> AnnData:
+    """A file of raw counts: X in CSR int32, obs with our names beside the originals, ``uns["vehicle"]``.
+
+    ``columns`` is ``{ours: theirs}``, a :class:`ColumnMap` or the path of one in TOML; without it the file already uses
+    our names. ``layer`` and ``vehicle`` win over the map's. A column map is never guessed.
+    """
+    adata = load_h5ad(path, columns, layer=layer, vehicle=vehicle)
+    require_columns(adata.obs.columns, REQUIRED, f"{path} (after its column map)")
+    where = f"layer {layer!r}" if layer else str(path)
+    adata.X = to_counts(adata.X, adata.obs_names, adata.var_names, where)
+    return adata
+
+
+def load_h5ad(
+    path: str | Path,
+    columns: Mapping[str, str] | str | Path | ColumnMap | None = None,
+    *,
+    layer: str | None = None,
+    vehicle: str | None = None,
+) -> AnnData:
+    """As :func:`read_h5ad`, but the counts stay unchecked and ids may repeat, for a check that reports everything."""
+    chosen = column_map(columns)
+    adata = take_layer(open_h5ad(path), layer or chosen.layer, path)
+    adata.obs = translate(adata.obs, chosen, path)
+    vehicle = vehicle or chosen.vehicle or adata.uns.get("vehicle")
+    if vehicle is not None:
+        adata.uns["vehicle"] = vehicle
+        if "control" not in adata.obs and "compound" in adata.obs:
+            adata.obs["control"] = (adata.obs["compound"] == vehicle).to_numpy()
+    return adata
+
+
+def column_map(columns: Mapping[str, str] | str | Path | ColumnMap | None) -> ColumnMap:
+    """A column map from any of the forms it is given in; names that are not ours are an error."""
+    if isinstance(columns, ColumnMap):
+        chosen = columns
+    elif columns is None or isinstance(columns, Mapping):
+        chosen = ColumnMap(columns=dict(columns or {}))
+    else:
+        chosen = load_settings(ColumnMap, columns)
+    for name in (*chosen.columns, *chosen.constants, *chosen.extract):
+        if name not in COLUMNS:
+            raise ConfigError(
+                f"a column map names {name!r}, which is none of our columns: {suggest(name, COLUMNS)}",
+                expected=f"any of {shorten(COLUMNS, 12)}",
+                fix="write ours = theirs; a column left out keeps its own name",
+            )
+    return chosen
+
+
+def open_h5ad(path: str | Path) -> AnnData:
+    """The file in memory; repeated ids pass, since the schema names them."""
+    import anndata
+
+    path = require_file(path, "h5ad file")
+    with h5ad_errors(path), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*names are not unique")
+        warnings.filterwarnings("ignore", message=".*was written without encoding metadata")
+        return anndata.read_h5ad(path)
+
+
+@contextmanager
+def h5ad_errors(path: Path) -> Iterator[None]:
+    """Turn what h5py and anndata say of a broken file into an error of ours."""
+    # anndata raises this for an element it does not know (a newer or a damaged file), and does not export it.
+    from anndata._io.specs.registry import IORegistryError
+
+    try:
+        yield
+    except (OSError, KeyError, ValueError, TypeError, AttributeError, RuntimeError, IORegistryError) as error:
+        first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(
+            f"{path} is not a readable h5ad file: {first_line}",
+            expected="an AnnData file (HDF5)",
+            cause=f"another format under this name, or {BROKEN}",
+            fix="compare its size with the source's, or open it with h5ls",
+        ) from None
+
+
+def take_layer(adata: AnnData, layer: str | None, path: str | Path) -> AnnData:
+    """The data with the named layer in X (``raw`` is ``.raw``, with its own genes)."""
+    if layer is None:
+        if adata.X is None:
+            raise SchemaError(f"{path} has no X", expected="raw counts", fix=layer_hint(adata))
+        return adata
+    if layer == RAW and adata.raw is not None:
+        raw = adata.raw.to_adata()
+        raw.uns["vehicle"] = adata.uns.get("vehicle")
+        return raw
+    if layer not in adata.layers:
+        raise SchemaError(f"{path} has no layer {layer!r}", expected="the layer of raw counts", fix=layer_hint(adata))
+    adata.X = adata.layers.pop(layer)
+    return adata
+
+
+def layer_hint(adata: AnnData) -> str:
+    """Which layers a file offers."""
+    names = [*adata.layers, *([RAW] if adata.raw is not None else [])]
+    return f"--layer with one of {shorten(names)}" if names else "the file holds no other matrix"
+
+
+def translate(obs: pd.DataFrame, chosen: ColumnMap, path: str | Path) -> pd.DataFrame:
+    """Our columns added to obs, as the map declares them."""
+    theirs = [*chosen.columns.values(), *(rule.column for rule in chosen.extract.values())]
+    require_columns(obs.columns, dict.fromkeys(theirs), path)
+    renamed = rename_obs(obs, chosen.columns).assign(**chosen.constants)
+    for ours, rule in chosen.extract.items():
+        renamed[ours] = extract(obs[rule.column], rule, ours)
+    if chosen.control is not None:
+        require_columns(renamed.columns, [chosen.control.column], path)
+        renamed["control"] = control_cells(renamed[chosen.control.column], chosen.control)
+    return categorise(renamed)
+
+
+def extract(values: pd.Series, rule: Extract, ours: str) -> Any:
+    """The first group of the rule's pattern in each value; a value that does not match is an error."""
+    try:
+        groups = re.compile(rule.pattern).groups
+    except re.error as error:
+        raise ConfigError(f"[extract] {ours}: {rule.pattern!r} is no regular expression: {error}") from None
+    if groups != 1:
+        raise ConfigError(f"[extract] {ours}: {rule.pattern!r} has {groups} groups", expected="exactly one (...)")
+    found = values.astype(str).str.extract(rule.pattern, expand=False)
+    if found.isna().any():
+        raise SchemaError(
+            f"[extract] {ours}: {rule.pattern!r} does not match {rule.column} {shorten(values[found.isna()].unique())}",
+            expected="a match in every row",
+        )
+    return found
+
+
+def control_cells(values: pd.Series, rule: Control) -> Any:
+    """Whether each cell is a control; a declared value that never occurs is an error."""
+    known = [str(value) for value in values.unique()]
+    absent = [value for value in rule.values if value not in known]
+    if absent:
+        raise SchemaError(
+            f"[control] {rule.column} never holds {shorten(absent)}",
+            expected="values of the file",
+            fix=suggest(absent[0], known),
+        )
+    return values.astype(str).isin(rule.values).to_numpy()

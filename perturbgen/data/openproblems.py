@@ -1,0 +1,143 @@
+"""The Open Problems release of the same experiment: single cells and DE tables as h5ad, with its curated filter."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+import pandas as pd
+
+from perturbgen.data.counts import to_counts
+from perturbgen.data.h5ad import RAW, h5ad_errors, open_h5ad, take_layer
+from perturbgen.data.kaggle_tables import condition_index
+from perturbgen.data.tables import rename_obs, require_columns
+from perturbgen.data.vocabulary import KAGGLE_COLUMNS, VEHICLE
+from perturbgen.errors import SchemaError, shorten, suggest
+from perturbgen.files import require_file
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+logger = logging.getLogger(__name__)
+
+LAYER: Final = "clipped_sign_log10_pval"
+
+
+@dataclass(frozen=True)
+class Removal:
+    """Cells of a compound to drop: all of them, or those of one donor or one cell type."""
+
+    compound: str
+    donor: str | None = None
+    cell_type: str | None = None
+
+    def __str__(self) -> str:
+        return " / ".join(filter(None, (self.compound, self.donor, self.cell_type)))
+
+    def matches(self, obs: pd.DataFrame) -> np.ndarray:
+        """Which cells the rule drops (cells,)."""
+        chosen = (obs["compound"] == self.compound).to_numpy()
+        for column, value in (("donor", self.donor), ("cell_type", self.cell_type)):
+            if value is not None:
+                require_columns(obs.columns, [column], f"obs, for the rule {self}")
+                chosen &= (obs[column] == value).to_numpy()
+        return chosen
+
+
+# Conditions that the benchmark's authors removed by hand: cell types missing or their shares contradictory
+# between donors (toxic compounds). Research notes, section 2.3.
+CURATION: Final = (
+    Removal("Alvocidib"),
+    Removal("CGP 60474"),
+    Removal("UNII-BXU45ZH6LI"),
+    Removal("BMS-387032", donor="Donor 2"),
+    Removal("BMS-387032", cell_type="B cells"),
+    Removal("BMS-387032", cell_type="Myeloid cells"),
+    Removal("Canertinib", cell_type="Myeloid cells"),
+    Removal("Foretinib", cell_type="Myeloid cells"),
+    Removal("PF-04691502", cell_type="Myeloid cells"),
+    Removal("Proscillaridin A;Proscillaridin-A", cell_type="Myeloid cells"),
+    Removal("Ganetespib (STA-9090)", donor="Donor 2"),
+    Removal("IN1451", donor="Donor 2"),
+    Removal("Navitoclax", donor="Donor 3"),
+    Removal("R428", cell_type="NK cells"),
+)
+
+
+def read_openproblems(
+    path: str | Path, *, layer: str | None = None, curated: bool = False, vehicle: str = VEHICLE
+) -> AnnData:
+    """The benchmark's single cells (``sc_counts*.h5ad``): raw counts in CSR int32, our names beside the originals.
+
+    Without ``layer`` the counts come from where the benchmark takes them: ``.raw`` if the file has it, else the layer
+    ``counts``, else X. ``curated=True`` drops the conditions of ``CURATION``; how many cells each rule took is in
+    ``uns["curation"]``. The file's other columns (``split`` among them) are kept; what it lacks stays absent, but for
+    ``control``, which is then ``split == "control"`` as in the benchmark.
+    """
+    adata = open_h5ad(path)
+    require_columns(adata.obs.columns, ("cell_type", "sm_name"), path)
+    chosen = layer or counts_place(adata)
+    adata = take_layer(adata, chosen, path)
+    where = f"layer {chosen!r} of {path}" if chosen else f"X of {path}"
+    adata.X = to_counts(adata.X, adata.obs_names, adata.var_names, where)
+    columns = {ours: theirs for theirs, ours in KAGGLE_COLUMNS.items() if theirs in adata.obs and ours != theirs}
+    adata.obs = rename_obs(adata.obs, columns)
+    if "control" not in adata.obs and "split" in adata.obs:
+        adata.obs["control"] = (adata.obs["split"] == "control").to_numpy()
+    adata.uns["vehicle"] = vehicle
+    return curate(adata) if curated else adata
+
+
+def is_openproblems(path: str | Path) -> bool:
+    """Whether an h5ad file has the benchmark's obs columns, from its header alone."""
+    import h5py
+
+    path = require_file(path, "h5ad file")
+    with h5ad_errors(path), h5py.File(path) as file:
+        return {"sm_name", "cell_type"} <= set(file["obs"]) and "compound" not in file["obs"]
+
+
+def counts_place(adata: AnnData) -> str | None:
+    """Where an Open Problems file keeps raw counts; None is X."""
+    if adata.raw is not None:
+        return RAW
+    return "counts" if "counts" in adata.layers else None
+
+
+def curate(adata: AnnData, rules: tuple[Removal, ...] = CURATION) -> AnnData:
+    """The data without the cells that ``rules`` drop; ``uns["curation"]`` says how many cells each rule matched."""
+    matches = [rule.matches(adata.obs) for rule in rules]
+    dropped = np.logical_or.reduce(matches) if matches else np.zeros(adata.n_obs, bool)
+    report = pd.DataFrame({"rule": [str(rule) for rule in rules], "cells": [int(m.sum()) for m in matches]})
+    logger.info("curation drops %s of %s cells", f"{int(dropped.sum()):,}", f"{adata.n_obs:,}")
+    unused = report.loc[report["cells"] == 0, "rule"]
+    if len(unused):
+        logger.warning("%d curation rules match no cell: %s", len(unused), shorten(unused))
+    kept = adata[~dropped].copy()
+    kept.uns["curation"] = report
+    return kept
+
+
+def read_openproblems_de(path: str | Path, *, layer: str = LAYER) -> pd.DataFrame:
+    """A layer of ``de_train.h5ad`` or ``de_test.h5ad``: conditions (cell_type, compound) x genes."""
+    adata = open_h5ad(path)
+    require_columns(adata.obs.columns, ("cell_type", "sm_name"), path)
+    if layer not in adata.layers:
+        raise SchemaError(
+            f"{path} has no layer {layer!r}: {suggest(layer, adata.layers)}",
+            expected=f"one of {shorten(adata.layers, 12)}",
+        )
+    values = pd.DataFrame(np.asarray(adata.layers[layer]), columns=pd.Index(adata.var_names, name="gene"))
+    if values.isna().to_numpy().any():
+        raise SchemaError(f"{path}: layer {layer!r} holds missing values", expected="a complete table")
+    return values.set_index(condition_index(adata.obs, Path(path)))
+
+
+def read_openproblems_de_obs(path: str | Path) -> pd.DataFrame:
+    """The describing columns of a DE file (split, SMILES, control, ...), rows as in :func:`read_openproblems_de`."""
+    obs = open_h5ad(path).obs
+    require_columns(obs.columns, ("cell_type", "sm_name"), path)
+    return obs.set_index(condition_index(obs, Path(path))).drop(columns=["cell_type", "sm_name"])

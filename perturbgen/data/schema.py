@@ -1,0 +1,239 @@
+"""What data must be before a model or a statistic may see them; every violation is found, then reported at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from perturbgen.data.counts import counts_error, first_bad_count
+from perturbgen.data.vocabulary import COLUMNS, REQUIRED
+from perturbgen.errors import SchemaError, UserError, shorten, suggest
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+Severity = Literal["error", "warning"]
+
+
+@dataclass(frozen=True)
+class Violation:
+    """One thing wrong with the data; a ``warning`` leaves them usable."""
+
+    severity: Severity
+    rule: str
+    error: UserError
+
+    def __str__(self) -> str:
+        return f"{type(self.error).__name__}: {self.error}"
+
+    def record(self) -> dict[str, str | None]:
+        """As a row of a table."""
+        parts = {"what": self.error.what, "expected": self.error.expected}
+        return (
+            {"severity": self.severity, "rule": self.rule} | parts | {"cause": self.error.cause, "fix": self.error.fix}
+        )
+
+
+def check(adata: AnnData, *, vehicle: str | None = None, by: Sequence[str] = ("cell_type",)) -> list[Violation]:
+    """All violations, errors first. ``by`` names the columns in each of whose groups DE will need the vehicle."""
+    obs = adata.obs
+    found = [*counts_violations(adata), *id_violations(adata), *column_violations(obs)]
+    found += [*category_violations(obs), *vehicle_violations(obs, vehicle or adata.uns.get("vehicle"), by)]
+    found += [*well_violations(obs), *depth_violations(adata)]
+    return sorted(found, key=lambda violation: violation.severity != "error")
+
+
+def validate(adata: AnnData, *, vehicle: str | None = None, by: Sequence[str] = ("cell_type",)) -> list[Violation]:
+    """Raise one error that holds every error found; return the warnings."""
+    found = check(adata, vehicle=vehicle, by=by)
+    errors = [violation for violation in found if violation.severity == "error"]
+    if len(errors) == 1:
+        raise errors[0].error
+    if errors:
+        raise SchemaError(f"{len(errors)} things are wrong with these data\n" + "\n".join(str(e) for e in errors))
+    return found
+
+
+def problem(
+    severity: Severity,
+    rule: str,
+    what: str,
+    *,
+    expected: str | None = None,
+    cause: str | None = None,
+    fix: str | None = None,
+) -> Violation:
+    """A violation of the schema."""
+    return Violation(severity, rule, SchemaError(what, expected=expected, cause=cause, fix=fix))
+
+
+def counts_violations(adata: AnnData) -> Iterator[Violation]:
+    """X holds non-negative integers."""
+    if adata.X is None or 0 in adata.shape:
+        yield problem("error", "counts", f"the data are empty: {adata.n_obs} cells x {adata.n_vars} genes")
+        return
+    bad = first_bad_count(adata.X)
+    if bad is not None:
+        yield Violation("error", "counts", counts_error(bad, adata.obs_names, adata.var_names, "X"))
+
+
+def id_violations(adata: AnnData) -> Iterator[Violation]:
+    """Cells and genes have unique names."""
+    for what, names in (("cell", adata.obs_names), ("gene", adata.var_names)):
+        twice = names[names.duplicated()].unique()
+        if len(twice):
+            yield problem(
+                "error",
+                "unique ids",
+                f"{len(twice)} {what} names occur more than once: {shorten(twice)}",
+                expected=f"a unique name for every {what}",
+                cause="data sets joined without a prefix" if what == "cell" else "gene symbols shared by several ids",
+                fix=f"adata.{'obs' if what == 'cell' else 'var'}_names_make_unique(), or sum the repeated ones",
+            )
+
+
+def column_violations(obs: pd.DataFrame) -> Iterator[Violation]:
+    """Required columns are there; the columns of our vocabulary have no holes."""
+    for column in REQUIRED:
+        if column not in obs:
+            yield problem(
+                "error",
+                "columns",
+                f"obs has no column {column!r}",
+                expected=f"columns {shorten(REQUIRED)}",
+                cause="the file has its own names",
+                fix=f"map it with --columns; {suggest(column, map(str, obs.columns))}",
+            )
+    for column in (name for name in COLUMNS if name in obs):
+        absent = obs.index[obs[column].isna()]
+        if len(absent):
+            yield problem(
+                "error" if column in REQUIRED else "warning",
+                "columns",
+                f"{column!r} is missing in {len(absent)} cells: {shorten(absent, 3)}",
+                expected="a value for every cell",
+                fix="complete or drop these cells",
+            )
+
+
+def category_violations(obs: pd.DataFrame) -> Iterator[Violation]:
+    """Category names hold no surprises: no blanks around them, no empty one, none that differ in case only."""
+    for column in (name for name in COLUMNS if name in obs and name not in ("dose", "control")):
+        names = sorted({str(value) for value in obs[column].dropna().unique()})
+        blank = [name for name in names if name != name.strip() or not name]
+        if blank:
+            yield problem(
+                "error",
+                "categories",
+                f"{column!r} has names that are blank or padded: {shorten(blank)}",
+                expected="names that other tables can be joined by",
+                cause="a spreadsheet or a split string",
+                fix=f"obs[{column!r}] = obs[{column!r}].str.strip()",
+            )
+        folded = pd.Series(names, dtype=object).groupby([name.strip().casefold() for name in names]).agg(list)
+        for alike in (group for group in folded if len(group) > 1 and len({name.strip() for name in group}) > 1):
+            yield problem(
+                "warning",
+                "categories",
+                f"{column!r} has names that differ in case only: {shorten(alike)}",
+                expected="one spelling",
+                cause="tables of two sources",
+                fix="rename them if they mean the same",
+            )
+
+
+def vehicle_violations(obs: pd.DataFrame, vehicle: str | None, by: Sequence[str]) -> Iterator[Violation]:
+    """The vehicle is named, and present in every group and on every plate."""
+    if "compound" not in obs:
+        return
+    known = [str(name) for name in obs["compound"].dropna().unique()]
+    if vehicle is None:
+        yield problem(
+            "error",
+            "vehicle",
+            "no vehicle is named",
+            expected="the compound that every other is compared with",
+            fix='vehicle = "DMSO" in the column map, or --vehicle',
+        )
+    elif vehicle not in known:
+        yield problem(
+            "error",
+            "vehicle",
+            f"no cell was treated with the vehicle {vehicle!r}",
+            expected="vehicle cells to compare with",
+            fix=suggest(vehicle, known),
+        )
+    else:
+        for group in [*by, *(["plate"] if "plate" not in by else [])]:
+            yield from groups_without_vehicle(obs, vehicle, group)
+
+
+def groups_without_vehicle(obs: pd.DataFrame, vehicle: str, group: str) -> Iterator[Violation]:
+    """Groups of a column that hold cells but none of the vehicle."""
+    if group not in obs:
+        return
+    has = (obs["compound"] == vehicle).groupby(obs[group], observed=True).any()
+    if not has.all():
+        yield problem(
+            "error",
+            "vehicle",
+            f"no {vehicle!r} cell in {group} {shorten(has.index[~has])}",
+            expected=f"vehicle cells in every {group}, since differential expression compares with them",
+            cause="the file is a subset",
+            fix=f"drop these {group}s or add their vehicle cells",
+        )
+
+
+def well_violations(obs: pd.DataFrame) -> Iterator[Violation]:
+    """A well of a plate holds one compound."""
+    if not {"plate", "well", "compound"} <= set(obs.columns):
+        return
+    wells = obs[["plate", "well", "compound"]].dropna().drop_duplicates().astype(str)
+    mixed = wells[wells.duplicated(["plate", "well"], keep=False)].sort_values(["plate", "well", "compound"])
+    if len(mixed):
+        named = [f"{p} {w}: {' / '.join(g['compound'])}" for (p, w), g in mixed.groupby(["plate", "well"])]
+        yield problem(
+            "error",
+            "wells",
+            f"{len(named)} wells hold more than one compound: {shorten(named, 3)}",
+            expected="(plate, well) determines the compound",
+            cause="plates of two libraries share a name, or rows were shuffled against each other",
+            fix="give the plates different names, or restore the order of obs",
+        )
+
+
+def depth_violations(adata: AnnData) -> Iterator[Violation]:
+    """Cells and wells without a single count are named."""
+    if adata.X is None or 0 in adata.shape:
+        return
+    empty = depth(adata) == 0
+    if empty.any():
+        yield problem(
+            "warning",
+            "depth",
+            f"{int(empty.sum())} cells have no counts: {shorten(adata.obs_names[empty], 3)}",
+            expected="at least one count in every cell",
+            fix="drop them: adata[adata.X.sum(axis=1) > 0]",
+        )
+    if {"plate", "well"} <= set(adata.obs.columns):
+        keys = [adata.obs["plate"], adata.obs["well"]]
+        wells = pd.Series(empty, index=adata.obs_names).groupby(keys, observed=True).all()
+        if wells.any():
+            named = [" ".join(map(str, well)) for well in wells.index[wells]]
+            yield problem(
+                "warning",
+                "depth",
+                f"{len(named)} wells have no counts at all: {shorten(named)}",
+                expected="a library in every well",
+                fix="pseudobulk drops such wells; a design may lose its controls",
+            )
+
+
+def depth(adata: AnnData) -> NDArray[np.float64]:
+    """The total count of each cell (cells,)."""
+    return np.asarray(adata.X.sum(axis=1), dtype=np.float64).ravel()

@@ -1,0 +1,160 @@
+"""Who is trained on and who is tested: a table (cell or condition -> part), written to a file and checked."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import pandas as pd
+
+from perturbgen.data.covariates import complete
+from perturbgen.errors import InputError, SchemaError, shorten, suggest
+from perturbgen.files import atomic_path, require_file
+
+CONDITION: Final = ("cell_type", "compound")
+TARGETS: Final = ("B cells", "Myeloid cells")  # the competition's test cell types
+
+# The compounds that the competition measured in B and myeloid cells too.
+KNOWN_IN_TARGETS: Final = (
+    "Alvocidib", "Belinostat", "CHIR-99021", "Crizotinib", "Dabrafenib", "Dactolisib", "Foretinib", "Idelalisib",
+    "LDN 193189", "Linagliptin", "MLN 2238", "O-Demethylated Adapalene", "Oprozomib (ONX 0912)", "Palbociclib",
+    "Penfluridol", "Porcn Inhibitor III", "R428",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Split:
+    """The part of every cell (index: its id) or condition (index: cell_type, compound).
+
+    No value of the columns in ``apart`` occurs in two parts; ``check_leaks`` proves it.
+    """
+
+    parts: pd.Series
+    kind: str
+    apart: tuple[str, ...] = ()
+
+    def members(self, part: str) -> pd.Index:
+        """The ids of one part, in order."""
+        known = list(self.parts.unique())
+        if part not in known:
+            raise SchemaError(f"the split has no part {part!r}", fix=suggest(part, known))
+        return self.parts.index[self.parts == part]
+
+    def write(self, path: str | Path) -> None:
+        """Save as CSV, with its kind in a first line that begins with ``#``."""
+        header = json.dumps({"kind": self.kind, "apart": self.apart})
+        with atomic_path(path) as part:
+            part.write_text(f"# {header}\n" + self.parts.rename("part").to_csv())
+
+
+def read_split(path: str | Path) -> Split:
+    """The split that ``Split.write`` saved."""
+    text = require_file(path, "split").read_text()
+    try:
+        header = json.loads(text.partition("\n")[0].removeprefix("# "))
+        table = pd.read_csv(path, comment="#", dtype=str, keep_default_na=False)
+        parts = table.set_index(list(table.columns[:-1]))["part"]
+        return Split(parts, header["kind"], tuple(header["apart"]))
+    except (ValueError, KeyError, TypeError) as error:
+        expected = "a first line '# {\"kind\": ...}', then a table whose last column is 'part'"
+        raise InputError(f"{path} is not a split file: {error}", expected=expected) from None
+
+
+def random_cells(
+    obs: pd.DataFrame, *, rng: np.random.Generator, fraction: float = 0.032, force_train: np.ndarray | None = None
+) -> Split:
+    """A ``fraction`` of the cells for validation, drawn from those not kept in train by ``force_train`` (cells,)."""
+    if not 0 < fraction < 1:
+        raise SchemaError(f"a validation fraction of {fraction}", expected="between 0 and 1")
+    free = np.ones(len(obs), bool) if force_train is None else ~np.asarray(force_train, bool)
+    wanted = round(fraction * len(obs))
+    if wanted > free.sum():
+        raise SchemaError(f"{wanted} validation cells wanted, but only {free.sum()} are not forced into train")
+    chosen = rng.choice(np.flatnonzero(free), size=wanted, replace=False)
+    parts = np.full(len(obs), "train", object)
+    parts[chosen] = "validation"
+    return Split(pd.Series(parts, named_index(obs.index)), "random cells")
+
+
+def leave_out(
+    table: pd.DataFrame, column: str, values: Sequence[str], *, except_compounds: Sequence[str] = (), part: str = "test"
+) -> Split:
+    """All cells or conditions with one of ``values`` in ``column`` are the test part: a cell type, a compound, a plate.
+
+    ``except_compounds`` stay in train even so (controls measured everywhere).
+    """
+    labels = complete(table, column).astype(str)
+    unknown = [value for value in values if value not in set(labels)]
+    if unknown:
+        raise SchemaError(f"no {column} {shorten(unknown)} to leave out", fix=suggest(unknown[0], labels.unique()))
+    out = labels.isin(list(values))
+    if except_compounds:
+        out &= ~complete(table, "compound").astype(str).isin(list(except_compounds))
+    parts = pd.Series(np.where(out, part, "train").astype(object), named_index(table.index))
+    return Split(parts, f"leave out {column}", () if except_compounds else (column,))
+
+
+def kfold(table: pd.DataFrame, k: int, *, rng: np.random.Generator, by: str | None = None) -> Split:
+    """``k`` parts of near-equal size, ``fold_0`` and on; with ``by``, each value of that column stays in one fold."""
+    labels = pd.Series(range(len(table))) if by is None else complete(table, by).astype(str)
+    values = np.sort(labels.unique())
+    if not 2 <= k <= len(values):
+        raise SchemaError(f"{k} folds of {len(values)} {by or 'rows'}", expected=f"2 to {len(values)} folds")
+    fold = pd.Series(rng.permutation(np.arange(len(values)) % k), values)
+    parts = pd.Series([f"fold_{i}" for i in fold[labels]], named_index(table.index), dtype=object)
+    return Split(parts, f"{k}-fold", (by,) if by else ())
+
+
+def kaggle(
+    conditions: pd.DataFrame,
+    *,
+    rng: np.random.Generator,
+    known: Sequence[str] = KNOWN_IN_TARGETS,
+    targets: Sequence[str] = TARGETS,
+    public: int = 50,
+) -> Split:
+    """The competition's split of conditions: in the target cell types only the known compounds are in train.
+
+    The other compounds of the target cell types are divided by compound into ``public`` of them and the private rest.
+    The real lists are not public knowledge here, so the division is drawn.
+    """
+    compound, cell_type = (complete(conditions, name).astype(str) for name in ("compound", "cell_type"))
+    test = cell_type.isin(list(targets)) & ~compound.isin(list(known))
+    compounds = np.sort(compound[test].unique())
+    if not 0 <= public <= len(compounds):
+        raise SchemaError(f"{public} public compounds of {len(compounds)} to predict", fix="public=0 makes all private")
+    shown = set(rng.choice(compounds, size=public, replace=False))
+    parts = np.where(~test, "train", np.where(compound.isin(shown), "public", "private"))
+    return Split(pd.Series(parts.astype(object), condition_index(conditions)), "kaggle")
+
+
+def check_leaks(split: Split, table: pd.DataFrame) -> None:
+    """Refuse a split that misses or repeats rows of ``table``, or whose parts share what they promise not to."""
+    index = condition_index(table) if split.parts.index.nlevels > 1 else table.index
+    for ids, what in (
+        (split.parts.index[split.parts.index.duplicated()], "are assigned twice"),
+        (index.difference(split.parts.index), "have no part"),
+        (split.parts.index.difference(index), "are in the split but not in the data"),
+    ):
+        if len(ids):
+            raise SchemaError(f"{len(ids)} rows {what}: {shorten(ids)}", cause="the split was made for other data")
+    part = split.parts.loc[index].to_numpy()
+    for column in split.apart:
+        homes = pd.Series(part).groupby(complete(table, column).astype(str).to_numpy()).nunique()
+        shared = homes.index[homes > 1]
+        if len(shared):
+            raise SchemaError(f"the split leaks: {column} {shorten(shared)} in more than one part")
+
+
+def condition_index(table: pd.DataFrame) -> pd.MultiIndex:
+    """(cell_type, compound) of each row, as text."""
+    return pd.MultiIndex.from_arrays([complete(table, name).astype(str) for name in CONDITION], names=CONDITION)
+
+
+def named_index(index: pd.Index) -> pd.Index:
+    """The index, its levels named so that a file can hold them."""
+    return index if index.nlevels > 1 else index.astype(str).rename(index.name or "obs_id")

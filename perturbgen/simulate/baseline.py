@@ -1,0 +1,127 @@
+"""Baseline expression of the six cell types: invented, or real means turned back into shares of a cell's counts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+from scipy.optimize import brentq
+
+from perturbgen.errors import ConfigError, SchemaError, shorten
+from perturbgen.files import require_file
+from perturbgen.simulate.sampling import probability_nonzero
+from perturbgen.simulate.settings import CELL_TYPES, DepthSettings, ExpressionSettings
+
+MILLION: Final = 1e6
+# Where a real baseline is zero in every cell type, the gene still has this share (a hundredth of a count per million).
+SMALLEST_SHARE: Final = 1e-8
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """Relative expression: ``share`` (cell types, genes), rows adding up to one, labelled."""
+
+    share: pd.DataFrame
+
+
+def invent_baseline(settings: ExpressionSettings, *, rng: np.random.Generator) -> Baseline:
+    """Log-normal expression, cell types around it, and a few markers about ten times higher in one of them."""
+    genes = [f"GENE{i + 1:05d}" for i in range(settings.genes)]
+    common = rng.normal(0, settings.gene_log_sd, settings.genes)
+    log_share = common + rng.normal(0, settings.cell_type_log_sd, (len(CELL_TYPES), settings.genes))
+    markers = np.flatnonzero(rng.random(settings.genes) < settings.marker_fraction)
+    log_share[rng.integers(len(CELL_TYPES), size=len(markers)), markers] += np.log(10)
+    share = np.exp(log_share)
+    share /= share.sum(axis=1, keepdims=True)
+    return Baseline(pd.DataFrame(share, index=list(CELL_TYPES), columns=genes))
+
+
+def read_baseline(path: str | Path) -> Baseline:
+    """Real means of log1p(counts per million), cell types x genes, as shares.
+
+    The mean of a logarithm is not the logarithm of the mean: a gene seen in 3 % of the cells has a small mean but
+    a large value where it is seen. The share is the one whose counts, at the depth that makes all shares
+    add up to one, have the given mean (counts taken as NB with size 2).
+    """
+    table = pd.read_csv(require_file(path, "baseline CSV"), index_col=0)
+    missing = [name for name in CELL_TYPES if name not in table.index]
+    if missing:
+        raise SchemaError(
+            f"{path} has no row for {shorten(missing)}",
+            expected=f"rows {', '.join(CELL_TYPES)}, a column for each gene",
+            fix=f"rename its rows; found {shorten(table.index)}",
+        )
+    values = table.loc[list(CELL_TYPES)].to_numpy(dtype=float)
+    if not np.isfinite(values).all() or values.min() < 0:
+        raise SchemaError(f"{path} holds negative or missing means", expected="means of log1p(counts per million)")
+    share = np.stack([shares_of_log_means(row) for row in values])
+    share = np.maximum(share, SMALLEST_SHARE)
+    share /= share.sum(axis=1, keepdims=True)
+    return Baseline(pd.DataFrame(share, index=list(CELL_TYPES), columns=table.columns.astype(str)))
+
+
+def shares_of_log_means(log_means: np.ndarray, *, size: float = 2.0) -> np.ndarray:
+    """Shares (genes,) whose NB counts have these means of log1p(1e6 x count / depth), the depth being solved for."""
+    mean = np.geomspace(1e-6, 1e3, 400)
+    count = np.arange(1, 4000)
+    pmf = stats.nbinom.pmf(count, size, (size / (size + mean))[:, None])
+
+    def counts_at(depth: float) -> np.ndarray:
+        """Expected counts (genes,) of a cell of this depth."""
+        expected = pmf @ np.log1p(MILLION * count / depth)
+        return np.interp(log_means, np.concatenate([[0.0], expected]), np.concatenate([[0.0], mean]))
+
+    log_depth = brentq(lambda x: np.log(counts_at(np.exp(x)).sum()) - x, np.log(50), np.log(1e5), xtol=1e-3)
+    counts = counts_at(np.exp(log_depth))
+    return counts / counts.sum()
+
+
+def dispersions(share: pd.DataFrame, *, depth: float, settings: ExpressionSettings, scatter: np.ndarray) -> np.ndarray:
+    """NB sizes r (genes,): 1/r = (floor + slope / mean count, capped) x scatter (genes,)."""
+    mean = share.to_numpy().mean(axis=0) * depth
+    trend = settings.dispersion_floor + settings.dispersion_slope / np.maximum(mean, 1e-9)
+    return 1 / (np.minimum(trend, settings.dispersion_cap) * scatter)
+
+
+def solve_depth(
+    share: pd.DataFrame,
+    *,
+    weights: pd.Series,
+    depth: DepthSettings,
+    expression: ExpressionSettings,
+    scatter: np.ndarray,
+) -> float:
+    """The mean counts of a cell (of relative depth one) at which the wanted share of entries is zero."""
+
+    def surplus(log_depth: float) -> float:
+        """Zeros there are more than wanted."""
+        r = dispersions(share, depth=np.exp(log_depth), settings=expression, scatter=scatter)
+        found = zero_fraction(share, depth=np.exp(log_depth), weights=weights, settings=depth, r=r)
+        return found - depth.zero_fraction
+
+    low, high = np.log(1.0), np.log(1e6)
+    if not surplus(low) > 0 > surplus(high):
+        raise ConfigError(
+            f"no depth between 1 and 1,000,000 counts a cell has {depth.zero_fraction:.0%} zeros",
+            fix="--set depth.zero_fraction=0.9",
+        )
+    return float(np.exp(brentq(surplus, low, high, xtol=1e-3)))
+
+
+def zero_fraction(
+    share: pd.DataFrame, *, depth: float, weights: pd.Series, settings: DepthSettings, r: np.ndarray
+) -> float:
+    """Expected share of zeros at a mean depth, cell types weighted, library sizes log-normal (nine nodes)."""
+    nodes, quadrature = np.polynomial.hermite_e.hermegauss(9)
+    sizes = np.exp(settings.cell_log_sd * nodes - settings.cell_log_sd**2 / 2)
+    zeros = 0.0
+    for cell_type, weight in weights.items():
+        name = str(cell_type)
+        mean = depth * settings.cell_types[name] * np.outer(sizes, share.loc[name])
+        detected = probability_nonzero(mean, r).mean(axis=1)
+        zeros += weight / weights.sum() * (1 - float(detected @ quadrature) / quadrature.sum())
+    return zeros

@@ -1,0 +1,89 @@
+"""How many cells of each type every well holds, and how deep they are sequenced."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from perturbgen.simulate.layout import DONORS, Layout
+from perturbgen.simulate.sampling import Stream, stream
+from perturbgen.simulate.settings import CELL_TYPES, WITHHELD_TYPES, CellSettings, DepthSettings
+
+
+def expected_cells(layout: Layout, settings: CellSettings, *, rng: np.random.Generator) -> pd.DataFrame:
+    """Expected cells of an unharmed well (plates, cell types); a real layout says how plates differ, else chance."""
+    plates = layout.wells.drop_duplicates("plate_name").set_index("plate_name")["donor_id"].sort_index()
+    proportions = pd.Series(settings.proportions)[list(CELL_TYPES)]
+    by_donor = rng.normal(0, settings.donor_log_sd, (len(DONORS), len(CELL_TYPES)))
+    by_plate = rng.normal(0, settings.plate_log_sd, (len(plates), len(CELL_TYPES)))
+    log_shift = by_donor[[DONORS.index(donor) for donor in plates]] + by_plate
+    # The shifts of a cell type average to one, so that its proportion over the experiment is the one asked for.
+    shift = np.exp(log_shift) / np.exp(log_shift).mean(axis=0)
+    expected = pd.DataFrame(shift * proportions.to_numpy(), index=plates.index, columns=list(CELL_TYPES))
+    if layout.cells_per_well is not None:
+        real = layout.cells_per_well.unstack("cell_type")
+        real = real / real.mean() * proportions[list(real.columns)]
+        expected[list(real.columns)] = real.loc[expected.index]
+    return expected * settings.per_well / proportions.sum()
+
+
+def count_cells(
+    layout: Layout, expected: pd.DataFrame, survival: pd.DataFrame, settings: CellSettings, *, seed: int
+) -> pd.DataFrame:
+    """One row for every (well, cell type): its well's columns, ``cell_type``, ``n_cells``, ``survival``, ``withheld``.
+
+    The number of cells is Poisson around expected x survival x a factor of the well x one of the cell type in it.
+    """
+    rng = stream(seed, Stream.CELLS, 1)
+    wells, n = layout.wells, len(layout.wells)
+    by_well = mean_one(rng, settings.well_log_sd, (n, 1))
+    mix = mean_one(rng, settings.mix_log_sd, (n, len(CELL_TYPES)))
+    alive = survival.T.loc[wells["sm_name"], list(CELL_TYPES)].to_numpy()
+    mean = expected.loc[wells["plate_name"]].to_numpy() * alive * by_well * mix
+    cells = rng.poisson(mean) * ~wells["lost"].to_numpy()[:, None]
+    groups = wells.loc[wells.index.repeat(len(CELL_TYPES))].reset_index(drop=True)
+    groups["cell_type"] = list(CELL_TYPES) * n
+    groups["n_cells"], groups["survival"] = cells.ravel(), alive.ravel()
+    groups["withheld"] = is_withheld(groups, layout)
+    return keep_to_real_rows(groups, layout)
+
+
+def mean_one(rng: np.random.Generator, log_sd: float, shape: tuple[int, ...]) -> np.ndarray:
+    """Log-normal factors of that log-sd and mean one."""
+    return np.exp(rng.normal(-(log_sd**2) / 2, log_sd, shape))
+
+
+def is_withheld(groups: pd.DataFrame, layout: Layout) -> pd.Series:
+    """Whether a condition is kept back as the truth: B and Myeloid cells of all but the known compounds."""
+    vehicle_or_known = groups["sm_name"].isin([*layout.known, layout.vehicle])
+    return groups["cell_type"].isin(WITHHELD_TYPES) & ~vehicle_or_known
+
+
+def keep_to_real_rows(groups: pd.DataFrame, layout: Layout) -> pd.DataFrame:
+    """With a real layout, conditions it has keep at least a cell, and those it lacks lose all of theirs."""
+    if layout.train_rows is None or layout.id_map is None:
+        return groups
+    listed = pd.concat([layout.train_rows, layout.id_map])[["cell_type", "sm_name"]]
+    real = pd.MultiIndex.from_frame(listed)
+    key = pd.MultiIndex.from_frame(groups[["cell_type", "sm_name"]])
+    vehicle = (groups["sm_name"] == layout.vehicle).to_numpy()
+    groups.loc[~key.isin(real) & ~vehicle, "n_cells"] = 0
+    total = groups.groupby(["cell_type", "sm_name"])["n_cells"].transform("sum")
+    empty = groups[(total == 0) & key.isin(real) & ~groups["lost"]]
+    groups.loc[empty.drop_duplicates(["cell_type", "sm_name"]).index, "n_cells"] = 1
+    return groups
+
+
+def group_depths(groups: pd.DataFrame, base: float, settings: DepthSettings, *, seed: int) -> pd.Series:
+    """Mean library size of a group's cells: base x cell type x plate x sequencing library x survival^power."""
+    rng = stream(seed, Stream.DEPTH, 1)
+    plates, libraries = sorted(groups["plate_name"].unique()), sorted(groups["library_id"].unique())
+    by_plate = dict(zip(plates, mean_one(rng, settings.plate_log_sd, (len(plates),)), strict=True))
+    by_library = dict(zip(libraries, mean_one(rng, settings.library_log_sd, (len(libraries),)), strict=True))
+    return (
+        base
+        * groups["cell_type"].map(settings.cell_types)
+        * groups["plate_name"].map(by_plate)
+        * groups["library_id"].map(by_library)
+        * groups["survival"] ** settings.toxic_power
+    )

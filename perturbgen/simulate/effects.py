@@ -1,0 +1,124 @@
+"""What compounds do to expression and to survival: low-rank, partly shared between cell types, heavy-tailed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import pandas as pd
+
+from perturbgen.data.vocabulary import VEHICLE
+from perturbgen.simulate.layout import POSITIVE_CONTROLS
+from perturbgen.simulate.settings import CELL_TYPES, EffectSettings
+
+# The positive controls are among the strong compounds, not the most toxic ones: quantiles of the strengths.
+POSITIVE_QUANTILES: Final = {"Belinostat": 0.85, "Dabrafenib": 0.75}
+
+
+@dataclass(frozen=True)
+class Effects:
+    """True effects.
+
+    ``log2_fold_change`` (cell types, compounds, genes) float32; ``compounds`` (index: sm_name): ``strength`` (sd of
+    log2 fold changes), ``mechanism``, ``toxic``; ``survival`` (cell types, compounds): share of the cells that survive.
+    """
+
+    log2_fold_change: np.ndarray
+    compounds: pd.DataFrame
+    survival: pd.DataFrame
+
+
+def invent_effects(
+    compounds: list[str], genes: int, settings: EffectSettings, *, rng: np.random.Generator, order: pd.Series | None
+) -> Effects:
+    """Effects of all compounds; ``order`` (by sm_name, may lack some) says who is strong, else chance does."""
+    active = [name for name in compounds if name != VEHICLE]
+    strength = deal_strengths(active, settings, rng=rng, order=order)
+    mechanism = pd.Series(rng.integers(settings.programmes, size=len(active)), index=active)
+    unit = unit_effects(mechanism, strength, genes, settings, rng=rng)
+    sensitivity = np.exp(rng.normal(0, 0.2, (len(CELL_TYPES), len(active), 1)))
+    active_effects = unit * (strength.to_numpy()[:, None] * sensitivity).astype(np.float32)
+    effects = np.zeros((len(CELL_TYPES), len(compounds), genes), dtype=np.float32)
+    effects[:, [compounds.index(name) for name in active]] = active_effects
+    survival, toxic = deal_survival(strength, settings, rng=rng)
+    table = pd.DataFrame({"strength": strength, "mechanism": mechanism, "toxic": toxic}).reindex(compounds)
+    table = table.fillna({"strength": 0.0, "mechanism": -1}).astype({"mechanism": int})
+    table["toxic"] = table["toxic"].eq(True)
+    return Effects(effects, table, survival.reindex(columns=compounds, fill_value=1.0))
+
+
+def deal_strengths(
+    names: list[str], settings: EffectSettings, *, rng: np.random.Generator, order: pd.Series | None = None
+) -> pd.Series:
+    """Log-normal strengths (index: sm_name), dealt in the given order; compounds the order lacks get the largest.
+
+    The compounds without a real signature are those whose effects were too toxic for one to be estimated.
+    """
+    drawn = settings.strength * np.exp(rng.normal(0, settings.strength_log_sd, len(names)))
+    drawn = np.minimum(drawn, settings.strength_cap)
+    if order is not None:
+        rank = order.reindex(names).fillna(np.inf)
+        drawn = np.sort(drawn)[rank.rank(method="first").astype(int).to_numpy() - 1]
+    strength = pd.Series(drawn, index=names)
+    for name in POSITIVE_CONTROLS:
+        if name in names:
+            strength[name] = np.quantile(drawn, POSITIVE_QUANTILES[name])
+    return strength
+
+
+def unit_effects(
+    mechanism: pd.Series, strength: pd.Series, genes: int, settings: EffectSettings, *, rng: np.random.Generator
+) -> np.ndarray:
+    """Effects of unit variance over genes (cell types, compounds, genes) float32.
+
+    e = sqrt(1 - own) (sqrt(1 - s) programme + sqrt(s) stress) + sqrt(own) u, where s grows with strength, a programme
+    is sqrt(shared) (common to the cell types) + sqrt(1 - shared) (of the cell type), and u is shared in the same way.
+    """
+    scale = np.exp(rng.normal(0, settings.gene_log_sd, genes))
+    programmes = across_cell_types(settings.programmes, scale, settings, rng=rng)
+    stress = across_cell_types(1, scale, settings, rng=rng)
+    own = across_cell_types(len(mechanism), scale, settings, rng=rng)
+    loading = np.eye(settings.programmes)[mechanism.to_numpy()]
+    loading = loading + rng.normal(0, 0.25, loading.shape)
+    loading /= np.linalg.norm(loading, axis=1, keepdims=True)
+    s = settings.stress * strength.rank(pct=True).to_numpy()[:, None] ** 2
+    effects = np.empty((len(CELL_TYPES), len(mechanism), genes), dtype=np.float32)
+    for i in range(len(CELL_TYPES)):
+        common = np.sqrt(1 - s) * (loading @ programmes[i]) + np.sqrt(s) * stress[i]
+        unit = np.sqrt(1 - settings.own) * common + np.sqrt(settings.own) * own[i]
+        effects[i] = unit / unit.std(axis=1, keepdims=True)
+    return effects
+
+
+def draw_genes(count: int, scale: np.ndarray, settings: EffectSettings, *, rng: np.random.Generator) -> np.ndarray:
+    """Heavy-tailed gene effects (count, genes): Student t times what each gene's scale (genes,) allows."""
+    return (rng.standard_t(settings.tail_df, (count, len(scale))) * scale).astype(np.float32)
+
+
+def across_cell_types(
+    count: int, scale: np.ndarray, settings: EffectSettings, *, rng: np.random.Generator
+) -> np.ndarray:
+    """Patterns (cell types, count, genes): sqrt(shared) x a common one + sqrt(1 - shared) x one of the cell type."""
+    common = draw_genes(count, scale, settings, rng=rng)
+    patterns = np.empty((len(CELL_TYPES), *common.shape), dtype=np.float32)
+    for i in range(len(CELL_TYPES)):
+        specific = draw_genes(count, scale, settings, rng=rng)
+        patterns[i] = np.sqrt(settings.shared) * common + np.sqrt(1 - settings.shared) * specific
+    return patterns
+
+
+def deal_survival(
+    strength: pd.Series, settings: EffectSettings, *, rng: np.random.Generator
+) -> tuple[pd.DataFrame, pd.Series]:
+    """Share of cells surviving (cell types, compounds), and who is toxic: the strongest compounds.
+
+    Survival is exp(-hazard x sensitivity): a hazard for the compound, a sensitivity for the compound in the cell type.
+    """
+    toxic = strength.rank(pct=True) > 1 - settings.toxic_fraction
+    toxic[[name for name in POSITIVE_CONTROLS if name in toxic.index]] = False
+    hazard = np.where(toxic, settings.toxicity * rng.gamma(2.0, 0.5, len(strength)), 0.0)
+    hazard = hazard + settings.mild_toxicity * rng.exponential(size=len(strength))
+    sensitivity = np.exp(rng.normal(0, 0.4, (len(CELL_TYPES), len(strength))))
+    survival = pd.DataFrame(np.exp(-hazard * sensitivity), index=list(CELL_TYPES), columns=strength.index)
+    return survival, toxic

@@ -1,0 +1,131 @@
+"""Run a simulation: into memory for a script or a test, or into a folder of the competition's files."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import overload
+
+import pandas as pd
+from anndata import AnnData
+from scipy import sparse
+
+from perturbgen.config import load_settings
+from perturbgen.errors import InputError
+from perturbgen.files import atomic_path, require_file
+from perturbgen.simulate.cells import all_cells, in_our_words
+from perturbgen.simulate.competition import write_competition
+from perturbgen.simulate.conditions import metadata, truth
+from perturbgen.simulate.settings import SimulationSettings, preset_settings
+from perturbgen.simulate.world import World, build_world
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A simulation in memory: released ``cells``, ``withheld`` cells, the ``truth`` of every condition, the ``world``.
+
+    obs has the columns of :mod:`perturbgen.data.vocabulary` and the competition's own.
+    """
+
+    cells: AnnData
+    withheld: AnnData
+    truth: AnnData
+    world: World
+
+
+@overload
+def simulate(
+    preset: str | SimulationSettings = "tiny",
+    *,
+    seed: int,
+    out: None = None,
+    baseline: str | Path | None = None,
+    signatures: str | Path | None = None,
+    layout: str | Path | None = None,
+    config: str | Path | None = None,
+    overrides: Sequence[str] = (),
+    force: bool = False,
+) -> Experiment: ...
+
+
+@overload
+def simulate(
+    preset: str | SimulationSettings = "tiny",
+    *,
+    seed: int,
+    out: str | Path,
+    baseline: str | Path | None = None,
+    signatures: str | Path | None = None,
+    layout: str | Path | None = None,
+    config: str | Path | None = None,
+    overrides: Sequence[str] = (),
+    force: bool = False,
+) -> Path: ...
+
+
+def simulate(
+    preset: str | SimulationSettings = "tiny",
+    *,
+    seed: int,
+    out: str | Path | None = None,
+    baseline: str | Path | None = None,
+    signatures: str | Path | None = None,
+    layout: str | Path | None = None,
+    config: str | Path | None = None,
+    overrides: Sequence[str] = (),
+    force: bool = False,
+) -> Experiment | Path:
+    """Simulate the OP3 experiment; with ``out``, write the competition's files there and return the folder.
+
+    ``preset`` is ``tiny``, ``small`` or ``op3`` (or settings made before, which nothing then changes). ``baseline``,
+    ``signatures`` and ``layout`` name real data that replace invented parts; ``overrides`` are ``a.b=value``.
+    """
+    if isinstance(preset, SimulationSettings):
+        settings = preset
+    else:
+        sources = {"baseline": baseline, "signatures": signatures, "layout": layout}
+        settings = preset_settings(preset, config=config, overrides=overrides, sources=sources)
+    if out is None:
+        return in_memory(build_world(settings, seed=seed))
+    return write_simulation(settings, out, seed=seed, force=force)
+
+
+def write_simulation(settings: SimulationSettings, out: str | Path, *, seed: int, force: bool = False) -> Path:
+    """The file set under ``out``, which appears only when all of it is written."""
+    out = Path(out)
+    if out.exists() and not force:
+        raise InputError(f"{out} already exists", fix="choose another folder, or --force to replace it")
+    world = build_world(settings, seed=seed)
+    with atomic_path(out) as part:
+        part.mkdir()
+        write_competition(world, part)
+    return out
+
+
+def in_memory(world: World) -> Experiment:
+    """Every cell of a world, drawn into memory."""
+    released: list[sparse.csr_array] = []
+    withheld: list[sparse.csr_array] = []
+    for chunk in world.chunks():
+        (withheld if world.groups["withheld"].iat[chunk.group] else released).append(chunk.counts)
+    return Experiment(
+        cells=cells_of(world, released, withheld=False),
+        withheld=cells_of(world, withheld, withheld=True),
+        truth=truth(world),
+        world=world,
+    )
+
+
+def cells_of(world: World, counts: list[sparse.csr_array], *, withheld: bool) -> AnnData:
+    """Counts, in the order drawn, with their labels."""
+    obs = in_our_words(all_cells(world, withheld=withheld))
+    var = pd.DataFrame(index=pd.Index(world.genes, name="gene"))
+    return AnnData(sparse.csr_matrix(sparse.vstack(counts)), obs=obs, var=var, uns=metadata(world))
+
+
+def load_world(folder: str | Path) -> World:
+    """The world behind a simulated folder, rebuilt from its ``simulation.toml``: to draw the same wells again."""
+    values = tomllib.loads(require_file(Path(folder) / "simulation.toml", "simulation").read_text())
+    return build_world(load_settings(SimulationSettings, base=values["settings"]), seed=values["seed"])

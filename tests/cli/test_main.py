@@ -1,0 +1,70 @@
+import json
+
+import pytest
+import typer
+
+from perturbgen import cli
+from perturbgen.cli import doctor
+from perturbgen.errors import PerturbgenError, UserError
+
+
+@pytest.mark.parametrize(
+    ("raised", "code", "words"),
+    [
+        (UserError("bad column"), 2, "UserError: bad column"),
+        (PerturbgenError("broke"), 1, "PerturbgenError: broke"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+        (OSError(28, "No space left on device"), 1, "no space left"),
+        (MemoryError(), 1, "not enough memory"),
+    ],
+)
+def test_every_error_has_its_exit_code_and_no_traceback(
+    raised: BaseException, code: int, words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    app = typer.Typer()
+
+    @app.command()
+    def fail() -> None:
+        raise raised
+
+    monkeypatch.setattr(cli, "app", app)
+    assert cli.run([]) == code
+    captured = capsys.readouterr()
+    assert words in captured.err
+    assert "Traceback" not in captured.err
+
+
+def test_unknown_verbs_and_options_are_a_users_mistake(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["nonsense"]) == 2
+    assert cli.run(["doctor", "--nonsense"]) == 2
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("perturbgen ")
+
+
+def test_doctor_prints_versions_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["doctor", "--json"]) == 0
+    rows = {row["what"]: row for row in json.loads(capsys.readouterr().out)}
+    assert rows["numpy"]["found"].startswith("2.")
+    assert rows["numpy"]["how to get it"] == ""
+
+
+def test_doctor_fails_only_when_something_required_is_missing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    real = doctor.package_version
+    monkeypatch.setattr(doctor, "package_version", lambda name: None if name == "rdkit" else real(name))
+    assert cli.run(["doctor"]) == 0
+    monkeypatch.setattr(doctor, "package_version", lambda name: None if name == "scipy" else real(name))
+    assert cli.run(["doctor"]) == 1
+    assert "pip install scipy" in capsys.readouterr().out
+
+
+def test_doctor_without_r_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor.shutil, "which", lambda name: None)
+    rows = {row["what"]: row for row in doctor.r_rows()}
+    assert rows["R"]["found"] is None
+    assert "apt-get install r-bioc-limma" in rows["R limma"]["how to get it"]

@@ -1,0 +1,125 @@
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from perturbgen.data import splits
+from perturbgen.data.splits import check_leaks, kaggle, kfold, leave_out, random_cells, read_split
+from perturbgen.errors import InputError, SchemaError
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+@pytest.fixture
+def obs() -> pd.DataFrame:
+    cell_type = ["B cells", "NK cells"] * 50
+    return pd.DataFrame(
+        {"cell_type": cell_type, "compound": [f"c{i % 7}" for i in range(100)]}, [f"o{i}" for i in range(100)]
+    )
+
+
+def test_random_cells_have_the_right_size_and_forced_cells_stay(obs: pd.DataFrame, rng: np.random.Generator) -> None:
+    forced = (obs["cell_type"] == "B cells").to_numpy()
+    split = random_cells(obs, rng=rng, fraction=0.1, force_train=forced)
+    assert len(split.members("validation")) == 10
+    assert (obs.loc[split.members("validation"), "cell_type"] == "NK cells").all()
+    check_leaks(split, obs)
+
+
+def test_one_seed_gives_one_split(obs: pd.DataFrame) -> None:
+    one, other = (random_cells(obs, rng=np.random.default_rng(3)).parts for _ in range(2))
+    pd.testing.assert_series_equal(one, other)
+    assert not one.equals(random_cells(obs, rng=np.random.default_rng(4)).parts)
+
+
+def test_more_validation_cells_than_are_free_is_an_error(obs: pd.DataFrame, rng: np.random.Generator) -> None:
+    with pytest.raises(SchemaError, match="only 0 are not forced"):
+        random_cells(obs, rng=rng, force_train=np.ones(100, bool))
+    with pytest.raises(SchemaError, match="between 0 and 1"):
+        random_cells(obs, rng=rng, fraction=2)
+
+
+def test_leave_out_takes_all_of_a_value_and_spares_the_controls(obs: pd.DataFrame) -> None:
+    split = leave_out(obs, "cell_type", ["NK cells"])
+    assert set(obs.loc[split.members("test"), "cell_type"]) == {"NK cells"}
+    assert set(obs.loc[split.members("train"), "cell_type"]) == {"B cells"}
+    spared = leave_out(obs, "cell_type", ["NK cells"], except_compounds=["c1"])
+    assert "c1" not in set(obs.loc[spared.members("test"), "compound"])
+    check_leaks(spared, obs)
+
+
+def test_leave_out_of_an_unknown_value_suggests_the_nearest(obs: pd.DataFrame) -> None:
+    with pytest.raises(SchemaError, match="did you mean 'NK cells'"):
+        leave_out(obs, "cell_type", ["NK cell"])
+
+
+@pytest.mark.parametrize("by", [None, "compound"])
+def test_folds_are_even_and_whole(obs: pd.DataFrame, rng: np.random.Generator, by: str | None) -> None:
+    split = kfold(obs, 3, rng=rng, by=by)
+    check_leaks(split, obs)
+    sizes = split.parts.value_counts() if by is None else obs[by].groupby(split.parts).nunique()
+    assert sizes.max() - sizes.min() <= 1
+    assert sizes.index.sort_values().tolist() == ["fold_0", "fold_1", "fold_2"]
+
+
+def test_too_many_folds_is_an_error(obs: pd.DataFrame, rng: np.random.Generator) -> None:
+    with pytest.raises(SchemaError, match="8 folds of 7 compound"):
+        kfold(obs, 8, rng=rng, by="compound")
+
+
+@pytest.mark.parametrize("kind", ["cells", "conditions"])
+def test_a_written_split_is_read_back_the_same(
+    obs: pd.DataFrame, rng: np.random.Generator, tmp_path: Path, kind: str
+) -> None:
+    conditions = obs.drop_duplicates().reset_index(drop=True)
+    split = (
+        leave_out(obs, "compound", ["c3"]) if kind == "cells" else kaggle(conditions, rng=rng, known=["c0"], public=2)
+    )
+    split.write(tmp_path / "split.csv")
+    again = read_split(tmp_path / "split.csv")
+    pd.testing.assert_series_equal(again.parts, split.parts, check_names=False)
+    assert (again.kind, again.apart) == (split.kind, split.apart)
+
+
+def test_a_file_that_is_no_split_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(InputError, match="not a split file"):
+        read_split(tmp_path / "x.csv")
+
+
+def test_every_kind_of_leak_is_named(obs: pd.DataFrame) -> None:
+    split = leave_out(obs, "compound", ["c3"])
+    with pytest.raises(SchemaError, match="1 rows have no part: 'new'"):
+        check_leaks(split, pd.concat([obs, obs.iloc[:1].rename(index=lambda _: "new")]))
+    with pytest.raises(SchemaError, match="99 rows are in the split but not in the data"):
+        check_leaks(split, obs.iloc[:1])
+    with pytest.raises(SchemaError, match="leaks: compound 'c3'"):
+        moved = split.parts.copy()
+        moved[split.members("test")[0]] = "train"
+        check_leaks(splits.Split(moved, "moved", ("compound",)), obs)
+    with pytest.raises(SchemaError, match="assigned twice: 'o0'"):
+        check_leaks(splits.Split(pd.concat([split.parts, split.parts.iloc[:1]]), "twice"), obs)
+
+
+def test_members_of_an_unknown_part(obs: pd.DataFrame) -> None:
+    with pytest.raises(SchemaError, match="did you mean 'train'"):
+        leave_out(obs, "compound", ["c3"]).members("trian")
+
+
+@pytest.mark.data
+def test_the_competition_is_emulated_from_its_real_tables(real_data: Path, rng: np.random.Generator) -> None:
+    train = pd.read_csv(real_data / "op3" / "train_obs_614.csv").rename(columns={"sm_name": "compound"})
+    test = pd.read_csv(real_data / "op3" / "id_map.csv").rename(columns={"sm_name": "compound"})
+    conditions = pd.concat([train, test])[["cell_type", "compound"]].reset_index(drop=True)
+    split = kaggle(conditions, rng=rng)
+    check_leaks(split, conditions)
+    assert len(split.members("train")) == 614
+    public, private = split.members("public"), split.members("private")
+    assert len(public) + len(private) == 255
+    assert (public.unique("compound").size, private.unique("compound").size) == (50, 79)
+    assert public.unique("compound").intersection(private.unique("compound")).empty
+    assert set(split.members("train")) == set(map(tuple, train[["cell_type", "compound"]].to_numpy()))

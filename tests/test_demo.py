@@ -1,0 +1,41 @@
+"""The README's first command, on its smallest settings."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+def demo(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "experiments/demo/run.py", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.slow
+def test_the_demo_writes_what_it_says(tmp_path: Path) -> None:
+    result = demo("--runs", str(tmp_path), "--set", "preset=tiny")
+    assert result.returncode == 0, result.stderr
+    run = tmp_path / "0001-demo-s0"
+    for name in (
+        "config.toml",
+        "env.json",
+        "counts.h5ad",
+        "report.html",
+        "de.html",
+        "de.parquet",
+        "submission.csv",
+        "projector_config.pbtxt",
+    ):
+        assert (run / name).stat().st_size > 0, name
+    assert str(run / "report.html") in result.stdout
+
+
+def test_the_demo_shows_its_configuration_and_refuses_unknown_keys() -> None:
+    assert demo("--dry-run", "--set", "seed=5").stdout.splitlines() == ['preset = "small"', "seed = 5", ""]
+    refused = demo("--set", "sed=5")
+    assert refused.returncode == 2
+    assert "did you mean 'seed'" in refused.stderr
+    assert "Traceback" not in refused.stderr
