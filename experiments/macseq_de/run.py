@@ -2,9 +2,9 @@
 
     python experiments/macseq_de/run.py
 
-The published tables come with the plate (macpie). Which method and options made them is not stated, so the comparison is
-of ranks: Spearman's correlation of our moderated t with the published signed statistic. Most of the 500 genes were never
-counted on the plate; they share one value and say nothing, so genes with counts are shown apart.
+The published tables come with the plate (macpie). Which method and options made them is not stated, so ranks are
+compared: Spearman's correlation of our moderated t with the published signed statistic. Most of the 500 genes were
+never counted on the plate; they share one value and say nothing, so genes with counts are shown apart.
 """
 
 from __future__ import annotations

@@ -109,15 +109,15 @@ class Solver:
             raise np.linalg.LinAlgError
         means = (self._indicators @ wy) * inverse_mass
         right = (self.basis.q.T @ wy).T - np.matmul(cross, means.T[:, :, None])[:, :, 0]
-        inverse = np.linalg.inv(schur)
-        on_q = np.matmul(inverse, right[:, :, None])[:, :, 0].T
+        inverse_root = np.linalg.inv(np.linalg.cholesky(schur))
+        on_q = np.matmul(inverse_root.transpose(0, 2, 1), np.matmul(inverse_root, right[:, :, None]))[:, :, 0].T
         on_groups = means - np.einsum("bqd,qb->db", ratio, on_q)
         residual = y - self.predict(on_groups, on_q)
         residual *= residual
         sigma = np.sqrt(np.einsum("ng,ng->g", residual, w) / self.df_residual)
         by_group, by_q = functions
         effects = by_group @ on_groups + by_q @ on_q
-        return Fitted(sigma, effects, np.sqrt(variances(functions, inverse_mass, ratio, inverse)))
+        return Fitted(sigma, effects, np.sqrt(variances(functions, inverse_mass, ratio, inverse_root)))
 
     def _gram(self, w: Array) -> Array:
         """Q'WQ of every gene, (genes, q, q)."""
@@ -128,19 +128,20 @@ class Solver:
         return gram
 
 
-def variances(functions: tuple[csr_matrix, Array], inverse_mass: Array, ratio: Array, inverse: Array) -> Array:
-    """Unscaled variances (functions, genes): f_D (D'WD)^-1 f_D' + v' S^-1 v, where v = f_Q - f_D (D'WD)^-1 D'WQ.
+def variances(functions: tuple[csr_matrix, Array], inverse_mass: Array, ratio: Array, inverse_root: Array) -> Array:
+    """Unscaled variances (functions, genes): f_D (D'WD)^-1 f_D' + |S^-1/2 (f_Q - f_D (D'WD)^-1 D'WQ)|^2.
 
     ``inverse_mass`` (groups, genes) is the diagonal of (D'WD)^-1, ``ratio`` (genes, q, groups) (D'WD)^-1 D'WQ, and
-    ``inverse`` (genes, q, q) S^-1.
+    ``inverse_root`` (genes, q, q) S^-1/2.
     """
     by_group, by_q = functions
     genes, rank, groups = ratio.shape
     if is_identity(by_group):
-        shifted = by_q.T - ratio
+        shifted = ratio
     else:
-        shifted = by_q.T - (by_group @ ratio.reshape(genes * rank, groups).T).T.reshape(genes, rank, by_q.shape[0])
-    return by_group.power(2) @ inverse_mass + np.einsum("bqm,bqm->mb", shifted, np.matmul(inverse, shifted))
+        shifted = (by_group @ ratio.reshape(genes * rank, groups).T).T.reshape(genes, rank, by_q.shape[0])
+    spread = np.matmul(inverse_root, by_q.T - shifted)
+    return by_group.power(2) @ inverse_mass + np.einsum("bqm,bqm->mb", spread, spread)
 
 
 def is_identity(matrix: csr_matrix) -> bool:

@@ -35,7 +35,7 @@ def test_a_table_and_a_page(pseudobulk: Path, tmp_path: Path, capsys: pytest.Cap
     assert table.t.shape == (5, 300)
     html = page.read_text()
     assert "Mean and variance" in html
-    assert html.count("<figure>") == 1 + 3
+    assert html.count("<figure>") == 1 + 3  # a trend, three conditions
 
 
 def test_json(pseudobulk: Path, capsys: pytest.CaptureFixture[str]) -> None:
