@@ -16,7 +16,7 @@ from perturbgen.de.lowess import Trend
 from perturbgen.de.moderate import moderate
 from perturbgen.de.normalise import tmm
 from perturbgen.de.parallel import spread
-from perturbgen.de.tails import log_p_t
+from perturbgen.de.tails import TABLE_PAYS, log_p_t
 from perturbgen.de.voom import BLOCK, MeanVariance, log_cpm, make_solver, mean_variance, precision
 
 log = logging.getLogger(__name__)
@@ -99,14 +99,16 @@ def fit_genes(
 def test(effects: Array, unscaled: Array, sd: Array, df: Array) -> tuple[Array, Array, Array]:
     """Standard errors, t and natural log p of effects (contrasts, genes), with posterior ``sd`` and ``df`` (genes,)."""
     se, t, log_p = (np.empty_like(effects) for _ in range(3))
-    shared = float(df[0]) if (df == df[0]).all() else df
+    # with one df for all genes a row at a time stays in the cache; with several they are gone through once a block
+    shared, step = (float(df[0]), 1) if (df == df[0]).all() else (df, 64)
+    tabulate = effects.size >= TABLE_PAYS if step == 1 else None
 
     def fill(rows: range) -> None:
         part = slice(rows.start, rows.stop)
         np.multiply(unscaled[part], sd, out=se[part])
         with np.errstate(invalid="ignore", divide="ignore"):
             np.divide(effects[part], se[part], out=t[part])
-        log_p[part] = log_p_t(t[part], shared)
+        log_p[part] = log_p_t(t[part], shared, tabulate=tabulate)
 
-    spread(fill, len(effects), step=16)
+    spread(fill, len(effects), step=step)
     return se, t, log_p

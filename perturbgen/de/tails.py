@@ -21,26 +21,29 @@ TABLE_PAYS = 40_000
 PIECE = 1 << 15  # values at a time: they stay in the cache
 
 
-def log_p_t(t: ArrayLike, df: ArrayLike) -> Array:
-    """Natural log of the two-sided p of t (..., genes) with df scalar or (genes,); df may be fractional or infinite."""
+def log_p_t(t: ArrayLike, df: ArrayLike, *, tabulate: bool | None = None) -> Array:
+    """Natural log of the two-sided p of t (..., genes) with df scalar or (genes,); df may be fractional or infinite.
+
+    Many values with one df are read off a table of it; ``tabulate`` says so where more calls are to come.
+    """
     size: Array = np.abs(np.asarray(t, dtype=float))
     degrees: Array = np.asarray(df, dtype=float)
     if degrees.ndim == 0:
-        return same_df(size, float(degrees))
+        return same_df(size, float(degrees), size.size >= TABLE_PAYS if tabulate is None else tabulate)
     result = np.empty(np.broadcast_shapes(size.shape, degrees.shape))
     values, inverse, counts = np.unique(degrees, return_inverse=True, return_counts=True)
     common = counts * (size.size / max(size.shape[-1], 1)) >= TABLE_PAYS
     for i in np.flatnonzero(common):
         genes = inverse == i
-        result[..., genes] = same_df(size[..., genes], float(values[i]))
+        result[..., genes] = same_df(size[..., genes], float(values[i]), True)
     rest = ~common[inverse]
     result[..., rest] = exact_log_p_t(size[..., rest], degrees[rest])
     return result
 
 
-def same_df(t: Array, df: float) -> Array:
-    """Log p of |t| with one df: interpolated where there is much to compute."""
-    if t.size < TABLE_PAYS or np.isnan(df):
+def same_df(t: Array, df: float, tabulate: bool) -> Array:
+    """Log p of |t| with one df."""
+    if not tabulate or np.isnan(df):
         return exact_log_p_t(t, df)
     flat = t.ravel()
     result = interpolate(np.fmin(flat, TABLE_END), df)
