@@ -1,6 +1,7 @@
 """Torch building blocks: count likelihoods, scales and dispersions, the mixture prior, networks on sparse batches.
 
-The same likelihoods as Pyro distributions are in :mod:`perturbgen.nn.distributions`, apart because Pyro is slow to import.
+The same likelihoods as Pyro distributions are in :mod:`perturbgen.nn.distributions`, apart because Pyro is slow to
+import.
 """
 
 from perturbgen.nn.likelihoods import (

