@@ -12,7 +12,7 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.distributions import constraints
 
-from perturbgen.nn.likelihoods import nb_log_prob, poisson_log_prob, zinb_log_prob
+from perturbgen.nn.likelihoods import LOG_R_LIMITS, nb_log_prob, poisson_log_prob, zinb_log_prob
 from perturbgen.nn.shapes import check_fits
 
 
@@ -152,7 +152,8 @@ class ZeroInflatedNegativeBinomial(_Counts):
 
 
 def sample_nb(log_mean: Tensor, log_r: Tensor, generator: torch.Generator | None) -> Tensor:
-    """Counts of the shape of ``log_mean`` by gamma-Poisson."""
-    r = log_r.clamp(max=40).exp().expand(log_mean.shape)
+    """Counts of the shape of ``log_mean``: k ~ Poisson(g), g ~ Gamma(shape r, mean m)."""
+    r = log_r.clamp(*LOG_R_LIMITS).exp().expand(log_mean.shape)
+    # torch.distributions.Gamma calls the same function, but takes no generator.
     rate = torch._standard_gamma(r, generator=generator) / r * log_mean.exp()
     return torch.poisson(rate, generator=generator)

@@ -22,7 +22,7 @@ from perturbgen.nn.shapes import ShapeError, cell_of_each, common_shape
 from perturbgen.nn.stirling import HALF_LOG_2PI, digamma_remainder, log_gamma_remainder
 
 # Beyond these r equals its limits in float32 for any count (a Poisson above), and powers of e stay finite.
-_LOG_R = (-30.0, 40.0)
+LOG_R_LIMITS = (-30.0, 40.0)
 # m under e^-60 enters the ratios of the deviance as e^-60, the rest linearly: there log(1 + c/m) = log c - log m.
 _LEAST_LOG_MEAN = -60.0
 
@@ -92,7 +92,7 @@ class _NegativeBinomial(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, counts: Tensor, log_mean: Tensor, log_r: Tensor, *where: Tensor) -> Tensor:
         """Of the zeros everywhere, then of the ``counts`` (non-zeros,) at ``where``."""
-        bounded = log_r.clamp(*_LOG_R)
+        bounded = log_r.clamp(*LOG_R_LIMITS)
         r, mean = bounded.exp(), log_mean.exp()
         odds = mean / r
         by_log_mean = mean.div_(1 + odds).neg_()
@@ -123,15 +123,15 @@ class _NegativeBinomial(torch.autograd.Function):
 def _positive_counts(k: Tensor, log_mean: Tensor, log_r: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Log NB of counts k > 0 and its slopes along log m and log r, all (non-zeros,).
 
-    Both logarithms of the deviance are log(1 + a positive number), so neither cancels wherever m lies:
-    log[k (m+r) / m (k+r)] = ± log(1 + r |k−m| / min(max + r)), log[(k+r)/(m+r)] = ± log(1 + |k−m| / (min + r)).
+    With a < b the two of k and m, both logarithms of the deviance are ± log(1 + a positive number), so that neither
+    cancels wherever m lies: log[k (m+r) / m (k+r)] by r (b−a) / a (b+r), and log[(k+r)/(m+r)] by (b−a) / (a+r).
     """
     floored = log_mean.clamp(min=_LEAST_LOG_MEAN)
     mean, r = floored.exp(), log_r.exp()
-    low, high, sign = torch.minimum(k, mean), torch.maximum(k, mean), torch.sign(k - mean)
-    gap = high - low
-    towards_r = sign * r * torch.log1p(gap / (low + r))
-    deviance = sign * k * torch.log1p(r * gap / (low * (high + r))) - towards_r - k * (log_mean - floored)
+    a, b, sign = torch.minimum(k, mean), torch.maximum(k, mean), torch.sign(k - mean)
+    gap = b - a
+    towards_r = sign * r * torch.log1p(gap / (a + r))
+    deviance = sign * k * torch.log1p(r * gap / (a * (b + r))) - towards_r - k * (log_mean - floored)
     spread = HALF_LOG_2PI + 0.5 * (k.log() + torch.log1p(k / r))
     remainders = log_gamma_remainder(k + r) - log_gamma_remainder(k) - log_gamma_remainder(r)
     by_log_mean = (k - mean) * (r / (mean + r))

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import partial
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from perturbgen.errors import ConfigError
 from perturbgen.nn.shapes import ShapeError
 
 Scaling = Literal["total", "max"]
 
 # r from 1/1100 to 8100. Beyond, the variance m + m²/r tells r from its limit in no cell, and r would drift.
 _LOG_R_CENTRE, _LOG_R_REACH = 1.0, 8.0
+
+_SHARES: dict[str, Callable[[Tensor], Tensor]] = {
+    "total": partial(functional.log_softmax, dim=-1),
+    "max": functional.logsigmoid,
+}
 
 
 def scaled_log_mean(logits: Tensor, size: Tensor, *, scaling: Scaling = "total") -> Tensor:
@@ -30,7 +38,9 @@ def scaled_log_mean(logits: Tensor, size: Tensor, *, scaling: Scaling = "total")
             cause="a column (cells, 1); against a vector it would broadcast to (cells, cells)",
             fix="size.squeeze(-1)",
         )
-    share = functional.log_softmax(logits, dim=-1) if scaling == "total" else functional.logsigmoid(logits)
+    if scaling not in _SHARES:
+        raise ConfigError(f"scaling {scaling!r}", expected=" or ".join(_SHARES))
+    share = _SHARES[scaling](logits)
     return share + size.to(share.dtype).log()[:, None]
 
 
@@ -44,7 +54,10 @@ def bounded_log_r(raw: Tensor) -> Tensor:
 
 def unbounded_log_r(log_r: float) -> float:
     """The raw value that ``bounded_log_r`` maps to ``log_r``."""
-    return _LOG_R_CENTRE + _LOG_R_REACH * math.atanh((log_r - _LOG_R_CENTRE) / _LOG_R_REACH)
+    part = (log_r - _LOG_R_CENTRE) / _LOG_R_REACH
+    if not -1 < part < 1:
+        raise ConfigError(f"a dispersion r of {math.exp(log_r):.3g}", expected="between e^-7 and e^9")
+    return _LOG_R_CENTRE + _LOG_R_REACH * math.atanh(part)
 
 
 class Dispersion(nn.Module):

@@ -60,6 +60,18 @@ def test_nb_is_exact_in_float32(grid):
     np.testing.assert_allclose(by_log_r / size, truth[:, 2] / size, rtol=0, atol=SLOPE_ERROR)
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_nb_on_a_gpu_is_as_exact(grid):
+    *points, truth = grid
+    log_mean, log_r = (x.cuda().requires_grad_() for x in points[1:])
+    log_prob = nb_log_prob(points[0].cuda(), log_mean, log_r)
+    slopes = torch.stack(torch.autograd.grad(log_prob.sum(), [log_mean, log_r]), 1).double().cpu().numpy()
+    np.testing.assert_allclose(log_prob.detach().cpu(), truth[:, 0], rtol=2 * LOG_PROB_ERROR, atol=2 * LOG_PROB_ERROR)
+    size = (1 + points[0].double() + points[1].double().exp()).numpy()[:, None]
+    np.testing.assert_allclose(slopes / size, truth[:, 1:] / size, rtol=0, atol=2 * SLOPE_ERROR)
+
+
 def test_nb_in_float64_to_ten_digits(grid):
     k, log_mean, log_r, truth = grid
     log_prob, by_log_mean, by_log_r = value_and_slopes(k.double(), log_mean.double(), log_r.double())

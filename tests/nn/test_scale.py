@@ -7,6 +7,7 @@ import pytest
 import torch
 from scipy.special import expit, softmax
 
+from perturbgen.errors import ConfigError
 from perturbgen.nn import Dispersion, PredictedDispersion, ShapeError, bounded_log_r, nb_log_prob, scaled_log_mean
 
 LOGITS = torch.tensor([[0.0, 1.0, -200.0], [3.0, 3.0, 3.0]])
@@ -42,6 +43,11 @@ def test_sizes_that_would_broadcast_are_refused(size):
         scaled_log_mean(LOGITS, size)
 
 
+def test_an_unknown_scaling_is_refused():
+    with pytest.raises(ConfigError, match="total or max"):
+        scaled_log_mean(LOGITS, torch.ones(2), scaling="mean")
+
+
 def test_log_r_stays_between_its_bounds_with_a_gradient():
     raw = torch.tensor([-60.0, -20, 1, 20, 60], requires_grad=True)
     log_r = bounded_log_r(raw)
@@ -63,6 +69,11 @@ def test_dispersion_per_gene_and_per_category():
     assert torch.equal(found[0], found[2])
     np.testing.assert_allclose(found[1].exp(), [0.5] * 3, rtol=1e-6)
     assert (found[0] > found[1]).all()
+
+
+def test_dispersion_starts_within_its_bounds():
+    with pytest.raises(ConfigError, match=r"e\^-7 and e\^9"):
+        Dispersion(3, r=1e5)
 
 
 def test_dispersion_refuses_categories_it_lacks_and_the_lack_of_its_categories():
