@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -105,3 +107,13 @@ def kaggle(tmp_path: Path) -> KaggleFolder:
     folder = tmp_path / "kaggle"
     folder.mkdir()
     return KaggleFolder(folder)
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_it_was() -> Iterator[None]:
+    """Commands set the package's logger up; no test sees what another one set."""
+    logger = logging.getLogger("perturbgen")
+    before = logger.level, logger.handlers[:]
+    yield
+    logger.setLevel(before[0])
+    logger.handlers[:] = before[1]

@@ -19,7 +19,16 @@ def test_the_demo_writes_what_it_says(tmp_path: Path) -> None:
     result = demo("--runs", str(tmp_path), "--set", "preset=tiny")
     assert result.returncode == 0, result.stderr
     run = tmp_path / "0001-demo-s0"
-    for name in ("config.toml", "env.json", "counts.h5ad", "report.html", "submission.csv", "projector_config.pbtxt"):
+    for name in (
+        "config.toml",
+        "env.json",
+        "counts.h5ad",
+        "report.html",
+        "de.html",
+        "de.parquet",
+        "submission.csv",
+        "projector_config.pbtxt",
+    ):
         assert (run / name).stat().st_size > 0, name
     assert str(run / "report.html") in result.stdout
 

@@ -1,4 +1,4 @@
-"""The main job on embedded data: simulate -> ingest -> validate -> pseudobulk -> a page with pictures."""
+"""The main job on embedded data: simulate, ingest, validate, sum to pseudobulk, test, and draw what came out."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def main(
     runs: Annotated[Path, typer.Option(help="Where the run directory is made.")] = Path("runs"),
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved configuration and stop.")] = False,
 ) -> None:
-    """Simulate an experiment, read it back, check it, sum it up and show it.
+    """Simulate an experiment, read it back, check it, sum it up, test it and show it.
 
     Example: python experiments/demo/run.py --set seed=3
     """
@@ -43,28 +43,34 @@ def main(
         return
     run = create_run(runs, "demo", settings, seed=settings.seed)
     make(run, settings)
-    say(f"report       {run / 'report.html'}")
+    say(f"report       {run / 'report.html'}, and of differential expression {run / 'de.html'}")
     say(f"submission   {run / 'submission.csv'} (all zeros: the control that every method must beat)")
     say(f"TensorBoard  {run} (make board opens it)")
 
 
 def make(run: Path, settings: Demo) -> None:
     """Fill the run directory."""
-    from perturbgen.data import pseudobulk, read_competition, validate
+    from perturbgen.data import pseudobulk, read_competition, validate, write_h5ad
     from perturbgen.data.summary import summary_page
+    from perturbgen.de.flavours import flavour_table
+    from perturbgen.de.plots import de_page
     from perturbgen.simulate import simulate
 
     log.info("simulating the experiment (preset %s, seed %d)", settings.preset, settings.seed)
     folder = simulate(settings.preset, seed=settings.seed, out=run / "competition")
     cells = read_competition(folder)
     validate(cells)
-    cells.write_h5ad(run / "counts.h5ad")
+    write_h5ad(cells, run / "counts.h5ad")
     bulk = pseudobulk(cells, by=["plate", "well", "cell_type"])
-    bulk.write_h5ad(run / "pseudobulk.h5ad")
+    write_h5ad(bulk, run / "pseudobulk.h5ad")
     log.info("drawing the report")
     summary_page(cells, title=f"Simulated experiment, preset {settings.preset}, seed {settings.seed}").write(
         run / "report.html"
     )
+    log.info("differential expression")
+    table = flavour_table(bulk, flavour="kaggle")
+    table.write_parquet(run / "de.parquet")
+    de_page(table).write(run / "de.html")
     shutil.copyfile(folder / "sample_submission.csv", run / "submission.csv")
     log_projector(bulk, run)
 

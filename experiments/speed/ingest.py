@@ -101,7 +101,14 @@ def row_group(
 def write_tables(folder: Path, ids: np.ndarray, genes: pd.Index) -> None:
     """The companion tables: cells, genes, a thousand excluded pairs."""
     number = np.arange(len(ids))
-    meta = {"obs_id": ids, "library_id": "library_0", "plate_name": "plate_0", "well": "A1", "row": "A", "col": 1}
+    meta = {
+        "obs_id": ids,
+        "library_id": "library_0",
+        "plate_name": "plate_0",
+        "well": np.where(number % 5, "A2", "A1"),
+        "row": "A",
+        "col": 1,
+    }
     meta |= {"cell_id": "PBMC", "donor_id": "donor_0", "cell_type": "NK cells", "sm_lincs_id": "LSM-1"}
     meta |= {"sm_name": np.where(number % 5, "Clotrimazole", "Dimethyl Sulfoxide"), "SMILES": "C", "dose_uM": 1.0}
     pd.DataFrame(meta | {"timepoint_hr": 24, "control": number % 5 == 0}).to_csv(
@@ -156,13 +163,19 @@ def report(quarter: dict[str, float], measured: dict[str, float], options: argpa
     print(f"{options.cells:,} cells x {GENES:,} genes, {measured['nnz'] / 1e6:.1f} million non-zeros, {options.order}")
     print(f"speed        {speed / 1e6:6.2f} million non-zeros/s = {speed / WANTED_SPEED:.1f} x the 2 million wanted")
     print(f"final matrix {size / MEGABYTE:8,.0f} MB")
-    print(f"peak memory  {measured['peak'] / MEGABYTE:8,.0f} MB = {measured['peak'] / bound:.2f} x the bound "
-          f"(2 x matrix + 300 MB = {bound / MEGABYTE:,.0f} MB)")  # fmt: skip
-    print(f"  of which imports {measured['imported'] / MEGABYTE:,.0f} MB, reading {own / MEGABYTE:,.0f} MB "
-          f"= {own / size:.2f} x matrix")  # fmt: skip
+    print(
+        f"peak memory  {measured['peak'] / MEGABYTE:8,.0f} MB = {measured['peak'] / bound:.2f} x the bound "
+        f"(2 x matrix + 300 MB = {bound / MEGABYTE:,.0f} MB)"
+    )
+    print(
+        f"  of which imports {measured['imported'] / MEGABYTE:,.0f} MB, reading {own / MEGABYTE:,.0f} MB "
+        f"= {own / size:.2f} x matrix"
+    )
     full = {name: extrapolate(quarter, measured, name) for name in ("matrix", "peak", "seconds")}
-    print(f"at {FULL:,} cells (line through {quarter['cells']:,}, {measured['cells']:,}): "
-          f"matrix {full['matrix'] / 1e9:.2f} GB, peak {full['peak'] / 1e9:.2f} GB, {full['seconds']:.0f} s")  # fmt: skip
+    print(
+        f"at {FULL:,} cells, on the line through {quarter['cells']:,} and {measured['cells']:,}: "
+        f"matrix {full['matrix'] / 1e9:.2f} GB, peak {full['peak'] / 1e9:.2f} GB, {full['seconds']:.0f} s"
+    )
 
 
 def extrapolate(small: dict[str, float], large: dict[str, float], name: str) -> float:

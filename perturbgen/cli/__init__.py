@@ -10,7 +10,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from perturbgen import __version__
-from perturbgen.cli import data, doctor, show, simulate  # noqa: F401  (show adds itself to the data verbs)
+from perturbgen.cli import data, de, doctor, show, simulate, tables  # noqa: F401  (show adds itself to the data verbs)
 from perturbgen.console import setup_logging
 from perturbgen.errors import PerturbgenError
 from perturbgen.files import disk_errors
@@ -28,6 +28,8 @@ app = typer.Typer(
 doctor.register(app)
 data.register(app)
 simulate.register(app)
+tables.register(app)
+de.register(app)
 
 
 def show_version(wanted: bool) -> None:

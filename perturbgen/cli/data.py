@@ -54,6 +54,7 @@ def ingest(
 
     Example: [bold]perturbgen ingest kaggle/ --out counts.h5ad[/bold]
     """
+    from perturbgen.data.h5ad_writer import write_h5ad
     from perturbgen.data.overview import overview
     from perturbgen.data.schema import validate
 
@@ -66,7 +67,7 @@ def ingest(
         refuse(source, "an h5ad file", organisers_plates=organisers_plates, keep_excluded=keep_excluded)
         adata = read_file(source, columns=columns, layer=layer, vehicle=vehicle, curated=curated)
     warn(validate(adata))
-    write(adata, out)
+    write_h5ad(adata, out)
     show_table([overview(adata)], title=f"wrote {out}")
 
 
@@ -94,14 +95,6 @@ def read_file(path: Path, *, columns: Path | None, layer: str | None, vehicle: s
         return read_openproblems(path, layer=layer, curated=curated, **chosen)
     refuse(path, "not an Open Problems file", curated=curated)
     return read_h5ad(path, columns, layer=layer, vehicle=vehicle)
-
-
-def write(adata: AnnData, out: Path) -> None:
-    """Write an h5ad under its final name only when it is whole."""
-    from perturbgen.files import atomic_path
-
-    with atomic_path(out) as part:
-        adata.write_h5ad(part, compression="gzip", compression_opts=1)
 
 
 def warn(violations: list[Violation]) -> None:

@@ -14,7 +14,7 @@ from perturbgen.config import package_version
 from perturbgen.console import show_table
 
 REQUIRED = (
-    "numpy", "scipy", "pandas", "anndata", "pyarrow", "h5py", "zarr", "pydantic", "typer", "rich", "torch",
+    "numpy", "numba", "scipy", "pandas", "anndata", "pyarrow", "h5py", "zarr", "pydantic", "typer", "rich", "torch",
     "scikit-learn", "scanpy", "formulaic", "plotly", "pooch", "tensorboard",
 )  # fmt: skip
 OPTIONAL = {"rdkit": "pip install 'perturbgen[chem]'", "rpy2": "pip install 'perturbgen[r]' (after R)"}

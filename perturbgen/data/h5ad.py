@@ -213,7 +213,8 @@ def control_cells(values: pd.Series, rule: Control) -> Any:
     absent = [value for value in rule.values if value not in known]
     if absent:
         raise SchemaError(
-            f"[control] {rule.column} never holds {shorten(absent)}", expected="values of the file",
+            f"[control] {rule.column} never holds {shorten(absent)}",
+            expected="values of the file",
             fix=suggest(absent[0], known),
-        )  # fmt: skip
+        )
     return values.astype(str).isin(rule.values).to_numpy()

@@ -96,8 +96,9 @@ def read_excluded(folder: str | Path, cells: pd.Index, genes: pd.Index) -> np.nd
     pairs = read_csv(path, columns=["obs_id", "gene"], text=("obs_id", "gene"))[["obs_id", "gene"]]
     keys = excluded_keys(pairs, cells, genes)
     logger.info("%s excluded (cell, gene) pairs are left out", f"{len(keys):,}")
-    if len(keys) < len(pairs.drop_duplicates()):
-        logger.warning("%s of the excluded pairs name an unknown cell or gene", f"{len(pairs) - len(keys):,}")
+    unknown = len(pairs.drop_duplicates()) - len(keys)
+    if unknown:
+        logger.warning("%s of the excluded pairs name an unknown cell or gene", f"{unknown:,}")
     return keys
 
 

@@ -22,6 +22,8 @@ from perturbgen.errors import CountsError, SchemaError, shorten, suggest
 
 BATCH = 1 << 18
 LARGEST = np.iinfo(np.int32).max
+# Looking for the nearest name takes seconds beyond this, and cell barcodes have no meaningful neighbour.
+FEW = 50_000
 
 
 @dataclass(frozen=True)
@@ -150,7 +152,7 @@ def unknown_label(key: str, names: list[str], index: pd.Index, path: Path) -> Sc
         f"{path} names an unknown {key}: {shorten(names, 3)}",
         expected=f"every {key} is one of the {len(index):,} in the companion table",
         cause="files of two releases mixed, a renamed gene, or a truncated companion table",
-        fix=suggest(names[0], [str(label) for label in index]),
+        fix=suggest(names[0], index[:FEW].astype(str)) if len(index) <= FEW else None,
     )
 
 

@@ -74,7 +74,8 @@ def read_openproblems(
 
     Without ``layer`` the counts come from where the benchmark takes them: ``.raw`` if the file has it, else the layer
     ``counts``, else X. ``curated=True`` drops the conditions of ``CURATION``; how many cells each rule took is in
-    ``uns["curation"]``. The file's other columns (``split`` among them) are kept; what it lacks stays absent.
+    ``uns["curation"]``. The file's other columns (``split`` among them) are kept; what it lacks stays absent, but for
+    ``control``, which is then ``split == "control"`` as in the benchmark.
     """
     adata = open_h5ad(path)
     require_columns(adata.obs.columns, ("cell_type", "sm_name"), path)
@@ -84,6 +85,8 @@ def read_openproblems(
     adata.X = to_counts(adata.X, adata.obs_names, adata.var_names, where)
     columns = {ours: theirs for theirs, ours in KAGGLE_COLUMNS.items() if theirs in adata.obs and ours != theirs}
     adata.obs = rename_obs(adata.obs, columns)
+    if "control" not in adata.obs and "split" in adata.obs:
+        adata.obs["control"] = (adata.obs["split"] == "control").to_numpy()
     adata.uns["vehicle"] = vehicle
     return curate(adata) if curated else adata
 

@@ -60,9 +60,14 @@ def validate(adata: AnnData, *, vehicle: str | None = None, by: Sequence[str] = 
 
 
 def problem(
-    severity: Severity, rule: str, what: str, *, expected: str | None = None, cause: str | None = None,
+    severity: Severity,
+    rule: str,
+    what: str,
+    *,
+    expected: str | None = None,
+    cause: str | None = None,
     fix: str | None = None,
-) -> Violation:  # fmt: skip
+) -> Violation:
     """A violation of the schema."""
     return Violation(severity, rule, SchemaError(what, expected=expected, cause=cause, fix=fix))
 
@@ -83,11 +88,13 @@ def id_violations(adata: AnnData) -> Iterator[Violation]:
         twice = names[names.duplicated()].unique()
         if len(twice):
             yield problem(
-                "error", "unique ids", f"{len(twice)} {what} names occur more than once: {shorten(twice)}",
+                "error",
+                "unique ids",
+                f"{len(twice)} {what} names occur more than once: {shorten(twice)}",
                 expected=f"a unique name for every {what}",
                 cause="data sets joined without a prefix" if what == "cell" else "gene symbols shared by several ids",
                 fix=f"adata.{'obs' if what == 'cell' else 'var'}_names_make_unique(), or sum the repeated ones",
-            )  # fmt: skip
+            )
 
 
 def column_violations(obs: pd.DataFrame) -> Iterator[Violation]:
@@ -95,18 +102,23 @@ def column_violations(obs: pd.DataFrame) -> Iterator[Violation]:
     for column in REQUIRED:
         if column not in obs:
             yield problem(
-                "error", "columns", f"obs has no column {column!r}", expected=f"columns {shorten(REQUIRED)}",
+                "error",
+                "columns",
+                f"obs has no column {column!r}",
+                expected=f"columns {shorten(REQUIRED)}",
                 cause="the file has its own names",
                 fix=f"map it with --columns; {suggest(column, map(str, obs.columns))}",
-            )  # fmt: skip
+            )
     for column in (name for name in COLUMNS if name in obs):
         absent = obs.index[obs[column].isna()]
         if len(absent):
             yield problem(
-                "error" if column in REQUIRED else "warning", "columns",
+                "error" if column in REQUIRED else "warning",
+                "columns",
                 f"{column!r} is missing in {len(absent)} cells: {shorten(absent, 3)}",
-                expected="a value for every cell", fix="complete or drop these cells",
-            )  # fmt: skip
+                expected="a value for every cell",
+                fix="complete or drop these cells",
+            )
 
 
 def category_violations(obs: pd.DataFrame) -> Iterator[Violation]:
@@ -116,16 +128,23 @@ def category_violations(obs: pd.DataFrame) -> Iterator[Violation]:
         blank = [name for name in names if name != name.strip() or not name]
         if blank:
             yield problem(
-                "error", "categories", f"{column!r} has names that are blank or padded: {shorten(blank)}",
-                expected="names that other tables can be joined by", cause="a spreadsheet or a split string",
+                "error",
+                "categories",
+                f"{column!r} has names that are blank or padded: {shorten(blank)}",
+                expected="names that other tables can be joined by",
+                cause="a spreadsheet or a split string",
                 fix=f"obs[{column!r}] = obs[{column!r}].str.strip()",
-            )  # fmt: skip
+            )
         folded = pd.Series(names, dtype=object).groupby([name.strip().casefold() for name in names]).agg(list)
         for alike in (group for group in folded if len(group) > 1 and len({name.strip() for name in group}) > 1):
             yield problem(
-                "warning", "categories", f"{column!r} has names that differ in case only: {shorten(alike)}",
-                expected="one spelling", cause="tables of two sources", fix="rename them if they mean the same",
-            )  # fmt: skip
+                "warning",
+                "categories",
+                f"{column!r} has names that differ in case only: {shorten(alike)}",
+                expected="one spelling",
+                cause="tables of two sources",
+                fix="rename them if they mean the same",
+            )
 
 
 def vehicle_violations(obs: pd.DataFrame, vehicle: str | None, by: Sequence[str]) -> Iterator[Violation]:
@@ -135,14 +154,20 @@ def vehicle_violations(obs: pd.DataFrame, vehicle: str | None, by: Sequence[str]
     known = [str(name) for name in obs["compound"].dropna().unique()]
     if vehicle is None:
         yield problem(
-            "error", "vehicle", "no vehicle is named", expected="the compound that every other is compared with",
+            "error",
+            "vehicle",
+            "no vehicle is named",
+            expected="the compound that every other is compared with",
             fix='vehicle = "DMSO" in the column map, or --vehicle',
-        )  # fmt: skip
+        )
     elif vehicle not in known:
         yield problem(
-            "error", "vehicle", f"no cell was treated with the vehicle {vehicle!r}",
-            expected="vehicle cells to compare with", fix=suggest(vehicle, known),
-        )  # fmt: skip
+            "error",
+            "vehicle",
+            f"no cell was treated with the vehicle {vehicle!r}",
+            expected="vehicle cells to compare with",
+            fix=suggest(vehicle, known),
+        )
     else:
         for group in [*by, *(["plate"] if "plate" not in by else [])]:
             yield from groups_without_vehicle(obs, vehicle, group)
@@ -155,10 +180,13 @@ def groups_without_vehicle(obs: pd.DataFrame, vehicle: str, group: str) -> Itera
     has = (obs["compound"] == vehicle).groupby(obs[group], observed=True).any()
     if not has.all():
         yield problem(
-            "error", "vehicle", f"no {vehicle!r} cell in {group} {shorten(has.index[~has])}",
+            "error",
+            "vehicle",
+            f"no {vehicle!r} cell in {group} {shorten(has.index[~has])}",
             expected=f"vehicle cells in every {group}, since differential expression compares with them",
-            cause="the file is a subset", fix=f"drop these {group}s or add their vehicle cells",
-        )  # fmt: skip
+            cause="the file is a subset",
+            fix=f"drop these {group}s or add their vehicle cells",
+        )
 
 
 def well_violations(obs: pd.DataFrame) -> Iterator[Violation]:
@@ -170,11 +198,13 @@ def well_violations(obs: pd.DataFrame) -> Iterator[Violation]:
     if len(mixed):
         named = [f"{p} {w}: {' / '.join(g['compound'])}" for (p, w), g in mixed.groupby(["plate", "well"])]
         yield problem(
-            "error", "wells", f"{len(named)} wells hold more than one compound: {shorten(named, 3)}",
+            "error",
+            "wells",
+            f"{len(named)} wells hold more than one compound: {shorten(named, 3)}",
             expected="(plate, well) determines the compound",
             cause="plates of two libraries share a name, or rows were shuffled against each other",
             fix="give the plates different names, or restore the order of obs",
-        )  # fmt: skip
+        )
 
 
 def depth_violations(adata: AnnData) -> Iterator[Violation]:
@@ -184,18 +214,24 @@ def depth_violations(adata: AnnData) -> Iterator[Violation]:
     empty = depth(adata) == 0
     if empty.any():
         yield problem(
-            "warning", "depth", f"{int(empty.sum())} cells have no counts: {shorten(adata.obs_names[empty], 3)}",
-            expected="at least one count in every cell", fix="drop them: adata[adata.X.sum(axis=1) > 0]",
-        )  # fmt: skip
+            "warning",
+            "depth",
+            f"{int(empty.sum())} cells have no counts: {shorten(adata.obs_names[empty], 3)}",
+            expected="at least one count in every cell",
+            fix="drop them: adata[adata.X.sum(axis=1) > 0]",
+        )
     if {"plate", "well"} <= set(adata.obs.columns):
         keys = [adata.obs["plate"], adata.obs["well"]]
         wells = pd.Series(empty, index=adata.obs_names).groupby(keys, observed=True).all()
         if wells.any():
             named = [" ".join(map(str, well)) for well in wells.index[wells]]
             yield problem(
-                "warning", "depth", f"{len(named)} wells have no counts at all: {shorten(named)}",
-                expected="a library in every well", fix="pseudobulk drops such wells; a design may lose its controls",
-            )  # fmt: skip
+                "warning",
+                "depth",
+                f"{len(named)} wells have no counts at all: {shorten(named)}",
+                expected="a library in every well",
+                fix="pseudobulk drops such wells; a design may lose its controls",
+            )
 
 
 def depth(adata: AnnData) -> NDArray[np.float64]:

@@ -82,7 +82,7 @@ def csv_errors(path: Path) -> Iterator[None]:
 
 def require_columns(found: Iterable[object], wanted: Iterable[str], where: str | Path) -> None:
     """Every wanted column is among the found ones; all absent ones are named, with the nearest name that is there."""
-    names = [str(name) for name in found]
+    names, wanted = [str(name) for name in found], list(wanted)
     absent = [name for name in wanted if name not in names]
     if absent:
         hints = "; ".join(f"{name!r}: {suggest(name, names)}" for name in absent)

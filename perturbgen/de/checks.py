@@ -78,13 +78,22 @@ def fail_where(
     """An error that names the first place where ``wrong`` (samples, genes) holds."""
     if not wrong.any():
         return
-    i, j = np.unravel_index(int(wrong.argmax()), wrong.shape)
+    i, j = (int(k) for k in np.unravel_index(int(wrong.argmax()), wrong.shape))
     raise CountsError(
         f"counts hold {what}: sample {str(samples[i])!r} has {values[i, j]:g} in gene {str(genes[j])!r}",
         expected="raw counts (whole numbers, not negative)",
         cause="the matrix was normalised, averaged or log-transformed" if what == "a fraction" else None,
         fix=fix,
     )
+
+
+def find_obs(counts: AnnData | pd.DataFrame, obs: pd.DataFrame | None) -> pd.DataFrame:
+    """obs as given, or the AnnData's own."""
+    if obs is not None:
+        return obs
+    if isinstance(counts, pd.DataFrame) or not hasattr(counts, "obs"):
+        raise SchemaError("counts come without obs", expected="an AnnData, or obs= with a row for each sample")
+    return counts.obs
 
 
 def check_labels(samples: pd.Index, genes: pd.Index) -> None:

@@ -25,36 +25,44 @@ ContrastKind = Literal["exact", "limma"]
 
 
 @dataclass(frozen=True)
+class Approximation:
+    """limma's contrasts of coefficients: ``weights`` (contrasts, coefficients), and what pairs of coefficients share.
+
+    The variance of a contrast is sum_i c_i^2 u_i^2 + sum_{i<j} 2 c_i c_j r_ij u_i u_j; ``shared`` (contrasts, pairs)
+    are the 2 c_i c_j r_ij, with the pairs in ``first`` and ``second``.
+    """
+
+    weights: csr_matrix
+    shared: csr_matrix
+    first: NDArray[np.intp]
+    second: NDArray[np.intp]
+
+    def combine(self, effects: Array, unscaled: Array) -> tuple[Array, Array]:
+        """Effects and unscaled standard errors of contrasts from those of coefficients, both (..., genes)."""
+        pairs = unscaled[self.first] * unscaled[self.second]
+        variances = self.weights.power(2) @ unscaled**2 + self.shared @ pairs
+        return self.weights @ effects, np.sqrt(variances)
+
+
+@dataclass(frozen=True)
 class Contrasts:
     """What a fit must compute, and how the contrasts follow from it.
 
-    ``functions`` are (functions, groups) and (functions, q) of a basis' coefficients. For the exact kind they are the
-    contrasts themselves; for limma's they are coefficients, and ``weights`` (contrasts, functions) and their
-    ``correlation`` (functions, functions) give the contrasts.
+    ``functions`` are (functions, groups) and (functions, q) of a basis' coefficients: the contrasts themselves for the
+    exact kind; for limma's, coefficients that its ``approximation`` combines.
     """
 
     functions: tuple[csr_matrix, Array]
-    weights: csr_matrix | None = None
-    correlation: Array | None = None
+    approximation: Approximation | None = None
 
     @property
     def size(self) -> int:
         """The number of contrasts."""
-        return (self.functions[0] if self.weights is None else self.weights).shape[0]
+        return (self.functions[0] if self.approximation is None else self.approximation.weights).shape[0]
 
     def combine(self, effects: Array, unscaled: Array) -> tuple[Array, Array]:
         """Effects and unscaled standard errors of the contrasts, (contrasts, genes)."""
-        if self.weights is None or self.correlation is None:
-            return effects, unscaled
-        variances = self.weights.power(2) @ unscaled**2
-        for k in range(self.weights.shape[0]):
-            row = slice(self.weights.indptr[k], self.weights.indptr[k + 1])
-            used, factors = self.weights.indices[row], self.weights.data[row]
-            for i in range(len(used)):
-                for j in range(i):
-                    shared = 2 * factors[i] * factors[j] * self.correlation[used[i], used[j]]
-                    variances[k] += shared * unscaled[used[i]] * unscaled[used[j]]
-        return self.weights @ effects, np.sqrt(variances)
+        return (effects, unscaled) if self.approximation is None else self.approximation.combine(effects, unscaled)
 
 
 def make_contrasts(basis: Basis, weights: Array, kind: ContrastKind) -> Contrasts:
@@ -68,8 +76,23 @@ def make_contrasts(basis: Basis, weights: Array, kind: ContrastKind) -> Contrast
     coefficients[np.arange(len(columns)), columns] = 1
     covariance = basis.unscaled_covariance(coefficients)
     scale = np.sqrt(np.diag(covariance))
-    functions = sparse_functions(basis, coefficients)
-    return Contrasts(functions, csr_matrix(weights[:, columns]), covariance / np.outer(scale, scale))
+    approximation = approximate(weights[:, columns], covariance / np.outer(scale, scale))
+    return Contrasts(sparse_functions(basis, coefficients), approximation)
+
+
+def approximate(weights: Array, correlation: Array) -> Approximation:
+    """limma's approximation for ``weights`` (contrasts, coefficients) and the coefficients' ``correlation``."""
+    contrast, first, second = [], [], []
+    for k, row in enumerate(weights):
+        used = np.flatnonzero(row)
+        i, j = np.triu_indices(len(used), 1)
+        contrast.append(np.full(len(i), k))
+        first.append(used[i])
+        second.append(used[j])
+    at, i, j = (np.concatenate(parts) for parts in (contrast, first, second))
+    values = 2 * weights[at, i] * weights[at, j] * correlation[i, j]
+    shared = csr_matrix((values, (at, np.arange(len(at)))), shape=(len(weights), len(at)))
+    return Approximation(csr_matrix(weights), shared, i, j)
 
 
 def sparse_functions(basis: Basis, weights: Array) -> tuple[csr_matrix, Array]:

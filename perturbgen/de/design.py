@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +11,15 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.linalg import solve_triangular
 
-from perturbgen.de.formula import Factor, code_terms, drop_constant_factors, make_factor, make_variable, parse_formula
+from perturbgen.de.formula import (
+    Factor,
+    Variable,
+    code_terms,
+    drop_constant_factors,
+    make_factor,
+    make_variable,
+    parse_formula,
+)
 from perturbgen.errors import DesignError, shorten
 
 log = logging.getLogger(__name__)
@@ -81,7 +89,7 @@ def build_design(formula: str, obs: pd.DataFrame, group: pd.Series | None = None
     levels, level_column = group_columns(coded, variables)
     design = Design(matrix, columns, obs.index, independent_columns(matrix), levels, level_column)
     if design.aliased:
-        log.info("columns of the design that others determine are dropped: %s", shorten(design.aliased))
+        log.debug("columns of the design that others determine are dropped: %s", shorten(design.aliased))
     return design
 
 
@@ -97,7 +105,7 @@ def check_group(terms: Sequence[tuple[str, ...]], formula: str) -> None:
 
 
 def group_columns(
-    coded: Sequence[tuple[tuple[str, ...], Array, list[str]]], variables: dict[str, object]
+    coded: Sequence[tuple[tuple[str, ...], Array, list[str]]], variables: Mapping[str, Variable]
 ) -> tuple[tuple[str, ...], NDArray[np.intp] | None]:
     """The levels of the compared factor and the column of each."""
     factor = variables.get(GROUP)

@@ -1,22 +1,27 @@
 """Weighted least squares for all genes at once.
 
 In the basis [D Q] of a design (see ``Basis``: D disjoint group indicators, Q orthonormal nuisance columns) the normal
-equations of one gene with weights W are a diagonal D'WD, a cross block D'WQ and a small Q'WQ, so they are solved through
+equations of one gene with weights W are a diagonal D'WD, a cross block D'WQ and a small Q'WQ. They are solved through
 the Schur complement S = Q'WQ - (D'WQ)'(D'WD)^-1(D'WQ). Every block of them is a matrix product shared by many genes.
 An arbitrary design is the case of few groups and a large Q.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.linalg import solve_triangular
 from scipy.sparse import csr_matrix
 
 from perturbgen.de.design import Basis
 
 Array = NDArray[np.float64]
+
+# A Schur complement this much smaller than what it was subtracted from has fewer than six digits left. It happens where
+# voom's trend comes close to zero and weights reach 1e20, in data with less variance than counting itself would give.
+CANCELLED = 1e-10
 
 
 @dataclass(frozen=True)
@@ -69,14 +74,40 @@ class Solver:
 
         ``functions`` are (functions, groups) and (functions, q) of the basis' coefficients.
         """
+        try:
+            return self._by_schur(y, w, functions)
+        except np.linalg.LinAlgError:
+            if y.shape[1] == 1:
+                return self._by_qr(y[:, 0], w[:, 0], functions)
+        genes = [self.weighted(y[:, [g]], w[:, [g]], functions) for g in range(y.shape[1])]
+        return Fitted(*(np.concatenate([getattr(g, f.name) for g in genes], axis=-1) for f in fields(Fitted)))
+
+    def _by_qr(self, y: Array, w: Array, functions: tuple[csr_matrix, Array]) -> Fitted:
+        """One gene whose weights differ too much for normal equations: QR, the heaviest samples first."""
+        order = np.argsort(-w, kind="stable")
+        design = np.hstack([self._indicators.T.toarray(), self.basis.q])[order]
+        root = np.sqrt(w[order])
+        q, r = np.linalg.qr(root[:, None] * design)
+        coefficients = solve_triangular(r, q.T @ (root * y[order]))
+        residual = root * (y[order] - design @ coefficients)
+        wanted = np.hstack([functions[0].toarray(), functions[1]])
+        unscaled = np.linalg.norm(solve_triangular(r, wanted.T, trans="T"), axis=0)
+        sigma = np.sqrt(residual @ residual / self.df_residual)
+        return Fitted(np.array([sigma]), (wanted @ coefficients)[:, None], unscaled[:, None])
+
+    def _by_schur(self, y: Array, w: Array, functions: tuple[csr_matrix, Array]) -> Fitted:
+        """Weighted least squares through the Schur complement; LinAlgError where that would lose too many digits."""
         genes = y.shape[1]
         wy = w * y
         moments = (self._stacked @ w).reshape(1 + self.rank_q, self.groups, genes)
-        mass, shape = moments[0], (genes, self.rank_q, self.groups)
-        cross = np.ascontiguousarray(moments[1:].transpose(2, 0, 1)).reshape(shape)
-        ratio = cross / mass.T[:, None, :]
-        schur = self._gram(w) - np.matmul(ratio, cross.transpose(0, 2, 1))
-        means = (self._indicators @ wy) / mass
+        inverse_mass = 1 / moments[0]
+        cross = np.ascontiguousarray(moments[1:].transpose(2, 0, 1))
+        ratio = cross * inverse_mass.T[:, None, :]
+        gram = self._gram(w)
+        schur = gram - np.matmul(ratio, cross.transpose(0, 2, 1))
+        if (np.einsum("bqq->bq", schur) < CANCELLED * np.einsum("bqq->bq", gram)).any():
+            raise np.linalg.LinAlgError
+        means = (self._indicators @ wy) * inverse_mass
         right = (self.basis.q.T @ wy).T - np.matmul(cross, means.T[:, :, None])[:, :, 0]
         inverse_root = np.linalg.inv(np.linalg.cholesky(schur))
         on_q = np.matmul(inverse_root.transpose(0, 2, 1), np.matmul(inverse_root, right[:, :, None]))[:, :, 0].T
@@ -86,7 +117,7 @@ class Solver:
         sigma = np.sqrt(np.einsum("ng,ng->g", residual, w) / self.df_residual)
         by_group, by_q = functions
         effects = by_group @ on_groups + by_q @ on_q
-        return Fitted(sigma, effects, np.sqrt(self._variances(functions, mass, ratio, inverse_root)))
+        return Fitted(sigma, effects, np.sqrt(variances(functions, inverse_mass, ratio, inverse_root)))
 
     def _gram(self, w: Array) -> Array:
         """Q'WQ of every gene, (genes, q, q)."""
@@ -96,13 +127,28 @@ class Solver:
         gram[:, self._upper[1], self._upper[0]] = products
         return gram
 
-    def _variances(self, functions: tuple[csr_matrix, Array], mass: Array, ratio: Array, inverse_root: Array) -> Array:
-        """Unscaled variances (functions, genes): f_D (D'WD)^-1 f_D' + |S^-1/2 (f_Q - f_D (D'WD)^-1 D'WQ)|^2."""
-        by_group, by_q = functions
-        genes, rank, groups = ratio.shape
-        shifted = (by_group @ ratio.reshape(genes * rank, groups).T).T.reshape(genes, rank, -1)
-        spread = np.matmul(inverse_root, by_q.T - shifted)
-        return by_group.power(2) @ (1 / mass) + np.einsum("bqm,bqm->mb", spread, spread)
+
+def variances(functions: tuple[csr_matrix, Array], inverse_mass: Array, ratio: Array, inverse_root: Array) -> Array:
+    """Unscaled variances (functions, genes): f_D (D'WD)^-1 f_D' + |S^-1/2 (f_Q - f_D (D'WD)^-1 D'WQ)|^2.
+
+    ``inverse_mass`` (groups, genes) is the diagonal of (D'WD)^-1, ``ratio`` (genes, q, groups) (D'WD)^-1 D'WQ, and
+    ``inverse_root`` (genes, q, q) S^-1/2.
+    """
+    by_group, by_q = functions
+    genes, rank, groups = ratio.shape
+    if is_identity(by_group):
+        shifted = ratio
+    else:
+        shifted = (by_group @ ratio.reshape(genes * rank, groups).T).T.reshape(genes, rank, by_q.shape[0])
+    spread = np.matmul(inverse_root, by_q.T - shifted)
+    return by_group.power(2) @ inverse_mass + np.einsum("bqm,bqm->mb", spread, spread)
+
+
+def is_identity(matrix: csr_matrix) -> bool:
+    """Whether a sparse matrix changes nothing, as where the functions are the group coefficients themselves."""
+    size, ones = matrix.shape[0], np.arange(matrix.shape[0])
+    same = matrix.shape[1] == size == matrix.nnz
+    return bool(same and (matrix.indices == ones).all() and (matrix.data == 1).all())
 
 
 def stack_indicators(basis: Basis) -> tuple[csr_matrix, csr_matrix]:

@@ -1,4 +1,4 @@
-"""R-style model formulas: which columns a formula makes of a table of samples, coded as R's ``model.matrix`` codes them.
+"""R-style model formulas: the columns that a formula makes of a table of samples, coded as R's ``model.matrix`` does.
 
 Terms are plain columns (quoted with backticks where the name is not a word), ``factor(column)``, their interactions
 with ``:`` and ``*``, and ``0`` or ``-1`` for "no intercept". Text, booleans and categories are factors, numbers are

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -12,34 +12,26 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from perturbgen.console import progress
-from perturbgen.de.checks import align_obs, as_matrix, check_counts, check_labels, warn_duplicates
+from perturbgen.de.checks import align_obs, as_matrix, check_counts, check_labels, find_obs, warn_duplicates
 from perturbgen.de.contrasts import ContrastKind, answerable
-from perturbgen.de.design import Design, build_design
+from perturbgen.de.design import Design
+from perturbgen.de.filters import GeneFilter, Inputs, gene_masks
 from perturbgen.de.native import FitResult, Method, Tick, fit_native
-from perturbgen.de.normalise import filter_by_expr
 from perturbgen.de.parallel import spread
-from perturbgen.de.plan import Fit, condition_frame, level_order, plan_fits, text_column
+from perturbgen.de.plan import Fit, condition_frame, plan_fits
 from perturbgen.de.table import DETable, adjust_bh
 from perturbgen.de.tails import EPS_LOG10_P, LOG_10
-from perturbgen.errors import ConfigError, CountsError, SchemaError, shorten
+from perturbgen.errors import ConfigError, shorten
 
 if TYPE_CHECKING:
     from anndata import AnnData
+
+    from perturbgen.de.voom import MeanVariance
 
 log = logging.getLogger(__name__)
 
 Array = NDArray[np.float64]
 Backend = Literal["native", "r"]
-GeneFilter = Literal["filterByExpr", "intersection"] | Sequence[str] | None
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """Checked counts (samples, genes) with the labels of both and obs in the same order."""
-
-    values: Array
-    genes: pd.Index
-    obs: pd.DataFrame
 
 
 def limma_table(
@@ -96,11 +88,10 @@ def limma_table(
     answered = np.concatenate([answerable(f.design, f.weights, contrasts) for f in fits])
     conditions = condition_frame(fits, answered, [by, group] if by else [group])
     report(conditions)
-    tables = run_fits(data, fits, masks, answered, method, fit_function(backend))
-    return assemble(tables, conditions, data.genes, zero_p=zero_p, adjust=adjust, info={
-        "design": design, "group": group, "control": control, "by": by, "joint": joint, "backend": backend,
-        **asdict(method),
-    })  # fmt: skip
+    tables, trends = run_fits(data, fits, masks, answered, method, fit_function(backend))
+    info = {"design": design, "group": group, "control": control, "by": by, "joint": joint, "backend": backend}
+    table = assemble(tables, conditions, data.genes, zero_p=zero_p, adjust=adjust, info={**info, **asdict(method)})
+    return replace(table, mean_variance=trends)
 
 
 def check_options(method: Method, *, backend: str, zero_p: str | None, adjust: str) -> None:
@@ -126,68 +117,11 @@ def prepare(
 ) -> Inputs:
     """Counts and obs, checked and in one order."""
     values, samples, genes = as_matrix(counts, layer)
-    if obs is None:
-        if not hasattr(counts, "obs"):
-            raise SchemaError("counts come without obs", expected="an AnnData, or obs= with a row for each sample")
-        obs = counts.obs
     check_labels(samples, genes)
+    aligned = align_obs(find_obs(counts, obs), samples)
     check_counts(values, samples, genes, allow_fractional=allow_fractional)
     warn_duplicates(values, samples)
-    return Inputs(values, genes, align_obs(obs, samples))
-
-
-def gene_masks(
-    data: Inputs, fits: Sequence[Fit], gene_filter: GeneFilter, *, design: str, group: str, by: str | None
-) -> list[NDArray[np.bool_]]:
-    """Which genes each fit uses."""
-    if gene_filter is None:
-        masks = [np.ones(len(data.genes), dtype=bool)] * len(fits)
-    elif gene_filter == "filterByExpr":
-        masks = [expressed(data.values[fit.rows], fit.design) for fit in fits]
-    elif gene_filter == "intersection":
-        masks = [common_genes(data, design=design, group=group, by=by)] * len(fits)
-    elif isinstance(gene_filter, str):
-        raise ConfigError(f"gene_filter={gene_filter!r} is unknown", expected='"filterByExpr", "intersection" or genes')
-    else:
-        masks = [named_genes(data.genes, gene_filter)] * len(fits)
-    for fit, mask in zip(fits, masks, strict=True):
-        check_mask(data.values[fit.rows], mask, data.obs.index[fit.rows])
-    return masks
-
-
-def expressed(values: Array, design: Design) -> NDArray[np.bool_]:
-    """edgeR's filter of (samples, genes) under a design."""
-    return filter_by_expr(values, design=design.matrix[:, design.kept]).to_numpy()
-
-
-def common_genes(data: Inputs, *, design: str, group: str, by: str | None) -> NDArray[np.bool_]:
-    """The genes that the filter keeps in every level of ``by``, each with the design of its own samples."""
-    groups = text_column(data.obs, group, "group")
-    strata = text_column(data.obs, by, "by") if by else pd.Series("", index=data.obs.index)
-    keep = np.ones(len(data.genes), dtype=bool)
-    for level in level_order(strata):
-        rows = np.flatnonzero((strata == level).to_numpy())
-        keep &= expressed(data.values[rows], build_design(design, data.obs.iloc[rows], groups.iloc[rows]))
-    return keep
-
-
-def named_genes(genes: pd.Index, wanted: Sequence[str]) -> NDArray[np.bool_]:
-    """A mask of genes given by name."""
-    absent = [name for name in wanted if name not in genes]
-    if absent:
-        raise SchemaError(f"{len(absent)} genes of gene_filter are not in the counts: {shorten(absent)}")
-    return np.asarray(genes.isin(list(wanted)))
-
-
-def check_mask(values: Array, mask: NDArray[np.bool_], samples: pd.Index) -> None:
-    """A filter must leave genes, and counts in every sample."""
-    if not mask.any():
-        raise SchemaError("the gene filter leaves no gene", fix="gene_filter=None, or check the sequencing depth")
-    empty = ~values[:, mask].any(axis=1)
-    if empty.any():
-        raise CountsError(
-            f"no counts are left after the gene filter in {shorten(samples[empty])}", fix="drop those samples"
-        )
+    return Inputs(values, genes, aligned)
 
 
 def report(conditions: pd.DataFrame) -> None:
@@ -224,20 +158,25 @@ def run_fits(
     answered: NDArray[np.bool_],
     method: Method,
     fit_one: FitFunction,
-) -> dict[str, Array]:
-    """Every statistic as (conditions, genes), NaN where there is none."""
+) -> tuple[dict[str, Array], dict[str, MeanVariance]]:
+    """Every statistic as (conditions, genes), NaN where there is none, and the trend of each fit."""
+    trends = {}
     shape = (len(answered), len(data.genes))
     tables = {name: np.full(shape, np.nan) for name in ("logfc", "ave_expr", "t", "se", "df", "log_p")}
     start = 0
     with progress("differential expression", sum(int(mask.sum()) for mask in masks)) as tick:
         for fit, mask in zip(fits, masks, strict=True):
-            rows = start + np.flatnonzero(answered[start : start + len(fit.weights)])
+            possible = answered[start : start + len(fit.weights)]
+            rows = start + np.flatnonzero(possible)
             start += len(fit.weights)
+            if not len(rows):
+                continue
             whole = mask.all()
             values = data.values[fit.rows] if whole else data.values[np.ix_(fit.rows, mask)]
-            result = fit_one(values, fit.design, fit.weights[answered[start - len(fit.weights) : start]], method, tick)
+            result = fit_one(values, fit.design, fit.weights[possible], method, tick)
             store(tables, rows, slice(None) if whole else np.flatnonzero(mask), result)
-    return tables
+            trends[fit.name] = result.mean_variance
+    return tables, trends
 
 
 def store(tables: dict[str, Array], rows: NDArray[np.intp], genes: Any, result: FitResult) -> None:
@@ -272,7 +211,7 @@ def assemble(
         log10_p[10.0**log10_p == 0] = EPS_LOG10_P
     arrays = {**tables, "log10_p": log10_p, "adj_p": adj_p}
     frames = {name: pd.DataFrame(values, conditions.index, genes, copy=False) for name, values in arrays.items()}
-    return DETable(**frames, conditions=conditions, info=info)
+    return DETable(**frames, conditions=conditions, info=info)  # type: ignore[arg-type]
 
 
 def adjust_rows(log_p: Array) -> Array:

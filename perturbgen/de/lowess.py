@@ -30,14 +30,15 @@ class Trend:
         if at.size < CELLS or self.x[0] == self.x[-1]:
             return np.interp(at, self.x, self.y)
         start, rise, divided = self._cells
-        place = np.clip(at, self.x[0], self.x[-1])
-        place -= self.x[0]
+        place = at - self.x[0]
         place *= CELLS / (self.x[-1] - self.x[0])
+        np.maximum(place, 0, out=place)
+        np.minimum(place, CELLS, out=place)
         cell = place.astype(np.int32)
         place -= cell
-        place *= rise[cell]
-        place += start[cell]
-        search = divided[cell]
+        place *= rise.take(cell, mode="clip")
+        place += start.take(cell, mode="clip")
+        search = divided.take(cell, mode="clip")
         place[search] = np.interp(at[search], self.x, self.y)
         return place
 

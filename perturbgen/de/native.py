@@ -16,7 +16,7 @@ from perturbgen.de.lowess import Trend
 from perturbgen.de.moderate import moderate
 from perturbgen.de.normalise import tmm
 from perturbgen.de.parallel import spread
-from perturbgen.de.tails import log_p_t
+from perturbgen.de.tails import TABLE_PAYS, log_p_t
 from perturbgen.de.voom import BLOCK, MeanVariance, log_cpm, make_solver, mean_variance, precision
 
 log = logging.getLogger(__name__)
@@ -43,17 +43,12 @@ class FitResult:
 
     effects: Array
     se: Array
+    t: Array
     log_p: Array
     df_total: Array
     ave_expr: Array
     sigma: Array
     mean_variance: MeanVariance
-
-    @property
-    def t(self) -> Array:
-        """Moderated t."""
-        with np.errstate(invalid="ignore", divide="ignore"):
-            return self.effects / self.se
 
 
 def fit_native(counts: Array, design: Design, weights: Array, method: Method, tick: Tick | None = None) -> FitResult:
@@ -68,8 +63,8 @@ def fit_native(counts: Array, design: Design, weights: Array, method: Method, ti
     sigma, effects, unscaled = fit_genes(e, sizes, solver, found.trend, contrasts, device=method.device, tick=tick)
     ave_expr = e.mean(axis=0)
     moderated = moderate(sigma**2, solver.df_residual, mean=ave_expr, robust=method.robust, trend=method.trend)
-    se, log_p = test(effects, unscaled, np.sqrt(moderated.s2_post), moderated.df_total)
-    return FitResult(effects, se, log_p, moderated.df_total, ave_expr, sigma, found)
+    se, t, log_p = test(effects, unscaled, np.sqrt(moderated.s2_post), moderated.df_total)
+    return FitResult(effects, se, t, log_p, moderated.df_total, ave_expr, sigma, found)
 
 
 def fit_genes(
@@ -101,17 +96,19 @@ def fit_genes(
     return sigma, effects, unscaled
 
 
-def test(effects: Array, unscaled: Array, sd: Array, df: Array) -> tuple[Array, Array]:
-    """Standard errors, and natural log p of effects (contrasts, genes) with posterior ``sd`` and ``df`` (genes,)."""
-    se, log_p = unscaled, np.empty_like(effects)
-    same = np.unique(df)
-    shared = float(same[0]) if len(same) == 1 else df
+def test(effects: Array, unscaled: Array, sd: Array, df: Array) -> tuple[Array, Array, Array]:
+    """Standard errors, t and natural log p of effects (contrasts, genes), with posterior ``sd`` and ``df`` (genes,)."""
+    se, t, log_p = (np.empty_like(effects) for _ in range(3))
+    # with one df for all genes a row at a time stays in the cache; with several they are gone through once a block
+    shared, step = (float(df[0]), 1) if (df == df[0]).all() else (df, 64)
+    tabulate = effects.size >= TABLE_PAYS if step == 1 else None
 
     def fill(rows: range) -> None:
         part = slice(rows.start, rows.stop)
-        se[part] *= sd
+        np.multiply(unscaled[part], sd, out=se[part])
         with np.errstate(invalid="ignore", divide="ignore"):
-            log_p[part] = log_p_t(effects[part] / se[part], shared)
+            np.divide(effects[part], se[part], out=t[part])
+        log_p[part] = log_p_t(t[part], shared, tabulate=tabulate)
 
-    spread(fill, len(effects), step=16)
-    return se, log_p
+    spread(fill, len(effects), step=step)
+    return se, t, log_p

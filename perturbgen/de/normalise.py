@@ -72,7 +72,7 @@ def pick_reference(counts: Array, sizes: Array) -> int:
 
     def fill(rows: range) -> None:
         for i in rows:
-            ordered = np.partition(counts[i], [low, high])
+            ordered = np.sort(counts[i])
             lower, upper = ordered[low] / sizes[i], ordered[high] / sizes[i]
             quartiles[i] = lower + (middle - low) * (upper - lower)
 
@@ -86,15 +86,15 @@ class Reference:
     """The sample that others are compared with: its expressed genes' shares, their logarithms and variances."""
 
     def __init__(self, counts: Array, size: float) -> None:
-        self.expressed = np.flatnonzero(counts)
-        self.share = counts[self.expressed] / size
-        self.log_share = np.log2(self.share)
-        self.variance = (size - counts[self.expressed]) / size / counts[self.expressed]
+        self.expressed = counts > 0
+        with np.errstate(divide="ignore"):
+            self.share = counts / size
+            self.log_share = np.log2(self.share)
+            self.variance = (size - counts) / size / counts
 
     def factor(self, counts: Array, size: float, ratio_trim: float, sum_trim: float, weighted: bool) -> float:
         """2 to the power of the trimmed, precision-weighted mean log ratio of a sample, counts (genes,)."""
-        counts = counts[self.expressed]
-        both = np.flatnonzero(counts)
+        both = np.flatnonzero(np.logical_and(counts, self.expressed))
         counts = counts[both]
         share = counts / size
         ratio = np.log2(share / self.share[both])
@@ -107,20 +107,20 @@ class Reference:
         if not weighted:
             return float(2.0 ** ratio[keep].mean())
         variance = (size - counts) / size / counts + self.variance[both]
-        precision = 1 / variance[keep]
-        return float(2.0 ** ((ratio[keep] * precision).sum() / precision.sum()))
+        precision = keep / variance
+        return float(2.0 ** ((ratio @ precision) / precision.sum()))
 
 
 def within_trim(values: Array, trim: float) -> NDArray[np.bool_]:
     """Which values have a rank (ties share the average) between floor(n trim) + 1 and n - floor(n trim)."""
     n = len(values)
     cut = int(np.floor(n * trim))
-    ordered = np.partition(values, [cut, n - 1 - cut])
+    ordered = np.sort(values)  # vectorised in numpy, and faster than its partition
     low, high = ordered[cut], ordered[n - 1 - cut]
     keep = (values > low) & (values < high)
     for edge in {low, high}:
         tied = values == edge
-        rank = (values < edge).sum() + (tied.sum() + 1) / 2
+        rank = np.count_nonzero(values < edge) + (np.count_nonzero(tied) + 1) / 2
         if cut + 1 <= rank <= n - cut:
             keep |= tied
     return keep

@@ -11,7 +11,6 @@ from functools import lru_cache
 
 from threadpoolctl import threadpool_limits
 
-
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
 KEPT = 32 << 20
 

@@ -118,11 +118,16 @@ def plan_joint(obs: pd.DataFrame, design: str, groups: pd.Series, strata: pd.Ser
     order = sorted(set(pairs), key=lambda pair: (f"{pair[1]}_{pair[0]}", pair))
     code = {pair: i for i, pair in enumerate(order)}
     combined = pd.Series(
-        pd.Categorical.from_codes([code[p] for p in pairs], list(map(str, range(len(order))))), obs.index
+        pd.Categorical.from_codes([code[p] for p in pairs], pd.Index([str(i) for i in range(len(order))])), obs.index
     )
     coded = build_design(design, obs, combined)
     sizes = np.bincount([code[p] for p in pairs])
-    wanted = [(s, g) for s in level_order(strata) for g in level_order(groups) if g != control and (s, g) in code]
+    wanted: list[tuple[str, ...]] = [
+        (stratum, level)
+        for stratum in level_order(strata)
+        for level in level_order(groups)
+        if level != control and (stratum, level) in code
+    ]
     weights = np.array([coded.contrast(str(code[s, g]), str(code[s, control])) for s, g in wanted])
     replicates = np.array([[sizes[code[s, g]], sizes[code[s, control]]] for s, g in wanted])
     return Fit("joint", np.arange(len(obs)), coded, wanted, weights, replicates)
@@ -132,7 +137,7 @@ def condition_frame(fits: Sequence[Fit], answered: NDArray[np.bool_], names: Seq
     """What is known of every condition: its samples and its control's, and whether its contrast can be estimated."""
     labels = [label for fit in fits for label in fit.conditions]
     if len(names) > 1:
-        index: pd.Index = pd.MultiIndex.from_tuples(labels, names=names)
+        index: pd.Index = pd.MultiIndex.from_tuples(labels, names=list(names))
     else:
         index = pd.Index([label[0] for label in labels], name=names[0])
     replicates = np.vstack([fit.replicates for fit in fits])

@@ -65,14 +65,17 @@ def fit_mean(e: Array, covariate: Array | None) -> tuple[Array, float]:
         return np.full(n, e.mean()), float(e.var(ddof=1))
     basis = np.linalg.qr(natural_spline(covariate, terms))[0]
     fitted = basis @ (basis.T @ e)
-    return fitted, float(((e - fitted) ** 2).sum() / (n - terms))
+    return fitted, float(((e - fitted) ** 2).sum() / (n - basis.shape[1]))
 
 
 def natural_spline(x: Array, terms: int) -> Array:
-    """A basis (points, terms) of natural cubic splines, intercept included, with inner knots at quantiles of x."""
+    """A basis (points, terms) of natural cubic splines, intercept included, with inner knots at quantiles of x.
+
+    Fewer terms where quantiles coincide, as they do when many genes have no counts.
+    """
     low, high = float(x.min()), float(x.max())
     inner = np.quantile(x, np.linspace(0, 1, terms)[1:-1])
-    knots = (np.r_[low, inner, high] - low) / (high - low)
+    knots = (np.unique(np.r_[low, inner, high]) - low) / (high - low)
     x = (x - low) / (high - low)
 
     def beyond(knot: float) -> Array:

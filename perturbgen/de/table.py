@@ -17,6 +17,8 @@ from perturbgen.files import atomic_path, require_file
 if TYPE_CHECKING:
     from anndata import AnnData
 
+    from perturbgen.de.voom import MeanVariance
+
 STATISTICS = ("logfc", "ave_expr", "t", "se", "df", "log10_p", "adj_p")
 DERIVED = ("p", "signed_log10_p")
 METADATA_KEY = b"perturbgen.de"
@@ -29,7 +31,8 @@ class DETable:
     ``logfc`` log2 fold change, ``ave_expr`` average log2 CPM, ``t`` moderated t, ``se`` its denominator, ``df`` total
     degrees of freedom, ``log10_p`` (at most 0) and ``adj_p`` (Benjamini-Hochberg). NaN where a gene was filtered out or
     a contrast is not estimable. ``conditions`` counts the samples of each row and flags single replicates; ``info``
-    says how the table was made. ``clip`` limits ``signed_log10_p`` either way.
+    says how the table was made. ``clip`` limits ``signed_log10_p`` either way. ``mean_variance`` has voom's trend of
+    each fit, for plots; files do not keep it.
     """
 
     logfc: pd.DataFrame
@@ -42,6 +45,7 @@ class DETable:
     conditions: pd.DataFrame
     info: Mapping[str, Any] = field(default_factory=dict)
     clip: float | None = None
+    mean_variance: Mapping[str, MeanVariance] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         for name in STATISTICS:
@@ -96,12 +100,29 @@ class DETable:
         if "de" not in adata.uns or not set(STATISTICS) <= set(adata.layers):
             raise SchemaError("this AnnData holds no DE table", expected="one written by DETable.to_anndata")
         about = json.loads(adata.uns["de"])
-        obs = adata.obs
+        obs = adata.obs.astype(dict.fromkeys(adata.obs.columns.intersection(about["index"]), str))
         if len(about["index"]) > 1:
             obs = obs.set_index(about["index"])
         obs.index.names = about["index"]
         frames = {name: pd.DataFrame(adata.layers[name], obs.index, adata.var_names) for name in STATISTICS}
-        return cls(**frames, conditions=obs, info=about["info"], clip=about["clip"])
+        return cls(**frames, conditions=obs, info=about["info"], clip=about["clip"])  # type: ignore[arg-type]
+
+    def write(self, path: str | Path) -> Path:
+        """Save the table as ``.parquet`` or ``.h5ad``."""
+        path = Path(path)
+        if path.suffix != ".h5ad":
+            return self.write_parquet(path)
+        with atomic_path(path) as part:
+            self.to_anndata().write_h5ad(part)
+        return path
+
+    @classmethod
+    def read(cls, path: str | Path) -> DETable:
+        """Load what :meth:`write` saved."""
+        import anndata
+
+        path = require_file(path, "DE table")
+        return cls.from_anndata(anndata.read_h5ad(path)) if path.suffix == ".h5ad" else cls.read_parquet(path)
 
     def write_parquet(self, path: str | Path) -> Path:
         """Save the table: rows are (statistic, condition), columns genes, one row group a statistic."""

@@ -5,6 +5,8 @@ The two-sided p of Student's t is the regularised incomplete beta function I_x(d
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import betainc, betaincc, betaln, erf, gammaincc, gammaln, log_ndtr
@@ -16,71 +18,74 @@ EPS_LOG10_P = float(np.log10(np.finfo(np.float64).eps))  # the organisers' stand
 SAFE = 1e-280  # below this, the incomplete beta function itself loses digits
 TABLE_END, TABLE_STEP = 40.0, 1 / 256  # cubic Hermite interpolation over |t|: within 2e-9 of log p
 TABLE_PAYS = 40_000
+PIECE = 1 << 15  # values at a time: they stay in the cache
 
 
-def log_p_t(t: ArrayLike, df: ArrayLike) -> Array:
-    """Natural log of the two-sided p of t (..., genes) with df scalar or (genes,); df may be fractional or infinite."""
-    t, df = np.abs(np.asarray(t, dtype=float)), np.asarray(df, dtype=float)
-    if df.ndim == 0:
-        return same_df(t, float(df))
-    result = np.empty(np.broadcast_shapes(t.shape, df.shape))
-    values, inverse, counts = np.unique(df, return_inverse=True, return_counts=True)
-    common = counts * (t.size / max(t.shape[-1], 1)) >= TABLE_PAYS
+def log_p_t(t: ArrayLike, df: ArrayLike, *, tabulate: bool | None = None) -> Array:
+    """Natural log of the two-sided p of t (..., genes) with df scalar or (genes,); df may be fractional or infinite.
+
+    Many values with one df are read off a table of it; ``tabulate`` says so where more calls are to come.
+    """
+    size: Array = np.abs(np.asarray(t, dtype=float))
+    degrees: Array = np.asarray(df, dtype=float)
+    if degrees.ndim == 0:
+        return same_df(size, float(degrees), size.size >= TABLE_PAYS if tabulate is None else tabulate)
+    result = np.empty(np.broadcast_shapes(size.shape, degrees.shape))
+    values, inverse, counts = np.unique(degrees, return_inverse=True, return_counts=True)
+    common = counts * (size.size / max(size.shape[-1], 1)) >= TABLE_PAYS
     for i in np.flatnonzero(common):
         genes = inverse == i
-        result[..., genes] = same_df(t[..., genes], float(values[i]))
+        result[..., genes] = same_df(size[..., genes], float(values[i]), True)
     rest = ~common[inverse]
-    result[..., rest] = exact_log_p_t(t[..., rest], df[rest])
+    result[..., rest] = exact_log_p_t(size[..., rest], degrees[rest])
     return result
 
 
-def same_df(t: Array, df: float) -> Array:
-    """Log p of |t| with one df: interpolated where there is much to compute."""
-    if t.size < TABLE_PAYS or np.isnan(df):
+def same_df(t: Array, df: float, tabulate: bool) -> Array:
+    """Log p of |t| with one df."""
+    if not tabulate or np.isnan(df):
         return exact_log_p_t(t, df)
-    flat, result = t.ravel(), np.empty(t.size)
-    inside = flat < TABLE_END
-    if inside.all():
-        result = interpolate(flat, df)
-    else:
-        result[inside] = interpolate(flat[inside], df)
-        result[~inside] = exact_log_p_t(flat[~inside], df)
+    flat = t.ravel()
+    result = interpolate(np.fmin(flat, TABLE_END), df)
+    outside = np.flatnonzero(~(flat < TABLE_END))  # NaN too
+    result[outside] = exact_log_p_t(flat[outside], df)
     return result.reshape(t.shape)
 
 
 def interpolate(t: Array, df: float) -> Array:
-    """Log p of t (values,), 0 <= t < TABLE_END, from its values and slopes on an even grid."""
+    """Log p of t (values,), 0 <= t <= TABLE_END, from its values and slopes on an even grid."""
+    coefficients = hermite_table(df)
+    result = np.empty_like(t)
+    for start in range(0, len(t), PIECE):
+        at = t[start : start + PIECE] / TABLE_STEP
+        cell = at.astype(np.int32)
+        at -= cell
+        piece = coefficients[3].take(cell, mode="clip")
+        for c in coefficients[2::-1]:
+            piece *= at
+            piece += c.take(cell, mode="clip")
+        result[start : start + PIECE] = piece
+    return result
+
+
+@lru_cache(maxsize=16)
+def hermite_table(df: float) -> Array:
+    """Coefficients (4, cells), constant first, of the cubic through log p and its slopes at the ends of each cell."""
     grid = np.arange(0, TABLE_END + 2 * TABLE_STEP, TABLE_STEP)
     values = exact_log_p_t(grid, df)
     slopes = -2 * np.exp(log_density_t(grid, df) - values) * TABLE_STEP
-    rise = np.diff(values)
-    coefficients = (
-        values[:-1],
-        slopes[:-1],
-        3 * rise - 2 * slopes[:-1] - slopes[1:],
-        slopes[:-1] + slopes[1:] - 2 * rise,
-    )
-    result = np.empty_like(t)
-    for start in range(0, len(t), 1 << 15):  # pieces that stay in the cache
-        at = t[start : start + (1 << 15)] / TABLE_STEP
-        cell = at.astype(np.int32)
-        at -= cell
-        piece = coefficients[3][cell]
-        for c in coefficients[2::-1]:
-            piece *= at
-            piece += c[cell]
-        result[start : start + (1 << 15)] = piece
-    return result
+    left, right, rise = slopes[:-1], slopes[1:], np.diff(values)
+    return np.stack([values[:-1], left, 3 * rise - 2 * left - right, left + right - 2 * rise])
 
 
 def exact_log_p_t(t: Array, df: ArrayLike) -> Array:
     """Log p of |t| and df of any matching shapes, computed directly."""
-    t, df = np.broadcast_arrays(t, np.asarray(df, dtype=float))
-    normal = np.isinf(df)
+    t, degrees = np.broadcast_arrays(t, np.asarray(df, dtype=float))
+    normal = np.isinf(degrees)
     with np.errstate(over="ignore", invalid="ignore"):
-        ratio = t / df * t
+        ratio = t / degrees * t
         y = np.where(np.isinf(ratio), 1.0, ratio / (1 + ratio))
-        result = log_beta_tail(df / 2, np.full(df.shape, 0.5), y, -np.log1p(ratio))
+        result = log_beta_tail(degrees / 2, np.full(degrees.shape, 0.5), y, -np.log1p(ratio))
     return np.where(normal, log_p_normal(t), result) if normal.any() else result
 
 
@@ -98,13 +103,13 @@ def log_density_t(t: Array, df: float) -> Array:
 
 def log_p_f(f: Array, df1: float, df2: ArrayLike) -> Array:
     """Log of the upper tail of the F distribution; df2 may be infinite."""
-    f, df2 = np.broadcast_arrays(np.asarray(f, dtype=float), np.asarray(df2, dtype=float))
-    infinite = np.isinf(df2)
+    f, prior = np.broadcast_arrays(f, np.asarray(df2, dtype=float))
+    infinite = np.isinf(prior)
     if infinite.all():
         return log_gamma_tail(df1 / 2, df1 * f / 2)
     with np.errstate(invalid="ignore"):
-        ratio = df1 * f / df2
-        result = log_beta_tail(df2 / 2, np.full(f.shape, df1 / 2), ratio / (1 + ratio), -np.log1p(ratio))
+        ratio = df1 * f / prior
+        result = log_beta_tail(prior / 2, np.full(f.shape, df1 / 2), ratio / (1 + ratio), -np.log1p(ratio))
     return np.where(infinite, log_gamma_tail(df1 / 2, df1 * f / 2), result) if infinite.any() else result
 
 

@@ -23,7 +23,7 @@ MILLION = np.log2(1e6)
 
 @dataclass(frozen=True)
 class MeanVariance:
-    """The mean-variance plot: ``mean`` log2 count and root of the residual SD of each gene with counts, and the trend."""
+    """The mean-variance plot: mean log2 count and root of the residual SD of every gene with counts, and the trend."""
 
     mean: Array
     root_sd: Array

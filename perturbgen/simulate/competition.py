@@ -11,6 +11,7 @@ from anndata import AnnData
 from scipy import sparse
 
 from perturbgen.console import progress
+from perturbgen.data.h5ad_writer import write_h5ad
 from perturbgen.simulate.cells import all_cells, chunk_ids, in_our_words, spurious_entries
 from perturbgen.simulate.conditions import id_map, metadata, truth
 from perturbgen.simulate.long_parquet import LongParquet
@@ -38,9 +39,9 @@ def write_competition(world: World, folder: Path) -> None:
     """Write the whole file set into an existing, empty folder."""
     write_labels(world, folder)
     write_multiome(world, folder)
-    truth(world).write_h5ad(folder / "truth.h5ad", compression="lzf")
+    write_h5ad(truth(world), folder / "truth.h5ad")
     pseudobulk = write_cells(world, folder)
-    pseudobulk.write_h5ad(folder / "truth_pseudobulk.h5ad", compression="lzf")
+    write_h5ad(pseudobulk, folder / "truth_pseudobulk.h5ad")
     de_train, de_truth = de_tables(world, pseudobulk)
     de_train.to_parquet(folder / "de_train.parquet", index=False)
     de_truth.to_parquet(folder / "de_truth.parquet", index=False)

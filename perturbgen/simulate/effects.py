@@ -13,7 +13,7 @@ from perturbgen.simulate.layout import POSITIVE_CONTROLS
 from perturbgen.simulate.settings import CELL_TYPES, EffectSettings
 
 # The positive controls are among the strong compounds, not the most toxic ones: quantiles of the strengths.
-POSITIVE_QUANTILES: Final = {"Belinostat": 0.93, "Dabrafenib": 0.80}
+POSITIVE_QUANTILES: Final = {"Belinostat": 0.85, "Dabrafenib": 0.75}
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def deal_strengths(
         drawn = np.sort(drawn)[rank.rank(method="first").astype(int).to_numpy() - 1]
     strength = pd.Series(drawn, index=names)
     for name in POSITIVE_CONTROLS:
-        if order is None and name in names:
+        if name in names:
             strength[name] = np.quantile(drawn, POSITIVE_QUANTILES[name])
     return strength
 
@@ -118,7 +118,7 @@ def deal_survival(
     toxic = strength.rank(pct=True) > 1 - settings.toxic_fraction
     toxic[[name for name in POSITIVE_CONTROLS if name in toxic.index]] = False
     hazard = np.where(toxic, settings.toxicity * rng.gamma(2.0, 0.5, len(strength)), 0.0)
-    hazard = hazard + rng.gamma(0.5, 0.06, len(strength))
-    sensitivity = np.exp(rng.normal(0, 0.6, (len(CELL_TYPES), len(strength))))
+    hazard = hazard + settings.mild_toxicity * rng.exponential(size=len(strength))
+    sensitivity = np.exp(rng.normal(0, 0.4, (len(CELL_TYPES), len(strength))))
     survival = pd.DataFrame(np.exp(-hazard * sensitivity), index=list(CELL_TYPES), columns=strength.index)
     return survival, toxic

@@ -40,7 +40,7 @@ class PlateSettings(Settings):
 class CellSettings(Settings):
     """How many cells of which type a well holds."""
 
-    per_well: Positive = Field(555, description="expected cells of an unharmed well, all six types")
+    per_well: Positive = Field(583, description="expected cells of an unharmed well, all six types")
     proportions: dict[str, Share] = Field(
         {
             "NK cells": 0.26,
@@ -100,14 +100,14 @@ class ExpressionSettings(Settings):
     gene_log_sd: Positive = Field(2.1, description="log-sd of the invented baselines between genes")
     cell_type_log_sd: NonNegative = Field(0.5, description="log-sd of a gene's baseline between cell types")
     marker_fraction: Share = Field(0.03, description="share of genes that mark one cell type (about tenfold)")
-    dispersion_floor: Positive = Field(0.09, description="NB dispersion (1/size) of highly expressed genes")
+    dispersion_floor: Positive = Field(0.12, description="NB dispersion (1/size) of highly expressed genes")
     dispersion_slope: NonNegative = Field(0.15, description="dispersion = floor + slope / mean count of a cell")
     dispersion_cap: Positive = Field(2.0, description="largest dispersion before the scatter")
-    dispersion_log_sd: NonNegative = Field(0.4, description="log-sd of a gene's dispersion around the trend")
+    dispersion_log_sd: NonNegative = Field(0.5, description="log-sd of a gene's dispersion around the trend")
     donor_log_sd: NonNegative = Field(0.15, description="log-sd of donor effects, per gene and cell type")
     plate_log_sd: NonNegative = Field(0.07, description="log-sd of plate effects, per gene")
     row_log_sd: NonNegative = Field(0.04, description="log-sd of library (plate row) effects, per gene")
-    well_log_sd: NonNegative = Field(0.06, description="log-sd between wells, per gene and cell type")
+    well_log_sd: NonNegative = Field(0.12, description="log-sd between wells, per gene and cell type")
     ambient: Share = Field(0.04, description="mean share of a cell's counts that is ambient RNA of its library")
 
 
@@ -115,17 +115,18 @@ class EffectSettings(Settings):
     """What the compounds do: strength x (shared and cell-type-specific programmes + an own part)."""
 
     programmes: int = Field(24, ge=1, description="latent mechanisms that groups of compounds share")
-    strength: Positive = Field(0.10, description="median compound: sd of log2 fold changes over genes")
-    strength_log_sd: NonNegative = Field(0.9, description="log-sd of the strengths: most weak, few very strong")
-    strength_cap: Positive = Field(1.2, description="largest strength")
-    shared: Share = Field(0.5, description="share of a programme's variance that all cell types have in common")
+    strength: Positive = Field(0.17, description="median compound: sd of log2 fold changes over genes")
+    strength_log_sd: NonNegative = Field(0.65, description="log-sd of the strengths: most weak, few very strong")
+    strength_cap: Positive = Field(0.7, description="largest strength")
+    shared: Share = Field(0.6, description="share of a programme's variance that all cell types have in common")
     own: Share = Field(0.15, description="share of a compound's variance outside the programmes")
     stress: Share = Field(0.35, description="share of the stress programme in the strongest compounds")
     tail_df: float = Field(4.0, gt=2, description="Student-t degrees of freedom of gene effects")
-    gene_log_sd: NonNegative = Field(0.5, description="log-sd between genes of how much they respond")
+    gene_log_sd: NonNegative = Field(0.7, description="log-sd between genes of how much they respond")
     toxic_fraction: Share = Field(0.10, description="share of the compounds, the strongest ones, that kill cells")
-    toxicity: NonNegative = Field(1.0, description="mean log loss of cells under a toxic compound")
-    signature_rank: int = Field(60, ge=1, description="real signatures are denoised to this many components")
+    toxicity: NonNegative = Field(0.4, description="mean log loss of cells under a toxic compound")
+    mild_toxicity: NonNegative = Field(0.10, description="mean log loss of cells under any other compound")
+    signature_rank: int = Field(30, ge=1, description="real signatures are denoised to this many components")
 
 
 class SourceSettings(Settings):

@@ -60,7 +60,8 @@ def read_signatures(path: str | Path) -> Signatures:
 
 def concordance(signatures: Signatures) -> pd.Series:
     """How well a drug's signatures in different cells agree (index: drug); noise agrees with nothing."""
-    z = signatures.z / signatures.z.std(axis=2, keepdims=True)
+    spread = signatures.z.std(axis=2, keepdims=True)
+    z = signatures.z / np.where(spread > 0, spread, 1)
     cells, _, genes = z.shape
     total = np.einsum("cdg,cdg->d", z, z)
     summed = z.sum(axis=0)

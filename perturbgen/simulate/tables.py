@@ -9,18 +9,18 @@ import pandas as pd
 from anndata import AnnData
 from scipy import sparse
 
+from perturbgen.de.flavours import flavour_table
 from perturbgen.simulate.cells import multiome_ids
 from perturbgen.simulate.composition import mean_one
 from perturbgen.simulate.conditions import KEY, id_map, train_rows
-from perturbgen.simulate.de_stage import de_table
 from perturbgen.simulate.sampling import Stream, sample_nb_sparse, stream
 from perturbgen.simulate.settings import CELL_TYPES
 from perturbgen.simulate.world import World, normalised
 
 
 def de_tables(world: World, pseudobulk: AnnData) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """``de_train`` (labels, then genes) and the withheld conditions' table in ``id_map`` order, from one fit."""
-    table = de_table(pseudobulk.X, pseudobulk.obs, genes=world.genes)
+    """``de_train`` (labels, then genes) and the withheld rows in ``id_map`` order, from the organisers' fit."""
+    table = flavour_table(pseudobulk, flavour="kaggle").signed_log10_p.rename_axis(KEY)
     train, wanted = train_rows(world), id_map(world)
     released = table.reindex(pd.MultiIndex.from_frame(train[KEY])).reset_index(drop=True)
     truth = table.reindex(pd.MultiIndex.from_frame(wanted[KEY])).reset_index(drop=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pandas as pd
 import pytest
 
 from perturbgen.cli import run
+from perturbgen.data import h5ad_writer
 
 MAPS = Path(__file__).parents[2] / "experiments" / "columns"
 
@@ -55,29 +57,27 @@ def test_ingest_reads_an_h5ad_of_open_problems_or_of_anyone(kaggle: Any, tmp_pat
     assert run(["data", "check", str(out)]) == 0
 
 
-def test_a_full_disk_leaves_nothing_under_the_final_name(
-    kaggle: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("room", [0, 1_000, 20_000])
+def test_a_full_disk_is_an_error_and_leaves_nothing_or_the_older_file(
+    kaggle: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], room: int
 ) -> None:
-    def write(self: anndata.AnnData, path: Path, **options: Any) -> None:
-        Path(path).write_bytes(b"half")
-        raise OSError(errno.ENOSPC, "No space left on device")
+    class Disk(io.FileIO):
+        def write(self, data: Any) -> int:
+            if self.tell() + len(data) > room:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return super().write(data)
 
+    class FileOnDisk(h5ad_writer.PatientFile, Disk):
+        pass
+
+    monkeypatch.setattr(h5ad_writer, "PatientFile", FileOnDisk)
     out = tmp_path / "out" / "counts.h5ad"
-    monkeypatch.setattr(anndata.AnnData, "write_h5ad", write)
-    assert run(["ingest", str(kaggle.write()), "--out", str(out)]) == 1
-    assert "no space left on the disk" in capsys.readouterr().err
-    assert list(out.parent.iterdir()) == []
-
-
-def test_a_full_disk_keeps_the_older_file(kaggle: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def write(self: anndata.AnnData, path: Path, **options: Any) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    out = tmp_path / "counts.h5ad"
-    out.write_text("older")
-    monkeypatch.setattr(anndata.AnnData, "write_h5ad", write)
-    assert run(["ingest", str(kaggle.write()), "--out", str(out)]) == 1
-    assert out.read_text() == "older"
+    for older in (False, True):
+        if older:
+            out.write_text("older")
+        assert run(["ingest", str(kaggle.write()), "--out", str(out)]) == 1
+        assert "no space left on the disk" in capsys.readouterr().err
+        assert [(path.name, path.read_text()) for path in out.parent.iterdir()] == [("counts.h5ad", "older")] * older
 
 
 @pytest.mark.parametrize(

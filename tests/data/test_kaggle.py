@@ -91,7 +91,7 @@ def test_organisers_plates_rename_ours_and_keep_theirs(kaggle: Any) -> None:
     obs = read_competition(kaggle.write(), organisers_plates=True).obs
     assert list(obs["plate_name"]) == list(kaggle.meta["plate_name"])
     assert list(obs["plate"]) == [ORGANISERS_PLATES[name] for name in kaggle.meta["plate_name"]]
-    assert list(obs["plate"])[0] == "plate_2"
+    assert obs["plate"].iloc[0] == "plate_2"
 
 
 def test_an_unknown_plate_has_no_organisers_name(kaggle: Any) -> None:
@@ -272,7 +272,7 @@ def test_a_repeated_obs_id_is_named(kaggle: Any) -> None:
 
 def test_a_missing_value_in_the_metadata_names_its_cell(kaggle: Any) -> None:
     kaggle.meta.loc[4, "cell_type"] = None
-    with pytest.raises(SchemaError, match="'cell_type' is missing in 1 rows .*'004e4"):
+    with pytest.raises(SchemaError, match=r"'cell_type' is missing in 1 rows .*'004e4"):
         read_competition(kaggle.write())
 
 
@@ -309,7 +309,7 @@ def test_de_table_is_labelled_by_condition_and_gene(tmp_path: Path) -> None:
 def test_de_table_with_a_hole_or_a_repeated_condition_is_refused(tmp_path: Path) -> None:
     table = write_de(tmp_path, genes=["B", "A"])
     table.assign(A=[0.0, np.nan, 1.0]).to_parquet(tmp_path / "de_train.parquet")
-    with pytest.raises(SchemaError, match="'drug 1'.* no value for gene 'A'"):
+    with pytest.raises(SchemaError, match=r"'drug 1'.* no value for gene 'A'"):
         read_de(tmp_path)
     pd.concat([table, table[:1]]).to_parquet(tmp_path / "de_train.parquet")
     with pytest.raises(SchemaError, match="1 duplicated condition"):

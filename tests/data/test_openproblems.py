@@ -59,8 +59,18 @@ def test_cells_have_our_names_and_keep_their_split(tmp_path: Path) -> None:
     assert list(adata.obs["donor"]) == [row[1] for row in ROWS]
     assert set(adata.obs["split"]) == {"train"}
     assert "library" not in adata.obs
+    assert not adata.obs["control"].any()
     assert adata.uns["vehicle"] == "Dimethyl Sulfoxide"
     assert adata.X.dtype == np.int32
+
+
+def test_control_is_the_files_own_or_follows_its_split(tmp_path: Path) -> None:
+    adata = cells()
+    adata.obs.loc["cell10", "split"] = "control"
+    obs = read_openproblems(write(adata, tmp_path)).obs
+    assert list(obs.index[obs["control"]]) == ["cell10"]
+    adata.obs["control"] = True
+    assert read_openproblems(write(adata, tmp_path)).obs["control"].all()
 
 
 def test_counts_come_from_raw_then_the_counts_layer_then_x(tmp_path: Path) -> None:
@@ -70,7 +80,7 @@ def test_counts_come_from_raw_then_the_counts_layer_then_x(tmp_path: Path) -> No
     np.testing.assert_array_equal(raw.X.toarray(), plain.X.toarray())
     layered = read_openproblems(write(cells(X=logged, layers={"counts": plain.X}), tmp_path))
     np.testing.assert_array_equal(layered.X.toarray(), plain.X.toarray())
-    with pytest.raises(CountsError, match="cell 'cell0' has 0.693147"):
+    with pytest.raises(CountsError, match=r"cell 'cell0' has 0\.693147"):
         read_openproblems(write(cells(X=logged), tmp_path))
 
 

@@ -15,6 +15,9 @@ from perturbgen.data.overview import cells_by_condition, depth_quantiles, overvi
 from perturbgen.data.schema import check, validate
 from perturbgen.errors import CountsError, SchemaError
 
+PADDED = "'compound' has names that are blank or padded"
+ALIKE = "'compound' has names that differ in case only"
+
 
 def good() -> anndata.AnnData:
     obs = pd.DataFrame(
@@ -94,9 +97,9 @@ def no_vehicle(adata: Any) -> None:
         (drop("compound"), "error", "columns", "obs has no column 'compound'"),
         (change("c", "cell_type", None), "error", "columns", "'cell_type' is missing in 1 cells: 'c'"),
         (change("c", "dose", None), "warning", "columns", "'dose' is missing in 1 cells: 'c'"),
-        (rename("compound", "drug", "drug "), "error", "categories", "'compound' has names that are blank or padded: 'drug '"),
-        (rename("compound", "drug", ""), "error", "categories", "'compound' has names that are blank or padded: ''"),
-        (change("d", "compound", "Drug"), "warning", "categories", "'compound' has names that differ in case only: 'Drug', 'drug'"),
+        (rename("compound", "drug", "drug "), "error", "categories", f"{PADDED}: 'drug '"),
+        (rename("compound", "drug", ""), "error", "categories", f"{PADDED}: ''"),
+        (change("d", "compound", "Drug"), "warning", "categories", f"{ALIKE}: 'Drug', 'drug'"),
         (no_vehicle, "error", "vehicle", "no vehicle is named"),
         (rename("compound", "DMSO", "DMSO2"), "error", "vehicle", "no cell was treated with the vehicle 'DMSO'"),
         (rename("cell_type", "T", "B"), None, "", ""),

@@ -10,6 +10,7 @@ from perturbgen.data.vocabulary import COLUMNS, VEHICLE
 from perturbgen.errors import ConfigError
 from perturbgen.simulate import Experiment, build_world, preset_settings, simulate
 from perturbgen.simulate.effects import deal_strengths, deal_survival, unit_effects
+from perturbgen.simulate.pseudobulk import PseudobulkSums
 from perturbgen.simulate.settings import CELL_TYPES, EffectSettings, SimulationSettings
 
 SILENT = (
@@ -69,21 +70,20 @@ def test_mean_and_fold_change_of_the_truth_agree_up_to_one_constant(tiny: Experi
     assert np.allclose(truth.layers["mean"].sum(axis=1), 1e6, rtol=1e-4)
 
 
-def test_a_strong_compound_is_visible_in_the_cells_it_was_given_to(tiny: Experiment) -> None:
-    from perturbgen.simulate.pseudobulk import PseudobulkSums
-
+def test_a_strong_compound_is_visible_in_the_cells_it_was_given_to() -> None:
+    world = build_world(preset_settings("tiny", overrides=["effects.strength=0.5", "effects.strength_cap=2"]), seed=0)
     sums = PseudobulkSums()
-    for chunk in tiny.world.chunks():
+    for chunk in world.chunks():
         sums.add(chunk)
-    bulk = sums.table(tiny.world)
+    bulk = sums.table(world)
     nk = bulk[(bulk.obs["cell_type"] == "NK cells").to_numpy()]
     cpm = {
         name: np.asarray(nk[(nk.obs["sm_name"] == name).to_numpy()].X.sum(axis=0)).ravel() + 0.5
         for name in (VEHICLE, "Belinostat")
     }
     measured = np.log2(cpm["Belinostat"] / cpm["Belinostat"].sum()) - np.log2(cpm[VEHICLE] / cpm[VEHICLE].sum())
-    true = tiny.truth["NK cells|Belinostat"].layers["logFC"].ravel()
-    assert np.corrcoef(measured, true)[0, 1] > 0.6
+    true = world.effects.log2_fold_change[CELL_TYPES.index("NK cells"), world.compound_index["Belinostat"]]
+    assert np.corrcoef(measured, true)[0, 1] > 0.8
 
 
 def test_positive_controls_are_measured_in_every_cell_type(tiny: Experiment) -> None:
@@ -125,7 +125,7 @@ def test_effects_are_low_rank() -> None:
 def test_strengths_have_a_heavy_tail_and_follow_a_given_order() -> None:
     names = [f"c{i}" for i in range(200)]
     free = deal_strengths(names, EffectSettings(strength_cap=100), rng=np.random.default_rng(0))
-    assert free.max() > 6 * free.median()
+    assert free.max() > 3 * free.median()
     order = pd.Series(np.arange(150.0), index=names[:150])
     dealt = deal_strengths(names, EffectSettings(), rng=np.random.default_rng(0), order=order)
     assert dealt[names[:150]].is_monotonic_increasing
@@ -137,7 +137,7 @@ def test_survival_spares_the_weak() -> None:
     survival, toxic = deal_survival(strength, EffectSettings(), rng=np.random.default_rng(0))
     assert toxic.sum() == 10
     assert survival.loc[:, toxic].to_numpy().mean() < 0.6
-    assert survival.loc[:, ~toxic].to_numpy().mean() > 0.9
+    assert survival.loc[:, ~toxic].to_numpy().mean() > 0.85
     assert survival.to_numpy().max() <= 1
 
 

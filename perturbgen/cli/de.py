@@ -1,0 +1,158 @@
+"""``perturbgen de``: differential expression of a pseudobulk file."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from perturbgen.console import say, show_table
+from perturbgen.errors import ConfigError, InputError
+from perturbgen.files import require_file
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+    from perturbgen.de import DETable
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb."""
+    app.command()(de)
+
+
+def de(
+    pseudobulk: Annotated[Path, typer.Argument(help="Raw counts, samples x genes (.h5ad).", show_default=False)],
+    out: Annotated[Path | None, typer.Option(help="Where the DE table goes (.parquet or .h5ad).")] = None,
+    flavour: Annotated[str | None, typer.Option(help="A published recipe: kaggle or op3.")] = None,
+    design: Annotated[str | None, typer.Option(help='R formula, e.g. "~0 + {group} + donor + plate".')] = None,
+    group: Annotated[str, typer.Option(help="The column whose levels are compared.")] = "compound",
+    control: Annotated[str | None, typer.Option(help="The level all others are compared with.")] = None,
+    by: Annotated[str | None, typer.Option(help="Fit each level of this column apart, e.g. cell_type.")] = None,
+    joint: Annotated[bool, typer.Option("--joint", help="One fit of all combinations of --by and --group.")] = False,
+    backend: Annotated[str, typer.Option(help="native, or r (limma through rpy2).")] = "native",
+    contrasts: Annotated[str | None, typer.Option(help="exact (default), or limma's approximation.")] = None,
+    robust: Annotated[bool, typer.Option("--robust", help="Robust moderation.")] = False,
+    trend: Annotated[bool, typer.Option("--trend", help="Prior variance follows expression.")] = False,
+    normalise: Annotated[str, typer.Option(help="tmm or none.")] = "tmm",
+    span: Annotated[str, typer.Option(help="voom's lowess span, or adaptive (as limma since 3.66).")] = "0.5",
+    gene_filter: Annotated[str | None, typer.Option(help="filterByExpr, or intersection of it over --by.")] = None,
+    layer: Annotated[str | None, typer.Option(help="The layer with raw counts, instead of X.")] = None,
+    allow_fractional: Annotated[
+        bool, typer.Option("--allow-fractional", help="Accept counts that are not whole numbers.")
+    ] = False,
+    keep_plates: Annotated[
+        bool, typer.Option("--keep-plates", help="kaggle: do not rename plates as the organisers did.")
+    ] = False,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    verify: Annotated[int | None, typer.Option(help="Run this many genes through R, too, and compare.")] = None,
+    plots: Annotated[Path | None, typer.Option(help="Write a page of plots (.html).")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Differential expression with limma-voom: every level of a factor against a control.
+
+    The native backend gives R limma's numbers without R. Standard errors are exact unless you ask for limma's
+    approximation with --contrasts limma (a flavour asks for it). The table has logFC, t, log10 p and adjusted p.
+
+    Example: [bold]perturbgen de kang.h5ad --design "~0 + {group} + donor" --group condition --control ctrl
+    --by cell_type --out de.parquet[/bold]
+
+    Example: [bold]perturbgen de pseudobulk.h5ad --flavour kaggle --out de.parquet --verify 200[/bold]
+    """
+    check_output(out)
+    options: dict[str, Any] = {
+        "flavour": flavour, "design": design, "group": group, "control": control, "by": by, "joint": joint or None,
+        "contrasts": contrasts, "robust": robust or None, "trend": trend or None, "normalise": normalise,
+        "span": read_span(span), "gene_filter": gene_filter, "layer": layer, "allow_fractional": allow_fractional,
+        "rename_plates": not keep_plates,
+    }  # fmt: skip
+    adata = read_counts(pseudobulk)
+    if verify is not None:
+        verify_backends(adata, verify, options, as_json=as_json)
+        if out is None and plots is None:
+            return
+    started = time.perf_counter()
+    table = make_table(adata, backend=backend, device=device, **options)
+    title = f"{len(table.conditions)} contrasts in {time.perf_counter() - started:.1f} s"
+    if verify is None:
+        show_table(summarise(table), title=title, as_json=as_json)
+    save(table, out, plots, quiet=as_json)
+
+
+def check_output(out: Path | None) -> None:
+    """Only two kinds of file can hold a table."""
+    if out is not None and out.suffix not in (".parquet", ".h5ad"):
+        raise ConfigError(f"--out {out} has an unknown ending", expected=".parquet or .h5ad")
+
+
+def read_span(text: str) -> float | str:
+    """A number, or ``adaptive``."""
+    if text == "adaptive":
+        return text
+    try:
+        return float(text)
+    except ValueError:
+        raise ConfigError(f"--span {text!r} is no number", expected="a number in (0, 1], or adaptive") from None
+
+
+def read_counts(path: Path) -> AnnData:
+    """A pseudobulk file."""
+    import anndata
+
+    require_file(path, "pseudobulk file (.h5ad)")
+    try:
+        return anndata.read_h5ad(path)
+    except (OSError, KeyError, ValueError, TypeError) as error:
+        raise InputError(f"cannot read {path}: {error}", expected="an AnnData file (.h5ad)") from None
+
+
+def make_table(
+    adata: AnnData, *, flavour: str | None, rename_plates: bool, control: str | None, **options: Any
+) -> DETable:
+    """The table, in a flavour or by an own design; options that are None are left to them."""
+    from perturbgen.data.vocabulary import VEHICLE
+    from perturbgen.de import limma_table
+    from perturbgen.de.flavours import flavour_table
+
+    given = {key: value for key, value in options.items() if value is not None}
+    given["control"] = control or str(adata.uns.get("vehicle", VEHICLE))
+    if flavour is not None:
+        return flavour_table(adata, flavour=flavour, rename_plates=rename_plates, **given)
+    if "design" not in given:
+        raise ConfigError(
+            "neither --design nor --flavour is given",
+            fix='for example --design "~0 + {group} + donor", or --flavour op3',
+        )
+    return limma_table(adata, **given)
+
+
+def verify_backends(adata: AnnData, genes: int, options: dict[str, Any], *, as_json: bool) -> None:
+    """Run some genes through both backends and show how far apart the numbers are."""
+    from perturbgen.de.verify import choose_genes, compare_backends
+
+    few = adata[:, choose_genes(adata, genes, options["layer"])].copy()
+    rows = compare_backends(lambda name: make_table(few, backend=name, **options))
+    show_table(rows, title=f"native against R on {few.n_vars} genes", as_json=as_json)
+
+
+def summarise(table: DETable, limit: int = 12) -> list[dict[str, Any]]:
+    """The conditions with most significant genes."""
+    from perturbgen.de.plots import summary
+
+    hits = (table.adj_p < 0.05).sum(axis=1).sort_values(ascending=False, kind="stable")
+    return [summary(table, label, int(n)) for label, n in hits.head(limit).items()]
+
+
+def save(table: DETable, out: Path | None, plots: Path | None, *, quiet: bool) -> None:
+    """Write what was asked for, and say where it is."""
+    if out is not None:
+        table.write(out)
+    if plots is not None:
+        from perturbgen.de.plots import de_page
+
+        de_page(table).write(plots)
+    if not quiet:
+        for path in filter(None, (out, plots)):
+            say(f"wrote {path}")

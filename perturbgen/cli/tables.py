@@ -1,0 +1,130 @@
+"""``perturbgen pseudobulk`` and ``perturbgen split``: tables made from cells."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from perturbgen.cli.data import Columns, Json, Layer, Vehicle, load
+from perturbgen.console import show_table
+from perturbgen.errors import ConfigError, InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from perturbgen.data.splits import Split
+
+Source = Annotated[Path, typer.Argument(metavar="FILE", help="An h5ad file, or a folder of competition files.")]
+
+
+class Kind(StrEnum):
+    """How to split."""
+
+    RANDOM = "random"
+    LEAVE_OUT = "leave-out"
+    KAGGLE = "kaggle"
+    KFOLD = "kfold"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verbs."""
+    app.command()(pseudobulk)
+    app.command()(split)
+
+
+def pseudobulk(
+    source: Source,
+    out: Annotated[Path, typer.Option(help="The h5ad file to write.")],
+    by: Annotated[str, typer.Option(help="Columns of obs, separated by commas.")] = "plate,well,cell_type",
+    columns: Columns = None,
+    layer: Layer = None,
+    vehicle: Vehicle = None,
+    as_json: Json = False,
+) -> None:
+    """Sum the raw counts of the cells that agree in some columns: one sample for each combination.
+
+    Keeps the columns that are constant within every sample, adds n_cells, drops samples without counts and says which.
+
+    Example: [bold]perturbgen pseudobulk counts.h5ad --by plate,well,cell_type --out pseudobulk.h5ad[/bold]
+    """
+    from perturbgen.data import pseudobulk as sum_cells
+    from perturbgen.data import validate, write_h5ad
+
+    if out.suffix != ".h5ad":
+        raise InputError(f"--out {out} is not an .h5ad file", fix=f"--out {out.with_suffix('.h5ad')}")
+    cells = load(source, columns=columns, layer=layer, vehicle=vehicle)
+    validate(cells)
+    bulk = sum_cells(cells, [name.strip() for name in by.split(",")])
+    write_h5ad(bulk, out)
+    sizes = bulk.obs["n_cells"]
+    row = {
+        "samples": bulk.n_obs,
+        "genes": bulk.n_vars,
+        "cells": int(sizes.sum()),
+        "median cells": float(sizes.median()),
+    }
+    show_table([row], title=f"wrote {out}", as_json=as_json)
+
+
+def split(
+    source: Source,
+    out: Annotated[Path, typer.Option(help="The CSV file to write.")],
+    kind: Annotated[Kind, typer.Option(help="What is held out.")],
+    column: Annotated[str | None, typer.Option(help="leave-out, kfold: the column whose values stay whole.")] = None,
+    value: Annotated[list[str] | None, typer.Option(help="leave-out: a value to hold out; repeatable.")] = None,
+    fraction: Annotated[float, typer.Option(help="random: the share of validation cells.")] = 0.032,
+    folds: Annotated[int, typer.Option(help="kfold: how many.")] = 5,
+    public: Annotated[int, typer.Option(help="kaggle: how many compounds are public.")] = 50,
+    columns: Columns = None,
+    seed: Annotated[int, typer.Option(help="Of the random draw.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Give every cell a part, check the split for leaks, and write it.
+
+    random: validation cells at random. leave-out: all cells with some values of a column. kfold: each value of a column
+    stays in one fold. kaggle: conditions instead of cells, as in the competition: 17 compounds are known in B and
+    myeloid cells, the others are to be predicted.
+
+    Example: [bold]perturbgen split counts.h5ad --kind leave-out --column cell_type --value "B cells" --out b.csv[/bold]
+    """
+    from perturbgen.data.splits import check_leaks
+
+    needed = {Kind.LEAVE_OUT: {"--column": column, "--value": value}}.get(kind, {})
+    missing = [name for name, given in needed.items() if not given]
+    if missing:
+        raise ConfigError(f"--kind {kind.value} needs {' and '.join(missing)}", fix="perturbgen split --help")
+    obs = load(source, columns=columns, layer=None, vehicle=None).obs
+    made, table = make_split(obs, kind, column, value or [], fraction, folds, public, seed)
+    check_leaks(made, table)
+    made.write(out)
+    parts = [{"part": name, "rows": int(size)} for name, size in made.parts.value_counts(sort=False).items()]
+    show_table(parts, title=f"{made.kind}: wrote {out}", as_json=as_json)
+
+
+def make_split(
+    obs: pd.DataFrame,
+    kind: Kind,
+    column: str | None,
+    values: list[str],
+    fraction: float,
+    folds: int,
+    public: int,
+    seed: int,
+) -> tuple[Split, pd.DataFrame]:
+    """The split, and the table of cells or conditions that it divides."""
+    import numpy as np
+
+    from perturbgen.data import splits
+
+    rng = np.random.default_rng(seed)
+    if kind == Kind.RANDOM:
+        return splits.random_cells(obs, rng=rng, fraction=fraction), obs
+    if kind == Kind.LEAVE_OUT:
+        return splits.leave_out(obs, str(column), values), obs
+    if kind == Kind.KFOLD:
+        return splits.kfold(obs, folds, rng=rng, by=column), obs
+    conditions = obs.drop_duplicates(list(splits.CONDITION)).reset_index(drop=True)
+    return splits.kaggle(conditions, rng=rng, public=public), conditions

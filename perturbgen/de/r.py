@@ -1,0 +1,165 @@
+"""R's limma and edgeR in this process through rpy2: the reference that the native backend is held against."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from importlib import resources
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import null_space
+
+from perturbgen.de.design import Design
+from perturbgen.de.lowess import Trend, adaptive_span
+from perturbgen.de.native import FitResult, Method, Tick
+from perturbgen.de.voom import MeanVariance, make_solver
+from perturbgen.errors import DesignError, MissingDependencyError, PerturbgenError
+
+log = logging.getLogger(__name__)
+
+Array = NDArray[np.float64]
+
+R_PACKAGES = {"limma": "r-bioc-limma", "edgeR": "r-bioc-edger", "statmod": "r-cran-statmod"}
+
+
+def fit_r(counts: Array, design: Design, weights: Array, method: Method, tick: Tick | None = None) -> FitResult:
+    """The fit of :func:`perturbgen.de.native.fit_native`, made by R: one call for the fit, one for all contrasts."""
+    make_solver(design)
+    kept = design.matrix[:, design.kept]
+    wanted = weights[:, design.kept]
+    exact = method.contrasts == "exact"
+    columns = contrasts_as_columns(kept, wanted) if exact else kept
+    span = adaptive_span(int(counts.any(axis=0).sum())) if method.span == "adaptive" else float(method.span)
+    fit = call("limma_fit", counts.T, columns, normalise=method.normalise == "tmm", span=span)
+    tested = {"tested": len(wanted)} if exact else {"contrasts": wanted.T}
+    found = to_python(call("limma_test", fit, robust=method.robust, trend=method.trend, **tested))
+    if tick is not None:
+        tick(counts.shape[1])
+    return FitResult(
+        found["effects"].T,
+        found["se"].T,
+        found["t"].T,
+        found["log_p"].T,
+        found["df_total"],
+        found["ave_expr"],
+        found["sigma"],
+        MeanVariance(found["mean"], found["root_sd"], Trend(found["trend_x"], found["trend_y"])),
+    )
+
+
+def contrasts_as_columns(design: Array, weights: Array) -> Array:
+    """The same model with other coefficients, of which the first are the contrasts themselves.
+
+    With M = [weights; a basis of their null space] the coefficients M b belong to the design X M^-1. It is what making
+    the control the reference level does, and lets R test exact contrasts without ``contrasts.fit``.
+    """
+    if np.linalg.matrix_rank(weights) < len(weights):
+        raise DesignError("the contrasts are not independent of one another")
+    return np.asarray(design @ np.hstack([np.linalg.pinv(weights), null_space(weights)]))
+
+
+def call(function: str, *arguments: Any, **options: Any) -> Any:
+    """The value of a function of ``limma_fit.R``; what R says goes to our log, and its errors become ours."""
+    limma = start_r()
+    from rpy2.rinterface_lib import callbacks
+    from rpy2.rinterface_lib.embedded import RRuntimeError
+
+    given = [to_r(value) for value in arguments]
+    named = {key: to_r(value) for key, value in options.items()}
+    try:
+        with callbacks.replace_in_module(callbacks, "consolewrite_warnerror", log_chatter):
+            value, warnings, messages = limma.call_quietly(getattr(limma, function), *given, **named)
+    except RRuntimeError as error:
+        raise PerturbgenError(f"R failed in {function}: {' '.join(str(error).split())}") from None
+    for text in warnings:
+        log.warning("R: %s", text.strip())
+    for text in messages:
+        log_chatter(text)
+    return value
+
+
+def log_chatter(text: str) -> None:
+    """What R would print."""
+    log.debug("R: %s", text.strip())
+
+
+def to_r(value: Any) -> Any:
+    """A numpy matrix as an R matrix; numbers, flags and R's own objects as they are."""
+    if not isinstance(value, np.ndarray):
+        return value
+    from rpy2.robjects import numpy2ri
+
+    return numpy2ri.numpy2rpy(np.asfortranarray(value, dtype=np.float64))
+
+
+def to_python(value: Any) -> dict[str, Array]:
+    """A named R list of numbers as numpy arrays."""
+    return {str(name): np.array(part, dtype=np.float64) for name, part in zip(value.names, value, strict=True)}
+
+
+@lru_cache
+def start_r() -> Any:
+    """R with its packages and the functions of ``limma_fit.R``, or one error that names all that is missing."""
+    missing = missing_parts()
+    if missing:
+        raise MissingDependencyError(
+            f"backend='r' lacks {', '.join(missing)}",
+            expected="R, its packages limma, edgeR and statmod, and an rpy2 that fits this R",
+            fix=f"apt-get install r-base-core r-base-dev {' '.join(R_PACKAGES.values())}; "
+            "pip install 'perturbgen[r]'; or use backend='native', which gives the same numbers without R",
+        )
+    from rpy2.robjects.packages import STAP
+
+    code = resources.files("perturbgen.de").joinpath("limma_fit.R").read_text(encoding="utf-8")
+    return STAP(code, "perturbgen_limma")
+
+
+def missing_parts() -> list[str]:
+    """Everything that the R backend needs and does not find."""
+    if shutil.which("R") is None:
+        return ["R", *(["rpy2"] if find_spec("rpy2") is None else []), *R_PACKAGES]
+    problem = import_problem()
+    return [*([problem] if problem else []), *absent_packages()]
+
+
+@contextmanager
+def library_path_kept() -> Iterator[None]:
+    """Undo what starting R does to LD_LIBRARY_PATH: a child process could find the wrong libpython by it, and die."""
+    before = os.environ.get("LD_LIBRARY_PATH")
+    try:
+        yield
+    finally:
+        os.environ.pop("LD_LIBRARY_PATH", None)
+        if before is not None:
+            os.environ["LD_LIBRARY_PATH"] = before
+
+
+def import_problem() -> str | None:
+    """Why rpy2 cannot be used, if it cannot."""
+    if find_spec("rpy2") is None:
+        return "rpy2"
+    try:
+        with library_path_kept():
+            import rpy2.robjects  # noqa: F401
+    except Exception as error:  # noqa: BLE001 - a wrong rpy2 for this R fails in many ways, all with one remedy
+        return f"an rpy2 that fits this R (importing it failed: {type(error).__name__}: {error})"
+    return None
+
+
+def absent_packages() -> list[str]:
+    """R packages that are not installed, asked of R itself."""
+    names = ",".join(f'"{name}"' for name in R_PACKAGES)
+    code = f"for (p in c({names})) if (!requireNamespace(p, quietly = TRUE)) cat(p, '')"
+    try:
+        answer = subprocess.run(["Rscript", "-e", code], capture_output=True, text=True, timeout=60, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return list(R_PACKAGES)
+    return [f"the R package {name}" for name in answer.stdout.split()]

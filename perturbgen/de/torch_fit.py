@@ -1,0 +1,100 @@
+"""The weighted fits on a GPU: the algebra of ``perturbgen.de.fit``, in torch and float64."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from perturbgen.de.contrasts import Contrasts
+from perturbgen.de.fit import Solver
+from perturbgen.de.lowess import Trend
+from perturbgen.errors import ConfigError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Array = NDArray[np.float64]
+BLOCK = 2048
+
+
+def fit_genes_on(
+    device: str,
+    e: Array,
+    sizes: Array,
+    solver: Solver,
+    trend: Trend,
+    contrasts: Contrasts,
+    tick: Callable[[float], None] | None = None,
+) -> tuple[Array, Array, Array]:
+    """:func:`perturbgen.de.native.fit_genes` on a torch device."""
+    fitter = TorchFitter(solver, trend, contrasts, sizes, device)
+    genes = e.shape[1]
+    sigma, effects, unscaled = np.empty(genes), np.empty((contrasts.size, genes)), np.empty((contrasts.size, genes))
+    for start in range(0, genes, BLOCK):
+        columns = slice(start, min(start + BLOCK, genes))
+        sigma[columns], raw, scale = fitter.fit(e[:, columns])
+        effects[:, columns], unscaled[:, columns] = contrasts.combine(raw, scale)
+        if tick is not None:
+            tick(columns.stop - start)
+    return sigma, effects, unscaled
+
+
+class TorchFitter:
+    """Least squares on one basis; what all blocks of genes share lies on the device."""
+
+    def __init__(self, solver: Solver, trend: Trend, contrasts: Contrasts, sizes: Array, device: str) -> None:
+        import torch
+
+        if device.startswith("cuda") and not torch.cuda.is_available():
+            raise ConfigError(f"device={device!r}, but torch finds no CUDA device", fix='device="cpu"')
+
+        def put(values: Array) -> Tensor:
+            return torch.as_tensor(np.ascontiguousarray(values), dtype=torch.float64, device=device)
+
+        basis = solver.basis
+        self.put, self.df_residual = put, solver.df_residual
+        self.q = put(basis.q)
+        self.indicators = put((basis.codes == np.arange(len(basis.groups))[:, None]).astype(float))
+        self.group_sizes = self.indicators.sum(1, keepdim=True)
+        self.knots, self.heights = put(trend.x), put(trend.y)
+        self.depth = put(np.log2(sizes + 1) - np.log2(1e6))[:, None]
+        self.by_group, self.by_q = put(contrasts.functions[0].toarray()), put(contrasts.functions[1])
+
+    def fit(self, e: Array) -> tuple[Array, Array, Array]:
+        """Residual SD (genes,), effects and unscaled standard errors (functions, genes) of log CPM (samples, genes)."""
+        import torch
+
+        y = self.put(e)
+        w = self.precision(self.predict(self.indicators @ y / self.group_sizes, self.q.T @ y) + self.depth)
+        mass = self.indicators @ w
+        cross = torch.einsum("dn,nq,ng->gqd", self.indicators, self.q, w)
+        ratio = cross / mass.T[:, None, :]
+        schur = torch.einsum("nq,np,ng->gqp", self.q, self.q, w) - ratio @ cross.transpose(1, 2)
+        means = self.indicators @ (w * y) / mass
+        right = (self.q.T @ (w * y)).T - (cross @ means.T[:, :, None])[:, :, 0]
+        root = torch.linalg.cholesky(schur)
+        on_q = torch.cholesky_solve(right[:, :, None], root)[:, :, 0].T
+        on_groups = means - torch.einsum("gqd,qg->dg", ratio, on_q)
+        sigma = ((w * (y - self.predict(on_groups, on_q)) ** 2).sum(0) / self.df_residual).sqrt()
+        shifted = self.by_q.T - torch.einsum("gqd,md->gqm", ratio, self.by_group)
+        spread = torch.linalg.solve_triangular(root, shifted, upper=False)
+        variances = self.by_group**2 @ (1 / mass) + (spread**2).sum(1).T
+        effects = self.by_group @ on_groups + self.by_q @ on_q
+        return sigma.cpu().numpy(), effects.cpu().numpy(), variances.sqrt().cpu().numpy()
+
+    def predict(self, on_groups: Tensor, on_q: Tensor) -> Tensor:
+        """Fitted values (samples, genes)."""
+        return self.indicators.T @ on_groups + self.q @ on_q
+
+    def precision(self, fitted: Tensor) -> Tensor:
+        """voom's weights at fitted log2 counts."""
+        import torch
+
+        place = fitted.clamp(self.knots[0], self.knots[-1]).contiguous()
+        right = torch.searchsorted(self.knots, place).clamp(1, len(self.knots) - 1)
+        left = right - 1
+        share = (place - self.knots[left]) / (self.knots[right] - self.knots[left])
+        return (self.heights[left] + share * (self.heights[right] - self.heights[left])) ** -4

@@ -1,0 +1,111 @@
+"""Every number equals R's on random designs, step by step and from end to end."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from perturbgen.de import filter_by_expr, limma_table, tmm_factors, voom
+from perturbgen.de.design import build_design
+from perturbgen.de.native import Method, fit_native
+from tests.de.cases import NAMES, Case, case
+from tests.de.compare import close, relative
+
+pytestmark = pytest.mark.r
+HERE = Path(__file__).parent
+
+
+class Reference:
+    """R's results for one case, read as arrays."""
+
+    def __init__(self, folder: Path, experiment: Case) -> None:
+        self.folder, self.case = folder, experiment
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return pd.read_csv(self.folder / f"{name}.csv", index_col=0, skipinitialspace=True).to_numpy()
+
+    @property
+    def columns(self) -> list[str]:
+        return pd.read_csv(self.folder / "design.csv", index_col=0).columns.str.strip().tolist()
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def reference(request: pytest.FixtureRequest, rscript: str, tmp_path_factory: pytest.TempPathFactory) -> Reference:
+    experiment, folder = case(request.param), tmp_path_factory.mktemp("r")
+    experiment.counts.T.to_csv(folder / "counts.csv")
+    experiment.obs.to_csv(folder / "obs.csv")
+    command = [rscript, str(HERE / "reference.R"), str(folder), experiment.formula, "compound", "vehicle"]
+    # R sorts levels by its locale; ours are sorted by code point, as R does in the C locale
+    environment = {**os.environ, "LC_ALL": "C"}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stderr
+    return Reference(folder, experiment)
+
+
+def test_design_is_model_matrix(reference: Reference) -> None:
+    obs = reference.case.obs
+    design = build_design(reference.case.template, obs, obs["compound"])
+    np.testing.assert_array_equal(design.matrix, reference["design"])
+    aliased = (reference.folder / "aliased.csv").read_text().splitlines()[1:]
+    assert design.aliased == [line.split(",")[1].strip() for line in aliased]
+
+
+def test_normalisation_and_filter(reference: Reference) -> None:
+    close(tmm_factors(reference.case.counts).to_numpy(), reference["tmm"][:, 0], 1e-10)
+    keep = filter_by_expr(reference.case.counts, design=reference["design"]).to_numpy()
+    assert (keep == (np.char.strip(reference["filter"][:, 0].astype(str)) == "True")).all()
+    assert 0 < keep.sum() < len(keep)
+
+
+def test_voom(reference: Reference) -> None:
+    counts = reference.case.counts
+    result = voom(counts, reference["design"], norm_factors=tmm_factors(counts))
+    close(result.e.to_numpy().T, reference["e"], 1e-10)
+    assert relative(result.weights.to_numpy().T, reference["weights"]) < 1e-8
+
+
+def test_fit(reference: Reference) -> None:
+    obs = reference.case.obs
+    design = build_design(reference.case.template, obs, obs["compound"])
+    levels = [level for level in design.levels if level != "vehicle"]
+    weights = np.array([design.contrast(level, "vehicle") for level in levels])
+    result = fit_native(reference.case.counts.to_numpy(), design, weights, Method(contrasts="limma"))
+    assert relative(result.sigma, reference["sigma"][:, 0]) < 1e-9
+    assert relative(result.ave_expr, reference["amean"][:, 0]) < 1e-9
+    close(result.effects.T, reference["logfc"], 1e-9)
+
+
+@pytest.mark.parametrize(("kind", "tolerance"), [("plain", 1e-7), ("trend", 1e-7), ("robust", 1e-5), ("both", 1e-5)])
+def test_moderated_statistics(reference: Reference, kind: str, tolerance: float) -> None:
+    options = {"robust": kind in ("robust", "both"), "trend": kind in ("trend", "both")}
+    table = run(reference.case, contrasts="limma", **options)
+    assert relative(table.df.to_numpy()[0], reference[f"df_{kind}"][:, 0]) < tolerance
+    assert relative(table.t.to_numpy().T, reference[f"t_{kind}"]) < tolerance
+    assert relative(table.log10_p.to_numpy().T, reference[f"log10p_{kind}"]) < tolerance
+
+
+def test_exact_contrasts_are_coefficients_of_a_releveled_design(reference: Reference) -> None:
+    table = run(reference.case, contrasts="exact")
+    assert relative(table.t.to_numpy().T, reference["t_exact"]) < 1e-7
+    assert relative(table.log10_p.to_numpy().T, reference["log10p_exact"]) < 1e-7
+
+
+@pytest.mark.parametrize("contrasts", ["exact", "limma"])
+def test_backends_agree(reference: Reference, contrasts: str) -> None:
+    few = replace(reference.case, counts=reference.case.counts.iloc[:, -300:])
+    native, through_r = (run(few, contrasts=contrasts, backend=backend) for backend in ("native", "r"))
+    for name in ("logfc", "ave_expr", "t", "se", "df", "log10_p"):
+        assert relative(getattr(native, name).to_numpy(), getattr(through_r, name).to_numpy()) < 1e-7, name
+
+
+def run(experiment: Case, **options: object):
+    template = experiment.template
+    return limma_table(
+        experiment.counts, experiment.obs, design=template, group="compound", control="vehicle", **options
+    )

@@ -1,0 +1,149 @@
+"""Real baselines, signatures and layout: read, checked, and turned into an experiment that says it is semi-real."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from perturbgen.errors import InputError, SchemaError
+from perturbgen.simulate import build_world, preset_settings, simulate
+from perturbgen.simulate.baseline import read_baseline, shares_of_log_means
+from perturbgen.simulate.layout import CONTROLS
+from perturbgen.simulate.settings import CELL_TYPES
+from perturbgen.simulate.signatures import Signatures, concordance, denoise, heavy_tailed, read_signatures
+
+
+def write_signatures(path: Path, *, drugs: list[str], genes: list[str], seed: int = 0) -> np.ndarray:
+    z = np.random.default_rng(seed).normal(size=(4, len(drugs), len(genes))).astype(np.float32)
+    np.savez(path, Z=z, drugs=np.array(drugs), genes=np.array(genes), cells=np.array(["b", "nk", "t", "myeloid"]))
+    return z
+
+
+def test_shares_come_back_from_the_means_of_logarithms() -> None:
+    rng = np.random.default_rng(0)
+    share = np.exp(rng.normal(0, 2, 3000))
+    share /= share.sum()
+    size, depth, k = 2.0, 2000.0, np.arange(1, 4000)
+    mean = share * depth
+    pmf = stats.nbinom.pmf(k, size, (size / (size + mean))[:, None])
+    log_means = pmf @ np.log1p(1e6 * k / depth)
+    assert np.allclose(shares_of_log_means(log_means), share, rtol=0.02)
+
+
+def test_a_baseline_with_other_rows_or_values_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "means.csv"
+    table = pd.DataFrame(1.0, index=list(CELL_TYPES), columns=["A", "B"])
+    table.drop(index="B cells").to_csv(path)
+    with pytest.raises(SchemaError, match="no row for 'B cells'"):
+        read_baseline(path)
+    table.assign(A=-1.0).to_csv(path)
+    with pytest.raises(SchemaError, match="negative or missing"):
+        read_baseline(path)
+    with pytest.raises(InputError, match="no baseline CSV"):
+        read_baseline(tmp_path / "none.csv")
+
+
+def test_bad_signature_files_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "ranks.npz"
+    path.write_bytes(b"PK not a zip")
+    with pytest.raises(InputError, match="not a readable NPZ"):
+        read_signatures(path)
+    np.savez(path, Z=np.zeros((1, 2, 3)))
+    with pytest.raises(SchemaError, match="lacks 'cells', 'drugs', 'genes'"):
+        read_signatures(path)
+    np.savez(path, Z=np.zeros((1, 2, 3)), cells=["b"], drugs=["x"], genes=["a", "b", "c"])
+    with pytest.raises(SchemaError, match="has shape"):
+        read_signatures(path)
+    np.savez(path, Z=np.zeros((1, 1, 3)), cells=["b"], drugs=["x"], genes=["a", "b", "c"])
+    with pytest.raises(SchemaError, match="no cells 'myeloid', 'nk', 't'"):
+        read_signatures(path)
+
+
+def test_signatures_that_share_nothing_with_the_experiment_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "ranks.npz"
+    write_signatures(path, drugs=["aspirin"], genes=["TP53"])
+    with pytest.raises(SchemaError, match="share no drug or no gene"):
+        simulate("tiny", seed=0, signatures=path)
+
+
+def test_true_fold_changes_follow_the_signature_and_nothing_else_changes(tmp_path: Path) -> None:
+    path = tmp_path / "ranks.npz"
+    drugs, genes = ["Belinostat", "Compound 003", "Compound 007"], [f"GENE{i:05d}" for i in range(1, 201)]
+    z = write_signatures(path, drugs=drugs, genes=genes)
+    settings = preset_settings("tiny", sources={"signatures": path}, overrides=["effects.signature_rank=12"])
+    world = build_world(settings, seed=0)
+    assert world.kind == "semi-real"
+    effects, row = world.effects.log2_fold_change, world.compound_index
+    for cell, source in (("NK cells", 1), ("T cells CD8+", 2), ("B cells", 0)):
+        found = effects[CELL_TYPES.index(cell), row["Compound 003"], :200]
+        assert stats.spearmanr(found, z[source, 1]).statistic > 0.999
+    assert world.effects.compounds.loc[world.effects.compounds["real_signature"]].index.tolist() == drugs
+    assert (effects[:, row[CONTROLS[0]]] == 0).all()
+
+
+def test_the_heavy_tailed_map_keeps_order_and_has_unit_variance() -> None:
+    scores = np.random.default_rng(0).uniform(size=(3, 5000))
+    mapped = heavy_tailed(scores, 4.0)
+    assert stats.spearmanr(scores[1], mapped[1]).statistic == pytest.approx(1)
+    assert np.allclose(mapped.std(axis=1), 1, atol=0.05)
+    assert np.abs(mapped).max() > 6
+
+
+def test_denoising_keeps_what_is_low_rank_and_loses_noise() -> None:
+    rng = np.random.default_rng(0)
+    signal = (rng.normal(size=(4 * 20, 3)) @ rng.normal(size=(3, 400))).reshape(4, 20, 400)
+    assert np.allclose(denoise(signal, 3), signal)
+    noisy = signal + rng.normal(size=signal.shape)
+    assert np.mean((denoise(noisy, 3) - signal) ** 2) < 0.2 * np.mean((noisy - signal) ** 2)
+
+
+def test_concordance_ranks_a_drug_with_agreeing_cells_above_noise() -> None:
+    rng = np.random.default_rng(0)
+    z = rng.normal(size=(4, 3, 500))
+    z[:, 1] += 2 * rng.normal(size=500)
+    found = concordance(Signatures(z, ("b", "nk", "t", "myeloid"), ("x", "y", "z"), tuple(map(str, range(500)))))
+    assert found.idxmax() == "y"
+    assert found["y"] == pytest.approx(0.8, abs=0.1)
+    assert abs(found["x"]) < 0.1
+
+
+@pytest.mark.data
+def test_the_semi_real_experiment_carries_the_real_rows(real_data: Path, tmp_path: Path) -> None:
+    op3 = real_data / "op3"
+    out = simulate(
+        "tiny", seed=0, out=tmp_path / "semi", layout=op3, baseline=op3 / "celltype_baseline_means.csv",
+        signatures=op3 / "de_ranks_4x135x6349.npz", overrides=["cells.per_well=15"],
+    )  # fmt: skip
+    columns = ["cell_type", "sm_name", "sm_lincs_id", "SMILES", "control"]
+    train = pd.read_parquet(out / "de_train.parquet")
+    pd.testing.assert_frame_equal(train[columns], pd.read_csv(op3 / "train_obs_614.csv"), check_dtype=False)
+    pd.testing.assert_frame_equal(pd.read_csv(out / "id_map.csv"), pd.read_csv(op3 / "id_map.csv"))
+    truth = pd.read_parquet(out / "de_truth.parquet")
+    assert len(truth) == 255
+    assert np.isfinite(truth.iloc[:, 3:].to_numpy()).all()
+    assert np.isfinite(train.iloc[:, 5:].to_numpy()).all()
+    names = (op3 / "genes_18211.txt").read_text().split()
+    assert train.columns[5:].isin(names).all()
+    assert "semi-real" in (out / "README.txt").read_text()
+    obs = pd.read_csv(out / "adata_obs_meta.csv")
+    assert obs["plate_name"].nunique() == 6
+    assert obs["sm_name"].nunique() == 147
+
+
+@pytest.mark.data
+def test_the_op3_preset_with_everything_real_has_the_real_shape(real_data: Path) -> None:
+    op3 = real_data / "op3"
+    sources = {"layout": op3, "baseline": op3 / "celltype_baseline_means.csv",
+               "signatures": op3 / "de_ranks_4x135x6349.npz"}  # fmt: skip
+    world = build_world(preset_settings("op3", sources=sources), seed=0)
+    assert world.genes == (op3 / "genes_18211.txt").read_text().split()
+    assert world.effects.log2_fold_change.shape == (6, 147, 18_211)
+    assert world.effects.compounds["real_signature"].sum() == 135
+    # Drugs without a signature were too toxic for one: they are dealt the largest effects.
+    strength = world.effects.compounds.drop(index=list(CONTROLS))
+    real = strength["real_signature"]
+    assert strength.loc[~real, "strength"].min() >= strength.loc[real, "strength"].max()
