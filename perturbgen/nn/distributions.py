@@ -1,0 +1,159 @@
+"""The count likelihoods as Pyro distributions, for ``pyro.sample`` in a model or guide.
+
+Their parameters are logarithms, as the likelihoods': no mean underflows. ``sample`` takes a generator besides.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Self
+
+import torch
+from pyro.distributions import TorchDistribution
+from torch import Tensor
+from torch.distributions import constraints
+
+from perturbgen.nn.likelihoods import LOG_R_LIMITS, nb_log_prob, poisson_log_prob, zinb_log_prob
+from perturbgen.nn.shapes import check_fits
+
+
+class _Counts(TorchDistribution):
+    """Counts around a mean m = exp(log_mean), which sets the batch shape; the others broadcast into it."""
+
+    support = constraints.nonnegative_integer
+    log_mean: Tensor
+
+    def __init__(self, log_mean: Tensor, validate_args: bool | None = None, **parameters: Tensor | float) -> None:
+        self.log_mean = log_mean
+        for name, value in parameters.items():
+            tensor = torch.as_tensor(value, dtype=log_mean.dtype, device=log_mean.device)
+            check_fits(name, tensor, log_mean.shape)
+            setattr(self, name, tensor)
+        super().__init__(log_mean.shape, validate_args=validate_args)
+
+    @property
+    def mean(self) -> Tensor:
+        """E k."""
+        return self.log_mean.exp()
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> Self:
+        """The same distribution over a wider batch."""
+        new = self._get_checked_instance(type(self), _instance)
+        for name in self.arg_constraints:
+            setattr(new, name, getattr(self, name))
+        new.log_mean = self.log_mean.expand(batch_shape)
+        super(_Counts, new).__init__(torch.Size(batch_shape), validate_args=False)
+        new._validate_args = self._validate_args
+        return new
+
+    def _check(self, value: Tensor) -> None:
+        if self._validate_args:
+            self._validate_sample(value)
+
+
+class Poisson(_Counts):
+    """Poisson counts of mean exp(log_mean)."""
+
+    arg_constraints: ClassVar = {"log_mean": constraints.real}
+
+    def __init__(self, log_mean: Tensor, *, validate_args: bool | None = None) -> None:
+        super().__init__(log_mean, validate_args)
+
+    @property
+    def variance(self) -> Tensor:
+        """Var k = m."""
+        return self.mean
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Log pmf of counts (..., *batch_shape)."""
+        self._check(value)
+        return poisson_log_prob(value, self.log_mean)
+
+    @torch.no_grad()
+    def sample(self, sample_shape: Any = (), *, generator: torch.Generator | None = None) -> Tensor:
+        """Counts (*sample_shape, *batch_shape)."""
+        return torch.poisson(self.mean.expand(self._extended_shape(sample_shape)), generator=generator)
+
+
+class NegativeBinomial(_Counts):
+    """Negative binomial counts of mean m = exp(log_mean) and variance m + m²/r, r = exp(log_r).
+
+    Gamma-Poisson: k ~ Poisson(g), g ~ Gamma(shape r, mean m).
+    """
+
+    arg_constraints: ClassVar = {"log_mean": constraints.real, "log_r": constraints.real}
+    log_r: Tensor
+
+    def __init__(self, log_mean: Tensor, log_r: Tensor | float, *, validate_args: bool | None = None) -> None:
+        super().__init__(log_mean, validate_args, log_r=log_r)
+
+    @property
+    def variance(self) -> Tensor:
+        """Var k = m + m²/r."""
+        return self.mean + torch.exp(2 * self.log_mean - self.log_r)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Log pmf of counts (..., *batch_shape)."""
+        self._check(value)
+        return nb_log_prob(value, self.log_mean, self.log_r)
+
+    @torch.no_grad()
+    def sample(self, sample_shape: Any = (), *, generator: torch.Generator | None = None) -> Tensor:
+        """Counts (*sample_shape, *batch_shape)."""
+        return sample_nb(self.log_mean.expand(self._extended_shape(sample_shape)), self.log_r, generator)
+
+
+class ZeroInflatedNegativeBinomial(_Counts):
+    """Zero with probability π = sigmoid(dropout_logits), else negative binomial; the mean is (1 − π) m."""
+
+    arg_constraints: ClassVar = {
+        "log_mean": constraints.real,
+        "log_r": constraints.real,
+        "dropout_logits": constraints.real,
+    }
+    log_r: Tensor
+    dropout_logits: Tensor
+
+    def __init__(
+        self,
+        log_mean: Tensor,
+        log_r: Tensor | float,
+        dropout_logits: Tensor | float,
+        *,
+        validate_args: bool | None = None,
+    ) -> None:
+        super().__init__(log_mean, validate_args, log_r=log_r, dropout_logits=dropout_logits)
+
+    @property
+    def mean(self) -> Tensor:
+        """E k = (1 − π) m."""
+        return torch.sigmoid(-self.dropout_logits) * self.log_mean.exp()
+
+    @property
+    def variance(self) -> Tensor:
+        """Var k = (1 − π) (m + m²/r + π m²)."""
+        dropout = torch.sigmoid(self.dropout_logits)
+        square = torch.exp(2 * self.log_mean)
+        return torch.sigmoid(-self.dropout_logits) * (
+            self.log_mean.exp() + square * torch.exp(-self.log_r) + square * dropout
+        )
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Log pmf of counts (..., *batch_shape)."""
+        self._check(value)
+        return zinb_log_prob(value, self.log_mean, self.log_r, self.dropout_logits)
+
+    @torch.no_grad()
+    def sample(self, sample_shape: Any = (), *, generator: torch.Generator | None = None) -> Tensor:
+        """Counts (*sample_shape, *batch_shape)."""
+        log_mean = self.log_mean.expand(self._extended_shape(sample_shape))
+        counts = sample_nb(log_mean, self.log_r, generator)
+        kept = torch.rand(counts.shape, generator=generator, device=counts.device) >= torch.sigmoid(self.dropout_logits)
+        return counts * kept
+
+
+def sample_nb(log_mean: Tensor, log_r: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Counts of the shape of ``log_mean``: k ~ Poisson(g), g ~ Gamma(shape r, mean m)."""
+    r = log_r.clamp(*LOG_R_LIMITS).exp().expand(log_mean.shape)
+    # torch.distributions.Gamma calls the same function, but takes no generator.
+    rate = torch._standard_gamma(r, generator=generator) / r * log_mean.exp()
+    return torch.poisson(rate, generator=generator)
