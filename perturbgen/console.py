@@ -66,10 +66,13 @@ def show_table(rows: Sequence[Mapping[str, Any]], *, title: str = "", as_json: b
     from rich.markup import escape
     from rich.table import Table
 
-    table = Table(*(rows[0] if rows else ()), title=title or None, title_justify="left", header_style="bold")
+    table = Table(*(escape(str(name)) for name in (rows[0] if rows else ())), header_style="bold")
     for row in rows:
         table.add_row(*(escape(format_value(value)) for value in row.values()))
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    if title:  # not the table's own, which would be folded to its width, paths and all
+        console.print(title, style="italic", markup=False, highlight=False, soft_wrap=True)
+    console.print(table)
 
 
 def plain(value: Any) -> Any:

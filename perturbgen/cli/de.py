@@ -57,8 +57,9 @@ def de(
     The native backend gives R limma's numbers without R. Standard errors are exact unless you ask for limma's
     approximation with --contrasts limma (a flavour asks for it). The table has logFC, t, log10 p and adjusted p.
 
-    Example: [bold]perturbgen de kang.h5ad --design "~0 + {group} + donor" --group condition --control ctrl
-    --by cell_type --out de.parquet[/bold]
+    Example: [bold]perturbgen pseudobulk kang.h5ad --columns experiments/columns/kang.toml --by cell_type,donor,compound
+    --out kang_sums.h5ad[/bold], then [bold]perturbgen de kang_sums.h5ad --design "~0 + {group} + donor" --by cell_type
+    --out de.parquet[/bold]
 
     Example: [bold]perturbgen de pseudobulk.h5ad --flavour kaggle --out de.parquet --verify 200[/bold]
     """

@@ -186,3 +186,14 @@ def test_an_operating_system_error_names_its_file(
     monkeypatch.setattr(cli, "app", app)
     assert run([]) == 1
     assert capsys.readouterr().err == "OSError: disk.h5ad: Input/output error\n"
+
+
+def test_names_are_shown_as_they_are_and_paths_in_one_piece(files: Files, capsys: pytest.CaptureFixture[str]) -> None:
+    odd = cells()
+    odd.obs["cell_type"] = odd.obs["cell_type"].replace({"A": "T [red]CD4"})
+    odd.write_h5ad("odd.h5ad")
+    assert run(["data", "check", "odd.h5ad"]) == 0
+    assert "T [red]CD4" in capsys.readouterr().out
+    out = "a rather long name [bold] of a file.csv"
+    assert run(["split", "odd.h5ad", "--kind", "random", "--fraction", "0.5", "--out", out]) == 0
+    assert capsys.readouterr().out.splitlines()[0] == f"random cells: wrote {out}"
