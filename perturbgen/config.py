@@ -12,18 +12,18 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from perturbgen.errors import ConfigError, suggest
-from perturbgen.files import atomic_path, require_file
+from perturbgen.files import atomic_path, require_file, require_writable
 
 
 class Settings(BaseModel):
     """The base of every configuration: frozen, unknown keys refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
 
 
 S = TypeVar("S", bound=Settings)
@@ -35,6 +35,7 @@ def load_settings(
     *,
     overrides: Sequence[str] = (),
     base: Mapping[str, Any] | None = None,
+    fix: str = "--dry-run prints the resolved configuration",
 ) -> S:
     """Settings from ``base``, then a TOML file, then ``a.b=value`` overrides; the later ones win."""
     values = merge(dict(base or {}), read_toml(path) if path else {})
@@ -43,7 +44,7 @@ def load_settings(
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        raise explain(error, kind, path) from None
+        raise explain(error, kind, path, fix) from None
 
 
 def read_toml(path: str | Path) -> dict[str, Any]:
@@ -77,7 +78,7 @@ def parse_override(text: str) -> dict[str, Any]:
     return parsed
 
 
-def explain(error: ValidationError, kind: type[Settings], path: str | Path | None) -> ConfigError:
+def explain(error: ValidationError, kind: type[Settings], path: str | Path | None, fix: str) -> ConfigError:
     """Pydantic's complaints as one error of ours, unknown keys with the nearest known one."""
     lines = []
     for problem in error.errors():
@@ -88,20 +89,30 @@ def explain(error: ValidationError, kind: type[Settings], path: str | Path | Non
             )
         else:
             lines.append(f"'{key}': {problem['msg']}, found {problem['input']!r}")
-    return ConfigError(
-        "; ".join(lines) + (f" (in {path})" if path else ""),
-        fix="--dry-run prints the resolved configuration",
-    )
+    return ConfigError("; ".join(lines) + (f" (in {path})" if path else ""), fix=fix)
 
 
 def known_keys(kind: type[BaseModel], location: Sequence[int | str]) -> list[str]:
     """The keys allowed at a place in the configuration."""
+    here: Any = kind
     for part in location:
-        field = kind.model_fields.get(str(part))
-        if field is None or not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):
-            return []
-        kind = field.annotation
-    return list(kind.model_fields)
+        if is_model(here):
+            field = here.model_fields.get(str(part))
+            here = None if field is None else without_none(field.annotation)
+        else:  # a mapping: the part is one of its keys
+            here = next(reversed(get_args(here)), None)
+    return list(here.model_fields) if is_model(here) else []
+
+
+def is_model(annotation: Any) -> bool:
+    """Whether an annotation is a configuration of its own."""
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
+
+
+def without_none(annotation: Any) -> Any:
+    """The annotation itself, or the one that is optional."""
+    parts = get_args(annotation)
+    return parts[0] if len(parts) == 2 and parts[1] is type(None) else annotation
 
 
 def to_toml(settings: Settings) -> str:
@@ -119,6 +130,7 @@ def create_run(
     ``data`` names what was read, each with its hash (see :func:`file_hash`).
     """
     root = Path(root)
+    require_writable(root / name)
     root.mkdir(parents=True, exist_ok=True)
     numbers = [int(m[0]) for p in root.iterdir() if (m := re.match(r"\d{4}", p.name))]
     run = root / f"{max(numbers, default=0) + 1:04d}-{slug(name)}-s{seed}"

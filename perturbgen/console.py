@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -59,16 +60,28 @@ def track(items: Sequence[T] | Iterable[T], description: str, total: int | None 
 def show_table(rows: Sequence[Mapping[str, Any]], *, title: str = "", as_json: bool = False) -> None:
     """Print records as a table, or as JSON for other programs, on stdout."""
     if as_json:
-        sys.stdout.write(json.dumps(list(rows), indent=1, default=str) + "\n")
+        sys.stdout.write(json.dumps(plain(list(rows)), indent=1, default=str) + "\n")
         return
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
-    table = Table(*(rows[0] if rows else ()), title=title or None, title_justify="left", header_style="bold")
+    table = Table(*(escape(str(name)) for name in (rows[0] if rows else ())), header_style="bold")
     for row in rows:
         table.add_row(*(escape(format_value(value)) for value in row.values()))
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    if title:  # not the table's own, which would be folded to its width, paths and all
+        console.print(title, style="italic", markup=False, highlight=False, soft_wrap=True)
+    console.print(table)
+
+
+def plain(value: Any) -> Any:
+    """The same values with None for what JSON cannot say: NaN and infinities."""
+    if isinstance(value, Mapping):
+        return {key: plain(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def say(text: str) -> None:

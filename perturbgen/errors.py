@@ -70,5 +70,7 @@ def shorten(names: Iterable[object], limit: int = 5) -> str:
 def suggest(name: str, known: Iterable[str]) -> str:
     """``did you mean 'x'?`` or the list of what is known."""
     known = [str(k) for k in known]
+    if not known:
+        return "there is none to choose from"
     close = get_close_matches(str(name), known, n=1, cutoff=0.6)
     return f"did you mean {close[0]!r}?" if close else f"known: {shorten(known, 8)}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,7 +27,34 @@ def require_file(path: str | Path, what: str = "file") -> Path:
         raise InputError(
             f"{path} is empty (0 bytes)", expected=f"a {what}", cause="a download or a copy that broke off"
         )
+    if not os.access(path, os.R_OK):
+        raise InputError(f"{path} may not be read", expected=f"a {what}", fix="ask its owner, or chmod +r")
     return path
+
+
+def check_output(path: str | Path, *suffixes: str, option: str = "--out") -> Path:
+    """The path, if a file with one of these endings may be written there; asked before any work is done."""
+    path = Path(path)
+    if path.suffix not in suffixes:
+        article = "an" if suffixes[0] == ".h5ad" else "a"
+        raise InputError(
+            f"{option} {path} is not {article} {' or '.join(suffixes)} file",
+            expected=f"a name that ends in {' or '.join(suffixes)}",
+            fix=f"{option} {path.with_suffix(suffixes[0])}" if path.name else None,
+        )
+    if path.is_dir():
+        raise InputError(f"{path} is a folder", expected="a file to write", fix="choose another name")
+    require_writable(path)
+    return path
+
+
+def require_writable(path: str | Path) -> None:
+    """What is above ``path`` is a folder that one may write to, as far as it exists."""
+    above = next(folder for folder in Path(path).absolute().parents if folder.exists())
+    if not above.is_dir():
+        raise InputError(f"cannot write {path}: {above} is a file", expected="a folder", fix="choose another --out")
+    if not os.access(above, os.W_OK):
+        raise StorageError(f"cannot write {path}: writing to {above} is not permitted", fix="choose another --out")
 
 
 def require_folder(path: str | Path, what: str = "folder") -> Path:
@@ -54,7 +82,7 @@ def disk_errors(path: Path) -> Iterator[None]:
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """A path beside ``path`` to write a file or folder to; it takes the final name only when the block succeeds.
 
-    The suffix is kept (``counts.part.h5ad``), since many writers look at it.
+    The suffix is kept (``counts.part.h5ad``), since many writers look at it. A file never takes the place of a folder.
     """
     final = Path(path)
     part = final.with_name(f"{final.stem}.part{final.suffix}")
@@ -64,6 +92,8 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         try:
             yield part
             if final.is_dir():
+                if not part.is_dir():
+                    raise InputError(f"{final} is a folder", expected="a file to write", fix="choose another name")
                 remove(final)
             part.replace(final)
         except BaseException:

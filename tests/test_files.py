@@ -15,6 +15,14 @@ def test_a_finished_file_takes_the_final_name(tmp_path: Path) -> None:
     assert [p.name for p in (tmp_path / "deep").iterdir()] == ["a.csv"]
 
 
+def test_a_file_never_takes_the_place_of_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "precious").touch()
+    with pytest.raises(InputError, match="is a folder"), atomic_path(tmp_path / "data") as part:
+        part.write_text("x")
+    assert [str(p.relative_to(tmp_path)) for p in sorted(tmp_path.rglob("*"))] == ["data", "data/precious"]
+
+
 def test_an_interrupted_write_leaves_the_old_file_alone(tmp_path: Path) -> None:
     final = tmp_path / "a.csv"
     final.write_text("old")

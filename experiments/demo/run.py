@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from pydantic import Field
 
 from perturbgen.cli import run_experiment
 from perturbgen.config import Settings, create_run, load_settings, to_toml
@@ -24,7 +25,7 @@ class Demo(Settings):
     """What the demo can be told."""
 
     preset: str
-    seed: int
+    seed: int = Field(ge=0)
 
 
 def main(
@@ -37,10 +38,13 @@ def main(
 
     Example: python experiments/demo/run.py --set seed=3
     """
+    from perturbgen.simulate.settings import preset_settings
+
     settings = load_settings(Demo, config, overrides=overrides or [])
     if dry_run:
         say(to_toml(settings))
         return
+    preset_settings(settings.preset)  # a wrong name is said before a run directory is made
     run = create_run(runs, "demo", settings, seed=settings.seed)
     make(run, settings)
     say(f"report       {run / 'report.html'}, and of differential expression {run / 'de.html'}")

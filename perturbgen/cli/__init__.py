@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Callable
-from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
@@ -13,7 +13,6 @@ from perturbgen import __version__
 from perturbgen.cli import data, de, doctor, show, simulate, tables  # noqa: F401  (show adds itself to the data verbs)
 from perturbgen.console import setup_logging
 from perturbgen.errors import PerturbgenError
-from perturbgen.files import disk_errors
 
 INTERRUPTED = 130  # what typer exits with on Ctrl-C, as shells do
 
@@ -42,7 +41,7 @@ def show_version(wanted: bool) -> None:
 @app.callback()
 def common(
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say more.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Errors only, no progress bars.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Nothing but results and errors.")] = False,
     version: Annotated[
         bool, typer.Option("--version", callback=show_version, is_eager=True, help="Print the version.")
     ] = False,
@@ -53,22 +52,29 @@ def common(
 
 def main() -> NoReturn:
     """Run the command line: exit code 2 for a user's mistake, 1 for a failure, 130 for an interrupt; no traceback."""
+    silence_libraries()
     sys.exit(run())
 
 
 def run_experiment(command: Callable[..., None]) -> NoReturn:
     """Make a function the main program of an experiment script, with the exit codes and errors of the command line."""
+    silence_libraries()
     program = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     program.command()(command)
     sys.exit(run(program=program))
+
+
+def silence_libraries() -> None:
+    """Python warnings are for those who call the libraries; ``python -W`` and PYTHONWARNINGS bring them back."""
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")
 
 
 def run(arguments: list[str] | None = None, program: Callable[..., object] | None = None) -> int:
     """Run the command line, or another program of typer's (an experiment), and return its exit code."""
     setup_logging()
     try:
-        with disk_errors(Path.cwd()):
-            (program or app)(args=arguments)
+        (program or app)(args=arguments)
     except SystemExit as stop:
         if stop.code == INTERRUPTED:
             sys.stderr.write("interrupted; nothing half-written is left under a final name\n")
@@ -76,6 +82,10 @@ def run(arguments: list[str] | None = None, program: Callable[..., object] | Non
     except PerturbgenError as error:
         sys.stderr.write(f"{type(error).__name__}: {error}\n")
         return error.exit_code
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        sys.stderr.write(f"{type(error).__name__}: {where}{error.strerror or error}\n")
+        return 1
     except MemoryError as error:
         sys.stderr.write(f"MemoryError: {str(error) or 'not enough memory'}\n")
         return 1

@@ -9,6 +9,7 @@ import typer
 
 from perturbgen.console import say, show_table
 from perturbgen.errors import InputError, SchemaError
+from perturbgen.files import check_output
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -47,6 +48,7 @@ def ingest(
     columns: Columns = None,
     layer: Layer = None,
     vehicle: Vehicle = None,
+    as_json: Json = False,
 ) -> None:
     """Read raw counts, check them, and write one h5ad: CSR int32, our column names beside the originals.
 
@@ -58,8 +60,7 @@ def ingest(
     from perturbgen.data.overview import overview
     from perturbgen.data.schema import validate
 
-    if out.suffix != ".h5ad":
-        raise InputError(f"--out {out} is not an .h5ad file", fix=f"--out {out.with_suffix('.h5ad')}")
+    check_output(out, ".h5ad")
     if source.is_dir():
         refuse(source, "a Kaggle folder", curated=curated, columns=columns, layer=layer, vehicle=vehicle)
         adata = read_folder(source, organisers_plates=organisers_plates, keep_excluded=keep_excluded)
@@ -68,7 +69,7 @@ def ingest(
         adata = read_file(source, columns=columns, layer=layer, vehicle=vehicle, curated=curated)
     warn(validate(adata))
     write_h5ad(adata, out)
-    show_table([overview(adata)], title=f"wrote {out}")
+    show_table([overview(adata)], title=f"wrote {out}", as_json=as_json)
 
 
 def refuse(source: Path, what: str, **options: Any) -> None:

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from perturbgen.cli.data import Layer
 from perturbgen.console import say, show_table
-from perturbgen.errors import ConfigError, InputError
-from perturbgen.files import require_file
+from perturbgen.errors import ConfigError
+from perturbgen.files import check_output
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -39,7 +40,7 @@ def de(
     normalise: Annotated[str, typer.Option(help="tmm or none.")] = "tmm",
     span: Annotated[str, typer.Option(help="voom's lowess span, or adaptive (as limma since 3.66).")] = "0.5",
     gene_filter: Annotated[str | None, typer.Option(help="filterByExpr, or intersection of it over --by.")] = None,
-    layer: Annotated[str | None, typer.Option(help="The layer with raw counts, instead of X.")] = None,
+    layer: Layer = None,
     allow_fractional: Annotated[
         bool, typer.Option("--allow-fractional", help="Accept counts that are not whole numbers.")
     ] = False,
@@ -56,21 +57,25 @@ def de(
     The native backend gives R limma's numbers without R. Standard errors are exact unless you ask for limma's
     approximation with --contrasts limma (a flavour asks for it). The table has logFC, t, log10 p and adjusted p.
 
-    Example: [bold]perturbgen de kang.h5ad --design "~0 + {group} + donor" --group condition --control ctrl
-    --by cell_type --out de.parquet[/bold]
+    Example: [bold]perturbgen pseudobulk kang.h5ad --columns experiments/columns/kang.toml --by cell_type,donor,compound
+    --out kang_sums.h5ad[/bold], then [bold]perturbgen de kang_sums.h5ad --design "~0 + {group} + donor" --by cell_type
+    --out de.parquet[/bold]
 
     Example: [bold]perturbgen de pseudobulk.h5ad --flavour kaggle --out de.parquet --verify 200[/bold]
     """
-    check_output(out)
+    if out is not None:
+        check_output(out, ".parquet", ".h5ad")
+    if plots is not None:
+        check_output(plots, ".html", option="--plots")
     options: dict[str, Any] = {
         "flavour": flavour, "design": design, "group": group, "control": control, "by": by, "joint": joint or None,
         "contrasts": contrasts, "robust": robust or None, "trend": trend or None, "normalise": normalise,
-        "span": read_span(span), "gene_filter": gene_filter, "layer": layer, "allow_fractional": allow_fractional,
+        "span": read_span(span), "gene_filter": gene_filter, "allow_fractional": allow_fractional,
         "rename_plates": not keep_plates,
     }  # fmt: skip
-    adata = read_counts(pseudobulk)
+    adata = read_counts(pseudobulk, layer)
     if verify is not None:
-        verify_backends(adata, verify, options, as_json=as_json)
+        verify_backends(adata, verify, options, device=device, as_json=as_json)
         if out is None and plots is None:
             return
     started = time.perf_counter()
@@ -79,12 +84,6 @@ def de(
     if verify is None:
         show_table(summarise(table), title=title, as_json=as_json)
     save(table, out, plots, quiet=as_json)
-
-
-def check_output(out: Path | None) -> None:
-    """Only two kinds of file can hold a table."""
-    if out is not None and out.suffix not in (".parquet", ".h5ad"):
-        raise ConfigError(f"--out {out} has an unknown ending", expected=".parquet or .h5ad")
 
 
 def read_span(text: str) -> float | str:
@@ -97,15 +96,11 @@ def read_span(text: str) -> float | str:
         raise ConfigError(f"--span {text!r} is no number", expected="a number in (0, 1], or adaptive") from None
 
 
-def read_counts(path: Path) -> AnnData:
-    """A pseudobulk file."""
-    import anndata
+def read_counts(path: Path, layer: str | None) -> AnnData:
+    """A pseudobulk file, its raw counts in X."""
+    from perturbgen.data.h5ad import open_h5ad, take_layer
 
-    require_file(path, "pseudobulk file (.h5ad)")
-    try:
-        return anndata.read_h5ad(path)
-    except (OSError, KeyError, ValueError, TypeError) as error:
-        raise InputError(f"cannot read {path}: {error}", expected="an AnnData file (.h5ad)") from None
+    return take_layer(open_h5ad(path), layer, path)
 
 
 def make_table(
@@ -120,6 +115,8 @@ def make_table(
     given["control"] = control or str(adata.uns.get("vehicle", VEHICLE))
     if flavour is not None:
         return flavour_table(adata, flavour=flavour, rename_plates=rename_plates, **given)
+    if not rename_plates:
+        raise ConfigError("--keep-plates belongs to a flavour: without one no plate is renamed", fix="leave it out")
     if "design" not in given:
         raise ConfigError(
             "neither --design nor --flavour is given",
@@ -128,12 +125,13 @@ def make_table(
     return limma_table(adata, **given)
 
 
-def verify_backends(adata: AnnData, genes: int, options: dict[str, Any], *, as_json: bool) -> None:
+def verify_backends(adata: AnnData, genes: int, options: dict[str, Any], *, device: str, as_json: bool) -> None:
     """Run some genes through both backends and show how far apart the numbers are."""
     from perturbgen.de.verify import choose_genes, compare_backends
 
-    few = adata[:, choose_genes(adata, genes, options["layer"])].copy()
-    rows = compare_backends(lambda name: make_table(few, backend=name, **options))
+    few = adata[:, choose_genes(adata, genes)].copy()
+    devices = {"native": device, "r": "cpu"}
+    rows = compare_backends(lambda name: make_table(few, backend=name, device=devices[name], **options))
     show_table(rows, title=f"native against R on {few.n_vars} genes", as_json=as_json)
 
 

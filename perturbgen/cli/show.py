@@ -9,7 +9,7 @@ import typer
 
 from perturbgen.cli.data import Columns, Layer, Vehicle, data_app, load
 from perturbgen.console import say
-from perturbgen.errors import InputError
+from perturbgen.files import check_output
 
 
 @data_app.command("show")
@@ -19,14 +19,13 @@ def show_data(
     columns: Columns = None,
     layer: Layer = None,
     vehicle: Vehicle = None,
-    seed: Annotated[int, typer.Option(help="For the UMAP.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="For the UMAP.")] = 0,
 ) -> None:
     """Draw depth, zeros, cells on the plates, and maps of pseudobulk before and after plate effects are removed.
 
     Example: [bold]perturbgen data show counts.h5ad --out page.html[/bold]
     """
-    if out.suffix != ".html":
-        raise InputError(f"--out {out} is not an .html file", fix=f"--out {out.with_suffix('.html')}")
+    check_output(out, ".html")
     from perturbgen.data.schema import validate
     from perturbgen.data.summary import summary_page
 

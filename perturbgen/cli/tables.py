@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from perturbgen.cli.data import Columns, Json, Layer, Vehicle, load
 from perturbgen.console import show_table
-from perturbgen.errors import ConfigError, InputError
+from perturbgen.errors import ConfigError
+from perturbgen.files import check_output
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,6 +28,14 @@ class Kind(StrEnum):
     LEAVE_OUT = "leave-out"
     KAGGLE = "kaggle"
     KFOLD = "kfold"
+
+
+OPTIONS = {
+    Kind.RANDOM: ("fraction",),
+    Kind.LEAVE_OUT: ("column", "value"),
+    Kind.KFOLD: ("column", "folds"),
+    Kind.KAGGLE: ("public",),
+}
 
 
 def register(app: typer.Typer) -> None:
@@ -53,8 +62,7 @@ def pseudobulk(
     from perturbgen.data import pseudobulk as sum_cells
     from perturbgen.data import validate, write_h5ad
 
-    if out.suffix != ".h5ad":
-        raise InputError(f"--out {out} is not an .h5ad file", fix=f"--out {out.with_suffix('.h5ad')}")
+    check_output(out, ".h5ad")
     cells = load(source, columns=columns, layer=layer, vehicle=vehicle)
     validate(cells)
     bulk = sum_cells(cells, [name.strip() for name in by.split(",")])
@@ -75,11 +83,11 @@ def split(
     kind: Annotated[Kind, typer.Option(help="What is held out.")],
     column: Annotated[str | None, typer.Option(help="leave-out, kfold: the column whose values stay whole.")] = None,
     value: Annotated[list[str] | None, typer.Option(help="leave-out: a value to hold out; repeatable.")] = None,
-    fraction: Annotated[float, typer.Option(help="random: the share of validation cells.")] = 0.032,
-    folds: Annotated[int, typer.Option(help="kfold: how many.")] = 5,
-    public: Annotated[int, typer.Option(help="kaggle: how many compounds are public.")] = 50,
+    fraction: Annotated[float | None, typer.Option(help="random: the share of validation cells; 0.032.")] = None,
+    folds: Annotated[int | None, typer.Option(help="kfold: how many; 5.")] = None,
+    public: Annotated[int | None, typer.Option(help="kaggle: how many compounds are public; 50.")] = None,
     columns: Columns = None,
-    seed: Annotated[int, typer.Option(help="Of the random draw.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the random draw.")] = 0,
     as_json: Json = False,
 ) -> None:
     """Give every cell a part, check the split for leaks, and write it.
@@ -92,28 +100,29 @@ def split(
     """
     from perturbgen.data.splits import check_leaks
 
-    needed = {Kind.LEAVE_OUT: {"--column": column, "--value": value}}.get(kind, {})
-    missing = [name for name, given in needed.items() if not given]
-    if missing:
-        raise ConfigError(f"--kind {kind.value} needs {' and '.join(missing)}", fix="perturbgen split --help")
+    check_output(out, ".csv")
+    given = {"column": column, "value": value, "fraction": fraction, "folds": folds, "public": public}
+    options = {name: setting for name, setting in given.items() if setting is not None}
+    check_options(kind, options)
     obs = load(source, columns=columns, layer=None, vehicle=None).obs
-    made, table = make_split(obs, kind, column, value or [], fraction, folds, public, seed)
+    made, table = make_split(obs, kind, options, seed)
     check_leaks(made, table)
     made.write(out)
     parts = [{"part": name, "rows": int(size)} for name, size in made.parts.value_counts(sort=False).items()]
     show_table(parts, title=f"{made.kind}: wrote {out}", as_json=as_json)
 
 
-def make_split(
-    obs: pd.DataFrame,
-    kind: Kind,
-    column: str | None,
-    values: list[str],
-    fraction: float,
-    folds: int,
-    public: int,
-    seed: int,
-) -> tuple[Split, pd.DataFrame]:
+def check_options(kind: Kind, options: dict[str, Any]) -> None:
+    """A kind of split has the options that it needs, and none that mean nothing to it."""
+    missing = [f"--{name}" for name in ("column", "value") if kind == Kind.LEAVE_OUT and name not in options]
+    if missing:
+        raise ConfigError(f"--kind {kind.value} needs {' and '.join(missing)}", fix="perturbgen split --help")
+    alien = [f"--{name}" for name in options if name not in OPTIONS[kind]]
+    if alien:
+        raise ConfigError(f"--kind {kind.value} does not use {' '.join(alien)}", fix="leave it out")
+
+
+def make_split(obs: pd.DataFrame, kind: Kind, options: dict[str, Any], seed: int) -> tuple[Split, pd.DataFrame]:
     """The split, and the table of cells or conditions that it divides."""
     import numpy as np
 
@@ -121,10 +130,10 @@ def make_split(
 
     rng = np.random.default_rng(seed)
     if kind == Kind.RANDOM:
-        return splits.random_cells(obs, rng=rng, fraction=fraction), obs
+        return splits.random_cells(obs, rng=rng, **options), obs
     if kind == Kind.LEAVE_OUT:
-        return splits.leave_out(obs, str(column), values), obs
+        return splits.leave_out(obs, options["column"], options["value"]), obs
     if kind == Kind.KFOLD:
-        return splits.kfold(obs, folds, rng=rng, by=column), obs
+        return splits.kfold(obs, options.get("folds", 5), rng=rng, by=options.get("column")), obs
     conditions = obs.drop_duplicates(list(splits.CONDITION)).reset_index(drop=True)
-    return splits.kaggle(conditions, rng=rng, public=public), conditions
+    return splits.kaggle(conditions, rng=rng, **options), conditions

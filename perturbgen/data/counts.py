@@ -29,6 +29,8 @@ class BadCount:
 
 def first_bad_count(matrix: Any) -> BadCount | None:
     """The first entry of a matrix (cells, genes), sparse or dense, that is not a non-negative integer of 32 bits."""
+    if matrix.dtype.kind not in "biuf":
+        raise CountsError(f"the counts are of type {matrix.dtype}", expected="numbers", cause="a matrix of text")
     if not is_sparse(matrix):
         return first_bad_dense(np.asarray(matrix))
     csr = matrix if matrix.format == "csr" else matrix.tocsr()

@@ -115,7 +115,7 @@ def column_map(columns: Mapping[str, str] | str | Path | ColumnMap | None) -> Co
     elif columns is None or isinstance(columns, Mapping):
         chosen = ColumnMap(columns=dict(columns or {}))
     else:
-        chosen = load_settings(ColumnMap, columns)
+        chosen = load_settings(ColumnMap, columns, fix='for example: [columns] compound = "drug"')
     for name in (*chosen.columns, *chosen.constants, *chosen.extract):
         if name not in COLUMNS:
             raise ConfigError(

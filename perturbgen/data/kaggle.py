@@ -71,6 +71,9 @@ def read_obs(folder: str | Path) -> pd.DataFrame:
         raise SchemaError(
             f"{path}: 'control' holds {shorten(meta['control'].unique())}", expected="True or False in every row"
         )
+    if not pd.api.types.is_numeric_dtype(meta["dose_uM"]):
+        words = meta.loc[pd.to_numeric(meta["dose_uM"], errors="coerce").isna(), "dose_uM"].dropna()
+        raise SchemaError(f"{path}: 'dose_uM' holds {shorten(words.unique())}", expected="a number in every row")
     columns = {ours: theirs for theirs, ours in KAGGLE_COLUMNS.items() if ours != theirs}
     return rename_obs(meta.set_index("obs_id"), columns)
 
@@ -93,7 +96,8 @@ def read_excluded(folder: str | Path, cells: pd.Index, genes: pd.Index) -> np.nd
     if path is None:
         logger.info("no adata_excluded_ids.csv: every count is kept")
         return np.empty(0, np.int64)
-    pairs = read_csv(path, columns=["obs_id", "gene"], text=("obs_id", "gene"))[["obs_id", "gene"]]
+    names = ["obs_id", "gene"]
+    pairs = read_csv(path, columns=names, text=names, may_be_empty=True)[names]
     keys = excluded_keys(pairs, cells, genes)
     logger.info("%s excluded (cell, gene) pairs are left out", f"{len(keys):,}")
     unknown = len(pairs.drop_duplicates()) - len(keys)

@@ -34,9 +34,15 @@ def depth_quantiles(adata: AnnData) -> list[dict[str, Any]]:
     genes = (adata.X != 0).sum(axis=1)
     measures = {"counts per cell": depth(adata), "genes per cell": np.asarray(genes).ravel()}
     return [
-        {"per cell": name} | {label: round(float(np.quantile(values, q))) for label, q in QUANTILES.items()}
+        {"per cell": name} | {label: quantile(values, q) for label, q in QUANTILES.items()}
         for name, values in measures.items()
     ]
+
+
+def quantile(values: np.ndarray, q: float) -> int | None:
+    """A quantile as a whole number; None where there are no values, or one of them is no number."""
+    usable = values.size > 0 and bool(np.isfinite(values).all())
+    return round(float(np.quantile(values, q))) if usable else None
 
 
 def cells_by_condition(adata: AnnData, *, top: int = 12) -> list[dict[str, Any]]:

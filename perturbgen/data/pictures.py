@@ -9,6 +9,7 @@ from plotly.subplots import make_subplots
 
 from perturbgen.page import PALETTE
 
+WELL = r"([A-Z]+)0*(\d+)"  # row and column
 GREY = "#c4c9cf"
 MAX_NAMED = 8  # more colours than this cannot be told apart
 
@@ -45,9 +46,7 @@ def plates_figure(obs: pd.DataFrame, values: pd.Series, *, unit: str) -> go.Figu
     wells = groups.agg(
         value=("value", "sum"), compound=("compound", lambda names: ", ".join(sorted(map(str, set(names)))))
     )
-    wells[["row", "column"]] = (
-        wells.index.get_level_values("well").astype(str).str.extract(r"^([A-Z]+)0*(\d+)$").to_numpy()
-    )
+    wells[["row", "column"]] = wells.index.get_level_values("well").astype(str).str.extract(f"^{WELL}$").to_numpy()
     plates = list(wells.index.unique("plate"))
     rows = sorted(wells["row"].unique(), key=lambda name: (len(name), name))
     columns = list(range(1, wells["column"].astype(int).max() + 1))

@@ -29,7 +29,7 @@ def pseudobulk(
     """
     from anndata import AnnData
 
-    by = [by] if isinstance(by, str) else list(by)
+    by = [by] if isinstance(by, str) else list(dict.fromkeys(by))
     codes, keys = group_codes(adata.obs, by)
     counts = sp.csr_array(adata.X if layer is None else adata.layers[layer])
     sums = sum_rows(counts, codes, len(keys), allow_fractional=allow_fractional)
@@ -102,6 +102,8 @@ def is_constant(values: pd.Series, codes: np.ndarray, first: np.ndarray) -> bool
 def drop_empty(bulk: AnnData) -> AnnData:
     """Without the samples that have no counts: no normalisation can use them."""
     empty = np.asarray(bulk.X.sum(axis=1)).ravel() == 0
+    if empty.all():
+        raise CountsError(f"none of the {len(empty)} pseudobulk samples has a count", expected="raw counts")
     if empty.any():
         log.warning("dropped %d pseudobulk samples without counts: %s", empty.sum(), shorten(bulk.obs_names[empty]))
         bulk = bulk[~empty].copy()

@@ -212,7 +212,9 @@ def depth_violations(adata: AnnData) -> Iterator[Violation]:
     if adata.X is None or 0 in adata.shape:
         return
     empty = depth(adata) == 0
-    if empty.any():
+    if empty.all():
+        yield problem("error", "depth", "no cell has a single count", expected="raw counts", cause="another layer")
+    elif empty.any():
         yield problem(
             "warning",
             "depth",

@@ -74,6 +74,10 @@ def random_cells(
     wanted = round(fraction * len(obs))
     if wanted > free.sum():
         raise SchemaError(f"{wanted} validation cells wanted, but only {free.sum()} are not forced into train")
+    if not wanted:
+        raise SchemaError(
+            f"{fraction:g} of {len(obs)} cells is not one validation cell", expected="some", fix="a larger --fraction"
+        )
     chosen = rng.choice(np.flatnonzero(free), size=wanted, replace=False)
     parts = np.full(len(obs), "train", object)
     parts[chosen] = "validation"
@@ -135,6 +139,12 @@ def kaggle(
 def check_leaks(split: Split, table: pd.DataFrame) -> None:
     """Refuse a split that misses or repeats rows of ``table``, or whose parts share what they promise not to."""
     index = condition_index(table) if split.parts.index.nlevels > 1 else table.index
+    if not index.is_unique:
+        raise SchemaError(
+            f"ids occur more than once: {shorten(index[index.duplicated()].unique())}",
+            expected="a unique id for every row, since a split is joined by it",
+            fix="adata.obs_names_make_unique()",
+        )
     for ids, what in (
         (split.parts.index[split.parts.index.duplicated()], "are assigned twice"),
         (index.difference(split.parts.index), "have no part"),

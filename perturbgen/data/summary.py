@@ -8,7 +8,9 @@ import numpy as np
 import pandas as pd
 
 from perturbgen.data import embedding, pictures
+from perturbgen.data.overview import overview
 from perturbgen.data.pseudobulk import pseudobulk
+from perturbgen.errors import shorten
 from perturbgen.page import Page
 
 if TYPE_CHECKING:
@@ -21,9 +23,7 @@ def summary_page(adata: AnnData, *, title: str, seed: int = 0) -> Page:
     """Depth, zeros, plate layout, and maps of pseudobulk before and after plate effects are removed."""
     obs = adata.obs
     total = pd.Series(np.asarray(adata.X.sum(axis=1)).ravel(), obs.index)
-    page = Page(
-        title, f"{adata.n_obs:,} cells × {adata.n_vars:,} genes, {1 - adata.X.nnz / np.prod(adata.shape):.1%} zeros"
-    )
+    page = Page(title, f"{adata.n_obs:,} cells × {adata.n_vars:,} genes, {overview(adata)['zeros']:.1%} zeros")
     add_cells(page, obs, total)
     add_genes(page, adata)
     if {"plate", "well"} <= set(obs):
@@ -48,7 +48,7 @@ def add_cells(page: Page, obs: pd.DataFrame, total: pd.Series) -> None:
 def add_genes(page: Page, adata: AnnData) -> None:
     """How sparse the genes are for their mean."""
     mean = pd.Series(np.asarray(adata.X.mean(axis=0)).ravel(), adata.var_names)
-    zeros = pd.Series(1 - adata.X.getnnz(axis=0) / adata.n_obs, adata.var_names)
+    zeros = pd.Series(1 - np.asarray((adata.X != 0).sum(axis=0)).ravel() / adata.n_obs, adata.var_names)
     page.section("Zeros")
     caption = "Each point is a gene. Above the dashed line there are more zeros than in Poisson counts of equal depth."
     page.figure(pictures.zeros_figure(mean, zeros), caption)
@@ -60,6 +60,11 @@ def add_genes(page: Page, adata: AnnData) -> None:
 def add_plates(page: Page, obs: pd.DataFrame, total: pd.Series) -> None:
     """Where on the plates the cells are; for wells sequenced in bulk, where the counts are."""
     page.section("Plates")
+    wells = obs["well"].dropna().astype(str)
+    odd = wells[~wells.str.fullmatch(pictures.WELL)].unique()
+    if len(odd):
+        page.text(f"No picture: a well has to be named like A1 or H12, and here there are {shorten(odd)}.")
+        return
     if obs.duplicated(["plate", "well"]).any():
         caption = "Cells in each well; empty squares have none. Toxic compounds are the dark wells."
         page.figure(pictures.plates_figure(obs, pd.Series(1, obs.index), unit="cells"), caption)
@@ -72,8 +77,9 @@ def add_maps(page: Page, adata: AnnData, seed: int) -> None:
     """PCA and UMAP of pseudobulk samples, coloured by what may separate them."""
     values, obs = embedding.profiles(pseudobulk(adata, by=[name for name in SAMPLE if name in adata.obs]))
     page.section("Pseudobulk maps")
-    if len(obs) < 4:
-        page.text(f"Only {len(obs)} pseudobulk samples have {embedding.MIN_CELLS} or more cells: too few for a map.")
+    if min(values.shape) < 4:
+        what = f"{len(obs)} pseudobulk samples of {embedding.MIN_CELLS} or more cells and {values.shape[1]} genes"
+        page.text(f"{what} are too few for a map.")
         return
     before, after = embedding.embed(values, seed=seed), None
     if "plate" in obs and obs["plate"].nunique() > 1:

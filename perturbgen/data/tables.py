@@ -39,7 +39,12 @@ def find_or_self(path: str | Path, name: str) -> Path:
 
 
 def read_csv(
-    path: str | Path, *, columns: Sequence[str] = (), text: Iterable[str] = (), only: bool = False
+    path: str | Path,
+    *,
+    columns: Sequence[str] = (),
+    text: Iterable[str] = (),
+    only: bool = False,
+    may_be_empty: bool = False,
 ) -> pd.DataFrame:
     """A CSV or CSV.gz holding ``columns`` (and no others with ``only``); ``text`` columns are never taken for numbers.
 
@@ -55,7 +60,7 @@ def read_csv(
             usecols=(lambda name: name in columns) if only else None,
         )
     require_columns(frame.columns, columns, path)
-    if frame.empty:
+    if frame.empty and not may_be_empty:
         raise InputError(f"{path} has a header but no rows", expected="at least one row", cause=BROKEN)
     return frame
 

@@ -108,6 +108,8 @@ def check_options(method: Method, *, backend: str, zero_p: str | None, adjust: s
             raise ConfigError(f"{name}={value!r} is unknown", expected=" or ".join(map(repr, known)))
     if method.span != "adaptive" and not (isinstance(method.span, (int, float)) and 0 < method.span <= 1):
         raise ConfigError(f"span={method.span!r} is not possible", expected='a number in (0, 1], or "adaptive"')
+    if method.device.partition(":")[0] not in ("cpu", "cuda"):
+        raise ConfigError(f"device={method.device!r} is unknown", expected="'cpu' or 'cuda'")
     if method.device != "cpu" and backend == "r":
         raise ConfigError(f"R does not compute on {method.device}", fix='device="cpu", or backend="native"')
 

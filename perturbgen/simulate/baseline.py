@@ -11,6 +11,7 @@ import pandas as pd
 from scipy import stats
 from scipy.optimize import brentq
 
+from perturbgen.data.tables import read_csv, read_header, require_unique
 from perturbgen.errors import ConfigError, SchemaError, shorten
 from perturbgen.files import require_file
 from perturbgen.simulate.sampling import probability_nonzero
@@ -47,7 +48,10 @@ def read_baseline(path: str | Path) -> Baseline:
     a large value where it is seen. The share is the one whose counts, at the depth that makes all shares
     add up to one, have the given mean (counts taken as NB with size 2).
     """
-    table = pd.read_csv(require_file(path, "baseline CSV"), index_col=0)
+    table = read_csv(require_file(path, "baseline CSV"))
+    table = table.set_index(table.columns[0])
+    require_unique(table.index, "row", path)
+    require_unique(pd.Index(read_header(path)), "gene", path)
     missing = [name for name in CELL_TYPES if name not in table.index]
     if missing:
         raise SchemaError(
@@ -55,9 +59,12 @@ def read_baseline(path: str | Path) -> Baseline:
             expected=f"rows {', '.join(CELL_TYPES)}, a column for each gene",
             fix=f"rename its rows; found {shorten(table.index)}",
         )
-    values = table.loc[list(CELL_TYPES)].to_numpy(dtype=float)
+    values = table.loc[list(CELL_TYPES)].apply(pd.to_numeric, errors="coerce").to_numpy(dtype=float)
     if not np.isfinite(values).all() or values.min() < 0:
-        raise SchemaError(f"{path} holds negative or missing means", expected="means of log1p(counts per million)")
+        raise SchemaError(
+            f"{path} holds negative or missing means, or text",
+            expected="means of log1p(counts per million)",
+        )
     share = np.stack([shares_of_log_means(row) for row in values])
     share = np.maximum(share, SMALLEST_SHARE)
     share /= share.sum(axis=1, keepdims=True)
@@ -75,7 +82,18 @@ def shares_of_log_means(log_means: np.ndarray, *, size: float = 2.0) -> np.ndarr
         expected = pmf @ np.log1p(MILLION * count / depth)
         return np.interp(log_means, np.concatenate([[0.0], expected]), np.concatenate([[0.0], mean]))
 
-    log_depth = brentq(lambda x: np.log(counts_at(np.exp(x)).sum()) - x, np.log(50), np.log(1e5), xtol=1e-3)
+    def surplus(log_depth: float) -> float:
+        """How much deeper a cell's counts are than its depth, in logs."""
+        return float(np.log(max(counts_at(np.exp(log_depth)).sum(), 1e-9)) - log_depth)
+
+    low, high = np.log(50), np.log(1e5)
+    if not surplus(low) > 0 > surplus(high):
+        raise SchemaError(
+            "no depth between 50 and 100,000 counts a cell fits the baseline means",
+            expected="means of log1p(counts per million) of a whole transcriptome",
+            cause="few genes, or means of another scale",
+        )
+    log_depth = brentq(surplus, low, high, xtol=1e-3)
     counts = counts_at(np.exp(log_depth))
     return counts / counts.sum()
 

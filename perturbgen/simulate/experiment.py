@@ -14,7 +14,7 @@ from scipy import sparse
 
 from perturbgen.config import load_settings
 from perturbgen.errors import InputError
-from perturbgen.files import atomic_path, require_file
+from perturbgen.files import atomic_path, require_file, require_writable
 from perturbgen.simulate.cells import all_cells, in_our_words
 from perturbgen.simulate.competition import write_competition
 from perturbgen.simulate.conditions import metadata, truth
@@ -95,13 +95,27 @@ def simulate(
 def write_simulation(settings: SimulationSettings, out: str | Path, *, seed: int, force: bool = False) -> Path:
     """The file set under ``out``, which appears only when all of it is written."""
     out = Path(out)
-    if out.exists() and not force:
-        raise InputError(f"{out} already exists", fix="choose another folder, or --force to replace it")
+    require_replaceable(out, force=force)
     world = build_world(settings, seed=seed)
     with atomic_path(out) as part:
         part.mkdir()
         write_competition(world, part)
     return out
+
+
+def require_replaceable(out: Path, *, force: bool) -> None:
+    """Nothing is at ``out``, or ``force`` may replace it: an older simulation, never a folder of other things."""
+    require_writable(out)
+    if not out.exists():
+        return
+    if not force:
+        raise InputError(f"{out} already exists", fix="choose another folder, or --force to replace it")
+    if not out.is_dir() or (any(out.iterdir()) and not (out / "simulation.toml").exists()):
+        raise InputError(
+            f"{out} is not replaced, since it holds no simulation.toml: it may be something else",
+            expected="a folder that simulate wrote",
+            fix="choose another folder, or delete it yourself",
+        )
 
 
 def in_memory(world: World) -> Experiment:

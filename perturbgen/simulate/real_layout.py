@@ -8,11 +8,13 @@ from typing import Final
 import numpy as np
 import pandas as pd
 
+from perturbgen.data.kaggle_tables import read_genes
+from perturbgen.data.tables import open_parquet, parquet_errors, read_csv, require_unique, require_values
 from perturbgen.data.vocabulary import VEHICLE
 from perturbgen.errors import SchemaError, shorten
 from perturbgen.files import require_file, require_folder
 from perturbgen.simulate.layout import CONTROLS, LIBRARY_PLATES, Layout, repeat_on_plates, with_roles
-from perturbgen.simulate.settings import WITHHELD_TYPES
+from perturbgen.simulate.settings import CELL_TYPES, WITHHELD_TYPES
 
 FILES: Final = {
     "compounds": "compounds_147.parquet",
@@ -27,6 +29,9 @@ COLUMNS: Final = {
     "id_map": ("id", "cell_type", "sm_name"),
     "wells": ("count", "cell_type", "plate_name", "well", "sm_name"),
 }
+TEXT: Final = ("cell_type", "sm_name", "sm_lincs_id", "SMILES", "plate_name", "well")
+# What no two rows may share.
+KEYS: Final = {"compounds": ("sm_name",), "train": ("cell_type", "sm_name"), "id_map": ("cell_type", "sm_name")}
 ROWS: Final = "ABCDEFGH"
 COMPOUND_COLUMNS: Final = tuple(range(4, 13))
 
@@ -35,7 +40,8 @@ def read_layout(folder: str | Path, *, rng: np.random.Generator) -> Layout:
     """The real layout; wells that the files do not name are chosen at random among the free ones."""
     folder = require_folder(folder, "layout folder")
     tables = {name: read_table(folder, name) for name in COLUMNS}
-    genes = require_file(folder / FILES["genes"], "gene list").read_text().split()
+    genes = read_genes(folder / FILES["genes"])
+    check_wells(tables["wells"])
     train, id_map = tables["train"], tables["id_map"]
     compounds = with_roles(tables["compounds"].rename(columns={"smiles": "SMILES"}))
     check_names(compounds, tables)
@@ -52,19 +58,43 @@ def read_layout(folder: str | Path, *, rng: np.random.Generator) -> Layout:
 
 
 def read_table(folder: Path, name: str) -> pd.DataFrame:
-    """One of the metadata tables, its columns checked."""
-    path = require_file(folder / FILES[name], name)
-    table = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path)
-    missing = [column for column in COLUMNS[name] if column not in table]
-    if missing:
-        raise SchemaError(
-            f"{path} lacks {shorten(missing)}", expected=", ".join(COLUMNS[name]), cause="another file of that name"
-        )
+    """One of the metadata tables, whole, with its columns and a value in each."""
+    path, columns = require_file(folder / FILES[name], name), COLUMNS[name]
+    if path.suffix == ".parquet":
+        with open_parquet(path, columns=columns) as file, parquet_errors(path):
+            table = file.read().to_pandas()
+    else:
+        table = read_csv(path, columns=columns, text=[column for column in columns if column in TEXT])
+    require_values(table, columns, "sm_name", path)
+    if KEYS.get(name):
+        require_unique(table[list(KEYS[name])].agg(" | ".join, axis=1), " | ".join(KEYS[name]), path)
     return table
 
 
+def check_wells(wells: pd.DataFrame) -> None:
+    """Wells are named A4 to H12, on the six plates, and their counts are numbers."""
+    odd = wells.loc[~wells["well"].str.fullmatch(f"[{ROWS}]([4-9]|1[0-2])"), "well"]
+    plates = [plate for library in LIBRARY_PLATES for plate in library]
+    if len(odd):
+        raise SchemaError(
+            f"{FILES['wells']} has wells {shorten(odd.unique())}", expected="a row A to H, a column 4 to 12"
+        )
+    if set(wells["plate_name"]) != set(plates):
+        raise SchemaError(
+            f"{FILES['wells']} has plates {shorten(sorted(set(wells['plate_name'])), 6)}", expected=shorten(plates, 6)
+        )
+    if not pd.api.types.is_numeric_dtype(wells["count"]):
+        raise SchemaError(f"{FILES['wells']}: 'count' is not a number in every row", expected="numbers of cells")
+
+
 def check_names(compounds: pd.DataFrame, tables: dict[str, pd.DataFrame]) -> None:
-    """Every compound that a table names is known, and the vehicle is among them."""
+    """Every compound and cell type that a table names is known, and the vehicle is among them."""
+    for name in ("train", "id_map", "wells"):
+        types = sorted(set(tables[name]["cell_type"]) - set(CELL_TYPES))
+        if types:
+            raise SchemaError(
+                f"{FILES[name]} names unknown cell types: {shorten(types)}", expected=shorten(CELL_TYPES, 6)
+            )
     if VEHICLE not in compounds.index:
         raise SchemaError(f"{FILES['compounds']} has no vehicle {VEHICLE!r}")
     for name in ("train", "id_map", "wells"):

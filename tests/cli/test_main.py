@@ -14,7 +14,7 @@ from perturbgen.errors import PerturbgenError, UserError
         (UserError("bad column"), 2, "UserError: bad column"),
         (PerturbgenError("broke"), 1, "PerturbgenError: broke"),
         (KeyboardInterrupt(), 130, "interrupted"),
-        (OSError(28, "No space left on device"), 1, "no space left"),
+        (OSError(28, "No space left on device"), 1, "OSError: No space left"),
         (MemoryError(), 1, "not enough memory"),
     ],
 )

@@ -12,7 +12,7 @@ import pytest
 from scipy import sparse
 
 from perturbgen.data import check
-from perturbgen.data.h5ad import read_h5ad
+from perturbgen.data.h5ad import column_map, read_h5ad
 from perturbgen.data.h5ad_writer import write_h5ad
 from perturbgen.errors import ConfigError, CountsError, InputError, SchemaError
 
@@ -203,3 +203,16 @@ def test_kang_has_two_donors_each_with_and_without_interferon(real_data: Path) -
     assert set(zip(obs["donor"], obs["compound"], strict=True)) == {
         ("101", "ctrl"), ("101", "stim"), ("107", "ctrl"), ("107", "stim")
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[extract]\ndonor = {colum = 'x', pattern = '(.)'}\n", "'extract.donor.colum': did you mean 'column'"),
+        ("[control]\nvalue = ['x']\n", "'control.value': did you mean 'values'"),
+    ],
+)
+def test_a_typo_deep_in_a_column_map_is_answered_with_the_nearest_key(tmp_path: Path, text: str, words: str) -> None:
+    (tmp_path / "map.toml").write_text(text)
+    with pytest.raises(ConfigError, match=words):
+        column_map(tmp_path / "map.toml")

@@ -57,7 +57,7 @@ def test_verify(pseudobulk: Path, rscript: str, capsys: pytest.CaptureFixture[st
     ("arguments", "words"),
     [
         ([], "neither --design nor --flavour"),
-        ([*DESIGN, "--out", "de.xlsx"], "expected     .parquet or .h5ad"),
+        ([*DESIGN, "--out", "de.xlsx"], "is not a .parquet or .h5ad file"),
         ([*DESIGN, "--span", "half"], "--span 'half' is no number"),
         ([*DESIGN, "--control", "DMSO"], "no sample has compound = 'DMSO'"),
         ([*DESIGN, "--verify", "3"], "too few to compare on"),
@@ -76,5 +76,5 @@ def test_files_that_are_no_pseudobulk(tmp_path: Path, capsys: pytest.CaptureFixt
     assert run(["-q", "de", str(tmp_path / "notes.h5ad"), *DESIGN]) == 2
     assert run(["-q", "de", str(tmp_path / "absent.h5ad"), *DESIGN]) == 2
     shown = capsys.readouterr().err
-    assert "cannot read" in shown
-    assert "no pseudobulk file" in shown
+    assert "is not a readable h5ad file" in shown
+    assert "no h5ad file" in shown
