@@ -45,7 +45,8 @@ class Shape:
 
 def table_shape() -> Shape:
     compounds = np.repeat([f"c{i}" for i in range(240)], 3)
-    obs = pd.DataFrame({"compound": compounds, "plate": [f"p{i % 6}" for i in range(720)]})
+    plates = np.random.default_rng(1).integers(0, 6, 720)
+    obs = pd.DataFrame({"compound": compounds, "plate": [f"p{i}" for i in plates]})
     return Shape(4000, named(obs), "~0 + {group} + plate", Method("limma"), 200, (100, 400))
 
 
