@@ -115,7 +115,7 @@ class EffectSettings(Settings):
     """What the compounds do: strength x (shared and cell-type-specific programmes + an own part)."""
 
     programmes: int = Field(24, ge=1, description="latent mechanisms that groups of compounds share")
-    strength: Positive = Field(0.225, description="median compound: sd of log2 fold changes over genes")
+    strength: Positive = Field(0.24, description="median compound: sd of log2 fold changes over genes")
     strength_log_sd: NonNegative = Field(0.48, description="log-sd of the strengths: most weak, few very strong")
     strength_cap: Positive = Field(0.65, description="largest strength")
     shared: Share = Field(0.6, description="share of a programme's variance that all cell types have in common")

@@ -189,7 +189,10 @@ def test_an_existing_folder_is_refused_unless_forced(tmp_path: Path) -> None:
     (out / "mine.txt").write_text("keep")
     with pytest.raises(InputError, match="already exists"):
         simulate("tiny", seed=0, out=out)
-    assert (out / "mine.txt").exists()
+    with pytest.raises(InputError, match=r"no simulation\.toml"):
+        simulate("tiny", seed=0, out=out, force=True)
+    assert (out / "mine.txt").read_text() == "keep"
+    (out / "simulation.toml").touch()
     simulate("tiny", seed=0, out=out, force=True)
     assert {path.name for path in out.iterdir()} == FILES
 
