@@ -5,7 +5,9 @@
 #
 # counts.csv: genes in rows, samples in columns, names in the first column and row. obs.csv: samples in rows, in the
 # same order. The factor must come first in the formula. Writes one row for each contrast and gene.
-here <- dirname(sub("--file=", "", grep("--file=", commandArgs(), value = TRUE)))
+# Rscript writes a space in its own path as ~+~.
+file <- sub("--file=", "", grep("--file=", commandArgs(), value = TRUE))
+here <- dirname(gsub("~+~", " ", file, fixed = TRUE))
 source(file.path(here, "..", "perturbgen", "de", "limma_fit.R"))
 
 arguments <- commandArgs(trailingOnly = TRUE)
