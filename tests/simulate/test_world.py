@@ -124,7 +124,7 @@ def test_effects_are_low_rank() -> None:
 
 def test_strengths_have_a_heavy_tail_and_follow_a_given_order() -> None:
     names = [f"c{i}" for i in range(200)]
-    free = deal_strengths(names, EffectSettings(strength_log_sd=0.65, strength_cap=100), rng=np.random.default_rng(0))
+    free = deal_strengths(names, EffectSettings(strength_cap=100), rng=np.random.default_rng(0))
     assert free.max() > 3 * free.median()
     order = pd.Series(np.arange(150.0), index=names[:150])
     dealt = deal_strengths(names, EffectSettings(), rng=np.random.default_rng(0), order=order)
