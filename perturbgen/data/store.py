@@ -189,20 +189,31 @@ class CountStore:
         return self.backing.scipy(self.rows)
 
     def batches(
-        self, size: int, *, rng: np.random.Generator | None = None, dense: bool = True, skip: int = 0
+        self,
+        size: int,
+        *,
+        rng: np.random.Generator | None = None,
+        dense: bool = True,
+        skip: int = 0,
+        rank: int = 0,
+        ranks: int = 1,
     ) -> Iterator[Batch]:
         """Every cell once, in batches of ``size`` (the last may be smaller): shuffled by ``rng``, else in stored order.
 
         The order depends on the generator alone: with ``rng=epoch_rng(seed, epoch)`` a run that stopped after ``k``
-        batches goes on with ``skip=k``. Batches may be kept: their memory is reused only once they are let go.
+        batches goes on with ``skip=k``. Of ``ranks`` processes each takes the cells ``rank``, ``rank + ranks``, ... of
+        every batch. Batches may be kept: their memory is reused only once they are let go.
         """
         import torch
 
+        if size % ranks:
+            raise SchemaError(f"batches of {size} cells cannot be shared by {ranks} processes", fix="a multiple of it")
         if size < 1:
             raise SchemaError(f"a batch of {size} cells", expected="at least one cell a batch")
         if skip < 0:
             raise SchemaError(f"skip={skip}", expected="how many batches were already seen, 0 or more")
-        order = self.backing.order(len(self), size, rng)
+        order = shared(self.backing.order(len(self), size, rng), size, rank, ranks)
+        size //= ranks
         done = skip * size
         with ThreadPoolExecutor(torch.get_num_threads()) as pool:
             for resident, local in self.backing.parts(self.rows[order], size, done):
@@ -215,6 +226,12 @@ class CountStore:
                         counts=resident.dense(rows, pool) if dense else resident.sparse(rows),
                         codes=torch.from_numpy(self.codes[index]).to(resident.device),
                     )
+
+
+def shared(order: IntArray, size: int, rank: int, ranks: int) -> IntArray:
+    """The part of an epoch's order that one of several processes takes: every ``ranks``-th cell of each batch."""
+    place = np.arange(len(order)) % size
+    return order[place % ranks == rank] if ranks > 1 else order
 
 
 def epoch_rng(seed: int, epoch: int) -> np.random.Generator:

@@ -1,0 +1,209 @@
+"""``perturbgen train``, ``encode``, ``evaluate`` and ``board``: generative models."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from perturbgen.cli.data import Json, Layer
+from perturbgen.console import say, show_table
+from perturbgen.errors import ConfigError
+from perturbgen.files import check_output
+
+if TYPE_CHECKING:
+    from perturbgen.train import RunSettings
+
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory that train made.", show_default=False)]
+Cells = Annotated[Path, typer.Argument(metavar="FILE", help="Raw counts (.h5ad) with the run's conditions in obs.")]
+Device = Annotated[str, typer.Option(help="cpu or cuda.")]
+Seed = Annotated[int, typer.Option(help="Seed of what is drawn.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verbs."""
+    app.command()(train)
+    app.command()(encode)
+    app.command()(evaluate)
+    app.command()(board)
+
+
+def train(
+    config: Annotated[Path | None, typer.Argument(metavar="CONFIG.toml", help="What to train on what.")] = None,
+    data: Annotated[Path | None, typer.Option(help="The cells, in place of data.path.")] = None,
+    overrides: Annotated[list[str] | None, typer.Option("--set", help="Override a key: model.latent=20")] = None,
+    resume: Annotated[Path | None, typer.Option(help="Go on with this run directory.")] = None,
+    runs: Annotated[Path, typer.Option(help="Where the run directory is made.")] = Path("runs"),
+    devices: Annotated[int, typer.Option(min=1, help="Devices (processes) on each node.")] = 1,
+    num_nodes: Annotated[int, typer.Option(min=1, help="Nodes.")] = 1,
+    accelerator: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved configuration and stop.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Train a generative model of cells under conditions: NB-VAE, Deep Generative Decoder or Gaussian VAE.
+
+    The configuration names the data, the columns of obs that condition the model, and the model; everything else has
+    a default that --dry-run shows. Ctrl-C saves, --resume goes on, and board shows the run while it trains.
+
+    Example: [bold]perturbgen train experiments/kang/nbvae.toml --data kang.h5ad --set model.latent=20[/bold]
+
+    Example: [bold]perturbgen train --resume runs/0001-kang-s0 --set training.epochs=400[/bold]
+    """
+    import json
+
+    from perturbgen.config import to_toml
+    from perturbgen.train import run as running
+
+    options: dict[str, Any] = {"devices": devices, "num_nodes": num_nodes, "accelerator": accelerator}
+    if (config is None) == (resume is None):
+        raise ConfigError("train takes either a CONFIG.toml or --resume RUN", fix="perturbgen train --help")
+    if resume is not None:
+        if data is not None or dry_run:
+            raise ConfigError("--data and --dry-run do not go with --resume", fix="leave them out")
+        show_run(running.resume(resume, overrides or [], **options), as_json=as_json)
+        return
+    settings = read_settings(config, data, overrides or [])
+    if dry_run:
+        say(json.dumps(settings.model_dump(mode="json"), indent=1) if as_json else to_toml(settings))
+        return
+    show_run(running.train(settings, runs=runs, **options), as_json=as_json)
+
+
+def read_settings(config: Path | None, data: Path | None, overrides: list[str]) -> RunSettings:
+    """The configuration, with ``--data`` in it."""
+    from perturbgen.config import load_settings
+    from perturbgen.train.settings import RunSettings
+
+    # A path is quoted as TOML's literal string, so that one that looks like a number stays a path.
+    given = [] if data is None else [f"data.path='{data}'"]
+    return load_settings(RunSettings, config, overrides=[*overrides, *given])
+
+
+def show_run(run: Path, *, as_json: bool) -> None:
+    """How a run ended."""
+    import json
+    import os
+
+    if int(os.environ.get("LOCAL_RANK", 0)):
+        return  # the first process speaks for all
+    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    key = "validation/objective" if "validation/objective" in records[-1] else "train/objective"
+    best = min(records, key=lambda record: record[key])
+    row = {"run": str(run), "epochs": len(records), "best_epoch": best["epoch"], "measure": key, "best": best[key]}
+    row["cells_per_second"] = records[-1]["cells_per_second"]
+    show_table([row], title=f"trained {run}", as_json=as_json)
+
+
+def encode(
+    run: RunFolder,
+    file: Cells,
+    out: Annotated[Path, typer.Option(help="The h5ad file to write: obs, and the latent points in obsm.")],
+    key: Annotated[str, typer.Option(help="Name of the latent points in obsm.")] = "X_latent",
+    layer: Layer = None,
+    device: Device = "cpu",
+) -> None:
+    """Latent points of cells by a trained model.
+
+    Example: [bold]perturbgen encode runs/0001-kang-s0 kang.h5ad --out latents.h5ad[/bold]
+    """
+    import pandas as pd
+    from anndata import AnnData
+
+    from perturbgen.data import write_h5ad
+    from perturbgen.train import load_run
+    from perturbgen.train.heldout import encode_cells, open_cells
+
+    check_output(out, ".h5ad")
+    trained = load_run(run, device=device)
+    store = open_cells(trained, file, layer=layer)
+    latents = encode_cells(trained, store.to(device))
+    adata = AnnData(obs=store.obs, var=pd.DataFrame(index=pd.Index([], dtype=str)), obsm={key: latents})
+    adata.uns["perturbgen_run"] = str(run)
+    write_h5ad(adata, out)
+    say(f"wrote {out}: {latents.shape[0]:,} cells in {latents.shape[1]} latent dimensions")
+
+
+def evaluate(
+    run: RunFolder,
+    file: Cells,
+    part: Annotated[str | None, typer.Option(help="Only the run's cells of this part: train, validation.")] = None,
+    samples: Annotated[int, typer.Option(min=1, help="Importance samples a cell.")] = 256,
+    out: Annotated[Path | None, typer.Option(help="Write everything (.json) here, too.")] = None,
+    layer: Layer = None,
+    device: Device = "cpu",
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Judge a trained model on cells: likelihood of their counts, posterior-predictive checks, probes of its latents.
+
+    The likelihood is log p(counts | conditions), integrated over the latent space by importance sampling, in nats per
+    gene and cell: the smaller its negative, the better. Use cells that the model was not trained on.
+
+    Example: [bold]perturbgen evaluate runs/0001-kang-s0 kang.h5ad --part validation[/bold]
+    """
+    from perturbgen.train import load_run
+    from perturbgen.train.heldout import open_cells
+
+    if out is not None:
+        check_output(out, ".json")
+    trained = load_run(run, device=device)
+    store = open_cells(trained, file, layer=layer, part=part).to(device)
+    found = judge(trained, store, samples=samples, seed=seed)
+    if out is not None:
+        save_json(found, out)
+    if as_json:
+        show_table([found], as_json=True)
+        return
+    show_table([found["likelihood"]], title="negative log-likelihood, nats per gene and cell")
+    show_table([{"check": k, "value": v} for k, v in found["predictive"].items()], title="generated against real counts")
+    show_table(found["probes"], title="what a linear probe reads from the latent points")
+
+
+def judge(trained: Any, store: Any, *, samples: int, seed: int) -> dict[str, Any]:
+    """All that evaluate shows."""
+    from perturbgen.train.heldout import encode_cells, likelihood_row, log_likelihoods, predictive_row, probe_rows
+
+    log_likelihood = log_likelihoods(trained, store, samples=samples, seed=seed)
+    likelihood = {**likelihood_row(log_likelihood, store.n_genes), "samples": samples}
+    likelihood["of"] = "normalised data" if trained.card.kind == "gaussian_vae" else "counts"
+    labels = store.obs[list(trained.settings.conditions)]
+    return {
+        "run": str(trained.path),
+        "likelihood": likelihood,
+        "predictive": predictive_row(trained, store, seed=seed),
+        "probes": probe_rows(encode_cells(trained, store), labels, seed=seed),
+    }
+
+
+def save_json(found: dict[str, Any], out: Path) -> None:
+    """Write the numbers."""
+    import json
+
+    from perturbgen.console import plain
+    from perturbgen.files import atomic_path
+
+    with atomic_path(out) as path:
+        path.write_text(json.dumps(plain(found), indent=1))
+    say(f"wrote {out}")
+
+
+def board(
+    logdir: Annotated[Path, typer.Argument(metavar="RUNS", help="A run directory, or the folder of all of them.")] = Path(
+        "runs"
+    ),
+    port: Annotated[int, typer.Option(help="Port on this machine.")] = 6006,
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 shows it to the network.")] = "localhost",
+) -> None:
+    """Look at runs in TensorBoard: curves, pictures, the latent space in the projector.
+
+    Example: [bold]perturbgen board runs[/bold], then open http://localhost:6006
+    """
+    import subprocess
+
+    from perturbgen.files import require_folder
+
+    require_folder(logdir, "folder of runs")
+    command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(logdir), "--port", str(port), "--host", host]
+    raise typer.Exit(subprocess.run(command, check=False).returncode)

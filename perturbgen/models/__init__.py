@@ -1,0 +1,27 @@
+"""Models of cells under conditions, one file each, reading like its paper.
+
+Each has ``forward(batch, draws)``, which returns the named terms of its objective per cell, and ``encode``, ``decode``
+and ``sample``. Optimisers and files are the business of :mod:`perturbgen.train`.
+"""
+
+from perturbgen.models.conditions import Conditions, Covariate
+from perturbgen.models.decoder import CountDecoder, CountParameters
+from perturbgen.models.dgd import DGD
+from perturbgen.models.draws import Draws
+from perturbgen.models.gaussian_vae import GaussianVAE
+from perturbgen.models.importance import log_evidence
+from perturbgen.models.latent import LatentModel
+from perturbgen.models.nbvae import NBVAE
+
+__all__ = [
+    "DGD",
+    "NBVAE",
+    "Conditions",
+    "CountDecoder",
+    "CountParameters",
+    "Covariate",
+    "Draws",
+    "GaussianVAE",
+    "LatentModel",
+    "log_evidence",
+]

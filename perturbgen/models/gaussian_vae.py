@@ -1,0 +1,88 @@
+"""A Gaussian VAE of normalised data, the comparison: what is lost when counts are treated as real numbers.
+
+    y = log(1 + 10⁴ x / total)        z ~ N(0, I)        y_g ~ N(f(z, c)_g, σ_g²)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from perturbgen.models.batch import CellBatch, SparseValues, dense, mapped, sizes
+from perturbgen.models.conditions import Conditions
+from perturbgen.models.decoder import CountParameters
+from perturbgen.models.nbvae import NBVAE
+from perturbgen.nn import MLP, gaussian_log_prob
+from perturbgen.nn.scale import Scaling
+
+TARGET = 1e4
+
+
+class GaussianDecoder(nn.Module):
+    """Mean and log σ of the normalised data from a latent point and conditions."""
+
+    scaling: Scaling = "total"
+
+    def __init__(
+        self, n_latent: int, hidden: Sequence[int], n_genes: int, *, n_conditions: int = 0, layer_norm: bool = True
+    ) -> None:
+        super().__init__()
+        widths = [*hidden, n_genes]
+        self.network = MLP(n_latent, widths, n_conditions=n_conditions, layer_norm=layer_norm)
+        self.head = self.network.rest[-1]
+        self.log_sd = nn.Parameter(torch.zeros(n_genes))
+
+    def forward(
+        self, z: Tensor, features: Tensor | None, size: Tensor, category: Tensor | None = None
+    ) -> CountParameters:
+        """Mean of y (..., cells, genes) and log σ (genes,); the size plays no part, y being free of it."""
+        # A gene without counts is fitted exactly: its σ would fall for ever, and its density grow.
+        return CountParameters(self.network(z, features).float(), -3 + torch.nn.functional.softplus(self.log_sd + 3))
+
+
+class GaussianVAE(NBVAE):
+    """See the head of this file."""
+
+    decoder: GaussianDecoder  # type: ignore[assignment]
+
+    def __init__(
+        self, n_latent: int, hidden: Sequence[int], conditions: Conditions, decoder: GaussianDecoder, **options: object
+    ) -> None:
+        super().__init__(n_latent, hidden, conditions, decoder, **options)  # type: ignore[arg-type]
+
+    def log_likelihood(self, z: Tensor, batch: CellBatch, codes: Tensor | None = None) -> Tensor:
+        """Log density of y given z and c, (cells,); a density of real numbers, not comparable with that of counts."""
+        size = sizes(batch.counts, "total")
+        mean, log_sd = self.decode(z, batch.codes if codes is None else codes, size)
+        return gaussian_log_prob(dense(normalised(batch, size)), mean, log_sd).sum(-1)
+
+    @torch.no_grad()
+    def sample(self, codes: Tensor, size: Tensor, generator: torch.Generator, z: Tensor | None = None) -> Tensor:
+        """Counts (cells, genes): y drawn, scaled back to the cell's size, and rounded at random to whole numbers."""
+        z = self.prior_sample(len(codes), generator) if z is None else z
+        mean, log_sd = self.decode(z, codes, size)
+        y = mean + log_sd.exp() * torch.randn(mean.shape, generator=generator, device=mean.device)
+        counts = counts_of(y, size)
+        return torch.floor(counts + torch.rand(counts.shape, generator=generator, device=counts.device))
+
+    @torch.no_grad()
+    def expected(self, z: Tensor, codes: Tensor, size: Tensor) -> Tensor:
+        """The mean of y scaled back to counts."""
+        return counts_of(self.decode(z, codes, size)[0], size)
+
+    def _read(self, batch: CellBatch) -> SparseValues:
+        return normalised(batch, sizes(batch.counts, "total"))
+
+
+def normalised(batch: CellBatch, size: Tensor) -> SparseValues:
+    """Log(1 + 10⁴ x / total) of the non-zeros."""
+    counts = batch.counts
+    per_value = torch.repeat_interleave(TARGET / size, counts.offsets.diff(), output_size=len(counts.values))
+    return mapped(counts, lambda values: torch.log1p(values * per_value))
+
+
+def counts_of(y: Tensor, size: Tensor) -> Tensor:
+    """The counts that ``y`` (cells, genes) stands for, at least 0."""
+    return torch.expm1(y.clamp(min=0, max=20)) * (size / TARGET)[:, None]

@@ -1,0 +1,140 @@
+"""The conditional NB-VAE: a variational autoencoder (Kingma & Welling 2014) of negative binomial counts.
+
+    z ~ N(0, I)        x_g ~ NB(size · softmax(f(z, c))_g, r_g)        q(z | x, c) = N(μ(x, c), σ²(x, c))
+
+It minimises E_q[−log p(x | z, c)] + KL(q ‖ N(0, I)).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from perturbgen.models.batch import CellBatch, SparseValues, mapped, sizes
+from perturbgen.models.conditions import Conditions
+from perturbgen.models.decoder import CountDecoder
+from perturbgen.models.draws import Draws
+from perturbgen.models.latent import LatentModel, Proposal
+from perturbgen.nn import MLP
+from perturbgen.nn.stirling import HALF_LOG_2PI
+
+Input = Literal["log1p", "raw"]
+# σ stays within e^±5; a clamp would leave no gradient beyond.
+_LOG_SD_REACH = 5.0
+
+
+class Posterior(NamedTuple):
+    """A diagonal Gaussian per cell, both (cells, latent)."""
+
+    mean: Tensor
+    log_sd: Tensor
+
+    def at(self, noise: Tensor) -> Tensor:
+        """z = μ + σ ε."""
+        return self.mean + self.log_sd.exp() * noise
+
+    def kl(self) -> Tensor:
+        """KL(q ‖ N(0, I)) = ½ Σ (μ² + σ² − 1 − log σ²), (cells,)."""
+        return (0.5 * (self.mean.square() + torch.expm1(2 * self.log_sd)) - self.log_sd).sum(-1)
+
+
+class GaussianProposal(Proposal):
+    """Draws from the encoder's posterior."""
+
+    def __init__(self, posterior: Posterior) -> None:
+        self.posterior = posterior
+
+    def sample(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """z and log q(z | x)."""
+        mean, log_sd = self.posterior
+        noise = torch.randn(mean.shape, generator=generator, device=mean.device)
+        return self.posterior.at(noise), (-0.5 * noise.square() - log_sd - HALF_LOG_2PI).sum(-1)
+
+
+class NBVAE(LatentModel):
+    """See the head of this file; ``hidden`` are the widths of the encoder's layers."""
+
+    annealed = ("kl",)
+
+    def __init__(
+        self,
+        n_latent: int,
+        hidden: Sequence[int],
+        conditions: Conditions,
+        decoder: CountDecoder,
+        *,
+        category: int | None = None,
+        encoder_input: Input = "log1p",
+        layer_norm: bool = True,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__(conditions, decoder, category=category)
+        self.n_latent, self.encoder_input = n_latent, encoder_input
+        n_genes = decoder.head.out_features
+        widths = [*hidden, 2 * n_latent]
+        self.encoder = MLP(n_genes, widths, n_conditions=conditions.width, layer_norm=layer_norm, dropout=dropout)
+
+    def posterior(self, batch: CellBatch, codes: Tensor | None = None) -> Posterior:
+        """q(z | x, c)."""
+        features = self.conditions(batch.codes if codes is None else codes)
+        mean, raw = self.encoder(self._read(batch), features).float().chunk(2, dim=-1)
+        return Posterior(mean, _LOG_SD_REACH * torch.tanh(raw / _LOG_SD_REACH))
+
+    def forward(self, batch: CellBatch, draws: Draws) -> dict[str, Tensor]:
+        """−log p(x | z, c) at one z of the posterior, and KL(q ‖ N(0, I))."""
+        codes = self.conditions.withhold(batch.codes, draws) if self.training else batch.codes
+        posterior = self.posterior(batch, codes)
+        z = posterior.at(draws.normal(len(codes), self.n_latent))
+        return {"reconstruction": -self.log_likelihood(z, batch, codes), "kl": posterior.kl()}
+
+    def validate(self, batch: CellBatch, draws: Draws) -> dict[str, Tensor]:
+        """As ``forward``, of a model in evaluation mode."""
+        with torch.no_grad():
+            return self(batch, draws)
+
+    @torch.no_grad()
+    def encode(self, batch: CellBatch) -> Tensor:
+        """μ(x, c)."""
+        return self.posterior(batch).mean
+
+    @torch.no_grad()
+    def propose(self, batch: CellBatch) -> GaussianProposal:
+        """The posterior."""
+        return GaussianProposal(self.posterior(batch))
+
+    def prior_log_prob(self, z: Tensor) -> Tensor:
+        """Log N(z; 0, I)."""
+        return -0.5 * z.square().sum(-1) - z.shape[-1] * HALF_LOG_2PI
+
+    def prior_sample(self, n: int, generator: torch.Generator) -> Tensor:
+        """Standard normals."""
+        return torch.randn(n, self.n_latent, generator=generator, device=generator.device)
+
+    def pyro_model(self, batch: CellBatch) -> None:
+        """The generative story, for Pyro; an ELBO of it and the guide equals ``forward``."""
+        import pyro
+        from pyro import distributions as dist
+
+        from perturbgen.nn.distributions import NegativeBinomial
+
+        with pyro.plate("cells", len(batch.codes)):
+            origin = torch.zeros(len(batch.codes), self.n_latent, device=batch.codes.device)
+            z = pyro.sample("z", dist.Normal(origin, 1.0).to_event(1))
+            parameters = self.decode(z, batch.codes, sizes(batch.counts, self.decoder.scaling))
+            pyro.sample("x", NegativeBinomial(*parameters).to_event(1), obs=batch.counts.dense())  # type: ignore[attr-defined]
+
+    def pyro_guide(self, batch: CellBatch) -> None:
+        """The variational family, for Pyro."""
+        import pyro
+        from pyro import distributions as dist
+
+        mean, log_sd = self.posterior(batch)
+        with pyro.plate("cells", len(batch.codes)):
+            pyro.sample("z", dist.Normal(mean, log_sd.exp()).to_event(1))
+
+    def _read(self, batch: CellBatch) -> SparseValues:
+        return mapped(batch.counts, torch.log1p if self.encoder_input == "log1p" else torch.clone)

@@ -1,0 +1,183 @@
+"""What a run leaves on disk so that it can be resumed and used: ``model.json``, ``cells.parquet``, ``checkpoint/``."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from perturbgen.config import load_settings
+from perturbgen.data import CovariateEncoder
+from perturbgen.errors import InputError, SchemaError, shorten
+from perturbgen.files import atomic_path, require_file, require_folder
+from perturbgen.train.settings import RunSettings
+
+if TYPE_CHECKING:
+    import torch
+
+    from perturbgen.models import Covariate, LatentModel
+    from perturbgen.train.prepare import Cells
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """What a model's parameters mean: enough to build it again without its data."""
+
+    kind: str
+    genes: list[str]
+    covariates: CovariateEncoder
+    descriptor_widths: dict[str, int]
+    n_cells: int
+    n_held_out: int
+
+    def write(self, run: Path) -> None:
+        """Save as ``model.json``."""
+        state = {"format": FORMAT, **self.__dict__, "covariates": json.loads(self.covariates.to_json())}
+        with atomic_path(run / "model.json") as part:
+            part.write_text(json.dumps(state, indent=1))
+
+    @classmethod
+    def read(cls, run: Path) -> ModelCard:
+        """The card that ``write`` saved."""
+        path = require_file(run / "model.json", "description of a trained model")
+        try:
+            state = json.loads(path.read_text())
+            version = state.pop("format")
+            if version != FORMAT:
+                raise InputError(
+                    f"{path} has format {version}", expected=f"format {FORMAT}", cause="another version of perturbgen"
+                )
+            covariates = CovariateEncoder.from_json(json.dumps(state.pop("covariates")))
+            return cls(covariates=covariates, **state)
+        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            raise InputError(f"{path} does not describe a model: {error!r}", fix="train again") from None
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """A run as it is used: its model in evaluation mode, with what its inputs mean."""
+
+    path: Path
+    settings: RunSettings
+    model: LatentModel
+    card: ModelCard
+
+    def parts(self) -> pd.Series:
+        """The part (train, validation) of each of the run's cells."""
+        return read_parts(self.path)
+
+
+def describe(settings: RunSettings, cells: Cells) -> ModelCard:
+    """The card of a run about to start."""
+    return ModelCard(
+        kind=settings.model.kind,
+        genes=[str(gene) for gene in cells.train.var_names],
+        covariates=cells.encoder,
+        descriptor_widths={name: table.shape[1] for name, table in cells.descriptors.items()},
+        n_cells=len(cells.train),
+        n_held_out=len(cells.validation),
+    )
+
+
+def write_parts(run: Path, parts: pd.Series) -> None:
+    """Save which cell is in which part."""
+    with atomic_path(run / "cells.parquet") as part:
+        parts.to_frame().to_parquet(part)
+
+
+def read_parts(run: Path) -> pd.Series:
+    """Which cell was in which part."""
+    return pd.read_parquet(require_file(run / "cells.parquet", "table of a run's cells"))["part"]
+
+
+def require_same_cells(run: Path, parts: pd.Series) -> None:
+    """Refuse to resume on other cells: representations and the order of batches belong to the cells of the start."""
+    before = read_parts(run)
+    if before.index.equals(parts.index) and (before.to_numpy() == parts.to_numpy()).all():
+        return
+    gone, new = before.index.difference(parts.index), parts.index.difference(before.index)
+    detail = f"gone: {shorten(gone)}; new: {shorten(new)}" if len(gone) + len(new) else "another order or split"
+    raise SchemaError(
+        f"the data are not those that {run} was trained on ({detail})",
+        expected=f"its {len(before):,} cells in their order",
+        fix="name the same file, or train anew",
+    )
+
+
+def save_state(run: Path, name: str, state: dict[str, Any]) -> None:
+    """Write ``checkpoint/<name>.pt``; the one before stays until the new one is complete."""
+    import torch
+
+    with atomic_path(run / "checkpoint" / f"{name}.pt") as part:
+        try:
+            torch.save(state, part)
+        except RuntimeError as error:  # torch's zip writer reports a full disk this way
+            raise OSError(28, f"No space left on device ({error})") from error
+
+
+def load_state(run: Path, name: str) -> dict[str, Any]:
+    """Read ``checkpoint/<name>.pt``: tensors and plain values only."""
+    import torch
+
+    path = require_file(run / "checkpoint" / f"{name}.pt", "checkpoint")
+    try:
+        return torch.load(path, weights_only=True, map_location="cpu")
+    except (RuntimeError, pickle.UnpicklingError, EOFError) as error:
+        first = str(error).splitlines()[0]
+        raise InputError(f"{path} cannot be read as a checkpoint: {first}", cause="a copy that broke off") from None
+
+
+def load_parameters(model: LatentModel, state: dict[str, torch.Tensor], run: Path) -> None:
+    """Put a state into a model that it fits."""
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        lines = [line.strip() for line in str(error).splitlines()[1:3]]
+        raise InputError(
+            f"the checkpoint in {run} is not of the model in its config.toml: {'; '.join(lines)}",
+            cause="config.toml was edited, or the checkpoint copied from another run",
+        ) from None
+
+
+def load_run(path: str | Path, *, which: str = "best", device: str = "cpu") -> TrainedRun:
+    """A trained run, its best (or last) model on a device, ready for use."""
+    from perturbgen.train.prepare import assemble
+
+    path = require_folder(path, "run directory")
+    settings = load_settings(RunSettings, path / "config.toml")
+    card = ModelCard.read(path)
+    if card.kind != settings.model.kind:
+        raise InputError(
+            f"{path}: model.json describes a {card.kind}, config.toml a {settings.model.kind}",
+            cause="config.toml was edited after training",
+        )
+    known = [blank_covariate(name, settings, card) for name in settings.conditions]
+    share = _uniform(len(card.genes))
+    model = assemble(settings, known, share, n_cells=card.n_cells, n_held_out=card.n_held_out)
+    load_parameters(model, load_state(path, which)["model"], path)
+    return TrainedRun(path, settings, model.to(device).eval(), card)
+
+
+def blank_covariate(name: str, settings: RunSettings, card: ModelCard) -> Covariate:
+    """A covariate of the right shape; its descriptors come with the checkpoint."""
+    import torch
+
+    from perturbgen.models import Covariate
+
+    condition, size = settings.conditions[name], len(card.covariates.categories[name])
+    width = card.descriptor_widths.get(name)
+    table = None if width is None else torch.zeros(size, width)
+    return Covariate(name, size, condition.encoding, condition.width, condition.dropout, table)
+
+
+def _uniform(n: int) -> torch.Tensor:
+    import torch
+
+    return torch.from_numpy(np.full(n, 1 / n))

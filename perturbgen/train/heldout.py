@@ -1,0 +1,124 @@
+"""A trained model on cells of a file: latent points, the likelihood of their counts, checks of what it generates."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from perturbgen.console import track
+from perturbgen.data import CountStore
+from perturbgen.data.covariates import require_same_genes
+from perturbgen.errors import ConfigError, SchemaError
+from perturbgen.train import gauges
+from perturbgen.train.board import real_and_generated
+from perturbgen.train.prepare import open_store, refuse_empty
+from perturbgen.train.settings import DataSettings
+
+if TYPE_CHECKING:
+    from perturbgen.train.checkpoint import TrainedRun
+
+
+def open_cells(run: TrainedRun, path: Path, *, layer: str | None = None, part: str | None = None) -> CountStore:
+    """Cells of a file for a run: the same genes (in any order), no unseen category; a part of the run's own cells."""
+    from anndata import AnnData
+
+    store = open_store(DataSettings(path=path, layer=layer))
+    genes = pd.Index(run.card.genes)
+    if not store.var_names.equals(genes):
+        if store.var_names.is_unique and set(genes) == set(store.var_names):
+            order = store.var_names.get_indexer(genes)
+            store = CountStore.from_adata(
+                AnnData(store.counts()[:, order], obs=store.obs, var=pd.DataFrame(index=genes))
+            )
+        else:
+            require_same_genes(AnnData(var=pd.DataFrame(index=store.var_names)), run.card.genes)
+    store = CountStore.build(store.backing, store.obs, store.var_names, run.card.covariates)
+    if part is not None:
+        store = store.subset(members(run, store, part))
+    refuse_empty(store)
+    return store
+
+
+def members(run: TrainedRun, store: CountStore, part: str) -> pd.Index:
+    """The run's cells of one part, all of which the file must have."""
+    parts = run.parts()
+    names = parts.index[parts == part]
+    if not len(names):
+        raise ConfigError(f"the run has no cells in part {part!r}", expected=" or ".join(sorted(parts.unique())))
+    if not names.isin(store.obs.index).all():
+        raise SchemaError(f"the file lacks cells of the run's part {part!r}", expected="the file it was trained on")
+    return names
+
+
+def encode_cells(run: TrainedRun, store: CountStore, *, batch_size: int = 256) -> np.ndarray:
+    """Latent points (cells, latent)."""
+    batches = store.batches(batch_size, dense=False)
+    total = -(-len(store) // batch_size)
+    return np.vstack([run.model.encode(batch).cpu().numpy() for batch in track(batches, "encoding", total)])
+
+
+def log_likelihoods(
+    run: TrainedRun, store: CountStore, *, samples: int, seed: int, batch_size: int = 128
+) -> np.ndarray:
+    """Log p(x | c) of every cell, (cells,), in nats, by importance sampling."""
+    import torch
+
+    from perturbgen.models import log_evidence
+
+    device = next(run.model.parameters()).device
+    generator = torch.Generator(device).manual_seed(seed)
+    batches = store.batches(batch_size, dense=False)
+    total = -(-len(store) // batch_size)
+    parts = [
+        log_evidence(run.model, batch, samples=samples, generator=generator).cpu().numpy()
+        for batch in track(batches, "likelihood", total)
+    ]
+    return np.concatenate(parts)
+
+
+def likelihood_row(log_likelihood: np.ndarray, n_genes: int) -> dict[str, Any]:
+    """Mean negative log-likelihood in nats per gene and cell, with its standard error over cells."""
+    nll = -log_likelihood / n_genes
+    error = float(nll.std(ddof=1) / np.sqrt(len(nll))) if len(nll) > 1 else float("nan")
+    return {"cells": len(nll), "nll_per_gene": float(nll.mean()), "standard_error": error}
+
+
+def predictive_row(run: TrainedRun, store: CountStore, *, seed: int, cells: int = 2000) -> dict[str, float]:
+    """Posterior-predictive checks on some of the cells."""
+    chosen = np.random.default_rng(seed).permutation(len(store))[:cells]
+    real, generated = real_and_generated(run.model, store, chosen, seed=seed)
+    row = gauges.predictive_table(real, generated)
+    names = list(run.settings.conditions)
+    if names:
+        groups = store.obs.iloc[chosen][names].astype(str).agg(" ".join, axis=1).to_numpy()
+        row["between_conditions_generated_over_real"] = gauges.between_ratio(real, generated, groups)
+    return row
+
+
+def probe_rows(latents: np.ndarray, labels: pd.DataFrame, *, seed: int, cells: int = 5000) -> list[dict[str, Any]]:
+    """How well a linear classifier reads each label from latent points (cells, latent), and from nothing.
+
+    Accuracy in cross-validation. A model given a condition should keep little of it in its latent space.
+    """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import StratifiedKFold, cross_val_score
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    chosen = np.random.default_rng(seed).permutation(len(latents))[:cells]
+    rows = []
+    for name in labels:
+        values = labels[name].astype(str).to_numpy()[chosen]
+        names, counts = np.unique(values, return_counts=True)
+        common = np.isin(values, names[counts >= 5])
+        if len(names[counts >= 5]) < 2:
+            continue
+        probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
+        folds = StratifiedKFold(5, shuffle=True, random_state=seed)
+        accuracy = cross_val_score(probe, latents[chosen][common], values[common], cv=folds).mean()
+        majority = counts.max() / counts[counts >= 5].sum()
+        rows.append({"label": name, "accuracy": float(accuracy), "most_common_alone": float(majority)})
+    return rows

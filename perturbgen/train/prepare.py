@@ -1,0 +1,237 @@
+"""From a file and settings to stores of training and validation cells and a model that fits them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from perturbgen.data import CountStore, CovariateEncoder
+from perturbgen.errors import CountsError, InputError, SchemaError, shorten
+from perturbgen.train.settings import ConditionSettings, DataSettings, RunSettings
+
+if TYPE_CHECKING:
+    import torch
+
+    from perturbgen.models import Covariate, LatentModel
+
+
+@dataclass(frozen=True)
+class Cells:
+    """The cells of a run."""
+
+    train: CountStore
+    validation: CountStore
+    encoder: CovariateEncoder
+    descriptors: Mapping[str, pd.DataFrame]
+
+    def parts(self) -> pd.Series:
+        """Which cell is in which part."""
+        names = [*self.train.obs.index, *self.validation.obs.index]
+        parts = ["train"] * len(self.train) + ["validation"] * len(self.validation)
+        return pd.Series(parts, pd.Index(names, name="cell"), name="part", dtype=object)
+
+
+def read_cells(settings: RunSettings) -> Cells:
+    """The run's cells, split and encoded; the encoder is fitted on all of them, so that no category is lost."""
+    store = open_store(settings.data)
+    descriptors = {
+        name: read_descriptors(condition.descriptors)
+        for name, condition in settings.conditions.items()
+        if condition.descriptors
+    }
+    encoder = fit_encoder(store.obs, settings.conditions, descriptors)
+    store = CountStore.build(store.backing, store.obs, store.var_names, encoder)
+    train, validation = split_cells(store.obs, settings.data, settings.seed)
+    cells = Cells(store.subset(train), store.subset(validation), encoder, descriptors)
+    refuse_empty(cells.train, cells.validation)
+    return cells
+
+
+def open_store(data: DataSettings) -> CountStore:
+    """The counts, checked to be raw, with their obs."""
+    from perturbgen.data import read_competition
+    from perturbgen.data.h5ad import open_h5ad, take_layer
+
+    if data.on_disk:
+        return CountStore.open(data.path, layer=data.layer)
+    if data.path.is_dir() and data.path.suffix != ".zarr":
+        if data.layer:
+            raise InputError(f"layer {data.layer!r}: {data.path} is a folder of competition files, which has no layers")
+        return CountStore.from_adata(read_competition(data.path))
+    if data.path.suffix == ".zarr":
+        return CountStore.open(data.path, layer=data.layer).to("cpu")
+    return CountStore.from_adata(take_layer(open_h5ad(data.path), data.layer, data.path))
+
+
+def fit_encoder(
+    obs: pd.DataFrame, conditions: Mapping[str, ConditionSettings], descriptors: Mapping[str, pd.DataFrame]
+) -> CovariateEncoder:
+    """The categories of every condition; one with descriptors has all that are described, seen or not."""
+    unknown = [name for name, condition in conditions.items() if condition.unknown]
+    encoder = CovariateEncoder.fit(obs, list(conditions), unknown=unknown)
+    categories = dict(encoder.categories)
+    for name, table in descriptors.items():
+        missing = [value for value in categories[name] if value not in table.index]
+        if missing:
+            raise SchemaError(f"condition {name!r}: no descriptors for {shorten(missing)}", fix="add rows for them")
+        categories[name] = tuple(sorted(table.index))
+    return CovariateEncoder(categories, encoder.scales)
+
+
+def read_descriptors(path: Path) -> pd.DataFrame:
+    """A table with a row per category (first column: its name): numbers, or Morgan fingerprints of its SMILES."""
+    from perturbgen.data.chemistry import morgan_fingerprints
+    from perturbgen.files import require_file
+
+    require_file(path, "table of descriptors")
+    table = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path)
+    if not isinstance(table.index, pd.RangeIndex):
+        table = table.reset_index()
+    table = table.set_index(table.columns[0])
+    table.index = table.index.astype(str)
+    if not table.index.is_unique:
+        raise SchemaError(f"{path} describes {shorten(table.index[table.index.duplicated()].unique())} twice")
+    if "smiles" in table:
+        return morgan_fingerprints(table["smiles"])
+    numbers = table.select_dtypes("number")
+    if numbers.empty or not np.isfinite(numbers.to_numpy()).all():
+        raise SchemaError(f"{path} has no numeric columns, or some that are not finite", expected="finite numbers")
+    return numbers
+
+
+def split_cells(obs: pd.DataFrame, data: DataSettings, seed: int) -> tuple[pd.Index, pd.Index]:
+    """Names of the training and of the validation cells."""
+    from perturbgen.data.splits import random_cells, read_split
+
+    if data.split is None:
+        if data.validation == 0:
+            return obs.index, obs.index[:0]
+        split = random_cells(obs, rng=np.random.default_rng(seed), fraction=data.validation)
+    else:
+        split = read_split(data.split)
+    if split.parts.index.nlevels > 1:
+        conditions = pd.MultiIndex.from_frame(obs[list(split.parts.index.names)].astype(str))
+        parts = pd.Series(split.parts.reindex(conditions).to_numpy(), obs.index)
+    else:
+        parts = split.parts.reindex(obs.index)
+    train = obs.index[parts == "train"]
+    if not len(train):
+        raise SchemaError(f"the split {data.split} puts none of the {len(obs):,} cells into 'train'")
+    return train, obs.index[parts == "validation"]
+
+
+def refuse_empty(*stores: CountStore) -> None:
+    """A cell without counts has no composition to model."""
+    empty = [name for store in stores for name in store.obs.index[totals(store) == 0]]
+    if empty:
+        raise CountsError(
+            f"{len(empty)} cells have no counts at all: {shorten(empty)}",
+            expected="cells with at least one count",
+            fix="drop them",
+        )
+
+
+def totals(store: CountStore) -> np.ndarray:
+    """Total counts (cells,)."""
+    sums = [batch.counts for batch in store.batches(4096, dense=False)]
+    if not sums:
+        return np.zeros(0)
+    from perturbgen.models.batch import sizes
+
+    return np.concatenate([sizes(counts, "total").cpu().numpy() for counts in sums])
+
+
+def gene_shares(store: CountStore) -> torch.Tensor:
+    """Each gene's part of all counts, (genes,), half a count added."""
+    import torch
+
+    total = torch.full((store.n_genes,), 0.5, dtype=torch.float64)
+    for batch in store.batches(4096, dense=False):
+        total.index_add_(0, batch.counts.columns.cpu(), batch.counts.values.cpu().double())
+    return total / total.sum()
+
+
+def build_model(settings: RunSettings, cells: Cells, *, seed: int) -> LatentModel:
+    """The model, its first parameters drawn from ``seed``."""
+    import torch
+
+    share = gene_shares(cells.train)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return assemble(
+            settings, covariates(settings, cells), share, n_cells=len(cells.train), n_held_out=len(cells.validation)
+        )
+
+
+def covariates(settings: RunSettings, cells: Cells) -> list[Covariate]:
+    """What the model has to know of each condition."""
+    import torch
+
+    from perturbgen.models import Covariate
+
+    found = []
+    for name, condition in settings.conditions.items():
+        values = cells.encoder.categories[name]
+        table = cells.descriptors.get(name)
+        rows = None if table is None else torch.from_numpy(table.loc[list(values)].to_numpy(np.float32))
+        found.append(Covariate(name, len(values), condition.encoding, condition.width, condition.dropout, rows))
+    return found
+
+
+def assemble(
+    settings: RunSettings, known: list[Covariate], share: torch.Tensor, *, n_cells: int, n_held_out: int
+) -> LatentModel:
+    """The model of the settings, from what is known of the data."""
+    from perturbgen.models import DGD, NBVAE, Conditions, CountDecoder, GaussianVAE
+    from perturbgen.models.gaussian_vae import GaussianDecoder
+
+    model, net = settings.model, settings.model.decoder
+    conditions = Conditions(known)
+    position = {covariate.name: i for i, covariate in enumerate(known)}
+    sizes = {covariate.name: covariate.categories for covariate in known}
+    encoder = {"encoder_input": model.encoder_input, "dropout": model.encoder_dropout, "layer_norm": net.layer_norm}
+    if model.kind == "gaussian_vae":
+        plain = GaussianDecoder(
+            model.latent, net.hidden, len(share), n_conditions=conditions.width, layer_norm=net.layer_norm
+        )
+        return GaussianVAE(model.latent, model.encoder, conditions, plain, **encoder)
+    width = model.latent + (2 if model.covariate_space else 0)
+    decoder = CountDecoder(
+        width, net.hidden, len(share),
+        n_conditions=conditions.width, share=share, scaling=net.scaling, dispersion=net.dispersion,
+        n_categories=sizes.get(net.dispersion_by or ""), additive=net.additive, layer_norm=net.layer_norm,
+        dropout=net.dropout,
+    )  # fmt: skip
+    category = position.get(net.dispersion_by or "")
+    if model.kind == "nbvae":
+        return NBVAE(model.latent, model.encoder, conditions, decoder, category=category, **encoder)
+    return DGD(
+        mixture(settings, sizes.get(model.components_by or "", model.components)), conditions, decoder,
+        n_cells=n_cells, n_held_out=n_held_out, category=category, inner_steps=model.inner_steps,
+        prior_weight=n_cells if model.prior_weight == "per_sample" else model.prior_weight,
+        label=position.get(model.components_by or ""), covariate=position.get(model.covariate_space or ""),
+        covariate_mixture=covariate_mixture(sizes[model.covariate_space]) if model.covariate_space else None,
+    )  # fmt: skip
+
+
+def mixture(settings: RunSettings, components: int):  # type: ignore[no-untyped-def]
+    """The DGD's prior."""
+    from perturbgen.nn import GaussianMixture
+
+    model = settings.model
+    return GaussianMixture(
+        components, model.latent, radius=model.radius, hardness=model.hardness, sd=model.component_sd,
+        concentration=model.concentration, covariance=model.covariance,
+    )  # fmt: skip
+
+
+def covariate_mixture(components: int):  # type: ignore[no-untyped-def]
+    """multiDGD's supervised mixture of a covariate: two dimensions, a component per category."""
+    from perturbgen.nn import GaussianMixture
+
+    return GaussianMixture(components, 2, concentration=2.0, covariance="isotropic")

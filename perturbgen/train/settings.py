@@ -1,0 +1,158 @@
+"""Everything a training run can be told, as it stands in ``config.toml``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from perturbgen.config import Settings
+
+Positive = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
+Widths = Annotated[tuple[Count, ...], Field(min_length=1)]
+Chance = Annotated[float, Field(ge=0, lt=1)]
+
+
+class DataSettings(Settings):
+    """Which cells."""
+
+    path: Path  # an h5ad file or zarr folder of raw counts, or a folder of competition files
+    layer: str | None = None
+    on_disk: bool = False  # read batches from the file instead of memory
+    split: Path | None = None  # a split file; its parts "train" and, if there is one, "validation"
+    validation: Annotated[float, Field(ge=0, lt=1)] = 0.1  # share of the cells, where there is no split file
+
+
+class ConditionSettings(Settings):
+    """How one column of obs conditions the model."""
+
+    encoding: Literal["onehot", "embedding", "descriptors", "label"] = "onehot"
+    width: Count = 16  # features of an embedding, or of mapped descriptors
+    dropout: Chance = 0.0  # how often a training cell's category is withheld
+    descriptors: Path | None = None  # table (csv or parquet), a row per category: SMILES in "smiles", else numbers
+    unknown: bool = False  # encode categories never seen as "unknown" instead of refusing them
+
+
+class DecoderSettings(Settings):
+    """The decoder that VAE and DGD share."""
+
+    hidden: Widths = (256, 1024)
+    scaling: Literal["total", "max"] = "total"
+    dispersion: Literal["gene", "gene-category", "predicted"] = "gene"
+    dispersion_by: str | None = None  # the condition, for "gene-category"
+    additive: bool = False  # conditions also act on each gene's log mean directly
+    layer_norm: bool = True
+    dropout: Chance = 0.0
+
+
+class ModelSettings(Settings):
+    """Which model; settings of the other models are refused."""
+
+    kind: Literal["nbvae", "dgd", "gaussian_vae"] = "nbvae"
+    latent: Count = 10
+    decoder: DecoderSettings = DecoderSettings()
+    # VAEs
+    encoder: Widths = (256,)
+    encoder_input: Literal["log1p", "raw"] = "log1p"
+    encoder_dropout: Chance = 0.0
+    # DGD
+    components: Count = 1
+    components_by: str | None = None  # one component for each category of this condition
+    covariate_space: str | None = None  # two further latent dimensions, supervised by this condition
+    covariance: Literal["diagonal", "isotropic"] = "diagonal"
+    radius: Positive = 2.0
+    hardness: Positive = 5.0
+    component_sd: Positive | None = None  # where component SDs start, and their prior's centre; 0.2 radius/components
+    concentration: Positive = 1.0
+    prior_weight: Positive | Literal["per_sample"] = 1.0
+    inner_steps: Count = 10  # of a validation cell's representation, per epoch
+
+    @model_validator(mode="after")
+    def of_this_kind(self) -> ModelSettings:
+        """A setting that this kind of model would ignore is an error."""
+        vae = {"encoder", "encoder_input", "encoder_dropout"}
+        dgd = {
+            "components", "components_by", "covariate_space", "covariance", "radius", "hardness", "component_sd",
+            "concentration", "prior_weight", "inner_steps",
+        }  # fmt: skip
+        foreign = sorted(self.model_fields_set & (vae if self.kind == "dgd" else dgd))
+        foreign = [name for name in foreign if getattr(self, name) != type(self).model_fields[name].default]
+        if foreign:
+            raise ValueError(f"{foreign[0]!r} is no setting of a {self.kind}")
+        if self.kind == "gaussian_vae":
+            plain = DecoderSettings(hidden=self.decoder.hidden, layer_norm=self.decoder.layer_norm)
+            if self.decoder != plain:
+                raise ValueError("the decoder of a gaussian_vae has the settings 'hidden' and 'layer_norm' only")
+        if (self.decoder.dispersion == "gene-category") != (self.decoder.dispersion_by is not None):
+            raise ValueError("decoder.dispersion 'gene-category' and decoder.dispersion_by go together")
+        return self
+
+
+class Annealing(Settings):
+    """The weight of the KL term: from ``start`` to ``weight`` over ``warmup`` epochs or steps."""
+
+    shape: Literal["constant", "linear", "cosine", "cyclic"] = "linear"
+    start: Annotated[float, Field(ge=0)] = 0.0
+    weight: Positive = 1.0
+    warmup: Annotated[int, Field(ge=0)] = 20
+    unit: Literal["epochs", "steps"] = "epochs"
+    cycles: Count = 4  # of "cyclic": half of each rises, half stays
+
+
+class Stopping(Settings):
+    """When to stop: after ``patience`` epochs without a gain of ``min_gain`` in the full-weight objective."""
+
+    patience: Count | None = 30
+    min_gain: Annotated[float, Field(ge=0)] = 0.0  # nats per cell
+
+
+class TrainingSettings(Settings):
+    """How long, how fast, on what."""
+
+    epochs: Count = 200
+    batch_size: Count = 128  # of all devices together
+    learning_rate: Positive = 1e-3
+    mixture_rate: Positive = 1e-2
+    representation_rate: Positive = 1e-2
+    decay: Literal["constant", "cosine"] = "constant"  # of all learning rates over the epochs
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    clip_norm: Positive = 1e4  # of the gradient of the objective in nats per cell
+    precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    resident: bool = True  # keep all counts on the device
+    threads: Count | None = None  # CPU threads; all cores by default
+
+
+class BoardSettings(Settings):
+    """What TensorBoard is shown."""
+
+    every: Count = 10  # epochs between pictures
+    cells: Count = 5000  # at most, in pictures and the projector
+    labels: tuple[str, ...] = ()  # obs columns beside the conditions for the projector
+
+
+class RunSettings(Settings):
+    """A training run."""
+
+    name: str = "run"
+    seed: Annotated[int, Field(ge=0)] = 0
+    data: DataSettings
+    conditions: dict[str, ConditionSettings] = Field(default_factory=dict)
+    model: ModelSettings = ModelSettings()
+    annealing: Annealing = Annealing()
+    stopping: Stopping = Stopping()
+    training: TrainingSettings = TrainingSettings()
+    board: BoardSettings = BoardSettings()
+
+    @model_validator(mode="after")
+    def conditions_exist(self) -> RunSettings:
+        """Settings that name a condition name one of the run's."""
+        model = self.model
+        for key in (model.components_by, model.covariate_space, model.decoder.dispersion_by):
+            if key is not None and key not in self.conditions:
+                raise ValueError(f"{key!r} is none of the conditions {list(self.conditions)}")
+        for name, condition in self.conditions.items():
+            if (condition.descriptors is None) == (condition.encoding == "descriptors"):
+                raise ValueError(f"condition {name!r}: encoding 'descriptors' and a file of descriptors go together")
+        return self
