@@ -88,7 +88,9 @@ def explain(error: ValidationError, kind: type[Settings], path: str | Path | Non
                 f"unknown key '{key}': {suggest(str(problem['loc'][-1]), known_keys(kind, problem['loc'][:-1]))}"
             )
         else:
-            lines.append(f"'{key}': {problem['msg']}, found {problem['input']!r}")
+            whole = isinstance(problem["input"], Mapping)  # a check of several keys says itself what it found
+            found = "" if whole else f", found {problem['input']!r}"
+            lines.append(f"{repr(key) + ': ' if key else ''}{problem['msg'].removeprefix('Value error, ')}{found}")
     return ConfigError("; ".join(lines) + (f" (in {path})" if path else ""), fix=fix)
 
 

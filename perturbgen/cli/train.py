@@ -157,7 +157,9 @@ def evaluate(
         show_table([found], as_json=True)
         return
     show_table([found["likelihood"]], title="negative log-likelihood, nats per gene and cell")
-    show_table([{"check": k, "value": v} for k, v in found["predictive"].items()], title="generated against real counts")
+    show_table(
+        [{"check": k, "value": v} for k, v in found["predictive"].items()], title="generated against real counts"
+    )
     show_table(found["probes"], title="what a linear probe reads from the latent points")
 
 
@@ -190,9 +192,9 @@ def save_json(found: dict[str, Any], out: Path) -> None:
 
 
 def board(
-    logdir: Annotated[Path, typer.Argument(metavar="RUNS", help="A run directory, or the folder of all of them.")] = Path(
-        "runs"
-    ),
+    logdir: Annotated[
+        Path, typer.Argument(metavar="RUNS", help="A run directory, or the folder of all of them.")
+    ] = Path("runs"),
     port: Annotated[int, typer.Option(help="Port on this machine.")] = 6006,
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 shows it to the network.")] = "localhost",
 ) -> None:

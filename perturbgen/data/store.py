@@ -202,7 +202,8 @@ class CountStore:
 
         The order depends on the generator alone: with ``rng=epoch_rng(seed, epoch)`` a run that stopped after ``k``
         batches goes on with ``skip=k``. Of ``ranks`` processes each takes the cells ``rank``, ``rank + ranks``, ... of
-        every batch. Batches may be kept: their memory is reused only once they are let go.
+        every batch, and a last batch of fewer cells than processes is left out. Batches may be kept: their memory is
+        reused only once they are let go.
         """
         import torch
 
@@ -230,8 +231,10 @@ class CountStore:
 
 def shared(order: IntArray, size: int, rank: int, ranks: int) -> IntArray:
     """The part of an epoch's order that one of several processes takes: every ``ranks``-th cell of each batch."""
+    if len(order) % size < ranks:
+        order = order[: len(order) - len(order) % size] if ranks > 1 else order
     place = np.arange(len(order)) % size
-    return order[place % ranks == rank] if ranks > 1 else order
+    return order[place % ranks == rank]
 
 
 def epoch_rng(seed: int, epoch: int) -> np.random.Generator:

@@ -51,7 +51,7 @@ class Covariate:
             return OneHot(self.n_features)
         if self.encoding == "embedding":
             return nn.Embedding(self.categories, self.width)
-        assert self.descriptors is not None  # noqa: S101
+        assert self.descriptors is not None
         return Described(self.descriptors, self.width)
 
     @property
@@ -81,6 +81,7 @@ class Described(nn.Module):
         super().__init__()
         values = descriptors.float()
         spread = values.std(0, correction=0)
+        self.table: Tensor
         self.register_buffer("table", (values - values.mean(0)) / torch.where(spread > 0, spread, 1.0))
         self.linear = nn.Linear(values.shape[1], width)
 

@@ -1,6 +1,6 @@
 """A Gaussian VAE of normalised data, the comparison: what is lost when counts are treated as real numbers.
 
-    y = log(1 + 10⁴ x / total)        z ~ N(0, I)        y_g ~ N(f(z, c)_g, σ_g²)
+y = log(1 + 10⁴ x / total)        z ~ N(0, I)        y_g ~ N(f(z, c)_g, σ_g²)
 """
 
 from __future__ import annotations

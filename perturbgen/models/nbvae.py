@@ -7,7 +7,6 @@ It minimises E_q[−log p(x | z, c)] + KL(q ‖ N(0, I)).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from perturbgen.data import Batch, CountStore
+from perturbgen.data import CountStore
 from perturbgen.train import gauges
+from perturbgen.train.feed import feed, placed
 from perturbgen.train.pictures import latent_figure, predictive_figure
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class Board:
         if self.settings.conditions:
             groups = training.train.obs.iloc[few][list(self.settings.conditions)].astype(str).agg(" ".join, axis=1)
             ratio = gauges.between_ratio(real, generated, groups.to_numpy())
-            self.writer.add_scalar("gauges/variance between conditions, generated over real", ratio, epoch)
+            self.writer.add_scalar("gauges/between-condition variance ratio", ratio, epoch)
 
     def close(self, training: Training, state: State) -> None:
         """The projector and the hyper-parameters with the result."""
@@ -87,15 +87,6 @@ class Board:
         return np.random.default_rng(self.settings.seed).permutation(n)[: self.settings.board.cells]
 
 
-def placed(store: CountStore, positions: np.ndarray, size: int = 512) -> Iterator[Batch]:
-    """Batches of some cells of a store, numbered as in that store."""
-    import torch
-
-    where = torch.from_numpy(positions)
-    for batch in store.subset(positions).batches(size, dense=False):
-        yield batch._replace(index=where[batch.index.cpu()].to(batch.index.device))
-
-
 def own_latents(model: LatentModel, store: CountStore, positions: np.ndarray) -> np.ndarray:
     """Latent points (cells, latent) of training cells."""
     return np.vstack([model.own(batch).cpu().numpy() for batch in placed(store, positions)])
@@ -103,7 +94,7 @@ def own_latents(model: LatentModel, store: CountStore, positions: np.ndarray) ->
 
 def encode(model: LatentModel, store: CountStore) -> np.ndarray:
     """Latent points (cells, latent) of any cells."""
-    parts = [model.encode(batch).cpu().numpy() for batch in store.batches(512, dense=False)]
+    parts = [model.encode(batch).cpu().numpy() for batch in feed(store, 512)]
     return np.vstack(parts)
 
 
@@ -115,7 +106,8 @@ def real_and_generated(
 
     from perturbgen.models.batch import dense, sizes
 
-    real, generated = [], []
+    real: list[np.ndarray] = []
+    generated: list[np.ndarray] = []
     for batch in placed(store, positions, 256):
         generator = torch.Generator(batch.codes.device).manual_seed(seed + len(real))
         size = sizes(batch.counts, model.decoder.scaling)

@@ -14,6 +14,7 @@ from perturbgen.data.covariates import require_same_genes
 from perturbgen.errors import ConfigError, SchemaError
 from perturbgen.train import gauges
 from perturbgen.train.board import real_and_generated
+from perturbgen.train.feed import feed
 from perturbgen.train.prepare import open_store, refuse_empty
 from perturbgen.train.settings import DataSettings
 
@@ -55,7 +56,7 @@ def members(run: TrainedRun, store: CountStore, part: str) -> pd.Index:
 
 def encode_cells(run: TrainedRun, store: CountStore, *, batch_size: int = 256) -> np.ndarray:
     """Latent points (cells, latent)."""
-    batches = store.batches(batch_size, dense=False)
+    batches = feed(store, batch_size)
     total = -(-len(store) // batch_size)
     return np.vstack([run.model.encode(batch).cpu().numpy() for batch in track(batches, "encoding", total)])
 
@@ -70,7 +71,7 @@ def log_likelihoods(
 
     device = next(run.model.parameters()).device
     generator = torch.Generator(device).manual_seed(seed)
-    batches = store.batches(batch_size, dense=False)
+    batches = feed(store, batch_size)
     total = -(-len(store) // batch_size)
     parts = [
         log_evidence(run.model, batch, samples=samples, generator=generator).cpu().numpy()

@@ -12,9 +12,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from perturbgen.data import Batch, CountStore, epoch_rng
+from perturbgen.data import CountStore, epoch_rng
 from perturbgen.errors import ConfigError, PerturbgenError, StorageError, shorten
 from perturbgen.train import checkpoint, schedules
+from perturbgen.train.feed import feed
 from perturbgen.train.interrupts import Interrupts
 from perturbgen.train.optimisers import clip, make_optimisers, set_rates, share_row_gradients
 from perturbgen.train.settings import RunSettings
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
     from perturbgen.models import Draws, LatentModel
+    from perturbgen.models.batch import CellBatch
     from perturbgen.train.board import Board
     from perturbgen.train.prepare import Cells
 
@@ -69,14 +71,13 @@ class Training:
     @property
     def steps_per_epoch(self) -> int:
         """How many batches an epoch has."""
-        return math.ceil(len(self.train) / self.settings.training.batch_size)
+        whole, rest = divmod(len(self.train), self.settings.training.batch_size)
+        return whole + (rest >= self.fabric.world_size)
 
     def fit(self, board: Board | None = None) -> State:
         """Train until the last epoch, or until nothing is gained any more."""
         if self.model.annealed:
-            schedules.warn_of_long_warmup(
-                self.settings.annealing, self.steps_per_epoch, self.settings.training.epochs
-            )
+            schedules.warn_of_long_warmup(self.settings.annealing, self.steps_per_epoch, self.settings.training.epochs)
         with Interrupts() as interrupts, Status(self.settings.training.epochs) as status:
             while not self.state.finished:
                 record = self.epoch(interrupts)
@@ -95,10 +96,10 @@ class Training:
         state, training = self.state, self.settings.training
         self.wrapped.train()
         began = time.perf_counter()
-        for batch in self.train.batches(
+        for batch in feed(
+            self.train,
             training.batch_size,
             rng=epoch_rng(self.settings.seed, state.epoch),
-            dense=False,
             skip=state.batch,
             rank=self.fabric.global_rank,
             ranks=self.fabric.world_size,
@@ -117,7 +118,7 @@ class Training:
         state.epoch, state.batch, state.sums, state.seconds = state.epoch + 1, 0, {}, 0.0
         return record
 
-    def step(self, batch: Batch) -> dict[str, float]:
+    def step(self, batch: CellBatch) -> dict[str, float]:
         """One step of all optimisers; the sums of the terms over the batch's cells, and the gradient's norm."""
         training, fabric = self.settings.training, self.fabric
         total = self.batch_total()
@@ -125,7 +126,9 @@ class Training:
         for optimiser in self.optimisers:
             optimiser.zero_grad()
         terms = self.wrapped(batch, self.draws(self.state.step, total))
-        weights = self.weights(schedules.annealed_weight(self.settings.annealing, self.state.step, self.steps_per_epoch))
+        weights = self.weights(
+            schedules.annealed_weight(self.settings.annealing, self.state.step, self.steps_per_epoch)
+        )
         # Gradients are averaged over processes: each brings its share of the batch's mean.
         loss = sum(weights[name] * term.sum() for name, term in terms.items()) * (fabric.world_size / total)
         fabric.backward(loss)
@@ -143,7 +146,7 @@ class Training:
             return {}
         self.wrapped.eval()
         sums: dict[str, float] = {}
-        batches = self.validation.batches(self.settings.training.batch_size, dense=False)
+        batches = feed(self.validation, self.settings.training.batch_size)
         for number, batch in enumerate(batches):
             with self.fabric.autocast():
                 terms = self.model.validate(batch, self.draws(number, None))
@@ -229,7 +232,7 @@ class Training:
 
         sums = torch.stack([term.detach().double().sum() for term in terms.values()])
         if self.fabric.world_size > 1:
-            sums = self.fabric.all_reduce(sums, reduce_op="sum")
+            sums = torch.as_tensor(self.fabric.all_reduce(sums, reduce_op="sum"))
         return dict(zip(terms, sums.tolist(), strict=True))
 
     def add(self, values: dict[str, float]) -> None:
@@ -237,7 +240,7 @@ class Training:
         for name, value in values.items():
             self.state.sums[name] = self.state.sums.get(name, 0.0) + value
 
-    def require_finite(self, sums: dict[str, float], norm: float, batch: Batch) -> None:
+    def require_finite(self, sums: dict[str, float], norm: float, batch: CellBatch) -> None:
         """Stop at the first step that is no number, before it reaches the parameters."""
         broken = [name for name, value in sums.items() if not math.isfinite(value)]
         if broken or not math.isfinite(norm):
@@ -250,7 +253,7 @@ class Training:
             )
 
     @contextmanager
-    def explained(self, batch: Batch) -> Iterator[None]:
+    def explained(self, batch: CellBatch) -> Iterator[None]:
         """Out of memory becomes an error that says which batch would fit."""
         try:
             yield

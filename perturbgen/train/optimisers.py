@@ -63,7 +63,8 @@ def share_row_gradients(fabric: Fabric, model: torch.nn.Module, cells: int) -> N
         rows = torch.zeros(cells, dtype=torch.int64, device=grad.device)
         values = torch.zeros(cells, parameter.shape[1], device=grad.device)
         rows[: grad._nnz()], values[: grad._nnz()] = grad.indices()[0], grad.values()
-        all_rows, all_values = fabric.all_gather(rows).reshape(1, -1), fabric.all_gather(values).flatten(0, 1)
+        gathered = torch.as_tensor(fabric.all_gather(rows)), torch.as_tensor(fabric.all_gather(values))
+        all_rows, all_values = gathered[0].reshape(1, -1), gathered[1].flatten(0, 1)
         used = all_values.abs().sum(-1) > 0
         mean = all_values[used] / fabric.world_size
         parameter.grad = torch.sparse_coo_tensor(all_rows[:, used], mean, parameter.shape, check_invariants=False)

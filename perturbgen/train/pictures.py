@@ -27,8 +27,7 @@ def predictive_figure(real: np.ndarray, generated: np.ndarray) -> Figure:
         mean, variance = mean_variance(counts)
         seen = mean > 0
         left.loglog(mean[seen], variance[seen], ".", ms=2, alpha=0.4, color=colour, label=name, rasterized=True)
-    grid = np.geomspace(*left.get_xlim(), 50)
-    left.loglog(grid, grid, "k--", lw=1, label="Poisson")
+    left.plot(left.get_xlim(), left.get_xlim(), "k--", lw=1, label="Poisson")
     left.set(xlabel="mean count of a gene", ylabel="variance", title="Mean and variance")
     left.legend(markerscale=6, frameon=False)
     middle.plot(zero_fraction(real), zero_fraction(generated), ".", ms=2, alpha=0.4, color=REAL, rasterized=True)

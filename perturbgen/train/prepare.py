@@ -5,19 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from perturbgen.data import CountStore, CovariateEncoder
 from perturbgen.errors import CountsError, InputError, SchemaError, shorten
+from perturbgen.train.feed import feed
 from perturbgen.train.settings import ConditionSettings, DataSettings, RunSettings
 
 if TYPE_CHECKING:
     import torch
 
     from perturbgen.models import Covariate, LatentModel
+    from perturbgen.nn import GaussianMixture
 
 
 @dataclass(frozen=True)
@@ -138,12 +140,10 @@ def refuse_empty(*stores: CountStore) -> None:
 
 def totals(store: CountStore) -> np.ndarray:
     """Total counts (cells,)."""
-    sums = [batch.counts for batch in store.batches(4096, dense=False)]
-    if not sums:
-        return np.zeros(0)
     from perturbgen.models.batch import sizes
 
-    return np.concatenate([sizes(counts, "total").cpu().numpy() for counts in sums])
+    parts = [sizes(batch.counts, "total").cpu().numpy() for batch in feed(store, 4096)]
+    return np.concatenate([np.zeros(0), *parts])
 
 
 def gene_shares(store: CountStore) -> torch.Tensor:
@@ -151,7 +151,7 @@ def gene_shares(store: CountStore) -> torch.Tensor:
     import torch
 
     total = torch.full((store.n_genes,), 0.5, dtype=torch.float64)
-    for batch in store.batches(4096, dense=False):
+    for batch in feed(store, 4096):
         total.index_add_(0, batch.counts.columns.cpu(), batch.counts.values.cpu().double())
     return total / total.sum()
 
@@ -194,7 +194,11 @@ def assemble(
     conditions = Conditions(known)
     position = {covariate.name: i for i, covariate in enumerate(known)}
     sizes = {covariate.name: covariate.categories for covariate in known}
-    encoder = {"encoder_input": model.encoder_input, "dropout": model.encoder_dropout, "layer_norm": net.layer_norm}
+    encoder: dict[str, Any] = {
+        "encoder_input": model.encoder_input,
+        "dropout": model.encoder_dropout,
+        "layer_norm": net.layer_norm,
+    }
     if model.kind == "gaussian_vae":
         plain = GaussianDecoder(
             model.latent, net.hidden, len(share), n_conditions=conditions.width, layer_norm=net.layer_norm
@@ -219,7 +223,7 @@ def assemble(
     )  # fmt: skip
 
 
-def mixture(settings: RunSettings, components: int):  # type: ignore[no-untyped-def]
+def mixture(settings: RunSettings, components: int) -> GaussianMixture:
     """The DGD's prior."""
     from perturbgen.nn import GaussianMixture
 
@@ -230,7 +234,7 @@ def mixture(settings: RunSettings, components: int):  # type: ignore[no-untyped-
     )  # fmt: skip
 
 
-def covariate_mixture(components: int):  # type: ignore[no-untyped-def]
+def covariate_mixture(components: int) -> GaussianMixture:
     """multiDGD's supervised mixture of a covariate: two dimensions, a component per category."""
     from perturbgen.nn import GaussianMixture
 

@@ -30,7 +30,7 @@ def train(
     from perturbgen.train.prepare import read_cells
 
     cells = read_cells(settings)
-    run: Path | None = None
+    run = runs  # the first process names the run, and tells the others
     if fabric.is_global_zero:
         source = settings.data.path
         hashes = {str(source): file_hash(source)} if source.is_file() else {}
@@ -40,9 +40,7 @@ def train(
     return carry_out(fabric.broadcast(run), settings, cells, fabric, resumed=False)
 
 
-def resume(
-    run: Path, overrides: list[str], *, devices: int = 1, num_nodes: int = 1, accelerator: str = "auto"
-) -> Path:
+def resume(run: Path, overrides: list[str], *, devices: int = 1, num_nodes: int = 1, accelerator: str = "auto") -> Path:
     """Go on with a run where its last checkpoint stands; only its length may be changed."""
     run = require_folder(run, "run directory")
     if not (run / "checkpoint" / "last.pt").exists():

@@ -52,10 +52,14 @@ class Status:
         parts = [f"epoch {done}/{self.epochs}", f"objective {record['train/objective']:,.1f}"]
         if "validation/objective" in record:
             parts[-1] += f", held out {record['validation/objective']:,.1f}"
-        assert self.first is not None  # noqa: S101
+        assert self.first is not None
         per_epoch = (time.monotonic() - self.began) / (done - self.first)
         left = per_epoch * (self.epochs - done)
-        parts += [f"{record['cells_per_second']:,.0f} cells/s", f"{memory_gb():.1f} GB", f"{duration(left)} left at most"]
+        parts += [
+            f"{record['cells_per_second']:,.0f} cells/s",
+            f"{memory_gb():.1f} GB",
+            f"{duration(left)} left at most",
+        ]
         return " · ".join(parts)
 
 

@@ -201,3 +201,18 @@ def test_a_negative_skip_is_refused(store: CountStore) -> None:
 def test_a_gpu_holds_the_same_counts(cells: ad.AnnData) -> None:
     for batch in CountStore.from_adata(cells).to("cuda").batches(50, rng=epoch_rng(0, 0)):
         assert torch.equal(batch.counts.cpu(), dense(cells)[batch.index.cpu()])
+
+
+def test_processes_share_every_batch_and_leave_out_what_cannot_be_shared():
+    counts = sparse.csr_matrix(np.arange(1, 12)[:, None])
+    store = CountStore.from_adata(AnnData(counts))
+    whole = [batch.index.tolist() for batch in store.batches(4, rng=epoch_rng(0, 0))]
+    shares = [
+        [batch.index.tolist() for batch in store.batches(4, rng=epoch_rng(0, 0), rank=rank, ranks=2)] for rank in (0, 1)
+    ]
+    assert shares == [[batch[0::2] for batch in whole], [batch[1::2] for batch in whole]]
+    ten = store.subset(np.arange(9))
+    assert [len(batch.index) for batch in ten.batches(4, rank=1, ranks=2)] == [2, 2]
+    assert [len(batch.index) for batch in ten.batches(4)] == [4, 4, 1]
+    with pytest.raises(SchemaError, match="cannot be shared by 2 processes"):
+        next(store.batches(3, ranks=2))

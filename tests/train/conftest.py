@@ -1,0 +1,52 @@
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from anndata import AnnData
+from scipy import sparse
+
+from perturbgen.config import load_settings
+from perturbgen.train import RunSettings
+
+N_CELLS, N_GENES = 90, 15
+
+
+def make_cells() -> AnnData:
+    rng = np.random.default_rng(0)
+    obs = pd.DataFrame(
+        {"cell_type": rng.choice(["B", "NK", "T"], N_CELLS), "compound": rng.choice(["DMSO", "X"], N_CELLS)},
+        index=[f"c{i}" for i in range(N_CELLS)],
+    )
+    level = rng.gamma(1, 2, N_GENES) * (1 + 3 * np.eye(3, N_GENES)[pd.factorize(obs["cell_type"], sort=True)[0]])
+    counts = sparse.csr_matrix(rng.poisson(level + 0.1))
+    return AnnData(counts, obs=obs, var=pd.DataFrame(index=[f"g{i}" for i in range(N_GENES)]))
+
+
+@pytest.fixture
+def cells() -> AnnData:
+    return make_cells()
+
+
+@pytest.fixture
+def cells_file(tmp_path: Path, cells: AnnData) -> Path:
+    cells.write_h5ad(tmp_path / "cells.h5ad")
+    return tmp_path / "cells.h5ad"
+
+
+@pytest.fixture
+def settings(cells_file: Path):
+    """A function from overrides to the settings of a tiny run."""
+
+    def make(*overrides: str, **sections: object) -> RunSettings:
+        base = {
+            "name": "tiny",
+            "data": {"path": str(cells_file)},
+            "conditions": {"cell_type": {}, "compound": {}},
+            "model": {"latent": 2, "decoder": {"hidden": [8]}},
+            "annealing": {"warmup": 1},
+            "training": {"epochs": 3, "batch_size": 16},
+        }
+        return load_settings(RunSettings, base=base, overrides=overrides)
+
+    return make

@@ -1,0 +1,202 @@
+"""What a run leaves behind, how it is read again, and what is refused."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from scipy import sparse
+
+from perturbgen.errors import ConfigError, CountsError, InputError, SchemaError
+from perturbgen.train import load_run, train
+from perturbgen.train.heldout import (
+    encode_cells,
+    likelihood_row,
+    log_likelihoods,
+    open_cells,
+    predictive_row,
+    probe_rows,
+)
+from perturbgen.train.prepare import gene_shares, read_cells, totals
+
+
+@pytest.fixture
+def run(settings, tmp_path):
+    return train(settings(), runs=tmp_path / "runs", accelerator="cpu")
+
+
+def test_a_run_directory_holds_what_is_needed(run):
+    names = {path.name for path in run.iterdir()}
+    assert {"config.toml", "env.json", "model.json", "cells.parquet", "metrics.jsonl", "checkpoint"} <= names
+    assert any(name.startswith("events.out.tfevents") for name in names)
+    env = json.loads((run / "env.json").read_text())
+    assert all(value.startswith("sha256:") for value in env["data"].values())
+
+
+def test_tensorboard_has_curves_pictures_projector_and_hyper_parameters(run):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(run)).Reload()
+    tags = events.Tags()
+    for name in ("train/objective", "validation/kl", "schedule/KL weight", "gauges/active latent dimensions"):
+        assert name in tags["scalars"]
+    assert set(tags["images"]) == {"latent/principal components", "predictive/real and generated"}
+    assert len(events.Scalars("train/objective")) == 3
+    metadata = next(run.glob("*/latent/metadata.tsv")).read_text().splitlines()
+    assert metadata[0].split("\t") == ["cell_type", "compound", "split"]
+    assert len(metadata) == 91
+    assert any("_hparams_" in tag for tag in events.summary_metadata)
+
+
+def test_the_loaded_model_gives_the_same_numbers_as_the_trained_one(run, cells_file):
+    trained = load_run(run)
+    store = open_cells(trained, cells_file)
+    latents = encode_cells(trained, store)
+    assert latents.shape == (90, 2)
+    again = load_run(run)
+    np.testing.assert_array_equal(latents, encode_cells(again, open_cells(again, cells_file)))
+    assert not trained.model.training
+
+
+def test_genes_in_another_order_are_put_in_order_and_others_refused(run, cells, tmp_path):
+    trained = load_run(run)
+    cells.write_h5ad(tmp_path / "a.h5ad")
+    cells[:, ::-1].copy().write_h5ad(tmp_path / "b.h5ad")
+    one, other = (
+        log_likelihoods(trained, open_cells(trained, tmp_path / f), samples=4, seed=0) for f in ("a.h5ad", "b.h5ad")
+    )
+    np.testing.assert_allclose(one, other, rtol=1e-6)
+    cells[:, 1:].copy().write_h5ad(tmp_path / "c.h5ad")
+    with pytest.raises(SchemaError, match="missing 'g0'"):
+        open_cells(trained, tmp_path / "c.h5ad")
+
+
+def test_an_unseen_category_is_refused_with_its_name(run, cells, tmp_path):
+    cells.obs["compound"] = cells.obs["compound"].astype(str).replace("X", "Y")
+    cells.write_h5ad(tmp_path / "new.h5ad")
+    with pytest.raises(SchemaError, match=r"'compound' has values that training never saw: 'Y'"):
+        open_cells(load_run(run), tmp_path / "new.h5ad")
+
+
+def test_normalised_data_and_empty_cells_are_refused(settings, cells, cells_file):
+    cells.X = sparse.csr_matrix(cells.X.multiply((np.arange(90) != 3)[:, None]))
+    cells.write_h5ad(cells_file)
+    with pytest.raises(CountsError, match=r"1 cells have no counts at all: 'c3'"):
+        read_cells(settings())
+    cells.X = cells.X.astype(float) * 0.5
+    cells.write_h5ad(cells_file)
+    with pytest.raises(CountsError, match=r"raw UMI counts|non-integers"):
+        read_cells(settings())
+
+
+def test_a_checkpoint_of_another_model_or_version_is_refused(run):
+    text = (run / "config.toml").read_text()
+    (run / "config.toml").write_text(text.replace("latent = 2", "latent = 3"))
+    with pytest.raises(InputError, match=r"not of the model in its config\.toml"):
+        load_run(run)
+    (run / "config.toml").write_text(text)
+    card = json.loads((run / "model.json").read_text())
+    (run / "model.json").write_text(json.dumps({**card, "format": 99}))
+    with pytest.raises(InputError, match="format 99"):
+        load_run(run)
+    (run / "model.json").write_text(json.dumps({**card, "kind": "dgd"}))
+    with pytest.raises(InputError, match=r"describes a dgd, config\.toml a nbvae"):
+        load_run(run)
+
+
+def test_a_truncated_checkpoint_is_said_to_be_one(run):
+    path = run / "checkpoint" / "best.pt"
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(InputError, match="cannot be read as a checkpoint"):
+        load_run(run)
+
+
+def test_a_checkpoint_that_runs_code_is_refused(run):
+    class Evil:
+        def __reduce__(self):
+            return (print, ("hello",))
+
+    torch.save({"model": Evil()}, run / "checkpoint" / "best.pt")
+    with pytest.raises(InputError, match="cannot be read"):
+        load_run(run)
+
+
+def test_parts_of_the_run_can_be_chosen(run, cells_file):
+    trained = load_run(run)
+    held = open_cells(trained, cells_file, part="validation")
+    assert len(held) == 9
+    with pytest.raises(ConfigError, match="no cells in part 'test'"):
+        open_cells(trained, cells_file, part="test")
+
+
+def test_a_split_file_decides_who_is_trained_on(settings, cells, tmp_path):
+    from perturbgen.data.splits import Split
+
+    parts = pd.Series(["train"] * 50 + ["validation"] * 20 + ["test"] * 20, pd.Index(cells.obs_names, name="cell"))
+    Split(parts, "mine").write(tmp_path / "split.csv")
+    found = read_cells(settings(f"data.split='{tmp_path / 'split.csv'}'"))
+    assert (len(found.train), len(found.validation)) == (50, 20)
+    conditions = pd.MultiIndex.from_product([["B", "NK", "T"], ["DMSO", "X"]], names=["cell_type", "compound"])
+    Split(pd.Series(["train", "test"] * 3, conditions), "conditions").write(tmp_path / "split.csv")
+    found = read_cells(settings(f"data.split='{tmp_path / 'split.csv'}'"))
+    assert set(found.train.obs["compound"]) == {"DMSO"}
+
+
+def test_descriptors_make_unseen_categories_known(settings, tmp_path, cells, cells_file):
+    table = pd.DataFrame({"compound": ["DMSO", "X", "New"], "a": [0.0, 1.0, 2.0], "b": [1.0, 0.0, 5.0]})
+    table.to_csv(tmp_path / "table.csv", index=False)
+    options = ("conditions.compound.encoding=descriptors", f"conditions.compound.descriptors='{tmp_path}/table.csv'")
+    run = train(settings(*options), runs=tmp_path / "runs", accelerator="cpu")
+    cells.obs["compound"] = "New"
+    cells.write_h5ad(cells_file)
+    trained = load_run(run)
+    assert len(encode_cells(trained, open_cells(trained, cells_file))) == 90
+    table[:1].to_csv(tmp_path / "table.csv", index=False)
+    with pytest.raises(SchemaError, match="no descriptors for"):
+        read_cells(settings(*options))
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("model.components=4", "'components' is no setting of a nbvae"),
+        ("model.decoder.dispersion=gene-category", "go together"),
+        ("model.decoder={dispersion='gene-category',dispersion_by='plate'}", "none of the conditions"),
+        ("conditions.compound.encoding=descriptors", "go together"),
+        ("training.lr=1", "unknown key 'training.lr'"),
+        ("training.epochs=0", "greater than or equal to 1"),
+    ],
+)
+def test_settings_that_would_be_ignored_or_cannot_work_are_refused(settings, override, words):
+    with pytest.raises(ConfigError, match=words):
+        settings(override)
+
+
+def test_shares_and_totals_are_those_of_the_counts(settings, cells):
+    store = read_cells(settings("data.validation=0")).train
+    np.testing.assert_array_equal(totals(store), np.asarray(cells.X.sum(1)).ravel())
+    column = np.asarray(cells.X.sum(0)).ravel() + 0.5
+    np.testing.assert_allclose(gene_shares(store).numpy(), column / column.sum())
+
+
+def test_the_likelihood_row_is_a_mean_and_its_error():
+    row = likelihood_row(np.array([-10.0, -20.0, -30.0]), 10)
+    assert row == {"cells": 3, "nll_per_gene": 2.0, "standard_error": pytest.approx(1 / np.sqrt(3))}
+
+
+def test_probes_read_what_is_there_and_only_that():
+    rng = np.random.default_rng(0)
+    labels = pd.DataFrame({"seen": rng.choice(["a", "b"], 300), "unseen": rng.choice(["a", "b"], 300), "one": "x"})
+    latents = rng.normal(size=(300, 3)) + 4 * (labels[["seen"]] == "a").to_numpy()
+    rows = {row["label"]: row["accuracy"] for row in probe_rows(latents, labels, seed=0)}
+    assert rows["seen"] > 0.95
+    assert abs(rows["unseen"] - 0.5) < 0.12
+    assert "one" not in rows
+
+
+def test_predictive_checks_have_no_missing_numbers(run, cells_file):
+    trained = load_run(run)
+    row = predictive_row(trained, open_cells(trained, cells_file), seed=0)
+    assert all(np.isfinite(value) for value in row.values())
+    assert 0.7 < row["ratio_of_median_library_sizes"] < 1.4
