@@ -56,7 +56,9 @@ def scorecard(
     context = {"groups": find_groups(true.index, groups), "reference": find_reference(true, reference)}
     names = [metric.name for metric in chosen]
     scored = {
-        name: pd.DataFrame(compute(chosen, values, Values(table.to_numpy(), level, adjust), **context), names, true.index)
+        name: pd.DataFrame(
+            compute(chosen, values, Values(table.to_numpy(), level, adjust), **context), names, true.index
+        )
         for name, table in tables.items()
     }
     return Scorecard(

@@ -51,9 +51,13 @@ def headline_note(card: Scorecard) -> str:
     have = {metric.name: bool(ranks[i]) for i, metric in enumerate(card.metrics)}
     used = [name for name in card.headline if have.get(name)]
     without = [name for name in card.headline if name in have and not have[name]]
+    if not have.keys() & set(card.headline):
+        return "None of the headline's metrics was computed: nobody is ranked."
     if not used:
         return "No metric of the headline has a dynamic range on these data: nobody is ranked."
-    note = f"Mean share of the dynamic range over {', '.join(used)}: metrics that no rescaling of a prediction can move."
+    note = (
+        f"Mean share of the dynamic range over {', '.join(used)}: metrics that no rescaling of a prediction can move."
+    )
     return note + (f" Without range here: {', '.join(without)}." if without else "")
 
 
@@ -83,17 +87,19 @@ def headline_records(card: Scorecard) -> list[dict[str, Any]]:
 
 
 def metric_records(card: Scorecard) -> list[dict[str, Any]]:
-    """A row for each method, a column for each metric."""
+    """A row for each metric, a column for each method, best headline first."""
     rows = by_method(card)
     return [
-        {"method": method}
-        | {
-            title(card, name): span(row.value, row.low, row.high)
-            + (f" ({row.share:.2f})" if pd.notna(row.share) else " (no range)" if not row.ranks else "")
-            for name, row in rows[method].items()
-        }
-        for method in card.ranking["method"]
+        {"metric": title(card, metric.name)}
+        | {name: with_share(rows[name][metric.name]) for name in card.ranking["method"]}
+        for metric in card.metrics
     ]
+
+
+def with_share(row: Any) -> str:
+    """A mean, its interval and its share of the dynamic range."""
+    share = f" ({row.share:.2f})" if pd.notna(row.share) else "" if row.ranks else " (no range)"
+    return span(row.value, row.low, row.high) + share
 
 
 def difference_records(card: Scorecard) -> list[dict[str, Any]]:
@@ -104,8 +110,7 @@ def difference_records(card: Scorecard) -> list[dict[str, Any]]:
         {"metric": title(card, metric.name), "best baseline": rows[card.methods[0]][metric.name].baseline}
         | {
             name: span(row.difference, row.difference_low, row.difference_high)
-            for name in methods
-            if (row := rows[name][metric.name]) is not None
+            for name, row in ((name, rows[name][metric.name]) for name in methods)
         }
         for metric in card.metrics
     ]
@@ -188,5 +193,5 @@ def write(card: Scorecard, folder: str | Path) -> list[Path]:
 def condition_scores(card: Scorecard) -> pd.DataFrame:
     """Scores of single conditions: a row for each method and condition, a column for each metric."""
     conditions = list(range(card.scores.columns.nlevels))
-    long = card.scores.stack(conditions, future_stack=True).unstack("metric")  # noqa: PD010
+    long = card.scores.stack(conditions, future_stack=True).unstack("metric")
     return long.reset_index()

@@ -57,7 +57,9 @@ class Scorecard:
         if self.positive in (*self.negatives, *self.baselines):
             raise ConfigError(f"{self.positive!r} is both a positive control and one that should be beaten")
         if self.scores.groupby(level="method").size().nunique() > 1:
-            raise SchemaError("some methods have other metrics than others", expected="the same metrics for every method")
+            raise SchemaError(
+                "some methods have other metrics than others", expected="the same metrics for every method"
+            )
 
     @property
     def methods(self) -> list[str]:

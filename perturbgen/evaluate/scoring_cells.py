@@ -39,9 +39,7 @@ def score_cells(
     happens to conditions that only one side has, as in :func:`perturbgen.evaluate.score`.
     """
     chosen = choose_metrics(metrics, cells=True)
-    labels = shared(
-        condition_index(truth), condition_index(prediction), rows, "conditions", "rows", "the prediction"
-    )
+    labels = shared(condition_index(truth), condition_index(prediction), rows, "conditions", "rows", "the prediction")
     columns = {label: score_pair(make_pair(truth[label], prediction[label], label), chosen_names(chosen))
                for label in labels}  # fmt: skip
     names = pd.Index(chosen_names(chosen), name="metric")
@@ -83,7 +81,9 @@ def make_pair(truth: pd.DataFrame | Array, prediction: pd.DataFrame | Array, lab
     return CellPair(true, predicted)
 
 
-def held_out_nll(log_probs: pd.Series | pd.DataFrame | Array, conditions: Sequence[Hashable] | None = None) -> pd.DataFrame:
+def held_out_nll(
+    log_probs: pd.Series | pd.DataFrame | Array, conditions: Sequence[Hashable] | None = None
+) -> pd.DataFrame:
     """Mean −log p of held-out cells, a table of one metric x conditions, in nats per cell.
 
     ``log_probs`` are log probabilities of cells (cells,), or of genes in cells (cells, genes), whose mean is taken: then

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
-
 from perturbgen.evaluate.genes import evidence_weights, significant
 from perturbgen.evaluate.rowwise import Array, centre, centred_ranks
 
