@@ -74,9 +74,9 @@ def same_levels(table: pd.DataFrame, index: pd.Index, name: str) -> pd.DataFrame
             expected="the same labels, for instance (cell_type, compound)",
             fix="set_index(['cell_type', 'compound'])",
         )
-    names = list(index.names)
-    if isinstance(table.index, pd.MultiIndex) and sorted(map(str, names)) == sorted(map(str, table.index.names)):
-        return table.reorder_levels(names) if None not in names else table
+    names = [str(name) for name in index.names]
+    if isinstance(table.index, pd.MultiIndex) and sorted(names) == sorted(map(str, table.index.names)):
+        return table.reorder_levels(names) if None not in index.names else table
     return table
 
 

@@ -53,14 +53,12 @@ def scorecard(
     if ZEROS in negatives and ZEROS not in tables:
         tables = {ZEROS: pd.DataFrame(0.0, true.index, true.columns), **tables}
     values = Values(true.to_numpy(), level, adjust)
-    context = {"groups": find_groups(true.index, groups), "reference": find_reference(true, reference)}
-    names = [metric.name for metric in chosen]
-    scored = {
-        name: pd.DataFrame(
-            compute(chosen, values, Values(table.to_numpy(), level, adjust), **context), names, true.index
-        )
-        for name, table in tables.items()
-    }
+    told_apart, mean = find_groups(true.index, groups), find_reference(true, reference)
+    scored = {}
+    for name, table in tables.items():
+        predicted = Values(table.to_numpy(), level, adjust)
+        found = compute(chosen, values, predicted, groups=told_apart, reference=mean)
+        scored[name] = pd.DataFrame(found, [metric.name for metric in chosen], true.index)
     return Scorecard(
         join_scores(scored), tuple(negatives), positive, tuple(baselines),
         strata=strata(true.index, conditions, effect_sizes(np.concatenate([b.de for b in values.blocks]), true.index)),

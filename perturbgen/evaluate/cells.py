@@ -33,7 +33,7 @@ def check_cells(values: Array, name: str) -> Array:
 
 
 def squared_distances(x: Array, y: Array) -> Iterator[Array]:
-    """Blocks (rows of x, cells of y) of ‖x − y‖²; exactly 0 for equal cells, where a matrix product would leave dust."""
+    """Blocks (rows of x, cells of y) of ‖x − y‖²; exactly 0 for equal cells, where a product leaves dust."""
     centre = x.mean(axis=0)
     x, y = x - centre, y - centre
     size_x, size_y = np.einsum("ij,ij->i", x, x), np.einsum("ij,ij->i", y, y)

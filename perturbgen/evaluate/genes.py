@@ -100,7 +100,7 @@ def top_share(strength: Array, places: Array) -> Array:
 def evidence_weights(truth: Array) -> Array:
     """Weights (conditions, genes) from the truth's absolute values: scaled to 0..1 in each row, squared, sum 1.
 
-    Uniform where all absolute values of a row are equal. Mejia et al. 2025, on any statistic of differential expression.
+    Uniform where all absolute values of a row are equal. Mejia et al. 2025, on any statistic of expression.
     """
     strength = np.abs(truth)
     low = strength.min(axis=1, keepdims=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,8 @@ def to_markdown(card: Scorecard) -> str:
         headline_note(card),
         markdown_table(headline_records(card)),
         "## Metrics",
-        "Mean over conditions [95 % interval]; in brackets the share of the dynamic range, from the negative control (0) "
-        "to the positive (1). A metric whose controls do not differ beyond chance has no range and ranks nobody.",
+        "Mean over conditions [95 % interval]; in brackets the share of the dynamic range, from the negative control "
+        "(0) to the positive (1). A metric whose controls do not differ beyond chance has no range and ranks nobody.",
         markdown_table(metric_records(card)),
         "## Difference to the best baseline",
         "Paired over conditions [95 % interval], in the metric's own units; ↑ more is better, ↓ less.",
@@ -40,8 +41,8 @@ def describe(card: Scorecard) -> str:
     return (
         f"{len(card.methods)} methods, controls among them, on {card.scores.shape[1]} conditions. Negative control: "
         f"{' or '.join(card.negatives)}, the better of each metric; positive control: "
-        f"{card.positive or 'none, a perfect prediction in its place'}. Intervals: {card.resamples} bootstrap resamples "
-        f"of {unit}, seed {card.seed}."
+        f"{card.positive or 'none, a perfect prediction in its place'}. Intervals: {card.resamples} bootstrap "
+        f"resamples of {unit}, seed {card.seed}."
     )
 
 
@@ -55,9 +56,7 @@ def headline_note(card: Scorecard) -> str:
         return "None of the headline's metrics was computed: nobody is ranked."
     if not used:
         return "No metric of the headline has a dynamic range on these data: nobody is ranked."
-    note = (
-        f"Mean share of the dynamic range over {', '.join(used)}: metrics that no rescaling of a prediction can move."
-    )
+    note = f"Mean share of the dynamic range over {', '.join(used)}: what no rescaling of a prediction can move."
     return note + (f" Without range here: {', '.join(without)}." if without else "")
 
 
@@ -72,7 +71,7 @@ def headline_records(card: Scorecard) -> list[dict[str, Any]]:
     """The ranking; controls and baselines have no place of their own but are shown where they stand."""
     records, place = [], 0
     for row in card.ranking.itertuples():
-        ranked = row.role in ("method", "baseline") and pd.notna(row.value)
+        ranked = row.role in ("method", "baseline") and not math.isnan(float(str(row.value)))
         place += ranked
         records.append(
             {

@@ -27,9 +27,9 @@ class Scorecard:
     """Scores of methods, and what they mean.
 
     ``scores`` has rows (method, metric) and a column a condition. The best of ``negatives`` is a metric's 0 and
-    ``positive`` (or, without one, the metric's perfect value) its 1: the share of the dynamic range. ``baselines`` are
-    what the others must beat. ``strata`` (conditions x ways to divide them) and ``clusters`` (a label a condition, drawn
-    together) are joined by label. ``info`` is kept with the files.
+    ``positive`` (or, without one, the metric's perfect value) its 1: the share of the dynamic range. ``baselines``
+    are what the others must beat. ``strata`` (conditions x ways to divide them) and ``clusters`` (a label a condition,
+    drawn together) are joined by label. ``info`` is kept with the files.
     """
 
     scores: pd.DataFrame
@@ -102,7 +102,7 @@ class Scorecard:
         for name, labels in (self.strata if self.strata is not None else pd.DataFrame()).items():
             for level in sorted(labels.unique()):
                 panel = self.panel((labels.reindex(self.scores.columns) == level).to_numpy())
-                parts.append(panel.table.assign(stratum=name, level=level))
+                parts.append(panel.table.assign(stratum=str(name), level=level))
         return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=[*self.table.columns, "stratum"])
 
     def panel(self, chosen: Array) -> Panel:

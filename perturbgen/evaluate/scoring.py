@@ -57,8 +57,8 @@ def score(
 
     ``truth`` and ``prediction`` are conditions x genes, joined by label, of signed −log10 p (or any statistic, as long
     as no DE metric is wanted). Other genes or rows are errors unless ``genes`` or ``rows`` is ``truth`` (the prediction
-    may have more) or ``intersection``. ``groups``, a level of the index or a column of labels, says which conditions are
-    told apart from which. ``reference`` is the mean perturbation of the training rows, a value a gene or conditions x
+    may have more) or ``intersection``. ``groups``, a level of the index or a column of labels, says which conditions
+    are told apart from which. ``reference`` is the mean perturbation of the training rows, a value a gene or conditions x
     genes. A gene responds where its p, Benjamini-Hochberg adjusted within the condition with ``adjust``, is at most
     ``level``. NaN where a metric says nothing of a condition: no gene responds, nobody to be told apart from.
     """
@@ -135,8 +135,8 @@ def find_reference(truth: pd.DataFrame, reference: pd.DataFrame | pd.Series | No
 def open_problems_mean_score(values: pd.Series, worst: pd.Series) -> float:
     """The mean score of Open Problems' website, from mean values of its five metrics and those of its worst control.
 
-    Errors are scaled as 1 − v / v_worst (their worst control is ``sample``), correlations are taken as they are; each is
-    cut to 0..1.
+    Errors are scaled as 1 − v / v_worst (their worst control is ``sample``), correlations are taken as they are; each
+    is cut to 0..1.
     """
     errors = list(OPEN_PROBLEMS[:2])
     scaled = pd.concat([1 - values[errors] / worst[errors], values[list(OPEN_PROBLEMS[2:])]])

@@ -86,8 +86,8 @@ def held_out_nll(
 ) -> pd.DataFrame:
     """Mean −log p of held-out cells, a table of one metric x conditions, in nats per cell.
 
-    ``log_probs`` are log probabilities of cells (cells,), or of genes in cells (cells, genes), whose mean is taken: then
-    nats are per gene and cell. Without ``conditions`` (one label a cell) all cells are one condition.
+    ``log_probs`` are log probabilities of cells (cells,), or of genes in cells (cells, genes), whose mean is taken:
+    then nats are per gene and cell. Without ``conditions`` (one label a cell) all cells are one condition.
     """
     values = np.asarray(log_probs, dtype=float)
     per_cell = values.mean(axis=1) if values.ndim == 2 else values

@@ -26,7 +26,7 @@ def strata(conditions: pd.Index, table: pd.DataFrame | None, effect: pd.Series |
     """
     columns: dict[str, pd.Series] = {} if effect is None else {str(effect.name): cut(effect)}
     for name in conditions.names if isinstance(conditions, pd.MultiIndex) else ():
-        columns[str(name)] = pd.Series(conditions.get_level_values(name).astype(str), conditions)
+        columns[str(name)] = pd.Series(conditions.get_level_values(str(name)).astype(str), conditions)
     if table is not None:
         columns |= describe(conditions, table)
     kept = {name: column for name, column in columns.items() if 2 <= column.nunique() <= LEVELS}

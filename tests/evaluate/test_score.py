@@ -135,7 +135,7 @@ def test_other_genes_are_named_and_only_dropped_when_asked(caplog: pytest.LogCap
 
 def test_other_rows_are_named_and_only_dropped_when_asked() -> None:
     truth, prediction, _ = experiment(conditions=6, genes=9)
-    with pytest.raises(SchemaError, match="1 of 6 are absent .*c2") as error:
+    with pytest.raises(SchemaError, match=r"1 of 6 are absent .*c2") as error:
         score(truth, prediction.iloc[:-1])
     assert "rows='intersection'" in str(error.value)
     pd.testing.assert_frame_equal(
