@@ -95,6 +95,10 @@ class Page:
         )
         self._parts.append(f"<figure>{html}<figcaption>{escape(caption)}</figcaption></figure>")
 
+    def block(self, html: str) -> None:
+        """A piece of HTML as it is: controls, scripts; who makes it escapes what needs escaping."""
+        self._parts.append(html)
+
     def html(self) -> str:
         """The whole page."""
         from plotly.offline import get_plotlyjs

@@ -123,8 +123,8 @@ def select(table: pd.DataFrame, rows: pd.Index, genes: pd.Index) -> pd.DataFrame
 
 def numbers(table: pd.DataFrame, name: str) -> pd.DataFrame:
     """The table as float64; text and infinities are errors."""
-    text = [str(column) for column, kind in table.dtypes.items() if not pd.api.types.is_numeric_dtype(kind)]
-    if text:
+    if not all(pd.api.types.is_numeric_dtype(kind) for kind in table.dtypes.unique()):
+        text = [str(column) for column, kind in table.dtypes.items() if not pd.api.types.is_numeric_dtype(kind)]
         raise SchemaError(
             f"{name} has columns that are not numbers: {shorten(text)}",
             expected="genes only, one column each",

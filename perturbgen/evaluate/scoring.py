@@ -58,9 +58,10 @@ def score(
     ``truth`` and ``prediction`` are conditions x genes, joined by label, of signed −log10 p (or any statistic, as long
     as no DE metric is wanted). Other genes or rows are errors unless ``genes`` or ``rows`` is ``truth`` (the prediction
     may have more) or ``intersection``. ``groups``, a level of the index or a column of labels, says which conditions
-    are told apart from which. ``reference`` is the mean perturbation of the training rows, a value a gene or conditions x
-    genes. A gene responds where its p, Benjamini-Hochberg adjusted within the condition with ``adjust``, is at most
-    ``level``. NaN where a metric says nothing of a condition: no gene responds, nobody to be told apart from.
+    are told apart from which. ``reference`` is the mean perturbation of the training rows, a value a gene or
+    conditions x genes. A gene responds where its p, Benjamini-Hochberg adjusted within the condition with ``adjust``,
+    is at most ``level``. NaN where a metric says nothing of a condition: no gene responds, nobody to be told apart
+    from.
     """
     chosen = choose_metrics(metrics, reference=reference is not None)
     require_level(level)
