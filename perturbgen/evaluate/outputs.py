@@ -38,9 +38,10 @@ def to_markdown(card: Scorecard) -> str:
 def describe(card: Scorecard) -> str:
     """What was scored, in a sentence."""
     unit = "conditions" if card.clusters is None else f"groups of conditions of equal {card.clusters.name or 'cluster'}"
+    negatives = " or ".join(card.negatives) + (", the better on each metric" if len(card.negatives) > 1 else "")
     return (
         f"{len(card.methods)} methods, controls among them, on {card.scores.shape[1]} conditions. Negative control: "
-        f"{' or '.join(card.negatives)}, the better of each metric; positive control: "
+        f"{negatives}; positive control: "
         f"{card.positive or 'none, a perfect prediction in its place'}. Intervals: {card.resamples} bootstrap "
         f"resamples of {unit}, seed {card.seed}."
     )

@@ -12,7 +12,7 @@ import pandas as pd
 from perturbgen.console import format_value
 from perturbgen.evaluate.calibration import Intervals, calibration
 from perturbgen.evaluate.outputs import describe, headline_note, headline_records, metric_records, stratum_records
-from perturbgen.evaluate.report_data import BUDGET, payload, script_json
+from perturbgen.evaluate.report_data import BUDGET, OWN, payload, script_json
 from perturbgen.evaluate.report_script import CONTROLS, SCRIPT, STYLE
 from perturbgen.evaluate.scorecard import Scorecard
 from perturbgen.page import PALETTE, Page
@@ -72,11 +72,11 @@ def gene_note(data: Mapping[str, Any]) -> str:
     """Which genes are embedded."""
     shown, total = len(data["genes"]), data["all_genes"]
     if shown == total:
-        return f"A point is a gene; all {total:,} are shown."
+        return f"A point is a gene; all {total:,} are shown, the {OWN} strongest of the condition in another colour."
     return (
-        f"A point is a gene. To keep this page small it holds {shown:,} of {total:,} genes: half are those of largest "
-        "root mean square over the conditions, half an even sample of the rest, from strong to silent. Scores are over "
-        "all genes."
+        f"A point is a gene: the {OWN} strongest of the condition, and genes that are the same for all. To keep this "
+        f"page small, of the {total:,} genes these are {shown:,}: half are those of largest root mean square over the "
+        "conditions, half an even sample of the rest, from strong to silent. Scores are over all genes."
     )
 
 
@@ -104,9 +104,8 @@ def tables_section(page: Page, card: Scorecard) -> None:
 
 
 def unbroken(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Records whose intervals stay on one line."""
-    space = str.maketrans({" ": "\u00a0"})
-    return [{k: v.translate(space) if isinstance(v, str) and "[" in v else v for k, v in r.items()} for r in records]
+    """Records whose texts stay on one line each."""
+    return [{k: v.replace(" ", "\u00a0") if isinstance(v, str) else v for k, v in r.items()} for r in records]
 
 
 def calibration_section(page: Page, truth: pd.DataFrame, intervals: Mapping[str, Intervals]) -> None:

@@ -16,6 +16,7 @@ from perturbgen.evaluate.rowwise import Array
 from perturbgen.evaluate.scorecard import HEADLINE_NAME, Scorecard
 
 BUDGET = 2_200_000  # bytes of tables: with plotly and the scores, the page stays below 8 MB
+OWN = 20  # of each condition's own strongest genes are embedded besides
 BYTES = 2 * 4 / 3  # of a value: 16 bits in base64
 
 
@@ -35,6 +36,7 @@ def payload(
         "genes": [str(gene) for gene in true.columns[genes]],
         "all_genes": true.shape[1],
         "truth": quantised(true.to_numpy()[:, genes]),
+        "own": own_genes(true, tables),
         "tables": {name: quantised(table.to_numpy()[:, genes]) for name, table in tables.items()},
     }
 
@@ -64,6 +66,22 @@ def choose_genes(truth: Array, count: int) -> Array:
     first, rest = strongest[: count // 2], strongest[count // 2 :]
     sample = rest[np.linspace(0, len(rest) - 1, count - count // 2).round().astype(int)]
     return np.concatenate([first, sample])
+
+
+def own_genes(truth: pd.DataFrame, tables: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
+    """The strongest genes of each condition, strongest first, with their true and predicted values."""
+    strongest = np.argsort(-np.abs(truth.to_numpy()), axis=1, kind="stable")[:, :OWN]
+    names, codes = np.unique(strongest, return_inverse=True)
+
+    def pick(table: pd.DataFrame) -> dict[str, Any]:
+        return quantised(np.take_along_axis(table.to_numpy(), strongest, axis=1))
+
+    return {
+        "names": [str(gene) for gene in truth.columns[names]],
+        "codes": codes.reshape(strongest.shape).tolist(),
+        "truth": pick(truth),
+        "tables": {name: pick(table) for name, table in tables.items()},
+    }
 
 
 def method_scores(card: Scorecard, metric: str) -> Array:

@@ -19,6 +19,7 @@ STYLE: Final = """
 .tall:focus-visible { outline: 3px solid var(--accent); }
 .tall table { margin: 0; }
 .tall th { position: sticky; top: 0; background: #fff; z-index: 1; }
+.tall th[scope=row] { left: 0; top: auto; z-index: 0; }
 .tall th, .tall td { padding: 4px 10px; white-space: nowrap; }
 th button { font: inherit; font-weight: 700; border: 0; background: none; padding: 2px; cursor: pointer;
   color: inherit; }
@@ -42,7 +43,9 @@ CONTROLS: Final = {
 <label>Condition<select id="condition"></select></label>
 <label>Method<select id="condition-method"></select></label></div>
 <div id="condition-plot" class="plot" role="img" aria-label="Predicted against true values of genes"></div>
-<p id="condition-note" class="note" aria-live="polite"></p>""",
+<p id="condition-note" class="note" aria-live="polite"></p>
+<div class="tall" tabindex="0" role="region" aria-label="Strongest genes of a condition">
+<table id="condition-table"></table></div>""",
     "genes": """<div class="controls">
 <label>Gene<input type="search" id="gene" list="gene-list" autocomplete="off"></label>
 <datalist id="gene-list"></datalist>
@@ -61,15 +64,19 @@ SCRIPT: Final = (
 const $ = (id) => document.getElementById(id);
 const data = JSON.parse($("data").textContent);
 const bytes = (text) => Uint8Array.from(atob(text), (c) => c.charCodeAt(0)).buffer;
-const table = (packed) => {
+const table = (packed, genes = data.genes.length) => {
   const whole = new Int16Array(bytes(packed.data));
-  const genes = data.genes.length;
   return (row, gene) => whole[row * genes + gene] * packed.scale[row];
 };
 const lazily = (make) => { let value; return () => (value === undefined ? (value = make()) : value); };
 const truth = lazily(() => table(data.truth));
-const tables = {};
-for (const name in data.tables) tables[name] = lazily(() => table(data.tables[name]));
+const tables = {}, ownTables = {};
+const own = data.own.codes[0].length;
+const ownTruth = lazily(() => table(data.own.truth, own));
+for (const name in data.tables) {
+  tables[name] = lazily(() => table(data.tables[name]));
+  ownTables[name] = lazily(() => table(data.own.tables[name], own));
+}
 const scores = {};
 for (const name in data.scores) scores[name] = lazily(() => new Float32Array(bytes(data.scores[name])));
 const metricOf = Object.fromEntries(data.metrics.map((metric) => [metric.name, metric]));
@@ -214,13 +221,40 @@ function square(id, x, y, text, colours, axes) {
     xaxis: { ...axis, title: { text: axes[0] } }, yaxis: { ...axis, title: { text: axes[1] } } });
 }
 
+// A table of true and predicted values; each row is a name and numbers.
+function fill(id, what, rows) {
+  const head = element("tr", "");
+  head.append(element("th", what, { scope: "col" }));
+  for (const text of ["true", ...drawn.map(([name]) => name)]) {
+    head.append(element("th", text, { scope: "col", class: "number" }));
+  }
+  const body = rows.map(([name, ...values]) => {
+    const line = element("tr", "");
+    line.append(element("th", name, { scope: "row" }));
+    for (const value of values) line.append(element("td", number(value, 2), { class: "number" }));
+    return line;
+  });
+  const thead = element("thead", ""), tbody = element("tbody", "");
+  thead.append(head);
+  tbody.append(...body);
+  $(id).replaceChildren(thead, tbody);
+}
+
 const everyone = (count) => Array.from({ length: count }, (_, i) => i);
 
 function drawCondition() {
   const row = Number($("condition").value), name = $("condition-method").value;
-  const genes = everyone(data.genes.length);
-  square("condition-plot", genes.map((g) => truth()(row, g)), genes.map((g) => tables[name]()(row, g)), data.genes,
-    [["genes", PALETTE[0], genes]], ["true", "predicted by " + plain(name)]);
+  const strongest = data.own.codes[row].map((code) => data.own.names[code]);
+  const genes = everyone(data.genes.length).filter((g) => !strongest.includes(data.genes[g]));
+  const names = [...genes.map((g) => data.genes[g]), ...strongest];
+  const ranks = everyone(own);
+  square("condition-plot", [...genes.map((g) => truth()(row, g)), ...ranks.map((g) => ownTruth()(row, g))],
+    [...genes.map((g) => tables[name]()(row, g)), ...ranks.map((g) => ownTables[name]()(row, g))], names,
+    [["other genes", PALETTE[0], everyone(genes.length)],
+      [`its ${own} strongest`, PALETTE[1], ranks.map((g) => genes.length + g)]],
+    ["true", "predicted by " + plain(name)]);
+  fill("condition-table", "gene", ranks.map((g) => [strongest[g], ownTruth()(row, g),
+    ...drawn.map(([method]) => ownTables[method]()(row, g))]));
   const method = data.methods.findIndex((entry) => entry.name === name);
   const shown = data.metrics.filter((metric) => metric.name !== "headline").map((metric) =>
     `${metric.title} ${number(scores[metric.name]()[method * labels.length + row])}`);
@@ -243,20 +277,8 @@ function drawGene() {
     : kinds.map((kind, i) => [kind, PALETTE[i], rows.filter((row) => data.conditions[row][0] === kind)]);
   square("gene-plot", x, y, labels, colours, ["true " + plain(data.genes[gene]), "predicted by " + plain(name)]);
   const first = [...rows].sort((a, b) => Math.abs(x[b]) - Math.abs(x[a])).slice(0, 25);
-  const names = data.methods.map((method) => method.name).filter((method) => method in tables);
-  const head = element("tr", "");
-  head.append(element("th", "condition", { scope: "col" }));
-  for (const text of ["true", ...names]) head.append(element("th", text, { scope: "col", class: "number" }));
-  const body = first.map((row) => {
-    const line = element("tr", "");
-    line.append(element("th", labels[row], { scope: "row" }), element("td", number(x[row], 2), { class: "number" }));
-    for (const method of names) line.append(element("td", number(tables[method]()(row, gene), 2), { class: "number" }));
-    return line;
-  });
-  const thead = element("thead", ""), tbody = element("tbody", "");
-  thead.append(head);
-  tbody.append(...body);
-  $("gene-table").replaceChildren(thead, tbody);
+  fill("gene-table", "condition", first.map((row) => [labels[row], x[row],
+    ...drawn.map(([method]) => tables[method]()(row, gene))]));
   const note = `${data.genes[gene]} in ${rows.length} conditions; below, the ${first.length} where it is strongest.`;
   $("gene-note").textContent = note;
 }

@@ -79,7 +79,7 @@ def test_a_budget_limits_the_genes_and_the_page_says_so(made: Made) -> None:
     budget = 12 * 20 * 4 * 8 // 3  # twelve genes of twenty conditions and four tables
     assert len(payload(card, truth, tables, budget=budget)["genes"]) == 12
     html = report_page(card, truth, tables, budget=budget).html()
-    assert "it holds 12 of 60 genes" in html
+    assert "of the 60 genes these are 12" in html
 
 
 def test_half_of_the_genes_are_the_strongest() -> None:
@@ -156,8 +156,10 @@ seen.filtered = keys("group-table");
 set("condition", "5");
 set("condition-method", "signal");
 seen.condition = note("condition-note");
-seen.truth = points("condition-plot", 1).x.slice();
-seen.predicted = points("condition-plot", 1).y.slice();
+seen.truth = [...points("condition-plot", 1).x, ...points("condition-plot", 2).x];
+seen.predicted = [...points("condition-plot", 1).y, ...points("condition-plot", 2).y];
+seen.own = keys("condition-table");
+seen.row = [...document.querySelectorAll("#condition-table tbody tr:first-child td")].map((cell) => cell.textContent);
 set("gene", "g7", "input");
 set("gene-method", "honest");
 seen.gene = note("gene-note");
@@ -200,6 +202,12 @@ def test_the_controls_work_in_a_browser(made: Made, tmp_path: Path) -> None:
     assert f"Pearson {pearson:.3f}" in seen["condition"]
     np.testing.assert_allclose(sorted(seen["truth"]), np.sort(truth.loc[label]), atol=2e-3)
     np.testing.assert_allclose(sorted(seen["predicted"]), np.sort(tables["signal"].loc[label]), atol=2e-3)
+    assert seen["own"] == truth.loc[label].abs().sort_values(ascending=False).index[:20].tolist()
+    strongest = truth.loc[label].abs().idxmax()
+    expected = [truth, *(tables[name] for name in card.ranking["method"] if name in tables)]
+    assert [float(value) for value in seen["row"]] == pytest.approx(
+        [t.loc[label, strongest] for t in expected], abs=6e-3
+    )
     assert seen["gene"].startswith("g7 in 20 conditions")
     assert seen["strongest"] == " | ".join(truth["g7"].abs().idxmax())
     assert "nothing is not among the 60 genes" in seen["unknown"]
