@@ -12,8 +12,9 @@ import pandas as pd
 from perturbgen.console import format_value
 from perturbgen.evaluate.calibration import Intervals, calibration
 from perturbgen.evaluate.outputs import describe, headline_note, headline_records, metric_records, stratum_records
+from perturbgen.evaluate.report_controls import CONTROLS, STYLE
 from perturbgen.evaluate.report_data import BUDGET, OWN, payload, script_json
-from perturbgen.evaluate.report_script import CONTROLS, SCRIPT, STYLE
+from perturbgen.evaluate.report_script import SCRIPT
 from perturbgen.evaluate.scorecard import Scorecard
 from perturbgen.page import PALETTE, Page
 
