@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 LABELS = ("cell_type", "compound")
 NAMES = {"sm_name": "compound"}  # Kaggle's and Open Problems' word
+DUPLICATE = "interpolated_duplicate"
 DESCRIBING = ("sm_lincs_id", "SMILES", "control", "id", "split")
 
 
@@ -51,6 +52,9 @@ def score(
     reference: Annotated[
         Path | None, typer.Option(help="DE table of the training rows: their mean is the perturbed mean.")
     ] = None,
+    duplicate: Annotated[
+        Path | None, typer.Option(help="DE table of held-back replicates: the positive control. Needs --reference.")
+    ] = None,
     level: Annotated[float, typer.Option(help="A gene responds where p is at most this.")] = 0.05,
     raw_p: Annotated[bool, typer.Option("--raw-p", help="Do not adjust p for the number of genes.")] = False,
     resamples: Annotated[int, typer.Option(min=1, help="Bootstrap resamples of the conditions.")] = 1000,
@@ -68,19 +72,25 @@ def score(
     --out scores[/bold]
     """
     from perturbgen.config import environment
-    from perturbgen.evaluate import scorecard
+    from perturbgen.evaluate import interpolated_duplicate, scorecard
 
     if out is not None:
         require_writable(out / "scorecard.md")
     files = name_files(predictions)
     read: dict[str, Any] = {"id_map": id_map, "statistic": statistic, "layer": layer}
     true = read_table(truth, **read)
-    tables = {name: read_table(path, like=true, **read) for name, path in files.items()}
+    tables = {name: read_table(path, **read) for name, path in files.items()}
+    mean = read_table(reference, **read).mean() if reference else None
+    if duplicate is not None:
+        if mean is None:
+            raise ConfigError("--duplicate needs the mean perturbation", fix="--reference TABLE of the training rows")
+        tables[DUPLICATE] = interpolated_duplicate(read_table(duplicate, **read), mean)
+        positive = positive or DUPLICATE
     card = scorecard(
         true, tables, negatives=split(negative), positive=positive, baselines=split(baseline),
         conditions=read_conditions(conditions) if conditions else None, clusters=clusters,
         metrics=split(metrics) or None, genes=genes, rows=rows, level=level, adjust=not raw_p,  # type: ignore[arg-type]
-        reference=read_table(reference, **read).mean() if reference else None, resamples=resamples, seed=seed,
+        reference=mean, resamples=resamples, seed=seed,
         info={"truth": str(truth), "predictions": {name: str(path) for name, path in files.items()}},
     )  # fmt: skip
     show(card, as_json=as_json)
@@ -91,8 +101,7 @@ def score(
         if report:
             from perturbgen.evaluate.report import write_report
 
-            environment_record = environment(seed)
-            paths.append(write_report(out / "report.html", card, true, tables, metadata=environment_record))
+            paths.append(write_report(out / "report.html", card, true, tables, metadata=environment(seed)))
         if not as_json:
             say(f"wrote {', '.join(path.name for path in paths)} in {out}")
 
@@ -124,9 +133,7 @@ def read_conditions(path: Path) -> pd.DataFrame:
     return label(read_csv(path, text=(*LABELS, *NAMES)), path, None)
 
 
-def read_table(
-    path: Path, *, id_map: Path | None, statistic: str, layer: str | None, like: pd.DataFrame | None = None
-) -> pd.DataFrame:
+def read_table(path: Path, *, id_map: Path | None, statistic: str, layer: str | None) -> pd.DataFrame:
     """A table conditions (cell_type, compound) x genes, from any of the files that a method may leave behind."""
     path = require_file(path, "DE table")
     if path.suffix == ".h5ad":

@@ -1,6 +1,7 @@
 """Metrics, controls, the scorecard and its report: arrays and labels in, numbers with their context out."""
 
 from perturbgen.evaluate.build import join_scores, scorecard
+from perturbgen.evaluate.controls import interpolated_duplicate
 from perturbgen.evaluate.records import HEADLINE, METRICS, Metric
 from perturbgen.evaluate.scorecard import Scorecard
 from perturbgen.evaluate.scoring import open_problems_mean_score, score
@@ -12,6 +13,7 @@ __all__ = [
     "Metric",
     "Scorecard",
     "held_out_nll",
+    "interpolated_duplicate",
     "join_scores",
     "open_problems_mean_score",
     "score",

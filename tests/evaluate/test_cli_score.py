@@ -88,12 +88,13 @@ def test_options_reach_the_scores(folder: Path, capsys: pytest.CaptureFixture[st
     command = (
         "score de_train.parquet prediction.parquet flat=flat.csv --metrics mean_rowwise_pearson,de_recall --level 0.2 "
         "--raw-p --conditions conditions.csv --clusters compound --baseline flat --seed 3 --resamples 11 --json "
-        "--reference de_train.parquet"
+        "--reference de_train.parquet --duplicate prediction.parquet"
     )
     assert run(command.split()) == 0
     [record] = json.loads(capsys.readouterr().out)
     assert (record["resamples"], record["seed"], record["baselines"]) == (11, 3, ["flat"])
     assert record["info"]["adjusted_p"] is False
+    assert record["positive"] == "interpolated_duplicate"
     assert {row["stratum"] for row in record["rows"]} >= {"", "n_cells", "cell_type"}
     truth, prediction, _ = experiment(conditions=12, genes=30)
     recall = score(truth, prediction, metrics=["de_recall"], level=0.2, adjust=False).mean(axis=1).iloc[0]
@@ -114,6 +115,7 @@ def test_options_reach_the_scores(folder: Path, capsys: pytest.CaptureFixture[st
         ("de_train.parquet conditions.txt", "no table that score can read"),
         ("de_train.parquet flat.csv --clusters donor", "no 'donor' to cluster by"),
         ("de_train.parquet outcome.h5ad --layer x --id-map id_map.csv", "has no layer 'x'"),
+        ("de_train.parquet flat.csv --duplicate flat.csv", "--duplicate needs the mean perturbation"),
         ("de_train.parquet id_map.csv", "id_map has no gene"),
     ],
 )
