@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from perturbgen.evaluate import Scorecard
+
+logger = logging.getLogger(__name__)
 
 LABELS = ("cell_type", "compound")
 NAMES = {"sm_name": "compound"}  # Kaggle's and Open Problems' word
@@ -95,9 +98,9 @@ def score(
     )  # fmt: skip
     show(card, as_json=as_json)
     if out is not None:
-        from perturbgen.evaluate.outputs import write
+        from perturbgen.evaluate.outputs import write_scorecard
 
-        paths = write(card, out)
+        paths = write_scorecard(card, out)
         if report:
             from perturbgen.evaluate.report import write_report
 
@@ -180,14 +183,17 @@ def read_h5ad(path: Path, id_map: Path | None, statistic: str, layer: str | None
 
 
 def of_table(table: Any, statistic: str) -> pd.DataFrame:
-    """One statistic of a DE table."""
+    """One statistic of a DE table, without the genes that were tested nowhere."""
     from perturbgen.de.table import DERIVED, STATISTICS
 
     known = (*STATISTICS, *DERIVED)
     if statistic not in known:
         raise ConfigError(f"a DE table has no {statistic!r}", fix=f"--statistic: {suggest(statistic, known)}")
     frame: pd.DataFrame = getattr(table, statistic)
-    return frame
+    tested = frame.notna().any()
+    if not tested.all():
+        logger.warning("%s genes that were filtered out of the DE table are no part of it", f"{(~tested).sum():,}")
+    return frame.loc[:, tested]
 
 
 def label(table: pd.DataFrame, path: Path, id_map: Path | None) -> pd.DataFrame:

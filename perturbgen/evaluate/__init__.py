@@ -2,6 +2,7 @@
 
 from perturbgen.evaluate.build import join_scores, scorecard
 from perturbgen.evaluate.controls import interpolated_duplicate
+from perturbgen.evaluate.outputs import to_markdown, write_scorecard
 from perturbgen.evaluate.records import HEADLINE, METRICS, Metric
 from perturbgen.evaluate.scorecard import Scorecard
 from perturbgen.evaluate.scoring import open_problems_mean_score, score
@@ -19,4 +20,6 @@ __all__ = [
     "score",
     "score_cells",
     "scorecard",
+    "to_markdown",
+    "write_scorecard",
 ]

@@ -65,7 +65,12 @@ def span(value: Any, low: Any, high: Any) -> str:
     """A value with its interval."""
     if pd.isna(value):
         return "-"
-    return f"{value:.3f}" if pd.isna(low) else f"{value:.3f} [{low:.3f}, {high:.3f}]"
+    return digits(value) if pd.isna(low) else f"{digits(value)} [{digits(low)}, {digits(high)}]"
+
+
+def digits(value: float, places: int = 3) -> str:
+    """A number with so many decimals, and no sign where they are all 0."""
+    return f"{round(float(value), places) + 0.0:.{places}f}"
 
 
 def headline_records(card: Scorecard) -> list[dict[str, Any]]:
@@ -98,7 +103,7 @@ def metric_records(card: Scorecard) -> list[dict[str, Any]]:
 
 def with_share(row: Any) -> str:
     """A mean, its interval and its share of the dynamic range."""
-    share = f" ({row.share:.2f})" if pd.notna(row.share) else "" if row.ranks else " (no range)"
+    share = f" ({digits(row.share, 2)})" if pd.notna(row.share) else "" if row.ranks else " (no range)"
     return span(row.value, row.low, row.high) + share
 
 
@@ -175,7 +180,7 @@ def to_record(card: Scorecard) -> dict[str, Any]:
     }
 
 
-def write(card: Scorecard, folder: str | Path) -> list[Path]:
+def write_scorecard(card: Scorecard, folder: str | Path) -> list[Path]:
     """Save ``scorecard.md``, ``scorecard.parquet`` (the long table), ``scores.parquet`` (conditions) and JSON."""
     folder = Path(folder)
     paths = [folder / name for name in ("scorecard.md", "scorecard.parquet", "scores.parquet", "scorecard.json")]

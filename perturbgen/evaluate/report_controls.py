@@ -13,7 +13,7 @@ STYLE: Final = """
 :is(select, input, button):focus-visible { outline: 3px solid var(--accent); outline-offset: 2px; }
 .plot { width: 100%; }
 .note { color: var(--soft); font-size: .92rem; min-height: 1.5em; max-width: none; }
-.tall { max-height: 520px; overflow: auto; border: 1px solid var(--line); }
+.tall { max-height: 520px; width: fit-content; max-width: 100%; overflow: auto; border: 1px solid var(--line); }
 .tall:focus-visible { outline: 3px solid var(--accent); }
 .tall table { margin: 0; }
 .tall th { position: sticky; top: 0; background: #fff; z-index: 1; }

@@ -73,7 +73,7 @@ function drawRanking() {
       symbol: rows.map((row) => (hollow(row) ? "circle-open" : row.role === "baseline" ? "square" : "circle")) },
     customdata: rows.map((row) => row.role), hovertemplate: "%{y} (%{customdata}): %{x:.4f}<extra></extra>",
   }], {
-    height: 110 + 30 * rows.length, margin: { l: 20, r: 20, t: 10, b: 60 },
+    height: 140 + 30 * rows.length, margin: { l: 20, r: 20, t: 40, b: 60 },
     yaxis: { automargin: true, type: "category" },
     xaxis: { title: { text: asShare || metric.name === "headline" ? SHARE : metric.title + " " + arrow(metric) },
       zeroline: true, gridcolor: "#e5e9ed" },

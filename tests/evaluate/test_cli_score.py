@@ -65,6 +65,20 @@ def test_de_tables_of_this_package_are_read(tmp_path: Path) -> None:
         np.testing.assert_array_equal(logfc, table.logfc)
 
 
+def test_genes_that_were_filtered_out_are_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    from perturbgen.de import limma_table
+
+    example = case("balanced")
+    adata = anndata.AnnData(example.counts, example.obs)
+    options = {"design": example.template, "group": "compound", "control": "vehicle"}
+    table = limma_table(adata, gene_filter="filterByExpr", **options)
+    tested = table.t.notna().any()
+    assert 0 < tested.sum() < len(tested)
+    found = read_table(table.write(tmp_path / "de.parquet"), **OPTIONS)
+    assert list(found.columns) == tested.index[tested].tolist()
+    assert f"{(~tested).sum()} genes that were filtered out" in caplog.text
+
+
 def test_the_command_writes_a_scorecard_and_a_report(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["score", "de_train.parquet", "mine=prediction.parquet", "submission.csv", "--id-map", "id_map.csv"]
     assert run([*arguments, "--out", "scores", "--resamples", "20"]) == 0
@@ -75,6 +89,8 @@ def test_the_command_writes_a_scorecard_and_a_report(folder: Path, capsys: pytes
     assert sorted(path.name for path in Path("scores").iterdir()) == names
     assert run([*arguments, "--json", "--resamples", "20"]) == 0
     [record] = json.loads(capsys.readouterr().out)
+    assert run(["-q", *arguments, "--out", "plain", "--resamples", "20", "--no-report"]) == 0
+    assert sorted(path.name for path in Path("plain").iterdir()) == names[1:]
     truth, prediction, _ = experiment(conditions=12, genes=30)
     expected = score(truth, prediction).mean(axis=1)
     for row in record["rows"]:

@@ -10,7 +10,7 @@ import pytest
 from perturbgen.errors import ConfigError, SchemaError
 from perturbgen.evaluate import Scorecard, join_scores, score, score_cells, scorecard
 from perturbgen.evaluate.bootstrap import interval, means, resample
-from perturbgen.evaluate.outputs import to_markdown, to_record, write
+from perturbgen.evaluate.outputs import span, to_markdown, to_record, write_scorecard
 from perturbgen.evaluate.strata import cut, strata
 from tests.evaluate.tables import experiment, frame
 
@@ -251,10 +251,15 @@ def test_methods_need_the_same_metrics_and_conditions() -> None:
         scorecard(truth, {"p": prediction}, clusters="plate")
 
 
+def test_a_rounded_zero_has_no_sign() -> None:
+    assert span(-1e-9, -0.2, np.nan) == "0.000 [-0.200, nan]"
+    assert span(np.nan, 0, 0) == "-"
+
+
 def test_files_say_the_same(tmp_path: Path) -> None:
     truth, prediction, signal = experiment(conditions=30)
     card = scorecard(truth, {"p|q": prediction, "signal": signal}, positive="signal", resamples=50)
-    paths = write(card, tmp_path)
+    paths = write_scorecard(card, tmp_path)
     assert [path.name for path in paths] == ["scorecard.md", "scorecard.parquet", "scores.parquet", "scorecard.json"]
     text = paths[0].read_text()
     assert "| 1 | p\\|q | method |" in text
