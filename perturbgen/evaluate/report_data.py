@@ -24,33 +24,44 @@ def payload(
     card: Scorecard, truth: pd.DataFrame, predictions: Mapping[str, pd.DataFrame], *, budget: int = BUDGET
 ) -> dict[str, Any]:
     """Everything that the page's script draws, ready for JSON."""
-    true, tables = on_card(card, truth, predictions)
-    genes = choose_genes(true.to_numpy(), int(budget / (BYTES * len(true) * (1 + len(tables)))))
+    columns = truth.columns
+    for table in predictions.values():
+        columns = columns[columns.isin(table.columns)]
+    true = on_card(card, truth, columns, "the truth")
+    genes = choose_genes(true, int(budget / (BYTES * len(true) * (1 + len(predictions)))))
+    strongest = np.argsort(-np.abs(true), axis=1, kind="stable")[:, :OWN]
+    names, codes = np.unique(strongest, return_inverse=True)
+    shared, own = {}, {}
+    for name, table in predictions.items():  # one at a time: a whole copy of each would be as large as all tables
+        values = on_card(card, table, columns, name)
+        shared[name], own[name] = quantised(values[:, genes]), picked(values, strongest)
     return {
         "methods": [{"name": name, "role": card.role(name)} for name in card.ranking["method"]],
         "metrics": metric_list(card),
         "levels": [str(name or "condition") for name in card.scores.columns.names],
-        "conditions": [list(map(str, label if isinstance(label, tuple) else (label,))) for label in true.index],
+        "conditions": [
+            list(map(str, label if isinstance(label, tuple) else (label,))) for label in card.scores.columns
+        ],
         "overall": overall(card),
         "scores": {metric.name: floats(method_scores(card, metric.name)) for metric in card.metrics},
-        "genes": [str(gene) for gene in true.columns[genes]],
-        "all_genes": true.shape[1],
-        "truth": quantised(true.to_numpy()[:, genes]),
-        "own": own_genes(true, tables),
-        "tables": {name: quantised(table.to_numpy()[:, genes]) for name, table in tables.items()},
+        "genes": [str(gene) for gene in columns[genes]],
+        "all_genes": len(columns),
+        "truth": quantised(true[:, genes]),
+        "tables": shared,
+        "own": {
+            "names": [str(gene) for gene in columns[names]],
+            "codes": codes.reshape(strongest.shape).tolist(),
+            "truth": picked(true, strongest),
+            "tables": own,
+        },
     }
 
 
-def on_card(
-    card: Scorecard, truth: pd.DataFrame, predictions: Mapping[str, pd.DataFrame]
-) -> tuple[pd.DataFrame, dict[str, pd.DataFrame]]:
-    """Truth and predictions of the conditions that were scored and the genes that all have; missing values are 0."""
-    conditions, genes = card.scores.columns, truth.columns
-    for table in predictions.values():
-        genes = genes[genes.isin(table.columns)]
-    matched = {name: same_levels(table, conditions, name) for name, table in predictions.items()}
-    filled = {name: table.reindex(index=conditions, columns=genes).fillna(0.0) for name, table in matched.items()}
-    return same_levels(truth, conditions, "the truth").reindex(index=conditions, columns=genes), filled
+def on_card(card: Scorecard, table: pd.DataFrame, genes: pd.Index, name: str) -> Array:
+    """The values (conditions, genes) that were scored, joined by label; what is missing is 0."""
+    conditions = card.scores.columns
+    values = same_levels(table, conditions, name).reindex(index=conditions, columns=genes).to_numpy(float)
+    return np.nan_to_num(values, nan=0.0)
 
 
 def choose_genes(truth: Array, count: int) -> Array:
@@ -68,20 +79,9 @@ def choose_genes(truth: Array, count: int) -> Array:
     return np.concatenate([first, sample])
 
 
-def own_genes(truth: pd.DataFrame, tables: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
-    """The strongest genes of each condition, strongest first, with their true and predicted values."""
-    strongest = np.argsort(-np.abs(truth.to_numpy()), axis=1, kind="stable")[:, :OWN]
-    names, codes = np.unique(strongest, return_inverse=True)
-
-    def pick(table: pd.DataFrame) -> dict[str, Any]:
-        return quantised(np.take_along_axis(table.to_numpy(), strongest, axis=1))
-
-    return {
-        "names": [str(gene) for gene in truth.columns[names]],
-        "codes": codes.reshape(strongest.shape).tolist(),
-        "truth": pick(truth),
-        "tables": {name: pick(table) for name, table in tables.items()},
-    }
+def picked(values: Array, strongest: Array) -> dict[str, Any]:
+    """The values of each condition's own strongest genes (conditions, OWN)."""
+    return quantised(np.take_along_axis(values, strongest, axis=1))
 
 
 def method_scores(card: Scorecard, metric: str) -> Array:

@@ -235,3 +235,33 @@ def test_the_whole_website(real_data: Path) -> None:
     for entry in results:
         found = open_problems_mean_score(values[entry["method_id"]], values["sample"])
         assert found == pytest.approx(entry["mean_score"], abs=2e-4), entry["method_id"]
+
+
+KNOWN = (
+    "Alvocidib", "CHIR-99021", "Crizotinib", "Dactolisib", "Foretinib", "Idelalisib", "LDN 193189", "Linagliptin",
+    "MLN 2238", "O-Demethylated Adapalene", "Oprozomib (ONX 0912)", "Palbociclib", "Penfluridol",
+    "Porcn Inhibitor III", "R428", "Belinostat", "Dabrafenib",
+)  # fmt: skip
+
+
+@pytest.mark.data
+@pytest.mark.parametrize(("cell_type", "of_cell_type", "of_compound"), [("b", 0.256, 0.247), ("myeloid", 0.198, 0.213)])
+def test_means_of_real_drug_rankings(real_data: Path, cell_type: str, of_cell_type: float, of_compound: float) -> None:
+    """The mean over known drugs of a cell type, and a drug's mean over NK and T cells, on the 122 unknown ones."""
+    archive = np.load(real_data / "op3" / "de_ranks_4x135x6349.npz")
+    index = pd.MultiIndex.from_product([archive["cells"].tolist(), archive["drugs"].tolist()], names=["cell", "drug"])
+    ranks = pd.DataFrame(archive["Z"].reshape(len(index), -1), index, archive["genes"])
+    drugs = archive["drugs"][~np.isin(archive["drugs"], KNOWN)]
+    truth = ranks.loc[cell_type].loc[drugs]
+    mean = ranks.loc[cell_type].drop(index=drugs).mean()
+    predictions = {
+        "cell type": pd.DataFrame(np.tile(mean, (len(drugs), 1)), truth.index, truth.columns),
+        "compound": (ranks.loc["nk"] + ranks.loc["t"]).loc[drugs],
+    }
+    names = ["mean_rowwise_spearman", "perturbation_discrimination"]
+    found = {name: score(truth, table, metrics=names).mean(axis=1) for name, table in predictions.items()}
+    assert len(drugs) == 122
+    assert found["cell type"][names[0]] == pytest.approx(of_cell_type, abs=6e-4)
+    assert found["compound"][names[0]] == pytest.approx(of_compound, abs=6e-4)
+    assert found["cell type"][names[1]] == pytest.approx(0.5)  # one row for all: it tells no drug from another
+    assert found["compound"][names[1]] > 0.9

@@ -239,6 +239,11 @@ def test_a_mistake_is_explained(options: dict[str, object], words: str) -> None:
         card_of(scores, **options)
 
 
+def test_an_unknown_metric_is_named() -> None:
+    with pytest.raises(ConfigError, match="there is no metric 'rmse'"):
+        card_of({"low": {"rmse": [1.0]}, "high": {"rmse": [0.0]}})
+
+
 def test_methods_need_the_same_metrics_and_conditions() -> None:
     with pytest.raises(SchemaError, match="other metrics"):
         card_of({"low": {"mean_rowwise_rmse": [1.0]}, "high": {"mean_rowwise_rmse": [0.0], "mean_rowwise_mae": [0.0]}})
