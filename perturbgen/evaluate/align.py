@@ -95,8 +95,8 @@ def shared(truth: pd.Index, found: pd.Index, policy: Policy, what: str, option: 
             f"{name} has other {what} than the truth: {difference(absent, extra, len(truth))}",
             expected=f"the {len(truth)} {what} of the truth",
             cause="another release of the data, another split, or renamed labels",
-            fix=f"{option}='intersection' scores what both have"
-            + ("" if len(absent) else f"; {option}='truth' ignores the rest of the prediction"),
+            fix=f"{option}='intersection' (--{option} intersection) scores what both have"
+            + ("" if len(absent) else f"; 'truth' ignores the rest of {name}"),
         )
     both = truth[truth.isin(found)]
     if not len(both):

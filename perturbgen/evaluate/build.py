@@ -77,8 +77,10 @@ def align_all(
     kept = {}
     for name, table in predictions.items():
         truth, kept[name] = in_common(truth, table, genes=genes, rows=rows, name=name)
-    both = {name: align(truth, select(table, truth.index, truth.columns), name=name) for name, table in kept.items()}
-    return next(iter(both.values()))[0], {name: table for name, (_, table) in both.items()}
+    true, aligned = truth, {}
+    for name, table in kept.items():
+        true, aligned[name] = align(truth, select(table, truth.index, truth.columns), name=name)
+    return true, aligned
 
 
 def join_scores(scores: Mapping[str, pd.DataFrame]) -> pd.DataFrame:

@@ -46,7 +46,7 @@ class Scorecard:
     def __post_init__(self) -> None:
         if list(self.scores.index.names) != ["method", "metric"] or self.scores.index.has_duplicates:
             raise SchemaError("scores have other rows than (method, metric), each once")
-        for name in dict.fromkeys(self.scores.index.get_level_values("metric")):
+        for name in dict.fromkeys([*self.scores.index.get_level_values("metric"), *self.headline]):
             if name not in METRICS:
                 raise ConfigError(f"there is no metric {name!r}", fix=suggest(name, METRICS))
         if not self.negatives:

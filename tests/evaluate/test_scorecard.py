@@ -242,6 +242,8 @@ def test_a_mistake_is_explained(options: dict[str, object], words: str) -> None:
 def test_an_unknown_metric_is_named() -> None:
     with pytest.raises(ConfigError, match="there is no metric 'rmse'"):
         card_of({"low": {"rmse": [1.0]}, "high": {"rmse": [0.0]}})
+    with pytest.raises(ConfigError, match="there is no metric 'pearson'"):
+        by_hand(headline=("pearson",))
 
 
 def test_methods_need_the_same_metrics_and_conditions() -> None:
