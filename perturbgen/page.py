@@ -38,7 +38,7 @@ h2 { font-size: 1.25rem; margin: 44px 0 6px; padding-top: 12px; border-top: 1px 
 p { max-width: 75ch; margin: 6px 0 14px; }
 .lead { color: var(--soft); }
 nav a { display: inline-block; margin: 4px 16px 4px 0; color: var(--accent); }
-a:focus-visible { outline: 3px solid var(--accent); outline-offset: 2px; }
+a:focus-visible, .scroll:focus-visible { outline: 3px solid var(--accent); outline-offset: 2px; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; margin: 8px 0 16px; font-size: .92rem; font-variant-numeric: tabular-nums; }
 th, td { padding: 5px 14px 5px 0; text-align: left; border-bottom: 1px solid var(--line); vertical-align: top; }
@@ -79,7 +79,7 @@ class Page:
             for row in rows
         )
         self._parts.append(
-            f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+            f'<div class="scroll" tabindex="0"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
         )
 
     def figure(self, figure: Figure, caption: str) -> None:
@@ -94,6 +94,10 @@ class Page:
             full_html=False, include_plotlyjs=False, config={"displaylogo": False, "responsive": True}
         )
         self._parts.append(f"<figure>{html}<figcaption>{escape(caption)}</figcaption></figure>")
+
+    def block(self, html: str) -> None:
+        """A piece of HTML as it is: controls, scripts; who makes it escapes what needs escaping."""
+        self._parts.append(html)
 
     def html(self) -> str:
         """The whole page."""

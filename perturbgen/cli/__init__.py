@@ -10,7 +10,16 @@ from typing import Annotated, NoReturn
 import typer
 
 from perturbgen import __version__
-from perturbgen.cli import data, de, doctor, show, simulate, tables, train  # noqa: F401  (show adds itself to the data verbs)
+from perturbgen.cli import (  # noqa: F401  (show adds itself to the data verbs)
+    data,
+    de,
+    doctor,
+    score,
+    show,
+    simulate,
+    tables,
+    train,
+)
 from perturbgen.console import setup_logging
 from perturbgen.errors import PerturbgenError
 
@@ -30,6 +39,7 @@ simulate.register(app)
 tables.register(app)
 de.register(app)
 train.register(app)
+score.register(app)
 
 
 def show_version(wanted: bool) -> None:

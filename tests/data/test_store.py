@@ -204,8 +204,8 @@ def test_a_gpu_holds_the_same_counts(cells: ad.AnnData) -> None:
 
 
 def test_processes_share_every_batch_and_leave_out_what_cannot_be_shared():
-    counts = sparse.csr_matrix(np.arange(1, 12)[:, None])
-    store = CountStore.from_adata(AnnData(counts))
+    counts = sp.csr_matrix(np.arange(1, 12)[:, None])
+    store = CountStore.from_adata(ad.AnnData(counts))
     whole = [batch.index.tolist() for batch in store.batches(4, rng=epoch_rng(0, 0))]
     shares = [
         [batch.index.tolist() for batch in store.batches(4, rng=epoch_rng(0, 0), rank=rank, ranks=2)] for rank in (0, 1)

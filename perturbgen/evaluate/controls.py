@@ -1,0 +1,47 @@
+"""The positive control: what repeating the experiment would score, with its noise taken out of silent genes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from perturbgen.errors import SchemaError, shorten
+from perturbgen.evaluate.align import align
+from perturbgen.evaluate.rowwise import Array
+
+
+def interpolated_duplicate(
+    duplicate: pd.DataFrame, mean: pd.DataFrame | pd.Series, *, adj_p: pd.DataFrame | None = None
+) -> pd.DataFrame:
+    """α · duplicate + (1 − α) · mean with α = 1 − adjusted p, gene by gene (Miller et al. 2025).
+
+    ``duplicate`` is a DE table, signed −log10 p, of replicates that the truth was not made from: as it is, its noise in
+    genes that do not respond makes it a worse control than the ``mean`` perturbation of the training rows (a value a
+    gene, or conditions x genes). p is the duplicate's own against the control, Benjamini-Hochberg adjusted within the
+    condition, unless ``adj_p`` is given; Miller et al. test against all other perturbed cells.
+    """
+    if isinstance(mean, pd.Series):
+        absent = duplicate.columns[~duplicate.columns.isin(mean.index)]
+        if len(absent):
+            raise SchemaError(f"the mean has no value for {len(absent)} genes: {shorten(absent)}")
+        row = mean.reindex(duplicate.columns).to_numpy(float)
+        mean = pd.DataFrame(np.tile(row, (len(duplicate), 1)), duplicate.index, duplicate.columns)
+    values, middle = align(duplicate, mean, genes="truth", rows="truth", name="the mean")
+    if adj_p is None:
+        p = adjusted_p(np.abs(values.to_numpy()))
+    else:
+        p = align(values, adj_p, genes="truth", rows="truth", name="adj_p")[1].to_numpy()
+        if ((p < 0) | (p > 1)).any():
+            raise SchemaError("adj_p has values outside 0..1", expected="probabilities")
+    return (1 - p) * values + p * middle
+
+
+def adjusted_p(strength: Array) -> Array:
+    """Benjamini-Hochberg adjusted p within rows (conditions, genes), from −log10 p."""
+    genes = strength.shape[1]
+    order = np.argsort(-strength, axis=1)
+    scaled = 10.0 ** -np.take_along_axis(strength, order, axis=1) * genes / np.arange(1, genes + 1)
+    least = np.minimum.accumulate(scaled[:, ::-1], axis=1)[:, ::-1]
+    adjusted = np.empty_like(strength)
+    np.put_along_axis(adjusted, order, np.minimum(least, 1), axis=1)
+    return adjusted

@@ -1,0 +1,150 @@
+"""``report.html``: one self-contained page about a scorecard, with controls that work from the keyboard."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from perturbgen.console import format_value
+from perturbgen.evaluate.calibration import Intervals, calibration
+from perturbgen.evaluate.outputs import describe, headline_note, headline_records, metric_records, stratum_records
+from perturbgen.evaluate.report_controls import CONTROLS, STYLE
+from perturbgen.evaluate.report_data import BUDGET, OWN, payload, script_json
+from perturbgen.evaluate.report_script import SCRIPT
+from perturbgen.evaluate.scorecard import Scorecard
+from perturbgen.page import PALETTE, Page
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
+
+def write_report(path: str | Path, card: Scorecard, truth: pd.DataFrame, predictions: Mapping[str, pd.DataFrame],
+                 **options: Any) -> Path:  # fmt: skip
+    """Save :func:`report_page`, which see for the options."""
+    return report_page(card, truth, predictions, **options).write(path)
+
+
+def report_page(
+    card: Scorecard,
+    truth: pd.DataFrame,
+    predictions: Mapping[str, pd.DataFrame],
+    *,
+    title: str = "Scorecard",
+    intervals: Mapping[str, Intervals] | None = None,
+    ladder: Sequence[Mapping[str, Any]] = (),
+    metadata: Mapping[str, Any] | None = None,
+    budget: int = BUDGET,
+) -> Page:
+    """The page: ranking, scores by group, predicted against true, genes, calibration, definitions, metadata.
+
+    ``predictions`` are those scored (zeros need no table). ``intervals`` give for a method and a nominal level the
+    lower and upper tables; ``ladder`` is a table of its own, for instance of oracles. ``budget`` limits the
+    bytes of embedded tables: where they do not hold all genes, the page says which it shows.
+    """
+    data = payload(card, truth, predictions, budget=budget)
+    page = Page(title, describe(card))
+    page.block(f"<style>{STYLE}</style>")
+    page.section("Ranking", headline_note(card))
+    page.table(unbroken(headline_records(card)))
+    page.block(CONTROLS["ranking"])
+    page.section("By cell type and compound", "Mean score of each group. A column's heading sorts by it.")
+    page.block(CONTROLS["groups"])
+    page.section("Predicted against true", gene_note(data))
+    page.block(CONTROLS["conditions"])
+    page.section("Genes", "One gene over all conditions, and the conditions in which it responds most.")
+    page.block(CONTROLS["genes"])
+    if intervals:
+        calibration_section(page, truth, intervals)
+    if ladder:
+        page.section("Oracle ladder", "What each step of knowledge is worth.")
+        page.table(ladder)
+    tables_section(page, card)
+    page.section("Run")
+    page.table([{"what": name, "value": value} for name, value in flat({**card.info, **(metadata or {})})])
+    page.block(f'<script type="application/json" id="data">{script_json(data)}</script><script>{SCRIPT}</script>')
+    return page
+
+
+def gene_note(data: Mapping[str, Any]) -> str:
+    """Which genes are embedded."""
+    shown, total = len(data["genes"]), data["all_genes"]
+    if shown == total:
+        return f"A point is a gene; all {total:,} are shown, the {OWN} strongest of the condition in another colour."
+    return (
+        f"A point is a gene: the {OWN} strongest of the condition, and genes that are the same for all. To keep this "
+        f"page small, of the {total:,} genes these are {shown:,}: half are those of largest root mean square over the "
+        "conditions, half an even sample of the rest, from strong to silent. Scores are over all genes."
+    )
+
+
+def tables_section(page: Page, card: Scorecard) -> None:
+    """Every number with its interval, and what the metrics mean."""
+    note = "Mean over conditions [95 % interval], in brackets the share of the dynamic range between the controls."
+    page.section("All metrics", note)
+    page.table(unbroken(metric_records(card)))
+    if len(card.stratum_table):
+        page.section("Strata", "Headline within groups of conditions.")
+        page.table(unbroken(stratum_records(card)))
+    page.section("Definitions")
+    page.table(
+        [
+            {
+                "metric": metric.name,
+                "better": "more" if metric.higher_is_better else "less",
+                "range": f"{metric.low:g} to {metric.high:g}".replace("inf", "∞"),
+                "definition": metric.definition,
+                "negative control": metric.negative_control,
+            }
+            for metric in card.metrics
+        ]
+    )
+
+
+def unbroken(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Records whose texts stay on one line each."""
+    return [{k: v.replace(" ", "\u00a0") if isinstance(v, str) else v for k, v in r.items()} for r in records]
+
+
+def calibration_section(page: Page, truth: pd.DataFrame, intervals: Mapping[str, Intervals]) -> None:
+    """Nominal against actual coverage."""
+    found = {name: calibration(truth, levels).groupby(level="nominal").mean() for name, levels in intervals.items()}
+    page.section("Calibration", "How often the truth lies within the intervals that methods gave.")
+    caption = "On the diagonal intervals hold what they promise; below it they are too narrow."
+    page.figure(calibration_plot(found), caption)
+    page.table(
+        [
+            {"method": name, "nominal": level, "coverage": float(row["coverage"]), "mean width": float(row["width"])}
+            for name, table in found.items()
+            for level, row in table.iterrows()
+        ]
+    )
+
+
+def calibration_plot(found: Mapping[str, pd.DataFrame]) -> Figure:
+    """A line for each method."""
+    from plotly.graph_objects import Figure
+
+    figure = Figure()
+    figure.add_scatter(x=[0, 1], y=[0, 1], mode="lines", name="exact", line={"color": "#8a949e", "dash": "dot"})
+    for i, (name, table) in enumerate(found.items()):
+        colour = PALETTE[i % len(PALETTE)]
+        marks = {"mode": "lines+markers", "name": escape(name), "line": {"color": colour}}
+        figure.add_scatter(x=table.index, y=table["coverage"], **marks)
+    figure.update_xaxes(title="nominal coverage", range=[0, 1.02]).update_yaxes(title="coverage", range=[0, 1.02])
+    return figure.update_layout(height=420)
+
+
+def flat(record: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """Nested metadata as pairs of dotted names and text."""
+    pairs: list[tuple[str, str]] = []
+    for key, value in record.items():
+        if isinstance(value, Mapping):
+            pairs += flat(value, f"{prefix}{key}.")
+        elif value is not None:
+            text = " ".join(map(str, value)) if isinstance(value, (list, tuple)) else format_value(value)
+            pairs.append((f"{prefix}{key}", text))
+    return pairs

@@ -1,0 +1,247 @@
+"""The scorecard: every method on every metric between its controls, with intervals over conditions."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from perturbgen.errors import ConfigError, SchemaError, suggest
+from perturbgen.evaluate.bootstrap import interval, means, resample
+from perturbgen.evaluate.records import HEADLINE, METRICS, Metric
+from perturbgen.evaluate.rowwise import Array, divide
+
+logger = logging.getLogger(__name__)
+
+Role = Literal["method", "baseline", "negative control", "positive control"]
+HEADLINE_NAME = "headline"
+
+
+@dataclass(frozen=True, eq=False)
+class Scorecard:
+    """Scores of methods, and what they mean.
+
+    ``scores`` has rows (method, metric) and a column a condition. The best of ``negatives`` is a metric's 0 and
+    ``positive`` (or, without one, the metric's perfect value) its 1: the share of the dynamic range. ``baselines``
+    are what the others must beat. ``strata`` (conditions x ways to divide them) and ``clusters`` (a label a condition,
+    drawn together) are joined by label. ``info`` is kept with the files.
+    """
+
+    scores: pd.DataFrame
+    negatives: tuple[str, ...]
+    positive: str | None = None
+    baselines: tuple[str, ...] = ()
+    strata: pd.DataFrame | None = None
+    clusters: pd.Series | None = None
+    headline: tuple[str, ...] = HEADLINE
+    resamples: int = 1000
+    seed: int = 0
+    info: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if list(self.scores.index.names) != ["method", "metric"] or self.scores.index.has_duplicates:
+            raise SchemaError("scores have other rows than (method, metric), each once")
+        for name in dict.fromkeys([*self.scores.index.get_level_values("metric"), *self.headline]):
+            if name not in METRICS:
+                raise ConfigError(f"there is no metric {name!r}", fix=suggest(name, METRICS))
+        if not self.negatives:
+            raise ConfigError("a scorecard needs a negative control", fix="negatives=('zeros',)")
+        if self.resamples < 1:
+            raise ConfigError(f"resamples={self.resamples}", expected="at least 1")
+        controls = (*self.negatives, *self.baselines, *([self.positive] if self.positive else []))
+        for name in controls:
+            if name not in self.methods:
+                raise ConfigError(f"the control {name!r} has no scores", fix=suggest(name, self.methods))
+        if self.positive in (*self.negatives, *self.baselines):
+            raise ConfigError(f"{self.positive!r} is both a positive control and one that should be beaten")
+        if self.scores.groupby(level="method").size().nunique() > 1:
+            raise SchemaError(
+                "some methods have other metrics than others", expected="the same metrics for every method"
+            )
+
+    @property
+    def methods(self) -> list[str]:
+        """The methods, controls among them, in order."""
+        return list(dict.fromkeys(self.scores.index.get_level_values("method")))
+
+    @property
+    def metrics(self) -> list[Metric]:
+        """The records of the metrics, in order."""
+        return [METRICS[name] for name in dict.fromkeys(self.scores.index.get_level_values("metric"))]
+
+    def role(self, method: str) -> Role:
+        """What a method is there for."""
+        if method == self.positive:
+            return "positive control"
+        if method in self.negatives:
+            return "negative control"
+        return "baseline" if method in self.baselines else "method"
+
+    @cached_property
+    def overall(self) -> Panel:
+        """All conditions together."""
+        return self.panel(np.ones(self.scores.shape[1], bool))
+
+    @cached_property
+    def table(self) -> pd.DataFrame:
+        """A row for every method and metric, the headline among them, over all conditions."""
+        return self.overall.table
+
+    @cached_property
+    def ranking(self) -> pd.DataFrame:
+        """The headline of every method, best first."""
+        rows = self.table[self.table["metric"] == HEADLINE_NAME]
+        return rows.sort_values(["value", "method"], ascending=[False, True], ignore_index=True)
+
+    @cached_property
+    def stratum_table(self) -> pd.DataFrame:
+        """As :attr:`table`, for every level of every stratum; empty where there is none."""
+        parts = []
+        for name, labels in (self.strata if self.strata is not None else pd.DataFrame()).items():
+            for level in sorted(labels.unique()):
+                panel = self.panel((labels.reindex(self.scores.columns) == level).to_numpy())
+                parts.append(panel.table.assign(stratum=str(name), level=level))
+        return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=[*self.table.columns, "stratum"])
+
+    def panel(self, chosen: Array) -> Panel:
+        """The scorecard of some conditions (conditions,), with the resamples of those."""
+        names = [metric.name for metric in self.metrics]
+        ordered = self.scores.loc[[(method, name) for method in self.methods for name in names]]
+        values = ordered.to_numpy()[:, chosen].reshape(len(self.methods), len(names), -1)
+        clusters = None
+        if self.clusters is not None:
+            clusters = self.clusters.reindex(self.scores.columns[chosen]).tolist()
+        counts = resample(values.shape[2], self.resamples, np.random.default_rng(self.seed), clusters)
+        return Panel(self, values, counts)
+
+
+@dataclass(frozen=True, eq=False)
+class Panel:
+    """The numbers of a scorecard over a set of conditions: ``values`` (methods, metrics, conditions) and the counts of
+    the resamples (resamples, conditions).
+    """
+
+    card: Scorecard
+    values: Array
+    counts: Array
+
+    @cached_property
+    def draws(self) -> Array:
+        """Means of the resamples (1 + resamples, methods, metrics); the first are the conditions as they are."""
+        counts = np.vstack([np.ones(self.counts.shape[1]), self.counts])
+        methods, metrics, conditions = self.values.shape
+        return means(self.values.reshape(-1, conditions), counts).reshape(len(counts), methods, metrics)
+
+    @cached_property
+    def upwards(self) -> Array:
+        """The draws with every metric turned so that more is better."""
+        return self.draws * np.array([metric.sign for metric in self.card.metrics])
+
+    @cached_property
+    def negative(self) -> Array:
+        """Which method is the negative control of each metric (metrics,): the best of them, as scored."""
+        return self.best_of(self.card.negatives)
+
+    @cached_property
+    def bar(self) -> Array:
+        """Which method each metric's best baseline is (metrics,), negative controls included."""
+        return self.best_of((*self.card.negatives, *self.card.baselines))
+
+    def best_of(self, names: Sequence[str]) -> Array:
+        """The best of some methods for each metric (metrics,), as a position."""
+        positions = np.array([self.card.methods.index(name) for name in names])
+        found = np.nan_to_num(self.upwards[0, positions], nan=-np.inf)
+        return positions[np.argmax(found, axis=0)]
+
+    @cached_property
+    def floor(self) -> Array:
+        """The negative control's draws (1 + resamples, metrics)."""
+        return self.upwards[:, self.negative, np.arange(len(self.negative))]
+
+    @cached_property
+    def ceiling(self) -> Array:
+        """The positive control's draws, or the perfect value (1 + resamples, metrics)."""
+        if self.card.positive is not None:
+            return self.upwards[:, self.card.methods.index(self.card.positive)]
+        perfect = np.array([metric.sign * metric.best for metric in self.card.metrics], float)
+        return np.broadcast_to(perfect, self.floor.shape)
+
+    @cached_property
+    def ranks(self) -> Array:
+        """Which metrics have a dynamic range (metrics,): the controls differ by more than chance over conditions."""
+        span = self.ceiling - self.floor
+        low, _ = interval(span[1:])
+        return np.isfinite(span[0]) & (span[0] > 0) & (np.isnan(low) | (low > 0))
+
+    @cached_property
+    def shares(self) -> Array:
+        """Shares of the dynamic range (1 + resamples, methods, metrics); NaN for metrics that have none."""
+        span = (self.ceiling - self.floor)[:, None]
+        share = divide(self.upwards - self.floor[:, None], np.where(span > 0, span, 0.0), np.nan)
+        return np.where(self.ranks & np.isfinite(span), share, np.nan)
+
+    @cached_property
+    def headline(self) -> Array:
+        """The mean share over the headline's metrics that rank (1 + resamples, methods); NaN where none does."""
+        chosen = [i for i, metric in enumerate(self.card.metrics) if metric.name in self.card.headline]
+        usable = [i for i in chosen if self.ranks[i]]
+        if not usable:
+            return np.full(self.shares.shape[:2], np.nan)
+        return self.shares[:, :, usable].mean(axis=2)
+
+    @cached_property
+    def table(self) -> pd.DataFrame:
+        """Rows of every metric, the headline first."""
+        shown = [self.headline_rows(), *(self.metric_rows(i) for i in range(len(self.card.metrics)))]
+        return pd.concat(shown, ignore_index=True)
+
+    def headline_rows(self) -> pd.DataFrame:
+        """The headline of every method, and its difference to the best baseline's."""
+        names = (*self.card.negatives, *self.card.baselines)
+        positions = [self.card.methods.index(name) for name in names]
+        bar = max(positions, key=lambda i: np.nan_to_num(self.headline[0, i], nan=-np.inf))
+        frame = self.frame(self.headline, self.headline[:, [bar]], bar).assign(metric=HEADLINE_NAME)
+        ranks = bool(np.isfinite(self.headline[0]).any())
+        return frame.assign(share=frame["value"], share_low=frame["low"], share_high=frame["high"], ranks=ranks)
+
+    def metric_rows(self, at: int) -> pd.DataFrame:
+        """One metric of every method."""
+        metric = self.card.metrics[at]
+        bar = int(self.bar[at])
+        frame = self.frame(self.draws[:, :, at], self.draws[:, [bar], at], bar).assign(metric=metric.name)
+        low, high = interval(self.shares[1:, :, at])
+        return frame.assign(
+            share=self.shares[0, :, at], share_low=low, share_high=high, ranks=bool(self.ranks[at]),
+            negative=self.card.methods[int(self.negative[at])],
+        )  # fmt: skip
+
+    def frame(self, draws: Array, against: Array, bar: int) -> pd.DataFrame:
+        """Values, intervals and paired differences of methods, from draws (1 + resamples, methods)."""
+        low, high = self.bounds(draws)
+        difference = draws - against
+        difference_low, difference_high = self.bounds(difference)
+        return pd.DataFrame(
+            {
+                "method": self.card.methods,
+                "role": [self.card.role(name) for name in self.card.methods],
+                "metric": "",
+                "conditions": self.values.shape[2],
+                "value": draws[0], "low": low, "high": high,
+                "share": np.nan, "share_low": np.nan, "share_high": np.nan, "ranks": False,
+                "baseline": self.card.methods[bar],
+                "difference": difference[0], "difference_low": difference_low, "difference_high": difference_high,
+                "negative": "",
+            }
+        )  # fmt: skip
+
+    def bounds(self, draws: Array) -> tuple[Array, Array]:
+        """The interval of draws (1 + resamples, methods); one condition has none."""
+        if self.values.shape[2] < 2:
+            nothing = np.full(draws.shape[1], np.nan)
+            return nothing, nothing
+        return interval(draws[1:])

@@ -1,0 +1,144 @@
+"""``score``: a truth and a prediction as labelled tables, to a table of metrics x conditions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from perturbgen.errors import ConfigError, SchemaError, shorten
+from perturbgen.evaluate import genes as de
+from perturbgen.evaluate.align import Policy, align
+from perturbgen.evaluate.discrimination import Distance, discrimination
+from perturbgen.evaluate.records import OPEN_PROBLEMS, Metric, choose_metrics
+from perturbgen.evaluate.rowwise import Array, rowwise_cosine, rowwise_mae, rowwise_pearson, rowwise_rmse
+from perturbgen.evaluate.tables import BLOCK_ROWS, RowMetric, Rows, Values
+
+CELL_TYPE = "cell_type"
+
+ROW_WISE: dict[str, RowMetric] = {
+    "mean_rowwise_rmse": lambda t: rowwise_rmse(t.truth.values, t.prediction.values),
+    "mean_rowwise_mae": lambda t: rowwise_mae(t.truth.values, t.prediction.values),
+    "mean_rowwise_pearson": lambda t: rowwise_cosine(t.truth.centred, t.prediction.centred),
+    "mean_rowwise_spearman": lambda t: rowwise_cosine(t.truth.ranks, t.prediction.ranks),
+    "mean_rowwise_cosine": lambda t: rowwise_cosine(t.truth.values, t.prediction.values),
+    "top_100_overlap": lambda t: de.top_overlap(t.truth.values, t.prediction.values, k=100),
+    "sign_accuracy_de": lambda t: de.sign_accuracy(t.truth.values, t.prediction.values, t.truth.de),
+    "de_precision": lambda t: de.precision(t.truth.de, t.prediction.de),
+    "de_recall": lambda t: de.recall(t.truth.de, t.prediction.de),
+    "de_overlap": lambda t: de.de_overlap(t.truth.de, t.prediction.de, t.prediction.values),
+    "weighted_mse": lambda t: de.weighted_mse(t.truth.values, t.prediction.values, t.truth.weights),
+    "weighted_r2_delta_control": lambda t: de.weighted_r2(t.truth.values, t.prediction.values, t.truth.weights),
+    "weighted_r2_delta_perturbed_mean": lambda t: de.weighted_r2(*t.deviations, t.truth.weights),
+    "pearson_delta_perturbed_mean": lambda t: rowwise_pearson(*t.deviations),
+}
+DISCRIMINATION: dict[str, Distance] = {
+    "perturbation_discrimination": "cosine",
+    "discrimination_l1": "l1",
+    "centroid_accuracy": "euclidean",
+}
+
+
+def score(
+    truth: pd.DataFrame,
+    prediction: pd.DataFrame,
+    *,
+    metrics: Sequence[str] | None = None,
+    genes: Policy = "exact",
+    rows: Policy = "exact",
+    reference: pd.DataFrame | pd.Series | None = None,
+    groups: str | pd.Series | None = CELL_TYPE,
+    level: float = 0.05,
+    adjust: bool = True,
+    name: str = "the prediction",
+) -> pd.DataFrame:
+    """Every metric for every condition: metrics x conditions; its ``mean(axis=1)`` is what is usually reported.
+
+    ``truth`` and ``prediction`` are conditions x genes, joined by label, of signed −log10 p (or any statistic, as long
+    as no DE metric is wanted). Other genes or rows are errors unless ``genes`` or ``rows`` is ``truth`` (the prediction
+    may have more) or ``intersection``. ``groups``, a level of the index or a column of labels, says which conditions
+    are told apart from which. ``reference`` is the mean perturbation of the training rows, a value a gene or
+    conditions x genes. A gene responds where its p, Benjamini-Hochberg adjusted within the condition with ``adjust``,
+    is at most ``level``. NaN where a metric says nothing of a condition: no gene responds, nobody to be told apart
+    from.
+    """
+    chosen = choose_metrics(metrics, reference=reference is not None)
+    require_level(level)
+    true, predicted = align(truth, prediction, genes=genes, rows=rows, name=name)
+    values = compute(
+        chosen,
+        Values(true.to_numpy(), level, adjust),
+        Values(predicted.to_numpy(), level, adjust),
+        groups=find_groups(true.index, groups),
+        reference=find_reference(true, reference),
+    )
+    return pd.DataFrame(values, pd.Index([metric.name for metric in chosen], name="metric"), true.index)
+
+
+def compute(
+    metrics: Sequence[Metric], truth: Values, prediction: Values, *, groups: Array, reference: Array | None
+) -> Array:
+    """The scores (metrics, conditions) of a prediction whose rows are the truth's."""
+    names = [metric.name for metric in metrics if metric.name in ROW_WISE]
+    found = dict(zip(names, compute_rows(names, truth, prediction, reference), strict=True)) if names else {}
+    for metric in metrics:
+        if metric.name in DISCRIMINATION:
+            distance = DISCRIMINATION[metric.name]
+            found[metric.name] = discrimination(truth.values, prediction.values, groups, distance=distance)
+    return np.reshape([found[metric.name] for metric in metrics], (len(metrics), len(truth.values)))
+
+
+def compute_rows(names: Sequence[str], truth: Values, prediction: Values, reference: Array | None) -> Array:
+    """The row-wise scores (metrics, conditions), a block of rows at a time."""
+    parts = [np.empty((len(names), 0))]
+    for number, (true, predicted) in enumerate(zip(truth.blocks, prediction.blocks, strict=True)):
+        at = slice(number * BLOCK_ROWS, (number + 1) * BLOCK_ROWS)
+        rows = Rows(true, predicted, None if reference is None else reference[at])
+        parts.append(np.reshape([ROW_WISE[name](rows) for name in names], (len(names), len(true.values))))
+    return np.concatenate(parts, axis=1)
+
+
+def require_level(level: float) -> None:
+    """A level of significance lies between 0 and 1."""
+    if not 0 < level < 1:
+        raise ConfigError(f"level={level} is no level of significance", expected="a number between 0 and 1")
+
+
+def find_groups(conditions: pd.Index, groups: str | pd.Series | None) -> Array:
+    """The group of each condition (conditions,): a level of the index, a column joined by label, or one for all."""
+    if isinstance(groups, pd.Series):
+        absent = conditions[~conditions.isin(groups.index)]
+        if len(absent):
+            raise SchemaError(f"groups say nothing of {len(absent)} conditions: {shorten(absent, 3)}")
+        return groups.reindex(conditions).astype(str).to_numpy()
+    if groups in conditions.names and groups is not None:
+        return conditions.get_level_values(groups).astype(str).to_numpy()
+    if groups not in (None, CELL_TYPE):
+        raise SchemaError(f"the conditions have no level {groups!r}", expected=f"one of {shorten(conditions.names)}")
+    return np.full(len(conditions), "all")
+
+
+def find_reference(truth: pd.DataFrame, reference: pd.DataFrame | pd.Series | None) -> Array | None:
+    """The reference of each condition (conditions, genes), joined by label."""
+    if reference is None:
+        return None
+    if isinstance(reference, pd.DataFrame):
+        _, table = align(truth, reference, genes="truth", rows="truth", name="the reference")
+        return table.to_numpy()
+    absent = truth.columns[~truth.columns.isin(reference.index)]
+    if len(absent):
+        raise SchemaError(f"the reference has no value for {len(absent)} genes: {shorten(absent)}")
+    values = reference.reindex(truth.columns).astype(float)
+    return np.broadcast_to(values.to_numpy(), truth.shape)
+
+
+def open_problems_mean_score(values: pd.Series, worst: pd.Series) -> float:
+    """The mean score of Open Problems' website, from mean values of its five metrics and those of its worst control.
+
+    Errors are scaled as 1 − v / v_worst (their worst control is ``sample``), correlations are taken as they are; each
+    is cut to 0..1.
+    """
+    errors = list(OPEN_PROBLEMS[:2])
+    scaled = pd.concat([1 - values[errors] / worst[errors], values[list(OPEN_PROBLEMS[2:])]])
+    return float(scaled.clip(0, 1).mean())
