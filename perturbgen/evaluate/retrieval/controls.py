@@ -1,0 +1,82 @@
+"""The controls that every retrieval number needs: other plates, other wells, shuffled labels, the plate itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from perturbgen.errors import SchemaError
+from perturbgen.evaluate.retrieval.pairs import Array, codes, require_labels
+from perturbgen.evaluate.retrieval.retrieve import as_list, retrieve
+
+
+def controlled(
+    embedding: Array | pd.DataFrame,
+    meta: pd.DataFrame,
+    *,
+    same: str | Sequence[str],
+    differ: str | Sequence[str] = (),
+    plate: str | None = None,
+    well: str | None = None,
+    rng: np.random.Generator,
+    **options: Any,
+) -> pd.DataFrame:
+    """A row per variant of one retrieval (means per query), ``note`` saying why a variant is impossible.
+
+    * ``other plate``, ``other well``: positives must lie on another plate, at another position, so that neither can
+      help; ``negatives on the plate``: negatives share the query's plate, so that the plate cannot help either;
+    * ``shuffled labels``: labels permuted (within the plate, where one is given): what the design alone gives;
+    * ``plate`` and ``well`` as the label, positives being of another group: how well a batch is retrieved. Chance is
+      an auc of one half; what is above it is leakage. ``options`` go to :func:`retrieve`.
+    """
+    same, differ = as_list(same), as_list(differ)
+    require_labels(meta, [column for column in (plate, well) if column])
+    shuffled = shuffle_labels(meta, same, within=[plate] if plate else [], rng=rng)
+    variants: dict[str, tuple[pd.DataFrame, dict[str, Any]]] = {"as given": (meta, {})}
+    if plate:
+        variants["other plate"] = meta, {"differ": [*differ, plate]}
+        variants["negatives on the plate"] = meta, {"negatives_same": [plate]}
+    if well:
+        variants["other well"] = meta, {"differ": [*differ, well]}
+    if plate and well:
+        variants["other plate and well"] = meta, {"differ": [*differ, plate, well]}
+    variants["shuffled labels"] = shuffled, {}
+    if plate:
+        variants["the plate itself"] = meta, {"same": [plate], "differ": same}
+    if plate and well:
+        variants["the well itself"] = meta, {"same": [well], "differ": [*same, plate]}
+    rows = {
+        name: variant(embedding, labels, {"same": same, "differ": differ, **options, **rule})
+        for name, (labels, rule) in variants.items()
+    }
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def variant(embedding: Array | pd.DataFrame, meta: pd.DataFrame, rule: dict[str, Any]) -> dict[str, Any]:
+    """One row."""
+    try:
+        result = retrieve(embedding, meta, **rule)
+    except SchemaError as error:
+        return {"note": error.what}
+    summary = result.summary().loc["per query"]
+    names = ["ap", "nap", "auc", "median_q", "top_0.01", "p_at_1"]
+    return {**{name: float(summary[name]) for name in names}, "queries": int(summary["n"]), "note": ""}
+
+
+def shuffle_labels(
+    meta: pd.DataFrame, columns: Sequence[str], *, within: Sequence[str] = (), rng: np.random.Generator
+) -> pd.DataFrame:
+    """The same table with the labels permuted among the rows that agree in ``within``; groups keep their sizes."""
+    require_labels(meta, [*columns, *within])
+    place = np.arange(len(meta))
+    stratum = codes(meta, within)
+    for code in np.unique(stratum):
+        rows = np.flatnonzero(stratum == code)
+        place[rows] = rng.permutation(rows)
+    shuffled = meta.copy()
+    for column in columns:
+        shuffled[column] = meta[column].take(place).set_axis(meta.index)
+    return shuffled
