@@ -1,13 +1,14 @@
 """Linear embeddings that any network must beat: PCA, WCCN, and a metric learned from replicates.
 
-Each is fitted on training rows only and turns (rows, features) into (rows, components), to be compared by cosine.
+``WCCN(64).fit(train, labels)`` gives a :class:`Projection`, whose ``transform`` turns (rows, features) into
+(rows, components), to be compared by cosine. Fit on training rows only.
 """
 
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, replace
-from typing import Any, Self
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -15,6 +16,22 @@ from perturbgen.errors import ConfigError, SchemaError
 
 Array = np.ndarray[Any, Any]
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Projection:
+    """A fitted linear embedding: (x - mean) @ matrix."""
+
+    mean: Array  # (features,)
+    matrix: Array  # (features, components)
+    strength: Array  # (components,) variance or replicate correlation along each component, as fitted
+
+    def transform(self, x: Array) -> Array:
+        """(rows, components)."""
+        x = np.asarray(x)
+        if x.ndim != 2 or x.shape[1] != len(self.mean):
+            raise SchemaError(f"data of shape {x.shape}", expected=f"(rows, {len(self.mean)}), as the training rows")
+        return (x - self.mean) @ self.matrix
 
 
 @dataclass(frozen=True)
@@ -27,100 +44,78 @@ class PCA:
     components: int
     scale: bool = True
     whiten: bool = False
-    mean: Array | None = None
-    matrix: Array | None = None  # (features, components)
 
-    def fit(self, x: Array, labels: Array | None = None) -> Self:
-        """Of (rows, features); labels are not used."""
+    def fit(self, x: Array) -> Projection:
+        """Of (rows, features)."""
         x = check(x, self.components)
         mean = x.mean(axis=0)
         spread = x.std(axis=0) if self.scale else np.ones(x.shape[1])
         weight = np.where(spread > 0, 1 / np.where(spread > 0, spread, 1), 0)  # a constant feature says nothing
         _, singular, axes = np.linalg.svd((x - mean) * weight, full_matrices=False)
-        rank = int((singular > singular[:1].max(initial=0) * 1e-10).sum())
+        rank = int((singular > singular[0] * 1e-10).sum())
         kept = min(self.components, rank)
         if kept < self.components:
             log.warning("%d components were asked for; %d rows have %d", self.components, len(x), kept)
         matrix = weight[:, None] * axes[:kept].T
         if self.whiten:
             matrix = matrix / singular[:kept] * np.sqrt(len(x))
-        return replace(self, mean=mean, matrix=matrix)
-
-    def transform(self, x: Array) -> Array:
-        """(rows, components)."""
-        return project(x, self.mean, self.matrix)
+        return Projection(mean, matrix, singular[:kept] ** 2 / len(x))
 
 
 @dataclass(frozen=True)
 class WCCN:
     """Within-class covariance normalisation: PCA, then the inverse Cholesky factor of the within-class covariance.
 
-    The pooled covariance W of rows about their class mean is shrunk to (1 - a) W + a tr(W)/k I; the product of the
-    transformed rows is x' W^-1 y, so directions that vary among replicates count less.
+    The pooled covariance W of rows about their class mean is shrunk to (1 - a) W + a tr(W)/k I; the product of two
+    transformed rows is x' W^-1 y, so directions in which replicates vary count less.
     """
 
     components: int = 64
     shrink: float = 0.1
     scale: bool = True
-    mean: Array | None = None
-    matrix: Array | None = None
 
-    def fit(self, x: Array, labels: Array) -> Self:
+    def fit(self, x: Array, labels: Array) -> Projection:
         """Of (rows, features) and (rows,) class labels."""
-        if not 0 <= self.shrink <= 1:
-            raise ConfigError(f"shrink is {self.shrink}", expected="a number from 0 to 1")
         pca = PCA(self.components, scale=self.scale).fit(x)
-        scores = pca.transform(x)
-        within = within_covariance(scores, labels)
-        k = len(within)
-        within = (1 - self.shrink) * within + self.shrink * np.trace(within) / k * np.eye(k)
+        within = shrunk(within_covariance(pca.transform(x), labels), self.shrink)
         factor = np.linalg.cholesky(np.linalg.inv(within))  # W^-1 = F F'
-        return replace(self, mean=pca.mean, matrix=pca.matrix @ factor)
-
-    def transform(self, x: Array) -> Array:
-        """(rows, components)."""
-        return project(x, self.mean, self.matrix)
+        return Projection(pca.mean, pca.matrix @ factor, pca.strength)
 
 
 @dataclass(frozen=True)
 class ReplicateMetric:
-    """A linear metric from replicates alone, in the spirit of PeML (Smith and Haibe-Kains 2023).
+    """A linear metric learned from replicates alone, in the spirit of PeML (Smith and Haibe-Kains 2023).
 
-    Directions v solve B v = r T v, with T the covariance of rows and B that of pairs of replicates (of class means,
-    without the share that noise has in them); r is the correlation of replicates along v. Components come by falling r
-    and are weighted by sqrt(r), so that the product of two rows expects what their true parts share.
+    Directions v solve B v = r T v, with T the covariance of all rows and B = T - W what is left of it without the
+    within-class covariance; r is the correlation of replicates along v. Components come by falling r and are weighted
+    by sqrt(r), so that the product of two rows is what their true parts are expected to share.
     """
 
     components: int = 32
     before: int = 64  # principal components in which directions are sought
     shrink: float = 0.1
     scale: bool = True
-    mean: Array | None = None
-    matrix: Array | None = None
-    correlation: Array | None = None  # (components,) r
 
-    def fit(self, x: Array, labels: Array) -> Self:
+    def fit(self, x: Array, labels: Array) -> Projection:
         """Of (rows, features) and (rows,) class labels."""
         from scipy.linalg import eigh
 
         pca = PCA(self.before, scale=self.scale).fit(x)
-        scores = pca.transform(x)
-        within, total = within_covariance(scores, labels), np.cov(scores, rowvar=False, bias=True)
-        k = len(total)
-        total = np.atleast_2d(total)
-        ridge = self.shrink * np.trace(total) / k * np.eye(k)
-        r, axes = eigh(total - within, (1 - self.shrink) * total + ridge)
+        within, total = within_covariance(pca.transform(x), labels), np.diag(pca.strength)
+        r, axes = eigh(total - within, shrunk(total, self.shrink))
         best = np.argsort(-r)[: self.components]
         best = best[r[best] > 0]
         if not len(best):
-            raise SchemaError(
-                "no direction has replicates more alike than others", expected="replicates with something in common"
-            )
-        return replace(self, mean=pca.mean, matrix=pca.matrix @ (axes[:, best] * np.sqrt(r[best])), correlation=r[best])
+            raise SchemaError("no direction has replicates more alike than others", expected="replicates that agree")
+        return Projection(pca.mean, pca.matrix @ (axes[:, best] * np.sqrt(r[best])), r[best])
 
-    def transform(self, x: Array) -> Array:
-        """(rows, components)."""
-        return project(x, self.mean, self.matrix)
+
+def shrunk(covariance: Array, shrink: float) -> Array:
+    """(1 - a) C + a tr(C)/k I."""
+    if not 0 <= shrink <= 1:
+        raise ConfigError(f"shrink is {shrink}", expected="a number from 0 to 1")
+    k = len(covariance)
+    return (1 - shrink) * covariance + shrink * np.trace(covariance) / k * np.eye(k)
 
 
 def within_covariance(scores: Array, labels: Array) -> Array:
@@ -152,13 +147,3 @@ def check(x: Array, components: int) -> Array:
     if bad.any():
         raise SchemaError(f"{bad.sum()} rows hold NaN or infinity", expected="finite numbers", fix="fill or drop them")
     return x
-
-
-def project(x: Array, mean: Array | None, matrix: Array | None) -> Array:
-    """(x - mean) @ matrix, once fitted."""
-    if mean is None or matrix is None:
-        raise ConfigError("transform before fit", expected="a fitted embedding", fix="embedding = embedding.fit(x, labels)")
-    x = np.asarray(x)
-    if x.ndim != 2 or x.shape[1] != len(mean):
-        raise SchemaError(f"data of shape {x.shape}", expected=f"(rows, {len(mean)}), as the training rows")
-    return (x - mean) @ matrix

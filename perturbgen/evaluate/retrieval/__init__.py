@@ -7,12 +7,12 @@ therefore scores exactly what chance gives, and the order of the rows never matt
 
 from perturbgen.evaluate.retrieval.controls import controlled, shuffle_labels
 from perturbgen.evaluate.retrieval.crossmodal import match_modalities
+from perturbgen.evaluate.retrieval.evaluator import retrieve
 from perturbgen.evaluate.retrieval.mixing import knn_mixing, mixing_summary
 from perturbgen.evaluate.retrieval.neighbours import nearest
 from perturbgen.evaluate.retrieval.nulls import ap_null, expected_ap
 from perturbgen.evaluate.retrieval.replicating import percent_replicating
 from perturbgen.evaluate.retrieval.result import Retrieval
-from perturbgen.evaluate.retrieval.retrieve import retrieve
 
 __all__ = [
     "Retrieval",

@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 
 from perturbgen.errors import SchemaError
+from perturbgen.evaluate.retrieval.evaluator import as_list, retrieve
 from perturbgen.evaluate.retrieval.pairs import Array, codes, require_labels
-from perturbgen.evaluate.retrieval.retrieve import as_list, retrieve
 
 
 def controlled(
@@ -61,7 +61,7 @@ def variant(embedding: Array | pd.DataFrame, meta: pd.DataFrame, rule: dict[str,
         result = retrieve(embedding, meta, **rule)
     except SchemaError as error:
         return {"note": error.what}
-    summary = result.summary().loc["per query"]
+    summary: Any = result.summary().loc["per query"]
     names = ["ap", "nap", "auc", "median_q", "top_0.01", "p_at_1"]
     return {**{name: float(summary[name]) for name in names}, "queries": int(summary["n"]), "note": ""}
 

@@ -43,7 +43,9 @@ def match_modalities(
         low, high = partner_ranks(source.loc[shared], target, shared, similarity)
         for value in pd.unique(stratum):
             here = np.flatnonzero(stratum == value)
-            rows.append({"direction": name, "stratum": value, **tested(low, high, here, len(target), permutations, rng)})
+            rows.append(
+                {"direction": name, "stratum": value, **tested(low, high, here, len(target), permutations, rng)}
+            )
     return pd.DataFrame(rows)
 
 
@@ -75,9 +77,13 @@ def read_strata(strata: pd.Series, shared: pd.Index) -> Array:
     return strata.loc[shared].to_numpy()
 
 
-def partner_ranks(source: pd.DataFrame, target: pd.DataFrame, shared: pd.Index, measure: Measure) -> tuple[Array, Array]:
+def partner_ranks(
+    source: pd.DataFrame, target: pd.DataFrame, shared: pd.Index, measure: Measure
+) -> tuple[Array, Array]:
     """(shared, shared) first and last rank, among all of target's rows, of each shared perturbation for each query."""
-    both = pd.concat([source.set_axis(range(len(source))), target.set_axis(range(len(source), len(source) + len(target)))])
+    both = pd.concat(
+        [source.set_axis(range(len(source))), target.set_axis(range(len(source), len(source) + len(target)))]
+    )
     vectors = read_embedding(both.to_numpy(), both[[]])
     everyone = np.arange(len(both))
     prepared = prepare(vectors, everyone[: len(source)], everyone[len(source) :], measure)
@@ -92,7 +98,9 @@ def partner_ranks(source: pd.DataFrame, target: pd.DataFrame, shared: pd.Index, 
     return low, high
 
 
-def tested(low: Array, high: Array, here: Array, total: int, permutations: int, rng: np.random.Generator) -> dict[str, Any]:
+def tested(
+    low: Array, high: Array, here: Array, total: int, permutations: int, rng: np.random.Generator
+) -> dict[str, Any]:
     """The metrics of the queries ``here``, their null means and p-values."""
     observed = metrics(low[here, here], high[here, here], total)
     null = []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -44,7 +43,7 @@ class DeviceCounter:
     def rank(self, rows: slice) -> Ranked:
         """One block."""
         torch, block = self._torch, self._block(rows)
-        part, who = positives(self._pairs, rows, self._similarity.queries.dtype)
+        part, who = positives(self._pairs, rows, np.float64 if block.dtype == torch.float64 else np.float32)
         most = int(part.count.max(initial=0))
         if most == 0:
             return part
@@ -54,7 +53,6 @@ class DeviceCounter:
         chosen[filled] = self._similarity.column[who[place]]
         sims = block.gather(1, self._send(chosen)).masked_fill(~self._send(filled), -torch.inf)
         worst_first = sims.sort(dim=1).values
-        part = replace(part, sims=part.sims.astype(str(sims.dtype).removeprefix("torch."), copy=False))
         part.sims[place] = worst_first.flip(1).cpu().numpy()[filled]
         over, level = self._histograms(block, rows, worst_first)
         part.opposed[:] = (over + level).sum(axis=1) * (part.count > 0)

@@ -1,7 +1,7 @@
 """The inner loops of retrieval, compiled by numba; they release the interpreter lock. Import where used.
 
-For each query the positives' similarities are kept from the best to the worst, in ``sims[offsets[i]:][:count[i]]``, with
-``above`` (negatives more similar than this positive) and ``tied`` (negatives exactly as similar) beside them.
+For each query the positives' similarities are kept from the best to the worst, in ``sims[offsets[i]:][:count[i]]``,
+with ``above`` (negatives more similar than this positive) and ``tied`` (negatives exactly as similar) beside them.
 """
 
 from __future__ import annotations

@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 
 from perturbgen.errors import SchemaError
+from perturbgen.evaluate.retrieval.evaluator import as_list
 from perturbgen.evaluate.retrieval.neighbours import nearest
 from perturbgen.evaluate.retrieval.pairs import codes, require_labels
-from perturbgen.evaluate.retrieval.retrieve import as_list
 from perturbgen.evaluate.retrieval.similarity import Measure, read_embedding
 
 Array = np.ndarray[Any, Any]

@@ -103,7 +103,7 @@ def group_p_values(queries: pd.DataFrame, group: Array, *, draws: int, seed: int
     observed = table.groupby("group", sort=True)["ap"].mean()
     counts = table.groupby(["group", "m", "total"], sort=True).size()
     shapes: dict[int, list[tuple[tuple[int, int], int]]] = {}
-    for (code, m, total), n in counts.items():
+    for code, m, total, n in counts.rename("n").reset_index().itertuples(index=False):
         shapes.setdefault(code, []).append(((int(m), int(total)), int(n)))
     nulls: dict[tuple[tuple[tuple[int, int], int], ...], Null] = {}
     p = {}

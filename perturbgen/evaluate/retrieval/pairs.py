@@ -84,7 +84,9 @@ def make_pairs(
     candidate = np.flatnonzero(possible)
     number = np.full(len(meta), UNKNOWN)
     number[candidate] = np.arange(len(candidate))
-    differs = np.stack([codes(meta, [column]) for column in differ], axis=1) if differ else np.zeros((len(meta), 0), int)
+    differs = (
+        np.stack([codes(meta, [column]) for column in differ], axis=1) if differ else np.zeros((len(meta), 0), int)
+    )
     query = np.flatnonzero(asking)
     members, member_starts = by_code(group[candidate], found[candidate], int(group.max(initial=-1)) + 1)
     opposed, negative_starts = by_code(stratum[candidate], against[candidate], int(stratum.max(initial=-1)) + 1)

@@ -51,7 +51,9 @@ def percent_replicating(
         if len(values):
             medians[code], sizes[code] = float(np.median(values)), len(rows)
     if not medians:
-        raise SchemaError(f"no group of {same!r} has a pair", expected="groups of at least two rows", fix="another same=")
+        raise SchemaError(
+            f"no group of {same!r} has a pair", expected="groups of at least two rows", fix="another same="
+        )
     limits = {
         size: float(np.quantile([null_median(compare, group, size, rng) for _ in range(null_groups)], quantile))
         for size in sorted(set(sizes.values()))

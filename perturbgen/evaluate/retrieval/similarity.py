@@ -35,7 +35,9 @@ class Similarity:
         values = np.asarray(self.product(queries, self.candidates))
         expected = (len(queries), len(self.candidates))
         if values.shape != expected:
-            raise SchemaError(f"the similarity gave shape {values.shape}", expected=f"(queries, candidates) = {expected}")
+            raise SchemaError(
+                f"the similarity gave shape {values.shape}", expected=f"(queries, candidates) = {expected}"
+            )
         if not np.isfinite(values).all():
             raise SchemaError("the similarity gave NaN or infinity", expected="a finite number for every pair")
         return np.ascontiguousarray(values)
@@ -122,7 +124,7 @@ def read_embedding(embedding: Array | pd.DataFrame, meta: pd.DataFrame) -> Array
         absent = meta.index.difference(embedding.index)
         if len(absent) or not embedding.index.is_unique:
             raise SchemaError(
-                f"the embedding lacks {len(absent)} of the {len(meta)} labelled rows ({shorten(absent)}) or repeats some",
+                f"the embedding lacks {len(absent)} of the {len(meta)} rows, or repeats some: {shorten(absent)}",
                 expected="one row of the embedding for each row of the labels",
             )
         embedding = embedding.loc[meta.index].to_numpy()

@@ -21,7 +21,8 @@ FRACTIONS: Final = (0.001, 0.01, 0.1)
 DEPTHS: Final = (1, 5, 10)
 EARLY: Final = 20.0  # how steeply the early area favours the top, as BEDROC's alpha
 COLUMNS: Final = (
-    "ap", "auc", "median_q", *(f"top_{f:g}" for f in FRACTIONS), "early_auc", "p_at_1", *(f"r_at_{k}" for k in DEPTHS[1:])
+    "ap", "auc", "median_q", *(f"top_{f:g}" for f in FRACTIONS),
+    "early_auc", "p_at_1", *(f"r_at_{k}" for k in DEPTHS[1:]),
 )  # fmt: skip
 RESOLUTION: Final = 1_000_000  # places of the pooled histogram of rank quantiles
 log = logging.getLogger(__name__)
@@ -54,7 +55,7 @@ def retrieve(
 
     Per query, over positives and negatives only (research notes, sections 2 and 3.5):
 
-    * ``ap``, ``nap``: average precision, and (AP - E)/(1 - E) with E its expectation by chance;
+    * ``ap``, ``nap``: average precision, and (AP - E)/(1 - E) with E its expectation by ``chance``;
     * ``auc`` = 1 - mean q, ``median_q``: q of a positive is the share of negatives above it, 0 is best;
     * ``top_0.01``: share of positives with q under .01 (Donner 2018's recall r(x));
     * ``early_auc``: area under the ROC weighted by exp(-20 u), the top of the list first;
@@ -83,9 +84,7 @@ def as_list(columns: str | Sequence[str]) -> list[str]:
     return [columns] if isinstance(columns, str) else list(columns)
 
 
-def score(
-    pairs: Pairs, similarity: Similarity, *, chunk: int | None, device: str
-) -> tuple[pd.DataFrame, Array]:
+def score(pairs: Pairs, similarity: Similarity, *, chunk: int | None, device: str) -> tuple[pd.DataFrame, Array]:
     """The metrics of every query, and the pooled histogram of rank quantiles."""
     from perturbgen.evaluate.retrieval.kernels import add_to_histogram, score_queries
 
@@ -108,6 +107,7 @@ def score(
     table["auc"] = 1 - table["auc"]  # the kernel gives the mean q
     chance = expected_ap(positives, positives + opposed)
     table.insert(1, "nap", (table["ap"] - chance) / (1 - chance))
+    table.insert(2, "chance", np.where(table["ap"].notna(), chance, np.nan))
     table.insert(0, "positives", positives)
     table.insert(1, "negatives", opposed)
     return table, histogram
@@ -139,7 +139,7 @@ def group_tables(
     out = grouped[list(same)].first()
     out["queries"] = grouped.size()
     out["pairs"] = grouped["positives"].sum()
-    means: pd.DataFrame = grouped[["ap", "nap", *COLUMNS[1:]]].mean()
+    means: pd.DataFrame = grouped[["ap", "nap", "chance", *COLUMNS[1:]]].mean()
     means["median_q"] = grouped["median_q"].median()
     out = out.join(means)
     out["p"] = group_p_values(used, code, draws=draws, seed=seed)
