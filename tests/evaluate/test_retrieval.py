@@ -45,7 +45,9 @@ def test_a_query_by_hand() -> None:
 
 
 @pytest.mark.parametrize("similarity", ["cosine", "euclidean", "correlation"])
-@pytest.mark.parametrize(("differ", "negatives_same"), [([], []), (["plate"], []), ([], ["plate"]), (["plate"], ["plate"])])
+@pytest.mark.parametrize(
+    ("differ", "negatives_same"), [([], []), (["plate"], []), ([], ["plate"]), (["plate"], ["plate"])]
+)
 @pytest.mark.parametrize("device", ["cpu", "cpu:0"])  # the second goes through torch
 def test_equal_to_brute_force(
     screen: tuple[np.ndarray, pd.DataFrame], similarity: str, differ: list[str], negatives_same: list[str], device: str
@@ -57,7 +59,14 @@ def test_equal_to_brute_force(
         "correlation": lambda: np.corrcoef(x),
     }[similarity]()
     result = retrieve(
-        x, meta, same="compound", differ=differ, negatives_same=negatives_same, similarity=similarity, device=device, chunk=7
+        x,
+        meta,
+        same="compound",
+        differ=differ,
+        negatives_same=negatives_same,
+        similarity=similarity,
+        device=device,
+        chunk=7,
     )
     expected = brute_force(whole, meta, "compound", differ, negatives_same)
     np.testing.assert_allclose(result.queries[METRICS], expected[METRICS], atol=1e-9)
@@ -105,7 +114,9 @@ def test_ties_count_as_the_mean_over_their_orders(seed: int, device: str) -> Non
     for i in range(8):
         others = np.arange(8) != i
         expected = all_orders(sims[i, others], labels[others] == labels[i])
-        assert {name: result[name].iloc[i] for name in METRICS} == pytest.approx({name: expected[name] for name in METRICS})
+        assert {name: result[name].iloc[i] for name in METRICS} == pytest.approx(
+            {name: expected[name] for name in METRICS}
+        )
 
 
 @pytest.mark.parametrize("similarity", ["cosine", "euclidean", "spearman"])
@@ -263,7 +274,9 @@ def test_several_columns_make_one_group(screen: tuple[np.ndarray, pd.DataFrame])
         ({"similarity": "precomputed"}, "precomputed similarity of shape"),
     ],
 )
-def test_mistakes_are_explained(screen: tuple[np.ndarray, pd.DataFrame], change: dict[str, object], message: str) -> None:
+def test_mistakes_are_explained(
+    screen: tuple[np.ndarray, pd.DataFrame], change: dict[str, object], message: str
+) -> None:
     x, meta = screen
     meta = meta.assign(row=meta.index, constant="x")
     with pytest.raises(SchemaError, match=message):
@@ -273,7 +286,10 @@ def test_mistakes_are_explained(screen: tuple[np.ndarray, pd.DataFrame], change:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda x: np.where(np.arange(90)[:, None] == 4, np.nan, x), "1 rows of the embedding hold NaN or infinity: 'r4'"),
+        (
+            lambda x: np.where(np.arange(90)[:, None] == 4, np.nan, x),
+            "1 rows of the embedding hold NaN or infinity: 'r4'",
+        ),
         (lambda x: x[:-1], "for 90 labelled rows"),
         (lambda x: x[:, 0], "for 90 labelled rows"),
         (lambda x: x.astype(str), "of type"),
@@ -302,4 +318,6 @@ def test_the_gpu_gives_the_same_numbers(screen: tuple[np.ndarray, pd.DataFrame])
         pytest.skip("no CUDA device")
     x, meta = screen
     gpu = retrieve(x, meta, same="compound", differ="plate", device="cuda").queries
-    np.testing.assert_allclose(gpu[METRICS], retrieve(x, meta, same="compound", differ="plate").queries[METRICS], atol=1e-9)
+    np.testing.assert_allclose(
+        gpu[METRICS], retrieve(x, meta, same="compound", differ="plate").queries[METRICS], atol=1e-9
+    )

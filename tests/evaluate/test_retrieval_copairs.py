@@ -29,7 +29,7 @@ def features(table: pd.DataFrame) -> np.ndarray:
 
 
 def assert_same_p(found: pd.Series, expected: pd.Series) -> None:
-    """Within four standard errors of copairs' permutations and the width of our grid, which is conservative."""
+    """Within four standard errors of copairs' permutations, and 1 % for the width of our grid."""
     error = 4 * np.sqrt(expected * (1 - expected) / DRAWS) + 1.5 / DRAWS + 0.01 * expected
     assert (np.abs(found - expected) < error).all()
 
@@ -41,7 +41,7 @@ def test_everyone_against_everyone(profiles: pd.DataFrame, groups: pd.DataFrame)
     ours = result.groups.set_index("g").loc[groups.index]
     np.testing.assert_allclose(ours["ap"], groups["map_everyone"], atol=1e-7)
     assert_same_p(ours["p"], groups["p_everyone"])
-    np.testing.assert_allclose(ours["p_bh"], groups["q_everyone"], rtol=0.05, atol=1e-4)
+    np.testing.assert_allclose(ours["p_bh"], groups["q_everyone"], rtol=0.15)
 
 
 def test_positives_on_another_plate_negatives_on_the_own(profiles: pd.DataFrame, groups: pd.DataFrame) -> None:

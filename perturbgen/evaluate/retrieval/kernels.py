@@ -16,6 +16,15 @@ Array = np.ndarray[Any, Any]
 
 
 @njit(nogil=True, cache=True)
+def differs(one: Array, other: Array) -> bool:
+    """Both know every column, and they differ in each."""
+    for d in range(len(one)):
+        if one[d] == other[d] or one[d] < 0 or other[d] < 0:
+            return False
+    return True
+
+
+@njit(nogil=True, cache=True)
 def find_positives(
     itself: Array,
     group: Array,
@@ -32,11 +41,7 @@ def find_positives(
         at = offsets[i]
         for m in range(member_starts[group[i]], member_starts[group[i] + 1]):
             c = members[m]
-            wanted = c != itself[i]
-            for d in range(differ.shape[1]):
-                a, b = differ[i, d], candidate_differ[c, d]
-                wanted = wanted and a != b and a >= 0 and b >= 0
-            if wanted:
+            if c != itself[i] and differs(differ[i], candidate_differ[c]):
                 who[at] = c
                 at += 1
         count[i] = at - offsets[i]
@@ -60,6 +65,8 @@ def count_negatives(
     group: Array,
     stratum: Array,
     candidate_group: Array,
+    differ: Array,
+    candidate_differ: Array,
     negatives: Array,
     negative_starts: Array,
     offsets: Array,
@@ -70,6 +77,7 @@ def count_negatives(
     opposed: Array,
 ) -> None:
     """Fill ``above`` and ``tied``, and each query's number of negatives, in one pass over the candidates."""
+    restricted = differ.shape[1] > 0
     for i in range(len(group)):
         here, n = offsets[i], count[i]
         opposed[i] = 0
@@ -83,6 +91,8 @@ def count_negatives(
         for m in range(negative_starts[stratum[i]], negative_starts[stratum[i] + 1]):
             c = negatives[m]
             if candidate_group[c] == group[i] or c == itself[i]:
+                continue
+            if restricted and not differs(differ[i], candidate_differ[c]):
                 continue
             opposed[i] += 1
             s = block[i, column[c]]

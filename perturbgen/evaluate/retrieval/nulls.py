@@ -41,8 +41,7 @@ class Null:
     def tail(self, value: float) -> float:
         """P(AP >= value); with drawn rankings (hits + 1) / (draws + 1)."""
         size = len(self.mass) - 1
-        first = max(0, math.floor(value * size + 1e-6) - (size > 1))  # one place of slack: an AP lies between two
-        chance = min(1.0, float(self.mass[first:].sum()))
+        chance = min(1.0, float(self.mass[math.floor(value * size + 1e-6) :].sum()))
         return chance if self.draws is None else (chance * self.draws + 1) / (self.draws + 1)
 
 
@@ -123,11 +122,11 @@ def mixed_null(shape: Mapping[tuple[int, int], int], *, draws: int, seed: int) -
     queries = sum(shape.values())
     mass = np.ones(1)
     for key, n in shape.items():
-        mass = np.convolve(mass, scaled(nulls[key].mass, n / queries, PLACES // 4))
-    mass = np.pad(mass, (0, max(0, PLACES // 4 + 1 - len(mass))))
-    mass[PLACES // 4] += mass[PLACES // 4 + 1 :].sum()
+        mass = np.convolve(mass, scaled(nulls[key].mass, n / queries, PLACES))
+    mass = np.pad(mass, (0, max(0, PLACES + 1 - len(mass))))
+    mass[PLACES] += mass[PLACES + 1 :].sum()
     drawn = [null.draws for null in nulls.values() if null.draws is not None]
-    return Null(mass[: PLACES // 4 + 1], min(drawn, default=None))
+    return Null(mass[: PLACES + 1], min(drawn, default=None))
 
 
 def scaled(mass: Array, weight: float, size: int) -> Array:

@@ -74,7 +74,8 @@ def rank_block(pairs: Pairs, similarity: Similarity, rows: slice) -> Ranked:
     sort_positives(block, similarity.column, who, part.offsets, part.count, part.sims)
     count_negatives(
         block, similarity.column, pairs.itself[rows], pairs.query_group[rows], pairs.query_stratum[rows],
-        pairs.candidate_group, pairs.negatives, pairs.negative_starts,
+        pairs.candidate_group, pairs.query_opposed[rows], pairs.candidate_opposed,
+        pairs.negatives, pairs.negative_starts,
         part.offsets, part.sims, part.count, part.above, part.tied, part.opposed,
     )  # fmt: skip
     return part
