@@ -58,16 +58,8 @@ def test_equal_to_brute_force(
         "euclidean": lambda: -((x[:, None] - x) ** 2).sum(axis=-1),
         "correlation": lambda: np.corrcoef(x),
     }[similarity]()
-    result = retrieve(
-        x,
-        meta,
-        same="compound",
-        differ=differ,
-        negatives_same=negatives_same,
-        similarity=similarity,
-        device=device,
-        chunk=7,
-    )
+    rule = {"same": "compound", "differ": differ, "negatives_same": negatives_same}
+    result = retrieve(x, meta, **rule, similarity=similarity, device=device, chunk=7)
     expected = brute_force(whole, meta, "compound", differ, negatives_same)
     np.testing.assert_allclose(result.queries[METRICS], expected[METRICS], atol=1e-9)
 
@@ -211,6 +203,19 @@ def test_masks_say_who_asks_who_is_found_and_who_opposes(screen: tuple[np.ndarra
             continue
         chosen = positive | opposed
         assert row["ap"] == pytest.approx(plain_query(sims[i, chosen], positive[chosen])["ap"])
+
+
+@pytest.mark.parametrize("device", ["cpu", "cpu:0"])
+def test_negatives_may_have_to_differ(device: str) -> None:
+    rng = np.random.default_rng(2)
+    x = rng.normal(size=(40, 4))
+    meta = pd.DataFrame({"plate": np.arange(40) % 4, "compound": rng.integers(5, size=40)})
+    rule = {"differ": "compound", "negatives_differ": "compound"}
+    row = retrieve(x, meta, same="plate", device=device, **rule).queries.iloc[7]
+    other = (meta["compound"] != meta["compound"].iloc[7]).to_numpy()
+    alike = (meta["plate"] == meta["plate"].iloc[7]).to_numpy()
+    assert (row["positives"], row["negatives"]) == ((other & alike).sum(), (other & ~alike).sum())
+    assert row["ap"] == pytest.approx(plain_query(cosine(x)[7, other], alike[other])["ap"])
 
 
 def test_pooled_numbers_count_every_pair_once(screen: tuple[np.ndarray, pd.DataFrame]) -> None:

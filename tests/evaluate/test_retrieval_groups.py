@@ -39,10 +39,8 @@ def test_controls_tell_a_compound_effect_from_a_plate_effect() -> None:
     assert compounds.loc["shuffled labels", "auc"] == pytest.approx(0.5, abs=0.05)
     assert compounds.loc["the plate itself", "auc"] == pytest.approx(0.5, abs=0.05)
     assert both.loc["the plate itself", "auc"] > 0.9
-    # Replicates lie on other plates: a plate effect brings other compounds of the plate closer than they are.
-    assert both.loc["negatives on the plate", "auc"] < both.loc["as given", "auc"] - 0.1 or (
-        both.loc["as given", "auc"] < compounds.loc["as given", "auc"] - 0.1
-    )
+    # All replicates lie on other plates, so a plate effect hurts, and against the own plate most of all.
+    assert both.loc["negatives on the plate", "auc"] < both.loc["as given", "auc"] < compounds.loc["as given", "auc"]
     assert (compounds["note"] == "").all()
 
 
@@ -99,9 +97,8 @@ def test_where_too_few_neighbours_differ_the_rest_is_empty() -> None:
 
 def test_neighbour_tables_by_hand() -> None:
     meta = pd.DataFrame({"g": ["a", "a", "b"]}, index=["x", "y", "z"])
-    table = neighbour_table(
-        meta, np.array([[1, 2], [0, 2], [1, -1]]), np.array([[0.9, 0.1], [0.9, 0.3], [0.3, np.nan]]), same=["g"]
-    )
+    rows, values = np.array([[1, 2], [0, 2], [1, -1]]), np.array([[0.9, 0.1], [0.9, 0.3], [0.3, np.nan]])
+    table = neighbour_table(meta, rows, values, same=["g"])
     assert table["neighbour"].tolist() == ["y", "z", "x", "z", "y"]
     assert table["agrees"].tolist() == [True, False, True, False, False]
     groups = group_neighbours(table, same=["g"])
@@ -163,7 +160,7 @@ def test_percent_matching_counts_pairs_of_other_compounds_only() -> None:
     meta = pd.DataFrame({"compound": compound, "moa": compound // 2})
     alone = percent_replicating(x, meta, same="moa", null_groups=300, rng=rng)
     across = percent_replicating(x, meta, same="moa", differ="compound", null_groups=300, rng=rng)
-    assert alone["passes"].mean() > 0.5  # replicates of one compound pass for a mechanism
+    assert alone["passes"].mean() > 0.3  # replicates of one compound pass for a mechanism
     assert across["passes"].mean() < 0.2
     with pytest.raises(SchemaError, match="no group of 'compound' has a pair"):
         percent_replicating(x, meta.assign(compound=np.arange(120)), same="compound", rng=rng)

@@ -29,8 +29,10 @@ def controlled(
     * ``other plate``, ``other well``: positives must lie on another plate, at another position, so that neither can
       help; ``negatives on the plate``: negatives share the query's plate, so that the plate cannot help either;
     * ``shuffled labels``: labels permuted (within the plate, where one is given): what the design alone gives;
-    * ``plate`` and ``well`` as the label, positives being of another group: how well a batch is retrieved. Chance is
-      an auc of one half; what is above it is leakage. ``options`` go to :func:`retrieve`.
+    * ``the plate itself``, ``the well itself``: the plate (or the position, on another plate) as the label, positives
+      and negatives being of other groups: how well a batch is retrieved. Chance is an auc of one half, more is leakage.
+
+    ``options`` go to :func:`retrieve`.
     """
     same, differ = as_list(same), as_list(differ)
     require_labels(meta, [column for column in (plate, well) if column])
@@ -45,9 +47,12 @@ def controlled(
         variants["other plate and well"] = meta, {"differ": [*differ, plate, well]}
     variants["shuffled labels"] = shuffled, {}
     if plate:
-        variants["the plate itself"] = meta, {"same": [plate], "differ": same}
+        variants["the plate itself"] = meta, {"same": [plate], "differ": same, "negatives_differ": same}
     if plate and well:
-        variants["the well itself"] = meta, {"same": [well], "differ": [*same, plate]}
+        variants["the well itself"] = (
+            meta,
+            {"same": [well], "differ": [*same, plate], "negatives_differ": [*same, plate]},
+        )
     rows = {
         name: variant(embedding, labels, {"same": same, "differ": differ, **options, **rule})
         for name, (labels, rule) in variants.items()

@@ -34,6 +34,7 @@ class DeviceCounter:
         for number, (start, end) in enumerate(zip(pairs.negative_starts, pairs.negative_starts[1:], strict=False)):
             stratum[pairs.negatives[start:end]] = number
         self._stratum, self._group = self._send(stratum), self._send(pairs.candidate_group)
+        self._opposed = [self._send(column) for column in pairs.candidate_opposed.T]
         self._column = self._send(similarity.column)
         self._candidates = None if similarity.product else self._send(similarity.candidates)
 
@@ -76,6 +77,9 @@ class DeviceCounter:
         )
         number = torch.arange(len(self._group), device=self._device)
         negative = (self._group != group) & (self._stratum == stratum) & (stratum >= 0) & (number != itself)
+        for opposed, own in zip(self._opposed, pairs.query_opposed[rows].T, strict=True):
+            mine = self._send(own)[:, None]
+            negative &= (opposed != mine) & (opposed >= 0) & (mine >= 0)
         better = worst_first.shape[1] - upto
         results = []
         for chosen in (negative & (below == upto), negative & (below != upto)):

@@ -38,6 +38,7 @@ def retrieve(
     queries: Array | None = None,
     negatives: Array | None = None,
     negatives_same: str | Sequence[str] = (),
+    negatives_differ: str | Sequence[str] = (),
     similarity: Measure = "cosine",
     chunk: int | None = None,
     device: str = "cpu",
@@ -47,11 +48,12 @@ def retrieve(
     """How well profiles find their own kind among all others; exact, self excluded, O(chunk x rows) memory.
 
     ``embedding`` (rows, features) and ``meta`` (rows of labels). A query's positives agree with it in all of ``same``
-    and differ in each of ``differ``; its negatives disagree in ``same`` and agree in ``negatives_same``; who is neither
-    does not count. ``queries``, ``candidates`` and ``negatives`` are masks over the rows: who asks, who may be found,
-    and who serves as a negative (the DMSO wells). ``similarity`` is cosine, correlation, spearman, euclidean,
-    precomputed (the embedding is the matrix itself) or a function of (queries, candidates) rows. It is computed in the
-    embedding's own precision. Ties count as the mean over all their orders. ``device`` other than cpu goes to torch.
+    and differ in each of ``differ``; its negatives disagree in ``same``, agree in ``negatives_same`` and differ in each
+    of ``negatives_differ``; who is neither does not count. ``queries``, ``candidates`` and ``negatives`` are masks over
+    the rows: who asks, who may be found, and who serves as a negative (the DMSO wells). ``similarity`` is cosine,
+    correlation, spearman, euclidean, precomputed (the embedding is the matrix itself) or a function of (queries,
+    candidates) rows, computed in the embedding's own precision. Ties count as the mean over all their orders.
+    ``device`` other than cpu goes to torch. ``null_draws`` rankings are drawn where the null is too large to count.
 
     Per query, over positives and negatives only (research notes, sections 2 and 3.5):
 
@@ -61,17 +63,19 @@ def retrieve(
     * ``early_auc``: area under the ROC weighted by exp(-20 u), the top of the list first;
     * ``p_at_1``, ``r_at_k``: chance that the best hit, or one of the first k, is a positive.
     """
-    same, differ, negatives_same = (as_list(columns) for columns in (same, differ, negatives_same))
+    same, differ, negatives_same, negatives_differ = (
+        as_list(columns) for columns in (same, differ, negatives_same, negatives_differ)
+    )
     vectors = read_embedding(embedding, meta)
     pairs = make_pairs(
-        meta, same=same, differ=differ, negatives_same=negatives_same,
+        meta, same=same, differ=differ, negatives_same=negatives_same, negatives_differ=negatives_differ,
         queries=queries, candidates=candidates, negatives=negatives,
     )  # fmt: skip
     if not len(pairs.query) or not len(pairs.candidate):
         raise SchemaError(f"no row has a label in {same}", expected="labels to retrieve by")
     prepared = prepare(vectors, pairs.query, pairs.candidate, similarity)
     table, histogram = score(pairs, prepared, chunk=chunk, device=device)
-    names = [column for column in (*same, *differ, *negatives_same) if column not in table]
+    names = [column for column in (*same, *differ, *negatives_same, *negatives_differ) if column not in table]
     labels = meta.iloc[pairs.query][list(dict.fromkeys(names))]
     table = pd.concat([labels, table.set_index(labels.index)], axis=1)
     require_evaluable(table, same, differ)

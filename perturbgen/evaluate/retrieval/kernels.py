@@ -18,7 +18,7 @@ Array = np.ndarray[Any, Any]
 @njit(nogil=True, cache=True)
 def differs(one: Array, other: Array) -> bool:
     """Both know every column, and they differ in each."""
-    for d in range(len(one)):
+    for d in range(len(one)):  # noqa: SIM110  (numba has no generators)
         if one[d] == other[d] or one[d] < 0 or other[d] < 0:
             return False
     return True

@@ -29,8 +29,10 @@ class Pairs:
     query_group: Array
     candidate_group: Array
     query_stratum: Array
-    query_differ: Array  # (queries, differ columns)
+    query_differ: Array  # (queries, columns in which positives differ)
     candidate_differ: Array
+    query_opposed: Array  # (queries, columns in which negatives differ)
+    candidate_opposed: Array
     members: Array
     member_starts: Array
     negatives: Array
@@ -53,23 +55,33 @@ def codes(meta: pd.DataFrame, columns: Sequence[str]) -> Array:
     return combined
 
 
+def separate_codes(meta: pd.DataFrame, columns: Sequence[str]) -> Array:
+    """(rows, columns) the code of each column on its own."""
+    out = np.empty((len(meta), len(columns)), np.int64)
+    for j, column in enumerate(columns):
+        out[:, j] = codes(meta, [column])
+    return out
+
+
 def make_pairs(
     meta: pd.DataFrame,
     *,
     same: Sequence[str],
     differ: Sequence[str] = (),
     negatives_same: Sequence[str] = (),
+    negatives_differ: Sequence[str] = (),
     queries: Array | None = None,
     candidates: Array | None = None,
     negatives: Array | None = None,
 ) -> Pairs:
     """Positives agree in all of ``same`` and differ in each of ``differ``; negatives disagree in ``same``.
 
-    ``negatives_same`` restricts negatives to rows that agree with the query there (the same plate). The masks (rows,)
-    say who asks, who may be found, and who serves as a negative (for instance the DMSO wells). A row whose ``same`` is
+    ``negatives_same`` restricts negatives to rows that agree with the query there (the same plate), and
+    ``negatives_differ`` to rows that differ in each of its columns. The masks (rows,) say who asks, who may be found,
+    and who serves as a negative (for instance the DMSO wells). A row whose ``same`` is
     missing takes no part, unless ``negatives`` names it; one whose ``differ`` is missing is nobody's positive.
     """
-    require_labels(meta, [*same, *differ, *negatives_same])
+    require_labels(meta, [*same, *differ, *negatives_same, *negatives_differ])
     if not same:
         raise SchemaError("no column in same", expected="the columns in which positives agree", fix='same=["compound"]')
     group = codes(meta, same)
@@ -84,9 +96,7 @@ def make_pairs(
     candidate = np.flatnonzero(possible)
     number = np.full(len(meta), UNKNOWN)
     number[candidate] = np.arange(len(candidate))
-    differs = (
-        np.stack([codes(meta, [column]) for column in differ], axis=1) if differ else np.zeros((len(meta), 0), int)
-    )
+    differs, opposes = separate_codes(meta, differ), separate_codes(meta, negatives_differ)
     query = np.flatnonzero(asking)
     members, member_starts = by_code(group[candidate], found[candidate], int(group.max(initial=-1)) + 1)
     opposed, negative_starts = by_code(stratum[candidate], against[candidate], int(stratum.max(initial=-1)) + 1)
@@ -99,6 +109,8 @@ def make_pairs(
         query_stratum=stratum[query],
         query_differ=differs[query],
         candidate_differ=differs[candidate],
+        query_opposed=opposes[query],
+        candidate_opposed=opposes[candidate],
         members=members,
         member_starts=member_starts,
         negatives=opposed,

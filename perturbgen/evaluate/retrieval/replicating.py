@@ -29,13 +29,14 @@ def percent_replicating(
     """Per group of two or more: ``median`` similarity of its pairs, the ``threshold`` of its size, ``passes``.
 
     The threshold is the quantile of the median over pairs of ``null_groups`` random groups as large, whose members are
-    all of different groups. ``table["passes"].mean()`` is percent replicating. With ``differ`` only pairs that differ
-    there count (same MoA, another compound: percent matching).
+    all of different groups. ``table["passes"].mean()`` is percent replicating. With ``differ`` (same MoA, another
+    compound: percent matching) only pairs that differ there count, ``size`` counts compounds, and a random group is made
+    of whole compounds of different groups: their wells are no more independent in the null than in the data.
     """
     require_labels(meta, [same, *([differ] if differ else [])])
     vectors = read_embedding(embedding, meta)
     group = codes(meta, [same])
-    other = codes(meta, [differ]) if differ else np.arange(len(meta))
+    unit = codes(meta, [same, differ]) if differ else np.where(group >= 0, np.arange(len(meta)), -1)
     everyone = np.arange(len(meta))
     prepared = prepare(vectors, everyone, everyone, similarity)
 
@@ -45,17 +46,17 @@ def percent_replicating(
 
     medians, sizes = {}, {}
     for code in range(group.max(initial=-1) + 1):
-        rows = np.flatnonzero(group == code)
+        rows = np.flatnonzero((group == code) & (unit >= 0))
         rows = np.sort(rng.choice(rows, LARGEST, replace=False)) if len(rows) > LARGEST else rows
-        values = pair_values(compare(rows), other[rows])
+        values = pair_values(compare(rows), unit[rows])
         if len(values):
-            medians[code], sizes[code] = float(np.median(values)), len(rows)
+            medians[code], sizes[code] = float(np.median(values)), len(np.unique(unit[rows]))
     if not medians:
         raise SchemaError(
             f"no group of {same!r} has a pair", expected="groups of at least two rows", fix="another same="
         )
     limits = {
-        size: float(np.quantile([null_median(compare, group, size, rng) for _ in range(null_groups)], quantile))
+        size: float(np.quantile([null_median(compare, group, unit, size, rng) for _ in range(null_groups)], quantile))
         for size in sorted(set(sizes.values()))
     }
     table = pd.DataFrame({"size": sizes, "median": medians})
@@ -71,16 +72,15 @@ def pair_values(values: Array, other: Array) -> Array:
     return values[i, j][other[i] != other[j]]
 
 
-def null_median(compare: Any, group: Array, size: int, rng: np.random.Generator) -> float:
-    """The median similarity in a random group whose members are all of different groups."""
-    known = np.flatnonzero(group >= 0)
-    if len(np.unique(group[known])) < size:
+def null_median(compare: Any, group: Array, unit: Array, size: int, rng: np.random.Generator) -> float:
+    """The median similarity in a random group of ``size`` units (rows, or compounds), each of another group."""
+    rows = rng.permutation(np.flatnonzero(unit >= 0))
+    one_each = rows[np.unique(group[rows], return_index=True)[1]]
+    if len(one_each) < size:
         raise SchemaError(
-            f"a group of {size} cannot be drawn from {len(np.unique(group[known]))} groups",
+            f"a group of {size} cannot be drawn from {len(one_each)} groups",
             expected="at least as many groups as the largest has members",
             fix="leave large groups (controls) out",
         )
-    rows = rng.permutation(known)
-    rows = rows[np.unique(group[rows], return_index=True)[1]]
-    rows = rng.choice(rows, size, replace=False)
-    return float(np.median(pair_values(compare(rows), np.arange(size))))
+    chosen = np.flatnonzero(np.isin(unit, unit[rng.choice(one_each, size, replace=False)]))
+    return float(np.median(pair_values(compare(chosen), unit[chosen])))

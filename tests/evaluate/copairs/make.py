@@ -24,7 +24,7 @@ def by_group(ap: pd.DataFrame, column: str) -> pd.DataFrame:
 
 
 def made_up() -> None:
-    """120 profiles of 15 groups on 4 plates; positives anywhere, and positives on another plate against the own plate."""
+    """120 profiles of 15 groups on 4 plates; positives anywhere, or elsewhere with negatives on the own plate."""
     rng = np.random.default_rng(7)
     group, plate = rng.integers(15, size=120), rng.integers(4, size=120)
     x = (rng.normal(size=(15, 8))[group] * 0.6 + rng.normal(size=(120, 8))).round(4)
