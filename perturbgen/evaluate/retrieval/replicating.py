@@ -30,8 +30,8 @@ def percent_replicating(
 
     The threshold is the quantile of the median over pairs of ``null_groups`` random groups as large, whose members are
     all of different groups. ``table["passes"].mean()`` is percent replicating. With ``differ`` (same MoA, another
-    compound: percent matching) only pairs that differ there count, ``size`` counts compounds, and a random group is made
-    of whole compounds of different groups: their wells are no more independent in the null than in the data.
+    compound: percent matching) only pairs that differ there count, ``size`` counts compounds, and a random group is
+    made of whole compounds of different groups: their wells are no more independent in the null than in the data.
     """
     require_labels(meta, [same, *([differ] if differ else [])])
     vectors = read_embedding(embedding, meta)
