@@ -100,7 +100,7 @@ def test_neighbours(latent: str, tmp_path: Path, capsys: pytest.CaptureFixture[s
         (["retrieve", "FILE", "--key", "X_latent", "--same", "drug"], "no column 'drug'"),
         (["retrieve", "FILE", "--key", "X_latent", "--same", "well,plate"], "nothing to retrieve"),
         (["retrieve", "FILE", "--key", "X_latent", "--same", "compound", "--controls", "compound"], "has no value"),
-        (["retrieve", "FILE", "--key", "X_latent", "--same", "compound", "--controls", "compound=dmso"], "'DMSO'"),
+        (["retrieve", "FILE", "--key", "X_latent", "--same", "compound", "--controls", "compound=dmso"], "= 'dmso'"),
         (["retrieve", "absent.h5ad", "--same", "compound"], "no embedding at absent.h5ad"),
         (["neighbours", "FILE", "--key", "X_latent", "--same", "compound", "--of", "drug33"], "did you mean 'drug3'"),
         (["neighbours", "FILE", "--key", "X_latent", "--same", "compound", "-k", "60"], "60 neighbours of 60 rows"),
@@ -126,11 +126,8 @@ def test_broken_files_are_explained(latent: str, tmp_path: Path, capsys: pytest.
     text.write_text("a,b\n1,2\n")
     words = tmp_path / "words.parquet"
     pd.DataFrame({"compound": ["a", "b"], "f_1": ["x", "y"]}).to_parquet(words)
-    for path, said in (
-        (broken, "not a readable h5ad"),
-        (text, "neither .h5ad nor .parquet"),
-        (words, "no feature column"),
-    ):
+    said_of = {broken: "not a readable h5ad", text: "neither .h5ad nor .parquet", words: "no feature column"}
+    for path, said in said_of.items():
         assert run("retrieve", str(path), "--same", "compound", *(["--key", "X"] if path is broken else [])) == 2
         assert said in capsys.readouterr().err
     assert run("retrieve", str(words), "--same", "compound", "--key", "f_") == 2

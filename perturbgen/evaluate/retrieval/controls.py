@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import pandas as pd
@@ -11,6 +11,8 @@ import pandas as pd
 from perturbgen.errors import SchemaError
 from perturbgen.evaluate.retrieval.evaluator import as_list, retrieve
 from perturbgen.evaluate.retrieval.pairs import Array, codes, require_labels
+
+SHOWN: Final = ("ap", "nap", "auc", "median_q", "top_0.01", "p_at_1")
 
 
 def controlled(
@@ -57,7 +59,7 @@ def controlled(
         name: variant(embedding, labels, {"same": same, "differ": differ, **options, **rule})
         for name, (labels, rule) in variants.items()
     }
-    return pd.DataFrame.from_dict(rows, orient="index")
+    return pd.DataFrame(list(rows.values()), index=list(rows), columns=[*SHOWN, "queries", "note"])
 
 
 def variant(embedding: Array | pd.DataFrame, meta: pd.DataFrame, rule: dict[str, Any]) -> dict[str, Any]:
@@ -67,8 +69,7 @@ def variant(embedding: Array | pd.DataFrame, meta: pd.DataFrame, rule: dict[str,
     except SchemaError as error:
         return {"note": error.what}
     summary: Any = result.summary().loc["per query"]
-    names = ["ap", "nap", "auc", "median_q", "top_0.01", "p_at_1"]
-    return {**{name: float(summary[name]) for name in names}, "queries": int(summary["n"]), "note": ""}
+    return {**{name: float(summary[name]) for name in SHOWN}, "queries": int(summary["n"]), "note": ""}
 
 
 def shuffle_labels(

@@ -119,14 +119,15 @@ def score(pairs: Pairs, similarity: Similarity, *, chunk: int | None, device: st
 
 def require_evaluable(table: pd.DataFrame, same: Sequence[str], differ: Sequence[str]) -> None:
     """Some query has both positives and negatives; how many have not is logged."""
-    lonely, unopposed = int((table["positives"] == 0).sum()), int((table["negatives"] == 0).sum())
+    lonely = int((table["positives"] == 0).sum())
     if table["ap"].notna().any():
         if lonely:
             log.warning("%d of %d queries have no positive (groups of one) and are left out", lonely, len(table))
         return
     rule = f"same {list(same)}" + (f" and another {list(differ)}" if differ else "")
     raise SchemaError(
-        f"nothing to retrieve: of {len(table)} queries {lonely} have no positive ({rule}), {unopposed} no negative",
+        f"nothing to retrieve: of {len(table)} queries {lonely} have no positive ({rule}), "
+        f"the other {len(table) - lonely} no negative",
         expected="groups of at least two rows, and at least two groups",
         cause="an identifier that is unique to each row, or constant, used as the label",
         fix="choose other columns for same, differ or negatives_same",

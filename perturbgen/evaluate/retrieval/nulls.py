@@ -14,7 +14,7 @@ from scipy.special import digamma
 
 Array = np.ndarray[Any, Any]
 PLACES = 4096  # of the grid on which the distribution of AP is kept
-WORK = 200_000_000  # steps beyond which random rankings are drawn instead of all being counted
+WORK = 50_000_000  # steps beyond which random rankings are drawn instead of all being counted
 
 
 def expected_ap(positives: Array | int, total: Array | int) -> Array:
