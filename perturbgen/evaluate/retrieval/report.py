@@ -28,11 +28,13 @@ def retrieval_page(result: Retrieval, *, title: str, lead: str, controls: pd.Dat
     )
     page.table(summary_rows(result))
     page.section("Retrieval curve")
-    page.figure(curve_figure(result), "The share of all positives found within the first part of the ranking.")
+    page.figure(
+        curve_figure(result), "The share of all positives that have at most this part of their negatives above them."
+    )
     page.section("Groups", group_text(result))
     page.figure(groups_figure(result), "Each group's mean average precision; the tick is what chance gives its size.")
     page.table(group_rows(result, best=True))
-    page.section("Groups that are not found")
+    page.section("Groups that are found least")
     page.table(group_rows(result, best=False))
     if controls is not None:
         page.section(
@@ -45,18 +47,18 @@ def retrieval_page(result: Retrieval, *, title: str, lead: str, controls: pd.Dat
 
 
 def summary_rows(result: Retrieval) -> list[dict[str, Any]]:
-    """The summary with its intervals, as text."""
+    """A row per metric, its means by group, by query and by pair, with their intervals, as text."""
     table: dict[Any, Any] = result.summary().to_dict("index")
     intervals: dict[Any, Any] = result.intervals().to_dict("index")
-    rows = []
-    for name in ("per group", "per query", "pooled"):
-        row: dict[str, Any] = {"mean": name, "n": int(table[name]["n"])}
-        for metric in SHOWN:
+    means = ("per group", "per query", "pooled")
+    rows: list[dict[str, Any]] = [{"metric": "n", **{name: f"{int(table[name]['n']):,}" for name in means}}]
+    for metric in SHOWN:
+        row: dict[str, Any] = {"metric": metric}
+        for name in means:
             value = table[name][metric]
             low, high = (intervals[name, side].get(metric, np.nan) for side in ("low", "high"))
-            row[metric] = (
-                "-" if np.isnan(value) else f"{value:.3f}" + ("" if np.isnan(low) else f" ({low:.3f}-{high:.3f})")
-            )
+            interval = "" if np.isnan(low) else f" ({low:.3f} to {high:.3f})"
+            row[name] = "-" if np.isnan(value) else f"{value:.3f}{interval}"
         rows.append(row)
     return rows
 
@@ -65,12 +67,13 @@ def curve_figure(result: Retrieval) -> Figure:
     """Pooled ROC curve with a logarithmic x axis, and chance."""
     import plotly.graph_objects as go
 
-    x = np.geomspace(1e-4, 1, 161)
+    fewest = max(1e-4, 0.5 / result.queries["negatives"].max())  # half of one negative
+    x = np.geomspace(fewest, 1, 400)
     figure = go.Figure()
     figure.add_scatter(x=x, y=result.curve(x), mode="lines", name="found", line={"color": PALETTE[0], "width": 3})
     figure.add_scatter(x=x, y=x, mode="lines", name="by chance", line={"color": GREY, "dash": "dash"})
-    figure.update_xaxes(title="first part of the negatives", type="log", dtick=1, tickformat=".2%")
-    figure.update_yaxes(title="share of positives above", range=[0, 1.02], tickformat=".0%")
+    figure.update_xaxes(title="part of the negatives above", type="log", dtick=1, tickformat="~%")
+    figure.update_yaxes(title="share of positives", range=[0, 1.02], tickformat=".0%")
     return figure.update_layout(height=420)
 
 
