@@ -69,6 +69,20 @@ def test_shuffling_keeps_what_each_plate_holds() -> None:
     pd.testing.assert_frame_equal(shuffled[["plate", "well"]], meta[["plate", "well"]])
     for _, rows in meta.groupby("plate"):
         assert sorted(shuffled.loc[rows.index, "compound"]) == sorted(rows["compound"])
+    vehicle = (meta["compound"] == "3").to_numpy()
+    meta.loc[:4, "compound"] = None
+    shuffled = shuffle_labels(meta, ["compound"], rows=~vehicle, rng=np.random.default_rng(0))
+    assert ((shuffled["compound"] == "3") == vehicle).all()
+    assert shuffled["compound"].isna().tolist() == [True] * 5 + [False] * 67
+
+
+def test_the_vehicle_stays_the_vehicle_when_labels_are_shuffled() -> None:
+    x, meta = plates(0, 1)
+    vehicle = (meta["compound"] == "0").to_numpy()
+    rule = {"candidates": ~vehicle, "queries": ~vehicle, "negatives": vehicle}
+    table = controlled(x, meta, same="compound", **rule, rng=np.random.default_rng(0))
+    assert (table["queries"] == 66).all()
+    assert table.loc["as given", "ap"] > table.loc["shuffled labels", "ap"] + 0.1
 
 
 @pytest.mark.parametrize("similarity", ["cosine", "euclidean"])

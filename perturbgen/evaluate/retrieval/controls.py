@@ -10,7 +10,7 @@ import pandas as pd
 
 from perturbgen.errors import SchemaError
 from perturbgen.evaluate.retrieval.evaluator import as_list, retrieve
-from perturbgen.evaluate.retrieval.pairs import Array, codes, require_labels
+from perturbgen.evaluate.retrieval.pairs import Array, codes, read_mask, require_labels
 
 SHOWN: Final = ("ap", "nap", "auc", "median_q", "top_0.01", "p_at_1")
 
@@ -38,7 +38,8 @@ def controlled(
     """
     same, differ = as_list(same), as_list(differ)
     require_labels(meta, [column for column in (plate, well) if column])
-    shuffled = shuffle_labels(meta, same, within=[plate] if plate else [], rng=rng)
+    found = read_mask(options.get("candidates"), meta, "candidates")
+    shuffled = shuffle_labels(meta, same, within=[plate] if plate else [], rows=found, rng=rng)
     variants: dict[str, tuple[pd.DataFrame, dict[str, Any]]] = {"as given": (meta, {})}
     if plate:
         variants["other plate"] = meta, {"differ": [*differ, plate]}
@@ -73,15 +74,24 @@ def variant(embedding: Array | pd.DataFrame, meta: pd.DataFrame, rule: dict[str,
 
 
 def shuffle_labels(
-    meta: pd.DataFrame, columns: Sequence[str], *, within: Sequence[str] = (), rng: np.random.Generator
+    meta: pd.DataFrame,
+    columns: Sequence[str],
+    *,
+    within: Sequence[str] = (),
+    rows: Array | None = None,
+    rng: np.random.Generator,
 ) -> pd.DataFrame:
-    """The same table with the labels permuted among the rows that agree in ``within``; groups keep their sizes."""
+    """The same table with the labels permuted among the rows that agree in ``within``; groups keep their sizes.
+
+    Rows outside the mask ``rows`` (the vehicle) and rows without a label keep what they have.
+    """
     require_labels(meta, [*columns, *within])
     place = np.arange(len(meta))
+    movable = read_mask(rows, meta, "rows") & (codes(meta, columns) >= 0)
     stratum = codes(meta, within)
     for code in np.unique(stratum):
-        rows = np.flatnonzero(stratum == code)
-        place[rows] = rng.permutation(rows)
+        here = np.flatnonzero((stratum == code) & movable)
+        place[here] = rng.permutation(here)
     shuffled = meta.copy()
     for column in columns:
         shuffled[column] = meta[column].take(place).set_axis(meta.index)

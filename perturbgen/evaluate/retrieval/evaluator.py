@@ -126,8 +126,8 @@ def require_evaluable(table: pd.DataFrame, same: Sequence[str], differ: Sequence
         return
     rule = f"same {list(same)}" + (f" and another {list(differ)}" if differ else "")
     raise SchemaError(
-        f"nothing to retrieve: of {len(table)} queries {lonely} have no positive ({rule}), "
-        f"the other {len(table) - lonely} no negative",
+        f"nothing to retrieve: of {len(table)} queries {lonely} have no positive ({rule})"
+        + (f", {len(table) - lonely} no negative" if lonely < len(table) else ""),
         expected="groups of at least two rows, and at least two groups",
         cause="an identifier that is unique to each row, or constant, used as the label",
         fix="choose other columns for same, differ or negatives_same",
