@@ -8,21 +8,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from perturbgen.errors import MissingDependencyError, SchemaError
+from perturbgen.errors import SchemaError
 from perturbgen.evaluate.retrieval import expected_ap, retrieve
 from tests.evaluate.slow_way import all_orders, brute_force, plain_query
 
 METRICS = ["ap", "auc", "early_auc", "top_0.001", "top_0.01", "top_0.1", "p_at_1", "r_at_5", "r_at_10"]
-
-
-@pytest.fixture
-def screen() -> tuple[np.ndarray, pd.DataFrame]:
-    """90 profiles of 12 compounds on 3 plates; a compound and a plate effect."""
-    rng = np.random.default_rng(0)
-    compound, plate = rng.integers(12, size=90), rng.integers(3, size=90)
-    x = rng.normal(size=(12, 10))[compound] + rng.normal(size=(3, 10))[plate] + rng.normal(size=(90, 10))
-    names = [f"r{i}" for i in range(90)]
-    return x, pd.DataFrame({"compound": compound.astype(str), "plate": plate.astype(str)}, index=names)
 
 
 def cosine(x: np.ndarray) -> np.ndarray:
@@ -260,59 +250,6 @@ def test_several_columns_make_one_group(screen: tuple[np.ndarray, pd.DataFrame])
     one = retrieve(x, joined, same="both")
     np.testing.assert_allclose(two.queries[METRICS], one.queries[METRICS])
     assert (two.groups["compound"] + "/" + two.groups["plate"]).tolist() == one.groups["both"].tolist()
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"same": "compuond"}, "no column 'compuond'"),
-        ({"same": []}, "no column in same"),
-        ({"similarity": "cosin"}, "no similarity 'cosin': did you mean 'cosine'"),
-        ({"queries": np.ones(3, bool)}, r"queries has shape \(3,\)"),
-        ({"candidates": np.ones(90)}, "candidates has shape"),
-        ({"similarity": lambda q, c: np.zeros((1, 1))}, "the similarity gave shape"),
-        ({"similarity": lambda q, c: np.full((len(q), len(c)), np.nan)}, "gave NaN"),
-        ({"same": "row"}, "nothing to retrieve: of 90 queries 90 have no positive"),
-        ({"same": "constant"}, "nothing to retrieve: of 90 queries 0 have no positive"),
-        ({"differ": "constant"}, "nothing to retrieve"),
-        ({"queries": np.zeros(90, bool)}, "no row has a label"),
-        ({"similarity": "precomputed"}, "precomputed similarity of shape"),
-    ],
-)
-def test_mistakes_are_explained(
-    screen: tuple[np.ndarray, pd.DataFrame], change: dict[str, object], message: str
-) -> None:
-    x, meta = screen
-    meta = meta.assign(row=meta.index, constant="x")
-    with pytest.raises(SchemaError, match=message):
-        retrieve(x, meta, **{"same": "compound", **change})
-
-
-@pytest.mark.parametrize(
-    ("spoil", "message"),
-    [
-        (
-            lambda x: np.where(np.arange(90)[:, None] == 4, np.nan, x),
-            "1 rows of the embedding hold NaN or infinity: 'r4'",
-        ),
-        (lambda x: x[:-1], "for 90 labelled rows"),
-        (lambda x: x[:, 0], "for 90 labelled rows"),
-        (lambda x: x.astype(str), "of type"),
-    ],
-)
-def test_broken_embeddings_are_refused(screen: tuple[np.ndarray, pd.DataFrame], spoil: object, message: str) -> None:
-    x, meta = screen
-    with pytest.raises(SchemaError, match=message):
-        retrieve(spoil(x), meta, same="compound")
-
-
-def test_a_gpu_that_is_not_there(screen: tuple[np.ndarray, pd.DataFrame]) -> None:
-    import torch
-
-    if torch.cuda.is_available():
-        pytest.skip("there is a GPU")
-    with pytest.raises(MissingDependencyError, match="torch sees no GPU"):
-        retrieve(*screen, same="compound", device="cuda")
 
 
 @pytest.mark.gpu

@@ -51,7 +51,7 @@ def ap_null(positives: int, total: int, *, draws: int = 20_000, seed: int = 0) -
 
     Exact means that all C(L, M) rankings are counted, to 1/4096 in AP, however small the tail.
     """
-    from perturbgen.evaluate.retrieval.kernels import ap_distribution
+    from perturbgen.evaluate.retrieval.null_kernel import ap_distribution
 
     size = positives * math.ceil(PLACES / positives)
     if positives == total:
