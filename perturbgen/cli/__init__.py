@@ -14,6 +14,7 @@ from perturbgen.cli import (  # noqa: F401  (show adds itself to the data verbs)
     data,
     de,
     doctor,
+    retrieve,
     score,
     show,
     simulate,
@@ -40,6 +41,7 @@ tables.register(app)
 de.register(app)
 train.register(app)
 score.register(app)
+retrieve.register(app)
 
 
 def show_version(wanted: bool) -> None:

@@ -1,0 +1,98 @@
+"""The controls that every retrieval number needs: other plates, other wells, shuffled labels, the plate itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import numpy as np
+import pandas as pd
+
+from perturbgen.errors import SchemaError
+from perturbgen.evaluate.retrieval.evaluator import as_list, retrieve
+from perturbgen.evaluate.retrieval.pairs import Array, codes, read_mask, require_labels
+
+SHOWN: Final = ("ap", "nap", "auc", "median_q", "top_0.01", "p_at_1")
+
+
+def controlled(
+    embedding: Array | pd.DataFrame,
+    meta: pd.DataFrame,
+    *,
+    same: str | Sequence[str],
+    differ: str | Sequence[str] = (),
+    plate: str | None = None,
+    well: str | None = None,
+    rng: np.random.Generator,
+    **options: Any,
+) -> pd.DataFrame:
+    """A row per variant of one retrieval (means per query), ``note`` saying why a variant is impossible.
+
+    * ``other plate``, ``other well``: positives must lie on another plate, at another position, so that neither can
+      help; ``negatives on the plate``: negatives share the query's plate, so that the plate cannot help either;
+    * ``shuffled labels``: labels permuted (within the plate, where one is given): what the design alone gives;
+    * ``the plate itself``, ``the well itself``: the plate (or the position, on another plate) as the label, positives
+      and negatives being of other groups: how well a batch is retrieved. Chance is an auc of one half, more is leakage.
+
+    ``options`` go to :func:`retrieve`.
+    """
+    same, differ = as_list(same), as_list(differ)
+    require_labels(meta, [column for column in (plate, well) if column])
+    found = read_mask(options.get("candidates"), meta, "candidates")
+    shuffled = shuffle_labels(meta, same, within=[plate] if plate else [], rows=found, rng=rng)
+    variants: dict[str, tuple[pd.DataFrame, dict[str, Any]]] = {"as given": (meta, {})}
+    if plate:
+        variants["other plate"] = meta, {"differ": [*differ, plate]}
+        variants["negatives on the plate"] = meta, {"negatives_same": [plate]}
+    if well:
+        variants["other well"] = meta, {"differ": [*differ, well]}
+    if plate and well:
+        variants["other plate and well"] = meta, {"differ": [*differ, plate, well]}
+    variants["shuffled labels"] = shuffled, {}
+    if plate:
+        variants["the plate itself"] = meta, {"same": [plate], "differ": same, "negatives_differ": same}
+    if plate and well:
+        variants["the well itself"] = (
+            meta,
+            {"same": [well], "differ": [*same, plate], "negatives_differ": [*same, plate]},
+        )
+    rows = {
+        name: variant(embedding, labels, {"same": same, "differ": differ, **options, **rule})
+        for name, (labels, rule) in variants.items()
+    }
+    return pd.DataFrame(list(rows.values()), index=list(rows), columns=[*SHOWN, "queries", "note"])
+
+
+def variant(embedding: Array | pd.DataFrame, meta: pd.DataFrame, rule: dict[str, Any]) -> dict[str, Any]:
+    """One row."""
+    try:
+        result = retrieve(embedding, meta, **rule)
+    except SchemaError as error:
+        return {"note": error.what}
+    summary: Any = result.summary().loc["per query"]
+    return {**{name: float(summary[name]) for name in SHOWN}, "queries": int(summary["n"]), "note": ""}
+
+
+def shuffle_labels(
+    meta: pd.DataFrame,
+    columns: Sequence[str],
+    *,
+    within: Sequence[str] = (),
+    rows: Array | None = None,
+    rng: np.random.Generator,
+) -> pd.DataFrame:
+    """The same table with the labels permuted among the rows that agree in ``within``; groups keep their sizes.
+
+    Rows outside the mask ``rows`` (the vehicle) and rows without a label keep what they have.
+    """
+    require_labels(meta, [*columns, *within])
+    place = np.arange(len(meta))
+    movable = read_mask(rows, meta, "rows") & (codes(meta, columns) >= 0)
+    stratum = codes(meta, within)
+    for code in np.unique(stratum):
+        here = np.flatnonzero((stratum == code) & movable)
+        place[here] = rng.permutation(here)
+    shuffled = meta.copy()
+    for column in columns:
+        shuffled[column] = meta[column].take(place).set_axis(meta.index)
+    return shuffled

@@ -1,0 +1,149 @@
+"""Linear embeddings that any network must beat: PCA, WCCN, and a metric learned from replicates.
+
+``WCCN(64).fit(train, labels)`` gives a :class:`Projection`, whose ``transform`` turns (rows, features) into
+(rows, components), to be compared by cosine. Fit on training rows only.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from perturbgen.errors import ConfigError, SchemaError
+
+Array = np.ndarray[Any, Any]
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Projection:
+    """A fitted linear embedding: (x - mean) @ matrix."""
+
+    mean: Array  # (features,)
+    matrix: Array  # (features, components)
+    strength: Array  # (components,) variance or replicate correlation along each component, as fitted
+
+    def transform(self, x: Array) -> Array:
+        """(rows, components)."""
+        x = np.asarray(x)
+        if x.ndim != 2 or x.shape[1] != len(self.mean):
+            raise SchemaError(f"data of shape {x.shape}", expected=f"(rows, {len(self.mean)}), as the training rows")
+        return (x - self.mean) @ self.matrix
+
+
+@dataclass(frozen=True)
+class PCA:
+    """Principal components; ``scale`` standardises features first, ``whiten`` gives every component variance one.
+
+    Asking for more components than the data have keeps all they have.
+    """
+
+    components: int
+    scale: bool = True
+    whiten: bool = False
+
+    def fit(self, x: Array) -> Projection:
+        """Of (rows, features)."""
+        x = check(x, self.components)
+        mean = x.mean(axis=0)
+        spread = x.std(axis=0) if self.scale else np.ones(x.shape[1])
+        weight = np.where(spread > 0, 1 / np.where(spread > 0, spread, 1), 0)  # a constant feature says nothing
+        _, singular, axes = np.linalg.svd((x - mean) * weight, full_matrices=False)
+        rank = int((singular > singular[0] * 1e-10).sum())
+        kept = min(self.components, rank)
+        if kept < self.components:
+            log.warning("%d components were asked for; %d rows have %d", self.components, len(x), kept)
+        matrix = weight[:, None] * axes[:kept].T
+        if self.whiten:
+            matrix = matrix / singular[:kept] * np.sqrt(len(x))
+        return Projection(mean, matrix, singular[:kept] ** 2 / len(x))
+
+
+@dataclass(frozen=True)
+class WCCN:
+    """Within-class covariance normalisation: PCA, then the inverse Cholesky factor of the within-class covariance.
+
+    The pooled covariance W of rows about their class mean is shrunk to (1 - a) W + a tr(W)/k I; the product of two
+    transformed rows is x' W^-1 y, so directions in which replicates vary count less.
+    """
+
+    components: int = 64
+    shrink: float = 0.1
+    scale: bool = True
+
+    def fit(self, x: Array, labels: Array) -> Projection:
+        """Of (rows, features) and (rows,) class labels."""
+        pca = PCA(self.components, scale=self.scale).fit(x)
+        within = shrunk(within_covariance(pca.transform(x), labels), self.shrink)
+        factor = np.linalg.cholesky(np.linalg.inv(within))  # W^-1 = F F'
+        return Projection(pca.mean, pca.matrix @ factor, pca.strength)
+
+
+@dataclass(frozen=True)
+class ReplicateMetric:
+    """A linear metric learned from replicates alone, in the spirit of PeML (Smith and Haibe-Kains 2023).
+
+    Directions v solve B v = r T v, with T the covariance of all rows and B = T - W what is left of it without the
+    within-class covariance; r is the correlation of replicates along v. Components come by falling r and are weighted
+    by sqrt(r), so that the product of two rows is what their true parts are expected to share.
+    """
+
+    components: int = 32
+    before: int = 64  # principal components in which directions are sought
+    shrink: float = 0.1
+    scale: bool = True
+
+    def fit(self, x: Array, labels: Array) -> Projection:
+        """Of (rows, features) and (rows,) class labels."""
+        from scipy.linalg import eigh
+
+        pca = PCA(self.before, scale=self.scale).fit(x)
+        within, total = within_covariance(pca.transform(x), labels), np.diag(pca.strength)
+        r, axes = eigh(total - within, shrunk(total, self.shrink))
+        best = np.argsort(-r)[: self.components]
+        best = best[r[best] > 0]
+        if not len(best):
+            raise SchemaError("no direction has replicates more alike than others", expected="replicates that agree")
+        return Projection(pca.mean, pca.matrix @ (axes[:, best] * np.sqrt(r[best])), r[best])
+
+
+def shrunk(covariance: Array, shrink: float) -> Array:
+    """(1 - a) C + a tr(C)/k I."""
+    if not 0 <= shrink <= 1:
+        raise ConfigError(f"shrink is {shrink}", expected="a number from 0 to 1")
+    k = len(covariance)
+    return (1 - shrink) * covariance + shrink * np.trace(covariance) / k * np.eye(k)
+
+
+def within_covariance(scores: Array, labels: Array) -> Array:
+    """(components, components) pooled covariance about class means, over rows - classes; groups of one add nothing."""
+    labels = np.asarray(labels)
+    if len(labels) != len(scores):
+        raise SchemaError(f"{len(labels)} labels for {len(scores)} rows", expected="one a row")
+    _, code = np.unique(labels.astype(str), return_inverse=True)
+    size = np.bincount(code)
+    free = len(scores) - len(size)
+    if free < 1:
+        raise SchemaError(
+            "every class has one row only", expected="classes of at least two rows", fix="label by perturbation"
+        )
+    sums = np.zeros((len(size), scores.shape[1]))
+    np.add.at(sums, code, scores)
+    residual = scores - (sums / size[:, None])[code]
+    return residual.T @ residual / free
+
+
+def check(x: Array, components: int) -> Array:
+    """Rows fit to be fitted, in float64."""
+    x = np.asarray(x, float)
+    if x.ndim != 2 or min(x.shape) < 2:
+        raise SchemaError(f"data of shape {x.shape}", expected="at least two rows and two features")
+    if components < 1:
+        raise ConfigError(f"{components} components", expected="at least one")
+    bad = ~np.isfinite(x).all(axis=1)
+    if bad.any():
+        raise SchemaError(f"{bad.sum()} rows hold NaN or infinity", expected="finite numbers", fix="fill or drop them")
+    return x
