@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
 from perturbgen.baselines.base import LinearSmoother, NoSettings
@@ -74,18 +76,35 @@ class ShrunkenAdditive(LinearSmoother[NoSettings]):
 def variance_components(table: TrainTable) -> tuple[float, float, float]:
     """Variances, averaged over genes, of the cell types' effects, the compounds' effects and the noise; none negative.
 
-    E[(yᵢ − μ)(yⱼ − μ)] = σ²_cell [same cell type] + σ²_compound [same compound] + σ²_noise [i = j].
+    E[(yᵢ − μ)(yⱼ − μ)] = floor + σ²_cell [same cell type] + σ²_compound [same compound] + σ²_noise [i = j]; the floor
+    is there because μ is estimated. No pair of different rows shares both labels, so the regression is three means.
     """
-    values = table.values.astype(np.float32)
-    values -= values.mean(axis=0)
-    products = (values @ values.T).astype(np.float64) / values.shape[1]
-    cells = levels(table.cell_types)
-    compounds = levels(table.compounds)
-    same_cell = one_hot(table.cell_types, cells) @ one_hot(table.cell_types, cells).T
-    same_compound = one_hot(table.compounds, compounds) @ one_hot(table.compounds, compounds).T
-    off = ~np.eye(len(products), dtype=bool)
-    design = np.column_stack([np.ones(off.sum()), same_cell[off], same_compound[off]])
-    floor, cell, compound = np.linalg.lstsq(design.T @ design, design.T @ products[off], rcond=None)[0]
-    cell, compound = max(cell, 0.0), max(compound, 0.0)
-    noise = float(np.diag(products).mean()) - cell - compound - floor
-    return float(cell), float(compound), max(noise, 0.0)
+    genes = table.values.shape[1]
+    centred = table.values - table.values.mean(axis=0)
+    squares = float((centred**2).sum())
+    all_pairs = PairSum(float((centred.sum(axis=0) ** 2).sum()) - squares, len(centred) * (len(centred) - 1))
+    cell, compound = (same_label(centred, labels, squares) for labels in (table.cell_types, table.compounds))
+    strangers = PairSum(all_pairs.total - cell.total - compound.total, all_pairs.count - cell.count - compound.count)
+    between = strangers.mean / genes
+    variances = [max(pair.mean / genes - between, 0.0) if pair.count else 0.0 for pair in (cell, compound)]
+    noise = squares / len(centred) / genes - between - sum(variances)
+    return variances[0], variances[1], max(noise, 0.0)
+
+
+class PairSum(NamedTuple):
+    """The sum over ordered pairs of different rows, and genes, of the product of their values; how many pairs."""
+
+    total: float
+    count: int
+
+    @property
+    def mean(self) -> float:
+        """Of one pair; 0 where there is none."""
+        return self.total / self.count if self.count else 0.0
+
+
+def same_label(values: Array, labels: Labels, squares: float) -> PairSum:
+    """Pairs of rows that share a label, by ‖Σ y‖² − Σ ‖y‖²; ``squares`` is Σ ‖y‖² over all rows."""
+    members = [labels == label for label in levels(labels)]
+    total = sum(float((values[rows].sum(axis=0) ** 2).sum()) for rows in members) - squares
+    return PairSum(total, sum(int(rows.sum()) * (int(rows.sum()) - 1) for rows in members))

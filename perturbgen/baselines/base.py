@@ -46,6 +46,7 @@ class Baseline(ABC, Generic[S]):
     """The shell around a baseline: labels are checked and joined here, the arithmetic is in the subclasses."""
 
     settings_class: ClassVar[type[Settings]] = NoSettings
+    canonical: ClassVar[bool] = True  # whether the rows are put in the order of their labels first
 
     def __init__(self, settings: S | None = None) -> None:
         self.settings: S = settings if settings is not None else cast("S", self.settings_class())
@@ -65,7 +66,7 @@ class Baseline(ABC, Generic[S]):
 
     def fit(self, train: pd.DataFrame, *, rng: np.random.Generator) -> Self:
         """Learn from rows labelled (cell_type, compound), columns genes."""
-        self._table = read_train(train)
+        self._table = read_train(train, canonical=self.canonical)
         self._fit(self._table, rng)
         return self
 
@@ -105,6 +106,8 @@ class LinearSmoother(Baseline[S]):
     With rows y = f + e, e of variance s² in each gene, a new row's error has variance s² (1 + Σ w²), and s² is the sum
     of squared residuals over n − tr(2H − HHᵀ), H the weights of the training rows themselves.
     """
+
+    canonical: ClassVar[bool] = False  # sums do not care, and sorting a large table takes longer than most of them
 
     @abstractmethod
     def weights(self, wanted: Conditions) -> Array | sp.csr_array:

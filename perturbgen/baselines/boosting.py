@@ -80,8 +80,7 @@ class PlainXGBoost(Baseline[PlainSettings]):
     def _fit(self, table: TrainTable, rng: np.random.Generator) -> None:
         self._levels = levels(table.cell_types), levels(table.compounds)
         features = self._hot(Conditions(table.cell_types, table.compounds))
-        seed = {"seed": int(rng.integers(2**31))}
-        self._boosters = boost_all(features, table.values, seed, trees=self.settings.trees, device=self.settings.device)
+        self._boosters = boost_all(features, table.values, {}, trees=self.settings.trees, device=self.settings.device)
 
     def _hot(self, wanted: Conditions) -> Array:
         return np.hstack([one_hot(wanted.cell_types, self._levels[0]), one_hot(wanted.compounds, self._levels[1])])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
@@ -68,6 +70,8 @@ class CellTypeMean(LinearSmoother[NoSettings]):
 class CompoundMedian(Baseline[NoSettings]):
     """The median of the compound over the cell types it was measured in; fallbacks as for the compound's mean."""
 
+    canonical: ClassVar[bool] = False
+
     def _fit(self, table: TrainTable, rng: np.random.Generator) -> None:
         """Medians are taken when they are asked for."""
 
@@ -126,6 +130,7 @@ class NearestReplicate(LinearSmoother[NoSettings]):
         place = {name: i for i, name in enumerate(self._names)}
         for i, (cell, compound) in enumerate(zip(wanted.cell_types, wanted.compounds, strict=True)):
             rows = np.flatnonzero((table.compounds == compound) & (table.cell_types != cell))
+            rows = rows[np.argsort(table.cell_types[rows])]  # the first by name of equals
             if len(rows):
                 scores = rank.get(cell, average)[[place[name] for name in table.cell_types[rows]]]
                 weights[i] = 0

@@ -37,6 +37,7 @@ class RandomForest(FeatureModel[ForestSettings]):
             n_jobs=-1,
         )
         self._forest.fit(features, scores)
+        self._forest.n_jobs = 1  # threads add their trees up in whatever order they end, which shows in the last bit
         unseen = self._out_of_bag(features, scores)
         if np.isfinite(unseen).all():  # a handful of trees may have seen every row
             self._keep_residual_sd(unseen)

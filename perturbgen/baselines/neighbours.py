@@ -32,13 +32,14 @@ class Neighbours(LinearSmoother[NeighbourSettings]):
     """
 
     settings_class: ClassVar[type[Settings]] = NeighbourSettings
+    canonical: ClassVar[bool] = True  # neighbours are ranked
 
     def _fit(self, table: TrainTable, rng: np.random.Generator) -> None:
         names = levels(table.cell_types)
         values = table.values - one_hot(table.cell_types, names) @ cell_type_offsets(table.values, table, names, "mean")
         size = np.linalg.norm(values, axis=1)
-        unit = (values / np.where(size > 0, size, 1)[:, None]).astype(np.float32)
-        self._alike = (unit @ unit.T).astype(np.float64)  # (rows, rows)
+        unit = values / np.where(size > 0, size, 1)[:, None]
+        self._alike = unit @ unit.T  # (rows, rows)
 
     def weights(self, wanted: Conditions) -> Array:
         """Mean of the cell type + own effect + neighbours' effects, as weights of rows."""

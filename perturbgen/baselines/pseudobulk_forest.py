@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -83,6 +83,7 @@ class PseudobulkForest(Baseline[PseudobulkForestSettings]):
         self._levels = {name: levels(self._obs[name].to_numpy(dtype=object)) for name in self._obs}
         self._forest = RandomForestRegressor(self.settings.trees, max_features=0.5, random_state=seed, n_jobs=-1)
         self._forest.fit(self._features(self._obs), targets)
+        self._forest.n_jobs = 1  # threads would add their trees up in any order
 
     def _features(self, obs: pd.DataFrame) -> Array:
         return np.hstack([one_hot(obs[name].to_numpy(dtype=object), known) for name, known in self._levels.items()])
@@ -134,4 +135,5 @@ class PseudobulkForest(Baseline[PseudobulkForestSettings]):
 
 def as_dense(values: object) -> Array:
     """Counts as an ordinary array of float64."""
-    return np.asarray(sp.csr_array(values).toarray() if sp.issparse(values) else values, dtype=np.float64)
+    plain: Any = values.toarray() if sp.issparse(values) else values  # type: ignore[attr-defined]
+    return np.asarray(plain, dtype=np.float64)

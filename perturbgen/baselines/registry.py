@@ -80,7 +80,7 @@ REGISTRY: Final[Mapping[str, Entry]] = {
         random=True,
     ),
     "xgboost": Entry("boosting:XGBoost", "boosted trees on components of t values", uses=SMILES, random=True),
-    "xgboost_plain": Entry("boosting:PlainXGBoost", "XGBoost out of the box, a model a gene", random=True),
+    "xgboost_plain": Entry("boosting:PlainXGBoost", "XGBoost out of the box, a model a gene"),
     "network": Entry("network:LowRankNetwork", "low-rank network, median of seeds", uses=SMILES, random=True),
     "network_pseudolabels": Entry(
         "network:PseudoLabelNetwork",

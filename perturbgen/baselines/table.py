@@ -23,10 +23,7 @@ KEY: Final = ("cell_type", "compound")
 
 @dataclass(frozen=True)
 class TrainTable:
-    """The training rows in the order of their labels: ``values`` (rows, genes), the two labels of each row, the genes.
-
-    Sorting makes every baseline, the random ones too, blind to the order of the rows it was given.
-    """
+    """The training rows: ``values`` (rows, genes), the two labels of each row, the genes."""
 
     values: Array
     cell_types: Labels
@@ -37,10 +34,6 @@ class TrainTable:
     def index(self) -> pd.MultiIndex:
         """(cell_type, compound) of each row."""
         return pd.MultiIndex.from_arrays([self.cell_types, self.compounds], names=KEY)
-
-    def rows(self, kept: NDArray[np.bool_]) -> TrainTable:
-        """The table of some rows (rows,)."""
-        return TrainTable(self.values[kept], self.cell_types[kept], self.compounds[kept], self.genes)
 
 
 @dataclass(frozen=True)
@@ -64,8 +57,12 @@ class Conditions:
         return [f"{cell} | {compound}" for cell, compound in zip(cells, compounds, strict=True)]
 
 
-def read_train(train: pd.DataFrame) -> TrainTable:
-    """The training table, refused where a label is missing or repeated or a value is not a finite number."""
+def read_train(train: pd.DataFrame, *, canonical: bool = True) -> TrainTable:
+    """The training table, refused where a label is missing or repeated or a value is not a finite number.
+
+    ``canonical`` has the rows sorted by label and stored row by row, so that nothing, the draws of a random baseline
+    and the last bit of a sum included, depends on how they were given.
+    """
     if not isinstance(train, pd.DataFrame):
         raise SchemaError(f"the training table is a {type(train).__name__}", expected="a pandas DataFrame")
     found = read_conditions(train.index, "the training table")
@@ -75,14 +72,11 @@ def read_train(train: pd.DataFrame) -> TrainTable:
         twice = train.columns[train.columns.duplicated()]
         raise SchemaError(f"the training table holds genes twice: {shorten(twice)}", fix="drop the repeated columns")
     values = numeric(train)
+    if not canonical:
+        return TrainTable(values, found.cell_types, found.compounds, train.columns)
     order = np.lexsort((found.compounds.astype(str), found.cell_types.astype(str)))
-    table = TrainTable(values, found.cell_types, found.compounds, train.columns)
-    return table if (order == np.arange(len(order))).all() else take(table, order)
-
-
-def take(table: TrainTable, order: NDArray[np.intp]) -> TrainTable:
-    """The same rows in another order."""
-    return TrainTable(table.values[order], table.cell_types[order], table.compounds[order], table.genes)
+    rows = np.ascontiguousarray(values if (order == np.arange(len(order))).all() else values[order])
+    return TrainTable(rows, found.cell_types[order], found.compounds[order], train.columns)
 
 
 def numeric(frame: pd.DataFrame) -> Array:

@@ -121,9 +121,10 @@ class TransferStack(Baseline[TransferSettings]):
         profiled = np.isin(compounds, table.compounds[np.isin(table.cell_types, sources)])
         strange = here & np.isin(wanted.compounds, compounds[~profiled])
         tell_fallback(self.name, wanted, strange, "the offset of the cell type")
-        targets = measured_in(table, [name, *self._others(name, sources)], compounds, profiled)
+        measured = measured_in(table, [name, *self._others(name, sources)], compounds, profiled)
         at = np.searchsorted(compounds.astype(str), asked.astype(str))
-        if len(targets[0].known) < FEWEST:
+        targets = [target for target in measured if len(target.known) >= FEWEST]
+        if targets[:1] != measured[:1]:
             tell_fallback(self.name, wanted, here, "the sources' mean profile of the compound")
             return known.means.mean(axis=0) + known.profiles[:, at].mean(axis=0)
         return self._stack(name, sources, known, targets, at)
@@ -160,8 +161,6 @@ class TransferStack(Baseline[TransferSettings]):
         loadings = known.components.loadings[: chosen.prior_components]
         expected = chosen.prior * (known.profiles.mean(axis=0) @ loadings.T) @ loadings  # (compounds, genes)
         for i, target in enumerate(targets):
-            if len(target.known) < FEWEST:
-                continue
             label = "own" if i == 0 else target.name
             offset, deviation = krige(target, known.kernel, expected, at, chosen.noise)
             yield f"{label} offset", np.broadcast_to(offset, deviation.shape)
@@ -177,7 +176,7 @@ class TransferStack(Baseline[TransferSettings]):
                     yield f"{name} {low}-{high}", (profile[at] @ loadings.T) @ loadings
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Measured:
     """The rows of one sparse cell type: ``known`` the places (rows,) of their compounds, ``values`` (rows, genes)."""
 
@@ -208,6 +207,8 @@ def krige(target: Measured, kernel: Array, expected: Array, at: np.ndarray, nois
     With r the rows minus their ``expected`` effects (compounds, genes) and C = K + noise · I, the offset is the
     generalised least squares mean m = 1ᵀC⁻¹r / 1ᵀC⁻¹1, and the deviation of a compound is k C⁻¹ (r − m).
     """
+    if not len(target.known):  # all of them are left out just now
+        return np.zeros(expected.shape[1]), np.zeros((len(at), expected.shape[1]))
     residual = target.values - expected[target.known]
     among = kernel[np.ix_(target.known, target.known)]
     inverse = np.linalg.inv(among + noise * np.eye(len(among)))
