@@ -3,8 +3,8 @@
 python experiments/real_ranks/run.py                             # needs the real data (see perturbgen doctor)
 python experiments/real_ranks/run.py --only transfer --no-ideas
 
-Settings are chosen on the 13 known drugs alone (folds that withhold some of them in both cell types). The 122 are scored
-once for each seed, after the choice.
+Settings are chosen on the 13 known drugs alone (folds that withhold some of them in both cell types). The 122 are
+scored once for each seed, after the choice.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ BLENDED = ("transfer", "bilinear_ridge", "kernel_ridge", "neighbours", "xgboost"
 class Method(Settings):
     """A baseline, the settings all its candidates share, and the grid they are crossed from."""
 
-    settings: dict[str, Any] = {}
-    grid: dict[str, list[Any]] = {}
+    settings: dict[str, Any] = Field({})
+    grid: dict[str, list[Any]] = Field({})
 
 
 class Idea(Settings):
@@ -55,7 +55,7 @@ class Idea(Settings):
 
     name: str
     base: str
-    settings: dict[str, Any] = {}
+    settings: dict[str, Any] = Field({})
     normal_scores: bool = False
 
 
@@ -63,13 +63,13 @@ class Experiment(Settings):
     """The whole of config.toml."""
 
     folds: int = Field(7, ge=2)
-    seeds: list[int] = [0, 1, 2]
-    methods: dict[str, Method] = {}
-    ideas: list[Idea] = []
+    seeds: list[int] = Field([0, 1, 2], min_length=1)
+    methods: dict[str, Method] = Field({})
+    ideas: list[Idea] = Field([])
 
 
 class Task:
-    """The rows that are known, the rows to predict, the folds for choosing, and what was chosen and predicted so far."""
+    """The rows that are known, the rows to predict, the folds for choosing, and what was predicted so far."""
 
     def __init__(self, train: pd.DataFrame, test: pd.DataFrame, smiles: pd.Series, folds: list[Fold]) -> None:
         self.train, self.test, self.smiles, self.folds = train, test, smiles, folds

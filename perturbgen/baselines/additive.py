@@ -79,15 +79,14 @@ def variance_components(table: TrainTable) -> tuple[float, float, float]:
     E[(yᵢ − μ)(yⱼ − μ)] = floor + σ²_cell [same cell type] + σ²_compound [same compound] + σ²_noise [i = j]; the floor
     is there because μ is estimated. No pair of different rows shares both labels, so the regression is three means.
     """
-    genes = table.values.shape[1]
-    centred = table.values - table.values.mean(axis=0)
-    squares = float((centred**2).sum())
-    all_pairs = PairSum(float((centred.sum(axis=0) ** 2).sum()) - squares, len(centred) * (len(centred) - 1))
-    cell, compound = (same_label(centred, labels, squares) for labels in (table.cell_types, table.compounds))
-    strangers = PairSum(all_pairs.total - cell.total - compound.total, all_pairs.count - cell.count - compound.count)
+    values, (rows, genes) = table.values, table.values.shape
+    mean = values.mean(axis=0)
+    squares = float(np.einsum("rg,rg->", values, values) - rows * mean @ mean)
+    cell, compound = (same_label(values, mean, labels, squares) for labels in (table.cell_types, table.compounds))
+    strangers = PairSum(-squares - cell.total - compound.total, rows * (rows - 1) - cell.pairs - compound.pairs)
     between = strangers.mean / genes
-    variances = [max(pair.mean / genes - between, 0.0) if pair.count else 0.0 for pair in (cell, compound)]
-    noise = squares / len(centred) / genes - between - sum(variances)
+    variances = [max(pair.mean / genes - between, 0.0) if pair.pairs else 0.0 for pair in (cell, compound)]
+    noise = squares / rows / genes - between - sum(variances)
     return variances[0], variances[1], max(noise, 0.0)
 
 
@@ -95,16 +94,17 @@ class PairSum(NamedTuple):
     """The sum over ordered pairs of different rows, and genes, of the product of their values; how many pairs."""
 
     total: float
-    count: int
+    pairs: int
 
     @property
     def mean(self) -> float:
         """Of one pair; 0 where there is none."""
-        return self.total / self.count if self.count else 0.0
+        return self.total / self.pairs if self.pairs else 0.0
 
 
-def same_label(values: Array, labels: Labels, squares: float) -> PairSum:
-    """Pairs of rows that share a label, by ‖Σ y‖² − Σ ‖y‖²; ``squares`` is Σ ‖y‖² over all rows."""
-    members = [labels == label for label in levels(labels)]
-    total = sum(float((values[rows].sum(axis=0) ** 2).sum()) for rows in members) - squares
-    return PairSum(total, sum(int(rows.sum()) * (int(rows.sum()) - 1) for rows in members))
+def same_label(values: Array, mean: Array, labels: Labels, squares: float) -> PairSum:
+    """Pairs of rows that share a label: Σ over labels of ‖Σ (y − μ)‖², less ``squares``, which is Σ ‖y − μ‖²."""
+    hot = one_hot(labels, levels(labels))
+    sizes = hot.sum(axis=0)
+    sums = hot.T @ values - np.outer(sizes, mean)
+    return PairSum(float(np.vdot(sums, sums)) - squares, int((sizes * (sizes - 1)).sum()))

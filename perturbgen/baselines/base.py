@@ -15,6 +15,7 @@ from perturbgen.config import Settings
 from perturbgen.errors import ConfigError, PerturbgenError
 
 SPARSE = 0.1  # below this share of non-zeros a sparse product is faster
+REPEATED = 0.2  # below this share of distinct rows it pays to copy the result
 
 
 @runtime_checkable
@@ -132,7 +133,10 @@ class LinearSmoother(Baseline[S]):
 
 
 def apply_weights(weights: Array | sp.csr_array, values: Array) -> Array:
-    """W Y (conditions, genes), through a sparse product where W is mostly zero."""
+    """W Y (conditions, genes): equal rows of W are multiplied once, and a W of few non-zeros as a sparse one."""
+    distinct, inverse = np.unique(dense(weights), axis=0, return_inverse=True)
+    if len(distinct) < REPEATED * weights.shape[0]:
+        return np.asarray(distinct @ values)[inverse.ravel()]
     if not sp.issparse(weights) and np.count_nonzero(weights) < SPARSE * weights.size:
         weights = sp.csr_array(weights)
     return np.asarray(weights @ values)

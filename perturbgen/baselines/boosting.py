@@ -50,13 +50,16 @@ class XGBoost(FeatureModel[XGBoostSettings]):
 
     def _fit_scores(self, features: Array, scores: Array, rng: np.random.Generator) -> None:
         chosen = self.settings
-        shared = {
-            "eta": chosen.rate, "max_depth": chosen.depth, "subsample": chosen.rows, "colsample_bytree": chosen.columns,
-            "min_child_weight": chosen.leaf, "lambda": chosen.penalty,
-        }  # fmt: skip
-        seeds = rng.integers(2**31, size=chosen.seeds)
-        runs = [shared | {"seed": int(seed)} for seed in seeds]
+        runs = [self.parameters(int(seed)) for seed in rng.integers(2**31, size=chosen.seeds)]
         self._models = [boost_all(features, scores, run, trees=chosen.trees, device=chosen.device) for run in runs]
+
+    def parameters(self, seed: int) -> dict[str, float]:
+        """The settings in XGBoost's own words."""
+        chosen = self.settings
+        return {
+            "eta": chosen.rate, "max_depth": chosen.depth, "subsample": chosen.rows, "colsample_bytree": chosen.columns,
+            "min_child_weight": chosen.leaf, "lambda": chosen.penalty, "seed": seed,
+        }  # fmt: skip
 
     def _predict_scores(self, features: Array) -> Array:
         return np.mean([predict_all(boosters, features) for boosters in self._models], axis=0)

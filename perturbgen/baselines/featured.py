@@ -63,8 +63,11 @@ class FeatureModel(Baseline[F]):
             hot=self.hot,
             rng=rng,
         )
-        matrix = self._features.matrix(Conditions(table.cell_types, table.compounds))
-        self._fit_scores(matrix, scores, rng)
+        self._fit_scores(self.training_features(), scores, rng)
+
+    def training_features(self) -> Array:
+        """Features (rows, columns) of the training rows, none of which holds anything of its own row's values."""
+        return self._features.matrix(Conditions(self.table.cell_types, self.table.compounds))
 
     def _predict(self, wanted: Conditions) -> Array:
         table = self.table

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from perturbgen.console import say, show_table
+from perturbgen.errors import ConfigError, shorten
 from perturbgen.files import check_output, require_file
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from perturbgen.baselines.base import Baseline
+    from perturbgen.baselines.registry import Entry
 
 
 def register(app: typer.Typer) -> None:
@@ -43,13 +45,16 @@ def baselines(
             rows, title=f"{name}: {find(name).description}" + ("" if rows else "; nothing to set"), as_json=as_json
         )
         return
-    marks = ("needs", "random", "intervals", "transductive")
-    rows = [
-        {"name": key, "what": entry.description, "Open Problems": entry.open_problems or None}
-        | {"notes": ", ".join(notes(entry, marks))}
+    table: list[dict[str, Any]] = [
+        {
+            "name": key,
+            "what": entry.description,
+            "Open Problems": entry.open_problems or None,
+            "notes": ", ".join(notes(entry)),
+        }
         for key, entry in REGISTRY.items()
     ]
-    show_table(rows, title="baselines", as_json=as_json)
+    show_table(table, title="baselines", as_json=as_json)
 
 
 def show(value: Any) -> str:
@@ -57,10 +62,10 @@ def show(value: Any) -> str:
     return str(list(value)) if isinstance(value, tuple) else str(value)
 
 
-def notes(entry: Any, marks: tuple[str, ...]) -> list[str]:
+def notes(entry: Entry) -> list[str]:
     """What is special about a baseline, in words."""
-    needed = [f"needs --{key}" for key in entry.needs]
-    return needed + [mark for mark in marks if mark != "needs" and getattr(entry, mark)]
+    marks = {"random": entry.random, "intervals": entry.intervals, "transductive": entry.transductive}
+    return [f"needs --{key}" for key in entry.needs] + [mark for mark, holds in marks.items() if holds]
 
 
 def baseline(
@@ -93,10 +98,14 @@ def baseline(
     """
     import numpy as np
 
+    from perturbgen.baselines.registry import REGISTRY, find
     from perturbgen.data.kaggle_tables import read_de
 
     for path in outputs(out, interval):
         check_output(path, ".parquet")
+    if interval is not None and not find(name).intervals:
+        with_one = [key for key, entry in REGISTRY.items() if entry.intervals]
+        raise ConfigError(f"{name} has no prediction intervals", fix=f"one that has: {shorten(with_one, 20)}")
     model = build(name, overrides or [], truth=truth, pseudobulk=pseudobulk, smiles=smiles)
     wanted = read_wanted(conditions)
     table = read_de(train)
@@ -110,8 +119,9 @@ def baseline(
         write_predictions(result, path)
     row = {"baseline": name, "trained on": len(table), "predicted": len(wanted), "genes": table.shape[1]}
     show_table([row | {"seconds": round(seconds, 2)}], title=f"wrote {out}", as_json=as_json)
-    if not as_json and getattr(model, "chosen", ""):
-        say(f"settings chosen out of fold: {model.chosen}")  # type: ignore[attr-defined]
+    chosen = vars(model).get("chosen")
+    if chosen and not as_json:
+        say(f"settings chosen out of fold: {chosen}")
 
 
 def outputs(out: Path, interval: float | None) -> list[Path]:
@@ -133,7 +143,7 @@ def build(
     settings: dict[str, Any] = {}
     for override in overrides:
         settings = merge(settings, parse_override(override))
-    given = {
+    given: dict[str, Any] = {
         "truth": None if truth is None else read_de(truth),
         "pseudobulk": None if pseudobulk is None else read_bulk(pseudobulk),
         "smiles": None if smiles is None else read_smiles(smiles),

@@ -16,6 +16,7 @@ from perturbgen.baselines.linear import bilinear_ridge, squared_distances
 from perturbgen.baselines.lowrank import fit_components
 from perturbgen.baselines.table import KEY, read_train
 from perturbgen.baselines.transforms import from_t, to_t
+from perturbgen.errors import SchemaError
 
 
 def asked(*pairs: tuple[str, str]) -> pd.MultiIndex:
@@ -160,3 +161,10 @@ def test_kernel_ridge_on_two_rows() -> None:
     # Rows of one compound have equal compound encodings; the kernel of a pair is 1 where the cell encodings agree too.
     assert found.loc[("A", "y"), "g"] > 2.9
     assert found.loc[("A", "x"), "g"] < 1.1
+
+
+def test_what_the_truth_lacks_is_told(small: pd.DataFrame) -> None:
+    with pytest.raises(SchemaError, match="lacks 1 conditions: 'C . y'"):
+        make("ground_truth", truth=small).fit(small, rng=RNG(0)).predict(asked(("C", "y")))
+    with pytest.raises(SchemaError, match="lacks 1 genes of the training table: 'h'"):
+        make("ground_truth", truth=small[["g"]]).fit(small, rng=RNG(0))
