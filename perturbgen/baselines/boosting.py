@@ -39,6 +39,7 @@ class XGBoostSettings(FeatureSettings):
     columns: float = Field(0.2, gt=0, le=1, description="share of the features that a tree sees")
     leaf: float = Field(3.0, ge=0, description="weight of a leaf, at least")
     penalty: float = Field(1.0, ge=0, description="L2 penalty on leaves")
+    bins: int = Field(64, ge=2, description="of a feature; a few hundred rows have no use for more")
     seeds: int = Field(1, ge=1, description="models that are averaged, each with its own draws")
     device: Device = Field("auto", description="auto takes a GPU where one is present")
 
@@ -58,7 +59,7 @@ class XGBoost(FeatureModel[XGBoostSettings]):
         chosen = self.settings
         return {
             "eta": chosen.rate, "max_depth": chosen.depth, "subsample": chosen.rows, "colsample_bytree": chosen.columns,
-            "min_child_weight": chosen.leaf, "lambda": chosen.penalty, "seed": seed,
+            "min_child_weight": chosen.leaf, "lambda": chosen.penalty, "max_bin": chosen.bins, "seed": seed,
         }  # fmt: skip
 
     def _predict_scores(self, features: Array) -> Array:
