@@ -9,6 +9,7 @@ scored once for each seed, after the choice.
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -32,6 +33,8 @@ from perturbgen.config import Settings, load_settings
 from perturbgen.console import show_table, track
 from perturbgen.data.splits import KNOWN_IN_TARGETS
 
+log = logging.getLogger("perturbgen.experiments.real_ranks")
+
 TARGETS = ["b", "myeloid"]
 PUBLISHED = {
     "cell-type mean": (0.256, 0.198),
@@ -40,7 +43,7 @@ PUBLISHED = {
     "0.3 compound mean + 0.7 cell-type mean": (0.331, 0.284),
     "ridge on 10 components": (0.315, 0.282),
 }
-BLENDED = ("transfer", "bilinear_ridge", "kernel_ridge", "neighbours", "xgboost", "network", "shrunken_additive")
+BLENDED = ("transfer", "bilinear_ridge", "kernel_ridge", "neighbours", "shrunken_additive")  # closed forms
 
 
 class Method(Settings):
@@ -92,6 +95,7 @@ class Task:
         (b, myeloid), sd = found.mean(axis=0), "" if spread is None else "/".join(f"{v:.3f}" for v in spread)
         row = {"method": name, "known, out of fold": known, "b": b, "myeloid": myeloid, "SD": sd, "chosen": chosen}
         self.rows.append(row)
+        log.info("%s: b %.3f, myeloid %.3f", name, b, myeloid)
 
 
 def main(
@@ -110,7 +114,7 @@ def main(
     for name, method in experiment.methods.items():
         if not only or name in only:
             judge(task, name, method, experiment.seeds)
-    if not only:
+    if set(BLENDED) <= set(task.final):
         add_blend(task)
     if plain:
         task.add("xgboost_plain", None, [fitted(task, "xgboost_plain", {}, 0)])

@@ -97,3 +97,19 @@ def test_mistakes(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (files / "bad.csv").write_text("cell,drug\nA,x\n")
     assert fit(files, "zeros", conditions="bad.csv") == 2
     assert "no column 'cell_type', 'compound'" in capsys.readouterr().err
+
+
+def test_end_to_end_on_the_tiny_simulation(tmp_path: Path) -> None:
+    """Simulate, fit, predict what is withheld: shrinking beats saying nothing, and the plain mean of the compound."""
+    from perturbgen.simulate import simulate
+
+    folder = simulate("tiny", seed=0, out=tmp_path / "tiny")
+    truth = read_de(folder / "de_truth.parquet")
+    errors = {}
+    for name in ("zeros", "compound_mean", "shrunken_additive"):
+        arguments = ["--train", str(folder), "--conditions", str(folder), "--out", str(tmp_path / f"{name}.parquet")]
+        assert run(["-q", "baseline", name, *arguments]) == 0
+        found = read_de(tmp_path / f"{name}.parquet")
+        common = truth.loc[list(found.index), list(found.columns)]
+        errors[name] = float(((found - common) ** 2).mean(axis=1).pow(0.5).mean())
+    assert errors["shrunken_additive"] < min(errors["zeros"], errors["compound_mean"])
