@@ -11,6 +11,7 @@ import typer
 
 from perturbgen import __version__
 from perturbgen.cli import (  # noqa: F401  (show adds itself to the data verbs)
+    baselines,
     data,
     de,
     doctor,
@@ -42,6 +43,7 @@ de.register(app)
 train.register(app)
 score.register(app)
 retrieve.register(app)
+baselines.register(app)
 
 
 def show_version(wanted: bool) -> None:

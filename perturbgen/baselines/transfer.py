@@ -1,0 +1,216 @@
+"""The transfer stack: a condition told from the compound's profiles elsewhere, weighted as the known compounds ask for.
+
+For a target cell type, every gene of every known compound is a sample of one small regression. Its columns are what one
+can say of a compound without its row in the target: its profile in each source cell type (whole, and the parts of it in
+bands of components shared by the genes), the sources' means, the target's own offset, and the deviations of alike known
+compounds, kriged (Gaussian process) on the profiles' similarity. Columns that need the target's rows are made with the
+compound left out, so the weights are honest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar, Final
+
+import numpy as np
+from pydantic import Field, field_validator
+
+from perturbgen.baselines.base import Baseline
+from perturbgen.baselines.lowrank import Components, fit_components
+from perturbgen.baselines.table import Array, Conditions, Labels, TrainTable, levels, tell_fallback
+from perturbgen.baselines.transforms import Transform, backward, forward
+from perturbgen.config import Settings
+
+LEAVE_OUT_PARTS: Final = 20
+FEWEST: Final = 3  # known compounds, for weights to be fitted or deviations to be kriged
+
+
+class TransferSettings(Settings):
+    """The columns and the penalties."""
+
+    transform: Transform = Field("t", description="t: signed log p as t values; none: the values as they are")
+    bands: tuple[int, ...] = Field((3, 10, 25, 60), description="ends of the bands of components; empty for none")
+    whole: bool = Field(True, description="the whole profiles are columns too")
+    kriging: bool = Field(True, description="deviations of alike known compounds are columns")
+    others: bool = Field(True, description="offsets and deviations of the other sparse cell types are columns too")
+    noise: float = Field(0.3, gt=0, description="of kriging: noise beside a kernel whose mean diagonal is one")
+    prior: float = Field(0.5, ge=0, description="share of the sources' low-rank profile that offsets are freed of")
+    prior_components: int = Field(20, ge=1, description="components of that low-rank profile")
+    ridge: float = Field(0.01, ge=0, description="penalty on the weights, in units of the mean square of a column")
+    source_share: float = Field(0.5, gt=0, le=1, description="a source knows at least this share of the compounds")
+
+    @field_validator("bands")
+    @classmethod
+    def ascending(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        """Ends of bands that grow."""
+        if any(high <= low for low, high in zip((0, *value), value, strict=False)):
+            raise ValueError("the ends of the bands must be positive and grow")
+        return value
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What is known of each compound without the target: profiles, components, similarity.
+
+    ``profiles`` (sources, compounds, genes) are deviations from ``means`` (sources, genes); a missing one is the mean
+    of the compound's others, zero where there is none. ``kernel`` (compounds, compounds) has a mean diagonal of one.
+    """
+
+    compounds: Labels
+    means: Array
+    profiles: Array
+    components: Components
+    kernel: Array
+
+    @classmethod
+    def fit(cls, table: TrainTable, names: list[str], compounds: Labels, count: int) -> Sources:
+        """Gather the rows of the source cell types; ``count`` components."""
+        place = {compound: i for i, compound in enumerate(compounds)}
+        profiles = np.full((len(names), len(compounds), table.values.shape[1]), np.nan)
+        for s, name in enumerate(names):
+            rows = np.flatnonzero(table.cell_types == name)
+            profiles[s, [place[c] for c in table.compounds[rows]]] = table.values[rows]
+        measured = ~np.isnan(profiles[:, :, 0])
+        means = np.array([profile[known].mean(axis=0) for profile, known in zip(profiles, measured, strict=True)])
+        profiles -= means[:, None]
+        number = measured.sum(axis=0)
+        average = np.nansum(profiles, axis=0) / np.maximum(number, 1)[:, None]
+        for s in range(len(names)):
+            profiles[s, ~measured[s]] = average[~measured[s]]
+        components = fit_components(profiles[measured], count, centre=False)
+        kernel = average @ average.T
+        return cls(compounds, means, profiles, components, kernel / max(float(np.diag(kernel).mean()), 1e-300))
+
+
+class TransferStack(Baseline[TransferSettings]):
+    """Profiles of the compound elsewhere + the cell type's offset + alike known compounds, weighted by a small ridge.
+
+    Sources are the cell types that know at least half of the compounds (all but the target, where none does). A
+    compound no source knows has a flat profile and gets the target's offset and the sources' means; a cell type with
+    fewer than three known compounds gets the sources' mean profile of the compound.
+    """
+
+    settings_class: ClassVar[type[Settings]] = TransferSettings
+
+    def _fit(self, table: TrainTable, rng: np.random.Generator) -> None:
+        values = forward(table.values, self.settings.transform)
+        self._rows = TrainTable(values, table.cell_types, table.compounds, table.genes)
+        names = levels(table.cell_types)
+        needed = self.settings.source_share * len(levels(table.compounds))
+        self._full = [name for name in names if (table.cell_types == name).sum() >= needed]
+        self.weights: dict[str, dict[str, float]] = {}
+
+    def _predict(self, wanted: Conditions) -> Array:
+        result = np.empty((len(wanted), len(self.table.genes)))
+        for name in levels(wanted.cell_types):
+            rows = np.flatnonzero(wanted.cell_types == name)
+            result[rows] = self._predict_cell_type(str(name), wanted.compounds[rows], wanted)
+        return backward(result, self.settings.transform)
+
+    def _predict_cell_type(self, name: str, asked: Labels, wanted: Conditions) -> Array:
+        table = self._rows
+        sources = [s for s in self._full if s != name] or [s for s in levels(table.cell_types) if s != name]
+        here = wanted.cell_types == name
+        if not sources:
+            tell_fallback(self.name, wanted, here, "the cell type's mean, no other being measured")
+            return np.tile(table.values.mean(axis=0), (len(asked), 1))
+        compounds = levels(np.concatenate([table.compounds, asked]))
+        count = max((*self.settings.bands, self.settings.prior_components))
+        known = Sources.fit(table, sources, compounds, count)
+        profiled = np.isin(compounds, table.compounds[np.isin(table.cell_types, sources)])
+        strange = here & np.isin(wanted.compounds, compounds[~profiled])
+        tell_fallback(self.name, wanted, strange, "the offset of the cell type")
+        measured = measured_in(table, [name, *self._others(name, sources)], compounds, profiled)
+        at = np.searchsorted(compounds.astype(str), asked.astype(str))
+        targets = [target for target in measured if len(target.known) >= FEWEST]
+        if targets[:1] != measured[:1]:
+            tell_fallback(self.name, wanted, here, "the sources' mean profile of the compound")
+            return known.means.mean(axis=0) + known.profiles[:, at].mean(axis=0)
+        return self._stack(name, sources, known, targets, at)
+
+    def _others(self, name: str, sources: list[str]) -> list[str]:
+        """The other sparse cell types."""
+        rest = [str(n) for n in levels(self._rows.cell_types) if n != name and n not in sources]
+        return rest if self.settings.others else []
+
+    def _stack(self, name: str, sources: list[str], known: Sources, targets: list[Measured], at: np.ndarray) -> Array:
+        """Weights from the known compounds, each left out in turn, then the wanted ones (conditions, genes)."""
+        own = targets[0]
+        square, cross, labels = np.zeros((0, 0)), np.zeros(0), []
+        for part in np.array_split(np.arange(len(own.known)), min(LEAVE_OUT_PARTS, len(own.known))):
+            left_out = own.known[part]
+            made = dict(self._columns(sources, known, [t.without(left_out) for t in targets], left_out))
+            labels = list(made)
+            stacked = np.array([column.ravel() for column in made.values()])
+            gram, product = stacked @ stacked.T, stacked @ own.values[part].ravel()
+            square, cross = (gram, product) if not square.size else (square + gram, cross + product)
+        penalty = self.settings.ridge * np.trace(square) / len(square) * np.eye(len(square))
+        weights = np.linalg.lstsq(square + penalty, cross, rcond=None)[0]
+        self.weights[name] = dict(zip(labels, weights.tolist(), strict=True))
+        result = np.zeros((len(at), own.values.shape[1]))
+        for weight, (_, column) in zip(weights, self._columns(sources, known, targets, at), strict=True):
+            result += weight * column
+        return result
+
+    def _columns(
+        self, names: list[str], known: Sources, targets: list[Measured], at: np.ndarray
+    ) -> Iterator[tuple[str, Array]]:
+        """Named columns (conditions, genes) of the compounds at ``at``; one at a time, for they are large."""
+        chosen = self.settings
+        loadings = known.components.loadings[: chosen.prior_components]
+        expected = chosen.prior * (known.profiles.mean(axis=0) @ loadings.T) @ loadings  # (compounds, genes)
+        for i, target in enumerate(targets):
+            label = "own" if i == 0 else target.name
+            offset, deviation = krige(target, known.kernel, expected, at, chosen.noise)
+            yield f"{label} offset", np.broadcast_to(offset, deviation.shape)
+            if chosen.kriging:
+                yield f"{label} alike", deviation
+        for name, mean, profile in zip(names, known.means, known.profiles, strict=True):
+            yield f"{name} mean", np.broadcast_to(mean, profile[at].shape)
+            if chosen.whole:
+                yield f"{name} whole", profile[at]
+            for low, high in zip((0, *chosen.bands), chosen.bands, strict=False):
+                loadings = known.components.loadings[low:high]
+                if len(loadings):
+                    yield f"{name} {low}-{high}", (profile[at] @ loadings.T) @ loadings
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """The rows of one sparse cell type: ``known`` the places (rows,) of their compounds, ``values`` (rows, genes)."""
+
+    name: str
+    known: np.ndarray
+    values: Array
+
+    def without(self, places: np.ndarray) -> Measured:
+        """As if the compounds at ``places`` had not been measured."""
+        kept = ~np.isin(self.known, places)
+        return Measured(self.name, self.known[kept], self.values[kept])
+
+
+def measured_in(table: TrainTable, names: list[str], compounds: Labels, profiled: np.ndarray) -> list[Measured]:
+    """The rows of each of the named cell types, of compounds that a source knows."""
+    found = []
+    for name in names:
+        rows = np.flatnonzero(table.cell_types == name)
+        places = np.searchsorted(compounds.astype(str), table.compounds[rows].astype(str))
+        kept = profiled[places]
+        found.append(Measured(name, places[kept], table.values[rows[kept]]))
+    return found
+
+
+def krige(target: Measured, kernel: Array, expected: Array, at: np.ndarray, noise: float) -> tuple[Array, Array]:
+    """Offset (genes,) of a cell type, and deviations from it (conditions, genes) told by the alike known compounds.
+
+    With r the rows minus their ``expected`` effects (compounds, genes) and C = K + noise · I, the offset is the
+    generalised least squares mean m = 1ᵀC⁻¹r / 1ᵀC⁻¹1, and the deviation of a compound is k C⁻¹ (r − m).
+    """
+    if not len(target.known):  # all of them are left out just now
+        return np.zeros(expected.shape[1]), np.zeros((len(at), expected.shape[1]))
+    residual = target.values - expected[target.known]
+    among = kernel[np.ix_(target.known, target.known)]
+    inverse = np.linalg.inv(among + noise * np.eye(len(among)))
+    offset = (inverse.sum(axis=0) / inverse.sum()) @ residual
+    return offset, kernel[np.ix_(at, target.known)] @ (inverse @ (residual - offset))

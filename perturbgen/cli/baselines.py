@@ -1,0 +1,197 @@
+"""``perturbgen baselines`` and ``perturbgen baseline``: what must be beaten, and its predictions."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from perturbgen.console import say, show_table
+from perturbgen.errors import ConfigError, shorten
+from perturbgen.files import check_output, require_file
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from perturbgen.baselines.base import Baseline
+    from perturbgen.baselines.registry import Entry
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verbs."""
+    app.command()(baselines)
+    app.command()(baseline)
+
+
+def baselines(
+    name: Annotated[str | None, typer.Argument(help="Show the settings of this one.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """List the baselines, or the settings of one of them.
+
+    The column Open Problems has the name of the same thing in that benchmark (its mean_across_celltypes groups by cell
+    type). Transductive ones look at which conditions are asked for, which a fair comparison has to say.
+
+    Example: [bold]perturbgen baselines[/bold], then [bold]perturbgen baselines kernel_ridge[/bold]
+    """
+    from perturbgen.baselines.registry import REGISTRY, find
+
+    if name is not None:
+        fields = find(name).settings_class.model_fields
+        rows = [{"setting": k, "default": show(f.default), "meaning": f.description or ""} for k, f in fields.items()]
+        show_table(
+            rows, title=f"{name}: {find(name).description}" + ("" if rows else "; nothing to set"), as_json=as_json
+        )
+        return
+    table: list[dict[str, Any]] = [
+        {
+            "name": key,
+            "what": entry.description,
+            "Open Problems": entry.open_problems or None,
+            "notes": ", ".join(notes(entry)),
+        }
+        for key, entry in REGISTRY.items()
+    ]
+    show_table(table, title="baselines", as_json=as_json)
+
+
+def show(value: Any) -> str:
+    """A setting's default as one would type it."""
+    return str(list(value)) if isinstance(value, tuple) else str(value)
+
+
+def notes(entry: Entry) -> list[str]:
+    """What is special about a baseline, in words."""
+    marks = {"random": entry.random, "intervals": entry.intervals, "transductive": entry.transductive}
+    return [f"needs --{key}" for key in entry.needs] + [mark for mark, holds in marks.items() if holds]
+
+
+def baseline(
+    name: Annotated[str, typer.Argument(help="Which; perturbgen baselines lists them.", show_default=False)],
+    train: Annotated[Path, typer.Option(help="de_train.parquet, or the folder that holds it.")],
+    conditions: Annotated[Path, typer.Option(help="id_map.csv, or a CSV with cell_type and sm_name (or compound).")],
+    out: Annotated[Path, typer.Option(help="The parquet file to write; it reads as de_train.parquet does.")],
+    overrides: Annotated[list[str] | None, typer.Option("--set", help="setting=value; repeatable.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of everything random; the same seed gives the same file.")] = 0,
+    truth: Annotated[Path | None, typer.Option(help="ground_truth: the measured rows, as de_train.parquet.")] = None,
+    pseudobulk: Annotated[
+        Path | None, typer.Option(help="pseudobulk_forest: counts, from perturbgen pseudobulk.")
+    ] = None,
+    smiles: Annotated[
+        Path | None, typer.Option(help="CSV or parquet with sm_name and SMILES, for fingerprints.")
+    ] = None,
+    interval: Annotated[float | None, typer.Option(help="Also write OUT.lower and OUT.upper of this level.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Fit a baseline to a table of differential expression and predict other conditions.
+
+    Rows and genes are joined by their names. A condition with an unknown cell type or compound gets what the baseline
+    falls back to, and is named in the log.
+
+    Example: [bold]perturbgen baseline shrunken_additive --train de_train.parquet --conditions id_map.csv
+    --out predictions.parquet[/bold]
+
+    Example: [bold]perturbgen baseline nested --set base=kernel_ridge --set "grid.ridge=[0.1, 0.3, 1]"
+    --train de_train.parquet --conditions id_map.csv --out predictions.parquet[/bold]
+    """
+    import numpy as np
+
+    from perturbgen.baselines.registry import REGISTRY, find
+    from perturbgen.data.kaggle_tables import read_de
+
+    for path in outputs(out, interval):
+        check_output(path, ".parquet")
+    if interval is not None and not find(name).intervals:
+        with_one = [key for key, entry in REGISTRY.items() if entry.intervals]
+        raise ConfigError(f"{name} has no prediction intervals", fix=f"one that has: {shorten(with_one, 20)}")
+    model = build(name, overrides or [], truth=truth, pseudobulk=pseudobulk, smiles=smiles)
+    wanted = read_wanted(conditions)
+    table = read_de(train)
+    start = time.perf_counter()
+    model.fit(table, rng=np.random.default_rng(seed))
+    results = [model.predict(wanted)]
+    if interval is not None:
+        results += model.predict_interval(wanted, level=interval)
+    seconds = time.perf_counter() - start
+    for path, result in zip(outputs(out, interval), results, strict=True):
+        write_predictions(result, path)
+    row = {"baseline": name, "trained on": len(table), "predicted": len(wanted), "genes": table.shape[1]}
+    show_table([row | {"seconds": round(seconds, 2)}], title=f"wrote {out}", as_json=as_json)
+    chosen = vars(model).get("chosen")
+    if chosen and not as_json:
+        say(f"settings chosen out of fold: {chosen}")
+
+
+def outputs(out: Path, interval: float | None) -> list[Path]:
+    """The files to write: predictions, and the two ends of the intervals."""
+    ends = [] if interval is None else [out.with_suffix(f".{end}{out.suffix}") for end in ("lower", "upper")]
+    return [out, *ends]
+
+
+def build(
+    name: str, overrides: list[str], *, truth: Path | None, pseudobulk: Path | None, smiles: Path | None
+) -> Baseline[Any]:
+    """The baseline with its settings and whatever else it was given."""
+    from perturbgen.baselines import make
+    from perturbgen.baselines.registry import find
+    from perturbgen.config import merge, parse_override
+    from perturbgen.data.kaggle_tables import read_de
+
+    find(name)  # a misspelt name is told before a large file is read
+    settings: dict[str, Any] = {}
+    for override in overrides:
+        settings = merge(settings, parse_override(override))
+    given: dict[str, Any] = {
+        "truth": None if truth is None else read_de(truth),
+        "pseudobulk": None if pseudobulk is None else read_bulk(pseudobulk),
+        "smiles": None if smiles is None else read_smiles(smiles),
+    }
+    return make(name, **given, **settings)
+
+
+def read_bulk(path: Path) -> Any:
+    """Pseudobulk samples."""
+    from perturbgen.data import read_h5ad
+
+    return read_h5ad(require_file(path, "pseudobulk file"))
+
+
+def read_smiles(path: Path) -> pd.Series:
+    """SMILES by compound, from a table with the columns sm_name or compound and SMILES (in any case)."""
+
+    from perturbgen.data.tables import open_parquet, parquet_errors, read_csv, require_columns
+
+    if path.suffix == ".parquet":
+        with open_parquet(path) as file, parquet_errors(path):
+            table = file.read().to_pandas()
+    else:
+        table = read_csv(path)
+    table = table.rename(columns={c: c.lower() for c in table.columns}).rename(columns={"sm_name": "compound"})
+    require_columns(table.columns, ["compound", "smiles"], path)
+    found: pd.Series = table.drop_duplicates("compound").set_index("compound")["smiles"].dropna()
+    return found
+
+
+def read_wanted(path: Path) -> pd.DataFrame:
+    """Cell type and compound of the conditions to predict, from id_map.csv or another table with these columns."""
+    from perturbgen.data.kaggle_tables import read_id_map
+    from perturbgen.data.tables import find_or_self, read_csv, require_columns, require_values
+
+    path = find_or_self(path, "id_map.csv")
+    table = read_csv(path, text=("cell_type", "sm_name", "compound"))
+    if "id" in table and "sm_name" in table:
+        return read_id_map(path)
+    table = table.rename(columns={"sm_name": "compound"})
+    require_columns(table.columns, ["cell_type", "compound"], path)
+    require_values(table, ["cell_type", "compound"], "cell_type", path)
+    return table[["cell_type", "compound"]]
+
+
+def write_predictions(result: pd.DataFrame, path: Path) -> None:
+    """A parquet file with cell_type, sm_name and the genes."""
+    from perturbgen.files import atomic_path
+
+    with atomic_path(path) as part:
+        result.rename_axis(["cell_type", "sm_name"]).reset_index().to_parquet(part, index=False)

@@ -1,0 +1,44 @@
+"""Every baseline that needs nothing but the table, with settings that are quick on a small one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from perturbgen.baselines import Baseline, make
+
+LOW_RANK: dict[str, Any] = {"components": 10, "encoded": 6, "transform": "none"}
+QUICK: dict[str, dict[str, Any]] = {
+    "zeros": {},
+    "gene_mean": {},
+    "compound_mean": {},
+    "compound_median": {},
+    "cell_type_mean": {},
+    "additive": {},
+    "shrunken_additive": {},
+    "random_draw": {},
+    "nearest_replicate": {},
+    "bilinear_ridge": {"components": 5},
+    "pls": {**LOW_RANK, "latent": 4},
+    "kernel_ridge": LOW_RANK,
+    "neighbours": {},
+    "random_forest": {**LOW_RANK, "trees": 40},
+    "xgboost": {**LOW_RANK, "trees": 30, "rate": 0.2},
+    "xgboost_plain": {"trees": 3},
+    "network": {**LOW_RANK, "epochs": 30, "hidden": 32, "seeds": 2, "rate": 0.02},
+    "network_pseudolabels": {**LOW_RANK, "epochs": 30, "hidden": 32, "seeds": 2, "rate": 0.02},
+    "transfer": {"transform": "none", "bands": (3, 8), "prior_components": 8},
+    "nested": {"base": "kernel_ridge", "grid": {"ridge": [0.1, 1.0], "transform": ["none"]}, "folds": 2},
+    "blend": {
+        "members": ("shrunken_additive", "transfer"),
+        "settings": {"transfer": {"transform": "none"}},
+        "folds": 3,
+    },
+}
+MODELS = (
+    "bilinear_ridge", "pls", "kernel_ridge", "neighbours", "random_forest", "xgboost", "network",
+    "network_pseudolabels", "transfer", "nested", "blend",
+)  # fmt: skip
+
+
+def quick(name: str, **more: Any) -> Baseline[Any]:
+    return make(name, **{**QUICK[name], **more})
