@@ -112,13 +112,16 @@ class ExpressionSettings(Settings):
 
 
 class EffectSettings(Settings):
-    """What the compounds do: strength x (shared and cell-type-specific programmes + an own part)."""
+    """What the compounds do: strength x (shared and cell-type-specific programmes + an own part).
+
+    Calibrated on the published statistics of the competition's table: experiments/calibration.
+    """
 
     programmes: int = Field(24, ge=1, description="latent mechanisms that groups of compounds share")
-    strength: Positive = Field(0.09, description="median compound: sd of log2 fold changes over genes")
+    strength: Positive = Field(0.09, description="median compound: sd of log2 fold changes, before they level off")
     strength_log_sd: NonNegative = Field(1.4, description="log-sd of the strengths: most weak, few very strong")
     strength_cap: Positive = Field(1.2, description="largest strength")
-    largest_change: Positive = Field(5.0, description="log2 fold changes level off here")
+    largest_change: Positive = Field(5.0, description="log2 fold changes level off towards this, up and down")
     shared: Share = Field(0.6, description="share of a programme's variance that all cell types have in common")
     own: Share = Field(0.15, description="share of a compound's variance outside the programmes")
     stress: Share = Field(0.35, description="share of the stress programme in the strongest compounds")
