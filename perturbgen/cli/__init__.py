@@ -87,6 +87,10 @@ def silence_libraries() -> None:
 
 def run(arguments: list[str] | None = None, program: Callable[..., object] | None = None) -> int:
     """Run the command line, or another program of typer's (an experiment), and return its exit code."""
+    if sys.stdout is None:  # closed (>&-): the next file opened would be taken for it
+        if sys.stderr is not None:
+            sys.stderr.write("OSError: standard output is closed; to see no results, send them to /dev/null\n")
+        return 1
     setup_logging()
     try:
         (program or app)(args=arguments)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -47,7 +48,7 @@ def simulate(
     sources = {"baseline": baseline, "signatures": signatures, "layout": layout}
     settings = preset_settings(preset, config=config, overrides=overrides or (), sources=sources)
     if dry_run:
-        say(to_toml(settings))
+        say(json.dumps(settings.model_dump(mode="json"), indent=1) if as_json else to_toml(settings))
         return
     folder = write_simulation(settings, out, seed=seed, force=force)
     show_table(summary(folder, settings), title=f"simulated: {folder}", as_json=as_json)

@@ -32,15 +32,18 @@ def count_cells(
 ) -> pd.DataFrame:
     """One row for every (well, cell type): its well's columns, ``cell_type``, ``n_cells``, ``survival``, ``withheld``.
 
-    The number of cells is Poisson around expected x survival x a factor of the well x one of the cell type in it.
+    The number of cells is Poisson around expected x survival x a factor of the well x one of the cell type in it, but
+    for what chance would do to all vehicle wells of a plate at once. Every condition is compared with the vehicle, and
+    the number of cells moves all genes of few counts the same way: fuller vehicle wells would shift the whole table.
     """
     rng = stream(seed, Stream.CELLS, 1)
     wells, n = layout.wells, len(layout.wells)
-    by_well = mean_one(rng, settings.well_log_sd, (n, 1))
-    mix = mean_one(rng, settings.mix_log_sd, (n, len(CELL_TYPES)))
+    side = wells.groupby(["plate_name", wells["sm_name"] == layout.vehicle]).ngroup().to_numpy()
+    by_well = balanced_factors(rng, settings.well_log_sd, (n, 1), side)
+    mix = balanced_factors(rng, settings.mix_log_sd, (n, len(CELL_TYPES)), side)
     alive = survival.T.loc[wells["sm_name"], list(CELL_TYPES)].to_numpy()
     mean = expected.loc[wells["plate_name"]].to_numpy() * alive * by_well * mix
-    cells = rng.poisson(mean) * ~wells["lost"].to_numpy()[:, None]
+    cells = balanced_poisson(rng, mean * ~wells["lost"].to_numpy()[:, None], side)
     groups = wells.loc[wells.index.repeat(len(CELL_TYPES))].reset_index(drop=True)
     groups["cell_type"] = list(CELL_TYPES) * n
     groups["n_cells"], groups["survival"] = cells.ravel(), alive.ravel()
@@ -51,6 +54,24 @@ def count_cells(
 def mean_one(rng: np.random.Generator, log_sd: float, shape: tuple[int, ...]) -> np.ndarray:
     """Log-normal factors of that log-sd and mean one."""
     return np.exp(rng.normal(-(log_sd**2) / 2, log_sd, shape))
+
+
+def balanced_factors(rng: np.random.Generator, log_sd: float, shape: tuple[int, int], side: np.ndarray) -> np.ndarray:
+    """Factors (wells, n) as of :func:`mean_one`, but their logs have the same mean on each ``side`` (wells,)."""
+    logs = pd.DataFrame(rng.normal(0, log_sd, shape))
+    balanced = logs - logs.groupby(side).transform("mean")
+    return np.exp(balanced.to_numpy() - log_sd**2 / 2)
+
+
+def balanced_poisson(rng: np.random.Generator, mean: np.ndarray, side: np.ndarray) -> np.ndarray:
+    """Poisson counts (wells, n) given that each ``side`` (wells,) has its expected total: those are multinomial."""
+    counts = np.zeros(mean.shape, dtype=int)
+    for number in np.unique(side):
+        here = np.flatnonzero(side == number)
+        total = mean[here].sum(axis=0)
+        share = mean[here] / np.maximum(total, 1e-300)
+        counts[here] = rng.multinomial(np.rint(total).astype(int), share.T).T
+    return counts
 
 
 def is_withheld(groups: pd.DataFrame, layout: Layout) -> pd.Series:

@@ -7,6 +7,7 @@ from typing import Final
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 from perturbgen.data.vocabulary import VEHICLE
 from perturbgen.simulate.layout import POSITIVE_CONTROLS
@@ -14,6 +15,10 @@ from perturbgen.simulate.settings import CELL_TYPES, EffectSettings
 
 # The positive controls are among the strong compounds, not the most toxic ones: quantiles of the strengths.
 POSITIVE_QUANTILES: Final = {"Belinostat": 0.85, "Dabrafenib": 0.75}
+# Hazards of compounds, relative to their mean.
+HAZARD: Final = stats.gamma(2.0, scale=0.5)
+# Log-sd of how much more or less a cell type answers to a compound, and dies of it, than others.
+SENSITIVITY: Final = 0.25
 
 
 @dataclass(frozen=True)
@@ -37,7 +42,7 @@ def invent_effects(
     strength = deal_strengths(active, settings, rng=rng, order=order)
     mechanism = pd.Series(rng.integers(settings.programmes, size=len(active)), index=active)
     unit = unit_effects(mechanism, strength, genes, settings, rng=rng)
-    sensitivity = np.exp(rng.normal(0, 0.2, (len(CELL_TYPES), len(active), 1)))
+    sensitivity = np.exp(rng.normal(0, SENSITIVITY, (len(CELL_TYPES), len(active), 1)))
     active_effects = unit * (strength.to_numpy()[:, None] * sensitivity).astype(np.float32)
     effects = np.zeros((len(CELL_TYPES), len(compounds), genes), dtype=np.float32)
     effects[:, [compounds.index(name) for name in active]] = active_effects
@@ -48,23 +53,29 @@ def invent_effects(
     return Effects(effects, table, survival.reindex(columns=compounds, fill_value=1.0))
 
 
+def midpoints(count: int) -> np.ndarray:
+    """Probabilities (count,) that cut a distribution into equal parts and stand in the middle of each."""
+    return (np.arange(count) + 0.5) / count
+
+
 def deal_strengths(
     names: list[str], settings: EffectSettings, *, rng: np.random.Generator, order: pd.Series | None = None
 ) -> pd.Series:
-    """Log-normal strengths (index: sm_name), dealt in the given order; compounds the order lacks get the largest.
+    """Strengths (index: sm_name): the quantiles of a capped log-normal, dealt in the given order, else by chance.
 
-    The compounds without a real signature are those whose effects were too toxic for one to be estimated.
+    They are dealt, not drawn, so that experiments of different seeds are equally strong: a table of differential
+    expression is made by its dozen strongest compounds. Those that the order lacks get the largest: the compounds
+    without a real signature are those whose effects were too toxic for one to be estimated.
     """
-    drawn = settings.strength * np.exp(rng.normal(0, settings.strength_log_sd, len(names)))
-    drawn = np.minimum(drawn, settings.strength_cap)
+    library = [name for name in names if name not in POSITIVE_CONTROLS]
+    quantiles = settings.strength * np.exp(settings.strength_log_sd * stats.norm.ppf(midpoints(len(library))))
+    quantiles = np.minimum(quantiles, settings.strength_cap)
+    place = pd.Series(rng.permutation(len(library)), index=library)
     if order is not None:
-        rank = order.reindex(names).fillna(np.inf)
-        drawn = np.sort(drawn)[rank.rank(method="first").astype(int).to_numpy() - 1]
-    strength = pd.Series(drawn, index=names)
-    for name in POSITIVE_CONTROLS:
-        if name in names:
-            strength[name] = np.quantile(drawn, POSITIVE_QUANTILES[name])
-    return strength
+        place = order.reindex(library).fillna(np.inf).rank(method="first").astype(int) - 1
+    strength = pd.Series(quantiles[place], index=library)
+    positive = {name: np.quantile(quantiles, q) for name, q in POSITIVE_QUANTILES.items() if name in names}
+    return pd.concat([strength, pd.Series(positive, dtype=float)])[names]
 
 
 def unit_effects(
@@ -91,6 +102,11 @@ def unit_effects(
     return effects
 
 
+def level_off(log2_fold_change: np.ndarray, largest: float) -> np.ndarray:
+    """Log2 fold changes that approach +-``largest`` smoothly, small ones unchanged: no gene may take over a cell."""
+    return (largest * np.tanh(log2_fold_change / largest)).astype(np.float32)
+
+
 def draw_genes(count: int, scale: np.ndarray, settings: EffectSettings, *, rng: np.random.Generator) -> np.ndarray:
     """Heavy-tailed gene effects (count, genes): Student t times what each gene's scale (genes,) allows."""
     return (rng.standard_t(settings.tail_df, (count, len(scale))) * scale).astype(np.float32)
@@ -115,10 +131,20 @@ def deal_survival(
 
     Survival is exp(-hazard x sensitivity): a hazard for the compound, a sensitivity for the compound in the cell type.
     """
-    toxic = strength.rank(pct=True) > 1 - settings.toxic_fraction
+    toxic = strength.rank(pct=True, method="first") > 1 - settings.toxic_fraction
     toxic[[name for name in POSITIVE_CONTROLS if name in toxic.index]] = False
-    hazard = np.where(toxic, settings.toxicity * rng.gamma(2.0, 0.5, len(strength)), 0.0)
-    hazard = hazard + settings.mild_toxicity * rng.exponential(size=len(strength))
-    sensitivity = np.exp(rng.normal(0, 0.4, (len(CELL_TYPES), len(strength))))
-    survival = pd.DataFrame(np.exp(-hazard * sensitivity), index=list(CELL_TYPES), columns=strength.index)
-    return survival, toxic
+    hazard = deal_hazards(strength, toxic, settings, rng=rng)
+    sensitivity = np.exp(rng.normal(0, SENSITIVITY, (len(CELL_TYPES), len(strength))))
+    alive = np.exp(-hazard.to_numpy() * sensitivity)
+    return pd.DataFrame(alive, index=list(CELL_TYPES), columns=strength.index), toxic
+
+
+def deal_hazards(
+    strength: pd.Series, toxic: pd.Series, settings: EffectSettings, *, rng: np.random.Generator
+) -> pd.Series:
+    """Hazards by compound, dealt as strengths are: a mild one to anyone, and of the toxic the strongest kills most."""
+    killers = strength[toxic].sort_values(kind="stable").index
+    mild = rng.permutation(settings.mild_toxicity * HAZARD.ppf(midpoints(len(strength))))
+    hazard = pd.Series(mild, index=strength.index)
+    hazard[killers] += settings.toxicity * HAZARD.ppf(midpoints(len(killers)))
+    return hazard

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from perturbgen.data.vocabulary import VEHICLE
+from perturbgen.errors import ConfigError
 from perturbgen.simulate.settings import PlateSettings
 
 POSITIVE_CONTROLS: Final = ("Belinostat", "Dabrafenib")
@@ -53,6 +54,7 @@ class Layout:
 
 def invent_layout(settings: PlateSettings, *, rng: np.random.Generator) -> Layout:
     """Two libraries of invented compounds beside the three real controls."""
+    require_room(settings)
     per_library = settings.rows * settings.compound_columns
     compounds = invent_compounds(2 * per_library)
     names = [name for name in compounds.index if name not in CONTROLS]
@@ -62,8 +64,21 @@ def invent_layout(settings: PlateSettings, *, rng: np.random.Generator) -> Layou
         [place_library(i, libraries[i], rows=settings.rows, rng=rng) for i in range(2)], ignore_index=True
     )
     wells["lost"] = choose_lost(wells, settings.lost_wells, rng=rng)
-    known = rng.choice(names, size=min(settings.known_compounds, len(names)), replace=False)
+    known = rng.choice(names, size=settings.known_compounds, replace=False)
     return Layout(compounds=compounds, wells=wells, known=(*sorted(known.tolist()), *POSITIVE_CONTROLS))
+
+
+def require_room(settings: PlateSettings) -> None:
+    """The plates hold as many compounds as are to be known, and to lose a well."""
+    room = 2 * settings.rows * settings.compound_columns
+    for key in ("known_compounds", "lost_wells"):
+        asked = getattr(settings, key)
+        if asked > room:
+            raise ConfigError(
+                f"plate.{key} is {asked}, but the plates hold {room} compounds",
+                expected=f"at most 2 libraries x {settings.rows} rows x {settings.compound_columns} columns = {room}",
+                fix=f"--set plate.{key}={room}, or more plate.rows or plate.compound_columns",
+            )
 
 
 def invent_compounds(count: int) -> pd.DataFrame:
@@ -113,7 +128,7 @@ def repeat_on_plates(number: int, positions: pd.DataFrame) -> pd.DataFrame:
 def choose_lost(wells: pd.DataFrame, count: int, *, rng: np.random.Generator) -> np.ndarray:
     """Which compound wells (wells,) lose all their cells; never two of one compound."""
     names = sorted(set(wells["sm_name"]) - set(CONTROLS))
-    unlucky = rng.choice(names, size=min(count, len(names)), replace=False)
+    unlucky = rng.choice(names, size=count, replace=False)
     lost = np.zeros(len(wells), dtype=bool)
     for name in unlucky:
         lost[rng.choice(np.flatnonzero(wells["sm_name"] == name))] = True

@@ -75,7 +75,7 @@ class DepthSettings(Settings):
     library_log_sd: NonNegative = Field(0.08, description="log-sd between the sequencing libraries (rows)")
     cell_types: dict[str, Positive] = Field(
         {
-            "NK cells": 0.9,
+            "NK cells": 0.65,
             "T cells CD4+": 1.0,
             "T cells CD8+": 0.9,
             "T regulatory cells": 1.0,
@@ -84,7 +84,7 @@ class DepthSettings(Settings):
         },
         description="relative depth of the cell types",
     )
-    toxic_power: NonNegative = Field(0.25, description="cells of a toxic compound have depth x survival^this")
+    toxic_power: NonNegative = Field(0.5, description="cells of a toxic compound have depth x survival^this")
 
     @field_validator("cell_types")
     @classmethod
@@ -112,20 +112,24 @@ class ExpressionSettings(Settings):
 
 
 class EffectSettings(Settings):
-    """What the compounds do: strength x (shared and cell-type-specific programmes + an own part)."""
+    """What the compounds do: strength x (shared and cell-type-specific programmes + an own part).
+
+    Calibrated on the published statistics of the competition's table: experiments/calibration.
+    """
 
     programmes: int = Field(24, ge=1, description="latent mechanisms that groups of compounds share")
-    strength: Positive = Field(0.17, description="median compound: sd of log2 fold changes over genes")
-    strength_log_sd: NonNegative = Field(0.65, description="log-sd of the strengths: most weak, few very strong")
-    strength_cap: Positive = Field(0.7, description="largest strength")
+    strength: Positive = Field(0.09, description="median compound: sd of log2 fold changes, before they level off")
+    strength_log_sd: NonNegative = Field(1.4, description="log-sd of the strengths: most weak, few very strong")
+    strength_cap: Positive = Field(1.2, description="largest strength")
+    largest_change: Positive = Field(5.0, description="log2 fold changes level off towards this, up and down")
     shared: Share = Field(0.6, description="share of a programme's variance that all cell types have in common")
     own: Share = Field(0.15, description="share of a compound's variance outside the programmes")
     stress: Share = Field(0.35, description="share of the stress programme in the strongest compounds")
     tail_df: float = Field(4.0, gt=2, description="Student-t degrees of freedom of gene effects")
-    gene_log_sd: NonNegative = Field(0.7, description="log-sd between genes of how much they respond")
-    toxic_fraction: Share = Field(0.10, description="share of the compounds, the strongest ones, that kill cells")
-    toxicity: NonNegative = Field(0.4, description="mean log loss of cells under a toxic compound")
-    mild_toxicity: NonNegative = Field(0.10, description="mean log loss of cells under any other compound")
+    gene_log_sd: NonNegative = Field(0.5, description="log-sd between genes of how much they respond")
+    toxic_fraction: Share = Field(0.06, description="share of the compounds, the strongest ones, that kill cells")
+    toxicity: NonNegative = Field(1.4, description="mean log loss of cells under a toxic compound")
+    mild_toxicity: NonNegative = Field(0.11, description="mean log loss of cells under any other compound")
     signature_rank: int = Field(30, ge=1, description="real signatures are denoised to this many components")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
 
@@ -14,7 +14,7 @@ from scipy import sparse
 
 from perturbgen.simulate.baseline import Baseline, dispersions, invent_baseline, read_baseline, solve_depth
 from perturbgen.simulate.composition import count_cells, expected_cells, group_depths
-from perturbgen.simulate.effects import Effects, invent_effects
+from perturbgen.simulate.effects import Effects, invent_effects, level_off
 from perturbgen.simulate.layout import Layout, invent_layout
 from perturbgen.simulate.noise import Noise, draw_noise
 from perturbgen.simulate.real_layout import read_layout
@@ -156,7 +156,7 @@ def make_share(
         invented: Baseline = invent_baseline(settings.expression, rng=rng)
         named = layout.genes if layout.genes and len(layout.genes) == settings.expression.genes else None
         return invented.share.set_axis(list(named), axis=1) if named else invented.share
-    share = read_baseline(settings.source.baseline).share
+    share = read_baseline(settings.source.baseline, rng=rng).share
     return choose_genes(share, settings.expression.genes, preferred=signatures.genes if signatures else ())
 
 
@@ -176,4 +176,6 @@ def make_effects(
     compounds = list(layout.compounds.index)
     rng = stream(seed, Stream.EFFECTS)
     effects = invent_effects(compounds, len(genes), settings.effects, rng=rng, order=order)
-    return apply_signatures(effects, signatures, genes, settings.effects) if signatures else effects
+    if signatures:
+        effects = apply_signatures(effects, signatures, genes, settings.effects)
+    return replace(effects, log2_fold_change=level_off(effects.log2_fold_change, settings.effects.largest_change))

@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 
 import pytest
 import typer
@@ -32,6 +34,14 @@ def test_every_error_has_its_exit_code_and_no_traceback(
     captured = capsys.readouterr()
     assert words in captured.err
     assert "Traceback" not in captured.err
+
+
+@pytest.mark.parametrize("arguments", [["--version"], ["doctor"], ["doctor", "--json"]])
+def test_a_closed_standard_output_is_one_line_and_exit_code_1(arguments: list[str]) -> None:
+    command = ["sh", "-c", 'exec "$@" >&-', "sh", sys.executable, "-m", "perturbgen", *arguments]
+    done = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.splitlines() == ["OSError: standard output is closed; to see no results, send them to /dev/null"]
 
 
 def test_unknown_verbs_and_options_are_a_users_mistake(capsys: pytest.CaptureFixture[str]) -> None:

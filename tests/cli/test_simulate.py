@@ -34,12 +34,23 @@ def test_a_dry_run_prints_the_settings_and_writes_nothing(tmp_path: Path, capsys
     assert not (tmp_path / "out").exists()
 
 
+def test_a_dry_run_prints_json_when_asked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["simulate", str(tmp_path / "out"), "--preset", "small", "--set", "cells.per_well=21", "--dry-run"]
+    assert run([*arguments, "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert run(arguments) == 0
+    assert printed == tomllib.loads(capsys.readouterr().out)
+    assert printed["cells"]["per_well"] == 21
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
         (["--preset", "smal"], "did you mean 'small'?"),
         (["--set", "cells.perwell=3"], "did you mean 'per_well'?"),
         (["--set", "cells.per_well=-1"], "greater than 0"),
+        (["--set", "plate.known_compounds=25"], "plate.known_compounds is 25, but the plates hold 24 compounds"),
+        (["--set", "plate.lost_wells=25"], "fix          --set plate.lost_wells=24, or more plate.rows"),
         (["--baseline", "nowhere.csv"], "no baseline CSV at"),
         (["--signatures", "nowhere.npz"], "no signatures NPZ at"),
         (["--layout", "nowhere"], "no layout folder at"),

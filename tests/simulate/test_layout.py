@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from perturbgen.data.vocabulary import VEHICLE
-from perturbgen.errors import InputError, SchemaError
+from perturbgen.errors import ConfigError, InputError, SchemaError
 from perturbgen.simulate.layout import CONTROLS, LIBRARY_PLATES, Layout, invent_compounds, invent_layout
 from perturbgen.simulate.real_layout import read_layout
 from perturbgen.simulate.settings import PlateSettings
@@ -50,6 +50,19 @@ def test_lost_wells_are_of_different_compounds(full: Layout) -> None:
     assert len(lost) == PlateSettings().lost_wells
     assert lost["sm_name"].is_unique
     assert not lost["sm_name"].isin(CONTROLS).any()
+
+
+def test_every_compound_may_be_known_and_lose_a_well_but_no_more() -> None:
+    settings = {"rows": 2, "compound_columns": 3}
+    rng = np.random.default_rng(0)
+    layout = invent_layout(PlateSettings(**settings, known_compounds=12, lost_wells=12), rng=rng)
+    assert len(layout.known) == 12 + 2
+    assert layout.wells["lost"].sum() == 12
+    with pytest.raises(ConfigError, match="known_compounds is 13, but the plates hold 12 compounds"):
+        invent_layout(PlateSettings(**settings, known_compounds=13), rng=rng)
+    with pytest.raises(ConfigError, match="lost_wells is 13") as refused:
+        invent_layout(PlateSettings(**settings, known_compounds=1, lost_wells=13), rng=rng)
+    assert refused.value.expected == "at most 2 libraries x 2 rows x 3 columns = 12"
 
 
 def test_smiles_are_valid_and_unique_as_molecules() -> None:

@@ -11,10 +11,12 @@ from scipy import stats
 
 from perturbgen.errors import InputError, SchemaError
 from perturbgen.simulate import build_world, preset_settings, simulate
-from perturbgen.simulate.baseline import read_baseline, shares_of_log_means
+from perturbgen.simulate.baseline import lend_to_absent, read_baseline, shares_of_log_means
 from perturbgen.simulate.layout import CONTROLS
 from perturbgen.simulate.settings import CELL_TYPES
 from perturbgen.simulate.signatures import Signatures, concordance, denoise, heavy_tailed, read_signatures
+
+RNG = np.random.default_rng(0)
 
 
 def write_signatures(path: Path, *, drugs: list[str], genes: list[str], seed: int = 0) -> np.ndarray:
@@ -39,12 +41,23 @@ def test_a_baseline_with_other_rows_or_values_is_refused(tmp_path: Path) -> None
     table = pd.DataFrame(1.0, index=list(CELL_TYPES), columns=["A", "B"])
     table.drop(index="B cells").to_csv(path)
     with pytest.raises(SchemaError, match="no row for 'B cells'"):
-        read_baseline(path)
+        read_baseline(path, rng=RNG)
     table.assign(A=-1.0).to_csv(path)
     with pytest.raises(SchemaError, match="negative or missing"):
-        read_baseline(path)
+        read_baseline(path, rng=RNG)
     with pytest.raises(InputError, match="no baseline CSV"):
-        read_baseline(tmp_path / "none.csv")
+        read_baseline(tmp_path / "none.csv", rng=RNG)
+
+
+def test_a_gene_without_a_baseline_takes_the_shares_of_a_rare_one() -> None:
+    share = np.array([[0.0, 9, 1, 8, 7, 2, 6], [0.0, 8, 2, 7, 9, 1, 5]])
+    absent = (share == 0).all(axis=0)
+    lent = [lend_to_absent(share, absent=absent, rng=np.random.default_rng(seed)) for seed in range(20)]
+    assert all((found[:, 1:] == share[:, 1:]).all() for found in lent)
+    # Of six measured genes, the rarer third are those with shares 1 and 2.
+    assert {tuple(found[:, 0]) for found in lent} == {(1, 2), (2, 1)}
+    whole = share[:, 1:]
+    assert (lend_to_absent(whole, absent=np.zeros(6, dtype=bool), rng=RNG) == whole).all()
 
 
 def test_bad_signature_files_are_refused(tmp_path: Path) -> None:

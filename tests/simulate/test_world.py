@@ -9,7 +9,8 @@ import pytest
 from perturbgen.data.vocabulary import COLUMNS, VEHICLE
 from perturbgen.errors import ConfigError
 from perturbgen.simulate import Experiment, build_world, preset_settings, simulate
-from perturbgen.simulate.effects import deal_strengths, deal_survival, unit_effects
+from perturbgen.simulate.composition import balanced_factors, balanced_poisson
+from perturbgen.simulate.effects import deal_hazards, deal_strengths, deal_survival, level_off, unit_effects
 from perturbgen.simulate.pseudobulk import PseudobulkSums
 from perturbgen.simulate.settings import CELL_TYPES, EffectSettings, SimulationSettings
 
@@ -132,10 +133,66 @@ def test_strengths_have_a_heavy_tail_and_follow_a_given_order() -> None:
     assert dealt[names[150:]].min() >= dealt[names[149]]
 
 
+def test_every_seed_deals_the_same_strengths_to_other_compounds() -> None:
+    names, settings = ["Belinostat", "Dabrafenib", *(f"c{i}" for i in range(60))], EffectSettings()
+    one, two = (deal_strengths(names, settings, rng=np.random.default_rng(seed)) for seed in (0, 1))
+    assert list(one.index) == names
+    assert sorted(one) == sorted(two)
+    assert one.rank().corr(two.rank()) < 0.5
+    assert one[:2].equals(two[:2])
+    assert one[2:].median() == pytest.approx(settings.strength, rel=0.05)
+    assert np.log(one[2:]).std() == pytest.approx(settings.strength_log_sd, rel=0.15)
+    assert one.max() == settings.strength_cap
+    order = pd.Series(np.arange(60.0), index=names[2:])
+    ordered = [deal_strengths(names, settings, rng=np.random.default_rng(seed), order=order) for seed in (0, 1)]
+    assert ordered[0].equals(ordered[1])
+
+
+def test_every_seed_deals_the_same_hazards_and_the_strongest_compound_kills_most() -> None:
+    settings = EffectSettings(mild_toxicity=0)
+    strength = pd.Series(np.linspace(1, 2, 50), index=[f"c{i}" for i in range(50)])
+    toxic = strength > 1.8
+    found = deal_hazards(strength, toxic, settings, rng=np.random.default_rng(0))
+    assert (found[~toxic] == 0).all()
+    assert found[toxic].is_monotonic_increasing
+    assert found[toxic].mean() == pytest.approx(settings.toxicity, rel=0.05)
+    none = pd.Series(False, index=strength.index)
+    one, two = (deal_hazards(strength, none, EffectSettings(), rng=np.random.default_rng(seed)) for seed in (0, 1))
+    assert sorted(one) == sorted(two)
+    assert not one.equals(two)
+    assert one.mean() == pytest.approx(EffectSettings().mild_toxicity, rel=0.05)
+
+
+def test_no_fold_change_exceeds_the_largest_and_small_ones_stay() -> None:
+    raw = np.array([-40.0, -0.1, 0.0, 0.1, 3.0, 40.0])
+    found = level_off(raw, 5.0)
+    assert np.allclose(found, [-5, -0.1, 0, 0.1, 5 * np.tanh(0.6), 5], atol=1e-4)
+    settings = preset_settings("tiny", overrides=["effects.strength=3", "effects.strength_cap=9"])
+    effects = build_world(settings, seed=0).effects.log2_fold_change
+    assert 4.5 < np.abs(effects).max() <= 5
+
+
+def test_vehicle_wells_are_no_fuller_than_others_by_chance() -> None:
+    rng, side = np.random.default_rng(0), np.repeat([0, 1], [8, 88])
+    logs = np.log(balanced_factors(rng, 0.3, (96, 2), side))
+    assert np.allclose(logs[:8].mean(axis=0), logs[8:].mean(axis=0))
+    assert logs.std() == pytest.approx(0.3, rel=0.15)
+    mean = np.exp(rng.normal(1, 0.5, (96, 2)))
+    mean[95] = 0
+    draws = np.stack([balanced_poisson(rng, mean, side) for _ in range(2000)])
+    for here in (slice(0, 8), slice(8, 96)):
+        assert (draws[:, here].sum(axis=1) == np.rint(mean[here].sum(axis=0))).all()
+    assert np.allclose(draws.mean(axis=0), mean, atol=0.3)
+    assert (draws[:, 95] == 0).all()
+    # Given the total, a well of share p has a variance of (1 - p) times a Poisson's.
+    expected = mean[8:95] * (1 - mean[8:95] / mean[8:].sum(axis=0))
+    assert (draws[:, 8:95].var(axis=0) / expected).mean() == pytest.approx(1, abs=0.03)
+
+
 def test_survival_spares_the_weak() -> None:
     strength = pd.Series(np.linspace(0, 1, 100), index=[f"c{i}" for i in range(100)])
     survival, toxic = deal_survival(strength, EffectSettings(), rng=np.random.default_rng(0))
-    assert toxic.sum() == 10
+    assert toxic.sum() == 6
     assert survival.loc[:, toxic].to_numpy().mean() < 0.6
     assert survival.loc[:, ~toxic].to_numpy().mean() > 0.85
     assert survival.to_numpy().max() <= 1
