@@ -103,28 +103,29 @@ def name_row(number: int, name: object) -> str:
 def field_findings(fields: Sequence[str], row: str, columns: Sequence[str]) -> list[Finding]:
     """What is wrong with the values of one row, as text."""
     try:
-        values = np.array(fields, dtype=np.float64)
+        values = np.array(list(map(number, fields)))
     except ValueError:
-        values = np.array([number_or_nan(field) for field in fields])
         texts = [i for i, field in enumerate(fields) if not is_number(field)]
         findings = [
             error("no value" if not fields[i].strip() else f"{fields[i]!r} is not a number", row, columns[i])
             for i in texts
         ]
-        values[texts] = 0.0
+        values = np.array([number(field) if is_number(field) else 0.0 for field in fields])
         return findings + value_findings(values[None], [row], columns)
     return value_findings(values[None], [row], columns)
 
 
-def number_or_nan(text: str) -> float:
-    """The number a text is, or NaN."""
-    return float(text) if is_number(text) else np.nan
+def number(text: str) -> float:
+    """The number a text is; Python's own 1_000 is none in a table."""
+    if "_" in text:
+        raise ValueError(text)
+    return float(text)
 
 
 def is_number(text: str) -> bool:
     """Whether a text is a number, NaN and infinity among them."""
     try:
-        float(text)
+        number(text)
     except ValueError:
         return False
     return True
@@ -143,7 +144,7 @@ def check_h5ad(path: Path, ids: pd.DataFrame, genes: Sequence[str]) -> list[Find
             findings += [
                 error(
                     f"{adata.obs[name].iloc[i]!r}, where id_map has {ids[name].iloc[i]!r}",
-                    name_row(i, found.iloc[i]),
+                    name_row(i + 1, found.iloc[i]),
                     name,
                 )
                 for i in np.flatnonzero(differ).tolist()
