@@ -9,8 +9,9 @@ python experiments/oracle_ladder/run.py --preset op3       # real layout, baseli
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
@@ -26,11 +27,10 @@ from perturbgen.de import DETable
 from perturbgen.de.flavours import flavour_table
 from perturbgen.predict import average_t, expression_levels, fit_factors, plug_in_t, shrink, usual_error
 from perturbgen.simulate import build_world, preset_settings
+from perturbgen.simulate.cells import group_obs, in_our_words
 from perturbgen.simulate.conditions import id_map
 from perturbgen.simulate.layout import POSITIVE_CONTROLS
-from perturbgen.simulate.pseudobulk import PseudobulkSums
 from perturbgen.simulate.settings import WITHHELD_TYPES
-from perturbgen.simulate.world import Chunk
 
 if TYPE_CHECKING:
     from perturbgen.simulate import SimulationSettings, World
@@ -120,8 +120,7 @@ def shrunk(bench: Bench, values: pd.DataFrame) -> pd.DataFrame:
 
 def make_bench(world: World) -> Bench:
     """Count the real wells of both cell types, and fit them."""
-    wells = world.groups["cell_type"].isin(WITHHELD_TYPES)
-    real = sums(world, (chunk for chunk in world.chunks(np.flatnonzero(wells).tolist())))
+    real = samples(world, our_groups(world), partial(drawn_counts, world, replicate=0))
     table = fit(real)
     wanted = pd.MultiIndex.from_frame(id_map(world)[["cell_type", "sm_name"]].set_axis(INDEX, axis=1))
     measured = [name for name in world.layout.known if name not in POSITIVE_CONTROLS]
@@ -130,36 +129,41 @@ def make_bench(world: World) -> Bench:
     return Bench(world, real, table, wanted[wanted.isin(answered)], known[known.isin(answered)])
 
 
+def our_groups(world: World) -> list[int]:
+    """The wells of both cell types that have cells."""
+    groups = world.groups
+    return np.flatnonzero(groups["cell_type"].isin(WITHHELD_TYPES) & (groups["n_cells"] > 0)).tolist()
+
+
 def generated(bench: Bench, *, replicate: int | None) -> AnnData:
     """The experiment with every compound's wells drawn by the oracle, or their noise-free means; controls are real."""
     world = bench.world
-    groups = world.groups
-    ours = groups["cell_type"].isin(WITHHELD_TYPES) & (groups["n_cells"] > 0)
-    control = groups["sm_name"].isin([world.layout.vehicle, *POSITIVE_CONTROLS])
-    drawn = np.flatnonzero(ours & ~control).tolist()
-    if replicate is None:
-        made = sums(world, [Chunk(i, mean_counts(world, i), 0) for i in drawn])
-    else:
-        made = sums(world, (Chunk(i, world.draw(i, replicate=replicate), 0) for i in drawn))
-    real = bench.real[bench.real.obs["compound"].isin([world.layout.vehicle, *POSITIVE_CONTROLS])]
-    obs = pd.concat([real.obs, made.obs])
-    return AnnData(sparse.vstack([real.X, made.X]).tocsr(), obs=obs, var=real.var, uns=bench.real.uns)
+    controls = [world.layout.vehicle, *POSITIVE_CONTROLS]
+    compounds = [i for i in our_groups(world) if world.groups["sm_name"].iat[i] not in controls]
+    draw = partial(mean_counts, world) if replicate is None else partial(drawn_counts, world, replicate=replicate)
+    made = samples(world, compounds, draw)
+    real = bench.real[bench.real.obs["compound"].isin(controls)]
+    return AnnData(sparse.vstack([real.X, made.X]).tocsr(), obs=pd.concat([real.obs, made.obs]), var=real.var)
 
 
-def mean_counts(world: World, group: int) -> sparse.csr_array:
-    """The expected sum (1, genes) of a well and cell type."""
+def samples(world: World, groups: list[int], draw: Callable[[int], np.ndarray]) -> AnnData:
+    """A sample (genes,) of each group, as ``draw`` gives it, with the covariates."""
+    rows = [sparse.csr_array(draw(group)[None]) for group in groups]
+    obs = group_obs(world).iloc[groups]
+    obs = in_our_words(obs.assign(obs_id=obs["plate_name"] + "_" + obs["well"] + "_" + obs["cell_type"]))
+    var = pd.DataFrame(index=pd.Index(world.genes, name="gene"))
+    return AnnData(sparse.vstack(rows).tocsr(), obs=obs, var=var)
+
+
+def drawn_counts(world: World, group: int, replicate: int) -> np.ndarray:
+    """Counts (genes,) of a well and cell type, summed over its cells; replicate 0 is what was really measured."""
+    return np.asarray(world.draw(group, replicate=replicate).sum(axis=0)).ravel()
+
+
+def mean_counts(world: World, group: int) -> np.ndarray:
+    """The expected sum (genes,): what a model's noise-free means add up to."""
     row = world.groups.iloc[group]
-    return sparse.csr_array(row["n_cells"] * row["depth"] * world.group_share(group)[None])
-
-
-def sums(world: World, chunks: Iterator[Chunk] | list[Chunk]) -> AnnData:
-    """Sums of counts by well and cell type, with the covariates."""
-    gathered = PseudobulkSums()
-    for chunk in chunks:
-        gathered.add(chunk)
-    table = gathered.table(world)
-    table.obs_names = table.obs["obs_id"]
-    return table
+    return row["n_cells"] * row["depth"] * world.group_share(group)
 
 
 def fit(samples: AnnData, **options: Any) -> DETable:

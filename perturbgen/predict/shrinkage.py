@@ -43,17 +43,17 @@ def fit_factors(predictions: pd.DataFrame, truth: pd.DataFrame, levels: pd.DataF
     return pd.DataFrame.from_dict(rows, orient="index", columns=range(int(levels.to_numpy().max()) + 1))
 
 
-def level_of(levels: pd.DataFrame, kind: object, like: pd.DataFrame) -> np.ndarray:
+def level_of(levels: pd.DataFrame, kind: str, like: pd.DataFrame) -> np.ndarray:
     """Levels (genes,) of a cell type in the order of a frame's genes."""
     if kind not in levels.index or not like.columns.isin(levels.columns).all():
         raise SchemaError(
             f"no expression levels for {kind!r} and all genes", expected=f"one of {shorten(levels.index)}"
         )
-    return levels.loc[kind, like.columns].to_numpy(int)
+    return levels.loc[kind].reindex(like.columns).to_numpy(int)
 
 
 def fit_one(x: np.ndarray, y: np.ndarray, level: np.ndarray) -> np.ndarray:
-    """Factors (levels,) for x, y (conditions, genes) and level (genes,) of a cell type; one where there is no signal."""
+    """Factors (levels,) for x, y (conditions, genes) and level (genes,) of a cell type; one where no signal is."""
     count = level.max() + 1
     xy, xx = (np.stack([np.bincount(level, row, count) for row in values]) for values in (x * y, x * x))
     factors = np.ones(count)

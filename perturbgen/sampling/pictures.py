@@ -50,28 +50,28 @@ def calibration_page(scores: pd.DataFrame, summary: list[dict[str, Any]], *, tit
 
 
 def found_figure(scores: pd.DataFrame, name: str) -> Figure:
-    """Observed against predicted, both axes logarithmic (of one more than the number, since wells may be empty)."""
+    """Observed against predicted, both axes logarithmic."""
     import plotly.graph_objects as go
 
     step = -(-len(scores) // MOST_POINTS)
     figure = go.Figure()
-    for kind, part in scores.iloc[::step].groupby("cell_type", observed=True):
+    shift = int(name == "cells")  # wells may be empty, and the axes are logarithmic
+    for (kind, part), colour in zip(scores.iloc[::step].groupby("cell_type", observed=True), PALETTE, strict=False):
         hover = part["compound"] + ", " + part["plate"] + ", 80 %: " + part[f"{name}_low"].map("{:,.0f}".format)
         hover = hover + " to " + part[f"{name}_high"].map("{:,.0f}".format)
-        marker = {"size": 5, "opacity": 0.6}
+        marker = {"size": 5, "opacity": 0.6, "color": colour}
         points = {"mode": "markers", "name": str(kind), "text": hover, "marker": marker}
-        figure.add_scattergl(x=part[f"{name}_median"] + 1, y=part[name] + 1, **points)
-    ends = [
-        float(scores[[name, f"{name}_median"]].min().min()) + 1,
-        float(scores[[name, f"{name}_median"]].max().max()) + 1,
-    ]
+        figure.add_scattergl(x=part[f"{name}_median"] + shift, y=part[name] + shift, **points)
+    both = scores[[name, f"{name}_median"]] + shift
+    ends = [float(both.min().min()), float(both.max().max())]
     figure.add_scatter(x=ends, y=ends, mode="lines", name="equal", line={"dash": "dash", "color": PALETTE[7]})
-    figure.update_xaxes(title=f"predicted median + 1: {MEANING[name]}", type="log", dtick="D2")
-    return figure.update_yaxes(title="observed + 1", type="log", dtick="D2").update_layout(height=460)
+    more = " + 1" if shift else ""
+    figure.update_xaxes(title=f"predicted median{more}: {MEANING[name]}", type="log", dtick="D2")
+    return figure.update_yaxes(title=f"observed{more}", type="log", dtick="D2").update_layout(height=460)
 
 
 def pit_figure(scores: pd.DataFrame, name: str) -> Figure:
-    """Histogram of the PIT, a line for each cell type over the bars of all."""
+    """Histogram of the PIT, with the band that chance alone would fill."""
     import plotly.graph_objects as go
 
     edges = np.linspace(0, 1, BINS + 1)
@@ -99,8 +99,8 @@ def coverage_figure(scores: pd.DataFrame, name: str) -> Figure:
         line={"width": 0}, fillcolor="rgba(89,89,89,0.15)", hoverinfo="skip",
     )  # fmt: skip
     figure.add_scatter(x=[0, 1], y=[0, 1], mode="lines", name="calibrated", line={"dash": "dash", "color": PALETTE[7]})
-    for kind, part in scores.groupby("cell_type", observed=True):
+    for (kind, part), colour in zip(scores.groupby("cell_type", observed=True), PALETTE, strict=False):
         found = [coverage(part[f"{name}_pit"].to_numpy(), level) for level in levels]
-        figure.add_scatter(x=levels, y=found, mode="lines", name=str(kind))
+        figure.add_scatter(x=levels, y=found, mode="lines", name=str(kind), line={"color": colour})
     figure.update_xaxes(title="probability of the interval", range=[0, 1])
     return figure.update_yaxes(title="share of wells inside", range=[0, 1]).update_layout(height=420)
