@@ -52,7 +52,7 @@ def load_sampler(path: str | Path) -> CellSampler:
     """Read a sampler; files of another kind are refused."""
     path = require_file(path, "sampler")
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as handle, np.load(handle, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         return rebuild(json.loads(arrays["about"].tobytes()), arrays)
     except (BadZipFile, ValueError, KeyError, TypeError, AttributeError, EOFError) as error:

@@ -19,6 +19,7 @@ Floats = NDArray[np.float64]
 TARGETS: Final = ("cells", "depth")
 LEVELS: Final = (0.5, 0.8, 0.95)
 TUNING_DRAWS: Final = 50
+ROWS_AT_ONCE: Final = 8192
 FEWEST_CELLS: Final = 5  # the median library size of fewer cells says nothing of the well
 
 
@@ -84,10 +85,13 @@ def draw_medians(
 ) -> Floats:
     """Median library sizes (conditions, draws) for the drawn numbers of cells, five cells at the fewest."""
     columns = []
-    for k in counts:
-        n = np.maximum(counts[k].to_numpy(), FEWEST_CELLS)
-        columns.append([np.median(part) for part in sampler.libraries(conditions, n, rng)])
-    return np.array(columns).T
+    at_once = max(1, ROWS_AT_ONCE // max(len(conditions), 1))
+    for start in range(0, counts.shape[1], at_once):
+        part = counts.iloc[:, start : start + at_once].to_numpy()
+        many = pd.concat([conditions] * part.shape[1], ignore_index=True)
+        drawn = sampler.libraries(many, np.maximum(part.T.ravel(), FEWEST_CELLS), rng)
+        columns.append(np.array([np.median(sizes) for sizes in drawn]).reshape(part.T.shape))
+    return np.concatenate(columns).T
 
 
 def score_draws(name: str, draws: Floats, observed: pd.Series, *, rng: np.random.Generator) -> pd.DataFrame:
