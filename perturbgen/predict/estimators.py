@@ -85,7 +85,8 @@ class Error(NamedTuple):
 def plug_in_t(logfc: pd.DataFrame, se: pd.DataFrame, df: pd.DataFrame) -> pd.DataFrame:
     """Signed -log10 p of a noise-free log fold change over the standard error that real replicates have.
 
-    All are conditions x genes, joined by label to ``logfc``. Where the error is unknown (NaN), so is the result.
+    All are conditions x genes, joined by label to ``logfc``. Where the error is unknown (NaN), so is the result. Where
+    counts are below one in a well, limma estimates smaller changes than the noise-free one: shrink by expression level.
     """
     parts = []
     for name, frame in (("se", se), ("df", df)):
