@@ -38,7 +38,7 @@ TREES, TUNING_TREES = 200, 40
 CANDIDATES = [
     SamplerSettings(trees=TUNING_TREES, leaf=leaf, features=share) for leaf in (3, 10) for share in (0.3, 0.7)
 ]
-# Numbers of cells and depths need no 18,211 genes; these few still have cells of several hundred counts.
+# Numbers of cells and depths need no 18,211 genes; these few still have cells of some 3,000 counts.
 FEW_GENES = ("expression.genes=500", "depth.zero_fraction=0.5")
 
 

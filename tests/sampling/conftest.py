@@ -59,4 +59,4 @@ def hidden(everything: WellTable) -> WellTable:
 
 @pytest.fixture(scope="session")
 def sampler(released: WellTable) -> CellSampler:
-    return fit_samplers(released, rng=np.random.default_rng(0), settings=SamplerSettings(trees=60, features=0.3))
+    return fit_samplers(released, rng=np.random.default_rng(0), settings=SamplerSettings(trees=60, leaf=5))
