@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from perturbgen import submission
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -31,6 +33,8 @@ def test_the_demo_writes_what_it_says(tmp_path: Path) -> None:
     ):
         assert (run / name).stat().st_size > 0, name
     assert str(run / "report.html") in result.stdout
+    folder = run / "competition"
+    assert submission.check(run / "submission.csv", folder / "id_map.csv", folder / "sample_submission.csv") == []
 
 
 def test_the_demo_shows_its_configuration_and_refuses_unknown_keys() -> None:

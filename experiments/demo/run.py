@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -75,8 +74,21 @@ def make(run: Path, settings: Demo) -> None:
     table = flavour_table(bulk, flavour="kaggle")
     table.write_parquet(run / "de.parquet")
     de_page(table).write(run / "de.html")
-    shutil.copyfile(folder / "sample_submission.csv", run / "submission.csv")
+    submit_zeros(folder, run / "submission.csv")
     log_projector(bulk, run)
+
+
+def submit_zeros(folder: Path, out: Path) -> None:
+    """A valid submission of zeros, through the same door that a model's predictions take."""
+    import pandas as pd
+
+    from perturbgen import submission
+    from perturbgen.data.tables import read_csv, read_header
+
+    ids = read_csv(folder / "id_map.csv", text=["cell_type", "sm_name"])
+    like = folder / "sample_submission.csv"
+    index = pd.MultiIndex.from_frame(ids[["cell_type", "sm_name"]])
+    submission.write(pd.DataFrame(0.0, index, read_header(like)[1:]), ids, like, out)
 
 
 def log_projector(bulk: AnnData, run: Path) -> None:

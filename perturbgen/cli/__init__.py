@@ -16,9 +16,11 @@ from perturbgen.cli import (  # noqa: F401  (show adds itself to the data verbs)
     de,
     doctor,
     retrieve,
+    samplers,
     score,
     show,
     simulate,
+    submit,
     tables,
     train,
 )
@@ -44,6 +46,8 @@ train.register(app)
 score.register(app)
 retrieve.register(app)
 baselines.register(app)
+samplers.register(app)
+submit.register(app)
 
 
 def show_version(wanted: bool) -> None:

@@ -1,0 +1,191 @@
+"""What a perfect generator would score, by what is done with its cells: the ladder every model stands on.
+
+The oracle knows the truth of the simulation: it draws the withheld wells anew (other cells, other well effects), with
+their true numbers of cells and depths. Real controls of the same plates join the fit, the organisers' own.
+
+python experiments/oracle_ladder/run.py                    # preset small, seeds 0 1 2: two minutes
+python experiments/oracle_ladder/run.py --preset op3       # real layout, baselines and signatures, 3,000 genes
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+import pandas as pd
+import typer
+from anndata import AnnData
+from scipy import sparse
+
+from perturbgen.cli import run_experiment
+from perturbgen.cli.doctor import data_folder
+from perturbgen.console import show_table, track
+from perturbgen.de import DETable
+from perturbgen.de.flavours import flavour_table
+from perturbgen.predict import average_t, expression_levels, fit_factors, plug_in_t, shrink, usual_error
+from perturbgen.simulate import build_world, preset_settings
+from perturbgen.simulate.cells import group_obs, in_our_words
+from perturbgen.simulate.conditions import id_map
+from perturbgen.simulate.layout import POSITIVE_CONTROLS
+from perturbgen.simulate.settings import WITHHELD_TYPES
+
+if TYPE_CHECKING:
+    from perturbgen.simulate import SimulationSettings, World
+
+LADDER = (1, 2, 6, 20)
+LEVELS = 5
+INDEX = ["cell_type", "compound"]
+
+
+def main(
+    preset: Annotated[str, typer.Option(help="tiny, small, or op3 with the real inputs.")] = "small",
+    seeds: Annotated[str, typer.Option(help="Seeds of the simulation.")] = "0,1,2",
+    genes: Annotated[int, typer.Option(min=100, help="Genes of the op3 preset.")] = 3000,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Score zeros, noise-free means, one draw, averages of t, plug-in t and shrinkage on the withheld conditions.
+
+    Example: python experiments/oracle_ladder/run.py --preset tiny --seeds 0
+    """
+    settings = simulation_settings(preset, genes=genes)
+    numbers = [int(text) for text in seeds.split(",")]
+    ladders = {seed: climb(build_world(settings, seed=seed)) for seed in track(numbers, "worlds")}
+    show_table(as_rows(ladders), title=f"MRRMSE, preset {preset}; ratio is to zeros", as_json=as_json)
+
+
+def simulation_settings(preset: str, *, genes: int) -> SimulationSettings:
+    """The preset; op3 with everything real that there is."""
+    if preset != "op3":
+        return preset_settings(preset)
+    op3 = data_folder() / "op3"
+    sources = {
+        "layout": op3,
+        "baseline": op3 / "celltype_baseline_means.csv",
+        "signatures": op3 / "de_ranks_4x135x6349.npz",
+    }
+    return preset_settings(preset, sources=sources, overrides=[f"expression.genes={genes}", "depth.zero_fraction=0.85"])
+
+
+@dataclass(frozen=True)
+class Bench:
+    """The real experiment in the two withheld cell types, and what to predict in it."""
+
+    world: World
+    real: AnnData
+    table: DETable
+    wanted: pd.MultiIndex
+    known: pd.MultiIndex
+
+    @property
+    def truth(self) -> pd.DataFrame:
+        """Signed -log10 p of the wanted conditions."""
+        return self.table.signed_log10_p.loc[self.wanted]
+
+
+def climb(world: World) -> dict[str, float]:
+    """The score of every rung."""
+    bench = make_bench(world)
+    truth = bench.truth
+    both = bench.wanted.append(bench.known)
+    tables = [fit(generated(bench, replicate=k)).select(both) for k in range(1, max(LADDER) + 1)]
+    means = fit(generated(bench, replicate=None), allow_fractional=True).select(both)
+    error = usual_error(bench.table.select(bench.known), both)
+    averaged = average_t(tables)
+    rungs = {"zeros": truth * 0, "noise-free means": means.signed_log10_p}
+    rungs |= {f"t averaged, K = {k}" if k > 1 else "one draw": average_t(tables[:k]) for k in LADDER}
+    rungs["p averaged, K = 20"] = average_p(tables)
+    rungs["signed log p averaged, K = 20"] = sum(table.signed_log10_p for table in tables) / len(tables)
+    rungs["plug-in t"] = plug_in_t(means.logfc, error.se, error.df)
+    for name, values in (("t averaged, K = 20", averaged), ("plug-in t", rungs["plug-in t"])):
+        rungs[f"{name}, shrunk"] = shrunk(bench, values)
+    return {name: mrrmse(values.loc[bench.wanted], truth) for name, values in rungs.items()}
+
+
+def average_p(tables: list[DETable]) -> pd.DataFrame:
+    """What must not be done: the mean of p itself, with the sign of the mean t."""
+    p = sum(table.p for table in tables) / len(tables)
+    return np.sign(sum(table.t for table in tables)) * -np.log10(p.clip(lower=1e-300))
+
+
+def shrunk(bench: Bench, values: pd.DataFrame) -> pd.DataFrame:
+    """Shrunk by factors fitted on the compounds that were measured in these cell types (controls aside)."""
+    expression = bench.table.ave_expr.groupby(level=0).mean()
+    levels = expression_levels(expression, levels=LEVELS)
+    measured = bench.table.signed_log10_p.loc[bench.known]
+    return shrink(values, fit_factors(values.loc[bench.known], measured, levels), levels)
+
+
+def make_bench(world: World) -> Bench:
+    """Count the real wells of both cell types, and fit them."""
+    real = samples(world, our_groups(world), partial(drawn_counts, world, replicate=0))
+    table = fit(real)
+    wanted = pd.MultiIndex.from_frame(id_map(world)[["cell_type", "sm_name"]].set_axis(INDEX, axis=1))
+    measured = [name for name in world.layout.known if name not in POSITIVE_CONTROLS]
+    known = pd.MultiIndex.from_product([WITHHELD_TYPES, measured], names=INDEX)
+    answered = table.t.index[table.t.notna().all(axis=1)]
+    return Bench(world, real, table, wanted[wanted.isin(answered)], known[known.isin(answered)])
+
+
+def our_groups(world: World) -> list[int]:
+    """The wells of both cell types that have cells."""
+    groups = world.groups
+    return np.flatnonzero(groups["cell_type"].isin(WITHHELD_TYPES) & (groups["n_cells"] > 0)).tolist()
+
+
+def generated(bench: Bench, *, replicate: int | None) -> AnnData:
+    """The experiment with every compound's wells drawn by the oracle, or their noise-free means; controls are real."""
+    world = bench.world
+    controls = [world.layout.vehicle, *POSITIVE_CONTROLS]
+    compounds = [i for i in our_groups(world) if world.groups["sm_name"].iat[i] not in controls]
+    draw = partial(mean_counts, world) if replicate is None else partial(drawn_counts, world, replicate=replicate)
+    made = samples(world, compounds, draw)
+    real = bench.real[bench.real.obs["compound"].isin(controls)]
+    return AnnData(sparse.vstack([real.X, made.X]).tocsr(), obs=pd.concat([real.obs, made.obs]), var=real.var)
+
+
+def samples(world: World, groups: list[int], draw: Callable[[int], np.ndarray]) -> AnnData:
+    """A sample (genes,) of each group, as ``draw`` gives it, with the covariates."""
+    rows = [sparse.csr_array(draw(group)[None]) for group in groups]
+    obs = group_obs(world).iloc[groups]
+    obs = in_our_words(obs.assign(obs_id=obs["plate_name"] + "_" + obs["well"] + "_" + obs["cell_type"]))
+    var = pd.DataFrame(index=pd.Index(world.genes, name="gene"))
+    return AnnData(sparse.vstack(rows).tocsr(), obs=obs, var=var)
+
+
+def drawn_counts(world: World, group: int, replicate: int) -> np.ndarray:
+    """Counts (genes,) of a well and cell type, summed over its cells; replicate 0 is what was really measured."""
+    return np.asarray(world.draw(group, replicate=replicate).sum(axis=0)).ravel()
+
+
+def mean_counts(world: World, group: int) -> np.ndarray:
+    """The expected sum (genes,): what a model's noise-free means add up to."""
+    row = world.groups.iloc[group]
+    return row["n_cells"] * row["depth"] * world.group_share(group)
+
+
+def fit(samples: AnnData, **options: Any) -> DETable:
+    """The organisers' fit."""
+    return flavour_table(samples, flavour="kaggle", **options)
+
+
+def mrrmse(prediction: pd.DataFrame, truth: pd.DataFrame) -> float:
+    """Mean over conditions of the root mean square error over genes."""
+    difference = prediction.loc[truth.index, truth.columns].to_numpy() - truth.to_numpy()
+    return float(np.sqrt((difference**2).mean(axis=1)).mean())
+
+
+def as_rows(ladders: dict[int, dict[str, float]]) -> list[dict[str, Any]]:
+    """A row for each rung: MRRMSE by seed, then the mean of the ratios to zeros."""
+    rows = []
+    for name in next(iter(ladders.values())):
+        scores = {f"seed {seed}": ladder[name] for seed, ladder in ladders.items()}
+        ratio = float(np.mean([ladder[name] / ladder["zeros"] for ladder in ladders.values()]))
+        rows.append({"prediction": name, **scores, "ratio": ratio})
+    return rows
+
+
+if __name__ == "__main__":
+    run_experiment(main)

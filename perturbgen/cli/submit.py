@@ -1,0 +1,66 @@
+"""``perturbgen submit`` and ``perturbgen check``: submission files, written right and checked by a stranger's eye."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from perturbgen.console import say, show_table
+from perturbgen.errors import UserError
+
+IdMap = Annotated[Path, typer.Option("--id-map", help="The rows to predict: id_map.csv.")]
+Like = Annotated[Path, typer.Option(help="sample_submission.csv, or an h5ad: the genes and their order.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verbs."""
+    app.command()(submit)
+    app.command()(check)
+
+
+def submit(
+    predictions: Annotated[Path, typer.Argument(help="Parquet or CSV: cell_type, sm_name (or compound), genes.")],
+    id_map: IdMap,
+    like: Like,
+    out: Annotated[Path, typer.Option(help="submission.csv (Kaggle) or .h5ad (Open Problems).")],
+) -> None:
+    """Write predictions as a submission. Rows and genes are joined by name, whatever their order in the file.
+
+    Nothing is written if a condition or a gene is missing or a value is no number; every such place is named.
+
+    Example: [bold]perturbgen submit predictions.parquet --id-map id_map.csv --like sample_submission.csv
+    --out submission.csv[/bold]
+    """
+    from perturbgen import submission
+    from perturbgen.files import check_output
+
+    check_output(out, ".csv", ".h5ad")
+    submission.write(submission.read_predictions(predictions), id_map, like, out)
+    say(f"wrote {out}")
+
+
+def check(
+    source: Annotated[Path, typer.Argument(metavar="FILE", help="A submission, .csv or .h5ad.")],
+    id_map: IdMap,
+    like: Like,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Check a submission file: ids, genes, their order, every value. Exit code 2 if the file is not valid.
+
+    Values that are numbers but hardly possible (beyond 200) are warnings.
+
+    Example: [bold]perturbgen check submission.csv --id-map id_map.csv --like sample_submission.csv[/bold]
+    """
+    from perturbgen import submission
+
+    findings = submission.check(source, id_map, like)
+    errors = sum(finding.severity == "error" for finding in findings)
+    if findings or as_json:
+        show_table([finding.record() for finding in findings], title=f"{source}", as_json=as_json)
+    if not as_json:
+        verdict = f"{errors} errors, {len(findings) - errors} warnings" if findings else "valid"
+        say(f"{source}: {verdict}")
+    if errors:
+        raise typer.Exit(UserError.exit_code)

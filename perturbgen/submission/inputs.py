@@ -1,0 +1,114 @@
+"""The tables a submission is made of: ids, genes, predictions."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import pandas as pd
+
+from perturbgen.errors import InputError, SchemaError, shorten
+from perturbgen.files import require_file
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+KEY: Final = ["cell_type", "sm_name"]
+LAYER: Final = "prediction"
+
+
+def read_id_map(id_map: pd.DataFrame | str | Path) -> pd.DataFrame:
+    """The rows to predict (id, cell_type, sm_name, indexed by the id as text), checked; columns may be in any order."""
+    where = "id_map"
+    if not isinstance(id_map, pd.DataFrame):
+        where = str(id_map)
+        id_map = read_table(require_file(id_map, "id_map"))
+    absent = [name for name in ("id", *KEY) if name not in id_map]
+    if absent:
+        raise SchemaError(f"{where} has no column {shorten(absent)}", expected="id, cell_type, sm_name")
+    table = id_map[["id", *KEY]].reset_index(drop=True)
+    empty = table.isna().any(axis=1)
+    if empty.any() or table.empty:
+        raise SchemaError(
+            f"{where} has {int(empty.sum())} rows with an empty field of {len(table)}", expected="whole rows"
+        )
+    table = table.assign(id=table["id"].astype(str), **{name: table[name].astype(str) for name in KEY})
+    for columns in (["id"], KEY):
+        twice = table.loc[table.duplicated(columns), columns]
+        if len(twice):
+            names = shorten(twice.agg(" | ".join, axis=1).unique())
+            raise SchemaError(f"{where} has duplicated {' and '.join(columns)}: {names}", expected="each once")
+    return table.set_index(table["id"].rename(None))
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """A small CSV, everything as text; only an empty field is missing."""
+    try:
+        return pd.read_csv(path, dtype=str, keep_default_na=False, na_values=[""])
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as problem:
+        raise InputError(
+            f"{path} is not a readable CSV: {str(problem).strip()}", expected="a CSV with a header"
+        ) from None
+
+
+def read_genes(like: str | Path | Sequence[str]) -> list[str]:
+    """The genes of a sample submission (its header after ``id``), of an h5ad, or as given; each once."""
+    if isinstance(like, str | Path):
+        path = require_file(like, "sample submission")
+        genes = open_h5ad(path).var_names.tolist() if path.suffix == ".h5ad" else header_genes(path)
+    else:
+        path, genes = Path("the list of genes"), [str(gene) for gene in like]
+    twice = pd.Index(genes)[pd.Index(genes).duplicated()].unique()
+    if len(twice) or not genes:
+        raise SchemaError(
+            f"{path} names {len(genes)} genes, twice: {shorten(twice) or 'none'}", expected="each gene once"
+        )
+    return genes
+
+
+def header_genes(path: Path) -> list[str]:
+    """The columns of a CSV but for the first, which is ``id``."""
+    with path.open(newline="", encoding="utf-8", errors="replace") as handle:
+        header = next(csv.reader(handle), [])
+    if not header or header[0] != "id":
+        raise SchemaError(
+            f"{path} begins with the column {header[0] if header else ''!r}",
+            expected="id, then a column for each gene",
+            cause="another file than sample_submission.csv",
+        )
+    return header[1:]
+
+
+def open_h5ad(path: Path) -> AnnData:
+    """The file, or an error that says it is none."""
+    import anndata
+
+    try:
+        return anndata.read_h5ad(path)
+    except (OSError, ValueError, KeyError, TypeError) as problem:
+        first = str(problem).splitlines()[0] if str(problem) else type(problem).__name__
+        raise InputError(f"{path} is not a readable h5ad file: {first}", expected="a whole AnnData file") from None
+
+
+def read_predictions(path: str | Path) -> pd.DataFrame:
+    """A parquet or CSV table of predictions with columns cell_type and sm_name (or compound), or such an index."""
+    path = require_file(path, "predictions")
+    if path.suffix == ".csv":
+        return read_values(path)
+    try:
+        return pd.read_parquet(path)
+    except (OSError, ValueError) as problem:
+        raise InputError(f"{path} is not a readable parquet file: {problem}", expected="parquet, or .csv") from None
+
+
+def read_values(path: Path) -> pd.DataFrame:
+    """A CSV of conditions and numbers."""
+    text = dict.fromkeys((*KEY, "compound"), str)
+    try:
+        return pd.read_csv(path, dtype=text, keep_default_na=False, na_values=["", "nan", "NaN"])
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as problem:
+        raise InputError(
+            f"{path} is not a readable CSV: {str(problem).strip()}", expected="a CSV with a header"
+        ) from None
