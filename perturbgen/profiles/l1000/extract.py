@@ -107,8 +107,8 @@ def extract(
         plan = make_plan(sources, wanted, options, metadata, keep_unknown=keep_unknown)
         if finished(out, plan, force=force):
             return Profiles.open(out)
-        part = prepare_part(out, plan)
         samples = collect(files, sources, metadata, keep_unknown=keep_unknown)
+        part = prepare_part(out, plan)
         with disk_errors(out):
             copy(files, sources, part, wanted, options, plan, block_bytes)
             finish(part, out, samples, sources, wanted, plan)
