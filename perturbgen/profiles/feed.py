@@ -17,7 +17,6 @@ from torch import Tensor
 
 from perturbgen.errors import ConfigError, SchemaError
 
-
 MANY_RUNS: Final = 256  # beyond which neighbours are so few that rows are gathered one by one
 
 
@@ -140,7 +139,7 @@ class MemmapFeed:
 class ResidentFeed:
     """Shuffled batches of a matrix that lies on the device (rows, features), standardised and made noisy there.
 
-    Values are (x - mean) / sd, then Gaussian noise of sd ``noise`` is added; float16 data become float32 batch by batch.
+    Values are (x - mean) / sd, then Gaussian noise of sd ``noise`` is added; float16 becomes float32 batch by batch.
     """
 
     matrix: Tensor

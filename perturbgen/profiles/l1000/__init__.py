@@ -1,7 +1,7 @@
 """L1000: reading CMap's files, landmark extraction, signatures and connectivity, and a simulator of screens."""
 
 from perturbgen.profiles.l1000.connectivity import max_quantile, ncs, read_gmt, tau, wtcs
-from perturbgen.profiles.l1000.extract import Options, extract
+from perturbgen.profiles.l1000.extraction import Options, extract
 from perturbgen.profiles.l1000.gctx import GctxFile
 from perturbgen.profiles.l1000.gctx_writer import GctxWriter, write_gct, write_gctx
 from perturbgen.profiles.l1000.genes import landmarks

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 import pandas as pd
-from numba import njit, prange
+from numba import njit
 
 from perturbgen.errors import InputError, SchemaError, shorten
 from perturbgen.files import require_file
@@ -100,7 +102,16 @@ def enrichment(
     if sets is None:
         return None
     starts = np.concatenate([[0], np.cumsum([len(genes) for genes in sets])])
-    return es_kernel(values, ranks, np.concatenate(sets), starts, weighted)
+    genes = np.concatenate(sets).astype(np.int64)
+    values, ranks = np.ascontiguousarray(values, np.float64), np.ascontiguousarray(ranks, np.int32)
+    scores = np.zeros((len(values), len(sets)))
+    workers = min(os.cpu_count() or 1, max(1, scores.size // 10_000))
+    with ThreadPoolExecutor(workers) as pool:
+        parts = np.array_split(np.arange(len(values)), workers)
+        done = [pool.submit(es_kernel, values[p], ranks[p], genes, starts, weighted) for p in parts]
+        for part, scored in zip(parts, done, strict=True):
+            scores[part] = scored.result()
+    return scores
 
 
 def connect(up: np.ndarray | None, down: np.ndarray | None) -> np.ndarray:
@@ -110,7 +121,7 @@ def connect(up: np.ndarray | None, down: np.ndarray | None) -> np.ndarray:
     return np.where(np.sign(up) != np.sign(down), (up - down) / 2, 0.0)
 
 
-@njit(parallel=True, cache=True)
+@njit(nogil=True, cache=True)
 def es_kernel(values, ranks, genes, starts, weighted):  # type: ignore[no-untyped-def]  # numba compiles by type
     """ES of signatures (s, g) for sets genes[starts[q]:starts[q + 1]], (s, q).
 
@@ -118,7 +129,7 @@ def es_kernel(values, ranks, genes, starts, weighted):  # type: ignore[no-untype
     """
     signatures, total_genes = values.shape
     scores = np.zeros((signatures, len(starts) - 1))
-    for s in prange(signatures):
+    for s in range(signatures):
         for q in range(len(starts) - 1):
             chosen = genes[starts[q] : starts[q + 1]]
             n = len(chosen)

@@ -33,8 +33,8 @@ class Block:
         """Which samples (columns ``cell_line``, ``moa``) belong to the block; of several mechanisms, all."""
         moas = samples["moa"].astype(object)
         known = {text: set(str(text).split("|")) <= self.moas for text in moas.dropna().unique()}
-        in_lines = samples["cell_line"].astype(object).isin(self.cell_lines)
-        return (in_lines & moas.map(known).fillna(False).astype(bool)).to_numpy()
+        by_moa = np.array([known.get(text, False) for text in moas], dtype=bool)
+        return samples["cell_line"].astype(object).isin(self.cell_lines).to_numpy() & by_moa
 
 
 @dataclass(frozen=True)

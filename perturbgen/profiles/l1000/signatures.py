@@ -90,7 +90,8 @@ def modz_batch(z: np.ndarray, landmarks: np.ndarray, *, variant: Variant = "cmap
     known = np.isfinite(z)
     total = np.einsum("br,brg->bg", weights, known.astype(float))
     summed = np.einsum("br,brg->bg", weights, np.where(known, z, 0.0))
-    values = np.where(total > 0, summed / np.where(total > 0, total, 1.0), np.nan)
+    share = total / weights.sum(axis=1, keepdims=True)  # of the weights that a gene has values for; 1 where none lacks
+    values = np.where(total > 0, summed / np.where(total > 0, share, 1.0), np.nan)
     quality = cc_q75(correlation)
     strength = ss_ngene(values[:, landmarks], z.shape[1])
     return Batch(values, weights, quality, strength, tas(strength, quality, len(landmarks)))
