@@ -13,6 +13,7 @@ import numpy as np
 from perturbgen.errors import InputError
 from perturbgen.profiles.l1000.backend import Axis, runs
 from perturbgen.profiles.l1000.fields import clean_field, decode, decode_ids
+from perturbgen.profiles.l1000.raw import RawReader
 
 MATRIX: Final = "0/DATA/0/matrix"
 GROUPS: Final[dict[Axis, str]] = {"genes": "0/META/ROW", "samples": "0/META/COL"}
@@ -38,6 +39,8 @@ class Hdf5Matrix:
         self.dtype = self.matrix.dtype
         self.shape = self.in_order(self.matrix.shape)
         self.chunks = self.in_order(self.matrix.chunks) if self.matrix.chunks else None
+        direct = self.sample_axis == 0 and RawReader.fits(self.file, self.matrix)
+        self.raw = RawReader(path, self.matrix) if direct else None
 
     def find_matrix(self) -> h5py.Dataset:
         """The matrix and both id lists are there and numeric."""
@@ -102,6 +105,9 @@ class Hdf5Matrix:
             if genes is None:
                 return self.slab(samples, slice(0, self.shape[1]))
             wanted, back = np.unique(genes, return_inverse=True)
+            if self.raw is not None:
+                found = self.raw.block(samples, wanted)
+                return found if in_place(back) else found.take(back, axis=1)
             gap = max(NEAR, self.chunks[1] if self.chunks else 0)
             parts = []
             for run in runs(wanted, gap):
@@ -109,7 +115,7 @@ class Hdf5Matrix:
                 slab = self.slab(samples, run)
                 parts.append(slab if len(inside) == slab.shape[1] else slab.take(inside, axis=1))
         values = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
-        return values if np.array_equal(back, np.arange(len(wanted))) else values.take(back, axis=1)
+        return values if in_place(back) else values.take(back, axis=1)
 
     def slab(self, samples: slice, genes: slice) -> np.ndarray:
         """A rectangle of the matrix, as (samples, genes)."""
@@ -117,7 +123,15 @@ class Hdf5Matrix:
 
     def close(self) -> None:
         """Let go of the file."""
+        if self.raw is not None:
+            self.raw.close()
+            self.raw = None
         self.file.close()
+
+
+def in_place(order: np.ndarray) -> bool:
+    """Whether an order changes nothing."""
+    return np.array_equal(order, np.arange(len(order)))
 
 
 def read_version(file: h5py.File) -> str:

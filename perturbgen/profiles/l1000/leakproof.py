@@ -10,14 +10,16 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from perturbgen.data.splits import Split
 from perturbgen.errors import InputError, SchemaError, suggest
 from perturbgen.files import require_file, require_folder
+
+if TYPE_CHECKING:
+    from perturbgen.data.splits import Split
 
 UNUSED = "unused"
 
@@ -47,6 +49,8 @@ class LeakProof:
 
     def split(self, samples: pd.DataFrame, *, fold: int = 0) -> Split:
         """The part of every sample in one fold: train, val, test, or unused."""
+        from perturbgen.data.splits import Split
+
         if not 0 <= fold < len(self.folds):
             raise SchemaError(f"{self.name} has no fold {fold}", expected=f"0 to {len(self.folds) - 1}")
         for column in ("cell_line", "moa"):

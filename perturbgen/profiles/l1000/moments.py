@@ -24,19 +24,19 @@ class Moments:
 
     def update(self, values: np.ndarray) -> None:
         """Add a block (samples, genes)."""
-        total = values.sum(axis=0, dtype=np.float64)
-        if np.isfinite(total).all():
-            count = np.full(values.shape[1], float(len(values)))
-            mean = total / max(len(values), 1)
-            deviations = values - mean.astype(np.float32)
-        else:
-            finite = np.isfinite(values)
+        exact = values.astype(np.float64)
+        total = exact.sum(axis=0)
+        count = np.full(values.shape[1], float(len(values)))
+        if not np.isfinite(total).all():
+            finite = np.isfinite(exact)
             count = finite.sum(axis=0).astype(float)
-            mean = np.where(finite, values, 0).sum(axis=0, dtype=np.float64) / np.maximum(count, 1)
-            deviations = np.where(finite, values - mean.astype(np.float32), 0)
-        # The mean was rounded to float32 for the deviations: what that leaves out is put back.
-        shift = deviations.sum(axis=0, dtype=np.float64) / np.maximum(count, 1)
-        squares = np.einsum("sg,sg->g", deviations, deviations, dtype=np.float64) - count * shift**2
+            exact[~finite] = 0
+            total = exact.sum(axis=0)
+        mean = total / np.maximum(count, 1)
+        exact -= mean
+        if not (count == len(values)).all():
+            exact[~finite] = 0
+        squares = np.square(exact, out=exact).sum(axis=0)
         self.merge(count, mean, squares, len(values) - count)
 
     def merge(self, count: np.ndarray, mean: np.ndarray, squares: np.ndarray, missing: np.ndarray) -> None:
