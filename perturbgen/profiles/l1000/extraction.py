@@ -8,8 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -257,23 +256,10 @@ def copy(
             for file, about in zip(files, sources, strict=True):
                 stop = start + about.shape[0]
                 rest = slice(max(growing.rows - start, 0), about.shape[0])
-                blocks = file.slices(rest, block_bytes=block_bytes) if growing.rows < stop else iter(())
-                for values in ahead(lambda block, f=file, c=about.columns: f.values(block, c), blocks):  # type: ignore[misc]
-                    growing.append(options.prepare(values))
-                    tick(len(values))
+                for block in file.slices(rest, block_bytes=block_bytes) if growing.rows < stop else ():
+                    growing.append(options.prepare(file.values(block, about.columns)))
+                    tick(block.stop - block.start)
                 start = stop
-
-
-def ahead(read: Callable[[slice], np.ndarray], blocks: Iterator[slice]) -> Iterator[np.ndarray]:
-    """What is read for each block, the next one being read while one is used."""
-    with ThreadPoolExecutor(1) as reader:
-        coming: Future[np.ndarray] | None = None
-        for block in blocks:
-            last, coming = coming, reader.submit(read, block)
-            if last is not None:
-                yield last.result()
-        if coming is not None:
-            yield coming.result()
 
 
 def finish(

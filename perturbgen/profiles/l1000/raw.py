@@ -1,7 +1,7 @@
 """Uncompressed HDF5 values read straight from the file, a chunk at a time into one small buffer.
 
-HDF5 copies every chunk into an array of the whole block, of which an extraction wants a thirteenth. Here a chunk stays in
-the processor's cache while its wanted columns are picked.
+HDF5 copies every chunk into an array of the whole block, of which an extraction wants a thirteenth. Here a chunk
+stays in the processor's cache while its wanted columns are picked.
 """
 
 from __future__ import annotations

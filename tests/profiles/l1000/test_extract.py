@@ -223,6 +223,18 @@ def test_a_disk_so_full_that_no_note_can_be_made_goes_on_from_the_last_one(
     pd.testing.assert_frame_equal(resumed.genes, whole.genes)
 
 
+def test_a_disk_that_is_too_small_is_said_before_anything_is_read(
+    tmp_path: Path, wanted: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.posix_fallocate", full, raising=False)
+    monkeypatch.setattr(Growing, "append", lambda *_: pytest.fail("a block was read"))
+    with pytest.raises(StorageError, match="no space left on the disk"):
+        extract([big(tmp_path)], tmp_path / "out", genes=wanted)
+
+
 def test_unfinished_work_on_other_options_is_not_gone_on_with(
     tmp_path: Path, wanted: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
