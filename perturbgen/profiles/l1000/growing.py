@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
@@ -33,8 +34,17 @@ class Growing:
         state = read_state(self.folder)
         self.rows = state["rows"] if state else 0
         self.moments = Moments.from_json(state["moments"]) if state else Moments.empty(self.shape[1])
-        self.matrix = open(self.folder / MATRIX, "r+b" if state else "w+b")
-        self.norms = open(self.folder / NORMS, "r+b" if state else "w+b")
+        with ExitStack() as stack:
+            mode = "r+b" if state else "w+b"
+            self.matrix = stack.enter_context(open(self.folder / MATRIX, mode))
+            self.norms = stack.enter_context(open(self.folder / NORMS, mode))
+            self.position()
+            self.stack = stack.pop_all()
+        self.noted = time.monotonic()
+        return self
+
+    def position(self) -> None:
+        """Write the header, reserve the space, and go to the end of the rows that are there."""
         header = {"descr": np.lib.format.dtype_to_descr(self.dtype), "fortran_order": False, "shape": self.shape}
         np.lib.format.write_array_header_1_0(self.matrix, header)
         row_bytes = self.shape[1] * self.dtype.itemsize
@@ -42,8 +52,6 @@ class Growing:
         reserve(self.matrix.fileno(), self.matrix.tell() + self.shape[0] * row_bytes)
         self.matrix.seek(self.rows * row_bytes, os.SEEK_CUR)
         self.norms.seek(self.rows * 4)
-        self.noted = time.monotonic()
-        return self
 
     def append(self, values: np.ndarray) -> None:
         """Add rows (samples, genes) of float32."""
@@ -74,8 +82,7 @@ class Growing:
             if kind is None:
                 raise  # else the disk is full, which is being said already, and the last note still holds
         finally:
-            for handle in (self.matrix, self.norms):
-                close_quietly(handle, quiet=kind is not None)
+            close_quietly(self.stack, quiet=kind is not None)
 
     @staticmethod
     def plan_of(folder: Path) -> dict[str, Any] | None:
@@ -115,10 +122,10 @@ def read_state(folder: Path) -> dict[str, Any] | None:
     return state if whole else None
 
 
-def close_quietly(handle: Any, *, quiet: bool) -> None:
-    """Close a file, whose last bytes may not fit on a full disk."""
+def close_quietly(files: ExitStack, *, quiet: bool) -> None:
+    """Close files, whose last bytes may not fit on a full disk."""
     try:
-        handle.close()
+        files.close()
     except OSError:
         if not quiet:
             raise
