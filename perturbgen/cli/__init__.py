@@ -15,6 +15,7 @@ from perturbgen.cli import (  # noqa: F401  (show adds itself to the data verbs)
     data,
     de,
     doctor,
+    l1000,
     retrieve,
     samplers,
     score,
@@ -48,6 +49,7 @@ retrieve.register(app)
 baselines.register(app)
 samplers.register(app)
 submit.register(app)
+l1000.register(app)
 
 
 def show_version(wanted: bool) -> None:

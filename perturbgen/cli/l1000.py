@@ -1,0 +1,163 @@
+"""``perturbgen l1000``: look at CMap's files, extract landmarks from them, simulate a screen."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from perturbgen.console import say, show_table
+
+if TYPE_CHECKING:
+    from perturbgen.profiles.l1000 import GctxFile
+
+l1000_app = typer.Typer(
+    name="l1000",
+    help="L1000 profiles: check CMap's files, extract their landmarks, simulate a screen.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+)
+
+Files = Annotated[list[Path], typer.Argument(help="GCTX or GCT files, whatever they are called.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+Meta = Annotated[
+    list[Path] | None,
+    typer.Option("--meta", help="Table of samples: inst_info (GEO), instinfo_beta (LINCS2020); sig_info for level 5."),
+]
+Genes = Annotated[Path | None, typer.Option(help="Wanted genes: a list of ids, or a gene table. Default: the 978.")]
+Transposed = Annotated[bool, typer.Option("--transposed", help="The files' rows are samples, against the convention.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verbs."""
+    app.add_typer(l1000_app)
+
+
+@l1000_app.command()
+def check(files: Files, genes: Genes = None, transposed: Transposed = False, as_json: AsJson = False) -> None:
+    """Look at files: what they are, how large, of which level, where the landmarks are, what is odd.
+
+    Reads the header and one block of values, so that it takes seconds whatever the size.
+
+    Example: [bold]perturbgen l1000 check GSE92742_Level4_ZSPCINF_mlr12k_n1319138x12328.gctx[/bold]
+    """
+    from perturbgen.profiles.l1000 import GctxFile
+    from perturbgen.profiles.l1000.genes import read_genes
+
+    wanted = read_genes(genes)
+    rows = []
+    for path in files:
+        with GctxFile(path, transposed=transposed) as file:
+            rows.append(about(file, wanted))
+    show_table(rows, title="L1000 files", as_json=as_json)
+
+
+def about(file: GctxFile, wanted: Any) -> dict[str, Any]:
+    """One row: what a file is."""
+    import numpy as np
+
+    from perturbgen.profiles.l1000.genes import find_genes
+    from perturbgen.profiles.l1000.identifiers import level_of
+
+    places = find_genes(file, wanted)
+    found = places[places >= 0]
+    first = next((file.values(block, found) for block in file.slices()), np.zeros((0, 0)))
+    return {
+        "file": file.path.name,
+        "format": file.format,
+        "samples": file.shape[0],
+        "genes": file.shape[1],
+        "type": str(file.dtype),
+        "chunks": "x".join(map(str, file.chunks)) if file.chunks else "none",
+        "ids of": level_of(file.samples[:1000]),
+        "wanted genes": f"{len(found)} of {len(wanted)}",
+        "last at": int(found.max()) if len(found) else None,
+        "fields": f"{len(file.fields('samples'))} + {len(file.fields('genes'))}",
+        "repeated ids": int(file.samples.duplicated().sum() + file.genes.duplicated().sum()),
+        "not finite": int((~np.isfinite(first)).sum()),
+        "largest": float(np.nanmax(np.abs(first))) if first.size and np.isfinite(first).any() else None,
+    }
+
+
+@l1000_app.command()
+def extract(
+    files: Files,
+    out: Annotated[Path, typer.Option("--out", help="Folder to write; OUT.part holds what is half done.")],
+    meta: Meta = None,
+    genes: Genes = None,
+    dtype: Annotated[str, typer.Option(help="float32, or float16 for half the size.")] = "float32",
+    clip: Annotated[float | None, typer.Option(min=0, help="Limit |value|; z-scores of raw plates reach 76.")] = None,
+    fill: Annotated[float | None, typer.Option(help="Write this for missing values instead of NaN.")] = None,
+    common_genes: Annotated[bool, typer.Option(help="Leave out genes that a file lacks, rather than refuse.")] = False,
+    keep_unknown: Annotated[bool, typer.Option(help="Keep samples that are in no table, rather than refuse.")] = False,
+    transposed: Transposed = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace another extraction.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Extract the landmark genes of any number of matrices: a memory map, tables of samples and genes, a manifest.
+
+    One pass, in bounded memory. Genes are found by id and joined by id; controls are flagged by CMap's types. Stop it
+    when you like: the same command goes on where it stopped.
+
+    Example: [bold]perturbgen l1000 extract GSE92742_Level4.gctx GSE70138_Level4.gctx --meta GSE92742_inst_info.txt.gz
+    --meta GSE70138_inst_info.txt.gz --out data/landmarks --dtype float16 --clip 10[/bold]
+    """
+    from perturbgen.errors import ConfigError, suggest
+    from perturbgen.profiles.l1000 import Options
+    from perturbgen.profiles.l1000 import extract as run
+
+    if dtype not in ("float32", "float16"):
+        raise ConfigError(f"--dtype {dtype}", expected="float32 or float16", fix=suggest(dtype, ("float32", "float16")))
+    profiles = run(
+        files,
+        out,
+        metadata=meta or (),
+        genes=genes,
+        options=Options(dtype, clip=clip, fill=fill),  # type: ignore[arg-type]
+        common_genes=common_genes,
+        keep_unknown=keep_unknown,
+        transposed=transposed,
+        force=force,
+    )
+    found = profiles.manifest
+    row = {
+        "samples": found["samples"],
+        "genes": found["genes"],
+        "level": found["level"],
+        "controls": found["controls"],
+        "perturbagens": int(profiles.samples.loc[~profiles.samples["control"], "perturbagen"].nunique()),
+        "missing values": found["missing_values"],
+        "zero profiles": found["zero_profiles"],
+        "MB": (out / found["matrix"]).stat().st_size / 1e6,
+    }
+    show_table([row], title=f"extracted: {out}", as_json=as_json)
+
+
+@l1000_app.command()
+def simulate(
+    out: Annotated[Path, typer.Argument(help="Folder to write; it appears only when it is complete.")],
+    preset: Annotated[str, typer.Option(help="tiny, small, nonlinear or genome (12,328 genes).")] = "small",
+    seed: Annotated[int, typer.Option(min=0, help="The same seed and settings give the same files.")] = 0,
+    config: Annotated[Path | None, typer.Option(help="TOML file of settings, over the preset.")] = None,
+    overrides: Annotated[list[str] | None, typer.Option("--set", help="a.b=value, over everything else.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing simulated screen.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved settings and stop.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Simulate an L1000 screen with a known truth: plates, cell lines, doses, mechanisms, one of them non-linear.
+
+    Writes a real GCTX of level-4 z-scores beside the tables of GEO (or LINCS2020), plate by plate, at any size.
+
+    Example: [bold]perturbgen l1000 simulate data/screen --preset nonlinear --set design.compounds=500[/bold]
+    """
+    from perturbgen.config import to_toml
+    from perturbgen.profiles.l1000 import screen_settings, write_screen
+
+    settings = screen_settings(preset, config=config, overrides=overrides or ())
+    if dry_run:
+        say(to_toml(settings))
+        return
+    folder = write_screen(settings, out, seed=seed, force=force)
+    rows = [{"file": path.name, "MB": path.stat().st_size / 1e6} for path in sorted(folder.iterdir())]
+    show_table(rows, title=f"simulated: {folder}, {settings.plates} plates", as_json=as_json)
