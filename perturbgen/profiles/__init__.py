@@ -1,5 +1,1 @@
-<<<<<<< HEAD
-"""Measured profiles that are not counts: L1000 and images, and the linear embeddings any network has to beat."""
-=======
-"""Perturbation profiles: L1000 expression and microscope images, and the feed that training on either takes."""
->>>>>>> l1000
+"""Profiles of perturbations that are no single cells: L1000 signatures, microscope images, and what both share."""
