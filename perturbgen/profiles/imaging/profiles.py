@@ -56,20 +56,21 @@ class Profiles:
         return Profiles(values, self.meta, pd.Index(features), self.source)
 
     def averaged(self, by: Sequence[str], *, how: Literal["mean", "median"] = "mean") -> Profiles:
-        """One row for each group of ``by``; the labels that are constant within every group are kept.
+        """One row for each group of ``by``; labels of which no group has two values are kept (a missing one is none).
 
         Sites of one well are not replicates: average them before anything is counted or tested.
         """
-        from perturbgen.profiles.imaging.groups import grouping
+        from perturbgen.profiles.imaging.groups import group_means, grouping
 
         keys, codes = grouping(self.meta, by, self.source)
-        pieces = [np.flatnonzero(codes == code) for code in range(len(keys))]
-        average = np.mean if how == "mean" else np.median
-        values = np.array([average(np.asarray(self.values[rows], np.float64), axis=0) for rows in pieces])
-        constant = [
-            name for name in self.meta if self.meta.groupby(codes)[name].nunique(dropna=False).max() == 1
-        ]
-        meta = self.meta[constant].iloc[[rows[0] for rows in pieces]].reset_index(drop=True)
+        if how == "mean":
+            _, values = group_means(self.values, np.arange(len(self)), codes, len(keys))
+        else:
+            order = np.split(np.argsort(codes, kind="stable"), np.cumsum(np.bincount(codes))[:-1])
+            values = np.array([np.median(self.values[rows], axis=0) for rows in order])
+        grouped = self.meta.groupby(codes, sort=True)
+        constant = [name for name in self.meta if grouped[name].nunique().max() <= 1]
+        meta = grouped[constant].first().reset_index(drop=True)
         return Profiles(values, meta, self.features, self.source)
 
     def write(self, folder: str | Path) -> Path:
@@ -119,24 +120,6 @@ class Orphans:
         for names, lack in ((self.without_labels, "metadata"), (self.without_values, "profile")):
             if names:
                 log.warning("%d %s left out for want of a %s: %s", len(names), self.what, lack, shorten(names))
-
-
-def match(meta_ids: pd.Series, value_ids: pd.Series, *, what: str, where: str) -> tuple[np.ndarray, np.ndarray, Orphans]:
-    """Row numbers of both tables for the ids they share, in the order of the values, and who has no partner."""
-    for ids, table in ((meta_ids, "metadata"), (value_ids, "profiles")):
-        require_unique(ids, what, f"{where} ({table})")
-    position = pd.Index(meta_ids).get_indexer(pd.Index(value_ids))
-    rows = np.flatnonzero(position >= 0)
-    absent = meta_ids[~meta_ids.isin(value_ids)]
-    orphans = Orphans(tuple(value_ids.to_numpy()[position < 0]), tuple(absent), what)
-    if not len(rows):
-        raise SchemaError(
-            f"{where}: no {what} of the profiles occurs in the metadata",
-            expected=f"ids such as {shorten(meta_ids.head(2))}",
-            cause="files of two releases",
-            fix=f"the profiles have {shorten(value_ids.head(2))}",
-        )
-    return position[rows], rows, orphans
 
 
 def tidy(profiles: Profiles, *, nan: NaNs = "error") -> Profiles:

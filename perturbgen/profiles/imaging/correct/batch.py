@@ -1,0 +1,77 @@
+"""How well a batch can be told from its controls, before a correction and after, on controls it has not seen."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from perturbgen.errors import SchemaError
+from perturbgen.profiles.imaging.correct.base import Correction
+from perturbgen.profiles.imaging.correct.scale import ControlScaler
+from perturbgen.profiles.imaging.groups import grouping
+from perturbgen.profiles.imaging.profiles import Profiles
+
+MOST = 2000  # wells whose neighbours are sought; more say nothing new
+
+
+@dataclass(frozen=True)
+class Predictability:
+    """Balanced accuracy with which the nearest neighbours of held-out controls name their batch."""
+
+    before: float
+    after: float
+    chance: float
+    rows: int
+
+
+def batch_predictability(
+    correction: Correction, profiles: Profiles, *, control: np.ndarray, batch: Sequence[str], split: Sequence[str],
+    well: Sequence[str], rng: np.random.Generator, neighbours: int = 5,
+) -> Predictability:  # fmt: skip
+    """Fit on half of the controls of each group of ``split`` (a plate), name the batch of the other half by neighbours.
+
+    ``well`` are the labels of a well: its sites stay on one side and are never each other's neighbours. Before the
+    correction the features are standardised on the same half, so that their units do not decide.
+    """
+    controls = profiles.where(control)
+    fitted = half_of_each(controls.meta, split, well, rng)
+    if not (fitted.any() and (~fitted).any()):
+        raise SchemaError(f"no {'/'.join(split)} has two control wells: none can be held out", expected="two or more")
+    before = ControlScaler().fit(controls.values, controls.meta, control=fitted)
+    after = correction.fit(controls.values, controls.meta, control=fitted)
+    held = controls.where(~fitted)
+    rows = np.sort(rng.permutation(len(held))[:MOST])
+    keys, codes = grouping(held.meta, batch)
+    wells = grouping(held.meta, well)[1]
+    accuracy = [
+        neighbour_accuracy(step.transform(held.values, held.meta)[rows], codes[rows], wells[rows], neighbours)
+        for step in (before, after)
+    ]
+    return Predictability(*accuracy, chance=1 / len(keys), rows=len(rows))
+
+
+def half_of_each(meta: pd.DataFrame, split: Sequence[str], well: Sequence[str], rng: np.random.Generator) -> np.ndarray:
+    """A mask of half the wells of each group, at random; the larger half where their number is odd."""
+    groups, wells = grouping(meta, split)[1], grouping(meta, well)[1]
+    fitted = np.zeros(len(meta), bool)
+    for group in range(groups.max() + 1):
+        names = np.unique(wells[groups == group])
+        taken = rng.permutation(names)[: -(-len(names) // 2)]
+        fitted |= (groups == group) & np.isin(wells, taken)
+    return fitted
+
+
+def neighbour_accuracy(values: np.ndarray, batch: np.ndarray, well: np.ndarray, neighbours: int) -> float:
+    """Mean over batches of the share of rows whose nearest rows of other wells are mostly of their own batch."""
+    square = (values**2).sum(axis=1)
+    distance = square[:, None] + square[None] - 2 * values @ values.T
+    distance[well[:, None] == well[None]] = np.inf
+    nearest = batch[np.argsort(distance, axis=1, kind="stable")[:, :neighbours]]
+    votes = np.zeros((len(values), batch.max() + 1))
+    for rank in range(nearest.shape[1]):  # ties go to the batch of the nearest row
+        np.add.at(votes, (np.arange(len(values)), nearest[:, rank]), 1 + 0.01 * (neighbours - rank) / neighbours)
+    correct = votes.argmax(axis=1) == batch
+    return float(np.mean([correct[batch == name].mean() for name in np.unique(batch)]))
