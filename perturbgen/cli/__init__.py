@@ -10,7 +10,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from perturbgen import __version__
-from perturbgen.cli import data, de, doctor, show, simulate, tables  # noqa: F401  (show adds itself to the data verbs)
+from perturbgen.cli import data, de, doctor, images, show, simulate, tables  # noqa: F401  (show adds itself to the data verbs)
 from perturbgen.console import setup_logging
 from perturbgen.errors import PerturbgenError
 
@@ -29,6 +29,7 @@ data.register(app)
 simulate.register(app)
 tables.register(app)
 de.register(app)
+images.register(app)
 
 
 def show_version(wanted: bool) -> None:

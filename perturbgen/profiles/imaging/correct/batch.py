@@ -11,7 +11,7 @@ import pandas as pd
 from perturbgen.errors import SchemaError
 from perturbgen.profiles.imaging.correct.base import Correction
 from perturbgen.profiles.imaging.correct.scale import ControlScaler
-from perturbgen.profiles.imaging.groups import grouping
+from perturbgen.profiles.imaging.groups import group_means, grouping
 from perturbgen.profiles.imaging.profiles import Profiles
 
 MOST = 2000  # wells whose neighbours are sought; more say nothing new
@@ -19,11 +19,18 @@ MOST = 2000  # wells whose neighbours are sought; more say nothing new
 
 @dataclass(frozen=True)
 class Predictability:
-    """Balanced accuracy with which the nearest neighbours of held-out controls name their batch."""
+    """How much of the batch is in the held-out controls, before a correction and after it.
+
+    ``before`` and ``after``: balanced accuracy with which the nearest neighbours name the batch. It sees what is left of
+    a shift in a thousand features together, so it falls late. ``variance_before`` and ``variance_after``: the share of
+    the variance that lies between batches (omega squared, about 0 where there is no effect).
+    """
 
     before: float
     after: float
     chance: float
+    variance_before: float
+    variance_after: float
     rows: int
 
 
@@ -46,11 +53,20 @@ def batch_predictability(
     rows = np.sort(rng.permutation(len(held))[:MOST])
     keys, codes = grouping(held.meta, batch)
     wells = grouping(held.meta, well)[1]
-    accuracy = [
-        neighbour_accuracy(step.transform(held.values, held.meta)[rows], codes[rows], wells[rows], neighbours)
-        for step in (before, after)
-    ]
-    return Predictability(*accuracy, chance=1 / len(keys), rows=len(rows))
+    views = [step.transform(held.values, held.meta)[rows] for step in (before, after)]
+    accuracy = [neighbour_accuracy(view, codes[rows], wells[rows], neighbours) for view in views]
+    shares = [batch_variance(view, codes[rows]) for view in views]
+    return Predictability(*accuracy, 1 / len(keys), *shares, rows=len(rows))
+
+
+def batch_variance(values: np.ndarray, batch: np.ndarray) -> float:
+    """Omega squared over all features: (SS_between - (k - 1) MS_within) / (SS_total + MS_within), k batches."""
+    names, codes = np.unique(batch, return_inverse=True)
+    count, means = group_means(values, np.arange(len(values)), codes, len(names))
+    within = float(((values - means[codes]) ** 2).sum())
+    total = float(((values - values.mean(axis=0)) ** 2).sum())
+    noise = within / max(len(values) - len(names), 1)
+    return (total - within - (len(count) - 1) * noise) / max(total + noise, 1e-300)
 
 
 def half_of_each(meta: pd.DataFrame, split: Sequence[str], well: Sequence[str], rng: np.random.Generator) -> np.ndarray:
