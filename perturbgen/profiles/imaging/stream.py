@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import logging
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.csv
 import pyarrow.parquet as pq
 
 from perturbgen.console import progress
-from perturbgen.data.tables import BROKEN, parquet_errors, read_header, require_unique
+from perturbgen.data.tables import BROKEN, csv_errors, parquet_errors, read_header, require_unique
 from perturbgen.errors import InputError, SchemaError, shorten
 from perturbgen.files import atomic_path, require_file
 from perturbgen.profiles.imaging.profiles import Orphans, Profiles, read_profiles
@@ -25,32 +26,77 @@ CHUNK = 8 << 20  # bytes of csv parsed at a time
 ROWS = 4096  # rows of parquet read at a time
 
 Batch = tuple[np.ndarray, np.ndarray]  # ids (rows,) and float32 values (rows, features)
+Parsed = tuple[np.ndarray, np.ndarray, tuple[int, int] | None]  # the same, and where a field is bad
 
 
 def csv_batches(path: str | Path, *, key: str, chunk: int = CHUNK) -> tuple[list[str], Iterator[Batch]]:
-    """The features of an embeddings csv(.gz) and its rows in batches; ``key`` is the column of ids."""
+    """The features of an embeddings csv(.gz) and its rows in batches; ``key`` is the column of ids.
+
+    The table is plain: one header, ids and decimal numbers, no quotes. ``chunk`` bytes are parsed at a time.
+    """
     path = require_file(path, "embeddings table")
     header = read_header(path)
     features = feature_columns(header, key, path)
-    options = {
-        "read_options": pyarrow.csv.ReadOptions(block_size=chunk),
-        "convert_options": pyarrow.csv.ConvertOptions(
-            column_types={key: pa.string()} | dict.fromkeys(features, pa.float32())
-        ),
-    }
 
     def batches() -> Iterator[Batch]:
-        try:
-            with pyarrow.csv.open_csv(path, **options) as reader:
-                for batch in reader:
-                    yield as_arrays(batch, key, features)
-        except (pa.ArrowException, OSError) as error:
-            raise InputError(
-                f"{path} is not a readable table of embeddings: {str(error).splitlines()[0]}",
-                expected=f"{key} and {len(features)} numbers in every row", cause=BROKEN,
-            ) from None  # fmt: skip
+        line, place = 2, header.index(key)
+        for ids, values, bad in parsed_ahead(whole_lines(path, chunk), len(header), place):
+            if bad is not None:
+                raise bad_field(path, header, place, line + bad[0], bad[1])
+            line += len(ids)
+            yield ids, values
 
     return features, batches()
+
+
+def parsed_ahead(pieces: Iterator[bytes], columns: int, place: int, *, workers: int = 2) -> Iterator[Parsed]:
+    """Each piece parsed, in order; the next ones are parsed meanwhile (the kernel lets other threads run)."""
+    from concurrent.futures import Future, ThreadPoolExecutor
+
+    with ThreadPoolExecutor(workers) as pool:
+        waiting: deque[Future[Parsed]] = deque()
+        for piece in pieces:
+            waiting.append(pool.submit(parse_lines, piece, columns, place))
+            if len(waiting) > workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+def whole_lines(path: Path, chunk: int) -> Iterator[bytes]:
+    """The file after its header, in pieces of about ``chunk`` bytes that end with a line."""
+    with csv_errors(path), (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
+        file.readline()
+        rest = b""
+        while piece := file.read(chunk):
+            piece = rest + piece
+            end = piece.rfind(b"\n") + 1
+            rest = piece[end:]
+            if end:
+                yield piece[:end]
+        if rest:
+            yield rest
+
+
+def parse_lines(text: bytes, columns: int, place: int) -> Parsed:
+    """Ids and values of whole lines, and the row and column of the first field that is no number, or None."""
+    from perturbgen.profiles.imaging.csv_kernel import parse_rows
+
+    count = text.count(b"\n") + (not text.endswith(b"\n"))
+    values, spans = np.empty((count, columns - 1), np.float32), np.empty((count, 2), np.int64)
+    row, column = parse_rows(np.frombuffer(text, np.uint8), columns, place, values, spans)
+    if column >= 0:
+        return np.empty(0, object), values, (row, column)
+    return np.array([text[start:end].decode() for start, end in spans.tolist()], dtype=object), values, None
+
+
+def bad_field(path: Path, header: Sequence[str], place: int, line: int, column: int) -> InputError:
+    """The error that names the line and the column."""
+    what = f"column {header[column]!r} is missing or no number" if column < len(header) else "there are too many fields"
+    return InputError(
+        f"{path}, line {line}: {what}", expected=f"{header[place]} and {len(header) - 1} numbers in every line",
+        cause=BROKEN, fix="compare the file's size with the source's",
+    )  # fmt: skip
 
 
 def parquet_batches(paths: Sequence[Path], *, key: str, rows: int = ROWS) -> tuple[list[str], Iterator[Batch]]:
@@ -106,7 +152,7 @@ def stream_profiles(
             for ids, values in batches:
                 found = index.get_indexer(pd.Index(ids))
                 joined = found >= 0
-                file.write(np.ascontiguousarray(values[joined]).data)
+                file.write(np.ascontiguousarray(values if joined.all() else values[joined]).data)
                 positions.append(found[joined])
                 stray += [str(name) for name in ids[~joined]]
                 total += len(ids)

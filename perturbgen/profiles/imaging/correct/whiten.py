@@ -43,9 +43,8 @@ class Sphering(Correction):
                 expected="more controls than features, or a ridge above 0",
                 fix="Sphering(ridge=1.0)",
             )
-        self.mean, self.rotation = mean[0], vectors / np.sqrt(scale)
-        if self.method == "zca":
-            self.rotation = self.rotation @ vectors.T
+        self.mean = mean[0]
+        self.rotation = (vectors / np.sqrt(scale)) @ vectors.T if self.method == "zca" else canonical(values, vectors) / np.sqrt(scale)
         return self
 
     def apply(self, values: np.ndarray, meta: pd.DataFrame) -> np.ndarray:
@@ -57,7 +56,8 @@ class Coral(Correction):
     """Give each batch's controls the covariance of all: x (S_b + eta I)^(-1/2) (S + eta I)^(1/2), Sun et al. 2016.
 
     With ``target="identity"`` the second factor is left out. The mean is not touched (centre before). A batch with
-    fewer than ``min_reference`` controls, or one never seen, is left as it is.
+    fewer than ``min_reference`` controls, or one never seen, is left as it is. A batch of n controls is kept as its
+    n - 1 directions at most, so that neither time nor memory is spent on the rest, where S_b + eta I = eta I.
     """
 
     def __init__(
@@ -66,40 +66,45 @@ class Coral(Correction):
         if eta <= 0:
             raise SchemaError(f"eta is {eta}", expected="above 0, since a batch has fewer controls than features")
         self.by, self.eta, self.target, self.min_reference = tuple(by), eta, target, max(min_reference, 2)
-        self.maps: dict[Key, np.ndarray] = {}
+        self.batches: dict[Key, tuple[np.ndarray, np.ndarray]] = {}
+        self.colour: np.ndarray | None = None
 
     def fit(self, X: Rows, meta: pd.DataFrame, *, control: np.ndarray | pd.Series | None = None) -> Self:
-        """One matrix a batch, from one pass over the controls."""
+        """The directions of each batch's controls and the covariance of all, each control read once."""
         check_rows(X, meta)
         rows = reference_rows(len(meta), control)
         keys, codes = grouping(meta, self.by)
-        count, mean, covariance = group_covariances(X, rows, codes, len(keys), ddof=1)
-        colour = power(self._target(count, mean, covariance), 0.5, self.eta) if self.target == "controls" else None
-        self.maps = {}
-        for key, n, own in zip(keys, count, covariance, strict=True):
-            if n >= self.min_reference:
-                whitening = power(own, -0.5, self.eta)
-                self.maps[key] = whitening if colour is None else whitening @ colour
-        if len(self.maps) < len(keys):
+        scatter, means, counts = np.zeros((X.shape[1], X.shape[1])), np.zeros((len(keys), X.shape[1])), np.zeros(len(keys))
+        self.batches = {}
+        for number in np.unique(codes[rows]):
+            values = np.asarray(X[rows[codes[rows] == number]], np.float64)
+            counts[number], means[number] = len(values), values.mean(axis=0)
+            away = values - means[number]
+            scatter += away.T @ away
+            if len(values) >= self.min_reference:
+                self.batches[keys[number]] = self._directions(away)
+        away = (means - counts @ means / counts.sum()) * np.sqrt(counts)[:, None]
+        covariance = (scatter + away.T @ away) / max(counts.sum() - 1, 1)
+        self.colour = power(covariance, 0.5, self.eta) if self.target == "controls" else None
+        if len(self.batches) < len(keys):
             log.warning("%d of %d batches have fewer than %d controls and are not aligned",
-                        len(keys) - len(self.maps), len(keys), self.min_reference)  # fmt: skip
+                        len(keys) - len(self.batches), len(keys), self.min_reference)  # fmt: skip
         return self
 
-    @staticmethod
-    def _target(count: np.ndarray, mean: np.ndarray, covariance: np.ndarray) -> np.ndarray:
-        """The covariance (ddof 1) of the controls of all batches together, pooled from the batches' own."""
-        within = np.tensordot(np.maximum(count - 1, 0), covariance, axes=1)
-        away = mean - (count @ mean) / count.sum()
-        return (within + (away * count[:, None]).T @ away) / max(count.sum() - 1, 1)
+    def _directions(self, away: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Directions V (features, r) of centred controls, and how much (s + eta)^(-1/2) differs along each from eta^(-1/2)."""
+        _, singular, vectors = np.linalg.svd(away, full_matrices=False)
+        return vectors.T, (singular**2 / (len(away) - 1) + self.eta) ** -0.5 - self.eta**-0.5
 
     def apply(self, values: np.ndarray, meta: pd.DataFrame) -> np.ndarray:
-        """Each row through its batch's matrix."""
+        """Each row whitened by its batch and given the colour of all."""
         keys, codes = grouping(meta, self.by)
         result = values.copy()
         for number, key in enumerate(keys):
-            if key in self.maps:
-                rows = codes == number
-                result[rows] = values[rows] @ self.maps[key]
+            if key in self.batches:
+                rows, (vectors, gain) = codes == number, self.batches[key]
+                white = values[rows] * self.eta**-0.5 + ((values[rows] @ vectors) * gain) @ vectors.T
+                result[rows] = white if self.colour is None else white @ self.colour
         return result
 
 
@@ -123,6 +128,20 @@ class PrincipalComponents(Correction):
     def apply(self, values: np.ndarray, meta: pd.DataFrame) -> np.ndarray:
         """Scores (rows, components)."""
         return (values - self.mean) @ self.rotation
+
+
+def canonical(values: np.ndarray, vectors: np.ndarray) -> np.ndarray:
+    """The eigenvectors with one fixed basis of the null space, where any basis is as good and LAPACK's varies by thread.
+
+    Distances do not care, but whatever is done coordinate by coordinate afterwards does (a median over wells).
+    """
+    empty = values <= 1e-9 * max(values.max(), 0.0)
+    if not empty.any():
+        return vectors
+    projector = vectors[:, empty] @ vectors[:, empty].T
+    fixed = vectors.copy()
+    fixed[:, empty] = np.linalg.qr(projector[:, : int(empty.sum())])[0]
+    return fixed
 
 
 def power(matrix: np.ndarray, exponent: float, ridge: float) -> np.ndarray:

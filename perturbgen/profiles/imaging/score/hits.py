@@ -23,7 +23,7 @@ ROLES = ("healthy", "diseased", "treated")
 
 @dataclass(frozen=True)
 class WellScores:
-    """``wells``: the labels of each well with role, on, off, z_off and hit; ``gate``: Z' of each group, and if it passed."""
+    """``wells``: the labels of each well with role, on, off, rescue, z_off and hit; ``gate``: Z' of each group, and if it passed."""
 
     wells: pd.DataFrame
     gate: pd.DataFrame
@@ -35,8 +35,9 @@ def score_wells(
 ) -> WellScores:  # fmt: skip
     """Project every well on the axis of its own group's controls; one row of ``profiles`` is one well.
 
-    hit = (1 - on) - weight max(0, z_off), where z_off is off in standard deviations of the diseased controls. Groups
-    with fewer than two controls of a kind, or whose Z' is not above ``gate``, are left out, and said to be.
+    rescue = (on_d - on) / (on_d - on_h), on_d and on_h the mean on of diseased and healthy controls, each scored without
+    itself: 0 for a well like the untreated, 1 for a healthy one. hit = rescue - weight max(0, z_off), where z_off is off
+    in standard deviations of the diseased controls. Groups with fewer than two controls of a kind, or whose Z' is not above ``gate``, are left out, and said to be.
     """
     if (healthy & diseased).any():
         raise SchemaError("some wells are both healthy and diseased controls", expected="two sets without overlap",
@@ -68,8 +69,9 @@ def score_group(values: np.ndarray, role: np.ndarray, weight: float) -> tuple[pd
         on[mask], off[mask] = control_on, control_off
     z_off = (off - off[diseased].mean()) / max(off[diseased].std(ddof=1), 1e-12)
     line["Z'"] = z_prime(on[healthy], on[diseased])
-    hit = (1 - on) - weight * np.maximum(0, z_off)
-    return pd.DataFrame({"role": role, "on": on, "off": off, "z_off": z_off, "hit": hit}), line
+    rescue = (on[diseased].mean() - on) / (on[diseased].mean() - on[healthy].mean())
+    hit = rescue - weight * np.maximum(0, z_off)
+    return pd.DataFrame({"role": role, "on": on, "off": off, "rescue": rescue, "z_off": z_off, "hit": hit}), line
 
 
 def report_gate(table: pd.DataFrame, by: Sequence[str]) -> None:
@@ -88,12 +90,12 @@ def report_gate(table: pd.DataFrame, by: Sequence[str]) -> None:
 
 
 def dose_table(wells: pd.DataFrame, *, treatment: str, dose: str, within: Sequence[str]) -> pd.DataFrame:
-    """One row for each treatment and dose of each stratum: wells, and the means of rescue (1 - on), z_off and hit."""
+    """One row for each treatment and dose of each stratum: wells, and the means of rescue, z_off and hit."""
     require_columns(wells.columns, [treatment, dose, *within], "the wells")
     treated = wells[(wells["role"] == "treated") & wells[treatment].notna() & wells[dose].notna()]
     if treated.empty:
         raise SchemaError(f"no treated well has a {treatment} and a {dose}", expected="drugs and their doses")
-    table = treated.assign(rescue=1 - treated["on"]).groupby([*within, treatment, dose], observed=True).agg(
+    table = treated.groupby([*within, treatment, dose], observed=True).agg(
         wells=("hit", "size"), rescue=("rescue", "mean"), rescue_sd=("rescue", "std"), z_off=("z_off", "mean"),
         hit=("hit", "mean"),
     )  # fmt: skip
