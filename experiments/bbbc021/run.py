@@ -20,12 +20,15 @@ VEHICLE = "DMSO"
 
 
 def main(
-    data: Annotated[Path | None, typer.Argument(help="Folder of BBBC021's tables; without it a fixture is made.")] = None,
+    data: Annotated[
+        Path | None, typer.Argument(help="Folder of BBBC021's tables; without it a fixture is made.")
+    ] = None,
     out: Annotated[Path, typer.Option(help="Folder for the report and tables.")] = Path("runs/bbbc021"),
     nested: Annotated[bool, typer.Option(help="Also search 96 recipes, nested over compounds.")] = True,
     seed: Annotated[int, typer.Option(min=0, help="Of the fixture and the folds.")] = 0,
 ) -> None:
-    """Print NSC and NSCB of every correction, then of recipes that are chosen without the compound they are asked about.
+    """Print NSC and NSCB of every correction, then of recipes that are chosen without the compound they are asked
+    about.
 
     Example: OMP_NUM_THREADS=1 python experiments/bbbc021/run.py ../shared/data/imaging/bbbc021
     """
@@ -66,7 +69,9 @@ def corrections() -> dict[str, Correction]:
 
 
 def golden_table(wells: Profiles, seed: int) -> list[dict[str, Any]]:
-    """NSC and NSCB by median and mean, matching over folds of compounds, and how well weeks are told from held-out DMSO."""
+    """NSC and NSCB by median and mean, matching over folds of compounds, and how well weeks are told from held-out
+    DMSO.
+    """
     import numpy as np
 
     from perturbgen.profiles.imaging.correct.batch import batch_predictability
@@ -78,8 +83,15 @@ def golden_table(wells: Profiles, seed: int) -> list[dict[str, Any]]:
         corrected = wells.with_values(step.fit_transform(wells.values, wells.meta, control=control))
         median, mean = (treatments(corrected, vehicle=VEHICLE, how=how) for how in ("median", "mean"))
         folds = compound_folds(median.meta, 5, rng=np.random.default_rng(seed))
-        week = batch_predictability(step, wells, control=control, batch=["week"], split=["plate"], well=["plate", "well"],
-                                    rng=np.random.default_rng(seed))  # fmt: skip
+        week = batch_predictability(
+            step,
+            wells,
+            control=control,
+            batch=["week"],
+            split=["plate"],
+            well=["plate", "well"],
+            rng=np.random.default_rng(seed),
+        )
         rows.append({
             "correction": name, "NSC": str(nsc(median)), "NSCB": str(nscb(median)), "NSC (mean)": str(nsc(mean)),
             "NSCB (mean)": str(nscb(mean)), "5 folds": str(fold_matching(median, folds)), "week from DMSO": week.after,
@@ -100,11 +112,16 @@ def nested_table(wells: Profiles) -> list[dict[str, Any]]:
         allowed, moa = admissible(meta, other_batch=other_batch), meta["moa"].to_numpy()
         fixed = {key: int(hits(value, allowed, moa).sum()) for key, value in similarity.items()}
         counts = choices["recipe"].value_counts()
-        rows.append({
-            "score": name, "z + TVN": f"{fixed['z + whiten (1), median']}/{len(meta)}", "nested": str(matching),
-            "best in hindsight": f"{max(fixed.values())}/{len(meta)}", "median recipe": f"{sorted(fixed.values())[len(fixed) // 2]}/{len(meta)}",
-            "chosen most": f"{counts.index[0]} ({counts.iloc[0]} of {len(choices)} compounds)",
-        })  # fmt: skip
+        rows.append(
+            {
+                "score": name,
+                "z + TVN": f"{fixed['z + whiten (1), median']}/{len(meta)}",
+                "nested": str(matching),
+                "best in hindsight": f"{max(fixed.values())}/{len(meta)}",
+                "median recipe": f"{sorted(fixed.values())[len(fixed) // 2]}/{len(meta)}",
+                "chosen most": f"{counts.index[0]} ({counts.iloc[0]} of {len(choices)} compounds)",
+            }
+        )
     return rows
 
 
@@ -112,13 +129,22 @@ def report(table: list[dict[str, Any]], chosen: list[dict[str, Any]]) -> Any:
     """The page."""
     from perturbgen.page import Page
 
-    page = Page("BBBC021: mechanism by nearest neighbour", "A treatment's nearest neighbour, of another compound (NSC), and another week too (NSCB).")
-    page.section("Corrections", "Counts are treatments whose neighbour has their mechanism. The last columns say how much of the week "
-                 "is left in DMSO wells that the correction was not fitted on.")  # fmt: skip
+    page = Page(
+        "BBBC021: mechanism by nearest neighbour",
+        "A treatment's nearest neighbour, of another compound (NSC), and another week too (NSCB).",
+    )
+    page.section(
+        "Corrections",
+        "Counts are treatments whose neighbour has their mechanism. The last columns say how much of the week "
+        "is left in DMSO wells that the correction was not fitted on.",
+    )
     page.table(table)
     if chosen:
-        page.section("Settings chosen by other compounds", "For each compound the recipe is taken that matches the other compounds "
-                     "best; hindsight takes the recipe that happens to be best for all, which nobody can know beforehand.")  # fmt: skip
+        page.section(
+            "Settings chosen by other compounds",
+            "For each compound the recipe is taken that matches the other compounds "
+            "best; hindsight takes the recipe that happens to be best for all, which nobody can know beforehand.",
+        )
         page.table(chosen)
     return page
 

@@ -14,7 +14,9 @@ DATASETS = ("lincs", "cdrp-bio", "cdrp", "luad", "taorf")
 
 
 def main(
-    data: Annotated[Path, typer.Argument(help="Folder with pred_moa_LINCS.xlsx, RepCorrDF.xlsx, compound_activity_full.tsv.gz.")],
+    data: Annotated[
+        Path, typer.Argument(help="Folder with pred_moa_LINCS.xlsx, RepCorrDF.xlsx, compound_activity_full.tsv.gz.")
+    ],
     out: Annotated[Path, typer.Option(help="Folder for the report.")] = Path("runs/paired"),
     seed: Annotated[int, typer.Option(min=0, help="Of the bootstrap over compounds.")] = 0,
 ) -> None:
@@ -33,7 +35,10 @@ def main(
         "Reproducible by dose": paired.reproducible_by_dose(data / "compound_activity_full.tsv.gz").to_dict("records"),
         "Reproducible by data set": [paired.replicability(data / "RepCorrDF.xlsx", name) for name in DATASETS],
     }
-    page = Page("Images and L1000 of the same perturbations", f"{len(predictions):,} treatments, {predictions['moa'].nunique()} mechanisms.")
+    page = Page(
+        "Images and L1000 of the same perturbations",
+        f"{len(predictions):,} treatments, {predictions['moa'].nunique()} mechanisms.",
+    )
     for title, rows in tables.items():
         show_table(rows, title=title)  # type: ignore[arg-type]
         page.section(title)

@@ -17,7 +17,9 @@ SIGNALS = (0.0, 1.0, 2.0, 3.0, 4.0)
 
 
 def main(
-    data: Annotated[Path | None, typer.Argument(help="Kaggle's four tables, or a metadata.csv; without it a fixture.")] = None,
+    data: Annotated[
+        Path | None, typer.Argument(help="Kaggle's four tables, or a metadata.csv; without it a fixture.")
+    ] = None,
     out: Annotated[Path, typer.Option(help="Folder for the report.")] = Path("runs/rxrx1"),
     experiments: Annotated[int, typer.Option(min=1, help="Experiments whose wells are decoded.")] = 6,
     seed: Annotated[int, typer.Option(min=0, help="Of the fixture and the noise.")] = 0,
@@ -48,7 +50,9 @@ def main(
     say(f"wrote {report(facts, decoded).write(out / 'report.html')}")
 
 
-def decode_table(meta: pd.DataFrame, groups: pd.Series, plan: pd.DataFrame, count: int, seed: int) -> list[dict[str, Any]]:
+def decode_table(
+    meta: pd.DataFrame, groups: pd.Series, plan: pd.DataFrame, count: int, seed: int
+) -> list[dict[str, Any]]:
     """For classifiers of rising quality: accuracy under each mode, and experiments whose rotation was recovered."""
     import numpy as np
 
@@ -60,7 +64,9 @@ def decode_table(meta: pd.DataFrame, groups: pd.Series, plan: pd.DataFrame, coun
     wells.index = well_labels(wells)
     rows = []
     for signal in SIGNALS:
-        log_p = decode.noisy_log_p(wells["sirna_id"], list(groups.index), signal=signal, rng=np.random.default_rng(seed))
+        log_p = decode.noisy_log_p(
+            wells["sirna_id"], list(groups.index), signal=signal, rng=np.random.default_rng(seed)
+        )
         row: dict[str, Any] = {"signal": signal}
         for mode in decode.MODES:
             named = decode.decode(log_p, wells, mode=mode, groups=groups)
@@ -83,11 +89,17 @@ def report(facts: list[dict[str, Any]], decoded: list[dict[str, Any]]) -> Any:
     """The page."""
     from perturbgen.page import Page
 
-    page = Page("RxRx1: the plan of the plates", "Which siRNAs lie on a plate is fixed, and a decoder that knows it answers an easier question.")
+    page = Page(
+        "RxRx1: the plan of the plates",
+        "Which siRNAs lie on a plate is fixed, and a decoder that knows it answers an easier question.",
+    )
     page.section("Plan")
     page.table(facts)
-    page.section("Decoding", "A classifier whose true class is raised by a number of standard deviations of the noise. Only the first "
-                 "column is an honest accuracy over all siRNAs; the others use the plan.")  # fmt: skip
+    page.section(
+        "Decoding",
+        "A classifier whose true class is raised by a number of standard deviations of the noise. Only the first "
+        "column is an honest accuracy over all siRNAs; the others use the plan.",
+    )
     page.table(decoded)
     return page
 

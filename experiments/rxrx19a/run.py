@@ -23,7 +23,9 @@ NESTED = ["experiment", "plate", "site"]
 
 
 def main(
-    data: Annotated[Path | None, typer.Argument(help="Folder with RxRx19a's metadata.csv and embeddings.csv; else a fixture.")] = None,
+    data: Annotated[
+        Path | None, typer.Argument(help="Folder with RxRx19a's metadata.csv and embeddings.csv; else a fixture.")
+    ] = None,
     out: Annotated[Path, typer.Option(help="Folder for the report and tables.")] = Path("runs/rxrx19a"),
     features: Annotated[int, typer.Option(min=2, help="Of the fixture (the real ones are 1,024).")] = 256,
     seed: Annotated[int, typer.Option(min=0, help="Of the fixture and the redrawn controls.")] = 0,
@@ -36,8 +38,17 @@ def main(
     from perturbgen.profiles.imaging.fixtures import write_rxrx19a
 
     with tempfile.TemporaryDirectory() as folder:
-        source = data or write_rxrx19a(Path(folder) / "fixture", seed=seed, drugs=DRUGS, rescuers=RESCUERS, doses=6, replicates=3,
-                                       controls=16, features=features, infection=0.5)  # fmt: skip
+        source = data or write_rxrx19a(
+            Path(folder) / "fixture",
+            seed=seed,
+            drugs=DRUGS,
+            rescuers=RESCUERS,
+            doses=6,
+            replicates=3,
+            controls=16,
+            features=features,
+            infection=0.5,
+        )
         profiles, _ = rxrx19.read_profiles(source, Path(folder) / "profiles")
         compared = compare_centrings(profiles, planted=data is None, seed=seed)
         order = key_order(profiles)
@@ -100,8 +111,13 @@ def compare_centrings(profiles: Profiles, *, planted: bool, seed: int) -> list[d
     for name, step in centrings().items():
         control = healthy if name.startswith("nested") else None
         wells = named.with_values(step.fit_transform(named.values, named.meta, control=control)).averaged(["well_id"])
-        sides = [wells.values[chosen(wells.meta, condition)].mean(axis=0) for condition in (rxrx19.HEALTHY, rxrx19.DISEASED)]
-        row: dict[str, Any] = {"centring": name, "distance healthy to infected": float(np.linalg.norm(sides[1] - sides[0]))}
+        sides = [
+            wells.values[chosen(wells.meta, condition)].mean(axis=0) for condition in (rxrx19.HEALTHY, rxrx19.DISEASED)
+        ]
+        row: dict[str, Any] = {
+            "centring": name,
+            "distance healthy to infected": float(np.linalg.norm(sides[1] - sides[0])),
+        }
         try:
             gate, hits = score(wells, np.random.default_rng(seed))
             row |= {"lowest Z'": float(gate["Z'"].min()), "drugs with q < 0.05": int((hits["q"] < 0.05).sum())}
@@ -143,11 +159,16 @@ def report(compared: list[dict[str, Any]], gate: pd.DataFrame, hits: pd.DataFram
     from perturbgen.page import Page
 
     page = Page("RxRx19a: drugs that bring infected cells back", f"Data: {data or 'a fixture with planted rescuers'}.")
-    page.section("Centring", "What is left of the distance between healthy and infected wells, and what is found with it.")
+    page.section(
+        "Centring", "What is left of the distance between healthy and infected wells, and what is found with it."
+    )
     page.table(compared)
     page.section("Assay", "Z' of the controls in each experiment: at or below 0 they cannot be told apart.")
     page.table(gate.to_dict("records"))
-    page.section("Drugs", "Rescue is 0 for a drug that does nothing and 1 for healthy cells; the interval is Student's, over wells.")
+    page.section(
+        "Drugs",
+        "Rescue is 0 for a drug that does nothing and 1 for healthy cells; the interval is Student's, over wells.",
+    )
     page.table(hits.groupby("cell_type", sort=False).head(12).to_dict("records"))
     figure = go.Figure()
     for name, part in hits.groupby("cell_type", sort=True):

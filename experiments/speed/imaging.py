@@ -47,11 +47,13 @@ def compare_readers(folder: Path, rows: int) -> None:
     """Write a csv, read it both ways."""
     write_csv(folder, rows)
     size = (folder / "embeddings.csv").stat().st_size / MEGABYTE
-    print(f"embeddings.csv: {rows:,} x {FEATURES:,}, {size:,.0f} MB of text, {rows * FEATURES * 4 / MEGABYTE:,.0f} MB of float32")
+    shape = f"{rows:,} x {FEATURES:,}"
+    print(f"embeddings.csv: {shape}, {size:,.0f} MB of text, {rows * FEATURES * 4 / MEGABYTE:,.0f} MB of float32")
     ours, theirs = run_child("stream", folder), run_child("pandas", folder)
     for name, found in (("memory map", ours), ("pandas.read_csv + to_numpy", theirs)):
         print(f"  {name:<28} {found['seconds']:6.1f} s   {found['megabytes']:7,.0f} MB")
-    print(f"  ratio {theirs['seconds'] / ours['seconds']:.1f} (wanted: 3), memory {ours['megabytes']:,.0f} MB (wanted: under 500)")
+    ratio = theirs["seconds"] / ours["seconds"]
+    print(f"  ratio {ratio:.1f} (wanted: 3), memory {ours['megabytes']:,.0f} MB (wanted: under 500)")
 
 
 def write_csv(folder: Path, rows: int) -> None:
@@ -83,8 +85,11 @@ def extend_correction(folder: Path, rows: int) -> None:
         target = folder / f"map{size}"
         write_map(target, size)
         found[size] = run_child("correct", target)
-        print(f"centre + TVN + CORAL of {size:,} x {FEATURES:,}, {EXPERIMENTS} experiments: fit {found[size]['fit']:.1f} s, "
-              f"transform {found[size]['transform']:.1f} s, {found[size]['megabytes']:,.0f} MB")  # fmt: skip
+        print(
+            f"centre + TVN + CORAL of {size:,} x {FEATURES:,}, {EXPERIMENTS} experiments: "
+            f"fit {found[size]['fit']:.1f} s, "
+            f"transform {found[size]['transform']:.1f} s, {found[size]['megabytes']:,.0f} MB"
+        )
     small, large = found[rows // 2], found[rows]
     for key, unit in (("fit", "s"), ("transform", "s"), ("megabytes", "MB")):
         slope = (large[key] - small[key]) / (rows - rows // 2)
@@ -100,7 +105,12 @@ def write_map(folder: Path, rows: int) -> None:
     for start in range(0, rows, 4096):
         mapped[start : start + 4096] = rng.standard_normal((min(4096, rows - start), FEATURES), dtype=np.float32)
     number = np.arange(rows)
-    meta = {"experiment": number * EXPERIMENTS // rows, "plate": number % 4 + 1, "site": number // 4 % 2 + 1, "control": rng.random(rows) < 0.1}
+    meta = {
+        "experiment": number * EXPERIMENTS // rows,
+        "plate": number % 4 + 1,
+        "site": number // 4 % 2 + 1,
+        "control": rng.random(rows) < 0.1,
+    }
     pd.DataFrame(meta).to_parquet(folder / "meta.parquet")
     (folder / "features.json").write_text(json.dumps([f"feature_{i}" for i in range(FEATURES)]))
 

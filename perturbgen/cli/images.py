@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -11,18 +11,13 @@ from perturbgen.console import say, show_table
 from perturbgen.errors import InputError, SchemaError, suggest
 from perturbgen.files import check_output
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from perturbgen.profiles.imaging.correct import Correction
-    from perturbgen.profiles.imaging.profiles import Profiles
-
 images_app = typer.Typer(help="Microscope images: check, correct, find hits, map.", no_args_is_help=True)
 
 Source = Annotated[
     Path,
     typer.Argument(
-        metavar="SOURCE", help="A folder of BBBC021, RxRx1, RxRx19a/b or RxRx3, a csv/parquet with Metadata_ columns, or ours."
+        metavar="SOURCE",
+        help="A folder of BBBC021, RxRx1, RxRx19a/b or RxRx3, a csv/parquet with Metadata_ columns, or ours.",
     ),
 ]
 Seed = Annotated[int, typer.Option(min=0, help="For what is drawn at random.")]
@@ -32,7 +27,14 @@ Nan = Annotated[str, typer.Option(help="What to do with NaN: error, drop-feature
 
 def register(app: typer.Typer) -> None:
     """Add the verbs."""
-    for name, verb in (("check", check), ("ingest", ingest), ("correct", correct), ("hits", hits), ("map", draw), ("fixture", fixture)):
+    for name, verb in (
+        ("check", check),
+        ("ingest", ingest),
+        ("correct", correct),
+        ("hits", hits),
+        ("map", draw),
+        ("fixture", fixture),
+    ):
         images_app.command(name)(verb)
     app.add_typer(images_app, name="images")
 
@@ -57,11 +59,14 @@ def fixture(
 
 def check(
     source: Source,
-    picture: Annotated[Path | None, typer.Option(help="PNG: the first whole field, its channels and all as RGB.")] = None,
+    picture: Annotated[
+        Path | None, typer.Option(help="PNG: the first whole field, its channels and all as RGB.")
+    ] = None,
     limit: Annotated[int, typer.Option(min=1, help="Decode at most so many fields.")] = 200,
     as_json: Json = False,
 ) -> None:
-    """Check tables, joins, plates and image files; exit code 2 if something is wrong. Images are keyed by plate, well and site.
+    """Check tables, joins, plates and image files; exit code 2 if something is wrong. Images are keyed by plate, well
+    and site.
 
     Example: [bold]perturbgen images check rxrx1/ --picture six_channels.png[/bold]
     """
@@ -92,7 +97,9 @@ def write_first_field(source: Path, picture: Path) -> Path:
 
 def ingest(
     source: Source,
-    out: Annotated[Path, typer.Option(help="The profile folder to write: values.npy (float32), meta.parquet, features.json.")],
+    out: Annotated[
+        Path, typer.Option(help="The profile folder to write: values.npy (float32), meta.parquet, features.json.")
+    ],
     as_json: Json = False,
 ) -> None:
     """Read embeddings once into a memory map joined to their labels; rows without a partner are left out and reported.
@@ -113,12 +120,20 @@ def ingest(
 def correct(
     source: Source,
     out: Annotated[Path, typer.Option(help="The profile folder to write.")],
-    control: Annotated[str, typer.Option(help="Who the controls are: compound=DMSO, or well_type=negative_control|positive_control.")],
-    centre: Annotated[str, typer.Option(help="Labels whose groups are centred, one inside the other: experiment,plate,site.")] = "",
+    control: Annotated[
+        str, typer.Option(help="Who the controls are: compound=DMSO, or well_type=negative_control|positive_control.")
+    ],
+    centre: Annotated[
+        str, typer.Option(help="Labels whose groups are centred, one inside the other: experiment,plate,site.")
+    ] = "",
     strength: Annotated[float, typer.Option(min=0, help="Shrink a group's centre to its parent's, in controls.")] = 0.0,
-    scale: Annotated[str, typer.Option(help="Unit of a feature, over all controls: sd, mad, percentile or none.")] = "sd",
+    scale: Annotated[
+        str, typer.Option(help="Unit of a feature, over all controls: sd, mad, percentile or none.")
+    ] = "sd",
     compress: Annotated[bool, typer.Option("--compress", help="asinh of the standardised values.")] = False,
-    whiten: Annotated[float | None, typer.Option(min=0, help="Ridge of the whitening (TVN); 1 is the usual one.")] = None,
+    whiten: Annotated[
+        float | None, typer.Option(min=0, help="Ridge of the whitening (TVN); 1 is the usual one.")
+    ] = None,
     align: Annotated[str, typer.Option(help="Labels of the batches that CORAL aligns: experiment.")] = "",
     nan: Nan = "error",
     seed: Seed = 0,
@@ -133,20 +148,31 @@ def correct(
     """
     import numpy as np
 
+    from perturbgen.profiles.imaging.correct.build import correction, told_apart, write_corrected
     from perturbgen.profiles.imaging.profiles import chosen, tidy
     from perturbgen.profiles.imaging.sources import opened
 
-    make = lambda: correction(split(centre), strength, scale, compress, whiten, split(align))  # noqa: E731
-    batch = split(align) or split(centre)[:2]
+    keys, batches = split(centre), split(align)
+    step = correction(centre=keys, strength=strength, scale=scale, compress=compress, whiten=whiten, align=batches)
+    batch, rng, rows = batches or keys[:2], np.random.default_rng(seed), []
     with opened(source) as raw:
-        profiles = tidy(raw, nan=nan)  # type: ignore[arg-type]
+        profiles = tidy(raw, nan=nan_choice(nan))
         mask = chosen(profiles.meta, control, str(source))
-        rows = told_apart(make(), profiles, mask, batch, split(centre) or batch, np.random.default_rng(seed)) if batch else []
-        write_corrected(make().fit(profiles.values, profiles.meta, control=mask), profiles, out)
+        if batch:
+            rows = told_apart(step, profiles, control=mask, batch=batch, inner=keys or batch, rng=rng)
+        write_corrected(step.fit(profiles.values, profiles.meta, control=mask), profiles, out)
     if rows:
         show_table(rows, title="batches told from held-out controls", as_json=as_json)
     if not as_json:
         say(f"wrote {out}")
+
+
+def nan_choice(text: str) -> Any:
+    """What --nan may be."""
+    choices = ("error", "drop-features", "drop-rows")
+    if text not in choices:
+        raise InputError(f"--nan {text!r}", expected=", ".join(choices), fix=suggest(text, choices))
+    return text
 
 
 def split(labels: str) -> list[str]:
@@ -154,83 +180,24 @@ def split(labels: str) -> list[str]:
     return [name.strip() for name in labels.split(",") if name.strip()]
 
 
-def correction(
-    centre: list[str], strength: float, scale: str, compress: bool, whiten: float | None, align: list[str]
-) -> Correction:
-    """The steps that were asked for, in their order."""
-    from perturbgen.profiles.imaging.correct import Compress, ControlScaler, Coral, NestedCentre, Pipeline, Sphering
-
-    methods = ("sd", "mad", "percentile", "none")
-    if scale not in methods:
-        raise InputError(f"--scale {scale!r}", expected=", ".join(methods), fix=suggest(scale, methods))
-    steps: list[Correction] = []
-    if scale != "none":
-        steps.append(ControlScaler(method=scale))  # type: ignore[arg-type]
-    if compress:
-        steps.append(Compress())
-    if centre:
-        steps.append(NestedCentre(centre, strength=strength))
-    if whiten is not None:
-        steps.append(Sphering(ridge=whiten))
-    if align:
-        steps.append(Coral(align))
-    if not steps:
-        raise InputError("no correction was asked for", expected="--scale, --centre, --compress, --whiten or --align")
-    return Pipeline(*steps)
-
-
-def told_apart(step: Correction, profiles: Profiles, mask: Any, batch: list[str], inner: list[str], rng: Any) -> list[dict[str, Any]]:
-    """The table of batch predictability; a warning instead where no group has two controls."""
-    import logging
-
-    from perturbgen.profiles.imaging.correct.batch import batch_predictability
-
-    try:
-        found = batch_predictability(
-            step, profiles, control=mask, batch=batch, split=inner, well=well_labels(profiles.meta), rng=rng
-        )
-    except SchemaError as error:
-        logging.getLogger(__name__).warning("batch predictability not measured: %s", error.what)
-        return []
-    return [
-        {"": "before", "nearest neighbours": found.before, "chance": found.chance, "variance between": found.variance_before},
-        {"": "after", "nearest neighbours": found.after, "chance": found.chance, "variance between": found.variance_after},
-    ]
-
-
-def well_labels(meta: pd.DataFrame) -> list[str]:
-    """The labels that name a well."""
-    if "well_id" in meta:
-        return ["well_id"]
-    names = [name for name in ("experiment", "plate", "well") if name in meta]
-    if "well" not in names:
-        raise SchemaError("these profiles name no wells", expected="a column well_id, or plate and well")
-    return names
-
-
-def write_corrected(step: Correction, profiles: Profiles, out: Path) -> None:
-    """The corrected profiles as a folder, block by block: they need not fit into memory."""
-    import tempfile
-
-    import numpy as np
-
-    columns = step.apply(np.asarray(profiles.values[:1], np.float64), profiles.meta.iloc[:1]).shape[1]
-    with tempfile.TemporaryDirectory(dir=out.parent if out.parent.is_dir() else None) as folder:
-        mapped = np.lib.format.open_memmap(f"{folder}/values.npy", mode="w+", dtype=np.float32, shape=(len(profiles), columns))
-        step.transform(profiles.values, profiles.meta, out=mapped)
-        profiles.with_values(mapped).write(out)
-
-
 def hits(
     source: Source,
     out: Annotated[Path, typer.Option(help="The ranked treatments, CSV.")],
-    healthy: Annotated[str, typer.Option(help="Healthy controls.")] = "disease_condition=Mock|UV Inactivated SARS-CoV-2",
-    diseased: Annotated[str, typer.Option(help="Untreated diseased controls.")] = "disease_condition=Active SARS-CoV-2&treatment=",
+    healthy: Annotated[
+        str, typer.Option(help="Healthy controls.")
+    ] = "disease_condition=Mock|UV Inactivated SARS-CoV-2",
+    diseased: Annotated[
+        str, typer.Option(help="Untreated diseased controls.")
+    ] = "disease_condition=Active SARS-CoV-2&treatment=",
     treatment: Annotated[str, typer.Option(help="Column of treatments.")] = "treatment",
     dose: Annotated[str, typer.Option(help="Column of doses.")] = "treatment_conc",
-    centre: Annotated[str, typer.Option(help="Centre on the healthy wells of these groups; '' for profiles already corrected.")] = "experiment,plate,site",
+    centre: Annotated[
+        str, typer.Option(help="Centre on the healthy wells of these groups; '' for profiles already corrected.")
+    ] = "experiment,plate,site",
     by: Annotated[str, typer.Option(help="Groups with an axis and a gate of their own.")] = "experiment",
-    within: Annotated[str, typer.Option(help="Strata in which treatments are pooled, ranked and adjusted.")] = "cell_type",
+    within: Annotated[
+        str, typer.Option(help="Strata in which treatments are pooled, ranked and adjusted.")
+    ] = "cell_type",
     gate: Annotated[float, typer.Option(help="Least Z' of a group's controls.")] = 0.0,
     draws: Annotated[int, typer.Option(min=100, help="Redrawn controls for the p-values.")] = 20_000,
     top: Annotated[int, typer.Option(min=1, help="Lines to print of each stratum.")] = 8,
@@ -249,22 +216,29 @@ def hits(
     import numpy as np
 
     from perturbgen.files import atomic_path
+    from perturbgen.profiles.imaging.correct.build import well_labels
     from perturbgen.profiles.imaging.profiles import chosen, tidy
     from perturbgen.profiles.imaging.score.hits import hit_table, score_wells
     from perturbgen.profiles.imaging.score.prepare import centred_wells
     from perturbgen.profiles.imaging.sources import opened
 
     with opened(source) as raw:
-        wells = centred_wells(tidy(raw, nan=nan), healthy, split(centre), well_labels(raw.meta))  # type: ignore[arg-type]
-    masks = {"healthy": chosen(wells.meta, healthy), "diseased": chosen(wells.meta, diseased)}
-    scores = score_wells(wells, **masks, by=split(by), gate=gate)
-    table = hit_table(scores.wells, treatment=treatment, dose=dose, within=split(within), draws=draws, rng=np.random.default_rng(seed))
+        wells = centred_wells(tidy(raw, nan=nan_choice(nan)), healthy, split(centre), well_labels(raw.meta))
+    is_healthy, is_diseased = chosen(wells.meta, healthy), chosen(wells.meta, diseased)
+    scores = score_wells(wells, healthy=is_healthy, diseased=is_diseased, by=split(by), gate=gate)
+    table = hit_table(
+        scores.wells, treatment=treatment, dose=dose, within=split(within), draws=draws, rng=np.random.default_rng(seed)
+    )
     with atomic_path(out) as part:
         table.to_csv(part, index=False)
     best = table.groupby(split(within), sort=False).head(top)
     if not as_json:
-        show_table(scores.gate.to_dict("records"), title="assay: are the controls told apart?")  # type: ignore[arg-type]
-    show_table(best.to_dict("records"), title=f"{len(table)} treatments, {int((table['q'] < 0.05).sum())} with q < 0.05: {out}", as_json=as_json)  # type: ignore[arg-type]
+        show_table(scores.gate.to_dict("records"), title="assay: are the controls told apart?")
+    show_table(
+        best.to_dict("records"),
+        title=f"{len(table)} treatments, {int((table['q'] < 0.05).sum())} with q < 0.05: {out}",
+        as_json=as_json,
+    )
 
 
 def draw(
@@ -276,7 +250,8 @@ def draw(
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
-    """Draw profiles in two dimensions (50 components, then UMAP), coloured by any columns, and say what the map preserves.
+    """Draw profiles in two dimensions (50 components, then UMAP), coloured by any columns, and say what the map
+    preserves.
 
     Example: [bold]perturbgen images map corrected --colour moa --colour week --out map.html[/bold]
     """
@@ -291,8 +266,13 @@ def draw(
     with opened(source) as raw:
         colours = colour or [name for name in ("moa", "cell_type", "plate") if name in raw.meta][:2]
         require_columns(raw.meta.columns, colours, str(source))
-        profiles = tidy(raw, nan=nan)  # type: ignore[arg-type]
-        drawn = draw_map(profiles, method=method, seed=seed)  # type: ignore[arg-type]
+        profiles = tidy(raw, nan=nan_choice(nan))
+        drawn = draw_map(profiles, method=method, seed=seed)
         map_page(profiles, drawn, colours, title=f"Map of {source.name}").write(out)
-    row = {"rows": len(profiles), "kept by components": drawn.kept_by_components, "kept by map": drawn.kept_by_map, "page": str(out)}
+    row = {
+        "rows": len(profiles),
+        "kept by components": drawn.kept_by_components,
+        "kept by map": drawn.kept_by_map,
+        "page": str(out),
+    }
     show_table([row], title="ten nearest neighbours kept", as_json=as_json)

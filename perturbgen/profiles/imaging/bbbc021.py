@@ -145,7 +145,7 @@ def read_wells(folder: str | Path) -> pd.DataFrame:
 
 
 def read_profiles(folder: str | Path, *, table: str = PROFILES) -> Profiles:
-    """Per-well profiles of ``table`` with their labels: joined by plate and well, then by compound and concentration."""
+    """Per-well profiles of ``table`` with labels: joined by plate and well, then by compound and concentration."""
     path = find_or_self(folder, table)
     keys = ["Image_Metadata_Plate", "Image_Metadata_Well"]
     raw = read_csv(path, columns=keys, text=keys).rename(columns=dict(zip(keys, ["plate", "well"], strict=True)))

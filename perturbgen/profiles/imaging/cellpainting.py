@@ -35,9 +35,10 @@ def read_profiles(path: str | Path) -> Profiles:
     words = [name for name in features if not pd.api.types.is_numeric_dtype(table[name])]
     if words or not len(features):
         raise SchemaError(
-            f"{path}: {shorten(words) or 'no column'} is not a number and not {PREFIX}*", expected="features are numbers",
+            f"{path}: {shorten(words) or 'no column'} is not a number and not {PREFIX}*",
+            expected="features are numbers",
             fix=f"rename labels to {PREFIX}...",
-        )  # fmt: skip
+        )
     meta = table[labels].assign(**{ours: table[theirs].astype(str) for theirs, ours in OURS.items() if theirs in table})
     if {"plate", "well"} <= set(meta):
         require_unique(meta["plate"] + " " + meta["well"], "well", path)

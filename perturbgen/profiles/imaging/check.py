@@ -53,7 +53,10 @@ def check_streamed(source: Path, kind: str) -> Lines:
     with tempfile.TemporaryDirectory() as folder:
         profiles, orphans = STREAMED[kind](source, Path(folder) / "profiles")
         lines = check_profiles(profiles)
-    for what, names in (("profiles without labels", orphans.without_labels), ("labels without a profile", orphans.without_values)):
+    for what, names in (
+        ("profiles without labels", orphans.without_labels),
+        ("labels without a profile", orphans.without_values),
+    ):
         lines.append(finding(what, f"{len(names)}: {shorten(names, 2)}" if names else "none"))
     if kind == "rxrx1":
         lines += check_plan(profiles.meta)

@@ -10,7 +10,15 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from perturbgen.profiles.imaging.correct import Compress, ControlScaler, Coral, Correction, NestedCentre, Pipeline, Sphering
+from perturbgen.profiles.imaging.correct import (
+    Compress,
+    ControlScaler,
+    Coral,
+    Correction,
+    NestedCentre,
+    Pipeline,
+    Sphering,
+)
 from perturbgen.profiles.imaging.nsc import Matching, admissible, cosines, match_table, nearest, treatments
 from perturbgen.profiles.imaging.profiles import Profiles
 
@@ -65,8 +73,8 @@ def nested_matching(
 ) -> tuple[Matching, pd.DataFrame]:
     """Match each compound with the recipe that matches the *other* compounds best; ties go to the first recipe.
 
-    ``similarity`` is a matrix (treatments, treatments) for each recipe. While a recipe is chosen the held-out compound is
-    nobody's neighbour. Also returns, for each compound, what was chosen and how many of the others it matched.
+    ``similarity`` is a matrix (treatments, treatments) for each recipe. While a recipe is chosen the held-out compound
+    is nobody's neighbour. Also returns, for each compound, what was chosen and how many of the others it matched.
     """
     names = list(similarity)
     allowed, moa = admissible(meta, other_batch=other_batch), meta["moa"].to_numpy()
@@ -86,7 +94,9 @@ def hits(similarity: np.ndarray, allowed: np.ndarray, moa: np.ndarray) -> np.nda
     return (best >= 0) & (moa[best] == moa)
 
 
-def similarities(wells: Profiles, *, vehicle: str, without: tuple[str, ...] = ()) -> tuple[dict[str, np.ndarray], pd.DataFrame]:
+def similarities(
+    wells: Profiles, *, vehicle: str, without: tuple[str, ...] = ()
+) -> tuple[dict[str, np.ndarray], pd.DataFrame]:
     """Cosines of treatments under every recipe, and the treatments' labels."""
     from perturbgen.console import track
 

@@ -14,8 +14,8 @@ DIGITS = 18  # that a 64-bit mantissa holds; those that follow only move the poi
 def parse_rows(text: np.ndarray, columns: int, key: int, values: np.ndarray, ids: np.ndarray) -> tuple[int, int]:
     """Fill ``values`` (rows, columns - 1), float32, and ``ids`` (rows, 2), where each row's id begins and ends.
 
-    ``text`` are whole lines (uint8). Returns the number of rows and -1, or the row and column of the first field that is
-    no number or no field at all (``columns``: there are more than these).
+    ``text`` are whole lines (uint8). Returns the number of rows and -1, or the row and column of the first field that
+    is no number or no field at all (``columns``: there are more than these).
     """
     position, row, size = 0, 0, len(text)
     while position < size:

@@ -20,10 +20,12 @@ MODES: tuple[Mode, ...] = ("independent", "plate_group", "assignment")
 
 
 def decode(log_p: pd.DataFrame, wells: pd.DataFrame, *, mode: Mode, groups: pd.Series | None = None) -> pd.Series:
-    """The siRNA of each treated well, from ``log_p`` (wells, siRNAs); ``wells`` has the same index, experiment and plate.
+    """The siRNA of each treated well, from ``log_p`` (wells, siRNAs); ``wells`` has the same index, experiment and
+    plate.
 
-    ``independent``: the best of all siRNAs. ``plate_group``: the best of the plate's group, the groups of an experiment's
-    plates chosen together. ``assignment``: the same, and no siRNA twice on a plate (the best one-to-one assignment).
+    ``independent``: the best of all siRNAs. ``plate_group``: the best of the plate's group, the groups of an
+    experiment's plates chosen together. ``assignment``: the same, and no siRNA twice on a plate (the best one-to-one
+    assignment).
     """
     if not log_p.index.equals(wells.index):
         raise SchemaError("scores and wells have different labels", expected="the same index in the same order")
@@ -33,7 +35,9 @@ def decode(log_p: pd.DataFrame, wells: pd.DataFrame, *, mode: Mode, groups: pd.S
         raise SchemaError(f"mode {mode!r} needs the groups of the siRNAs", expected="sirna_groups(train metadata)")
     group = groups.reindex(log_p.columns)
     if group.isna().any():
-        raise SchemaError(f"siRNA {group.index[group.isna()][0]} belongs to no group", expected="a group for each siRNA")
+        raise SchemaError(
+            f"siRNA {group.index[group.isna()][0]} belongs to no group", expected="a group for each siRNA"
+        )
     result = pd.Series(index=log_p.index, dtype=log_p.columns.dtype)
     for _, part in wells.groupby("experiment", sort=True):
         for plate, number in plate_groups(log_p.loc[part.index], part["plate"], group).items():
@@ -49,7 +53,9 @@ def plate_groups(log_p: pd.DataFrame, plate: pd.Series, group: pd.Series) -> dic
     """
     plates, numbers = sorted(plate.unique()), sorted(int(n) for n in group.unique())
     if len(plates) > len(numbers):
-        raise SchemaError(f"{len(plates)} plates and {len(numbers)} groups of siRNAs", expected="a group for each plate")
+        raise SchemaError(
+            f"{len(plates)} plates and {len(numbers)} groups of siRNAs", expected="a group for each plate"
+        )
     evidence = np.array([[group_evidence(log_p[plate == p], group == n) for n in numbers] for p in plates])
     rows = np.arange(len(plates))
     orders = list(permutations(range(len(numbers)), len(plates)))
@@ -83,7 +89,9 @@ def accuracy(predicted: pd.Series, truth: pd.Series, by: pd.Series) -> pd.Series
 
 
 def noisy_log_p(truth: pd.Series, names: Sequence[int], *, signal: float, rng: np.random.Generator) -> pd.DataFrame:
-    """Log-probabilities of a classifier that sees the truth through noise: normal scores, the true one raised by ``signal``."""
+    """Log-probabilities of a classifier that sees the truth through noise: normal scores, the true one raised by
+    ``signal``.
+    """
     scores = rng.normal(size=(len(truth), len(names)))
     scores[np.arange(len(truth)), pd.Index(names).get_indexer(pd.Index(truth))] += signal
     scores -= np.logaddexp.reduce(scores, axis=1, keepdims=True)

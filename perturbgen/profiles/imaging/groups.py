@@ -63,7 +63,9 @@ def group_means(X: Rows, rows: np.ndarray, codes: np.ndarray, groups: int) -> tu
     return count, total / np.maximum(count, 1)[:, None]
 
 
-def group_moments(X: Rows, rows: np.ndarray, codes: np.ndarray, groups: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def group_moments(
+    X: Rows, rows: np.ndarray, codes: np.ndarray, groups: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Counts (groups,), means and variances (ddof 0) (groups, features) of ``rows`` by group; one pass.
 
     Sums are taken about the first row, so that a large offset costs no digits.
@@ -80,11 +82,17 @@ def group_moments(X: Rows, rows: np.ndarray, codes: np.ndarray, groups: int) -> 
     return count, mean + origin, np.maximum(second / size - mean**2, 0)
 
 
-def group_covariances(X: Rows, rows: np.ndarray, codes: np.ndarray, groups: int, *, ddof: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def group_covariances(
+    X: Rows, rows: np.ndarray, codes: np.ndarray, groups: int, *, ddof: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Counts, means (groups, features) and covariances (groups, features, features) by group; one pass."""
     origin = np.asarray(X[rows[:1]], np.float64)
     size = X.shape[1]
-    count, first, second = np.bincount(codes[rows], minlength=groups), np.zeros((groups, size)), np.zeros((groups, size, size))
+    count, first, second = (
+        np.bincount(codes[rows], minlength=groups),
+        np.zeros((groups, size)),
+        np.zeros((groups, size, size)),
+    )
     for block in blocks(len(rows)):
         here, values = codes[rows[block]], np.asarray(X[rows[block]], np.float64) - origin
         for group in np.unique(here):

@@ -67,8 +67,11 @@ def fields(images: pd.DataFrame) -> dict[tuple[str, str, int], dict[int, Path]]:
     twice = images.duplicated([*KEY, "channel"])
     if twice.any():
         first = images[twice].iloc[0]
-        raise SchemaError(f"two files are channel {first['channel']} of {first['plate']} {first['well']} s{first['site']}",
-                          expected="one", fix=str(first["path"]))  # fmt: skip
+        raise SchemaError(
+            f"two files are channel {first['channel']} of {first['plate']} {first['well']} s{first['site']}",
+            expected="one",
+            fix=str(first["path"]),
+        )
     found: dict[tuple[str, str, int], dict[int, Path]] = {}
     for plate, well, site, channel, path in images[[*KEY, "channel", "path"]].itertuples(index=False, name=None):
         found.setdefault((str(plate), str(well), int(site)), {})[int(channel)] = path
@@ -88,7 +91,9 @@ def read_channel(path: str | Path) -> np.ndarray:
     except (OSError, SyntaxError, ValueError, EOFError, UserWarning) as error:
         raise InputError(f"{path} cannot be read: {error}", expected="a whole PNG or TIFF", cause=BROKEN) from None
     if pixels.ndim != 2 or pixels.dtype not in (np.uint8, np.uint16):
-        raise InputError(f"{path} is {pixels.dtype} of shape {pixels.shape}", expected="one grey channel of 8 or 16 bits")
+        raise InputError(
+            f"{path} is {pixels.dtype} of shape {pixels.shape}", expected="one grey channel of 8 or 16 bits"
+        )
     return pixels
 
 
@@ -97,8 +102,11 @@ def read_field(files: Mapping[int, Path], channels: list[int]) -> np.ndarray:
     absent = [channel for channel in channels if channel not in files]
     if absent:
         some = next(iter(files.values()), None)
-        raise SchemaError(f"channels {shorten(absent)} are missing beside {some}", expected=f"channels {shorten(channels, 8)}",
-                          cause="an incomplete download")  # fmt: skip
+        raise SchemaError(
+            f"channels {shorten(absent)} are missing beside {some}",
+            expected=f"channels {shorten(channels, 8)}",
+            cause="an incomplete download",
+        )
     stack = [read_channel(files[channel]) for channel in channels]
     kinds = {(image.shape, str(image.dtype)): files[channel] for image, channel in zip(stack, channels, strict=True)}
     if len(kinds) > 1:

@@ -50,7 +50,9 @@ def umap_points(scores: np.ndarray, seed: int) -> np.ndarray:
         try:
             from umap import UMAP
         except ImportError:
-            raise MissingDependencyError("umap-learn is not installed", fix="pip install umap-learn, or --method pca") from None
+            raise MissingDependencyError(
+                "umap-learn is not installed", fix="pip install umap-learn, or --method pca"
+            ) from None
         return np.asarray(UMAP(n_neighbors=min(15, len(scores) - 1), random_state=seed).fit_transform(scores))
 
 
@@ -103,6 +105,7 @@ def map_page(profiles: Profiles, drawn: Map, colours: list[str], *, title: str) 
 def preserved(drawn: Map) -> str:
     """What the map keeps, in words."""
     return (
-        f"Of the {NEIGHBOURS} nearest neighbours in the full space, {drawn.kept_by_components:.0%} are kept by the principal "
-        f"components and {drawn.kept_by_map:.0%} by this map. It is for looking: nothing here is measured on it."
+        f"Of the {NEIGHBOURS} nearest neighbours in the full space, {drawn.kept_by_components:.0%} are kept by the "
+        f"principal components and {drawn.kept_by_map:.0%} by this map. "
+        "It is for looking: nothing is measured on it."
     )

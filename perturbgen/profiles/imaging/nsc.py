@@ -52,7 +52,7 @@ def treatments(profiles: Profiles, *, vehicle: str, how: Literal["mean", "median
         raise SchemaError(f"{profiles.source}: no treated well has a mechanism", expected="a moa for some treatments")
     kept = profiles.where(keep)
     by = ["compound", "concentration"]
-    weeks = kept.meta.groupby(by)["week"].agg(lambda names: tuple(sorted(set(names)))).rename("batches")
+    weeks = kept.meta.groupby(by)["week"].apply(lambda names: tuple(sorted(set(names)))).rename("batches")
     result = kept.averaged(by, how=how)
     meta = result.meta[[*by, "moa"]].merge(weeks.reset_index(), on=by, how="left", validate="1:1")
     return Profiles(result.values, meta, result.features, result.source)

@@ -1,9 +1,12 @@
-"""Images and L1000 of the same perturbations: published per-perturbation tables, evaluated again (Haghighi et al. 2022)."""
+"""Images and L1000 of the same perturbations: published per-perturbation tables, evaluated again (Haghighi et al.
+2022).
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any, Final
+from zipfile import BadZipFile
 
 import numpy as np
 import pandas as pd
@@ -29,8 +32,10 @@ def read_sheet(path: str | Path, sheet: str) -> pd.DataFrame:
                 raise SchemaError(f"{path} has no sheet {sheet!r}", fix=suggest(sheet, map(str, book.sheet_names)))
             return book.parse(sheet)
     except ImportError:
-        raise MissingDependencyError("openpyxl is not installed, which reads .xlsx", fix="pip install openpyxl") from None
-    except (ValueError, OSError, KeyError) as error:
+        raise MissingDependencyError(
+            "openpyxl is not installed, which reads .xlsx", fix="pip install openpyxl"
+        ) from None
+    except (ValueError, OSError, KeyError, BadZipFile) as error:
         raise InputError(f"{path} is not a readable workbook: {error}", expected="an .xlsx file") from None
 
 
@@ -50,7 +55,9 @@ def read_moa_predictions(path: str | Path, *, sheet: str = SHEET) -> pd.DataFram
     return table
 
 
-def moa_accuracies(predictions: pd.DataFrame, *, rng: np.random.Generator, resamples: int = 1000) -> list[dict[str, Any]]:
+def moa_accuracies(
+    predictions: pd.DataFrame, *, rng: np.random.Generator, resamples: int = 1000
+) -> list[dict[str, Any]]:
     """For each method the accuracy over treatments with an interval over compounds, and the mean F1 over mechanisms."""
     compound = pd.factorize(predictions["compound"])[0]
     size = np.bincount(compound)
@@ -60,8 +67,17 @@ def moa_accuracies(predictions: pd.DataFrame, *, rng: np.random.Generator, resam
         right = (predictions[name] == predictions["moa"]).to_numpy()
         drawn = weights @ np.bincount(compound, right) / (weights @ size)
         low, high = np.quantile(drawn, [0.025, 0.975])
-        rows.append({"method": name, "of": what, "right": int(right.sum()), "accuracy": float(right.mean()), "low": float(low),
-                     "high": float(high), "mean F1": mean_f1(predictions["moa"], predictions[name])})  # fmt: skip
+        rows.append(
+            {
+                "method": name,
+                "of": what,
+                "right": int(right.sum()),
+                "accuracy": float(right.mean()),
+                "low": float(low),
+                "high": float(high),
+                "mean F1": mean_f1(predictions["moa"], predictions[name]),
+            }
+        )
     return rows
 
 
@@ -80,14 +96,27 @@ def reproducible_by_dose(path: str | Path) -> pd.DataFrame:
     table = pd.read_csv(path, sep="\t", usecols=["dose", *ASSAYS.values()])
     table["uM"] = table["dose"].str.removesuffix(" uM").astype(float)
     grouped = table.groupby("uM")
-    return grouped[list(ASSAYS.values())].mean().set_axis(list(ASSAYS), axis=1).assign(perturbations=grouped.size()).reset_index()
+    return (
+        grouped[list(ASSAYS.values())]
+        .mean()
+        .set_axis(list(ASSAYS), axis=1)
+        .assign(perturbations=grouped.size())
+        .reset_index()
+    )
 
 
 def replicability(path: str | Path, dataset: str) -> dict[str, Any]:
-    """Shares of perturbations whose replicates correlate above 90 % of random pairs, of both assays (``RepCorrDF.xlsx``)."""
-    images, l1000 = (read_sheet(path, f"{assay}-{dataset}").rename(columns={"Unnamed: 0": "id"}) for assay in ("cp", "l1k"))
+    """Shares of perturbations whose replicates correlate above 90 % of random pairs, of both assays
+    (``RepCorrDF.xlsx``).
+    """
+    images, l1000 = (
+        read_sheet(path, f"{assay}-{dataset}").rename(columns={"Unnamed: 0": "id"}) for assay in ("cp", "l1k")
+    )
     sheets = {"images": images.dropna(subset="RepCor"), "L1000": l1000.dropna(subset="RepCor")}
     row: dict[str, Any] = {"dataset": dataset}
     for name, sheet in sheets.items():
-        row |= {f"{name} perturbations": len(sheet), f"{name} share": float((sheet["RepCor"] > sheet["Rand90Perc"]).mean())}
+        row |= {
+            f"{name} perturbations": len(sheet),
+            f"{name} share": float((sheet["RepCor"] > sheet["Rand90Perc"]).mean()),
+        }
     return row

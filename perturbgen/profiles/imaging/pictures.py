@@ -44,7 +44,10 @@ def layers(stack: np.ndarray) -> list[np.ndarray]:
     """Each channel of (channels, height, width) in its colour, float (height, width, 3) up to 255."""
     if len(stack) not in MAPS:
         raise SchemaError(f"{len(stack)} channels", expected=f"{', '.join(map(str, MAPS))} have a colour map")
-    return [shown(image, full)[..., None] * np.array(colour) for image, (_, colour, full) in zip(stack, MAPS[len(stack)], strict=True)]
+    return [
+        shown(image, full)[..., None] * np.array(colour)
+        for image, (_, colour, full) in zip(stack, MAPS[len(stack)], strict=True)
+    ]
 
 
 def composite(stack: np.ndarray) -> np.ndarray:

@@ -58,7 +58,9 @@ def rotations(meta: pd.DataFrame, groups: pd.Series) -> pd.DataFrame:
         str(experiment): plate_labels(part, part["sirna_id"].map(groups), str(experiment))
         for experiment, part in wells.groupby("experiment", sort=True)
     }
-    return pd.DataFrame.from_dict(rows, orient="index").sort_index(axis=1).rename_axis(index="experiment", columns="plate")
+    return (
+        pd.DataFrame.from_dict(rows, orient="index").sort_index(axis=1).rename_axis(index="experiment", columns="plate")
+    )
 
 
 def rotation_counts(plan: pd.DataFrame) -> list[int]:

@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from perturbgen.data.tables import parquet_errors, require_columns, require_unique
+from perturbgen.data.tables import parquet_errors, require_columns
 from perturbgen.errors import InputError, SchemaError, shorten
 from perturbgen.files import atomic_path, require_file, require_folder
 
@@ -69,7 +69,7 @@ class Profiles:
             order = np.split(np.argsort(codes, kind="stable"), np.cumsum(np.bincount(codes))[:-1])
             values = np.array([np.median(self.values[rows], axis=0) for rows in order])
         grouped = self.meta.groupby(codes, sort=True)
-        constant = [name for name in self.meta if grouped[name].nunique().max() <= 1]
+        constant = [name for name in self.meta if grouped[str(name)].nunique().max() <= 1]
         meta = grouped[constant].first().reset_index(drop=True)
         return Profiles(values, meta, self.features, self.source)
 
@@ -147,7 +147,10 @@ def tidy(profiles: Profiles, *, nan: NaNs = "error") -> Profiles:
         kept = Profiles(np.asarray(profiles.values[:, ~bad_features]), profiles.meta, profiles.features[~bad_features],
                         profiles.source)  # fmt: skip
     if not kept.values.size:
-        raise SchemaError(f"{profiles.source}: nothing is left when NaN are dropped", fix="--nan drop-rows or drop-features, the other")  # noqa: E501
+        raise SchemaError(
+            f"{profiles.source}: nothing is left when NaN are dropped",
+            fix="--nan drop-rows or drop-features, the other",
+        )
     return kept
 
 

@@ -13,8 +13,18 @@ from perturbgen.profiles.imaging.profiles import Orphans, Profiles
 from perturbgen.profiles.imaging.stream import csv_batches, stream_profiles
 
 COLUMNS: Final = (
-    "site_id", "well_id", "cell_type", "dataset", "experiment", "plate", "well", "site", "well_type", "sirna", "sirna_id",
-)  # fmt: skip
+    "site_id",
+    "well_id",
+    "cell_type",
+    "dataset",
+    "experiment",
+    "plate",
+    "well",
+    "site",
+    "well_type",
+    "sirna",
+    "sirna_id",
+)
 WELL_TYPES: Final = ("treatment", "positive_control", "negative_control")
 EMPTY: Final = "EMPTY"
 SITES: Final = 2
@@ -25,7 +35,8 @@ Layout = Literal["auto", "2020", "kaggle"]
 def read_metadata(path: str | Path, *, layout: Layout = "auto") -> pd.DataFrame:
     """One row a site (2020) or a well (Kaggle, which names no sites); ``path`` is the folder, or its metadata.csv.
 
-    Columns as in :data:`COLUMNS`; Kaggle has no ThermoFisher names (``sirna``) and no siRNA for its test wells: missing.
+    Columns as in :data:`COLUMNS`; Kaggle has no ThermoFisher names (``sirna``) and no siRNA for its test wells:
+    missing.
     """
     path = Path(path)
     if layout == "auto":

@@ -15,7 +15,17 @@ from perturbgen.profiles.imaging.stream import csv_batches, stream_profiles
 
 log = logging.getLogger(__name__)
 
-LABELS: Final = ("site_id", "well_id", "cell_type", "experiment", "plate", "well", "site", "disease_condition", "treatment")
+LABELS: Final = (
+    "site_id",
+    "well_id",
+    "cell_type",
+    "experiment",
+    "plate",
+    "well",
+    "site",
+    "disease_condition",
+    "treatment",
+)
 COLUMNS: Final = (*LABELS, "treatment_conc", "SMILES")
 ACTIVE: Final = "Active SARS-CoV-2"
 MOCK: Final = "Mock"
@@ -42,7 +52,9 @@ def read_metadata(path: str | Path) -> pd.DataFrame:
     check_ids(meta["site_id"], built, path)
     absent = int(meta["disease_condition"].isna().sum())
     if absent:
-        log.warning("%d of %d sites have no disease_condition; they are kept and belong to no control", absent, len(meta))
+        log.warning(
+            "%d of %d sites have no disease_condition; they are kept and belong to no control", absent, len(meta)
+        )
     return meta.assign(smiles=meta["SMILES"].str.split(" |", n=1, regex=False).str[0])
 
 

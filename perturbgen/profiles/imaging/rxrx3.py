@@ -15,9 +15,17 @@ from perturbgen.profiles.imaging.profiles import Orphans, Profiles
 from perturbgen.profiles.imaging.stream import parquet_batches, stream_profiles
 
 COLUMNS: Final = (
-    "well_id", "experiment_name", "plate", "address", "gene", "treatment", "SMILES", "concentration", "perturbation_type",
+    "well_id",
+    "experiment_name",
+    "plate",
+    "address",
+    "gene",
+    "treatment",
+    "SMILES",
+    "concentration",
+    "perturbation_type",
     "cell_type",
-)  # fmt: skip
+)
 CORE: Final = "metadata_rxrx3_core.csv"
 FULL: Final = "metadata_rxrx3.csv"
 EMPTY_CONTROL: Final = "EMPTY_control"

@@ -22,7 +22,12 @@ def kind_of(path: str | Path) -> str:
         return "table"
     if (path / "values.npy").exists():
         return "folder"
-    for name, kind in ((bbbc021.IMAGES, "bbbc021"), (rxrx3.CORE, "rxrx3"), (rxrx3.FULL, "rxrx3"), ("train.csv", "rxrx1-kaggle")):
+    for name, kind in (
+        (bbbc021.IMAGES, "bbbc021"),
+        (rxrx3.CORE, "rxrx3"),
+        (rxrx3.FULL, "rxrx3"),
+        ("train.csv", "rxrx1-kaggle"),
+    ):
         if find_optional(path, name):
             return kind
     metadata = find_optional(path, "metadata.csv")
@@ -48,4 +53,6 @@ def opened(path: str | Path) -> Iterator[Profiles]:
         raise InputError(f"{path} has plate maps but no profiles", expected="embeddings.csv beside metadata.csv",
                          fix="perturbgen images check reads the plate maps")  # fmt: skip
     else:
-        yield {"folder": read_profiles, "bbbc021": bbbc021.read_profiles, "table": cellpainting.read_profiles}[kind](path)
+        yield {"folder": read_profiles, "bbbc021": bbbc021.read_profiles, "table": cellpainting.read_profiles}[kind](
+            path
+        )

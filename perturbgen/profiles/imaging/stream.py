@@ -139,7 +139,8 @@ def as_arrays(batch: pa.RecordBatch, key: str, features: Sequence[str]) -> Batch
 def stream_profiles(
     features: Sequence[str], batches: Iterable[Batch], meta: pd.DataFrame, *, key: str, out: str | Path, where: str
 ) -> tuple[Profiles, Orphans]:
-    """Write a profile folder of the rows whose id is in ``meta``, in the order they come; who has no partner is reported.
+    """Write a profile folder of the rows whose id is in ``meta``, in the order they come; who has no partner is
+    reported.
 
     Memory is that of a batch, the labels and the ids; the values go to disk as they are read.
     """
@@ -184,6 +185,4 @@ def check_joined(rows: np.ndarray, ids: pd.Series, stray: Sequence[str], total: 
 
 def write_header(file, rows: int, features: int) -> None:  # type: ignore[no-untyped-def]  # a binary file
     """The header of a C-ordered float32 .npy; numpy pads it so that the number of rows can be written at the end."""
-    np.lib.format.write_array_header_1_0(
-        file, {"descr": "<f4", "fortran_order": False, "shape": (rows, features)}
-    )
+    np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": (rows, features)})

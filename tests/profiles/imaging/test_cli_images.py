@@ -16,7 +16,9 @@ Capture = pytest.CaptureFixture[str]
 
 def test_check_says_what_is_there_and_draws_it(fixtures: dict[str, Path], tmp_path: Path, capsys: Capture) -> None:
     picture = tmp_path / "p.png"
-    assert cli.run(["images", "check", str(fixtures["rxrx1"]), "--limit", "3", "--picture", str(picture), "--json"]) == 0
+    assert (
+        cli.run(["images", "check", str(fixtures["rxrx1"]), "--limit", "3", "--picture", str(picture), "--json"]) == 0
+    )
     rows = {row["what"]: row for row in json.loads(capsys.readouterr().out.rsplit("]", 1)[0] + "]")}
     assert rows["groups of siRNAs"]["found"] == "6 6 6 6"
     assert rows["wells with a site missing"]["found"] == 2
@@ -25,7 +27,14 @@ def test_check_says_what_is_there_and_draws_it(fixtures: dict[str, Path], tmp_pa
 
 
 def test_check_of_nan_constant_and_copied_rows_fails(tmp_path: Path, capsys: Capture) -> None:
-    table = pd.DataFrame({"Metadata_Plate": ["p"] * 4, "Metadata_Well": ["A01", "A02", "A03", "A04"], "a": [1.0, 1.0, None, 2.0], "b": 5.0})
+    table = pd.DataFrame(
+        {
+            "Metadata_Plate": ["p"] * 4,
+            "Metadata_Well": ["A01", "A02", "A03", "A04"],
+            "a": [1.0, 1.0, None, 2.0],
+            "b": 5.0,
+        }
+    )
     table.to_csv(tmp_path / "t.csv", index=False)
     assert cli.run(["images", "check", str(tmp_path / "t.csv"), "--json"]) == 2
     rows = {row["what"]: row for row in json.loads(capsys.readouterr().out)}
@@ -44,12 +53,29 @@ def test_ingest_correct_and_map(fixtures: dict[str, Path], tmp_path: Path, capsy
     assert len(profiles) == len(read_profiles(kept))
     healthy = (profiles.meta["disease_condition"] == "healthy").to_numpy()
     assert np.abs(profiles.values[healthy].mean(axis=0)).max() < 0.3
-    assert cli.run(["images", "map", str(corrected), "--colour", "disease_condition", "--method", "pca", "--out", str(page), "--json"]) == 0
+    assert (
+        cli.run(
+            [
+                "images",
+                "map",
+                str(corrected),
+                "--colour",
+                "disease_condition",
+                "--method",
+                "pca",
+                "--out",
+                str(page),
+                "--json",
+            ]
+        )
+        == 0
+    )
     row = json.loads(capsys.readouterr().out)[0]
     assert 0 < row["kept by map"] <= row["kept by components"] <= 1
     assert "coloured by disease_condition" in page.read_text()
 
 
+@pytest.mark.slow  # umap-learn compiles for ten seconds and more, whatever the size of the data
 def test_umap_draws_the_same_map_twice(fixtures: dict[str, Path]) -> None:
     from perturbgen.profiles.imaging import bbbc021
     from perturbgen.profiles.imaging.maps import draw_map
@@ -73,9 +99,18 @@ def test_hits_ranks_the_planted_drug_first(fixtures: dict[str, Path], tmp_path: 
     [
         (["images", "check", "SOURCE", "--picture", "a.jpg"], "a.png"),
         (["images", "correct", "SOURCE", "--control", "compound=DMS", "--out", "OUT"], "no row of"),
-        (["images", "correct", "SOURCE", "--control", "compound=DMSO", "--scale", "sdd", "--out", "OUT"], "sd, mad, percentile, none"),
-        (["images", "correct", "SOURCE", "--control", "compound=DMSO", "--scale", "none", "--out", "OUT"], "no correction was asked for"),
-        (["images", "correct", "SOURCE", "--control", "compound=DMSO", "--centre", "plat", "--out", "OUT"], "did you mean 'plate'?"),
+        (
+            ["images", "correct", "SOURCE", "--control", "compound=DMSO", "--scale", "sdd", "--out", "OUT"],
+            "sd, mad, percentile, none",
+        ),
+        (
+            ["images", "correct", "SOURCE", "--control", "compound=DMSO", "--scale", "none", "--out", "OUT"],
+            "no correction was asked for",
+        ),
+        (
+            ["images", "correct", "SOURCE", "--control", "compound=DMSO", "--centre", "plat", "--out", "OUT"],
+            "did you mean 'plate'?",
+        ),
         (["images", "hits", "SOURCE", "--out", "OUT.csv"], "no column 'disease_condition'"),
         (["images", "map", "SOURCE", "--colour", "mao", "--out", "OUT.html"], "did you mean 'moa'?"),
         (["images", "map", "SOURCE", "--method", "tsne", "--out", "OUT.html"], "umap or pca"),

@@ -23,7 +23,9 @@ from perturbgen.profiles.imaging.correct.batch import batch_predictability, batc
 from perturbgen.profiles.imaging.profiles import Profiles
 
 
-def design(rng: np.random.Generator, *, wells: int = 6, features: int = 5) -> tuple[np.ndarray, pd.DataFrame, np.ndarray]:
+def design(
+    rng: np.random.Generator, *, wells: int = 6, features: int = 5
+) -> tuple[np.ndarray, pd.DataFrame, np.ndarray]:
     """Two experiments of two plates of two sites; half the wells are controls; offsets at every level."""
     keys = itertools.product(["A", "B"], [1, 2], [1, 2], range(wells))
     meta = pd.DataFrame(list(keys), columns=["experiment", "plate", "site", "well"])
@@ -36,7 +38,11 @@ def design(rng: np.random.Generator, *, wells: int = 6, features: int = 5) -> tu
 def test_nested_centring_puts_the_controls_of_every_group_at_zero() -> None:
     values, meta, control = design(np.random.default_rng(0))
     found = NestedCentre(["experiment", "plate", "site"]).fit_transform(values, meta, control=control)
-    means = pd.DataFrame(found[control]).groupby([meta.loc[control, name].to_numpy() for name in ("experiment", "plate", "site")]).mean()
+    means = (
+        pd.DataFrame(found[control])
+        .groupby([meta.loc[control, name].to_numpy() for name in ("experiment", "plate", "site")])
+        .mean()
+    )
     np.testing.assert_allclose(means, 0, atol=1e-12)
     assert np.abs(found[~control].mean(axis=0)).max() > 1e-3
 
@@ -69,12 +75,22 @@ def test_sequential_centring_depends_on_the_order_and_removes_what_it_names() ->
 
 def test_a_plate_without_controls_takes_its_parents_centre(caplog: pytest.LogCaptureFixture) -> None:
     meta = pd.DataFrame({"experiment": ["A"] * 6, "plate": [1, 1, 1, 2, 2, 3]})
-    values, control = np.array([[1.0], [3.0], [9.0], [20.0], [5.0], [7.0]]), np.array([True, True, False, True, False, False])
+    values, control = (
+        np.array([[1.0], [3.0], [9.0], [20.0], [5.0], [7.0]]),
+        np.array([True, True, False, True, False, False]),
+    )
     step = NestedCentre(["experiment", "plate"]).fit(values, meta, control=control)
     assert step.transform(values, meta).ravel().tolist() == [-1, 1, 7, 0, -15, -1]  # plate 3: mean of 1, 3, 20
     assert "1 of 3 groups" in caplog.text
     step = NestedCentre(["experiment", "plate"], min_reference=2).fit(values, meta, control=control)
-    assert step.transform(values, meta).ravel().tolist() == [-1, 1, 7, 12, -3, -1]  # one control is not enough on plate 2
+    assert step.transform(values, meta).ravel().tolist() == [
+        -1,
+        1,
+        7,
+        12,
+        -3,
+        -1,
+    ]  # one control is not enough on plate 2
     unseen = pd.DataFrame({"experiment": ["A", "C"], "plate": [9, 1]})
     assert step.transform(np.array([[8.0], [8.0]]), unseen).ravel().tolist() == [0, 0]
 
@@ -89,7 +105,9 @@ def test_shrinking_lies_between_own_and_parents_mean() -> None:
 def test_additive_effects_equal_centring_by_turns_in_a_balanced_design() -> None:
     values, meta, _ = design(np.random.default_rng(4))
     found = AdditiveEffects([["experiment", "plate"], ["site"]]).fit_transform(values, meta)
-    turned = SequentialCentroids(["site"]).fit_transform(NestedCentre(["experiment", "plate"]).fit_transform(values, meta), meta)
+    turned = SequentialCentroids(["site"]).fit_transform(
+        NestedCentre(["experiment", "plate"]).fit_transform(values, meta), meta
+    )
     np.testing.assert_allclose(found - found.mean(axis=0), turned, atol=1e-9)
     np.testing.assert_allclose(found.mean(axis=0), values.mean(axis=0), atol=1e-9)
 
@@ -133,7 +151,9 @@ def test_a_plate_of_one_control_is_scaled_by_all(caplog: pytest.LogCaptureFixtur
 def test_large_offsets_cost_no_digits() -> None:
     meta = pd.DataFrame({"plate": np.zeros(50)})
     values = np.random.default_rng(6).normal(size=(50, 3))
-    np.testing.assert_allclose(ControlScaler().fit_transform(values + 1e7, meta), ControlScaler().fit_transform(values, meta), atol=1e-6)
+    np.testing.assert_allclose(
+        ControlScaler().fit_transform(values + 1e7, meta), ControlScaler().fit_transform(values, meta), atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("controls", [200, 12])
@@ -151,7 +171,10 @@ def test_sphering_is_numpys_and_works_with_fewer_controls_than_features(controls
 
 
 def test_without_a_ridge_sphering_makes_the_identity_or_says_it_cannot() -> None:
-    values, meta = np.random.default_rng(8).normal(size=(300, 4)) @ np.diag([1, 2, 3, 40]), pd.DataFrame(index=range(300))
+    values, meta = (
+        np.random.default_rng(8).normal(size=(300, 4)) @ np.diag([1, 2, 3, 40]),
+        pd.DataFrame(index=range(300)),
+    )
     np.testing.assert_allclose(np.cov(Sphering(ridge=0).fit_transform(values, meta).T, ddof=0), np.eye(4), atol=1e-9)
     with pytest.raises(SchemaError, match="singular"):
         Sphering(ridge=0).fit(values[:3], meta.iloc[:3])
@@ -247,6 +270,11 @@ def test_controls_that_cannot_be_held_out() -> None:
     profiles = Profiles(np.eye(3), meta, pd.Index(list("abc")))
     with pytest.raises(SchemaError, match="none can be held out"):
         batch_predictability(
-            NestedCentre(["plate"]), profiles, control=np.ones(3, bool), batch=["plate"], split=["plate"], well=["well"],
+            NestedCentre(["plate"]),
+            profiles,
+            control=np.ones(3, bool),
+            batch=["plate"],
+            split=["plate"],
+            well=["well"],
             rng=np.random.default_rng(0),
-        )  # fmt: skip
+        )

@@ -38,7 +38,11 @@ def test_the_planted_rotations_are_recovered(planted: pd.DataFrame) -> None:
 
 def test_mixed_plates_are_said(planted: pd.DataFrame) -> None:
     wells = planted.copy()
-    wells["sirna_id"] = np.where(wells["well_type"] == "treatment", np.random.default_rng(0).permutation(wells["sirna_id"]) % 24, wells["sirna_id"])
+    wells["sirna_id"] = np.where(
+        wells["well_type"] == "treatment",
+        np.random.default_rng(0).permutation(wells["sirna_id"]) % 24,
+        wells["sirna_id"],
+    )
     with pytest.raises(SchemaError, match="its siRNAs are of groups"):
         platemap.sirna_groups(wells)
 
@@ -69,7 +73,9 @@ def test_independent_decoding_knows_nothing_of_plates(planted: pd.DataFrame) -> 
     wells, groups = wells_of(planted), platemap.sirna_groups(planted)
     log_p = decode.noisy_log_p(wells["sirna_id"], list(groups.index), signal=1.0, rng=np.random.default_rng(1))
     moved = wells.assign(plate=1)
-    pd.testing.assert_series_equal(decode.decode(log_p, wells, mode="independent"), decode.decode(log_p, moved, mode="independent"))
+    pd.testing.assert_series_equal(
+        decode.decode(log_p, wells, mode="independent"), decode.decode(log_p, moved, mode="independent")
+    )
 
 
 def test_decoding_asks_for_what_it_needs(planted: pd.DataFrame) -> None:

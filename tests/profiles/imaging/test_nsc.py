@@ -24,7 +24,14 @@ def profiled(angles: list[float], rows: list[tuple[str, str, tuple[str, ...]]]) 
 def test_matching_by_hand() -> None:
     found = profiled(
         [0, 1, 10, 12, 90, 95],
-        [("a", "X", ("w1",)), ("a", "X", ("w1",)), ("b", "Y", ("w1",)), ("c", "X", ("w2",)), ("d", "Y", ("w2",)), ("e", "Y", ("w3",))],
+        [
+            ("a", "X", ("w1",)),
+            ("a", "X", ("w1",)),
+            ("b", "Y", ("w1",)),
+            ("c", "X", ("w2",)),
+            ("d", "Y", ("w2",)),
+            ("e", "Y", ("w3",)),
+        ],
     )
     one = nsc(found)
     assert one.table["neighbour"].tolist() == ["b", "b", "c", "b", "e", "d"]  # never one's own compound
@@ -86,8 +93,11 @@ def test_folds_keep_compounds_together_and_lose_no_mechanism(fixtures: dict[str,
     neighbours = matching.table["neighbour"].map(dict(zip(found.meta["compound"], folds, strict=True)))
     assert (neighbours.to_numpy() != folds).all()
     with pytest.raises(SchemaError, match="have one compound"):
-        compound_folds(found.meta[found.meta["compound"] != "compound A1"].query("compound not in ['compound A2', 'compound A3']"), 3,
-                       rng=np.random.default_rng(0))  # fmt: skip
+        compound_folds(
+            found.meta[found.meta["compound"] != "compound A1"].query("compound not in ['compound A2', 'compound A3']"),
+            3,
+            rng=np.random.default_rng(0),
+        )
 
 
 def test_nested_choice_never_looks_at_the_compound_it_answers_for() -> None:

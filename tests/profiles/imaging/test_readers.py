@@ -32,7 +32,9 @@ def test_both_file_name_conventions(name: str, expected: tuple[str, int, int]) -
     assert found.guid == GUID
 
 
-@pytest.mark.parametrize("name", ["G10_s1_w3" + GUID + ".tif", "G10_s5_w1" + GUID + ".tif", "G10_s1_w1.tif", "notes.txt"])
+@pytest.mark.parametrize(
+    "name", ["G10_s1_w3" + GUID + ".tif", "G10_s5_w1" + GUID + ".tif", "G10_s1_w1.tif", "notes.txt"]
+)
 def test_a_strange_file_name_is_said(name: str) -> None:
     with pytest.raises(InputError, match="no BBBC021 image name"):
         bbbc021.parse_file_name(name)
@@ -114,7 +116,10 @@ def test_rxrx1_in_both_layouts_is_one_plate_map(tmp_path: Path) -> None:
 def test_missing_sites_are_named_and_shift_nothing(fixtures: dict[str, Path], tmp_path: Path) -> None:
     profiles, orphans = rxrx1.read_profiles(fixtures["rxrx1"], tmp_path / "p")
     missing = rxrx1.missing_sites(profiles.meta)
-    assert missing[["experiment", "plate", "well"]].to_numpy().tolist() == [["HUVEC-01", 2, "B03"], ["U2OS-02", 4, "B04"]]
+    assert missing[["experiment", "plate", "well"]].to_numpy().tolist() == [
+        ["HUVEC-01", 2, "B03"],
+        ["U2OS-02", 4, "B04"],
+    ]
     assert orphans.without_labels == orphans.without_values == ()
     raw = pd.read_csv(fixtures["rxrx1"] / "embeddings.csv", index_col="site_id").loc[profiles.meta["site_id"]]
     np.testing.assert_allclose(profiles.values, raw.to_numpy(np.float32))
@@ -175,7 +180,9 @@ def test_generic_tables_in_csv_and_parquet_are_equal(fixtures: dict[str, Path], 
 
 @pytest.mark.data
 def test_the_real_cell_painting_plate(real_data: Path) -> None:
-    profiles = cellpainting.read_profiles(real_data / "imaging" / "cellpainting" / "SQ00015054_normalized_feature_select.csv.gz")
+    profiles = cellpainting.read_profiles(
+        real_data / "imaging" / "cellpainting" / "SQ00015054_normalized_feature_select.csv.gz"
+    )
     assert profiles.values.shape == (384, 454)
     assert (profiles.meta["Metadata_broad_sample"] == "DMSO").sum() == 24
 
@@ -210,7 +217,7 @@ def test_nan_is_an_error_or_dropped_as_asked() -> None:
     values = np.arange(12.0).reshape(4, 3)
     values[2, 1] = np.nan
     profiles = small(values, well=list("abcd"))
-    with pytest.raises(SchemaError, match="1 rows hold NaN.*'f1'"):
+    with pytest.raises(SchemaError, match=r"1 rows hold NaN.*'f1'"):
         tidy(profiles)
     assert tidy(profiles, nan="drop-rows").meta["well"].tolist() == ["a", "b", "d"]
     assert list(tidy(profiles, nan="drop-features").features) == ["f0", "f2"]
@@ -218,7 +225,9 @@ def test_nan_is_an_error_or_dropped_as_asked() -> None:
 
 
 def test_averages_go_by_label_and_keep_what_is_constant() -> None:
-    profiles = small(np.array([[1.0], [5.0], [3.0], [9.0]]), well=["b", "a", "b", "a"], site=[1, 1, 2, 2], drug=["x", "y", "x", None])
+    profiles = small(
+        np.array([[1.0], [5.0], [3.0], [9.0]]), well=["b", "a", "b", "a"], site=[1, 1, 2, 2], drug=["x", "y", "x", None]
+    )
     found = profiles.averaged(["well"])
     assert found.meta.to_dict("list") == {"well": ["a", "b"], "drug": ["y", "x"]}
     assert found.values.ravel().tolist() == [7.0, 2.0]

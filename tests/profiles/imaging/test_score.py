@@ -61,7 +61,9 @@ def hits_of(profiles: Profiles, *, draws: int = 3000, gate: float = 0.0) -> pd.D
     wells = centred_wells(profiles, rxrx19.HEALTHY, KEYS, ["well_id"])
     masks = {"healthy": chosen(wells.meta, rxrx19.HEALTHY), "diseased": chosen(wells.meta, rxrx19.DISEASED)}
     scores = score_wells(wells, **masks, gate=gate)
-    return hit_table(scores.wells, treatment="treatment", dose="treatment_conc", draws=draws, rng=np.random.default_rng(0))
+    return hit_table(
+        scores.wells, treatment="treatment", dose="treatment_conc", draws=draws, rng=np.random.default_rng(0)
+    )
 
 
 def written(tmp_path: Path, **options: object) -> Profiles:
@@ -70,7 +72,9 @@ def written(tmp_path: Path, **options: object) -> Profiles:
 
 
 def test_planted_rescuers_come_first_and_side_effects_last(tmp_path: Path) -> None:
-    profiles = written(tmp_path, drugs=24, rescuers=3, doses=4, replicates=2, controls=10, sites=2, features=96, infection=0.6, seed=2)
+    profiles = written(
+        tmp_path, drugs=24, rescuers=3, doses=4, replicates=2, controls=10, sites=2, features=96, infection=0.6, seed=2
+    )
     found = hits_of(profiles)
     for _, part in found.groupby("cell_type"):
         assert set(part["treatment"].head(3)) == {"drug-1", "drug-2", "drug-3"}
@@ -84,7 +88,17 @@ def test_planted_rescuers_come_first_and_side_effects_last(tmp_path: Path) -> No
 def test_p_values_of_drugs_without_effect_are_not_too_small(tmp_path: Path) -> None:
     p = []
     for seed in range(3):
-        profiles = written(tmp_path / str(seed), drugs=60, rescuers=0, doses=3, controls=12, sites=1, features=64, side_effect=0.0, seed=seed)
+        profiles = written(
+            tmp_path / str(seed),
+            drugs=60,
+            rescuers=0,
+            doses=3,
+            controls=12,
+            sites=1,
+            features=64,
+            side_effect=0.0,
+            seed=seed,
+        )
         p.append(hits_of(profiles, draws=2000, gate=-9)["p"].to_numpy())
     values = np.concatenate(p)
     assert (values <= 0.05).mean() < 0.07
@@ -100,7 +114,9 @@ def test_centring_by_the_disease_removes_the_disease(tmp_path: Path) -> None:
         return float(np.linalg.norm(sides[0] - sides[1]))
 
     before = apart(np.asarray(named.values))
-    seeds = SequentialCentroids(["experiment", "site", "plate", "disease_condition"]).fit_transform(named.values, named.meta)
+    seeds = SequentialCentroids(["experiment", "site", "plate", "disease_condition"]).fit_transform(
+        named.values, named.meta
+    )
     assert apart(seeds) < 1e-5 * before
     kept = SequentialCentroids(["experiment", "site", "plate"]).fit_transform(named.values, named.meta)
     assert apart(kept) > 0.8 * before
@@ -138,10 +154,19 @@ def test_the_null_is_that_of_a_t_statistic_for_one_dose() -> None:
 
 def test_the_panel_of_controls_is_blind_to_plates(fixtures: dict[str, Path], tmp_path: Path) -> None:
     profiles = rxrx1.read_profiles(fixtures["rxrx1"], tmp_path / "p")[0]
+    profiles = profiles.where(
+        profiles.meta["plate"] != 2
+    )  # there a control lost a site, and its other one has none to see
     panel = (profiles.meta["well_type"] != "treatment").to_numpy()
     plate = profiles.meta.groupby(["experiment", "plate"]).ngroup().to_numpy()
-    moved = np.asarray(profiles.values, np.float64) * (1 + plate % 3)[:, None] + 50 * np.random.default_rng(0).normal(size=(16, 128))[plate]
-    one, other = (control_relative(part, panel=panel, control="sirna", origin="EMPTY") for part in (profiles, profiles.with_values(moved)))
+    moved = (
+        np.asarray(profiles.values, np.float64) * (1 + plate % 3)[:, None]
+        + 50 * np.random.default_rng(0).normal(size=(16, 128))[plate]
+    )
+    one, other = (
+        control_relative(part, panel=panel, control="sirna", origin="EMPTY")
+        for part in (profiles, profiles.with_values(moved))
+    )
     assert one.values.shape == (len(profiles), 3)
     np.testing.assert_allclose(one.values, other.values, atol=1e-6)
     own = one.where(panel)
@@ -160,7 +185,9 @@ def test_a_control_that_a_plate_lacks_comes_from_its_experiment(fixtures: dict[s
     assert np.isfinite(control_relative(lost, panel=panel, control="sirna", origin="EMPTY").values).all()
     gone = profiles.where(~((profiles.meta["sirna"] == name) & (profiles.meta["experiment"] == "U2OS-01")))
     with pytest.raises(SchemaError, match="have no control"):
-        control_relative(gone, panel=(gone.meta["well_type"] != "treatment").to_numpy(), control="sirna", origin="EMPTY")
+        control_relative(
+            gone, panel=(gone.meta["well_type"] != "treatment").to_numpy(), control="sirna", origin="EMPTY"
+        )
 
 
 @pytest.mark.parametrize("method", ["knn", "mahalanobis", "lof"])

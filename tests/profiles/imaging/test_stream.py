@@ -19,8 +19,27 @@ def read(path: Path, chunk: int = 1 << 20) -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.mark.parametrize("chunk", [1, 7, 50, 1 << 20])
 def test_numbers_in_every_notation(tmp_path: Path, chunk: int) -> None:
-    texts = ["1", "-1.5", "+.25", "3.", "1e3", "2.5E-3", "-1.25e+02", "0", "-0.0", "123456789012345678901234", "1e-46",
-             "0.000000000000000000000001234", "1.17549435e-38", "3.4028235e38", "", "nan", "NaN", "inf", "-Inf"]  # fmt: skip
+    texts = [
+        "1",
+        "-1.5",
+        "+.25",
+        "3.",
+        "1e3",
+        "2.5E-3",
+        "-1.25e+02",
+        "0",
+        "-0.0",
+        "123456789012345678901234",
+        "1e-46",
+        "0.000000000000000000000001234",
+        "1.17549435e-38",
+        "3.4028235e38",
+        "",
+        "nan",
+        "NaN",
+        "inf",
+        "-Inf",
+    ]
     path = tmp_path / "e.csv"
     path.write_text("site_id,a\n" + "".join(f"w{i},{text}\n" for i, text in enumerate(texts)))
     ids, values = read(path, chunk)

@@ -39,7 +39,9 @@ class Correction(ABC):
             out[rows] = part
         return np.empty(X.shape) if out is None else out
 
-    def fit_transform(self, X: Rows, meta: pd.DataFrame, *, control: np.ndarray | pd.Series | None = None) -> np.ndarray:
+    def fit_transform(
+        self, X: Rows, meta: pd.DataFrame, *, control: np.ndarray | pd.Series | None = None
+    ) -> np.ndarray:
         """``fit`` and ``transform`` of the same rows."""
         return self.fit(X, meta, control=control).transform(X, meta)
 

@@ -21,9 +21,9 @@ MOST = 2000  # wells whose neighbours are sought; more say nothing new
 class Predictability:
     """How much of the batch is in the held-out controls, before a correction and after it.
 
-    ``before`` and ``after``: balanced accuracy with which the nearest neighbours name the batch. It sees what is left of
-    a shift in a thousand features together, so it falls late. ``variance_before`` and ``variance_after``: the share of
-    the variance that lies between batches (omega squared, about 0 where there is no effect).
+    ``before`` and ``after``: balanced accuracy with which the nearest neighbours name the batch. It sees what is left
+    of a shift in a thousand features together, so it falls late. ``variance_before`` and ``variance_after``: the share
+    of the variance that lies between batches (omega squared, about 0 where there is no effect).
     """
 
     before: float
@@ -54,9 +54,9 @@ def batch_predictability(
     keys, codes = grouping(held.meta, batch)
     wells = grouping(held.meta, well)[1]
     views = [step.transform(held.values, held.meta)[rows] for step in (before, after)]
-    accuracy = [neighbour_accuracy(view, codes[rows], wells[rows], neighbours) for view in views]
+    told = [neighbour_accuracy(view, codes[rows], wells[rows], neighbours) for view in views]
     shares = [batch_variance(view, codes[rows]) for view in views]
-    return Predictability(*accuracy, 1 / len(keys), *shares, rows=len(rows))
+    return Predictability(told[0], told[1], 1 / len(keys), shares[0], shares[1], rows=len(rows))
 
 
 def batch_variance(values: np.ndarray, batch: np.ndarray) -> float:

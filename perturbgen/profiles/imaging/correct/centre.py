@@ -107,10 +107,12 @@ class SequentialCentroids(Correction):
 
 
 class AdditiveEffects(Correction):
-    """Subtract effects that add up, e.g. ``[["experiment", "plate"], ["site"]]``: a plate's and, over all plates, a site's.
+    """Subtract effects that add up, e.g. ``[["experiment", "plate"], ["site"]]``: a plate's and, over all plates, a
+    site's.
 
     Least squares of the control rows on an intercept and one indicator a group, the shortest solution; what is taken
-    away has mean zero over the controls. In a balanced design this is centring by one term after the other, in any order.
+    away has mean zero over the controls. In a balanced design this is centring by one term after the other, in any
+    order.
     """
 
     def __init__(self, terms: Sequence[Sequence[str]]) -> None:

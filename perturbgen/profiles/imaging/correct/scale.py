@@ -21,13 +21,15 @@ CONSTANT = 1e-9  # a spread below this share of a feature's typical size is roun
 class ControlScaler(Correction):
     """(x - location) / scale with both read off the controls of each group of ``by`` (none: all controls).
 
-    ``sd``: mean and standard deviation; ``mad``: median and 1.4826 MAD; ``percentile``: the 1st percentile becomes 0 and
-    the 99th 1. ``shrink`` k > 0 pulls a group of n controls towards all controls: n/(n+k) of its own location and
+    ``sd``: mean and standard deviation; ``mad``: median and 1.4826 MAD; ``percentile``: the 1st percentile becomes 0
+    and the 99th 1. ``shrink`` k > 0 pulls a group of n controls towards all controls: n/(n+k) of its own location and
     variance. Groups with fewer than ``min_reference`` controls take those of all controls. A feature that is constant
     over the controls has no unit and becomes 0.
     """
 
-    def __init__(self, by: Sequence[str] = (), *, method: Method = "sd", shrink: float = 0.0, min_reference: int = 2) -> None:
+    def __init__(
+        self, by: Sequence[str] = (), *, method: Method = "sd", shrink: float = 0.0, min_reference: int = 2
+    ) -> None:
         self.by, self.method, self.shrink, self.min_reference = tuple(by), method, shrink, min_reference
         self.known: dict[Key, int] = {}
         self.location = self.scale = np.empty((0, 0))
@@ -39,7 +41,9 @@ class ControlScaler(Correction):
         keys, codes = grouping(meta, self.by)
         spread = moment_spread if self.method == "sd" else quantile_spread(self.method)
         _, whole, whole_scale = spread(X, rows, np.zeros(len(meta), np.int64), 1)
-        count, location, scale = spread(X, rows, codes, len(keys)) if self.by else (np.array([len(rows)]), whole, whole_scale)
+        count, location, scale = (
+            spread(X, rows, codes, len(keys)) if self.by else (np.array([len(rows)]), whole, whole_scale)
+        )
         own = np.where(count >= self.min_reference, count / (count + self.shrink), 0.0)[:, None]
         own = own if self.by else np.ones((1, 1))
         self.known = {key: i for i, key in enumerate(keys)}
@@ -83,7 +87,9 @@ class Compress(Correction):
         return np.arcsinh(values)
 
 
-def moment_spread(X: Rows, rows: np.ndarray, codes: np.ndarray, groups: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def moment_spread(
+    X: Rows, rows: np.ndarray, codes: np.ndarray, groups: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Counts, means and standard deviations by group."""
     count, mean, variance = group_moments(X, rows, codes, groups)
     return count, mean, np.sqrt(variance)

@@ -44,7 +44,11 @@ class Sphering(Correction):
                 fix="Sphering(ridge=1.0)",
             )
         self.mean = mean[0]
-        self.rotation = (vectors / np.sqrt(scale)) @ vectors.T if self.method == "zca" else canonical(values, vectors) / np.sqrt(scale)
+        self.rotation = (
+            (vectors / np.sqrt(scale)) @ vectors.T
+            if self.method == "zca"
+            else canonical(values, vectors) / np.sqrt(scale)
+        )
         return self
 
     def apply(self, values: np.ndarray, meta: pd.DataFrame) -> np.ndarray:
@@ -61,7 +65,12 @@ class Coral(Correction):
     """
 
     def __init__(
-        self, by: Sequence[str], *, eta: float = 1.0, target: Literal["controls", "identity"] = "controls", min_reference: int = 2
+        self,
+        by: Sequence[str],
+        *,
+        eta: float = 1.0,
+        target: Literal["controls", "identity"] = "controls",
+        min_reference: int = 2,
     ) -> None:
         if eta <= 0:
             raise SchemaError(f"eta is {eta}", expected="above 0, since a batch has fewer controls than features")
@@ -74,7 +83,11 @@ class Coral(Correction):
         check_rows(X, meta)
         rows = reference_rows(len(meta), control)
         keys, codes = grouping(meta, self.by)
-        scatter, means, counts = np.zeros((X.shape[1], X.shape[1])), np.zeros((len(keys), X.shape[1])), np.zeros(len(keys))
+        scatter, means, counts = (
+            np.zeros((X.shape[1], X.shape[1])),
+            np.zeros((len(keys), X.shape[1])),
+            np.zeros(len(keys)),
+        )
         self.batches = {}
         for number in np.unique(codes[rows]):
             values = np.asarray(X[rows[codes[rows] == number]], np.float64)
@@ -92,7 +105,9 @@ class Coral(Correction):
         return self
 
     def _directions(self, away: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Directions V (features, r) of centred controls, and how much (s + eta)^(-1/2) differs along each from eta^(-1/2)."""
+        """Directions V (features, r) of centred controls, and how much (s + eta)^(-1/2) differs along each from
+        eta^(-1/2).
+        """
         _, singular, vectors = np.linalg.svd(away, full_matrices=False)
         return vectors.T, (singular**2 / (len(away) - 1) + self.eta) ** -0.5 - self.eta**-0.5
 
@@ -109,7 +124,7 @@ class Coral(Correction):
 
 
 class PrincipalComponents(Correction):
-    """Scores on the leading eigenvectors of the covariance of all rows: PCA-CS learns them from treated rows as well."""
+    """Scores on the leading eigenvectors of the covariance of all rows; PCA-CS learns them from treated rows, too."""
 
     def __init__(self, components: int) -> None:
         self.components = components
@@ -131,7 +146,8 @@ class PrincipalComponents(Correction):
 
 
 def canonical(values: np.ndarray, vectors: np.ndarray) -> np.ndarray:
-    """The eigenvectors with one fixed basis of the null space, where any basis is as good and LAPACK's varies by thread.
+    """The eigenvectors with one fixed basis of the null space, where any basis is as good and LAPACK's varies by
+    thread.
 
     Distances do not care, but whatever is done coordinate by coordinate afterwards does (a median over wells).
     """

@@ -23,7 +23,9 @@ ROLES = ("healthy", "diseased", "treated")
 
 @dataclass(frozen=True)
 class WellScores:
-    """``wells``: the labels of each well with role, on, off, rescue, z_off and hit; ``gate``: Z' of each group, and if it passed."""
+    """``wells``: the labels of each well with role, on, off, rescue, z_off and hit; ``gate``: Z' of each group, and if
+    it passed.
+    """
 
     wells: pd.DataFrame
     gate: pd.DataFrame
@@ -35,9 +37,10 @@ def score_wells(
 ) -> WellScores:  # fmt: skip
     """Project every well on the axis of its own group's controls; one row of ``profiles`` is one well.
 
-    rescue = (on_d - on) / (on_d - on_h), on_d and on_h the mean on of diseased and healthy controls, each scored without
-    itself: 0 for a well like the untreated, 1 for a healthy one. hit = rescue - weight max(0, z_off), where z_off is off
-    in standard deviations of the diseased controls. Groups with fewer than two controls of a kind, or whose Z' is not above ``gate``, are left out, and said to be.
+    rescue = (on_d - on) / (on_d - on_h), on_d and on_h the mean on of diseased and healthy controls, each scored
+    without itself: 0 for a well like the untreated, 1 for a healthy one. hit = rescue - weight max(0, z_off), where
+    z_off is off in standard deviations of the diseased controls. Groups with fewer than two controls of a kind, or
+    whose Z' is not above ``gate``, are left out, and said to be.
     """
     if (healthy & diseased).any():
         raise SchemaError("some wells are both healthy and diseased controls", expected="two sets without overlap",
@@ -86,7 +89,9 @@ def report_gate(table: pd.DataFrame, by: Sequence[str]) -> None:
             fix="average sites to wells, correct batches first, or --gate -1 to see the scores anyway",
         )
     if names:
-        log.warning("%d of %d groups left out (controls too few, or not told apart): %s", len(names), len(table), shorten(names))
+        log.warning(
+            "%d of %d groups left out (controls too few, or not told apart): %s", len(names), len(table), shorten(names)
+        )
 
 
 def dose_table(wells: pd.DataFrame, *, treatment: str, dose: str, within: Sequence[str]) -> pd.DataFrame:
@@ -120,7 +125,9 @@ def hit_table(
         null = Null(pool, draws=draws, rng=rng)
         lines = [summary(str(name), rows, wells[here & (wells[treatment] == name)], null, dose)
                  for name, rows in part.groupby(treatment, observed=True)]  # fmt: skip
-        tables.append(with_q(pd.DataFrame(lines)).assign(**dict(zip(within, key, strict=True))))
+        tables.append(
+            with_q(pd.DataFrame(lines)).assign(**{name: label for name, label in zip(within, key, strict=True)})
+        )
     ranked = pd.concat(tables, ignore_index=True)
     return ranked[[*within, *ranked.columns.drop(list(within))]]
 
@@ -158,7 +165,7 @@ class Null:
         return float((1 + (self.known[design] >= score).sum()) / (1 + self.draws))
 
     def simulate(self, design: Sequence[int]) -> np.ndarray:
-        """Scores (draws,) of a design: for each dose so many wells of the pool; spread corrected for the pool's size."""
+        """Scores (draws,) of a design: for each dose so many wells of the pool, spread corrected for its size."""
         size, best = len(self.pool), np.full(self.draws, -np.inf)
         for count in design:
             drawn = self.rng.choice(self.pool, (self.draws, count)).mean(axis=1) - self.pool.mean()
@@ -169,7 +176,7 @@ class Null:
 
 
 def summary(name: str, doses: pd.DataFrame, wells: pd.DataFrame, null: Null, dose: str) -> dict[str, Any]:
-    """One treatment's line: its best dose with a 95 % interval of the rescue, its score, p, and the trend over doses."""
+    """One treatment's line: its best dose with a 95 % interval of the rescue, its score, p, and the trend."""
     counts = doses["wells"].to_numpy()
     score = null.score(doses["hit"].to_numpy(), counts)
     best = doses.iloc[int((doses["hit"] * np.sqrt(counts)).argmax())]

@@ -1,8 +1,8 @@
 """On and off the axis from healthy to diseased (Cuccarese et al. 2020).
 
-    mu = mean(healthy),  v = mean(diseased) - mu,  L = |v|
-    on(x)  = <x - mu, v> / L^2                    0 for healthy, 1 for diseased on average
-    off(x) = sqrt(|x - mu|^2 - (on L)^2)          what else was done to the cells
+mu = mean(healthy),  v = mean(diseased) - mu,  L = |v|
+on(x)  = <x - mu, v> / L^2                    0 for healthy, 1 for diseased on average
+off(x) = sqrt(|x - mu|^2 - (on L)^2)          what else was done to the cells
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from perturbgen.errors import SchemaError
 
 @dataclass(frozen=True)
 class Axis:
-    """``origin`` (features,), the mean healthy profile, and ``direction`` (features,), from there to the mean diseased."""
+    """``origin``, the mean healthy profile, and ``direction``, from there to the mean diseased, both (features,)."""
 
     origin: np.ndarray
     direction: np.ndarray
@@ -47,7 +47,9 @@ def on_off(away: np.ndarray, direction: np.ndarray) -> tuple[np.ndarray, np.ndar
     return on, np.sqrt(np.maximum((away**2).sum(axis=1) - on**2 * length, 0))
 
 
-def project_controls(healthy: np.ndarray, diseased: np.ndarray) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
+def project_controls(
+    healthy: np.ndarray, diseased: np.ndarray
+) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
     """on and off of the controls themselves, each on the axis of all controls *but itself*: (healthy, diseased).
 
     With itself in the mean a diseased control lies at 1 by construction, while a well that merely resembles it lies

@@ -10,12 +10,17 @@ from perturbgen.errors import SchemaError
 
 
 def outlier_scores(
-    values: np.ndarray, *, method: Literal["knn", "mahalanobis", "lof"] = "knn", neighbours: int = 7, ridge: float = 1e-3
+    values: np.ndarray,
+    *,
+    method: Literal["knn", "mahalanobis", "lof"] = "knn",
+    neighbours: int = 7,
+    ridge: float = 1e-3,
 ) -> np.ndarray:
     """How far each row (rows, features) lies from the others, (rows,); higher is further, units differ by method.
 
-    ``knn``: mean distance to the nearest ``neighbours`` rows. ``mahalanobis``: distance from the mean under the covariance
-    plus ``ridge`` of its mean variance. ``lof``: local outlier factor, 1 for a row as dense as its neighbourhood.
+    ``knn``: mean distance to the nearest ``neighbours`` rows. ``mahalanobis``: distance from the mean under the
+    covariance plus ``ridge`` of its mean variance. ``lof``: local outlier factor, 1 for a row as dense as its
+    neighbourhood.
     """
     values = np.asarray(values, np.float64)
     if method == "mahalanobis":

@@ -21,16 +21,18 @@ def control_relative(
 ) -> Profiles:  # fmt: skip
     """For each row, how much it resembles each control of its plate: (rows, controls).
 
-    ``panel`` marks the control rows, ``control`` is the column that names them, and ``origin`` the one all are seen from
-    (EMPTY): r_k = cos(x - m_0, m_k - m_0), or -|x - m_k|. Nothing that adds to a whole plate changes it; with cosine
-    nothing that scales it either. A control that a plate lacks is taken from its parent (the labels ``by`` but the
-    last); a control's own row never counts in its own centroid.
+    ``panel`` marks the control rows, ``control`` is the column that names them, and ``origin`` the one all are seen
+    from (EMPTY): r_k = cos(x - m_0, m_k - m_0), or -|x - m_k|. Nothing that adds to a whole plate changes it; with
+    cosine nothing that scales it either. A control that a plate lacks is taken from its parent (the labels ``by`` but
+    the last); a control's own row never counts in its own centroid.
     """
     names = sorted(profiles.meta.loc[panel, control].astype(str).unique())
     if origin not in names:
         raise SchemaError(f"no control {origin!r} in the panel", expected="the untreated control", fix=shorten(names))
     values = np.asarray(profiles.values, np.float64)
-    code = np.where(panel, np.array([names.index(n) if n in names else 0 for n in profiles.meta[control].astype(str)]), -1)
+    code = np.where(
+        panel, np.array([names.index(n) if n in names else 0 for n in profiles.meta[control].astype(str)]), -1
+    )
     columns = [one_control(profiles, values, code == number, by, name) for number, name in enumerate(names)]
     centre = columns[names.index(origin)]
     if similarity == "distance":
