@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from perturbgen.console import say, show_table
 from perturbgen.errors import InputError, SchemaError, suggest
 from perturbgen.files import check_output
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 images_app = typer.Typer(help="Microscope images: check, correct, find hits, map.", no_args_is_help=True)
 
@@ -27,15 +30,12 @@ Nan = Annotated[str, typer.Option(help="What to do with NaN: error, drop-feature
 
 def register(app: typer.Typer) -> None:
     """Add the verbs."""
-    for name, verb in (
-        ("check", check),
-        ("ingest", ingest),
-        ("correct", correct),
-        ("hits", hits),
-        ("map", draw),
-        ("fixture", fixture),
-    ):
-        images_app.command(name)(verb)
+    images_app.command("check")(check)
+    images_app.command("ingest")(ingest)
+    images_app.command("correct")(correct)
+    images_app.command("hits")(hits)
+    images_app.command("map")(draw)
+    images_app.command("fixture")(fixture)
     app.add_typer(images_app, name="images")
 
 
@@ -65,8 +65,7 @@ def check(
     limit: Annotated[int, typer.Option(min=1, help="Decode at most so many fields.")] = 200,
     as_json: Json = False,
 ) -> None:
-    """Check tables, joins, plates and image files; exit code 2 if something is wrong. Images are keyed by plate, well
-    and site.
+    """Check tables, joins, plates and image files (by plate, well and site); exit code 2 if something is wrong.
 
     Example: [bold]perturbgen images check rxrx1/ --picture six_channels.png[/bold]
     """
@@ -233,12 +232,17 @@ def hits(
         table.to_csv(part, index=False)
     best = table.groupby(split(within), sort=False).head(top)
     if not as_json:
-        show_table(scores.gate.to_dict("records"), title="assay: are the controls told apart?")
+        show_table(records(scores.gate), title="assay: are the controls told apart?")
     show_table(
-        best.to_dict("records"),
+        records(best),
         title=f"{len(table)} treatments, {int((table['q'] < 0.05).sum())} with q < 0.05: {out}",
         as_json=as_json,
     )
+
+
+def records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """Rows as dictionaries."""
+    return [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]
 
 
 def draw(
@@ -267,7 +271,7 @@ def draw(
         colours = colour or [name for name in ("moa", "cell_type", "plate") if name in raw.meta][:2]
         require_columns(raw.meta.columns, colours, str(source))
         profiles = tidy(raw, nan=nan_choice(nan))
-        drawn = draw_map(profiles, method=method, seed=seed)
+        drawn = draw_map(profiles, method="umap" if method == "umap" else "pca", seed=seed)
         map_page(profiles, drawn, colours, title=f"Map of {source.name}").write(out)
     row = {
         "rows": len(profiles),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numba import njit
 
@@ -51,7 +53,8 @@ def parse_number(text: np.ndarray, position: int) -> tuple[float, int]:
     if position < size and (text[position] == MINUS or text[position] == PLUS):
         sign = -1.0 if text[position] == MINUS else 1.0
         position += 1
-    mantissa, digits, exponent, seen, after = np.uint64(0), 0, 0, 0, False
+    mantissa: Any = np.uint64(0)
+    digits, exponent, seen, after = 0, 0, 0, False
     while position < size:
         code = text[position]
         if 48 <= code <= 57:

@@ -75,6 +75,7 @@ class Profiles:
 
     def write(self, folder: str | Path) -> Path:
         """Save as ``values.npy`` (float32), ``meta.parquet`` and ``features.json``."""
+        require_replaceable(folder)
         with atomic_path(folder) as part:
             part.mkdir()
             mapped = np.lib.format.open_memmap(
@@ -99,6 +100,14 @@ def read_profiles(folder: str | Path) -> Profiles:
         raise InputError(f"{folder / 'values.npy'} is truncated: {error}", cause="a copy that broke off") from None
     features = json.loads(require_file(folder / "features.json", "list of features").read_text())
     return Profiles(values, meta, pd.Index(features), str(folder))
+
+
+def require_replaceable(folder: str | Path) -> None:
+    """Nothing is at the path but what is ours: a folder of other things is never taken away."""
+    folder = Path(folder)
+    if folder.exists() and not (folder / "values.npy").exists():
+        raise InputError(f"{folder} exists and is no profile folder", expected="a new folder, or one of profiles",
+                         fix="choose another --out")  # fmt: skip
 
 
 def blocks(rows: int, size: int = BLOCK) -> Iterator[slice]:

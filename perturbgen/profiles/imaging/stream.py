@@ -18,7 +18,7 @@ from perturbgen.console import progress
 from perturbgen.data.tables import BROKEN, csv_errors, parquet_errors, read_header, require_unique
 from perturbgen.errors import InputError, SchemaError, shorten
 from perturbgen.files import atomic_path, require_file
-from perturbgen.profiles.imaging.profiles import Orphans, Profiles, read_profiles
+from perturbgen.profiles.imaging.profiles import Orphans, Profiles, read_profiles, require_replaceable
 
 log = logging.getLogger(__name__)
 
@@ -144,6 +144,7 @@ def stream_profiles(
 
     Memory is that of a batch, the labels and the ids; the values go to disk as they are read.
     """
+    require_replaceable(out)
     require_unique(meta[key], key, f"{where} (metadata)")
     index, positions, stray, total = pd.Index(meta[key]), [], [], 0
     with atomic_path(out) as part, progress("embeddings", len(meta)) as tick:

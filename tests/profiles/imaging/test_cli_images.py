@@ -116,6 +116,8 @@ def test_hits_ranks_the_planted_drug_first(fixtures: dict[str, Path], tmp_path: 
         (["images", "map", "SOURCE", "--method", "tsne", "--out", "OUT.html"], "umap or pca"),
         (["images", "fixture", "rxrx2", "OUT"], "no fixture 'rxrx2'"),
         (["images", "check", "OUT"], "OUT"),
+        (["images", "map", "SOURCE", "--nan", "drop", "--out", "OUT.html"], "error, drop-features, drop-rows"),
+        (["images", "ingest", "SOURCE", "--out", "SOURCE"], "no profile folder"),
     ],
 )
 def test_mistakes_end_with_an_explanation(

@@ -125,9 +125,8 @@ def hit_table(
         null = Null(pool, draws=draws, rng=rng)
         lines = [summary(str(name), rows, wells[here & (wells[treatment] == name)], null, dose)
                  for name, rows in part.groupby(treatment, observed=True)]  # fmt: skip
-        tables.append(
-            with_q(pd.DataFrame(lines)).assign(**{name: label for name, label in zip(within, key, strict=True)})
-        )
+        table = with_q(pd.DataFrame(lines))
+        tables.append(table.join(pd.DataFrame([key] * len(table), columns=list(within))))
     ranked = pd.concat(tables, ignore_index=True)
     return ranked[[*within, *ranked.columns.drop(list(within))]]
 
