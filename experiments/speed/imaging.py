@@ -4,7 +4,7 @@
 
 Part 1 streams an embeddings.csv of 1,024 features into a float32 memory map and reads the same file with
 pandas.read_csv and to_numpy, each in a fresh process. Part 2 fits nested centring, whitening (TVN) and CORAL on the
-controls of a simulated memory map and writes it corrected, at two sizes, and extends the line to 300,000 rows.
+controls of a simulated memory map and writes it corrected, at two sizes, and extends that to 300,000 rows.
 Memory is anonymous memory: pages of the mapped files, which the system may drop at any time, are not counted.
 """
 
@@ -49,9 +49,12 @@ def compare_readers(folder: Path, rows: int) -> None:
     size = (folder / "embeddings.csv").stat().st_size / MEGABYTE
     shape = f"{rows:,} x {FEATURES:,}"
     print(f"embeddings.csv: {shape}, {size:,.0f} MB of text, {rows * FEATURES * 4 / MEGABYTE:,.0f} MB of float32")
-    ours, theirs = run_child("stream", folder), run_child("pandas", folder)
+    turns = [(run_child("stream", folder), run_child("pandas", folder)) for _ in range(3)]  # the best of three each
+    ours, theirs = (min(side, key=lambda found: found["seconds"]) for side in zip(*turns, strict=True))
     for name, found in (("memory map", ours), ("pandas.read_csv + to_numpy", theirs)):
-        print(f"  {name:<28} {found['seconds']:6.1f} s   {found['megabytes']:7,.0f} MB")
+        print(
+            f"  {name:<28} {found['seconds']:6.2f} s   {found['cpu']:6.2f} s of processor   {found['megabytes']:7,.0f} MB"
+        )
     ratio = theirs["seconds"] / ours["seconds"]
     print(f"  ratio {ratio:.1f} (wanted: 3), memory {ours['megabytes']:,.0f} MB (wanted: under 500)")
 
@@ -79,7 +82,7 @@ def place(number: int) -> str:
 
 
 def extend_correction(folder: Path, rows: int) -> None:
-    """Half the rows, all rows, and the line through them."""
+    """Half the rows, all rows, and what 300,000 would take."""
     found = {}
     for size in (rows // 2, rows):
         target = folder / f"map{size}"
@@ -91,9 +94,12 @@ def extend_correction(folder: Path, rows: int) -> None:
             f"transform {found[size]['transform']:.1f} s, {found[size]['megabytes']:,.0f} MB"
         )
     small, large = found[rows // 2], found[rows]
-    for key, unit in (("fit", "s"), ("transform", "s"), ("megabytes", "MB")):
-        slope = (large[key] - small[key]) / (rows - rows // 2)
-        print(f"  extended to {FULL:,} rows: {key} {max(large[key], large[key] + slope * (FULL - rows)):,.0f} {unit}")
+    slope = (large["megabytes"] - small["megabytes"]) / (rows - rows // 2)
+    print(
+        f"  extended to {FULL:,} rows: fit under {large['fit'] * FULL / rows:,.0f} s and transform "
+        f"{large['transform'] * FULL / rows:,.0f} s (in proportion), "
+        f"{large['megabytes'] + slope * (FULL - rows):,.0f} MB (on the line)"
+    )
     print("  wanted: under 3,000 MB")
 
 
@@ -125,10 +131,13 @@ def child(what: str, folder: Path) -> None:
     """Do one thing and print seconds and the peak of memory."""
     from perturbgen.profiles.imaging import csv_kernel, rxrx19  # noqa: F401  (loading libraries is not timed, pandas' neither)
 
+    csv_kernel.parse_rows(
+        np.frombuffer(b"x,1\n", np.uint8), 2, 0, np.empty((1, 1), np.float32), np.empty((1, 2), np.int64)
+    )
     with Peak() as peak:
-        start = time.perf_counter()
+        start, processor = time.perf_counter(), time.process_time()
         found = {"stream": stream, "pandas": read_pandas, "correct": correct}[what](folder)
-        found |= {"seconds": time.perf_counter() - start}
+        found |= {"seconds": time.perf_counter() - start, "cpu": time.process_time() - processor}
     print(json.dumps(found | {"megabytes": peak.megabytes}))
 
 
