@@ -52,10 +52,8 @@ def compare_readers(folder: Path, rows: int) -> None:
     turns = [(run_child("stream", folder), run_child("pandas", folder)) for _ in range(3)]  # the best of three each
     ours, theirs = (min(side, key=lambda found: found["seconds"]) for side in zip(*turns, strict=True))
     for name, found in (("memory map", ours), ("pandas.read_csv + to_numpy", theirs)):
-        print(
-            used = f"{found['cpu']:6.2f} s of processor   {found['megabytes']:7,.0f} MB"
-            print(f"  {name:<28} {found['seconds']:6.2f} s   {used}")
-        )
+        used = f"{found['cpu']:6.2f} s of processor   {found['megabytes']:7,.0f} MB"
+        print(f"  {name:<28} {found['seconds']:6.2f} s   {used}")
     ratio = theirs["seconds"] / ours["seconds"]
     print(f"  ratio {ratio:.1f} (wanted: 3), memory {ours['megabytes']:,.0f} MB (wanted: under 500)")
 
