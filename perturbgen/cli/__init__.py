@@ -15,6 +15,7 @@ from perturbgen.cli import (  # noqa: F401  (show adds itself to the data verbs)
     data,
     de,
     doctor,
+    images,
     l1000,
     retrieve,
     samplers,
@@ -50,6 +51,7 @@ baselines.register(app)
 samplers.register(app)
 submit.register(app)
 l1000.register(app)
+images.register(app)
 
 
 def show_version(wanted: bool) -> None:

@@ -1,0 +1,193 @@
+"""How fast and how large are reading embeddings and correcting them?
+
+    python experiments/speed/imaging.py [--rows 12000] [--corrected 30000]
+
+Part 1 streams an embeddings.csv of 1,024 features into a float32 memory map and reads the same file with
+pandas.read_csv and to_numpy, each in a fresh process. Part 2 fits nested centring, whitening (TVN) and CORAL on the
+controls of a simulated memory map and writes it corrected, at two sizes, and extends that to 300,000 rows.
+Memory is anonymous memory: pages of the mapped files, which the system may drop at any time, are not counted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+FEATURES = 1024
+FULL = 300_000
+EXPERIMENTS = 50
+MEGABYTE = 1e6
+
+
+def main() -> None:
+    """Both parts, each side in a process of its own."""
+    if sys.argv[1:2] == ["--child"]:
+        child(sys.argv[2], Path(sys.argv[3]))
+        return
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=12_000)
+    parser.add_argument("--corrected", type=int, default=30_000)
+    parser.add_argument("--folder", help="where the temporary files go")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(dir=options.folder) as folder:
+        compare_readers(Path(folder) / "csv", options.rows)
+        extend_correction(Path(folder), options.corrected)
+
+
+def compare_readers(folder: Path, rows: int) -> None:
+    """Write a csv, read it both ways."""
+    write_csv(folder, rows)
+    size = (folder / "embeddings.csv").stat().st_size / MEGABYTE
+    shape = f"{rows:,} x {FEATURES:,}"
+    print(f"embeddings.csv: {shape}, {size:,.0f} MB of text, {rows * FEATURES * 4 / MEGABYTE:,.0f} MB of float32")
+    turns = [(run_child("stream", folder), run_child("pandas", folder)) for _ in range(3)]  # the best of three each
+    ours, theirs = (min(side, key=lambda found: found["seconds"]) for side in zip(*turns, strict=True))
+    for name, found in (("memory map", ours), ("pandas.read_csv + to_numpy", theirs)):
+        used = f"{found['cpu']:6.2f} s of processor   {found['megabytes']:7,.0f} MB"
+        print(f"  {name:<28} {found['seconds']:6.2f} s   {used}")
+    ratio = theirs["seconds"] / ours["seconds"]
+    print(f"  ratio {ratio:.1f} (wanted: 3), memory {ours['megabytes']:,.0f} MB (wanted: under 500)")
+
+
+def write_csv(folder: Path, rows: int) -> None:
+    """RxRx19a's two files; the numbers repeat after 500 rows, the ids never."""
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    tails = [",".join(f"{value:.8g}" for value in row) for row in rng.normal(size=(500, FEATURES)).astype(np.float32)]
+    ids = [f"HRCE-1_{i // 6144 + 1}_{place(i // 4 % 1536)}_{i % 4 + 1}" for i in range(rows)]
+    with open(folder / "embeddings.csv", "w") as file:
+        file.write("site_id," + ",".join(f"feature_{i}" for i in range(FEATURES)) + "\n")
+        file.writelines(f"{name},{tails[i % 500]}\n" for i, name in enumerate(ids))
+    parts = pd.Series(ids).str.rsplit("_", n=3, expand=True)
+    labels = {"site_id": ids, "well_id": [name[:-2] for name in ids], "cell_type": "HRCE", "experiment": parts[0],
+              "plate": parts[1], "well": parts[2], "site": parts[3], "disease_condition": "Mock", "treatment": None,
+              "treatment_conc": None, "SMILES": None}  # fmt: skip
+    pd.DataFrame(labels).to_csv(folder / "metadata.csv", index=False)
+
+
+def place(number: int) -> str:
+    """A well of a 1536-well plate."""
+    row = number // 48
+    return f"{chr(65 + row) if row < 26 else 'A' + chr(39 + row)}{number % 48 + 1:02d}"
+
+
+def extend_correction(folder: Path, rows: int) -> None:
+    """Half the rows, all rows, and what 300,000 would take."""
+    found = {}
+    for size in (rows // 2, rows):
+        target = folder / f"map{size}"
+        write_map(target, size)
+        found[size] = run_child("correct", target)
+        print(
+            f"centre + TVN + CORAL of {size:,} x {FEATURES:,}, {EXPERIMENTS} experiments: "
+            f"fit {found[size]['fit']:.1f} s, "
+            f"transform {found[size]['transform']:.1f} s, {found[size]['megabytes']:,.0f} MB"
+        )
+    small, large = found[rows // 2], found[rows]
+    slope = (large["megabytes"] - small["megabytes"]) / (rows - rows // 2)
+    print(
+        f"  extended to {FULL:,} rows: fit under {large['fit'] * FULL / rows:,.0f} s and transform "
+        f"{large['transform'] * FULL / rows:,.0f} s (in proportion), "
+        f"{large['megabytes'] + slope * (FULL - rows):,.0f} MB (on the line)"
+    )
+    print("  wanted: under 3,000 MB")
+
+
+def write_map(folder: Path, rows: int) -> None:
+    """A profile folder: 50 experiments of four plates, a tenth of the wells controls."""
+    rng = np.random.default_rng(0)
+    folder.mkdir()
+    mapped = np.lib.format.open_memmap(folder / "values.npy", mode="w+", dtype=np.float32, shape=(rows, FEATURES))
+    for start in range(0, rows, 4096):
+        mapped[start : start + 4096] = rng.standard_normal((min(4096, rows - start), FEATURES), dtype=np.float32)
+    number = np.arange(rows)
+    meta = {
+        "experiment": number * EXPERIMENTS // rows,
+        "plate": number % 4 + 1,
+        "site": number // 4 % 2 + 1,
+        "control": rng.random(rows) < 0.1,
+    }
+    pd.DataFrame(meta).to_parquet(folder / "meta.parquet")
+    (folder / "features.json").write_text(json.dumps([f"feature_{i}" for i in range(FEATURES)]))
+
+
+def run_child(what: str, folder: Path) -> dict[str, float]:
+    """What a fresh process measures."""
+    command = [sys.executable, __file__, "--child", what, str(folder)]
+    return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+
+def child(what: str, folder: Path) -> None:
+    """Do one thing and print seconds and the peak of memory."""
+    from perturbgen.profiles.imaging import csv_kernel, rxrx19  # noqa: F401  (loading libraries is not timed, pandas' neither)
+
+    csv_kernel.parse_rows(
+        np.frombuffer(b"x,1\n", np.uint8), 2, 0, np.empty((1, 1), np.float32), np.empty((1, 2), np.int64)
+    )
+    with Peak() as peak:
+        start, processor = time.perf_counter(), time.process_time()
+        found = {"stream": stream, "pandas": read_pandas, "correct": correct}[what](folder)
+        found |= {"seconds": time.perf_counter() - start, "cpu": time.process_time() - processor}
+    print(json.dumps(found | {"megabytes": peak.megabytes}))
+
+
+def stream(folder: Path) -> dict[str, float]:
+    """Our way: joined to the labels and written to disk, too."""
+    from perturbgen.profiles.imaging import rxrx19
+
+    profiles, _ = rxrx19.read_profiles(folder, folder / "profiles")
+    return {"rows": len(profiles)}
+
+
+def read_pandas(folder: Path) -> dict[str, float]:
+    """The usual way."""
+    return {"rows": len(pd.read_csv(folder / "embeddings.csv", index_col="site_id").to_numpy(np.float32))}
+
+
+def correct(folder: Path) -> dict[str, float]:
+    """Fit the pipeline on controls, write everything corrected."""
+    from perturbgen.profiles.imaging.correct import ControlScaler, Coral, NestedCentre, Pipeline, Sphering
+    from perturbgen.profiles.imaging.profiles import read_profiles
+
+    profiles = read_profiles(folder)
+    keys = ["experiment", "plate", "site"]
+    pipeline = Pipeline(NestedCentre(keys), ControlScaler(), Sphering(), Coral(["experiment"]))
+    start = time.perf_counter()
+    pipeline.fit(profiles.values, profiles.meta, control=profiles.meta["control"])
+    fitted = time.perf_counter()
+    out = np.lib.format.open_memmap(folder / "corrected.npy", mode="w+", dtype=np.float32, shape=profiles.values.shape)
+    pipeline.transform(profiles.values, profiles.meta, out=out)
+    return {"fit": fitted - start, "transform": time.perf_counter() - fitted}
+
+
+class Peak:
+    """The largest anonymous memory of this process while the block runs, looked at every 10 ms."""
+
+    def __enter__(self) -> Peak:
+        self.megabytes, self._stop = 0.0, threading.Event()
+        self._thread = threading.Thread(target=self._watch)
+        self._thread.start()
+        return self
+
+    def _watch(self) -> None:
+        while not self._stop.wait(0.01):
+            status = Path("/proc/self/status").read_text()
+            kilobytes = int(status.split("RssAnon:")[1].split()[0])
+            self.megabytes = max(self.megabytes, kilobytes * 1024 / MEGABYTE)
+
+    def __exit__(self, *error: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,282 @@
+"""``perturbgen images ...``: check, ingest, correct, score and map profiles of microscope images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from perturbgen.console import say, show_table
+from perturbgen.errors import InputError, SchemaError, suggest
+from perturbgen.files import check_output
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+images_app = typer.Typer(help="Microscope images: check, correct, find hits, map.", no_args_is_help=True)
+
+Source = Annotated[
+    Path,
+    typer.Argument(
+        metavar="SOURCE",
+        help="A folder of BBBC021, RxRx1, RxRx19a/b or RxRx3, a csv/parquet with Metadata_ columns, or ours.",
+    ),
+]
+Seed = Annotated[int, typer.Option(min=0, help="For what is drawn at random.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
+Nan = Annotated[str, typer.Option(help="What to do with NaN: error, drop-features or drop-rows.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verbs."""
+    images_app.command("check")(check)
+    images_app.command("ingest")(ingest)
+    images_app.command("correct")(correct)
+    images_app.command("hits")(hits)
+    images_app.command("map")(draw)
+    images_app.command("fixture")(fixture)
+    app.add_typer(images_app, name="images")
+
+
+def fixture(
+    kind: Annotated[str, typer.Argument(help="bbbc021, cellpainting, rxrx1, rxrx19a, rxrx19b or rxrx3.")],
+    out: Annotated[Path, typer.Argument(help="The folder to write.")],
+    seed: Seed = 0,
+) -> None:
+    """Write a tiny data set in the exact format of a real one, with a planted truth, to try the other verbs on.
+
+    Example: [bold]perturbgen images fixture rxrx19a covid/[/bold]
+    """
+    from perturbgen.profiles.imaging.fixtures import WRITERS
+
+    if kind not in WRITERS:
+        raise InputError(f"no fixture {kind!r}", expected=", ".join(WRITERS), fix=suggest(kind, WRITERS))
+    if out.exists():
+        raise InputError(f"{out} exists already", expected="a new folder", fix="choose another name")
+    say(f"wrote {WRITERS[kind](out, seed=seed)}")
+
+
+def check(
+    source: Source,
+    picture: Annotated[
+        Path | None, typer.Option(help="PNG: the first whole field, its channels and all as RGB.")
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, help="Decode at most so many fields.")] = 200,
+    as_json: Json = False,
+) -> None:
+    """Check tables, joins, plates and image files (by plate, well and site); exit code 2 if something is wrong.
+
+    Example: [bold]perturbgen images check rxrx1/ --picture six_channels.png[/bold]
+    """
+    from perturbgen.profiles.imaging.check import check_source
+
+    if picture:
+        check_output(picture, ".png", option="--picture")
+    rows = check_source(source, limit=limit)
+    show_table(rows, title=f"{source}", as_json=as_json)
+    if picture:
+        say(f"wrote {write_first_field(source, picture)}")
+    if not all(row["ok"] for row in rows):
+        raise typer.Exit(SchemaError.exit_code)
+
+
+def write_first_field(source: Path, picture: Path) -> Path:
+    """The picture of the first field that has all its channels."""
+    from perturbgen.profiles.imaging.images import fields, find_images, read_field
+    from perturbgen.profiles.imaging.pictures import contact_sheet, write_picture
+
+    images = find_images(source)
+    channels = sorted(images["channel"].unique().tolist())
+    whole = [files for files in fields(images).values() if len(files) == len(channels)]
+    if not whole:
+        raise SchemaError(f"no field in {source} has all of channels {channels}", expected="one to draw")
+    return write_picture(contact_sheet(read_field(whole[0], channels)), picture)
+
+
+def ingest(
+    source: Source,
+    out: Annotated[
+        Path, typer.Option(help="The profile folder to write: values.npy (float32), meta.parquet, features.json.")
+    ],
+    as_json: Json = False,
+) -> None:
+    """Read embeddings once into a memory map joined to their labels; rows without a partner are left out and reported.
+
+    Example: [bold]perturbgen images ingest RxRx19a/ --out covid.profiles[/bold]
+    """
+    from perturbgen.profiles.imaging.sources import STREAMED, kind_of, opened
+
+    kind = kind_of(source)
+    if kind in STREAMED:
+        profiles = STREAMED[kind](source, out)[0]
+    else:
+        with opened(source) as profiles:
+            profiles.write(out)
+    show_table([{"wrote": str(out), "rows": len(profiles), "features": len(profiles.features)}], as_json=as_json)
+
+
+def correct(
+    source: Source,
+    out: Annotated[Path, typer.Option(help="The profile folder to write.")],
+    control: Annotated[
+        str, typer.Option(help="Who the controls are: compound=DMSO, or well_type=negative_control|positive_control.")
+    ],
+    centre: Annotated[
+        str, typer.Option(help="Labels whose groups are centred, one inside the other: experiment,plate,site.")
+    ] = "",
+    strength: Annotated[float, typer.Option(min=0, help="Shrink a group's centre to its parent's, in controls.")] = 0.0,
+    scale: Annotated[
+        str, typer.Option(help="Unit of a feature, over all controls: sd, mad, percentile or none.")
+    ] = "sd",
+    compress: Annotated[bool, typer.Option("--compress", help="asinh of the standardised values.")] = False,
+    whiten: Annotated[
+        float | None, typer.Option(min=0, help="Ridge of the whitening (TVN); 1 is the usual one.")
+    ] = None,
+    align: Annotated[str, typer.Option(help="Labels of the batches that CORAL aligns: experiment.")] = "",
+    nan: Nan = "error",
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Take batch effects out of profiles: scale, compress, centre, whiten and align, each fitted on controls.
+
+    Prints how well a batch can be told from held-out controls before and after.
+
+    Example: [bold]perturbgen images correct bbbc021/ --control compound=DMSO --centre plate --strength 6 --compress
+    --whiten 0.3 --out corrected[/bold]
+    """
+    import numpy as np
+
+    from perturbgen.profiles.imaging.correct.build import correction, told_apart, write_corrected
+    from perturbgen.profiles.imaging.profiles import chosen, tidy
+    from perturbgen.profiles.imaging.sources import opened
+
+    keys, batches = split(centre), split(align)
+    step = correction(centre=keys, strength=strength, scale=scale, compress=compress, whiten=whiten, align=batches)
+    batch, rng, rows = batches or keys[:2], np.random.default_rng(seed), []
+    with opened(source) as raw:
+        profiles = tidy(raw, nan=nan_choice(nan))
+        mask = chosen(profiles.meta, control, str(source))
+        if batch:
+            rows = told_apart(step, profiles, control=mask, batch=batch, inner=keys or batch, rng=rng)
+        write_corrected(step.fit(profiles.values, profiles.meta, control=mask), profiles, out)
+    if rows:
+        show_table(rows, title="batches told from held-out controls", as_json=as_json)
+    if not as_json:
+        say(f"wrote {out}")
+
+
+def nan_choice(text: str) -> Any:
+    """What --nan may be."""
+    choices = ("error", "drop-features", "drop-rows")
+    if text not in choices:
+        raise InputError(f"--nan {text!r}", expected=", ".join(choices), fix=suggest(text, choices))
+    return text
+
+
+def split(labels: str) -> list[str]:
+    """``a,b`` as a list."""
+    return [name.strip() for name in labels.split(",") if name.strip()]
+
+
+def hits(
+    source: Source,
+    out: Annotated[Path, typer.Option(help="The ranked treatments, CSV.")],
+    healthy: Annotated[
+        str, typer.Option(help="Healthy controls.")
+    ] = "disease_condition=Mock|UV Inactivated SARS-CoV-2",
+    diseased: Annotated[
+        str, typer.Option(help="Untreated diseased controls.")
+    ] = "disease_condition=Active SARS-CoV-2&treatment=",
+    treatment: Annotated[str, typer.Option(help="Column of treatments.")] = "treatment",
+    dose: Annotated[str, typer.Option(help="Column of doses.")] = "treatment_conc",
+    centre: Annotated[
+        str, typer.Option(help="Centre on the healthy wells of these groups; '' for profiles already corrected.")
+    ] = "experiment,plate,site",
+    by: Annotated[str, typer.Option(help="Groups with an axis and a gate of their own.")] = "experiment",
+    within: Annotated[
+        str, typer.Option(help="Strata in which treatments are pooled, ranked and adjusted.")
+    ] = "cell_type",
+    gate: Annotated[float, typer.Option(help="Least Z' of a group's controls.")] = 0.0,
+    draws: Annotated[int, typer.Option(min=100, help="Redrawn controls for the p-values.")] = 20_000,
+    top: Annotated[int, typer.Option(min=1, help="Lines to print of each stratum.")] = 8,
+    nan: Nan = "error",
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Rank drugs by how far they bring diseased wells back to health: in the full space, with intervals, p and q.
+
+    Sites are averaged to wells. Only healthy wells centre a plate: the diseased controls are compared with the drugs,
+    so they must be treated as the drugs are.
+
+    Example: [bold]perturbgen images hits covid/ --out hits.csv[/bold]
+    """
+    check_output(out, ".csv")
+    import numpy as np
+
+    from perturbgen.files import atomic_path
+    from perturbgen.profiles.imaging.correct.build import well_labels
+    from perturbgen.profiles.imaging.profiles import chosen, tidy
+    from perturbgen.profiles.imaging.score.hits import hit_table, score_wells
+    from perturbgen.profiles.imaging.score.prepare import centred_wells
+    from perturbgen.profiles.imaging.sources import opened
+
+    with opened(source) as raw:
+        wells = centred_wells(tidy(raw, nan=nan_choice(nan)), healthy, split(centre), well_labels(raw.meta))
+    is_healthy, is_diseased = chosen(wells.meta, healthy), chosen(wells.meta, diseased)
+    scores = score_wells(wells, healthy=is_healthy, diseased=is_diseased, by=split(by), gate=gate)
+    table = hit_table(
+        scores.wells, treatment=treatment, dose=dose, within=split(within), draws=draws, rng=np.random.default_rng(seed)
+    )
+    with atomic_path(out) as part:
+        table.to_csv(part, index=False)
+    best = table.groupby(split(within), sort=False).head(top)
+    if not as_json:
+        show_table(records(scores.gate), title="assay: are the controls told apart?")
+    show_table(
+        records(best),
+        title=f"{len(table)} treatments, {int((table['q'] < 0.05).sum())} with q < 0.05: {out}",
+        as_json=as_json,
+    )
+
+
+def records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """Rows as dictionaries."""
+    return [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]
+
+
+def draw(
+    source: Source,
+    out: Annotated[Path, typer.Option(help="The HTML page to write.")],
+    colour: Annotated[list[str] | None, typer.Option(help="A column; may be given more than once.")] = None,
+    method: Annotated[str, typer.Option(help="umap or pca.")] = "umap",
+    nan: Nan = "error",
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Draw profiles in two dimensions (50 components, then UMAP), coloured by any columns, and say what the map
+    preserves.
+
+    Example: [bold]perturbgen images map corrected --colour moa --colour week --out map.html[/bold]
+    """
+    check_output(out, ".html")
+    if method not in ("umap", "pca"):
+        raise InputError(f"--method {method!r}", expected="umap or pca")
+    from perturbgen.data.tables import require_columns
+    from perturbgen.profiles.imaging.maps import draw_map, map_page
+    from perturbgen.profiles.imaging.profiles import tidy
+    from perturbgen.profiles.imaging.sources import opened
+
+    with opened(source) as raw:
+        colours = colour or [name for name in ("moa", "cell_type", "plate") if name in raw.meta][:2]
+        require_columns(raw.meta.columns, colours, str(source))
+        profiles = tidy(raw, nan=nan_choice(nan))
+        drawn = draw_map(profiles, method="umap" if method == "umap" else "pca", seed=seed)
+        map_page(profiles, drawn, colours, title=f"Map of {source.name}").write(out)
+    row = {
+        "rows": len(profiles),
+        "kept by components": drawn.kept_by_components,
+        "kept by map": drawn.kept_by_map,
+        "page": str(out),
+    }
+    show_table([row], title="ten nearest neighbours kept", as_json=as_json)
