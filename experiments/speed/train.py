@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -45,6 +46,7 @@ def main(
         options = {"threads": threads, "accelerator": accelerator}
         rows = against_scvi(data, where, peer, **options) + against_seed(data, where, **options)
         show_table(rows, title=f"{cells:,} cells x 18,211 genes, {threads} threads, {accelerator}", as_json=as_json)
+        show_table(against_pyro(data, threads), title="closed form against Pyro's ELBO, 2 x 256", as_json=as_json)
         if scaling:
             show_table(growth(where, seed, **options), title="cells/s and memory as cells grow", as_json=as_json)
 
@@ -165,6 +167,41 @@ def seeds_formulation(data: Path, *, threads: int, accelerator: str, steps: int 
             torch.cuda.synchronize()
         times.append(time.perf_counter() - began)
     return 512 / float(np.median(times[2:]))
+
+
+def against_pyro(data: Path, threads: int) -> list[dict[str, Any]]:
+    """One batch of 128 forwards and backwards: the objective in closed form, and Pyro's ELBO of the same model."""
+    import anndata
+    import torch
+    from pyro.infer import TraceMeanField_ELBO
+
+    from perturbgen.data import CountStore
+    from perturbgen.models import NBVAE, Conditions, CountDecoder, Draws
+
+    torch.set_num_threads(threads)
+    store = CountStore.from_adata(anndata.read_h5ad(data)[:128])
+    batch = next(store.batches(128, dense=False))
+    model = NBVAE(10, (256, 256), Conditions([]), CountDecoder(10, (256, 256), store.n_genes))
+    generator = torch.Generator().manual_seed(0)
+    sides = {
+        "closed form": lambda: sum(term.sum() for term in model(batch, Draws(generator)).values()),
+        "Pyro": lambda: TraceMeanField_ELBO().differentiable_loss(model.pyro_model, model.pyro_guide, batch),
+    }
+    seconds = {name: median_seconds(lambda side=side: side().backward()) for name, side in sides.items()}
+    return [
+        {"side": name, "ms": 1e3 * value, "ratio": value / seconds["closed form"]} for name, value in seconds.items()
+    ]
+
+
+def median_seconds(work: Callable[[], Any], times: int = 7) -> float:
+    """The median of some runs, after one that does not count."""
+    work()
+    measured = []
+    for _ in range(times):
+        began = time.perf_counter()
+        work()
+        measured.append(time.perf_counter() - began)
+    return float(np.median(measured))
 
 
 def growth(where: Path, seed: int, **options: Any) -> list[dict[str, Any]]:

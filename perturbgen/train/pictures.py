@@ -20,6 +20,7 @@ REAL, GENERATED = PALETTE[0], PALETTE[1]
 def predictive_figure(real: np.ndarray, generated: np.ndarray) -> Figure:
     """Real against generated counts (cells, genes): variances, zeros, library sizes."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
     figure = Figure(figsize=(13, 4), layout="constrained")
     left, middle, right = figure.subplots(1, 3)
@@ -37,6 +38,9 @@ def predictive_figure(real: np.ndarray, generated: np.ndarray) -> Figure:
     bins = np.geomspace(max(1, min(x.min() for x in libraries)), max(x.max() for x in libraries) + 1, 40)
     right.hist(libraries, bins=bins, label=["real", "generated"], color=[REAL, GENERATED])
     right.set(xscale="log", xlabel="counts of a cell", ylabel="cells", title="Library size")
+    right.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    right.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    right.xaxis.set_minor_formatter(NullFormatter())
     right.legend(frameon=False)
     return figure
 
