@@ -2,29 +2,15 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
-import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
 
 from threadpoolctl import threadpool_limits
 
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
-KEPT = 32 << 20
+from perturbgen.memory import keep_freed_memory
 
-
-@lru_cache
-def keep_freed_memory() -> None:
-    """Let glibc keep freed arrays below 32 MB for the next block of genes.
-
-    By default it returns each to the system and has it zeroed again, which takes as long as the arithmetic.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt is not None:
-        mallopt(M_MMAP_THRESHOLD, KEPT)
-        mallopt(M_TRIM_THRESHOLD, 4 * KEPT)
+KEPT = 32 << 20  # bytes of the largest array of a block of genes
 
 
 def workers() -> int:
@@ -38,7 +24,7 @@ def spread(
     work: Callable[[range], None], total: int, *, step: int, done: Callable[[float], None] | None = None
 ) -> None:
     """Call ``work`` on every range of ``step`` items, in threads; the results do not depend on their number."""
-    keep_freed_memory()
+    keep_freed_memory(KEPT)
     ranges = [range(start, min(start + step, total)) for start in range(0, total, step)]
     with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(workers()) as pool:
         for piece, _ in zip(ranges, pool.map(work, ranges), strict=True):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from perturbgen.config import create_run, file_hash, load_settings, to_toml
 from perturbgen.errors import ConfigError, InputError
 from perturbgen.files import atomic_path, require_folder
+from perturbgen.memory import keep_freed_memory
 from perturbgen.train import checkpoint
 from perturbgen.train.settings import RunSettings
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+LARGEST = 1 << 30  # bytes of an array of a batch that is kept for the next one: up to 1.6 times the speed on a CPU
 MAY_CHANGE = ("training.epochs", "stopping.patience", "training.threads", "training.resident", "board")
 
 
@@ -68,6 +70,7 @@ def launch(settings: RunSettings, *, devices: int, num_nodes: int, accelerator: 
     from lightning_fabric import Fabric
 
     training, ranks = settings.training, devices * num_nodes
+    keep_freed_memory(LARGEST)
     if training.batch_size % ranks:
         raise ConfigError(
             f"training.batch_size {training.batch_size} cannot be shared by {ranks} devices", fix="a multiple of it"
