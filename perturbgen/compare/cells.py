@@ -73,10 +73,11 @@ class Cell:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a cell: ``state`` is done, cached or failed."""
+    """What became of a cell: ``state`` is done, cached or failed; time on the clock, and of all its processors."""
 
     state: str
     seconds: float = 0.0
+    processor: float = 0.0
     error: str = ""
     detail: str = ""
 
@@ -120,15 +121,15 @@ def run_cell(cell: Cell) -> Outcome:
     """Fit, predict, score, as far as that has not been done before; whatever goes wrong is told, never raised."""
     if cell.scores.exists() and cell.predictions.exists():
         return Outcome("cached")
-    start = time.perf_counter()
+    start, processor = time.perf_counter(), time.process_time()
     try:
         with one_thread():
             compute(cell)
     except Exception as error:  # noqa: BLE001  a method may fail in any way; its cell says so and the rest goes on
         detail = str(error) if isinstance(error, PerturbgenError) else traceback.format_exc()
         words = str(error).partition("\n")[0]
-        return Outcome("failed", time.perf_counter() - start, f"{type(error).__name__}: {words}", detail)
-    return Outcome("done", time.perf_counter() - start)
+        return Outcome("failed", error=f"{type(error).__name__}: {words}", detail=detail)
+    return Outcome("done", time.perf_counter() - start, time.process_time() - processor)
 
 
 def one_thread() -> Any:
@@ -221,6 +222,7 @@ def as_row(cell: Cell, outcome: Outcome) -> Mapping[str, Any]:
         "trained on": len(cell.fold.train),
         "state": outcome.state,
         "seconds": round(outcome.seconds, 2),
+        "processor": round(outcome.processor, 2),
         "error": outcome.error,
         "key": cell.key,
     }
