@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -66,8 +68,8 @@ def fold_records(found: Comparison) -> list[dict[str, Any]]:
     ]
 
 
-def write_report(found: Comparison, path: Path, title: str) -> Path:
-    """The page about the scorecard, with the failures in it."""
+def write_report(found: Comparison, path: Path, title: str, *, links: Mapping[str, str] | None = None) -> Path:
+    """The page about the scorecard, with the failures in it; ``links`` are other pages, by what they are about."""
     cells = list(found.outcomes)
     page = report_page(
         found.card,
@@ -80,6 +82,10 @@ def write_report(found: Comparison, path: Path, title: str) -> Path:
     if found.failures:
         page.section("Failed", "These methods are not ranked.")
         page.table(failure_records(found))
+    if links:
+        items = "".join(f'<li><a href="{escape(to)}">{escape(about)}</a></li>' for about, to in links.items())
+        page.section("See also")
+        page.block(f"<ul>{items}</ul>")
     return page.write(path)
 
 
