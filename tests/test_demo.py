@@ -4,6 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from perturbgen import submission
@@ -26,6 +27,9 @@ def test_the_demo_writes_what_it_says(tmp_path: Path) -> None:
         "env.json",
         "counts.h5ad",
         "report.html",
+        "summary.html",
+        "comparison/scorecard.md",
+        "comparison/scorecard.parquet",
         "de.html",
         "de.parquet",
         "submission.csv",
@@ -33,6 +37,14 @@ def test_the_demo_writes_what_it_says(tmp_path: Path) -> None:
     ):
         assert (run / name).stat().st_size > 0, name
     assert str(run / "report.html") in result.stdout
+    assert 'href="summary.html"' in (run / "report.html").read_text()
+    assert 'href="report.html"' in (run / "summary.html").read_text()
+    ranking = pd.read_parquet(run / "comparison" / "scorecard.parquet").query("metric == 'headline' and stratum == ''")
+    headline = ranking.set_index("method")["value"]
+    assert headline["replicate"] == pytest.approx(1), "the positive control is the top of the range"
+    assert headline["zeros"] == 0
+    assert {"additive", "bilinear_ridge", "xgboost"} <= set(headline.index)
+    assert "positive control" in result.stdout, "the scorecard is printed"
     folder = run / "competition"
     assert submission.check(run / "submission.csv", folder / "id_map.csv", folder / "sample_submission.csv") == []
 

@@ -1,4 +1,4 @@
-"""The main job on embedded data: simulate, ingest, validate, sum to pseudobulk, test, and draw what came out."""
+"""The main job on embedded data: simulate, ingest, validate, sum to pseudobulk, test, compare methods, report."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def main(
     runs: Annotated[Path, typer.Option(help="Where the run directory is made.")] = Path("runs"),
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved configuration and stop.")] = False,
 ) -> None:
-    """Simulate an experiment, read it back, check it, sum it up, test it and show it.
+    """Simulate an experiment, read it back, check it, sum it up, test it, and compare what predicts its withheld part.
 
     Example: python experiments/demo/run.py --set seed=3
     """
@@ -46,7 +46,8 @@ def main(
     preset_settings(settings.preset)  # a wrong name is said before a run directory is made
     run = create_run(runs, "demo", settings, seed=settings.seed)
     make(run, settings)
-    say(f"report       {run / 'report.html'}, and of differential expression {run / 'de.html'}")
+    say(f"report       {run / 'report.html'}; {run / 'summary.html'} shows the cells, {run / 'de.html'} the tests")
+    say(f"scorecard    {run / 'comparison' / 'scorecard.md'}")
     say(f"submission   {run / 'submission.csv'} (all zeros: the control that every method must beat)")
     say(f"TensorBoard  {run} (make board opens it)")
 
@@ -67,15 +68,33 @@ def make(run: Path, settings: Demo) -> None:
     bulk = pseudobulk(cells, by=["plate", "well", "cell_type"])
     write_h5ad(bulk, run / "pseudobulk.h5ad")
     log.info("drawing the report")
-    summary_page(cells, title=f"Simulated experiment, preset {settings.preset}, seed {settings.seed}").write(
-        run / "report.html"
-    )
+    summary = summary_page(cells, title=f"Simulated experiment, preset {settings.preset}, seed {settings.seed}")
+    summary.block('<p>See also the <a href="report.html">comparison of methods</a>.</p>').write(run / "summary.html")
     log.info("differential expression")
     table = flavour_table(bulk, flavour="kaggle")
     table.write_parquet(run / "de.parquet")
     de_page(table).write(run / "de.html")
     submit_zeros(folder, run / "submission.csv")
     log_projector(bulk, run)
+    compare_methods(folder, run)
+
+
+def compare_methods(folder: Path, run: Path) -> None:
+    """Methods on the withheld conditions, between zeros and the experiment repeated: the ranking, and a page."""
+    from perturbgen.cli.compare import raise_failures, show
+    from perturbgen.compare import CompareSettings, compare
+    from perturbgen.compare.outputs import write_outputs, write_report
+    from perturbgen.simulate.repeat import write_replicate
+
+    log.info("repeating the withheld part of the experiment, as the positive control")
+    write_replicate(folder)
+    settings = load_settings(CompareSettings, HERE / "compare.toml", overrides=[f"data.folder={str(folder)!r}"])
+    found = compare(settings, run / "comparison")
+    write_outputs(found, run / "comparison", report=False)
+    links = {"the cells": "summary.html", "differential expression": "de.html"}
+    write_report(found, run / "report.html", "Who predicts the withheld conditions best?", links=links)
+    show(found)
+    raise_failures(found, run / "comparison")
 
 
 def submit_zeros(folder: Path, out: Path) -> None:

@@ -12,6 +12,7 @@ import typer
 from perturbgen import __version__
 from perturbgen.cli import (  # noqa: F401  (show adds itself to the data verbs)
     baselines,
+    compare,
     data,
     de,
     doctor,
@@ -48,6 +49,7 @@ train.register(app)
 score.register(app)
 retrieve.register(app)
 baselines.register(app)
+compare.register(app)
 samplers.register(app)
 submit.register(app)
 l1000.register(app)

@@ -1,0 +1,186 @@
+"""From cells to one scorecard: folds joined by condition, seeds averaged, methods that failed left out and named."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TypeVar
+
+import numpy as np
+import pandas as pd
+
+from perturbgen.compare.cells import Cell, Outcome, read_scores, read_values
+from perturbgen.compare.folds import Fold, describe
+from perturbgen.compare.settings import CompareSettings
+from perturbgen.compare.tables import Book
+from perturbgen.errors import PerturbgenError, shorten
+from perturbgen.evaluate.build import find_clusters, join_scores
+from perturbgen.evaluate.records import HEADLINE
+from perturbgen.evaluate.scorecard import Scorecard
+from perturbgen.evaluate.strata import effect_sizes, strata
+from perturbgen.evaluate.tables import Values
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+def make_card(
+    settings: CompareSettings,
+    book: Book,
+    folds: list[Fold],
+    outcomes: Mapping[Cell, Outcome],
+    described: pd.DataFrame | None,
+) -> Scorecard:
+    """The scorecard of the methods all of whose cells ran."""
+    failed = list(dict.fromkeys(cell.method.name for cell, found in outcomes.items() if found.state == "failed"))
+    ranked = [name for name in settings.all_methods if name not in failed]
+    controls, score = settings.controls, settings.score
+    negatives = tuple(name for name in controls.negatives if name in ranked)
+    if not negatives:
+        raise PerturbgenError(
+            f"no negative control ran: {shorten(controls.negatives)} failed", fix="cells.csv says why"
+        )
+    positive = controls.positive if controls.positive in ranked else None
+    if controls.positive and positive is None:
+        logger.warning("the positive control %s failed: a perfect prediction takes its place", controls.positive)
+    scores = join_scores({name: method_scores(name, book, folds, list(outcomes)) for name in ranked})
+    index = pd.MultiIndex(scores.columns.levels, scores.columns.codes, names=scores.columns.names)
+    truth = measured(book, folds)
+    table = condition_table(book, folds, described)
+    info = {
+        "conditions": len(index),
+        "genes": truth.shape[1],
+        "splits": list(settings.splits),
+        "seeds": list(settings.seeds),
+        "failed methods": failed or None,
+        "level": score.level,
+        "adjusted_p": score.adjust,
+        "data": settings.data.model_dump(exclude_defaults=True),
+    }
+    effect = responding(truth, level=score.level, adjust=score.adjust)
+    return Scorecard(
+        scores, negatives, positive, tuple(name for name in settings.baselines if name in ranked),
+        strata=strata(index, table, effect), clusters=find_clusters(index, table, score.clusters or None),
+        headline=score.headline or HEADLINE, resamples=score.resamples, seed=settings.seeds[0], info=info,
+    )  # fmt: skip
+
+
+def responding(truth: pd.DataFrame, *, level: float, adjust: bool) -> pd.Series:
+    """Number of responding genes of each condition."""
+    values = Values(truth.to_numpy(), level, adjust)
+    return effect_sizes(np.concatenate([block.de for block in values.blocks]), truth.index)
+
+
+def several(folds: Iterable[Fold]) -> bool:
+    """Whether a condition needs the split's name, too, to be known by."""
+    return len({fold.split for fold in folds}) > 1
+
+
+def by_fold(folds: list[Fold], part: Callable[[Fold], pd.DataFrame]) -> pd.DataFrame:
+    """Tables of the folds' conditions (rows), one after the other; with several splits their name leads the label."""
+    if not several(folds):
+        return pd.concat([part(fold) for fold in folds])
+    splits = dict.fromkeys(fold.split for fold in folds)
+    return pd.concat(
+        {name: pd.concat([part(fold) for fold in folds if fold.split == name]) for name in splits}, names=["split"]
+    )
+
+
+def measured(book: Book, folds: list[Fold]) -> pd.DataFrame:
+    """The truth of every prediction."""
+    return by_fold(folds, lambda fold: book.table.iloc[fold.test])
+
+
+def condition_table(book: Book, folds: list[Fold], described: pd.DataFrame | None) -> pd.DataFrame:
+    """What to stratify by: part, whether labels were learnt from, and the user's own columns."""
+
+    def part(fold: Fold) -> pd.DataFrame:
+        found = describe(fold, book.table.index)
+        if described is None:
+            return found
+        absent = found.index[~found.index.isin(described.index)]
+        if len(absent):
+            raise PerturbgenError(f"data.conditions lacks {len(absent)} conditions: {shorten(absent, 3)}")
+        return found.join(described)
+
+    return by_fold(folds, part)
+
+
+def method_scores(name: str, book: Book, folds: list[Fold], cells: list[Cell]) -> pd.DataFrame:
+    """Metrics x conditions of one method: the mean over its seeds, of each fold."""
+
+    def part(fold: Fold) -> pd.DataFrame:
+        mine = [cell for cell in cells if cell.fold is fold and cell.method.name == name]
+        tables = [read_scores(cell, book.table.index) for cell in mine]
+        return (sum(tables[1:], tables[0]) / len(tables)).T
+
+    return by_fold(folds, part).T
+
+
+def seed_table(book: Book, folds: list[Fold], cells: list[Cell], card: Scorecard) -> pd.DataFrame:
+    """How much chance moves a method: its mean of the headline's metrics with each seed, and their range."""
+    metrics = [metric.name for metric in card.metrics if metric.name in (*card.headline, "mean_rowwise_rmse")]
+    rows = []
+    for name in card.methods:
+        mine = [cell for cell in cells if cell.method.name == name]
+        seeds = list(dict.fromkeys(cell.seed for cell in mine))
+        if len(seeds) < 2:
+            continue
+        means = pd.DataFrame(
+            {
+                s: method_scores(name, book, folds, [c for c in mine if c.seed == s]).loc[metrics].mean(axis=1)
+                for s in seeds
+            }
+        )
+        rows.append({"method": name, "seeds": len(seeds)} | {m: spread(means.loc[m]) for m in metrics})
+    return pd.DataFrame(rows)
+
+
+def spread(values: pd.Series) -> str:
+    """The mean over seeds, the least and the largest."""
+    return f"{values.mean():.4f} ({values.min():.4f} to {values.max():.4f})"
+
+
+class Lazy(Mapping[str, T]):
+    """A mapping whose values are read each time they are asked for: all of them at once would fill the memory."""
+
+    def __init__(self, names: Iterable[str], read: Callable[[str], T]) -> None:
+        self.names, self.read = list(names), read
+
+    def __getitem__(self, name: str) -> T:
+        if name not in self.names:
+            raise KeyError(name)
+        return self.read(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+def predictions_of(book: Book, folds: list[Fold], cells: list[Cell], card: Scorecard) -> Mapping[str, pd.DataFrame]:
+    """Each method's predictions with its first seed."""
+    return Lazy(card.methods, lambda name: values_of(name, "values", book, folds, cells))
+
+
+def intervals_of(
+    settings: CompareSettings, book: Book, folds: list[Fold], cells: list[Cell], card: Scorecard
+) -> Mapping[str, Mapping[float, tuple[pd.DataFrame, pd.DataFrame]]]:
+    """Lower and upper tables by level, of the methods that have them."""
+    names = list(dict.fromkeys(cell.method.name for cell in cells if cell.method.intervals))
+
+    def read(name: str) -> Mapping[float, tuple[pd.DataFrame, pd.DataFrame]]:
+        ends = {
+            level: [values_of(name, f"{end} {level:g}", book, folds, cells) for end in ("lower", "upper")]
+            for level in settings.score.intervals
+        }
+        return {level: (lower, upper) for level, (lower, upper) in ends.items()}
+
+    return Lazy([name for name in names if name in card.methods], read) if settings.score.intervals else {}
+
+
+def values_of(name: str, what: str, book: Book, folds: list[Fold], cells: list[Cell]) -> pd.DataFrame:
+    """What the first seed of a method left, conditions x genes."""
+    first = {id(cell.fold): cell for cell in reversed(cells) if cell.method.name == name}
+    return by_fold(folds, lambda fold: read_values(first[id(fold)], book.table.index, book.table.columns, what))

@@ -1,0 +1,153 @@
+"""From a split's settings to folds: which rows of the table are learnt from, which are predicted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from perturbgen.baselines.selection import mimic_folds
+from perturbgen.compare.settings import DataSettings, SplitSettings
+from perturbgen.compare.tables import Book, find
+from perturbgen.data.splits import KNOWN_IN_TARGETS, check_leaks, kaggle, leave_out, read_split
+from perturbgen.errors import SchemaError, shorten, suggest
+
+TRAIN = "train"
+
+
+@dataclass(frozen=True, eq=False)
+class Fold:
+    """Rows of the table, as positions: ``train`` (rows,) to learn from, ``test`` (rows,) to predict.
+
+    ``part`` names the part of the split that each predicted row belongs to (rows,).
+    """
+
+    split: str
+    name: str
+    train: np.ndarray
+    test: np.ndarray
+    part: np.ndarray
+
+
+def make_folds(splits: Mapping[str, SplitSettings], book: Book, data: DataSettings) -> list[Fold]:
+    """The folds of every split, in order."""
+    made = {"kaggle": kaggle_fold, "compounds": compound_folds, "cell_types": cell_type_folds}
+    folds = []
+    for name, split in splits.items():
+        found = file_folds(name, split, book, data) if split.kind == "file" else made[split.kind](name, split, book)
+        folds += [usable(fold) for fold in found]
+    return folds
+
+
+def usable(fold: Fold) -> Fold:
+    """The fold, if there is something to learn from and something to predict."""
+    for rows, what in ((fold.train, "learn from"), (fold.test, "predict")):
+        if not len(rows):
+            raise SchemaError(
+                f"split {fold.split!r}, {fold.name}: no condition to {what}",
+                expected="at least one",
+                fix="another split, or a table of more conditions",
+            )
+    return fold
+
+
+def kaggle_fold(name: str, split: SplitSettings, book: Book) -> list[Fold]:
+    """In the target cell types only the known compounds are learnt from, as in the competition."""
+    conditions = book.table.index.to_frame(index=False)
+    targets = split.target_types
+    absent = [target for target in targets if target not in set(conditions["cell_type"])]
+    if absent:
+        raise SchemaError(
+            f"split {name!r}: the table has no cell type {shorten(absent)}",
+            fix=f"splits.{name}.targets: {suggest(absent[0], conditions['cell_type'].unique())}",
+        )
+    known = known_compounds(split, book, targets)
+    hidden = conditions["cell_type"].isin(targets) & ~conditions["compound"].isin(known)
+    public = split.public
+    if public is None:
+        public = min(50, conditions.loc[hidden, "compound"].nunique() // 2)
+    drawn = kaggle(
+        conditions, rng=np.random.default_rng(split.seed), known=known, targets=targets, public=public
+    ).parts.to_numpy()
+    chosen = split.test or ("public", "private")
+    return [of_parts(name, "all", np.asarray(drawn, object), chosen)]
+
+
+def known_compounds(split: SplitSettings, book: Book, targets: tuple[str, ...]) -> list[str]:
+    """The compounds that were measured in the targets, too."""
+    if split.known is not None:
+        return list(split.known)
+    if book.released.all():
+        return list(KNOWN_IN_TARGETS)
+    rows = book.table.index[book.released]
+    return sorted(rows[rows.get_level_values("cell_type").isin(targets)].get_level_values("compound").unique())
+
+
+def of_parts(split: str, name: str, parts: np.ndarray, test: tuple[str, ...]) -> Fold:
+    """A fold from the part of each row (rows,): ``train`` is learnt from, ``test`` parts are predicted."""
+    unknown = [part for part in test if part not in set(parts) or part == TRAIN]
+    if unknown:
+        there = sorted(set(parts) - {TRAIN})
+        raise SchemaError(f"split {split!r} has no part {unknown[0]!r} to predict", fix=suggest(unknown[0], there))
+    chosen = np.flatnonzero(np.isin(parts.astype(str), test))
+    return Fold(split, name, np.flatnonzero(parts == TRAIN), chosen, parts[chosen].astype(str))
+
+
+def compound_folds(name: str, split: SplitSettings, book: Book) -> list[Fold]:
+    """Compounds withheld in all target cell types at once, and in no other."""
+    rows = eligible(split, book)
+    index = book.table.index[rows]
+    rng = np.random.default_rng(split.seed)
+    found = mimic_folds(index, folds=split.folds, rng=rng, targets=split.targets)
+    return [without(name, fold.name, rows, index.isin(fold.withheld)) for fold in found]
+
+
+def cell_type_folds(name: str, split: SplitSettings, book: Book) -> list[Fold]:
+    """One cell type left out at a time."""
+    rows = eligible(split, book)
+    conditions = book.table.index[rows].to_frame(index=False)
+    chosen = split.cell_types or tuple(sorted(conditions["cell_type"].unique()))
+    return [
+        without(name, cell_type, rows, (leave_out(conditions, "cell_type", [cell_type]).parts == "test").to_numpy())
+        for cell_type in chosen
+    ]
+
+
+def file_folds(name: str, split: SplitSettings, book: Book, data: DataSettings) -> list[Fold]:
+    """The parts of a file: all but ``train`` are predicted; where there is no ``train``, each part in turn."""
+    found = read_split(find(data, split.file, "split"))
+    if found.parts.index.nlevels != 2:
+        raise SchemaError(f"{split.file} is a split of cells", expected="one of conditions (cell_type, compound)")
+    check_leaks(found, book.table.index.to_frame(index=False))
+    parts = found.parts.reindex(book.table.index).to_numpy(object)
+    names = tuple(sorted(set(parts) - {TRAIN}))
+    if TRAIN in parts:
+        return [of_parts(name, "all", parts, split.test or names)]
+    unknown = [part for part in split.test if part not in names]
+    if unknown:
+        raise SchemaError(f"split {name!r} has no part {unknown[0]!r}", fix=suggest(unknown[0], names))
+    rows = np.arange(len(parts))
+    return [without(name, part, rows, parts == part) for part in split.test or names]
+
+
+def eligible(split: SplitSettings, book: Book) -> np.ndarray:
+    """Positions of the rows that a split divides (rows,)."""
+    return np.flatnonzero(book.released) if split.rows == "train" else np.arange(len(book.table))
+
+
+def without(split: str, name: str, rows: np.ndarray, withheld: np.ndarray) -> Fold:
+    """A fold of ``rows`` (rows,), positions in the table, some of them withheld (rows,)."""
+    test = rows[withheld]
+    return Fold(split, name, rows[~withheld], test, np.full(len(test), name, object))
+
+
+def describe(fold: Fold, index: pd.MultiIndex) -> pd.DataFrame:
+    """What strata need to know of the predicted rows: their part, and whether their labels were learnt from."""
+    labels, learnt = index[fold.test], index[fold.train]
+    seen = {
+        f"{name} seen": labels.get_level_values(name).isin(learnt.get_level_values(name))
+        for name in ("cell_type", "compound")
+    }
+    return pd.DataFrame({"part": fold.part, **seen}, labels)

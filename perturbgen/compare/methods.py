@@ -1,0 +1,119 @@
+"""A method by its settings: what it is made of, whether chance plays a part, and the Predictor itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Self
+
+import numpy as np
+import pandas as pd
+
+from perturbgen.baselines.base import Predictor
+from perturbgen.baselines.registry import find as find_baseline
+from perturbgen.baselines.registry import make
+from perturbgen.compare.settings import CompareSettings, DataSettings, MethodSettings
+from perturbgen.compare.tables import find, read_smiles, read_table
+from perturbgen.config import file_hash, load_settings
+from perturbgen.data.h5ad import read_h5ad
+from perturbgen.errors import ConfigError, SchemaError, shorten
+from perturbgen.evaluate.controls import interpolated_duplicate
+
+EXTRAS: Final = ("smiles", "pseudobulk")  # files of data.* that some baselines need or can use
+
+
+@dataclass(frozen=True)
+class Method:
+    """One row of the grid: what its predictions depend on, and the files to make it from."""
+
+    name: str
+    spec: MethodSettings
+    files: Mapping[str, Path]
+    record: Mapping[str, Any]
+    random: bool
+    intervals: bool
+    statistic: str
+
+    def make(self, measured: pd.DataFrame) -> Predictor:
+        """The Predictor, not fitted yet; ``measured`` is what ground truth shows."""
+        if self.spec.predictions:
+            path = self.files["predictions"]
+            return Tabulated(path, self.statistic, self.spec.layer, interpolate=self.spec.interpolate)
+        given: dict[str, Any] = {"truth": measured} if "truth" in find_baseline(self.spec.baseline).needs else {}
+        if "smiles" in self.files:
+            given["smiles"] = read_smiles(self.files["smiles"])
+        if "pseudobulk" in self.files:
+            given["pseudobulk"] = read_h5ad(self.files["pseudobulk"])
+        return make(self.spec.baseline, **given, **self.spec.settings)
+
+
+class Tabulated:
+    """Predictions that are there already: rows and genes are chosen by label, and nothing is learnt.
+
+    With ``interpolate`` they are a duplicate experiment, blended gene by gene with the mean of the training rows.
+    """
+
+    def __init__(self, path: Path, statistic: str, layer: str, *, interpolate: bool) -> None:
+        self.path, self.interpolate = path, interpolate
+        self.table = read_table(path, statistic=statistic, layer=layer)
+
+    def fit(self, train: pd.DataFrame, *, rng: np.random.Generator) -> Self:
+        """Keep the genes, and the mean of the training rows."""
+        self.genes, self.mean = train.columns, train.mean() if self.interpolate else None
+        return self
+
+    def predict(self, conditions: pd.MultiIndex | pd.DataFrame) -> pd.DataFrame:
+        """The rows asked for."""
+        index = conditions if isinstance(conditions, pd.MultiIndex) else pd.MultiIndex.from_frame(conditions)
+        for wanted, there, what in ((index, self.table.index, "conditions"), (self.genes, self.table.columns, "genes")):
+            absent = wanted[~wanted.isin(there)]
+            if len(absent):
+                raise SchemaError(f"{self.path} lacks {len(absent)} of {len(wanted)} {what}: {shorten(absent, 3)}")
+        found = self.table.reindex(index=index, columns=self.genes)
+        return found if self.mean is None else interpolated_duplicate(found, self.mean)
+
+
+def make_methods(settings: CompareSettings) -> list[Method]:
+    """All methods, checked: a misspelt name, a wrong setting or a missing file is told before anything is fitted."""
+    return [
+        tabulated(name, spec, settings.data) if spec.predictions else baseline(name, spec, settings)
+        for name, spec in settings.all_methods.items()
+    ]
+
+
+def tabulated(name: str, spec: MethodSettings, data: DataSettings) -> Method:
+    """Predictions from a file."""
+    path = find(data, spec.predictions, "file of predictions").absolute()
+    record = spec.model_dump(mode="json", exclude={"predictions"}) | {
+        "predictions": file_hash(path),
+        "statistic": data.statistic,
+    }
+    return Method(name, spec, {"predictions": path}, record, False, False, data.statistic)
+
+
+def baseline(name: str, spec: MethodSettings, settings: CompareSettings) -> Method:
+    """A baseline, with its resolved settings and the files that it uses."""
+    data = settings.data
+    entry = find_baseline(spec.baseline)
+    fix = f"perturbgen baselines {spec.baseline} lists its settings"
+    resolved = load_settings(entry.settings_class, base=spec.settings, fix=fix)
+    files = {}
+    for key in EXTRAS:
+        if getattr(data, key) and key in (*entry.needs, *entry.uses):
+            files[key] = find(data, getattr(data, key), key).absolute()
+        elif key in entry.needs:
+            raise ConfigError(f"methods.{name}: {spec.baseline} needs {key}", fix=f"data.{key} = FILE")
+    record = {
+        "baseline": entry.where,
+        "settings": resolved.model_dump(mode="json"),
+        "files": {key: file_hash(path) for key, path in files.items()},
+    }
+    if not {*entry.needs} - {"smiles"}:
+        make(spec.baseline, **spec.settings, **smiles_for(files))  # members of a blend are checked here
+    return Method(name, spec, files, record, entry.random, entry.intervals, data.statistic)
+
+
+def smiles_for(files: Mapping[str, Path]) -> dict[str, Any]:
+    """SMILES, where there is a file of them."""
+    return {"smiles": read_smiles(files["smiles"])} if "smiles" in files else {}

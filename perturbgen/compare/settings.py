@@ -1,0 +1,185 @@
+"""What a comparison can be told: the data, the splits, the methods, the controls, the scores."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Final
+
+from pydantic import Field, field_validator, model_validator
+
+from perturbgen.config import Settings
+from perturbgen.data.splits import TARGETS
+from perturbgen.errors import suggest
+
+DEFAULT_METHODS: Final = (
+    "zeros", "gene_mean", "compound_mean", "cell_type_mean", "additive", "shrunken_additive", "nearest_replicate",
+    "bilinear_ridge", "pls", "kernel_ridge", "neighbours", "xgboost",
+)  # fmt: skip
+SIMPLE: Final = (
+    "gene_mean", "compound_mean", "compound_median", "cell_type_mean", "additive", "shrunken_additive", "random_draw",
+    "nearest_replicate",
+)  # fmt: skip
+
+# The keys that each kind of split has a use for, beside `kind`.
+KINDS: Final[Mapping[str, tuple[str, ...]]] = {
+    "kaggle": ("targets", "known", "public", "test", "seed"),
+    "compounds": ("targets", "folds", "rows", "seed"),
+    "cell_types": ("cell_types", "rows"),
+    "file": ("file", "test"),
+}
+Level = Annotated[float, Field(gt=0, lt=1)]
+
+
+class DataSettings(Settings):
+    """Where the table is. Files are looked for in ``folder`` first, then from the working directory."""
+
+    folder: str = Field("", description="folder of the competition's files, for instance a simulated one")
+    train: str = Field("de_train.parquet", description="DE table: de_train.parquet, or a DE table of perturbgen de")
+    truth: str = Field("", description="DE table of more, withheld, rows: de_truth.parquet of a simulation")
+    statistic: str = Field("signed_log10_p", description="statistic of a DE table of perturbgen de")
+    smiles: str = Field("", description="CSV or parquet with compound and SMILES, for fingerprints")
+    pseudobulk: str = Field("", description="counts for pseudobulk_forest")
+    conditions: str = Field("", description="CSV with cell_type, compound and columns to stratify by")
+
+
+class SplitSettings(Settings):
+    """Which conditions are withheld; ``kind`` is the table's own name unless it is given."""
+
+    kind: str = Field("", description="kaggle, compounds, cell_types or file")
+    folds: int = Field(3, ge=2, description="compounds: folds of compounds known in the targets and elsewhere")
+    targets: tuple[str, ...] | None = Field(
+        None, description="cell types to predict in; the competition's for kaggle, the sparse ones for compounds"
+    )
+    known: tuple[str, ...] | None = Field(
+        None, description="kaggle: compounds known in the targets; those of data.train where there is data.truth"
+    )
+    public: int | None = Field(None, ge=0, description="kaggle: public compounds; 50, at most half")
+    test: tuple[str, ...] = Field((), description="kaggle, file: parts to predict; all but train")
+    cell_types: tuple[str, ...] = Field((), description="cell_types: those to leave out, one at a time; all")
+    rows: str = Field("train", description="compounds, cell_types: train (rows of data.train) or all")
+    file: str = Field("", description="file: a split that perturbgen split wrote, or a CSV of that form")
+    seed: int = Field(0, ge=0, description="of what is drawn")
+
+    @model_validator(mode="after")
+    def of_its_kind(self) -> SplitSettings:
+        """The kind exists and makes use of every key."""
+        if self.kind not in KINDS:
+            raise ValueError(f"there is no split {self.kind!r}: {suggest(self.kind, KINDS)}")
+        useless = sorted(self.model_fields_set - {"kind", *KINDS[self.kind]})
+        if useless:
+            raise ValueError(f"a split of kind {self.kind!r} makes no use of {', '.join(useless)}")
+        if self.kind == "file" and not self.file:
+            raise ValueError("a split of kind 'file' needs its file")
+        if self.rows not in ("train", "all"):
+            raise ValueError(f"rows is 'train' or 'all', not {self.rows!r}")
+        return self
+
+    @property
+    def target_types(self) -> tuple[str, ...]:
+        """The cell types to predict in."""
+        return TARGETS if self.targets is None else self.targets
+
+
+class MethodSettings(Settings):
+    """A baseline with its settings (its name is the table's own unless given), or a file of predictions."""
+
+    baseline: str = ""
+    settings: dict[str, Any] = Field({}, description="settings of the baseline")
+    predictions: str = Field("", description="DE table of predicted rows; more rows and genes than needed may be there")
+    layer: str = Field("", description="layer of an h5ad of predictions")
+    interpolate: bool = Field(
+        False, description="the file is a duplicate experiment: blend it with the mean of the training rows"
+    )
+
+    @model_validator(mode="after")
+    def one_source(self) -> MethodSettings:
+        """A baseline or a file, not both."""
+        if self.predictions and (self.baseline or self.settings):
+            raise ValueError("a method is a baseline or a file of predictions, not both")
+        if not self.predictions and (self.layer or self.interpolate):
+            raise ValueError("layer and interpolate belong to a file of predictions")
+        return self
+
+
+class ControlSettings(Settings):
+    """Between which methods the scores are set."""
+
+    negatives: tuple[str, ...] = Field(("zeros",), min_length=1)
+    positive: str = Field("", description="a replicate, duplicate or oracle; without one, a perfect prediction")
+    baselines: tuple[str, ...] | None = Field(None, description="what must be beaten; the simple ones by default")
+
+
+class ScoreSettings(Settings):
+    """How predictions are scored."""
+
+    metrics: tuple[str, ...] | None = None
+    headline: tuple[str, ...] | None = None
+    level: Level = 0.05
+    adjust: bool = True
+    clusters: str = Field("compound", description="conditions resampled together; empty: each alone")
+    resamples: int = Field(1000, ge=1)
+    intervals: tuple[Level, ...] = Field((0.5, 0.9), description="nominal levels whose coverage the report shows")
+
+
+class CompareSettings(Settings):
+    """A whole comparison."""
+
+    data: DataSettings = DataSettings()
+    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field((0,), min_length=1)
+    splits: dict[str, SplitSettings] = Field({"compounds": SplitSettings(kind="compounds")}, min_length=1)
+    methods: dict[str, MethodSettings] = Field(
+        {name: MethodSettings(baseline=name) for name in DEFAULT_METHODS}, min_length=1
+    )
+    controls: ControlSettings = ControlSettings()
+    score: ScoreSettings = ScoreSettings()
+
+    @field_validator("splits", mode="before")
+    @classmethod
+    def kinds(cls, value: Any) -> Any:
+        """A split is of the kind it is called, unless it says so itself."""
+        return named(value, "kind")
+
+    @field_validator("methods", mode="before")
+    @classmethod
+    def names(cls, value: Any) -> Any:
+        """A method without a file is the baseline it is called, unless it says so itself."""
+        return named(value, "baseline", unless="predictions")
+
+    @model_validator(mode="after")
+    def known_controls(self) -> CompareSettings:
+        """Controls are among the methods; zeros need not be listed."""
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds repeat: {list(self.seeds)}")
+        known = dict.fromkeys([*self.methods, "zeros"])
+        asked = (*self.controls.negatives, *(self.controls.baselines or ()))
+        for name in (*asked, *([self.controls.positive] if self.controls.positive else [])):
+            if name not in known:
+                raise ValueError(f"the control {name!r} is no method here: {suggest(name, known)}")
+        if self.controls.positive in asked:
+            raise ValueError(f"{self.controls.positive!r} is both a positive control and one that should be beaten")
+        return self
+
+    @property
+    def all_methods(self) -> dict[str, MethodSettings]:
+        """The methods; zeros come first where they are a control that was not listed."""
+        listed = "zeros" in self.methods or "zeros" not in (*self.controls.negatives, *(self.controls.baselines or ()))
+        return ({} if listed else {"zeros": MethodSettings(baseline="zeros")}) | self.methods
+
+    @property
+    def baselines(self) -> tuple[str, ...]:
+        """The methods that must be beaten, controls aside."""
+        controls = (*self.controls.negatives, self.controls.positive)
+        asked = self.controls.baselines
+        if asked is None:
+            asked = tuple(n for n, m in self.all_methods.items() if m.baseline in SIMPLE)
+        return tuple(name for name in asked if name not in controls)
+
+
+def named(tables: Any, key: str, *, unless: str = "") -> Any:
+    """Tables in which ``key`` is their own name where neither it nor ``unless`` is given."""
+    if not isinstance(tables, Mapping):
+        return tables
+    return {
+        name: {key: name, **table} if isinstance(table, Mapping) and not table.get(unless) else table
+        for name, table in tables.items()
+    }

@@ -1,0 +1,194 @@
+"""Which conditions are withheld, what the scores stand between, and what is refused before anything is fitted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from perturbgen.compare import CompareSettings
+from perturbgen.compare.folds import make_folds
+from perturbgen.compare.settings import SplitSettings
+from perturbgen.compare.tables import Book, read_book
+from perturbgen.config import load_settings
+from perturbgen.data.splits import kfold
+from perturbgen.errors import ConfigError, InputError, SchemaError, UserError
+
+from .conftest import CELLS, CLOSED_FORM, COMPOUNDS, TARGETS, Build, Run, states, write_flat
+
+
+def folds_of(build: Build, **split: Any) -> tuple[Book, list[tuple[pd.MultiIndex, pd.MultiIndex]]]:
+    settings = build(splits={"mine": split})
+    book = read_book(settings.data)
+    index = book.table.index
+    return book, [(index[f.train], index[f.test]) for f in make_folds(settings.splits, book, settings.data)]
+
+
+def test_kaggle_trains_on_all_but_the_unknown_compounds_of_the_targets(build: Build) -> None:
+    book, [(train, test)] = folds_of(build, kind="kaggle")
+    assert sorted(test) == sorted((cell, compound) for cell in TARGETS for compound in COMPOUNDS[3:])
+    assert len(train) + len(test) == len(book.table)
+    _, [(fewer, private)] = folds_of(build, kind="kaggle", test=["private"], public=2)
+    assert len(private) == 2 * (len(COMPOUNDS) - 3 - 2)
+    assert fewer.equals(train), "public conditions are not learnt from"
+
+
+def test_compound_folds_withhold_known_compounds_in_all_targets_at_once(build: Build) -> None:
+    book, folds = folds_of(build, kind="compounds", folds=3)
+    withheld = [set(test.get_level_values("compound")) for _, test in folds]
+    assert sorted(name for part in withheld for name in part) == list(COMPOUNDS[:3])
+    for (train, test), compounds in zip(folds, withheld, strict=True):
+        assert sorted(test) == sorted((cell, compound) for cell in TARGETS for compound in compounds)
+        assert not test.isin(train).any()
+        assert len(train) + len(test) == book.released.sum(), "withheld rows of the truth are never learnt from"
+
+
+def test_cell_types_are_left_out_one_at_a_time(build: Build) -> None:
+    _, folds = folds_of(build, kind="cell_types", rows="all")
+    assert [set(test.get_level_values("cell_type")) for _, test in folds] == [{cell} for cell in CELLS]
+    assert all(len(test) == len(COMPOUNDS) and len(train) == 3 * len(COMPOUNDS) for train, test in folds)
+
+
+def test_a_split_file_is_joined_by_label(build: Build, folder: Path, full: pd.DataFrame) -> None:
+    shuffled = full.sample(frac=1, random_state=0).index.to_frame(index=False)
+    split = kfold(shuffled, 4, rng=np.random.default_rng(0), by="compound")
+    parts = split.parts.set_axis(pd.MultiIndex.from_frame(shuffled[["cell_type", "compound"]]))
+    type(split)(parts, split.kind).write(folder / "folds.csv")
+    _, folds = folds_of(build, kind="file", file="folds.csv")
+    assert len(folds) == 4
+    for name, (train, test) in zip(sorted(parts.unique()), folds, strict=True):
+        assert set(test) == set(parts.index[parts == name])
+        assert not test.isin(train).any()
+
+
+def test_a_split_file_with_other_conditions_is_refused(build: Build, folder: Path, full: pd.DataFrame) -> None:
+    parts = pd.Series("train", full.index).rename("part")
+    parts.iloc[:3] = "test"
+    more = pd.concat([parts, pd.Series({("B cells", "drug 99"): "test"})]).rename("part")
+    more.index.names = full.index.names
+    for found, words in ((more, "in the split but not in the data.*drug 99"), (parts.iloc[1:], "have no part")):
+        text = '# {"kind": "mine", "apart": []}\n' + found.to_csv()
+        (folder / "split.csv").write_text(text)
+        with pytest.raises(SchemaError, match=words):
+            folds_of(build, kind="file", file="split.csv")
+    (folder / "split.csv").write_text('# {"kind": "mine", "apart": []}\n' + parts.to_csv())
+    _, [(train, test)] = folds_of(build, kind="file", file="split.csv")
+    assert (len(train), len(test)) == (len(full) - 3, 3)
+
+
+def test_several_splits_share_one_scorecard_and_are_strata_of_it(run: Run) -> None:
+    found = run(splits={"kaggle": {}, "leave": {"kind": "cell_types", "cell_types": [CELLS[0]], "rows": "all"}})
+    assert list(found.card.scores.columns.names) == ["split", "cell_type", "compound"]
+    assert found.card.scores.shape[1] == 10 + 8
+    levels = found.card.stratum_table
+    assert set(levels.loc[levels["stratum"] == "split", "level"]) == {"kaggle", "leave"}
+    assert found.predictions()["zeros"].index.equals(found.card.scores.columns)
+
+
+def test_the_truth_as_positive_control_scores_one_and_a_duplicate_is_blended(
+    run: Run, folder: Path, full: pd.DataFrame
+) -> None:
+    noisy = full + np.random.default_rng(0).normal(scale=0.3, size=full.shape)
+    write_flat(
+        noisy.sample(frac=1, axis=0, random_state=1).sample(frac=1, axis=1, random_state=1), folder / "dup.parquet"
+    )
+    write_flat(full, folder / "oracle.parquet")
+    methods = CLOSED_FORM | {
+        "oracle": {"predictions": "oracle.parquet"},
+        "replicate": {"predictions": "dup.parquet"},
+        "duplicate": {"predictions": "dup.parquet", "interpolate": True},
+    }
+    card = run(methods=methods, controls={"positive": "oracle"}).card
+    values = card.ranking.set_index("method")["value"]
+    assert values["oracle"] == pytest.approx(1)
+    assert values["zeros"] == 0
+    assert values["oracle"] > values["replicate"] > values["additive"] > 0
+    assert card.role("oracle") == "positive control"
+    assert not np.allclose(card.scores.loc["replicate"], card.scores.loc["duplicate"], equal_nan=True)
+
+
+def test_one_condition_is_scored_without_an_interval(run: Run, folder: Path, full: pd.DataFrame) -> None:
+    parts = pd.Series("train", full.index, name="part")
+    parts.iloc[5] = "test"
+    (folder / "one.csv").write_text('# {"kind": "one", "apart": []}\n' + parts.to_csv())
+    found = run(splits={"one": {"kind": "file", "file": "one.csv"}})
+    assert states(found) == {"done": 3}
+    rows = found.card.table.set_index(["metric", "method"])
+    assert rows.loc[("mean_rowwise_rmse", "additive"), "low"] is not None
+    assert np.isnan(rows.loc[("mean_rowwise_rmse", "additive"), "low"])
+    assert np.isfinite(rows.loc[("mean_rowwise_rmse", "additive"), "value"])
+    assert np.isnan(rows.loc[("perturbation_discrimination", "additive"), "value"]), "nobody to be told apart from"
+
+
+def test_a_table_of_one_condition_cannot_be_split(build: Build, folder: Path, full: pd.DataFrame) -> None:
+    write_flat(full.iloc[[0]], folder / "single.parquet")
+    settings = build(data={"folder": str(folder), "train": "single.parquet"})
+    book = read_book(settings.data)
+    for split in (SplitSettings(kind="compounds"), SplitSettings(kind="cell_types"), SplitSettings(kind="kaggle")):
+        with pytest.raises(UserError):
+            make_folds({"mine": split}, book, settings.data)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"methods": {"additve": {}}}, "no baseline 'additve': did you mean 'additive'"),
+        ({"methods": {"xgboost": {"settings": {"tres": 3}}}}, "did you mean 'trees'"),
+        ({"methods": {"a": {"predictions": "p.parquet", "baseline": "zeros"}}}, "a baseline or a file"),
+        ({"methods": {"pseudobulk_forest": {}}}, "needs pseudobulk"),
+        ({"splits": {"kagle": {}}}, "no split 'kagle': did you mean 'kaggle'"),
+        ({"splits": {"kaggle": {"folds": 3}}}, "kind 'kaggle' makes no use of folds"),
+        ({"splits": {"mine": {"kind": "file"}}}, "needs its file"),
+        ({"splits": {}}, "splits"),
+        ({"seeds": [1, 1]}, "seeds repeat"),
+        ({"controls": {"positive": "oracel"}, "methods": {"oracle": {"baseline": "zeros"}}}, "did you mean 'oracle'"),
+        ({"controls": {"positive": "zeros"}}, "both a positive control"),
+        ({"score": {"metrics": ["mean_rowwise_rmes"]}}, "did you mean 'mean_rowwise_rmse'"),
+        ({"score": {"headline": ["energy_distance"]}}, "is not computed"),
+        ({"score": {"metrics": ["mean_rowwise_rmse"]}}, "none of the headline"),
+        ({"scores": {}}, "unknown key 'scores': did you mean 'score'"),
+    ],
+)
+def test_a_wrong_setting_is_told_before_anything_is_fitted(
+    run: Run, tmp_path: Path, changes: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(ConfigError, match=words):
+        run(**changes)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"data": {"folder": "nowhere"}}, "no data folder at nowhere"),
+        ({"data": {"train": "no.parquet"}}, "no table at no.parquet"),
+        ({"methods": {"mine": {"predictions": "no.parquet"}}}, "no file of predictions at"),
+        ({"splits": {"mine": {"kind": "file", "file": "no.csv"}}}, "no split at"),
+    ],
+)
+def test_a_missing_file_is_told_before_anything_is_fitted(
+    run: Run, tmp_path: Path, changes: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(InputError, match=words):
+        run(**changes)
+    assert not (tmp_path / "out").exists()
+
+
+def test_unknown_targets_and_schedulers_are_told(run: Run) -> None:
+    with pytest.raises(SchemaError, match="no cell type 'B-cells'"):
+        run(splits={"kaggle": {"targets": ["B-cells"]}})
+    with pytest.raises(ConfigError, match="no scheduler 'dask'"):
+        run(scheduler="dask")
+
+
+def test_the_default_comparison_has_twelve_methods_and_three_folds() -> None:
+    settings = load_settings(CompareSettings, base={})
+    assert len(settings.all_methods) == 12
+    assert settings.splits["compounds"].folds == 3
+    assert load_settings(CompareSettings, base={"methods": {"additive": {}}}).all_methods.keys() == {
+        "zeros",
+        "additive",
+    }
