@@ -120,13 +120,14 @@ def test_a_de_table_of_ours_can_be_compared_on(
     monkeypatch.chdir(tmp_path)
     p = -np.abs(full)
     table = DETable(
-        logfc=np.sign(full), ave_expr=full * 0, t=full, se=full * 0 + 1, df=full * 0 + 3, log10_p=p, adj_p=full * 0 + 1,
-        conditions=pd.DataFrame({"samples": 3}, index=full.index),
+        logfc=np.sign(full), ave_expr=full * 0, t=full, se=full * 0 + 1, df=full * 0 + 3, log10_p=p,
+        adj_p=full * 0 + 1, conditions=pd.DataFrame({"samples": 3}, index=full.index),
     )  # fmt: skip
     table.write(folder / "de.parquet")
     config = tmp_path / "de.toml"
     config.write_text(
-        f'[data]\nfolder = "{folder}"\ntrain = "de.parquet"\n[splits.cell_types]\n[methods.additive]\n[score]\nresamples=9'
+        f'[data]\nfolder = "{folder}"\ntrain = "de.parquet"\n[splits.cell_types]\n'
+        "[methods.additive]\n[score]\nresamples=9"
     )
     assert run(["compare", str(config), "--workers", "1", "--no-report"]) == 0
     scores = pd.read_parquet(tmp_path / "runs" / "compare-de" / "scores.parquet")
