@@ -126,7 +126,7 @@ def test_a_de_table_of_ours_can_be_compared_on(
     table.write(folder / "de.parquet")
     config = tmp_path / "de.toml"
     config.write_text(
-        f'[data]\nfolder = "{folder}"\ntrain = "de.parquet"\n[splits.cell_types]\n[methods.additive]\n[score]\nresamples=9'
+        f'[data]\nfolder = "{folder}"\ntrain = "de.parquet"\n[splits.cell_types]\n[methods.additive]\n'
     )
     assert run(["compare", str(config), "--workers", "1", "--no-report"]) == 0
     scores = pd.read_parquet(tmp_path / "runs" / "compare-de" / "scores.parquet")
