@@ -169,8 +169,13 @@ def load_table(path: Path, made: int) -> pd.DataFrame:
 def fitted_values(cell: Cell, train: pd.DataFrame, test: pd.DataFrame) -> Values:
     """Predictions (rows, genes), and the ends of their intervals where there are any; single precision is kept."""
     predictor = cell.method.make(test).fit(train, rng=np.random.default_rng(cell.seed))
-    values = {"values": checked(predictor.predict(test.index), test, cell.method.name)}
+    values = {"values": checked(predictor.predict(labels_of(test)), test, cell.method.name)}
     return values | interval_values(predictor, cell, test)
+
+
+def labels_of(table: pd.DataFrame) -> pd.MultiIndex:
+    """The conditions of a table."""
+    return pd.MultiIndex.from_tuples(list(table.index), names=table.index.names)
 
 
 def interval_values(predictor: Predictor, cell: Cell, test: pd.DataFrame) -> Values:
@@ -179,7 +184,7 @@ def interval_values(predictor: Predictor, cell: Cell, test: pd.DataFrame) -> Val
         return {}
     found: Values = {}
     for level in cell.score.intervals:
-        for end, table in predictor.predict_interval(test.index, level=level)._asdict().items():
+        for end, table in predictor.predict_interval(labels_of(test), level=level)._asdict().items():
             found[f"{end} {level:g}"] = np.asarray(table.loc[test.index, test.columns], np.float32)
     return found
 

@@ -98,7 +98,7 @@ def baseline(name: str, spec: MethodSettings, settings: CompareSettings) -> Meth
     entry = find_baseline(spec.baseline)
     fix = f"perturbgen baselines {spec.baseline} lists its settings"
     resolved = load_settings(entry.settings_class, base=spec.settings, fix=fix)
-    files = {}
+    files: dict[str, Path] = {}
     for key in EXTRAS:
         if getattr(data, key) and key in (*entry.needs, *entry.uses):
             files[key] = find(data, getattr(data, key), key).absolute()
