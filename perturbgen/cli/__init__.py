@@ -15,6 +15,8 @@ from perturbgen.cli import (  # noqa: F401  (show adds itself to the data verbs)
     data,
     de,
     doctor,
+    generate,
+    predict,
     retrieve,
     samplers,
     score,
@@ -47,6 +49,8 @@ score.register(app)
 retrieve.register(app)
 baselines.register(app)
 samplers.register(app)
+generate.register(app)
+predict.register(app)
 submit.register(app)
 
 
