@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
@@ -58,6 +59,11 @@ class Bench:
         real = pseudobulk(some, by=[*WELL, "cell_type"])
         real.obs = plain(real.obs[[name for name in (*well_obs, "cell_type", "n_cells") if name in real.obs]])
         return cls(real, plain(well_obs), control, flavour)
+
+    @cached_property
+    def measured(self) -> DETable:
+        """The fit of the real samples alone."""
+        return self.fit()
 
     def fit(self, *samples: AnnData, **options: Any) -> DETable:
         """The fit of the real samples and others; ``options`` are those of ``flavour_table``."""

@@ -48,12 +48,17 @@ def usable(obs: pd.DataFrame, real: DETable, kinds: list[str], *, control: str) 
     chosen = answered[~answered.get_level_values(1).isin(sorted(controls)) & answered.isin(labels)]
     absent = [kind for kind in kinds if kind not in set(chosen.get_level_values(0))]
     if absent:
-        raise SchemaError(
-            f"no compound was measured in {shorten(absent)}",
-            expected="one or more measured conditions of every cell type, to calibrate on",
-            fix="use the estimator mean_t with a number of replicates, or plug_in",
-        )
+        raise nothing_measured(absent)
     return pd.MultiIndex.from_tuples(sorted(chosen), names=["cell_type", "compound"])
+
+
+def nothing_measured(kinds: list[str]) -> SchemaError:
+    """The error for cell types without a measured compound."""
+    return SchemaError(
+        f"no compound was measured in {shorten(kinds)}",
+        expected="one or more measured conditions of every cell type, for standard errors or to calibrate on",
+        fix="use the estimator mean_t with a number of replicates: --estimator mean_t --replicates 10",
+    )
 
 
 def trained_conditions(run: TrainedRun, obs: pd.DataFrame) -> pd.MultiIndex:

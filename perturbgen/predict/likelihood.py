@@ -29,9 +29,9 @@ def withheld_likelihood(
     untreated = cells.copy()
     untreated.obs["compound"] = vehicle or vehicle_of(cells)
     without = log_likelihoods(run, untreated, samples=samples, seed=seed)
-    table = pd.DataFrame(
-        {"nll": -under / cells.n_vars, "gain": under - without}, labels_of(cells.obs)
-    ).groupby(level=[0, 1])
+    table = pd.DataFrame({"nll": -under / cells.n_vars, "gain": under - without}, labels_of(cells.obs)).groupby(
+        level=[0, 1]
+    )
     return table.mean().assign(cells=table.size())[["cells", "nll", "gain"]]
 
 

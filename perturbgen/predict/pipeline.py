@@ -15,13 +15,19 @@ from perturbgen.config import Settings
 from perturbgen.console import progress
 from perturbgen.errors import SchemaError, shorten
 from perturbgen.predict.bench import TWIN, Bench, Wells
-from perturbgen.predict.calibration import calibration_conditions, mrrmse
+from perturbgen.predict.calibration import calibration_conditions, mrrmse, nothing_measured
 from perturbgen.predict.checks import check_generated
 from perturbgen.predict.estimators import Mean, has_converged, plug_in_t, signed_log10_p, usual_error
 from perturbgen.predict.plugin import model_logfc
 from perturbgen.predict.shrinkage import expression_levels, fit_factors, shrink
 from perturbgen.predict.source import (
-    in_run_genes, make_generator, make_plan, make_sampler, read_wanted, vehicle_of, without,
+    in_run_genes,
+    make_generator,
+    make_plan,
+    make_sampler,
+    read_wanted,
+    vehicle_of,
+    without,
 )  # fmt: skip
 from perturbgen.sampling.latents import Route
 
@@ -56,14 +62,19 @@ class PredictSettings(Settings):
         auto = self.replicates is None and any(name in NEEDS_REPLICATES for name in self.estimators)
         return auto or any(name in NEEDS_CALIBRATION for name in self.estimators)
 
+    @property
+    def needs_measured(self) -> bool:
+        """Whether measured compounds of the same cell types are needed, for standard errors or to calibrate on."""
+        return self.calibrates or "plug_in" in self.estimators
+
 
 @dataclass(frozen=True)
 class Prediction:
     """Predicted signed -log10 p, conditions x genes, by estimator; and how it came about.
 
     ``scores`` has the MRRMSE of calibration conditions by number of replicates, ``factors`` what the shrunk estimators
-    were multiplied by, ``checks`` the ratios of generated to real samples, ``by_replicates`` the average of t after some
-    numbers of replicates, where they were asked for.
+    were multiplied by, ``checks`` the ratios of generated to real samples, ``by_replicates`` the average of t after
+    the numbers of replicates that were asked for.
     """
 
     values: Mapping[str, pd.DataFrame]
@@ -89,9 +100,18 @@ class Task:
     """What is generated among what: the wanted wells, and twins of measured ones for calibration."""
 
     bench: Bench
-    real: DETable
     wanted: Wells
     twins: Wells | None
+
+    @property
+    def real(self) -> DETable:
+        """The fit of what was measured."""
+        return self.bench.measured
+
+    @property
+    def genes(self) -> pd.Index:
+        """All genes."""
+        return self.bench.real.var_names
 
     @property
     def groups(self) -> list[Wells]:
@@ -170,15 +190,16 @@ def make_task(
     kinds = sorted(wanted.get_level_values("cell_type").unique())
     bench = Bench.of(cells, kinds, control=control, flavour=settings.flavour)
     require_controls(bench, kinds)
-    real = bench.fit()
     twins = None
+    if settings.needs_measured:
+        require_compounds(bench, kinds)
     if settings.calibrates:
         judge = calibration_run or run
-        known = calibration_conditions(judge, cells.obs, real, kinds, control=control)
+        known = calibration_conditions(judge, cells.obs, bench.measured, kinds, control=control)
         # A latent point of a twin's own cell would tell of its compound.
         others = without(in_run_genes(judge, cells), known) if settings.latent == "posterior" else cells
         twins = make_wells(judge, in_run_genes(judge, others), sampler, known, settings, suffix=TWIN)
-    return Task(bench, real, ours, twins)
+    return Task(bench, ours, twins)
 
 
 def make_wells(
@@ -202,9 +223,17 @@ def require_controls(bench: Bench, kinds: list[str]) -> None:
         )
 
 
+def require_compounds(bench: Bench, kinds: list[str]) -> None:
+    """Every cell type has a measured compound."""
+    treated = bench.real.obs.loc[bench.real.obs["compound"] != bench.control, "cell_type"]
+    absent = [kind for kind in kinds if kind not in set(treated)]
+    if absent:
+        raise nothing_measured(absent)
+
+
 def average(task: Task, settings: PredictSettings, keep: tuple[int, ...]) -> Averages:
     """Averages of t over replicates: as many as were asked for, or until calibration conditions gain no more."""
-    like = pd.DataFrame(np.nan, task.conditions, task.real.genes)
+    like = pd.DataFrame(np.nan, task.conditions, task.genes)
     t, df = Mean(like), Mean(like)
     most = settings.replicates or settings.most
     scores: dict[int, float] = {}
@@ -235,7 +264,7 @@ def average(task: Task, settings: PredictSettings, keep: tuple[int, ...]) -> Ave
 
 def plug_in(task: Task) -> pd.DataFrame:
     """The model's noise-free log fold changes over the standard errors that real conditions have."""
-    genes = task.real.genes
+    genes = task.genes
     logfc = pd.concat([model_logfc(group, vehicle=task.bench.control, genes=genes) for group in task.groups])
     measured = task.real.select(condition for condition in task.real.conditions.index if is_usual(task.real, condition))
     error = usual_error(measured, task.conditions)

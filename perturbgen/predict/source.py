@@ -86,9 +86,7 @@ def make_plan(
     return plan, wells
 
 
-def make_generator(
-    run: TrainedRun, cells: AnnData, wells: pd.DataFrame, *, latent: str, seed: int
-) -> CellGenerator:
+def make_generator(run: TrainedRun, cells: AnnData, wells: pd.DataFrame, *, latent: str, seed: int) -> CellGenerator:
     """The run's model with latent points by one of the routes, for these wells."""
     latents = make_latents(run, cells, wells, require_route(latent), seed=seed)
     return CellGenerator(run.model, pd.Index(run.card.genes), run.card.covariates, latents)

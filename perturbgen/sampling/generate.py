@@ -69,7 +69,7 @@ class CellGenerator:
         return self.encoder.codes(wells.assign(**replaced))
 
     def draw(self, plan: Plan, wells: pd.DataFrame, *, replicate: int) -> Iterator[WellCells]:
-        """Cells of every well that has some, in the plan's order, a block at a time; wells are ``plan.wells``, labelled."""
+        """Cells of every well that has some, in the plan's order, a block at a time; ``wells`` are the plan's, labelled."""
         import torch
 
         sizes = plan.libraries(replicate)
@@ -137,9 +137,7 @@ class CellGenerator:
         counts = self.model.sample(piece.codes, piece.size, generator, piece.z)
         return WellCells(piece.well, sp.csr_array(counts.cpu().numpy().astype(np.int32)))
 
-    def expected_sums(
-        self, plan: Plan, wells: pd.DataFrame, *, replicate: int, **replaced: str
-    ) -> np.ndarray:
+    def expected_sums(self, plan: Plan, wells: pd.DataFrame, *, replicate: int, **replaced: str) -> np.ndarray:
         """Noise-free sums (wells, genes) of the means of each well's cells; ``replaced`` as in :meth:`codes`."""
         sums = np.zeros((len(wells), len(self.genes)))
         for block in blocks(self.pieces(plan, wells, plan.libraries(replicate), replicate, **replaced)):
@@ -157,9 +155,6 @@ class CellGenerator:
             rows[well] = rows[well] + sp.csr_array(counts.sum(axis=0, dtype=np.int64)[None])
             cells[well] += counts.shape[0]
         return sp.vstack(rows, format="csr"), cells
-
-
-
 
 
 def blocks(pieces: Iterator[Piece]) -> Iterator[list[Piece]]:

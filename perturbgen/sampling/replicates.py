@@ -23,7 +23,13 @@ ABOUT = "generation.json"
 
 
 def write_replicates(
-    generator: CellGenerator, plan: Plan, wells: pd.DataFrame, folder: Path, *, replicates: int, about: Mapping[str, Any]
+    generator: CellGenerator,
+    plan: Plan,
+    wells: pd.DataFrame,
+    folder: Path,
+    *,
+    replicates: int,
+    about: Mapping[str, Any],
 ) -> list[Path]:
     """Write ``replicate-0001.h5ad`` and so on, and ``wells.csv`` with the cells of each; finished files are kept.
 
@@ -72,7 +78,9 @@ def cell_obs(wells: pd.DataFrame, lengths: list[int], replicate: int) -> pd.Data
     number = np.concatenate([[0][:0], *(np.arange(n) for n in lengths)]).astype(int)
     obs = wells.iloc[well].reset_index(drop=True)
     names = obs[["plate", "well", "cell_type"]].astype(str).agg("_".join, axis=1) if len(obs) else obs.index
-    obs.index = pd.Index([f"generated_{replicate}_{name}_{i}" for name, i in zip(names, number, strict=True)], dtype=str)
+    obs.index = pd.Index(
+        [f"generated_{replicate}_{name}_{i}" for name, i in zip(names, number, strict=True)], dtype=str
+    )
     for name in obs.columns:
         obs[name] = obs[name].astype("category")
     return obs
@@ -83,7 +91,9 @@ def note_missing(counts: pd.DataFrame) -> None:
     drawn = counts.filter(regex=r"^replicate \d+$")
     zeros = int((drawn == 0).to_numpy().sum())
     if zeros:
-        log.info("no cell was drawn for %d of %d wells (zeros in wells.csv): those donors stay missing", zeros, drawn.size)
+        log.info(
+            "no cell was drawn for %d of %d wells (zeros in wells.csv): those donors stay missing", zeros, drawn.size
+        )
 
 
 def claim(folder: Path, about: Mapping[str, Any]) -> None:
