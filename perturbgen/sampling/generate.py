@@ -69,7 +69,7 @@ class CellGenerator:
         return self.encoder.codes(wells.assign(**replaced))
 
     def draw(self, plan: Plan, wells: pd.DataFrame, *, replicate: int) -> Iterator[WellCells]:
-        """Cells of every well that has some, in the plan's order, a block at a time; ``wells`` are the plan's, labelled."""
+        """Cells of every well that has some, a block at a time; ``wells`` are the plan's, with all covariates."""
         import torch
 
         sizes = plan.libraries(replicate)
