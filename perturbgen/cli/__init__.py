@@ -16,8 +16,10 @@ from perturbgen.cli import (  # noqa: F401  (show adds itself to the data verbs)
     data,
     de,
     doctor,
+    generate,
     images,
     l1000,
+    predict,
     retrieve,
     samplers,
     score,
@@ -51,6 +53,8 @@ retrieve.register(app)
 baselines.register(app)
 compare.register(app)
 samplers.register(app)
+generate.register(app)
+predict.register(app)
 submit.register(app)
 l1000.register(app)
 images.register(app)

@@ -12,11 +12,11 @@ from scipy import sparse
 
 from perturbgen.console import progress
 from perturbgen.data.h5ad_writer import write_h5ad
+from perturbgen.data.sparse_h5ad import SparseH5ad
 from perturbgen.simulate.cells import all_cells, chunk_ids, in_our_words, spurious_entries
 from perturbgen.simulate.conditions import id_map, metadata, truth
 from perturbgen.simulate.long_parquet import LongParquet
 from perturbgen.simulate.pseudobulk import PseudobulkSums
-from perturbgen.simulate.sparse_h5ad import SparseH5ad
 from perturbgen.simulate.tables import de_tables, multiome, sample_submission
 from perturbgen.simulate.world import World
 

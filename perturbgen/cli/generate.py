@@ -1,0 +1,109 @@
+"""``perturbgen generate``: cells of conditions that nobody measured."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from perturbgen.cli.data import Columns, Json, Layer, Vehicle, load
+from perturbgen.cli.samplers import read_conditions
+from perturbgen.console import show_table
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from anndata import AnnData
+
+    from perturbgen.sampling import CellSampler
+
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory that train made.", show_default=False)]
+CellsFile = Annotated[Path, typer.Option(help="The measured cells: an h5ad file, or a folder of competition files.")]
+Conditions = Annotated[Path, typer.Option(help="id_map.csv, or a csv of cell_type and compound.")]
+Latent = Annotated[str, typer.Option(help="Latent points from the prior, from cells of the type (posterior), or from "
+                                          "vehicle cells of the same plate and type (control).")]  # fmt: skip
+Samplers = Annotated[Path | None, typer.Option(help="What perturbgen samplers wrote; fitted anew otherwise.")]
+Device = Annotated[str, typer.Option(help="cpu or cuda.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb."""
+    app.command()(generate)
+
+
+def generate(
+    run: RunFolder,
+    cells: CellsFile,
+    conditions: Conditions,
+    out: Annotated[Path, typer.Option(help="Folder for replicate-0001.h5ad, ... and wells.csv.")],
+    replicates: Annotated[int, typer.Option(min=1, help="How many experiments to draw.")] = 1,
+    latent: Latent = "control",
+    samplers: Samplers = None,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same cells.")] = 0,
+    columns: Columns = None,
+    layer: Layer = None,
+    vehicle: Vehicle = None,
+    device: Device = "cpu",
+    as_json: Json = False,
+) -> None:
+    """Draw cells for every condition and each of its compound's wells: how many, how deep, and their raw counts.
+
+    One h5ad a replicate, written as it is drawn; a folder that was interrupted is completed by the same command. Wells
+    for which no cell was drawn have a zero in wells.csv: that donor is missing, as it happens in a real experiment.
+
+    Example: [bold]perturbgen generate runs/0001-op3-s0 --cells counts.h5ad --conditions id_map.csv --replicates 5
+    --out generated[/bold]
+    """
+    from perturbgen.predict.source import make_generator, make_plan, read_wanted, run_fingerprint
+    from perturbgen.sampling.latents import require_route
+    from perturbgen.sampling.replicates import claim, write_replicates
+    from perturbgen.train import load_run
+
+    require_route(latent)
+    trained = load_run(run, device=device)
+    wanted = read_wanted(read_conditions(conditions))
+    about = {
+        "run": str(run), "model": run_fingerprint(run), "cells": str(cells), "latent": latent, "seed": seed,
+        "samplers": None if samplers is None else str(samplers),
+        "conditions": hashlib.sha256("\n".join(sorted("\t".join(key) for key in wanted)).encode()).hexdigest(),
+    }  # fmt: skip
+    claim(out, about)
+    adata = open_cells(trained, cells, wanted, columns=columns, layer=layer, vehicle=vehicle)
+    plan, wells = make_plan(trained, adata, open_sampler(samplers, adata, seed=seed), wanted, seed=seed)
+    generator = make_generator(trained, adata, wells, latent=latent, seed=seed)
+    paths = write_replicates(generator, plan, wells, out, replicates=replicates, about=about)
+    rows = [describe(path) for path in paths]
+    show_table(rows, title=f"{len(wanted)} conditions in {len(wells)} wells, in {out}", as_json=as_json)
+
+
+def open_cells(
+    run: object, path: Path, wanted: pd.MultiIndex, *, columns: Path | None, layer: str | None, vehicle: str | None
+) -> AnnData:
+    """The measured cells with the run's genes, without those of the conditions to predict."""
+    from perturbgen.data import validate
+    from perturbgen.predict.source import in_run_genes, without
+
+    adata = load(path, columns=columns, layer=layer, vehicle=vehicle)
+    validate(adata)
+    return without(in_run_genes(run, adata), wanted)  # type: ignore[arg-type]
+
+
+def open_sampler(path: Path | None, cells: AnnData, *, seed: int) -> CellSampler:
+    """The sampler of a file or folder, or one fitted on the cells."""
+    from perturbgen.predict.source import make_sampler
+    from perturbgen.sampling import CellSampler
+
+    if path is None:
+        return make_sampler(cells, seed=seed)
+    return CellSampler.load(path / "sampler.npz" if path.is_dir() else path)
+
+
+def describe(path: Path) -> dict[str, object]:
+    """What a replicate holds, read from its file."""
+    import h5py
+
+    with h5py.File(path, "r") as file:
+        total = int(file["X/data"][:].sum()) if len(file["X/data"]) else 0
+        cells = len(file["X/indptr"]) - 1
+    return {"file": str(path), "cells": cells, "counts_per_cell": total / max(cells, 1)}

@@ -1,0 +1,101 @@
+"""The experiment that generated wells join: real samples of the same cell types, and the organisers' fit of it all."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+
+from perturbgen.data.pseudobulk import constant_columns, group_codes, pseudobulk
+from perturbgen.de.flavours import flavour_table
+from perturbgen.predict.source import CONDITION
+from perturbgen.sampling.wells import WELL
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+    from perturbgen.de import DETable
+    from perturbgen.sampling.generate import CellGenerator
+    from perturbgen.sampling.plan import Plan
+
+TWIN: Final = " (generated)"  # ends the compound of wells that were measured, too, and are generated beside them
+
+
+class Wells(NamedTuple):
+    """Conditions to generate: their plan, its wells with all covariates, and what draws their cells."""
+
+    plan: Plan
+    wells: pd.DataFrame
+    generator: CellGenerator
+    suffix: str = ""
+
+    @property
+    def conditions(self) -> pd.MultiIndex:
+        """Their labels in the fit."""
+        table = self.plan.conditions
+        return pd.MultiIndex.from_arrays([table["cell_type"], table["compound"] + self.suffix], names=CONDITION)
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Real samples (plate x well x cell type), what is true of every well, and how they are fitted."""
+
+    real: AnnData
+    well_obs: pd.DataFrame
+    control: str
+    flavour: str
+
+    @classmethod
+    def of(cls, cells: AnnData, kinds: Sequence[str], *, control: str, flavour: str) -> Bench:
+        """Of the measured cells of some cell types; generated wells get the labels of their well's other cells."""
+        codes, _ = group_codes(cells.obs, WELL)
+        well_obs = constant_columns(cells.obs, codes, WELL)
+        some = cells[cells.obs["cell_type"].astype(str).isin(kinds).to_numpy()]
+        real = pseudobulk(some, by=[*WELL, "cell_type"])
+        real.obs = plain(real.obs[[name for name in (*well_obs, "cell_type", "n_cells") if name in real.obs]])
+        return cls(real, plain(well_obs), control, flavour)
+
+    @cached_property
+    def measured(self) -> DETable:
+        """The fit of the real samples alone."""
+        return self.fit()
+
+    def fit(self, *samples: AnnData, **options: Any) -> DETable:
+        """The fit of the real samples and others; ``options`` are those of ``flavour_table``."""
+        from anndata import AnnData
+
+        everything = [self.real, *samples]
+        counts = sp.vstack([sp.csr_array(part.X) for part in everything], format="csr")
+        obs = pd.concat([part.obs for part in everything])
+        joined = AnnData(counts, obs=obs, var=pd.DataFrame(index=self.real.var_names))
+        return flavour_table(joined, flavour=self.flavour, control=self.control, **options)
+
+    def samples(self, group: Wells, sums: sp.csr_array | np.ndarray, cells: np.ndarray) -> AnnData:
+        """Samples of generated sums (wells, genes), labelled as their wells are; wells without cells are missing."""
+        from anndata import AnnData
+
+        keep = np.flatnonzero((cells > 0) & (np.asarray(sums.sum(axis=1)).ravel() > 0))
+        wells = group.wells.iloc[keep]
+        own = wells[[*WELL, "cell_type"]].astype(str).reset_index(drop=True)
+        obs = own.merge(self.well_obs, on=WELL, how="left", validate="many_to_one")
+        obs["compound"] = wells["compound"].astype(str).to_numpy() + group.suffix
+        obs["n_cells"] = cells[keep]
+        obs.index = pd.Index(obs[[*WELL, "cell_type"]].agg("|".join, axis=1) + f"|generated{group.suffix}")
+        obs = obs[[name for name in self.real.obs if name in obs]]
+        return AnnData(sp.csr_array(sums[keep]), obs=obs, var=pd.DataFrame(index=self.real.var_names))
+
+    def draw(self, group: Wells, *, replicate: int) -> AnnData:
+        """Generated samples of a replicate."""
+        sums, cells = group.generator.drawn_sums(group.plan, group.wells, replicate=replicate)
+        return self.samples(group, sums, cells)
+
+
+def plain(obs: pd.DataFrame) -> pd.DataFrame:
+    """Labels as text, so that those of real and of generated samples join."""
+    text = [name for name in obs if name != "n_cells"]
+    return obs.assign(**{name: obs[name].astype(str) for name in text})

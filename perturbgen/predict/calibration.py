@@ -1,0 +1,74 @@
+"""Measured conditions on which replicates are counted and factors fitted, as if nobody had measured them."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from perturbgen.errors import SchemaError, shorten
+from perturbgen.predict.source import labels_of
+
+if TYPE_CHECKING:
+    from perturbgen.de import DETable
+    from perturbgen.train import TrainedRun
+
+log = logging.getLogger(__name__)
+
+
+def calibration_conditions(
+    run: TrainedRun, obs: pd.DataFrame, real: DETable, kinds: list[str], *, control: str
+) -> pd.MultiIndex:
+    """The measured conditions of the cell types that the run did not train on; all measured ones if there are none.
+
+    The latter flatters: a model knows the conditions that it was trained on better than those it was not, and factors
+    fitted there are too large. It is a warning.
+    """
+    measured = usable(obs, real, kinds, control=control)
+    withheld = measured[~measured.isin(trained_conditions(run, obs))]
+    if set(withheld.get_level_values(0)) == set(kinds):
+        return withheld
+    log.warning(
+        "%s was trained on the measured conditions of %s: factors fitted on them are too large",
+        run.path, shorten(kinds),
+    )  # fmt: skip
+    return measured
+
+
+def usable(obs: pd.DataFrame, real: DETable, kinds: list[str], *, control: str) -> pd.MultiIndex:
+    """Measured conditions of the cell types with an answer, the vehicle and positive controls aside."""
+    answered = real.t.index[real.t.notna().any(axis=1)]
+    labels = labels_of(obs)
+    controls = {control}
+    if "control" in obs:
+        flagged = obs["control"].astype(str).str.lower().isin(["true", "1"]).to_numpy()
+        controls |= set(labels.get_level_values(1)[flagged])
+    chosen = answered[~answered.get_level_values(1).isin(sorted(controls)) & answered.isin(labels)]
+    absent = [kind for kind in kinds if kind not in set(chosen.get_level_values(0))]
+    if absent:
+        raise nothing_measured(absent)
+    return pd.MultiIndex.from_tuples(sorted(chosen), names=["cell_type", "compound"])
+
+
+def nothing_measured(kinds: list[str]) -> SchemaError:
+    """The error for cell types without a measured compound."""
+    return SchemaError(
+        f"no compound was measured in {shorten(kinds)}",
+        expected="one or more measured conditions of every cell type, for standard errors or to calibrate on",
+        fix="use the estimator mean_t with a number of replicates: --estimator mean_t --replicates 10",
+    )
+
+
+def trained_conditions(run: TrainedRun, obs: pd.DataFrame) -> pd.MultiIndex:
+    """The conditions of the cells that the run was trained on."""
+    parts = run.parts()
+    trained = obs.index.astype(str).isin(parts.index[parts == "train"].astype(str))
+    return labels_of(obs[trained]).unique()
+
+
+def mrrmse(prediction: pd.DataFrame, truth: pd.DataFrame) -> float:
+    """Mean over conditions of the root mean square error over genes, joined by label."""
+    difference = prediction.loc[truth.index, truth.columns].to_numpy() - truth.to_numpy()
+    return float(np.sqrt((difference**2).mean(axis=1)).mean())

@@ -1,0 +1,173 @@
+"""Cells that nobody measured: latent points, decoded, and counts drawn around what comes out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+
+from perturbgen.data.covariates import CovariateEncoder
+from perturbgen.errors import SchemaError, shorten
+from perturbgen.sampling.latents import Latents
+
+if TYPE_CHECKING:
+    import torch
+
+    from perturbgen.models import LatentModel
+    from perturbgen.sampling.plan import Plan
+
+BLOCK = 512  # cells decoded at once
+WORKERS = 4
+
+
+class WellCells(NamedTuple):
+    """Cells drawn for a well: its position in the plan, and counts (cells, genes) int32."""
+
+    well: int
+    counts: sp.csr_array
+
+
+class Piece(NamedTuple):
+    """Some of a well's cells on their way through the decoder."""
+
+    well: int
+    z: torch.Tensor
+    codes: torch.Tensor
+    size: torch.Tensor
+    rng: np.random.Generator
+
+
+@dataclass(frozen=True)
+class CellGenerator:
+    """A trained model and a source of latent points, which turn a plan's wells into cells."""
+
+    model: LatentModel
+    genes: pd.Index
+    encoder: CovariateEncoder
+    latents: Latents
+
+    @cached_property
+    def counts_are_nb(self) -> bool:
+        """Whether the decoder gives negative binomial means; a Gaussian one draws by itself."""
+        from perturbgen.models import GaussianVAE
+
+        return not isinstance(self.model, GaussianVAE)
+
+    def codes(self, wells: pd.DataFrame, **replaced: str) -> np.ndarray:
+        """Condition codes (wells, covariates); ``replaced`` puts one value for all wells in a column."""
+        absent = [name for name in self.encoder.categories if name not in wells]
+        if absent:
+            raise SchemaError(
+                f"the run is conditioned on {shorten(absent)}, which the wells do not say", expected=shorten(wells)
+            )
+        return self.encoder.codes(wells.assign(**replaced))
+
+    def draw(self, plan: Plan, wells: pd.DataFrame, *, replicate: int) -> Iterator[WellCells]:
+        """Cells of every well that has some, a block at a time; ``wells`` are the plan's, with all covariates."""
+        import torch
+
+        sizes = plan.libraries(replicate)
+        with ThreadPoolExecutor(min(WORKERS, torch.get_num_threads())) as pool:
+            for block in blocks(self.pieces(plan, wells, sizes, replicate)):
+                yield from self.draw_block(block, pool)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model lives."""
+        return next(self.model.parameters()).device
+
+    def pieces(
+        self, plan: Plan, wells: pd.DataFrame, sizes: Sequence[np.ndarray], replicate: int, **replaced: str
+    ) -> Iterator[Piece]:
+        """The wells' cells with their latent points, in pieces of at most a block."""
+        import torch
+
+        codes = torch.from_numpy(self.codes(wells, **replaced))
+        for i, size in enumerate(sizes):
+            if not len(size):
+                continue
+            well, rng = wells.iloc[i], plan.rng(replicate, wells.iloc[i])
+            own = codes[[i]].expand(len(size), -1)
+            z = self.latents.draw(well, own, rng)
+            whole = (z, own, torch.from_numpy(size).float())
+            for part in zip(*(values.split(BLOCK) for values in whole), strict=True):
+                yield Piece(i, *(values.to(self.device) for values in part), rng)
+
+    def means(self, block: Sequence[Piece]) -> tuple[np.ndarray, np.ndarray]:
+        """Means (cells, genes), each cell's adding up to its size, and r (1 or cells, genes)."""
+        import torch
+
+        z, codes, size = (torch.cat(parts) for parts in zip(*(piece[1:4] for piece in block), strict=True))
+        with torch.inference_mode():
+            if not self.counts_are_nb:
+                return self.model.expected(z, codes, size).cpu().numpy(), np.full((1, len(self.genes)), np.inf)
+            if self.model.decoder.scaling == "total":
+                log_mean, log_r = self.model.decode(z, codes, size)
+            else:  # "max" is told of the largest count; a library of the size asked for is what we want
+                log_mean, log_r = self.model.decode(z, codes, torch.ones_like(size))
+                log_mean = log_mean.log_softmax(-1) + size.log()[:, None]
+            return log_mean.exp().cpu().numpy(), np.atleast_2d(log_r.exp().cpu().numpy())
+
+    def draw_block(self, block: Sequence[Piece], pool: ThreadPoolExecutor) -> list[WellCells]:
+        """Counts around the means, each piece from its own stream."""
+        from perturbgen.sampling.draw import draw_counts
+
+        if not self.counts_are_nb:
+            return [self.draw_gaussian(piece) for piece in block]
+        mean, r = self.means(block)
+        stops = np.cumsum([len(piece.size) for piece in block])
+        rows = [slice(stop - len(piece.size), stop) for piece, stop in zip(block, stops, strict=True)]
+        jobs = [
+            pool.submit(draw_counts, mean[part], r[part] if len(r) > 1 else r, piece.rng)
+            for piece, part in zip(block, rows, strict=True)
+        ]
+        return [WellCells(piece.well, job.result()) for piece, job in zip(block, jobs, strict=True)]
+
+    def draw_gaussian(self, piece: Piece) -> WellCells:
+        """Counts of a model of real numbers, which rounds by itself."""
+        import torch
+
+        generator = torch.Generator(self.device).manual_seed(int(piece.rng.integers(2**62)))
+        counts = self.model.sample(piece.codes, piece.size, generator, piece.z)
+        return WellCells(piece.well, sp.csr_array(counts.cpu().numpy().astype(np.int32)))
+
+    def expected_sums(self, plan: Plan, wells: pd.DataFrame, *, replicate: int, **replaced: str) -> np.ndarray:
+        """Noise-free sums (wells, genes) of the means of each well's cells; ``replaced`` as in :meth:`codes`."""
+        sums = np.zeros((len(wells), len(self.genes)))
+        for block in blocks(self.pieces(plan, wells, plan.libraries(replicate), replicate, **replaced)):
+            mean, _ = self.means(block)
+            starts = np.cumsum([0, *(len(piece.size) for piece in block)])[:-1]
+            for piece, part in zip(block, np.add.reduceat(mean, starts, axis=0), strict=True):
+                sums[piece.well] += part
+        return sums
+
+    def drawn_sums(self, plan: Plan, wells: pd.DataFrame, *, replicate: int) -> tuple[sp.csr_array, np.ndarray]:
+        """Sums (wells, genes) int64 of each well's drawn cells, and how many cells they are; no cell is kept."""
+        rows: list[sp.csr_array] = [sp.csr_array((1, len(self.genes)), dtype=np.int64)] * len(wells)
+        cells = np.zeros(len(wells), np.int64)
+        for well, counts in self.draw(plan, wells, replicate=replicate):
+            rows[well] = rows[well] + sp.csr_array(counts.sum(axis=0, dtype=np.int64)[None])
+            cells[well] += counts.shape[0]
+        return sp.vstack(rows, format="csr"), cells
+
+
+def blocks(pieces: Iterator[Piece]) -> Iterator[list[Piece]]:
+    """Pieces gathered to blocks of about ``BLOCK`` cells.
+
+    Two pieces of one well are never in one block: they share a stream of random numbers, and are drawn in order.
+    """
+    block: list[Piece] = []
+    for piece in pieces:
+        cells = sum(len(other.size) for other in block) + len(piece.size)
+        if block and (cells > BLOCK or block[-1].well == piece.well):
+            yield block
+            block = []
+        block.append(piece)
+    if block:
+        yield block

@@ -1,0 +1,71 @@
+"""The two verbs as they are typed."""
+
+import json
+import re
+
+import pandas as pd
+import pytest
+
+from perturbgen.cli import run as command
+from tests.predict.conftest import GENES, make_experiment, wanted_table
+
+
+@pytest.fixture
+def folder(vae, experiment_file, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    ids = wanted_table().rename(columns={"compound": "sm_name"}).rename_axis("id").reset_index()
+    ids.to_csv("id_map.csv", index=False)
+    pd.DataFrame(0.0, ids["id"], GENES).to_csv("sample_submission.csv")
+    (tmp_path / "cells.h5ad").symlink_to(experiment_file)
+    (tmp_path / "run").symlink_to(vae.path)
+    return tmp_path
+
+
+FILES = ["--cells", "cells.h5ad", "--conditions", "id_map.csv"]
+
+
+def test_generate_writes_and_completes(folder, capsys):
+    arguments = ["generate", "run", *FILES, "--out", "made", "--latent", "prior", "--json"]
+    assert command([*arguments, "--replicates", "1"]) == 0
+    first = json.loads(capsys.readouterr().out)
+    assert command([*arguments, "--replicates", "2"]) == 0
+    both = json.loads(capsys.readouterr().out)
+    assert both[0] == first[0]
+    assert [row["cells"] > 0 for row in both] == [True, True]
+    assert command([*arguments, "--seed", "5"]) == 2
+    assert "holds another generation: seed was 0, and is 5 now" in capsys.readouterr().err
+
+
+def test_predict_to_a_submission_that_is_valid(folder, capsys):
+    make_experiment(everything=True).write_h5ad("all.h5ad")
+    arguments = ["predict", "run", *FILES, "--out", "p.parquet", "--replicates", "1", "--withheld", "all.h5ad"]
+    assert command([*arguments, "--json"]) == 0
+    row = json.loads(capsys.readouterr().out)[0]
+    assert row["replicates"] == 1
+    assert row["withheld_nll_per_gene"] > 0
+    assert row["factors B"].count(".") == 5
+    like = ["--id-map", "id_map.csv", "--like", "sample_submission.csv"]
+    assert command(["submit", "p.parquet", *like, "--out", "submission.csv"]) == 0
+    assert command(["check", "submission.csv", *like]) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["generate", "nowhere", *FILES, "--out", "x"], "no run directory at nowhere"),
+        (["generate", "run", *FILES, "--out", "x", "--latent", "dreams"], "no latent route 'dreams'"),
+        (["generate", "run", *FILES, "--out", "cells.h5ad"], "cells.h5ad"),
+        (["generate", "run", *FILES, "--out", "x", "--samplers", "nothing.npz"], "no sampler at nothing.npz"),
+        (["generate", "run", "--cells", "cells.h5ad", "--conditions", "none.csv", "--out", "x"], "none.csv"),
+        (["predict", "run", *FILES, "--out", "p.csv"], "parquet"),
+        (["predict", "run", *FILES, "--out", "p.parquet", "--estimator", "mean_p"], "mean_t"),
+        (["predict", "run", *FILES, "--out", "p.parquet", "--replicates", "0"], "auto, or a whole number"),
+        (["predict", "run", *FILES, "--out", "p.parquet", "--flavour", "vanilla"], "kaggle"),
+        (["predict", "run", *FILES, "--out", "p.parquet", "--calibration-run", "x"], "no run directory at x"),
+    ],
+)
+def test_mistakes_are_explained(folder, capsys, arguments, words):
+    assert command(arguments) == 2
+    error = capsys.readouterr().err
+    assert re.search(words, error), error
+    assert "Traceback" not in error

@@ -1,0 +1,262 @@
+"""From a run to a prediction: nothing leaks, nothing depends on order, bad noise is seen, and the contract holds."""
+
+import logging
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.sparse as sp
+from scipy import stats
+
+from perturbgen.baselines import Predictor
+from perturbgen.data.splits import Split
+from perturbgen.errors import ConfigError, PerturbgenError, SchemaError
+from perturbgen.predict.bench import TWIN, Bench
+from perturbgen.predict.calibration import calibration_conditions
+from perturbgen.predict.checks import check_generated
+from perturbgen.predict.likelihood import withheld_likelihood
+from perturbgen.predict.pipeline import PredictSettings, make_task, predict
+from perturbgen.predict.plugin import expected_log2, model_logfc
+from perturbgen.predict.predictor import GenerativePredictor
+from perturbgen.predict.source import make_sampler, without
+from tests.predict.conftest import COMPOUNDS, FAST, FEW_TREES, GENES, KNOWN, make_experiment, train, wanted_table
+
+WANTED = wanted_table()
+LABELS = pd.MultiIndex.from_frame(WANTED)
+
+
+@pytest.fixture(scope="module")
+def sampler(experiment_file):
+    return make_sampler(ad.read_h5ad(experiment_file), seed=0, settings=FEW_TREES)
+
+
+def test_every_estimator_answers_for_every_condition(vae, experiment, sampler):
+    names = ("mean_t", "plug_in", "shrunk", "shrunk_plug_in")
+    settings = PredictSettings(estimators=names, replicates=2, levels=2)
+    found = predict(vae, experiment, WANTED, settings, sampler=sampler, keep=(1, 2))
+    assert set(found.values) == set(names)
+    for values in found.values.values():
+        assert values.index.equals(LABELS)
+        assert list(values.columns) == GENES
+        assert np.isfinite(values.to_numpy()).all()
+    pd.testing.assert_frame_equal(found.by_replicates[2], found.values["mean_t"])
+    assert not found.by_replicates[1].equals(found.by_replicates[2])
+    assert sorted(found.calibration) == [("B", name) for name in KNOWN]
+    assert list(found.scores.index) == [1, 2]
+    for raw, name in (("mean_t", "shrunk"), ("plug_in", "shrunk_plug_in")):
+        ratio = (found.values[name] / found.values[raw].where(found.values[raw].abs() > 1e-9)).round(9)
+        factors = found.factors[name].round(9).to_numpy().ravel()
+        assert np.isin(ratio.to_numpy()[ratio.notna().to_numpy()], factors).all()
+
+
+def test_the_seed_decides_and_the_order_of_conditions_does_not(vae, experiment, sampler):
+    first, again = (predict(vae, experiment, WANTED, FAST, sampler=sampler).values["mean_t"] for _ in range(2))
+    pd.testing.assert_frame_equal(first, again, check_exact=True)
+    turned = predict(vae, experiment, WANTED.iloc[::-1], FAST, sampler=sampler).values["mean_t"]
+    assert list(turned.index) == list(LABELS[::-1])
+    pd.testing.assert_frame_equal(first, turned.loc[LABELS])
+    other = predict(vae, experiment, WANTED, FAST.model_copy(update={"seed": 1}), sampler=sampler).values["mean_t"]
+    assert not first.equals(other)
+
+
+def test_cells_of_the_conditions_to_predict_are_never_looked_at(vae, experiment):
+    everything = make_experiment(everything=True)
+    hidden = ((everything.obs["cell_type"] == "B") & everything.obs["compound"].isin(COMPOUNDS[3:])).to_numpy()
+    absurd = everything.copy()
+    absurd.X = sp.csr_matrix(everything.X.toarray() * np.where(hidden, 100, 1)[:, None])
+    settings = PredictSettings(estimators=("shrunk",), replicates=1, levels=2)
+    first, second = (predict(vae, cells, WANTED, settings).values["shrunk"] for cells in (everything, absurd))
+    pd.testing.assert_frame_equal(first, second)
+
+
+def test_the_order_of_genes_in_the_file_does_not_matter(vae, experiment, sampler):
+    shuffled = experiment[:, GENES[::-1]].copy()
+    first, second = (
+        predict(vae, cells, WANTED, FAST, sampler=sampler).values["mean_t"] for cells in (experiment, shuffled)
+    )
+    pd.testing.assert_frame_equal(first, second)
+
+
+def test_replicates_grow_until_they_are_in_vain(vae, experiment, sampler):
+    settings = FAST.model_copy(update={"replicates": None, "most": 20})
+    found = predict(vae, experiment, WANTED, settings, sampler=sampler)
+    assert 3 <= len(found.scores) <= 20
+    assert found.scores.iloc[-2:].min() > 0.99 * found.scores.iloc[:-2].min() or len(found.scores) == 20
+
+
+def test_real_samples_of_the_same_cell_types_join_the_fit(vae, experiment, sampler):
+    settings = PredictSettings(estimators=("shrunk",), replicates=1)
+    task = make_task(vae, experiment, LABELS, settings, sampler=sampler, calibration_run=None)
+    drawn = [task.bench.draw(group, replicate=1) for group in task.groups]
+    table = task.bench.fit(*drawn)
+    assert set(task.bench.real.obs["cell_type"]) == {"B"}
+    assert set(table.conditions.index) == {("B", c) for c in (*COMPOUNDS, *(f"{c}{TWIN}" for c in KNOWN))}
+    generated = drawn[0].obs
+    here = experiment.obs[["plate", "well", "donor", "row", "compound"]].drop_duplicates()
+    assert len(generated.merge(here)) == len(generated) > 0
+    # Real conditions are what they are without us, but for the shared variance.
+    alone = task.bench.fit()
+    for key, row in alone.logfc.iterrows():
+        assert np.corrcoef(row, table.logfc.loc[key])[0, 1] > 0.97
+
+
+def test_conditions_that_a_run_withheld_are_the_ones_it_is_calibrated_on(experiment_file, experiment, caplog, vae):
+    parts = pd.Series("train", experiment.obs_names, name="part").rename_axis("cell")
+    parts[((experiment.obs["cell_type"] == "B") & (experiment.obs["compound"] == KNOWN[0])).to_numpy()] = "withheld"
+    split = experiment_file.parent / "split.csv"
+    Split(parts, "cells").write(split)
+    data = {"path": str(experiment_file), "split": str(split)}
+    model = {"latent": 2, "decoder": {"hidden": [8]}}
+    honest = train(experiment_file.parent, data=data, model=model)
+    bench = Bench.of(experiment, ["B"], control="DMSO", flavour="kaggle")
+    options = {"control": "DMSO"}
+    with caplog.at_level(logging.WARNING):
+        assert list(calibration_conditions(honest, experiment.obs, bench.fit(), ["B"], **options)) == [("B", KNOWN[0])]
+        assert not caplog.text
+        assert len(calibration_conditions(vae, experiment.obs, bench.fit(), ["B"], **options)) == len(KNOWN)
+    assert "was trained on the measured conditions of 'B'" in caplog.text
+    settings = PredictSettings(estimators=("shrunk",), replicates=1, levels=2)
+    found = predict(vae, experiment, WANTED, settings, calibration_run=honest)
+    assert list(found.calibration) == [("B", KNOWN[0])]
+
+
+def test_plug_in_is_the_models_own_contrast(vae, experiment, sampler):
+    settings = PredictSettings(estimators=("plug_in",))
+    task = make_task(vae, experiment, LABELS, settings, sampler=sampler, calibration_run=None)
+    same = task.wanted._replace(wells=task.wanted.wells.assign(compound="DMSO"))
+    none = model_logfc(same, vehicle="DMSO", genes=pd.Index(GENES))
+    assert np.allclose(none.dropna(), 0)
+    assert (model_logfc(task.wanted, vehicle="DMSO", genes=pd.Index(GENES)).abs() > 0).to_numpy().any()
+
+
+def test_plug_in_needs_a_run_that_knows_compounds(experiment_file, experiment, sampler):
+    model = {"latent": 2, "decoder": {"hidden": [8]}}
+    run = train(
+        experiment_file.parent,
+        data={"path": str(experiment_file)},
+        model=model,
+        conditions={"cell_type": {}, "well": {}},
+    )
+    with pytest.raises(ConfigError, match="not conditioned on compound"):
+        predict(run, experiment, WANTED, PredictSettings(estimators=("plug_in",)), sampler=sampler)
+    values = predict(run, experiment, WANTED, FAST, sampler=sampler).values["mean_t"]
+    assert values.index.equals(LABELS)  # the seed's own conditions, cell type and well, are enough to generate
+
+
+def test_expected_log2_is_that_of_poisson_counts():
+    for mean in (0.0, 0.01, 0.7, 30.0, 990.0, 5000.0):
+        counts = np.arange(8000)
+        exact = stats.poisson.pmf(counts, mean) @ np.log2(counts + 0.5)
+        assert expected_log2(np.array([mean]))[0] == pytest.approx(exact, abs=2e-4)
+
+
+def bulk(rng, n, mean, compound, *, noise=True):
+    """Samples of 40 cells on two plates."""
+    rate = np.full((n, 60), mean)
+    counts = rng.poisson(rate * np.exp(rng.normal(0, 0.3, rate.shape))) if noise else rate.astype(int)
+    obs = pd.DataFrame({"cell_type": "B", "compound": compound, "plate": ["p0", "p1"] * (n // 2), "n_cells": 40})
+    obs.index = [f"{compound} {i}" for i in range(n)]
+    return ad.AnnData(sp.csr_array(counts), obs=obs)
+
+
+@pytest.mark.parametrize(
+    ("options", "warned"),
+    [({}, None), ({"noise": False}, "variance"), ({"mean": 90.0}, "depth"), ({"mean": 400.0}, "depth")],
+)
+def test_wrong_depth_and_missing_noise_are_seen(caplog, options, warned):
+    rng = np.random.default_rng(0)
+    real = bulk(rng, 30, 200.0, "DMSO")
+    generated = bulk(rng, 30, **{"mean": 200.0, "compound": "x", **options})
+    with caplog.at_level(logging.WARNING):
+        table = check_generated(generated, real, control="DMSO")
+    assert ("generated over real" in caplog.text) == (warned is not None)
+    if warned:
+        assert f"real {warned} is outside" in caplog.text
+        assert f"B {table[warned].iat[0]:.2f}" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda t: pd.concat([t, t.iloc[:1]]), "conditions occur twice: 'B | drug 3'"),
+        (lambda t: t.assign(cell_type="Z"), "no well of cell type 'Z'"),
+        (lambda t: t.iloc[:1].assign(compound="drug 77"), "no well of compound 'drug 77'"),
+        (lambda t: t.iloc[:0], "no condition is asked for"),
+        (lambda t: t.drop(columns="compound"), "no such column"),
+        (lambda t: t.assign(compound=[None, *t["compound"][1:]]), "is missing in 1"),
+    ],
+)
+def test_bad_conditions_are_refused(vae, experiment, sampler, change, words):
+    with pytest.raises(SchemaError, match=words):
+        predict(vae, experiment, change(WANTED), FAST, sampler=sampler)
+
+
+def test_a_cell_type_without_real_controls_is_refused(vae, experiment, sampler):
+    bare = experiment[~((experiment.obs["cell_type"] == "B") & (experiment.obs["compound"] == "DMSO"))].copy()
+    settings = FAST.model_copy(update={"latent": "prior"})
+    with pytest.raises(SchemaError, match="no well of the vehicle 'DMSO' has cells of type 'B'"):
+        predict(vae, bare, WANTED, settings, sampler=sampler)
+
+
+def test_nothing_to_calibrate_on_is_refused_and_says_what_needs_none(vae, experiment):
+    only = without(experiment, pd.MultiIndex.from_product([["B"], KNOWN]))
+    with pytest.raises(SchemaError, match="no compound was measured in 'B'"):
+        predict(vae, only, WANTED, PredictSettings(estimators=("shrunk",), replicates=1))
+    assert predict(vae, only, WANTED, FAST).values["mean_t"].shape == (3, len(GENES))
+
+
+def test_a_condition_without_any_cell_is_predicted_as_zero_with_a_warning(
+    vae, experiment, sampler, monkeypatch, caplog
+):
+    from perturbgen.sampling.plan import Plan
+
+    libraries = Plan.libraries
+
+    def none_of_the_first(self, replicate):
+        lost = (self.wells["compound"] == COMPOUNDS[3]).to_numpy()
+        return [size[:0] if gone else size for size, gone in zip(libraries(self, replicate), lost, strict=True)]
+
+    monkeypatch.setattr(Plan, "libraries", none_of_the_first)
+    with caplog.at_level(logging.WARNING):
+        values = predict(vae, experiment, WANTED, FAST, sampler=sampler).values["mean_t"]
+    assert (values.loc[("B", COMPOUNDS[3])] == 0).all()
+    assert (values.loc[("B", COMPOUNDS[4])] != 0).any()
+    assert "no cell was drawn for 1 conditions" in caplog.text
+
+
+def test_a_model_is_a_predictor_like_any_other(vae, experiment):
+    bench = Bench.of(experiment, ["B", "T"], control="DMSO", flavour="kaggle")
+    table = bench.fit().signed_log10_p
+    model = GenerativePredictor(vae, experiment, FAST)
+    assert isinstance(model, Predictor)
+    with pytest.raises(PerturbgenError, match="not been fitted"):
+        model.predict(LABELS)
+    fitted = model.fit(table[GENES[::-1]], rng=np.random.default_rng(0))
+    values = fitted.predict(LABELS[::-1])
+    assert values.index.equals(LABELS[::-1])
+    assert list(values.columns) == GENES[::-1]
+    again = GenerativePredictor(vae, experiment, FAST).fit(table, rng=np.random.default_rng(0)).predict(WANTED)
+    pd.testing.assert_frame_equal(again, values.loc[LABELS, GENES])
+
+
+def test_a_predictor_trains_on_the_cells_of_its_training_rows_alone(vae, experiment):
+    seen = []
+    rows = pd.MultiIndex.from_tuples([("T", name) for name in COMPOUNDS] + [("B", KNOWN[1])])
+    table = pd.DataFrame(0.0, rows, GENES)
+    GenerativePredictor(lambda cells, seed: seen.append(cells) or vae, experiment, FAST).fit(
+        table, rng=np.random.default_rng(0)
+    )
+    labels = set(zip(seen[0].obs["cell_type"], seen[0].obs["compound"], strict=True))
+    assert labels == {*rows, ("T", "DMSO"), ("B", "DMSO")}
+
+
+def test_withheld_cells_have_a_likelihood_under_their_compound(vae):
+    cells = make_experiment(everything=True)
+    table = withheld_likelihood(
+        vae, cells[cells.obs["compound"].isin(["DMSO", COMPOUNDS[4]])].copy(), samples=4, most=6
+    )
+    assert (table["cells"] <= 6).all()
+    assert (table["nll"] > 0).all()
+    assert np.allclose(table.loc[[("B", "DMSO"), ("T", "DMSO")], "gain"], 0)
+    assert (table.loc[("T", COMPOUNDS[4]), "gain"]) != 0
