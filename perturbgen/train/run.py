@@ -58,7 +58,7 @@ def resume(run: Path, overrides: list[str], *, devices: int = 1, num_nodes: int 
     checkpoint.require_same_cells(run, cells.parts())
     if overrides and fabric.is_global_zero:
         with atomic_path(run / "config.toml") as part:
-            part.write_text(to_toml(settings))
+            part.write_text(to_toml(settings), encoding="utf-8")
     return carry_out(run, settings, cells, fabric, resumed=True)
 
 
