@@ -77,6 +77,11 @@ def test_wrong_files_are_explained_before_a_run_is_made(folder, capsys, override
     assert not (folder / "runs").exists()
 
 
+def test_a_file_in_place_of_the_runs_folder_is_told_before_processes_are_started(folder, capsys, monkeypatch):
+    monkeypatch.setattr("perturbgen.train.run.launch", None)
+    explained(capsys, ["train", "config.toml", "--runs", "gap.csv", "--devices", "2"], "gap.csv is a file")
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """One run for all the damage."""
