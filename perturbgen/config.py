@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import platform
@@ -12,12 +13,13 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from perturbgen.errors import ConfigError, suggest
-from perturbgen.files import atomic_path, require_file, require_writable
+from perturbgen.files import disk_errors, require_file, require_writable
 
 
 class Settings(BaseModel):
@@ -51,7 +53,7 @@ def read_toml(path: str | Path) -> dict[str, Any]:
     """A TOML file as a dictionary."""
     path = require_file(path, "configuration")
     try:
-        return tomllib.loads(path.read_text())
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not valid TOML: {error}", fix='strings need quotes: name = "kang"') from None
 
@@ -134,13 +136,24 @@ def create_run(
     root = Path(root)
     require_writable(root / name)
     root.mkdir(parents=True, exist_ok=True)
-    numbers = [int(m[0]) for p in root.iterdir() if (m := re.match(r"\d{4}", p.name))]
-    run = root / f"{max(numbers, default=0) + 1:04d}-{slug(name)}-s{seed}"
-    with atomic_path(run) as part:
+    with disk_errors(root), TemporaryDirectory(prefix=".new-", dir=root) as made:
+        part = Path(made) / "run"
         part.mkdir()
-        (part / "config.toml").write_text(to_toml(settings))
+        (part / "config.toml").write_text(to_toml(settings), encoding="utf-8")
         (part / "env.json").write_text(json.dumps(environment(seed, data), indent=1))
-    return run
+        return claim(part, root, f"{slug(name)}-s{seed}")
+
+
+def claim(part: Path, root: Path, name: str) -> Path:
+    """Move a new run to the next free number; another run that takes the same name meanwhile is never replaced."""
+    while True:
+        numbers = [int(m[0]) for p in root.iterdir() if (m := re.match(r"\d{4}", p.name))]
+        run = root / f"{max(numbers, default=0) + 1:04d}-{name}"
+        try:
+            return part.rename(run)  # fails on a folder that holds something, as every run does
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
 
 
 def environment(seed: int, data: Mapping[str, str] | None = None) -> dict[str, Any]:
@@ -183,5 +196,5 @@ def file_hash(path: str | Path) -> str:
 
 
 def slug(text: str) -> str:
-    """Text fit for a file name."""
-    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
+    """Text fit for a file name, however long it is and whatever script it is in."""
+    return re.sub(r"[^a-z0-9]+", "-", text.lower())[:80].strip("-") or "run"

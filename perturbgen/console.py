@@ -22,14 +22,23 @@ class Tick(Protocol):
 
 def setup_logging(verbosity: int = 0) -> None:
     """Send the package's log to stderr: -1 quiet (errors), 0 normal (info), 1 verbose (debug)."""
-    from rich.console import Console
-    from rich.logging import RichHandler
-
     level = {-1: logging.ERROR, 0: logging.INFO}.get(verbosity, logging.DEBUG)
-    handler = RichHandler(console=Console(stderr=True), show_time=False, show_path=False, show_level=verbosity > 0)
+    handler = log_handler(show_level=verbosity > 0)
     logger = logging.getLogger("perturbgen")
     logger.handlers[:] = [handler]
     logger.setLevel(level)
+
+
+def log_handler(*, show_level: bool) -> logging.Handler:
+    """Folded to the terminal's width on a terminal; elsewhere a message stays on its line, fit for grep."""
+    if not sys.stderr.isatty():
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(logging.Formatter("%(levelname)-8s %(message)s" if show_level else "%(message)s"))
+        return handler
+    from rich.console import Console
+    from rich.logging import RichHandler
+
+    return RichHandler(console=Console(stderr=True), show_time=False, show_path=False, show_level=show_level)
 
 
 @contextmanager

@@ -1,4 +1,5 @@
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -70,3 +71,26 @@ def test_run_directories_are_numbered_and_hold_what_repeats_them(tmp_path: Path)
     assert env["seed"] == 3
     assert env["data"]["d"] == "sha256:6b86b273ff34fce19d6b804eff5a3f5747ada4eaa22f1d49c01e52ddb7875b4b"
     assert load_settings(Experiment, runs[0] / "config.toml").seed == 3
+
+
+def test_a_run_never_takes_the_place_of_one_that_was_numbered_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = create_run(tmp_path, "a", Experiment(), seed=0)
+    (first / "work").write_text("hours")
+    look, stale = Path.iterdir, [True]
+
+    def iterdir(folder: Path) -> Iterator[Path]:
+        """The first look at the folder is older than the other run."""
+        return iter([]) if folder == tmp_path and stale and stale.pop() else look(folder)
+
+    monkeypatch.setattr(Path, "iterdir", iterdir)
+    assert create_run(tmp_path, "a", Experiment(), seed=0).name == "0002-a-s0"
+    assert (first / "work").read_text() == "hours"
+    monkeypatch.undo()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["0001-a-s0", "0002-a-s0"]
+
+
+@pytest.mark.parametrize(("name", "run"), [("n" * 400, "0001-" + "n" * 80 + "-s0"), ("α/β", "0001-run-s0")])
+def test_any_name_makes_a_run(tmp_path: Path, name: str, run: str) -> None:
+    assert create_run(tmp_path, name, Experiment(), seed=0).name == run

@@ -87,6 +87,8 @@ def retrieve(
     from perturbgen.evaluate.retrieval import retrieve as run
 
     check_folder(out)
+    require_device(device)
+    require_named(same)
     vectors, labels = read(source, key)
     masks = split_controls(labels, controls, negatives, source)
     rule: dict[str, Any] = {
@@ -129,6 +131,7 @@ def neighbours(
     from perturbgen.evaluate.retrieval.pairs import require_labels
 
     check_folder(out)
+    require_named(same)
     vectors, labels = read(source, key)
     names = columns(same)
     require_labels(labels, names)
@@ -148,6 +151,18 @@ def neighbours(
 def columns(text: str | None) -> list[str]:
     """The names between the commas."""
     return [part.strip() for part in (text or "").split(",") if part.strip()]
+
+
+def require_named(same: str) -> None:
+    """``--same`` names a column."""
+    if not columns(same):
+        raise ConfigError("--same names no column", expected="columns in which positives agree", fix="--same compound")
+
+
+def require_device(name: str) -> None:
+    """``--device`` is a word that this verb knows; whether there is a GPU is asked later."""
+    if name != "cpu" and not name.startswith("cuda"):
+        raise ConfigError(f"--device {name}", expected="cpu or cuda", fix="--device cpu")
 
 
 def read(source: Path, key: str | None) -> tuple[np.ndarray, pd.DataFrame]:

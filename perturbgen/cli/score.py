@@ -79,6 +79,7 @@ def score(
 
     if out is not None:
         require_writable(out / "scorecard.md")
+    require_statistic(statistic)
     files = name_files(predictions)
     read: dict[str, Any] = {"id_map": id_map, "statistic": statistic, "layer": layer}
     true = read_table(truth, **read)
@@ -182,13 +183,17 @@ def read_h5ad(path: Path, id_map: Path | None, statistic: str, layer: str | None
     return label(pd.concat([labels, values], axis=1), path, id_map)
 
 
-def of_table(table: Any, statistic: str) -> pd.DataFrame:
-    """One statistic of a DE table, without the genes that were tested nowhere."""
+def require_statistic(name: str) -> None:
+    """A DE table has this statistic; a misspelt one is told even where no file is such a table."""
     from perturbgen.de.table import DERIVED, STATISTICS
 
     known = (*STATISTICS, *DERIVED)
-    if statistic not in known:
-        raise ConfigError(f"a DE table has no {statistic!r}", fix=f"--statistic: {suggest(statistic, known)}")
+    if name not in known:
+        raise ConfigError(f"a DE table has no {name!r}", fix=f"--statistic: {suggest(name, known)}")
+
+
+def of_table(table: Any, statistic: str) -> pd.DataFrame:
+    """One statistic of a DE table, without the genes that were tested nowhere."""
     frame: pd.DataFrame = getattr(table, statistic)
     tested = frame.notna().any()
     if not tested.all():

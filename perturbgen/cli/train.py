@@ -10,8 +10,8 @@ import typer
 
 from perturbgen.cli.data import Json, Layer
 from perturbgen.console import say, show_table
-from perturbgen.errors import ConfigError
-from perturbgen.files import check_output
+from perturbgen.errors import ConfigError, InputError
+from perturbgen.files import check_output, require_file
 
 if TYPE_CHECKING:
     from perturbgen.train import RunSettings
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory that train made.", show_default=False)]
 Cells = Annotated[Path, typer.Argument(metavar="FILE", help="Raw counts (.h5ad) with the run's conditions in obs.")]
 Device = Annotated[str, typer.Option(help="cpu or cuda.")]
-Seed = Annotated[int, typer.Option(help="Seed of what is drawn.")]
+Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of what is drawn.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -88,7 +88,11 @@ def show_run(run: Path, *, as_json: bool) -> None:
 
     if int(os.environ.get("LOCAL_RANK", 0)):
         return  # the first process speaks for all
-    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    path = require_file(run / "metrics.jsonl", "record of a run's epochs")
+    try:
+        records = [json.loads(line) for line in path.read_text().splitlines()]
+    except ValueError as error:
+        raise InputError(f"{path} cannot be read: {error}", cause="it was edited, or a copy broke off") from None
     key = "validation/objective" if "validation/objective" in records[-1] else "train/objective"
     best = min(records, key=lambda record: record[key])
     row = {"run": str(run), "epochs": len(records), "best_epoch": best["epoch"], "measure": key, "best": best[key]}
@@ -195,7 +199,7 @@ def board(
     logdir: Annotated[
         Path, typer.Argument(metavar="RUNS", help="A run directory, or the folder of all of them.")
     ] = Path("runs"),
-    port: Annotated[int, typer.Option(help="Port on this machine.")] = 6006,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port on this machine.")] = 6006,
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 shows it to the network.")] = "localhost",
 ) -> None:
     """Look at runs in TensorBoard: curves, pictures, the latent space in the projector.

@@ -24,12 +24,14 @@ UNKNOWN = "unknown"
 class CovariateEncoder:
     """Categories and number scales of covariates; the order of both dictionaries is the order of the features.
 
-    ``categories`` maps each categorical column to its values; where the last one is ``unknown``, values never seen in
-    training are encoded as that. ``scales`` maps each numeric column to its mean and standard deviation in training.
+    ``categories`` maps each categorical column to its values; the last one of the columns in ``unknown`` has that name,
+    and stands for values never seen in training. ``scales`` maps each numeric column to its mean and standard
+    deviation in training.
     """
 
     categories: Mapping[str, tuple[str, ...]]
     scales: Mapping[str, tuple[float, float]]
+    unknown: tuple[str, ...] = ()
 
     @classmethod
     def fit(
@@ -43,9 +45,10 @@ class CovariateEncoder:
         if undeclared:
             raise SchemaError(f"unknown={shorten(undeclared)} is not among the categorical covariates")
         categories = {name: tuple(sorted(complete(obs, name).astype(str).unique())) for name in categorical}
-        categories = {k: (*v, UNKNOWN) if k in unknown and UNKNOWN not in v else v for k, v in categories.items()}
+        for name in unknown:  # cells that are called unknown already share the category
+            categories[name] = (*(value for value in categories[name] if value != UNKNOWN), UNKNOWN)
         scales = {name: scale(numbers(obs, name)) for name in numeric}
-        return cls(categories, scales)
+        return cls(categories, scales, tuple(unknown))
 
     def codes(self, obs: pd.DataFrame) -> np.ndarray:
         """The number of each cell's category, (cells, categorical covariates), int64."""
@@ -74,9 +77,8 @@ class CovariateEncoder:
         """The encoder that ``to_json`` wrote."""
         try:
             state = json.loads(text)
-            return cls(
-                {k: tuple(v) for k, v in state["categories"].items()}, {k: tuple(v) for k, v in state["scales"].items()}
-            )
+            categories, scales = ({k: tuple(v) for k, v in state[key].items()} for key in ("categories", "scales"))
+            return cls(categories, scales, tuple(state.get("unknown", ())))
         except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
             raise InputError(
                 f"not a covariate encoder: {error!r}", expected="what CovariateEncoder.to_json wrote"
@@ -97,7 +99,7 @@ class CovariateEncoder:
         values, known = complete(obs, name).astype(str), self.categories[name]
         codes = pd.Index(known).get_indexer(pd.Index(values))
         if (codes < 0).any():
-            if known[-1] != UNKNOWN:
+            if name not in self.unknown:
                 raise unseen(name, values[codes < 0].unique().tolist(), known)
             codes[codes < 0] = len(known) - 1
         return codes.astype(np.int64)

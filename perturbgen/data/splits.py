@@ -53,8 +53,9 @@ class Split:
 
 def read_split(path: str | Path) -> Split:
     """The split that ``Split.write`` saved."""
-    text = require_file(path, "split").read_text()
+    path = require_file(path, "split")
     try:
+        text = path.read_text(encoding="utf-8")
         header = json.loads(text.partition("\n")[0].removeprefix("# "))
         table = pd.read_csv(path, comment="#", dtype=str, keep_default_na=False)
         parts = table.set_index(list(table.columns[:-1]))["part"]

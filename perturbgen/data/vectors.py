@@ -48,6 +48,8 @@ def read_obsm(path: Path, key: str | None) -> tuple[Array, pd.DataFrame]:
             obs = adata.obs.copy()
         finally:
             adata.file.close()
+    if not len(obs):
+        raise InputError(f"{path} has no rows", expected="at least one")
     values = values.toarray() if hasattr(values, "toarray") else np.asarray(values)
     return values.reshape(len(obs), -1), obs
 

@@ -13,7 +13,8 @@ import pandas as pd
 
 from perturbgen.config import load_settings
 from perturbgen.data import CovariateEncoder
-from perturbgen.errors import InputError, SchemaError, shorten
+from perturbgen.data.tables import open_parquet, parquet_errors
+from perturbgen.errors import ConfigError, InputError, SchemaError, shorten
 from perturbgen.files import atomic_path, require_file, require_folder
 from perturbgen.train.settings import RunSettings
 
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
     from perturbgen.train.prepare import Cells
 
 FORMAT = 1
+
+# What the reader of pickles says of bytes that are none, as its documentation warns.
+BROKEN_PICKLE = (pickle.UnpicklingError, EOFError, LookupError, ValueError, TypeError, AttributeError, AssertionError)
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,7 @@ class ModelCard:
                 )
             covariates = CovariateEncoder.from_json(json.dumps(state.pop("covariates")))
             return cls(covariates=covariates, **state)
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(f"{path} does not describe a model: {error!r}", fix="train again") from None
 
 
@@ -94,7 +98,9 @@ def write_parts(run: Path, parts: pd.Series) -> None:
 
 def read_parts(run: Path) -> pd.Series:
     """Which cell was in which part."""
-    return pd.read_parquet(require_file(run / "cells.parquet", "table of a run's cells"))["part"]
+    path = run / "cells.parquet"
+    with open_parquet(path, columns=["part"]) as file, parquet_errors(path):
+        return file.read().to_pandas()["part"]
 
 
 def require_same_cells(run: Path, parts: pd.Series) -> None:
@@ -128,10 +134,16 @@ def load_state(run: Path, name: str) -> dict[str, Any]:
 
     path = require_file(run / "checkpoint" / f"{name}.pt", "checkpoint")
     try:
-        return torch.load(path, weights_only=True, map_location="cpu")
-    except (RuntimeError, pickle.UnpicklingError, EOFError) as error:
-        first = str(error).splitlines()[0]
+        state = torch.load(path, weights_only=True, map_location="cpu")
+    except (*BROKEN_PICKLE, RuntimeError) as error:
+        first = (str(error) or type(error).__name__).splitlines()[0]
         raise InputError(f"{path} cannot be read as a checkpoint: {first}", cause="a copy that broke off") from None
+    needed = {"model", "optimisers", "state"} if name == "last" else {"model"}
+    if not isinstance(state, dict) or not needed <= state.keys():
+        raise InputError(
+            f"{path} is no checkpoint of perturbgen", expected=f"a dictionary of {', '.join(sorted(needed))}"
+        )
+    return state
 
 
 def load_parameters(model: LatentModel, state: dict[str, torch.Tensor], run: Path) -> None:
@@ -151,6 +163,7 @@ def load_run(path: str | Path, *, which: str = "best", device: str = "cpu") -> T
     from perturbgen.train.prepare import assemble
 
     path = require_folder(path, "run directory")
+    require_device(device)
     settings = load_settings(RunSettings, path / "config.toml")
     card = ModelCard.read(path)
     if card.kind != settings.model.kind:
@@ -158,11 +171,29 @@ def load_run(path: str | Path, *, which: str = "best", device: str = "cpu") -> T
             f"{path}: model.json describes a {card.kind}, config.toml a {settings.model.kind}",
             cause="config.toml was edited after training",
         )
+    trained_on, named = list(card.covariates.categories), list(settings.conditions)
+    if named != trained_on:
+        raise InputError(
+            f"{path}: model.json has conditions {trained_on}, config.toml {named}",
+            cause="config.toml was edited after training",
+        )
     known = [blank_covariate(name, settings, card) for name in settings.conditions]
     share = _uniform(len(card.genes))
     model = assemble(settings, known, share, n_cells=card.n_cells, n_held_out=card.n_held_out)
     load_parameters(model, load_state(path, which)["model"], path)
     return TrainedRun(path, settings, model.to(device).eval(), card)
+
+
+def require_device(name: str) -> None:
+    """Refuse a device that torch does not know or that this machine lacks."""
+    import torch
+
+    try:
+        torch.zeros(1, device=name).sum().item()  # "meta" holds no numbers
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ConfigError(
+            f"--device {name}: {str(error).splitlines()[0]}", expected="cpu, or cuda where torch sees a GPU"
+        ) from None
 
 
 def blank_covariate(name: str, settings: RunSettings, card: ModelCard) -> Covariate:

@@ -11,6 +11,7 @@ import pandas as pd
 from perturbgen.console import track
 from perturbgen.data import CountStore
 from perturbgen.data.covariates import require_same_genes
+from perturbgen.data.tables import require_unique
 from perturbgen.errors import ConfigError, SchemaError
 from perturbgen.train import gauges
 from perturbgen.train.board import real_and_generated
@@ -27,6 +28,8 @@ def open_cells(run: TrainedRun, path: Path, *, layer: str | None = None, part: s
     from anndata import AnnData
 
     store = open_store(DataSettings(path=path, layer=layer))
+    if not len(store):
+        raise SchemaError(f"{path} has no cells", expected="at least one")
     genes = pd.Index(run.card.genes)
     if not store.var_names.equals(genes):
         if store.var_names.is_unique and set(genes) == set(store.var_names):
@@ -45,6 +48,7 @@ def open_cells(run: TrainedRun, path: Path, *, layer: str | None = None, part: s
 
 def members(run: TrainedRun, store: CountStore, part: str) -> pd.Index:
     """The run's cells of one part, all of which the file must have."""
+    require_unique(store.obs.index, "cell", "the file")
     parts = run.parts()
     names = parts.index[parts == part]
     if not len(names):

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from perturbgen.data import CountStore, epoch_rng
 from perturbgen.errors import ConfigError, PerturbgenError, StorageError, shorten
+from perturbgen.files import atomic_path, disk_errors
 from perturbgen.train import checkpoint, schedules
 from perturbgen.train.feed import feed
 from perturbgen.train.interrupts import Interrupts
@@ -315,8 +316,18 @@ def append_record(run: Path, record: dict[str, Any]) -> None:
     """Add an epoch to ``metrics.jsonl``, in place of what an interrupted run wrote of it."""
     path = run / "metrics.jsonl"
     lines = path.read_text().splitlines() if path.exists() else []
-    kept = [line for line in lines if json.loads(line)["epoch"] < record["epoch"]]
-    if len(kept) < len(lines):
-        path.write_text("".join(f"{line}\n" for line in kept))
-    with path.open("a") as handle:
-        handle.write(json.dumps(record) + "\n")
+    kept = [line for line in lines if epoch_of(line) < record["epoch"]]
+    with disk_errors(path):
+        if len(kept) < len(lines):
+            with atomic_path(path) as part:
+                part.write_text("".join(f"{line}\n" for line in kept))
+        with path.open("a") as handle:
+            handle.write(json.dumps(record) + "\n")
+
+
+def epoch_of(line: str) -> float:
+    """The epoch of a line of ``metrics.jsonl``; a line that a killed run left half-written belongs to no epoch."""
+    try:
+        return int(json.loads(line)["epoch"])
+    except (ValueError, TypeError, KeyError):
+        return math.inf

@@ -40,7 +40,10 @@ class Cells:
 
 def read_cells(settings: RunSettings) -> Cells:
     """The run's cells, split and encoded; the encoder is fitted on all of them, so that no category is lost."""
+    from perturbgen.data.tables import require_unique
+
     store = open_store(settings.data)
+    require_unique(store.obs.index, "cell", settings.data.path)
     descriptors = {
         name: read_descriptors(condition.descriptors)
         for name, condition in settings.conditions.items()
@@ -82,16 +85,19 @@ def fit_encoder(
         if missing:
             raise SchemaError(f"condition {name!r}: no descriptors for {shorten(missing)}", fix="add rows for them")
         categories[name] = tuple(sorted(table.index))
-    return CovariateEncoder(categories, encoder.scales)
+    return CovariateEncoder(categories, encoder.scales, encoder.unknown)
 
 
 def read_descriptors(path: Path) -> pd.DataFrame:
     """A table with a row per category (first column: its name): numbers, or Morgan fingerprints of its SMILES."""
     from perturbgen.data.chemistry import morgan_fingerprints
-    from perturbgen.files import require_file
+    from perturbgen.data.tables import open_parquet, parquet_errors, read_csv
 
-    require_file(path, "table of descriptors")
-    table = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path)
+    if path.suffix == ".parquet":
+        with open_parquet(path) as file, parquet_errors(path):
+            table = file.read().to_pandas()
+    else:
+        table = read_csv(path)
     if not isinstance(table.index, pd.RangeIndex):
         table = table.reset_index()
     table = table.set_index(table.columns[0])
@@ -109,6 +115,7 @@ def read_descriptors(path: Path) -> pd.DataFrame:
 def split_cells(obs: pd.DataFrame, data: DataSettings, seed: int) -> tuple[pd.Index, pd.Index]:
     """Names of the training and of the validation cells."""
     from perturbgen.data.splits import random_cells, read_split
+    from perturbgen.data.tables import require_columns, require_unique
 
     if data.split is None:
         if data.validation == 0:
@@ -116,14 +123,20 @@ def split_cells(obs: pd.DataFrame, data: DataSettings, seed: int) -> tuple[pd.In
         split = random_cells(obs, rng=np.random.default_rng(seed), fraction=data.validation)
     else:
         split = read_split(data.split)
+    require_unique(split.parts.index, "row", data.split or "the split")
     if split.parts.index.nlevels > 1:
-        conditions = pd.MultiIndex.from_frame(obs[list(split.parts.index.names)].astype(str))
-        parts = pd.Series(split.parts.reindex(conditions).to_numpy(), obs.index)
+        columns = list(split.parts.index.names)
+        require_columns(obs.columns, columns, f"obs, which the split {data.split} is joined by,")
+        parts = pd.Series(split.parts.reindex(pd.MultiIndex.from_frame(obs[columns].astype(str))).to_numpy(), obs.index)
     else:
-        parts = split.parts.reindex(obs.index)
+        parts = split.parts.reindex(obs.index.astype(str)).set_axis(obs.index)
     train = obs.index[parts == "train"]
     if not len(train):
-        raise SchemaError(f"the split {data.split} puts none of the {len(obs):,} cells into 'train'")
+        named = f"the split {data.split}" if data.split else f"data.validation = {data.validation:g}"
+        raise SchemaError(
+            f"{named} puts none of the {len(obs):,} cells into 'train'",
+            cause="the split was made for other data" if data.split else "so few cells that all of them are withheld",
+        )
     return train, obs.index[parts == "validation"]
 
 

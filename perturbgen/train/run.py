@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from perturbgen.config import create_run, file_hash, load_settings, to_toml
 from perturbgen.errors import ConfigError, InputError
-from perturbgen.files import atomic_path, require_folder
+from perturbgen.files import atomic_path, require_folder, require_writable
 from perturbgen.memory import keep_freed_memory
 from perturbgen.train import checkpoint
 from perturbgen.train.settings import RunSettings
@@ -28,6 +28,7 @@ def train(
     settings: RunSettings, *, runs: Path = Path("runs"), devices: int = 1, num_nodes: int = 1, accelerator: str = "auto"
 ) -> Path:
     """Train a model from the first step; returns its run directory."""
+    require_writable(runs / "run")  # asked in every process: where only the first fails, the others would wait for it
     fabric = launch(settings, devices=devices, num_nodes=num_nodes, accelerator=accelerator)
     from perturbgen.train.prepare import read_cells
 
@@ -60,7 +61,7 @@ def resume(run: Path, overrides: list[str], *, devices: int = 1, num_nodes: int 
     checkpoint.require_same_cells(run, cells.parts())
     if overrides and fabric.is_global_zero:
         with atomic_path(run / "config.toml") as part:
-            part.write_text(to_toml(settings))
+            part.write_text(to_toml(settings), encoding="utf-8")
     return carry_out(run, settings, cells, fabric, resumed=True)
 
 

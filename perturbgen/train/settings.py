@@ -136,7 +136,7 @@ class RunSettings(Settings):
     """A training run."""
 
     name: str = "run"
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     data: DataSettings
     conditions: dict[str, ConditionSettings] = Field(default_factory=dict)
     model: ModelSettings = ModelSettings()
@@ -155,4 +155,6 @@ class RunSettings(Settings):
         for name, condition in self.conditions.items():
             if (condition.descriptors is None) == (condition.encoding == "descriptors"):
                 raise ValueError(f"condition {name!r}: encoding 'descriptors' and a file of descriptors go together")
+            if condition.unknown and condition.descriptors is not None:
+                raise ValueError(f"condition {name!r}: what has no descriptors cannot be 'unknown'; add rows for it")
         return self

@@ -1,4 +1,5 @@
 import json
+import logging
 import subprocess
 import sys
 
@@ -7,6 +8,7 @@ import typer
 
 from perturbgen import cli
 from perturbgen.cli import doctor
+from perturbgen.console import setup_logging
 from perturbgen.errors import PerturbgenError, UserError
 
 
@@ -78,3 +80,11 @@ def test_doctor_without_r_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) ->
     rows = {row["what"]: row for row in doctor.r_rows()}
     assert rows["R"]["found"] is None
     assert "apt-get install r-bioc-limma" in rows["R limma"]["how to get it"]
+
+
+def test_a_log_line_is_one_line_where_nobody_watches(capsys: pytest.CaptureFixture[str]) -> None:
+    line = "epoch 1/200 · " + "objective 326.7, held out 278.7 · " * 9
+    for verbosity, prefix in ((0, ""), (1, "INFO     ")):
+        setup_logging(verbosity)
+        logging.getLogger("perturbgen.test").info("%s", line)
+        assert capsys.readouterr().err == f"{prefix}{line}\n"

@@ -125,14 +125,7 @@ def test_a_de_table_of_ours_can_be_compared_on(
     )  # fmt: skip
     table.write(folder / "de.parquet")
     config = tmp_path / "de.toml"
-<<<<<<< HEAD
-    config.write_text(
-        f'[data]\nfolder = "{folder}"\ntrain = "de.parquet"\n[splits.cell_types]\n'
-        "[methods.additive]\n[score]\nresamples=9"
-    )
-=======
     config.write_text(f'[data]\nfolder = "{folder}"\ntrain = "de.parquet"\n[splits.cell_types]\n[methods.additive]\n')
->>>>>>> compare
     assert run(["compare", str(config), "--workers", "1", "--no-report"]) == 0
     scores = pd.read_parquet(tmp_path / "runs" / "compare-de" / "scores.parquet")
     assert len(scores) == 2 * len(full), "every condition is predicted once, by zeros and by additive"

@@ -87,3 +87,12 @@ def test_genes_must_be_the_runs_in_order() -> None:
         require_same_genes(adata, ["g2", "g1"])
     with pytest.raises(SchemaError, match="missing 'g3'; unexpected 'g2'"):
         require_same_genes(adata, ["g1", "g3"])
+
+
+def test_a_category_that_is_called_unknown_stands_for_others_only_where_declared(obs: pd.DataFrame) -> None:
+    obs = obs.assign(plate=["p", "unknown", "zz"])
+    with pytest.raises(SchemaError, match="training never saw: 'new'"):
+        CovariateEncoder.fit(obs.iloc[:2], ["plate"]).codes(obs.assign(plate="new"))
+    declared = CovariateEncoder.fit(obs, ["plate"], unknown=["plate"])
+    assert declared.categories["plate"] == ("p", "zz", "unknown")
+    assert declared.codes(obs.assign(plate=["new", "unknown", "zz"])).ravel().tolist() == [2, 2, 1]
