@@ -98,7 +98,7 @@ def of_parts(split: str, name: str, parts: np.ndarray, test: tuple[str, ...]) ->
 def compound_folds(name: str, split: SplitSettings, book: Book) -> list[Fold]:
     """Compounds withheld in all target cell types at once, and in no other."""
     rows = eligible(split, book)
-    index = book.table.index[rows]
+    index = pd.MultiIndex.from_tuples(list(book.table.index[rows]), names=book.table.index.names)
     rng = np.random.default_rng(split.seed)
     found = mimic_folds(index, folds=split.folds, rng=rng, targets=split.targets)
     return [without(name, fold.name, rows, index.isin(fold.withheld)) for fold in found]

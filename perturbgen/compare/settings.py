@@ -65,7 +65,8 @@ class SplitSettings(Settings):
         """The kind exists and makes use of every key."""
         if self.kind not in KINDS:
             raise ValueError(f"there is no split {self.kind!r}: {suggest(self.kind, KINDS)}")
-        useless = sorted(self.model_fields_set - {"kind", *KINDS[self.kind]})
+        changed = {name for name, field in type(self).model_fields.items() if getattr(self, name) != field.default}
+        useless = sorted(changed - {"kind", *KINDS[self.kind]})  # a printed configuration lists the defaults, too
         if useless:
             raise ValueError(f"a split of kind {self.kind!r} makes no use of {', '.join(useless)}")
         if self.kind == "file" and not self.file:

@@ -140,7 +140,7 @@ def test_a_table_of_one_condition_cannot_be_split(build: Build, folder: Path, fu
         ({"methods": {"a": {"predictions": "p.parquet", "baseline": "zeros"}}}, "a baseline or a file"),
         ({"methods": {"pseudobulk_forest": {}}}, "needs pseudobulk"),
         ({"splits": {"kagle": {}}}, "no split 'kagle': did you mean 'kaggle'"),
-        ({"splits": {"kaggle": {"folds": 3}}}, "kind 'kaggle' makes no use of folds"),
+        ({"splits": {"kaggle": {"folds": 4}}}, "kind 'kaggle' makes no use of folds"),
         ({"splits": {"mine": {"kind": "file"}}}, "needs its file"),
         ({"splits": {}}, "splits"),
         ({"seeds": [1, 1]}, "seeds repeat"),
