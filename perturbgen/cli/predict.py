@@ -104,8 +104,9 @@ def summary(found: Prediction, estimator: str) -> dict[str, Any]:
     row: dict[str, Any] = {"estimator": estimator, "replicates": None, "calibration_mrrmse": None}
     if len(found.scores):
         row |= {"replicates": int(found.scores.index[-1]), "calibration_mrrmse": float(found.scores.iloc[-1])}
-    for kind, factors in found.factors.get(estimator, {}).iterrows() if estimator in found.factors else ():
-        row[f"factors {kind}"] = " ".join(f"{value:.2f}" for value in factors)
+    if estimator in found.factors:
+        for kind, factors in found.factors[estimator].iterrows():
+            row[f"factors {kind}"] = " ".join(f"{value:.2f}" for value in factors)
     for kind, ratios in found.checks.iterrows():
         row |= {f"{name} {kind}": float(value) for name, value in ratios.items()}
     return row

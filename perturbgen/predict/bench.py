@@ -97,5 +97,4 @@ class Bench:
 
 def plain(obs: pd.DataFrame) -> pd.DataFrame:
     """Labels as text, so that those of real and of generated samples join."""
-    text = [name for name in obs if name != "n_cells"]
-    return obs.assign(**{name: obs[name].astype(str) for name in text})
+    return obs.astype({name: str for name in obs.columns if name != "n_cells"})

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from perturbgen.console import track
-from perturbgen.predict.source import in_run_genes, labels_of, store_of, vehicle_of
+from perturbgen.predict.source import batches_of, in_run_genes, labels_of, vehicle_of
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -49,6 +49,6 @@ def log_likelihoods(run: TrainedRun, cells: AnnData, *, samples: int, seed: int)
     from perturbgen.models import log_evidence
 
     generator = torch.Generator(next(run.model.parameters()).device).manual_seed(seed)
-    batches = track(store_of(run, cells).batches(128, dense=False), "likelihood", -(-cells.n_obs // 128))
-    parts = [log_evidence(run.model, batch, samples=samples, generator=generator) for batch in batches]  # type: ignore[arg-type]
+    batches = track(batches_of(run, cells, 128), "likelihood", -(-cells.n_obs // 128))
+    parts = [log_evidence(run.model, batch, samples=samples, generator=generator) for batch in batches]
     return torch.cat(parts).cpu().numpy()

@@ -158,7 +158,8 @@ def predict(
         raw["mean_t"] = averages.final
     if any(name.endswith("plug_in") for name in settings.estimators):
         raw["plug_in"] = plug_in(task)
-    values, factors = {}, {}
+    values: dict[str, pd.DataFrame] = {}
+    factors: dict[str, pd.DataFrame] = {}
     for name in settings.estimators:
         source = raw["plug_in" if name.endswith("plug_in") else "mean_t"]
         if name in NEEDS_CALIBRATION:

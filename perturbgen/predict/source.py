@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pandas as pd
@@ -20,7 +21,8 @@ from perturbgen.sampling.plan import Plan, add_covariates
 if TYPE_CHECKING:
     from anndata import AnnData
 
-    from perturbgen.data import CountStore
+    from perturbgen.models import DGD
+    from perturbgen.models.batch import CellBatch
     from perturbgen.train import TrainedRun
 
 log = logging.getLogger(__name__)
@@ -129,35 +131,34 @@ def latent_points(run: TrainedRun, cells: AnnData, chosen: np.ndarray, *, seed: 
     from perturbgen.models.nbvae import NBVAE
 
     some = cells[chosen]
-    if isinstance(run.model, DGD) and (learned := learned_points(run, some.obs_names)) is not None:
+    if isinstance(run.model, DGD) and (learned := learned_points(run, run.model, some.obs_names)) is not None:
         return learned
     generator = torch.Generator(next(run.model.parameters()).device).manual_seed(seed)
     parts = []
-    for batch in store_of(run, some).batches(512, dense=False):
+    for batch in batches_of(run, some, 512):
         z = run.model.propose(batch).sample(generator)[0] if isinstance(run.model, NBVAE) else run.model.encode(batch)
         parts.append(z.detach().cpu().numpy())
-    return np.vstack([np.zeros((0, run.model.n_latent), np.float32), *parts])  # type: ignore[list-item]
+    return np.vstack(parts) if parts else np.zeros((0, run.settings.model.latent), np.float32)
 
 
-def learned_points(run: TrainedRun, names: pd.Index) -> np.ndarray | None:
+def learned_points(run: TrainedRun, model: DGD, names: pd.Index) -> np.ndarray | None:
     """A DGD's representations of cells by their names; None unless the run has seen all of them."""
     parts = run.parts()
-    own = {
-        "train": run.model.representations.weight.detach().cpu().numpy(),  # type: ignore[union-attr]
-        "validation": run.model.held_out.cpu().numpy(),  # type: ignore[union-attr]
-    }
     order = pd.Index([*parts.index[parts == "train"], *parts.index[parts == "validation"]])
     places = order.get_indexer(names.astype(str))
-    return None if (places < 0).any() else np.vstack([own["train"], own["validation"]])[places]
+    if (places < 0).any():
+        return None
+    return np.vstack([model.representations.weight.detach().cpu().numpy(), model.held_out.cpu().numpy()])[places]
 
 
-def store_of(run: TrainedRun, cells: AnnData) -> CountStore:
-    """The cells as a store whose batches the run's model reads."""
+def batches_of(run: TrainedRun, cells: AnnData, size: int) -> Iterator[CellBatch]:
+    """The cells in batches that the run's model reads, on its device."""
     from perturbgen.data import CountStore
 
     store = CountStore.from_adata(cells.copy())
     device = next(run.model.parameters()).device
-    return CountStore.build(store.backing, store.obs, store.var_names, run.card.covariates).to(device)
+    store = CountStore.build(store.backing, store.obs, store.var_names, run.card.covariates).to(device)
+    return cast("Iterator[CellBatch]", store.batches(size, dense=False))
 
 
 def run_fingerprint(path: Path) -> str:

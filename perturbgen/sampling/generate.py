@@ -97,7 +97,8 @@ class CellGenerator:
             z = self.latents.draw(well, own, rng)
             whole = (z, own, torch.from_numpy(size).float())
             for part in zip(*(values.split(BLOCK) for values in whole), strict=True):
-                yield Piece(i, *(values.to(self.device) for values in part), rng)
+                point, code, depth = (values.to(self.device) for values in part)
+                yield Piece(i, point, code, depth, rng)
 
     def means(self, block: Sequence[Piece]) -> tuple[np.ndarray, np.ndarray]:
         """Means (cells, genes), each cell's adding up to its size, and r (1 or cells, genes)."""
@@ -112,7 +113,7 @@ class CellGenerator:
             else:  # "max" is told of the largest count; a library of the size asked for is what we want
                 log_mean, log_r = self.model.decode(z, codes, torch.ones_like(size))
                 log_mean = log_mean.log_softmax(-1) + size.log()[:, None]
-            return log_mean.exp().cpu().numpy(), np.atleast_2d(log_r.exp().cpu().numpy())
+            return log_mean.exp_().cpu().numpy(), np.atleast_2d(log_r.exp().cpu().numpy())
 
     def draw_block(self, block: Sequence[Piece], pool: ThreadPoolExecutor) -> list[WellCells]:
         """Counts around the means, each piece from its own stream."""

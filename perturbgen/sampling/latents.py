@@ -104,9 +104,11 @@ class BankLatents:
     def groups(self, keys: tuple[str, ...]) -> dict[tuple[str, ...], np.ndarray]:
         """Positions of the cells for each combination of values."""
         if keys not in self._groups:
-            values = list(zip(*(self.labels[key].astype(str) for key in keys), strict=True))
-            found = pd.Series(np.arange(len(values))).groupby(pd.Series(values, dtype=object)).indices
-            self._groups[keys] = {key: np.asarray(places) for key, places in found.items()}
+            codes, names = pd.factorize(pd.MultiIndex.from_frame(self.labels[list(keys)].astype(str)))
+            self._groups[keys] = {
+                (name if isinstance(name, tuple) else (name,)): np.flatnonzero(codes == i)
+                for i, name in enumerate(names)
+            }
         return self._groups[keys]
 
 

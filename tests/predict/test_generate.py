@@ -1,5 +1,6 @@
 """Generated cells: whole numbers under their own labels, the same for one seed, and nothing half-written."""
 
+import copy
 import logging
 
 import anndata as ad
@@ -125,6 +126,7 @@ def test_a_gaussian_model_generates_whole_numbers(experiment_file, experiment, s
 
 
 def test_a_labelled_prior_gives_each_cell_type_its_own_component(dgd, experiment, sampler):
+    dgd = copy.deepcopy(dgd)
     with torch.no_grad():
         dgd.model.mixture.means[:] = torch.tensor([[100.0, 0.0], [-100.0, 0.0]])
     _plan, wells = make_plan(dgd, experiment, sampler, read_wanted(WANTED), seed=0)
