@@ -125,7 +125,7 @@ def split_cells(obs: pd.DataFrame, data: DataSettings, seed: int) -> tuple[pd.In
         split = read_split(data.split)
     require_unique(split.parts.index, "row", data.split or "the split")
     if split.parts.index.nlevels > 1:
-        columns = list(split.parts.index.names)
+        columns = [str(name) for name in split.parts.index.names]
         require_columns(obs.columns, columns, f"obs, which the split {data.split} is joined by,")
         parts = pd.Series(split.parts.reindex(pd.MultiIndex.from_frame(obs[columns].astype(str))).to_numpy(), obs.index)
     else:
