@@ -83,10 +83,8 @@ def show(found: Comparison, *, as_json: bool = False) -> None:
         record: dict[str, Any] = to_record(found.card) | {"cells": found.cells.to_dict("records")}
         show_table([record], as_json=True)
         return
-    times = found.cells.groupby("method", sort=False)[["seconds", "processor"]].sum()
-    rows = [
-        row | {name: float(times.loc[row["method"], name]) for name in times} for row in headline_records(found.card)
-    ]
+    times = found.cells.groupby("method", sort=False)[["seconds", "processor"]].sum().T.to_dict()
+    rows = [row | times[row["method"]] for row in headline_records(found.card)]
     show_table(rows, title=headline_note(found.card))
     states = found.cells["state"].value_counts()
     say("cells: " + ", ".join(f"{states[name]} {name}" for name in ("done", "cached", "failed") if name in states))

@@ -44,7 +44,7 @@ def make_card(
     if controls.positive and positive is None:
         logger.warning("the positive control %s failed: a perfect prediction takes its place", controls.positive)
     scores = join_scores({name: method_scores(name, book, folds, list(outcomes)) for name in ranked})
-    index = pd.MultiIndex(scores.columns.levels, scores.columns.codes, names=scores.columns.names)
+    index = pd.MultiIndex.from_frame(scores.columns.to_frame(index=False))
     truth = measured(book, folds)
     table = condition_table(book, folds, described)
     info = {
@@ -95,7 +95,7 @@ def condition_table(book: Book, folds: list[Fold], described: pd.DataFrame | Non
     """What to stratify by: part, whether labels were learnt from, and the user's own columns."""
 
     def part(fold: Fold) -> pd.DataFrame:
-        found = describe(fold, book.table.index)
+        found = describe(fold, book.conditions)
         if described is None:
             return found
         absent = found.index[~found.index.isin(described.index)]
@@ -111,7 +111,7 @@ def method_scores(name: str, book: Book, folds: list[Fold], cells: list[Cell]) -
 
     def part(fold: Fold) -> pd.DataFrame:
         mine = [cell for cell in cells if cell.fold is fold and cell.method.name == name]
-        tables = [read_scores(cell, book.table.index) for cell in mine]
+        tables = [read_scores(cell, book.conditions) for cell in mine]
         return (sum(tables[1:], tables[0]) / len(tables)).T
 
     return by_fold(folds, part).T
@@ -132,7 +132,7 @@ def seed_table(book: Book, folds: list[Fold], cells: list[Cell], card: Scorecard
                 for s in seeds
             }
         )
-        rows.append({"method": name, "seeds": len(seeds)} | {m: spread(means.loc[m]) for m in metrics})
+        rows.append({"method": name, "seeds": len(seeds)} | {m: spread(means.T[m]) for m in metrics})
     return pd.DataFrame(rows)
 
 
@@ -183,4 +183,4 @@ def intervals_of(
 def values_of(name: str, what: str, book: Book, folds: list[Fold], cells: list[Cell]) -> pd.DataFrame:
     """What the first seed of a method left, conditions x genes."""
     first = {id(cell.fold): cell for cell in reversed(cells) if cell.method.name == name}
-    return by_fold(folds, lambda fold: read_values(first[id(fold)], book.table.index, book.table.columns, what))
+    return by_fold(folds, lambda fold: read_values(first[id(fold)], book.conditions, book.table.columns, what))

@@ -8,6 +8,8 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from perturbgen.compare.assemble import intervals_of, measured, seed_table
 from perturbgen.compare.run import Comparison
 from perturbgen.config import environment, git_revision
@@ -48,8 +50,13 @@ def sections(found: Comparison) -> list[str]:
         parts += ["## Failed", note, markdown_table(failure_records(found))]
     seeds = seed_table(found.book, found.folds, list(found.outcomes), found.card)
     if len(seeds):
-        parts += ["## Seeds", "Mean (least to largest) over seeds.", markdown_table(seeds.to_dict("records"))]
+        parts += ["## Seeds", "Mean (least to largest) over seeds.", markdown_table(records(seeds))]
     return [*parts, "## Grid", markdown_table(fold_records(found))]
+
+
+def records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """The rows of a table."""
+    return [{str(key): value for key, value in row.items()} for row in table.to_dict("records")]
 
 
 def failure_records(found: Comparison) -> list[dict[str, Any]]:

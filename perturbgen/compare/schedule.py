@@ -80,7 +80,7 @@ def pooled(cells: list[Cell], workers: int) -> Iterator[tuple[Cell, Outcome | No
         pool = ProcessPoolExecutor(workers, mp_context=context, initializer=set_up_worker)
         futures: dict[Future[Outcome], Cell] = {pool.submit(run_cell, cell): cell for cell in cells}
         try:
-            for future in as_completed(futures):
+            for future in as_completed(futures, loop=client.loop):
                 yield futures[future], None if isinstance(future.exception(), BrokenProcessPool) else future.result()
         except BaseException:
             for child in multiprocessing.active_children():  # what they have finished is kept
@@ -126,7 +126,7 @@ def on_cluster(cells: list[Cell], address: str) -> Finished:
         require_shared(client, cells[0], address)
         futures = {client.submit(run_cell, cell, key=f"perturbgen-{cell.key}", pure=False): cell for cell in cells}
         try:
-            for future in as_completed(futures):
+            for future in as_completed(futures, loop=client.loop):
                 yield futures[future], result_of(future)
         except BaseException:
             client.cancel(list(futures))

@@ -6,6 +6,7 @@ import hashlib
 import logging
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pandas as pd
@@ -29,6 +30,11 @@ class Book:
 
     table: pd.DataFrame
     released: np.ndarray
+
+    @property
+    def conditions(self) -> pd.MultiIndex:
+        """The labels of the rows."""
+        return cast("pd.MultiIndex", self.table.index)
 
     @property
     def hash(self) -> str:

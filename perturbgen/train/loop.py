@@ -108,7 +108,7 @@ class Training:
             with self.explained(batch):
                 self.add(self.step(batch))
             state.batch, state.step = state.batch + 1, state.step + 1
-            if interrupts.asked:
+            if self.anywhere(interrupts.asked):
                 state.seconds += time.perf_counter() - began
                 self.save()
                 log.info("interrupted in epoch %d; --resume %s goes on from there", state.epoch, self.run)
@@ -235,6 +235,15 @@ class Training:
         if self.fabric.world_size > 1:
             sums = torch.as_tensor(self.fabric.all_reduce(sums, reduce_op="sum"))
         return dict(zip(terms, sums.tolist(), strict=True))
+
+    def anywhere(self, asked: bool) -> bool:
+        """Whether any process was asked to stop; all must stop after the same step, or they wait for each other."""
+        import torch
+
+        if self.fabric.world_size == 1:
+            return asked
+        votes = self.fabric.all_reduce(torch.tensor(float(asked), device=self.fabric.device), reduce_op="sum")
+        return bool(torch.as_tensor(votes) > 0)
 
     def add(self, values: dict[str, float]) -> None:
         """Add a step's sums to the epoch's."""
