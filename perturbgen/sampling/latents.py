@@ -106,9 +106,9 @@ class BankLatents:
         if not len(self.labels):
             return {}
         if keys not in self._groups:
-            values = self.labels[list(keys)].astype(str).agg("\0".join, axis=1).to_numpy(object)
+            values = self.labels[list(keys)].astype(str).agg("\t".join, axis=1).to_numpy(object)
             codes, names = pd.factorize(values)
-            self._groups[keys] = {tuple(name.split("\0")): np.flatnonzero(codes == i) for i, name in enumerate(names)}
+            self._groups[keys] = {tuple(name.split("\t")): np.flatnonzero(codes == i) for i, name in enumerate(names)}
         return self._groups[keys]
 
 
