@@ -103,12 +103,12 @@ class BankLatents:
 
     def groups(self, keys: tuple[str, ...]) -> dict[tuple[str, ...], np.ndarray]:
         """Positions of the cells for each combination of values."""
+        if not len(self.labels):
+            return {}
         if keys not in self._groups:
-            codes, names = pd.factorize(pd.MultiIndex.from_frame(self.labels[list(keys)].astype(str)))
-            self._groups[keys] = {
-                (name if isinstance(name, tuple) else (name,)): np.flatnonzero(codes == i)
-                for i, name in enumerate(names)
-            }
+            values = self.labels[list(keys)].astype(str).agg("\t".join, axis=1).to_numpy(object)
+            codes, names = pd.factorize(values)
+            self._groups[keys] = {tuple(name.split("\t")): np.flatnonzero(codes == i) for i, name in enumerate(names)}
         return self._groups[keys]
 
 
