@@ -80,7 +80,7 @@ def pooled(cells: list[Cell], workers: int) -> Iterator[tuple[Cell, Outcome | No
         pool = ProcessPoolExecutor(workers, mp_context=context, initializer=set_up_worker)
         futures: dict[Future[Outcome], Cell] = {pool.submit(run_cell, cell): cell for cell in cells}
         try:
-            for future in as_completed(futures, loop=client.loop):
+            for future in as_completed(futures):
                 yield futures[future], None if isinstance(future.exception(), BrokenProcessPool) else future.result()
         except BaseException:
             for child in multiprocessing.active_children():  # what they have finished is kept
