@@ -139,6 +139,8 @@ def train(
     data = {"path": str(run / "counts.h5ad"), "split": str(split)}
     base = {**settings.train, "name": kind, "seed": settings.seed, "data": data}
     base["model"] = {**base.get("model", {}), "kind": kind}
+    if kind == "dgd":
+        base.pop("annealing", None)  # of the VAE's KL term
     return load_run(running.train(load_settings(RunSettings, base=base), runs=run / "runs", accelerator="cpu"))
 
 

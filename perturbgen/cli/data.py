@@ -24,6 +24,11 @@ Vehicle = Annotated[str | None, typer.Option(help="The compound every other is c
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 
 
+def listed(text: str | None) -> list[str]:
+    """The names between the commas of an option."""
+    return [name.strip() for name in (text or "").split(",") if name.strip()]
+
+
 def register(app: typer.Typer) -> None:
     """Add the verbs."""
     app.command()(ingest)

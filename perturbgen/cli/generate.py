@@ -10,6 +10,7 @@ import typer
 
 from perturbgen.cli.data import Columns, Json, Layer, Vehicle, load
 from perturbgen.cli.samplers import read_conditions
+from perturbgen.cli.train import Device, RunFolder
 from perturbgen.console import show_table
 
 if TYPE_CHECKING:
@@ -18,13 +19,12 @@ if TYPE_CHECKING:
 
     from perturbgen.sampling import CellSampler
 
-RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory that train made.", show_default=False)]
 CellsFile = Annotated[Path, typer.Option(help="The measured cells: an h5ad file, or a folder of competition files.")]
 Conditions = Annotated[Path, typer.Option(help="id_map.csv, or a csv of cell_type and compound.")]
 Latent = Annotated[str, typer.Option(help="Latent points from the prior, from cells of the type (posterior), or from "
                                           "vehicle cells of the same plate and type (control).")]  # fmt: skip
 Samplers = Annotated[Path | None, typer.Option(help="What perturbgen samplers wrote; fitted anew otherwise.")]
-Device = Annotated[str, typer.Option(help="cpu or cuda.")]
+BLOCK = 1 << 22  # counts read at a time
 
 
 def register(app: typer.Typer) -> None:
@@ -104,6 +104,7 @@ def describe(path: Path) -> dict[str, object]:
     import h5py
 
     with h5py.File(path, "r") as file:
-        total = int(file["X/data"][:].sum()) if len(file["X/data"]) else 0
+        counts = file["X/data"]
+        total = sum(int(counts[i : i + BLOCK].sum()) for i in range(0, len(counts), BLOCK))
         cells = len(file["X/indptr"]) - 1
     return {"file": str(path), "cells": cells, "counts_per_cell": total / max(cells, 1)}

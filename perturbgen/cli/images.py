@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from perturbgen.cli.data import Json, listed
 from perturbgen.console import say, show_table
 from perturbgen.errors import InputError, SchemaError, suggest
 from perturbgen.files import check_output
@@ -24,7 +25,6 @@ Source = Annotated[
     ),
 ]
 Seed = Annotated[int, typer.Option(min=0, help="For what is drawn at random.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 Nan = Annotated[str, typer.Option(help="What to do with NaN: error, drop-features or drop-rows.")]
 
 
@@ -151,7 +151,7 @@ def correct(
     from perturbgen.profiles.imaging.profiles import chosen, tidy
     from perturbgen.profiles.imaging.sources import opened
 
-    keys, batches = split(centre), split(align)
+    keys, batches = listed(centre), listed(align)
     step = correction(centre=keys, strength=strength, scale=scale, compress=compress, whiten=whiten, align=batches)
     batch, rng, rows = batches or keys[:2], np.random.default_rng(seed), []
     with opened(source) as raw:
@@ -172,11 +172,6 @@ def nan_choice(text: str) -> Any:
     if text not in choices:
         raise InputError(f"--nan {text!r}", expected=", ".join(choices), fix=suggest(text, choices))
     return text
-
-
-def split(labels: str) -> list[str]:
-    """``a,b`` as a list."""
-    return [name.strip() for name in labels.split(",") if name.strip()]
 
 
 def hits(
@@ -222,15 +217,20 @@ def hits(
     from perturbgen.profiles.imaging.sources import opened
 
     with opened(source) as raw:
-        wells = centred_wells(tidy(raw, nan=nan_choice(nan)), healthy, split(centre), well_labels(raw.meta))
+        wells = centred_wells(tidy(raw, nan=nan_choice(nan)), healthy, listed(centre), well_labels(raw.meta))
     is_healthy, is_diseased = chosen(wells.meta, healthy), chosen(wells.meta, diseased)
-    scores = score_wells(wells, healthy=is_healthy, diseased=is_diseased, by=split(by), gate=gate)
+    scores = score_wells(wells, healthy=is_healthy, diseased=is_diseased, by=listed(by), gate=gate)
     table = hit_table(
-        scores.wells, treatment=treatment, dose=dose, within=split(within), draws=draws, rng=np.random.default_rng(seed)
+        scores.wells,
+        treatment=treatment,
+        dose=dose,
+        within=listed(within),
+        draws=draws,
+        rng=np.random.default_rng(seed),
     )
     with atomic_path(out) as part:
         table.to_csv(part, index=False)
-    best = table.groupby(split(within), sort=False).head(top)
+    best = table.groupby(listed(within), sort=False).head(top)
     if not as_json:
         show_table(records(scores.gate), title="assay: are the controls told apart?")
     show_table(

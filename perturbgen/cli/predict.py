@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from perturbgen.cli.data import Columns, Json, Layer, Vehicle, load
-from perturbgen.cli.generate import CellsFile, Conditions, Device, Latent, RunFolder, Samplers, open_sampler
+from perturbgen.cli.generate import CellsFile, Conditions, Latent, Samplers, open_sampler
 from perturbgen.cli.samplers import read_conditions
+from perturbgen.cli.train import Device, RunFolder
 from perturbgen.console import show_table
 from perturbgen.errors import ConfigError
 from perturbgen.files import check_output

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from perturbgen.cli.data import Json, listed
 from perturbgen.console import say, show_table
 from perturbgen.errors import ConfigError, SchemaError, shorten, suggest
 
@@ -24,7 +25,6 @@ Differ = Annotated[str | None, typer.Option(help="Columns in each of which they 
 Controls = Annotated[
     str | None, typer.Option("--controls", help="Which rows are controls, COLUMN=VALUE (default: column 'control').")
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 
 
 class Similar(StrEnum):
@@ -92,7 +92,7 @@ def retrieve(
     vectors, labels = read(source, key)
     masks = split_controls(labels, controls, negatives, source)
     rule: dict[str, Any] = {
-        "same": columns(same), "differ": columns(differ), "negatives_same": columns(negatives_same), **masks,
+        "same": listed(same), "differ": listed(differ), "negatives_same": listed(negatives_same), **masks,
         "similarity": similarity.value, "device": device, "chunk": chunk, "seed": seed,
     }  # fmt: skip
     result = run(vectors, labels, **rule)
@@ -133,11 +133,11 @@ def neighbours(
     check_folder(out)
     require_named(same)
     vectors, labels = read(source, key)
-    names = columns(same)
+    names = listed(same)
     require_labels(labels, names)
     keep = ~control_rows(labels, controls, source) & labels[names].notna().all(axis=1).to_numpy()
     vectors, labels = vectors[keep], labels[keep]
-    rows, values = nearest(vectors, labels, k=k, differ=columns(differ), similarity=similarity.value)
+    rows, values = nearest(vectors, labels, k=k, differ=listed(differ), similarity=similarity.value)
     table = neighbour_table(labels, rows, values, same=names)
     groups = group_neighbours(table, same=names)
     shown = neighbours_of(groups, names, of) if of is not None else group_rows(table, groups, names)
@@ -148,14 +148,9 @@ def neighbours(
             say(f"wrote {out}/neighbours.parquet and groups.parquet")
 
 
-def columns(text: str | None) -> list[str]:
-    """The names between the commas."""
-    return [part.strip() for part in (text or "").split(",") if part.strip()]
-
-
 def require_named(same: str) -> None:
     """``--same`` names a column."""
-    if not columns(same):
+    if not listed(same):
         raise ConfigError("--same names no column", expected="columns in which positives agree", fix="--same compound")
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from perturbgen.cli.data import Json
+from perturbgen.cli.data import Json, listed
 from perturbgen.console import say, show_table
 from perturbgen.errors import ConfigError, InputError, SchemaError, suggest
 from perturbgen.files import require_file, require_writable
@@ -74,7 +74,6 @@ def score(
     Example: [bold]perturbgen score de_test.parquet ridge=ridge.parquet submission.csv --id-map id_map.csv
     --out scores[/bold]
     """
-    from perturbgen.config import environment
     from perturbgen.evaluate import interpolated_duplicate, scorecard
 
     if out is not None:
@@ -91,28 +90,31 @@ def score(
         tables[DUPLICATE] = interpolated_duplicate(read_table(duplicate, **read), mean)
         positive = positive or DUPLICATE
     card = scorecard(
-        true, tables, negatives=split(negative), positive=positive, baselines=split(baseline),
+        true, tables, negatives=listed(negative), positive=positive, baselines=listed(baseline),
         conditions=read_conditions(conditions) if conditions else None, clusters=clusters,
-        metrics=split(metrics) or None, genes=genes, rows=rows, level=level, adjust=not raw_p,  # type: ignore[arg-type]
+        metrics=listed(metrics) or None, genes=genes, rows=rows, level=level, adjust=not raw_p,  # type: ignore[arg-type]
         reference=mean, resamples=resamples, seed=seed,
         info={"truth": str(truth), "predictions": {name: str(path) for name, path in files.items()}},
     )  # fmt: skip
     show(card, as_json=as_json)
     if out is not None:
-        from perturbgen.evaluate.outputs import write_scorecard
-
-        paths = write_scorecard(card, out)
-        if report:
-            from perturbgen.evaluate.report import write_report
-
-            paths.append(write_report(out / "report.html", card, true, tables, metadata=environment(seed)))
+        paths = save(card, out, true if report else None, tables, seed=seed)
         if not as_json:
             say(f"wrote {', '.join(path.name for path in paths)} in {out}")
 
 
-def split(text: str | None) -> list[str]:
-    """Names separated by commas."""
-    return [name.strip() for name in (text or "").split(",") if name.strip()]
+def save(
+    card: Scorecard, out: Path, truth: pd.DataFrame | None, tables: dict[str, pd.DataFrame], *, seed: int
+) -> list[Path]:
+    """The scorecard's files, and with the truth the report."""
+    from perturbgen.config import environment
+    from perturbgen.evaluate.outputs import write_scorecard
+    from perturbgen.evaluate.report import write_report
+
+    paths = write_scorecard(card, out)
+    if truth is not None:
+        paths.append(write_report(out / "report.html", card, truth, tables, metadata=environment(seed)))
+    return paths
 
 
 def name_files(predictions: list[str]) -> dict[str, Path]:

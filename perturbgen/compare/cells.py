@@ -26,6 +26,7 @@ from perturbgen.compare.settings import ScoreSettings
 from perturbgen.compare.tables import Book
 from perturbgen.config import package_version
 from perturbgen.errors import PerturbgenError, SchemaError
+from perturbgen.evaluate.align import place
 from perturbgen.evaluate.scoring import score
 from perturbgen.files import atomic_path
 
@@ -194,10 +195,8 @@ def checked(found: pd.DataFrame, test: pd.DataFrame, name: str) -> np.ndarray:
     values = found.loc[test.index, test.columns].to_numpy(np.float32)
     wrong = ~np.isfinite(values)
     if wrong.any():
-        row, gene = divmod(int(wrong.argmax()), values.shape[1])
         raise SchemaError(
-            f"{name} predicts {int(wrong.sum())} values that are missing or infinite, the first for "
-            f"{test.index[row]} and gene {test.columns[gene]!r}",
+            f"{name} predicts {int(wrong.sum())} values that are missing or infinite, the first {place(wrong, test)}",
             expected="a finite number for every condition and gene",
         )
     return values

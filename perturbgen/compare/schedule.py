@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from perturbgen.compare.cells import Cell, Outcome, run_cell
 from perturbgen.errors import ConfigError, MissingDependencyError
+from perturbgen.machine import cores
 
 logger = logging.getLogger(__name__)
 
@@ -36,17 +37,12 @@ def run_cells(cells: list[Cell], *, scheduler: str = PROCESSES, workers: int | N
     if scheduler != PROCESSES:
         yield from on_cluster(waiting, scheduler)
         return
-    workers = min(workers or available_cores(), len(waiting))
+    workers = min(workers or cores(), len(waiting))
     if workers > 1:
         yield from in_processes(waiting, workers)
     else:
         for cell in waiting:
             yield cell, run_cell(cell)
-
-
-def available_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def check_scheduler(scheduler: str) -> None:

@@ -16,6 +16,7 @@ from perturbgen.data.kaggle_tables import is_gene
 from perturbgen.data.splits import CONDITION
 from perturbgen.data.tables import open_parquet, parquet_errors, read_csv, require_columns, require_unique
 from perturbgen.errors import ConfigError, InputError, SchemaError, shorten, suggest
+from perturbgen.evaluate.align import place
 from perturbgen.files import atomic_path, require_file
 
 logger = logging.getLogger(__name__)
@@ -87,10 +88,8 @@ def complete(table: pd.DataFrame, name: str) -> pd.DataFrame:
     values = table.astype(np.float64)
     wrong = ~np.isfinite(values.to_numpy())
     if wrong.any():
-        row, gene = divmod(int(wrong.argmax()), values.shape[1])
         raise SchemaError(
-            f"{name} has {int(wrong.sum())} values missing or infinite, the first for {values.index[row]} and gene "
-            f"{values.columns[gene]!r}",
+            f"{name} has {int(wrong.sum())} values missing or infinite, the first {place(wrong, values)}",
             expected="a complete table",
             fix="drop these genes or conditions",
         )

@@ -8,14 +8,14 @@ from concurrent.futures import ThreadPoolExecutor
 
 from threadpoolctl import threadpool_limits
 
-from perturbgen.memory import keep_freed_memory
+from perturbgen.machine import cores, keep_freed_memory
 
 KEPT = 32 << 20  # bytes of the largest array of a block of genes
 
 
 def workers() -> int:
     """The cores this process may use; OMP_NUM_THREADS lowers it."""
-    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    available = cores()
     wanted = os.environ.get("OMP_NUM_THREADS", "")
     return max(1, min(available, int(wanted))) if wanted.isdigit() else available
 

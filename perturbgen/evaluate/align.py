@@ -29,15 +29,19 @@ def align(
     true = numbers(truth, "the truth")
     holes = true.isna().to_numpy()
     if holes.any():
-        row, gene = divmod(int(holes.argmax()), true.shape[1])
         raise SchemaError(
-            f"the truth has {int(holes.sum())} missing values, the first for condition {true.index[row]!r} and gene "
-            f"{true.columns[gene]!r}",
+            f"the truth has {int(holes.sum())} missing values, the first {place(holes, true)}",
             expected="a complete table",
             cause="genes that were filtered out, or contrasts that cannot be estimated",
             fix="drop these genes or conditions from the truth",
         )
     return true, filled(numbers(prediction, name), name)
+
+
+def place(wrong: np.ndarray, table: pd.DataFrame) -> str:
+    """Where the first True of a mask (conditions, genes) stands, in the words of an error."""
+    row, gene = divmod(int(wrong.argmax()), table.shape[1])
+    return f"for condition {table.index[row]!r} and gene {table.columns[gene]!r}"
 
 
 def in_common(
@@ -133,10 +137,8 @@ def numbers(table: pd.DataFrame, name: str) -> pd.DataFrame:
     values = table.astype(np.float64)
     infinite = np.isinf(values.to_numpy())
     if infinite.any():
-        row, gene = divmod(int(infinite.argmax()), values.shape[1])
         raise SchemaError(
-            f"{name} has {int(infinite.sum())} infinite values, the first for condition {values.index[row]!r} and gene "
-            f"{values.columns[gene]!r}",
+            f"{name} has {int(infinite.sum())} infinite values, the first {place(infinite, values)}",
             expected="finite numbers",
             cause="-log10 of p = 0",
             fix="compute p in log space, or clip the table",

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from perturbgen.nn import SparseCounts
 from perturbgen.nn.scale import Scaling
+from perturbgen.nn.shapes import cell_of_each
 
 
 class CellBatch(Protocol):
@@ -50,10 +51,6 @@ def sizes(counts: SparseCounts, scaling: Scaling) -> Tensor:
 
 def dense(counts: SparseCounts) -> Tensor:
     """The counts (cells, genes)."""
-    cells = len(counts.offsets) - 1
-    rows = torch.repeat_interleave(
-        torch.arange(cells, device=counts.offsets.device), counts.offsets.diff(), output_size=len(counts.values)
-    )
-    out = counts.values.new_zeros(cells, counts.n_genes)
-    out[rows, counts.columns] = counts.values
+    out = counts.values.new_zeros(len(counts.offsets) - 1, counts.n_genes)
+    out[cell_of_each(counts.offsets, len(counts.values)), counts.columns] = counts.values
     return out

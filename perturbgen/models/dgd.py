@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from perturbgen.errors import ConfigError
-from perturbgen.models.batch import CellBatch, sizes
+from perturbgen.models.batch import CellBatch, dense, sizes
 from perturbgen.models.conditions import Conditions
 from perturbgen.models.decoder import CountDecoder
 from perturbgen.models.draws import Draws
@@ -204,7 +204,7 @@ class DGD(LatentModel):
         with pyro.plate("cells", len(batch.codes)):
             z = pyro.sample("z", prior)
             parameters = self.decode(z, batch.codes, sizes(batch.counts, self.decoder.scaling))
-            pyro.sample("x", NegativeBinomial(*parameters).to_event(1), obs=batch.counts.dense())  # type: ignore[attr-defined]
+            pyro.sample("x", NegativeBinomial(*parameters).to_event(1), obs=dense(batch.counts))
 
     def pyro_guide(self, batch: CellBatch) -> None:
         """A point for each cell."""

@@ -16,6 +16,7 @@ from perturbgen.models.decoder import CountParameters
 from perturbgen.models.nbvae import NBVAE
 from perturbgen.nn import MLP, gaussian_log_prob
 from perturbgen.nn.scale import Scaling
+from perturbgen.nn.shapes import cell_of_each
 
 TARGET = 1e4
 
@@ -79,7 +80,7 @@ class GaussianVAE(NBVAE):
 def normalised(batch: CellBatch, size: Tensor) -> SparseValues:
     """Log(1 + 10⁴ x / total) of the non-zeros."""
     counts = batch.counts
-    per_value = torch.repeat_interleave(TARGET / size, counts.offsets.diff(), output_size=len(counts.values))
+    per_value = (TARGET / size)[cell_of_each(counts.offsets, len(counts.values))]
     return mapped(counts, lambda values: torch.log1p(values * per_value))
 
 

@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from perturbgen.models.batch import CellBatch, SparseValues, mapped, sizes
+from perturbgen.models.batch import CellBatch, SparseValues, dense, mapped, sizes
 from perturbgen.models.conditions import Conditions
 from perturbgen.models.decoder import CountDecoder
 from perturbgen.models.draws import Draws
@@ -124,7 +124,7 @@ class NBVAE(LatentModel):
             origin = torch.zeros(len(batch.codes), self.n_latent, device=batch.codes.device)
             z = pyro.sample("z", dist.Normal(origin, 1.0).to_event(1))
             parameters = self.decode(z, batch.codes, sizes(batch.counts, self.decoder.scaling))
-            pyro.sample("x", NegativeBinomial(*parameters).to_event(1), obs=batch.counts.dense())  # type: ignore[attr-defined]
+            pyro.sample("x", NegativeBinomial(*parameters).to_event(1), obs=dense(batch.counts))
 
     def pyro_guide(self, batch: CellBatch) -> None:
         """The variational family, for Pyro."""

@@ -37,7 +37,7 @@ class Board:
         for key, value in record.items():
             if key not in ("epoch", "step"):
                 self.writer.add_scalar(names.get(key, key), value, record["epoch"])
-        if record["epoch"] % self.settings.board.every == 0 or training.state.finished:
+        if record["epoch"] % self.settings.board.every == 0 or training.finished:
             self.pictures(training, record["epoch"])
 
     def pictures(self, training: Training, epoch: int) -> None:

@@ -50,7 +50,6 @@ class State:
     best: float = math.inf
     best_epoch: int = -1
     waited: int = 0
-    finished: bool = False
     sums: dict[str, float] = field(default_factory=dict)  # of the epoch so far
     seconds: float = 0.0
 
@@ -80,7 +79,7 @@ class Training:
         if self.model.annealed:
             schedules.warn_of_long_warmup(self.settings.annealing, self.steps_per_epoch, self.settings.training.epochs)
         with Interrupts() as interrupts, Status(self.settings.training.epochs) as status:
-            while not self.state.finished:
+            while not self.finished:
                 record = self.epoch(interrupts)
                 self.select(record)
                 status.show(record)
@@ -88,7 +87,7 @@ class Training:
                     append_record(self.run, record)
                     if board is not None:
                         board.epoch(self, record)
-                if self.state.finished or time.monotonic() - self.saved_at > SAVE_EVERY:
+                if self.finished or time.monotonic() - self.saved_at > SAVE_EVERY:
                     self.save()
         return self.state
 
@@ -165,8 +164,13 @@ class Training:
             self.best_model = {k: v.detach().cpu().clone() for k, v in self.model.state_dict().items()}
         elif state.epoch > self.warmup_epochs:
             state.waited += 1
-        patience = settings.stopping.patience
-        state.finished = state.epoch >= settings.training.epochs or (patience is not None and state.waited >= patience)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the last epoch is over, or the patience."""
+        patience = self.settings.stopping.patience
+        in_vain = patience is not None and self.state.waited >= patience
+        return in_vain or self.state.epoch >= self.settings.training.epochs
 
     @property
     def warmup_epochs(self) -> int:
@@ -298,9 +302,6 @@ class Training:
         self.state = State(**last["state"])
         if self.state.best_epoch >= 0:
             self.best_model = checkpoint.load_state(self.run, "best")["model"]
-        patience = self.settings.stopping.patience
-        stopped = patience is not None and self.state.waited >= patience
-        self.state.finished = self.state.epoch >= self.settings.training.epochs or stopped
 
 
 def resident(store: CountStore, settings: RunSettings, fabric: Fabric) -> CountStore:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from perturbgen.config import create_run, file_hash, load_settings, to_toml
 from perturbgen.errors import ConfigError, InputError
 from perturbgen.files import atomic_path, require_folder, require_writable
-from perturbgen.memory import keep_freed_memory
+from perturbgen.machine import keep_freed_memory
 from perturbgen.train import checkpoint
 from perturbgen.train.settings import RunSettings
 
@@ -89,6 +89,8 @@ def launch(settings: RunSettings, *, devices: int, num_nodes: int, accelerator: 
     except (ValueError, RuntimeError, ModuleNotFoundError) as error:
         raise ConfigError(f"--accelerator {accelerator} --devices {devices}: {error}") from None
     fabric.launch()
+    if not fabric.is_global_zero:  # the first process speaks for all
+        logging.getLogger("perturbgen").setLevel(logging.ERROR)
     return fabric
 
 
@@ -102,7 +104,7 @@ def carry_out(run: Path, settings: RunSettings, cells: Cells, fabric: Fabric, *,
     training = Training(run, settings, cells, model, fabric)
     if resumed:
         training.restore()
-    if training.state.finished:
+    if training.finished:
         log.info("%s is finished (%d epochs)", run, training.state.epoch)
         return run
     if fabric.is_global_zero:

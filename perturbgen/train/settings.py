@@ -15,6 +15,12 @@ Widths = Annotated[tuple[Count, ...], Field(min_length=1)]
 Chance = Annotated[float, Field(ge=0, lt=1)]
 
 
+def changed(settings: Settings, names: set[str]) -> list[str]:
+    """Those of the named settings that differ from their defaults, in order of name."""
+    fields = type(settings).model_fields
+    return [name for name in sorted(names) if getattr(settings, name) != fields[name].default]
+
+
 class DataSettings(Settings):
     """Which cells."""
 
@@ -73,12 +79,12 @@ class ModelSettings(Settings):
     def of_this_kind(self) -> ModelSettings:
         """A setting that this kind of model would ignore is an error."""
         vae = {"encoder", "encoder_input", "encoder_dropout"}
+        counts_only = {"encoder_input"} if self.kind == "gaussian_vae" else set()
         dgd = {
             "components", "components_by", "covariate_space", "covariance", "radius", "hardness", "component_sd",
             "concentration", "prior_weight", "inner_steps",
         }  # fmt: skip
-        foreign = sorted(self.model_fields_set & (vae if self.kind == "dgd" else dgd))
-        foreign = [name for name in foreign if getattr(self, name) != type(self).model_fields[name].default]
+        foreign = changed(self, vae if self.kind == "dgd" else dgd | counts_only)
         if foreign:
             raise ValueError(f"{foreign[0]!r} is no setting of a {self.kind}")
         if self.kind == "gaussian_vae":
@@ -87,6 +93,8 @@ class ModelSettings(Settings):
                 raise ValueError("the decoder of a gaussian_vae has the settings 'hidden' and 'layer_norm' only")
         if (self.decoder.dispersion == "gene-category") != (self.decoder.dispersion_by is not None):
             raise ValueError("decoder.dispersion 'gene-category' and decoder.dispersion_by go together")
+        if self.components_by is not None and changed(self, {"components"}):
+            raise ValueError("'components' has no effect beside 'components_by', which counts the categories")
         return self
 
 
@@ -149,6 +157,11 @@ class RunSettings(Settings):
     def conditions_exist(self) -> RunSettings:
         """Settings that name a condition name one of the run's."""
         model = self.model
+        if model.kind == "dgd" and changed(self.annealing, set(Annealing.model_fields)):
+            raise ValueError("'annealing' weighs a VAE's KL term, and a dgd has none")
+        rates = changed(self.training, {"mixture_rate", "representation_rate"})
+        if model.kind != "dgd" and rates:
+            raise ValueError(f"'training.{rates[0]}' is of a dgd; a {model.kind} has one learning rate")
         for key in (model.components_by, model.covariate_space, model.decoder.dispersion_by):
             if key is not None and key not in self.conditions:
                 raise ValueError(f"{key!r} is none of the conditions {list(self.conditions)}")

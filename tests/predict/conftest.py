@@ -71,6 +71,8 @@ def train(folder: Path, **sections: object) -> TrainedRun:
         "training": {"epochs": 2, "batch_size": 64, "threads": 1},
         **sections,
     }
+    if base.get("model", {}).get("kind") == "dgd":
+        del base["annealing"]
     return load_run(running.train(load_settings(RunSettings, base=base), runs=folder / "runs", accelerator="cpu"))
 
 

@@ -47,6 +47,8 @@ def settings(cells_file: Path):
             "annealing": {"warmup": 1},
             "training": {"epochs": 3, "batch_size": 16},
         }
+        if "model.kind=dgd" in overrides:
+            del base["annealing"]
         return load_settings(RunSettings, base=base, overrides=overrides)
 
     return make

@@ -45,13 +45,17 @@ def random_settings(rng: np.random.Generator, path: str, seed: int) -> RunSettin
         model["encoder_input"] = "log1p" if kind == "gaussian_vae" else str(rng.choice(["log1p", "raw"]))
     rates = 10 ** rng.uniform(-4, -1, 3)
     training = {
-        "learning_rate": rates[0], "mixture_rate": rates[1], "representation_rate": rates[2],
-        "batch_size": int(rng.choice([7, 64])), "epochs": 4, "precision": str(rng.choice(["32-true", "bf16-mixed"])),
+        "learning_rate": rates[0], "batch_size": int(rng.choice([7, 64])), "epochs": 4,
+        "precision": str(rng.choice(["32-true", "bf16-mixed"])),
     }  # fmt: skip
+    if kind == "dgd":
+        training.update(mixture_rate=rates[1], representation_rate=rates[2])
     base = {
         "seed": seed, "data": {"path": path}, "conditions": {"cell_type": {}, "compound": {"dropout": 0.3}},
-        "model": model, "training": training, "annealing": {"warmup": int(rng.integers(0, 4))},
+        "model": model, "training": training,
     }  # fmt: skip
+    if kind != "dgd":
+        base["annealing"] = {"warmup": int(rng.integers(0, 4))}
     return load_settings(RunSettings, base=base)
 
 

@@ -161,6 +161,9 @@ def test_descriptors_make_unseen_categories_known(settings, tmp_path, cells, cel
     ("override", "words"),
     [
         ("model.components=4", "'components' is no setting of a nbvae"),
+        ("model={kind='gaussian_vae',encoder_input='raw'}", "'encoder_input' is no setting of a gaussian_vae"),
+        ("model={kind='dgd'}", "a dgd has none"),
+        ("training.mixture_rate=0.1", "'training.mixture_rate' is of a dgd"),
         ("model.decoder.dispersion=gene-category", "go together"),
         ("model.decoder={dispersion='gene-category',dispersion_by='plate'}", "none of the conditions"),
         ("conditions.compound.encoding=descriptors", "go together"),

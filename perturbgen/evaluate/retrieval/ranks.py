@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ import numpy as np
 
 from perturbgen.evaluate.retrieval.pairs import Pairs
 from perturbgen.evaluate.retrieval.similarity import Similarity
+from perturbgen.machine import cores
 
 Array = np.ndarray[Any, Any]
 BLOCK_BYTES = 48 << 20  # of similarities in one block; a block per core is in flight
@@ -58,11 +58,6 @@ def ranked_blocks(pairs: Pairs, similarity: Similarity, *, chunk: int | None, de
             waiting.append(pool.submit(rank_block, pairs, similarity, block))
         for future in waiting:
             yield future.result()
-
-
-def cores() -> int:
-    """The cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def rank_block(pairs: Pairs, similarity: Similarity, rows: slice) -> Ranked:

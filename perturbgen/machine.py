@@ -1,8 +1,9 @@
-"""Memory that was freed and will be wanted again."""
+"""What the machine gives this process: cores, and memory that was freed and will be wanted again."""
 
 from __future__ import annotations
 
 import ctypes
+import os
 import sys
 from functools import lru_cache
 
@@ -19,3 +20,8 @@ def keep_freed_memory(largest: int) -> None:
     if mallopt is not None:
         mallopt(M_MMAP_THRESHOLD, largest)
         mallopt(M_TRIM_THRESHOLD, min(4 * largest, 2**31 - 1))
+
+
+def cores() -> int:
+    """The cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
