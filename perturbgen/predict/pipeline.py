@@ -36,15 +36,17 @@ class Prediction:
 
     ``scores`` has the MRRMSE of calibration conditions by number of replicates, ``shrinkage`` how the shrunk estimators
     were shrunk, ``checks`` the ratios of generated to real samples, ``by_replicates`` the averages of t, by estimator,
-    after the numbers of replicates that were asked for.
+    after the numbers of replicates that were asked for. ``measured`` and ``calibrated`` are the calibration conditions
+    as they were measured and as each estimator predicts them.
     """
 
     values: Mapping[str, pd.DataFrame]
     scores: pd.Series
     shrinkage: Mapping[str, Shrinkage] = field(default_factory=dict)
     checks: pd.DataFrame = field(default_factory=pd.DataFrame)
-    calibration: pd.MultiIndex | None = None
     by_replicates: Mapping[int, Mapping[str, pd.DataFrame]] = field(default_factory=dict)
+    measured: pd.DataFrame = field(default_factory=pd.DataFrame)
+    calibrated: Mapping[str, pd.DataFrame] = field(default_factory=dict)
 
 
 def predict(
@@ -70,21 +72,31 @@ def predict(
     raw = dict(averages.final) if averages else {}
     if settings.needs(("plug_in", "shrunk_plug_in")):
         raw["plug_in"] = plug_in(task)
-    values: dict[str, pd.DataFrame] = {}
+    found: dict[str, pd.DataFrame] = {}
     shrinkage: dict[str, Shrinkage] = {}
     for name in settings.estimators:
-        source = raw[SOURCE.get(name, name)]
+        found[name] = raw[SOURCE.get(name, name)]
         if name in CALIBRATED:
-            source, shrinkage[name] = shrunk(task, source, settings.levels)
-        values[name] = complete(source.loc[wanted], name)
+            found[name], shrinkage[name] = shrunk(task, found[name], settings.levels)
+    measured, calibrated = known_again(task, found)
     return Prediction(
-        values,
+        by_name(found, wanted),
         averages.scores if averages else pd.Series(dtype=float),
         shrinkage,
         averages.checks if averages else pd.DataFrame(),
-        None if task.twins is None else pd.MultiIndex.from_frame(task.twins.plan.conditions),
         {} if averages is None else {k: by_name(v, wanted) for k, v in averages.kept.items()},
+        measured,
+        calibrated,
     )
+
+
+def known_again(task: Task, found: Mapping[str, pd.DataFrame]) -> tuple[pd.DataFrame, dict[str, pd.DataFrame]]:
+    """The calibration conditions under their own labels: as measured, and as each estimator predicts them."""
+    if task.twins is None:
+        return pd.DataFrame(), {}
+    known = pd.MultiIndex.from_frame(task.twins.plan.conditions)
+    predicted = {name: frame.loc[task.twins.conditions].set_axis(known).fillna(0.0) for name, frame in found.items()}
+    return task.truth.set_axis(known), predicted
 
 
 def by_name(values: Mapping[str, pd.DataFrame], wanted: pd.MultiIndex) -> dict[str, pd.DataFrame]:
@@ -108,12 +120,12 @@ def is_usual(table: DETable, condition: Any) -> bool:
 
 
 def shrunk(task: Task, values: pd.DataFrame, levels: int) -> tuple[pd.DataFrame, Shrinkage]:
-    """Values shrunk as the calibration conditions call for, and how."""
+    """Values (all conditions) shrunk as the calibration conditions call for, and how."""
     assert task.twins is not None
     expression = task.real.ave_expr.groupby(level=0).mean()
     level = expression_levels(expression.fillna(expression.min().min()), levels=levels)
     shrinkage = fit_shrinkage(values.loc[task.twins.conditions].fillna(0.0), task.truth, level)
-    return shrinkage.apply(values.loc[task.wanted.conditions], level), shrinkage
+    return shrinkage.apply(values, level), shrinkage
 
 
 def complete(values: pd.DataFrame, name: str) -> pd.DataFrame:

@@ -29,7 +29,7 @@ def expression_levels(expression: pd.DataFrame, *, levels: int) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class Shrinkage:
-    """Predictions times factors (cell types x levels), after rows have lost what ``noise`` explains.
+    """Predictions times factors (cell types x levels) of 0 to 1, after rows have lost what ``noise`` explains.
 
     A row whose mean square is v is multiplied by v / (v + noise): a weak one, which is mostly noise, by far less than a
     strong one.
@@ -74,7 +74,7 @@ def fit_shrinkage(predictions: pd.DataFrame, truth: pd.DataFrame, levels: pd.Dat
 
 
 def fit_factors(predictions: pd.DataFrame, truth: pd.DataFrame, levels: pd.DataFrame, noise: float) -> Shrinkage:
-    """The factors, zero or more, that are best with some noise; frames have the same labels in the same order.
+    """The factors, zero to one, that are best with some noise; frames have the same labels in the same order.
 
     Minimised is the mean over conditions of the root mean square error, by weighted least squares with the weights
     1 / RMSE of the round before.
@@ -106,5 +106,5 @@ def fit_one(x: np.ndarray, y: np.ndarray, level: np.ndarray) -> np.ndarray:
         error = np.sqrt(((y - factors[level] * x) ** 2).mean(axis=1))
         weights = 1 / np.maximum(error, TINY)
         top, bottom = weights @ xy, weights @ xx
-        factors = np.maximum(np.divide(top, bottom, out=np.ones(count), where=bottom > TINY), 0.0)
+        factors = np.clip(np.divide(top, bottom, out=np.ones(count), where=bottom > TINY), 0.0, 1.0)
     return factors

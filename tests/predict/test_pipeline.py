@@ -14,7 +14,7 @@ from perturbgen.data.splits import Split
 from perturbgen.errors import ConfigError, PerturbgenError, SchemaError
 from perturbgen.predict.averaging import anchored_t
 from perturbgen.predict.bench import TWIN, Bench
-from perturbgen.predict.calibration import calibration_conditions
+from perturbgen.predict.calibration import calibration_conditions, mrrmse
 from perturbgen.predict.checks import check_generated
 from perturbgen.predict.likelihood import withheld_likelihood
 from perturbgen.predict.pipeline import predict
@@ -47,7 +47,7 @@ def test_every_estimator_answers_for_every_condition(vae, experiment, sampler):
     for name in ("mean_t", "anchored_t"):
         pd.testing.assert_frame_equal(found.by_replicates[2][name], found.values[name])
         assert not found.by_replicates[1][name].equals(found.by_replicates[2][name])
-    assert sorted(found.calibration) == [("B", name) for name in KNOWN]
+    assert sorted(found.measured.index) == [("B", name) for name in KNOWN]
     assert list(found.scores.index) == [1, 2]
     for raw, name in (("anchored_t", "shrunk"), ("plug_in", "shrunk_plug_in")):
         values, shrinkage = found.values[raw], found.shrinkage[name]
@@ -55,6 +55,7 @@ def test_every_estimator_answers_for_every_condition(vae, experiment, sampler):
         ratio = (found.values[name] / gated.where(gated.abs() > 1e-9)).round(9)
         factors = shrinkage.factors.round(9).to_numpy().ravel()
         assert np.isin(ratio.to_numpy()[ratio.notna().to_numpy()], factors).all()
+        assert mrrmse(found.calibrated[name], found.measured) <= mrrmse(found.calibrated[raw], found.measured)
 
 
 def test_anchored_t_is_against_generated_vehicle_wells_of_the_same_places(vae, experiment, sampler):
@@ -146,7 +147,7 @@ def test_conditions_that_a_run_withheld_are_the_ones_it_is_calibrated_on(experim
     assert "was trained on the measured conditions of 'B'" in caplog.text
     settings = PredictSettings(estimators=("shrunk",), replicates=1, levels=2)
     found = predict(vae, experiment, WANTED, settings, calibration_run=honest)
-    assert list(found.calibration) == [("B", KNOWN[0])]
+    assert list(found.measured.index) == [("B", KNOWN[0])]
 
 
 def test_plug_in_is_the_models_own_contrast(vae, experiment, sampler):
