@@ -46,6 +46,9 @@ def predict(
     calibration_run: Annotated[
         Path | None, typer.Option(help="A run that withheld measured conditions of these cell types, to calibrate on.")
     ] = None,
+    calibration_out: Annotated[
+        Path | None, typer.Option(help="Also write the predictions of the calibration conditions, for an ensemble.")
+    ] = None,
     withheld: Annotated[
         Path | None, typer.Option(help="Cells of the conditions, if you have them: their likelihood is reported, too.")
     ] = None,
@@ -68,13 +71,20 @@ def predict(
     Example: [bold]perturbgen predict runs/0001-op3-s0 --cells counts.h5ad --conditions id_map.csv
     --out predictions.parquet[/bold]
     """
+    from perturbgen.cli.baselines import write_predictions
     from perturbgen.data import validate
-    from perturbgen.files import atomic_path
     from perturbgen.predict.pipeline import predict as predict_conditions
     from perturbgen.train import load_run
 
     check_output(out, ".parquet")
+    if calibration_out is not None:
+        check_output(calibration_out, ".parquet")
     settings = read_settings(estimator, replicates, latent=latent, flavour=flavour, seed=seed)
+    if calibration_out is not None and not settings.calibrates:
+        raise ConfigError(
+            f"--calibration-out: {estimator} with a fixed number of replicates calibrates on nothing",
+            fix="--replicates auto, or the estimator shrunk or shrunk_plug_in",
+        )
     trained = load_run(run, device=device)
     judge = None if calibration_run is None else load_run(calibration_run, device=device)
     wanted = read_conditions(conditions)
@@ -83,8 +93,9 @@ def predict(
     sampler = None if samplers is None else open_sampler(samplers, adata, seed=seed)
     found = predict_conditions(trained, adata, wanted, settings, sampler=sampler, calibration_run=judge)
     values = found.values[estimator]
-    with atomic_path(out) as part:
-        values.rename_axis(["cell_type", "sm_name"]).reset_index().to_parquet(part, index=False)
+    write_predictions(values, out)
+    if calibration_out is not None:
+        write_predictions(found.calibrated[estimator], calibration_out)
     rows = summary(found, estimator)
     if withheld is not None:
         rows |= likelihood_row(trained, withheld, wanted, layer=layer, columns=columns, vehicle=vehicle, seed=seed)
