@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -30,8 +30,9 @@ def make_card(
     folds: list[Fold],
     outcomes: Mapping[Cell, Outcome],
     described: pd.DataFrame | None,
+    about: Mapping[str, Any],
 ) -> Scorecard:
-    """The scorecard of the methods all of whose cells ran."""
+    """The scorecard of the methods all of whose cells ran; ``about`` joins what the files say of it."""
     failed = list(dict.fromkeys(cell.method.name for cell, found in outcomes.items() if found.state == "failed"))
     ranked = [name for name in settings.all_methods if name not in failed]
     controls, score = settings.controls, settings.score
@@ -56,6 +57,7 @@ def make_card(
         "level": score.level,
         "adjusted_p": score.adjust,
         "data": settings.data.model_dump(exclude_defaults=True),
+        **about,
     }
     effect = responding(truth, level=score.level, adjust=score.adjust)
     return Scorecard(

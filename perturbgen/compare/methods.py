@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 import numpy as np
 import pandas as pd
@@ -13,12 +13,17 @@ import pandas as pd
 from perturbgen.baselines.base import Predictor
 from perturbgen.baselines.registry import find as find_baseline
 from perturbgen.baselines.registry import make
+from perturbgen.compare.folds import Fold
 from perturbgen.compare.settings import CompareSettings, DataSettings, MethodSettings
 from perturbgen.compare.tables import find, read_smiles, read_table
 from perturbgen.config import file_hash, load_settings
 from perturbgen.data.h5ad import read_h5ad
 from perturbgen.errors import ConfigError, SchemaError, shorten
 from perturbgen.evaluate.controls import interpolated_duplicate
+
+if TYPE_CHECKING:
+    from perturbgen.predict.pipeline import PredictSettings
+    from perturbgen.predict.trained import RunFiles
 
 EXTRAS: Final = ("smiles", "pseudobulk")  # files of data.* that some baselines need or can use
 
@@ -34,9 +39,12 @@ class Method:
     random: bool
     intervals: bool
     statistic: str
+    trained: RunFiles | None = None
 
     def make(self, measured: pd.DataFrame) -> Predictor:
         """The Predictor, not fitted yet; ``measured`` is what ground truth shows."""
+        if self.trained:
+            return self.trained.predictor(run_settings(self.name, self.spec))
         if self.spec.predictions:
             path = self.files["predictions"]
             return Tabulated(path, self.statistic, self.spec.layer, interpolate=self.spec.interpolate)
@@ -77,7 +85,11 @@ class Tabulated:
 def make_methods(settings: CompareSettings) -> list[Method]:
     """All methods, checked: a misspelt name, a wrong setting or a missing file is told before anything is fitted."""
     return [
-        tabulated(name, spec, settings.data) if spec.predictions else baseline(name, spec, settings)
+        tabulated(name, spec, settings.data)
+        if spec.predictions
+        else trained(name, spec, settings.data)
+        if spec.run
+        else baseline(name, spec, settings)
         for name, spec in settings.all_methods.items()
     ]
 
@@ -90,6 +102,54 @@ def tabulated(name: str, spec: MethodSettings, data: DataSettings) -> Method:
         "statistic": data.statistic,
     }
     return Method(name, spec, {"predictions": path}, record, False, False, data.statistic)
+
+
+def trained(name: str, spec: MethodSettings, data: DataSettings) -> Method:
+    """A trained run, by its parameters, the cells it predicts among and how it predicts."""
+    from perturbgen.predict.trained import RunFiles
+
+    judge = Path(spec.calibration_run).absolute() if spec.calibration_run else None
+    files = RunFiles(Path(spec.run).absolute(), find(data, spec.cells, "file of cells").absolute(), judge).require()
+    record = {"settings": run_settings(name, spec).model_dump(mode="json", exclude={"seed"}), **files.record()}
+    return Method(name, spec, {}, record, True, False, data.statistic, files)
+
+
+def run_settings(name: str, spec: MethodSettings) -> PredictSettings:
+    """How a run predicts: one estimator, the comparison's own seeds."""
+    from perturbgen.predict.pipeline import PredictSettings
+
+    if "seed" in spec.settings:
+        raise ConfigError(f"methods.{name}: the seed of a run is the comparison's", fix="seeds = [0, 1]")
+    found = load_settings(PredictSettings, base=spec.settings, fix="perturbgen predict --help says what they mean")
+    if len(found.estimators) != 1:
+        raise ConfigError(
+            f"methods.{name}: {len(found.estimators)} estimators", expected="one", fix="a method for each estimator"
+        )
+    return found
+
+
+def require_honest(
+    methods: list[Method], folds: list[Fold], conditions: pd.MultiIndex
+) -> dict[str, dict[str, str | int]]:
+    """Refuse a run that has seen what a fold withholds; returns what the report says of the runs, by method."""
+    from perturbgen.predict.trained import require_unseen
+
+    about: dict[str, dict[str, str | int]] = {}
+    for method in methods:
+        if method.trained is None:
+            continue
+        seen = method.trained.seen()
+        for fold in folds:
+            withheld = conditions.delete(fold.train)
+            require_unseen(f"methods.{method.name}", method.trained, seen, withheld, f"{fold.split} ({fold.name})")
+        about[method.name] = {
+            "run": method.spec.run,
+            "parameters": str(method.record["runs"][0]),
+            "cells": method.spec.cells,
+            "conditions seen in training": len(seen),
+            "of those withheld": 0,
+        }
+    return about
 
 
 def baseline(name: str, spec: MethodSettings, settings: CompareSettings) -> Method:
