@@ -62,6 +62,7 @@ def make_card(
     effect = responding(truth, level=score.level, adjust=score.adjust)
     return Scorecard(
         scores, negatives, positive, tuple(name for name in settings.baselines if name in ranked),
+        references=tuple(name for name in controls.references if name in ranked),
         strata=strata(index, table, effect), clusters=find_clusters(index, table, score.clusters or None),
         headline=score.headline or HEADLINE, resamples=score.resamples, seed=settings.seeds[0], info=info,
     )  # fmt: skip

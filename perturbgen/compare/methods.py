@@ -59,7 +59,7 @@ class Method:
 class Tabulated:
     """Predictions that are there already: rows and genes are chosen by label, and nothing is learnt.
 
-    With ``interpolate`` they are a duplicate experiment, blended gene by gene with the mean of the training rows.
+    With ``interpolate`` they are a duplicate experiment, whose noise is taken out of the genes that do not respond.
     """
 
     def __init__(self, path: Path, statistic: str, layer: str, *, interpolate: bool) -> None:
@@ -67,8 +67,8 @@ class Tabulated:
         self.table = read_table(path, statistic=statistic, layer=layer)
 
     def fit(self, train: pd.DataFrame, *, rng: np.random.Generator) -> Self:
-        """Keep the genes, and the mean of the training rows."""
-        self.genes, self.mean = train.columns, train.mean() if self.interpolate else None
+        """Keep the genes."""
+        self.genes = train.columns
         return self
 
     def predict(self, conditions: pd.MultiIndex | pd.DataFrame) -> pd.DataFrame:
@@ -79,7 +79,7 @@ class Tabulated:
             if len(absent):
                 raise SchemaError(f"{self.path} lacks {len(absent)} of {len(wanted)} {what}: {shorten(absent, 3)}")
         found = self.table.reindex(index=index, columns=self.genes)
-        return found if self.mean is None else interpolated_duplicate(found, self.mean)
+        return interpolated_duplicate(found) if self.interpolate else found
 
 
 def make_methods(settings: CompareSettings) -> list[Method]:

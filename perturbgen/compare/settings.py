@@ -99,7 +99,7 @@ class MethodSettings(Settings):
     predictions: str = Field("", description="DE table of predicted rows; more rows and genes than needed may be there")
     layer: str = Field("", description="layer of an h5ad of predictions")
     interpolate: bool = Field(
-        False, description="the file is a duplicate experiment: blend it with the mean of the training rows"
+        False, description="the file is a duplicate experiment: take its noise out of the genes that do not respond"
     )
 
     @model_validator(mode="after")
@@ -120,7 +120,8 @@ class ControlSettings(Settings):
     """Between which methods the scores are set."""
 
     negatives: tuple[str, ...] = Field(("zeros",), min_length=1)
-    positive: str = Field("", description="a replicate, duplicate or oracle; without one, a perfect prediction")
+    positive: str = Field("", description="an oracle, a replicate or a duplicate; without one, a perfect prediction")
+    references: tuple[str, ...] = Field((), description="shown without a place: a replicate beside the oracle")
     baselines: tuple[str, ...] | None = Field(None, description="what must be beaten; the simple ones by default")
 
 
@@ -173,12 +174,15 @@ class CompareSettings(Settings):
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds repeat: {list(self.seeds)}")
         known = dict.fromkeys([*self.methods, "zeros"])
-        asked = (*self.controls.negatives, *(self.controls.baselines or ()))
+        asked = (*self.controls.negatives, *(self.controls.baselines or ()), *self.controls.references)
         for name in (*asked, *([self.controls.positive] if self.controls.positive else [])):
             if name not in known:
                 raise ValueError(f"the control {name!r} is no method here: {suggest(name, known)}")
         if self.controls.positive in asked:
             raise ValueError(f"{self.controls.positive!r} is both a positive control and one that should be beaten")
+        for name in self.controls.references:
+            if name in (*self.controls.negatives, *(self.controls.baselines or ())):
+                raise ValueError(f"{name!r} is both a reference without a place and one that should be beaten")
         return self
 
     @property
@@ -190,7 +194,7 @@ class CompareSettings(Settings):
     @property
     def baselines(self) -> tuple[str, ...]:
         """The methods that must be beaten, controls aside."""
-        controls = (*self.controls.negatives, self.controls.positive)
+        controls = (*self.controls.negatives, self.controls.positive, *self.controls.references)
         asked = self.controls.baselines
         if asked is None:
             asked = tuple(n for n, m in self.all_methods.items() if m.baseline in SIMPLE)

@@ -47,8 +47,8 @@ def report_page(
 
     ``predictions`` are those scored (zeros need no table). ``intervals`` give for a method and a nominal level the
     lower and upper tables; ``ladder`` are oracles of the same experiment, rows with ``prediction`` and ``ratio`` (its
-    MRRMSE over that of zeros). ``budget`` limits the bytes of embedded tables: where they do not hold all genes, the page
-    says which it shows.
+    MRRMSE over that of zeros). ``budget`` limits the bytes of embedded tables: where they do not hold all genes, the
+    page says which it shows.
     """
     data = payload(card, truth, predictions, budget=budget)
     page = Page(title, describe(card))

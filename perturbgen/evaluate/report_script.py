@@ -64,7 +64,7 @@ function drawRanking() {
   const better = metric.up || asShare ? 1 : -1;
   rows.sort((a, b) => better * (a.numbers[0] - b.numbers[0]));
   const off = (row, end) => (row.numbers[end] === null ? 0 : Math.abs(row.numbers[end] - row.numbers[0]));
-  const hollow = (row) => row.role.endsWith("control");
+  const hollow = (row) => row.role.endsWith("control") || row.role === "reference";
   draw("rank-plot", [{
     type: "scatter", mode: "markers", x: rows.map((row) => row.numbers[0]), y: rows.map((row) => plain(row.name)),
     error_x: { type: "data", symmetric: false, array: rows.map((row) => off(row, 2)),
@@ -80,7 +80,8 @@ function drawRanking() {
   });
   const warning = "The controls do not differ beyond chance: this metric ranks nobody. ";
   $("rank-note").textContent = (metric.ranks ? "" : warning)
-    + "Best at the top. Circles are methods, squares baselines, hollow circles controls; bars are 95 % intervals."
+    + "Best at the top. Circles are methods, squares baselines, hollow circles controls and references; "
+    + "bars are 95 % intervals."
     + (rows.length ? "" : " There is nothing to show.");
 }
 

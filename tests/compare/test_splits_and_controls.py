@@ -17,6 +17,7 @@ from perturbgen.compare.tables import Book, read_book
 from perturbgen.config import load_settings
 from perturbgen.data.splits import kfold
 from perturbgen.errors import ConfigError, InputError, SchemaError, UserError
+from perturbgen.evaluate.outputs import headline_records
 
 from .conftest import CELLS, CLOSED_FORM, COMPOUNDS, TARGETS, Build, Run, states, write_flat
 
@@ -241,3 +242,18 @@ def test_the_ladder_is_read_before_anything_is_fitted_and_shown(run: Run, folder
     with pytest.raises(InputError, match="no ladder at"):
         run(tmp_path / "never", report={"ladder": "nowhere.csv"})
     assert not (tmp_path / "never").exists()
+
+
+def test_a_reference_is_shown_without_a_place(run: Run, folder: Path, full: pd.DataFrame) -> None:
+    write_flat(full, folder / "oracle.parquet")
+    write_flat(full + np.random.default_rng(0).normal(scale=0.3, size=full.shape), folder / "dup.parquet")
+    files = {"oracle": {"predictions": "oracle.parquet"}, "dup": {"predictions": "dup.parquet", "interpolate": True}}
+    card = run(methods=CLOSED_FORM | files, controls={"positive": "oracle", "references": ["dup"]}).card
+    assert [card.role(name) for name in ("oracle", "dup", "additive")] == ["positive control", "reference", "baseline"]
+    places = {row["method"]: row["place"] for row in headline_records(card)}
+    assert places["dup"] is None
+    assert places["additive"] == 1
+    with pytest.raises(ConfigError, match="'additive' is both a reference"):
+        run(methods=CLOSED_FORM, controls={"references": ["additive"], "baselines": ["additive"]})
+    with pytest.raises(ConfigError, match="did you mean 'additive'"):
+        run(methods=CLOSED_FORM, controls={"references": ["additiv"]})
