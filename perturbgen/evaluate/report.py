@@ -144,7 +144,7 @@ def calibration_plot(found: Mapping[str, pd.DataFrame]) -> Figure:
 
 def ladder_section(page: Page, card: Scorecard, ladder: Sequence[Mapping[str, Any]]) -> None:
     """What a perfect generator would score, and where the methods stand on the same scale."""
-    rungs = [(str(row["prediction"]), float(row["ratio"])) for row in ladder]
+    rungs = [(str(row["prediction"]), float(row["ratio"])) for row in ladder if row["prediction"] != ZEROS]
     methods = error_ratios(card)
     page.section(
         "Oracle ladder",
