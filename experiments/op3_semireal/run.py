@@ -20,8 +20,10 @@ from perturbgen.cli.doctor import data_folder
 from perturbgen.config import Settings, create_run, load_settings, to_toml
 from perturbgen.console import say, show_table
 from perturbgen.predict.bench import Wells
-from perturbgen.predict.pipeline import PredictSettings, Task, make_task, predict
+from perturbgen.predict.pipeline import predict
+from perturbgen.predict.settings import PredictSettings
 from perturbgen.predict.source import in_run_genes, make_sampler, read_wanted, without
+from perturbgen.predict.task import Task, make_task
 from perturbgen.sampling.plan import Plan
 
 if TYPE_CHECKING:

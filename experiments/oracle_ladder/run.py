@@ -28,7 +28,7 @@ from perturbgen.console import show_table, track
 from perturbgen.de import DETable
 from perturbgen.de.flavours import flavour_table
 from perturbgen.files import atomic_path, check_output
-from perturbgen.predict import average_t, expression_levels, fit_factors, plug_in_t, shrink, usual_error
+from perturbgen.predict import average_t, expression_levels, fit_shrinkage, plug_in_t, usual_error
 from perturbgen.simulate import build_world, preset_settings
 from perturbgen.simulate.cells import group_obs, in_our_words
 from perturbgen.simulate.conditions import id_map
@@ -149,7 +149,7 @@ def shrunk(bench: Bench, values: pd.DataFrame) -> pd.DataFrame:
     expression = bench.table.ave_expr.groupby(level=0).mean()
     levels = expression_levels(expression, levels=LEVELS)
     measured = bench.table.signed_log10_p.loc[bench.known]
-    return shrink(values, fit_factors(values.loc[bench.known], measured, levels), levels)
+    return fit_shrinkage(values.loc[bench.known], measured, levels).apply(values, levels)
 
 
 def make_bench(world: World) -> Bench:

@@ -22,7 +22,7 @@ from perturbgen.errors import ConfigError, SchemaError, shorten
 from perturbgen.evaluate.controls import interpolated_duplicate
 
 if TYPE_CHECKING:
-    from perturbgen.predict.pipeline import PredictSettings
+    from perturbgen.predict.settings import PredictSettings
     from perturbgen.predict.trained import RunFiles
 
 EXTRAS: Final = ("smiles", "pseudobulk")  # files of data.* that some baselines need or can use
@@ -108,15 +108,21 @@ def trained(name: str, spec: MethodSettings, data: DataSettings) -> Method:
     """A trained run, by its parameters, the cells it predicts among and how it predicts."""
     from perturbgen.predict.trained import RunFiles
 
-    judge = Path(spec.calibration_run).absolute() if spec.calibration_run else None
-    files = RunFiles(Path(spec.run).absolute(), find(data, spec.cells, "file of cells").absolute(), judge).require()
+    run, *judge = (find_folder(data, path) for path in (spec.run, spec.calibration_run) if path)
+    files = RunFiles(run, find(data, spec.cells, "file of cells").absolute(), *judge).require()
     record = {"settings": run_settings(name, spec).model_dump(mode="json", exclude={"seed"}), **files.record()}
     return Method(name, spec, {}, record, True, False, data.statistic, files)
 
 
+def find_folder(data: DataSettings, name: str) -> Path:
+    """A folder in the data folder, or from the working directory."""
+    inside = Path(data.folder) / name
+    return (inside if inside.is_dir() else Path(name)).absolute()
+
+
 def run_settings(name: str, spec: MethodSettings) -> PredictSettings:
     """How a run predicts: one estimator, the comparison's own seeds."""
-    from perturbgen.predict.pipeline import PredictSettings
+    from perturbgen.predict.settings import PredictSettings
 
     if "seed" in spec.settings:
         raise ConfigError(f"methods.{name}: the seed of a run is the comparison's", fix="seeds = [0, 1]")

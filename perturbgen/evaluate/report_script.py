@@ -34,7 +34,7 @@ const metricOf = Object.fromEntries(data.metrics.map((metric) => [metric.name, m
 const labels = data.conditions.map((parts) => parts.join(" | "));
 const number = (value, digits = 3) => (value === null || !Number.isFinite(value) ? "–" : value.toFixed(digits));
 const arrow = (metric) => (metric.up ? "↑" : "↓");
-const SHARE = "share of the dynamic range (0 negative, 1 positive control)";
+const SHARE = "share of the dynamic range<br>(0 negative, 1 positive control)";
 const LAYOUT = { template: "plotly_white", font: { size: 13, family: "system-ui, sans-serif" }, hovermode: "closest",
   margin: { l: 60, r: 20, t: 20, b: 50 }, paper_bgcolor: "#fff", plot_bgcolor: "#fff" };
 const draw = (id, traces, layout) =>
@@ -73,7 +73,7 @@ function drawRanking() {
       symbol: rows.map((row) => (hollow(row) ? "circle-open" : row.role === "baseline" ? "square" : "circle")) },
     customdata: rows.map((row) => row.role), hovertemplate: "%{y} (%{customdata}): %{x:.4f}<extra></extra>",
   }], {
-    height: 140 + 30 * rows.length, margin: { l: 20, r: 20, t: 40, b: 60 },
+    height: 140 + 30 * rows.length, margin: { l: 20, r: 20, t: 40, b: 76 },
     yaxis: { automargin: true, type: "category" },
     xaxis: { title: { text: asShare || metric.name === "headline" ? SHARE : metric.title + " " + arrow(metric) },
       zeroline: true, gridcolor: "#e5e9ed" },

@@ -10,7 +10,8 @@ import pandas as pd
 
 from perturbgen.errors import PerturbgenError, SchemaError
 from perturbgen.predict.estimators import require_same
-from perturbgen.predict.pipeline import PredictSettings, predict
+from perturbgen.predict.pipeline import predict
+from perturbgen.predict.settings import PredictSettings
 from perturbgen.predict.source import labels_of, vehicle_of
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from perturbgen.predict.source import CONDITION, labels_of, run_fingerprint
 from perturbgen.train.checkpoint import read_parts
 
 if TYPE_CHECKING:
-    from perturbgen.predict.pipeline import PredictSettings
+    from perturbgen.predict.settings import PredictSettings
     from perturbgen.predict.predictor import GenerativePredictor
 
 SEEN = ("train", "validation")  # validation cells decide which checkpoint is the best one
