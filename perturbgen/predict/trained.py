@@ -19,8 +19,8 @@ from perturbgen.predict.source import CONDITION, labels_of, run_fingerprint
 from perturbgen.train.checkpoint import read_parts
 
 if TYPE_CHECKING:
-    from perturbgen.predict.settings import PredictSettings
     from perturbgen.predict.predictor import GenerativePredictor
+    from perturbgen.predict.settings import PredictSettings
 
 SEEN = ("train", "validation")  # validation cells decide which checkpoint is the best one
 

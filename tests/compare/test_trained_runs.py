@@ -17,8 +17,8 @@ from perturbgen.compare.outputs import write_report
 from perturbgen.config import load_settings
 from perturbgen.errors import ConfigError, InputError, SchemaError
 from perturbgen.predict.bench import Bench
-from perturbgen.predict.settings import PredictSettings
 from perturbgen.predict.predictor import GenerativePredictor
+from perturbgen.predict.settings import PredictSettings
 from perturbgen.train import RunSettings, load_run
 from perturbgen.train import run as running
 
