@@ -111,9 +111,9 @@ def test_pairs_are_counted_once_and_only_where_both_ends_were_measured() -> None
 def test_bad_input_is_explained() -> None:
     x, relations = related(1.0)
     rng = np.random.default_rng(0)
-    with pytest.raises(SchemaError, match="0 known pairs have both ends"):
+    with pytest.raises(SchemaError, match=r"0 known pairs have both ends"):
         relationship_recall(x.set_axis(range(60)), relations, rng=rng)
-    with pytest.raises(SchemaError, match="no column .entity2."):
+    with pytest.raises(SchemaError, match=r"no column .entity2."):
         relationship_recall(x, relations[["entity1"]], rng=rng)
     with pytest.raises(SchemaError, match="occur twice"):
         relationship_recall(pd.concat([x, x]), relations, rng=rng)
