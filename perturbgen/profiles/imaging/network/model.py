@@ -11,6 +11,7 @@ from torch.nn import functional
 from perturbgen.nn.channels import ChannelMix, ColourMap
 from perturbgen.nn.domains import DomainHead, coral
 from perturbgen.nn.draws import Draws
+from perturbgen.nn.heads import MarginHead
 from perturbgen.nn.trainable import Trainable
 from perturbgen.nn.vision import backbone
 from perturbgen.profiles.imaging.network.augment import augmented
@@ -43,7 +44,7 @@ class ImageClassifier(Trainable):
         self.neck = nn.Sequential(
             nn.Linear(wide + self.cells, settings.embedding, bias=False), nn.BatchNorm1d(settings.embedding)
         )
-        self.head = nn.Linear(settings.embedding, classes)
+        self.head = make_head(settings, classes)
         self.domain = (
             DomainHead(settings.embedding, len(vocabulary.experiments)) if settings.penalty == "dann" else None
         )
@@ -62,17 +63,39 @@ class ImageClassifier(Trainable):
         """Cross entropy (images,), and the penalty."""
         images = augmented(batch.images, self.augment, draws) if self.training else batch.images
         z = self.embed(images, batch.cell)
-        terms = {"cross_entropy": self.cross_entropy(self.head(z), batch.label)}
+        terms = {"cross_entropy": self.cross_entropy(z, batch.label)}
         if self.settings.penalty == "coral":
             terms["coral"] = coral(z, batch.experiment).expand(len(z))
         if self.domain is not None:
             terms["dann"] = self.domain(z, batch.experiment)
         return terms
 
-    def cross_entropy(self, logits: Tensor, label: Tensor) -> Tensor:
-        """-w log p(label), (images,); 0 without a label."""
-        loss = functional.cross_entropy(logits, label.clamp(min=0), reduction="none")
+    def log_p(self, z: Tensor) -> Tensor:
+        """Log-probabilities (images, classes) of embedded images; of a head with margins, without the margin."""
+        if isinstance(self.head, MarginHead):
+            head = self.head
+            logits = head.scale * head.similarity(head.placed(z), head.placed(head.classes))
+        else:
+            logits = self.head(z)
+        return functional.log_softmax(logits, dim=1)
+
+    def cross_entropy(self, z: Tensor, label: Tensor) -> Tensor:
+        """-w log p(label), (images,), with the margin of the head; 0 without a label."""
+        known = label.clamp(min=0)
+        loss = (
+            self.head(z, known) if isinstance(self.head, MarginHead) else -self.log_p(z).gather(1, known[:, None])[:, 0]
+        )
         return torch.where(label >= 0, loss * self.weights[label.clamp(min=0)], torch.zeros_like(loss))
+
+
+def make_head(settings: ImageModelSettings, classes: int) -> nn.Module:
+    """Linear logits, or scaled cosines with the class vectors, the own one made smaller by a margin."""
+    if settings.head == "softmax":
+        return nn.Linear(settings.embedding, classes)
+    margin = 0.0 if settings.head == "cosine" else settings.margin
+    return MarginHead(
+        settings.embedding, classes, kind="arcface" if settings.head == "arcface" else "cosface", margin=margin
+    )
 
 
 def stem(kind: str, channels: int) -> nn.Module:

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from torch.nn import functional
 
 from perturbgen.nn.domains import batch_statistics, own_statistics
 from perturbgen.profiles.imaging.decode import MODES, accuracy, decode
@@ -49,7 +48,7 @@ def predict(model: ImageClassifier, feed: ImageFeed, statistics: Statistics) -> 
             z = model.embed(batch.images, batch.cell)
             rows = batch.index.cpu().numpy()
             embedding[rows] = z.float().cpu().numpy()
-            log_p[rows] = functional.log_softmax(model.head(z), dim=1).float().cpu().numpy()
+            log_p[rows] = model.log_p(z).float().cpu().numpy()
 
     def look(batches: Iterable[ImageBatch]) -> None:
         for batch in batches:

@@ -44,6 +44,8 @@ class ImageModelSettings(Settings):
     widths: tuple[Count, ...] = (16, 32, 64)  # of the small backbone
     adapter: Literal["stem", "mix", "colours"] = "stem"
     embedding: Count = 64
+    head: Literal["softmax", "cosine", "cosface", "arcface"] = "softmax"
+    margin: Spread = 0.25  # of cosface (a difference of cosines) and arcface (an angle)
     cell_type: bool = True  # the cell type is appended to the features
     class_weights: bool = False  # rare classes count as much as frequent ones
     penalty: Literal["none", "coral", "dann"] = "none"  # its weight is that of [annealing]
@@ -73,6 +75,8 @@ class ImageSettings(LoopSettings):
                 f"penalty {self.model.penalty!r} compares experiments within a batch, "
                 "so it needs training.one_experiment = false"
             )
+        if self.model.head in ("softmax", "cosine") and "margin" in self.model.model_fields_set:
+            raise ValueError(f"'margin' is of cosface and arcface, not of {self.model.head}")
         if self.model.backbone != "small" and "widths" in self.model.model_fields_set:
             raise ValueError(f"'widths' are of the small backbone, not of {self.model.backbone}")
         return self
