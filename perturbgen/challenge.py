@@ -1,0 +1,170 @@
+"""The competition as one road: cells and rows to predict in, a checked submission out.
+
+What the two forms of the competition (Kaggle's folder, Open Problems' h5ad files) have in common; the scripts under
+``experiments`` read the one or the other and call :func:`predict_rows` and :func:`hand_in`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import numpy as np
+import pandas as pd
+from pydantic import Field
+
+from perturbgen.config import Settings, load_settings, merge
+from perturbgen.console import say
+from perturbgen.errors import SchemaError, shorten
+from perturbgen.predict.pipeline import Estimator
+from perturbgen.sampling.latents import Route
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+    from perturbgen.data.splits import Split
+    from perturbgen.predict.pipeline import Prediction
+    from perturbgen.train import TrainedRun
+
+log = logging.getLogger(__name__)
+
+NAMES = ["cell_type", "compound"]
+
+
+class ChallengeSettings(Settings):
+    """How the rows are predicted; ``train`` is what `perturbgen train` takes, but for the data and the seed."""
+
+    seed: Annotated[int, Field(ge=0)]
+    estimator: Estimator
+    replicates: Annotated[int, Field(ge=1)] | None = None  # None: until calibration conditions gain no more
+    latent: Route
+    flavour: Literal["kaggle", "op3"]
+    validation: Annotated[float, Field(gt=0, lt=1)]
+    calibration: Annotated[float, Field(gt=0, lt=1)]  # share of the known compounds that the calibration run hides
+    accelerator: str
+    baselines: tuple[str, ...]
+    train: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Challenge:
+    """The released ``cells`` and where they lie, the ``measured`` DE rows, the rows of ``ids``, the ``genes`` wanted.
+
+    ``measured`` and ``truth`` (None where nobody knows it) are conditions (cell_type, compound) x genes, ``ids`` has
+    the columns id, cell_type and sm_name.
+    """
+
+    cells: AnnData
+    path: Path
+    measured: pd.DataFrame
+    ids: pd.DataFrame
+    genes: Sequence[str]
+    truth: pd.DataFrame | None = None
+
+    @property
+    def wanted(self) -> pd.DataFrame:
+        """The conditions to predict."""
+        return self.ids[["cell_type", "sm_name"]].astype(str).set_axis(NAMES, axis=1)
+
+
+def require_files(folder: Path, names: Sequence[str], *, fix: str) -> None:
+    """All files are there; those that are not are named at once."""
+    from perturbgen.errors import InputError
+
+    absent = [name for name in names if not (folder / name).is_file()]
+    if absent:
+        raise InputError(
+            f"{folder} has no {shorten(absent, len(absent))}" if folder.is_dir() else f"there is no folder {folder}",
+            expected=f"a folder with {shorten(names, len(names))}",
+            fix=fix,
+        )
+
+
+def predict_rows(challenge: Challenge, settings: ChallengeSettings, out: Path) -> pd.DataFrame:
+    """Predictions (cell_type, compound) x genes by a run on all cells, calibrated by one that hid known compounds.
+
+    Runs lie under ``out/runs``; what was trained before is taken. ``out/predictions.parquet`` is written.
+    """
+    from perturbgen.files import atomic_path
+    from perturbgen.predict.pipeline import PredictSettings, predict
+
+    everything, judge = (train(challenge, settings, out, hide=hide) for hide in (False, True))
+    asked = PredictSettings(
+        estimators=(settings.estimator,), replicates=settings.replicates, latent=settings.latent,
+        flavour=settings.flavour, seed=settings.seed,
+    )  # fmt: skip
+    found = predict(everything, challenge.cells, challenge.wanted, asked, calibration_run=judge)
+    tell(found, settings)
+    values = found.values[settings.estimator]
+    with atomic_path(out / "predictions.parquet") as part:
+        values.rename_axis(["cell_type", "sm_name"]).reset_index().to_parquet(part, index=False)
+    return values
+
+
+def tell(found: Prediction, settings: ChallengeSettings) -> None:
+    """How the prediction came about, in the log."""
+    if len(found.scores):
+        log.info(
+            "calibration conditions: MRRMSE %.3f after %d replicates", found.scores.iloc[-1], found.scores.index[-1]
+        )
+    if settings.estimator in found.factors:
+        log.info("factors by expression level\n%s", found.factors[settings.estimator].round(2))
+
+
+def train(challenge: Challenge, settings: ChallengeSettings, out: Path, *, hide: bool) -> TrainedRun:
+    """A run on the released cells, or with ``hide`` on those that do not calibrate."""
+    from perturbgen.data.splits import calibration_split
+    from perturbgen.train import RunSettings, load_run
+    from perturbgen.train import run as running
+
+    kind = "calibration" if hide else "full"
+    split: Split = calibration_split(
+        challenge.cells.obs, challenge.wanted, rng=np.random.default_rng([settings.seed, 6]),
+        share=settings.calibration if hide else 0.0, validation=settings.validation,
+    )  # fmt: skip
+    path = out / f"split-{kind}-s{settings.seed}.csv"
+    split.write(path)
+    ours = {"name": kind, "seed": settings.seed, "data": {"path": str(challenge.path), "split": str(path)}}
+    asked = load_settings(RunSettings, base=merge(settings.train, ours))
+    return load_run(running.train_once(asked, runs=out / "runs", accelerator=settings.accelerator))
+
+
+def hand_in(
+    predictions: pd.DataFrame, challenge: Challenge, path: Path, *, about: Mapping[str, str] | None = None
+) -> Path:
+    """Write a submission (.csv or .h5ad) and check it as a stranger would."""
+    from perturbgen import submission
+
+    submission.write(predictions, challenge.ids, challenge.genes, path, about=about)
+    findings = submission.check(path, challenge.ids, challenge.genes)
+    for finding in findings:
+        log.warning("%s", finding)
+    if any(finding.severity == "error" for finding in findings):
+        raise submission.SubmissionError(f"{path} is not valid", findings)
+    rows, columns = len(challenge.ids), len(challenge.genes)
+    say(f"submission   {path}: {rows} rows x {columns:,} genes, valid, {len(findings)} warnings")
+    return path
+
+
+def scores(
+    predictions: Mapping[str, pd.DataFrame], challenge: Challenge, settings: ChallengeSettings
+) -> list[dict[str, Any]]:
+    """MRRMSE of predictions and of zeros and simple baselines beside them, and the ratio to zeros; needs the truth."""
+    from perturbgen.baselines import make
+    from perturbgen.evaluate import score
+
+    if challenge.truth is None:
+        raise SchemaError("these rows have no known answer", fix="submit them, or score against a file that has it")
+    wanted = pd.MultiIndex.from_frame(challenge.wanted)
+    truth = challenge.truth.loc[wanted, list(challenge.genes)]
+    table = {"zeros": truth * 0}
+    for name in settings.baselines:
+        fitted = make(name).fit(challenge.measured, rng=np.random.default_rng(settings.seed))
+        table[name] = fitted.predict(wanted)
+    table |= {name: values.loc[truth.index, truth.columns] for name, values in predictions.items()}
+    metric = "mean_rowwise_rmse"
+    found = {name: score(truth, t, metrics=[metric], name=name).to_numpy().mean() for name, t in table.items()}
+    return [{"prediction": name, "MRRMSE": value, "ratio": value / found["zeros"]} for name, value in found.items()]
