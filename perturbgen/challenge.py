@@ -10,15 +10,15 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import numpy as np
 import pandas as pd
 from pydantic import Field
 
 from perturbgen.config import Settings, load_settings, merge
-from perturbgen.console import say
-from perturbgen.errors import SchemaError, shorten
+from perturbgen.console import say, show_table
+from perturbgen.errors import InputError, shorten
 from perturbgen.predict.pipeline import Estimator
 from perturbgen.sampling.latents import Route
 
@@ -31,7 +31,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-NAMES = ["cell_type", "compound"]
+NAMES: Final = ["cell_type", "compound"]
+LABELS: Final = {"nbvae": "cNB-VAE", "dgd": "cDGD"}
+METRIC: Final = "mean_rowwise_rmse"
 
 
 class ChallengeSettings(Settings):
@@ -47,6 +49,16 @@ class ChallengeSettings(Settings):
     accelerator: str
     baselines: tuple[str, ...]
     train: dict[str, Any]
+
+    @property
+    def kind(self) -> str:
+        """The model's kind."""
+        return str(self.train.get("model", {}).get("kind", "nbvae"))
+
+    @property
+    def label(self) -> str:
+        """What the prediction is called in tables."""
+        return f"{LABELS.get(self.kind, self.kind)}: {self.estimator}"
 
 
 @dataclass(frozen=True)
@@ -72,8 +84,6 @@ class Challenge:
 
 def require_files(folder: Path, names: Sequence[str], *, fix: str) -> None:
     """All files are there; those that are not are named at once."""
-    from perturbgen.errors import InputError
-
     absent = [name for name in names if not (folder / name).is_file()]
     if absent:
         raise InputError(
@@ -128,7 +138,10 @@ def train(challenge: Challenge, settings: ChallengeSettings, out: Path, *, hide:
     path = out / f"split-{kind}-s{settings.seed}.csv"
     split.write(path)
     ours = {"name": kind, "seed": settings.seed, "data": {"path": str(challenge.path), "split": str(path)}}
-    asked = load_settings(RunSettings, base=merge(settings.train, ours))
+    theirs = settings.train
+    if settings.kind == "dgd":
+        theirs = {name: value for name, value in theirs.items() if name != "annealing"}  # of the VAE's KL term
+    asked = load_settings(RunSettings, base=merge(theirs, ours))
     return load_run(running.train_once(asked, runs=out / "runs", accelerator=settings.accelerator))
 
 
@@ -149,22 +162,28 @@ def hand_in(
     return path
 
 
+def show_scores(predictions: pd.DataFrame, challenge: Challenge, settings: ChallengeSettings, *, as_json: bool) -> None:
+    """The table of :func:`scores`, where the answer is known."""
+    if challenge.truth is None:
+        log.info("nobody here knows the answer for these rows: no scores")
+        return
+    rows = scores(predictions, challenge.truth, challenge, settings)
+    show_table(rows, title=f"rows to predict, seed {settings.seed}", as_json=as_json)
+
+
 def scores(
-    predictions: Mapping[str, pd.DataFrame], challenge: Challenge, settings: ChallengeSettings
+    predictions: pd.DataFrame, truth: pd.DataFrame, challenge: Challenge, settings: ChallengeSettings
 ) -> list[dict[str, Any]]:
-    """MRRMSE of predictions and of zeros and simple baselines beside them, and the ratio to zeros; needs the truth."""
+    """MRRMSE of predictions and of zeros and simple baselines beside them, and the ratio to zeros."""
     from perturbgen.baselines import make
     from perturbgen.evaluate import score
 
-    if challenge.truth is None:
-        raise SchemaError("these rows have no known answer", fix="submit them, or score against a file that has it")
     wanted = pd.MultiIndex.from_frame(challenge.wanted)
-    truth = challenge.truth.loc[wanted, list(challenge.genes)]
-    table = {"zeros": truth * 0}
+    truth = truth.loc[wanted, list(challenge.genes)]
+    tables = {"zeros": truth * 0}
     for name in settings.baselines:
         fitted = make(name).fit(challenge.measured, rng=np.random.default_rng(settings.seed))
-        table[name] = fitted.predict(wanted)
-    table |= {name: values.loc[truth.index, truth.columns] for name, values in predictions.items()}
-    metric = "mean_rowwise_rmse"
-    found = {name: score(truth, t, metrics=[metric], name=name).to_numpy().mean() for name, t in table.items()}
+        tables[name] = fitted.predict(wanted)
+    tables[settings.label] = predictions.loc[truth.index, truth.columns]
+    found = {name: score(truth, t, metrics=[METRIC], name=name).to_numpy().mean() for name, t in tables.items()}
     return [{"prediction": name, "MRRMSE": value, "ratio": value / found["zeros"]} for name, value in found.items()]

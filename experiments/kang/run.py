@@ -121,7 +121,7 @@ def main(
     found: dict[tuple[str, str], list[Result]] = {}
     for fold, model, seed in track(jobs, "hidden cell types x models x seeds"):
         found.setdefault((fold.kind, model), []).append(result(settings, fold, path, model, seed, out))
-    real = test(cells).t
+    real = de_table(cells).t
     rows = [row for fold in folds for row in fold_rows(settings, fold, real.loc[fold.condition[0]], found)]
     show_table(rows, title=f"hidden stimulated cells, {seeds} seeds", as_json=as_json)
     pd.DataFrame(rows).to_csv(out / "scores.csv", index=False)
@@ -153,7 +153,7 @@ def save_cells(cells: AnnData, out: Path) -> Path:
     return path
 
 
-def test(*parts: AnnData) -> DETable:
+def de_table(*parts: AnnData) -> DETable:
     """limma's table of cells or wells, summed by patient.
 
     One fit for all cell types: within a type, two patients leave a single residual degree of freedom.
@@ -209,7 +209,7 @@ def predicted_t(fold: Fold, run: TrainedRun, *, replicates: int, seed: int) -> d
     plan, wells = make_plan(run, fold.seen, fold.sampler, fold.condition, seed=seed)
     group = Wells(plan, wells, make_generator(run, fold.seen, wells, latent="control", seed=seed))
     label = fold.condition[0]
-    tables = [test(fold.seen, generate(group, fold, replicate=k)) for k in range(1, replicates + 1)]
+    tables = [de_table(fold.seen, generate(group, fold, replicate=k)) for k in range(1, replicates + 1)]
     error = pd.DataFrame([table.se.loc[label] for table in tables]).mean()
     logfc = model_logfc(group, vehicle=vehicle_of(fold.cells), genes=fold.cells.var_names).loc[label]
     averaged = pd.DataFrame([table.t.loc[label] for table in tables]).mean()
@@ -236,7 +236,7 @@ def likelihood(fold: Fold, run: TrainedRun, *, samples: int, seed: int) -> dict[
 
 def baselines(fold: Fold) -> dict[str, pd.Series]:
     """What the other cell types say: their t, or their log fold changes, averaged."""
-    table = test(fold.seen)
+    table = de_table(fold.seen)
     others = [label for label in table.t.index if label[1] == fold.stimulus and label[0] != fold.kind]
     return {f"{OTHERS}: t": table.t.loc[others].mean(), f"{OTHERS}: log fold change": table.logfc.loc[others].mean()}
 

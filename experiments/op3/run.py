@@ -11,10 +11,10 @@ from typing import Annotated
 
 import typer
 
-from perturbgen.challenge import Challenge, ChallengeSettings, hand_in, predict_rows, require_files, scores
+from perturbgen.challenge import Challenge, ChallengeSettings, hand_in, predict_rows, require_files, show_scores
 from perturbgen.cli import run_experiment
 from perturbgen.config import file_hash, load_settings, to_toml
-from perturbgen.console import say, show_table
+from perturbgen.console import say
 from perturbgen.errors import InputError
 
 HERE = Path(__file__).parent
@@ -49,9 +49,7 @@ def main(
     challenge = read_challenge(find_folder(folder, simulated, settings.seed, out), out)
     predictions = predict_rows(challenge, settings, out)
     hand_in(predictions, challenge, out / "submission.csv")
-    if challenge.truth is not None:
-        rows = scores({f"cNB-VAE: {settings.estimator}": predictions}, challenge, settings)
-        show_table(rows, title=f"rows of id_map, seed {settings.seed}", as_json=as_json)
+    show_scores(predictions, challenge, settings, as_json=as_json)
 
 
 def find_folder(folder: Path | None, simulated: str | None, seed: int, out: Path) -> Path:

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from perturbgen.challenge import Challenge, ChallengeSettings, hand_in, predict_rows, require_files, scores
+from perturbgen.challenge import Challenge, ChallengeSettings, hand_in, predict_rows, require_files, show_scores
 from perturbgen.cli import run_experiment
 from perturbgen.config import file_hash, load_settings, to_toml
-from perturbgen.console import say, show_table
+from perturbgen.console import say
 from perturbgen.errors import InputError
 
 if TYPE_CHECKING:
@@ -58,9 +58,7 @@ def main(
     predictions = predict_rows(challenge, settings, out)
     about = {"dataset_id": dataset_of(folder), "method_id": METHOD}
     hand_in(predictions, challenge, out / "prediction.h5ad", about=about)
-    if challenge.truth is not None:
-        rows = scores({f"cNB-VAE: {settings.estimator}": predictions}, challenge, settings)
-        show_table(rows, title=f"rows of de_test, seed {settings.seed}", as_json=as_json)
+    show_scores(predictions, challenge, settings, as_json=as_json)
 
 
 def find_folder(folder: Path | None, simulated: str | None, seed: int, out: Path) -> Path:
