@@ -137,6 +137,34 @@ def kaggle(
     return Split(pd.Series(parts.astype(object), condition_index(conditions)), "kaggle")
 
 
+def calibration_split(
+    obs: pd.DataFrame, wanted: pd.DataFrame, *, rng: np.random.Generator, share: float, validation: float
+) -> Split:
+    """Cells to train on, to validate on, and of some known conditions to calibrate a prediction of ``wanted`` on.
+
+    ``wanted`` are conditions (cell_type, compound); their cells, if there are any, are the part "hidden". Of the
+    compounds known in the wanted cell types (those flagged in ``control`` aside), a ``share``, two at least, go into
+    the part "calibration" in all of these types; a share of 0 withholds none. A share ``validation`` of the rest is
+    the part of that name.
+    """
+    condition, asked = condition_index(obs), condition_index(wanted)
+    kinds = asked.unique(level="cell_type")
+    in_kinds = condition.get_level_values("cell_type").isin(kinds)
+    hidden = condition.isin(asked)
+    flagged = complete(obs, "control").astype(str).str.lower().isin(["true", "1"]).to_numpy()
+    compound = condition.get_level_values("compound")
+    known = np.sort(compound[in_kinds & ~hidden].unique().difference(compound[flagged].unique()))
+    chosen = rng.permutation(known)[: max(2, round(share * len(known))) if share else 0]
+    if share and len(chosen) < 2:
+        raise SchemaError(
+            f"{len(known)} compounds are known in {shorten(kinds)}", expected="two or more, to calibrate on"
+        )
+    parts = np.where(rng.random(len(obs)) < validation, "validation", "train").astype(object)
+    parts[in_kinds & compound.isin(chosen)] = "calibration"
+    parts[hidden] = "hidden"
+    return Split(pd.Series(parts, named_index(obs.index)), "known compounds hidden in the wanted cell types")
+
+
 def check_leaks(split: Split, table: pd.DataFrame) -> None:
     """Refuse a split that misses or repeats rows of ``table``, or whose parts share what they promise not to."""
     index = condition_index(table) if split.parts.index.nlevels > 1 else table.index

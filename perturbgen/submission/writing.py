@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import csv
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 import pandas as pd
 
-from perturbgen.errors import SchemaError, shorten
+from perturbgen.errors import ConfigError, SchemaError, shorten
 from perturbgen.files import atomic_path, check_output
 from perturbgen.submission.findings import SubmissionError, error, raise_errors, value_findings
 from perturbgen.submission.inputs import KEY, LAYER, read_genes, read_id_map
@@ -22,14 +22,22 @@ WHAT: Final = "these predictions make no submission"
 
 
 def write(
-    predictions: pd.DataFrame, id_map: pd.DataFrame | str | Path, like: str | Path | Sequence[str], path: str | Path
+    predictions: pd.DataFrame,
+    id_map: pd.DataFrame | str | Path,
+    like: str | Path | Sequence[str],
+    path: str | Path,
+    *,
+    about: Mapping[str, str] | None = None,
 ) -> Path:
     """Write predictions as a submission, ``.csv`` (Kaggle) or ``.h5ad`` (Open Problems), float32.
 
     ``predictions`` has a row for each condition, indexed by (cell_type, sm_name) or with these as columns, and a column
     for each gene, in any order: they are joined by label. ``like`` is the sample submission (or a list of genes).
+    ``about`` goes into the uns of an h5ad: Open Problems asks for ``dataset_id`` and ``method_id``.
     """
     path = check_output(path, ".csv", ".h5ad")
+    if about and path.suffix == ".csv":
+        raise ConfigError(f"{path} has no place for {shorten(about)}", fix="write an .h5ad, or leave it out")
     ids = read_id_map(id_map)
     genes = read_genes(like)
     values = arrange(predictions, ids, genes)
@@ -37,7 +45,7 @@ def write(
         if path.suffix == ".csv":
             write_csv(values, ids["id"].to_numpy(), genes, part)
         else:
-            write_h5ad(values, ids, genes, part)
+            write_h5ad(values, ids, genes, part, about=about or {})
     return path
 
 
@@ -110,9 +118,12 @@ def write_csv(values: np.ndarray, ids: np.ndarray, genes: Sequence[str], path: P
             handle.write(f"{name},{numbers % tuple(row.tolist())}\n")
 
 
-def write_h5ad(values: np.ndarray, ids: pd.DataFrame, genes: Sequence[str], path: Path) -> None:
+def write_h5ad(
+    values: np.ndarray, ids: pd.DataFrame, genes: Sequence[str], path: Path, *, about: Mapping[str, str]
+) -> None:
     """Open Problems' form."""
     from anndata import AnnData
 
     obs = ids.set_axis(ids["id"].astype(str).rename("index"))
-    AnnData(obs=obs, var=pd.DataFrame(index=pd.Index(genes, name="gene")), layers={LAYER: values}).write_h5ad(path)
+    var = pd.DataFrame(index=pd.Index(genes, name="gene"))
+    AnnData(obs=obs, var=var, layers={LAYER: values}, uns=dict(about)).write_h5ad(path)

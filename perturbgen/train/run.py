@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from perturbgen.config import create_run, file_hash
+from perturbgen.config import create_run, file_hash, to_toml
 from perturbgen.files import require_writable
 from perturbgen.train import checkpoint
 from perturbgen.train.launch import MAY_CHANGE, carry_out, keep_settings, launch, settings_to_resume
@@ -29,9 +30,7 @@ def train(
     cells = read_cells(settings)
     run = runs  # the first process names the run, and tells the others
     if fabric.is_global_zero:
-        source = settings.data.path
-        hashes = {str(source): file_hash(source)} if source.is_file() else {}
-        run = create_run(runs, settings.name, settings, seed=settings.seed, data=hashes)
+        run = create_run(runs, settings.name, settings, seed=settings.seed, data=data_hashes(settings.data.path))
         checkpoint.describe(settings, cells).write(run)
         checkpoint.write_parts(run, cells.parts())
     return fit(fabric.broadcast(run), settings, cells, fabric, resumed=False)
@@ -48,6 +47,27 @@ def resume(run: Path, overrides: list[str], *, devices: int = 1, num_nodes: int 
     if overrides and fabric.is_global_zero:
         keep_settings(run, settings)
     return fit(run, settings, cells, fabric, resumed=True)
+
+
+def train_once(settings: RunSettings, *, runs: Path = Path("runs"), accelerator: str = "auto") -> Path:
+    """As ``train``, but a run of the same settings on the same data that lies in ``runs`` is taken, or finished."""
+    for run in sorted(runs.glob("[0-9]*/")):
+        if is_run_of(run, settings):
+            return resume(run, [], accelerator=accelerator)
+    return train(settings, runs=runs, accelerator=accelerator)
+
+
+def is_run_of(run: Path, settings: RunSettings) -> bool:
+    """Whether a run directory has a checkpoint of these settings and of the data as they are now."""
+    config, about = run / "config.toml", run / "env.json"
+    if not ((run / "checkpoint" / "last.pt").exists() and config.read_text(encoding="utf-8") == to_toml(settings)):
+        return False
+    return json.loads(about.read_text())["data"] == data_hashes(settings.data.path)
+
+
+def data_hashes(source: Path) -> dict[str, str]:
+    """The hash of a run's data, where they are one file."""
+    return {str(source): file_hash(source)} if source.is_file() else {}
 
 
 def fit(run: Path, settings: RunSettings, cells: Cells, fabric: Fabric, *, resumed: bool) -> Path:

@@ -123,3 +123,39 @@ def test_the_competition_is_emulated_from_its_real_tables(real_data: Path, rng: 
     assert (public.unique("compound").size, private.unique("compound").size) == (50, 79)
     assert public.unique("compound").intersection(private.unique("compound")).empty
     assert set(split.members("train")) == set(map(tuple, train[["cell_type", "compound"]].to_numpy()))
+
+
+def flagged(obs: pd.DataFrame) -> pd.DataFrame:
+    return obs.assign(control=obs["compound"].isin(["c0", "c1"]))
+
+
+def test_a_calibration_split_hides_wanted_cells_and_some_known_compounds(
+    obs: pd.DataFrame, rng: np.random.Generator
+) -> None:
+    wanted = pd.DataFrame({"cell_type": ["B cells"], "compound": ["c6"]})
+    split = splits.calibration_split(flagged(obs), wanted, rng=rng, share=0.5, validation=0.2)
+    rows = obs.assign(part=split.parts)
+    assert set(rows.loc[(rows["cell_type"] == "B cells") & (rows["compound"] == "c6"), "part"]) == {"hidden"}
+    assert (rows["part"] == "hidden").sum() == 7
+    calibration = rows[rows["part"] == "calibration"]
+    assert set(calibration["cell_type"]) == {"B cells"}
+    assert calibration["compound"].nunique() == 2, "half of c2, c3, c4, c5; controls and what is wanted never"
+    assert not set(calibration["compound"]) & {"c0", "c1", "c6"}
+    others = rows[(rows["cell_type"] == "B cells") & rows["compound"].isin(calibration["compound"])]
+    assert set(others["part"]) == {"calibration"}, "all cells of such a condition"
+    assert 5 < (rows["part"] == "validation").sum() < 30
+    check_leaks(split, obs)
+
+
+def test_a_calibration_split_of_no_share_withholds_nothing_but_the_wanted(
+    obs: pd.DataFrame, rng: np.random.Generator
+) -> None:
+    wanted = pd.DataFrame({"cell_type": ["B cells"], "compound": ["unseen"]})
+    split = splits.calibration_split(flagged(obs), wanted, rng=rng, share=0.0, validation=0.1)
+    assert set(split.parts) == {"train", "validation"}
+
+
+def test_a_calibration_split_needs_two_known_compounds(obs: pd.DataFrame, rng: np.random.Generator) -> None:
+    wanted = pd.DataFrame({"cell_type": "B cells", "compound": [f"c{i}" for i in range(3, 7)]})
+    with pytest.raises(SchemaError, match="1 compounds are known in 'B cells'"):
+        splits.calibration_split(flagged(obs), wanted, rng=rng, share=0.5, validation=0.1)

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 from perturbgen import cli, submission
-from perturbgen.errors import InputError, SchemaError
+from perturbgen.errors import ConfigError, InputError, SchemaError
 from perturbgen.submission import SubmissionError
 from perturbgen.submission.writing import write_csv
 
@@ -278,3 +278,29 @@ def test_the_command_line(small, tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert "lacks this gene (column IL2)" in error
     assert "Traceback" not in error
     assert Path(out).read_text() == before
+
+
+def test_what_an_h5ad_says_of_itself_is_its_uns_and_a_csv_has_no_place_for_it(small, tmp_path: Path) -> None:
+    predictions, ids, like = small
+    about = {"dataset_id": "neurips-2023-data", "method_id": "ours"}
+    out = submission.write(predictions, ids, like, tmp_path / "s.h5ad", about=about)
+    assert dict(anndata.read_h5ad(out).uns) == about
+    assert submission.check(out, ids, like) == []
+    with pytest.raises(ConfigError, match="has no place for 'dataset_id', 'method_id'"):
+        submission.write(predictions, ids, like, tmp_path / "s.csv", about=about)
+
+
+@pytest.mark.data
+def test_the_command_line_passes_the_real_rows_and_genes(
+    real, valid: Lines, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ids, like, _ = real
+    ids.to_csv(tmp_path / "id_map.csv", index=False)
+    path = tmp_path / "s.csv"
+    path.write_text("\n".join(map(",".join, valid)) + "\n")
+    command = ["check", str(path), "--id-map", str(tmp_path / "id_map.csv"), "--like", str(like)]
+    assert cli.run(command) == 0
+    assert "valid" in capsys.readouterr().out
+    path.write_text("\n".join(map(",".join, valid[:-1])) + "\n")
+    assert cli.run(command) == 2
+    assert "id 254 is missing: Myeloid cells" in " ".join(capsys.readouterr().out.split())

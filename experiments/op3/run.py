@@ -1,0 +1,90 @@
+"""The competition from Kaggle's folder to a submission that is checked.
+
+python experiments/op3/run.py open-problems-single-cell-perturbations   # the unzipped download
+python experiments/op3/run.py --simulated tiny                          # the same road without it
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from perturbgen.challenge import Challenge, ChallengeSettings, hand_in, predict_rows, require_files, show_scores
+from perturbgen.cli import run_experiment
+from perturbgen.config import file_hash, load_settings, to_toml
+from perturbgen.console import say
+from perturbgen.errors import InputError
+
+HERE = Path(__file__).parent
+COUNTS = "adata_train.parquet"
+FILES = (COUNTS, "adata_obs_meta.csv", "adata_excluded_ids.csv", "de_train.parquet", "id_map.csv",
+         "sample_submission.csv")  # fmt: skip
+WHERE = (
+    "accept the rules on https://www.kaggle.com/competitions/open-problems-single-cell-perturbations/data, then "
+    "`kaggle competitions download -c open-problems-single-cell-perturbations` and unzip; or --simulated tiny"
+)
+
+
+def main(
+    folder: Annotated[Path | None, typer.Argument(help="Folder of the competition's files.")] = None,
+    config: Annotated[Path, typer.Option(help="Configuration file.")] = HERE / "config.toml",
+    overrides: Annotated[list[str] | None, typer.Option("--set", help="Override a key: seed=3")] = None,
+    simulated: Annotated[
+        str | None, typer.Option(help="Simulate the files instead, by this preset: tiny, small or op3.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Where all is written; trained runs there are taken.")] = Path("runs/op3"),
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved configuration and stop.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Ingest, train twice (once to calibrate), predict, submit, check; score where the answer is known.
+
+    Example: python experiments/op3/run.py --simulated tiny --set train.training.epochs=24
+    """
+    settings = load_settings(ChallengeSettings, config, overrides=overrides or [])
+    if dry_run:
+        say(to_toml(settings))
+        return
+    challenge = read_challenge(find_folder(folder, simulated, settings.seed, out), out)
+    predictions = predict_rows(challenge, settings, out)
+    hand_in(predictions, challenge, out / "submission.csv")
+    show_scores(predictions, challenge, settings, as_json=as_json)
+
+
+def find_folder(folder: Path | None, simulated: str | None, seed: int, out: Path) -> Path:
+    """The folder given, or one that is simulated and kept."""
+    from perturbgen.simulate import simulate
+
+    if (folder is None) == (simulated is None):
+        raise InputError("op3 reads either a folder of the competition's files or --simulated ones", fix=WHERE)
+    if folder is not None:
+        require_files(folder, FILES, fix=WHERE)
+        return folder
+    made = out / f"competition-{simulated}-s{seed}"
+    return made if made.exists() else simulate(str(simulated), seed=seed, out=made)
+
+
+def read_challenge(folder: Path, out: Path) -> Challenge:
+    """Everything the folder holds; the cells are written as an h5ad file once, which runs are trained from."""
+    from perturbgen.data import read_competition, validate, write_h5ad
+    from perturbgen.data.h5ad import read_h5ad
+    from perturbgen.data.kaggle_tables import read_de
+    from perturbgen.data.tables import read_csv
+    from perturbgen.submission.inputs import read_genes
+
+    path = out / f"counts-{file_hash(folder / COUNTS).removeprefix('sha256:')[:12]}.h5ad"
+    cells = read_h5ad(path) if path.exists() else read_competition(folder)
+    if not path.exists():
+        validate(cells)
+        write_h5ad(cells, path)
+    truth = folder / "de_truth.parquet"
+    ids = read_csv(folder / "id_map.csv", columns=["id", "cell_type", "sm_name"], text=["cell_type", "sm_name"])
+    return Challenge(
+        cells=cells, path=path, measured=read_de(folder), ids=ids, genes=read_genes(folder / "sample_submission.csv"),
+        truth=read_de(truth) if truth.exists() else None,
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    run_experiment(main)
