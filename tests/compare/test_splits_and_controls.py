@@ -257,3 +257,16 @@ def test_a_reference_is_shown_without_a_place(run: Run, folder: Path, full: pd.D
         run(methods=CLOSED_FORM, controls={"references": ["additive"], "baselines": ["additive"]})
     with pytest.raises(ConfigError, match="did you mean 'additive'"):
         run(methods=CLOSED_FORM, controls={"references": ["additiv"]})
+
+
+def test_tables_without_numbers_or_labels_are_refused(run: Run, folder: Path, tmp_path: Path) -> None:
+    table = pd.read_parquet(folder / "de_train.parquet")
+    for changed, words in (
+        (table.assign(g3="a"), "not numbers: 'g3'"),
+        (table[["cell_type", "sm_name"]], "no column of a gene"),
+        (table.assign(sm_name=[None, *table["sm_name"][1:]]), "1 rows without a cell type or compound, .* row 0"),
+    ):
+        changed.to_parquet(folder / "wrong.parquet", index=False)
+        with pytest.raises(SchemaError, match=words):
+            run(tmp_path / "never", data={"folder": str(folder), "train": "wrong.parquet"}, splits={"compounds": {}})
+    assert not (tmp_path / "never").exists()
