@@ -152,6 +152,8 @@ def test_a_table_of_one_condition_cannot_be_split(build: Build, folder: Path, fu
         ({"score": {"headline": ["energy_distance"]}}, "is not computed"),
         ({"score": {"metrics": ["mean_rowwise_rmse"]}}, "none of the headline"),
         ({"scores": {}}, "unknown key 'scores': did you mean 'score'"),
+        ({"score": {"metrics": []}}, "at least 1 item"),
+        ({"score": {"headline": []}}, "at least 1 item"),
     ],
 )
 def test_a_wrong_setting_is_told_before_anything_is_fitted(
@@ -179,7 +181,12 @@ def test_a_missing_file_is_told_before_anything_is_fitted(
     assert not (tmp_path / "out").exists()
 
 
-def test_unknown_targets_and_schedulers_are_told(run: Run) -> None:
+def test_unknown_targets_and_schedulers_are_told(run: Run, tmp_path: Path) -> None:
+    with pytest.raises(SchemaError, match="no compound 'drug9'"):
+        run(tmp_path / "never", splits={"kaggle": {"known": ["drug 0", "drug9"]}})
+    with pytest.raises(SchemaError, match="no 'plate' to cluster by"):
+        run(tmp_path / "never", score={"clusters": "plate"})
+    assert not (tmp_path / "never").exists()
     with pytest.raises(SchemaError, match="no cell type 'B-cells'"):
         run(splits={"kaggle": {"targets": ["B-cells"]}})
     with pytest.raises(ConfigError, match="no scheduler 'dask'"):
