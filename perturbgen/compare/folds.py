@@ -79,6 +79,12 @@ def kaggle_fold(name: str, split: SplitSettings, book: Book) -> list[Fold]:
 def known_compounds(split: SplitSettings, book: Book, targets: tuple[str, ...]) -> list[str]:
     """The compounds that were measured in the targets, too."""
     if split.known is not None:
+        there = book.conditions.get_level_values("compound").unique()
+        absent = [name for name in split.known if name not in there]
+        if absent:
+            raise SchemaError(
+                f"the table has no compound {shorten(absent)}", fix=f"splits.*.known: {suggest(absent[0], there)}"
+            )
         return list(split.known)
     if book.released.all():
         return list(KNOWN_IN_TARGETS)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from perturbgen.compare.assemble import make_card, predictions_of
+from perturbgen.compare.assemble import condition_table, make_card, predictions_of
 from perturbgen.compare.cells import Cell, Outcome, as_row, make_cells
 from perturbgen.compare.folds import Fold, make_folds
 from perturbgen.compare.methods import make_methods, require_honest
@@ -21,6 +21,7 @@ from perturbgen.compare.tables import Book, find, read_book, read_conditions, re
 from perturbgen.config import environment, to_toml
 from perturbgen.console import progress
 from perturbgen.errors import ConfigError, suggest
+from perturbgen.evaluate.build import find_clusters
 from perturbgen.evaluate.records import HEADLINE, choose_metrics
 from perturbgen.evaluate.scorecard import Scorecard
 from perturbgen.files import atomic_path, require_writable
@@ -72,6 +73,8 @@ def compare(
     book = read_book(data)
     folds = make_folds(settings.splits, book, data)
     runs = require_honest(methods, folds, book.conditions)
+    labels = condition_table(book, folds, described)
+    find_clusters(labels.index, labels, settings.score.clusters or None)
     folder = out.absolute() / "cells"
     folder.mkdir(parents=True, exist_ok=True)
     keep_settings(settings, out, book)

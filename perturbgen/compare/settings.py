@@ -134,8 +134,8 @@ class ReportSettings(Settings):
 class ScoreSettings(Settings):
     """How predictions are scored."""
 
-    metrics: tuple[str, ...] | None = None
-    headline: tuple[str, ...] | None = None
+    metrics: tuple[str, ...] | None = Field(None, min_length=1)
+    headline: tuple[str, ...] | None = Field(None, min_length=1)
     level: Level = 0.05
     adjust: bool = True
     clusters: str = Field("compound", description="conditions resampled together; empty: each alone")

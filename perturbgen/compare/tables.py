@@ -91,7 +91,13 @@ def read_rows(data: DataSettings) -> Book:
 
 
 def complete(table: pd.DataFrame, name: str) -> pd.DataFrame:
-    """The table as float64, refused where a value is missing or infinite."""
+    """The table as float64, refused where a value is text, missing or infinite."""
+    text = [str(gene) for gene, kind in table.dtypes.items() if not pd.api.types.is_numeric_dtype(kind)]
+    if text or not table.shape[1]:
+        raise SchemaError(
+            f"{name} has columns that are not numbers: {shorten(text)}" if text else f"{name} has no column of a gene",
+            expected="cell_type, compound (or sm_name), and a column of numbers for each gene",
+        )
     values = table.astype(np.float64)
     wrong = ~np.isfinite(values.to_numpy())
     if wrong.any():
@@ -178,6 +184,12 @@ def labelled(table: pd.DataFrame, path: Path) -> pd.DataFrame:
         table = table.reset_index()
     table = table.rename(columns={old: new for old, new in COMPOUND.items() if new not in table})
     require_columns(table.columns, CONDITION, path)
+    unnamed = table[list(CONDITION)].isna().any(axis=1)
+    if unnamed.any():
+        raise SchemaError(
+            f"{path}: {int(unnamed.sum())} rows without a cell type or compound, the first is row {unnamed.argmax()}",
+            expected="a label in every row",
+        )
     index = pd.MultiIndex.from_frame(table[list(CONDITION)].astype(str))
     require_unique(index, "condition", path)
     genes = [name for name in table if name not in (*CONDITION, *DESCRIBING) and is_gene(str(name))]

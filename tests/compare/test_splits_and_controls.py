@@ -152,6 +152,8 @@ def test_a_table_of_one_condition_cannot_be_split(build: Build, folder: Path, fu
         ({"score": {"headline": ["energy_distance"]}}, "is not computed"),
         ({"score": {"metrics": ["mean_rowwise_rmse"]}}, "none of the headline"),
         ({"scores": {}}, "unknown key 'scores': did you mean 'score'"),
+        ({"score": {"metrics": []}}, "at least 1 item"),
+        ({"score": {"headline": []}}, "at least 1 item"),
     ],
 )
 def test_a_wrong_setting_is_told_before_anything_is_fitted(
@@ -179,7 +181,12 @@ def test_a_missing_file_is_told_before_anything_is_fitted(
     assert not (tmp_path / "out").exists()
 
 
-def test_unknown_targets_and_schedulers_are_told(run: Run) -> None:
+def test_unknown_targets_and_schedulers_are_told(run: Run, tmp_path: Path) -> None:
+    with pytest.raises(SchemaError, match="no compound 'drug9'"):
+        run(tmp_path / "never", splits={"kaggle": {"known": ["drug 0", "drug9"]}})
+    with pytest.raises(SchemaError, match="no 'plate' to cluster by"):
+        run(tmp_path / "never", score={"clusters": "plate"})
+    assert not (tmp_path / "never").exists()
     with pytest.raises(SchemaError, match="no cell type 'B-cells'"):
         run(splits={"kaggle": {"targets": ["B-cells"]}})
     with pytest.raises(ConfigError, match="no scheduler 'dask'"):
@@ -257,3 +264,16 @@ def test_a_reference_is_shown_without_a_place(run: Run, folder: Path, full: pd.D
         run(methods=CLOSED_FORM, controls={"references": ["additive"], "baselines": ["additive"]})
     with pytest.raises(ConfigError, match="did you mean 'additive'"):
         run(methods=CLOSED_FORM, controls={"references": ["additiv"]})
+
+
+def test_tables_without_numbers_or_labels_are_refused(run: Run, folder: Path, tmp_path: Path) -> None:
+    table = pd.read_parquet(folder / "de_train.parquet")
+    for changed, words in (
+        (table.assign(g3="a"), "not numbers: 'g3'"),
+        (table[["cell_type", "sm_name"]], "no column of a gene"),
+        (table.assign(sm_name=[None, *table["sm_name"][1:]]), "1 rows without a cell type or compound, .* row 0"),
+    ):
+        changed.to_parquet(folder / "wrong.parquet", index=False)
+        with pytest.raises(SchemaError, match=words):
+            run(tmp_path / "never", data={"folder": str(folder), "train": "wrong.parquet"}, splits={"compounds": {}})
+    assert not (tmp_path / "never").exists()
