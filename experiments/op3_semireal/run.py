@@ -1,12 +1,14 @@
 """From simulated competition files to a scored submission: cDGD and cNB-VAE against zeros, means and the seed's way.
 
-python experiments/op3_semireal/run.py                         # preset small
+python experiments/op3_semireal/run.py                         # preset small, three seeds
 python experiments/op3_semireal/run.py --set preset=op3        # the real layout, baseline means and signatures
 """
 
 from __future__ import annotations
 
 import logging
+import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,14 +17,20 @@ import pandas as pd
 import typer
 from pydantic import Field
 
+sys.path.insert(0, str(Path(__file__).parent))
+from ceilings import ceilings
+from seed_way import seed_ways
+
 from perturbgen.cli import run_experiment
 from perturbgen.cli.doctor import data_folder
 from perturbgen.config import Settings, create_run, load_settings, to_toml
 from perturbgen.console import say, show_table
-from perturbgen.predict.bench import Wells
-from perturbgen.predict.pipeline import PredictSettings, Task, make_task, predict
-from perturbgen.predict.source import in_run_genes, make_sampler, read_wanted, without
-from perturbgen.sampling.plan import Plan
+from perturbgen.files import atomic_path, require_folder
+from perturbgen.predict.calibration import mrrmse
+from perturbgen.predict.ensemble import fit_ensemble
+from perturbgen.predict.pipeline import predict
+from perturbgen.predict.settings import PredictSettings
+from perturbgen.predict.source import make_sampler, read_wanted, without
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -33,8 +41,11 @@ if TYPE_CHECKING:
 HERE = Path(__file__).parent
 KEY = ["cell_type", "compound"]
 NAMES = {"nbvae": "cNB-VAE", "dgd": "cDGD"}
-ROUTES = ("prior", "posterior", "control")
+ROUTES = ("prior", "posterior")
+CALIBRATION = "calibration | "  # starts the names of predictions of hidden known compounds
+ENSEMBLE = "ensemble"
 log = logging.getLogger("perturbgen.experiments.op3_semireal")
+Predictions = Mapping[str, pd.DataFrame]
 
 
 class Experiment(Settings):
@@ -42,72 +53,95 @@ class Experiment(Settings):
 
     preset: str
     genes: int = Field(ge=100)
-    seed: int = Field(ge=0)
+    seeds: tuple[int, ...] = Field(min_length=1)
     simulation: list[str]
     replicates: int = Field(ge=2)
     latent: str
     models: list[str]
     withheld_known: float = Field(gt=0, lt=1)
     baselines: list[str]
+    ensemble: list[str]
     train: dict[str, Any]
 
 
 def main(
     config: Annotated[Path, typer.Argument(help="Configuration file.")] = HERE / "config.toml",
-    overrides: Annotated[list[str] | None, typer.Option("--set", help="Override a key: seed=3")] = None,
+    overrides: Annotated[list[str] | None, typer.Option("--set", help="Override a key: seeds=[3]")] = None,
     runs: Annotated[Path, typer.Option(help="Where the run directory is made.")] = Path("runs"),
+    resume: Annotated[Path | None, typer.Option(help="Go on with this run directory, with its own settings.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved configuration and stop.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
-    """Simulate, train, predict the withheld conditions by every estimator, score, submit, report.
+    """Simulate, train, predict the withheld conditions by every estimator, score, submit, report; for each seed.
 
-    Example: python experiments/op3_semireal/run.py --set seed=1 --set replicates=20
+    What is done is kept: after an interrupt, --resume takes it up again.
+
+    Example: python experiments/op3_semireal/run.py --set preset=tiny --set seeds=[0] --set replicates=6
     """
+    if resume is not None:
+        config = require_folder(resume, "run directory") / "config.toml"
     settings = load_settings(Experiment, config, overrides=overrides or [])
     if dry_run:
         say(to_toml(settings))
         return
-    run = create_run(runs, "op3-semireal", settings, seed=settings.seed)
-    folder = simulated(settings, run / "competition")
-    truth, predictions = predict_all(settings, run, folder)
-    rows = scores(truth, predictions)
-    show_table(rows, title=f"withheld conditions, preset {settings.preset}, seed {settings.seed}", as_json=as_json)
-    pd.DataFrame(rows).to_csv(run / "scores.csv", index=False)
-    report(run, folder, truth, predictions)
+    run = resume or create_run(runs, "op3-semireal", settings, seed=settings.seeds[0])
+    ratios = {}
+    for seed in settings.seeds:
+        truth, predictions = one_seed(settings, run / f"seed-{seed}", seed)
+        ratios[seed] = {name: mrrmse(values, truth) for name, values in predictions.items()}
+    scores = pd.DataFrame(ratios)
+    scores.rename_axis("prediction").to_csv(run / "scores.csv")
+    title = f"MRRMSE on the withheld conditions, preset {settings.preset}; ratio is to zeros"
+    show_table(score_rows(scores), title=title, as_json=as_json)
+    if not as_json:
+        show_table(contributions(scores, settings), title="what each step contributes to the ratio; negative is better")
 
 
-def simulated(settings: Experiment, folder: Path) -> Path:
-    """The competition's files, made up."""
-    from perturbgen.simulate import simulate
-
-    if settings.preset != "op3":
-        return simulate(settings.preset, seed=settings.seed, overrides=settings.simulation, out=folder)
-    op3 = data_folder() / "op3"
-    sources = {
-        "layout": op3,
-        "baseline": op3 / "celltype_baseline_means.csv",
-        "signatures": op3 / "de_ranks_4x135x6349.npz",
-    }
-    overrides = [f"expression.genes={settings.genes}", "depth.zero_fraction=0.85", *settings.simulation]
-    return simulate("op3", seed=settings.seed, overrides=overrides, out=folder, **sources)
-
-
-def predict_all(settings: Experiment, run: Path, folder: Path) -> tuple[pd.DataFrame, dict[str, pd.DataFrame]]:
-    """The truth of the withheld conditions, and every prediction of it by name."""
+def one_seed(settings: Experiment, folder: Path, seed: int) -> tuple[pd.DataFrame, Predictions]:
+    """The truth of the withheld conditions and all predictions of it, with a report and a submission."""
     from perturbgen.data import read_competition, write_h5ad
 
-    truth, de_train = read_de(folder / "de_truth.parquet"), read_de(folder / "de_train.parquet")
-    predictions = {"zeros": truth * 0} | baseline_predictions(settings, de_train, truth.index)
-    cells = read_competition(folder)
-    write_h5ad(cells, run / "counts.h5ad")
+    competition = simulated(settings, folder, seed)
+    truth, measured = read_de(competition / "de_truth.parquet"), read_de(competition / "de_train.parquet")
     wanted = truth.index.to_frame(index=False)
-    cells = without(cells, read_wanted(wanted))
-    sampler = make_sampler(cells, seed=settings.seed)
+    cells = without(read_competition(competition), read_wanted(wanted))
+    vehicle = str(cells.uns["vehicle"])
+    hidden = hidden_known(settings, cells, measured.index, wanted, seed)
+    if not (folder / "counts.h5ad").exists():
+        write_h5ad(cells, folder / "counts.h5ad")
+    sampler = make_sampler(cells, seed=seed)
+    found = dict(baseline_predictions(settings, measured, truth.index, hidden, seed))
     for kind in settings.models:
-        trained = train(settings, run, cells, de_train.index, wanted, kind)
-        found = generative(settings, trained, cells, wanted, sampler, truth)
-        predictions |= {f"{NAMES[kind]}: {name}": values for name, values in found.items()}
-    return truth, predictions
+        trained = train(settings, folder, cells, hidden, kind, seed)
+        make = Generative(settings, trained, cells, wanted, sampler, seed)
+        found |= kept(folder / f"{kind}.parquet", make)
+    found |= ceilings(competition, cells, truth, vehicle=vehicle)
+    found[ENSEMBLE] = combined(settings, found, measured, seed)
+    found = {name: values.loc[truth.index, truth.columns] for name, values in found.items() if is_wanted(name)}
+    report(folder, competition, truth, found)
+    return truth, {"zeros": truth * 0} | found
+
+
+def simulated(settings: Experiment, folder: Path, seed: int) -> Path:
+    """The competition's files, made up; once."""
+    from perturbgen.simulate import simulate
+
+    done = folder / "competition"
+    if done.exists():
+        return done
+    folder.mkdir(parents=True, exist_ok=True)
+    options: dict[str, Any] = {"overrides": settings.simulation}
+    if settings.preset == "op3":
+        op3 = data_folder() / "op3"
+        options |= {
+            "overrides": [f"expression.genes={settings.genes}", "depth.zero_fraction=0.85", *settings.simulation],
+            "layout": op3,
+            "baseline": op3 / "celltype_baseline_means.csv",
+            "signatures": op3 / "de_ranks_4x135x6349.npz",
+        }
+    with atomic_path(done) as part:
+        simulate(settings.preset, seed=seed, out=part, **options)
+    return done
 
 
 def read_de(path: Path) -> pd.DataFrame:
@@ -117,134 +151,192 @@ def read_de(path: Path) -> pd.DataFrame:
     return table.set_index(KEY).astype(float)
 
 
-def baseline_predictions(settings: Experiment, train: pd.DataFrame, wanted: pd.MultiIndex) -> dict[str, pd.DataFrame]:
-    """Means and simple models of the measured DE rows."""
-    from perturbgen.baselines import make
-
-    return {
-        name: make(name).fit(train, rng=np.random.default_rng(settings.seed)).predict(wanted)
-        for name in settings.baselines
-    }
-
-
-def train(
-    settings: Experiment, run: Path, cells: AnnData, measured: pd.MultiIndex, wanted: pd.DataFrame, kind: str
-) -> TrainedRun:
-    """A model that never saw some of the known compounds in the target cell types, so that they calibrate it."""
-    from perturbgen.train import RunSettings, load_run
-    from perturbgen.train import run as running
-
-    split = run / "split.csv"
-    hide_known(settings, cells, measured, wanted).write(split)
-    data = {"path": str(run / "counts.h5ad"), "split": str(split)}
-    base = {**settings.train, "name": kind, "seed": settings.seed, "data": data}
-    base["model"] = {**base.get("model", {}), "kind": kind}
-    if kind == "dgd":
-        base.pop("annealing", None)  # of the VAE's KL term
-    return load_run(running.train(load_settings(RunSettings, base=base), runs=run / "runs", accelerator="cpu"))
-
-
-def hide_known(settings: Experiment, cells: AnnData, measured: pd.MultiIndex, wanted: pd.DataFrame) -> Any:
-    """A split of cells: most train, one in twenty validates, and those of some known conditions calibrate."""
-    from perturbgen.data.splits import Split
-
+def hidden_known(
+    settings: Experiment, cells: AnnData, measured: pd.MultiIndex, wanted: pd.DataFrame, seed: int
+) -> pd.MultiIndex:
+    """Some of the known compounds in the target cell types, which models do not see, so that they calibrate on them."""
     kinds = wanted["cell_type"].unique()
     flagged = set(cells.obs.loc[cells.obs["control"].astype(bool), "compound"].astype(str))
     known = sorted({c for kind, c in measured if kind in kinds} - flagged)
-    rng = np.random.default_rng([settings.seed, 6])
-    hidden = set(rng.permutation(known)[: max(2, round(settings.withheld_known * len(known)))])
-    obs = cells.obs
-    parts = pd.Series(np.where(rng.random(len(obs)) < 0.05, "validation", "train"), obs.index, name="part")
-    parts[(obs["cell_type"].isin(kinds) & obs["compound"].astype(str).isin(hidden)).to_numpy()] = "calibration"
+    rng = np.random.default_rng([seed, 6])
+    chosen = set(rng.permutation(known)[: max(2, round(settings.withheld_known * len(known)))])
+    return pd.MultiIndex.from_tuples([key for key in measured if key[0] in kinds and key[1] in chosen], names=KEY)
+
+
+def baseline_predictions(
+    settings: Experiment, measured: pd.DataFrame, wanted: pd.MultiIndex, hidden: pd.MultiIndex, seed: int
+) -> dict[str, pd.DataFrame]:
+    """Means and simple models of the measured DE rows; those of the ensemble predict the hidden rows without them."""
+    from perturbgen.baselines import make
+
+    def fitted(name: str, rows: pd.DataFrame, asked: pd.MultiIndex) -> pd.DataFrame:
+        return make(name).fit(rows, rng=np.random.default_rng(seed)).predict(asked)
+
+    rest = measured[~measured.index.isin(hidden)]
+    found = {name: fitted(name, measured, wanted) for name in settings.baselines}
+    return found | {CALIBRATION + name: fitted(name, rest, hidden) for name in settings.ensemble}
+
+
+def train(
+    settings: Experiment, folder: Path, cells: AnnData, hidden: pd.MultiIndex, kind: str, seed: int
+) -> TrainedRun:
+    """A model that never saw the hidden conditions; one that was begun is gone on with."""
+    from perturbgen.train import RunSettings, load_run
+    from perturbgen.train import run as running
+
+    if begun := sorted((folder / "runs").glob(f"*-{kind}-s{seed}/checkpoint/last.pt")):
+        return load_run(running.resume(begun[-1].parents[1], [], accelerator="cpu"))
+    make_split(cells, hidden, seed).write(folder / "split.csv")
+    data = {"path": str(folder / "counts.h5ad"), "split": str(folder / "split.csv")}
+    base = {**settings.train, "name": kind, "seed": seed, "data": data}
+    base["model"] = {**base.get("model", {}), "kind": kind}
+    if kind == "dgd":
+        base.pop("annealing", None)  # of the VAE's KL term
+    return load_run(running.train(load_settings(RunSettings, base=base), runs=folder / "runs", accelerator="cpu"))
+
+
+def make_split(cells: AnnData, hidden: pd.MultiIndex, seed: int) -> Any:
+    """Most cells train, one in twenty validates, and those of the hidden conditions calibrate."""
+    from perturbgen.data.splits import Split
+    from perturbgen.predict.source import labels_of
+
+    chance = np.random.default_rng([seed, 7]).random(cells.n_obs)
+    parts = pd.Series(np.where(chance < 0.05, "validation", "train"), cells.obs.index, name="part")
+    parts[labels_of(cells.obs).isin(hidden)] = "calibration"
     return Split(parts.rename_axis("cell"), "known compounds hidden in the target cell types")
 
 
-def generative(
-    settings: Experiment, trained: TrainedRun, cells: AnnData, wanted: pd.DataFrame, sampler: CellSampler,
-    truth: pd.DataFrame,
-) -> dict[str, pd.DataFrame]:  # fmt: skip
-    """Predictions of a run by all estimators, by every latent route, and in the seed's way."""
+def kept(path: Path, make: Callable[[], Predictions]) -> dict[str, pd.DataFrame]:
+    """Predictions by name from a file, made and written where there is none."""
+    if not path.exists():
+        table = pd.concat(make(), names=["prediction"]).astype(np.float32)
+        with atomic_path(path) as part:
+            table.reset_index().to_parquet(part, index=False)
+    table = pd.read_parquet(path).set_index(["prediction", *KEY]).astype(float)
+    return {str(name): table.loc[name] for name in table.index.get_level_values(0).unique()}
+
+
+class Generative:
+    """All predictions of a run: by every estimator, by every latent route, and in the seed's way."""
+
+    def __init__(
+        self, settings: Experiment, trained: TrainedRun, cells: AnnData, wanted: pd.DataFrame, sampler: CellSampler,
+        seed: int,
+    ) -> None:  # fmt: skip
+        self.settings, self.trained, self.seed = settings, trained, seed
+        self.cells, self.wanted, self.sampler = cells, wanted, sampler
+        self.name = NAMES[trained.settings.model.kind]
+
+    def __call__(self) -> Predictions:
+        """Predictions by name; those of the hidden known conditions have a name that says so."""
+        found = seed_ways(self.trained, self.cells, self.wanted, self.sampler, self.seed)
+        found |= self.estimators() | self.routes()
+        hidden = {name for name in found if not is_wanted(name)}
+        named = {f"{self.name}: {name}": values for name, values in found.items() if name not in hidden}
+        return named | {f"{CALIBRATION}{self.name}: {name.removeprefix(CALIBRATION)}": found[name] for name in hidden}
+
+    def predict(self, estimators: tuple[str, ...], keep: tuple[int, ...] = (), **options: Any) -> Any:
+        """The pipeline with the experiment's settings, but for the options."""
+        base = {"seed": self.seed, "latent": self.settings.latent, "replicates": self.settings.replicates}
+        settings = PredictSettings(estimators=estimators, **(base | options))
+        return predict(self.trained, self.cells, self.wanted, settings, sampler=self.sampler, keep=keep)
+
+    def estimators(self) -> dict[str, pd.DataFrame]:
+        """Averages on the way, then everything after all replicates, and the shrunk ones of the hidden conditions."""
+        k = self.settings.replicates
+        names = {
+            "mean_t": f"t averaged, K = {k}", "anchored_t": f"anchored t, K = {k}", "plug_in": "plug-in t",
+            "shrunk": "anchored t, shrunk", "shrunk_plug_in": "plug-in t, shrunk",
+        }  # fmt: skip
+        steps = tuple(sorted({1, 2, 6} & set(range(1, k))))
+        full = self.predict(tuple(names), steps)
+        log.info("%s: checks\n%s\nshrinkage\n%s", self.name, full.checks, full.shrinkage["shrunk"])
+        found = {"one draw" if n == 1 else f"t averaged, K = {n}": v["mean_t"] for n, v in full.by_replicates.items()}
+        if 2 in full.by_replicates:
+            found["anchored t, K = 2"] = full.by_replicates[2]["anchored_t"]
+        found |= {names[name]: values for name, values in full.values.items()}
+        return found | {CALIBRATION + names[name]: full.calibrated[name] for name in ("shrunk", "shrunk_plug_in")}
+
+    def routes(self) -> dict[str, pd.DataFrame]:
+        """Two replicates with latent points from elsewhere."""
+        return {
+            f"anchored t, K = 2, latent {route}": self.predict(("anchored_t",), latent=route, replicates=2).values[
+                "anchored_t"
+            ]
+            for route in ROUTES
+        }
+
+
+def is_wanted(name: str) -> bool:
+    """Whether predictions of this name are of the withheld conditions."""
+    return not name.startswith(CALIBRATION)
+
+
+def combined(settings: Experiment, found: Predictions, measured: pd.DataFrame, seed: int) -> pd.DataFrame:
+    """The weighted sum of shrunk models and some baselines, weights from the hidden known conditions."""
+    shrunk = [f"{NAMES[kind]}: {name}, shrunk" for kind in settings.models for name in ("anchored t", "plug-in t")]
+    names = [*shrunk, *settings.ensemble]
+    known = {name: found[CALIBRATION + name] for name in names}
+    answered = known[shrunk[0]].index
+    rng = np.random.default_rng([seed, 8])
+    truth = measured.loc[answered]
+    ensemble = fit_ensemble({name: values.loc[answered] for name, values in known.items()}, truth, rng=rng)
+    low, high = ensemble.interval
+    log.info("ensemble gains %.4f [%.4f, %.4f] on hidden conditions; weights\n%s", ensemble.gain, low, high,
+             ensemble.weights.round(3))  # fmt: skip
+    return ensemble.apply({name: found[name] for name in names})
+
+
+def score_rows(scores: pd.DataFrame) -> list[dict[str, Any]]:
+    """MRRMSE of every prediction by seed, and the mean of its ratios to zeros."""
+    ratio = (scores / scores.loc["zeros"]).mean(axis=1)
+    return [
+        {"prediction": name, **{f"seed {seed}": value for seed, value in row.items()}, "ratio": ratio[name]}
+        for name, row in scores.iterrows()
+    ]
+
+
+def contributions(scores: pd.DataFrame, settings: Experiment) -> list[dict[str, Any]]:
+    """What each step changes of the ratio to zeros, by model: the mean over seeds and its SD."""
     k = settings.replicates
-    base = {"seed": settings.seed, "latent": settings.latent, "replicates": k}
-    every = PredictSettings(estimators=("mean_t", "plug_in", "shrunk", "shrunk_plug_in"), **base)
-    steps = tuple(sorted({1, 2, 6} & set(range(1, k))))
-    full = predict(trained, cells, wanted, every, sampler=sampler, keep=steps)
-    log.info("%s: checks\n%s\nfactors\n%s", trained.path.name, full.checks, full.factors["shrunk"])
-    found = seed_ways(trained, cells, wanted, sampler, settings.seed)
-    found |= {"one draw" if n == 1 else f"t averaged, K = {n}": values for n, values in full.by_replicates.items()}
-    names = {
-        "mean_t": f"t averaged, K = {k}", "plug_in": "plug-in t",
-        "shrunk": f"t averaged, K = {k}, shrunk", "shrunk_plug_in": "plug-in t, shrunk",
-    }  # fmt: skip
-    found |= {names[name]: values for name, values in full.values.items()}
-    for route in ROUTES:
-        if route != settings.latent:
-            other = PredictSettings(estimators=("mean_t",), **(base | {"latent": route, "replicates": 2}))
-            found[f"t averaged, K = 2, latent {route}"] = predict(
-                trained, cells, wanted, other, sampler=sampler
-            ).values["mean_t"]
-    return {name: values.loc[truth.index, truth.columns] for name, values in found.items()}
+    steps = [
+        ("the organisers' design", "the seed's way", "noise-free means, full design"),
+        ("sampled cells and depths", "noise-free means, full design", "noise-free means, sampled cells"),
+        ("drawn counts, control route", "noise-free means, sampled cells", "one draw"),
+        (f"{k} replicates", "one draw", f"t averaged, K = {k}"),
+        ("anchoring at generated vehicle wells", f"t averaged, K = {k}", f"anchored t, K = {k}"),
+        ("shrinkage", f"anchored t, K = {k}", "anchored t, shrunk"),
+        ("plug-in t in place of replicates", "anchored t, shrunk", "plug-in t, shrunk"),
+        ("control route against prior, K = 2", "anchored t, K = 2, latent prior", "anchored t, K = 2"),
+        ("control route against posterior, K = 2", "anchored t, K = 2, latent posterior", "anchored t, K = 2"),
+    ]
+    ratio = scores / scores.loc["zeros"]
+    rows = []
+    for step, before, after in steps:
+        row: dict[str, Any] = {"step": step}
+        for name in (NAMES[kind] for kind in settings.models):
+            change = ratio.loc[f"{name}: {after}"] - ratio.loc[f"{name}: {before}"]
+            row |= {name: float(change.mean()), f"{name} SD": float(change.std()) if len(change) > 1 else None}
+        rows.append(row)
+    return rows
 
 
-class MedianPlan(Plan):
-    """Every well has its median number of cells, all of the median depth."""
-
-    def libraries(self, replicate: int) -> list[np.ndarray]:
-        """The same in every replicate."""
-        counts = self.sampler.quantiles(self.wells, [0.5]).iloc[:, 0].to_numpy(int)
-        depth = float(np.exp(np.median(self.sampler.table.log_libraries)))
-        return [np.full(n, depth) for n in counts]
-
-
-def seed_ways(
-    trained: TrainedRun, cells: AnnData, wanted: pd.DataFrame, sampler: CellSampler, seed: int
-) -> dict[str, pd.DataFrame]:
-    """The seed's pipeline (decoder means of median cells, prior latents, short design), and means in our own design."""
-    settings = PredictSettings(estimators=("mean_t",), replicates=1, latent="prior", seed=seed)
-    index = read_wanted(wanted)
-    task = make_task(trained, in_run_genes(trained, cells), index, settings, sampler=sampler, calibration_run=None)
-    plan = MedianPlan(sampler, task.wanted.plan.conditions, seed)
-    return {
-        "the seed's way": noise_free(task, task.wanted._replace(plan=plan), design="~0 + {group} + donor"),
-        "noise-free means": noise_free(task, task.wanted),
-    }
-
-
-def noise_free(task: Task, group: Wells, **options: Any) -> pd.DataFrame:
-    """Signed -log10 p of the means of the wells' cells, as if they were counts."""
-    sums = group.generator.expected_sums(group.plan, group.wells, replicate=1)
-    cells = np.array([len(size) for size in group.plan.libraries(1)])
-    table = task.bench.fit(task.bench.samples(group, sums, cells), allow_fractional=True, **options)
-    return table.signed_log10_p.reindex(group.conditions).fillna(0.0)
-
-
-def scores(truth: pd.DataFrame, predictions: dict[str, pd.DataFrame]) -> list[dict[str, Any]]:
-    """MRRMSE of every prediction, and its ratio to that of zeros."""
-    from perturbgen.evaluate import score
-
-    metric = "mean_rowwise_rmse"
-    found = {
-        name: float(score(truth, values, metrics=[metric], name=name).loc[metric].mean())
-        for name, values in predictions.items()
-    }
-    return [{"prediction": name, "MRRMSE": value, "ratio": value / found["zeros"]} for name, value in found.items()]
-
-
-def report(run: Path, folder: Path, truth: pd.DataFrame, predictions: dict[str, pd.DataFrame]) -> None:
-    """The scorecard's page, and the best generative prediction as a submission that is checked."""
+def report(folder: Path, competition: Path, truth: pd.DataFrame, predictions: Predictions) -> None:
+    """The scorecard's page, and a generative prediction as a submission that is checked."""
     from perturbgen import submission
     from perturbgen.evaluate import scorecard
     from perturbgen.evaluate.report import write_report
 
-    weak = ["zeros", *(name for name in predictions if ":" not in name and name != "zeros")]
-    card = scorecard(truth, predictions, baselines=weak)
-    write_report(run / "report.html", card, truth, predictions, title="op3_semireal")
-    chosen = next(name for name in predictions if name.endswith("plug-in t, shrunk"))
-    ids, like = folder / "id_map.csv", folder / "sample_submission.csv"
-    submission.write(predictions[chosen], ids, like, run / "submission.csv")
-    findings = submission.check(run / "submission.csv", ids, like)
-    say(f"report       {run / 'report.html'}")
-    say(f"submission   {run / 'submission.csv'} ({chosen}; {len(findings)} findings)")
+    everything = {"zeros": truth * 0} | dict(predictions)
+    weak = [name for name in everything if ":" not in name and name != ENSEMBLE and "true effects" not in name]
+    card = scorecard(truth, everything, baselines=weak)
+    write_report(folder / "report.html", card, truth, everything, title="op3_semireal")
+    chosen = next(name for name in predictions if name.endswith("anchored t, shrunk"))
+    ids, like = competition / "id_map.csv", competition / "sample_submission.csv"
+    submission.write(predictions[chosen], ids, like, folder / "submission.csv")
+    findings = submission.check(folder / "submission.csv", ids, like)
+    log.info("report %s", folder / "report.html")
+    log.info("submission %s (%s; %d findings)", folder / "submission.csv", chosen, len(findings))
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ their true numbers of cells and depths. Real controls of the same plates join th
 
 python experiments/oracle_ladder/run.py                    # preset small, seeds 0 1 2: two minutes
 python experiments/oracle_ladder/run.py --preset op3       # real layout, baselines and signatures, 3,000 genes
+python experiments/oracle_ladder/run.py --folder data/small  # of a folder, which gets the table and the oracle
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
@@ -25,10 +27,12 @@ from perturbgen.cli.doctor import data_folder
 from perturbgen.console import show_table, track
 from perturbgen.de import DETable
 from perturbgen.de.flavours import flavour_table
-from perturbgen.predict import average_t, expression_levels, fit_factors, plug_in_t, shrink, usual_error
+from perturbgen.files import atomic_path, check_output
+from perturbgen.predict import average_t, expression_levels, fit_shrinkage, plug_in_t, usual_error
 from perturbgen.simulate import build_world, preset_settings
 from perturbgen.simulate.cells import group_obs, in_our_words
 from perturbgen.simulate.conditions import id_map
+from perturbgen.simulate.experiment import load_world
 from perturbgen.simulate.layout import POSITIVE_CONTROLS
 from perturbgen.simulate.settings import WITHHELD_TYPES
 
@@ -36,6 +40,7 @@ if TYPE_CHECKING:
     from perturbgen.simulate import SimulationSettings, World
 
 LADDER = (1, 2, 6, 20)
+ORACLE = "de_oracle.parquet"
 LEVELS = 5
 INDEX = ["cell_type", "compound"]
 
@@ -44,16 +49,34 @@ def main(
     preset: Annotated[str, typer.Option(help="tiny, small, or op3 with the real inputs.")] = "small",
     seeds: Annotated[str, typer.Option(help="Seeds of the simulation.")] = "0,1,2",
     genes: Annotated[int, typer.Option(min=100, help="Genes of the op3 preset.")] = 3000,
+    folder: Annotated[
+        Path | None, typer.Option(help="A folder of perturbgen simulate, in place of --preset and --seeds.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="The table as CSV [default with --folder: its ladder.csv].")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Score zeros, noise-free means, one draw, averages of t, plug-in t and shrinkage on the withheld conditions.
 
+    With --folder the ladder is that of the folder's own experiment. It is left there for a comparison: ladder.csv
+    ([report] ladder) and de_oracle.parquet, the average of t over twenty draws (its positive control).
+
     Example: python experiments/oracle_ladder/run.py --preset tiny --seeds 0
     """
-    settings = simulation_settings(preset, genes=genes)
-    numbers = [int(text) for text in seeds.split(",")]
-    ladders = {seed: climb(build_world(settings, seed=seed)) for seed in track(numbers, "worlds")}
-    show_table(as_rows(ladders), title=f"MRRMSE, preset {preset}; ratio is to zeros", as_json=as_json)
+    out = out or (None if folder is None else folder / "ladder.csv")
+    if out is not None:
+        check_output(out, ".csv")
+    if folder is not None:
+        world = load_world(folder)
+        ladders, preset = {world.seed: climb(world, oracle=folder / ORACLE)}, world.settings.preset
+    else:
+        settings = simulation_settings(preset, genes=genes)
+        numbers = [int(text) for text in seeds.split(",")]
+        ladders = {seed: climb(build_world(settings, seed=seed)) for seed in track(numbers, "worlds")}
+    rows = as_rows(ladders)
+    if out is not None:
+        with atomic_path(out) as part:
+            pd.DataFrame(rows).to_csv(part, index=False)
+    show_table(rows, title=f"MRRMSE, preset {preset}; ratio is to zeros", as_json=as_json)
 
 
 def simulation_settings(preset: str, *, genes: int) -> SimulationSettings:
@@ -85,12 +108,23 @@ class Bench:
         return self.table.signed_log10_p.loc[self.wanted]
 
 
-def climb(world: World) -> dict[str, float]:
-    """The score of every rung."""
+def climb(world: World, *, oracle: Path | None = None) -> dict[str, float]:
+    """The score of every rung; ``oracle`` is where to save the prediction of the best one that draws cells only."""
     bench = make_bench(world)
+    rungs = predictions(bench)
+    if oracle is not None:
+        best = rungs[f"t averaged, K = {max(LADDER)}"].loc[bench.wanted].rename_axis(["cell_type", "sm_name"])
+        with atomic_path(oracle) as part:
+            best.reset_index().to_parquet(part, index=False)
+    return {name: mrrmse(values.loc[bench.wanted], bench.truth) for name, values in rungs.items()}
+
+
+def predictions(bench: Bench) -> dict[str, pd.DataFrame]:
+    """What every rung predicts, conditions x genes."""
     truth = bench.truth
     both = bench.wanted.append(bench.known)
-    tables = [fit(generated(bench, replicate=k)).select(both) for k in range(1, max(LADDER) + 1)]
+    draws = track(range(1, max(LADDER) + 1), "replicates")
+    tables = [fit(generated(bench, replicate=k)).select(both) for k in draws]
     means = fit(generated(bench, replicate=None), allow_fractional=True).select(both)
     error = usual_error(bench.table.select(bench.known), both)
     averaged = average_t(tables)
@@ -101,7 +135,7 @@ def climb(world: World) -> dict[str, float]:
     rungs["plug-in t"] = plug_in_t(means.logfc, error.se, error.df)
     for name, values in (("t averaged, K = 20", averaged), ("plug-in t", rungs["plug-in t"])):
         rungs[f"{name}, shrunk"] = shrunk(bench, values)
-    return {name: mrrmse(values.loc[bench.wanted], truth) for name, values in rungs.items()}
+    return rungs
 
 
 def average_p(tables: list[DETable]) -> pd.DataFrame:
@@ -115,7 +149,7 @@ def shrunk(bench: Bench, values: pd.DataFrame) -> pd.DataFrame:
     expression = bench.table.ave_expr.groupby(level=0).mean()
     levels = expression_levels(expression, levels=LEVELS)
     measured = bench.table.signed_log10_p.loc[bench.known]
-    return shrink(values, fit_factors(values.loc[bench.known], measured, levels), levels)
+    return fit_shrinkage(values.loc[bench.known], measured, levels).apply(values, levels)
 
 
 def make_bench(world: World) -> Bench:

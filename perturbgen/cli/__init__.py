@@ -16,6 +16,7 @@ from perturbgen.cli import (  # noqa: F401  (show adds itself to the data verbs)
     data,
     de,
     doctor,
+    ensemble,
     generate,
     images,
     l1000,
@@ -55,6 +56,7 @@ compare.register(app)
 samplers.register(app)
 generate.register(app)
 predict.register(app)
+ensemble.register(app)
 submit.register(app)
 l1000.register(app)
 images.register(app)

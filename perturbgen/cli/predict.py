@@ -36,7 +36,7 @@ def predict(
     conditions: Conditions,
     out: Annotated[Path, typer.Option(help="predictions.parquet: cell_type, sm_name, a column for each gene.")],
     estimator: Annotated[
-        str, typer.Option(help="mean_t, plug_in, shrunk (mean_t, shrunk) or shrunk_plug_in.")
+        str, typer.Option(help="mean_t, anchored_t, plug_in, shrunk (anchored_t, shrunk) or shrunk_plug_in.")
     ] = "shrunk",
     replicates: Annotated[
         str, typer.Option(help="Experiments to draw, or auto: until calibration conditions gain no more, 20 at most.")
@@ -45,6 +45,9 @@ def predict(
     flavour: Annotated[str, typer.Option(help="The recipe of the DE: kaggle or op3.")] = "kaggle",
     calibration_run: Annotated[
         Path | None, typer.Option(help="A run that withheld measured conditions of these cell types, to calibrate on.")
+    ] = None,
+    calibration_out: Annotated[
+        Path | None, typer.Option(help="Also write the predictions of the calibration conditions, for an ensemble.")
     ] = None,
     withheld: Annotated[
         Path | None, typer.Option(help="Cells of the conditions, if you have them: their likelihood is reported, too.")
@@ -59,20 +62,29 @@ def predict(
 ) -> None:
     """Predict signed -log10 p: draw the wells of each condition, fit them among the real ones, estimate, shrink.
 
-    mean_t averages t over replicates; plug_in puts the model's noise-free fold change over the standard error of real
-    conditions; the shrunk ones multiply by factors fitted on measured conditions of the same cell types, best on those
-    that the run (or --calibration-run) did not train on. Real controls and measured compounds join every fit.
+    mean_t averages t over replicates; anchored_t compares with vehicle wells that are generated, too, so that what the
+    model gets wrong of a cell type cancels; plug_in puts the noise-free fold change over the standard error of real
+    conditions; the shrunk ones shrink weak conditions, and each level of expression by a factor, as measured conditions
+    of the same cell types ask for, best those that the run (or --calibration-run) did not train on. Real controls and
+    measured compounds join every fit.
 
     Example: [bold]perturbgen predict runs/0001-op3-s0 --cells counts.h5ad --conditions id_map.csv
     --out predictions.parquet[/bold]
     """
+    from perturbgen.cli.baselines import write_predictions
     from perturbgen.data import validate
-    from perturbgen.files import atomic_path
     from perturbgen.predict.pipeline import predict as predict_conditions
     from perturbgen.train import load_run
 
     check_output(out, ".parquet")
+    if calibration_out is not None:
+        check_output(calibration_out, ".parquet")
     settings = read_settings(estimator, replicates, latent=latent, flavour=flavour, seed=seed)
+    if calibration_out is not None and not settings.calibrates:
+        raise ConfigError(
+            f"--calibration-out: {estimator} with a fixed number of replicates calibrates on nothing",
+            fix="--replicates auto, or the estimator shrunk or shrunk_plug_in",
+        )
     trained = load_run(run, device=device)
     judge = None if calibration_run is None else load_run(calibration_run, device=device)
     wanted = read_conditions(conditions)
@@ -81,8 +93,9 @@ def predict(
     sampler = None if samplers is None else open_sampler(samplers, adata, seed=seed)
     found = predict_conditions(trained, adata, wanted, settings, sampler=sampler, calibration_run=judge)
     values = found.values[estimator]
-    with atomic_path(out) as part:
-        values.rename_axis(["cell_type", "sm_name"]).reset_index().to_parquet(part, index=False)
+    write_predictions(values, out)
+    if calibration_out is not None:
+        write_predictions(found.calibrated[estimator], calibration_out)
     rows = summary(found, estimator)
     if withheld is not None:
         rows |= likelihood_row(trained, withheld, wanted, layer=layer, columns=columns, vehicle=vehicle, seed=seed)
@@ -92,7 +105,7 @@ def predict(
 def read_settings(estimator: str, replicates: str, **options: Any) -> Any:
     """The settings, ``replicates`` being a number or ``auto``."""
     from perturbgen.config import load_settings
-    from perturbgen.predict.pipeline import PredictSettings
+    from perturbgen.predict.settings import PredictSettings
 
     if replicates != "auto" and not (replicates.isdigit() and int(replicates)):
         raise ConfigError(f"--replicates {replicates!r}", expected="auto, or a whole number from 1 on")
@@ -105,9 +118,10 @@ def summary(found: Prediction, estimator: str) -> dict[str, Any]:
     row: dict[str, Any] = {"estimator": estimator, "replicates": None, "calibration_mrrmse": None}
     if len(found.scores):
         row |= {"replicates": int(found.scores.index[-1]), "calibration_mrrmse": float(found.scores.iloc[-1])}
-    if estimator in found.factors:
-        for kind, factors in found.factors[estimator].iterrows():
+    if estimator in found.shrinkage:
+        for kind, factors in found.shrinkage[estimator].factors.iterrows():
             row[f"factors {kind}"] = " ".join(f"{value:.2f}" for value in factors)
+        row["noise"] = found.shrinkage[estimator].noise
     for kind, ratios in found.checks.iterrows():
         row |= {f"{name} {kind}": float(value) for name, value in ratios.items()}
     return row

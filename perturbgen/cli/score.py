@@ -56,7 +56,7 @@ def score(
         Path | None, typer.Option(help="DE table of the training rows: their mean is the perturbed mean.")
     ] = None,
     duplicate: Annotated[
-        Path | None, typer.Option(help="DE table of held-back replicates: the positive control. Needs --reference.")
+        Path | None, typer.Option(help="DE table of held-back replicates: the positive control.")
     ] = None,
     level: Annotated[float, typer.Option(help="A gene responds where p is at most this.")] = 0.05,
     raw_p: Annotated[bool, typer.Option("--raw-p", help="Do not adjust p for the number of genes.")] = False,
@@ -85,9 +85,7 @@ def score(
     tables = {name: read_table(path, **read) for name, path in files.items()}
     mean = read_table(reference, **read).mean() if reference else None
     if duplicate is not None:
-        if mean is None:
-            raise ConfigError("--duplicate needs the mean perturbation", fix="--reference TABLE of the training rows")
-        tables[DUPLICATE] = interpolated_duplicate(read_table(duplicate, **read), mean)
+        tables[DUPLICATE] = interpolated_duplicate(read_table(duplicate, **read))
         positive = positive or DUPLICATE
     card = scorecard(
         true, tables, negatives=listed(negative), positive=positive, baselines=listed(baseline),

@@ -10,8 +10,8 @@ import typer
 
 from perturbgen.cli.data import Json, Layer
 from perturbgen.console import say, show_table
-from perturbgen.errors import ConfigError, InputError
-from perturbgen.files import check_output, require_file
+from perturbgen.errors import ConfigError
+from perturbgen.files import check_output
 
 if TYPE_CHECKING:
     from perturbgen.train import RunSettings
@@ -83,21 +83,13 @@ def read_settings(config: Path | None, data: Path | None, overrides: list[str]) 
 
 def show_run(run: Path, *, as_json: bool) -> None:
     """How a run ended."""
-    import json
     import os
+
+    from perturbgen.train.records import ending
 
     if int(os.environ.get("LOCAL_RANK", 0)):
         return  # the first process speaks for all
-    path = require_file(run / "metrics.jsonl", "record of a run's epochs")
-    try:
-        records = [json.loads(line) for line in path.read_text().splitlines()]
-    except ValueError as error:
-        raise InputError(f"{path} cannot be read: {error}", cause="it was edited, or a copy broke off") from None
-    key = "validation/objective" if "validation/objective" in records[-1] else "train/objective"
-    best = min(records, key=lambda record: record[key])
-    row = {"run": str(run), "epochs": len(records), "best_epoch": best["epoch"], "measure": key, "best": best[key]}
-    row["cells_per_second"] = records[-1]["cells_per_second"]
-    show_table([row], title=f"trained {run}", as_json=as_json)
+    show_table([ending(run, "cells")], title=f"trained {run}", as_json=as_json)
 
 
 def encode(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -30,8 +30,9 @@ def make_card(
     folds: list[Fold],
     outcomes: Mapping[Cell, Outcome],
     described: pd.DataFrame | None,
+    about: Mapping[str, Any],
 ) -> Scorecard:
-    """The scorecard of the methods all of whose cells ran."""
+    """The scorecard of the methods all of whose cells ran; ``about`` joins what the files say of it."""
     failed = list(dict.fromkeys(cell.method.name for cell, found in outcomes.items() if found.state == "failed"))
     ranked = [name for name in settings.all_methods if name not in failed]
     controls, score = settings.controls, settings.score
@@ -56,10 +57,12 @@ def make_card(
         "level": score.level,
         "adjusted_p": score.adjust,
         "data": settings.data.model_dump(exclude_defaults=True),
+        **about,
     }
     effect = responding(truth, level=score.level, adjust=score.adjust)
     return Scorecard(
         scores, negatives, positive, tuple(name for name in settings.baselines if name in ranked),
+        references=tuple(name for name in controls.references if name in ranked),
         strata=strata(index, table, effect), clusters=find_clusters(index, table, score.clusters or None),
         headline=score.headline or HEADLINE, resamples=score.resamples, seed=settings.seeds[0], info=info,
     )  # fmt: skip

@@ -39,6 +39,7 @@ FITTING: Final = (
     "compare/cells.py",
     "evaluate/controls.py",
 )
+GENERATING: Final = (*FITTING, "data", "models", "nn", "predict", "sampling", "train/checkpoint.py", "train/prepare.py")
 SCORING: Final = ("evaluate",)
 LIBRARIES: Final = ("numpy", "scipy", "pandas", "scikit-learn", "xgboost", "torch", "rdkit")
 Values = dict[str, np.ndarray]
@@ -55,6 +56,7 @@ class Cell:
     score: ScoreSettings
     fit: str
     key: str
+    clip: float | None = None
 
     @property
     def predictions(self) -> Path:
@@ -84,21 +86,23 @@ class Outcome:
 
 
 def make_cells(
-    folder: Path, book: Book, folds: list[Fold], methods: list[Method], seeds: tuple[int, ...], settings: ScoreSettings
-) -> list[Cell]:
+    folder: Path, book: Book, folds: list[Fold], methods: list[Method], seeds: tuple[int, ...],
+    settings: ScoreSettings, *, clip: float | None = None,
+) -> list[Cell]:  # fmt: skip
     """The grid; a method without chance is fitted once, whatever the number of seeds."""
-    data, code = book.hash, {rooms: code_version(rooms) for rooms in (FITTING, SCORING)}
+    data, code = book.hash, {rooms: code_version(rooms) for rooms in (FITTING, GENERATING, SCORING)}
     cells = []
     for fold in folds:
-        divided = digest([data, fold.train.tolist(), fold.test.tolist()])
+        divided = digest([data, fold.train.tolist(), fold.test.tolist(), clip])
         for method in methods:
             levels = settings.intervals if method.intervals else ()
             for seed in seeds if method.random else seeds[:1]:
                 chance = seed if method.random else None
-                fit = digest([divided, dict(method.record), chance, sorted(levels), code[FITTING]])
+                rooms = GENERATING if method.trained else FITTING
+                fit = digest([divided, dict(method.record), chance, sorted(levels), code[rooms]])
                 scored = settings.model_dump(mode="json", include={"metrics", "level", "adjust"})
                 key = digest([fit, scored, code[SCORING]])
-                cells.append(Cell(folder, fold, method, seed, settings, fit, key))
+                cells.append(Cell(folder, fold, method, seed, settings, fit, key, clip))
     return cells
 
 
@@ -171,7 +175,8 @@ def fitted_values(cell: Cell, train: pd.DataFrame, test: pd.DataFrame) -> Values
     """Predictions (rows, genes), and the ends of their intervals where there are any; single precision is kept."""
     predictor = cell.method.make(test).fit(train, rng=np.random.default_rng(cell.seed))
     values = {"values": checked(predictor.predict(labels_of(test)), test, cell.method.name)}
-    return values | interval_values(predictor, cell, test)
+    values |= interval_values(predictor, cell, test)
+    return values if cell.clip is None else {name: np.clip(v, -cell.clip, cell.clip) for name, v in values.items()}
 
 
 def labels_of(table: pd.DataFrame) -> pd.MultiIndex:

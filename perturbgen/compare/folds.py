@@ -71,8 +71,9 @@ def kaggle_fold(name: str, split: SplitSettings, book: Book) -> list[Fold]:
     drawn = kaggle(
         conditions, rng=np.random.default_rng(split.seed), known=known, targets=targets, public=public
     ).parts.to_numpy()
-    chosen = split.test or ("public", "private")
-    return [of_parts(name, "all", np.asarray(drawn, object), chosen)]
+    parts = np.asarray(drawn, object)
+    chosen = split.test or tuple(part for part in ("public", "private") if part not in split.learn)
+    return [of_parts(name, "all", parts, chosen, learn=(TRAIN, *split.learn))]
 
 
 def known_compounds(split: SplitSettings, book: Book, targets: tuple[str, ...]) -> list[str]:
@@ -85,14 +86,18 @@ def known_compounds(split: SplitSettings, book: Book, targets: tuple[str, ...]) 
     return sorted(rows[rows.get_level_values("cell_type").isin(targets)].get_level_values("compound").unique())
 
 
-def of_parts(split: str, name: str, parts: np.ndarray, test: tuple[str, ...]) -> Fold:
-    """A fold from the part of each row (rows,): ``train`` is learnt from, ``test`` parts are predicted."""
-    unknown = [part for part in test if part not in set(parts) or part == TRAIN]
-    if unknown:
-        there = sorted(set(parts) - {TRAIN})
-        raise SchemaError(f"split {split!r} has no part {unknown[0]!r} to predict", fix=suggest(unknown[0], there))
-    chosen = np.flatnonzero(np.isin(parts.astype(str), test))
-    return Fold(split, name, np.flatnonzero(parts == TRAIN), chosen, parts[chosen].astype(str))
+def of_parts(
+    split: str, name: str, parts: np.ndarray, test: tuple[str, ...], *, learn: tuple[str, ...] = (TRAIN,)
+) -> Fold:
+    """A fold from the part of each row (rows,): ``learn`` parts are learnt from, ``test`` parts are predicted."""
+    for chosen, barred, what in ((learn, (), "learn from"), (test, learn, "predict")):
+        there = sorted(set(parts) - {*barred})
+        for part in chosen:
+            if part not in there:
+                raise SchemaError(f"split {split!r} has no part {part!r} to {what}", fix=suggest(part, there))
+    predicted = np.flatnonzero(np.isin(parts.astype(str), test))
+    learnt = np.flatnonzero(np.isin(parts.astype(str), learn))
+    return Fold(split, name, learnt, predicted, parts[predicted].astype(str))
 
 
 def compound_folds(name: str, split: SplitSettings, book: Book) -> list[Fold]:

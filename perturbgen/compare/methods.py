@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 import numpy as np
 import pandas as pd
@@ -13,12 +13,17 @@ import pandas as pd
 from perturbgen.baselines.base import Predictor
 from perturbgen.baselines.registry import find as find_baseline
 from perturbgen.baselines.registry import make
+from perturbgen.compare.folds import Fold
 from perturbgen.compare.settings import CompareSettings, DataSettings, MethodSettings
 from perturbgen.compare.tables import find, read_smiles, read_table
 from perturbgen.config import file_hash, load_settings
 from perturbgen.data.h5ad import read_h5ad
 from perturbgen.errors import ConfigError, SchemaError, shorten
 from perturbgen.evaluate.controls import interpolated_duplicate
+
+if TYPE_CHECKING:
+    from perturbgen.predict.settings import PredictSettings
+    from perturbgen.predict.trained import RunFiles
 
 EXTRAS: Final = ("smiles", "pseudobulk")  # files of data.* that some baselines need or can use
 
@@ -34,9 +39,12 @@ class Method:
     random: bool
     intervals: bool
     statistic: str
+    trained: RunFiles | None = None
 
     def make(self, measured: pd.DataFrame) -> Predictor:
         """The Predictor, not fitted yet; ``measured`` is what ground truth shows."""
+        if self.trained:
+            return self.trained.predictor(run_settings(self.name, self.spec))
         if self.spec.predictions:
             path = self.files["predictions"]
             return Tabulated(path, self.statistic, self.spec.layer, interpolate=self.spec.interpolate)
@@ -51,7 +59,7 @@ class Method:
 class Tabulated:
     """Predictions that are there already: rows and genes are chosen by label, and nothing is learnt.
 
-    With ``interpolate`` they are a duplicate experiment, blended gene by gene with the mean of the training rows.
+    With ``interpolate`` they are a duplicate experiment, whose noise is taken out of the genes that do not respond.
     """
 
     def __init__(self, path: Path, statistic: str, layer: str, *, interpolate: bool) -> None:
@@ -59,8 +67,8 @@ class Tabulated:
         self.table = read_table(path, statistic=statistic, layer=layer)
 
     def fit(self, train: pd.DataFrame, *, rng: np.random.Generator) -> Self:
-        """Keep the genes, and the mean of the training rows."""
-        self.genes, self.mean = train.columns, train.mean() if self.interpolate else None
+        """Keep the genes."""
+        self.genes = train.columns
         return self
 
     def predict(self, conditions: pd.MultiIndex | pd.DataFrame) -> pd.DataFrame:
@@ -71,13 +79,17 @@ class Tabulated:
             if len(absent):
                 raise SchemaError(f"{self.path} lacks {len(absent)} of {len(wanted)} {what}: {shorten(absent, 3)}")
         found = self.table.reindex(index=index, columns=self.genes)
-        return found if self.mean is None else interpolated_duplicate(found, self.mean)
+        return interpolated_duplicate(found) if self.interpolate else found
 
 
 def make_methods(settings: CompareSettings) -> list[Method]:
     """All methods, checked: a misspelt name, a wrong setting or a missing file is told before anything is fitted."""
     return [
-        tabulated(name, spec, settings.data) if spec.predictions else baseline(name, spec, settings)
+        tabulated(name, spec, settings.data)
+        if spec.predictions
+        else trained(name, spec, settings.data)
+        if spec.run
+        else baseline(name, spec, settings)
         for name, spec in settings.all_methods.items()
     ]
 
@@ -90,6 +102,60 @@ def tabulated(name: str, spec: MethodSettings, data: DataSettings) -> Method:
         "statistic": data.statistic,
     }
     return Method(name, spec, {"predictions": path}, record, False, False, data.statistic)
+
+
+def trained(name: str, spec: MethodSettings, data: DataSettings) -> Method:
+    """A trained run, by its parameters, the cells it predicts among and how it predicts."""
+    from perturbgen.predict.trained import RunFiles
+
+    run, *judge = (find_folder(data, path) for path in (spec.run, spec.calibration_run) if path)
+    files = RunFiles(run, find(data, spec.cells, "file of cells").absolute(), *judge).require()
+    record = {"settings": run_settings(name, spec).model_dump(mode="json", exclude={"seed"}), **files.record()}
+    return Method(name, spec, {}, record, True, False, data.statistic, files)
+
+
+def find_folder(data: DataSettings, name: str) -> Path:
+    """A folder in the data folder, or from the working directory."""
+    inside = Path(data.folder) / name
+    return (inside if inside.is_dir() else Path(name)).absolute()
+
+
+def run_settings(name: str, spec: MethodSettings) -> PredictSettings:
+    """How a run predicts: one estimator, the comparison's own seeds."""
+    from perturbgen.predict.settings import PredictSettings
+
+    if "seed" in spec.settings:
+        raise ConfigError(f"methods.{name}: the seed of a run is the comparison's", fix="seeds = [0, 1]")
+    found = load_settings(PredictSettings, base=spec.settings, fix="perturbgen predict --help says what they mean")
+    if len(found.estimators) != 1:
+        raise ConfigError(
+            f"methods.{name}: {len(found.estimators)} estimators", expected="one", fix="a method for each estimator"
+        )
+    return found
+
+
+def require_honest(
+    methods: list[Method], folds: list[Fold], conditions: pd.MultiIndex
+) -> dict[str, dict[str, str | int]]:
+    """Refuse a run that has seen what a fold withholds; returns what the report says of the runs, by method."""
+    from perturbgen.predict.trained import require_unseen
+
+    about: dict[str, dict[str, str | int]] = {}
+    for method in methods:
+        if method.trained is None:
+            continue
+        seen = method.trained.seen()
+        for fold in folds:
+            withheld = conditions.delete(fold.train)
+            require_unseen(f"methods.{method.name}", method.trained, seen, withheld, f"{fold.split} ({fold.name})")
+        about[method.name] = {
+            "run": method.spec.run,
+            "parameters": str(method.record["runs"][0]),
+            "cells": method.spec.cells,
+            "conditions seen in training": len(seen),
+            "of those withheld": 0,
+        }
+    return about
 
 
 def baseline(name: str, spec: MethodSettings, settings: CompareSettings) -> Method:

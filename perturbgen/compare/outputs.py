@@ -84,6 +84,7 @@ def write_report(found: Comparison, path: Path, title: str, *, links: Mapping[st
         found.predictions(),
         title=title,
         intervals=intervals_of(found.settings, found.book, found.folds, cells, found.card),
+        ladder=found.ladder,
         metadata=environment(found.settings.seeds[0], {"table": f"sha256:{found.book.hash}"}),
     )
     if found.failures:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,10 @@ import pandas as pd
 from perturbgen.compare.assemble import make_card, predictions_of
 from perturbgen.compare.cells import Cell, Outcome, as_row, make_cells
 from perturbgen.compare.folds import Fold, make_folds
-from perturbgen.compare.methods import make_methods
+from perturbgen.compare.methods import make_methods, require_honest
 from perturbgen.compare.schedule import PROCESSES, check_scheduler, run_cells
 from perturbgen.compare.settings import CompareSettings
-from perturbgen.compare.tables import Book, find, read_book, read_conditions
+from perturbgen.compare.tables import Book, find, read_book, read_conditions, read_ladder
 from perturbgen.config import environment, to_toml
 from perturbgen.console import progress
 from perturbgen.errors import ConfigError, suggest
@@ -37,6 +37,7 @@ class Comparison:
     folds: list[Fold]
     outcomes: Mapping[Cell, Outcome]
     card: Scorecard
+    ladder: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def failures(self) -> dict[Cell, Outcome]:
@@ -66,17 +67,19 @@ def compare(
     check_scores(settings)
     methods = make_methods(settings)
     data = settings.data
+    ladder = read_ladder(find(data, settings.report.ladder, "ladder")) if settings.report.ladder else []
     described = read_conditions(find(data, data.conditions, "table of conditions")) if data.conditions else None
     book = read_book(data)
     folds = make_folds(settings.splits, book, data)
+    runs = require_honest(methods, folds, book.conditions)
     folder = out.absolute() / "cells"
     folder.mkdir(parents=True, exist_ok=True)
     keep_settings(settings, out, book)
     book.write(folder / "table.npz")
-    cells = make_cells(folder, book, folds, methods, settings.seeds, settings.score)
+    cells = make_cells(folder, book, folds, methods, settings.seeds, settings.score, clip=data.clip)
     outcomes = run_all(cells, scheduler, workers)
-    card = make_card(settings, book, folds, outcomes, described)
-    return Comparison(settings, book, folds, outcomes, card)
+    card = make_card(settings, book, folds, outcomes, described, {"trained runs": runs} if runs else {})
+    return Comparison(settings, book, folds, outcomes, card, ladder)
 
 
 def run_all(cells: list[Cell], scheduler: str, workers: int | None) -> dict[Cell, Outcome]:

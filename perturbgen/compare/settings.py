@@ -22,7 +22,7 @@ SIMPLE: Final = (
 
 # The keys that each kind of split has a use for, beside `kind`.
 KINDS: Final[Mapping[str, tuple[str, ...]]] = {
-    "kaggle": ("targets", "known", "public", "test", "seed"),
+    "kaggle": ("targets", "known", "public", "learn", "test", "seed"),
     "compounds": ("targets", "folds", "rows", "seed"),
     "cell_types": ("cell_types", "rows"),
     "file": ("file", "test"),
@@ -37,6 +37,9 @@ class DataSettings(Settings):
     train: str = Field("de_train.parquet", description="DE table: de_train.parquet, or a DE table of perturbgen de")
     truth: str = Field("", description="DE table of more, withheld, rows: de_truth.parquet of a simulation")
     statistic: str = Field("signed_log10_p", description="statistic of a DE table of perturbgen de")
+    clip: float | None = Field(
+        None, gt=0, description="limit what is measured and predicted to ± this; Open Problems: 4"
+    )
     smiles: str = Field("", description="CSV or parquet with compound and SMILES, for fingerprints")
     pseudobulk: str = Field("", description="counts for pseudobulk_forest")
     conditions: str = Field("", description="CSV with cell_type, compound and columns to stratify by")
@@ -54,7 +57,8 @@ class SplitSettings(Settings):
         None, description="kaggle: compounds known in the targets; those of data.train where there is data.truth"
     )
     public: int | None = Field(None, ge=0, description="kaggle: public compounds; 50, at most half")
-    test: tuple[str, ...] = Field((), description="kaggle, file: parts to predict; all but train")
+    learn: tuple[str, ...] = Field((), description="kaggle: parts learnt from besides train; Open Problems: public")
+    test: tuple[str, ...] = Field((), description="kaggle, file: parts to predict; all that are not learnt from")
     cell_types: tuple[str, ...] = Field((), description="cell_types: those to leave out, one at a time; all")
     rows: str = Field("train", description="compounds, cell_types: train (rows of data.train) or all")
     file: str = Field("", description="file: a split that perturbgen split wrote, or a CSV of that form")
@@ -82,23 +86,33 @@ class SplitSettings(Settings):
 
 
 class MethodSettings(Settings):
-    """A baseline with its settings (its name is the table's own unless given), or a file of predictions."""
+    """A baseline with its settings (its name is the table's own unless given), a file of predictions, or a trained run.
+
+    A run predicts through its generated cells, and is refused where it has seen what a split withholds.
+    """
 
     baseline: str = ""
-    settings: dict[str, Any] = Field({}, description="settings of the baseline")
+    settings: dict[str, Any] = Field({}, description="of the baseline; of a run: estimators, replicates, latent, ...")
+    run: str = Field("", description="directory of a run of perturbgen train")
+    cells: str = Field("", description="run: h5ad of measured cells, all that it was trained on among them")
+    calibration_run: str = Field("", description="run: another one, which withheld measured conditions to calibrate on")
     predictions: str = Field("", description="DE table of predicted rows; more rows and genes than needed may be there")
     layer: str = Field("", description="layer of an h5ad of predictions")
     interpolate: bool = Field(
-        False, description="the file is a duplicate experiment: blend it with the mean of the training rows"
+        False, description="the file is a duplicate experiment: take its noise out of the genes that do not respond"
     )
 
     @model_validator(mode="after")
     def one_source(self) -> MethodSettings:
-        """A baseline or a file, not both."""
-        if self.predictions and (self.baseline or self.settings):
-            raise ValueError("a method is a baseline or a file of predictions, not both")
+        """A baseline, a file or a run, not two of them."""
+        if sum(map(bool, (self.baseline, self.predictions, self.run))) > 1 or (self.predictions and self.settings):
+            raise ValueError("a method is a baseline or a file of predictions or a run, not two of them")
         if not self.predictions and (self.layer or self.interpolate):
             raise ValueError("layer and interpolate belong to a file of predictions")
+        if not self.run and (self.cells or self.calibration_run):
+            raise ValueError("cells and calibration_run belong to a run")
+        if self.run and not self.cells:
+            raise ValueError("a run needs cells, the file of measured cells that it predicts among")
         return self
 
 
@@ -106,8 +120,15 @@ class ControlSettings(Settings):
     """Between which methods the scores are set."""
 
     negatives: tuple[str, ...] = Field(("zeros",), min_length=1)
-    positive: str = Field("", description="a replicate, duplicate or oracle; without one, a perfect prediction")
+    positive: str = Field("", description="an oracle, a replicate or a duplicate; without one, a perfect prediction")
+    references: tuple[str, ...] = Field((), description="shown without a place: a replicate beside the oracle")
     baselines: tuple[str, ...] | None = Field(None, description="what must be beaten; the simple ones by default")
+
+
+class ReportSettings(Settings):
+    """What the report shows besides."""
+
+    ladder: str = Field("", description="CSV that experiments/oracle_ladder left: prediction, ratio")
 
 
 class ScoreSettings(Settings):
@@ -133,6 +154,7 @@ class CompareSettings(Settings):
     )
     controls: ControlSettings = ControlSettings()
     score: ScoreSettings = ScoreSettings()
+    report: ReportSettings = ReportSettings()
 
     @field_validator("splits", mode="before")
     @classmethod
@@ -143,8 +165,8 @@ class CompareSettings(Settings):
     @field_validator("methods", mode="before")
     @classmethod
     def names(cls, value: Any) -> Any:
-        """A method without a file is the baseline it is called, unless it says so itself."""
-        return named(value, "baseline", unless="predictions")
+        """A method without a file or a run is the baseline it is called, unless it says so itself."""
+        return named(value, "baseline", unless=("predictions", "run"))
 
     @model_validator(mode="after")
     def known_controls(self) -> CompareSettings:
@@ -152,12 +174,15 @@ class CompareSettings(Settings):
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds repeat: {list(self.seeds)}")
         known = dict.fromkeys([*self.methods, "zeros"])
-        asked = (*self.controls.negatives, *(self.controls.baselines or ()))
+        asked = (*self.controls.negatives, *(self.controls.baselines or ()), *self.controls.references)
         for name in (*asked, *([self.controls.positive] if self.controls.positive else [])):
             if name not in known:
                 raise ValueError(f"the control {name!r} is no method here: {suggest(name, known)}")
         if self.controls.positive in asked:
             raise ValueError(f"{self.controls.positive!r} is both a positive control and one that should be beaten")
+        for name in self.controls.references:
+            if name in (*self.controls.negatives, *(self.controls.baselines or ())):
+                raise ValueError(f"{name!r} is both a reference without a place and one that should be beaten")
         return self
 
     @property
@@ -169,18 +194,18 @@ class CompareSettings(Settings):
     @property
     def baselines(self) -> tuple[str, ...]:
         """The methods that must be beaten, controls aside."""
-        controls = (*self.controls.negatives, self.controls.positive)
+        controls = (*self.controls.negatives, self.controls.positive, *self.controls.references)
         asked = self.controls.baselines
         if asked is None:
             asked = tuple(n for n, m in self.all_methods.items() if m.baseline in SIMPLE)
         return tuple(name for name in asked if name not in controls)
 
 
-def named(tables: Any, key: str, *, unless: str = "") -> Any:
-    """Tables in which ``key`` is their own name where neither it nor ``unless`` is given."""
+def named(tables: Any, key: str, *, unless: tuple[str, ...] = ()) -> Any:
+    """Tables in which ``key`` is their own name where neither it nor one of ``unless`` is given."""
     if not isinstance(tables, Mapping):
         return tables
     return {
-        name: {key: name, **table} if isinstance(table, Mapping) and not table.get(unless) else table
+        name: {key: name, **table} if isinstance(table, Mapping) and not any(map(table.get, unless)) else table
         for name, table in tables.items()
     }

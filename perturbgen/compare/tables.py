@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -68,7 +69,13 @@ class Book:
 
 
 def read_book(data: DataSettings) -> Book:
-    """The rows of ``data.train`` and, where given, of ``data.truth``, on the genes that both must have."""
+    """The rows of ``data.train`` and, where given, of ``data.truth``, on the genes that both must have; clipped."""
+    book = read_rows(data)
+    return book if data.clip is None else Book(book.table.clip(-data.clip, data.clip), book.released)
+
+
+def read_rows(data: DataSettings) -> Book:
+    """The rows as they are in the files."""
     train = read_table(find(data, data.train, "table"), statistic=data.statistic)
     if not data.truth:
         return Book(complete(train, data.train), np.ones(len(train), bool))
@@ -182,6 +189,23 @@ def read_conditions(path: Path) -> pd.DataFrame:
     table = read_csv(path, text=(*CONDITION, *COMPOUND)).rename(columns=COMPOUND)
     require_columns(table.columns, CONDITION, path)
     return table.set_index(list(CONDITION))
+
+
+def read_ladder(path: Path) -> list[dict[str, Any]]:
+    """Rungs of an oracle ladder: rows with prediction and ratio."""
+    if path.suffix == ".json":
+        try:
+            table = pd.DataFrame(json.loads(path.read_text(encoding="utf-8")))
+        except (ValueError, TypeError) as error:
+            raise InputError(f"{path} is no table in JSON: {error}", expected="a list of rows") from None
+    else:
+        table = read_csv(path)
+    require_columns(table.columns, ["prediction", "ratio"], path)
+    ratio = pd.to_numeric(table["ratio"], errors="coerce")
+    wrong = table["prediction"][~np.isfinite(ratio)]
+    if len(wrong):
+        raise SchemaError(f"{path}: no ratio for {shorten(wrong)}", expected="a number in every row")
+    return [{str(key): value for key, value in row.items()} for row in table.assign(ratio=ratio).to_dict("records")]
 
 
 def read_smiles(path: Path) -> pd.Series:

@@ -11,15 +11,18 @@ from perturbgen.evaluate.rowwise import Array
 
 
 def interpolated_duplicate(
-    duplicate: pd.DataFrame, mean: pd.DataFrame | pd.Series, *, adj_p: pd.DataFrame | None = None
+    duplicate: pd.DataFrame, mean: pd.DataFrame | pd.Series | None = None, *, adj_p: pd.DataFrame | None = None
 ) -> pd.DataFrame:
-    """α · duplicate + (1 − α) · mean with α = 1 − adjusted p, gene by gene (Miller et al. 2025).
+    """α · duplicate + (1 − α) · mean with α = 1 − adjusted p, gene by gene (after Miller et al. 2025).
 
-    ``duplicate`` is a DE table, signed −log10 p, of replicates that the truth was not made from: as it is, its noise in
-    genes that do not respond makes it a worse control than the ``mean`` perturbation of the training rows (a value a
-    gene, or conditions x genes). p is the duplicate's own against the control, Benjamini-Hochberg adjusted within the
-    condition, unless ``adj_p`` is given; Miller et al. test against all other perturbed cells.
+    ``duplicate`` is a DE table, signed −log10 p, of replicates that the truth was not made from; as it is, it has noise
+    in the genes that do not respond. The p must be that of a test against what is blended in: the duplicate's own,
+    Benjamini-Hochberg adjusted within the condition, is against the control, whose value is 0. Miller et al. test
+    against all other perturbed cells and blend with their ``mean`` (a value a gene, or conditions x genes): give both,
+    ``mean`` and ``adj_p``. The control's p with the perturbed mean makes all conditions alike where few genes respond.
     """
+    if mean is None:
+        mean = duplicate * 0.0
     if isinstance(mean, pd.Series):
         absent = duplicate.columns[~duplicate.columns.isin(mean.index)]
         if len(absent):

@@ -171,6 +171,7 @@ def to_record(card: Scorecard) -> dict[str, Any]:
         "negatives": list(card.negatives),
         "positive": card.positive,
         "baselines": list(card.baselines),
+        "references": list(card.references),
         "headline": list(card.headline),
         "resamples": card.resamples,
         "seed": card.seed,

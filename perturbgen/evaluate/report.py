@@ -21,6 +21,10 @@ from perturbgen.page import PALETTE, Page
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
+RMSE = "mean_rowwise_rmse"
+ZEROS = "zeros"
+RANKED = ("method", "baseline")
+
 
 def write_report(path: str | Path, card: Scorecard, truth: pd.DataFrame, predictions: Mapping[str, pd.DataFrame],
                  **options: Any) -> Path:  # fmt: skip
@@ -42,8 +46,9 @@ def report_page(
     """The page: ranking, scores by group, predicted against true, genes, calibration, definitions, metadata.
 
     ``predictions`` are those scored (zeros need no table). ``intervals`` give for a method and a nominal level the
-    lower and upper tables; ``ladder`` is a table of its own, for instance of oracles. ``budget`` limits the
-    bytes of embedded tables: where they do not hold all genes, the page says which it shows.
+    lower and upper tables; ``ladder`` are oracles of the same experiment, rows with ``prediction`` and ``ratio`` (its
+    MRRMSE over that of zeros). ``budget`` limits the bytes of embedded tables: where they do not hold all genes, the
+    page says which it shows.
     """
     data = payload(card, truth, predictions, budget=budget)
     page = Page(title, describe(card))
@@ -60,8 +65,7 @@ def report_page(
     if intervals:
         calibration_section(page, truth, intervals)
     if ladder:
-        page.section("Oracle ladder", "What each step of knowledge is worth.")
-        page.table(ladder)
+        ladder_section(page, card, ladder)
     tables_section(page, card)
     page.section("Run")
     page.table([{"what": name, "value": value} for name, value in flat({**card.info, **(metadata or {})})])
@@ -136,6 +140,55 @@ def calibration_plot(found: Mapping[str, pd.DataFrame]) -> Figure:
         figure.add_scatter(x=table.index, y=table["coverage"], **marks)
     figure.update_xaxes(title="nominal coverage", range=[0, 1.02]).update_yaxes(title="coverage", range=[0, 1.02])
     return figure.update_layout(height=420)
+
+
+def ladder_section(page: Page, card: Scorecard, ladder: Sequence[Mapping[str, Any]]) -> None:
+    """What a perfect generator would score, and where the methods stand on the same scale."""
+    rungs = [(str(row["prediction"]), float(row["ratio"])) for row in ladder if row["prediction"] != ZEROS]
+    methods = error_ratios(card)
+    page.section(
+        "Oracle ladder",
+        "MRRMSE over that of zeros; less is better. The oracle knows the truth of the simulation and draws its cells; "
+        "what is done with them decides. The methods of this comparison stand beside it.",
+    )
+    caption = "Hollow: the oracle's predictions. Filled: methods. Left of the line is better than predicting zeros."
+    page.figure(ladder_plot(rungs, methods), caption)
+    rows = [("oracle", *rung) for rung in rungs] + [("method", *method) for method in methods]
+    page.table(
+        [
+            {"prediction": name, "by": who, "ratio to zeros": ratio}
+            for who, name, ratio in sorted(rows, key=lambda row: row[2])
+        ]
+    )
+
+
+def error_ratios(card: Scorecard) -> list[tuple[str, float]]:
+    """The MRRMSE of each method over that of zeros, none where it was not computed; controls aside."""
+    rows = card.table[card.table["metric"] == RMSE].set_index("method")["value"]
+    if ZEROS not in rows or not rows[ZEROS] > 0:
+        return []
+    return [(name, float(rows[name] / rows[ZEROS])) for name in card.methods if card.role(name) in RANKED]
+
+
+def ladder_plot(rungs: Sequence[tuple[str, float]], methods: Sequence[tuple[str, float]]) -> Figure:
+    """A row for each prediction, the best at the top."""
+    from plotly.graph_objects import Figure
+
+    figure = Figure()
+    for name, rows, symbol, colour in (
+        ("oracle", rungs, "diamond-open", PALETTE[1]),
+        ("method", methods, "circle", PALETTE[0]),
+    ):
+        marker = {"size": 11, "symbol": symbol, "color": colour, "line": {"width": 2, "color": colour}}
+        figure.add_scatter(
+            x=[ratio for _, ratio in rows], y=[escape(what) for what, _ in rows], name=name, mode="markers",
+            marker=marker, hovertemplate="%{y}: %{x:.3f}<extra></extra>",
+        )  # fmt: skip
+    order = [escape(what) for what, _ in sorted([*rungs, *methods], key=lambda row: -row[1])]
+    figure.add_vline(x=1, line={"color": "#8a949e", "dash": "dot"})
+    figure.update_yaxes(type="category", categoryorder="array", categoryarray=order, automargin=True)
+    figure.update_xaxes(title="MRRMSE over that of zeros", gridcolor="#e5e9ed")
+    return figure.update_layout(height=150 + 26 * len(order), legend={"orientation": "h", "y": 1.05})
 
 
 def flat(record: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:

@@ -34,7 +34,7 @@ const metricOf = Object.fromEntries(data.metrics.map((metric) => [metric.name, m
 const labels = data.conditions.map((parts) => parts.join(" | "));
 const number = (value, digits = 3) => (value === null || !Number.isFinite(value) ? "–" : value.toFixed(digits));
 const arrow = (metric) => (metric.up ? "↑" : "↓");
-const SHARE = "share of the dynamic range (0 negative, 1 positive control)";
+const SHARE = "share of the dynamic range<br>(0 negative, 1 positive control)";
 const LAYOUT = { template: "plotly_white", font: { size: 13, family: "system-ui, sans-serif" }, hovermode: "closest",
   margin: { l: 60, r: 20, t: 20, b: 50 }, paper_bgcolor: "#fff", plot_bgcolor: "#fff" };
 const draw = (id, traces, layout) =>
@@ -64,7 +64,7 @@ function drawRanking() {
   const better = metric.up || asShare ? 1 : -1;
   rows.sort((a, b) => better * (a.numbers[0] - b.numbers[0]));
   const off = (row, end) => (row.numbers[end] === null ? 0 : Math.abs(row.numbers[end] - row.numbers[0]));
-  const hollow = (row) => row.role.endsWith("control");
+  const hollow = (row) => row.role.endsWith("control") || row.role === "reference";
   draw("rank-plot", [{
     type: "scatter", mode: "markers", x: rows.map((row) => row.numbers[0]), y: rows.map((row) => plain(row.name)),
     error_x: { type: "data", symmetric: false, array: rows.map((row) => off(row, 2)),
@@ -73,14 +73,15 @@ function drawRanking() {
       symbol: rows.map((row) => (hollow(row) ? "circle-open" : row.role === "baseline" ? "square" : "circle")) },
     customdata: rows.map((row) => row.role), hovertemplate: "%{y} (%{customdata}): %{x:.4f}<extra></extra>",
   }], {
-    height: 140 + 30 * rows.length, margin: { l: 20, r: 20, t: 40, b: 60 },
+    height: 140 + 30 * rows.length, margin: { l: 20, r: 20, t: 40, b: 76 },
     yaxis: { automargin: true, type: "category" },
     xaxis: { title: { text: asShare || metric.name === "headline" ? SHARE : metric.title + " " + arrow(metric) },
       zeroline: true, gridcolor: "#e5e9ed" },
   });
   const warning = "The controls do not differ beyond chance: this metric ranks nobody. ";
   $("rank-note").textContent = (metric.ranks ? "" : warning)
-    + "Best at the top. Circles are methods, squares baselines, hollow circles controls; bars are 95 % intervals."
+    + "Best at the top. Circles are methods, squares baselines, hollow circles controls and references; "
+    + "bars are 95 % intervals."
     + (rows.length ? "" : " There is nothing to show.");
 }
 

@@ -18,7 +18,7 @@ from perturbgen.evaluate.rowwise import Array, divide
 
 logger = logging.getLogger(__name__)
 
-Role = Literal["method", "baseline", "negative control", "positive control"]
+Role = Literal["method", "baseline", "reference", "negative control", "positive control"]
 HEADLINE_NAME = "headline"
 
 
@@ -28,8 +28,8 @@ class Scorecard:
 
     ``scores`` has rows (method, metric) and a column a condition. The best of ``negatives`` is a metric's 0 and
     ``positive`` (or, without one, the metric's perfect value) its 1: the share of the dynamic range. ``baselines``
-    are what the others must beat. ``strata`` (conditions x ways to divide them) and ``clusters`` (a label a condition,
-    drawn together) are joined by label. ``info`` is kept with the files.
+    are what the others must beat, ``references`` are shown without a place. ``strata`` (conditions x ways to divide
+    them) and ``clusters`` (a label a condition, drawn together) are joined by label. ``info`` is kept with the files.
     """
 
     scores: pd.DataFrame
@@ -41,6 +41,7 @@ class Scorecard:
     headline: tuple[str, ...] = HEADLINE
     resamples: int = 1000
     seed: int = 0
+    references: tuple[str, ...] = ()
     info: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -53,7 +54,7 @@ class Scorecard:
             raise ConfigError("a scorecard needs a negative control", fix="negatives=('zeros',)")
         if self.resamples < 1:
             raise ConfigError(f"resamples={self.resamples}", expected="at least 1")
-        controls = (*self.negatives, *self.baselines, *([self.positive] if self.positive else []))
+        controls = (*self.negatives, *self.baselines, *self.references, *([self.positive] if self.positive else []))
         for name in controls:
             if name not in self.methods:
                 raise ConfigError(f"the control {name!r} has no scores", fix=suggest(name, self.methods))
@@ -80,6 +81,8 @@ class Scorecard:
             return "positive control"
         if method in self.negatives:
             return "negative control"
+        if method in self.references:
+            return "reference"
         return "baseline" if method in self.baselines else "method"
 
     @cached_property

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from perturbgen.errors import ConfigError
-from perturbgen.models.draws import Draws
+from perturbgen.nn.draws import Draws
 
 Encoding = Literal["onehot", "embedding", "descriptors", "label"]
 

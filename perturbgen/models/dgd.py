@@ -22,9 +22,9 @@ from perturbgen.errors import ConfigError
 from perturbgen.models.batch import CellBatch, dense, sizes
 from perturbgen.models.conditions import Conditions
 from perturbgen.models.decoder import CountDecoder
-from perturbgen.models.draws import Draws
 from perturbgen.models.latent import LatentModel, Proposal
 from perturbgen.nn import GaussianMixture
+from perturbgen.nn.draws import Draws
 from perturbgen.nn.stirling import HALF_LOG_2PI
 
 _STEP = 0.02  # of the finite differences that give the decoder's slopes

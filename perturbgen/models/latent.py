@@ -5,13 +5,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from perturbgen.models.batch import CellBatch, sizes
 from perturbgen.models.conditions import Conditions
 from perturbgen.models.decoder import CountDecoder, CountParameters
-from perturbgen.models.draws import Draws
 from perturbgen.nn import nb_log_prob_sparse
+from perturbgen.nn.draws import Draws
+from perturbgen.nn.trainable import Trainable
 
 
 class Proposal(ABC):
@@ -22,11 +23,8 @@ class Proposal(ABC):
         """One draw of z (cells, latent), and its log density (cells,)."""
 
 
-class LatentModel(nn.Module, ABC):
+class LatentModel(Trainable):
     """A model of counts x given conditions c through a latent point z, p(x | c) = ∫ p(x | z, c) p(z) dz."""
-
-    # The terms of the objective that an annealing schedule may weigh.
-    annealed: tuple[str, ...] = ()
 
     def __init__(self, conditions: Conditions, decoder: CountDecoder, *, category: int | None = None) -> None:
         super().__init__()
@@ -60,10 +58,6 @@ class LatentModel(nn.Module, ABC):
     @abstractmethod
     def prior_sample(self, n: int, generator: torch.Generator) -> Tensor:
         """Latent points (n, latent)."""
-
-    def groups(self) -> dict[str, list[nn.Parameter]]:
-        """The parameters by kind; each kind has a learning rate of its own."""
-        return {"network": list(self.parameters())}
 
     def decode(self, z: Tensor, codes: Tensor, size: Tensor) -> CountParameters:
         """The distribution of the counts of cells with these latent points, condition codes and sizes."""

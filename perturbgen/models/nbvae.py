@@ -16,9 +16,9 @@ from torch import Tensor
 from perturbgen.models.batch import CellBatch, SparseValues, dense, mapped, sizes
 from perturbgen.models.conditions import Conditions
 from perturbgen.models.decoder import CountDecoder
-from perturbgen.models.draws import Draws
 from perturbgen.models.latent import LatentModel, Proposal
 from perturbgen.nn import MLP
+from perturbgen.nn.draws import Draws
 from perturbgen.nn.stirling import HALF_LOG_2PI
 
 Input = Literal["log1p", "raw"]

@@ -1,9 +1,10 @@
-"""Torch building blocks: count likelihoods, scales and dispersions, the mixture prior, networks on sparse batches.
+"""Torch building blocks: count likelihoods, scales and dispersions, the mixture prior, networks, margin heads.
 
 The same likelihoods as Pyro distributions are in :mod:`perturbgen.nn.distributions`, apart because Pyro is slow to
 import.
 """
 
+from perturbgen.nn.heads import MarginHead
 from perturbgen.nn.likelihoods import (
     gaussian_log_prob,
     nb_log_prob,
@@ -21,6 +22,7 @@ __all__ = [
     "CountLinear",
     "Dispersion",
     "GaussianMixture",
+    "MarginHead",
     "PredictedDispersion",
     "ShapeError",
     "Softball",

@@ -14,6 +14,7 @@ import scipy.sparse as sp
 from perturbgen.data.pseudobulk import constant_columns, group_codes, pseudobulk
 from perturbgen.de.flavours import flavour_table
 from perturbgen.predict.source import CONDITION
+from perturbgen.sampling.plan import Plan
 from perturbgen.sampling.wells import WELL
 
 if TYPE_CHECKING:
@@ -21,8 +22,9 @@ if TYPE_CHECKING:
 
     from perturbgen.de import DETable
     from perturbgen.sampling.generate import CellGenerator
-    from perturbgen.sampling.plan import Plan
 
+UNTREATED: Final = " (untreated)"
+MOCKS: Final = 12  # compounds of a cell type in whose wells the vehicle is generated, too
 TWIN: Final = " (generated)"  # ends the compound of wells that were measured, too, and are generated beside them
 
 
@@ -39,6 +41,21 @@ class Wells(NamedTuple):
         """Their labels in the fit."""
         table = self.plan.conditions
         return pd.MultiIndex.from_arrays([table["cell_type"], table["compound"] + self.suffix], names=CONDITION)
+
+    def untreated(self, vehicle: str) -> Wells:
+        """Wells like those of ``MOCKS`` compounds of each cell type, generated with the vehicle in them."""
+        table = self.plan.conditions.sort_values(CONDITION)
+        rank = table.groupby("cell_type").cumcount() / table.groupby("cell_type")["compound"].transform("size")
+        step = (rank * MOCKS).astype(int)
+        some = table[~pd.concat([table["cell_type"], step], axis=1).duplicated()]
+        chosen = pd.MultiIndex.from_frame(self.wells[CONDITION]).isin(pd.MultiIndex.from_frame(some[CONDITION]))
+        wells = self.wells[chosen].reset_index(drop=True).assign(compound=vehicle)
+        return Wells(Plan(self.plan.sampler, some, self.plan.seed), wells, self.generator, self.suffix + UNTREATED)
+
+    def untreated_conditions(self, vehicle: str, conditions: pd.MultiIndex) -> pd.MultiIndex:
+        """The label of the untreated wells that each condition is compared with."""
+        kinds = conditions.get_level_values(0)
+        return pd.MultiIndex.from_arrays([kinds, [vehicle + self.suffix + UNTREATED] * len(kinds)], names=CONDITION)
 
 
 @dataclass(frozen=True)

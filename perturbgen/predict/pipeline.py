@@ -5,31 +5,18 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pandas as pd
-from pydantic import Field
 
-from perturbgen.config import Settings
-from perturbgen.console import progress
-from perturbgen.errors import SchemaError, shorten
-from perturbgen.predict.bench import TWIN, Bench, Wells
-from perturbgen.predict.calibration import calibration_conditions, mrrmse, nothing_measured
-from perturbgen.predict.checks import check_generated
-from perturbgen.predict.estimators import Mean, has_converged, plug_in_t, signed_log10_p, usual_error
+from perturbgen.errors import shorten
+from perturbgen.predict.averaging import average
+from perturbgen.predict.estimators import plug_in_t, usual_error
 from perturbgen.predict.plugin import model_logfc
-from perturbgen.predict.shrinkage import expression_levels, fit_factors, shrink
-from perturbgen.predict.source import (
-    in_run_genes,
-    make_generator,
-    make_plan,
-    make_sampler,
-    read_wanted,
-    vehicle_of,
-    without,
-)  # fmt: skip
-from perturbgen.sampling.latents import Route
+from perturbgen.predict.settings import CALIBRATED, REPLICATED, PredictSettings
+from perturbgen.predict.shrinkage import Shrinkage, expression_levels, fit_shrinkage
+from perturbgen.predict.source import in_run_genes, read_wanted, without
+from perturbgen.predict.task import Task, make_task
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -40,96 +27,26 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-Estimator = Literal["mean_t", "plug_in", "shrunk", "shrunk_plug_in"]
-NEEDS_REPLICATES = ("mean_t", "shrunk")
-NEEDS_CALIBRATION = ("shrunk", "shrunk_plug_in")
-
-
-class PredictSettings(Settings):
-    """How a prediction is made."""
-
-    estimators: tuple[Estimator, ...] = ("shrunk",)
-    replicates: Annotated[int, Field(ge=1)] | None = None  # None: until the calibration conditions gain no more
-    most: Annotated[int, Field(ge=1)] = 20  # replicates, where their number is not given
-    latent: Route = "control"
-    flavour: Literal["kaggle", "op3"] = "kaggle"
-    levels: Annotated[int, Field(ge=1)] = 5  # of expression, each with a factor of its own
-    seed: Annotated[int, Field(ge=0)] = 0
-
-    @property
-    def calibrates(self) -> bool:
-        """Whether measured conditions are generated beside the wanted ones."""
-        auto = self.replicates is None and any(name in NEEDS_REPLICATES for name in self.estimators)
-        return auto or any(name in NEEDS_CALIBRATION for name in self.estimators)
-
-    @property
-    def needs_measured(self) -> bool:
-        """Whether measured compounds of the same cell types are needed, for standard errors or to calibrate on."""
-        return self.calibrates or "plug_in" in self.estimators
+SOURCE = {"shrunk": "anchored_t", "shrunk_plug_in": "plug_in"}  # what the shrunk estimators shrink
 
 
 @dataclass(frozen=True)
 class Prediction:
     """Predicted signed -log10 p, conditions x genes, by estimator; and how it came about.
 
-    ``scores`` has the MRRMSE of calibration conditions by number of replicates, ``factors`` what the shrunk estimators
-    were multiplied by, ``checks`` the ratios of generated to real samples, ``by_replicates`` the average of t after
-    the numbers of replicates that were asked for.
+    ``scores`` has the MRRMSE of calibration conditions by number of replicates, ``shrinkage`` how the shrunk estimators
+    were shrunk, ``checks`` the ratios of generated to real samples, ``by_replicates`` the averages of t, by estimator,
+    after the numbers of replicates that were asked for. ``measured`` and ``calibrated`` are the calibration conditions
+    as they were measured and as each estimator predicts them.
     """
 
     values: Mapping[str, pd.DataFrame]
     scores: pd.Series
-    factors: Mapping[str, pd.DataFrame] = field(default_factory=dict)
+    shrinkage: Mapping[str, Shrinkage] = field(default_factory=dict)
     checks: pd.DataFrame = field(default_factory=pd.DataFrame)
-    calibration: pd.MultiIndex | None = None
-    by_replicates: Mapping[int, pd.DataFrame] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Averages:
-    """Averages of t after all replicates, at some of them, the scores on the way and the checks of the first."""
-
-    final: pd.DataFrame
-    kept: Mapping[int, pd.DataFrame]
-    scores: pd.Series
-    checks: pd.DataFrame
-
-
-@dataclass(frozen=True)
-class Task:
-    """What is generated among what: the wanted wells, and twins of measured ones for calibration."""
-
-    bench: Bench
-    wanted: Wells
-    twins: Wells | None
-
-    @property
-    def real(self) -> DETable:
-        """The fit of what was measured."""
-        return self.bench.measured
-
-    @property
-    def genes(self) -> pd.Index:
-        """All genes."""
-        return self.bench.real.var_names
-
-    @property
-    def groups(self) -> list[Wells]:
-        """All that is generated."""
-        return [self.wanted] if self.twins is None else [self.wanted, self.twins]
-
-    @property
-    def conditions(self) -> pd.MultiIndex:
-        """Their labels, those of twins with a suffix."""
-        first, *rest = (group.conditions for group in self.groups)
-        return first.append(rest) if rest else first
-
-    @property
-    def truth(self) -> pd.DataFrame:
-        """The measured signed -log10 p of the twins' conditions, under the twins' labels."""
-        assert self.twins is not None
-        known = pd.MultiIndex.from_frame(self.twins.plan.conditions)
-        return self.real.signed_log10_p.loc[known].set_axis(self.twins.conditions).fillna(0.0)
+    by_replicates: Mapping[int, Mapping[str, pd.DataFrame]] = field(default_factory=dict)
+    measured: pd.DataFrame = field(default_factory=pd.DataFrame)
+    calibrated: Mapping[str, pd.DataFrame] = field(default_factory=dict)
 
 
 def predict(
@@ -151,116 +68,40 @@ def predict(
     wanted = read_wanted(conditions)
     cells = without(in_run_genes(run, cells), wanted)
     task = make_task(run, cells, wanted, settings, sampler=sampler, calibration_run=calibration_run)
-    raw: dict[str, pd.DataFrame] = {}
-    averages = None
-    if any(name in NEEDS_REPLICATES for name in settings.estimators):
-        averages = average(task, settings, keep)
-        raw["mean_t"] = averages.final
-    if any(name.endswith("plug_in") for name in settings.estimators):
+    averages = average(task, settings, keep) if settings.needs(REPLICATED) else None
+    raw = dict(averages.final) if averages else {}
+    if settings.needs(("plug_in", "shrunk_plug_in")):
         raw["plug_in"] = plug_in(task)
-    values: dict[str, pd.DataFrame] = {}
-    factors: dict[str, pd.DataFrame] = {}
+    found: dict[str, pd.DataFrame] = {}
+    shrinkage: dict[str, Shrinkage] = {}
     for name in settings.estimators:
-        source = raw["plug_in" if name.endswith("plug_in") else "mean_t"]
-        if name in NEEDS_CALIBRATION:
-            source, factors[name] = shrunk(task, source, settings.levels)
-        values[name] = complete(source.loc[task.wanted.conditions], name)
+        found[name] = raw[SOURCE.get(name, name)]
+        if name in CALIBRATED:
+            found[name], shrinkage[name] = shrunk(task, found[name], settings.levels)
+    measured, calibrated = known_again(task, found)
     return Prediction(
-        values,
+        by_name(found, wanted),
         averages.scores if averages else pd.Series(dtype=float),
-        factors,
+        shrinkage,
         averages.checks if averages else pd.DataFrame(),
-        None if task.twins is None else pd.MultiIndex.from_frame(task.twins.plan.conditions),
-        {} if averages is None else {k: complete(v.loc[wanted], "mean_t") for k, v in averages.kept.items()},
+        {} if averages is None else {k: by_name(v, wanted) for k, v in averages.kept.items()},
+        measured,
+        calibrated,
     )
 
 
-def make_task(
-    run: TrainedRun,
-    cells: AnnData,
-    wanted: pd.MultiIndex,
-    settings: PredictSettings,
-    *,
-    sampler: CellSampler | None,
-    calibration_run: TrainedRun | None,
-) -> Task:
-    """Everything that the estimators need, all bad input found on the way."""
-    sampler = sampler or make_sampler(cells, seed=settings.seed)
-    control = vehicle_of(cells)
-    ours = make_wells(run, cells, sampler, wanted, settings)
-    kinds = sorted(wanted.get_level_values("cell_type").unique())
-    bench = Bench.of(cells, kinds, control=control, flavour=settings.flavour)
-    require_controls(bench, kinds)
-    twins = None
-    if settings.needs_measured:
-        require_compounds(bench, kinds)
-    if settings.calibrates:
-        judge = calibration_run or run
-        known = calibration_conditions(judge, cells.obs, bench.measured, kinds, control=control)
-        # A latent point of a twin's own cell would tell of its compound.
-        others = without(in_run_genes(judge, cells), known) if settings.latent == "posterior" else cells
-        twins = make_wells(judge, in_run_genes(judge, others), sampler, known, settings, suffix=TWIN)
-    return Task(bench, ours, twins)
+def known_again(task: Task, found: Mapping[str, pd.DataFrame]) -> tuple[pd.DataFrame, dict[str, pd.DataFrame]]:
+    """The calibration conditions under their own labels: as measured, and as each estimator predicts them."""
+    if task.twins is None:
+        return pd.DataFrame(), {}
+    known = pd.MultiIndex.from_frame(task.twins.plan.conditions)
+    predicted = {name: frame.loc[task.twins.conditions].set_axis(known).fillna(0.0) for name, frame in found.items()}
+    return task.truth.set_axis(known), predicted
 
 
-def make_wells(
-    run: TrainedRun, cells: AnnData, sampler: CellSampler, wanted: pd.MultiIndex, settings: PredictSettings,
-    *, suffix: str = "",
-) -> Wells:  # fmt: skip
-    """Plan and generator of conditions."""
-    plan, wells = make_plan(run, cells, sampler, wanted, seed=settings.seed)
-    generator = make_generator(run, cells, wells, latent=settings.latent, seed=settings.seed)
-    return Wells(plan, wells, generator, suffix)
-
-
-def require_controls(bench: Bench, kinds: list[str]) -> None:
-    """Every cell type has real control samples to compare with."""
-    found = bench.real.obs.loc[bench.real.obs["compound"] == bench.control, "cell_type"]
-    absent = [kind for kind in kinds if kind not in set(found)]
-    if absent:
-        raise SchemaError(
-            f"no well of the vehicle {bench.control!r} has cells of type {shorten(absent)}",
-            expected="real controls of every cell type to predict, which the DE compares with",
-        )
-
-
-def require_compounds(bench: Bench, kinds: list[str]) -> None:
-    """Every cell type has a measured compound."""
-    treated = bench.real.obs.loc[bench.real.obs["compound"] != bench.control, "cell_type"]
-    absent = [kind for kind in kinds if kind not in set(treated)]
-    if absent:
-        raise nothing_measured(absent)
-
-
-def average(task: Task, settings: PredictSettings, keep: tuple[int, ...]) -> Averages:
-    """Averages of t over replicates: as many as were asked for, or until calibration conditions gain no more."""
-    like = pd.DataFrame(np.nan, task.conditions, task.genes)
-    t, df = Mean(like), Mean(like)
-    most = settings.replicates or settings.most
-    scores: dict[int, float] = {}
-    kept: dict[int, pd.DataFrame] = {}
-    checks = pd.DataFrame()
-    with progress("replicates", most) as tick:
-        for k in range(1, most + 1):
-            samples = [task.bench.draw(group, replicate=k) for group in task.groups]
-            if k == 1:
-                checks = check_generated(samples[0], task.bench.real, control=task.bench.control)
-            table = task.bench.fit(*samples)
-            answered = table.t.reindex_like(like)
-            t.add(answered)
-            df.add(table.df.reindex_like(like).where(answered.notna()))
-            tick()
-            if k not in keep and task.twins is None and k < most:
-                continue
-            now = signed_log10_p(t.value(), df.value())
-            if k in keep:
-                kept[k] = now
-            if task.twins is not None:
-                scores[k] = mrrmse(now.loc[task.twins.conditions].fillna(0.0), task.truth)
-            if settings.replicates is None and has_converged(list(scores.values())):
-                log.info("the score of calibration conditions no longer falls after %d replicates", k)
-                break
-    return Averages(now, kept, pd.Series(scores, name="MRRMSE").rename_axis("replicates"), checks)
+def by_name(values: Mapping[str, pd.DataFrame], wanted: pd.MultiIndex) -> dict[str, pd.DataFrame]:
+    """The wanted conditions of each estimator."""
+    return {name: complete(frame.loc[wanted], name) for name, frame in values.items()}
 
 
 def plug_in(task: Task) -> pd.DataFrame:
@@ -278,13 +119,13 @@ def is_usual(table: DETable, condition: Any) -> bool:
     return bool(samples.loc[condition] <= 2 * samples.median())
 
 
-def shrunk(task: Task, values: pd.DataFrame, levels: int) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Values times the factors that the calibration conditions call for, and those factors."""
+def shrunk(task: Task, values: pd.DataFrame, levels: int) -> tuple[pd.DataFrame, Shrinkage]:
+    """Values (all conditions) shrunk as the calibration conditions call for, and how."""
     assert task.twins is not None
     expression = task.real.ave_expr.groupby(level=0).mean()
     level = expression_levels(expression.fillna(expression.min().min()), levels=levels)
-    factors = fit_factors(values.loc[task.twins.conditions].fillna(0.0), task.truth, level)
-    return shrink(values.loc[task.wanted.conditions], factors, level), factors
+    shrinkage = fit_shrinkage(values.loc[task.twins.conditions].fillna(0.0), task.truth, level)
+    return shrinkage.apply(values, level), shrinkage
 
 
 def complete(values: pd.DataFrame, name: str) -> pd.DataFrame:

@@ -25,11 +25,7 @@ def model_logfc(group: Wells, *, vehicle: str, genes: pd.Index, draws: int = DRA
     place, so that whatever the decoder gets wrong about a well in general cancels. Voom sees log2(count + ½), which a
     rare gene hardly moves: so do we, in expectation over Poisson counts around the model's means.
     """
-    if "compound" not in group.generator.encoder.categories:
-        raise ConfigError(
-            "the plug-in estimator compares a compound with the vehicle, and the run is not conditioned on compound",
-            fix="use the estimator mean_t, or train with [conditions.compound]",
-        )
+    require_compound(group)
     total = np.zeros((len(group.wells), len(genes)))
     count = np.zeros(len(group.wells))
     for replicate in range(1, draws + 1):
@@ -45,6 +41,15 @@ def model_logfc(group: Wells, *, vehicle: str, genes: pd.Index, draws: int = DRA
     by_condition = pd.DataFrame(mean, labels, genes).groupby(level=[0, 1]).mean()
     wanted = pd.MultiIndex.from_frame(group.plan.conditions[["cell_type", "compound"]])
     return by_condition.reindex(wanted).set_axis(group.conditions)
+
+
+def require_compound(group: Wells) -> None:
+    """The model knows what a compound is."""
+    if "compound" not in group.generator.encoder.categories:
+        raise ConfigError(
+            "the estimator compares a compound with the vehicle, and the run is not conditioned on compound",
+            fix="use the estimator mean_t, or train with [conditions.compound]",
+        )
 
 
 def expected_log2(mean: np.ndarray) -> np.ndarray:

@@ -10,7 +10,8 @@ import pandas as pd
 
 from perturbgen.errors import PerturbgenError, SchemaError
 from perturbgen.predict.estimators import require_same
-from perturbgen.predict.pipeline import PredictSettings, predict
+from perturbgen.predict.pipeline import predict
+from perturbgen.predict.settings import PredictSettings
 from perturbgen.predict.source import labels_of, vehicle_of
 
 if TYPE_CHECKING:
@@ -27,10 +28,18 @@ class GenerativePredictor:
     ``model`` is a trained run, or a function (cells, seed) that trains one: only the latter is honest in a comparison
     that withholds rows of its own, for then the model sees the cells of the training rows alone. ``cells`` are all
     measured cells; those of conditions that are not among the training rows are never looked at, controls excepted.
+    ``calibration_run`` is that of :func:`predict`.
     """
 
-    def __init__(self, model: TrainedRun | Trainer, cells: AnnData, settings: PredictSettings | None = None) -> None:
-        self.model, self.cells = model, cells
+    def __init__(
+        self,
+        model: TrainedRun | Trainer,
+        cells: AnnData,
+        settings: PredictSettings | None = None,
+        *,
+        calibration_run: TrainedRun | None = None,
+    ) -> None:
+        self.model, self.cells, self.judge = model, cells, calibration_run
         self.settings = settings or PredictSettings()
         if len(self.settings.estimators) != 1:
             raise SchemaError("a predictor has one estimator", expected="settings with one name in estimators")
@@ -54,5 +63,5 @@ class GenerativePredictor:
             raise PerturbgenError("GenerativePredictor has not been fitted", fix="call fit(train, rng=...) first")
         table = conditions.to_frame(index=False) if isinstance(conditions, pd.MultiIndex) else conditions
         settings = self.settings.model_copy(update={"seed": self._seed})
-        found = predict(self._run, self._cells, table, settings)
+        found = predict(self._run, self._cells, table, settings, calibration_run=self.judge)
         return found.values[self.settings.estimators[0]].loc[:, self._genes]

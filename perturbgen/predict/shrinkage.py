@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 import pandas as pd
 
 from perturbgen.errors import ConfigError, SchemaError, shorten
+from perturbgen.predict.calibration import mrrmse
 from perturbgen.predict.estimators import require_same
 
 ROUNDS: Final = 20
 TINY: Final = 1e-9
+NOISES: Final = np.array([0, *2.0 ** np.arange(-6, 4)])  # tried, relative to the rows' usual mean square
 
 
 def expression_levels(expression: pd.DataFrame, *, levels: int) -> pd.DataFrame:
@@ -24,23 +27,65 @@ def expression_levels(expression: pd.DataFrame, *, levels: int) -> pd.DataFrame:
     return (rank * levels // expression.shape[1]).astype(int)
 
 
-def fit_factors(predictions: pd.DataFrame, truth: pd.DataFrame, levels: pd.DataFrame) -> pd.DataFrame:
-    """The factors (cell types x levels), zero or more, by which predictions of measured conditions come closest.
+@dataclass(frozen=True)
+class Shrinkage:
+    """Predictions times factors (cell types x levels) of 0 to 1, after rows have lost what ``noise`` explains.
 
-    ``predictions`` and ``truth`` are conditions (cell_type, compound) x genes. Minimised is the mean over conditions of
-    the root mean square error, by weighted least squares with the weights 1 / RMSE of the round before.
+    A row whose mean square is v is multiplied by v / (v + noise): a weak one, which is mostly noise, by far less than a
+    strong one.
+    """
+
+    factors: pd.DataFrame
+    noise: float
+
+    def apply(self, predictions: pd.DataFrame, levels: pd.DataFrame) -> pd.DataFrame:
+        """Predictions (conditions x genes), shrunk by cell type, level of expression and strength."""
+        kinds = predictions.index.get_level_values(0)
+        absent = kinds.unique().difference(self.factors.index)
+        if len(absent):
+            raise SchemaError(
+                f"no factor was fitted for cell type {shorten(absent)}", expected=shorten(self.factors.index)
+            )
+        scale = {
+            kind: self.factors.loc[kind].to_numpy()[level_of(levels, kind, predictions)] for kind in kinds.unique()
+        }
+        return predictions.mul(gate(predictions, self.noise), axis=0) * np.stack([scale[kind] for kind in kinds])
+
+
+def gate(predictions: pd.DataFrame, noise: float) -> pd.Series:
+    """The share of each row's mean square that noise does not explain."""
+    power = (predictions**2).mean(axis=1)
+    return power / (power + noise).clip(lower=TINY)
+
+
+def fit_shrinkage(predictions: pd.DataFrame, truth: pd.DataFrame, levels: pd.DataFrame) -> Shrinkage:
+    """The shrinkage by which predictions of measured conditions come closest to them, by the mean of the rows' RMSE.
+
+    ``predictions`` and ``truth`` are conditions (cell_type, compound) x genes, joined by label.
     """
     require_same(truth.index, predictions.index, "conditions")
     require_same(truth.columns, predictions.columns, "genes")
-    y = truth.to_numpy(float)
-    x = predictions.loc[truth.index, truth.columns].to_numpy(float)
-    if not (np.isfinite(x).all() and np.isfinite(y).all()):
+    predictions = predictions.loc[truth.index, truth.columns]
+    if not (np.isfinite(predictions.to_numpy(float)).all() and np.isfinite(truth.to_numpy(float)).all()):
         raise SchemaError("predictions or truth hold missing values", expected="numbers: leave those conditions out")
+    usual = float(np.exp(np.log(np.maximum((predictions**2).mean(axis=1), TINY)).mean()))
+    fits = [fit_factors(predictions, truth, levels, noise) for noise in usual * NOISES]
+    return min(fits, key=lambda fit: mrrmse(fit.apply(predictions, levels), truth))
+
+
+def fit_factors(predictions: pd.DataFrame, truth: pd.DataFrame, levels: pd.DataFrame, noise: float) -> Shrinkage:
+    """The factors, zero to one, that are best with some noise; frames have the same labels in the same order.
+
+    Minimised is the mean over conditions of the root mean square error, by weighted least squares with the weights
+    1 / RMSE of the round before.
+    """
+    x, y = predictions.mul(gate(predictions, noise), axis=0).to_numpy(float), truth.to_numpy(float)
     kinds = truth.index.get_level_values(0)
     rows = {
         str(kind): fit_one(x[kinds == kind], y[kinds == kind], level_of(levels, kind, truth)) for kind in kinds.unique()
     }
-    return pd.DataFrame.from_dict(rows, orient="index", columns=range(int(levels.to_numpy().max()) + 1))
+    columns = range(int(levels.to_numpy().max()) + 1)
+    return Shrinkage(pd.DataFrame.from_dict(rows, orient="index", columns=columns), noise)
 
 
 def level_of(levels: pd.DataFrame, kind: str, like: pd.DataFrame) -> np.ndarray:
@@ -61,15 +106,5 @@ def fit_one(x: np.ndarray, y: np.ndarray, level: np.ndarray) -> np.ndarray:
         error = np.sqrt(((y - factors[level] * x) ** 2).mean(axis=1))
         weights = 1 / np.maximum(error, TINY)
         top, bottom = weights @ xy, weights @ xx
-        factors = np.maximum(np.divide(top, bottom, out=np.ones(count), where=bottom > TINY), 0.0)
+        factors = np.clip(np.divide(top, bottom, out=np.ones(count), where=bottom > TINY), 0.0, 1.0)
     return factors
-
-
-def shrink(predictions: pd.DataFrame, factors: pd.DataFrame, levels: pd.DataFrame) -> pd.DataFrame:
-    """Predictions (conditions x genes) times the factor of their cell type and the gene's expression level in it."""
-    kinds = predictions.index.get_level_values(0)
-    absent = kinds.unique().difference(factors.index)
-    if len(absent):
-        raise SchemaError(f"no factor was fitted for cell type {shorten(absent)}", expected=shorten(factors.index))
-    scale = {kind: factors.loc[kind].to_numpy()[level_of(levels, kind, predictions)] for kind in kinds.unique()}
-    return predictions * np.stack([scale[kind] for kind in kinds])

@@ -1,5 +1,6 @@
 """One loop for every model: schedules, checkpoints, early stopping, TensorBoard.
 
+The loop takes any feed and any model (``protocols``, ``nn.trainable``); of models of counts,
 ``train(settings)`` makes a run directory, ``resume`` goes on with one, ``load_run`` gives its model back.
 """
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import pickle
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -17,6 +16,7 @@ from perturbgen.data.tables import open_parquet, parquet_errors
 from perturbgen.errors import ConfigError, InputError, SchemaError, shorten
 from perturbgen.files import atomic_path, require_file, require_folder
 from perturbgen.train.settings import RunSettings
+from perturbgen.train.state import load_parameters, load_state
 
 if TYPE_CHECKING:
     import torch
@@ -25,9 +25,6 @@ if TYPE_CHECKING:
     from perturbgen.train.prepare import Cells
 
 FORMAT = 1
-
-# What the reader of pickles says of bytes that are none, as its documentation warns.
-BROKEN_PICKLE = (pickle.UnpicklingError, EOFError, LookupError, ValueError, TypeError, AttributeError, AssertionError)
 
 
 @dataclass(frozen=True)
@@ -115,47 +112,6 @@ def require_same_cells(run: Path, parts: pd.Series) -> None:
         expected=f"its {len(before):,} cells in their order",
         fix="name the same file, or train anew",
     )
-
-
-def save_state(run: Path, name: str, state: dict[str, Any]) -> None:
-    """Write ``checkpoint/<name>.pt``; the one before stays until the new one is complete."""
-    import torch
-
-    with atomic_path(run / "checkpoint" / f"{name}.pt") as part:
-        try:
-            torch.save(state, part)
-        except RuntimeError as error:  # torch's zip writer reports a full disk this way
-            raise OSError(28, f"No space left on device ({error})") from error
-
-
-def load_state(run: Path, name: str) -> dict[str, Any]:
-    """Read ``checkpoint/<name>.pt``: tensors and plain values only."""
-    import torch
-
-    path = require_file(run / "checkpoint" / f"{name}.pt", "checkpoint")
-    try:
-        state = torch.load(path, weights_only=True, map_location="cpu")
-    except (*BROKEN_PICKLE, RuntimeError) as error:
-        first = (str(error) or type(error).__name__).splitlines()[0]
-        raise InputError(f"{path} cannot be read as a checkpoint: {first}", cause="a copy that broke off") from None
-    needed = {"model", "optimisers", "state"} if name == "last" else {"model"}
-    if not isinstance(state, dict) or not needed <= state.keys():
-        raise InputError(
-            f"{path} is no checkpoint of perturbgen", expected=f"a dictionary of {', '.join(sorted(needed))}"
-        )
-    return state
-
-
-def load_parameters(model: LatentModel, state: dict[str, torch.Tensor], run: Path) -> None:
-    """Put a state into a model that it fits."""
-    try:
-        model.load_state_dict(state)
-    except RuntimeError as error:
-        lines = [line.strip() for line in str(error).splitlines()[1:3]]
-        raise InputError(
-            f"the checkpoint in {run} is not of the model in its config.toml: {'; '.join(lines)}",
-            cause="config.toml was edited, or the checkpoint copied from another run",
-        ) from None
 
 
 def load_run(path: str | Path, *, which: str = "best", device: str = "cpu") -> TrainedRun:

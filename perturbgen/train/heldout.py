@@ -14,7 +14,7 @@ from perturbgen.data.covariates import require_same_genes
 from perturbgen.data.tables import require_unique
 from perturbgen.errors import ConfigError, SchemaError
 from perturbgen.train import gauges
-from perturbgen.train.board import real_and_generated
+from perturbgen.train.cell_board import real_and_generated
 from perturbgen.train.feed import feed
 from perturbgen.train.prepare import open_store, refuse_empty
 from perturbgen.train.settings import DataSettings

@@ -2,67 +2,60 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from collections import defaultdict
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from perturbgen.data import CountStore, epoch_rng
-from perturbgen.errors import ConfigError, PerturbgenError, StorageError, shorten
-from perturbgen.files import atomic_path, disk_errors
-from perturbgen.train import checkpoint, schedules
-from perturbgen.train.feed import feed
+from perturbgen.errors import ConfigError
+from perturbgen.train import schedules
 from perturbgen.train.interrupts import Interrupts
-from perturbgen.train.optimisers import clip, make_optimisers, set_rates, share_row_gradients
-from perturbgen.train.settings import RunSettings
+from perturbgen.train.mishaps import explained, require_finite
+from perturbgen.train.optimisers import clip, remember_rates, set_rates, share_row_gradients
+from perturbgen.train.protocols import Feed, Judge, SampleBatch, Watcher
+from perturbgen.train.records import append_record
+from perturbgen.train.settings import LoopSettings
+from perturbgen.train.state import State, load_parameters, load_state, save_state
 from perturbgen.train.status import Status
 
 if TYPE_CHECKING:
     import torch
     from lightning_fabric import Fabric
 
-    from perturbgen.models import Draws, LatentModel
-    from perturbgen.models.batch import CellBatch
-    from perturbgen.train.board import Board
-    from perturbgen.train.prepare import Cells
+    from perturbgen.nn.draws import Draws
+    from perturbgen.nn.trainable import Trainable
 
 log = logging.getLogger(__name__)
 
 SAVE_EVERY = 60.0  # seconds between checkpoints, at the least
 
 
-class DivergenceError(PerturbgenError):
-    """The objective is no longer a number."""
-
-
-@dataclass
-class State:
-    """How far a run has come; everything beside the parameters that a resumed run needs."""
-
-    epoch: int = 0
-    batch: int = 0  # of the epoch
-    step: int = 0  # in all
-    best: float = math.inf
-    best_epoch: int = -1
-    waited: int = 0
-    sums: dict[str, float] = field(default_factory=dict)  # of the epoch so far
-    seconds: float = 0.0
-
-
 class Training:
-    """A model, its optimisers and its cells on one device, epoch after epoch."""
+    """A model, its optimisers and its samples on one device, epoch after epoch.
 
-    def __init__(self, run: Path, settings: RunSettings, cells: Cells, model: LatentModel, fabric: Fabric) -> None:
+    ``validation`` is judged by the model's own terms, or everything by ``judge`` where one is given.
+    """
+
+    def __init__(
+        self,
+        run: Path,
+        settings: LoopSettings,
+        *,
+        train: Feed,
+        validation: Feed,
+        model: Trainable,
+        optimisers: list[torch.optim.Optimizer],
+        fabric: Fabric,
+        judge: Judge | None = None,
+    ) -> None:
         self.run, self.settings, self.fabric = run, settings, fabric
-        self.train, self.validation = (resident(store, settings, fabric) for store in (cells.train, cells.validation))
-        self.optimisers = make_optimisers(model, settings.training)
+        self.train, self.validation, self.judge = train, validation, judge
         self.model = model
-        wrapped = fabric.setup(model, *self.optimisers)
+        remember_rates(optimisers)
+        wrapped = fabric.setup(model, *optimisers)
         self.wrapped, self.optimisers = wrapped[0], list(wrapped[1:])
         self.state = State()
         self.best_model: dict[str, torch.Tensor] | None = None
@@ -71,40 +64,34 @@ class Training:
     @property
     def steps_per_epoch(self) -> int:
         """How many batches an epoch has."""
-        whole, rest = divmod(len(self.train), self.settings.training.batch_size)
-        return whole + (rest >= self.fabric.world_size)
+        return self.train.steps(self.fabric.world_size)
 
-    def fit(self, board: Board | None = None) -> State:
+    def fit(self, watcher: Watcher | None = None) -> State:
         """Train until the last epoch, or until nothing is gained any more."""
         if self.model.annealed:
             schedules.warn_of_long_warmup(self.settings.annealing, self.steps_per_epoch, self.settings.training.epochs)
-        with Interrupts() as interrupts, Status(self.settings.training.epochs) as status:
+        with Interrupts() as interrupts, Status(self.settings.training.epochs, self.train.unit) as status:
             while not self.finished:
                 record = self.epoch(interrupts)
                 self.select(record)
                 status.show(record)
                 if self.fabric.is_global_zero:
                     append_record(self.run, record)
-                    if board is not None:
-                        board.epoch(self, record)
+                    if watcher is not None:
+                        watcher.epoch(self, record)
                 if self.finished or time.monotonic() - self.saved_at > SAVE_EVERY:
                     self.save()
         return self.state
 
     def epoch(self, interrupts: Interrupts) -> dict[str, Any]:
-        """One pass over the training cells, then one over the validation cells: what came of both."""
-        state, training = self.state, self.settings.training
+        """One pass over the training samples, then one over the validation samples: what came of both."""
+        state, size = self.state, self.settings.training.batch_size
         self.wrapped.train()
         began = time.perf_counter()
-        for batch in feed(
-            self.train,
-            training.batch_size,
-            rng=epoch_rng(self.settings.seed, state.epoch),
-            skip=state.batch,
-            rank=self.fabric.global_rank,
-            ranks=self.fabric.world_size,
+        for batch in self.train.epoch(
+            state.epoch, skip=state.batch, rank=self.fabric.global_rank, ranks=self.fabric.world_size
         ):
-            with self.explained(batch):
+            with explained(self.train, size):
                 self.add(self.step(batch))
             state.batch, state.step = state.batch + 1, state.step + 1
             if self.anywhere(interrupts.asked):
@@ -118,42 +105,45 @@ class Training:
         state.epoch, state.batch, state.sums, state.seconds = state.epoch + 1, 0, {}, 0.0
         return record
 
-    def step(self, batch: CellBatch) -> dict[str, float]:
-        """One step of all optimisers; the sums of the terms over the batch's cells, and the gradient's norm."""
-        training, fabric = self.settings.training, self.fabric
-        total = self.batch_total()
+    def step(self, batch: SampleBatch) -> dict[str, float]:
+        """One step of all optimisers; the sums of the terms over the batch's samples, and the gradient's norm."""
+        fabric, step = self.fabric, self.state.step
+        total = self.train.total(self.state.batch)
         set_rates(self.optimisers, self.rate_factor())
+        self.model.advance(step)
         for optimiser in self.optimisers:
             optimiser.zero_grad()
-        terms = self.wrapped(batch, self.draws(self.state.step, total))
-        weights = self.weights(
-            schedules.annealed_weight(self.settings.annealing, self.state.step, self.steps_per_epoch)
-        )
+        terms = self.wrapped(batch, self.draws(step, total))
+        weights = self.weights(schedules.annealed_weight(self.settings.annealing, step, self.steps_per_epoch))
         # Gradients are averaged over processes: each brings its share of the batch's mean.
         loss = sum(weights[name] * term.sum() for name, term in terms.items()) * (fabric.world_size / total)
         fabric.backward(loss)
         share_row_gradients(fabric, self.model, math.ceil(total / fabric.world_size))
-        norm = clip(self.model, training.clip_norm)
+        norm = clip(self.model, self.settings.training.clip_norm)
         sums = self.collect(terms)
-        self.require_finite(sums, norm, batch)
+        require_finite(self, sums, norm, batch)
         for optimiser in self.optimisers:
             optimiser.step()
-        return {**sums, "norm": norm, "cells": total}
+        return {**sums, "norm": norm, "samples": total}
 
     def validate(self) -> dict[str, float]:
-        """The terms on the validation cells, each a mean over cells; every process sees all of them."""
-        if not len(self.validation):
+        """How the model does on the validation samples; every process sees all of them."""
+        if self.judge is None and not len(self.validation):
             return {}
         self.wrapped.eval()
+        found = self.judge(self.model) if self.judge else self.validation_terms()
+        return {f"validation/{name}": value for name, value in found.items()}
+
+    def validation_terms(self) -> dict[str, float]:
+        """The model's terms on the validation samples, each a mean over samples, and the objective."""
         sums: dict[str, float] = {}
-        batches = feed(self.validation, self.settings.training.batch_size)
-        for number, batch in enumerate(batches):
+        for number, batch in enumerate(self.validation.once()):
             with self.fabric.autocast():
                 terms = self.model.validate(batch, self.draws(number, None))
             for name, term in terms.items():
                 sums[name] = sums.get(name, 0.0) + float(term.sum())
         means = {name: value / len(self.validation) for name, value in sums.items()}
-        return {f"validation/{name}": value for name, value in {**means, "objective": self.objective(means)}.items()}
+        return {**means, "objective": self.objective(means)}
 
     def select(self, record: dict[str, Any]) -> None:
         """Keep the best model by the full-weight objective; its patience begins after the warm-up."""
@@ -174,27 +164,23 @@ class Training:
 
     @property
     def warmup_epochs(self) -> int:
-        """Epochs under a KL weight that still rises."""
+        """Epochs under an annealed weight that still rises."""
         return schedules.warmup_epochs(self.settings.annealing, self.steps_per_epoch) if self.model.annealed else 0
 
     def weights(self, annealed: float) -> dict[str, float]:
         """The weight of each term."""
-        from collections import defaultdict
-
-        weights: dict[str, float] = defaultdict(lambda: 1.0)
-        weights.update(dict.fromkeys(self.model.annealed, annealed))
-        return weights
+        return defaultdict(lambda: 1.0, dict.fromkeys(self.model.annealed, annealed))
 
     def objective(self, means: dict[str, float]) -> float:
-        """The objective at its full weights, nats per cell."""
+        """The objective at its full weights, per sample."""
         weights = self.weights(self.settings.annealing.weight)
         return sum(weights[name] * value for name, value in means.items())
 
     def summarise(self) -> dict[str, Any]:
         """The epoch's means."""
         state = self.state
-        cells, norm = state.sums.pop("cells"), state.sums.pop("norm")
-        means = {name: value / cells for name, value in state.sums.items()}
+        samples, norm = state.sums.pop("samples"), state.sums.pop("norm")
+        means = {name: value / samples for name, value in state.sums.items()}
         return {
             "epoch": state.epoch,
             "step": state.step,
@@ -203,7 +189,7 @@ class Training:
             "weight": schedules.annealed_weight(self.settings.annealing, state.step - 1, self.steps_per_epoch),
             "rate": self.settings.training.learning_rate * self.rate_factor(),
             "norm": norm / state.batch,
-            "cells_per_second": cells / state.seconds,
+            f"{self.train.unit}_per_second": samples / state.seconds,
         }
 
     def rate_factor(self) -> float:
@@ -211,17 +197,12 @@ class Training:
         training = self.settings.training
         return schedules.rate_factor(training.decay, self.state.step, training.epochs * self.steps_per_epoch)
 
-    def batch_total(self) -> int:
-        """How many cells the present batch has in all processes together."""
-        size = self.settings.training.batch_size
-        return min(size, len(self.train) - self.state.batch * size)
-
     def draws(self, step: int, total: int | None) -> Draws:
         """The random numbers of a step, a pure function of seed and step: a resumed run draws the same."""
         import numpy as np
         import torch
 
-        from perturbgen.models import Draws
+        from perturbgen.nn.draws import Draws
 
         words = np.random.SeedSequence([self.settings.seed, int(total is None), step]).generate_state(1, np.uint64)
         number = int(words[0] >> 1)
@@ -232,7 +213,7 @@ class Training:
         return Draws(generator, rank=self.fabric.global_rank, ranks=self.fabric.world_size, total=total)
 
     def collect(self, terms: dict[str, torch.Tensor]) -> dict[str, float]:
-        """Sums over the batch's cells in all processes."""
+        """Sums over the batch's samples in all processes."""
         import torch
 
         sums = torch.stack([term.detach().double().sum() for term in terms.values()])
@@ -251,34 +232,7 @@ class Training:
 
     def add(self, values: dict[str, float]) -> None:
         """Add a step's sums to the epoch's."""
-        for name, value in values.items():
-            self.state.sums[name] = self.state.sums.get(name, 0.0) + value
-
-    def require_finite(self, sums: dict[str, float], norm: float, batch: CellBatch) -> None:
-        """Stop at the first step that is no number, before it reaches the parameters."""
-        broken = [name for name, value in sums.items() if not math.isfinite(value)]
-        if broken or not math.isfinite(norm):
-            cells = self.train.obs.index[batch.index[:5].cpu().numpy()]
-            raise DivergenceError(
-                f"step {self.state.step} (epoch {self.state.epoch}): {broken or 'the gradient'} is not finite; "
-                f"cells {shorten(cells)}",
-                cause=likely_cause(self.model, self.settings),
-                fix=f"a lower learning rate; the last good model is in {self.run / 'checkpoint'}",
-            )
-
-    @contextmanager
-    def explained(self, batch: CellBatch) -> Iterator[None]:
-        """Out of memory becomes an error that says which batch would fit."""
-        try:
-            yield
-        except (RuntimeError, MemoryError) as error:
-            if not isinstance(error, MemoryError) and "memory" not in str(error).lower():
-                raise
-            size = self.settings.training.batch_size
-            raise StorageError(
-                f"out of memory in a batch of {size} cells x {self.train.n_genes:,} genes",
-                fix=f"--set training.batch_size={max(1, size // 2)}",
-            ) from error
+        self.state.add(values)
 
     def save(self) -> None:
         """Write the last state, and the best model beside it."""
@@ -287,57 +241,18 @@ class Training:
         optimisers = [optimiser.state_dict() for optimiser in self.optimisers]
         last = {"model": self.model.state_dict(), "optimisers": optimisers, "state": asdict(self.state)}
         if self.best_model is not None:
-            checkpoint.save_state(self.run, "best", {"model": self.best_model, "epoch": self.state.best_epoch})
-        checkpoint.save_state(self.run, "last", last)
+            save_state(self.run, "best", {"model": self.best_model, "epoch": self.state.best_epoch})
+        save_state(self.run, "last", last)
         self.saved_at = time.monotonic()
 
     def restore(self) -> None:
         """Go on where the run stopped."""
-        last = checkpoint.load_state(self.run, "last")
-        checkpoint.load_parameters(self.model, last["model"], self.run)
+        last = load_state(self.run, "last")
+        load_parameters(self.model, last["model"], self.run)
         if len(last["optimisers"]) != len(self.optimisers):
             raise ConfigError(f"{self.run}: its checkpoint has other optimisers", cause="config.toml was edited")
         for optimiser, saved in zip(self.optimisers, last["optimisers"], strict=True):
             optimiser.load_state_dict(saved)
         self.state = State(**last["state"])
         if self.state.best_epoch >= 0:
-            self.best_model = checkpoint.load_state(self.run, "best")["model"]
-
-
-def resident(store: CountStore, settings: RunSettings, fabric: Fabric) -> CountStore:
-    """The store on the device, if it shall be."""
-    return store.to(fabric.device) if settings.training.resident and not settings.data.on_disk else store
-
-
-def likely_cause(model: LatentModel, settings: RunSettings) -> str:
-    """What most often makes an objective blow up, as far as it can be told."""
-    import torch
-
-    bad = [name for name, p in model.named_parameters() if not bool(torch.isfinite(p).all())]
-    if bad:
-        return f"parameters that are not finite: {shorten(bad, 2)}"
-    largest = max((float(p.detach().abs().max()), name) for name, p in model.named_parameters() if p.numel())
-    if largest[0] > 1e4:
-        return f"parameters that grew without bound (|{largest[1]}| up to {largest[0]:.2g})"
-    return f"a learning rate of {settings.training.learning_rate:g} that is too large for these data"
-
-
-def append_record(run: Path, record: dict[str, Any]) -> None:
-    """Add an epoch to ``metrics.jsonl``, in place of what an interrupted run wrote of it."""
-    path = run / "metrics.jsonl"
-    lines = path.read_text().splitlines() if path.exists() else []
-    kept = [line for line in lines if epoch_of(line) < record["epoch"]]
-    with disk_errors(path):
-        if len(kept) < len(lines):
-            with atomic_path(path) as part:
-                part.write_text("".join(f"{line}\n" for line in kept))
-        with path.open("a") as handle:
-            handle.write(json.dumps(record) + "\n")
-
-
-def epoch_of(line: str) -> float:
-    """The epoch of a line of ``metrics.jsonl``; a line that a killed run left half-written belongs to no epoch."""
-    try:
-        return int(json.loads(line)["epoch"])
-    except (ValueError, TypeError, KeyError):
-        return math.inf
+            self.best_model = load_state(self.run, "best")["model"]

@@ -1,36 +1,28 @@
-"""Optimisers for a model's groups of parameters."""
+"""Optimisers: their rates, the norm of their gradients, and gradients that are shared row by row."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
-
-from perturbgen.train.settings import TrainingSettings
 
 if TYPE_CHECKING:
     import torch
     from lightning_fabric import Fabric
 
-    from perturbgen.models import LatentModel
 
-
-def make_optimisers(model: LatentModel, training: TrainingSettings) -> list[torch.optim.Optimizer]:
-    """AdamW for the network and the mixture; for representations an Adam that touches only the rows of a batch."""
+def adamw(*groups: tuple[Iterable[torch.nn.Parameter], float, float]) -> torch.optim.Optimizer:
+    """AdamW for groups of (parameters, learning rate, weight decay)."""
     import torch
 
-    from perturbgen.models.dgd import BETAS
+    return torch.optim.AdamW([{"params": list(p), "lr": rate, "weight_decay": decay} for p, rate, decay in groups],
+                             fused=True)  # fmt: skip
 
-    groups = model.groups()
-    dense = [{"params": groups["network"], "lr": training.learning_rate, "weight_decay": training.weight_decay}]
-    if "mixture" in groups:
-        dense.append({"params": groups["mixture"], "lr": training.mixture_rate, "weight_decay": 0.0})
-    optimisers: list[torch.optim.Optimizer] = [torch.optim.AdamW(dense, fused=True)]
-    if "representations" in groups:
-        rate = training.representation_rate
-        optimisers.append(torch.optim.SparseAdam(groups["representations"], lr=rate, betas=BETAS))
+
+def remember_rates(optimisers: list[torch.optim.Optimizer]) -> None:
+    """Note the rates that a run begins with; a schedule multiplies them."""
     for optimiser in optimisers:
         for group in optimiser.param_groups:
             group["base_rate"] = group["lr"]
-    return optimisers
 
 
 def set_rates(optimisers: list[torch.optim.Optimizer], factor: float) -> None:
@@ -48,11 +40,11 @@ def clip(model: torch.nn.Module, norm: float) -> float:
     return float(torch.nn.utils.clip_grad_norm_(dense, norm, error_if_nonfinite=False))
 
 
-def share_row_gradients(fabric: Fabric, model: torch.nn.Module, cells: int) -> None:
+def share_row_gradients(fabric: Fabric, model: torch.nn.Module, samples: int) -> None:
     """Add up, over processes, the gradients of the representations touched by a batch.
 
     Only these rows travel, and every process then makes the same step: the tables stay equal, and one checkpoint holds
-    them all. ``cells`` is the largest number of rows that a process has.
+    them all. ``samples`` is the largest number of rows that a process has.
     """
     import torch
 
@@ -60,8 +52,8 @@ def share_row_gradients(fabric: Fabric, model: torch.nn.Module, cells: int) -> N
         if parameter.grad is None or not parameter.grad.is_sparse or fabric.world_size == 1:
             continue
         grad = parameter.grad.coalesce()
-        rows = torch.zeros(cells, dtype=torch.int64, device=grad.device)
-        values = torch.zeros(cells, parameter.shape[1], device=grad.device)
+        rows = torch.zeros(samples, dtype=torch.int64, device=grad.device)
+        values = torch.zeros(samples, parameter.shape[1], device=grad.device)
         rows[: grad._nnz()], values[: grad._nnz()] = grad.indices()[0], grad.values()
         gathered = torch.as_tensor(fabric.all_gather(rows)), torch.as_tensor(fabric.all_gather(values))
         all_rows, all_values = gathered[0].reshape(1, -1), gathered[1].flatten(0, 1)

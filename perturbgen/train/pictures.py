@@ -30,7 +30,7 @@ def predictive_figure(real: np.ndarray, generated: np.ndarray) -> Figure:
         left.loglog(mean[seen], variance[seen], ".", ms=2, alpha=0.4, color=colour, label=name, rasterized=True)
     left.plot(left.get_xlim(), left.get_xlim(), "k--", lw=1, label="Poisson")
     left.set(xlabel="mean count of a gene", ylabel="variance", title="Mean and variance")
-    left.legend(markerscale=6, frameon=False)
+    left.legend(loc="upper left", markerscale=6, frameon=False)
     middle.plot(zero_fraction(real), zero_fraction(generated), ".", ms=2, alpha=0.4, color=REAL, rasterized=True)
     middle.plot([0, 1], [0, 1], "k--", lw=1)
     middle.set(xlabel="share of zeros of a gene, real", ylabel="generated", title="Zeros")
@@ -41,7 +41,7 @@ def predictive_figure(real: np.ndarray, generated: np.ndarray) -> Figure:
     right.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     right.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     right.xaxis.set_minor_formatter(NullFormatter())
-    right.legend(frameon=False)
+    right.legend(loc="upper right", frameon=False)
     return figure
 
 

@@ -99,7 +99,7 @@ class ModelSettings(Settings):
 
 
 class Annealing(Settings):
-    """The weight of the KL term: from ``start`` to ``weight`` over ``warmup`` epochs or steps."""
+    """The weight of annealed terms (a VAE's KL): from ``start`` to ``weight`` over ``warmup`` epochs or steps."""
 
     shape: Literal["constant", "linear", "cosine", "cyclic"] = "linear"
     start: Annotated[float, Field(ge=0)] = 0.0
@@ -113,23 +113,28 @@ class Stopping(Settings):
     """When to stop: after ``patience`` epochs without a gain of ``min_gain`` in the full-weight objective."""
 
     patience: Count | None = 30
-    min_gain: Annotated[float, Field(ge=0)] = 0.0  # nats per cell
+    min_gain: Annotated[float, Field(ge=0)] = 0.0  # per sample: nats per cell
 
 
-class TrainingSettings(Settings):
-    """How long, how fast, on what."""
+class LoopTraining(Settings):
+    """How long and how fast, whatever is trained."""
 
     epochs: Count = 200
     batch_size: Count = 128  # of all devices together
     learning_rate: Positive = 1e-3
-    mixture_rate: Positive = 1e-2
-    representation_rate: Positive = 1e-2
     decay: Literal["constant", "cosine"] = "constant"  # of all learning rates over the epochs
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    clip_norm: Positive = 1e4  # of the gradient of the objective in nats per cell
+    clip_norm: Positive = 1e4  # of the gradient of the objective in nats per sample
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
-    resident: bool = True  # keep all counts on the device
     threads: Count | None = None  # CPU threads; all cores by default
+
+
+class TrainingSettings(LoopTraining):
+    """How long, how fast, on what, for a model of counts."""
+
+    mixture_rate: Positive = 1e-2
+    representation_rate: Positive = 1e-2
+    resident: bool = True  # keep all counts on the device
 
 
 class BoardSettings(Settings):
@@ -140,18 +145,24 @@ class BoardSettings(Settings):
     labels: tuple[str, ...] = ()  # obs columns beside the conditions for the projector
 
 
-class RunSettings(Settings):
-    """A training run."""
+class LoopSettings(Settings):
+    """What the loop reads of any run."""
 
     name: str = "run"
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    annealing: Annealing = Annealing()
+    stopping: Stopping = Stopping()
+    training: LoopTraining = LoopTraining()
+    board: BoardSettings = BoardSettings()
+
+
+class RunSettings(LoopSettings):
+    """A training run of a model of counts."""
+
     data: DataSettings
     conditions: dict[str, ConditionSettings] = Field(default_factory=dict)
     model: ModelSettings = ModelSettings()
-    annealing: Annealing = Annealing()
-    stopping: Stopping = Stopping()
     training: TrainingSettings = TrainingSettings()
-    board: BoardSettings = BoardSettings()
 
     @model_validator(mode="after")
     def conditions_exist(self) -> RunSettings:

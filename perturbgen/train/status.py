@@ -15,13 +15,14 @@ LOG_EVERY = 10.0  # seconds between lines where there is no terminal
 
 
 class Status:
-    """A live line on a terminal (epoch, objective, cells/s, memory, time left), elsewhere a line now and then."""
+    """A live line on a terminal (epoch, objective, samples/s, memory, time left), elsewhere a line now and then."""
 
-    def __init__(self, epochs: int) -> None:
+    def __init__(self, epochs: int, unit: str = "cells") -> None:
         from rich.console import Console
         from rich.live import Live
 
-        self.epochs, self.began, self.logged, self.first = epochs, time.monotonic(), -LOG_EVERY, None
+        self.epochs, self.unit = epochs, unit
+        self.began, self.logged, self.first = time.monotonic(), -LOG_EVERY, None
         verbose = logging.getLogger("perturbgen").getEffectiveLevel() <= logging.INFO
         shown = verbose and sys.stderr.isatty()
         self.live = Live("", console=Console(stderr=True), refresh_per_second=4, transient=True) if shown else None
@@ -49,18 +50,23 @@ class Status:
     def line(self, record: dict[str, Any]) -> str:
         """``epoch 12/200 · objective 812.3, held out 830.1 · 2,104 cells/s · 1.2 GB · 3 min left``."""
         done = record["epoch"] + 1
-        parts = [f"epoch {done}/{self.epochs}", f"objective {record['train/objective']:,.1f}"]
+        parts = [f"epoch {done}/{self.epochs}", f"objective {readable(record['train/objective'])}"]
         if "validation/objective" in record:
-            parts[-1] += f", held out {record['validation/objective']:,.1f}"
+            parts[-1] += f", held out {readable(record['validation/objective'])}"
         assert self.first is not None
         per_epoch = (time.monotonic() - self.began) / (done - self.first)
         left = per_epoch * (self.epochs - done)
         parts += [
-            f"{record['cells_per_second']:,.0f} cells/s",
+            f"{record[f'{self.unit}_per_second']:,.0f} {self.unit}/s",
             f"{memory_gb():.1f} GB",
             f"{duration(left)} left at most",
         ]
         return " · ".join(parts)
+
+
+def readable(value: float) -> str:
+    """One decimal, or four digits of a number under ten."""
+    return f"{value:,.1f}" if abs(value) >= 10 else f"{value:.4g}"
 
 
 def memory_gb() -> float:

@@ -11,11 +11,13 @@ import pytest
 
 from perturbgen.compare import CompareSettings
 from perturbgen.compare.folds import make_folds
+from perturbgen.compare.outputs import write_report
 from perturbgen.compare.settings import SplitSettings
 from perturbgen.compare.tables import Book, read_book
 from perturbgen.config import load_settings
 from perturbgen.data.splits import kfold
 from perturbgen.errors import ConfigError, InputError, SchemaError, UserError
+from perturbgen.evaluate.outputs import headline_records
 
 from .conftest import CELLS, CLOSED_FORM, COMPOUNDS, TARGETS, Build, Run, states, write_flat
 
@@ -192,3 +194,66 @@ def test_the_default_comparison_has_twelve_methods_and_three_folds() -> None:
         "zeros",
         "additive",
     }
+
+
+def test_values_are_limited_as_open_problems_does(run: Run, folder: Path, full: pd.DataFrame) -> None:
+    data = {"folder": str(folder), "truth": "de_truth.parquet"}
+    found = run(data=data | {"clip": 1.5})
+    assert found.book.table.abs().max().max() == 1.5
+    np.testing.assert_array_equal(found.book.table, full.loc[found.book.table.index].clip(-1.5, 1.5))
+    assert max(table.abs().max().max() for table in found.predictions().values()) <= 1.5
+    wide = run(data=data | {"clip": 1000})
+    assert states(wide) == {"done": 3}, "the limit is part of what a cell depends on"
+    np.testing.assert_allclose(wide.card.scores, run().card.scores)
+
+
+def test_public_conditions_are_learnt_from_where_asked(build: Build) -> None:
+    book, [(train, test)] = folds_of(build, kind="kaggle", public=2, learn=["public"])
+    _, [(_, public)] = folds_of(build, kind="kaggle", public=2, test=["public"])
+    assert public.isin(train).all()
+    assert not test.isin(train).any()
+    assert len(train) + len(test) == len(book.table)
+    with pytest.raises(SchemaError, match="no part 'public' to predict"):
+        folds_of(build, kind="kaggle", public=2, learn=["public"], test=["public"])
+    with pytest.raises(SchemaError, match="no part 'pubic' to learn from"):
+        folds_of(build, kind="kaggle", learn=["pubic"])
+
+
+def test_the_ladder_is_read_before_anything_is_fitted_and_shown(run: Run, folder: Path, tmp_path: Path) -> None:
+    rungs = pd.DataFrame({"prediction": ["zeros", "one draw"], "seed 0": [1.2, 1.0], "ratio": [1, 0.8379]})
+    rungs.to_csv(folder / "ladder.csv", index=False)
+    (folder / "ladder.json").write_text(rungs.to_json(orient="records"))
+    for name in ("ladder.csv", "ladder.json"):
+        found = run(report={"ladder": name})
+        text = write_report(found, tmp_path / "report.html", "ladder").read_text()
+        assert "Oracle ladder" in text
+        assert "0.8379" in text
+    for name, content, words in (
+        ("no-ratio.csv", "prediction\none draw\n", "ratio"),
+        ("text.csv", "prediction,ratio\none draw,much\n", "no ratio for 'one draw'"),
+        ("none.csv", "prediction,ratio\n", "has a header but no rows"),
+        ("none.json", "[]", "prediction"),
+        ("list.json", "[1, 2]", "prediction"),
+        ("broken.json", "{", "no table in JSON"),
+    ):
+        (folder / name).write_text(content)
+        with pytest.raises(UserError, match=words):
+            run(tmp_path / "never", report={"ladder": name})
+    with pytest.raises(InputError, match="no ladder at"):
+        run(tmp_path / "never", report={"ladder": "nowhere.csv"})
+    assert not (tmp_path / "never").exists()
+
+
+def test_a_reference_is_shown_without_a_place(run: Run, folder: Path, full: pd.DataFrame) -> None:
+    write_flat(full, folder / "oracle.parquet")
+    write_flat(full + np.random.default_rng(0).normal(scale=0.3, size=full.shape), folder / "dup.parquet")
+    files = {"oracle": {"predictions": "oracle.parquet"}, "dup": {"predictions": "dup.parquet", "interpolate": True}}
+    card = run(methods=CLOSED_FORM | files, controls={"positive": "oracle", "references": ["dup"]}).card
+    assert [card.role(name) for name in ("oracle", "dup", "additive")] == ["positive control", "reference", "baseline"]
+    places = {row["method"]: row["place"] for row in headline_records(card)}
+    assert places["dup"] is None
+    assert places["additive"] == 1
+    with pytest.raises(ConfigError, match="'additive' is both a reference"):
+        run(methods=CLOSED_FORM, controls={"references": ["additive"], "baselines": ["additive"]})
+    with pytest.raises(ConfigError, match="did you mean 'additive'"):
+        run(methods=CLOSED_FORM, controls={"references": ["additiv"]})

@@ -131,7 +131,7 @@ def test_options_reach_the_scores(folder: Path, capsys: pytest.CaptureFixture[st
         ("de_train.parquet conditions.txt", "no table that score can read"),
         ("de_train.parquet flat.csv --clusters donor", "no 'donor' to cluster by"),
         ("de_train.parquet outcome.h5ad --layer x --id-map id_map.csv", "has no layer 'x'"),
-        ("de_train.parquet flat.csv --duplicate flat.csv", "--duplicate needs the mean perturbation"),
+        ("de_train.parquet flat.csv --duplicate nothing.csv", "no DE table at nothing.csv"),
         ("de_train.parquet id_map.csv", "id_map has no gene"),
     ],
 )

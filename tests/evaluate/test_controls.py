@@ -20,6 +20,24 @@ def test_by_hand() -> None:
     np.testing.assert_allclose(interpolated_duplicate(duplicate, given, adj_p=given), [[1.25, 0.0625]])
 
 
+def test_what_is_not_significant_is_like_what_it_was_tested_against() -> None:
+    # p = .01 and 1: adjusted .02 and 1; the control's own value is 0
+    duplicate = frame([[2.0, 0.0]])
+    np.testing.assert_allclose(interpolated_duplicate(duplicate), [[0.98 * 2, 0.0]])
+    rng = np.random.default_rng(1)
+    signal = np.where(rng.random((20, 400)) < 0.02, rng.normal(0, 6, (20, 400)), 0.0)
+    truth, repeated = (frame(signal + rng.normal(size=signal.shape)) for _ in range(2))
+    mean = pd.Series(rng.normal(0, 0.5, 400), truth.columns)
+    found = {
+        name: score(truth, table, metrics=["perturbation_discrimination"], groups=None).mean(axis=1).iloc[0]
+        for name, table in (
+            ("zero", interpolated_duplicate(repeated)),
+            ("mean", interpolated_duplicate(repeated, mean)),
+        )
+    }
+    assert found["zero"] > found["mean"], "a mean blended in makes all conditions alike"
+
+
 def test_adjusted_p_is_scipys() -> None:
     strength = np.abs(np.random.default_rng(0).normal(size=(5, 90)) * 2)
     expected = [scipy.stats.false_discovery_control(10.0**-row) for row in strength]

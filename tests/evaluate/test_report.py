@@ -110,15 +110,33 @@ def test_calibration_of_normal_intervals_is_nominal(made: Made) -> None:
     found = calibration(truth, wide).groupby(level="nominal").mean()
     np.testing.assert_allclose(found["coverage"], [0.5, 0.9], atol=0.01)
     np.testing.assert_allclose(found["width"], [2 * 0.674490, 2 * 1.644854])
-    html = report_page(*made, intervals={"honest": {0.9: (made[1] - 1, made[1] + 1)}}, ladder=[{"step": "x"}]).html()
+    html = report_page(*made, intervals={"honest": {0.9: (made[1] - 1, made[1] + 1)}}).html()
     assert ">Calibration</h2>" in html
-    assert ">Oracle ladder</h2>" in html
     with pytest.raises(SchemaError, match="above their upper ends"):
         calibration(truth, {0.5: (signal + 1, signal - 1)})
     with pytest.raises(SchemaError, match="level 90"):
         calibration(truth, {90: (signal, signal)})
     with pytest.raises(SchemaError, match="no intervals"):
         calibration(truth, {})
+
+
+def test_the_ladder_has_rungs_and_methods_on_one_scale(made: Made) -> None:
+    card, truth, tables = made
+    assert "Oracle ladder" not in report_page(*made).html()
+    rungs = [{"prediction": "<i>one draw", "seed 0": 2.0, "ratio": 0.8125}, {"prediction": "zeros", "ratio": 1.0}]
+    html = report_page(*made, ladder=rungs).html()
+    section = html.split(">Oracle ladder</h2>")[1].split("<h2")[0]
+    errors = card.table[card.table["metric"] == "mean_rowwise_rmse"].set_index("method")["value"]
+    rows = re.findall(r"<tr><td[^>]*>(.*?)</td><td[^>]*>(.*?)</td><td[^>]*>(.*?)</td></tr>", section)
+    shown = {name: (who, float(ratio)) for name, who, ratio in rows}
+    assert shown.keys() == {"&lt;i&gt;one draw", "honest", "&lt;/script&gt;weak"}, "controls have no place"
+    assert shown["&lt;i&gt;one draw"] == ("oracle", 0.8125)
+    assert shown["honest"] == ("method", pytest.approx(errors["honest"] / errors["zeros"], rel=1e-3))
+    assert [ratio for _, ratio in shown.values()] == sorted(ratio for _, ratio in shown.values())
+    assert "<i>one" not in section
+    plain = scorecard(truth, tables, positive="signal", metrics=["mean_rowwise_pearson"], resamples=10)
+    without_errors = report_page(plain, truth, tables, ladder=rungs).html().split(">Oracle ladder</h2>")[1]
+    assert "<td>method</td>" not in without_errors, "the rungs alone"
 
 
 def test_one_condition_has_a_page() -> None:

@@ -11,7 +11,7 @@ from anndata import AnnData
 from scipy import sparse
 
 from perturbgen.config import load_settings
-from perturbgen.predict.pipeline import PredictSettings
+from perturbgen.predict.settings import PredictSettings
 from perturbgen.sampling import SamplerSettings
 from perturbgen.train import RunSettings, TrainedRun, load_run
 from perturbgen.train import run as running
@@ -85,7 +85,7 @@ def vae(experiment_file: Path) -> TrainedRun:
 @pytest.fixture(scope="session")
 def dgd(experiment_file: Path) -> TrainedRun:
     model = {
-        "kind": "dgd", "latent": 2, "components": 2, "components_by": "cell_type",
+        "kind": "dgd", "latent": 2, "components_by": "cell_type",
         "decoder": {"hidden": [8], "scaling": "max"},
     }  # fmt: skip
     return train(experiment_file.parent, data={"path": str(experiment_file)}, model=model)

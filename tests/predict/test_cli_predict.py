@@ -49,6 +49,37 @@ def test_predict_to_a_submission_that_is_valid(folder, capsys):
     assert command(["check", "submission.csv", *like]) == 0
 
 
+def test_an_ensemble_of_two_estimators(folder, capsys):
+    """One command each: predictions with those of the measured conditions, the measured ones, the sum."""
+    for name in ("shrunk", "shrunk_plug_in"):
+        arguments = ["--estimator", name, "--replicates", "1", "--calibration-out", f"{name}_known.parquet"]
+        assert command(["predict", "run", *FILES, "--out", f"{name}.parquet", *arguments]) == 0
+    known = pd.read_parquet("shrunk_known.parquet").set_index(["cell_type", "sm_name"])
+    truth = known * 2 + pd.read_parquet("shrunk_plug_in_known.parquet").set_index(["cell_type", "sm_name"])
+    truth.reset_index().to_parquet("measured.parquet")
+    members = [
+        f"{letter}={name}.parquet,{name}_known.parquet" for letter, name in (("a", "shrunk"), ("b", "shrunk_plug_in"))
+    ]
+    capsys.readouterr()
+    assert command(["ensemble", *members, "--truth", "measured.parquet", "--out", "sum.parquet", "--json"]) == 0
+    row = json.loads(capsys.readouterr().out)[0]
+    assert row["weight a"] == pytest.approx(2, abs=1e-3)
+    assert row["weight b"] == pytest.approx(1, abs=1e-3)
+    parts = [
+        pd.read_parquet(f"{name}.parquet").set_index(["cell_type", "sm_name"]) for name in ("shrunk", "shrunk_plug_in")
+    ]
+    summed = pd.read_parquet("sum.parquet").set_index(["cell_type", "sm_name"])
+    pd.testing.assert_frame_equal(summed, 2 * parts[0] + parts[1], atol=1e-2)
+    for wrong, words in (
+        (["a=shrunk.parquet"], "NAME=PREDICTIONS,CALIBRATION"),
+        ([members[0], members[0]], "a name stands twice"),
+        ([members[0], "b=nothing.parquet,nothing.parquet"], "nothing.parquet"),
+        (["a=shrunk.parquet,shrunk.parquet"], "measured.parquet does not have 3 conditions of shrunk.parquet"),
+    ):
+        assert command(["ensemble", *wrong, "--truth", "measured.parquet", "--out", "sum.parquet"]) == 2
+        assert words in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -62,6 +93,22 @@ def test_predict_to_a_submission_that_is_valid(folder, capsys):
         (["predict", "run", *FILES, "--out", "p.parquet", "--replicates", "0"], "auto, or a whole number"),
         (["predict", "run", *FILES, "--out", "p.parquet", "--flavour", "vanilla"], "kaggle"),
         (["predict", "run", *FILES, "--out", "p.parquet", "--calibration-run", "x"], "no run directory at x"),
+        (
+            [
+                "predict",
+                "run",
+                *FILES,
+                "--out",
+                "p.parquet",
+                "--estimator",
+                "mean_t",
+                "--replicates",
+                "1",
+                "--calibration-out",
+                "k.parquet",
+            ],
+            "calibrates on nothing",
+        ),
     ],
 )
 def test_mistakes_are_explained(folder, capsys, arguments, words):

@@ -9,7 +9,16 @@ from scipy import stats
 
 from perturbgen.de import DETable
 from perturbgen.errors import ConfigError, SchemaError
-from perturbgen.predict import average_t, expression_levels, fit_factors, has_converged, plug_in_t, shrink, usual_error
+from perturbgen.predict import (
+    Shrinkage,
+    average_t,
+    expression_levels,
+    fit_shrinkage,
+    has_converged,
+    plug_in_t,
+    usual_error,
+)
+from perturbgen.predict.calibration import mrrmse
 
 INDEX = pd.MultiIndex.from_tuples([("B", "x"), ("B", "y"), ("M", "x")], names=["cell_type", "compound"])
 GENES = pd.Index(["g1", "g2", "g3"])
@@ -98,17 +107,36 @@ def test_levels_hold_equally_many_genes() -> None:
         expression_levels(expression, levels=5)
 
 
-def test_factors_recover_what_the_truth_was_scaled_by() -> None:
+def test_shrinkage_recovers_what_the_truth_was_scaled_by() -> None:
     rng = np.random.default_rng(1)
     conditions = pd.MultiIndex.from_product([["B", "M"], list("pqrst")], names=INDEX.names)
     predictions = pd.DataFrame(rng.normal(0, 2, (10, 60)), conditions, [f"g{i}" for i in range(60)])
     levels = pd.DataFrame([[i % 3 for i in range(60)], [i // 20 for i in range(60)]], ["B", "M"], predictions.columns)
-    wanted = pd.DataFrame([[0.2, 0.5, 1.0], [0.0, 0.7, 1.3]], ["B", "M"], range(3))
-    truth = shrink(predictions, wanted, levels)
+    wanted = pd.DataFrame([[0.2, 0.5, 1.0], [0.0, 0.7, 0.9]], ["B", "M"], range(3))
+    truth = Shrinkage(wanted, 0.0).apply(predictions, levels)
     shuffled = predictions.iloc[rng.permutation(10), rng.permutation(60)]
-    found = fit_factors(shuffled, truth, levels)
-    assert np.allclose(found, wanted, atol=1e-6)
-    assert np.allclose(shrink(shuffled, found, levels).loc[truth.index, truth.columns], truth, atol=1e-6)
+    found = fit_shrinkage(shuffled, truth, levels)
+    assert found.noise == 0.0
+    assert np.allclose(found.factors, wanted, atol=1e-6)
+    assert np.allclose(found.apply(shuffled, levels).loc[truth.index, truth.columns], truth, atol=1e-6)
+
+
+def test_weak_conditions_are_shrunk_more_than_strong_ones() -> None:
+    rng = np.random.default_rng(3)
+    conditions = pd.MultiIndex.from_product([["B"], [f"c{i}" for i in range(24)]], names=INDEX.names)
+    signal = rng.normal(0, 1, (24, 400)) * np.repeat([[0.1], [2.0]], 12, axis=0)
+    truth, predictions = (
+        pd.DataFrame(signal + rng.normal(0, 0.6, signal.shape), conditions, range(400)) for _ in range(2)
+    )
+    levels = pd.DataFrame(0, ["B"], truth.columns)
+    found = fit_shrinkage(predictions, truth, levels)
+    ratio = (found.apply(predictions, levels) / predictions).mean(axis=1).to_numpy()
+    assert ratio[:12].mean() < 0.6 * ratio[12:].mean()
+    alike = min(mrrmse(predictions * factor, truth) for factor in np.arange(0, 1, 0.02))
+    assert mrrmse(found.apply(predictions, levels), truth) < 0.97 * alike
+    # By hand: a row of mean square 4 and one of 1, a factor of 1/2, noise of 1: 2 * (4/5) / 2 and 1 * (1/2) / 2.
+    shrunk = Shrinkage(pd.DataFrame([[0.5]], ["B"]), 1.0).apply(frame(2.0).iloc[[0]], pd.DataFrame(0, ["B"], GENES))
+    assert np.allclose(shrunk, 0.8)
 
 
 def test_factors_minimise_the_mean_of_row_errors_and_are_never_negative() -> None:
@@ -117,21 +145,23 @@ def test_factors_minimise_the_mean_of_row_errors_and_are_never_negative() -> Non
     truth = pd.DataFrame(rng.normal(0, 1, (30, 50)) * rng.gamma(0.5, 3, (30, 1)), conditions)
     predictions = truth * 0.5 + rng.normal(0, 1, truth.shape) * rng.gamma(0.5, 3, (30, 1))
     levels = pd.DataFrame(0, ["B"], truth.columns)
-    factor = fit_factors(predictions, truth, levels).iloc[0, 0]
+    found = fit_shrinkage(predictions, truth, levels)
 
-    def score(f: float) -> float:
-        return float(np.sqrt(((truth - f * predictions) ** 2).mean(axis=1)).mean())
+    def score(by: float) -> float:
+        return mrrmse(Shrinkage(found.factors * by, found.noise).apply(predictions, levels), truth)
 
-    assert score(factor) <= min(score(factor * 0.97), score(factor * 1.03)) + 1e-9
-    assert fit_factors(-truth, truth, levels).iloc[0, 0] == 0.0
+    assert score(1.0) <= min(score(0.97), score(1.03)) + 1e-9
+    assert (fit_shrinkage(predictions, 3 * predictions, levels).factors == 1).all(axis=None)  # never inflated
+    assert score(1.0) <= min(mrrmse(predictions * f, truth) for f in np.arange(0, 2, 0.05))
+    assert fit_shrinkage(-truth, truth, levels).factors.iloc[0, 0] == 0.0
 
 
 def test_shrinking_a_cell_type_without_a_factor_is_refused() -> None:
     levels = pd.DataFrame(0, ["B", "M"], GENES)
     with pytest.raises(SchemaError, match="no factor was fitted for cell type 'M'"):
-        shrink(frame(1.0), pd.DataFrame([[0.5]], ["B"]), levels)
+        Shrinkage(pd.DataFrame([[0.5]], ["B"]), 0.0).apply(frame(1.0), levels)
     with pytest.raises(SchemaError, match="missing values"):
-        fit_factors(frame(np.nan), frame(1.0), levels)
+        fit_shrinkage(frame(np.nan), frame(1.0), levels)
 
 
 @pytest.mark.parametrize(

@@ -12,14 +12,18 @@ from scipy import stats
 from perturbgen.baselines import Predictor
 from perturbgen.data.splits import Split
 from perturbgen.errors import ConfigError, PerturbgenError, SchemaError
+from perturbgen.predict.averaging import anchored_t
 from perturbgen.predict.bench import TWIN, Bench
-from perturbgen.predict.calibration import calibration_conditions
+from perturbgen.predict.calibration import calibration_conditions, mrrmse
 from perturbgen.predict.checks import check_generated
 from perturbgen.predict.likelihood import withheld_likelihood
-from perturbgen.predict.pipeline import PredictSettings, make_task, predict
+from perturbgen.predict.pipeline import predict
 from perturbgen.predict.plugin import expected_log2, model_logfc
 from perturbgen.predict.predictor import GenerativePredictor
+from perturbgen.predict.settings import PredictSettings
+from perturbgen.predict.shrinkage import gate
 from perturbgen.predict.source import make_sampler, without
+from perturbgen.predict.task import make_task
 from tests.predict.conftest import COMPOUNDS, FAST, FEW_TREES, GENES, KNOWN, make_experiment, train, wanted_table
 
 WANTED = wanted_table()
@@ -32,7 +36,7 @@ def sampler(experiment_file):
 
 
 def test_every_estimator_answers_for_every_condition(vae, experiment, sampler):
-    names = ("mean_t", "plug_in", "shrunk", "shrunk_plug_in")
+    names = ("mean_t", "anchored_t", "plug_in", "shrunk", "shrunk_plug_in")
     settings = PredictSettings(estimators=names, replicates=2, levels=2)
     found = predict(vae, experiment, WANTED, settings, sampler=sampler, keep=(1, 2))
     assert set(found.values) == set(names)
@@ -40,14 +44,39 @@ def test_every_estimator_answers_for_every_condition(vae, experiment, sampler):
         assert values.index.equals(LABELS)
         assert list(values.columns) == GENES
         assert np.isfinite(values.to_numpy()).all()
-    pd.testing.assert_frame_equal(found.by_replicates[2], found.values["mean_t"])
-    assert not found.by_replicates[1].equals(found.by_replicates[2])
-    assert sorted(found.calibration) == [("B", name) for name in KNOWN]
+    for name in ("mean_t", "anchored_t"):
+        pd.testing.assert_frame_equal(found.by_replicates[2][name], found.values[name])
+        assert not found.by_replicates[1][name].equals(found.by_replicates[2][name])
+    assert sorted(found.measured.index) == [("B", name) for name in KNOWN]
     assert list(found.scores.index) == [1, 2]
-    for raw, name in (("mean_t", "shrunk"), ("plug_in", "shrunk_plug_in")):
-        ratio = (found.values[name] / found.values[raw].where(found.values[raw].abs() > 1e-9)).round(9)
-        factors = found.factors[name].round(9).to_numpy().ravel()
+    for raw, name in (("anchored_t", "shrunk"), ("plug_in", "shrunk_plug_in")):
+        values, shrinkage = found.values[raw], found.shrinkage[name]
+        gated = values.mul(gate(values, shrinkage.noise), axis=0)
+        ratio = (found.values[name] / gated.where(gated.abs() > 1e-9)).round(9)
+        factors = shrinkage.factors.round(9).to_numpy().ravel()
         assert np.isin(ratio.to_numpy()[ratio.notna().to_numpy()], factors).all()
+        assert mrrmse(found.calibrated[name], found.measured) <= mrrmse(found.calibrated[raw], found.measured)
+
+
+def test_anchored_t_is_against_generated_vehicle_wells_of_the_same_places(vae, experiment, sampler):
+    settings = PredictSettings(estimators=("anchored_t",), replicates=1)
+    task = make_task(vae, experiment, LABELS, settings, sampler=sampler, calibration_run=None)
+    mock = task.wanted.untreated("DMSO")
+    assert (mock.wells["compound"] == "DMSO").all()
+    assert set(mock.wells["well"]) == set(task.wanted.wells["well"])  # fewer than twelve compounds: all their wells
+    samples = task.bench.draw(task.wanted, replicate=1), task.bench.draw(mock, replicate=1)
+    table = task.bench.fit(*samples)
+    t = anchored_t(table, task.groups, vehicle="DMSO")
+    base = table.logfc.loc[("B", "DMSO (untreated)")]
+    key = ("B", COMPOUNDS[3])
+    pd.testing.assert_series_equal(t.loc[key], (table.logfc.loc[key] - base) / table.se.loc[key], check_names=False)
+    # A model that is wrong by the same factor in every well of a cell type: the average of t sees it, this does not.
+    wrong = np.where(np.arange(len(GENES)) % 2, 3.0, 1.0)
+    for part in samples:
+        part.X = sp.csr_array(np.rint(part.X.toarray() * wrong))
+    biased = task.bench.fit(*samples)
+    here = anchored_t(biased, task.groups, vehicle="DMSO").loc[key]
+    assert (here - t.loc[key]).abs().median() < 0.25 * (biased.t.loc[key] - table.t.loc[key]).abs().median()
 
 
 def test_the_seed_decides_and_the_order_of_conditions_does_not(vae, experiment, sampler):
@@ -118,7 +147,7 @@ def test_conditions_that_a_run_withheld_are_the_ones_it_is_calibrated_on(experim
     assert "was trained on the measured conditions of 'B'" in caplog.text
     settings = PredictSettings(estimators=("shrunk",), replicates=1, levels=2)
     found = predict(vae, experiment, WANTED, settings, calibration_run=honest)
-    assert list(found.calibration) == [("B", KNOWN[0])]
+    assert list(found.measured.index) == [("B", KNOWN[0])]
 
 
 def test_plug_in_is_the_models_own_contrast(vae, experiment, sampler):
@@ -140,6 +169,8 @@ def test_plug_in_needs_a_run_that_knows_compounds(experiment_file, experiment, s
     )
     with pytest.raises(ConfigError, match="not conditioned on compound"):
         predict(run, experiment, WANTED, PredictSettings(estimators=("plug_in",)), sampler=sampler)
+    with pytest.raises(ConfigError, match="not conditioned on compound"):
+        predict(run, experiment, WANTED, PredictSettings(estimators=("shrunk",)), sampler=sampler)
     values = predict(run, experiment, WANTED, FAST, sampler=sampler).values["mean_t"]
     assert values.index.equals(LABELS)  # the seed's own conditions, cell type and well, are enough to generate
 

@@ -13,8 +13,10 @@ import torch
 
 from perturbgen.config import to_toml
 from perturbgen.errors import ConfigError, SchemaError, StorageError
-from perturbgen.train import checkpoint, load_run, resume, train
-from perturbgen.train.loop import DivergenceError, Training
+from perturbgen.train import load_run, resume, train
+from perturbgen.train.loop import Training
+from perturbgen.train.mishaps import DivergenceError
+from perturbgen.train.state import save_state
 
 KINDS = ["nbvae", "dgd", "gaussian_vae"]
 
@@ -160,7 +162,7 @@ def test_a_full_disk_leaves_the_checkpoint_before(settings, tmp_path, monkeypatc
 
     monkeypatch.setattr(torch, "save", full)
     with pytest.raises(StorageError, match="no space left"):
-        checkpoint.save_state(run, "last", {})
+        save_state(run, "last", {})
     assert state_of(run).keys() == before.keys()
     assert not list((run / "checkpoint").glob("*.part*"))
 

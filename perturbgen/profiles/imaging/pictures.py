@@ -50,6 +50,14 @@ def layers(stack: np.ndarray) -> list[np.ndarray]:
     ]
 
 
+def colours(channels: int) -> tuple[list[list[float]], list[float]]:
+    """The colour of each channel and the brightness that is shown in full, both from 0 to 1 (8-bit images)."""
+    if channels not in MAPS:
+        raise SchemaError(f"{channels} channels", expected=f"{', '.join(map(str, MAPS))} have a colour map")
+    rows = MAPS[channels]
+    return [[part / 255 for part in colour] for _, colour, _ in rows], [(full or 255) / 255 for _, _, full in rows]
+
+
 def composite(stack: np.ndarray) -> np.ndarray:
     """All channels added up, uint8 (height, width, 3)."""
     return np.clip(np.sum(layers(stack), axis=0), 0, 255).astype(np.uint8)

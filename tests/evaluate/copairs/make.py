@@ -47,7 +47,14 @@ def made_up() -> None:
     pd.DataFrame(columns).to_csv(HERE / "groups.csv")
 
 
-def cell_painting(data: Path) -> None:
+def whitened(x: Any, control: Any) -> Any:
+    """Standardised on the controls, then whitened by their covariance plus the identity."""
+    z = (x - x[control].mean(axis=0)) / x[control].std(axis=0)
+    values, vectors = np.linalg.eigh(np.cov(z[control].T, ddof=0))
+    return z @ (vectors / np.sqrt(np.maximum(values, 0) + 1)) @ vectors.T
+
+
+def cell_painting(data: Path, *, corrected: bool) -> None:
     """Each compound's wells against the DMSO wells of its plate; ``ref`` is copairs' idiom for that."""
     table = pd.read_csv(data / PLATE)
     named = [name for name in table if name.startswith("Metadata_")]
@@ -55,6 +62,7 @@ def cell_painting(data: Path) -> None:
     control = meta["compound"] == "DMSO"
     meta["ref"] = np.where(control, np.arange(len(meta)), -1)
     x = table.drop(columns=named).to_numpy(float)
+    x = whitened(x, control.to_numpy()) if corrected else x
     ap = average_precision(meta, x, ["compound", "ref"], [], [], ["compound", "ref"], progress_bar=False)
     groups = by_group(ap[~control.to_numpy()], "compound").rename(
         columns={
@@ -64,9 +72,11 @@ def cell_painting(data: Path) -> None:
             "corrected_p_value": "q",
         }
     )
-    groups[["map", "nmap", "p", "q"]].to_csv(HERE / "cellpainting.csv", float_format="%.9g")
+    name = "cellpainting_whitened.csv" if corrected else "cellpainting.csv"
+    groups[["map", "nmap", "p", "q"]].to_csv(HERE / name, float_format="%.9g")
 
 
 if __name__ == "__main__":
     made_up()
-    cell_painting(Path(sys.argv[1]))
+    cell_painting(Path(sys.argv[1]), corrected=False)
+    cell_painting(Path(sys.argv[1]), corrected=True)

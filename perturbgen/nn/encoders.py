@@ -1,0 +1,149 @@
+"""Networks from a profile to an embedding: (rows, n_in) to (rows, n_out). All are functions of rows in any order."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.utils.parametrizations import weight_norm
+
+from perturbgen.errors import ConfigError, suggest
+from perturbgen.nn.tabnet import TabNet
+
+
+def lecun_normal(weight: Tensor, fan_in: int) -> Tensor:
+    """Variance 1/fan_in, with which SELU keeps mean 0 and variance 1 from layer to layer."""
+    return nn.init.normal_(weight, 0.0, 1 / math.sqrt(fan_in))
+
+
+def selu_linear(n_in: int, n_out: int) -> nn.Linear:
+    """A layer for SELU: LeCun-normal weight, no bias at first."""
+    layer = nn.Linear(n_in, n_out)
+    lecun_normal(layer.weight, n_in)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+class DenselyConnected(nn.Module):
+    """Donner 2018: ``depth`` SELU layers of width ``growth``, each reading the input and all layers before it.
+
+    h_i = SELU(b_i + W_i [x; h_1; ...; h_{i-1}]), out = b + W [x; h_1; ...; h_depth]. Nothing is ever concatenated: a
+    layer adds its part to all that come after it as soon as it is known, so that the activations kept for the gradient
+    are rows x (n_in + 2 depth x growth), not quadratic in depth.
+    """
+
+    def __init__(self, n_in: int, n_out: int, *, depth: int = 64, growth: int = 16) -> None:
+        super().__init__()
+        self.depth, self.growth, self.n_in = depth, growth, n_in
+        following = [(depth - i) * growth + n_out for i in range(depth + 1)]
+        self.bias = nn.Parameter(torch.zeros(following[0]))
+        self.first = nn.Parameter(torch.empty(following[0], n_in))
+        self.rest = nn.ParameterList(nn.Parameter(torch.empty(width, growth)) for width in following[1:])
+        with torch.no_grad():
+            for part in (self.first, *self.rest):  # by what the reading layer reads in all
+                reads = n_in + growth * torch.arange(depth + 1).repeat_interleave(growth)[: following[0] - n_out]
+                fan = torch.cat([reads, torch.full((n_out,), n_in + growth * depth)])[-len(part) :]
+                part.normal_().div_(fan.float().sqrt()[:, None])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(rows, n_out)."""
+        ahead = functional.linear(x, self.first, self.bias)
+        for weight in self.rest:
+            # A copy of this layer's share, or the gradient would keep the whole of what is ahead.
+            hidden = functional.selu(ahead[:, : self.growth].contiguous())
+            ahead = ahead[:, self.growth :] + functional.linear(hidden, weight)
+        return ahead
+
+
+class SelfNormalising(nn.Module):
+    """Plain layers with SELU between them; alpha-dropout keeps mean and variance."""
+
+    def __init__(self, n_in: int, n_out: int, *, widths: Sequence[int] = (512, 256), dropout: float = 0.0) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for before, width in pairwise((n_in, *widths)):
+            layers += [selu_linear(before, width), nn.SELU()]
+            layers += [nn.AlphaDropout(dropout)] if dropout else []
+        self.layers = nn.Sequential(*layers, selu_linear((n_in, *widths)[-1], n_out))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(rows, n_out)."""
+        return self.layers(x)
+
+
+class ThreeStage(nn.Module):
+    """Three stages of batch norm, dropout and a weight-normed layer, with leaky rectifiers between them."""
+
+    def __init__(
+        self, n_in: int, n_out: int, *, width: int = 1024, dropout: tuple[float, float, float] = (0.15, 0.3, 0.25)
+    ) -> None:
+        super().__init__()
+        first, second, third = dropout
+        self.layers = nn.Sequential(
+            nn.BatchNorm1d(n_in), nn.Dropout(first), weight_norm(nn.Linear(n_in, width)), nn.LeakyReLU(0.01),
+            nn.BatchNorm1d(width), nn.Dropout(second), nn.Linear(width, width), nn.LeakyReLU(0.01),
+            nn.BatchNorm1d(width), nn.Dropout(third), weight_norm(nn.Linear(width, n_out)),
+        )  # fmt: skip
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(rows, n_out)."""
+        return self.layers(x)
+
+
+class SoftOrdering(nn.Module):
+    """A layer that learns an order of the genes, then convolutions along it (lish-moa, second place).
+
+    ``channels`` x ``places`` signals are made of the profile; two of the convolutions are skipped by a product.
+    """
+
+    def __init__(
+        self, n_in: int, n_out: int, *, channels: int = 256, places: int = 16, pooled: int = 8, dropout: float = 0.1
+    ) -> None:
+        super().__init__()
+        if places % pooled or pooled < 4:
+            raise ConfigError(f"{places} places pooled to {pooled}", expected="a multiple, and 4 or more pooled")
+        self.channels, self.places = channels, places
+        wide = 2 * channels
+        self.order = nn.Sequential(
+            nn.BatchNorm1d(n_in), nn.Dropout(dropout), weight_norm(nn.Linear(n_in, channels * places)), nn.CELU(0.06)
+        )
+        self.widen = self.stage(channels, wide, 5, dropout)
+        self.pool = nn.AvgPool1d(places // pooled)
+        self.keep = nn.Sequential(self.stage(wide, wide, 3, dropout), self.stage(wide, wide, 3, dropout))
+        self.gate = self.stage(wide, wide, 5, dropout)
+        self.shrink = nn.MaxPool1d(4, 2, padding=1)
+        self.out = nn.Sequential(nn.BatchNorm1d(wide * (pooled // 2)), nn.Linear(wide * (pooled // 2), n_out))
+
+    @staticmethod
+    def stage(n_in: int, n_out: int, width: int, dropout: float) -> nn.Sequential:
+        """Batch norm, dropout, a weight-normed convolution and a rectifier."""
+        convolution = weight_norm(nn.Conv1d(n_in, n_out, width, padding=width // 2))
+        return nn.Sequential(nn.BatchNorm1d(n_in), nn.Dropout(dropout), convolution, nn.ReLU())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(rows, n_out)."""
+        ordered = self.order(x).view(len(x), self.channels, self.places)
+        signal = self.pool(self.widen(ordered))
+        signal = self.keep(signal)
+        return self.out(self.shrink(signal * self.gate(signal)).flatten(1))
+
+
+ENCODERS: Final[dict[str, Callable[..., nn.Module]]] = {
+    "dense": DenselyConnected,
+    "mlp": SelfNormalising,
+    "three_stage": ThreeStage,
+    "soft_ordering": SoftOrdering,
+    "tabnet": TabNet,
+}
+
+
+def make_encoder(kind: str, n_in: int, n_out: int, **options: Any) -> nn.Module:
+    """An encoder by name."""
+    if kind not in ENCODERS:
+        raise ConfigError(f"no encoder {kind!r}", expected=", ".join(ENCODERS), fix=suggest(kind, ENCODERS))
+    return ENCODERS[kind](n_in, n_out, **options)

@@ -1,0 +1,115 @@
+"""Weighted sums of predictions, the weights found on withheld conditions that were measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import pandas as pd
+from scipy.optimize import nnls
+
+from perturbgen.errors import ConfigError, SchemaError, shorten
+from perturbgen.predict.calibration import mrrmse
+from perturbgen.predict.estimators import require_same
+from perturbgen.predict.shrinkage import TINY
+
+ROUNDS: Final = 20
+DRAWS: Final = 2000
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """Non-negative weights of predictions, whose sum is free, and what they gain.
+
+    ``gain`` is the MRRMSE of the best single member less that of the ensemble, each condition predicted with weights
+    and a best member found without its compound; ``interval`` holds 95 % of its bootstrap over conditions.
+    """
+
+    weights: pd.Series
+    gain: float
+    interval: tuple[float, float]
+
+    def apply(self, predictions: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+        """The weighted sum of the members' predictions (conditions x genes), joined by label."""
+        weights = {str(name): float(weight) for name, weight in self.weights.items()}
+        first = predictions[next(iter(weights))]
+        total = first * 0.0
+        for name, weight in weights.items():
+            total += weight * predictions[name].loc[first.index, first.columns]
+        return total
+
+
+def fit_ensemble(predictions: Mapping[str, pd.DataFrame], truth: pd.DataFrame, *, rng: np.random.Generator) -> Ensemble:
+    """The ensemble whose mean over conditions of the RMSE is least.
+
+    All frames are conditions (cell_type, compound) x genes with the same labels; no member may have learnt from these
+    conditions.
+    """
+    x, y = stacked(predictions, truth), truth.to_numpy(float)
+    names = list(predictions)
+    errors = np.sqrt(((y - x) ** 2).mean(axis=2))  # members x conditions
+    compounds = truth.index.get_level_values(1)
+    if compounds.nunique() < 2:
+        raise ConfigError("weights need two or more withheld compounds", expected="measured conditions of several")
+    single, joint = np.empty(len(y)), np.empty(len(y))
+    for compound in compounds.unique():
+        here = (compounds == compound).nonzero()[0]
+        others = (compounds != compound).nonzero()[0]
+        weights = fit_weights(x[:, others], y[others])
+        single[here] = errors[errors[:, others].mean(axis=1).argmin(), here]
+        joint[here] = np.sqrt(((y[here] - np.tensordot(weights, x[:, here], 1)) ** 2).mean(axis=1))
+    gains = (single - joint)[rng.integers(len(y), size=(DRAWS, len(y)))].mean(axis=1)
+    low, high = np.quantile(gains, [0.025, 0.975])
+    found = pd.Series(fit_weights(x, y), names, name="weight")
+    return Ensemble(found, float((single - joint).mean()), (float(low), float(high)))
+
+
+def stacked(predictions: Mapping[str, pd.DataFrame], truth: pd.DataFrame) -> np.ndarray:
+    """Predictions (members, conditions, genes) in the order of the truth; labels must agree, numbers be finite."""
+    if not predictions:
+        raise ConfigError("no predictions to combine", expected="one or more members")
+    parts = []
+    for name, frame in predictions.items():
+        require_same(truth.index, frame.index, f"conditions ({name})")
+        require_same(truth.columns, frame.columns, f"genes ({name})")
+        parts.append(frame.loc[truth.index, truth.columns].to_numpy(float))
+    bad = [name for name, part in zip(predictions, parts, strict=True) if not np.isfinite(part).all()]
+    if bad or not np.isfinite(truth.to_numpy(float)).all():
+        raise SchemaError(f"missing or infinite values in {shorten(bad) or 'the truth'}", expected="numbers")
+    return np.stack(parts)
+
+
+def fit_weights(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Weights (members,) of x (members, conditions, genes) for y (conditions, genes).
+
+    Non-negative least squares, each condition weighted by 1 / RMSE of the round before, which makes the squares' sum
+    that of the errors themselves.
+    """
+    products = np.einsum("mcg,ncg->cmn", x, x)
+    answers = np.einsum("mcg,cg->cm", x, y)
+    weights, importance = np.zeros(len(x)), np.ones(len(y))
+    for _ in range(ROUNDS):
+        weights = non_negative(np.tensordot(importance, products, 1), importance @ answers)
+        error = np.sqrt(((y - np.tensordot(weights, x, 1)) ** 2).mean(axis=1))
+        importance = 1 / np.maximum(error, TINY)
+    return weights
+
+
+def non_negative(products: np.ndarray, answers: np.ndarray) -> np.ndarray:
+    """Argmin of w'Pw - 2a'w over w >= 0, for P (members, members) and a (members,)."""
+    squares, vectors = np.linalg.eigh(products)
+    kept = squares > 1e-12 * max(squares.max(), TINY)
+    root = np.sqrt(squares[kept])
+    if not kept.any():
+        return np.zeros(len(answers))
+    return nnls(root[:, None] * vectors[:, kept].T, (vectors[:, kept].T @ answers) / root)[0]
+
+
+def as_row(ensemble: Ensemble, predictions: Mapping[str, pd.DataFrame], truth: pd.DataFrame) -> dict[str, float | str]:
+    """Weights, gain and the MRRMSE of the members and of the sum on the withheld conditions."""
+    row: dict[str, float | str] = {f"weight {name}": float(value) for name, value in ensemble.weights.items()}
+    row |= {f"MRRMSE {name}": mrrmse(frame, truth) for name, frame in predictions.items()}
+    low, high = ensemble.interval
+    return row | {"gain": ensemble.gain, "95 % of it": f"[{low:.4f}, {high:.4f}]"}

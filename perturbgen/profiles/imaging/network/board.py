@@ -1,0 +1,93 @@
+"""What TensorBoard shows of a network on images: who is taken for whom, the images themselves, the embedding."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+import pandas as pd
+
+from perturbgen.profiles.imaging.images import read_field
+from perturbgen.profiles.imaging.network.predict import Predictions, class_of, predict
+from perturbgen.profiles.imaging.pictures import MAPS, caption, composite
+from perturbgen.train.board import Board
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from perturbgen.profiles.imaging.network.feed import ImageFeed
+    from perturbgen.profiles.imaging.network.model import ImageClassifier
+    from perturbgen.profiles.imaging.network.settings import ImageSettings
+    from perturbgen.train.loop import Training
+
+TILES = 12  # images in the grid
+
+
+class ImageBoard(Board):
+    """Confusion matrix, images with what they were taken for, and the embedding in the projector."""
+
+    weight = "schedule/penalty weight"
+    settings: ImageSettings
+
+    def pictures(self, training: Training, epoch: int) -> None:
+        """Validation fields, or training ones where there are none."""
+        feed = cast("ImageFeed", training.validation if len(training.validation) else training.train)
+        found = predict(cast("ImageClassifier", training.model), feed, self.settings.model.statistics)
+        self.writer.add_figure("predictions/confusion", confusion_figure(found), epoch)
+        if len(feed.fields.channels) in MAPS:
+            grid = image_grid(found, feed, self.chosen(len(feed))[:TILES])
+            self.writer.add_image("predictions/images", grid, epoch, dataformats="HWC")
+
+    def projected(self, training: Training) -> tuple[np.ndarray, pd.DataFrame] | None:
+        """Embeddings of some training and validation fields."""
+        points, labels = [], []
+        for name, feed in (("train", training.train), ("validation", training.validation)):
+            if not len(feed):
+                continue
+            found = predict(
+                cast("ImageClassifier", training.model), cast("ImageFeed", feed), self.settings.model.statistics
+            )
+            rows = self.chosen(len(feed))
+            columns = ["sirna_id", "cell_type", "experiment", "plate", "well_type"]
+            points.append(found.embedding[rows])
+            labels.append(found.table.iloc[rows][columns].assign(part=name))
+        return np.concatenate(points), pd.concat(labels)
+
+
+def confusion_figure(found: Predictions) -> Figure:
+    """Wells by their siRNA (rows, each summing to one) and the siRNA they were taken for."""
+    from matplotlib.figure import Figure
+
+    wells, scores = found.wells()
+    truth = class_of(wells["sirna_id"], found.classes)
+    size = len(found.classes)
+    counts = np.zeros((size, size))
+    np.add.at(counts, (truth[truth >= 0], scores.to_numpy()[truth >= 0].argmax(axis=1)), 1)
+    figure = Figure(figsize=(6.4, 5.6), layout="constrained")
+    axes = figure.subplots()
+    image = axes.imshow(counts / np.maximum(counts.sum(axis=1, keepdims=True), 1), cmap="viridis", vmin=0, vmax=1)
+    figure.colorbar(image, ax=axes, label="share of a siRNA's wells")
+    axes.set(
+        xlabel="taken for",
+        ylabel="siRNA",
+        title=f"{int(counts.sum())} wells, {np.trace(counts) / max(counts.sum(), 1):.0%} right",
+    )
+    if size <= 40:
+        axes.set_xticks(range(size), list(map(str, found.classes)), fontsize=6, rotation=90)
+        axes.set_yticks(range(size), list(map(str, found.classes)), fontsize=6)
+    return figure
+
+
+def image_grid(found: Predictions, feed: ImageFeed, rows: np.ndarray) -> np.ndarray:
+    """Fields in the colours of their channels under what they are and what they were taken for, uint8 (h, w, 3)."""
+    tiles = []
+    for i in rows:
+        stack = read_field(feed.fields.files[int(i)], list(feed.fields.channels))
+        picture = composite(stack)
+        truth, taken = found.table["sirna_id"].iloc[i], found.classes[int(found.log_p[i].argmax())]
+        text = f"{'?' if pd.isna(truth) else int(truth)}: {taken}"
+        tiles.append(np.concatenate([caption(text, picture.shape[1]), picture]))
+    across = 4
+    blank = np.zeros_like(tiles[0])
+    tiles += [blank] * (-len(tiles) % across)
+    return np.concatenate([np.concatenate(tiles[i : i + across], axis=1) for i in range(0, len(tiles), across)])

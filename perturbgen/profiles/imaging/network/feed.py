@@ -1,0 +1,178 @@
+"""Batches of images for the training loop, decoded by threads of their own, each image once in an epoch."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from perturbgen.errors import SchemaError
+from perturbgen.profiles.imaging.images import read_field
+from perturbgen.profiles.imaging.network.fields import Fields
+
+FULL = {np.dtype(np.uint8): 255.0, np.dtype(np.uint16): 65535.0}
+
+
+@dataclass(frozen=True)
+class ImageBatch:
+    """``images`` (n, channels, height, width), full brightness 1; ``label`` -1 where there is none; all (n,)."""
+
+    index: torch.Tensor
+    images: torch.Tensor
+    label: torch.Tensor
+    cell: torch.Tensor
+    experiment: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """What labels are called; a label's number is its place."""
+
+    classes: tuple[int, ...]
+    cells: tuple[str, ...]
+    experiments: tuple[str, ...]
+
+    def codes(self, table: pd.DataFrame) -> dict[str, torch.Tensor]:
+        """The numbers of a table's labels; what was not trained on is -1."""
+        sirna = pd.Index(self.classes).get_indexer(pd.Index(table["sirna_id"].fillna(-1).astype(int)))
+        cell, experiment = (
+            pd.Index(names).get_indexer(pd.Index(table[column]))
+            for names, column in ((self.cells, "cell_type"), (self.experiments, "experiment"))
+        )
+        return {
+            "label": torch.from_numpy(sirna),
+            "cell": torch.from_numpy(cell),
+            "experiment": torch.from_numpy(experiment),
+        }
+
+
+class ImageFeed:
+    """Fields in batches on the run's device (the protocol is ``perturbgen.train.protocols.Feed``).
+
+    While a batch is used the next ``ahead`` ones are decoded by ``workers`` threads: at most ahead + 1 are in memory.
+    With ``one_experiment`` a batch holds fields of one experiment. A group is cut into equal parts, not into full
+    batches and a rest: no batch is too small for its statistics.
+    """
+
+    unit = "images"
+
+    def __init__(
+        self, fields: Fields, vocabulary: Vocabulary, size: int, *, seed: int, one_experiment: bool = True,
+        shrink: int = 1, workers: int = 2, ahead: int = 2, device: torch.device | str = "cpu",
+    ) -> None:  # fmt: skip
+        self.fields, self.vocabulary, self.size, self.seed, self.shrink = fields, vocabulary, size, seed, shrink
+        self.workers, self.ahead, self.device = workers, ahead, torch.device(device)
+        self.codes = vocabulary.codes(fields.table)
+        self.experiment = pd.factorize(fields.table["experiment"], sort=True)[0]
+        self.group = self.experiment if one_experiment else np.zeros(len(fields), np.int64)
+        self._sizes = [len(rows) for rows in self.plan(0)]
+
+    def __len__(self) -> int:
+        return len(self.fields)
+
+    def plan(self, epoch: int) -> list[np.ndarray]:
+        """The fields of each batch of an epoch."""
+        rng = np.random.default_rng([self.seed, epoch])
+        batches = [part for rows in self.groups(self.group) for part in cut(rng.permutation(rows), self.size)]
+        return [batches[i] for i in rng.permutation(len(batches))]
+
+    def groups(self, of: np.ndarray) -> list[np.ndarray]:
+        """The fields of each group."""
+        return np.split(np.argsort(of, kind="stable"), np.cumsum(np.bincount(of))[:-1]) if len(of) else []
+
+    def steps(self, ranks: int) -> int:
+        """Batches of an epoch; each process has its share of every one."""
+        return len(self._sizes)
+
+    def total(self, batch: int) -> int:
+        """Fields of a batch of the epoch that was begun last."""
+        return self._sizes[batch]
+
+    def epoch(self, epoch: int, *, skip: int = 0, rank: int = 0, ranks: int = 1) -> Iterator[ImageBatch]:
+        """Every field once; batches before number ``skip`` are not read."""
+        plan = self.plan(epoch)
+        self._sizes = [len(rows) for rows in plan]
+        yield from self.stream([rows[rank::ranks] for rows in plan[skip:]])
+
+    def once(self) -> Iterator[ImageBatch]:
+        """Every field once, each experiment by itself, its fields in an order that no label decides."""
+        yield from self.stream([rows for part in self.by_experiment() for rows in part])
+
+    def by_experiment(self) -> list[list[np.ndarray]]:
+        """The fields of the batches of each experiment."""
+        rng = np.random.default_rng(self.seed)
+        return [cut(rng.permutation(rows), self.size) for rows in self.groups(self.experiment)]
+
+    def stream(self, plan: Sequence[np.ndarray]) -> Iterator[ImageBatch]:
+        """Batches of these fields, decoded ahead."""
+        pool, coming = (
+            ThreadPoolExecutor(self.workers, thread_name_prefix="decode"),
+            deque[tuple[np.ndarray, list[Any]]](),
+        )
+        waiting = iter(plan)
+
+        def ask(rows: np.ndarray) -> None:
+            coming.append((rows, [pool.submit(self.read, int(i)) for i in rows]))
+
+        try:
+            for rows in islice(waiting, self.ahead):
+                ask(rows)
+            while coming:
+                rows, futures = coming.popleft()
+                batch = self.batch(rows, futures)
+                for following in islice(waiting, 1):
+                    ask(following)
+                yield batch
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def read(self, field: int) -> np.ndarray:
+        """The channels of a field (channels, height, width), float32, full brightness 1."""
+        pixels = read_field(self.fields.files[field], list(self.fields.channels))
+        bright = pixels.astype(np.float32) / np.float32(FULL[pixels.dtype])
+        return bright if self.shrink == 1 else shrunk(bright, self.shrink)
+
+    def batch(self, rows: np.ndarray, futures: list[Future[np.ndarray]]) -> ImageBatch:
+        """The decoded fields with their labels."""
+        images = [future.result() for future in futures]
+        for i, image in enumerate(images):
+            if image.shape != images[0].shape:
+                files = [next(iter(self.fields.files[int(rows[j])].values())) for j in (i, 0)]
+                sizes = [f"{shape[1]} x {shape[2]}" for shape in (image.shape, images[0].shape)]
+                raise SchemaError(
+                    f"{files[0]} is {sizes[0]}, {files[1]} {sizes[1]}",
+                    expected="images of one size", cause="two releases, or thumbnails among them",
+                )  # fmt: skip
+        index = torch.from_numpy(rows)
+        labels = {name: codes[index].to(self.device) for name, codes in self.codes.items()}
+        stacked = torch.from_numpy(np.stack(images)).to(self.device)
+        return ImageBatch(index=index.to(self.device), images=stacked, **labels)
+
+    def names(self, index: torch.Tensor) -> Sequence[Any]:
+        """The ids of fields."""
+        return self.fields.table["site_id"].iloc[index.cpu().numpy()].tolist()
+
+    def shape(self, size: int) -> str:
+        """How large a batch is."""
+        return f"{size:,} images of {len(self.fields.channels)} channels"
+
+
+def cut(rows: np.ndarray, size: int) -> list[np.ndarray]:
+    """Equal parts of at most ``size``."""
+    return np.array_split(rows, -(-len(rows) // size))
+
+
+def shrunk(image: np.ndarray, factor: int) -> np.ndarray:
+    """Means over squares of ``factor`` pixels, (channels, height // factor, width // factor)."""
+    channels, height, width = image.shape
+    if min(height, width) < factor:
+        raise SchemaError(f"an image of {height} x {width} cannot be shrunk by {factor}", expected="a smaller shrink")
+    kept = image[:, : height // factor * factor, : width // factor * factor]
+    return kept.reshape(channels, height // factor, factor, width // factor, factor).mean(axis=(2, 4))

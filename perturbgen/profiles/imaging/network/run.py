@@ -1,0 +1,211 @@
+"""Train a network on images, go on with a run, and read a trained one."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from perturbgen.config import create_run, file_hash, load_settings
+from perturbgen.errors import ConfigError, InputError, SchemaError, shorten
+from perturbgen.files import atomic_path, require_file, require_folder, require_writable
+from perturbgen.profiles.imaging.network.fields import Fields, class_names, read_fields
+from perturbgen.profiles.imaging.network.settings import ImageSettings
+from perturbgen.train.launch import MAY_CHANGE, carry_out, keep_settings, launch, settings_to_resume
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+    from perturbgen.nn.trainable import Trainable
+    from perturbgen.profiles.imaging.network.feed import ImageFeed, Vocabulary
+    from perturbgen.profiles.imaging.network.model import ImageClassifier
+    from perturbgen.train.loop import Training
+
+log = logging.getLogger(__name__)
+
+CARD = "images.json"
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class ImageCard:
+    """What the numbers of a trained network mean."""
+
+    classes: tuple[int, ...]
+    cells: tuple[str, ...]
+    experiments: tuple[str, ...]
+    channels: tuple[int, ...]
+
+    def write(self, run: Path) -> None:
+        """Save as ``images.json``."""
+        with atomic_path(run / CARD) as part:
+            part.write_text(json.dumps({"format": FORMAT, **asdict(self)}, indent=1))
+
+    @classmethod
+    def read(cls, run: Path) -> ImageCard:
+        """The card of a run."""
+        path = require_file(run / CARD, "description of a network on images")
+        try:
+            state = json.loads(path.read_text())
+            version = state.pop("format")
+            card = cls(**{name: tuple(values) for name, values in state.items()})
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise InputError(f"{path} does not describe a network: {error!r}", fix="train again") from None
+        if version != FORMAT:
+            raise InputError(f"{path} has format {version}", expected=f"format {FORMAT}")
+        return card
+
+    def vocabulary(self) -> Vocabulary:
+        """The names of labels."""
+        from perturbgen.profiles.imaging.network.feed import Vocabulary
+
+        return Vocabulary(self.classes, self.cells, self.experiments)
+
+
+@dataclass(frozen=True, eq=False)
+class ImageRun:
+    """A trained network, in evaluation mode, and what its inputs are."""
+
+    path: Path
+    settings: ImageSettings
+    card: ImageCard
+    model: ImageClassifier
+
+    def feed(self, fields: Fields, *, device: str = "cpu") -> ImageFeed:
+        """Fields as the network reads them."""
+        if fields.channels != self.card.channels:
+            raise SchemaError(
+                f"channels {shorten(fields.channels, 8)}",
+                expected=f"{shorten(self.card.channels, 8)}, as {self.path} has",
+            )
+        return make_feed(fields, self.settings, self.card.vocabulary(), device=device)
+
+
+def train(settings: ImageSettings, *, runs: Path = Path("runs"), devices: int = 1, accelerator: str = "auto") -> Path:
+    """Train from the first step; returns the run directory."""
+    require_writable(runs / "run")
+    fabric = launch(settings.training, devices=devices, accelerator=accelerator)
+    fields = read_fields(settings.data)
+    card = describe(fields, settings)
+    run = runs
+    if fabric.is_global_zero:
+        table = next(
+            p for p in sorted(settings.data.path.iterdir()) if p.name.startswith(("metadata.csv", "train.csv"))
+        )
+        run = create_run(runs, settings.name, settings, seed=settings.seed, data={str(table): file_hash(table)})
+        card.write(run)
+        fields.table.to_parquet(run / "fields.parquet", index=False)
+    return fit(fabric.broadcast(run), settings, fields, card, fabric, resumed=False)
+
+
+def resume(run: Path, overrides: list[str], *, devices: int = 1, accelerator: str = "auto") -> Path:
+    """Go on where the last checkpoint stands."""
+    import pandas as pd
+
+    may_change = (*MAY_CHANGE, "data.workers", "data.ahead")
+    settings = settings_to_resume(ImageSettings, run, overrides, may_change=may_change)
+    fabric = launch(settings.training, devices=devices, accelerator=accelerator)
+    fields, before = read_fields(settings.data), pd.read_parquet(require_file(run / "fields.parquet", "list of fields"))
+    if not fields.table["site_id"].equals(before["site_id"]) or not fields.table["part"].equals(before["part"]):
+        raise SchemaError(
+            f"the images are not those that {run} was trained on ({len(fields):,} fields, then {len(before):,})",
+            fix="name the same folder, or train anew",
+        )
+    if overrides and fabric.is_global_zero:
+        keep_settings(run, settings)
+    return fit(run, settings, fields, ImageCard.read(run), fabric, resumed=True)
+
+
+def describe(fields: Fields, settings: ImageSettings) -> ImageCard:
+    """The card of a run about to start; one that starts from another keeps its classes and cell types."""
+    train = fields.part("train").table
+    if settings.model.start is not None:
+        before = ImageCard.read(require_folder(settings.model.start, "run to start from"))
+        return ImageCard(before.classes, before.cells, tuple(sorted(train["experiment"].unique())), fields.channels)
+    classes = class_names(fields, controls=settings.data.controls)
+    cells, experiments = (tuple(sorted(train[name].unique())) for name in ("cell_type", "experiment"))
+    return ImageCard(tuple(classes), cells, experiments, fields.channels)
+
+
+def fit(run: Path, settings: ImageSettings, fields: Fields, card: ImageCard, fabric: Fabric, *, resumed: bool) -> Path:
+    """Build the network and train it."""
+    from perturbgen.profiles.imaging.network.board import ImageBoard
+
+    training = assemble(run, settings, fields, card, fabric)
+    return carry_out(training, lambda step: ImageBoard(run, settings, step=step), resumed=resumed)
+
+
+def assemble(run: Path, settings: ImageSettings, fields: Fields, card: ImageCard, fabric: Fabric) -> Training:
+    """The loop with the feeds, the network, its optimiser and its judge."""
+    from perturbgen.profiles.imaging.network.predict import predict, validation_numbers
+    from perturbgen.train.loop import Training
+    from perturbgen.train.optimisers import adamw
+
+    vocabulary = card.vocabulary()
+    train, validation = (
+        make_feed(fields.part(part), settings, vocabulary, device=str(fabric.device))
+        for part in ("train", "validation")
+    )
+    model = build(settings, card, label=train.codes["label"])
+    rates = settings.training
+
+    def judge(trained: Trainable) -> dict[str, float]:
+        return validation_numbers(predict(trained, validation, settings.model.statistics))  # type: ignore[arg-type]
+
+    if not (validation.codes["label"] >= 0).any():
+        log.warning("no field to validate on: the last epochs decide by what they were trained on")
+    return Training(
+        run, settings, train=train, validation=validation, model=model, fabric=fabric,
+        optimisers=[adamw((model.parameters(), rates.learning_rate, rates.weight_decay))],
+        judge=judge if (validation.codes["label"] >= 0).any() else None,
+    )  # fmt: skip
+
+
+def make_feed(fields: Fields, settings: ImageSettings, vocabulary: Vocabulary, *, device: str = "cpu") -> ImageFeed:
+    """Fields as a run's settings want them read."""
+    from perturbgen.profiles.imaging.network.feed import ImageFeed
+
+    data, training = settings.data, settings.training
+    return ImageFeed(
+        fields, vocabulary, training.batch_size, seed=settings.seed, one_experiment=training.one_experiment,
+        shrink=data.shrink, workers=data.workers, ahead=data.ahead, device=device,
+    )  # fmt: skip
+
+
+def build(settings: ImageSettings, card: ImageCard, *, label: Any = None) -> ImageClassifier:
+    """The network, its weights drawn from the seed or taken from the run it starts from."""
+    import torch
+
+    from perturbgen.profiles.imaging.network.model import ImageClassifier, balanced
+    from perturbgen.train.state import load_state
+
+    weights = balanced(label, len(card.classes)) if settings.model.class_weights and label is not None else None
+    torch.manual_seed(settings.seed)
+    model = ImageClassifier(
+        settings.model, card.vocabulary(), len(card.channels), augment=settings.augment, weights=weights
+    )
+    if settings.model.start is None or label is None:
+        return model
+    state = load_state(settings.model.start, "best")["model"]
+    shapes = {
+        name: value.shape for name, value in model.state_dict().items() if not name.startswith(("domain.", "weights"))
+    }
+    wrong = [name for name, shape in shapes.items() if name not in state or state[name].shape != shape]
+    if wrong:
+        raise ConfigError(f"model.start {settings.model.start} has other parameters: {shorten(wrong)}",
+                          expected="the same backbone, adapter, embedding and channels")  # fmt: skip
+    model.load_state_dict({name: state[name] for name in shapes}, strict=False)
+    return model
+
+
+def load_run(path: str | Path, *, device: str = "cpu") -> ImageRun:
+    """A trained network, its best state."""
+    from perturbgen.train.state import load_parameters, load_state
+
+    path = require_folder(path, "run directory")
+    settings, card = load_settings(ImageSettings, path / "config.toml"), ImageCard.read(path)
+    model = build(settings, card)
+    load_parameters(model, load_state(path, "best")["model"], path)
+    return ImageRun(path, settings, card, model.to(device).eval())

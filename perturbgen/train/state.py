@@ -1,0 +1,78 @@
+"""How far a run has come, and how that is kept on disk: ``checkpoint/last.pt``, ``checkpoint/best.pt``."""
+
+from __future__ import annotations
+
+import math
+import pickle
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from perturbgen.errors import InputError
+from perturbgen.files import atomic_path, require_file
+
+if TYPE_CHECKING:
+    import torch
+
+# What the reader of pickles says of bytes that are none, as its documentation warns.
+BROKEN_PICKLE = (pickle.UnpicklingError, EOFError, LookupError, ValueError, TypeError, AttributeError, AssertionError)
+
+
+@dataclass
+class State:
+    """How far a run has come; everything beside the parameters that a resumed run needs."""
+
+    epoch: int = 0
+    batch: int = 0  # of the epoch
+    step: int = 0  # in all
+    best: float = math.inf
+    best_epoch: int = -1
+    waited: int = 0
+    sums: dict[str, float] = field(default_factory=dict)  # of the epoch so far
+    seconds: float = 0.0
+
+    def add(self, values: dict[str, float]) -> None:
+        """Add a step's sums to the epoch's."""
+        for name, value in values.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+
+
+def save_state(run: Path, name: str, state: dict[str, Any]) -> None:
+    """Write ``checkpoint/<name>.pt``; the one before stays until the new one is complete."""
+    import torch
+
+    with atomic_path(run / "checkpoint" / f"{name}.pt") as part:
+        try:
+            torch.save(state, part)
+        except RuntimeError as error:  # torch's zip writer reports a full disk this way
+            raise OSError(28, f"No space left on device ({error})") from error
+
+
+def load_state(run: Path, name: str) -> dict[str, Any]:
+    """Read ``checkpoint/<name>.pt``: tensors and plain values only."""
+    import torch
+
+    path = require_file(run / "checkpoint" / f"{name}.pt", "checkpoint")
+    try:
+        state = torch.load(path, weights_only=True, map_location="cpu")
+    except (*BROKEN_PICKLE, RuntimeError) as error:
+        first = (str(error) or type(error).__name__).splitlines()[0]
+        raise InputError(f"{path} cannot be read as a checkpoint: {first}", cause="a copy that broke off") from None
+    needed = {"model", "optimisers", "state"} if name == "last" else {"model"}
+    if not isinstance(state, dict) or not needed <= state.keys():
+        raise InputError(
+            f"{path} is no checkpoint of perturbgen", expected=f"a dictionary of {', '.join(sorted(needed))}"
+        )
+    return state
+
+
+def load_parameters(model: torch.nn.Module, state: dict[str, torch.Tensor], run: Path) -> None:
+    """Put a state into a model that it fits."""
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        lines = [line.strip() for line in str(error).splitlines()[1:3]]
+        raise InputError(
+            f"the checkpoint in {run} is not of the model in its config.toml: {'; '.join(lines)}",
+            cause="config.toml was edited, or the checkpoint copied from another run",
+        ) from None

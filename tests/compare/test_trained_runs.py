@@ -1,0 +1,193 @@
+"""A trained run in the grid: its own prediction, kept by what it depends on, refused where it has seen the answers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from anndata import AnnData, read_h5ad
+from scipy import sparse
+
+from perturbgen.compare import Comparison, cells, compare
+from perturbgen.compare.outputs import write_report
+from perturbgen.config import load_settings
+from perturbgen.errors import ConfigError, InputError, SchemaError
+from perturbgen.predict.bench import Bench
+from perturbgen.predict.predictor import GenerativePredictor
+from perturbgen.predict.settings import PredictSettings
+from perturbgen.train import RunSettings, load_run
+from perturbgen.train import run as running
+
+from .conftest import states, write_flat
+
+COMPOUNDS = [f"drug {i}" for i in range(4)]
+KNOWN = COMPOUNDS[:2]
+GENES = [f"g{i:02d}" for i in range(12)]
+FAST: dict[str, Any] = {"estimators": ["mean_t"], "replicates": 1}
+
+
+def make_cells() -> AnnData:
+    """Two cell types under every compound, three plates of a donor each, a vehicle in every row."""
+    rng = np.random.default_rng(0)
+    level = rng.gamma(1, 3, len(GENES)) + 0.3
+    effect = {name: np.exp(rng.normal(0, 0.7, len(GENES))) for name in COMPOUNDS} | {"DMSO": 1.0}
+    rows, counts = [], []
+    for plate in range(3):
+        for i, compound in enumerate([*COMPOUNDS, *["DMSO"] * 2]):
+            well = f"{'AB'[i % 2]}{i // 2 + 1}"
+            for kind, shift in (("NK cells", 0), ("B cells", 5)):
+                rows += [(kind, compound, f"plate {plate}", well, f"donor {plate}", well[0], compound == "DMSO")] * 6
+                counts.append(rng.poisson(np.roll(level, shift) * effect[compound], (6, len(GENES))))
+    obs = pd.DataFrame(rows, columns=["cell_type", "compound", "plate", "well", "donor", "row", "control"])
+    obs.index = pd.Index([f"cell {i}" for i in range(len(obs))])
+    matrix = sparse.csr_matrix(np.vstack(counts))
+    return AnnData(matrix, obs=obs, var=pd.DataFrame(index=GENES), uns={"vehicle": "DMSO"})
+
+
+def train(folder: Path, data: Path, name: str) -> Path:
+    base = {
+        "name": name,
+        "data": {"path": str(data)},
+        "model": {"latent": 2, "decoder": {"hidden": [4]}},
+        "conditions": {"cell_type": {}, "compound": {}, "plate": {}},
+        "annealing": {"warmup": 0},
+        "training": {"epochs": 1, "batch_size": 64, "threads": 1},
+    }
+    return running.train(load_settings(RunSettings, base=base), runs=folder / "runs", accelerator="cpu")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Cells and DE tables, B cells with the known compounds only in what is released; a run on each file of cells."""
+    folder = tmp_path_factory.mktemp("trained")
+    everything = make_cells()
+    table = Bench.of(everything, ["B cells", "NK cells"], control="DMSO", flavour="kaggle").fit().signed_log10_p
+    hidden = table.index.isin(pd.MultiIndex.from_product([["B cells"], COMPOUNDS[2:]]))
+    table.index.names = ["cell_type", "compound"]
+    write_flat(table[~hidden], folder / "de_train.parquet")
+    write_flat(table[hidden], folder / "de_truth.parquet")
+    obs = everything.obs
+    released = ~((obs["cell_type"] == "B cells") & obs["compound"].isin(COMPOUNDS[2:])).to_numpy()
+    everything.write_h5ad(folder / "everything.h5ad")
+    everything[released].copy().write_h5ad(folder / "released.h5ad")
+    for name in ("released", "everything"):
+        train(folder, folder / f"{name}.h5ad", name).rename(folder / f"run-{name}")
+    return folder
+
+
+def ran(made: Path, out: Path, run: dict[str, Any] | None = None, **changes: Any) -> Comparison:
+    from perturbgen.compare import CompareSettings
+
+    vae = {"run": str(made / "run-released"), "cells": "released.h5ad", "settings": FAST} | (run or {})
+    base = {
+        "data": {"folder": str(made), "truth": "de_truth.parquet"},
+        "splits": {"kaggle": {"targets": ["B cells"], "known": KNOWN}},
+        "methods": {"zeros": {}, "vae": vae},
+        "score": {"resamples": 10},
+    }
+    return compare(load_settings(CompareSettings, base=base | changes), out, workers=1)
+
+
+def test_a_run_predicts_what_its_predictor_predicts(made: Path, tmp_path: Path) -> None:
+    found = ran(made, tmp_path)
+    assert states(found) == {"done": 2}
+    train = pd.read_parquet(made / "de_train.parquet").set_index(["cell_type", "sm_name"])
+    model = GenerativePredictor(
+        load_run(made / "run-released"), read_h5ad(made / "released.h5ad"), PredictSettings(**FAST)
+    )
+    fitted = model.fit(train, rng=np.random.default_rng(0))
+    values = found.predictions()["vae"]
+    expected = fitted.predict(values.index.to_frame(index=False)).loc[values.index, values.columns]
+    np.testing.assert_allclose(values, expected, rtol=1e-6)
+    assert found.card.role("vae") == "method"
+    assert states(ran(made, tmp_path, seeds=[0, 1])) == {"cached": 2, "done": 1}, "another seed draws other cells"
+
+
+def test_a_run_is_kept_by_its_parameters_its_cells_and_its_settings(made: Path, tmp_path: Path) -> None:
+    ran(made, tmp_path)
+    moved = tmp_path / "elsewhere"
+    (made / "run-released").rename(moved)
+    try:
+        assert states(ran(made, tmp_path, {"run": str(moved)})) == {"cached": 2}, "the name of the run does not matter"
+    finally:
+        moved.rename(made / "run-released")
+    assert states(ran(made, tmp_path, {"settings": FAST | {"replicates": 2}})) == {"cached": 1, "done": 1}
+    other = {"run": str(made / "run-released"), "cells": "more.h5ad"}
+    more = read_h5ad(made / "released.h5ad")
+    more.obs["note"] = "another file"
+    more.write_h5ad(made / "more.h5ad")
+    assert states(ran(made, tmp_path, other)) == {"cached": 1, "done": 1}
+
+
+def test_code_that_generates_is_code_that_a_run_depends_on(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran(made, tmp_path)
+    real = cells.code_version
+    monkeypatch.setattr(cells, "code_version", lambda rooms: "new" if "predict" in rooms else real(rooms))
+    found = ran(made, tmp_path)
+    assert found.cells.set_index("method")["state"].to_dict() == {"zeros": "cached", "vae": "done"}
+
+
+def test_a_run_that_has_seen_the_answers_is_refused_before_anything_is_fitted(made: Path, tmp_path: Path) -> None:
+    seen = {"run": str(made / "run-everything"), "cells": "everything.h5ad"}
+    with pytest.raises(ConfigError, match=r"trained on 2 of the 2 conditions that kaggle .* 'B cells \| drug 2'"):
+        ran(made, tmp_path / "out", seen)
+    with pytest.raises(ConfigError, match="trained on 2 of the 2 conditions"):
+        ran(made, tmp_path / "out", {"calibration_run": seen["run"], "cells": "everything.h5ad"})
+    with pytest.raises(SchemaError, match=r"trained on .* cells that .*released\.h5ad does not hold"):
+        ran(made, tmp_path / "out", {"run": seen["run"]})
+    with pytest.raises(ConfigError, match="conditions that compounds"):
+        ran(made, tmp_path / "out", splits={"compounds": {"targets": ["B cells"], "folds": 2}})
+    assert not (tmp_path / "out").exists()
+
+
+def test_cells_of_withheld_conditions_beside_an_honest_run_are_not_looked_at(made: Path, tmp_path: Path) -> None:
+    honest = ran(made, tmp_path / "a")
+    beside = ran(made, tmp_path / "b", {"cells": "everything.h5ad"})
+    pd.testing.assert_frame_equal(honest.predictions()["vae"], beside.predictions()["vae"])
+
+
+def test_the_report_says_what_the_run_has_seen(made: Path, tmp_path: Path) -> None:
+    found = ran(made, tmp_path)
+    about = found.card.info["trained runs"]["vae"]
+    assert about["conditions seen in training"] == 2 * len(COMPOUNDS) - 2 + 2, "the vehicle's two among them"
+    assert about["of those withheld"] == 0
+    text = write_report(found, tmp_path / "report.html", "runs").read_text()
+    assert "trained runs.vae.parameters" in text
+    assert about["parameters"] in text
+    assert json.dumps(about)
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"cells": ""}, "a run needs cells"),
+        ({"baseline": "zeros"}, "not two of them"),
+        ({"settings": {"seed": 3}}, "seeds = "),
+        ({"settings": {"estimators": ["mean_t", "plug_in"]}}, "a method for each estimator"),
+        ({"settings": {"replicate": 3}}, "did you mean 'replicates'"),
+        ({"settings": {"latent": "posteriro"}}, "latent"),
+    ],
+)
+def test_a_wrong_setting_of_a_run_is_told(made: Path, tmp_path: Path, changed: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        ran(made, tmp_path / "out", changed)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_missing_run_or_file_of_cells_is_told(made: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    for changed, words in (
+        ({"run": "nowhere"}, "no run directory at .*nowhere"),
+        ({"run": str(tmp_path / "empty")}, "no description of a trained model at"),
+        ({"cells": "no.h5ad"}, "no file of cells at"),
+    ):
+        with pytest.raises(InputError, match=words):
+            ran(made, tmp_path / "out", changed)
+    with pytest.raises(ConfigError, match="cells and calibration_run belong to a run"):
+        ran(made, tmp_path / "out", methods={"zeros": {"cells": "released.h5ad"}})

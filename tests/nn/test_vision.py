@@ -1,0 +1,113 @@
+"""Stems for many channels, backbones, and what is done against batch effects in them."""
+
+from __future__ import annotations
+
+import importlib.util
+
+import pytest
+import torch
+from torch import nn
+
+from perturbgen.errors import MissingDependencyError
+from perturbgen.nn.channels import ChannelMix, ColourMap, widened
+from perturbgen.nn.domains import DomainHead, batch_statistics, coral, norms, own_statistics, reversed_gradient
+from perturbgen.nn.shapes import ShapeError
+from perturbgen.nn.vision import BACKBONES, SmallCNN, backbone, replace_first
+
+MONAI = importlib.util.find_spec("monai") is not None
+
+
+def test_a_colour_map_adds_colours_up_to_white() -> None:
+    adapter = ColourMap([[1, 0, 0], [0, 0.5, 1]], [0.5, 1.0])
+    images = torch.tensor([[[[0.25]], [[0.5]]], [[[2.0]], [[3.0]]]])  # (2, 2, 1, 1)
+    assert adapter(images)[:, :, 0, 0].tolist() == [[0.5, 0.25, 0.5], [1.0, 0.5, 1.0]]
+    assert not list(adapter.parameters())
+    with pytest.raises(ShapeError, match=r"expected +\(images, 2, height, width\)"):
+        adapter(torch.zeros(1, 3, 4, 4))
+
+
+def test_a_mix_gives_three_channels_and_learns() -> None:
+    mix = ChannelMix(6)
+    out = mix(torch.ones(2, 6, 4, 4))
+    assert out.shape == (2, 3, 4, 4)
+    assert out.mean().item() == pytest.approx(1, abs=0.2)  # the scale is kept
+    assert all(p.requires_grad for p in mix.parameters())
+
+
+def test_a_widened_convolution_keeps_the_answer_to_grey_images() -> None:
+    first = nn.Conv2d(3, 8, 7, 2, 3, bias=True)
+    wide = widened(first, 6)
+    grey = torch.rand(2, 1, 16, 16)
+    torch.testing.assert_close(wide(grey.expand(2, 6, 16, 16)), first(grey.expand(2, 3, 16, 16)))
+
+
+def test_the_small_network_says_what_it_gives() -> None:
+    network, wide = backbone("small", 6, widths=(4, 8))
+    assert network(torch.rand(3, 6, 16, 20)).shape == (3, wide) == (3, 8)
+    with pytest.raises(ShapeError, match="6"):
+        network(torch.rand(3, 5, 16, 16))
+
+
+@pytest.mark.skipif(not MONAI, reason="MONAI is an extra, and not installed")
+@pytest.mark.parametrize("name", ["resnet18", "DenseNet121"])
+def test_monai_networks_read_six_channels(name: str) -> None:
+    network, wide = backbone(name, 6)
+    assert network(torch.rand(2, 6, 64, 64)).shape == (2, wide)
+    assert backbone(name, 3)[1] == wide
+
+
+@pytest.mark.skipif(MONAI, reason="MONAI is installed")
+@pytest.mark.parametrize("name", list(BACKBONES))
+def test_without_monai_its_networks_say_what_to_install(name: str) -> None:
+    with pytest.raises(MissingDependencyError, match=r"perturbgen\[images\]"):
+        backbone(name, 6)
+
+
+def test_the_first_convolution_is_found_wherever_it_is() -> None:
+    network = nn.Sequential(nn.Sequential(nn.Identity(), nn.Conv2d(3, 4, 3)), nn.Conv2d(4, 4, 3))
+    replace_first(network, 5)
+    assert network(torch.rand(1, 5, 8, 8)).shape == (1, 4, 4, 4)
+
+
+def test_a_reversed_gradient_teaches_the_reader_and_unteaches_the_writer() -> None:
+    x = torch.ones(2, 3, requires_grad=True)
+    (reversed_gradient(x) * 2).sum().backward()
+    assert x.grad is not None
+    assert x.grad.eq(-2).all()
+    head = DomainHead(3, 2)
+    assert head(torch.rand(5, 3), torch.tensor([0, 1, 0, 1, 1])).shape == (5,)
+
+
+def test_coral_by_hand_and_of_one_domain() -> None:
+    features = torch.tensor([[0.0, 0], [2, 0], [1, 3], [1, 5], [9, 9]])
+    domain = torch.tensor([0, 0, 1, 1, 2])  # domain 2 has one sample and no covariance
+    # means (1, 0) and (1, 4); covariances diag(2, 0) and diag(0, 2)
+    assert coral(features, domain).item() == pytest.approx((0 + 16) / 2 + (4 + 4) / 4)
+    assert coral(features[:2], domain[:2]).item() == 0
+
+
+def shifted(gain: float) -> torch.Tensor:
+    return gain * torch.rand(64, 2, 8, 8, generator=torch.Generator().manual_seed(0)) + gain
+
+
+def test_own_statistics_take_gain_and_offset_away_and_leave_the_network_as_it_was() -> None:
+    network = SmallCNN(2, (4,))
+    network.train()
+    network(shifted(1.0))
+    before = {k: v.clone() for k, v in network.state_dict().items()}
+    network.eval()
+    plain = [network(shifted(gain)) for gain in (1.0, 3.0)]
+    assert not torch.allclose(plain[0], plain[1], rtol=0.1)
+    found = []
+    for gain in (1.0, 3.0):
+        images = shifted(gain)
+        with own_statistics(network, lambda images=images: [network(part) for part in images.split(16)]):
+            found.append(network(images))
+    torch.testing.assert_close(found[0], found[1], rtol=1e-3, atol=1e-4)
+    for gain in (1.0, 3.0):
+        with batch_statistics(network):
+            torch.testing.assert_close(network(shifted(gain)), found[0], rtol=0.05, atol=0.02)
+    for key, value in network.state_dict().items():
+        assert value.equal(before[key]), key
+    assert [layer.momentum for layer in norms(network)] == [0.1]
+    assert not network.training
