@@ -19,7 +19,7 @@ from pydantic import Field
 from perturbgen.config import Settings, load_settings, merge
 from perturbgen.console import say, show_table
 from perturbgen.errors import InputError, shorten
-from perturbgen.predict.pipeline import Estimator
+from perturbgen.predict.settings import Estimator
 from perturbgen.sampling.latents import Route
 
 if TYPE_CHECKING:
@@ -99,7 +99,8 @@ def predict_rows(challenge: Challenge, settings: ChallengeSettings, out: Path) -
     Runs lie under ``out/runs``; what was trained before is taken. ``out/predictions.parquet`` is written.
     """
     from perturbgen.files import atomic_path
-    from perturbgen.predict.pipeline import PredictSettings, predict
+    from perturbgen.predict.pipeline import predict
+    from perturbgen.predict.settings import PredictSettings
 
     everything, judge = (train(challenge, settings, out, hide=hide) for hide in (False, True))
     asked = PredictSettings(
@@ -120,8 +121,8 @@ def tell(found: Prediction, settings: ChallengeSettings) -> None:
         log.info(
             "calibration conditions: MRRMSE %.3f after %d replicates", found.scores.iloc[-1], found.scores.index[-1]
         )
-    if settings.estimator in found.factors:
-        log.info("factors by expression level\n%s", found.factors[settings.estimator].round(2))
+    if settings.estimator in found.shrinkage:
+        log.info("factors by expression level\n%s", found.shrinkage[settings.estimator].factors.round(2))
 
 
 def train(challenge: Challenge, settings: ChallengeSettings, out: Path, *, hide: bool) -> TrainedRun:

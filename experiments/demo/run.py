@@ -1,22 +1,28 @@
-"""The main job on embedded data: simulate, ingest, validate, sum to pseudobulk, test, compare methods, report."""
+"""The main job on embedded data: simulate, test, train two models, generate, compare what predicts, submit, report."""
 
 from __future__ import annotations
 
 import logging
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from pydantic import Field
+
+sys.path.insert(0, str(Path(__file__).parent))
+from models import NAMES, generate, train_models
 
 from perturbgen.cli import run_experiment
 from perturbgen.config import Settings, create_run, load_settings, to_toml
 from perturbgen.console import say
 
 if TYPE_CHECKING:
+    import pandas as pd
     from anndata import AnnData
 
 HERE = Path(__file__).parent
+SUBMITTED = NAMES["nbvae"]
 log = logging.getLogger("perturbgen.demo")
 
 
@@ -25,6 +31,8 @@ class Demo(Settings):
 
     preset: str
     seed: int = Field(ge=0)
+    epochs: int = Field(ge=1)
+    replicates: int = Field(ge=1)
 
 
 def main(
@@ -33,7 +41,7 @@ def main(
     runs: Annotated[Path, typer.Option(help="Where the run directory is made.")] = Path("runs"),
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved configuration and stop.")] = False,
 ) -> None:
-    """Simulate an experiment, read it back, check it, sum it up, test it, and compare what predicts its withheld part.
+    """Simulate an experiment, test it, train two models on it, and compare what predicts its withheld part.
 
     Example: python experiments/demo/run.py --set seed=3
     """
@@ -48,12 +56,14 @@ def main(
     make(run, settings)
     say(f"report       {run / 'report.html'}; {run / 'summary.html'} shows the cells, {run / 'de.html'} the tests")
     say(f"scorecard    {run / 'comparison' / 'scorecard.md'}")
-    say(f"submission   {run / 'submission.csv'} (all zeros: the control that every method must beat)")
+    say(f"generated    {run / 'generated'} (cells of the conditions that nobody measured)")
+    say(f"submission   {run / 'submission.csv'} ({SUBMITTED})")
     say(f"TensorBoard  {run} (make board opens it)")
 
 
 def make(run: Path, settings: Demo) -> None:
     """Fill the run directory."""
+    from perturbgen.cli.samplers import read_conditions
     from perturbgen.data import pseudobulk, read_competition, validate, write_h5ad
     from perturbgen.data.summary import summary_page
     from perturbgen.de.flavours import flavour_table
@@ -75,12 +85,16 @@ def make(run: Path, settings: Demo) -> None:
     table = flavour_table(bulk, flavour="kaggle")
     table.write_parquet(run / "de.parquet")
     de_page(table).write(run / "de.html")
-    submit_zeros(folder, run / "submission.csv")
     log_projector(bulk, run)
-    compare_methods(folder, run)
+    wanted = read_conditions(folder / "id_map.csv")
+    log.info("training %s without the conditions to predict", " and ".join(NAMES.values()))
+    options = {"epochs": settings.epochs, "replicates": settings.replicates, "seed": settings.seed}
+    methods = train_models(cells, wanted, run, **options)
+    generate(Path(methods[SUBMITTED]["run"]), cells, wanted, run / "generated", seed=settings.seed)
+    submit(compare_methods(folder, run, methods)[SUBMITTED], folder, run / "submission.csv")
 
 
-def compare_methods(folder: Path, run: Path) -> None:
+def compare_methods(folder: Path, run: Path, methods: dict[str, Any]) -> dict[str, pd.DataFrame]:
     """Methods on the withheld conditions, between zeros and the experiment repeated: the ranking, and a page."""
     from perturbgen.cli.compare import raise_failures, show
     from perturbgen.compare import CompareSettings, compare
@@ -89,26 +103,26 @@ def compare_methods(folder: Path, run: Path) -> None:
 
     log.info("repeating the withheld part of the experiment, as the positive control")
     write_replicate(folder)
-    settings = load_settings(CompareSettings, HERE / "compare.toml", overrides=[f"data.folder={str(folder)!r}"])
+    settings = load_settings(
+        CompareSettings, HERE / "compare.toml", base={"methods": methods}, overrides=[f"data.folder={str(folder)!r}"]
+    )
     found = compare(settings, run / "comparison")
     write_outputs(found, run / "comparison", report=False)
     links = {"the cells": "summary.html", "differential expression": "de.html"}
     write_report(found, run / "report.html", "Who predicts the withheld conditions best?", links=links)
     show(found)
     raise_failures(found, run / "comparison")
+    return dict(found.predictions())
 
 
-def submit_zeros(folder: Path, out: Path) -> None:
-    """A valid submission of zeros, through the same door that a model's predictions take."""
-    import pandas as pd
-
+def submit(predictions: pd.DataFrame, folder: Path, out: Path) -> None:
+    """Predictions as a valid submission."""
     from perturbgen import submission
-    from perturbgen.data.tables import read_csv, read_header
 
-    ids = read_csv(folder / "id_map.csv", text=["cell_type", "sm_name"])
-    like = folder / "sample_submission.csv"
-    index = pd.MultiIndex.from_frame(ids[["cell_type", "sm_name"]])
-    submission.write(pd.DataFrame(0.0, index, read_header(like)[1:]), ids, like, out)
+    ids, like = folder / "id_map.csv", folder / "sample_submission.csv"
+    submission.write(predictions.rename_axis(["cell_type", "sm_name"]), ids, like, out)
+    for finding in submission.check(out, ids, like):
+        log.warning("%s", finding)
 
 
 def log_projector(bulk: AnnData, run: Path) -> None:

@@ -4,10 +4,10 @@ python experiments/speed/baselines.py                  # 614 x 18,211, predictin
 python experiments/speed/baselines.py --genes 2000     # a smaller table, quickly
 
 "seconds" is fit + predict on a table in memory as read_de returns it, "GB" the peak of the whole process, table and
-libraries included. On a busy machine "CPU seconds" (all threads and processes) are what to hold against the limit, which
-is for an idle one with two cores. One line is one tree set for each gene (same features, same trees), measured on a few
-genes and extended in a straight line; the last is the default comparison (12 methods, 3 folds, scorecard and report) on a
-simulated experiment of preset small, the simulation aside.
+libraries included. On a busy machine "CPU seconds" (all threads and processes) are what to hold against the limit,
+which is for an idle one with two cores. One line is one tree set for each gene (same features, same trees), measured on
+a few genes and extended in a straight line; the last is the default comparison (12 methods, 3 folds, scorecard and
+report) on a simulated experiment of preset small, the simulation aside.
 """
 
 from __future__ import annotations
