@@ -14,6 +14,7 @@ from perturbgen.predict.estimators import plug_in_t, usual_error
 if TYPE_CHECKING:
     from anndata import AnnData
 
+CEILINGS = ("true effects", "true effects of the other cell types")
 SCALES = np.arange(0.05, 2, 0.05)
 
 
@@ -27,10 +28,8 @@ def ceilings(folder: Path, cells: AnnData, truth: pd.DataFrame, *, vehicle: str)
     kinds = sorted(truth.index.get_level_values(0).unique())
     effects = read_effects(read_h5ad(folder / "truth.h5ad")).loc[:, truth.columns]
     others = effects[~effects.index.get_level_values(0).isin(kinds)].groupby(level=1).mean()
-    found = {
-        "true effects": effects.loc[truth.index],
-        "true effects of the other cell types": others.loc[truth.index.get_level_values(1)].set_axis(truth.index),
-    }
+    of_others = others.loc[truth.index.get_level_values(1)].set_axis(truth.index)
+    found = dict(zip(CEILINGS, (effects.loc[truth.index], of_others), strict=True))
     error = usual_error(Bench.of(cells, kinds, control=vehicle, flavour="kaggle").measured, truth.index)
     return {name: best_scaled(plug_in_t(logfc, error.se, error.df), truth) for name, logfc in found.items()}
 

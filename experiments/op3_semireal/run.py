@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,7 +19,7 @@ import typer
 from pydantic import Field
 
 sys.path.insert(0, str(Path(__file__).parent))
-from ceilings import ceilings
+from ceilings import CEILINGS, ceilings
 from seed_way import seed_ways
 
 from perturbgen.cli import run_experiment
@@ -182,17 +183,15 @@ def train(
 ) -> TrainedRun:
     """A model that never saw the hidden conditions; one that was begun is gone on with."""
     from perturbgen.train import RunSettings, load_run
-    from perturbgen.train import run as running
+    from perturbgen.train.run import train_once
 
-    if begun := sorted((folder / "runs").glob(f"*-{kind}-s{seed}/checkpoint/last.pt")):
-        return load_run(running.resume(begun[-1].parents[1], [], accelerator="cpu"))
     make_split(cells, hidden, seed).write(folder / "split.csv")
     data = {"path": str(folder / "counts.h5ad"), "split": str(folder / "split.csv")}
     base = {**settings.train, "name": kind, "seed": seed, "data": data}
     base["model"] = {**base.get("model", {}), "kind": kind}
     if kind == "dgd":
         base.pop("annealing", None)  # of the VAE's KL term
-    return load_run(running.train(load_settings(RunSettings, base=base), runs=folder / "runs", accelerator="cpu"))
+    return load_run(train_once(load_settings(RunSettings, base=base), runs=folder / "runs", accelerator="cpu"))
 
 
 def make_split(cells: AnnData, hidden: pd.MultiIndex, seed: int) -> Any:
@@ -328,8 +327,8 @@ def report(folder: Path, competition: Path, truth: pd.DataFrame, predictions: Pr
     from perturbgen.evaluate.report import write_report
 
     everything = {"zeros": truth * 0} | dict(predictions)
-    weak = [name for name in everything if ":" not in name and name != ENSEMBLE and "true effects" not in name]
-    card = scorecard(truth, everything, baselines=weak)
+    weak = [name for name in everything if ":" not in name and name not in (ENSEMBLE, *CEILINGS)]
+    card = replace(scorecard(truth, everything, baselines=weak), references=CEILINGS)
     write_report(folder / "report.html", card, truth, everything, title="op3_semireal")
     chosen = next(name for name in predictions if name.endswith("anchored t, shrunk"))
     ids, like = competition / "id_map.csv", competition / "sample_submission.csv"
