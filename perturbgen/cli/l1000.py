@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 l1000_app = typer.Typer(
     name="l1000",
-    help="L1000 profiles: check CMap's files, extract their landmarks, simulate a screen.",
+    help="L1000 profiles: check CMap's files, extract their landmarks, simulate a screen, learn an embedding.",
     no_args_is_help=True,
     rich_markup_mode="rich",
 )
@@ -31,6 +31,9 @@ Transposed = Annotated[bool, typer.Option("--transposed", help="The files' rows 
 
 def register(app: typer.Typer) -> None:
     """Add the verbs."""
+    from perturbgen.cli import l1000_embed
+
+    l1000_embed.register(l1000_app)
     app.add_typer(l1000_app)
 
 

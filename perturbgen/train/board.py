@@ -70,6 +70,9 @@ def hyper_parameters(settings: LoopSettings) -> dict[str, str | float | int | bo
     flat: dict[str, str | float | int | bool] = {}
     sections = settings.model_dump(mode="json", exclude={"name", "seed", "data", "conditions", "stopping", "board"})
     for section, values in sections.items():
+        if not isinstance(values, dict):
+            flat[section] = str(values)
+            continue
         for name, value in values.items():
             if isinstance(value, dict):
                 flat.update({f"{section}.{name}.{key}": str(part) for key, part in value.items()})

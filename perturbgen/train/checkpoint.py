@@ -13,8 +13,9 @@ import pandas as pd
 from perturbgen.config import load_settings
 from perturbgen.data import CovariateEncoder
 from perturbgen.data.tables import open_parquet, parquet_errors
-from perturbgen.errors import ConfigError, InputError, SchemaError, shorten
+from perturbgen.errors import InputError, SchemaError, shorten
 from perturbgen.files import atomic_path, require_file, require_folder
+from perturbgen.train.devices import require_device
 from perturbgen.train.settings import RunSettings
 from perturbgen.train.state import load_parameters, load_state
 
@@ -138,18 +139,6 @@ def load_run(path: str | Path, *, which: str = "best", device: str = "cpu") -> T
     model = assemble(settings, known, share, n_cells=card.n_cells, n_held_out=card.n_held_out)
     load_parameters(model, load_state(path, which)["model"], path)
     return TrainedRun(path, settings, model.to(device).eval(), card)
-
-
-def require_device(name: str) -> None:
-    """Refuse a device that torch does not know or that this machine lacks."""
-    import torch
-
-    try:
-        torch.zeros(1, device=name).sum().item()  # "meta" holds no numbers
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ConfigError(
-            f"--device {name}: {str(error).splitlines()[0]}", expected="cpu, or cuda where torch sees a GPU"
-        ) from None
 
 
 def blank_covariate(name: str, settings: RunSettings, card: ModelCard) -> Covariate:

@@ -1,0 +1,259 @@
+"""Embeddings of L1000 profiles against what they must beat: a simulated screen, a real plate, ablations."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+import pandas as pd
+import typer
+
+from perturbgen.cli import run_experiment
+from perturbgen.console import say, show_table, track
+from perturbgen.errors import ConfigError
+
+if TYPE_CHECKING:
+    from perturbgen.profiles.embedder import Embedder, EmbedSettings
+    from perturbgen.profiles.embedder.data import ProfileTable
+
+Array = np.ndarray[Any, Any]
+Overrides = Mapping[str, Any]
+
+# Of the plate, 59 drugs: which of these is used is decided on training drugs alone, anew in every fold.
+PLATE_CHOICES: dict[str, Overrides] = {
+    "one layer of 256, noise .5": {"model": {"noise": 0.5, "encoder": {"kind": "mlp", "widths": [256]}}},
+    "one layer of 256, noise 1": {"model": {"noise": 1.0, "encoder": {"kind": "mlp", "widths": [256]}}},
+}
+PLATE: Overrides = {
+    "model": {"head": {"margin_rate": None}},
+    "training": {"epochs": 60, "batch_size": 64, "learning_rate": 5e-4, "head_rate": 5e-3},
+    "stopping": {"patience": 12},
+}
+SCREEN: Overrides = {"training": {"epochs": 40, "batch_size": 256}, "model": {"head": {"margin_rate": 1e-3}}}
+
+# The sweeps of the paper's supplement, one change each from SCREEN.
+ABLATIONS: dict[str, Overrides] = {
+    "as it is (CosFace .25, noise .3, 4 x 128, 32-d)": {},
+    "margin 0": {"model": {"head": {"margin": 0.0}}},
+    "margin .5": {"model": {"head": {"margin": 0.5}}},
+    "ArcFace": {"model": {"head": {"kind": "arcface"}}},
+    "sub-center ArcFace, 3": {"model": {"head": {"kind": "arcface", "centers": 3}}},
+    "AdaCos": {"model": {"head": {"kind": "adacos", "margin_rate": 2e-4}}},
+    "CurricularFace": {"model": {"head": {"kind": "curricular"}}},
+    "Poincaré": {"model": {"head": {"kind": "poincare"}}},
+    "noise 0": {"model": {"noise": 0.0}},
+    "noise .5": {"model": {"noise": 0.5}},
+    "depth 2 (2 x 256)": {"model": {"encoder": {"depth": 2, "growth": 256}}},
+    "depth 64 (64 x 16)": {"model": {"encoder": {"depth": 64, "growth": 16}}},
+    "size 4": {"model": {"size": 4}},
+    "size 128": {"model": {"size": 128}},
+    "plain MLP 512-256": {"model": {"encoder": {"kind": "mlp"}}},
+    "three stages": {"model": {"encoder": {"kind": "three_stage"}}},
+    "soft ordering": {"model": {"encoder": {"kind": "soft_ordering"}}},
+    "TabNet": {"model": {"encoder": {"kind": "tabnet", "width": 64}}},
+    "balanced batches, 4 a class": {"training": {"sampler": "balanced"}},
+}
+
+
+def main(
+    what: Annotated[str, typer.Argument(help="screen, ablation, or plate.")],
+    data: Annotated[Path | None, typer.Option(help="plate: the GCTX of LJP005. Else: a screen's h5ad.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the tables.")] = Path("runs/l1000"),
+    seeds: Annotated[int, typer.Option(min=1, help="Seeds of splits and networks.")] = 5,
+    compounds: Annotated[int, typer.Option(min=20, help="Compounds of the simulated screen.")] = 200,
+) -> None:
+    """Train embeddings and rank the profiles of compounds that were never trained on, beside the linear baselines.
+
+    Example: python experiments/l1000/run.py screen --seeds 3
+
+    Example: python experiments/l1000/run.py plate --data ../shared/data/l1000/plates/LJP005_A375_24H_X1_B19_level4_n377x978.gctx
+    """  # noqa: E501
+    with TemporaryDirectory() as work:
+        folder = Path(work)
+        if what == "plate":
+            if data is None:
+                raise ConfigError("plate needs --data", fix="--data LJP005_A375_24H_X1_B19_level4_n377x978.gctx")
+            rows = list(plate_rows(data, folder, seeds))
+        elif what in ("screen", "ablation"):
+            source = data or simulate(folder, compounds)
+            choices = ABLATIONS if what == "ablation" else {"embedding": {}}
+            rows = list(screen_rows(source, folder, seeds, choices, linear=what == "screen"))
+        else:
+            raise ConfigError(f"no experiment {what!r}", expected="screen, ablation or plate")
+    table = pd.DataFrame(rows)
+    out.mkdir(parents=True, exist_ok=True)
+    table.to_csv(out / f"{what}.csv", index=False)
+    show_table(summary(table), title=f"{what}: compounds never trained on, mean and SD over {seeds} seeds")
+    say(f"wrote {out / what}.csv")
+
+
+def summary(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """A row per method: mean and SD over seeds of each seed's means over queries."""
+    per_seed = table.groupby(["method", "seed"], sort=False)[["map", "auc", "median_q"]].mean()
+    grouped = per_seed.groupby("method", sort=False)
+    mean, sd = grouped.mean(), grouped.std().fillna(0)
+    return [
+        {"method": name, **{k: f"{mean.loc[name, k]:.3f} ± {sd.loc[name, k]:.3f}" for k in mean}} for name in mean.index
+    ]
+
+
+def simulate(folder: Path, compounds: int) -> Path:
+    """The screen whose mechanisms all turn around with the state of the cell, which no linear map can undo."""
+    from perturbgen.data import write_h5ad
+    from perturbgen.profiles.l1000 import screen_anndata, screen_settings
+
+    settings = screen_settings("nonlinear", overrides=[f"design.compounds={compounds}"])
+    adata = screen_anndata(settings, seed=0)
+    write_h5ad(adata, folder / "screen.h5ad")
+    return folder / "screen.h5ad"
+
+
+def screen_rows(
+    source: Path, folder: Path, seeds: int, choices: Mapping[str, Overrides], *, linear: bool
+) -> Iterator[dict[str, Any]]:
+    """A fifth of the compounds is tested, an eighth of the others decides when to stop; a draw for each seed."""
+    from perturbgen.config import merge
+
+    todo = [(seed, name) for seed in range(seeds) for name in choices]
+    for seed, name in track(todo, "networks", len(todo)):
+        base = {"data": {"path": str(source), "types": ["trt_cp"], "validation": 0.1, "test": 0.2}, "seed": seed}
+        settings = made(merge(merge(base, SCREEN), choices[name]))
+        embedder, _ = learn(settings, folder / f"{seed}-{name}")
+        train, judged = parts_of(settings, "train"), parts_of(settings, "test")
+        if linear and name == next(iter(choices)):
+            yield from linear_rows(train, judged, seed)
+        yield network_row(name, embedder, judged, seed)
+
+
+def plate_rows(source: Path, folder: Path, seeds: int) -> Iterator[dict[str, Any]]:
+    """Five folds of drugs for each seed; within each the network is chosen, and its length, on training drugs."""
+    todo = [(seed, fold) for seed in range(seeds) for fold in range(5)]
+    for seed, fold in track(todo, "folds", len(todo)):
+        here = folder / f"{seed}-{fold}"
+        drug = labels_of(source)
+        home = fold_of(drug, np.random.default_rng(seed))
+        tested = home == fold
+        choice, epochs = choose(source, here, drug, tested, seed)
+        split = write_split(here / "whole.csv", drug.index, np.where(tested, "test", "train"))
+        settings = plate_settings(source, split, seed, PLATE_CHOICES[choice], epochs=epochs)
+        embedder, _ = learn(settings, here / "whole", which="last")
+        train, judged = parts_of(settings, "train"), parts_of(settings, "test")
+        for row in linear_rows(train, judged, seed):
+            yield {**row, "fold": fold}
+        yield {**network_row("embedding", embedder, judged, seed), "fold": fold, "choice": choice, "epochs": epochs}
+
+
+def choose(source: Path, folder: Path, drug: pd.Series, tested: Array, seed: int) -> tuple[str, int]:
+    """The choice and the number of epochs that serve a quarter of the training drugs best, not trained on here."""
+    names = np.sort(drug[~tested].unique())
+    held = np.random.default_rng([seed, 1]).permutation(names)[: len(names) // 4]
+    part = np.where(tested, "test", np.where(drug.isin(held), "validation", "train"))
+    split = write_split(folder / "inner.csv", drug.index, part)
+    found = {}
+    for name, choice in PLATE_CHOICES.items():
+        _, state = learn(plate_settings(source, split, seed, choice), folder / name)
+        found[name] = (state.best, state.best_epoch + 1)
+    best = min(found, key=lambda name: found[name][0])
+    return best, found[best][1]
+
+
+def plate_settings(
+    source: Path, split: Path, seed: int, choice: Overrides, *, epochs: int | None = None
+) -> EmbedSettings:
+    """One network on the plate; all wells but the vehicle's have a class, as in the notes."""
+    from perturbgen.config import merge
+
+    base = {"data": {"path": str(source), "label": "pert_id", "split": str(split)}, "seed": seed}
+    length = {"training": {"epochs": epochs}} if epochs else {}
+    return made(merge(merge(merge(base, PLATE), choice), length))
+
+
+def made(values: Overrides) -> EmbedSettings:
+    """Settings from nested values."""
+    from perturbgen.config import load_settings
+    from perturbgen.profiles.embedder import EmbedSettings
+
+    return load_settings(EmbedSettings, base=values)
+
+
+def learn(settings: EmbedSettings, folder: Path, *, which: str = "best") -> tuple[Embedder, Any]:
+    """Train without pictures; the best or the last state."""
+    from perturbgen.profiles.embedder.run import Embedder, assemble, prepare
+    from perturbgen.train.launch import launch
+
+    folder.mkdir(parents=True, exist_ok=True)
+    prepared = prepare(settings)
+    training = assemble(folder, settings, prepared, launch(settings.training, accelerator="cpu"))
+    state = training.fit()
+    if which == "best" and training.best_model is not None:
+        training.model.load_state_dict(training.best_model)
+    model: Any = training.model.eval()
+    return Embedder(folder, settings, model, prepared.train.genes, prepared.classes, prepared.conditions), state
+
+
+def parts_of(settings: EmbedSettings, part: str) -> ProfileTable:
+    """The profiles of a part; the label in column ``class``."""
+    from perturbgen.profiles.embedder.data import read_table, split_parts, treatments
+
+    table = treatments(read_table(settings.data.path), settings.data)
+    table = table.take((split_parts(table, settings.data, settings.seed) == part).to_numpy())
+    table.samples["class"] = table.samples[settings.data.label].astype(str)
+    return table
+
+
+def labels_of(source: Path) -> pd.Series:
+    """The drug of every treated well."""
+    from perturbgen.profiles.embedder.data import read_table, treatments
+    from perturbgen.profiles.embedder.settings import DataSettings
+
+    return treatments(read_table(source), DataSettings(path=source, label="pert_id")).samples["pert_id"].astype(str)
+
+
+def fold_of(drug: pd.Series, rng: np.random.Generator) -> Array:
+    """The fold of every well, drugs dealt to five folds at random."""
+    names = pd.unique(drug)
+    return drug.map(dict(zip(rng.permutation(names), np.arange(len(names)) % 5, strict=True))).to_numpy()
+
+
+def write_split(path: Path, samples: pd.Index, parts: Array) -> Path:
+    """A split file by sample."""
+    from perturbgen.data.splits import Split
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Split(pd.Series(parts.astype(object), pd.Index(samples.astype(str), name="sample")), "drugs").write(path)
+    return path
+
+
+def linear_rows(train: ProfileTable, judged: ProfileTable, seed: int) -> Iterator[dict[str, Any]]:
+    """What the embedding must beat."""
+    from perturbgen.profiles.embedder.rivals import rivals
+
+    labels = train.samples["class"].to_numpy()
+    for rival in rivals(train.values(), labels, judged.values(), seed=seed):
+        yield scored(rival.name, rival.vectors, judged, rival.similarity, seed)
+
+
+def network_row(name: str, embedder: Embedder, judged: ProfileTable, seed: int) -> dict[str, Any]:
+    """A trained network."""
+    from perturbgen.profiles.embedder.judge import measure_of
+
+    return scored(name, embedder.embed(judged), judged, measure_of(embedder.model), seed)
+
+
+def scored(name: str, vectors: Array, judged: ProfileTable, measure: Any, seed: int) -> dict[str, Any]:
+    """Means over queries: mAP, AUC; the median rank quantile over pairs."""
+    from perturbgen.evaluate.retrieval import retrieve
+
+    found: Any = retrieve(vectors, judged.samples[["class"]], same="class", similarity=measure).summary()
+    means = found.loc["per query"]
+    return {
+        "method": name, "seed": seed, "map": float(means["ap"]), "auc": float(means["auc"]),
+        "median_q": float(found.loc["pooled", "median_q"]), "queries": int(means["n"]),
+    }  # fmt: skip
+
+
+if __name__ == "__main__":
+    run_experiment(main)

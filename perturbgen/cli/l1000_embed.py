@@ -1,0 +1,240 @@
+"""``perturbgen l1000 train | embed | evaluate | neighbours``: learn an embedding of profiles and use it."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from perturbgen.cli.data import Json
+from perturbgen.console import say, show_table
+from perturbgen.errors import ConfigError, SchemaError, shorten, suggest
+from perturbgen.files import check_output
+
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory that l1000 train made.")]
+Profiles = Annotated[
+    Path | None, typer.Argument(metavar="FILE", help="An extraction, GCTX, GCT or h5ad (default: the run's own).")
+]
+Meta = Annotated[Path | None, typer.Option("--meta", help="Table of the samples of a GCTX (inst_info).")]
+Device = Annotated[str, typer.Option(help="cpu or cuda.")]
+
+
+class Part(StrEnum):
+    """Which of the run's profiles."""
+
+    TEST = "test"
+    VALIDATION = "validation"
+    TRAIN = "train"
+    ALL = "all"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verbs."""
+    for verb in (train, embed, evaluate, neighbours):
+        app.command()(verb)
+
+
+def train(
+    data: Annotated[
+        Path | None, typer.Argument(metavar="FILE", help="An extraction (l1000 extract), GCTX, GCT or h5ad.")
+    ] = None,
+    config: Annotated[Path | None, typer.Option(help="TOML file of settings.")] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", help="Override a key: model.head.kind=arcface")
+    ] = None,
+    start: Annotated[Path | None, typer.Option(help="Fine-tune: start from the encoder of this run.")] = None,
+    resume: Annotated[Path | None, typer.Option(help="Go on with this run directory.")] = None,
+    runs: Annotated[Path, typer.Option(help="Where the run directory is made.")] = Path("runs"),
+    devices: Annotated[int, typer.Option(min=1, help="Devices (processes).")] = 1,
+    accelerator: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved configuration and stop.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Train an embedding in which profiles of one perturbagen come together (Donner et al. 2018).
+
+    A network is trained to tell perturbagens apart by a margin softmax; its last layer is the embedding. Perturbagens,
+    not profiles, are withheld: after every epoch it is judged by how well profiles of perturbagens that it never saw
+    find their own kind, and the best epoch is kept. Ctrl-C saves, --resume goes on, perturbgen board shows the run.
+
+    Example: [bold]perturbgen l1000 train data/landmarks --set data.test=0.2 --set model.noise=0.5[/bold]
+
+    Example, transfer: [bold]perturbgen l1000 train data/landmarks --set 'data.types=["trt_sh"]'
+    --set name=genetic[/bold], then [bold]perturbgen l1000 train data/landmarks --set 'data.types=["trt_cp"]'
+    --start runs/0001-genetic-s0[/bold]
+    """
+    import json
+
+    from perturbgen.config import load_settings, to_toml
+    from perturbgen.profiles.embedder import run as running
+    from perturbgen.profiles.embedder.settings import EmbedSettings
+    from perturbgen.train.records import ending
+
+    options: dict[str, Any] = {"devices": devices, "accelerator": accelerator}
+    if resume is not None:
+        if data is not None or config is not None or start is not None or dry_run:
+            raise ConfigError("--resume goes with --set, --devices and --accelerator only", fix="leave the rest out")
+        run = running.resume(resume, overrides or [], **options)
+    else:
+        if data is None and config is None:
+            raise ConfigError(
+                "l1000 train takes a FILE, a --config or --resume RUN", fix="perturbgen l1000 train --help"
+            )
+        given = [] if data is None else [f"data.path='{data}'"]
+        given += [] if start is None else [f"start='{start}'"]
+        settings = load_settings(EmbedSettings, config, overrides=[*(overrides or []), *given])
+        if dry_run:
+            say(json.dumps(settings.model_dump(mode="json"), indent=1) if as_json else to_toml(settings))
+            return
+        run = running.train(settings, runs=runs, **options)
+    show_table([ending(run, "profiles")], title=f"trained {run}", as_json=as_json)
+
+
+def embed(
+    run: RunFolder,
+    file: Profiles = None,
+    out: Annotated[Path, typer.Option(help="The h5ad to write: obs, and the embedding in obsm.")] = Path(
+        "embedding.h5ad"
+    ),
+    key: Annotated[str, typer.Option(help="Name of the embedding in obsm.")] = "X_embedding",
+    meta: Meta = None,
+    device: Device = "cpu",
+) -> None:
+    """Embed profiles, controls as well, by a trained network.
+
+    Example: [bold]perturbgen l1000 embed runs/0001-embedder-s0 data/landmarks --out embedding.h5ad[/bold], then
+    [bold]perturbgen retrieve embedding.h5ad --key X_embedding --same moa --differ perturbagen[/bold]
+    """
+    import pandas as pd
+    from anndata import AnnData
+
+    from perturbgen.data import write_h5ad
+    from perturbgen.profiles.embedder.data import read_table
+
+    check_output(out, ".h5ad")
+    embedder = opened(run, device)
+    data = embedder.settings.data
+    table = read_table(file or data.path, meta or data.metadata)
+    found = embedder.embed(table)
+    adata = AnnData(
+        obs=table.samples.rename_axis(None), var=pd.DataFrame(index=pd.Index([], dtype=str)), obsm={key: found}
+    )
+    adata.uns["perturbgen_run"] = str(run)
+    write_h5ad(adata, out)
+    say(f"wrote {out}: {found.shape[0]:,} profiles in {found.shape[1]} dimensions")
+
+
+def evaluate(
+    run: RunFolder,
+    file: Profiles = None,
+    part: Annotated[Part, typer.Option(help="Which of the run's profiles; all: every treatment of FILE.")] = Part.TEST,
+    plate: Annotated[str, typer.Option(help="Plate column of the leak checks.")] = "plate",
+    well: Annotated[str, typer.Option(help="Well column of the leak checks.")] = "well",
+    out: Annotated[Path | None, typer.Option(help="A folder for the tables and the page.")] = None,
+    meta: Meta = None,
+    device: Device = "cpu",
+    seed: Annotated[int, typer.Option(min=0, help="Of shuffled labels.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Judge an embedding on perturbagens that it never saw, beside all the baselines that it must beat.
+
+    Every profile ranks all others; those of its perturbagen should come first. Beside the embedding: the same network
+    untrained, z-scores by cosine, Spearman and Euclid, PCA, WCCN and a metric learned from replicates. Profiles of
+    validation helped to choose the epoch: the honest part is test (train with --set data.test=0.2, or a split).
+
+    Example: [bold]perturbgen l1000 evaluate runs/0001-embedder-s0 --part test --out evaluation[/bold]
+    """
+    from perturbgen.cli.retrieve import check_folder, tidy, write_parquet
+    from perturbgen.profiles.embedder.evaluation import (
+        MINE,
+        chosen_profiles,
+        evaluation_page,
+        judge,
+        neighbours_of_labels,
+    )
+    from perturbgen.profiles.embedder.judge import measure_of
+
+    check_folder(out)
+    embedder = opened(run, device)
+    table = chosen_profiles(embedder, file, meta, part)
+    judged = judge(embedder, table, seed=seed, plate=plate, well=well)
+    rows, controls = judged.rows(), tidy(judged.controls, "variant")
+    if as_json:
+        show_table([{"methods": rows, "controls": controls}], as_json=True)
+    else:
+        show_table(rows, title=f"{part} profiles of {run}")
+        show_table(controls, title="the trained embedding's controls")
+    if out is not None:
+        groups = neighbours_of_labels(judged, measure_of(embedder.model))
+        found = judged.found[MINE]
+        write_parquet(out, {"queries": found.queries, "groups": found.groups, "neighbours": groups})
+        evaluation_page(judged, embedder, groups, title=f"Embedding {run.name}, {part}").write(out / "report.html")
+        if not as_json:
+            say(f"wrote {out}/queries.parquet, groups.parquet, neighbours.parquet and report.html")
+
+
+def neighbours(
+    run: RunFolder,
+    of: Annotated[str, typer.Option(help="A perturbagen: its id, or its name.")],
+    file: Profiles = None,
+    k: Annotated[int, typer.Option("-k", min=1, help="Neighbours of each of its profiles.")] = 10,
+    part: Annotated[Part, typer.Option(help="Among which of the run's profiles.")] = Part.ALL,
+    most: Annotated[int, typer.Option(min=1, help="Perturbagens shown.")] = 20,
+    meta: Meta = None,
+    device: Device = "cpu",
+    as_json: Json = False,
+) -> None:
+    """Which perturbagens act like this one: those that the nearest profiles of its profiles belong to.
+
+    Example: [bold]perturbgen l1000 neighbours runs/0001-embedder-s0 --of vorinostat[/bold]
+    """
+    from perturbgen.evaluate.retrieval import nearest
+    from perturbgen.evaluate.retrieval.neighbours import group_neighbours, neighbour_table
+    from perturbgen.profiles.embedder.evaluation import chosen_profiles, display_names
+    from perturbgen.profiles.embedder.judge import measure_of
+
+    embedder = opened(run, device)
+    table = chosen_profiles(embedder, file, meta, part)
+    label = embedder.settings.data.label
+    labels = table.samples.assign(**{label: table.samples[label].astype(str)})
+    wanted = found_label(labels, label, of)
+    rows, values = nearest(
+        embedder.embed(table), labels, k=min(k, len(labels) - 1), similarity=measure_of(embedder.model)
+    )
+    pairs = neighbour_table(labels, rows, values, same=[label])
+    mine = pairs[pairs[label] == wanted]
+    groups = group_neighbours(mine, same=[label]).head(most)
+    named = display_names(labels, label)
+    shown = [
+        {"neighbour": named.get(other, other), "share": float(share), "similarity": float(similarity)}
+        for other, share, similarity in zip(
+            groups[f"neighbour {label}"], groups["share"], groups["similarity"], strict=True
+        )
+    ]
+    own = float(mine["agrees"].mean())
+    title = f"{named.get(wanted, wanted)}: {own:.0%} of its {k} nearest are its own profiles; the others"
+    show_table(shown, title=title, as_json=as_json)
+
+
+def opened(run: Path, device: str) -> Any:
+    """The run's embedding on a device that is there."""
+    from perturbgen.profiles.embedder import load_embedder
+    from perturbgen.train.devices import require_device
+
+    require_device(device)
+    return load_embedder(run, device=device)
+
+
+def found_label(labels: Any, label: str, of: str) -> str:
+    """The label that an id or a name means."""
+    if (labels[label] == of).any():
+        return of
+    if "name" in labels:
+        found = labels.loc[labels["name"].astype(str) == of, label].unique()
+        if len(found) == 1:
+            return str(found[0])
+        if len(found) > 1:
+            raise SchemaError(f"{of!r} is the name of {len(found)} values of {label}: {shorten(found)}", fix="give one")
+    names = [str(value) for column in {label, "name"} & set(labels) for value in labels[column].unique()]
+    raise SchemaError(f"no profile of {of!r}", expected=f"a {label} or its name", fix=suggest(of, names))
