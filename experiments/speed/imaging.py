@@ -1,10 +1,11 @@
 """How fast and how large are reading embeddings and correcting them?
 
-    python experiments/speed/imaging.py [--rows 12000] [--corrected 30000]
+    python experiments/speed/imaging.py [--rows 12000] [--corrected 30000] [--images 400] [--only feed]
 
 Part 1 streams an embeddings.csv of 1,024 features into a float32 memory map and reads the same file with
 pandas.read_csv and to_numpy, each in a fresh process. Part 2 fits nested centring, whitening (TVN) and CORAL on the
 controls of a simulated memory map and writes it corrected, at two sizes, and extends that to 300,000 rows.
+Part 3 feeds six-channel images of 128 x 128 to a small network, beside decoding alone and the network alone.
 Memory is anonymous memory: pages of the mapped files, which the system may drop at any time, are not counted.
 """
 
@@ -36,11 +37,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=12_000)
     parser.add_argument("--corrected", type=int, default=30_000)
+    parser.add_argument("--images", type=int, default=400)
+    parser.add_argument("--only", choices=("csv", "correction", "feed"))
     parser.add_argument("--folder", help="where the temporary files go")
     options = parser.parse_args()
+    parts = {
+        "csv": lambda folder: compare_readers(folder / "csv", options.rows),
+        "correction": lambda folder: extend_correction(folder, options.corrected),
+        "feed": lambda folder: feed_images(folder / "rxrx1", options.images),
+    }
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
-        compare_readers(Path(folder) / "csv", options.rows)
-        extend_correction(Path(folder), options.corrected)
+        for name, part in parts.items():
+            if options.only in (None, name):
+                part(Path(folder))
 
 
 def compare_readers(folder: Path, rows: int) -> None:
@@ -135,7 +144,7 @@ def child(what: str, folder: Path) -> None:
     )
     with Peak() as peak:
         start, processor = time.perf_counter(), time.process_time()
-        found = {"stream": stream, "pandas": read_pandas, "correct": correct}[what](folder)
+        found = {"stream": stream, "pandas": read_pandas, "correct": correct, "feed": feed}[what](folder)
         found |= {"seconds": time.perf_counter() - start, "cpu": time.process_time() - processor}
     print(json.dumps(found | {"megabytes": peak.megabytes}))
 
@@ -167,6 +176,59 @@ def correct(folder: Path) -> dict[str, float]:
     out = np.lib.format.open_memmap(folder / "corrected.npy", mode="w+", dtype=np.float32, shape=profiles.values.shape)
     pipeline.transform(profiles.values, profiles.meta, out=out)
     return {"fit": fitted - start, "transform": time.perf_counter() - fitted}
+
+
+def feed_images(folder: Path, images: int) -> None:
+    """Write images; decode them only, train only, and both at once; the best of three turns each."""
+    from perturbgen.profiles.imaging.fixtures import write_rxrx1
+
+    write_rxrx1(folder, size=128, sirnas=max(1, images // 32 - 2), controls=1)
+    turns = [run_child("feed", folder) for _ in range(3)]
+    decode, train, both = (max(turn[name] for turn in turns) for name in ("decode", "train", "both"))
+    print(f"image feed, {turns[0]['images']:,.0f} fields of six 8-bit PNG of 128 x 128, two decoding threads:")
+    print(f"  decoding alone {decode:6.0f} images/s   network alone {train:6.0f} images/s   fed {both:6.0f} images/s")
+    wait = 1 / (1 / decode + 1 / train)
+    print(f"  one after the other would be {wait:.0f}; the limit is the slower of the two, {min(decode, train):.0f}")
+    print(f"  peak {max(turn['megabytes'] for turn in turns):,.0f} MB")
+
+
+def feed(folder: Path) -> dict[str, float]:
+    """Images a second: decoding alone, steps of a network on one batch alone, and steps on the feed."""
+    import torch
+
+    from perturbgen.profiles.imaging.network.feed import ImageFeed, Vocabulary
+    from perturbgen.profiles.imaging.network.fields import read_fields
+    from perturbgen.profiles.imaging.network.model import ImageClassifier
+    from perturbgen.profiles.imaging.network.settings import ImageData, ImageModelSettings
+
+    torch.set_num_threads(1)
+    fields = read_fields(ImageData(path=folder))
+    words = Vocabulary(tuple(range(int(fields.table["sirna_id"].max()) + 1)), ("HUVEC", "U2OS"), ())
+    source = ImageFeed(fields, words, 32, seed=0, workers=2)
+    model = ImageClassifier(ImageModelSettings(), words, len(fields.channels))
+    optimiser = torch.optim.AdamW(model.parameters())
+
+    def step(batch) -> None:  # type: ignore[no-untyped-def]
+        optimiser.zero_grad()
+        model.cross_entropy(model.embed(batch.images, batch.cell), batch.label).mean().backward()
+        optimiser.step()
+
+    one = next(source.epoch(0))
+    step(one)
+    count = len(fields)
+    seconds = {
+        "decode": timed(lambda: [len(batch.index) for batch in source.epoch(1)]),
+        "train": timed(lambda: [step(one) for _ in range(-(-count // len(one.index)))]),
+        "both": timed(lambda: [step(batch) for batch in source.epoch(2)]),
+    }
+    return {"images": count, **{name: count / value for name, value in seconds.items()}}
+
+
+def timed(work) -> float:  # type: ignore[no-untyped-def]
+    """Seconds that a call takes."""
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
 
 
 class Peak:

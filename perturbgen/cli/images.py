@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from perturbgen.cli import images_network
 from perturbgen.cli.data import Json, listed
 from perturbgen.console import say, show_table
 from perturbgen.errors import InputError, SchemaError, suggest
@@ -15,7 +16,9 @@ from perturbgen.files import check_output
 if TYPE_CHECKING:
     import pandas as pd
 
-images_app = typer.Typer(help="Microscope images: check, correct, find hits, map.", no_args_is_help=True)
+images_app = typer.Typer(
+    help="Microscope images: check, correct, find hits, map, train networks.", no_args_is_help=True
+)
 
 Source = Annotated[
     Path,
@@ -36,6 +39,7 @@ def register(app: typer.Typer) -> None:
     images_app.command("hits")(hits)
     images_app.command("map")(draw)
     images_app.command("fixture")(fixture)
+    images_network.register(images_app)
     app.add_typer(images_app, name="images")
 
 

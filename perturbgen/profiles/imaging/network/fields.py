@@ -75,9 +75,11 @@ def read_fields(data: ImageData) -> Fields:
         )
     if absent.any():
         log.warning("%d fields left out for want of an image of each of channels %s: %s", int(absent.sum()),
-                    shorten(channels, 8), shorten(table.loc[absent, "well_id"].unique()))  # fmt: skip
-    table = table[~absent].reset_index(drop=True)
-    table["site_id"] = table["well_id"] + "_" + table["site"].astype(str)
+                    ", ".join(map(str, channels)), shorten(table.loc[absent, "well_id"].unique()))  # fmt: skip
+    table = table[~absent].astype({"site": int})
+    table = table.assign(site_id=table["well_id"] + "_" + table["site"].astype(str)).sort_values(
+        "site_id", ignore_index=True
+    )
     files = tuple(list(found.values())[int(i)] for i in table["file"])
     table = table[[name for name in LABELS if name in table]].assign(part=parts(table, data))
     return chosen_cells(Fields(table, files, channels), data)

@@ -77,10 +77,15 @@ class ImageRun:
         """Fields as the network reads them."""
         if fields.channels != self.card.channels:
             raise SchemaError(
-                f"channels {shorten(fields.channels, 8)}",
-                expected=f"{shorten(self.card.channels, 8)}, as {self.path} has",
+                f"channels {listing(fields.channels)}",
+                expected=f"{listing(self.card.channels)}, as {self.path} has",
             )
         return make_feed(fields, self.settings, self.card.vocabulary(), device=device)
+
+
+def listing(channels: tuple[int, ...]) -> str:
+    """Channels as text."""
+    return ", ".join(map(str, channels))
 
 
 def train(settings: ImageSettings, *, runs: Path = Path("runs"), devices: int = 1, accelerator: str = "auto") -> Path:

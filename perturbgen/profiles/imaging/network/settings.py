@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from perturbgen.config import Settings
-from perturbgen.train.settings import LoopSettings, LoopTraining
+from perturbgen.train.settings import LoopSettings, LoopTraining, changed
 
 Count = Annotated[int, Field(ge=1)]
 Spread = Annotated[float, Field(ge=0)]
@@ -75,8 +75,8 @@ class ImageSettings(LoopSettings):
                 f"penalty {self.model.penalty!r} compares experiments within a batch, "
                 "so it needs training.one_experiment = false"
             )
-        if self.model.head in ("softmax", "cosine") and "margin" in self.model.model_fields_set:
+        if self.model.head in ("softmax", "cosine") and changed(self.model, {"margin"}):
             raise ValueError(f"'margin' is of cosface and arcface, not of {self.model.head}")
-        if self.model.backbone != "small" and "widths" in self.model.model_fields_set:
+        if self.model.backbone != "small" and changed(self.model, {"widths"}):
             raise ValueError(f"'widths' are of the small backbone, not of {self.model.backbone}")
         return self

@@ -1,0 +1,189 @@
+"""``perturbgen images train``, ``embed`` and ``evaluate``: networks on images, and what embeddings are worth."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from perturbgen.cli.data import Json, listed
+from perturbgen.console import say, show_table
+from perturbgen.errors import ConfigError, InputError, suggest
+
+if TYPE_CHECKING:
+    from perturbgen.profiles.imaging.network.run import ImageRun
+
+Parts = Annotated[str, typer.Option(help="Parts of the split: train, validation, id_test, test; '' for all.")]
+Norm = Annotated[
+    str, typer.Option(help="Statistics of batch normalisation: running, batch, own; '' for what the run says.")
+]
+Folder = Annotated[Path | None, typer.Option(help="Other images, in place of the run's own.")]
+Device = Annotated[str, typer.Option(help="cpu or cuda.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verbs."""
+    app.command("train")(train)
+    app.command("embed")(embed)
+    app.command("evaluate")(evaluate)
+
+
+def train(
+    config: Annotated[Path | None, typer.Argument(metavar="[CONFIG.toml]", help="What to train on what.")] = None,
+    data: Annotated[Path | None, typer.Option(help="A folder of RxRx1 with images, in place of data.path.")] = None,
+    overrides: Annotated[list[str] | None, typer.Option("--set", help="Override: model.head=arcface")] = None,
+    resume: Annotated[Path | None, typer.Option(help="Go on with this run directory.")] = None,
+    runs: Annotated[Path, typer.Option(help="Where the run directory is made.")] = Path("runs"),
+    devices: Annotated[int, typer.Option(min=1, help="Devices (processes).")] = 1,
+    accelerator: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved configuration and stop.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Train a network to tell siRNAs apart from images, through the batch effects of experiments.
+
+    By default a batch holds images of one experiment, so that batch normalisation takes its stain away. Validation is
+    by experiments that are not trained on. Ctrl-C saves, --resume goes on, perturbgen board shows the run.
+
+    Example: [bold]perturbgen images train --data rxrx1/ --set model.backbone=resnet18 --set data.shrink=2[/bold]
+    """
+    import json
+
+    from perturbgen.config import load_settings, to_toml
+    from perturbgen.profiles.imaging.network import run as running
+    from perturbgen.profiles.imaging.network.settings import ImageSettings
+
+    options: dict[str, Any] = {"devices": devices, "accelerator": accelerator}
+    if resume is not None:
+        if config is not None or data is not None or dry_run:
+            raise ConfigError("CONFIG.toml, --data and --dry-run do not go with --resume", fix="leave them out")
+        show_run(running.resume(resume, overrides or [], **options), as_json=as_json)
+        return
+    if config is None and data is None:
+        raise ConfigError("nothing to train on", expected="CONFIG.toml, --data FOLDER or --resume RUN")
+    given = [] if data is None else [f"data.path='{data}'"]
+    settings = load_settings(ImageSettings, config, overrides=[*(overrides or []), *given])
+    if dry_run:
+        say(json.dumps(settings.model_dump(mode="json"), indent=1) if as_json else to_toml(settings))
+        return
+    show_run(running.train(settings, runs=runs, **options), as_json=as_json)
+
+
+def show_run(run: Path, *, as_json: bool) -> None:
+    """How a run ended."""
+    import os
+
+    from perturbgen.train.records import ending
+
+    if int(os.environ.get("LOCAL_RANK", 0)):
+        return  # the first process speaks for all
+    show_table([ending(run, "images")], title=f"trained {run}", as_json=as_json)
+
+
+def embed(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory that images train made.")],
+    out: Annotated[Path, typer.Option(help="The profile folder to write, a row a field.")],
+    part: Parts = "",
+    data: Folder = None,
+    statistics: Norm = "",
+    device: Device = "cpu",
+    as_json: Json = False,
+) -> None:
+    """Embed images with a trained network: profiles that correct, evaluate and map read.
+
+    Example: [bold]perturbgen images embed runs/0001-run-s0 --part test --out test.profiles[/bold]
+    """
+    from perturbgen.profiles.imaging.network.evaluate import embed as embedding
+    from perturbgen.profiles.imaging.profiles import require_replaceable
+
+    require_replaceable(out)
+    profiles = embedding(opened(run, device), part=listed(part), data=data, statistics=chosen(statistics))
+    profiles.write(out)
+    row = {"wrote": str(out), "rows": len(profiles), "features": len(profiles.features)}
+    show_table([row], as_json=as_json)
+
+
+def evaluate(
+    source: Annotated[Path, typer.Argument(metavar="RUN|SOURCE", help="A run of images train, or any profiles.")],
+    part: Parts = "test",
+    data: Folder = None,
+    statistics: Norm = "",
+    device: Device = "cpu",
+    same: Annotated[str, typer.Option(help="Of profiles: the column that names the perturbation.")] = "",
+    control: Annotated[str, typer.Option(help="Of profiles: who the controls are, compound=DMSO.")] = "",
+    batch: Annotated[str, typer.Option(help="Of profiles: the column of batches.")] = "",
+    relations: Annotated[
+        Path | None, typer.Option(help="Of profiles: CSV of known pairs of perturbations, entity1,entity2.")
+    ] = None,
+    draws: Annotated[int, typer.Option(min=99, help="Of profiles: size of the nulls.")] = 1000,
+    seed: Annotated[int, typer.Option(min=0, help="For what is drawn at random.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Say how good a trained network, or any profile, is.
+
+    A run: accuracy by cell type, under each decoding apart, since plate_group and assignment know the plan of the
+    plates. Profiles (wells are averaged first): replicate mAP, percent replicating, consistency, magnitude against
+    controls, recall of known relations, and how batches mix.
+
+    Example: [bold]perturbgen images evaluate runs/0001-run-s0 --part test[/bold]
+
+    Example: [bold]perturbgen images evaluate test.profiles --same sirna_id --control well_type=negative_control
+    --batch experiment[/bold]
+    """
+    from perturbgen.profiles.imaging.network.run import CARD
+
+    if (source / CARD).exists():
+        given = {"--same": same, "--control": control, "--batch": batch, "--relations": relations}
+        refuse(given, f"{source} is a run")
+        from perturbgen.profiles.imaging.network.evaluate import evaluate as ask
+
+        rows = ask(opened(source, device), part=listed(part), data=data, statistics=chosen(statistics))
+        show_table(rows, title=f"{source}, {part or 'all'}: accuracy", as_json=as_json)
+        return
+    refuse({"--data": data, "--statistics": statistics}, f"{source} is no run")
+    if not same:
+        raise InputError("profiles are evaluated by a column", expected="--same treatment, or a run of images train")
+    show_table(profile_rows(source, same, control, batch, relations, draws, seed), title=str(source), as_json=as_json)
+
+
+def profile_rows(
+    source: Path, same: str, control: str, batch: str, relations: Path | None, draws: int, seed: int
+) -> list[dict[str, Any]]:
+    """The measures of a source of profiles."""
+    import numpy as np
+
+    from perturbgen.data.tables import read_csv
+    from perturbgen.profiles.imaging.evaluate import measures
+    from perturbgen.profiles.imaging.sources import opened as opened_profiles
+
+    pairs = None if relations is None else read_csv(relations, columns=["entity1", "entity2"])
+    with opened_profiles(source) as profiles:
+        return measures(
+            profiles, same=same, control=control, batch=batch, relations=pairs, draws=draws,
+            rng=np.random.default_rng(seed),
+        )  # fmt: skip
+
+
+def refuse(given: Mapping[str, object], why: str) -> None:
+    """An option without effect is an error."""
+    for name, value in given.items():
+        if value:
+            raise InputError(f"{name} has no effect: {why}", fix="leave it out")
+
+
+def opened(run: Path, device: str) -> ImageRun:
+    """A trained run on a device."""
+    from perturbgen.profiles.imaging.network.run import load_run
+    from perturbgen.train.checkpoint import require_device
+
+    require_device(device)
+    return load_run(run, device=device)
+
+
+def chosen(statistics: str) -> Any:
+    """What --statistics may be."""
+    choices = ("running", "batch", "own")
+    if statistics and statistics not in choices:
+        raise InputError(f"--statistics {statistics!r}", expected=", ".join(choices), fix=suggest(statistics, choices))
+    return statistics or None

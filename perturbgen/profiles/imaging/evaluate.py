@@ -1,0 +1,102 @@
+"""What profiles are worth, by the evaluator that L1000 and latent spaces go through, too."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from perturbgen.data.tables import require_columns
+from perturbgen.evaluate.retrieval import (
+    consistency,
+    knn_mixing,
+    magnitude,
+    mixing_summary,
+    percent_replicating,
+    relationship_recall,
+    retrieve,
+)
+from perturbgen.profiles.imaging.correct.build import well_labels
+from perturbgen.profiles.imaging.profiles import Profiles, chosen, tidy
+
+Rows = list[dict[str, Any]]
+
+
+def measures(
+    profiles: Profiles, *, same: str, control: str = "", batch: str = "", relations: pd.DataFrame | None = None,
+    draws: int = 1000, rng: np.random.Generator,
+) -> Rows:  # fmt: skip
+    """Lines of measure, value, what chance gives, and how many groups or pairs it is a mean over.
+
+    Sites are averaged to wells. With controls they leave the groups; magnitude and activity are against them, and the
+    mixing of batches is among them.
+    """
+    require_columns(profiles.meta.columns, [same, *([batch] if batch else [])], profiles.source)
+    raw = tidy(profiles)
+    wells = raw.averaged(well_labels(raw.meta)) if "well" in raw.meta or "well_id" in raw.meta else raw
+    mask = chosen(wells.meta, control, wells.source) if control else np.zeros(len(wells), bool)
+    treated = wells.where(~mask & wells.meta[same].notna().to_numpy())
+    rows = [*replicates(treated, same, draws, rng)]
+    if control:
+        rows += against_controls(wells, mask, same, draws, rng)
+    if relations is not None:
+        rows.append(recall(treated, same, relations, draws, rng))
+    if batch:
+        rows += mixing(wells.where(mask) if control else wells, batch, same if not control else "")
+    return rows
+
+
+def line(measure: str, value: float, chance: float | None, n: float) -> dict[str, Any]:
+    """A line of the table."""
+    return {"measure": measure, "value": float(value), "chance": chance, "n": int(n)}
+
+
+def replicates(treated: Profiles, same: str, draws: int, rng: np.random.Generator) -> Rows:
+    """Do wells of one perturbation find each other, and agree?"""
+    values, meta = np.asarray(treated.values), treated.meta.assign(**{same: treated.meta[same].astype(str)})
+    found = retrieve(values, meta, same=same, null_draws=max(draws, 1000)).groups
+    passing = percent_replicating(values, meta, same=same, null_groups=draws, rng=rng)
+    agreed = consistency(values, meta, same=same, draws=draws, rng=rng)
+    return [
+        line("mAP among all wells", found["ap"].mean(), float(found["chance"].mean()), len(found)),
+        line("retrieved (q < .05)", (found["p_bh"] < 0.05).mean(), None, len(found)),
+        line("percent replicating", passing["passes"].mean(), 0.05, len(passing)),
+        line("consistency (mean cosine)", agreed["consistency"].mean(), None, len(agreed)),
+        line("consistent (q < .05)", (agreed["q"] < 0.05).mean(), None, len(agreed)),
+    ]
+
+
+def against_controls(wells: Profiles, control: np.ndarray, same: str, draws: int, rng: np.random.Generator) -> Rows:
+    """Do perturbations differ from controls?"""
+    meta = wells.meta.assign(**{same: wells.meta[same].astype("string")})
+    strength = magnitude(np.asarray(wells.values), meta, same=same, control=control, draws=draws, rng=rng)
+    found = retrieve(
+        np.asarray(wells.values), meta, same=same, queries=~control, candidates=~control, negatives=control
+    ).groups
+    return [
+        line("mAP against controls", found["ap"].mean(), float(found["chance"].mean()), len(found)),
+        line("active (q < .05)", (found["p_bh"] < 0.05).mean(), None, len(found)),
+        line("magnitude (energy distance)", strength["magnitude"].mean(), 0.0, len(strength)),
+        line("strong (q < .05)", (strength["q"] < 0.05).mean(), None, len(strength)),
+    ]
+
+
+def recall(
+    treated: Profiles, same: str, relations: pd.DataFrame, draws: int, rng: np.random.Generator
+) -> dict[str, Any]:
+    """Are known relations among the most alike and the most opposite pairs?"""
+    means = pd.DataFrame(np.asarray(treated.values)).groupby(treated.meta[same].astype(str).to_numpy()).mean()
+    found = relationship_recall(means, relations.astype(str), permutations=draws, rng=rng)
+    return line(f"recall of known relations (p {found['p']:.2g})", found["recall"], found["chance"], found["pairs"])
+
+
+def mixing(profiles: Profiles, batch: str, within: str) -> Rows:
+    """Do batches mix, among controls or within each perturbation?"""
+    meta = profiles.meta.assign(**{name: profiles.meta[name].astype(str) for name in (batch, within) if name})
+    found = knn_mixing(np.asarray(profiles.values), meta, batch=batch, within=[within] if within else [])
+    summary = mixing_summary(found)
+    return [
+        line(f"neighbours of the same {batch}", summary["same_batch"], summary["expected"], summary["rows"]),
+        line(f"iLISI of {batch} (1 is mixed)", summary["ilisi"], None, summary["rows"]),
+    ]

@@ -1,0 +1,76 @@
+"""A trained network asked about parts of its data: accuracies by decoding, and its embedding as profiles."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from perturbgen.errors import InputError, SchemaError, shorten
+from perturbgen.profiles.imaging import platemap
+from perturbgen.profiles.imaging.network.fields import Fields, read_fields
+from perturbgen.profiles.imaging.network.predict import Predictions, accuracy_rows, predict
+from perturbgen.profiles.imaging.network.run import ImageRun
+from perturbgen.profiles.imaging.network.settings import Statistics
+from perturbgen.profiles.imaging.profiles import Profiles
+
+log = logging.getLogger(__name__)
+
+PARTS = ("train", "validation", "id_test", "test")
+
+
+def chosen_fields(run: ImageRun, part: Sequence[str], data: Path | None = None) -> Fields:
+    """The fields of some parts of the run's own data, or of another folder's."""
+    wrong = [name for name in part if name not in PARTS]
+    if wrong:
+        raise InputError(f"no part {wrong[0]!r}", expected=", ".join(PARTS))
+    settings = run.settings.data if data is None else run.settings.data.model_copy(update={"path": data})
+    every = read_fields(settings)
+    found = every.part(*part) if part else every
+    if not len(found):
+        raise SchemaError(f"no field of {settings.path} is in {shorten(part)}",
+                          expected=f"one of {shorten(sorted(every.table['part'].unique()))}")  # fmt: skip
+    return found
+
+
+def evaluate(
+    run: ImageRun, *, part: Sequence[str], data: Path | None = None, statistics: Statistics | None = None
+) -> list[dict[str, Any]]:
+    """Accuracies by decoding and cell type; the decodings that use the plan of the plates are rows of their own."""
+    fields = chosen_fields(run, part, data)
+    found = predict(run.model, run.feed(fields), statistics or run.settings.model.statistics)
+    rows = accuracy_rows(found, groups_of_training(run))
+    if not rows:
+        raise SchemaError(f"no treated well of {shorten(part)} has a known siRNA",
+                          expected="labels", cause="Kaggle's test wells have none")  # fmt: skip
+    return rows
+
+
+def groups_of_training(run: ImageRun) -> pd.Series | None:
+    """The groups of siRNAs that share a plate, from the training part only; None where they follow no such plan."""
+    table = pd.read_parquet(run.path / "fields.parquet")
+    train = table[(table["part"] == "train") & table["sirna_id"].isin(run.card.classes)]
+    try:
+        groups = platemap.sirna_groups(train)
+    except SchemaError as error:
+        log.warning("only independent decoding: %s", error.what)
+        return None
+    return groups
+
+
+def embedded(found: Predictions, source: str) -> Profiles:
+    """The embedding of fields as profiles, a row a field."""
+    features = pd.Index([f"feature_{i}" for i in range(found.embedding.shape[1])])
+    return Profiles(found.embedding, found.table, features, source)
+
+
+def embed(
+    run: ImageRun, *, part: Sequence[str], data: Path | None = None, statistics: Statistics | None = None
+) -> Profiles:
+    """Embeddings of the fields of some parts (all, if none is named), as profiles."""
+    fields = chosen_fields(run, part, data)
+    found = predict(run.model, run.feed(fields), statistics or run.settings.model.statistics)
+    return embedded(found, str(run.path))
