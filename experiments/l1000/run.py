@@ -22,11 +22,12 @@ if TYPE_CHECKING:
 Array = np.ndarray[Any, Any]
 Overrides = Mapping[str, Any]
 
-# Of the plate, 59 drugs: which of these is used is decided on training drugs alone, anew in every fold.
+# Of the plate, 59 drugs: --nested decides on training drugs alone which of these is used, anew in every fold.
 PLATE_CHOICES: dict[str, Overrides] = {
     "one layer of 256, noise .5": {"model": {"noise": 0.5, "encoder": {"kind": "mlp", "widths": [256]}}},
     "one layer of 256, noise 1": {"model": {"noise": 1.0, "encoder": {"kind": "mlp", "widths": [256]}}},
 }
+NAMED, EPOCHS = "one layer of 256, noise .5", 30  # without --nested: named before any test drug was ranked
 PLATE: Overrides = {
     "model": {"head": {"margin_rate": None}},
     "training": {"epochs": 60, "batch_size": 64, "learning_rate": 5e-4, "head_rate": 5e-3},
@@ -63,6 +64,9 @@ def main(
     data: Annotated[Path | None, typer.Option(help="plate: the GCTX of LJP005. Else: a screen's h5ad.")] = None,
     out: Annotated[Path, typer.Option(help="Folder for the tables.")] = Path("runs/l1000"),
     seeds: Annotated[int, typer.Option(min=1, help="Seeds of splits and networks.")] = 5,
+    nested: Annotated[
+        bool, typer.Option("--nested", help="plate: choose network and length within each fold.")
+    ] = False,
     compounds: Annotated[int, typer.Option(min=20, help="Compounds of the simulated screen.")] = 200,
 ) -> None:
     """Train embeddings and rank the profiles of compounds that were never trained on, beside the linear baselines.
@@ -76,7 +80,7 @@ def main(
         if what == "plate":
             if data is None:
                 raise ConfigError("plate needs --data", fix="--data LJP005_A375_24H_X1_B19_level4_n377x978.gctx")
-            rows = list(plate_rows(data, folder, seeds))
+            rows = list(plate_rows(data, folder, seeds, nested=nested))
         elif what in ("screen", "ablation"):
             source = data or simulate(folder, compounds)
             choices = ABLATIONS if what == "ablation" else {"embedding": {}}
@@ -128,15 +132,15 @@ def screen_rows(
         yield network_row(name, embedder, judged, seed)
 
 
-def plate_rows(source: Path, folder: Path, seeds: int) -> Iterator[dict[str, Any]]:
-    """Five folds of drugs for each seed; within each the network is chosen, and its length, on training drugs."""
+def plate_rows(source: Path, folder: Path, seeds: int, *, nested: bool) -> Iterator[dict[str, Any]]:
+    """Five folds of drugs for each seed; ``nested``: network and length are chosen within each, on training drugs."""
     todo = [(seed, fold) for seed in range(seeds) for fold in range(5)]
     for seed, fold in track(todo, "folds", len(todo)):
         here = folder / f"{seed}-{fold}"
         drug = labels_of(source)
         home = fold_of(drug, np.random.default_rng(seed))
         tested = home == fold
-        choice, epochs = choose(source, here, drug, tested, seed)
+        choice, epochs = choose(source, here, drug, tested, seed) if nested else (NAMED, EPOCHS)
         split = write_split(here / "whole.csv", drug.index, np.where(tested, "test", "train"))
         settings = plate_settings(source, split, seed, PLATE_CHOICES[choice], epochs=epochs)
         embedder, _ = learn(settings, here / "whole", which="last")

@@ -76,7 +76,7 @@ def test_a_dry_run_prints_a_configuration_that_can_be_read_again(capsys):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["train"], "nothing to train on"),
+        (["train"], "takes a FILE, a --config or --resume RUN"),
         (["train", "none.h5ad"], "none.h5ad"),
         (["train", "screen.h5ad", "--set", "data.label=drug"], "no column 'drug'"),
         (["train", "screen.h5ad", "--set", "model.encoder.kind=cnn"], "model.encoder.kind"),
