@@ -27,7 +27,7 @@ PLATE_CHOICES: dict[str, Overrides] = {
     "one layer of 256, noise .5": {"model": {"noise": 0.5, "encoder": {"kind": "mlp", "widths": [256]}}},
     "one layer of 256, noise 1": {"model": {"noise": 1.0, "encoder": {"kind": "mlp", "widths": [256]}}},
 }
-NAMED, EPOCHS = "one layer of 256, noise .5", 30  # without --nested: named before any test drug was ranked
+NAMED, EPOCHS = "one layer of 256, noise .5", 30  # without --nested: the same in every fold (see README)
 PLATE: Overrides = {
     "model": {"head": {"margin_rate": None}},
     "training": {"epochs": 60, "batch_size": 64, "learning_rate": 5e-4, "head_rate": 5e-3},
