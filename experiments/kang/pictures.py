@@ -31,7 +31,12 @@ def bars(rows: list[dict[str, Any]]) -> go.Figure:
     table = pd.DataFrame(rows)
     figure = go.Figure()
     for name, part in table[table["Spearman"] > 0].groupby("prediction", sort=False):
-        figure.add_bar(name=str(name), x=part["cell type"], y=part["Spearman"], error_y={"array": part["SD"].fillna(0)})
+        figure.add_bar(
+            name=str(name),
+            x=part["cell type"],
+            y=part["Spearman"],
+            error_y={"array": part["SD"].astype(float).fillna(0)},
+        )
     legend = {"orientation": "h", "y": -0.15}
     return figure.update_layout(barmode="group", yaxis_title="Spearman", height=480, legend=legend)
 
