@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 
 import pytest
 import torch
@@ -56,9 +57,10 @@ def test_monai_networks_read_six_channels(name: str) -> None:
     assert backbone(name, 3)[1] == wide
 
 
-@pytest.mark.skipif(MONAI, reason="MONAI is installed")
 @pytest.mark.parametrize("name", list(BACKBONES))
-def test_without_monai_its_networks_say_what_to_install(name: str) -> None:
+def test_without_monai_its_networks_say_what_to_install(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("monai", "monai.networks"):
+        monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(MissingDependencyError, match=r"perturbgen\[images\]"):
         backbone(name, 6)
 
