@@ -129,8 +129,8 @@ def evaluate(
     run: RunFolder,
     file: Profiles = None,
     part: Annotated[Part, typer.Option(help="Which of the run's profiles; all: every treatment of FILE.")] = Part.TEST,
-    plate: Annotated[str, typer.Option(help="Plate column of the leak checks.")] = "plate",
-    well: Annotated[str, typer.Option(help="Well column of the leak checks.")] = "well",
+    plate: Annotated[str | None, typer.Option(help="Plate column of the leak checks (default: plate).")] = None,
+    well: Annotated[str | None, typer.Option(help="Well column of the leak checks (default: well).")] = None,
     probe: Annotated[
         list[str] | None, typer.Option(help="Column that classifiers try to read from the places: moa. Repeatable.")
     ] = None,
@@ -161,6 +161,7 @@ def evaluate(
     """
     from perturbgen.cli.retrieve import check_folder, tidy, write_parquet
     from perturbgen.config import slug
+    from perturbgen.profiles.embedder.data import require_column
     from perturbgen.profiles.embedder.evaluation import (
         MINE,
         chosen_profiles,
@@ -174,9 +175,12 @@ def evaluate(
     check_folder(out)
     embedder = opened(run, device)
     table = chosen_profiles(embedder, file, meta, part)
+    for name in (plate, well):
+        if name is not None:
+            require_column(table.samples, name)
     if perturbagens is not None:
         table = with_values(table, perturbagens, probe or [])
-    judged = judge(embedder, table, seed=seed, plate=plate, well=well, probes=probe or [])
+    judged = judge(embedder, table, seed=seed, plate=plate or "plate", well=well or "well", probes=probe or [])
     rows, controls = judged.rows(), tidy(judged.controls, "variant")
     probes = {name: judged.probe_rows(name) for name in judged.probes}
     if as_json:
@@ -222,9 +226,8 @@ def neighbours(
     label = embedder.settings.data.label
     labels = table.samples.assign(**{label: table.samples[label].astype(str)})
     wanted = found_label(labels, label, of)
-    rows, values = nearest(
-        embedder.embed(table), labels, k=min(k, len(labels) - 1), similarity=measure_of(embedder.model)
-    )
+    k = min(k, len(labels) - 1)
+    rows, values = nearest(embedder.embed(table), labels, k=k, similarity=measure_of(embedder.model))
     pairs = neighbour_table(labels, rows, values, same=[label])
     mine = pairs[pairs[label] == wanted]
     groups = group_neighbours(mine, same=[label]).head(most)
