@@ -39,8 +39,6 @@ def evaluation_page(judged: Judged, embedder: Embedder, groups: pd.DataFrame, *,
     page.figure(curves(judged), "Share of pairs of one kind that have at most this part of the others between them.")
     page.section("Map")
     page.figure(map_figure(judged), "The two directions of most variance; point at a profile for its name.")
-    page.section("Neighbours", "The other kinds that a kind's ten nearest profiles belong to, the most frequent first.")
-    page.table(neighbour_rows(judged, groups))
     page.section(
         "Leaks of the plate",
         "What is left on other plates and positions, what shuffled labels give, and how well the plate is found: "
@@ -49,8 +47,13 @@ def evaluation_page(judged: Judged, embedder: Embedder, groups: pd.DataFrame, *,
     page.table([{"variant": name, **plain(row)} for name, row in judged.controls.iterrows()])
     for column in judged.probes:
         page.section(f"Probe: {column}", PROBE_TEXT.format(column=column, label=judged.label))
-        page.figure(probe_figure(judged, column), "Macro-F1 of each classifier; lines: its own on shuffled classes.")
+        page.figure(
+            probe_figure(judged, column),
+            "Dotted: the same classifiers on shuffled classes; dashed: the most frequent class.",
+        )
         page.table(judged.probe_rows(column))
+    page.section("Neighbours", "The other kinds that a kind's ten nearest profiles belong to, the most frequent first.")
+    page.table(neighbour_rows(judged, groups))
     settings = embedder.settings.model
     page.section("Network", f"{embedder.path.name}: {settings.encoder.kind} encoder, {settings.head.kind} head, "
                             f"{len(embedder.classes):,} training classes, {settings.size} dimensions.")  # fmt: skip
