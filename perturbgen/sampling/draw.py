@@ -2,8 +2,8 @@
 
 A negative binomial count is a Poisson number of clusters, λ = r log(1 + m/r), each of a logarithmic size with
 θ = m/(m + r). As λ <= m, the clusters of a cell are a Poisson process of intensity m laid over its genes one after the
-other, of whose points λ/m are kept: one addition a gene, and the logarithms only where a point falls. Nothing is
-approximated.
+other, of whose points λ/m are kept: one addition a gene, and the logarithms only where a point falls. Genes of large
+means are drawn one by one as gamma mixtures of Poisson counts. Nothing is approximated.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from numba import njit
 
 Array = np.ndarray[Any, Any]
 
+HEAVY = 2.0  # mean beyond which a gamma mixture of Poisson counts is drawn, whose price does not grow with them
 STRIDE = 32  # genes passed at once where none of them gets a count
 
 
@@ -39,20 +40,23 @@ def _walk(mean: Array, r: Array, rng: np.random.Generator, values: Array, column
         reached, point = 0.0, rng.standard_exponential()
         for start in range(0, genes, STRIDE):
             stop = min(start + STRIDE, genes)
-            beyond = reached + _sum(mean, cell, start, stop)
-            if point >= beyond:
-                reached = beyond
+            total = _sum(mean, cell, start, stop)
+            if total <= HEAVY and point >= reached + total:
+                reached += total
                 continue
             for gene in range(start, stop):
-                m = np.float64(mean[cell, gene])
-                reached += m
-                if point >= reached:
-                    continue
-                ratio, count = m / r[own, gene], 0
-                while point < reached:
-                    if _kept(rng.random(), ratio):
-                        count += _logarithmic(ratio, rng)
-                    point += rng.standard_exponential()
+                m, count = np.float64(mean[cell, gene]), 0
+                if m > HEAVY:
+                    count = _mixed(m, r[own, gene], rng)
+                else:
+                    reached += m
+                    if point >= reached:
+                        continue
+                    ratio = m / r[own, gene]
+                    while point < reached:
+                        if _kept(rng.random(), ratio):
+                            count += _logarithmic(ratio, rng)
+                        point += rng.standard_exponential()
                 if count > 0:
                     values[used] = count
                     columns[used] = gene
@@ -67,6 +71,12 @@ def _sum(mean: Array, cell: int, start: int, stop: int) -> float:
     for gene in range(start + 1, stop):
         total += mean[cell, gene]
     return np.float64(total)
+
+
+@njit(nogil=True, cache=True)
+def _mixed(m: float, r: float, rng: np.random.Generator) -> int:
+    """A Poisson count whose mean is gamma distributed."""
+    return rng.poisson(m if np.isinf(r) else m / r * rng.standard_gamma(r))
 
 
 @njit(nogil=True, cache=True)
