@@ -160,8 +160,8 @@ def opening(
         "Retrieval both ways",
         f"Maps are fitted on the compounds of {protocol.folds - 1} folds; each withheld perturbation then looks for "
         "its partner among the withheld of its fold. One partner is right, so that mAP is the mean of 1 / rank; the "
-        "median rank is a share of the candidates (0 is best, .5 chance). The null exchanges whole compounds' partners; "
-        "the intervals draw whole compounds.",
+        "median rank is a share of the candidates (0 is best, .5 chance). The null exchanges whole compounds' "
+        "partners; the intervals draw whole compounds.",
     )
     page.figure(report.method_figure(scores), "Torn pairs are the protocol's own control: they must lie at chance.")
     for direction, rows in whole.groupby("direction", sort=False):
