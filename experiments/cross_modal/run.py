@@ -194,7 +194,7 @@ def mechanisms(page: Page, pairs: Paired, shared: list[Any], protocol: Protocol,
     except SchemaError as error:
         page.section("Mechanisms", f"Not asked: {error.what}.")
         return
-    rows: list[dict[str, Any]] = table.to_dict("records")  # type: ignore[assignment]
+    rows: list[dict[str, Any]] = table.round(3).to_dict("records")  # type: ignore[assignment]
     show_table(rows, title="mechanism of withheld compounds")
     page.section(
         "Mechanisms",

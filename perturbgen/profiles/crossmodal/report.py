@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
 STRATA: Final = ("both", "one", "neither")
-SHOWN: Final = {"mAP": "mAP", "chance": "mAP chance", "null": "mAP null", "p": "mAP p", "median rank": "median_q",
+SHOWN: Final = {"chance": "mAP chance", "null": "mAP null", "p": "mAP p", "median rank": "median_q",
                 "R@1": "R@1", "R@10": "R@10", "R@10 chance": "R@10 chance"}  # fmt: skip
 
 
@@ -51,8 +51,9 @@ def retrieval_rows(scores: pd.DataFrame, *columns: str) -> list[dict[str, Any]]:
         {name: row[name] for name in columns}
         | {
             "n": row["n"],
-            **{shown: round(row[name], 3) for shown, name in SHOWN.items()},
+            "mAP": round(row["mAP"], 3),
             "95 % interval": f"{row['mAP low']:.3f} to {row['mAP high']:.3f}",
+            **{shown: round(row[name], 3) for shown, name in SHOWN.items()},
         }
         for row in scores.to_dict("records")
     ]
@@ -75,7 +76,7 @@ def gaps(
         if name != ours:
             gap, low, high = difference(precision[ours], values, meta["compound"], draws=draws, rng=rng)
             verdict = "better" if low > 0 else "worse" if high < 0 else "cannot be told apart"
-            rows.append({f"{ours} against": name, "mAP gained": gap, "95 % interval": f"{low:.3f} to {high:.3f}",
+            rows.append({f"{ours} against": name, "mAP gained": round(gap, 3), "95 % interval": f"{low:.3f} to {high:.3f}",
                          ours: verdict})  # fmt: skip
     return rows
 
@@ -105,7 +106,7 @@ def method_figure(scores: pd.DataFrame) -> Figure:
     figure = go.Figure()
     for i, (direction, part) in enumerate(whole.groupby("direction", sort=False)):
         figure.add_scatter(
-            x=part["mAP"], y=part["method"], mode="markers", name=str(direction),
+            x=part["mAP"], y=part["method"], mode="markers", name=str(direction), orientation="h", offsetgroup=i,
             marker={"color": PALETTE[i], "size": 10, "symbol": ("circle", "diamond")[i]},
             error_x={"array": part["mAP high"] - part["mAP"], "arrayminus": part["mAP"] - part["mAP low"],
                      "thickness": 1.5},
@@ -136,6 +137,7 @@ def strata_figure(scores: pd.DataFrame, method: str) -> Figure:
         )  # fmt: skip
         figure.add_scatter(
             x=places, y=rows["mAP null"], mode="markers", name="null", offsetgroup=i, showlegend=i == 0,
+            legendrank=2000,
             marker={"color": "#57606a", "symbol": "line-ew-open", "size": 18, "line": {"width": 2}},
         )  # fmt: skip
     figure.update_yaxes(title="mAP", rangemode="tozero").update_xaxes(title="replicates agree in … of the two assays")
