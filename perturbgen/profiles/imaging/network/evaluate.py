@@ -12,6 +12,7 @@ import pandas as pd
 from perturbgen.errors import InputError, SchemaError, shorten
 from perturbgen.profiles.imaging import platemap
 from perturbgen.profiles.imaging.network.fields import Fields, read_fields
+from perturbgen.profiles.imaging.network.mechanisms import matching_rows
 from perturbgen.profiles.imaging.network.predict import Predictions, accuracy_rows, predict
 from perturbgen.profiles.imaging.network.run import ImageRun
 from perturbgen.profiles.imaging.network.settings import Statistics
@@ -37,20 +38,34 @@ def chosen_fields(run: ImageRun, part: Sequence[str], data: Path | None = None) 
 
 
 def evaluate(
-    run: ImageRun, *, part: Sequence[str], data: Path | None = None, statistics: Statistics | None = None
-) -> list[dict[str, Any]]:
-    """Accuracies by decoding and cell type; the decodings that use the plan of the plates are rows of their own."""
+    run: ImageRun, *, part: Sequence[str], data: Path | None = None, statistics: Statistics | None = None,
+    turns: bool | None = None,
+) -> list[dict[str, Any]]:  # fmt: skip
+    """Accuracies by decoding and cell type; the decodings that use the plan of the plates are rows of their own.
+
+    Of BBBC021 also how many treatments of the parts have a neighbour of their mechanism (:mod:`.mechanisms`).
+    """
     fields = chosen_fields(run, part, data)
-    found = predict(run.model, run.feed(fields), statistics or run.settings.model.statistics)
+    found = asked(run, fields, statistics, turns)
     rows = accuracy_rows(found, groups_of_training(run))
+    if "moa" in fields.table:
+        every = chosen_fields(run, (), data)
+        rows += matching_rows(embedded(asked(run, every, statistics, turns), str(run.path)), part)
     if not rows:
-        raise SchemaError(f"no treated well of {shorten(part)} has a known siRNA",
+        raise SchemaError(f"no treated well of {shorten(part)} has a known {fields.label}",
                           expected="labels", cause="Kaggle's test wells have none")  # fmt: skip
     return rows
 
 
+def asked(run: ImageRun, fields: Fields, statistics: Statistics | None, turns: bool | None) -> Predictions:
+    """What a run says of fields, as its settings or these say."""
+    return predict(run.model, run.feed(fields), statistics or run.settings.model.statistics, turns=turns)
+
+
 def groups_of_training(run: ImageRun) -> pd.Series | None:
     """The groups of siRNAs that share a plate, from the training part only; None where they follow no such plan."""
+    if run.card.label != "sirna_id":
+        return None
     table = pd.read_parquet(run.path / "fields.parquet")
     train = table[(table["part"] == "train") & table["sirna_id"].isin(run.card.classes)]
     try:
@@ -68,9 +83,8 @@ def embedded(found: Predictions, source: str) -> Profiles:
 
 
 def embed(
-    run: ImageRun, *, part: Sequence[str], data: Path | None = None, statistics: Statistics | None = None
-) -> Profiles:
+    run: ImageRun, *, part: Sequence[str], data: Path | None = None, statistics: Statistics | None = None,
+    turns: bool | None = None,
+) -> Profiles:  # fmt: skip
     """Embeddings of the fields of some parts (all, if none is named), as profiles."""
-    fields = chosen_fields(run, part, data)
-    found = predict(run.model, run.feed(fields), statistics or run.settings.model.statistics)
-    return embedded(found, str(run.path))
+    return embedded(asked(run, chosen_fields(run, part, data), statistics, turns), str(run.path))

@@ -16,6 +16,7 @@ import torch
 from perturbgen.errors import SchemaError
 from perturbgen.profiles.imaging.images import read_field
 from perturbgen.profiles.imaging.network.fields import Fields
+from perturbgen.profiles.imaging.network.vocabulary import Vocabulary
 
 FULL = {np.dtype(np.uint8): 255.0, np.dtype(np.uint16): 65535.0}
 
@@ -31,28 +32,6 @@ class ImageBatch:
     experiment: torch.Tensor
 
 
-@dataclass(frozen=True)
-class Vocabulary:
-    """What labels are called; a label's number is its place."""
-
-    classes: tuple[int, ...]
-    cells: tuple[str, ...]
-    experiments: tuple[str, ...]
-
-    def codes(self, table: pd.DataFrame) -> dict[str, torch.Tensor]:
-        """The numbers of a table's labels; what was not trained on is -1."""
-        sirna = pd.Index(self.classes).get_indexer(pd.Index(table["sirna_id"].fillna(-1).astype(int)))
-        cell, experiment = (
-            pd.Index(names).get_indexer(pd.Index(table[column]))
-            for names, column in ((self.cells, "cell_type"), (self.experiments, "experiment"))
-        )
-        return {
-            "label": torch.from_numpy(sirna),
-            "cell": torch.from_numpy(cell),
-            "experiment": torch.from_numpy(experiment),
-        }
-
-
 class ImageFeed:
     """Fields in batches on the run's device (the protocol is ``perturbgen.train.protocols.Feed``).
 
@@ -65,9 +44,11 @@ class ImageFeed:
 
     def __init__(
         self, fields: Fields, vocabulary: Vocabulary, size: int, *, seed: int, one_experiment: bool = True,
-        shrink: int = 1, workers: int = 2, ahead: int = 2, device: torch.device | str = "cpu",
+        shrink: int = 1, standardise: bool = False, workers: int = 2, ahead: int = 2,
+        device: torch.device | str = "cpu",
     ) -> None:  # fmt: skip
-        self.fields, self.vocabulary, self.size, self.seed, self.shrink = fields, vocabulary, size, seed, shrink
+        self.fields, self.vocabulary, self.size, self.seed = fields, vocabulary, size, seed
+        self.shrink, self.standardise = shrink, standardise
         self.workers, self.ahead, self.device = workers, ahead, torch.device(device)
         self.codes = vocabulary.codes(fields.table)
         self.experiment = pd.factorize(fields.table["experiment"], sort=True)[0]
@@ -137,7 +118,8 @@ class ImageFeed:
         """The channels of a field (channels, height, width), float32, full brightness 1."""
         pixels = read_field(self.fields.files[field], list(self.fields.channels))
         bright = pixels.astype(np.float32) / np.float32(FULL[pixels.dtype])
-        return bright if self.shrink == 1 else shrunk(bright, self.shrink)
+        small = bright if self.shrink == 1 else shrunk(bright, self.shrink)
+        return standardised(small) if self.standardise else small
 
     def batch(self, rows: np.ndarray, futures: list[Future[np.ndarray]]) -> ImageBatch:
         """The decoded fields with their labels."""
@@ -162,6 +144,13 @@ class ImageFeed:
     def shape(self, size: int) -> str:
         """How large a batch is."""
         return f"{size:,} images of {len(self.fields.channels)} channels"
+
+
+def standardised(image: np.ndarray) -> np.ndarray:
+    """Each channel of (channels, height, width) with mean 0 and SD 1; an empty one is 0."""
+    away = image - image.mean(axis=(1, 2), keepdims=True)
+    spread = away.std(axis=(1, 2), keepdims=True)
+    return np.divide(away, spread, out=np.zeros_like(away), where=spread > 1e-6)
 
 
 def cut(rows: np.ndarray, size: int) -> list[np.ndarray]:

@@ -11,32 +11,36 @@ from typing import TYPE_CHECKING, Any
 from perturbgen.config import create_run, file_hash, load_settings
 from perturbgen.errors import ConfigError, InputError, SchemaError, shorten
 from perturbgen.files import atomic_path, require_file, require_folder, require_writable
+from perturbgen.profiles.imaging import bbbc021
 from perturbgen.profiles.imaging.network.fields import Fields, class_names, read_fields
 from perturbgen.profiles.imaging.network.settings import ImageSettings
+from perturbgen.profiles.imaging.network.vocabulary import Name
 from perturbgen.train.launch import MAY_CHANGE, carry_out, keep_settings, launch, settings_to_resume
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
     from perturbgen.nn.trainable import Trainable
-    from perturbgen.profiles.imaging.network.feed import ImageFeed, Vocabulary
+    from perturbgen.profiles.imaging.network.feed import ImageFeed
     from perturbgen.profiles.imaging.network.model import ImageClassifier
+    from perturbgen.profiles.imaging.network.vocabulary import Vocabulary
     from perturbgen.train.loop import Training
 
 log = logging.getLogger(__name__)
 
 CARD = "images.json"
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
 class ImageCard:
     """What the numbers of a trained network mean."""
 
-    classes: tuple[int, ...]
+    classes: tuple[Name, ...]
     cells: tuple[str, ...]
     experiments: tuple[str, ...]
     channels: tuple[int, ...]
+    label: str  # the column that classes are names in
 
     def write(self, run: Path) -> None:
         """Save as ``images.json``."""
@@ -49,8 +53,8 @@ class ImageCard:
         path = require_file(run / CARD, "description of a network on images")
         try:
             state = json.loads(path.read_text())
-            version = state.pop("format")
-            card = cls(**{name: tuple(values) for name, values in state.items()})
+            version, label = state.pop("format"), state.pop("label", "")
+            card = cls(**{name: tuple(values) for name, values in state.items()}, label=label)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(f"{path} does not describe a network: {error!r}", fix="train again") from None
         if version != FORMAT:
@@ -59,9 +63,9 @@ class ImageCard:
 
     def vocabulary(self) -> Vocabulary:
         """The names of labels."""
-        from perturbgen.profiles.imaging.network.feed import Vocabulary
+        from perturbgen.profiles.imaging.network.vocabulary import Vocabulary
 
-        return Vocabulary(self.classes, self.cells, self.experiments)
+        return Vocabulary(self.classes, self.cells, self.experiments, self.label)
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,6 +84,10 @@ class ImageRun:
                 f"channels {listing(fields.channels)}",
                 expected=f"{listing(self.card.channels)}, as {self.path} has",
             )
+        if fields.label != self.card.label:
+            raise SchemaError(
+                f"images whose labels are {fields.label}", expected=f"{self.card.label}, which {self.path} tells apart"
+            )
         return make_feed(fields, self.settings, self.card.vocabulary(), device=device)
 
 
@@ -96,10 +104,10 @@ def train(settings: ImageSettings, *, runs: Path = Path("runs"), devices: int = 
     card = describe(fields, settings)
     run = runs
     if fabric.is_global_zero:
-        table = next(
-            p for p in sorted(settings.data.path.iterdir()) if p.name.startswith(("metadata.csv", "train.csv"))
-        )
-        run = create_run(runs, settings.name, settings, seed=settings.seed, data={str(table): file_hash(table)})
+        names = ("metadata.csv", "train.csv", bbbc021.IMAGES, bbbc021.MECHANISMS)
+        tables = [path for path in sorted(settings.data.path.iterdir()) if path.name.startswith(names)]
+        hashes = {str(path): file_hash(path) for path in tables}
+        run = create_run(runs, settings.name, settings, seed=settings.seed, data=hashes)
         card.write(run)
         fields.table.to_parquet(run / "fields.parquet", index=False)
     return fit(fabric.broadcast(run), settings, fields, card, fabric, resumed=False)
@@ -128,10 +136,15 @@ def describe(fields: Fields, settings: ImageSettings) -> ImageCard:
     train = fields.part("train").table
     if settings.model.start is not None:
         before = ImageCard.read(require_folder(settings.model.start, "run to start from"))
-        return ImageCard(before.classes, before.cells, tuple(sorted(train["experiment"].unique())), fields.channels)
+        if before.label != fields.label:
+            raise ConfigError(
+                f"model.start {settings.model.start} tells {before.label} apart, these images {fields.label}"
+            )
+        experiments = tuple(sorted(train["experiment"].unique()))
+        return ImageCard(before.classes, before.cells, experiments, fields.channels, fields.label)
     classes = class_names(fields, controls=settings.data.controls)
     cells, experiments = (tuple(sorted(train[name].unique())) for name in ("cell_type", "experiment"))
-    return ImageCard(tuple(classes), cells, experiments, fields.channels)
+    return ImageCard(tuple(classes), cells, experiments, fields.channels, fields.label)
 
 
 def fit(run: Path, settings: ImageSettings, fields: Fields, card: ImageCard, fabric: Fabric, *, resumed: bool) -> Path:
@@ -175,7 +188,7 @@ def make_feed(fields: Fields, settings: ImageSettings, vocabulary: Vocabulary, *
     data, training = settings.data, settings.training
     return ImageFeed(
         fields, vocabulary, training.batch_size, seed=settings.seed, one_experiment=training.one_experiment,
-        shrink=data.shrink, workers=data.workers, ahead=data.ahead, device=device,
+        shrink=data.shrink, standardise=data.standardise, workers=data.workers, ahead=data.ahead, device=device,
     )  # fmt: skip
 
 
@@ -183,6 +196,7 @@ def build(settings: ImageSettings, card: ImageCard, *, label: Any = None) -> Ima
     """The network, its weights drawn from the seed or taken from the run it starts from."""
     import torch
 
+    from perturbgen.nn.weights import load_backbone
     from perturbgen.profiles.imaging.network.model import ImageClassifier, balanced
     from perturbgen.train.state import load_state
 
@@ -191,7 +205,11 @@ def build(settings: ImageSettings, card: ImageCard, *, label: Any = None) -> Ima
     model = ImageClassifier(
         settings.model, card.vocabulary(), len(card.channels), augment=settings.augment, weights=weights
     )
-    if settings.model.start is None or label is None:
+    if label is None:
+        return model
+    if settings.model.weights is not None:
+        load_backbone(model.backbone, settings.model.weights)
+    if settings.model.start is None:
         return model
     state = load_state(settings.model.start, "best")["model"]
     shapes = {
