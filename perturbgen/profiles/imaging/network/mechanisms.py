@@ -11,17 +11,22 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from perturbgen.errors import SchemaError
 from perturbgen.profiles.imaging.bbbc021 import VEHICLE
-from perturbgen.profiles.imaging.correct import Correction, Pipeline, tvn
+from perturbgen.profiles.imaging.correct import ControlScaler, Correction, Pipeline, Sphering, tvn
 from perturbgen.profiles.imaging.nsc import ONE_BATCH, Matching, admissible, cosines, match_table, nearest, treatments
 from perturbgen.profiles.imaging.profiles import Profiles
 
 
 def corrections() -> dict[str, Correction]:
     """What is done to wells before they are compared, fitted on the vehicle's."""
-    return {"raw": Pipeline(), "z + TVN": tvn()}
+    return {
+        "raw": Pipeline(),
+        "z + TVN": tvn(),
+        "z in each plate + TVN": Pipeline(ControlScaler(["plate"], shrink=12), Sphering()),
+    }
 
 
 def corrected_wells(fields: Profiles) -> dict[str, Profiles]:
@@ -66,14 +71,15 @@ def matching_rows(fields: Profiles, part: Sequence[str]) -> list[dict[str, Any]]
     for correction, wells in corrected_wells(fields).items():
         for name, found in matchings(wells, withheld=away).items():
             share = found.correct / found.total if found.total else float("nan")
-            rows.append({"of": "treatment", "decoding": f"{name}, {correction}", "n": found.total, "all": share})
+            cells = dict.fromkeys(fields.meta["cell_type"].unique(), share)
+            rows.append(
+                {"of": "treatment", "decoding": f"{name}, {correction}", "n": found.total, **cells, "all": share}
+            )
     return rows
 
 
 def pooled(parts: Sequence[Mapping[str, Matching]]) -> dict[str, Matching]:
     """The answers about each group of compounds, by the network that was trained without it, as one table."""
-    import pandas as pd
-
     return {
         name: Matching(name, pd.concat([found[name].table for found in parts], ignore_index=True)) for name in parts[0]
     }
