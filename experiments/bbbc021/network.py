@@ -28,6 +28,9 @@ def main(
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder for runs and report.")] = Path("runs/bbbc021-network"),
     seeds: Annotated[int, typer.Option(min=1, help="Fixtures and networks.")] = 3,
+    effect: Annotated[
+        float, typer.Option(min=0, help="Of the fixtures: how far mechanisms are from DMSO; 0 must give chance.")
+    ] = 0.4,
     overrides: Annotated[list[str] | None, typer.Option("--set", help="Override a setting: training.epochs=40")] = None,
 ) -> None:
     """Compare a small network with simple features, a network that was not trained, and chance.
@@ -36,7 +39,7 @@ def main(
 
     Example: python experiments/bbbc021/network.py
     """
-    found = [compare(fixture(data, out, seed), out, seed, overrides or []) for seed in range(seeds)]
+    found = [compare(data or fixture(out, seed, effect), out, seed, overrides or []) for seed in range(seeds)]
     tables = {name: [row for part in found for row in part[name]] for name in found[0]}
     shown = {name: average(rows) for name, rows in tables.items()}
     for name, rows in shown.items():
@@ -44,13 +47,13 @@ def main(
     say(f"wrote {report(shown, tables, real=data is not None).write(out / 'report.html')}")
 
 
-def fixture(data: Path | None, out: Path, seed: int) -> Path:
+def fixture(out: Path, seed: int, effect: float) -> Path:
     """Five mechanisms of six compounds each in three weeks of three plates, forty fields of them spoilt."""
     from perturbgen.profiles.imaging.fixtures import Layout, write_bbbc021
 
-    folder = data or out / f"fixture{seed}"
+    folder = out / f"fixture{seed}-{effect:g}"
     if not folder.exists():
-        layout = Layout(weeks=3, replicates=3, mechanisms=5, effect=0.4, stain=0.6, artefacts=40)
+        layout = Layout(weeks=3, replicates=3, mechanisms=5, effect=effect, stain=0.6, artefacts=40)
         write_bbbc021(folder, seed=seed, layout=layout)
     return folder
 
