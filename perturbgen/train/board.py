@@ -20,6 +20,7 @@ class Board:
     """Scalars of every epoch; now and then pictures; at the end the projector and the hyper-parameters."""
 
     weight = "schedule/annealed weight"  # what the weight of the annealed terms is called
+    space = "latent"  # what the projector's points are called
 
     def __init__(self, run: Path, settings: LoopSettings, *, step: int = 0) -> None:
         from torch.utils.tensorboard import SummaryWriter
@@ -55,7 +56,7 @@ class Board:
         if found is not None and found[0].shape[1] > 1:  # the projector refuses a line
             points, labels = found
             rows = labels.astype(str).to_numpy().tolist()
-            self.writer.add_embedding(points, rows, metadata_header=list(labels), tag="latent")
+            self.writer.add_embedding(points, rows, metadata_header=list(labels), tag=self.space)
         metrics = {"result/objective": state.best, "result/epoch": float(state.best_epoch)}
         self.writer.add_hparams(hyper_parameters(self.settings), metrics, run_name=".")
         self.writer.close()

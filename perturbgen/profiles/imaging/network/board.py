@@ -9,7 +9,7 @@ import pandas as pd
 
 from perturbgen.profiles.imaging.images import read_field
 from perturbgen.profiles.imaging.network.predict import Predictions, predict
-from perturbgen.profiles.imaging.pictures import GAP, MAPS, caption, composite
+from perturbgen.profiles.imaging.pictures import GAP, MAPS, caption, layers
 from perturbgen.train.board import Board
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from perturbgen.train.loop import Training
 
 TILES = 12  # images in the grid
-SMALLEST = 96  # pixels: a smaller image is enlarged, so that what is written on it can be read
+SMALLEST = 160  # pixels: a smaller image is enlarged, so that what is written on it can be read
 NAMED = 40  # classes whose names fit on the axes
 COLUMNS = ("cell_type", "experiment", "week", "plate", "well_type", "compound", "moa")
 
@@ -30,6 +30,7 @@ class ImageBoard(Board):
     """Confusion matrix, images with what they were taken for, and the embedding in the projector."""
 
     weight = "schedule/penalty weight"
+    space = "embedding"
     settings: ImageSettings
 
     def pictures(self, training: Training, epoch: int) -> None:
@@ -77,22 +78,30 @@ def confusion_figure(found: Predictions) -> Figure:
         title=f"{int(counts.sum())} wells, {np.trace(counts) / max(counts.sum(), 1):.0%} right",
     )
     if size <= NAMED:
-        axes.set_xticks(range(size), list(map(str, classes)), fontsize=7, rotation=90)
-        axes.set_yticks(range(size), list(map(str, classes)), fontsize=7)
+        font = 10 if size <= 12 else 7
+        axes.set_xticks(range(size), list(map(str, classes)), fontsize=font, rotation=90)
+        axes.set_yticks(range(size), list(map(str, classes)), fontsize=font)
     return figure
 
 
 def image_grid(found: Predictions, feed: ImageFeed, rows: np.ndarray) -> np.ndarray:
     """Fields in the colours of their channels under what they are and what they were taken for, uint8 (h, w, 3)."""
     tiles = []
-    for i in rows:
-        stack = read_field(feed.fields.files[int(i)], list(feed.fields.channels))
-        picture = enlarged(composite(stack), SMALLEST)
+    pictures = exposed([read_field(feed.fields.files[int(i)], list(feed.fields.channels)) for i in rows])
+    for i, small in zip(rows, pictures, strict=True):
+        picture = enlarged(small, SMALLEST)
         truth = found.table[found.vocabulary.label].iloc[i]
         taken = found.vocabulary.classes[int(found.log_p[i].argmax())]
         lines = [f"{'?' if pd.isna(truth) else truth}", f"> {taken}"]
         tiles.append(np.concatenate([*(caption(line, picture.shape[1]) for line in lines), picture]))
     return tiled(tiles, across=4)
+
+
+def exposed(stacks: list[np.ndarray]) -> list[np.ndarray]:
+    """All channels added up, uint8 (height, width, 3); all are darkened alike if a pixel in a hundred is too bright."""
+    sums = [np.sum(layers(stack), axis=0) for stack in stacks]
+    bright = max(255.0, float(np.percentile(np.stack(sums), 99)))
+    return [np.clip(total * (255 / bright), 0, 255).astype(np.uint8) for total in sums]
 
 
 def enlarged(picture: np.ndarray, least: int) -> np.ndarray:

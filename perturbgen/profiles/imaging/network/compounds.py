@@ -44,6 +44,10 @@ def folds(meta: pd.DataFrame, settings: CompoundData) -> np.ndarray:
     asked = meta["moa"].notna() & (meta["compound"] != bbbc021.VEHICLE)
     if settings.fold is None:
         return np.full(len(meta), -1)
+    if not asked.any():
+        raise SchemaError("no compound of the images has a mechanism, so no group of them can be withheld",
+                          expected="the compounds and concentrations of the image table in the table of mechanisms",
+                          cause="names or concentrations that do not join")  # fmt: skip
     known = meta[asked].drop_duplicates(["compound", "concentration"])
     fold = compound_folds(known, settings.folds, rng=np.random.default_rng(settings.seed))
     of_compound = dict(zip(known["compound"], fold, strict=True))

@@ -11,10 +11,11 @@ import pandas as pd
 
 from perturbgen.errors import InputError, SchemaError, shorten
 from perturbgen.profiles.imaging import platemap
+from perturbgen.profiles.imaging.bbbc021 import VEHICLE
 from perturbgen.profiles.imaging.network.fields import Fields, read_fields
 from perturbgen.profiles.imaging.network.mechanisms import matching_rows
 from perturbgen.profiles.imaging.network.predict import Predictions, accuracy_rows, predict
-from perturbgen.profiles.imaging.network.run import ImageRun
+from perturbgen.profiles.imaging.network.run import ImageRun, read_list
 from perturbgen.profiles.imaging.network.settings import Statistics
 from perturbgen.profiles.imaging.profiles import Profiles
 
@@ -32,8 +33,9 @@ def chosen_fields(run: ImageRun, part: Sequence[str], data: Path | None = None) 
     every = read_fields(settings)
     found = every.part(*part) if part else every
     if not len(found):
-        raise SchemaError(f"no field of {settings.path} is in {shorten(part)}",
-                          expected=f"one of {shorten(sorted(every.table['part'].unique()))}")  # fmt: skip
+        there = sorted(every.table["part"].unique())
+        raise SchemaError(f"no field of {settings.path} is in {shorten(part)}", expected=f"one of {shorten(there)}",
+                          fix=f"--part {','.join(name for name in PARTS if name in there)}")  # fmt: skip
     return found
 
 
@@ -48,9 +50,10 @@ def evaluate(
     fields = chosen_fields(run, part, data)
     found = asked(run, fields, statistics, turns)
     rows = accuracy_rows(found, groups_of_training(run))
-    if "moa" in fields.table:
+    if fields.label != "sirna_id":
         every = chosen_fields(run, (), data)
-        rows += matching_rows(embedded(asked(run, every, statistics, turns), str(run.path)), part)
+        if has_mechanisms(every.table):
+            rows += matching_rows(embedded(asked(run, every, statistics, turns), str(run.path)), part)
     if not rows:
         raise SchemaError(f"no treated well of {shorten(part)} has a known {fields.label}",
                           expected="labels", cause="Kaggle's test wells have none")  # fmt: skip
@@ -62,11 +65,20 @@ def asked(run: ImageRun, fields: Fields, statistics: Statistics | None, turns: b
     return predict(run.model, run.feed(fields), statistics or run.settings.model.statistics, turns=turns)
 
 
+def has_mechanisms(table: pd.DataFrame) -> bool:
+    """Whether neighbours can be asked for: some treatments have a mechanism, and there is a vehicle to correct by."""
+    vehicle = table["compound"] == VEHICLE
+    if not vehicle.any() or not (table["moa"].notna() & ~vehicle).any():
+        log.warning("no neighbours: %s", "no treatment has a mechanism" if vehicle.any() else f"no well of {VEHICLE}")
+        return False
+    return True
+
+
 def groups_of_training(run: ImageRun) -> pd.Series | None:
     """The groups of siRNAs that share a plate, from the training part only; None where they follow no such plan."""
     if run.card.label != "sirna_id":
         return None
-    table = pd.read_parquet(run.path / "fields.parquet")
+    table = read_list(run.path)
     train = table[(table["part"] == "train") & table["sirna_id"].isin(run.card.classes)]
     try:
         groups = platemap.sirna_groups(train)

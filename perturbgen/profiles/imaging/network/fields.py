@@ -10,6 +10,8 @@ import numpy as np
 import pandas as pd
 
 from perturbgen.errors import InputError, SchemaError, shorten, suggest
+from perturbgen.files import require_folder
+from perturbgen.profiles.imaging import bbbc021
 from perturbgen.profiles.imaging.images import fields, find_images
 from perturbgen.profiles.imaging.network import compounds, sirnas
 from perturbgen.profiles.imaging.network.settings import CompoundData, ImageData
@@ -17,6 +19,9 @@ from perturbgen.profiles.imaging.network.vocabulary import Name
 from perturbgen.profiles.imaging.sources import kind_of
 
 log = logging.getLogger(__name__)
+
+SIX = tuple(range(1, 7))
+CHANNELS = {"rxrx1": SIX, "rxrx1-kaggle": SIX, "bbbc021": tuple(bbbc021.CHANNELS.values())}
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +52,7 @@ class Fields:
 
 def read_fields(data: ImageData) -> Fields:
     """Every field that has labels and all its channels; the others are left out, and named in the log."""
-    kind = kind_of(data.path)
+    kind = kind_of(require_folder(data.path, "folder of images"))
     if kind in ("rxrx1", "rxrx1-kaggle"):
         if data.compounds != CompoundData():
             raise InputError(f"data.compounds has no effect: {data.path} is RxRx1", fix="leave it out")
@@ -76,6 +81,9 @@ def with_files(
         raise InputError(f"none of the images that the tables of {data.path} name is there",
                          expected="the folders Week1_22123 and so on beside the tables")  # fmt: skip
     channels = tuple(sorted(int(c) for c in images["channel"].unique()))
+    lost = [c for c in CHANNELS[kind_of(data.path)] if c not in channels]
+    if lost:
+        log.warning("no image of channels %s at all: the network does without them", ", ".join(map(str, lost)))
     found = {key: files for key, files in fields(images).items() if len(files) == len(channels)}
     keys = pd.DataFrame(list(found), columns=["place", "well", "site"]).assign(file=range(len(found)))
     on = ["place", "well", "site"] if "site" in labels else ["place", "well"]

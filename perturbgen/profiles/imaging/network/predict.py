@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from perturbgen.errors import SchemaError, shorten
 from perturbgen.nn.domains import batch_statistics, own_statistics
 from perturbgen.profiles.imaging.decode import MODES, accuracy, decode
 from perturbgen.profiles.imaging.network.augment import all_turns
@@ -54,6 +55,13 @@ def predict(
     experiment (``batch``), or of each whole experiment (``own``, AdaBN), which reads every image twice. With ``turns``
     (by default as the model's settings say) embeddings and probabilities are means over all flips and turns.
     """
+    alone = feed.alone([rows for part in feed.by_experiment() for rows in part])
+    if alone and statistics != "running":
+        raise SchemaError(
+            f"{shorten(alone)} have a single image in a batch, which has no statistics of its own",
+            expected="two or more of each experiment",
+            fix="--statistics running, those of training",
+        )
     embedding = np.empty((len(feed), model.settings.embedding), np.float32)
     log_p = np.empty((len(feed), len(model.weights)), np.float32)
     seen = all_turns if (model.settings.turns if turns is None else turns) else unturned
