@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import logging
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +18,16 @@ if TYPE_CHECKING:
     from perturbgen.train.loop import Training
     from perturbgen.train.state import State
 
+log = logging.getLogger(__name__)
+
+
+def lost_curves(args: threading.ExceptHookArgs) -> None:
+    """What TensorBoard's own thread cannot write for want of space is a warning: the loop says what it cannot write."""
+    if isinstance(args.exc_value, OSError) and args.exc_value.errno in (errno.ENOSPC, errno.EDQUOT):
+        log.warning("curves and pictures are lost: %s", args.exc_value.strerror)
+    else:
+        threading.__excepthook__(args)
+
 
 class Board:
     """Scalars of every epoch; now and then pictures; at the end the projector and the hyper-parameters."""
@@ -26,6 +39,7 @@ class Board:
         from torch.utils.tensorboard import SummaryWriter
 
         self.settings = settings
+        threading.excepthook = lost_curves
         self.writer = SummaryWriter(run, purge_step=step or None)
 
     def epoch(self, training: Training, record: dict[str, Any]) -> None:
