@@ -25,6 +25,7 @@ from l1000_training import feed_rows, head_rows
 from perturbgen.cli import run_experiment
 from perturbgen.console import show_table, track
 from perturbgen.errors import ConfigError, StorageError
+from perturbgen.machine import keep_freed_memory
 from perturbgen.profiles.l1000.gctx_writer import GctxWriter, chunk_shape
 from perturbgen.profiles.l1000.genes import landmarks
 
@@ -177,6 +178,7 @@ def feed(matrix: Path, work: Path) -> list[dict[str, Any]]:
     """Shuffled samples a second from the memory map, beside h5py rows of the GCTX and of a landmark-only HDF5."""
     from perturbgen.profiles.feed import MemmapFeed, ResidentFeed
     from perturbgen.profiles.l1000 import Profiles, extract
+    from perturbgen.train.launch import LARGEST
 
     if not (work / "out").exists():
         extract([matrix], work / "out", common_genes=True)
@@ -190,6 +192,7 @@ def feed(matrix: Path, work: Path) -> list[dict[str, Any]]:
     ours = rate(len(b.rows) for b in MemmapFeed(profiles.matrix, BATCH, seed=0).epoch(0))
     import torch
 
+    keep_freed_memory(LARGEST)  # as training does
     resident = ResidentFeed(torch.from_numpy(np.array(profiles.matrix)), BATCH, seed=0, noise=0.3)
     device = rate(len(rows) for rows, _ in resident.epoch(0))
     rows = [("feed: rows of the GCTX", naive), ("feed: rows of landmarks alone", lean)]
