@@ -195,10 +195,11 @@ def feed(folder: Path) -> dict[str, float]:
     """Images a second: decoding alone, steps of a network on one batch alone, and steps on the feed."""
     import torch
 
-    from perturbgen.profiles.imaging.network.feed import ImageFeed, Vocabulary
+    from perturbgen.profiles.imaging.network.feed import ImageFeed
     from perturbgen.profiles.imaging.network.fields import read_fields
     from perturbgen.profiles.imaging.network.model import ImageClassifier
     from perturbgen.profiles.imaging.network.settings import ImageData, ImageModelSettings
+    from perturbgen.profiles.imaging.network.vocabulary import Vocabulary
 
     torch.set_num_threads(1)
     fields = read_fields(ImageData(path=folder))

@@ -23,6 +23,8 @@ from perturbgen.baselines.table import (
 )
 from perturbgen.errors import SchemaError, shorten
 
+IN_CACHE = 256  # genes whose training values are drawn from while they are in the cache
+
 
 class Zeros(LinearSmoother[NoSettings]):
     """No effect anywhere: what p = 1 for every gene would be."""
@@ -106,7 +108,11 @@ class RandomDraw(Baseline[NoSettings]):
         table = self.table
         shape = (len(wanted), len(table.genes))
         drawn = np.random.default_rng(self._seed).integers(len(table.values), size=shape, dtype=np.int32)
-        return table.values[drawn, np.arange(shape[1])]
+        result = np.empty(shape, table.values.dtype)
+        for start in range(0, shape[1], IN_CACHE):
+            part = slice(start, start + IN_CACHE)
+            result[:, part] = np.take_along_axis(table.values[:, part], drawn[:, part], axis=0)
+        return result
 
 
 class NearestReplicate(LinearSmoother[NoSettings]):

@@ -11,6 +11,7 @@ import typer
 from perturbgen.cli.data import Json, listed
 from perturbgen.console import say, show_table
 from perturbgen.errors import ConfigError, InputError, suggest
+from perturbgen.files import check_output
 
 if TYPE_CHECKING:
     from perturbgen.profiles.imaging.network.run import ImageRun
@@ -19,8 +20,22 @@ Parts = Annotated[str, typer.Option(help="Parts of the split: train, validation,
 Norm = Annotated[
     str, typer.Option(help="Statistics of batch normalisation: running, batch, own; '' for what the run says.")
 ]
+Turns = Annotated[
+    bool | None,
+    typer.Option(
+        "--turns/--no-turns", help="Average over all flips and turns of an image; by default as the run says."
+    ),
+]
 Folder = Annotated[Path | None, typer.Option(help="Other images, in place of the run's own.")]
 Device = Annotated[str, typer.Option(help="cpu or cuda.")]
+
+
+RUN_PAGE = (
+    "Shares that are right. Only independent decoding asks among all classes; plate_group and assignment know which "
+    "siRNAs share a plate, an easier question. NSC: the nearest treatment of another compound has the mechanism; "
+    "NSCB: of another week, too; of new compounds: the network never saw them."
+)
+PROFILE_PAGE = "Wells are averaged first. Nulls are drawn at random; their size is an option."
 
 
 def register(app: typer.Typer) -> None:
@@ -32,7 +47,9 @@ def register(app: typer.Typer) -> None:
 
 def train(
     config: Annotated[Path | None, typer.Argument(metavar="[CONFIG.toml]", help="What to train on what.")] = None,
-    data: Annotated[Path | None, typer.Option(help="A folder of RxRx1 with images, in place of data.path.")] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="A folder of RxRx1 or BBBC021 with images, in place of data.path.")
+    ] = None,
     overrides: Annotated[list[str] | None, typer.Option("--set", help="Override: model.head=arcface")] = None,
     resume: Annotated[Path | None, typer.Option(help="Go on with this run directory.")] = None,
     runs: Annotated[Path, typer.Option(help="Where the run directory is made.")] = Path("runs"),
@@ -41,12 +58,15 @@ def train(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved configuration and stop.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Train a network to tell siRNAs apart from images, through the batch effects of experiments.
+    """Train a network to tell siRNAs (RxRx1), or treatments, compounds or mechanisms (BBBC021) apart from images.
 
-    By default a batch holds images of one experiment, so that batch normalisation takes its stain away. Validation is
-    by experiments that are not trained on. Ctrl-C saves, --resume goes on, perturbgen board shows the run.
+    By default a batch holds images of one experiment or plate, so that batch normalisation takes its stain away.
+    Validation is by experiments or plates that are not trained on; data.compounds.fold withholds a group of compounds.
+    Ctrl-C saves, --resume goes on, perturbgen board shows the run.
 
     Example: [bold]perturbgen images train --data rxrx1/ --set model.backbone=resnet18 --set data.shrink=2[/bold]
+
+    Example: [bold]perturbgen images train --data bbbc021/ --set data.compounds.fold=0[/bold]
     """
     import json
 
@@ -87,6 +107,7 @@ def embed(
     part: Parts = "",
     data: Folder = None,
     statistics: Norm = "",
+    turns: Turns = None,
     device: Device = "cpu",
     as_json: Json = False,
 ) -> None:
@@ -98,7 +119,7 @@ def embed(
     from perturbgen.profiles.imaging.profiles import require_replaceable
 
     require_replaceable(out)
-    profiles = embedding(opened(run, device), part=listed(part), data=data, statistics=chosen(statistics))
+    profiles = embedding(opened(run, device), part=listed(part), data=data, statistics=chosen(statistics), turns=turns)
     profiles.write(out)
     row = {"wrote": str(out), "rows": len(profiles), "features": len(profiles.features)}
     show_table([row], as_json=as_json)
@@ -109,6 +130,7 @@ def evaluate(
     part: Parts = "test",
     data: Folder = None,
     statistics: Norm = "",
+    turns: Turns = None,
     device: Device = "cpu",
     same: Annotated[str, typer.Option(help="Of profiles: the column that names the perturbation.")] = "",
     control: Annotated[str, typer.Option(help="Of profiles: who the controls are, compound=DMSO.")] = "",
@@ -117,14 +139,16 @@ def evaluate(
         Path | None, typer.Option(help="Of profiles: CSV of known pairs of perturbations, entity1,entity2.")
     ] = None,
     draws: Annotated[int, typer.Option(min=99, help="Of profiles: size of the nulls.")] = 1000,
+    page: Annotated[Path | None, typer.Option(help="Also write the table as an HTML page.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="For what is drawn at random.")] = 0,
     as_json: Json = False,
 ) -> None:
     """Say how good a trained network, or any profile, is.
 
     A run: accuracy by cell type, under each decoding apart, since plate_group and assignment know the plan of the
-    plates. Profiles (wells are averaged first): replicate mAP, percent replicating, consistency, magnitude against
-    controls, recall of known relations, and how batches mix.
+    plates. Of BBBC021 also NSC and NSCB of the embedding or, if the run withheld compounds, those of new compounds.
+    Profiles (wells are averaged first): replicate mAP, percent replicating, consistency, magnitude against controls,
+    recall of known relations, and how batches mix.
 
     Example: [bold]perturbgen images evaluate runs/0001-run-s0 --part test[/bold]
 
@@ -133,18 +157,37 @@ def evaluate(
     """
     from perturbgen.profiles.imaging.network.run import CARD
 
+    if page:
+        check_output(page, ".html", option="--page")
     if (source / CARD).exists():
         given = {"--same": same, "--control": control, "--batch": batch, "--relations": relations}
         refuse(given, f"{source} is a run")
         from perturbgen.profiles.imaging.network.evaluate import evaluate as ask
 
-        rows = ask(opened(source, device), part=listed(part), data=data, statistics=chosen(statistics))
+        rows = ask(opened(source, device), part=listed(part), data=data, statistics=chosen(statistics), turns=turns)
         show_table(rows, title=f"{source}, {part or 'all'}: accuracy", as_json=as_json)
-        return
-    refuse({"--data": data, "--statistics": statistics}, f"{source} is no run")
-    if not same:
-        raise InputError("profiles are evaluated by a column", expected="--same treatment, or a run of images train")
-    show_table(profile_rows(source, same, control, batch, relations, draws, seed), title=str(source), as_json=as_json)
+        text = RUN_PAGE
+    else:
+        refuse({"--data": data, "--statistics": statistics, "--turns": turns is not None}, f"{source} is no run")
+        if not same:
+            raise InputError(
+                "profiles are evaluated by a column", expected="--same treatment, or a run of images train"
+            )
+        rows = profile_rows(source, same, control, batch, relations, draws, seed)
+        show_table(rows, title=str(source), as_json=as_json)
+        text = PROFILE_PAGE
+    if page:
+        parts = f", {part or 'all parts'}" if text == RUN_PAGE else ""
+        write_page(page, rows, title=f"{source.name}{parts}", text=text)
+
+
+def write_page(path: Path, rows: list[dict[str, Any]], *, title: str, text: str) -> None:
+    """The table as a page, with what its rows mean."""
+    from perturbgen.page import Page
+
+    page = Page(f"Images: {title}", text)
+    page.table(rows)
+    page.write(path)
 
 
 def profile_rows(

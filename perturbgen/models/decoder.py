@@ -7,9 +7,10 @@ from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from perturbgen.nn import MLP, Dispersion, PredictedDispersion, scaled_log_mean
-from perturbgen.nn.scale import Scaling
+from perturbgen.nn.scale import Scaling, composition
 
 DispersionKind = Literal["gene", "gene-category", "predicted"]
 
@@ -65,14 +66,27 @@ class CountDecoder(nn.Module):
     ) -> CountParameters:
         """Of latent points (..., cells, latent), condition features (cells, n_conditions) and sizes (cells,).
 
-        ``category`` (cells,) int64 chooses the dispersion where it is per gene and category.
+        ``category`` (cells,) int64 chooses the dispersion where it is per gene and category. Features and category of
+        length 1 are those of all cells.
         """
         hidden = self.activation(self.trunk(z, features))
-        logits = self.head(hidden)
-        if self.additive is not None and features is not None:
-            logits = logits + self.additive(features)
+        logits = self._logits(hidden, features)
         log_mean = scaled_log_mean(logits.float(), size, scaling=self.scaling)
         return CountParameters(log_mean, self._log_r(hidden, category))
+
+    def composition(self, z: Tensor, features: Tensor | None, category: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Each gene's share of a cell's counts (..., cells, genes), and log r: nothing that needs a size."""
+        hidden = self.activation(self.trunk(z, features))
+        return composition(self._logits(hidden, features).float(), scaling=self.scaling), self._log_r(hidden, category)
+
+    def _logits(self, hidden: Tensor, features: Tensor | None) -> Tensor:
+        """Before they are scaled, (..., cells, genes); conditions that all cells share are one more bias."""
+        if self.additive is None or features is None:
+            return self.head(hidden)
+        shift = self.additive(features)
+        if len(shift) == 1:
+            return functional.linear(hidden, self.head.weight, self.head.bias + shift[0])
+        return self.head(hidden) + shift
 
     def _log_r(self, hidden: Tensor, category: Tensor | None) -> Tensor:
         if self.dispersion_kind == "predicted":

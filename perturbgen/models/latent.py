@@ -64,6 +64,11 @@ class LatentModel(Trainable):
         category = None if self.category is None else codes[:, self.category]
         return self.decoder(z, self.conditions(codes), size, category)
 
+    def composition(self, z: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
+        """Each gene's share of a cell's counts (cells, genes), and log r, which broadcasts into it."""
+        category = None if self.category is None else codes[:, self.category]
+        return self.decoder.composition(z, self.conditions(codes), category)
+
     def log_likelihood(self, z: Tensor, batch: CellBatch, codes: Tensor | None = None) -> Tensor:
         """Log p(x | z, c), (cells,)."""
         counts = batch.counts

@@ -59,11 +59,17 @@ def widened(first: nn.Conv2d, channels: int) -> nn.Conv2d:
         bias=first.bias is not None,
     )  # fmt: skip
     with torch.no_grad():
-        mean = first.weight.mean(dim=1, keepdim=True) * (first.in_channels / channels)
-        new.weight.copy_(mean.expand_as(new.weight))
+        new.weight.copy_(resized(first.weight, channels))
         if first.bias is not None and new.bias is not None:
             new.bias.copy_(first.bias)
     return new
+
+
+def resized(weight: Tensor, channels: int) -> Tensor:
+    """A convolution's weights (out, in, height, width) for other input channels; the same ones if the number is."""
+    if weight.shape[1] == channels:
+        return weight
+    return (weight.mean(dim=1, keepdim=True) * (weight.shape[1] / channels)).repeat(1, channels, 1, 1)
 
 
 def require_channels(images: Tensor, channels: int) -> None:

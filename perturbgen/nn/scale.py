@@ -44,6 +44,13 @@ def scaled_log_mean(logits: Tensor, size: Tensor, *, scaling: Scaling = "total")
     return share + size.to(share.dtype).log()[:, None]
 
 
+def composition(logits: Tensor, *, scaling: Scaling = "total") -> Tensor:
+    """Each gene's share (..., cells, genes) of the means that :func:`scaled_log_mean` gives for any size."""
+    if scaling == "total":
+        return logits.softmax(-1)
+    return functional.normalize(logits.sigmoid(), p=1, dim=-1)
+
+
 def bounded_log_r(raw: Tensor) -> Tensor:
     """Log r within [-7, 9], the identity near its centre.
 

@@ -47,8 +47,9 @@ def residual(name: str) -> Make:
         wide = {"resnet18": 512, "resnet34": 512, "resnet50": 2048}[name]
         build: Any = getattr(nets, name)
         return build(
-            spatial_dims=2, n_input_channels=PHOTOGRAPH, conv1_t_size=7, conv1_t_stride=2, feed_forward=False
-        ), wide
+            spatial_dims=2, n_input_channels=PHOTOGRAPH, conv1_t_size=7, conv1_t_stride=2, feed_forward=False,
+            bias_downsample=False,  # as torchvision, whose weights then fit; batch normalisation takes a bias away
+        ), wide  # fmt: skip
 
     return make
 

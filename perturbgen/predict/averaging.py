@@ -55,7 +55,11 @@ class Running:
 
     def values(self) -> dict[str, pd.DataFrame]:
         """Signed -log10 p of the means."""
-        return {name: signed_log10_p(mean.value(), self._df.value()) for name, mean in self._t.items()}
+        return {name: self.value(name, self._like.index) for name in self._t}
+
+    def value(self, name: str, conditions: pd.Index) -> pd.DataFrame:
+        """The same of one estimator and some conditions."""
+        return signed_log10_p(self._t[name].value().loc[conditions], self._df.value().loc[conditions])
 
 
 def average(task: Task, settings: PredictSettings, keep: tuple[int, ...]) -> Averages:
@@ -73,17 +77,14 @@ def average(task: Task, settings: PredictSettings, keep: tuple[int, ...]) -> Ave
                 checks = check_generated(samples[0], task.bench.real, control=task.bench.control)
             running.add(task.bench.fit(*samples))
             tick()
-            if k not in keep and task.twins is None and k < most:
-                continue
-            now = running.values()
             if k in keep:
-                kept[k] = now
+                kept[k] = running.values()
             if task.twins is not None:
-                scores[k] = mrrmse(now[names[-1]].loc[task.twins.conditions].fillna(0.0), task.truth)
+                scores[k] = mrrmse(running.value(names[-1], task.twins.conditions).fillna(0.0), task.truth)
             if settings.replicates is None and has_converged(list(scores.values())):
                 log.info("the score of calibration conditions no longer falls after %d replicates", k)
                 break
-    return Averages(now, kept, pd.Series(scores, name="MRRMSE").rename_axis("replicates"), checks)
+    return Averages(running.values(), kept, pd.Series(scores, name="MRRMSE").rename_axis("replicates"), checks)
 
 
 def anchored_t(table: DETable, groups: list[Wells], *, vehicle: str) -> pd.DataFrame:

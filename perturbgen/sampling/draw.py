@@ -2,8 +2,8 @@
 
 A negative binomial count is a Poisson number of clusters, λ = r log(1 + m/r), each of a logarithmic size with
 θ = m/(m + r). As λ <= m, the clusters of a cell are a Poisson process of intensity m laid over its genes one after the
-other, of whose points λ/m are kept: one addition a gene, and the logarithms only where a point falls. Nothing is
-approximated.
+other, of whose points λ/m are kept: one addition a gene, and the logarithms only where a point falls. Genes of large
+means are drawn one by one as gamma mixtures of Poisson counts. Nothing is approximated.
 """
 
 from __future__ import annotations
@@ -15,6 +15,9 @@ import scipy.sparse as sp
 from numba import njit
 
 Array = np.ndarray[Any, Any]
+
+HEAVY = 2.0  # mean beyond which a gamma mixture of Poisson counts is drawn, whose price does not grow with them
+STRIDE = 32  # genes passed at once where none of them gets a count
 
 
 def draw_counts(mean: Array, r: Array, rng: np.random.Generator) -> sp.csr_array:
@@ -30,37 +33,65 @@ def draw_counts(mean: Array, r: Array, rng: np.random.Generator) -> sp.csr_array
 
 @njit(nogil=True, cache=True)
 def _walk(mean: Array, r: Array, rng: np.random.Generator, values: Array, columns: Array, offsets: Array) -> None:
-    """Fill the CSR arrays cell by cell."""
-    used = 0
+    """Fill the CSR arrays cell by cell; where the next point lies beyond a whole stride of genes, they are skipped."""
+    used, genes = 0, mean.shape[1]
     for cell in range(mean.shape[0]):
         own = cell if r.shape[0] > 1 else 0
         reached, point = 0.0, rng.standard_exponential()
-        for gene in range(mean.shape[1]):
-            m = mean[cell, gene]
-            reached += m
-            if point >= reached:
+        for start in range(0, genes, STRIDE):
+            stop = min(start + STRIDE, genes)
+            total = _sum(mean, cell, start, stop)
+            if total <= HEAVY and point >= reached + total:
+                reached += total
                 continue
-            ratio = np.float64(m) / r[own, gene]
-            spread = np.log1p(ratio)  # −log(1 − θ)
-            count = 0
-            while point < reached:
-                if rng.random() * ratio < spread:
-                    count += _logarithmic(spread, rng)
-                point += rng.standard_exponential()
-            if count > 0:
-                values[used] = count
-                columns[used] = gene
-                used += 1
+            for gene in range(start, stop):
+                m, count = np.float64(mean[cell, gene]), 0
+                if m > HEAVY:
+                    count = _mixed(m, r[own, gene], rng)
+                else:
+                    reached += m
+                    if point >= reached:
+                        continue
+                    ratio = m / r[own, gene]
+                    while point < reached:
+                        if _kept(rng.random(), ratio):
+                            count += _logarithmic(ratio, rng)
+                        point += rng.standard_exponential()
+                if count > 0:
+                    values[used] = count
+                    columns[used] = gene
+                    used += 1
         offsets[cell + 1] = used
 
 
+@njit(nogil=True, cache=True, fastmath={"reassoc"})
+def _sum(mean: Array, cell: int, start: int, stop: int) -> float:
+    """The sum of a cell's means of some genes, in any order of addition."""
+    total = mean[cell, start]
+    for gene in range(start + 1, stop):
+        total += mean[cell, gene]
+    return np.float64(total)
+
+
 @njit(nogil=True, cache=True)
-def _logarithmic(spread: float, rng: np.random.Generator) -> int:
-    """A logarithmic variate, P(k) ∝ θ^k / k with θ = 1 − e^−spread (Kemp 1981: geometric with a random parameter)."""
+def _mixed(m: float, r: float, rng: np.random.Generator) -> int:
+    """A Poisson count whose mean is gamma distributed."""
+    return rng.poisson(m if np.isinf(r) else m / r * rng.standard_gamma(r))
+
+
+@njit(nogil=True, cache=True)
+def _kept(u: float, ratio: float) -> bool:
+    """Whether u < log(1 + m/r) / (m/r), the share of the points that are kept; 2 / (2 + m/r) is below it, and cheap."""
+    return u * (2 + ratio) < 2 or u * ratio < np.log1p(ratio)
+
+
+@njit(nogil=True, cache=True)
+def _logarithmic(ratio: float, rng: np.random.Generator) -> int:
+    """A logarithmic variate, P(k) ∝ θ^k / k with θ = ratio / (1 + ratio) (Kemp 1981: geometric, random parameter)."""
     v = rng.random()
-    if v >= -np.expm1(-spread):
+    if v * (1 + ratio) >= ratio:
         return 1
-    q = -np.expm1(-spread * rng.random())
+    q = -np.expm1(-np.log1p(ratio) * rng.random())
     if v >= q:
         return 1
     if v > q * q:

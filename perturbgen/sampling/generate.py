@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
@@ -14,6 +15,7 @@ import scipy.sparse as sp
 
 from perturbgen.data.covariates import CovariateEncoder
 from perturbgen.errors import SchemaError, shorten
+from perturbgen.machine import keep_freed_memory
 from perturbgen.sampling.latents import Latents
 
 if TYPE_CHECKING:
@@ -22,8 +24,10 @@ if TYPE_CHECKING:
     from perturbgen.models import LatentModel
     from perturbgen.sampling.plan import Plan
 
-BLOCK = 512  # cells decoded at once
-WORKERS = 4
+BLOCK = 2048  # cells on their way at once
+PIECE = 512  # cells decoded by one thread at once
+WORKERS = 16
+KEPT = 1 << 28  # bytes of the largest array of a piece
 
 
 class WellCells(NamedTuple):
@@ -34,7 +38,7 @@ class WellCells(NamedTuple):
 
 
 class Piece(NamedTuple):
-    """Some of a well's cells on their way through the decoder."""
+    """Some of a well's cells on their way through the decoder: latent points, and the codes (1, covariates) of all."""
 
     well: int
     z: torch.Tensor
@@ -70,10 +74,8 @@ class CellGenerator:
 
     def draw(self, plan: Plan, wells: pd.DataFrame, *, replicate: int) -> Iterator[WellCells]:
         """Cells of every well that has some, a block at a time; ``wells`` are the plan's, with all covariates."""
-        import torch
-
         sizes = plan.libraries(replicate)
-        with ThreadPoolExecutor(min(WORKERS, torch.get_num_threads())) as pool:
+        with drawing_threads() as pool:
             for block in blocks(self.pieces(plan, wells, sizes, replicate)):
                 yield from self.draw_block(block, pool)
 
@@ -93,42 +95,33 @@ class CellGenerator:
             if not len(size):
                 continue
             well, rng = wells.iloc[i], plan.rng(replicate, wells.iloc[i])
-            own = codes[[i]].expand(len(size), -1)
-            z = self.latents.draw(well, own, rng)
-            whole = (z, own, torch.from_numpy(size).float())
-            for part in zip(*(values.split(BLOCK) for values in whole), strict=True):
-                point, code, depth = (values.to(self.device) for values in part)
-                yield Piece(i, point, code, depth, rng)
+            z = self.latents.draw(well, codes[[i]].expand(len(size), -1), rng)
+            own = codes[[i]].to(self.device)
+            for point, depth in zip(z.split(PIECE), torch.from_numpy(size).float().split(PIECE), strict=True):
+                yield Piece(i, point.to(self.device), own, depth.to(self.device), rng)
 
-    def means(self, block: Sequence[Piece]) -> tuple[np.ndarray, np.ndarray]:
+    def means(self, piece: Piece) -> tuple[np.ndarray, np.ndarray]:
         """Means (cells, genes), each cell's adding up to its size, and r (1 or cells, genes)."""
         import torch
 
-        z, codes, size = (torch.cat(parts) for parts in zip(*(piece[1:4] for piece in block), strict=True))
         with torch.inference_mode():
             if not self.counts_are_nb:
-                return self.model.expected(z, codes, size).cpu().numpy(), np.full((1, len(self.genes)), np.inf)
-            if self.model.decoder.scaling == "total":
-                log_mean, log_r = self.model.decode(z, codes, size)
-            else:  # "max" is told of the largest count; a library of the size asked for is what we want
-                log_mean, log_r = self.model.decode(z, codes, torch.ones_like(size))
-                log_mean = log_mean.log_softmax(-1) + size.log()[:, None]
-            return log_mean.exp_().cpu().numpy(), np.atleast_2d(log_r.exp().cpu().numpy())
+                mean = self.model.expected(piece.z, piece.codes, piece.size)
+                return mean.cpu().numpy(), np.full((1, len(self.genes)), np.inf)
+            share, log_r = self.model.composition(piece.z, piece.codes)
+            return share.mul_(piece.size[:, None]).cpu().numpy(), np.atleast_2d(log_r.exp().cpu().numpy())
 
-    def draw_block(self, block: Sequence[Piece], pool: ThreadPoolExecutor) -> list[WellCells]:
-        """Counts around the means, each piece from its own stream."""
+    def draw_block(self, block: Sequence[Piece], pool: Executor) -> list[WellCells]:
+        """Counts of the pieces, side by side."""
+        return list(pool.map(self.draw_piece, block))
+
+    def draw_piece(self, piece: Piece) -> WellCells:
+        """Counts around the means, from the piece's own stream."""
         from perturbgen.sampling.draw import draw_counts
 
         if not self.counts_are_nb:
-            return [self.draw_gaussian(piece) for piece in block]
-        mean, r = self.means(block)
-        stops = np.cumsum([len(piece.size) for piece in block])
-        rows = [slice(stop - len(piece.size), stop) for piece, stop in zip(block, stops, strict=True)]
-        jobs = [
-            pool.submit(draw_counts, mean[part], r[part] if len(r) > 1 else r, piece.rng)
-            for piece, part in zip(block, rows, strict=True)
-        ]
-        return [WellCells(piece.well, job.result()) for piece, job in zip(block, jobs, strict=True)]
+            return self.draw_gaussian(piece)
+        return WellCells(piece.well, draw_counts(*self.means(piece), piece.rng))
 
     def draw_gaussian(self, piece: Piece) -> WellCells:
         """Counts of a model of real numbers, which rounds by itself."""
@@ -141,11 +134,8 @@ class CellGenerator:
     def expected_sums(self, plan: Plan, wells: pd.DataFrame, *, replicate: int, **replaced: str) -> np.ndarray:
         """Noise-free sums (wells, genes) of the means of each well's cells; ``replaced`` as in :meth:`codes`."""
         sums = np.zeros((len(wells), len(self.genes)))
-        for block in blocks(self.pieces(plan, wells, plan.libraries(replicate), replicate, **replaced)):
-            mean, _ = self.means(block)
-            starts = np.cumsum([0, *(len(piece.size) for piece in block)])[:-1]
-            for piece, part in zip(block, np.add.reduceat(mean, starts, axis=0), strict=True):
-                sums[piece.well] += part
+        for piece in self.pieces(plan, wells, plan.libraries(replicate), replicate, **replaced):
+            sums[piece.well] += self.means(piece)[0].sum(axis=0)
         return sums
 
     def drawn_sums(self, plan: Plan, wells: pd.DataFrame, *, replicate: int) -> tuple[sp.csr_array, np.ndarray]:
@@ -156,6 +146,21 @@ class CellGenerator:
             rows[well] = rows[well] + sp.csr_array(counts.sum(axis=0, dtype=np.int64)[None])
             cells[well] += counts.shape[0]
         return sp.vstack(rows, format="csr"), cells
+
+
+@contextmanager
+def drawing_threads() -> Iterator[Executor]:
+    """As many threads as torch has, each of which decodes and draws alone: torch then uses one for each product."""
+    import torch
+
+    keep_freed_memory(KEPT)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with ThreadPoolExecutor(min(WORKERS, threads), initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            yield pool
+    finally:
+        torch.set_num_threads(threads)
 
 
 def blocks(pieces: Iterator[Piece]) -> Iterator[list[Piece]]:

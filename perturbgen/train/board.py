@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import logging
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,16 +18,28 @@ if TYPE_CHECKING:
     from perturbgen.train.loop import Training
     from perturbgen.train.state import State
 
+log = logging.getLogger(__name__)
+
+
+def lost_curves(args: threading.ExceptHookArgs) -> None:
+    """What TensorBoard's own thread cannot write for want of space is a warning: the loop says what it cannot write."""
+    if isinstance(args.exc_value, OSError) and args.exc_value.errno in (errno.ENOSPC, errno.EDQUOT):
+        log.warning("curves and pictures are lost: %s", args.exc_value.strerror)
+    else:
+        threading.__excepthook__(args)
+
 
 class Board:
     """Scalars of every epoch; now and then pictures; at the end the projector and the hyper-parameters."""
 
     weight = "schedule/annealed weight"  # what the weight of the annealed terms is called
+    space = "latent"  # what the projector's points are called
 
     def __init__(self, run: Path, settings: LoopSettings, *, step: int = 0) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
         self.settings = settings
+        threading.excepthook = lost_curves
         self.writer = SummaryWriter(run, purge_step=step or None)
 
     def epoch(self, training: Training, record: dict[str, Any]) -> None:
@@ -55,7 +70,7 @@ class Board:
         if found is not None and found[0].shape[1] > 1:  # the projector refuses a line
             points, labels = found
             rows = labels.astype(str).to_numpy().tolist()
-            self.writer.add_embedding(points, rows, metadata_header=list(labels), tag="latent")
+            self.writer.add_embedding(points, rows, metadata_header=list(labels), tag=self.space)
         metrics = {"result/objective": state.best, "result/epoch": float(state.best_epoch)}
         self.writer.add_hparams(hyper_parameters(self.settings), metrics, run_name=".")
         self.writer.close()

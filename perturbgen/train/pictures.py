@@ -51,8 +51,13 @@ def latent_figure(latents: np.ndarray, labels: pd.DataFrame) -> Figure:
 
     points = plane(latents)
     names = list(labels.columns)[:4] or [""]
-    figure = Figure(figsize=(5 * len(names) + 1, 4.6), layout="constrained")
-    for axes, name in zip(np.atleast_1d(figure.subplots(1, len(names))), names, strict=True):
+    across = min(2, len(names))
+    down = -(-len(names) // across)
+    figure = Figure(figsize=(5.6 * across, 4.4 * down), layout="constrained")
+    panels = np.atleast_1d(figure.subplots(down, across)).ravel()
+    for axes in panels[len(names) :]:
+        axes.set_axis_off()
+    for axes, name in zip(panels, names, strict=False):
         scatter(axes, points, labels[name].astype(str) if name else pd.Series("cells", range(len(points))))
         axes.set(title=name, xlabel="first component", ylabel="second component")
     return figure
@@ -70,9 +75,10 @@ def scatter(axes: Axes, points: np.ndarray, labels: pd.Series, limit: int = 9) -
     """One colour a label; the rarer ones beyond ``limit`` share grey."""
     common = labels.value_counts().index[:limit]
     rest = ~labels.isin(common).to_numpy()
+    size = float(np.clip(100 / np.sqrt(max(len(points), 1)), 3, 8))
     if rest.any():
-        axes.plot(*points[rest].T, ".", ms=2, color="#bbbbbb", label="other", rasterized=True)
+        axes.plot(*points[rest].T, ".", ms=size - 1, color="#bbbbbb", label="other", rasterized=True)
     for name, colour in zip(sorted(common), PALETTE, strict=False):
         mine = (labels == name).to_numpy()
-        axes.plot(*points[mine].T, ".", ms=3, alpha=0.6, color=colour, label=name, rasterized=True)
-    axes.legend(markerscale=4, fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+        axes.plot(*points[mine].T, ".", ms=size, alpha=0.6, color=colour, label=name, rasterized=True)
+    axes.legend(markerscale=12 / size, fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))

@@ -36,3 +36,22 @@ def test_additive_conditions_move_log_means_directly():
         decoder.additive.weight.copy_(torch.arange(15.0).reshape(5, 3))
     after = decoder(z, features, torch.ones(3)).log_mean
     torch.testing.assert_close(after, torch.nn.functional.logsigmoid(before + decoder.additive.weight.T))
+
+
+@pytest.mark.parametrize("scaling", ["total", "max"])
+@pytest.mark.parametrize("kind", ["gene-category", "predicted"])
+def test_conditions_of_one_row_are_those_of_all_cells_and_shares_need_no_size(scaling, kind):
+    torch.manual_seed(0)
+    decoder = CountDecoder(
+        2, (8,), 5, n_conditions=3, additive=True, scaling=scaling, dispersion=kind, n_categories=3
+    ).eval()
+    torch.nn.init.normal_(decoder.additive.weight)
+    z, one, category = torch.randn(4, 2), torch.tensor([[0.0, 1.0, 0.0]]), torch.tensor([1])
+    size = torch.tensor([1.0, 5.0, 9.0, 20.0])
+    whole = decoder(z, one.expand(4, -1), size, category.expand(4))
+    once = decoder(z, one, size, category)
+    torch.testing.assert_close(once.log_mean, whole.log_mean)
+    share, log_r = decoder.composition(z, one, category)
+    mean = whole.log_mean.exp()
+    torch.testing.assert_close(share, mean / mean.sum(-1, keepdim=True))
+    torch.testing.assert_close(log_r.expand(4, 5), whole.log_r)

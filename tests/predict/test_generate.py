@@ -11,7 +11,7 @@ import torch
 
 from perturbgen.data.covariates import CovariateEncoder
 from perturbgen.errors import InputError, SchemaError
-from perturbgen.models import CountParameters, GaussianVAE
+from perturbgen.models import GaussianVAE
 from perturbgen.predict.source import make_generator, make_plan, make_sampler, read_wanted
 from perturbgen.sampling.generate import CellGenerator
 from perturbgen.sampling.latents import BankLatents
@@ -30,13 +30,11 @@ class OneGeneEach(torch.nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.weight = torch.nn.Parameter(torch.zeros(1))
-        self.decoder = torch.nn.Module()
-        self.decoder.scaling = "total"
 
-    def decode(self, z, codes, size):
-        log_mean = torch.full((len(codes), len(GENES)), -torch.inf)
-        log_mean[torch.arange(len(codes)), codes[:, 0]] = size.log()
-        return CountParameters(log_mean, torch.full((len(GENES),), 12.0))
+    def composition(self, z, codes):
+        share = torch.zeros(len(z), len(GENES))
+        share[:, codes[:, 0]] = 1
+        return share, torch.full((len(GENES),), 12.0)
 
 
 class NoLatents:
@@ -59,7 +57,8 @@ def drawn(generator, plan, wells, replicate=1):
 
 @pytest.mark.parametrize("column", ["compound", "plate", "well"])
 def test_counts_stand_under_the_labels_they_were_drawn_for(sampler, monkeypatch, column):
-    monkeypatch.setattr("perturbgen.sampling.generate.BLOCK", 7)  # wells are cut, and share blocks
+    monkeypatch.setattr("perturbgen.sampling.generate.PIECE", 5)  # wells are cut
+    monkeypatch.setattr("perturbgen.sampling.generate.BLOCK", 12)  # and share blocks
     plan = Plan(sampler, WANTED.iloc[::-1], 0)
     values = tuple(sorted(plan.wells[column].unique()))
     encoder = CovariateEncoder({column: values}, {})

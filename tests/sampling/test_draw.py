@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from perturbgen.sampling.draw import draw_counts
+from perturbgen.sampling.draw import HEAVY, STRIDE, draw_counts
 
-CASES = [(0.02, 0.5), (0.5, 2.0), (3.0, 0.3), (40.0, 10.0), (7.0, 1e7)]
+CASES = [(0.02, 0.5), (0.5, 2.0), (3.0, 0.3), (40.0, 10.0), (7.0, 1e7), (7.0, np.inf), (1.0, np.inf)]
 
 
 @pytest.mark.parametrize(("m", "r"), CASES)
@@ -31,6 +31,16 @@ def test_genes_keep_their_places_and_their_own_dispersion():
     np.testing.assert_allclose(first.mean(axis=0), [0, 5, 0, 1], atol=0.2)
     np.testing.assert_allclose(first.var(axis=0), [0, 5, 0, 3], rtol=0.25)
     assert second[:, 0].var() == pytest.approx(2 + 4 / 0.5, rel=0.25)
+
+
+def test_genes_passed_by_in_strides_keep_their_means():
+    mean = np.random.default_rng(0).gamma(0.2, 0.1, 3 * STRIDE + 7).astype(np.float32)
+    mean[[5, STRIDE + 1]] = HEAVY * 1.01, HEAVY * 0.99
+    cells = 60_000
+    counts = draw_counts(np.tile(mean, (cells, 1)), np.full((1, len(mean)), 2, np.float32), np.random.default_rng(1))
+    error = np.sqrt((mean + mean**2 / 2) / cells)
+    seen = mean * cells > 20
+    assert np.abs((counts.sum(axis=0) / cells - mean) / error)[seen].max() < 4
 
 
 def test_one_seed_one_draw():

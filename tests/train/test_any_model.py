@@ -1,6 +1,8 @@
 """The loop trains what is no model of counts: any feed, any model, any judge."""
 
+import errno
 import json
+import threading
 from typing import NamedTuple
 
 import numpy as np
@@ -9,7 +11,7 @@ import torch
 from torch import nn
 
 from perturbgen.nn.trainable import Trainable
-from perturbgen.train.board import Board
+from perturbgen.train.board import Board, lost_curves
 from perturbgen.train.launch import carry_out, launch
 from perturbgen.train.loop import Training
 from perturbgen.train.mishaps import DivergenceError
@@ -121,3 +123,21 @@ def test_messages_name_the_samples(tmp_path):
     training.train.x[3] = float("nan")
     with pytest.raises(DivergenceError, match=r"'error'.* is not finite; points 'p"):
         training.fit()
+
+
+def test_a_full_disk_costs_curves_a_warning_and_other_errors_of_threads_are_shown(
+    caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(threading, "excepthook", lost_curves)
+
+    def failing(error: Exception) -> None:
+        raise error
+
+    for error in (OSError(errno.ENOSPC, "No space left on device"), OSError(errno.EIO, "a broken disk")):
+        thread = threading.Thread(target=failing, args=(error,))
+        thread.start()
+        thread.join()
+    assert "curves and pictures are lost: No space left on device" in caplog.text
+    shown = capsys.readouterr().err
+    assert "a broken disk" in shown
+    assert "No space" not in shown

@@ -76,8 +76,10 @@ def gaps(
         if name != ours:
             gap, low, high = difference(precision[ours], values, meta["compound"], draws=draws, rng=rng)
             verdict = "better" if low > 0 else "worse" if high < 0 else "cannot be told apart"
-            rows.append({f"{ours} against": name, "mAP gained": round(gap, 3),
-                         "95 % interval": f"{low:.3f} to {high:.3f}", ours: verdict})  # fmt: skip
+            interval = f"{low:.3f} to {high:.3f}"
+            rows.append(
+                {f"{ours} against": name, "mAP gained": round(gap, 3), "95 % interval": interval, ours: verdict}
+            )
     return rows
 
 

@@ -23,6 +23,7 @@ WANTED = ("name", "moa", "cell_line", "dose", "time", "plate", "well")
 class EmbedBoard(Board):
     """The withheld profiles' places (the training ones' where none are withheld)."""
 
+    space = "embedding"
     settings: EmbedSettings
 
     def pictures(self, training: Training, epoch: int) -> None:

@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 
 from perturbgen.profiles.imaging.images import read_field
-from perturbgen.profiles.imaging.network.predict import Predictions, class_of, predict
-from perturbgen.profiles.imaging.pictures import MAPS, caption, composite
+from perturbgen.profiles.imaging.network.predict import Predictions, predict
+from perturbgen.profiles.imaging.pictures import GAP, MAPS, caption, layers
 from perturbgen.train.board import Board
 
 if TYPE_CHECKING:
@@ -21,12 +21,16 @@ if TYPE_CHECKING:
     from perturbgen.train.loop import Training
 
 TILES = 12  # images in the grid
+SMALLEST = 160  # pixels: a smaller image is enlarged, so that what is written on it can be read
+NAMED = 40  # classes whose names fit on the axes
+COLUMNS = ("cell_type", "experiment", "week", "plate", "well_type", "compound", "moa")
 
 
 class ImageBoard(Board):
     """Confusion matrix, images with what they were taken for, and the embedding in the projector."""
 
     weight = "schedule/penalty weight"
+    space = "embedding"
     settings: ImageSettings
 
     def pictures(self, training: Training, epoch: int) -> None:
@@ -48,46 +52,66 @@ class ImageBoard(Board):
                 cast("ImageClassifier", training.model), cast("ImageFeed", feed), self.settings.model.statistics
             )
             rows = self.chosen(len(feed))
-            columns = ["sirna_id", "cell_type", "experiment", "plate", "well_type"]
+            wanted = [found.vocabulary.label, *COLUMNS]
+            columns = list(dict.fromkeys(name for name in wanted if name in found.table))
             points.append(found.embedding[rows])
             labels.append(found.table.iloc[rows][columns].assign(part=name))
         return np.concatenate(points), pd.concat(labels)
 
 
 def confusion_figure(found: Predictions) -> Figure:
-    """Wells by their siRNA (rows, each summing to one) and the siRNA they were taken for."""
+    """Wells by their class (rows, each summing to one) and the class they were taken for."""
     from matplotlib.figure import Figure
 
     wells, scores = found.wells()
-    truth = class_of(wells["sirna_id"], found.classes)
-    size = len(found.classes)
+    truth, classes, label = found.truth(wells), found.vocabulary.classes, found.vocabulary.label
+    size = len(classes)
     counts = np.zeros((size, size))
     np.add.at(counts, (truth[truth >= 0], scores.to_numpy()[truth >= 0].argmax(axis=1)), 1)
-    figure = Figure(figsize=(6.4, 5.6), layout="constrained")
+    figure = Figure(figsize=(7.6, 6.4), layout="constrained")
     axes = figure.subplots()
     image = axes.imshow(counts / np.maximum(counts.sum(axis=1, keepdims=True), 1), cmap="viridis", vmin=0, vmax=1)
-    figure.colorbar(image, ax=axes, label="share of a siRNA's wells")
+    figure.colorbar(image, ax=axes, label="share of a row's wells", shrink=0.8)
     axes.set(
         xlabel="taken for",
-        ylabel="siRNA",
+        ylabel=label,
         title=f"{int(counts.sum())} wells, {np.trace(counts) / max(counts.sum(), 1):.0%} right",
     )
-    if size <= 40:
-        axes.set_xticks(range(size), list(map(str, found.classes)), fontsize=6, rotation=90)
-        axes.set_yticks(range(size), list(map(str, found.classes)), fontsize=6)
+    if size <= NAMED:
+        font = 10 if size <= 12 else 7
+        axes.set_xticks(range(size), list(map(str, classes)), fontsize=font, rotation=90)
+        axes.set_yticks(range(size), list(map(str, classes)), fontsize=font)
     return figure
 
 
 def image_grid(found: Predictions, feed: ImageFeed, rows: np.ndarray) -> np.ndarray:
     """Fields in the colours of their channels under what they are and what they were taken for, uint8 (h, w, 3)."""
     tiles = []
-    for i in rows:
-        stack = read_field(feed.fields.files[int(i)], list(feed.fields.channels))
-        picture = composite(stack)
-        truth, taken = found.table["sirna_id"].iloc[i], found.classes[int(found.log_p[i].argmax())]
-        text = f"{'?' if pd.isna(truth) else int(truth)}: {taken}"
-        tiles.append(np.concatenate([caption(text, picture.shape[1]), picture]))
-    across = 4
-    blank = np.zeros_like(tiles[0])
-    tiles += [blank] * (-len(tiles) % across)
-    return np.concatenate([np.concatenate(tiles[i : i + across], axis=1) for i in range(0, len(tiles), across)])
+    pictures = exposed([read_field(feed.fields.files[int(i)], list(feed.fields.channels)) for i in rows])
+    for i, small in zip(rows, pictures, strict=True):
+        picture = enlarged(small, SMALLEST)
+        truth = found.table[found.vocabulary.label].iloc[i]
+        taken = found.vocabulary.classes[int(found.log_p[i].argmax())]
+        lines = [f"{'?' if pd.isna(truth) else truth}", f"> {taken}"]
+        tiles.append(np.concatenate([*(caption(line, picture.shape[1]) for line in lines), picture]))
+    return tiled(tiles, across=4)
+
+
+def exposed(stacks: list[np.ndarray]) -> list[np.ndarray]:
+    """All channels added up, uint8 (height, width, 3); all are darkened alike if a pixel in a hundred is too bright."""
+    sums = [np.sum(layers(stack), axis=0) for stack in stacks]
+    bright = max(255.0, float(np.percentile(np.stack(sums), 99)))
+    return [np.clip(total * (255 / bright), 0, 255).astype(np.uint8) for total in sums]
+
+
+def enlarged(picture: np.ndarray, least: int) -> np.ndarray:
+    """Pixels repeated until the picture (height, width, 3) is ``least`` wide, or more."""
+    times = -(-least // picture.shape[1])
+    return picture.repeat(times, axis=0).repeat(times, axis=1)
+
+
+def tiled(tiles: list[np.ndarray], *, across: int) -> np.ndarray:
+    """Pictures of one size side by side, ``across`` to a row, a few pixels apart."""
+    framed = [np.pad(tile, ((0, GAP), (0, GAP), (0, 0))) for tile in tiles]
+    framed += [np.zeros_like(framed[0])] * (-len(framed) % across)
+    return np.concatenate([np.concatenate(framed[i : i + across], axis=1) for i in range(0, len(framed), across)])

@@ -11,9 +11,11 @@ import pandas as pd
 
 from perturbgen.errors import InputError, SchemaError, shorten
 from perturbgen.profiles.imaging import platemap
+from perturbgen.profiles.imaging.bbbc021 import VEHICLE
 from perturbgen.profiles.imaging.network.fields import Fields, read_fields
+from perturbgen.profiles.imaging.network.mechanisms import matching_rows
 from perturbgen.profiles.imaging.network.predict import Predictions, accuracy_rows, predict
-from perturbgen.profiles.imaging.network.run import ImageRun
+from perturbgen.profiles.imaging.network.run import ImageRun, read_list
 from perturbgen.profiles.imaging.network.settings import Statistics
 from perturbgen.profiles.imaging.profiles import Profiles
 
@@ -31,27 +33,52 @@ def chosen_fields(run: ImageRun, part: Sequence[str], data: Path | None = None) 
     every = read_fields(settings)
     found = every.part(*part) if part else every
     if not len(found):
-        raise SchemaError(f"no field of {settings.path} is in {shorten(part)}",
-                          expected=f"one of {shorten(sorted(every.table['part'].unique()))}")  # fmt: skip
+        there = sorted(every.table["part"].unique())
+        raise SchemaError(f"no field of {settings.path} is in {shorten(part)}", expected=f"one of {shorten(there)}",
+                          fix=f"--part {','.join(name for name in PARTS if name in there)}")  # fmt: skip
     return found
 
 
 def evaluate(
-    run: ImageRun, *, part: Sequence[str], data: Path | None = None, statistics: Statistics | None = None
-) -> list[dict[str, Any]]:
-    """Accuracies by decoding and cell type; the decodings that use the plan of the plates are rows of their own."""
+    run: ImageRun, *, part: Sequence[str], data: Path | None = None, statistics: Statistics | None = None,
+    turns: bool | None = None,
+) -> list[dict[str, Any]]:  # fmt: skip
+    """Accuracies by decoding and cell type; the decodings that use the plan of the plates are rows of their own.
+
+    Of BBBC021 also how many treatments of the parts have a neighbour of their mechanism (:mod:`.mechanisms`).
+    """
     fields = chosen_fields(run, part, data)
-    found = predict(run.model, run.feed(fields), statistics or run.settings.model.statistics)
+    found = asked(run, fields, statistics, turns)
     rows = accuracy_rows(found, groups_of_training(run))
+    if fields.label != "sirna_id":
+        every = chosen_fields(run, (), data)
+        if has_mechanisms(every.table):
+            rows += matching_rows(embedded(asked(run, every, statistics, turns), str(run.path)), part)
     if not rows:
-        raise SchemaError(f"no treated well of {shorten(part)} has a known siRNA",
+        raise SchemaError(f"no treated well of {shorten(part)} has a known {fields.label}",
                           expected="labels", cause="Kaggle's test wells have none")  # fmt: skip
     return rows
 
 
+def asked(run: ImageRun, fields: Fields, statistics: Statistics | None, turns: bool | None) -> Predictions:
+    """What a run says of fields, as its settings or these say."""
+    return predict(run.model, run.feed(fields), statistics or run.settings.model.statistics, turns=turns)
+
+
+def has_mechanisms(table: pd.DataFrame) -> bool:
+    """Whether neighbours can be asked for: some treatments have a mechanism, and there is a vehicle to correct by."""
+    vehicle = table["compound"] == VEHICLE
+    if not vehicle.any() or not (table["moa"].notna() & ~vehicle).any():
+        log.warning("no neighbours: %s", "no treatment has a mechanism" if vehicle.any() else f"no well of {VEHICLE}")
+        return False
+    return True
+
+
 def groups_of_training(run: ImageRun) -> pd.Series | None:
     """The groups of siRNAs that share a plate, from the training part only; None where they follow no such plan."""
-    table = pd.read_parquet(run.path / "fields.parquet")
+    if run.card.label != "sirna_id":
+        return None
+    table = read_list(run.path)
     train = table[(table["part"] == "train") & table["sirna_id"].isin(run.card.classes)]
     try:
         groups = platemap.sirna_groups(train)
@@ -68,9 +95,8 @@ def embedded(found: Predictions, source: str) -> Profiles:
 
 
 def embed(
-    run: ImageRun, *, part: Sequence[str], data: Path | None = None, statistics: Statistics | None = None
-) -> Profiles:
+    run: ImageRun, *, part: Sequence[str], data: Path | None = None, statistics: Statistics | None = None,
+    turns: bool | None = None,
+) -> Profiles:  # fmt: skip
     """Embeddings of the fields of some parts (all, if none is named), as profiles."""
-    fields = chosen_fields(run, part, data)
-    found = predict(run.model, run.feed(fields), statistics or run.settings.model.statistics)
-    return embedded(found, str(run.path))
+    return embedded(asked(run, chosen_fields(run, part, data), statistics, turns), str(run.path))

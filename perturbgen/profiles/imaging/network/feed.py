@@ -16,7 +16,10 @@ import torch
 from perturbgen.errors import SchemaError
 from perturbgen.profiles.imaging.images import read_field
 from perturbgen.profiles.imaging.network.fields import Fields
+from perturbgen.profiles.imaging.network.vocabulary import Vocabulary
 
+Kind = tuple[int, int, str]  # height, width, depth: 512, 512, uint8
+MIXED = "files of two releases, or thumbnails among them"
 FULL = {np.dtype(np.uint8): 255.0, np.dtype(np.uint16): 65535.0}
 
 
@@ -31,43 +34,23 @@ class ImageBatch:
     experiment: torch.Tensor
 
 
-@dataclass(frozen=True)
-class Vocabulary:
-    """What labels are called; a label's number is its place."""
-
-    classes: tuple[int, ...]
-    cells: tuple[str, ...]
-    experiments: tuple[str, ...]
-
-    def codes(self, table: pd.DataFrame) -> dict[str, torch.Tensor]:
-        """The numbers of a table's labels; what was not trained on is -1."""
-        sirna = pd.Index(self.classes).get_indexer(pd.Index(table["sirna_id"].fillna(-1).astype(int)))
-        cell, experiment = (
-            pd.Index(names).get_indexer(pd.Index(table[column]))
-            for names, column in ((self.cells, "cell_type"), (self.experiments, "experiment"))
-        )
-        return {
-            "label": torch.from_numpy(sirna),
-            "cell": torch.from_numpy(cell),
-            "experiment": torch.from_numpy(experiment),
-        }
-
-
 class ImageFeed:
     """Fields in batches on the run's device (the protocol is ``perturbgen.train.protocols.Feed``).
 
     While a batch is used the next ``ahead`` ones are decoded by ``workers`` threads: at most ahead + 1 are in memory.
     With ``one_experiment`` a batch holds fields of one experiment. A group is cut into equal parts, not into full
-    batches and a rest: no batch is too small for its statistics.
+    batches and a rest: no batch is too small for its statistics. An image that is not of ``kind`` is an error.
     """
 
     unit = "images"
 
     def __init__(
         self, fields: Fields, vocabulary: Vocabulary, size: int, *, seed: int, one_experiment: bool = True,
-        shrink: int = 1, workers: int = 2, ahead: int = 2, device: torch.device | str = "cpu",
+        shrink: int = 1, standardise: bool = False, kind: Kind | None = None, workers: int = 2, ahead: int = 2,
+        device: torch.device | str = "cpu",
     ) -> None:  # fmt: skip
-        self.fields, self.vocabulary, self.size, self.seed, self.shrink = fields, vocabulary, size, seed, shrink
+        self.fields, self.vocabulary, self.size, self.seed = fields, vocabulary, size, seed
+        self.shrink, self.standardise, self.kind = shrink, standardise, kind
         self.workers, self.ahead, self.device = workers, ahead, torch.device(device)
         self.codes = vocabulary.codes(fields.table)
         self.experiment = pd.factorize(fields.table["experiment"], sort=True)[0]
@@ -105,6 +88,11 @@ class ImageFeed:
         """Every field once, each experiment by itself, its fields in an order that no label decides."""
         yield from self.stream([rows for part in self.by_experiment() for rows in part])
 
+    def alone(self, batches: Sequence[np.ndarray]) -> list[str]:
+        """The experiments that have batches of a single field: it has no statistics to be normalised by."""
+        rows = [int(part[0]) for part in batches if len(part) == 1]
+        return sorted(set(self.fields.table["experiment"].iloc[rows]))
+
     def by_experiment(self) -> list[list[np.ndarray]]:
         """The fields of the batches of each experiment."""
         rng = np.random.default_rng(self.seed)
@@ -136,8 +124,14 @@ class ImageFeed:
     def read(self, field: int) -> np.ndarray:
         """The channels of a field (channels, height, width), float32, full brightness 1."""
         pixels = read_field(self.fields.files[field], list(self.fields.channels))
+        if self.kind is not None and kind_of_image(pixels) != self.kind:
+            file = next(iter(self.fields.files[field].values()))
+            raise SchemaError(
+                f"{file} is {described(kind_of_image(pixels))}", expected=described(self.kind), cause=MIXED
+            )
         bright = pixels.astype(np.float32) / np.float32(FULL[pixels.dtype])
-        return bright if self.shrink == 1 else shrunk(bright, self.shrink)
+        small = bright if self.shrink == 1 else shrunk(bright, self.shrink)
+        return standardised(small) if self.standardise else small
 
     def batch(self, rows: np.ndarray, futures: list[Future[np.ndarray]]) -> ImageBatch:
         """The decoded fields with their labels."""
@@ -148,7 +142,7 @@ class ImageFeed:
                 sizes = [f"{shape[1]} x {shape[2]}" for shape in (image.shape, images[0].shape)]
                 raise SchemaError(
                     f"{files[0]} is {sizes[0]}, {files[1]} {sizes[1]}",
-                    expected="images of one size", cause="two releases, or thumbnails among them",
+                    expected="images of one size", cause=MIXED,
                 )  # fmt: skip
         index = torch.from_numpy(rows)
         labels = {name: codes[index].to(self.device) for name, codes in self.codes.items()}
@@ -162,6 +156,23 @@ class ImageFeed:
     def shape(self, size: int) -> str:
         """How large a batch is."""
         return f"{size:,} images of {len(self.fields.channels)} channels"
+
+
+def kind_of_image(pixels: np.ndarray) -> Kind:
+    """Size and depth of a field (channels, height, width)."""
+    return pixels.shape[1], pixels.shape[2], str(pixels.dtype)
+
+
+def described(kind: Kind) -> str:
+    """A size and depth as text."""
+    return f"{kind[0]} x {kind[1]}, {kind[2]}"
+
+
+def standardised(image: np.ndarray) -> np.ndarray:
+    """Each channel of (channels, height, width) with mean 0 and SD 1; an empty one is 0."""
+    away = image - image.mean(axis=(1, 2), keepdims=True)
+    spread = away.std(axis=(1, 2), keepdims=True)
+    return np.divide(away, spread, out=np.zeros_like(away), where=spread > 1e-6)
 
 
 def cut(rows: np.ndarray, size: int) -> list[np.ndarray]:

@@ -1,45 +1,40 @@
-"""The fields of RxRx1 that a network reads: their files, their labels, the part of the split they belong to."""
+"""The fields that a network reads: their files, their labels, the part of the split they belong to."""
 
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
 
 import numpy as np
 import pandas as pd
 
 from perturbgen.errors import InputError, SchemaError, shorten, suggest
-from perturbgen.profiles.imaging import rxrx1
+from perturbgen.files import require_folder
+from perturbgen.profiles.imaging import bbbc021
 from perturbgen.profiles.imaging.images import fields, find_images
-from perturbgen.profiles.imaging.network.settings import ImageData
+from perturbgen.profiles.imaging.network import compounds, sirnas
+from perturbgen.profiles.imaging.network.settings import CompoundData, ImageData
+from perturbgen.profiles.imaging.network.vocabulary import Name
 from perturbgen.profiles.imaging.sources import kind_of
 
 log = logging.getLogger(__name__)
 
-KINDS: Final = ("rxrx1", "rxrx1-kaggle")
-LABELS: Final = (
-    "site_id",
-    "well_id",
-    "cell_type",
-    "dataset",
-    "experiment",
-    "plate",
-    "well",
-    "site",
-    "well_type",
-    "sirna_id",
-)
+SIX = tuple(range(1, 7))
+CHANNELS = {"rxrx1": SIX, "rxrx1-kaggle": SIX, "bbbc021": tuple(bbbc021.CHANNELS.values())}
 
 
 @dataclass(frozen=True, eq=False)
 class Fields:
-    """``table`` (fields): labels and ``part``; ``files``, the path of each channel of the same fields."""
+    """``table`` (fields): labels and ``part``; ``files``, the path of each channel of the same fields.
+
+    ``label`` is the column of what is told apart: sirna_id, treatment, compound or moa.
+    """
 
     table: pd.DataFrame
     files: tuple[dict[int, Path], ...]
     channels: tuple[int, ...]
+    label: str = "sirna_id"
 
     def __len__(self) -> int:
         return len(self.table)
@@ -51,23 +46,49 @@ class Fields:
     def where(self, mask: np.ndarray) -> Fields:
         """The fields of a mask."""
         rows = np.flatnonzero(mask)
-        return Fields(self.table.iloc[rows].reset_index(drop=True), tuple(self.files[i] for i in rows), self.channels)
+        return replace(self, table=self.table.iloc[rows].reset_index(drop=True),
+                       files=tuple(self.files[i] for i in rows))  # fmt: skip
 
 
 def read_fields(data: ImageData) -> Fields:
     """Every field that has labels and all its channels; the others are left out, and named in the log."""
-    kind = kind_of(data.path)
-    if kind not in KINDS:
-        raise InputError(
-            f"{data.path} is {kind}", expected="RxRx1: metadata and images", fix="see images fixture rxrx1"
-        )
-    meta, images = rxrx1.read_metadata(data.path), find_images(data.path)
+    kind = kind_of(require_folder(data.path, "folder of images"))
+    if kind in ("rxrx1", "rxrx1-kaggle"):
+        if data.compounds != CompoundData():
+            raise InputError(f"data.compounds has no effect: {data.path} is RxRx1", fix="leave it out")
+        table, files, channels = with_files(sirnas.labels(data), data)
+        part, label = sirnas.parts(table, data), "sirna_id"
+    elif kind == "bbbc021":
+        if data.split != "kaggle":
+            raise InputError(f"data.split has no effect: {data.path} is BBBC021", fix="leave it out")
+        table, files, channels = with_files(compounds.labels(data), data)
+        part, label = compounds.parts(table, data), data.compounds.label
+    else:
+        raise InputError(f"{data.path} is {kind}", expected="RxRx1 or BBBC021: tables and images",
+                         fix="see images fixture rxrx1")  # fmt: skip
+    return chosen_cells(Fields(table.assign(part=part), files, channels, label), data)
+
+
+def with_files(
+    labels: pd.DataFrame, data: ImageData
+) -> tuple[pd.DataFrame, tuple[dict[int, Path], ...], tuple[int, ...]]:
+    """The rows of ``labels`` that have images, with site_id and sorted by it; the files of each; the channels.
+
+    Images are joined by ``place`` (the plate as files call it), well and, where labels know them, site.
+    """
+    images = find_images(data.path)
+    if not len(images):
+        raise InputError(f"none of the images that the tables of {data.path} name is there",
+                         expected="the folders Week1_22123 and so on beside the tables")  # fmt: skip
     channels = tuple(sorted(int(c) for c in images["channel"].unique()))
+    lost = [c for c in CHANNELS[kind_of(data.path)] if c not in channels]
+    if lost:
+        log.warning("no image of channels %s at all: the network does without them", ", ".join(map(str, lost)))
     found = {key: files for key, files in fields(images).items() if len(files) == len(channels)}
     keys = pd.DataFrame(list(found), columns=["place", "well", "site"]).assign(file=range(len(found)))
-    meta = meta.assign(place=meta["experiment"] + "_" + meta["plate"].astype(str))
-    on = ["place", "well", "site"] if "site" in meta else ["place", "well"]
-    table = meta.merge(keys, on=on, how="left", validate="one_to_one" if "site" in meta else "one_to_many")
+    on = ["place", "well", "site"] if "site" in labels else ["place", "well"]
+    table = labels.merge(keys.astype({"site": int}), on=on, how="left",
+                         validate="one_to_one" if "site" in labels else "one_to_many")  # fmt: skip
     absent = table["file"].isna()
     if absent.all():
         raise SchemaError(
@@ -77,12 +98,10 @@ def read_fields(data: ImageData) -> Fields:
         log.warning("%d fields left out for want of an image of each of channels %s: %s", int(absent.sum()),
                     ", ".join(map(str, channels)), shorten(table.loc[absent, "well_id"].unique()))  # fmt: skip
     table = table[~absent].astype({"site": int})
-    table = table.assign(site_id=table["well_id"] + "_" + table["site"].astype(str)).sort_values(
-        "site_id", ignore_index=True
-    )
-    files = tuple(list(found.values())[int(i)] for i in table["file"])
-    table = table[[name for name in LABELS if name in table]].assign(part=parts(table, data))
-    return chosen_cells(Fields(table, files, channels), data)
+    table = table.assign(site_id=table["well_id"] + "_" + table["site"].astype(str))
+    table = table.sort_values("site_id", ignore_index=True)
+    every = list(found.values())
+    return table.drop(columns=["place", "file"]), tuple(every[int(i)] for i in table["file"]), channels
 
 
 def chosen_cells(fields: Fields, data: ImageData) -> Fields:
@@ -96,44 +115,13 @@ def chosen_cells(fields: Fields, data: ImageData) -> Fields:
     return fields.where(fields.table["cell_type"].isin(data.cell_types).to_numpy()) if data.cell_types else fields
 
 
-def parts(table: pd.DataFrame, data: ImageData) -> np.ndarray:
-    """train, validation, id_test or test for each field.
-
-    ``kaggle``: training experiments, without those of the validation, and the test ones. ``wilds``: site 1 of training
-    experiments; their site 2 is id_test; the first test experiment of each cell type is the validation.
-    """
-    held = held_experiments(table, data)
-    training = (table["dataset"] == "train").to_numpy()
-    part = np.where(training, "train", "test").astype(object)
-    if data.split == "wilds":
-        part[training & (table["site"] != 1).to_numpy()] = "id_test"
-    part[table["experiment"].isin(held).to_numpy()] = "validation"
-    return part
-
-
-def held_experiments(table: pd.DataFrame, data: ImageData) -> list[str]:
-    """The experiments of the validation."""
-    plan = table[["experiment", "cell_type", "dataset"]].drop_duplicates().sort_values("experiment")
-    for name in data.validation:
-        if name not in set(plan["experiment"]):
-            raise SchemaError(f"no experiment {name!r}", expected="experiments to validate on",
-                              fix=suggest(name, plan["experiment"].tolist()))  # fmt: skip
-    if data.validation:
-        return list(data.validation)
-    side = "train" if data.split == "kaggle" else "test"
-    grouped = plan[plan["dataset"] == side].groupby("cell_type")["experiment"]
-    many = grouped.transform("size") > 1
-    chosen = plan.loc[many[many].index].groupby("cell_type")["experiment"]
-    return (chosen.last() if data.split == "kaggle" else chosen.first()).tolist()
-
-
-def class_names(fields: Fields, *, controls: bool) -> list[int]:
-    """The siRNAs of the training part, in order."""
+def class_names(fields: Fields, *, controls: bool) -> list[Name]:
+    """What the training part holds, in order: siRNAs, treatments, compounds or mechanisms."""
     train = fields.part("train").table
-    wanted = train["sirna_id"].notna() & (controls | (train["well_type"] == "treatment"))
-    names = sorted(int(i) for i in train.loc[wanted, "sirna_id"].unique())
+    wanted = train[fields.label].notna() & (controls | (train["well_type"] == "treatment"))
+    names = sorted(train.loc[wanted, fields.label].unique().tolist())
     if len(names) < 2:
         raise SchemaError(
-            f"{len(names)} siRNAs to tell apart among {len(train)} training fields", expected="two at least"
+            f"{len(names)} of {fields.label} to tell apart among {len(train)} training fields", expected="two at least"
         )
     return names

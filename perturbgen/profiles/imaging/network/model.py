@@ -14,14 +14,15 @@ from perturbgen.nn.draws import Draws
 from perturbgen.nn.heads import MarginHead
 from perturbgen.nn.trainable import Trainable
 from perturbgen.nn.vision import backbone
-from perturbgen.profiles.imaging.network.augment import augmented
-from perturbgen.profiles.imaging.network.feed import ImageBatch, Vocabulary
+from perturbgen.profiles.imaging.network.augment import augmented, cutmix
+from perturbgen.profiles.imaging.network.feed import ImageBatch
 from perturbgen.profiles.imaging.network.settings import AugmentSettings, ImageModelSettings
+from perturbgen.profiles.imaging.network.vocabulary import Vocabulary
 from perturbgen.profiles.imaging.pictures import colours
 
 
 class ImageClassifier(Trainable):
-    """z = BN(W [backbone(stem(x)); cell type]), log p(siRNA | z) by the head; unlabelled images count for nothing.
+    """z = BN(W [backbone(stem(x)); cell type]), log p(class | z) by the head; unlabelled images count for nothing.
 
     ``weights`` (classes,) multiply the loss of each class. ``penalty``: CORAL between the experiments of a batch, or a
     classifier of experiments that the features must not feed (DANN); its weight is annealed.
@@ -62,8 +63,14 @@ class ImageClassifier(Trainable):
     def forward(self, batch: ImageBatch, draws: Draws) -> dict[str, Tensor]:
         """Cross entropy (images,), and the penalty."""
         images = augmented(batch.images, self.augment, draws) if self.training else batch.images
-        z = self.embed(images, batch.cell)
-        terms = {"cross_entropy": self.cross_entropy(z, batch.label)}
+        if self.training and self.augment.cutmix:
+            images, other, share = cutmix(images, batch.label, self.augment.cutmix, draws)
+            z = self.embed(images, batch.cell)
+            own, foreign = self.cross_entropy(z, batch.label), self.cross_entropy(z, other)
+            terms = {"cross_entropy": (1 - share) * own + share * foreign}
+        else:
+            z = self.embed(images, batch.cell)
+            terms = {"cross_entropy": self.cross_entropy(z, batch.label)}
         if self.settings.penalty == "coral":
             terms["coral"] = coral(z, batch.experiment).expand(len(z))
         if self.domain is not None:

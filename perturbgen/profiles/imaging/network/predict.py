@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import math
 from collections.abc import Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -11,11 +13,16 @@ import numpy as np
 import pandas as pd
 import torch
 
+from perturbgen.errors import SchemaError, shorten
 from perturbgen.nn.domains import batch_statistics, own_statistics
 from perturbgen.profiles.imaging.decode import MODES, accuracy, decode
+from perturbgen.profiles.imaging.network.augment import all_turns
 from perturbgen.profiles.imaging.network.feed import ImageBatch, ImageFeed
 from perturbgen.profiles.imaging.network.model import ImageClassifier
 from perturbgen.profiles.imaging.network.settings import Statistics
+from perturbgen.profiles.imaging.network.vocabulary import Name, Vocabulary, place_of
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,30 +32,47 @@ class Predictions:
     table: pd.DataFrame
     embedding: np.ndarray
     log_p: np.ndarray
-    classes: tuple[int, ...]
+    vocabulary: Vocabulary
 
     def wells(self) -> tuple[pd.DataFrame, pd.DataFrame]:
         """Labels of each well, and its log-probabilities (wells, classes): the mean over its sites, normalised."""
-        scores = pd.DataFrame(self.log_p, columns=list(self.classes)).groupby(self.table["well_id"].to_numpy()).mean()
+        names = list(self.vocabulary.classes)
+        scores = pd.DataFrame(self.log_p, columns=names).groupby(self.table["well_id"].to_numpy()).mean()
         scores = scores.sub(np.logaddexp.reduce(scores.to_numpy(), axis=1), axis=0)
         return self.table.drop_duplicates("well_id").set_index("well_id").loc[scores.index], scores
 
+    def truth(self, table: pd.DataFrame) -> np.ndarray:
+        """The place among the classes of each row of a table of labels, -1 for none."""
+        return place_of(table[self.vocabulary.label], self.vocabulary.classes)
 
-def predict(model: ImageClassifier, feed: ImageFeed, statistics: Statistics) -> Predictions:
+
+def predict(
+    model: ImageClassifier, feed: ImageFeed, statistics: Statistics, *, turns: bool | None = None
+) -> Predictions:
     """Embeddings and log-probabilities of every field of a feed.
 
     Batch normalisation uses the statistics of training (``running``), of each batch, which holds fields of one
-    experiment (``batch``), or of each whole experiment (``own``, AdaBN), which reads every image twice.
+    experiment (``batch``), or of each whole experiment (``own``, AdaBN), which reads every image twice. With ``turns``
+    (by default as the model's settings say) embeddings and probabilities are means over all flips and turns.
     """
+    alone = feed.alone([rows for part in feed.by_experiment() for rows in part])
+    if alone and statistics != "running":
+        raise SchemaError(
+            f"{shorten(alone)} have a single image in a batch, which has no statistics of its own",
+            expected="two or more of each experiment",
+            fix="--statistics running, those of training",
+        )
     embedding = np.empty((len(feed), model.settings.embedding), np.float32)
     log_p = np.empty((len(feed), len(model.weights)), np.float32)
+    seen = all_turns if (model.settings.turns if turns is None else turns) else unturned
 
     def collect(batches: Iterable[ImageBatch]) -> None:
         for batch in batches:
-            z = model.embed(batch.images, batch.cell)
+            views = [model.embed(images, batch.cell) for images in seen(batch.images)]
             rows = batch.index.cpu().numpy()
-            embedding[rows] = z.float().cpu().numpy()
-            log_p[rows] = model.log_p(z).float().cpu().numpy()
+            embedding[rows] = torch.stack(views).mean(dim=0).float().cpu().numpy()
+            each = torch.stack([model.log_p(z) for z in views])
+            log_p[rows] = (each.logsumexp(dim=0) - math.log(len(views))).float().cpu().numpy()
 
     def look(batches: Iterable[ImageBatch]) -> None:
         for batch in batches:
@@ -65,15 +89,20 @@ def predict(model: ImageClassifier, feed: ImageFeed, statistics: Statistics) -> 
             with batch_statistics(model) if statistics == "batch" else nullcontext():
                 collect(feed.once())
     model.train(was_training)
-    return Predictions(feed.fields.table, embedding, log_p, feed.vocabulary.classes)
+    return Predictions(feed.fields.table, embedding, log_p, feed.vocabulary)
+
+
+def unturned(images: torch.Tensor) -> list[torch.Tensor]:
+    """The images as they are."""
+    return [images]
 
 
 def validation_numbers(found: Predictions) -> dict[str, float]:
-    """Objective (mean -log p of fields whose siRNA is a class), and the accuracies of fields and wells."""
-    label = class_of(found.table["sirna_id"], found.classes)
+    """Objective (mean -log p of fields whose label is a class), and the accuracies of fields and wells."""
+    label = found.truth(found.table)
     known = label >= 0
     wells, scores = found.wells()
-    wanted = class_of(wells["sirna_id"], found.classes)
+    wanted = found.truth(wells)
     return {
         "objective": float(-found.log_p[known, label[known]].mean()),
         "accuracy": float((found.log_p[known].argmax(axis=1) == label[known]).mean()),
@@ -81,34 +110,35 @@ def validation_numbers(found: Predictions) -> dict[str, float]:
     }
 
 
-def class_of(sirna: pd.Series, classes: tuple[int, ...]) -> np.ndarray:
-    """The place of each siRNA among the classes, -1 for none."""
-    return pd.Index(classes).get_indexer(pd.Index(sirna.fillna(-1).astype(int)))
-
-
 def accuracy_rows(found: Predictions, groups: pd.Series | None) -> list[dict[str, Any]]:
-    """Accuracy of each decoding by cell type, over treated wells of known siRNA; without groups only ``independent``.
+    """Accuracy of each decoding by cell type, over treated wells whose label is a class; no rows if there is no such.
 
-    The first row counts fields, one by one. Only treatments are asked about, among the treatments.
+    Without groups only ``independent``. The first row counts fields, one by one. Only treatments are asked about, among
+    the treatments.
     """
+    names = found.vocabulary
     table = found.table.set_index("site_id")
-    scores = pd.DataFrame(found.log_p, columns=list(found.classes), index=table.index)
-    wells, well_scores = found.wells()
-    treatments = treatment_classes(found.table, found.classes)
+    scores = pd.DataFrame(found.log_p, columns=list(names.classes), index=table.index)
+    treatments = treatment_classes(found)
     rows = []
-    for level, labels, log_p in (("image", table, scores), ("well", wells, well_scores)):
-        asked = (labels["well_type"] == "treatment") & labels["sirna_id"].notna()
+    for level, labels, log_p in (("image", table, scores), ("well", *found.wells())):
+        treated = (labels["well_type"] == "treatment") & labels[names.label].notna()
+        asked = treated & (found.truth(labels) >= 0)
         if not asked.any():
             return []
+        if level == "well" and (treated & ~asked).any():
+            log.warning("%d wells are not asked about: no well of theirs by %s was trained on",
+                        int((treated & ~asked).sum()), names.label)  # fmt: skip
         part, here = labels[asked], log_p.loc[asked, treatments]
         for mode in MODES if level == "well" and groups is not None else MODES[:1]:
             named = decode(here, part, mode=mode, groups=groups)
-            right = accuracy(named, part["sirna_id"].astype(int), part["cell_type"])
+            right = accuracy(named, part[names.label], part["cell_type"])
             rows.append({"of": level, "decoding": mode, "n": len(part), **{str(k): float(v) for k, v in right.items()}})
     return rows
 
 
-def treatment_classes(table: pd.DataFrame, classes: tuple[int, ...]) -> list[int]:
+def treatment_classes(found: Predictions) -> list[Name]:
     """The classes that are no controls."""
-    controls = set(table.loc[table["well_type"] != "treatment", "sirna_id"].dropna().astype(int))
-    return [name for name in classes if name not in controls]
+    control = found.table["well_type"] != "treatment"
+    places = set(found.truth(found.table[control]).tolist())
+    return [name for place, name in enumerate(found.vocabulary.classes) if place not in places]

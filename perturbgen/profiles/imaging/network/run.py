@@ -9,34 +9,43 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from perturbgen.config import create_run, file_hash, load_settings
+from perturbgen.data.tables import parquet_errors
 from perturbgen.errors import ConfigError, InputError, SchemaError, shorten
 from perturbgen.files import atomic_path, require_file, require_folder, require_writable
+from perturbgen.profiles.imaging import bbbc021
+from perturbgen.profiles.imaging.images import read_field
 from perturbgen.profiles.imaging.network.fields import Fields, class_names, read_fields
 from perturbgen.profiles.imaging.network.settings import ImageSettings
+from perturbgen.profiles.imaging.network.vocabulary import Name
 from perturbgen.train.launch import MAY_CHANGE, carry_out, keep_settings, launch, settings_to_resume
 
 if TYPE_CHECKING:
+    import pandas as pd
     from lightning_fabric import Fabric
 
     from perturbgen.nn.trainable import Trainable
-    from perturbgen.profiles.imaging.network.feed import ImageFeed, Vocabulary
+    from perturbgen.profiles.imaging.network.feed import ImageFeed
     from perturbgen.profiles.imaging.network.model import ImageClassifier
+    from perturbgen.profiles.imaging.network.vocabulary import Vocabulary
     from perturbgen.train.loop import Training
 
 log = logging.getLogger(__name__)
 
+Kind = tuple[int, int, str]
 CARD = "images.json"
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
 class ImageCard:
     """What the numbers of a trained network mean."""
 
-    classes: tuple[int, ...]
+    classes: tuple[Name, ...]
     cells: tuple[str, ...]
     experiments: tuple[str, ...]
     channels: tuple[int, ...]
+    image: Kind  # height, width and depth of every image
+    label: str  # the column that classes are names in
 
     def write(self, run: Path) -> None:
         """Save as ``images.json``."""
@@ -49,8 +58,8 @@ class ImageCard:
         path = require_file(run / CARD, "description of a network on images")
         try:
             state = json.loads(path.read_text())
-            version = state.pop("format")
-            card = cls(**{name: tuple(values) for name, values in state.items()})
+            version, label = state.pop("format"), state.pop("label", "")
+            card = cls(**{name: tuple(values) for name, values in state.items()}, label=label)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(f"{path} does not describe a network: {error!r}", fix="train again") from None
         if version != FORMAT:
@@ -59,9 +68,9 @@ class ImageCard:
 
     def vocabulary(self) -> Vocabulary:
         """The names of labels."""
-        from perturbgen.profiles.imaging.network.feed import Vocabulary
+        from perturbgen.profiles.imaging.network.vocabulary import Vocabulary
 
-        return Vocabulary(self.classes, self.cells, self.experiments)
+        return Vocabulary(self.classes, self.cells, self.experiments, self.label)
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +89,11 @@ class ImageRun:
                 f"channels {listing(fields.channels)}",
                 expected=f"{listing(self.card.channels)}, as {self.path} has",
             )
-        return make_feed(fields, self.settings, self.card.vocabulary(), device=device)
+        if fields.label != self.card.label:
+            raise SchemaError(
+                f"images whose labels are {fields.label}", expected=f"{self.card.label}, which {self.path} tells apart"
+            )
+        return make_feed(fields, self.settings, self.card, device=device)
 
 
 def listing(channels: tuple[int, ...]) -> str:
@@ -96,10 +109,10 @@ def train(settings: ImageSettings, *, runs: Path = Path("runs"), devices: int = 
     card = describe(fields, settings)
     run = runs
     if fabric.is_global_zero:
-        table = next(
-            p for p in sorted(settings.data.path.iterdir()) if p.name.startswith(("metadata.csv", "train.csv"))
-        )
-        run = create_run(runs, settings.name, settings, seed=settings.seed, data={str(table): file_hash(table)})
+        names = ("metadata.csv", "train.csv", bbbc021.IMAGES, bbbc021.MECHANISMS)
+        tables = [path for path in sorted(settings.data.path.iterdir()) if path.name.startswith(names)]
+        hashes = {str(path): file_hash(path) for path in tables}
+        run = create_run(runs, settings.name, settings, seed=settings.seed, data=hashes)
         card.write(run)
         fields.table.to_parquet(run / "fields.parquet", index=False)
     return fit(fabric.broadcast(run), settings, fields, card, fabric, resumed=False)
@@ -107,12 +120,10 @@ def train(settings: ImageSettings, *, runs: Path = Path("runs"), devices: int = 
 
 def resume(run: Path, overrides: list[str], *, devices: int = 1, accelerator: str = "auto") -> Path:
     """Go on where the last checkpoint stands."""
-    import pandas as pd
-
     may_change = (*MAY_CHANGE, "data.workers", "data.ahead")
     settings = settings_to_resume(ImageSettings, run, overrides, may_change=may_change)
     fabric = launch(settings.training, devices=devices, accelerator=accelerator)
-    fields, before = read_fields(settings.data), pd.read_parquet(require_file(run / "fields.parquet", "list of fields"))
+    fields, before = read_fields(settings.data), read_list(run)
     if not fields.table["site_id"].equals(before["site_id"]) or not fields.table["part"].equals(before["part"]):
         raise SchemaError(
             f"the images are not those that {run} was trained on ({len(fields):,} fields, then {len(before):,})",
@@ -123,15 +134,39 @@ def resume(run: Path, overrides: list[str], *, devices: int = 1, accelerator: st
     return fit(run, settings, fields, ImageCard.read(run), fabric, resumed=True)
 
 
+def read_list(run: Path) -> pd.DataFrame:
+    """The fields of a run and the parts they were in."""
+    import pandas as pd
+
+    path = require_file(run / "fields.parquet", "list of fields")
+    with parquet_errors(path):
+        return pd.read_parquet(path)
+
+
 def describe(fields: Fields, settings: ImageSettings) -> ImageCard:
     """The card of a run about to start; one that starts from another keeps its classes and cell types."""
     train = fields.part("train").table
+    if not len(train):
+        raise SchemaError(f"no field of {settings.data.path} is left to train on",
+                          cause="every experiment or plate is withheld for validation or testing")  # fmt: skip
     if settings.model.start is not None:
         before = ImageCard.read(require_folder(settings.model.start, "run to start from"))
-        return ImageCard(before.classes, before.cells, tuple(sorted(train["experiment"].unique())), fields.channels)
+        if before.label != fields.label:
+            raise ConfigError(
+                f"model.start {settings.model.start} tells {before.label} apart, these images {fields.label}"
+            )
+        experiments = tuple(sorted(train["experiment"].unique()))
+        return ImageCard(before.classes, before.cells, experiments, fields.channels, image_of(fields), fields.label)
     classes = class_names(fields, controls=settings.data.controls)
     cells, experiments = (tuple(sorted(train[name].unique())) for name in ("cell_type", "experiment"))
-    return ImageCard(tuple(classes), cells, experiments, fields.channels)
+    return ImageCard(tuple(classes), cells, experiments, fields.channels, image_of(fields), fields.label)
+
+
+def image_of(fields: Fields) -> Kind:
+    """Size and depth of the first training field, which all others must have."""
+    from perturbgen.profiles.imaging.network.feed import kind_of_image
+
+    return kind_of_image(read_field(fields.part("train").files[0], list(fields.channels)))
 
 
 def fit(run: Path, settings: ImageSettings, fields: Fields, card: ImageCard, fabric: Fabric, *, resumed: bool) -> Path:
@@ -148,12 +183,11 @@ def assemble(run: Path, settings: ImageSettings, fields: Fields, card: ImageCard
     from perturbgen.train.loop import Training
     from perturbgen.train.optimisers import adamw
 
-    vocabulary = card.vocabulary()
     train, validation = (
-        make_feed(fields.part(part), settings, vocabulary, device=str(fabric.device))
-        for part in ("train", "validation")
+        make_feed(fields.part(part), settings, card, device=str(fabric.device)) for part in ("train", "validation")
     )
     model = build(settings, card, label=train.codes["label"])
+    require_trainable(model, train, card)
     rates = settings.training
 
     def judge(trained: Trainable) -> dict[str, float]:
@@ -168,14 +202,39 @@ def assemble(run: Path, settings: ImageSettings, fields: Fields, card: ImageCard
     )  # fmt: skip
 
 
-def make_feed(fields: Fields, settings: ImageSettings, vocabulary: Vocabulary, *, device: str = "cpu") -> ImageFeed:
+def require_trainable(model: ImageClassifier, train: ImageFeed, card: ImageCard) -> None:
+    """Every batch can be normalised, and images are large enough for the backbone."""
+    import torch
+
+    alone = train.alone(train.plan(0))
+    if alone:
+        raise ConfigError(
+            f"a batch of {shorten(alone)} holds a single image, which has no statistics to be normalised by",
+            expected="two or more",
+            fix="a larger training.batch_size, or training.one_experiment = false",
+        )
+    height, width = (size // train.shrink for size in card.image[:2])
+    model.eval()
+    try:
+        with torch.no_grad():
+            model.embed(torch.zeros(2, len(card.channels), height, width), torch.zeros(2, dtype=torch.long))
+    except (RuntimeError, ValueError) as error:
+        raise ConfigError(
+            f"images of {height} x {width} pixels are too small for this backbone: {error}",
+            fix="a smaller data.shrink, fewer model.widths, or another model.backbone",
+        ) from None
+    model.train()
+
+
+def make_feed(fields: Fields, settings: ImageSettings, card: ImageCard, *, device: str = "cpu") -> ImageFeed:
     """Fields as a run's settings want them read."""
     from perturbgen.profiles.imaging.network.feed import ImageFeed
 
     data, training = settings.data, settings.training
     return ImageFeed(
-        fields, vocabulary, training.batch_size, seed=settings.seed, one_experiment=training.one_experiment,
-        shrink=data.shrink, workers=data.workers, ahead=data.ahead, device=device,
+        fields, card.vocabulary(), training.batch_size, seed=settings.seed, one_experiment=training.one_experiment,
+        shrink=data.shrink, standardise=data.standardise, kind=card.image, workers=data.workers, ahead=data.ahead,
+        device=device,
     )  # fmt: skip
 
 
@@ -184,6 +243,7 @@ def build(settings: ImageSettings, card: ImageCard, *, label: Any = None) -> Ima
     import torch
 
     from perturbgen.profiles.imaging.network.model import ImageClassifier, balanced
+    from perturbgen.profiles.imaging.network.weights import load_backbone
     from perturbgen.train.state import load_state
 
     weights = balanced(label, len(card.classes)) if settings.model.class_weights and label is not None else None
@@ -191,7 +251,11 @@ def build(settings: ImageSettings, card: ImageCard, *, label: Any = None) -> Ima
     model = ImageClassifier(
         settings.model, card.vocabulary(), len(card.channels), augment=settings.augment, weights=weights
     )
-    if settings.model.start is None or label is None:
+    if label is None:
+        return model
+    if settings.model.weights is not None:
+        load_backbone(model.backbone, settings.model.weights)
+    if settings.model.start is None:
         return model
     state = load_state(settings.model.start, "best")["model"]
     shapes = {

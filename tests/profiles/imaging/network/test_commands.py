@@ -22,7 +22,9 @@ def test_a_run_is_trained_asked_embedded_and_its_embedding_measured(
     where = ["--runs", str(tmp_path), "--accelerator", "cpu"]
     assert run(["images", "train", "--data", str(plates), *small, *where, "--json"]) == 0
     assert table(capsys)[0]["measure"] == "validation/objective"
-    assert run(["images", "evaluate", str(trained), "--json"]) == 0
+    page = tmp_path / "page.html"
+    assert run(["images", "evaluate", str(trained), "--json", "--page", str(page)]) == 0
+    assert "know which siRNAs share a plate" in page.read_text()
     assert {row["decoding"] for row in table(capsys)} == {"independent", "plate_group", "assignment"}
     out = tmp_path / "all.profiles"
     assert run(["images", "embed", str(trained), "--out", str(out), "--json"]) == 0
@@ -52,6 +54,7 @@ def test_a_run_is_trained_asked_embedded_and_its_embedding_measured(
         (["evaluate", "RUN", "--same", "sirna_id"], "--same has no effect"),
         (["evaluate", "RUN", "--statistics", "bach"], "--statistics 'bach'"),
         (["evaluate", "RUN", "--part", "tets"], "no part 'tets'"),
+        (["evaluate", "RUN", "--page", "page.csv"], "--page"),
         (["embed", "RUN", "--out", "DATA"], "exists and is no profile folder"),
     ],
 )

@@ -18,9 +18,10 @@ from perturbgen.nn.draws import Draws
 from perturbgen.profiles.imaging.images import read_field
 from perturbgen.profiles.imaging.network import feed as feeding
 from perturbgen.profiles.imaging.network.augment import augmented, turned
-from perturbgen.profiles.imaging.network.feed import ImageFeed, Vocabulary, cut, shrunk
+from perturbgen.profiles.imaging.network.feed import ImageFeed, cut, shrunk
 from perturbgen.profiles.imaging.network.fields import Fields, class_names, read_fields
 from perturbgen.profiles.imaging.network.settings import AugmentSettings, ImageData
+from perturbgen.profiles.imaging.network.vocabulary import Vocabulary
 
 WORDS = Vocabulary(tuple(range(8)), ("HUVEC", "RPE"), ("HUVEC-01", "RPE-01"))
 

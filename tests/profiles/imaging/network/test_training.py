@@ -17,12 +17,13 @@ from perturbgen.nn.draws import Draws
 from perturbgen.profiles.imaging.network import run as running
 from perturbgen.profiles.imaging.network.board import confusion_figure, image_grid
 from perturbgen.profiles.imaging.network.evaluate import embed, evaluate
-from perturbgen.profiles.imaging.network.feed import ImageBatch, Vocabulary
+from perturbgen.profiles.imaging.network.feed import ImageBatch
 from perturbgen.profiles.imaging.network.fields import read_fields
 from perturbgen.profiles.imaging.network.model import ImageClassifier, balanced
 from perturbgen.profiles.imaging.network.predict import Predictions, accuracy_rows, predict, validation_numbers
 from perturbgen.profiles.imaging.network.run import ImageCard, ImageRun, load_run
 from perturbgen.profiles.imaging.network.settings import ImageModelSettings, ImageSettings
+from perturbgen.profiles.imaging.network.vocabulary import Vocabulary, place_of
 from perturbgen.train.state import load_state
 
 WORDS = Vocabulary((0, 1, 2), ("A", "B"), ("x", "y"))
@@ -213,8 +214,13 @@ def planted(noise: float, labelled: bool = True) -> Predictions:
     table = pd.DataFrame(rows)
     classes = (0, 1, 2, 3, 9)
     log_p = np.full((len(table), 5), -3.0) + noise * np.random.default_rng(0).normal(size=(len(table), 5))
-    log_p[np.arange(len(table)), pd.Index(classes).get_indexer(table["sirna_id"].fillna(0).astype(int))] += 2
-    return Predictions(table, np.zeros((len(table), 2), np.float32), log_p.astype(np.float32), classes)
+    log_p[np.arange(len(table)), place_of(table["sirna_id"].fillna(0), classes)] += 2
+    return Predictions(
+        table,
+        np.zeros((len(table), 2), np.float32),
+        log_p.astype(np.float32),
+        Vocabulary(classes, ("A", "B"), ("x", "y")),
+    )
 
 
 def test_accuracies_by_decoding_are_apart_and_controls_are_not_asked_about() -> None:
@@ -284,9 +290,10 @@ def test_pictures_show_every_class_and_the_chosen_fields(trained: Path) -> None:
     assert shown.shape == (8, 8)
     np.testing.assert_allclose(shown.sum(axis=1), 1)
     grid = image_grid(found, feed, np.arange(5))
-    assert grid.shape == (2 * (16 + 18), 4 * 16, 3)
+    assert grid.shape == (2 * (160 + 2 * 18 + 4), 4 * (160 + 4), 3)  # 16 pixels enlarged ten times under two lines
     assert grid.dtype == np.uint8
-    assert grid[18:34, :16].any()
+    assert grid[36:196, :160].any()
+    assert grid.reshape(-1, 3).min(axis=1).max() < 255 or (grid == 255).all(axis=2).mean() < 0.05  # not burnt out
 
 
 def test_without_a_validation_part_the_run_says_so(
