@@ -82,7 +82,7 @@ def test_a_run_is_judged_by_withheld_perturbagens_and_says_who_they_were(setting
     tags = EventAccumulator(str(run)).Reload().Tags()
     assert {"validation/map", "validation/auc", "schedule/margin", "schedule/scale"} <= set(tags["scalars"])
     assert "embedding/principal components" in tags["images"]
-    assert next(run.glob("*/latent/metadata.tsv")).read_text().startswith("perturbagen\t")
+    assert next(run.glob("*/embedding/metadata.tsv")).read_text().startswith("perturbagen\t")
 
 
 @pytest.mark.parametrize("head", ["adacos", "arcface", "poincare"])

@@ -242,8 +242,8 @@ def build(settings: ImageSettings, card: ImageCard, *, label: Any = None) -> Ima
     """The network, its weights drawn from the seed or taken from the run it starts from."""
     import torch
 
-    from perturbgen.nn.weights import load_backbone
     from perturbgen.profiles.imaging.network.model import ImageClassifier, balanced
+    from perturbgen.profiles.imaging.network.weights import load_backbone
     from perturbgen.train.state import load_state
 
     weights = balanced(label, len(card.classes)) if settings.model.class_weights and label is not None else None

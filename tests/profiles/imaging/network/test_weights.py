@@ -12,7 +12,7 @@ from torch import nn
 
 from perturbgen.errors import ConfigError, InputError
 from perturbgen.nn.vision import SmallCNN, backbone
-from perturbgen.nn.weights import load_backbone, renamed
+from perturbgen.profiles.imaging.network.weights import load_backbone, renamed
 
 monai = pytest.mark.skipif(importlib.util.find_spec("monai") is None, reason="MONAI is an extra, and not installed")
 
