@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 import pandas as pd
 import typer
+from methods import Overrides, learn, linear_rows, made, network_row, parts_of, with_mechanisms, write_split
+from transfer import transfer_rows
 
 from perturbgen.cli import run_experiment
 from perturbgen.console import say, show_table, track
 from perturbgen.errors import ConfigError
 
 if TYPE_CHECKING:
-    from perturbgen.profiles.embedder import Embedder, EmbedSettings
-    from perturbgen.profiles.embedder.data import ProfileTable
+    from perturbgen.profiles.embedder import EmbedSettings
 
 Array = np.ndarray[Any, Any]
-Overrides = Mapping[str, Any]
 
 # Of the plate, 59 drugs: --nested decides on training drugs alone which of these is used, anew in every fold.
 PLATE_CHOICES: dict[str, Overrides] = {
@@ -60,7 +60,7 @@ ABLATIONS: dict[str, Overrides] = {
 
 
 def main(
-    what: Annotated[str, typer.Argument(help="screen, ablation, or plate.")],
+    what: Annotated[str, typer.Argument(help="screen, ablation, transfer or plate.")],
     data: Annotated[Path | None, typer.Option(help="plate: the GCTX of LJP005. Else: a screen's h5ad.")] = None,
     out: Annotated[Path, typer.Option(help="Folder for the tables.")] = Path("runs/l1000"),
     seeds: Annotated[int, typer.Option(min=1, help="Seeds of splits and networks.")] = 5,
@@ -85,8 +85,11 @@ def main(
             source = data or simulate(folder, compounds)
             choices = ABLATIONS if what == "ablation" else {"embedding": {}}
             rows = list(screen_rows(source, folder, seeds, choices, linear=what == "screen"))
+        elif what == "transfer":
+            source = data or simulate(folder, compounds, genetic=2 * compounds)
+            rows = list(transfer_rows(source, folder, seeds, SCREEN))
         else:
-            raise ConfigError(f"no experiment {what!r}", expected="screen, ablation or plate")
+            raise ConfigError(f"no experiment {what!r}", expected="screen, ablation, transfer or plate")
     table = pd.DataFrame(rows)
     out.mkdir(parents=True, exist_ok=True)
     table.to_csv(out / f"{what}.csv", index=False)
@@ -95,21 +98,30 @@ def main(
 
 
 def summary(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """A row per method: mean and SD over seeds of each seed's means over queries."""
-    per_seed = table.groupby(["method", "seed"], sort=False)[["map", "auc", "median_q"]].mean()
+    """A row per method, the best mAP first: mean and SD over seeds of each seed's means over queries."""
+    about = ("method", "seed", "fold", "choice", "epochs", "queries")
+    columns = [name for name in table if name not in about]
+    per_seed = table.groupby(["method", "seed"], sort=False)[columns].mean()
     grouped = per_seed.groupby("method", sort=False)
-    mean, sd = grouped.mean(), grouped.std().fillna(0)
+    mean, sd = grouped.mean().sort_values("map", ascending=False), grouped.std().fillna(0)
     return [
-        {"method": name, **{k: f"{mean.loc[name, k]:.3f} ± {sd.loc[name, k]:.3f}" for k in mean}} for name in mean.index
+        {
+            "method": name,
+            **{
+                k: None if np.isnan(mean.loc[name, k]) else f"{mean.loc[name, k]:.3f} ± {sd.loc[name, k]:.3f}"
+                for k in mean
+            },
+        }
+        for name in mean.index
     ]
 
 
-def simulate(folder: Path, compounds: int) -> Path:
+def simulate(folder: Path, compounds: int, *, genetic: int = 0) -> Path:
     """The screen whose mechanisms all turn around with the state of the cell, which no linear map can undo."""
     from perturbgen.data import write_h5ad
     from perturbgen.profiles.l1000 import screen_anndata, screen_settings
 
-    settings = screen_settings("nonlinear", overrides=[f"design.compounds={compounds}"])
+    settings = screen_settings("nonlinear", overrides=[f"design.compounds={compounds}", f"design.genetic={genetic}"])
     adata = screen_anndata(settings, seed=0)
     write_h5ad(adata, folder / "screen.h5ad")
     return folder / "screen.h5ad"
@@ -127,9 +139,10 @@ def screen_rows(
         settings = made(merge(merge(base, SCREEN), choices[name]))
         embedder, _ = learn(settings, folder / f"{seed}-{name}")
         train, judged = parts_of(settings, "train"), parts_of(settings, "test")
-        if linear and name == next(iter(choices)):
-            yield from linear_rows(train, judged, seed)
-        yield network_row(name, embedder, judged, seed)
+        rows = [network_row(name, embedder, judged, seed)]
+        if linear:
+            rows = with_mechanisms([*linear_rows(train, judged, seed), *rows], embedder, train, judged, seed)
+        yield from rows
 
 
 def plate_rows(source: Path, folder: Path, seeds: int, *, nested: bool) -> Iterator[dict[str, Any]]:
@@ -175,39 +188,6 @@ def plate_settings(
     return made(merge(merge(merge(base, PLATE), choice), length))
 
 
-def made(values: Overrides) -> EmbedSettings:
-    """Settings from nested values."""
-    from perturbgen.config import load_settings
-    from perturbgen.profiles.embedder import EmbedSettings
-
-    return load_settings(EmbedSettings, base=values)
-
-
-def learn(settings: EmbedSettings, folder: Path, *, which: str = "best") -> tuple[Embedder, Any]:
-    """Train without pictures; the best or the last state."""
-    from perturbgen.profiles.embedder.run import Embedder, assemble, prepare
-    from perturbgen.train.launch import launch
-
-    folder.mkdir(parents=True, exist_ok=True)
-    prepared = prepare(settings)
-    training = assemble(folder, settings, prepared, launch(settings.training, accelerator="cpu"))
-    state = training.fit()
-    if which == "best" and training.best_model is not None:
-        training.model.load_state_dict(training.best_model)
-    model: Any = training.model.eval()
-    return Embedder(folder, settings, model, prepared.train.genes, prepared.classes, prepared.conditions), state
-
-
-def parts_of(settings: EmbedSettings, part: str) -> ProfileTable:
-    """The profiles of a part; the label in column ``class``."""
-    from perturbgen.profiles.embedder.data import read_table, split_parts, treatments
-
-    table = treatments(read_table(settings.data.path), settings.data)
-    table = table.take((split_parts(table, settings.data, settings.seed) == part).to_numpy())
-    table.samples["class"] = table.samples[settings.data.label].astype(str)
-    return table
-
-
 def labels_of(source: Path) -> pd.Series:
     """The drug of every treated well."""
     from perturbgen.profiles.embedder.data import read_table, treatments
@@ -220,43 +200,6 @@ def fold_of(drug: pd.Series, rng: np.random.Generator) -> Array:
     """The fold of every well, drugs dealt to five folds at random."""
     names = pd.unique(drug)
     return drug.map(dict(zip(rng.permutation(names), np.arange(len(names)) % 5, strict=True))).to_numpy()
-
-
-def write_split(path: Path, samples: pd.Index, parts: Array) -> Path:
-    """A split file by sample."""
-    from perturbgen.data.splits import Split
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Split(pd.Series(parts.astype(object), pd.Index(samples.astype(str), name="sample")), "drugs").write(path)
-    return path
-
-
-def linear_rows(train: ProfileTable, judged: ProfileTable, seed: int) -> Iterator[dict[str, Any]]:
-    """What the embedding must beat."""
-    from perturbgen.profiles.embedder.rivals import rivals
-
-    labels = train.samples["class"].to_numpy()
-    for rival in rivals(train.values(), labels, judged.values(), seed=seed):
-        yield scored(rival.name, rival.vectors, judged, rival.similarity, seed)
-
-
-def network_row(name: str, embedder: Embedder, judged: ProfileTable, seed: int) -> dict[str, Any]:
-    """A trained network."""
-    from perturbgen.profiles.embedder.judge import measure_of
-
-    return scored(name, embedder.embed(judged), judged, measure_of(embedder.model), seed)
-
-
-def scored(name: str, vectors: Array, judged: ProfileTable, measure: Any, seed: int) -> dict[str, Any]:
-    """Means over queries: mAP, AUC; the median rank quantile over pairs."""
-    from perturbgen.evaluate.retrieval import retrieve
-
-    found: Any = retrieve(vectors, judged.samples[["class"]], same="class", similarity=measure).summary()
-    means = found.loc["per query"]
-    return {
-        "method": name, "seed": seed, "map": float(means["ap"]), "auc": float(means["auc"]),
-        "median_q": float(found.loc["pooled", "median_q"]), "queries": int(means["n"]),
-    }  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Speed and memory of landmark extraction and of the training feed, each beside the plain h5py it replaces, in one run.
+"""Speed and memory of landmark extraction, of the training feed and of training itself, each beside what it replaces.
 
 python experiments/speed/l1000.py                     # 100,000 x 12,328 (4.9 GB on the disk for a while), some minutes
 python experiments/speed/l1000.py --samples 20000     # a quick look
@@ -20,6 +20,7 @@ import h5py
 import numpy as np
 import pandas as pd
 import typer
+from l1000_training import feed_rows, head_rows
 
 from perturbgen.cli import run_experiment
 from perturbgen.console import show_table, track
@@ -36,27 +37,37 @@ def main(
     folder: Annotated[
         Path | None, typer.Option(help="Where the matrix is put, and removed from; default: /tmp.")
     ] = None,
-    only: Annotated[str, typer.Option(help="extraction, feed or all.")] = "all",
+    only: Annotated[str, typer.Option(help="extraction, feed, training or all.")] = "all",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
-    """Time extraction against a sequential read of the same file, and the feed against reads of single rows."""
-    if only not in ("all", "extraction", "feed"):
-        raise ConfigError(f"--only {only}", expected="extraction, feed or all")
-    folder = folder or Path(tempfile.gettempdir())
+    """Time extraction against a sequential read of the same file, the feed against single rows, and training steps."""
+    if only not in ("all", "extraction", "feed", "training"):
+        raise ConfigError(f"--only {only}", expected="extraction, feed, training or all")
+    tables: dict[str, list[dict[str, Any]]] = {}
+    if only in ("all", "training"):
+        tables |= {"training steps on the processor": feed_rows(), "the margin head": head_rows(in_process)}
+    if only != "training":
+        tables |= on_disk(samples, genes, folder or Path(tempfile.gettempdir()), only)
+    if as_json:
+        show_table([row for rows in tables.values() for row in rows], as_json=True)
+    for title, rows in tables.items() if not as_json else ():
+        show_table(rows, title=title)
+
+
+def on_disk(samples: int, genes: int, folder: Path, only: str) -> dict[str, list[dict[str, Any]]]:
+    """The tables of extraction and of the feed, from a matrix that is made and removed again."""
     need = samples * genes * 4 * 1.25
     free = shutil.disk_usage(folder).free
     if need > free / 2:
         raise StorageError(f"{need / 1e9:.1f} GB are needed, {free / 1e9:.1f} GB are free", fix="--samples, --folder")
     work = Path(tempfile.mkdtemp(prefix="l1000-speed-", dir=folder))
+    size = f"{samples:,} x {genes:,} float32, {samples * genes * 4 / 1e9:.1f} GB, landmarks scattered"
     try:
         matrix = make_matrix(work, samples, genes)
-        rows = extraction(matrix, work) if only != "feed" else []
-        if only != "extraction":
-            rows += feed(matrix, work)
+        tables = {f"extraction: {size}": extraction(matrix, work)} if only != "feed" else {}
+        return tables | ({f"feed: {size}": feed(matrix, work)} if only != "extraction" else {})
     finally:
         shutil.rmtree(work)
-    size = samples * genes * 4 / 1e9
-    show_table(rows, title=f"{samples:,} x {genes:,} float32, {size:.1f} GB, landmarks scattered", as_json=as_json)
 
 
 def make_matrix(work: Path, samples: int, genes: int) -> Path:

@@ -192,9 +192,9 @@ def hits(
     centre: Annotated[
         str, typer.Option(help="Centre on the healthy wells of these groups; '' for profiles already corrected.")
     ] = "experiment,plate,site",
-    by: Annotated[str, typer.Option(help="Groups with an axis and a gate of their own.")] = "experiment",
+    by: Annotated[str, typer.Option(help="Groups with an axis and a gate of their own; '' for one.")] = "experiment",
     within: Annotated[
-        str, typer.Option(help="Strata in which treatments are pooled, ranked and adjusted.")
+        str, typer.Option(help="Strata in which treatments are pooled, ranked and adjusted; '' for one.")
     ] = "cell_type",
     gate: Annotated[float, typer.Option(help="Least Z' of a group's controls.")] = 0.0,
     draws: Annotated[int, typer.Option(min=100, help="Redrawn controls for the p-values.")] = 20_000,
@@ -234,7 +234,7 @@ def hits(
     )
     with atomic_path(out) as part:
         table.to_csv(part, index=False)
-    best = table.groupby(listed(within), sort=False).head(top)
+    best = table.groupby(listed(within), sort=False).head(top) if listed(within) else table.head(top)
     if not as_json:
         show_table(records(scores.gate), title="assay: are the controls told apart?")
     show_table(
@@ -253,29 +253,30 @@ def draw(
     source: Source,
     out: Annotated[Path, typer.Option(help="The HTML page to write.")],
     colour: Annotated[list[str] | None, typer.Option(help="A column; may be given more than once.")] = None,
-    method: Annotated[str, typer.Option(help="umap or pca.")] = "umap",
+    method: Annotated[str, typer.Option(help="umap, tsne (openTSNE) or pca.")] = "umap",
     nan: Nan = "error",
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
-    """Draw profiles in two dimensions (50 components, then UMAP), coloured by any columns, and say what the map
-    preserves.
+    """Draw profiles in two dimensions (50 components, then UMAP or t-SNE), coloured by any columns, and say what the
+    map preserves.
 
     Example: [bold]perturbgen images map corrected --colour moa --colour week --out map.html[/bold]
     """
     check_output(out, ".html")
-    if method not in ("umap", "pca"):
-        raise InputError(f"--method {method!r}", expected="umap or pca")
     from perturbgen.data.tables import require_columns
-    from perturbgen.profiles.imaging.maps import draw_map, map_page
+    from perturbgen.profiles.imaging.maps import LAYOUTS, draw_map, map_page
     from perturbgen.profiles.imaging.profiles import tidy
     from perturbgen.profiles.imaging.sources import opened
 
+    if method not in LAYOUTS:
+        raise InputError(f"--method {method!r}", expected=", ".join(LAYOUTS), fix=suggest(method, LAYOUTS))
     with opened(source) as raw:
-        colours = colour or [name for name in ("moa", "cell_type", "plate") if name in raw.meta][:2]
+        usual = [name for name in ("moa", "Metadata_moa", "cell_type", "plate") if name in raw.meta]
+        colours = colour or usual[:2] or [str(raw.meta.columns[0])]
         require_columns(raw.meta.columns, colours, str(source))
         profiles = tidy(raw, nan=nan_choice(nan))
-        drawn = draw_map(profiles, method="umap" if method == "umap" else "pca", seed=seed)
+        drawn = draw_map(profiles, method=method, seed=seed)
         map_page(profiles, drawn, colours, title=f"Map of {source.name}").write(out)
     row = {
         "rows": len(profiles),

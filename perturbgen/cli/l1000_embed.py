@@ -129,12 +129,19 @@ def evaluate(
     run: RunFolder,
     file: Profiles = None,
     part: Annotated[Part, typer.Option(help="Which of the run's profiles; all: every treatment of FILE.")] = Part.TEST,
-    plate: Annotated[str, typer.Option(help="Plate column of the leak checks.")] = "plate",
-    well: Annotated[str, typer.Option(help="Well column of the leak checks.")] = "well",
+    plate: Annotated[str | None, typer.Option(help="Plate column of the leak checks (default: plate).")] = None,
+    well: Annotated[str | None, typer.Option(help="Well column of the leak checks (default: well).")] = None,
+    probe: Annotated[
+        list[str] | None, typer.Option(help="Column that classifiers try to read from the places: moa. Repeatable.")
+    ] = None,
+    perturbagens: Annotated[
+        Path | None,
+        typer.Option(help="Table of perturbagens (pert_info, compoundinfo) that holds the --probe columns."),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="A folder for the tables and the page.")] = None,
     meta: Meta = None,
     device: Device = "cpu",
-    seed: Annotated[int, typer.Option(min=0, help="Of shuffled labels.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of shuffled labels and of the probes.")] = 0,
     as_json: Json = False,
 ) -> None:
     """Judge an embedding on perturbagens that it never saw, beside all the baselines that it must beat.
@@ -143,35 +150,55 @@ def evaluate(
     untrained, z-scores by cosine, Spearman and Euclid, PCA, WCCN and a metric learned from replicates. Profiles of
     validation helped to choose the epoch: the honest part is test (train with --set data.test=0.2, or a split).
 
+    --probe moa asks what classifiers read from each method's places: logistic regression, a plain network and a 1D-CNN
+    learn the mechanism from some perturbagens and are tested on others, beside shuffled labels. --probe plate shows
+    what should not be there.
+
     Example: [bold]perturbgen l1000 evaluate runs/0001-embedder-s0 --part test --out evaluation[/bold]
+
+    Example, mechanisms: [bold]perturbgen l1000 evaluate runs/0001-embedder-s0 --probe moa --perturbagens
+    compoundinfo_beta.txt --out evaluation[/bold]
     """
     from perturbgen.cli.retrieve import check_folder, tidy, write_parquet
+    from perturbgen.config import slug
+    from perturbgen.profiles.embedder.data import require_column
     from perturbgen.profiles.embedder.evaluation import (
         MINE,
         chosen_profiles,
-        evaluation_page,
         judge,
         neighbours_of_labels,
+        with_values,
     )
     from perturbgen.profiles.embedder.judge import measure_of
+    from perturbgen.profiles.embedder.report import evaluation_page
 
     check_folder(out)
     embedder = opened(run, device)
     table = chosen_profiles(embedder, file, meta, part)
-    judged = judge(embedder, table, seed=seed, plate=plate, well=well)
+    for name in (plate, well):
+        if name is not None:
+            require_column(table.samples, name)
+    if perturbagens is not None:
+        table = with_values(table, perturbagens, probe or [])
+    judged = judge(embedder, table, seed=seed, plate=plate or "plate", well=well or "well", probes=probe or [])
     rows, controls = judged.rows(), tidy(judged.controls, "variant")
+    probes = {name: judged.probe_rows(name) for name in judged.probes}
     if as_json:
-        show_table([{"methods": rows, "controls": controls}], as_json=True)
+        show_table([{"methods": rows, "controls": controls, "probes": probes}], as_json=True)
     else:
         show_table(rows, title=f"{part} profiles of {run}")
         show_table(controls, title="the trained embedding's controls")
+        for name, lines in probes.items():
+            show_table(lines, title=f"{name}, read by classifiers from perturbagens that they did not learn from")
     if out is not None:
         groups = neighbours_of_labels(judged, measure_of(embedder.model))
         found = judged.found[MINE]
-        write_parquet(out, {"queries": found.queries, "groups": found.groups, "neighbours": groups})
+        tables = {"queries": found.queries, "groups": found.groups, "neighbours": groups}
+        tables |= {f"probe_{slug(name)}": table for name, table in judged.probes.items()}
+        write_parquet(out, tables)
         evaluation_page(judged, embedder, groups, title=f"Embedding {run.name}, {part}").write(out / "report.html")
         if not as_json:
-            say(f"wrote {out}/queries.parquet, groups.parquet, neighbours.parquet and report.html")
+            say(f"wrote {out}/{', '.join(f'{name}.parquet' for name in tables)} and report.html")
 
 
 def neighbours(
@@ -199,9 +226,8 @@ def neighbours(
     label = embedder.settings.data.label
     labels = table.samples.assign(**{label: table.samples[label].astype(str)})
     wanted = found_label(labels, label, of)
-    rows, values = nearest(
-        embedder.embed(table), labels, k=min(k, len(labels) - 1), similarity=measure_of(embedder.model)
-    )
+    k = min(k, len(labels) - 1)
+    rows, values = nearest(embedder.embed(table), labels, k=k, similarity=measure_of(embedder.model))
     pairs = neighbour_table(labels, rows, values, same=[label])
     mine = pairs[pairs[label] == wanted]
     groups = group_neighbours(mine, same=[label]).head(most)

@@ -1,4 +1,4 @@
-"""Linear embeddings that any network must beat: PCA, WCCN, and a metric learned from replicates.
+"""Linear embeddings that any network must beat: PCA, WCCN, and a PeML-like metric learned from replicates.
 
 ``WCCN(64).fit(train, labels)`` gives a :class:`Projection`, whose ``transform`` turns (rows, features) into
 (rows, components), to be compared by cosine. Fit on training rows only.
@@ -84,7 +84,9 @@ class WCCN:
 
 @dataclass(frozen=True)
 class ReplicateMetric:
-    """A linear metric learned from replicates alone, in the spirit of PeML (Smith and Haibe-Kains 2023).
+    """PeML-like: a linear metric learned from replicates alone, as PeML's is (Smith and Haibe-Kains 2023).
+
+    Theirs is optimised by gradients and came without code; this one has a closed form for the same wish.
 
     Directions v solve B v = r T v, with T the covariance of all rows and B = T - W what is left of it without the
     within-class covariance; r is the correlation of replicates along v. Components come by falling r and are weighted

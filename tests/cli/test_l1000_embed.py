@@ -50,6 +50,36 @@ def test_evaluate_writes_a_page_with_every_method(capsys):
         assert words in page
 
 
+def test_evaluate_probes_mechanisms_from_the_samples_or_from_a_table(capsys, monkeypatch):
+    monkeypatch.setattr("perturbgen.profiles.embedder.classifiers.EPOCHS", 2)
+    obs = anndata.read_h5ad("screen.h5ad").obs
+    told = obs[~obs["control"]].drop_duplicates("perturbagen")[["perturbagen", "moa"]]
+    told.rename(columns={"perturbagen": "pert_id", "moa": "mechanism"}).to_csv("drugs.txt", sep="\t", index=False)
+    words = ("l1000", "evaluate", RUN, "--part", "all", "--json")
+    assert command(*words, "--probe", "moa", "--out", "probed") == 0
+    found = json.loads(capsys.readouterr().out)[0]["probes"]["moa"]
+    assert {"trained embedding", "trained embedding, shuffled", "z-scores", "WCCN, PCA-64"} <= {
+        row["input"] for row in found
+    }
+    assert {row["classifier"] for row in found} == {"logistic", "DNN", "1D-CNN", "most frequent class"}
+    assert "Probe: moa" in Path("probed/report.html").read_text()
+    assert Path("probed/probe_moa.parquet").is_file()
+    assert command(*words, "--probe", "mechanism", "--perturbagens", "drugs.txt") == 0
+    assert json.loads(capsys.readouterr().out)[0]["probes"]["mechanism"] == found
+
+
+def test_damaged_runs_and_empty_files_are_said_to_be(capsys):
+    shutil.copytree(RUN, "damaged")
+    Path("damaged/parts.parquet").write_text("xx")
+    for words in (["evaluate", "damaged"], ["train", "--resume", "damaged"]):
+        assert command("l1000", *words) == 2
+        assert "damaged/parts.parquet does not hold the parts of a run" in " ".join(capsys.readouterr().err.split())
+    adata = anndata.read_h5ad("screen.h5ad")
+    write_h5ad(adata[:0].copy(), "none_left.h5ad")
+    assert command("l1000", "embed", RUN, "none_left.h5ad") == 2
+    assert "no profile to embed" in capsys.readouterr().err
+
+
 def test_neighbours_are_found_by_id_and_by_name(capsys):
     assert command("l1000", "neighbours", RUN, "--of", "compound-3", "--json") == 0
     by_name = json.loads(capsys.readouterr().out)
@@ -87,6 +117,12 @@ def test_a_dry_run_prints_a_configuration_that_can_be_read_again(capsys):
         (["embed", "nowhere"], "nowhere"),
         (["embed", RUN, "--device", "abacus"], "--device abacus"),
         (["evaluate", RUN, "e_none.h5ad"], "e_none.h5ad"),
+        (["evaluate", RUN, "--plate", "plat"], "did you mean 'plate'"),
+        (["evaluate", RUN, "--well", "wel"], "did you mean 'well'"),
+        (["evaluate", RUN, "--probe", "mao"], "did you mean 'moa'"),
+        (["evaluate", RUN, "--probe", "name"], "occur in two perturbagens or more"),
+        (["evaluate", RUN, "--perturbagens", "config.toml"], "--perturbagens without --probe"),
+        (["evaluate", RUN, "--probe", "moa", "--perturbagens", "none.txt"], "none.txt"),
         (["neighbours", RUN, "--of", "compound-x"], "no profile of 'compound-x'"),
     ],
 )

@@ -1,30 +1,26 @@
-"""A trained embedding beside its rivals on profiles that it was not trained on: tables and a page."""
+"""A trained embedding beside its rivals on profiles that it was not trained on."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
 import pandas as pd
 
-from perturbgen.errors import ConfigError
+from perturbgen.errors import ConfigError, SchemaError, shorten
 from perturbgen.evaluate.retrieval import Retrieval, controlled, nearest
 from perturbgen.evaluate.retrieval.neighbours import group_neighbours, neighbour_table
-from perturbgen.page import PALETTE, Page
-from perturbgen.profiles.embedder.data import ProfileTable, read_table, treatments
+from perturbgen.profiles.embedder.data import ProfileTable, read_table, require_column, treatments
 from perturbgen.profiles.embedder.judge import measure_of, ranked
+from perturbgen.profiles.embedder.probe import probe, probe_task
 from perturbgen.profiles.embedder.rivals import Rival, rivals
 from perturbgen.profiles.embedder.run import Embedder, blank
 
-if TYPE_CHECKING:
-    from plotly.graph_objects import Figure
-
 Array = np.ndarray[Any, Any]
 MINE: Final = "trained embedding"
-MAPPED: Final = 20_000  # profiles on the map, at most
-LISTED: Final = 500  # perturbagens whose neighbours the page lists, at most
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +32,8 @@ class Judged:
     found: dict[str, Retrieval]
     controls: pd.DataFrame
     label: str
+    methods: tuple[Rival, ...]
+    probes: dict[str, pd.DataFrame]  # by column
 
     def rows(self) -> list[dict[str, Any]]:
         """A line for each method, the best mAP first."""
@@ -53,6 +51,15 @@ class Judged:
             )  # fmt: skip
         return sorted(rows, key=lambda row: -row["mAP"])
 
+    def probe_rows(self, column: str) -> list[dict[str, Any]]:
+        """A line for each input and classifier, as they were asked for."""
+        return [
+            plain(row)
+            for row in self.probes[column]
+            .rename(columns={"top-1 of groups": f"top-1 of {self.label}s"})
+            .to_dict("records")
+        ]
+
 
 def chosen_profiles(embedder: Embedder, path: Path | None, metadata: Path | None, part: str) -> ProfileTable:
     """Labelled treatments of a file: the run's own part, or all of them."""
@@ -69,20 +76,59 @@ def chosen_profiles(embedder: Embedder, path: Path | None, metadata: Path | None
     return table.take(keep)
 
 
-def judge(embedder: Embedder, table: ProfileTable, *, seed: int, plate: str | None, well: str | None) -> Judged:
-    """Rank the profiles by every method; linear rivals are fitted on the run's training profiles."""
+def with_values(table: ProfileTable, path: Path, columns: Sequence[str]) -> ProfileTable:
+    """The table with columns of a table of perturbagens, found by canonical id."""
+    from perturbgen.profiles.l1000.perturbagens import perturbagen_values
+
+    if not columns:
+        raise ConfigError("--perturbagens without --probe", fix="name the column to be read: --probe moa")
+    require_column(table.samples, "perturbagen")
+    ids = table.samples["perturbagen"].astype(object)
+    values = {name: ids.map(perturbagen_values(path, name)) for name in columns}
+    unknown = [name for name, found in values.items() if found.isna().all()]
+    if unknown:
+        raise SchemaError(
+            f"{path} knows the {unknown[0]} of none of the {ids.nunique():,} perturbagens", expected="the same ids",
+            cause=f"ids such as {shorten(ids.unique())} are not in its column pert_id",
+        )  # fmt: skip
+    return replace(table, samples=table.samples.assign(**values))
+
+
+def judge(
+    embedder: Embedder,
+    table: ProfileTable,
+    *,
+    seed: int,
+    plate: str | None,
+    well: str | None,
+    probes: Sequence[str] = (),
+) -> Judged:
+    """Rank the profiles by every method; linear rivals are fitted on the run's training profiles.
+
+    ``probes`` are columns whose values classifiers are asked to read from each method's places.
+    """
     label = embedder.settings.data.label
     labels = table.samples.assign(**{label: table.samples[label].astype(str)})
+    tasks = {name: probe_task(labels, name, label, rng=np.random.default_rng(seed)) for name in probes}
     vectors, measure = embedder.embed(table), measure_of(embedder.model)
     train = chosen_profiles(embedder, None, None, "train")
     linear = rivals(train.values(), train.samples[label].astype(str).to_numpy(), table.values(), seed=seed)
-    methods = [Rival(MINE, vectors, measure), untrained(embedder, table), *linear]
+    methods = (Rival(MINE, vectors, measure), untrained(embedder, table), *linear)
     found = {rival.name: ranked(rival.vectors, labels, label, rival.similarity) for rival in methods}
     controls = controlled(
         vectors, labels, same=label, plate=known(plate, labels), well=known(well, labels),
         rng=np.random.default_rng(seed), similarity=measure,
     )  # fmt: skip
-    return Judged(table, vectors, found, controls, label)
+    probed = {name: probe(probe_inputs(methods), task, seed=seed) for name, task in tasks.items()}
+    return Judged(table, vectors, found, controls, label, methods, probed)
+
+
+def probe_inputs(methods: Sequence[Rival]) -> dict[str, Array]:
+    """What a classifier may tell apart: one of the comparisons of z-scores, one scale of principal components."""
+    same = {"z-scores, cosine": "z-scores"}
+    skipped = ("random", "z-scores, Euclid", "z-scores, Spearman")
+    kept = [rival for rival in methods if rival.name not in skipped and not rival.name.endswith("whitened")]
+    return {same.get(rival.name, rival.name): rival.vectors for rival in kept}
 
 
 def known(column: str | None, labels: pd.DataFrame) -> str | None:
@@ -106,106 +152,6 @@ def neighbours_of_labels(judged: Judged, measure: Any, *, k: int = 10) -> pd.Dat
     k = min(k, len(labels) - 1)
     rows, values = nearest(judged.vectors, labels, k=k, similarity=measure)
     return group_neighbours(neighbour_table(labels, rows, values, same=[judged.label]), same=[judged.label])
-
-
-def evaluation_page(judged: Judged, embedder: Embedder, groups: pd.DataFrame, *, title: str) -> Page:
-    """The page: the table, curves, the map, neighbours, then everything about the trained embedding's retrieval."""
-    n, kinds = len(judged.table), judged.table.samples[judged.label].nunique()
-    page = Page(title, f"{n:,} profiles of {kinds:,} values of {judged.label}, ranked by each method.")
-    page.section(
-        "Methods",
-        "mAP, AUC and P@1: means over profiles. median q: the share of others that lie above a profile of the same "
-        "kind. retrieved: the share of kinds found above chance. Rivals are fitted on the run's training profiles.",
-    )
-    page.table(judged.rows())
-    page.section("Retrieval curves")
-    page.figure(curves(judged), "Share of pairs of one kind that have at most this part of the others between them.")
-    page.section("Map")
-    page.figure(map_figure(judged), "The two directions of most variance; point at a profile for its name.")
-    page.section("Neighbours", "The other kinds that a kind's ten nearest profiles belong to, the most frequent first.")
-    page.table(neighbour_rows(judged, groups))
-    page.section(
-        "Leaks of the plate",
-        "What is left on other plates and positions, what shuffled labels give, and how well the plate is found: "
-        "an AUC of one half is chance, more is leakage.",
-    )
-    page.table([{"variant": name, **plain(row)} for name, row in judged.controls.iterrows()])
-    settings = embedder.settings.model
-    page.section("Network", f"{embedder.path.name}: {settings.encoder.kind} encoder, {settings.head.kind} head, "
-                            f"{len(embedder.classes):,} training classes, {settings.size} dimensions.")  # fmt: skip
-    return page
-
-
-def curves(judged: Judged) -> Figure:
-    """Pooled ROC curves with a logarithmic x axis."""
-    import plotly.graph_objects as go
-
-    order = [row["method"] for row in judged.rows()]
-    fewest = max(1e-4, 0.5 / judged.found[MINE].queries["negatives"].max())
-    x = np.geomspace(fewest, 1, 300)
-    figure = go.Figure()
-    for i, name in enumerate(order):
-        width = 4 if name == MINE else 1.5
-        dash = "solid" if i < len(PALETTE) else "dot"
-        line = {"color": PALETTE[i % len(PALETTE)], "width": width, "dash": dash}
-        figure.add_scatter(x=x, y=judged.found[name].curve(x), mode="lines", name=name, line=line)
-    figure.update_xaxes(title="part of the others above", type="log", dtick=1, tickformat="~%")
-    figure.update_yaxes(title="share of pairs", range=[0, 1.02], tickformat=".0%")
-    return figure.update_layout(height=460)
-
-
-def map_figure(judged: Judged) -> Figure:
-    """The first two principal components, coloured by mechanism, else cell line."""
-    import plotly.graph_objects as go
-
-    from perturbgen.train.pictures import plane
-
-    samples = judged.table.samples
-    chosen = np.random.default_rng(0).permutation(len(samples))[:MAPPED]
-    points = plane(judged.vectors.astype(float))[chosen]
-    samples = samples.iloc[chosen]
-    colour = next((name for name in ("moa", "cell_line") if known(name, samples)), judged.label)
-    text = hover(samples, judged.label)
-    kinds = samples[colour].astype(str).to_numpy()
-    names, counts = np.unique(kinds, return_counts=True)
-    common = list(names[np.argsort(-counts, kind="stable")][: len(PALETTE)])
-    figure = go.Figure()
-    for name, tone in [("other", "#b5bbc2"), *zip(sorted(common), PALETTE, strict=False)]:
-        mine = ~np.isin(kinds, common) if name == "other" else kinds == name
-        if mine.any():
-            figure.add_scattergl(
-                x=points[mine, 0], y=points[mine, 1], mode="markers", name=str(name), text=text[mine],
-                marker={"color": tone, "size": 5, "opacity": 0.7}, hovertemplate="%{text}<extra></extra>",
-            )  # fmt: skip
-    figure.update_xaxes(title="first component")
-    figure.update_yaxes(title="second component", scaleanchor="x")
-    return figure.update_layout(height=560, legend_title=colour)
-
-
-def hover(samples: pd.DataFrame, label: str) -> Array:
-    """What a profile is, in a line."""
-    names = [name for name in ("name", label, "dose", "cell_line", "plate", "well") if name in samples]
-    return samples[list(dict.fromkeys(names))].astype(str).agg(", ".join, axis=1).to_numpy()
-
-
-def neighbour_rows(judged: Judged, groups: pd.DataFrame, *, near: int = 4) -> list[dict[str, Any]]:
-    """A line for each kind: how well it is found, and its nearest other kinds."""
-    label = judged.label
-    ap = judged.found[MINE].groups.set_index(label)["ap"]
-    named = display_names(judged.table.samples, label)
-    rows = []
-    for kind in sorted(groups[label].unique())[:LISTED]:
-        mine = groups[groups[label] == kind]
-        nearest_kinds = [
-            f"{named.get(other, other)} ({share:.0%})"
-            for other, share in zip(mine[f"neighbour {label}"].head(near), mine["share"].head(near), strict=True)
-        ]
-        score = ap.get(kind)
-        rows.append(
-            {label: named.get(kind, kind), "AP": None if score is None else float(score),
-             "nearest others": "; ".join(nearest_kinds)}
-        )  # fmt: skip
-    return rows
 
 
 def display_names(samples: pd.DataFrame, label: str) -> dict[str, str]:

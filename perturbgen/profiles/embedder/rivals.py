@@ -30,7 +30,7 @@ def rivals(train: Array, labels: Array, judged: Array, *, seed: int, components:
     fitted: dict[str, Callable[[], Array]] = {
         f"PCA-{components}": lambda: PCA(components).fit(train).transform(judged),
         f"PCA-{components}, whitened": lambda: PCA(components, whiten=True).fit(train).transform(judged),
-        "replicate metric": lambda: (
+        "replicate metric (PeML-like)": lambda: (
             ReplicateMetric(min(32, components), components).fit(train, labels).transform(judged)
         ),
         f"WCCN, PCA-{components}": lambda: WCCN(components).fit(train, labels).transform(judged),

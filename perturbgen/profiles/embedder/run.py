@@ -66,14 +66,15 @@ class Embedder:
 
     def parts(self) -> pd.Series:
         """The part of each of the run's samples."""
-        path = require_file(self.path / "parts.parquet", "parts of a run")
-        return pd.read_parquet(path)["part"]
+        return read_parts(self.path)
 
     def embed(self, table: ProfileTable) -> np.ndarray:
         """Places (profiles, size); genes are found by id."""
         from perturbgen.profiles.embedder.batches import ProfileFeed
         from perturbgen.profiles.embedder.judge import places
 
+        if not len(table):
+            raise SchemaError("no profile to embed", expected="one at least", cause="an empty file")
         table = with_genes(table, self.genes)
         require_finite(table)
         training = self.settings.training.model_copy(update={"resident": False})
@@ -119,7 +120,7 @@ def resume(run: Path, overrides: list[str], *, devices: int = 1, accelerator: st
     settings = settings_to_resume(EmbedSettings, run, overrides, may_change=(*MAY_CHANGE, "training.resident"))
     fabric = launch(settings.training, devices=devices, accelerator=accelerator)
     prepared = prepare(settings)
-    before = pd.read_parquet(require_file(run / "parts.parquet", "parts of a run"))["part"]
+    before = read_parts(run)
     if not (before.index.equals(prepared.parts.index) and (before.to_numpy() == prepared.parts.to_numpy()).all()):
         raise SchemaError(
             f"the profiles are not those that {run} was trained on",
@@ -270,6 +271,15 @@ def load_embedder(path: str | Path, *, which: str = "best", device: str = "cpu")
     load_parameters(model, load_state(path, which)["model"], path)
     genes, classes = pd.Index(card["genes"]), pd.Index(card["classes"])
     return Embedder(path, settings, model.to(device).eval(), genes, classes, conditions)
+
+
+def read_parts(path: Path) -> pd.Series:
+    """``parts.parquet``: the part of each sample."""
+    file = require_file(path / "parts.parquet", "parts of a run")
+    try:
+        return pd.read_parquet(file)["part"]
+    except (OSError, ValueError, KeyError) as error:  # pyarrow's errors are among them
+        raise InputError(f"{file} does not hold the parts of a run: {error}", cause="a copy that broke off") from None
 
 
 def read_card(path: Path) -> dict[str, Any]:

@@ -71,7 +71,7 @@ def check_profiles(profiles: Profiles) -> Lines:
     for rows in blocks(len(profiles)):
         values = np.asarray(profiles.values[rows])
         bad += int((~np.isfinite(values)).any(axis=1).sum())
-        low, high = np.fmin(low, np.nanmin(values, axis=0)), np.fmax(high, np.nanmax(values, axis=0))
+        low, high = np.fmin(low, np.fmin.reduce(values)), np.fmax(high, np.fmax.reduce(values))
         seen |= {hash(row.tobytes()) for row in values}
     plates = [name for name in ("experiment", "experiment_name", "plate") if name in profiles.meta]
     constant = profiles.features[~(high > low)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import pandas as pd
@@ -32,15 +32,17 @@ class Map:
     kept_by_map: float
 
 
-def draw_map(profiles: Profiles, *, method: Literal["umap", "pca"] = "umap", seed: int = 0) -> Map:
-    """The leading components of the profiles, then UMAP of these; ``pca`` shows the first two as they are."""
-    if len(profiles) < 4:
-        raise SchemaError(f"{len(profiles)} rows make no map", expected="4 or more")
-    scores = PrincipalComponents(min(COMPONENTS, *profiles.values.shape)).fit_transform(profiles.values, profiles.meta)
-    points = umap_points(scores, seed) if method == "umap" else scores[:, :2]
-    rows = np.sort(np.random.default_rng(seed).permutation(len(profiles))[:SAMPLE])
-    there = neighbours(np.asarray(profiles.values[rows], np.float64))
-    return Map(points, overlap(there, neighbours(scores[rows])), overlap(there, neighbours(points[rows])))
+def draw_map(profiles: Profiles, *, method: str = "umap", seed: int = 0) -> Map:
+    """The leading components of the profiles, then UMAP or t-SNE of these; ``pca`` shows the first two as they are."""
+    rows, features = profiles.values.shape
+    if rows < 4 or features < 2:
+        raise SchemaError(f"{rows} rows of {features} features make no map",
+                          expected="4 or more rows, 2 or more features")  # fmt: skip
+    scores = PrincipalComponents(min(COMPONENTS, rows, features)).fit_transform(profiles.values, profiles.meta)
+    points = LAYOUTS[method](scores, seed)
+    shown = np.sort(np.random.default_rng(seed).permutation(rows)[:SAMPLE])
+    there = neighbours(np.asarray(profiles.values[shown], np.float64))
+    return Map(points, overlap(there, neighbours(scores[shown])), overlap(there, neighbours(points[shown])))
 
 
 def umap_points(scores: np.ndarray, seed: int) -> np.ndarray:
@@ -54,6 +56,28 @@ def umap_points(scores: np.ndarray, seed: int) -> np.ndarray:
                 "umap-learn is not installed", fix="pip install umap-learn, or --method pca"
             ) from None
         return np.asarray(UMAP(n_neighbors=min(15, len(scores) - 1), random_state=seed).fit_transform(scores))
+
+
+def tsne_points(scores: np.ndarray, seed: int) -> np.ndarray:
+    """openTSNE of (rows, components), (rows, 2): begun with the first two, perplexity 30 or a third of the rows."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            from openTSNE import TSNE
+        except ImportError:
+            raise MissingDependencyError(
+                "openTSNE is not installed", fix="pip install 'perturbgen[maps]', or --method umap or pca"
+            ) from None
+        perplexity = min(30.0, (len(scores) - 1) / 3)
+        return np.asarray(TSNE(perplexity=perplexity, initialization="pca", random_state=seed).fit(scores))
+
+
+def pca_points(scores: np.ndarray, seed: int) -> np.ndarray:
+    """The first two components."""
+    return scores[:, :2]
+
+
+LAYOUTS: Final = {"umap": umap_points, "tsne": tsne_points, "pca": pca_points}
 
 
 def neighbours(values: np.ndarray, count: int = NEIGHBOURS) -> np.ndarray:

@@ -12,12 +12,13 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from perturbgen.data.tables import parquet_errors, require_columns
+from perturbgen.data.tables import BROKEN, parquet_errors, require_columns
 from perturbgen.errors import InputError, SchemaError, shorten
 from perturbgen.files import atomic_path, require_file, require_folder
 
 log = logging.getLogger(__name__)
 
+LARGEST = np.finfo(np.float32).max  # what a profile folder can hold; more counts as infinite
 BLOCK = 4096  # rows read at a time: 32 MB of 1,024 features in float64
 NaNs = Literal["error", "drop-features", "drop-rows"]
 
@@ -82,7 +83,10 @@ class Profiles:
                 part / "values.npy", mode="w+", dtype=np.float32, shape=self.values.shape
             )
             for rows in blocks(len(self)):
-                mapped[rows] = self.values[rows]
+                with np.errstate(over="ignore"):
+                    mapped[rows] = self.values[rows]
+                if (np.isinf(mapped[rows]) & np.isfinite(self.values[rows])).any():
+                    raise SchemaError(f"{self.source} holds values beyond {LARGEST:.2g}", expected="numbers of float32")
             mapped.flush()
             self.meta.to_parquet(part / "meta.parquet", index=False)
             (part / "features.json").write_text(json.dumps([str(name) for name in self.features]))
@@ -98,8 +102,18 @@ def read_profiles(folder: str | Path) -> Profiles:
         values = np.load(require_file(folder / "values.npy", "matrix"), mmap_mode="r")
     except ValueError as error:
         raise InputError(f"{folder / 'values.npy'} is truncated: {error}", cause="a copy that broke off") from None
-    features = json.loads(require_file(folder / "features.json", "list of features").read_text())
-    return Profiles(values, meta, pd.Index(features), str(folder))
+    return Profiles(values, meta, read_features(folder / "features.json"), str(folder))
+
+
+def read_features(path: Path) -> pd.Index:
+    """The names of the columns."""
+    try:
+        names = json.loads(require_file(path, "list of features").read_text())
+    except ValueError as error:
+        raise InputError(f"{path} is no JSON: {error}", expected="a list of names", cause=BROKEN) from None
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise InputError(f"{path} holds no list of names", expected='["feature_0", "feature_1"]')
+    return pd.Index(names)
 
 
 def require_replaceable(folder: str | Path) -> None:
@@ -135,7 +149,7 @@ def tidy(profiles: Profiles, *, nan: NaNs = "error") -> Profiles:
     """The profiles without NaN or infinite values: an error that names the first, or without their features or rows."""
     bad_rows, bad_features = np.zeros(len(profiles), bool), np.zeros(len(profiles.features), bool)
     for rows in blocks(len(profiles)):
-        bad = ~np.isfinite(profiles.values[rows])
+        bad = ~(np.abs(profiles.values[rows]) <= LARGEST)
         bad_rows[rows], bad_features = bad.any(axis=1), bad_features | bad.any(axis=0)
     if not bad_rows.any():
         return profiles

@@ -7,6 +7,7 @@ import json
 import logging
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -24,26 +25,28 @@ log = logging.getLogger(__name__)
 
 CHUNK = 1 << 19  # bytes of csv parsed at a time: they stay in the cache
 ROWS = 4096  # rows of parquet read at a time
+MISSING = frozenset(["", "na", "n/a", "nan", "-nan", "none", "null"])  # in any case
 
 Batch = tuple[np.ndarray, np.ndarray]  # ids (rows,) and float32 values (rows, features)
-Parsed = tuple[np.ndarray, np.ndarray, tuple[int, int] | None]  # the same, and where a field is bad
+Parsed = tuple[np.ndarray, np.ndarray, tuple[int, int] | None]  # the same, and line and column of a bad field
 
 
 def csv_batches(path: str | Path, *, key: str, chunk: int = CHUNK) -> tuple[list[str], Iterator[Batch]]:
     """The features of an embeddings csv(.gz) and its rows in batches; ``key`` is the column of ids.
 
-    The table is plain: one header, ids and decimal numbers, no quotes. ``chunk`` bytes are parsed at a time.
+    One header, then ids and decimal numbers, which may be quoted; no id holds a line end. ``chunk`` bytes are parsed at
+    a time. Values are those of ``float32(float(text))``.
     """
     path = require_file(path, "embeddings table")
     header = read_header(path)
     features = feature_columns(header, key, path)
 
     def batches() -> Iterator[Batch]:
-        line, place = 2, header.index(key)
-        for ids, values, bad in parsed_ahead(whole_lines(path, chunk), len(header), place):
+        place = header.index(key)
+        for piece, (ids, values, bad) in enumerate(parsed_ahead(whole_lines(path, chunk), len(header), place)):
             if bad is not None:
-                raise bad_field(path, header, place, line + bad[0], bad[1])
-            line += len(ids)
+                before = sum(lines.count(b"\n") for lines in islice(whole_lines(path, chunk), piece))
+                raise bad_field(path, header, place, before + bad[0] + 2, bad[1])
             yield ids, values
 
     return features, batches()
@@ -64,30 +67,61 @@ def parsed_ahead(pieces: Iterator[bytes], columns: int, place: int, *, workers: 
 
 
 def whole_lines(path: Path, chunk: int) -> Iterator[bytes]:
-    """The file after its header, in pieces of about ``chunk`` bytes that end with a line."""
+    """The file after its header, in pieces of about ``chunk`` bytes that end with a line, each followed by PAD."""
+    from perturbgen.profiles.imaging.csv_kernel import PAD
+
     with csv_errors(path), (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
         file.readline()
         rest = b""
         while piece := file.read(chunk):
-            piece = rest + piece
             end = piece.rfind(b"\n") + 1
-            rest = piece[end:]
             if end:
-                yield piece[:end]
+                yield b"".join((rest, memoryview(piece)[:end], PAD))
+            rest = piece[end:] if end else rest + piece
         if rest:
-            yield rest
+            yield b"".join((rest, b"\n", PAD))
 
 
 def parse_lines(text: bytes, columns: int, place: int) -> Parsed:
-    """Ids and values of whole lines, and the row and column of the first field that is no number, or None."""
+    """Ids and values of whole lines, and the line and column of the first field that is no number, or None.
+
+    ``text`` ends with PAD.
+    """
     from perturbgen.profiles.imaging.csv_kernel import parse_rows
 
-    count = text.count(b"\n") + (not text.endswith(b"\n"))
-    values, spans = np.empty((count, columns - 1), np.float32), np.empty((count, 2), np.int64)
-    row, column = parse_rows(np.frombuffer(text, np.uint8), columns, place, values, spans)
-    if column >= 0:
-        return np.empty(0, object), values, (row, column)
-    return np.array([text[start:end].decode() for start, end in spans.tolist()], dtype=object), values, None
+    most = len(text) // columns + 1  # a row has a byte for each comma and the line end
+    values, spans = np.empty((most, columns - 1), np.float32), np.empty((most, 2), np.int64)
+    unsure = np.empty((values.size, 4), np.int32)
+    rows, column, left = parse_rows(np.frombuffer(text, np.uint8), columns, place, values, spans, unsure)
+    bad = (rows, column) if column >= 0 else None
+    for row, at, start, end in unsure[:left].tolist():
+        try:
+            values[row, at] = number(text[start:end])
+        except ValueError:
+            bad = (row, at + (at >= place))
+            break
+    if bad is not None:
+        filled = [i for i, line in enumerate(text.split(b"\n")) if line.strip(b"\r")]
+        return np.empty(0, object), values, (filled[bad[0]], bad[1])
+    ids = [plain(text[start:end]) for start, end in spans[:rows].tolist()]
+    return np.array(ids, dtype=object), values[:rows], None
+
+
+def number(field: bytes) -> np.float32:
+    """A field that is a word, quoted or hard to round; ValueError if it is no number."""
+    text = plain(field).strip()
+    if text.lower() in MISSING:
+        return np.float32(np.nan)
+    if "_" in text:  # which Python allows in numbers, and nobody else
+        raise ValueError(text)
+    with np.errstate(over="ignore"):
+        return np.float32(float(text))
+
+
+def plain(field: bytes) -> str:
+    """The text of a field, without quotes around it."""
+    text = field.decode()
+    return text[1:-1].replace('""', '"') if len(text) > 1 and text[0] == text[-1] == '"' else text
 
 
 def bad_field(path: Path, header: Sequence[str], place: int, line: int, column: int) -> InputError:
@@ -146,13 +180,14 @@ def stream_profiles(
     """
     require_replaceable(out)
     require_unique(meta[key], key, f"{where} (metadata)")
-    index, positions, stray, total = pd.Index(meta[key]), [], [], 0
+    place = {name: row for row, name in enumerate(meta[key])}
+    positions, stray, total = [], [], 0
     with atomic_path(out) as part, progress("embeddings", len(meta)) as tick:
         part.mkdir()
         with open(part / "values.npy", "wb") as file:
             write_header(file, 0, len(features))
             for ids, values in batches:
-                found = index.get_indexer(pd.Index(ids))
+                found = np.array([place.get(name, -1) for name in ids], np.int64)
                 joined = found >= 0
                 file.write(np.ascontiguousarray(values if joined.all() else values[joined]).data)
                 positions.append(found[joined])

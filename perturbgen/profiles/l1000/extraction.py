@@ -9,6 +9,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,16 +19,17 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from perturbgen import __version__
 from perturbgen.console import progress
 from perturbgen.errors import InputError, SchemaError, shorten
 from perturbgen.files import disk_errors, remove, require_writable
+from perturbgen.machine import keep_freed_memory
+from perturbgen.profiles.l1000.finishing import finish
 from perturbgen.profiles.l1000.gctx import BLOCK_BYTES, GctxFile
 from perturbgen.profiles.l1000.genes import read_genes, require_genes
 from perturbgen.profiles.l1000.growing import Growing
 from perturbgen.profiles.l1000.identifiers import level_of
 from perturbgen.profiles.l1000.metadata import check_controls
-from perturbgen.profiles.l1000.profiles import MANIFEST, MATRIX, Profiles
+from perturbgen.profiles.l1000.profiles import MANIFEST, Profiles
 from perturbgen.profiles.l1000.samples import (
     arrow_ids,
     check_unique,
@@ -245,68 +247,29 @@ def copy(
     plan: dict[str, Any],
     block_bytes: int,
 ) -> None:
-    """The pass over the values, from where an earlier one stopped."""
+    """The pass over the values, from where an earlier one stopped; a block is written while the next one is read."""
     total = sum(source.shape[0] for source in sources)
-    with Growing(part, (total, len(wanted)), options.dtype, plan) as growing:
+    keep_freed_memory(2 * BLOCK_BYTES)
+    with Growing(part, (total, len(wanted)), options.dtype, plan) as growing, ThreadPoolExecutor(1) as writer:
         if growing.rows:
             log.info("going on after %s of %s samples", f"{growing.rows:,}", f"{total:,}")
         with progress("extracting", total) as tick:
             tick(growing.rows)
-            start = 0
-            for file, about in zip(files, sources, strict=True):
-                stop = start + about.shape[0]
-                rest = slice(max(growing.rows - start, 0), about.shape[0])
-                for block in file.slices(rest, block_bytes=block_bytes) if growing.rows < stop else ():
-                    growing.append(options.prepare(file.values(block, about.columns)))
-                    tick(block.stop - block.start)
-                start = stop
+            written: Future[None] | None = None
+            for values in blocks(files, sources, growing.rows, block_bytes):
+                ready = options.prepare(values)
+                if written is not None:
+                    written.result()
+                written = writer.submit(growing.append, ready)
+                tick(len(ready))
+            if written is not None:
+                written.result()
 
 
-def finish(
-    part: Path,
-    out: Path,
-    samples: pd.DataFrame,
-    sources: Sequence[Source],
-    wanted: pd.DataFrame,
-    plan: dict[str, Any],
-) -> None:
-    """Write the tables and the manifest, warn of what is odd, and give the folder its name."""
-    moments, norms = Growing.result(part)
-    report(wanted, moments.missing, norms)
-    genes = wanted.assign(mean=moments.mean, sd=moments.sd, missing=moments.missing.astype(int))
-    genes.to_parquet(part / "genes.parquet", index=False)
-    write_samples(samples.assign(norm=norms), pa.chunked_array([source.ids for source in sources]), part)
-    manifest = {
-        "perturbgen": __version__,
-        "matrix": MATRIX,
-        "samples": len(samples),
-        "genes": len(wanted),
-        "level": sources[0].level,
-        "pert_types": samples["pert_type"].astype(object).fillna("unknown").value_counts().to_dict(),
-        "controls": int(samples["control"].sum()),
-        "missing_values": int(moments.missing.sum()),
-        "genes_with_missing": int((moments.missing > 0).sum()),
-        "zero_profiles": int((norms == 0).sum()),
-        "plan": plan,
-    }
-    (part / MANIFEST).write_text(json.dumps(manifest, indent=1))
-    Growing.forget(part)
-    remove(out)
-    part.replace(out)
-
-
-def report(wanted: pd.DataFrame, missing: np.ndarray, norms: np.ndarray) -> None:
-    """Say which genes have missing values and how many profiles are nothing but zeros."""
-    if (missing > 0).any():
-        names = shorten(wanted["gene_symbol"].where(wanted["gene_symbol"] != "", wanted["gene_id"])[missing > 0])
-        log.warning("%d genes have missing values: %s (--fill 0 writes zeros)", (missing > 0).sum(), names)
-    if (norms == 0).any():
-        log.warning("%s profiles are all zeros: the column norm tells which", f"{(norms == 0).sum():,}")
-
-
-def write_samples(samples: pd.DataFrame, ids: pa.ChunkedArray, part: Path) -> None:
-    """The table of samples with their ids first."""
-    import pyarrow.parquet as pq
-
-    table = pa.Table.from_pandas(samples, preserve_index=False)
-    pq.write_table(table.add_column(0, "sample", ids), part / "samples.parquet")
+def blocks(files: Sequence[GctxFile], sources: Sequence[Source], done: int, block_bytes: int) -> Iterator[np.ndarray]:
+    """The wanted values (samples, genes) of all files after the first ``done`` samples."""
+    for file, about in zip(files, sources, strict=True):
+        rest = slice(min(done, about.shape[0]), about.shape[0])
+        done -= rest.start
+        for block in file.slices(rest, block_bytes=block_bytes):
+            yield file.values(block, about.columns)

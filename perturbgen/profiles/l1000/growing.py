@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import time
@@ -13,6 +14,8 @@ from typing import Any, Final
 import numpy as np
 
 from perturbgen.errors import InputError
+from perturbgen.files import remove
+from perturbgen.profiles.l1000.appending import AppendedFile
 from perturbgen.profiles.l1000.moments import Moments
 from perturbgen.profiles.l1000.profiles import MATRIX
 
@@ -24,7 +27,7 @@ SECONDS: Final = 5.0  # between two notes of how far it came
 class Growing:
     """Rows appended to ``profiles.npy`` of known final shape, with the moments of the genes and the norms of all rows.
 
-    Plain writes rather than a memory map, since a full disk must be an error that can be caught.
+    Writes rather than a memory map, since a full disk must be an error that can be caught.
     """
 
     def __init__(self, folder: Path, shape: tuple[int, int], dtype: str, plan: dict[str, Any]) -> None:
@@ -34,31 +37,33 @@ class Growing:
         state = read_state(self.folder)
         self.rows = state["rows"] if state else 0
         self.moments = Moments.from_json(state["moments"]) if state else Moments.empty(self.shape[1])
+        header, row_bytes = self.header(), self.shape[1] * self.dtype.itemsize
         with ExitStack() as stack:
-            mode = "r+b" if state else "w+b"
-            self.matrix = stack.enter_context(open(self.folder / MATRIX, mode))
-            self.norms = stack.enter_context(open(self.folder / NORMS, mode))
-            self.position()
+            if state is None:
+                remove(self.folder / MATRIX)
+                (self.folder / MATRIX).write_bytes(header)
+            reserve(self.folder / MATRIX, len(header) + self.shape[0] * row_bytes)
+            self.matrix = AppendedFile(self.folder / MATRIX, start=len(header) + self.rows * row_bytes)
+            stack.callback(self.matrix.close)
+            self.norms = stack.enter_context(open(self.folder / NORMS, "r+b" if state else "w+b"))
+            self.norms.seek(self.rows * 4)
             self.stack = stack.pop_all()
         self.noted = time.monotonic()
         return self
 
-    def position(self) -> None:
-        """Write the header, reserve the space, and go to the end of the rows that are there."""
-        header = {"descr": np.lib.format.dtype_to_descr(self.dtype), "fortran_order": False, "shape": self.shape}
-        np.lib.format.write_array_header_1_0(self.matrix, header)
-        row_bytes = self.shape[1] * self.dtype.itemsize
-        self.matrix.flush()
-        reserve(self.matrix.fileno(), self.matrix.tell() + self.shape[0] * row_bytes)
-        self.matrix.seek(self.rows * row_bytes, os.SEEK_CUR)
-        self.norms.seek(self.rows * 4)
+    def header(self) -> bytes:
+        """Of a file of numpy's."""
+        about = {"descr": np.lib.format.dtype_to_descr(self.dtype), "fortran_order": False, "shape": self.shape}
+        stream = io.BytesIO()
+        np.lib.format.write_array_header_1_0(stream, about)
+        return stream.getvalue()
 
     def append(self, values: np.ndarray) -> None:
         """Add rows (samples, genes) of float32."""
-        self.moments.update(values)
         norms = np.sqrt(np.einsum("sg,sg->s", values, values))
-        self.matrix.write(np.ascontiguousarray(values, dtype=self.dtype).data)
+        self.matrix.write(np.ascontiguousarray(values, dtype=self.dtype))
         self.norms.write(norms.astype(np.float32).tobytes())
+        self.moments.update(values)  # after what may fail, or a resumed run would count these rows twice
         self.rows += len(values)
         if time.monotonic() - self.noted > SECONDS:
             self.note()
@@ -105,10 +110,11 @@ class Growing:
             (folder / name).unlink(missing_ok=True)
 
 
-def reserve(handle: int, size: int) -> None:
+def reserve(path: Path, size: int) -> None:
     """Ask for the whole file at once: a disk that is too small says so now, and writing is twice as fast."""
     if hasattr(os, "posix_fallocate"):  # not on macOS
-        os.posix_fallocate(handle, 0, size)
+        with open(path, "r+b") as handle:
+            os.posix_fallocate(handle.fileno(), 0, size)
 
 
 def read_state(folder: Path) -> dict[str, Any] | None:

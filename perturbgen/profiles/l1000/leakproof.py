@@ -81,7 +81,7 @@ def read_leakproof(path: str | Path) -> LeakProof:
         found = LeakProof(values["name"], tuple(zip(train, val, strict=True)), test[0])
     except (ValueError, KeyError, TypeError, IndexError) as error:
         raise InputError(
-            f"{path} is no leak-proof split: {error!r}", expected="JSON with name, train, val and test blocks"
+            f"{path} is no leak-proof split: {str(error)[:100]}", expected="JSON with name, train, val and test blocks"
         ) from error
     check_leaks(found, path)
     return found

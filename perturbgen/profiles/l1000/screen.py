@@ -87,21 +87,25 @@ def draw_plate(
 
 
 def contents(design: DesignSettings, number: int) -> tuple[np.ndarray, np.ndarray]:
-    """The compound (-1 for DMSO) and dose (NaN) of every used well of a plate map, in the order of the layout."""
-    size = design.compounds_per_map
-    library = np.arange(number * size, min((number + 1) * size, design.compounds))
+    """What is in every used well of a plate map (-1: DMSO), and its dose (NaN for DMSO and hairpins), as laid out."""
+    size, controls = design.compounds_per_map, design.compounds + design.positive_controls
+    library = np.concatenate([np.arange(design.compounds), controls + np.arange(design.genetic)])
     positive = design.compounds + np.arange(design.positive_controls)
-    used = np.concatenate([library, positive])
+    used = np.concatenate([library[number * size : (number + 1) * size], positive])
     compound = np.concatenate([np.full(design.vehicle_wells, -1), np.repeat(used, len(design.doses))])
     dose = np.concatenate([np.full(design.vehicle_wells, np.nan), np.tile(design.doses, len(used))])
-    return compound, dose
+    return compound, np.where(compound >= controls, np.nan, dose)
 
 
 def responses(world: ScreenWorld, compound: np.ndarray, dose: np.ndarray, line: int) -> np.ndarray:
-    """How much of its full effect each well shows: Hill's curve, times the cell line's sensitivity; 0 for DMSO."""
+    """How much of its full effect each well shows: Hill's curve, times the cell line's sensitivity; 0 for DMSO.
+
+    A hairpin has no dose and shows all of its effect.
+    """
     about = world.compounds.iloc[np.maximum(compound, 0)]
     ratio = np.where(compound >= 0, dose, 0.0) / 10.0 ** about["log10_ec50"].to_numpy()
-    return ratio**HILL / (1 + ratio**HILL) * world.sensitivity[line, about["mechanism"].to_numpy()]
+    shown = np.where(np.isnan(ratio), 1.0, ratio**HILL / (1 + ratio**HILL))
+    return shown * world.sensitivity[line, about["mechanism"].to_numpy()]
 
 
 def well_noise(world: ScreenWorld, settings: ScreenSettings, wells: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -151,8 +155,8 @@ def well_info(
             "pert_id": np.where(vehicle, "DMSO", about["pert_id"]),
             "pert_iname": np.where(vehicle, "DMSO", about["name"]),
             "pert_type": np.where(vehicle, "ctl_vehicle", about["pert_type"]),
-            "pert_dose": np.where(vehicle, -666.0, dose),
-            "pert_dose_unit": np.where(vehicle, "-666", "um"),
+            "pert_dose": np.nan_to_num(dose, nan=-666.0),
+            "pert_dose_unit": np.where(np.isnan(dose), "-666", "um"),
             "pert_time": f"{plate.hours:g}",
             "pert_time_unit": "h",
             "cell_id": line,

@@ -23,6 +23,7 @@ class DesignSettings(Settings):
     """What is on the plates."""
 
     compounds: int = Field(100, ge=2, description="compounds of the library")
+    genetic: int = Field(0, ge=0, description="hairpins (trt_sh) that act by the compounds' mechanisms, without a dose")
     cell_lines: tuple[str, ...] = Field(("A375", "MCF7", "PC3"), min_length=1, description="cell lines")
     doses: tuple[Positive, ...] = Field((0.12, 1.11, 10.0), min_length=1, description="doses in uM")
     hours: tuple[Positive, ...] = Field((24,), min_length=1, description="times of treatment")
@@ -44,13 +45,13 @@ class DesignSettings(Settings):
 
     @property
     def compounds_per_map(self) -> int:
-        """How many compounds a plate map holds, at all doses."""
+        """How many compounds a plate map holds, at all doses; hairpins take as many wells."""
         return (WELLS - self.vehicle_wells) // len(self.doses) - self.positive_controls
 
     @property
     def maps(self) -> int:
         """How many plate maps hold the library."""
-        return -(-self.compounds // self.compounds_per_map)
+        return -(-(self.compounds + self.genetic) // self.compounds_per_map)
 
 
 class BiologySettings(Settings):

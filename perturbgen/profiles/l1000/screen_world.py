@@ -94,19 +94,26 @@ def gene_table(settings: ScreenSettings, rng: np.random.Generator) -> pd.DataFra
 
 
 def draw_compounds(settings: ScreenSettings, rng: np.random.Generator) -> pd.DataFrame:
-    """The library and then the positive controls: id, name, mechanism, potency, strength."""
+    """The library, then the positive controls, then hairpins: id, name, mechanism, potency, strength."""
     design, biology = settings.design, settings.biology
-    total = design.compounds + design.positive_controls
+    total = design.compounds + design.positive_controls + design.genetic
     numbers = rng.choice(90_000_000, total, replace=False) + 10_000_000
     gated = np.arange(biology.mechanisms) < round(biology.gated_share * biology.mechanisms)
     mechanism = np.arange(total) % biology.mechanisms
-    positive = np.arange(total) >= design.compounds
+    genetic = np.arange(total) >= total - design.genetic
+    positive = (np.arange(total) >= design.compounds) & ~genetic
     positive_names = [POSITIVE[i] if i < len(POSITIVE) else f"poscon-{i + 1}" for i in range(design.positive_controls)]
     return pd.DataFrame(
         {
-            "pert_id": [f"BRD-K{number:08d}" for number in numbers],
-            "name": [*(f"compound-{i + 1}" for i in range(design.compounds)), *positive_names],
-            "pert_type": np.where(positive, "trt_poscon", "trt_cp"),
+            "pert_id": [
+                f"TRCN{n:010d}" if hairpin else f"BRD-K{n:08d}" for n, hairpin in zip(numbers, genetic, strict=True)
+            ],
+            "name": [
+                *(f"compound-{i + 1}" for i in range(design.compounds)),
+                *positive_names,
+                *(f"hairpin-{i + 1}" for i in range(design.genetic)),
+            ],
+            "pert_type": np.select([positive, genetic], ["trt_poscon", "trt_sh"], "trt_cp"),
             "mechanism": mechanism,
             "moa": [f"mechanism {k + 1}{' (state-gated)' if gated[k] else ''}" for k in mechanism],
             "gated": gated[mechanism] & ~positive,

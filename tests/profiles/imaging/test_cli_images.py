@@ -1,6 +1,7 @@
 """The verbs end to end on fixtures, and mistakes that end with exit code 2."""
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,8 @@ import pytest
 from PIL import Image
 
 from perturbgen import cli
+from perturbgen.profiles.imaging import bbbc021
+from perturbgen.profiles.imaging.maps import draw_map
 from perturbgen.profiles.imaging.profiles import read_profiles
 
 Capture = pytest.CaptureFixture[str]
@@ -77,13 +80,106 @@ def test_ingest_correct_and_map(fixtures: dict[str, Path], tmp_path: Path, capsy
 
 @pytest.mark.slow  # umap-learn compiles for ten seconds and more, whatever the size of the data
 def test_umap_draws_the_same_map_twice(fixtures: dict[str, Path]) -> None:
-    from perturbgen.profiles.imaging import bbbc021
-    from perturbgen.profiles.imaging.maps import draw_map
-
     profiles = bbbc021.read_profiles(fixtures["bbbc021"])
     one, other = draw_map(profiles, seed=1), draw_map(profiles, seed=1)
     np.testing.assert_array_equal(one.points, other.points)
     assert one.kept_by_map > 0.25
+
+
+def test_tsne_draws_the_same_map_twice(fixtures: dict[str, Path]) -> None:
+    pytest.importorskip("openTSNE", reason="openTSNE is not installed, which is an extra: pip install -e '.[maps]'")
+    profiles = bbbc021.read_profiles(fixtures["bbbc021"])
+    one, other = draw_map(profiles, method="tsne", seed=1), draw_map(profiles, method="tsne", seed=1)
+    np.testing.assert_array_equal(one.points, other.points)
+    assert one.kept_by_map > 0.25
+
+
+@pytest.mark.parametrize(("method", "package"), [("umap", "umap-learn"), ("tsne", "openTSNE")])
+def test_a_missing_extra_is_named_with_its_fix(
+    method: str, package: str, fixtures: dict[str, Path], tmp_path: Path, capsys: Capture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setitem(sys.modules, {"umap": "umap", "tsne": "openTSNE"}[method], None)
+    source, out = str(fixtures["bbbc021"]), tmp_path / "map.html"
+    assert cli.run(["images", "map", source, "--method", method, "--out", str(out)]) == 1
+    error = capsys.readouterr().err
+    assert f"{package} is not installed" in error
+    assert "pip install" in error
+    assert not out.exists()
+
+
+def cell_painting(tmp_path: Path, **columns: object) -> Path:
+    """Two plates of four DMSO wells and eight of four compounds, some columns changed."""
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame({
+        "Metadata_Plate": np.repeat(["p1", "p2"], 12), "Metadata_Well": [f"A{i:02d}" for i in range(12)] * 2,
+        "Metadata_compound": (["DMSO"] * 4 + list("abcd") * 2) * 2, "Metadata_dose": 1.0,
+    })  # fmt: skip
+    values = pd.DataFrame(rng.normal(size=(24, 5)), columns=[f"Cells_{i}" for i in range(5)])
+    pd.concat([table, values], axis=1).assign(**columns).to_csv(tmp_path / "t.csv", index=False)
+    return tmp_path / "t.csv"
+
+
+def test_hits_of_one_stratum_and_one_axis(tmp_path: Path, capsys: Capture) -> None:
+    who = ["--healthy", "Metadata_compound=DMSO", "--diseased", "Metadata_compound=a", "--treatment",
+           "Metadata_compound", "--dose", "Metadata_dose"]  # fmt: skip
+    whole = ["--centre", "", "--by", "", "--within", "", "--gate", "-1e9", "--draws", "100"]
+    arguments = ["images", "hits", str(cell_painting(tmp_path)), *who, *whole, "--out", str(tmp_path / "hits.csv")]
+    assert cli.run(arguments) == 0
+    assert sorted(pd.read_csv(tmp_path / "hits.csv")["treatment"]) == ["b", "c", "d"]
+    assert "3 treatments" in capsys.readouterr().out
+
+
+def test_a_table_without_usual_columns_is_drawn_all_the_same(tmp_path: Path, capsys: Capture) -> None:
+    table = pd.read_csv(cell_painting(tmp_path)).drop(columns=["Metadata_Plate", "Metadata_Well"])
+    table.to_csv(tmp_path / "t.csv", index=False)
+    out = tmp_path / "map.html"
+    assert cli.run(["images", "map", str(tmp_path / "t.csv"), "--method", "pca", "--out", str(out)]) == 0
+    assert "coloured by Metadata_compound" in out.read_text()
+    assert "ten nearest neighbours kept" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("columns", "arguments", "words"),
+    [
+        ({"Cells_0": 1e300}, ["map", "T", "--method", "pca", "--out", "OUT.html"], "NaN or infinite values"),
+        ({"Cells_0": 1e300}, ["ingest", "T", "--out", "OUT"], "values beyond 3.4e+38"),
+        ({"Cells_0": 1e300}, ["correct", "T", "--control", "Metadata_compound=DMSO", "--whiten", "1", "--out", "OUT"],
+         "NaN or infinite values"),
+        ({"Cells_0": np.inf}, ["evaluate", "T", "--same", "Metadata_compound"], "NaN or infinite values"),
+        ({f"Cells_{i}": np.nan for i in range(5)}, ["check", "T"], ""),
+        ({"Metadata_compound": "a"}, ["evaluate", "T", "--same", "Metadata_compound"], "nothing to retrieve"),
+        ({"Cells_0": "high"}, ["ingest", "T", "--out", "OUT"], "'Cells_0' is not a number"),
+    ],
+)  # fmt: skip
+def test_tables_that_cannot_be_used(
+    columns: dict[str, object], arguments: list[str], words: str, tmp_path: Path, capsys: Capture
+) -> None:
+    source = str(cell_painting(tmp_path, **columns))
+    names = {"T": source, "OUT": str(tmp_path / "OUT"), "OUT.html": str(tmp_path / "OUT.html")}
+    assert cli.run(["images", *(names.get(part, part) for part in arguments)]) == 2
+    assert words in capsys.readouterr().err
+    assert not (tmp_path / "OUT").exists()
+
+
+def test_one_feature_makes_no_map(tmp_path: Path, capsys: Capture) -> None:
+    table = pd.read_csv(cell_painting(tmp_path)).drop(columns=[f"Cells_{i}" for i in range(1, 5)])
+    table.to_csv(tmp_path / "t.csv", index=False)
+    assert cli.run(["images", "map", str(tmp_path / "t.csv"), "--out", str(tmp_path / "map.html")]) == 2
+    assert "24 rows of 1 features make no map" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "words"), [("{", "is no JSON"), ("5", "no list of names"), ("[1]", "no list of names")]
+)
+def test_a_profile_folder_with_a_broken_list_of_features(
+    text: str, words: str, tmp_path: Path, capsys: Capture
+) -> None:
+    folder = tmp_path / "ours"
+    assert cli.run(["images", "ingest", str(cell_painting(tmp_path)), "--out", str(folder)]) == 0
+    (folder / "features.json").write_text(text)
+    assert cli.run(["images", "check", str(folder)]) == 2
+    assert words in capsys.readouterr().err
 
 
 def test_hits_ranks_the_planted_drug_first(fixtures: dict[str, Path], tmp_path: Path, capsys: Capture) -> None:
@@ -113,7 +209,7 @@ def test_hits_ranks_the_planted_drug_first(fixtures: dict[str, Path], tmp_path: 
         ),
         (["images", "hits", "SOURCE", "--out", "OUT.csv"], "no column 'disease_condition'"),
         (["images", "map", "SOURCE", "--colour", "mao", "--out", "OUT.html"], "did you mean 'moa'?"),
-        (["images", "map", "SOURCE", "--method", "tsne", "--out", "OUT.html"], "umap or pca"),
+        (["images", "map", "SOURCE", "--method", "tsme", "--out", "OUT.html"], "did you mean 'tsne'?"),
         (["images", "fixture", "rxrx2", "OUT"], "no fixture 'rxrx2'"),
         (["images", "check", "OUT"], "OUT"),
         (["images", "map", "SOURCE", "--nan", "drop", "--out", "OUT.html"], "error, drop-features, drop-rows"),

@@ -59,6 +59,52 @@ def test_random_numbers_are_those_of_numpy(tmp_path: Path) -> None:
     assert ids[299] == "X_299"
 
 
+def same_bits(found: np.ndarray, texts: list[str]) -> None:
+    """Equal to Python's own reading, rounded to float32, signs of zero included."""
+    with np.errstate(over="ignore"):
+        expected = np.array([float(text or "nan") for text in texts]).astype(np.float32)
+    np.testing.assert_array_equal(found.view(np.int32), expected.view(np.int32))
+
+
+@pytest.mark.parametrize("style", ["{:.8g}", "{:.17g}", "{:.6f}", "{:.3e}", "{:.25f}", "{!r}"])
+def test_every_way_of_writing_a_float_is_read_to_the_bit(style: str, tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    values = rng.normal(size=6000) * 10.0 ** rng.integers(-12, 12, 6000)
+    texts = [style.format(float(value)) for value in values]
+    (tmp_path / "e.csv").write_text("site_id,a\n" + "".join(f"w{i},{text}\n" for i, text in enumerate(texts)))
+    same_bits(read(tmp_path / "e.csv")[1][:, 0], texts)
+
+
+def test_numbers_between_two_float32_are_rounded_as_python_does(tmp_path: Path) -> None:
+    """Exact middles, and decimals next to them, which a reader with two roundings gets wrong."""
+    rng = np.random.default_rng(2)
+    below = rng.normal(size=400).astype(np.float32)
+    middle = (below.astype(np.float64) + np.nextafter(below, np.float32(9)).astype(np.float64)) / 2
+    texts = [f"{value:.{places}f}" for value in middle.tolist() for places in (17, 20, 30, 60)]
+    texts += ["16777217", "16777219", "9007199254740993", "123456789.5", "12345678.25", "1e22", "1e23", "1e-23",
+              "3.4028235677973366e38", "3.5e38", "-3.5e38", "1.401298464324817e-45", "7.006492321624085e-46",
+              "7.006492321624086e-46", "00000000000000000000001.5",
+              "0.000000000000000000000000000000000000000000001"]  # fmt: skip
+    (tmp_path / "e.csv").write_text("a,site_id\n" + "".join(f"{text},w{i}\n" for i, text in enumerate(texts)))
+    same_bits(read(tmp_path / "e.csv", 2000)[1][:, 0], texts)
+
+
+@pytest.mark.parametrize("chunk", [3, 64, 1 << 20])
+def test_what_pandas_reads_is_read_alike(chunk: int, tmp_path: Path) -> None:
+    """Quotes, missing values, words, spaces, empty lines, CRLF, no last line end: the same ids and values."""
+    text = (
+        '"site_id","a","b"\r\n"x, ""1""",1.5,"2.25"\r\n\r\ny,,-inf\r\nz,NA,null\r\nü,NaN,inf\r\n'
+        'v, 3.5,-0.0\r\nw,n/a,Infinity\r\nu,12345678901,"0.1"'
+    )
+    (tmp_path / "e.csv").write_bytes(text.encode())
+    ids, values = read(tmp_path / "e.csv", chunk)
+    theirs = pd.read_csv(tmp_path / "e.csv", index_col="site_id", float_precision="round_trip")
+    assert ids.tolist() == theirs.index.tolist()
+    expected = theirs.to_numpy(np.float32)
+    np.testing.assert_array_equal(np.isnan(values), np.isnan(expected))
+    np.testing.assert_array_equal(np.nan_to_num(values).view(np.int32), np.nan_to_num(expected).view(np.int32))
+
+
 def test_windows_line_ends_gzip_and_a_last_line_without_end(tmp_path: Path) -> None:
     (tmp_path / "e.csv").write_bytes(b"site_id,a,b\r\nx,1,2\r\ny,3,4")
     with gzip.open(tmp_path / "e.csv.gz", "wb") as file:
@@ -77,7 +123,15 @@ def test_windows_line_ends_gzip_and_a_last_line_without_end(tmp_path: Path) -> N
         ("x,1,two\n", "line 2: column 'b' is missing or no number"),
         ("x,1,2\ny,1,2e\n", "line 3: column 'b'"),
         ("x,1,2\ny,1-2,4\n", "line 3: column 'a'"),
-        ('"x",1,"2"\n', "line 2: column 'b'"),
+        ('x,"1,2"\n', "line 2: column 'a'"),
+        ('x,1,2\n\n\ny,1,"2\nz,3,4\n', "line 5: column 'b'"),
+        ("x,1_0,2\n", "line 2: column 'a'"),
+        ("x,0x10,2\n", "line 2: column 'a'"),
+        ("x,1.2.3,2\n", "line 2: column 'a'"),
+        ("x,-,2\n", "line 2: column 'a'"),
+        ("x,.,2\n", "line 2: column 'a'"),
+        ("x,1 2,2\n", "line 2: column 'a'"),
+        ("x\n", "line 2: column 'a'"),
         ("x,1,2\ny,3,4\nz,0.1", "line 4: column 'b'"),
     ],
 )

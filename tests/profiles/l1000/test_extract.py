@@ -198,6 +198,42 @@ def test_an_interrupted_extraction_goes_on_and_ends_in_the_same_bytes(
         assert (resumed.folder / name).read_bytes() == (whole.folder / name).read_bytes(), name
 
 
+@pytest.mark.parametrize("failing", ["matrix", "norms"])
+def test_rows_whose_writing_failed_are_not_counted_before_they_are_written_again(
+    tmp_path: Path, wanted: Path, monkeypatch: pytest.MonkeyPatch, failing: str
+) -> None:
+    path, blocks = big(tmp_path), 40 * 7 * 4
+    whole = extract([path], tmp_path / "whole", genes=wanted, block_bytes=blocks)
+    append = Growing.append
+
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    class Full:
+        write = staticmethod(full)
+        flush = close = staticmethod(lambda: None)
+
+    def to_a_full_disk(self: Growing, values: np.ndarray) -> None:
+        if self.rows < 160:
+            return append(self, values)
+        kept = getattr(self, failing)
+        setattr(self, failing, Full())
+        try:
+            append(self, values)
+        finally:
+            setattr(self, failing, kept)
+
+    monkeypatch.setattr(Growing, "append", to_a_full_disk)
+    with pytest.raises(StorageError, match="no space left on the disk"):
+        extract([path], tmp_path / "out", genes=wanted, block_bytes=blocks)
+    assert json.loads((tmp_path / "out.part" / growing.STATE).read_text())["rows"] == 160
+    monkeypatch.setattr(Growing, "append", append)
+    resumed = extract([path], tmp_path / "out", genes=wanted, block_bytes=blocks)
+    np.testing.assert_array_equal(resumed.matrix, whole.matrix)
+    pd.testing.assert_frame_equal(resumed.genes, whole.genes)
+    pd.testing.assert_series_equal(resumed.samples["norm"], whole.samples["norm"])
+
+
 def test_a_disk_so_full_that_no_note_can_be_made_goes_on_from_the_last_one(
     tmp_path: Path, wanted: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

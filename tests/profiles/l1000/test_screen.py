@@ -75,6 +75,26 @@ def test_the_design_is_as_asked_for() -> None:
     assert screen_anndata(many, seed=0).obs["perturbagen"].nunique() == 400 + 2 + 1
 
 
+def test_hairpins_share_mechanisms_with_compounds_and_leave_the_compounds_as_they_were() -> None:
+    strong = ["biology.gated_share=0", "biology.own_share=0.1", "biology.strength=3"]
+    plain = screen_anndata(screen_settings("tiny", overrides=strong), seed=0).obs
+    data = screen_anndata(screen_settings("tiny", overrides=[*strong, "design.genetic=24"]), seed=0)
+    hairpins = data.obs[(data.obs["pert_type"] == "trt_sh").to_numpy()]
+    assert hairpins["perturbagen"].nunique() == 24
+    assert hairpins["perturbagen"].str.startswith("TRCN").all()
+    assert hairpins["dose"].isna().all()
+    assert set(hairpins["moa"]) == set(data.obs.loc[data.obs["pert_type"] == "trt_cp", "moa"])
+    assert (data.obs["pert_type"] == "trt_cp").sum() == (plain["pert_type"] == "trt_cp").sum()
+    assert (hairpins["true_response"] > 0).all()
+    # A compound at its highest dose finds hairpins of its own mechanism.
+    compounds = ((data.obs["pert_type"] == "trt_cp") & (data.obs["dose"] == 10)).to_numpy()
+    genetic = (data.obs["pert_type"] == "trt_sh").to_numpy()
+    moa = data.obs["moa"].astype(str).to_numpy()
+    alike = cosine(data.X[compounds], data.X[genetic])
+    same = moa[compounds][:, None] == moa[genetic]
+    assert alike[same].mean() > alike[~same].mean() + 0.1
+
+
 def test_z_scores_are_those_of_a_plate() -> None:
     data = screen_anndata(screen_settings("tiny"), seed=0)
     for plate in data.obs["plate"].unique():

@@ -119,7 +119,8 @@ def hit_table(
     """
     doses = dose_table(wells, treatment=treatment, dose=dose, within=within)
     tables = []
-    for key, part in doses.groupby(list(within), observed=True):
+    strata = doses.groupby(list(within), observed=True) if within else [((), doses)]
+    for key, part in strata:
         here = (wells[list(within)] == list(key)).all(axis=1)
         pool = wells.loc[here & (wells["role"] == "diseased"), "hit"].to_numpy()
         null = Null(pool, draws=draws, rng=rng)
