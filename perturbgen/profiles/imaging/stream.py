@@ -23,7 +23,7 @@ from perturbgen.profiles.imaging.profiles import Orphans, Profiles, read_profile
 
 log = logging.getLogger(__name__)
 
-CHUNK = 1 << 19  # bytes of csv parsed at a time: they stay in the cache
+CHUNK = 1 << 20  # bytes of csv parsed at a time: they stay in the cache
 ROWS = 4096  # rows of parquet read at a time
 MISSING = frozenset(["", "na", "n/a", "nan", "-nan", "none", "null"])  # in any case
 

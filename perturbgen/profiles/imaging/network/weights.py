@@ -21,8 +21,8 @@ WRAPPERS = ("module.", "state_dict.", "backbone.", "encoder.")
 def load_backbone(network: nn.Module, path: str | Path) -> None:
     """Fill a backbone from a state file: torchvision's, MONAI's, or of the same network without its classifier.
 
-    A first convolution for other channels gets the mean of its weights for each
-    (:func:`perturbgen.nn.channels.resized`). Every other part must be there and fit: a network that is half learned and half drawn looks as if it were learned.
+    A first convolution for other channels gets the mean of its weights for each. Every other part must be there and
+    fit: a network that is half learned and half drawn looks as if it were learned.
     """
     wanted, found = network.state_dict(), states(path)
     first = next(name for name, value in wanted.items() if value.ndim == 4)

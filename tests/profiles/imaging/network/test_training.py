@@ -15,13 +15,12 @@ import torch
 from perturbgen.errors import ConfigError, InputError, SchemaError
 from perturbgen.nn.draws import Draws
 from perturbgen.profiles.imaging.network import run as running
-from perturbgen.profiles.imaging.network.board import confusion_figure, image_grid
 from perturbgen.profiles.imaging.network.evaluate import embed, evaluate
 from perturbgen.profiles.imaging.network.feed import ImageBatch
 from perturbgen.profiles.imaging.network.fields import read_fields
 from perturbgen.profiles.imaging.network.model import ImageClassifier, balanced
 from perturbgen.profiles.imaging.network.predict import Predictions, accuracy_rows, predict, validation_numbers
-from perturbgen.profiles.imaging.network.run import ImageCard, ImageRun, load_run
+from perturbgen.profiles.imaging.network.run import ImageCard, load_run
 from perturbgen.profiles.imaging.network.settings import ImageModelSettings, ImageSettings
 from perturbgen.profiles.imaging.network.vocabulary import Vocabulary, place_of
 from perturbgen.train.state import load_state
@@ -279,21 +278,6 @@ def test_a_card_of_another_kind_is_explained(trained: Path, tmp_path: Path) -> N
     (tmp_path / "images.json").write_text(json.dumps({**text, "format": 7}))
     with pytest.raises(InputError, match="has format 7"):
         ImageCard.read(tmp_path)
-
-
-def test_pictures_show_every_class_and_the_chosen_fields(trained: Path) -> None:
-    run: ImageRun = load_run(trained)
-    feed = run.feed(read_fields(run.settings.data).part("validation"))
-    found = predict(run.model, feed, "batch")
-    axes = confusion_figure(found).axes[0]
-    shown = np.asarray(axes.images[0].get_array())
-    assert shown.shape == (8, 8)
-    np.testing.assert_allclose(shown.sum(axis=1), 1)
-    grid = image_grid(found, feed, np.arange(5))
-    assert grid.shape == (2 * (160 + 2 * 18 + 4), 4 * (160 + 4), 3)  # 16 pixels enlarged ten times under two lines
-    assert grid.dtype == np.uint8
-    assert grid[36:196, :160].any()
-    assert grid.reshape(-1, 3).min(axis=1).max() < 255 or (grid == 255).all(axis=2).mean() < 0.05  # not burnt out
 
 
 def test_without_a_validation_part_the_run_says_so(
