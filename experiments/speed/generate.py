@@ -18,14 +18,14 @@ import typer
 from perturbgen.cli import run_experiment
 from perturbgen.console import show_table
 from perturbgen.data.covariates import CovariateEncoder
-from perturbgen.sampling.generate import BLOCK, CellGenerator, Piece, drawing_threads
+from perturbgen.sampling.generate import CellGenerator, Piece, drawing_threads
 from perturbgen.sampling.latents import PriorLatents
 
 if TYPE_CHECKING:
     from perturbgen.models import LatentModel
 
 CONDITIONS = {"cell_type": 6, "compound": 146, "plate": 6}
-MEGABYTE = 1024
+MEGABYTE, CELLS = 1024, 2048
 
 
 def main(
@@ -41,7 +41,7 @@ def main(
     Example: python experiments/speed/generate.py --widths 256
     """
     rows = [measure(genes, depth, int(width), per_well, rounds) for width in widths.split(",")]
-    show_table(rows, title=f"{genes:,} genes, {depth:g} counts a cell, blocks of {BLOCK}", as_json=as_json)
+    show_table(rows, title=f"{genes:,} genes, {depth:g} counts a cell, wells of {per_well}", as_json=as_json)
 
 
 def measure(genes: int, depth: float, width: int, per_well: int, rounds: int) -> dict[str, Any]:
@@ -49,16 +49,16 @@ def measure(genes: int, depth: float, width: int, per_well: int, rounds: int) ->
     import torch
 
     generator = CellGenerator(model(genes, width), gene_names(genes), encoder(), PriorLatents(None))  # type: ignore[arg-type]
-    n = max(BLOCK // per_well, 1)
+    n = max(CELLS // per_well, 1)
     cells, product, decoded, whole = n * per_well, [], [], []
     hidden, weight = torch.randn(cells, width), generator.model.decoder.head.weight  # type: ignore[union-attr]
     for _ in range(rounds):
         with torch.inference_mode():
             product.append(timed(lambda: torch.nn.functional.linear(hidden, weight)))
         with drawing_threads() as pool:
-            nonzero = sum(part.counts.nnz for part in generator.draw_block(pieces(n, per_well, depth), pool))
+            nonzero = sum(part.counts.nnz for part in pool.map(generator.draw_piece, pieces(n, per_well, depth)))
             decoded.append(timed(lambda: list(pool.map(generator.means, pieces(n, per_well, depth)))))
-            whole.append(timed(lambda: generator.draw_block(pieces(n, per_well, depth), pool)))
+            whole.append(timed(lambda: list(pool.map(generator.draw_piece, pieces(n, per_well, depth)))))
     return {
         "width": width, "cells/s": cells / min(whole), "decoding alone": cells / min(decoded),
         "matrix product alone": cells / min(product), "over product": min(whole) / min(product),

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,8 +25,8 @@ if TYPE_CHECKING:
     from perturbgen.models import LatentModel
     from perturbgen.sampling.plan import Plan
 
-BLOCK = 2048  # cells on their way at once
 PIECE = 512  # cells decoded by one thread at once
+AHEAD = 32  # pieces that wait to be drawn, or to be fetched
 WORKERS = 16
 KEPT = 1 << 28  # bytes of the largest array of a piece
 
@@ -73,11 +74,15 @@ class CellGenerator:
         return self.encoder.codes(wells.assign(**replaced))
 
     def draw(self, plan: Plan, wells: pd.DataFrame, *, replicate: int) -> Iterator[WellCells]:
-        """Cells of every well that has some, a block at a time; ``wells`` are the plan's, with all covariates."""
-        sizes = plan.libraries(replicate)
+        """Cells of every well that has some, in the plan's order; ``wells`` are the plan's, with all covariates."""
+        pieces, drawn = self.pieces(plan, wells, plan.libraries(replicate), replicate), deque[Future[WellCells]]()
         with drawing_threads() as pool:
-            for block in blocks(self.pieces(plan, wells, sizes, replicate)):
-                yield from self.draw_block(block, pool)
+            for piece in pieces:
+                drawn.append(pool.submit(self.draw_piece, piece))
+                if len(drawn) >= AHEAD:
+                    yield drawn.popleft().result()
+            while drawn:
+                yield drawn.popleft().result()
 
     @property
     def device(self) -> torch.device:
@@ -97,8 +102,9 @@ class CellGenerator:
             well, rng = wells.iloc[i], plan.rng(replicate, wells.iloc[i])
             z = self.latents.draw(well, codes[[i]].expand(len(size), -1), rng)
             own = codes[[i]].to(self.device)
-            for point, depth in zip(z.split(PIECE), torch.from_numpy(size).float().split(PIECE), strict=True):
-                yield Piece(i, point.to(self.device), own, depth.to(self.device), rng)
+            points, depths = z.split(PIECE), torch.from_numpy(size).float().split(PIECE)
+            for point, depth, stream in zip(points, depths, rng.spawn(len(points)), strict=True):
+                yield Piece(i, point.to(self.device), own, depth.to(self.device), stream)
 
     def means(self, piece: Piece) -> tuple[np.ndarray, np.ndarray]:
         """Means (cells, genes), each cell's adding up to its size, and r (1 or cells, genes)."""
@@ -110,10 +116,6 @@ class CellGenerator:
                 return mean.cpu().numpy(), np.full((1, len(self.genes)), np.inf)
             share, log_r = self.model.composition(piece.z, piece.codes)
             return share.mul_(piece.size[:, None]).cpu().numpy(), np.atleast_2d(log_r.exp().cpu().numpy())
-
-    def draw_block(self, block: Sequence[Piece], pool: Executor) -> list[WellCells]:
-        """Counts of the pieces, side by side."""
-        return list(pool.map(self.draw_piece, block))
 
     def draw_piece(self, piece: Piece) -> WellCells:
         """Counts around the means, from the piece's own stream."""
@@ -161,19 +163,3 @@ def drawing_threads() -> Iterator[Executor]:
             yield pool
     finally:
         torch.set_num_threads(threads)
-
-
-def blocks(pieces: Iterator[Piece]) -> Iterator[list[Piece]]:
-    """Pieces gathered to blocks of about ``BLOCK`` cells.
-
-    Two pieces of one well are never in one block: they share a stream of random numbers, and are drawn in order.
-    """
-    block: list[Piece] = []
-    for piece in pieces:
-        cells = sum(len(other.size) for other in block) + len(piece.size)
-        if block and (cells > BLOCK or block[-1].well == piece.well):
-            yield block
-            block = []
-        block.append(piece)
-    if block:
-        yield block

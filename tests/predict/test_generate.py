@@ -58,7 +58,7 @@ def drawn(generator, plan, wells, replicate=1):
 @pytest.mark.parametrize("column", ["compound", "plate", "well"])
 def test_counts_stand_under_the_labels_they_were_drawn_for(sampler, monkeypatch, column):
     monkeypatch.setattr("perturbgen.sampling.generate.PIECE", 5)  # wells are cut
-    monkeypatch.setattr("perturbgen.sampling.generate.BLOCK", 12)  # and share blocks
+    monkeypatch.setattr("perturbgen.sampling.generate.AHEAD", 3)  # and fetched before the last one is drawn
     plan = Plan(sampler, WANTED.iloc[::-1], 0)
     values = tuple(sorted(plan.wells[column].unique()))
     encoder = CovariateEncoder({column: values}, {})
