@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -20,7 +19,8 @@ from pydantic import Field
 
 sys.path.insert(0, str(Path(__file__).parent))
 from ceilings import CEILINGS, ceilings
-from seed_way import seed_ways
+from generative import CALIBRATION, KEY, NAMES, Generative, Predictions, is_wanted, kept
+from tables import contributions, score_rows
 
 from perturbgen.cli import run_experiment
 from perturbgen.cli.doctor import data_folder
@@ -29,24 +29,16 @@ from perturbgen.console import say, show_table
 from perturbgen.files import atomic_path, require_folder
 from perturbgen.predict.calibration import mrrmse
 from perturbgen.predict.ensemble import fit_ensemble
-from perturbgen.predict.pipeline import predict
-from perturbgen.predict.settings import PredictSettings
 from perturbgen.predict.source import make_sampler, read_wanted, without
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
-    from perturbgen.sampling import CellSampler
     from perturbgen.train import TrainedRun
 
 HERE = Path(__file__).parent
-KEY = ["cell_type", "compound"]
-NAMES = {"nbvae": "cNB-VAE", "dgd": "cDGD"}
-ROUTES = ("prior", "posterior")
-CALIBRATION = "calibration | "  # starts the names of predictions of hidden known compounds
 ENSEMBLE = "ensemble"
 log = logging.getLogger("perturbgen.experiments.op3_semireal")
-Predictions = Mapping[str, pd.DataFrame]
 
 
 class Experiment(Settings):
@@ -95,7 +87,9 @@ def main(
     title = f"MRRMSE on the withheld conditions, preset {settings.preset}; ratio is to zeros"
     show_table(score_rows(scores), title=title, as_json=as_json)
     if not as_json:
-        show_table(contributions(scores, settings), title="what each step contributes to the ratio; negative is better")
+        models = [NAMES[kind] for kind in settings.models]
+        steps = contributions(scores, models, settings.replicates)
+        show_table(steps, title="what each step contributes to the ratio; negative is better")
 
 
 def one_seed(settings: Experiment, folder: Path, seed: int) -> tuple[pd.DataFrame, Predictions]:
@@ -114,7 +108,8 @@ def one_seed(settings: Experiment, folder: Path, seed: int) -> tuple[pd.DataFram
     found = dict(baseline_predictions(settings, measured, truth.index, hidden, seed))
     for kind in settings.models:
         trained = train(settings, folder, cells, hidden, kind, seed)
-        make = Generative(settings, trained, cells, wanted, sampler, seed)
+        options = {"latent": settings.latent, "replicates": settings.replicates, "seed": seed}
+        make = Generative(trained, cells, wanted, sampler, **options)
         found |= kept(folder / f"{kind}.parquet", make)
     found |= ceilings(competition, cells, truth, vehicle=vehicle)
     found[ENSEMBLE] = combined(settings, found, measured, seed)
@@ -205,72 +200,6 @@ def make_split(cells: AnnData, hidden: pd.MultiIndex, seed: int) -> Any:
     return Split(parts.rename_axis("cell"), "known compounds hidden in the target cell types")
 
 
-def kept(path: Path, make: Callable[[], Predictions]) -> dict[str, pd.DataFrame]:
-    """Predictions by name from a file, made and written where there is none."""
-    if not path.exists():
-        table = pd.concat(make(), names=["prediction"]).astype(np.float32)
-        with atomic_path(path) as part:
-            table.reset_index().to_parquet(part, index=False)
-    table = pd.read_parquet(path).set_index(["prediction", *KEY]).astype(float)
-    return {str(name): table.loc[name] for name in table.index.get_level_values(0).unique()}
-
-
-class Generative:
-    """All predictions of a run: by every estimator, by every latent route, and in the seed's way."""
-
-    def __init__(
-        self, settings: Experiment, trained: TrainedRun, cells: AnnData, wanted: pd.DataFrame, sampler: CellSampler,
-        seed: int,
-    ) -> None:  # fmt: skip
-        self.settings, self.trained, self.seed = settings, trained, seed
-        self.cells, self.wanted, self.sampler = cells, wanted, sampler
-        self.name = NAMES[trained.settings.model.kind]
-
-    def __call__(self) -> Predictions:
-        """Predictions by name; those of the hidden known conditions have a name that says so."""
-        found = seed_ways(self.trained, self.cells, self.wanted, self.sampler, self.seed)
-        found |= self.estimators() | self.routes()
-        hidden = {name for name in found if not is_wanted(name)}
-        named = {f"{self.name}: {name}": values for name, values in found.items() if name not in hidden}
-        return named | {f"{CALIBRATION}{self.name}: {name.removeprefix(CALIBRATION)}": found[name] for name in hidden}
-
-    def predict(self, estimators: tuple[str, ...], keep: tuple[int, ...] = (), **options: Any) -> Any:
-        """The pipeline with the experiment's settings, but for the options."""
-        base = {"seed": self.seed, "latent": self.settings.latent, "replicates": self.settings.replicates}
-        settings = PredictSettings(estimators=estimators, **(base | options))
-        return predict(self.trained, self.cells, self.wanted, settings, sampler=self.sampler, keep=keep)
-
-    def estimators(self) -> dict[str, pd.DataFrame]:
-        """Averages on the way, then everything after all replicates, and the shrunk ones of the hidden conditions."""
-        k = self.settings.replicates
-        names = {
-            "mean_t": f"t averaged, K = {k}", "anchored_t": f"anchored t, K = {k}", "plug_in": "plug-in t",
-            "shrunk": "anchored t, shrunk", "shrunk_plug_in": "plug-in t, shrunk",
-        }  # fmt: skip
-        steps = tuple(sorted({1, 2, 6} & set(range(1, k))))
-        full = self.predict(tuple(names), steps)
-        log.info("%s: checks\n%s\nshrinkage\n%s", self.name, full.checks, full.shrinkage["shrunk"])
-        found = {"one draw" if n == 1 else f"t averaged, K = {n}": v["mean_t"] for n, v in full.by_replicates.items()}
-        if 2 in full.by_replicates:
-            found["anchored t, K = 2"] = full.by_replicates[2]["anchored_t"]
-        found |= {names[name]: values for name, values in full.values.items()}
-        return found | {CALIBRATION + names[name]: full.calibrated[name] for name in ("shrunk", "shrunk_plug_in")}
-
-    def routes(self) -> dict[str, pd.DataFrame]:
-        """Two replicates with latent points from elsewhere."""
-        return {
-            f"anchored t, K = 2, latent {route}": self.predict(("anchored_t",), latent=route, replicates=2).values[
-                "anchored_t"
-            ]
-            for route in ROUTES
-        }
-
-
-def is_wanted(name: str) -> bool:
-    """Whether predictions of this name are of the withheld conditions."""
-    return not name.startswith(CALIBRATION)
-
-
 def combined(settings: Experiment, found: Predictions, measured: pd.DataFrame, seed: int) -> pd.DataFrame:
     """The weighted sum of shrunk models and some baselines, weights from the hidden known conditions."""
     shrunk = [f"{NAMES[kind]}: {name}, shrunk" for kind in settings.models for name in ("anchored t", "plug-in t")]
@@ -284,40 +213,6 @@ def combined(settings: Experiment, found: Predictions, measured: pd.DataFrame, s
     log.info("ensemble gains %.4f [%.4f, %.4f] on hidden conditions; weights\n%s", ensemble.gain, low, high,
              ensemble.weights.round(3))  # fmt: skip
     return ensemble.apply({name: found[name] for name in names})
-
-
-def score_rows(scores: pd.DataFrame) -> list[dict[str, Any]]:
-    """MRRMSE of every prediction by seed, and the mean of its ratios to zeros."""
-    ratio = (scores / scores.loc["zeros"]).mean(axis=1)
-    return [
-        {"prediction": name, **{f"seed {seed}": value for seed, value in row.items()}, "ratio": ratio[name]}
-        for name, row in scores.iterrows()
-    ]
-
-
-def contributions(scores: pd.DataFrame, settings: Experiment) -> list[dict[str, Any]]:
-    """What each step changes of the ratio to zeros, by model: the mean over seeds and its SD."""
-    k = settings.replicates
-    steps = [
-        ("the organisers' design", "the seed's way", "noise-free means, full design"),
-        ("sampled cells and depths", "noise-free means, full design", "noise-free means, sampled cells"),
-        ("drawn counts, control route", "noise-free means, sampled cells", "one draw"),
-        (f"{k} replicates", "one draw", f"t averaged, K = {k}"),
-        ("anchoring at generated vehicle wells", f"t averaged, K = {k}", f"anchored t, K = {k}"),
-        ("shrinkage", f"anchored t, K = {k}", "anchored t, shrunk"),
-        ("plug-in t in place of replicates", "anchored t, shrunk", "plug-in t, shrunk"),
-        ("control route against prior, K = 2", "anchored t, K = 2, latent prior", "anchored t, K = 2"),
-        ("control route against posterior, K = 2", "anchored t, K = 2, latent posterior", "anchored t, K = 2"),
-    ]
-    ratio = scores / scores.loc["zeros"]
-    rows = []
-    for step, before, after in steps:
-        row: dict[str, Any] = {"step": step}
-        for name in (NAMES[kind] for kind in settings.models):
-            change = ratio.loc[f"{name}: {after}"] - ratio.loc[f"{name}: {before}"]
-            row |= {name: float(change.mean()), f"{name} SD": float(change.std()) if len(change) > 1 else None}
-        rows.append(row)
-    return rows
 
 
 def report(folder: Path, competition: Path, truth: pd.DataFrame, predictions: Predictions) -> None:
