@@ -32,7 +32,9 @@ def samplers(
     conditions: Annotated[
         Path | None, typer.Option(help="id_map.csv of conditions to foretell; writes predicted.csv.")
     ] = None,
-    folds: Annotated[int, typer.Option(min=2, help="How often conditions are hidden to score the forests.")] = 3,
+    folds: Annotated[
+        int, typer.Option(min=2, help="Into how many parts a compound's cell types are dealt, to be hidden in turn.")
+    ] = 3,
     overrides: Annotated[list[str] | None, typer.Option("--set", help="A setting of the forests: leaf=10")] = None,
     columns: Columns = None,
     layer: Layer = None,
@@ -71,7 +73,7 @@ def samplers(
     files |= {name: write_csv(frame, out / name) for name, frame in tables.items()}
     summary = summarise(scores)
     if plots:
-        lead = f"{len(scores):,} wells x cell types of {source.name}, each hidden once in {folds} folds"
+        lead = f"{len(scores):,} wells x cell types of {source.name}, each hidden once"
         calibration_page(scores, summary, title="Samplers of cells and library sizes", lead=lead).write(plots)
     show_table(summary, title=f"wrote {', '.join(str(path) for path in files.values())}", as_json=as_json)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
@@ -118,9 +120,14 @@ def maps_figure(
 
 def tints(colour: pd.Series) -> dict[str, str]:
     """A colour for each value; ``other`` is grey and drawn first."""
-    names = sorted(name for name in colour.unique() if name != "other")
+    names = sorted((name for name in colour.unique() if name != "other"), key=by_number)
     grey = {"other": GREY} if (colour == "other").any() else {}
     return grey | {name: PALETTE[i % len(PALETTE)] for i, name in enumerate(names)}
+
+
+def by_number(name: str) -> list[str | float]:
+    """A key that sorts ``3 uM`` before ``10 uM``."""
+    return [float(part) if i % 2 else part for i, part in enumerate(re.split(r"(\d+(?:\.\d+)?)", name))]
 
 
 def named(values: pd.Series, first: list[str] | None = None, most: int = MAX_NAMED) -> pd.Series:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 from perturbgen.config import load_settings, to_toml
 from perturbgen.errors import ConfigError, InputError
 from perturbgen.files import atomic_path, require_folder
-from perturbgen.machine import keep_freed_memory
+from perturbgen.machine import cores, keep_freed_memory
 from perturbgen.train.settings import LoopSettings, LoopTraining
 
 if TYPE_CHECKING:
@@ -49,7 +50,11 @@ def launch(training: LoopTraining, *, devices: int = 1, num_nodes: int = 1, acce
         )
     except (ValueError, RuntimeError, ModuleNotFoundError) as error:
         raise ConfigError(f"--accelerator {accelerator} --devices {devices}: {error}") from None
+    if fabric.device.type == "cpu" and devices > cores():
+        raise ConfigError(f"--devices {devices}: this machine has {cores()} cores", fix="as many processes as cores")
     fabric.launch()
+    for process in getattr(fabric.strategy.launcher, "procs", []):
+        atexit.register(process.kill)  # where only this one fails, the others would wait for it
     if not fabric.is_global_zero:  # the first process speaks for all
         logging.getLogger("perturbgen").setLevel(logging.ERROR)
     return fabric

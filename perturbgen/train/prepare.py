@@ -44,6 +44,7 @@ def read_cells(settings: RunSettings) -> Cells:
 
     store = open_store(settings.data)
     require_unique(store.obs.index, "cell", settings.data.path)
+    require_unique(store.var_names, "gene", settings.data.path)
     descriptors = {
         name: read_descriptors(condition.descriptors)
         for name, condition in settings.conditions.items()

@@ -56,7 +56,7 @@ def load_state(run: Path, name: str) -> dict[str, Any]:
     try:
         state = torch.load(path, weights_only=True, map_location="cpu")
     except (*BROKEN_PICKLE, RuntimeError) as error:
-        first = (str(error) or type(error).__name__).splitlines()[0]
+        first = (str(error) or type(error).__name__).partition(". ")[0]  # PyTorch's advice comes after
         raise InputError(f"{path} cannot be read as a checkpoint: {first}", cause="a copy that broke off") from None
     needed = {"model", "optimisers", "state"} if name == "last" else {"model"}
     if not isinstance(state, dict) or not needed <= state.keys():

@@ -39,10 +39,12 @@ class Status:
     def show(self, record: dict[str, Any]) -> None:
         """Say how an epoch went."""
         self.first = record["epoch"] if self.first is None else self.first
+        from rich.text import Text
+
         text = self.line(record)
         now = time.monotonic() - self.began
         if self.live:
-            self.live.update(text)
+            self.live.update(Text(text, no_wrap=True, overflow="ellipsis"))  # folded, it would jump
         elif now - self.logged >= LOG_EVERY:
             self.logged = now
             log.info("%s", text)

@@ -45,6 +45,9 @@ def folder(tmp_path, monkeypatch):
     twice = make_cells()
     twice.obs_names = ["c0", *twice.obs_names[:-1]]
     twice.write_h5ad("twice.h5ad")
+    genes = make_cells()
+    genes.var_names = ["g0", *genes.var_names[:-1]]
+    genes.write_h5ad("genes.h5ad")
     for name, text in {"config.toml": CONFIG, **FILES}.items():
         (tmp_path / name).write_text(text)
     for name in ("picture.csv", "picture.parquet"):
@@ -59,6 +62,7 @@ DESCRIBED = "conditions.cell_type.encoding=descriptors"
     ("overrides", "words"),
     [
         (["data.path=twice.h5ad"], "twice.h5ad holds 1 duplicated cell: 'c0'"),
+        (["data.path=genes.h5ad"], "genes.h5ad holds 1 duplicated gene: 'g0'"),
         (["data.split=picture.csv"], "picture.csv is not a split file"),
         (["data.split=again.csv"], "again.csv holds 1 duplicated row: 'c1'"),
         (["data.split=elsewhere.csv"], "has no column 'donor'"),
@@ -75,6 +79,12 @@ def test_wrong_files_are_explained_before_a_run_is_made(folder, capsys, override
     sets = [part for override in overrides for part in ("--set", override)]
     explained(capsys, ["train", "config.toml", "--accelerator", "cpu", *sets], words)
     assert not (folder / "runs").exists()
+
+
+def test_more_processes_than_cores_are_refused_before_any_is_started(folder, capsys, monkeypatch):
+    monkeypatch.setattr("perturbgen.train.launch.cores", lambda: 2)
+    arguments = ["train", "config.toml", "--accelerator", "cpu", "--devices", "4", "--set", "training.batch_size=8"]
+    explained(capsys, arguments, "--devices 4: this machine has 2 cores")
 
 
 def test_a_file_in_place_of_the_runs_folder_is_told_before_processes_are_started(folder, capsys, monkeypatch):

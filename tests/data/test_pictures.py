@@ -58,3 +58,8 @@ def test_maps_have_a_panel_for_each_colouring_and_version() -> None:
 def test_only_the_first_and_most_frequent_names_keep_a_colour() -> None:
     values = pd.Series(["a"] * 3 + ["b"] * 2 + ["c", "v"])
     assert pictures.named(values, ["v"], most=2).unique().tolist() == ["a", "other", "v"]
+
+
+def test_doses_are_listed_by_size():
+    doses = pd.Series(["10 uM", "other", "3 uM", "0.37 uM", "DMSO", "3.3 uM"])
+    assert list(pictures.tints(doses)) == ["other", "0.37 uM", "3 uM", "3.3 uM", "10 uM", "DMSO"]

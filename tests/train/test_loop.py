@@ -101,6 +101,29 @@ def test_two_processes_equal_one(settings, tmp_path, kind):
     assert records(one)[-1]["train/objective"] == pytest.approx(records(two)[-1]["train/objective"], rel=1e-5)
 
 
+@pytest.mark.slow
+def test_where_only_the_first_process_fails_the_other_ends_too(settings, tmp_path):
+    config, script = tmp_path / "config.toml", tmp_path / "first.py"
+    config.write_text(to_toml(settings("training.batch_size=12")))
+    script.write_text("""
+import sys
+from perturbgen.cli import run
+from perturbgen.errors import StorageError
+from perturbgen.train import cell_board
+def full(*_, **__):
+    raise StorageError("the disk is full")
+cell_board.CellBoard = full
+sys.exit(run(sys.argv[1:]))
+""")
+    command = [sys.executable, str(script), "train", str(config), "--accelerator", "cpu", "--devices", "2"]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, cwd=tmp_path, timeout=120
+    )  # ends with the last process that holds its standard error
+    assert done.returncode == 1
+    assert "the disk is full" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_patience_counts_after_the_warmup_only(settings, tmp_path, monkeypatch):
     values = iter([5.0, 4.0, 9.0, 9.0, 9.0, 3.0, 9.0, 9.0, 9.0, 9.0])
     monkeypatch.setattr(Training, "validate", lambda self: {"validation/objective": next(values)})

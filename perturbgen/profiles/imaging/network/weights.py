@@ -50,7 +50,7 @@ def states(path: str | Path) -> dict[str, Tensor]:
     try:
         content: Any = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError) as error:
-        raise InputError(f"{path} cannot be read as weights: {str(error).splitlines()[0]}",
+        raise InputError(f"{path} cannot be read as weights: {str(error).partition('. ')[0]}",
                          expected="a dictionary of tensors that torch.save wrote",
                          cause="a copy that broke off, or a whole pickled model",
                          fix="torch.save(model.state_dict(), path)") from None  # fmt: skip
