@@ -38,9 +38,9 @@ class Status:
 
     def show(self, record: dict[str, Any]) -> None:
         """Say how an epoch went."""
-        self.first = record["epoch"] if self.first is None else self.first
         from rich.text import Text
 
+        self.first = record["epoch"] if self.first is None else self.first
         text = self.line(record)
         now = time.monotonic() - self.began
         if self.live:
