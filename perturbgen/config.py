@@ -195,6 +195,15 @@ def file_hash(path: str | Path) -> str:
         return "sha256:" + hashlib.file_digest(handle, "sha256").hexdigest()
 
 
+def content_hash(path: str | Path, what: str = "file") -> str:
+    """SHA-256 of a file, or of the files of a folder and their names."""
+    path = Path(path)
+    if not path.is_dir():
+        return file_hash(require_file(path, what))
+    parts = [f"{part.relative_to(path)} {file_hash(part)}" for part in sorted(path.rglob("*")) if part.is_file()]
+    return "sha256:" + hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
 def slug(text: str) -> str:
     """Text fit for a file name, however long it is and whatever script it is in."""
     return re.sub(r"[^a-z0-9]+", "-", text.lower())[:80].strip("-") or "run"

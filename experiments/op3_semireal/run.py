@@ -26,6 +26,7 @@ from perturbgen.cli import run_experiment
 from perturbgen.cli.doctor import data_folder
 from perturbgen.config import Settings, create_run, load_settings, to_toml
 from perturbgen.console import say, show_table
+from perturbgen.errors import ConfigError
 from perturbgen.files import atomic_path, require_folder
 from perturbgen.predict.calibration import mrrmse
 from perturbgen.predict.ensemble import fit_ensemble
@@ -72,6 +73,8 @@ def main(
     Example: python experiments/op3_semireal/run.py --set preset=tiny --set seeds=[0] --set replicates=6
     """
     if resume is not None:
+        if overrides:
+            raise ConfigError("--set does not go with --resume, which keeps what was made", fix="leave one of them out")
         config = require_folder(resume, "run directory") / "config.toml"
     settings = load_settings(Experiment, config, overrides=overrides or [])
     if dry_run:
@@ -223,7 +226,7 @@ def report(folder: Path, competition: Path, truth: pd.DataFrame, predictions: Pr
 
     everything = {"zeros": truth * 0} | dict(predictions)
     weak = [name for name in everything if ":" not in name and name not in (ENSEMBLE, *CEILINGS)]
-    card = replace(scorecard(truth, everything, baselines=weak), references=CEILINGS)
+    card = replace(scorecard(truth, everything, baselines=weak, clusters="compound"), references=CEILINGS)
     write_report(folder / "report.html", card, truth, everything, title="op3_semireal")
     chosen = next(name for name in predictions if name.endswith("anchored t, shrunk"))
     ids, like = competition / "id_map.csv", competition / "sample_submission.csv"

@@ -55,7 +55,8 @@ def generate(
     Example: [bold]perturbgen generate runs/0001-op3-s0 --cells counts.h5ad --conditions id_map.csv --replicates 5
     --out generated[/bold]
     """
-    from perturbgen.predict.source import make_generator, make_plan, read_wanted, run_fingerprint
+    from perturbgen.config import content_hash
+    from perturbgen.predict.source import make_generator, make_plan, read_wanted, require_blind, run_fingerprint
     from perturbgen.sampling.latents import require_route
     from perturbgen.sampling.replicates import claim, write_replicates
     from perturbgen.train import load_run
@@ -64,13 +65,15 @@ def generate(
     trained = load_run(run, device=device)
     wanted = read_wanted(read_conditions(conditions))
     about = {
-        "run": str(run), "model": run_fingerprint(run), "cells": str(cells), "latent": latent, "seed": seed,
-        "samplers": None if samplers is None else str(samplers),
+        "run": str(run), "model": run_fingerprint(run), "cells": content_hash(cells), "latent": latent, "seed": seed,
+        "samplers": None if samplers is None else content_hash(samplers, "sampler"),
         "conditions": hashlib.sha256("\n".join(sorted("\t".join(key) for key in wanted)).encode()).hexdigest(),
     }  # fmt: skip
     claim(out, about)
     adata = open_cells(trained, cells, wanted, columns=columns, layer=layer, vehicle=vehicle)
-    plan, wells = make_plan(trained, adata, open_sampler(samplers, adata, seed=seed), wanted, seed=seed)
+    sampler = open_sampler(samplers, adata, seed=seed)
+    require_blind(sampler, wanted)
+    plan, wells = make_plan(trained, adata, sampler, wanted, seed=seed)
     generator = make_generator(trained, adata, wells, latent=latent, seed=seed)
     paths = write_replicates(generator, plan, wells, out, replicates=replicates, about=about)
     rows = [describe(path) for path in paths]

@@ -59,7 +59,8 @@ class Running:
 
     def value(self, name: str, conditions: pd.Index) -> pd.DataFrame:
         """The same of one estimator and some conditions."""
-        return signed_log10_p(self._t[name].value().loc[conditions], self._df.value().loc[conditions])
+        values = signed_log10_p(self._t[name].value().loc[conditions], self._df.value().loc[conditions])
+        return self._task.bench.clipped(values)
 
 
 def average(task: Task, settings: PredictSettings, keep: tuple[int, ...]) -> Averages:

@@ -12,7 +12,7 @@ import pandas as pd
 import scipy.sparse as sp
 
 from perturbgen.data.pseudobulk import constant_columns, group_codes, pseudobulk
-from perturbgen.de.flavours import flavour_table
+from perturbgen.de.flavours import CLIP, FLAVOURS, flavour_table
 from perturbgen.predict.source import CONDITION
 from perturbgen.sampling.plan import Plan
 from perturbgen.sampling.wells import WELL
@@ -69,13 +69,21 @@ class Bench:
 
     @classmethod
     def of(cls, cells: AnnData, kinds: Sequence[str], *, control: str, flavour: str) -> Bench:
-        """Of the measured cells of some cell types; generated wells get the labels of their well's other cells."""
+        """Of the measured cells of some cell types, of all where the flavour fits them jointly.
+
+        Generated wells get the labels of their well's other cells.
+        """
         codes, _ = group_codes(cells.obs, WELL)
         well_obs = constant_columns(cells.obs, codes, WELL)
-        some = cells[cells.obs["cell_type"].astype(str).isin(kinds).to_numpy()]
-        real = pseudobulk(some, by=[*WELL, "cell_type"])
+        fitted = FLAVOURS[flavour].get("joint", False) | cells.obs["cell_type"].astype(str).isin(kinds).to_numpy()
+        real = pseudobulk(cells[fitted], by=[*WELL, "cell_type"])
         real.obs = plain(real.obs[[name for name in (*well_obs, "cell_type", "n_cells") if name in real.obs]])
         return cls(real, plain(well_obs), control, flavour)
+
+    def clipped(self, values: pd.DataFrame) -> pd.DataFrame:
+        """Signed -log10 p within the flavour's limit, as what is measured is."""
+        limit = CLIP[self.flavour]
+        return values if limit is None else values.clip(-limit, limit)
 
     @cached_property
     def measured(self) -> DETable:
@@ -104,7 +112,8 @@ class Bench:
         obs["n_cells"] = cells[keep]
         obs.index = pd.Index(obs[[*WELL, "cell_type"]].agg("|".join, axis=1) + f"|generated{group.suffix}")
         obs = obs[[name for name in self.real.obs if name in obs]]
-        return AnnData(sp.csr_array(sums[keep]), obs=obs, var=pd.DataFrame(index=self.real.var_names))
+        made = AnnData(sp.csr_array(sums[keep]), obs=obs, var=pd.DataFrame(index=group.generator.genes))
+        return made if made.var_names.equals(self.real.var_names) else made[:, self.real.var_names].copy()
 
     def draw(self, group: Wells, *, replicate: int) -> AnnData:
         """Generated samples of a replicate."""

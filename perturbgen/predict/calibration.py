@@ -45,6 +45,7 @@ def usable(obs: pd.DataFrame, real: DETable, kinds: list[str], *, control: str) 
     if "control" in obs:
         flagged = obs["control"].astype(str).str.lower().isin(["true", "1"]).to_numpy()
         controls |= set(labels.get_level_values(1)[flagged])
+    answered = answered[answered.get_level_values(0).isin(kinds)]  # a joint fit has other cell types, too
     chosen = answered[~answered.get_level_values(1).isin(sorted(controls)) & answered.isin(labels)]
     absent = [kind for kind in kinds if kind not in set(chosen.get_level_values(0))]
     if absent:

@@ -24,7 +24,7 @@ class Ensemble:
     """Non-negative weights of predictions, whose sum is free, and what they gain.
 
     ``gain`` is the MRRMSE of the best single member less that of the ensemble, each condition predicted with weights
-    and a best member found without its compound; ``interval`` holds 95 % of its bootstrap over conditions.
+    and a best member found without its compound; ``interval`` holds 95 % of its bootstrap over compounds.
     """
 
     weights: pd.Series
@@ -60,8 +60,9 @@ def fit_ensemble(predictions: Mapping[str, pd.DataFrame], truth: pd.DataFrame, *
         weights = fit_weights(x[:, others], y[others])
         single[here] = errors[errors[:, others].mean(axis=1).argmin(), here]
         joint[here] = np.sqrt(((y[here] - np.tensordot(weights, x[:, here], 1)) ** 2).mean(axis=1))
-    gains = (single - joint)[rng.integers(len(y), size=(DRAWS, len(y)))].mean(axis=1)
-    low, high = np.quantile(gains, [0.025, 0.975])
+    gains = pd.Series(single - joint).groupby(compounds).agg(["sum", "size"]).to_numpy()  # by compound
+    total, size = gains[rng.integers(len(gains), size=(DRAWS, len(gains)))].sum(axis=1).T
+    low, high = np.quantile(total / size, [0.025, 0.975])
     found = pd.Series(fit_weights(x, y), names, name="weight")
     return Ensemble(found, float((single - joint).mean()), (float(low), float(high)))
 

@@ -14,7 +14,7 @@ from perturbgen.predict.averaging import average
 from perturbgen.predict.estimators import plug_in_t, usual_error
 from perturbgen.predict.plugin import model_logfc
 from perturbgen.predict.settings import CALIBRATED, REPLICATED, PredictSettings
-from perturbgen.predict.shrinkage import Shrinkage, expression_levels, fit_shrinkage
+from perturbgen.predict.shrinkage import Shrinkage, expression_levels, fit_shrinkage, shrunk_by_others
 from perturbgen.predict.source import in_run_genes, read_wanted, without
 from perturbgen.predict.task import Task, make_task
 
@@ -37,7 +37,7 @@ class Prediction:
     ``scores`` has the MRRMSE of calibration conditions by number of replicates, ``shrinkage`` how the shrunk estimators
     were shrunk, ``checks`` the ratios of generated to real samples, ``by_replicates`` the averages of t, by estimator,
     after the numbers of replicates that were asked for. ``measured`` and ``calibrated`` are the calibration conditions
-    as they were measured and as each estimator predicts them.
+    as they were measured and as each estimator predicts them, shrunk by what the other compounds call for.
     """
 
     values: Mapping[str, pd.DataFrame]
@@ -72,13 +72,19 @@ def predict(
     raw = dict(averages.final) if averages else {}
     if settings.needs(("plug_in", "shrunk_plug_in")):
         raw["plug_in"] = plug_in(task)
-    found: dict[str, pd.DataFrame] = {}
     shrinkage: dict[str, Shrinkage] = {}
+    found: dict[str, pd.DataFrame] = {}
+    again: dict[str, pd.DataFrame] = {}
     for name in settings.estimators:
         found[name] = raw[SOURCE.get(name, name)]
+        if task.twins is not None:
+            again[name] = found[name].loc[task.twins.conditions].fillna(0.0)
         if name in CALIBRATED:
-            found[name], shrinkage[name] = shrunk(task, found[name], settings.levels)
-    measured, calibrated = known_again(task, found)
+            levels = levels_of(task, settings.levels)
+            shrinkage[name] = fit_shrinkage(again[name], task.truth, levels)
+            found[name] = shrinkage[name].apply(found[name], levels)
+            again[name] = shrunk_by_others(again[name], task.truth, levels)
+    measured, calibrated = known_again(task, again)
     return Prediction(
         by_name(found, wanted),
         averages.scores if averages else pd.Series(dtype=float),
@@ -90,13 +96,12 @@ def predict(
     )
 
 
-def known_again(task: Task, found: Mapping[str, pd.DataFrame]) -> tuple[pd.DataFrame, dict[str, pd.DataFrame]]:
+def known_again(task: Task, again: Mapping[str, pd.DataFrame]) -> tuple[pd.DataFrame, dict[str, pd.DataFrame]]:
     """The calibration conditions under their own labels: as measured, and as each estimator predicts them."""
     if task.twins is None:
         return pd.DataFrame(), {}
     known = pd.MultiIndex.from_frame(task.twins.plan.conditions)
-    predicted = {name: frame.loc[task.twins.conditions].set_axis(known).fillna(0.0) for name, frame in found.items()}
-    return task.truth.set_axis(known), predicted
+    return task.truth.set_axis(known), {name: frame.set_axis(known) for name, frame in again.items()}
 
 
 def by_name(values: Mapping[str, pd.DataFrame], wanted: pd.MultiIndex) -> dict[str, pd.DataFrame]:
@@ -110,7 +115,7 @@ def plug_in(task: Task) -> pd.DataFrame:
     logfc = pd.concat([model_logfc(group, vehicle=task.bench.control, genes=genes) for group in task.groups])
     measured = task.real.select(condition for condition in task.real.conditions.index if is_usual(task.real, condition))
     error = usual_error(measured, task.conditions)
-    return plug_in_t(logfc, error.se, error.df)
+    return task.bench.clipped(plug_in_t(logfc, error.se, error.df))
 
 
 def is_usual(table: DETable, condition: Any) -> bool:
@@ -119,13 +124,10 @@ def is_usual(table: DETable, condition: Any) -> bool:
     return bool(samples.loc[condition] <= 2 * samples.median())
 
 
-def shrunk(task: Task, values: pd.DataFrame, levels: int) -> tuple[pd.DataFrame, Shrinkage]:
-    """Values (all conditions) shrunk as the calibration conditions call for, and how."""
-    assert task.twins is not None
+def levels_of(task: Task, levels: int) -> pd.DataFrame:
+    """The level of expression of each gene in each cell type."""
     expression = task.real.ave_expr.groupby(level=0).mean()
-    level = expression_levels(expression.fillna(expression.min().min()), levels=levels)
-    shrinkage = fit_shrinkage(values.loc[task.twins.conditions].fillna(0.0), task.truth, level)
-    return shrinkage.apply(values, level), shrinkage
+    return expression_levels(expression.fillna(expression.min().min()), levels=levels)
 
 
 def complete(values: pd.DataFrame, name: str) -> pd.DataFrame:

@@ -26,7 +26,7 @@ def model_logfc(group: Wells, *, vehicle: str, genes: pd.Index, draws: int = DRA
     rare gene hardly moves: so do we, in expectation over Poisson counts around the model's means.
     """
     require_compound(group)
-    total = np.zeros((len(group.wells), len(genes)))
+    total = np.zeros((len(group.wells), len(group.generator.genes)))
     count = np.zeros(len(group.wells))
     for replicate in range(1, draws + 1):
         treated, untreated = (
@@ -38,7 +38,7 @@ def model_logfc(group: Wells, *, vehicle: str, genes: pd.Index, draws: int = DRA
         count += drawn
     labels = pd.MultiIndex.from_frame(group.wells[["cell_type", "compound"]].astype(str))
     mean = np.divide(total, count[:, None], out=np.full(total.shape, np.nan), where=count[:, None] > 0)
-    by_condition = pd.DataFrame(mean, labels, genes).groupby(level=[0, 1]).mean()
+    by_condition = pd.DataFrame(mean, labels, group.generator.genes)[genes].groupby(level=[0, 1]).mean()
     wanted = pd.MultiIndex.from_frame(group.plan.conditions[["cell_type", "compound"]])
     return by_condition.reindex(wanted).set_axis(group.conditions)
 

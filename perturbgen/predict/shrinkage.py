@@ -73,6 +73,24 @@ def fit_shrinkage(predictions: pd.DataFrame, truth: pd.DataFrame, levels: pd.Dat
     return min(fits, key=lambda fit: mrrmse(fit.apply(predictions, levels), truth))
 
 
+def shrunk_by_others(predictions: pd.DataFrame, truth: pd.DataFrame, levels: pd.DataFrame) -> pd.DataFrame:
+    """Each condition shrunk as those of the other compounds call for, as if its own had not been measured.
+
+    In a cell type of which no other is left, predictions keep their size.
+    """
+    compounds, kinds = truth.index.get_level_values(1), truth.index.get_level_values(0).unique()
+    parts = []
+    for compound in compounds.unique():
+        here = truth.index[compounds == compound]
+        rest = truth.drop(here)
+        if not len(rest):
+            return predictions
+        found = fit_shrinkage(predictions.loc[rest.index], rest, levels)
+        factors = found.factors.reindex(kinds, fill_value=1.0)
+        parts.append(Shrinkage(factors, found.noise).apply(predictions.loc[here], levels))
+    return pd.concat(parts).loc[truth.index]
+
+
 def fit_factors(predictions: pd.DataFrame, truth: pd.DataFrame, levels: pd.DataFrame, noise: float) -> Shrinkage:
     """The factors, zero to one, that are best with some noise; frames have the same labels in the same order.
 

@@ -78,6 +78,26 @@ def make_sampler(cells: AnnData, *, seed: int, settings: SamplerSettings | None 
     return fit_samplers(well_table(cells), rng=np.random.default_rng([3, seed]), settings=settings)
 
 
+def require_blind(sampler: CellSampler, wanted: pd.MultiIndex) -> None:
+    """A sampler from elsewhere has not seen the cells of the conditions to predict."""
+    seen = wanted[wanted.isin(labels_of(sampler.table.groups))]
+    if len(seen):
+        raise SchemaError(
+            f"the sampler was fitted on {len(seen)} of the conditions to predict: "
+            f"{shorten([' | '.join(key) for key in seen], 3)}",
+            expected="samplers that do not know how many of their cells were found",
+            fix="leave --samplers out: they are fitted without these conditions, which takes seconds",
+        )
+
+
+def blinded(sampler: CellSampler, hidden: pd.MultiIndex, *, seed: int) -> CellSampler:
+    """The sampler, fitted again without some conditions."""
+    known = labels_of(sampler.table.groups).isin(hidden)
+    if not known.any():
+        return sampler
+    return fit_samplers(sampler.table.take(~known), rng=np.random.default_rng([3, seed]), settings=sampler.settings)
+
+
 def make_plan(
     run: TrainedRun, cells: AnnData, sampler: CellSampler, wanted: pd.MultiIndex, *, seed: int
 ) -> tuple[Plan, pd.DataFrame]:

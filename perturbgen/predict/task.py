@@ -9,10 +9,19 @@ import pandas as pd
 
 from perturbgen.errors import SchemaError, shorten
 from perturbgen.predict.bench import TWIN, Bench, Wells
-from perturbgen.predict.calibration import calibration_conditions, nothing_measured
+from perturbgen.predict.calibration import calibration_conditions, nothing_measured, trained_conditions
 from perturbgen.predict.plugin import require_compound
 from perturbgen.predict.settings import ANCHORED, PredictSettings
-from perturbgen.predict.source import in_run_genes, make_generator, make_plan, make_sampler, vehicle_of, without
+from perturbgen.predict.source import (
+    blinded,
+    in_run_genes,
+    make_generator,
+    make_plan,
+    make_sampler,
+    require_blind,
+    vehicle_of,
+    without,
+)
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -70,6 +79,7 @@ def make_task(
 ) -> Task:
     """Everything that the estimators need, all bad input found on the way."""
     sampler = sampler or make_sampler(cells, seed=settings.seed)
+    require_blind(sampler, wanted)
     control = vehicle_of(cells)
     ours = make_wells(run, cells, sampler, wanted, settings)
     if settings.needs(ANCHORED):
@@ -85,7 +95,9 @@ def make_task(
         known = calibration_conditions(judge, cells.obs, bench.measured, kinds, control=control)
         # A latent point of a twin's own cell would tell of its compound.
         others = without(in_run_genes(judge, cells), known) if settings.latent == "posterior" else cells
-        twins = make_wells(judge, in_run_genes(judge, others), sampler, known, settings, suffix=TWIN)
+        # Wells that the judge never saw are drawn by a sampler that never saw them either.
+        blind = blinded(sampler, known[~known.isin(trained_conditions(judge, cells.obs))], seed=settings.seed)
+        twins = make_wells(judge, in_run_genes(judge, others), blind, known, settings, suffix=TWIN)
     return Task(bench, ours, twins)
 
 

@@ -7,7 +7,7 @@
 >>> counts = sampler.counts(wells, 20, rng)
 """
 
-from perturbgen.sampling.sampler import CellSampler, fit_samplers, note_missing
+from perturbgen.sampling.sampler import CellSampler, fit_samplers
 from perturbgen.sampling.settings import SamplerSettings
 from perturbgen.sampling.wells import WellTable, design_wells, tabulate, well_table
 
@@ -17,7 +17,6 @@ __all__ = [
     "WellTable",
     "design_wells",
     "fit_samplers",
-    "note_missing",
     "tabulate",
     "well_table",
 ]

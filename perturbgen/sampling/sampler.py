@@ -12,7 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.special import pdtr
 
-from perturbgen.errors import ConfigError, SchemaError, shorten
+from perturbgen.errors import ConfigError, SchemaError
 from perturbgen.sampling.features import FeatureMaker
 from perturbgen.sampling.forest import Forest
 from perturbgen.sampling.residuals import condition_folds, deconvolve, out_of_fold, precision
@@ -191,19 +191,3 @@ def whole_numbers(n_cells: np.ndarray, length: int) -> NDArray[np.int64]:
             expected="one whole number, zero or more, for each condition",
         )
     return values.astype(np.int64)
-
-
-def note_missing(conditions: pd.DataFrame, counts: pd.DataFrame) -> pd.DataFrame:
-    """The wells for which zero cells were drawn, by draw: they stay missing, as a donor that lost all its cells does.
-
-    ``counts`` is what :meth:`CellSampler.counts` drew for ``conditions``. Returns their labels and ``draw``.
-    """
-    if not counts.index.equals(conditions.index):
-        raise SchemaError("the drawn counts are of other conditions", fix="pass the frame they were drawn for")
-    row, draw = np.nonzero(counts.to_numpy() == 0)
-    columns = [name for name in ("cell_type", "compound", "plate", "well", "donor") if name in conditions]
-    missing = conditions.iloc[row][columns].assign(draw=counts.columns.to_numpy()[draw])
-    if len(missing):
-        names = missing[["cell_type", "compound", "plate"]].astype(str).agg(" | ".join, axis=1).unique()
-        log.info("no cell was drawn for %d of %d wells, kept as missing: %s", len(row), counts.size, shorten(names))
-    return missing

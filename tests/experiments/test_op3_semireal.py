@@ -41,3 +41,6 @@ def test_every_row_is_there_and_what_was_done_is_kept(tmp_path: Path) -> None:
     again = experiment("--resume", str(run), "--json")
     assert rows(again) == first, "the predictions are made anew, to the last digit"
     assert "is finished" in again.stderr, "and the training is not"
+    changed = experiment("--resume", str(run), "--set", "replicates=3")
+    assert changed.returncode == 2
+    assert "--set does not go with --resume" in changed.stderr

@@ -34,6 +34,10 @@ def test_generate_writes_and_completes(folder, capsys):
     assert [row["cells"] > 0 for row in both] == [True, True]
     assert command([*arguments, "--seed", "5"]) == 2
     assert "holds another generation: seed was 0, and is 5 now" in capsys.readouterr().err
+    (folder / "cells.h5ad").unlink()
+    make_experiment(per_well=6).write_h5ad("cells.h5ad")
+    assert command([*arguments, "--replicates", "3"]) == 2
+    assert "holds another generation: cells was 'sha256:" in capsys.readouterr().err
 
 
 def test_predict_to_a_submission_that_is_valid(folder, capsys):

