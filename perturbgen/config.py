@@ -46,7 +46,8 @@ def load_settings(
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        raise explain(error, kind, path, fix) from None
+        where = " with ".join([*([str(path)] if path else []), *(["--set"] if overrides else [])])
+        raise explain(error, kind, where, fix) from None
 
 
 def read_toml(path: str | Path) -> dict[str, Any]:

@@ -11,6 +11,8 @@ from pathlib import Path
 
 from perturbgen.errors import InputError, StorageError, shorten
 
+MARGIN = 1 << 20  # bytes that a file being written still needs to be closed
+
 
 def require_file(path: str | Path, what: str = "file") -> Path:
     """The path, if it is a readable, non-empty file."""
@@ -63,6 +65,12 @@ def require_folder(path: str | Path, what: str = "folder") -> Path:
     if not path.is_dir():
         raise InputError(f"no {what} at {path}", expected="an existing folder")
     return path
+
+
+def require_room(path: Path, size: int) -> None:
+    """There is room for ``size`` more bytes; HDF5 cannot close a file on a full disk, and takes the process with it."""
+    if shutil.disk_usage(path.parent).free < 2 * size + MARGIN:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
 
 @contextmanager

@@ -40,7 +40,7 @@ def generate(
     replicates: Annotated[int, typer.Option(min=1, help="How many experiments to draw.")] = 1,
     latent: Latent = "control",
     samplers: Samplers = None,
-    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same cells.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="The same seed gives the same cells.")] = 0,
     columns: Columns = None,
     layer: Layer = None,
     vehicle: Vehicle = None,
@@ -58,7 +58,7 @@ def generate(
     from perturbgen.config import content_hash
     from perturbgen.predict.source import make_generator, make_plan, read_wanted, require_blind, run_fingerprint
     from perturbgen.sampling.latents import require_route
-    from perturbgen.sampling.replicates import claim, write_replicates
+    from perturbgen.sampling.replicates import require_ours, write_replicates
     from perturbgen.train import load_run
 
     require_route(latent)
@@ -69,7 +69,7 @@ def generate(
         "samplers": None if samplers is None else content_hash(samplers, "sampler"),
         "conditions": hashlib.sha256("\n".join(sorted("\t".join(key) for key in wanted)).encode()).hexdigest(),
     }  # fmt: skip
-    claim(out, about)
+    require_ours(out, about)
     adata = open_cells(trained, cells, wanted, columns=columns, layer=layer, vehicle=vehicle)
     sampler = open_sampler(samplers, adata, seed=seed)
     require_blind(sampler, wanted)

@@ -53,7 +53,7 @@ def predict(
         Path | None, typer.Option(help="Cells of the conditions, if you have them: their likelihood is reported, too.")
     ] = None,
     samplers: Samplers = None,
-    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same prediction.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="The same seed gives the same prediction.")] = 0,
     columns: Columns = None,
     layer: Layer = None,
     vehicle: Vehicle = None,
@@ -110,7 +110,8 @@ def read_settings(estimator: str, replicates: str, **options: Any) -> Any:
     if replicates != "auto" and not (replicates.isdigit() and int(replicates)):
         raise ConfigError(f"--replicates {replicates!r}", expected="auto, or a whole number from 1 on")
     number = None if replicates == "auto" else int(replicates)
-    return load_settings(PredictSettings, base={"estimators": [estimator], "replicates": number, **options})
+    base = {"estimators": [estimator], "replicates": number, **options}
+    return load_settings(PredictSettings, base=base, fix="perturbgen predict --help names the choices")
 
 
 def summary(found: Prediction, estimator: str) -> dict[str, Any]:

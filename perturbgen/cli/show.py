@@ -19,7 +19,7 @@ def show_data(
     columns: Columns = None,
     layer: Layer = None,
     vehicle: Vehicle = None,
-    seed: Annotated[int, typer.Option(min=0, help="For the UMAP.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="For the UMAP.")] = 0,
 ) -> None:
     """Draw depth, zeros, cells on the plates, and maps of pseudobulk before and after plate effects are removed.
 

@@ -22,7 +22,9 @@ def register(app: typer.Typer) -> None:
 def simulate(
     out: Annotated[Path, typer.Argument(help="Folder to write; it appears only when it is complete.")],
     preset: Annotated[str, typer.Option(help="tiny (seconds), small (a minute) or op3 (the real size).")] = "tiny",
-    seed: Annotated[int, typer.Option(min=0, help="The same seed and settings give the same files.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=2**32 - 1, help="The same seed and settings give the same files.")
+    ] = 0,
     baseline: Annotated[Path | None, typer.Option(help="CSV of real baseline means, cell types x genes.")] = None,
     signatures: Annotated[Path | None, typer.Option(help="NPZ of real drug signatures.")] = None,
     layout: Annotated[Path | None, typer.Option(help="Folder of the real compounds, wells and rows.")] = None,

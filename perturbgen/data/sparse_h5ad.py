@@ -14,11 +14,15 @@ from anndata import AnnData
 from anndata.io import sparse_dataset, write_elem
 from scipy import sparse
 
+from perturbgen.files import require_room
+
 
 class SparseH5ad:
     """Appends CSR rows to ``X`` of a new file whose obs, var and uns are known beforehand."""
 
     def __init__(self, path: Path, *, obs: pd.DataFrame, var: pd.DataFrame, uns: Mapping[str, Any]) -> None:
+        self._path = path
+        require_room(path, int(obs.memory_usage(deep=True).sum() + var.memory_usage(deep=True).sum()))
         AnnData(obs=obs, var=var, uns=dict(uns)).write_h5ad(path)
         self._file = h5py.File(path, "r+")
         if "X" in self._file:
@@ -36,4 +40,5 @@ class SparseH5ad:
 
     def add(self, counts: sparse.csr_array) -> None:
         """Append cells (cells, genes)."""
+        require_room(self._path, counts.data.nbytes + counts.indices.nbytes)
         sparse_dataset(self._file["X"]).append(sparse.csr_matrix(counts))

@@ -77,7 +77,9 @@ def random_cells(
         raise SchemaError(f"{wanted} validation cells wanted, but only {free.sum()} are not forced into train")
     if not wanted:
         raise SchemaError(
-            f"{fraction:g} of {len(obs)} cells is not one validation cell", expected="some", fix="a larger --fraction"
+            f"{fraction:g} of {len(obs)} cells is not one validation cell",
+            expected="some",
+            fix="a larger fraction, or more cells",
         )
     chosen = rng.choice(np.flatnonzero(free), size=wanted, replace=False)
     parts = np.full(len(obs), "train", object)

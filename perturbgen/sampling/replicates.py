@@ -20,6 +20,7 @@ from perturbgen.sampling.plan import Plan, cell_counts
 log = logging.getLogger(__name__)
 
 ABOUT = "generation.json"
+HASH = 64  # letters
 
 
 def write_replicates(
@@ -97,7 +98,14 @@ def note_missing(counts: pd.DataFrame) -> None:
 
 
 def claim(folder: Path, about: Mapping[str, Any]) -> None:
-    """Make the folder ours, or make sure that it holds replicates of the same kind."""
+    """Make the folder ours, if it is not yet."""
+    require_ours(folder, about)
+    with atomic_path(folder / ABOUT) as part:
+        part.write_text(json.dumps(dict(about), indent=1))
+
+
+def require_ours(folder: Path, about: Mapping[str, Any]) -> None:
+    """The folder holds replicates of the same kind, or none."""
     path = folder / ABOUT
     require_writable(path)
     if folder.exists() and not folder.is_dir():
@@ -107,11 +115,15 @@ def claim(folder: Path, about: Mapping[str, Any]) -> None:
         differing = [key for key in {**found, **about} if found.get(key) != about.get(key)]
         if differing:
             key = differing[0]
+            before, now = brief(found.get(key)), brief(about.get(key))
             raise InputError(
-                f"{folder} holds another generation: {key} was {found.get(key)!r}, and is {about.get(key)!r} now",
+                f"{folder} holds another generation: {key} was {before}, and is {now} now",
                 expected="the same run, conditions, seed and latent route as before",
                 fix="choose another --out, or delete the folder",
             )
-        return
-    with atomic_path(path) as part:
-        part.write_text(json.dumps(dict(about), indent=1))
+
+
+def brief(value: object) -> str:
+    """A value of a record; a hash by its beginning."""
+    text = repr(value)
+    return text if len(text) < HASH else f"{text[:20]}…'"

@@ -29,10 +29,12 @@ def read_id_map(id_map: pd.DataFrame | str | Path) -> pd.DataFrame:
     if absent:
         raise SchemaError(f"{where} has no column {shorten(absent)}", expected="id, cell_type, sm_name")
     table = id_map[["id", *KEY]].reset_index(drop=True)
+    if table.empty:
+        raise SchemaError(f"{where} has a header and no rows", expected="a row for each condition to predict")
     empty = table.isna().any(axis=1)
-    if empty.any() or table.empty:
+    if empty.any():
         raise SchemaError(
-            f"{where} has {int(empty.sum())} rows with an empty field of {len(table)}", expected="whole rows"
+            f"{where}: {int(empty.sum())} of {len(table)} rows have an empty field", expected="whole rows"
         )
     table = table.assign(id=table["id"].astype(str), **{name: table[name].astype(str) for name in KEY})
     for columns in (["id"], KEY):

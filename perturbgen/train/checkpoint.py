@@ -59,7 +59,11 @@ class ModelCard:
             covariates = CovariateEncoder.from_json(json.dumps(state.pop("covariates")))
             return cls(covariates=covariates, **state)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise InputError(f"{path} does not describe a model: {error!r}", fix="train again") from None
+            raise InputError(
+                f"{path} does not describe a generative model of counts: {error!r}",
+                expected="a run of perturbgen train",
+                cause="a run of l1000 train or images train, which have verbs of their own, or a copy that broke off",
+            ) from None
 
 
 @dataclass(frozen=True)
@@ -121,8 +125,8 @@ def load_run(path: str | Path, *, which: str = "best", device: str = "cpu") -> T
 
     path = require_folder(path, "run directory")
     require_device(device)
-    settings = load_settings(RunSettings, path / "config.toml")
     card = ModelCard.read(path)
+    settings = load_settings(RunSettings, path / "config.toml")
     if card.kind != settings.model.kind:
         raise InputError(
             f"{path}: model.json describes a {card.kind}, config.toml a {settings.model.kind}",

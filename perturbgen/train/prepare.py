@@ -43,6 +43,8 @@ def read_cells(settings: RunSettings) -> Cells:
     from perturbgen.data.tables import require_unique
 
     store = open_store(settings.data)
+    if not (len(store) and store.n_genes):
+        raise SchemaError(f"{settings.data.path} is empty: {len(store)} cells x {store.n_genes} genes")
     require_unique(store.obs.index, "cell", settings.data.path)
     require_unique(store.var_names, "gene", settings.data.path)
     descriptors = {

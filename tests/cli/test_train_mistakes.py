@@ -48,6 +48,7 @@ def folder(tmp_path, monkeypatch):
     genes = make_cells()
     genes.var_names = ["g0", *genes.var_names[:-1]]
     genes.write_h5ad("genes.h5ad")
+    make_cells()[:0].copy().write_h5ad("none.h5ad")
     for name, text in {"config.toml": CONFIG, **FILES}.items():
         (tmp_path / name).write_text(text)
     for name in ("picture.csv", "picture.parquet"):
@@ -63,6 +64,8 @@ DESCRIBED = "conditions.cell_type.encoding=descriptors"
     [
         (["data.path=twice.h5ad"], "twice.h5ad holds 1 duplicated cell: 'c0'"),
         (["data.path=genes.h5ad"], "genes.h5ad holds 1 duplicated gene: 'g0'"),
+        (["data.path=none.h5ad"], "none.h5ad is empty: 0 cells x "),
+        (["seed=-1"], "(in config.toml with --set)"),
         (["data.split=picture.csv"], "picture.csv is not a split file"),
         (["data.split=again.csv"], "again.csv holds 1 duplicated row: 'c1'"),
         (["data.split=elsewhere.csv"], "has no column 'donor'"),

@@ -40,6 +40,17 @@ def test_generate_writes_and_completes(folder, capsys):
     assert "holds another generation: cells was 'sha256:" in capsys.readouterr().err
 
 
+def test_a_mistake_leaves_the_folder_to_the_corrected_command(folder, capsys):
+    arguments = ["generate", "run", "--cells", "cells.h5ad", "--out", "made", "--latent", "prior"]
+    wanted_table().assign(cell_type="Martian").to_csv("wrong.csv", index=False)
+    assert command([*arguments, "--conditions", "wrong.csv"]) == 2
+    assert not (folder / "made").exists()
+    assert command([*arguments, "--conditions", "id_map.csv"]) == 0
+    capsys.readouterr()
+    assert command([*arguments, "--conditions", "id_map.csv", "--seed", str(2**32)]) == 2
+    assert "4294967295" in capsys.readouterr().err
+
+
 def test_predict_to_a_submission_that_is_valid(folder, capsys):
     make_experiment(everything=True).write_h5ad("all.h5ad")
     arguments = ["predict", "run", *FILES, "--out", "p.parquet", "--replicates", "1", "--withheld", "all.h5ad"]

@@ -2,6 +2,7 @@
 
 import copy
 import logging
+import shutil
 
 import anndata as ad
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 from perturbgen.data.covariates import CovariateEncoder
-from perturbgen.errors import InputError, SchemaError
+from perturbgen.errors import InputError, SchemaError, StorageError
 from perturbgen.models import GaussianVAE
 from perturbgen.predict.source import make_generator, make_plan, make_sampler, read_wanted
 from perturbgen.sampling.generate import CellGenerator
@@ -251,6 +252,16 @@ def test_files_hold_raw_counts_and_labels_that_the_house_reads(files, tmp_path):
     np.testing.assert_array_equal(bulk[labels].X.toarray(), sums[n > 0].toarray())
     noted = pd.read_csv(tmp_path / "out" / "wells.csv")
     assert noted["replicate 1"].tolist() == n.tolist()
+
+
+def test_a_disk_that_fills_up_ends_with_a_word_and_the_finished_replicates(files, tmp_path, monkeypatch):
+    files.write(tmp_path / "out", n=1)
+    usage = shutil.disk_usage(tmp_path)
+    rooms = iter([1 << 30, 1 << 30, 0])  # the labels and a piece fit
+    monkeypatch.setattr("perturbgen.files.shutil.disk_usage", lambda _: usage._replace(free=next(rooms)))
+    with pytest.raises(StorageError, match=r"replicate-0002\.h5ad: no space left"):
+        files.write(tmp_path / "out", n=2)
+    assert sorted(path.name for path in (tmp_path / "out").glob("*.h5ad")) == ["replicate-0001.h5ad"]
 
 
 def test_a_folder_of_another_generation_is_refused(files, tmp_path):
