@@ -28,15 +28,27 @@ DESCRIBING = ("id", "split")
 
 @dataclass(frozen=True)
 class Book:
-    """All measured rows, conditions x genes; ``released`` (conditions,) are those of ``data.train``."""
+    """All measured rows, conditions x genes; ``released`` (conditions,) are those of ``data.train``.
+
+    What is learnt from and compared is within ± ``clip``; which genes respond is seen in the table as it is.
+    """
 
     table: pd.DataFrame
     released: np.ndarray
+    clip: float | None = None
 
     @property
     def conditions(self) -> pd.MultiIndex:
         """The labels of the rows."""
         return cast("pd.MultiIndex", self.table.index)
+
+    def rows(self, positions: np.ndarray) -> pd.DataFrame:
+        """Some rows (positions,), limited."""
+        return self.limit(self.table.iloc[positions])
+
+    def limit(self, table: pd.DataFrame) -> pd.DataFrame:
+        """A table of conditions x genes within ± ``clip``."""
+        return table if self.clip is None else table.clip(-self.clip, self.clip)
 
     @property
     def hash(self) -> str:
@@ -54,6 +66,7 @@ class Book:
                 part,
                 values=self.table.to_numpy(),
                 released=self.released,
+                clip=np.nan if self.clip is None else self.clip,
                 genes=np.array(self.table.columns, str),
                 **{name: np.array(index.get_level_values(name), str) for name in CONDITION},  # type: ignore[arg-type]
             )
@@ -65,20 +78,15 @@ class Book:
         with np.load(path) as file:
             index = pd.MultiIndex.from_arrays([file[name].astype(object) for name in CONDITION], names=CONDITION)
             genes = pd.Index(file["genes"].astype(object), name="gene")
-            return cls(pd.DataFrame(file["values"], index, genes), file["released"])
+            clip = float(file["clip"])
+            return cls(pd.DataFrame(file["values"], index, genes), file["released"], None if np.isnan(clip) else clip)
 
 
 def read_book(data: DataSettings) -> Book:
-    """The rows of ``data.train`` and, where given, of ``data.truth``, on the genes that both must have; clipped."""
-    book = read_rows(data)
-    return book if data.clip is None else Book(book.table.clip(-data.clip, data.clip), book.released)
-
-
-def read_rows(data: DataSettings) -> Book:
-    """The rows as they are in the files."""
+    """The rows of ``data.train`` and, where given, of ``data.truth``, on the genes that both must have."""
     train = read_table(find(data, data.train, "table"), statistic=data.statistic)
     if not data.truth:
-        return Book(complete(train, data.train), np.ones(len(train), bool))
+        return Book(complete(train, data.train), np.ones(len(train), bool), data.clip)
     truth = read_table(find(data, data.truth, "table of withheld rows"), statistic=data.statistic)
     if set(train.columns) != set(truth.columns):
         absent, extra = train.columns.difference(truth.columns), truth.columns.difference(train.columns)
@@ -87,7 +95,7 @@ def read_rows(data: DataSettings) -> Book:
         )
     both = pd.concat([train, truth[train.columns]])
     require_unique(both.index, "condition", f"{data.train} with {data.truth}")
-    return Book(complete(both, data.train), np.arange(len(both)) < len(train))
+    return Book(complete(both, data.train), np.arange(len(both)) < len(train), data.clip)
 
 
 def complete(table: pd.DataFrame, name: str) -> pd.DataFrame:
