@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -13,17 +12,13 @@ import numpy as np
 import pandas as pd
 
 from perturbgen.compare.settings import DataSettings
-from perturbgen.data.kaggle_tables import is_gene
 from perturbgen.data.splits import CONDITION
-from perturbgen.data.tables import open_parquet, parquet_errors, read_csv, require_columns, require_unique
-from perturbgen.errors import ConfigError, InputError, SchemaError, shorten, suggest
+from perturbgen.data.tables import read_csv, require_columns, require_unique
+from perturbgen.de.files import NAMES
+from perturbgen.de.files import read_table as read_any
+from perturbgen.errors import ConfigError, InputError, SchemaError, shorten
 from perturbgen.evaluate.align import place
 from perturbgen.files import atomic_path, require_file
-
-logger = logging.getLogger(__name__)
-
-COMPOUND = {"sm_name": "compound"}
-DESCRIBING = ("id", "split")
 
 
 @dataclass(frozen=True)
@@ -130,83 +125,19 @@ def find(data: DataSettings, name: str, what: str) -> Path:
 
 
 def read_table(path: Path, *, statistic: str = "signed_log10_p", layer: str = "") -> pd.DataFrame:
-    """Conditions (cell_type, compound) x genes, from a flat parquet or CSV, a DE table of ours, or an h5ad's layer."""
-    path = require_file(path, "DE table")
-    if path.suffix == ".h5ad":
-        return read_layer(path, statistic, layer)
-    if layer:
+    """Conditions (cell_type, compound), each once, x genes, from any table of differential expression."""
+    if layer and path.suffix != ".h5ad":
         raise ConfigError(f"{path} has no layers", expected="an .h5ad file", fix="leave layer out")
-    if path.suffix == ".parquet":
-        return read_parquet(path, statistic)
-    if ".csv" in path.suffixes:
-        return labelled(read_csv(path, text=(*CONDITION, *COMPOUND)), path)
-    raise InputError(f"{path} is no table", expected="a .parquet, .h5ad, .csv or .csv.gz file")
-
-
-def read_parquet(path: Path, statistic: str) -> pd.DataFrame:
-    """A DE table of ``perturbgen de``, or a flat one."""
-    from perturbgen.de.table import METADATA_KEY, DETable
-
-    with open_parquet(path) as file, parquet_errors(path):
-        if METADATA_KEY not in (file.schema_arrow.metadata or {}):
-            return labelled(file.read().to_pandas(), path)
-    return of_statistic(DETable.read(path), statistic)
-
-
-def read_layer(path: Path, statistic: str, layer: str) -> pd.DataFrame:
-    """A DE table of ours, or a layer of conditions x genes whose obs has their labels."""
-    from perturbgen.data.h5ad import open_h5ad
-    from perturbgen.de.table import DETable
-
-    adata = open_h5ad(path)
-    if "de" in adata.uns and not layer:
-        return of_statistic(DETable.from_anndata(adata), statistic)
-    if layer not in adata.layers:
-        raise SchemaError(f"{path} has no layer {layer!r}", fix=f"layer: {suggest(layer, adata.layers)}")
-    labels = [name for name in (*CONDITION, *COMPOUND) if name in adata.obs]
-    values = pd.DataFrame(np.asarray(adata.layers[layer], float), adata.obs_names, adata.var_names)
-    return labelled(pd.concat([adata.obs[labels].astype(str), values], axis=1).reset_index(drop=True), path)
-
-
-def of_statistic(table: object, statistic: str) -> pd.DataFrame:
-    """One statistic of a DE table, on the genes that were tested somewhere."""
-    from perturbgen.de.table import DERIVED, STATISTICS
-
-    if statistic not in (*STATISTICS, *DERIVED):
-        raise ConfigError(
-            f"a DE table has no {statistic!r}", fix=f"data.statistic: {suggest(statistic, (*STATISTICS, *DERIVED))}"
-        )
-    frame: pd.DataFrame = getattr(table, statistic)
-    tested = frame.notna().any()
-    if not tested.all():
-        logger.warning("%s genes that were filtered out of the DE table are no part of it", f"{(~tested).sum():,}")
-    index = pd.MultiIndex.from_frame(
-        frame.index.to_frame(index=False).rename(columns=COMPOUND)[list(CONDITION)].astype(str)
-    )
-    return frame.loc[:, tested].set_axis(index, axis=0).rename_axis(columns="gene")
-
-
-def labelled(table: pd.DataFrame, path: Path) -> pd.DataFrame:
-    """A flat table with its conditions as index; a condition that occurs twice is an error."""
-    if any(table.index.names):
-        table = table.reset_index()
-    table = table.rename(columns={old: new for old, new in COMPOUND.items() if new not in table})
-    require_columns(table.columns, CONDITION, path)
-    unnamed = table[list(CONDITION)].isna().any(axis=1)
-    if unnamed.any():
-        raise SchemaError(
-            f"{path}: {int(unnamed.sum())} rows without a cell type or compound, the first is row {unnamed.argmax()}",
-            expected="a label in every row",
-        )
-    index = pd.MultiIndex.from_frame(table[list(CONDITION)].astype(str))
+    table = read_any(path, statistic=statistic, layer=layer)
+    require_columns(table.index.names, CONDITION, path)
+    index = pd.MultiIndex.from_arrays([table.index.get_level_values(name) for name in CONDITION], names=CONDITION)
     require_unique(index, "condition", path)
-    genes = [name for name in table if name not in (*CONDITION, *DESCRIBING) and is_gene(str(name))]
-    return table[genes].set_axis(index, axis=0).rename_axis(columns="gene")
+    return table.set_axis(index, axis=0)
 
 
 def read_conditions(path: Path) -> pd.DataFrame:
     """What is known of conditions, to stratify by: labelled rows."""
-    table = read_csv(path, text=(*CONDITION, *COMPOUND)).rename(columns=COMPOUND)
+    table = read_csv(path, text=(*CONDITION, *NAMES)).rename(columns=NAMES)
     require_columns(table.columns, CONDITION, path)
     return table.set_index(list(CONDITION))
 
@@ -226,16 +157,3 @@ def read_ladder(path: Path) -> list[dict[str, Any]]:
     if len(wrong):
         raise SchemaError(f"{path}: no ratio for {shorten(wrong)}", expected="a number in every row")
     return [{str(key): value for key, value in row.items()} for row in table.assign(ratio=ratio).to_dict("records")]
-
-
-def read_smiles(path: Path) -> pd.Series:
-    """SMILES by compound."""
-    if path.suffix == ".parquet":
-        with open_parquet(path) as file, parquet_errors(path):
-            table = file.read().to_pandas()
-    else:
-        table = read_csv(path)
-    table = table.rename(columns={c: str(c).lower() for c in table.columns}).rename(columns=COMPOUND)
-    require_columns(table.columns, ["compound", "smiles"], path)
-    found: pd.Series = table.drop_duplicates("compound").set_index("compound")["smiles"].dropna()
-    return found
