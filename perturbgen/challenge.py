@@ -132,11 +132,12 @@ def train(challenge: Challenge, settings: ChallengeSettings, out: Path, *, hide:
     from perturbgen.train import run as running
 
     kind = "calibration" if hide else "full"
+    share = settings.calibration if hide else 0.0
     split: Split = calibration_split(
-        challenge.cells.obs, challenge.wanted, rng=np.random.default_rng([settings.seed, 6]),
-        share=settings.calibration if hide else 0.0, validation=settings.validation,
+        challenge.cells.obs, challenge.wanted, rng=np.random.default_rng([settings.seed, 6]), share=share,
+        validation=settings.validation,
     )  # fmt: skip
-    path = out / f"split-{kind}-s{settings.seed}.csv"
+    path = out / f"split-{kind}-{share:g}-{settings.validation:g}-s{settings.seed}.csv"  # older runs keep theirs
     split.write(path)
     ours = {"name": kind, "seed": settings.seed, "data": {"path": str(challenge.path), "split": str(path)}}
     theirs = settings.train

@@ -137,6 +137,7 @@ def build(
     from perturbgen.baselines import make
     from perturbgen.baselines.registry import find
     from perturbgen.config import merge, parse_override
+    from perturbgen.data.chemistry import read_smiles
     from perturbgen.data.kaggle_tables import read_de
 
     find(name)  # a misspelt name is told before a large file is read
@@ -156,22 +157,6 @@ def read_bulk(path: Path) -> Any:
     from perturbgen.data import read_h5ad
 
     return read_h5ad(require_file(path, "pseudobulk file"))
-
-
-def read_smiles(path: Path) -> pd.Series:
-    """SMILES by compound, from a table with the columns sm_name or compound and SMILES (in any case)."""
-
-    from perturbgen.data.tables import open_parquet, parquet_errors, read_csv, require_columns
-
-    if path.suffix == ".parquet":
-        with open_parquet(path) as file, parquet_errors(path):
-            table = file.read().to_pandas()
-    else:
-        table = read_csv(path)
-    table = table.rename(columns={c: c.lower() for c in table.columns}).rename(columns={"sm_name": "compound"})
-    require_columns(table.columns, ["compound", "smiles"], path)
-    found: pd.Series = table.drop_duplicates("compound").set_index("compound")["smiles"].dropna()
-    return found
 
 
 def read_wanted(path: Path) -> pd.DataFrame:

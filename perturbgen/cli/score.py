@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,20 +9,15 @@ import typer
 
 from perturbgen.cli.data import Json, listed
 from perturbgen.console import say, show_table
-from perturbgen.errors import ConfigError, InputError, SchemaError, suggest
-from perturbgen.files import require_file, require_writable
+from perturbgen.errors import ConfigError
+from perturbgen.files import require_writable
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from perturbgen.evaluate import Scorecard
 
-logger = logging.getLogger(__name__)
-
-LABELS = ("cell_type", "compound")
-NAMES = {"sm_name": "compound"}  # Kaggle's and Open Problems' word
 DUPLICATE = "interpolated_duplicate"
-DESCRIBING = ("sm_lincs_id", "SMILES", "control", "id", "split")
 
 
 def register(app: typer.Typer) -> None:
@@ -74,6 +68,7 @@ def score(
     Example: [bold]perturbgen score de_test.parquet ridge=ridge.parquet submission.csv --id-map id_map.csv
     --out scores[/bold]
     """
+    from perturbgen.de.files import read_table, require_statistic
     from perturbgen.evaluate import interpolated_duplicate, scorecard
 
     if out is not None:
@@ -133,111 +128,9 @@ def name_files(predictions: list[str]) -> dict[str, Path]:
 def read_conditions(path: Path) -> pd.DataFrame:
     """A CSV about conditions, labelled as the truth."""
     from perturbgen.data.tables import read_csv
+    from perturbgen.de.files import LABELS, NAMES, labelled
 
-    return label(read_csv(path, text=(*LABELS, *NAMES)), path, None)
-
-
-def read_table(path: Path, *, id_map: Path | None, statistic: str, layer: str | None) -> pd.DataFrame:
-    """A table conditions (cell_type, compound) x genes, from any of the files that a method may leave behind."""
-    path = require_file(path, "DE table")
-    if path.suffix == ".h5ad":
-        return read_h5ad(path, id_map, statistic, layer)
-    if path.suffix == ".parquet":
-        return read_parquet(path, id_map, statistic)
-    if path.suffixes[-1:] == [".csv"] or path.suffixes[-2:] == [".csv", ".gz"]:
-        from perturbgen.data.tables import read_csv
-
-        return label(read_csv(path, text=(*LABELS, *NAMES, *DESCRIBING[:2])), path, id_map)
-    raise InputError(f"{path} is no table that score can read", expected="a .parquet, .h5ad, .csv or .csv.gz file")
-
-
-def read_parquet(path: Path, id_map: Path | None, statistic: str) -> pd.DataFrame:
-    """A DE table of ``perturbgen de``, or a flat table."""
-    from perturbgen.data.tables import open_parquet, parquet_errors
-    from perturbgen.de import DETable
-    from perturbgen.de.table import METADATA_KEY
-
-    with open_parquet(path) as file, parquet_errors(path):
-        ours = METADATA_KEY in (file.schema_arrow.metadata or {})
-        table = None if ours else file.read().to_pandas()
-    return of_table(DETable.read(path), statistic) if table is None else label(table, path, id_map)
-
-
-def read_h5ad(path: Path, id_map: Path | None, statistic: str, layer: str | None) -> pd.DataFrame:
-    """A DE table of ours, or Open Problems' ``de_test.h5ad`` or ``prediction.h5ad``."""
-    import pandas as pd
-
-    from perturbgen.data.h5ad import open_h5ad
-    from perturbgen.data.openproblems import LAYER
-    from perturbgen.de import DETable
-
-    adata = open_h5ad(path)
-    if "de" in adata.uns:
-        return of_table(DETable.from_anndata(adata), statistic)
-    chosen = layer or ("prediction" if "prediction" in adata.layers else LAYER)
-    if chosen not in adata.layers:
-        raise SchemaError(f"{path} has no layer {chosen!r}", fix=f"--layer: {suggest(chosen, adata.layers)}")
-    values = pd.DataFrame(adata.layers[chosen], columns=adata.var_names)
-    named = [name for name in (*LABELS, *NAMES) if name in adata.obs]
-    labels = adata.obs[named].astype(str).reset_index(drop=True) if named else pd.DataFrame({"id": adata.obs_names})
-    return label(pd.concat([labels, values], axis=1), path, id_map)
-
-
-def require_statistic(name: str) -> None:
-    """A DE table has this statistic; a misspelt one is told even where no file is such a table."""
-    from perturbgen.de.table import DERIVED, STATISTICS
-
-    known = (*STATISTICS, *DERIVED)
-    if name not in known:
-        raise ConfigError(f"a DE table has no {name!r}", fix=f"--statistic: {suggest(name, known)}")
-
-
-def of_table(table: Any, statistic: str) -> pd.DataFrame:
-    """One statistic of a DE table, without the genes that were tested nowhere."""
-    frame: pd.DataFrame = getattr(table, statistic)
-    tested = frame.notna().any()
-    if not tested.all():
-        logger.warning("%s genes that were filtered out of the DE table are no part of it", f"{(~tested).sum():,}")
-    return frame.loc[:, tested]
-
-
-def label(table: pd.DataFrame, path: Path, id_map: Path | None) -> pd.DataFrame:
-    """The table with its conditions as index: from its own columns or index, or from its ids and an id map."""
-    table = table.reset_index() if any(table.index.names) else table
-    table = table.rename(columns={old: new for old, new in NAMES.items() if new not in table})
-    named = [name for name in LABELS if name in table]
-    if not named and "id" in table:
-        return with_ids(table, path, id_map)
-    if not named:
-        raise SchemaError(
-            f"{path} says nothing of its conditions",
-            expected="columns cell_type and compound (or sm_name), or id with --id-map",
-            fix="--id-map id_map.csv for a submission file",
-        )
-    keys = table[named].astype(str)
-    import pandas as pd
-
-    index = pd.MultiIndex.from_frame(keys) if len(named) > 1 else pd.Index(keys[named[0]])
-    drop = [name for name in table if name in (*named, *DESCRIBING, "index") or str(name).startswith("__index_level")]
-    return table.drop(columns=drop).set_axis(index, axis=0)
-
-
-def with_ids(table: pd.DataFrame, path: Path, id_map: Path | None) -> pd.DataFrame:
-    """A submission's rows labelled by the id map, in its order."""
-    import pandas as pd
-
-    from perturbgen.data.kaggle_tables import read_id_map
-
-    if id_map is None:
-        raise SchemaError(f"the rows of {path} are ids", expected="their conditions, too", fix="--id-map id_map.csv")
-    conditions = read_id_map(id_map)
-    ids = table["id"].astype(str)
-    known = dict(zip(conditions.index.astype(str), conditions.itertuples(index=False, name=None), strict=True))
-    unknown = [name for name in ids if name not in known]
-    if unknown:
-        raise SchemaError(f"{path} has {len(unknown)} ids that {id_map} does not know, the first {unknown[0]!r}")
-    index = pd.MultiIndex.from_tuples([known[name] for name in ids], names=LABELS)
-    return table.drop(columns="id").set_axis(index, axis=0)
+    return labelled(read_csv(path, text=(*LABELS, *NAMES)), path)
 
 
 def show(card: Scorecard, *, as_json: bool) -> None:

@@ -25,19 +25,29 @@ def submit(
     id_map: IdMap,
     like: Like,
     out: Annotated[Path, typer.Option(help="submission.csv (Kaggle) or .h5ad (Open Problems).")],
+    dataset_id: Annotated[
+        str | None, typer.Option(help=".h5ad: the data set that is predicted, e.g. neurips-2023-data.")
+    ] = None,
+    method_id: Annotated[str | None, typer.Option(help=".h5ad: what the benchmark is to call the method.")] = None,
 ) -> None:
     """Write predictions as a submission. Rows and genes are joined by name, whatever their order in the file.
 
-    Nothing is written if a condition or a gene is missing or a value is no number; every such place is named.
+    Nothing is written if a condition or a gene is missing or a value is no number; every such place is named. Open
+    Problems asks for --dataset-id and --method-id, too; a .csv has no place for them.
 
     Example: [bold]perturbgen submit predictions.parquet --id-map id_map.csv --like sample_submission.csv
     --out submission.csv[/bold]
+
+    Example: [bold]perturbgen submit predictions.parquet --id-map id_map.csv --like de_train.h5ad --out prediction.h5ad
+    --dataset-id neurips-2023-data --method-id mine[/bold]
     """
     from perturbgen import submission
     from perturbgen.files import check_output
 
     check_output(out, ".csv", ".h5ad")
-    submission.write(submission.read_predictions(predictions), id_map, like, out)
+    given = {"dataset_id": dataset_id, "method_id": method_id}
+    about = {name: value for name, value in given.items() if value}
+    submission.write(submission.read_predictions(predictions), id_map, like, out, about=about)
     say(f"wrote {out}")
 
 

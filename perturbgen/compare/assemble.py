@@ -6,7 +6,6 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
-import numpy as np
 import pandas as pd
 
 from perturbgen.compare.cells import Cell, Outcome, read_scores, read_values
@@ -46,7 +45,7 @@ def make_card(
         logger.warning("the positive control %s failed: a perfect prediction takes its place", controls.positive)
     scores = join_scores({name: method_scores(name, book, folds, list(outcomes)) for name in ranked})
     index = pd.MultiIndex.from_frame(scores.columns.to_frame(index=False))
-    truth = measured(book, folds)
+    truth = by_fold(folds, lambda fold: book.table.iloc[fold.test])
     table = condition_table(book, folds, described)
     info = {
         "conditions": len(index),
@@ -59,19 +58,13 @@ def make_card(
         "data": settings.data.model_dump(exclude_defaults=True),
         **about,
     }
-    effect = responding(truth, level=score.level, adjust=score.adjust)
+    effect = effect_sizes(Values(truth.to_numpy(), score.level, score.adjust), truth.index)
     return Scorecard(
         scores, negatives, positive, tuple(name for name in settings.baselines if name in ranked),
         references=tuple(name for name in controls.references if name in ranked),
         strata=strata(index, table, effect), clusters=find_clusters(index, table, score.clusters or None),
         headline=score.headline or HEADLINE, resamples=score.resamples, seed=settings.seeds[0], info=info,
     )  # fmt: skip
-
-
-def responding(truth: pd.DataFrame, *, level: float, adjust: bool) -> pd.Series:
-    """Number of responding genes of each condition."""
-    values = Values(truth.to_numpy(), level, adjust)
-    return effect_sizes(np.concatenate([block.de for block in values.blocks]), truth.index)
 
 
 def several(folds: Iterable[Fold]) -> bool:
@@ -90,8 +83,8 @@ def by_fold(folds: list[Fold], part: Callable[[Fold], pd.DataFrame]) -> pd.DataF
 
 
 def measured(book: Book, folds: list[Fold]) -> pd.DataFrame:
-    """The truth of every prediction."""
-    return by_fold(folds, lambda fold: book.table.iloc[fold.test])
+    """The truth of every prediction, within the limits of the data if these have any."""
+    return by_fold(folds, lambda fold: book.rows(fold.test))
 
 
 def condition_table(book: Book, folds: list[Fold], described: pd.DataFrame | None) -> pd.DataFrame:
@@ -186,4 +179,4 @@ def intervals_of(
 def values_of(name: str, what: str, book: Book, folds: list[Fold], cells: list[Cell]) -> pd.DataFrame:
     """What the first seed of a method left, conditions x genes."""
     first = {id(cell.fold): cell for cell in reversed(cells) if cell.method.name == name}
-    return by_fold(folds, lambda fold: read_values(first[id(fold)], book.conditions, book.table.columns, what))
+    return by_fold(folds, lambda fold: read_values(first[id(fold)], book, what))

@@ -56,7 +56,6 @@ class Cell:
     score: ScoreSettings
     fit: str
     key: str
-    clip: float | None = None
 
     @property
     def predictions(self) -> Path:
@@ -87,13 +86,13 @@ class Outcome:
 
 def make_cells(
     folder: Path, book: Book, folds: list[Fold], methods: list[Method], seeds: tuple[int, ...],
-    settings: ScoreSettings, *, clip: float | None = None,
+    settings: ScoreSettings,
 ) -> list[Cell]:  # fmt: skip
     """The grid; a method without chance is fitted once, whatever the number of seeds."""
     data, code = book.hash, {rooms: code_version(rooms) for rooms in (FITTING, GENERATING, SCORING)}
     cells = []
     for fold in folds:
-        divided = digest([data, fold.train.tolist(), fold.test.tolist(), clip])
+        divided = digest([data, fold.train.tolist(), fold.test.tolist(), book.clip])
         for method in methods:
             levels = settings.intervals if method.intervals else ()
             for seed in seeds if method.random else seeds[:1]:
@@ -102,7 +101,7 @@ def make_cells(
                 fit = digest([divided, dict(method.record), chance, sorted(levels), code[rooms]])
                 scored = settings.model_dump(mode="json", include={"metrics", "level", "adjust"})
                 key = digest([fit, scored, code[SCORING]])
-                cells.append(Cell(folder, fold, method, seed, settings, fit, key, clip))
+                cells.append(Cell(folder, fold, method, seed, settings, fit, key))
     return cells
 
 
@@ -146,8 +145,9 @@ def one_thread() -> Any:
 
 def compute(cell: Cell) -> None:
     """Write the predictions, where they are not there yet, and their scores."""
-    table = load_table(cell.folder / "table.npz", cell.folder.stat().st_ino)
-    train, test = table.iloc[cell.fold.train], table.iloc[cell.fold.test]
+    path = cell.folder / "table.npz"
+    book = load_book(path, (path.stat().st_ino, path.stat().st_mtime_ns))
+    train, test = book.rows(cell.fold.train), book.rows(cell.fold.test)
     if not cell.predictions.exists():
         values = fitted_values(cell, train, test)
         with atomic_path(cell.predictions) as part:
@@ -158,25 +158,24 @@ def compute(cell: Cell) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # means over nothing where no gene responds
         found = score(
-            test, predicted, metrics=settings.metrics, reference=train.mean(), level=settings.level,
-            adjust=settings.adjust, name=cell.method.name,
+            book.table.iloc[cell.fold.test], predicted, metrics=settings.metrics, reference=train.mean(),
+            level=settings.level, adjust=settings.adjust, clip=book.clip, name=cell.method.name,
         )  # fmt: skip
     with atomic_path(cell.scores) as part:
         np.savez(part, values=found.to_numpy(), metrics=np.array(found.index, str))
 
 
 @lru_cache(maxsize=1)
-def load_table(path: Path, made: int) -> pd.DataFrame:
-    """The measured rows; ``made`` tells one folder from another that stood at its place before."""
-    return Book.read(path).table
+def load_book(path: Path, made: tuple[int, int]) -> Book:
+    """The measured rows; ``made`` tells a file from another that stood at its place before."""
+    return Book.read(path)
 
 
 def fitted_values(cell: Cell, train: pd.DataFrame, test: pd.DataFrame) -> Values:
     """Predictions (rows, genes), and the ends of their intervals where there are any; single precision is kept."""
     predictor = cell.method.make(test).fit(train, rng=np.random.default_rng(cell.seed))
     values = {"values": checked(predictor.predict(labels_of(test)), test, cell.method.name)}
-    values |= interval_values(predictor, cell, test)
-    return values if cell.clip is None else {name: np.clip(v, -cell.clip, cell.clip) for name, v in values.items()}
+    return values | interval_values(predictor, cell, test)
 
 
 def labels_of(table: pd.DataFrame) -> pd.MultiIndex:
@@ -207,10 +206,11 @@ def checked(found: pd.DataFrame, test: pd.DataFrame, name: str) -> np.ndarray:
     return values
 
 
-def read_values(cell: Cell, index: pd.MultiIndex, genes: pd.Index, name: str = "values") -> pd.DataFrame:
-    """The cell's predictions, or an end of its intervals, labelled."""
+def read_values(cell: Cell, book: Book, name: str = "values") -> pd.DataFrame:
+    """The cell's predictions, or an end of its intervals, labelled and limited."""
     with np.load(cell.predictions) as file:
-        return pd.DataFrame(file[name].astype(float), index[cell.fold.test], genes)
+        values = pd.DataFrame(file[name].astype(float), book.conditions[cell.fold.test], book.table.columns)
+    return book.limit(values)
 
 
 def read_scores(cell: Cell, index: pd.MultiIndex) -> pd.DataFrame:

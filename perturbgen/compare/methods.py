@@ -15,8 +15,9 @@ from perturbgen.baselines.registry import find as find_baseline
 from perturbgen.baselines.registry import make
 from perturbgen.compare.folds import Fold
 from perturbgen.compare.settings import CompareSettings, DataSettings, MethodSettings
-from perturbgen.compare.tables import find, read_smiles, read_table
+from perturbgen.compare.tables import find, read_table
 from perturbgen.config import file_hash, load_settings
+from perturbgen.data.chemistry import read_smiles
 from perturbgen.data.h5ad import read_h5ad
 from perturbgen.errors import ConfigError, SchemaError, shorten
 from perturbgen.evaluate.controls import interpolated_duplicate

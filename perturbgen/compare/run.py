@@ -79,7 +79,7 @@ def compare(
     folder.mkdir(parents=True, exist_ok=True)
     keep_settings(settings, out, book)
     book.write(folder / "table.npz")
-    cells = make_cells(folder, book, folds, methods, settings.seeds, settings.score, clip=data.clip)
+    cells = make_cells(folder, book, folds, methods, settings.seeds, settings.score)
     outcomes = run_all(cells, scheduler, workers)
     card = make_card(settings, book, folds, outcomes, described, {"trained runs": runs} if runs else {})
     return Comparison(settings, book, folds, outcomes, card, ladder)

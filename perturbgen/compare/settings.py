@@ -38,7 +38,10 @@ class DataSettings(Settings):
     truth: str = Field("", description="DE table of more, withheld, rows: de_truth.parquet of a simulation")
     statistic: str = Field("signed_log10_p", description="statistic of a DE table of perturbgen de")
     clip: float | None = Field(
-        None, gt=0, description="limit what is measured and predicted to ± this; Open Problems: 4"
+        None,
+        gt=0,
+        description="limit what is learnt from, predicted and compared to ± this (Open Problems: 4); "
+        "which genes respond is found before",
     )
     smiles: str = Field("", description="CSV or parquet with compound and SMILES, for fingerprints")
     pseudobulk: str = Field("", description="counts for pseudobulk_forest")

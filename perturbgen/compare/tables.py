@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -13,30 +12,38 @@ import numpy as np
 import pandas as pd
 
 from perturbgen.compare.settings import DataSettings
-from perturbgen.data.kaggle_tables import is_gene
 from perturbgen.data.splits import CONDITION
-from perturbgen.data.tables import open_parquet, parquet_errors, read_csv, require_columns, require_unique
-from perturbgen.errors import ConfigError, InputError, SchemaError, shorten, suggest
+from perturbgen.data.tables import read_csv, require_columns, require_unique
+from perturbgen.de.files import NAMES
+from perturbgen.de.files import read_table as read_any
+from perturbgen.errors import ConfigError, InputError, SchemaError, shorten
 from perturbgen.evaluate.align import place
 from perturbgen.files import atomic_path, require_file
-
-logger = logging.getLogger(__name__)
-
-COMPOUND = {"sm_name": "compound"}
-DESCRIBING = ("id", "split")
 
 
 @dataclass(frozen=True)
 class Book:
-    """All measured rows, conditions x genes; ``released`` (conditions,) are those of ``data.train``."""
+    """All measured rows, conditions x genes; ``released`` (conditions,) are those of ``data.train``.
+
+    What is learnt from and compared is within ± ``clip``; which genes respond is seen in the table as it is.
+    """
 
     table: pd.DataFrame
     released: np.ndarray
+    clip: float | None = None
 
     @property
     def conditions(self) -> pd.MultiIndex:
         """The labels of the rows."""
         return cast("pd.MultiIndex", self.table.index)
+
+    def rows(self, positions: np.ndarray) -> pd.DataFrame:
+        """Some rows (positions,), limited."""
+        return self.limit(self.table.iloc[positions])
+
+    def limit(self, table: pd.DataFrame) -> pd.DataFrame:
+        """A table of conditions x genes within ± ``clip``."""
+        return table if self.clip is None else table.clip(-self.clip, self.clip)
 
     @property
     def hash(self) -> str:
@@ -54,6 +61,7 @@ class Book:
                 part,
                 values=self.table.to_numpy(),
                 released=self.released,
+                clip=np.nan if self.clip is None else self.clip,
                 genes=np.array(self.table.columns, str),
                 **{name: np.array(index.get_level_values(name), str) for name in CONDITION},  # type: ignore[arg-type]
             )
@@ -65,20 +73,15 @@ class Book:
         with np.load(path) as file:
             index = pd.MultiIndex.from_arrays([file[name].astype(object) for name in CONDITION], names=CONDITION)
             genes = pd.Index(file["genes"].astype(object), name="gene")
-            return cls(pd.DataFrame(file["values"], index, genes), file["released"])
+            clip = float(file["clip"])
+            return cls(pd.DataFrame(file["values"], index, genes), file["released"], None if np.isnan(clip) else clip)
 
 
 def read_book(data: DataSettings) -> Book:
-    """The rows of ``data.train`` and, where given, of ``data.truth``, on the genes that both must have; clipped."""
-    book = read_rows(data)
-    return book if data.clip is None else Book(book.table.clip(-data.clip, data.clip), book.released)
-
-
-def read_rows(data: DataSettings) -> Book:
-    """The rows as they are in the files."""
+    """The rows of ``data.train`` and, where given, of ``data.truth``, on the genes that both must have."""
     train = read_table(find(data, data.train, "table"), statistic=data.statistic)
     if not data.truth:
-        return Book(complete(train, data.train), np.ones(len(train), bool))
+        return Book(complete(train, data.train), np.ones(len(train), bool), data.clip)
     truth = read_table(find(data, data.truth, "table of withheld rows"), statistic=data.statistic)
     if set(train.columns) != set(truth.columns):
         absent, extra = train.columns.difference(truth.columns), truth.columns.difference(train.columns)
@@ -87,7 +90,7 @@ def read_rows(data: DataSettings) -> Book:
         )
     both = pd.concat([train, truth[train.columns]])
     require_unique(both.index, "condition", f"{data.train} with {data.truth}")
-    return Book(complete(both, data.train), np.arange(len(both)) < len(train))
+    return Book(complete(both, data.train), np.arange(len(both)) < len(train), data.clip)
 
 
 def complete(table: pd.DataFrame, name: str) -> pd.DataFrame:
@@ -122,83 +125,19 @@ def find(data: DataSettings, name: str, what: str) -> Path:
 
 
 def read_table(path: Path, *, statistic: str = "signed_log10_p", layer: str = "") -> pd.DataFrame:
-    """Conditions (cell_type, compound) x genes, from a flat parquet or CSV, a DE table of ours, or an h5ad's layer."""
-    path = require_file(path, "DE table")
-    if path.suffix == ".h5ad":
-        return read_layer(path, statistic, layer)
-    if layer:
+    """Conditions (cell_type, compound), each once, x genes, from any table of differential expression."""
+    if layer and path.suffix != ".h5ad":
         raise ConfigError(f"{path} has no layers", expected="an .h5ad file", fix="leave layer out")
-    if path.suffix == ".parquet":
-        return read_parquet(path, statistic)
-    if ".csv" in path.suffixes:
-        return labelled(read_csv(path, text=(*CONDITION, *COMPOUND)), path)
-    raise InputError(f"{path} is no table", expected="a .parquet, .h5ad, .csv or .csv.gz file")
-
-
-def read_parquet(path: Path, statistic: str) -> pd.DataFrame:
-    """A DE table of ``perturbgen de``, or a flat one."""
-    from perturbgen.de.table import METADATA_KEY, DETable
-
-    with open_parquet(path) as file, parquet_errors(path):
-        if METADATA_KEY not in (file.schema_arrow.metadata or {}):
-            return labelled(file.read().to_pandas(), path)
-    return of_statistic(DETable.read(path), statistic)
-
-
-def read_layer(path: Path, statistic: str, layer: str) -> pd.DataFrame:
-    """A DE table of ours, or a layer of conditions x genes whose obs has their labels."""
-    from perturbgen.data.h5ad import open_h5ad
-    from perturbgen.de.table import DETable
-
-    adata = open_h5ad(path)
-    if "de" in adata.uns and not layer:
-        return of_statistic(DETable.from_anndata(adata), statistic)
-    if layer not in adata.layers:
-        raise SchemaError(f"{path} has no layer {layer!r}", fix=f"layer: {suggest(layer, adata.layers)}")
-    labels = [name for name in (*CONDITION, *COMPOUND) if name in adata.obs]
-    values = pd.DataFrame(np.asarray(adata.layers[layer], float), adata.obs_names, adata.var_names)
-    return labelled(pd.concat([adata.obs[labels].astype(str), values], axis=1).reset_index(drop=True), path)
-
-
-def of_statistic(table: object, statistic: str) -> pd.DataFrame:
-    """One statistic of a DE table, on the genes that were tested somewhere."""
-    from perturbgen.de.table import DERIVED, STATISTICS
-
-    if statistic not in (*STATISTICS, *DERIVED):
-        raise ConfigError(
-            f"a DE table has no {statistic!r}", fix=f"data.statistic: {suggest(statistic, (*STATISTICS, *DERIVED))}"
-        )
-    frame: pd.DataFrame = getattr(table, statistic)
-    tested = frame.notna().any()
-    if not tested.all():
-        logger.warning("%s genes that were filtered out of the DE table are no part of it", f"{(~tested).sum():,}")
-    index = pd.MultiIndex.from_frame(
-        frame.index.to_frame(index=False).rename(columns=COMPOUND)[list(CONDITION)].astype(str)
-    )
-    return frame.loc[:, tested].set_axis(index, axis=0).rename_axis(columns="gene")
-
-
-def labelled(table: pd.DataFrame, path: Path) -> pd.DataFrame:
-    """A flat table with its conditions as index; a condition that occurs twice is an error."""
-    if any(table.index.names):
-        table = table.reset_index()
-    table = table.rename(columns={old: new for old, new in COMPOUND.items() if new not in table})
-    require_columns(table.columns, CONDITION, path)
-    unnamed = table[list(CONDITION)].isna().any(axis=1)
-    if unnamed.any():
-        raise SchemaError(
-            f"{path}: {int(unnamed.sum())} rows without a cell type or compound, the first is row {unnamed.argmax()}",
-            expected="a label in every row",
-        )
-    index = pd.MultiIndex.from_frame(table[list(CONDITION)].astype(str))
+    table = read_any(path, statistic=statistic, layer=layer)
+    require_columns(table.index.names, CONDITION, path)
+    index = pd.MultiIndex.from_arrays([table.index.get_level_values(name) for name in CONDITION], names=CONDITION)
     require_unique(index, "condition", path)
-    genes = [name for name in table if name not in (*CONDITION, *DESCRIBING) and is_gene(str(name))]
-    return table[genes].set_axis(index, axis=0).rename_axis(columns="gene")
+    return table.set_axis(index, axis=0)
 
 
 def read_conditions(path: Path) -> pd.DataFrame:
     """What is known of conditions, to stratify by: labelled rows."""
-    table = read_csv(path, text=(*CONDITION, *COMPOUND)).rename(columns=COMPOUND)
+    table = read_csv(path, text=(*CONDITION, *NAMES)).rename(columns=NAMES)
     require_columns(table.columns, CONDITION, path)
     return table.set_index(list(CONDITION))
 
@@ -218,16 +157,3 @@ def read_ladder(path: Path) -> list[dict[str, Any]]:
     if len(wrong):
         raise SchemaError(f"{path}: no ratio for {shorten(wrong)}", expected="a number in every row")
     return [{str(key): value for key, value in row.items()} for row in table.assign(ratio=ratio).to_dict("records")]
-
-
-def read_smiles(path: Path) -> pd.Series:
-    """SMILES by compound."""
-    if path.suffix == ".parquet":
-        with open_parquet(path) as file, parquet_errors(path):
-            table = file.read().to_pandas()
-    else:
-        table = read_csv(path)
-    table = table.rename(columns={c: str(c).lower() for c in table.columns}).rename(columns=COMPOUND)
-    require_columns(table.columns, ["compound", "smiles"], path)
-    found: pd.Series = table.drop_duplicates("compound").set_index("compound")["smiles"].dropna()
-    return found

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from perturbgen.errors import ConfigError, SchemaError, shorten
@@ -61,7 +60,7 @@ def scorecard(
         scored[name] = pd.DataFrame(found, [metric.name for metric in chosen], true.index)
     return Scorecard(
         join_scores(scored), tuple(negatives), positive, tuple(baselines),
-        strata=strata(true.index, conditions, effect_sizes(np.concatenate([b.de for b in values.blocks]), true.index)),
+        strata=strata(true.index, conditions, effect_sizes(values, true.index)),
         clusters=find_clusters(true.index, conditions, clusters), headline=tuple(headline),
         resamples=resamples, seed=seed,
         info={**(info or {}), "conditions": len(true), "genes": true.shape[1], "level": level, "adjusted_p": adjust},

@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from perturbgen.console import format_value, plain
+from perturbgen.evaluate.records import METRICS
 from perturbgen.evaluate.scorecard import HEADLINE_NAME, Scorecard
 from perturbgen.files import atomic_path
 
@@ -57,7 +58,8 @@ def headline_note(card: Scorecard) -> str:
         return "None of the headline's metrics was computed: nobody is ranked."
     if not used:
         return "No metric of the headline has a dynamic range on these data: nobody is ranked."
-    note = f"Mean share of the dynamic range over {', '.join(used)}: what no rescaling of a prediction can move."
+    note = f"Mean share of the dynamic range over {', '.join(used)}"
+    note += ": what no rescaling of a prediction can move." if all(METRICS[name].scale_free for name in used) else "."
     return note + (f" Without range here: {', '.join(without)}." if without else "")
 
 

@@ -31,11 +31,6 @@ def rowwise_pearson(truth: Array, prediction: Array) -> Array:
     return rowwise_cosine(centre(truth), centre(prediction))
 
 
-def rowwise_spearman(truth: Array, prediction: Array) -> Array:
-    """Pearson's correlation of the rows' average ranks (conditions,); 0 where either row is constant."""
-    return rowwise_cosine(centred_ranks(truth), centred_ranks(prediction))
-
-
 def centre(values: Array) -> Array:
     """Rows less their mean (conditions, genes); a constant row is exactly zero, which rounding would not give."""
     centred = values - values.mean(axis=1, keepdims=True)

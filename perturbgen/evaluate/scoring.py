@@ -27,7 +27,7 @@ ROW_WISE: dict[str, RowMetric] = {
     "sign_accuracy_de": lambda t: de.sign_accuracy(t.truth.values, t.prediction.values, t.truth.de),
     "de_precision": lambda t: de.precision(t.truth.de, t.prediction.de),
     "de_recall": lambda t: de.recall(t.truth.de, t.prediction.de),
-    "de_overlap": lambda t: de.de_overlap(t.truth.de, t.prediction.de, t.prediction.values),
+    "de_overlap": lambda t: de.de_overlap(t.truth.de, t.prediction.de, t.prediction.given),
     "weighted_mse": lambda t: de.weighted_mse(t.truth.values, t.prediction.values, t.truth.weights),
     "weighted_r2_delta_control": lambda t: de.weighted_r2(t.truth.values, t.prediction.values, t.truth.weights),
     "weighted_r2_delta_perturbed_mean": lambda t: de.weighted_r2(*t.deviations, t.truth.weights),
@@ -51,6 +51,7 @@ def score(
     groups: str | pd.Series | None = CELL_TYPE,
     level: float = 0.05,
     adjust: bool = True,
+    clip: float | None = None,
     name: str = "the prediction",
 ) -> pd.DataFrame:
     """Every metric for every condition: metrics x conditions; its ``mean(axis=1)`` is what is usually reported.
@@ -60,16 +61,16 @@ def score(
     may have more) or ``intersection``. ``groups``, a level of the index or a column of labels, says which conditions
     are told apart from which. ``reference`` is the mean perturbation of the training rows, a value a gene or
     conditions x genes. A gene responds where its p, Benjamini-Hochberg adjusted within the condition with ``adjust``,
-    is at most ``level``. NaN where a metric says nothing of a condition: no gene responds, nobody to be told apart
-    from.
+    is at most ``level``; this is seen in the tables as they are, everything else within ± ``clip``. NaN where a metric
+    says nothing of a condition: no gene responds, nobody to be told apart from.
     """
     chosen = choose_metrics(metrics, reference=reference is not None)
     require_level(level)
     true, predicted = align(truth, prediction, genes=genes, rows=rows, name=name)
     values = compute(
         chosen,
-        Values(true.to_numpy(), level, adjust),
-        Values(predicted.to_numpy(), level, adjust),
+        Values(true.to_numpy(), level, adjust, clip),
+        Values(predicted.to_numpy(), level, adjust, clip),
         groups=find_groups(true.index, groups),
         reference=find_reference(true, reference),
     )

@@ -2,20 +2,39 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 
 from perturbgen.errors import SchemaError, shorten
+from perturbgen.evaluate.tables import Values
+
+logger = logging.getLogger(__name__)
 
 PARTS = 3
 LEVELS = 12  # a stratum of more levels (a compound, for instance) would be a list of conditions
 
 
-def effect_sizes(de: np.ndarray, conditions: pd.Index) -> pd.Series:
-    """Number of responding genes of each condition, from (conditions, genes)."""
+def effect_sizes(truth: Values, conditions: pd.Index) -> pd.Series:
+    """Number of responding genes of each condition (conditions,)."""
+    warn_if_limited(truth)
+    de = np.concatenate([block.de for block in truth.blocks])
     return pd.Series(de.sum(axis=1), conditions, name="responding genes")
+
+
+def warn_if_limited(truth: Values) -> None:
+    """Say so where p were limited before we saw them, at a value that one gene alone does not respond with."""
+    strength = np.abs(truth.given)
+    largest, genes = strength.max(), strength.shape[1]
+    if truth.adjust and 0 < largest < -np.log10(truth.level / genes) and (strength == largest).sum() > 1:
+        logger.warning(
+            "the truth ends at ±%g: of %s genes, a few that reach it do not respond after adjustment and are missed by "
+            "the DE metrics. Score the table as it was before (compare: data.clip), or compare p itself (--raw-p)",
+            largest,
+            f"{genes:,}",
+        )
 
 
 def strata(conditions: pd.Index, table: pd.DataFrame | None, effect: pd.Series | None = None) -> pd.DataFrame:

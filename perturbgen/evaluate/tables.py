@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
+
 from perturbgen.evaluate.genes import evidence_weights, significant
 from perturbgen.evaluate.rowwise import Array, centre, centred_ranks
 
@@ -14,17 +16,27 @@ BLOCK_ROWS = 8
 
 @dataclass(frozen=True, eq=False)
 class Values:
-    """A table (conditions, genes) of signed −log10 p; genes are responding at ``level``, adjusted p or not."""
+    """A table (conditions, genes) of signed −log10 p; genes are responding at ``level``, adjusted p or not.
 
-    values: Array
+    Errors and correlations see it within ± ``clip``. Which genes respond is found before: of p that end at 1e-4, a few
+    out of thousands of genes would not pass the adjustment, however strong they are.
+    """
+
+    given: Array
     level: float = 0.05
     adjust: bool = True
+    clip: float | None = None
+
+    @cached_property
+    def values(self) -> Array:
+        """The table within ± ``clip``."""
+        return self.given if self.clip is None else np.clip(self.given, -self.clip, self.clip)
 
     @cached_property
     def blocks(self) -> list[Values]:
         """A few rows each: so many fit into a processor's cache, which makes row-wise metrics several times faster."""
-        starts = range(0, len(self.values), BLOCK_ROWS)
-        return [Values(self.values[i : i + BLOCK_ROWS], self.level, self.adjust) for i in starts]
+        starts = range(0, len(self.given), BLOCK_ROWS)
+        return [Values(self.given[i : i + BLOCK_ROWS], self.level, self.adjust, self.clip) for i in starts]
 
     @cached_property
     def centred(self) -> Array:
@@ -39,7 +51,7 @@ class Values:
     @cached_property
     def de(self) -> Array:
         """Which genes respond."""
-        return significant(self.values, level=self.level, adjust=self.adjust)
+        return significant(self.given, level=self.level, adjust=self.adjust)
 
     @cached_property
     def weights(self) -> Array:

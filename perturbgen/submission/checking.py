@@ -11,7 +11,7 @@ import pandas as pd
 
 from perturbgen.errors import InputError, shorten, suggest
 from perturbgen.files import require_file
-from perturbgen.submission.findings import Finding, error, value_findings
+from perturbgen.submission.findings import Finding, about_findings, error, value_findings
 from perturbgen.submission.inputs import KEY, LAYER, open_h5ad, read_genes, read_id_map
 
 
@@ -149,6 +149,7 @@ def check_h5ad(path: Path, ids: pd.DataFrame, genes: Sequence[str]) -> list[Find
                 )
                 for i in np.flatnonzero(differ).tolist()
             ]
+    findings += about_findings(adata.uns)
     values = adata.layers[LAYER]
     values = np.asarray(values.toarray() if hasattr(values, "toarray") else values)
     if values.dtype.kind not in "fiub":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -16,6 +16,7 @@ log = logging.getLogger(__name__)
 # Signed -log10 p of the real table reach some 120; a value beyond this is not one.
 PLAUSIBLE: Final = 200.0
 MOST_NAMED: Final = 20
+ABOUT: Final = ("dataset_id", "method_id")  # what Open Problems asks an h5ad to say of itself
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,12 @@ def value_findings(values: np.ndarray, rows: Sequence[str], columns: Sequence[st
         what = f"{int(odd[i].sum())} values beyond {PLAUSIBLE:g} either way, {values[i, j]:g} the largest"
         findings.append(Finding("warning", what, rows[i], columns[j]))
     return findings
+
+
+def about_findings(uns: Mapping[str, object]) -> list[Finding]:
+    """What Open Problems asks for in uns and does not find: the values are right, but nobody knows whose they are."""
+    absent = [name for name in ABOUT if not uns.get(name)]
+    return [Finding("warning", f"uns has no {name}, which Open Problems asks for", column=name) for name in absent]
 
 
 def raise_errors(what: str, findings: Sequence[Finding]) -> None:

@@ -13,7 +13,7 @@ import pandas as pd
 
 from perturbgen.errors import ConfigError, SchemaError, shorten
 from perturbgen.files import atomic_path, check_output
-from perturbgen.submission.findings import SubmissionError, error, raise_errors, value_findings
+from perturbgen.submission.findings import SubmissionError, about_findings, error, raise_errors, value_findings
 from perturbgen.submission.inputs import KEY, LAYER, read_genes, read_id_map
 
 log = logging.getLogger(__name__)
@@ -33,7 +33,8 @@ def write(
 
     ``predictions`` has a row for each condition, indexed by (cell_type, sm_name) or with these as columns, and a column
     for each gene, in any order: they are joined by label. ``like`` is the sample submission (or a list of genes).
-    ``about`` goes into the uns of an h5ad: Open Problems asks for ``dataset_id`` and ``method_id``.
+    ``about`` goes into the uns of an h5ad: Open Problems asks for ``dataset_id`` and ``method_id``, and a
+    warning names the one that is absent.
     """
     path = check_output(path, ".csv", ".h5ad")
     if about and path.suffix == ".csv":
@@ -41,6 +42,7 @@ def write(
     ids = read_id_map(id_map)
     genes = read_genes(like)
     values = arrange(predictions, ids, genes)
+    raise_errors(WHAT, about_findings(about or {}) if path.suffix == ".h5ad" else [])
     with atomic_path(path) as part:
         if path.suffix == ".csv":
             write_csv(values, ids["id"].to_numpy(), genes, part)

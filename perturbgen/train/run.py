@@ -30,7 +30,7 @@ def train(
     cells = read_cells(settings)
     run = runs  # the first process names the run, and tells the others
     if fabric.is_global_zero:
-        run = create_run(runs, settings.name, settings, seed=settings.seed, data=data_hashes(settings.data.path))
+        run = create_run(runs, settings.name, settings, seed=settings.seed, data=data_hashes(settings))
         checkpoint.describe(settings, cells).write(run)
         checkpoint.write_parts(run, cells.parts())
     return fit(fabric.broadcast(run), settings, cells, fabric, resumed=False)
@@ -50,7 +50,7 @@ def resume(run: Path, overrides: list[str], *, devices: int = 1, num_nodes: int 
 
 
 def train_once(settings: RunSettings, *, runs: Path = Path("runs"), accelerator: str = "auto") -> Path:
-    """As ``train``, but a run of the same settings on the same data that lies in ``runs`` is taken, or finished."""
+    """As ``train``, but a run of the same settings, data and split that lies in ``runs`` is taken, or finished."""
     for run in sorted(runs.glob("[0-9]*/")):
         if is_run_of(run, settings):
             return resume(run, [], accelerator=accelerator)
@@ -58,16 +58,18 @@ def train_once(settings: RunSettings, *, runs: Path = Path("runs"), accelerator:
 
 
 def is_run_of(run: Path, settings: RunSettings) -> bool:
-    """Whether a run directory has a checkpoint of these settings and of the data as they are now."""
+    """Whether a run directory has a checkpoint of these settings and of the files they name as these are now."""
     config, about = run / "config.toml", run / "env.json"
     if not ((run / "checkpoint" / "last.pt").exists() and config.read_text(encoding="utf-8") == to_toml(settings)):
         return False
-    return json.loads(about.read_text())["data"] == data_hashes(settings.data.path)
+    return json.loads(about.read_text())["data"] == data_hashes(settings)
 
 
-def data_hashes(source: Path) -> dict[str, str]:
-    """The hash of a run's data, where they are one file."""
-    return {str(source): file_hash(source)} if source.is_file() else {}
+def data_hashes(settings: RunSettings) -> dict[str, str]:
+    """The hashes of what a run reads: the counts, where they are one file, the split, the descriptors."""
+    described = (condition.descriptors for condition in settings.conditions.values())
+    paths = filter(None, (settings.data.path, settings.data.split, *described))
+    return {str(path): file_hash(path) for path in paths if path.is_file()}
 
 
 def fit(run: Path, settings: RunSettings, cells: Cells, fabric: Fabric, *, resumed: bool) -> Path:

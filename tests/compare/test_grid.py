@@ -65,13 +65,16 @@ def test_changed_metrics_are_scored_without_another_fit(run: Run, monkeypatch: p
 
 
 def test_changed_data_and_code_recompute_everything(
-    run: Run, folder: Path, full: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
+    run: Run, folder: Path, full: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run()
+    before = run()
     table = pd.read_parquet(folder / "de_train.parquet")
-    table.loc[0, "g0"] += 1e-6
+    table.loc[0, "g0"] += 0.1
     table.to_parquet(folder / "de_train.parquet", index=False)
-    assert states(run()) == {"done": 3}
+    found = run()
+    assert states(found) == {"done": 3}
+    np.testing.assert_array_equal(found.card.scores, run(tmp_path / "fresh").card.scores)
+    assert not found.card.scores.equals(before.card.scores)
     monkeypatch.setattr(cells, "code_version", lambda parts: f"another version of {parts}")
     assert states(run()) == {"done": 3}
 

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from perturbgen.compare import CompareSettings
+from perturbgen.compare.assemble import measured
 from perturbgen.compare.folds import make_folds
 from perturbgen.compare.outputs import write_report
 from perturbgen.compare.settings import SplitSettings
@@ -206,12 +207,41 @@ def test_the_default_comparison_has_twelve_methods_and_three_folds() -> None:
 def test_values_are_limited_as_open_problems_does(run: Run, folder: Path, full: pd.DataFrame) -> None:
     data = {"folder": str(folder), "truth": "de_truth.parquet"}
     found = run(data=data | {"clip": 1.5})
-    assert found.book.table.abs().max().max() == 1.5
-    np.testing.assert_array_equal(found.book.table, full.loc[found.book.table.index].clip(-1.5, 1.5))
+    whole = full.loc[found.book.table.index]
+    np.testing.assert_array_equal(found.book.table, whole)
+    np.testing.assert_array_equal(found.book.rows(np.arange(len(whole))), whole.clip(-1.5, 1.5))
+    np.testing.assert_array_equal(
+        measured(found.book, found.folds), whole.loc[found.predictions()["zeros"].index].clip(-1.5, 1.5)
+    )
     assert max(table.abs().max().max() for table in found.predictions().values()) <= 1.5
     wide = run(data=data | {"clip": 1000})
     assert states(wide) == {"done": 3}, "the limit is part of what a cell depends on"
     np.testing.assert_allclose(wide.card.scores, run().card.scores)
+
+
+def test_a_few_very_strong_genes_respond_whatever_the_limit(run: Run, folder: Path, full: pd.DataFrame) -> None:
+    strong = full.clip(-1, 1)
+    strong.iloc[:, :3] = np.where(strong.iloc[:, :3] < 0, -30.0, 30.0)  # three of 30 genes: p = 1e-30
+    names = ("de_train", "de_truth")
+    paths = [folder / f"{name}.parquet" for name in names]
+    for path in paths:
+        table = pd.read_parquet(path).set_index(["cell_type", "sm_name"])
+        write_flat(strong.loc[list(table.index)], path)
+    write_flat(strong, folder / "oracle.parquet")
+    data = {"folder": str(folder), "truth": "de_truth.parquet"}
+    methods = CLOSED_FORM | {"oracle": {"predictions": "oracle.parquet"}}
+    free, limited = (run(data=data | {"clip": clip}, methods=methods).card.scores for clip in (None, 2))
+    for path in paths:  # as the benchmark publishes it
+        table = pd.read_parquet(path).set_index(["cell_type", "sm_name"])
+        write_flat(table.clip(-2, 2), path)
+    published = run(data=data | {"clip": 2}, methods=methods).card.scores
+    errors = ["mean_rowwise_rmse", "mean_rowwise_pearson", "perturbation_discrimination", "weighted_mse"]
+    of_rows = limited.index.get_level_values("metric").isin(errors)
+    np.testing.assert_array_equal(limited[of_rows], published[of_rows])
+    for metric in ("sign_accuracy_de", "de_precision", "de_recall", "de_overlap"):
+        np.testing.assert_array_equal(limited.loc[("oracle", metric)], 1.0)
+        np.testing.assert_array_equal(free.loc[("oracle", metric)], 1.0)
+        assert published.loc[("oracle", metric)].isna().all(), "three genes at ±2 are too few to tell"
 
 
 def test_public_conditions_are_learnt_from_where_asked(build: Build) -> None:

@@ -9,7 +9,9 @@ import pandas as pd
 import pytest
 
 from perturbgen.cli import run
-from perturbgen.cli.score import read_table
+from perturbgen.compare.tables import read_table as compared_table
+from perturbgen.de.files import read_table
+from perturbgen.errors import SchemaError
 from perturbgen.evaluate import score
 from tests.de.cases import case
 from tests.evaluate.tables import experiment
@@ -50,6 +52,19 @@ def test_every_kind_of_file_gives_the_same_table(folder: Path) -> None:
     for name in ("prediction.parquet", "flat.csv", "submission.csv", "outcome.h5ad"):
         table = read_table(Path(name), **ids).loc[prediction.index]
         pd.testing.assert_frame_equal(table, prediction, check_names=False)
+
+
+def test_compare_reads_what_score_reads(folder: Path) -> None:
+    for name in ("de_train.parquet", "de_test.h5ad", "prediction.parquet", "flat.csv"):
+        pd.testing.assert_frame_equal(compared_table(Path(name)), read_table(Path(name)))
+    with pytest.raises(SchemaError, match=r"the rows of submission\.csv are ids"):
+        compared_table(Path("submission.csv"))
+    table = pd.read_csv("flat.csv")
+    table.loc[3, "compound"] = None
+    table.to_csv("unnamed.csv", index=False)
+    for read in (read_table, compared_table):
+        with pytest.raises(SchemaError, match="1 rows without a cell type or compound, the first is row 3"):
+            read(Path("unnamed.csv"))
 
 
 def test_de_tables_of_this_package_are_read(tmp_path: Path) -> None:
@@ -128,7 +143,7 @@ def test_options_reach_the_scores(folder: Path, capsys: pytest.CaptureFixture[st
         ("de_train.parquet flat.csv --metrics mmd_squared", "needs cells, and DE tables were given"),
         ("de_train.parquet flat.csv --positive oracle", "the control 'oracle' has no scores"),
         ("de_train.parquet flat.csv --genes some", "genes='some' is no policy"),
-        ("de_train.parquet conditions.txt", "no table that score can read"),
+        ("de_train.parquet conditions.txt", "conditions.txt is no table"),
         ("de_train.parquet flat.csv --clusters donor", "no 'donor' to cluster by"),
         ("de_train.parquet outcome.h5ad --layer x --id-map id_map.csv", "has no layer 'x'"),
         ("de_train.parquet flat.csv --duplicate nothing.csv", "no DE table at nothing.csv"),

@@ -7,16 +7,27 @@ from sklearn.metrics import mean_absolute_error, root_mean_squared_error
 from sklearn.metrics.pairwise import paired_cosine_distances
 
 from perturbgen.evaluate.rowwise import (
+    Array,
     centred_ranks,
     rowwise_cosine,
     rowwise_mae,
     rowwise_pearson,
     rowwise_rmse,
-    rowwise_spearman,
 )
+from perturbgen.evaluate.scoring import ROW_WISE
+from perturbgen.evaluate.tables import Rows, Values
 
 TRUTH = np.array([[1.0, 2.0, 3.0, 4.0], [0.0, 3.0, 0.0, 4.0], [2.0, 2.0, 2.0, 2.0]])
 PREDICTION = np.array([[1.0, 2.0, 3.0, 0.0], [0.0, 0.0, 0.0, 0.0], [1.0, 2.0, 3.0, 4.0]])
+
+
+def on_scorecard(metric: str, truth: Array, prediction: Array) -> Array:
+    """The metric as the scorecard computes it."""
+    return ROW_WISE[metric](Rows(Values(truth), Values(prediction)))
+
+
+def rowwise_spearman(truth: Array, prediction: Array) -> Array:
+    return on_scorecard("mean_rowwise_spearman", truth, prediction)
 
 
 def test_rmse_by_hand() -> None:
@@ -63,12 +74,11 @@ def test_the_five_agree_with_scipy_and_scikit_learn(ties: bool) -> None:
     rmse = root_mean_squared_error(truth.T, prediction.T, multioutput="raw_values")
     mae = mean_absolute_error(truth.T, prediction.T, multioutput="raw_values")
     np.testing.assert_allclose(rowwise_pearson(truth, prediction), pearson, rtol=1e-10, atol=1e-14)
-    np.testing.assert_allclose(rowwise_spearman(truth, prediction), spearman, rtol=1e-10, atol=1e-14)
-    np.testing.assert_allclose(rowwise_rmse(truth, prediction), rmse, rtol=1e-12)
-    np.testing.assert_allclose(rowwise_mae(truth, prediction), mae, rtol=1e-12)
-    np.testing.assert_allclose(
-        rowwise_cosine(truth, prediction), 1 - paired_cosine_distances(truth, prediction), atol=1e-14
-    )
+    cosine = 1 - paired_cosine_distances(truth, prediction)
+    expected = {"rmse": rmse, "mae": mae, "pearson": pearson, "spearman": spearman, "cosine": cosine}
+    for name, values in expected.items():
+        found = on_scorecard(f"mean_rowwise_{name}", truth, prediction)
+        np.testing.assert_allclose(found, values, rtol=1e-10, atol=1e-14, err_msg=name)
 
 
 def test_ranks_are_those_of_scipy() -> None:

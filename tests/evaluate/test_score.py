@@ -9,10 +9,11 @@ import pandas as pd
 import pytest
 
 from perturbgen.errors import ConfigError, SchemaError
-from perturbgen.evaluate import METRICS, open_problems_mean_score, score
+from perturbgen.evaluate import METRICS, open_problems_mean_score, score, scorecard
 from perturbgen.evaluate.records import CELL_METRICS, OPEN_PROBLEMS, TABLE_METRICS
 from perturbgen.evaluate.scoring import DISCRIMINATION, ROW_WISE
 from perturbgen.evaluate.scoring_cells import CELL_COMPUTE
+from perturbgen.evaluate.tables import Values
 from tests.evaluate.tables import experiment, frame
 
 
@@ -85,6 +86,34 @@ def test_rows_in_blocks_are_rows_apart() -> None:
     for i in (0, 7, 8, 18):
         alone = score(truth.iloc[[i]], prediction.iloc[[i]], metrics=names, reference=truth.mean())
         pd.testing.assert_series_equal(alone.iloc[:, 0], together.iloc[:, i])
+
+
+def test_genes_respond_before_values_are_limited(caplog: pytest.LogCaptureFixture) -> None:
+    values = np.random.default_rng(0).uniform(-0.5, 0.5, (2, 5317))
+    values[0, :7] = [30, -30, 30, 30, 30, -30, 30]
+    truth = frame(values)
+    before, within = score(truth, truth), score(truth, truth, clip=4)
+    limited = score(truth.clip(-4, 4), truth.clip(-4, 4))
+    of_genes = ["sign_accuracy_de", "de_precision", "de_recall", "de_overlap"]
+    np.testing.assert_array_equal(within.loc[of_genes], before.loc[of_genes])
+    assert (within.loc[of_genes].iloc[:, 0] == 1).all()
+    assert limited.loc[of_genes].iloc[:, 0].isna().all(), "none of seven p = 1e-4 passes among 5,317"
+    rest = limited.index.difference(of_genes)
+    np.testing.assert_array_equal(within.loc[rest], limited.loc[rest])
+    prediction = truth * 0.5
+    np.testing.assert_array_equal(
+        score(truth, prediction, clip=4).loc[rest],
+        score(truth.clip(-4, 4), prediction.clip(-4, 4)).loc[rest],
+    )
+    assert Values(truth.to_numpy(), clip=4).blocks[0].de.sum() == 7
+    for table, adjust, told in (
+        (truth, True, False),
+        (truth.clip(-4, 4), True, True),
+        (truth.clip(-4, 4), False, False),
+    ):
+        caplog.clear()
+        scorecard(table, {"same": table}, adjust=adjust, resamples=2)
+        assert ("the truth ends at ±4" in caplog.text) == told
 
 
 def test_the_reference_is_subtracted_by_label() -> None:

@@ -10,7 +10,7 @@ import pytest
 from perturbgen.errors import ConfigError, SchemaError
 from perturbgen.evaluate import Scorecard, join_scores, score, score_cells, scorecard
 from perturbgen.evaluate.bootstrap import interval, means, resample
-from perturbgen.evaluate.outputs import span, to_markdown, to_record, write_scorecard
+from perturbgen.evaluate.outputs import headline_note, span, to_markdown, to_record, write_scorecard
 from perturbgen.evaluate.strata import cut, strata
 from tests.evaluate.tables import experiment, frame
 
@@ -52,6 +52,18 @@ def test_shares_and_differences_by_hand() -> None:
     assert table.loc[("high", "headline"), "value"] == 1
     both = by_hand(headline=("mean_rowwise_rmse", "mean_rowwise_pearson")).table.set_index(["method", "metric"])
     assert both.loc[("mine", "headline"), "value"] == pytest.approx((0.75 + 0.5) / 2)
+
+
+@pytest.mark.parametrize(
+    ("headline", "words"),
+    [
+        (("mean_rowwise_pearson",), "over mean_rowwise_pearson: what no rescaling of a prediction can move."),
+        (("mean_rowwise_rmse",), "over mean_rowwise_rmse."),
+        (("mean_rowwise_pearson", "mean_rowwise_rmse"), "over mean_rowwise_pearson, mean_rowwise_rmse."),
+    ],
+)
+def test_only_a_headline_free_of_scale_is_said_to_be_so(headline: tuple[str, ...], words: str) -> None:
+    assert headline_note(by_hand(headline=headline)) == f"Mean share of the dynamic range {words}"
 
 
 def test_the_ranking_is_by_headline() -> None:

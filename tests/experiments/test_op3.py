@@ -32,6 +32,8 @@ def test_a_kaggle_folder_becomes_a_submission(experiment, tmp_path: Path, capsys
     assert run(folder, "--out", out, *QUICK) == 0
     assert len(list((out / "runs").iterdir())) == 2, "what was trained is taken"
     pd.testing.assert_frame_equal(pd.read_parquet(out / "predictions.parquet"), again)
+    assert run(folder, "--out", out, *QUICK, "--set", "calibration=0.3") == 0
+    assert len(list((out / "runs").iterdir())) == 3, "more compounds hidden: the calibration run is trained anew"
 
 
 @pytest.mark.slow  # as above

@@ -19,6 +19,7 @@ from perturbgen.submission.writing import write_csv
 
 KEY = ["cell_type", "sm_name"]
 Lines = list[list[str]]
+ABOUT = {"dataset_id": "neurips-2023-data", "method_id": "ours"}
 
 
 @pytest.fixture
@@ -61,7 +62,7 @@ def test_conditions_may_be_given_in_other_ways(small, tmp_path: Path, give: str)
 def test_open_problems_form(small, tmp_path: Path) -> None:
     predictions, ids, like = small
     reordered = ids[["id", "sm_name", "cell_type"]]  # the order of Open Problems' own id_map
-    out = submission.write(predictions, reordered, like, tmp_path / "s.h5ad")
+    out = submission.write(predictions, reordered, like, tmp_path / "s.h5ad", about=ABOUT)
     adata = anndata.read_h5ad(out)
     assert adata.layers["prediction"].dtype == np.float32
     expected = predictions.loc[pd.MultiIndex.from_frame(ids[KEY]), adata.var_names].astype(np.float32)
@@ -282,12 +283,41 @@ def test_the_command_line(small, tmp_path: Path, capsys: pytest.CaptureFixture[s
 
 def test_what_an_h5ad_says_of_itself_is_its_uns_and_a_csv_has_no_place_for_it(small, tmp_path: Path) -> None:
     predictions, ids, like = small
-    about = {"dataset_id": "neurips-2023-data", "method_id": "ours"}
-    out = submission.write(predictions, ids, like, tmp_path / "s.h5ad", about=about)
-    assert dict(anndata.read_h5ad(out).uns) == about
+    out = submission.write(predictions, ids, like, tmp_path / "s.h5ad", about=ABOUT)
+    assert dict(anndata.read_h5ad(out).uns) == ABOUT
     assert submission.check(out, ids, like) == []
     with pytest.raises(ConfigError, match="has no place for 'dataset_id', 'method_id'"):
-        submission.write(predictions, ids, like, tmp_path / "s.csv", about=about)
+        submission.write(predictions, ids, like, tmp_path / "s.csv", about=ABOUT)
+
+
+def test_an_h5ad_that_does_not_say_what_it_is_gets_a_warning(
+    small, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    predictions, ids, like = small
+    out = submission.write(predictions, ids, like, tmp_path / "s.h5ad", about={"dataset_id": "x", "method_id": ""})
+    [found] = submission.check(out, ids, like)
+    assert (found.severity, found.column) == ("warning", "method_id")
+    assert str(found) in caplog.text
+    submission.write(predictions, ids, like, out)
+    assert [finding.column for finding in submission.check(out, ids, like)] == ["dataset_id", "method_id"]
+
+
+def test_the_command_line_says_what_an_h5ad_is(small, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    predictions, _, like = small
+    predictions.reset_index().to_parquet(tmp_path / "p.parquet")
+    also = ["--id-map", str(tmp_path / "id_map.csv"), "--like", str(like)]
+    asked = ["submit", str(tmp_path / "p.parquet"), *also, "--dataset-id", "neurips-2023-data", "--method-id", "ours"]
+    out = str(tmp_path / "s.h5ad")
+    assert cli.run([*asked, "--out", out]) == 0
+    assert dict(anndata.read_h5ad(out).uns) == ABOUT
+    assert cli.run(["check", out, *also]) == 0
+    assert "valid" in capsys.readouterr().out
+    assert cli.run([*asked, "--out", str(tmp_path / "s.csv")]) == 2
+    assert "has no place for 'dataset_id', 'method_id'" in capsys.readouterr().err
+    assert not (tmp_path / "s.csv").exists()
+    assert cli.run([*asked[:6], "--out", out]) == 0
+    assert cli.run(["check", out, *also]) == 0, "a warning is no error"
+    assert "0 errors, 2 warnings" in capsys.readouterr().out
 
 
 @pytest.mark.data

@@ -2,6 +2,10 @@
 
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
+
+from perturbgen.data.splits import random_cells
 from perturbgen.train import run as running
 
 
@@ -20,6 +24,30 @@ def test_other_settings_or_other_data_are_trained_anew(settings, cells, cells_fi
     cells[:80].copy().write_h5ad(cells_file)
     third = running.train_once(settings(), runs=runs, accelerator="cpu")
     assert len({first, second, third}) == 3
+
+
+def test_another_split_in_the_same_file_is_trained_anew(settings, cells, tmp_path: Path) -> None:
+    runs, path = tmp_path / "runs", tmp_path / "split.csv"
+    asked = settings(f"data.split={str(path)!r}")
+    made = []
+    for seed in (0, 1, 0):
+        split = random_cells(cells.obs, rng=np.random.default_rng(seed), fraction=0.2)
+        split.write(path)
+        made.append(running.train_once(asked, runs=runs, accelerator="cpu"))
+        parts = pd.read_parquet(made[-1] / "cells.parquet")["part"]
+        assert set(parts.index[parts == "validation"]) == set(split.members("validation"))
+    assert made[0] != made[1]
+    assert made[0] == made[2], "the first split is back, and its run is taken"
+
+
+def test_other_descriptors_in_the_same_file_are_trained_anew(settings, tmp_path: Path) -> None:
+    path = tmp_path / "compounds.csv"
+    asked = settings("conditions.compound.encoding='descriptors'", f"conditions.compound.descriptors={str(path)!r}")
+    made = []
+    for value in (1.0, 2.0):
+        pd.DataFrame({"compound": ["DMSO", "X"], "size": [0.0, value]}).to_csv(path, index=False)
+        made.append(running.train_once(asked, runs=tmp_path / "runs", accelerator="cpu"))
+    assert made[0] != made[1]
 
 
 def test_a_folder_without_a_checkpoint_is_left_alone(settings, tmp_path: Path) -> None:
