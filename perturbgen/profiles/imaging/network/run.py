@@ -82,8 +82,8 @@ class ImageRun:
     card: ImageCard
     model: ImageClassifier
 
-    def feed(self, fields: Fields, *, device: str = "cpu") -> ImageFeed:
-        """Fields as the network reads them."""
+    def feed(self, fields: Fields) -> ImageFeed:
+        """Fields as the network reads them, on the device it lies on."""
         if fields.channels != self.card.channels:
             raise SchemaError(
                 f"channels {listing(fields.channels)}",
@@ -93,7 +93,7 @@ class ImageRun:
             raise SchemaError(
                 f"images whose labels are {fields.label}", expected=f"{self.card.label}, which {self.path} tells apart"
             )
-        return make_feed(fields, self.settings, self.card, device=device)
+        return make_feed(fields, self.settings, self.card, device=str(self.model.weights.device))
 
 
 def listing(channels: tuple[int, ...]) -> str:

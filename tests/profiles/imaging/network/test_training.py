@@ -184,6 +184,12 @@ def test_statistics_of_an_experiment_take_its_stain_away(trained: Path) -> None:
         assert bool(unlike < 0.05) is holds, (kind, unlike)
 
 
+def test_a_run_reads_its_images_on_the_device_that_it_lies_on(trained: Path) -> None:
+    run = load_run(trained, device="meta")  # stands for a GPU: any device that is not the cpu's
+    part = next(run.feed(read_fields(run.settings.data).part("test")).once())
+    assert {part.images.device.type, part.cell.device.type, run.model.weights.device.type} == {"meta"}
+
+
 def test_predictions_are_of_their_fields_whatever_the_batches(trained: Path) -> None:
     run = load_run(trained)
     fields = read_fields(run.settings.data).part("test")
