@@ -36,7 +36,7 @@ def main(
     from perturbgen.profiles.imaging.fixtures import write_bbbc021
 
     if data is None:
-        data = out / "fixture"
+        data = out / f"fixture{seed}"
         if not data.exists():
             write_bbbc021(data, seed=seed, images=False)
     wells = bbbc021.read_profiles(data)
