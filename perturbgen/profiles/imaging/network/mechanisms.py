@@ -1,8 +1,9 @@
 """Does the nearest neighbour in a network's embedding share the mechanism? BBBC021's questions, each with its own name.
 
 A network that was trained on all treatments, without their mechanisms, is asked NSC and NSCB. One that was trained
-without a group of compounds is asked about these only, and the neighbours are treatments it was trained on: the
-question a new compound poses. The two numbers are never one.
+without a group of compounds is asked about these only, and the neighbours are the treatments of all other groups (where
+mechanisms were learned, of the group it was validated on, too): the question a new compound poses. The two numbers are
+never one.
 """
 
 from __future__ import annotations
