@@ -155,11 +155,44 @@ def describe(fields: Fields, settings: ImageSettings) -> ImageCard:
             raise ConfigError(
                 f"model.start {settings.model.start} tells {before.label} apart, these images {fields.label}"
             )
+        require_unseen(settings.model.start, fields)
         experiments = tuple(sorted(train["experiment"].unique()))
         return ImageCard(before.classes, before.cells, experiments, fields.channels, image_of(fields), fields.label)
     classes = class_names(fields, controls=settings.data.controls)
     cells, experiments = (tuple(sorted(train[name].unique())) for name in ("cell_type", "experiment"))
     return ImageCard(tuple(classes), cells, experiments, fields.channels, image_of(fields), fields.label)
+
+
+def require_unseen(start: Path, fields: Fields) -> None:
+    """No compound, experiment or field that is withheld here was trained on by the run to start from, or one before it.
+
+    Withheld is what fields of the other parts have and none of the training part.
+    """
+    here = fields.table["part"] == "train"
+    seen = trained_on(start)
+    for name in fields.table.columns.intersection(["compound", "experiment", "site_id"]):
+        withheld = set(fields.table.loc[~here, name].dropna()) - set(fields.table.loc[here, name])
+        leaked = sorted(withheld & set(seen[name]))
+        if leaked:
+            raise ConfigError(
+                f"model.start {start} was trained on {len(leaked)} of {name} that are withheld here: {shorten(leaked)}",
+                expected="a start that has not seen what validation and test ask about",
+                fix="withhold the same in both runs: data.compounds, data.validation and data.split as the start has",
+            )
+
+
+def trained_on(run: Path) -> pd.DataFrame:
+    """The fields that a run was trained on, and those of the runs before it, as far as they are there."""
+    import pandas as pd
+
+    table = read_list(run)
+    own, before = table[table["part"] == "train"], load_settings(ImageSettings, run / "config.toml").model.start
+    if before is None:
+        return own
+    if not before.is_dir():
+        log.warning("%s began with %s, which is gone: what that was trained on is not known", run, before)
+        return own
+    return pd.concat([own, trained_on(before)], ignore_index=True)
 
 
 def image_of(fields: Fields) -> Kind:

@@ -144,6 +144,12 @@ def test_starting_from_a_run_begins_with_its_weights(settings: ImageSettings, tr
     model = running.build(tuned, card, label=torch.tensor([0]))
     best = load_state(trained, "best")["model"]
     assert all(value.equal(best[name]) for name, value in model.state_dict().items() if name != "weights")
+    again = changed(tuned, data={"path": plates, "cell_types": [], "validation": ["HUVEC-01"]})
+    with pytest.raises(ConfigError, match="1 of experiment that are withheld here: 'HUVEC-01'"):
+        running.describe(read_fields(again.data), again)
+    sites = changed(tuned, data={"path": plates, "split": "wilds"})
+    with pytest.raises(ConfigError, match="of site_id that are withheld here: 'RPE-01_1_"):
+        running.describe(read_fields(sites.data), sites)
     other = changed(tuned, model={"start": trained, "embedding": 9})
     with pytest.raises(ConfigError, match="has other parameters"):
         running.build(other, card, label=torch.tensor([0]))
