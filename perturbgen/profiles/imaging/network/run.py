@@ -24,14 +24,13 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
     from perturbgen.nn.trainable import Trainable
-    from perturbgen.profiles.imaging.network.feed import ImageFeed
+    from perturbgen.profiles.imaging.network.feed import ImageFeed, Kind
     from perturbgen.profiles.imaging.network.model import ImageClassifier
     from perturbgen.profiles.imaging.network.vocabulary import Vocabulary
     from perturbgen.train.loop import Training
 
 log = logging.getLogger(__name__)
 
-Kind = tuple[int, int, str]
 CARD = "images.json"
 FORMAT = 2
 
@@ -44,7 +43,7 @@ class ImageCard:
     cells: tuple[str, ...]
     experiments: tuple[str, ...]
     channels: tuple[int, ...]
-    image: Kind  # height, width and depth of every image
+    image: Kind  # of every image
     label: str  # the column that classes are names in
 
     def write(self, run: Path) -> None:
