@@ -112,21 +112,30 @@ def untrained(run: Any) -> Any:
 
 
 def neighbour_rows(name: str, fields: Profiles) -> Rows:
-    """NSC and NSCB under each correction, and how well weeks are told from the vehicle's wells."""
+    """NSC and NSCB under each correction, and how well weeks are told from the half of the vehicle's wells that another
+    fit has not seen.
+    """
     from perturbgen.profiles.imaging.network.mechanisms import corrected_wells, matchings
 
-    rows = []
+    rows, halves = [], corrected_wells(fields, withhold=0.5)
     for correction, wells in corrected_wells(fields).items():
         found = {key: value.correct / value.total for key, value in matchings(wells).items()}
-        rows.append({"features": name, "correction": correction, **found, "week from DMSO": week_told(wells)})
+        rows.append(
+            {"features": name, "correction": correction, **found, "week from DMSO": week_told(halves[correction])}
+        )
     return rows
 
 
 def week_told(wells: Profiles) -> float:
-    """Balanced accuracy with which DMSO wells of plates left out are given their week by the nearest week's mean."""
+    """Balanced accuracy with which DMSO wells of plates left out are given their week by the nearest week's mean.
+
+    Only wells that the correction was not fitted on are asked, and make the means.
+    """
     import numpy as np
 
-    dmso = wells.where((wells.meta["compound"] == "DMSO").to_numpy())
+    from perturbgen.profiles.imaging.correct.build import fitted_rows
+
+    dmso = wells.where((wells.meta["compound"] == "DMSO").to_numpy() & ~fitted_rows(wells))
     week, plate = dmso.meta["week"].to_numpy(), dmso.meta["plate"].to_numpy()
     names = np.unique(week)
     right = np.zeros(len(week), bool)

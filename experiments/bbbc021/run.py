@@ -36,7 +36,7 @@ def main(
     from perturbgen.profiles.imaging.fixtures import write_bbbc021
 
     if data is None:
-        data = out / "fixture"
+        data = out / f"fixture{seed}"
         if not data.exists():
             write_bbbc021(data, seed=seed, images=False)
     wells = bbbc021.read_profiles(data)
@@ -75,14 +75,14 @@ def golden_table(wells: Profiles, seed: int) -> list[dict[str, Any]]:
     import numpy as np
 
     from perturbgen.profiles.imaging.correct.batch import batch_predictability
-    from perturbgen.profiles.imaging.nsc import compound_folds, fold_matching, nsc, nscb, treatments
+    from perturbgen.profiles.imaging.nsc import fold_matching, mechanism_folds, nsc, nscb, treatments
 
     control = (wells.meta["compound"] == VEHICLE).to_numpy()
     rows = []
     for name, step in corrections().items():
         corrected = wells.with_values(step.fit_transform(wells.values, wells.meta, control=control))
         median, mean = (treatments(corrected, vehicle=VEHICLE, how=how) for how in ("median", "mean"))
-        folds = compound_folds(median.meta, 5, rng=np.random.default_rng(seed))
+        folds = mechanism_folds(median.meta, 5, rng=np.random.default_rng(seed))
         week = batch_predictability(
             step,
             wells,

@@ -41,7 +41,7 @@ def main(
     from perturbgen.profiles.imaging.fixtures import write_cellpainting
 
     if data is None:
-        data = out / "fixture" / "profiles.csv.gz"
+        data = out / f"fixture{seed}" / "profiles.csv.gz"
         if not data.exists():
             write_cellpainting(data.parent, seed=seed)
     profiles = cellpainting.read_profiles(data)

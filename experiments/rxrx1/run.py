@@ -32,7 +32,7 @@ def main(
     from perturbgen.profiles.imaging.fixtures import write_rxrx1
 
     if data is None:
-        data = out / "fixture"
+        data = out / f"fixture{seed}"
         if not data.exists():
             write_rxrx1(data, seed=seed, images=False)
     meta = rxrx1.read_metadata(data)

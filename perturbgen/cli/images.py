@@ -138,20 +138,24 @@ def correct(
         float | None, typer.Option(min=0, help="Ridge of the whitening (TVN); 1 is the usual one.")
     ] = None,
     align: Annotated[str, typer.Option(help="Labels of the batches that CORAL aligns: experiment.")] = "",
+    withhold: Annotated[
+        float, typer.Option(min=0, max=0.9, help="Share of each plate's control wells to leave out of the fit.")
+    ] = 0.25,
     nan: Nan = "error",
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
     """Take batch effects out of profiles: scale, compress, centre, whiten and align, each fitted on controls.
 
-    Prints how well a batch can be told from held-out controls before and after.
+    Prints how well a batch can be told from held-out controls before and after. A fit pulls its own controls together:
+    --withhold keeps some out of it, at random, and the label 'fitted' tells images evaluate --control which.
 
     Example: [bold]perturbgen images correct bbbc021/ --control compound=DMSO --centre plate --strength 6 --compress
     --whiten 0.3 --out corrected[/bold]
     """
     import numpy as np
 
-    from perturbgen.profiles.imaging.correct.build import correction, told_apart, write_corrected
+    from perturbgen.profiles.imaging.correct.build import correction, marked, rows_to_fit, told_apart, write_corrected
     from perturbgen.profiles.imaging.profiles import chosen, tidy
     from perturbgen.profiles.imaging.sources import opened
 
@@ -161,9 +165,10 @@ def correct(
     with opened(source) as raw:
         profiles = tidy(raw, nan=nan_choice(nan))
         mask = chosen(profiles.meta, control, str(source))
+        fitted = rows_to_fit(profiles.meta, mask, withhold=withhold, rng=rng)
         if batch:
             rows = told_apart(step, profiles, control=mask, batch=batch, inner=keys or batch, rng=rng)
-        write_corrected(step.fit(profiles.values, profiles.meta, control=mask), profiles, out)
+        write_corrected(step.fit(profiles.values, profiles.meta, control=fitted), marked(profiles, fitted), out)
     if rows:
         show_table(rows, title="batches told from held-out controls", as_json=as_json)
     if not as_json:

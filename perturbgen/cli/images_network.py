@@ -148,7 +148,8 @@ def evaluate(
     A run: accuracy by cell type, under each decoding apart, since plate_group and assignment know the plan of the
     plates. Of BBBC021 also NSC and NSCB of the embedding or, if the run withheld compounds, those of new compounds.
     Profiles (wells are averaged first): replicate mAP, percent replicating, consistency, magnitude against controls,
-    recall of known relations, and how batches mix.
+    recall of known relations, and how batches mix. Of the controls of images correct those count that its fit has not
+    seen (--withhold); where it has seen all, the lines say that they are in-sample.
 
     Example: [bold]perturbgen images evaluate runs/0001-run-s0 --part test[/bold]
 
@@ -175,10 +176,17 @@ def evaluate(
             )
         rows = profile_rows(source, same, control, batch, relations, draws, seed)
         show_table(rows, title=str(source), as_json=as_json)
-        text = PROFILE_PAGE
+        text = PROFILE_PAGE + in_sample(rows)
     if page:
         parts = f", {part or 'all parts'}" if text == RUN_PAGE else ""
         write_page(page, rows, title=f"{source.name}{parts}", text=text)
+
+
+def in_sample(rows: list[dict[str, Any]]) -> str:
+    """What the page says where the correction has seen all controls; else nothing."""
+    from perturbgen.profiles.imaging.evaluate import IN_SAMPLE, WHY
+
+    return f" Warning, {IN_SAMPLE}. {WHY}" if any(IN_SAMPLE in row["measure"] for row in rows) else ""
 
 
 def write_page(path: Path, rows: list[dict[str, Any]], *, title: str, text: str) -> None:

@@ -87,7 +87,7 @@ def retrieve(
     from perturbgen.evaluate.retrieval import retrieve as run
 
     check_folder(out)
-    require_device(device)
+    require_device_word(device)
     require_named(same)
     vectors, labels = read(source, key)
     masks = split_controls(labels, controls, negatives, source)
@@ -154,7 +154,7 @@ def require_named(same: str) -> None:
         raise ConfigError("--same names no column", expected="columns in which positives agree", fix="--same compound")
 
 
-def require_device(name: str) -> None:
+def require_device_word(name: str) -> None:
     """``--device`` is a word that this verb knows; whether there is a GPU is asked later."""
     if name != "cpu" and not name.startswith("cuda"):
         raise ConfigError(f"--device {name}", expected="cpu or cuda", fix="--device cpu")

@@ -18,6 +18,12 @@ Array = np.ndarray[Any, Any]
 log = logging.getLogger(__name__)
 
 
+def unit(rows: Array) -> Array:
+    """Rows of length one; a row of zeros stays."""
+    length = np.linalg.norm(rows, axis=1, keepdims=True)
+    return rows / np.where(length > 0, length, 1)
+
+
 @dataclass(frozen=True)
 class Projection:
     """A fitted linear embedding: (x - mean) @ matrix."""

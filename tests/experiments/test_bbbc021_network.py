@@ -43,6 +43,15 @@ def test_weeks_are_told_from_plates_that_were_left_out(script: ModuleType) -> No
     assert script.week_told(vehicle(0.0, 9.0)) < 0.9  # what only plates share is no knowledge of weeks
 
 
+def test_weeks_are_told_from_wells_that_the_correction_has_not_seen(script: ModuleType) -> None:
+    apart, alike = vehicle(8.0, 0.0), vehicle(0.0, 0.0)
+    fitted = np.arange(len(apart)) % 2 == 0  # these lie together, the others apart
+    values = np.where(fitted[:, None], alike.values, apart.values)
+    meta = apart.meta.assign(fitted=fitted)
+    assert script.week_told(Profiles(values, meta, apart.features)) == pytest.approx(1, abs=0.02)
+    assert script.week_told(Profiles(values, meta.assign(fitted=~fitted), apart.features)) < 0.6
+
+
 def test_seeds_are_averaged_line_by_line(script: ModuleType) -> None:
     rows = [{"features": "a", "correction": "raw", "NSC": 0.5}, {"features": "a", "correction": "raw", "NSC": 0.7},
             {"features": "b", "correction": "raw", "wells": 0.25}]  # fmt: skip

@@ -14,7 +14,7 @@ from perturbgen.profiles.crossmodal.methods import Setting
 from perturbgen.profiles.crossmodal.pairs import Paired
 from perturbgen.profiles.crossmodal.protocol import Split, choose, splits
 from perturbgen.profiles.crossmodal.spaces import Spectrum, decompose
-from perturbgen.profiles.imaging.nsc import compound_folds
+from perturbgen.profiles.imaging.nsc import mechanism_folds
 from perturbgen.profiles.imaging.paired import mean_f1
 
 Array = np.ndarray[Any, Any]
@@ -38,7 +38,7 @@ def mechanism_table(
     """
     kept = with_mechanism(pairs)
     moa = kept.meta["moa"].to_numpy()
-    fold = compound_folds(kept.meta.reset_index(drop=True), folds, rng=rng)
+    fold = mechanism_folds(kept.meta.reset_index(drop=True), folds, rng=rng)
     said: dict[str, Array] = {}
     for held in range(folds):
         rows, train = np.flatnonzero(fold == held), np.flatnonzero(fold != held)

@@ -18,6 +18,7 @@ from perturbgen.evaluate.retrieval.crossfolds import Fold, match_fold
 from perturbgen.profiles.crossmodal.methods import Directions, Setting, torn
 from perturbgen.profiles.crossmodal.pairs import Paired
 from perturbgen.profiles.crossmodal.spaces import Space, Spectrum, decompose
+from perturbgen.profiles.linear import unit
 
 Array = np.ndarray[Any, Any]
 TORN: Final = "pairs torn apart"
@@ -132,12 +133,6 @@ def quick_precision(pairs: Paired, split: Split, spaces: Directions) -> float:
         cosines = cosines.T if turned else cosines
         values.append((1 / (cosines >= np.diagonal(cosines)[:, None]).sum(axis=1)).mean())
     return float(np.mean(values))
-
-
-def unit(rows: Array) -> Array:
-    """Rows of length one; a row of zeros stays."""
-    length = np.linalg.norm(rows, axis=1, keepdims=True)
-    return rows / np.where(length > 0, length, 1)
 
 
 def variate_correlations(pairs: Paired, setting: Setting, *, folds: int, rng: np.random.Generator) -> pd.DataFrame:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from perturbgen.data.tables import require_columns
+from perturbgen.errors import SchemaError
 from perturbgen.evaluate.retrieval import (
     consistency,
     knn_mixing,
@@ -17,10 +19,18 @@ from perturbgen.evaluate.retrieval import (
     relationship_recall,
     retrieve,
 )
-from perturbgen.profiles.imaging.correct.build import well_labels
+from perturbgen.profiles.imaging.correct.build import fitted_rows, well_labels
 from perturbgen.profiles.imaging.profiles import Profiles, chosen, tidy
 
+log = logging.getLogger(__name__)
+
 Rows = list[dict[str, Any]]
+IN_SAMPLE = "in-sample: not to be believed"
+WHY = (
+    "The correction was fitted on the controls that wells are compared with. It pulls them together, so that wells "
+    "without any effect differ from them. Correct again with images correct --withhold 0.25, which leaves controls out "
+    "of the fit, of every plate that has two wells of them or more."
+)
 
 
 def measures(
@@ -30,21 +40,38 @@ def measures(
     """Lines of measure, value, what chance gives, and how many groups or pairs it is a mean over.
 
     Sites are averaged to wells. With controls they leave the groups; magnitude and activity are against them, and the
-    mixing of batches is among them.
+    mixing of batches is among them: against those only that a correction was not fitted on, as far as the label
+    ``fitted`` says. Where these are fewer than two the lines say ``IN_SAMPLE``.
     """
     require_columns(profiles.meta.columns, [same, *([batch] if batch else [])], profiles.source)
-    raw = tidy(profiles)
+    raw, note = tidy(profiles), ""
     wells = raw.averaged(well_labels(raw.meta)) if "well" in raw.meta or "well_id" in raw.meta else raw
     mask = chosen(wells.meta, control, wells.source) if control else np.zeros(len(wells), bool)
     treated = wells.where(~mask & wells.meta[same].notna().to_numpy())
     rows = [*replicates(treated, same, draws, rng)]
     if control:
-        rows += against_controls(wells, mask, same, draws, rng)
+        wells, mask, note = out_of_sample(wells, mask)
+        rows += noted(against_controls(wells, mask, same, draws, rng), note)
     if relations is not None:
         rows.append(recall(treated, same, relations, draws, rng))
     if batch:
-        rows += mixing(wells.where(mask) if control else wells, batch, same if not control else "")
+        among = mixing(wells.where(mask) if control else wells, batch, same if not control else "")
+        rows += noted(among, note)
     return rows
+
+
+def out_of_sample(wells: Profiles, control: np.ndarray) -> tuple[Profiles, np.ndarray, str]:
+    """The wells that no correction was fitted on and their controls; all, and a note, if two controls are not left."""
+    seen = fitted_rows(wells)
+    if not seen.any() or (control & ~seen).sum() > 1:
+        return wells.where(~seen), control[~seen], ""
+    log.warning("%s: %s", IN_SAMPLE, WHY)
+    return wells, control, IN_SAMPLE
+
+
+def noted(rows: Rows, note: str) -> Rows:
+    """The lines with a note at their names."""
+    return [{**row, "measure": f"{row['measure']}, {note}"} for row in rows] if note else rows
 
 
 def line(measure: str, value: float, chance: float | None, n: float) -> dict[str, Any]:
@@ -69,14 +96,19 @@ def replicates(treated: Profiles, same: str, draws: int, rng: np.random.Generato
 
 def against_controls(wells: Profiles, control: np.ndarray, same: str, draws: int, rng: np.random.Generator) -> Rows:
     """Do perturbations differ from controls?"""
-    meta = wells.meta.assign(**{same: wells.meta[same].astype("string")})
-    strength = magnitude(np.asarray(wells.values), meta, same=same, control=control, draws=draws, rng=rng)
-    found = retrieve(
-        np.asarray(wells.values), meta, same=same, queries=~control, candidates=~control, negatives=control
-    ).groups
-    return [
+    values, meta = np.asarray(wells.values), wells.meta.assign(**{same: wells.meta[same].astype("string")})
+    found = retrieve(values, meta, same=same, queries=~control, candidates=~control, negatives=control).groups
+    rows = [
         line("mAP against controls", found["ap"].mean(), float(found["chance"].mean()), len(found)),
         line("active (q < .05)", (found["p_bh"] < 0.05).mean(), None, len(found)),
+    ]
+    try:
+        strength = magnitude(values, meta, same=same, control=control, draws=draws, rng=rng)
+    except SchemaError as error:
+        log.warning("magnitude not measured: %s; expected %s", error.what, error.expected)
+        return rows
+    return [
+        *rows,
         line("magnitude (energy distance)", strength["magnitude"].mean(), 0.0, len(strength)),
         line("strong (q < .05)", (strength["q"] < 0.05).mean(), None, len(strength)),
     ]

@@ -104,7 +104,7 @@ def nscb(profiled: Profiles, *, without: Sequence[str] = ONE_BATCH) -> Matching:
     return Matching("NSCB", match_table(kept.meta, nearest(cosines(kept.values), allowed)))
 
 
-def compound_folds(meta: pd.DataFrame, folds: int, *, rng: np.random.Generator) -> np.ndarray:
+def mechanism_folds(meta: pd.DataFrame, folds: int, *, rng: np.random.Generator) -> np.ndarray:
     """A fold for each treatment: a compound's treatments together, a mechanism's compounds spread over the folds.
 
     Every mechanism is tested, and none is ever tested without another compound to learn it from.

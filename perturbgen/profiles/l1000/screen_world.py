@@ -9,6 +9,7 @@ import pandas as pd
 
 from perturbgen.profiles.l1000.genes import landmarks
 from perturbgen.profiles.l1000.screen_settings import BiologySettings, ScreenSettings
+from perturbgen.profiles.linear import unit
 
 PARENTS = 4  # landmarks that an inferred gene is a mean of
 POSITIVE = ("bortezomib", "vorinostat", "geldanamycin", "mitoxantrone", "radicicol", "withaferin-a")
@@ -41,7 +42,7 @@ def build_screen(settings: ScreenSettings, rng: np.random.Generator) -> ScreenWo
     """Draw a world."""
     biology, genes = settings.biology, settings.landmarks
     extra = settings.genes - genes
-    mechanism_effects = unit_rows(sparse_normal((biology.mechanisms, biology.pathways), 0.25, rng))
+    mechanism_effects = unit(sparse_normal((biology.mechanisms, biology.pathways), 0.25, rng))
     compounds = draw_compounds(settings, rng)
     baseline = rng.normal(8, 2, genes) + rng.normal(0, 1, (len(settings.design.cell_lines), genes))
     return ScreenWorld(
@@ -68,14 +69,9 @@ def sparse_normal(shape: tuple[int, int], share: float, rng: np.random.Generator
     return values * keep
 
 
-def unit_rows(values: np.ndarray) -> np.ndarray:
-    """Rows of length 1."""
-    return values / np.linalg.norm(values, axis=1, keepdims=True)
-
-
 def directions(shape: tuple[int, int], share: float, rng: np.random.Generator) -> np.ndarray:
     """Sparse directions over genes whose mean square is 1."""
-    return unit_rows(sparse_normal(shape, share, rng)) * np.sqrt(shape[1]) if shape[0] else np.zeros(shape)
+    return unit(sparse_normal(shape, share, rng)) * np.sqrt(shape[1]) if shape[0] else np.zeros(shape)
 
 
 def gene_table(settings: ScreenSettings, rng: np.random.Generator) -> pd.DataFrame:
@@ -127,6 +123,6 @@ def compound_effects(
     compounds: pd.DataFrame, mechanisms: np.ndarray, biology: BiologySettings, rng: np.random.Generator
 ) -> np.ndarray:
     """Effects at full response (compounds, pathways): the mechanism's and the compound's own part."""
-    own = unit_rows(sparse_normal((len(compounds), biology.pathways), 0.25, rng))
+    own = unit(sparse_normal((len(compounds), biology.pathways), 0.25, rng))
     mixed = np.sqrt(1 - biology.own_share) * mechanisms[compounds["mechanism"]] + np.sqrt(biology.own_share) * own
-    return unit_rows(mixed) * compounds["strength"].to_numpy()[:, None]
+    return unit(mixed) * compounds["strength"].to_numpy()[:, None]

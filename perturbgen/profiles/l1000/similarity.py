@@ -13,6 +13,7 @@ from scipy.stats import rankdata
 
 from perturbgen.errors import SchemaError
 from perturbgen.profiles.l1000.connectivity import connect, descending_ranks, enrichment
+from perturbgen.profiles.linear import unit
 
 Similarity = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
@@ -31,12 +32,6 @@ def require_profiles(queries: np.ndarray, references: np.ndarray) -> tuple[np.nd
         raise SchemaError(f"queries have {queries.shape[1]:,} genes, references {references.shape[1]:,}")
     kind = np.result_type(queries, references, np.float32)
     return queries.astype(kind, copy=False), references.astype(kind, copy=False)
-
-
-def unit(values: np.ndarray) -> np.ndarray:
-    """Rows of length 1; a row of zeros stays."""
-    length = np.linalg.norm(values, axis=1, keepdims=True)
-    return values / np.where(length > 0, length, 1)
 
 
 def cosine(queries: np.ndarray, references: np.ndarray) -> np.ndarray:

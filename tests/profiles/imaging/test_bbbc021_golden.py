@@ -16,7 +16,7 @@ pytestmark = pytest.mark.data
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
-    """Medians in rotated coordinates hang on rounding, and sums over threads round differently (93 or 94 of 103)."""
+    """Medians in rotated coordinates hang on rounding, and sums over threads round differently."""
     with threadpool_limits(1):
         yield
 

@@ -10,7 +10,7 @@ from perturbgen.errors import SchemaError
 from perturbgen.profiles.imaging import bbbc021
 from perturbgen.profiles.imaging.choose import hits, nested_matching, recipes
 from perturbgen.profiles.imaging.correct import tvn
-from perturbgen.profiles.imaging.nsc import admissible, compound_folds, fold_matching, nearest, nsc, nscb, treatments
+from perturbgen.profiles.imaging.nsc import admissible, fold_matching, mechanism_folds, nearest, nsc, nscb, treatments
 from perturbgen.profiles.imaging.profiles import Profiles
 
 
@@ -82,18 +82,18 @@ def test_a_profile_of_zeros_or_no_mechanism_is_an_error(fixtures: dict[str, Path
 
 def test_folds_keep_compounds_together_and_lose_no_mechanism(fixtures: dict[str, Path]) -> None:
     found = treatments(bbbc021.read_profiles(fixtures["bbbc021"]), vehicle="DMSO")
-    folds = compound_folds(found.meta, 3, rng=np.random.default_rng(0))
+    folds = mechanism_folds(found.meta, 3, rng=np.random.default_rng(0))
     assert (pd.Series(folds).groupby(found.meta["compound"]).nunique() == 1).all()
     for fold in range(3):
         assert set(found.meta["moa"][folds != fold]) == set(found.meta["moa"])
-    again = compound_folds(found.meta, 3, rng=np.random.default_rng(0))
+    again = mechanism_folds(found.meta, 3, rng=np.random.default_rng(0))
     np.testing.assert_array_equal(folds, again)
     matching = fold_matching(found, folds)
     assert matching.total == len(found)
     neighbours = matching.table["neighbour"].map(dict(zip(found.meta["compound"], folds, strict=True)))
     assert (neighbours.to_numpy() != folds).all()
     with pytest.raises(SchemaError, match="have one compound"):
-        compound_folds(
+        mechanism_folds(
             found.meta[found.meta["compound"] != "compound A1"].query("compound not in ['compound A2', 'compound A3']"),
             3,
             rng=np.random.default_rng(0),

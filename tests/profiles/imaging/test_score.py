@@ -145,11 +145,23 @@ def test_the_null_is_that_of_a_t_statistic_for_one_dose() -> None:
 
     rng = np.random.default_rng(3)
     null = Null(rng.normal(size=400), draws=20_000, rng=rng)
-    score = null.score(np.array([null.pool.mean() + 0.8]), np.array([4]))
-    assert score == pytest.approx(0.8 / (null.pool.std(ddof=1) * np.sqrt(1 / 4 + 1 / 400)))
+    score = null.scores(np.array([null.pool.mean() + 0.8]), np.array([4]))
+    assert score[0] == pytest.approx(0.8 / (null.pool.std(ddof=1) * np.sqrt(1 / 4 + 1 / 400)))
     assert null.p(1.645, np.array([4])) == pytest.approx(norm.sf(1.645), abs=0.01)
     assert null.p(1.645, np.array([4, 4, 4])) == pytest.approx(1 - norm.cdf(1.645) ** 3, abs=0.02)
     assert null.p(99.0, np.array([4])) == pytest.approx(1 / 20_001)
+
+
+def test_the_dose_that_is_reported_is_the_dose_of_the_score() -> None:
+    """Of two doses below 0 the one of six wells is further above the controls, and hit sqrt(n) is lower for it."""
+    pool = np.tile([-0.2, 0.0], 50)  # mean -.1
+    doses, hits = np.repeat([1.0, 3.0], [6, 2]), np.repeat([-0.05, -0.04], [6, 2])
+    treated = pd.DataFrame({"role": "treated", "treatment": "x", "dose": doses, "hit": hits})
+    wells = pd.concat([pd.DataFrame({"role": "diseased", "hit": pool}), treated], ignore_index=True)
+    wells = wells.assign(cell_type="A", rescue=wells["dose"], z_off=0.0)
+    found = hit_table(wells, treatment="treatment", dose="dose", draws=200, rng=np.random.default_rng(0)).iloc[0]
+    assert found["score"] == pytest.approx(0.05 / (pool.std(ddof=1) * np.sqrt(1 / 6 + 1 / 100)))
+    assert (found["best_dose"], found["rescue"], found["doses"], found["wells"]) == (1.0, 1.0, 2, 8)
 
 
 def test_the_panel_of_controls_is_blind_to_plates(fixtures: dict[str, Path], tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
 
 from perturbgen.errors import SchemaError
 from perturbgen.profiles.imaging.correct.base import Correction
@@ -44,7 +43,7 @@ def batch_predictability(
     correction the features are standardised on the same half, so that their units do not decide.
     """
     controls = profiles.where(control)
-    fitted = half_of_each(controls.meta, split, well, rng)
+    fitted = part_of_each(*(grouping(controls.meta, names)[1] for names in (split, well)), withhold=0.5, rng=rng)
     if not (fitted.any() and (~fitted).any()):
         raise SchemaError(f"no {'/'.join(split)} has two control wells: none can be held out", expected="two or more")
     before = ControlScaler().fit(controls.values, controls.meta, control=fitted)
@@ -69,13 +68,16 @@ def batch_variance(values: np.ndarray, batch: np.ndarray) -> float:
     return (total - within - (len(count) - 1) * noise) / max(total + noise, 1e-300)
 
 
-def half_of_each(meta: pd.DataFrame, split: Sequence[str], well: Sequence[str], rng: np.random.Generator) -> np.ndarray:
-    """A mask of half the wells of each group, at random; the larger half where their number is odd."""
-    groups, wells = grouping(meta, split)[1], grouping(meta, well)[1]
-    fitted = np.zeros(len(meta), bool)
+def part_of_each(groups: np.ndarray, wells: np.ndarray, *, withhold: float, rng: np.random.Generator) -> np.ndarray:
+    """A mask of the rows to fit on: a share of the wells of each group is left out at random, one at least of two.
+
+    ``groups`` and ``wells`` (rows,) number the group and the well of each row.
+    """
+    fitted = np.zeros(len(groups), bool)
     for group in range(groups.max() + 1):
         names = np.unique(wells[groups == group])
-        taken = rng.permutation(names)[: -(-len(names) // 2)]
+        held = max(int(withhold * len(names)), 1)
+        taken = rng.permutation(names)[: max(len(names) - held, 1)]
         fitted |= (groups == group) & np.isin(wells, taken)
     return fitted
 

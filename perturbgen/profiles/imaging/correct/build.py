@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +14,17 @@ import pandas as pd
 
 from perturbgen.errors import InputError, SchemaError, suggest
 from perturbgen.profiles.imaging.correct.base import Correction, Pipeline
-from perturbgen.profiles.imaging.correct.batch import batch_predictability
+from perturbgen.profiles.imaging.correct.batch import batch_predictability, part_of_each
 from perturbgen.profiles.imaging.correct.centre import NestedCentre
 from perturbgen.profiles.imaging.correct.scale import Compress, ControlScaler
 from perturbgen.profiles.imaging.correct.whiten import Coral, Sphering
+from perturbgen.profiles.imaging.groups import grouping
 from perturbgen.profiles.imaging.profiles import Profiles
 
 log = logging.getLogger(__name__)
 
 SCALES = ("sd", "mad", "percentile", "none")
+FITTED = "fitted"  # label of the wells that a correction was fitted on
 
 
 def correction(
@@ -84,6 +87,42 @@ def well_labels(meta: pd.DataFrame) -> list[str]:
     if "well" not in names:
         raise SchemaError("these profiles name no wells", expected="a column well_id, or plate and well")
     return names
+
+
+def well_numbers(meta: pd.DataFrame) -> np.ndarray:
+    """(rows,) the number of each row's well; each row is one where none are named."""
+    return grouping(meta, well_labels(meta))[1] if {"well_id", "well"} & set(meta) else np.arange(len(meta))
+
+
+def rows_to_fit(meta: pd.DataFrame, control: np.ndarray, *, withhold: float, rng: np.random.Generator) -> np.ndarray:
+    """The mask of controls without a share of each plate's control wells, drawn at random: one at least of two.
+
+    A correction pulls the controls it is fitted on together, so activity is measured against the others.
+    """
+    if not withhold:
+        return control
+    plate = [name for name in ("experiment", "plate") if name in meta]
+    groups, wells = grouping(meta[control], plate)[1], well_numbers(meta)[control]
+    fitted = control.copy()
+    fitted[control] = part_of_each(groups, wells, withhold=withhold, rng=rng)
+    return fitted
+
+
+def fitted_rows(profiles: Profiles) -> np.ndarray:
+    """The mask of rows that a correction was fitted on, as their label says; none without it."""
+    if FITTED not in profiles.meta:
+        return np.zeros(len(profiles), bool)
+    if profiles.meta[FITTED].dtype != bool:
+        raise SchemaError(f"{profiles.source}: label {FITTED!r} is {profiles.meta[FITTED].dtype}",
+                          expected="True or False, as images correct writes it", fix="rename the column")  # fmt: skip
+    return profiles.meta[FITTED].to_numpy()
+
+
+def marked(profiles: Profiles, fitted: np.ndarray) -> Profiles:
+    """The profiles with the label of wells that this correction, or one before it, was fitted on."""
+    wells = well_numbers(profiles.meta)
+    seen = np.isin(wells, wells[fitted | fitted_rows(profiles)])
+    return replace(profiles, meta=profiles.meta.assign(**{FITTED: seen}))
 
 
 def write_corrected(step: Correction, profiles: Profiles, out: Path) -> Path:

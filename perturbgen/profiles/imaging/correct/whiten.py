@@ -146,8 +146,7 @@ class PrincipalComponents(Correction):
 
 
 def canonical(values: np.ndarray, vectors: np.ndarray) -> np.ndarray:
-    """The eigenvectors with one fixed basis of the null space, where any basis is as good and LAPACK's varies by
-    thread.
+    """The eigenvectors with one fixed basis of the null space, where any basis is as good; LAPACK's hangs on rounding.
 
     Distances do not care, but whatever is done coordinate by coordinate afterwards does (a median over wells).
     """

@@ -13,7 +13,7 @@ import pandas as pd
 from perturbgen.errors import SchemaError, suggest
 from perturbgen.profiles.imaging import bbbc021
 from perturbgen.profiles.imaging.network.settings import CompoundData, ImageData
-from perturbgen.profiles.imaging.nsc import compound_folds
+from perturbgen.profiles.imaging.nsc import mechanism_folds
 
 CELL_TYPE = "MCF-7"
 UNKNOWN = "UNKNOWN"  # wells whose treatment the table does not name
@@ -49,7 +49,7 @@ def folds(meta: pd.DataFrame, settings: CompoundData) -> np.ndarray:
                           expected="the compounds and concentrations of the image table in the table of mechanisms",
                           cause="names or concentrations that do not join")  # fmt: skip
     known = meta[asked].drop_duplicates(["compound", "concentration"])
-    fold = compound_folds(known, settings.folds, rng=np.random.default_rng(settings.seed))
+    fold = mechanism_folds(known, settings.folds, rng=np.random.default_rng(settings.seed))
     of_compound = dict(zip(known["compound"], fold, strict=True))
     return meta["compound"].map(of_compound).fillna(-1).astype(int).to_numpy()
 

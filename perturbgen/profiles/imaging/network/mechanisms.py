@@ -1,8 +1,9 @@
 """Does the nearest neighbour in a network's embedding share the mechanism? BBBC021's questions, each with its own name.
 
 A network that was trained on all treatments, without their mechanisms, is asked NSC and NSCB. One that was trained
-without a group of compounds is asked about these only, and the neighbours are treatments it was trained on: the
-question a new compound poses. The two numbers are never one.
+without a group of compounds is asked about these only, and the neighbours are the treatments of all other groups (where
+mechanisms were learned, of the group it was validated on, too): the question a new compound poses. The two numbers are
+never one.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import pandas as pd
 from perturbgen.errors import SchemaError
 from perturbgen.profiles.imaging.bbbc021 import VEHICLE
 from perturbgen.profiles.imaging.correct import ControlScaler, Correction, Pipeline, Sphering, tvn
+from perturbgen.profiles.imaging.correct.build import marked, rows_to_fit
 from perturbgen.profiles.imaging.nsc import ONE_BATCH, Matching, admissible, cosines, match_table, nearest, treatments
 from perturbgen.profiles.imaging.profiles import Profiles
 
@@ -29,16 +31,20 @@ def corrections() -> dict[str, Correction]:
     }
 
 
-def corrected_wells(fields: Profiles) -> dict[str, Profiles]:
-    """Wells, the means over their fields, under each correction."""
+def corrected_wells(fields: Profiles, *, withhold: float = 0.0) -> dict[str, Profiles]:
+    """Wells, the means over their fields, under each correction, labelled by whether it was fitted on them.
+
+    ``withhold`` is the share of each plate's vehicle wells that is left out of the fit.
+    """
     wells = fields.averaged(["plate", "well"])
     control = (wells.meta["compound"] == VEHICLE).to_numpy()
     if not control.any():
         raise SchemaError(
             f"{fields.source}: no {VEHICLE} well to correct by", expected="the vehicle's wells among them"
         )
+    fitted = rows_to_fit(wells.meta, control, withhold=withhold, rng=np.random.default_rng(0))
     return {
-        name: wells.with_values(step.fit_transform(wells.values, wells.meta, control=control))
+        name: marked(wells.with_values(step.fit_transform(wells.values, wells.meta, control=fitted)), fitted)
         for name, step in corrections().items()
     }
 

@@ -24,14 +24,13 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
     from perturbgen.nn.trainable import Trainable
-    from perturbgen.profiles.imaging.network.feed import ImageFeed
+    from perturbgen.profiles.imaging.network.feed import ImageFeed, Kind
     from perturbgen.profiles.imaging.network.model import ImageClassifier
     from perturbgen.profiles.imaging.network.vocabulary import Vocabulary
     from perturbgen.train.loop import Training
 
 log = logging.getLogger(__name__)
 
-Kind = tuple[int, int, str]
 CARD = "images.json"
 FORMAT = 2
 
@@ -44,7 +43,7 @@ class ImageCard:
     cells: tuple[str, ...]
     experiments: tuple[str, ...]
     channels: tuple[int, ...]
-    image: Kind  # height, width and depth of every image
+    image: Kind  # of every image
     label: str  # the column that classes are names in
 
     def write(self, run: Path) -> None:
@@ -82,8 +81,8 @@ class ImageRun:
     card: ImageCard
     model: ImageClassifier
 
-    def feed(self, fields: Fields, *, device: str = "cpu") -> ImageFeed:
-        """Fields as the network reads them."""
+    def feed(self, fields: Fields) -> ImageFeed:
+        """Fields as the network reads them, on the device it lies on."""
         if fields.channels != self.card.channels:
             raise SchemaError(
                 f"channels {listing(fields.channels)}",
@@ -93,7 +92,7 @@ class ImageRun:
             raise SchemaError(
                 f"images whose labels are {fields.label}", expected=f"{self.card.label}, which {self.path} tells apart"
             )
-        return make_feed(fields, self.settings, self.card, device=device)
+        return make_feed(fields, self.settings, self.card, device=str(self.model.weights.device))
 
 
 def listing(channels: tuple[int, ...]) -> str:
@@ -155,11 +154,44 @@ def describe(fields: Fields, settings: ImageSettings) -> ImageCard:
             raise ConfigError(
                 f"model.start {settings.model.start} tells {before.label} apart, these images {fields.label}"
             )
+        require_unseen(settings.model.start, fields)
         experiments = tuple(sorted(train["experiment"].unique()))
         return ImageCard(before.classes, before.cells, experiments, fields.channels, image_of(fields), fields.label)
     classes = class_names(fields, controls=settings.data.controls)
     cells, experiments = (tuple(sorted(train[name].unique())) for name in ("cell_type", "experiment"))
     return ImageCard(tuple(classes), cells, experiments, fields.channels, image_of(fields), fields.label)
+
+
+def require_unseen(start: Path, fields: Fields) -> None:
+    """No compound, experiment or field that is withheld here was trained on by the run to start from, or one before it.
+
+    Withheld is what fields of the other parts have and none of the training part.
+    """
+    here = fields.table["part"] == "train"
+    seen = trained_on(start)
+    for name in fields.table.columns.intersection(["compound", "experiment", "site_id"]):
+        withheld = set(fields.table.loc[~here, name].dropna()) - set(fields.table.loc[here, name])
+        leaked = sorted(withheld & set(seen[name]))
+        if leaked:
+            raise ConfigError(
+                f"model.start {start} was trained on {len(leaked)} of {name} that are withheld here: {shorten(leaked)}",
+                expected="a start that has not seen what validation and test ask about",
+                fix="withhold the same in both runs: data.compounds, data.validation and data.split as the start has",
+            )
+
+
+def trained_on(run: Path) -> pd.DataFrame:
+    """The fields that a run was trained on, and those of the runs before it, as far as they are there."""
+    import pandas as pd
+
+    table = read_list(run)
+    own, before = table[table["part"] == "train"], load_settings(ImageSettings, run / "config.toml").model.start
+    if before is None:
+        return own
+    if not before.is_dir():
+        log.warning("%s began with %s, which is gone: what that was trained on is not known", run, before)
+        return own
+    return pd.concat([own, trained_on(before)], ignore_index=True)
 
 
 def image_of(fields: Fields) -> Kind:

@@ -83,7 +83,7 @@ class ImageModelSettings(Settings):
     penalty: Literal["none", "coral", "dann"] = "none"  # its weight is that of [annealing]
     statistics: Statistics = "batch"  # of batch normalisation in evaluation
     turns: bool = False  # in evaluation an image is seen flipped and turned in all ways, and the answers averaged
-    start: Path | None = None  # a run whose best weights are begun with
+    start: Path | None = None  # a run whose best weights are begun with; it may not have seen what is withheld here
 
 
 class ImageTraining(LoopTraining):

@@ -152,10 +152,10 @@ class Null:
         self.sd = np.maximum(np.concatenate([part.std(axis=1, ddof=1) for part in chosen]), 1e-12)
         self.known: dict[Key, np.ndarray] = {}
 
-    def score(self, means: np.ndarray, counts: np.ndarray) -> float:
-        """The best dose's distance from the controls in standard errors."""
+    def scores(self, means: np.ndarray, counts: np.ndarray) -> np.ndarray:
+        """Each dose's distance from the controls in standard errors, (doses,)."""
         error = self.pool.std(ddof=1) * np.sqrt(1 / counts + 1 / len(self.pool))
-        return float(((means - self.pool.mean()) / np.maximum(error, 1e-12)).max())
+        return (means - self.pool.mean()) / np.maximum(error, 1e-12)
 
     def p(self, score: float, counts: np.ndarray) -> float:
         """The share of redrawn designs that score as high, never 0."""
@@ -178,8 +178,8 @@ class Null:
 def summary(name: str, doses: pd.DataFrame, wells: pd.DataFrame, null: Null, dose: str) -> dict[str, Any]:
     """One treatment's line: its best dose with a 95 % interval of the rescue, its score, p, and the trend."""
     counts = doses["wells"].to_numpy()
-    score = null.score(doses["hit"].to_numpy(), counts)
-    best = doses.iloc[int((doses["hit"] * np.sqrt(counts)).argmax())]
+    scores = null.scores(doses["hit"].to_numpy(), counts)
+    best, score = doses.iloc[int(scores.argmax())], float(scores.max())
     low, high = interval(float(best["rescue"]), float(best["rescue_sd"]), int(best["wells"]))
     return {
         "treatment": name, "doses": len(doses), "wells": int(counts.sum()), "best_dose": float(best[dose]),

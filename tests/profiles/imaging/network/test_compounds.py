@@ -221,6 +221,38 @@ def test_a_run_of_rxrx1_is_no_start_for_bbbc021(trained: Path, bbbc021: Path) ->
         running.describe(read_fields(settings.data), settings)
 
 
+def test_a_start_that_was_trained_on_withheld_compounds_is_refused(
+    bbbc021: Path, withheld: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """``withheld`` has not seen group 0: a start for itself, none for group 1, whose compounds it was trained on."""
+
+    def start(before: Path, fold: int | None) -> ImageSettings:
+        return settings_of(bbbc021, data={"path": bbbc021, "compounds": {"fold": fold}}, model={"start": before})
+
+    same, other, every = start(withheld, 0), start(withheld, 1), start(withheld, None)
+    assert running.describe(read_fields(same.data), same).classes == ImageCard.read(withheld).classes
+    running.describe(read_fields(every.data), every)  # withholds plates only, the same as the start
+    away = sorted(set(read_fields(other.data).part("test").table["compound"]))
+    with pytest.raises(ConfigError, match=f"{len(away)} of compound that are withheld here: '{away[0]}'") as caught:
+        running.describe(read_fields(other.data), other)
+    assert "withhold the same in both runs" in str(caught.value)
+    plates = other.model_copy(update={"data": ImageData(path=bbbc021, validation=("Week1_22121",))})
+    with pytest.raises(ConfigError, match="1 of experiment that are withheld here: 'Week1_22121'"):
+        running.describe(read_fields(plates.data), plates)
+
+    second = running.train(every, runs=tmp_path, accelerator="cpu")  # has seen group 0, too
+    with pytest.raises(ConfigError, match="of compound that are withheld here"):
+        running.describe(read_fields(same.data), start(second, 0))
+    third = running.train(start(withheld, 0), runs=tmp_path, accelerator="cpu")
+    assert running.describe(read_fields(same.data), start(third, 0)).label == "treatment"
+    (third / "config.toml").write_text((third / "config.toml").read_text().replace(str(withheld), str(second)))
+    with pytest.raises(ConfigError, match="of compound that are withheld here"):  # by the run before the run before
+        running.describe(read_fields(same.data), start(third, 0))
+    shutil.rmtree(second)
+    running.describe(read_fields(same.data), start(third, 0))
+    assert "what that was trained on is not known" in caplog.text
+
+
 def test_commands_read_bbbc021(
     bbbc021: Path, withheld: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -144,6 +144,12 @@ def test_starting_from_a_run_begins_with_its_weights(settings: ImageSettings, tr
     model = running.build(tuned, card, label=torch.tensor([0]))
     best = load_state(trained, "best")["model"]
     assert all(value.equal(best[name]) for name, value in model.state_dict().items() if name != "weights")
+    again = changed(tuned, data={"path": plates, "cell_types": [], "validation": ["HUVEC-01"]})
+    with pytest.raises(ConfigError, match="1 of experiment that are withheld here: 'HUVEC-01'"):
+        running.describe(read_fields(again.data), again)
+    sites = changed(tuned, data={"path": plates, "split": "wilds"})
+    with pytest.raises(ConfigError, match="of site_id that are withheld here: 'RPE-01_1_"):
+        running.describe(read_fields(sites.data), sites)
     other = changed(tuned, model={"start": trained, "embedding": 9})
     with pytest.raises(ConfigError, match="has other parameters"):
         running.build(other, card, label=torch.tensor([0]))
@@ -182,6 +188,12 @@ def test_statistics_of_an_experiment_take_its_stain_away(trained: Path) -> None:
         one, two = (predict(run.model, feed, kind).embedding for feed in (plain, bright))  # type: ignore[arg-type]
         unlike = np.abs(one - two).mean() / one.std()
         assert bool(unlike < 0.05) is holds, (kind, unlike)
+
+
+def test_a_run_reads_its_images_on_the_device_that_it_lies_on(trained: Path) -> None:
+    run = load_run(trained, device="meta")  # stands for a GPU: any device that is not the cpu's
+    part = next(run.feed(read_fields(run.settings.data).part("test")).once())
+    assert {part.images.device.type, part.cell.device.type, run.model.weights.device.type} == {"meta"}
 
 
 def test_predictions_are_of_their_fields_whatever_the_batches(trained: Path) -> None:
