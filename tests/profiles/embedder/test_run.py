@@ -124,6 +124,21 @@ def test_an_embedding_starts_from_another_runs_encoder(settings, tmp_path):
         train(settings(f"start='{first}'", "model.conditions=['dose']"), runs=tmp_path, accelerator="cpu")
 
 
+def test_an_encoder_that_was_trained_on_what_is_withheld_is_refused(settings, tmp_path):
+    def short(*overrides):
+        return train(settings("training.epochs=1", *overrides), runs=tmp_path, accelerator="cpu")
+
+    all_seen, others = ("data.validation=0", "data.test=0"), "data.types=['trt_poscon']"
+    first = short(*all_seen)
+    leak = rf"{first} was trained on 10 perturbagen that are withheld here: 'BRD-.* and 5 more"
+    with pytest.raises(ConfigError, match=leak):
+        short(f"start='{first}'")
+    between = short(*all_seen, others, f"start='{first}'")
+    with pytest.raises(ConfigError, match=leak):
+        short(f"start='{between}'")
+    short(f"start='{short(*all_seen, others)}'")
+
+
 @pytest.mark.parametrize("resident", ["true", "false"])
 def test_a_last_batch_of_one_profile_is_left_out_for_batch_norm(settings, tmp_path, resident):
     n = len(prepare(settings()).train)
