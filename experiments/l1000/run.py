@@ -27,6 +27,7 @@ PLATE_CHOICES: dict[str, Overrides] = {
     "one layer of 256, noise .5": {"model": {"noise": 0.5, "encoder": {"kind": "mlp", "widths": [256]}}},
     "one layer of 256, noise 1": {"model": {"noise": 1.0, "encoder": {"kind": "mlp", "widths": [256]}}},
 }
+PLATE_TYPES = ("trt_cp", "trt_poscon")  # its four positive controls are drugs in six doses as the others are
 NAMED, EPOCHS = "one layer of 256, noise .5", 30  # without --nested: the same in every fold (see README)
 PLATE: Overrides = {
     "model": {"head": {"margin_rate": None}},
@@ -183,7 +184,8 @@ def plate_settings(
     """One network on the plate; all wells but the vehicle's have a class, as in the notes."""
     from perturbgen.config import merge
 
-    base = {"data": {"path": str(source), "label": "pert_id", "split": str(split)}, "seed": seed}
+    data = {"path": str(source), "label": "pert_id", "types": PLATE_TYPES, "split": str(split)}
+    base = {"data": data, "seed": seed}
     length = {"training": {"epochs": epochs}} if epochs else {}
     return made(merge(merge(merge(base, PLATE), choice), length))
 
@@ -193,7 +195,8 @@ def labels_of(source: Path) -> pd.Series:
     from perturbgen.profiles.embedder.data import read_table, treatments
     from perturbgen.profiles.embedder.settings import DataSettings
 
-    return treatments(read_table(source), DataSettings(path=source, label="pert_id")).samples["pert_id"].astype(str)
+    data = DataSettings(path=source, label="pert_id", types=PLATE_TYPES)
+    return treatments(read_table(source), data).samples["pert_id"].astype(str)
 
 
 def fold_of(drug: pd.Series, rng: np.random.Generator) -> Array:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from perturbgen.profiles.embedder import EmbedSettings
 
 SIZES: Final = (10, 30, 100)  # compounds that are trained on
-STEPS, BATCH = 600, 128  # the same for both, whatever the number of compounds
+STEPS, BATCH = 600, 128  # the same for both, whatever the number of compounds; the last epoch is whole
 
 
 def transfer_rows(source: Path, folder: Path, seeds: int, base: Overrides) -> Iterator[dict[str, Any]]:
@@ -65,7 +65,7 @@ def few_compounds(source: Path, folder: Path, base: Overrides, size: int, seed: 
         raise ConfigError(f"{len(names)} compounds are too few to train on {size}", fix=f"--compounds {2 * size}")
     parts = np.select([labels.isin(tested), labels.isin(trained)], ["test", "train"], "unused")
     split = write_split(folder / "split.csv", labels.index, parts)
-    steps_of_an_epoch = max(1, int((parts == "train").sum()) // BATCH)
+    steps_of_an_epoch = -(-int((parts == "train").sum()) // BATCH)  # the last batch of an epoch is a rest
     epochs = -(-STEPS // steps_of_an_epoch)
     length = {"training": {"epochs": epochs, "batch_size": BATCH}, "stopping": {"patience": epochs}}
     data = {"path": str(source), "types": ["trt_cp"], "split": str(split)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,6 +12,10 @@ from perturbgen.cli.data import Json
 from perturbgen.console import say, show_table
 from perturbgen.errors import ConfigError, SchemaError, shorten, suggest
 from perturbgen.files import check_output
+
+if TYPE_CHECKING:
+    from perturbgen.profiles.embedder import Embedder
+    from perturbgen.profiles.embedder.evaluation import Judged
 
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory that l1000 train made.")]
 Profiles = Annotated[
@@ -56,7 +60,8 @@ def train(
 
     A network is trained to tell perturbagens apart by a margin softmax; its last layer is the embedding. Perturbagens,
     not profiles, are withheld: after every epoch it is judged by how well profiles of perturbagens that it never saw
-    find their own kind, and the best epoch is kept. Ctrl-C saves, --resume goes on, perturbgen board shows the run.
+    find their own kind, and the best epoch is kept. Controls are no class, positive ones only where data.types names
+    them. Ctrl-C saves, --resume goes on, perturbgen board shows the run.
 
     Example: [bold]perturbgen l1000 train data/landmarks --set data.test=0.2 --set model.noise=0.5[/bold]
 
@@ -159,18 +164,9 @@ def evaluate(
     Example, mechanisms: [bold]perturbgen l1000 evaluate runs/0001-embedder-s0 --probe moa --perturbagens
     compoundinfo_beta.txt --out evaluation[/bold]
     """
-    from perturbgen.cli.retrieve import check_folder, tidy, write_parquet
-    from perturbgen.config import slug
+    from perturbgen.cli.retrieve import check_folder
     from perturbgen.profiles.embedder.data import require_column
-    from perturbgen.profiles.embedder.evaluation import (
-        MINE,
-        chosen_profiles,
-        judge,
-        neighbours_of_labels,
-        with_values,
-    )
-    from perturbgen.profiles.embedder.judge import measure_of
-    from perturbgen.profiles.embedder.report import evaluation_page
+    from perturbgen.profiles.embedder.evaluation import chosen_profiles, judge, with_values
 
     check_folder(out)
     embedder = opened(run, device)
@@ -181,24 +177,42 @@ def evaluate(
     if perturbagens is not None:
         table = with_values(table, perturbagens, probe or [])
     judged = judge(embedder, table, seed=seed, plate=plate or "plate", well=well or "well", probes=probe or [])
+    show_judged(judged, f"{part} profiles of {run}", as_json=as_json)
+    if out is not None:
+        written = write_judged(judged, embedder, out, f"Embedding {run.name}, {part}")
+        if not as_json:
+            say(f"wrote {out}/{', '.join(written)}")
+
+
+def show_judged(judged: Judged, title: str, *, as_json: bool) -> None:
+    """The methods, the trained embedding's controls and what was probed."""
+    from perturbgen.cli.retrieve import tidy
+
     rows, controls = judged.rows(), tidy(judged.controls, "variant")
     probes = {name: judged.probe_rows(name) for name in judged.probes}
     if as_json:
         show_table([{"methods": rows, "controls": controls, "probes": probes}], as_json=True)
-    else:
-        show_table(rows, title=f"{part} profiles of {run}")
-        show_table(controls, title="the trained embedding's controls")
-        for name, lines in probes.items():
-            show_table(lines, title=f"{name}, read by classifiers from perturbagens that they did not learn from")
-    if out is not None:
-        groups = neighbours_of_labels(judged, measure_of(embedder.model))
-        found = judged.found[MINE]
-        tables = {"queries": found.queries, "groups": found.groups, "neighbours": groups}
-        tables |= {f"probe_{slug(name)}": table for name, table in judged.probes.items()}
-        write_parquet(out, tables)
-        evaluation_page(judged, embedder, groups, title=f"Embedding {run.name}, {part}").write(out / "report.html")
-        if not as_json:
-            say(f"wrote {out}/{', '.join(f'{name}.parquet' for name in tables)} and report.html")
+        return
+    show_table(rows, title=title)
+    show_table(controls, title="the trained embedding's controls")
+    for name, lines in probes.items():
+        show_table(lines, title=f"{name}, read by classifiers from perturbagens that they did not learn from")
+
+
+def write_judged(judged: Judged, embedder: Embedder, out: Path, title: str) -> list[str]:
+    """The tables and the page, in a folder; returns the names of the files."""
+    from perturbgen.cli.retrieve import write_parquet
+    from perturbgen.config import slug
+    from perturbgen.profiles.embedder.evaluation import MINE, neighbours_of_labels
+    from perturbgen.profiles.embedder.judge import measure_of
+    from perturbgen.profiles.embedder.report import evaluation_page
+
+    groups, found = neighbours_of_labels(judged, measure_of(embedder.model)), judged.found[MINE]
+    tables = {"queries": found.queries, "groups": found.groups, "neighbours": groups}
+    tables |= {f"probe_{slug(name)}": table for name, table in judged.probes.items()}
+    write_parquet(out, tables)
+    evaluation_page(judged, embedder, groups, title=title).write(out / "report.html")
+    return [*(f"{name}.parquet" for name in tables), "report.html"]
 
 
 def neighbours(

@@ -44,6 +44,18 @@ def test_transfer_compares_both_starts_on_the_same_compounds(screen, experiment,
     assert table.loc["6 compounds, from scratch", "map"] != table.loc["6 compounds, fine-tuned", "map"]
 
 
+def test_few_compounds_are_trained_on_for_as_many_steps_as_many(screen, experiment, tmp_path, monkeypatch):
+    experiment("l1000")
+    transfer = sys.modules["transfer"]
+    monkeypatch.setattr(transfer, "STEPS", 20)
+    monkeypatch.setattr(transfer, "BATCH", 50)
+    steps = []
+    for compounds in (3, 10, 20):
+        settings = transfer.few_compounds(screen, tmp_path / f"{compounds}", SHORT, compounds, 0)
+        steps.append(transfer.learn(settings, tmp_path / f"{compounds}", which="last")[1].step)
+    assert steps == [20, 20, 20]
+
+
 def test_a_screen_too_small_to_transfer_to_is_refused(screen, experiment, capsys, monkeypatch):
     run = experiment("l1000")
     sys.modules["l1000_run"].SCREEN = SHORT

@@ -47,11 +47,11 @@ class ProfileFeed:
         return len(self.table)
 
     def steps(self, ranks: int) -> int:
-        """Batches of an epoch."""
+        """Batches of an epoch; a rest that would leave a process one profile, too few for batch norm, is not one."""
         if self.training.sampler == "balanced":
             return len(self.sampler())
         whole, rest = divmod(len(self), self.training.batch_size)
-        return whole + (rest >= ranks)
+        return whole + (rest >= 2 * ranks)
 
     def total(self, batch: int) -> int:
         """Profiles of a batch, in all processes together."""
@@ -60,8 +60,9 @@ class ProfileFeed:
 
     def epoch(self, epoch: int, *, skip: int = 0, rank: int = 0, ranks: int = 1) -> Iterator[ProfileBatch]:
         """The batches of an epoch; every process takes every ``ranks``-th profile of each."""
-        for positions, values in self.picked(epoch, skip):
-            if len(positions) >= ranks:
+        steps = self.steps(ranks)
+        for number, (positions, values) in enumerate(self.picked(epoch, skip), skip):
+            if number < steps:
                 yield self.batch(positions[rank::ranks], values[rank::ranks])
 
     def picked(self, epoch: int, skip: int) -> Iterator[Picked]:

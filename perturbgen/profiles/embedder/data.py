@@ -66,7 +66,7 @@ def whole(matrix: Array, samples: pd.DataFrame, genes: pd.Index, path: Path) -> 
 
 
 def treatments(table: ProfileTable, data: DataSettings) -> ProfileTable:
-    """Profiles with a label, of the wanted types; controls are no class."""
+    """Profiles with a label, of the wanted types; controls are no class, positive ones only where they are wanted."""
     samples = table.samples
     require_column(samples, data.label)
     keep = samples[data.label].notna().to_numpy()
@@ -79,6 +79,8 @@ def treatments(table: ProfileTable, data: DataSettings) -> ProfileTable:
         if wrong:
             raise SchemaError(f"no profile has pert_type {wrong[0]!r}", fix=suggest(wrong[0], known.unique()))
         keep &= known.isin(list(data.types)).to_numpy()
+    elif "role" in samples:
+        keep &= samples["role"].astype(object).ne("positive control").to_numpy()
     if not keep.any():
         raise SchemaError(
             f"no profile with a {data.label} is left", expected="treatments", cause="controls only, or no metadata"

@@ -17,7 +17,7 @@ from perturbgen.profiles.embedder.data import ProfileTable, read_table, require_
 from perturbgen.profiles.embedder.judge import measure_of, ranked
 from perturbgen.profiles.embedder.probe import probe, probe_task
 from perturbgen.profiles.embedder.rivals import Rival, rivals
-from perturbgen.profiles.embedder.run import Embedder, blank
+from perturbgen.profiles.embedder.run import Embedder, blank, with_genes
 
 Array = np.ndarray[Any, Any]
 MINE: Final = "trained embedding"
@@ -105,13 +105,15 @@ def judge(
 ) -> Judged:
     """Rank the profiles by every method; linear rivals are fitted on the run's training profiles.
 
-    ``probes`` are columns whose values classifiers are asked to read from each method's places.
+    Every method sees the embedding's genes, found by id. ``probes`` are columns whose values classifiers are asked to
+    read from each method's places.
     """
     label = embedder.settings.data.label
+    train = chosen_profiles(embedder, None, None, "train")
+    table, train = (with_genes(some, embedder.genes) for some in (table, train))
     labels = table.samples.assign(**{label: table.samples[label].astype(str)})
     tasks = {name: probe_task(labels, name, label, rng=np.random.default_rng(seed)) for name in probes}
     vectors, measure = embedder.embed(table), measure_of(embedder.model)
-    train = chosen_profiles(embedder, None, None, "train")
     linear = rivals(train.values(), train.samples[label].astype(str).to_numpy(), table.values(), seed=seed)
     methods = (Rival(MINE, vectors, measure), untrained(embedder, table), *linear)
     found = {rival.name: ranked(rival.vectors, labels, label, rival.similarity) for rival in methods}

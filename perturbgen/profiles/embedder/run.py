@@ -139,6 +139,7 @@ def prepare(settings: EmbedSettings) -> Prepared:
     require_finite(table)
     parts = split_parts(table, data, settings.seed)
     label = table.samples[data.label].astype(str)
+    require_unseen(settings.start, label[parts.isin(["validation", "test"]).to_numpy()], data.label)
     classes = classes_of(label[(parts == "train").to_numpy()], data.least)
     train = table.take(((parts == "train") & label.isin(classes)).to_numpy())
     validation = table.take((parts == "validation").to_numpy())
@@ -146,6 +147,20 @@ def prepare(settings: EmbedSettings) -> Prepared:
     conditions = conditions_of(settings, train)
     counts = train.samples[data.label].astype(str).value_counts().reindex(classes).to_numpy()
     return Prepared(parts, train, validation, classes, conditions, counts, mean, sd)
+
+
+def require_unseen(start: Path | None, held: pd.Series, name: str) -> None:
+    """Who is withheld here was no class of the run that this one starts from, nor of the run that one started from."""
+    while start is not None:
+        classes = read_card(require_folder(start, "run directory"))["classes"]
+        seen = np.intersect1d(held.unique(), classes)
+        if len(seen):
+            raise ConfigError(
+                f"{start} was trained on {len(seen)} {name} that are withheld here: {shorten(seen)}",
+                expected="validation and test labels that the encoder never saw",
+                fix="withhold the same ones in both runs by one data.split, or start from another run",
+            )
+        start = load_settings(EmbedSettings, start / "config.toml").start
 
 
 def conditions_of(settings: EmbedSettings, train: ProfileTable) -> ConditionEncoder:

@@ -28,7 +28,7 @@ class DataSettings(Settings):
     path: Path  # a folder of l1000 extract, a GCTX or GCT file, or an h5ad
     metadata: Path | None = None  # the table of a GCTX's samples
     label: str = "perturbagen"  # profiles of one label come together; parts of a split share no label
-    types: tuple[str, ...] = ()  # only these pert_types; by default every treatment, controls never
+    types: tuple[str, ...] = ()  # only these pert_types; else every treatment but positive controls; controls never
     least: Count = 2  # profiles that a label needs to be a class
     split: Path | None = None  # a split file by sample: train, validation; other parts are left alone
     leakproof: Path | None = None  # a split of the Leak-Proof CMap benchmark; its val and test parts

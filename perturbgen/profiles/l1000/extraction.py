@@ -46,18 +46,18 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Source:
-    """One matrix: where it is, how large, which of its columns are wanted, and a fingerprint of its ids."""
+    """One matrix: where it is, what marks the file, which of its columns are wanted, and its ids."""
 
     path: Path
     shape: tuple[int, int]
-    size: int
+    mark: dict[str, Any]
     level: str
     ids: pa.Array
     columns: np.ndarray
 
     def to_json(self) -> dict[str, Any]:
         """What identifies the source, whatever folder it is in."""
-        about = {"file": self.path.name, "bytes": self.size, "samples": self.shape[0], "genes": self.shape[1]}
+        about = self.mark | {"samples": self.shape[0], "genes": self.shape[1]}
         columns = hashlib.sha256(self.columns.astype(np.int64).tobytes()).hexdigest()
         return about | {"level": self.level, "ids_sha256": ids_hash(self.ids), "columns_sha256": columns}
 
@@ -155,7 +155,13 @@ def source(file: GctxFile, columns: np.ndarray) -> Source:
     """What is known of a file before its values are read."""
     ids = arrow_ids(file)
     level = level_of(ids.slice(0, 1000).to_pylist())
-    return Source(file.path, file.shape, file.path.stat().st_size, level, ids, columns)
+    return Source(file.path, file.shape, mark(file.path), level, ids, columns)
+
+
+def mark(path: Path) -> dict[str, Any]:
+    """What tells a file from another of its name, and from itself before its values were changed in place."""
+    about = path.stat()
+    return {"file": path.name, "bytes": about.st_size, "modified_ns": about.st_mtime_ns}
 
 
 def check_levels(sources: Sequence[Source]) -> None:
@@ -180,7 +186,7 @@ def make_plan(
 ) -> dict[str, Any]:
     """All that decides what is written: two calls with equal plans write equal folders."""
     genes = hashlib.sha256("\n".join(wanted["gene_id"]).encode()).hexdigest()
-    tables = [{"file": Path(path).name, "bytes": Path(path).stat().st_size} for path in metadata if Path(path).exists()]
+    tables = [mark(Path(path)) for path in metadata if Path(path).exists()]
     return {
         "format": FORMAT,
         "sources": [source.to_json() for source in sources],
@@ -208,6 +214,7 @@ def finished(out: Path, plan: dict[str, Any], *, force: bool) -> bool:
         raise InputError(
             f"{out} holds another extraction ({found.get('samples', 0):,} samples)",
             expected="a new folder, or the same files and options",
+            cause="other files or options, or a file that was written anew since",
             fix="--force replaces it, or choose another --out",
         )
     return False

@@ -100,7 +100,12 @@ def block(entry: Mapping[str, Any]) -> Block:
 def check_leaks(split: LeakProof, path: Path) -> None:
     """No cell line and no mechanism is in two blocks of a fold."""
     for number, (train, val) in enumerate(split.folds):
-        for one, other, names in ((train, val, "train and val"), (train, split.test, "train and test")):
+        pairs = (
+            (train, val, "train and val"),
+            (train, split.test, "train and test"),
+            (val, split.test, "val and test"),
+        )
+        for one, other, names in pairs:
             shared = sorted((one.cell_lines & other.cell_lines) | (one.moas & other.moas))
             if shared:
                 raise InputError(f"{path}: fold {number} has {shared[0]!r} in {names}", expected="blocks apart")

@@ -35,6 +35,18 @@ def test_controls_and_unlabelled_profiles_are_no_class(settings):
         treatments(found, settings("data.types=['trt_xpr']").data)
 
 
+def test_positive_controls_are_a_class_only_where_they_are_named(settings):
+    found = table(
+        pert_type=[*["trt_cp"] * 6, *["trt_poscon"] * 2], role=[*["treatment"] * 6, *["positive control"] * 2]
+    )
+    data = settings().data.__class__(path="x")
+    assert set(treatments(found, data).samples["perturbagen"]) == set("abc")
+    named = data.model_copy(update={"types": ("trt_cp", "trt_poscon")})
+    assert set(treatments(found, named).samples["perturbagen"]) == set("abcd")
+    found.samples["role"] = found.samples["role"].astype("category")
+    assert len(treatments(found, data)) == 6
+
+
 def test_labels_are_withheld_whole_and_the_draw_follows_the_seed(settings):
     data = settings("data.validation=0.25", "data.test=0.25").data
     parts = split_parts(table(), data, 0)

@@ -9,8 +9,11 @@ import torch
 from perturbgen.errors import ConfigError, InputError, SchemaError
 from perturbgen.evaluate.retrieval import retrieve
 from perturbgen.profiles.embedder import load_embedder, resume, train
+from perturbgen.profiles.embedder.batches import ProfileFeed
 from perturbgen.profiles.embedder.data import ProfileTable, read_table, treatments
 from perturbgen.profiles.embedder.judge import measure_of
+from perturbgen.profiles.embedder.run import prepare
+from perturbgen.profiles.embedder.settings import EncoderSettings, ModelSettings
 
 SAMPLERS = {
     "resident": (),
@@ -119,6 +122,44 @@ def test_an_embedding_starts_from_another_runs_encoder(settings, tmp_path):
         train(settings(f"start='{first}'", "model.encoder.growth=9"), runs=tmp_path, accelerator="cpu")
     with pytest.raises(ConfigError, match="knows the conditions"):
         train(settings(f"start='{first}'", "model.conditions=['dose']"), runs=tmp_path, accelerator="cpu")
+
+
+def test_an_encoder_that_was_trained_on_what_is_withheld_is_refused(settings, tmp_path):
+    def short(*overrides):
+        return train(settings("training.epochs=1", *overrides), runs=tmp_path, accelerator="cpu")
+
+    all_seen, others = ("data.validation=0", "data.test=0"), "data.types=['trt_poscon']"
+    first = short(*all_seen)
+    leak = rf"{first} was trained on 10 perturbagen that are withheld here: 'BRD-.* and 5 more"
+    with pytest.raises(ConfigError, match=leak):
+        short(f"start='{first}'")
+    between = short(*all_seen, others, f"start='{first}'")
+    with pytest.raises(ConfigError, match=leak):
+        short(f"start='{between}'")
+    short(f"start='{short(*all_seen, others)}'")
+
+
+@pytest.mark.parametrize("resident", ["true", "false"])
+def test_a_last_batch_of_one_profile_is_left_out_for_batch_norm(settings, tmp_path, resident):
+    n = len(prepare(settings()).train)
+    some = settings(f"training.batch_size={n - 1}", f"training.resident={resident}", "training.epochs=2")
+    normed = ModelSettings(size=8, encoder=EncoderSettings(kind="three_stage", width=8))
+    run = train(some.model_copy(update={"model": normed}), runs=tmp_path, accelerator="cpu")
+    assert torch.load(run / "checkpoint" / "last.pt", weights_only=True)["state"]["step"] == 2
+
+
+@pytest.mark.parametrize(
+    ("size", "ranks", "sizes"), [(30, 1, [30, 30, 3]), (31, 1, [31, 31]), (30, 2, [15, 15]), (59, 2, [30, 2])]
+)
+def test_every_process_has_two_profiles_of_a_batch(settings, size, ranks, sizes):
+    some = settings(f"training.batch_size={size}")
+    table = read_table(some.data.path)
+    table = table.take(np.arange(len(table)) < 63)
+    feed = ProfileFeed.build(table, np.zeros(63), np.zeros((63, 0), np.float32), some.training, seed=0,
+                             device=torch.device("cpu"))  # fmt: skip
+    assert [len(batch.index) for batch in feed.epoch(0, ranks=ranks)] == sizes
+    assert len(sizes) == feed.steps(ranks)
+    assert [len(batch.index) for batch in feed.epoch(0, skip=1, ranks=ranks)] == sizes[1:]
 
 
 def test_without_withheld_perturbagens_the_loss_decides(settings, tmp_path):

@@ -20,6 +20,7 @@ from perturbgen.profiles.imaging.correct import (
     tvn,
 )
 from perturbgen.profiles.imaging.correct.batch import batch_predictability, batch_variance
+from perturbgen.profiles.imaging.correct.build import told_apart
 from perturbgen.profiles.imaging.profiles import Profiles
 
 
@@ -257,6 +258,19 @@ def test_batches_are_told_from_held_out_controls_before_and_not_after() -> None:
     assert found.after == pytest.approx(1 / 3, abs=0.12)
     assert found.variance_before > 0.5
     assert abs(found.variance_after) < 0.1
+
+
+def test_the_sites_of_a_well_are_held_out_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(15)
+    meta = pd.DataFrame({"plate": 1, "well": np.repeat(np.arange(40), 2), "site": np.tile([1, 2], 40)})
+    profiles = Profiles(rng.normal(size=(80, 3)), meta, pd.Index(list("abc")))
+    step, seen = NestedCentre(["plate", "site"]), []
+    monkeypatch.setattr(
+        step, "fit", lambda *_, control: seen.append(control) or NestedCentre.fit(step, *_, control=control)
+    )
+    told_apart(step, profiles, control=np.ones(80, bool), batch=["plate"], inner=["plate", "site"], rng=rng)
+    assert 0 < seen[0].sum() < 80
+    assert (seen[0][::2] == seen[0][1::2]).all()
 
 
 def test_the_share_of_batch_variance_is_unbiased() -> None:

@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
@@ -285,6 +286,57 @@ def test_unfinished_work_on_other_options_is_not_gone_on_with(
     found = extract([path], tmp_path / "out", genes=wanted, options=Options(clip=1))
     assert "starting anew" in caplog.text
     assert np.abs(found.matrix).max() == 1
+
+
+def renormalise(path: Path) -> None:
+    """Other values under the same name, size and ids."""
+    with h5py.File(path, "r+") as file:
+        file["0/DATA/0/matrix"][:] *= 2
+
+
+def test_values_changed_in_place_are_not_taken_for_the_old_ones(
+    gctx: Write, inst_info: Write, wanted: Path, values: np.ndarray, tmp_path: Path
+) -> None:
+    path, table, out = gctx(), inst_info(), tmp_path / "out"
+    extract([path], out, metadata=[table], genes=wanted)
+    renormalise(path)
+    with pytest.raises(InputError, match=r"holds another extraction[\s\S]*written anew since"):
+        extract([path], out, metadata=[table], genes=wanted)
+    found = extract([path], out, metadata=[table], genes=wanted, force=True)
+    np.testing.assert_array_equal(found.matrix, 2 * values[:, :3])
+    table.write_text(table.read_text().replace("MECP2", "MECP3"))
+    with pytest.raises(InputError, match="holds another extraction"):
+        extract([path], out, metadata=[table], genes=wanted)
+
+
+def test_an_extraction_of_before_files_were_dated_is_another_one(gctx: Write, wanted: Path, tmp_path: Path) -> None:
+    manifest = extract([gctx()], tmp_path / "out", genes=wanted).folder / "manifest.json"
+    old = json.loads(manifest.read_text())
+    del old["plan"]["sources"][0]["modified_ns"]
+    manifest.write_text(json.dumps(old))
+    with pytest.raises(InputError, match=r"holds another extraction \(5 samples\)"):
+        extract([tmp_path / "a.gctx"], tmp_path / "out", genes=wanted)
+
+
+def test_unfinished_work_on_values_changed_since_is_not_gone_on_with(
+    tmp_path: Path, wanted: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    path, blocks, append = big(tmp_path), 40 * 7 * 4, Growing.append
+
+    def interrupted(self: Growing, values: np.ndarray) -> None:
+        if self.rows == 120:
+            raise KeyboardInterrupt
+        append(self, values)
+
+    monkeypatch.setattr(Growing, "append", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        extract([path], tmp_path / "out", genes=wanted, block_bytes=blocks)
+    monkeypatch.undo()
+    renormalise(path)
+    found = extract([path], tmp_path / "out", genes=wanted, block_bytes=blocks)
+    assert "starting anew" in caplog.text
+    with h5py.File(path) as file:
+        np.testing.assert_array_equal(found.matrix, file["0/DATA/0/matrix"][:, :3])
 
 
 def test_a_finished_extraction_is_not_done_again_nor_overwritten(

@@ -43,10 +43,13 @@ def test_a_sample_belongs_by_both_its_line_and_its_mechanism(tmp_path: Path) -> 
         split.split(samples.assign(cell_line="x"))
 
 
-@pytest.mark.parametrize("part", ["val", "test"])
-def test_a_leak_is_found(tmp_path: Path, part: str) -> None:
-    leaking = {"cell_lines": ["A"], "moas": ["m9"]}
-    with pytest.raises(InputError, match=f"fold 0 has 'A' in train and {part}"):
+@pytest.mark.parametrize(
+    ("part", "line", "where"),
+    [("val", "A", "train and val"), ("test", "A", "train and test"), ("val", "C", "val and test")],
+)
+def test_a_leak_is_found(tmp_path: Path, part: str, line: str, where: str) -> None:
+    leaking = {"cell_lines": [line], "moas": ["m9"]}
+    with pytest.raises(InputError, match=f"fold 0 has '{line}' in {where}"):
         read_leakproof(write(tmp_path, **{part: [leaking] * len(SPLIT[part])}))
 
 

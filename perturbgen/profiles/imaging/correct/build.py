@@ -64,10 +64,14 @@ def told_apart(
     inner: Sequence[str],
     rng: np.random.Generator,
 ) -> list[dict[str, Any]]:
-    """Batch predictability as a table of two rows; none, with a warning, where no group has two controls."""
+    """Batch predictability as a table of two rows; none, with a warning, where no group has two controls.
+
+    A well is held out with all of its sites, even where the correction centres each site by itself.
+    """
+    groups = [name for name in inner if name != "site"] or list(batch)
     try:
         found = batch_predictability(
-            step, profiles, control=control, batch=batch, split=inner, well=well_labels(profiles.meta), rng=rng
+            step, profiles, control=control, batch=batch, split=groups, well=well_labels(profiles.meta), rng=rng
         )
     except SchemaError as error:
         log.warning("batch predictability not measured: %s", error.what)
