@@ -49,7 +49,9 @@ def in_common(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Both tables with the labels that the policies allow, in the truth's order, values untouched."""
     truth = checked(truth, "the truth")
-    prediction = same_levels(checked(prediction, name), truth.index, name)
+    if isinstance(prediction, pd.DataFrame):
+        prediction = same_levels(prediction, truth.index, name)  # before labels that are one short look doubled
+    prediction = checked(prediction, name)
     kept_rows = shared(truth.index, prediction.index, rows, "conditions", "rows", name)
     kept_genes = shared(truth.columns, prediction.columns, genes, "genes", "genes", name)
     return select(truth, kept_rows, kept_genes), select(prediction, kept_rows, kept_genes)
