@@ -87,10 +87,12 @@ def require_folder_to_be(out: Path) -> None:
 
 def read_conditions(path: Path) -> pd.DataFrame:
     """The conditions of an id_map, in our words."""
-    from perturbgen.data.tables import read_csv, read_header
+    from perturbgen.data.tables import read_csv, read_header, require_values
 
     name = "compound" if "compound" in read_header(path) else "sm_name"
     table = read_csv(path, columns=["cell_type", name], text=["cell_type", name])
+    for column, other in (("cell_type", name), (name, "cell_type")):
+        require_values(table, [column], other, path)
     return table[["cell_type", name]].rename(columns={name: "compound"})
 
 

@@ -45,6 +45,9 @@ def test_a_mistake_leaves_the_folder_to_the_corrected_command(folder, capsys):
     wanted_table().assign(cell_type="Martian").to_csv("wrong.csv", index=False)
     assert command([*arguments, "--conditions", "wrong.csv"]) == 2
     assert not (folder / "made").exists()
+    wanted_table().assign(compound=["drug 3", None, "drug 5"]).to_csv("gap.csv", index=False)
+    assert command([*arguments, "--conditions", "gap.csv"]) == 2
+    assert "gap.csv: 'compound' is missing in 1 rows (cell_type 'B')" in capsys.readouterr().err
     assert command([*arguments, "--conditions", "id_map.csv"]) == 0
     capsys.readouterr()
     assert command([*arguments, "--conditions", "id_map.csv", "--seed", str(2**32)]) == 2
