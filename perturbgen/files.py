@@ -54,9 +54,9 @@ def require_writable(path: str | Path) -> None:
     """What is above ``path`` is a folder that one may write to, as far as it exists."""
     above = next(folder for folder in Path(path).absolute().parents if folder.exists())
     if not above.is_dir():
-        raise InputError(f"cannot write {path}: {above} is a file", expected="a folder", fix="choose another --out")
+        raise InputError(f"cannot write {path}: {above} is a file", expected="a folder", fix="write somewhere else")
     if not os.access(above, os.W_OK):
-        raise StorageError(f"cannot write {path}: writing to {above} is not permitted", fix="choose another --out")
+        raise StorageError(f"cannot write {path}: writing to {above} is not permitted", fix="write somewhere else")
 
 
 def require_folder(path: str | Path, what: str = "folder") -> Path:
@@ -83,7 +83,7 @@ def disk_errors(path: Path) -> Iterator[None]:
         if not full and error.errno not in (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR):
             raise
         what = "no space left on the disk" if full else "writing is not permitted"
-        raise StorageError(f"cannot write {path}: {what}", fix="free some space or choose another --out") from error
+        raise StorageError(f"cannot write {path}: {what}", fix="free some space, or write somewhere else") from error
 
 
 @contextmanager

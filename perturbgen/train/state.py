@@ -55,9 +55,12 @@ def load_state(run: Path, name: str) -> dict[str, Any]:
     path = require_file(run / "checkpoint" / f"{name}.pt", "checkpoint")
     try:
         state = torch.load(path, weights_only=True, map_location="cpu")
-    except (*BROKEN_PICKLE, RuntimeError) as error:
-        first = (str(error) or type(error).__name__).partition(". ")[0]  # PyTorch's advice comes after
-        raise InputError(f"{path} cannot be read as a checkpoint: {first}", cause="a copy that broke off") from None
+    except (*BROKEN_PICKLE, RuntimeError):  # what they say is of pickles, and would not help
+        raise InputError(
+            f"{path} cannot be read as a checkpoint",
+            cause="a copy that broke off, or another file under its name",
+            fix="copy the run again",
+        ) from None
     needed = {"model", "optimisers", "state"} if name == "last" else {"model"}
     if not isinstance(state, dict) or not needed <= state.keys():
         raise InputError(
