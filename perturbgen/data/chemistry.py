@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from perturbgen.data.tables import open_parquet, parquet_errors, read_csv, require_columns
+from perturbgen.data.tables import read_frame, require_columns
 from perturbgen.errors import MissingDependencyError, SchemaError, shorten
 
 
@@ -32,12 +32,7 @@ def morgan_fingerprints(smiles: pd.Series, *, radius: int = 2, bits: int = 2048)
 
 def read_smiles(path: Path) -> pd.Series:
     """SMILES by compound, from a table with the columns sm_name or compound and SMILES (in any case)."""
-    if path.suffix == ".parquet":
-        with open_parquet(path) as file, parquet_errors(path):
-            table = file.read().to_pandas()
-    else:
-        table = read_csv(path)
-    table = table.rename(columns=lambda name: str(name).lower()).rename(columns={"sm_name": "compound"})
+    table = read_frame(path).rename(columns=lambda name: str(name).lower()).rename(columns={"sm_name": "compound"})
     require_columns(table.columns, ["compound", "smiles"], path)
     found: pd.Series = table.drop_duplicates("compound").set_index("compound")["smiles"].dropna()
     return found

@@ -65,6 +65,15 @@ def read_csv(
     return frame
 
 
+def read_frame(path: str | Path, *, columns: Sequence[str] = (), text: Iterable[str] = ()) -> pd.DataFrame:
+    """A table that holds ``columns``, whole: a parquet file, or a CSV as :func:`read_csv` reads it."""
+    path = Path(path)
+    if path.suffix != ".parquet":
+        return read_csv(path, columns=columns, text=text)
+    with open_parquet(path, columns=columns) as file, parquet_errors(path):
+        return file.read().to_pandas()
+
+
 def read_header(path: str | Path) -> list[str]:
     """The column names of a CSV or CSV.gz, as they stand (pandas would rename repeated ones)."""
     path = require_file(path, "table")

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from perturbgen.data.h5ad import h5ad_errors
-from perturbgen.data.tables import open_parquet, parquet_errors
+from perturbgen.data.tables import read_frame
 from perturbgen.errors import InputError, SchemaError, shorten, suggest
 from perturbgen.files import require_file
 
@@ -56,8 +56,7 @@ def read_obsm(path: Path, key: str | None) -> tuple[Array, pd.DataFrame]:
 
 def read_features(path: Path, key: str | None) -> tuple[Array, pd.DataFrame]:
     """The feature columns and the others."""
-    with parquet_errors(path):
-        table = open_parquet(path).read().to_pandas()
+    table = read_frame(path)
     floating = [name for name in table if pd.api.types.is_float_dtype(table[name])]
     chosen = [name for name in table if str(name).startswith(key)] if key else floating
     text = [name for name in chosen if not pd.api.types.is_numeric_dtype(table[name])]

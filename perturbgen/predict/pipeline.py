@@ -75,12 +75,12 @@ def predict(
     shrinkage: dict[str, Shrinkage] = {}
     found: dict[str, pd.DataFrame] = {}
     again: dict[str, pd.DataFrame] = {}
+    levels = levels_of(task, settings.levels) if settings.needs(CALIBRATED) else pd.DataFrame()
     for name in settings.estimators:
         found[name] = raw[SOURCE.get(name, name)]
         if task.twins is not None:
             again[name] = found[name].loc[task.twins.conditions].fillna(0.0)
         if name in CALIBRATED:
-            levels = levels_of(task, settings.levels)
             shrinkage[name] = fit_shrinkage(again[name], task.truth, levels)
             found[name] = shrinkage[name].apply(found[name], levels)
             again[name] = shrunk_by_others(again[name], task.truth, levels)

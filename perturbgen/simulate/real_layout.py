@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from perturbgen.data.kaggle_tables import read_genes
-from perturbgen.data.tables import open_parquet, parquet_errors, read_csv, require_unique, require_values
+from perturbgen.data.tables import read_frame, require_unique, require_values
 from perturbgen.data.vocabulary import VEHICLE
 from perturbgen.errors import SchemaError, shorten
 from perturbgen.files import require_file, require_folder
@@ -60,11 +60,7 @@ def read_layout(folder: str | Path, *, rng: np.random.Generator) -> Layout:
 def read_table(folder: Path, name: str) -> pd.DataFrame:
     """One of the metadata tables, whole, with its columns and a value in each."""
     path, columns = require_file(folder / FILES[name], name), COLUMNS[name]
-    if path.suffix == ".parquet":
-        with open_parquet(path, columns=columns) as file, parquet_errors(path):
-            table = file.read().to_pandas()
-    else:
-        table = read_csv(path, columns=columns, text=[column for column in columns if column in TEXT])
+    table = read_frame(path, columns=columns, text=[column for column in columns if column in TEXT])
     require_values(table, columns, "sm_name", path)
     if KEYS.get(name):
         require_unique(table[list(KEYS[name])].agg(" | ".join, axis=1), " | ".join(KEYS[name]), path)

@@ -12,7 +12,7 @@ import pandas as pd
 
 from perturbgen.config import load_settings
 from perturbgen.data import CovariateEncoder
-from perturbgen.data.tables import open_parquet, parquet_errors
+from perturbgen.data.tables import read_frame
 from perturbgen.errors import InputError, SchemaError, shorten
 from perturbgen.files import atomic_path, require_file, require_folder
 from perturbgen.train.devices import require_device
@@ -100,9 +100,7 @@ def write_parts(run: Path, parts: pd.Series) -> None:
 
 def read_parts(run: Path) -> pd.Series:
     """Which cell was in which part."""
-    path = run / "cells.parquet"
-    with open_parquet(path, columns=["part"]) as file, parquet_errors(path):
-        return file.read().to_pandas()["part"]
+    return read_frame(run / "cells.parquet", columns=["part"])["part"]
 
 
 def require_same_cells(run: Path, parts: pd.Series) -> None:

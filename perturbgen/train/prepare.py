@@ -94,13 +94,9 @@ def fit_encoder(
 def read_descriptors(path: Path) -> pd.DataFrame:
     """A table with a row per category (first column: its name): numbers, or Morgan fingerprints of its SMILES."""
     from perturbgen.data.chemistry import morgan_fingerprints
-    from perturbgen.data.tables import open_parquet, parquet_errors, read_csv
+    from perturbgen.data.tables import read_frame
 
-    if path.suffix == ".parquet":
-        with open_parquet(path) as file, parquet_errors(path):
-            table = file.read().to_pandas()
-    else:
-        table = read_csv(path)
+    table = read_frame(path)
     if not isinstance(table.index, pd.RangeIndex):
         table = table.reset_index()
     table = table.set_index(table.columns[0])

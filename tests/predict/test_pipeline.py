@@ -60,6 +60,15 @@ def test_every_estimator_answers_for_every_condition(vae, experiment, sampler):
         assert found.calibrated[name].shape == found.calibrated[raw].shape == found.measured.shape
 
 
+def test_calibration_conditions_are_given_out_as_shrunk_by_the_others(vae, experiment, sampler, monkeypatch):
+    """In the ensemble, a member that was shrunk by a condition's own answer would look too good."""
+    monkeypatch.setattr("perturbgen.predict.pipeline.shrunk_by_others", lambda values, truth, levels: values * 0 + 7)
+    settings = PredictSettings(estimators=("shrunk",), replicates=1, levels=2)
+    found = predict(vae, experiment, WANTED, settings, sampler=sampler)
+    assert (found.calibrated["shrunk"] == 7).all(axis=None)
+    assert not (found.values["shrunk"] == 7).any(axis=None)
+
+
 def test_anchored_t_is_against_generated_vehicle_wells_of_the_same_places(vae, experiment, sampler):
     settings = PredictSettings(estimators=("anchored_t",), replicates=1)
     task = make_task(vae, experiment, LABELS, settings, sampler=sampler, calibration_run=None)

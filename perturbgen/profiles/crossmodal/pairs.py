@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 import pandas as pd
 
-from perturbgen.data.tables import open_parquet, parquet_errors, read_csv, require_columns
+from perturbgen.data.tables import read_frame, require_columns
 from perturbgen.errors import InputError, SchemaError, shorten
 from perturbgen.evaluate.retrieval import percent_replicating
 from perturbgen.profiles.imaging.correct import ControlScaler
@@ -68,10 +68,7 @@ def read_wells(path: str | Path, columns: Columns) -> Profiles:
 
 def read_table(path: Path, columns: Columns) -> pd.DataFrame:
     """The rows as they are; labels are text."""
-    if path.suffix == ".parquet":
-        with parquet_errors(path):
-            return open_parquet(path).read().to_pandas()
-    return read_csv(path, text=[name for name in (columns.label, columns.plate, columns.moa) if name])
+    return read_frame(path, text=[name for name in (columns.label, columns.plate, columns.moa) if name])
 
 
 def feature_names(table: pd.DataFrame, columns: Columns, named: Sequence[str], path: str | Path) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Final
 import numpy as np
 import pandas as pd
 
-from perturbgen.data.tables import open_parquet, parquet_errors, read_csv, require_unique
+from perturbgen.data.tables import read_frame, require_unique
 from perturbgen.errors import SchemaError, shorten
 from perturbgen.profiles.imaging.profiles import Profiles
 
@@ -21,12 +21,7 @@ def read_profiles(path: str | Path) -> Profiles:
 
     ``plate`` and ``well`` stand beside ``Metadata_Plate`` and ``Metadata_Well``, where these are given.
     """
-    path = Path(path)
-    if path.suffix == ".parquet":
-        with parquet_errors(path):
-            table = open_parquet(path).read().to_pandas()
-    else:
-        table = read_csv(path)
+    table = read_frame(path)
     labels = [name for name in table if str(name).startswith(PREFIX)]
     if not labels:
         raise SchemaError(f"{path} has no {PREFIX} column", expected="labels such as Metadata_Plate, Metadata_Well",

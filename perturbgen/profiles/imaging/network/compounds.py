@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from perturbgen.errors import SchemaError, suggest
+from perturbgen.errors import SchemaError
 from perturbgen.profiles.imaging import bbbc021
 from perturbgen.profiles.imaging.network.settings import CompoundData, ImageData
 from perturbgen.profiles.imaging.nsc import mechanism_folds
@@ -77,12 +77,8 @@ def parts(table: pd.DataFrame, data: ImageData) -> np.ndarray:
 def held_plates(table: pd.DataFrame, data: ImageData) -> list[str]:
     """The plates of the validation: those named, or those of the last replicate of each week that has two."""
     plates = table[["plate", "week", "replicate"]].drop_duplicates().sort_values("plate")
-    for name in data.validation:
-        if name not in set(plates["plate"]):
-            raise SchemaError(f"no plate {name!r}", expected="plates to validate on",
-                              fix=suggest(name, plates["plate"].tolist()))  # fmt: skip
     if data.validation:
-        return list(data.validation)
+        return data.named(plates["plate"], "plate")
     weeks = plates.groupby("week")["replicate"]
     last = (plates["replicate"] == weeks.transform("max")) & (weeks.transform("nunique") > 1)
     return plates.loc[last, "plate"].tolist()

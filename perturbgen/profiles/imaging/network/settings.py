@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from perturbgen.config import Settings
+from perturbgen.errors import SchemaError, suggest
 from perturbgen.train.settings import Chance, LoopSettings, LoopTraining, changed
 
 Count = Annotated[int, Field(ge=1)]
@@ -55,6 +57,14 @@ class ImageData(Settings):
     standardise: bool = False  # each channel of each image to mean 0 and SD 1, as WILDS does
     workers: Count = 2  # threads that decode
     ahead: Count = 2  # batches that are decoded before they are asked for
+
+    def named(self, known: Iterable[str], what: str) -> list[str]:
+        """The experiments or plates (``what``) of ``validation``, all of which must be known."""
+        names = list(map(str, known))
+        for name in self.validation:
+            if name not in names:
+                raise SchemaError(f"no {what} {name!r}", expected=f"{what}s to validate on", fix=suggest(name, names))
+        return list(self.validation)
 
 
 class AugmentSettings(Settings):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from perturbgen.errors import SchemaError, suggest
 from perturbgen.profiles.imaging import rxrx1
 from perturbgen.profiles.imaging.network.settings import ImageData
 
@@ -34,12 +33,8 @@ def parts(table: pd.DataFrame, data: ImageData) -> np.ndarray:
 def held_experiments(table: pd.DataFrame, data: ImageData) -> list[str]:
     """The experiments of the validation."""
     plan = table[["experiment", "cell_type", "dataset"]].drop_duplicates().sort_values("experiment")
-    for name in data.validation:
-        if name not in set(plan["experiment"]):
-            raise SchemaError(f"no experiment {name!r}", expected="experiments to validate on",
-                              fix=suggest(name, plan["experiment"].tolist()))  # fmt: skip
     if data.validation:
-        return list(data.validation)
+        return data.named(plan["experiment"], "experiment")
     side = "train" if data.split == "kaggle" else "test"
     grouped = plan[plan["dataset"] == side].groupby("cell_type")["experiment"]
     many = grouped.transform("size") > 1
