@@ -16,11 +16,11 @@ import numpy as np
 import pandas as pd
 from pydantic import Field
 
-from perturbgen.config import Settings, load_settings, merge
-from perturbgen.console import say, show_table
-from perturbgen.errors import InputError, shorten
-from perturbgen.predict.settings import Estimator
-from perturbgen.sampling.latents import Route
+from perturbgen.core.config import Settings, load_settings, merge
+from perturbgen.core.console import say, show_table
+from perturbgen.core.errors import InputError, shorten
+from perturbgen.generate.latents import Route
+from perturbgen.predict.estimators import Estimator
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -41,11 +41,15 @@ class ChallengeSettings(Settings):
 
     seed: Annotated[int, Field(ge=0)]
     estimator: Estimator
-    replicates: Annotated[int, Field(ge=1)] | None = None  # None: until calibration conditions gain no more
+    replicates: Annotated[int, Field(ge=1)] | None = (
+        None  # None: until calibration conditions gain no more
+    )
     latent: Route
     flavour: Literal["kaggle", "op3"]
     validation: Annotated[float, Field(gt=0, lt=1)]
-    calibration: Annotated[float, Field(gt=0, lt=1)]  # share of the known compounds that the calibration run hides
+    calibration: Annotated[
+        float, Field(gt=0, lt=1)
+    ]  # share of the known compounds that the calibration run hides
     accelerator: str
     baselines: tuple[str, ...]
     train: dict[str, Any]
@@ -87,7 +91,9 @@ def require_files(folder: Path, names: Sequence[str], *, fix: str) -> None:
     absent = [name for name in names if not (folder / name).is_file()]
     if absent:
         raise InputError(
-            f"{folder} has no {shorten(absent, len(absent))}" if folder.is_dir() else f"there is no folder {folder}",
+            f"{folder} has no {shorten(absent, len(absent))}"
+            if folder.is_dir()
+            else f"there is no folder {folder}",
             expected=f"a folder with {shorten(names, len(names))}",
             fix=fix,
         )
@@ -98,15 +104,18 @@ def predict_rows(challenge: Challenge, settings: ChallengeSettings, out: Path) -
 
     Runs lie under ``out/runs``; what was trained before is taken. ``out/predictions.parquet`` is written.
     """
-    from perturbgen.files import atomic_path
+    from perturbgen.core.files import atomic_path
+    from perturbgen.predict.estimators import PredictSettings
     from perturbgen.predict.pipeline import predict
-    from perturbgen.predict.settings import PredictSettings
 
     everything, judge = (train(challenge, settings, out, hide=hide) for hide in (False, True))
     asked = PredictSettings(
-        estimators=(settings.estimator,), replicates=settings.replicates, latent=settings.latent,
-        flavour=settings.flavour, seed=settings.seed,
-    )  # fmt: skip
+        estimators=(settings.estimator,),
+        replicates=settings.replicates,
+        latent=settings.latent,
+        flavour=settings.flavour,
+        seed=settings.seed,
+    )
     found = predict(everything, challenge.cells, challenge.wanted, asked, calibration_run=judge)
     tell(found, settings)
     values = found.values[settings.estimator]
@@ -119,13 +128,19 @@ def tell(found: Prediction, settings: ChallengeSettings) -> None:
     """How the prediction came about, in the log."""
     if len(found.scores):
         log.info(
-            "calibration conditions: MRRMSE %.3f after %d replicates", found.scores.iloc[-1], found.scores.index[-1]
+            "calibration conditions: MRRMSE %.3f after %d replicates",
+            found.scores.iloc[-1],
+            found.scores.index[-1],
         )
     if settings.estimator in found.shrinkage:
-        log.info("factors by expression level\n%s", found.shrinkage[settings.estimator].factors.round(2))
+        log.info(
+            "factors by expression level\n%s", found.shrinkage[settings.estimator].factors.round(2)
+        )
 
 
-def train(challenge: Challenge, settings: ChallengeSettings, out: Path, *, hide: bool) -> TrainedRun:
+def train(
+    challenge: Challenge, settings: ChallengeSettings, out: Path, *, hide: bool
+) -> TrainedRun:
     """A run on the released cells, or with ``hide`` on those that do not calibrate."""
     from perturbgen.data.splits import calibration_split
     from perturbgen.train import RunSettings, load_run
@@ -134,21 +149,36 @@ def train(challenge: Challenge, settings: ChallengeSettings, out: Path, *, hide:
     kind = "calibration" if hide else "full"
     share = settings.calibration if hide else 0.0
     split: Split = calibration_split(
-        challenge.cells.obs, challenge.wanted, rng=np.random.default_rng([settings.seed, 6]), share=share,
+        challenge.cells.obs,
+        challenge.wanted,
+        rng=np.random.default_rng([settings.seed, 6]),
+        share=share,
         validation=settings.validation,
-    )  # fmt: skip
-    path = out / f"split-{kind}-{share:g}-{settings.validation:g}-s{settings.seed}.csv"  # older runs keep theirs
+    )
+    path = (
+        out / f"split-{kind}-{share:g}-{settings.validation:g}-s{settings.seed}.csv"
+    )  # older runs keep theirs
     split.write(path)
-    ours = {"name": kind, "seed": settings.seed, "data": {"path": str(challenge.path), "split": str(path)}}
+    ours = {
+        "name": kind,
+        "seed": settings.seed,
+        "data": {"path": str(challenge.path), "split": str(path)},
+    }
     theirs = settings.train
     if settings.kind == "dgd":
-        theirs = {name: value for name, value in theirs.items() if name != "annealing"}  # of the VAE's KL term
+        theirs = {
+            name: value for name, value in theirs.items() if name != "annealing"
+        }  # of the VAE's KL term
     asked = load_settings(RunSettings, base=merge(theirs, ours))
     return load_run(running.train_once(asked, runs=out / "runs", accelerator=settings.accelerator))
 
 
 def hand_in(
-    predictions: pd.DataFrame, challenge: Challenge, path: Path, *, about: Mapping[str, str] | None = None
+    predictions: pd.DataFrame,
+    challenge: Challenge,
+    path: Path,
+    *,
+    about: Mapping[str, str] | None = None,
 ) -> Path:
     """Write a submission (.csv or .h5ad) and check it as a stranger would."""
     from perturbgen import submission
@@ -164,7 +194,9 @@ def hand_in(
     return path
 
 
-def show_scores(predictions: pd.DataFrame, challenge: Challenge, settings: ChallengeSettings, *, as_json: bool) -> None:
+def show_scores(
+    predictions: pd.DataFrame, challenge: Challenge, settings: ChallengeSettings, *, as_json: bool
+) -> None:
     """The table of :func:`scores`, where the answer is known."""
     if challenge.truth is None:
         log.info("nobody here knows the answer for these rows: no scores")
@@ -174,7 +206,10 @@ def show_scores(predictions: pd.DataFrame, challenge: Challenge, settings: Chall
 
 
 def scores(
-    predictions: pd.DataFrame, truth: pd.DataFrame, challenge: Challenge, settings: ChallengeSettings
+    predictions: pd.DataFrame,
+    truth: pd.DataFrame,
+    challenge: Challenge,
+    settings: ChallengeSettings,
 ) -> list[dict[str, Any]]:
     """MRRMSE of predictions and of zeros and simple baselines beside them, and the ratio to zeros."""
     from perturbgen.baselines import make
@@ -187,5 +222,11 @@ def scores(
         fitted = make(name).fit(challenge.measured, rng=np.random.default_rng(settings.seed))
         tables[name] = fitted.predict(wanted)
     tables[settings.label] = predictions.loc[truth.index, truth.columns]
-    found = {name: score(truth, t, metrics=[METRIC], name=name).to_numpy().mean() for name, t in tables.items()}
-    return [{"prediction": name, "MRRMSE": value, "ratio": value / found["zeros"]} for name, value in found.items()]
+    found = {
+        name: score(truth, t, metrics=[METRIC], name=name).to_numpy().mean()
+        for name, t in tables.items()
+    }
+    return [
+        {"prediction": name, "MRRMSE": value, "ratio": value / found["zeros"]}
+        for name, value in found.items()
+    ]

@@ -53,7 +53,14 @@ class KaggleFolder:
     genes: list[str] = field(default_factory=lambda: ["TP53", "A1BG", "CD69", "IL2", "ZZZ3"])
     counts: np.ndarray = field(
         default_factory=lambda: np.array(
-            [[3, 0, 1, 0, 0], [0, 2, 0, 0, 0], [1, 1, 1, 1, 0], [0, 0, 9, 0, 0], [5, 0, 0, 2, 0], [0, 0, 0, 0, 0]]
+            [
+                [3, 0, 1, 0, 0],
+                [0, 2, 0, 0, 0],
+                [1, 1, 1, 1, 0],
+                [0, 0, 9, 0, 0],
+                [5, 0, 0, 2, 0],
+                [0, 0, 0, 0, 0],
+            ]
         )
     )
 
@@ -86,14 +93,23 @@ class KaggleFolder:
         """The non-zeros, as adata_train.parquet lists them."""
         row, column = np.nonzero(self.counts)
         values = self.counts[row, column]
-        labels = {"obs_id": self.meta["obs_id"].to_numpy()[row], "gene": np.array(self.genes, object)[column]}
+        labels = {
+            "obs_id": self.meta["obs_id"].to_numpy()[row],
+            "gene": np.array(self.genes, object)[column],
+        }
         return pd.DataFrame(labels | {"count": values, "normalized_count": np.log1p(values)})
 
     def write(
-        self, *, long: pd.DataFrame | None = None, excluded: list[tuple[str, str]] | None = None, genes: bool = True
+        self,
+        *,
+        long: pd.DataFrame | None = None,
+        excluded: list[tuple[str, str]] | None = None,
+        genes: bool = True,
     ) -> Path:
         """Write the files; ``excluded`` are (obs_id, gene) pairs."""
-        (self.long if long is None else long).to_parquet(self.path / "adata_train.parquet", index=False)
+        (self.long if long is None else long).to_parquet(
+            self.path / "adata_train.parquet", index=False
+        )
         self.meta.to_csv(self.path / "adata_obs_meta.csv", index=False)
         if genes:
             header = pd.DataFrame([[0, *([0.0] * len(self.genes))]], columns=["id", *self.genes])

@@ -19,7 +19,16 @@ def demo(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.slow
 def test_the_demo_writes_what_it_says(tmp_path: Path) -> None:
-    result = demo("--runs", str(tmp_path), "--set", "preset=tiny", "--set", "epochs=3", "--set", "replicates=2")
+    result = demo(
+        "--runs",
+        str(tmp_path),
+        "--set",
+        "preset=tiny",
+        "--set",
+        "epochs=3",
+        "--set",
+        "replicates=2",
+    )
     assert result.returncode == 0, result.stderr
     run = tmp_path / "0001-demo-s0"
     for name in (
@@ -41,15 +50,24 @@ def test_the_demo_writes_what_it_says(tmp_path: Path) -> None:
     assert str(run / "report.html") in result.stdout
     assert 'href="summary.html"' in (run / "report.html").read_text()
     assert 'href="report.html"' in (run / "summary.html").read_text()
-    ranking = pd.read_parquet(run / "comparison" / "scorecard.parquet").query("metric == 'headline' and stratum == ''")
+    ranking = pd.read_parquet(run / "comparison" / "scorecard.parquet").query(
+        "metric == 'headline' and stratum == ''"
+    )
     headline = ranking.set_index("method")["value"]
     assert headline["replicate"] == pytest.approx(1), "the positive control is the top of the range"
     assert headline["zeros"] == 0
     assert {"additive", "bilinear_ridge", "xgboost", "cNB-VAE", "cDGD"} <= set(headline.index)
     assert "positive control" in result.stdout, "the scorecard is printed"
     folder = run / "competition"
-    assert (pd.read_csv(run / "submission.csv", index_col=0) != 0).to_numpy().any(), "a model's predictions, not zeros"
-    assert submission.check(run / "submission.csv", folder / "id_map.csv", folder / "sample_submission.csv") == []
+    assert (pd.read_csv(run / "submission.csv", index_col=0) != 0).to_numpy().any(), (
+        "a model's predictions, not zeros"
+    )
+    assert (
+        submission.check(
+            run / "submission.csv", folder / "id_map.csv", folder / "sample_submission.csv"
+        )
+        == []
+    )
 
 
 def test_the_demo_shows_its_configuration_and_refuses_unknown_keys() -> None:

@@ -14,7 +14,16 @@ ROOT = Path(__file__).parents[1]
 
 
 def experiment(name: str, *arguments: str) -> list[dict[str, Any]]:
-    command = [sys.executable, f"experiments/{name}/run.py", "--preset", "tiny", "--seeds", "0", "--json", *arguments]
+    command = [
+        sys.executable,
+        f"experiments/{name}/run.py",
+        "--preset",
+        "tiny",
+        "--seeds",
+        "0",
+        "--json",
+        *arguments,
+    ]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     return json.loads(result.stdout)

@@ -26,9 +26,22 @@ def assert_same_cells(read: AnnData, drawn: AnnData) -> None:
     assert read.var_names.tolist() == drawn.var_names.tolist()
     assert sorted(read.obs_names) == sorted(drawn.obs_names)
     assert (read.X != drawn[read.obs_names].X).nnz == 0
-    for name in ("cell_type", "compound", "donor", "plate", "well", "row", "library", "control", "dose", "SMILES"):
+    for name in (
+        "cell_type",
+        "compound",
+        "donor",
+        "plate",
+        "well",
+        "row",
+        "library",
+        "control",
+        "dose",
+        "SMILES",
+    ):
         pd.testing.assert_series_equal(
-            read.obs[name].astype(str), drawn.obs.loc[read.obs_names, name].astype(str), check_names=False
+            read.obs[name].astype(str),
+            drawn.obs.loc[read.obs_names, name].astype(str),
+            check_names=False,
         )
 
 
@@ -43,12 +56,16 @@ def test_the_anti_join_removes_exactly_the_listed_pairs(folder: Path) -> None:
     gone = (all_counts.X - kept.X).tocoo()
     assert (gone.data > 0).all()
     pairs = set(zip(kept.obs_names[gone.row], kept.var_names[gone.col], strict=True))
-    assert pairs == set(pd.read_csv(folder / "adata_excluded_ids.csv").itertuples(index=False, name=None))
+    assert pairs == set(
+        pd.read_csv(folder / "adata_excluded_ids.csv").itertuples(index=False, name=None)
+    )
     assert len(pairs) > 100
     assert kept.shape == all_counts.shape
 
 
-def test_the_command_line_gives_the_same_file(folder: Path, drawn: Experiment, tmp_path: Path) -> None:
+def test_the_command_line_gives_the_same_file(
+    folder: Path, drawn: Experiment, tmp_path: Path
+) -> None:
     assert cli.run(["-q", "ingest", str(folder), "--out", str(tmp_path / "counts.h5ad")]) == 0
     read = read_h5ad(tmp_path / "counts.h5ad")
     assert_same_cells(read, drawn.cells)
@@ -56,7 +73,9 @@ def test_the_command_line_gives_the_same_file(folder: Path, drawn: Experiment, t
     assert read.uns["vehicle"] == "Dimethyl Sulfoxide"
 
 
-def test_withheld_conditions_are_in_the_id_map_and_nowhere_in_the_released_cells(folder: Path) -> None:
+def test_withheld_conditions_are_in_the_id_map_and_nowhere_in_the_released_cells(
+    folder: Path,
+) -> None:
     id_map = pd.read_csv(folder / "id_map.csv")
     released = pd.read_csv(folder / "adata_obs_meta.csv")[["cell_type", "sm_name"]]
     assert not set(id_map[["cell_type", "sm_name"]].itertuples(index=False, name=None)) & set(

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from perturbgen.cli import run_experiment
-from perturbgen.console import say, show_table
+from perturbgen.core.console import say, show_table
 
 if TYPE_CHECKING:
-    from perturbgen.profiles.imaging.profiles import Profiles
+    from perturbgen.profiles.table import Profiles
 
 SIMPLE, DRAWN, TRAINED, LEARNED = (
     "simple features",
@@ -24,14 +24,22 @@ Rows = list[dict[str, Any]]
 
 def main(
     data: Annotated[
-        Path | None, typer.Argument(help="A folder of BBBC021: tables and images; without it fixtures.")
+        Path | None,
+        typer.Argument(help="A folder of BBBC021: tables and images; without it fixtures."),
     ] = None,
-    out: Annotated[Path, typer.Option(help="Folder for runs and report.")] = Path("runs/bbbc021-network"),
+    out: Annotated[Path, typer.Option(help="Folder for runs and report.")] = Path(
+        "runs/bbbc021-network"
+    ),
     seeds: Annotated[int, typer.Option(min=1, help="Fixtures and networks.")] = 3,
     effect: Annotated[
-        float, typer.Option(min=0, help="Of the fixtures: how far mechanisms are from DMSO; 0 must give chance.")
+        float,
+        typer.Option(
+            min=0, help="Of the fixtures: how far mechanisms are from DMSO; 0 must give chance."
+        ),
     ] = 0.4,
-    overrides: Annotated[list[str] | None, typer.Option("--set", help="Override a setting: training.epochs=40")] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", help="Override a setting: training.epochs=40")
+    ] = None,
 ) -> None:
     """Compare a small network with simple features, a network that was not trained, and chance.
 
@@ -39,7 +47,10 @@ def main(
 
     Example: python experiments/bbbc021/network.py
     """
-    found = [compare(data or fixture(out, seed, effect), out, seed, overrides or []) for seed in range(seeds)]
+    found = [
+        compare(data or fixture(out, seed, effect), out, seed, overrides or [])
+        for seed in range(seeds)
+    ]
     tables = {name: [row for part in found for row in part[name]] for name in found[0]}
     shown = {name: average(rows) for name, rows in tables.items()}
     for name, rows in shown.items():
@@ -49,7 +60,7 @@ def main(
 
 def fixture(out: Path, seed: int, effect: float) -> Path:
     """Five mechanisms of six compounds each in three weeks of three plates, forty fields of them spoilt."""
-    from perturbgen.profiles.imaging.fixtures import Layout, write_bbbc021
+    from perturbgen.simulate.images import Layout, write_bbbc021
 
     folder = out / f"fixture{seed}-{effect:g}"
     if not folder.exists():
@@ -62,15 +73,17 @@ def compare(data: Path, out: Path, seed: int, overrides: list[str]) -> dict[str,
     """The three tables of a seed: neighbours, mechanisms of new compounds, outliers."""
     import numpy as np
 
-    from perturbgen.profiles.imaging.handmade import measured
-    from perturbgen.profiles.imaging.network.evaluate import embed
-    from perturbgen.profiles.imaging.network.fields import read_fields
-    from perturbgen.profiles.imaging.network.mechanisms import by_chance, corrected_wells
-    from perturbgen.profiles.imaging.network.settings import ImageData
+    from perturbgen.images.handmade import measured
+    from perturbgen.images.network.evaluate import by_chance, corrected_wells, embed
+    from perturbgen.images.network.fields import read_fields
+    from perturbgen.images.network.settings import ImageData
 
     fields = read_fields(ImageData(path=data))
     whole = trained(data, out, seed, [], overrides)
-    sources = {SIMPLE: measured(fields.files, fields.table, fields.channels), DRAWN: embed(untrained(whole), part=())}
+    sources = {
+        SIMPLE: measured(fields.files, fields.table, fields.channels),
+        DRAWN: embed(untrained(whole), part=()),
+    }
     sources[TRAINED] = embed(whole, part=())
     neighbours: Rows = []
     for name, source in sources.items():
@@ -87,9 +100,9 @@ def compare(data: Path, out: Path, seed: int, overrides: list[str]) -> dict[str,
 
 def trained(data: Path, out: Path, seed: int, given: list[str], overrides: list[str]) -> Any:
     """A small network of a seed."""
-    from perturbgen.config import load_settings
-    from perturbgen.profiles.imaging.network import run as running
-    from perturbgen.profiles.imaging.network.settings import ImageSettings
+    from perturbgen.core.config import load_settings
+    from perturbgen.images.network import run as running
+    from perturbgen.images.network.settings import ImageSettings
 
     base = {
         "seed": seed,
@@ -106,7 +119,7 @@ def untrained(run: Any) -> Any:
     """The same network with the weights it began with."""
     from dataclasses import replace
 
-    from perturbgen.profiles.imaging.network.run import build
+    from perturbgen.images.network.run import build
 
     return replace(run, model=build(run.settings, run.card).eval())
 
@@ -115,13 +128,18 @@ def neighbour_rows(name: str, fields: Profiles) -> Rows:
     """NSC and NSCB under each correction, and how well weeks are told from the half of the vehicle's wells that another
     fit has not seen.
     """
-    from perturbgen.profiles.imaging.network.mechanisms import corrected_wells, matchings
+    from perturbgen.images.network.evaluate import corrected_wells, matchings
 
     rows, halves = [], corrected_wells(fields, withhold=0.5)
     for correction, wells in corrected_wells(fields).items():
         found = {key: value.correct / value.total for key, value in matchings(wells).items()}
         rows.append(
-            {"features": name, "correction": correction, **found, "week from DMSO": week_told(halves[correction])}
+            {
+                "features": name,
+                "correction": correction,
+                **found,
+                "week from DMSO": week_told(halves[correction]),
+            }
         )
     return rows
 
@@ -133,7 +151,7 @@ def week_told(wells: Profiles) -> float:
     """
     import numpy as np
 
-    from perturbgen.profiles.imaging.correct.build import fitted_rows
+    from perturbgen.profiles.correct.build import fitted_rows
 
     dmso = wells.where((wells.meta["compound"] == "DMSO").to_numpy() & ~fitted_rows(wells))
     week, plate = dmso.meta["week"].to_numpy(), dmso.meta["plate"].to_numpy()
@@ -147,10 +165,17 @@ def week_told(wells: Profiles) -> float:
     return float(np.mean([right[week == name].mean() for name in names]))
 
 
-def new_compounds(data: Path, out: Path, seed: int, sources: dict[str, Profiles], overrides: list[str]) -> Rows:
+def new_compounds(
+    data: Path, out: Path, seed: int, sources: dict[str, Profiles], overrides: list[str]
+) -> Rows:
     """Each group of compounds by the network that never saw it; simple features are asked the same question."""
-    from perturbgen.profiles.imaging.network.evaluate import embed, evaluate
-    from perturbgen.profiles.imaging.network.mechanisms import corrected_wells, matchings, pooled
+    from perturbgen.images.network.evaluate import (
+        corrected_wells,
+        embed,
+        evaluate,
+        matchings,
+        pooled,
+    )
 
     answers: dict[tuple[str, str], list[Any]] = {}
     told: list[tuple[int, float]] = []
@@ -158,7 +183,9 @@ def new_compounds(data: Path, out: Path, seed: int, sources: dict[str, Profiles]
         given = [f"data.compounds.fold={fold}", f"data.compounds.seed={seed}", f"name=fold{fold}"]
         run = trained(data, out, seed, given, overrides)
         learned = embed(run, part=())
-        away = learned.meta.loc[learned.meta["part"] == "test", "compound"].dropna().unique().tolist()
+        away = (
+            learned.meta.loc[learned.meta["part"] == "test", "compound"].dropna().unique().tolist()
+        )
         for name, source in {**sources, TRAINED: learned}.items():
             for correction, wells in corrected_wells(source).items():
                 answers.setdefault((name, correction), []).append(matchings(wells, withheld=away))
@@ -166,11 +193,22 @@ def new_compounds(data: Path, out: Path, seed: int, sources: dict[str, Profiles]
         well = next(row for row in evaluate(taught, part=("test",)) if row["of"] == "well")
         told.append((int(well["n"]), float(well["all"])))
     rows = [
-        {"features": name, "correction": correction, **{k: v.correct / v.total for k, v in pooled(parts).items()}}
+        {
+            "features": name,
+            "correction": correction,
+            **{k: v.correct / v.total for k, v in pooled(parts).items()},
+        }
         for (name, correction), parts in answers.items()
     ]
     share = sum(n * right for n, right in told) / sum(n for n, _ in told)
-    return [*rows, {"features": LEARNED, "correction": "wells named right, without neighbours", "wells": share}]
+    return [
+        *rows,
+        {
+            "features": LEARNED,
+            "correction": "wells named right, without neighbours",
+            "wells": share,
+        },
+    ]
 
 
 def outlier_rows(data: Path, sources: dict[str, Profiles]) -> Rows:
@@ -178,17 +216,23 @@ def outlier_rows(data: Path, sources: dict[str, Profiles]) -> Rows:
     import pandas as pd
     from sklearn.metrics import roc_auc_score
 
-    from perturbgen.profiles.imaging.correct import ControlScaler
-    from perturbgen.profiles.imaging.score.outliers import outlier_scores
+    from perturbgen.images.onoff import outlier_scores
+    from perturbgen.profiles.correct import ControlScaler
 
     spoilt = pd.read_csv(data / "artefacts.csv")
     rows = []
     for name, source in sources.items():
-        keys = source.meta[["plate", "well", "site"]].merge(spoilt.assign(spoilt=True), how="left", validate="1:1")
+        keys = source.meta[["plate", "well", "site"]].merge(
+            spoilt.assign(spoilt=True), how="left", validate="1:1"
+        )
         control = (source.meta["compound"] == "DMSO").to_numpy()
-        values = ControlScaler(["plate"], shrink=12).fit_transform(source.values, source.meta, control=control)
+        values = ControlScaler(["plate"], shrink=12).fit_transform(
+            source.values, source.meta, control=control
+        )
         found = {
-            method: float(roc_auc_score(keys["spoilt"].notna(), outlier_scores(values, method=method)))
+            method: float(
+                roc_auc_score(keys["spoilt"].notna(), outlier_scores(values, method=method))
+            )
             for method in ("knn", "mahalanobis", "lof")
         }
         rows.append({"features": name, **found})
@@ -199,7 +243,9 @@ def spread(values: Any) -> str:
     """The mean and, of more than one seed, the range."""
     if not len(values):
         return "not asked"
-    return f"{values.mean():.2f}" + (f" ({values.min():.2f} to {values.max():.2f})" if len(values) > 1 else "")
+    return f"{values.mean():.2f}" + (
+        f" ({values.min():.2f} to {values.max():.2f})" if len(values) > 1 else ""
+    )
 
 
 def average(rows: Rows) -> Rows:
@@ -222,7 +268,7 @@ def average(rows: Rows) -> Rows:
 
 def report(shown: dict[str, Rows], tables: dict[str, Rows], *, real: bool) -> Any:
     """The page."""
-    from perturbgen.page import Page
+    from perturbgen.core.page import Page
 
     page = Page(
         "BBBC021: a network beside simple features",

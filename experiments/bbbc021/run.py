@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from perturbgen.cli import run_experiment
-from perturbgen.console import say, show_table
+from perturbgen.core.console import say, show_table
 
 if TYPE_CHECKING:
-    from perturbgen.profiles.imaging.correct import Correction
-    from perturbgen.profiles.imaging.profiles import Profiles
+    from perturbgen.profiles.correct import Correction
+    from perturbgen.profiles.table import Profiles
 
 log = logging.getLogger("perturbgen.bbbc021")
 VEHICLE = "DMSO"
@@ -21,10 +21,15 @@ VEHICLE = "DMSO"
 
 def main(
     data: Annotated[
-        Path | None, typer.Argument(help="Folder of BBBC021's tables; without it a fixture is made.")
+        Path | None,
+        typer.Argument(help="Folder of BBBC021's tables; without it a fixture is made."),
     ] = None,
-    out: Annotated[Path, typer.Option(help="Folder for the report and tables.")] = Path("runs/bbbc021"),
-    nested: Annotated[bool, typer.Option(help="Also search 96 recipes, nested over compounds.")] = True,
+    out: Annotated[Path, typer.Option(help="Folder for the report and tables.")] = Path(
+        "runs/bbbc021"
+    ),
+    nested: Annotated[
+        bool, typer.Option(help="Also search 96 recipes, nested over compounds.")
+    ] = True,
     seed: Annotated[int, typer.Option(min=0, help="Of the fixture and the folds.")] = 0,
 ) -> None:
     """Print NSC and NSCB of every correction, then of recipes that are chosen without the compound they are asked
@@ -32,8 +37,8 @@ def main(
 
     Example: OMP_NUM_THREADS=1 python experiments/bbbc021/run.py ../shared/data/imaging/bbbc021
     """
-    from perturbgen.profiles.imaging import bbbc021
-    from perturbgen.profiles.imaging.fixtures import write_bbbc021
+    from perturbgen.images import bbbc021
+    from perturbgen.simulate.images import write_bbbc021
 
     if data is None:
         data = out / f"fixture{seed}"
@@ -41,7 +46,10 @@ def main(
             write_bbbc021(data, seed=seed, images=False)
     wells = bbbc021.read_profiles(data)
     table = golden_table(wells, seed)
-    show_table(table, title=f"{data}: treatments whose neighbour shares the mechanism (median of wells; mean)")
+    show_table(
+        table,
+        title=f"{data}: treatments whose neighbour shares the mechanism (median of wells; mean)",
+    )
     chosen = nested_table(wells) if nested else []
     show_table(chosen, title="settings chosen by the other compounds")
     say(f"wrote {report(table, chosen).write(out / 'report.html')}")
@@ -49,7 +57,14 @@ def main(
 
 def corrections() -> dict[str, Correction]:
     """The rows of the published comparison."""
-    from perturbgen.profiles.imaging.correct import ControlScaler, Coral, NestedCentre, Pipeline, Sphering, tvn
+    from perturbgen.profiles.correct import (
+        ControlScaler,
+        Coral,
+        NestedCentre,
+        Pipeline,
+        Sphering,
+        tvn,
+    )
 
     return {
         "raw": Pipeline(),
@@ -74,14 +89,16 @@ def golden_table(wells: Profiles, seed: int) -> list[dict[str, Any]]:
     """
     import numpy as np
 
-    from perturbgen.profiles.imaging.correct.batch import batch_predictability
-    from perturbgen.profiles.imaging.nsc import fold_matching, mechanism_folds, nsc, nscb, treatments
+    from perturbgen.images.nsc import fold_matching, mechanism_folds, nsc, nscb, treatments
+    from perturbgen.profiles.correct.build import batch_predictability
 
     control = (wells.meta["compound"] == VEHICLE).to_numpy()
     rows = []
     for name, step in corrections().items():
         corrected = wells.with_values(step.fit_transform(wells.values, wells.meta, control=control))
-        median, mean = (treatments(corrected, vehicle=VEHICLE, how=how) for how in ("median", "mean"))
+        median, mean = (
+            treatments(corrected, vehicle=VEHICLE, how=how) for how in ("median", "mean")
+        )
         folds = mechanism_folds(median.meta, 5, rng=np.random.default_rng(seed))
         week = batch_predictability(
             step,
@@ -92,18 +109,25 @@ def golden_table(wells: Profiles, seed: int) -> list[dict[str, Any]]:
             well=["plate", "well"],
             rng=np.random.default_rng(seed),
         )
-        rows.append({
-            "correction": name, "NSC": str(nsc(median)), "NSCB": str(nscb(median)), "NSC (mean)": str(nsc(mean)),
-            "NSCB (mean)": str(nscb(mean)), "5 folds": str(fold_matching(median, folds)), "week from DMSO": week.after,
-            "variance between weeks": week.variance_after,
-        })  # fmt: skip
+        rows.append(
+            {
+                "correction": name,
+                "NSC": str(nsc(median)),
+                "NSCB": str(nscb(median)),
+                "NSC (mean)": str(nsc(mean)),
+                "NSCB (mean)": str(nscb(mean)),
+                "5 folds": str(fold_matching(median, folds)),
+                "week from DMSO": week.after,
+                "variance between weeks": week.variance_after,
+            }
+        )
     return rows
 
 
 def nested_table(wells: Profiles) -> list[dict[str, Any]]:
     """Nested choice among the recipes, for NSC and NSCB, beside the best fixed recipe in hindsight and z + TVN."""
-    from perturbgen.profiles.imaging.choose import hits, nested_matching, similarities
-    from perturbgen.profiles.imaging.nsc import ONE_BATCH, admissible
+    from perturbgen.images.choose import hits, nested_matching, similarities
+    from perturbgen.images.nsc import ONE_BATCH, admissible
 
     rows = []
     for name, without, other_batch in (("NSC", (), False), ("NSCB", ONE_BATCH, True)):
@@ -127,7 +151,7 @@ def nested_table(wells: Profiles) -> list[dict[str, Any]]:
 
 def report(table: list[dict[str, Any]], chosen: list[dict[str, Any]]) -> Any:
     """The page."""
-    from perturbgen.page import Page
+    from perturbgen.core.page import Page
 
     page = Page(
         "BBBC021: mechanism by nearest neighbour",

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from perturbgen.cli import run_experiment
-from perturbgen.console import say, show_table
+from perturbgen.core.console import say, show_table
 
 if TYPE_CHECKING:
     import pandas as pd
     from plotly.graph_objects import Figure
 
-    from perturbgen.profiles.imaging.correct import Correction
+    from perturbgen.profiles.correct import Correction
 
 COMPOUND = "Metadata_broad_sample"
 SHOWN = "z + TVN"  # whose compounds the figure shows
@@ -22,11 +22,14 @@ SHOWN = "z + TVN"  # whose compounds the figure shows
 
 def main(
     data: Annotated[
-        Path | None, typer.Argument(help="A csv or parquet with Metadata_ columns; without it a fixture is made.")
+        Path | None,
+        typer.Argument(
+            help="A csv or parquet with Metadata_ columns; without it a fixture is made."
+        ),
     ] = None,
-    out: Annotated[Path, typer.Option(help="Folder for the report and the table of compounds.")] = Path(
-        "runs/cell_painting"
-    ),
+    out: Annotated[
+        Path, typer.Option(help="Folder for the report and the table of compounds.")
+    ] = Path("runs/cell_painting"),
     splits: Annotated[int, typer.Option(min=1, help="Times the controls are halved.")] = 20,
     seed: Annotated[int, typer.Option(min=0, help="Of the fixture and the halves.")] = 0,
 ) -> None:
@@ -37,8 +40,8 @@ def main(
     """
     import pandas as pd
 
-    from perturbgen.profiles.imaging import cellpainting
-    from perturbgen.profiles.imaging.fixtures import write_cellpainting
+    from perturbgen.images import cellpainting
+    from perturbgen.simulate.images import write_cellpainting
 
     if data is None:
         data = out / f"fixture{seed}" / "profiles.csv.gz"
@@ -55,7 +58,7 @@ def main(
 
 def corrections() -> dict[str, Correction]:
     """The rows; the last one's settings are those that were most often chosen on BBBC021."""
-    from perturbgen.profiles.imaging.correct import Compress, ControlScaler, Pipeline, Sphering, tvn
+    from perturbgen.profiles.correct import Compress, ControlScaler, Pipeline, Sphering, tvn
 
     return {
         "as it comes": Pipeline(),
@@ -69,10 +72,12 @@ def score(profiles: Any, step: Correction, splits: int, seed: int) -> pd.DataFra
     """Per compound the mAP with all controls on both sides, and with fitted and negative controls kept apart."""
     import numpy as np
 
-    from perturbgen.profiles.imaging.score.activity import activity, held_out_activity
+    from perturbgen.images.evaluate import activity, held_out_activity
 
     control = (profiles.meta[COMPOUND] == "DMSO").to_numpy()
-    corrected = profiles.with_values(step.fit_transform(profiles.values, profiles.meta, control=control))
+    corrected = profiles.with_values(
+        step.fit_transform(profiles.values, profiles.meta, control=control)
+    )
     table = activity(corrected, control=control, same=COMPOUND)
     rng = np.random.default_rng(seed)
     held = held_out_activity(profiles, step, control=control, same=COMPOUND, splits=splits, rng=rng)
@@ -93,10 +98,11 @@ def summary(name: str, table: pd.DataFrame) -> dict[str, Any]:
 
 def report(name: str, rows: list[dict[str, Any]], compounds: dict[str, pd.DataFrame]) -> Any:
     """The page."""
-    from perturbgen.page import Page
+    from perturbgen.core.page import Page
 
     page = Page(
-        f"Cell Painting: {name}", f"{rows[0]['q < .05']} of {len(compounds[SHOWN])} compounds differ from DMSO."
+        f"Cell Painting: {name}",
+        f"{rows[0]['q < .05']} of {len(compounds[SHOWN])} compounds differ from DMSO.",
     )
     page.section(
         "Replicate mAP against DMSO",
@@ -105,8 +111,11 @@ def report(name: str, rows: list[dict[str, Any]], compounds: dict[str, pd.DataFr
         "apart, half and half, which also halves what a correction can learn. Normalised: 0 is chance, 1 is perfect.",
     )
     page.table(rows)
-    page.figure(figure(compounds), "Each point is a compound, sorted by its mAP before correction. The gap between the "
-                "two orange signs is what fitting on one's own negatives invents.")  # fmt: skip
+    page.figure(
+        figure(compounds),
+        "Each point is a compound, sorted by its mAP before correction. The gap between the "
+        "two orange signs is what fitting on one's own negatives invents.",
+    )
     return page
 
 
@@ -114,7 +123,7 @@ def figure(compounds: dict[str, pd.DataFrame]) -> Figure:
     """Normalised mAP of each compound before and after, and after with other controls."""
     import plotly.graph_objects as go
 
-    from perturbgen.page import PALETTE
+    from perturbgen.core.page import PALETTE
 
     before, after = compounds["as it comes"].sort_values("nmap"), compounds[SHOWN]
     place = list(range(1, len(before) + 1))
@@ -125,8 +134,15 @@ def figure(compounds: dict[str, pd.DataFrame]) -> Figure:
     )
     drawn = go.Figure()
     for label, values, colour, symbol in series:
-        drawn.add_scatter(x=place, y=values, mode="markers", name=label, text=before.index, hoverinfo="text+y",
-                          marker={"color": colour, "symbol": symbol, "size": 8})  # fmt: skip
+        drawn.add_scatter(
+            x=place,
+            y=values,
+            mode="markers",
+            name=label,
+            text=before.index,
+            hoverinfo="text+y",
+            marker={"color": colour, "symbol": symbol, "size": 8},
+        )
     drawn.update_xaxes(title="compound").update_yaxes(title="normalised mAP")
     return drawn.update_layout(height=460, legend={"orientation": "h", "y": 1.12})
 

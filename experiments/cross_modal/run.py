@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from perturbgen.cli import run_experiment
-from perturbgen.console import say, show_table
+from perturbgen.core.console import say, show_table
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from perturbgen.page import Page
-    from perturbgen.profiles.crossmodal.pairs import Paired
-    from perturbgen.profiles.crossmodal.protocol import Matched
+    from perturbgen.core.page import Page
+    from perturbgen.profiles.pairs import Paired
+    from perturbgen.profiles.protocol import Matched
 
 NAMES = ("images", "L1000")
 OURS = "RGCCA"
@@ -38,28 +38,45 @@ class Protocol:
 
 
 def main(
-    images: Annotated[Path | None, typer.Argument(help="Image profiles, csv(.gz) or parquet, a row a well.")] = None,
-    l1000: Annotated[Path | None, typer.Argument(help="L1000 profiles of the same compounds and doses.")] = None,
+    images: Annotated[
+        Path | None, typer.Argument(help="Image profiles, csv(.gz) or parquet, a row a well.")
+    ] = None,
+    l1000: Annotated[
+        Path | None, typer.Argument(help="L1000 profiles of the same compounds and doses.")
+    ] = None,
     published: Annotated[
-        Path | None, typer.Option(help="Folder imaging/ of the real data: what is published of both assays.")
+        Path | None,
+        typer.Option(help="Folder imaging/ of the real data: what is published of both assays."),
     ] = None,
     label: Annotated[str, typer.Option(help="Column of compounds.")] = "Metadata_broad_sample",
-    dose: Annotated[str, typer.Option(help="Column of doses; '' for none.")] = "Metadata_mmoles_per_liter",
+    dose: Annotated[
+        str, typer.Option(help="Column of doses; '' for none.")
+    ] = "Metadata_mmoles_per_liter",
     plate: Annotated[str, typer.Option(help="Column of plates; '' for none.")] = "Metadata_Plate",
-    control: Annotated[str, typer.Option(help="Vehicle wells; '' if already removed.")] = "Metadata_broad_sample=DMSO",
+    control: Annotated[
+        str, typer.Option(help="Vehicle wells; '' if already removed.")
+    ] = "Metadata_broad_sample=DMSO",
     moa: Annotated[str, typer.Option(help="Column of mechanisms; '' for none.")] = "Metadata_moa",
-    features: Annotated[str, typer.Option(help="Pattern of feature columns; '' for every other number.")] = "",
+    features: Annotated[
+        str, typer.Option(help="Pattern of feature columns; '' for every other number.")
+    ] = "",
     l1000_label: Annotated[str, typer.Option(help="The same of L1000.")] = "pert_id",
     l1000_dose: Annotated[str, typer.Option(help="The same of L1000.")] = "pert_dose",
     l1000_plate: Annotated[str, typer.Option(help="The same of L1000.")] = "det_plate",
-    l1000_control: Annotated[str, typer.Option(help="The same of L1000.")] = "pert_type=ctl_vehicle",
+    l1000_control: Annotated[
+        str, typer.Option(help="The same of L1000.")
+    ] = "pert_type=ctl_vehicle",
     l1000_features: Annotated[str, typer.Option(help="The same of L1000.")] = "_at$",
-    out: Annotated[Path, typer.Option(help="Folder for the report and tables.")] = Path("runs/cross_modal"),
+    out: Annotated[Path, typer.Option(help="Folder for the report and tables.")] = Path(
+        "runs/cross_modal"
+    ),
     folds: Fold = 5,
     inner: Fold = 3,
     permutations: Annotated[int, typer.Option(min=99, help="Of the null.")] = 999,
     draws: Annotated[int, typer.Option(min=100, help="Of the bootstrap over compounds.")] = 1000,
-    seed: Annotated[int, typer.Option(min=0, help="Of the fixture, folds, null and bootstrap.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, help="Of the fixture, folds, null and bootstrap.")
+    ] = 0,
 ) -> None:
     """Fit maps between two assays on some compounds, let the others find their partners, compare with chance.
 
@@ -69,16 +86,24 @@ def main(
     """
     import numpy as np
 
-    from perturbgen.errors import ConfigError
-    from perturbgen.profiles.crossmodal.pairs import Columns, pair, read_wells
-    from perturbgen.profiles.crossmodal.published import plate_and_maps
+    from perturbgen.core.errors import ConfigError
+    from perturbgen.profiles.pairs import Columns, pair, read_wells
+    from perturbgen.profiles.published import plate_and_maps
 
     if (images is None) != (l1000 is None) or (images is not None and published is not None):
-        raise ConfigError("one table of profiles only, or tables with --published",
-                          expected="both tables, --published FOLDER, or neither for a fixture")  # fmt: skip
+        raise ConfigError(
+            "one table of profiles only, or tables with --published",
+            expected="both tables, --published FOLDER, or neither for a fixture",
+        )
     protocol = Protocol(folds, inner, permutations, draws, seed)
     if published is not None:
-        run(plate_and_maps(published), protocol, out, "one real plate and 2-D maps of L1000", folder=published)
+        run(
+            plate_and_maps(published),
+            protocol,
+            out,
+            "one real plate and 2-D maps of L1000",
+            folder=published,
+        )
         return
     truth = images is None
     columns = Columns(label, dose, plate, moa, control, features)
@@ -87,13 +112,18 @@ def main(
         images, l1000, columns, other = fixture(out / f"fixture{seed}", seed)
     tables = read_wells(images, columns), read_wells(l1000, other)
     pairs = pair(*tables, null_groups=1000, rng=np.random.default_rng(seed))
-    run(pairs, protocol, out, "a fixture" if truth else f"{images.name} and {l1000.name}",
-        truth=images.parent if truth else None)  # fmt: skip
+    run(
+        pairs,
+        protocol,
+        out,
+        "a fixture" if truth else f"{images.name} and {l1000.name}",
+        truth=images.parent if truth else None,
+    )
 
 
 def fixture(folder: Path, seed: int) -> tuple[Path, Path, Any, Any]:
     """Made-up tables and their columns."""
-    from perturbgen.profiles.crossmodal.fixture import IMAGES, L1000, write_paired
+    from perturbgen.simulate.paired import IMAGES, L1000, write_paired
 
     if not folder.exists():
         write_paired(folder, seed=seed)
@@ -101,20 +131,33 @@ def fixture(folder: Path, seed: int) -> tuple[Path, Path, Any, Any]:
 
 
 def run(
-    pairs: Paired, protocol: Protocol, out: Path, what: str, *, truth: Path | None = None, folder: Path | None = None
+    pairs: Paired,
+    protocol: Protocol,
+    out: Path,
+    what: str,
+    *,
+    truth: Path | None = None,
+    folder: Path | None = None,
 ) -> None:
     """All methods on the same folds; tables, figures, page."""
     import numpy as np
 
-    from perturbgen.profiles.crossmodal import protocol as matching
-    from perturbgen.profiles.crossmodal import report
+    from perturbgen.profiles import matching_report as report
+    from perturbgen.profiles import protocol as matching
 
     settings = methods(pairs, truth)
     rng = np.random.default_rng([protocol.seed, 1])
-    found = matching.match(pairs, settings, folds=protocol.folds, inner=protocol.inner, rng=rng,
-                           torn_from=OURS)  # fmt: skip
-    scores = report.scored(found, pairs.meta, names=NAMES, permutations=protocol.permutations, draws=protocol.draws,
-                           rng=rng)  # fmt: skip
+    found = matching.match(
+        pairs, settings, folds=protocol.folds, inner=protocol.inner, rng=rng, torn_from=OURS
+    )
+    scores = report.scored(
+        found,
+        pairs.meta,
+        names=NAMES,
+        permutations=protocol.permutations,
+        draws=protocol.draws,
+        rng=rng,
+    )
     out.mkdir(parents=True, exist_ok=True)
     scores.to_csv(out / "scores.csv", index=False)
     page = opening(pairs, what, found, scores, protocol, rng)
@@ -130,9 +173,9 @@ def run(
 
 def methods(pairs: Paired, truth: Path | None) -> dict[str, list[Any]]:
     """Names and settings; of a fixture also the maps that were planted."""
-    from perturbgen.profiles.crossmodal.fixture import read_truth
-    from perturbgen.profiles.crossmodal.methods import known
-    from perturbgen.profiles.crossmodal.methods import methods as fitted
+    from perturbgen.profiles.crossmodal import known
+    from perturbgen.profiles.crossmodal import methods as fitted
+    from perturbgen.simulate.paired import read_truth
 
     found = fitted(first_features=pairs.first.shape[1], second_features=pairs.second.shape[1])
     if truth is None:
@@ -142,15 +185,22 @@ def methods(pairs: Paired, truth: Path | None) -> dict[str, list[Any]]:
 
 
 def opening(
-    pairs: Paired, what: str, found: Mapping[str, Matched], scores: pd.DataFrame, protocol: Protocol, rng: Any
+    pairs: Paired,
+    what: str,
+    found: Mapping[str, Matched],
+    scores: pd.DataFrame,
+    protocol: Protocol,
+    rng: Any,
 ) -> Page:
     """The page's sections on retrieval."""
-    from perturbgen.page import Page
-    from perturbgen.profiles.crossmodal import report
+    from perturbgen.core.page import Page
+    from perturbgen.profiles import matching_report as report
 
     compounds = pairs.meta["compound"].nunique()
-    page = Page("Images and L1000: who finds whom?",
-                f"{len(pairs):,} perturbations of {compounds:,} compounds in both assays; {what}.")  # fmt: skip
+    page = Page(
+        "Images and L1000: who finds whom?",
+        f"{len(pairs):,} perturbations of {compounds:,} compounds in both assays; {what}.",
+    )
     whole = scores[scores["stratum"] == "all"]
     show_table(
         report.retrieval_rows(whole, "method", "direction"),
@@ -163,12 +213,18 @@ def opening(
         "median rank is a share of the candidates (0 is best, .5 chance). The null exchanges whole compounds' "
         "partners; the intervals draw whole compounds.",
     )
-    page.figure(report.method_figure(scores), "Torn pairs are the protocol's own control: they must lie at chance.")
+    page.figure(
+        report.method_figure(scores),
+        "Torn pairs are the protocol's own control: they must lie at chance.",
+    )
     for direction, rows in whole.groupby("direction", sort=False):
         page.text(f"{direction}:")
         page.table(report.retrieval_rows(rows, "method"))
     against = report.gaps(found, pairs.meta, ours=OURS, draws=protocol.draws, rng=rng)
-    page.section(f"Is {OURS} worth it?", "Both directions averaged; the same compounds are drawn for both methods.")
+    page.section(
+        f"Is {OURS} worth it?",
+        "Both directions averaged; the same compounds are drawn for both methods.",
+    )
     page.table(against)
     by_stratum = report.strata_rows(scores, OURS)
     if by_stratum:
@@ -178,19 +234,29 @@ def opening(
             "A perturbation is reproducible in an assay if its replicates correlate above 95 % of random groups. The "
             "null exchanges partners within the stratum only, since reproducible profiles resemble each other anyway.",
         )
-        page.figure(report.strata_figure(scores, OURS), "Points: mAP with 95 % intervals; dashes: the null's mean.")
+        page.figure(
+            report.strata_figure(scores, OURS),
+            "Points: mAP with 95 % intervals; dashes: the null's mean.",
+        )
         page.table(by_stratum)
     return page
 
 
 def mechanisms(page: Page, pairs: Paired, shared: list[Any], protocol: Protocol, rng: Any) -> None:
     """The section on mechanisms, where there are enough of them."""
-    from perturbgen.errors import SchemaError
-    from perturbgen.profiles.crossmodal.mechanisms import mechanism_table
+    from perturbgen.core.errors import SchemaError
+    from perturbgen.profiles.protocol import mechanism_table
 
     try:
-        table = mechanism_table(pairs, shared, folds=protocol.folds, inner=protocol.inner, draws=protocol.draws,
-                                rng=rng, names=NAMES)  # fmt: skip
+        table = mechanism_table(
+            pairs,
+            shared,
+            folds=protocol.folds,
+            inner=protocol.inner,
+            draws=protocol.draws,
+            rng=rng,
+            names=NAMES,
+        )
     except SchemaError as error:
         page.section("Mechanisms", f"Not asked: {error.what}.")
         return
@@ -208,32 +274,44 @@ def variates(page: Page, pairs: Paired, protocol: Protocol, *, planted: bool) ->
     """The section on withheld correlations."""
     import numpy as np
 
-    from perturbgen.profiles.crossmodal.fixture import SHARED
-    from perturbgen.profiles.crossmodal.methods import correlated
-    from perturbgen.profiles.crossmodal.protocol import variate_correlations
-    from perturbgen.profiles.crossmodal.report import variate_figure
+    from perturbgen.profiles.crossmodal import correlated
+    from perturbgen.profiles.matching_report import variate_figure
+    from perturbgen.profiles.protocol import variate_correlations
+    from perturbgen.simulate.paired import SHARED
 
     rng = np.random.default_rng([protocol.seed, 2])
     table = variate_correlations(pairs, correlated(0.3, 20), folds=protocol.folds, rng=rng)
-    page.section("How much is shared", "Correlation of each pair of variates over withheld perturbations, tau 0.3.")
-    page.figure(variate_figure(table, SHARED if planted else None),
-                "A dot is a fold. Where the mean is zero nothing is shared any more.")  # fmt: skip
+    page.section(
+        "How much is shared",
+        "Correlation of each pair of variates over withheld perturbations, tau 0.3.",
+    )
+    page.figure(
+        variate_figure(table, SHARED if planted else None),
+        "A dot is a fold. Where the mean is zero nothing is shared any more.",
+    )
 
 
 def without_profiles(page: Page, folder: Path, seed: int) -> None:
     """What is published without profiles: reproducibility of both assays, and a handful of genes."""
     import numpy as np
 
-    from perturbgen.evaluate.retrieval.secondorder import mantel
-    from perturbgen.profiles.crossmodal.published import overexpressed_genes, reproducible_together
+    from perturbgen.profiles.published import overexpressed_genes, reproducible_together
+    from perturbgen.retrieval.crossmodal import mantel
 
     rows = [reproducible_together(folder / "paired" / "RepCorrDF.xlsx", name) for name in DATASETS]
-    show_table(rows, title="reproducible in both assays, one or neither (published replicate correlations)")
-    page.section("Published reproducibility", "Replicates correlate above 90 % of random pairs, as published.")
+    show_table(
+        rows, title="reproducible in both assays, one or neither (published replicate correlations)"
+    )
+    page.section(
+        "Published reproducibility",
+        "Replicates correlate above 90 % of random pairs, as published.",
+    )
     page.table(rows)
     images, l1000 = overexpressed_genes(folder / "paired")
     found = mantel(images, l1000, rng=np.random.default_rng(seed))
-    show_table([found], title="over-expressed genes in U2OS: do the assays agree on who resembles whom?")
+    show_table(
+        [found], title="over-expressed genes in U2OS: do the assays agree on who resembles whom?"
+    )
     page.section(
         "Seventeen genes",
         "Over-expressed in U2OS in both assays: too few to fit anything. Mantel's test asks whether the two assays "

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from perturbgen.config import load_settings, merge
+from perturbgen.core.config import load_settings, merge
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,11 +24,17 @@ def train_models(
     from perturbgen.data.splits import calibration_split
     from perturbgen.train.run import train
 
-    split = calibration_split(cells.obs, wanted, rng=np.random.default_rng([seed, 6]), share=0.5, validation=0.05)
+    split = calibration_split(
+        cells.obs, wanted, rng=np.random.default_rng([seed, 6]), share=0.5, validation=0.05
+    )
     split.write(run / "split.csv")
     return {
         name: {
-            "run": str(train(model_settings(kind, run, epochs=epochs, seed=seed), runs=run / "models").absolute()),
+            "run": str(
+                train(
+                    model_settings(kind, run, epochs=epochs, seed=seed), runs=run / "models"
+                ).absolute()
+            ),
             "cells": str((run / "counts.h5ad").absolute()),
             "settings": {"replicates": replicates},
         }
@@ -46,7 +52,12 @@ def model_settings(kind: str, run: Path, *, epochs: int, seed: int) -> Any:
         "data": {"path": str(run / "counts.h5ad"), "split": str(run / "split.csv")},
         "conditions": {name: {} for name in CONDITIONS},
         "model": {"kind": kind, "latent": 10, "decoder": {"hidden": [64, 128], "additive": True}},
-        "training": {"epochs": epochs, "batch_size": 256, "learning_rate": 2e-3, "precision": "bf16-mixed"},
+        "training": {
+            "epochs": epochs,
+            "batch_size": 256,
+            "learning_rate": 2e-3,
+            "precision": "bf16-mixed",
+        },
         "board": {"every": epochs},
     }
     annealing = {"annealing": {"warmup": max(1, epochs // 4)}} if kind == "nbvae" else {}
@@ -55,11 +66,15 @@ def model_settings(kind: str, run: Path, *, epochs: int, seed: int) -> Any:
 
 def generate(run: Path, cells: AnnData, wanted: pd.DataFrame, out: Path, *, seed: int) -> Path:
     """The cells of one experiment that nobody made: every wanted condition in each of its compound's wells."""
-    from perturbgen.predict.source import make_generator, make_plan, make_sampler, read_wanted
-    from perturbgen.sampling.replicates import write_replicates
+    from perturbgen.generate.replicates import write_replicates
+    from perturbgen.predict.conditions import make_generator, make_plan, make_sampler, read_wanted
     from perturbgen.train import load_run
 
     trained = load_run(run)
-    plan, wells = make_plan(trained, cells, make_sampler(cells, seed=seed), read_wanted(wanted), seed=seed)
+    plan, wells = make_plan(
+        trained, cells, make_sampler(cells, seed=seed), read_wanted(wanted), seed=seed
+    )
     generator = make_generator(trained, cells, wells, latent="control", seed=seed)
-    return write_replicates(generator, plan, wells, out, replicates=1, about={"run": str(run), "seed": seed})[0]
+    return write_replicates(
+        generator, plan, wells, out, replicates=1, about={"run": str(run), "seed": seed}
+    )[0]

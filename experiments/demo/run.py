@@ -14,8 +14,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 from models import NAMES, generate, train_models
 
 from perturbgen.cli import run_experiment
-from perturbgen.config import Settings, create_run, load_settings, to_toml
-from perturbgen.console import say
+from perturbgen.core.config import Settings, create_run, load_settings, to_toml
+from perturbgen.core.console import say
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,15 +37,19 @@ class Demo(Settings):
 
 def main(
     config: Annotated[Path, typer.Argument(help="Configuration file.")] = HERE / "config.toml",
-    overrides: Annotated[list[str] | None, typer.Option("--set", help="Override a key: seed=3")] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", help="Override a key: seed=3")
+    ] = None,
     runs: Annotated[Path, typer.Option(help="Where the run directory is made.")] = Path("runs"),
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved configuration and stop.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the resolved configuration and stop.")
+    ] = False,
 ) -> None:
     """Simulate an experiment, test it, train two models on it, and compare what predicts its withheld part.
 
     Example: python experiments/demo/run.py --set seed=3
     """
-    from perturbgen.simulate.settings import preset_settings
+    from perturbgen.simulate.op3.settings import preset_settings
 
     settings = load_settings(Demo, config, overrides=overrides or [])
     if dry_run:
@@ -54,7 +58,9 @@ def main(
     preset_settings(settings.preset)  # a wrong name is said before a run directory is made
     run = create_run(runs, "demo", settings, seed=settings.seed)
     make(run, settings)
-    say(f"report       {run / 'report.html'}; {run / 'summary.html'} shows the cells, {run / 'de.html'} the tests")
+    say(
+        f"report       {run / 'report.html'}; {run / 'summary.html'} shows the cells, {run / 'de.html'} the tests"
+    )
     say(f"scorecard    {run / 'comparison' / 'scorecard.md'}")
     say(f"generated    {run / 'generated'} (cells of the conditions that nobody measured)")
     say(f"submission   {run / 'submission.csv'} ({SUBMITTED})")
@@ -65,8 +71,8 @@ def make(run: Path, settings: Demo) -> None:
     """Fill the run directory."""
     from perturbgen.cli.samplers import read_conditions
     from perturbgen.data import pseudobulk, read_competition, validate, write_h5ad
-    from perturbgen.data.summary import summary_page
-    from perturbgen.de.flavours import flavour_table
+    from perturbgen.data.pictures import summary_page
+    from perturbgen.de.limma import flavour_table
     from perturbgen.de.plots import de_page
     from perturbgen.simulate import simulate
 
@@ -78,7 +84,9 @@ def make(run: Path, settings: Demo) -> None:
     bulk = pseudobulk(cells, by=["plate", "well", "cell_type"])
     write_h5ad(bulk, run / "pseudobulk.h5ad")
     log.info("drawing the report")
-    summary = summary_page(cells, title=f"Simulated experiment, preset {settings.preset}, seed {settings.seed}")
+    summary = summary_page(
+        cells, title=f"Simulated experiment, preset {settings.preset}, seed {settings.seed}"
+    )
     summary.block('<p>See also the <a href="report.html">comparison of methods</a>.</p>')
     summary.write(run / "summary.html")
     log.info("differential expression")
@@ -98,18 +106,23 @@ def compare_methods(folder: Path, run: Path, methods: dict[str, Any]) -> dict[st
     """Methods on the withheld conditions, between zeros and the experiment repeated: the ranking, and a page."""
     from perturbgen.cli.compare import raise_failures, show
     from perturbgen.compare import CompareSettings, compare
-    from perturbgen.compare.outputs import write_outputs, write_report
-    from perturbgen.simulate.repeat import write_replicate
+    from perturbgen.compare.run import write_outputs, write_report
+    from perturbgen.simulate.op3.experiment import write_replicate
 
     log.info("repeating the withheld part of the experiment, as the positive control")
     write_replicate(folder)
     settings = load_settings(
-        CompareSettings, HERE / "compare.toml", base={"methods": methods}, overrides=[f"data.folder={str(folder)!r}"]
+        CompareSettings,
+        HERE / "compare.toml",
+        base={"methods": methods},
+        overrides=[f"data.folder={str(folder)!r}"],
     )
     found = compare(settings, run / "comparison")
     write_outputs(found, run / "comparison", report=False)
     links = {"the cells": "summary.html", "differential expression": "de.html"}
-    write_report(found, run / "report.html", "Who predicts the withheld conditions best?", links=links)
+    write_report(
+        found, run / "report.html", "Who predicts the withheld conditions best?", links=links
+    )
     show(found)
     raise_failures(found, run / "comparison")
     return dict(found.predictions())
@@ -129,7 +142,7 @@ def log_projector(bulk: AnnData, run: Path) -> None:
     """Put the pseudobulk samples into TensorBoard's embedding projector, with their labels."""
     from torch.utils.tensorboard import SummaryWriter
 
-    from perturbgen.data.embedding import principal_components, profiles
+    from perturbgen.data.aggregate import principal_components, profiles
 
     values, obs = profiles(bulk)
     labels = [name for name in ("cell_type", "compound", "plate", "donor", "well") if name in obs]

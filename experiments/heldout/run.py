@@ -19,8 +19,8 @@ import pandas as pd
 import typer
 
 from perturbgen.cli import run_experiment
-from perturbgen.console import show_table
-from perturbgen.files import require_folder
+from perturbgen.core.console import show_table
+from perturbgen.core.files import require_folder
 
 HERE = Path(__file__).parent
 log = logging.getLogger("perturbgen.heldout")
@@ -35,11 +35,15 @@ COUNTS = Path(os.environ.get("PERTURBGEN_DATA", "../shared/data")) / "counts"
 
 def main(
     counts: Annotated[Path, typer.Option(help="Folder of the two h5ad files.")] = COUNTS,
-    peer: Annotated[Path | None, typer.Option(help="Python of an environment with scvi-tools 1.4.")] = None,
+    peer: Annotated[
+        Path | None, typer.Option(help="Python of an environment with scvi-tools 1.4.")
+    ] = None,
     seeds: Annotated[int, typer.Option(help="How many seeds, from 0.")] = 3,
     samples: Annotated[int, typer.Option(help="Importance samples a cell.")] = 256,
     models: Annotated[list[str] | None, typer.Option("--model", help="Only these.")] = None,
-    runs: Annotated[Path, typer.Option(help="Where run directories are made.")] = Path("runs/heldout"),
+    runs: Annotated[Path, typer.Option(help="Where run directories are made.")] = Path(
+        "runs/heldout"
+    ),
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Negative log-likelihood of cells that no model has seen, in nats per gene and cell.
@@ -55,9 +59,13 @@ def main(
                 value = ours(name, model, counts / file, conditions, seed, samples, runs)
                 results.setdefault(model, []).append(value)
             if peer is not None:
-                results.setdefault("scvi-tools 1.4", []).append(scvi(peer, counts / file, conditions, seed, samples))
+                results.setdefault("scvi-tools 1.4", []).append(
+                    scvi(peer, counts / file, conditions, seed, samples)
+                )
         rows += [summary(name, model, values) for model, values in results.items()]
-    show_table(rows, title="held-out negative log-likelihood, nats per gene and cell", as_json=as_json)
+    show_table(
+        rows, title="held-out negative log-likelihood, nats per gene and cell", as_json=as_json
+    )
 
 
 def held_out(n: int) -> np.ndarray:
@@ -65,9 +73,11 @@ def held_out(n: int) -> np.ndarray:
     return np.random.default_rng(0).permutation(n)[: n // 5]
 
 
-def ours(data: str, model: str, path: Path, conditions: list[str], seed: int, samples: int, runs: Path) -> float:
+def ours(
+    data: str, model: str, path: Path, conditions: list[str], seed: int, samples: int, runs: Path
+) -> float:
     """One model, trained on what is not held out (a tenth of it for early stopping), on what is."""
-    from perturbgen.config import load_settings
+    from perturbgen.core.config import load_settings
     from perturbgen.data.splits import Split
     from perturbgen.train import RunSettings, load_run, train
     from perturbgen.train.heldout import likelihood_row, log_likelihoods, open_cells
@@ -83,19 +93,32 @@ def ours(data: str, model: str, path: Path, conditions: list[str], seed: int, sa
     with tempfile.TemporaryDirectory() as folder:
         split = Path(folder) / "split.csv"
         Split(pd.Series(parts, pd.Index(cells, name="cell")), "held-out cells").write(split)
-        base: dict[str, Any] = {"name": f"{data}-{model}", "seed": seed, "conditions": {c: {} for c in conditions}}
+        base: dict[str, Any] = {
+            "name": f"{data}-{model}",
+            "seed": seed,
+            "conditions": {c: {} for c in conditions},
+        }
         base["data"] = {"path": str(path), "split": str(split)}
         settings = load_settings(RunSettings, HERE / f"{model}.toml", base=base)
         run = load_run(train(settings, runs=runs, accelerator="cpu"))
     store = open_cells(run, path).subset(test)
-    nll = likelihood_row(log_likelihoods(run, store, samples=samples, seed=0), store.n_genes)["nll_per_gene"]
+    nll = likelihood_row(log_likelihoods(run, store, samples=samples, seed=0), store.n_genes)[
+        "nll_per_gene"
+    ]
     log.info("%s %s seed %d: %.4f", data, model, seed, nll)
     return nll
 
 
 def scvi(peer: Path, path: Path, conditions: list[str], seed: int, samples: int) -> float:
     """scvi-tools on the same cells, in its own environment."""
-    command = [str(peer), str(HERE / "scvi_peer.py"), str(path), ",".join(conditions), str(seed), str(samples)]
+    command = [
+        str(peer),
+        str(HERE / "scvi_peer.py"),
+        str(path),
+        ",".join(conditions),
+        str(seed),
+        str(samples),
+    ]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     value = float(json.loads(done.stdout.strip().splitlines()[-1])["nll_per_gene"])
     log.info("scvi-tools %s seed %d: %.4f", path.stem, seed, value)
@@ -106,7 +129,13 @@ def summary(data: str, model: str, values: list[float]) -> dict[str, Any]:
     """A row of the table."""
     spread = float(np.std(values, ddof=1)) if len(values) > 1 else None
     listed = " ".join(f"{value:.4f}" for value in values)
-    return {"data": data, "model": model, "nll": float(np.mean(values)), "sd": spread, "seeds": listed}
+    return {
+        "data": data,
+        "model": model,
+        "nll": float(np.mean(values)),
+        "sd": spread,
+        "seeds": listed,
+    }
 
 
 if __name__ == "__main__":

@@ -9,14 +9,22 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from perturbgen.page import PALETTE, Page
+from perturbgen.core.page import PALETTE, Page
 
 
-def draw_page(rows: list[dict[str, Any]], real: pd.DataFrame, predicted: Mapping[tuple[str, str], pd.Series]) -> Page:
+def draw_page(
+    rows: list[dict[str, Any]], real: pd.DataFrame, predicted: Mapping[tuple[str, str], pd.Series]
+) -> Page:
     """The table of ``rows``, and the ``predicted`` t of each (cell type, model) against the real t."""
-    page = Page("Kang: stimulated cells of a type that was only seen unstimulated", f"{len(real.columns):,} genes")
+    page = Page(
+        "Kang: stimulated cells of a type that was only seen unstimulated",
+        f"{len(real.columns):,} genes",
+    )
     page.section("Agreement with the real table")
-    page.figure(bars(rows), "Spearman's correlation with the real t; models: mean over seeds, error bars: their SD.")
+    page.figure(
+        bars(rows),
+        "Spearman's correlation with the real t; models: mean over seeds, error bars: their SD.",
+    )
     page.table(rows)
     page.section("Gene by gene")
     page.figure(
@@ -53,7 +61,11 @@ def scatters(real: pd.DataFrame, predicted: Mapping[tuple[str, str], pd.Series])
         marker = {"size": 4, "opacity": 0.5, "color": PALETTE[place["row"] - 1]}
         figure.add_scattergl(x=x, y=y, text=list(x.index), mode="markers", marker=marker, **place)
         reach = [min(x.min(), y.min()), max(x.max(), y.max())]
-        figure.add_scatter(x=reach, y=reach, mode="lines", line={"dash": "dash", "color": "#888"}, **place)
-    figure.update_xaxes(title_text="real t", row=len(models)).update_yaxes(title_text="predicted t", col=1)
+        figure.add_scatter(
+            x=reach, y=reach, mode="lines", line={"dash": "dash", "color": "#888"}, **place
+        )
+    figure.update_xaxes(title_text="real t", row=len(models)).update_yaxes(
+        title_text="predicted t", col=1
+    )
     figure.update_annotations(font_size=11)
     return figure.update_layout(showlegend=False, height=330 * len(models))

@@ -22,16 +22,16 @@ from pydantic import Field
 
 from perturbgen.cli import run_experiment
 from perturbgen.cli.doctor import data_folder
-from perturbgen.config import Settings, load_settings, merge, slug, to_toml
-from perturbgen.console import say, show_table, track
-from perturbgen.files import atomic_path, require_file
-from perturbgen.predict.bench import Wells
+from perturbgen.core.config import Settings, load_settings, merge, slug, to_toml
+from perturbgen.core.console import say, show_table, track
+from perturbgen.core.files import atomic_path, require_file
+from perturbgen.predict.experiment import Wells
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
     from perturbgen.de import DETable
-    from perturbgen.sampling import CellSampler
+    from perturbgen.generate import CellSampler
     from perturbgen.train import TrainedRun
 
 HERE = Path(__file__).parent
@@ -73,7 +73,9 @@ class Fold:
     @property
     def condition(self) -> pd.MultiIndex:
         """What is to be predicted."""
-        return pd.MultiIndex.from_tuples([(self.kind, self.stimulus)], names=["cell_type", "compound"])
+        return pd.MultiIndex.from_tuples(
+            [(self.kind, self.stimulus)], names=["cell_type", "compound"]
+        )
 
     @cached_property
     def hidden(self) -> np.ndarray:
@@ -89,21 +91,29 @@ class Fold:
     @cached_property
     def sampler(self) -> CellSampler:
         """Numbers of cells and library sizes, learnt from them."""
-        from perturbgen.predict.source import make_sampler
+        from perturbgen.predict.conditions import make_sampler
 
         return make_sampler(self.seen, seed=0)
 
 
 def main(
     config: Annotated[Path, typer.Argument(help="Configuration file.")] = HERE / "config.toml",
-    overrides: Annotated[list[str] | None, typer.Option("--set", help="Override a key: replicates=5")] = None,
-    data: Annotated[Path | None, typer.Option(help="kang_ifnb.h5ad; of the real data, unless given.")] = None,
-    columns: Annotated[Path, typer.Option(help="Its column map.")] = HERE.parent / "columns" / "kang.toml",
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", help="Override a key: replicates=5")
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="kang_ifnb.h5ad; of the real data, unless given.")
+    ] = None,
+    columns: Annotated[Path, typer.Option(help="Its column map.")] = HERE.parent
+    / "columns"
+    / "kang.toml",
     seeds: Annotated[int, typer.Option(min=1, help="How many seeds, from 0.")] = 3,
-    out: Annotated[Path, typer.Option(help="Runs and results; what is there is not computed again.")] = Path(
-        "runs/kang"
-    ),
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved configuration and stop.")] = False,
+    out: Annotated[
+        Path, typer.Option(help="Runs and results; what is there is not computed again.")
+    ] = Path("runs/kang"),
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the resolved configuration and stop.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
     """Hide one cell type's stimulated cells, predict them from all the rest, compare their DE with the real one.
@@ -114,19 +124,34 @@ def main(
     if dry_run:
         say(to_toml(settings))
         return
-    cells = read_cells(require_file(data or data_folder() / "counts" / "kang_ifnb.h5ad", "real cells"), columns)
-    folds = [Fold(cells, kind, settings.stimulus) for kind in sorted(cells.obs["cell_type"].astype(str).unique())]
+    cells = read_cells(
+        require_file(data or data_folder() / "counts" / "kang_ifnb.h5ad", "real cells"), columns
+    )
+    folds = [
+        Fold(cells, kind, settings.stimulus)
+        for kind in sorted(cells.obs["cell_type"].astype(str).unique())
+    ]
     path = save_cells(cells, out)
-    jobs = [(fold, model, seed) for seed in range(seeds) for fold in folds for model in settings.models]
+    jobs = [
+        (fold, model, seed) for seed in range(seeds) for fold in folds for model in settings.models
+    ]
     found: dict[tuple[str, str], list[Result]] = {}
     for fold, model, seed in track(jobs, "hidden cell types x models x seeds"):
-        found.setdefault((fold.kind, model), []).append(result(settings, fold, path, model, seed, out))
+        found.setdefault((fold.kind, model), []).append(
+            result(settings, fold, path, model, seed, out)
+        )
     real = de_table(cells).t
-    rows = [row for fold in folds for row in fold_rows(settings, fold, real.loc[fold.condition[0]], found)]
+    rows = [
+        row
+        for fold in folds
+        for row in fold_rows(settings, fold, real.loc[fold.condition[0]], found)
+    ]
     show_table(rows, title=f"hidden stimulated cells, {seeds} seeds", as_json=as_json)
     pd.DataFrame(rows).to_csv(out / "scores.csv", index=False)
     summarise(settings, rows, as_json=as_json)
-    predicted = {(kind, NAMES[model]): results[0].t["plug-in t"] for (kind, model), results in found.items()}
+    predicted = {
+        (kind, NAMES[model]): results[0].t["plug-in t"] for (kind, model), results in found.items()
+    }
     say(f"wrote {draw_page(rows, real, predicted).write(out / 'kang.html')}")
 
 
@@ -162,32 +187,55 @@ def de_table(*parts: AnnData) -> DETable:
 
     from perturbgen.data import pseudobulk
     from perturbgen.de import limma_table
-    from perturbgen.predict.source import vehicle_of
+    from perturbgen.predict.conditions import vehicle_of
 
     bulk = pseudobulk(anndata.concat(parts), by=SAMPLE)
     design = "~0 + {group} + donor"
-    return limma_table(bulk, design=design, group="compound", control=vehicle_of(parts[0]), by="cell_type", joint=True)
+    return limma_table(
+        bulk,
+        design=design,
+        group="compound",
+        control=vehicle_of(parts[0]),
+        by="cell_type",
+        joint=True,
+    )
 
 
-def train(settings: Experiment, fold: Fold, path: Path, model: str, seed: int, out: Path) -> TrainedRun:
+def train(
+    settings: Experiment, fold: Fold, path: Path, model: str, seed: int, out: Path
+) -> TrainedRun:
     """A model that never saw the hidden cells; one that was trained with the same settings before is taken."""
     from perturbgen.data.splits import Split
     from perturbgen.train import RunSettings, load_run
     from perturbgen.train import run as running
 
     rng = np.random.default_rng([seed, 1])
-    parts = np.where(rng.random(fold.cells.n_obs) < settings.validation, "validation", "train").astype(object)
+    parts = np.where(
+        rng.random(fold.cells.n_obs) < settings.validation, "validation", "train"
+    ).astype(object)
     parts[fold.hidden] = "hidden"
     split = out / "splits" / f"{slug(fold.kind)}-{settings.validation:g}-s{seed}.csv"
-    Split(pd.Series(parts, fold.cells.obs_names.rename("cell")), f"{settings.stimulus} of {fold.kind}").write(split)
-    ours = {"name": f"{model}-{slug(fold.kind)}", "seed": seed, "data": {"path": str(path), "split": str(split)}}
+    Split(
+        pd.Series(parts, fold.cells.obs_names.rename("cell")), f"{settings.stimulus} of {fold.kind}"
+    ).write(split)
+    ours = {
+        "name": f"{model}-{slug(fold.kind)}",
+        "seed": seed,
+        "data": {"path": str(path), "split": str(split)},
+    }
     base = merge(merge(settings.train, settings.models[model]), {**ours, "model": {"kind": model}})
-    return load_run(running.train_once(load_settings(RunSettings, base=base), runs=out / "runs", accelerator="cpu"))
+    return load_run(
+        running.train_once(
+            load_settings(RunSettings, base=base), runs=out / "runs", accelerator="cpu"
+        )
+    )
 
 
-def result(settings: Experiment, fold: Fold, path: Path, model: str, seed: int, out: Path) -> Result:
+def result(
+    settings: Experiment, fold: Fold, path: Path, model: str, seed: int, out: Path
+) -> Result:
     """What a model predicts; read from its file where it was computed before."""
-    from perturbgen.predict.source import run_fingerprint
+    from perturbgen.predict.conditions import run_fingerprint
 
     run = train(settings, fold, path, model, seed, out)
     asked = f"{run_fingerprint(run.path)} {settings.replicates} {settings.likelihood_samples}"
@@ -196,22 +244,28 @@ def result(settings: Experiment, fold: Fold, path: Path, model: str, seed: int, 
         t = predicted_t(fold, run, replicates=settings.replicates, seed=seed)
         nll = likelihood(fold, run, samples=settings.likelihood_samples, seed=seed)
         with atomic_path(file) as part:
-            part.write_text(json.dumps({"t": {name: values.to_dict() for name, values in t.items()}, **nll}))
+            part.write_text(
+                json.dumps({"t": {name: values.to_dict() for name, values in t.items()}, **nll})
+            )
     found = json.loads(file.read_text())
     return Result({name: pd.Series(values) for name, values in found.pop("t").items()}, **found)
 
 
 def predicted_t(fold: Fold, run: TrainedRun, *, replicates: int, seed: int) -> dict[str, pd.Series]:
     """t of the hidden condition from cells generated on the latent points of the type's control cells."""
-    from perturbgen.predict.plugin import model_logfc
-    from perturbgen.predict.source import make_generator, make_plan, vehicle_of
+    from perturbgen.predict.averages import model_logfc
+    from perturbgen.predict.conditions import make_generator, make_plan, vehicle_of
 
     plan, wells = make_plan(run, fold.seen, fold.sampler, fold.condition, seed=seed)
     group = Wells(plan, wells, make_generator(run, fold.seen, wells, latent="control", seed=seed))
     label = fold.condition[0]
-    tables = [de_table(fold.seen, generate(group, fold, replicate=k)) for k in range(1, replicates + 1)]
+    tables = [
+        de_table(fold.seen, generate(group, fold, replicate=k)) for k in range(1, replicates + 1)
+    ]
     error = pd.DataFrame([table.se.loc[label] for table in tables]).mean()
-    logfc = model_logfc(group, vehicle=vehicle_of(fold.cells), genes=fold.cells.var_names).loc[label]
+    logfc = model_logfc(group, vehicle=vehicle_of(fold.cells), genes=fold.cells.var_names).loc[
+        label
+    ]
     averaged = pd.DataFrame([table.t.loc[label] for table in tables]).mean()
     return {"one draw": tables[0].t.loc[label], "t averaged": averaged, "plug-in t": logfc / error}
 
@@ -227,40 +281,68 @@ def generate(group: Wells, fold: Fold, *, replicate: int) -> AnnData:
 
 def likelihood(fold: Fold, run: TrainedRun, *, samples: int, seed: int) -> dict[str, float]:
     """Negative log-likelihood of the hidden cells, nats per gene and cell: as what they are, and as control cells."""
-    from perturbgen.predict.likelihood import withheld_likelihood
+    from perturbgen.predict.calibration import withheld_likelihood
 
     cells = fold.cells[fold.hidden].copy()
     row = withheld_likelihood(run, cells, samples=samples, most=cells.n_obs, seed=seed).iloc[0]
-    return {"nll": float(row["nll"]), "nll_as_control": float(row["nll"] + row["gain"] / cells.n_vars)}
+    return {
+        "nll": float(row["nll"]),
+        "nll_as_control": float(row["nll"] + row["gain"] / cells.n_vars),
+    }
 
 
 def baselines(fold: Fold) -> dict[str, pd.Series]:
     """What the other cell types say: their t, or their log fold changes, averaged."""
     table = de_table(fold.seen)
-    others = [label for label in table.t.index if label[1] == fold.stimulus and label[0] != fold.kind]
-    return {f"{OTHERS}: t": table.t.loc[others].mean(), f"{OTHERS}: log fold change": table.logfc.loc[others].mean()}
+    others = [
+        label for label in table.t.index if label[1] == fold.stimulus and label[0] != fold.kind
+    ]
+    return {
+        f"{OTHERS}: t": table.t.loc[others].mean(),
+        f"{OTHERS}: log fold change": table.logfc.loc[others].mean(),
+    }
 
 
 def agreement(t: pd.Series, real: pd.Series, top: int) -> dict[str, float]:
     """Spearman's correlation with the real t, and the share of its top genes that are top genes of t, too."""
     best = t.abs().nlargest(top).index.intersection(real.abs().nlargest(top).index)
-    return {"Spearman": t.reindex(real.index).corr(real, method="spearman"), "top genes": len(best) / top}
+    return {
+        "Spearman": t.reindex(real.index).corr(real, method="spearman"),
+        "top genes": len(best) / top,
+    }
 
 
 def fold_rows(
     settings: Experiment, fold: Fold, real: pd.Series, found: dict[tuple[str, str], list[Result]]
 ) -> list[dict[str, Any]]:
     """The rows of a cell type, means over seeds."""
-    empty = dict.fromkeys(["cell type", "prediction", "Spearman", "SD", "top genes", "NLL", "NLL as control"])
-    nothing = {"prediction": "stimulated = control", "Spearman": 0.0, "top genes": settings.top / len(real)}
-    rows = [nothing, *({"prediction": k, **agreement(t, real, settings.top)} for k, t in baselines(fold).items())]
+    empty = dict.fromkeys(
+        ["cell type", "prediction", "Spearman", "SD", "top genes", "NLL", "NLL as control"]
+    )
+    nothing = {
+        "prediction": "stimulated = control",
+        "Spearman": 0.0,
+        "top genes": settings.top / len(real),
+    }
+    rows = [
+        nothing,
+        *(
+            {"prediction": k, **agreement(t, real, settings.top)}
+            for k, t in baselines(fold).items()
+        ),
+    ]
     for model in settings.models:
         results = found[fold.kind, model]
-        nll = {"NLL": np.mean([r.nll for r in results]), "NLL as control": np.mean([r.nll_as_control for r in results])}
+        nll = {
+            "NLL": np.mean([r.nll for r in results]),
+            "NLL as control": np.mean([r.nll_as_control for r in results]),
+        }
         for name in results[0].t:
             values = pd.DataFrame([agreement(r.t[name], real, settings.top) for r in results])
             spread = values["Spearman"].std() if len(values) > 1 else None
-            rows.append({"prediction": f"{NAMES[model]}: {name}", **values.mean(), "SD": spread, **nll})
+            rows.append(
+                {"prediction": f"{NAMES[model]}: {name}", **values.mean(), "SD": spread, **nll}
+            )
     return [{**empty, "cell type": fold.kind, **row} for row in rows]
 
 
@@ -272,8 +354,12 @@ def summarise(settings: Experiment, rows: list[dict[str, Any]], *, as_json: bool
     ours = table[table["NLL"].notna()]
     better = ours.set_index("cell type")[["Spearman", "top genes"]] > bar.loc[ours["cell type"]]
     counts = better.set_axis(ours["prediction"]).groupby(level=0, sort=False).sum()
-    shown = [{"prediction": name, **row, "of": len(bar)} for name, row in counts.to_dict("index").items()]
-    show_table(shown, title="cell types in which both means of the other types are beaten", as_json=as_json)
+    shown = [
+        {"prediction": name, **row, "of": len(bar)} for name, row in counts.to_dict("index").items()
+    ]
+    show_table(
+        shown, title="cell types in which both means of the other types are beaten", as_json=as_json
+    )
 
 
 if __name__ == "__main__":

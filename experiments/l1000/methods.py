@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 
 if TYPE_CHECKING:
-    from perturbgen.profiles.embedder import Embedder, EmbedSettings
-    from perturbgen.profiles.embedder.data import ProfileTable
+    from perturbgen.l1000.embedder import Embedder, EmbedSettings
+    from perturbgen.l1000.embedder.data import ProfileTable
 
 Array = np.ndarray[Any, Any]
 Overrides = Mapping[str, Any]
@@ -19,15 +19,15 @@ Overrides = Mapping[str, Any]
 
 def made(values: Overrides) -> EmbedSettings:
     """Settings from nested values."""
-    from perturbgen.config import load_settings
-    from perturbgen.profiles.embedder import EmbedSettings
+    from perturbgen.core.config import load_settings
+    from perturbgen.l1000.embedder import EmbedSettings
 
     return load_settings(EmbedSettings, base=values)
 
 
 def learn(settings: EmbedSettings, folder: Path, *, which: str = "best") -> tuple[Embedder, Any]:
     """Train without pictures; the best or the last state."""
-    from perturbgen.profiles.embedder.run import Embedder, assemble, prepare
+    from perturbgen.l1000.embedder.run import Embedder, assemble, prepare
     from perturbgen.train.launch import launch
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -37,12 +37,14 @@ def learn(settings: EmbedSettings, folder: Path, *, which: str = "best") -> tupl
     if which == "best" and training.best_model is not None:
         training.model.load_state_dict(training.best_model)
     model: Any = training.model.eval()
-    return Embedder(folder, settings, model, prepared.train.genes, prepared.classes, prepared.conditions), state
+    return Embedder(
+        folder, settings, model, prepared.train.genes, prepared.classes, prepared.conditions
+    ), state
 
 
 def parts_of(settings: EmbedSettings, part: str) -> ProfileTable:
     """The profiles of a part; the label in column ``class``."""
-    from perturbgen.profiles.embedder.data import read_table, split_parts, treatments
+    from perturbgen.l1000.embedder.data import read_table, split_parts, treatments
 
     table = treatments(read_table(settings.data.path), settings.data)
     table = table.take((split_parts(table, settings.data, settings.seed) == part).to_numpy())
@@ -55,13 +57,15 @@ def write_split(path: Path, samples: pd.Index, parts: Array) -> Path:
     from perturbgen.data.splits import Split
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    Split(pd.Series(parts.astype(object), pd.Index(samples.astype(str), name="sample")), "drugs").write(path)
+    Split(
+        pd.Series(parts.astype(object), pd.Index(samples.astype(str), name="sample")), "drugs"
+    ).write(path)
     return path
 
 
 def linear_rows(train: ProfileTable, judged: ProfileTable, seed: int) -> Iterator[dict[str, Any]]:
     """What the embedding must beat."""
-    from perturbgen.profiles.embedder.rivals import rivals
+    from perturbgen.l1000.embedder.evaluation import rivals
 
     labels = train.samples["class"].to_numpy()
     for rival in rivals(train.values(), labels, judged.values(), seed=seed):
@@ -70,31 +74,42 @@ def linear_rows(train: ProfileTable, judged: ProfileTable, seed: int) -> Iterato
 
 def network_row(name: str, embedder: Embedder, judged: ProfileTable, seed: int) -> dict[str, Any]:
     """A trained network."""
-    from perturbgen.profiles.embedder.judge import measure_of
+    from perturbgen.l1000.embedder.judge import measure_of
 
     return scored(name, embedder.embed(judged), judged, measure_of(embedder.model), seed)
 
 
-def scored(name: str, vectors: Array, judged: ProfileTable, measure: Any, seed: int) -> dict[str, Any]:
+def scored(
+    name: str, vectors: Array, judged: ProfileTable, measure: Any, seed: int
+) -> dict[str, Any]:
     """Means over queries: mAP, AUC; the median rank quantile over pairs."""
-    from perturbgen.evaluate.retrieval import retrieve
+    from perturbgen.retrieval import retrieve
 
-    found: Any = retrieve(vectors, judged.samples[["class"]], same="class", similarity=measure).summary()
+    found: Any = retrieve(
+        vectors, judged.samples[["class"]], same="class", similarity=measure
+    ).summary()
     means = found.loc["per query"]
     return {
-        "method": name, "seed": seed, "map": float(means["ap"]), "auc": float(means["auc"]),
-        "median_q": float(found.loc["pooled", "median_q"]), "queries": int(means["n"]),
-    }  # fmt: skip
+        "method": name,
+        "seed": seed,
+        "map": float(means["ap"]),
+        "auc": float(means["auc"]),
+        "median_q": float(found.loc["pooled", "median_q"]),
+        "queries": int(means["n"]),
+    }
 
 
 def with_mechanisms(
-    rows: list[dict[str, Any]], embedder: Embedder, train: ProfileTable, judged: ProfileTable, seed: int
+    rows: list[dict[str, Any]],
+    embedder: Embedder,
+    train: ProfileTable,
+    judged: ProfileTable,
+    seed: int,
 ) -> list[dict[str, Any]]:
     """The rows of the methods with how well classifiers read mechanisms from their places (macro-F1), and controls."""
-    from perturbgen.profiles.embedder.evaluation import probe_inputs
-    from perturbgen.profiles.embedder.judge import measure_of
-    from perturbgen.profiles.embedder.probe import KINDS, MAJORITY, probe, probe_task
-    from perturbgen.profiles.embedder.rivals import Rival, rivals
+    from perturbgen.l1000.embedder.evaluation import Rival, probe_inputs, rivals
+    from perturbgen.l1000.embedder.judge import measure_of
+    from perturbgen.l1000.embedder.probe import KINDS, MAJORITY, probe, probe_task
 
     mine = Rival("embedding", embedder.embed(judged), measure_of(embedder.model))
     linear = rivals(train.values(), train.samples["class"].to_numpy(), judged.values(), seed=seed)
@@ -102,7 +117,11 @@ def with_mechanisms(
     found = probe(probe_inputs([mine, *linear]), task, seed=seed)
     scores = found.pivot(index="input", columns="classifier", values="macro-F1")
     scores.loc["none", list(KINDS)] = scores.loc["none", MAJORITY]
-    names = {"z-scores": "z-scores, cosine", "none": MAJORITY, "embedding, shuffled": "embedding, shuffled mechanisms"}
+    names = {
+        "z-scores": "z-scores, cosine",
+        "none": MAJORITY,
+        "embedding, shuffled": "embedding, shuffled mechanisms",
+    }
     scores = scores[list(KINDS)].add_prefix("moa: ").rename(index=names)
     return (
         pd.DataFrame(rows)

@@ -10,31 +10,53 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 import pandas as pd
 import typer
-from methods import Overrides, learn, linear_rows, made, network_row, parts_of, with_mechanisms, write_split
+from methods import (
+    Overrides,
+    learn,
+    linear_rows,
+    made,
+    network_row,
+    parts_of,
+    with_mechanisms,
+    write_split,
+)
 from transfer import transfer_rows
 
 from perturbgen.cli import run_experiment
-from perturbgen.console import say, show_table, track
-from perturbgen.errors import ConfigError
+from perturbgen.core.console import say, show_table, track
+from perturbgen.core.errors import ConfigError
 
 if TYPE_CHECKING:
-    from perturbgen.profiles.embedder import EmbedSettings
+    from perturbgen.l1000.embedder import EmbedSettings
 
 Array = np.ndarray[Any, Any]
 
 # Of the plate, 59 drugs: --nested decides on training drugs alone which of these is used, anew in every fold.
 PLATE_CHOICES: dict[str, Overrides] = {
-    "one layer of 256, noise .5": {"model": {"noise": 0.5, "encoder": {"kind": "mlp", "widths": [256]}}},
-    "one layer of 256, noise 1": {"model": {"noise": 1.0, "encoder": {"kind": "mlp", "widths": [256]}}},
+    "one layer of 256, noise .5": {
+        "model": {"noise": 0.5, "encoder": {"kind": "mlp", "widths": [256]}}
+    },
+    "one layer of 256, noise 1": {
+        "model": {"noise": 1.0, "encoder": {"kind": "mlp", "widths": [256]}}
+    },
 }
-PLATE_TYPES = ("trt_cp", "trt_poscon")  # its four positive controls are drugs in six doses as the others are
-NAMED, EPOCHS = "one layer of 256, noise .5", 30  # without --nested: the same in every fold (see README)
+PLATE_TYPES = (
+    "trt_cp",
+    "trt_poscon",
+)  # its four positive controls are drugs in six doses as the others are
+NAMED, EPOCHS = (
+    "one layer of 256, noise .5",
+    30,
+)  # without --nested: the same in every fold (see README)
 PLATE: Overrides = {
     "model": {"head": {"margin_rate": None}},
     "training": {"epochs": 60, "batch_size": 64, "learning_rate": 5e-4, "head_rate": 5e-3},
     "stopping": {"patience": 12},
 }
-SCREEN: Overrides = {"training": {"epochs": 40, "batch_size": 256}, "model": {"head": {"margin_rate": 1e-3}}}
+SCREEN: Overrides = {
+    "training": {"epochs": 40, "batch_size": 256},
+    "model": {"head": {"margin_rate": 1e-3}},
+}
 
 # The sweeps of the paper's supplement, one change each from SCREEN.
 ABLATIONS: dict[str, Overrides] = {
@@ -62,13 +84,17 @@ ABLATIONS: dict[str, Overrides] = {
 
 def main(
     what: Annotated[str, typer.Argument(help="screen, ablation, transfer or plate.")],
-    data: Annotated[Path | None, typer.Option(help="plate: the GCTX of LJP005. Else: a screen's h5ad.")] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="plate: the GCTX of LJP005. Else: a screen's h5ad.")
+    ] = None,
     out: Annotated[Path, typer.Option(help="Folder for the tables.")] = Path("runs/l1000"),
     seeds: Annotated[int, typer.Option(min=1, help="Seeds of splits and networks.")] = 5,
     nested: Annotated[
         bool, typer.Option("--nested", help="plate: choose network and length within each fold.")
     ] = False,
-    compounds: Annotated[int, typer.Option(min=20, help="Compounds of the simulated screen.")] = 200,
+    compounds: Annotated[
+        int, typer.Option(min=20, help="Compounds of the simulated screen.")
+    ] = 200,
 ) -> None:
     """Train embeddings and rank the profiles of compounds that were never trained on, beside the linear baselines.
 
@@ -80,7 +106,9 @@ def main(
         folder = Path(work)
         if what == "plate":
             if data is None:
-                raise ConfigError("plate needs --data", fix="--data LJP005_A375_24H_X1_B19_level4_n377x978.gctx")
+                raise ConfigError(
+                    "plate needs --data", fix="--data LJP005_A375_24H_X1_B19_level4_n377x978.gctx"
+                )
             rows = list(plate_rows(data, folder, seeds, nested=nested))
         elif what in ("screen", "ablation"):
             source = data or simulate(folder, compounds)
@@ -90,11 +118,15 @@ def main(
             source = data or simulate(folder, compounds, genetic=2 * compounds)
             rows = list(transfer_rows(source, folder, seeds, SCREEN))
         else:
-            raise ConfigError(f"no experiment {what!r}", expected="screen, ablation, transfer or plate")
+            raise ConfigError(
+                f"no experiment {what!r}", expected="screen, ablation, transfer or plate"
+            )
     table = pd.DataFrame(rows)
     out.mkdir(parents=True, exist_ok=True)
     table.to_csv(out / f"{what}.csv", index=False)
-    show_table(summary(table), title=f"{what}: compounds never trained on, mean and SD over {seeds} seeds")
+    show_table(
+        summary(table), title=f"{what}: compounds never trained on, mean and SD over {seeds} seeds"
+    )
     say(f"wrote {out / what}.csv")
 
 
@@ -109,7 +141,9 @@ def summary(table: pd.DataFrame) -> list[dict[str, Any]]:
         {
             "method": name,
             **{
-                k: None if np.isnan(mean.loc[name, k]) else f"{mean.loc[name, k]:.3f} ± {sd.loc[name, k]:.3f}"
+                k: None
+                if np.isnan(mean.loc[name, k])
+                else f"{mean.loc[name, k]:.3f} ± {sd.loc[name, k]:.3f}"
                 for k in mean
             },
         }
@@ -120,9 +154,11 @@ def summary(table: pd.DataFrame) -> list[dict[str, Any]]:
 def simulate(folder: Path, compounds: int, *, genetic: int = 0) -> Path:
     """The screen whose mechanisms all turn around with the state of the cell, which no linear map can undo."""
     from perturbgen.data import write_h5ad
-    from perturbgen.profiles.l1000 import screen_anndata, screen_settings
+    from perturbgen.l1000 import screen_anndata, screen_settings
 
-    settings = screen_settings("nonlinear", overrides=[f"design.compounds={compounds}", f"design.genetic={genetic}"])
+    settings = screen_settings(
+        "nonlinear", overrides=[f"design.compounds={compounds}", f"design.genetic={genetic}"]
+    )
     adata = screen_anndata(settings, seed=0)
     write_h5ad(adata, folder / "screen.h5ad")
     return folder / "screen.h5ad"
@@ -132,17 +168,22 @@ def screen_rows(
     source: Path, folder: Path, seeds: int, choices: Mapping[str, Overrides], *, linear: bool
 ) -> Iterator[dict[str, Any]]:
     """A fifth of the compounds is tested, an eighth of the others decides when to stop; a draw for each seed."""
-    from perturbgen.config import merge
+    from perturbgen.core.config import merge
 
     todo = [(seed, name) for seed in range(seeds) for name in choices]
     for seed, name in track(todo, "networks", len(todo)):
-        base = {"data": {"path": str(source), "types": ["trt_cp"], "validation": 0.1, "test": 0.2}, "seed": seed}
+        base = {
+            "data": {"path": str(source), "types": ["trt_cp"], "validation": 0.1, "test": 0.2},
+            "seed": seed,
+        }
         settings = made(merge(merge(base, SCREEN), choices[name]))
         embedder, _ = learn(settings, folder / f"{seed}-{name}")
         train, judged = parts_of(settings, "train"), parts_of(settings, "test")
         rows = [network_row(name, embedder, judged, seed)]
         if linear:
-            rows = with_mechanisms([*linear_rows(train, judged, seed), *rows], embedder, train, judged, seed)
+            rows = with_mechanisms(
+                [*linear_rows(train, judged, seed), *rows], embedder, train, judged, seed
+            )
         yield from rows
 
 
@@ -161,10 +202,17 @@ def plate_rows(source: Path, folder: Path, seeds: int, *, nested: bool) -> Itera
         train, judged = parts_of(settings, "train"), parts_of(settings, "test")
         for row in linear_rows(train, judged, seed):
             yield {**row, "fold": fold}
-        yield {**network_row("embedding", embedder, judged, seed), "fold": fold, "choice": choice, "epochs": epochs}
+        yield {
+            **network_row("embedding", embedder, judged, seed),
+            "fold": fold,
+            "choice": choice,
+            "epochs": epochs,
+        }
 
 
-def choose(source: Path, folder: Path, drug: pd.Series, tested: Array, seed: int) -> tuple[str, int]:
+def choose(
+    source: Path, folder: Path, drug: pd.Series, tested: Array, seed: int
+) -> tuple[str, int]:
     """The choice and the number of epochs that serve a quarter of the training drugs best, not trained on here."""
     names = np.sort(drug[~tested].unique())
     held = np.random.default_rng([seed, 1]).permutation(names)[: len(names) // 4]
@@ -182,7 +230,7 @@ def plate_settings(
     source: Path, split: Path, seed: int, choice: Overrides, *, epochs: int | None = None
 ) -> EmbedSettings:
     """One network on the plate; all wells but the vehicle's have a class, as in the notes."""
-    from perturbgen.config import merge
+    from perturbgen.core.config import merge
 
     data = {"path": str(source), "label": "pert_id", "types": PLATE_TYPES, "split": str(split)}
     base = {"data": data, "seed": seed}
@@ -192,8 +240,8 @@ def plate_settings(
 
 def labels_of(source: Path) -> pd.Series:
     """The drug of every treated well."""
-    from perturbgen.profiles.embedder.data import read_table, treatments
-    from perturbgen.profiles.embedder.settings import DataSettings
+    from perturbgen.l1000.embedder.data import read_table, treatments
+    from perturbgen.l1000.embedder.settings import DataSettings
 
     data = DataSettings(path=source, label="pert_id", types=PLATE_TYPES)
     return treatments(read_table(source), data).samples["pert_id"].astype(str)
@@ -202,7 +250,9 @@ def labels_of(source: Path) -> pd.Series:
 def fold_of(drug: pd.Series, rng: np.random.Generator) -> Array:
     """The fold of every well, drugs dealt to five folds at random."""
     names = pd.unique(drug)
-    return drug.map(dict(zip(rng.permutation(names), np.arange(len(names)) % 5, strict=True))).to_numpy()
+    return drug.map(
+        dict(zip(rng.permutation(names), np.arange(len(names)) % 5, strict=True))
+    ).to_numpy()
 
 
 if __name__ == "__main__":

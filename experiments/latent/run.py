@@ -10,8 +10,8 @@ import numpy as np
 import typer
 
 from perturbgen.cli import run_experiment
-from perturbgen.console import say, show_table
-from perturbgen.files import check_output
+from perturbgen.core.console import say, show_table
+from perturbgen.core.files import check_output
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,7 +26,9 @@ def main(
     preset: Annotated[str, typer.Option(help="Simulator preset: tiny, small.")] = "tiny",
     seed: Annotated[int, typer.Option(help="Seed of the data and the models.")] = 0,
     epochs: Annotated[int, typer.Option(help="Epochs.")] = 100,
-    runs: Annotated[Path, typer.Option(help="Where run directories are made.")] = Path("runs/latent"),
+    runs: Annotated[Path, typer.Option(help="Where run directories are made.")] = Path(
+        "runs/latent"
+    ),
     page: Annotated[Path | None, typer.Option(help="Write the pictures here (.html).")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -41,9 +43,13 @@ def main(
         name: latents(cells, names, seed=seed, epochs=epochs, runs=runs, title=name)
         for name, names in CONDITIONS.items()
     }
-    rows = [{"model": name, **agreement(points, obs, seed)} for name, (points, obs) in found.items()]
+    rows = [
+        {"model": name, **agreement(points, obs, seed)} for name, (points, obs) in found.items()
+    ]
     show_table(
-        rows, title=f"clusters of the latent space against cell types, preset {preset}, seed {seed}", as_json=as_json
+        rows,
+        title=f"clusters of the latent space against cell types, preset {preset}, seed {seed}",
+        as_json=as_json,
     )
     if page is not None:
         draw(found, rows, page)
@@ -65,15 +71,23 @@ def latents(
     cells: Path, conditions: tuple[str, ...], *, seed: int, epochs: int, runs: Path, title: str
 ) -> tuple[np.ndarray, pd.DataFrame]:
     """The learned representations (cells, latent) of the training cells, and their obs."""
-    from perturbgen.config import load_settings
+    from perturbgen.core.config import load_settings
     from perturbgen.train import RunSettings, load_run, train
     from perturbgen.train.heldout import open_cells
 
     base: dict[str, Any] = {
-        "name": title, "seed": seed, "data": {"path": str(cells)}, "conditions": {name: {} for name in conditions},
-        "training": {"epochs": epochs}, "board": {"every": epochs, "labels": ["cell_type"]},
-    }  # fmt: skip
-    run = load_run(train(load_settings(RunSettings, HERE / "dgd.toml", base=base), runs=runs, accelerator="cpu"))
+        "name": title,
+        "seed": seed,
+        "data": {"path": str(cells)},
+        "conditions": {name: {} for name in conditions},
+        "training": {"epochs": epochs},
+        "board": {"every": epochs, "labels": ["cell_type"]},
+    }
+    run = load_run(
+        train(
+            load_settings(RunSettings, HERE / "dgd.toml", base=base), runs=runs, accelerator="cpu"
+        )
+    )
     store = open_cells(run, cells, part="train")
     return run.model.representations.weight.detach().numpy(), store.obs
 
@@ -95,32 +109,48 @@ def agreement(points: np.ndarray, obs: pd.DataFrame, seed: int) -> dict[str, flo
     }
 
 
-def draw(found: dict[str, tuple[np.ndarray, pd.DataFrame]], rows: list[dict[str, Any]], path: Path) -> None:
+def draw(
+    found: dict[str, tuple[np.ndarray, pd.DataFrame]], rows: list[dict[str, Any]], path: Path
+) -> None:
     """Both latent spaces side by side, coloured by cell type."""
     from plotly.graph_objects import Figure, Scattergl
     from plotly.subplots import make_subplots
 
-    from perturbgen.page import PALETTE, Page
-    from perturbgen.train.pictures import plane
+    from perturbgen.core.page import PALETTE, Page
+    from perturbgen.train.board import plane
 
     figure: Figure = make_subplots(1, 2, subplot_titles=list(found))
     for column, (points, obs) in enumerate(found.values(), start=1):
         places = plane(points)
-        for kind, colour in zip(sorted(obs["cell_type"].astype(str).unique()), PALETTE, strict=False):
+        for kind, colour in zip(
+            sorted(obs["cell_type"].astype(str).unique()), PALETTE, strict=False
+        ):
             mine = (obs["cell_type"].astype(str) == kind).to_numpy()
             marker = {"size": 4, "color": colour, "opacity": 0.7}
             figure.add_trace(
-                Scattergl(x=places[mine, 0], y=places[mine, 1], mode="markers", name=kind, marker=marker,
-                          legendgroup=kind, showlegend=column == 1), 1, column,
-            )  # fmt: skip
+                Scattergl(
+                    x=places[mine, 0],
+                    y=places[mine, 1],
+                    mode="markers",
+                    name=kind,
+                    marker=marker,
+                    legendgroup=kind,
+                    showlegend=column == 1,
+                ),
+                1,
+                column,
+            )
     figure.update_xaxes(title="first principal component")
     figure.update_yaxes(title="second principal component", col=1)
     figure.update_layout(height=520)
-    page = Page("What the latent space of a DGD holds", "A point is a cell, in the plane of most variance.")
+    page = Page(
+        "What the latent space of a DGD holds", "A point is a cell, in the plane of most variance."
+    )
     page.section("Clusters against cell types")
     page.table(rows)
     page.figure(
-        figure, "Without conditions cells lie by cell type; given it, the latent space no longer needs to hold it."
+        figure,
+        "Without conditions cells lie by cell type; given it, the latent space no longer needs to hold it.",
     )
     page.write(path)
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import anndata
 import pandas as pd
 
-from perturbgen.console import say, show_table
+from perturbgen.core.console import say, show_table
 from perturbgen.de import DETable, limma_table
 
 DATA = Path(os.environ.get("PERTURBGEN_DATA", "../shared/data")) / "counts"
@@ -33,7 +33,9 @@ def compare(path: Path, table: DETable, counted: pd.Index) -> dict[str, object]:
     published = pd.read_csv(path).set_index("gene")
     condition = next(name for name in table.t.index if r_name(name) == path.stem)
     ours, theirs = table.t.loc[condition], published["metric"].reindex(table.genes)
-    top = set(theirs[counted].abs().nlargest(20).index) & set(ours[counted].abs().nlargest(20).index)
+    top = set(theirs[counted].abs().nlargest(20).index) & set(
+        ours[counted].abs().nlargest(20).index
+    )
     return {
         "drug": condition,
         "counted genes": ours[counted].corr(theirs[counted], method="spearman"),
@@ -48,8 +50,14 @@ def main() -> None:
     table = limma_table(plate, design="~0 + {group}", group="combined_id", control="DMSO_0")
     total = plate.to_df().sum()
     counted = total.index[total >= ENOUGH]
-    rows = [compare(path, table, counted) for path in sorted((DATA / "macseq_published_de").glob("*.csv"))]
-    show_table(rows, title=f"Spearman's correlation with the published tables; {len(counted)} counted genes")
+    rows = [
+        compare(path, table, counted)
+        for path in sorted((DATA / "macseq_published_de").glob("*.csv"))
+    ]
+    show_table(
+        rows,
+        title=f"Spearman's correlation with the published tables; {len(counted)} counted genes",
+    )
     medians = pd.DataFrame(rows).drop(columns="drug").median()
     say("median: " + ", ".join(f"{name} {value:.3f}" for name, value in medians.items()))
 

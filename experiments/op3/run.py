@@ -11,16 +11,29 @@ from typing import Annotated
 
 import typer
 
-from perturbgen.challenge import Challenge, ChallengeSettings, hand_in, predict_rows, require_files, show_scores
+from perturbgen.challenge import (
+    Challenge,
+    ChallengeSettings,
+    hand_in,
+    predict_rows,
+    require_files,
+    show_scores,
+)
 from perturbgen.cli import run_experiment
-from perturbgen.config import file_hash, load_settings, to_toml
-from perturbgen.console import say
-from perturbgen.errors import InputError
+from perturbgen.core.config import file_hash, load_settings, to_toml
+from perturbgen.core.console import say
+from perturbgen.core.errors import InputError
 
 HERE = Path(__file__).parent
 COUNTS = "adata_train.parquet"
-FILES = (COUNTS, "adata_obs_meta.csv", "adata_excluded_ids.csv", "de_train.parquet", "id_map.csv",
-         "sample_submission.csv")  # fmt: skip
+FILES = (
+    COUNTS,
+    "adata_obs_meta.csv",
+    "adata_excluded_ids.csv",
+    "de_train.parquet",
+    "id_map.csv",
+    "sample_submission.csv",
+)
 WHERE = (
     "accept the rules on https://www.kaggle.com/competitions/open-problems-single-cell-perturbations/data, then "
     "`kaggle competitions download -c open-problems-single-cell-perturbations` and unzip; or --simulated tiny"
@@ -28,14 +41,23 @@ WHERE = (
 
 
 def main(
-    folder: Annotated[Path | None, typer.Argument(help="Folder of the competition's files.")] = None,
-    config: Annotated[Path, typer.Option(help="Configuration file.")] = HERE / "config.toml",
-    overrides: Annotated[list[str] | None, typer.Option("--set", help="Override a key: seed=3")] = None,
-    simulated: Annotated[
-        str | None, typer.Option(help="Simulate the files instead, by this preset: tiny, small or op3.")
+    folder: Annotated[
+        Path | None, typer.Argument(help="Folder of the competition's files.")
     ] = None,
-    out: Annotated[Path, typer.Option(help="Where all is written; trained runs there are taken.")] = Path("runs/op3"),
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved configuration and stop.")] = False,
+    config: Annotated[Path, typer.Option(help="Configuration file.")] = HERE / "config.toml",
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", help="Override a key: seed=3")
+    ] = None,
+    simulated: Annotated[
+        str | None,
+        typer.Option(help="Simulate the files instead, by this preset: tiny, small or op3."),
+    ] = None,
+    out: Annotated[
+        Path, typer.Option(help="Where all is written; trained runs there are taken.")
+    ] = Path("runs/op3"),
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the resolved configuration and stop.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Ingest, train twice (once to calibrate), predict, submit, check; score where the answer is known.
@@ -57,7 +79,9 @@ def find_folder(folder: Path | None, simulated: str | None, seed: int, out: Path
     from perturbgen.simulate import simulate
 
     if (folder is None) == (simulated is None):
-        raise InputError("op3 reads either a folder of the competition's files or --simulated ones", fix=WHERE)
+        raise InputError(
+            "op3 reads either a folder of the competition's files or --simulated ones", fix=WHERE
+        )
     if folder is not None:
         require_files(folder, FILES, fix=WHERE)
         return folder
@@ -67,10 +91,10 @@ def find_folder(folder: Path | None, simulated: str | None, seed: int, out: Path
 
 def read_challenge(folder: Path, out: Path) -> Challenge:
     """Everything the folder holds; the cells are written as an h5ad file once, which runs are trained from."""
+    from perturbgen.core.tables import read_csv
     from perturbgen.data import read_competition, validate, write_h5ad
     from perturbgen.data.h5ad import read_h5ad
-    from perturbgen.data.kaggle_tables import read_de
-    from perturbgen.data.tables import read_csv
+    from perturbgen.data.kaggle import read_de
     from perturbgen.submission.inputs import read_genes
 
     path = out / f"counts-{file_hash(folder / COUNTS).removeprefix('sha256:')[:12]}.h5ad"
@@ -79,11 +103,17 @@ def read_challenge(folder: Path, out: Path) -> Challenge:
         validate(cells)
         write_h5ad(cells, path)
     truth = folder / "de_truth.parquet"
-    ids = read_csv(folder / "id_map.csv", columns=["id", "cell_type", "sm_name"], text=["cell_type", "sm_name"])
+    ids = read_csv(
+        folder / "id_map.csv", columns=["id", "cell_type", "sm_name"], text=["cell_type", "sm_name"]
+    )
     return Challenge(
-        cells=cells, path=path, measured=read_de(folder), ids=ids, genes=read_genes(folder / "sample_submission.csv"),
+        cells=cells,
+        path=path,
+        measured=read_de(folder),
+        ids=ids,
+        genes=read_genes(folder / "sample_submission.csv"),
         truth=read_de(truth) if truth.exists() else None,
-    )  # fmt: skip
+    )
 
 
 if __name__ == "__main__":

@@ -11,11 +11,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from perturbgen.challenge import Challenge, ChallengeSettings, hand_in, predict_rows, require_files, show_scores
+from perturbgen.challenge import (
+    Challenge,
+    ChallengeSettings,
+    hand_in,
+    predict_rows,
+    require_files,
+    show_scores,
+)
 from perturbgen.cli import run_experiment
-from perturbgen.config import file_hash, load_settings, to_toml
-from perturbgen.console import say
-from perturbgen.errors import InputError
+from perturbgen.core.config import file_hash, load_settings, to_toml
+from perturbgen.core.console import say
+from perturbgen.core.errors import InputError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,7 +30,11 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).parent
 FILES = ("de_train.h5ad", "id_map.csv")
-CELLS = ("sc_train.h5ad", "sc_counts.h5ad", "sc_counts_reannotated_with_counts.h5ad")  # the first that is there
+CELLS = (
+    "sc_train.h5ad",
+    "sc_counts.h5ad",
+    "sc_counts_reannotated_with_counts.h5ad",
+)  # the first that is there
 METHOD = "perturbgen"
 WHERE = (
     "`perturbgen data get op3-de --out DIR` and `perturbgen data get op3-cells --out DIR` (3.5 GB) fetch them; or "
@@ -32,17 +43,26 @@ WHERE = (
 
 
 def main(
-    folder: Annotated[Path | None, typer.Argument(help="Folder of the Open Problems files.")] = None,
-    config: Annotated[Path, typer.Option(help="Configuration file.")] = HERE / "config.toml",
-    overrides: Annotated[list[str] | None, typer.Option("--set", help="Override a key: seed=3")] = None,
-    simulated: Annotated[
-        str | None, typer.Option(help="Simulate the files instead, by this preset: tiny, small or op3.")
+    folder: Annotated[
+        Path | None, typer.Argument(help="Folder of the Open Problems files.")
     ] = None,
-    curated: Annotated[bool, typer.Option(help="Drop the conditions that the benchmark drops from raw cells.")] = True,
-    out: Annotated[Path, typer.Option(help="Where all is written; trained runs there are taken.")] = Path(
-        "runs/op3-openproblems"
-    ),
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved configuration and stop.")] = False,
+    config: Annotated[Path, typer.Option(help="Configuration file.")] = HERE / "config.toml",
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", help="Override a key: seed=3")
+    ] = None,
+    simulated: Annotated[
+        str | None,
+        typer.Option(help="Simulate the files instead, by this preset: tiny, small or op3."),
+    ] = None,
+    curated: Annotated[
+        bool, typer.Option(help="Drop the conditions that the benchmark drops from raw cells.")
+    ] = True,
+    out: Annotated[
+        Path, typer.Option(help="Where all is written; trained runs there are taken.")
+    ] = Path("runs/op3-openproblems"),
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the resolved configuration and stop.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Ingest, train twice (once to calibrate), predict, write prediction.h5ad, check; score where de_test is there.
@@ -63,11 +83,12 @@ def main(
 
 def find_folder(folder: Path | None, simulated: str | None, seed: int, out: Path) -> Path:
     """The folder given, or one that is simulated and kept."""
-    from perturbgen.simulate.openproblems import simulate_openproblems
+    from perturbgen.simulate.op3.openproblems import simulate_openproblems
 
     if (folder is None) == (simulated is None):
         raise InputError(
-            "op3_openproblems reads either a folder of the benchmark's files or --simulated ones", fix=WHERE
+            "op3_openproblems reads either a folder of the benchmark's files or --simulated ones",
+            fix=WHERE,
         )
     if folder is not None:
         require_files(folder, FILES, fix=WHERE)
@@ -78,23 +99,33 @@ def find_folder(folder: Path | None, simulated: str | None, seed: int, out: Path
 
 def read_challenge(folder: Path, out: Path, *, curated: bool) -> Challenge:
     """Everything the folder holds; the cells are written once, with the genes of the DE tables, for training."""
+    from perturbgen.core.tables import read_csv
     from perturbgen.data import write_h5ad
     from perturbgen.data.h5ad import read_h5ad
     from perturbgen.data.openproblems import read_openproblems_de
-    from perturbgen.data.tables import read_csv
 
     source = find_cells(folder)
     measured = read_openproblems_de(folder / "de_train.h5ad")
-    ids = read_csv(folder / "id_map.csv", columns=["id", "cell_type", "sm_name"], text=["cell_type", "sm_name"])
+    ids = read_csv(
+        folder / "id_map.csv", columns=["id", "cell_type", "sm_name"], text=["cell_type", "sm_name"]
+    )
     path = out / f"counts-{file_hash(source).removeprefix('sha256:')[:12]}.h5ad"
-    cells = read_h5ad(path) if path.exists() else read_cells(source, measured.columns, ids, curated=curated)
+    cells = (
+        read_h5ad(path)
+        if path.exists()
+        else read_cells(source, measured.columns, ids, curated=curated)
+    )
     if not path.exists():
         write_h5ad(cells, path)
     truth = folder / "de_test.h5ad"
     return Challenge(
-        cells=cells, path=path, measured=measured, ids=ids, genes=measured.columns.tolist(),
+        cells=cells,
+        path=path,
+        measured=measured,
+        ids=ids,
+        genes=measured.columns.tolist(),
         truth=read_openproblems_de(truth) if truth.exists() else None,
-    )  # fmt: skip
+    )
 
 
 def find_cells(folder: Path) -> Path:
@@ -109,12 +140,14 @@ def read_cells(source: Path, genes: pd.Index, ids: pd.DataFrame, *, curated: boo
     """Cells with the genes of the DE tables; those of the rows to predict are taken out."""
     from perturbgen.data import validate
     from perturbgen.data.openproblems import read_openproblems
-    from perturbgen.predict.source import read_wanted, without
+    from perturbgen.predict.conditions import read_wanted, without
 
     cells = read_openproblems(source, curated=curated)
     absent = genes.difference(cells.var_names)
     if len(absent):
-        raise InputError(f"{source} lacks {len(absent)} genes of de_train.h5ad, {absent[0]} first", fix=WHERE)
+        raise InputError(
+            f"{source} lacks {len(absent)} genes of de_train.h5ad, {absent[0]} first", fix=WHERE
+        )
     cells = without(cells[:, genes].copy(), read_wanted(ids))
     validate(cells)
     return cells
@@ -124,7 +157,11 @@ def dataset_of(folder: Path) -> str:
     """The id that de_train.h5ad gives its data set."""
     import anndata
 
-    return str(anndata.read_h5ad(folder / "de_train.h5ad", backed="r").uns.get("dataset_id", "neurips-2023-data"))
+    return str(
+        anndata.read_h5ad(folder / "de_train.h5ad", backed="r").uns.get(
+            "dataset_id", "neurips-2023-data"
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -11,14 +11,14 @@ import numpy as np
 import pandas as pd
 from seed_way import seed_ways
 
-from perturbgen.files import atomic_path
+from perturbgen.core.files import atomic_path
+from perturbgen.predict.estimators import PredictSettings
 from perturbgen.predict.pipeline import predict
-from perturbgen.predict.settings import PredictSettings
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
-    from perturbgen.sampling import CellSampler
+    from perturbgen.generate import CellSampler
     from perturbgen.train import TrainedRun
 
 KEY = ["cell_type", "compound"]
@@ -33,9 +33,16 @@ class Generative:
     """All predictions of a run: by every estimator, by every latent route, and in the seed's way."""
 
     def __init__(
-        self, trained: TrainedRun, cells: AnnData, wanted: pd.DataFrame, sampler: CellSampler, *, latent: str,
-        replicates: int, seed: int,
-    ) -> None:  # fmt: skip
+        self,
+        trained: TrainedRun,
+        cells: AnnData,
+        wanted: pd.DataFrame,
+        sampler: CellSampler,
+        *,
+        latent: str,
+        replicates: int,
+        seed: int,
+    ) -> None:
         self.trained, self.latent, self.replicates, self.seed = trained, latent, replicates, seed
         self.cells, self.wanted, self.sampler = cells, wanted, sampler
         self.name = NAMES[trained.settings.model.kind]
@@ -45,37 +52,55 @@ class Generative:
         found = seed_ways(self.trained, self.cells, self.wanted, self.sampler, self.seed)
         found |= self.estimators() | self.routes()
         hidden = {name for name in found if not is_wanted(name)}
-        named = {f"{self.name}: {name}": values for name, values in found.items() if name not in hidden}
-        return named | {f"{CALIBRATION}{self.name}: {name.removeprefix(CALIBRATION)}": found[name] for name in hidden}
+        named = {
+            f"{self.name}: {name}": values for name, values in found.items() if name not in hidden
+        }
+        return named | {
+            f"{CALIBRATION}{self.name}: {name.removeprefix(CALIBRATION)}": found[name]
+            for name in hidden
+        }
 
-    def predict(self, estimators: tuple[str, ...], keep: tuple[int, ...] = (), **options: Any) -> Any:
+    def predict(
+        self, estimators: tuple[str, ...], keep: tuple[int, ...] = (), **options: Any
+    ) -> Any:
         """The pipeline with the experiment's settings, but for the options."""
         base = {"seed": self.seed, "latent": self.latent, "replicates": self.replicates}
         settings = PredictSettings(estimators=estimators, **(base | options))
-        return predict(self.trained, self.cells, self.wanted, settings, sampler=self.sampler, keep=keep)
+        return predict(
+            self.trained, self.cells, self.wanted, settings, sampler=self.sampler, keep=keep
+        )
 
     def estimators(self) -> dict[str, pd.DataFrame]:
         """Averages on the way, then everything after all replicates, and the shrunk ones of the hidden conditions."""
         k = self.replicates
         names = {
-            "mean_t": f"t averaged, K = {k}", "anchored_t": f"anchored t, K = {k}", "plug_in": "plug-in t",
-            "shrunk": "anchored t, shrunk", "shrunk_plug_in": "plug-in t, shrunk",
-        }  # fmt: skip
+            "mean_t": f"t averaged, K = {k}",
+            "anchored_t": f"anchored t, K = {k}",
+            "plug_in": "plug-in t",
+            "shrunk": "anchored t, shrunk",
+            "shrunk_plug_in": "plug-in t, shrunk",
+        }
         steps = tuple(sorted({1, 2, 6} & set(range(1, k))))
         full = self.predict(tuple(names), steps)
         log.info("%s: checks\n%s\nshrinkage\n%s", self.name, full.checks, full.shrinkage["shrunk"])
-        found = {"one draw" if n == 1 else f"t averaged, K = {n}": v["mean_t"] for n, v in full.by_replicates.items()}
+        found = {
+            "one draw" if n == 1 else f"t averaged, K = {n}": v["mean_t"]
+            for n, v in full.by_replicates.items()
+        }
         if 2 in full.by_replicates:
             found["anchored t, K = 2"] = full.by_replicates[2]["anchored_t"]
         found |= {names[name]: values for name, values in full.values.items()}
-        return found | {CALIBRATION + names[name]: full.calibrated[name] for name in ("shrunk", "shrunk_plug_in")}
+        return found | {
+            CALIBRATION + names[name]: full.calibrated[name]
+            for name in ("shrunk", "shrunk_plug_in")
+        }
 
     def routes(self) -> dict[str, pd.DataFrame]:
         """Two replicates with latent points from elsewhere."""
         return {
-            f"anchored t, K = 2, latent {route}": self.predict(("anchored_t",), latent=route, replicates=2).values[
-                "anchored_t"
-            ]
+            f"anchored t, K = 2, latent {route}": self.predict(
+                ("anchored_t",), latent=route, replicates=2
+            ).values["anchored_t"]
             for route in ROUTES
         }
 

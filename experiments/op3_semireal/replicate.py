@@ -11,15 +11,17 @@ from typing import Annotated
 import typer
 
 from perturbgen.cli import run_experiment
-from perturbgen.console import say
+from perturbgen.core.console import say
 
 
-def main(folder: Annotated[Path, typer.Argument(help="A folder that perturbgen simulate wrote.")]) -> None:
+def main(
+    folder: Annotated[Path, typer.Argument(help="A folder that perturbgen simulate wrote.")],
+) -> None:
     """Write de_replicate.parquet beside de_truth.parquet.
 
     Example: python experiments/op3_semireal/replicate.py data/op3_semireal
     """
-    from perturbgen.simulate.repeat import write_replicate
+    from perturbgen.simulate.op3.experiment import write_replicate
 
     say(f"wrote {write_replicate(folder)}")
 

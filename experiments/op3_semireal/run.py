@@ -24,13 +24,13 @@ from tables import contributions, score_rows
 
 from perturbgen.cli import run_experiment
 from perturbgen.cli.doctor import data_folder
-from perturbgen.config import Settings, create_run, load_settings, to_toml
-from perturbgen.console import say, show_table
-from perturbgen.errors import ConfigError
-from perturbgen.files import atomic_path, require_folder
+from perturbgen.core.config import Settings, create_run, load_settings, to_toml
+from perturbgen.core.console import say, show_table
+from perturbgen.core.errors import ConfigError
+from perturbgen.core.files import atomic_path, require_folder
 from perturbgen.predict.calibration import mrrmse
+from perturbgen.predict.conditions import make_sampler, read_wanted, without
 from perturbgen.predict.ensemble import fit_ensemble
-from perturbgen.predict.source import make_sampler, read_wanted, without
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -60,10 +60,16 @@ class Experiment(Settings):
 
 def main(
     config: Annotated[Path, typer.Argument(help="Configuration file.")] = HERE / "config.toml",
-    overrides: Annotated[list[str] | None, typer.Option("--set", help="Override a key: seeds=[3]")] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", help="Override a key: seeds=[3]")
+    ] = None,
     runs: Annotated[Path, typer.Option(help="Where the run directory is made.")] = Path("runs"),
-    resume: Annotated[Path | None, typer.Option(help="Go on with this run directory, with its own settings.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved configuration and stop.")] = False,
+    resume: Annotated[
+        Path | None, typer.Option(help="Go on with this run directory, with its own settings.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the resolved configuration and stop.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Simulate, train, predict the withheld conditions by every estimator, score, submit, report; for each seed.
@@ -74,7 +80,10 @@ def main(
     """
     if resume is not None:
         if overrides:
-            raise ConfigError("--set does not go with --resume, which keeps what was made", fix="leave one of them out")
+            raise ConfigError(
+                "--set does not go with --resume, which keeps what was made",
+                fix="leave one of them out",
+            )
         config = require_folder(resume, "run directory") / "config.toml"
     settings = load_settings(Experiment, config, overrides=overrides or [])
     if dry_run:
@@ -100,7 +109,10 @@ def one_seed(settings: Experiment, folder: Path, seed: int) -> tuple[pd.DataFram
     from perturbgen.data import read_competition, write_h5ad
 
     competition = simulated(settings, folder, seed)
-    truth, measured = read_de(competition / "de_truth.parquet"), read_de(competition / "de_train.parquet")
+    truth, measured = (
+        read_de(competition / "de_truth.parquet"),
+        read_de(competition / "de_train.parquet"),
+    )
     wanted = truth.index.to_frame(index=False)
     cells = without(read_competition(competition), read_wanted(wanted))
     vehicle = str(cells.uns["vehicle"])
@@ -116,7 +128,11 @@ def one_seed(settings: Experiment, folder: Path, seed: int) -> tuple[pd.DataFram
         found |= kept(folder / f"{kind}.parquet", make)
     found |= ceilings(competition, cells, truth, vehicle=vehicle)
     found[ENSEMBLE] = combined(settings, found, measured, seed)
-    found = {name: values.loc[truth.index, truth.columns] for name, values in found.items() if is_wanted(name)}
+    found = {
+        name: values.loc[truth.index, truth.columns]
+        for name, values in found.items()
+        if is_wanted(name)
+    }
     report(folder, competition, truth, found)
     return truth, {"zeros": truth * 0} | found
 
@@ -133,7 +149,11 @@ def simulated(settings: Experiment, folder: Path, seed: int) -> Path:
     if settings.preset == "op3":
         op3 = data_folder() / "op3"
         options |= {
-            "overrides": [f"expression.genes={settings.genes}", "depth.zero_fraction=0.85", *settings.simulation],
+            "overrides": [
+                f"expression.genes={settings.genes}",
+                "depth.zero_fraction=0.85",
+                *settings.simulation,
+            ],
             "layout": op3,
             "baseline": op3 / "celltype_baseline_means.csv",
             "signatures": op3 / "de_ranks_4x135x6349.npz",
@@ -146,7 +166,9 @@ def simulated(settings: Experiment, folder: Path, seed: int) -> Path:
 def read_de(path: Path) -> pd.DataFrame:
     """A DE file of the competition, conditions (cell_type, compound) x genes."""
     table = pd.read_parquet(path).rename(columns={"sm_name": "compound"})
-    table = table.drop(columns=[name for name in ("id", "sm_lincs_id", "SMILES", "control") if name in table])
+    table = table.drop(
+        columns=[name for name in ("id", "sm_lincs_id", "SMILES", "control") if name in table]
+    )
     return table.set_index(KEY).astype(float)
 
 
@@ -159,11 +181,17 @@ def hidden_known(
     known = sorted({c for kind, c in measured if kind in kinds} - flagged)
     rng = np.random.default_rng([seed, 6])
     chosen = set(rng.permutation(known)[: max(2, round(settings.withheld_known * len(known)))])
-    return pd.MultiIndex.from_tuples([key for key in measured if key[0] in kinds and key[1] in chosen], names=KEY)
+    return pd.MultiIndex.from_tuples(
+        [key for key in measured if key[0] in kinds and key[1] in chosen], names=KEY
+    )
 
 
 def baseline_predictions(
-    settings: Experiment, measured: pd.DataFrame, wanted: pd.MultiIndex, hidden: pd.MultiIndex, seed: int
+    settings: Experiment,
+    measured: pd.DataFrame,
+    wanted: pd.MultiIndex,
+    hidden: pd.MultiIndex,
+    seed: int,
 ) -> dict[str, pd.DataFrame]:
     """Means and simple models of the measured DE rows; those of the ensemble predict the hidden rows without them."""
     from perturbgen.baselines import make
@@ -189,13 +217,15 @@ def train(
     base["model"] = {**base.get("model", {}), "kind": kind}
     if kind == "dgd":
         base.pop("annealing", None)  # of the VAE's KL term
-    return load_run(train_once(load_settings(RunSettings, base=base), runs=folder / "runs", accelerator="cpu"))
+    return load_run(
+        train_once(load_settings(RunSettings, base=base), runs=folder / "runs", accelerator="cpu")
+    )
 
 
 def make_split(cells: AnnData, hidden: pd.MultiIndex, seed: int) -> Any:
     """Most cells train, one in twenty validates, and those of the hidden conditions calibrate."""
     from perturbgen.data.splits import Split
-    from perturbgen.predict.source import labels_of
+    from perturbgen.predict.conditions import labels_of
 
     chance = np.random.default_rng([seed, 7]).random(cells.n_obs)
     parts = pd.Series(np.where(chance < 0.05, "validation", "train"), cells.obs.index, name="part")
@@ -203,18 +233,31 @@ def make_split(cells: AnnData, hidden: pd.MultiIndex, seed: int) -> Any:
     return Split(parts.rename_axis("cell"), "known compounds hidden in the target cell types")
 
 
-def combined(settings: Experiment, found: Predictions, measured: pd.DataFrame, seed: int) -> pd.DataFrame:
+def combined(
+    settings: Experiment, found: Predictions, measured: pd.DataFrame, seed: int
+) -> pd.DataFrame:
     """The weighted sum of shrunk models and some baselines, weights from the hidden known conditions."""
-    shrunk = [f"{NAMES[kind]}: {name}, shrunk" for kind in settings.models for name in ("anchored t", "plug-in t")]
+    shrunk = [
+        f"{NAMES[kind]}: {name}, shrunk"
+        for kind in settings.models
+        for name in ("anchored t", "plug-in t")
+    ]
     names = [*shrunk, *settings.ensemble]
     known = {name: found[CALIBRATION + name] for name in names}
     answered = known[shrunk[0]].index
     rng = np.random.default_rng([seed, 8])
     truth = measured.loc[answered]
-    ensemble = fit_ensemble({name: values.loc[answered] for name, values in known.items()}, truth, rng=rng)
+    ensemble = fit_ensemble(
+        {name: values.loc[answered] for name, values in known.items()}, truth, rng=rng
+    )
     low, high = ensemble.interval
-    log.info("ensemble gains %.4f [%.4f, %.4f] on hidden conditions; weights\n%s", ensemble.gain, low, high,
-             ensemble.weights.round(3))  # fmt: skip
+    log.info(
+        "ensemble gains %.4f [%.4f, %.4f] on hidden conditions; weights\n%s",
+        ensemble.gain,
+        low,
+        high,
+        ensemble.weights.round(3),
+    )
     return ensemble.apply({name: found[name] for name in names})
 
 
@@ -226,7 +269,9 @@ def report(folder: Path, competition: Path, truth: pd.DataFrame, predictions: Pr
 
     everything = {"zeros": truth * 0} | dict(predictions)
     weak = [name for name in everything if ":" not in name and name not in (ENSEMBLE, *CEILINGS)]
-    card = replace(scorecard(truth, everything, baselines=weak, clusters="compound"), references=CEILINGS)
+    card = replace(
+        scorecard(truth, everything, baselines=weak, clusters="compound"), references=CEILINGS
+    )
     write_report(folder / "report.html", card, truth, everything, title="op3_semireal")
     chosen = next(name for name in predictions if name.endswith("anchored t, shrunk"))
     ids, like = competition / "id_map.csv", competition / "sample_submission.csv"

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from perturbgen.predict.settings import PredictSettings
-from perturbgen.predict.source import in_run_genes, read_wanted
-from perturbgen.predict.task import Task, make_task
-from perturbgen.sampling.plan import Plan
+from perturbgen.generate.cells import Plan
+from perturbgen.predict.conditions import in_run_genes, read_wanted
+from perturbgen.predict.estimators import PredictSettings
+from perturbgen.predict.experiment import Task, make_task
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
-    from perturbgen.sampling import CellSampler
+    from perturbgen.generate import CellSampler
     from perturbgen.train import TrainedRun
 
 
@@ -35,7 +35,14 @@ def seed_ways(
     """The seed's pipeline, then with the organisers' design, then with sampled numbers of cells and depths."""
     settings = PredictSettings(estimators=("mean_t",), replicates=1, latent="prior", seed=seed)
     index = read_wanted(wanted)
-    task = make_task(trained, in_run_genes(trained, cells), index, settings, sampler=sampler, calibration_run=None)
+    task = make_task(
+        trained,
+        in_run_genes(trained, cells),
+        index,
+        settings,
+        sampler=sampler,
+        calibration_run=None,
+    )
     plan = MedianPlan(sampler, task.wanted.plan.conditions, seed)
     return {
         "the seed's way": noise_free(task, plan, design="~0 + {group} + donor"),

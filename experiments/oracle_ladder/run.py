@@ -24,17 +24,16 @@ from scipy import sparse
 
 from perturbgen.cli import run_experiment
 from perturbgen.cli.doctor import data_folder
-from perturbgen.console import show_table, track
+from perturbgen.core.console import show_table, track
+from perturbgen.core.files import atomic_path, check_output
 from perturbgen.de import DETable
-from perturbgen.de.flavours import flavour_table
-from perturbgen.files import atomic_path, check_output
+from perturbgen.de.limma import flavour_table
 from perturbgen.predict import average_t, expression_levels, fit_shrinkage, plug_in_t, usual_error
 from perturbgen.simulate import build_world, preset_settings
-from perturbgen.simulate.cells import group_obs, in_our_words
-from perturbgen.simulate.conditions import id_map
-from perturbgen.simulate.experiment import load_world
-from perturbgen.simulate.layout import POSITIVE_CONTROLS
-from perturbgen.simulate.settings import WITHHELD_TYPES
+from perturbgen.simulate.op3.experiment import load_world
+from perturbgen.simulate.op3.labels import group_obs, id_map, in_our_words
+from perturbgen.simulate.op3.layout import POSITIVE_CONTROLS
+from perturbgen.simulate.op3.settings import WITHHELD_TYPES
 
 if TYPE_CHECKING:
     from perturbgen.simulate import SimulationSettings, World
@@ -46,13 +45,18 @@ INDEX = ["cell_type", "compound"]
 
 
 def main(
-    preset: Annotated[str, typer.Option(help="tiny, small, or op3 with the real inputs.")] = "small",
+    preset: Annotated[
+        str, typer.Option(help="tiny, small, or op3 with the real inputs.")
+    ] = "small",
     seeds: Annotated[str, typer.Option(help="Seeds of the simulation.")] = "0,1,2",
     genes: Annotated[int, typer.Option(min=100, help="Genes of the op3 preset.")] = 3000,
     folder: Annotated[
-        Path | None, typer.Option(help="A folder of perturbgen simulate, in place of --preset and --seeds.")
+        Path | None,
+        typer.Option(help="A folder of perturbgen simulate, in place of --preset and --seeds."),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="The table as CSV [default with --folder: its ladder.csv].")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The table as CSV [default with --folder: its ladder.csv].")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Score zeros, noise-free means, one draw, averages of t, plug-in t and shrinkage on the withheld conditions.
@@ -71,7 +75,9 @@ def main(
     else:
         settings = simulation_settings(preset, genes=genes)
         numbers = [int(text) for text in seeds.split(",")]
-        ladders = {seed: climb(build_world(settings, seed=seed)) for seed in track(numbers, "worlds")}
+        ladders = {
+            seed: climb(build_world(settings, seed=seed)) for seed in track(numbers, "worlds")
+        }
     rows = as_rows(ladders)
     if out is not None:
         with atomic_path(out) as part:
@@ -89,7 +95,9 @@ def simulation_settings(preset: str, *, genes: int) -> SimulationSettings:
         "baseline": op3 / "celltype_baseline_means.csv",
         "signatures": op3 / "de_ranks_4x135x6349.npz",
     }
-    return preset_settings(preset, sources=sources, overrides=[f"expression.genes={genes}", "depth.zero_fraction=0.85"])
+    return preset_settings(
+        preset, sources=sources, overrides=[f"expression.genes={genes}", "depth.zero_fraction=0.85"]
+    )
 
 
 @dataclass(frozen=True)
@@ -113,7 +121,11 @@ def climb(world: World, *, oracle: Path | None = None) -> dict[str, float]:
     bench = make_bench(world)
     rungs = predictions(bench)
     if oracle is not None:
-        best = rungs[f"t averaged, K = {max(LADDER)}"].loc[bench.wanted].rename_axis(["cell_type", "sm_name"])
+        best = (
+            rungs[f"t averaged, K = {max(LADDER)}"]
+            .loc[bench.wanted]
+            .rename_axis(["cell_type", "sm_name"])
+        )
         with atomic_path(oracle) as part:
             best.reset_index().to_parquet(part, index=False)
     return {name: mrrmse(values.loc[bench.wanted], bench.truth) for name, values in rungs.items()}
@@ -129,9 +141,13 @@ def predictions(bench: Bench) -> dict[str, pd.DataFrame]:
     error = usual_error(bench.table.select(bench.known), both)
     averaged = average_t(tables)
     rungs = {"zeros": truth * 0, "noise-free means": means.signed_log10_p}
-    rungs |= {f"t averaged, K = {k}" if k > 1 else "one draw": average_t(tables[:k]) for k in LADDER}
+    rungs |= {
+        f"t averaged, K = {k}" if k > 1 else "one draw": average_t(tables[:k]) for k in LADDER
+    }
     rungs["p averaged, K = 20"] = average_p(tables)
-    rungs["signed log p averaged, K = 20"] = sum(table.signed_log10_p for table in tables) / len(tables)
+    rungs["signed log p averaged, K = 20"] = sum(table.signed_log10_p for table in tables) / len(
+        tables
+    )
     rungs["plug-in t"] = plug_in_t(means.logfc, error.se, error.df)
     for name, values in (("t averaged, K = 20", averaged), ("plug-in t", rungs["plug-in t"])):
         rungs[f"{name}, shrunk"] = shrunk(bench, values)
@@ -156,7 +172,9 @@ def make_bench(world: World) -> Bench:
     """Count the real wells of both cell types, and fit them."""
     real = samples(world, our_groups(world), partial(drawn_counts, world, replicate=0))
     table = fit(real)
-    wanted = pd.MultiIndex.from_frame(id_map(world)[["cell_type", "sm_name"]].set_axis(INDEX, axis=1))
+    wanted = pd.MultiIndex.from_frame(
+        id_map(world)[["cell_type", "sm_name"]].set_axis(INDEX, axis=1)
+    )
     measured = [name for name in world.layout.known if name not in POSITIVE_CONTROLS]
     known = pd.MultiIndex.from_product([WITHHELD_TYPES, measured], names=INDEX)
     answered = table.t.index[table.t.notna().all(axis=1)]
@@ -166,7 +184,9 @@ def make_bench(world: World) -> Bench:
 def our_groups(world: World) -> list[int]:
     """The wells of both cell types that have cells."""
     groups = world.groups
-    return np.flatnonzero(groups["cell_type"].isin(WITHHELD_TYPES) & (groups["n_cells"] > 0)).tolist()
+    return np.flatnonzero(
+        groups["cell_type"].isin(WITHHELD_TYPES) & (groups["n_cells"] > 0)
+    ).tolist()
 
 
 def generated(bench: Bench, *, replicate: int | None) -> AnnData:
@@ -174,17 +194,25 @@ def generated(bench: Bench, *, replicate: int | None) -> AnnData:
     world = bench.world
     controls = [world.layout.vehicle, *POSITIVE_CONTROLS]
     compounds = [i for i in our_groups(world) if world.groups["sm_name"].iat[i] not in controls]
-    draw = partial(mean_counts, world) if replicate is None else partial(drawn_counts, world, replicate=replicate)
+    draw = (
+        partial(mean_counts, world)
+        if replicate is None
+        else partial(drawn_counts, world, replicate=replicate)
+    )
     made = samples(world, compounds, draw)
     real = bench.real[bench.real.obs["compound"].isin(controls)]
-    return AnnData(sparse.vstack([real.X, made.X]).tocsr(), obs=pd.concat([real.obs, made.obs]), var=real.var)
+    return AnnData(
+        sparse.vstack([real.X, made.X]).tocsr(), obs=pd.concat([real.obs, made.obs]), var=real.var
+    )
 
 
 def samples(world: World, groups: list[int], draw: Callable[[int], np.ndarray]) -> AnnData:
     """A sample (genes,) of each group, as ``draw`` gives it, with the covariates."""
     rows = [sparse.csr_array(draw(group)[None]) for group in groups]
     obs = group_obs(world).iloc[groups]
-    obs = in_our_words(obs.assign(obs_id=obs["plate_name"] + "_" + obs["well"] + "_" + obs["cell_type"]))
+    obs = in_our_words(
+        obs.assign(obs_id=obs["plate_name"] + "_" + obs["well"] + "_" + obs["cell_type"])
+    )
     var = pd.DataFrame(index=pd.Index(world.genes, name="gene"))
     return AnnData(sparse.vstack(rows).tocsr(), obs=obs, var=var)
 

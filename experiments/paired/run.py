@@ -8,14 +8,17 @@ from typing import Annotated
 import typer
 
 from perturbgen.cli import run_experiment
-from perturbgen.console import say, show_table
+from perturbgen.core.console import say, show_table
 
 DATASETS = ("lincs", "cdrp-bio", "cdrp", "luad", "taorf")
 
 
 def main(
     data: Annotated[
-        Path, typer.Argument(help="Folder with pred_moa_LINCS.xlsx, RepCorrDF.xlsx, compound_activity_full.tsv.gz.")
+        Path,
+        typer.Argument(
+            help="Folder with pred_moa_LINCS.xlsx, RepCorrDF.xlsx, compound_activity_full.tsv.gz."
+        ),
     ],
     out: Annotated[Path, typer.Option(help="Folder for the report.")] = Path("runs/paired"),
     seed: Annotated[int, typer.Option(min=0, help="Of the bootstrap over compounds.")] = 0,
@@ -26,14 +29,18 @@ def main(
     """
     import numpy as np
 
-    from perturbgen.page import Page
-    from perturbgen.profiles.imaging import paired
+    from perturbgen.core.page import Page
+    from perturbgen.images import paired
 
     predictions = paired.read_moa_predictions(data / "pred_moa_LINCS.xlsx")
     tables = {
         "Mechanisms": paired.moa_accuracies(predictions, rng=np.random.default_rng(seed)),
-        "Reproducible by dose": paired.reproducible_by_dose(data / "compound_activity_full.tsv.gz").to_dict("records"),
-        "Reproducible by data set": [paired.replicability(data / "RepCorrDF.xlsx", name) for name in DATASETS],
+        "Reproducible by dose": paired.reproducible_by_dose(
+            data / "compound_activity_full.tsv.gz"
+        ).to_dict("records"),
+        "Reproducible by data set": [
+            paired.replicability(data / "RepCorrDF.xlsx", name) for name in DATASETS
+        ],
     }
     page = Page(
         "Images and L1000 of the same perturbations",

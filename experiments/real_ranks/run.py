@@ -21,16 +21,16 @@ from scipy.special import ndtri
 from scipy.stats import rankdata
 
 from perturbgen.baselines import Fold, make, mimic_folds, nested_choice, out_of_fold
+from perturbgen.baselines.base import KEY
 from perturbgen.baselines.blend import blend_weights, crossed
 from perturbgen.baselines.linear import bilinear_ridge
 from perturbgen.baselines.lowrank import fit_components
 from perturbgen.baselines.registry import REGISTRY, maker
 from perturbgen.baselines.selection import row_spearman
-from perturbgen.baselines.table import KEY
 from perturbgen.cli import run_experiment
 from perturbgen.cli.doctor import data_folder
-from perturbgen.config import Settings, load_settings
-from perturbgen.console import show_table, track
+from perturbgen.core.config import Settings, load_settings
+from perturbgen.core.console import show_table, track
 from perturbgen.data.splits import KNOWN_IN_TARGETS
 
 log = logging.getLogger("perturbgen.experiments.real_ranks")
@@ -43,7 +43,13 @@ PUBLISHED = {
     "0.3 compound mean + 0.7 cell-type mean": (0.331, 0.284),
     "ridge on 10 components": (0.315, 0.282),
 }
-BLENDED = ("transfer", "bilinear_ridge", "kernel_ridge", "neighbours", "shrunken_additive")  # closed forms
+BLENDED = (
+    "transfer",
+    "bilinear_ridge",
+    "kernel_ridge",
+    "neighbours",
+    "shrunken_additive",
+)  # closed forms
 
 
 class Method(Settings):
@@ -74,10 +80,14 @@ class Experiment(Settings):
 class Task:
     """The rows that are known, the rows to predict, the folds for choosing, and what was predicted so far."""
 
-    def __init__(self, train: pd.DataFrame, test: pd.DataFrame, smiles: pd.Series, folds: list[Fold]) -> None:
+    def __init__(
+        self, train: pd.DataFrame, test: pd.DataFrame, smiles: pd.Series, folds: list[Fold]
+    ) -> None:
         self.train, self.test, self.smiles, self.folds = train, test, smiles, folds
         self.rows: list[dict[str, Any]] = []
-        self.unseen: dict[str, pd.DataFrame] = {}  # out-of-fold predictions of the known drugs, by method
+        self.unseen: dict[
+            str, pd.DataFrame
+        ] = {}  # out-of-fold predictions of the known drugs, by method
         self.final: dict[str, pd.DataFrame] = {}  # predictions of the 122, mean over seeds
 
     def known(self, prediction: pd.DataFrame) -> float:
@@ -86,24 +96,41 @@ class Task:
 
     def scores(self, prediction: pd.DataFrame) -> list[float]:
         """Mean Spearman over the 122 drugs in B and in myeloid cells."""
-        return [float(row_spearman(self.test.loc[[c]], prediction.loc[[c]]).mean()) for c in TARGETS]
+        return [
+            float(row_spearman(self.test.loc[[c]], prediction.loc[[c]]).mean()) for c in TARGETS
+        ]
 
-    def add(self, name: str, known: float | None, finals: list[pd.DataFrame], chosen: str = "") -> None:
+    def add(
+        self, name: str, known: float | None, finals: list[pd.DataFrame], chosen: str = ""
+    ) -> None:
         """A line of the table, with the spread over seeds."""
         found = np.array([self.scores(final) for final in finals])
         spread = found.std(axis=0, ddof=1) if len(found) > 1 else None
-        (b, myeloid), sd = found.mean(axis=0), "" if spread is None else "/".join(f"{v:.3f}" for v in spread)
-        row = {"method": name, "known, out of fold": known, "b": b, "myeloid": myeloid, "SD": sd, "chosen": chosen}
+        (b, myeloid), sd = (
+            found.mean(axis=0),
+            "" if spread is None else "/".join(f"{v:.3f}" for v in spread),
+        )
+        row = {
+            "method": name,
+            "known, out of fold": known,
+            "b": b,
+            "myeloid": myeloid,
+            "SD": sd,
+            "chosen": chosen,
+        }
         self.rows.append(row)
         log.info("%s: b %.3f, myeloid %.3f", name, b, myeloid)
 
 
 def main(
-    config: Annotated[Path, typer.Option(help="What is tried.")] = Path(__file__).parent / "config.toml",
+    config: Annotated[Path, typer.Option(help="What is tried.")] = Path(__file__).parent
+    / "config.toml",
     only: Annotated[list[str] | None, typer.Option(help="Only this method; repeatable.")] = None,
     ideas: Annotated[bool, typer.Option(help="Also what each idea is worth.")] = True,
     plain: Annotated[bool, typer.Option(help="Also XGBoost out of the box (minutes).")] = False,
-    overrides: Annotated[list[str] | None, typer.Option("--set", help="a.b=value, over the file.")] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", help="a.b=value, over the file.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
     """Reproduce the published anchors, then judge every strong baseline with settings chosen out of fold."""
@@ -118,17 +145,27 @@ def main(
         add_blend(task)
     if plain:
         task.add("xgboost_plain", None, [fitted(task, "xgboost_plain", {}, 0)])
-    show_table(rounded(task.rows), title="mean Spearman over the 122 unknown drugs", as_json=as_json)
+    show_table(
+        rounded(task.rows), title="mean Spearman over the 122 unknown drugs", as_json=as_json
+    )
     if ideas:
-        show_table(rounded(worth(task, experiment.ideas)), title="what the ideas are worth", as_json=as_json)
+        show_table(
+            rounded(worth(task, experiment.ideas)),
+            title="what the ideas are worth",
+            as_json=as_json,
+        )
 
 
 def load_task(experiment: Experiment) -> Task:
     """The table of rank scores, divided as the competition was."""
     folder = data_folder() / "op3"
     with np.load(folder / "de_ranks_4x135x6349.npz") as file:
-        labels = pd.MultiIndex.from_product([file["cells"].astype(str), file["drugs"].astype(str)], names=KEY)
-        table = pd.DataFrame(file["Z"].reshape(len(labels), -1).astype(float), labels, file["genes"])
+        labels = pd.MultiIndex.from_product(
+            [file["cells"].astype(str), file["drugs"].astype(str)], names=KEY
+        )
+        table = pd.DataFrame(
+            file["Z"].reshape(len(labels), -1).astype(float), labels, file["genes"]
+        )
     cell, compound = (labels.get_level_values(name) for name in KEY)
     hidden = cell.isin(TARGETS) & ~compound.isin(KNOWN_IN_TARGETS)
     train, test = table[~hidden], table[hidden]
@@ -139,9 +176,15 @@ def load_task(experiment: Experiment) -> Task:
 
 def add_anchors(task: Task) -> None:
     """The published lines, computed anew."""
-    found = {name: fitted(task, name, {}, 0) for name in ("cell_type_mean", "compound_mean", "additive")}
+    found = {
+        name: fitted(task, name, {}, 0) for name in ("cell_type_mean", "compound_mean", "additive")
+    }
     mixture = 0.3 * found["compound_mean"] + 0.7 * found["cell_type_mean"]
-    lines = [*(found[n] for n in ("cell_type_mean", "compound_mean", "additive")), mixture, ten_component_ridge(task)]
+    lines = [
+        *(found[n] for n in ("cell_type_mean", "compound_mean", "additive")),
+        mixture,
+        ten_component_ridge(task),
+    ]
     for (name, (b, myeloid)), line in zip(PUBLISHED.items(), lines, strict=True):
         task.add(name, None, [line], f"published {b:.3f}/{myeloid:.3f}")
 
@@ -160,9 +203,15 @@ def ten_component_ridge(task: Task) -> pd.DataFrame:
         centre, mean = scores.loc[values.index].mean(), values.mean()
         left = (scores.loc[values.index] - centre).to_numpy()
         genes = fit_components((values - mean).to_numpy(), len(values), centre=False)
-        slopes = bilinear_ridge((values - mean).to_numpy(), left, genes.loadings, ridge=values.shape[1])
+        slopes = bilinear_ridge(
+            (values - mean).to_numpy(), left, genes.loadings, ridge=values.shape[1]
+        )
         wanted = task.test.loc[[cell]].index
-        found = (scores.loc[wanted.get_level_values("compound")] - centre).to_numpy() @ slopes @ genes.loadings
+        found = (
+            (scores.loc[wanted.get_level_values("compound")] - centre).to_numpy()
+            @ slopes
+            @ genes.loadings
+        )
         parts.append(pd.DataFrame(found + mean.to_numpy(), wanted, values.columns))
     return pd.concat(parts)
 
@@ -171,11 +220,16 @@ def judge(task: Task, name: str, method: Method, seeds: list[int]) -> None:
     """Choose the settings on the known drugs, fit with them, predict the others."""
     grid = crossed(method.grid)
     labels = [", ".join(f"{k}={v}" for k, v in values.items()) or "defaults" for values in grid]
-    makers = {label: maker(name, method.settings | values, {}) for label, values in zip(labels, grid, strict=True)}
+    makers = {
+        label: maker(name, method.settings | values, {})
+        for label, values in zip(labels, grid, strict=True)
+    }
     rng = np.random.default_rng(0)
     choice = nested_choice(makers, task.train, task.folds, rng=rng, score=row_spearman)
     best = method.settings | grid[labels.index(choice.best)]
-    finals = [fitted(task, name, best, seed) for seed in (seeds if REGISTRY[name].random else seeds[:1])]
+    finals = [
+        fitted(task, name, best, seed) for seed in (seeds if REGISTRY[name].random else seeds[:1])
+    ]
     task.unseen[name] = choice.predictions[choice.best]
     task.final[name] = sum(finals[1:], finals[0]) / len(finals)
     task.add(name, float(choice.scores[choice.best]), finals, choice.best)
@@ -183,7 +237,11 @@ def judge(task: Task, name: str, method: Method, seeds: list[int]) -> None:
 
 def fitted(task: Task, name: str, settings: dict[str, Any], seed: int) -> pd.DataFrame:
     """Predictions of the unknown drugs."""
-    return make(name, **settings).fit(task.train, rng=np.random.default_rng(seed)).predict(task.test.index)
+    return (
+        make(name, **settings)
+        .fit(task.train, rng=np.random.default_rng(seed))
+        .predict(task.test.index)
+    )
 
 
 def add_blend(task: Task) -> None:
@@ -209,8 +267,17 @@ def worth(task: Task, ideas: list[Idea]) -> list[dict[str, Any]]:
         shared = {"smiles": task.smiles} if idea.settings.get("fingerprints") else {}
         made = maker(idea.base, idea.settings, shared)
         unseen = out_of_fold(made, train, task.folds, rng=np.random.default_rng(0))
-        b, myeloid = task.scores(made().fit(train, rng=np.random.default_rng(0)).predict(task.test.index))
-        rows.append({"idea": idea.name, "known, out of fold": task.known(unseen), "b": b, "myeloid": myeloid})
+        b, myeloid = task.scores(
+            made().fit(train, rng=np.random.default_rng(0)).predict(task.test.index)
+        )
+        rows.append(
+            {
+                "idea": idea.name,
+                "known, out of fold": task.known(unseen),
+                "b": b,
+                "myeloid": myeloid,
+            }
+        )
     return rows
 
 

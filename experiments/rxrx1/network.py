@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from perturbgen.cli import run_experiment
-from perturbgen.console import say, show_table
+from perturbgen.core.console import say, show_table
 
 TRAINED = (("mixed", False), ("one experiment", True))
 STATISTICS = ("running", "own", "batch")
@@ -16,25 +16,39 @@ STATISTICS = ("running", "own", "batch")
 
 def main(
     data: Annotated[
-        Path | None, typer.Argument(help="A folder of RxRx1 with images; without it fixtures of ten experiments.")
+        Path | None,
+        typer.Argument(
+            help="A folder of RxRx1 with images; without it fixtures of ten experiments."
+        ),
     ] = None,
-    out: Annotated[Path, typer.Option(help="Folder for runs and report.")] = Path("runs/rxrx1-network"),
+    out: Annotated[Path, typer.Option(help="Folder for runs and report.")] = Path(
+        "runs/rxrx1-network"
+    ),
     seeds: Annotated[int, typer.Option(min=1, help="Fixtures and networks.")] = 3,
-    overrides: Annotated[list[str] | None, typer.Option("--set", help="Override a setting: training.epochs=40")] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", help="Override a setting: training.epochs=40")
+    ] = None,
 ) -> None:
     """Train a small network on batches of mixed experiments and of one, and ask both about experiments never seen.
 
     Example: python experiments/rxrx1/network.py
     """
-    rows = [row for seed in range(seeds) for row in compare(fixture(data, out, seed), out, seed, overrides or [])]
+    rows = [
+        row
+        for seed in range(seeds)
+        for row in compare(fixture(data, out, seed), out, seed, overrides or [])
+    ]
     table = average(rows)
-    show_table(table, title=f"accuracy in experiments never seen: mean (lowest to highest) of {seeds} seeds")
+    show_table(
+        table,
+        title=f"accuracy in experiments never seen: mean (lowest to highest) of {seeds} seeds",
+    )
     say(f"wrote {report(table, rows).write(out / 'report.html')}")
 
 
 def fixture(data: Path | None, out: Path, seed: int) -> Path:
     """Six training and four test experiments of one cell type, each stained in its own way."""
-    from perturbgen.profiles.imaging.fixtures import write_rxrx1
+    from perturbgen.simulate.images import write_rxrx1
 
     folder = data or out / f"fixture{seed}"
     if not folder.exists():
@@ -45,10 +59,10 @@ def fixture(data: Path | None, out: Path, seed: int) -> Path:
 
 def compare(data: Path, out: Path, seed: int, overrides: list[str]) -> list[dict[str, Any]]:
     """Both networks of a seed, each with every statistics of batch normalisation, on the test part."""
-    from perturbgen.config import load_settings
-    from perturbgen.profiles.imaging.network import run as running
-    from perturbgen.profiles.imaging.network.evaluate import evaluate
-    from perturbgen.profiles.imaging.network.settings import ImageSettings
+    from perturbgen.core.config import load_settings
+    from perturbgen.images.network import run as running
+    from perturbgen.images.network.evaluate import evaluate
+    from perturbgen.images.network.settings import ImageSettings
 
     base = {
         "seed": seed,
@@ -66,11 +80,15 @@ def compare(data: Path, out: Path, seed: int, overrides: list[str]) -> list[dict
             f"model.statistics={judged}",
             *overrides,
         ]
-        run = running.train(load_settings(ImageSettings, overrides=given, base=base), runs=out / "runs")
+        run = running.train(
+            load_settings(ImageSettings, overrides=given, base=base), runs=out / "runs"
+        )
         trained = running.load_run(run)
         for statistics in STATISTICS:
             found = evaluate(trained, part=("test",), statistics=statistics)
-            rows += [{"batches": name, "statistics": statistics, "seed": seed, **row} for row in found]
+            rows += [
+                {"batches": name, "statistics": statistics, "seed": seed, **row} for row in found
+            ]
     return rows
 
 
@@ -82,7 +100,10 @@ def average(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     table["question"] = table["of"] + ", " + table["decoding"]
     lines = []
     for (batches, statistics), part in table.groupby(["batches", "statistics"], sort=False):
-        line: dict[str, Any] = {"batches in training": batches, "statistics in the test": statistics}
+        line: dict[str, Any] = {
+            "batches in training": batches,
+            "statistics in the test": statistics,
+        }
         for question, values in part.groupby("question", sort=False)["all"]:
             line[str(question)] = f"{values.mean():.2f} ({values.min():.2f} to {values.max():.2f})"
         lines.append(line)
@@ -91,9 +112,12 @@ def average(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def report(table: list[dict[str, Any]], rows: list[dict[str, Any]]) -> Any:
     """The page."""
-    from perturbgen.page import Page
+    from perturbgen.core.page import Page
 
-    page = Page("RxRx1: batches of one experiment", "A small network, asked about experiments it has never seen.")
+    page = Page(
+        "RxRx1: batches of one experiment",
+        "A small network, asked about experiments it has never seen.",
+    )
     page.section(
         "Accuracy",
         "Statistics of batch normalisation: those of training (running), of each whole test experiment (own, AdaBN), "

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from perturbgen.cli import run_experiment
-from perturbgen.console import say, show_table
+from perturbgen.core.console import say, show_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -18,18 +18,22 @@ SIGNALS = (0.0, 1.0, 2.0, 3.0, 4.0)
 
 def main(
     data: Annotated[
-        Path | None, typer.Argument(help="Kaggle's four tables, or a metadata.csv; without it a fixture.")
+        Path | None,
+        typer.Argument(help="Kaggle's four tables, or a metadata.csv; without it a fixture."),
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder for the report.")] = Path("runs/rxrx1"),
-    experiments: Annotated[int, typer.Option(min=1, help="Experiments whose wells are decoded.")] = 6,
+    experiments: Annotated[
+        int, typer.Option(min=1, help="Experiments whose wells are decoded.")
+    ] = 6,
     seed: Annotated[int, typer.Option(min=0, help="Of the fixture and the noise.")] = 0,
 ) -> None:
     """Recover the groups of siRNAs, count the patterns of plates, and decode a classifier of known quality three ways.
 
     Example: python experiments/rxrx1/run.py ../shared/data/imaging/rxrx1
     """
-    from perturbgen.profiles.imaging import platemap, rxrx1
-    from perturbgen.profiles.imaging.fixtures import write_rxrx1
+    from perturbgen.images import decode as platemap
+    from perturbgen.images import rxrx1
+    from perturbgen.simulate.images import write_rxrx1
 
     if data is None:
         data = out / f"fixture{seed}"
@@ -40,13 +44,24 @@ def main(
     plan = platemap.rotations(meta, groups)
     facts = [
         {"what": "wells", "found": int(meta["well_id"].nunique())},
-        {"what": "siRNAs in each group", "found": " ".join(map(str, groups.value_counts().sort_index()))},
-        {"what": "times each pattern of plates is seen", "found": " ".join(map(str, platemap.rotation_counts(plan)))},
-        {"what": "all patterns are rotations", "found": str(bool(platemap.is_rotation(plan).all()))},
+        {
+            "what": "siRNAs in each group",
+            "found": " ".join(map(str, groups.value_counts().sort_index())),
+        },
+        {
+            "what": "times each pattern of plates is seen",
+            "found": " ".join(map(str, platemap.rotation_counts(plan))),
+        },
+        {
+            "what": "all patterns are rotations",
+            "found": str(bool(platemap.is_rotation(plan).all())),
+        },
     ]
     show_table(facts, title=str(data))
     decoded = decode_table(meta, groups, plan, experiments, seed)
-    show_table(decoded, title="accuracy of a simulated classifier, by decoding: three different questions")
+    show_table(
+        decoded, title="accuracy of a simulated classifier, by decoding: three different questions"
+    )
     say(f"wrote {report(facts, decoded).write(out / 'report.html')}")
 
 
@@ -56,10 +71,13 @@ def decode_table(
     """For classifiers of rising quality: accuracy under each mode, and experiments whose rotation was recovered."""
     import numpy as np
 
-    from perturbgen.profiles.imaging import decode, platemap
+    from perturbgen.images import decode
+    from perturbgen.images import decode as platemap
 
     wells = platemap.treatment_wells(meta)
-    names = sorted(wells["experiment"].unique())[:: max(1, wells["experiment"].nunique() // count)][:count]
+    names = sorted(wells["experiment"].unique())[:: max(1, wells["experiment"].nunique() // count)][
+        :count
+    ]
     wells = wells[wells["experiment"].isin(names)]
     wells.index = well_labels(wells)
     rows = []
@@ -72,7 +90,8 @@ def decode_table(
             named = decode.decode(log_p, wells, mode=mode, groups=groups)
             row[mode] = float((named == wells["sirna_id"]).mean())
         right = sum(
-            decode.plate_groups(log_p[rows_of], wells.loc[rows_of, "plate"], groups) == plan.loc[name].to_dict()
+            decode.plate_groups(log_p[rows_of], wells.loc[rows_of, "plate"], groups)
+            == plan.loc[name].to_dict()
             for name in names
             if (rows_of := (wells["experiment"] == name).to_numpy()).any()
         )
@@ -87,7 +106,7 @@ def well_labels(wells: pd.DataFrame) -> list[str]:
 
 def report(facts: list[dict[str, Any]], decoded: list[dict[str, Any]]) -> Any:
     """The page."""
-    from perturbgen.page import Page
+    from perturbgen.core.page import Page
 
     page = Page(
         "RxRx1: the plan of the plates",

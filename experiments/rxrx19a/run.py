@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from perturbgen.cli import run_experiment
-from perturbgen.console import say, show_table
+from perturbgen.core.console import say, show_table
 
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
 
-    from perturbgen.profiles.imaging.correct import Correction
-    from perturbgen.profiles.imaging.profiles import Profiles
+    from perturbgen.profiles.correct import Correction
+    from perturbgen.profiles.table import Profiles
 
 RESCUERS, DRUGS = 4, 60
 NESTED = ["experiment", "plate", "site"]
@@ -24,18 +24,25 @@ NESTED = ["experiment", "plate", "site"]
 
 def main(
     data: Annotated[
-        Path | None, typer.Argument(help="Folder with RxRx19a's metadata.csv and embeddings.csv; else a fixture.")
+        Path | None,
+        typer.Argument(
+            help="Folder with RxRx19a's metadata.csv and embeddings.csv; else a fixture."
+        ),
     ] = None,
-    out: Annotated[Path, typer.Option(help="Folder for the report and tables.")] = Path("runs/rxrx19a"),
-    features: Annotated[int, typer.Option(min=2, help="Of the fixture (the real ones are 1,024).")] = 256,
+    out: Annotated[Path, typer.Option(help="Folder for the report and tables.")] = Path(
+        "runs/rxrx19a"
+    ),
+    features: Annotated[
+        int, typer.Option(min=2, help="Of the fixture (the real ones are 1,024).")
+    ] = 256,
     seed: Annotated[int, typer.Option(min=0, help="Of the fixture and the redrawn controls.")] = 0,
 ) -> None:
     """Centre, average sites to wells, project on the axis from healthy to infected, rank the drugs.
 
     Example: python experiments/rxrx19a/run.py RxRx19a --out runs/rxrx19a
     """
-    from perturbgen.profiles.imaging import rxrx19
-    from perturbgen.profiles.imaging.fixtures import write_rxrx19a
+    from perturbgen.images import rxrx19
+    from perturbgen.simulate.images import write_rxrx19a
 
     with tempfile.TemporaryDirectory() as folder:
         source = data or write_rxrx19a(
@@ -54,24 +61,32 @@ def main(
         order = key_order(profiles)
         gate, hits = rank(profiles, seed)
     show_table(compared, title="the disease signal under each centring")
-    say(f"largest difference between nested centrings with their keys in another order: {order:.1e}")
+    say(
+        f"largest difference between nested centrings with their keys in another order: {order:.1e}"
+    )
     show_table(gate.to_dict("records"), title="assay: are the controls told apart?")
     best = hits.groupby("cell_type", sort=False).head(8)
-    show_table(best.to_dict("records"), title=f"{int((hits['q'] < 0.05).sum())} drugs with q < 0.05")
+    show_table(
+        best.to_dict("records"), title=f"{int((hits['q'] < 0.05).sum())} drugs with q < 0.05"
+    )
     out.mkdir(parents=True, exist_ok=True)
     hits.to_csv(out / "hits.csv", index=False)
-    say(f"wrote {out / 'hits.csv'} and {report(compared, gate, hits, data).write(out / 'report.html')}")
+    say(
+        f"wrote {out / 'hits.csv'} and {report(compared, gate, hits, data).write(out / 'report.html')}"
+    )
 
 
 def centrings() -> dict[str, Correction]:
     """Ours, the same with shrinkage, and the seed's: one label after the other, the disease among them."""
-    from perturbgen.profiles.imaging.correct import NestedCentre, Pipeline, SequentialCentroids
+    from perturbgen.profiles.correct import NestedCentre, Pipeline, SequentialCentroids
 
     return {
         "none": Pipeline(),
         "nested, on healthy wells": NestedCentre(NESTED),
         "sequential, on all wells": SequentialCentroids(["experiment", "site", "plate"]),
-        "sequential, disease included": SequentialCentroids(["experiment", "site", "plate", "disease_condition"]),
+        "sequential, disease included": SequentialCentroids(
+            ["experiment", "site", "plate", "disease_condition"]
+        ),
     }
 
 
@@ -79,8 +94,8 @@ def rank(profiles: Profiles, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The gate and the ranked drugs, centred as ours."""
     import numpy as np
 
-    from perturbgen.profiles.imaging import rxrx19
-    from perturbgen.profiles.imaging.score.prepare import centred_wells
+    from perturbgen.images import rxrx19
+    from perturbgen.images.hits import centred_wells
 
     wells = centred_wells(profiles, rxrx19.HEALTHY, NESTED, ["well_id"])
     return score(wells, np.random.default_rng(seed))
@@ -88,11 +103,14 @@ def rank(profiles: Profiles, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 def score(wells: Profiles, rng: np.random.Generator) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Gate and hits of centred wells; no group is left out here."""
-    from perturbgen.profiles.imaging import rxrx19
-    from perturbgen.profiles.imaging.profiles import chosen
-    from perturbgen.profiles.imaging.score.hits import hit_table, score_wells
+    from perturbgen.images import rxrx19
+    from perturbgen.images.hits import hit_table, score_wells
+    from perturbgen.profiles.table import chosen
 
-    masks = {"healthy": chosen(wells.meta, rxrx19.HEALTHY), "diseased": chosen(wells.meta, rxrx19.DISEASED)}
+    masks = {
+        "healthy": chosen(wells.meta, rxrx19.HEALTHY),
+        "diseased": chosen(wells.meta, rxrx19.DISEASED),
+    }
     found = score_wells(wells, **masks, gate=-float("inf"))
     return found.gate, hit_table(found.wells, treatment="treatment", dose="treatment_conc", rng=rng)
 
@@ -101,18 +119,21 @@ def compare_centrings(profiles: Profiles, *, planted: bool, seed: int) -> list[d
     """What each centring leaves of the disease, and what it finds."""
     import numpy as np
 
-    from perturbgen.errors import SchemaError
-    from perturbgen.profiles.imaging import rxrx19
-    from perturbgen.profiles.imaging.profiles import chosen
+    from perturbgen.core.errors import SchemaError
+    from perturbgen.images import rxrx19
+    from perturbgen.profiles.table import chosen
 
     named = profiles.where(profiles.meta["disease_condition"].notna())
     healthy = chosen(named.meta, rxrx19.HEALTHY)
     rows = []
     for name, step in centrings().items():
         control = healthy if name.startswith("nested") else None
-        wells = named.with_values(step.fit_transform(named.values, named.meta, control=control)).averaged(["well_id"])
+        wells = named.with_values(
+            step.fit_transform(named.values, named.meta, control=control)
+        ).averaged(["well_id"])
         sides = [
-            wells.values[chosen(wells.meta, condition)].mean(axis=0) for condition in (rxrx19.HEALTHY, rxrx19.DISEASED)
+            wells.values[chosen(wells.meta, condition)].mean(axis=0)
+            for condition in (rxrx19.HEALTHY, rxrx19.DISEASED)
         ]
         row: dict[str, Any] = {
             "centring": name,
@@ -120,10 +141,17 @@ def compare_centrings(profiles: Profiles, *, planted: bool, seed: int) -> list[d
         }
         try:
             gate, hits = score(wells, np.random.default_rng(seed))
-            row |= {"lowest Z'": float(gate["Z'"].min()), "drugs with q < 0.05": int((hits["q"] < 0.05).sum())}
+            row |= {
+                "lowest Z'": float(gate["Z'"].min()),
+                "drugs with q < 0.05": int((hits["q"] < 0.05).sum()),
+            }
             row |= {"planted among them": truly(hits) if planted else None}
         except SchemaError as error:
-            row |= {"lowest Z'": None, "drugs with q < 0.05": 0, "planted among them": error.what if planted else None}
+            row |= {
+                "lowest Z'": None,
+                "drugs with q < 0.05": 0,
+                "planted among them": error.what if planted else None,
+            }
         rows.append(row)
     return rows
 
@@ -139,31 +167,41 @@ def key_order(profiles: Profiles) -> float:
     """The largest difference that another order of the keys makes to the nested centring."""
     import numpy as np
 
-    from perturbgen.profiles.imaging import rxrx19
-    from perturbgen.profiles.imaging.correct import NestedCentre
-    from perturbgen.profiles.imaging.profiles import chosen
+    from perturbgen.images import rxrx19
+    from perturbgen.profiles.correct import NestedCentre
+    from perturbgen.profiles.table import chosen
 
     control = chosen(profiles.meta, rxrx19.HEALTHY)
     rows = profiles.where(np.arange(len(profiles)) < 2000) if len(profiles) > 50_000 else profiles
     one, other = (
-        NestedCentre(keys).fit(profiles.values, profiles.meta, control=control).transform(rows.values, rows.meta)
+        NestedCentre(keys)
+        .fit(profiles.values, profiles.meta, control=control)
+        .transform(rows.values, rows.meta)
         for keys in (NESTED, NESTED[::-1])
     )
     return float(np.abs(one - other).max())
 
 
-def report(compared: list[dict[str, Any]], gate: pd.DataFrame, hits: pd.DataFrame, data: Path | None) -> Any:
+def report(
+    compared: list[dict[str, Any]], gate: pd.DataFrame, hits: pd.DataFrame, data: Path | None
+) -> Any:
     """The page: tables, and rescue against side effects."""
     import plotly.graph_objects as go
 
-    from perturbgen.page import Page
+    from perturbgen.core.page import Page
 
-    page = Page("RxRx19a: drugs that bring infected cells back", f"Data: {data or 'a fixture with planted rescuers'}.")
+    page = Page(
+        "RxRx19a: drugs that bring infected cells back",
+        f"Data: {data or 'a fixture with planted rescuers'}.",
+    )
     page.section(
-        "Centring", "What is left of the distance between healthy and infected wells, and what is found with it."
+        "Centring",
+        "What is left of the distance between healthy and infected wells, and what is found with it.",
     )
     page.table(compared)
-    page.section("Assay", "Z' of the controls in each experiment: at or below 0 they cannot be told apart.")
+    page.section(
+        "Assay", "Z' of the controls in each experiment: at or below 0 they cannot be told apart."
+    )
     page.table(gate.to_dict("records"))
     page.section(
         "Drugs",
@@ -172,10 +210,20 @@ def report(compared: list[dict[str, Any]], gate: pd.DataFrame, hits: pd.DataFram
     page.table(hits.groupby("cell_type", sort=False).head(12).to_dict("records"))
     figure = go.Figure()
     for name, part in hits.groupby("cell_type", sort=True):
-        figure.add_scatter(x=part["z_off"], y=part["rescue"], mode="markers", name=str(name), text=part["treatment"],
-                           marker={"size": [11 if q < 0.05 else 6 for q in part["q"]]})  # fmt: skip
-    figure.update_xaxes(title="off the axis, in sd of infected controls").update_yaxes(title="rescue at the best dose")
-    page.figure(figure.update_layout(height=460), "Each point is a drug; the large ones have q < 0.05.")
+        figure.add_scatter(
+            x=part["z_off"],
+            y=part["rescue"],
+            mode="markers",
+            name=str(name),
+            text=part["treatment"],
+            marker={"size": [11 if q < 0.05 else 6 for q in part["q"]]},
+        )
+    figure.update_xaxes(title="off the axis, in sd of infected controls").update_yaxes(
+        title="rescue at the best dose"
+    )
+    page.figure(
+        figure.update_layout(height=460), "Each point is a drug; the large ones have q < 0.05."
+    )
     return page
 
 

@@ -17,7 +17,9 @@ FOLDS = 5
 Floats = NDArray[np.float64]
 
 
-def median_forest(train: pd.DataFrame, test: pd.DataFrame, target: str, *, rng: np.random.Generator) -> Floats:
+def median_forest(
+    train: pd.DataFrame, test: pd.DataFrame, target: str, *, rng: np.random.Generator
+) -> Floats:
     """The seed's: 1000 trees on one-hot cell type, plate and well, controls left out; a rounded point, no spread."""
     from sklearn.ensemble import RandomForestRegressor
 
@@ -27,7 +29,9 @@ def median_forest(train: pd.DataFrame, test: pd.DataFrame, target: str, *, rng: 
     return np.rint(model.fit(x, train[target]).predict(new))[:, None]
 
 
-def plate_wells(train: pd.DataFrame, test: pd.DataFrame, target: str, *, rng: np.random.Generator) -> Floats:
+def plate_wells(
+    train: pd.DataFrame, test: pd.DataFrame, target: str, *, rng: np.random.Generator
+) -> Floats:
     """The measured wells of the same plate and cell type, drawn with replacement: their mean, with its spread."""
     wells = train.groupby(["plate", "cell_type"])[target]
     return np.stack(
@@ -38,29 +42,42 @@ def plate_wells(train: pd.DataFrame, test: pd.DataFrame, target: str, *, rng: np
     )
 
 
-def nb_regression(train: pd.DataFrame, test: pd.DataFrame, target: str, *, rng: np.random.Generator) -> Floats:
+def nb_regression(
+    train: pd.DataFrame, test: pd.DataFrame, target: str, *, rng: np.random.Generator
+) -> Floats:
     """Negative binomial with log mean = plate x cell type + library + compound, ridge penalised.
 
     The penalty is chosen by the deviance on left-out conditions, and the NB size fitted to the errors there.
     """
     pair = train["plate"] + train["cell_type"]
     x, new = one_hot(
-        train.assign(pair=pair), test.assign(pair=test["plate"] + test["cell_type"]), ["pair", "library", "compound"]
+        train.assign(pair=pair),
+        test.assign(pair=test["plate"] + test["cell_type"]),
+        ["pair", "library", "compound"],
     )
     y = train[target].to_numpy(float)
-    fold = rng.permutation(FOLDS * 1000)[pd.factorize(train["cell_type"] + train["compound"])[0]] % FOLDS
+    fold = (
+        rng.permutation(FOLDS * 1000)[pd.factorize(train["cell_type"] + train["compound"])[0]]
+        % FOLDS
+    )
     held = {penalty: left_out_means(x, y, fold, penalty) for penalty in PENALTIES}
     best = min(PENALTIES, key=lambda penalty: poisson_deviance(y, held[penalty]))
-    dispersion = max(float(((y - held[best]) ** 2 - held[best]).sum() / (held[best] ** 2).sum()), 1e-6)
+    dispersion = max(
+        float(((y - held[best]) ** 2 - held[best]).sum() / (held[best] ** 2).sum()), 1e-6
+    )
     mean = poisson_regression(x, y, best).predict(new)
-    return rng.poisson(mean[:, None] * rng.gamma(1 / dispersion, dispersion, (len(mean), DRAWS))).astype(float)
+    return rng.poisson(
+        mean[:, None] * rng.gamma(1 / dispersion, dispersion, (len(mean), DRAWS))
+    ).astype(float)
 
 
 def left_out_means(x: Floats, y: Floats, fold: NDArray[np.int64], penalty: float) -> Floats:
     """Means (rows,) by regressions that did not see a row's fold."""
     means = np.empty(len(y))
     for i in range(FOLDS):
-        means[fold == i] = poisson_regression(x[fold != i], y[fold != i], penalty).predict(x[fold == i])
+        means[fold == i] = poisson_regression(x[fold != i], y[fold != i], penalty).predict(
+            x[fold == i]
+        )
     return means
 
 
@@ -83,4 +100,8 @@ def one_hot(train: pd.DataFrame, test: pd.DataFrame, columns: list[str]) -> tupl
     return x.to_numpy(), new.to_numpy()
 
 
-RIVALS = {"the seed's median forest": median_forest, "wells of the plate": plate_wells, "NB regression": nb_regression}
+RIVALS = {
+    "the seed's median forest": median_forest,
+    "wells of the plate": plate_wells,
+    "NB regression": nb_regression,
+}

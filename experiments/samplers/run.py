@@ -22,13 +22,22 @@ from rivals import RIVALS
 
 from perturbgen.cli import run_experiment
 from perturbgen.cli.doctor import data_folder
-from perturbgen.console import show_table, track
-from perturbgen.sampling import SamplerSettings, WellTable, fit_samplers, tabulate
-from perturbgen.sampling.pictures import calibration_page
-from perturbgen.sampling.scores import coverage, crps, pit
-from perturbgen.sampling.validate import LEVELS, TARGETS, choose_settings, observed_wells, score_wells, summarise
+from perturbgen.core.console import show_table, track
+from perturbgen.generate import SamplerSettings, WellTable, fit_samplers, tabulate
+from perturbgen.generate.validate import (
+    LEVELS,
+    TARGETS,
+    calibration_page,
+    choose_settings,
+    coverage,
+    crps,
+    observed_wells,
+    pit,
+    score_wells,
+    summarise,
+)
 from perturbgen.simulate import build_world, preset_settings
-from perturbgen.simulate.cells import all_cells, chunk_ids, in_our_words
+from perturbgen.simulate.op3.labels import all_cells, chunk_ids, in_our_words
 
 if TYPE_CHECKING:
     from perturbgen.simulate import SimulationSettings, World
@@ -36,18 +45,26 @@ if TYPE_CHECKING:
 OURS = "leaf residuals (ours)"
 TREES, TUNING_TREES = 200, 40
 CANDIDATES = [
-    SamplerSettings(trees=TUNING_TREES, leaf=leaf, features=share) for leaf in (3, 10) for share in (0.3, 0.7)
+    SamplerSettings(trees=TUNING_TREES, leaf=leaf, features=share)
+    for leaf in (3, 10)
+    for share in (0.3, 0.7)
 ]
 # Numbers of cells and depths need no 18,211 genes; these few still have cells of some 3,000 counts.
 FEW_GENES = ("expression.genes=500", "depth.zero_fraction=0.5")
 
 
 def main(
-    preset: Annotated[str, typer.Option(help="tiny, small, or op3 with the real layout.")] = "small",
+    preset: Annotated[
+        str, typer.Option(help="tiny, small, or op3 with the real layout.")
+    ] = "small",
     seeds: Annotated[str, typer.Option(help="Seeds of the simulation.")] = "0,1,2",
     draws: Annotated[int, typer.Option(min=2, help="Draws of each withheld well.")] = 200,
-    page: Annotated[Path | None, typer.Option(help="Where the page of pictures is written (.html).")] = None,
-    tune: Annotated[bool, typer.Option(help="Choose settings on inner folds, or take the defaults.")] = True,
+    page: Annotated[
+        Path | None, typer.Option(help="Where the page of pictures is written (.html).")
+    ] = None,
+    tune: Annotated[
+        bool, typer.Option(help="Choose settings on inner folds, or take the defaults.")
+    ] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Fit, foretell the withheld wells, score against three rivals; one table over all seeds.
@@ -60,11 +77,15 @@ def main(
         found, ours = one_seed(settings, seed=seed, draws=draws, tune=tune)
         rows += found
         scores.append(ours.assign(seed=seed))
-    show_table(average(rows), title=f"preset {preset}, seeds {seeds}, withheld wells", as_json=as_json)
+    show_table(
+        average(rows), title=f"preset {preset}, seeds {seeds}, withheld wells", as_json=as_json
+    )
     if page:
         everything = pd.concat(scores, ignore_index=True)
         lead = f"preset {preset}, seeds {seeds}: {len(everything):,} withheld wells x cell types"
-        calibration_page(everything, summarise(everything), title="Samplers on withheld wells", lead=lead).write(page)
+        calibration_page(
+            everything, summarise(everything), title="Samplers on withheld wells", lead=lead
+        ).write(page)
 
 
 def simulation_settings(preset: str) -> SimulationSettings:
@@ -87,7 +108,10 @@ def one_seed(
         chosen = best.model_copy(update={"trees": TREES})
     sampler = fit_samplers(released, rng=rng, settings=chosen)
     ours = score_wells(sampler, withheld, draws=draws, rng=rng)
-    rows = [row(OURS, seed, name, ours) | chosen.model_dump(include={"leaf", "features"}) for name in TARGETS]
+    rows = [
+        row(OURS, seed, name, ours) | chosen.model_dump(include={"leaf", "features"})
+        for name in TARGETS
+    ]
     return rows + rival_rows(released, withheld, seed=seed, rng=rng), ours
 
 
@@ -97,7 +121,10 @@ def draw_tables(world: World) -> tuple[WellTable, WellTable]:
     for chunk in track(world.chunks(), "drawing wells", total=len(world.groups)):
         part = pd.Series(np.asarray(chunk.counts.sum(axis=1)).ravel(), chunk_ids(world, chunk))
         totals[bool(world.groups["withheld"].iat[chunk.group])].append(part)
-    tables = [tabulate(in_our_words(all_cells(world, withheld=key)), pd.concat(totals[key])) for key in (False, True)]
+    tables = [
+        tabulate(in_our_words(all_cells(world, withheld=key)), pd.concat(totals[key]))
+        for key in (False, True)
+    ]
     return tables[0], tables[1]
 
 
@@ -114,7 +141,9 @@ def rival_rows(
             y = test[name].fillna(0).to_numpy()
             columns = {
                 f"{name}_crps": np.where(known, crps(draws, y), np.nan),
-                f"{name}_pit": np.where(known & (draws.shape[1] > 1), pit(draws, y, rng=rng), np.nan),
+                f"{name}_pit": np.where(
+                    known & (draws.shape[1] > 1), pit(draws, y, rng=rng), np.nan
+                ),
             }
             rows.append(row(label, seed, name, test.assign(**columns)))
     return rows
@@ -122,7 +151,9 @@ def rival_rows(
 
 def with_covariates(table: WellTable) -> pd.DataFrame:
     """What was observed in the wells, with all covariates."""
-    extra = table.groups[["library", "control"]].assign(is_control=table.groups["control"] == "True")
+    extra = table.groups[["library", "control"]].assign(
+        is_control=table.groups["control"] == "True"
+    )
     return observed_wells(table).join(extra)
 
 
@@ -132,19 +163,31 @@ def row(method: str, seed: int, name: str, scores: pd.DataFrame) -> dict[str, An
     shares = {f"{level:.0%}": coverage(values, level) if len(values) else None for level in LEVELS}
     known = scores[f"{name}_crps"].notna()
     return {
-        "quantity": name, "method": method, "seed": seed, "wells": int(known.sum()),
+        "quantity": name,
+        "method": method,
+        "seed": seed,
+        "wells": int(known.sum()),
         "CRPS": float(scores.loc[known, f"{name}_crps"].mean()),
-        "CRPS / mean": float(scores.loc[known, f"{name}_crps"].mean() / scores.loc[known, name].mean()),
-    } | shares  # fmt: skip
+        "CRPS / mean": float(
+            scores.loc[known, f"{name}_crps"].mean() / scores.loc[known, name].mean()
+        ),
+    } | shares
 
 
 def average(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Every row, then the mean over seeds of each quantity and method, best first."""
     table = pd.DataFrame(rows)
-    means = table.groupby(["quantity", "method"], as_index=False).mean(numeric_only=True).assign(seed="mean")
+    means = (
+        table.groupby(["quantity", "method"], as_index=False)
+        .mean(numeric_only=True)
+        .assign(seed="mean")
+    )
     means["wells"] = means["wells"].round().astype(int)
     whole = pd.concat([table, means.sort_values(["quantity", "CRPS"])], ignore_index=True)
-    return [{k: None if pd.isna(v) else v for k, v in record.items()} for record in whole.to_dict("records")]
+    return [
+        {k: None if pd.isna(v) else v for k, v in record.items()}
+        for record in whole.to_dict("records")
+    ]
 
 
 if __name__ == "__main__":

@@ -27,22 +27,39 @@ import pandas as pd
 import typer
 
 from perturbgen.baselines import make
+from perturbgen.baselines.base import KEY
 from perturbgen.baselines.registry import REGISTRY
-from perturbgen.baselines.table import KEY
 from perturbgen.cli import run_experiment
-from perturbgen.console import say, show_table
+from perturbgen.core.console import say, show_table
+from perturbgen.core.errors import PerturbgenError
 from perturbgen.data.splits import TARGETS
-from perturbgen.errors import PerturbgenError
 
 FULL = {"NK cells": 146, "T cells CD4+": 146, "T regulatory cells": 146, "T cells CD8+": 142}
 CONSTANTS = (
-    "zeros", "gene_mean", "compound_mean", "compound_median", "cell_type_mean", "additive", "shrunken_additive",
-    "random_draw", "nearest_replicate", "ground_truth",
-)  # fmt: skip
+    "zeros",
+    "gene_mean",
+    "compound_mean",
+    "compound_median",
+    "cell_type_mean",
+    "additive",
+    "shrunken_additive",
+    "random_draw",
+    "nearest_replicate",
+    "ground_truth",
+)
 LIMITS: dict[str, float | None] = {
-    "constants": 1, "bilinear_ridge": 10, "pls": 10, "kernel_ridge": 10, "neighbours": None, "transfer": None,
-    "random_forest": None, "network": None, "xgboost": 20, "one tree set a gene": None, "default comparison": 300,
-}  # fmt: skip
+    "constants": 1,
+    "bilinear_ridge": 10,
+    "pls": 10,
+    "kernel_ridge": 10,
+    "neighbours": None,
+    "transfer": None,
+    "random_forest": None,
+    "network": None,
+    "xgboost": 20,
+    "one tree set a gene": None,
+    "default comparison": 300,
+}
 MEMORY = {"xgboost": 1.5}
 PER_GENE = 20
 
@@ -61,7 +78,9 @@ def main(
     ratio = seconds["one tree set a gene"] / seconds["xgboost"]
     show_table(rows, title=f"614 x {genes:,}, fit + predict 255 rows; {load()}", as_json=as_json)
     if not as_json:
-        say(f"one tree set a gene takes {ratio:.0f} times as long as XGBoost on 60 components (extrapolated)")
+        say(
+            f"one tree set a gene takes {ratio:.0f} times as long as XGBoost on 60 components (extrapolated)"
+        )
 
 
 def load() -> str:
@@ -104,14 +123,19 @@ def measure(name: str, genes: int) -> dict[str, Any]:
 def line(name: str, wall: float, cpu: float) -> dict[str, Any]:
     """A row of the table, with the peak memory of this process."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    row = {"what": name, "seconds": round(wall, 2), "CPU seconds": round(cpu, 2), "limit": LIMITS[name]}
+    row = {
+        "what": name,
+        "seconds": round(wall, 2),
+        "CPU seconds": round(cpu, 2),
+        "limit": LIMITS[name],
+    }
     return row | {"GB": round(peak, 2), "GB limit": MEMORY.get(name)}
 
 
 def comparison() -> tuple[float, float]:
     """Seconds of the clock and of all processors of ``perturbgen compare`` as it is without any setting."""
     from perturbgen.compare import CompareSettings, compare
-    from perturbgen.compare.outputs import write_outputs
+    from perturbgen.compare.run import write_outputs
     from perturbgen.simulate import simulate
 
     with tempfile.TemporaryDirectory() as folder:
@@ -124,7 +148,9 @@ def comparison() -> tuple[float, float]:
 
 def processors() -> float:
     """Seconds of all processors, of this process and of those that it started and that ended."""
-    mine, theirs = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    mine, theirs = (
+        resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    )
     return mine.ru_utime + mine.ru_stime + theirs.ru_utime + theirs.ru_stime
 
 
@@ -138,12 +164,14 @@ def fit(name: str, train: pd.DataFrame, wanted: pd.MultiIndex) -> None:
 
 def per_gene(train: pd.DataFrame, few: pd.DataFrame, wanted: pd.MultiIndex) -> None:
     """The same features and trees as ``xgboost`` has, one tree set for each of a few genes."""
-    from perturbgen.baselines.boosting import XGBoost, XGBoostSettings, boost_all, predict_all
+    from perturbgen.baselines.trees import XGBoost, XGBoostSettings, boost_all, predict_all
 
     model = XGBoost(XGBoostSettings(trees=1, components=60))
     model.fit(train, rng=np.random.default_rng(0))
     features = model.training_features()
-    boosters = boost_all(features, few.to_numpy(), model.parameters(0), trees=XGBoostSettings().trees, device="auto")
+    boosters = boost_all(
+        features, few.to_numpy(), model.parameters(0), trees=XGBoostSettings().trees, device="auto"
+    )
     predict_all(boosters, features[: len(wanted)])
 
 
@@ -152,16 +180,25 @@ def table(genes: int, rng: np.random.Generator) -> tuple[pd.DataFrame, pd.MultiI
     compounds = [f"compound {i:03d}" for i in range(146)]
     known = FULL | dict.fromkeys(TARGETS, 17)
     rows = [(cell, compound) for cell, count in known.items() for compound in compounds[-count:]]
-    programmes, strength = rng.normal(size=(20, genes)), dict(zip(compounds, rng.normal(size=(146, 20)), strict=True))
+    programmes, strength = (
+        rng.normal(size=(20, genes)),
+        dict(zip(compounds, rng.normal(size=(146, 20)), strict=True)),
+    )
     scores = np.array([strength[compound] for _, compound in rows])
     tilt = {cell: rng.lognormal(0, 0.3, 20) for cell in known}
     scores *= np.array([tilt[cell] for cell, _ in rows])
     z = 0.5 * scores @ programmes + rng.normal(size=(len(rows), genes))
     values = np.sign(z) * 0.3 * z**2
     index = pd.MultiIndex.from_tuples(rows, names=KEY)
-    hidden = [(cell, compound) for cell in TARGETS for compound in compounds[: 128 if cell == TARGETS[0] else 127]]
+    hidden = [
+        (cell, compound)
+        for cell in TARGETS
+        for compound in compounds[: 128 if cell == TARGETS[0] else 127]
+    ]
     wanted = pd.MultiIndex.from_tuples(hidden, names=KEY)
-    columnwise = pd.DataFrame(np.asfortranarray(values), index, [f"g{i}" for i in range(genes)])  # as from parquet
+    columnwise = pd.DataFrame(
+        np.asfortranarray(values), index, [f"g{i}" for i in range(genes)]
+    )  # as from parquet
     return columnwise.iloc[rng.permutation(len(rows))], wanted
 
 

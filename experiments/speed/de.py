@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from perturbgen.console import say, show_table
+from perturbgen.core.console import say, show_table
 from perturbgen.de.limma import limma_table
 from perturbgen.de.native import Method, fit_native
 from perturbgen.de.plan import Fit, plan_fits
@@ -58,7 +58,9 @@ def joint_shape() -> Shape:
     plates = [f"p{i}" for i in rng.integers(0, 6, 1900)]
     obs = pd.DataFrame({"cell_type": cells, "compound": compounds, "plate": plates})
     method = Method("limma", robust=True)
-    return Shape(5317, named(obs), "~0 + {group} + plate", method, 400, (10, 40), by="cell_type", joint=True)
+    return Shape(
+        5317, named(obs), "~0 + {group} + plate", method, 400, (10, 40), by="cell_type", joint=True
+    )
 
 
 def kaggle_shape() -> Shape:
@@ -68,7 +70,9 @@ def kaggle_shape() -> Shape:
         library = 0 if plate in (0, 4, 5) else 1
         for well in range(96):
             column, row = divmod(well, 8)
-            name = ("c0", "Belinostat", "Dabrafenib")[column] if column < 3 else f"c{library}_{well}"
+            name = (
+                ("c0", "Belinostat", "Dabrafenib")[column] if column < 3 else f"c{library}_{well}"
+            )
             rows.append((name, f"donor_{plate % 3}", f"plate_{plate}", "ABCDEFGH"[row]))
     one = pd.DataFrame(rows, columns=["compound", "donor", "plate", "row"])
     obs = pd.concat([one.assign(cell_type=f"t{k}") for k in range(6)], ignore_index=True)
@@ -94,7 +98,13 @@ def draw_counts(shape: Shape, rng: np.random.Generator) -> pd.DataFrame:
 
 
 def options(shape: Shape) -> dict[str, object]:
-    return {"design": shape.design, "group": "compound", "control": "c0", "by": shape.by, "joint": shape.joint}
+    return {
+        "design": shape.design,
+        "group": "compound",
+        "control": "c0",
+        "by": shape.by,
+        "joint": shape.joint,
+    }
 
 
 def plan(shape: Shape) -> list[Fit]:
@@ -131,7 +141,9 @@ def time_r(shape: Shape, counts: pd.DataFrame, *, full: bool) -> tuple[float, st
         fit_r(np.ascontiguousarray(values[:, :genes]), fit.design, weights, shape.method)
         taken.append(time.perf_counter() - start)
     if full:
-        return taken[0] * shape.fits, "all genes" + (f" of one fit, times {shape.fits}" if shape.fits > 1 else "")
+        return taken[0] * shape.fits, "all genes" + (
+            f" of one fit, times {shape.fits}" if shape.fits > 1 else ""
+        )
     slope = (taken[1] - taken[0]) / (sizes[1] - sizes[0])
     seconds = (taken[0] + slope * (shape.genes - sizes[0])) * shape.fits
     return seconds, f"from {sizes[0]} and {sizes[1]} genes ({taken[0]:.1f} s, {taken[1]:.1f} s)"
@@ -151,7 +163,11 @@ def run(name: str, *, repeats: int, with_r: bool, full_r: bool) -> None:
         seconds, how = time_r(shape, counts, full=full_r)
         row |= {"R s": seconds, "R is": how, "ratio": seconds / native}
     show_table([row])
-    say("| " + " | ".join(f"{v:,.3g}" if isinstance(v, float) else str(v) for v in row.values()) + " |")
+    say(
+        "| "
+        + " | ".join(f"{v:,.3g}" if isinstance(v, float) else str(v) for v in row.values())
+        + " |"
+    )
 
 
 def run_replicates(number: int) -> None:
@@ -163,23 +179,41 @@ def run_replicates(number: int) -> None:
         start = time.perf_counter()
         mean = mean + limma_table(counts, shape.obs, **options(shape)).t.to_numpy() / number
         spent += time.perf_counter() - start
-    say(f"{number} replicates of six fits: {spent:.1f} s, {spent / number:.2f} s each (SD of mean t {mean.std():.3f})")
+    say(
+        f"{number} replicates of six fits: {spent:.1f} s, {spent / number:.2f} s each (SD of mean t {mean.std():.3f})"
+    )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--shape", choices=[*SHAPES, "all"], default="all")
     parser.add_argument("--repeats", type=int, default=3, help="native runs; the fastest counts")
     parser.add_argument("--no-r", action="store_true")
-    parser.add_argument("--full-r", action="store_true", help="run R on all genes, however long it takes")
-    parser.add_argument("--replicates", type=int, default=0, help="instead: average this many replicates of kaggle")
+    parser.add_argument(
+        "--full-r", action="store_true", help="run R on all genes, however long it takes"
+    )
+    parser.add_argument(
+        "--replicates", type=int, default=0, help="instead: average this many replicates of kaggle"
+    )
     chosen = parser.parse_args()
     if chosen.replicates:
         run_replicates(chosen.replicates)
     elif chosen.shape == "all":  # a process each, so that each has its own peak of memory
-        flags = [flag for flag in ("--no-r", "--full-r") if getattr(chosen, flag[2:].replace("-", "_"))]
+        flags = [
+            flag for flag in ("--no-r", "--full-r") if getattr(chosen, flag[2:].replace("-", "_"))
+        ]
         for name in SHAPES:
-            command = [sys.executable, __file__, "--shape", name, "--repeats", str(chosen.repeats), *flags]
+            command = [
+                sys.executable,
+                __file__,
+                "--shape",
+                name,
+                "--repeats",
+                str(chosen.repeats),
+                *flags,
+            ]
             subprocess.run(command, check=True)
     else:
         run(chosen.shape, repeats=chosen.repeats, with_r=not chosen.no_r, full_r=chosen.full_r)

@@ -16,10 +16,10 @@ import pandas as pd
 import typer
 
 from perturbgen.cli import run_experiment
-from perturbgen.console import show_table
+from perturbgen.core.console import show_table
 from perturbgen.data.covariates import CovariateEncoder
-from perturbgen.sampling.generate import CellGenerator, Piece, drawing_threads
-from perturbgen.sampling.latents import PriorLatents
+from perturbgen.generate.cells import CellGenerator, Piece, drawing_threads
+from perturbgen.generate.latents import PriorLatents
 
 if TYPE_CHECKING:
     from perturbgen.models import LatentModel
@@ -31,7 +31,9 @@ MEGABYTE, CELLS = 1024, 2048
 def main(
     genes: Annotated[int, typer.Option(min=100)] = 18_211,
     depth: Annotated[float, typer.Option(min=1, help="Mean counts of a cell.")] = 1500,
-    widths: Annotated[str, typer.Option(help="Last hidden layers of the decoder.")] = "64,128,256,1024",
+    widths: Annotated[
+        str, typer.Option(help="Last hidden layers of the decoder.")
+    ] = "64,128,256,1024",
     per_well: Annotated[int, typer.Option(min=1, help="Cells of a well.")] = 100,
     rounds: Annotated[int, typer.Option(min=1)] = 5,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
@@ -41,7 +43,11 @@ def main(
     Example: python experiments/speed/generate.py --widths 256
     """
     rows = [measure(genes, depth, int(width), per_well, rounds) for width in widths.split(",")]
-    show_table(rows, title=f"{genes:,} genes, {depth:g} counts a cell, wells of {per_well}", as_json=as_json)
+    show_table(
+        rows,
+        title=f"{genes:,} genes, {depth:g} counts a cell, wells of {per_well}",
+        as_json=as_json,
+    )
 
 
 def measure(genes: int, depth: float, width: int, per_well: int, rounds: int) -> dict[str, Any]:
@@ -56,15 +62,26 @@ def measure(genes: int, depth: float, width: int, per_well: int, rounds: int) ->
         with torch.inference_mode():
             product.append(timed(lambda: torch.nn.functional.linear(hidden, weight)))
         with drawing_threads() as pool:
-            nonzero = sum(part.counts.nnz for part in pool.map(generator.draw_piece, pieces(n, per_well, depth)))
-            decoded.append(timed(lambda: list(pool.map(generator.means, pieces(n, per_well, depth)))))
-            whole.append(timed(lambda: list(pool.map(generator.draw_piece, pieces(n, per_well, depth)))))
+            nonzero = sum(
+                part.counts.nnz
+                for part in pool.map(generator.draw_piece, pieces(n, per_well, depth))
+            )
+            decoded.append(
+                timed(lambda: list(pool.map(generator.means, pieces(n, per_well, depth))))
+            )
+            whole.append(
+                timed(lambda: list(pool.map(generator.draw_piece, pieces(n, per_well, depth))))
+            )
     return {
-        "width": width, "cells/s": cells / min(whole), "decoding alone": cells / min(decoded),
-        "matrix product alone": cells / min(product), "over product": min(whole) / min(product),
-        "non-zero": nonzero / cells / genes, "threads": torch.get_num_threads(),
+        "width": width,
+        "cells/s": cells / min(whole),
+        "decoding alone": cells / min(decoded),
+        "matrix product alone": cells / min(product),
+        "over product": min(whole) / min(product),
+        "non-zero": nonzero / cells / genes,
+        "threads": torch.get_num_threads(),
         "peak MB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / MEGABYTE,
-    }  # fmt: skip
+    }
 
 
 def model(genes: int, width: int) -> LatentModel:
@@ -76,13 +93,17 @@ def model(genes: int, width: int) -> LatentModel:
     conditions = Conditions([Covariate(name, size) for name, size in CONDITIONS.items()])
     share = torch.from_numpy(np.random.default_rng(0).gamma(0.15, 1, genes) + 1e-6)
     share /= share.sum()
-    decoder = CountDecoder(10, [64, width], genes, n_conditions=conditions.width, share=share, additive=True)
+    decoder = CountDecoder(
+        10, [64, width], genes, n_conditions=conditions.width, share=share, additive=True
+    )
     return NBVAE(10, [8], conditions, decoder).eval()
 
 
 def encoder() -> CovariateEncoder:
     """Categories by number."""
-    return CovariateEncoder({name: tuple(map(str, range(size))) for name, size in CONDITIONS.items()}, {})
+    return CovariateEncoder(
+        {name: tuple(map(str, range(size))) for name, size in CONDITIONS.items()}, {}
+    )
 
 
 def gene_names(genes: int) -> pd.Index:
@@ -96,7 +117,9 @@ def pieces(n: int, per_well: int, depth: float) -> list[Piece]:
 
     codes = torch.zeros(1, len(CONDITIONS), dtype=torch.int64)
     size = torch.full((per_well,), depth)
-    return [Piece(i, torch.randn(per_well, 10), codes, size, np.random.default_rng(i)) for i in range(n)]
+    return [
+        Piece(i, torch.randn(per_well, 10), codes, size, np.random.default_rng(i)) for i in range(n)
+    ]
 
 
 def timed(work: Any) -> float:

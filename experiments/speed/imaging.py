@@ -34,7 +34,9 @@ def main() -> None:
     if sys.argv[1:2] == ["--child"]:
         child(sys.argv[2], Path(sys.argv[3]))
         return
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rows", type=int, default=12_000)
     parser.add_argument("--corrected", type=int, default=30_000)
     parser.add_argument("--images", type=int, default=400)
@@ -57,29 +59,50 @@ def compare_readers(folder: Path, rows: int) -> None:
     write_csv(folder, rows)
     size = (folder / "embeddings.csv").stat().st_size / MEGABYTE
     shape = f"{rows:,} x {FEATURES:,}"
-    print(f"embeddings.csv: {shape}, {size:,.0f} MB of text, {rows * FEATURES * 4 / MEGABYTE:,.0f} MB of float32")
-    turns = [(run_child("stream", folder), run_child("pandas", folder)) for _ in range(3)]  # the best of three each
-    ours, theirs = (min(side, key=lambda found: found["seconds"]) for side in zip(*turns, strict=True))
+    print(
+        f"embeddings.csv: {shape}, {size:,.0f} MB of text, {rows * FEATURES * 4 / MEGABYTE:,.0f} MB of float32"
+    )
+    turns = [
+        (run_child("stream", folder), run_child("pandas", folder)) for _ in range(3)
+    ]  # the best of three each
+    ours, theirs = (
+        min(side, key=lambda found: found["seconds"]) for side in zip(*turns, strict=True)
+    )
     for name, found in (("memory map", ours), ("pandas.read_csv + to_numpy", theirs)):
         used = f"{found['cpu']:6.2f} s of processor   {found['megabytes']:7,.0f} MB"
         print(f"  {name:<28} {found['seconds']:6.2f} s   {used}")
     ratio = theirs["seconds"] / ours["seconds"]
-    print(f"  ratio {ratio:.1f} (wanted: 3), memory {ours['megabytes']:,.0f} MB (wanted: under 500)")
+    print(
+        f"  ratio {ratio:.1f} (wanted: 3), memory {ours['megabytes']:,.0f} MB (wanted: under 500)"
+    )
 
 
 def write_csv(folder: Path, rows: int) -> None:
     """RxRx19a's two files; the numbers repeat after 500 rows, the ids never."""
     folder.mkdir()
     rng = np.random.default_rng(0)
-    tails = [",".join(f"{value:.8g}" for value in row) for row in rng.normal(size=(500, FEATURES)).astype(np.float32)]
+    tails = [
+        ",".join(f"{value:.8g}" for value in row)
+        for row in rng.normal(size=(500, FEATURES)).astype(np.float32)
+    ]
     ids = [f"HRCE-1_{i // 6144 + 1}_{place(i // 4 % 1536)}_{i % 4 + 1}" for i in range(rows)]
     with open(folder / "embeddings.csv", "w") as file:
         file.write("site_id," + ",".join(f"feature_{i}" for i in range(FEATURES)) + "\n")
         file.writelines(f"{name},{tails[i % 500]}\n" for i, name in enumerate(ids))
     parts = pd.Series(ids).str.rsplit("_", n=3, expand=True)
-    labels = {"site_id": ids, "well_id": [name[:-2] for name in ids], "cell_type": "HRCE", "experiment": parts[0],
-              "plate": parts[1], "well": parts[2], "site": parts[3], "disease_condition": "Mock", "treatment": None,
-              "treatment_conc": None, "SMILES": None}  # fmt: skip
+    labels = {
+        "site_id": ids,
+        "well_id": [name[:-2] for name in ids],
+        "cell_type": "HRCE",
+        "experiment": parts[0],
+        "plate": parts[1],
+        "well": parts[2],
+        "site": parts[3],
+        "disease_condition": "Mock",
+        "treatment": None,
+        "treatment_conc": None,
+        "SMILES": None,
+    }
     pd.DataFrame(labels).to_csv(folder / "metadata.csv", index=False)
 
 
@@ -115,9 +138,13 @@ def write_map(folder: Path, rows: int) -> None:
     """A profile folder: 50 experiments of four plates, a tenth of the wells controls."""
     rng = np.random.default_rng(0)
     folder.mkdir()
-    mapped = np.lib.format.open_memmap(folder / "values.npy", mode="w+", dtype=np.float32, shape=(rows, FEATURES))
+    mapped = np.lib.format.open_memmap(
+        folder / "values.npy", mode="w+", dtype=np.float32, shape=(rows, FEATURES)
+    )
     for start in range(0, rows, 4096):
-        mapped[start : start + 4096] = rng.standard_normal((min(4096, rows - start), FEATURES), dtype=np.float32)
+        mapped[start : start + 4096] = rng.standard_normal(
+            (min(4096, rows - start), FEATURES), dtype=np.float32
+        )
     number = np.arange(rows)
     meta = {
         "experiment": number * EXPERIMENTS // rows,
@@ -137,20 +164,22 @@ def run_child(what: str, folder: Path) -> dict[str, float]:
 
 def child(what: str, folder: Path) -> None:
     """Do one thing and print seconds and the peak of memory."""
-    from perturbgen.profiles.imaging import csv_kernel, rxrx19  # noqa: F401  (loading libraries is not timed, pandas' neither)
-    from perturbgen.profiles.imaging.stream import parse_lines
+    from perturbgen.images import csv_kernel, rxrx19  # noqa: F401  (loading libraries is not timed, pandas' neither)
+    from perturbgen.profiles.stream import parse_lines
 
     parse_lines(b"x,1\n" + csv_kernel.PAD, 2, 0)  # compiles, or loads what was compiled
     with Peak() as peak:
         start, processor = time.perf_counter(), time.process_time()
-        found = {"stream": stream, "pandas": read_pandas, "correct": correct, "feed": feed}[what](folder)
+        found = {"stream": stream, "pandas": read_pandas, "correct": correct, "feed": feed}[what](
+            folder
+        )
         found |= {"seconds": time.perf_counter() - start, "cpu": time.process_time() - processor}
     print(json.dumps(found | {"megabytes": peak.megabytes}))
 
 
 def stream(folder: Path) -> dict[str, float]:
     """Our way: joined to the labels and written to disk, too."""
-    from perturbgen.profiles.imaging import rxrx19
+    from perturbgen.images import rxrx19
 
     profiles, _ = rxrx19.read_profiles(folder, folder / "profiles")
     return {"rows": len(profiles)}
@@ -158,13 +187,17 @@ def stream(folder: Path) -> dict[str, float]:
 
 def read_pandas(folder: Path) -> dict[str, float]:
     """The usual way."""
-    return {"rows": len(pd.read_csv(folder / "embeddings.csv", index_col="site_id").to_numpy(np.float32))}
+    return {
+        "rows": len(
+            pd.read_csv(folder / "embeddings.csv", index_col="site_id").to_numpy(np.float32)
+        )
+    }
 
 
 def correct(folder: Path) -> dict[str, float]:
     """Fit the pipeline on controls, write everything corrected."""
-    from perturbgen.profiles.imaging.correct import ControlScaler, Coral, NestedCentre, Pipeline, Sphering
-    from perturbgen.profiles.imaging.profiles import read_profiles
+    from perturbgen.profiles.correct import ControlScaler, Coral, NestedCentre, Pipeline, Sphering
+    from perturbgen.profiles.table import read_profiles
 
     profiles = read_profiles(folder)
     keys = ["experiment", "plate", "site"]
@@ -172,22 +205,32 @@ def correct(folder: Path) -> dict[str, float]:
     start = time.perf_counter()
     pipeline.fit(profiles.values, profiles.meta, control=profiles.meta["control"])
     fitted = time.perf_counter()
-    out = np.lib.format.open_memmap(folder / "corrected.npy", mode="w+", dtype=np.float32, shape=profiles.values.shape)
+    out = np.lib.format.open_memmap(
+        folder / "corrected.npy", mode="w+", dtype=np.float32, shape=profiles.values.shape
+    )
     pipeline.transform(profiles.values, profiles.meta, out=out)
     return {"fit": fitted - start, "transform": time.perf_counter() - fitted}
 
 
 def feed_images(folder: Path, images: int) -> None:
     """Write images; decode them only, train only, and both at once; the best of three turns each."""
-    from perturbgen.profiles.imaging.fixtures import write_rxrx1
+    from perturbgen.simulate.images import write_rxrx1
 
     write_rxrx1(folder, size=128, sirnas=max(1, images // 32 - 2), controls=1)
     turns = [run_child("feed", folder) for _ in range(3)]
-    decode, train, both = (max(turn[name] for turn in turns) for name in ("decode", "train", "both"))
-    print(f"image feed, {turns[0]['images']:,.0f} fields of six 8-bit PNG of 128 x 128, two decoding threads:")
-    print(f"  decoding alone {decode:6.0f} images/s   network alone {train:6.0f} images/s   fed {both:6.0f} images/s")
+    decode, train, both = (
+        max(turn[name] for turn in turns) for name in ("decode", "train", "both")
+    )
+    print(
+        f"image feed, {turns[0]['images']:,.0f} fields of six 8-bit PNG of 128 x 128, two decoding threads:"
+    )
+    print(
+        f"  decoding alone {decode:6.0f} images/s   network alone {train:6.0f} images/s   fed {both:6.0f} images/s"
+    )
     wait = 1 / (1 / decode + 1 / train)
-    print(f"  one after the other would be {wait:.0f}; the limit is the slower of the two, {min(decode, train):.0f}")
+    print(
+        f"  one after the other would be {wait:.0f}; the limit is the slower of the two, {min(decode, train):.0f}"
+    )
     print(f"  peak {max(turn['megabytes'] for turn in turns):,.0f} MB")
 
 
@@ -195,11 +238,10 @@ def feed(folder: Path) -> dict[str, float]:
     """Images a second: decoding alone, steps of a network on one batch alone, and steps on the feed."""
     import torch
 
-    from perturbgen.profiles.imaging.network.feed import ImageFeed
-    from perturbgen.profiles.imaging.network.fields import read_fields
-    from perturbgen.profiles.imaging.network.model import ImageClassifier
-    from perturbgen.profiles.imaging.network.settings import ImageData, ImageModelSettings
-    from perturbgen.profiles.imaging.network.vocabulary import Vocabulary
+    from perturbgen.images.network.feed import ImageFeed
+    from perturbgen.images.network.fields import Vocabulary, read_fields
+    from perturbgen.images.network.model import ImageClassifier
+    from perturbgen.images.network.settings import ImageData, ImageModelSettings
 
     torch.set_num_threads(1)
     fields = read_fields(ImageData(path=folder))

@@ -49,14 +49,18 @@ def measure(cells: int, options: argparse.Namespace) -> dict[str, float]:
 
 def parse() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--cells", type=int, default=24_000)
     parser.add_argument("--order", choices=("clustered", "shuffled"), default="clustered")
     parser.add_argument("--folder", help="where the temporary files go")
     return parser.parse_args()
 
 
-def write_folder(folder: Path, *, cells: int, order: str, rng: np.random.Generator, group: int = 400) -> None:
+def write_folder(
+    folder: Path, *, cells: int, order: str, rng: np.random.Generator, group: int = 400
+) -> None:
     """A Kaggle folder; each row group holds ``group`` cells, its rows in cell order or shuffled."""
     ids = np.array([f"{code:016x}" for code in rng.integers(0, 2**63, cells)], dtype=object)
     genes = pd.Index([f"GENE{i:05d}" for i in range(GENES)])
@@ -64,12 +68,21 @@ def write_folder(folder: Path, *, cells: int, order: str, rng: np.random.Generat
     rates = rng.gamma(0.35, 1.0, GENES)
     rates *= DENSITY / np.mean(1 - np.exp(-rates * DENSITY))
     schema = pa.schema(
-        [("obs_id", pa.string()), ("gene", pa.string()), ("count", pa.int64()), ("normalized_count", pa.float64())]
+        [
+            ("obs_id", pa.string()),
+            ("gene", pa.string()),
+            ("count", pa.int64()),
+            ("normalized_count", pa.float64()),
+        ]
     )
     shown = rng.permutation(cells) if order == "shuffled" else np.arange(cells)
     with pq.ParquetWriter(folder / "adata_train.parquet", schema) as writer:
         for start in range(0, cells, group):
-            writer.write_table(row_group(ids, genes, shown[start : start + group], rates * DENSITY, order, rng, schema))
+            writer.write_table(
+                row_group(
+                    ids, genes, shown[start : start + group], rates * DENSITY, order, rng, schema
+                )
+            )
 
 
 def row_group(
@@ -90,7 +103,9 @@ def row_group(
         row, column = row[turn], column[turn]
     values = counts[row, column]
     columns = [
-        pa.DictionaryArray.from_arrays(cells[row].astype(np.int32), pa.array(ids)).cast(pa.string()),
+        pa.DictionaryArray.from_arrays(cells[row].astype(np.int32), pa.array(ids)).cast(
+            pa.string()
+        ),
         pa.DictionaryArray.from_arrays(column.astype(np.int32), pa.array(genes)).cast(pa.string()),
         pa.array(values),
         pa.array(np.log1p(values)),
@@ -109,8 +124,17 @@ def write_tables(folder: Path, ids: np.ndarray, genes: pd.Index) -> None:
         "row": "A",
         "col": 1,
     }
-    meta |= {"cell_id": "PBMC", "donor_id": "donor_0", "cell_type": "NK cells", "sm_lincs_id": "LSM-1"}
-    meta |= {"sm_name": np.where(number % 5, "Clotrimazole", "Dimethyl Sulfoxide"), "SMILES": "C", "dose_uM": 1.0}
+    meta |= {
+        "cell_id": "PBMC",
+        "donor_id": "donor_0",
+        "cell_type": "NK cells",
+        "sm_lincs_id": "LSM-1",
+    }
+    meta |= {
+        "sm_name": np.where(number % 5, "Clotrimazole", "Dimethyl Sulfoxide"),
+        "SMILES": "C",
+        "dose_uM": 1.0,
+    }
     pd.DataFrame(meta | {"timepoint_hr": 24, "control": number % 5 == 0}).to_csv(
         folder / "adata_obs_meta.csv", index=False
     )
@@ -139,7 +163,14 @@ def child(folder: Path) -> None:
     seconds = time.perf_counter() - start
     matrix = adata.X.data.nbytes + adata.X.indices.nbytes + adata.X.indptr.nbytes
     json.dump(
-        {"imported": imported, "peak": peak(), "seconds": seconds, "matrix": matrix, "nnz": adata.X.nnz}, sys.stdout
+        {
+            "imported": imported,
+            "peak": peak(),
+            "seconds": seconds,
+            "matrix": matrix,
+            "nnz": adata.X.nnz,
+        },
+        sys.stdout,
     )
 
 
@@ -152,16 +183,24 @@ def peak() -> float:
     if status.exists():
         line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
         return float(line.split()[1]) * 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
+        1 if sys.platform == "darwin" else 1024
+    )
 
 
-def report(quarter: dict[str, float], measured: dict[str, float], options: argparse.Namespace) -> None:
+def report(
+    quarter: dict[str, float], measured: dict[str, float], options: argparse.Namespace
+) -> None:
     """Print the figures with the bound beside each."""
     size, bound = measured["matrix"], 2 * measured["matrix"] + 300 * MEGABYTE
     speed = measured["nnz"] / measured["seconds"]
     own = measured["peak"] - measured["imported"]
-    print(f"{options.cells:,} cells x {GENES:,} genes, {measured['nnz'] / 1e6:.1f} million non-zeros, {options.order}")
-    print(f"speed        {speed / 1e6:6.2f} million non-zeros/s = {speed / WANTED_SPEED:.1f} x the 2 million wanted")
+    print(
+        f"{options.cells:,} cells x {GENES:,} genes, {measured['nnz'] / 1e6:.1f} million non-zeros, {options.order}"
+    )
+    print(
+        f"speed        {speed / 1e6:6.2f} million non-zeros/s = {speed / WANTED_SPEED:.1f} x the 2 million wanted"
+    )
     print(f"final matrix {size / MEGABYTE:8,.0f} MB")
     print(
         f"peak memory  {measured['peak'] / MEGABYTE:8,.0f} MB = {measured['peak'] / bound:.2f} x the bound "

@@ -23,11 +23,11 @@ import typer
 from l1000_training import feed_rows, head_rows
 
 from perturbgen.cli import run_experiment
-from perturbgen.console import show_table, track
-from perturbgen.errors import ConfigError, StorageError
-from perturbgen.machine import keep_freed_memory
-from perturbgen.profiles.l1000.gctx_writer import GctxWriter, chunk_shape
-from perturbgen.profiles.l1000.genes import landmarks
+from perturbgen.core.console import show_table, track
+from perturbgen.core.errors import ConfigError, StorageError
+from perturbgen.core.system import keep_freed_memory
+from perturbgen.l1000.samples import landmarks
+from perturbgen.l1000.writer import GctxWriter, chunk_shape
 
 BATCH, NAIVE_ROWS = 1024, 20_000
 
@@ -46,7 +46,10 @@ def main(
         raise ConfigError(f"--only {only}", expected="extraction, feed, training or all")
     tables: dict[str, list[dict[str, Any]]] = {}
     if only in ("all", "training"):
-        tables |= {"training steps on the processor": feed_rows(), "the margin head": head_rows(in_process)}
+        tables |= {
+            "training steps on the processor": feed_rows(),
+            "the margin head": head_rows(in_process),
+        }
     if only != "training":
         tables |= on_disk(samples, genes, folder or Path(tempfile.gettempdir()), only)
     if as_json:
@@ -60,9 +63,14 @@ def on_disk(samples: int, genes: int, folder: Path, only: str) -> dict[str, list
     need = samples * genes * 4 * 1.25
     free = shutil.disk_usage(folder).free
     if need > free / 2:
-        raise StorageError(f"{need / 1e9:.1f} GB are needed, {free / 1e9:.1f} GB are free", fix="--samples, --folder")
+        raise StorageError(
+            f"{need / 1e9:.1f} GB are needed, {free / 1e9:.1f} GB are free",
+            fix="--samples, --folder",
+        )
     work = Path(tempfile.mkdtemp(prefix="l1000-speed-", dir=folder))
-    size = f"{samples:,} x {genes:,} float32, {samples * genes * 4 / 1e9:.1f} GB, landmarks scattered"
+    size = (
+        f"{samples:,} x {genes:,} float32, {samples * genes * 4 / 1e9:.1f} GB, landmarks scattered"
+    )
     try:
         matrix = make_matrix(work, samples, genes)
         tables = {f"extraction: {size}": extraction(matrix, work)} if only != "feed" else {}
@@ -81,16 +89,28 @@ def make_matrix(work: Path, samples: int, genes: int) -> Path:
     noise = rng.normal(size=(rows * 4, genes)).astype(np.float32)
     wells = np.array([f"{chr(65 + w // 24)}{w % 24 + 1:02d}" for w in range(384)])
     names = np.char.add(
-        [f"SIM{i // 384:05d}_A375_24H_X1_B19:" for i in range(samples)], wells[np.arange(samples) % 384]
+        [f"SIM{i // 384:05d}_A375_24H_X1_B19:" for i in range(samples)],
+        wells[np.arange(samples) % 384],
     )
     with GctxWriter(path, var, samples=samples) as writer:
         for start in track(range(0, samples, len(noise)), "making the matrix"):
             part = names[start : start + len(noise)]
             writer.append(np.roll(noise, start, axis=1)[: len(part)], pd.DataFrame(index=part))
-    info = pd.DataFrame({"inst_id": names, "pert_id": [f"BRD-K{i // 7:08d}" for i in range(samples)]})
-    info = info.assign(pert_iname=info["pert_id"].str[4:], pert_type="trt_cp", pert_dose="10.0", pert_dose_unit="um")
-    info = info.assign(pert_time="24", pert_time_unit="h", cell_id="A375", rna_plate=info["inst_id"].str[:-4])
-    info.assign(rna_well=wells[np.arange(samples) % 384]).to_csv(work / "inst_info.txt", sep="\t", index=False)
+    info = pd.DataFrame(
+        {"inst_id": names, "pert_id": [f"BRD-K{i // 7:08d}" for i in range(samples)]}
+    )
+    info = info.assign(
+        pert_iname=info["pert_id"].str[4:],
+        pert_type="trt_cp",
+        pert_dose="10.0",
+        pert_dose_unit="um",
+    )
+    info = info.assign(
+        pert_time="24", pert_time_unit="h", cell_id="A375", rna_plate=info["inst_id"].str[:-4]
+    )
+    info.assign(rna_well=wells[np.arange(samples) % 384]).to_csv(
+        work / "inst_info.txt", sep="\t", index=False
+    )
     return path
 
 
@@ -99,14 +119,20 @@ def extraction(matrix: Path, work: Path) -> list[dict[str, Any]]:
 
     A file of CMap's is larger than memory, so the first is the case that counts; the second shows the work itself.
     """
-    return [compare(matrix, work, cached=False, times=2), compare(matrix, work, cached=True, times=2)]
+    return [
+        compare(matrix, work, cached=False, times=2),
+        compare(matrix, work, cached=True, times=2),
+    ]
 
 
 def compare(matrix: Path, work: Path, *, cached: bool, times: int) -> dict[str, Any]:
     """One row: the plain read and the extraction."""
     found: dict[str, list[dict[str, float]]] = {"read": [], "extract": []}
     for _ in range(times):
-        for side, arguments in (("read", (sequential, matrix)), ("extract", (extract_once, matrix, work))):
+        for side, arguments in (
+            ("read", (sequential, matrix)),
+            ("extract", (extract_once, matrix, work)),
+        ):
             if not cached:
                 evict(matrix)
             found[side].append(in_process(*arguments))
@@ -150,7 +176,7 @@ def sequential(matrix: Path) -> dict[str, float]:
 
 def extract_once(matrix: Path, work: Path) -> dict[str, float]:
     """The whole command: ids, table of samples, values, manifest."""
-    from perturbgen.profiles.l1000 import extract, extraction
+    from perturbgen.l1000 import extract, extraction
 
     imports = peak_mb()
     copy, passes = extraction.copy, []
@@ -162,10 +188,18 @@ def extract_once(matrix: Path, work: Path) -> dict[str, float]:
 
     extraction.copy = timed  # type: ignore[assignment]
     start, cpu = time.perf_counter(), time.process_time()
-    extract([matrix], work / "out", metadata=[work / "inst_info.txt"], common_genes=True, force=True)
+    extract(
+        [matrix], work / "out", metadata=[work / "inst_info.txt"], common_genes=True, force=True
+    )
     seconds = time.perf_counter() - start
     spent = time.process_time() - cpu
-    return {"seconds": seconds, "cpu": spent, "pass_s": passes[0], "peak_mb": peak_mb(), "imports_mb": imports}
+    return {
+        "seconds": seconds,
+        "cpu": spent,
+        "pass_s": passes[0],
+        "peak_mb": peak_mb(),
+        "imports_mb": imports,
+    }
 
 
 def peak_mb() -> float:
@@ -176,8 +210,8 @@ def peak_mb() -> float:
 
 def feed(matrix: Path, work: Path) -> list[dict[str, Any]]:
     """Shuffled samples a second from the memory map, beside h5py rows of the GCTX and of a landmark-only HDF5."""
-    from perturbgen.profiles.feed import MemmapFeed, ResidentFeed
-    from perturbgen.profiles.l1000 import Profiles, extract
+    from perturbgen.l1000 import Profiles, extract
+    from perturbgen.train.feeds import MemmapFeed, ResidentFeed
     from perturbgen.train.launch import LARGEST
 
     if not (work / "out").exists():
@@ -197,7 +231,13 @@ def feed(matrix: Path, work: Path) -> list[dict[str, Any]]:
     device = rate(len(rows) for rows, _ in resident.epoch(0))
     rows = [("feed: rows of the GCTX", naive), ("feed: rows of landmarks alone", lean)]
     table = [
-        {"what": what, "plain samples/s": plain, "ours samples/s": ours, "speed ratio": ours / plain, "wanted": "10"}
+        {
+            "what": what,
+            "plain samples/s": plain,
+            "ours samples/s": ours,
+            "speed ratio": ours / plain,
+            "wanted": "10",
+        }
         for what, plain in rows
     ]
     return [*table, {"what": "resident feed with noise", "ours samples/s": device}]
@@ -209,7 +249,9 @@ def ids_of(matrix: Path) -> np.ndarray:
         return file["0/META/ROW/id"][:].astype(str)
 
 
-def single_rows(path: Path, name: str, order: np.ndarray, places: np.ndarray | None) -> Iterable[int]:
+def single_rows(
+    path: Path, name: str, order: np.ndarray, places: np.ndarray | None
+) -> Iterable[int]:
     """What a data set of torch does by default: one row at a time, in random order."""
     with h5py.File(path, "r") as file:
         values = file[name]

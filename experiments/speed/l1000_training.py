@@ -43,25 +43,33 @@ def feed_rows() -> list[dict[str, Any]]:
 
 def training_of(folder: Path, size: int) -> Training:
     """The default network on random profiles, ready to step."""
-    from perturbgen.config import load_settings
-    from perturbgen.profiles.embedder import EmbedSettings
-    from perturbgen.profiles.embedder.conditions import ConditionEncoder
-    from perturbgen.profiles.embedder.data import ProfileTable
-    from perturbgen.profiles.embedder.run import Prepared, assemble
+    from perturbgen.core.config import load_settings
+    from perturbgen.l1000.embedder import EmbedSettings
+    from perturbgen.l1000.embedder.data import ConditionEncoder, ProfileTable
+    from perturbgen.l1000.embedder.run import Prepared, assemble
     from perturbgen.train.launch import launch
 
     rng = np.random.default_rng(0)
     names = np.array([f"P{i:05d}" for i in range(CLASSES)])
-    samples = pd.DataFrame({"perturbagen": names[np.arange(ROWS) % CLASSES]}, index=[f"s{i}" for i in range(ROWS)])
+    samples = pd.DataFrame(
+        {"perturbagen": names[np.arange(ROWS) % CLASSES]}, index=[f"s{i}" for i in range(ROWS)]
+    )
     genes = pd.Index([str(i) for i in range(GENES)])
     values = rng.normal(size=(ROWS, GENES)).astype(np.float32)
     table = ProfileTable(values, np.arange(ROWS), samples, genes)
-    settings = load_settings(EmbedSettings, base={"data": {"path": "none"}, "training": {"batch_size": size}})
+    settings = load_settings(
+        EmbedSettings, base={"data": {"path": "none"}, "training": {"batch_size": size}}
+    )
     prepared = Prepared(
-        pd.Series("train", samples.index), table, table.take(np.zeros(ROWS, bool)), pd.Index(names),
-        ConditionEncoder({}, {}), np.full(CLASSES, ROWS // CLASSES), np.zeros(GENES, np.float32),
+        pd.Series("train", samples.index),
+        table,
+        table.take(np.zeros(ROWS, bool)),
+        pd.Index(names),
+        ConditionEncoder({}, {}),
+        np.full(CLASSES, ROWS // CLASSES),
+        np.zeros(GENES, np.float32),
         np.ones(GENES, np.float32),
-    )  # fmt: skip
+    )
     training = assemble(folder, settings, prepared, launch(settings.training, accelerator="cpu"))
     training.wrapped.train()
     return training
@@ -81,7 +89,10 @@ def step_times(training: Training, *, steps: int = 12) -> tuple[float, float, fl
         training.step(batch)
         whole.append(time.perf_counter() - start)
         fed.append(got - start)
-        training.state.step, training.state.batch = training.state.step + 1, training.state.batch + 1
+        training.state.step, training.state.batch = (
+            training.state.step + 1,
+            training.state.batch + 1,
+        )
         start = time.perf_counter()
         training.draws(0, len(batch.values)).normal(*batch.values.shape)
         noise.append(time.perf_counter() - start)
@@ -90,15 +101,22 @@ def step_times(training: Training, *, steps: int = 12) -> tuple[float, float, fl
 
 def head_rows(in_process: Callable[..., dict[str, float]]) -> list[dict[str, Any]]:
     """A forward and a backward pass over 44,000 classes: all logits at once, then in chunks."""
-    available = int(Path("/proc/meminfo").read_text().partition("MemAvailable:")[2].split()[0]) * 1024
+    available = (
+        int(Path("/proc/meminfo").read_text().partition("MemAvailable:")[2].split()[0]) * 1024
+    )
     chunked = in_process(head_step, CHUNK)
-    row = {"what": f"margin head, {HEAD_CLASSES:,} classes x {HEAD_ROWS:,} rows x {WIDTH}, chunks of {CHUNK:,}"}
+    row = {
+        "what": f"margin head, {HEAD_CLASSES:,} classes x {HEAD_ROWS:,} rows x {WIDTH}, chunks of {CHUNK:,}"
+    }
     row |= {"ours s": chunked["seconds"], "peak MB": chunked["peak_mb"]}
     if available < NEEDED:
         return [{**row, "wanted": f"whole not run: {NEEDED / 1e9:.0f} GB are not free"}]
     whole = in_process(head_step, HEAD_CLASSES)
     row |= {"whole s": whole["seconds"], "whole peak MB": whole["peak_mb"]}
-    ratios = {f"{name} ratio": whole[key] / chunked[key] for name, key in (("speed", "seconds"), ("cpu", "cpu"))}
+    ratios = {
+        f"{name} ratio": whole[key] / chunked[key]
+        for name, key in (("speed", "seconds"), ("cpu", "cpu"))
+    }
     return [{**row, **ratios, "wanted": "a small GPU"}]
 
 
@@ -111,9 +129,14 @@ def head_step(chunk: int) -> dict[str, float]:
 
     torch.manual_seed(0)
     head = MarginHead(WIDTH, HEAD_CLASSES, chunk=chunk)
-    x, y = torch.randn(HEAD_ROWS, WIDTH, requires_grad=True), torch.randint(HEAD_CLASSES, (HEAD_ROWS,))
+    x, y = (
+        torch.randn(HEAD_ROWS, WIDTH, requires_grad=True),
+        torch.randint(HEAD_CLASSES, (HEAD_ROWS,)),
+    )
     before, start, cpu = peak_mb(), time.perf_counter(), time.process_time()
     head(x, y).mean().backward()
     return {
-        "seconds": time.perf_counter() - start, "cpu": time.process_time() - cpu, "peak_mb": peak_mb() - before,
-    }  # fmt: skip
+        "seconds": time.perf_counter() - start,
+        "cpu": time.process_time() - cpu,
+        "peak_mb": peak_mb() - before,
+    }

@@ -17,7 +17,7 @@ from scipy.spatial.distance import cdist
 from scipy.stats import pearsonr, spearmanr
 
 from perturbgen.cli import run_experiment
-from perturbgen.console import show_table
+from perturbgen.core.console import show_table
 from perturbgen.evaluate import score, score_cells
 
 REPEATS = 3
@@ -42,14 +42,18 @@ def of_tables(rng: np.random.Generator, conditions: int, genes: int) -> list[dic
     """All metrics of DE tables, and the two correlations against scipy, row by row."""
     names = [("B cells" if i < conditions // 2 else "T cells", f"c{i}") for i in range(conditions)]
     index = pd.MultiIndex.from_tuples(names, names=["cell_type", "compound"])
-    truth = pd.DataFrame(rng.standard_t(3, (conditions, genes)), index, [f"g{j}" for j in range(genes)])
+    truth = pd.DataFrame(
+        rng.standard_t(3, (conditions, genes)), index, [f"g{j}" for j in range(genes)]
+    )
     prediction = 0.3 * truth + rng.normal(size=truth.shape)
     reference = truth.mean()
     _, everything = timed(lambda: score(truth, prediction, reference=reference))
     both = ["mean_rowwise_pearson", "mean_rowwise_spearman"]
     ours, seconds = timed(lambda: score(truth, prediction, metrics=both))
     pairs = list(zip(truth.to_numpy(), prediction.to_numpy(), strict=True))
-    plain, loop = timed(lambda: [[f(a, b).statistic for a, b in pairs] for f in (pearsonr, spearmanr)], repeats=1)
+    plain, loop = timed(
+        lambda: [[f(a, b).statistic for a, b in pairs] for f in (pearsonr, spearmanr)], repeats=1
+    )
     require_equal(ours.to_numpy(), np.array(plain))
     return [
         line("all metrics of DE tables", everything, None, "3 s"),

@@ -19,7 +19,7 @@ from typing import Annotated, Any
 import typer
 
 from perturbgen.cli import run_experiment
-from perturbgen.console import show_table
+from perturbgen.core.console import show_table
 
 FEATURES, GROUP = 32, 20  # GROUP rows each
 
@@ -74,7 +74,9 @@ print(json.dumps({"seconds": seconds, "CPU s": cpu, "peak MB": peak, "mean AP": 
 def main(
     rows: Annotated[int, typer.Option(help="Rows of the full job.")] = 20_000,
     large: Annotated[int, typer.Option(help="Rows of the large job; 0 leaves it out.")] = 200_000,
-    share: Annotated[float, typer.Option(help="Share of the large job's queries that is run.")] = 0.02,
+    share: Annotated[
+        float, typer.Option(help="Share of the large job's queries that is run.")
+    ] = 0.02,
     small: Annotated[int, typer.Option(help="Rows for the comparison with others.")] = 2000,
     copairs: Annotated[Path | None, typer.Option(help="A Python that has copairs.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
@@ -92,7 +94,17 @@ def main(
         others.append(job("copairs", COPAIRS, small, python=str(copairs)))
     for other in others:
         other["ratio of CPU"] = other["CPU s"] / ours["CPU s"]
-    columns = ("what", "rows", "seconds", "CPU s", "all queries, CPU s", "peak MB", "mean AP", "ratio of CPU", "how")
+    columns = (
+        "what",
+        "rows",
+        "seconds",
+        "CPU s",
+        "all queries, CPU s",
+        "peak MB",
+        "mean AP",
+        "ratio of CPU",
+        "how",
+    )
     show_table(
         [{name: row.get(name) for name in columns} for row in (*table, ours, *others)],
         title=f"exact retrieval, {FEATURES} features, groups of about {GROUP}",
@@ -100,12 +112,19 @@ def main(
     )
 
 
-def job(what: str, code: str, rows: int, share: float = 1.0, *, python: str = sys.executable) -> dict[str, Any]:
+def job(
+    what: str, code: str, rows: int, share: float = 1.0, *, python: str = sys.executable
+) -> dict[str, Any]:
     """Run a piece of code in a process of its own, and what it says of time and memory."""
     program = COMMON.format(group=GROUP, features=FEATURES) + code + REPORT
     command = [python, "-c", program, str(rows), str(share)]
     result = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    return {"what": what, "rows": rows, "how": "measured", **json.loads(result.stdout.splitlines()[-1])}
+    return {
+        "what": what,
+        "rows": rows,
+        "how": "measured",
+        **json.loads(result.stdout.splitlines()[-1]),
+    }
 
 
 if __name__ == "__main__":

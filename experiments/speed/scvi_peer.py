@@ -22,6 +22,12 @@ model = scvi.model.SCVI(adata, n_hidden=256, n_layers=2, n_latent=10)
 times = []
 for _ in range(2):
     began = time.perf_counter()
-    model.train(max_epochs=1, batch_size=128, train_size=1.0, accelerator=accelerator, enable_progress_bar=False)
+    model.train(
+        max_epochs=1,
+        batch_size=128,
+        train_size=1.0,
+        accelerator=accelerator,
+        enable_progress_bar=False,
+    )
     times.append(time.perf_counter() - began)
 print(json.dumps({"cells_per_second": adata.n_obs / min(times), "version": scvi.__version__}))

@@ -20,7 +20,7 @@ import scipy.sparse as sp
 import typer
 
 from perturbgen.cli import run_experiment
-from perturbgen.console import show_table
+from perturbgen.core.console import show_table
 from perturbgen.data import CountStore, epoch_rng, pseudobulk, write_h5ad
 
 GENES, SHARE, SIZE, REPEATS = 18_211, 0.06, 512, 3
@@ -29,7 +29,9 @@ log = logging.getLogger("perturbgen.speed")
 
 def main(
     cells: Annotated[int, typer.Option(help="How many cells.")] = 24_000,
-    loop_batches: Annotated[int, typer.Option(help="Batches of the slow loops that are timed.")] = 10,
+    loop_batches: Annotated[
+        int, typer.Option(help="Batches of the slow loops that are timed.")
+    ] = 10,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Time the store in memory and on disk, and pseudobulk, against plain loops over the same data."""
@@ -38,18 +40,26 @@ def main(
         path = Path(folder) / "cells.h5ad"
         write_h5ad(data, path)
         rows = [*memory(data, loop_batches), disk(path, cells, loop_batches), sums(data)]
-    show_table(rows, title=f"{cells:,} cells x {GENES:,} genes, {SHARE:.0%} non-zero", as_json=as_json)
+    show_table(
+        rows, title=f"{cells:,} cells x {GENES:,} genes, {SHARE:.0%} non-zero", as_json=as_json
+    )
 
 
 def made_up(cells: int, rng: np.random.Generator) -> ad.AnnData:
     """Random counts with the labels of wells and cell types."""
     per_cell = rng.poisson(SHARE * GENES, cells)
-    columns = np.concatenate([np.sort(rng.choice(GENES, n, replace=False)) for n in per_cell]).astype(np.int32)
+    columns = np.concatenate(
+        [np.sort(rng.choice(GENES, n, replace=False)) for n in per_cell]
+    ).astype(np.int32)
     counts = 1 + rng.poisson(0.5, len(columns)).astype(np.int32)
-    matrix = sp.csr_matrix((counts, columns, np.concatenate([[0], np.cumsum(per_cell)])), shape=(cells, GENES))
+    matrix = sp.csr_matrix(
+        (counts, columns, np.concatenate([[0], np.cumsum(per_cell)])), shape=(cells, GENES)
+    )
     obs = pd.DataFrame({"plate": rng.integers(6, size=cells), "well": rng.integers(96, size=cells)})
     obs["cell_type"] = rng.integers(6, size=cells)
-    return ad.AnnData(matrix, obs=obs.astype(str).astype("category").set_axis([f"c{i}" for i in range(cells)]))
+    return ad.AnnData(
+        matrix, obs=obs.astype(str).astype("category").set_axis([f"c{i}" for i in range(cells)])
+    )
 
 
 def rate(batches: Callable[[], Iterable[int]], repeats: int = 1) -> float:
@@ -70,7 +80,9 @@ def loop(matrix: Any, order: np.ndarray, batches: int, *, convert: bool = True) 
     for start in range(0, min(batches + 1, len(order) // SIZE) * SIZE, SIZE):
         rows = order[start : start + SIZE]
         # Nothing is kept from one batch to the next: the loop may reuse its memory as well.
-        yield len(matrix[rows].X.toarray().astype(np.float32) if convert else matrix[rows].X.toarray())
+        yield len(
+            matrix[rows].X.toarray().astype(np.float32) if convert else matrix[rows].X.toarray()
+        )
 
 
 def delivered(store: CountStore) -> Iterable[int]:
@@ -100,7 +112,9 @@ def memory(data: ad.AnnData, batches: int) -> list[dict[str, Any]]:
 def disk(path: Path, cells: int, batches: int) -> dict[str, Any]:
     """The store on disk against the same loop over a backed file."""
     order = np.random.default_rng(0).permutation(cells)
-    order[: cells // SIZE * SIZE].reshape(-1, SIZE).sort(axis=1)  # a backed file wants its rows in order
+    order[: cells // SIZE * SIZE].reshape(-1, SIZE).sort(
+        axis=1
+    )  # a backed file wants its rows in order
     backed = ad.read_h5ad(path, backed="r")
     plain = rate(lambda: loop(backed, order, batches))
     backed.file.close()
@@ -122,7 +136,9 @@ def sums(data: ad.AnnData) -> dict[str, Any]:
 
 def masked_sums(data: ad.AnnData, group: np.ndarray) -> np.ndarray:
     """The plain loop: a mask for each group, ``adata[mask].X.sum(0)``."""
-    return np.stack([np.asarray(data[group == i].X.sum(axis=0)).ravel() for i in range(group.max() + 1)])
+    return np.stack(
+        [np.asarray(data[group == i].X.sum(axis=0)).ravel() for i in range(group.max() + 1)]
+    )
 
 
 def timed(work: Callable[[], Any]) -> tuple[Any, float]:
@@ -142,7 +158,13 @@ def timed(work: Callable[[], Any]) -> tuple[Any, float]:
 
 def result(what: str, ours: float, plain: float, wanted: str) -> dict[str, Any]:
     """One line of the table."""
-    return {"what": what, "ours": ours, "plain loop": plain, "ratio": ours / plain, "wanted": wanted}
+    return {
+        "what": what,
+        "ours": ours,
+        "plain loop": plain,
+        "ratio": ours / plain,
+        "wanted": wanted,
+    }
 
 
 if __name__ == "__main__":

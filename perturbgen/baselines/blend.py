@@ -12,10 +12,23 @@ import pandas as pd
 from pydantic import Field
 from scipy.optimize import nnls
 
-from perturbgen.baselines.base import Baseline, Predictor
-from perturbgen.baselines.selection import Maker, mimic_folds, minus_row_rmse, nested_choice, out_of_fold, row_spearman
-from perturbgen.baselines.table import Array, Conditions, TrainTable, in_key_order
-from perturbgen.config import Settings
+from perturbgen.baselines.base import (
+    Array,
+    Baseline,
+    Conditions,
+    Predictor,
+    TrainTable,
+    in_key_order,
+)
+from perturbgen.baselines.selection import (
+    Maker,
+    mimic_folds,
+    minus_row_rmse,
+    nested_choice,
+    out_of_fold,
+    row_spearman,
+)
+from perturbgen.core.config import Settings
 
 log = logging.getLogger(__name__)
 
@@ -25,9 +38,13 @@ SCORES = {"rmse": minus_row_rmse, "spearman": row_spearman}
 class BlendSettings(Settings):
     """Who is blended, and how the weights are found."""
 
-    members: tuple[str, ...] = Field(("shrunken_additive", "transfer", "kernel_ridge", "xgboost"), min_length=1)
+    members: tuple[str, ...] = Field(
+        ("shrunken_additive", "transfer", "kernel_ridge", "xgboost"), min_length=1
+    )
     settings: dict[str, dict[str, Any]] = Field({}, description="settings of the members, by name")
-    folds: int = Field(5, ge=2, description="folds of known compounds that the weights are found on")
+    folds: int = Field(
+        5, ge=2, description="folds of known compounds that the weights are found on"
+    )
 
 
 class Blend(Baseline[BlendSettings]):
@@ -39,7 +56,9 @@ class Blend(Baseline[BlendSettings]):
 
     settings_class: ClassVar[type[Settings]] = BlendSettings
 
-    def __init__(self, settings: BlendSettings | None = None, *, members: Mapping[str, Maker]) -> None:
+    def __init__(
+        self, settings: BlendSettings | None = None, *, members: Mapping[str, Maker]
+    ) -> None:
         super().__init__(settings)
         self._makers = dict(members)
         self.weights: dict[str, float] = {}
@@ -53,7 +72,9 @@ class Blend(Baseline[BlendSettings]):
             for name, make in self._makers.items()
         }
         self.weights = blend_weights(train, found)
-        log.info("blend: %s", ", ".join(f"{name} {weight:.2f}" for name, weight in self.weights.items()))
+        log.info(
+            "blend: %s", ", ".join(f"{name} {weight:.2f}" for name, weight in self.weights.items())
+        )
         self._members: dict[str, Predictor] = {
             name: self._makers[name]().fit(train, rng=child)
             for name, child in zip(self._makers, rng.spawn(len(self._makers)), strict=True)
@@ -72,7 +93,9 @@ def blend_weights(truth: pd.DataFrame, predictions: Mapping[str, pd.DataFrame]) 
     names = list(predictions)
     rows = list(predictions[names[0]].index)
     target = truth.set_axis(in_key_order(truth.index)).loc[rows].to_numpy().ravel()
-    columns = np.column_stack([predictions[name].loc[rows, truth.columns].to_numpy().ravel() for name in names])
+    columns = np.column_stack(
+        [predictions[name].loc[rows, truth.columns].to_numpy().ravel() for name in names]
+    )
     # Least squares by the products of columns: with UᵀU = AᵀA, ‖Ax − b‖² and ‖Ux − U⁻ᵀAᵀb‖² differ by a constant.
     squares, vectors = np.linalg.eigh(columns.T @ columns)
     kept = squares > 1e-12 * max(squares.max(), 1e-300)
@@ -85,9 +108,13 @@ class NestedSettings(Settings):
     """Which settings of which baseline are tried."""
 
     base: str = Field("kernel_ridge", description="the baseline whose settings are chosen")
-    grid: dict[str, list[Any]] = Field({"ridge": [0.1, 0.3, 1.0]}, description="values to try; all are crossed")
+    grid: dict[str, list[Any]] = Field(
+        {"ridge": [0.1, 0.3, 1.0]}, description="values to try; all are crossed"
+    )
     folds: int = Field(5, ge=2, description="folds of known compounds")
-    score: Literal["rmse", "spearman"] = Field("rmse", description="what is best: of a row, on average")
+    score: Literal["rmse", "spearman"] = Field(
+        "rmse", description="what is best: of a row, on average"
+    )
 
 
 class Nested(Baseline[NestedSettings]):
@@ -95,7 +122,9 @@ class Nested(Baseline[NestedSettings]):
 
     settings_class: ClassVar[type[Settings]] = NestedSettings
 
-    def __init__(self, settings: NestedSettings | None = None, *, candidates: Mapping[str, Maker]) -> None:
+    def __init__(
+        self, settings: NestedSettings | None = None, *, candidates: Mapping[str, Maker]
+    ) -> None:
         super().__init__(settings)
         self._candidates = dict(candidates)
         self.chosen = ""
@@ -103,7 +132,9 @@ class Nested(Baseline[NestedSettings]):
     def _fit(self, table: TrainTable, rng: np.random.Generator) -> None:
         train = pd.DataFrame(table.values, table.index, table.genes, copy=False)
         folds = mimic_folds(table.index, folds=self.settings.folds, rng=rng)
-        choice = nested_choice(self._candidates, train, folds, rng=rng, score=SCORES[self.settings.score])
+        choice = nested_choice(
+            self._candidates, train, folds, rng=rng, score=SCORES[self.settings.score]
+        )
         self.chosen = choice.best
         self._model = self._candidates[choice.best]().fit(train, rng=rng)
 

@@ -8,11 +8,13 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from perturbgen.baselines.base import Baseline, LinearSmoother, NoSettings
-from perturbgen.baselines.table import (
+from perturbgen.baselines.base import (
     Array,
+    Baseline,
     Conditions,
     Labels,
+    LinearSmoother,
+    NoSettings,
     TrainTable,
     levels,
     numeric,
@@ -21,7 +23,7 @@ from perturbgen.baselines.table import (
     tell_fallback,
     unknown,
 )
-from perturbgen.errors import SchemaError, shorten
+from perturbgen.core.errors import SchemaError, shorten
 
 IN_CACHE = 256  # genes whose training values are drawn from while they are in the cache
 
@@ -107,7 +109,9 @@ class RandomDraw(Baseline[NoSettings]):
     def _predict(self, wanted: Conditions) -> Array:
         table = self.table
         shape = (len(wanted), len(table.genes))
-        drawn = np.random.default_rng(self._seed).integers(len(table.values), size=shape, dtype=np.int32)
+        drawn = np.random.default_rng(self._seed).integers(
+            len(table.values), size=shape, dtype=np.int32
+        )
         result = np.empty(shape, table.values.dtype)
         for start in range(0, shape[1], IN_CACHE):
             part = slice(start, start + IN_CACHE)
@@ -159,10 +163,16 @@ def cell_type_similarity(table: TrainTable, names: Labels) -> Array:
         place[list(names).index(cell)][compound] = row
     for i in range(len(names)):
         for j in range(i):
-            pairs = [(row, place[j][compound]) for compound, row in place[i].items() if compound in place[j]]
+            pairs = [
+                (row, place[j][compound])
+                for compound, row in place[i].items()
+                if compound in place[j]
+            ]
             if pairs:
                 left, right = np.array(pairs).T
-                result[i, j] = result[j, i] = np.einsum("rg,rg->r", values[left], values[right]).mean()
+                result[i, j] = result[j, i] = np.einsum(
+                    "rg,rg->r", values[left], values[right]
+                ).mean()
     return result
 
 
@@ -179,16 +189,22 @@ class GroundTruth(Baseline[NoSettings]):
     def _fit(self, table: TrainTable, rng: np.random.Generator) -> None:
         absent = [gene for gene in table.genes if gene not in self._truth.columns]
         if absent:
-            raise SchemaError(f"the truth lacks {len(absent)} genes of the training table: {shorten(absent)}")
+            raise SchemaError(
+                f"the truth lacks {len(absent)} genes of the training table: {shorten(absent)}"
+            )
 
     def _predict(self, wanted: Conditions) -> Array:
         at = self._labels.get_indexer(wanted.index)
         if (at < 0).any():
-            raise SchemaError(f"the truth lacks {int((at < 0).sum())} conditions: {shorten(wanted.names(at < 0))}")
+            raise SchemaError(
+                f"the truth lacks {int((at < 0).sum())} conditions: {shorten(wanted.names(at < 0))}"
+            )
         return numeric(self._truth.iloc[at].reindex(columns=self.table.genes))
 
 
-def first_known(table: TrainTable, wanted: Conditions, order: tuple[str, str], name: str) -> sp.csr_array:
+def first_known(
+    table: TrainTable, wanted: Conditions, order: tuple[str, str], name: str
+) -> sp.csr_array:
     """Mean weights (conditions, rows) over the rows that share the first label, else the second, else over all rows."""
     labels = {"cell_type": table.cell_types, "compound": table.compounds}
     asked = {"cell_type": wanted.cell_types, "compound": wanted.compounds}
@@ -198,7 +214,10 @@ def first_known(table: TrainTable, wanted: Conditions, order: tuple[str, str], n
     tell_fallback(name, wanted, lost[0] & lost[1], "the mean of all training rows")
     rows = len(table.values)
     everything = np.full((int((lost[0] & lost[1]).sum()), rows), 1 / rows)
-    result = sp.diags_array((~lost[0]).astype(float)) @ first + sp.diags_array(lost[0].astype(float)) @ second
+    result = (
+        sp.diags_array((~lost[0]).astype(float)) @ first
+        + sp.diags_array(lost[0].astype(float)) @ second
+    )
     if not len(everything):
         return sp.csr_array(result)
     scatter = sp.csr_array(np.eye(len(wanted))[:, lost[0] & lost[1]])
@@ -208,5 +227,7 @@ def first_known(table: TrainTable, wanted: Conditions, order: tuple[str, str], n
 def group_weights(labels: Labels, asked: Labels) -> sp.csr_array:
     """Mean weights (conditions, rows) over the rows that bear the label asked for; none where nobody bears it."""
     known = levels(labels)
-    member = sp.csr_array(one_hot(labels, known) / np.maximum(one_hot(labels, known).sum(axis=0), 1))
+    member = sp.csr_array(
+        one_hot(labels, known) / np.maximum(one_hot(labels, known).sum(axis=0), 1)
+    )
     return sp.csr_array(sp.csr_array(one_hot(asked, known)) @ member.T)

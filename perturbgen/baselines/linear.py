@@ -8,14 +8,21 @@ import numpy as np
 import pandas as pd
 from pydantic import Field
 
-from perturbgen.baselines.base import Baseline
-from perturbgen.baselines.encoding import TargetEncoding
-from perturbgen.baselines.featured import FeatureModel, FeatureSettings, Standardise
+from perturbgen.baselines.base import (
+    Array,
+    Baseline,
+    Conditions,
+    TrainTable,
+    Transform,
+    levels,
+    one_hot,
+    tell_fallback,
+    unknown,
+)
+from perturbgen.baselines.features import FeatureModel, FeatureSettings, Standardise, TargetEncoding
 from perturbgen.baselines.lowrank import LowRankTarget, Offset
-from perturbgen.baselines.table import Array, Conditions, TrainTable, levels, one_hot, tell_fallback, unknown
-from perturbgen.baselines.transforms import Transform
-from perturbgen.config import Settings
-from perturbgen.errors import ConfigError
+from perturbgen.core.config import Settings
+from perturbgen.core.errors import ConfigError
 
 
 def bilinear_ridge(values: Array, left: Array, right: Array, *, ridge: float) -> Array:
@@ -31,11 +38,21 @@ def bilinear_ridge(values: Array, left: Array, right: Array, *, ridge: float) ->
 class BilinearSettings(Settings):
     """The embeddings and the penalty."""
 
-    components: int = Field(10, ge=1, description="components of the genes, and of a compound's profile")
-    ridge: float = Field(0.1, ge=0, description="the penalty, per row and gene-averaged variance of the embedding")
-    interaction: bool = Field(True, description="let each cell type answer to the compound's components its own way")
-    offset: Offset = Field("additive", description="taken off each row first: none, mean or additive")
-    transform: Transform = Field("none", description="t: signed log p as t values; none: the values as they are")
+    components: int = Field(
+        10, ge=1, description="components of the genes, and of a compound's profile"
+    )
+    ridge: float = Field(
+        0.1, ge=0, description="the penalty, per row and gene-averaged variance of the embedding"
+    )
+    interaction: bool = Field(
+        True, description="let each cell type answer to the compound's components its own way"
+    )
+    offset: Offset = Field(
+        "additive", description="taken off each row first: none, mean or additive"
+    )
+    transform: Transform = Field(
+        "none", description="t: signed log p as t values; none: the values as they are"
+    )
 
 
 class BilinearRidge(Baseline[BilinearSettings]):
@@ -54,13 +71,18 @@ class BilinearRidge(Baseline[BilinearSettings]):
             table, count=chosen.components, transform=chosen.transform, offset=chosen.offset
         )
         scores = self._target.scores(table.values, table.cell_types)
-        folds = dict.fromkeys(table.compounds, 0)  # only the compounds' encodings are used, and they need no folds
+        folds = dict.fromkeys(
+            table.compounds, 0
+        )  # only the compounds' encodings are used, and they need no folds
         self._encoding = TargetEncoding(scores, table.cell_types, table.compounds, folds, ("mean",))
         self._names = levels(table.cell_types)
         trained = Conditions(table.cell_types, table.compounds)
         self._scale = 1.0
         self._scale = float(np.sqrt((self._embed_compound(trained) ** 2).mean())) or 1.0
-        left, genes = self._embed(trained), np.eye(scores.shape[1])  # in coordinates of the components, G is I
+        left, genes = (
+            self._embed(trained),
+            np.eye(scores.shape[1]),
+        )  # in coordinates of the components, G is I
         self._map = bilinear_ridge(scores, left, genes, ridge=self.settings.ridge * len(left))
 
     def _embed_compound(self, wanted: Conditions) -> Array:
@@ -77,8 +99,15 @@ class BilinearRidge(Baseline[BilinearSettings]):
 
     def _predict(self, wanted: Conditions) -> Array:
         table = self.table
-        tell_fallback(self.name, wanted, unknown(wanted.compounds, table.compounds), "the average compound")
-        tell_fallback(self.name, wanted, unknown(wanted.cell_types, table.cell_types), "the map of all cell types")
+        tell_fallback(
+            self.name, wanted, unknown(wanted.compounds, table.compounds), "the average compound"
+        )
+        tell_fallback(
+            self.name,
+            wanted,
+            unknown(wanted.cell_types, table.cell_types),
+            "the map of all cell types",
+        )
         return self._target.values(self._embed(wanted) @ self._map, wanted.cell_types, clip=False)
 
 
@@ -98,17 +127,27 @@ class PartialLeastSquares(FeatureModel[PLSSettings]):
 
         self._standardise = Standardise(features)
         latent = min(self.settings.latent, len(features) - 1, features.shape[1], scores.shape[1])
-        self._model = PLSRegression(n_components=latent, scale=False).fit(self._standardise(features), scores)
+        self._model = PLSRegression(n_components=latent, scale=False).fit(
+            self._standardise(features), scores
+        )
 
     def _predict_scores(self, features: Array) -> Array:
-        return np.asarray(self._model.predict(self._standardise(features))).reshape(len(features), -1)
+        return np.asarray(self._model.predict(self._standardise(features))).reshape(
+            len(features), -1
+        )
 
 
 class KernelSettings(FeatureSettings):
     """The kernel and the penalty."""
 
-    width: float = Field(1.0, gt=0, description="kernel width in units of the median distance of training rows")
-    ridge: float = Field(0.3, gt=0, description="penalty: the share of noise beside a kernel with ones on its diagonal")
+    width: float = Field(
+        1.0, gt=0, description="kernel width in units of the median distance of training rows"
+    )
+    ridge: float = Field(
+        0.3,
+        gt=0,
+        description="penalty: the share of noise beside a kernel with ones on its diagonal",
+    )
 
 
 class KernelRidge(FeatureModel[KernelSettings]):
@@ -121,10 +160,14 @@ class KernelRidge(FeatureModel[KernelSettings]):
     settings_class: ClassVar[type[Settings]] = KernelSettings
     hot: ClassVar[bool] = False
 
-    def __init__(self, settings: KernelSettings | None = None, *, smiles: pd.Series | None = None) -> None:
+    def __init__(
+        self, settings: KernelSettings | None = None, *, smiles: pd.Series | None = None
+    ) -> None:
         super().__init__(settings, smiles=smiles)
         if not (self.settings.encoded or self.settings.fingerprints):
-            raise ConfigError("kernel ridge without any feature", fix="encoded of 1 or more, or fingerprints")
+            raise ConfigError(
+                "kernel ridge without any feature", fix="encoded of 1 or more, or fingerprints"
+            )
 
     def _fit_scores(self, features: Array, scores: Array, rng: np.random.Generator) -> None:
         self._standardise = Standardise(features)
@@ -136,7 +179,9 @@ class KernelRidge(FeatureModel[KernelSettings]):
         kernel = np.exp(-self._gamma * squares)
         inverse = np.linalg.inv(kernel + self.settings.ridge * np.eye(len(kernel)))
         self._dual = inverse @ (scores - self._mean)
-        self._keep_residual_sd(scores - self._dual / np.diag(inverse)[:, None])  # leave-one-out in closed form
+        self._keep_residual_sd(
+            scores - self._dual / np.diag(inverse)[:, None]
+        )  # leave-one-out in closed form
 
     def _predict_scores(self, features: Array) -> Array:
         kernel = np.exp(-self._gamma * squared_distances(self._standardise(features), self._rows))

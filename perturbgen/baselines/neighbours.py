@@ -7,20 +7,37 @@ from typing import ClassVar
 import numpy as np
 from pydantic import Field
 
-from perturbgen.baselines.base import LinearSmoother
+from perturbgen.baselines.base import (
+    Array,
+    Conditions,
+    LinearSmoother,
+    TrainTable,
+    levels,
+    one_hot,
+    tell_fallback,
+    unknown,
+)
 from perturbgen.baselines.constants import first_known
 from perturbgen.baselines.lowrank import cell_type_offsets
-from perturbgen.baselines.table import Array, Conditions, TrainTable, levels, one_hot, tell_fallback, unknown
-from perturbgen.config import Settings
+from perturbgen.core.config import Settings
 
 
 class NeighbourSettings(Settings):
     """Who counts as a neighbour, and how much."""
 
     neighbours: int = Field(20, ge=1, description="compounds that are averaged")
-    power: float = Field(2.0, ge=0, description="a neighbour weighs its correlation to this power; none below zero")
-    own: float = Field(0.5, ge=0, le=1, description="share of the compound's own mean effect in the other cell types")
-    shrink: float = Field(0.2, ge=0, description="added to the sum of the weights: far neighbours say little")
+    power: float = Field(
+        2.0, ge=0, description="a neighbour weighs its correlation to this power; none below zero"
+    )
+    own: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="share of the compound's own mean effect in the other cell types",
+    )
+    shrink: float = Field(
+        0.2, ge=0, description="added to the sum of the weights: far neighbours say little"
+    )
 
 
 class Neighbours(LinearSmoother[NeighbourSettings]):
@@ -36,7 +53,9 @@ class Neighbours(LinearSmoother[NeighbourSettings]):
 
     def _fit(self, table: TrainTable, rng: np.random.Generator) -> None:
         names = levels(table.cell_types)
-        values = table.values - one_hot(table.cell_types, names) @ cell_type_offsets(table.values, table, names, "mean")
+        values = table.values - one_hot(table.cell_types, names) @ cell_type_offsets(
+            table.values, table, names, "mean"
+        )
         size = np.linalg.norm(values, axis=1)
         unit = values / np.where(size > 0, size, 1)[:, None]
         self._alike = unit @ unit.T  # (rows, rows)
@@ -44,11 +63,17 @@ class Neighbours(LinearSmoother[NeighbourSettings]):
     def weights(self, wanted: Conditions) -> Array:
         """Mean of the cell type + own effect + neighbours' effects, as weights of rows."""
         table = self.table
-        weights = np.asarray(first_known(table, wanted, ("cell_type", "compound"), self.name).toarray())
-        lost = unknown(wanted.compounds, table.compounds) & ~unknown(wanted.cell_types, table.cell_types)
+        weights = np.asarray(
+            first_known(table, wanted, ("cell_type", "compound"), self.name).toarray()
+        )
+        lost = unknown(wanted.compounds, table.compounds) & ~unknown(
+            wanted.cell_types, table.cell_types
+        )
         tell_fallback(self.name, wanted, lost, "the mean of the cell type")
         hot = one_hot(table.cell_types, levels(table.cell_types))
-        centre = np.eye(len(hot)) - hot @ (hot / hot.sum(axis=0)).T  # takes each row's cell-type mean off
+        centre = (
+            np.eye(len(hot)) - hot @ (hot / hot.sum(axis=0)).T
+        )  # takes each row's cell-type mean off
         for i, (cell, compound) in enumerate(zip(wanted.cell_types, wanted.compounds, strict=True)):
             if (table.cell_types == cell).any():
                 weights[i] += self._effect(cell, compound) @ centre

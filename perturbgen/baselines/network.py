@@ -13,12 +13,11 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from perturbgen.baselines.featured import FeatureModel, FeatureSettings, Standardise
+from perturbgen.baselines.base import Array, TrainTable, forward
+from perturbgen.baselines.features import FeatureModel, FeatureSettings, Standardise
 from perturbgen.baselines.lowrank import LowRankTarget
-from perturbgen.baselines.table import Array, TrainTable
-from perturbgen.baselines.transforms import forward
-from perturbgen.config import Settings
-from perturbgen.console import track
+from perturbgen.core.config import Settings
+from perturbgen.core.console import track
 
 NOISE_DRAWS = 8
 
@@ -27,14 +26,24 @@ class NetworkSettings(FeatureSettings):
     """The network and its training."""
 
     hidden: int = Field(256, ge=1, description="units of each of the two hidden layers")
-    epochs: int = Field(60, ge=1, description="passes over the training rows; the number is fixed, nothing stops early")
+    epochs: int = Field(
+        60,
+        ge=1,
+        description="passes over the training rows; the number is fixed, nothing stops early",
+    )
     batch: int = Field(32, ge=2, description="rows of a step")
     rate: float = Field(1e-3, gt=0, description="the largest learning rate of a one-cycle schedule")
     decay: float = Field(1e-2, ge=0, description="weight decay")
-    zeroed: float = Field(0.3, ge=0, lt=1, description="share of the features that each step sets to zero")
-    null_noise: float = Field(0.5, ge=0, description="scale of ±log10 U(.001, 1) added to the values; 0 for none")
+    zeroed: float = Field(
+        0.3, ge=0, lt=1, description="share of the features that each step sets to zero"
+    )
+    null_noise: float = Field(
+        0.5, ge=0, description="scale of ±log10 U(.001, 1) added to the values; 0 for none"
+    )
     seeds: int = Field(5, ge=1, description="networks whose median is taken")
-    pseudo_weight: float = Field(0.5, gt=0, description="weight of a pseudo-label beside a measured row")
+    pseudo_weight: float = Field(
+        0.5, gt=0, description="weight of a pseudo-label beside a measured row"
+    )
 
 
 class LowRankNetwork(FeatureModel[NetworkSettings]):
@@ -50,9 +59,13 @@ class LowRankNetwork(FeatureModel[NetworkSettings]):
         self._standardise = Standardise(features)
         rest = residual_squares(self.table, self._target, scores)
         draws = null_noise(self.table, self._target, self.settings.null_noise, rng)
-        self._rows = TrainingRows(self._standardise(features), scores, rest, draws, np.ones(len(scores)))
+        self._rows = TrainingRows(
+            self._standardise(features), scores, rest, draws, np.ones(len(scores))
+        )
         self._seeds = rng.integers(2**31, size=self.settings.seeds).tolist()
-        self._networks = train_networks(self._rows, self._seeds, self.settings, len(self.table.genes))
+        self._networks = train_networks(
+            self._rows, self._seeds, self.settings, len(self.table.genes)
+        )
 
     def _predict_scores(self, features: Array) -> Array:
         return median_scores(self._networks, self._standardise(features))
@@ -68,14 +81,20 @@ class PseudoLabelNetwork(LowRankNetwork):
         wanted = self._standardise(features)
         first = median_scores(self._networks, wanted)
         rows = self._rows.extended(wanted, first, weight=self.settings.pseudo_weight)
-        return median_scores(train_networks(rows, self._seeds, self.settings, len(self.table.genes)), wanted)
+        return median_scores(
+            train_networks(rows, self._seeds, self.settings, len(self.table.genes)), wanted
+        )
 
 
 class TrainingRows:
     """What a network is trained on: features, scores, r² and weight of each row, and draws of noise for the scores."""
 
-    def __init__(self, features: Array, scores: Array, rest: Array, draws: Array, weights: Array) -> None:
-        self.features, self.scores, self.rest, self.weights = (as_tensor(v) for v in (features, scores, rest, weights))
+    def __init__(
+        self, features: Array, scores: Array, rest: Array, draws: Array, weights: Array
+    ) -> None:
+        self.features, self.scores, self.rest, self.weights = (
+            as_tensor(v) for v in (features, scores, rest, weights)
+        )
         self.draws = as_tensor(draws)
 
     def extended(self, features: Array, scores: Array, *, weight: float) -> TrainingRows:
@@ -93,11 +112,17 @@ class TrainingRows:
 
 def residual_squares(table: TrainTable, target: LowRankTarget, scores: Array) -> Array:
     """r² (rows,): the squared length of each transformed row that the components do not hold."""
-    whole = forward(table.values, target.transform) - target.offset(table.cell_types) - target.components.mean
+    whole = (
+        forward(table.values, target.transform)
+        - target.offset(table.cell_types)
+        - target.components.mean
+    )
     return np.maximum((whole**2).sum(axis=1) - (scores**2).sum(axis=1), 0)
 
 
-def null_noise(table: TrainTable, target: LowRankTarget, scale: float, rng: np.random.Generator) -> Array:
+def null_noise(
+    table: TrainTable, target: LowRankTarget, scale: float, rng: np.random.Generator
+) -> Array:
     """Changes of the scores (draws, rows, components) when y becomes y ± ``scale`` · log10 U(.001, 1) in every gene."""
     clean = target.scores(table.values, table.cell_types)
     if not scale:
@@ -110,18 +135,34 @@ def null_noise(table: TrainTable, target: LowRankTarget, scale: float, rng: np.r
     return draws
 
 
-def train_networks(rows: TrainingRows, seeds: list[int], settings: NetworkSettings, genes: int) -> list[nn.Module]:
+def train_networks(
+    rows: TrainingRows, seeds: list[int], settings: NetworkSettings, genes: int
+) -> list[nn.Module]:
     """One network for each seed."""
-    return [train_network(rows, seed, settings, genes) for seed in track(seeds, "training networks")]
+    return [
+        train_network(rows, seed, settings, genes) for seed in track(seeds, "training networks")
+    ]
 
 
-def train_network(rows: TrainingRows, seed: int, settings: NetworkSettings, genes: int) -> nn.Module:
+def train_network(
+    rows: TrainingRows, seed: int, settings: NetworkSettings, genes: int
+) -> nn.Module:
     """Adam with weight decay on a one-cycle schedule over a fixed number of epochs."""
     generator = torch.Generator().manual_seed(seed)
-    network = build(rows.features.shape[1], rows.scores.shape[1], settings.hidden, scale_of(rows.scores), generator)
+    network = build(
+        rows.features.shape[1],
+        rows.scores.shape[1],
+        settings.hidden,
+        scale_of(rows.scores),
+        generator,
+    )
     steps = max(1, round(len(rows.features) / settings.batch))
-    optimiser = torch.optim.AdamW(network.parameters(), lr=settings.rate, weight_decay=settings.decay)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, settings.rate, total_steps=steps * settings.epochs)
+    optimiser = torch.optim.AdamW(
+        network.parameters(), lr=settings.rate, weight_decay=settings.decay
+    )
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimiser, settings.rate, total_steps=steps * settings.epochs
+    )
     for _ in range(settings.epochs):
         noise = rows.draws[int(torch.randint(len(rows.draws), (), generator=generator))]
         for chosen in torch.randperm(len(rows.features), generator=generator).tensor_split(steps):
@@ -158,10 +199,16 @@ class Scaled(nn.Module):
         return self.network(features) * self.scale
 
 
-def build(columns: int, components: int, hidden: int, scale: Tensor, generator: torch.Generator) -> nn.Module:
+def build(
+    columns: int, components: int, hidden: int, scale: Tensor, generator: torch.Generator
+) -> nn.Module:
     """Two hidden layers; every weight comes from the generator."""
     layers = nn.Sequential(
-        nn.Linear(columns, hidden), nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU(), nn.Linear(hidden, components)
+        nn.Linear(columns, hidden),
+        nn.SiLU(),
+        nn.Linear(hidden, hidden),
+        nn.SiLU(),
+        nn.Linear(hidden, components),
     )
     for layer in layers:
         if isinstance(layer, nn.Linear):

@@ -8,8 +8,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 from perturbgen.baselines.base import Baseline
-from perturbgen.config import Settings, load_settings
-from perturbgen.errors import ConfigError, suggest
+from perturbgen.core.config import Settings, load_settings
+from perturbgen.core.errors import ConfigError, suggest
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -49,29 +49,59 @@ class Entry:
 SMILES: Final = ("smiles",)
 REGISTRY: Final[Mapping[str, Entry]] = {
     "zeros": Entry("constants:Zeros", "no effect anywhere", "zeros", intervals=True),
-    "gene_mean": Entry("constants:GeneMean", "mean of each gene over all rows", "mean_outcome", intervals=True),
+    "gene_mean": Entry(
+        "constants:GeneMean", "mean of each gene over all rows", "mean_outcome", intervals=True
+    ),
     "compound_mean": Entry(
-        "constants:CompoundMean", "mean of the compound over cell types", "mean_across_compounds", intervals=True
+        "constants:CompoundMean",
+        "mean of the compound over cell types",
+        "mean_across_compounds",
+        intervals=True,
     ),
     "compound_median": Entry("constants:CompoundMedian", "median of the compound over cell types"),
     "cell_type_mean": Entry(
-        "constants:CellTypeMean", "mean of the cell type over compounds", "mean_across_celltypes", intervals=True
+        "constants:CellTypeMean",
+        "mean of the cell type over compounds",
+        "mean_across_celltypes",
+        intervals=True,
     ),
-    "additive": Entry("additive:Additive", "cell type + compound, by least squares", intervals=True),
+    "additive": Entry(
+        "additive:Additive", "cell type + compound, by least squares", intervals=True
+    ),
     "shrunken_additive": Entry(
-        "additive:ShrunkenAdditive", "cell type + compound, shrunk by variance components", intervals=True
+        "additive:ShrunkenAdditive",
+        "cell type + compound, shrunk by variance components",
+        intervals=True,
     ),
-    "random_draw": Entry("constants:RandomDraw", "each gene drawn from its training values", "sample", random=True),
-    "nearest_replicate": Entry("constants:NearestReplicate", "the compound's row in the most similar cell type"),
-    "ground_truth": Entry("constants:GroundTruth", "the measured rows: the ceiling", "ground_truth", needs=("truth",)),
-    "bilinear_ridge": Entry("linear:BilinearRidge", "ridge between PCA embeddings (Ahlmann-Eltze et al.)"),
-    "pls": Entry("linear:PartialLeastSquares", "partial least squares on encodings", uses=SMILES, random=True),
+    "random_draw": Entry(
+        "constants:RandomDraw", "each gene drawn from its training values", "sample", random=True
+    ),
+    "nearest_replicate": Entry(
+        "constants:NearestReplicate", "the compound's row in the most similar cell type"
+    ),
+    "ground_truth": Entry(
+        "constants:GroundTruth", "the measured rows: the ceiling", "ground_truth", needs=("truth",)
+    ),
+    "bilinear_ridge": Entry(
+        "linear:BilinearRidge", "ridge between PCA embeddings (Ahlmann-Eltze et al.)"
+    ),
+    "pls": Entry(
+        "linear:PartialLeastSquares", "partial least squares on encodings", uses=SMILES, random=True
+    ),
     "kernel_ridge": Entry(
-        "linear:KernelRidge", "Gaussian kernel ridge on encodings", uses=SMILES, random=True, intervals=True
+        "linear:KernelRidge",
+        "Gaussian kernel ridge on encodings",
+        uses=SMILES,
+        random=True,
+        intervals=True,
     ),
     "neighbours": Entry("neighbours:Neighbours", "kNN recommender over compounds"),
     "random_forest": Entry(
-        "forest:RandomForest", "random forest on DE values", uses=SMILES, random=True, intervals=True
+        "forest:RandomForest",
+        "random forest on DE values",
+        uses=SMILES,
+        random=True,
+        intervals=True,
     ),
     "pseudobulk_forest": Entry(
         "pseudobulk_forest:PseudobulkForest",
@@ -79,9 +109,13 @@ REGISTRY: Final[Mapping[str, Entry]] = {
         needs=("pseudobulk",),
         random=True,
     ),
-    "xgboost": Entry("boosting:XGBoost", "boosted trees on components of t values", uses=SMILES, random=True),
+    "xgboost": Entry(
+        "boosting:XGBoost", "boosted trees on components of t values", uses=SMILES, random=True
+    ),
     "xgboost_plain": Entry("boosting:PlainXGBoost", "XGBoost out of the box, a model a gene"),
-    "network": Entry("network:LowRankNetwork", "low-rank network, median of seeds", uses=SMILES, random=True),
+    "network": Entry(
+        "network:LowRankNetwork", "low-rank network, median of seeds", uses=SMILES, random=True
+    ),
     "network_pseudolabels": Entry(
         "network:PseudoLabelNetwork",
         "low-rank network, two stages with pseudo-labels",
@@ -89,9 +123,18 @@ REGISTRY: Final[Mapping[str, Entry]] = {
         random=True,
         transductive=True,
     ),
-    "transfer": Entry("transfer:TransferStack", "profiles elsewhere + offset + kriged known compounds, stacked"),
-    "nested": Entry("blend:Nested", "one baseline, its settings chosen out of fold", uses=SMILES, random=True),
-    "blend": Entry("blend:Blend", "weighted sum, weights from out-of-fold predictions", uses=SMILES, random=True),
+    "transfer": Entry(
+        "transfer:TransferStack", "profiles elsewhere + offset + kriged known compounds, stacked"
+    ),
+    "nested": Entry(
+        "blend:Nested", "one baseline, its settings chosen out of fold", uses=SMILES, random=True
+    ),
+    "blend": Entry(
+        "blend:Blend",
+        "weighted sum, weights from out-of-fold predictions",
+        uses=SMILES,
+        random=True,
+    ),
 }
 
 
@@ -130,7 +173,11 @@ def make(
     given = {"truth": truth, "pseudobulk": pseudobulk, "smiles": smiles}
     for key in entry.needs:
         if given[key] is None:
-            raise ConfigError(f"{name} needs {key}", expected=NEEDS[key], fix=f"make({name!r}, {key}=...), or --{key}")
+            raise ConfigError(
+                f"{name} needs {key}",
+                expected=NEEDS[key],
+                fix=f"make({name!r}, {key}=...), or --{key}",
+            )
     for key, value in given.items():
         if value is not None and key not in (*entry.needs, *entry.uses):
             raise ConfigError(f"{name} makes no use of {key}", fix="leave it out")
@@ -155,8 +202,13 @@ def make_blend(entry: Entry, settings: Any, parts: dict[str, Any]) -> Baseline[A
     """A blend and its members."""
     alien = [name for name in settings.settings if name not in settings.members]
     if alien:
-        raise ConfigError(f"settings for {alien[0]!r}, which is no member", fix=suggest(alien[0], settings.members))
-    members = {name: maker(name, settings.settings.get(name, {}), parts) for name in settings.members}
+        raise ConfigError(
+            f"settings for {alien[0]!r}, which is no member",
+            fix=suggest(alien[0], settings.members),
+        )
+    members = {
+        name: maker(name, settings.settings.get(name, {}), parts) for name in settings.members
+    }
     return entry.kind(settings, members=members)  # type: ignore[call-arg]
 
 
@@ -165,7 +217,9 @@ def make_nested(entry: Entry, settings: Any, parts: dict[str, Any]) -> Baseline[
     from perturbgen.baselines.blend import crossed
 
     candidates = {
-        ", ".join(f"{k}={v}" for k, v in values.items()) or "defaults": maker(settings.base, values, parts)
+        ", ".join(f"{k}={v}" for k, v in values.items()) or "defaults": maker(
+            settings.base, values, parts
+        )
         for values in crossed(settings.grid)
     }
     return entry.kind(settings, candidates=candidates)  # type: ignore[call-arg]

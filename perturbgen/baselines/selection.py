@@ -14,15 +14,23 @@ from typing import Final
 import numpy as np
 import pandas as pd
 
-from perturbgen.baselines.base import Predictor
-from perturbgen.baselines.table import Array, Labels, in_key_order, levels, read_conditions
-from perturbgen.console import track
-from perturbgen.errors import ConfigError, SchemaError, shorten, suggest
+from perturbgen.baselines.base import (
+    Array,
+    Labels,
+    Predictor,
+    in_key_order,
+    levels,
+    read_conditions,
+)
+from perturbgen.core.console import track
+from perturbgen.core.errors import ConfigError, SchemaError, shorten, suggest
 
 log = logging.getLogger(__name__)
 
 Maker = Callable[[], Predictor]
-Score = Callable[[pd.DataFrame, pd.DataFrame], Array]  # (truth, prediction) -> one value a row, higher is better
+Score = Callable[
+    [pd.DataFrame, pd.DataFrame], Array
+]  # (truth, prediction) -> one value a row, higher is better
 SPARSE_SHARE: Final = 0.5
 
 
@@ -47,7 +55,9 @@ def target_cell_types(index: pd.MultiIndex) -> list[str]:
     """The cell types that were measured with less than half of the compounds, in sorted order."""
     found = read_conditions(index, "the table")
     wanted = SPARSE_SHARE * len(levels(found.compounds))
-    return [str(name) for name in levels(found.cell_types) if (found.cell_types == name).sum() < wanted]
+    return [
+        str(name) for name in levels(found.cell_types) if (found.cell_types == name).sum() < wanted
+    ]
 
 
 def mimic_folds(
@@ -70,7 +80,9 @@ def mimic_folds(
     chosen = target_cell_types(index) if targets is None else [str(name) for name in targets]
     absent = [name for name in chosen if name not in known_types]
     if absent:
-        raise SchemaError(f"no cell type {shorten(absent)} to withhold", fix=suggest(absent[0], known_types))
+        raise SchemaError(
+            f"no cell type {shorten(absent)} to withhold", fix=suggest(absent[0], known_types)
+        )
     in_target = np.isin(found.cell_types, chosen) if chosen else np.ones(len(found), dtype=bool)
     shared = shared_compounds(found.compounds, in_target, whole=not chosen)
     count = min(folds, len(shared))
@@ -101,7 +113,9 @@ def pretend_folds(index: pd.MultiIndex, targets: Sequence[str]) -> list[Fold]:
     """Every other cell type as if it were a target: only the compounds that the targets know are left in it."""
     found = read_conditions(index, "the table")
     if not targets:
-        raise ConfigError("no cell type is sparse, so none can be imitated", fix="name targets, or pretend=False")
+        raise ConfigError(
+            "no cell type is sparse, so none can be imitated", fix="name targets, or pretend=False"
+        )
     known = set(found.compounds[np.isin(found.cell_types, list(targets))])
     made = []
     for name in levels(found.cell_types):
@@ -111,7 +125,9 @@ def pretend_folds(index: pd.MultiIndex, targets: Sequence[str]) -> list[Fold]:
     return made
 
 
-def out_of_fold(make: Maker, train: pd.DataFrame, folds: Sequence[Fold], *, rng: np.random.Generator) -> pd.DataFrame:
+def out_of_fold(
+    make: Maker, train: pd.DataFrame, folds: Sequence[Fold], *, rng: np.random.Generator
+) -> pd.DataFrame:
     """Predictions of every withheld row by a predictor that was fitted without its fold; rows in the order of folds."""
     labels = in_key_order(train.index)
     parts = []

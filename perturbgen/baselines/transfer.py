@@ -16,11 +16,20 @@ from typing import ClassVar, Final
 import numpy as np
 from pydantic import Field, field_validator
 
-from perturbgen.baselines.base import Baseline
+from perturbgen.baselines.base import (
+    Array,
+    Baseline,
+    Conditions,
+    Labels,
+    TrainTable,
+    Transform,
+    backward,
+    forward,
+    levels,
+    tell_fallback,
+)
 from perturbgen.baselines.lowrank import Components, fit_components
-from perturbgen.baselines.table import Array, Conditions, Labels, TrainTable, levels, tell_fallback
-from perturbgen.baselines.transforms import Transform, backward, forward
-from perturbgen.config import Settings
+from perturbgen.core.config import Settings
 
 LEAVE_OUT_PARTS: Final = 20
 FEWEST: Final = 3  # known compounds, for weights to be fitted or deviations to be kriged
@@ -29,16 +38,30 @@ FEWEST: Final = 3  # known compounds, for weights to be fitted or deviations to 
 class TransferSettings(Settings):
     """The columns and the penalties."""
 
-    transform: Transform = Field("t", description="t: signed log p as t values; none: the values as they are")
-    bands: tuple[int, ...] = Field((3, 10, 25, 60), description="ends of the bands of components; empty for none")
+    transform: Transform = Field(
+        "t", description="t: signed log p as t values; none: the values as they are"
+    )
+    bands: tuple[int, ...] = Field(
+        (3, 10, 25, 60), description="ends of the bands of components; empty for none"
+    )
     whole: bool = Field(True, description="the whole profiles are columns too")
     kriging: bool = Field(True, description="deviations of alike known compounds are columns")
-    others: bool = Field(True, description="offsets and deviations of the other sparse cell types are columns too")
-    noise: float = Field(0.3, gt=0, description="of kriging: noise beside a kernel whose mean diagonal is one")
-    prior: float = Field(0.5, ge=0, description="share of the sources' low-rank profile that offsets are freed of")
+    others: bool = Field(
+        True, description="offsets and deviations of the other sparse cell types are columns too"
+    )
+    noise: float = Field(
+        0.3, gt=0, description="of kriging: noise beside a kernel whose mean diagonal is one"
+    )
+    prior: float = Field(
+        0.5, ge=0, description="share of the sources' low-rank profile that offsets are freed of"
+    )
     prior_components: int = Field(20, ge=1, description="components of that low-rank profile")
-    ridge: float = Field(0.01, ge=0, description="penalty on the weights, in units of the mean square of a column")
-    source_share: float = Field(0.5, gt=0, le=1, description="a source knows at least this share of the compounds")
+    ridge: float = Field(
+        0.01, ge=0, description="penalty on the weights, in units of the mean square of a column"
+    )
+    source_share: float = Field(
+        0.5, gt=0, le=1, description="a source knows at least this share of the compounds"
+    )
 
     @field_validator("bands")
     @classmethod
@@ -72,7 +95,9 @@ class Sources:
             rows = np.flatnonzero(table.cell_types == name)
             profiles[s, [place[c] for c in table.compounds[rows]]] = table.values[rows]
         measured = ~np.isnan(profiles[:, :, 0])
-        means = np.array([profile[known].mean(axis=0) for profile, known in zip(profiles, measured, strict=True)])
+        means = np.array(
+            [profile[known].mean(axis=0) for profile, known in zip(profiles, measured, strict=True)]
+        )
         profiles -= means[:, None]
         number = measured.sum(axis=0)
         average = np.nansum(profiles, axis=0) / np.maximum(number, 1)[:, None]
@@ -80,7 +105,13 @@ class Sources:
             profiles[s, ~measured[s]] = average[~measured[s]]
         components = fit_components(profiles[measured], count, centre=False)
         kernel = average @ average.T
-        return cls(compounds, means, profiles, components, kernel / max(float(np.diag(kernel).mean()), 1e-300))
+        return cls(
+            compounds,
+            means,
+            profiles,
+            components,
+            kernel / max(float(np.diag(kernel).mean()), 1e-300),
+        )
 
 
 class TransferStack(Baseline[TransferSettings]):
@@ -110,7 +141,9 @@ class TransferStack(Baseline[TransferSettings]):
 
     def _predict_cell_type(self, name: str, asked: Labels, wanted: Conditions) -> Array:
         table = self._rows
-        sources = [s for s in self._full if s != name] or [s for s in levels(table.cell_types) if s != name]
+        sources = [s for s in self._full if s != name] or [
+            s for s in levels(table.cell_types) if s != name
+        ]
         here = wanted.cell_types == name
         if not sources:
             tell_fallback(self.name, wanted, here, "the cell type's mean, no other being measured")
@@ -134,13 +167,17 @@ class TransferStack(Baseline[TransferSettings]):
         rest = [str(n) for n in levels(self._rows.cell_types) if n != name and n not in sources]
         return rest if self.settings.others else []
 
-    def _stack(self, name: str, sources: list[str], known: Sources, targets: list[Measured], at: np.ndarray) -> Array:
+    def _stack(
+        self, name: str, sources: list[str], known: Sources, targets: list[Measured], at: np.ndarray
+    ) -> Array:
         """Weights from the known compounds, each left out in turn, then the wanted ones (conditions, genes)."""
         own = targets[0]
         square, cross, labels = np.zeros((0, 0)), np.zeros(0), []
         for part in np.array_split(np.arange(len(own.known)), min(LEAVE_OUT_PARTS, len(own.known))):
             left_out = own.known[part]
-            made = dict(self._columns(sources, known, [t.without(left_out) for t in targets], left_out))
+            made = dict(
+                self._columns(sources, known, [t.without(left_out) for t in targets], left_out)
+            )
             labels = list(made)
             stacked = np.array([column.ravel() for column in made.values()])
             gram, product = stacked @ stacked.T, stacked @ own.values[part].ravel()
@@ -149,7 +186,9 @@ class TransferStack(Baseline[TransferSettings]):
         weights = np.linalg.lstsq(square + penalty, cross, rcond=None)[0]
         self.weights[name] = dict(zip(labels, weights.tolist(), strict=True))
         result = np.zeros((len(at), own.values.shape[1]))
-        for weight, (_, column) in zip(weights, self._columns(sources, known, targets, at), strict=True):
+        for weight, (_, column) in zip(
+            weights, self._columns(sources, known, targets, at), strict=True
+        ):
             result += weight * column
         return result
 
@@ -159,7 +198,9 @@ class TransferStack(Baseline[TransferSettings]):
         """Named columns (conditions, genes) of the compounds at ``at``; one at a time, for they are large."""
         chosen = self.settings
         loadings = known.components.loadings[: chosen.prior_components]
-        expected = chosen.prior * (known.profiles.mean(axis=0) @ loadings.T) @ loadings  # (compounds, genes)
+        expected = (
+            chosen.prior * (known.profiles.mean(axis=0) @ loadings.T) @ loadings
+        )  # (compounds, genes)
         for i, target in enumerate(targets):
             label = "own" if i == 0 else target.name
             offset, deviation = krige(target, known.kernel, expected, at, chosen.noise)
@@ -190,7 +231,9 @@ class Measured:
         return Measured(self.name, self.known[kept], self.values[kept])
 
 
-def measured_in(table: TrainTable, names: list[str], compounds: Labels, profiled: np.ndarray) -> list[Measured]:
+def measured_in(
+    table: TrainTable, names: list[str], compounds: Labels, profiled: np.ndarray
+) -> list[Measured]:
     """The rows of each of the named cell types, of compounds that a source knows."""
     found = []
     for name in names:
@@ -201,7 +244,9 @@ def measured_in(table: TrainTable, names: list[str], compounds: Labels, profiled
     return found
 
 
-def krige(target: Measured, kernel: Array, expected: Array, at: np.ndarray, noise: float) -> tuple[Array, Array]:
+def krige(
+    target: Measured, kernel: Array, expected: Array, at: np.ndarray, noise: float
+) -> tuple[Array, Array]:
     """Offset (genes,) of a cell type, and deviations from it (conditions, genes) told by the alike known compounds.
 
     With r the rows minus their ``expected`` effects (compounds, genes) and C = K + noise · I, the offset is the

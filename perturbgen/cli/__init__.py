@@ -10,7 +10,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from perturbgen import __version__
-from perturbgen.cli import (  # noqa: F401  (show adds itself to the data verbs)
+from perturbgen.cli import (
     baselines,
     compare,
     data,
@@ -24,14 +24,13 @@ from perturbgen.cli import (  # noqa: F401  (show adds itself to the data verbs)
     retrieve,
     samplers,
     score,
-    show,
     simulate,
     submit,
     tables,
     train,
 )
-from perturbgen.console import setup_logging
-from perturbgen.errors import PerturbgenError
+from perturbgen.core.console import setup_logging
+from perturbgen.core.errors import PerturbgenError
 
 INTERRUPTED = 130  # what typer exits with on Ctrl-C, as shells do
 
@@ -72,9 +71,12 @@ def show_version(wanted: bool) -> None:
 @app.callback()
 def common(
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say more.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Nothing but results and errors.")] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Nothing but results and errors.")
+    ] = False,
     version: Annotated[
-        bool, typer.Option("--version", callback=show_version, is_eager=True, help="Print the version.")
+        bool,
+        typer.Option("--version", callback=show_version, is_eager=True, help="Print the version."),
     ] = False,
 ) -> None:
     """Options of every command."""
@@ -105,7 +107,9 @@ def run(arguments: list[str] | None = None, program: Callable[..., object] | Non
     """Run the command line, or another program of typer's (an experiment), and return its exit code."""
     if sys.stdout is None:  # closed (>&-): the next file opened would be taken for it
         if sys.stderr is not None:
-            sys.stderr.write("OSError: standard output is closed; to see no results, send them to /dev/null\n")
+            sys.stderr.write(
+                "OSError: standard output is closed; to see no results, send them to /dev/null\n"
+            )
         return 1
     setup_logging()
     try:

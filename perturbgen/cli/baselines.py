@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from perturbgen.console import say, show_table
-from perturbgen.errors import ConfigError, shorten
-from perturbgen.files import check_output, require_file
+from perturbgen.core.console import say, show_table
+from perturbgen.core.errors import ConfigError, shorten
+from perturbgen.core.files import check_output, require_file
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -40,9 +40,14 @@ def baselines(
 
     if name is not None:
         fields = find(name).settings_class.model_fields
-        rows = [{"setting": k, "default": show(f.default), "meaning": f.description or ""} for k, f in fields.items()]
+        rows = [
+            {"setting": k, "default": show(f.default), "meaning": f.description or ""}
+            for k, f in fields.items()
+        ]
         show_table(
-            rows, title=f"{name}: {find(name).description}" + ("" if rows else "; nothing to set"), as_json=as_json
+            rows,
+            title=f"{name}: {find(name).description}" + ("" if rows else "; nothing to set"),
+            as_json=as_json,
         )
         return
     table: list[dict[str, Any]] = [
@@ -64,25 +69,45 @@ def show(value: Any) -> str:
 
 def notes(entry: Entry) -> list[str]:
     """What is special about a baseline, in words."""
-    marks = {"random": entry.random, "intervals": entry.intervals, "transductive": entry.transductive}
-    return [f"needs --{key}" for key in entry.needs] + [mark for mark, holds in marks.items() if holds]
+    marks = {
+        "random": entry.random,
+        "intervals": entry.intervals,
+        "transductive": entry.transductive,
+    }
+    return [f"needs --{key}" for key in entry.needs] + [
+        mark for mark, holds in marks.items() if holds
+    ]
 
 
 def baseline(
-    name: Annotated[str, typer.Argument(help="Which; perturbgen baselines lists them.", show_default=False)],
+    name: Annotated[
+        str, typer.Argument(help="Which; perturbgen baselines lists them.", show_default=False)
+    ],
     train: Annotated[Path, typer.Option(help="de_train.parquet, or the folder that holds it.")],
-    conditions: Annotated[Path, typer.Option(help="id_map.csv, or a CSV with cell_type and sm_name (or compound).")],
-    out: Annotated[Path, typer.Option(help="The parquet file to write; it reads as de_train.parquet does.")],
-    overrides: Annotated[list[str] | None, typer.Option("--set", help="setting=value; repeatable.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of everything random; the same seed gives the same file.")] = 0,
-    truth: Annotated[Path | None, typer.Option(help="ground_truth: the measured rows, as de_train.parquet.")] = None,
+    conditions: Annotated[
+        Path, typer.Option(help="id_map.csv, or a CSV with cell_type and sm_name (or compound).")
+    ],
+    out: Annotated[
+        Path, typer.Option(help="The parquet file to write; it reads as de_train.parquet does.")
+    ],
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", help="setting=value; repeatable.")
+    ] = None,
+    seed: Annotated[
+        int, typer.Option(min=0, help="Of everything random; the same seed gives the same file.")
+    ] = 0,
+    truth: Annotated[
+        Path | None, typer.Option(help="ground_truth: the measured rows, as de_train.parquet.")
+    ] = None,
     pseudobulk: Annotated[
         Path | None, typer.Option(help="pseudobulk_forest: counts, from perturbgen pseudobulk.")
     ] = None,
     smiles: Annotated[
         Path | None, typer.Option(help="CSV or parquet with sm_name and SMILES, for fingerprints.")
     ] = None,
-    interval: Annotated[float | None, typer.Option(help="Also write OUT.lower and OUT.upper of this level.")] = None,
+    interval: Annotated[
+        float | None, typer.Option(help="Also write OUT.lower and OUT.upper of this level.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Fit a baseline to a table of differential expression and predict other conditions.
@@ -99,13 +124,15 @@ def baseline(
     import numpy as np
 
     from perturbgen.baselines.registry import REGISTRY, find
-    from perturbgen.data.kaggle_tables import read_de
+    from perturbgen.data.kaggle import read_de
 
     for path in outputs(out, interval):
         check_output(path, ".parquet")
     if interval is not None and not find(name).intervals:
         with_one = [key for key, entry in REGISTRY.items() if entry.intervals]
-        raise ConfigError(f"{name} has no prediction intervals", fix=f"one that has: {shorten(with_one, 20)}")
+        raise ConfigError(
+            f"{name} has no prediction intervals", fix=f"one that has: {shorten(with_one, 20)}"
+        )
     model = build(name, overrides or [], truth=truth, pseudobulk=pseudobulk, smiles=smiles)
     wanted = read_wanted(conditions)
     table = read_de(train)
@@ -117,7 +144,12 @@ def baseline(
     seconds = time.perf_counter() - start
     for path, result in zip(outputs(out, interval), results, strict=True):
         write_predictions(result, path)
-    row = {"baseline": name, "trained on": len(table), "predicted": len(wanted), "genes": table.shape[1]}
+    row = {
+        "baseline": name,
+        "trained on": len(table),
+        "predicted": len(wanted),
+        "genes": table.shape[1],
+    }
     show_table([row | {"seconds": round(seconds, 2)}], title=f"wrote {out}", as_json=as_json)
     chosen = vars(model).get("chosen")
     if chosen and not as_json:
@@ -126,19 +158,28 @@ def baseline(
 
 def outputs(out: Path, interval: float | None) -> list[Path]:
     """The files to write: predictions, and the two ends of the intervals."""
-    ends = [] if interval is None else [out.with_suffix(f".{end}{out.suffix}") for end in ("lower", "upper")]
+    ends = (
+        []
+        if interval is None
+        else [out.with_suffix(f".{end}{out.suffix}") for end in ("lower", "upper")]
+    )
     return [out, *ends]
 
 
 def build(
-    name: str, overrides: list[str], *, truth: Path | None, pseudobulk: Path | None, smiles: Path | None
+    name: str,
+    overrides: list[str],
+    *,
+    truth: Path | None,
+    pseudobulk: Path | None,
+    smiles: Path | None,
 ) -> Baseline[Any]:
     """The baseline with its settings and whatever else it was given."""
     from perturbgen.baselines import make
     from perturbgen.baselines.registry import find
-    from perturbgen.config import merge, parse_override
-    from perturbgen.data.chemistry import read_smiles
-    from perturbgen.data.kaggle_tables import read_de
+    from perturbgen.core.config import merge, parse_override
+    from perturbgen.data.covariates import read_smiles
+    from perturbgen.data.kaggle import read_de
 
     find(name)  # a misspelt name is told before a large file is read
     settings: dict[str, Any] = {}
@@ -161,8 +202,8 @@ def read_bulk(path: Path) -> Any:
 
 def read_wanted(path: Path) -> pd.DataFrame:
     """Cell type and compound of the conditions to predict, from id_map.csv or another table with these columns."""
-    from perturbgen.data.kaggle_tables import read_id_map
-    from perturbgen.data.tables import find_or_self, read_csv, require_columns, require_values
+    from perturbgen.core.tables import find_or_self, read_csv, require_columns, require_values
+    from perturbgen.data.kaggle import read_id_map
 
     path = find_or_self(path, "id_map.csv")
     table = read_csv(path, text=("cell_type", "sm_name", "compound"))
@@ -176,7 +217,7 @@ def read_wanted(path: Path) -> pd.DataFrame:
 
 def write_predictions(result: pd.DataFrame, path: Path) -> None:
     """A parquet file with cell_type, sm_name and the genes."""
-    from perturbgen.files import atomic_path
+    from perturbgen.core.files import atomic_path
 
     with atomic_path(path) as part:
         result.rename_axis(["cell_type", "sm_name"]).reset_index().to_parquet(part, index=False)

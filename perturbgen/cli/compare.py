@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from perturbgen.cli.data import Json
-from perturbgen.console import say, show_table
-from perturbgen.errors import PerturbgenError
+from perturbgen.core.console import say, show_table
+from perturbgen.core.errors import PerturbgenError
 
 if TYPE_CHECKING:
     from perturbgen.compare import Comparison
@@ -24,17 +24,35 @@ def register(app: typer.Typer) -> None:
 
 
 def compare(
-    config: Annotated[Path, typer.Argument(metavar="CONFIG.toml", help="Data, splits, methods, controls.")],
-    out: Annotated[Path | None, typer.Option(help="Folder of results [default: runs/compare-CONFIG].")] = None,
-    data: Annotated[str | None, typer.Option(help="Folder of the data, over the file's data.folder.")] = None,
-    scheduler: Annotated[str, typer.Option(help="processes, or the address of a Dask scheduler.")] = "processes",
-    workers: Annotated[int | None, typer.Option(min=1, help="Processes [default: one a core].")] = None,
+    config: Annotated[
+        Path, typer.Argument(metavar="CONFIG.toml", help="Data, splits, methods, controls.")
+    ],
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of results [default: runs/compare-CONFIG].")
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option(help="Folder of the data, over the file's data.folder.")
+    ] = None,
+    scheduler: Annotated[
+        str, typer.Option(help="processes, or the address of a Dask scheduler.")
+    ] = "processes",
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes [default: one a core].")
+    ] = None,
     report: Annotated[bool, typer.Option("--report/--no-report", help="Write report.html.")] = True,
     leaderboard: Annotated[
-        bool, typer.Option("--leaderboard", help="Add a row to experiments/LEADERBOARD.md (of the working directory).")
+        bool,
+        typer.Option(
+            "--leaderboard",
+            help="Add a row to experiments/LEADERBOARD.md (of the working directory).",
+        ),
     ] = False,
-    overrides: Annotated[list[str] | None, typer.Option("--set", help="a.b=value, over the file.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved settings and stop.")] = False,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", help="a.b=value, over the file.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the resolved settings and stop.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Compare methods on a DE table: fit each on every split with every seed, score between controls, report.
@@ -53,8 +71,8 @@ def compare(
     """
     from perturbgen.compare import CompareSettings
     from perturbgen.compare import compare as run
-    from perturbgen.compare.outputs import add_to_leaderboard, check_leaderboard, write_outputs
-    from perturbgen.config import load_settings, slug, to_toml
+    from perturbgen.compare.run import add_to_leaderboard, check_leaderboard, write_outputs
+    from perturbgen.core.config import load_settings, slug, to_toml
 
     asked = [*(overrides or []), *([f"data.folder={data!r}"] if data is not None else [])]
     settings = load_settings(CompareSettings, config, overrides=asked)
@@ -87,7 +105,12 @@ def show(found: Comparison, *, as_json: bool = False) -> None:
     rows = [row | times[row["method"]] for row in headline_records(found.card)]
     show_table(rows, title=headline_note(found.card))
     states = found.cells["state"].value_counts()
-    say("cells: " + ", ".join(f"{states[name]} {name}" for name in ("done", "cached", "failed") if name in states))
+    say(
+        "cells: "
+        + ", ".join(
+            f"{states[name]} {name}" for name in ("done", "cached", "failed") if name in states
+        )
+    )
 
 
 def raise_failures(found: Comparison, folder: Path) -> None:

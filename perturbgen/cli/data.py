@@ -1,4 +1,7 @@
-"""``perturbgen ingest`` and ``perturbgen data ...``: bring data in, check them, fetch public ones."""
+"""``perturbgen ingest`` and ``perturbgen data ...``: bring data in, check them, fetch public ones.
+
+``perturbgen data show``: a page of pictures of a counts file.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from perturbgen.console import say, show_table
-from perturbgen.errors import InputError, SchemaError
-from perturbgen.files import check_output
+from perturbgen.core.console import say, show_table
+from perturbgen.core.errors import InputError, SchemaError
+from perturbgen.core.files import check_output
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -19,7 +22,9 @@ if TYPE_CHECKING:
 data_app = typer.Typer(help="Check data, find public data, fetch them.", no_args_is_help=True)
 
 Columns = Annotated[Path | None, typer.Option(help="TOML that maps the file's columns to ours.")]
-Layer = Annotated[str | None, typer.Option(help="Layer of raw counts ('raw' is .raw), if they are not in X.")]
+Layer = Annotated[
+    str | None, typer.Option(help="Layer of raw counts ('raw' is .raw), if they are not in X.")
+]
 Vehicle = Annotated[str | None, typer.Option(help="The compound every other is compared with.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 
@@ -39,16 +44,23 @@ def register(app: typer.Typer) -> None:
 
 
 def ingest(
-    source: Annotated[Path, typer.Argument(help="A Kaggle folder, an Open Problems h5ad, or any h5ad with --columns.")],
+    source: Annotated[
+        Path,
+        typer.Argument(help="A Kaggle folder, an Open Problems h5ad, or any h5ad with --columns."),
+    ],
     out: Annotated[Path, typer.Option(help="The h5ad file to write.")],
     organisers_plates: Annotated[
         bool, typer.Option("--organisers-plates", help="Name plates as the organisers' own DE did.")
     ] = False,
     keep_excluded: Annotated[
-        bool, typer.Option("--keep-excluded", help="Keep the (cell, gene) pairs of adata_excluded_ids.csv.")
+        bool,
+        typer.Option(
+            "--keep-excluded", help="Keep the (cell, gene) pairs of adata_excluded_ids.csv."
+        ),
     ] = False,
     curated: Annotated[
-        bool, typer.Option("--curated", help="Drop the conditions the Open Problems benchmark drops.")
+        bool,
+        typer.Option("--curated", help="Drop the conditions the Open Problems benchmark drops."),
     ] = False,
     columns: Columns = None,
     layer: Layer = None,
@@ -61,16 +73,27 @@ def ingest(
 
     Example: [bold]perturbgen ingest kaggle/ --out counts.h5ad[/bold]
     """
-    from perturbgen.data.h5ad_writer import write_h5ad
-    from perturbgen.data.overview import overview
+    from perturbgen.data.h5ad import write_h5ad
+    from perturbgen.data.pictures import overview
     from perturbgen.data.schema import validate
 
     check_output(out, ".h5ad")
     if source.is_dir():
-        refuse(source, "a Kaggle folder", curated=curated, columns=columns, layer=layer, vehicle=vehicle)
-        adata = read_folder(source, organisers_plates=organisers_plates, keep_excluded=keep_excluded)
+        refuse(
+            source,
+            "a Kaggle folder",
+            curated=curated,
+            columns=columns,
+            layer=layer,
+            vehicle=vehicle,
+        )
+        adata = read_folder(
+            source, organisers_plates=organisers_plates, keep_excluded=keep_excluded
+        )
     else:
-        refuse(source, "an h5ad file", organisers_plates=organisers_plates, keep_excluded=keep_excluded)
+        refuse(
+            source, "an h5ad file", organisers_plates=organisers_plates, keep_excluded=keep_excluded
+        )
         adata = read_file(source, columns=columns, layer=layer, vehicle=vehicle, curated=curated)
     warn(validate(adata))
     write_h5ad(adata, out)
@@ -81,17 +104,23 @@ def refuse(source: Path, what: str, **options: Any) -> None:
     """An option that means nothing for this source is an error, not ignored."""
     given = [f"--{name.replace('_', '-')}" for name, value in options.items() if value]
     if given:
-        raise InputError(f"{' '.join(given)} does not apply: {source} is {what}", fix="leave it out")
+        raise InputError(
+            f"{' '.join(given)} does not apply: {source} is {what}", fix="leave it out"
+        )
 
 
-def read_folder(folder: Path, *, organisers_plates: bool = False, keep_excluded: bool = False) -> AnnData:
+def read_folder(
+    folder: Path, *, organisers_plates: bool = False, keep_excluded: bool = False
+) -> AnnData:
     """A Kaggle folder."""
     from perturbgen.data.kaggle import read_competition
 
     return read_competition(folder, excluded=not keep_excluded, organisers_plates=organisers_plates)
 
 
-def read_file(path: Path, *, columns: Path | None, layer: str | None, vehicle: str | None, curated: bool) -> AnnData:
+def read_file(
+    path: Path, *, columns: Path | None, layer: str | None, vehicle: str | None, curated: bool
+) -> AnnData:
     """An h5ad: with a column map as that says, else Open Problems where it has their columns, else ours."""
     from perturbgen.data.h5ad import read_h5ad
     from perturbgen.data.openproblems import is_openproblems, read_openproblems
@@ -112,7 +141,9 @@ def warn(violations: list[Violation]) -> None:
 
 
 def check_data(
-    source: Annotated[Path, typer.Argument(metavar="FILE", help="An h5ad file, or a folder of competition files.")],
+    source: Annotated[
+        Path, typer.Argument(metavar="FILE", help="An h5ad file, or a folder of competition files.")
+    ],
     columns: Columns = None,
     layer: Layer = None,
     vehicle: Vehicle = None,
@@ -144,7 +175,7 @@ def load(source: Path, *, columns: Path | None, layer: str | None, vehicle: str 
 
 def show_check(adata: AnnData, violations: list[Violation], *, as_json: bool) -> None:
     """The summary, then every violation."""
-    from perturbgen.data.overview import cells_by_condition, depth_quantiles, overview
+    from perturbgen.data.pictures import cells_by_condition, depth_quantiles, overview
 
     usable = {"compound", "cell_type"} <= set(adata.obs.columns)
     summary, quantiles = overview(adata), depth_quantiles(adata)
@@ -174,22 +205,32 @@ def list_data(as_json: Json = False) -> None:
 
     Example: [bold]perturbgen data list[/bold]
     """
-    from perturbgen.data.registry import list_sources, read_registry
+    from perturbgen.data.download import list_sources, read_registry
 
     show_table(list_sources(read_registry()), title="public data", as_json=as_json)
 
 
 def get_data(
     name: Annotated[str, typer.Argument(help="A name from `perturbgen data list`.")],
-    out: Annotated[Path | None, typer.Option(help="Folder to write to; by default downloads/NAME.")] = None,
-    registry: Annotated[Path | None, typer.Option(help="Another TOML of sources than the built-in one.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder to write to; by default downloads/NAME.")
+    ] = None,
+    registry: Annotated[
+        Path | None, typer.Option(help="Another TOML of sources than the built-in one.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Fetch public data. An interrupted download goes on where it stopped; checksums are recorded and verified.
 
     Example: [bold]perturbgen data get op3-de --out data/op3[/bold]
     """
-    from perturbgen.data.registry import CHECKSUMS, fetch, find_source, read_checksums, read_registry
+    from perturbgen.data.download import (
+        CHECKSUMS,
+        fetch,
+        find_source,
+        read_checksums,
+        read_registry,
+    )
 
     source = find_source(name, read_registry(registry))
     folder = out or Path("downloads") / name
@@ -197,3 +238,27 @@ def get_data(
     recorded = read_checksums(folder) | source.sha256
     rows = [{"file": str(p), "bytes": p.stat().st_size, "sha256": recorded[p.name]} for p in paths]
     show_table(rows, title=f"{source.title} (checksums in {folder / CHECKSUMS})", as_json=as_json)
+
+
+@data_app.command("show")
+def show_data(
+    source: Annotated[
+        Path, typer.Argument(metavar="FILE", help="An h5ad file, or a folder of competition files.")
+    ],
+    out: Annotated[Path, typer.Option(help="The HTML page to write.")],
+    columns: Columns = None,
+    layer: Layer = None,
+    vehicle: Vehicle = None,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="For the UMAP.")] = 0,
+) -> None:
+    """Draw depth, zeros, cells on the plates, and maps of pseudobulk before and after plate effects are removed.
+
+    Example: [bold]perturbgen data show counts.h5ad --out page.html[/bold]
+    """
+    check_output(out, ".html")
+    from perturbgen.data.pictures import summary_page
+    from perturbgen.data.schema import validate
+
+    adata = load(source, columns=columns, layer=layer, vehicle=vehicle)
+    validate(adata)
+    say(f"wrote {summary_page(adata, title=source.name, seed=seed).write(out)}")

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from perturbgen.cli.data import Layer
-from perturbgen.console import say, show_table
-from perturbgen.errors import ConfigError
-from perturbgen.files import check_output
+from perturbgen.core.console import say, show_table
+from perturbgen.core.errors import ConfigError
+from perturbgen.core.files import check_output
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -25,30 +25,53 @@ def register(app: typer.Typer) -> None:
 
 
 def de(
-    pseudobulk: Annotated[Path, typer.Argument(help="Raw counts, samples x genes (.h5ad).", show_default=False)],
-    out: Annotated[Path | None, typer.Option(help="Where the DE table goes (.parquet or .h5ad).")] = None,
+    pseudobulk: Annotated[
+        Path, typer.Argument(help="Raw counts, samples x genes (.h5ad).", show_default=False)
+    ],
+    out: Annotated[
+        Path | None, typer.Option(help="Where the DE table goes (.parquet or .h5ad).")
+    ] = None,
     flavour: Annotated[str | None, typer.Option(help="A published recipe: kaggle or op3.")] = None,
-    design: Annotated[str | None, typer.Option(help='R formula, e.g. "~0 + {group} + donor + plate".')] = None,
+    design: Annotated[
+        str | None, typer.Option(help='R formula, e.g. "~0 + {group} + donor + plate".')
+    ] = None,
     group: Annotated[str, typer.Option(help="The column whose levels are compared.")] = "compound",
-    control: Annotated[str | None, typer.Option(help="The level all others are compared with.")] = None,
-    by: Annotated[str | None, typer.Option(help="Fit each level of this column apart, e.g. cell_type.")] = None,
-    joint: Annotated[bool, typer.Option("--joint", help="One fit of all combinations of --by and --group.")] = False,
+    control: Annotated[
+        str | None, typer.Option(help="The level all others are compared with.")
+    ] = None,
+    by: Annotated[
+        str | None, typer.Option(help="Fit each level of this column apart, e.g. cell_type.")
+    ] = None,
+    joint: Annotated[
+        bool, typer.Option("--joint", help="One fit of all combinations of --by and --group.")
+    ] = False,
     backend: Annotated[str, typer.Option(help="native, or r (limma through rpy2).")] = "native",
-    contrasts: Annotated[str | None, typer.Option(help="exact (default), or limma's approximation.")] = None,
+    contrasts: Annotated[
+        str | None, typer.Option(help="exact (default), or limma's approximation.")
+    ] = None,
     robust: Annotated[bool, typer.Option("--robust", help="Robust moderation.")] = False,
-    trend: Annotated[bool, typer.Option("--trend", help="Prior variance follows expression.")] = False,
+    trend: Annotated[
+        bool, typer.Option("--trend", help="Prior variance follows expression.")
+    ] = False,
     normalise: Annotated[str, typer.Option(help="tmm or none.")] = "tmm",
-    span: Annotated[str, typer.Option(help="voom's lowess span, or adaptive (as limma since 3.66).")] = "0.5",
-    gene_filter: Annotated[str | None, typer.Option(help="filterByExpr, or intersection of it over --by.")] = None,
+    span: Annotated[
+        str, typer.Option(help="voom's lowess span, or adaptive (as limma since 3.66).")
+    ] = "0.5",
+    gene_filter: Annotated[
+        str | None, typer.Option(help="filterByExpr, or intersection of it over --by.")
+    ] = None,
     layer: Layer = None,
     allow_fractional: Annotated[
         bool, typer.Option("--allow-fractional", help="Accept counts that are not whole numbers.")
     ] = False,
     keep_plates: Annotated[
-        bool, typer.Option("--keep-plates", help="kaggle: do not rename plates as the organisers did.")
+        bool,
+        typer.Option("--keep-plates", help="kaggle: do not rename plates as the organisers did."),
     ] = False,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
-    verify: Annotated[int | None, typer.Option(help="Run this many genes through R, too, and compare.")] = None,
+    verify: Annotated[
+        int | None, typer.Option(help="Run this many genes through R, too, and compare.")
+    ] = None,
     plots: Annotated[Path | None, typer.Option(help="Write a page of plots (.html).")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
@@ -68,11 +91,21 @@ def de(
     if plots is not None:
         check_output(plots, ".html", option="--plots")
     options: dict[str, Any] = {
-        "flavour": flavour, "design": design, "group": group, "control": control, "by": by, "joint": joint or None,
-        "contrasts": contrasts, "robust": robust or None, "trend": trend or None, "normalise": normalise,
-        "span": read_span(span), "gene_filter": gene_filter, "allow_fractional": allow_fractional,
+        "flavour": flavour,
+        "design": design,
+        "group": group,
+        "control": control,
+        "by": by,
+        "joint": joint or None,
+        "contrasts": contrasts,
+        "robust": robust or None,
+        "trend": trend or None,
+        "normalise": normalise,
+        "span": read_span(span),
+        "gene_filter": gene_filter,
+        "allow_fractional": allow_fractional,
         "rename_plates": not keep_plates,
-    }  # fmt: skip
+    }
     adata = read_counts(pseudobulk, layer)
     if verify is not None:
         verify_backends(adata, verify, options, device=device, as_json=as_json)
@@ -93,7 +126,9 @@ def read_span(text: str) -> float | str:
     try:
         return float(text)
     except ValueError:
-        raise ConfigError(f"--span {text!r} is no number", expected="a number in (0, 1], or adaptive") from None
+        raise ConfigError(
+            f"--span {text!r} is no number", expected="a number in (0, 1], or adaptive"
+        ) from None
 
 
 def read_counts(path: Path, layer: str | None) -> AnnData:
@@ -107,16 +142,19 @@ def make_table(
     adata: AnnData, *, flavour: str | None, rename_plates: bool, control: str | None, **options: Any
 ) -> DETable:
     """The table, in a flavour or by an own design; options that are None are left to them."""
-    from perturbgen.data.vocabulary import VEHICLE
+    from perturbgen.data.schema import VEHICLE
     from perturbgen.de import limma_table
-    from perturbgen.de.flavours import flavour_table
+    from perturbgen.de.limma import flavour_table
 
     given = {key: value for key, value in options.items() if value is not None}
     given["control"] = control or str(adata.uns.get("vehicle", VEHICLE))
     if flavour is not None:
         return flavour_table(adata, flavour=flavour, rename_plates=rename_plates, **given)
     if not rename_plates:
-        raise ConfigError("--keep-plates belongs to a flavour: without one no plate is renamed", fix="leave it out")
+        raise ConfigError(
+            "--keep-plates belongs to a flavour: without one no plate is renamed",
+            fix="leave it out",
+        )
     if "design" not in given:
         raise ConfigError(
             "neither --design nor --flavour is given",
@@ -125,13 +163,17 @@ def make_table(
     return limma_table(adata, **given)
 
 
-def verify_backends(adata: AnnData, genes: int, options: dict[str, Any], *, device: str, as_json: bool) -> None:
+def verify_backends(
+    adata: AnnData, genes: int, options: dict[str, Any], *, device: str, as_json: bool
+) -> None:
     """Run some genes through both backends and show how far apart the numbers are."""
-    from perturbgen.de.verify import choose_genes, compare_backends
+    from perturbgen.de.r import choose_genes, compare_backends
 
     few = adata[:, choose_genes(adata, genes)].copy()
     devices = {"native": device, "r": "cpu"}
-    rows = compare_backends(lambda name: make_table(few, backend=name, device=devices[name], **options))
+    rows = compare_backends(
+        lambda name: make_table(few, backend=name, device=devices[name], **options)
+    )
     show_table(rows, title=f"native against R on {few.n_vars} genes", as_json=as_json)
 
 

@@ -10,14 +10,33 @@ from typing import Annotated, Any
 
 import typer
 
-from perturbgen.config import package_version
-from perturbgen.console import show_table
+from perturbgen.core.config import package_version
+from perturbgen.core.console import show_table
 
 REQUIRED = (
-    "numpy", "numba", "scipy", "pandas", "anndata", "pyarrow", "h5py", "zarr", "pydantic", "typer", "rich", "torch",
-    "scikit-learn", "scanpy", "formulaic", "plotly", "pooch", "tensorboard",
-)  # fmt: skip
-OPTIONAL = {"rdkit": "pip install 'perturbgen[chem]'", "rpy2": "pip install 'perturbgen[r]' (after R)"}
+    "numpy",
+    "numba",
+    "scipy",
+    "pandas",
+    "anndata",
+    "pyarrow",
+    "h5py",
+    "zarr",
+    "pydantic",
+    "typer",
+    "rich",
+    "torch",
+    "scikit-learn",
+    "scanpy",
+    "formulaic",
+    "plotly",
+    "pooch",
+    "tensorboard",
+)
+OPTIONAL = {
+    "rdkit": "pip install 'perturbgen[chem]'",
+    "rpy2": "pip install 'perturbgen[r]' (after R)",
+}
 R_PACKAGES = {"limma": "r-bioc-limma", "edgeR": "r-bioc-edger", "statmod": "r-cran-statmod"}
 
 
@@ -46,8 +65,12 @@ def row(what: str, found: str | None, needed: str, fix: str = "") -> dict[str, A
 
 def python_rows() -> list[dict[str, Any]]:
     """Installed versions of the Python packages."""
-    required = [row(name, package_version(name), "required", f"pip install {name}") for name in REQUIRED]
-    return required + [row(name, package_version(name), "optional", fix) for name, fix in OPTIONAL.items()]
+    required = [
+        row(name, package_version(name), "required", f"pip install {name}") for name in REQUIRED
+    ]
+    return required + [
+        row(name, package_version(name), "optional", fix) for name, fix in OPTIONAL.items()
+    ]
 
 
 def device_rows() -> list[dict[str, Any]]:
@@ -86,7 +109,12 @@ def r_rows() -> list[dict[str, Any]]:
         )
     ]
     return rows + [
-        row(f"R {name}", found.get(name), "optional", f"apt-get install {deb}, or BiocManager::install")
+        row(
+            f"R {name}",
+            found.get(name),
+            "optional",
+            f"apt-get install {deb}, or BiocManager::install",
+        )
         for name, deb in R_PACKAGES.items()
     ]
 
@@ -96,7 +124,9 @@ def run_r(code: str) -> str:
     if not shutil.which("Rscript"):
         return ""
     try:
-        return subprocess.run(["Rscript", "-e", code], capture_output=True, text=True, timeout=60, check=True).stdout
+        return subprocess.run(
+            ["Rscript", "-e", code], capture_output=True, text=True, timeout=60, check=True
+        ).stdout
     except (OSError, subprocess.SubprocessError):
         return ""
 
@@ -110,6 +140,15 @@ def data_rows() -> list[dict[str, Any]]:
     """The folder of real data and what it holds."""
     folder = data_folder()
     found = (
-        f"{folder} ({', '.join(sorted(p.name for p in folder.iterdir() if p.is_dir()))})" if folder.is_dir() else None
+        f"{folder} ({', '.join(sorted(p.name for p in folder.iterdir() if p.is_dir()))})"
+        if folder.is_dir()
+        else None
     )
-    return [row("data folder", found, "optional", "set PERTURBGEN_DATA; perturbgen data list shows public sources")]
+    return [
+        row(
+            "data folder",
+            found,
+            "optional",
+            "set PERTURBGEN_DATA; perturbgen data list shows public sources",
+        )
+    ]

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 import typer
 
 from perturbgen.cli.data import Json
-from perturbgen.console import show_table
-from perturbgen.errors import ConfigError, SchemaError, shorten
-from perturbgen.files import check_output
+from perturbgen.core.console import show_table
+from perturbgen.core.errors import ConfigError, SchemaError, shorten
+from perturbgen.core.files import check_output
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,9 +30,15 @@ class Member(NamedTuple):
 
 
 def ensemble(
-    members: Annotated[list[str], typer.Argument(help="NAME=PREDICTIONS,CALIBRATION: two parquet files of each.")],
-    truth: Annotated[Path, typer.Option(help="The measured conditions: de_train.parquet or another DE table.")],
-    out: Annotated[Path, typer.Option(help="predictions.parquet: cell_type, sm_name, a column for each gene.")],
+    members: Annotated[
+        list[str], typer.Argument(help="NAME=PREDICTIONS,CALIBRATION: two parquet files of each.")
+    ],
+    truth: Annotated[
+        Path, typer.Option(help="The measured conditions: de_train.parquet or another DE table.")
+    ],
+    out: Annotated[
+        Path, typer.Option(help="predictions.parquet: cell_type, sm_name, a column for each gene.")
+    ],
     seed: Annotated[int, typer.Option(min=0, help="Of the bootstrap of the gain.")] = 0,
     as_json: Json = False,
 ) -> None:
@@ -73,7 +79,9 @@ def read_members(texts: list[str]) -> list[Member]:
         members.append(Member(name, Path(wanted), Path(known)))
     names = [member.name for member in members]
     if len(set(names)) < len(names):
-        raise ConfigError(f"a name stands twice: {shorten(names)}", expected="another name for each member")
+        raise ConfigError(
+            f"a name stands twice: {shorten(names)}", expected="another name for each member"
+        )
     return members
 
 
@@ -87,11 +95,16 @@ def require_alike(wanted: dict[str, pd.DataFrame]) -> None:
         require_same(first.columns, table.columns, f"genes ({name})")
 
 
-def measured_rows(table: pd.DataFrame, known: pd.DataFrame, known_path: Path, path: Path) -> pd.DataFrame:
+def measured_rows(
+    table: pd.DataFrame, known: pd.DataFrame, known_path: Path, path: Path
+) -> pd.DataFrame:
     """The measured values of the calibration conditions."""
     absent = known.index[~known.index.isin(table.index)]
     genes = known.columns[~known.columns.isin(table.columns)]
-    for what, names in (("conditions", [" | ".join(map(str, key)) for key in absent]), ("genes", list(genes))):
+    for what, names in (
+        ("conditions", [" | ".join(map(str, key)) for key in absent]),
+        ("genes", list(genes)),
+    ):
         if names:
             raise SchemaError(
                 f"{path} does not have {len(names)} {what} of {known_path}: {shorten(names)}",

@@ -11,19 +11,28 @@ import typer
 from perturbgen.cli.data import Columns, Json, Layer, Vehicle, load
 from perturbgen.cli.samplers import read_conditions
 from perturbgen.cli.train import Device, RunFolder
-from perturbgen.console import show_table
+from perturbgen.core.console import show_table
 
 if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
 
-    from perturbgen.sampling import CellSampler
+    from perturbgen.generate import CellSampler
 
-CellsFile = Annotated[Path, typer.Option(help="The measured cells: an h5ad file, or a folder of competition files.")]
+CellsFile = Annotated[
+    Path, typer.Option(help="The measured cells: an h5ad file, or a folder of competition files.")
+]
 Conditions = Annotated[Path, typer.Option(help="id_map.csv, or a csv of cell_type and compound.")]
-Latent = Annotated[str, typer.Option(help="Latent points from the prior, from cells of the type (posterior), or from "
-                                          "vehicle cells of the same plate and type (control).")]  # fmt: skip
-Samplers = Annotated[Path | None, typer.Option(help="What perturbgen samplers wrote; fitted anew otherwise.")]
+Latent = Annotated[
+    str,
+    typer.Option(
+        help="Latent points from the prior, from cells of the type (posterior), or from "
+        "vehicle cells of the same plate and type (control)."
+    ),
+]
+Samplers = Annotated[
+    Path | None, typer.Option(help="What perturbgen samplers wrote; fitted anew otherwise.")
+]
 BLOCK = 1 << 22  # counts read at a time
 
 
@@ -40,7 +49,9 @@ def generate(
     replicates: Annotated[int, typer.Option(min=1, help="How many experiments to draw.")] = 1,
     latent: Latent = "control",
     samplers: Samplers = None,
-    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="The same seed gives the same cells.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=2**32 - 1, help="The same seed gives the same cells.")
+    ] = 0,
     columns: Columns = None,
     layer: Layer = None,
     vehicle: Vehicle = None,
@@ -55,20 +66,32 @@ def generate(
     Example: [bold]perturbgen generate runs/0001-op3-s0 --cells counts.h5ad --conditions id_map.csv --replicates 5
     --out generated[/bold]
     """
-    from perturbgen.config import content_hash
-    from perturbgen.predict.source import make_generator, make_plan, read_wanted, require_blind, run_fingerprint
-    from perturbgen.sampling.latents import require_route
-    from perturbgen.sampling.replicates import require_ours, write_replicates
+    from perturbgen.core.config import content_hash
+    from perturbgen.generate.latents import require_route
+    from perturbgen.generate.replicates import require_ours, write_replicates
+    from perturbgen.predict.conditions import (
+        make_generator,
+        make_plan,
+        read_wanted,
+        require_blind,
+        run_fingerprint,
+    )
     from perturbgen.train import load_run
 
     require_route(latent)
     trained = load_run(run, device=device)
     wanted = read_wanted(read_conditions(conditions))
     about = {
-        "run": str(run), "model": run_fingerprint(run), "cells": content_hash(cells), "latent": latent, "seed": seed,
+        "run": str(run),
+        "model": run_fingerprint(run),
+        "cells": content_hash(cells),
+        "latent": latent,
+        "seed": seed,
         "samplers": None if samplers is None else content_hash(samplers, "sampler"),
-        "conditions": hashlib.sha256("\n".join(sorted("\t".join(key) for key in wanted)).encode()).hexdigest(),
-    }  # fmt: skip
+        "conditions": hashlib.sha256(
+            "\n".join(sorted("\t".join(key) for key in wanted)).encode()
+        ).hexdigest(),
+    }
     require_ours(out, about)
     adata = open_cells(trained, cells, wanted, columns=columns, layer=layer, vehicle=vehicle)
     sampler = open_sampler(samplers, adata, seed=seed)
@@ -77,15 +100,23 @@ def generate(
     generator = make_generator(trained, adata, wells, latent=latent, seed=seed)
     paths = write_replicates(generator, plan, wells, out, replicates=replicates, about=about)
     rows = [describe(path) for path in paths]
-    show_table(rows, title=f"{len(wanted)} conditions in {len(wells)} wells, in {out}", as_json=as_json)
+    show_table(
+        rows, title=f"{len(wanted)} conditions in {len(wells)} wells, in {out}", as_json=as_json
+    )
 
 
 def open_cells(
-    run: object, path: Path, wanted: pd.MultiIndex, *, columns: Path | None, layer: str | None, vehicle: str | None
+    run: object,
+    path: Path,
+    wanted: pd.MultiIndex,
+    *,
+    columns: Path | None,
+    layer: str | None,
+    vehicle: str | None,
 ) -> AnnData:
     """The measured cells with the run's genes, without those of the conditions to predict."""
     from perturbgen.data import validate
-    from perturbgen.predict.source import in_run_genes, without
+    from perturbgen.predict.conditions import in_run_genes, without
 
     adata = load(path, columns=columns, layer=layer, vehicle=vehicle)
     validate(adata)
@@ -94,8 +125,8 @@ def open_cells(
 
 def open_sampler(path: Path | None, cells: AnnData, *, seed: int) -> CellSampler:
     """The sampler of a file or folder, or one fitted on the cells."""
-    from perturbgen.predict.source import make_sampler
-    from perturbgen.sampling import CellSampler
+    from perturbgen.generate import CellSampler
+    from perturbgen.predict.conditions import make_sampler
 
     if path is None:
         return make_sampler(cells, seed=seed)

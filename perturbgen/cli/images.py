@@ -9,9 +9,9 @@ import typer
 
 from perturbgen.cli import images_network
 from perturbgen.cli.data import Json, listed
-from perturbgen.console import say, show_table
-from perturbgen.errors import InputError, SchemaError, suggest
-from perturbgen.files import check_output
+from perturbgen.core.console import say, show_table
+from perturbgen.core.errors import InputError, SchemaError, suggest
+from perturbgen.core.files import check_output
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -44,7 +44,9 @@ def register(app: typer.Typer) -> None:
 
 
 def fixture(
-    kind: Annotated[str, typer.Argument(help="bbbc021, cellpainting, rxrx1, rxrx19a, rxrx19b or rxrx3.")],
+    kind: Annotated[
+        str, typer.Argument(help="bbbc021, cellpainting, rxrx1, rxrx19a, rxrx19b or rxrx3.")
+    ],
     out: Annotated[Path, typer.Argument(help="The folder to write.")],
     seed: Seed = 0,
 ) -> None:
@@ -52,12 +54,16 @@ def fixture(
 
     Example: [bold]perturbgen images fixture rxrx19a covid/[/bold]
     """
-    from perturbgen.profiles.imaging.fixtures import WRITERS
+    from perturbgen.simulate.images import WRITERS
 
     if kind not in WRITERS:
-        raise InputError(f"no fixture {kind!r}", expected=", ".join(WRITERS), fix=suggest(kind, WRITERS))
+        raise InputError(
+            f"no fixture {kind!r}", expected=", ".join(WRITERS), fix=suggest(kind, WRITERS)
+        )
     if out.exists():
-        raise InputError(f"{out} exists already", expected="a new folder", fix="choose another name")
+        raise InputError(
+            f"{out} exists already", expected="a new folder", fix="choose another name"
+        )
     say(f"wrote {WRITERS[kind](out, seed=seed)}")
 
 
@@ -73,7 +79,7 @@ def check(
 
     Example: [bold]perturbgen images check rxrx1/ --picture six_channels.png[/bold]
     """
-    from perturbgen.profiles.imaging.check import check_source
+    from perturbgen.images.check import check_source
 
     if picture:
         check_output(picture, ".png", option="--picture")
@@ -87,21 +93,26 @@ def check(
 
 def write_first_field(source: Path, picture: Path) -> Path:
     """The picture of the first field that has all its channels."""
-    from perturbgen.profiles.imaging.images import fields, find_images, read_field
-    from perturbgen.profiles.imaging.pictures import contact_sheet, write_picture
+    from perturbgen.images.fields import fields, find_images, read_field
+    from perturbgen.images.maps import contact_sheet, write_picture
 
     images = find_images(source)
     channels = sorted(images["channel"].unique().tolist())
     whole = [files for files in fields(images).values() if len(files) == len(channels)]
     if not whole:
-        raise SchemaError(f"no field in {source} has all of channels {channels}", expected="one to draw")
+        raise SchemaError(
+            f"no field in {source} has all of channels {channels}", expected="one to draw"
+        )
     return write_picture(contact_sheet(read_field(whole[0], channels)), picture)
 
 
 def ingest(
     source: Source,
     out: Annotated[
-        Path, typer.Option(help="The profile folder to write: values.npy (float32), meta.parquet, features.json.")
+        Path,
+        typer.Option(
+            help="The profile folder to write: values.npy (float32), meta.parquet, features.json."
+        ),
     ],
     as_json: Json = False,
 ) -> None:
@@ -109,7 +120,7 @@ def ingest(
 
     Example: [bold]perturbgen images ingest RxRx19a/ --out covid.profiles[/bold]
     """
-    from perturbgen.profiles.imaging.sources import STREAMED, kind_of, opened
+    from perturbgen.images.sources import STREAMED, kind_of, opened
 
     kind = kind_of(source)
     if kind in STREAMED:
@@ -117,29 +128,47 @@ def ingest(
     else:
         with opened(source) as profiles:
             profiles.write(out)
-    show_table([{"wrote": str(out), "rows": len(profiles), "features": len(profiles.features)}], as_json=as_json)
+    show_table(
+        [{"wrote": str(out), "rows": len(profiles), "features": len(profiles.features)}],
+        as_json=as_json,
+    )
 
 
 def correct(
     source: Source,
     out: Annotated[Path, typer.Option(help="The profile folder to write.")],
     control: Annotated[
-        str, typer.Option(help="Who the controls are: compound=DMSO, or well_type=negative_control|positive_control.")
+        str,
+        typer.Option(
+            help="Who the controls are: compound=DMSO, or well_type=negative_control|positive_control."
+        ),
     ],
     centre: Annotated[
-        str, typer.Option(help="Labels whose groups are centred, one inside the other: experiment,plate,site.")
+        str,
+        typer.Option(
+            help="Labels whose groups are centred, one inside the other: experiment,plate,site."
+        ),
     ] = "",
-    strength: Annotated[float, typer.Option(min=0, help="Shrink a group's centre to its parent's, in controls.")] = 0.0,
+    strength: Annotated[
+        float, typer.Option(min=0, help="Shrink a group's centre to its parent's, in controls.")
+    ] = 0.0,
     scale: Annotated[
         str, typer.Option(help="Unit of a feature, over all controls: sd, mad, percentile or none.")
     ] = "sd",
-    compress: Annotated[bool, typer.Option("--compress", help="asinh of the standardised values.")] = False,
+    compress: Annotated[
+        bool, typer.Option("--compress", help="asinh of the standardised values.")
+    ] = False,
     whiten: Annotated[
         float | None, typer.Option(min=0, help="Ridge of the whitening (TVN); 1 is the usual one.")
     ] = None,
-    align: Annotated[str, typer.Option(help="Labels of the batches that CORAL aligns: experiment.")] = "",
+    align: Annotated[
+        str, typer.Option(help="Labels of the batches that CORAL aligns: experiment.")
+    ] = "",
     withhold: Annotated[
-        float, typer.Option(min=0, max=0.9, help="Share of each plate's control wells to leave out of the fit.")
+        float,
+        typer.Option(
+            min=0, max=0.9, help="Share of each plate's control wells to leave out of the fit."
+        ),
     ] = 0.25,
     nan: Nan = "error",
     seed: Seed = 0,
@@ -155,20 +184,32 @@ def correct(
     """
     import numpy as np
 
-    from perturbgen.profiles.imaging.correct.build import correction, marked, rows_to_fit, told_apart, write_corrected
-    from perturbgen.profiles.imaging.profiles import chosen, tidy
-    from perturbgen.profiles.imaging.sources import opened
+    from perturbgen.images.sources import opened
+    from perturbgen.profiles.correct.build import (
+        correction,
+        marked,
+        rows_to_fit,
+        told_apart,
+        write_corrected,
+    )
+    from perturbgen.profiles.table import chosen, tidy
 
     keys, batches = listed(centre), listed(align)
-    step = correction(centre=keys, strength=strength, scale=scale, compress=compress, whiten=whiten, align=batches)
+    step = correction(
+        centre=keys, strength=strength, scale=scale, compress=compress, whiten=whiten, align=batches
+    )
     batch, rng, rows = batches or keys[:2], np.random.default_rng(seed), []
     with opened(source) as raw:
         profiles = tidy(raw, nan=nan_choice(nan))
         mask = chosen(profiles.meta, control, str(source))
         fitted = rows_to_fit(profiles.meta, mask, withhold=withhold, rng=rng)
         if batch:
-            rows = told_apart(step, profiles, control=mask, batch=batch, inner=keys or batch, rng=rng)
-        write_corrected(step.fit(profiles.values, profiles.meta, control=fitted), marked(profiles, fitted), out)
+            rows = told_apart(
+                step, profiles, control=mask, batch=batch, inner=keys or batch, rng=rng
+            )
+        write_corrected(
+            step.fit(profiles.values, profiles.meta, control=fitted), marked(profiles, fitted), out
+        )
     if rows:
         show_table(rows, title="batches told from held-out controls", as_json=as_json)
     if not as_json:
@@ -195,14 +236,24 @@ def hits(
     treatment: Annotated[str, typer.Option(help="Column of treatments.")] = "treatment",
     dose: Annotated[str, typer.Option(help="Column of doses.")] = "treatment_conc",
     centre: Annotated[
-        str, typer.Option(help="Centre on the healthy wells of these groups; '' for profiles already corrected.")
+        str,
+        typer.Option(
+            help="Centre on the healthy wells of these groups; '' for profiles already corrected."
+        ),
     ] = "experiment,plate,site",
-    by: Annotated[str, typer.Option(help="Groups with an axis and a gate of their own; '' for one.")] = "experiment",
+    by: Annotated[
+        str, typer.Option(help="Groups with an axis and a gate of their own; '' for one.")
+    ] = "experiment",
     within: Annotated[
-        str, typer.Option(help="Strata in which treatments are pooled, ranked and adjusted; '' for one.")
+        str,
+        typer.Option(
+            help="Strata in which treatments are pooled, ranked and adjusted; '' for one."
+        ),
     ] = "cell_type",
     gate: Annotated[float, typer.Option(help="Least Z' of a group's controls.")] = 0.0,
-    draws: Annotated[int, typer.Option(min=100, help="Redrawn controls for the p-values.")] = 20_000,
+    draws: Annotated[
+        int, typer.Option(min=100, help="Redrawn controls for the p-values.")
+    ] = 20_000,
     top: Annotated[int, typer.Option(min=1, help="Lines to print of each stratum.")] = 8,
     nan: Nan = "error",
     seed: Seed = 0,
@@ -218,15 +269,16 @@ def hits(
     check_output(out, ".csv")
     import numpy as np
 
-    from perturbgen.files import atomic_path
-    from perturbgen.profiles.imaging.correct.build import well_labels
-    from perturbgen.profiles.imaging.profiles import chosen, tidy
-    from perturbgen.profiles.imaging.score.hits import hit_table, score_wells
-    from perturbgen.profiles.imaging.score.prepare import centred_wells
-    from perturbgen.profiles.imaging.sources import opened
+    from perturbgen.core.files import atomic_path
+    from perturbgen.images.hits import centred_wells, hit_table, score_wells
+    from perturbgen.images.sources import opened
+    from perturbgen.profiles.correct.build import well_labels
+    from perturbgen.profiles.table import chosen, tidy
 
     with opened(source) as raw:
-        wells = centred_wells(tidy(raw, nan=nan_choice(nan)), healthy, listed(centre), well_labels(raw.meta))
+        wells = centred_wells(
+            tidy(raw, nan=nan_choice(nan)), healthy, listed(centre), well_labels(raw.meta)
+        )
     is_healthy, is_diseased = chosen(wells.meta, healthy), chosen(wells.meta, diseased)
     scores = score_wells(wells, healthy=is_healthy, diseased=is_diseased, by=listed(by), gate=gate)
     table = hit_table(
@@ -239,7 +291,9 @@ def hits(
     )
     with atomic_path(out) as part:
         table.to_csv(part, index=False)
-    best = table.groupby(listed(within), sort=False).head(top) if listed(within) else table.head(top)
+    best = (
+        table.groupby(listed(within), sort=False).head(top) if listed(within) else table.head(top)
+    )
     if not as_json:
         show_table(records(scores.gate), title="assay: are the controls told apart?")
     show_table(
@@ -257,7 +311,9 @@ def records(table: pd.DataFrame) -> list[dict[str, Any]]:
 def draw(
     source: Source,
     out: Annotated[Path, typer.Option(help="The HTML page to write.")],
-    colour: Annotated[list[str] | None, typer.Option(help="A column; may be given more than once.")] = None,
+    colour: Annotated[
+        list[str] | None, typer.Option(help="A column; may be given more than once.")
+    ] = None,
     method: Annotated[str, typer.Option(help="umap, tsne (openTSNE) or pca.")] = "umap",
     nan: Nan = "error",
     seed: Seed = 0,
@@ -269,13 +325,15 @@ def draw(
     Example: [bold]perturbgen images map corrected --colour moa --colour week --out map.html[/bold]
     """
     check_output(out, ".html")
-    from perturbgen.data.tables import require_columns
-    from perturbgen.profiles.imaging.maps import LAYOUTS, draw_map, map_page
-    from perturbgen.profiles.imaging.profiles import tidy
-    from perturbgen.profiles.imaging.sources import opened
+    from perturbgen.core.tables import require_columns
+    from perturbgen.images.maps import LAYOUTS, draw_map, map_page
+    from perturbgen.images.sources import opened
+    from perturbgen.profiles.table import tidy
 
     if method not in LAYOUTS:
-        raise InputError(f"--method {method!r}", expected=", ".join(LAYOUTS), fix=suggest(method, LAYOUTS))
+        raise InputError(
+            f"--method {method!r}", expected=", ".join(LAYOUTS), fix=suggest(method, LAYOUTS)
+        )
     with opened(source) as raw:
         usual = [name for name in ("moa", "Metadata_moa", "cell_type", "plate") if name in raw.meta]
         colours = colour or usual[:2] or [str(raw.meta.columns[0])]

@@ -9,21 +9,27 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from perturbgen.cli.data import Json, listed
-from perturbgen.console import say, show_table
-from perturbgen.errors import ConfigError, InputError, suggest
-from perturbgen.files import check_output
+from perturbgen.core.console import say, show_table
+from perturbgen.core.errors import ConfigError, InputError, suggest
+from perturbgen.core.files import check_output
 
 if TYPE_CHECKING:
-    from perturbgen.profiles.imaging.network.run import ImageRun
+    from perturbgen.images.network.run import ImageRun
 
-Parts = Annotated[str, typer.Option(help="Parts of the split: train, validation, id_test, test; '' for all.")]
+Parts = Annotated[
+    str, typer.Option(help="Parts of the split: train, validation, id_test, test; '' for all.")
+]
 Norm = Annotated[
-    str, typer.Option(help="Statistics of batch normalisation: running, batch, own; '' for what the run says.")
+    str,
+    typer.Option(
+        help="Statistics of batch normalisation: running, batch, own; '' for what the run says."
+    ),
 ]
 Turns = Annotated[
     bool | None,
     typer.Option(
-        "--turns/--no-turns", help="Average over all flips and turns of an image; by default as the run says."
+        "--turns/--no-turns",
+        help="Average over all flips and turns of an image; by default as the run says.",
     ),
 ]
 Folder = Annotated[Path | None, typer.Option(help="Other images, in place of the run's own.")]
@@ -46,16 +52,23 @@ def register(app: typer.Typer) -> None:
 
 
 def train(
-    config: Annotated[Path | None, typer.Argument(metavar="[CONFIG.toml]", help="What to train on what.")] = None,
-    data: Annotated[
-        Path | None, typer.Option(help="A folder of RxRx1 or BBBC021 with images, in place of data.path.")
+    config: Annotated[
+        Path | None, typer.Argument(metavar="[CONFIG.toml]", help="What to train on what.")
     ] = None,
-    overrides: Annotated[list[str] | None, typer.Option("--set", help="Override: model.head=arcface")] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(help="A folder of RxRx1 or BBBC021 with images, in place of data.path."),
+    ] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", help="Override: model.head=arcface")
+    ] = None,
     resume: Annotated[Path | None, typer.Option(help="Go on with this run directory.")] = None,
     runs: Annotated[Path, typer.Option(help="Where the run directory is made.")] = Path("runs"),
     devices: Annotated[int, typer.Option(min=1, help="Devices (processes).")] = 1,
     accelerator: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved configuration and stop.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the resolved configuration and stop.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Train a network to tell siRNAs (RxRx1), or treatments, compounds or mechanisms (BBBC021) apart from images.
@@ -70,22 +83,28 @@ def train(
     """
     import json
 
-    from perturbgen.config import load_settings, to_toml
-    from perturbgen.profiles.imaging.network import run as running
-    from perturbgen.profiles.imaging.network.settings import ImageSettings
+    from perturbgen.core.config import load_settings, to_toml
+    from perturbgen.images.network import run as running
+    from perturbgen.images.network.settings import ImageSettings
 
     options: dict[str, Any] = {"devices": devices, "accelerator": accelerator}
     if resume is not None:
         if config is not None or data is not None or dry_run:
-            raise ConfigError("CONFIG.toml, --data and --dry-run do not go with --resume", fix="leave them out")
+            raise ConfigError(
+                "CONFIG.toml, --data and --dry-run do not go with --resume", fix="leave them out"
+            )
         show_run(running.resume(resume, overrides or [], **options), as_json=as_json)
         return
     if config is None and data is None:
-        raise ConfigError("nothing to train on", expected="CONFIG.toml, --data FOLDER or --resume RUN")
+        raise ConfigError(
+            "nothing to train on", expected="CONFIG.toml, --data FOLDER or --resume RUN"
+        )
     given = [] if data is None else [f"data.path='{data}'"]
     settings = load_settings(ImageSettings, config, overrides=[*(overrides or []), *given])
     if dry_run:
-        say(json.dumps(settings.model_dump(mode="json"), indent=1) if as_json else to_toml(settings))
+        say(
+            json.dumps(settings.model_dump(mode="json"), indent=1) if as_json else to_toml(settings)
+        )
         return
     show_run(running.train(settings, runs=runs, **options), as_json=as_json)
 
@@ -94,7 +113,7 @@ def show_run(run: Path, *, as_json: bool) -> None:
     """How a run ended."""
     import os
 
-    from perturbgen.train.records import ending
+    from perturbgen.train.state import ending
 
     if int(os.environ.get("LOCAL_RANK", 0)):
         return  # the first process speaks for all
@@ -102,7 +121,9 @@ def show_run(run: Path, *, as_json: bool) -> None:
 
 
 def embed(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory that images train made.")],
+    run: Annotated[
+        Path, typer.Argument(metavar="RUN", help="A run directory that images train made.")
+    ],
     out: Annotated[Path, typer.Option(help="The profile folder to write, a row a field.")],
     part: Parts = "",
     data: Folder = None,
@@ -115,28 +136,41 @@ def embed(
 
     Example: [bold]perturbgen images embed runs/0001-run-s0 --part test --out test.profiles[/bold]
     """
-    from perturbgen.profiles.imaging.network.evaluate import embed as embedding
-    from perturbgen.profiles.imaging.profiles import require_replaceable
+    from perturbgen.images.network.evaluate import embed as embedding
+    from perturbgen.profiles.table import require_replaceable
 
     require_replaceable(out)
-    profiles = embedding(opened(run, device), part=listed(part), data=data, statistics=chosen(statistics), turns=turns)
+    profiles = embedding(
+        opened(run, device),
+        part=listed(part),
+        data=data,
+        statistics=chosen(statistics),
+        turns=turns,
+    )
     profiles.write(out)
     row = {"wrote": str(out), "rows": len(profiles), "features": len(profiles.features)}
     show_table([row], as_json=as_json)
 
 
 def evaluate(
-    source: Annotated[Path, typer.Argument(metavar="RUN|SOURCE", help="A run of images train, or any profiles.")],
+    source: Annotated[
+        Path, typer.Argument(metavar="RUN|SOURCE", help="A run of images train, or any profiles.")
+    ],
     part: Parts = "test",
     data: Folder = None,
     statistics: Norm = "",
     turns: Turns = None,
     device: Device = "cpu",
-    same: Annotated[str, typer.Option(help="Of profiles: the column that names the perturbation.")] = "",
-    control: Annotated[str, typer.Option(help="Of profiles: who the controls are, compound=DMSO.")] = "",
+    same: Annotated[
+        str, typer.Option(help="Of profiles: the column that names the perturbation.")
+    ] = "",
+    control: Annotated[
+        str, typer.Option(help="Of profiles: who the controls are, compound=DMSO.")
+    ] = "",
     batch: Annotated[str, typer.Option(help="Of profiles: the column of batches.")] = "",
     relations: Annotated[
-        Path | None, typer.Option(help="Of profiles: CSV of known pairs of perturbations, entity1,entity2.")
+        Path | None,
+        typer.Option(help="Of profiles: CSV of known pairs of perturbations, entity1,entity2."),
     ] = None,
     draws: Annotated[int, typer.Option(min=99, help="Of profiles: size of the nulls.")] = 1000,
     page: Annotated[Path | None, typer.Option(help="Also write the table as an HTML page.")] = None,
@@ -156,23 +190,33 @@ def evaluate(
     Example: [bold]perturbgen images evaluate test.profiles --same sirna_id --control well_type=negative_control
     --batch experiment[/bold]
     """
-    from perturbgen.profiles.imaging.network.run import CARD
+    from perturbgen.images.network.run import CARD
 
     if page:
         check_output(page, ".html", option="--page")
     if (source / CARD).exists():
         given = {"--same": same, "--control": control, "--batch": batch, "--relations": relations}
         refuse(given, f"{source} is a run")
-        from perturbgen.profiles.imaging.network.evaluate import evaluate as ask
+        from perturbgen.images.network.evaluate import evaluate as ask
 
-        rows = ask(opened(source, device), part=listed(part), data=data, statistics=chosen(statistics), turns=turns)
+        rows = ask(
+            opened(source, device),
+            part=listed(part),
+            data=data,
+            statistics=chosen(statistics),
+            turns=turns,
+        )
         show_table(rows, title=f"{source}, {part or 'all'}: accuracy", as_json=as_json)
         text = RUN_PAGE
     else:
-        refuse({"--data": data, "--statistics": statistics, "--turns": turns is not None}, f"{source} is no run")
+        refuse(
+            {"--data": data, "--statistics": statistics, "--turns": turns is not None},
+            f"{source} is no run",
+        )
         if not same:
             raise InputError(
-                "profiles are evaluated by a column", expected="--same treatment, or a run of images train"
+                "profiles are evaluated by a column",
+                expected="--same treatment, or a run of images train",
             )
         rows = profile_rows(source, same, control, batch, relations, draws, seed)
         show_table(rows, title=str(source), as_json=as_json)
@@ -184,14 +228,16 @@ def evaluate(
 
 def in_sample(rows: list[dict[str, Any]]) -> str:
     """What the page says where the correction has seen all controls; else nothing."""
-    from perturbgen.profiles.imaging.evaluate import IN_SAMPLE, WHY
+    from perturbgen.images.evaluate import IN_SAMPLE, WHY
 
-    return f" Warning, {IN_SAMPLE}. {WHY}" if any(IN_SAMPLE in row["measure"] for row in rows) else ""
+    return (
+        f" Warning, {IN_SAMPLE}. {WHY}" if any(IN_SAMPLE in row["measure"] for row in rows) else ""
+    )
 
 
 def write_page(path: Path, rows: list[dict[str, Any]], *, title: str, text: str) -> None:
     """The table as a page, with what its rows mean."""
-    from perturbgen.page import Page
+    from perturbgen.core.page import Page
 
     page = Page(f"Images: {title}", text)
     page.table(rows)
@@ -204,16 +250,21 @@ def profile_rows(
     """The measures of a source of profiles."""
     import numpy as np
 
-    from perturbgen.data.tables import read_csv
-    from perturbgen.profiles.imaging.evaluate import measures
-    from perturbgen.profiles.imaging.sources import opened as opened_profiles
+    from perturbgen.core.tables import read_csv
+    from perturbgen.images.evaluate import measures
+    from perturbgen.images.sources import opened as opened_profiles
 
     pairs = None if relations is None else read_csv(relations, columns=["entity1", "entity2"])
     with opened_profiles(source) as profiles:
         return measures(
-            profiles, same=same, control=control, batch=batch, relations=pairs, draws=draws,
+            profiles,
+            same=same,
+            control=control,
+            batch=batch,
+            relations=pairs,
+            draws=draws,
             rng=np.random.default_rng(seed),
-        )  # fmt: skip
+        )
 
 
 def refuse(given: Mapping[str, object], why: str) -> None:
@@ -225,7 +276,7 @@ def refuse(given: Mapping[str, object], why: str) -> None:
 
 def opened(run: Path, device: str) -> ImageRun:
     """A trained run on a device."""
-    from perturbgen.profiles.imaging.network.run import load_run
+    from perturbgen.images.network.run import load_run
     from perturbgen.train.checkpoint import require_device
 
     require_device(device)
@@ -236,5 +287,9 @@ def chosen(statistics: str) -> Any:
     """What --statistics may be."""
     choices = ("running", "batch", "own")
     if statistics and statistics not in choices:
-        raise InputError(f"--statistics {statistics!r}", expected=", ".join(choices), fix=suggest(statistics, choices))
+        raise InputError(
+            f"--statistics {statistics!r}",
+            expected=", ".join(choices),
+            fix=suggest(statistics, choices),
+        )
     return statistics or None

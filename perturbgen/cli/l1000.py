@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from perturbgen.console import say, show_table
+from perturbgen.core.console import say, show_table
 
 if TYPE_CHECKING:
-    from perturbgen.profiles.l1000 import GctxFile
+    from perturbgen.l1000 import GctxFile
 
 l1000_app = typer.Typer(
     name="l1000",
@@ -23,10 +23,18 @@ Files = Annotated[list[Path], typer.Argument(help="GCTX or GCT files, whatever t
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 Meta = Annotated[
     list[Path] | None,
-    typer.Option("--meta", help="Table of samples: inst_info (GEO), instinfo_beta (LINCS2020); sig_info for level 5."),
+    typer.Option(
+        "--meta",
+        help="Table of samples: inst_info (GEO), instinfo_beta (LINCS2020); sig_info for level 5.",
+    ),
 ]
-Genes = Annotated[Path | None, typer.Option(help="Wanted genes: a list of ids, or a gene table. Default: the 978.")]
-Transposed = Annotated[bool, typer.Option("--transposed", help="The files' rows are samples, against the convention.")]
+Genes = Annotated[
+    Path | None,
+    typer.Option(help="Wanted genes: a list of ids, or a gene table. Default: the 978."),
+]
+Transposed = Annotated[
+    bool, typer.Option("--transposed", help="The files' rows are samples, against the convention.")
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -38,15 +46,17 @@ def register(app: typer.Typer) -> None:
 
 
 @l1000_app.command()
-def check(files: Files, genes: Genes = None, transposed: Transposed = False, as_json: AsJson = False) -> None:
+def check(
+    files: Files, genes: Genes = None, transposed: Transposed = False, as_json: AsJson = False
+) -> None:
     """Look at files: what they are, how large, of which level, where the landmarks are, what is odd.
 
     Reads the header and one block of values, so that it takes seconds whatever the size.
 
     Example: [bold]perturbgen l1000 check GSE92742_Level4_ZSPCINF_mlr12k_n1319138x12328.gctx[/bold]
     """
-    from perturbgen.profiles.l1000 import GctxFile
-    from perturbgen.profiles.l1000.genes import read_genes
+    from perturbgen.l1000 import GctxFile
+    from perturbgen.l1000.samples import read_genes
 
     wanted = read_genes(genes)
     rows = []
@@ -60,8 +70,8 @@ def about(file: GctxFile, wanted: Any) -> dict[str, Any]:
     """One row: what a file is."""
     import numpy as np
 
-    from perturbgen.profiles.l1000.genes import find_genes
-    from perturbgen.profiles.l1000.identifiers import level_of
+    from perturbgen.l1000.fields import level_of
+    from perturbgen.l1000.samples import find_genes
 
     places = find_genes(file, wanted)
     found = places[places >= 0]
@@ -79,21 +89,33 @@ def about(file: GctxFile, wanted: Any) -> dict[str, Any]:
         "fields": f"{len(file.fields('samples'))} + {len(file.fields('genes'))}",
         "repeated ids": int(file.samples.duplicated().sum() + file.genes.duplicated().sum()),
         "not finite": int((~np.isfinite(first)).sum()),
-        "largest": float(np.nanmax(np.abs(first))) if first.size and np.isfinite(first).any() else None,
+        "largest": float(np.nanmax(np.abs(first)))
+        if first.size and np.isfinite(first).any()
+        else None,
     }
 
 
 @l1000_app.command()
 def extract(
     files: Files,
-    out: Annotated[Path, typer.Option("--out", help="Folder to write; OUT.part holds what is half done.")],
+    out: Annotated[
+        Path, typer.Option("--out", help="Folder to write; OUT.part holds what is half done.")
+    ],
     meta: Meta = None,
     genes: Genes = None,
     dtype: Annotated[str, typer.Option(help="float32, or float16 for half the size.")] = "float32",
-    clip: Annotated[float | None, typer.Option(min=0, help="Limit |value|; z-scores of raw plates reach 76.")] = None,
-    fill: Annotated[float | None, typer.Option(help="Write this for missing values instead of NaN.")] = None,
-    common_genes: Annotated[bool, typer.Option(help="Leave out genes that a file lacks, rather than refuse.")] = False,
-    keep_unknown: Annotated[bool, typer.Option(help="Keep samples that are in no table, rather than refuse.")] = False,
+    clip: Annotated[
+        float | None, typer.Option(min=0, help="Limit |value|; z-scores of raw plates reach 76.")
+    ] = None,
+    fill: Annotated[
+        float | None, typer.Option(help="Write this for missing values instead of NaN.")
+    ] = None,
+    common_genes: Annotated[
+        bool, typer.Option(help="Leave out genes that a file lacks, rather than refuse.")
+    ] = False,
+    keep_unknown: Annotated[
+        bool, typer.Option(help="Keep samples that are in no table, rather than refuse.")
+    ] = False,
     transposed: Transposed = False,
     force: Annotated[bool, typer.Option("--force", help="Replace another extraction.")] = False,
     as_json: AsJson = False,
@@ -106,12 +128,16 @@ def extract(
     Example: [bold]perturbgen l1000 extract GSE92742_Level4.gctx GSE70138_Level4.gctx --meta GSE92742_inst_info.txt.gz
     --meta GSE70138_inst_info.txt.gz --out data/landmarks --dtype float16 --clip 10[/bold]
     """
-    from perturbgen.errors import ConfigError, suggest
-    from perturbgen.profiles.l1000 import Options
-    from perturbgen.profiles.l1000 import extract as run
+    from perturbgen.core.errors import ConfigError, suggest
+    from perturbgen.l1000 import Options
+    from perturbgen.l1000 import extract as run
 
     if dtype not in ("float32", "float16"):
-        raise ConfigError(f"--dtype {dtype}", expected="float32 or float16", fix=suggest(dtype, ("float32", "float16")))
+        raise ConfigError(
+            f"--dtype {dtype}",
+            expected="float32 or float16",
+            fix=suggest(dtype, ("float32", "float16")),
+        )
     profiles = run(
         files,
         out,
@@ -129,7 +155,9 @@ def extract(
         "genes": found["genes"],
         "level": found["level"],
         "controls": found["controls"],
-        "perturbagens": int(profiles.samples.loc[~profiles.samples["control"], "perturbagen"].nunique()),
+        "perturbagens": int(
+            profiles.samples.loc[~profiles.samples["control"], "perturbagen"].nunique()
+        ),
         "missing values": found["missing_values"],
         "zero profiles": found["zero_profiles"],
         "MB": (out / found["matrix"]).stat().st_size / 1e6,
@@ -139,13 +167,27 @@ def extract(
 
 @l1000_app.command()
 def simulate(
-    out: Annotated[Path, typer.Argument(help="Folder to write; it appears only when it is complete.")],
-    preset: Annotated[str, typer.Option(help="tiny, small, nonlinear or genome (12,328 genes).")] = "small",
-    seed: Annotated[int, typer.Option(min=0, help="The same seed and settings give the same files.")] = 0,
-    config: Annotated[Path | None, typer.Option(help="TOML file of settings, over the preset.")] = None,
-    overrides: Annotated[list[str] | None, typer.Option("--set", help="a.b=value, over everything else.")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace an existing simulated screen.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved settings and stop.")] = False,
+    out: Annotated[
+        Path, typer.Argument(help="Folder to write; it appears only when it is complete.")
+    ],
+    preset: Annotated[
+        str, typer.Option(help="tiny, small, nonlinear or genome (12,328 genes).")
+    ] = "small",
+    seed: Annotated[
+        int, typer.Option(min=0, help="The same seed and settings give the same files.")
+    ] = 0,
+    config: Annotated[
+        Path | None, typer.Option(help="TOML file of settings, over the preset.")
+    ] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", help="a.b=value, over everything else.")
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace an existing simulated screen.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the resolved settings and stop.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Simulate an L1000 screen with a known truth: plates, cell lines, doses, mechanisms, one of them non-linear.
@@ -154,13 +196,15 @@ def simulate(
 
     Example: [bold]perturbgen l1000 simulate data/screen --preset nonlinear --set design.compounds=500[/bold]
     """
-    from perturbgen.config import to_toml
-    from perturbgen.profiles.l1000 import screen_settings, write_screen
+    from perturbgen.core.config import to_toml
+    from perturbgen.l1000 import screen_settings, write_screen
 
     settings = screen_settings(preset, config=config, overrides=overrides or ())
     if dry_run:
         say(to_toml(settings))
         return
     folder = write_screen(settings, out, seed=seed, force=force)
-    rows = [{"file": path.name, "MB": path.stat().st_size / 1e6} for path in sorted(folder.iterdir())]
+    rows = [
+        {"file": path.name, "MB": path.stat().st_size / 1e6} for path in sorted(folder.iterdir())
+    ]
     show_table(rows, title=f"simulated: {folder}, {settings.plates} plates", as_json=as_json)

@@ -9,19 +9,26 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from perturbgen.cli.data import Json
-from perturbgen.console import say, show_table
-from perturbgen.errors import ConfigError, SchemaError, shorten, suggest
-from perturbgen.files import check_output
+from perturbgen.core.console import say, show_table
+from perturbgen.core.errors import ConfigError, SchemaError, shorten, suggest
+from perturbgen.core.files import check_output
 
 if TYPE_CHECKING:
-    from perturbgen.profiles.embedder import Embedder
-    from perturbgen.profiles.embedder.evaluation import Judged
+    from perturbgen.l1000.embedder import Embedder
+    from perturbgen.l1000.embedder.evaluation import Judged
 
-RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory that l1000 train made.")]
-Profiles = Annotated[
-    Path | None, typer.Argument(metavar="FILE", help="An extraction, GCTX, GCT or h5ad (default: the run's own).")
+RunFolder = Annotated[
+    Path, typer.Argument(metavar="RUN", help="A run directory that l1000 train made.")
 ]
-Meta = Annotated[Path | None, typer.Option("--meta", help="Table of the samples of a GCTX (inst_info).")]
+Profiles = Annotated[
+    Path | None,
+    typer.Argument(
+        metavar="FILE", help="An extraction, GCTX, GCT or h5ad (default: the run's own)."
+    ),
+]
+Meta = Annotated[
+    Path | None, typer.Option("--meta", help="Table of the samples of a GCTX (inst_info).")
+]
 Device = Annotated[str, typer.Option(help="cpu or cuda.")]
 
 
@@ -42,18 +49,23 @@ def register(app: typer.Typer) -> None:
 
 def train(
     data: Annotated[
-        Path | None, typer.Argument(metavar="FILE", help="An extraction (l1000 extract), GCTX, GCT or h5ad.")
+        Path | None,
+        typer.Argument(metavar="FILE", help="An extraction (l1000 extract), GCTX, GCT or h5ad."),
     ] = None,
     config: Annotated[Path | None, typer.Option(help="TOML file of settings.")] = None,
     overrides: Annotated[
         list[str] | None, typer.Option("--set", help="Override a key: model.head.kind=arcface")
     ] = None,
-    start: Annotated[Path | None, typer.Option(help="Fine-tune: start from the encoder of this run.")] = None,
+    start: Annotated[
+        Path | None, typer.Option(help="Fine-tune: start from the encoder of this run.")
+    ] = None,
     resume: Annotated[Path | None, typer.Option(help="Go on with this run directory.")] = None,
     runs: Annotated[Path, typer.Option(help="Where the run directory is made.")] = Path("runs"),
     devices: Annotated[int, typer.Option(min=1, help="Devices (processes).")] = 1,
     accelerator: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved configuration and stop.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the resolved configuration and stop.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Train an embedding in which profiles of one perturbagen come together (Donner et al. 2018).
@@ -71,26 +83,34 @@ def train(
     """
     import json
 
-    from perturbgen.config import load_settings, to_toml
-    from perturbgen.profiles.embedder import run as running
-    from perturbgen.profiles.embedder.settings import EmbedSettings
-    from perturbgen.train.records import ending
+    from perturbgen.core.config import load_settings, to_toml
+    from perturbgen.l1000.embedder import run as running
+    from perturbgen.l1000.embedder.settings import EmbedSettings
+    from perturbgen.train.state import ending
 
     options: dict[str, Any] = {"devices": devices, "accelerator": accelerator}
     if resume is not None:
         if data is not None or config is not None or start is not None or dry_run:
-            raise ConfigError("--resume goes with --set, --devices and --accelerator only", fix="leave the rest out")
+            raise ConfigError(
+                "--resume goes with --set, --devices and --accelerator only",
+                fix="leave the rest out",
+            )
         run = running.resume(resume, overrides or [], **options)
     else:
         if data is None and config is None:
             raise ConfigError(
-                "l1000 train takes a FILE, a --config or --resume RUN", fix="perturbgen l1000 train --help"
+                "l1000 train takes a FILE, a --config or --resume RUN",
+                fix="perturbgen l1000 train --help",
             )
         given = [] if data is None else [f"data.path='{data}'"]
         given += [] if start is None else [f"start='{start}'"]
         settings = load_settings(EmbedSettings, config, overrides=[*(overrides or []), *given])
         if dry_run:
-            say(json.dumps(settings.model_dump(mode="json"), indent=1) if as_json else to_toml(settings))
+            say(
+                json.dumps(settings.model_dump(mode="json"), indent=1)
+                if as_json
+                else to_toml(settings)
+            )
             return
         run = running.train(settings, runs=runs, **options)
     show_table([ending(run, "profiles")], title=f"trained {run}", as_json=as_json)
@@ -99,9 +119,9 @@ def train(
 def embed(
     run: RunFolder,
     file: Profiles = None,
-    out: Annotated[Path, typer.Option(help="The h5ad to write: obs, and the embedding in obsm.")] = Path(
-        "embedding.h5ad"
-    ),
+    out: Annotated[
+        Path, typer.Option(help="The h5ad to write: obs, and the embedding in obsm.")
+    ] = Path("embedding.h5ad"),
     key: Annotated[str, typer.Option(help="Name of the embedding in obsm.")] = "X_embedding",
     meta: Meta = None,
     device: Device = "cpu",
@@ -115,7 +135,7 @@ def embed(
     from anndata import AnnData
 
     from perturbgen.data import write_h5ad
-    from perturbgen.profiles.embedder.data import read_table
+    from perturbgen.l1000.embedder.data import read_table
 
     check_output(out, ".h5ad")
     embedder = opened(run, device)
@@ -123,7 +143,9 @@ def embed(
     table = read_table(file or data.path, meta or data.metadata)
     found = embedder.embed(table)
     adata = AnnData(
-        obs=table.samples.rename_axis(None), var=pd.DataFrame(index=pd.Index([], dtype=str)), obsm={key: found}
+        obs=table.samples.rename_axis(None),
+        var=pd.DataFrame(index=pd.Index([], dtype=str)),
+        obsm={key: found},
     )
     adata.uns["perturbgen_run"] = str(run)
     write_h5ad(adata, out)
@@ -133,15 +155,24 @@ def embed(
 def evaluate(
     run: RunFolder,
     file: Profiles = None,
-    part: Annotated[Part, typer.Option(help="Which of the run's profiles; all: every treatment of FILE.")] = Part.TEST,
-    plate: Annotated[str | None, typer.Option(help="Plate column of the leak checks (default: plate).")] = None,
-    well: Annotated[str | None, typer.Option(help="Well column of the leak checks (default: well).")] = None,
+    part: Annotated[
+        Part, typer.Option(help="Which of the run's profiles; all: every treatment of FILE.")
+    ] = Part.TEST,
+    plate: Annotated[
+        str | None, typer.Option(help="Plate column of the leak checks (default: plate).")
+    ] = None,
+    well: Annotated[
+        str | None, typer.Option(help="Well column of the leak checks (default: well).")
+    ] = None,
     probe: Annotated[
-        list[str] | None, typer.Option(help="Column that classifiers try to read from the places: moa. Repeatable.")
+        list[str] | None,
+        typer.Option(help="Column that classifiers try to read from the places: moa. Repeatable."),
     ] = None,
     perturbagens: Annotated[
         Path | None,
-        typer.Option(help="Table of perturbagens (pert_info, compoundinfo) that holds the --probe columns."),
+        typer.Option(
+            help="Table of perturbagens (pert_info, compoundinfo) that holds the --probe columns."
+        ),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="A folder for the tables and the page.")] = None,
     meta: Meta = None,
@@ -165,8 +196,8 @@ def evaluate(
     compoundinfo_beta.txt --out evaluation[/bold]
     """
     from perturbgen.cli.retrieve import check_folder
-    from perturbgen.profiles.embedder.data import require_column
-    from perturbgen.profiles.embedder.evaluation import chosen_profiles, judge, with_values
+    from perturbgen.l1000.embedder.data import require_column
+    from perturbgen.l1000.embedder.evaluation import chosen_profiles, judge, with_values
 
     check_folder(out)
     embedder = opened(run, device)
@@ -176,7 +207,9 @@ def evaluate(
             require_column(table.samples, name)
     if perturbagens is not None:
         table = with_values(table, perturbagens, probe or [])
-    judged = judge(embedder, table, seed=seed, plate=plate or "plate", well=well or "well", probes=probe or [])
+    judged = judge(
+        embedder, table, seed=seed, plate=plate or "plate", well=well or "well", probes=probe or []
+    )
     show_judged(judged, f"{part} profiles of {run}", as_json=as_json)
     if out is not None:
         written = write_judged(judged, embedder, out, f"Embedding {run.name}, {part}")
@@ -196,16 +229,19 @@ def show_judged(judged: Judged, title: str, *, as_json: bool) -> None:
     show_table(rows, title=title)
     show_table(controls, title="the trained embedding's controls")
     for name, lines in probes.items():
-        show_table(lines, title=f"{name}, read by classifiers from perturbagens that they did not learn from")
+        show_table(
+            lines,
+            title=f"{name}, read by classifiers from perturbagens that they did not learn from",
+        )
 
 
 def write_judged(judged: Judged, embedder: Embedder, out: Path, title: str) -> list[str]:
     """The tables and the page, in a folder; returns the names of the files."""
     from perturbgen.cli.retrieve import write_parquet
-    from perturbgen.config import slug
-    from perturbgen.profiles.embedder.evaluation import MINE, neighbours_of_labels
-    from perturbgen.profiles.embedder.judge import measure_of
-    from perturbgen.profiles.embedder.report import evaluation_page
+    from perturbgen.core.config import slug
+    from perturbgen.l1000.embedder.evaluation import MINE, neighbours_of_labels
+    from perturbgen.l1000.embedder.judge import measure_of
+    from perturbgen.l1000.embedder.report import evaluation_page
 
     groups, found = neighbours_of_labels(judged, measure_of(embedder.model)), judged.found[MINE]
     tables = {"queries": found.queries, "groups": found.groups, "neighbours": groups}
@@ -230,10 +266,10 @@ def neighbours(
 
     Example: [bold]perturbgen l1000 neighbours runs/0001-embedder-s0 --of vorinostat[/bold]
     """
-    from perturbgen.evaluate.retrieval import nearest
-    from perturbgen.evaluate.retrieval.neighbours import group_neighbours, neighbour_table
-    from perturbgen.profiles.embedder.evaluation import chosen_profiles, display_names
-    from perturbgen.profiles.embedder.judge import measure_of
+    from perturbgen.l1000.embedder.evaluation import chosen_profiles, display_names
+    from perturbgen.l1000.embedder.judge import measure_of
+    from perturbgen.retrieval import nearest
+    from perturbgen.retrieval.nearest import group_neighbours, neighbour_table
 
     embedder = opened(run, device)
     table = chosen_profiles(embedder, file, meta, part)
@@ -241,13 +277,19 @@ def neighbours(
     labels = table.samples.assign(**{label: table.samples[label].astype(str)})
     wanted = found_label(labels, label, of)
     k = min(k, len(labels) - 1)
-    rows, values = nearest(embedder.embed(table), labels, k=k, similarity=measure_of(embedder.model))
+    rows, values = nearest(
+        embedder.embed(table), labels, k=k, similarity=measure_of(embedder.model)
+    )
     pairs = neighbour_table(labels, rows, values, same=[label])
     mine = pairs[pairs[label] == wanted]
     groups = group_neighbours(mine, same=[label]).head(most)
     named = display_names(labels, label)
     shown = [
-        {"neighbour": named.get(other, other), "share": float(share), "similarity": float(similarity)}
+        {
+            "neighbour": named.get(other, other),
+            "share": float(share),
+            "similarity": float(similarity),
+        }
         for other, share, similarity in zip(
             groups[f"neighbour {label}"], groups["share"], groups["similarity"], strict=True
         )
@@ -259,8 +301,8 @@ def neighbours(
 
 def opened(run: Path, device: str) -> Any:
     """The run's embedding on a device that is there."""
-    from perturbgen.profiles.embedder import load_embedder
-    from perturbgen.train.devices import require_device
+    from perturbgen.core.system import require_device
+    from perturbgen.l1000.embedder import load_embedder
 
     require_device(device)
     return load_embedder(run, device=device)
@@ -275,6 +317,13 @@ def found_label(labels: Any, label: str, of: str) -> str:
         if len(found) == 1:
             return str(found[0])
         if len(found) > 1:
-            raise SchemaError(f"{of!r} is the name of {len(found)} values of {label}: {shorten(found)}", fix="give one")
-    names = [str(value) for column in {label, "name"} & set(labels) for value in labels[column].unique()]
-    raise SchemaError(f"no profile of {of!r}", expected=f"a {label} or its name", fix=suggest(of, names))
+            raise SchemaError(
+                f"{of!r} is the name of {len(found)} values of {label}: {shorten(found)}",
+                fix="give one",
+            )
+    names = [
+        str(value) for column in {label, "name"} & set(labels) for value in labels[column].unique()
+    ]
+    raise SchemaError(
+        f"no profile of {of!r}", expected=f"a {label} or its name", fix=suggest(of, names)
+    )

@@ -12,9 +12,9 @@ from perturbgen.cli.data import Columns, Json, Layer, Vehicle, load
 from perturbgen.cli.generate import CellsFile, Conditions, Latent, Samplers, open_sampler
 from perturbgen.cli.samplers import read_conditions
 from perturbgen.cli.train import Device, RunFolder
-from perturbgen.console import show_table
-from perturbgen.errors import ConfigError
-from perturbgen.files import check_output
+from perturbgen.core.console import show_table
+from perturbgen.core.errors import ConfigError
+from perturbgen.core.files import check_output
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,26 +34,45 @@ def predict(
     run: RunFolder,
     cells: CellsFile,
     conditions: Conditions,
-    out: Annotated[Path, typer.Option(help="predictions.parquet: cell_type, sm_name, a column for each gene.")],
+    out: Annotated[
+        Path, typer.Option(help="predictions.parquet: cell_type, sm_name, a column for each gene.")
+    ],
     estimator: Annotated[
-        str, typer.Option(help="mean_t, anchored_t, plug_in, shrunk (anchored_t, shrunk) or shrunk_plug_in.")
+        str,
+        typer.Option(
+            help="mean_t, anchored_t, plug_in, shrunk (anchored_t, shrunk) or shrunk_plug_in."
+        ),
     ] = "shrunk",
     replicates: Annotated[
-        str, typer.Option(help="Experiments to draw, or auto: until calibration conditions gain no more, 20 at most.")
+        str,
+        typer.Option(
+            help="Experiments to draw, or auto: until calibration conditions gain no more, 20 at most."
+        ),
     ] = "auto",
     latent: Latent = "control",
     flavour: Annotated[str, typer.Option(help="The recipe of the DE: kaggle or op3.")] = "kaggle",
     calibration_run: Annotated[
-        Path | None, typer.Option(help="A run that withheld measured conditions of these cell types, to calibrate on.")
+        Path | None,
+        typer.Option(
+            help="A run that withheld measured conditions of these cell types, to calibrate on."
+        ),
     ] = None,
     calibration_out: Annotated[
-        Path | None, typer.Option(help="Also write the predictions of the calibration conditions, for an ensemble.")
+        Path | None,
+        typer.Option(
+            help="Also write the predictions of the calibration conditions, for an ensemble."
+        ),
     ] = None,
     withheld: Annotated[
-        Path | None, typer.Option(help="Cells of the conditions, if you have them: their likelihood is reported, too.")
+        Path | None,
+        typer.Option(
+            help="Cells of the conditions, if you have them: their likelihood is reported, too."
+        ),
     ] = None,
     samplers: Samplers = None,
-    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="The same seed gives the same prediction.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=2**32 - 1, help="The same seed gives the same prediction.")
+    ] = 0,
     columns: Columns = None,
     layer: Layer = None,
     vehicle: Vehicle = None,
@@ -91,34 +110,49 @@ def predict(
     adata = load(cells, columns=columns, layer=layer, vehicle=vehicle)
     validate(adata)
     sampler = None if samplers is None else open_sampler(samplers, adata, seed=seed)
-    found = predict_conditions(trained, adata, wanted, settings, sampler=sampler, calibration_run=judge)
+    found = predict_conditions(
+        trained, adata, wanted, settings, sampler=sampler, calibration_run=judge
+    )
     values = found.values[estimator]
     write_predictions(values, out)
     if calibration_out is not None:
         write_predictions(found.calibrated[estimator], calibration_out)
     rows = summary(found, estimator)
     if withheld is not None:
-        rows |= likelihood_row(trained, withheld, wanted, layer=layer, columns=columns, vehicle=vehicle, seed=seed)
-    show_table([rows], title=f"wrote {out}: {values.shape[0]} conditions x {values.shape[1]:,} genes", as_json=as_json)
+        rows |= likelihood_row(
+            trained, withheld, wanted, layer=layer, columns=columns, vehicle=vehicle, seed=seed
+        )
+    show_table(
+        [rows],
+        title=f"wrote {out}: {values.shape[0]} conditions x {values.shape[1]:,} genes",
+        as_json=as_json,
+    )
 
 
 def read_settings(estimator: str, replicates: str, **options: Any) -> Any:
     """The settings, ``replicates`` being a number or ``auto``."""
-    from perturbgen.config import load_settings
-    from perturbgen.predict.settings import PredictSettings
+    from perturbgen.core.config import load_settings
+    from perturbgen.predict.estimators import PredictSettings
 
     if replicates != "auto" and not (replicates.isdigit() and int(replicates)):
-        raise ConfigError(f"--replicates {replicates!r}", expected="auto, or a whole number from 1 on")
+        raise ConfigError(
+            f"--replicates {replicates!r}", expected="auto, or a whole number from 1 on"
+        )
     number = None if replicates == "auto" else int(replicates)
     base = {"estimators": [estimator], "replicates": number, **options}
-    return load_settings(PredictSettings, base=base, fix="perturbgen predict --help names the choices")
+    return load_settings(
+        PredictSettings, base=base, fix="perturbgen predict --help names the choices"
+    )
 
 
 def summary(found: Prediction, estimator: str) -> dict[str, Any]:
     """The calibration and the checks of a prediction, in a row."""
     row: dict[str, Any] = {"estimator": estimator, "replicates": None, "calibration_mrrmse": None}
     if len(found.scores):
-        row |= {"replicates": int(found.scores.index[-1]), "calibration_mrrmse": float(found.scores.iloc[-1])}
+        row |= {
+            "replicates": int(found.scores.index[-1]),
+            "calibration_mrrmse": float(found.scores.iloc[-1]),
+        }
     if estimator in found.shrinkage:
         for kind, factors in found.shrinkage[estimator].factors.iterrows():
             row[f"factors {kind}"] = " ".join(f"{value:.2f}" for value in factors)
@@ -128,13 +162,18 @@ def summary(found: Prediction, estimator: str) -> dict[str, Any]:
     return row
 
 
-def likelihood_row(run: TrainedRun, path: Path, wanted: pd.DataFrame, *, seed: int, **options: Any) -> dict[str, float]:
+def likelihood_row(
+    run: TrainedRun, path: Path, wanted: pd.DataFrame, *, seed: int, **options: Any
+) -> dict[str, float]:
     """How likely the model holds the withheld cells of the wanted conditions, mean over conditions."""
-    from perturbgen.predict.likelihood import withheld_likelihood
-    from perturbgen.predict.source import labels_of, read_wanted
+    from perturbgen.predict.calibration import withheld_likelihood
+    from perturbgen.predict.conditions import labels_of, read_wanted
 
     cells = load(path, **options)
     cells = cells[labels_of(cells.obs).isin(read_wanted(wanted))]
     table = withheld_likelihood(run, cells.copy(), seed=seed)
     log.info("likelihood of %d withheld cells of %d conditions", table["cells"].sum(), len(table))
-    return {"withheld_nll_per_gene": float(table["nll"].mean()), "gain_over_vehicle": float(table["gain"].mean())}
+    return {
+        "withheld_nll_per_gene": float(table["nll"].mean()),
+        "gain_over_vehicle": float(table["gain"].mean()),
+    }

@@ -9,21 +9,30 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from perturbgen.cli.data import Json, listed
-from perturbgen.console import say, show_table
-from perturbgen.errors import ConfigError, SchemaError, shorten, suggest
+from perturbgen.core.console import say, show_table
+from perturbgen.core.errors import ConfigError, SchemaError, shorten, suggest
 
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
 
-    from perturbgen.evaluate.retrieval import Retrieval
+    from perturbgen.retrieval import Retrieval
 
-Embedding = Annotated[Path, typer.Argument(metavar="FILE", help="An .h5ad with the embedding in obsm, or a .parquet.")]
-Key = Annotated[str | None, typer.Option(help="Entry of obsm; of a parquet, how its feature columns begin.")]
+Embedding = Annotated[
+    Path, typer.Argument(metavar="FILE", help="An .h5ad with the embedding in obsm, or a .parquet.")
+]
+Key = Annotated[
+    str | None, typer.Option(help="Entry of obsm; of a parquet, how its feature columns begin.")
+]
 Same = Annotated[str, typer.Option(help="Columns in which positives agree, with commas.")]
-Differ = Annotated[str | None, typer.Option(help="Columns in each of which they differ, with commas.")]
+Differ = Annotated[
+    str | None, typer.Option(help="Columns in each of which they differ, with commas.")
+]
 Controls = Annotated[
-    str | None, typer.Option("--controls", help="Which rows are controls, COLUMN=VALUE (default: column 'control').")
+    str | None,
+    typer.Option(
+        "--controls", help="Which rows are controls, COLUMN=VALUE (default: column 'control')."
+    ),
 ]
 
 
@@ -63,11 +72,15 @@ def retrieve(
     ] = None,
     similarity: Annotated[Similar, typer.Option(help="How rows are compared.")] = Similar.COSINE,
     plate: Annotated[str | None, typer.Option(help="Plate column: adds plate controls.")] = None,
-    well: Annotated[str | None, typer.Option(help="Well-position column: adds position controls.")] = None,
+    well: Annotated[
+        str | None, typer.Option(help="Well-position column: adds position controls.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="A folder for the tables and the page.")] = None,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     chunk: Annotated[int | None, typer.Option(min=1, help="Queries in one block.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="For shuffled labels, drawn nulls and intervals.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, help="For shuffled labels, drawn nulls and intervals.")
+    ] = 0,
     as_json: Json = False,
 ) -> None:
     """Rank all rows for each row and say how well it finds its own kind; exact, the row itself left out.
@@ -83,8 +96,8 @@ def retrieve(
     """
     import numpy as np
 
-    from perturbgen.evaluate.retrieval import controlled
-    from perturbgen.evaluate.retrieval import retrieve as run
+    from perturbgen.retrieval import controlled
+    from perturbgen.retrieval import retrieve as run
 
     check_folder(out)
     require_device_word(device)
@@ -92,15 +105,25 @@ def retrieve(
     vectors, labels = read(source, key)
     masks = split_controls(labels, controls, negatives, source)
     rule: dict[str, Any] = {
-        "same": listed(same), "differ": listed(differ), "negatives_same": listed(negatives_same), **masks,
-        "similarity": similarity.value, "device": device, "chunk": chunk, "seed": seed,
-    }  # fmt: skip
+        "same": listed(same),
+        "differ": listed(differ),
+        "negatives_same": listed(negatives_same),
+        **masks,
+        "similarity": similarity.value,
+        "device": device,
+        "chunk": chunk,
+        "seed": seed,
+    }
     result = run(vectors, labels, **rule)
-    checks = controlled(vectors, labels, plate=plate, well=well, rng=np.random.default_rng(seed), **rule)
+    checks = controlled(
+        vectors, labels, plate=plate, well=well, rng=np.random.default_rng(seed), **rule
+    )
     if as_json:
         show_json(result, checks)
     else:
-        show_table(tidy(result.summary(), "mean"), title=f"{source}: {rule['same']} by {similarity.value}")
+        show_table(
+            tidy(result.summary(), "mean"), title=f"{source}: {rule['same']} by {similarity.value}"
+        )
         show_table(tidy(checks, "variant"), title="controls")
     if out is not None:
         lead = f"{source.name}, {key or 'all features'}: rows with the same {same}, by {similarity.value}."
@@ -114,7 +137,9 @@ def neighbours(
     key: Key = None,
     differ: Differ = None,
     controls: Controls = None,
-    of: Annotated[str | None, typer.Option(help="Show the neighbours of this value of --same only.")] = None,
+    of: Annotated[
+        str | None, typer.Option(help="Show the neighbours of this value of --same only.")
+    ] = None,
     k: Annotated[int, typer.Option("-k", min=1, help="Neighbours of each row.")] = 10,
     similarity: Annotated[Similar, typer.Option(help="How rows are compared.")] = Similar.COSINE,
     as_json: Json = False,
@@ -127,8 +152,8 @@ def neighbours(
 
     Example: [bold]perturbgen neighbours latent.h5ad --key X_latent --same compound --differ plate --out near[/bold]
     """
-    from perturbgen.evaluate.retrieval.neighbours import group_neighbours, nearest, neighbour_table
-    from perturbgen.evaluate.retrieval.pairs import require_labels
+    from perturbgen.retrieval.nearest import group_neighbours, nearest, neighbour_table
+    from perturbgen.retrieval.pairs import require_labels
 
     check_folder(out)
     require_named(same)
@@ -151,7 +176,11 @@ def neighbours(
 def require_named(same: str) -> None:
     """``--same`` names a column."""
     if not listed(same):
-        raise ConfigError("--same names no column", expected="columns in which positives agree", fix="--same compound")
+        raise ConfigError(
+            "--same names no column",
+            expected="columns in which positives agree",
+            fix="--same compound",
+        )
 
 
 def require_device_word(name: str) -> None:
@@ -162,7 +191,7 @@ def require_device_word(name: str) -> None:
 
 def read(source: Path, key: str | None) -> tuple[np.ndarray, pd.DataFrame]:
     """The embedding and its labels, every row with a name of its own."""
-    from perturbgen.data.vectors import read_vectors
+    from perturbgen.profiles.vectors import read_vectors
 
     vectors, labels = read_vectors(source, key)
     if not labels.index.is_unique:
@@ -172,7 +201,7 @@ def read(source: Path, key: str | None) -> tuple[np.ndarray, pd.DataFrame]:
 
 def check_folder(out: Path | None) -> None:
     """``--out`` is, or may become, a folder."""
-    from perturbgen.files import require_writable
+    from perturbgen.core.files import require_writable
 
     if out is None:
         return
@@ -191,26 +220,36 @@ def control_rows(labels: pd.DataFrame, rule: str | None, source: Path) -> np.nda
         return labels["control"].to_numpy(bool) if flagged else np.zeros(len(labels), bool)
     name, separator, value = rule.partition("=")
     if not separator:
-        raise ConfigError(f"--controls {rule!r} has no value", expected="COLUMN=VALUE", fix="--controls compound=DMSO")
+        raise ConfigError(
+            f"--controls {rule!r} has no value",
+            expected="COLUMN=VALUE",
+            fix="--controls compound=DMSO",
+        )
     if name not in labels:
         raise SchemaError(f"{source} has no column {name!r}", fix=suggest(name, labels.columns))
     found = (labels[name].astype(str) == value).to_numpy()
     if not found.any():
         values = [str(v) for v in labels[name].dropna().unique()]
         raise SchemaError(
-            f"no row has {name} = {value!r}", expected="the name of a control", fix=suggest(value, values)
+            f"no row has {name} = {value!r}",
+            expected="the name of a control",
+            fix=suggest(value, values),
         )
     return found
 
 
-def split_controls(labels: pd.DataFrame, rule: str | None, negatives: Against, source: Path) -> dict[str, Any]:
-    """The masks of :func:`perturbgen.evaluate.retrieval.retrieve`: controls ask nothing and are nobody's positive."""
+def split_controls(
+    labels: pd.DataFrame, rule: str | None, negatives: Against, source: Path
+) -> dict[str, Any]:
+    """The masks of :func:`perturbgen.retrieval.retrieve`: controls ask nothing and are nobody's positive."""
     control = control_rows(labels, rule, source)
     masks: dict[str, Any] = {"queries": ~control, "candidates": ~control}
     if negatives is Against.CONTROLS:
         if not control.any():
             raise SchemaError(
-                f"{source} names no control row", expected="a boolean column 'control'", fix="--controls compound=DMSO"
+                f"{source} names no control row",
+                expected="a boolean column 'control'",
+                fix="--controls compound=DMSO",
             )
         masks["negatives"] = control
     return masks
@@ -229,17 +268,21 @@ def show_json(result: Retrieval, checks: pd.DataFrame) -> None:
     show_table(
         [
             {
-                "summary": tidy(result.summary(), "mean"), "intervals": tidy(flat, "mean"),
-                "groups": tidy(result.groups, "group"), "controls": tidy(checks, "variant"),
+                "summary": tidy(result.summary(), "mean"),
+                "intervals": tidy(flat, "mean"),
+                "groups": tidy(result.groups, "group"),
+                "controls": tidy(checks, "variant"),
             }
         ],
         as_json=True,
-    )  # fmt: skip
+    )
 
 
-def write(out: Path, result: Retrieval, checks: pd.DataFrame, title: str, lead: str, *, quiet: bool) -> None:
+def write(
+    out: Path, result: Retrieval, checks: pd.DataFrame, title: str, lead: str, *, quiet: bool
+) -> None:
     """The tables and the page."""
-    from perturbgen.evaluate.retrieval.report import retrieval_page
+    from perturbgen.retrieval.report import retrieval_page
 
     write_parquet(out, {"queries": result.queries, "groups": result.groups})
     retrieval_page(result, title=title, lead=lead, controls=checks).write(out / "report.html")
@@ -249,7 +292,7 @@ def write(out: Path, result: Retrieval, checks: pd.DataFrame, title: str, lead: 
 
 def write_parquet(out: Path, tables: dict[str, pd.DataFrame]) -> None:
     """Each table under its name."""
-    from perturbgen.files import atomic_path
+    from perturbgen.core.files import atomic_path
 
     for name, table in tables.items():
         with atomic_path(out / f"{name}.parquet") as part:
@@ -266,21 +309,31 @@ def group_rows(
     for name in own.sort_values(ascending=False, kind="stable").index[:most]:
         here = groups[query == name].head(near)
         listed = [f"{other[i]} ({here['share'][i]:.0%})" for i in here.index]
-        rows.append({", ".join(names): name, "own": float(own[name]), "nearest others": "; ".join(listed)})
+        rows.append(
+            {", ".join(names): name, "own": float(own[name]), "nearest others": "; ".join(listed)}
+        )
     return rows
 
 
-def neighbours_of(groups: pd.DataFrame, names: list[str], of: str, *, most: int = 20) -> list[dict[str, Any]]:
+def neighbours_of(
+    groups: pd.DataFrame, names: list[str], of: str, *, most: int = 20
+) -> list[dict[str, Any]]:
     """The nearest other groups of one group."""
     query, other = joined(groups, names), joined(groups, [f"neighbour {name}" for name in names])
     here = groups[query == of].head(most)
     if here.empty:
         known = query.drop_duplicates()
         raise SchemaError(
-            f"no row has {', '.join(names)} = {of!r}", expected=f"one of {shorten(known)}", fix=suggest(of, known)
+            f"no row has {', '.join(names)} = {of!r}",
+            expected=f"one of {shorten(known)}",
+            fix=suggest(of, known),
         )
     return [
-        {"neighbour": other[i], "share": float(here["share"][i]), "similarity": float(here["similarity"][i])}
+        {
+            "neighbour": other[i],
+            "share": float(here["share"][i]),
+            "similarity": float(here["similarity"][i]),
+        }
         for i in here.index
     ]
 

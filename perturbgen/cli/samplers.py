@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from perturbgen.cli.data import Columns, Json, Layer, Vehicle, load
-from perturbgen.console import show_table
-from perturbgen.errors import InputError
-from perturbgen.files import check_output, require_writable
+from perturbgen.core.console import show_table
+from perturbgen.core.errors import InputError
+from perturbgen.core.files import check_output, require_writable
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from perturbgen.sampling import CellSampler
+    from perturbgen.generate import CellSampler
 
 QUANTILES = (0.025, 0.1, 0.25, 0.5, 0.75, 0.9, 0.975)
 
@@ -26,16 +26,27 @@ def register(app: typer.Typer) -> None:
 
 
 def samplers(
-    source: Annotated[Path, typer.Argument(metavar="FILE", help="An h5ad file, or a folder of competition files.")],
+    source: Annotated[
+        Path, typer.Argument(metavar="FILE", help="An h5ad file, or a folder of competition files.")
+    ],
     out: Annotated[Path, typer.Option(help="Folder to write sampler.npz and scores.csv to.")],
-    plots: Annotated[Path | None, typer.Option(help="A page (.html) of predicted against observed wells.")] = None,
+    plots: Annotated[
+        Path | None, typer.Option(help="A page (.html) of predicted against observed wells.")
+    ] = None,
     conditions: Annotated[
-        Path | None, typer.Option(help="id_map.csv of conditions to foretell; writes predicted.csv.")
+        Path | None,
+        typer.Option(help="id_map.csv of conditions to foretell; writes predicted.csv."),
     ] = None,
     folds: Annotated[
-        int, typer.Option(min=2, help="Into how many parts a compound's cell types are dealt, to be hidden in turn.")
+        int,
+        typer.Option(
+            min=2,
+            help="Into how many parts a compound's cell types are dealt, to be hidden in turn.",
+        ),
     ] = 3,
-    overrides: Annotated[list[str] | None, typer.Option("--set", help="A setting of the forests: leaf=10")] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", help="A setting of the forests: leaf=10")
+    ] = None,
     columns: Columns = None,
     layer: Layer = None,
     vehicle: Vehicle = None,
@@ -51,11 +62,10 @@ def samplers(
     """
     import numpy as np
 
-    from perturbgen.config import load_settings
+    from perturbgen.core.config import load_settings
     from perturbgen.data import validate
-    from perturbgen.sampling import SamplerSettings, fit_samplers, well_table
-    from perturbgen.sampling.pictures import calibration_page
-    from perturbgen.sampling.validate import cross_validate, summarise
+    from perturbgen.generate import SamplerSettings, fit_samplers, well_table
+    from perturbgen.generate.validate import calibration_page, cross_validate, summarise
 
     settings = load_settings(SamplerSettings, overrides=overrides or [], fix="--set leaf=10")
     require_folder_to_be(out)
@@ -69,13 +79,19 @@ def samplers(
     scores = cross_validate(table, settings, rng=rng, folds=folds)
     sampler = fit_samplers(table, rng=rng, settings=settings)
     files = {"sampler.npz": sampler.save(out / "sampler.npz")}
-    tables = {"scores.csv": scores} | ({} if wanted is None else {"predicted.csv": predict(sampler, wanted)})
+    tables = {"scores.csv": scores} | (
+        {} if wanted is None else {"predicted.csv": predict(sampler, wanted)}
+    )
     files |= {name: write_csv(frame, out / name) for name, frame in tables.items()}
     summary = summarise(scores)
     if plots:
         lead = f"{len(scores):,} wells x cell types of {source.name}, each hidden once"
-        calibration_page(scores, summary, title="Samplers of cells and library sizes", lead=lead).write(plots)
-    show_table(summary, title=f"wrote {', '.join(str(path) for path in files.values())}", as_json=as_json)
+        calibration_page(
+            scores, summary, title="Samplers of cells and library sizes", lead=lead
+        ).write(plots)
+    show_table(
+        summary, title=f"wrote {', '.join(str(path) for path in files.values())}", as_json=as_json
+    )
 
 
 def require_folder_to_be(out: Path) -> None:
@@ -87,7 +103,7 @@ def require_folder_to_be(out: Path) -> None:
 
 def read_conditions(path: Path) -> pd.DataFrame:
     """The conditions of an id_map, in our words."""
-    from perturbgen.data.tables import read_csv, read_header, require_values
+    from perturbgen.core.tables import read_csv, read_header, require_values
 
     name = "compound" if "compound" in read_header(path) else "sm_name"
     table = read_csv(path, columns=["cell_type", name], text=["cell_type", name])
@@ -98,7 +114,7 @@ def read_conditions(path: Path) -> pd.DataFrame:
 
 def predict(sampler: CellSampler, conditions: pd.DataFrame) -> pd.DataFrame:
     """The wells of the conditions, with quantiles of their numbers of cells."""
-    from perturbgen.sampling import design_wells
+    from perturbgen.generate import design_wells
 
     wells = design_wells(sampler.table, conditions)
     return wells.join(sampler.quantiles(wells, QUANTILES).add_prefix("q"))
@@ -106,7 +122,7 @@ def predict(sampler: CellSampler, conditions: pd.DataFrame) -> pd.DataFrame:
 
 def write_csv(frame: pd.DataFrame, path: Path) -> Path:
     """Save a table."""
-    from perturbgen.files import atomic_path
+    from perturbgen.core.files import atomic_path
 
     with atomic_path(path) as part:
         frame.to_csv(part, index=False)

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from perturbgen.cli.data import Json, listed
-from perturbgen.console import say, show_table
-from perturbgen.errors import ConfigError
-from perturbgen.files import require_writable
+from perturbgen.core.console import say, show_table
+from perturbgen.core.errors import ConfigError
+from perturbgen.core.files import require_writable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,35 +28,61 @@ def register(app: typer.Typer) -> None:
 def score(
     truth: Annotated[Path, typer.Argument(metavar="TRUTH", help="The measured DE table.")],
     predictions: Annotated[
-        list[str], typer.Argument(metavar="PREDICTION...", help="Files, or NAME=FILE to name the method.")
+        list[str],
+        typer.Argument(metavar="PREDICTION...", help="Files, or NAME=FILE to name the method."),
     ],
-    out: Annotated[Path | None, typer.Option(help="Folder for scorecard.md, .parquet, .json and report.html.")] = None,
-    id_map: Annotated[Path | None, typer.Option(help="id_map.csv, for files whose rows are ids.")] = None,
-    statistic: Annotated[str, typer.Option(help="Statistic of a perturbgen DE table.")] = "signed_log10_p",
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for scorecard.md, .parquet, .json and report.html.")
+    ] = None,
+    id_map: Annotated[
+        Path | None, typer.Option(help="id_map.csv, for files whose rows are ids.")
+    ] = None,
+    statistic: Annotated[
+        str, typer.Option(help="Statistic of a perturbgen DE table.")
+    ] = "signed_log10_p",
     layer: Annotated[str | None, typer.Option(help="Layer of Open Problems' h5ad files.")] = None,
-    metrics: Annotated[str | None, typer.Option(help="Metrics, separated by commas (default: all).")] = None,
-    negative: Annotated[str, typer.Option(help="Negative controls, separated by commas.")] = "zeros",
-    positive: Annotated[str | None, typer.Option(help="The method that is the positive control.")] = None,
-    baseline: Annotated[str | None, typer.Option(help="Methods that are baselines, separated by commas.")] = None,
-    genes: Annotated[str, typer.Option(help="exact, truth (a prediction may have more) or intersection.")] = "exact",
+    metrics: Annotated[
+        str | None, typer.Option(help="Metrics, separated by commas (default: all).")
+    ] = None,
+    negative: Annotated[
+        str, typer.Option(help="Negative controls, separated by commas.")
+    ] = "zeros",
+    positive: Annotated[
+        str | None, typer.Option(help="The method that is the positive control.")
+    ] = None,
+    baseline: Annotated[
+        str | None, typer.Option(help="Methods that are baselines, separated by commas.")
+    ] = None,
+    genes: Annotated[
+        str, typer.Option(help="exact, truth (a prediction may have more) or intersection.")
+    ] = "exact",
     rows: Annotated[str, typer.Option(help="exact, truth or intersection.")] = "exact",
     conditions: Annotated[
-        Path | None, typer.Option(help="CSV of cell_type, compound and columns to stratify by, e.g. n_cells.")
+        Path | None,
+        typer.Option(help="CSV of cell_type, compound and columns to stratify by, e.g. n_cells."),
     ] = None,
     clusters: Annotated[
-        str | None, typer.Option(help="Resample conditions of one compound (or any column) together.")
+        str | None,
+        typer.Option(help="Resample conditions of one compound (or any column) together."),
     ] = None,
     reference: Annotated[
-        Path | None, typer.Option(help="DE table of the training rows: their mean is the perturbed mean.")
+        Path | None,
+        typer.Option(help="DE table of the training rows: their mean is the perturbed mean."),
     ] = None,
     duplicate: Annotated[
         Path | None, typer.Option(help="DE table of held-back replicates: the positive control.")
     ] = None,
     level: Annotated[float, typer.Option(help="A gene responds where p is at most this.")] = 0.05,
-    raw_p: Annotated[bool, typer.Option("--raw-p", help="Do not adjust p for the number of genes.")] = False,
-    resamples: Annotated[int, typer.Option(min=1, help="Bootstrap resamples of the conditions.")] = 1000,
+    raw_p: Annotated[
+        bool, typer.Option("--raw-p", help="Do not adjust p for the number of genes.")
+    ] = False,
+    resamples: Annotated[
+        int, typer.Option(min=1, help="Bootstrap resamples of the conditions.")
+    ] = 1000,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the resamples.")] = 0,
-    report: Annotated[bool, typer.Option("--report/--no-report", help="Write report.html into --out.")] = True,
+    report: Annotated[
+        bool, typer.Option("--report/--no-report", help="Write report.html into --out.")
+    ] = True,
     as_json: Json = False,
 ) -> None:
     """Score predictions of signed -log10 p against the measured table, between a negative and a positive control.
@@ -68,7 +94,7 @@ def score(
     Example: [bold]perturbgen score de_test.parquet ridge=ridge.parquet submission.csv --id-map id_map.csv
     --out scores[/bold]
     """
-    from perturbgen.de.files import read_table, require_statistic
+    from perturbgen.de.table import read_table, require_statistic
     from perturbgen.evaluate import interpolated_duplicate, scorecard
 
     if out is not None:
@@ -83,12 +109,26 @@ def score(
         tables[DUPLICATE] = interpolated_duplicate(read_table(duplicate, **read))
         positive = positive or DUPLICATE
     card = scorecard(
-        true, tables, negatives=listed(negative), positive=positive, baselines=listed(baseline),
-        conditions=read_conditions(conditions) if conditions else None, clusters=clusters,
-        metrics=listed(metrics) or None, genes=genes, rows=rows, level=level, adjust=not raw_p,  # type: ignore[arg-type]
-        reference=mean, resamples=resamples, seed=seed,
-        info={"truth": str(truth), "predictions": {name: str(path) for name, path in files.items()}},
-    )  # fmt: skip
+        true,
+        tables,
+        negatives=listed(negative),
+        positive=positive,
+        baselines=listed(baseline),
+        conditions=read_conditions(conditions) if conditions else None,
+        clusters=clusters,
+        metrics=listed(metrics) or None,
+        genes=genes,
+        rows=rows,
+        level=level,
+        adjust=not raw_p,  # type: ignore[arg-type]
+        reference=mean,
+        resamples=resamples,
+        seed=seed,
+        info={
+            "truth": str(truth),
+            "predictions": {name: str(path) for name, path in files.items()},
+        },
+    )
     show(card, as_json=as_json)
     if out is not None:
         paths = save(card, out, true if report else None, tables, seed=seed)
@@ -97,16 +137,23 @@ def score(
 
 
 def save(
-    card: Scorecard, out: Path, truth: pd.DataFrame | None, tables: dict[str, pd.DataFrame], *, seed: int
+    card: Scorecard,
+    out: Path,
+    truth: pd.DataFrame | None,
+    tables: dict[str, pd.DataFrame],
+    *,
+    seed: int,
 ) -> list[Path]:
     """The scorecard's files, and with the truth the report."""
-    from perturbgen.config import environment
+    from perturbgen.core.config import environment
     from perturbgen.evaluate.outputs import write_scorecard
     from perturbgen.evaluate.report import write_report
 
     paths = write_scorecard(card, out)
     if truth is not None:
-        paths.append(write_report(out / "report.html", card, truth, tables, metadata=environment(seed)))
+        paths.append(
+            write_report(out / "report.html", card, truth, tables, metadata=environment(seed))
+        )
     return paths
 
 
@@ -119,7 +166,8 @@ def name_files(predictions: list[str]) -> dict[str, Path]:
         name = name if separator else found.stem
         if name in files:
             raise ConfigError(
-                f"two predictions are called {name!r}: {files[name]} and {found}", fix=f"name them: other={found}"
+                f"two predictions are called {name!r}: {files[name]} and {found}",
+                fix=f"name them: other={found}",
             )
         files[name] = found
     return files
@@ -127,8 +175,8 @@ def name_files(predictions: list[str]) -> dict[str, Path]:
 
 def read_conditions(path: Path) -> pd.DataFrame:
     """A CSV about conditions, labelled as the truth."""
-    from perturbgen.data.tables import read_csv
-    from perturbgen.de.files import LABELS, NAMES, labelled
+    from perturbgen.core.tables import read_csv
+    from perturbgen.de.table import LABELS, NAMES, labelled
 
     return labelled(read_csv(path, text=(*LABELS, *NAMES)), path)
 
@@ -144,7 +192,11 @@ def show(card: Scorecard, *, as_json: bool) -> None:
     means = card.overall.table.pivot(index="metric", columns="method", values="value")
     order = card.ranking["method"].tolist()
     shown = [
-        {"metric": metric.title, "": "↑" if metric.higher_is_better else "↓", "range": "yes" if ranks else "no"}
+        {
+            "metric": metric.title,
+            "": "↑" if metric.higher_is_better else "↓",
+            "range": "yes" if ranks else "no",
+        }
         | {name: float(means.loc[metric.name, name]) for name in order}
         for metric, ranks in zip(card.metrics, card.overall.ranks, strict=True)
     ]

@@ -7,11 +7,13 @@ from typing import Annotated
 
 import typer
 
-from perturbgen.console import say, show_table
-from perturbgen.errors import UserError
+from perturbgen.core.console import say, show_table
+from perturbgen.core.errors import UserError
 
 IdMap = Annotated[Path, typer.Option("--id-map", help="The rows to predict: id_map.csv.")]
-Like = Annotated[Path, typer.Option(help="sample_submission.csv, or an h5ad: the genes and their order.")]
+Like = Annotated[
+    Path, typer.Option(help="sample_submission.csv, or an h5ad: the genes and their order.")
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -21,14 +23,19 @@ def register(app: typer.Typer) -> None:
 
 
 def submit(
-    predictions: Annotated[Path, typer.Argument(help="Parquet or CSV: cell_type, sm_name (or compound), genes.")],
+    predictions: Annotated[
+        Path, typer.Argument(help="Parquet or CSV: cell_type, sm_name (or compound), genes.")
+    ],
     id_map: IdMap,
     like: Like,
     out: Annotated[Path, typer.Option(help="submission.csv (Kaggle) or .h5ad (Open Problems).")],
     dataset_id: Annotated[
-        str | None, typer.Option(help=".h5ad: the data set that is predicted, e.g. neurips-2023-data.")
+        str | None,
+        typer.Option(help=".h5ad: the data set that is predicted, e.g. neurips-2023-data."),
     ] = None,
-    method_id: Annotated[str | None, typer.Option(help=".h5ad: what the benchmark is to call the method.")] = None,
+    method_id: Annotated[
+        str | None, typer.Option(help=".h5ad: what the benchmark is to call the method.")
+    ] = None,
 ) -> None:
     """Write predictions as a submission. Rows and genes are joined by name, whatever their order in the file.
 
@@ -42,7 +49,7 @@ def submit(
     --dataset-id neurips-2023-data --method-id mine[/bold]
     """
     from perturbgen import submission
-    from perturbgen.files import check_output
+    from perturbgen.core.files import check_output
 
     check_output(out, ".csv", ".h5ad")
     given = {"dataset_id": dataset_id, "method_id": method_id}

@@ -9,16 +9,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from perturbgen.cli.data import Columns, Json, Layer, Vehicle, load
-from perturbgen.console import show_table
-from perturbgen.errors import ConfigError
-from perturbgen.files import check_output
+from perturbgen.core.console import show_table
+from perturbgen.core.errors import ConfigError
+from perturbgen.core.files import check_output
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from perturbgen.data.splits import Split
 
-Source = Annotated[Path, typer.Argument(metavar="FILE", help="An h5ad file, or a folder of competition files.")]
+Source = Annotated[
+    Path, typer.Argument(metavar="FILE", help="An h5ad file, or a folder of competition files.")
+]
 
 
 class Kind(StrEnum):
@@ -47,7 +49,9 @@ def register(app: typer.Typer) -> None:
 def pseudobulk(
     source: Source,
     out: Annotated[Path, typer.Option(help="The h5ad file to write.")],
-    by: Annotated[str, typer.Option(help="Columns of obs, separated by commas.")] = "plate,well,cell_type",
+    by: Annotated[
+        str, typer.Option(help="Columns of obs, separated by commas.")
+    ] = "plate,well,cell_type",
     columns: Columns = None,
     layer: Layer = None,
     vehicle: Vehicle = None,
@@ -81,11 +85,19 @@ def split(
     source: Source,
     out: Annotated[Path, typer.Option(help="The CSV file to write.")],
     kind: Annotated[Kind, typer.Option(help="What is held out.")],
-    column: Annotated[str | None, typer.Option(help="leave-out, kfold: the column whose values stay whole.")] = None,
-    value: Annotated[list[str] | None, typer.Option(help="leave-out: a value to hold out; repeatable.")] = None,
-    fraction: Annotated[float | None, typer.Option(help="random: the share of validation cells; 0.032.")] = None,
+    column: Annotated[
+        str | None, typer.Option(help="leave-out, kfold: the column whose values stay whole.")
+    ] = None,
+    value: Annotated[
+        list[str] | None, typer.Option(help="leave-out: a value to hold out; repeatable.")
+    ] = None,
+    fraction: Annotated[
+        float | None, typer.Option(help="random: the share of validation cells; 0.032.")
+    ] = None,
     folds: Annotated[int | None, typer.Option(help="kfold: how many; 5.")] = None,
-    public: Annotated[int | None, typer.Option(help="kaggle: how many compounds are public; 50.")] = None,
+    public: Annotated[
+        int | None, typer.Option(help="kaggle: how many compounds are public; 50.")
+    ] = None,
     columns: Columns = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the random draw.")] = 0,
     as_json: Json = False,
@@ -101,28 +113,45 @@ def split(
     from perturbgen.data.splits import check_leaks
 
     check_output(out, ".csv")
-    given = {"column": column, "value": value, "fraction": fraction, "folds": folds, "public": public}
+    given = {
+        "column": column,
+        "value": value,
+        "fraction": fraction,
+        "folds": folds,
+        "public": public,
+    }
     options = {name: setting for name, setting in given.items() if setting is not None}
     check_options(kind, options)
     obs = load(source, columns=columns, layer=None, vehicle=None).obs
     made, table = make_split(obs, kind, options, seed)
     check_leaks(made, table)
     made.write(out)
-    parts = [{"part": name, "rows": int(size)} for name, size in made.parts.value_counts(sort=False).items()]
+    parts = [
+        {"part": name, "rows": int(size)}
+        for name, size in made.parts.value_counts(sort=False).items()
+    ]
     show_table(parts, title=f"{made.kind}: wrote {out}", as_json=as_json)
 
 
 def check_options(kind: Kind, options: dict[str, Any]) -> None:
     """A kind of split has the options that it needs, and none that mean nothing to it."""
-    missing = [f"--{name}" for name in ("column", "value") if kind == Kind.LEAVE_OUT and name not in options]
+    missing = [
+        f"--{name}"
+        for name in ("column", "value")
+        if kind == Kind.LEAVE_OUT and name not in options
+    ]
     if missing:
-        raise ConfigError(f"--kind {kind.value} needs {' and '.join(missing)}", fix="perturbgen split --help")
+        raise ConfigError(
+            f"--kind {kind.value} needs {' and '.join(missing)}", fix="perturbgen split --help"
+        )
     alien = [f"--{name}" for name in options if name not in OPTIONS[kind]]
     if alien:
         raise ConfigError(f"--kind {kind.value} does not use {' '.join(alien)}", fix="leave it out")
 
 
-def make_split(obs: pd.DataFrame, kind: Kind, options: dict[str, Any], seed: int) -> tuple[Split, pd.DataFrame]:
+def make_split(
+    obs: pd.DataFrame, kind: Kind, options: dict[str, Any], seed: int
+) -> tuple[Split, pd.DataFrame]:
     """The split, and the table of cells or conditions that it divides."""
     import numpy as np
 

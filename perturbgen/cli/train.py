@@ -9,15 +9,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from perturbgen.cli.data import Json, Layer
-from perturbgen.console import say, show_table
-from perturbgen.errors import ConfigError
-from perturbgen.files import check_output
+from perturbgen.core.console import say, show_table
+from perturbgen.core.errors import ConfigError
+from perturbgen.core.files import check_output
 
 if TYPE_CHECKING:
     from perturbgen.train import RunSettings
 
-RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory that train made.", show_default=False)]
-Cells = Annotated[Path, typer.Argument(metavar="FILE", help="Raw counts (.h5ad) with the run's conditions in obs.")]
+RunFolder = Annotated[
+    Path, typer.Argument(metavar="RUN", help="A run directory that train made.", show_default=False)
+]
+Cells = Annotated[
+    Path,
+    typer.Argument(metavar="FILE", help="Raw counts (.h5ad) with the run's conditions in obs."),
+]
 Device = Annotated[str, typer.Option(help="cpu or cuda.")]
 Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of what is drawn.")]
 
@@ -31,15 +36,21 @@ def register(app: typer.Typer) -> None:
 
 
 def train(
-    config: Annotated[Path | None, typer.Argument(metavar="CONFIG.toml", help="What to train on what.")] = None,
+    config: Annotated[
+        Path | None, typer.Argument(metavar="CONFIG.toml", help="What to train on what.")
+    ] = None,
     data: Annotated[Path | None, typer.Option(help="The cells, in place of data.path.")] = None,
-    overrides: Annotated[list[str] | None, typer.Option("--set", help="Override a key: model.latent=20")] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", help="Override a key: model.latent=20")
+    ] = None,
     resume: Annotated[Path | None, typer.Option(help="Go on with this run directory.")] = None,
     runs: Annotated[Path, typer.Option(help="Where the run directory is made.")] = Path("runs"),
     devices: Annotated[int, typer.Option(min=1, help="Devices (processes) on each node.")] = 1,
     num_nodes: Annotated[int, typer.Option(min=1, help="Nodes.")] = 1,
     accelerator: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved configuration and stop.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the resolved configuration and stop.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Train a generative model of cells under conditions: NB-VAE, Deep Generative Decoder or Gaussian VAE.
@@ -53,12 +64,18 @@ def train(
     """
     import json
 
-    from perturbgen.config import to_toml
+    from perturbgen.core.config import to_toml
     from perturbgen.train import run as running
 
-    options: dict[str, Any] = {"devices": devices, "num_nodes": num_nodes, "accelerator": accelerator}
+    options: dict[str, Any] = {
+        "devices": devices,
+        "num_nodes": num_nodes,
+        "accelerator": accelerator,
+    }
     if (config is None) == (resume is None):
-        raise ConfigError("train takes either a CONFIG.toml or --resume RUN", fix="perturbgen train --help")
+        raise ConfigError(
+            "train takes either a CONFIG.toml or --resume RUN", fix="perturbgen train --help"
+        )
     if resume is not None:
         if data is not None or dry_run:
             raise ConfigError("--data and --dry-run do not go with --resume", fix="leave them out")
@@ -66,14 +83,16 @@ def train(
         return
     settings = read_settings(config, data, overrides or [])
     if dry_run:
-        say(json.dumps(settings.model_dump(mode="json"), indent=1) if as_json else to_toml(settings))
+        say(
+            json.dumps(settings.model_dump(mode="json"), indent=1) if as_json else to_toml(settings)
+        )
         return
     show_run(running.train(settings, runs=runs, **options), as_json=as_json)
 
 
 def read_settings(config: Path | None, data: Path | None, overrides: list[str]) -> RunSettings:
     """The configuration, with ``--data`` in it."""
-    from perturbgen.config import load_settings
+    from perturbgen.core.config import load_settings
     from perturbgen.train.settings import RunSettings
 
     # A path is quoted as TOML's literal string, so that one that looks like a number stays a path.
@@ -85,7 +104,7 @@ def show_run(run: Path, *, as_json: bool) -> None:
     """How a run ended."""
     import os
 
-    from perturbgen.train.records import ending
+    from perturbgen.train.state import ending
 
     if int(os.environ.get("LOCAL_RANK", 0)):
         return  # the first process speaks for all
@@ -95,7 +114,9 @@ def show_run(run: Path, *, as_json: bool) -> None:
 def encode(
     run: RunFolder,
     file: Cells,
-    out: Annotated[Path, typer.Option(help="The h5ad file to write: obs, and the latent points in obsm.")],
+    out: Annotated[
+        Path, typer.Option(help="The h5ad file to write: obs, and the latent points in obsm.")
+    ],
     key: Annotated[str, typer.Option(help="Name of the latent points in obsm.")] = "X_latent",
     layer: Layer = None,
     device: Device = "cpu",
@@ -115,7 +136,9 @@ def encode(
     trained = load_run(run, device=device)
     store = open_cells(trained, file, layer=layer)
     latents = encode_cells(trained, store.to(device))
-    adata = AnnData(obs=store.obs, var=pd.DataFrame(index=pd.Index([], dtype=str)), obsm={key: latents})
+    adata = AnnData(
+        obs=store.obs, var=pd.DataFrame(index=pd.Index([], dtype=str)), obsm={key: latents}
+    )
     adata.uns["perturbgen_run"] = str(run)
     write_h5ad(adata, out)
     say(f"wrote {out}: {latents.shape[0]:,} cells in {latents.shape[1]} latent dimensions")
@@ -124,7 +147,9 @@ def encode(
 def evaluate(
     run: RunFolder,
     file: Cells,
-    part: Annotated[str | None, typer.Option(help="Only the run's cells of this part: train, validation.")] = None,
+    part: Annotated[
+        str | None, typer.Option(help="Only the run's cells of this part: train, validation.")
+    ] = None,
     samples: Annotated[int, typer.Option(min=1, help="Importance samples a cell.")] = 256,
     out: Annotated[Path | None, typer.Option(help="Write everything (.json) here, too.")] = None,
     layer: Layer = None,
@@ -154,14 +179,21 @@ def evaluate(
         return
     show_table([found["likelihood"]], title="negative log-likelihood, nats per gene and cell")
     show_table(
-        [{"check": k, "value": v} for k, v in found["predictive"].items()], title="generated against real counts"
+        [{"check": k, "value": v} for k, v in found["predictive"].items()],
+        title="generated against real counts",
     )
     show_table(found["probes"], title="what a linear probe reads from the latent points")
 
 
 def judge(trained: Any, store: Any, *, samples: int, seed: int) -> dict[str, Any]:
     """All that evaluate shows."""
-    from perturbgen.train.heldout import encode_cells, likelihood_row, log_likelihoods, predictive_row, probe_rows
+    from perturbgen.train.heldout import (
+        encode_cells,
+        likelihood_row,
+        log_likelihoods,
+        predictive_row,
+        probe_rows,
+    )
 
     log_likelihood = log_likelihoods(trained, store, samples=samples, seed=seed)
     likelihood = {**likelihood_row(log_likelihood, store.n_genes), "samples": samples}
@@ -179,8 +211,8 @@ def save_json(found: dict[str, Any], out: Path) -> None:
     """Write the numbers."""
     import json
 
-    from perturbgen.console import plain
-    from perturbgen.files import atomic_path
+    from perturbgen.core.console import plain
+    from perturbgen.core.files import atomic_path
 
     with atomic_path(out) as path:
         path.write_text(json.dumps(plain(found), indent=1))
@@ -192,7 +224,9 @@ def board(
         Path, typer.Argument(metavar="RUNS", help="A run directory, or the folder of all of them.")
     ] = Path("runs"),
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port on this machine.")] = 6006,
-    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 shows it to the network.")] = "localhost",
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; 0.0.0.0 shows it to the network.")
+    ] = "localhost",
 ) -> None:
     """Look at runs in TensorBoard: curves, pictures, the latent space in the projector.
 
@@ -200,8 +234,18 @@ def board(
     """
     import subprocess
 
-    from perturbgen.files import require_folder
+    from perturbgen.core.files import require_folder
 
     require_folder(logdir, "folder of runs")
-    command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(logdir), "--port", str(port), "--host", host]
+    command = [
+        sys.executable,
+        "-m",
+        "tensorboard.main",
+        "--logdir",
+        str(logdir),
+        "--port",
+        str(port),
+        "--host",
+        host,
+    ]
     raise typer.Exit(subprocess.run(command, check=False).returncode)

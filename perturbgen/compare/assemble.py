@@ -8,16 +8,16 @@ from typing import Any, TypeVar
 
 import pandas as pd
 
-from perturbgen.compare.cells import Cell, Outcome, read_scores, read_values
 from perturbgen.compare.folds import Fold, describe
+from perturbgen.compare.jobs import Cell, Outcome, read_scores, read_values
 from perturbgen.compare.settings import CompareSettings
 from perturbgen.compare.tables import Book
-from perturbgen.errors import PerturbgenError, shorten
-from perturbgen.evaluate.build import find_clusters, join_scores
+from perturbgen.core.errors import PerturbgenError, shorten
+from perturbgen.evaluate.align import Values
 from perturbgen.evaluate.records import HEADLINE
 from perturbgen.evaluate.scorecard import Scorecard
+from perturbgen.evaluate.scoring import find_clusters, join_scores
 from perturbgen.evaluate.strata import effect_sizes, strata
-from perturbgen.evaluate.tables import Values
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -32,18 +32,28 @@ def make_card(
     about: Mapping[str, Any],
 ) -> Scorecard:
     """The scorecard of the methods all of whose cells ran; ``about`` joins what the files say of it."""
-    failed = list(dict.fromkeys(cell.method.name for cell, found in outcomes.items() if found.state == "failed"))
+    failed = list(
+        dict.fromkeys(
+            cell.method.name for cell, found in outcomes.items() if found.state == "failed"
+        )
+    )
     ranked = [name for name in settings.all_methods if name not in failed]
     controls, score = settings.controls, settings.score
     negatives = tuple(name for name in controls.negatives if name in ranked)
     if not negatives:
         raise PerturbgenError(
-            f"no negative control ran: {shorten(controls.negatives)} failed", fix="cells.csv says why"
+            f"no negative control ran: {shorten(controls.negatives)} failed",
+            fix="cells.csv says why",
         )
     positive = controls.positive if controls.positive in ranked else None
     if controls.positive and positive is None:
-        logger.warning("the positive control %s failed: a perfect prediction takes its place", controls.positive)
-    scores = join_scores({name: method_scores(name, book, folds, list(outcomes)) for name in ranked})
+        logger.warning(
+            "the positive control %s failed: a perfect prediction takes its place",
+            controls.positive,
+        )
+    scores = join_scores(
+        {name: method_scores(name, book, folds, list(outcomes)) for name in ranked}
+    )
     index = pd.MultiIndex.from_frame(scores.columns.to_frame(index=False))
     truth = by_fold(folds, lambda fold: book.table.iloc[fold.test])
     table = condition_table(book, folds, described)
@@ -60,11 +70,18 @@ def make_card(
     }
     effect = effect_sizes(Values(truth.to_numpy(), score.level, score.adjust), truth.index)
     return Scorecard(
-        scores, negatives, positive, tuple(name for name in settings.baselines if name in ranked),
+        scores,
+        negatives,
+        positive,
+        tuple(name for name in settings.baselines if name in ranked),
         references=tuple(name for name in controls.references if name in ranked),
-        strata=strata(index, table, effect), clusters=find_clusters(index, table, score.clusters or None),
-        headline=score.headline or HEADLINE, resamples=score.resamples, seed=settings.seeds[0], info=info,
-    )  # fmt: skip
+        strata=strata(index, table, effect),
+        clusters=find_clusters(index, table, score.clusters or None),
+        headline=score.headline or HEADLINE,
+        resamples=score.resamples,
+        seed=settings.seeds[0],
+        info=info,
+    )
 
 
 def several(folds: Iterable[Fold]) -> bool:
@@ -78,7 +95,8 @@ def by_fold(folds: list[Fold], part: Callable[[Fold], pd.DataFrame]) -> pd.DataF
         return pd.concat([part(fold) for fold in folds])
     splits = dict.fromkeys(fold.split for fold in folds)
     return pd.concat(
-        {name: pd.concat([part(fold) for fold in folds if fold.split == name]) for name in splits}, names=["split"]
+        {name: pd.concat([part(fold) for fold in folds if fold.split == name]) for name in splits},
+        names=["split"],
     )
 
 
@@ -96,7 +114,9 @@ def condition_table(book: Book, folds: list[Fold], described: pd.DataFrame | Non
             return found
         absent = found.index[~found.index.isin(described.index)]
         if len(absent):
-            raise PerturbgenError(f"data.conditions lacks {len(absent)} conditions: {shorten(absent, 3)}")
+            raise PerturbgenError(
+                f"data.conditions lacks {len(absent)} conditions: {shorten(absent, 3)}"
+            )
         return found.join(described)
 
     return by_fold(folds, part)
@@ -115,7 +135,11 @@ def method_scores(name: str, book: Book, folds: list[Fold], cells: list[Cell]) -
 
 def seed_table(book: Book, folds: list[Fold], cells: list[Cell], card: Scorecard) -> pd.DataFrame:
     """How much chance moves a method: its mean of the headline's metrics with each seed, and their range."""
-    metrics = [metric.name for metric in card.metrics if metric.name in (*card.headline, "mean_rowwise_rmse")]
+    metrics = [
+        metric.name
+        for metric in card.metrics
+        if metric.name in (*card.headline, "mean_rowwise_rmse")
+    ]
     rows = []
     for name in card.methods:
         mine = [cell for cell in cells if cell.method.name == name]
@@ -124,11 +148,15 @@ def seed_table(book: Book, folds: list[Fold], cells: list[Cell], card: Scorecard
             continue
         means = pd.DataFrame(
             {
-                s: method_scores(name, book, folds, [c for c in mine if c.seed == s]).loc[metrics].mean(axis=1)
+                s: method_scores(name, book, folds, [c for c in mine if c.seed == s])
+                .loc[metrics]
+                .mean(axis=1)
                 for s in seeds
             }
         )
-        rows.append({"method": name, "seeds": len(seeds)} | {m: spread(means.T[m]) for m in metrics})
+        rows.append(
+            {"method": name, "seeds": len(seeds)} | {m: spread(means.T[m]) for m in metrics}
+        )
     return pd.DataFrame(rows)
 
 
@@ -155,7 +183,9 @@ class Lazy(Mapping[str, T]):
         return len(self.names)
 
 
-def predictions_of(book: Book, folds: list[Fold], cells: list[Cell], card: Scorecard) -> Mapping[str, pd.DataFrame]:
+def predictions_of(
+    book: Book, folds: list[Fold], cells: list[Cell], card: Scorecard
+) -> Mapping[str, pd.DataFrame]:
     """Each method's predictions with its first seed."""
     return Lazy(card.methods, lambda name: values_of(name, "values", book, folds, cells))
 
@@ -168,15 +198,24 @@ def intervals_of(
 
     def read(name: str) -> Mapping[float, tuple[pd.DataFrame, pd.DataFrame]]:
         ends = {
-            level: [values_of(name, f"{end} {level:g}", book, folds, cells) for end in ("lower", "upper")]
+            level: [
+                values_of(name, f"{end} {level:g}", book, folds, cells)
+                for end in ("lower", "upper")
+            ]
             for level in settings.score.intervals
         }
         return {level: (lower, upper) for level, (lower, upper) in ends.items()}
 
-    return Lazy([name for name in names if name in card.methods], read) if settings.score.intervals else {}
+    return (
+        Lazy([name for name in names if name in card.methods], read)
+        if settings.score.intervals
+        else {}
+    )
 
 
-def values_of(name: str, what: str, book: Book, folds: list[Fold], cells: list[Cell]) -> pd.DataFrame:
+def values_of(
+    name: str, what: str, book: Book, folds: list[Fold], cells: list[Cell]
+) -> pd.DataFrame:
     """What the first seed of a method left, conditions x genes."""
     first = {id(cell.fold): cell for cell in reversed(cells) if cell.method.name == name}
     return by_fold(folds, lambda fold: read_values(first[id(fold)], book, what))

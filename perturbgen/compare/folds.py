@@ -11,8 +11,8 @@ import pandas as pd
 from perturbgen.baselines.selection import mimic_folds
 from perturbgen.compare.settings import DataSettings, SplitSettings
 from perturbgen.compare.tables import Book, find
+from perturbgen.core.errors import SchemaError, shorten, suggest
 from perturbgen.data.splits import KNOWN_IN_TARGETS, check_leaks, kaggle, leave_out, read_split
-from perturbgen.errors import SchemaError, shorten, suggest
 
 TRAIN = "train"
 
@@ -36,7 +36,11 @@ def make_folds(splits: Mapping[str, SplitSettings], book: Book, data: DataSettin
     made = {"kaggle": kaggle_fold, "compounds": compound_folds, "cell_types": cell_type_folds}
     folds = []
     for name, split in splits.items():
-        found = file_folds(name, split, book, data) if split.kind == "file" else made[split.kind](name, split, book)
+        found = (
+            file_folds(name, split, book, data)
+            if split.kind == "file"
+            else made[split.kind](name, split, book)
+        )
         folds += [usable(fold) for fold in found]
     return folds
 
@@ -69,7 +73,11 @@ def kaggle_fold(name: str, split: SplitSettings, book: Book) -> list[Fold]:
     if public is None:
         public = min(50, conditions.loc[hidden, "compound"].nunique() // 2)
     drawn = kaggle(
-        conditions, rng=np.random.default_rng(split.seed), known=known, targets=targets, public=public
+        conditions,
+        rng=np.random.default_rng(split.seed),
+        known=known,
+        targets=targets,
+        public=public,
     ).parts.to_numpy()
     parts = np.asarray(drawn, object)
     chosen = split.test or tuple(part for part in ("public", "private") if part not in split.learn)
@@ -83,24 +91,34 @@ def known_compounds(split: SplitSettings, book: Book, targets: tuple[str, ...]) 
         absent = [name for name in split.known if name not in there]
         if absent:
             raise SchemaError(
-                f"the table has no compound {shorten(absent)}", fix=f"splits.*.known: {suggest(absent[0], there)}"
+                f"the table has no compound {shorten(absent)}",
+                fix=f"splits.*.known: {suggest(absent[0], there)}",
             )
         return list(split.known)
     if book.released.all():
         return list(KNOWN_IN_TARGETS)
     rows = book.table.index[book.released]
-    return sorted(rows[rows.get_level_values("cell_type").isin(targets)].get_level_values("compound").unique())
+    return sorted(
+        rows[rows.get_level_values("cell_type").isin(targets)].get_level_values("compound").unique()
+    )
 
 
 def of_parts(
-    split: str, name: str, parts: np.ndarray, test: tuple[str, ...], *, learn: tuple[str, ...] = (TRAIN,)
+    split: str,
+    name: str,
+    parts: np.ndarray,
+    test: tuple[str, ...],
+    *,
+    learn: tuple[str, ...] = (TRAIN,),
 ) -> Fold:
     """A fold from the part of each row (rows,): ``learn`` parts are learnt from, ``test`` parts are predicted."""
     for chosen, barred, what in ((learn, (), "learn from"), (test, learn, "predict")):
         there = sorted(set(parts) - {*barred})
         for part in chosen:
             if part not in there:
-                raise SchemaError(f"split {split!r} has no part {part!r} to {what}", fix=suggest(part, there))
+                raise SchemaError(
+                    f"split {split!r} has no part {part!r} to {what}", fix=suggest(part, there)
+                )
     predicted = np.flatnonzero(np.isin(parts.astype(str), test))
     learnt = np.flatnonzero(np.isin(parts.astype(str), learn))
     return Fold(split, name, learnt, predicted, parts[predicted].astype(str))
@@ -121,7 +139,12 @@ def cell_type_folds(name: str, split: SplitSettings, book: Book) -> list[Fold]:
     conditions = book.table.index[rows].to_frame(index=False)
     chosen = split.cell_types or tuple(sorted(conditions["cell_type"].unique()))
     return [
-        without(name, cell_type, rows, (leave_out(conditions, "cell_type", [cell_type]).parts == "test").to_numpy())
+        without(
+            name,
+            cell_type,
+            rows,
+            (leave_out(conditions, "cell_type", [cell_type]).parts == "test").to_numpy(),
+        )
         for cell_type in chosen
     ]
 
@@ -130,7 +153,9 @@ def file_folds(name: str, split: SplitSettings, book: Book, data: DataSettings) 
     """The parts of a file: all but ``train`` are predicted; where there is no ``train``, each part in turn."""
     found = read_split(find(data, split.file, "split"))
     if found.parts.index.nlevels != 2:
-        raise SchemaError(f"{split.file} is a split of cells", expected="one of conditions (cell_type, compound)")
+        raise SchemaError(
+            f"{split.file} is a split of cells", expected="one of conditions (cell_type, compound)"
+        )
     check_leaks(found, book.table.index.to_frame(index=False))
     parts = found.parts.reindex(book.table.index).to_numpy(object)
     names = tuple(sorted(set(parts) - {TRAIN}))
@@ -138,7 +163,9 @@ def file_folds(name: str, split: SplitSettings, book: Book, data: DataSettings) 
         return [of_parts(name, "all", parts, split.test or names)]
     unknown = [part for part in split.test if part not in names]
     if unknown:
-        raise SchemaError(f"split {name!r} has no part {unknown[0]!r}", fix=suggest(unknown[0], names))
+        raise SchemaError(
+            f"split {name!r} has no part {unknown[0]!r}", fix=suggest(unknown[0], names)
+        )
     rows = np.arange(len(parts))
     return [without(name, part, rows, parts == part) for part in split.test or names]
 

@@ -16,14 +16,14 @@ from perturbgen.baselines.registry import make
 from perturbgen.compare.folds import Fold
 from perturbgen.compare.settings import CompareSettings, DataSettings, MethodSettings
 from perturbgen.compare.tables import find, read_table
-from perturbgen.config import file_hash, load_settings
-from perturbgen.data.chemistry import read_smiles
+from perturbgen.core.config import file_hash, load_settings
+from perturbgen.core.errors import ConfigError, SchemaError, shorten
+from perturbgen.data.covariates import read_smiles
 from perturbgen.data.h5ad import read_h5ad
-from perturbgen.errors import ConfigError, SchemaError, shorten
-from perturbgen.evaluate.controls import interpolated_duplicate
+from perturbgen.evaluate.scorecard import interpolated_duplicate
 
 if TYPE_CHECKING:
-    from perturbgen.predict.settings import PredictSettings
+    from perturbgen.predict.estimators import PredictSettings
     from perturbgen.predict.trained import RunFiles
 
 EXTRAS: Final = ("smiles", "pseudobulk")  # files of data.* that some baselines need or can use
@@ -48,8 +48,12 @@ class Method:
             return self.trained.predictor(run_settings(self.name, self.spec))
         if self.spec.predictions:
             path = self.files["predictions"]
-            return Tabulated(path, self.statistic, self.spec.layer, interpolate=self.spec.interpolate)
-        given: dict[str, Any] = {"truth": measured} if "truth" in find_baseline(self.spec.baseline).needs else {}
+            return Tabulated(
+                path, self.statistic, self.spec.layer, interpolate=self.spec.interpolate
+            )
+        given: dict[str, Any] = (
+            {"truth": measured} if "truth" in find_baseline(self.spec.baseline).needs else {}
+        )
         if "smiles" in self.files:
             given["smiles"] = read_smiles(self.files["smiles"])
         if "pseudobulk" in self.files:
@@ -74,11 +78,20 @@ class Tabulated:
 
     def predict(self, conditions: pd.MultiIndex | pd.DataFrame) -> pd.DataFrame:
         """The rows asked for."""
-        index = conditions if isinstance(conditions, pd.MultiIndex) else pd.MultiIndex.from_frame(conditions)
-        for wanted, there, what in ((index, self.table.index, "conditions"), (self.genes, self.table.columns, "genes")):
+        index = (
+            conditions
+            if isinstance(conditions, pd.MultiIndex)
+            else pd.MultiIndex.from_frame(conditions)
+        )
+        for wanted, there, what in (
+            (index, self.table.index, "conditions"),
+            (self.genes, self.table.columns, "genes"),
+        ):
             absent = wanted[~wanted.isin(there)]
             if len(absent):
-                raise SchemaError(f"{self.path} lacks {len(absent)} of {len(wanted)} {what}: {shorten(absent, 3)}")
+                raise SchemaError(
+                    f"{self.path} lacks {len(absent)} of {len(wanted)} {what}: {shorten(absent, 3)}"
+                )
         found = self.table.reindex(index=index, columns=self.genes)
         return interpolated_duplicate(found) if self.interpolate else found
 
@@ -111,7 +124,10 @@ def trained(name: str, spec: MethodSettings, data: DataSettings) -> Method:
 
     run, *judge = (find_folder(data, path) for path in (spec.run, spec.calibration_run) if path)
     files = RunFiles(run, find(data, spec.cells, "file of cells").absolute(), *judge).require()
-    record = {"settings": run_settings(name, spec).model_dump(mode="json", exclude={"seed"}), **files.record()}
+    record = {
+        "settings": run_settings(name, spec).model_dump(mode="json", exclude={"seed"}),
+        **files.record(),
+    }
     return Method(name, spec, {}, record, True, False, data.statistic, files)
 
 
@@ -123,14 +139,20 @@ def find_folder(data: DataSettings, name: str) -> Path:
 
 def run_settings(name: str, spec: MethodSettings) -> PredictSettings:
     """How a run predicts: one estimator, the comparison's own seeds."""
-    from perturbgen.predict.settings import PredictSettings
+    from perturbgen.predict.estimators import PredictSettings
 
     if "seed" in spec.settings:
-        raise ConfigError(f"methods.{name}: the seed of a run is the comparison's", fix="seeds = [0, 1]")
-    found = load_settings(PredictSettings, base=spec.settings, fix="perturbgen predict --help says what they mean")
+        raise ConfigError(
+            f"methods.{name}: the seed of a run is the comparison's", fix="seeds = [0, 1]"
+        )
+    found = load_settings(
+        PredictSettings, base=spec.settings, fix="perturbgen predict --help says what they mean"
+    )
     if len(found.estimators) != 1:
         raise ConfigError(
-            f"methods.{name}: {len(found.estimators)} estimators", expected="one", fix="a method for each estimator"
+            f"methods.{name}: {len(found.estimators)} estimators",
+            expected="one",
+            fix="a method for each estimator",
         )
     return found
 
@@ -148,7 +170,13 @@ def require_honest(
         seen = method.trained.seen()
         for fold in folds:
             withheld = conditions.delete(fold.train)
-            require_unseen(f"methods.{method.name}", method.trained, seen, withheld, f"{fold.split} ({fold.name})")
+            require_unseen(
+                f"methods.{method.name}",
+                method.trained,
+                seen,
+                withheld,
+                f"{fold.split} ({fold.name})",
+            )
         about[method.name] = {
             "run": method.spec.run,
             "parameters": str(method.record["runs"][0]),
@@ -170,14 +198,18 @@ def baseline(name: str, spec: MethodSettings, settings: CompareSettings) -> Meth
         if getattr(data, key) and key in (*entry.needs, *entry.uses):
             files[key] = find(data, getattr(data, key), key).absolute()
         elif key in entry.needs:
-            raise ConfigError(f"methods.{name}: {spec.baseline} needs {key}", fix=f"data.{key} = FILE")
+            raise ConfigError(
+                f"methods.{name}: {spec.baseline} needs {key}", fix=f"data.{key} = FILE"
+            )
     record = {
         "baseline": entry.where,
         "settings": resolved.model_dump(mode="json"),
         "files": {key: file_hash(path) for key, path in files.items()},
     }
     if not {*entry.needs} - {"smiles"}:
-        make(spec.baseline, **spec.settings, **smiles_for(files))  # members of a blend are checked here
+        make(
+            spec.baseline, **spec.settings, **smiles_for(files)
+        )  # members of a blend are checked here
     return Method(name, spec, files, record, entry.random, entry.intervals, data.statistic)
 
 

@@ -13,9 +13,9 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from typing import Any, Final
 
-from perturbgen.compare.cells import Cell, Outcome, run_cell
-from perturbgen.errors import ConfigError, MissingDependencyError
-from perturbgen.machine import cores
+from perturbgen.compare.jobs import Cell, Outcome, run_cell
+from perturbgen.core.errors import ConfigError, MissingDependencyError
+from perturbgen.core.system import cores
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +26,9 @@ PATIENCE: Final = "10s"  # for a Dask scheduler to answer
 Finished = Iterator[tuple[Cell, Outcome]]
 
 
-def run_cells(cells: list[Cell], *, scheduler: str = PROCESSES, workers: int | None = None) -> Finished:
+def run_cells(
+    cells: list[Cell], *, scheduler: str = PROCESSES, workers: int | None = None
+) -> Finished:
     """Every cell with its outcome, as they end; those kept from before come first and need no worker."""
     waiting = []
     for cell in cells:
@@ -77,7 +79,10 @@ def pooled(cells: list[Cell], workers: int) -> Iterator[tuple[Cell, Outcome | No
         futures: dict[Future[Outcome], Cell] = {pool.submit(run_cell, cell): cell for cell in cells}
         try:
             for future in as_completed(futures):
-                yield futures[future], None if isinstance(future.exception(), BrokenProcessPool) else future.result()
+                yield (
+                    futures[future],
+                    None if isinstance(future.exception(), BrokenProcessPool) else future.result(),
+                )
         except BaseException:
             for child in multiprocessing.active_children():  # what they have finished is kept
                 child.terminate()
@@ -110,17 +115,24 @@ def on_cluster(cells: list[Cell], address: str) -> Finished:
     try:
         from distributed import Client, as_completed
     except ImportError:
-        raise MissingDependencyError("Dask is not installed", fix='pip install "perturbgen[cluster]"') from None
+        raise MissingDependencyError(
+            "Dask is not installed", fix='pip install "perturbgen[cluster]"'
+        ) from None
     try:
         client = Client(address, timeout=PATIENCE, set_as_default=False)
     except (OSError, ValueError) as error:
         reason = str(error).partition("\n")[0]
-        raise ConfigError(f"no Dask scheduler at {address}: {reason}", fix="dask scheduler starts one") from None
+        raise ConfigError(
+            f"no Dask scheduler at {address}: {reason}", fix="dask scheduler starts one"
+        ) from None
     with client:
         if not cells:
             return
         require_shared(client, cells[0], address)
-        futures = {client.submit(run_cell, cell, key=f"perturbgen-{cell.key}", pure=False): cell for cell in cells}
+        futures = {
+            client.submit(run_cell, cell, key=f"perturbgen-{cell.key}", pure=False): cell
+            for cell in cells
+        }
         try:
             for future in as_completed(futures, loop=client.loop):
                 yield futures[future], result_of(future)
@@ -143,7 +155,13 @@ def require_shared(client: Any, cell: Cell, address: str) -> None:
     path = cell.folder / "table.npz"
     seen = client.run(path.exists)
     if not seen:
-        raise ConfigError(f"the scheduler at {address} has no workers", fix=f"dask worker {address}")
+        raise ConfigError(
+            f"the scheduler at {address} has no workers", fix=f"dask worker {address}"
+        )
     blind = [worker for worker, found in seen.items() if not found]
     if blind:
-        raise ConfigError(f"{blind[0]} does not see {path}", expected="a folder that all machines share", fix="--out")
+        raise ConfigError(
+            f"{blind[0]} does not see {path}",
+            expected="a folder that all machines share",
+            fix="--out",
+        )

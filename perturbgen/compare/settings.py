@@ -7,18 +7,34 @@ from typing import Annotated, Any, Final
 
 from pydantic import Field, field_validator, model_validator
 
-from perturbgen.config import Settings
+from perturbgen.core.config import Settings
+from perturbgen.core.errors import suggest
 from perturbgen.data.splits import TARGETS
-from perturbgen.errors import suggest
 
 DEFAULT_METHODS: Final = (
-    "zeros", "gene_mean", "compound_mean", "cell_type_mean", "additive", "shrunken_additive", "nearest_replicate",
-    "bilinear_ridge", "pls", "kernel_ridge", "neighbours", "xgboost",
-)  # fmt: skip
-SIMPLE: Final = (
-    "gene_mean", "compound_mean", "compound_median", "cell_type_mean", "additive", "shrunken_additive", "random_draw",
+    "zeros",
+    "gene_mean",
+    "compound_mean",
+    "cell_type_mean",
+    "additive",
+    "shrunken_additive",
     "nearest_replicate",
-)  # fmt: skip
+    "bilinear_ridge",
+    "pls",
+    "kernel_ridge",
+    "neighbours",
+    "xgboost",
+)
+SIMPLE: Final = (
+    "gene_mean",
+    "compound_mean",
+    "compound_median",
+    "cell_type_mean",
+    "additive",
+    "shrunken_additive",
+    "random_draw",
+    "nearest_replicate",
+)
 
 # The keys that each kind of split has a use for, beside `kind`.
 KINDS: Final[Mapping[str, tuple[str, ...]]] = {
@@ -33,9 +49,15 @@ Level = Annotated[float, Field(gt=0, lt=1)]
 class DataSettings(Settings):
     """Where the table is. Files are looked for in ``folder`` first, then from the working directory."""
 
-    folder: str = Field("", description="folder of the competition's files, for instance a simulated one")
-    train: str = Field("de_train.parquet", description="DE table: de_train.parquet, or a DE table of perturbgen de")
-    truth: str = Field("", description="DE table of more, withheld, rows: de_truth.parquet of a simulation")
+    folder: str = Field(
+        "", description="folder of the competition's files, for instance a simulated one"
+    )
+    train: str = Field(
+        "de_train.parquet", description="DE table: de_train.parquet, or a DE table of perturbgen de"
+    )
+    truth: str = Field(
+        "", description="DE table of more, withheld, rows: de_truth.parquet of a simulation"
+    )
     statistic: str = Field("signed_log10_p", description="statistic of a DE table of perturbgen de")
     clip: float | None = Field(
         None,
@@ -45,26 +67,42 @@ class DataSettings(Settings):
     )
     smiles: str = Field("", description="CSV or parquet with compound and SMILES, for fingerprints")
     pseudobulk: str = Field("", description="counts for pseudobulk_forest")
-    conditions: str = Field("", description="CSV with cell_type, compound and columns to stratify by")
+    conditions: str = Field(
+        "", description="CSV with cell_type, compound and columns to stratify by"
+    )
 
 
 class SplitSettings(Settings):
     """Which conditions are withheld; ``kind`` is the table's own name unless it is given."""
 
     kind: str = Field("", description="kaggle, compounds, cell_types or file")
-    folds: int = Field(3, ge=2, description="compounds: folds of compounds known in the targets and elsewhere")
+    folds: int = Field(
+        3, ge=2, description="compounds: folds of compounds known in the targets and elsewhere"
+    )
     targets: tuple[str, ...] | None = Field(
-        None, description="cell types to predict in; the competition's for kaggle, the sparse ones for compounds"
+        None,
+        description="cell types to predict in; the competition's for kaggle, the sparse ones for compounds",
     )
     known: tuple[str, ...] | None = Field(
-        None, description="kaggle: compounds known in the targets; those of data.train where there is data.truth"
+        None,
+        description="kaggle: compounds known in the targets; those of data.train where there is data.truth",
     )
     public: int | None = Field(None, ge=0, description="kaggle: public compounds; 50, at most half")
-    learn: tuple[str, ...] = Field((), description="kaggle: parts learnt from besides train; Open Problems: public")
-    test: tuple[str, ...] = Field((), description="kaggle, file: parts to predict; all that are not learnt from")
-    cell_types: tuple[str, ...] = Field((), description="cell_types: those to leave out, one at a time; all")
-    rows: str = Field("train", description="compounds, cell_types: train (rows of data.train) or all")
-    file: str = Field("", description="file: a split that perturbgen split wrote, or a CSV of that form")
+    learn: tuple[str, ...] = Field(
+        (), description="kaggle: parts learnt from besides train; Open Problems: public"
+    )
+    test: tuple[str, ...] = Field(
+        (), description="kaggle, file: parts to predict; all that are not learnt from"
+    )
+    cell_types: tuple[str, ...] = Field(
+        (), description="cell_types: those to leave out, one at a time; all"
+    )
+    rows: str = Field(
+        "train", description="compounds, cell_types: train (rows of data.train) or all"
+    )
+    file: str = Field(
+        "", description="file: a split that perturbgen split wrote, or a CSV of that form"
+    )
     seed: int = Field(0, ge=0, description="of what is drawn")
 
     @model_validator(mode="after")
@@ -72,8 +110,14 @@ class SplitSettings(Settings):
         """The kind exists and makes use of every key."""
         if self.kind not in KINDS:
             raise ValueError(f"there is no split {self.kind!r}: {suggest(self.kind, KINDS)}")
-        changed = {name for name, field in type(self).model_fields.items() if getattr(self, name) != field.default}
-        useless = sorted(changed - {"kind", *KINDS[self.kind]})  # a printed configuration lists the defaults, too
+        changed = {
+            name
+            for name, field in type(self).model_fields.items()
+            if getattr(self, name) != field.default
+        }
+        useless = sorted(
+            changed - {"kind", *KINDS[self.kind]}
+        )  # a printed configuration lists the defaults, too
         if useless:
             raise ValueError(f"a split of kind {self.kind!r} makes no use of {', '.join(useless)}")
         if self.kind == "file" and not self.file:
@@ -95,21 +139,34 @@ class MethodSettings(Settings):
     """
 
     baseline: str = ""
-    settings: dict[str, Any] = Field({}, description="of the baseline; of a run: estimators, replicates, latent, ...")
+    settings: dict[str, Any] = Field(
+        {}, description="of the baseline; of a run: estimators, replicates, latent, ..."
+    )
     run: str = Field("", description="directory of a run of perturbgen train")
-    cells: str = Field("", description="run: h5ad of measured cells, all that it was trained on among them")
-    calibration_run: str = Field("", description="run: another one, which withheld measured conditions to calibrate on")
-    predictions: str = Field("", description="DE table of predicted rows; more rows and genes than needed may be there")
+    cells: str = Field(
+        "", description="run: h5ad of measured cells, all that it was trained on among them"
+    )
+    calibration_run: str = Field(
+        "", description="run: another one, which withheld measured conditions to calibrate on"
+    )
+    predictions: str = Field(
+        "", description="DE table of predicted rows; more rows and genes than needed may be there"
+    )
     layer: str = Field("", description="layer of an h5ad of predictions")
     interpolate: bool = Field(
-        False, description="the file is a duplicate experiment: take its noise out of the genes that do not respond"
+        False,
+        description="the file is a duplicate experiment: take its noise out of the genes that do not respond",
     )
 
     @model_validator(mode="after")
     def one_source(self) -> MethodSettings:
         """A baseline, a file or a run, not two of them."""
-        if sum(map(bool, (self.baseline, self.predictions, self.run))) > 1 or (self.predictions and self.settings):
-            raise ValueError("a method is a baseline or a file of predictions or a run, not two of them")
+        if sum(map(bool, (self.baseline, self.predictions, self.run))) > 1 or (
+            self.predictions and self.settings
+        ):
+            raise ValueError(
+                "a method is a baseline or a file of predictions or a run, not two of them"
+            )
         if not self.predictions and (self.layer or self.interpolate):
             raise ValueError("layer and interpolate belong to a file of predictions")
         if not self.run and (self.cells or self.calibration_run):
@@ -123,15 +180,23 @@ class ControlSettings(Settings):
     """Between which methods the scores are set."""
 
     negatives: tuple[str, ...] = Field(("zeros",), min_length=1)
-    positive: str = Field("", description="an oracle, a replicate or a duplicate; without one, a perfect prediction")
-    references: tuple[str, ...] = Field((), description="shown without a place: a replicate beside the oracle")
-    baselines: tuple[str, ...] | None = Field(None, description="what must be beaten; the simple ones by default")
+    positive: str = Field(
+        "", description="an oracle, a replicate or a duplicate; without one, a perfect prediction"
+    )
+    references: tuple[str, ...] = Field(
+        (), description="shown without a place: a replicate beside the oracle"
+    )
+    baselines: tuple[str, ...] | None = Field(
+        None, description="what must be beaten; the simple ones by default"
+    )
 
 
 class ReportSettings(Settings):
     """What the report shows besides."""
 
-    ladder: str = Field("", description="CSV that experiments/oracle_ladder left: prediction, ratio")
+    ladder: str = Field(
+        "", description="CSV that experiments/oracle_ladder left: prediction, ratio"
+    )
 
 
 class ScoreSettings(Settings):
@@ -141,9 +206,13 @@ class ScoreSettings(Settings):
     headline: tuple[str, ...] | None = Field(None, min_length=1)
     level: Level = 0.05
     adjust: bool = True
-    clusters: str = Field("compound", description="conditions resampled together; empty: each alone")
+    clusters: str = Field(
+        "compound", description="conditions resampled together; empty: each alone"
+    )
     resamples: int = Field(1000, ge=1)
-    intervals: tuple[Level, ...] = Field((0.5, 0.9), description="nominal levels whose coverage the report shows")
+    intervals: tuple[Level, ...] = Field(
+        (0.5, 0.9), description="nominal levels whose coverage the report shows"
+    )
 
 
 class CompareSettings(Settings):
@@ -151,7 +220,9 @@ class CompareSettings(Settings):
 
     data: DataSettings = DataSettings()
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field((0,), min_length=1)
-    splits: dict[str, SplitSettings] = Field({"compounds": SplitSettings(kind="compounds")}, min_length=1)
+    splits: dict[str, SplitSettings] = Field(
+        {"compounds": SplitSettings(kind="compounds")}, min_length=1
+    )
     methods: dict[str, MethodSettings] = Field(
         {name: MethodSettings(baseline=name) for name in DEFAULT_METHODS}, min_length=1
     )
@@ -177,21 +248,32 @@ class CompareSettings(Settings):
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds repeat: {list(self.seeds)}")
         known = dict.fromkeys([*self.methods, "zeros"])
-        asked = (*self.controls.negatives, *(self.controls.baselines or ()), *self.controls.references)
+        asked = (
+            *self.controls.negatives,
+            *(self.controls.baselines or ()),
+            *self.controls.references,
+        )
         for name in (*asked, *([self.controls.positive] if self.controls.positive else [])):
             if name not in known:
                 raise ValueError(f"the control {name!r} is no method here: {suggest(name, known)}")
         if self.controls.positive in asked:
-            raise ValueError(f"{self.controls.positive!r} is both a positive control and one that should be beaten")
+            raise ValueError(
+                f"{self.controls.positive!r} is both a positive control and one that should be beaten"
+            )
         for name in self.controls.references:
             if name in (*self.controls.negatives, *(self.controls.baselines or ())):
-                raise ValueError(f"{name!r} is both a reference without a place and one that should be beaten")
+                raise ValueError(
+                    f"{name!r} is both a reference without a place and one that should be beaten"
+                )
         return self
 
     @property
     def all_methods(self) -> dict[str, MethodSettings]:
         """The methods; zeros come first where they are a control that was not listed."""
-        listed = "zeros" in self.methods or "zeros" not in (*self.controls.negatives, *(self.controls.baselines or ()))
+        listed = "zeros" in self.methods or "zeros" not in (
+            *self.controls.negatives,
+            *(self.controls.baselines or ()),
+        )
         return ({} if listed else {"zeros": MethodSettings(baseline="zeros")}) | self.methods
 
     @property
@@ -209,6 +291,8 @@ def named(tables: Any, key: str, *, unless: tuple[str, ...] = ()) -> Any:
     if not isinstance(tables, Mapping):
         return tables
     return {
-        name: {key: name, **table} if isinstance(table, Mapping) and not any(map(table.get, unless)) else table
+        name: {key: name, **table}
+        if isinstance(table, Mapping) and not any(map(table.get, unless))
+        else table
         for name, table in tables.items()
     }

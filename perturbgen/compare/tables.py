@@ -12,13 +12,13 @@ import numpy as np
 import pandas as pd
 
 from perturbgen.compare.settings import DataSettings
+from perturbgen.core.errors import ConfigError, InputError, SchemaError, shorten
+from perturbgen.core.files import atomic_path, require_file
+from perturbgen.core.tables import read_csv, require_columns, require_unique
 from perturbgen.data.splits import CONDITION
-from perturbgen.data.tables import read_csv, require_columns, require_unique
-from perturbgen.de.files import NAMES
-from perturbgen.de.files import read_table as read_any
-from perturbgen.errors import ConfigError, InputError, SchemaError, shorten
+from perturbgen.de.table import NAMES
+from perturbgen.de.table import read_table as read_any
 from perturbgen.evaluate.align import place
-from perturbgen.files import atomic_path, require_file
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,10 @@ class Book:
     def hash(self) -> str:
         """Of values and labels."""
         found = hashlib.sha256(np.ascontiguousarray(self.table.to_numpy()).tobytes())
-        for labels in (*(self.table.index.get_level_values(name) for name in CONDITION), self.table.columns):
+        for labels in (
+            *(self.table.index.get_level_values(name) for name in CONDITION),
+            self.table.columns,
+        ):
             found.update("\0".join(map(str, labels)).encode())
         return found.hexdigest()
 
@@ -71,10 +74,16 @@ class Book:
     def read(cls, path: Path) -> Book:
         """What :meth:`write` saved."""
         with np.load(path) as file:
-            index = pd.MultiIndex.from_arrays([file[name].astype(object) for name in CONDITION], names=CONDITION)
+            index = pd.MultiIndex.from_arrays(
+                [file[name].astype(object) for name in CONDITION], names=CONDITION
+            )
             genes = pd.Index(file["genes"].astype(object), name="gene")
             clip = float(file["clip"])
-            return cls(pd.DataFrame(file["values"], index, genes), file["released"], None if np.isnan(clip) else clip)
+            return cls(
+                pd.DataFrame(file["values"], index, genes),
+                file["released"],
+                None if np.isnan(clip) else clip,
+            )
 
 
 def read_book(data: DataSettings) -> Book:
@@ -84,9 +93,13 @@ def read_book(data: DataSettings) -> Book:
         return Book(complete(train, data.train), np.ones(len(train), bool), data.clip)
     truth = read_table(find(data, data.truth, "table of withheld rows"), statistic=data.statistic)
     if set(train.columns) != set(truth.columns):
-        absent, extra = train.columns.difference(truth.columns), truth.columns.difference(train.columns)
+        absent, extra = (
+            train.columns.difference(truth.columns),
+            truth.columns.difference(train.columns),
+        )
         raise SchemaError(
-            f"{data.train} and {data.truth} have other genes: {shorten([*absent, *extra])}", expected="the same genes"
+            f"{data.train} and {data.truth} have other genes: {shorten([*absent, *extra])}",
+            expected="the same genes",
         )
     both = pd.concat([train, truth[train.columns]])
     require_unique(both.index, "condition", f"{data.train} with {data.truth}")
@@ -95,10 +108,14 @@ def read_book(data: DataSettings) -> Book:
 
 def complete(table: pd.DataFrame, name: str) -> pd.DataFrame:
     """The table as float64, refused where a value is text, missing or infinite."""
-    text = [str(gene) for gene, kind in table.dtypes.items() if not pd.api.types.is_numeric_dtype(kind)]
+    text = [
+        str(gene) for gene, kind in table.dtypes.items() if not pd.api.types.is_numeric_dtype(kind)
+    ]
     if text or not table.shape[1]:
         raise SchemaError(
-            f"{name} has columns that are not numbers: {shorten(text)}" if text else f"{name} has no column of a gene",
+            f"{name} has columns that are not numbers: {shorten(text)}"
+            if text
+            else f"{name} has no column of a gene",
             expected="cell_type, compound (or sm_name), and a column of numbers for each gene",
         )
     values = table.astype(np.float64)
@@ -121,7 +138,9 @@ def find(data: DataSettings, name: str, what: str) -> Path:
             expected="an existing folder",
             fix="perturbgen simulate FOLDER makes one; --data FOLDER names another",
         )
-    return inside if inside.exists() else require_file(name if Path(name).exists() else inside, what)
+    return (
+        inside if inside.exists() else require_file(name if Path(name).exists() else inside, what)
+    )
 
 
 def read_table(path: Path, *, statistic: str = "signed_log10_p", layer: str = "") -> pd.DataFrame:
@@ -130,7 +149,9 @@ def read_table(path: Path, *, statistic: str = "signed_log10_p", layer: str = ""
         raise ConfigError(f"{path} has no layers", expected="an .h5ad file", fix="leave layer out")
     table = read_any(path, statistic=statistic, layer=layer)
     require_columns(table.index.names, CONDITION, path)
-    index = pd.MultiIndex.from_arrays([table.index.get_level_values(name) for name in CONDITION], names=CONDITION)
+    index = pd.MultiIndex.from_arrays(
+        [table.index.get_level_values(name) for name in CONDITION], names=CONDITION
+    )
     require_unique(index, "condition", path)
     return table.set_axis(index, axis=0)
 
@@ -148,12 +169,19 @@ def read_ladder(path: Path) -> list[dict[str, Any]]:
         try:
             table = pd.DataFrame(json.loads(path.read_text(encoding="utf-8")))
         except (ValueError, TypeError) as error:
-            raise InputError(f"{path} is no table in JSON: {error}", expected="a list of rows") from None
+            raise InputError(
+                f"{path} is no table in JSON: {error}", expected="a list of rows"
+            ) from None
     else:
         table = read_csv(path)
     require_columns(table.columns, ["prediction", "ratio"], path)
     ratio = pd.to_numeric(table["ratio"], errors="coerce")
     wrong = table["prediction"][~np.isfinite(ratio)]
     if len(wrong):
-        raise SchemaError(f"{path}: no ratio for {shorten(wrong)}", expected="a number in every row")
-    return [{str(key): value for key, value in row.items()} for row in table.assign(ratio=ratio).to_dict("records")]
+        raise SchemaError(
+            f"{path}: no ratio for {shorten(wrong)}", expected="a number in every row"
+        )
+    return [
+        {str(key): value for key, value in row.items()}
+        for row in table.assign(ratio=ratio).to_dict("records")
+    ]

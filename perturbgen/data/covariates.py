@@ -1,4 +1,7 @@
-"""One encoder for all covariates of a model: fitted on the training cells, stored with the run, strict."""
+"""One encoder for all covariates of a model: fitted on the training cells, stored with the run, strict.
+
+What can be said of a compound from its structure alone, so that one never measured can be described too.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +14,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from perturbgen.errors import InputError, SchemaError, shorten, suggest
-from perturbgen.files import atomic_path, require_file
+from perturbgen.core.errors import InputError, MissingDependencyError, SchemaError, shorten, suggest
+from perturbgen.core.files import atomic_path, require_file
+from perturbgen.core.tables import read_frame, require_columns
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -35,7 +39,12 @@ class CovariateEncoder:
 
     @classmethod
     def fit(
-        cls, obs: pd.DataFrame, categorical: Sequence[str], numeric: Sequence[str] = (), *, unknown: Sequence[str] = ()
+        cls,
+        obs: pd.DataFrame,
+        categorical: Sequence[str],
+        numeric: Sequence[str] = (),
+        *,
+        unknown: Sequence[str] = (),
     ) -> CovariateEncoder:
         """Learn the values of the ``categorical`` and the scale of the ``numeric`` columns from the training cells.
 
@@ -43,8 +52,12 @@ class CovariateEncoder:
         """
         undeclared = [name for name in unknown if name not in categorical]
         if undeclared:
-            raise SchemaError(f"unknown={shorten(undeclared)} is not among the categorical covariates")
-        categories = {name: tuple(sorted(complete(obs, name).astype(str).unique())) for name in categorical}
+            raise SchemaError(
+                f"unknown={shorten(undeclared)} is not among the categorical covariates"
+            )
+        categories = {
+            name: tuple(sorted(complete(obs, name).astype(str).unique())) for name in categorical
+        }
         for name in unknown:  # cells that are called unknown already share the category
             categories[name] = (*(value for value in categories[name] if value != UNKNOWN), UNKNOWN)
         scales = {name: scale(numbers(obs, name)) for name in numeric}
@@ -58,15 +71,21 @@ class CovariateEncoder:
     def features(self, obs: pd.DataFrame) -> np.ndarray:
         """One-hot categories, then standardised numbers: (cells, features) float32, named by ``feature_names``."""
         hot = [
-            np.eye(len(values), dtype=np.float32)[self._codes(obs, name)] for name, values in self.categories.items()
+            np.eye(len(values), dtype=np.float32)[self._codes(obs, name)]
+            for name, values in self.categories.items()
         ]
-        scaled = [((numbers(obs, k) - mean) / sd).astype(np.float32)[:, None] for k, (mean, sd) in self.scales.items()]
+        scaled = [
+            ((numbers(obs, k) - mean) / sd).astype(np.float32)[:, None]
+            for k, (mean, sd) in self.scales.items()
+        ]
         return np.hstack([np.empty((len(obs), 0), np.float32), *hot, *scaled])
 
     @property
     def feature_names(self) -> list[str]:
         """A name for each feature: ``plate=plate_0`` or the numeric column."""
-        return [f"{name}={value}" for name, values in self.categories.items() for value in values] + list(self.scales)
+        return [
+            f"{name}={value}" for name, values in self.categories.items() for value in values
+        ] + list(self.scales)
 
     def to_json(self) -> str:
         """The encoder as text; equal encoders give equal text."""
@@ -77,11 +96,14 @@ class CovariateEncoder:
         """The encoder that ``to_json`` wrote."""
         try:
             state = json.loads(text)
-            categories, scales = ({k: tuple(v) for k, v in state[key].items()} for key in ("categories", "scales"))
+            categories, scales = (
+                {k: tuple(v) for k, v in state[key].items()} for key in ("categories", "scales")
+            )
             return cls(categories, scales, tuple(state.get("unknown", ())))
         except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
             raise InputError(
-                f"not a covariate encoder: {error!r}", expected="what CovariateEncoder.to_json wrote"
+                f"not a covariate encoder: {error!r}",
+                expected="what CovariateEncoder.to_json wrote",
             ) from None
 
     def save(self, path: str | Path) -> None:
@@ -108,11 +130,14 @@ class CovariateEncoder:
 def complete(obs: pd.DataFrame, name: str) -> pd.Series:
     """A column of obs that exists and has no missing value."""
     if name not in obs:
-        raise SchemaError(f"covariate {name!r}: obs has no such column", fix=suggest(name, obs.columns))
+        raise SchemaError(
+            f"covariate {name!r}: obs has no such column", fix=suggest(name, obs.columns)
+        )
     if obs[name].isna().any():
         cells = obs.index[obs[name].isna()]
         raise SchemaError(
-            f"covariate {name!r} is missing in {len(cells)} cells: {shorten(cells)}", fix="drop or fill them"
+            f"covariate {name!r} is missing in {len(cells)} cells: {shorten(cells)}",
+            fix="drop or fill them",
         )
     return obs[name]
 
@@ -122,7 +147,9 @@ def numbers(obs: pd.DataFrame, name: str) -> np.ndarray:
     values = pd.to_numeric(complete(obs, name), errors="coerce").to_numpy(np.float64)
     if not np.isfinite(values).all():
         bad = obs.loc[~np.isfinite(values), name]
-        raise SchemaError(f"covariate {name!r} is not a finite number in {len(bad)} cells: {shorten(bad.unique())}")
+        raise SchemaError(
+            f"covariate {name!r} is not a finite number in {len(bad)} cells: {shorten(bad.unique())}"
+        )
     return values
 
 
@@ -147,8 +174,52 @@ def require_same_genes(adata: AnnData, genes: Sequence[str]) -> None:
         missing = pd.Index(genes).difference(adata.var_names, sort=False)
         extra = adata.var_names.difference(pd.Index(genes), sort=False)
         detail = (
-            f"missing {shorten(missing)}; unexpected {shorten(extra)}" if len(missing) + len(extra) else "another order"
+            f"missing {shorten(missing)}; unexpected {shorten(extra)}"
+            if len(missing) + len(extra)
+            else "another order"
         )
         raise SchemaError(
-            f"the genes differ from the run's: {detail}", expected=f"the run's {len(genes):,} genes, in order"
+            f"the genes differ from the run's: {detail}",
+            expected=f"the run's {len(genes):,} genes, in order",
         )
+
+
+def morgan_fingerprints(smiles: pd.Series, *, radius: int = 2, bits: int = 2048) -> pd.DataFrame:
+    """Morgan fingerprints, (compounds, bits) of 0 and 1, for SMILES indexed by compound (Rogers & Hahn 2010)."""
+    try:
+        from rdkit import Chem, rdBase
+        from rdkit.Chem.rdFingerprintGenerator import GetMorganGenerator
+    except ImportError as error:
+        raise MissingDependencyError(
+            "RDKit is not installed", fix="pip install 'perturbgen[chem]'"
+        ) from error
+    if not smiles.index.is_unique:
+        raise SchemaError(
+            f"compounds named twice: {shorten(smiles.index[smiles.index.duplicated()].unique())}"
+        )
+    with rdBase.BlockLogs():
+        molecules = [
+            Chem.MolFromSmiles(text) if isinstance(text, str) and text else None for text in smiles
+        ]
+    bad = [name for name, molecule in zip(smiles.index, molecules, strict=True) if molecule is None]
+    if bad:
+        raise SchemaError(
+            f"{len(bad)} compounds have no valid SMILES: {shorten(bad)}", fix="correct or drop them"
+        )
+    generator = GetMorganGenerator(radius=radius, fpSize=bits)
+    rows = [generator.GetFingerprintAsNumPy(molecule) for molecule in molecules]
+    return pd.DataFrame(np.array(rows, np.uint8).reshape(-1, bits), index=smiles.index).add_prefix(
+        "morgan_"
+    )
+
+
+def read_smiles(path: Path) -> pd.Series:
+    """SMILES by compound, from a table with the columns sm_name or compound and SMILES (in any case)."""
+    table = (
+        read_frame(path)
+        .rename(columns=lambda name: str(name).lower())
+        .rename(columns={"sm_name": "compound"})
+    )
+    require_columns(table.columns, ["compound", "smiles"], path)
+    found: pd.Series = table.drop_duplicates("compound").set_index("compound")["smiles"].dropna()
+    return found

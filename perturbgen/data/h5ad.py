@@ -18,29 +18,40 @@ A column map says which of the file's columns is which of ours. As TOML::
     [control]                       # which values of which column are controls; by default the vehicle's cells
     column = "compound"
     values = ["DMSO", "Media"]
+
+Writing h5ad so that a full disk is an error and not a crash, and a half-written file never has the final name.
+
+An h5ad of sparse counts that grows chunk by chunk.
 """
 
 from __future__ import annotations
 
+import io
 import re
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final
 
+import h5py
+import numpy as np
 import pandas as pd
+from anndata import AnnData
+from anndata.io import sparse_dataset, write_elem
 from pydantic import Field
+from scipy import sparse
 
-from perturbgen.config import Settings, load_settings
+from perturbgen.core.config import Settings, load_settings
+from perturbgen.core.errors import ConfigError, InputError, SchemaError, shorten, suggest
+from perturbgen.core.files import atomic_path, require_file, require_room
+from perturbgen.core.tables import BROKEN, categorise, rename_obs, require_columns
 from perturbgen.data.counts import to_counts
-from perturbgen.data.tables import BROKEN, categorise, rename_obs, require_columns
-from perturbgen.data.vocabulary import COLUMNS, REQUIRED
-from perturbgen.errors import ConfigError, InputError, SchemaError, shorten, suggest
-from perturbgen.files import require_file
+from perturbgen.data.schema import COLUMNS, REQUIRED
 
 if TYPE_CHECKING:
-    from anndata import AnnData
+    from typing_extensions import Buffer
 
 RAW: Final = "raw"
 
@@ -145,7 +156,15 @@ def h5ad_errors(path: Path) -> Iterator[None]:
 
     try:
         yield
-    except (OSError, KeyError, ValueError, TypeError, AttributeError, RuntimeError, IORegistryError) as error:
+    except (
+        OSError,
+        KeyError,
+        ValueError,
+        TypeError,
+        AttributeError,
+        RuntimeError,
+        IORegistryError,
+    ) as error:
         first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(
             f"{path} is not a readable h5ad file: {first_line}",
@@ -166,7 +185,11 @@ def take_layer(adata: AnnData, layer: str | None, path: str | Path) -> AnnData:
         raw.uns["vehicle"] = adata.uns.get("vehicle")
         return raw
     if layer not in adata.layers:
-        raise SchemaError(f"{path} has no layer {layer!r}", expected="the layer of raw counts", fix=layer_hint(adata))
+        raise SchemaError(
+            f"{path} has no layer {layer!r}",
+            expected="the layer of raw counts",
+            fix=layer_hint(adata),
+        )
     adata.X = adata.layers.pop(layer)
     return adata
 
@@ -195,9 +218,13 @@ def extract(values: pd.Series, rule: Extract, ours: str) -> Any:
     try:
         groups = re.compile(rule.pattern).groups
     except re.error as error:
-        raise ConfigError(f"[extract] {ours}: {rule.pattern!r} is no regular expression: {error}") from None
+        raise ConfigError(
+            f"[extract] {ours}: {rule.pattern!r} is no regular expression: {error}"
+        ) from None
     if groups != 1:
-        raise ConfigError(f"[extract] {ours}: {rule.pattern!r} has {groups} groups", expected="exactly one (...)")
+        raise ConfigError(
+            f"[extract] {ours}: {rule.pattern!r} has {groups} groups", expected="exactly one (...)"
+        )
     found = values.astype(str).str.extract(rule.pattern, expand=False)
     if found.isna().any():
         raise SchemaError(
@@ -218,3 +245,94 @@ def control_cells(values: pd.Series, rule: Control) -> Any:
             fix=suggest(absent[0], known),
         )
     return values.astype(str).isin(rule.values).to_numpy()
+
+
+class PatientFile(io.FileIO):
+    """A file that remembers the first failure to write, ignores what follows, and tells when it is asked.
+
+    HDF5 crashes the interpreter when a flush fails while it closes a file, so it must never see one fail.
+    """
+
+    failure: OSError | None = None
+
+    def write(self, data: Buffer) -> int:
+        """Write, or remember why that was impossible."""
+        view = memoryview(data).cast("B")
+        done = 0
+        try:
+            while self.failure is None and done < len(view):
+                done += super().write(view[done:])
+        except OSError as error:
+            self.failure = error
+        return len(view)
+
+    def truncate(self, size: int | None = None) -> int:
+        """Set the size, or remember why that was impossible."""
+        try:
+            return super().truncate(size)
+        except OSError as error:
+            self.failure = self.failure or error
+            return size or 0
+
+    def readinto(self, buffer: Buffer) -> int:
+        """Read back; what could not be written reads as zeros."""
+        view = memoryview(buffer).cast("B")
+        found = super().readinto(view) or 0
+        view[found:] = bytes(len(view) - found)
+        return len(view)
+
+    def raise_failure(self) -> None:
+        """Raise what went wrong, if anything did."""
+        if self.failure is not None:
+            raise self.failure
+
+
+def write_h5ad(adata: AnnData, path: str | Path) -> None:
+    """Write an h5ad file (gzip, level 1), under its final name only when it is whole."""
+    import h5py
+    from anndata.io import write_elem
+
+    with atomic_path(path) as part, PatientFile(part, "w+") as file:
+        try:
+            with h5py.File(file, "w") as root:
+                write_elem(
+                    root, "/", adata, dataset_kwargs={"compression": "gzip", "compression_opts": 1}
+                )
+        finally:
+            file.raise_failure()
+
+
+class SparseH5ad:
+    """Appends CSR rows to ``X`` of a new file whose obs, var and uns are known beforehand."""
+
+    def __init__(
+        self, path: Path, *, obs: pd.DataFrame, var: pd.DataFrame, uns: Mapping[str, Any]
+    ) -> None:
+        self._path = path
+        require_room(
+            path, int(obs.memory_usage(deep=True).sum() + var.memory_usage(deep=True).sum())
+        )
+        AnnData(obs=obs, var=var, uns=dict(uns)).write_h5ad(path)
+        self._file = h5py.File(path, "r+")
+        if "X" in self._file:
+            del self._file["X"]
+        empty = sparse.csr_matrix(np.zeros((0, len(var)), dtype=np.int32))
+        write_elem(
+            self._file, "X", empty, dataset_kwargs={"chunks": (65536,), "compression": "lzf"}
+        )
+
+    def __enter__(self) -> SparseH5ad:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._file.close()
+
+    def add(self, counts: sparse.csr_array) -> None:
+        """Append cells (cells, genes)."""
+        require_room(self._path, counts.data.nbytes + counts.indices.nbytes)
+        sparse_dataset(self._file["X"]).append(sparse.csr_matrix(counts))

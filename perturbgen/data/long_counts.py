@@ -16,9 +16,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from scipy import sparse
 
-from perturbgen.console import progress
-from perturbgen.data.tables import open_parquet, parquet_errors
-from perturbgen.errors import CountsError, SchemaError, shorten, suggest
+from perturbgen.core.console import progress
+from perturbgen.core.errors import CountsError, SchemaError, shorten, suggest
+from perturbgen.core.tables import open_parquet, parquet_errors
 
 BATCH = 1 << 18
 LARGEST = np.iinfo(np.int32).max
@@ -85,7 +85,9 @@ def fill(table: LongCounts, pointers: NDArray[np.int64]) -> sparse.csr_matrix:
     kind: type[np.int32 | np.int64] = np.int32 if max(size, table.width) <= LARGEST else np.int64
     data, indices = np.empty(size, np.int32), np.empty(size, dtype=kind)
     cursor = pointers[:-1].copy()
-    for batch in batches(table, [table.row_key, table.column_key, table.count_key], "reading counts"):
+    for batch in batches(
+        table, [table.row_key, table.column_key, table.count_key], "reading counts"
+    ):
         entries = encode(batch, table)
         counts = checked_counts(batch, table)
         counts = counts if entries.kept is None else counts[entries.kept]
@@ -95,11 +97,17 @@ def fill(table: LongCounts, pointers: NDArray[np.int64]) -> sparse.csr_matrix:
     return sparse.csr_matrix((data, indices, pointers.astype(kind)), shape=shape, copy=False)
 
 
-def places(rows: NDArray[np.int32], cursor: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def places(
+    rows: NDArray[np.int32], cursor: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """The order that groups a batch by row and the position of each entry in the matrix; moves ``cursor`` on."""
     order = np.argsort(rows, kind="stable")
     rows = rows[order]
-    starts = np.flatnonzero(np.concatenate([[True], rows[1:] != rows[:-1]])) if len(rows) else np.empty(0, np.int64)
+    starts = (
+        np.flatnonzero(np.concatenate([[True], rows[1:] != rows[:-1]]))
+        if len(rows)
+        else np.empty(0, np.int64)
+    )
     lengths = np.diff(np.append(starts, len(rows)))
     first = cursor[rows[starts]]
     cursor[rows[starts]] += lengths
@@ -110,7 +118,10 @@ def batches(table: LongCounts, columns: list[str], description: str) -> Iterator
     """The file's record batches, labels dictionary-encoded, with a progress bar in millions of entries."""
     keys = [table.row_key, table.column_key]
     file = open_parquet(table.path, columns=[*keys, table.count_key], dictionary=keys)
-    with file, progress(f"{description} (millions)", round(file.metadata.num_rows / 1e6, 1)) as tick:
+    with (
+        file,
+        progress(f"{description} (millions)", round(file.metadata.num_rows / 1e6, 1)) as tick,
+    ):
         for batch in file.iter_batches(batch_size=BATCH, columns=columns):
             yield batch
             tick(batch.num_rows / 1e6)
@@ -136,7 +147,10 @@ def positions(batch: pa.RecordBatch, key: str, index: pd.Index, path: Path) -> N
     column = batch.column(batch.schema.get_field_index(key))
     column = column if isinstance(column, pa.DictionaryArray) else column.dictionary_encode()
     if column.null_count:
-        raise SchemaError(f"{path}: {key!r} is missing in {column.null_count} rows", expected="a label in every row")
+        raise SchemaError(
+            f"{path}: {key!r} is missing in {column.null_count} rows",
+            expected="a label in every row",
+        )
     labels = column.dictionary.to_numpy(zero_copy_only=False)
     found = index.get_indexer(pd.Index(labels, dtype=object)).astype(np.int32)
     codes = found[column.indices.to_numpy()]
@@ -160,14 +174,19 @@ def checked_counts(batch: pa.RecordBatch, table: LongCounts) -> NDArray[np.int32
     """The batch's counts (entries,), or an error naming the first cell and gene whose count is not one."""
     column = batch.column(batch.schema.get_field_index(table.count_key))
     if not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
-        raise CountsError(f"{table.path}: {table.count_key!r} is of type {column.type}", expected="integers")
+        raise CountsError(
+            f"{table.path}: {table.count_key!r} is of type {column.type}", expected="integers"
+        )
     values = column.to_numpy(zero_copy_only=False)
     bad = ~((values >= 0) & (values <= LARGEST))
     if values.dtype.kind == "f":
         bad |= values != np.rint(values)
     if bad.any():
         first = int(np.argmax(bad))
-        cell, gene = (batch.column(batch.schema.get_field_index(k))[first] for k in (table.row_key, table.column_key))
+        cell, gene = (
+            batch.column(batch.schema.get_field_index(k))[first]
+            for k in (table.row_key, table.column_key)
+        )
         raise CountsError(
             f"{table.path}: cell '{cell}' has {column[first]} in gene '{gene}', one of {int(bad.sum())}.",
             expected="raw UMI counts (non-negative integers)",
@@ -177,11 +196,16 @@ def checked_counts(batch: pa.RecordBatch, table: LongCounts) -> NDArray[np.int32
     return values.astype(np.int32, copy=False)
 
 
-def require_no_duplicates(matrix: sparse.csr_matrix, table: LongCounts, block: int = 1 << 22) -> None:
+def require_no_duplicates(
+    matrix: sparse.csr_matrix, table: LongCounts, block: int = 1 << 22
+) -> None:
     """No (row, column) pair twice; ``matrix`` has sorted indices."""
     for start in range(0, matrix.nnz - 1, block):
         stop = min(start + block, matrix.nnz - 1)
-        same = np.flatnonzero(matrix.indices[start:stop] == matrix.indices[start + 1 : stop + 1]) + start
+        same = (
+            np.flatnonzero(matrix.indices[start:stop] == matrix.indices[start + 1 : stop + 1])
+            + start
+        )
         rows = np.searchsorted(matrix.indptr, same, side="right") - 1
         twice = same + 1 < matrix.indptr[rows + 1]
         if twice.any():
@@ -202,7 +226,9 @@ def distinct_labels(path: Path, key: str) -> pd.Index:
     with parquet_errors(path), open_parquet(path, columns=[key], dictionary=[key]) as file:
         for batch in file.iter_batches(batch_size=BATCH, columns=[key]):
             column = batch.column(0)
-            column = column if isinstance(column, pa.DictionaryArray) else column.dictionary_encode()
+            column = (
+                column if isinstance(column, pa.DictionaryArray) else column.dictionary_encode()
+            )
             names.update(dict.fromkeys(column.dictionary.to_pylist()))
     names.pop(None, None)  # type: ignore[call-overload]
     return pd.Index(sorted(names), dtype=object)
@@ -211,7 +237,8 @@ def distinct_labels(path: Path, key: str) -> pd.Index:
 def excluded_keys(pairs: pd.DataFrame, rows: pd.Index, columns: pd.Index) -> NDArray[np.int64]:
     """Pairs of (row label, column label) as sorted keys ``row * len(columns) + column``; unknown labels drop out."""
     row, column = (
-        index.get_indexer(pd.Index(pairs.iloc[:, i], dtype=object)) for i, index in enumerate((rows, columns))
+        index.get_indexer(pd.Index(pairs.iloc[:, i], dtype=object))
+        for i, index in enumerate((rows, columns))
     )
     known = (row >= 0) & (column >= 0)
     return np.unique(row[known].astype(np.int64) * len(columns) + column[known])

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 import pandas as pd
 
+from perturbgen.core.errors import SchemaError, shorten, suggest
+from perturbgen.core.files import require_file
+from perturbgen.core.tables import rename_obs, require_columns
 from perturbgen.data.counts import to_counts
 from perturbgen.data.h5ad import RAW, h5ad_errors, open_h5ad, take_layer
-from perturbgen.data.kaggle_tables import condition_index
-from perturbgen.data.tables import rename_obs, require_columns
-from perturbgen.data.vocabulary import KAGGLE_COLUMNS, VEHICLE
-from perturbgen.errors import SchemaError, shorten, suggest
-from perturbgen.files import require_file
+from perturbgen.data.kaggle import condition_index
+from perturbgen.data.schema import KAGGLE_COLUMNS, VEHICLE
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -83,7 +83,11 @@ def read_openproblems(
     adata = take_layer(adata, chosen, path)
     where = f"layer {chosen!r} of {path}" if chosen else f"X of {path}"
     adata.X = to_counts(adata.X, adata.obs_names, adata.var_names, where)
-    columns = {ours: theirs for theirs, ours in KAGGLE_COLUMNS.items() if theirs in adata.obs and ours != theirs}
+    columns = {
+        ours: theirs
+        for theirs, ours in KAGGLE_COLUMNS.items()
+        if theirs in adata.obs and ours != theirs
+    }
     adata.obs = rename_obs(adata.obs, columns)
     if "control" not in adata.obs and "split" in adata.obs:
         adata.obs["control"] = (adata.obs["split"] == "control").to_numpy()
@@ -111,7 +115,9 @@ def curate(adata: AnnData, rules: tuple[Removal, ...] = CURATION) -> AnnData:
     """The data without the cells that ``rules`` drop; ``uns["curation"]`` says how many cells each rule matched."""
     matches = [rule.matches(adata.obs) for rule in rules]
     dropped = np.logical_or.reduce(matches) if matches else np.zeros(adata.n_obs, bool)
-    report = pd.DataFrame({"rule": [str(rule) for rule in rules], "cells": [int(m.sum()) for m in matches]})
+    report = pd.DataFrame(
+        {"rule": [str(rule) for rule in rules], "cells": [int(m.sum()) for m in matches]}
+    )
     logger.info("curation drops %s of %s cells", f"{int(dropped.sum()):,}", f"{adata.n_obs:,}")
     unused = report.loc[report["cells"] == 0, "rule"]
     if len(unused):
@@ -130,9 +136,13 @@ def read_openproblems_de(path: str | Path, *, layer: str = LAYER) -> pd.DataFram
             f"{path} has no layer {layer!r}: {suggest(layer, adata.layers)}",
             expected=f"one of {shorten(adata.layers, 12)}",
         )
-    values = pd.DataFrame(np.asarray(adata.layers[layer]), columns=pd.Index(adata.var_names, name="gene"))
+    values = pd.DataFrame(
+        np.asarray(adata.layers[layer]), columns=pd.Index(adata.var_names, name="gene")
+    )
     if values.isna().to_numpy().any():
-        raise SchemaError(f"{path}: layer {layer!r} holds missing values", expected="a complete table")
+        raise SchemaError(
+            f"{path}: layer {layer!r} holds missing values", expected="a complete table"
+        )
     return values.set_index(condition_index(adata.obs, Path(path)))
 
 

@@ -1,22 +1,62 @@
-"""What data must be before a model or a statistic may see them; every violation is found, then reported at once."""
+"""What data must be before a model or a statistic may see them; every violation is found, then reported at once.
+
+The words every reader translates its own column names into.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from perturbgen.core.errors import SchemaError, UserError, shorten, suggest
 from perturbgen.data.counts import counts_error, first_bad_count
-from perturbgen.data.vocabulary import COLUMNS, REQUIRED
-from perturbgen.errors import SchemaError, UserError, shorten, suggest
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
+# Columns of obs. `compound` is the perturbation's name, `control` is True for vehicle and positive-control wells alike;
+# which compound is the vehicle (the reference of every contrast) is `adata.uns["vehicle"]`.
+COLUMNS: Final = (
+    "cell_type",
+    "compound",
+    "dose",
+    "donor",
+    "plate",
+    "well",
+    "row",
+    "library",
+    "control",
+)
+REQUIRED: Final = ("cell_type", "compound")
+VEHICLE: Final = "Dimethyl Sulfoxide"
+
+# Open Problems' and Kaggle's names for them.
+KAGGLE_COLUMNS: Final = {
+    "cell_type": "cell_type",
+    "sm_name": "compound",
+    "dose_uM": "dose",
+    "donor_id": "donor",
+    "plate_name": "plate",
+    "well": "well",
+    "row": "row",
+    "library_id": "library",
+    "control": "control",
+}
+
+# The released plate names are permuted against those that the organisers' own DE used (research: compute_de.ipynb).
+ORGANISERS_PLATES: Final = {
+    "plate_0": "plate_2",
+    "plate_1": "plate_3",
+    "plate_2": "plate_1",
+    "plate_3": "plate_4",
+    "plate_4": "plate_0",
+    "plate_5": "plate_5",
+}
 Severity = Literal["error", "warning"]
 
 
@@ -35,27 +75,38 @@ class Violation:
         """As a row of a table."""
         parts = {"what": self.error.what, "expected": self.error.expected}
         return (
-            {"severity": self.severity, "rule": self.rule} | parts | {"cause": self.error.cause, "fix": self.error.fix}
+            {"severity": self.severity, "rule": self.rule}
+            | parts
+            | {"cause": self.error.cause, "fix": self.error.fix}
         )
 
 
-def check(adata: AnnData, *, vehicle: str | None = None, by: Sequence[str] = ("cell_type",)) -> list[Violation]:
+def check(
+    adata: AnnData, *, vehicle: str | None = None, by: Sequence[str] = ("cell_type",)
+) -> list[Violation]:
     """All violations, errors first. ``by`` names the columns in each of whose groups DE will need the vehicle."""
     obs = adata.obs
     found = [*counts_violations(adata), *id_violations(adata), *column_violations(obs)]
-    found += [*category_violations(obs), *vehicle_violations(obs, vehicle or adata.uns.get("vehicle"), by)]
+    found += [
+        *category_violations(obs),
+        *vehicle_violations(obs, vehicle or adata.uns.get("vehicle"), by),
+    ]
     found += [*well_violations(obs), *depth_violations(adata)]
     return sorted(found, key=lambda violation: violation.severity != "error")
 
 
-def validate(adata: AnnData, *, vehicle: str | None = None, by: Sequence[str] = ("cell_type",)) -> list[Violation]:
+def validate(
+    adata: AnnData, *, vehicle: str | None = None, by: Sequence[str] = ("cell_type",)
+) -> list[Violation]:
     """Raise one error that holds every error found; return the warnings."""
     found = check(adata, vehicle=vehicle, by=by)
     errors = [violation for violation in found if violation.severity == "error"]
     if len(errors) == 1:
         raise errors[0].error
     if errors:
-        raise SchemaError(f"{len(errors)} things are wrong with these data\n" + "\n".join(str(e) for e in errors))
+        raise SchemaError(
+            f"{len(errors)} things are wrong with these data\n" + "\n".join(str(e) for e in errors)
+        )
     return found
 
 
@@ -75,7 +126,9 @@ def problem(
 def counts_violations(adata: AnnData) -> Iterator[Violation]:
     """X holds non-negative integers."""
     if adata.X is None or 0 in adata.shape:
-        yield problem("error", "counts", f"the data are empty: {adata.n_obs} cells x {adata.n_vars} genes")
+        yield problem(
+            "error", "counts", f"the data are empty: {adata.n_obs} cells x {adata.n_vars} genes"
+        )
         return
     bad = first_bad_count(adata.X)
     if bad is not None:
@@ -92,7 +145,9 @@ def id_violations(adata: AnnData) -> Iterator[Violation]:
                 "unique ids",
                 f"{len(twice)} {what} names occur more than once: {shorten(twice)}",
                 expected=f"a unique name for every {what}",
-                cause="data sets joined without a prefix" if what == "cell" else "gene symbols shared by several ids",
+                cause="data sets joined without a prefix"
+                if what == "cell"
+                else "gene symbols shared by several ids",
                 fix=f"adata.{'obs' if what == 'cell' else 'var'}_names_make_unique(), or sum the repeated ones",
             )
 
@@ -135,8 +190,16 @@ def category_violations(obs: pd.DataFrame) -> Iterator[Violation]:
                 cause="a spreadsheet or a split string",
                 fix=f"obs[{column!r}] = obs[{column!r}].str.strip()",
             )
-        folded = pd.Series(names, dtype=object).groupby([name.strip().casefold() for name in names]).agg(list)
-        for alike in (group for group in folded if len(group) > 1 and len({name.strip() for name in group}) > 1):
+        folded = (
+            pd.Series(names, dtype=object)
+            .groupby([name.strip().casefold() for name in names])
+            .agg(list)
+        )
+        for alike in (
+            group
+            for group in folded
+            if len(group) > 1 and len({name.strip() for name in group}) > 1
+        ):
             yield problem(
                 "warning",
                 "categories",
@@ -147,7 +210,9 @@ def category_violations(obs: pd.DataFrame) -> Iterator[Violation]:
             )
 
 
-def vehicle_violations(obs: pd.DataFrame, vehicle: str | None, by: Sequence[str]) -> Iterator[Violation]:
+def vehicle_violations(
+    obs: pd.DataFrame, vehicle: str | None, by: Sequence[str]
+) -> Iterator[Violation]:
     """The vehicle is named, and present in every group and on every plate."""
     if "compound" not in obs:
         return
@@ -194,9 +259,14 @@ def well_violations(obs: pd.DataFrame) -> Iterator[Violation]:
     if not {"plate", "well", "compound"} <= set(obs.columns):
         return
     wells = obs[["plate", "well", "compound"]].dropna().drop_duplicates().astype(str)
-    mixed = wells[wells.duplicated(["plate", "well"], keep=False)].sort_values(["plate", "well", "compound"])
+    mixed = wells[wells.duplicated(["plate", "well"], keep=False)].sort_values(
+        ["plate", "well", "compound"]
+    )
     if len(mixed):
-        named = [f"{p} {w}: {' / '.join(g['compound'])}" for (p, w), g in mixed.groupby(["plate", "well"])]
+        named = [
+            f"{p} {w}: {' / '.join(g['compound'])}"
+            for (p, w), g in mixed.groupby(["plate", "well"])
+        ]
         yield problem(
             "error",
             "wells",
@@ -213,7 +283,13 @@ def depth_violations(adata: AnnData) -> Iterator[Violation]:
         return
     empty = depth(adata) == 0
     if empty.all():
-        yield problem("error", "depth", "no cell has a single count", expected="raw counts", cause="another layer")
+        yield problem(
+            "error",
+            "depth",
+            "no cell has a single count",
+            expected="raw counts",
+            cause="another layer",
+        )
     elif empty.any():
         yield problem(
             "warning",

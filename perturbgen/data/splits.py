@@ -11,19 +11,33 @@ from typing import Final
 import numpy as np
 import pandas as pd
 
+from perturbgen.core.errors import InputError, SchemaError, shorten, suggest
+from perturbgen.core.files import atomic_path, require_file
 from perturbgen.data.covariates import complete
-from perturbgen.errors import InputError, SchemaError, shorten, suggest
-from perturbgen.files import atomic_path, require_file
 
 CONDITION: Final = ("cell_type", "compound")
 TARGETS: Final = ("B cells", "Myeloid cells")  # the competition's test cell types
 
 # The compounds that the competition measured in B and myeloid cells too.
 KNOWN_IN_TARGETS: Final = (
-    "Alvocidib", "Belinostat", "CHIR-99021", "Crizotinib", "Dabrafenib", "Dactolisib", "Foretinib", "Idelalisib",
-    "LDN 193189", "Linagliptin", "MLN 2238", "O-Demethylated Adapalene", "Oprozomib (ONX 0912)", "Palbociclib",
-    "Penfluridol", "Porcn Inhibitor III", "R428",
-)  # fmt: skip
+    "Alvocidib",
+    "Belinostat",
+    "CHIR-99021",
+    "Crizotinib",
+    "Dabrafenib",
+    "Dactolisib",
+    "Foretinib",
+    "Idelalisib",
+    "LDN 193189",
+    "Linagliptin",
+    "MLN 2238",
+    "O-Demethylated Adapalene",
+    "Oprozomib (ONX 0912)",
+    "Palbociclib",
+    "Penfluridol",
+    "Porcn Inhibitor III",
+    "R428",
+)
 
 
 @dataclass(frozen=True)
@@ -66,7 +80,11 @@ def read_split(path: str | Path) -> Split:
 
 
 def random_cells(
-    obs: pd.DataFrame, *, rng: np.random.Generator, fraction: float = 0.032, force_train: np.ndarray | None = None
+    obs: pd.DataFrame,
+    *,
+    rng: np.random.Generator,
+    fraction: float = 0.032,
+    force_train: np.ndarray | None = None,
 ) -> Split:
     """A ``fraction`` of the cells for validation, drawn from those not kept in train by ``force_train`` (cells,)."""
     if not 0 < fraction < 1:
@@ -74,7 +92,9 @@ def random_cells(
     free = np.ones(len(obs), bool) if force_train is None else ~np.asarray(force_train, bool)
     wanted = round(fraction * len(obs))
     if wanted > free.sum():
-        raise SchemaError(f"{wanted} validation cells wanted, but only {free.sum()} are not forced into train")
+        raise SchemaError(
+            f"{wanted} validation cells wanted, but only {free.sum()} are not forced into train"
+        )
     if not wanted:
         raise SchemaError(
             f"{fraction:g} of {len(obs)} cells is not one validation cell",
@@ -88,7 +108,12 @@ def random_cells(
 
 
 def leave_out(
-    table: pd.DataFrame, column: str, values: Sequence[str], *, except_compounds: Sequence[str] = (), part: str = "test"
+    table: pd.DataFrame,
+    column: str,
+    values: Sequence[str],
+    *,
+    except_compounds: Sequence[str] = (),
+    part: str = "test",
 ) -> Split:
     """All cells or conditions with one of ``values`` in ``column`` are the test part: a cell type, a compound, a plate.
 
@@ -97,7 +122,9 @@ def leave_out(
     labels = complete(table, column).astype(str)
     unknown = [value for value in values if value not in set(labels)]
     if unknown:
-        raise SchemaError(f"no {column} {shorten(unknown)} to leave out", fix=suggest(unknown[0], labels.unique()))
+        raise SchemaError(
+            f"no {column} {shorten(unknown)} to leave out", fix=suggest(unknown[0], labels.unique())
+        )
     out = labels.isin(list(values))
     if except_compounds:
         out &= ~complete(table, "compound").astype(str).isin(list(except_compounds))
@@ -110,7 +137,9 @@ def kfold(table: pd.DataFrame, k: int, *, rng: np.random.Generator, by: str | No
     labels = pd.Series(range(len(table))) if by is None else complete(table, by).astype(str)
     values = np.sort(labels.unique())
     if not 2 <= k <= len(values):
-        raise SchemaError(f"{k} folds of {len(values)} {by or 'rows'}", expected=f"2 to {len(values)} folds")
+        raise SchemaError(
+            f"{k} folds of {len(values)} {by or 'rows'}", expected=f"2 to {len(values)} folds"
+        )
     fold = pd.Series(rng.permutation(np.arange(len(values)) % k), values)
     parts = pd.Series([f"fold_{i}" for i in fold[labels]], named_index(table.index), dtype=object)
     return Split(parts, f"{k}-fold", (by,) if by else ())
@@ -129,18 +158,28 @@ def kaggle(
     The other compounds of the target cell types are divided by compound into ``public`` of them and the private rest.
     The real lists are not public knowledge here, so the division is drawn.
     """
-    compound, cell_type = (complete(conditions, name).astype(str) for name in ("compound", "cell_type"))
+    compound, cell_type = (
+        complete(conditions, name).astype(str) for name in ("compound", "cell_type")
+    )
     test = cell_type.isin(list(targets)) & ~compound.isin(list(known))
     compounds = np.sort(compound[test].unique())
     if not 0 <= public <= len(compounds):
-        raise SchemaError(f"{public} public compounds of {len(compounds)} to predict", fix="public=0 makes all private")
+        raise SchemaError(
+            f"{public} public compounds of {len(compounds)} to predict",
+            fix="public=0 makes all private",
+        )
     shown = set(rng.choice(compounds, size=public, replace=False))
     parts = np.where(~test, "train", np.where(compound.isin(shown), "public", "private"))
     return Split(pd.Series(parts.astype(object), condition_index(conditions)), "kaggle")
 
 
 def calibration_split(
-    obs: pd.DataFrame, wanted: pd.DataFrame, *, rng: np.random.Generator, share: float, validation: float
+    obs: pd.DataFrame,
+    wanted: pd.DataFrame,
+    *,
+    rng: np.random.Generator,
+    share: float,
+    validation: float,
 ) -> Split:
     """Cells to train on, to validate on, and of some known conditions to calibrate a prediction of ``wanted`` on.
 
@@ -159,12 +198,15 @@ def calibration_split(
     chosen = rng.permutation(known)[: max(2, round(share * len(known))) if share else 0]
     if share and len(chosen) < 2:
         raise SchemaError(
-            f"{len(known)} compounds are known in {shorten(kinds)}", expected="two or more, to calibrate on"
+            f"{len(known)} compounds are known in {shorten(kinds)}",
+            expected="two or more, to calibrate on",
         )
     parts = np.where(rng.random(len(obs)) < validation, "validation", "train").astype(object)
     parts[in_kinds & compound.isin(chosen)] = "calibration"
     parts[hidden] = "hidden"
-    return Split(pd.Series(parts, named_index(obs.index)), "known compounds hidden in the wanted cell types")
+    return Split(
+        pd.Series(parts, named_index(obs.index)), "known compounds hidden in the wanted cell types"
+    )
 
 
 def check_leaks(split: Split, table: pd.DataFrame) -> None:
@@ -182,7 +224,9 @@ def check_leaks(split: Split, table: pd.DataFrame) -> None:
         (split.parts.index.difference(index), "are in the split but not in the data"),
     ):
         if len(ids):
-            raise SchemaError(f"{len(ids)} rows {what}: {shorten(ids)}", cause="the split was made for other data")
+            raise SchemaError(
+                f"{len(ids)} rows {what}: {shorten(ids)}", cause="the split was made for other data"
+            )
     part = split.parts.loc[index].to_numpy()
     for column in split.apart:
         homes = pd.Series(part).groupby(complete(table, column).astype(str).to_numpy()).nunique()
@@ -193,7 +237,9 @@ def check_leaks(split: Split, table: pd.DataFrame) -> None:
 
 def condition_index(table: pd.DataFrame) -> pd.MultiIndex:
     """(cell_type, compound) of each row, as text."""
-    return pd.MultiIndex.from_arrays([complete(table, name).astype(str) for name in CONDITION], names=CONDITION)
+    return pd.MultiIndex.from_arrays(
+        [complete(table, name).astype(str) for name in CONDITION], names=CONDITION
+    )
 
 
 def named_index(index: pd.Index) -> pd.Index:

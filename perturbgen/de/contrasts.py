@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
+from perturbgen.core.errors import ConfigError
 from perturbgen.de.design import Basis, Design, estimable
-from perturbgen.errors import ConfigError
 
 log = logging.getLogger(__name__)
 
@@ -58,11 +58,17 @@ class Contrasts:
     @property
     def size(self) -> int:
         """The number of contrasts."""
-        return (self.functions[0] if self.approximation is None else self.approximation.weights).shape[0]
+        return (
+            self.functions[0] if self.approximation is None else self.approximation.weights
+        ).shape[0]
 
     def combine(self, effects: Array, unscaled: Array) -> tuple[Array, Array]:
         """Effects and unscaled standard errors of the contrasts, (contrasts, genes)."""
-        return (effects, unscaled) if self.approximation is None else self.approximation.combine(effects, unscaled)
+        return (
+            (effects, unscaled)
+            if self.approximation is None
+            else self.approximation.combine(effects, unscaled)
+        )
 
 
 def make_contrasts(basis: Basis, weights: Array, kind: ContrastKind) -> Contrasts:

@@ -11,6 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.linalg import solve_triangular
 
+from perturbgen.core.errors import DesignError, shorten
 from perturbgen.de.formula import (
     Factor,
     Variable,
@@ -20,7 +21,6 @@ from perturbgen.de.formula import (
     make_variable,
     parse_formula,
 )
-from perturbgen.errors import DesignError, shorten
 
 log = logging.getLogger(__name__)
 
@@ -89,14 +89,18 @@ def build_design(formula: str, obs: pd.DataFrame, group: pd.Series | None = None
     levels, level_column = group_columns(coded, variables)
     design = Design(matrix, columns, obs.index, independent_columns(matrix), levels, level_column)
     if design.aliased:
-        log.debug("columns of the design that others determine are dropped: %s", shorten(design.aliased))
+        log.debug(
+            "columns of the design that others determine are dropped: %s", shorten(design.aliased)
+        )
     return design
 
 
 def check_group(terms: Sequence[tuple[str, ...]], formula: str) -> None:
     """The compared factor must be a term of its own, and be in no interaction."""
     if (GROUP,) not in terms:
-        raise DesignError(f"the design {formula!r} does not hold the compared factor", fix="write it as {group}")
+        raise DesignError(
+            f"the design {formula!r} does not hold the compared factor", fix="write it as {group}"
+        )
     if any(GROUP in term and len(term) > 1 for term in terms):
         raise DesignError(
             f"{{group}} is in an interaction of {formula!r}, so no single contrast compares two of its levels",
@@ -119,7 +123,8 @@ def group_columns(
             return factor.levels, columns.astype(np.intp)
         start += block.shape[1]
     raise DesignError(
-        "the compared factor has one level in these samples", expected="the control and at least one other"
+        "the compared factor has one level in these samples",
+        expected="the control and at least one other",
     )
 
 
@@ -129,7 +134,9 @@ def design_from_matrix(matrix: pd.DataFrame | Array) -> Design:
     values = frame.to_numpy(dtype=float)
     if not np.isfinite(values).all():
         raise DesignError("the design matrix holds NaN or infinite values")
-    return Design(values, tuple(str(c) for c in frame.columns), frame.index, independent_columns(values))
+    return Design(
+        values, tuple(str(c) for c in frame.columns), frame.index, independent_columns(values)
+    )
 
 
 def independent_columns(matrix: Array, tolerance: float = ALIASED_TOLERANCE) -> NDArray[np.intp]:
@@ -191,14 +198,20 @@ class Basis:
         on_groups, on_others = weights[:, self.groups], weights[:, self.others]
         if not len(self.others):
             return on_groups, on_others
-        return on_groups, solve_triangular(self.r, (on_others - on_groups @ self.means).T, trans="T").T
+        return on_groups, solve_triangular(
+            self.r, (on_others - on_groups @ self.means).T, trans="T"
+        ).T
 
     def solve(self, values: Array) -> Array:
         """Least-squares coefficients (columns of the full design, k) of values (samples, k); 0 on dropped columns."""
         coefficients = np.zeros((max([*self.groups, *self.others]) + 1, values.shape[1]))
         indicators = self.codes[:, None] == np.arange(len(self.groups))
         on_groups = (indicators / indicators.sum(axis=0)).T @ values
-        on_others = solve_triangular(self.r, self.q.T @ values) if len(self.others) else np.empty((0, values.shape[1]))
+        on_others = (
+            solve_triangular(self.r, self.q.T @ values)
+            if len(self.others)
+            else np.empty((0, values.shape[1]))
+        )
         coefficients[self.others] = on_others
         coefficients[self.groups] = on_groups - self.means @ on_others
         return coefficients
@@ -225,7 +238,11 @@ def make_basis(design: Design) -> Basis:
 
 def indicator_columns(design: Design) -> NDArray[np.intp]:
     """Kept 0/1 columns that share no sample: the compared factor's first, then any others that fit."""
-    preferred = [] if design.level_column is None else [j for j in design.level_column if j in set(design.kept)]
+    preferred = (
+        []
+        if design.level_column is None
+        else [j for j in design.level_column if j in set(design.kept)]
+    )
     taken = np.zeros(len(design.matrix), dtype=bool)
     chosen = []
     for j in dict.fromkeys([*preferred, *design.kept]):
@@ -246,5 +263,7 @@ def estimable(design: Design, weights: Array) -> NDArray[np.bool_]:
         return np.ones(len(weights), dtype=bool)
     combination = make_basis(design).solve(design.matrix[:, dropped])
     expected = weights[:, design.kept] @ combination[design.kept]
-    size = np.abs(weights).max(axis=1, keepdims=True) * np.maximum(np.abs(combination).max(axis=0), 1)
+    size = np.abs(weights).max(axis=1, keepdims=True) * np.maximum(
+        np.abs(combination).max(axis=0), 1
+    )
     return (np.abs(weights[:, dropped] - expected) <= 1e-8 * size).all(axis=1)

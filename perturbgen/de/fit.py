@@ -46,7 +46,9 @@ class Solver:
         self._indicators, self._stacked = stack_indicators(basis)
         self._sizes = np.asarray(self._indicators.sum(axis=1))
         self._upper = np.triu_indices(self.rank_q)
-        self._pairs = np.ascontiguousarray((basis.q[:, self._upper[0]] * basis.q[:, self._upper[1]]).T)
+        self._pairs = np.ascontiguousarray(
+            (basis.q[:, self._upper[0]] * basis.q[:, self._upper[1]]).T
+        )
         self._grouped = basis.codes >= 0
 
     def unweighted(self, y: Array) -> tuple[Array, Array]:
@@ -80,7 +82,9 @@ class Solver:
             if y.shape[1] == 1:
                 return self._by_qr(y[:, 0], w[:, 0], functions)
         genes = [self.weighted(y[:, [g]], w[:, [g]], functions) for g in range(y.shape[1])]
-        return Fitted(*(np.concatenate([getattr(g, f.name) for g in genes], axis=-1) for f in fields(Fitted)))
+        return Fitted(
+            *(np.concatenate([getattr(g, f.name) for g in genes], axis=-1) for f in fields(Fitted))
+        )
 
     def _by_qr(self, y: Array, w: Array, functions: tuple[csr_matrix, Array]) -> Fitted:
         """One gene whose weights differ too much for normal equations: QR, the heaviest samples first."""
@@ -110,14 +114,18 @@ class Solver:
         means = (self._indicators @ wy) * inverse_mass
         right = (self.basis.q.T @ wy).T - np.matmul(cross, means.T[:, :, None])[:, :, 0]
         inverse_root = np.linalg.inv(np.linalg.cholesky(schur))
-        on_q = np.matmul(inverse_root.transpose(0, 2, 1), np.matmul(inverse_root, right[:, :, None]))[:, :, 0].T
+        on_q = np.matmul(
+            inverse_root.transpose(0, 2, 1), np.matmul(inverse_root, right[:, :, None])
+        )[:, :, 0].T
         on_groups = means - np.einsum("bqd,qb->db", ratio, on_q)
         residual = y - self.predict(on_groups, on_q)
         residual *= residual
         sigma = np.sqrt(np.einsum("ng,ng->g", residual, w) / self.df_residual)
         by_group, by_q = functions
         effects = by_group @ on_groups + by_q @ on_q
-        return Fitted(sigma, effects, np.sqrt(variances(functions, inverse_mass, ratio, inverse_root)))
+        return Fitted(
+            sigma, effects, np.sqrt(variances(functions, inverse_mass, ratio, inverse_root))
+        )
 
     def _gram(self, w: Array) -> Array:
         """Q'WQ of every gene, (genes, q, q)."""
@@ -128,7 +136,9 @@ class Solver:
         return gram
 
 
-def variances(functions: tuple[csr_matrix, Array], inverse_mass: Array, ratio: Array, inverse_root: Array) -> Array:
+def variances(
+    functions: tuple[csr_matrix, Array], inverse_mass: Array, ratio: Array, inverse_root: Array
+) -> Array:
     """Unscaled variances (functions, genes): f_D (D'WD)^-1 f_D' + |S^-1/2 (f_Q - f_D (D'WD)^-1 D'WQ)|^2.
 
     ``inverse_mass`` (groups, genes) is the diagonal of (D'WD)^-1, ``ratio`` (genes, q, groups) (D'WD)^-1 D'WQ, and
@@ -139,7 +149,9 @@ def variances(functions: tuple[csr_matrix, Array], inverse_mass: Array, ratio: A
     if is_identity(by_group):
         shifted = ratio
     else:
-        shifted = (by_group @ ratio.reshape(genes * rank, groups).T).T.reshape(genes, rank, by_q.shape[0])
+        shifted = (by_group @ ratio.reshape(genes * rank, groups).T).T.reshape(
+            genes, rank, by_q.shape[0]
+        )
     spread = np.matmul(inverse_root, by_q.T - shifted)
     return by_group.power(2) @ inverse_mass + np.einsum("bqm,bqm->mb", spread, spread)
 
@@ -156,7 +168,10 @@ def stack_indicators(basis: Basis) -> tuple[csr_matrix, csr_matrix]:
     rows = np.flatnonzero(basis.codes >= 0)
     codes, groups, samples = basis.codes[rows], len(basis.groups), len(basis.codes)
     values = [np.ones(len(rows)), *basis.q[rows].T]
-    data, at = np.concatenate(values), np.concatenate([codes + k * groups for k in range(len(values))])
+    data, at = (
+        np.concatenate(values),
+        np.concatenate([codes + k * groups for k in range(len(values))]),
+    )
     columns = np.tile(rows, len(values))
     stacked = csr_matrix((data, (at, columns)), shape=(groups * len(values), samples))
     return csr_matrix((np.ones(len(rows)), (codes, rows)), shape=(groups, samples)), stacked

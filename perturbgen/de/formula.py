@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from perturbgen.errors import DesignError, SchemaError, shorten, suggest
+from perturbgen.core.errors import DesignError, SchemaError, shorten, suggest
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +63,10 @@ def parse_formula(formula: str) -> list[Term]:
         raise bad_formula(formula, plain) from None
     if getattr(parsed, "lhs", None):
         raise bad_formula(formula, "it has a left-hand side")
-    terms = [tuple(f.expr for f in term.factors if f.expr != "1") for term in getattr(parsed, "rhs", parsed)]
+    terms = [
+        tuple(f.expr for f in term.factors if f.expr != "1")
+        for term in getattr(parsed, "rhs", parsed)
+    ]
     return sorted(terms, key=len)
 
 
@@ -109,13 +112,17 @@ def make_variable(expression: str, obs: pd.DataFrame) -> Variable:
         return make_factor(expression, values)
     array = values.to_numpy(dtype=float)
     if not np.isfinite(array).all():
-        raise SchemaError(f"covariate {name!r} holds infinite values", fix="correct or drop those samples")
+        raise SchemaError(
+            f"covariate {name!r} holds infinite values", fix="correct or drop those samples"
+        )
     return Slope(expression, array)
 
 
 def drop_constant_factors(terms: Sequence[Term], variables: Mapping[str, Variable]) -> list[Term]:
     """The terms without factors of one level, which R's ``model.matrix`` refuses and which can explain nothing."""
-    constant = {name for name, v in variables.items() if isinstance(v, Factor) and len(v.levels) < 2}
+    constant = {
+        name for name, v in variables.items() if isinstance(v, Factor) and len(v.levels) < 2
+    }
     for name in sorted(constant):
         log.info("%s has one level in these samples and is left out of the design", name)
     kept = [tuple(name for name in term if name not in constant) for term in terms]
@@ -157,7 +164,9 @@ def interact(
     """Products of columns, one of each block, the first block varying fastest; no block makes an intercept."""
     if not blocks:
         return np.ones((samples, 1)), ["(Intercept)"]
-    picks = [tuple(reversed(p)) for p in product(*[range(len(names)) for _, names in reversed(blocks)])]
+    picks = [
+        tuple(reversed(p)) for p in product(*[range(len(names)) for _, names in reversed(blocks)])
+    ]
     columns = np.ones((len(blocks[0][0]), len(picks)))
     for position, (values, _) in enumerate(blocks):
         columns = columns * values[:, [pick[position] for pick in picks]]

@@ -1,27 +1,45 @@
-"""``limma_table``: differential expression of every level of a factor against a control."""
+"""``limma_table``: differential expression of every level of a factor against a control.
+
+The two published ways to make a DE table of the Open Problems experiment.
+
+``kaggle`` is the competition's (614 rows x 18,211 genes): one fit for each cell type, no gene filter. ``op3`` is the
+living benchmark's: one joint fit of genes expressed in every cell type, robust moderation, values within +-4. Both use
+limma's contrast approximation, whose p-values depend on the order of the levels; so that order is theirs, too.
+"""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from perturbgen.console import progress
-from perturbgen.de.checks import align_obs, as_matrix, check_counts, check_labels, find_obs, warn_duplicates
+from perturbgen.core.console import progress
+from perturbgen.core.errors import ConfigError, shorten, suggest
+from perturbgen.core.system import spread
+from perturbgen.data.schema import ORGANISERS_PLATES, VEHICLE
 from perturbgen.de.contrasts import ContrastKind, answerable
 from perturbgen.de.design import Design
-from perturbgen.de.filters import GeneFilter, Inputs, gene_masks
 from perturbgen.de.native import FitResult, Method, Tick, fit_native
-from perturbgen.de.parallel import spread
-from perturbgen.de.plan import Fit, condition_frame, plan_fits
+from perturbgen.de.normalise import GeneFilter, Inputs, gene_masks
+from perturbgen.de.plan import (
+    Fit,
+    align_obs,
+    as_matrix,
+    check_counts,
+    check_labels,
+    condition_frame,
+    find_obs,
+    plan_fits,
+    warn_duplicates,
+)
 from perturbgen.de.table import DETable, adjust_bh
 from perturbgen.de.tails import EPS_LOG10_P, LOG_10
-from perturbgen.errors import ConfigError, shorten
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -89,8 +107,22 @@ def limma_table(
     conditions = condition_frame(fits, answered, [by, group] if by else [group])
     report(conditions)
     tables, trends = run_fits(data, fits, masks, answered, method, fit_function(backend))
-    info = {"design": design, "group": group, "control": control, "by": by, "joint": joint, "backend": backend}
-    table = assemble(tables, conditions, data.genes, zero_p=zero_p, adjust=adjust, info={**info, **asdict(method)})
+    info = {
+        "design": design,
+        "group": group,
+        "control": control,
+        "by": by,
+        "joint": joint,
+        "backend": backend,
+    }
+    table = assemble(
+        tables,
+        conditions,
+        data.genes,
+        zero_p=zero_p,
+        adjust=adjust,
+        info={**info, **asdict(method)},
+    )
     return replace(table, mean_variance=trends)
 
 
@@ -105,17 +137,29 @@ def check_options(method: Method, *, backend: str, zero_p: str | None, adjust: s
     }
     for name, (value, known) in allowed.items():
         if value not in known:
-            raise ConfigError(f"{name}={value!r} is unknown", expected=" or ".join(map(repr, known)))
-    if method.span != "adaptive" and not (isinstance(method.span, (int, float)) and 0 < method.span <= 1):
-        raise ConfigError(f"span={method.span!r} is not possible", expected='a number in (0, 1], or "adaptive"')
+            raise ConfigError(
+                f"{name}={value!r} is unknown", expected=" or ".join(map(repr, known))
+            )
+    if method.span != "adaptive" and not (
+        isinstance(method.span, (int, float)) and 0 < method.span <= 1
+    ):
+        raise ConfigError(
+            f"span={method.span!r} is not possible", expected='a number in (0, 1], or "adaptive"'
+        )
     if method.device.partition(":")[0] not in ("cpu", "cuda"):
         raise ConfigError(f"device={method.device!r} is unknown", expected="'cpu' or 'cuda'")
     if method.device != "cpu" and backend == "r":
-        raise ConfigError(f"R does not compute on {method.device}", fix='device="cpu", or backend="native"')
+        raise ConfigError(
+            f"R does not compute on {method.device}", fix='device="cpu", or backend="native"'
+        )
 
 
 def prepare(
-    counts: AnnData | pd.DataFrame, obs: pd.DataFrame | None, *, layer: str | None, allow_fractional: bool
+    counts: AnnData | pd.DataFrame,
+    obs: pd.DataFrame | None,
+    *,
+    layer: str | None,
+    allow_fractional: bool,
 ) -> Inputs:
     """Counts and obs, checked and in one order."""
     values, samples, genes = as_matrix(counts, layer)
@@ -130,10 +174,16 @@ def report(conditions: pd.DataFrame) -> None:
     """Name the contrasts that have no answer, and those that rest on one sample."""
     lost = conditions.index[~conditions["estimable"]]
     if len(lost):
-        log.warning("%d contrasts are not estimable and NA in the table: %s", len(lost), shorten(map(show_label, lost)))
+        log.warning(
+            "%d contrasts are not estimable and NA in the table: %s",
+            len(lost),
+            shorten(map(show_label, lost)),
+        )
     single = conditions.index[conditions["single_replicate"]]
     if len(single):
-        log.info("%d conditions have one replicate: %s", len(single), shorten(map(show_label, single)))
+        log.info(
+            "%d conditions have one replicate: %s", len(single), shorten(map(show_label, single))
+        )
 
 
 def show_label(label: Any) -> str:
@@ -164,7 +214,9 @@ def run_fits(
     """Every statistic as (conditions, genes), NaN where there is none, and the trend of each fit."""
     trends = {}
     shape = (len(answered), len(data.genes))
-    tables = {name: np.full(shape, np.nan) for name in ("logfc", "ave_expr", "t", "se", "df", "log_p")}
+    tables = {
+        name: np.full(shape, np.nan) for name in ("logfc", "ave_expr", "t", "se", "df", "log_p")
+    }
     start = 0
     with progress("differential expression", sum(int(mask.sum()) for mask in masks)) as tick:
         for fit, mask in zip(fits, masks, strict=True):
@@ -207,12 +259,17 @@ def assemble(
 ) -> DETable:
     """The labelled table, with adjusted p."""
     log_p = tables.pop("log_p")
-    adj_p = adjust_bh(log_p.ravel()).reshape(log_p.shape) if adjust == "joint" else adjust_rows(log_p)
+    adj_p = (
+        adjust_bh(log_p.ravel()).reshape(log_p.shape) if adjust == "joint" else adjust_rows(log_p)
+    )
     log10_p = np.divide(log_p, LOG_10, out=log_p)
     if zero_p == "eps":
         log10_p[10.0**log10_p == 0] = EPS_LOG10_P
     arrays = {**tables, "log10_p": log10_p, "adj_p": adj_p}
-    frames = {name: pd.DataFrame(values, conditions.index, genes, copy=False) for name, values in arrays.items()}
+    frames = {
+        name: pd.DataFrame(values, conditions.index, genes, copy=False)
+        for name, values in arrays.items()
+    }
     return DETable(**frames, conditions=conditions, info=info)  # type: ignore[arg-type]
 
 
@@ -226,3 +283,72 @@ def adjust_rows(log_p: Array) -> Array:
 
     spread(fill, len(log_p), step=16)
     return adjusted
+
+
+FLAVOURS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    {
+        "kaggle": {
+            "design": "~0 + {group} + donor + plate + row",
+            "by": "cell_type",
+            "contrasts": "limma",
+            "zero_p": "eps",
+        },
+        "op3": {
+            "design": "~0 + {group} + plate",
+            "by": "cell_type",
+            "joint": True,
+            "contrasts": "limma",
+            "robust": True,
+            "gene_filter": "intersection",
+            "adjust": "joint",
+            "zero_p": "eps",
+        },
+    }
+)
+CLIP = {"kaggle": None, "op3": 4.0}
+
+
+def flavour_table(
+    counts: AnnData | pd.DataFrame,
+    obs: pd.DataFrame | None = None,
+    *,
+    flavour: str,
+    group: str = "compound",
+    control: str = VEHICLE,
+    rename_plates: bool = True,
+    **options: Any,
+) -> DETable:
+    """A DE table in a published flavour; ``options`` are those of ``limma_table`` and override the flavour's.
+
+    For ``kaggle``, compounds are ordered as the organisers' integer codes were, and the released plate names are
+    changed back into those of the organisers' own analysis, unless ``rename_plates`` is off.
+    """
+    if flavour not in FLAVOURS:
+        raise ConfigError(f"no flavour {flavour!r}", fix=suggest(flavour, FLAVOURS))
+    samples = find_obs(counts, obs)
+    if flavour == "kaggle":
+        samples = organisers_obs(samples, group=group, rename_plates=rename_plates)
+    table = limma_table(
+        counts, samples, group=group, control=control, **{**FLAVOURS[flavour], **options}
+    )
+    return replace(table, clip=CLIP[flavour], info={**table.info, "flavour": flavour})
+
+
+def organisers_obs(obs: pd.DataFrame, *, group: str, rename_plates: bool) -> pd.DataFrame:
+    """obs with the plate names and the order of compounds of the organisers' analysis."""
+    obs = obs.copy()
+    if group in obs and not obs[group].isna().any():
+        obs[group] = order_of_appearance(obs[group].astype(str))
+    if rename_plates and "plate" in obs:
+        plates = obs["plate"].astype(str)
+        if set(plates) <= set(ORGANISERS_PLATES):
+            obs["plate"] = plates.map(ORGANISERS_PLATES)
+        else:
+            log.info("these are not the competition's six plates: their names are left as they are")
+    return obs
+
+
+def order_of_appearance(names: pd.Series) -> pd.Series:
+    """Names as categories, ordered as R orders the text of their numbers 0, 1, 2, ... by first appearance."""
+    numbers = {name: str(i) for i, name in enumerate(dict.fromkeys(names))}
+    return names.astype(pd.CategoricalDtype(sorted(numbers, key=lambda name: numbers[name])))

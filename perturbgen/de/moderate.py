@@ -1,17 +1,250 @@
-"""Empirical Bayes moderation of residual variances, with an intensity trend or robustly if asked."""
+"""Empirical Bayes moderation of residual variances, with an intensity trend or robustly if asked.
+
+The prior of residual variances, estimated from all genes at once (Smyth 2004).
+
+A prior for variances that a few outlying genes cannot distort (Phipson, Lee, Majewski, Alexander & Smyth 2016).
+"""
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import brentq
+from scipy.special import betaln, chdtri, digamma, fdtri, gammaln, polygamma
+from scipy.stats import rankdata
 
-from perturbgen.de.prior import Prior, fit_prior
-from perturbgen.de.robust import robust_prior
-from perturbgen.errors import DesignError
+from perturbgen.core.errors import DesignError
+from perturbgen.de.tails import log_p_f
+from perturbgen.de.voom import lowess
+
+log = logging.getLogger(__name__)
 
 Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Prior:
+    """The scaled inverse chi-square prior of the variances: ``scale`` and ``df``, both (genes,)."""
+
+    scale: Array
+    df: Array
+
+
+def fit_prior(variance: Array, df: float, covariate: Array | None = None) -> Prior:
+    """Fit scale * F(df, df_0) to the variances by the mean and variance of their logarithms.
+
+    e_g = log s_g^2 - psi(df/2) + log(df/2) has mean log s_0^2 - psi(df_0/2) + log(df_0/2) and variance
+    psi'(df/2) + psi'(df_0/2). With a ``covariate`` the mean follows a natural cubic spline of it.
+    """
+    n = len(variance)
+    if n == 1:
+        return Prior(variance.copy(), np.zeros(1))
+    offset = away_from_zero(variance)
+    e = np.log(offset) - digamma(df / 2) + np.log(df / 2)
+    mean, excess = fit_mean(e, covariate)
+    excess -= float(polygamma(1, df / 2))
+    if excess > 0:
+        prior_df = 2 * inverse_trigamma(excess)
+        scale = np.exp(mean + digamma(prior_df / 2) - np.log(prior_df / 2))
+    else:
+        prior_df = np.inf
+        scale = np.exp(mean) if covariate is not None else np.full(n, offset.mean())
+    return Prior(scale, np.full(n, prior_df))
+
+
+def away_from_zero(variance: Array) -> Array:
+    """Variances of at least 1e-5 of their median, with a warning where some were zero."""
+    middle = float(np.median(variance))
+    if middle == 0:
+        log.warning(
+            "more than half of the residual variances are exactly zero: moderation is unreliable"
+        )
+        middle = 1.0
+    elif (variance == 0).any():
+        log.warning(
+            "zero sample variances in %d genes are offset from zero; are samples duplicated?",
+            (variance == 0).sum(),
+        )
+    return np.maximum(variance, 1e-5 * middle)
+
+
+def fit_mean(e: Array, covariate: Array | None) -> tuple[Array, float]:
+    """Fitted means (genes,) and residual variance of e: about one mean, or about a spline of the covariate."""
+    n = len(e)
+    terms = (
+        1
+        if covariate is None
+        else min(1 + (n >= 3) + (n >= 6) + (n >= 30), len(np.unique(covariate)))
+    )
+    if covariate is None or terms < 2:
+        return np.full(n, e.mean()), float(e.var(ddof=1))
+    basis = np.linalg.qr(natural_spline(covariate, terms))[0]
+    fitted = basis @ (basis.T @ e)
+    return fitted, float(((e - fitted) ** 2).sum() / (n - basis.shape[1]))
+
+
+def natural_spline(x: Array, terms: int) -> Array:
+    """A basis (points, terms) of natural cubic splines, intercept included, with inner knots at quantiles of x.
+
+    Fewer terms where quantiles coincide, as they do when many genes have no counts.
+    """
+    low, high = float(x.min()), float(x.max())
+    inner = np.quantile(x, np.linspace(0, 1, terms)[1:-1])
+    knots = (np.unique(np.r_[low, inner, high]) - low) / (high - low)
+    x = (x - low) / (high - low)
+
+    def beyond(knot: float) -> Array:
+        return (np.maximum(x - knot, 0) ** 3 - np.maximum(x - 1, 0) ** 3) / (1 - knot)
+
+    curved = [beyond(knot) - beyond(knots[-2]) for knot in knots[:-2]]
+    return np.column_stack([np.ones_like(x), x, *curved])
+
+
+def inverse_trigamma(value: float) -> float:
+    """The y with psi'(y) = value > 0, by Newton's method on 1/psi' (Smyth 2004, appendix)."""
+    if value > 1e7:
+        return 1 / np.sqrt(value)
+    if value < 1e-6:
+        return 1 / value
+    y = 0.5 + 1 / value
+    for _ in range(50):
+        trigamma = float(polygamma(1, y))
+        step = trigamma * (1 - trigamma / value) / float(polygamma(2, y))
+        y += step
+        if abs(step) < 1e-14 * y:
+            break
+    return y
+
+
+TAILS = (0.05, 0.1)  # the shares of log variances that are winsorised below and above
+NODES, NODE_WEIGHTS = np.polynomial.legendre.leggauss(128)
+
+
+def robust_prior(variance: Array, df: float, covariate: Array | None = None) -> Prior:
+    """The prior of the bulk of the genes, with less of it for each gene that is unlikely to belong to the bulk."""
+    n = len(variance)
+    plain = fit_prior(variance, df, covariate)
+    if n < 2 or max(TAILS) < 1 / n:
+        return plain
+    z = np.log(np.maximum(variance, np.median(variance) * 1e-12))
+    trend = centre(z, covariate)
+    winsorised = clip_tails(z - trend)
+    spread = float(winsorised.var(ddof=1))
+
+    def gap(link: float) -> float:
+        return float(np.log(spread / winsorised_moments(df, unlink(link))[1]))
+
+    if gap(1.0) <= 0:
+        prior_df = np.inf
+    elif np.isinf(plain.df[0]):
+        return plain
+    else:
+        low = link(float(plain.df[0]))
+        prior_df = (
+            float(plain.df[0])
+            if gap(low) >= 0
+            else unlink(brentq(gap, low, 1.0, xtol=1e-15, rtol=1e-14))
+        )
+    scale = np.exp(trend + winsorised.mean() - winsorised_moments(df, prior_df)[0])
+    shrink = shrink_infinite if np.isinf(prior_df) else shrink_finite
+    return Prior(scale, shrink(variance_ratio(z, scale), df, prior_df))
+
+
+def variance_ratio(z: Array, scale: Array) -> Array:
+    """Variances over the prior's scale: F statistics (genes,)."""
+    return np.exp(z - np.log(scale))
+
+
+def centre(z: Array, covariate: Array | None) -> Array:
+    """A location of the log variances (genes,): the trimmed mean, or a lowess curve over the covariate."""
+    if covariate is not None:
+        return lowess(covariate, z, span=0.4)(covariate)
+    cut = int(len(z) * TAILS[1])
+    return np.full(len(z), np.sort(z)[cut : len(z) - cut].mean())
+
+
+def clip_tails(residual: Array) -> Array:
+    """Values beyond the tail quantiles moved to them."""
+    return np.clip(residual, *np.quantile(residual, [TAILS[0], 1 - TAILS[1]]))
+
+
+def link(x: float) -> float:
+    """x / (1 + x): the positive numbers on the unit interval, infinity at 1."""
+    return 1.0 if np.isinf(x) else x / (1 + x)
+
+
+def unlink(u: float) -> float:
+    """The inverse of :func:`link`."""
+    return np.inf if u >= 1 else u / (1 - u)
+
+
+def winsorised_moments(df1: float, df2: float) -> tuple[float, float]:
+    """Mean and variance of the log of F(df1, df2), winsorised at its tail quantiles, by Gauss quadrature."""
+    ends = np.array([f_quantile(p, df1, df2) for p in (TAILS[0], 1 - TAILS[1])])
+    start, stop = ends / (1 + ends)
+    nodes = start + (stop - start) * (NODES + 1) / 2
+    f = nodes / (1 - nodes)
+    mass = (stop - start) * NODE_WEIGHTS / 2 * np.exp(log_density_f(f, df1, df2)) / (1 - nodes) ** 2
+    inside, edges, tails = np.log(f), np.log(ends), np.array(TAILS)
+    mean = float(mass @ inside + tails @ edges)
+    return mean, float(mass @ (inside - mean) ** 2 + tails @ (edges - mean) ** 2)
+
+
+def f_quantile(p: float, df1: float, df2: float) -> float:
+    """Quantile of the F distribution; df2 may be infinite."""
+    return float(chdtri(df1, 1 - p) / df1 if np.isinf(df2) else fdtri(df1, df2, p))
+
+
+def log_density_f(f: Array, df1: float, df2: float) -> Array:
+    """Log density of the F distribution; df2 may be infinite."""
+    a, b = df1 / 2, df2 / 2
+    if np.isinf(df2):
+        return a * np.log(a) - gammaln(a) + (a - 1) * np.log(f) - a * f
+    ratio = df1 * f / df2
+    return a * np.log(df1 / df2) + (a - 1) * np.log(f) - (a + b) * np.log1p(ratio) - betaln(a, b)
+
+
+def shrink_infinite(f: Array, df: float, prior_df: float) -> Array:
+    """Prior df (genes,) where the bulk has infinitely many: finite only for outliers."""
+    log_tail = log_p_f(f, df, prior_df)
+    likely = np.exp(np.minimum(log_tail - log_empirical_tail(f), 0))
+    shrunk = np.where(likely < 1, likely * len(f) * df, np.inf)
+    return monotone(shrunk, log_tail)
+
+
+def shrink_finite(f: Array, df: float, prior_df: float) -> Array:
+    """Prior df (genes,): the bulk's for likely members, near that of the most extreme gene for outliers."""
+    n = len(f)
+    log_tail = log_p_f(f, df, prior_df)
+    log_likely = np.minimum(log_tail - log_empirical_tail(f), 0)
+    if not (log_likely < 0).any():
+        return np.full(n, prior_df)
+    # the df with which the largest variance would be a median one, from two steps of proportional correction
+    extreme = np.log(0.5) / log_tail.min() * prior_df
+    extreme *= np.log(0.5) / float(log_p_f(f.max(keepdims=True), df, extreme)[0])
+    shrunk = np.exp(log_likely) * prior_df - np.expm1(log_likely) * extreme
+    order = np.argsort(log_tail, kind="stable")
+    running = np.cumsum(shrunk[order]) / np.arange(1, n + 1)
+    lowest = int(running.argmin())
+    shrunk[order[: lowest + 1]] = running[lowest]
+    return monotone(shrunk, log_tail)
+
+
+def log_empirical_tail(f: Array) -> Array:
+    """Log share of genes with an F at least as large, (n - rank + 1/2) / n."""
+    n = len(f)
+    return np.log((n - rankdata(f) + 0.5) / n)
+
+
+def monotone(values: Array, tail: Array) -> Array:
+    """Values that never fall as the tail probability grows."""
+    order = np.argsort(tail, kind="stable")
+    result = np.empty_like(values)
+    result[order] = np.maximum.accumulate(values[order])
+    return result
 
 
 @dataclass(frozen=True)
@@ -23,14 +256,18 @@ class Moderation:
     prior: Prior
 
 
-def moderate(variance: Array, df: float, *, mean: Array, robust: bool = False, trend: bool = False) -> Moderation:
+def moderate(
+    variance: Array, df: float, *, mean: Array, robust: bool = False, trend: bool = False
+) -> Moderation:
     """Squeeze residual variances (genes,) with ``df`` each towards a prior estimated from all of them.
 
     ``mean`` (genes,) are the average log expressions that ``trend`` follows; ``robust`` gives outlying genes less
     prior (Phipson et al. 2016). The total df never exceed those of all genes together.
     """
     if df <= 0:
-        raise DesignError("no residual degrees of freedom: there are as many coefficients as samples")
+        raise DesignError(
+            "no residual degrees of freedom: there are as many coefficients as samples"
+        )
     covariate = mean if trend else None
     prior = robust_prior(variance, df, covariate) if robust else fit_prior(variance, df, covariate)
     s2_post = squeeze(variance, df, prior)

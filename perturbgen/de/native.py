@@ -9,15 +9,22 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from perturbgen.core.system import spread
 from perturbgen.de.contrasts import ContrastKind, Contrasts, make_contrasts
 from perturbgen.de.design import Design
 from perturbgen.de.fit import Solver
-from perturbgen.de.lowess import Trend
 from perturbgen.de.moderate import moderate
 from perturbgen.de.normalise import tmm
-from perturbgen.de.parallel import spread
 from perturbgen.de.tails import TABLE_PAYS, log_p_t
-from perturbgen.de.voom import BLOCK, MeanVariance, log_cpm, make_solver, mean_variance, precision
+from perturbgen.de.voom import (
+    BLOCK,
+    MeanVariance,
+    Trend,
+    log_cpm,
+    make_solver,
+    mean_variance,
+    precision,
+)
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +58,9 @@ class FitResult:
     mean_variance: MeanVariance
 
 
-def fit_native(counts: Array, design: Design, weights: Array, method: Method, tick: Tick | None = None) -> FitResult:
+def fit_native(
+    counts: Array, design: Design, weights: Array, method: Method, tick: Tick | None = None
+) -> FitResult:
     """limma-voom of counts (samples, genes) with contrast ``weights`` (contrasts, columns of the design)."""
     solver = make_solver(design)
     sizes = counts.sum(axis=1)
@@ -60,9 +69,13 @@ def fit_native(counts: Array, design: Design, weights: Array, method: Method, ti
     e = log_cpm(counts, sizes)
     found = mean_variance(e, counts, sizes, solver, method.span)
     contrasts = make_contrasts(solver.basis, weights, method.contrasts)
-    sigma, effects, unscaled = fit_genes(e, sizes, solver, found.trend, contrasts, device=method.device, tick=tick)
+    sigma, effects, unscaled = fit_genes(
+        e, sizes, solver, found.trend, contrasts, device=method.device, tick=tick
+    )
     ave_expr = e.mean(axis=0)
-    moderated = moderate(sigma**2, solver.df_residual, mean=ave_expr, robust=method.robust, trend=method.trend)
+    moderated = moderate(
+        sigma**2, solver.df_residual, mean=ave_expr, robust=method.robust, trend=method.trend
+    )
     se, t, log_p = test(effects, unscaled, np.sqrt(moderated.s2_post), moderated.df_total)
     return FitResult(effects, se, t, log_p, moderated.df_total, ave_expr, sigma, found)
 
@@ -83,14 +96,20 @@ def fit_genes(
 
         return fit_genes_on(device, e, sizes, solver, trend, contrasts, tick)
     rows = contrasts.size
-    sigma, effects, unscaled = np.empty(e.shape[1]), np.empty((rows, e.shape[1])), np.empty((rows, e.shape[1]))
+    sigma, effects, unscaled = (
+        np.empty(e.shape[1]),
+        np.empty((rows, e.shape[1])),
+        np.empty((rows, e.shape[1])),
+    )
 
     def fill(block: range) -> None:
         columns = slice(block.start, block.stop)
         y = np.ascontiguousarray(e[:, columns])
         fitted = solver.weighted(y, precision(solver, trend, y, sizes), contrasts.functions)
         sigma[columns] = fitted.sigma
-        effects[:, columns], unscaled[:, columns] = contrasts.combine(fitted.effects, fitted.unscaled)
+        effects[:, columns], unscaled[:, columns] = contrasts.combine(
+            fitted.effects, fitted.unscaled
+        )
 
     spread(fill, e.shape[1], step=BLOCK, done=tick)
     return sigma, effects, unscaled

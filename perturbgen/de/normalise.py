@@ -1,15 +1,22 @@
-"""TMM normalisation factors and the expression filter, as edgeR computes them."""
+"""TMM normalisation factors and the expression filter, as edgeR computes them.
+
+Which genes an analysis is made of.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from perturbgen.de.checks import as_matrix
-from perturbgen.de.parallel import spread
+from perturbgen.core.errors import ConfigError, CountsError, SchemaError, shorten
+from perturbgen.core.system import spread
+from perturbgen.de.design import Design, build_design
+from perturbgen.de.plan import Fit, as_matrix, level_order, text_column
 
 Array = NDArray[np.float64]
 TOLERANCE = 1e-14  # edgeR's allowance for rounding in comparisons of totals and sample numbers
@@ -31,7 +38,9 @@ def tmm_factors(
     """
     values, samples, _ = as_matrix(counts)
     return pd.Series(
-        tmm(values, reference=reference, ratio_trim=ratio_trim, sum_trim=sum_trim, weighted=weighted),
+        tmm(
+            values, reference=reference, ratio_trim=ratio_trim, sum_trim=sum_trim, weighted=weighted
+        ),
         index=samples,
         name="norm_factor",
     )
@@ -92,7 +101,9 @@ class Reference:
             self.log_share = np.log2(self.share)
             self.variance = (size - counts) / size / counts
 
-    def factor(self, counts: Array, size: float, ratio_trim: float, sum_trim: float, weighted: bool) -> float:
+    def factor(
+        self, counts: Array, size: float, ratio_trim: float, sum_trim: float, weighted: bool
+    ) -> float:
         """2 to the power of the trimmed, precision-weighted mean log ratio of a sample, counts (genes,)."""
         both = np.flatnonzero(np.logical_and(counts, self.expressed))
         counts = counts[both]
@@ -153,7 +164,9 @@ def filter_by_expr(
         smallest = large_n + (smallest - large_n) * min_prop
     threshold = min_count / np.median(sizes) * 1e6
     enough = (values / sizes[:, None] * 1e6 >= threshold).sum(axis=0) >= smallest - TOLERANCE
-    return pd.Series(enough & (values.sum(axis=0) >= min_total_count - TOLERANCE), index=genes, name="keep")
+    return pd.Series(
+        enough & (values.sum(axis=0) >= min_total_count - TOLERANCE), index=genes, name="keep"
+    )
 
 
 def leverages(design: Array) -> Array:
@@ -163,3 +176,85 @@ def leverages(design: Array) -> Array:
     full = np.column_stack([np.ones(len(design)), design])
     q = np.linalg.qr(full[:, independent_columns(full)])[0]
     return (q**2).sum(axis=1)
+
+
+GeneFilter = Literal["filterByExpr", "intersection"] | Sequence[str] | None
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Checked counts (samples, genes) with the labels of both and obs in the same order."""
+
+    values: Array
+    genes: pd.Index
+    obs: pd.DataFrame
+
+
+def gene_masks(
+    data: Inputs,
+    fits: Sequence[Fit],
+    gene_filter: GeneFilter,
+    *,
+    design: str,
+    group: str,
+    by: str | None,
+) -> list[NDArray[np.bool_]]:
+    """Which genes each fit uses."""
+    if gene_filter is None:
+        return [np.ones(len(data.genes), dtype=bool)] * len(fits)
+    if gene_filter == "filterByExpr":
+        masks = [expressed(data.values[fit.rows], fit.design) for fit in fits]
+    elif gene_filter == "intersection":
+        masks = [common_genes(data, design=design, group=group, by=by)] * len(fits)
+    elif isinstance(gene_filter, str):
+        raise ConfigError(
+            f"gene_filter={gene_filter!r} is unknown",
+            expected='"filterByExpr", "intersection" or genes',
+        )
+    else:
+        masks = [named_genes(data.genes, gene_filter)] * len(fits)
+    for fit, mask in zip(fits, masks, strict=True):
+        check_mask(data.values[fit.rows], mask, data.obs.index[fit.rows])
+    return masks
+
+
+def expressed(values: Array, design: Design) -> NDArray[np.bool_]:
+    """edgeR's filter of (samples, genes) under a design."""
+    return filter_by_expr(values, design=design.matrix[:, design.kept]).to_numpy()
+
+
+def common_genes(data: Inputs, *, design: str, group: str, by: str | None) -> NDArray[np.bool_]:
+    """The genes that the filter keeps in every level of ``by``, each with the design of its own samples."""
+    groups = text_column(data.obs, group, "group")
+    strata = text_column(data.obs, by, "by") if by else pd.Series("", index=data.obs.index)
+    keep = np.ones(len(data.genes), dtype=bool)
+    for level in level_order(strata):
+        rows = np.flatnonzero((strata == level).to_numpy())
+        keep &= expressed(
+            data.values[rows], build_design(design, data.obs.iloc[rows], groups.iloc[rows])
+        )
+    return keep
+
+
+def named_genes(genes: pd.Index, wanted: Sequence[str]) -> NDArray[np.bool_]:
+    """A mask of genes given by name."""
+    absent = [name for name in wanted if name not in genes]
+    if absent:
+        raise SchemaError(
+            f"{len(absent)} genes of gene_filter are not in the counts: {shorten(absent)}"
+        )
+    return np.asarray(genes.isin(list(wanted)))
+
+
+def check_mask(values: Array, mask: NDArray[np.bool_], samples: pd.Index) -> None:
+    """A filter must leave genes, and counts in every sample."""
+    if not mask.any():
+        raise SchemaError(
+            "the gene filter leaves no gene", fix="gene_filter=None, or check the sequencing depth"
+        )
+    empty = np.logical_not(values[:, mask].any(axis=1))
+    if empty.any():
+        raise CountsError(
+            f"no counts are left after the gene filter in {shorten(samples[empty])}",
+            fix="drop those samples",
+        )

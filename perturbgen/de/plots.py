@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from perturbgen.core.page import PALETTE, Page
 from perturbgen.de.table import DETable
-from perturbgen.page import PALETTE, Page
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -22,15 +22,21 @@ POINTS = 4000  # of the genes far from significance, a sample is enough
 def de_page(table: DETable, *, conditions: int = 3, level: float = 0.05) -> Page:
     """A page about a table: what was tested, voom's trends, and plots of the conditions with most genes below level."""
     hits = (table.adj_p < level).sum(axis=1).sort_values(ascending=False, kind="stable")
-    page = Page("Differential expression", f"{len(hits)} conditions, {len(table.genes)} genes; {describe(table)}")
-    page.section("Conditions", f"Genes with adjusted p < {level:g}; the twenty conditions with most of them.")
+    page = Page(
+        "Differential expression",
+        f"{len(hits)} conditions, {len(table.genes)} genes; {describe(table)}",
+    )
+    page.section(
+        "Conditions", f"Genes with adjusted p < {level:g}; the twenty conditions with most of them."
+    )
     page.table([summary(table, label, int(n)) for label, n in hits.head(20).items()])
-    page.section("Mean and variance", "Each point is a gene; the line is the trend from which voom takes its weights.")
+    page.section(
+        "Mean and variance",
+        "Each point is a gene; the line is the trend from which voom takes its weights.",
+    )
     caption = "Higher counts vary less; a trend that falls towards the left means sparse genes."
     page.figure(trend_plots(table.mean_variance), caption)
-    caption = (
-        "Left: effect against evidence. Right: effect against expression, where a healthy cloud is centred on zero."
-    )
+    caption = "Left: effect against evidence. Right: effect against expression, where a healthy cloud is centred on zero."
     page.section("Strongest conditions")
     for label in hits.head(conditions).index:
         page.figure(condition_plots(table, label, level), caption)
@@ -83,7 +89,9 @@ def trend_plots(fits: Mapping[str, MeanVariance], across: int = 3) -> Figure:
 
     rows, columns = -(-len(fits) // across), min(across, len(fits))
     titles = [name or "all samples" for name in fits]
-    figure = make_subplots(rows, columns, subplot_titles=titles, x_title="mean log2 count", y_title="√ residual SD")
+    figure = make_subplots(
+        rows, columns, subplot_titles=titles, x_title="mean log2 count", y_title="√ residual SD"
+    )
     for i, found in enumerate(fits.values()):
         at = {"row": i // across + 1, "col": i % across + 1, "showlegend": False}
         order = np.argsort(found.mean)[:: max(1, len(found.mean) // POINTS)]
@@ -100,17 +108,28 @@ def condition_plots(table: DETable, label: Any, level: float) -> Figure:
 
     frame = gene_frame(table, label, level)
     figure = make_subplots(1, 2, horizontal_spacing=0.09)
-    for column, (x, y) in enumerate(((frame["logfc"], -frame["log10_p"]), (frame["ave_expr"], frame["logfc"])), 1):
+    for column, (x, y) in enumerate(
+        ((frame["logfc"], -frame["log10_p"]), (frame["ave_expr"], frame["logfc"])), 1
+    ):
         for significant, name, colour in (
             (False, "other genes", "#8a949e"),
             (True, f"adjusted p < {level:g}", PALETTE[1]),
         ):
             rows = frame["significant"] == significant
             figure.add_scattergl(
-                x=x[rows], y=y[rows], text=frame.index[rows], mode="markers", name=name, row=1, col=column,
-                legendgroup=name, showlegend=column == 1,
+                x=x[rows],
+                y=y[rows],
+                text=frame.index[rows],
+                mode="markers",
+                name=name,
+                row=1,
+                col=column,
+                legendgroup=name,
+                showlegend=column == 1,
                 marker={"size": 4, "color": colour, "opacity": 0.7 if significant else 0.35},
-            )  # fmt: skip
-    figure.update_xaxes(title="log2 fold change", col=1).update_xaxes(title="average log2 CPM", col=2)
+            )
+    figure.update_xaxes(title="log2 fold change", col=1).update_xaxes(
+        title="average log2 CPM", col=2
+    )
     figure.update_yaxes(title="−log10 p", col=1).update_yaxes(title="log2 fold change", col=2)
     return figure.update_layout(title=show(label), height=400)

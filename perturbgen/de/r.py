@@ -1,4 +1,7 @@
-"""R's limma and edgeR in this process through rpy2: the reference that the native backend is held against."""
+"""R's limma and edgeR in this process through rpy2: the reference that the native backend is held against.
+
+Both backends on the same genes: how far apart are their numbers?
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import logging
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from importlib import resources
@@ -14,14 +17,16 @@ from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from scipy.linalg import null_space
 
+from perturbgen.core.errors import ConfigError, DesignError, MissingDependencyError, PerturbgenError
 from perturbgen.de.design import Design
-from perturbgen.de.lowess import Trend, adaptive_span
 from perturbgen.de.native import FitResult, Method, Tick
-from perturbgen.de.voom import MeanVariance, make_solver
-from perturbgen.errors import DesignError, MissingDependencyError, PerturbgenError
+from perturbgen.de.plan import as_matrix
+from perturbgen.de.table import STATISTICS, DETable
+from perturbgen.de.voom import MeanVariance, Trend, adaptive_span, make_solver
 
 log = logging.getLogger(__name__)
 
@@ -30,14 +35,20 @@ Array = NDArray[np.float64]
 R_PACKAGES = {"limma": "r-bioc-limma", "edgeR": "r-bioc-edger", "statmod": "r-cran-statmod"}
 
 
-def fit_r(counts: Array, design: Design, weights: Array, method: Method, tick: Tick | None = None) -> FitResult:
+def fit_r(
+    counts: Array, design: Design, weights: Array, method: Method, tick: Tick | None = None
+) -> FitResult:
     """The fit of :func:`perturbgen.de.native.fit_native`, made by R: one call for the fit, one for all contrasts."""
     make_solver(design)
     kept = design.matrix[:, design.kept]
     wanted = weights[:, design.kept]
     exact = method.contrasts == "exact"
     columns = contrasts_as_columns(kept, wanted) if exact else kept
-    span = adaptive_span(int(counts.any(axis=0).sum())) if method.span == "adaptive" else float(method.span)
+    span = (
+        adaptive_span(int(counts.any(axis=0).sum()))
+        if method.span == "adaptive"
+        else float(method.span)
+    )
     fit = call("limma_fit", counts.T, columns, normalise=method.normalise == "tmm", span=span)
     tested = {"tested": len(wanted)} if exact else {"contrasts": wanted.T}
     found = to_python(call("limma_test", fit, robust=method.robust, trend=method.trend, **tested))
@@ -76,7 +87,9 @@ def call(function: str, *arguments: Any, **options: Any) -> Any:
     named = {key: to_r(value) for key, value in options.items()}
     try:
         with callbacks.replace_in_module(callbacks, "consolewrite_warnerror", log_chatter):
-            value, warnings, messages = limma.call_quietly(getattr(limma, function), *given, **named)
+            value, warnings, messages = limma.call_quietly(
+                getattr(limma, function), *given, **named
+            )
     except RRuntimeError as error:
         raise PerturbgenError(f"R failed in {function}: {' '.join(str(error).split())}") from None
     for text in warnings:
@@ -102,7 +115,10 @@ def to_r(value: Any) -> Any:
 
 def to_python(value: Any) -> dict[str, Array]:
     """A named R list of numbers as numpy arrays."""
-    return {str(name): np.array(part, dtype=np.float64) for name, part in zip(value.names, value, strict=True)}
+    return {
+        str(name): np.array(part, dtype=np.float64)
+        for name, part in zip(value.names, value, strict=True)
+    }
 
 
 @lru_cache
@@ -159,7 +175,48 @@ def absent_packages() -> list[str]:
     names = ",".join(f'"{name}"' for name in R_PACKAGES)
     code = f"for (p in c({names})) if (!requireNamespace(p, quietly = TRUE)) cat(p, '')"
     try:
-        answer = subprocess.run(["Rscript", "-e", code], capture_output=True, text=True, timeout=60, check=True)
+        answer = subprocess.run(
+            ["Rscript", "-e", code], capture_output=True, text=True, timeout=60, check=True
+        )
     except (OSError, subprocess.SubprocessError):
         return list(R_PACKAGES)
     return [f"the R package {name}" for name in answer.stdout.split()]
+
+
+def choose_genes(counts: Any, number: int, layer: str | None = None) -> list[str]:
+    """Genes spread evenly over the range of total counts, the most expressed one among them."""
+    if number < 10:
+        raise ConfigError(
+            f"{number} genes are too few to compare on", expected="at least 10: voom needs a trend"
+        )
+    values, _, genes = as_matrix(counts, layer)
+    order = np.argsort(-values.sum(axis=0), kind="stable")
+    chosen: NDArray[np.intp] = order[
+        np.linspace(0, len(order) - 1, min(number, len(order))).astype(int)
+    ]
+    return [genes[j] for j in np.sort(chosen)]
+
+
+def compare_backends(make_table: Callable[[str], DETable]) -> list[dict[str, Any]]:
+    """The largest differences between the tables that ``make_table`` makes with each backend."""
+    native, through_r = make_table("native"), make_table("r")
+    return [
+        difference(name, getattr(native, name), getattr(through_r, name)) for name in STATISTICS
+    ]
+
+
+def difference(name: str, native: pd.DataFrame, through_r: pd.DataFrame) -> dict[str, Any]:
+    """The largest absolute and relative difference of one statistic, and where it is."""
+    gap = (native - through_r).abs()
+    largest = float(np.nanmax(gap.to_numpy()))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        share = gap.to_numpy() / np.abs(through_r.to_numpy())
+    i, j = (int(k) for k in np.unravel_index(int(np.nanargmax(gap.to_numpy())), gap.shape))
+    label = native.index[i]
+    return {
+        "statistic": name,
+        "largest difference": largest,
+        "relative": float(np.nanmax(np.where(gap.to_numpy() == 0, 0, share))),
+        "condition": " | ".join(label) if isinstance(label, tuple) else str(label),
+        "gene": str(native.columns[j]),
+    }

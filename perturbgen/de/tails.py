@@ -14,7 +14,9 @@ from scipy.special import betainc, betaincc, betaln, erf, gammaincc, gammaln, lo
 Array = NDArray[np.float64]
 
 LOG_10 = np.log(10.0)
-EPS_LOG10_P = float(np.log10(np.finfo(np.float64).eps))  # the organisers' stand-in for p = 0: -15.65
+EPS_LOG10_P = float(
+    np.log10(np.finfo(np.float64).eps)
+)  # the organisers' stand-in for p = 0: -15.65
 SAFE = 1e-280  # below this, the incomplete beta function itself loses digits
 TABLE_END, TABLE_STEP = 40.0, 1 / 256  # cubic Hermite interpolation over |t|: within 2e-9 of log p
 TABLE_PAYS = 40_000
@@ -29,7 +31,9 @@ def log_p_t(t: ArrayLike, df: ArrayLike, *, tabulate: bool | None = None) -> Arr
     size: Array = np.abs(np.asarray(t, dtype=float))
     degrees: Array = np.asarray(df, dtype=float)
     if degrees.ndim == 0:
-        return same_df(size, float(degrees), size.size >= TABLE_PAYS if tabulate is None else tabulate)
+        return same_df(
+            size, float(degrees), size.size >= TABLE_PAYS if tabulate is None else tabulate
+        )
     result = np.empty(np.broadcast_shapes(size.shape, degrees.shape))
     values, inverse, counts = np.unique(degrees, return_inverse=True, return_counts=True)
     common = counts * (size.size / max(size.shape[-1], 1)) >= TABLE_PAYS
@@ -109,8 +113,14 @@ def log_p_f(f: Array, df1: float, df2: ArrayLike) -> Array:
         return log_gamma_tail(df1 / 2, df1 * f / 2)
     with np.errstate(invalid="ignore"):
         ratio = df1 * f / prior
-        result = log_beta_tail(prior / 2, np.full(f.shape, df1 / 2), ratio / (1 + ratio), -np.log1p(ratio))
-    return np.where(infinite, log_gamma_tail(df1 / 2, df1 * f / 2), result) if infinite.any() else result
+        result = log_beta_tail(
+            prior / 2, np.full(f.shape, df1 / 2), ratio / (1 + ratio), -np.log1p(ratio)
+        )
+    return (
+        np.where(infinite, log_gamma_tail(df1 / 2, df1 * f / 2), result)
+        if infinite.any()
+        else result
+    )
 
 
 def log_beta_tail(a: Array, b: Array, y: Array, log_x: Array) -> Array:

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from perturbgen.core.errors import ConfigError
 from perturbgen.de.contrasts import Contrasts
 from perturbgen.de.fit import Solver
-from perturbgen.de.lowess import Trend
-from perturbgen.errors import ConfigError
+from perturbgen.de.voom import Trend
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,7 +32,11 @@ def fit_genes_on(
     """:func:`perturbgen.de.native.fit_genes` on a torch device."""
     fitter = TorchFitter(solver, trend, contrasts, sizes, device)
     genes = e.shape[1]
-    sigma, effects, unscaled = np.empty(genes), np.empty((contrasts.size, genes)), np.empty((contrasts.size, genes))
+    sigma, effects, unscaled = (
+        np.empty(genes),
+        np.empty((contrasts.size, genes)),
+        np.empty((contrasts.size, genes)),
+    )
     for start in range(0, genes, BLOCK):
         columns = slice(start, min(start + BLOCK, genes))
         sigma[columns], raw, scale = fitter.fit(e[:, columns])
@@ -45,11 +49,15 @@ def fit_genes_on(
 class TorchFitter:
     """Least squares on one basis; what all blocks of genes share lies on the device."""
 
-    def __init__(self, solver: Solver, trend: Trend, contrasts: Contrasts, sizes: Array, device: str) -> None:
+    def __init__(
+        self, solver: Solver, trend: Trend, contrasts: Contrasts, sizes: Array, device: str
+    ) -> None:
         import torch
 
         if device.startswith("cuda") and not torch.cuda.is_available():
-            raise ConfigError(f"device={device!r}, but torch finds no CUDA device", fix='device="cpu"')
+            raise ConfigError(
+                f"device={device!r}, but torch finds no CUDA device", fix='device="cpu"'
+            )
 
         def put(values: Array) -> Tensor:
             return torch.as_tensor(np.ascontiguousarray(values), dtype=torch.float64, device=device)
@@ -61,14 +69,19 @@ class TorchFitter:
         self.group_sizes = self.indicators.sum(1, keepdim=True)
         self.knots, self.heights = put(trend.x), put(trend.y)
         self.depth = put(np.log2(sizes + 1) - np.log2(1e6))[:, None]
-        self.by_group, self.by_q = put(contrasts.functions[0].toarray()), put(contrasts.functions[1])
+        self.by_group, self.by_q = (
+            put(contrasts.functions[0].toarray()),
+            put(contrasts.functions[1]),
+        )
 
     def fit(self, e: Array) -> tuple[Array, Array, Array]:
         """Residual SD (genes,), effects and unscaled standard errors (functions, genes) of log CPM (samples, genes)."""
         import torch
 
         y = self.put(e)
-        w = self.precision(self.predict(self.indicators @ y / self.group_sizes, self.q.T @ y) + self.depth)
+        w = self.precision(
+            self.predict(self.indicators @ y / self.group_sizes, self.q.T @ y) + self.depth
+        )
         mass = self.indicators @ w
         cross = torch.einsum("dn,nq,ng->gqd", self.indicators, self.q, w)
         ratio = cross / mass.T[:, None, :]

@@ -1,18 +1,23 @@
 """Metrics that compare two samples of cells: (cells, features) of truth and of prediction, numbers of cells may differ.
 
 Distances in thousands of genes say little; give components of a PCA that was fitted on the training cells, and say so.
+
+``score_cells``: true and predicted cells of each condition, to a table of metrics x conditions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+import pandas as pd
 
-from perturbgen.errors import SchemaError
-from perturbgen.evaluate.rowwise import Array, divide
+from perturbgen.core.errors import SchemaError, shorten
+from perturbgen.core.stats import Array, divide
+from perturbgen.evaluate.align import Policy, shared
+from perturbgen.evaluate.records import choose_metrics
 
 BLOCK = 1024  # rows of one block of distances: memory stays at block x cells
 
@@ -21,7 +26,9 @@ def check_cells(values: Array, name: str) -> Array:
     """The cells as float64 (cells, features), finite, at least one."""
     cells = np.asarray(values, dtype=float)
     if cells.ndim != 2 or not cells.size:
-        raise SchemaError(f"{name} has shape {cells.shape}", expected="cells x features, at least one of each")
+        raise SchemaError(
+            f"{name} has shape {cells.shape}", expected="cells x features, at least one of each"
+        )
     wrong = ~np.isfinite(cells)
     if wrong.any():
         row, column = divmod(int(wrong.argmax()), cells.shape[1])
@@ -45,7 +52,9 @@ def squared_distances(x: Array, y: Array) -> Iterator[Array]:
         yield block
 
 
-def mean_over_pairs(x: Array, y: Array, functions: Sequence[Callable[[Array], Array]]) -> list[float]:
+def mean_over_pairs(
+    x: Array, y: Array, functions: Sequence[Callable[[Array], Array]]
+) -> list[float]:
     """The means over all pairs of functions of the squared distance."""
     sums = np.zeros(len(functions))
     for block in squared_distances(x, y):
@@ -70,7 +79,11 @@ class CellPair:
         """Squared energy distance and MMD² in one pass over the distances."""
         width = self.bandwidth
         functions = (np.sqrt, lambda d: np.exp(d / (-2 * width**2)))
-        pairs = ((self.truth, self.prediction), (self.truth, self.truth), (self.prediction, self.prediction))
+        pairs = (
+            (self.truth, self.prediction),
+            (self.truth, self.truth),
+            (self.prediction, self.prediction),
+        )
         across, true, predicted = (mean_over_pairs(x, y, functions) for x, y in pairs)
         energy = 2 * across[0] - true[0] - predicted[0]
         return max(energy, 0.0), max(true[1] + predicted[1] - 2 * across[1], 0.0)
@@ -83,7 +96,9 @@ def energy_distance_squared(truth: Array, prediction: Array) -> float:
 
 def energy(x: Array, y: Array) -> float:
     """The squared energy distance of checked cells."""
-    across, true, predicted = (mean_over_pairs(a, b, [np.sqrt])[0] for a, b in ((x, y), (x, x), (y, y)))
+    across, true, predicted = (
+        mean_over_pairs(a, b, [np.sqrt])[0] for a, b in ((x, y), (x, x), (y, y))
+    )
     return max(2 * across - true - predicted, 0.0)
 
 
@@ -112,7 +127,9 @@ def mmd_squared(truth: Array, prediction: Array, *, bandwidth: float | None = No
     x, y = check_cells(truth, "the truth"), check_cells(prediction, "the prediction")
     width = kernel_bandwidth(x) if bandwidth is None else bandwidth
     kernel: list[Callable[[Array], Array]] = [lambda d: np.exp(d / (-2 * width**2))]
-    across, true, predicted = (mean_over_pairs(a, b, kernel)[0] for a, b in ((x, y), (x, x), (y, y)))
+    across, true, predicted = (
+        mean_over_pairs(a, b, kernel)[0] for a, b in ((x, y), (x, x), (y, y))
+    )
     return max(true + predicted - 2 * across, 0.0)
 
 
@@ -122,7 +139,9 @@ def wasserstein_per_gene(truth: Array, prediction: Array) -> Array:
     n, m = len(x), len(y)
     if n == m:
         return np.abs(x - y).mean(axis=0)
-    steps = np.union1d(np.arange(1, n + 1) * m, np.arange(1, m + 1) * n)  # where either quantile function may jump
+    steps = np.union1d(
+        np.arange(1, n + 1) * m, np.arange(1, m + 1) * n
+    )  # where either quantile function may jump
     before = np.concatenate([[0], steps[:-1]])
     return (steps - before) @ np.abs(x[before // m] - y[before // n]) / (n * m)
 
@@ -132,7 +151,9 @@ def feature_mean_error(truth: Array, prediction: Array) -> float:
     spread = truth.std(axis=0)
     positive = spread[spread > 0]
     scale = np.where(spread > 0, spread, positive.min() if positive.size else 1.0)
-    return float(np.sqrt(np.mean(np.square((prediction.mean(axis=0) - truth.mean(axis=0)) / scale))))
+    return float(
+        np.sqrt(np.mean(np.square((prediction.mean(axis=0) - truth.mean(axis=0)) / scale)))
+    )
 
 
 def feature_variance_error(truth: Array, prediction: Array) -> float:
@@ -158,3 +179,119 @@ def correlations(cells: Array) -> Array:
     centred[:, cells.max(axis=0) == cells.min(axis=0)] = 0
     size = np.sqrt(np.einsum("ij,ij->j", centred, centred))
     return divide(centred.T @ centred, size[:, None] * size[None])
+
+
+CELL_COMPUTE: dict[str, Callable[[CellPair], float]] = {
+    "energy_distance_squared": lambda pair: pair.discrepancies[0],
+    "energy_distance": lambda pair: float(np.sqrt(pair.discrepancies[0])),
+    "energy_distance_sqeuclidean": lambda pair: energy_distance_sqeuclidean(
+        pair.truth, pair.prediction
+    ),
+    "mmd_squared": lambda pair: pair.discrepancies[1],
+    "wasserstein_per_gene": lambda pair: float(
+        wasserstein_per_gene(pair.truth, pair.prediction).mean()
+    ),
+    "feature_mean_error": lambda pair: feature_mean_error(pair.truth, pair.prediction),
+    "feature_variance_error": lambda pair: feature_variance_error(pair.truth, pair.prediction),
+    "correlation_error": lambda pair: correlation_error(pair.truth, pair.prediction),
+}
+
+
+def score_cells(
+    truth: Mapping[Hashable, pd.DataFrame | Array],
+    prediction: Mapping[Hashable, pd.DataFrame | Array],
+    *,
+    metrics: Sequence[str] | None = None,
+    rows: Policy = "exact",
+) -> pd.DataFrame:
+    """Every metric of cells for every condition, metrics x conditions, from cells x features of each condition.
+
+    Labelled frames are joined by feature; arrays must have the same features in the same order. ``rows`` says what
+    happens to conditions that only one side has, as in :func:`perturbgen.evaluate.score`.
+    """
+    chosen = choose_metrics(metrics, cells=True)
+    labels = shared(
+        condition_index(truth),
+        condition_index(prediction),
+        rows,
+        "conditions",
+        "rows",
+        "the prediction",
+    )
+    columns = {
+        label: score_pair(make_pair(truth[label], prediction[label], label), chosen_names(chosen))
+        for label in labels
+    }
+    names = pd.Index(chosen_names(chosen), name="metric")
+    table = pd.DataFrame(np.column_stack(list(columns.values())), index=names)
+    table.columns = labels
+    return table
+
+
+def chosen_names(metrics: Sequence[object]) -> list[str]:
+    """The names of metrics."""
+    return [str(getattr(metric, "name", metric)) for metric in metrics]
+
+
+def condition_index(cells_of: Mapping[Hashable, object]) -> pd.Index:
+    """The conditions of a mapping, as an index."""
+    if not len(cells_of):
+        raise SchemaError("no cells were given", expected="{condition: cells x features}")
+    return pd.Index(list(cells_of))
+
+
+def score_pair(pair: CellPair, names: Sequence[str]) -> Array:
+    """The metrics of one condition (metrics,)."""
+    return np.array([CELL_COMPUTE[name](pair) for name in names])
+
+
+def make_pair(
+    truth: pd.DataFrame | Array, prediction: pd.DataFrame | Array, label: Hashable
+) -> CellPair:
+    """Checked cells of one condition, features joined by label where both have labels."""
+    if isinstance(truth, pd.DataFrame) and isinstance(prediction, pd.DataFrame):
+        shared(
+            truth.columns,
+            prediction.columns,
+            "exact",
+            "features",
+            "features",
+            f"the prediction of {label!r}",
+        )
+        prediction = prediction[truth.columns]
+    true = check_cells(np.asarray(truth), f"the truth of {label!r}")
+    predicted = check_cells(np.asarray(prediction), f"the prediction of {label!r}")
+    if true.shape[1] != predicted.shape[1]:
+        raise SchemaError(
+            f"{label!r} has {true.shape[1]} features in truth and {predicted.shape[1]} in prediction",
+            expected="the same features in the same order",
+            fix="give labelled DataFrames, which are joined by feature",
+        )
+    return CellPair(true, predicted)
+
+
+def held_out_nll(
+    log_probs: pd.Series | pd.DataFrame | Array, conditions: Sequence[Hashable] | None = None
+) -> pd.DataFrame:
+    """Mean −log p of held-out cells, a table of one metric x conditions, in nats per cell.
+
+    ``log_probs`` are log probabilities of cells (cells,), or of genes in cells (cells, genes), whose mean is taken:
+    then nats are per gene and cell. Without ``conditions`` (one label a cell) all cells are one condition.
+    """
+    values = np.asarray(log_probs, dtype=float)
+    per_cell = values.mean(axis=1) if values.ndim == 2 else values
+    wrong = np.flatnonzero(~np.isfinite(per_cell))
+    if len(wrong) or per_cell.ndim != 1 or not len(per_cell):
+        raise SchemaError(
+            f"{len(wrong)} of {len(per_cell)} cells have no finite log probability: {shorten(wrong)}",
+            expected="(cells,) or (cells, genes) of finite log probabilities",
+            cause="a likelihood that gives an observed count probability 0",
+            fix="compute it in log space",
+        )
+    labels = list(conditions) if conditions is not None else ["all"] * len(per_cell)
+    if len(labels) != len(per_cell):
+        raise SchemaError(
+            f"{len(labels)} conditions for {len(per_cell)} cells", expected="one label a cell"
+        )
+    means = (-pd.Series(per_cell)).groupby(pd.Index(labels), sort=False).mean()
+    return means.to_frame("held_out_nll").T.rename_axis(index="metric")

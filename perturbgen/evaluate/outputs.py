@@ -9,10 +9,10 @@ from typing import Any
 
 import pandas as pd
 
-from perturbgen.console import format_value, plain
+from perturbgen.core.console import format_value, plain
+from perturbgen.core.files import atomic_path
 from perturbgen.evaluate.records import METRICS
 from perturbgen.evaluate.scorecard import HEADLINE_NAME, Scorecard
-from perturbgen.files import atomic_path
 
 
 def to_markdown(card: Scorecard) -> str:
@@ -32,14 +32,23 @@ def to_markdown(card: Scorecard) -> str:
         markdown_table(difference_records(card)),
     ]
     if len(card.stratum_table):
-        parts += ["## Strata", f"Headline within groups of conditions.\n\n{markdown_table(stratum_records(card))}"]
+        parts += [
+            "## Strata",
+            f"Headline within groups of conditions.\n\n{markdown_table(stratum_records(card))}",
+        ]
     return "\n\n".join(parts) + "\n"
 
 
 def describe(card: Scorecard) -> str:
     """What was scored, in a sentence."""
-    unit = "conditions" if card.clusters is None else f"groups of conditions of equal {card.clusters.name or 'cluster'}"
-    negatives = " or ".join(card.negatives) + (", the better on each metric" if len(card.negatives) > 1 else "")
+    unit = (
+        "conditions"
+        if card.clusters is None
+        else f"groups of conditions of equal {card.clusters.name or 'cluster'}"
+    )
+    negatives = " or ".join(card.negatives) + (
+        ", the better on each metric" if len(card.negatives) > 1 else ""
+    )
     return (
         f"{len(card.methods)} methods, controls among them, on {card.scores.shape[1]} conditions. Negative control: "
         f"{negatives}; positive control: "
@@ -59,7 +68,11 @@ def headline_note(card: Scorecard) -> str:
     if not used:
         return "No metric of the headline has a dynamic range on these data: nobody is ranked."
     note = f"Mean share of the dynamic range over {', '.join(used)}"
-    note += ": what no rescaling of a prediction can move." if all(METRICS[name].scale_free for name in used) else "."
+    note += (
+        ": what no rescaling of a prediction can move."
+        if all(METRICS[name].scale_free for name in used)
+        else "."
+    )
     return note + (f" Without range here: {', '.join(without)}." if without else "")
 
 
@@ -105,7 +118,9 @@ def metric_records(card: Scorecard) -> list[dict[str, Any]]:
 
 def with_share(row: Any) -> str:
     """A mean, its interval and its share of the dynamic range."""
-    share = f" ({digits(row.share, 2)})" if pd.notna(row.share) else "" if row.ranks else " (no range)"
+    share = (
+        f" ({digits(row.share, 2)})" if pd.notna(row.share) else "" if row.ranks else " (no range)"
+    )
     return span(row.value, row.low, row.high) + share
 
 
@@ -114,7 +129,10 @@ def difference_records(card: Scorecard) -> list[dict[str, Any]]:
     rows = by_method(card)
     methods = [name for name in card.ranking["method"] if card.role(name) in ("method", "baseline")]
     return [
-        {"metric": title(card, metric.name), "best baseline": rows[card.methods[0]][metric.name].baseline}
+        {
+            "metric": title(card, metric.name),
+            "best baseline": rows[card.methods[0]][metric.name].baseline,
+        }
         | {
             name: span(row.difference, row.difference_low, row.difference_high)
             for name, row in ((name, rows[name][metric.name]) for name in methods)
@@ -130,7 +148,9 @@ def stratum_records(card: Scorecard) -> list[dict[str, Any]]:
     for (stratum, level), group in rows.groupby(["stratum", "level"], sort=False):
         values = {row.method: span(row.value, row.low, row.high) for row in group.itertuples()}
         shown = {name: values[name] for name in card.ranking["method"]}
-        records.append({"by": stratum, "level": level, "conditions": int(group["conditions"].iloc[0]), **shown})
+        records.append(
+            {"by": stratum, "level": level, "conditions": int(group["conditions"].iloc[0]), **shown}
+        )
     return records
 
 
@@ -186,7 +206,10 @@ def to_record(card: Scorecard) -> dict[str, Any]:
 def write_scorecard(card: Scorecard, folder: str | Path) -> list[Path]:
     """Save ``scorecard.md``, ``scorecard.parquet`` (the long table), ``scores.parquet`` (conditions) and JSON."""
     folder = Path(folder)
-    paths = [folder / name for name in ("scorecard.md", "scorecard.parquet", "scores.parquet", "scorecard.json")]
+    paths = [
+        folder / name
+        for name in ("scorecard.md", "scorecard.parquet", "scores.parquet", "scorecard.json")
+    ]
     with atomic_path(paths[0]) as part:
         part.write_text(to_markdown(card), encoding="utf-8")
     with atomic_path(paths[1]) as part:

@@ -1,33 +1,94 @@
-"""``report.html``: one self-contained page about a scorecard, with controls that work from the keyboard."""
+"""``report.html``: one self-contained page about a scorecard, with controls that work from the keyboard.
+
+The controls of the report and their style; the script behind them is in ``report_script``.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import pandas as pd
 
-from perturbgen.console import format_value
-from perturbgen.evaluate.calibration import Intervals, calibration
-from perturbgen.evaluate.outputs import describe, headline_note, headline_records, metric_records, stratum_records
-from perturbgen.evaluate.report_controls import CONTROLS, STYLE
+from perturbgen.core.console import format_value
+from perturbgen.core.page import PALETTE, Page
+from perturbgen.evaluate.outputs import (
+    describe,
+    headline_note,
+    headline_records,
+    metric_records,
+    stratum_records,
+)
 from perturbgen.evaluate.report_data import BUDGET, OWN, payload, script_json
 from perturbgen.evaluate.report_script import SCRIPT
 from perturbgen.evaluate.scorecard import Scorecard
-from perturbgen.page import PALETTE, Page
+from perturbgen.evaluate.scoring import Intervals, calibration
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
+STYLE: Final = """
+.controls { display: flex; flex-wrap: wrap; gap: 10px 18px; margin: 10px 0; align-items: end; }
+.controls label { display: flex; flex-direction: column; font-size: .85rem; color: var(--soft); max-width: 100%; }
+.controls label.tick { flex-direction: row; gap: 6px; align-items: center; padding-bottom: 6px; }
+.controls select, .controls input[type=search], .controls button { font: inherit; color: var(--ink); padding: 5px 8px;
+  border: 1px solid #8a949e; border-radius: 4px; background: #fff; max-width: 100%; min-height: 36px; }
+:is(select, input, button):focus-visible { outline: 3px solid var(--accent); outline-offset: 2px; }
+.plot { width: 100%; }
+.note { color: var(--soft); font-size: .92rem; min-height: 1.5em; max-width: none; }
+.tall { max-height: 520px; width: fit-content; max-width: 100%; overflow: auto; border: 1px solid var(--line); }
+.tall:focus-visible { outline: 3px solid var(--accent); }
+.tall table { margin: 0; }
+.tall th { position: sticky; top: 0; background: #fff; z-index: 1; }
+.tall th[scope=row] { left: 0; top: auto; z-index: 0; }
+.tall th, .tall td { padding: 4px 10px; white-space: nowrap; }
+th button { font: inherit; font-weight: 700; border: 0; background: none; padding: 2px; cursor: pointer;
+  color: inherit; }
+th[aria-sort=ascending] button::after { content: " ▲"; }
+th[aria-sort=descending] button::after { content: " ▼"; }
+"""
+
+CONTROLS: Final = {
+    "ranking": """<div class="controls">
+<label>Metric<select id="rank-metric"></select></label>
+<label class="tick"><input type="checkbox" id="rank-share"> share of the dynamic range</label></div>
+<div id="rank-plot" class="plot" role="img" aria-label="Ranking of methods with intervals"></div>
+<p id="rank-note" class="note" aria-live="polite"></p>""",
+    "groups": """<div class="controls">
+<label>Group by<select id="group-level"></select></label>
+<label>Metric<select id="group-metric"></select></label>
+<label>Only rows with<input type="search" id="group-filter" autocomplete="off"></label></div>
+<div class="tall" tabindex="0" role="region" aria-label="Scores of groups"><table id="group-table"></table></div>
+<p id="group-note" class="note" aria-live="polite"></p>""",
+    "conditions": """<div class="controls">
+<label>Condition<select id="condition"></select></label>
+<label>Method<select id="condition-method"></select></label></div>
+<div id="condition-plot" class="plot" role="img" aria-label="Predicted against true values of genes"></div>
+<p id="condition-note" class="note" aria-live="polite"></p>
+<div class="tall" tabindex="0" role="region" aria-label="Strongest genes of a condition">
+<table id="condition-table"></table></div>""",
+    "genes": """<div class="controls">
+<label>Gene<input type="search" id="gene" list="gene-list" autocomplete="off"></label>
+<datalist id="gene-list"></datalist>
+<label>Method<select id="gene-method"></select></label></div>
+<div id="gene-plot" class="plot" role="img" aria-label="Predicted against true values of conditions"></div>
+<p id="gene-note" class="note" aria-live="polite"></p>
+<div class="tall" tabindex="0" role="region" aria-label="Conditions of a gene"><table id="gene-table"></table></div>""",
+}
 RMSE = "mean_rowwise_rmse"
 ZEROS = "zeros"
 RANKED = ("method", "baseline")
 
 
-def write_report(path: str | Path, card: Scorecard, truth: pd.DataFrame, predictions: Mapping[str, pd.DataFrame],
-                 **options: Any) -> Path:  # fmt: skip
+def write_report(
+    path: str | Path,
+    card: Scorecard,
+    truth: pd.DataFrame,
+    predictions: Mapping[str, pd.DataFrame],
+    **options: Any,
+) -> Path:
     """Save :func:`report_page`, which see for the options."""
     return report_page(card, truth, predictions, **options).write(path)
 
@@ -56,11 +117,15 @@ def report_page(
     page.section("Ranking", headline_note(card))
     page.table(unbroken(headline_records(card)))
     page.block(CONTROLS["ranking"])
-    page.section("By cell type and compound", "Mean score of each group. A column's heading sorts by it.")
+    page.section(
+        "By cell type and compound", "Mean score of each group. A column's heading sorts by it."
+    )
     page.block(CONTROLS["groups"])
     page.section("Predicted against true", gene_note(data))
     page.block(CONTROLS["conditions"])
-    page.section("Genes", "One gene over all conditions, and the conditions in which it responds most.")
+    page.section(
+        "Genes", "One gene over all conditions, and the conditions in which it responds most."
+    )
     page.block(CONTROLS["genes"])
     if intervals:
         calibration_section(page, truth, intervals)
@@ -68,8 +133,12 @@ def report_page(
         ladder_section(page, card, ladder)
     tables_section(page, card)
     page.section("Run")
-    page.table([{"what": name, "value": value} for name, value in flat({**card.info, **(metadata or {})})])
-    page.block(f'<script type="application/json" id="data">{script_json(data)}</script><script>{SCRIPT}</script>')
+    page.table(
+        [{"what": name, "value": value} for name, value in flat({**card.info, **(metadata or {})})]
+    )
+    page.block(
+        f'<script type="application/json" id="data">{script_json(data)}</script><script>{SCRIPT}</script>'
+    )
     return page
 
 
@@ -110,18 +179,31 @@ def tables_section(page: Page, card: Scorecard) -> None:
 
 def unbroken(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Records whose texts stay on one line each."""
-    return [{k: v.replace(" ", "\u00a0") if isinstance(v, str) else v for k, v in r.items()} for r in records]
+    return [
+        {k: v.replace(" ", "\u00a0") if isinstance(v, str) else v for k, v in r.items()}
+        for r in records
+    ]
 
 
-def calibration_section(page: Page, truth: pd.DataFrame, intervals: Mapping[str, Intervals]) -> None:
+def calibration_section(
+    page: Page, truth: pd.DataFrame, intervals: Mapping[str, Intervals]
+) -> None:
     """Nominal against actual coverage."""
-    found = {name: calibration(truth, levels).groupby(level="nominal").mean() for name, levels in intervals.items()}
+    found = {
+        name: calibration(truth, levels).groupby(level="nominal").mean()
+        for name, levels in intervals.items()
+    }
     page.section("Calibration", "How often the truth lies within the intervals that methods gave.")
     caption = "On the diagonal intervals hold what they promise; below it they are too narrow."
     page.figure(calibration_plot(found), caption)
     page.table(
         [
-            {"method": name, "nominal": level, "coverage": float(row["coverage"]), "mean width": float(row["width"])}
+            {
+                "method": name,
+                "nominal": level,
+                "coverage": float(row["coverage"]),
+                "mean width": float(row["width"]),
+            }
             for name, table in found.items()
             for level, row in table.iterrows()
         ]
@@ -133,18 +215,26 @@ def calibration_plot(found: Mapping[str, pd.DataFrame]) -> Figure:
     from plotly.graph_objects import Figure
 
     figure = Figure()
-    figure.add_scatter(x=[0, 1], y=[0, 1], mode="lines", name="exact", line={"color": "#8a949e", "dash": "dot"})
+    figure.add_scatter(
+        x=[0, 1], y=[0, 1], mode="lines", name="exact", line={"color": "#8a949e", "dash": "dot"}
+    )
     for i, (name, table) in enumerate(found.items()):
         colour = PALETTE[i % len(PALETTE)]
         marks = {"mode": "lines+markers", "name": escape(name), "line": {"color": colour}}
         figure.add_scatter(x=table.index, y=table["coverage"], **marks)
-    figure.update_xaxes(title="nominal coverage", range=[0, 1.02]).update_yaxes(title="coverage", range=[0, 1.02])
+    figure.update_xaxes(title="nominal coverage", range=[0, 1.02]).update_yaxes(
+        title="coverage", range=[0, 1.02]
+    )
     return figure.update_layout(height=420)
 
 
 def ladder_section(page: Page, card: Scorecard, ladder: Sequence[Mapping[str, Any]]) -> None:
     """What a perfect generator would score, and where the methods stand on the same scale."""
-    rungs = [(str(row["prediction"]), float(row["ratio"])) for row in ladder if row["prediction"] != ZEROS]
+    rungs = [
+        (str(row["prediction"]), float(row["ratio"]))
+        for row in ladder
+        if row["prediction"] != ZEROS
+    ]
     methods = error_ratios(card)
     page.section(
         "Oracle ladder",
@@ -167,7 +257,11 @@ def error_ratios(card: Scorecard) -> list[tuple[str, float]]:
     rows = card.table[card.table["metric"] == RMSE].set_index("method")["value"]
     if ZEROS not in rows or not rows[ZEROS] > 0:
         return []
-    return [(name, float(rows[name] / rows[ZEROS])) for name in card.methods if card.role(name) in RANKED]
+    return [
+        (name, float(rows[name] / rows[ZEROS]))
+        for name in card.methods
+        if card.role(name) in RANKED
+    ]
 
 
 def ladder_plot(rungs: Sequence[tuple[str, float]], methods: Sequence[tuple[str, float]]) -> Figure:
@@ -179,16 +273,29 @@ def ladder_plot(rungs: Sequence[tuple[str, float]], methods: Sequence[tuple[str,
         ("oracle", rungs, "diamond-open", PALETTE[1]),
         ("method", methods, "circle", PALETTE[0]),
     ):
-        marker = {"size": 11, "symbol": symbol, "color": colour, "line": {"width": 2, "color": colour}}
+        marker = {
+            "size": 11,
+            "symbol": symbol,
+            "color": colour,
+            "line": {"width": 2, "color": colour},
+        }
         figure.add_scatter(
-            x=[ratio for _, ratio in rows], y=[escape(what) for what, _ in rows], name=name, mode="markers",
-            marker=marker, hovertemplate="%{y}: %{x:.3f}<extra></extra>",
-        )  # fmt: skip
+            x=[ratio for _, ratio in rows],
+            y=[escape(what) for what, _ in rows],
+            name=name,
+            mode="markers",
+            marker=marker,
+            hovertemplate="%{y}: %{x:.3f}<extra></extra>",
+        )
     order = [escape(what) for what, _ in sorted([*rungs, *methods], key=lambda row: -row[1])]
     figure.add_vline(x=1, line={"color": "#8a949e", "dash": "dot"})
-    figure.update_yaxes(type="category", categoryorder="array", categoryarray=order, automargin=True)
+    figure.update_yaxes(
+        type="category", categoryorder="array", categoryarray=order, automargin=True
+    )
     figure.update_xaxes(title="MRRMSE over that of zeros", gridcolor="#e5e9ed")
-    return figure.update_layout(height=150 + 26 * len(order), legend={"orientation": "h", "y": 1.05})
+    return figure.update_layout(
+        height=150 + 26 * len(order), legend={"orientation": "h", "y": 1.05}
+    )
 
 
 def flat(record: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
@@ -198,6 +305,10 @@ def flat(record: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
         if isinstance(value, Mapping):
             pairs += flat(value, f"{prefix}{key}.")
         elif value is not None:
-            text = " ".join(map(str, value)) if isinstance(value, (list, tuple)) else format_value(value)
+            text = (
+                " ".join(map(str, value))
+                if isinstance(value, (list, tuple))
+                else format_value(value)
+            )
             pairs.append((f"{prefix}{key}", text))
     return pairs

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from perturbgen.console import plain
+from perturbgen.core.console import plain
+from perturbgen.core.stats import Array
 from perturbgen.evaluate.align import same_levels
-from perturbgen.evaluate.rowwise import Array
 from perturbgen.evaluate.scorecard import HEADLINE_NAME, Scorecard
 
 BUDGET = 2_200_000  # bytes of tables: with plotly and the scores, the page stays below 8 MB
@@ -21,7 +21,11 @@ BYTES = 2 * 4 / 3  # of a value: 16 bits in base64
 
 
 def payload(
-    card: Scorecard, truth: pd.DataFrame, predictions: Mapping[str, pd.DataFrame], *, budget: int = BUDGET
+    card: Scorecard,
+    truth: pd.DataFrame,
+    predictions: Mapping[str, pd.DataFrame],
+    *,
+    budget: int = BUDGET,
 ) -> dict[str, Any]:
     """Everything that the page's script draws, ready for JSON."""
     columns = truth.columns
@@ -32,7 +36,10 @@ def payload(
     strongest = np.argsort(-np.abs(true), axis=1, kind="stable")[:, :OWN]
     names, codes = np.unique(strongest, return_inverse=True)
     shared, own = {}, {}
-    for name, table in predictions.items():  # one at a time: a whole copy of each would be as large as all tables
+    for (
+        name,
+        table,
+    ) in predictions.items():  # one at a time: a whole copy of each would be as large as all tables
         values = on_card(card, table, columns, name)
         shared[name], own[name] = quantised(values[:, genes]), picked(values, strongest)
     return {
@@ -40,10 +47,13 @@ def payload(
         "metrics": metric_list(card),
         "levels": [str(name or "condition") for name in card.scores.columns.names],
         "conditions": [
-            list(map(str, label if isinstance(label, tuple) else (label,))) for label in card.scores.columns
+            list(map(str, label if isinstance(label, tuple) else (label,)))
+            for label in card.scores.columns
         ],
         "overall": overall(card),
-        "scores": {metric.name: floats(method_scores(card, metric.name)) for metric in card.metrics},
+        "scores": {
+            metric.name: floats(method_scores(card, metric.name)) for metric in card.metrics
+        },
         "genes": [str(gene) for gene in columns[genes]],
         "all_genes": len(columns),
         "truth": quantised(true[:, genes]),
@@ -60,7 +70,11 @@ def payload(
 def on_card(card: Scorecard, table: pd.DataFrame, genes: pd.Index, name: str) -> Array:
     """The values (conditions, genes) that were scored, joined by label; what is missing is 0."""
     conditions = card.scores.columns
-    values = same_levels(table, conditions, name).reindex(index=conditions, columns=genes).to_numpy(float)
+    values = (
+        same_levels(table, conditions, name)
+        .reindex(index=conditions, columns=genes)
+        .to_numpy(float)
+    )
     return np.nan_to_num(values, nan=0.0)
 
 
@@ -92,7 +106,12 @@ def method_scores(card: Scorecard, metric: str) -> Array:
 def metric_list(card: Scorecard) -> list[dict[str, Any]]:
     """The headline and the metrics, with direction and whether they rank."""
     found = [
-        {"name": metric.name, "title": metric.title, "up": metric.higher_is_better, "ranks": bool(ranks)}
+        {
+            "name": metric.name,
+            "title": metric.title,
+            "up": metric.higher_is_better,
+            "ranks": bool(ranks),
+        }
         for metric, ranks in zip(card.metrics, card.overall.ranks, strict=True)
     ]
     ranked = bool(card.ranking["value"].notna().any())
@@ -103,7 +122,10 @@ def overall(card: Scorecard) -> dict[str, list[list[float]]]:
     """Value, its interval, share and its interval, of every method in the order of the ranking, by metric."""
     columns = ["value", "low", "high", "share", "share_low", "share_high"]
     return {
-        str(metric): rows.set_index("method").loc[card.ranking["method"], columns].to_numpy().tolist()
+        str(metric): rows.set_index("method")
+        .loc[card.ranking["method"], columns]
+        .to_numpy()
+        .tolist()
         for metric, rows in card.table.groupby("metric", sort=False)
     }
 
@@ -118,9 +140,14 @@ def quantised(values: Array) -> dict[str, Any]:
     scale = np.abs(values).max(axis=1, initial=0) / 32767
     scale[scale == 0] = 1
     whole = np.round(values / scale[:, None]).astype("<i2")
-    return {"scale": [float(f"{s:.7g}") for s in scale], "data": base64.b64encode(whole.tobytes()).decode()}
+    return {
+        "scale": [float(f"{s:.7g}") for s in scale],
+        "data": base64.b64encode(whole.tobytes()).decode(),
+    }
 
 
 def script_json(record: Mapping[str, Any]) -> str:
     """JSON that may stand inside a script element."""
-    return json.dumps(plain(dict(record)), separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
+    return json.dumps(plain(dict(record)), separators=(",", ":"), allow_nan=False).replace(
+        "<", "\\u003c"
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from perturbgen.page import PALETTE
+from perturbgen.core.page import PALETTE
 
 SCRIPT: Final = (
     "const PALETTE = ["

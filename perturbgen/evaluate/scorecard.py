@@ -1,4 +1,7 @@
-"""The scorecard: every method on every metric between its controls, with intervals over conditions."""
+"""The scorecard: every method on every metric between its controls, with intervals over conditions.
+
+The positive control: what repeating the experiment would score, with its noise taken out of silent genes.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +14,10 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from perturbgen.errors import ConfigError, SchemaError, suggest
-from perturbgen.evaluate.bootstrap import interval, means, resample
+from perturbgen.core.errors import ConfigError, SchemaError, shorten, suggest
+from perturbgen.core.stats import Array, divide, interval, means, resample
+from perturbgen.evaluate.align import align
 from perturbgen.evaluate.records import HEADLINE, METRICS, Metric
-from perturbgen.evaluate.rowwise import Array, divide
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +48,10 @@ class Scorecard:
     info: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if list(self.scores.index.names) != ["method", "metric"] or self.scores.index.has_duplicates:
+        if (
+            list(self.scores.index.names) != ["method", "metric"]
+            or self.scores.index.has_duplicates
+        ):
             raise SchemaError("scores have other rows than (method, metric), each once")
         for name in dict.fromkeys([*self.scores.index.get_level_values("metric"), *self.headline]):
             if name not in METRICS:
@@ -54,15 +60,25 @@ class Scorecard:
             raise ConfigError("a scorecard needs a negative control", fix="negatives=('zeros',)")
         if self.resamples < 1:
             raise ConfigError(f"resamples={self.resamples}", expected="at least 1")
-        controls = (*self.negatives, *self.baselines, *self.references, *([self.positive] if self.positive else []))
+        controls = (
+            *self.negatives,
+            *self.baselines,
+            *self.references,
+            *([self.positive] if self.positive else []),
+        )
         for name in controls:
             if name not in self.methods:
-                raise ConfigError(f"the control {name!r} has no scores", fix=suggest(name, self.methods))
+                raise ConfigError(
+                    f"the control {name!r} has no scores", fix=suggest(name, self.methods)
+                )
         if self.positive in (*self.negatives, *self.baselines):
-            raise ConfigError(f"{self.positive!r} is both a positive control and one that should be beaten")
+            raise ConfigError(
+                f"{self.positive!r} is both a positive control and one that should be beaten"
+            )
         if self.scores.groupby(level="method").size().nunique() > 1:
             raise SchemaError(
-                "some methods have other metrics than others", expected="the same metrics for every method"
+                "some methods have other metrics than others",
+                expected="the same metrics for every method",
             )
 
     @property
@@ -73,7 +89,9 @@ class Scorecard:
     @property
     def metrics(self) -> list[Metric]:
         """The records of the metrics, in order."""
-        return [METRICS[name] for name in dict.fromkeys(self.scores.index.get_level_values("metric"))]
+        return [
+            METRICS[name] for name in dict.fromkeys(self.scores.index.get_level_values("metric"))
+        ]
 
     def role(self, method: str) -> Role:
         """What a method is there for."""
@@ -109,7 +127,11 @@ class Scorecard:
             for level in sorted(labels.unique()):
                 panel = self.panel((labels.reindex(self.scores.columns) == level).to_numpy())
                 parts.append(panel.table.assign(stratum=str(name), level=level))
-        return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=[*self.table.columns, "stratum"])
+        return (
+            pd.concat(parts, ignore_index=True)
+            if parts
+            else pd.DataFrame(columns=[*self.table.columns, "stratum"])
+        )
 
     def panel(self, chosen: Array) -> Panel:
         """The scorecard of some conditions (conditions,), with the resamples of those."""
@@ -119,7 +141,9 @@ class Scorecard:
         clusters = None
         if self.clusters is not None:
             clusters = self.clusters.reindex(self.scores.columns[chosen]).tolist()
-        counts = resample(values.shape[2], self.resamples, np.random.default_rng(self.seed), clusters)
+        counts = resample(
+            values.shape[2], self.resamples, np.random.default_rng(self.seed), clusters
+        )
         return Panel(self, values, counts)
 
 
@@ -138,7 +162,9 @@ class Panel:
         """Means of the resamples (1 + resamples, methods, metrics); the first are the conditions as they are."""
         counts = np.vstack([np.ones(self.counts.shape[1]), self.counts])
         methods, metrics, conditions = self.values.shape
-        return means(self.values.reshape(-1, conditions), counts).reshape(len(counts), methods, metrics)
+        return means(self.values.reshape(-1, conditions), counts).reshape(
+            len(counts), methods, metrics
+        )
 
     @cached_property
     def upwards(self) -> Array:
@@ -191,7 +217,9 @@ class Panel:
     @cached_property
     def headline(self) -> Array:
         """The mean share over the headline's metrics that rank (1 + resamples, methods); NaN where none does."""
-        chosen = [i for i, metric in enumerate(self.card.metrics) if metric.name in self.card.headline]
+        chosen = [
+            i for i, metric in enumerate(self.card.metrics) if metric.name in self.card.headline
+        ]
         usable = [i for i in chosen if self.ranks[i]]
         if not usable:
             return np.full(self.shares.shape[:2], np.nan)
@@ -200,7 +228,10 @@ class Panel:
     @cached_property
     def table(self) -> pd.DataFrame:
         """Rows of every metric, the headline first."""
-        shown = [self.headline_rows(), *(self.metric_rows(i) for i in range(len(self.card.metrics)))]
+        shown = [
+            self.headline_rows(),
+            *(self.metric_rows(i) for i in range(len(self.card.metrics))),
+        ]
         return pd.concat(shown, ignore_index=True)
 
     def headline_rows(self) -> pd.DataFrame:
@@ -210,18 +241,25 @@ class Panel:
         bar = max(positions, key=lambda i: np.nan_to_num(self.headline[0, i], nan=-np.inf))
         frame = self.frame(self.headline, self.headline[:, [bar]], bar).assign(metric=HEADLINE_NAME)
         ranks = bool(np.isfinite(self.headline[0]).any())
-        return frame.assign(share=frame["value"], share_low=frame["low"], share_high=frame["high"], ranks=ranks)
+        return frame.assign(
+            share=frame["value"], share_low=frame["low"], share_high=frame["high"], ranks=ranks
+        )
 
     def metric_rows(self, at: int) -> pd.DataFrame:
         """One metric of every method."""
         metric = self.card.metrics[at]
         bar = int(self.bar[at])
-        frame = self.frame(self.draws[:, :, at], self.draws[:, [bar], at], bar).assign(metric=metric.name)
+        frame = self.frame(self.draws[:, :, at], self.draws[:, [bar], at], bar).assign(
+            metric=metric.name
+        )
         low, high = interval(self.shares[1:, :, at])
         return frame.assign(
-            share=self.shares[0, :, at], share_low=low, share_high=high, ranks=bool(self.ranks[at]),
+            share=self.shares[0, :, at],
+            share_low=low,
+            share_high=high,
+            ranks=bool(self.ranks[at]),
             negative=self.card.methods[int(self.negative[at])],
-        )  # fmt: skip
+        )
 
     def frame(self, draws: Array, against: Array, bar: int) -> pd.DataFrame:
         """Values, intervals and paired differences of methods, from draws (1 + resamples, methods)."""
@@ -234,13 +272,20 @@ class Panel:
                 "role": [self.card.role(name) for name in self.card.methods],
                 "metric": "",
                 "conditions": self.values.shape[2],
-                "value": draws[0], "low": low, "high": high,
-                "share": np.nan, "share_low": np.nan, "share_high": np.nan, "ranks": False,
+                "value": draws[0],
+                "low": low,
+                "high": high,
+                "share": np.nan,
+                "share_low": np.nan,
+                "share_high": np.nan,
+                "ranks": False,
                 "baseline": self.card.methods[bar],
-                "difference": difference[0], "difference_low": difference_low, "difference_high": difference_high,
+                "difference": difference[0],
+                "difference_low": difference_low,
+                "difference_high": difference_high,
                 "negative": "",
             }
-        )  # fmt: skip
+        )
 
     def bounds(self, draws: Array) -> tuple[Array, Array]:
         """The interval of draws (1 + resamples, methods); one condition has none."""
@@ -248,3 +293,46 @@ class Panel:
             nothing = np.full(draws.shape[1], np.nan)
             return nothing, nothing
         return interval(draws[1:])
+
+
+def interpolated_duplicate(
+    duplicate: pd.DataFrame,
+    mean: pd.DataFrame | pd.Series | None = None,
+    *,
+    adj_p: pd.DataFrame | None = None,
+) -> pd.DataFrame:
+    """α · duplicate + (1 − α) · mean with α = 1 − adjusted p, gene by gene (after Miller et al. 2025).
+
+    ``duplicate`` is a DE table, signed −log10 p, of replicates that the truth was not made from; as it is, it has noise
+    in the genes that do not respond. The p must be that of a test against what is blended in: the duplicate's own,
+    Benjamini-Hochberg adjusted within the condition, is against the control, whose value is 0. Miller et al. test
+    against all other perturbed cells and blend with their ``mean`` (a value a gene, or conditions x genes): give both,
+    ``mean`` and ``adj_p``. The control's p with the perturbed mean makes all conditions alike where few genes respond.
+    """
+    if mean is None:
+        mean = duplicate * 0.0
+    if isinstance(mean, pd.Series):
+        absent = duplicate.columns[~duplicate.columns.isin(mean.index)]
+        if len(absent):
+            raise SchemaError(f"the mean has no value for {len(absent)} genes: {shorten(absent)}")
+        row = mean.reindex(duplicate.columns).to_numpy(float)
+        mean = pd.DataFrame(np.tile(row, (len(duplicate), 1)), duplicate.index, duplicate.columns)
+    values, middle = align(duplicate, mean, genes="truth", rows="truth", name="the mean")
+    if adj_p is None:
+        p = adjusted_p(np.abs(values.to_numpy()))
+    else:
+        p = align(values, adj_p, genes="truth", rows="truth", name="adj_p")[1].to_numpy()
+        if ((p < 0) | (p > 1)).any():
+            raise SchemaError("adj_p has values outside 0..1", expected="probabilities")
+    return (1 - p) * values + p * middle
+
+
+def adjusted_p(strength: Array) -> Array:
+    """Benjamini-Hochberg adjusted p within rows (conditions, genes), from −log10 p."""
+    genes = strength.shape[1]
+    order = np.argsort(-strength, axis=1)
+    scaled = 10.0 ** -np.take_along_axis(strength, order, axis=1) * genes / np.arange(1, genes + 1)
+    least = np.minimum.accumulate(scaled[:, ::-1], axis=1)[:, ::-1]
+    adjusted = np.empty_like(strength)
+    np.put_along_axis(adjusted, order, np.minimum(least, 1), axis=1)
+    return adjusted

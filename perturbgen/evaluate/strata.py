@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from perturbgen.errors import SchemaError, shorten
-from perturbgen.evaluate.tables import Values
+from perturbgen.core.errors import SchemaError, shorten
+from perturbgen.evaluate.align import Values
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +28,11 @@ def warn_if_limited(truth: Values) -> None:
     """Say so where p were limited before we saw them, at a value that one gene alone does not respond with."""
     strength = np.abs(truth.given)
     largest, genes = strength.max(), strength.shape[1]
-    if truth.adjust and 0 < largest < -np.log10(truth.level / genes) and (strength == largest).sum() > 1:
+    if (
+        truth.adjust
+        and 0 < largest < -np.log10(truth.level / genes)
+        and (strength == largest).sum() > 1
+    ):
         logger.warning(
             "the truth ends at ±%g: of %s genes, a few that reach it do not respond after adjustment and are missed by "
             "the DE metrics. Score the table as it was before (compare: data.clip), or compare p itself (--raw-p)",
@@ -37,7 +41,9 @@ def warn_if_limited(truth: Values) -> None:
         )
 
 
-def strata(conditions: pd.Index, table: pd.DataFrame | None, effect: pd.Series | None = None) -> pd.DataFrame:
+def strata(
+    conditions: pd.Index, table: pd.DataFrame | None, effect: pd.Series | None = None
+) -> pd.DataFrame:
     """A column of labels for each way to divide the conditions, joined by label.
 
     Levels of the index and columns of text or truth values are taken as they are where they have two to twelve levels;
@@ -45,7 +51,9 @@ def strata(conditions: pd.Index, table: pd.DataFrame | None, effect: pd.Series |
     """
     columns: dict[str, pd.Series] = {} if effect is None else {str(effect.name): cut(effect)}
     for name in conditions.names if isinstance(conditions, pd.MultiIndex) else ():
-        columns[str(name)] = pd.Series(conditions.get_level_values(str(name)).astype(str), conditions)
+        columns[str(name)] = pd.Series(
+            conditions.get_level_values(str(name)).astype(str), conditions
+        )
     if table is not None:
         columns |= describe(conditions, table)
     kept = {name: column for name, column in columns.items() if 2 <= column.nunique() <= LEVELS}
@@ -55,7 +63,9 @@ def strata(conditions: pd.Index, table: pd.DataFrame | None, effect: pd.Series |
 def describe(conditions: pd.Index, table: pd.DataFrame) -> dict[str, pd.Series]:
     """The columns of a table about conditions, numbers cut; a condition it lacks is an error."""
     if table.index.has_duplicates:
-        raise SchemaError(f"the table of conditions names some twice: {shorten(table.index[table.index.duplicated()])}")
+        raise SchemaError(
+            f"the table of conditions names some twice: {shorten(table.index[table.index.duplicated()])}"
+        )
     absent = conditions[~conditions.isin(table.index)]
     if len(absent):
         raise SchemaError(

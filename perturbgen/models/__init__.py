@@ -4,14 +4,12 @@ Each has ``forward(batch, draws)``, which returns the named terms of its objecti
 and ``sample``. Optimisers and files are the business of :mod:`perturbgen.train`.
 """
 
+from perturbgen.models.base import CountDecoder, CountParameters, LatentModel, log_evidence
 from perturbgen.models.conditions import Conditions, Covariate
-from perturbgen.models.decoder import CountDecoder, CountParameters
 from perturbgen.models.dgd import DGD
 from perturbgen.models.gaussian_vae import GaussianVAE
-from perturbgen.models.importance import log_evidence
-from perturbgen.models.latent import LatentModel
 from perturbgen.models.nbvae import NBVAE
-from perturbgen.nn.draws import Draws
+from perturbgen.nn.layers import Draws
 
 __all__ = [
     "DGD",

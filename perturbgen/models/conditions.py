@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from perturbgen.errors import ConfigError
-from perturbgen.nn.draws import Draws
+from perturbgen.core.errors import ConfigError
+from perturbgen.nn.layers import Draws
 
 Encoding = Literal["onehot", "embedding", "descriptors", "label"]
 
@@ -82,7 +82,9 @@ class Described(nn.Module):
         values = descriptors.float()
         spread = values.std(0, correction=0)
         self.table: Tensor
-        self.register_buffer("table", (values - values.mean(0)) / torch.where(spread > 0, spread, 1.0))
+        self.register_buffer(
+            "table", (values - values.mean(0)) / torch.where(spread > 0, spread, 1.0)
+        )
         self.linear = nn.Linear(values.shape[1], width)
 
     def forward(self, codes: Tensor) -> Tensor:
@@ -107,7 +109,8 @@ class Conditions(nn.Module):
             return None
         known = (codes >= 0).unsqueeze(-1)
         parts = [
-            layer(codes[:, i].clamp(min=0)) * known[:, i]  # the first category stands in for a withheld one
+            layer(codes[:, i].clamp(min=0))
+            * known[:, i]  # the first category stands in for a withheld one
             for i, layer in enumerate(self.layers)
         ]
         return torch.cat(parts, dim=-1)

@@ -18,14 +18,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from perturbgen.errors import ConfigError
-from perturbgen.models.batch import CellBatch, dense, sizes
+from perturbgen.core.errors import ConfigError
+from perturbgen.models.base import CellBatch, CountDecoder, LatentModel, Proposal, dense, sizes
 from perturbgen.models.conditions import Conditions
-from perturbgen.models.decoder import CountDecoder
-from perturbgen.models.latent import LatentModel, Proposal
 from perturbgen.nn import GaussianMixture
-from perturbgen.nn.draws import Draws
-from perturbgen.nn.stirling import HALF_LOG_2PI
+from perturbgen.nn.layers import Draws
+from perturbgen.nn.likelihoods import HALF_LOG_2PI
 
 _STEP = 0.02  # of the finite differences that give the decoder's slopes
 BETAS = (0.5, 0.7)  # of Adam for representations: a short memory, as published
@@ -85,7 +83,9 @@ class DGD(LatentModel):
         self.label, self.covariate = label, covariate
         self.prior_weight, self.n_cells, self.inner_steps = prior_weight, n_cells, inner_steps
         self.split = mixture.means.shape[1]
-        self.n_latent = self.split + (0 if covariate_mixture is None else covariate_mixture.means.shape[1])
+        self.n_latent = self.split + (
+            0 if covariate_mixture is None else covariate_mixture.means.shape[1]
+        )
         # Rows belong to cells: the training loop shares their gradients itself, row by row.
         self._ddp_params_and_buffers_to_ignore = ["representations.weight"]
         self.representations = nn.Embedding(n_cells, self.n_latent, sparse=True)
@@ -95,7 +95,10 @@ class DGD(LatentModel):
 
     def groups(self) -> dict[str, list[nn.Parameter]]:
         """Network, mixtures and representations."""
-        mixtures = [*self.mixture.parameters(), *(self.covariate_mixture or nn.Module()).parameters()]
+        mixtures = [
+            *self.mixture.parameters(),
+            *(self.covariate_mixture or nn.Module()).parameters(),
+        ]
         return {
             "network": [*self.conditions.parameters(), *self.decoder.parameters()],
             "mixture": mixtures,
@@ -124,7 +127,13 @@ class DGD(LatentModel):
         return self.infer(batch).z
 
     def infer(
-        self, batch: CellBatch, *, starts: int = 2, steps: int = 300, tolerance: float = 0.01, rate: float = 0.05
+        self,
+        batch: CellBatch,
+        *,
+        starts: int = 2,
+        steps: int = 300,
+        tolerance: float = 0.01,
+        rate: float = 0.05,
     ) -> Fit:
         """Representations of new cells: from their ``starts`` best components, until no loss falls by ``tolerance``."""
         means = self._start_points()
@@ -137,7 +146,9 @@ class DGD(LatentModel):
         assert best is not None
         return best
 
-    def refine(self, z: Tensor, batch: CellBatch, *, steps: int, tolerance: float = 0.0, rate: float = 0.05) -> Fit:
+    def refine(
+        self, z: Tensor, batch: CellBatch, *, steps: int, tolerance: float = 0.0, rate: float = 0.05
+    ) -> Fit:
         """Adam on the representations alone; each cell keeps the best point that it has seen."""
         z = z.detach().clone().requires_grad_()
         optimiser = torch.optim.Adam([z], lr=rate, betas=BETAS)
@@ -184,10 +195,15 @@ class DGD(LatentModel):
             weight = (log_mean - torch.nn.functional.softplus(log_mean - log_r)).exp()
 
             def slope(direction: Tensor) -> Tensor:
-                ahead, behind = (self.decode(mode + sign * direction, batch.codes, size).log_mean for sign in (1, -1))
+                ahead, behind = (
+                    self.decode(mode + sign * direction, batch.codes, size).log_mean
+                    for sign in (1, -1)
+                )
                 return (ahead - behind) / (2 * _STEP)
 
-            slopes = torch.stack([slope(e) for e in _STEP * torch.eye(self.n_latent, device=mode.device)], dim=1)
+            slopes = torch.stack(
+                [slope(e) for e in _STEP * torch.eye(self.n_latent, device=mode.device)], dim=1
+            )
             information = torch.einsum("ckg,cg,clg->ckl", slopes, weight, slopes)
         return LaplaceProposal(mode, information + torch.diag_embed(self._prior_precision(mode)))
 
@@ -199,7 +215,9 @@ class DGD(LatentModel):
         from perturbgen.nn.distributions import NegativeBinomial
 
         m = self.mixture
-        components = dist.Normal(m.means, torch.exp(-0.5 * m.log_precision).expand_as(m.means)).to_event(1)
+        components = dist.Normal(
+            m.means, torch.exp(-0.5 * m.log_precision).expand_as(m.means)
+        ).to_event(1)
         prior = dist.MixtureSameFamily(dist.Categorical(logits=m.weight_logits), components)
         with pyro.plate("cells", len(batch.codes)):
             z = pyro.sample("z", prior)
@@ -218,7 +236,9 @@ class DGD(LatentModel):
         own = self._labelled(self.mixture, z[:, : self.split], batch.codes, self.label)
         once = self.mixture.prior_log_prob()
         if self.covariate_mixture is not None:
-            own = own + self._labelled(self.covariate_mixture, z[:, self.split :], batch.codes, self.covariate)
+            own = own + self._labelled(
+                self.covariate_mixture, z[:, self.split :], batch.codes, self.covariate
+            )
             once = once + self.covariate_mixture.prior_log_prob()
         share = -once * self.prior_weight / self.n_cells
         return {
@@ -228,7 +248,9 @@ class DGD(LatentModel):
         }
 
     @staticmethod
-    def _labelled(mixture: GaussianMixture, z: Tensor, codes: Tensor, covariate: int | None) -> Tensor:
+    def _labelled(
+        mixture: GaussianMixture, z: Tensor, codes: Tensor, covariate: int | None
+    ) -> Tensor:
         """Log p(z | φ), or log N of the component that the cell's category names."""
         if covariate is None:
             return mixture.log_prob(z)
@@ -243,7 +265,9 @@ class DGD(LatentModel):
         if len(means) == 1:
             return means[0]
         first, second = means
-        return torch.cat([first.repeat_interleave(len(second), 0), second.repeat(len(first), 1)], dim=-1)
+        return torch.cat(
+            [first.repeat_interleave(len(second), 0), second.repeat(len(first), 1)], dim=-1
+        )
 
     def _prior_precision(self, z: Tensor) -> Tensor:
         """1/σ² of the component that answers most for each point, (cells, latent)."""

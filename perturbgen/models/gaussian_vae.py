@@ -10,13 +10,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from perturbgen.models.batch import CellBatch, SparseValues, dense, mapped, sizes
+from perturbgen.models.base import CellBatch, CountParameters, SparseValues, dense, mapped, sizes
 from perturbgen.models.conditions import Conditions
-from perturbgen.models.decoder import CountParameters
 from perturbgen.models.nbvae import NBVAE
 from perturbgen.nn import MLP, gaussian_log_prob
-from perturbgen.nn.scale import Scaling
-from perturbgen.nn.shapes import cell_of_each
+from perturbgen.nn.layers import Scaling
+from perturbgen.nn.likelihoods import cell_of_each
 
 TARGET = 1e4
 
@@ -27,7 +26,13 @@ class GaussianDecoder(nn.Module):
     scaling: Scaling = "total"
 
     def __init__(
-        self, n_latent: int, hidden: Sequence[int], n_genes: int, *, n_conditions: int = 0, layer_norm: bool = True
+        self,
+        n_latent: int,
+        hidden: Sequence[int],
+        n_genes: int,
+        *,
+        n_conditions: int = 0,
+        layer_norm: bool = True,
     ) -> None:
         super().__init__()
         widths = [*hidden, n_genes]
@@ -40,7 +45,9 @@ class GaussianDecoder(nn.Module):
     ) -> CountParameters:
         """Mean of y (..., cells, genes) and log σ (genes,); the size plays no part, y being free of it."""
         # A gene without counts is fitted exactly: its σ would fall for ever, and its density grow.
-        return CountParameters(self.network(z, features).float(), -3 + torch.nn.functional.softplus(self.log_sd + 3))
+        return CountParameters(
+            self.network(z, features).float(), -3 + torch.nn.functional.softplus(self.log_sd + 3)
+        )
 
 
 class GaussianVAE(NBVAE):
@@ -49,7 +56,12 @@ class GaussianVAE(NBVAE):
     decoder: GaussianDecoder  # type: ignore[assignment]
 
     def __init__(
-        self, n_latent: int, hidden: Sequence[int], conditions: Conditions, decoder: GaussianDecoder, **options: object
+        self,
+        n_latent: int,
+        hidden: Sequence[int],
+        conditions: Conditions,
+        decoder: GaussianDecoder,
+        **options: object,
     ) -> None:
         super().__init__(n_latent, hidden, conditions, decoder, **options)  # type: ignore[arg-type]
 
@@ -60,13 +72,17 @@ class GaussianVAE(NBVAE):
         return gaussian_log_prob(dense(normalised(batch, size)), mean, log_sd).sum(-1)
 
     @torch.no_grad()
-    def sample(self, codes: Tensor, size: Tensor, generator: torch.Generator, z: Tensor | None = None) -> Tensor:
+    def sample(
+        self, codes: Tensor, size: Tensor, generator: torch.Generator, z: Tensor | None = None
+    ) -> Tensor:
         """Counts (cells, genes): y drawn, scaled back to the cell's size, and rounded at random to whole numbers."""
         z = self.prior_sample(len(codes), generator) if z is None else z
         mean, log_sd = self.decode(z, codes, size)
         y = mean + log_sd.exp() * torch.randn(mean.shape, generator=generator, device=mean.device)
         counts = counts_of(y, size)
-        return torch.floor(counts + torch.rand(counts.shape, generator=generator, device=counts.device))
+        return torch.floor(
+            counts + torch.rand(counts.shape, generator=generator, device=counts.device)
+        )
 
     @torch.no_grad()
     def expected(self, z: Tensor, codes: Tensor, size: Tensor) -> Tensor:

@@ -13,13 +13,20 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from perturbgen.models.batch import CellBatch, SparseValues, dense, mapped, sizes
+from perturbgen.models.base import (
+    CellBatch,
+    CountDecoder,
+    LatentModel,
+    Proposal,
+    SparseValues,
+    dense,
+    mapped,
+    sizes,
+)
 from perturbgen.models.conditions import Conditions
-from perturbgen.models.decoder import CountDecoder
-from perturbgen.models.latent import LatentModel, Proposal
 from perturbgen.nn import MLP
-from perturbgen.nn.draws import Draws
-from perturbgen.nn.stirling import HALF_LOG_2PI
+from perturbgen.nn.layers import Draws
+from perturbgen.nn.likelihoods import HALF_LOG_2PI
 
 Input = Literal["log1p", "raw"]
 # σ stays within e^±5; a clamp would leave no gradient beyond.
@@ -75,7 +82,9 @@ class NBVAE(LatentModel):
         self.n_latent, self.encoder_input = n_latent, encoder_input
         n_genes = decoder.head.out_features
         widths = [*hidden, 2 * n_latent]
-        self.encoder = MLP(n_genes, widths, n_conditions=conditions.width, layer_norm=layer_norm, dropout=dropout)
+        self.encoder = MLP(
+            n_genes, widths, n_conditions=conditions.width, layer_norm=layer_norm, dropout=dropout
+        )
 
     def posterior(self, batch: CellBatch, codes: Tensor | None = None) -> Posterior:
         """q(z | x, c)."""

@@ -4,18 +4,25 @@ The same likelihoods as Pyro distributions are in :mod:`perturbgen.nn.distributi
 import.
 """
 
-from perturbgen.nn.heads import MarginHead
+from perturbgen.nn.layers import (
+    MLP,
+    CountLinear,
+    Dispersion,
+    PredictedDispersion,
+    bounded_log_r,
+    scaled_log_mean,
+)
 from perturbgen.nn.likelihoods import (
+    ShapeError,
+    SparseCounts,
     gaussian_log_prob,
     nb_log_prob,
     nb_log_prob_sparse,
     poisson_log_prob,
     zinb_log_prob,
 )
+from perturbgen.nn.margins import MarginHead
 from perturbgen.nn.mixture import GaussianMixture, Softball
-from perturbgen.nn.mlp import MLP, CountLinear
-from perturbgen.nn.scale import Dispersion, PredictedDispersion, bounded_log_r, scaled_log_mean
-from perturbgen.nn.shapes import ShapeError, SparseCounts
 
 __all__ = [
     "MLP",

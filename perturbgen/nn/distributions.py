@@ -12,8 +12,13 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.distributions import constraints
 
-from perturbgen.nn.likelihoods import LOG_R_LIMITS, nb_log_prob, poisson_log_prob, zinb_log_prob
-from perturbgen.nn.shapes import check_fits
+from perturbgen.nn.likelihoods import (
+    LOG_R_LIMITS,
+    check_fits,
+    nb_log_prob,
+    poisson_log_prob,
+    zinb_log_prob,
+)
 
 
 class _Counts(TorchDistribution):
@@ -22,7 +27,9 @@ class _Counts(TorchDistribution):
     support = constraints.nonnegative_integer
     log_mean: Tensor
 
-    def __init__(self, log_mean: Tensor, validate_args: bool | None = None, **parameters: Tensor | float) -> None:
+    def __init__(
+        self, log_mean: Tensor, validate_args: bool | None = None, **parameters: Tensor | float
+    ) -> None:
         self.log_mean = log_mean
         for name, value in parameters.items():
             tensor = torch.as_tensor(value, dtype=log_mean.dtype, device=log_mean.device)
@@ -71,7 +78,9 @@ class Poisson(_Counts):
     @torch.no_grad()
     def sample(self, sample_shape: Any = (), *, generator: torch.Generator | None = None) -> Tensor:
         """Counts (*sample_shape, *batch_shape)."""
-        return torch.poisson(self.mean.expand(self._extended_shape(sample_shape)), generator=generator)
+        return torch.poisson(
+            self.mean.expand(self._extended_shape(sample_shape)), generator=generator
+        )
 
 
 class NegativeBinomial(_Counts):
@@ -83,7 +92,9 @@ class NegativeBinomial(_Counts):
     arg_constraints: ClassVar = {"log_mean": constraints.real, "log_r": constraints.real}
     log_r: Tensor
 
-    def __init__(self, log_mean: Tensor, log_r: Tensor | float, *, validate_args: bool | None = None) -> None:
+    def __init__(
+        self, log_mean: Tensor, log_r: Tensor | float, *, validate_args: bool | None = None
+    ) -> None:
         super().__init__(log_mean, validate_args, log_r=log_r)
 
     @property
@@ -99,7 +110,9 @@ class NegativeBinomial(_Counts):
     @torch.no_grad()
     def sample(self, sample_shape: Any = (), *, generator: torch.Generator | None = None) -> Tensor:
         """Counts (*sample_shape, *batch_shape)."""
-        return sample_nb(self.log_mean.expand(self._extended_shape(sample_shape)), self.log_r, generator)
+        return sample_nb(
+            self.log_mean.expand(self._extended_shape(sample_shape)), self.log_r, generator
+        )
 
 
 class ZeroInflatedNegativeBinomial(_Counts):
@@ -147,7 +160,9 @@ class ZeroInflatedNegativeBinomial(_Counts):
         """Counts (*sample_shape, *batch_shape)."""
         log_mean = self.log_mean.expand(self._extended_shape(sample_shape))
         counts = sample_nb(log_mean, self.log_r, generator)
-        kept = torch.rand(counts.shape, generator=generator, device=counts.device) >= torch.sigmoid(self.dropout_logits)
+        kept = torch.rand(counts.shape, generator=generator, device=counts.device) >= torch.sigmoid(
+            self.dropout_logits
+        )
         return counts * kept
 
 

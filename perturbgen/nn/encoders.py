@@ -1,4 +1,7 @@
-"""Networks from a profile to an embedding: (rows, n_in) to (rows, n_out). All are functions of rows in any order."""
+"""Networks from a profile to an embedding: (rows, n_in) to (rows, n_out). All are functions of rows in any order.
+
+TabNet (Arik and Pfister 2021): steps that each look at a sparse choice of the features.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +15,98 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.parametrizations import weight_norm
 
-from perturbgen.errors import ConfigError, suggest
-from perturbgen.nn.tabnet import TabNet
+from perturbgen.core.errors import ConfigError, suggest
+
+
+def sparsemax(z: Tensor) -> Tensor:
+    """The nearest point of the simplex to each row (Martins and Astudillo 2016): sums to 1, most entries zero."""
+    ordered = z.sort(dim=-1, descending=True).values
+    rank = torch.arange(1, z.shape[-1] + 1, device=z.device, dtype=z.dtype)
+    above = ordered.cumsum(-1) - 1
+    size = (rank * ordered > above).sum(-1, keepdim=True)
+    return (z - above.gather(-1, size - 1) / size).clamp_min(0)
+
+
+class GhostNorm(nn.Module):
+    """Batch norm over small parts of a batch, as if it were smaller."""
+
+    def __init__(self, width: int, *, part: int = 128) -> None:
+        super().__init__()
+        self.norm, self.part = nn.BatchNorm1d(width, momentum=0.05), part
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(rows, width)."""
+        if not self.training or len(x) < 2 * self.part:
+            return self.norm(x)
+        return torch.cat([self.norm(some) for some in x.chunk(len(x) // self.part)])
+
+
+class Gated(nn.Module):
+    """Linear, norm, gate: GLU(norm(W x)), with a layer that may be shared by all steps."""
+
+    def __init__(self, layer: nn.Linear, width: int) -> None:
+        super().__init__()
+        self.layer, self.norm = layer, GhostNorm(2 * width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(rows, width)."""
+        return nn.functional.glu(self.norm(self.layer(x)), dim=-1)
+
+
+class TabNet(nn.Module):
+    """``steps`` of feature selection: each masks the features by what is left of their allowance, and reads on.
+
+    A feature used in one step may be used less in later ones (``relax`` 1: once; more: again). Each step reads
+    ``width`` numbers for the embedding and ``width`` for the next mask.
+    """
+
+    def __init__(
+        self,
+        n_in: int,
+        n_out: int,
+        *,
+        width: int = 64,
+        steps: int = 3,
+        relax: float = 1.3,
+        shared: int = 2,
+    ) -> None:
+        super().__init__()
+        self.relax, self.width, both = relax, width, 2 * width
+        sizes = [n_in, *[both] * (shared - 1)]
+        common = [nn.Linear(size, 2 * both, bias=False) for size in sizes]
+        self.norm = nn.BatchNorm1d(n_in)
+        self.readers = nn.ModuleList(
+            nn.ModuleList(
+                [*(Gated(layer, both) for layer in common), Gated(nn.Linear(both, 2 * both), both)]
+            )
+            for _ in range(steps + 1)
+        )
+        self.masks = nn.ModuleList(
+            nn.Sequential(nn.Linear(width, n_in), GhostNorm(n_in)) for _ in range(steps)
+        )
+        self.out = nn.Linear(width, n_out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(rows, n_out)."""
+        x = self.norm(x)
+        allowance = torch.ones_like(x)
+        attention = self.read(0, x)[:, self.width :]
+        total = x.new_zeros(len(x), self.width)
+        for step, choose in enumerate(self.masks, start=1):
+            mask = sparsemax(choose(attention) * allowance)
+            allowance = allowance * (self.relax - mask)
+            read = self.read(step, mask * x)
+            total = total + read[:, : self.width].relu()
+            attention = read[:, self.width :]
+        return self.out(total)
+
+    def read(self, step: int, x: Tensor) -> Tensor:
+        """(rows, 2 width), layers after the first added to what was before."""
+        layers = list(self.readers[step].children())
+        hidden = layers[0](x)
+        for layer in layers[1:]:
+            hidden = (hidden + layer(hidden)) * math.sqrt(0.5)
+        return hidden
 
 
 def lecun_normal(weight: Tensor, fan_in: int) -> Tensor:
@@ -43,10 +136,16 @@ class DenselyConnected(nn.Module):
         following = [(depth - i) * growth + n_out for i in range(depth + 1)]
         self.bias = nn.Parameter(torch.zeros(following[0]))
         self.first = nn.Parameter(torch.empty(following[0], n_in))
-        self.rest = nn.ParameterList(nn.Parameter(torch.empty(width, growth)) for width in following[1:])
+        self.rest = nn.ParameterList(
+            nn.Parameter(torch.empty(width, growth)) for width in following[1:]
+        )
         with torch.no_grad():
             for part in (self.first, *self.rest):  # by what the reading layer reads in all
-                reads = n_in + growth * torch.arange(depth + 1).repeat_interleave(growth)[: following[0] - n_out]
+                reads = (
+                    n_in
+                    + growth
+                    * torch.arange(depth + 1).repeat_interleave(growth)[: following[0] - n_out]
+                )
                 fan = torch.cat([reads, torch.full((n_out,), n_in + growth * depth)])[-len(part) :]
                 part.normal_().div_(fan.float().sqrt()[:, None])
 
@@ -63,7 +162,9 @@ class DenselyConnected(nn.Module):
 class SelfNormalising(nn.Module):
     """Plain layers with SELU between them; alpha-dropout keeps mean and variance."""
 
-    def __init__(self, n_in: int, n_out: int, *, widths: Sequence[int] = (512, 256), dropout: float = 0.0) -> None:
+    def __init__(
+        self, n_in: int, n_out: int, *, widths: Sequence[int] = (512, 256), dropout: float = 0.0
+    ) -> None:
         super().__init__()
         layers: list[nn.Module] = []
         for before, width in pairwise((n_in, *widths)):
@@ -80,15 +181,28 @@ class ThreeStage(nn.Module):
     """Three stages of batch norm, dropout and a weight-normed layer, with leaky rectifiers between them."""
 
     def __init__(
-        self, n_in: int, n_out: int, *, width: int = 1024, dropout: tuple[float, float, float] = (0.15, 0.3, 0.25)
+        self,
+        n_in: int,
+        n_out: int,
+        *,
+        width: int = 1024,
+        dropout: tuple[float, float, float] = (0.15, 0.3, 0.25),
     ) -> None:
         super().__init__()
         first, second, third = dropout
         self.layers = nn.Sequential(
-            nn.BatchNorm1d(n_in), nn.Dropout(first), weight_norm(nn.Linear(n_in, width)), nn.LeakyReLU(0.01),
-            nn.BatchNorm1d(width), nn.Dropout(second), nn.Linear(width, width), nn.LeakyReLU(0.01),
-            nn.BatchNorm1d(width), nn.Dropout(third), weight_norm(nn.Linear(width, n_out)),
-        )  # fmt: skip
+            nn.BatchNorm1d(n_in),
+            nn.Dropout(first),
+            weight_norm(nn.Linear(n_in, width)),
+            nn.LeakyReLU(0.01),
+            nn.BatchNorm1d(width),
+            nn.Dropout(second),
+            nn.Linear(width, width),
+            nn.LeakyReLU(0.01),
+            nn.BatchNorm1d(width),
+            nn.Dropout(third),
+            weight_norm(nn.Linear(width, n_out)),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """(rows, n_out)."""
@@ -102,22 +216,38 @@ class SoftOrdering(nn.Module):
     """
 
     def __init__(
-        self, n_in: int, n_out: int, *, channels: int = 256, places: int = 16, pooled: int = 8, dropout: float = 0.1
+        self,
+        n_in: int,
+        n_out: int,
+        *,
+        channels: int = 256,
+        places: int = 16,
+        pooled: int = 8,
+        dropout: float = 0.1,
     ) -> None:
         super().__init__()
         if places % pooled or pooled < 4:
-            raise ConfigError(f"{places} places pooled to {pooled}", expected="a multiple, and 4 or more pooled")
+            raise ConfigError(
+                f"{places} places pooled to {pooled}", expected="a multiple, and 4 or more pooled"
+            )
         self.channels, self.places = channels, places
         wide = 2 * channels
         self.order = nn.Sequential(
-            nn.BatchNorm1d(n_in), nn.Dropout(dropout), weight_norm(nn.Linear(n_in, channels * places)), nn.CELU(0.06)
+            nn.BatchNorm1d(n_in),
+            nn.Dropout(dropout),
+            weight_norm(nn.Linear(n_in, channels * places)),
+            nn.CELU(0.06),
         )
         self.widen = self.stage(channels, wide, 5, dropout)
         self.pool = nn.AvgPool1d(places // pooled)
-        self.keep = nn.Sequential(self.stage(wide, wide, 3, dropout), self.stage(wide, wide, 3, dropout))
+        self.keep = nn.Sequential(
+            self.stage(wide, wide, 3, dropout), self.stage(wide, wide, 3, dropout)
+        )
         self.gate = self.stage(wide, wide, 5, dropout)
         self.shrink = nn.MaxPool1d(4, 2, padding=1)
-        self.out = nn.Sequential(nn.BatchNorm1d(wide * (pooled // 2)), nn.Linear(wide * (pooled // 2), n_out))
+        self.out = nn.Sequential(
+            nn.BatchNorm1d(wide * (pooled // 2)), nn.Linear(wide * (pooled // 2), n_out)
+        )
 
     @staticmethod
     def stage(n_in: int, n_out: int, width: int, dropout: float) -> nn.Sequential:
@@ -145,5 +275,7 @@ ENCODERS: Final[dict[str, Callable[..., nn.Module]]] = {
 def make_encoder(kind: str, n_in: int, n_out: int, **options: Any) -> nn.Module:
     """An encoder by name."""
     if kind not in ENCODERS:
-        raise ConfigError(f"no encoder {kind!r}", expected=", ".join(ENCODERS), fix=suggest(kind, ENCODERS))
+        raise ConfigError(
+            f"no encoder {kind!r}", expected=", ".join(ENCODERS), fix=suggest(kind, ENCODERS)
+        )
     return ENCODERS[kind](n_in, n_out, **options)

@@ -2,6 +2,15 @@
 
 c is the cosine of a row with its own class, θ its angle, m the margin. A margin makes the own class look farther than
 it is, so that the loss is small only when there is room between classes.
+
+One margin softmax for all its published forms: CosFace, ArcFace, sub-center, AdaCos, CurricularFace, hyperbolic.
+
+The loss of a row x with class y among C, cos_j its cosine with class j, s the scale and ψ the margin function:
+
+    l = −log exp(s ψ(cos_y)) / (exp(s ψ(cos_y)) + Σ_{j≠y} exp(s cos_j))
+
+Other classes come in chunks whose logits are made again for the gradient: memory is rows x chunk, and the loss and its
+gradients are those of the whole.
 """
 
 from __future__ import annotations
@@ -11,9 +20,12 @@ from collections.abc import Callable
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
-from perturbgen.errors import ConfigError
+from perturbgen.core.errors import ConfigError
+from perturbgen.nn.likelihoods import ShapeError
 
 Kind = Literal["cosface", "arcface", "adacos", "curricular", "poincare"]
 EDGE = 1e-6  # how near to ±1 a cosine may come before the slope of its angle is capped
@@ -69,17 +81,25 @@ def dynamic_scale(c: Tensor, log_others: Tensor) -> Tensor:
 def class_margins(counts: Tensor, *, low: float, high: float, power: float = 0.25) -> Tensor:
     """Larger margins for rarer classes (GLR 2020, third place): linear in n^−power from ``low`` to ``high``, (C,)."""
     if not bool((counts > 0).all()):
-        raise ConfigError("a class has no rows", expected="counts of 1 or more", fix="leave the class out")
+        raise ConfigError(
+            "a class has no rows", expected="counts of 1 or more", fix="leave the class out"
+        )
     t = counts.double().pow(-power)
     width = t.max() - t.min()
     place = (t - t.min()) / width if width > 0 else torch.full_like(t, 0.5)
     return (low + (high - low) * place).float()
 
 
-def class_weights(counts: Tensor, scheme: Literal["inverse", "root", "effective"], *, beta: float = 0.999) -> Tensor:
+def class_weights(
+    counts: Tensor, scheme: Literal["inverse", "root", "effective"], *, beta: float = 0.999
+) -> Tensor:
     """Weights of classes with so many rows: 1/n, 1/√n or (1 − β)/(1 − β^n) (Cui 2019); their mean over rows is 1."""
     n = counts.double()
-    raw = {"inverse": lambda: 1 / n, "root": lambda: n.rsqrt(), "effective": lambda: (1 - beta) / (1 - beta**n)}
+    raw = {
+        "inverse": lambda: 1 / n,
+        "root": lambda: n.rsqrt(),
+        "effective": lambda: (1 - beta) / (1 - beta**n),
+    }
     weights = raw[scheme]()
     return (weights * n.sum() / (weights * n).sum()).float()
 
@@ -98,3 +118,199 @@ def poincare_distance(u: Tensor, v: Tensor) -> Tensor:
     uu, vv = u.square().sum(-1)[..., :, None], v.square().sum(-1)[..., None, :]
     squares, room = uu - 2 * u @ v.mT + vv, (1 - uu) * (1 - vv)
     return 2 * torch.asinh((squares.clamp_min(1e-12) / room).sqrt())
+
+
+AT_ONCE = 1 << 26  # logits that are held at once where no chunk is named: 256 MB
+MEMORY = 0.01  # of CurricularFace's running mean cosine, the weight of a new batch
+
+
+class MarginHead(nn.Module):
+    """Class vectors and the loss of embedded rows; ``head(x, y)`` is (rows,).
+
+    ``x`` (rows, n_features) need not have unit length. The scale is exp of a parameter unless ``learn_scale`` is off;
+    AdaCos sets its own. The margin rises by ``margin_rate`` a step (see :meth:`advance`) until it is ``margin``, at
+    once if None; with ``rare_margin`` and ``counts`` (C,), the rarest class has that one and the others lie between.
+    ``centers`` vectors stand for each class, the nearest counts (Deng 2020). ``smoothing`` e spreads e of the target
+    over all classes, ``focal`` γ weighs a row by (1 − p)^γ, ``weighting`` weighs classes by their counts. ``chunk``
+    classes are scored at once; None takes what fits 256 MB.
+    """
+
+    def __init__(
+        self,
+        n_features: int,
+        n_classes: int,
+        *,
+        kind: Kind = "cosface",
+        margin: float = 0.25,
+        margin_rate: float | None = None,
+        rare_margin: float | None = None,
+        easy: bool = False,
+        scale: float | None = None,
+        learn_scale: bool = True,
+        centers: int = 1,
+        smoothing: float = 0.0,
+        focal: float = 0.0,
+        weighting: Literal["none", "inverse", "root", "effective"] = "none",
+        counts: Tensor | None = None,
+        chunk: int | None = None,
+    ) -> None:
+        super().__init__()
+        check(
+            n_classes,
+            centers,
+            chunk,
+            counts,
+            needs_counts=rare_margin is not None or weighting != "none",
+        )
+        self.kind, self.centers, self.chunk = kind, centers, chunk
+        self.smoothing, self.focal, self.margin_rate = smoothing, focal, margin_rate
+        self.move = moved_by(kind, easy=easy)
+        start = (
+            0.1 if kind == "poincare" else 1.0
+        )  # near the origin, from where all places are near
+        self.classes = nn.Parameter(
+            torch.randn(n_classes, centers, n_features) * start / math.sqrt(n_features)
+        )
+        log_scale = torch.tensor(math.log(scale if scale is not None else fixed_scale(n_classes)))
+        learned = learn_scale and kind != "adacos"
+        self.log_scale = nn.Parameter(log_scale, requires_grad=learned)
+        self.margins: Tensor
+        self.weights: Tensor
+        self.t: Tensor
+        full = torch.full((n_classes,), float(margin))
+        if rare_margin is not None and counts is not None:
+            full = class_margins(counts, low=margin, high=rare_margin)
+        even = torch.ones(n_classes)
+        self.register_buffer("margins", full)
+        weights = (
+            even if weighting == "none" or counts is None else class_weights(counts, weighting)
+        )
+        self.register_buffer("weights", weights)
+        self.register_buffer("t", torch.zeros(()))
+        self.risen = 1.0 if margin_rate is None else 0.0  # the part of the margin that is asked now
+
+    def advance(self, step: int) -> None:
+        """The margin of a step (0, 1, ...): min(m, rate · step)."""
+        if self.margin_rate is not None:
+            self.risen = min(1.0, self.margin_rate * step / max(float(self.margins.max()), 1e-12))
+
+    @property
+    def scale(self) -> Tensor:
+        """The positive s."""
+        return self.log_scale.exp()
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        """The loss of each row, (rows,), from x (rows, n_features) and its classes y (rows,)."""
+        self.require_fit(x, y)
+        with torch.autocast(x.device.type, enabled=False):
+            x, classes = self.placed(x.float()), self.placed(self.classes)
+            own = self.own(x, classes, y)
+            if self.training and self.kind == "adacos":
+                self.adapt(x, classes, y, own)
+            moved = self.move(own, self.margins[y] * (self.risen if self.training else 1.0))
+            if self.training and self.kind == "curricular":
+                self.t.lerp_(own.detach().mean(), MEMORY)
+            limit = moved.detach() if self.kind == "curricular" else None
+            log_others, sum_others = self.others(x, classes, y, limit)
+            return self.loss(self.scale * moved, log_others, sum_others) * self.weights[y]
+
+    def loss(self, own: Tensor, log_others: Tensor, sum_others: Tensor) -> Tensor:
+        """Smoothed, focal cross-entropy from the own logit, log Σ exp and Σ of the others, all (rows,)."""
+        log_all = torch.logaddexp(own, log_others)
+        mean = (own + sum_others) / len(self.classes)
+        entropy = log_all - (1 - self.smoothing) * own - self.smoothing * mean
+        return (
+            entropy
+            if not self.focal
+            else entropy * (-torch.expm1(own - log_all)).clamp_min(0) ** self.focal
+        )
+
+    def similarity(self, x: Tensor, classes: Tensor) -> Tensor:
+        """Cosines, or negative hyperbolic distances, with the nearest center of each class, (rows, classes)."""
+        n, k, width = classes.shape
+        flat = classes.reshape(n * k, width)
+        found = -poincare_distance(x, flat) if self.kind == "poincare" else x @ flat.mT
+        return found if k == 1 else found.view(len(x), n, k).amax(-1)
+
+    def own(self, x: Tensor, classes: Tensor, y: Tensor) -> Tensor:
+        """The similarity of each row with its own class, (rows,)."""
+        mine = classes[y]  # (rows, centers, features)
+        if self.kind == "poincare":
+            return -poincare_distance(x[:, None], mine)[:, 0].amin(-1)
+        return (mine @ x[:, :, None])[..., 0].amax(-1)
+
+    def others(
+        self, x: Tensor, classes: Tensor, y: Tensor, limit: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Log Σ exp and Σ over the logits of all classes but the own, (rows,) each, chunk by chunk."""
+        size = self.chunk or max(1, AT_ONCE // max(1, len(x) * self.centers))
+        if size >= len(classes):
+            return self.part(x, classes, y, limit, self.scale)
+        logs: list[Tensor] = []
+        sums: list[Tensor] = []
+        first = 0
+        for some in classes.split(size):
+            log, total = checkpoint(
+                self.part,
+                x,
+                some,
+                y - first,
+                limit,
+                self.scale,
+                use_reentrant=False,
+                preserve_rng_state=False,
+            )
+            logs.append(log)
+            sums.append(total)
+            first += len(some)
+        return torch.stack(logs).logsumexp(0), torch.stack(sums).sum(0)
+
+    def part(
+        self, x: Tensor, classes: Tensor, y: Tensor, limit: Tensor | None, scale: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The same of one chunk; ``y`` counts from its first class, and may lie outside."""
+        found = self.similarity(x, classes)
+        if limit is not None:
+            found = curricular(found, limit, self.t)
+        own = torch.arange(len(classes), device=y.device) == y[:, None]
+        logits = scale * found
+        total = logits.masked_fill(own, 0.0).sum(-1) if self.smoothing else logits.new_zeros(len(x))
+        # A chunk of the own class only: its log Σ is "nothing", as a number that has a gradient.
+        return logits.masked_fill(own, -1e30).logsumexp(-1), total
+
+    @torch.no_grad()
+    def adapt(self, x: Tensor, classes: Tensor, y: Tensor, own: Tensor) -> None:
+        """Set AdaCos' scale from this batch."""
+        scale = dynamic_scale(own, self.others(x, classes, y, None)[0])
+        self.log_scale.copy_(scale.clamp_min(1.0).log())
+
+    def placed(self, vectors: Tensor) -> Tensor:
+        """Vectors of unit length, or points in the ball."""
+        return ball(vectors) if self.kind == "poincare" else functional.normalize(vectors, dim=-1)
+
+    def require_fit(self, x: Tensor, y: Tensor) -> None:
+        """Rows and labels belong to this head."""
+        if x.ndim != 2 or x.shape[1] != self.classes.shape[-1] or y.shape != x.shape[:1]:
+            raise ShapeError(
+                f"rows of shape {tuple(x.shape)} with labels of shape {tuple(y.shape)}",
+                expected=f"(rows, {self.classes.shape[-1]}) and (rows,)",
+            )
+        if len(y) and not bool(((y >= 0) & (y < len(self.classes))).all()):
+            raise ShapeError(
+                f"labels from {int(y.min())} to {int(y.max())}",
+                expected=f"classes 0 to {len(self.classes) - 1}",
+            )
+
+
+def check(
+    n_classes: int, centers: int, chunk: int | None, counts: Tensor | None, *, needs_counts: bool
+) -> None:
+    """Sizes that make sense."""
+    if n_classes < 2:
+        raise ConfigError(f"{n_classes} classes", expected="at least two to tell apart")
+    if centers < 1 or (chunk is not None and chunk < 1):
+        raise ConfigError(f"{centers} centers, chunks of {chunk}", expected="1 or more")
+    if needs_counts and (counts is None or len(counts) != n_classes):
+        raise ConfigError(
+            "margins or weights by class need the counts of all classes", expected=f"({n_classes},)"
+        )

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from perturbgen.errors import ConfigError
-from perturbgen.nn.stirling import HALF_LOG_2PI
+from perturbgen.core.errors import ConfigError
+from perturbgen.nn.likelihoods import HALF_LOG_2PI
 
 _SHELLS = 2**16
 
@@ -35,7 +35,9 @@ class Softball:
 
     def __post_init__(self) -> None:
         if self.dimension < 1 or not self.radius > 0 or not self.hardness > 0:
-            raise ConfigError(f"no such softball: {self}", expected="dimension ≥ 1, radius > 0, hardness > 0")
+            raise ConfigError(
+                f"no such softball: {self}", expected="dimension ≥ 1, radius > 0, hardness > 0"
+            )
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Log density (...) of points (..., dimension)."""
@@ -45,11 +47,19 @@ class Softball:
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:
         """Points (n, dimension), on the generator's device: a direction times a radius."""
         device = generator.device if generator else None
-        direction = functional.normalize(torch.randn(n, self.dimension, generator=generator, device=device), dim=-1)
+        direction = functional.normalize(
+            torch.randn(n, self.dimension, generator=generator, device=device), dim=-1
+        )
         cumulative = self._log_shells.softmax(0).cumsum(0).to(direction.device)
-        shell = torch.searchsorted(cumulative, torch.rand(n, 1, generator=generator, device=device).double())
+        shell = torch.searchsorted(
+            cumulative, torch.rand(n, 1, generator=generator, device=device).double()
+        )
         within = torch.rand(n, 1, generator=generator, device=device)
-        return direction * (shell.clamp(max=_SHELLS - 1) + within) * (self._furthest * self.radius / _SHELLS)
+        return (
+            direction
+            * (shell.clamp(max=_SHELLS - 1) + within)
+            * (self._furthest * self.radius / _SHELLS)
+        )
 
     @property
     def _furthest(self) -> float:
@@ -61,14 +71,22 @@ class Softball:
         """Log of ∫ ρ^(L−1) / (1 + exp(a (ρ − 1))) over thin shells out to the furthest."""
         width = self._furthest / _SHELLS
         radii = (torch.arange(_SHELLS, dtype=torch.float64) + 0.5) * width
-        return (self.dimension - 1) * radii.log() - functional.softplus(self.hardness * (radii - 1)) + math.log(width)
+        return (
+            (self.dimension - 1) * radii.log()
+            - functional.softplus(self.hardness * (radii - 1))
+            + math.log(width)
+        )
 
     @cached_property
     def _log_volume(self) -> float:
         """Log of the integral over all points of 1 / (1 + exp(a (‖x‖/R − 1)))."""
         half = self.dimension / 2
         log_sphere = math.log(2) + half * math.log(math.pi) - math.lgamma(half)
-        return log_sphere + self.dimension * math.log(self.radius) + float(self._log_shells.logsumexp(0))
+        return (
+            log_sphere
+            + self.dimension * math.log(self.radius)
+            + float(self._log_shells.logsumexp(0))
+        )
 
 
 class GaussianMixture(nn.Module):
@@ -98,7 +116,8 @@ class GaussianMixture(nn.Module):
         self.sd_spread, self.concentration = sd_spread, concentration
         if not (self.sd > 0 and sd_spread > 0 and concentration > 0):
             raise ConfigError(
-                f"sd {self.sd}, sd_spread {sd_spread}, concentration {concentration}", expected="positive numbers"
+                f"sd {self.sd}, sd_spread {sd_spread}, concentration {concentration}",
+                expected="positive numbers",
             )
         widths = {"diagonal": dimension, "isotropic": 1}
         if covariance not in widths:
@@ -124,17 +143,25 @@ class GaussianMixture(nn.Module):
         """Log density of the parameters, one number for the whole data set: to be counted once, not once a cell."""
         n, alpha = len(self.weight_logits), self.concentration
         dirichlet = (
-            (alpha - 1) * self.weight_logits.log_softmax(0).sum() + math.lgamma(n * alpha) - n * math.lgamma(alpha)
+            (alpha - 1) * self.weight_logits.log_softmax(0).sum()
+            + math.lgamma(n * alpha)
+            - n * math.lgamma(alpha)
         )
         deviation = (self.log_precision + 2 * math.log(self.sd)) / self.sd_spread
         log_normal = -0.5 * deviation.square() - math.log(self.sd_spread) - HALF_LOG_2PI
         return self.softball.log_prob(self.means).sum() + dirichlet + log_normal.sum()
 
     @torch.no_grad()
-    def sample(self, n: int, *, component: Tensor | None = None, generator: torch.Generator | None = None) -> Tensor:
+    def sample(
+        self, n: int, *, component: Tensor | None = None, generator: torch.Generator | None = None
+    ) -> Tensor:
         """Representations (n, dimension), of given components, int64 (n,), or of components drawn by weight."""
         if component is None:
-            component = torch.multinomial(self.weight_logits.softmax(0), n, replacement=True, generator=generator)
+            component = torch.multinomial(
+                self.weight_logits.softmax(0), n, replacement=True, generator=generator
+            )
         mean = self.means[component]
         sd = torch.exp(-0.5 * self.log_precision[component])
-        return mean + sd * torch.randn(mean.shape, generator=generator, device=mean.device, dtype=mean.dtype)
+        return mean + sd * torch.randn(
+            mean.shape, generator=generator, device=mean.device, dtype=mean.dtype
+        )

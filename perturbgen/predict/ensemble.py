@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from scipy.optimize import nnls
 
-from perturbgen.errors import ConfigError, SchemaError, shorten
+from perturbgen.core.errors import ConfigError, SchemaError, shorten
 from perturbgen.predict.calibration import mrrmse
 from perturbgen.predict.estimators import require_same
 from perturbgen.predict.shrinkage import TINY
@@ -41,7 +41,9 @@ class Ensemble:
         return total
 
 
-def fit_ensemble(predictions: Mapping[str, pd.DataFrame], truth: pd.DataFrame, *, rng: np.random.Generator) -> Ensemble:
+def fit_ensemble(
+    predictions: Mapping[str, pd.DataFrame], truth: pd.DataFrame, *, rng: np.random.Generator
+) -> Ensemble:
     """The ensemble whose mean over conditions of the RMSE is least.
 
     All frames are conditions (cell_type, compound) x genes with the same labels; no member may have learnt from these
@@ -52,7 +54,9 @@ def fit_ensemble(predictions: Mapping[str, pd.DataFrame], truth: pd.DataFrame, *
     errors = np.sqrt(((y - x) ** 2).mean(axis=2))  # members x conditions
     compounds = truth.index.get_level_values(1)
     if compounds.nunique() < 2:
-        raise ConfigError("weights need two or more withheld compounds", expected="measured conditions of several")
+        raise ConfigError(
+            "weights need two or more withheld compounds", expected="measured conditions of several"
+        )
     single, joint = np.empty(len(y)), np.empty(len(y))
     for compound in compounds.unique():
         here = (compounds == compound).nonzero()[0]
@@ -60,7 +64,9 @@ def fit_ensemble(predictions: Mapping[str, pd.DataFrame], truth: pd.DataFrame, *
         weights = fit_weights(x[:, others], y[others])
         single[here] = errors[errors[:, others].mean(axis=1).argmin(), here]
         joint[here] = np.sqrt(((y[here] - np.tensordot(weights, x[:, here], 1)) ** 2).mean(axis=1))
-    gains = pd.Series(single - joint).groupby(compounds).agg(["sum", "size"]).to_numpy()  # by compound
+    gains = (
+        pd.Series(single - joint).groupby(compounds).agg(["sum", "size"]).to_numpy()
+    )  # by compound
     total, size = gains[rng.integers(len(gains), size=(DRAWS, len(gains)))].sum(axis=1).T
     low, high = np.quantile(total / size, [0.025, 0.975])
     found = pd.Series(fit_weights(x, y), names, name="weight")
@@ -76,9 +82,13 @@ def stacked(predictions: Mapping[str, pd.DataFrame], truth: pd.DataFrame) -> np.
         require_same(truth.index, frame.index, f"conditions ({name})")
         require_same(truth.columns, frame.columns, f"genes ({name})")
         parts.append(frame.loc[truth.index, truth.columns].to_numpy(float))
-    bad = [name for name, part in zip(predictions, parts, strict=True) if not np.isfinite(part).all()]
+    bad = [
+        name for name, part in zip(predictions, parts, strict=True) if not np.isfinite(part).all()
+    ]
     if bad or not np.isfinite(truth.to_numpy(float)).all():
-        raise SchemaError(f"missing or infinite values in {shorten(bad) or 'the truth'}", expected="numbers")
+        raise SchemaError(
+            f"missing or infinite values in {shorten(bad) or 'the truth'}", expected="numbers"
+        )
     return np.stack(parts)
 
 
@@ -108,9 +118,13 @@ def non_negative(products: np.ndarray, answers: np.ndarray) -> np.ndarray:
     return nnls(root[:, None] * vectors[:, kept].T, (vectors[:, kept].T @ answers) / root)[0]
 
 
-def as_row(ensemble: Ensemble, predictions: Mapping[str, pd.DataFrame], truth: pd.DataFrame) -> dict[str, float | str]:
+def as_row(
+    ensemble: Ensemble, predictions: Mapping[str, pd.DataFrame], truth: pd.DataFrame
+) -> dict[str, float | str]:
     """Weights, gain and the MRRMSE of the members and of the sum on the withheld conditions."""
-    row: dict[str, float | str] = {f"weight {name}": float(value) for name, value in ensemble.weights.items()}
+    row: dict[str, float | str] = {
+        f"weight {name}": float(value) for name, value in ensemble.weights.items()
+    }
     row |= {f"MRRMSE {name}": mrrmse(frame, truth) for name, frame in predictions.items()}
     low, high = ensemble.interval
     return row | {"gain": ensemble.gain, "95 % of it": f"[{low:.4f}, {high:.4f}]"}

@@ -3,25 +3,33 @@
 One replicate of even a perfect generator is barely better than zeros: its t is the true one plus the noise that a real
 experiment has, and so is the t it is compared with. Averaging t over replicates takes the first noise out. A mean of
 p is ruled by its largest one: a single weak replicate hides an effect.
+
+How a prediction is made.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Annotated, Final, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
+from pydantic import Field
 
+from perturbgen.core.config import Settings
+from perturbgen.core.errors import ConfigError, SchemaError, shorten
 from perturbgen.de import DETable
 from perturbgen.de.tails import LOG_10, log_p_t
-from perturbgen.errors import ConfigError, SchemaError, shorten
+from perturbgen.generate.latents import Route
 
 
 def signed_log10_p(t: pd.DataFrame, df: pd.DataFrame) -> pd.DataFrame:
     """sign(t) x -log10 p of t with df degrees of freedom, all conditions x genes; NaN stays NaN."""
     if not (t.index.equals(df.index) and t.columns.equals(df.columns)):
-        raise SchemaError("t and df are of other conditions or genes", fix="join them by label: df.reindex_like(t)")
+        raise SchemaError(
+            "t and df are of other conditions or genes",
+            fix="join them by label: df.reindex_like(t)",
+        )
     values = np.empty(t.shape)
     for i, (row, degrees) in enumerate(zip(t.to_numpy(float), df.to_numpy(float), strict=True)):
         values[i] = -np.sign(row) * log_p_t(row, degrees) / LOG_10
@@ -61,7 +69,9 @@ class Mean:
 
     def value(self) -> pd.DataFrame:
         """The mean; NaN where nothing was."""
-        mean = np.divide(self._sum, self._count, out=np.full(self._sum.shape, np.nan), where=self._count > 0)
+        mean = np.divide(
+            self._sum, self._count, out=np.full(self._sum.shape, np.nan), where=self._count > 0
+        )
         return pd.DataFrame(mean, self._like.index, self._like.columns)
 
 
@@ -94,7 +104,9 @@ def plug_in_t(logfc: pd.DataFrame, se: pd.DataFrame, df: pd.DataFrame) -> pd.Dat
         require_same(logfc.columns, frame.columns, f"genes ({name})")
         parts.append(frame.loc[logfc.index, logfc.columns])
     if (parts[0] <= 0).to_numpy().any():
-        raise SchemaError("a standard error is zero or negative", expected="positive numbers, or NaN")
+        raise SchemaError(
+            "a standard error is zero or negative", expected="positive numbers, or NaN"
+        )
     return signed_log10_p(logfc / parts[0], parts[1])
 
 
@@ -107,9 +119,14 @@ def usual_error(measured: DETable, conditions: pd.MultiIndex) -> Error:
     wanted = conditions.get_level_values(0)
     absent = wanted.unique().difference(kinds)
     if len(absent):
-        raise SchemaError(f"no measured condition of cell type {shorten(absent)}", expected="one or more of each")
+        raise SchemaError(
+            f"no measured condition of cell type {shorten(absent)}", expected="one or more of each"
+        )
     return Error(
-        *(frame.groupby(kinds).median().loc[wanted].set_axis(conditions) for frame in (measured.se, measured.df))
+        *(
+            frame.groupby(kinds).median().loc[wanted].set_axis(conditions)
+            for frame in (measured.se, measured.df)
+        )
     )
 
 
@@ -120,10 +137,46 @@ def has_converged(scores: Sequence[float], *, tolerance: float = 0.005, patience
     little is less than ``tolerance`` of the best score.
     """
     if patience < 1 or tolerance < 0:
-        raise ConfigError(f"tolerance {tolerance}, patience {patience}", expected="0 or more, 1 or more")
+        raise ConfigError(
+            f"tolerance {tolerance}, patience {patience}", expected="0 or more, 1 or more"
+        )
     if not np.isfinite(list(scores)).all():
         raise ConfigError(f"a score is no number: {list(scores)}", expected="finite scores")
     if len(scores) <= patience:
         return False
     before = min(scores[:-patience])
     return min(scores[-patience:]) > before - tolerance * abs(before)
+
+
+Estimator = Literal["mean_t", "anchored_t", "plug_in", "shrunk", "shrunk_plug_in"]
+REPLICATED: Final = ("mean_t", "anchored_t", "shrunk")
+ANCHORED: Final = ("anchored_t", "shrunk")
+CALIBRATED: Final = ("shrunk", "shrunk_plug_in")
+
+
+class PredictSettings(Settings):
+    """How a prediction is made."""
+
+    estimators: tuple[Estimator, ...] = ("shrunk",)
+    replicates: Annotated[int, Field(ge=1)] | None = (
+        None  # None: until the calibration conditions gain no more
+    )
+    most: Annotated[int, Field(ge=1)] = 20  # replicates, where their number is not given
+    latent: Route = "control"
+    flavour: Literal["kaggle", "op3"] = "kaggle"
+    levels: Annotated[int, Field(ge=1)] = 5  # of expression, each with a factor of its own
+    seed: Annotated[int, Field(ge=0)] = 0
+
+    def needs(self, names: tuple[str, ...]) -> bool:
+        """Whether one of the estimators is among these."""
+        return any(name in names for name in self.estimators)
+
+    @property
+    def calibrates(self) -> bool:
+        """Whether measured conditions are generated beside the wanted ones."""
+        return self.needs(CALIBRATED) or (self.replicates is None and self.needs(REPLICATED))
+
+    @property
+    def needs_measured(self) -> bool:
+        """Whether measured compounds of the same cell types are needed, for standard errors or to calibrate on."""
+        return self.calibrates or self.needs(("plug_in",))

@@ -9,20 +9,29 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from perturbgen.errors import shorten
-from perturbgen.predict.averaging import average
-from perturbgen.predict.estimators import plug_in_t, usual_error
-from perturbgen.predict.plugin import model_logfc
-from perturbgen.predict.settings import CALIBRATED, REPLICATED, PredictSettings
-from perturbgen.predict.shrinkage import Shrinkage, expression_levels, fit_shrinkage, shrunk_by_others
-from perturbgen.predict.source import in_run_genes, read_wanted, without
-from perturbgen.predict.task import Task, make_task
+from perturbgen.core.errors import shorten
+from perturbgen.predict.averages import average, model_logfc
+from perturbgen.predict.conditions import in_run_genes, read_wanted, without
+from perturbgen.predict.estimators import (
+    CALIBRATED,
+    REPLICATED,
+    PredictSettings,
+    plug_in_t,
+    usual_error,
+)
+from perturbgen.predict.experiment import Task, make_task
+from perturbgen.predict.shrinkage import (
+    Shrinkage,
+    expression_levels,
+    fit_shrinkage,
+    shrunk_by_others,
+)
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
     from perturbgen.de import DETable
-    from perturbgen.sampling import CellSampler
+    from perturbgen.generate import CellSampler
     from perturbgen.train import TrainedRun
 
 log = logging.getLogger(__name__)
@@ -96,12 +105,16 @@ def predict(
     )
 
 
-def known_again(task: Task, again: Mapping[str, pd.DataFrame]) -> tuple[pd.DataFrame, dict[str, pd.DataFrame]]:
+def known_again(
+    task: Task, again: Mapping[str, pd.DataFrame]
+) -> tuple[pd.DataFrame, dict[str, pd.DataFrame]]:
     """The calibration conditions under their own labels: as measured, and as each estimator predicts them."""
     if task.twins is None:
         return pd.DataFrame(), {}
     known = pd.MultiIndex.from_frame(task.twins.plan.conditions)
-    return task.truth.set_axis(known), {name: frame.set_axis(known) for name, frame in again.items()}
+    return task.truth.set_axis(known), {
+        name: frame.set_axis(known) for name, frame in again.items()
+    }
 
 
 def by_name(values: Mapping[str, pd.DataFrame], wanted: pd.MultiIndex) -> dict[str, pd.DataFrame]:
@@ -112,15 +125,23 @@ def by_name(values: Mapping[str, pd.DataFrame], wanted: pd.MultiIndex) -> dict[s
 def plug_in(task: Task) -> pd.DataFrame:
     """The model's noise-free log fold changes over the standard errors that real conditions have."""
     genes = task.genes
-    logfc = pd.concat([model_logfc(group, vehicle=task.bench.control, genes=genes) for group in task.groups])
-    measured = task.real.select(condition for condition in task.real.conditions.index if is_usual(task.real, condition))
+    logfc = pd.concat(
+        [model_logfc(group, vehicle=task.bench.control, genes=genes) for group in task.groups]
+    )
+    measured = task.real.select(
+        condition for condition in task.real.conditions.index if is_usual(task.real, condition)
+    )
     error = usual_error(measured, task.conditions)
     return task.bench.clipped(plug_in_t(logfc, error.se, error.df))
 
 
 def is_usual(table: DETable, condition: Any) -> bool:
     """Whether a condition has the wells of a usual compound: positive controls have many more."""
-    samples = table.conditions["n_samples"] if "n_samples" in table.conditions else table.conditions.iloc[:, 0]
+    samples = (
+        table.conditions["n_samples"]
+        if "n_samples" in table.conditions
+        else table.conditions.iloc[:, 0]
+    )
     return bool(samples.loc[condition] <= 2 * samples.median())
 
 
@@ -134,6 +155,10 @@ def complete(values: pd.DataFrame, name: str) -> pd.DataFrame:
     """Values without a hole: a condition for which no cell was ever drawn, or a gene not tested, is predicted as 0."""
     empty = values.index[values.isna().all(axis=1)]
     if len(empty):
-        log.warning("%s: no cell was drawn for %d conditions, which are predicted as 0: %s", name, len(empty), shorten(
-            [" | ".join(key) for key in empty]))  # fmt: skip
+        log.warning(
+            "%s: no cell was drawn for %d conditions, which are predicted as 0: %s",
+            name,
+            len(empty),
+            shorten([" | ".join(key) for key in empty]),
+        )
     return values.fillna(0.0)

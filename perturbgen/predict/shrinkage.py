@@ -8,21 +8,27 @@ from typing import Final
 import numpy as np
 import pandas as pd
 
-from perturbgen.errors import ConfigError, SchemaError, shorten
+from perturbgen.core.errors import ConfigError, SchemaError, shorten
 from perturbgen.predict.calibration import mrrmse
 from perturbgen.predict.estimators import require_same
 
 ROUNDS: Final = 20
 TINY: Final = 1e-9
-NOISES: Final = np.array([0, *2.0 ** np.arange(-6, 4)])  # tried, relative to the rows' usual mean square
+NOISES: Final = np.array(
+    [0, *2.0 ** np.arange(-6, 4)]
+)  # tried, relative to the rows' usual mean square
 
 
 def expression_levels(expression: pd.DataFrame, *, levels: int) -> pd.DataFrame:
     """A level, 0 (lowest) and up, for each gene in each cell type (cell types x genes): equally many genes in each."""
     if not 1 <= levels <= expression.shape[1]:
-        raise ConfigError(f"{levels} levels of {expression.shape[1]} genes", expected="between one and the genes")
+        raise ConfigError(
+            f"{levels} levels of {expression.shape[1]} genes", expected="between one and the genes"
+        )
     if expression.isna().to_numpy().any():
-        raise SchemaError("expression is missing for some genes", expected="a number for each gene and cell type")
+        raise SchemaError(
+            "expression is missing for some genes", expected="a number for each gene and cell type"
+        )
     rank = expression.rank(axis=1, method="first") - 1
     return (rank * levels // expression.shape[1]).astype(int)
 
@@ -44,12 +50,16 @@ class Shrinkage:
         absent = kinds.unique().difference(self.factors.index)
         if len(absent):
             raise SchemaError(
-                f"no factor was fitted for cell type {shorten(absent)}", expected=shorten(self.factors.index)
+                f"no factor was fitted for cell type {shorten(absent)}",
+                expected=shorten(self.factors.index),
             )
         scale = {
-            kind: self.factors.loc[kind].to_numpy()[level_of(levels, kind, predictions)] for kind in kinds.unique()
+            kind: self.factors.loc[kind].to_numpy()[level_of(levels, kind, predictions)]
+            for kind in kinds.unique()
         }
-        return predictions.mul(gate(predictions, self.noise), axis=0) * np.stack([scale[kind] for kind in kinds])
+        return predictions.mul(gate(predictions, self.noise), axis=0) * np.stack(
+            [scale[kind] for kind in kinds]
+        )
 
 
 def gate(predictions: pd.DataFrame, noise: float) -> pd.Series:
@@ -58,7 +68,9 @@ def gate(predictions: pd.DataFrame, noise: float) -> pd.Series:
     return power / (power + noise).clip(lower=TINY)
 
 
-def fit_shrinkage(predictions: pd.DataFrame, truth: pd.DataFrame, levels: pd.DataFrame) -> Shrinkage:
+def fit_shrinkage(
+    predictions: pd.DataFrame, truth: pd.DataFrame, levels: pd.DataFrame
+) -> Shrinkage:
     """The shrinkage by which predictions of measured conditions come closest to them, by the mean of the rows' RMSE.
 
     ``predictions`` and ``truth`` are conditions (cell_type, compound) x genes, joined by label.
@@ -66,14 +78,21 @@ def fit_shrinkage(predictions: pd.DataFrame, truth: pd.DataFrame, levels: pd.Dat
     require_same(truth.index, predictions.index, "conditions")
     require_same(truth.columns, predictions.columns, "genes")
     predictions = predictions.loc[truth.index, truth.columns]
-    if not (np.isfinite(predictions.to_numpy(float)).all() and np.isfinite(truth.to_numpy(float)).all()):
-        raise SchemaError("predictions or truth hold missing values", expected="numbers: leave those conditions out")
+    if not (
+        np.isfinite(predictions.to_numpy(float)).all() and np.isfinite(truth.to_numpy(float)).all()
+    ):
+        raise SchemaError(
+            "predictions or truth hold missing values",
+            expected="numbers: leave those conditions out",
+        )
     usual = float(np.exp(np.log(np.maximum((predictions**2).mean(axis=1), TINY)).mean()))
     fits = [fit_factors(predictions, truth, levels, noise) for noise in usual * NOISES]
     return min(fits, key=lambda fit: mrrmse(fit.apply(predictions, levels), truth))
 
 
-def shrunk_by_others(predictions: pd.DataFrame, truth: pd.DataFrame, levels: pd.DataFrame) -> pd.DataFrame:
+def shrunk_by_others(
+    predictions: pd.DataFrame, truth: pd.DataFrame, levels: pd.DataFrame
+) -> pd.DataFrame:
     """Each condition shrunk as those of the other compounds call for, as if its own had not been measured.
 
     In a cell type of which no other is left, predictions keep their size.
@@ -91,7 +110,9 @@ def shrunk_by_others(predictions: pd.DataFrame, truth: pd.DataFrame, levels: pd.
     return pd.concat(parts).loc[truth.index]
 
 
-def fit_factors(predictions: pd.DataFrame, truth: pd.DataFrame, levels: pd.DataFrame, noise: float) -> Shrinkage:
+def fit_factors(
+    predictions: pd.DataFrame, truth: pd.DataFrame, levels: pd.DataFrame, noise: float
+) -> Shrinkage:
     """The factors, zero to one, that are best with some noise; frames have the same labels in the same order.
 
     Minimised is the mean over conditions of the root mean square error, by weighted least squares with the weights
@@ -100,7 +121,8 @@ def fit_factors(predictions: pd.DataFrame, truth: pd.DataFrame, levels: pd.DataF
     x, y = predictions.mul(gate(predictions, noise), axis=0).to_numpy(float), truth.to_numpy(float)
     kinds = truth.index.get_level_values(0)
     rows = {
-        str(kind): fit_one(x[kinds == kind], y[kinds == kind], level_of(levels, kind, truth)) for kind in kinds.unique()
+        str(kind): fit_one(x[kinds == kind], y[kinds == kind], level_of(levels, kind, truth))
+        for kind in kinds.unique()
     }
     columns = range(int(levels.to_numpy().max()) + 1)
     return Shrinkage(pd.DataFrame.from_dict(rows, orient="index", columns=columns), noise)
@@ -110,7 +132,8 @@ def level_of(levels: pd.DataFrame, kind: str, like: pd.DataFrame) -> np.ndarray:
     """Levels (genes,) of a cell type in the order of a frame's genes."""
     if kind not in levels.index or not like.columns.isin(levels.columns).all():
         raise SchemaError(
-            f"no expression levels for {kind!r} and all genes", expected=f"one of {shorten(levels.index)}"
+            f"no expression levels for {kind!r} and all genes",
+            expected=f"one of {shorten(levels.index)}",
         )
     return levels.loc[kind].reindex(like.columns).to_numpy(int)
 
@@ -118,7 +141,9 @@ def level_of(levels: pd.DataFrame, kind: str, like: pd.DataFrame) -> np.ndarray:
 def fit_one(x: np.ndarray, y: np.ndarray, level: np.ndarray) -> np.ndarray:
     """Factors (levels,) for x, y (conditions, genes) and level (genes,) of a cell type; one where no signal is."""
     count = level.max() + 1
-    xy, xx = (np.stack([np.bincount(level, row, count) for row in values]) for values in (x * y, x * x))
+    xy, xx = (
+        np.stack([np.bincount(level, row, count) for row in values]) for values in (x * y, x * x)
+    )
     factors = np.ones(count)
     for _ in range(ROUNDS):
         error = np.sqrt(((y - factors[level] * x) ** 2).mean(axis=1))

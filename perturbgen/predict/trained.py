@@ -1,26 +1,33 @@
-"""A trained run as one method among others: what it is, which conditions it has seen, and the predictor made of it."""
+"""A trained run as one method among others: what it is, which conditions it has seen, and the predictor made of it.
+
+A generative model in the form of every other predictor: fit on labelled DE rows, predict labelled DE rows.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
+import numpy as np
 import pandas as pd
 
-from perturbgen.config import file_hash
+from perturbgen.core.config import file_hash
+from perturbgen.core.errors import ConfigError, PerturbgenError, SchemaError, shorten
+from perturbgen.core.files import require_file, require_folder
 from perturbgen.data.covariates import complete
 from perturbgen.data.h5ad import read_h5ad
-from perturbgen.errors import ConfigError, SchemaError, shorten
-from perturbgen.files import require_file, require_folder
-from perturbgen.predict.source import CONDITION, labels_of, run_fingerprint
+from perturbgen.predict.conditions import CONDITION, labels_of, run_fingerprint, vehicle_of
+from perturbgen.predict.estimators import PredictSettings, require_same
+from perturbgen.predict.pipeline import predict
 from perturbgen.train.checkpoint import read_parts
 
 if TYPE_CHECKING:
-    from perturbgen.predict.predictor import GenerativePredictor
-    from perturbgen.predict.settings import PredictSettings
+    from anndata import AnnData
+
+    from perturbgen.train import TrainedRun
 
 SEEN = ("train", "validation")  # validation cells decide which checkpoint is the best one
 
@@ -57,7 +64,6 @@ class RunFiles:
 
     def predictor(self, settings: PredictSettings) -> GenerativePredictor:
         """The predictor, not fitted yet."""
-        from perturbgen.predict.predictor import GenerativePredictor
         from perturbgen.train import load_run
 
         run, *judges = (load_run(path) for path in self.runs)
@@ -102,7 +108,9 @@ def seen_conditions(run: Path, labels: pd.Series, cells: Path) -> pd.MultiIndex:
     return pd.MultiIndex.from_tuples(labels.loc[names].unique(), names=CONDITION)
 
 
-def require_unseen(name: str, files: RunFiles, seen: pd.MultiIndex, withheld: pd.MultiIndex, where: str) -> None:
+def require_unseen(
+    name: str, files: RunFiles, seen: pd.MultiIndex, withheld: pd.MultiIndex, where: str
+) -> None:
     """Refuse a run that was trained on what it is to predict."""
     leaked = withheld[withheld.isin(seen)]
     if len(leaked):
@@ -113,3 +121,59 @@ def require_unseen(name: str, files: RunFiles, seen: pd.MultiIndex, withheld: pd
             fix="train it with a split of cells that leaves them out ([data] split of perturbgen train), "
             "or compare on a split that withholds what it has not seen",
         )
+
+
+Trainer = Callable[["AnnData", int], "TrainedRun"]
+
+
+class GenerativePredictor:
+    """Generates conditions, fits them among measured ones, and estimates signed -log10 p.
+
+    ``model`` is a trained run, or a function (cells, seed) that trains one: only the latter is honest in a comparison
+    that withholds rows of its own, for then the model sees the cells of the training rows alone. ``cells`` are all
+    measured cells; those of conditions that are not among the training rows are never looked at, controls excepted.
+    ``calibration_run`` is that of :func:`predict`.
+    """
+
+    def __init__(
+        self,
+        model: TrainedRun | Trainer,
+        cells: AnnData,
+        settings: PredictSettings | None = None,
+        *,
+        calibration_run: TrainedRun | None = None,
+    ) -> None:
+        self.model, self.cells, self.judge = model, cells, calibration_run
+        self.settings = settings or PredictSettings()
+        if len(self.settings.estimators) != 1:
+            raise SchemaError(
+                "a predictor has one estimator", expected="settings with one name in estimators"
+            )
+        self._genes: pd.Index | None = None
+
+    def fit(self, train: pd.DataFrame, *, rng: np.random.Generator) -> Self:
+        """Take the cells of the training rows (cell_type, compound) x genes; train, if there is something to train."""
+        known = pd.MultiIndex.from_tuples([tuple(map(str, key)) for key in train.index])
+        labels = labels_of(self.cells.obs)
+        keep = labels.isin(known) | (labels.get_level_values(1) == vehicle_of(self.cells))
+        self._cells = self.cells[keep].copy()
+        self._seed = int(rng.integers(2**31))
+        self._run = self.model(self._cells, self._seed) if callable(self.model) else self.model
+        require_same(train.columns, pd.Index(self._run.card.genes), "genes")
+        self._genes = train.columns
+        return self
+
+    def predict(self, conditions: pd.MultiIndex | pd.DataFrame) -> pd.DataFrame:
+        """A row for every condition, in the order asked for, with the genes of the training table."""
+        if self._genes is None:
+            raise PerturbgenError(
+                "GenerativePredictor has not been fitted", fix="call fit(train, rng=...) first"
+            )
+        table = (
+            conditions.to_frame(index=False)
+            if isinstance(conditions, pd.MultiIndex)
+            else conditions
+        )
+        settings = self.settings.model_copy(update={"seed": self._seed})
+        found = predict(self._run, self._cells, table, settings, calibration_run=self.judge)
+        return found.values[self.settings.estimators[0]].loc[:, self._genes]

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from perturbgen.errors import ConfigError, SchemaError
+from perturbgen.core.errors import ConfigError, SchemaError
 
 Array = np.ndarray[Any, Any]
 log = logging.getLogger(__name__)
@@ -30,13 +30,18 @@ class Projection:
 
     mean: Array  # (features,)
     matrix: Array  # (features, components)
-    strength: Array  # (components,) variance or replicate correlation along each component, as fitted
+    strength: (
+        Array  # (components,) variance or replicate correlation along each component, as fitted
+    )
 
     def transform(self, x: Array) -> Array:
         """(rows, components)."""
         x = np.asarray(x)
         if x.ndim != 2 or x.shape[1] != len(self.mean):
-            raise SchemaError(f"data of shape {x.shape}", expected=f"(rows, {len(self.mean)}), as the training rows")
+            raise SchemaError(
+                f"data of shape {x.shape}",
+                expected=f"(rows, {len(self.mean)}), as the training rows",
+            )
         return (x - self.mean) @ self.matrix
 
 
@@ -56,12 +61,16 @@ class PCA:
         x = check(x, self.components)
         mean = x.mean(axis=0)
         spread = x.std(axis=0) if self.scale else np.ones(x.shape[1])
-        weight = np.where(spread > 0, 1 / np.where(spread > 0, spread, 1), 0)  # a constant feature says nothing
+        weight = np.where(
+            spread > 0, 1 / np.where(spread > 0, spread, 1), 0
+        )  # a constant feature says nothing
         _, singular, axes = np.linalg.svd((x - mean) * weight, full_matrices=False)
         rank = int((singular > singular[0] * 1e-10).sum())
         kept = min(self.components, rank)
         if kept < self.components:
-            log.warning("%d components were asked for; %d rows have %d", self.components, len(x), kept)
+            log.warning(
+                "%d components were asked for; %d rows have %d", self.components, len(x), kept
+            )
         matrix = weight[:, None] * axes[:kept].T
         if self.whiten:
             matrix = matrix / singular[:kept] * np.sqrt(len(x))
@@ -114,7 +123,10 @@ class ReplicateMetric:
         best = np.argsort(-r)[: self.components]
         best = best[r[best] > 0]
         if not len(best):
-            raise SchemaError("no direction has replicates more alike than others", expected="replicates that agree")
+            raise SchemaError(
+                "no direction has replicates more alike than others",
+                expected="replicates that agree",
+            )
         return Projection(pca.mean, pca.matrix @ (axes[:, best] * np.sqrt(r[best])), r[best])
 
 
@@ -136,7 +148,9 @@ def within_covariance(scores: Array, labels: Array) -> Array:
     free = len(scores) - len(size)
     if free < 1:
         raise SchemaError(
-            "every class has one row only", expected="classes of at least two rows", fix="label by perturbation"
+            "every class has one row only",
+            expected="classes of at least two rows",
+            fix="label by perturbation",
         )
     sums = np.zeros((len(size), scores.shape[1]))
     np.add.at(sums, code, scores)
@@ -153,5 +167,9 @@ def check(x: Array, components: int) -> Array:
         raise ConfigError(f"{components} components", expected="at least one")
     bad = ~np.isfinite(x).all(axis=1)
     if bad.any():
-        raise SchemaError(f"{bad.sum()} rows hold NaN or infinity", expected="finite numbers", fix="fill or drop them")
+        raise SchemaError(
+            f"{bad.sum()} rows hold NaN or infinity",
+            expected="finite numbers",
+            fix="fill or drop them",
+        )
     return x

@@ -10,8 +10,7 @@ form is an h5ad with obs (``id``, ``cell_type``, ``sm_name``), var (genes) and a
 """
 
 from perturbgen.submission.checking import check
-from perturbgen.submission.findings import Finding, SubmissionError
-from perturbgen.submission.inputs import read_predictions
+from perturbgen.submission.inputs import Finding, SubmissionError, read_predictions
 from perturbgen.submission.writing import write
 
 __all__ = ["Finding", "SubmissionError", "check", "read_predictions", "write"]

@@ -9,13 +9,24 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from perturbgen.errors import InputError, shorten, suggest
-from perturbgen.files import require_file
-from perturbgen.submission.findings import Finding, about_findings, error, value_findings
-from perturbgen.submission.inputs import KEY, LAYER, open_h5ad, read_genes, read_id_map
+from perturbgen.core.errors import InputError, shorten, suggest
+from perturbgen.core.files import require_file
+from perturbgen.submission.inputs import (
+    KEY,
+    LAYER,
+    Finding,
+    about_findings,
+    error,
+    open_h5ad,
+    read_genes,
+    read_id_map,
+    value_findings,
+)
 
 
-def check(path: str | Path, id_map: pd.DataFrame | str | Path, like: str | Path | Sequence[str]) -> list[Finding]:
+def check(
+    path: str | Path, id_map: pd.DataFrame | str | Path, like: str | Path | Sequence[str]
+) -> list[Finding]:
     """Everything that is wrong with a submission file, ``.csv`` or ``.h5ad``; an empty list is a valid one.
 
     Errors make it unusable; warnings are values that are no number one expects.
@@ -41,7 +52,10 @@ def check_csv(path: Path, ids: pd.DataFrame, genes: Sequence[str]) -> list[Findi
             found.append(row[0] if row else "")
             if len(row) != len(header):
                 findings.append(
-                    error(f"{len(row)} fields, the header has {len(header)}", name_row(len(found), found[-1]))
+                    error(
+                        f"{len(row)} fields, the header has {len(header)}",
+                        name_row(len(found), found[-1]),
+                    )
                 )
             else:
                 findings += field_findings(row[1:], name_row(len(found), found[-1]), header[1:])
@@ -60,8 +74,13 @@ def gene_findings(found: Sequence[str], genes: Sequence[str]) -> list[Finding]:
     index, wanted = pd.Index(found), pd.Index(genes)
     findings = [error("gene is missing", "", gene) for gene in wanted.difference(index, sort=False)]
     foreign = index[~index.isin(wanted)]
-    findings += [error(f"unknown gene, {suggest(str(gene), near(str(gene), genes))}", "", gene) for gene in foreign]
-    findings += [error("gene occurs twice", "", gene) for gene in index[index.duplicated()].unique()]
+    findings += [
+        error(f"unknown gene, {suggest(str(gene), near(str(gene), genes))}", "", gene)
+        for gene in foreign
+    ]
+    findings += [
+        error("gene occurs twice", "", gene) for gene in index[index.duplicated()].unique()
+    ]
     if not findings and list(found) != list(genes):
         at = next(i for i, pair in enumerate(zip(found, genes, strict=True)) if pair[0] != pair[1])
         findings = [error(f"genes are in another order: here should be {genes[at]}", "", found[at])]
@@ -84,14 +103,22 @@ def id_findings(found: Sequence[str], ids: pd.DataFrame) -> list[Finding]:
             findings.append(error(f"id {name} is not in id_map", name_row(i, name), "id"))
     index = pd.Index(found)
     findings += [
-        error(f"id {name} occurs twice", "", "id") for name in index[index.duplicated()].unique() if name in ids.index
+        error(f"id {name} occurs twice", "", "id")
+        for name in index[index.duplicated()].unique()
+        if name in ids.index
     ]
     for name in pd.Index(wanted).difference(index, sort=False):
         kind, compound = ids.loc[name, KEY]
         findings.append(error(f"id {name} is missing: {kind} | {compound}", "", "id"))
     if not findings and list(found) != wanted:
         at = next(i for i, pair in enumerate(zip(found, wanted, strict=True)) if pair[0] != pair[1])
-        findings = [error(f"ids are in another order: here should be {wanted[at]}", name_row(at + 1, found[at]), "id")]
+        findings = [
+            error(
+                f"ids are in another order: here should be {wanted[at]}",
+                name_row(at + 1, found[at]),
+                "id",
+            )
+        ]
     return findings
 
 
@@ -107,7 +134,11 @@ def field_findings(fields: Sequence[str], row: str, columns: Sequence[str]) -> l
     except ValueError:
         texts = [i for i, field in enumerate(fields) if not is_number(field)]
         findings = [
-            error("no value" if not fields[i].strip() else f"{fields[i]!r} is not a number", row, columns[i])
+            error(
+                "no value" if not fields[i].strip() else f"{fields[i]!r} is not a number",
+                row,
+                columns[i],
+            )
             for i in texts
         ]
         values = np.array([number(field) if is_number(field) else 0.0 for field in fields])
@@ -135,7 +166,9 @@ def check_h5ad(path: Path, ids: pd.DataFrame, genes: Sequence[str]) -> list[Find
     """Findings of Open Problems' form."""
     adata = open_h5ad(path)
     if LAYER not in adata.layers:
-        return [error(f"no layer {LAYER!r}; the file has {shorten(adata.layers) or 'none'}", "", LAYER)]
+        return [
+            error(f"no layer {LAYER!r}; the file has {shorten(adata.layers) or 'none'}", "", LAYER)
+        ]
     found = adata.obs["id"].astype(str) if "id" in adata.obs else pd.Series(adata.obs_names)
     findings = id_findings(found.tolist(), ids) + gene_findings(adata.var_names.tolist(), genes)
     for name in KEY:
@@ -154,4 +187,6 @@ def check_h5ad(path: Path, ids: pd.DataFrame, genes: Sequence[str]) -> list[Find
     values = np.asarray(values.toarray() if hasattr(values, "toarray") else values)
     if values.dtype.kind not in "fiub":
         return [*findings, error(f"layer {LAYER!r} holds {values.dtype}, no numbers", "", LAYER)]
-    return findings + value_findings(values, [name_row(i + 1, name) for i, name in enumerate(found)], adata.var_names)
+    return findings + value_findings(
+        values, [name_row(i + 1, name) for i, name in enumerate(found)], adata.var_names
+    )

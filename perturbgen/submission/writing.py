@@ -11,10 +11,19 @@ from typing import Final
 import numpy as np
 import pandas as pd
 
-from perturbgen.errors import ConfigError, SchemaError, shorten
-from perturbgen.files import atomic_path, check_output
-from perturbgen.submission.findings import SubmissionError, about_findings, error, raise_errors, value_findings
-from perturbgen.submission.inputs import KEY, LAYER, read_genes, read_id_map
+from perturbgen.core.errors import ConfigError, SchemaError, shorten
+from perturbgen.core.files import atomic_path, check_output
+from perturbgen.submission.inputs import (
+    KEY,
+    LAYER,
+    SubmissionError,
+    about_findings,
+    error,
+    raise_errors,
+    read_genes,
+    read_id_map,
+    value_findings,
+)
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +47,9 @@ def write(
     """
     path = check_output(path, ".csv", ".h5ad")
     if about and path.suffix == ".csv":
-        raise ConfigError(f"{path} has no place for {shorten(about)}", fix="write an .h5ad, or leave it out")
+        raise ConfigError(
+            f"{path} has no place for {shorten(about)}", fix="write an .h5ad, or leave it out"
+        )
     ids = read_id_map(id_map)
     genes = read_genes(like)
     values = arrange(predictions, ids, genes)
@@ -56,12 +67,17 @@ def arrange(predictions: pd.DataFrame, ids: pd.DataFrame, genes: Sequence[str]) 
     table = by_condition(predictions)
     wanted = pd.MultiIndex.from_frame(ids[KEY])
     findings = [
-        error("the prediction has this condition twice", key) for key in labels(table.index[table.index.duplicated()])
+        error("the prediction has this condition twice", key)
+        for key in labels(table.index[table.index.duplicated()])
     ]
     findings += [
-        error("the prediction has this gene twice", "", gene) for gene in table.columns[table.columns.duplicated()]
+        error("the prediction has this gene twice", "", gene)
+        for gene in table.columns[table.columns.duplicated()]
     ]
-    findings += [error("the prediction lacks this condition", key) for key in labels(wanted[~wanted.isin(table.index)])]
+    findings += [
+        error("the prediction lacks this condition", key)
+        for key in labels(wanted[~wanted.isin(table.index)])
+    ]
     findings += [
         error("the prediction lacks this gene", "", gene)
         for gene in pd.Index(genes).difference(table.columns, sort=False)
@@ -90,7 +106,9 @@ def by_condition(predictions: pd.DataFrame) -> pd.DataFrame:
         return table.drop(columns=[name for name in ("id",) if name in table])
     index = table.index
     if index.nlevels == 2 and {names.get(str(name), name) for name in index.names} == set(KEY):
-        return table.rename_axis([names.get(str(name), str(name)) for name in index.names]).reorder_levels(KEY)
+        return table.rename_axis(
+            [names.get(str(name), str(name)) for name in index.names]
+        ).reorder_levels(KEY)
     raise SchemaError(
         f"the predictions do not say which condition a row is of: index {shorten(map(str, index.names))}",
         expected="columns or index levels cell_type and sm_name",
@@ -103,7 +121,12 @@ def report_extra(table: pd.DataFrame, wanted: pd.MultiIndex, genes: Sequence[str
     rows, columns = table.index.difference(wanted), table.columns.difference(pd.Index(genes))
     for extra, what in ((labels(rows), "conditions"), (columns, "columns")):
         if len(extra):
-            log.info("left out %d %s that the submission does not have: %s", len(extra), what, shorten(extra, 3))
+            log.info(
+                "left out %d %s that the submission does not have: %s",
+                len(extra),
+                what,
+                shorten(extra, 3),
+            )
 
 
 def labels(index: pd.Index) -> list[str]:
@@ -121,7 +144,12 @@ def write_csv(values: np.ndarray, ids: np.ndarray, genes: Sequence[str], path: P
 
 
 def write_h5ad(
-    values: np.ndarray, ids: pd.DataFrame, genes: Sequence[str], path: Path, *, about: Mapping[str, str]
+    values: np.ndarray,
+    ids: pd.DataFrame,
+    genes: Sequence[str],
+    path: Path,
+    *,
+    about: Mapping[str, str],
 ) -> None:
     """Open Problems' form."""
     from anndata import AnnData

@@ -8,14 +8,13 @@ import numpy as np
 import pandas as pd
 
 from perturbgen.data import CountStore
-from perturbgen.train import gauges
-from perturbgen.train.board import Board
-from perturbgen.train.feed import feed, placed
-from perturbgen.train.pictures import latent_figure, predictive_figure
+from perturbgen.train import board as gauges
+from perturbgen.train.board import Board, latent_figure, predictive_figure
+from perturbgen.train.feeds import feed, placed
 
 if TYPE_CHECKING:
     from perturbgen.models import LatentModel
-    from perturbgen.train.feed import CellFeed
+    from perturbgen.train.feeds import CellFeed
     from perturbgen.train.loop import Training
     from perturbgen.train.settings import RunSettings
 
@@ -35,14 +34,22 @@ class CellBoard(Board):
         latents = own_latents(model, store, positions)
         labels = self.labels(store.obs.iloc[positions])
         self.writer.add_figure("latent/principal components", latent_figure(latents, labels), epoch)
-        self.writer.add_scalar("gauges/active latent dimensions", gauges.active_dimensions(latents), epoch)
+        self.writer.add_scalar(
+            "gauges/active latent dimensions", gauges.active_dimensions(latents), epoch
+        )
         few = positions[:PICTURE_CELLS]
         real, generated = real_and_generated(model, store, few, seed=self.settings.seed)
-        self.writer.add_figure("predictive/real and generated", predictive_figure(real, generated), epoch)
+        self.writer.add_figure(
+            "predictive/real and generated", predictive_figure(real, generated), epoch
+        )
         for name, value in gauges.predictive_table(real, generated).items():
             self.writer.add_scalar(f"predictive/{name.replace('_', ' ')}", value, epoch)
         if self.settings.conditions:
-            groups = store.obs.iloc[few][list(self.settings.conditions)].astype(str).agg(" ".join, axis=1)
+            groups = (
+                store.obs.iloc[few][list(self.settings.conditions)]
+                .astype(str)
+                .agg(" ".join, axis=1)
+            )
             ratio = gauges.between_ratio(real, generated, groups.to_numpy())
             self.writer.add_scalar("gauges/between-condition variance ratio", ratio, epoch)
 
@@ -61,7 +68,14 @@ class CellBoard(Board):
 
     def labels(self, obs: pd.DataFrame) -> pd.DataFrame:
         """The columns worth showing."""
-        wanted = [*self.settings.conditions, *self.settings.board.labels, "cell_type", "compound", "plate", "donor"]
+        wanted = [
+            *self.settings.conditions,
+            *self.settings.board.labels,
+            "cell_type",
+            "compound",
+            "plate",
+            "donor",
+        ]
         return obs[[name for name in dict.fromkeys(wanted) if name in obs]]
 
 
@@ -88,7 +102,7 @@ def real_and_generated(
     """Counts (cells, genes) of some cells, and as many drawn for their conditions and sizes."""
     import torch
 
-    from perturbgen.models.batch import dense, sizes
+    from perturbgen.models.base import dense, sizes
 
     real: list[np.ndarray] = []
     generated: list[np.ndarray] = []

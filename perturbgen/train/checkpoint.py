@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from perturbgen.config import load_settings
+from perturbgen.core.config import load_settings
+from perturbgen.core.errors import InputError, SchemaError, shorten
+from perturbgen.core.files import atomic_path, require_file, require_folder
+from perturbgen.core.system import require_device
+from perturbgen.core.tables import read_frame
 from perturbgen.data import CovariateEncoder
-from perturbgen.data.tables import read_frame
-from perturbgen.errors import InputError, SchemaError, shorten
-from perturbgen.files import atomic_path, require_file, require_folder
-from perturbgen.train.devices import require_device
 from perturbgen.train.settings import RunSettings
 from perturbgen.train.state import load_parameters, load_state
 
@@ -41,7 +41,11 @@ class ModelCard:
 
     def write(self, run: Path) -> None:
         """Save as ``model.json``."""
-        state = {"format": FORMAT, **self.__dict__, "covariates": json.loads(self.covariates.to_json())}
+        state = {
+            "format": FORMAT,
+            **self.__dict__,
+            "covariates": json.loads(self.covariates.to_json()),
+        }
         with atomic_path(run / "model.json") as part:
             part.write_text(json.dumps(state, indent=1))
 
@@ -54,7 +58,9 @@ class ModelCard:
             version = state.pop("format")
             if version != FORMAT:
                 raise InputError(
-                    f"{path} has format {version}", expected=f"format {FORMAT}", cause="another version of perturbgen"
+                    f"{path} has format {version}",
+                    expected=f"format {FORMAT}",
+                    cause="another version of perturbgen",
                 )
             covariates = CovariateEncoder.from_json(json.dumps(state.pop("covariates")))
             return cls(covariates=covariates, **state)
@@ -109,7 +115,11 @@ def require_same_cells(run: Path, parts: pd.Series) -> None:
     if before.index.equals(parts.index) and (before.to_numpy() == parts.to_numpy()).all():
         return
     gone, new = before.index.difference(parts.index), parts.index.difference(before.index)
-    detail = f"gone: {shorten(gone)}; new: {shorten(new)}" if len(gone) + len(new) else "another order or split"
+    detail = (
+        f"gone: {shorten(gone)}; new: {shorten(new)}"
+        if len(gone) + len(new)
+        else "another order or split"
+    )
     raise SchemaError(
         f"the data are not those that {run} was trained on ({detail})",
         expected=f"its {len(before):,} cells in their order",

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from perturbgen.console import track
+from perturbgen.core.console import track
+from perturbgen.core.errors import ConfigError, SchemaError
+from perturbgen.core.tables import require_unique
 from perturbgen.data import CountStore
 from perturbgen.data.covariates import require_same_genes
-from perturbgen.data.tables import require_unique
-from perturbgen.errors import ConfigError, SchemaError
-from perturbgen.train import gauges
+from perturbgen.train import board as gauges
 from perturbgen.train.cell_board import real_and_generated
-from perturbgen.train.feed import feed
+from perturbgen.train.feeds import feed
 from perturbgen.train.prepare import open_store, refuse_empty
 from perturbgen.train.settings import DataSettings
 
@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from perturbgen.train.checkpoint import TrainedRun
 
 
-def open_cells(run: TrainedRun, path: Path, *, layer: str | None = None, part: str | None = None) -> CountStore:
+def open_cells(
+    run: TrainedRun, path: Path, *, layer: str | None = None, part: str | None = None
+) -> CountStore:
     """Cells of a file for a run: the same genes (in any order), no unseen category; a part of the run's own cells."""
     from anndata import AnnData
 
@@ -52,9 +54,14 @@ def members(run: TrainedRun, store: CountStore, part: str) -> pd.Index:
     parts = run.parts()
     names = parts.index[parts == part]
     if not len(names):
-        raise ConfigError(f"the run has no cells in part {part!r}", expected=" or ".join(sorted(parts.unique())))
+        raise ConfigError(
+            f"the run has no cells in part {part!r}", expected=" or ".join(sorted(parts.unique()))
+        )
     if not names.isin(store.obs.index).all():
-        raise SchemaError(f"the file lacks cells of the run's part {part!r}", expected="the file it was trained on")
+        raise SchemaError(
+            f"the file lacks cells of the run's part {part!r}",
+            expected="the file it was trained on",
+        )
     return names
 
 
@@ -62,7 +69,9 @@ def encode_cells(run: TrainedRun, store: CountStore, *, batch_size: int = 256) -
     """Latent points (cells, latent)."""
     batches = feed(store, batch_size)
     total = -(-len(store) // batch_size)
-    return np.vstack([run.model.encode(batch).cpu().numpy() for batch in track(batches, "encoding", total)])
+    return np.vstack(
+        [run.model.encode(batch).cpu().numpy() for batch in track(batches, "encoding", total)]
+    )
 
 
 def log_likelihoods(
@@ -91,7 +100,9 @@ def likelihood_row(log_likelihood: np.ndarray, n_genes: int) -> dict[str, Any]:
     return {"cells": len(nll), "nll_per_gene": float(nll.mean()), "standard_error": error}
 
 
-def predictive_row(run: TrainedRun, store: CountStore, *, seed: int, cells: int = 2000) -> dict[str, float]:
+def predictive_row(
+    run: TrainedRun, store: CountStore, *, seed: int, cells: int = 2000
+) -> dict[str, float]:
     """Posterior-predictive checks on some of the cells."""
     chosen = np.random.default_rng(seed).permutation(len(store))[:cells]
     real, generated = real_and_generated(run.model, store, chosen, seed=seed)
@@ -99,11 +110,15 @@ def predictive_row(run: TrainedRun, store: CountStore, *, seed: int, cells: int 
     names = list(run.settings.conditions)
     if names:
         groups = store.obs.iloc[chosen][names].astype(str).agg(" ".join, axis=1).to_numpy()
-        row["between_conditions_generated_over_real"] = gauges.between_ratio(real, generated, groups)
+        row["between_conditions_generated_over_real"] = gauges.between_ratio(
+            real, generated, groups
+        )
     return row
 
 
-def probe_rows(latents: np.ndarray, labels: pd.DataFrame, *, seed: int, cells: int = 5000) -> list[dict[str, Any]]:
+def probe_rows(
+    latents: np.ndarray, labels: pd.DataFrame, *, seed: int, cells: int = 5000
+) -> list[dict[str, Any]]:
     """How well a linear classifier reads each label from latent points (cells, latent), and from nothing.
 
     Accuracy in cross-validation. A model given a condition should keep little of it in its latent space.
@@ -125,5 +140,7 @@ def probe_rows(latents: np.ndarray, labels: pd.DataFrame, *, seed: int, cells: i
         folds = StratifiedKFold(5, shuffle=True, random_state=seed)
         accuracy = cross_val_score(probe, latents[chosen][common], values[common], cv=folds).mean()
         majority = counts.max() / counts[counts >= 5].sum()
-        rows.append({"label": name, "accuracy": float(accuracy), "most_common_alone": float(majority)})
+        rows.append(
+            {"label": name, "accuracy": float(accuracy), "most_common_alone": float(majority)}
+        )
     return rows

@@ -1,32 +1,62 @@
-"""The one training loop. It asks a model for the terms of its objective, and knows nothing of what they mean."""
+"""The one training loop. It asks a model for the terms of its objective, and knows nothing of what they mean.
+
+Ctrl-C between two steps: the first asks the loop to stop and save, a second one stops at once.
+"""
 
 from __future__ import annotations
 
 import logging
 import math
+import signal
+import threading
 import time
 from collections import defaultdict
 from dataclasses import asdict
 from pathlib import Path
+from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any
 
-from perturbgen.errors import ConfigError
+from perturbgen.core.errors import ConfigError
 from perturbgen.train import schedules
-from perturbgen.train.interrupts import Interrupts
-from perturbgen.train.mishaps import explained, require_finite
-from perturbgen.train.optimisers import clip, remember_rates, set_rates, share_row_gradients
-from perturbgen.train.protocols import Feed, Judge, SampleBatch, Watcher
-from perturbgen.train.records import append_record
+from perturbgen.train.progress import Status
+from perturbgen.train.protocols import Feed, Judge, SampleBatch, Watcher, explained, require_finite
+from perturbgen.train.schedules import clip, remember_rates, set_rates, share_row_gradients
 from perturbgen.train.settings import LoopSettings
-from perturbgen.train.state import State, load_parameters, load_state, save_state
-from perturbgen.train.status import Status
+from perturbgen.train.state import State, append_record, load_parameters, load_state, save_state
 
 if TYPE_CHECKING:
     import torch
     from lightning_fabric import Fabric
 
-    from perturbgen.nn.draws import Draws
-    from perturbgen.nn.trainable import Trainable
+    from perturbgen.models.base import Trainable
+    from perturbgen.nn.layers import Draws
+
+
+class Interrupts:
+    """While it is entered, SIGINT and SIGTERM only set ``asked``; outside the main thread nothing changes."""
+
+    SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Interrupts:
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._note) for number in self.SIGNALS}
+        return self
+
+    def __exit__(
+        self, kind: type | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+
 
 log = logging.getLogger(__name__)
 
@@ -69,8 +99,13 @@ class Training:
     def fit(self, watcher: Watcher | None = None) -> State:
         """Train until the last epoch, or until nothing is gained any more."""
         if self.model.annealed:
-            schedules.warn_of_long_warmup(self.settings.annealing, self.steps_per_epoch, self.settings.training.epochs)
-        with Interrupts() as interrupts, Status(self.settings.training.epochs, self.train.unit) as status:
+            schedules.warn_of_long_warmup(
+                self.settings.annealing, self.steps_per_epoch, self.settings.training.epochs
+            )
+        with (
+            Interrupts() as interrupts,
+            Status(self.settings.training.epochs, self.train.unit) as status,
+        ):
             while not self.finished:
                 record = self.epoch(interrupts)
                 self.select(record)
@@ -89,7 +124,10 @@ class Training:
         self.wrapped.train()
         began = time.perf_counter()
         for batch in self.train.epoch(
-            state.epoch, skip=state.batch, rank=self.fabric.global_rank, ranks=self.fabric.world_size
+            state.epoch,
+            skip=state.batch,
+            rank=self.fabric.global_rank,
+            ranks=self.fabric.world_size,
         ):
             with explained(self.train, size):
                 self.add(self.step(batch))
@@ -97,7 +135,9 @@ class Training:
             if self.anywhere(interrupts.asked):
                 state.seconds += time.perf_counter() - began
                 self.save()
-                log.info("interrupted in epoch %d; --resume %s goes on from there", state.epoch, self.run)
+                log.info(
+                    "interrupted in epoch %d; --resume %s goes on from there", state.epoch, self.run
+                )
                 raise KeyboardInterrupt
         state.seconds += time.perf_counter() - began
         record = self.summarise()
@@ -114,9 +154,13 @@ class Training:
         for optimiser in self.optimisers:
             optimiser.zero_grad()
         terms = self.wrapped(batch, self.draws(step, total))
-        weights = self.weights(schedules.annealed_weight(self.settings.annealing, step, self.steps_per_epoch))
+        weights = self.weights(
+            schedules.annealed_weight(self.settings.annealing, step, self.steps_per_epoch)
+        )
         # Gradients are averaged over processes: each brings its share of the batch's mean.
-        loss = sum(weights[name] * term.sum() for name, term in terms.items()) * (fabric.world_size / total)
+        loss = sum(weights[name] * term.sum() for name, term in terms.items()) * (
+            fabric.world_size / total
+        )
         fabric.backward(loss)
         share_row_gradients(fabric, self.model, math.ceil(total / fabric.world_size))
         norm = clip(self.model, self.settings.training.clip_norm)
@@ -151,7 +195,9 @@ class Training:
         value = record.get("validation/objective", record["train/objective"])
         if value < state.best - settings.stopping.min_gain:
             state.best, state.best_epoch, state.waited = value, state.epoch - 1, 0
-            self.best_model = {k: v.detach().cpu().clone() for k, v in self.model.state_dict().items()}
+            self.best_model = {
+                k: v.detach().cpu().clone() for k, v in self.model.state_dict().items()
+            }
         elif state.epoch > self.warmup_epochs:
             state.waited += 1
 
@@ -165,7 +211,11 @@ class Training:
     @property
     def warmup_epochs(self) -> int:
         """Epochs under an annealed weight that still rises."""
-        return schedules.warmup_epochs(self.settings.annealing, self.steps_per_epoch) if self.model.annealed else 0
+        return (
+            schedules.warmup_epochs(self.settings.annealing, self.steps_per_epoch)
+            if self.model.annealed
+            else 0
+        )
 
     def weights(self, annealed: float) -> dict[str, float]:
         """The weight of each term."""
@@ -186,7 +236,9 @@ class Training:
             "step": state.step,
             **{f"train/{name}": value for name, value in means.items()},
             "train/objective": self.objective(means),
-            "weight": schedules.annealed_weight(self.settings.annealing, state.step - 1, self.steps_per_epoch),
+            "weight": schedules.annealed_weight(
+                self.settings.annealing, state.step - 1, self.steps_per_epoch
+            ),
             "rate": self.settings.training.learning_rate * self.rate_factor(),
             "norm": norm / state.batch,
             f"{self.train.unit}_per_second": samples / state.seconds,
@@ -195,22 +247,28 @@ class Training:
     def rate_factor(self) -> float:
         """What learning rates are multiplied by now."""
         training = self.settings.training
-        return schedules.rate_factor(training.decay, self.state.step, training.epochs * self.steps_per_epoch)
+        return schedules.rate_factor(
+            training.decay, self.state.step, training.epochs * self.steps_per_epoch
+        )
 
     def draws(self, step: int, total: int | None) -> Draws:
         """The random numbers of a step, a pure function of seed and step: a resumed run draws the same."""
         import numpy as np
         import torch
 
-        from perturbgen.nn.draws import Draws
+        from perturbgen.nn.layers import Draws
 
-        words = np.random.SeedSequence([self.settings.seed, int(total is None), step]).generate_state(1, np.uint64)
+        words = np.random.SeedSequence(
+            [self.settings.seed, int(total is None), step]
+        ).generate_state(1, np.uint64)
         number = int(words[0] >> 1)
         torch.manual_seed(number + self.fabric.global_rank)  # dropout
         generator = torch.Generator(self.fabric.device).manual_seed(number)
         if total is None:
             return Draws(generator)
-        return Draws(generator, rank=self.fabric.global_rank, ranks=self.fabric.world_size, total=total)
+        return Draws(
+            generator, rank=self.fabric.global_rank, ranks=self.fabric.world_size, total=total
+        )
 
     def collect(self, terms: dict[str, torch.Tensor]) -> dict[str, float]:
         """Sums over the batch's samples in all processes."""
@@ -227,7 +285,9 @@ class Training:
 
         if self.fabric.world_size == 1:
             return asked
-        votes = self.fabric.all_reduce(torch.tensor(float(asked), device=self.fabric.device), reduce_op="sum")
+        votes = self.fabric.all_reduce(
+            torch.tensor(float(asked), device=self.fabric.device), reduce_op="sum"
+        )
         return bool(torch.as_tensor(votes) > 0)
 
     def add(self, values: dict[str, float]) -> None:
@@ -239,7 +299,11 @@ class Training:
         if not self.fabric.is_global_zero:
             return
         optimisers = [optimiser.state_dict() for optimiser in self.optimisers]
-        last = {"model": self.model.state_dict(), "optimisers": optimisers, "state": asdict(self.state)}
+        last = {
+            "model": self.model.state_dict(),
+            "optimisers": optimisers,
+            "state": asdict(self.state),
+        }
         if self.best_model is not None:
             save_state(self.run, "best", {"model": self.best_model, "epoch": self.state.best_epoch})
         save_state(self.run, "last", last)
@@ -250,7 +314,9 @@ class Training:
         last = load_state(self.run, "last")
         load_parameters(self.model, last["model"], self.run)
         if len(last["optimisers"]) != len(self.optimisers):
-            raise ConfigError(f"{self.run}: its checkpoint has other optimisers", cause="config.toml was edited")
+            raise ConfigError(
+                f"{self.run}: its checkpoint has other optimisers", cause="config.toml was edited"
+            )
         for optimiser, saved in zip(self.optimisers, last["optimisers"], strict=True):
             optimiser.load_state_dict(saved)
         self.state = State(**last["state"])

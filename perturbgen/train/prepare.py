@@ -1,4 +1,7 @@
-"""From a file and settings to stores of training and validation cells and a model that fits them."""
+"""From a file and settings to stores of training and validation cells and a model that fits them.
+
+Optimisers for the parameter groups of a model of counts.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from perturbgen.core.errors import CountsError, InputError, SchemaError, shorten
 from perturbgen.data import CountStore, CovariateEncoder
-from perturbgen.errors import CountsError, InputError, SchemaError, shorten
-from perturbgen.train.feed import feed
-from perturbgen.train.settings import ConditionSettings, DataSettings, RunSettings
+from perturbgen.train.feeds import feed
+from perturbgen.train.schedules import adamw
+from perturbgen.train.settings import ConditionSettings, DataSettings, RunSettings, TrainingSettings
 
 if TYPE_CHECKING:
     import torch
@@ -40,11 +44,13 @@ class Cells:
 
 def read_cells(settings: RunSettings) -> Cells:
     """The run's cells, split and encoded; the encoder is fitted on all of them, so that no category is lost."""
-    from perturbgen.data.tables import require_unique
+    from perturbgen.core.tables import require_unique
 
     store = open_store(settings.data)
     if not (len(store) and store.n_genes):
-        raise SchemaError(f"{settings.data.path} is empty: {len(store)} cells x {store.n_genes} genes")
+        raise SchemaError(
+            f"{settings.data.path} is empty: {len(store)} cells x {store.n_genes} genes"
+        )
     require_unique(store.obs.index, "cell", settings.data.path)
     require_unique(store.var_names, "gene", settings.data.path)
     descriptors = {
@@ -69,7 +75,9 @@ def open_store(data: DataSettings) -> CountStore:
         return CountStore.open(data.path, layer=data.layer)
     if data.path.is_dir() and data.path.suffix != ".zarr":
         if data.layer:
-            raise InputError(f"layer {data.layer!r}: {data.path} is a folder of competition files, which has no layers")
+            raise InputError(
+                f"layer {data.layer!r}: {data.path} is a folder of competition files, which has no layers"
+            )
         return CountStore.from_adata(read_competition(data.path))
     if data.path.suffix == ".zarr":
         return CountStore.open(data.path, layer=data.layer).to("cpu")
@@ -77,7 +85,9 @@ def open_store(data: DataSettings) -> CountStore:
 
 
 def fit_encoder(
-    obs: pd.DataFrame, conditions: Mapping[str, ConditionSettings], descriptors: Mapping[str, pd.DataFrame]
+    obs: pd.DataFrame,
+    conditions: Mapping[str, ConditionSettings],
+    descriptors: Mapping[str, pd.DataFrame],
 ) -> CovariateEncoder:
     """The categories of every condition; one with descriptors has all that are described, seen or not."""
     unknown = [name for name, condition in conditions.items() if condition.unknown]
@@ -86,15 +96,18 @@ def fit_encoder(
     for name, table in descriptors.items():
         missing = [value for value in categories[name] if value not in table.index]
         if missing:
-            raise SchemaError(f"condition {name!r}: no descriptors for {shorten(missing)}", fix="add rows for them")
+            raise SchemaError(
+                f"condition {name!r}: no descriptors for {shorten(missing)}",
+                fix="add rows for them",
+            )
         categories[name] = tuple(sorted(table.index))
     return CovariateEncoder(categories, encoder.scales, encoder.unknown)
 
 
 def read_descriptors(path: Path) -> pd.DataFrame:
     """A table with a row per category (first column: its name): numbers, or Morgan fingerprints of its SMILES."""
-    from perturbgen.data.chemistry import morgan_fingerprints
-    from perturbgen.data.tables import read_frame
+    from perturbgen.core.tables import read_frame
+    from perturbgen.data.covariates import morgan_fingerprints
 
     table = read_frame(path)
     if not isinstance(table.index, pd.RangeIndex):
@@ -102,19 +115,23 @@ def read_descriptors(path: Path) -> pd.DataFrame:
     table = table.set_index(table.columns[0])
     table.index = table.index.astype(str)
     if not table.index.is_unique:
-        raise SchemaError(f"{path} describes {shorten(table.index[table.index.duplicated()].unique())} twice")
+        raise SchemaError(
+            f"{path} describes {shorten(table.index[table.index.duplicated()].unique())} twice"
+        )
     if "smiles" in table:
         return morgan_fingerprints(table["smiles"])
     numbers = table.select_dtypes("number")
     if numbers.empty or not np.isfinite(numbers.to_numpy()).all():
-        raise SchemaError(f"{path} has no numeric columns, or some that are not finite", expected="finite numbers")
+        raise SchemaError(
+            f"{path} has no numeric columns, or some that are not finite", expected="finite numbers"
+        )
     return numbers
 
 
 def split_cells(obs: pd.DataFrame, data: DataSettings, seed: int) -> tuple[pd.Index, pd.Index]:
     """Names of the training and of the validation cells."""
+    from perturbgen.core.tables import require_columns, require_unique
     from perturbgen.data.splits import random_cells, read_split
-    from perturbgen.data.tables import require_columns, require_unique
 
     if data.split is None:
         if data.validation == 0:
@@ -126,15 +143,22 @@ def split_cells(obs: pd.DataFrame, data: DataSettings, seed: int) -> tuple[pd.In
     if split.parts.index.nlevels > 1:
         columns = [str(name) for name in split.parts.index.names]
         require_columns(obs.columns, columns, f"obs, which the split {data.split} is joined by,")
-        parts = pd.Series(split.parts.reindex(pd.MultiIndex.from_frame(obs[columns].astype(str))).to_numpy(), obs.index)
+        parts = pd.Series(
+            split.parts.reindex(pd.MultiIndex.from_frame(obs[columns].astype(str))).to_numpy(),
+            obs.index,
+        )
     else:
         parts = split.parts.reindex(obs.index.astype(str)).set_axis(obs.index)
     train = obs.index[parts == "train"]
     if not len(train):
-        named = f"the split {data.split}" if data.split else f"data.validation = {data.validation:g}"
+        named = (
+            f"the split {data.split}" if data.split else f"data.validation = {data.validation:g}"
+        )
         raise SchemaError(
             f"{named} puts none of the {len(obs):,} cells into 'train'",
-            cause="the split was made for other data" if data.split else "so few cells that all of them are withheld",
+            cause="the split was made for other data"
+            if data.split
+            else "so few cells that all of them are withheld",
         )
     return train, obs.index[parts == "validation"]
 
@@ -152,7 +176,7 @@ def refuse_empty(*stores: CountStore) -> None:
 
 def totals(store: CountStore) -> np.ndarray:
     """Total counts (cells,)."""
-    from perturbgen.models.batch import sizes
+    from perturbgen.models.base import sizes
 
     parts = [sizes(batch.counts, "total").cpu().numpy() for batch in feed(store, 4096)]
     return np.concatenate([np.zeros(0), *parts])
@@ -176,7 +200,11 @@ def build_model(settings: RunSettings, cells: Cells, *, seed: int) -> LatentMode
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return assemble(
-            settings, covariates(settings, cells), share, n_cells=len(cells.train), n_held_out=len(cells.validation)
+            settings,
+            covariates(settings, cells),
+            share,
+            n_cells=len(cells.train),
+            n_held_out=len(cells.validation),
         )
 
 
@@ -190,13 +218,26 @@ def covariates(settings: RunSettings, cells: Cells) -> list[Covariate]:
     for name, condition in settings.conditions.items():
         values = cells.encoder.categories[name]
         table = cells.descriptors.get(name)
-        rows = None if table is None else torch.from_numpy(table.loc[list(values)].to_numpy(np.float32))
-        found.append(Covariate(name, len(values), condition.encoding, condition.width, condition.dropout, rows))
+        rows = (
+            None
+            if table is None
+            else torch.from_numpy(table.loc[list(values)].to_numpy(np.float32))
+        )
+        found.append(
+            Covariate(
+                name, len(values), condition.encoding, condition.width, condition.dropout, rows
+            )
+        )
     return found
 
 
 def assemble(
-    settings: RunSettings, known: list[Covariate], share: torch.Tensor, *, n_cells: int, n_held_out: int
+    settings: RunSettings,
+    known: list[Covariate],
+    share: torch.Tensor,
+    *,
+    n_cells: int,
+    n_held_out: int,
 ) -> LatentModel:
     """The model of the settings, from what is known of the data."""
     from perturbgen.models import DGD, NBVAE, Conditions, CountDecoder, GaussianVAE
@@ -213,26 +254,45 @@ def assemble(
     }
     if model.kind == "gaussian_vae":
         plain = GaussianDecoder(
-            model.latent, net.hidden, len(share), n_conditions=conditions.width, layer_norm=net.layer_norm
+            model.latent,
+            net.hidden,
+            len(share),
+            n_conditions=conditions.width,
+            layer_norm=net.layer_norm,
         )
         return GaussianVAE(model.latent, model.encoder, conditions, plain, **encoder)
     width = model.latent + (2 if model.covariate_space else 0)
     decoder = CountDecoder(
-        width, net.hidden, len(share),
-        n_conditions=conditions.width, share=share, scaling=net.scaling, dispersion=net.dispersion,
-        n_categories=sizes.get(net.dispersion_by or ""), additive=net.additive, layer_norm=net.layer_norm,
+        width,
+        net.hidden,
+        len(share),
+        n_conditions=conditions.width,
+        share=share,
+        scaling=net.scaling,
+        dispersion=net.dispersion,
+        n_categories=sizes.get(net.dispersion_by or ""),
+        additive=net.additive,
+        layer_norm=net.layer_norm,
         dropout=net.dropout,
-    )  # fmt: skip
+    )
     category = position.get(net.dispersion_by or "")
     if model.kind == "nbvae":
         return NBVAE(model.latent, model.encoder, conditions, decoder, category=category, **encoder)
     return DGD(
-        mixture(settings, sizes.get(model.components_by or "", model.components)), conditions, decoder,
-        n_cells=n_cells, n_held_out=n_held_out, category=category, inner_steps=model.inner_steps,
+        mixture(settings, sizes.get(model.components_by or "", model.components)),
+        conditions,
+        decoder,
+        n_cells=n_cells,
+        n_held_out=n_held_out,
+        category=category,
+        inner_steps=model.inner_steps,
         prior_weight=n_cells if model.prior_weight == "per_sample" else model.prior_weight,
-        label=position.get(model.components_by or ""), covariate=position.get(model.covariate_space or ""),
-        covariate_mixture=covariate_mixture(sizes[model.covariate_space]) if model.covariate_space else None,
-    )  # fmt: skip
+        label=position.get(model.components_by or ""),
+        covariate=position.get(model.covariate_space or ""),
+        covariate_mixture=covariate_mixture(sizes[model.covariate_space])
+        if model.covariate_space
+        else None,
+    )
 
 
 def mixture(settings: RunSettings, components: int) -> GaussianMixture:
@@ -241,9 +301,14 @@ def mixture(settings: RunSettings, components: int) -> GaussianMixture:
 
     model = settings.model
     return GaussianMixture(
-        components, model.latent, radius=model.radius, hardness=model.hardness, sd=model.component_sd,
-        concentration=model.concentration, covariance=model.covariance,
-    )  # fmt: skip
+        components,
+        model.latent,
+        radius=model.radius,
+        hardness=model.hardness,
+        sd=model.component_sd,
+        concentration=model.concentration,
+        covariance=model.covariance,
+    )
 
 
 def covariate_mixture(components: int) -> GaussianMixture:
@@ -251,3 +316,20 @@ def covariate_mixture(components: int) -> GaussianMixture:
     from perturbgen.nn import GaussianMixture
 
     return GaussianMixture(components, 2, concentration=2.0, covariance="isotropic")
+
+
+def make_optimisers(model: LatentModel, training: TrainingSettings) -> list[torch.optim.Optimizer]:
+    """AdamW for the network and the mixture; for representations an Adam that touches only the rows of a batch."""
+    import torch
+
+    from perturbgen.models.dgd import BETAS
+
+    groups = model.groups()
+    dense = [(groups["network"], training.learning_rate, training.weight_decay)]
+    if "mixture" in groups:
+        dense.append((groups["mixture"], training.mixture_rate, 0.0))
+    optimisers = [adamw(*dense)]
+    if "representations" in groups:
+        rate = training.representation_rate
+        optimisers.append(torch.optim.SparseAdam(groups["representations"], lr=rate, betas=BETAS))
+    return optimisers

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from perturbgen.config import Settings
+from perturbgen.core.config import Settings
 
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
@@ -28,7 +28,9 @@ class DataSettings(Settings):
     layer: str | None = None
     on_disk: bool = False  # read batches from the file instead of memory
     split: Path | None = None  # a split file; its parts "train" and, if there is one, "validation"
-    validation: Annotated[float, Field(ge=0, lt=1)] = 0.1  # share of the cells, where there is no split file
+    validation: Annotated[float, Field(ge=0, lt=1)] = (
+        0.1  # share of the cells, where there is no split file
+    )
 
 
 class ConditionSettings(Settings):
@@ -37,7 +39,9 @@ class ConditionSettings(Settings):
     encoding: Literal["onehot", "embedding", "descriptors", "label"] = "onehot"
     width: Count = 16  # features of an embedding, or of mapped descriptors
     dropout: Chance = 0.0  # how often a training cell's category is withheld
-    descriptors: Path | None = None  # table (csv or parquet), a row per category: SMILES in "smiles", else numbers
+    descriptors: Path | None = (
+        None  # table (csv or parquet), a row per category: SMILES in "smiles", else numbers
+    )
     unknown: bool = False  # encode categories never seen as "unknown" instead of refusing them
 
 
@@ -66,11 +70,15 @@ class ModelSettings(Settings):
     # DGD
     components: Count = 1
     components_by: str | None = None  # one component for each category of this condition
-    covariate_space: str | None = None  # two further latent dimensions, supervised by this condition
+    covariate_space: str | None = (
+        None  # two further latent dimensions, supervised by this condition
+    )
     covariance: Literal["diagonal", "isotropic"] = "diagonal"
     radius: Positive = 2.0
     hardness: Positive = 5.0
-    component_sd: Positive | None = None  # where component SDs start, and their prior's centre; 0.2 radius/components
+    component_sd: Positive | None = (
+        None  # where component SDs start, and their prior's centre; 0.2 radius/components
+    )
     concentration: Positive = 1.0
     prior_weight: Positive | Literal["per_sample"] = 1.0
     inner_steps: Count = 10  # of a validation cell's representation, per epoch
@@ -81,20 +89,34 @@ class ModelSettings(Settings):
         vae = {"encoder", "encoder_input", "encoder_dropout"}
         counts_only = {"encoder_input"} if self.kind == "gaussian_vae" else set()
         dgd = {
-            "components", "components_by", "covariate_space", "covariance", "radius", "hardness", "component_sd",
-            "concentration", "prior_weight", "inner_steps",
-        }  # fmt: skip
+            "components",
+            "components_by",
+            "covariate_space",
+            "covariance",
+            "radius",
+            "hardness",
+            "component_sd",
+            "concentration",
+            "prior_weight",
+            "inner_steps",
+        }
         foreign = changed(self, vae if self.kind == "dgd" else dgd | counts_only)
         if foreign:
             raise ValueError(f"{foreign[0]!r} is no setting of a {self.kind}")
         if self.kind == "gaussian_vae":
             plain = DecoderSettings(hidden=self.decoder.hidden, layer_norm=self.decoder.layer_norm)
             if self.decoder != plain:
-                raise ValueError("the decoder of a gaussian_vae has the settings 'hidden' and 'layer_norm' only")
+                raise ValueError(
+                    "the decoder of a gaussian_vae has the settings 'hidden' and 'layer_norm' only"
+                )
         if (self.decoder.dispersion == "gene-category") != (self.decoder.dispersion_by is not None):
-            raise ValueError("decoder.dispersion 'gene-category' and decoder.dispersion_by go together")
+            raise ValueError(
+                "decoder.dispersion 'gene-category' and decoder.dispersion_by go together"
+            )
         if self.components_by is not None and changed(self, {"components"}):
-            raise ValueError("'components' has no effect beside 'components_by', which counts the categories")
+            raise ValueError(
+                "'components' has no effect beside 'components_by', which counts the categories"
+            )
         return self
 
 
@@ -172,13 +194,19 @@ class RunSettings(LoopSettings):
             raise ValueError("'annealing' weighs a VAE's KL term, and a dgd has none")
         rates = changed(self.training, {"mixture_rate", "representation_rate"})
         if model.kind != "dgd" and rates:
-            raise ValueError(f"'training.{rates[0]}' is of a dgd; a {model.kind} has one learning rate")
+            raise ValueError(
+                f"'training.{rates[0]}' is of a dgd; a {model.kind} has one learning rate"
+            )
         for key in (model.components_by, model.covariate_space, model.decoder.dispersion_by):
             if key is not None and key not in self.conditions:
                 raise ValueError(f"{key!r} is none of the conditions {list(self.conditions)}")
         for name, condition in self.conditions.items():
             if (condition.descriptors is None) == (condition.encoding == "descriptors"):
-                raise ValueError(f"condition {name!r}: encoding 'descriptors' and a file of descriptors go together")
+                raise ValueError(
+                    f"condition {name!r}: encoding 'descriptors' and a file of descriptors go together"
+                )
             if condition.unknown and condition.descriptors is not None:
-                raise ValueError(f"condition {name!r}: what has no descriptors cannot be 'unknown'; add rows for it")
+                raise ValueError(
+                    f"condition {name!r}: what has no descriptors cannot be 'unknown'; add rows for it"
+                )
         return self

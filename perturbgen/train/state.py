@@ -1,21 +1,33 @@
-"""How far a run has come, and how that is kept on disk: ``checkpoint/last.pt``, ``checkpoint/best.pt``."""
+"""How far a run has come, and how that is kept on disk: ``checkpoint/last.pt``, ``checkpoint/best.pt``.
+
+The record of a run's epochs, ``metrics.jsonl``.
+"""
 
 from __future__ import annotations
 
+import json
 import math
 import pickle
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from perturbgen.errors import InputError
-from perturbgen.files import atomic_path, require_file
+from perturbgen.core.errors import InputError
+from perturbgen.core.files import atomic_path, disk_errors, require_file
 
 if TYPE_CHECKING:
     import torch
 
 # What the reader of pickles says of bytes that are none, as its documentation warns.
-BROKEN_PICKLE = (pickle.UnpicklingError, EOFError, LookupError, ValueError, TypeError, AttributeError, AssertionError)
+BROKEN_PICKLE = (
+    pickle.UnpicklingError,
+    EOFError,
+    LookupError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    AssertionError,
+)
 
 
 @dataclass
@@ -64,7 +76,8 @@ def load_state(run: Path, name: str) -> dict[str, Any]:
     needed = {"model", "optimisers", "state"} if name == "last" else {"model"}
     if not isinstance(state, dict) or not needed <= state.keys():
         raise InputError(
-            f"{path} is no checkpoint of perturbgen", expected=f"a dictionary of {', '.join(sorted(needed))}"
+            f"{path} is no checkpoint of perturbgen",
+            expected=f"a dictionary of {', '.join(sorted(needed))}",
         )
     return state
 
@@ -79,3 +92,50 @@ def load_parameters(model: torch.nn.Module, state: dict[str, torch.Tensor], run:
             f"the checkpoint in {run} is not of the model in its config.toml: {'; '.join(lines)}",
             cause="config.toml was edited, or the checkpoint copied from another run",
         ) from None
+
+
+def append_record(run: Path, record: dict[str, Any]) -> None:
+    """Add an epoch to ``metrics.jsonl``, in place of what an interrupted run wrote of it."""
+    path = run / "metrics.jsonl"
+    lines = path.read_text().splitlines() if path.exists() else []
+    kept = [line for line in lines if epoch_of(line) < record["epoch"]]
+    with disk_errors(path):
+        if len(kept) < len(lines):
+            with atomic_path(path) as part:
+                part.write_text("".join(f"{line}\n" for line in kept))
+        with path.open("a") as handle:
+            handle.write(json.dumps(record) + "\n")
+
+
+def epoch_of(line: str) -> float:
+    """The epoch of a line of ``metrics.jsonl``; a line that a killed run left half-written belongs to no epoch."""
+    try:
+        return int(json.loads(line)["epoch"])
+    except (ValueError, TypeError, KeyError):
+        return math.inf
+
+
+def read_records(run: Path) -> list[dict[str, Any]]:
+    """The epochs of a run."""
+    path = require_file(run / "metrics.jsonl", "record of a run's epochs")
+    try:
+        return [json.loads(line) for line in path.read_text().splitlines()]
+    except ValueError as error:
+        raise InputError(
+            f"{path} cannot be read: {error}", cause="it was edited, or a copy broke off"
+        ) from None
+
+
+def ending(run: Path, unit: str) -> dict[str, Any]:
+    """How a run ended: a row with its best epoch, by the validation objective where there is one."""
+    records = read_records(run)
+    key = "validation/objective" if "validation/objective" in records[-1] else "train/objective"
+    best = min(records, key=lambda record: record[key])
+    row = {
+        "run": str(run),
+        "epochs": len(records),
+        "best_epoch": best["epoch"],
+        "measure": key,
+        "best": best[key],
+    }
+    return {**row, f"{unit}_per_second": records[-1][f"{unit}_per_second"]}

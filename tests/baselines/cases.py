@@ -27,7 +27,11 @@ QUICK: dict[str, dict[str, Any]] = {
     "network": {**LOW_RANK, "epochs": 30, "hidden": 32, "seeds": 2, "rate": 0.02},
     "network_pseudolabels": {**LOW_RANK, "epochs": 30, "hidden": 32, "seeds": 2, "rate": 0.02},
     "transfer": {"transform": "none", "bands": (3, 8), "prior_components": 8},
-    "nested": {"base": "kernel_ridge", "grid": {"ridge": [0.1, 1.0], "transform": ["none"]}, "folds": 2},
+    "nested": {
+        "base": "kernel_ridge",
+        "grid": {"ridge": [0.1, 1.0], "transform": ["none"]},
+        "folds": 2,
+    },
     "blend": {
         "members": ("shrunken_additive", "transfer"),
         "settings": {"transfer": {"transform": "none"}},
@@ -35,9 +39,18 @@ QUICK: dict[str, dict[str, Any]] = {
     },
 }
 MODELS = (
-    "bilinear_ridge", "pls", "kernel_ridge", "neighbours", "random_forest", "xgboost", "network",
-    "network_pseudolabels", "transfer", "nested", "blend",
-)  # fmt: skip
+    "bilinear_ridge",
+    "pls",
+    "kernel_ridge",
+    "neighbours",
+    "random_forest",
+    "xgboost",
+    "network",
+    "network_pseudolabels",
+    "transfer",
+    "nested",
+    "blend",
+)
 
 
 def quick(name: str, **more: Any) -> Baseline[Any]:

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from perturbgen.baselines.table import KEY
+from perturbgen.baselines.base import KEY
 
 
 def labelled(rows: dict[tuple[str, str], list[float]], genes: list[str]) -> pd.DataFrame:
@@ -41,8 +41,12 @@ def make_task(rng: np.random.Generator, *, noise: float = 0.5) -> tuple[pd.DataF
     for cell in cells:
         offset, tilt = 0.7 * rng.normal(size=genes), 1 + 0.2 * rng.normal(size=4)
         for i, compound in enumerate(compounds):
-            rows[cell, compound] = offset + (strength[i] * tilt) @ programmes + noise * rng.normal(size=genes)
+            rows[cell, compound] = (
+                offset + (strength[i] * tilt) @ programmes + noise * rng.normal(size=genes)
+            )
     full = labelled({k: list(v) for k, v in rows.items()}, [f"g{i}" for i in range(genes)])
     known = compounds[:8]
-    hidden = full.index.get_level_values(0).isin(["T1", "T2"]) & ~full.index.get_level_values(1).isin(known)
+    hidden = full.index.get_level_values(0).isin(["T1", "T2"]) & ~full.index.get_level_values(
+        1
+    ).isin(known)
     return full[~hidden], full[hidden]

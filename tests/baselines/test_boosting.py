@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from perturbgen.baselines import make
-from perturbgen.baselines.boosting import boost_all, cuda_present, pick_device, predict_all
+from perturbgen.baselines.trees import boost_all, cuda_present, pick_device, predict_all
 from tests.baselines.cases import LOW_RANK
 
 Task = tuple[pd.DataFrame, pd.DataFrame]
@@ -18,7 +18,9 @@ def test_blocks_of_columns_are_one_model_a_column(monkeypatch: pytest.MonkeyPatc
     rng = RNG(0)
     features, labels = rng.normal(size=(60, 5)), rng.normal(size=(60, 23))
     whole = predict_all(boost_all(features, labels, {"seed": 1}, trees=5, device="cpu"), features)
-    alone = predict_all(boost_all(features, labels[:, 13:14], {"seed": 1}, trees=5, device="cpu"), features)
+    alone = predict_all(
+        boost_all(features, labels[:, 13:14], {"seed": 1}, trees=5, device="cpu"), features
+    )
     np.testing.assert_allclose(whole[:, 13:14], alone, rtol=1e-5, atol=1e-6)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     again = predict_all(boost_all(features, labels, {"seed": 1}, trees=5, device="cpu"), features)
@@ -28,7 +30,10 @@ def test_blocks_of_columns_are_one_model_a_column(monkeypatch: pytest.MonkeyPatc
 def test_more_seeds_are_an_average(task: Task) -> None:
     train, test = task
     settings = {**LOW_RANK, "trees": 20, "rate": 0.2}
-    one, many = (make("xgboost", seeds=n, **settings).fit(train, rng=RNG(0)).predict(test.index) for n in (1, 8))
+    one, many = (
+        make("xgboost", seeds=n, **settings).fit(train, rng=RNG(0)).predict(test.index)
+        for n in (1, 8)
+    )
     error = [float(((found - test) ** 2).to_numpy().mean()) for found in (one, many)]
     assert error[1] < error[0]
 
@@ -55,5 +60,8 @@ def test_devices() -> None:
 def test_the_gpu_agrees(task: Task) -> None:
     train, test = task
     settings = {**LOW_RANK, "trees": 20, "rows": 1.0, "columns": 1.0}
-    found = [make("xgboost", device=d, **settings).fit(train, rng=RNG(0)).predict(test.index) for d in ("cpu", "cuda")]
+    found = [
+        make("xgboost", device=d, **settings).fit(train, rng=RNG(0)).predict(test.index)
+        for d in ("cpu", "cuda")
+    ]
     np.testing.assert_allclose(*found, rtol=0.05, atol=0.05)

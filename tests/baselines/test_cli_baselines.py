@@ -11,7 +11,7 @@ import pytest
 
 from perturbgen.baselines import available
 from perturbgen.cli import run
-from perturbgen.data.kaggle_tables import read_de
+from perturbgen.data.kaggle import read_de
 
 Task = tuple[pd.DataFrame, pd.DataFrame]
 
@@ -19,7 +19,9 @@ Task = tuple[pd.DataFrame, pd.DataFrame]
 @pytest.fixture
 def files(task: Task, tmp_path: Path) -> Path:
     train, test = task
-    train.rename_axis(["cell_type", "sm_name"]).reset_index().to_parquet(tmp_path / "de_train.parquet", index=False)
+    train.rename_axis(["cell_type", "sm_name"]).reset_index().to_parquet(
+        tmp_path / "de_train.parquet", index=False
+    )
     keys = test.index.to_frame(index=False).rename(columns={"compound": "sm_name"})
     keys.rename_axis("id").reset_index().to_csv(tmp_path / "id_map.csv", index=False)
     keys.rename(columns={"sm_name": "compound"}).to_csv(tmp_path / "plain.csv", index=False)
@@ -28,7 +30,14 @@ def files(task: Task, tmp_path: Path) -> Path:
 
 def fit(files: Path, *more: str, conditions: str = "id_map.csv", out: str = "p.parquet") -> int:
     name, *rest = more
-    paths = ["--train", str(files), "--conditions", str(files / conditions), "--out", str(files / out)]
+    paths = [
+        "--train",
+        str(files),
+        "--conditions",
+        str(files / conditions),
+        "--out",
+        str(files / out),
+    ]
     return run(["-q", "baseline", name, *paths, *rest])
 
 
@@ -36,9 +45,14 @@ def test_list_and_settings(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["baselines", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
     assert [row["name"] for row in rows] == list(available())
-    assert next(row for row in rows if row["name"] == "cell_type_mean")["Open Problems"] == "mean_across_celltypes"
+    assert (
+        next(row for row in rows if row["name"] == "cell_type_mean")["Open Problems"]
+        == "mean_across_celltypes"
+    )
     assert run(["baselines", "kernel_ridge", "--json"]) == 0
-    assert {"ridge", "width", "components"} <= {row["setting"] for row in json.loads(capsys.readouterr().out)}
+    assert {"ridge", "width", "components"} <= {
+        row["setting"] for row in json.loads(capsys.readouterr().out)
+    }
     assert run(["baselines"]) == 0
     assert "transductive" in capsys.readouterr().out
     assert run(["baselines", "zeros"]) == 0
@@ -56,7 +70,15 @@ def test_predictions_read_as_a_de_table(files: Path, task: Task) -> None:
 
 
 def test_settings_seeds_and_intervals(files: Path) -> None:
-    quick = ["random_forest", "--set", "trees=20", "--set", "transform=none", "--set", "components=8"]
+    quick = [
+        "random_forest",
+        "--set",
+        "trees=20",
+        "--set",
+        "transform=none",
+        "--set",
+        "components=8",
+    ]
     assert fit(files, *quick, "--seed", "3", "--interval", "0.9") == 0
     assert fit(files, *quick, "--seed", "3", out="again.parquet") == 0
     assert fit(files, *quick, "--seed", "4", out="other.parquet") == 0
@@ -67,12 +89,18 @@ def test_settings_seeds_and_intervals(files: Path) -> None:
     assert ((lower < first) & (first < upper)).to_numpy().all()
 
 
-def test_truth_smiles_and_nested(files: Path, task: Task, capsys: pytest.CaptureFixture[str]) -> None:
+def test_truth_smiles_and_nested(
+    files: Path, task: Task, capsys: pytest.CaptureFixture[str]
+) -> None:
     whole = pd.concat(task)
-    whole.rename_axis(["cell_type", "sm_name"]).reset_index().to_parquet(files / "truth.parquet", index=False)
+    whole.rename_axis(["cell_type", "sm_name"]).reset_index().to_parquet(
+        files / "truth.parquet", index=False
+    )
     assert fit(files, "ground_truth", "--truth", str(files / "truth.parquet")) == 0
     pd.testing.assert_frame_equal(read_de(files / "p.parquet"), task[1], check_names=False)
-    smiles = pd.DataFrame({"sm_name": [f"c{i:02d}" for i in range(30)], "SMILES": ["C" * (i + 1) for i in range(30)]})
+    smiles = pd.DataFrame(
+        {"sm_name": [f"c{i:02d}" for i in range(30)], "SMILES": ["C" * (i + 1) for i in range(30)]}
+    )
     smiles.to_csv(files / "smiles.csv", index=False)
     few = ["--set", "trees=3", "--set", "fingerprints=32", "--smiles", str(files / "smiles.csv")]
     assert fit(files, "xgboost", *few) == 0
@@ -108,7 +136,14 @@ def test_end_to_end_on_the_tiny_simulation(tmp_path: Path) -> None:
     truth = read_de(folder / "de_truth.parquet")
     found = {}
     for name in ("zeros", "compound_mean", "shrunken_additive"):
-        arguments = ["--train", str(folder), "--conditions", str(folder), "--out", str(tmp_path / f"{name}.parquet")]
+        arguments = [
+            "--train",
+            str(folder),
+            "--conditions",
+            str(folder),
+            "--out",
+            str(tmp_path / f"{name}.parquet"),
+        ]
         assert run(["-q", "baseline", name, *arguments]) == 0
         found[name] = read_de(tmp_path / f"{name}.parquet")
     common = truth.loc[list(found["zeros"].index), list(found["zeros"].columns)].to_numpy().ravel()

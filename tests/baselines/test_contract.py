@@ -10,7 +10,7 @@ import pytest
 
 from perturbgen.baselines import Predictor, available, make, mimic_folds, out_of_fold
 from perturbgen.baselines.registry import REGISTRY
-from perturbgen.errors import ConfigError, PerturbgenError, SchemaError
+from perturbgen.core.errors import ConfigError, PerturbgenError, SchemaError
 from tests.baselines.cases import MODELS, QUICK, quick
 
 RNG = np.random.default_rng
@@ -33,7 +33,9 @@ def test_predictions_are_labelled_and_finite(task: Task, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", QUICK)
-def test_the_same_seed_gives_the_same_bits_whatever_the_order_of_the_rows(task: Task, name: str) -> None:
+def test_the_same_seed_gives_the_same_bits_whatever_the_order_of_the_rows(
+    task: Task, name: str
+) -> None:
     train, test = task
     first = quick(name).fit(train, rng=RNG(7)).predict(test.index)
     shuffled = train.iloc[RNG(1).permutation(len(train))]
@@ -45,12 +47,16 @@ def test_the_same_seed_gives_the_same_bits_whatever_the_order_of_the_rows(task: 
         pd.testing.assert_frame_equal(first, second, rtol=1e-10, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", [n for n in QUICK if not REGISTRY[n].random and n not in ("blend", "nested")])
+@pytest.mark.parametrize(
+    "name", [n for n in QUICK if not REGISTRY[n].random and n not in ("blend", "nested")]
+)
 def test_the_order_of_genes_and_requests_means_nothing(task: Task, name: str) -> None:
     train, test = task
     first = quick(name).fit(train, rng=RNG(7)).predict(test.index)
     second = quick(name).fit(train.iloc[:, ::-1], rng=RNG(7)).predict(test.index[::-1])
-    pd.testing.assert_frame_equal(first, second.loc[first.index, first.columns], rtol=1e-7, atol=1e-9)
+    pd.testing.assert_frame_equal(
+        first, second.loc[first.index, first.columns], rtol=1e-7, atol=1e-9
+    )
 
 
 @pytest.mark.parametrize("name", [n for n in QUICK if REGISTRY[n].random])
@@ -70,7 +76,9 @@ def test_a_withheld_row_never_influences_its_own_prediction(task: Task, name: st
     label = folds[0].withheld[0]
     changed = train.copy()
     changed.loc[label] = 1000.0
-    first, second = (out_of_fold(lambda: quick(name), t, folds, rng=RNG(0)) for t in (train, changed))
+    first, second = (
+        out_of_fold(lambda: quick(name), t, folds, rng=RNG(0)) for t in (train, changed)
+    )
     pd.testing.assert_series_equal(first.loc[label], second.loc[label], check_exact=True)
 
 
@@ -95,17 +103,22 @@ def test_shuffled_labels_leave_nothing_to_learn(task: Task, name: str) -> None:
     for seed in range(3):
         dealt = train.set_axis(train.index[RNG(seed).permutation(len(train))])
         centred = dealt - dealt.mean()
-        found = out_of_fold(lambda: quick(name), centred, mimic_folds(train.index, folds=4, rng=RNG(0)), rng=RNG(0))
+        found = out_of_fold(
+            lambda: quick(name), centred, mimic_folds(train.index, folds=4, rng=RNG(0)), rng=RNG(0)
+        )
         truth = centred.loc[list(found.index)]
         skills.append(np.corrcoef(truth.to_numpy().ravel(), found.to_numpy().ravel())[0, 1])
     assert np.mean(skills) < 0.12
 
 
 @pytest.mark.parametrize("name", [n for n in QUICK if n != "zeros"])
-def test_unknown_labels_fall_back_and_are_named(task: Task, name: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_unknown_labels_fall_back_and_are_named(
+    task: Task, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
     train, _ = task
     new = pd.MultiIndex.from_tuples(
-        [("T1", "unheard"), ("nowhere", "c20"), ("nowhere", "unheard")], names=["cell_type", "compound"]
+        [("T1", "unheard"), ("nowhere", "c20"), ("nowhere", "unheard")],
+        names=["cell_type", "compound"],
     )
     with caplog.at_level(logging.WARNING, logger="perturbgen"):
         found = quick(name).fit(train, rng=RNG(0)).predict(new)
@@ -118,7 +131,8 @@ def test_unknown_labels_fall_back_and_are_named(task: Task, name: str, caplog: p
 def test_what_the_means_fall_back_to(task: Task) -> None:
     train, _ = task
     new = pd.MultiIndex.from_tuples(
-        [("T1", "unheard"), ("nowhere", "c20"), ("nowhere", "unheard")], names=["cell_type", "compound"]
+        [("T1", "unheard"), ("nowhere", "c20"), ("nowhere", "unheard")],
+        names=["cell_type", "compound"],
     )
     expected = [train.loc["T1"].mean(), train.xs("c20", level="compound").mean(), train.mean()]
     for name in ("compound_mean", "cell_type_mean", "compound_median", "nearest_replicate"):
@@ -171,7 +185,9 @@ def test_wrong_names_and_settings_are_told() -> None:
 
 
 def test_one_row_is_enough_for_the_means() -> None:
-    one = pd.DataFrame([[1.0, 2.0]], pd.MultiIndex.from_tuples([("A", "x")], names=["cell_type", "compound"]))
+    one = pd.DataFrame(
+        [[1.0, 2.0]], pd.MultiIndex.from_tuples([("A", "x")], names=["cell_type", "compound"])
+    )
     names = (
         "zeros",
         "gene_mean",
@@ -191,12 +207,16 @@ def test_intervals_cover(name: str) -> None:
     """Ninety-percent intervals hold about that share of new rows from the same world."""
     rng = RNG(3)
     cells, compounds, genes = 4, 40, 60
-    index = pd.MultiIndex.from_product([[f"t{i}" for i in range(cells)], [f"c{i}" for i in range(compounds)]])
+    index = pd.MultiIndex.from_product(
+        [[f"t{i}" for i in range(cells)], [f"c{i}" for i in range(compounds)]]
+    )
     index.names = ["cell_type", "compound"]
     if name == "zeros" or name.endswith("mean"):  # the world in which its assumption holds
         values = rng.normal(size=(cells * compounds, genes))
     else:
-        parts = rng.normal(size=(cells, 1, genes)) + rng.normal(size=(1, compounds, 4)) @ rng.normal(size=(4, genes))
+        parts = rng.normal(size=(cells, 1, genes)) + rng.normal(
+            size=(1, compounds, 4)
+        ) @ rng.normal(size=(4, genes))
         values = (parts + rng.normal(size=(cells, compounds, genes))).reshape(-1, genes)
     full = pd.DataFrame(values, index)
     out = rng.random(len(full)) < 0.15

@@ -9,14 +9,12 @@ from scipy.stats import norm
 from scipy.stats import t as student
 
 from perturbgen.baselines import make
-from perturbgen.baselines.additive import variance_components
+from perturbgen.baselines.base import KEY, from_t, read_train, to_t
 from perturbgen.baselines.blend import blend_weights
 from perturbgen.baselines.constants import middle
 from perturbgen.baselines.linear import bilinear_ridge, squared_distances
-from perturbgen.baselines.lowrank import fit_components
-from perturbgen.baselines.table import KEY, read_train
-from perturbgen.baselines.transforms import from_t, to_t
-from perturbgen.errors import SchemaError
+from perturbgen.baselines.lowrank import fit_components, variance_components
+from perturbgen.core.errors import SchemaError
 
 
 def asked(*pairs: tuple[str, str]) -> pd.MultiIndex:
@@ -47,14 +45,18 @@ def test_constants(small: pd.DataFrame, name: str, expected: list[float]) -> Non
 
 def test_the_median_is_not_the_mean(small: pd.DataFrame) -> None:
     found = make("compound_median").fit(small, rng=RNG(0)).predict(asked(("C", "x"), ("B", "z")))
-    np.testing.assert_array_equal(found.to_numpy(), [[2, 2], [5, -2]])  # of 1, 2, 9 and of 2, 2, -1; of z alone
+    np.testing.assert_array_equal(
+        found.to_numpy(), [[2, 2], [5, -2]]
+    )  # of 1, 2, 9 and of 2, 2, -1; of z alone
     np.testing.assert_array_equal(middle(np.array([[4.0], [1.0], [2.0], [9.0]])), [3.0])
 
 
 def test_additive_solves_the_unbalanced_normal_equations(small: pd.DataFrame) -> None:
     # Gene g of A and B over x, y: the interaction is left over, y - x = (2 + 4) / 2 = 3, z - A from (A, z) alone.
     # A: x + y = 4, B: x + y = 8, so B - A = 2; (C, x) fixes C. Then B, z = 5 + 2, C, y = 9 + 3, C, z = 9 + (5 - a_x).
-    found = make("additive").fit(small, rng=RNG(0)).predict(asked(("B", "z"), ("C", "y"), ("C", "z")))
+    found = (
+        make("additive").fit(small, rng=RNG(0)).predict(asked(("B", "z"), ("C", "y"), ("C", "z")))
+    )
     # The fit of (A, x) is 4/2 - 3/2 = .5, so z - x = 4.5.
     np.testing.assert_allclose(found["g"], [7, 12, 13.5], atol=1e-10)
 
@@ -79,7 +81,10 @@ def test_variance_components_are_found_again() -> None:
         [[f"t{i}" for i in range(cells)], [f"c{i}" for i in range(compounds)]], names=KEY
     )
     genes = 400
-    cell, compound = rng.normal(0, 1.0, (cells, 1, genes)), rng.normal(0, 1.5, (1, compounds, genes))
+    cell, compound = (
+        rng.normal(0, 1.0, (cells, 1, genes)),
+        rng.normal(0, 1.5, (1, compounds, genes)),
+    )
     values = (cell + compound + rng.normal(0, 0.7, (cells, compounds, genes))).reshape(-1, genes)
     found = variance_components(read_train(pd.DataFrame(values, index)))
     np.testing.assert_allclose(found, [1.0, 2.25, 0.49], rtol=0.15)
@@ -87,8 +92,13 @@ def test_variance_components_are_found_again() -> None:
 
 def test_nearest_replicate_takes_the_row_of_the_most_similar_cell_type() -> None:
     base = RNG(2).normal(size=(3, 6))
-    rows = {("A", f"c{i}"): base[i] for i in range(2)} | {("B", f"c{i}"): base[i] + 0.1 * base[2] for i in range(2)}
-    rows |= {("D", f"c{i}"): -base[i] for i in range(2)} | {("B", "new"): base[2], ("D", "new"): base[0]}
+    rows = {("A", f"c{i}"): base[i] for i in range(2)} | {
+        ("B", f"c{i}"): base[i] + 0.1 * base[2] for i in range(2)
+    }
+    rows |= {("D", f"c{i}"): -base[i] for i in range(2)} | {
+        ("B", "new"): base[2],
+        ("D", "new"): base[0],
+    }
     train = pd.DataFrame(list(rows.values()), pd.MultiIndex.from_tuples(rows, names=KEY))
     found = make("nearest_replicate").fit(train, rng=RNG(0)).predict(asked(("A", "new")))
     np.testing.assert_array_equal(found.to_numpy()[0], base[2])
@@ -96,7 +106,11 @@ def test_nearest_replicate_takes_the_row_of_the_most_similar_cell_type() -> None
 
 def test_ground_truth_is_joined_by_label(small: pd.DataFrame) -> None:
     truth = small.iloc[::-1, ::-1]
-    found = make("ground_truth", truth=truth).fit(small, rng=RNG(0)).predict(asked(("B", "y"), ("A", "x")))
+    found = (
+        make("ground_truth", truth=truth)
+        .fit(small, rng=RNG(0))
+        .predict(asked(("B", "y"), ("A", "x")))
+    )
     np.testing.assert_array_equal(found.to_numpy(), [[6, 4], [1, 2]])
 
 
@@ -121,14 +135,18 @@ def test_components_reproduce_low_rank_values() -> None:
 def test_bilinear_ridge_is_the_least_squares_map_and_shrinks() -> None:
     rng = RNG(4)
     left, right, true = rng.normal(size=(30, 3)), rng.normal(size=(2, 50)), rng.normal(size=(3, 2))
-    np.testing.assert_allclose(bilinear_ridge(left @ true @ right, left, right, ridge=0), true, atol=1e-10)
+    np.testing.assert_allclose(
+        bilinear_ridge(left @ true @ right, left, right, ridge=0), true, atol=1e-10
+    )
     # One row p = 2, one gene-embedding g = (3): W = 2 · y · 3 / ((4 + λ) · 9) with y = 12 and λ = 4: 1.
     one = bilinear_ridge(np.array([[12.0]]), np.array([[2.0]]), np.array([[3.0]]), ridge=4)
     np.testing.assert_allclose(one, [[1.0]])
 
 
 def test_distances() -> None:
-    np.testing.assert_allclose(squared_distances(np.array([[0.0, 0]]), np.array([[3.0, 4], [0, 0]])), [[25, 0]])
+    np.testing.assert_allclose(
+        squared_distances(np.array([[0.0, 0]]), np.array([[3.0, 4], [0, 0]])), [[25, 0]]
+    )
 
 
 def test_blend_weights_are_non_negative_least_squares(small: pd.DataFrame) -> None:
@@ -142,10 +160,14 @@ def test_blend_weights_are_non_negative_least_squares(small: pd.DataFrame) -> No
 
 
 def test_the_interval_of_a_mean_is_students(small: pd.DataFrame) -> None:
-    lower, upper = make("gene_mean").fit(small, rng=RNG(0)).predict_interval(asked(("A", "x")), level=0.8)
+    lower, upper = (
+        make("gene_mean").fit(small, rng=RNG(0)).predict_interval(asked(("A", "x")), level=0.8)
+    )
     values = small["g"].to_numpy()
     half = student.ppf(0.9, 5) * values.std(ddof=1) * np.sqrt(1 + 1 / 6)
-    np.testing.assert_allclose([lower["g"].iloc[0], upper["g"].iloc[0]], [values.mean() - half, values.mean() + half])
+    np.testing.assert_allclose(
+        [lower["g"].iloc[0], upper["g"].iloc[0]], [values.mean() - half, values.mean() + half]
+    )
 
 
 def test_kernel_ridge_on_two_rows() -> None:
@@ -155,7 +177,9 @@ def test_kernel_ridge_on_two_rows() -> None:
         asked(("A", "x"), ("B", "x"), ("A", "y"), ("B", "y")),
         ["g", "h"],
     )
-    model = make("kernel_ridge", transform="none", width=0.01, ridge=1.0, clip=False, folds=2, encoded=1)
+    model = make(
+        "kernel_ridge", transform="none", width=0.01, ridge=1.0, clip=False, folds=2, encoded=1
+    )
     found = model.fit(rows, rng=RNG(0)).predict(rows.index)
     assert norm.cdf(0) == 0.5
     # Rows of one compound have equal compound encodings; the kernel of a pair is 1 where the cell encodings agree too.

@@ -8,13 +8,18 @@ import pytest
 import torch
 
 from perturbgen.baselines import make, mimic_folds, nested_choice, out_of_fold
-from perturbgen.baselines.base import Baseline
-from perturbgen.baselines.encoding import STATISTICS, Features, TargetEncoding, compound_folds, describe
+from perturbgen.baselines.base import KEY, Baseline, Conditions, read_train
+from perturbgen.baselines.features import (
+    STATISTICS,
+    Features,
+    TargetEncoding,
+    compound_folds,
+    describe,
+)
 from perturbgen.baselines.lowrank import LowRankTarget
 from perturbgen.baselines.network import row_rmse, zeroed
 from perturbgen.baselines.selection import row_spearman, target_cell_types
-from perturbgen.baselines.table import KEY, Conditions, read_train
-from perturbgen.errors import ConfigError, SchemaError
+from perturbgen.core.errors import ConfigError, SchemaError
 from tests.baselines.cases import quick
 
 RNG = np.random.default_rng
@@ -36,12 +41,20 @@ def test_statistics_are_numpys() -> None:
 def test_encodings_by_hand() -> None:
     cells = np.array(["A", "A", "B", "B"], dtype=object)
     compounds = np.array(["x", "y", "x", "y"], dtype=object)
-    encoding = TargetEncoding(np.array([[1.0], [2], [3], [4]]), cells, compounds, {"x": 0, "y": 1}, ("mean",))
+    encoding = TargetEncoding(
+        np.array([[1.0], [2], [3], [4]]), cells, compounds, {"x": 0, "y": 1}, ("mean",)
+    )
     rows = Conditions(cells, compounds)
-    np.testing.assert_array_equal(encoding.by_compound(rows), [[3], [4], [1], [2]])  # the other cell type's row
-    np.testing.assert_array_equal(encoding.by_cell_type(rows), [[2], [1], [4], [3]])  # the other fold's row
+    np.testing.assert_array_equal(
+        encoding.by_compound(rows), [[3], [4], [1], [2]]
+    )  # the other cell type's row
+    np.testing.assert_array_equal(
+        encoding.by_cell_type(rows), [[2], [1], [4], [3]]
+    )  # the other fold's row
     new = Conditions(np.array(["C", "A"], dtype=object), np.array(["x", "z"], dtype=object))
-    np.testing.assert_array_equal(encoding.by_compound(new), [[2], [2.5]])  # all of x; nobody knows z
+    np.testing.assert_array_equal(
+        encoding.by_compound(new), [[2], [2.5]]
+    )  # all of x; nobody knows z
     np.testing.assert_array_equal(encoding.by_cell_type(new), [[2.5], [1.5]])
     np.testing.assert_allclose(encoding.counts(new), np.log1p([[2], [0]]))
 
@@ -68,18 +81,24 @@ def test_no_target_enters_its_own_features(task: Task) -> None:
 
 def test_encodings_of_noise_do_not_tell_the_targets() -> None:
     """Shuffled labels: a linear model of the encodings explains no more of the training targets than of fresh ones."""
-    index = pd.MultiIndex.from_product([[f"t{i}" for i in range(6)], [f"c{i:03d}" for i in range(150)]], names=KEY)
+    index = pd.MultiIndex.from_product(
+        [[f"t{i}" for i in range(6)], [f"c{i:03d}" for i in range(150)]], names=KEY
+    )
     correlations = []
     for seed in range(5):
         rng = RNG(seed)
         table = read_train(pd.DataFrame(rng.normal(size=(len(index), 3)), index))
-        features = Features.fit(table, table.values, encoded=3, statistics=("mean",), hot=False, rng=rng)
+        features = Features.fit(
+            table, table.values, encoded=3, statistics=("mean",), hot=False, rng=rng
+        )
         matrix = features.matrix(Conditions(table.cell_types, table.compounds))[:, :6]
         correlations += [np.corrcoef(matrix[:, j], table.values[:, j % 3])[0, 1] for j in range(6)]
     assert abs(np.mean(correlations)) < 0.05
 
 
-def test_fingerprints_are_features_by_compound(caplog: pytest.LogCaptureFixture, task: Task) -> None:
+def test_fingerprints_are_features_by_compound(
+    caplog: pytest.LogCaptureFixture, task: Task
+) -> None:
     train, test = task
     smiles = pd.Series({f"c{i:02d}": "C" * (i + 1) + "O" for i in range(29)})
     plain, chemical = (
@@ -148,7 +167,9 @@ def test_out_of_fold_shows_no_withheld_row(task: Task) -> None:
 
 def test_the_better_candidate_is_chosen_and_the_test_rows_are_never_seen(task: Task) -> None:
     train, test = task
-    candidates = {name: (lambda name=name: quick(name)) for name in ("zeros", "transfer", "gene_mean")}
+    candidates = {
+        name: (lambda name=name: quick(name)) for name in ("zeros", "transfer", "gene_mean")
+    }
     folds = mimic_folds(train.index, folds=4, rng=RNG(0))
     choice = nested_choice(candidates, train, folds, rng=RNG(0))
     assert choice.best == "transfer"
@@ -180,7 +201,9 @@ def test_the_low_rank_target_comes_back(task: Task, offset: str, transform: str)
     table = read_train(task[0])
     target = LowRankTarget.fit(table, count=200, transform=transform, offset=offset)  # type: ignore[arg-type]
     scores = target.scores(table.values, table.cell_types)
-    np.testing.assert_allclose(target.values(scores, table.cell_types, clip=False), table.values, atol=1e-8)
+    np.testing.assert_allclose(
+        target.values(scores, table.cell_types, clip=False), table.values, atol=1e-8
+    )
     clipped = target.values(1e3 * scores, table.cell_types, clip=True)
     assert (clipped <= table.values.max(axis=0)).all()
     assert (clipped >= table.values.min(axis=0)).all()
@@ -209,14 +232,26 @@ def test_the_transfer_stack_finds_the_source_that_matters() -> None:
     """T is S1 plus an offset, S2 is noise: the weights say so, and the prediction is near exact."""
     rng = RNG(0)
     compounds, genes = [f"c{i:02d}" for i in range(24)], 300
-    profile, noise, offset = rng.normal(size=(24, genes)), rng.normal(size=(24, genes)), rng.normal(size=genes)
+    profile, noise, offset = (
+        rng.normal(size=(24, genes)),
+        rng.normal(size=(24, genes)),
+        rng.normal(size=genes),
+    )
     rows = {("S1", c): profile[i] for i, c in enumerate(compounds)} | {
         ("S2", c): noise[i] for i, c in enumerate(compounds)
     }
     target = {("T", c): profile[i] + offset for i, c in enumerate(compounds)}
     known = dict(list(target.items())[:8])
     frame = lambda d: pd.DataFrame(list(d.values()), pd.MultiIndex.from_tuples(d, names=KEY))  # noqa: E731
-    model = make("transfer", transform="none", bands=[], kriging=False, ridge=1e-6, prior=0.5, prior_components=24)
+    model = make(
+        "transfer",
+        transform="none",
+        bands=[],
+        kriging=False,
+        ridge=1e-6,
+        prior=0.5,
+        prior_components=24,
+    )
     found = model.fit(frame(rows | known), rng=RNG(0)).predict(frame(target).index)
     weights = model.weights["T"]  # type: ignore[attr-defined]
     assert weights["S1 whole"] > 0.9

@@ -10,9 +10,9 @@ import pytest
 from anndata import AnnData
 
 from perturbgen.baselines import make
+from perturbgen.core.errors import ConfigError, SchemaError
 from perturbgen.data import pseudobulk
 from perturbgen.de import limma_table
-from perturbgen.errors import ConfigError, SchemaError
 from perturbgen.simulate import Experiment, simulate
 
 RNG = np.random.default_rng
@@ -32,7 +32,11 @@ def bulk(experiment: Experiment) -> AnnData:
 @pytest.fixture(scope="module")
 def table(bulk: AnnData) -> pd.DataFrame:
     found = limma_table(
-        bulk, design="~0 + {group} + donor", group="compound", control=bulk.uns["vehicle"], by="cell_type"
+        bulk,
+        design="~0 + {group} + donor",
+        group="compound",
+        control=bulk.uns["vehicle"],
+        by="cell_type",
     )
     return found.signed_log10_p.dropna()
 
@@ -48,7 +52,9 @@ def forest(bulk: AnnData, **settings: object) -> object:
     return make("pseudobulk_forest", pseudobulk=bulk, trees=20, **settings)
 
 
-def test_predicts_de_values_of_withheld_conditions(bulk: AnnData, split: tuple[pd.DataFrame, pd.MultiIndex]) -> None:
+def test_predicts_de_values_of_withheld_conditions(
+    bulk: AnnData, split: tuple[pd.DataFrame, pd.MultiIndex]
+) -> None:
     train, wanted = split
     found = forest(bulk).fit(train, rng=RNG(0)).predict(wanted)  # type: ignore[attr-defined]
     assert found.index.equals(wanted)
@@ -61,7 +67,9 @@ def test_predicts_de_values_of_withheld_conditions(bulk: AnnData, split: tuple[p
     pd.testing.assert_frame_equal(found, again, check_exact=True)
 
 
-def test_samples_of_withheld_conditions_are_not_used(bulk: AnnData, split: tuple[pd.DataFrame, pd.MultiIndex]) -> None:
+def test_samples_of_withheld_conditions_are_not_used(
+    bulk: AnnData, split: tuple[pd.DataFrame, pd.MultiIndex]
+) -> None:
     train, wanted = split
     changed = bulk.copy()
     hidden = pd.MultiIndex.from_frame(bulk.obs[KEY].astype(str)).isin(wanted)
@@ -73,7 +81,9 @@ def test_samples_of_withheld_conditions_are_not_used(bulk: AnnData, split: tuple
     pd.testing.assert_frame_equal(first, second, check_exact=True)
 
 
-def test_drawn_counts_differ_from_means(bulk: AnnData, split: tuple[pd.DataFrame, pd.MultiIndex]) -> None:
+def test_drawn_counts_differ_from_means(
+    bulk: AnnData, split: tuple[pd.DataFrame, pd.MultiIndex]
+) -> None:
     train, wanted = split
     first, second = (
         forest(bulk, draw=draw).fit(train, rng=RNG(0)).predict(wanted)  # type: ignore[attr-defined]

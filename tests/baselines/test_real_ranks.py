@@ -9,7 +9,7 @@ from types import ModuleType
 
 import pytest
 
-from perturbgen.config import load_settings
+from perturbgen.core.config import load_settings
 
 pytestmark = pytest.mark.data
 FOLDER = Path(__file__).parents[2] / "experiments" / "real_ranks"
@@ -37,10 +37,14 @@ def test_the_anchors_are_reproduced(experiment: ModuleType, task: object) -> Non
     found = {row["method"]: (row["b"], row["myeloid"]) for row in task.rows}  # type: ignore[attr-defined]
     for name, published in experiment.PUBLISHED.items():
         # The penalty of the published ridge is not known; the others are exact to the three decimals given.
-        assert found[name] == pytest.approx(published, abs=0.0015 if "ridge" in name else 0.00051), name
+        assert found[name] == pytest.approx(
+            published, abs=0.0015 if "ridge" in name else 0.00051
+        ), name
 
 
-def test_the_known_drugs_choose_settings_that_clear_the_bar(experiment: ModuleType, task: object) -> None:
+def test_the_known_drugs_choose_settings_that_clear_the_bar(
+    experiment: ModuleType, task: object
+) -> None:
     task.folds = task.folds[:2]  # type: ignore[attr-defined]
     method = experiment.Method(settings={"transform": "none"}, grid={"noise": [0.1, 1.0]})
     experiment.judge(task, "transfer", method, [0])

@@ -16,7 +16,22 @@ from perturbgen.cli import run
 def screen(tmp_path: Path) -> Path:
     """A tiny simulated screen in a folder whose name has a space."""
     folder = tmp_path / "a screen"
-    assert run(["-q", "l1000", "simulate", str(folder), "--preset", "tiny", "--set", "genes=30", "--json"]) == 0
+    assert (
+        run(
+            [
+                "-q",
+                "l1000",
+                "simulate",
+                str(folder),
+                "--preset",
+                "tiny",
+                "--set",
+                "genes=30",
+                "--json",
+            ]
+        )
+        == 0
+    )
     return folder
 
 
@@ -28,26 +43,64 @@ def test_a_simulated_screen_is_checked_and_extracted(
     genes = ["--genes", str(screen / "gene_info.txt")]
     assert run(["l1000", "check", str(matrix), *genes, "--json"]) == 0
     (row,) = json.loads(capsys.readouterr().out)
-    assert (row["format"], row["samples"], row["genes"], row["ids of"]) == ("gctx", 312, 30, "samples")
+    assert (row["format"], row["samples"], row["genes"], row["ids of"]) == (
+        "gctx",
+        312,
+        30,
+        "samples",
+    )
     assert (row["wanted genes"], row["last at"]) == ("30 of 30", 29)
     assert (row["not finite"], row["repeated ids"]) == (0, 0)
 
     command = ["l1000", "extract", str(matrix), "--meta", str(screen / "inst_info.txt"), *genes]
-    assert run([*command, "--out", str(tmp_path / "out"), "--dtype", "float16", "--clip", "5", "--json"]) == 0
+    assert (
+        run(
+            [
+                *command,
+                "--out",
+                str(tmp_path / "out"),
+                "--dtype",
+                "float16",
+                "--clip",
+                "5",
+                "--json",
+            ]
+        )
+        == 0
+    )
     (row,) = json.loads(capsys.readouterr().out)
-    assert (row["samples"], row["genes"], row["controls"], row["perturbagens"]) == (312, 30, 104, 26)
+    assert (row["samples"], row["genes"], row["controls"], row["perturbagens"]) == (
+        312,
+        30,
+        104,
+        26,
+    )
     values = np.load(tmp_path / "out" / "profiles.npy")
     assert values.dtype == np.float16
     assert np.abs(values).max() <= 5
 
 
-def test_a_dry_run_prints_the_settings_and_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_dry_run_prints_the_settings_and_writes_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     config = tmp_path / "mine.toml"
     config.write_text("genes = 50\n")
-    arguments = ["--preset", "nonlinear", "--config", str(config), "--set", "design.replicates=7", "--dry-run"]
+    arguments = [
+        "--preset",
+        "nonlinear",
+        "--config",
+        str(config),
+        "--set",
+        "design.replicates=7",
+        "--dry-run",
+    ]
     assert run(["l1000", "simulate", str(tmp_path / "out"), *arguments]) == 0
     values = tomllib.loads(capsys.readouterr().out)
-    assert (values["genes"], values["design"]["replicates"], values["biology"]["gated_share"]) == (50, 7, 1.0)
+    assert (values["genes"], values["design"]["replicates"], values["biology"]["gated_share"]) == (
+        50,
+        7,
+        1.0,
+    )
     assert not (tmp_path / "out").exists()
 
 
@@ -59,16 +112,30 @@ def test_a_dry_run_prints_the_settings_and_writes_nothing(tmp_path: Path, capsys
         (["extract", "MATRIX", "--out", "OUT", "--dtype", "float61"], "did you mean 'float16'"),
         (["extract", "MATRIX", "--out", "OUT"], "not every file has all 978 wanted genes"),
         (["extract", "MATRIX", "--out", "OUT", "--genes", "no.grp"], "no list of genes at"),
-        (["extract", "MATRIX", "--out", "OUT", "--common-genes", "--meta", "no.txt"], "no metadata table at"),
-        (["extract", "MATRIX", "--out", "OUT", "--common-genes", "--meta", "PERTS"], "describes perturbagens"),
+        (
+            ["extract", "MATRIX", "--out", "OUT", "--common-genes", "--meta", "no.txt"],
+            "no metadata table at",
+        ),
+        (
+            ["extract", "MATRIX", "--out", "OUT", "--common-genes", "--meta", "PERTS"],
+            "describes perturbagens",
+        ),
         (["extract", "MATRIX", "--out", "OUT", "--common-genes", "--transposed"], "sample"),
         (["simulate", "OUT", "--preset", "huge"], "no preset 'huge'"),
     ],
 )
 def test_mistakes_are_explained_and_leave_nothing(
-    arguments: list[str], says: str, screen: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    arguments: list[str],
+    says: str,
+    screen: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    names = {"MATRIX": next(screen.glob("*.gctx")), "OUT": tmp_path / "out", "PERTS": screen / "pert_info.txt"}
+    names = {
+        "MATRIX": next(screen.glob("*.gctx")),
+        "OUT": tmp_path / "out",
+        "PERTS": screen / "pert_info.txt",
+    }
     assert run(["l1000", *(str(names.get(part, part)) for part in arguments)]) == 2
     assert says in capsys.readouterr().err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a screen"]

@@ -10,10 +10,17 @@ import pytest
 
 from perturbgen.cli import run
 from perturbgen.data import write_h5ad
-from perturbgen.profiles.l1000 import screen_anndata, screen_settings
+from perturbgen.l1000 import screen_anndata, screen_settings
 
-TINY = ("model.size=8", "model.encoder.depth=2", "model.encoder.growth=8", "training.epochs=2",
-        "training.batch_size=64", "data.test=0.3", "data.validation=0.2")  # fmt: skip
+TINY = (
+    "model.size=8",
+    "model.encoder.depth=2",
+    "model.encoder.growth=8",
+    "training.epochs=2",
+    "training.batch_size=64",
+    "data.test=0.3",
+    "data.validation=0.2",
+)
 RUN = "runs/0001-embedder-s0"
 
 
@@ -43,25 +50,42 @@ def test_evaluate_writes_a_page_with_every_method(capsys):
     assert command("l1000", "evaluate", RUN, "--out", "evaluation", "--json") == 0
     found = json.loads(capsys.readouterr().out)[0]
     methods = {row["method"] for row in found["methods"]}
-    assert {"trained embedding", "the network, untrained", "WCCN, PCA-64", "z-scores, Spearman", "random"} <= methods
-    assert {row["variant"] for row in found["controls"]} >= {"other plate", "shuffled labels", "the plate itself"}
+    assert {
+        "trained embedding",
+        "the network, untrained",
+        "WCCN, PCA-64",
+        "z-scores, Spearman",
+        "random",
+    } <= methods
+    assert {row["variant"] for row in found["controls"]} >= {
+        "other plate",
+        "shuffled labels",
+        "the plate itself",
+    }
     page = Path("evaluation/report.html").read_text()
     for words in ("Retrieval curves", "Neighbours", "Leaks of the plate", "replicate metric"):
         assert words in page
 
 
 def test_evaluate_probes_mechanisms_from_the_samples_or_from_a_table(capsys, monkeypatch):
-    monkeypatch.setattr("perturbgen.profiles.embedder.classifiers.EPOCHS", 2)
+    monkeypatch.setattr("perturbgen.l1000.embedder.probe.EPOCHS", 2)
     obs = anndata.read_h5ad("screen.h5ad").obs
     told = obs[~obs["control"]].drop_duplicates("perturbagen")[["perturbagen", "moa"]]
-    told.rename(columns={"perturbagen": "pert_id", "moa": "mechanism"}).to_csv("drugs.txt", sep="\t", index=False)
+    told.rename(columns={"perturbagen": "pert_id", "moa": "mechanism"}).to_csv(
+        "drugs.txt", sep="\t", index=False
+    )
     words = ("l1000", "evaluate", RUN, "--part", "all", "--json")
     assert command(*words, "--probe", "moa", "--out", "probed") == 0
     found = json.loads(capsys.readouterr().out)[0]["probes"]["moa"]
     assert {"trained embedding", "trained embedding, shuffled", "z-scores", "WCCN, PCA-64"} <= {
         row["input"] for row in found
     }
-    assert {row["classifier"] for row in found} == {"logistic", "DNN", "1D-CNN", "most frequent class"}
+    assert {row["classifier"] for row in found} == {
+        "logistic",
+        "DNN",
+        "1D-CNN",
+        "most frequent class",
+    }
     assert "Probe: moa" in Path("probed/report.html").read_text()
     assert Path("probed/probe_moa.parquet").is_file()
     assert command(*words, "--probe", "mechanism", "--perturbagens", "drugs.txt") == 0
@@ -73,7 +97,9 @@ def test_damaged_runs_and_empty_files_are_said_to_be(capsys):
     Path("damaged/parts.parquet").write_text("xx")
     for words in (["evaluate", "damaged"], ["train", "--resume", "damaged"]):
         assert command("l1000", *words) == 2
-        assert "damaged/parts.parquet does not hold the parts of a run" in " ".join(capsys.readouterr().err.split())
+        assert "damaged/parts.parquet does not hold the parts of a run" in " ".join(
+            capsys.readouterr().err.split()
+        )
     adata = anndata.read_h5ad("screen.h5ad")
     write_h5ad(adata[:0].copy(), "none_left.h5ad")
     assert command("l1000", "embed", RUN, "none_left.h5ad") == 2
@@ -93,7 +119,19 @@ def test_neighbours_are_found_by_id_and_by_name(capsys):
 
 def test_resume_goes_on(capsys):
     shutil.copytree(RUN, "again")
-    assert command("l1000", "train", "--resume", "again", "--set", "training.epochs=3", "--accelerator", "cpu") == 0
+    assert (
+        command(
+            "l1000",
+            "train",
+            "--resume",
+            "again",
+            "--set",
+            "training.epochs=3",
+            "--accelerator",
+            "cpu",
+        )
+        == 0
+    )
     assert len(Path("again/metrics.jsonl").read_text().splitlines()) == 3
 
 

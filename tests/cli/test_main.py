@@ -8,8 +8,8 @@ import typer
 
 from perturbgen import cli
 from perturbgen.cli import doctor
-from perturbgen.console import setup_logging
-from perturbgen.errors import PerturbgenError, UserError
+from perturbgen.core.console import setup_logging
+from perturbgen.core.errors import PerturbgenError, UserError
 
 
 @pytest.mark.parametrize(
@@ -23,7 +23,11 @@ from perturbgen.errors import PerturbgenError, UserError
     ],
 )
 def test_every_error_has_its_exit_code_and_no_traceback(
-    raised: BaseException, code: int, words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    raised: BaseException,
+    code: int,
+    words: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     app = typer.Typer()
 
@@ -43,7 +47,9 @@ def test_a_closed_standard_output_is_one_line_and_exit_code_1(arguments: list[st
     command = ["sh", "-c", 'exec "$@" >&-', "sh", sys.executable, "-m", "perturbgen", *arguments]
     done = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
     assert done.returncode == 1
-    assert done.stderr.splitlines() == ["OSError: standard output is closed; to see no results, send them to /dev/null"]
+    assert done.stderr.splitlines() == [
+        "OSError: standard output is closed; to see no results, send them to /dev/null"
+    ]
 
 
 def test_unknown_verbs_and_options_are_a_users_mistake(capsys: pytest.CaptureFixture[str]) -> None:
@@ -68,9 +74,13 @@ def test_doctor_fails_only_when_something_required_is_missing(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     real = doctor.package_version
-    monkeypatch.setattr(doctor, "package_version", lambda name: None if name == "rdkit" else real(name))
+    monkeypatch.setattr(
+        doctor, "package_version", lambda name: None if name == "rdkit" else real(name)
+    )
     assert cli.run(["doctor"]) == 0
-    monkeypatch.setattr(doctor, "package_version", lambda name: None if name == "scipy" else real(name))
+    monkeypatch.setattr(
+        doctor, "package_version", lambda name: None if name == "scipy" else real(name)
+    )
     assert cli.run(["doctor"]) == 1
     assert "pip install scipy" in capsys.readouterr().out
 

@@ -79,7 +79,10 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Files:
         ("split no\\ cells.h5ad --kind random --out x.csv", "not one validation cell"),
         ("split ok.h5ad --kind random --seed -1 --out x.csv", "greater than or equal to 0"),
         ("split ok.h5ad --kind random --folds 3 --out x.csv", "does not use --folds"),
-        ("split ok.h5ad --kind kfold --value A --public 3 --out x.csv", "does not use --value --public"),
+        (
+            "split ok.h5ad --kind kfold --value A --public 3 --out x.csv",
+            "does not use --value --public",
+        ),
         ("simulate x --set cells.per_well=inf", "finite number"),
     ],
 )
@@ -116,7 +119,9 @@ def test_a_dense_matrix_and_odd_wells_can_be_shown(files: Files, name: str) -> N
 def test_a_repeated_column_sums_once(files: Files) -> None:
     for by, out in (("compound,cell_type,compound", "a.h5ad"), ("compound,cell_type", "b.h5ad")):
         assert run(["-q", "pseudobulk", str(files["ok"]), "--by", by, "--out", out]) == 0
-    np.testing.assert_array_equal(*(anndata.read_h5ad(name).X.toarray() for name in ("a.h5ad", "b.h5ad")))
+    np.testing.assert_array_equal(
+        *(anndata.read_h5ad(name).X.toarray() for name in ("a.h5ad", "b.h5ad"))
+    )
 
 
 def test_de_takes_counts_from_raw(files: Files) -> None:
@@ -131,8 +136,8 @@ def test_ingest_prints_json(files: Files, capsys: pytest.CaptureFixture[str]) ->
 
 
 def test_simulate_replaces_an_older_simulation(tmp_path: Path) -> None:
-    from perturbgen.errors import InputError
-    from perturbgen.simulate.experiment import require_replaceable
+    from perturbgen.core.errors import InputError
+    from perturbgen.simulate.op3.experiment import require_replaceable
 
     (tmp_path / "simulation.toml").touch()
     require_replaceable(tmp_path, force=True)
@@ -141,11 +146,16 @@ def test_simulate_replaces_an_older_simulation(tmp_path: Path) -> None:
 
 
 def test_an_empty_list_of_excluded_pairs_excludes_nothing(kaggle: Any, tmp_path: Path) -> None:
-    assert run(["-q", "ingest", str(kaggle.write(excluded=[])), "--out", str(tmp_path / "x.h5ad")]) == 0
+    assert (
+        run(["-q", "ingest", str(kaggle.write(excluded=[])), "--out", str(tmp_path / "x.h5ad")])
+        == 0
+    )
     assert anndata.read_h5ad(tmp_path / "x.h5ad").X.sum() == kaggle.counts.sum()
 
 
-def test_a_dose_is_a_number(kaggle: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_dose_is_a_number(
+    kaggle: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     kaggle.meta["dose_uM"] = kaggle.meta["dose_uM"].astype(object)
     kaggle.meta.loc[0, "dose_uM"] = "much"
     assert run(["-q", "ingest", str(kaggle.write()), "--out", str(tmp_path / "x.h5ad")]) == 2
@@ -164,12 +174,15 @@ def test_a_dose_is_a_number(kaggle: Any, tmp_path: Path, capsys: pytest.CaptureF
 def test_a_bad_baseline_is_explained(
     tmp_path: Path, name: str, content: bytes, words: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from perturbgen.simulate.settings import CELL_TYPES
+    from perturbgen.simulate.op3.settings import CELL_TYPES
 
     value = {"text": "a", "twice": "1,1", "flat": "0,0"}.get(name, "")
     rows = "".join(f"{cell_type},{value}\n" for cell_type in CELL_TYPES).encode()
     (tmp_path / "means.csv").write_bytes(content.replace(b"%s", rows))
-    assert run(["-q", "simulate", str(tmp_path / "out"), "--baseline", str(tmp_path / "means.csv")]) == 2
+    assert (
+        run(["-q", "simulate", str(tmp_path / "out"), "--baseline", str(tmp_path / "means.csv")])
+        == 2
+    )
     assert words in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
@@ -188,7 +201,9 @@ def test_an_operating_system_error_names_its_file(
     assert capsys.readouterr().err == "OSError: disk.h5ad: Input/output error\n"
 
 
-def test_names_are_shown_as_they_are_and_paths_in_one_piece(files: Files, capsys: pytest.CaptureFixture[str]) -> None:
+def test_names_are_shown_as_they_are_and_paths_in_one_piece(
+    files: Files, capsys: pytest.CaptureFixture[str]
+) -> None:
     odd = cells()
     odd.obs["cell_type"] = odd.obs["cell_type"].replace({"A": "T [red]CD4"})
     odd.write_h5ad("odd.h5ad")

@@ -23,7 +23,9 @@ def latent(tmp_path: Path) -> str:
     adata.obsm["X_latent"] = x.astype(np.float32)
     adata.write_h5ad(tmp_path / "latent.h5ad")
     features = pd.DataFrame(x, columns=[f"feature_{i}" for i in range(8)], index=adata.obs_names)
-    pd.concat([obs.set_axis(adata.obs_names), features], axis=1).to_parquet(tmp_path / "latent.parquet")
+    pd.concat([obs.set_axis(adata.obs_names), features], axis=1).to_parquet(
+        tmp_path / "latent.parquet"
+    )
     return str(tmp_path / "latent.h5ad")
 
 
@@ -31,7 +33,9 @@ def run(*arguments: str) -> int:
     return cli.run(["-q", *arguments])
 
 
-def test_retrieve_prints_and_writes_everything(latent: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_retrieve_prints_and_writes_everything(
+    latent: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "out"
     options = ["--key", "X_latent", "--same", "compound", "--plate", "plate", "--well", "well"]
     assert run("retrieve", latent, *options, "--out", str(out), "--json") == 0
@@ -49,11 +53,25 @@ def test_retrieve_prints_and_writes_everything(latent: str, tmp_path: Path, caps
     groups = pd.read_parquet(out / "groups.parquet")
     assert set(groups["compound"]) == {f"drug{i}" for i in range(10)}
     page = (out / "report.html").read_text()
-    assert all(text in page for text in ("Retrieval of compound", "Controls", "shuffled labels", "drug3"))
+    assert all(
+        text in page for text in ("Retrieval of compound", "Controls", "shuffled labels", "drug3")
+    )
 
 
 def test_the_table_without_json(latent: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run("retrieve", latent, "--key", "X_latent", "--same", "compound", "--similarity", "spearman") == 0
+    assert (
+        run(
+            "retrieve",
+            latent,
+            "--key",
+            "X_latent",
+            "--same",
+            "compound",
+            "--similarity",
+            "spearman",
+        )
+        == 0
+    )
     printed = capsys.readouterr().out
     assert "per group" in printed
     assert "shuffled labels" in printed
@@ -68,7 +86,15 @@ def test_a_parquet_gives_the_same_and_controls_may_be_negatives(
         [latent, "--key", "X_latent"],
         [parquet, "--key", "feature_"],
         [parquet],
-        [parquet, "--controls", "compound=DMSO", "--negatives", "controls", "--negatives-same", "plate"],
+        [
+            parquet,
+            "--controls",
+            "compound=DMSO",
+            "--negatives",
+            "controls",
+            "--negatives-same",
+            "plate",
+        ],
     ):
         assert run("retrieve", *arguments, "--same", "compound", "--json") == 0
         summaries.append(json.loads(capsys.readouterr().out)[0]["summary"])
@@ -85,9 +111,9 @@ def test_neighbours(latent: str, tmp_path: Path, capsys: pytest.CaptureFixture[s
     table = pd.read_parquet(tmp_path / "near" / "neighbours.parquet")
     assert len(table) == 60 * 4
     assert run("neighbours", latent, *options, "--differ", "plate", "--of", "drug3") == 0
-    assert {row["neighbour"] for row in json.loads(capsys.readouterr().out)} <= {f"drug{i}" for i in range(10)} - {
-        "drug3"
-    }
+    assert {row["neighbour"] for row in json.loads(capsys.readouterr().out)} <= {
+        f"drug{i}" for i in range(10)
+    } - {"drug3"}
     near = pd.read_parquet(tmp_path / "near" / "groups.parquet")
     assert (near["compound"] != near["neighbour compound"]).all()
 
@@ -99,11 +125,41 @@ def test_neighbours(latent: str, tmp_path: Path, capsys: pytest.CaptureFixture[s
         (["retrieve", "FILE", "--same", "compound"], "which embedding of"),
         (["retrieve", "FILE", "--key", "X_latent", "--same", "drug"], "no column 'drug'"),
         (["retrieve", "FILE", "--key", "X_latent", "--same", "well,plate"], "nothing to retrieve"),
-        (["retrieve", "FILE", "--key", "X_latent", "--same", "compound", "--controls", "compound"], "has no value"),
-        (["retrieve", "FILE", "--key", "X_latent", "--same", "compound", "--controls", "compound=dmso"], "= 'dmso'"),
+        (
+            [
+                "retrieve",
+                "FILE",
+                "--key",
+                "X_latent",
+                "--same",
+                "compound",
+                "--controls",
+                "compound",
+            ],
+            "has no value",
+        ),
+        (
+            [
+                "retrieve",
+                "FILE",
+                "--key",
+                "X_latent",
+                "--same",
+                "compound",
+                "--controls",
+                "compound=dmso",
+            ],
+            "= 'dmso'",
+        ),
         (["retrieve", "absent.h5ad", "--same", "compound"], "no embedding at absent.h5ad"),
-        (["neighbours", "FILE", "--key", "X_latent", "--same", "compound", "--of", "drug33"], "did you mean 'drug3'"),
-        (["neighbours", "FILE", "--key", "X_latent", "--same", "compound", "-k", "60"], "60 neighbours of 60 rows"),
+        (
+            ["neighbours", "FILE", "--key", "X_latent", "--same", "compound", "--of", "drug33"],
+            "did you mean 'drug3'",
+        ),
+        (
+            ["neighbours", "FILE", "--key", "X_latent", "--same", "compound", "-k", "60"],
+            "60 neighbours of 60 rows",
+        ),
     ],
 )
 def test_mistakes_are_explained(
@@ -119,16 +175,31 @@ def test_mistakes_are_explained(
     assert "Traceback" not in error
 
 
-def test_broken_files_are_explained(latent: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_broken_files_are_explained(
+    latent: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     broken = tmp_path / "broken.h5ad"
     broken.write_bytes(Path(latent).read_bytes()[:4000])
     text = tmp_path / "table.csv"
     text.write_text("a,b\n1,2\n")
     words = tmp_path / "words.parquet"
     pd.DataFrame({"compound": ["a", "b"], "f_1": ["x", "y"]}).to_parquet(words)
-    said_of = {broken: "not a readable h5ad", text: "neither .h5ad nor .parquet", words: "no feature column"}
+    said_of = {
+        broken: "not a readable h5ad",
+        text: "neither .h5ad nor .parquet",
+        words: "no feature column",
+    }
     for path, said in said_of.items():
-        assert run("retrieve", str(path), "--same", "compound", *(["--key", "X"] if path is broken else [])) == 2
+        assert (
+            run(
+                "retrieve",
+                str(path),
+                "--same",
+                "compound",
+                *(["--key", "X"] if path is broken else []),
+            )
+            == 2
+        )
         assert said in capsys.readouterr().err
     assert run("retrieve", str(words), "--same", "compound", "--key", "f_") == 2
     assert "are no numbers" in capsys.readouterr().err

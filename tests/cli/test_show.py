@@ -7,17 +7,37 @@ from perturbgen import cli
 
 @pytest.mark.data
 @pytest.mark.parametrize(
-    ("name", "file"), [("kang", "kang_ifnb"), ("macseq", "macseq_plate"), ("glioblastoma", "glioblastoma_panobinostat")]
+    ("name", "file"),
+    [
+        ("kang", "kang_ifnb"),
+        ("macseq", "macseq_plate"),
+        ("glioblastoma", "glioblastoma_panobinostat"),
+    ],
 )
 def test_every_real_file_is_drawn(name: str, file: str, real_data: Path, tmp_path: Path) -> None:
     columns = Path(__file__).parents[2] / "experiments" / "columns" / f"{name}.toml"
     source = real_data / "counts" / f"{file}.h5ad"
-    assert cli.run(["data", "show", str(source), "--columns", str(columns), "--out", str(tmp_path / "page.html")]) == 0
+    assert (
+        cli.run(
+            [
+                "data",
+                "show",
+                str(source),
+                "--columns",
+                str(columns),
+                "--out",
+                str(tmp_path / "page.html"),
+            ]
+        )
+        == 0
+    )
     page = (tmp_path / "page.html").read_text()
     assert "Pseudobulk maps" in page
     assert ("Plates</h2>" in page) == (name == "macseq")
 
 
-def test_a_wrong_suffix_is_refused_before_anything_is_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_wrong_suffix_is_refused_before_anything_is_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert cli.run(["data", "show", str(tmp_path), "--out", "page.pdf"]) == 2
     assert "page.html" in capsys.readouterr().err

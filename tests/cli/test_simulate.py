@@ -11,7 +11,9 @@ import pytest
 from perturbgen.cli import run
 
 
-def test_it_writes_the_folder_and_lists_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_it_writes_the_folder_and_lists_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "with a space" / "tiny"
     assert run(["simulate", str(out), "--seed", "3", "--set", "cells.per_well=12", "--json"]) == 0
     rows = {row["file"]: row for row in json.loads(capsys.readouterr().out)}
@@ -22,10 +24,20 @@ def test_it_writes_the_folder_and_lists_it(tmp_path: Path, capsys: pytest.Captur
     assert values["settings"]["cells"]["per_well"] == 12
 
 
-def test_a_dry_run_prints_the_settings_and_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_dry_run_prints_the_settings_and_writes_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     config = tmp_path / "mine.toml"
     config.write_text("[cells]\nper_well = 21\n[expression]\ngenes = 99\n")
-    arguments = ["--preset", "small", "--config", str(config), "--set", "expression.genes=77", "--dry-run"]
+    arguments = [
+        "--preset",
+        "small",
+        "--config",
+        str(config),
+        "--set",
+        "expression.genes=77",
+        "--dry-run",
+    ]
     assert run(["simulate", str(tmp_path / "out"), *arguments]) == 0
     values = tomllib.loads(capsys.readouterr().out)
     assert values["cells"]["per_well"] == 21
@@ -34,8 +46,18 @@ def test_a_dry_run_prints_the_settings_and_writes_nothing(tmp_path: Path, capsys
     assert not (tmp_path / "out").exists()
 
 
-def test_a_dry_run_prints_json_when_asked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["simulate", str(tmp_path / "out"), "--preset", "small", "--set", "cells.per_well=21", "--dry-run"]
+def test_a_dry_run_prints_json_when_asked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [
+        "simulate",
+        str(tmp_path / "out"),
+        "--preset",
+        "small",
+        "--set",
+        "cells.per_well=21",
+        "--dry-run",
+    ]
     assert run([*arguments, "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)
     assert run(arguments) == 0
@@ -49,8 +71,14 @@ def test_a_dry_run_prints_json_when_asked(tmp_path: Path, capsys: pytest.Capture
         (["--preset", "smal"], "did you mean 'small'?"),
         (["--set", "cells.perwell=3"], "did you mean 'per_well'?"),
         (["--set", "cells.per_well=-1"], "greater than 0"),
-        (["--set", "plate.known_compounds=25"], "plate.known_compounds is 25, but the plates hold 24 compounds"),
-        (["--set", "plate.lost_wells=25"], "fix          --set plate.lost_wells=24, or more plate.rows"),
+        (
+            ["--set", "plate.known_compounds=25"],
+            "plate.known_compounds is 25, but the plates hold 24 compounds",
+        ),
+        (
+            ["--set", "plate.lost_wells=25"],
+            "fix          --set plate.lost_wells=24, or more plate.rows",
+        ),
         (["--baseline", "nowhere.csv"], "no baseline CSV at"),
         (["--signatures", "nowhere.npz"], "no signatures NPZ at"),
         (["--layout", "nowhere"], "no layout folder at"),

@@ -16,9 +16,25 @@ def kang(real_data: Path) -> list[str]:
     return [str(real_data / "counts" / "kang_ifnb.h5ad"), "--columns", str(COLUMNS)]
 
 
-def test_pseudobulk_of_a_real_file(kang: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_pseudobulk_of_a_real_file(
+    kang: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "pb.h5ad"
-    assert cli.run(["-q", "pseudobulk", *kang, "--by", "cell_type, donor, compound", "--out", str(out), "--json"]) == 0
+    assert (
+        cli.run(
+            [
+                "-q",
+                "pseudobulk",
+                *kang,
+                "--by",
+                "cell_type, donor, compound",
+                "--out",
+                str(out),
+                "--json",
+            ]
+        )
+        == 0
+    )
     assert json.loads(capsys.readouterr().out)[0] == {
         "samples": 20,
         "genes": 1267,
@@ -33,7 +49,10 @@ def test_pseudobulk_of_a_real_file(kang: list[str], tmp_path: Path, capsys: pyte
     ("options", "parts"),
     [
         (["random", "--fraction", "0.1"], {"train": 1400, "validation": 156}),
-        (["leave-out", "--column", "cell_type", "--value", "B cells"], {"train": 1258, "test": 298}),
+        (
+            ["leave-out", "--column", "cell_type", "--value", "B cells"],
+            {"train": 1258, "test": 298},
+        ),
         (["kfold", "--folds", "2", "--column", "donor"], None),
     ],
 )
@@ -54,7 +73,17 @@ def test_splits_of_a_real_file(
         (["pseudobulk", "--out", "x.csv"], "x.h5ad"),
         (["split", "--kind", "leave-out", "--out", "x.csv"], "--column and --value"),
         (
-            ["split", "--kind", "leave-out", "--column", "cell_type", "--value", "B cell", "--out", "x.csv"],
+            [
+                "split",
+                "--kind",
+                "leave-out",
+                "--column",
+                "cell_type",
+                "--value",
+                "B cell",
+                "--out",
+                "x.csv",
+            ],
             "did you mean",
         ),
         (["split", "--kind", "random", "--fraction", "3", "--out", "x.csv"], "between 0 and 1"),

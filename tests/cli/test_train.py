@@ -31,12 +31,27 @@ def test_from_a_config_to_latents_and_numbers(folder, capsys):
     assert command(["encode", row["run"], "cells.h5ad", "--out", "latents.h5ad"]) == 0
     assert ad.read_h5ad("latents.h5ad").obsm["X_latent"].shape == (90, 2)
     capsys.readouterr()
-    arguments = ["evaluate", row["run"], "cells.h5ad", "--part", "validation", "--samples", "4", "--out", "e.json"]
+    arguments = [
+        "evaluate",
+        row["run"],
+        "cells.h5ad",
+        "--part",
+        "validation",
+        "--samples",
+        "4",
+        "--out",
+        "e.json",
+    ]
     assert command([*arguments, "--json"]) == 0
     assert json.loads((folder / "e.json").read_text())["likelihood"]["cells"] == 9
     assert command(arguments) == 0
     assert "nats per gene and cell" in capsys.readouterr().out
-    assert command(["train", "--resume", row["run"], "--set", "training.epochs=3", "--accelerator", "cpu"]) == 0
+    assert (
+        command(
+            ["train", "--resume", row["run"], "--set", "training.epochs=3", "--accelerator", "cpu"]
+        )
+        == 0
+    )
 
 
 def test_a_dry_run_makes_nothing(folder, capsys):
@@ -58,12 +73,18 @@ def test_a_dry_run_makes_nothing(folder, capsys):
         (["train", "config.toml", "--set", "model.latnet=3"], "did you mean 'latent'"),
         (["train", "config.toml", "--set", "conditions.plate.width=3"], "obs has no such column"),
         (["train", "config.toml", "--accelerator", "abacus"], "abacus"),
-        (["train", "config.toml", "--accelerator", "cpu", "--devices", "3"], "cannot be shared by 3 devices"),
+        (
+            ["train", "config.toml", "--accelerator", "cpu", "--devices", "3"],
+            "cannot be shared by 3 devices",
+        ),
         (["train", "--resume", "nowhere"], "no run directory at nowhere"),
         (["train", "--resume", "."], "has no checkpoint"),
         (["encode", "nowhere", "cells.h5ad", "--out", "x.h5ad"], "no run directory"),
         (["encode", "nowhere", "cells.h5ad", "--out", "x.csv"], ".h5ad"),
-        (["evaluate", ".", "cells.h5ad"], "no configuration at config.toml|description of a trained model"),
+        (
+            ["evaluate", ".", "cells.h5ad"],
+            "no configuration at config.toml|description of a trained model",
+        ),
         (["board", "nowhere"], "no folder of runs at nowhere"),
     ],
 )

@@ -71,10 +71,23 @@ DESCRIBED = "conditions.cell_type.encoding=descriptors"
         (["data.split=elsewhere.csv"], "has no column 'donor'"),
         (["data.split=other.csv"], "the split was made for other data"),
         (["data.validation=0.999"], "data.validation = 0.999 puts none"),
-        ([DESCRIBED, "conditions.cell_type.descriptors=picture.csv"], "picture.csv is not a readable CSV"),
-        ([DESCRIBED, "conditions.cell_type.descriptors=picture.parquet"], "not a readable parquet file"),
+        (
+            [DESCRIBED, "conditions.cell_type.descriptors=picture.csv"],
+            "picture.csv is not a readable CSV",
+        ),
+        (
+            [DESCRIBED, "conditions.cell_type.descriptors=picture.parquet"],
+            "not a readable parquet file",
+        ),
         ([DESCRIBED, "conditions.cell_type.descriptors=gap.csv"], "expected     finite numbers"),
-        ([DESCRIBED, "conditions.cell_type.descriptors=gap.csv", "conditions.cell_type.unknown=true"], "add rows"),
+        (
+            [
+                DESCRIBED,
+                "conditions.cell_type.descriptors=gap.csv",
+                "conditions.cell_type.unknown=true",
+            ],
+            "add rows",
+        ),
         (["seed=18446744073709551616"], "'seed'"),
     ],
 )
@@ -86,13 +99,26 @@ def test_wrong_files_are_explained_before_a_run_is_made(folder, capsys, override
 
 def test_more_processes_than_cores_are_refused_before_any_is_started(folder, capsys, monkeypatch):
     monkeypatch.setattr("perturbgen.train.launch.cores", lambda: 2)
-    arguments = ["train", "config.toml", "--accelerator", "cpu", "--devices", "4", "--set", "training.batch_size=8"]
+    arguments = [
+        "train",
+        "config.toml",
+        "--accelerator",
+        "cpu",
+        "--devices",
+        "4",
+        "--set",
+        "training.batch_size=8",
+    ]
     explained(capsys, arguments, "--devices 4: this machine has 2 cores")
 
 
-def test_a_file_in_place_of_the_runs_folder_is_told_before_processes_are_started(folder, capsys, monkeypatch):
+def test_a_file_in_place_of_the_runs_folder_is_told_before_processes_are_started(
+    folder, capsys, monkeypatch
+):
     monkeypatch.setattr("perturbgen.train.run.launch", None)
-    explained(capsys, ["train", "config.toml", "--runs", "gap.csv", "--devices", "2"], "gap.csv is a file")
+    explained(
+        capsys, ["train", "config.toml", "--runs", "gap.csv", "--devices", "2"], "gap.csv is a file"
+    )
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +137,10 @@ def test_a_damaged_run_directory_says_which_file_is_damaged(trained, capsys):
     from pathlib import Path
 
     run, copy = Path("runs/0001-tiny-s0"), Path("copy")
-    encode, resume = ["encode", "copy", "cells.h5ad", "--out", "l.h5ad"], ["train", "--resume", "copy"]
+    encode, resume = (
+        ["encode", "copy", "cells.h5ad", "--out", "l.h5ad"],
+        ["train", "--resume", "copy"],
+    )
     for name, verb in (
         ("model.json", encode),
         ("cells.parquet", resume),
@@ -133,30 +162,44 @@ def test_conditions_edited_after_training_are_explained(trained, capsys):
 
     shutil.copytree("runs/0001-tiny-s0", "edited")
     text = Path("edited/config.toml").read_text()
-    Path("edited/config.toml").write_text(text.replace("conditions.cell_type", "conditions.compound"))
-    explained(capsys, ["encode", "edited", "cells.h5ad", "--out", "l.h5ad"], "edited after training")
+    Path("edited/config.toml").write_text(
+        text.replace("conditions.cell_type", "conditions.compound")
+    )
+    explained(
+        capsys, ["encode", "edited", "cells.h5ad", "--out", "l.h5ad"], "edited after training"
+    )
 
 
 def test_a_file_without_cells_is_explained(trained, capsys):
     make_cells()[:0].copy().write_h5ad("none.h5ad")
     for verb in (["encode", "--out", "l.h5ad"], ["evaluate"]):
-        explained(capsys, [verb[0], "runs/0001-tiny-s0", "none.h5ad", *verb[1:]], "none.h5ad has no cells")
+        explained(
+            capsys, [verb[0], "runs/0001-tiny-s0", "none.h5ad", *verb[1:]], "none.h5ad has no cells"
+        )
 
 
 @pytest.mark.parametrize("device", ["abacus", "cuda:99", "meta", ""])
 def test_a_device_that_is_not_there_is_explained(trained, capsys, device):
-    explained(capsys, ["evaluate", "runs/0001-tiny-s0", "cells.h5ad", "--device", device], f"--device {device}")
+    explained(
+        capsys,
+        ["evaluate", "runs/0001-tiny-s0", "cells.h5ad", "--device", device],
+        f"--device {device}",
+    )
 
 
 def test_cells_with_one_name_have_no_part(trained, capsys):
     cells = make_cells()
     cells.obs_names = ["c0", *cells.obs_names[:-1]]
     cells.write_h5ad("twice.h5ad")
-    explained(capsys, ["evaluate", "runs/0001-tiny-s0", "twice.h5ad", "--part", "validation"], "duplicated cell: 'c0'")
+    explained(
+        capsys,
+        ["evaluate", "runs/0001-tiny-s0", "twice.h5ad", "--part", "validation"],
+        "duplicated cell: 'c0'",
+    )
 
 
 def test_a_killed_runs_half_written_record_is_replaced(tmp_path):
-    from perturbgen.train.records import append_record
+    from perturbgen.train.state import append_record
 
     (tmp_path / "metrics.jsonl").write_text('{"epoch": 0, "x": 1}\n{"epoch": 1, "x"')
     append_record(tmp_path, {"epoch": 1, "x": 2})

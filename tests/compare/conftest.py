@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from perturbgen.compare import CompareSettings, Comparison, compare
-from perturbgen.config import load_settings
+from perturbgen.core.config import load_settings
 
 CELLS = ("B cells", "Myeloid cells", "NK cells", "T cells CD4+")
 TARGETS = CELLS[:2]
@@ -27,7 +27,10 @@ def additive_table(rows: pd.MultiIndex, seed: int = 0) -> pd.DataFrame:
     compounds = pd.DataFrame(2 * rng.normal(size=(len(COMPOUNDS), len(GENES))), COMPOUNDS, GENES)
     every = pd.MultiIndex.from_product([CELLS, COMPOUNDS], names=["cell_type", "compound"])
     noise = pd.DataFrame(0.5 * rng.normal(size=(len(every), len(GENES))), every, GENES)
-    values = [cells.loc[cell] + compounds.loc[compound] + noise.loc[(cell, compound)] for cell, compound in rows]
+    values = [
+        cells.loc[cell] + compounds.loc[compound] + noise.loc[(cell, compound)]
+        for cell, compound in rows
+    ]
     return pd.DataFrame(np.array(values), rows, GENES)
 
 
@@ -39,7 +42,9 @@ def write_flat(table: pd.DataFrame, path: Path) -> Path:
 @pytest.fixture(scope="session")
 def full() -> pd.DataFrame:
     """Every cell type x compound."""
-    return additive_table(pd.MultiIndex.from_product([CELLS, COMPOUNDS], names=["cell_type", "compound"]))
+    return additive_table(
+        pd.MultiIndex.from_product([CELLS, COMPOUNDS], names=["cell_type", "compound"])
+    )
 
 
 @pytest.fixture
@@ -78,8 +83,12 @@ def build(folder: Path) -> Build:
 def run(build: Build, tmp_path: Path) -> Run:
     """A comparison in this process."""
 
-    def ran(out: Path | None = None, *, workers: int = 1, scheduler: str = "processes", **changes: Any) -> Comparison:
-        return compare(build(**changes), out or tmp_path / "out", workers=workers, scheduler=scheduler)
+    def ran(
+        out: Path | None = None, *, workers: int = 1, scheduler: str = "processes", **changes: Any
+    ) -> Comparison:
+        return compare(
+            build(**changes), out or tmp_path / "out", workers=workers, scheduler=scheduler
+        )
 
     return ran
 

@@ -38,12 +38,12 @@ def config(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     return path
 
 
-def test_from_a_file_to_everything(config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_from_a_file_to_everything(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     board = tmp_path / "experiments" / "LEADERBOARD.md"
     board.parent.mkdir()
-    head = (
-        "| date | experiment | method | score | zeros | ratio | commit | command |\n|---|---|---|---|---|---|---|---|"
-    )
+    head = "| date | experiment | method | score | zeros | ratio | commit | command |\n|---|---|---|---|---|---|---|---|"
     board.write_text(head)
     arguments = ["compare", str(config), "--workers", "1", "--leaderboard", "--set", "seeds=[0, 1]"]
     assert run(arguments) == 0
@@ -72,7 +72,11 @@ def test_from_a_file_to_everything(config: Path, tmp_path: Path, capsys: pytest.
 
 
 def test_a_failed_method_is_told_at_the_end_with_exit_code_1(
-    config: Path, folder: Path, full: pd.DataFrame, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    config: Path,
+    folder: Path,
+    full: pd.DataFrame,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     write_flat(full.drop(columns="g3"), folder / "narrow.parquet")
     arguments = ["compare", str(config), "--workers", "1"]
@@ -105,7 +109,9 @@ def test_mistakes_are_told_before_anything_runs(
     assert not (tmp_path / "runs").exists()
 
 
-def test_the_resolved_settings_are_a_configuration(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_resolved_settings_are_a_configuration(
+    config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert run(["compare", str(config), "--dry-run"]) == 0
     config.write_text(capsys.readouterr().out)
     assert run(["compare", str(config), "--dry-run"]) == 0
@@ -120,12 +126,22 @@ def test_a_de_table_of_ours_can_be_compared_on(
     monkeypatch.chdir(tmp_path)
     p = -np.abs(full)
     table = DETable(
-        logfc=np.sign(full), ave_expr=full * 0, t=full, se=full * 0 + 1, df=full * 0 + 3, log10_p=p,
-        adj_p=full * 0 + 1, conditions=pd.DataFrame({"samples": 3}, index=full.index),
-    )  # fmt: skip
+        logfc=np.sign(full),
+        ave_expr=full * 0,
+        t=full,
+        se=full * 0 + 1,
+        df=full * 0 + 3,
+        log10_p=p,
+        adj_p=full * 0 + 1,
+        conditions=pd.DataFrame({"samples": 3}, index=full.index),
+    )
     table.write(folder / "de.parquet")
     config = tmp_path / "de.toml"
-    config.write_text(f'[data]\nfolder = "{folder}"\ntrain = "de.parquet"\n[splits.cell_types]\n[methods.additive]\n')
+    config.write_text(
+        f'[data]\nfolder = "{folder}"\ntrain = "de.parquet"\n[splits.cell_types]\n[methods.additive]\n'
+    )
     assert run(["compare", str(config), "--workers", "1", "--no-report"]) == 0
     scores = pd.read_parquet(tmp_path / "runs" / "compare-de" / "scores.parquet")
-    assert len(scores) == 2 * len(full), "every condition is predicted once, by zeros and by additive"
+    assert len(scores) == 2 * len(full), (
+        "every condition is predicted once, by zeros and by additive"
+    )

@@ -11,8 +11,9 @@ import pytest
 
 from perturbgen.baselines import make
 from perturbgen.baselines.constants import CellTypeMean
-from perturbgen.compare import cells, schedule
-from perturbgen.errors import PerturbgenError
+from perturbgen.compare import jobs as cells
+from perturbgen.compare import schedule
+from perturbgen.core.errors import PerturbgenError
 from perturbgen.evaluate import score
 
 from .conftest import CLOSED_FORM, COMPOUNDS, TARGETS, Run, states, write_flat
@@ -28,19 +29,25 @@ def test_scores_are_those_of_a_fit_by_hand(run: Run, full: pd.DataFrame) -> None
     predicted = make("additive").fit(train, rng=np.random.default_rng(0)).predict(test.index)
     by_hand = score(test, predicted, reference=train.mean())
     kept = found.card.scores.loc["additive"][by_hand.columns]
-    np.testing.assert_allclose(kept, by_hand.loc[kept.index], rtol=1e-5, atol=1e-6)  # predictions are kept as float32
+    np.testing.assert_allclose(
+        kept, by_hand.loc[kept.index], rtol=1e-5, atol=1e-6
+    )  # predictions are kept as float32
     assert found.card.ranking["method"].tolist() == ["additive", "cell_type_mean", "zeros"]
     assert found.card.baselines == ("additive", "cell_type_mean")
     assert set(found.card.strata.columns) >= {"cell_type", "part"}
     pd.testing.assert_frame_equal(
-        found.predictions()["additive"], predicted.astype(np.float32).astype(float), check_names=False
+        found.predictions()["additive"],
+        predicted.astype(np.float32).astype(float),
+        check_names=False,
     )
 
 
 def test_nothing_is_computed_twice(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     first = run()
     assert states(first) == {"done": 3}
-    monkeypatch.setattr(cells, "compute", lambda cell: pytest.fail(f"{cell.label} was computed again"))
+    monkeypatch.setattr(
+        cells, "compute", lambda cell: pytest.fail(f"{cell.label} was computed again")
+    )
     second = run()
     assert states(second) == {"cached": 3}
     pd.testing.assert_frame_equal(first.card.scores, second.card.scores)
@@ -55,7 +62,9 @@ def test_a_changed_setting_recomputes_its_own_cells_only(run: Run) -> None:
     assert states(run(methods=methods)) == {"cached": 4}, "the first setting's cell is still there"
 
 
-def test_changed_metrics_are_scored_without_another_fit(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_changed_metrics_are_scored_without_another_fit(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run()
     monkeypatch.setattr(cells, "fitted_values", lambda *_: pytest.fail("fitted again"))
     score = {"metrics": ["mean_rowwise_rmse", "mean_rowwise_pearson"], "resamples": 20}
@@ -83,12 +92,16 @@ def test_seeds_are_averaged_and_methods_without_chance_run_once(run: Run) -> Non
     methods = {"zeros": {}, "random_draw": {}}
     both = run(methods=methods, seeds=[1, 2])
     assert both.cells.groupby("method").size().to_dict() == {"random_draw": 2, "zeros": 1}
-    one, two = (run(methods=methods, seeds=[seed]).card.scores.loc["random_draw"] for seed in (1, 2))
+    one, two = (
+        run(methods=methods, seeds=[seed]).card.scores.loc["random_draw"] for seed in (1, 2)
+    )
     assert not np.allclose(one, two, equal_nan=True)
     np.testing.assert_allclose(both.card.scores.loc["random_draw"], (one + two) / 2)
 
 
-def test_a_method_that_fails_is_named_and_the_rest_goes_on(run: Run, folder: Path, full: pd.DataFrame) -> None:
+def test_a_method_that_fails_is_named_and_the_rest_goes_on(
+    run: Run, folder: Path, full: pd.DataFrame
+) -> None:
     short = full[full.index.get_level_values("compound") != COMPOUNDS[-1]]
     write_flat(short, folder / "short.parquet")
     write_flat(full.drop(columns="g3"), folder / "narrow.parquet")
@@ -105,7 +118,9 @@ def test_a_method_that_fails_is_named_and_the_rest_goes_on(run: Run, folder: Pat
     assert {cell.method.name for cell in found.failures} == set(files)
 
 
-def test_a_crash_inside_a_method_is_a_failed_cell(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_crash_inside_a_method_is_a_failed_cell(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def crash(*_: Any) -> None:
         raise ZeroDivisionError("of all things")
 
@@ -118,13 +133,20 @@ def test_a_crash_inside_a_method_is_a_failed_cell(run: Run, monkeypatch: pytest.
     assert states(run()) == {"cached": 2, "done": 1}, "a failed cell is tried again"
 
 
-def test_without_a_negative_control_there_is_no_scorecard(run: Run, folder: Path, full: pd.DataFrame) -> None:
+def test_without_a_negative_control_there_is_no_scorecard(
+    run: Run, folder: Path, full: pd.DataFrame
+) -> None:
     write_flat(full.drop(columns="g3"), folder / "narrow.parquet")
     with pytest.raises(PerturbgenError, match="no negative control ran: 'narrow' failed"):
-        run(methods={"narrow": {"predictions": "narrow.parquet"}, "additive": {}}, controls={"negatives": ["narrow"]})
+        run(
+            methods={"narrow": {"predictions": "narrow.parquet"}, "additive": {}},
+            controls={"negatives": ["narrow"]},
+        )
 
 
-def test_an_interrupted_comparison_goes_on_where_it_was(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_comparison_goes_on_where_it_was(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     whole = cells.compute
 
     def interrupted(cell: cells.Cell) -> None:
@@ -138,8 +160,10 @@ def test_an_interrupted_comparison_goes_on_where_it_was(run: Run, monkeypatch: p
     monkeypatch.undo()
     found = run()
     assert found.cells.set_index("method")["state"].to_dict() == {
-        "zeros": "cached", "additive": "cached", "cell_type_mean": "done",
-    }  # fmt: skip
+        "zeros": "cached",
+        "additive": "cached",
+        "cell_type_mean": "done",
+    }
 
 
 def test_processes_give_the_numbers_of_one_after_the_other(run: Run, tmp_path: Path) -> None:
@@ -150,7 +174,9 @@ def test_processes_give_the_numbers_of_one_after_the_other(run: Run, tmp_path: P
     pd.testing.assert_frame_equal(serial.card.scores, pooled.card.scores, check_exact=True)
 
 
-def test_a_process_that_dies_fails_its_own_cell_only(run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_that_dies_fails_its_own_cell_only(
+    run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     found: list[tuple[str, bool]] = []
 
     def breaking(waiting: list[cells.Cell], workers: int) -> Any:
@@ -161,7 +187,9 @@ def test_a_process_that_dies_fails_its_own_cell_only(run: Run, folder: Path, mon
 
     monkeypatch.setattr(schedule, "pooled", breaking)
     result = run(workers=2)
-    assert found[3:] == [("zeros", True), ("additive", True)], "those lost are tried again, each alone"
+    assert found[3:] == [("zeros", True), ("additive", True)], (
+        "those lost are tried again, each alone"
+    )
     assert [cell.method.name for cell in result.failures] == ["additive"]
     assert "out of memory" in next(iter(result.failures.values())).error
 
@@ -169,7 +197,12 @@ def test_a_process_that_dies_fails_its_own_cell_only(run: Run, folder: Path, mon
 def test_a_dask_cluster_gives_the_same_numbers(run: Run, tmp_path: Path) -> None:
     distributed = pytest.importorskip("distributed", reason="the extra [cluster] is not installed")
     serial = run(tmp_path / "serial")
-    options = {"n_workers": 1, "threads_per_worker": 1, "processes": False, "dashboard_address": None}
+    options = {
+        "n_workers": 1,
+        "threads_per_worker": 1,
+        "processes": False,
+        "dashboard_address": None,
+    }
     with distributed.LocalCluster(protocol="tcp", **options) as cluster:
         found = run(tmp_path / "dask", scheduler=cluster.scheduler_address)
     assert states(found) == {"done": 3}

@@ -12,12 +12,12 @@ import pytest
 from perturbgen.compare import CompareSettings
 from perturbgen.compare.assemble import measured
 from perturbgen.compare.folds import make_folds
-from perturbgen.compare.outputs import write_report
+from perturbgen.compare.run import write_report
 from perturbgen.compare.settings import SplitSettings
 from perturbgen.compare.tables import Book, read_book
-from perturbgen.config import load_settings
+from perturbgen.core.config import load_settings
+from perturbgen.core.errors import ConfigError, InputError, SchemaError, UserError
 from perturbgen.data.splits import kfold
-from perturbgen.errors import ConfigError, InputError, SchemaError, UserError
 from perturbgen.evaluate.outputs import headline_records
 
 from .conftest import CELLS, CLOSED_FORM, COMPOUNDS, TARGETS, Build, Run, states, write_flat
@@ -27,12 +27,16 @@ def folds_of(build: Build, **split: Any) -> tuple[Book, list[tuple[pd.MultiIndex
     settings = build(splits={"mine": split})
     book = read_book(settings.data)
     index = book.table.index
-    return book, [(index[f.train], index[f.test]) for f in make_folds(settings.splits, book, settings.data)]
+    return book, [
+        (index[f.train], index[f.test]) for f in make_folds(settings.splits, book, settings.data)
+    ]
 
 
 def test_kaggle_trains_on_all_but_the_unknown_compounds_of_the_targets(build: Build) -> None:
     book, [(train, test)] = folds_of(build, kind="kaggle")
-    assert sorted(test) == sorted((cell, compound) for cell in TARGETS for compound in COMPOUNDS[3:])
+    assert sorted(test) == sorted(
+        (cell, compound) for cell in TARGETS for compound in COMPOUNDS[3:]
+    )
     assert len(train) + len(test) == len(book.table)
     _, [(fewer, private)] = folds_of(build, kind="kaggle", test=["private"], public=2)
     assert len(private) == 2 * (len(COMPOUNDS) - 3 - 2)
@@ -44,15 +48,23 @@ def test_compound_folds_withhold_known_compounds_in_all_targets_at_once(build: B
     withheld = [set(test.get_level_values("compound")) for _, test in folds]
     assert sorted(name for part in withheld for name in part) == list(COMPOUNDS[:3])
     for (train, test), compounds in zip(folds, withheld, strict=True):
-        assert sorted(test) == sorted((cell, compound) for cell in TARGETS for compound in compounds)
+        assert sorted(test) == sorted(
+            (cell, compound) for cell in TARGETS for compound in compounds
+        )
         assert not test.isin(train).any()
-        assert len(train) + len(test) == book.released.sum(), "withheld rows of the truth are never learnt from"
+        assert len(train) + len(test) == book.released.sum(), (
+            "withheld rows of the truth are never learnt from"
+        )
 
 
 def test_cell_types_are_left_out_one_at_a_time(build: Build) -> None:
     _, folds = folds_of(build, kind="cell_types", rows="all")
-    assert [set(test.get_level_values("cell_type")) for _, test in folds] == [{cell} for cell in CELLS]
-    assert all(len(test) == len(COMPOUNDS) and len(train) == 3 * len(COMPOUNDS) for train, test in folds)
+    assert [set(test.get_level_values("cell_type")) for _, test in folds] == [
+        {cell} for cell in CELLS
+    ]
+    assert all(
+        len(test) == len(COMPOUNDS) and len(train) == 3 * len(COMPOUNDS) for train, test in folds
+    )
 
 
 def test_a_split_file_is_joined_by_label(build: Build, folder: Path, full: pd.DataFrame) -> None:
@@ -67,12 +79,17 @@ def test_a_split_file_is_joined_by_label(build: Build, folder: Path, full: pd.Da
         assert not test.isin(train).any()
 
 
-def test_a_split_file_with_other_conditions_is_refused(build: Build, folder: Path, full: pd.DataFrame) -> None:
+def test_a_split_file_with_other_conditions_is_refused(
+    build: Build, folder: Path, full: pd.DataFrame
+) -> None:
     parts = pd.Series("train", full.index).rename("part")
     parts.iloc[:3] = "test"
     more = pd.concat([parts, pd.Series({("B cells", "drug 99"): "test"})]).rename("part")
     more.index.names = full.index.names
-    for found, words in ((more, "in the split but not in the data.*drug 99"), (parts.iloc[1:], "have no part")):
+    for found, words in (
+        (more, "in the split but not in the data.*drug 99"),
+        (parts.iloc[1:], "have no part"),
+    ):
         text = '# {"kind": "mine", "apart": []}\n' + found.to_csv()
         (folder / "split.csv").write_text(text)
         with pytest.raises(SchemaError, match=words):
@@ -83,7 +100,12 @@ def test_a_split_file_with_other_conditions_is_refused(build: Build, folder: Pat
 
 
 def test_several_splits_share_one_scorecard_and_are_strata_of_it(run: Run) -> None:
-    found = run(splits={"kaggle": {}, "leave": {"kind": "cell_types", "cell_types": [CELLS[0]], "rows": "all"}})
+    found = run(
+        splits={
+            "kaggle": {},
+            "leave": {"kind": "cell_types", "cell_types": [CELLS[0]], "rows": "all"},
+        }
+    )
     assert list(found.card.scores.columns.names) == ["split", "cell_type", "compound"]
     assert found.card.scores.shape[1] == 10 + 8
     levels = found.card.stratum_table
@@ -96,7 +118,8 @@ def test_the_truth_as_positive_control_scores_one_and_a_duplicate_is_blended(
 ) -> None:
     noisy = full + np.random.default_rng(0).normal(scale=0.3, size=full.shape)
     write_flat(
-        noisy.sample(frac=1, axis=0, random_state=1).sample(frac=1, axis=1, random_state=1), folder / "dup.parquet"
+        noisy.sample(frac=1, axis=0, random_state=1).sample(frac=1, axis=1, random_state=1),
+        folder / "dup.parquet",
     )
     write_flat(full, folder / "oracle.parquet")
     methods = CLOSED_FORM | {
@@ -110,10 +133,14 @@ def test_the_truth_as_positive_control_scores_one_and_a_duplicate_is_blended(
     assert values["zeros"] == 0
     assert values["oracle"] > values["replicate"] > values["additive"] > 0
     assert card.role("oracle") == "positive control"
-    assert not np.allclose(card.scores.loc["replicate"], card.scores.loc["duplicate"], equal_nan=True)
+    assert not np.allclose(
+        card.scores.loc["replicate"], card.scores.loc["duplicate"], equal_nan=True
+    )
 
 
-def test_one_condition_is_scored_without_an_interval(run: Run, folder: Path, full: pd.DataFrame) -> None:
+def test_one_condition_is_scored_without_an_interval(
+    run: Run, folder: Path, full: pd.DataFrame
+) -> None:
     parts = pd.Series("train", full.index, name="part")
     parts.iloc[5] = "test"
     (folder / "one.csv").write_text('# {"kind": "one", "apart": []}\n' + parts.to_csv())
@@ -123,14 +150,22 @@ def test_one_condition_is_scored_without_an_interval(run: Run, folder: Path, ful
     assert rows.loc[("mean_rowwise_rmse", "additive"), "low"] is not None
     assert np.isnan(rows.loc[("mean_rowwise_rmse", "additive"), "low"])
     assert np.isfinite(rows.loc[("mean_rowwise_rmse", "additive"), "value"])
-    assert np.isnan(rows.loc[("perturbation_discrimination", "additive"), "value"]), "nobody to be told apart from"
+    assert np.isnan(rows.loc[("perturbation_discrimination", "additive"), "value"]), (
+        "nobody to be told apart from"
+    )
 
 
-def test_a_table_of_one_condition_cannot_be_split(build: Build, folder: Path, full: pd.DataFrame) -> None:
+def test_a_table_of_one_condition_cannot_be_split(
+    build: Build, folder: Path, full: pd.DataFrame
+) -> None:
     write_flat(full.iloc[[0]], folder / "single.parquet")
     settings = build(data={"folder": str(folder), "train": "single.parquet"})
     book = read_book(settings.data)
-    for split in (SplitSettings(kind="compounds"), SplitSettings(kind="cell_types"), SplitSettings(kind="kaggle")):
+    for split in (
+        SplitSettings(kind="compounds"),
+        SplitSettings(kind="cell_types"),
+        SplitSettings(kind="kaggle"),
+    ):
         with pytest.raises(UserError):
             make_folds({"mine": split}, book, settings.data)
 
@@ -140,14 +175,20 @@ def test_a_table_of_one_condition_cannot_be_split(build: Build, folder: Path, fu
     [
         ({"methods": {"additve": {}}}, "no baseline 'additve': did you mean 'additive'"),
         ({"methods": {"xgboost": {"settings": {"tres": 3}}}}, "did you mean 'trees'"),
-        ({"methods": {"a": {"predictions": "p.parquet", "baseline": "zeros"}}}, "a baseline or a file"),
+        (
+            {"methods": {"a": {"predictions": "p.parquet", "baseline": "zeros"}}},
+            "a baseline or a file",
+        ),
         ({"methods": {"pseudobulk_forest": {}}}, "needs pseudobulk"),
         ({"splits": {"kagle": {}}}, "no split 'kagle': did you mean 'kaggle'"),
         ({"splits": {"kaggle": {"folds": 4}}}, "kind 'kaggle' makes no use of folds"),
         ({"splits": {"mine": {"kind": "file"}}}, "needs its file"),
         ({"splits": {}}, "splits"),
         ({"seeds": [1, 1]}, "seeds repeat"),
-        ({"controls": {"positive": "oracel"}, "methods": {"oracle": {"baseline": "zeros"}}}, "did you mean 'oracle'"),
+        (
+            {"controls": {"positive": "oracel"}, "methods": {"oracle": {"baseline": "zeros"}}},
+            "did you mean 'oracle'",
+        ),
         ({"controls": {"positive": "zeros"}}, "both a positive control"),
         ({"score": {"metrics": ["mean_rowwise_rmes"]}}, "did you mean 'mean_rowwise_rmse'"),
         ({"score": {"headline": ["energy_distance"]}}, "is not computed"),
@@ -198,20 +239,25 @@ def test_the_default_comparison_has_twelve_methods_and_three_folds() -> None:
     settings = load_settings(CompareSettings, base={})
     assert len(settings.all_methods) == 12
     assert settings.splits["compounds"].folds == 3
-    assert load_settings(CompareSettings, base={"methods": {"additive": {}}}).all_methods.keys() == {
+    assert load_settings(
+        CompareSettings, base={"methods": {"additive": {}}}
+    ).all_methods.keys() == {
         "zeros",
         "additive",
     }
 
 
-def test_values_are_limited_as_open_problems_does(run: Run, folder: Path, full: pd.DataFrame) -> None:
+def test_values_are_limited_as_open_problems_does(
+    run: Run, folder: Path, full: pd.DataFrame
+) -> None:
     data = {"folder": str(folder), "truth": "de_truth.parquet"}
     found = run(data=data | {"clip": 1.5})
     whole = full.loc[found.book.table.index]
     np.testing.assert_array_equal(found.book.table, whole)
     np.testing.assert_array_equal(found.book.rows(np.arange(len(whole))), whole.clip(-1.5, 1.5))
     np.testing.assert_array_equal(
-        measured(found.book, found.folds), whole.loc[found.predictions()["zeros"].index].clip(-1.5, 1.5)
+        measured(found.book, found.folds),
+        whole.loc[found.predictions()["zeros"].index].clip(-1.5, 1.5),
     )
     assert max(table.abs().max().max() for table in found.predictions().values()) <= 1.5
     wide = run(data=data | {"clip": 1000})
@@ -219,9 +265,13 @@ def test_values_are_limited_as_open_problems_does(run: Run, folder: Path, full: 
     np.testing.assert_allclose(wide.card.scores, run().card.scores)
 
 
-def test_a_few_very_strong_genes_respond_whatever_the_limit(run: Run, folder: Path, full: pd.DataFrame) -> None:
+def test_a_few_very_strong_genes_respond_whatever_the_limit(
+    run: Run, folder: Path, full: pd.DataFrame
+) -> None:
     strong = full.clip(-1, 1)
-    strong.iloc[:, :3] = np.where(strong.iloc[:, :3] < 0, -30.0, 30.0)  # three of 30 genes: p = 1e-30
+    strong.iloc[:, :3] = np.where(
+        strong.iloc[:, :3] < 0, -30.0, 30.0
+    )  # three of 30 genes: p = 1e-30
     names = ("de_train", "de_truth")
     paths = [folder / f"{name}.parquet" for name in names]
     for path in paths:
@@ -230,18 +280,27 @@ def test_a_few_very_strong_genes_respond_whatever_the_limit(run: Run, folder: Pa
     write_flat(strong, folder / "oracle.parquet")
     data = {"folder": str(folder), "truth": "de_truth.parquet"}
     methods = CLOSED_FORM | {"oracle": {"predictions": "oracle.parquet"}}
-    free, limited = (run(data=data | {"clip": clip}, methods=methods).card.scores for clip in (None, 2))
+    free, limited = (
+        run(data=data | {"clip": clip}, methods=methods).card.scores for clip in (None, 2)
+    )
     for path in paths:  # as the benchmark publishes it
         table = pd.read_parquet(path).set_index(["cell_type", "sm_name"])
         write_flat(table.clip(-2, 2), path)
     published = run(data=data | {"clip": 2}, methods=methods).card.scores
-    errors = ["mean_rowwise_rmse", "mean_rowwise_pearson", "perturbation_discrimination", "weighted_mse"]
+    errors = [
+        "mean_rowwise_rmse",
+        "mean_rowwise_pearson",
+        "perturbation_discrimination",
+        "weighted_mse",
+    ]
     of_rows = limited.index.get_level_values("metric").isin(errors)
     np.testing.assert_array_equal(limited[of_rows], published[of_rows])
     for metric in ("sign_accuracy_de", "de_precision", "de_recall", "de_overlap"):
         np.testing.assert_array_equal(limited.loc[("oracle", metric)], 1.0)
         np.testing.assert_array_equal(free.loc[("oracle", metric)], 1.0)
-        assert published.loc[("oracle", metric)].isna().all(), "three genes at ±2 are too few to tell"
+        assert published.loc[("oracle", metric)].isna().all(), (
+            "three genes at ±2 are too few to tell"
+        )
 
 
 def test_public_conditions_are_learnt_from_where_asked(build: Build) -> None:
@@ -256,8 +315,12 @@ def test_public_conditions_are_learnt_from_where_asked(build: Build) -> None:
         folds_of(build, kind="kaggle", learn=["pubic"])
 
 
-def test_the_ladder_is_read_before_anything_is_fitted_and_shown(run: Run, folder: Path, tmp_path: Path) -> None:
-    rungs = pd.DataFrame({"prediction": ["zeros", "one draw"], "seed 0": [1.2, 1.0], "ratio": [1, 0.8379]})
+def test_the_ladder_is_read_before_anything_is_fitted_and_shown(
+    run: Run, folder: Path, tmp_path: Path
+) -> None:
+    rungs = pd.DataFrame(
+        {"prediction": ["zeros", "one draw"], "seed 0": [1.2, 1.0], "ratio": [1, 0.8379]}
+    )
     rungs.to_csv(folder / "ladder.csv", index=False)
     (folder / "ladder.json").write_text(rungs.to_json(orient="records"))
     for name in ("ladder.csv", "ladder.json"):
@@ -283,10 +346,21 @@ def test_the_ladder_is_read_before_anything_is_fitted_and_shown(run: Run, folder
 
 def test_a_reference_is_shown_without_a_place(run: Run, folder: Path, full: pd.DataFrame) -> None:
     write_flat(full, folder / "oracle.parquet")
-    write_flat(full + np.random.default_rng(0).normal(scale=0.3, size=full.shape), folder / "dup.parquet")
-    files = {"oracle": {"predictions": "oracle.parquet"}, "dup": {"predictions": "dup.parquet", "interpolate": True}}
-    card = run(methods=CLOSED_FORM | files, controls={"positive": "oracle", "references": ["dup"]}).card
-    assert [card.role(name) for name in ("oracle", "dup", "additive")] == ["positive control", "reference", "baseline"]
+    write_flat(
+        full + np.random.default_rng(0).normal(scale=0.3, size=full.shape), folder / "dup.parquet"
+    )
+    files = {
+        "oracle": {"predictions": "oracle.parquet"},
+        "dup": {"predictions": "dup.parquet", "interpolate": True},
+    }
+    card = run(
+        methods=CLOSED_FORM | files, controls={"positive": "oracle", "references": ["dup"]}
+    ).card
+    assert [card.role(name) for name in ("oracle", "dup", "additive")] == [
+        "positive control",
+        "reference",
+        "baseline",
+    ]
     places = {row["method"]: row["place"] for row in headline_records(card)}
     assert places["dup"] is None
     assert places["additive"] == 1
@@ -296,14 +370,23 @@ def test_a_reference_is_shown_without_a_place(run: Run, folder: Path, full: pd.D
         run(methods=CLOSED_FORM, controls={"references": ["additiv"]})
 
 
-def test_tables_without_numbers_or_labels_are_refused(run: Run, folder: Path, tmp_path: Path) -> None:
+def test_tables_without_numbers_or_labels_are_refused(
+    run: Run, folder: Path, tmp_path: Path
+) -> None:
     table = pd.read_parquet(folder / "de_train.parquet")
     for changed, words in (
         (table.assign(g3="a"), "not numbers: 'g3'"),
         (table[["cell_type", "sm_name"]], "no column of a gene"),
-        (table.assign(sm_name=[None, *table["sm_name"][1:]]), "1 rows without a cell type or compound, .* row 0"),
+        (
+            table.assign(sm_name=[None, *table["sm_name"][1:]]),
+            "1 rows without a cell type or compound, .* row 0",
+        ),
     ):
         changed.to_parquet(folder / "wrong.parquet", index=False)
         with pytest.raises(SchemaError, match=words):
-            run(tmp_path / "never", data={"folder": str(folder), "train": "wrong.parquet"}, splits={"compounds": {}})
+            run(
+                tmp_path / "never",
+                data={"folder": str(folder), "train": "wrong.parquet"},
+                splits={"compounds": {}},
+            )
     assert not (tmp_path / "never").exists()

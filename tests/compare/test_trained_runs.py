@@ -12,13 +12,14 @@ import pytest
 from anndata import AnnData, read_h5ad
 from scipy import sparse
 
-from perturbgen.compare import Comparison, cells, compare
-from perturbgen.compare.outputs import write_report
-from perturbgen.config import load_settings
-from perturbgen.errors import ConfigError, InputError, SchemaError
-from perturbgen.predict.bench import Bench
-from perturbgen.predict.predictor import GenerativePredictor
-from perturbgen.predict.settings import PredictSettings
+from perturbgen.compare import Comparison, compare
+from perturbgen.compare import jobs as cells
+from perturbgen.compare.run import write_report
+from perturbgen.core.config import load_settings
+from perturbgen.core.errors import ConfigError, InputError, SchemaError
+from perturbgen.predict.estimators import PredictSettings
+from perturbgen.predict.experiment import Bench
+from perturbgen.predict.trained import GenerativePredictor
 from perturbgen.train import RunSettings, load_run
 from perturbgen.train import run as running
 
@@ -40,9 +41,23 @@ def make_cells() -> AnnData:
         for i, compound in enumerate([*COMPOUNDS, *["DMSO"] * 2]):
             well = f"{'AB'[i % 2]}{i // 2 + 1}"
             for kind, shift in (("NK cells", 0), ("B cells", 5)):
-                rows += [(kind, compound, f"plate {plate}", well, f"donor {plate}", well[0], compound == "DMSO")] * 6
-                counts.append(rng.poisson(np.roll(level, shift) * effect[compound], (6, len(GENES))))
-    obs = pd.DataFrame(rows, columns=["cell_type", "compound", "plate", "well", "donor", "row", "control"])
+                rows += [
+                    (
+                        kind,
+                        compound,
+                        f"plate {plate}",
+                        well,
+                        f"donor {plate}",
+                        well[0],
+                        compound == "DMSO",
+                    )
+                ] * 6
+                counts.append(
+                    rng.poisson(np.roll(level, shift) * effect[compound], (6, len(GENES)))
+                )
+    obs = pd.DataFrame(
+        rows, columns=["cell_type", "compound", "plate", "well", "donor", "row", "control"]
+    )
     obs.index = pd.Index([f"cell {i}" for i in range(len(obs))])
     matrix = sparse.csr_matrix(np.vstack(counts))
     return AnnData(matrix, obs=obs, var=pd.DataFrame(index=GENES), uns={"vehicle": "DMSO"})
@@ -57,7 +72,9 @@ def train(folder: Path, data: Path, name: str) -> Path:
         "annealing": {"warmup": 0},
         "training": {"epochs": 1, "batch_size": 64, "threads": 1},
     }
-    return running.train(load_settings(RunSettings, base=base), runs=folder / "runs", accelerator="cpu")
+    return running.train(
+        load_settings(RunSettings, base=base), runs=folder / "runs", accelerator="cpu"
+    )
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +82,11 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Cells and DE tables, B cells with the known compounds only in what is released; a run on each file of cells."""
     folder = tmp_path_factory.mktemp("trained")
     everything = make_cells()
-    table = Bench.of(everything, ["B cells", "NK cells"], control="DMSO", flavour="kaggle").fit().signed_log10_p
+    table = (
+        Bench.of(everything, ["B cells", "NK cells"], control="DMSO", flavour="kaggle")
+        .fit()
+        .signed_log10_p
+    )
     hidden = table.index.isin(pd.MultiIndex.from_product([["B cells"], COMPOUNDS[2:]]))
     table.index.names = ["cell_type", "compound"]
     write_flat(table[~hidden], folder / "de_train.parquet")
@@ -82,7 +103,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def ran(made: Path, out: Path, run: dict[str, Any] | None = None, **changes: Any) -> Comparison:
     from perturbgen.compare import CompareSettings
 
-    vae = {"run": str(made / "run-released"), "cells": "released.h5ad", "settings": FAST} | (run or {})
+    vae = {"run": str(made / "run-released"), "cells": "released.h5ad", "settings": FAST} | (
+        run or {}
+    )
     base = {
         "data": {"folder": str(made), "truth": "de_truth.parquet"},
         "splits": {"kaggle": {"targets": ["B cells"], "known": KNOWN}},
@@ -104,18 +127,27 @@ def test_a_run_predicts_what_its_predictor_predicts(made: Path, tmp_path: Path) 
     expected = fitted.predict(values.index.to_frame(index=False)).loc[values.index, values.columns]
     np.testing.assert_allclose(values, expected, rtol=1e-6)
     assert found.card.role("vae") == "method"
-    assert states(ran(made, tmp_path, seeds=[0, 1])) == {"cached": 2, "done": 1}, "another seed draws other cells"
+    assert states(ran(made, tmp_path, seeds=[0, 1])) == {"cached": 2, "done": 1}, (
+        "another seed draws other cells"
+    )
 
 
-def test_a_run_is_kept_by_its_parameters_its_cells_and_its_settings(made: Path, tmp_path: Path) -> None:
+def test_a_run_is_kept_by_its_parameters_its_cells_and_its_settings(
+    made: Path, tmp_path: Path
+) -> None:
     ran(made, tmp_path)
     moved = tmp_path / "elsewhere"
     (made / "run-released").rename(moved)
     try:
-        assert states(ran(made, tmp_path, {"run": str(moved)})) == {"cached": 2}, "the name of the run does not matter"
+        assert states(ran(made, tmp_path, {"run": str(moved)})) == {"cached": 2}, (
+            "the name of the run does not matter"
+        )
     finally:
         moved.rename(made / "run-released")
-    assert states(ran(made, tmp_path, {"settings": FAST | {"replicates": 2}})) == {"cached": 1, "done": 1}
+    assert states(ran(made, tmp_path, {"settings": FAST | {"replicates": 2}})) == {
+        "cached": 1,
+        "done": 1,
+    }
     other = {"run": str(made / "run-released"), "cells": "more.h5ad"}
     more = read_h5ad(made / "released.h5ad")
     more.obs["note"] = "another file"
@@ -128,25 +160,35 @@ def test_code_that_generates_is_code_that_a_run_depends_on(
 ) -> None:
     ran(made, tmp_path)
     real = cells.code_version
-    monkeypatch.setattr(cells, "code_version", lambda rooms: "new" if "predict" in rooms else real(rooms))
+    monkeypatch.setattr(
+        cells, "code_version", lambda rooms: "new" if "predict" in rooms else real(rooms)
+    )
     found = ran(made, tmp_path)
     assert found.cells.set_index("method")["state"].to_dict() == {"zeros": "cached", "vae": "done"}
 
 
-def test_a_run_that_has_seen_the_answers_is_refused_before_anything_is_fitted(made: Path, tmp_path: Path) -> None:
+def test_a_run_that_has_seen_the_answers_is_refused_before_anything_is_fitted(
+    made: Path, tmp_path: Path
+) -> None:
     seen = {"run": str(made / "run-everything"), "cells": "everything.h5ad"}
-    with pytest.raises(ConfigError, match=r"trained on 2 of the 2 conditions that kaggle .* 'B cells \| drug 2'"):
+    with pytest.raises(
+        ConfigError, match=r"trained on 2 of the 2 conditions that kaggle .* 'B cells \| drug 2'"
+    ):
         ran(made, tmp_path / "out", seen)
     with pytest.raises(ConfigError, match="trained on 2 of the 2 conditions"):
         ran(made, tmp_path / "out", {"calibration_run": seen["run"], "cells": "everything.h5ad"})
-    with pytest.raises(SchemaError, match=r"trained on .* cells that .*released\.h5ad does not hold"):
+    with pytest.raises(
+        SchemaError, match=r"trained on .* cells that .*released\.h5ad does not hold"
+    ):
         ran(made, tmp_path / "out", {"run": seen["run"]})
     with pytest.raises(ConfigError, match="conditions that compounds"):
         ran(made, tmp_path / "out", splits={"compounds": {"targets": ["B cells"], "folds": 2}})
     assert not (tmp_path / "out").exists()
 
 
-def test_cells_of_withheld_conditions_beside_an_honest_run_are_not_looked_at(made: Path, tmp_path: Path) -> None:
+def test_cells_of_withheld_conditions_beside_an_honest_run_are_not_looked_at(
+    made: Path, tmp_path: Path
+) -> None:
     honest = ran(made, tmp_path / "a")
     beside = ran(made, tmp_path / "b", {"cells": "everything.h5ad"})
     pd.testing.assert_frame_equal(honest.predictions()["vae"], beside.predictions()["vae"])
@@ -155,7 +197,9 @@ def test_cells_of_withheld_conditions_beside_an_honest_run_are_not_looked_at(mad
 def test_the_report_says_what_the_run_has_seen(made: Path, tmp_path: Path) -> None:
     found = ran(made, tmp_path)
     about = found.card.info["trained runs"]["vae"]
-    assert about["conditions seen in training"] == 2 * len(COMPOUNDS) - 2 + 2, "the vehicle's two among them"
+    assert about["conditions seen in training"] == 2 * len(COMPOUNDS) - 2 + 2, (
+        "the vehicle's two among them"
+    )
     assert about["of those withheld"] == 0
     text = write_report(found, tmp_path / "report.html", "runs").read_text()
     assert "trained runs.vae.parameters" in text
@@ -174,7 +218,9 @@ def test_the_report_says_what_the_run_has_seen(made: Path, tmp_path: Path) -> No
         ({"settings": {"latent": "posteriro"}}, "latent"),
     ],
 )
-def test_a_wrong_setting_of_a_run_is_told(made: Path, tmp_path: Path, changed: dict[str, Any], words: str) -> None:
+def test_a_wrong_setting_of_a_run_is_told(
+    made: Path, tmp_path: Path, changed: dict[str, Any], words: str
+) -> None:
     with pytest.raises(ConfigError, match=words):
         ran(made, tmp_path / "out", changed)
     assert not (tmp_path / "out").exists()

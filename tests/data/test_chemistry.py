@@ -4,8 +4,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from perturbgen.data.chemistry import morgan_fingerprints
-from perturbgen.errors import MissingDependencyError, SchemaError
+from perturbgen.core.errors import MissingDependencyError, SchemaError
+from perturbgen.data.covariates import morgan_fingerprints
 
 pytest.importorskip("rdkit", reason="needs the extra 'chem'")
 

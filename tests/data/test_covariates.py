@@ -5,13 +5,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from perturbgen.core.errors import InputError, SchemaError
 from perturbgen.data.covariates import CovariateEncoder, require_same_genes
-from perturbgen.errors import InputError, SchemaError
 
 
 @pytest.fixture
 def obs() -> pd.DataFrame:
-    return pd.DataFrame({"plate": ["q", "p", "q"], "dose": [1.0, 2.0, 3.0], "donor": [2, 1, 2]}, index=list("abc"))
+    return pd.DataFrame(
+        {"plate": ["q", "p", "q"], "dose": [1.0, 2.0, 3.0], "donor": [2, 1, 2]}, index=list("abc")
+    )
 
 
 def test_one_hot_and_scaled_by_hand(obs: pd.DataFrame) -> None:
@@ -25,7 +27,9 @@ def test_one_hot_and_scaled_by_hand(obs: pd.DataFrame) -> None:
 
 
 def test_order_of_cells_and_categories_does_not_matter(obs: pd.DataFrame) -> None:
-    shuffled = obs.iloc[[2, 0, 1]].assign(plate=lambda t: pd.Categorical(t["plate"], ["q", "p", "z"]))
+    shuffled = obs.iloc[[2, 0, 1]].assign(
+        plate=lambda t: pd.Categorical(t["plate"], ["q", "p", "z"])
+    )
     assert CovariateEncoder.fit(shuffled, ["plate"]) == CovariateEncoder.fit(obs, ["plate"])
 
 
@@ -53,7 +57,9 @@ def test_missing_columns_missing_values_and_text_for_numbers_are_named(obs: pd.D
 
 
 def test_a_constant_number_encodes_as_zero(obs: pd.DataFrame) -> None:
-    assert CovariateEncoder.fit(obs.assign(dose=5), [], ["dose"]).features(obs.assign(dose=5)).tolist() == [
+    assert CovariateEncoder.fit(obs.assign(dose=5), [], ["dose"]).features(
+        obs.assign(dose=5)
+    ).tolist() == [
         [0],
         [0],
         [0],
@@ -61,7 +67,9 @@ def test_a_constant_number_encodes_as_zero(obs: pd.DataFrame) -> None:
 
 
 def test_survives_a_round_trip_exactly(obs: pd.DataFrame, tmp_path: Path) -> None:
-    encoder = CovariateEncoder.fit(obs.assign(dose=[0.1, 0.2, 0.7]), ["donor", "plate"], ["dose"], unknown=["plate"])
+    encoder = CovariateEncoder.fit(
+        obs.assign(dose=[0.1, 0.2, 0.7]), ["donor", "plate"], ["dose"], unknown=["plate"]
+    )
     encoder.save(tmp_path / "covariates.json")
     loaded = CovariateEncoder.load(tmp_path / "covariates.json")
     assert loaded == encoder
@@ -89,7 +97,9 @@ def test_genes_must_be_the_runs_in_order() -> None:
         require_same_genes(adata, ["g1", "g3"])
 
 
-def test_a_category_that_is_called_unknown_stands_for_others_only_where_declared(obs: pd.DataFrame) -> None:
+def test_a_category_that_is_called_unknown_stands_for_others_only_where_declared(
+    obs: pd.DataFrame,
+) -> None:
     obs = obs.assign(plate=["p", "unknown", "zz"])
     with pytest.raises(SchemaError, match="training never saw: 'new'"):
         CovariateEncoder.fit(obs.iloc[:2], ["plate"]).codes(obs.assign(plate="new"))

@@ -3,7 +3,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from perturbgen.data.embedding import (
+from perturbgen.data.aggregate import (
     embed,
     log_cpm,
     principal_components,
@@ -15,35 +15,48 @@ from perturbgen.data.embedding import (
 
 
 def test_log_cpm_by_hand() -> None:
-    assert log_cpm(np.array([[0.0, 3.0]]))[0] == pytest.approx(np.log2([0.5 / 4 * 1e6, 3.5 / 4 * 1e6]))
+    assert log_cpm(np.array([[0.0, 3.0]]))[0] == pytest.approx(
+        np.log2([0.5 / 4 * 1e6, 3.5 / 4 * 1e6])
+    )
 
 
 def additive(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, pd.DataFrame]:
     """Profiles of two cell types that are exactly compound + plate effects, and the same without the plates'."""
-    obs = pd.DataFrame([(c, p, d) for c in "BT" for p in "pqr" for d in ("v", "x", "yz"["pqr".index(p) // 2])])
+    obs = pd.DataFrame(
+        [(c, p, d) for c in "BT" for p in "pqr" for d in ("v", "x", "yz"["pqr".index(p) // 2])]
+    )
     obs.columns = pd.Index(["cell_type", "plate", "compound"])
     part = {name: {key: rng.normal(size=4) for key in obs[name].unique()} for name in obs}
     plates = np.array([part["plate"][p] for p in obs["plate"]])
     truth = np.array(
-        [part["cell_type"][c] + part["compound"][d] for c, d in zip(obs["cell_type"], obs["compound"], strict=True)]
+        [
+            part["cell_type"][c] + part["compound"][d]
+            for c, d in zip(obs["cell_type"], obs["compound"], strict=True)
+        ]
     )
     return truth + plates, truth + np.mean(list(part["plate"].values()), axis=0), obs
 
 
 def test_plate_effects_go_and_compound_and_cell_type_effects_stay() -> None:
     values, truth, obs = additive(np.random.default_rng(0))
-    assert remove_plate_effects(values, obs["cell_type"], obs["plate"], obs["compound"]) == pytest.approx(truth)
+    assert remove_plate_effects(
+        values, obs["cell_type"], obs["plate"], obs["compound"]
+    ) == pytest.approx(truth)
 
 
 def test_relabelling_plates_changes_nothing() -> None:
     values, truth, obs = additive(np.random.default_rng(1))
     renamed = obs["plate"].map({"p": "z", "q": "y", "r": "x"})
-    assert remove_plate_effects(values, obs["cell_type"], renamed, obs["compound"]) == pytest.approx(truth)
+    assert remove_plate_effects(
+        values, obs["cell_type"], renamed, obs["compound"]
+    ) == pytest.approx(truth)
 
 
 def test_one_plate_is_left_as_it_is() -> None:
     values, _, obs = additive(np.random.default_rng(2))
-    assert remove_plate_effects(values, obs["cell_type"], obs["cell_type"], obs["compound"]) == pytest.approx(values)
+    assert remove_plate_effects(
+        values, obs["cell_type"], obs["cell_type"], obs["compound"]
+    ) == pytest.approx(values)
 
 
 def test_variable_genes_keep_their_order() -> None:

@@ -11,10 +11,9 @@ import pandas as pd
 import pytest
 from scipy import sparse
 
+from perturbgen.core.errors import ConfigError, CountsError, InputError, SchemaError
 from perturbgen.data import check
-from perturbgen.data.h5ad import column_map, read_h5ad
-from perturbgen.data.h5ad_writer import write_h5ad
-from perturbgen.errors import ConfigError, CountsError, InputError, SchemaError
+from perturbgen.data.h5ad import column_map, read_h5ad, write_h5ad
 
 COUNTS = np.array([[1, 0, 2], [0, 0, 3], [4, 1, 0], [0, 5, 0]])
 COLUMNS = {"cell_type": "cluster", "compound": "group"}
@@ -47,9 +46,13 @@ def test_mapped_names_stand_beside_the_originals(tmp_path: Path) -> None:
     assert "sample" in adata.obs
 
 
-@pytest.mark.parametrize("kind", [sparse.csr_matrix, sparse.csc_matrix, sparse.csr_array, np.asarray])
+@pytest.mark.parametrize(
+    "kind", [sparse.csr_matrix, sparse.csc_matrix, sparse.csr_array, np.asarray]
+)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int64, np.uint32])
-def test_any_storage_of_whole_numbers_becomes_csr_int32(tmp_path: Path, kind: Any, dtype: Any) -> None:
+def test_any_storage_of_whole_numbers_becomes_csr_int32(
+    tmp_path: Path, kind: Any, dtype: Any
+) -> None:
     adata = read_h5ad(make(tmp_path, kind(COUNTS.astype(dtype))), COLUMNS)
     assert isinstance(adata.X, sparse.csr_matrix)
     assert adata.X.dtype == np.int32
@@ -58,10 +61,18 @@ def test_any_storage_of_whole_numbers_becomes_csr_int32(tmp_path: Path, kind: An
 
 @pytest.mark.parametrize(
     ("value", "kind"),
-    [(0.31, "non-integers"), (-1, "negative"), (np.nan, "missing"), (np.inf, "infinite"), (2.0**40, "32 bits")],
+    [
+        (0.31, "non-integers"),
+        (-1, "negative"),
+        (np.nan, "missing"),
+        (np.inf, "infinite"),
+        (2.0**40, "32 bits"),
+    ],
 )
 @pytest.mark.parametrize("store", [sparse.csr_matrix, sparse.csc_matrix, np.asarray])
-def test_what_is_no_count_is_named_with_cell_and_gene(tmp_path: Path, value: float, kind: str, store: Any) -> None:
+def test_what_is_no_count_is_named_with_cell_and_gene(
+    tmp_path: Path, value: float, kind: str, store: Any
+) -> None:
     matrix = COUNTS.astype(float)
     matrix[2, 1] = value
     with pytest.raises(CountsError, match=f"{kind}.* cell 'c' has .* in gene 'G2'") as caught:
@@ -113,18 +124,36 @@ def test_a_toml_map_with_constants_extraction_and_controls(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("text", "error", "message"),
     [
-        ('[column]\ncompound = "group"', ConfigError, "unknown key 'column': did you mean 'columns'"),
+        (
+            '[column]\ncompound = "group"',
+            ConfigError,
+            "unknown key 'column': did you mean 'columns'",
+        ),
         ('[columns]\ncompund = "group"', ConfigError, "'compund', .* did you mean 'compound'"),
-        ('[columns]\ncompound = group', ConfigError, "not valid TOML"),
+        ("[columns]\ncompound = group", ConfigError, "not valid TOML"),
         ('[columns]\ncompound = "groop"', SchemaError, "no column 'groop'"),
         ('[columns]\ncompound = "group"', SchemaError, "no column 'cell_type'"),
-        ('[extract]\ndonor = { column = "sample", pattern = "x(.)" }', SchemaError, "does not match sample 'c1'"),
-        ('[extract]\ndonor = { column = "sample", pattern = "(" }', ConfigError, "no regular expression"),
+        (
+            '[extract]\ndonor = { column = "sample", pattern = "x(.)" }',
+            SchemaError,
+            "does not match sample 'c1'",
+        ),
+        (
+            '[extract]\ndonor = { column = "sample", pattern = "(" }',
+            ConfigError,
+            "no regular expression",
+        ),
         ('[extract]\ndonor = { column = "sample", pattern = "c" }', ConfigError, "has 0 groups"),
-        ('[columns]\ncompound = "group"\n[control]\nvalues = ["DMSO"]', SchemaError, "never holds 'DMSO'"),
+        (
+            '[columns]\ncompound = "group"\n[control]\nvalues = ["DMSO"]',
+            SchemaError,
+            "never holds 'DMSO'",
+        ),
     ],
-)  # fmt: skip
-def test_a_wrong_map_says_what_is_wrong(tmp_path: Path, text: str, error: type, message: str) -> None:
+)
+def test_a_wrong_map_says_what_is_wrong(
+    tmp_path: Path, text: str, error: type, message: str
+) -> None:
     (tmp_path / "map.toml").write_text(text)
     with pytest.raises(error, match=message):
         read_h5ad(make(tmp_path), tmp_path / "map.toml")
@@ -189,7 +218,9 @@ def test_our_writer_writes_what_anndata_writes(tmp_path: Path) -> None:
         ("glioblastoma_panobinostat", "glioblastoma", (5000, 300)),
     ],
 )
-def test_the_real_files_pass_with_their_maps(real_data: Path, name: str, columns: str, shape: tuple[int, int]) -> None:
+def test_the_real_files_pass_with_their_maps(
+    real_data: Path, name: str, columns: str, shape: tuple[int, int]
+) -> None:
     path = real_data / "counts" / f"{name}.h5ad"
     adata = read_h5ad(path, MAPS / f"{columns}.toml")
     assert adata.shape == shape
@@ -201,18 +232,26 @@ def test_the_real_files_pass_with_their_maps(real_data: Path, name: str, columns
 def test_kang_has_two_donors_each_with_and_without_interferon(real_data: Path) -> None:
     obs = read_h5ad(real_data / "counts" / "kang_ifnb.h5ad", MAPS / "kang.toml").obs
     assert set(zip(obs["donor"], obs["compound"], strict=True)) == {
-        ("101", "ctrl"), ("101", "stim"), ("107", "ctrl"), ("107", "stim")
-    }  # fmt: skip
+        ("101", "ctrl"),
+        ("101", "stim"),
+        ("107", "ctrl"),
+        ("107", "stim"),
+    }
 
 
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("[extract]\ndonor = {colum = 'x', pattern = '(.)'}\n", "'extract.donor.colum': did you mean 'column'"),
+        (
+            "[extract]\ndonor = {colum = 'x', pattern = '(.)'}\n",
+            "'extract.donor.colum': did you mean 'column'",
+        ),
         ("[control]\nvalue = ['x']\n", "'control.value': did you mean 'values'"),
     ],
 )
-def test_a_typo_deep_in_a_column_map_is_answered_with_the_nearest_key(tmp_path: Path, text: str, words: str) -> None:
+def test_a_typo_deep_in_a_column_map_is_answered_with_the_nearest_key(
+    tmp_path: Path, text: str, words: str
+) -> None:
     (tmp_path / "map.toml").write_text(text)
     with pytest.raises(ConfigError, match=words):
         column_map(tmp_path / "map.toml")

@@ -13,18 +13,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from perturbgen.core.errors import CountsError, InputError, SchemaError
 from perturbgen.data import long_counts
-from perturbgen.data.kaggle import read_competition, read_multiome
-from perturbgen.data.kaggle_tables import (
+from perturbgen.data.kaggle import (
+    read_competition,
     read_de,
     read_de_obs,
     read_genes,
     read_id_map,
+    read_multiome,
     read_sample_submission,
     read_train_obs,
 )
-from perturbgen.data.vocabulary import ORGANISERS_PLATES
-from perturbgen.errors import CountsError, InputError, SchemaError
+from perturbgen.data.schema import ORGANISERS_PLATES
 
 # --- counts -----------------------------------------------------------------------------------------------------------
 
@@ -41,7 +42,12 @@ def test_every_count_row_and_gene_is_in_its_place(kaggle: Any) -> None:
 
 def test_obs_has_our_names_beside_the_originals(kaggle: Any) -> None:
     obs = read_competition(kaggle.write()).obs
-    for ours, theirs in {"compound": "sm_name", "plate": "plate_name", "donor": "donor_id", "dose": "dose_uM"}.items():
+    for ours, theirs in {
+        "compound": "sm_name",
+        "plate": "plate_name",
+        "donor": "donor_id",
+        "dose": "dose_uM",
+    }.items():
         assert list(obs[ours]) == list(obs[theirs]) == list(kaggle.meta[theirs])
     assert set(kaggle.meta.columns) - {"obs_id"} <= set(obs.columns)
     assert obs["control"].dtype == bool
@@ -54,20 +60,26 @@ def test_the_order_of_the_file_and_the_size_of_batches_change_nothing(
 ) -> None:
     monkeypatch.setattr(long_counts, "BATCH", batch)
     shuffled = kaggle.long.sample(frac=1, random_state=np.random.default_rng(batch))
-    np.testing.assert_array_equal(read_competition(kaggle.write(long=shuffled)).X.toarray(), kaggle.counts)
+    np.testing.assert_array_equal(
+        read_competition(kaggle.write(long=shuffled)).X.toarray(), kaggle.counts
+    )
 
 
 def test_many_row_groups_of_random_counts_equal_a_pivot(kaggle: Any) -> None:
     rng = np.random.default_rng(0)
     kaggle.genes = [f"G{i}" for i in range(50)]
     kaggle.counts = rng.poisson(0.3, (6, 50))
-    shuffled = pa.Table.from_pandas(kaggle.long.sample(frac=1, random_state=rng), preserve_index=False)
+    shuffled = pa.Table.from_pandas(
+        kaggle.long.sample(frac=1, random_state=rng), preserve_index=False
+    )
     kaggle.write()
     pq.write_table(shuffled, kaggle.path / "adata_train.parquet", row_group_size=7)
     np.testing.assert_array_equal(read_competition(kaggle.path).X.toarray(), kaggle.counts)
 
 
-def test_genes_follow_de_train_where_there_is_no_submission_and_are_sorted_without_either(kaggle: Any) -> None:
+def test_genes_follow_de_train_where_there_is_no_submission_and_are_sorted_without_either(
+    kaggle: Any,
+) -> None:
     folder = kaggle.write(genes=False)
     assert list(read_competition(folder).var_names) == ["A1BG", "CD69", "IL2", "TP53"]
     write_de(folder, genes=["IL2", "CD69", "A1BG", "TP53"])
@@ -78,13 +90,17 @@ def test_genes_follow_de_train_where_there_is_no_submission_and_are_sorted_witho
 
 def test_exclusion_removes_exactly_the_listed_pairs_and_no_cell(kaggle: Any) -> None:
     ids = kaggle.meta["obs_id"]
-    folder = kaggle.write(excluded=[(ids[0], "TP53"), (ids[2], "IL2"), (ids[1], "TP53"), ("stranger", "TP53")])
+    folder = kaggle.write(
+        excluded=[(ids[0], "TP53"), (ids[2], "IL2"), (ids[1], "TP53"), ("stranger", "TP53")]
+    )
     expected = kaggle.counts.copy()
     expected[0, 0] = expected[2, 3] = 0
     adata = read_competition(folder)
     np.testing.assert_array_equal(adata.X.toarray(), expected)
     assert adata.X.nnz == np.count_nonzero(expected)
-    np.testing.assert_array_equal(read_competition(folder, excluded=False).X.toarray(), kaggle.counts)
+    np.testing.assert_array_equal(
+        read_competition(folder, excluded=False).X.toarray(), kaggle.counts
+    )
 
 
 def test_organisers_plates_rename_ours_and_keep_theirs(kaggle: Any) -> None:
@@ -114,7 +130,12 @@ def test_gzipped_tables_and_genes_called_na_are_read(kaggle: Any) -> None:
 
 def test_stored_zeros_are_dropped_and_whole_floats_are_counts(kaggle: Any) -> None:
     zero = pd.DataFrame(
-        {"obs_id": kaggle.meta["obs_id"][:1], "gene": ["ZZZ3"], "count": [0], "normalized_count": [0.0]}
+        {
+            "obs_id": kaggle.meta["obs_id"][:1],
+            "gene": ["ZZZ3"],
+            "count": [0],
+            "normalized_count": [0.0],
+        }
     )
     long = pd.concat([kaggle.long, zero]).astype({"count": float})
     adata = read_competition(kaggle.write(long=long))
@@ -129,7 +150,9 @@ def test_stored_zeros_are_dropped_and_whole_floats_are_counts(kaggle: Any) -> No
 def test_a_count_that_is_none_names_cell_and_gene(kaggle: Any, value: float) -> None:
     long = kaggle.long.astype({"count": float})
     long.loc[2, "count"] = value
-    with pytest.raises(CountsError, match=rf"cell '{long['obs_id'][2]}' has .* in gene '{long['gene'][2]}'"):
+    with pytest.raises(
+        CountsError, match=rf"cell '{long['obs_id'][2]}' has .* in gene '{long['gene'][2]}'"
+    ):
         read_competition(kaggle.write(long=long))
 
 
@@ -204,7 +227,9 @@ def test_a_missing_column_of_counts_is_named(kaggle: Any, column: str) -> None:
 @pytest.mark.parametrize("column", ["obs_id", "sm_name", "plate_name", "control"])
 def test_a_missing_column_of_metadata_is_named_with_the_nearest(kaggle: Any, column: str) -> None:
     kaggle.write()
-    kaggle.meta.rename(columns={column: f"{column}s"}).to_csv(kaggle.path / "adata_obs_meta.csv", index=False)
+    kaggle.meta.rename(columns={column: f"{column}s"}).to_csv(
+        kaggle.path / "adata_obs_meta.csv", index=False
+    )
     with pytest.raises(SchemaError, match=f"no column '{column}'") as caught:
         read_competition(kaggle.path)
     assert f"did you mean '{column}s'?" in str(caught.value)
@@ -249,7 +274,9 @@ def test_a_truncated_gzip_of_genes_is_refused(kaggle: Any) -> None:
         read_competition(kaggle.path)
 
 
-@pytest.mark.parametrize("content", [b"", b"\n\n", b"obs_id\xff\xfe\x00,a\n", b'obs_id,"x\n1,2,3\n4,5'])
+@pytest.mark.parametrize(
+    "content", [b"", b"\n\n", b"obs_id\xff\xfe\x00,a\n", b'obs_id,"x\n1,2,3\n4,5']
+)
 def test_an_unreadable_csv_is_refused(kaggle: Any, content: bytes) -> None:
     (kaggle.write() / "adata_obs_meta.csv").write_bytes(content)
     with pytest.raises(InputError, match=r"adata_obs_meta\.csv"):
@@ -265,7 +292,9 @@ def test_metadata_without_rows_are_refused(kaggle: Any) -> None:
 
 def test_a_repeated_obs_id_is_named(kaggle: Any) -> None:
     kaggle.write()
-    pd.concat([kaggle.meta, kaggle.meta[1:2]]).to_csv(kaggle.path / "adata_obs_meta.csv", index=False)
+    pd.concat([kaggle.meta, kaggle.meta[1:2]]).to_csv(
+        kaggle.path / "adata_obs_meta.csv", index=False
+    )
     with pytest.raises(SchemaError, match="1 duplicated obs_id: '001e1"):
         read_competition(kaggle.path)
 
@@ -286,7 +315,12 @@ def test_a_control_column_that_is_no_truth_value_is_refused(kaggle: Any) -> None
 
 
 def write_de(folder: Path, *, genes: list[str], conditions: int = 3) -> pd.DataFrame:
-    table = pd.DataFrame({"cell_type": ["NK cells"] * conditions, "sm_name": [f"drug {i}" for i in range(conditions)]})
+    table = pd.DataFrame(
+        {
+            "cell_type": ["NK cells"] * conditions,
+            "sm_name": [f"drug {i}" for i in range(conditions)],
+        }
+    )
     table = table.assign(sm_lincs_id="LSM-1", SMILES="C", control=False)
     values = np.arange(conditions * len(genes), dtype=float).reshape(conditions, -1)
     table = pd.concat([table, pd.DataFrame(values, columns=genes)], axis=1)
@@ -317,8 +351,12 @@ def test_de_table_with_a_hole_or_a_repeated_condition_is_refused(tmp_path: Path)
 
 
 @pytest.mark.parametrize("columns", list(itertools.permutations(["id", "cell_type", "sm_name"])))
-def test_id_map_is_read_by_name_in_any_column_order(tmp_path: Path, columns: tuple[str, ...]) -> None:
-    table = pd.DataFrame({"id": [0, 1], "cell_type": ["B cells", "NK cells"], "sm_name": ["x", "y"]})
+def test_id_map_is_read_by_name_in_any_column_order(
+    tmp_path: Path, columns: tuple[str, ...]
+) -> None:
+    table = pd.DataFrame(
+        {"id": [0, 1], "cell_type": ["B cells", "NK cells"], "sm_name": ["x", "y"]}
+    )
     table[list(columns)].to_csv(tmp_path / "id_map.csv", index=False)
     rows = read_id_map(tmp_path)
     assert list(rows.columns) == ["cell_type", "compound"]
@@ -327,13 +365,18 @@ def test_id_map_is_read_by_name_in_any_column_order(tmp_path: Path, columns: tup
 
 
 def test_id_map_naming_an_unknown_compound_suggests_the_nearest(tmp_path: Path) -> None:
-    (tmp_path / "id_map.csv").write_text("id,cell_type,sm_name\n0,B cells,Belinostat\n1,B cells,Clotrimazol\n")
+    (tmp_path / "id_map.csv").write_text(
+        "id,cell_type,sm_name\n0,B cells,Belinostat\n1,B cells,Clotrimazol\n"
+    )
     with pytest.raises(SchemaError, match="unknown compounds: 'Clotrimazol'") as caught:
         read_id_map(tmp_path / "id_map.csv", compounds=["Belinostat", "Clotrimazole"])
     assert "did you mean 'Clotrimazole'?" in str(caught.value)
     with pytest.raises(SchemaError, match="unknown cell_types: 'B cells'"):
         read_id_map(tmp_path, cell_types=["NK cells"])
-    assert len(read_id_map(tmp_path, compounds=["Belinostat", "Clotrimazol"], cell_types=["B cells"])) == 2
+    assert (
+        len(read_id_map(tmp_path, compounds=["Belinostat", "Clotrimazol"], cell_types=["B cells"]))
+        == 2
+    )
 
 
 @pytest.mark.parametrize(
@@ -344,7 +387,9 @@ def test_id_map_naming_an_unknown_compound_suggests_the_nearest(tmp_path: Path) 
         ("0,B cells,x\n1,,y\n", "'cell_type' is missing"),
     ],
 )
-def test_id_map_with_repeated_or_missing_entries_is_refused(tmp_path: Path, rows: str, message: str) -> None:
+def test_id_map_with_repeated_or_missing_entries_is_refused(
+    tmp_path: Path, rows: str, message: str
+) -> None:
     (tmp_path / "id_map.csv").write_text("id,cell_type,sm_name\n" + rows)
     with pytest.raises(SchemaError, match=message):
         read_id_map(tmp_path)
@@ -367,11 +412,18 @@ def test_sample_submission_with_a_repeated_gene_or_without_id_is_refused(tmp_pat
 
 
 def test_multiome_reads_one_feature_type(tmp_path: Path) -> None:
-    long = {"obs_id": ["b", "a", "a", "b"], "location": ["G2", "chr1:1-9", "G1", "G1"], "count": [4, 7, 1, 2]}
+    long = {
+        "obs_id": ["b", "a", "a", "b"],
+        "location": ["G2", "chr1:1-9", "G1", "G1"],
+        "count": [4, 7, 1, 2],
+    }
     pd.DataFrame(long).assign(normalized_count=0.0).to_parquet(tmp_path / "multiome_train.parquet")
     obs = pd.DataFrame({"obs_id": ["a", "b"], "cell_type": "NK cells", "donor_id": "donor_0"})
     obs.to_csv(tmp_path / "multiome_obs_meta.csv", index=False)
-    var = {"location": ["chr1:1-9", "G1", "G2"], "feature_type": ["Peaks", "Gene Expression", "Gene Expression"]}
+    var = {
+        "location": ["chr1:1-9", "G1", "G2"],
+        "feature_type": ["Peaks", "Gene Expression", "Gene Expression"],
+    }
     pd.DataFrame(var).to_csv(tmp_path / "multiome_var_meta.csv", index=False)
     rna = read_multiome(tmp_path)
     assert list(rna.var_names) == ["G1", "G2"]
@@ -390,12 +442,19 @@ def test_the_real_rows_genes_and_submission_rows_are_accepted(real_data: Path) -
     train = read_train_obs(real_data / "op3" / "train_obs_614.csv")
     sizes = train.groupby("cell_type").size().to_dict()
     assert sizes == {
-        "NK cells": 146, "T cells CD4+": 146, "T regulatory cells": 146, "T cells CD8+": 142, "B cells": 17,
+        "NK cells": 146,
+        "T cells CD4+": 146,
+        "T regulatory cells": 146,
+        "T cells CD8+": 142,
+        "B cells": 17,
         "Myeloid cells": 17,
-    }  # fmt: skip
+    }
     compounds = train.index.get_level_values("compound").unique()
     assert len(compounds) == 146
-    assert set(train[train["control"]].index.get_level_values("compound")) == {"Belinostat", "Dabrafenib"}
+    assert set(train[train["control"]].index.get_level_values("compound")) == {
+        "Belinostat",
+        "Dabrafenib",
+    }
     rows = read_id_map(real_data / "op3" / "id_map.csv", compounds=compounds, cell_types=sizes)
     assert rows["cell_type"].value_counts().to_dict() == {"B cells": 128, "Myeloid cells": 127}
     assert len(pd.MultiIndex.from_frame(rows).intersection(train.index)) == 0

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 from scipy import sparse
 
+from perturbgen.core.errors import CountsError, InputError, SchemaError
 from perturbgen.data.openproblems import (
     CURATION,
     Removal,
@@ -20,7 +21,6 @@ from perturbgen.data.openproblems import (
     read_openproblems_de,
     read_openproblems_de_obs,
 )
-from perturbgen.errors import CountsError, InputError, SchemaError
 
 ROWS = [
     ("R428", "Donor 1", "NK cells", False),
@@ -42,7 +42,9 @@ def cells(**changes: Any) -> anndata.AnnData:
     obs = obs.assign(plate_name="plate_0", well="A1", split="train", dose_uM=1.0)
     obs.index = [f"cell{i}" for i in range(len(obs))]
     counts = np.arange(len(obs) * 2).reshape(-1, 2)
-    adata = anndata.AnnData(X=sparse.csr_matrix(counts), obs=obs, var=pd.DataFrame(index=["G1", "G2"]))
+    adata = anndata.AnnData(
+        X=sparse.csr_matrix(counts), obs=obs, var=pd.DataFrame(index=["G1", "G2"])
+    )
     for name, value in changes.items():
         setattr(adata, name, value)
     return adata
@@ -123,16 +125,17 @@ def test_the_file_is_recognised_by_its_header(tmp_path: Path) -> None:
 
 def de_file(tmp_path: Path, **obs: Any) -> Path:
     table = pd.DataFrame(
-        {"cell_type": ["B cells", "T cells"], "sm_name": ["x", "x"], "split": ["train", "control"]} | obs
+        {"cell_type": ["B cells", "T cells"], "sm_name": ["x", "x"], "split": ["train", "control"]}
+        | obs
     )
     table.index = table.index.astype(str)
     layers = {
         "clipped_sign_log10_pval": np.array([[1.5, -4.0], [0.0, 4.0]]),
         "logFC": np.array([[0.1, 0.2], [0.3, 0.4]]),
     }
-    anndata.AnnData(X=None, obs=table, var=pd.DataFrame(index=["G1", "G2"]), layers=layers).write_h5ad(
-        tmp_path / "de.h5ad"
-    )
+    anndata.AnnData(
+        X=None, obs=table, var=pd.DataFrame(index=["G1", "G2"]), layers=layers
+    ).write_h5ad(tmp_path / "de.h5ad")
     return tmp_path / "de.h5ad"
 
 

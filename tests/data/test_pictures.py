@@ -24,9 +24,16 @@ def test_depth_lines_are_shares_of_each_cell_type(obs: pd.DataFrame) -> None:
 
 
 def test_zeros_are_drawn_against_the_mean_and_silent_genes_left_out() -> None:
-    mean, zeros = pd.Series({"a": 0.1, "b": 0.0, "c": 2.0}), pd.Series({"a": 0.9, "b": 1.0, "c": 0.2})
+    mean, zeros = (
+        pd.Series({"a": 0.1, "b": 0.0, "c": 2.0}),
+        pd.Series({"a": 0.9, "b": 1.0, "c": 0.2}),
+    )
     points, poisson = pictures.zeros_figure(mean, zeros).data
-    assert (list(points.x), list(points.y), list(points.text)) == ([0.1, 2.0], [0.9, 0.2], ["a", "c"])
+    assert (list(points.x), list(points.y), list(points.text)) == (
+        [0.1, 2.0],
+        [0.9, 0.2],
+        ["a", "c"],
+    )
     assert poisson.y[0] == pytest.approx(np.exp(-0.1))
 
 
@@ -43,7 +50,10 @@ def test_wells_lie_where_they_are_on_the_plate(obs: pd.DataFrame) -> None:
 
 def test_rows_past_z_come_after_z() -> None:
     obs = pd.DataFrame({"plate": "p", "well": ["AA01", "B01"], "compound": "x"})
-    assert list(pictures.plates_figure(obs, pd.Series(1, obs.index), unit="cells").data[0].y) == ["B", "AA"]
+    assert list(pictures.plates_figure(obs, pd.Series(1, obs.index), unit="cells").data[0].y) == [
+        "B",
+        "AA",
+    ]
 
 
 def test_maps_have_a_panel_for_each_colouring_and_version() -> None:

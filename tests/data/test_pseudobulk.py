@@ -6,8 +6,8 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 
-from perturbgen.data.pseudobulk import pseudobulk
-from perturbgen.errors import CountsError, SchemaError
+from perturbgen.core.errors import CountsError, SchemaError
+from perturbgen.data.aggregate import pseudobulk
 
 
 @pytest.fixture
@@ -22,7 +22,12 @@ def cells() -> ad.AnnData:
         },
         index=list("abcd"),
     ).astype({"compound": pd.CategoricalDtype(["x", "y", "z"])})
-    return ad.AnnData(sp.csr_matrix(counts), obs=obs, var=pd.DataFrame(index=["g1", "g2", "g3"]), uns={"vehicle": "x"})
+    return ad.AnnData(
+        sp.csr_matrix(counts),
+        obs=obs,
+        var=pd.DataFrame(index=["g1", "g2", "g3"]),
+        uns={"vehicle": "x"},
+    )
 
 
 def test_sums_by_hand(cells: ad.AnnData) -> None:
@@ -51,9 +56,12 @@ def test_equals_a_loop_over_the_groups() -> None:
     rng = np.random.default_rng(0)
     counts = rng.poisson(0.3, (200, 30))
     obs = pd.DataFrame(
-        {"plate": rng.choice(list("pq"), 200), "well": rng.choice(list("ABC"), 200)}, index=map(str, range(200))
+        {"plate": rng.choice(list("pq"), 200), "well": rng.choice(list("ABC"), 200)},
+        index=map(str, range(200)),
     )
-    bulk = pseudobulk(ad.AnnData(sp.csr_matrix(counts.astype(np.float32)), obs=obs), by=["plate", "well"])
+    bulk = pseudobulk(
+        ad.AnnData(sp.csr_matrix(counts.astype(np.float32)), obs=obs), by=["plate", "well"]
+    )
     for name, sample in bulk.obs.iterrows():
         rows = (obs["plate"] == sample["plate"]) & (obs["well"] == sample["well"])
         assert bulk[name].X.toarray().ravel().tolist() == counts[rows].sum(axis=0).tolist()
@@ -65,7 +73,9 @@ def test_sums_do_not_overflow_32_bits(cells: ad.AnnData) -> None:
     assert pseudobulk(cells, by=["well"]).X.max() == 2 * (2**31 - 1)
 
 
-def test_samples_without_counts_are_dropped_and_named(cells: ad.AnnData, caplog: pytest.LogCaptureFixture) -> None:
+def test_samples_without_counts_are_dropped_and_named(
+    cells: ad.AnnData, caplog: pytest.LogCaptureFixture
+) -> None:
     cells.X = sp.csr_matrix(np.array([[1, 0, 0], [0, 0, 0], [0, 0, 0], [0, 0, 0]]))
     with caplog.at_level(logging.WARNING):
         assert pseudobulk(cells, by="well").obs_names.tolist() == ["A2"]

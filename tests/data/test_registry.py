@@ -11,9 +11,16 @@ from pathlib import Path
 
 import pytest
 
+from perturbgen.core.errors import ConfigError, DownloadError, InputError, StorageError
 from perturbgen.data import download as downloads
-from perturbgen.data.registry import CHECKSUMS, Source, fetch, find_source, list_sources, read_registry
-from perturbgen.errors import ConfigError, DownloadError, InputError, StorageError
+from perturbgen.data.download import (
+    CHECKSUMS,
+    Source,
+    fetch,
+    find_source,
+    list_sources,
+    read_registry,
+)
 
 BODY = bytes(range(256)) * 400
 DIGEST = hashlib.sha256(BODY).hexdigest()
@@ -32,7 +39,8 @@ class Site:
 
     def source(self, **changes: object) -> Source:
         return Source.model_validate(
-            {"title": "test", "page": "p", "licence": "l", "base": self.url, "files": ["data.bin"]} | changes
+            {"title": "test", "page": "p", "licence": "l", "base": self.url, "files": ["data.bin"]}
+            | changes
         )
 
 
@@ -49,7 +57,9 @@ def site() -> Iterator[Site]:
             if body is None:
                 self.send_error(404, "Not Found")
                 return
-            resumes = wanted is not None and site.ranges and self.headers.get("If-Range") == site.tag
+            resumes = (
+                wanted is not None and site.ranges and self.headers.get("If-Range") == site.tag
+            )
             start = int(wanted[6:-1]) if resumes and wanted else 0
             if start >= len(body):
                 self.send_response(416)
@@ -84,7 +94,9 @@ def names(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()}
 
 
-def test_a_complete_download_is_recorded_and_then_verified_without_a_request(site: Site, tmp_path: Path) -> None:
+def test_a_complete_download_is_recorded_and_then_verified_without_a_request(
+    site: Site, tmp_path: Path
+) -> None:
     [path] = fetch(site.source(), tmp_path)
     assert path.read_bytes() == BODY
     assert (tmp_path / CHECKSUMS).read_text() == f"{DIGEST}  data.bin\n"
@@ -102,7 +114,9 @@ def test_a_file_that_changed_on_disk_is_fetched_again(site: Site, tmp_path: Path
 def test_a_broken_download_goes_on_where_it_stopped(site: Site, tmp_path: Path) -> None:
     site.breaks = [50_000, 20_000]
     for arrived in (50_000, 70_000):
-        with pytest.raises(DownloadError, match=rf"broke off after {arrived:,} of {len(BODY):,} bytes"):
+        with pytest.raises(
+            DownloadError, match=rf"broke off after {arrived:,} of {len(BODY):,} bytes"
+        ):
             fetch(site.source(), tmp_path)
         assert (tmp_path / "data.bin.part").stat().st_size == arrived
         assert not (tmp_path / "data.bin").exists()
@@ -121,7 +135,9 @@ def test_a_file_that_changed_at_the_source_is_begun_anew(site: Site, tmp_path: P
 
 
 @pytest.mark.parametrize(("ranges", "tag"), [(False, '"v1"'), (True, None), (True, 'W/"weak"')])
-def test_a_server_that_cannot_resume_sends_all_again(site: Site, tmp_path: Path, ranges: bool, tag: str | None) -> None:
+def test_a_server_that_cannot_resume_sends_all_again(
+    site: Site, tmp_path: Path, ranges: bool, tag: str | None
+) -> None:
     site.ranges, site.tag, site.breaks = ranges, tag, [50_000]
     with pytest.raises(DownloadError):
         fetch(site.source(), tmp_path)
@@ -152,7 +168,9 @@ def test_a_wrong_checksum_leaves_no_file(site: Site, tmp_path: Path, recorded: b
     assert names(tmp_path) <= {CHECKSUMS}
 
 
-def test_a_file_the_source_has_not_is_an_error_that_leaves_nothing(site: Site, tmp_path: Path) -> None:
+def test_a_file_the_source_has_not_is_an_error_that_leaves_nothing(
+    site: Site, tmp_path: Path
+) -> None:
     with pytest.raises(DownloadError, match=r"gone\.bin: the server answered 404 Not Found"):
         fetch(site.source(files=["gone.bin"]), tmp_path)
     assert names(tmp_path) == set()
@@ -174,7 +192,9 @@ def test_a_disk_too_small_is_noticed_before_the_download(
     assert names(tmp_path) == set()
 
 
-def test_an_interrupt_keeps_what_has_arrived(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupt_keeps_what_has_arrived(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def interrupted(response: object, handle: object, tick: object) -> None:
         handle.write(response.raw.read(30_000))  # type: ignore[attr-defined]
         raise KeyboardInterrupt
@@ -201,12 +221,22 @@ def test_a_source_behind_a_login_says_how_to_get_it(tmp_path: Path) -> None:
 
 def test_the_registry_covers_every_source_and_is_well_formed() -> None:
     sources = read_registry()
-    for start in ("op3-", "lincs-gse92742", "lincs-gse70138", "lincs2020", "rxrx1-", "rxrx19a-", "bbbc021-"):
+    for start in (
+        "op3-",
+        "lincs-gse92742",
+        "lincs-gse70138",
+        "lincs2020",
+        "rxrx1-",
+        "rxrx19a-",
+        "bbbc021-",
+    ):
         assert any(name.startswith(start) for name in sources), start
     for name, source in sources.items():
         assert bool(source.files) != bool(source.note), name
         assert source.page.startswith("https://"), name
-        assert not source.files or (source.base.startswith("https://") and source.base.endswith("/")), name
+        assert not source.files or (
+            source.base.startswith("https://") and source.base.endswith("/")
+        ), name
         assert len(set(source.files)) == len(source.files), name
         assert set(source.sha256) <= set(source.files), name
         assert all(len(digest) == 64 for digest in source.sha256.values()), name

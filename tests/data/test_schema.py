@@ -11,9 +11,9 @@ import pandas as pd
 import pytest
 from scipy import sparse
 
-from perturbgen.data.overview import cells_by_condition, depth_quantiles, overview
+from perturbgen.core.errors import CountsError, SchemaError
+from perturbgen.data.pictures import cells_by_condition, depth_quantiles, overview
 from perturbgen.data.schema import check, validate
-from perturbgen.errors import CountsError, SchemaError
 
 PADDED = "'compound' has names that are blank or padded"
 ALIKE = "'compound' has names that differ in case only"
@@ -30,8 +30,12 @@ def good() -> anndata.AnnData:
         },
         index=list("abcdef"),
     )
-    counts = sparse.csr_matrix(np.array([[1, 0], [2, 3], [0, 4], [5, 0], [1, 1], [0, 2]], dtype=np.int32))
-    return anndata.AnnData(X=counts, obs=obs, var=pd.DataFrame(index=["G1", "G2"]), uns={"vehicle": "DMSO"})
+    counts = sparse.csr_matrix(
+        np.array([[1, 0], [2, 3], [0, 4], [5, 0], [1, 1], [0, 2]], dtype=np.int32)
+    )
+    return anndata.AnnData(
+        X=counts, obs=obs, var=pd.DataFrame(index=["G1", "G2"]), uns={"vehicle": "DMSO"}
+    )
 
 
 def test_good_data_have_no_violations() -> None:
@@ -95,27 +99,45 @@ def no_vehicle(adata: Any) -> None:
         (repeated_cell, "error", "unique ids", "1 cell names occur more than once: 'a'"),
         (repeated_gene, "error", "unique ids", "1 gene names occur more than once: 'G1'"),
         (drop("compound"), "error", "columns", "obs has no column 'compound'"),
-        (change("c", "cell_type", None), "error", "columns", "'cell_type' is missing in 1 cells: 'c'"),
+        (
+            change("c", "cell_type", None),
+            "error",
+            "columns",
+            "'cell_type' is missing in 1 cells: 'c'",
+        ),
         (change("c", "dose", None), "warning", "columns", "'dose' is missing in 1 cells: 'c'"),
         (rename("compound", "drug", "drug "), "error", "categories", f"{PADDED}: 'drug '"),
         (rename("compound", "drug", ""), "error", "categories", f"{PADDED}: ''"),
         (change("d", "compound", "Drug"), "warning", "categories", f"{ALIKE}: 'Drug', 'drug'"),
         (no_vehicle, "error", "vehicle", "no vehicle is named"),
-        (rename("compound", "DMSO", "DMSO2"), "error", "vehicle", "no cell was treated with the vehicle 'DMSO'"),
+        (
+            rename("compound", "DMSO", "DMSO2"),
+            "error",
+            "vehicle",
+            "no cell was treated with the vehicle 'DMSO'",
+        ),
         (rename("cell_type", "T", "B"), None, "", ""),
         (change("c", "cell_type", "NK"), None, "", ""),
         (change("d", "cell_type", "NK"), "error", "vehicle", "no 'DMSO' cell in cell_type 'NK'"),
         (change("d", "plate", "p2"), "error", "vehicle", "no 'DMSO' cell in plate 'p2'"),
-        (change("d", "well", "A1"), "error", "wells", "1 wells hold more than one compound: 'p0 A1: DMSO / drug'"),
+        (
+            change("d", "well", "A1"),
+            "error",
+            "wells",
+            "1 wells hold more than one compound: 'p0 A1: DMSO / drug'",
+        ),
         (empty_cell, "warning", "depth", "1 cells have no counts: 'e'"),
     ],
-)  # fmt: skip
+)
 def test_each_rule_names_what_breaks_it(
     spoil: Callable[[Any], None], severity: str | None, rule: str, message: str
 ) -> None:
     adata = good()
     spoil(adata)
-    found = [(violation.severity, violation.rule, violation.error.what.rstrip(".")) for violation in check(adata)]
+    found = [
+        (violation.severity, violation.rule, violation.error.what.rstrip("."))
+        for violation in check(adata)
+    ]
     if severity is None:
         assert found == []
     else:
@@ -127,7 +149,10 @@ def test_a_well_without_counts_is_named() -> None:
     adata = good()
     adata.X = sparse.csr_matrix(adata.X.toarray() * np.array([[1], [1], [1], [1], [0], [0]]))
     messages = [violation.error.what for violation in check(adata)]
-    assert messages == ["2 cells have no counts: 'e', 'f'", "1 wells have no counts at all: 'p1 A1'"]
+    assert messages == [
+        "2 cells have no counts: 'e', 'f'",
+        "1 wells have no counts at all: 'p1 A1'",
+    ]
 
 
 def test_empty_data_are_an_error() -> None:
@@ -138,7 +163,9 @@ def test_the_groups_that_need_a_vehicle_can_be_named() -> None:
     adata = good()
     adata.obs["donor"] = ["d0", "d1", "d0", "d1", "d0", "d0"]
     assert check(adata) == []
-    assert [v.error.what for v in check(adata, by=("cell_type", "donor"))] == ["no 'DMSO' cell in donor 'd1'"]
+    assert [v.error.what for v in check(adata, by=("cell_type", "donor"))] == [
+        "no 'DMSO' cell in donor 'd1'"
+    ]
     assert [v.error.what for v in check(adata, vehicle="drug")] == ["no 'drug' cell in plate 'p1'"]
 
 
@@ -176,10 +203,23 @@ def test_the_overview_counts_by_hand(dense: bool) -> None:
     adata = good()
     adata.X = adata.X.toarray() if dense else adata.X
     summary = overview(adata)
-    assert (summary["cells"], summary["genes"], summary["compounds"], summary["plates"]) == (6, 2, 2, 2)
+    assert (summary["cells"], summary["genes"], summary["compounds"], summary["plates"]) == (
+        6,
+        2,
+        2,
+        2,
+    )
     assert summary["zeros"] == pytest.approx(4 / 12)
     assert depth_quantiles(adata)[0] == {
-        "per cell": "counts per cell", "min": 1, "5%": 1, "median": 3, "95%": 5, "max": 5
-    }  # fmt: skip
-    assert cells_by_condition(adata) == [{"compound": "DMSO", "B": 2, "T": 2}, {"compound": "drug", "B": 1, "T": 1}]
+        "per cell": "counts per cell",
+        "min": 1,
+        "5%": 1,
+        "median": 3,
+        "95%": 5,
+        "max": 5,
+    }
+    assert cells_by_condition(adata) == [
+        {"compound": "DMSO", "B": 2, "T": 2},
+        {"compound": "drug", "B": 1, "T": 1},
+    ]
     assert cells_by_condition(adata, top=1)[1] == {"compound": "(1 more)", "B": 1, "T": 1}

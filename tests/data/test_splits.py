@@ -4,9 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from perturbgen.core.errors import InputError, SchemaError
 from perturbgen.data import splits
 from perturbgen.data.splits import check_leaks, kaggle, kfold, leave_out, random_cells, read_split
-from perturbgen.errors import InputError, SchemaError
 
 
 @pytest.fixture
@@ -18,11 +18,14 @@ def rng() -> np.random.Generator:
 def obs() -> pd.DataFrame:
     cell_type = ["B cells", "NK cells"] * 50
     return pd.DataFrame(
-        {"cell_type": cell_type, "compound": [f"c{i % 7}" for i in range(100)]}, [f"o{i}" for i in range(100)]
+        {"cell_type": cell_type, "compound": [f"c{i % 7}" for i in range(100)]},
+        [f"o{i}" for i in range(100)],
     )
 
 
-def test_random_cells_have_the_right_size_and_forced_cells_stay(obs: pd.DataFrame, rng: np.random.Generator) -> None:
+def test_random_cells_have_the_right_size_and_forced_cells_stay(
+    obs: pd.DataFrame, rng: np.random.Generator
+) -> None:
     forced = (obs["cell_type"] == "B cells").to_numpy()
     split = random_cells(obs, rng=rng, fraction=0.1, force_train=forced)
     assert len(split.members("validation")) == 10
@@ -36,7 +39,9 @@ def test_one_seed_gives_one_split(obs: pd.DataFrame) -> None:
     assert not one.equals(random_cells(obs, rng=np.random.default_rng(4)).parts)
 
 
-def test_more_validation_cells_than_are_free_is_an_error(obs: pd.DataFrame, rng: np.random.Generator) -> None:
+def test_more_validation_cells_than_are_free_is_an_error(
+    obs: pd.DataFrame, rng: np.random.Generator
+) -> None:
     with pytest.raises(SchemaError, match="only 0 are not forced"):
         random_cells(obs, rng=rng, force_train=np.ones(100, bool))
     with pytest.raises(SchemaError, match="between 0 and 1"):
@@ -58,7 +63,9 @@ def test_leave_out_of_an_unknown_value_suggests_the_nearest(obs: pd.DataFrame) -
 
 
 @pytest.mark.parametrize("by", [None, "compound"])
-def test_folds_are_even_and_whole(obs: pd.DataFrame, rng: np.random.Generator, by: str | None) -> None:
+def test_folds_are_even_and_whole(
+    obs: pd.DataFrame, rng: np.random.Generator, by: str | None
+) -> None:
     split = kfold(obs, 3, rng=rng, by=by)
     check_leaks(split, obs)
     sizes = split.parts.value_counts() if by is None else obs[by].groupby(split.parts).nunique()
@@ -77,7 +84,9 @@ def test_a_written_split_is_read_back_the_same(
 ) -> None:
     conditions = obs.drop_duplicates().reset_index(drop=True)
     split = (
-        leave_out(obs, "compound", ["c3"]) if kind == "cells" else kaggle(conditions, rng=rng, known=["c0"], public=2)
+        leave_out(obs, "compound", ["c3"])
+        if kind == "cells"
+        else kaggle(conditions, rng=rng, known=["c0"], public=2)
     )
     split.write(tmp_path / "split.csv")
     again = read_split(tmp_path / "split.csv")
@@ -111,8 +120,12 @@ def test_members_of_an_unknown_part(obs: pd.DataFrame) -> None:
 
 
 @pytest.mark.data
-def test_the_competition_is_emulated_from_its_real_tables(real_data: Path, rng: np.random.Generator) -> None:
-    train = pd.read_csv(real_data / "op3" / "train_obs_614.csv").rename(columns={"sm_name": "compound"})
+def test_the_competition_is_emulated_from_its_real_tables(
+    real_data: Path, rng: np.random.Generator
+) -> None:
+    train = pd.read_csv(real_data / "op3" / "train_obs_614.csv").rename(
+        columns={"sm_name": "compound"}
+    )
     test = pd.read_csv(real_data / "op3" / "id_map.csv").rename(columns={"sm_name": "compound"})
     conditions = pd.concat([train, test])[["cell_type", "compound"]].reset_index(drop=True)
     split = kaggle(conditions, rng=rng)
@@ -122,7 +135,9 @@ def test_the_competition_is_emulated_from_its_real_tables(real_data: Path, rng: 
     assert len(public) + len(private) == 255
     assert (public.unique("compound").size, private.unique("compound").size) == (50, 79)
     assert public.unique("compound").intersection(private.unique("compound")).empty
-    assert set(split.members("train")) == set(map(tuple, train[["cell_type", "compound"]].to_numpy()))
+    assert set(split.members("train")) == set(
+        map(tuple, train[["cell_type", "compound"]].to_numpy())
+    )
 
 
 def flagged(obs: pd.DataFrame) -> pd.DataFrame:
@@ -135,11 +150,15 @@ def test_a_calibration_split_hides_wanted_cells_and_some_known_compounds(
     wanted = pd.DataFrame({"cell_type": ["B cells"], "compound": ["c6"]})
     split = splits.calibration_split(flagged(obs), wanted, rng=rng, share=0.5, validation=0.2)
     rows = obs.assign(part=split.parts)
-    assert set(rows.loc[(rows["cell_type"] == "B cells") & (rows["compound"] == "c6"), "part"]) == {"hidden"}
+    assert set(rows.loc[(rows["cell_type"] == "B cells") & (rows["compound"] == "c6"), "part"]) == {
+        "hidden"
+    }
     assert (rows["part"] == "hidden").sum() == 7
     calibration = rows[rows["part"] == "calibration"]
     assert set(calibration["cell_type"]) == {"B cells"}
-    assert calibration["compound"].nunique() == 2, "half of c2, c3, c4, c5; controls and what is wanted never"
+    assert calibration["compound"].nunique() == 2, (
+        "half of c2, c3, c4, c5; controls and what is wanted never"
+    )
     assert not set(calibration["compound"]) & {"c0", "c1", "c6"}
     others = rows[(rows["cell_type"] == "B cells") & rows["compound"].isin(calibration["compound"])]
     assert set(others["part"]) == {"calibration"}, "all cells of such a condition"
@@ -155,7 +174,9 @@ def test_a_calibration_split_of_no_share_withholds_nothing_but_the_wanted(
     assert set(split.parts) == {"train", "validation"}
 
 
-def test_a_calibration_split_needs_two_known_compounds(obs: pd.DataFrame, rng: np.random.Generator) -> None:
+def test_a_calibration_split_needs_two_known_compounds(
+    obs: pd.DataFrame, rng: np.random.Generator
+) -> None:
     wanted = pd.DataFrame({"cell_type": "B cells", "compound": [f"c{i}" for i in range(3, 7)]})
     with pytest.raises(SchemaError, match="1 compounds are known in 'B cells'"):
         splits.calibration_split(flagged(obs), wanted, rng=rng, share=0.5, validation=0.1)

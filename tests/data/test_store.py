@@ -9,8 +9,8 @@ import pytest
 import scipy.sparse as sp
 import torch
 
+from perturbgen.core.errors import CountsError, InputError, SchemaError
 from perturbgen.data import CountStore, CovariateEncoder, SparseRows, epoch_rng
-from perturbgen.errors import CountsError, InputError, SchemaError
 
 N, GENES = 230, 17
 Make = Callable[[ad.AnnData], CountStore]
@@ -36,7 +36,7 @@ def store(request: pytest.FixtureRequest, cells: ad.AnnData, tmp_path: Path) -> 
     if request.param == "device":
         from dataclasses import replace
 
-        from perturbgen.data.store_device import DeviceBacking
+        from perturbgen.data.store.device import DeviceBacking
 
         memory = CountStore.from_adata(cells, encoder)
         return replace(memory, backing=DeviceBacking.load(memory.backing, torch.device("cpu")))
@@ -47,7 +47,9 @@ def store(request: pytest.FixtureRequest, cells: ad.AnnData, tmp_path: Path) -> 
 
 def write_zarr(cells: ad.AnnData, path: Path) -> None:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # anndata announces that its default zarr version will change
+        warnings.simplefilter(
+            "ignore"
+        )  # anndata announces that its default zarr version will change
         cells.write_zarr(path)
 
 
@@ -68,7 +70,8 @@ def test_an_epoch_yields_every_cell_once_with_its_own_counts_and_codes(
         assert torch.equal(batch.counts, dense(cells)[batch.index])
         assert batch.counts.dtype == torch.float32
         assert (
-            batch.codes.ravel().tolist() == (cells.obs["plate"].iloc[batch.index.numpy()] == "q").astype(int).tolist()
+            batch.codes.ravel().tolist()
+            == (cells.obs["plate"].iloc[batch.index.numpy()] == "q").astype(int).tolist()
         )
 
 
@@ -78,7 +81,9 @@ def test_without_a_generator_cells_come_in_stored_order(store: CountStore) -> No
 
 def test_the_order_is_a_function_of_seed_and_epoch(store: CountStore) -> None:
     def order(seed: int, epoch: int) -> list[int]:
-        return torch.cat([batch.index for batch in store.batches(32, rng=epoch_rng(seed, epoch))]).tolist()
+        return torch.cat(
+            [batch.index for batch in store.batches(32, rng=epoch_rng(seed, epoch))]
+        ).tolist()
 
     assert order(1, 2) == order(1, 2)
     assert order(1, 2) != order(1, 3)
@@ -103,7 +108,12 @@ def test_sparse_batches_feed_a_first_layer(store: CountStore, cells: ad.AnnData)
     batch = next(store.batches(50, dense=False))
     rows = batch.counts
     out = torch.nn.functional.embedding_bag(
-        rows.columns, weight, rows.offsets, mode="sum", per_sample_weights=rows.values, include_last_offset=True
+        rows.columns,
+        weight,
+        rows.offsets,
+        mode="sum",
+        per_sample_weights=rows.values,
+        include_last_offset=True,
     )
     torch.testing.assert_close(out, dense(cells)[:50] @ weight, rtol=1e-5, atol=1e-2)
 
@@ -122,9 +132,15 @@ def test_a_view_keeps_its_batch_alive(cells: ad.AnnData) -> None:
 
 
 @pytest.mark.parametrize("how", ["mask", "positions", "names"])
-def test_a_subset_is_those_cells_in_that_order(store: CountStore, cells: ad.AnnData, how: str) -> None:
+def test_a_subset_is_those_cells_in_that_order(
+    store: CountStore, cells: ad.AnnData, how: str
+) -> None:
     chosen = np.array([5, 100, 7, 229])
-    asked = {"mask": np.isin(np.arange(N), chosen), "positions": chosen, "names": cells.obs_names[chosen]}[how]
+    asked = {
+        "mask": np.isin(np.arange(N), chosen),
+        "positions": chosen,
+        "names": cells.obs_names[chosen],
+    }[how]
     expected = np.sort(chosen) if how == "mask" else chosen
     part = store.subset(asked)
     assert len(part) == 4
@@ -156,7 +172,9 @@ def test_a_batch_needs_a_cell(store: CountStore) -> None:
         next(store.batches(0))
 
 
-@pytest.mark.parametrize(("value", "words"), [(0.5, "non-integers"), (-1, "negative"), (np.nan, "missing")])
+@pytest.mark.parametrize(
+    ("value", "words"), [(0.5, "non-integers"), (-1, "negative"), (np.nan, "missing")]
+)
 def test_what_is_no_count_is_refused_with_its_cell_and_gene(
     cells: ad.AnnData, tmp_path: Path, value: float, words: str
 ) -> None:
@@ -208,7 +226,11 @@ def test_processes_share_every_batch_and_leave_out_what_cannot_be_shared():
     store = CountStore.from_adata(ad.AnnData(counts))
     whole = [batch.index.tolist() for batch in store.batches(4, rng=epoch_rng(0, 0))]
     shares = [
-        [batch.index.tolist() for batch in store.batches(4, rng=epoch_rng(0, 0), rank=rank, ranks=2)] for rank in (0, 1)
+        [
+            batch.index.tolist()
+            for batch in store.batches(4, rng=epoch_rng(0, 0), rank=rank, ranks=2)
+        ]
+        for rank in (0, 1)
     ]
     assert shares == [[batch[0::2] for batch in whole], [batch[1::2] for batch in whole]]
     ten = store.subset(np.arange(9))

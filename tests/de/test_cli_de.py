@@ -24,7 +24,9 @@ def pseudobulk(tmp_path_factory: pytest.TempPathFactory) -> Path:
 DESIGN = ["--design", "~0 + {group} + donor + plate"]
 
 
-def test_a_table_and_a_page(pseudobulk: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_table_and_a_page(
+    pseudobulk: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out, page = tmp_path / "de.parquet", tmp_path / "de.html"
     assert run(["-q", "de", str(pseudobulk), *DESIGN, "--out", str(out), "--plots", str(page)]) == 0
     shown = capsys.readouterr().out
@@ -39,7 +41,22 @@ def test_a_table_and_a_page(pseudobulk: Path, tmp_path: Path, capsys: pytest.Cap
 
 
 def test_json(pseudobulk: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["-q", "de", str(pseudobulk), *DESIGN, "--json", "--contrasts", "limma", "--robust", "--trend"]) == 0
+    assert (
+        run(
+            [
+                "-q",
+                "de",
+                str(pseudobulk),
+                *DESIGN,
+                "--json",
+                "--contrasts",
+                "limma",
+                "--robust",
+                "--trend",
+            ]
+        )
+        == 0
+    )
     rows = json.loads(capsys.readouterr().out)
     assert {row["condition"] for row in rows} == {"10", "Abc", "B-12", "a b", "x(1)"}
     assert all(row["samples"] == row["controls"] == 6 for row in rows)

@@ -6,8 +6,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from perturbgen.de.design import build_design, design_from_matrix, estimable, independent_columns, make_basis
-from perturbgen.errors import DesignError
+from perturbgen.core.errors import DesignError
+from perturbgen.de.design import (
+    build_design,
+    design_from_matrix,
+    estimable,
+    independent_columns,
+    make_basis,
+)
 
 
 def indicators(codes: list[int]) -> np.ndarray:
@@ -44,7 +50,10 @@ def test_the_basis_gives_least_squares_coefficients(leading: bool) -> None:
     design = design_from_matrix(matrix)
     y = rng.normal(size=(30, 2))
     np.testing.assert_allclose(
-        make_basis(design).solve(y), np.linalg.lstsq(matrix, y, rcond=None)[0], rtol=1e-8, atol=1e-10
+        make_basis(design).solve(y),
+        np.linalg.lstsq(matrix, y, rcond=None)[0],
+        rtol=1e-8,
+        atol=1e-10,
     )
 
 
@@ -52,12 +61,15 @@ def test_unscaled_covariance_is_the_inverse_of_the_cross_product() -> None:
     rng = np.random.default_rng(2)
     matrix = np.hstack([indicators(list(rng.integers(0, 4, 30))), rng.normal(size=(30, 3))])
     basis = make_basis(design_from_matrix(matrix))
-    np.testing.assert_allclose(basis.unscaled_covariance(np.eye(7)), np.linalg.inv(matrix.T @ matrix), atol=1e-12)
+    np.testing.assert_allclose(
+        basis.unscaled_covariance(np.eye(7)), np.linalg.inv(matrix.T @ matrix), atol=1e-12
+    )
 
 
 def test_a_contrast_across_a_gap_between_plates_is_not_estimable() -> None:
     obs = pd.DataFrame(
-        {"g": ["c", "c", "a", "a", "b", "b"], "plate": ["p", "p", "p", "p", "q", "q"]}, index=list("uvwxyz")
+        {"g": ["c", "c", "a", "a", "b", "b"], "plate": ["p", "p", "p", "p", "q", "q"]},
+        index=list("uvwxyz"),
     )
     design = build_design("~0 + {group} + plate", obs, obs["g"])
     assert design.aliased == ["plateq"]

@@ -40,7 +40,9 @@ def test_both_ways_agree_on_ordinary_weights(design: np.ndarray) -> None:
         assert one.unscaled[:, 0] == pytest.approx(fitted.unscaled[:, g], rel=1e-10)
 
 
-def test_a_single_sample_of_huge_weight_changes_nothing_but_its_own_group(design: np.ndarray) -> None:
+def test_a_single_sample_of_huge_weight_changes_nothing_but_its_own_group(
+    design: np.ndarray,
+) -> None:
     rng = np.random.default_rng(2)
     y, w = rng.normal(size=(14, 3)), rng.uniform(0.5, 2, (14, 3))
     heavy = w.copy()

@@ -9,9 +9,9 @@ from scipy.sparse import csr_matrix
 from perturbgen.de.contrasts import make_contrasts
 from perturbgen.de.design import Design, design_from_matrix, make_basis
 from perturbgen.de.fit import Solver
-from perturbgen.de.lowess import Trend
 from perturbgen.de.native import fit_genes
 from perturbgen.de.torch_fit import fit_genes_on
+from perturbgen.de.voom import Trend
 
 GENES = 7
 
@@ -49,10 +49,16 @@ def test_equals_a_regression_of_each_gene(name: str, design: Design) -> None:
         covariance = np.linalg.inv((kept * w[:, [j]]).T @ kept)
         chosen = weights[:, design.kept]
         assert rank == design.rank
-        np.testing.assert_allclose(fitted.effects[:, j], chosen @ coefficients, rtol=1e-7, atol=1e-9)
-        np.testing.assert_allclose(fitted.sigma[j], np.sqrt(residual @ residual / (40 - rank)), rtol=1e-9)
         np.testing.assert_allclose(
-            fitted.unscaled[:, j], np.sqrt(np.einsum("ki,ij,kj->k", chosen, covariance, chosen)), rtol=1e-6
+            fitted.effects[:, j], chosen @ coefficients, rtol=1e-7, atol=1e-9
+        )
+        np.testing.assert_allclose(
+            fitted.sigma[j], np.sqrt(residual @ residual / (40 - rank)), rtol=1e-9
+        )
+        np.testing.assert_allclose(
+            fitted.unscaled[:, j],
+            np.sqrt(np.einsum("ki,ij,kj->k", chosen, covariance, chosen)),
+            rtol=1e-6,
         )
 
 

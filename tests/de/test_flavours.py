@@ -9,11 +9,11 @@ import pandas as pd
 import pytest
 from scipy.stats import false_discovery_control
 
-from perturbgen.data.vocabulary import ORGANISERS_PLATES, VEHICLE
+from perturbgen.core.errors import ConfigError
+from perturbgen.data.schema import ORGANISERS_PLATES, VEHICLE
 from perturbgen.de import filter_by_expr, limma_table
 from perturbgen.de.design import build_design
-from perturbgen.de.flavours import flavour_table, order_of_appearance, organisers_obs
-from perturbgen.errors import ConfigError
+from perturbgen.de.limma import flavour_table, order_of_appearance, organisers_obs
 from tests.de.cases import random_counts
 
 
@@ -23,7 +23,14 @@ def experiment() -> tuple[pd.DataFrame, pd.DataFrame]:
     rows = []
     for cell_type in ("NK cells", "B cells"):
         for plate in range(6):
-            for compound, row in [("b-1", "A"), ("b 1", "B"), ("a", "A"), (VEHICLE, "A"), (VEHICLE, "B"), ("z", "B")]:
+            for compound, row in [
+                ("b-1", "A"),
+                ("b 1", "B"),
+                ("a", "A"),
+                (VEHICLE, "A"),
+                (VEHICLE, "B"),
+                ("z", "B"),
+            ]:
                 rows.append((cell_type, compound, f"donor_{plate % 3}", f"plate_{plate}", row))
     obs = pd.DataFrame(rows, columns=["cell_type", "compound", "donor", "plate", "row"])
     obs.index = [f"s{i}" for i in range(len(obs))]
@@ -40,14 +47,21 @@ def test_kaggle_is_the_organisers_script(experiment: tuple[pd.DataFrame, pd.Data
     found = flavour_table(counts, obs, flavour="kaggle")
     numbers = {name: str(i) for i, name in enumerate(obs["compound"].unique())}
     spelled = obs.assign(
-        Rpert=obs["compound"].map(numbers), donor_id=obs["donor"], plate_name=obs["plate"].map(ORGANISERS_PLATES)
+        Rpert=obs["compound"].map(numbers),
+        donor_id=obs["donor"],
+        plate_name=obs["plate"].map(ORGANISERS_PLATES),
     )
     for cell_type in ("NK cells", "B cells"):
         rows = spelled["cell_type"] == cell_type
         expected = limma_table(
-            counts[rows], spelled[rows], design="~0 + Rpert + donor_id + plate_name + row".replace("Rpert", "{group}"),
-            group="Rpert", control=numbers[VEHICLE], contrasts="limma", zero_p="eps",
-        )  # fmt: skip
+            counts[rows],
+            spelled[rows],
+            design="~0 + Rpert + donor_id + plate_name + row".replace("Rpert", "{group}"),
+            group="Rpert",
+            control=numbers[VEHICLE],
+            contrasts="limma",
+            zero_p="eps",
+        )
         for compound in ("b-1", "b 1", "a", "z"):
             mine = found.log10_p.loc[(cell_type, compound)]
             np.testing.assert_allclose(mine, expected.log10_p.loc[numbers[compound]], rtol=1e-9)
@@ -59,7 +73,10 @@ def test_plates_are_renamed_only_where_they_are_the_competitions(
     experiment: tuple[pd.DataFrame, pd.DataFrame], caplog: pytest.LogCaptureFixture
 ) -> None:
     _, obs = experiment
-    assert organisers_obs(obs, group="compound", rename_plates=True)["plate"].iloc[0] == ORGANISERS_PLATES["plate_0"]
+    assert (
+        organisers_obs(obs, group="compound", rename_plates=True)["plate"].iloc[0]
+        == ORGANISERS_PLATES["plate_0"]
+    )
     assert organisers_obs(obs, group="compound", rename_plates=False)["plate"].iloc[0] == "plate_0"
     with caplog.at_level(logging.INFO, "perturbgen"):
         other = organisers_obs(obs.assign(plate="P1"), group="compound", rename_plates=True)
@@ -67,7 +84,9 @@ def test_plates_are_renamed_only_where_they_are_the_competitions(
     assert "left as they are" in caplog.text
 
 
-def test_op3_is_joint_filtered_robust_and_clipped(experiment: tuple[pd.DataFrame, pd.DataFrame]) -> None:
+def test_op3_is_joint_filtered_robust_and_clipped(
+    experiment: tuple[pd.DataFrame, pd.DataFrame],
+) -> None:
     counts, obs = experiment
     found = flavour_table(counts, obs, flavour="op3")
     keep = np.ones(counts.shape[1], dtype=bool)
@@ -79,12 +98,15 @@ def test_op3_is_joint_filtered_robust_and_clipped(experiment: tuple[pd.DataFrame
     assert (found.t.notna().all() == keep).all()
     tested = found.p.loc[:, keep]
     np.testing.assert_allclose(
-        found.adj_p.loc[:, keep].to_numpy().ravel(), false_discovery_control(tested.to_numpy().ravel())
+        found.adj_p.loc[:, keep].to_numpy().ravel(),
+        false_discovery_control(tested.to_numpy().ravel()),
     )
     signed = found.signed_log10_p.loc[:, keep]
     assert signed.abs().max().max() == 4
     np.testing.assert_allclose(signed.abs(), np.minimum(-np.log10(tested), 4), rtol=1e-9)
-    assert found.df.loc[:, keep].nunique(axis=1).max() > 1  # robust: outlying genes have their own df
+    assert (
+        found.df.loc[:, keep].nunique(axis=1).max() > 1
+    )  # robust: outlying genes have their own df
 
 
 def test_options_override_a_flavour(experiment: tuple[pd.DataFrame, pd.DataFrame]) -> None:

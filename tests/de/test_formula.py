@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from perturbgen.core.errors import DesignError, SchemaError
 from perturbgen.de.design import build_design
 from perturbgen.de.formula import parse_formula
-from perturbgen.errors import DesignError, SchemaError
 
 OBS = pd.DataFrame(
     {
@@ -40,7 +40,11 @@ def test_terms_are_ordered_by_degree() -> None:
 
 def test_numbers_are_slopes_and_factor_makes_them_levels() -> None:
     assert build_design("~ batch", OBS).columns == ("(Intercept)", "batch")
-    assert build_design("~ factor(batch)", OBS).columns == ("(Intercept)", "factor(batch)2", "factor(batch)3")
+    assert build_design("~ factor(batch)", OBS).columns == (
+        "(Intercept)",
+        "factor(batch)2",
+        "factor(batch)3",
+    )
 
 
 def test_levels_sort_by_code_point_and_categories_keep_their_order() -> None:
@@ -82,10 +86,25 @@ def test_what_cannot_be_read_is_explained(formula: str, error: type[Exception], 
 @pytest.mark.parametrize(
     "formula",
     [
-        "~0+a+b", "~a+b", "~a*b", "~0+a:b", "~a+a:b", "~0+a+a:b", "~b:a", "~depth+a", "~0+depth+a+b", "~a*depth",
-        "~0+a:depth", "~1", "~a-1", "~0+b+a+factor(batch)", "~(a+b+factor(batch))^2", "~0+`cell type`+a", "~a/b",
+        "~0+a+b",
+        "~a+b",
+        "~a*b",
+        "~0+a:b",
+        "~a+a:b",
+        "~0+a+a:b",
+        "~b:a",
+        "~depth+a",
+        "~0+depth+a+b",
+        "~a*depth",
+        "~0+a:depth",
+        "~1",
+        "~a-1",
+        "~0+b+a+factor(batch)",
+        "~(a+b+factor(batch))^2",
+        "~0+`cell type`+a",
+        "~a/b",
     ],
-)  # fmt: skip
+)
 def test_equals_model_matrix(formula: str, rscript: str, tmp_path: Path) -> None:
     OBS.to_csv(tmp_path / "obs.csv")
     code = (

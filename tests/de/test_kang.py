@@ -13,7 +13,13 @@ from perturbgen.de.design import build_design
 from tests.de.compare import close, relative
 
 pytestmark = pytest.mark.data
-SIGNIFICANT = {"B cells": 183, "CD14+ Monocytes": 597, "CD4 T cells": 128, "CD8 T cells": 70, "FCGR3A+ Monocytes": 380}
+SIGNIFICANT = {
+    "B cells": 183,
+    "CD14+ Monocytes": 597,
+    "CD4 T cells": 128,
+    "CD8 T cells": 70,
+    "FCGR3A+ Monocytes": 380,
+}
 
 
 class Kang:
@@ -40,7 +46,13 @@ def kang(real_data: Path) -> Kang:
 
 
 def make_table(kang: Kang, **options: object) -> DETable:
-    settings = {"design": "~0 + {group} + donor", "group": "group", "control": "ctrl", "by": "cluster", "joint": True}
+    settings = {
+        "design": "~0 + {group} + donor",
+        "group": "group",
+        "control": "ctrl",
+        "by": "cluster",
+        "joint": True,
+    }
     return limma_table(kang.all_counts, kang.obs, gene_filter="filterByExpr", **settings, **options)
 
 
@@ -50,7 +62,11 @@ def test_filter_design_and_factors(kang: Kang) -> None:
     np.testing.assert_array_equal(built.matrix, design)
     keep = filter_by_expr(kang.all_counts, design=design.to_numpy())
     pd.testing.assert_series_equal(keep, kang.read("filterByExpr")["keep"], check_names=False)
-    close(tmm_factors(kang.counts).to_numpy(), kang.read("normfactors")["norm.factors"].to_numpy(), 1e-10)
+    close(
+        tmm_factors(kang.counts).to_numpy(),
+        kang.read("normfactors")["norm.factors"].to_numpy(),
+        1e-10,
+    )
 
 
 def test_voom(kang: Kang) -> None:
@@ -65,15 +81,26 @@ def test_five_contrasts(kang: Kang, robust: bool, tolerance: float) -> None:
     for cell_type in SIGNIFICANT:
         top = kang.top_table(cell_type, robust=robust)
         row = {
-            name: getattr(table, name).loc[(cell_type, "stim"), top.index].to_numpy() for name in ("logfc", "t", "df")
+            name: getattr(table, name).loc[(cell_type, "stim"), top.index].to_numpy()
+            for name in ("logfc", "t", "df")
         }
         close(row["logfc"], top["logFC"].to_numpy(), 1e-9)
-        close(table.ave_expr.loc[(cell_type, "stim"), top.index].to_numpy(), top["AveExpr"].to_numpy(), 1e-9)
+        close(
+            table.ave_expr.loc[(cell_type, "stim"), top.index].to_numpy(),
+            top["AveExpr"].to_numpy(),
+            1e-9,
+        )
         assert relative(row["t"], top["t"].to_numpy()) < tolerance
         assert relative(row["df"], top["df.total"].to_numpy()) < tolerance
         signed = table.signed_log10_p.loc[(cell_type, "stim"), top.index].to_numpy()
         assert relative(signed, top["sign_log10_p"].to_numpy()) < tolerance
-        assert relative(table.adj_p.loc[(cell_type, "stim"), top.index].to_numpy(), top["adj.P.Val"].to_numpy()) < 1e-4
+        assert (
+            relative(
+                table.adj_p.loc[(cell_type, "stim"), top.index].to_numpy(),
+                top["adj.P.Val"].to_numpy(),
+            )
+            < 1e-4
+        )
 
 
 def test_the_number_of_significant_genes(kang: Kang) -> None:

@@ -13,8 +13,8 @@ import pandas as pd
 import pytest
 import scipy.sparse
 
+from perturbgen.core.errors import ConfigError, CountsError, DesignError, SchemaError
 from perturbgen.de import DETable, limma_table
-from perturbgen.errors import ConfigError, CountsError, DesignError, SchemaError
 from tests.de.cases import Case, case
 from tests.de.compare import relative
 
@@ -62,7 +62,9 @@ def test_limma_contrasts_do(awkward: Case) -> None:
 def test_the_order_of_samples_and_genes_does_not_matter(awkward: Case, contrasts: str) -> None:
     rng = np.random.default_rng(0)
     samples, genes = rng.permutation(awkward.counts.index), rng.permutation(awkward.counts.columns)
-    shuffled = Case(awkward.counts.loc[samples, genes], awkward.obs, awkward.formula)  # obs is joined by label
+    shuffled = Case(
+        awkward.counts.loc[samples, genes], awkward.obs, awkward.formula
+    )  # obs is joined by label
     before, after = (table(one, contrasts=contrasts) for one in (awkward, shuffled))
     pd.testing.assert_frame_equal(after.t[before.genes], before.t, rtol=1e-8)
     assert list(after.genes) == list(genes)
@@ -86,27 +88,39 @@ def test_a_joint_fit_compares_within_its_level(two_types: Case) -> None:
     joint = table(two_types, by="cell_type", joint=True)
     both = two_types.obs["cell_type"] + "/" + two_types.obs["compound"]
     pasted = limma_table(
-        two_types.counts, two_types.obs.assign(both=both), design=two_types.template, group="both", control="NK/vehicle"
+        two_types.counts,
+        two_types.obs.assign(both=both),
+        design=two_types.template,
+        group="both",
+        control="NK/vehicle",
     )
-    np.testing.assert_allclose(joint.t.loc[("NK", "Abc")].to_numpy(), pasted.t.loc["NK/Abc"].to_numpy(), rtol=1e-8)
+    np.testing.assert_allclose(
+        joint.t.loc[("NK", "Abc")].to_numpy(), pasted.t.loc["NK/Abc"].to_numpy(), rtol=1e-8
+    )
     assert ("NK", "vehicle") not in joint.t.index
 
 
 def test_names_that_would_collide_after_mangling_stay_apart() -> None:
     experiment = case("balanced")
     names = {"B-12": "a.b", "Abc": "a_b"}
-    renamed = Case(experiment.counts, experiment.obs.assign(compound=experiment.obs["compound"].replace(names)))
+    renamed = Case(
+        experiment.counts, experiment.obs.assign(compound=experiment.obs["compound"].replace(names))
+    )
     found = table(renamed)
     assert {"a b", "a.b", "a_b"} <= set(found.t.index)
     original = table(experiment)
-    np.testing.assert_allclose(found.t.loc["a.b"].to_numpy(), original.t.loc["B-12"].to_numpy(), rtol=1e-8)
+    np.testing.assert_allclose(
+        found.t.loc["a.b"].to_numpy(), original.t.loc["B-12"].to_numpy(), rtol=1e-8
+    )
 
 
 def test_anndata_dense_sparse_and_layers(awkward: Case) -> None:
     settings = {"design": awkward.template, "group": "compound", "control": "vehicle"}
     expected = table(awkward).t
     dense = anndata.AnnData(awkward.counts, awkward.obs)
-    sparse = anndata.AnnData(scipy.sparse.csr_matrix(awkward.counts.to_numpy().astype(np.uint32)), awkward.obs)
+    sparse = anndata.AnnData(
+        scipy.sparse.csr_matrix(awkward.counts.to_numpy().astype(np.uint32)), awkward.obs
+    )
     sparse.var_names = awkward.counts.columns
     sparse.layers["raw"] = sparse.X.copy()
     sparse.X = sparse.X * 2
@@ -134,7 +148,9 @@ def test_a_single_replicate_is_fitted_and_flagged() -> None:
 
 
 @pytest.mark.parametrize("contrasts", ["exact", "limma"])
-def test_what_is_not_estimable_is_named_and_na(contrasts: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_what_is_not_estimable_is_named_and_na(
+    contrasts: str, caplog: pytest.LogCaptureFixture
+) -> None:
     experiment = case("balanced")
     obs = experiment.obs.copy()
     obs.loc[obs["compound"] == "Abc", "plate"] = "a plate without controls"
@@ -170,37 +186,125 @@ def change(frame: pd.DataFrame, row: str, column: str, value: object) -> pd.Data
     return frame
 
 
-BAD: dict[str, tuple[Callable[[Case], tuple[pd.DataFrame, pd.DataFrame]], dict[str, object], type[Exception], str]] = {
-    "negative": (lambda c: (change(c.counts, "s3", "g9", -1), c.obs), {}, CountsError, "'s3' has -1 in gene 'g9'"),
-    "NaN": (lambda c: (change(c.counts, "s3", "g9", np.nan), c.obs), {}, CountsError, "'s3' has nan in gene 'g9'"),
-    "infinite": (lambda c: (change(c.counts, "s3", "g9", np.inf), c.obs), {}, CountsError, "missing or infinite"),
-    "fraction": (lambda c: (change(c.counts, "s3", "g9", 0.5), c.obs), {}, CountsError, "allow_fractional"),
-    "empty sample": (lambda c: (c.counts.mul(c.counts.index != "s2", axis=0), c.obs), {}, CountsError, "'s2'"),
+BAD: dict[
+    str,
+    tuple[
+        Callable[[Case], tuple[pd.DataFrame, pd.DataFrame]], dict[str, object], type[Exception], str
+    ],
+] = {
+    "negative": (
+        lambda c: (change(c.counts, "s3", "g9", -1), c.obs),
+        {},
+        CountsError,
+        "'s3' has -1 in gene 'g9'",
+    ),
+    "NaN": (
+        lambda c: (change(c.counts, "s3", "g9", np.nan), c.obs),
+        {},
+        CountsError,
+        "'s3' has nan in gene 'g9'",
+    ),
+    "infinite": (
+        lambda c: (change(c.counts, "s3", "g9", np.inf), c.obs),
+        {},
+        CountsError,
+        "missing or infinite",
+    ),
+    "fraction": (
+        lambda c: (change(c.counts, "s3", "g9", 0.5), c.obs),
+        {},
+        CountsError,
+        "allow_fractional",
+    ),
+    "empty sample": (
+        lambda c: (c.counts.mul(c.counts.index != "s2", axis=0), c.obs),
+        {},
+        CountsError,
+        "'s2'",
+    ),
     "no genes": (lambda c: (c.counts.iloc[:, :0], c.obs), {}, CountsError, "36 samples x 0 genes"),
-    "text": (lambda c: (c.counts.astype(object).where(c.counts > 0, "none"), c.obs), {}, CountsError, "not a number"),
+    "text": (
+        lambda c: (c.counts.astype(object).where(c.counts > 0, "none"), c.obs),
+        {},
+        CountsError,
+        "not a number",
+    ),
     "transposed": (lambda c: (c.counts.T, c.obs), {}, SchemaError, "obs lacks 300 of the samples"),
-    "repeated genes": (lambda c: (c.counts.rename(columns={"g1": "g2"}), c.obs), {}, SchemaError, "'g2'"),
-    "no such control": (lambda c: (c.counts, c.obs), {"control": "vehicel"}, SchemaError, "did you mean 'vehicle'"),
-    "no such group": (lambda c: (c.counts, c.obs), {"group": "drug"}, SchemaError, "no column 'drug'"),
-    "missing group": (lambda c: (c.counts, change(c.obs, "s4", "compound", None)), {}, SchemaError, "'s4'"),
-    "missing covariate": (lambda c: (c.counts, c.obs.drop(columns="plate")), {}, SchemaError, "'plate'"),
-    "NaN in a covariate": (lambda c: (c.counts, change(c.obs, "s4", "plate", np.nan)), {}, SchemaError, "'s4'"),
+    "repeated genes": (
+        lambda c: (c.counts.rename(columns={"g1": "g2"}), c.obs),
+        {},
+        SchemaError,
+        "'g2'",
+    ),
+    "no such control": (
+        lambda c: (c.counts, c.obs),
+        {"control": "vehicel"},
+        SchemaError,
+        "did you mean 'vehicle'",
+    ),
+    "no such group": (
+        lambda c: (c.counts, c.obs),
+        {"group": "drug"},
+        SchemaError,
+        "no column 'drug'",
+    ),
+    "missing group": (
+        lambda c: (c.counts, change(c.obs, "s4", "compound", None)),
+        {},
+        SchemaError,
+        "'s4'",
+    ),
+    "missing covariate": (
+        lambda c: (c.counts, c.obs.drop(columns="plate")),
+        {},
+        SchemaError,
+        "'plate'",
+    ),
+    "NaN in a covariate": (
+        lambda c: (c.counts, change(c.obs, "s4", "plate", np.nan)),
+        {},
+        SchemaError,
+        "'s4'",
+    ),
     "control missing in a level": (
-        lambda c: (c.counts, c.obs.assign(cell_type=np.where(c.obs["compound"] == "Abc", "NK", "B"))),
-        {"by": "cell_type"}, SchemaError, "missing in cell_type 'NK'",
+        lambda c: (
+            c.counts,
+            c.obs.assign(cell_type=np.where(c.obs["compound"] == "Abc", "NK", "B")),
+        ),
+        {"by": "cell_type"},
+        SchemaError,
+        "missing in cell_type 'NK'",
     ),
     "only controls": (lambda c: (c.counts.iloc[:6], c.obs), {}, SchemaError, "nothing to compare"),
     "no residual df": (
-        lambda c: (c.counts.iloc[::6], c.obs), {"design": "~0 + {group}"}, DesignError, "no residual degrees",
+        lambda c: (c.counts.iloc[::6], c.obs),
+        {"design": "~0 + {group}"},
+        DesignError,
+        "no residual degrees",
     ),
     "joint without by": (lambda c: (c.counts, c.obs), {"joint": True}, ConfigError, "needs by"),
     "unknown backend": (lambda c: (c.counts, c.obs), {"backend": "R"}, ConfigError, "backend='R'"),
-    "unknown contrasts": (lambda c: (c.counts, c.obs), {"contrasts": "approximate"}, ConfigError, "contrasts="),
-    "unknown filter": (lambda c: (c.counts, c.obs), {"gene_filter": "hvg"}, ConfigError, "gene_filter='hvg'"),
-    "filter with unknown genes": (lambda c: (c.counts, c.obs), {"gene_filter": ["TP53"]}, SchemaError, "'TP53'"),
+    "unknown contrasts": (
+        lambda c: (c.counts, c.obs),
+        {"contrasts": "approximate"},
+        ConfigError,
+        "contrasts=",
+    ),
+    "unknown filter": (
+        lambda c: (c.counts, c.obs),
+        {"gene_filter": "hvg"},
+        ConfigError,
+        "gene_filter='hvg'",
+    ),
+    "filter with unknown genes": (
+        lambda c: (c.counts, c.obs),
+        {"gene_filter": ["TP53"]},
+        SchemaError,
+        "'TP53'",
+    ),
     "impossible span": (lambda c: (c.counts, c.obs), {"span": 1.5}, ConfigError, "span=1.5"),
     "unknown device": (lambda c: (c.counts, c.obs), {"device": "cuda:99"}, ConfigError, "cuda:99"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", BAD)
@@ -214,7 +318,9 @@ def test_bad_input_is_explained(name: str) -> None:
 
 def test_counts_without_obs() -> None:
     with pytest.raises(SchemaError, match="without obs"):
-        limma_table(case("balanced").counts, design="~0 + {group}", group="compound", control="vehicle")
+        limma_table(
+            case("balanced").counts, design="~0 + {group}", group="compound", control="vehicle"
+        )
 
 
 def test_the_native_backend_never_touches_r() -> None:

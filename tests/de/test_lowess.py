@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from perturbgen.de.lowess import Trend, adaptive_span, lowess
+from perturbgen.de.voom import Trend, adaptive_span, lowess
 
 
 def test_a_straight_line_is_reproduced() -> None:
@@ -29,7 +29,9 @@ def test_order_of_the_points_does_not_matter() -> None:
     rng = np.random.default_rng(2)
     x, y = rng.normal(size=400), rng.normal(size=400)
     order = rng.permutation(400)
-    np.testing.assert_allclose(lowess(x, y, span=0.5)(x), lowess(x[order], y[order], span=0.5)(x), atol=1e-12)
+    np.testing.assert_allclose(
+        lowess(x, y, span=0.5)(x), lowess(x[order], y[order], span=0.5)(x), atol=1e-12
+    )
 
 
 def test_one_value_of_x_gives_the_mean() -> None:
@@ -51,7 +53,9 @@ def test_adaptive_span() -> None:
 
 
 @pytest.mark.r
-@pytest.mark.parametrize(("n", "span", "digits"), [(30, 0.5, 9), (500, 0.3, 1), (5000, 0.5, 9), (5000, 0.5, 1)])
+@pytest.mark.parametrize(
+    ("n", "span", "digits"), [(30, 0.5, 9), (500, 0.3, 1), (5000, 0.5, 9), (5000, 0.5, 1)]
+)
 def test_equals_r(n: int, span: float, digits: int, rscript: str, tmp_path: Path) -> None:
     rng = np.random.default_rng(n + digits)
     x = rng.gamma(2, 2, n).round(digits)  # one digit makes many ties

@@ -8,13 +8,20 @@ import numpy as np
 import pytest
 from scipy.special import polygamma
 
-from perturbgen.de.moderate import moderate
-from perturbgen.de.prior import fit_prior, inverse_trigamma, natural_spline
-from perturbgen.de.robust import robust_prior, winsorised_moments
-from perturbgen.errors import DesignError
+from perturbgen.core.errors import DesignError
+from perturbgen.de.moderate import (
+    fit_prior,
+    inverse_trigamma,
+    moderate,
+    natural_spline,
+    robust_prior,
+    winsorised_moments,
+)
 
 
-def draw(rng: np.random.Generator, genes: int, df: float, prior_df: float, scale: float) -> np.ndarray:
+def draw(
+    rng: np.random.Generator, genes: int, df: float, prior_df: float, scale: float
+) -> np.ndarray:
     """Variances from the model: scale * F(df, prior_df)."""
     true = scale * prior_df / rng.chisquare(prior_df, genes)
     return true * rng.chisquare(df, genes) / df
@@ -40,7 +47,9 @@ def test_posterior_is_the_weighted_mean() -> None:
     variance = draw(np.random.default_rng(2), 300, 4, 6, 1.0)
     found = moderate(variance, 4, mean=np.zeros(300))
     weight = found.prior.df
-    np.testing.assert_allclose(found.s2_post, (4 * variance + weight * found.prior.scale) / (4 + weight))
+    np.testing.assert_allclose(
+        found.s2_post, (4 * variance + weight * found.prior.scale) / (4 + weight)
+    )
     np.testing.assert_allclose(found.df_total, 4 + weight)
 
 

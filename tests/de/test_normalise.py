@@ -44,7 +44,9 @@ def test_trimming_shares_the_rank_of_ties() -> None:
 
 
 def test_labels_and_genes_without_counts() -> None:
-    counts = pd.DataFrame(np.random.default_rng(0).poisson(20, (4, 50)), index=list("abcd")).astype(float)
+    counts = pd.DataFrame(np.random.default_rng(0).poisson(20, (4, 50)), index=list("abcd")).astype(
+        float
+    )
     factors = tmm_factors(counts)
     assert factors.index.tolist() == list("abcd")
     empty = counts.assign(**{f"z{i}": 0.0 for i in range(30)})
@@ -57,14 +59,19 @@ def test_order_does_not_matter(permute: str) -> None:
     counts = pd.DataFrame(rng.negative_binomial(3, 0.1, (6, 200)).astype(float))
     order = rng.permutation(6 if permute == "samples" else 200)
     shuffled = counts.iloc[order] if permute == "samples" else counts.iloc[:, order]
-    np.testing.assert_allclose(tmm_factors(shuffled).reindex(counts.index), tmm_factors(counts), rtol=1e-12)
+    np.testing.assert_allclose(
+        tmm_factors(shuffled).reindex(counts.index), tmm_factors(counts), rtol=1e-12
+    )
 
 
 def test_filter_wants_enough_counts_in_as_many_samples_as_the_smallest_group() -> None:
     counts = pd.DataFrame(
-        {"deep": [1e6 - 60] * 4, "two": [0, 0, 10, 10], "one": [0, 0, 0, 50], "low": [9, 9, 9, 9]}, dtype=float
+        {"deep": [1e6 - 60] * 4, "two": [0, 0, 10, 10], "one": [0, 0, 0, 50], "low": [9, 9, 9, 9]},
+        dtype=float,
     )
-    counts["fill"] = 1e6 - counts.sum(axis=1)  # every library holds a million: counts are counts per million
+    counts["fill"] = 1e6 - counts.sum(
+        axis=1
+    )  # every library holds a million: counts are counts per million
     keep = filter_by_expr(counts, group=["a", "a", "b", "b"])
     assert keep.to_dict() == {"deep": True, "two": True, "one": False, "low": False, "fill": True}
     leverage = filter_by_expr(counts, design=np.array([[1, 0], [1, 0], [0, 1], [0, 1.0]]))

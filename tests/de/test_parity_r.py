@@ -28,7 +28,9 @@ class Reference:
         self.folder, self.case = folder, experiment
 
     def __getitem__(self, name: str) -> np.ndarray:
-        return pd.read_csv(self.folder / f"{name}.csv", index_col=0, skipinitialspace=True).to_numpy()
+        return pd.read_csv(
+            self.folder / f"{name}.csv", index_col=0, skipinitialspace=True
+        ).to_numpy()
 
     @property
     def columns(self) -> list[str]:
@@ -36,11 +38,20 @@ class Reference:
 
 
 @pytest.fixture(scope="module", params=NAMES)
-def reference(request: pytest.FixtureRequest, rscript: str, tmp_path_factory: pytest.TempPathFactory) -> Reference:
+def reference(
+    request: pytest.FixtureRequest, rscript: str, tmp_path_factory: pytest.TempPathFactory
+) -> Reference:
     experiment, folder = case(request.param), tmp_path_factory.mktemp("r")
     experiment.counts.T.to_csv(folder / "counts.csv")
     experiment.obs.to_csv(folder / "obs.csv")
-    command = [rscript, str(HERE / "reference.R"), str(folder), experiment.formula, "compound", "vehicle"]
+    command = [
+        rscript,
+        str(HERE / "reference.R"),
+        str(folder),
+        experiment.formula,
+        "compound",
+        "vehicle",
+    ]
     # R sorts levels by its locale; ours are sorted by code point, as R does in the C locale
     environment = {**os.environ, "LC_ALL": "C"}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
@@ -75,13 +86,17 @@ def test_fit(reference: Reference) -> None:
     design = build_design(reference.case.template, obs, obs["compound"])
     levels = [level for level in design.levels if level != "vehicle"]
     weights = np.array([design.contrast(level, "vehicle") for level in levels])
-    result = fit_native(reference.case.counts.to_numpy(), design, weights, Method(contrasts="limma"))
+    result = fit_native(
+        reference.case.counts.to_numpy(), design, weights, Method(contrasts="limma")
+    )
     assert relative(result.sigma, reference["sigma"][:, 0]) < 1e-9
     assert relative(result.ave_expr, reference["amean"][:, 0]) < 1e-9
     close(result.effects.T, reference["logfc"], 1e-9)
 
 
-@pytest.mark.parametrize(("kind", "tolerance"), [("plain", 1e-7), ("trend", 1e-7), ("robust", 1e-5), ("both", 1e-5)])
+@pytest.mark.parametrize(
+    ("kind", "tolerance"), [("plain", 1e-7), ("trend", 1e-7), ("robust", 1e-5), ("both", 1e-5)]
+)
 def test_moderated_statistics(reference: Reference, kind: str, tolerance: float) -> None:
     options = {"robust": kind in ("robust", "both"), "trend": kind in ("trend", "both")}
     table = run(reference.case, contrasts="limma", **options)
@@ -99,13 +114,22 @@ def test_exact_contrasts_are_coefficients_of_a_releveled_design(reference: Refer
 @pytest.mark.parametrize("contrasts", ["exact", "limma"])
 def test_backends_agree(reference: Reference, contrasts: str) -> None:
     few = replace(reference.case, counts=reference.case.counts.iloc[:, -300:])
-    native, through_r = (run(few, contrasts=contrasts, backend=backend) for backend in ("native", "r"))
+    native, through_r = (
+        run(few, contrasts=contrasts, backend=backend) for backend in ("native", "r")
+    )
     for name in ("logfc", "ave_expr", "t", "se", "df", "log10_p"):
-        assert relative(getattr(native, name).to_numpy(), getattr(through_r, name).to_numpy()) < 1e-7, name
+        assert (
+            relative(getattr(native, name).to_numpy(), getattr(through_r, name).to_numpy()) < 1e-7
+        ), name
 
 
 def run(experiment: Case, **options: object):
     template = experiment.template
     return limma_table(
-        experiment.counts, experiment.obs, design=template, group="compound", control="vehicle", **options
+        experiment.counts,
+        experiment.obs,
+        design=template,
+        group="compound",
+        control="vehicle",
+        **options,
     )

@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from perturbgen.core.errors import MissingDependencyError, PerturbgenError
 from perturbgen.de import limma_table, r
-from perturbgen.errors import MissingDependencyError, PerturbgenError
 from tests.de.cases import case
 from tests.de.compare import relative
 
@@ -29,11 +29,18 @@ def fresh() -> None:
 def ask_r() -> None:
     experiment = case("balanced")
     limma_table(
-        experiment.counts, experiment.obs, design=experiment.template, group="compound", control="vehicle", backend="r"
+        experiment.counts,
+        experiment.obs,
+        design=experiment.template,
+        group="compound",
+        control="vehicle",
+        backend="r",
     )
 
 
-def test_without_r_one_error_names_all_that_is_missing(fresh: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_r_one_error_names_all_that_is_missing(
+    fresh: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(r.shutil, "which", lambda name: None)
     monkeypatch.setattr(r, "find_spec", lambda name: None)
     with pytest.raises(MissingDependencyError) as raised:
@@ -47,7 +54,9 @@ def test_an_rpy2_that_does_not_fit_and_absent_packages_are_named_together(
 ) -> None:
     monkeypatch.setattr(r.shutil, "which", lambda name: "/usr/bin/R")
     monkeypatch.setattr(
-        r, "import_problem", lambda: "an rpy2 that fits this R (importing it failed: OSError: no libR.so)"
+        r,
+        "import_problem",
+        lambda: "an rpy2 that fits this R (importing it failed: OSError: no libR.so)",
     )
     monkeypatch.setattr(r, "absent_packages", lambda: ["the R package statmod"])
     with pytest.raises(MissingDependencyError, match=r"no libR\.so\), the R package statmod"):
@@ -60,7 +69,9 @@ def test_warnings_of_r_become_ours_and_nothing_is_printed(
 ) -> None:
     counts = case("balanced").counts.to_numpy()
     with caplog.at_level(logging.DEBUG, "perturbgen"):
-        r.call("limma_fit", counts.T, np.ones((len(counts), 2)))  # a repeated column: limma warns and prints
+        r.call(
+            "limma_fit", counts.T, np.ones((len(counts), 2))
+        )  # a repeated column: limma warns and prints
     said = {record.levelname: record.getMessage() for record in caplog.records}
     assert said["WARNING"].startswith("R: Partial NA coefficients")
     assert "not estimable" in said["DEBUG"]
@@ -80,13 +91,31 @@ def test_the_same_r_code_runs_without_python(rscript: str, tmp_path: Path) -> No
     experiment.counts.T.to_csv(tmp_path / "counts.csv")
     experiment.obs.to_csv(tmp_path / "obs.csv")
     files = [str(tmp_path / name) for name in ("counts.csv", "obs.csv")]
-    command = [rscript, str(ROOT / "r" / "limma_fit.R"), *files, experiment.formula, "compound", "vehicle"]
+    command = [
+        rscript,
+        str(ROOT / "r" / "limma_fit.R"),
+        *files,
+        experiment.formula,
+        "compound",
+        "vehicle",
+    ]
     subprocess.run([*command, str(tmp_path / "de.csv")], check=True, capture_output=True)
-    found = pd.read_csv(tmp_path / "de.csv", dtype={"condition": str}).pivot(index="condition", columns="gene")
+    found = pd.read_csv(tmp_path / "de.csv", dtype={"condition": str}).pivot(
+        index="condition", columns="gene"
+    )
     table = limma_table(
-        experiment.counts, experiment.obs, design=experiment.template, group="compound", control="vehicle",
+        experiment.counts,
+        experiment.obs,
+        design=experiment.template,
+        group="compound",
+        control="vehicle",
         contrasts="limma",
-    )  # fmt: skip
+    )
     for name in ("t", "log10_p"):
         expected = getattr(table, name)
-        assert relative(expected.to_numpy(), found[name].loc[expected.index, expected.columns].to_numpy()) < 1e-7
+        assert (
+            relative(
+                expected.to_numpy(), found[name].loc[expected.index, expected.columns].to_numpy()
+            )
+            < 1e-7
+        )

@@ -9,18 +9,25 @@ import pandas as pd
 import pytest
 from scipy.stats import false_discovery_control
 
+from perturbgen.core.errors import InputError, SchemaError
 from perturbgen.de import DETable, limma_table
 from perturbgen.de.table import STATISTICS, adjust_bh
-from perturbgen.errors import InputError, SchemaError
 from tests.de.cases import case
 
 
 @pytest.fixture(scope="module")
 def table() -> DETable:
     experiment = case("balanced")
-    obs = experiment.obs.assign(cell_type=np.where(experiment.obs["donor"] == "d0", "T cells", "B cells"))
+    obs = experiment.obs.assign(
+        cell_type=np.where(experiment.obs["donor"] == "d0", "T cells", "B cells")
+    )
     return limma_table(
-        experiment.counts, obs, design="~0 + {group}", group="compound", control="vehicle", by="cell_type"
+        experiment.counts,
+        obs,
+        design="~0 + {group}",
+        group="compound",
+        control="vehicle",
+        by="cell_type",
     )
 
 
@@ -36,9 +43,16 @@ def test_adjustment_within_contrasts_or_over_all_of_them(table: DETable) -> None
     np.testing.assert_allclose(table.adj_p.iloc[0], false_discovery_control(row))
     experiment = case("balanced")
     joint = limma_table(
-        experiment.counts, experiment.obs, design="~0 + {group}", group="compound", control="vehicle", adjust="joint"
+        experiment.counts,
+        experiment.obs,
+        design="~0 + {group}",
+        group="compound",
+        control="vehicle",
+        adjust="joint",
     )
-    np.testing.assert_allclose(joint.adj_p.to_numpy().ravel(), false_discovery_control(joint.p.to_numpy().ravel()))
+    np.testing.assert_allclose(
+        joint.adj_p.to_numpy().ravel(), false_discovery_control(joint.p.to_numpy().ravel())
+    )
 
 
 def test_signs(table: DETable) -> None:
@@ -51,11 +65,18 @@ def test_signs(table: DETable) -> None:
 def test_p_below_the_smallest_number() -> None:
     """A gene with a huge, steady effect: log10 p is finite, p is 0, and the organisers stored 15.65."""
     rng = np.random.default_rng(0)
-    obs = pd.DataFrame({"compound": ["a"] * 200 + ["vehicle"] * 200}, index=[f"s{i}" for i in range(400)])
+    obs = pd.DataFrame(
+        {"compound": ["a"] * 200 + ["vehicle"] * 200}, index=[f"s{i}" for i in range(400)]
+    )
     counts = rng.poisson(50, (400, 100)).astype(float)
     counts[:200, 0] += 60_000
     counts = pd.DataFrame(counts, obs.index, [f"g{i}" for i in range(100)])
-    settings = {"design": "~0 + {group}", "group": "compound", "control": "vehicle", "normalise": "none"}
+    settings = {
+        "design": "~0 + {group}",
+        "group": "compound",
+        "control": "vehicle",
+        "normalise": "none",
+    }
     exact, eps = (limma_table(counts, obs, zero_p=zero, **settings) for zero in (None, "eps"))
     assert -5000 < exact.log10_p.loc["a", "g0"] < -324
     assert exact.p.loc["a", "g0"] == 0

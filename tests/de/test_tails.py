@@ -16,7 +16,13 @@ def mp_log_p_t(t: float, df: float) -> float:
     with mpmath.workdps(40):
         t, df = mpmath.mpf(t), mpmath.mpf(df)
         if df < 2000:
-            return float(mpmath.log(mpmath.betainc(df / 2, mpmath.mpf(1) / 2, 0, df / (df + t * t), regularized=True)))
+            return float(
+                mpmath.log(
+                    mpmath.betainc(
+                        df / 2, mpmath.mpf(1) / 2, 0, df / (df + t * t), regularized=True
+                    )
+                )
+            )
         step = 1 / (1 + t * (df + 1) / (df + t * t))
 
         def ratio(u: mpmath.mpf) -> mpmath.mpf:
@@ -24,7 +30,9 @@ def mp_log_p_t(t: float, df: float) -> float:
 
         integral = mpmath.quad(ratio, [0, 1, 2, 4, 8, 16, 32, 64, 128, 256, mpmath.inf]) * step
         log_density = (
-            -(df + 1) / 2 * mpmath.log1p(t * t / df) - mpmath.log(df) / 2 - mpmath.log(mpmath.beta(df / 2, 0.5))
+            -(df + 1) / 2 * mpmath.log1p(t * t / df)
+            - mpmath.log(df) / 2
+            - mpmath.log(mpmath.beta(df / 2, 0.5))
         )
         return float(mpmath.log(2 * integral) + log_density)
 
@@ -69,10 +77,16 @@ def test_log_p_of_f(df1: float, df2: float) -> None:
     f = np.array([0.5, 1, 1.3, 3, 10, 1e3, 1e6])
     with mpmath.workdps(60):
         if np.isinf(df2):
-            tails = [mpmath.gammainc(mpmath.mpf(df1) / 2, df1 * mpmath.mpf(x) / 2, regularized=True) for x in f]
+            tails = [
+                mpmath.gammainc(mpmath.mpf(df1) / 2, df1 * mpmath.mpf(x) / 2, regularized=True)
+                for x in f
+            ]
         else:
             a, b = mpmath.mpf(df2) / 2, mpmath.mpf(df1) / 2
-            tails = [mpmath.betainc(a, b, 0, df2 / (df2 + df1 * mpmath.mpf(x)), regularized=True) for x in f]
+            tails = [
+                mpmath.betainc(a, b, 0, df2 / (df2 + df1 * mpmath.mpf(x)), regularized=True)
+                for x in f
+            ]
         expected = np.array([float(mpmath.log(p)) for p in tails])
     np.testing.assert_allclose(log_p_f(f, df1, df2), expected, rtol=1e-8, atol=1e-30)
 

@@ -11,7 +11,9 @@ def frame(values: object, *, prefix: str = "g") -> pd.DataFrame:
     array = np.asarray(values, dtype=float)
     labels = [("B cells" if i % 2 == 0 else "T cells", f"c{i // 2}") for i in range(len(array))]
     index = pd.MultiIndex.from_tuples(labels, names=["cell_type", "compound"])
-    return pd.DataFrame(array, index, pd.Index([f"{prefix}{j}" for j in range(array.shape[1])], name="gene"))
+    return pd.DataFrame(
+        array, index, pd.Index([f"{prefix}{j}" for j in range(array.shape[1])], name="gene")
+    )
 
 
 def experiment(

@@ -38,9 +38,16 @@ ATTACKS: dict[str, Attack] = {
     "a constant added": lambda p, rng: p + 5,
     "negated": lambda p, rng: -p,
     "clipped": lambda p, rng: p.clip(-0.5, 0.5),
-    "strongest genes only": lambda p, rng: p.where(p.abs().rank(axis=1, ascending=False) <= 20, 0.0),
+    "strongest genes only": lambda p, rng: p.where(
+        p.abs().rank(axis=1, ascending=False) <= 20, 0.0
+    ),
 }
-REAL_EFFECT = {"scaled up", "scaled far up", "scaled down", "rows scaled apart"}  # cannot move it at all
+REAL_EFFECT = {
+    "scaled up",
+    "scaled far up",
+    "scaled down",
+    "rows scaled apart",
+}  # cannot move it at all
 
 
 @pytest.fixture(scope="module")
@@ -49,11 +56,19 @@ def headlines() -> pd.Series:
     truth, honest, signal = experiment(conditions=40, genes=500)
     rng = np.random.default_rng(0)
     attacked = {name: attack(honest, rng) for name, attack in ATTACKS.items()}
-    names = ["mean_rowwise_pearson", "mean_rowwise_spearman", "perturbation_discrimination", "top_100_overlap"]
+    names = [
+        "mean_rowwise_pearson",
+        "mean_rowwise_spearman",
+        "perturbation_discrimination",
+        "top_100_overlap",
+    ]
     card = scorecard(
-        truth, {"honest": honest, "signal": signal, **{f"attack {n}": t for n, t in attacked.items()}},
-        positive="signal", metrics=names, resamples=50,
-    )  # fmt: skip
+        truth,
+        {"honest": honest, "signal": signal, **{f"attack {n}": t for n, t in attacked.items()}},
+        positive="signal",
+        metrics=names,
+        resamples=50,
+    )
     return card.ranking.set_index("method")["value"]
 
 
@@ -67,7 +82,9 @@ def test_no_attack_raises_the_headline(headlines: pd.Series, name: str) -> None:
     assert honest > 0.5
 
 
-@pytest.mark.parametrize("name", ["zeros", "a constant", "a large constant", "genes shuffled", "genes shuffled alike"])
+@pytest.mark.parametrize(
+    "name", ["zeros", "a constant", "a large constant", "genes shuffled", "genes shuffled alike"]
+)
 def test_what_says_nothing_scores_nothing(headlines: pd.Series, name: str) -> None:
     assert headlines[f"attack {name}"] == pytest.approx(0, abs=0.03)
 

@@ -30,7 +30,9 @@ ENERGY = 0.2379892047149781  # 2 delta - sigma - sigma of its edistance, euclide
 def pair() -> tuple[np.ndarray, np.ndarray]:
     """Six conditions of forty genes, the prediction partly right."""
     condition, gene = np.ogrid[:6, :40]
-    wave = np.sin(1.7 * gene + 0.9 * condition * gene + condition) * np.exp(-0.03 * gene * (condition + 1))
+    wave = np.sin(1.7 * gene + 0.9 * condition * gene + condition) * np.exp(
+        -0.03 * gene * (condition + 1)
+    )
     truth = np.round(4 * wave * 1.5, 3)
     return truth, np.round(0.3 * truth + 2.4 * np.cos(2.3 * gene * (condition + 2)), 3)
 
@@ -43,18 +45,25 @@ def scores(pair: tuple[np.ndarray, np.ndarray]) -> pd.DataFrame:
 
 
 @pytest.mark.parametrize(
-    ("metric", "golden"), [("de_overlap", OVERLAP), ("de_recall", RECALL), ("sign_accuracy_de", DIRECTION)]
+    ("metric", "golden"),
+    [("de_overlap", OVERLAP), ("de_recall", RECALL), ("sign_accuracy_de", DIRECTION)],
 )
-def test_de_metrics_are_those_of_cell_eval(scores: pd.DataFrame, metric: str, golden: list[float]) -> None:
+def test_de_metrics_are_those_of_cell_eval(
+    scores: pd.DataFrame, metric: str, golden: list[float]
+) -> None:
     np.testing.assert_allclose(scores.loc[metric], golden)
 
 
 @pytest.mark.parametrize("metric", DISCRIMINATION)
-def test_discrimination_is_that_of_cell_eval_but_for_the_divisor(scores: pd.DataFrame, metric: str) -> None:
+def test_discrimination_is_that_of_cell_eval_but_for_the_divisor(
+    scores: pd.DataFrame, metric: str
+) -> None:
     ranks = (1 - np.array(DISCRIMINATION[metric])) * 6
     np.testing.assert_allclose(scores.loc[metric], 1 - ranks / 5)
 
 
 def test_energy_distance_is_that_of_cell_eval(pair: tuple[np.ndarray, np.ndarray]) -> None:
     truth, prediction = pair
-    assert energy_distance_squared(truth.T[:25, :4], prediction.T[5:35, :4]) == pytest.approx(ENERGY, rel=1e-10)
+    assert energy_distance_squared(truth.T[:25, :4], prediction.T[5:35, :4]) == pytest.approx(
+        ENERGY, rel=1e-10
+    )

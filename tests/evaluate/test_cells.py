@@ -7,7 +7,7 @@ import scipy.stats
 from scipy.spatial.distance import cdist
 from sklearn.metrics.pairwise import rbf_kernel
 
-from perturbgen.errors import ConfigError, SchemaError
+from perturbgen.core.errors import ConfigError, SchemaError
 from perturbgen.evaluate import cells as c
 from perturbgen.evaluate import held_out_nll, score, score_cells
 from tests.evaluate.tables import frame
@@ -29,7 +29,11 @@ def test_energy_distances_by_hand() -> None:
     assert c.energy_distance_squared(X, Y) == pytest.approx(2 * 2.5 - 2.5)
     assert c.energy_distance(X, Y) == pytest.approx(np.sqrt(2.5))
     # squares: 12.5, 12.5, 0; twice the squared distance of the means (1.5, 2) and (0, 0)
-    assert c.energy_distance_sqeuclidean(X, Y) == pytest.approx(2 * 12.5 - 12.5) == pytest.approx(2 * 6.25)
+    assert (
+        c.energy_distance_sqeuclidean(X, Y)
+        == pytest.approx(2 * 12.5 - 12.5)
+        == pytest.approx(2 * 6.25)
+    )
 
 
 def test_mmd_by_hand() -> None:
@@ -52,11 +56,17 @@ def test_energy_and_mmd_agree_with_whole_matrices(samples: tuple[np.ndarray, np.
     squared = 2 * (cdist(x, y) ** 2).mean() - (cdist(x, x) ** 2).mean() - (cdist(y, y) ** 2).mean()
     assert c.energy_distance_sqeuclidean(x, y) == pytest.approx(squared)
     gamma = 1 / (cdist(x, x) ** 2).mean()  # of 2h², the mean squared distance of two true cells
-    kernel = rbf_kernel(x, x, gamma).mean() + rbf_kernel(y, y, gamma).mean() - 2 * rbf_kernel(x, y, gamma).mean()
+    kernel = (
+        rbf_kernel(x, x, gamma).mean()
+        + rbf_kernel(y, y, gamma).mean()
+        - 2 * rbf_kernel(x, y, gamma).mean()
+    )
     assert c.mmd_squared(x, y) == pytest.approx(kernel, rel=1e-10)
 
 
-def test_blocks_of_cells_add_up(samples: tuple[np.ndarray, np.ndarray], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_blocks_of_cells_add_up(
+    samples: tuple[np.ndarray, np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
     whole = score_cells({"a": samples[0]}, {"a": samples[1]})
     monkeypatch.setattr(c, "BLOCK", 7)
     pd.testing.assert_frame_equal(score_cells({"a": samples[0]}, {"a": samples[1]}), whole)
@@ -64,21 +74,27 @@ def test_blocks_of_cells_add_up(samples: tuple[np.ndarray, np.ndarray], monkeypa
 
 def test_wasserstein_by_hand_and_as_scipy(samples: tuple[np.ndarray, np.ndarray]) -> None:
     # quantile functions 0, 1 by halves and 0, 0, 3 by thirds: |1 − 0| on (1/2, 2/3), |1 − 3| on (2/3, 1)
-    assert c.wasserstein_per_gene(np.array([[1.0], [0.0]]), np.array([[3.0], [0.0], [0.0]]))[0] == pytest.approx(5 / 6)
+    assert c.wasserstein_per_gene(np.array([[1.0], [0.0]]), np.array([[3.0], [0.0], [0.0]]))[
+        0
+    ] == pytest.approx(5 / 6)
     for x, y in (samples, (samples[0][:45], samples[1])):
         expected = [scipy.stats.wasserstein_distance(x[:, g], y[:, g]) for g in range(5)]
         np.testing.assert_allclose(c.wasserstein_per_gene(x, y), expected)
 
 
 def test_means_and_variances_by_hand() -> None:
-    truth = np.array([[0.0, 1.0], [2.0, 1.0]])  # means 1 and 1, SDs 1 and 0, which counts as the least other one, 1
+    truth = np.array(
+        [[0.0, 1.0], [2.0, 1.0]]
+    )  # means 1 and 1, SDs 1 and 0, which counts as the least other one, 1
     prediction = np.array([[2.0, 1.0], [6.0, 1.0]])
     assert c.feature_mean_error(truth, prediction) == pytest.approx(np.sqrt((3**2 + 0) / 2))
     assert c.feature_variance_error(truth, prediction) == pytest.approx(np.log2(4) / 2, rel=1e-5)
 
 
 def test_correlation_error_by_hand() -> None:
-    truth = np.array([[0.0, 0.0, 5.0], [1.0, 2.0, 5.0], [2.0, 4.0, 5.0]])  # correlation 1; the third is constant
+    truth = np.array(
+        [[0.0, 0.0, 5.0], [1.0, 2.0, 5.0], [2.0, 4.0, 5.0]]
+    )  # correlation 1; the third is constant
     assert c.correlation_error(truth, truth * [1, -1, 1]) == pytest.approx(np.sqrt(2 * 2**2 / 6))
     assert np.isnan(c.correlation_error(truth[:, :1], truth[:, :1]))
 
@@ -95,17 +111,23 @@ def test_what_each_metric_sees() -> None:
     centred = np.repeat(truth.mean(axis=0, keepdims=True), 1500, axis=0)
     scores = score_cells(dict.fromkeys("dsc", truth), {"d": other, "s": shuffled, "c": centred})
     assert scores.loc["correlation_error", "s"] > 10 * scores.loc["correlation_error", "d"]
-    assert scores.loc["wasserstein_per_gene", "s"] == pytest.approx(0)  # margins alone cannot see broken dependence
+    assert scores.loc["wasserstein_per_gene", "s"] == pytest.approx(
+        0
+    )  # margins alone cannot see broken dependence
     assert scores.loc["energy_distance", "s"] > 2 * scores.loc["energy_distance", "d"]
     assert scores.loc["mmd_squared", "s"] > 4 * scores.loc["mmd_squared", "d"]
-    assert scores.loc["energy_distance_sqeuclidean", "c"] == pytest.approx(0)  # nor squared norms a collapse
+    assert scores.loc["energy_distance_sqeuclidean", "c"] == pytest.approx(
+        0
+    )  # nor squared norms a collapse
     assert scores.loc["feature_variance_error", "c"] > 15
     assert scores.loc["energy_distance", "c"] > 5 * scores.loc["energy_distance", "d"]
 
 
 def test_more_noise_is_never_better() -> None:
     rng = np.random.default_rng(2)
-    truth, draw, noise = rng.normal(size=(3, 800, 3)) @ np.array([[1.0, 0.8, 0], [0, 1, 0.5], [0, 0, 1]])
+    truth, draw, noise = rng.normal(size=(3, 800, 3)) @ np.array(
+        [[1.0, 0.8, 0], [0, 1, 0.5], [0, 0, 1]]
+    )
     for name in (
         "energy_distance",
         "mmd_squared",
@@ -118,12 +140,16 @@ def test_more_noise_is_never_better() -> None:
         assert scores.is_monotonic_increasing, name
 
 
-def test_order_of_cells_and_features_and_units_do_not_matter(samples: tuple[np.ndarray, np.ndarray]) -> None:
+def test_order_of_cells_and_features_and_units_do_not_matter(
+    samples: tuple[np.ndarray, np.ndarray],
+) -> None:
     x, y = samples
     before = score_cells({"a": x}, {"a": y})["a"]
     rng = np.random.default_rng(3)
     features = rng.permutation(5)
-    after = score_cells({"a": rng.permutation(x)[:, features]}, {"a": rng.permutation(y)[:, features]})["a"]
+    after = score_cells(
+        {"a": rng.permutation(x)[:, features]}, {"a": rng.permutation(y)[:, features]}
+    )["a"]
     np.testing.assert_allclose(after, before)
     scaled = score_cells({"a": 7 * x}, {"a": 7 * y})["a"]
     linear = ["energy_distance_squared", "wasserstein_per_gene"]
@@ -150,7 +176,9 @@ def test_held_out_nll_by_hand() -> None:
 
 def test_a_normal_nll_is_least_at_the_truth() -> None:
     draws = np.random.default_rng(0).normal(1.0, 2.0, 4000)
-    nll = {m: held_out_nll(scipy.stats.norm(m, 2).logpdf(draws)).iloc[0, 0] for m in (0.0, 1.0, 2.0)}
+    nll = {
+        m: held_out_nll(scipy.stats.norm(m, 2).logpdf(draws)).iloc[0, 0] for m in (0.0, 1.0, 2.0)
+    }
     assert nll[1.0] < min(nll[0.0], nll[2.0])
     assert nll[1.0] == pytest.approx(scipy.stats.norm(1, 2).entropy(), abs=0.05)
 
@@ -163,7 +191,9 @@ def test_a_normal_nll_is_least_at_the_truth() -> None:
         (np.array([0.0, -1.0]), ["a"], "1 conditions for 2 cells"),
     ],
 )
-def test_bad_log_probabilities_are_named(log_probs: np.ndarray, labels: list[str] | None, words: str) -> None:
+def test_bad_log_probabilities_are_named(
+    log_probs: np.ndarray, labels: list[str] | None, words: str
+) -> None:
     with pytest.raises(SchemaError, match=words):
         held_out_nll(log_probs, labels)
 
@@ -183,11 +213,15 @@ def test_bad_cells_are_named(samples: tuple[np.ndarray, np.ndarray]) -> None:
             score_cells(truth, prediction)
 
 
-def test_a_metric_that_needs_cells_says_so_and_the_other_way_round(samples: tuple[np.ndarray, np.ndarray]) -> None:
+def test_a_metric_that_needs_cells_says_so_and_the_other_way_round(
+    samples: tuple[np.ndarray, np.ndarray],
+) -> None:
     table = frame(np.eye(4))
     with pytest.raises(ConfigError, match="energy_distance needs cells, and DE tables were given"):
         score(table, table, metrics=["energy_distance"])
-    with pytest.raises(ConfigError, match="mean_rowwise_rmse needs DE tables, and cells were given"):
+    with pytest.raises(
+        ConfigError, match="mean_rowwise_rmse needs DE tables, and cells were given"
+    ):
         score_cells({"a": samples[0]}, {"a": samples[1]}, metrics=["mean_rowwise_rmse"])
     with pytest.raises(ConfigError, match="held_out_nll needs log probabilities"):
         score(table, table, metrics=["held_out_nll"])

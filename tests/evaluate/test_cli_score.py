@@ -10,8 +10,8 @@ import pytest
 
 from perturbgen.cli import run
 from perturbgen.compare.tables import read_table as compared_table
-from perturbgen.de.files import read_table
-from perturbgen.errors import SchemaError
+from perturbgen.core.errors import SchemaError
+from perturbgen.de.table import read_table
 from perturbgen.evaluate import score
 from tests.de.cases import case
 from tests.evaluate.tables import experiment
@@ -29,7 +29,11 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     kaggle.to_parquet("de_train.parquet", index=False)
     prediction.to_parquet("prediction.parquet")
     prediction.reset_index().to_csv("flat.csv", index=False)
-    ids = pd.DataFrame(list(prediction.index), columns=["cell_type", "sm_name"]).rename_axis("id").reset_index()
+    ids = (
+        pd.DataFrame(list(prediction.index), columns=["cell_type", "sm_name"])
+        .rename_axis("id")
+        .reset_index()
+    )
     ids.to_csv("id_map.csv", index=False)
     numbered = prediction.reset_index(drop=True).rename_axis("id").reset_index()
     numbered.sample(frac=1, random_state=0).to_csv("submission.csv", index=False)
@@ -63,7 +67,9 @@ def test_compare_reads_what_score_reads(folder: Path) -> None:
     table.loc[3, "compound"] = None
     table.to_csv("unnamed.csv", index=False)
     for read in (read_table, compared_table):
-        with pytest.raises(SchemaError, match="1 rows without a cell type or compound, the first is row 3"):
+        with pytest.raises(
+            SchemaError, match="1 rows without a cell type or compound, the first is row 3"
+        ):
             read(Path("unnamed.csv"))
 
 
@@ -75,12 +81,16 @@ def test_de_tables_of_this_package_are_read(tmp_path: Path) -> None:
     table = limma_table(adata, design=example.template, group="compound", control="vehicle")
     for name in ("de.parquet", "de.h5ad"):
         found = read_table(table.write(tmp_path / name), **OPTIONS)
-        pd.testing.assert_frame_equal(found, table.signed_log10_p, check_names=False, check_index_type=False)
+        pd.testing.assert_frame_equal(
+            found, table.signed_log10_p, check_names=False, check_index_type=False
+        )
         logfc = read_table(tmp_path / name, **OPTIONS | {"statistic": "logfc"})
         np.testing.assert_array_equal(logfc, table.logfc)
 
 
-def test_genes_that_were_filtered_out_are_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_genes_that_were_filtered_out_are_left_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     from perturbgen.de import limma_table
 
     example = case("balanced")
@@ -94,8 +104,17 @@ def test_genes_that_were_filtered_out_are_left_out(tmp_path: Path, caplog: pytes
     assert f"{(~tested).sum()} genes that were filtered out" in caplog.text
 
 
-def test_the_command_writes_a_scorecard_and_a_report(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["score", "de_train.parquet", "mine=prediction.parquet", "submission.csv", "--id-map", "id_map.csv"]
+def test_the_command_writes_a_scorecard_and_a_report(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [
+        "score",
+        "de_train.parquet",
+        "mine=prediction.parquet",
+        "submission.csv",
+        "--id-map",
+        "id_map.csv",
+    ]
     assert run([*arguments, "--out", "scores", "--resamples", "20"]) == 0
     shown = capsys.readouterr().out
     assert "mine" in shown
@@ -109,13 +128,22 @@ def test_the_command_writes_a_scorecard_and_a_report(folder: Path, capsys: pytes
     truth, prediction, _ = experiment(conditions=12, genes=30)
     expected = score(truth, prediction).mean(axis=1)
     for row in record["rows"]:
-        if row["method"] in ("mine", "submission") and row["metric"] != "headline" and not row["stratum"]:
+        if (
+            row["method"] in ("mine", "submission")
+            and row["metric"] != "headline"
+            and not row["stratum"]
+        ):
             assert row["value"] == pytest.approx(expected[row["metric"]])
 
 
 def test_options_reach_the_scores(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    pd.DataFrame({"cell_type": ["B cells", "T cells"] * 6, "sm_name": [f"c{i // 2}" for i in range(12)],
-                  "n_cells": range(12)}).to_csv("conditions.csv", index=False)  # fmt: skip
+    pd.DataFrame(
+        {
+            "cell_type": ["B cells", "T cells"] * 6,
+            "sm_name": [f"c{i // 2}" for i in range(12)],
+            "n_cells": range(12),
+        }
+    ).to_csv("conditions.csv", index=False)
     command = (
         "score de_train.parquet prediction.parquet flat=flat.csv --metrics mean_rowwise_pearson,de_recall --level 0.2 "
         "--raw-p --conditions conditions.csv --clusters compound --baseline flat --seed 3 --resamples 11 --json "
@@ -128,8 +156,16 @@ def test_options_reach_the_scores(folder: Path, capsys: pytest.CaptureFixture[st
     assert record["positive"] == "interpolated_duplicate"
     assert {row["stratum"] for row in record["rows"]} >= {"", "n_cells", "cell_type"}
     truth, prediction, _ = experiment(conditions=12, genes=30)
-    recall = score(truth, prediction, metrics=["de_recall"], level=0.2, adjust=False).mean(axis=1).iloc[0]
-    [row] = [r for r in record["rows"] if (r["method"], r["metric"], r["stratum"]) == ("flat", "de_recall", "")]
+    recall = (
+        score(truth, prediction, metrics=["de_recall"], level=0.2, adjust=False)
+        .mean(axis=1)
+        .iloc[0]
+    )
+    [row] = [
+        r
+        for r in record["rows"]
+        if (r["method"], r["metric"], r["stratum"]) == ("flat", "de_recall", "")
+    ]
     assert row["value"] == pytest.approx(recall)
 
 
@@ -140,7 +176,10 @@ def test_options_reach_the_scores(folder: Path, capsys: pytest.CaptureFixture[st
         ("de_train.parquet submission.csv", "the rows of submission.csv are ids"),
         ("de_train.parquet flat.csv flat.csv", "two predictions are called 'flat'"),
         ("de_train.parquet flat.csv --metrics rmse", "no metric 'rmse'"),
-        ("de_train.parquet flat.csv --metrics mmd_squared", "needs cells, and DE tables were given"),
+        (
+            "de_train.parquet flat.csv --metrics mmd_squared",
+            "needs cells, and DE tables were given",
+        ),
         ("de_train.parquet flat.csv --positive oracle", "the control 'oracle' has no scores"),
         ("de_train.parquet flat.csv --genes some", "genes='some' is no policy"),
         ("de_train.parquet conditions.txt", "conditions.txt is no table"),

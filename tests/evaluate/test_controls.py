@@ -5,9 +5,9 @@ import pandas as pd
 import pytest
 import scipy.stats
 
-from perturbgen.errors import SchemaError
+from perturbgen.core.errors import SchemaError
 from perturbgen.evaluate import interpolated_duplicate, score, scorecard
-from perturbgen.evaluate.controls import adjusted_p
+from perturbgen.evaluate.scorecard import adjusted_p
 from tests.evaluate.tables import frame
 
 
@@ -17,7 +17,9 @@ def test_by_hand() -> None:
     found = interpolated_duplicate(duplicate, pd.Series({"g1": 0.5, "g0": -1.0}))
     np.testing.assert_allclose(found, [[0.98 * 2 - 0.02, 0.5]])
     given = frame([[0.5, 0.25]])
-    np.testing.assert_allclose(interpolated_duplicate(duplicate, given, adj_p=given), [[1.25, 0.0625]])
+    np.testing.assert_allclose(
+        interpolated_duplicate(duplicate, given, adj_p=given), [[1.25, 0.0625]]
+    )
 
 
 def test_what_is_not_significant_is_like_what_it_was_tested_against() -> None:
@@ -29,7 +31,9 @@ def test_what_is_not_significant_is_like_what_it_was_tested_against() -> None:
     truth, repeated = (frame(signal + rng.normal(size=signal.shape)) for _ in range(2))
     mean = pd.Series(rng.normal(0, 0.5, 400), truth.columns)
     found = {
-        name: score(truth, table, metrics=["perturbation_discrimination"], groups=None).mean(axis=1).iloc[0]
+        name: score(truth, table, metrics=["perturbation_discrimination"], groups=None)
+        .mean(axis=1)
+        .iloc[0]
         for name, table in (
             ("zero", interpolated_duplicate(repeated)),
             ("mean", interpolated_duplicate(repeated, mean)),
@@ -50,8 +54,15 @@ def test_it_is_a_better_control_than_duplicate_and_mean() -> None:
     signal = np.where(responds, rng.normal(0, 12, responds.shape), 0.0)
     truth, duplicate = (frame(signal + rng.normal(size=signal.shape)) for _ in range(2))
     mean = truth.mean() * 0
-    tables = {"duplicate": duplicate, "interpolated": interpolated_duplicate(duplicate, mean), "zeros": truth * 0}
-    rmse = {name: score(truth, t, metrics=["mean_rowwise_rmse"]).mean(axis=1).iloc[0] for name, t in tables.items()}
+    tables = {
+        "duplicate": duplicate,
+        "interpolated": interpolated_duplicate(duplicate, mean),
+        "zeros": truth * 0,
+    }
+    rmse = {
+        name: score(truth, t, metrics=["mean_rowwise_rmse"]).mean(axis=1).iloc[0]
+        for name, t in tables.items()
+    }
     assert rmse["interpolated"] < rmse["duplicate"] - 0.05
     assert rmse["interpolated"] < rmse["zeros"] / 2
     card = scorecard(truth, tables, positive="interpolated", resamples=20)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from perturbgen.evaluate.discrimination import Distance, discrimination
+from perturbgen.evaluate.metrics import Distance, discrimination
 
 DISTANCES: tuple[Distance, ...] = ("cosine", "euclidean", "l1")
 ONE = np.array(["all"] * 3)
@@ -16,8 +16,12 @@ def test_by_hand() -> None:
     # cosines of the third (.1, -1, -.1): own in the middle, 1/2
     np.testing.assert_allclose(discrimination(truth, prediction, ONE), [1, 0.5, 0.5])
     # squared distances of the third: 1.81, 4.01, 2.21; Manhattan: 1.9, 2.1, 2.1: own ties with the second
-    np.testing.assert_allclose(discrimination(truth, prediction, ONE, distance="euclidean"), [1, 0.5, 0.5])
-    np.testing.assert_allclose(discrimination(truth, prediction, ONE, distance="l1"), [1, 0.5, 0.25])
+    np.testing.assert_allclose(
+        discrimination(truth, prediction, ONE, distance="euclidean"), [1, 0.5, 0.5]
+    )
+    np.testing.assert_allclose(
+        discrimination(truth, prediction, ONE, distance="l1"), [1, 0.5, 0.25]
+    )
 
 
 @pytest.mark.parametrize("distance", DISTANCES)
@@ -26,9 +30,9 @@ def test_a_constant_table_gets_one_half(distance: Distance, value: float) -> Non
     truth = np.random.default_rng(0).normal(size=(31, 17))
     row = np.full((1, 17), value) + np.linspace(0, value, 17)
     constant = np.repeat(row, 31, axis=0)
-    assert discrimination(truth, constant, np.full(31, "all"), distance=distance).mean() == pytest.approx(
-        0.5, abs=1e-12
-    )
+    assert discrimination(
+        truth, constant, np.full(31, "all"), distance=distance
+    ).mean() == pytest.approx(0.5, abs=1e-12)
 
 
 @pytest.mark.parametrize("distance", DISTANCES)
@@ -38,7 +42,9 @@ def test_perfect_is_1_and_equal_truths_share(distance: Distance) -> None:
     truth[4] = truth[7]
     expected = np.ones(9)
     expected[[4, 7]] = (7 + 0.5) / 8
-    np.testing.assert_allclose(discrimination(truth, truth, np.full(9, 0), distance=distance), expected)
+    np.testing.assert_allclose(
+        discrimination(truth, truth, np.full(9, 0), distance=distance), expected
+    )
 
 
 def test_only_the_own_group_counts() -> None:

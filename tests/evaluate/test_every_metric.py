@@ -17,23 +17,36 @@ from sklearn.preprocessing import StandardScaler
 
 from perturbgen.evaluate import METRICS, held_out_nll, score, score_cells
 from perturbgen.evaluate import cells as c
-from perturbgen.evaluate import genes as de
+from perturbgen.evaluate import metrics as de
 from perturbgen.evaluate.records import CELL_METRICS, TABLE_METRICS
 from tests.evaluate.tables import experiment, frame
 from tests.evaluate.test_attacks import ATTACKS
 
-SILENT = ("loud noise", "genes shuffled", "conditions shuffled", "negated", "a large constant", "zeros")
+SILENT = (
+    "loud noise",
+    "genes shuffled",
+    "conditions shuffled",
+    "negated",
+    "a large constant",
+    "zeros",
+)
 # Attacks that do raise a metric: why it is no part of the headline.
 FOOLED = {
-    "de_recall": {"loud noise", "a large constant"},  # whoever calls everything responding misses nothing
+    "de_recall": {
+        "loud noise",
+        "a large constant",
+    },  # whoever calls everything responding misses nothing
     "de_overlap": {"loud noise", "a large constant"},
 }
 BLIND = {  # what a metric of cells cannot see
     "collapsed": {"energy_distance_sqeuclidean", "feature_mean_error"},
     "features shuffled": {
-        "energy_distance_sqeuclidean", "wasserstein_per_gene", "feature_mean_error", "feature_variance_error",
+        "energy_distance_sqeuclidean",
+        "wasserstein_per_gene",
+        "feature_mean_error",
+        "feature_variance_error",
     },
-}  # fmt: skip
+}
 OF_CELLS = [metric.name for metric in CELL_METRICS if metric.needs == "cells"]
 
 
@@ -44,7 +57,9 @@ def mean_score(name: str, truth: pd.DataFrame, prediction: pd.DataFrame) -> floa
 
 
 @pytest.mark.parametrize("name", [metric.name for metric in TABLE_METRICS])
-def test_what_has_nothing_to_say_is_worse_on_every_metric_or_the_metric_is_known_to_be_fooled(name: str) -> None:
+def test_what_has_nothing_to_say_is_worse_on_every_metric_or_the_metric_is_known_to_be_fooled(
+    name: str,
+) -> None:
     truth, honest, _ = experiment(conditions=40, genes=300)
     rng = np.random.default_rng(0)
     before = mean_score(name, truth, honest)
@@ -62,9 +77,13 @@ def two_draws() -> tuple[np.ndarray, np.ndarray]:
 
 
 @pytest.mark.parametrize("name", OF_CELLS)
-def test_the_same_cells_are_the_best_prediction(name: str, two_draws: tuple[np.ndarray, np.ndarray]) -> None:
+def test_the_same_cells_are_the_best_prediction(
+    name: str, two_draws: tuple[np.ndarray, np.ndarray]
+) -> None:
     x, y = two_draws
-    found = score_cells({"same": x, "other": x}, {"same": x[::-1], "other": y}, metrics=[name]).loc[name]
+    found = score_cells({"same": x, "other": x}, {"same": x[::-1], "other": y}, metrics=[name]).loc[
+        name
+    ]
     # the root of a sum that is 0 but for rounding
     assert found["same"] == pytest.approx(METRICS[name].best, abs=1e-6)
     assert found["same"] < found["other"]
@@ -83,7 +102,9 @@ def test_attacked_cells_are_worse_unless_the_metric_is_blind(
         "collapsed": np.repeat(y.mean(axis=0, keepdims=True), len(y), axis=0),
         "features shuffled": rng.permuted(y, axis=0),
     }[attack]
-    found = score_cells({"before": x, "after": x}, {"before": y, "after": attacked}, metrics=[name]).loc[name]
+    found = score_cells(
+        {"before": x, "after": x}, {"before": y, "after": attacked}, metrics=[name]
+    ).loc[name]
     blind = BLIND.get(attack, set()) | (
         {"feature_variance_error", "correlation_error"} if attack == "shifted" else set()
     )
@@ -100,13 +121,21 @@ def test_metrics_against_the_perturbed_mean_by_hand() -> None:
     found = score(truth, prediction, reference=mean).iloc[:, 0]
     # less the mean: 1, -3, 2 and 0, -2, 0; weights of |truth| 2, 2, 3 -> 0, 0, 1: the third gene alone is weighed
     centred = np.array([1.0, -3.0, 2.0]), np.array([2 / 3, -4 / 3, 2 / 3])
-    pearson = (centred[0] * centred[1]).sum() / np.sqrt((centred[0] ** 2).sum() * (centred[1] ** 2).sum())
-    assert found["pearson_delta_perturbed_mean"] == pytest.approx(pearson) == pytest.approx(6 / np.sqrt(14 * 24 / 9))
+    pearson = (centred[0] * centred[1]).sum() / np.sqrt(
+        (centred[0] ** 2).sum() * (centred[1] ** 2).sum()
+    )
+    assert (
+        found["pearson_delta_perturbed_mean"]
+        == pytest.approx(pearson)
+        == pytest.approx(6 / np.sqrt(14 * 24 / 9))
+    )
     assert np.isnan(found["weighted_r2_delta_perturbed_mean"]), "one gene has no variance"
     truth, prediction = frame([[1.0, -3.0, 2.0]]), frame([[0.0, -2.0, 0.0]])
     shifted = pd.Series([-1.0, 0.0, 1.0], truth.columns)
     # weights 0, .8, .2; Δ -3, 1 and -2, -1: error .8 + .2 · 4 = 1.6; weighted mean -2.2, variance .8 · .64 + .2 · 10.24
-    value = score(truth, prediction, metrics=["weighted_r2_delta_perturbed_mean"], reference=shifted).iloc[0, 0]
+    value = score(
+        truth, prediction, metrics=["weighted_r2_delta_perturbed_mean"], reference=shifted
+    ).iloc[0, 0]
     assert value == pytest.approx(1 - 1.6 / 2.56)
 
 
@@ -125,16 +154,24 @@ def test_weighted_metrics_are_those_of_scikit_learn() -> None:
 
 def test_the_overlap_of_the_strongest_is_scikit_learns_precision() -> None:
     truth, prediction, _ = experiment(conditions=15, genes=400)
-    strongest = [np.argsort(-np.abs(table.to_numpy()), axis=1)[:, :100] for table in (truth, prediction)]
+    strongest = [
+        np.argsort(-np.abs(table.to_numpy()), axis=1)[:, :100] for table in (truth, prediction)
+    ]
     masks = [np.isin(np.arange(400), row) for rows in strongest for row in rows]
     expected = [precision_score(t, p) for t, p in zip(masks[:15], masks[15:], strict=True)]
-    np.testing.assert_allclose(score(truth, prediction, metrics=["top_100_overlap"]).iloc[0], expected)
+    np.testing.assert_allclose(
+        score(truth, prediction, metrics=["top_100_overlap"]).iloc[0], expected
+    )
 
 
-def test_errors_of_means_and_variances_are_those_of_scaled_features(two_draws: tuple[np.ndarray, np.ndarray]) -> None:
+def test_errors_of_means_and_variances_are_those_of_scaled_features(
+    two_draws: tuple[np.ndarray, np.ndarray],
+) -> None:
     x, y = two_draws
     scaler = StandardScaler().fit(x)
-    assert c.feature_mean_error(x, y) == pytest.approx(np.sqrt((scaler.transform(y).mean(axis=0) ** 2).mean()))
+    assert c.feature_mean_error(x, y) == pytest.approx(
+        np.sqrt((scaler.transform(y).mean(axis=0) ** 2).mean())
+    )
     ratio = np.log2(scaler.transform(y).var(axis=0))
     assert c.feature_variance_error(x, y) == pytest.approx(np.abs(ratio).mean(), rel=1e-3)
 
@@ -153,4 +190,7 @@ def test_the_held_out_nll_is_that_of_scipy_and_scikit_learn_and_rewards_no_boast
     said = np.where(answer == 1, probability, 1 - probability)
     assert held_out_nll(np.log(said)).iloc[0, 0] == pytest.approx(log_loss(answer, probability))
     for boast in (norm(2.0, 0.5), norm(2.0, 6.0), norm(4.0, 1.5)):  # too sure, too vague, elsewhere
-        assert held_out_nll(boast.logpdf(x)).iloc[0, 0] > held_out_nll(norm(2.0, 1.5).logpdf(x)).iloc[0, 0]
+        assert (
+            held_out_nll(boast.logpdf(x)).iloc[0, 0]
+            > held_out_nll(norm(2.0, 1.5).logpdf(x)).iloc[0, 0]
+        )

@@ -5,7 +5,7 @@ import pytest
 import scipy.stats
 from sklearn.metrics import precision_score, r2_score, recall_score
 
-from perturbgen.evaluate import genes as de
+from perturbgen.evaluate import metrics as de
 
 TRUTH = np.array([[5.0, -4.0, 3.0, 0.5, 0.0, 0.1]])
 DE = np.array([[True, True, True, False, False, False]])
@@ -43,7 +43,9 @@ def test_precision_and_recall_by_hand_and_as_scikit_learn() -> None:
     rng = np.random.default_rng(3)
     true, found = rng.random((2, 20, 30)) < 0.3
     for i in range(20):
-        assert de.precision(true, found)[i] == pytest.approx(precision_score(true[i], found[i], zero_division=0))
+        assert de.precision(true, found)[i] == pytest.approx(
+            precision_score(true[i], found[i], zero_division=0)
+        )
         assert de.recall(true, found)[i] == pytest.approx(recall_score(true[i], found[i]))
 
 
@@ -57,7 +59,9 @@ def test_precision_and_recall_where_nothing_responds_or_is_predicted() -> None:
 
 def test_de_overlap_takes_only_as_many_as_respond() -> None:
     predicted = np.array([[True, True, True, True, True, False]])
-    prediction = np.array([[1.0, 2.0, -3.0, 4.0, 5.0, 9.0]])  # of the predicted, the strongest three: one responds
+    prediction = np.array(
+        [[1.0, 2.0, -3.0, 4.0, 5.0, 9.0]]
+    )  # of the predicted, the strongest three: one responds
     assert de.de_overlap(DE, predicted, prediction)[0] == pytest.approx(1 / 3)
     few = np.array([[True, False, False, False, False, True]])
     assert de.de_overlap(DE, few, prediction)[0] == pytest.approx(1 / 3)
@@ -75,7 +79,9 @@ def test_top_overlap_by_hand() -> None:
 
 def test_top_overlap_of_ties_in_the_truth() -> None:
     clipped = np.array([[4.0, -4.0, 4.0, 1.0, 0.0, 0.0]])
-    assert de.top_overlap(clipped, clipped, k=2)[0] == 1  # three tie for two places: all three are true
+    assert (
+        de.top_overlap(clipped, clipped, k=2)[0] == 1
+    )  # three tie for two places: all three are true
     constant = np.ones((1, 6))
     assert de.top_overlap(clipped, constant, k=2)[0] == pytest.approx(0.5)  # chance: 3 of 6
     assert de.top_overlap(clipped, clipped, k=100)[0] == 1  # only four are not 0
@@ -107,7 +113,9 @@ def test_weighted_errors_by_hand_and_as_scikit_learn() -> None:
     rng = np.random.default_rng(4)
     truth, prediction = rng.normal(size=(2, 5, 40))
     weights = de.evidence_weights(truth)
-    expected = [r2_score(t, p, sample_weight=w) for t, p, w in zip(truth, prediction, weights, strict=True)]
+    expected = [
+        r2_score(t, p, sample_weight=w) for t, p, w in zip(truth, prediction, weights, strict=True)
+    ]
     np.testing.assert_allclose(de.weighted_r2(truth, prediction, weights), expected)
 
 

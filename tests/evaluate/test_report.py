@@ -11,14 +11,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from perturbgen.errors import SchemaError
+from perturbgen.core.errors import SchemaError
 from perturbgen.evaluate import Scorecard, scorecard
-from perturbgen.evaluate.calibration import calibration, coverage
 from perturbgen.evaluate.report import report_page, write_report
 from perturbgen.evaluate.report_data import choose_genes, payload, quantised, script_json
+from perturbgen.evaluate.scoring import calibration, coverage
 from tests.evaluate.tables import experiment
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+CHROMIUM = (
+    shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+)
 
 Made = tuple[Scorecard, pd.DataFrame, dict[str, pd.DataFrame]]
 
@@ -42,10 +44,19 @@ def embedded(html: str) -> dict[str, object]:
 
 
 def test_the_page_is_self_contained_and_escapes_names(made: Made) -> None:
-    html = report_page(*made, metadata={"seed": 3, "git": None, "packages": {"numpy": "2.4"}}).html()
+    html = report_page(
+        *made, metadata={"seed": 3, "git": None, "packages": {"numpy": "2.4"}}
+    ).html()
     for forbidden in ("<script src", "<link", "@import", "</script>weak", "<b>&g3"):
         assert forbidden not in html, forbidden
-    for section in ("Ranking", "By cell type and compound", "Predicted against true", "Genes", "Definitions", "Run"):
+    for section in (
+        "Ranking",
+        "By cell type and compound",
+        "Predicted against true",
+        "Genes",
+        "Definitions",
+        "Run",
+    ):
         assert f">{section}</h2>" in html
     assert "packages.numpy" in html
     assert "Calibration" not in html
@@ -63,14 +74,18 @@ def test_what_is_embedded_is_what_was_scored(made: Made) -> None:
     packed = data["tables"]["honest"]  # type: ignore[index,call-overload]
     whole = np.frombuffer(base64.b64decode(packed["data"]), "<i2").reshape(20, 60)
     shown = pd.DataFrame(whole * np.array(packed["scale"])[:, None], truth.index, data["genes"])  # type: ignore[arg-type]
-    pd.testing.assert_frame_equal(shown[truth.columns], tables["honest"], check_names=False, atol=1e-3)
+    pd.testing.assert_frame_equal(
+        shown[truth.columns], tables["honest"], check_names=False, atol=1e-3
+    )
 
 
 def test_labels_join_predictions_in_any_order(made: Made) -> None:
     card, truth, tables = made
     rng = np.random.default_rng(0)
-    turned = {name: table.sample(frac=1, random_state=1)[rng.permutation(table.columns)].swaplevel()
-              for name, table in tables.items()}  # fmt: skip
+    turned = {
+        name: table.sample(frac=1, random_state=1)[rng.permutation(table.columns)].swaplevel()
+        for name, table in tables.items()
+    }
     assert script_json(payload(card, truth, turned)) == script_json(payload(card, truth, tables))
 
 
@@ -99,7 +114,11 @@ def test_quantised_values_are_close_and_zero_rows_survive() -> None:
 
 
 def test_coverage_by_hand() -> None:
-    truth, low, high = np.array([[1.0, 2.0, 3.0, 4.0]]), np.array([[1.0, 2.5, 0, 0]]), np.array([[1.5, 3.0, 3.0, 3.0]])
+    truth, low, high = (
+        np.array([[1.0, 2.0, 3.0, 4.0]]),
+        np.array([[1.0, 2.5, 0, 0]]),
+        np.array([[1.5, 3.0, 3.0, 3.0]]),
+    )
     assert coverage(truth, low, high)[0] == 0.5
 
 
@@ -123,19 +142,33 @@ def test_calibration_of_normal_intervals_is_nominal(made: Made) -> None:
 def test_the_ladder_has_rungs_and_methods_on_one_scale(made: Made) -> None:
     card, truth, tables = made
     assert "Oracle ladder" not in report_page(*made).html()
-    rungs = [{"prediction": "<i>one draw", "seed 0": 2.0, "ratio": 0.8125}, {"prediction": "zeros", "ratio": 1.0}]
+    rungs = [
+        {"prediction": "<i>one draw", "seed 0": 2.0, "ratio": 0.8125},
+        {"prediction": "zeros", "ratio": 1.0},
+    ]
     html = report_page(*made, ladder=rungs).html()
     section = html.split(">Oracle ladder</h2>")[1].split("<h2")[0]
     errors = card.table[card.table["metric"] == "mean_rowwise_rmse"].set_index("method")["value"]
-    rows = re.findall(r"<tr><td[^>]*>(.*?)</td><td[^>]*>(.*?)</td><td[^>]*>(.*?)</td></tr>", section)
+    rows = re.findall(
+        r"<tr><td[^>]*>(.*?)</td><td[^>]*>(.*?)</td><td[^>]*>(.*?)</td></tr>", section
+    )
     shown = {name: (who, float(ratio)) for name, who, ratio in rows}
-    assert shown.keys() == {"&lt;i&gt;one draw", "honest", "&lt;/script&gt;weak"}, "controls have no place"
+    assert shown.keys() == {"&lt;i&gt;one draw", "honest", "&lt;/script&gt;weak"}, (
+        "controls have no place"
+    )
     assert shown["&lt;i&gt;one draw"] == ("oracle", 0.8125)
-    assert shown["honest"] == ("method", pytest.approx(errors["honest"] / errors["zeros"], rel=1e-3))
+    assert shown["honest"] == (
+        "method",
+        pytest.approx(errors["honest"] / errors["zeros"], rel=1e-3),
+    )
     assert [ratio for _, ratio in shown.values()] == sorted(ratio for _, ratio in shown.values())
     assert "<i>one" not in section
-    plain = scorecard(truth, tables, positive="signal", metrics=["mean_rowwise_pearson"], resamples=10)
-    without_errors = report_page(plain, truth, tables, ladder=rungs).html().split(">Oracle ladder</h2>")[1]
+    plain = scorecard(
+        truth, tables, positive="signal", metrics=["mean_rowwise_pearson"], resamples=10
+    )
+    without_errors = (
+        report_page(plain, truth, tables, ladder=rungs).html().split(">Oracle ladder</h2>")[1]
+    )
     assert "<td>method</td>" not in without_errors, "the rungs alone"
 
 
@@ -197,8 +230,19 @@ def test_the_controls_work_in_a_browser(made: Made, tmp_path: Path) -> None:
     card, truth, tables = made
     page = write_report(tmp_path / "report.html", card, truth, tables)
     page.write_text(page.read_text().replace("</body>", f"<script>{DRIVE}</script></body>"))
-    options = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"]
-    options += ["--disable-background-networking", "--disable-component-update", f"--user-data-dir={tmp_path / 'user'}"]
+    options = [
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-quic",
+        "--no-first-run",
+        "--disable-sync",
+    ]
+    options += [
+        "--disable-background-networking",
+        "--disable-component-update",
+        f"--user-data-dir={tmp_path / 'user'}",
+    ]
     command = [str(CHROMIUM), *options, "--virtual-time-budget=9000", "--dump-dom", page.as_uri()]
     dom = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
     [text] = re.findall(r'<pre id="seen">(.*?)</pre>', dom)
@@ -219,7 +263,9 @@ def test_the_controls_work_in_a_browser(made: Made, tmp_path: Path) -> None:
     pearson = card.scores.loc[("signal", "mean_rowwise_pearson"), label]
     assert f"Pearson {pearson:.3f}" in seen["condition"]
     np.testing.assert_allclose(sorted(seen["truth"]), np.sort(truth.loc[label]), atol=2e-3)
-    np.testing.assert_allclose(sorted(seen["predicted"]), np.sort(tables["signal"].loc[label]), atol=2e-3)
+    np.testing.assert_allclose(
+        sorted(seen["predicted"]), np.sort(tables["signal"].loc[label]), atol=2e-3
+    )
     assert seen["own"] == truth.loc[label].abs().sort_values(ascending=False).index[:20].tolist()
     strongest = truth.loc[label].abs().idxmax()
     expected = [truth, *(tables[name] for name in card.ranking["method"] if name in tables)]

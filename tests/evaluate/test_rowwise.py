@@ -6,7 +6,8 @@ import scipy.stats
 from sklearn.metrics import mean_absolute_error, root_mean_squared_error
 from sklearn.metrics.pairwise import paired_cosine_distances
 
-from perturbgen.evaluate.rowwise import (
+from perturbgen.evaluate.align import Rows, Values
+from perturbgen.evaluate.metrics import (
     Array,
     centred_ranks,
     rowwise_cosine,
@@ -15,7 +16,6 @@ from perturbgen.evaluate.rowwise import (
     rowwise_rmse,
 )
 from perturbgen.evaluate.scoring import ROW_WISE
-from perturbgen.evaluate.tables import Rows, Values
 
 TRUTH = np.array([[1.0, 2.0, 3.0, 4.0], [0.0, 3.0, 0.0, 4.0], [2.0, 2.0, 2.0, 2.0]])
 PREDICTION = np.array([[1.0, 2.0, 3.0, 0.0], [0.0, 0.0, 0.0, 0.0], [1.0, 2.0, 3.0, 4.0]])
@@ -48,12 +48,16 @@ def test_spearman_by_hand() -> None:
     # ranks (1, 2, 3, 4) and (2, 3, 4, 1): 1 - 6 (1 + 1 + 1 + 9) / (4 * 15) = -0.2
     np.testing.assert_allclose(rowwise_spearman(TRUTH, PREDICTION), [-0.2, 0.0, 0.0], atol=1e-15)
     # ties: ranks (1.5, 1.5, 3) and (1, 2.5, 2.5), deviations (-.5, -.5, 1) and (-1, .5, .5): .75 / 1.5
-    np.testing.assert_allclose(rowwise_spearman(np.array([[0.0, 0.0, 1.0]]), np.array([[0.0, 5.0, 5.0]])), [0.5])
+    np.testing.assert_allclose(
+        rowwise_spearman(np.array([[0.0, 0.0, 1.0]]), np.array([[0.0, 5.0, 5.0]])), [0.5]
+    )
 
 
 def test_cosine_by_hand() -> None:
     # 14 / √(30 · 14); a zero row; 2 · 10 / (4 · √30)
-    np.testing.assert_allclose(rowwise_cosine(TRUTH, PREDICTION), [np.sqrt(14 / 30), 0.0, 5 / np.sqrt(30)])
+    np.testing.assert_allclose(
+        rowwise_cosine(TRUTH, PREDICTION), [np.sqrt(14 / 30), 0.0, 5 / np.sqrt(30)]
+    )
 
 
 def test_a_row_that_is_constant_but_for_rounding_correlates_0() -> None:
@@ -70,12 +74,20 @@ def test_the_five_agree_with_scipy_and_scikit_learn(ties: bool) -> None:
     if ties:
         truth, prediction = truth.round(), prediction.round()
     pearson = [scipy.stats.pearsonr(a, b).statistic for a, b in zip(truth, prediction, strict=True)]
-    spearman = [scipy.stats.spearmanr(a, b).statistic for a, b in zip(truth, prediction, strict=True)]
+    spearman = [
+        scipy.stats.spearmanr(a, b).statistic for a, b in zip(truth, prediction, strict=True)
+    ]
     rmse = root_mean_squared_error(truth.T, prediction.T, multioutput="raw_values")
     mae = mean_absolute_error(truth.T, prediction.T, multioutput="raw_values")
     np.testing.assert_allclose(rowwise_pearson(truth, prediction), pearson, rtol=1e-10, atol=1e-14)
     cosine = 1 - paired_cosine_distances(truth, prediction)
-    expected = {"rmse": rmse, "mae": mae, "pearson": pearson, "spearman": spearman, "cosine": cosine}
+    expected = {
+        "rmse": rmse,
+        "mae": mae,
+        "pearson": pearson,
+        "spearman": spearman,
+        "cosine": cosine,
+    }
     for name, values in expected.items():
         found = on_scorecard(f"mean_rowwise_{name}", truth, prediction)
         np.testing.assert_allclose(found, values, rtol=1e-10, atol=1e-14, err_msg=name)

@@ -8,12 +8,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from perturbgen.errors import ConfigError, SchemaError
+from perturbgen.core.errors import ConfigError, SchemaError
 from perturbgen.evaluate import METRICS, open_problems_mean_score, score, scorecard
+from perturbgen.evaluate.align import Values
+from perturbgen.evaluate.cells import CELL_COMPUTE
 from perturbgen.evaluate.records import CELL_METRICS, OPEN_PROBLEMS, TABLE_METRICS
 from perturbgen.evaluate.scoring import DISCRIMINATION, ROW_WISE
-from perturbgen.evaluate.scoring_cells import CELL_COMPUTE
-from perturbgen.evaluate.tables import Values
 from tests.evaluate.tables import experiment, frame
 
 
@@ -32,7 +32,9 @@ def test_a_table_of_metrics_by_conditions() -> None:
 
 
 @pytest.mark.parametrize("metric", TABLE_METRICS, ids=lambda m: m.name)
-def test_a_perfect_prediction_has_the_best_value_and_others_are_within_range(metric: object) -> None:
+def test_a_perfect_prediction_has_the_best_value_and_others_are_within_range(
+    metric: object,
+) -> None:
     truth, prediction, _ = experiment()
     reference = truth.mean()
     [name] = [metric.name]  # type: ignore[attr-defined]
@@ -66,7 +68,9 @@ def test_order_of_genes_rows_and_levels_does_not_matter(metric: object) -> None:
     rng = np.random.default_rng(0)
     genes, rows = rng.permutation(truth.columns), rng.permutation(len(truth))
     moved = prediction[genes].iloc[rng.permutation(len(truth))].swaplevel()
-    pd.testing.assert_frame_equal(score(truth, moved, metrics=[name], reference=truth.mean()), before)
+    pd.testing.assert_frame_equal(
+        score(truth, moved, metrics=[name], reference=truth.mean()), before
+    )
     turned = score(truth[genes].iloc[rows], prediction, metrics=[name], reference=truth.mean())
     pd.testing.assert_frame_equal(turned[before.columns], before, rtol=1e-9)
 
@@ -75,7 +79,10 @@ def test_order_of_genes_rows_and_levels_does_not_matter(metric: object) -> None:
 def test_scale_free_metrics_and_only_those_ignore_the_size_of_a_prediction(metric: object) -> None:
     name = metric.name  # type: ignore[attr-defined]
     truth, prediction, _ = experiment()
-    one, other = (score(truth, c * prediction, metrics=[name], reference=truth.mean()).loc[name] for c in (1.0, 0.37))
+    one, other = (
+        score(truth, c * prediction, metrics=[name], reference=truth.mean()).loc[name]
+        for c in (1.0, 0.37)
+    )
     assert np.allclose(one, other, atol=1e-9) == METRICS[name].scale_free
 
 
@@ -97,7 +104,9 @@ def test_genes_respond_before_values_are_limited(caplog: pytest.LogCaptureFixtur
     of_genes = ["sign_accuracy_de", "de_precision", "de_recall", "de_overlap"]
     np.testing.assert_array_equal(within.loc[of_genes], before.loc[of_genes])
     assert (within.loc[of_genes].iloc[:, 0] == 1).all()
-    assert limited.loc[of_genes].iloc[:, 0].isna().all(), "none of seven p = 1e-4 passes among 5,317"
+    assert limited.loc[of_genes].iloc[:, 0].isna().all(), (
+        "none of seven p = 1e-4 passes among 5,317"
+    )
     rest = limited.index.difference(of_genes)
     np.testing.assert_array_equal(within.loc[rest], limited.loc[rest])
     prediction = truth * 0.5
@@ -121,8 +130,10 @@ def test_the_reference_is_subtracted_by_label() -> None:
     names = ["pearson_delta_perturbed_mean", "weighted_r2_delta_perturbed_mean"]
     mean = truth.mean()
     by_gene = score(truth, prediction, metrics=names, reference=mean.sample(frac=1, random_state=0))
-    expected = [np.corrcoef(t - mean, p - mean)[0, 1] for (_, t), (_, p) in
-                zip(truth.iterrows(), prediction.iterrows(), strict=True)]  # fmt: skip
+    expected = [
+        np.corrcoef(t - mean, p - mean)[0, 1]
+        for (_, t), (_, p) in zip(truth.iterrows(), prediction.iterrows(), strict=True)
+    ]
     np.testing.assert_allclose(by_gene.loc[names[0]], expected)
     table = pd.DataFrame([mean] * 12, index=truth.index[::-1])
     pd.testing.assert_frame_equal(score(truth, prediction, metrics=names, reference=table), by_gene)
@@ -147,11 +158,15 @@ def test_groups_are_a_level_a_column_or_all() -> None:
         score(truth, prediction, groups=cell_type.iloc[1:])
 
 
-def test_other_genes_are_named_and_only_dropped_when_asked(caplog: pytest.LogCaptureFixture) -> None:
+def test_other_genes_are_named_and_only_dropped_when_asked(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     truth, prediction, _ = experiment(conditions=6, genes=9)
     more = prediction.assign(extra=1.0)
     fewer = prediction.drop(columns=["g2", "g5"])
-    with pytest.raises(SchemaError, match="other genes than the truth: 1 are unknown to the truth \\('extra'\\)"):
+    with pytest.raises(
+        SchemaError, match="other genes than the truth: 1 are unknown to the truth \\('extra'\\)"
+    ):
         score(truth, more)
     with pytest.raises(SchemaError, match="2 of 9 are absent \\('g2', 'g5'\\)"):
         score(truth, fewer, genes="truth")
@@ -168,7 +183,8 @@ def test_other_rows_are_named_and_only_dropped_when_asked() -> None:
         score(truth, prediction.iloc[:-1])
     assert "rows='intersection'" in str(error.value)
     pd.testing.assert_frame_equal(
-        score(truth, prediction.iloc[:-1], rows="intersection"), score(truth.iloc[:-1], prediction.iloc[:-1])
+        score(truth, prediction.iloc[:-1], rows="intersection"),
+        score(truth.iloc[:-1], prediction.iloc[:-1]),
     )
     pd.testing.assert_frame_equal(
         score(truth.iloc[1:], prediction, rows="truth"), score(truth.iloc[1:], prediction.iloc[1:])
@@ -254,7 +270,9 @@ PUBLISHED = {  # Open Problems' website, run of 2024-10-31: RMSE, MAE, Pearson, 
 def test_the_websites_mean_score(method: str) -> None:
     *values, expected = PUBLISHED[method]
     worst = pd.Series(PUBLISHED["sample"][:5], list(OPEN_PROBLEMS))
-    assert open_problems_mean_score(pd.Series(values, list(OPEN_PROBLEMS)), worst) == pytest.approx(expected, abs=2e-4)
+    assert open_problems_mean_score(pd.Series(values, list(OPEN_PROBLEMS)), worst) == pytest.approx(
+        expected, abs=2e-4
+    )
 
 
 @pytest.mark.data
@@ -267,18 +285,38 @@ def test_the_whole_website(real_data: Path) -> None:
 
 
 KNOWN = (
-    "Alvocidib", "CHIR-99021", "Crizotinib", "Dactolisib", "Foretinib", "Idelalisib", "LDN 193189", "Linagliptin",
-    "MLN 2238", "O-Demethylated Adapalene", "Oprozomib (ONX 0912)", "Palbociclib", "Penfluridol",
-    "Porcn Inhibitor III", "R428", "Belinostat", "Dabrafenib",
-)  # fmt: skip
+    "Alvocidib",
+    "CHIR-99021",
+    "Crizotinib",
+    "Dactolisib",
+    "Foretinib",
+    "Idelalisib",
+    "LDN 193189",
+    "Linagliptin",
+    "MLN 2238",
+    "O-Demethylated Adapalene",
+    "Oprozomib (ONX 0912)",
+    "Palbociclib",
+    "Penfluridol",
+    "Porcn Inhibitor III",
+    "R428",
+    "Belinostat",
+    "Dabrafenib",
+)
 
 
 @pytest.mark.data
-@pytest.mark.parametrize(("cell_type", "of_cell_type", "of_compound"), [("b", 0.256, 0.247), ("myeloid", 0.198, 0.213)])
-def test_means_of_real_drug_rankings(real_data: Path, cell_type: str, of_cell_type: float, of_compound: float) -> None:
+@pytest.mark.parametrize(
+    ("cell_type", "of_cell_type", "of_compound"), [("b", 0.256, 0.247), ("myeloid", 0.198, 0.213)]
+)
+def test_means_of_real_drug_rankings(
+    real_data: Path, cell_type: str, of_cell_type: float, of_compound: float
+) -> None:
     """The mean over known drugs of a cell type, and a drug's mean over NK and T cells, on the 122 unknown ones."""
     archive = np.load(real_data / "op3" / "de_ranks_4x135x6349.npz")
-    index = pd.MultiIndex.from_product([archive["cells"].tolist(), archive["drugs"].tolist()], names=["cell", "drug"])
+    index = pd.MultiIndex.from_product(
+        [archive["cells"].tolist(), archive["drugs"].tolist()], names=["cell", "drug"]
+    )
     ranks = pd.DataFrame(archive["Z"].reshape(len(index), -1), index, archive["genes"])
     drugs = archive["drugs"][~np.isin(archive["drugs"], KNOWN)]
     truth = ranks.loc[cell_type].loc[drugs]
@@ -288,9 +326,13 @@ def test_means_of_real_drug_rankings(real_data: Path, cell_type: str, of_cell_ty
         "compound": (ranks.loc["nk"] + ranks.loc["t"]).loc[drugs],
     }
     names = ["mean_rowwise_spearman", "perturbation_discrimination"]
-    found = {name: score(truth, table, metrics=names).mean(axis=1) for name, table in predictions.items()}
+    found = {
+        name: score(truth, table, metrics=names).mean(axis=1) for name, table in predictions.items()
+    }
     assert len(drugs) == 122
     assert found["cell type"][names[0]] == pytest.approx(of_cell_type, abs=6e-4)
     assert found["compound"][names[0]] == pytest.approx(of_compound, abs=6e-4)
-    assert found["cell type"][names[1]] == pytest.approx(0.5)  # one row for all: it tells no drug from another
+    assert found["cell type"][names[1]] == pytest.approx(
+        0.5
+    )  # one row for all: it tells no drug from another
     assert found["compound"][names[1]] > 0.9

@@ -7,9 +7,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from perturbgen.errors import ConfigError, SchemaError
+from perturbgen.core.errors import ConfigError, SchemaError
+from perturbgen.core.stats import interval, means, resample
 from perturbgen.evaluate import Scorecard, join_scores, score, score_cells, scorecard
-from perturbgen.evaluate.bootstrap import interval, means, resample
 from perturbgen.evaluate.outputs import headline_note, span, to_markdown, to_record, write_scorecard
 from perturbgen.evaluate.strata import cut, strata
 from tests.evaluate.tables import experiment, frame
@@ -18,7 +18,11 @@ from tests.evaluate.tables import experiment, frame
 def card_of(scores: dict[str, dict[str, list[float]]], **options: object) -> Scorecard:
     """A scorecard of given scores: method -> metric -> one value a condition."""
     tables = {name: pd.DataFrame(values).T for name, values in scores.items()}
-    settings: dict[str, object] = {"negatives": ("low",), "positive": "high", "resamples": 200} | options
+    settings: dict[str, object] = {
+        "negatives": ("low",),
+        "positive": "high",
+        "resamples": 200,
+    } | options
     return Scorecard(join_scores(tables), **settings)  # type: ignore[arg-type]
 
 
@@ -27,9 +31,18 @@ def by_hand(**options: object) -> Scorecard:
     return card_of(
         {
             "low": {"mean_rowwise_rmse": [2, 2, 2, 2], "mean_rowwise_pearson": [0, 0, 0, 0]},
-            "high": {"mean_rowwise_rmse": [1, 1, 1, 1], "mean_rowwise_pearson": [0.8, 0.8, 0.8, 0.8]},
-            "mine": {"mean_rowwise_rmse": [1, 2, 1, 1], "mean_rowwise_pearson": [0.2, 0.2, 0.6, 0.6]},
-            "base": {"mean_rowwise_rmse": [1.5, 2, 1.5, 2], "mean_rowwise_pearson": [-0.4, 0, 0, 0]},
+            "high": {
+                "mean_rowwise_rmse": [1, 1, 1, 1],
+                "mean_rowwise_pearson": [0.8, 0.8, 0.8, 0.8],
+            },
+            "mine": {
+                "mean_rowwise_rmse": [1, 2, 1, 1],
+                "mean_rowwise_pearson": [0.2, 0.2, 0.6, 0.6],
+            },
+            "base": {
+                "mean_rowwise_rmse": [1.5, 2, 1.5, 2],
+                "mean_rowwise_pearson": [-0.4, 0, 0, 0],
+            },
         },
         baselines=("base",),
         **options,
@@ -46,30 +59,47 @@ def test_shares_and_differences_by_hand() -> None:
     assert mine.loc["mean_rowwise_rmse", "difference"] == pytest.approx(-0.5)
     assert mine.loc["mean_rowwise_pearson", "baseline"] == "low"  # 0 beats -.1
     assert mine.loc["mean_rowwise_pearson", "difference"] == pytest.approx(0.4)
-    assert mine.loc["headline", "value"] == pytest.approx(0.5)  # Pearson is the one metric of the headline here
+    assert mine.loc["headline", "value"] == pytest.approx(
+        0.5
+    )  # Pearson is the one metric of the headline here
     assert table.loc[("base", "mean_rowwise_pearson"), "share"] == pytest.approx(-0.125)
     assert table.loc[("low", "headline"), "value"] == 0
     assert table.loc[("high", "headline"), "value"] == 1
-    both = by_hand(headline=("mean_rowwise_rmse", "mean_rowwise_pearson")).table.set_index(["method", "metric"])
+    both = by_hand(headline=("mean_rowwise_rmse", "mean_rowwise_pearson")).table.set_index(
+        ["method", "metric"]
+    )
     assert both.loc[("mine", "headline"), "value"] == pytest.approx((0.75 + 0.5) / 2)
 
 
 @pytest.mark.parametrize(
     ("headline", "words"),
     [
-        (("mean_rowwise_pearson",), "over mean_rowwise_pearson: what no rescaling of a prediction can move."),
+        (
+            ("mean_rowwise_pearson",),
+            "over mean_rowwise_pearson: what no rescaling of a prediction can move.",
+        ),
         (("mean_rowwise_rmse",), "over mean_rowwise_rmse."),
-        (("mean_rowwise_pearson", "mean_rowwise_rmse"), "over mean_rowwise_pearson, mean_rowwise_rmse."),
+        (
+            ("mean_rowwise_pearson", "mean_rowwise_rmse"),
+            "over mean_rowwise_pearson, mean_rowwise_rmse.",
+        ),
     ],
 )
-def test_only_a_headline_free_of_scale_is_said_to_be_so(headline: tuple[str, ...], words: str) -> None:
+def test_only_a_headline_free_of_scale_is_said_to_be_so(
+    headline: tuple[str, ...], words: str
+) -> None:
     assert headline_note(by_hand(headline=headline)) == f"Mean share of the dynamic range {words}"
 
 
 def test_the_ranking_is_by_headline() -> None:
     card = by_hand()
     assert card.ranking["method"].tolist() == ["high", "mine", "low", "base"]
-    assert card.ranking["role"].tolist() == ["positive control", "method", "negative control", "baseline"]
+    assert card.ranking["role"].tolist() == [
+        "positive control",
+        "method",
+        "negative control",
+        "baseline",
+    ]
 
 
 def test_the_best_of_several_negatives_is_each_metrics_zero() -> None:
@@ -99,7 +129,9 @@ def test_a_metric_without_range_is_shown_but_ranks_nobody() -> None:
     assert table.loc[("mine", "mean_rowwise_pearson"), "value"] == pytest.approx(0.9)
     assert table.loc[("mine", "headline"), "value"] == pytest.approx(0.2)  # Spearman alone
     assert "0.900 [0.900, 0.900] (no range)" in to_markdown(card)
-    nothing = card_of({name: {"mean_rowwise_pearson": s["mean_rowwise_pearson"]} for name, s in scores.items()})
+    nothing = card_of(
+        {name: {"mean_rowwise_pearson": s["mean_rowwise_pearson"]} for name, s in scores.items()}
+    )
     assert nothing.ranking["value"].isna().all()
     assert "nobody is ranked" in to_markdown(nothing)
 
@@ -139,7 +171,11 @@ def test_differences_are_paired() -> None:
         "low": {"mean_rowwise_rmse": (9 + hard).tolist()},
         "mine": {"mean_rowwise_rmse": (8.9 + hard + 0.01 * rng.normal(size=50)).tolist()},
     }
-    row = card_of(scores, positive=None).table.set_index(["method", "metric"]).loc[("mine", "mean_rowwise_rmse")]
+    row = (
+        card_of(scores, positive=None)
+        .table.set_index(["method", "metric"])
+        .loc[("mine", "mean_rowwise_rmse")]
+    )
     assert row["high"] - row["low"] > 0.3
     assert row["difference_high"] - row["difference_low"] < 0.02
     assert row["difference_high"] < 0
@@ -156,7 +192,9 @@ def test_the_same_seed_gives_the_same_numbers_and_another_others() -> None:
 
 def test_scores_are_those_of_score_and_zeros_are_added() -> None:
     truth, prediction, signal = experiment()
-    card = scorecard(truth, {"p": prediction, "s": signal}, positive="s", reference=truth.mean(), resamples=10)
+    card = scorecard(
+        truth, {"p": prediction, "s": signal}, positive="s", reference=truth.mean(), resamples=10
+    )
     assert card.methods == ["zeros", "p", "s"]
     expected = score(truth, prediction, reference=truth.mean())
     pd.testing.assert_frame_equal(card.scores.loc["p"], expected)
@@ -175,13 +213,28 @@ def test_intersection_scores_all_on_what_all_have() -> None:
 
 def test_strata_by_level_effect_and_given_columns() -> None:
     truth, prediction, _ = experiment(conditions=30)
-    given = pd.DataFrame({"n_cells": np.arange(30.0), "seen": [True, False] * 15, "note": [str(i) for i in range(30)]})
+    given = pd.DataFrame(
+        {
+            "n_cells": np.arange(30.0),
+            "seen": [True, False] * 15,
+            "note": [str(i) for i in range(30)],
+        }
+    )
     given.index = truth.index
-    card = scorecard(truth, {"p": prediction}, conditions=given.sample(frac=1, random_state=0), resamples=20)
+    card = scorecard(
+        truth, {"p": prediction}, conditions=given.sample(frac=1, random_state=0), resamples=20
+    )
     assert card.strata is not None
-    assert list(card.strata) == ["responding genes", "cell_type", "n_cells", "seen"]  # 30 notes, 15 compounds: none
+    assert list(card.strata) == [
+        "responding genes",
+        "cell_type",
+        "n_cells",
+        "seen",
+    ]  # 30 notes, 15 compounds: none
     table = card.stratum_table
-    part = table[(table["stratum"] == "seen") & (table["level"] == "True") & (table["method"] == "p")]
+    part = table[
+        (table["stratum"] == "seen") & (table["level"] == "True") & (table["method"] == "p")
+    ]
     chosen = given["seen"].to_numpy()
     expected = card.scores.loc[("p", "mean_rowwise_rmse")].to_numpy()[chosen].mean()
     assert part.set_index("metric").loc["mean_rowwise_rmse", "value"] == pytest.approx(expected)
@@ -203,8 +256,13 @@ def test_numbers_are_cut_into_thirds() -> None:
 def test_clusters_widen_intervals_of_conditions_that_say_the_same() -> None:
     rng = np.random.default_rng(0)
     level = np.repeat(rng.normal(size=12), 5)
-    index = pd.MultiIndex.from_product([[f"c{i}" for i in range(12)], range(5)], names=["compound", "cell_type"])
-    tables = {n: pd.DataFrame([5 + s * level], ["mean_rowwise_rmse"], index) for n, s in (("low", 1), ("mine", 0.5))}
+    index = pd.MultiIndex.from_product(
+        [[f"c{i}" for i in range(12)], range(5)], names=["compound", "cell_type"]
+    )
+    tables = {
+        n: pd.DataFrame([5 + s * level], ["mean_rowwise_rmse"], index)
+        for n, s in (("low", 1), ("mine", 0.5))
+    }
     scores = join_scores(tables)
     compounds = pd.Series(index.get_level_values("compound"), index)
     apart = Scorecard(scores, ("low",)).table.iloc[-1]
@@ -260,7 +318,12 @@ def test_an_unknown_metric_is_named() -> None:
 
 def test_methods_need_the_same_metrics_and_conditions() -> None:
     with pytest.raises(SchemaError, match="other metrics"):
-        card_of({"low": {"mean_rowwise_rmse": [1.0]}, "high": {"mean_rowwise_rmse": [0.0], "mean_rowwise_mae": [0.0]}})
+        card_of(
+            {
+                "low": {"mean_rowwise_rmse": [1.0]},
+                "high": {"mean_rowwise_rmse": [0.0], "mean_rowwise_mae": [0.0]},
+            }
+        )
     with pytest.raises(SchemaError, match="other conditions"):
         card_of({"low": {"mean_rowwise_rmse": [1.0]}, "high": {"mean_rowwise_rmse": [0.0, 1.0]}})
     truth, prediction, _ = experiment(conditions=4)
@@ -279,7 +342,12 @@ def test_files_say_the_same(tmp_path: Path) -> None:
     truth, prediction, signal = experiment(conditions=30)
     card = scorecard(truth, {"p|q": prediction, "signal": signal}, positive="signal", resamples=50)
     paths = write_scorecard(card, tmp_path)
-    assert [path.name for path in paths] == ["scorecard.md", "scorecard.parquet", "scores.parquet", "scorecard.json"]
+    assert [path.name for path in paths] == [
+        "scorecard.md",
+        "scorecard.parquet",
+        "scores.parquet",
+        "scorecard.json",
+    ]
     text = paths[0].read_text()
     assert "| 1 | p\\|q | method |" in text
     table = pd.read_parquet(paths[1])

@@ -11,8 +11,8 @@ import pandas as pd
 import pytest
 
 from perturbgen import cli
-from perturbgen.profiles.imaging.fixtures import Layout, write_bbbc021
-from perturbgen.profiles.imaging.profiles import Profiles
+from perturbgen.profiles.table import Profiles
+from perturbgen.simulate.images import Layout, write_bbbc021
 
 SCRIPT = Path(__file__).parents[2] / "experiments" / "bbbc021" / "network.py"
 
@@ -30,17 +30,25 @@ def script() -> ModuleType:
 def vehicle(week_apart: float, plate_apart: float) -> Profiles:
     """DMSO wells of three weeks of two plates, which differ by so much."""
     rng = np.random.default_rng(0)
-    rows = [(f"Week{w}", f"Week{w}_{p}", "DMSO") for w in range(3) for p in range(2) for _ in range(20)]
+    rows = [
+        (f"Week{w}", f"Week{w}_{p}", "DMSO") for w in range(3) for p in range(2) for _ in range(20)
+    ]
     meta = pd.DataFrame(rows, columns=["week", "plate", "compound"])
     week, plate = pd.factorize(meta["week"])[0], pd.factorize(meta["plate"])[0]
     values = rng.normal(size=(len(meta), 5)) + week_apart * np.eye(5)[week]
-    return Profiles(values + plate_apart * rng.normal(size=(6, 5))[plate], meta, pd.Index([f"f{i}" for i in range(5)]))
+    return Profiles(
+        values + plate_apart * rng.normal(size=(6, 5))[plate],
+        meta,
+        pd.Index([f"f{i}" for i in range(5)]),
+    )
 
 
 def test_weeks_are_told_from_plates_that_were_left_out(script: ModuleType) -> None:
     assert script.week_told(vehicle(8.0, 0.0)) == pytest.approx(1, abs=0.02)
     assert script.week_told(vehicle(0.0, 0.0)) == pytest.approx(1 / 3, abs=0.15)
-    assert script.week_told(vehicle(0.0, 9.0)) < 0.9  # what only plates share is no knowledge of weeks
+    assert (
+        script.week_told(vehicle(0.0, 9.0)) < 0.9
+    )  # what only plates share is no knowledge of weeks
 
 
 def test_weeks_are_told_from_wells_that_the_correction_has_not_seen(script: ModuleType) -> None:
@@ -53,8 +61,11 @@ def test_weeks_are_told_from_wells_that_the_correction_has_not_seen(script: Modu
 
 
 def test_seeds_are_averaged_line_by_line(script: ModuleType) -> None:
-    rows = [{"features": "a", "correction": "raw", "NSC": 0.5}, {"features": "a", "correction": "raw", "NSC": 0.7},
-            {"features": "b", "correction": "raw", "wells": 0.25}]  # fmt: skip
+    rows = [
+        {"features": "a", "correction": "raw", "NSC": 0.5},
+        {"features": "a", "correction": "raw", "NSC": 0.7},
+        {"features": "b", "correction": "raw", "wells": 0.25},
+    ]
     assert script.average(rows) == [
         {"features": "a", "correction": "raw", "NSC": "0.60 (0.50 to 0.70)", "wells": "not asked"},
         {"features": "b", "correction": "raw", "NSC": "not asked", "wells": "0.25"},
@@ -63,15 +74,21 @@ def test_seeds_are_averaged_line_by_line(script: ModuleType) -> None:
 
 
 def test_spoilt_fields_are_outliers_of_simple_features(script: ModuleType, tmp_path: Path) -> None:
-    from perturbgen.profiles.imaging.handmade import measured
-    from perturbgen.profiles.imaging.network.fields import read_fields
-    from perturbgen.profiles.imaging.network.settings import ImageData
+    from perturbgen.images.handmade import measured
+    from perturbgen.images.network.fields import read_fields
+    from perturbgen.images.network.settings import ImageData
 
     root = write_bbbc021(tmp_path / "images", layout=Layout(artefacts=12))
     fields = read_fields(ImageData(path=root))
-    row = script.outlier_rows(root, {"simple": measured(fields.files, fields.table, fields.channels)})[0]
+    row = script.outlier_rows(
+        root, {"simple": measured(fields.files, fields.table, fields.channels)}
+    )[0]
     assert min(row["knn"], row["mahalanobis"]) > 0.85
-    noise = Profiles(np.random.default_rng(0).normal(size=(len(fields), 6)), fields.table, pd.Index(list("abcdef")))
+    noise = Profiles(
+        np.random.default_rng(0).normal(size=(len(fields), 6)),
+        fields.table,
+        pd.Index(list("abcdef")),
+    )
     assert script.outlier_rows(root, {"noise": noise})[0]["knn"] == pytest.approx(0.5, abs=0.25)
 
 
@@ -88,7 +105,12 @@ def test_every_table_from_images_to_page(
     quick = ["--seeds", "1", "--set", "training.epochs=1", "--set", "model.widths=[4]"]
     assert cli.run([str(root), "--out", str(tmp_path / "out"), *quick], program=program) == 0
     page = (tmp_path / "out" / "report.html").read_text()
-    for words in ("All treatments seen in training", "Compounds never seen", "Spoilt fields", "network, mechanisms"):
+    for words in (
+        "All treatments seen in training",
+        "Compounds never seen",
+        "Spoilt fields",
+        "network, mechanisms",
+    ):
         assert words in page
     assert "These images are drawn" not in page  # a folder was named
     assert len(list((tmp_path / "out" / "runs").iterdir())) == 9

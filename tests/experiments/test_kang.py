@@ -12,16 +12,36 @@ import pytest
 from scipy import sparse
 
 GENES = [f"g{i:02d}" for i in range(60)]
-QUICK = ("--seeds", "1", "--set", "train.training.epochs=2", "--set", "models.nbvae.annealing.warmup=0",
-         "--set", "replicates=2", "--set", "likelihood_samples=2", "--set", "top=10", "--json")  # fmt: skip
+QUICK = (
+    "--seeds",
+    "1",
+    "--set",
+    "train.training.epochs=2",
+    "--set",
+    "models.nbvae.annealing.warmup=0",
+    "--set",
+    "replicates=2",
+    "--set",
+    "likelihood_samples=2",
+    "--set",
+    "top=10",
+    "--json",
+)
 
 
 @pytest.fixture
 def cells(tmp_path: Path) -> Path:
     """Three cell types of two patients; the stimulus moves the first genes of all of them."""
     rng = np.random.default_rng(0)
-    rows = [(k, s, p) for k in ("B cells", "NK cells", "T cells") for s in ("ctrl", "stim") for p in "12"]
-    obs = pd.DataFrame(rows, columns=["cluster_id", "group_id", "patient"]).loc[lambda t: t.index.repeat(12)]
+    rows = [
+        (k, s, p)
+        for k in ("B cells", "NK cells", "T cells")
+        for s in ("ctrl", "stim")
+        for p in "12"
+    ]
+    obs = pd.DataFrame(rows, columns=["cluster_id", "group_id", "patient"]).loc[
+        lambda t: t.index.repeat(12)
+    ]
     obs["sample_id"] = obs["group_id"] + obs["patient"]
     obs.index = pd.Index([f"c{i}" for i in range(len(obs))])
     level = rng.gamma(2, 3, len(GENES)) * np.exp(0.5 * rng.normal(size=(3, len(GENES))))

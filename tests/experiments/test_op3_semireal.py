@@ -29,10 +29,17 @@ def test_every_row_is_there_and_what_was_done_is_kept(tmp_path: Path) -> None:
     settings = [word for key in SMALL for word in ("--set", key)]
     first = rows(experiment("--runs", str(tmp_path), "--json", *settings))
     assert first["zeros"]["ratio"] == 1
-    assert first["cNB-VAE: the seed's way"]["ratio"] > 1.1, "worse than zeros, as the seed's author found"
+    assert first["cNB-VAE: the seed's way"]["ratio"] > 1.1, (
+        "worse than zeros, as the seed's author found"
+    )
     assert first["cNB-VAE: t averaged, K = 2"]["ratio"] < first["cNB-VAE: one draw"]["ratio"]
     assert first["true effects"]["ratio"] < 1
-    assert {"ensemble", "transfer", "cNB-VAE: anchored t, shrunk", "cNB-VAE: plug-in t, shrunk"} <= set(first)
+    assert {
+        "ensemble",
+        "transfer",
+        "cNB-VAE: anchored t, shrunk",
+        "cNB-VAE: plug-in t, shrunk",
+    } <= set(first)
     run = tmp_path / "0001-op3-semireal-s0"
     folder = run / "seed-0"
     assert (folder / "report.html").stat().st_size > 100_000

@@ -9,11 +9,15 @@ def test_it_starts_at_the_genes_shares_and_keeps_to_the_cells_depth():
     decoder = CountDecoder(2, (8,), 3, share=share)
     torch.nn.init.zeros_(decoder.head.weight)
     log_mean, log_r = decoder(torch.randn(4, 2), None, torch.tensor([10.0, 20.0, 30.0, 40.0]))
-    torch.testing.assert_close(log_mean.exp(), torch.tensor([10.0, 20.0, 30.0, 40.0])[:, None] * share)
+    torch.testing.assert_close(
+        log_mean.exp(), torch.tensor([10.0, 20.0, 30.0, 40.0])[:, None] * share
+    )
     torch.testing.assert_close(log_r, torch.full((3,), 2.0).log())
 
 
-@pytest.mark.parametrize(("kind", "shape"), [("gene", (5,)), ("gene-category", (4, 5)), ("predicted", (4, 5))])
+@pytest.mark.parametrize(
+    ("kind", "shape"), [("gene", (5,)), ("gene-category", (4, 5)), ("predicted", (4, 5))]
+)
 def test_dispersions_have_their_shapes(kind, shape):
     decoder = CountDecoder(2, (8,), 5, dispersion=kind, n_categories=3)
     category = torch.tensor([0, 2, 1, 0]) if kind == "gene-category" else None
@@ -35,7 +39,9 @@ def test_additive_conditions_move_log_means_directly():
     with torch.no_grad():
         decoder.additive.weight.copy_(torch.arange(15.0).reshape(5, 3))
     after = decoder(z, features, torch.ones(3)).log_mean
-    torch.testing.assert_close(after, torch.nn.functional.logsigmoid(before + decoder.additive.weight.T))
+    torch.testing.assert_close(
+        after, torch.nn.functional.logsigmoid(before + decoder.additive.weight.T)
+    )
 
 
 @pytest.mark.parametrize("scaling", ["total", "max"])

@@ -3,7 +3,7 @@ import pytest
 import torch
 from scipy.stats import multivariate_normal
 
-from perturbgen.errors import ConfigError
+from perturbgen.core.errors import ConfigError
 from perturbgen.models import DGD, Conditions, Covariate, Draws
 from perturbgen.nn import GaussianMixture
 from tests.models.conftest import decoder
@@ -11,7 +11,9 @@ from tests.models.conftest import decoder
 
 def make(conditions, *, components=3, latent=2, n_cells=40, **options):
     torch.manual_seed(0)
-    mixture = GaussianMixture(components, latent, sd=0.7, generator=torch.Generator().manual_seed(1))
+    mixture = GaussianMixture(
+        components, latent, sd=0.7, generator=torch.Generator().manual_seed(1)
+    )
     model = DGD(mixture, conditions, decoder(conditions, latent), n_cells=n_cells, **options)
     torch.nn.init.normal_(model.representations.weight)
     return model
@@ -38,13 +40,20 @@ def test_the_objective_is_pyros_elbo_with_points_for_posteriors(conditions, batc
     terms = model(batch, Draws(torch.Generator()))
     pyro.clear_param_store()
     loss = Trace_ELBO().differentiable_loss(model.pyro_model, model.pyro_guide, batch)
-    torch.testing.assert_close((terms["reconstruction"] + terms["representation"]).sum(), loss, rtol=1e-5, atol=1e-3)
+    torch.testing.assert_close(
+        (terms["reconstruction"] + terms["representation"]).sum(), loss, rtol=1e-5, atol=1e-3
+    )
 
 
 @pytest.mark.parametrize(("weight", "times"), [(1.0, 1.0), (40.0, 40.0)])
-def test_the_prior_of_the_mixture_counts_once_over_an_epoch_unless_told(conditions, store, weight, times):
+def test_the_prior_of_the_mixture_counts_once_over_an_epoch_unless_told(
+    conditions, store, weight, times
+):
     model = make(conditions, prior_weight=weight)
-    total = sum(model(b, Draws(torch.Generator()))["mixture"].sum().item() for b in store.batches(16, dense=False))
+    total = sum(
+        model(b, Draws(torch.Generator()))["mixture"].sum().item()
+        for b in store.batches(16, dense=False)
+    )
     assert total == pytest.approx(-times * model.mixture.prior_log_prob().item(), rel=1e-5)
 
 
@@ -52,7 +61,9 @@ def test_a_label_chooses_the_component(conditions, batch):
     model = make(conditions, components=3, label=0)
     terms = model(batch, Draws(torch.Generator()))
     z = model.representations(batch.index)
-    expected = [-model.mixture.component_log_prob(z[i])[batch.codes[i, 0]].item() for i in range(16)]
+    expected = [
+        -model.mixture.component_log_prob(z[i])[batch.codes[i, 0]].item() for i in range(16)
+    ]
     np.testing.assert_allclose(terms["representation"].detach().numpy(), expected, rtol=1e-5)
 
 
@@ -60,7 +71,14 @@ def test_a_covariate_space_adds_two_supervised_dimensions(batch):
     conditions = Conditions([Covariate("cell_type", 3, "label"), Covariate("compound", 2)])
     torch.manual_seed(0)
     mixture, covariate = GaussianMixture(2, 4), GaussianMixture(3, 2, covariance="isotropic")
-    model = DGD(mixture, conditions, decoder(conditions, 6), n_cells=40, covariate=0, covariate_mixture=covariate)
+    model = DGD(
+        mixture,
+        conditions,
+        decoder(conditions, 6),
+        n_cells=40,
+        covariate=0,
+        covariate_mixture=covariate,
+    )
     assert model.representations.weight.shape == (40, 6)
     assert model.prior_sample(7, torch.Generator().manual_seed(0)).shape == (7, 6)
     assert model.encode(batch).shape == (16, 6)

@@ -4,7 +4,7 @@ import torch
 from scipy.stats import norm
 
 from perturbgen.models import Draws, GaussianVAE
-from perturbgen.models.batch import dense
+from perturbgen.models.base import dense
 from perturbgen.models.gaussian_vae import GaussianDecoder
 from tests.models.conftest import N_GENES
 
@@ -12,7 +12,9 @@ from tests.models.conftest import N_GENES
 @pytest.fixture
 def model(conditions):
     torch.manual_seed(0)
-    return GaussianVAE(2, (9,), conditions, GaussianDecoder(2, (7,), N_GENES, n_conditions=conditions.width))
+    return GaussianVAE(
+        2, (9,), conditions, GaussianDecoder(2, (7,), N_GENES, n_conditions=conditions.width)
+    )
 
 
 def test_the_likelihood_is_scipys_on_normalised_data(model, batch):
@@ -26,7 +28,11 @@ def test_the_likelihood_is_scipys_on_normalised_data(model, batch):
 
 
 def test_counts_come_back_as_whole_numbers_around_what_is_expected(model, generator):
-    codes, size, z = torch.zeros(5000, 2, dtype=torch.int64), torch.full((5000,), 300.0), torch.zeros(5000, 2)
+    codes, size, z = (
+        torch.zeros(5000, 2, dtype=torch.int64),
+        torch.full((5000,), 300.0),
+        torch.zeros(5000, 2),
+    )
     with torch.no_grad():
         model.decoder.log_sd.fill_(-20.0)
         model.decoder.head.bias.fill_(4.0)

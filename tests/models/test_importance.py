@@ -12,7 +12,8 @@ def quadrature(model, batch):
     grid = torch.linspace(-8, 8, 801)
     with torch.no_grad():
         values = [
-            model.log_likelihood(z.expand(len(batch.codes), 1), batch) + model.prior_log_prob(z.expand(1, 1))
+            model.log_likelihood(z.expand(len(batch.codes), 1), batch)
+            + model.prior_log_prob(z.expand(1, 1))
             for z in grid
         ]
     return torch.stack(values).double().logsumexp(0) + np.log(16 / 800)
@@ -39,7 +40,12 @@ def test_more_samples_never_lower_it_in_expectation(conditions, batch, generator
     torch.manual_seed(0)
     model = vae(conditions)
     means = [
-        np.mean([log_evidence(model, batch, samples=n, generator=generator).mean().item() for _ in range(30)])
+        np.mean(
+            [
+                log_evidence(model, batch, samples=n, generator=generator).mean().item()
+                for _ in range(30)
+            ]
+        )
         for n in (1, 8, 64)
     ]
     assert means[0] < means[1] < means[2] + 1e-3

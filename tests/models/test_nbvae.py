@@ -3,7 +3,7 @@ import torch
 from scipy.stats import multivariate_normal, nbinom
 
 from perturbgen.models import NBVAE, Draws
-from perturbgen.models.batch import SparseValues, dense
+from perturbgen.models.base import SparseValues, dense
 from tests.models.conftest import decoder
 
 
@@ -23,7 +23,9 @@ def test_the_closed_form_is_pyros_elbo_on_the_same_noise(model, batch, monkeypat
     terms = model(batch, Draws(torch.Generator().manual_seed(5)))
     pyro.clear_param_store()
     loss = TraceMeanField_ELBO().differentiable_loss(model.pyro_model, model.pyro_guide, batch)
-    torch.testing.assert_close(sum(term.sum() for term in terms.values()), loss, rtol=1e-5, atol=1e-3)
+    torch.testing.assert_close(
+        sum(term.sum() for term in terms.values()), loss, rtol=1e-5, atol=1e-3
+    )
 
 
 def test_reconstruction_is_scipys(model, batch):
@@ -32,15 +34,22 @@ def test_reconstruction_is_scipys(model, batch):
     mean, r = log_mean.detach().double().exp().numpy(), log_r.detach().double().exp().numpy()
     expected = nbinom.logpmf(dense(batch.counts).numpy(), r, r / (r + mean)).sum(axis=1)
     torch.testing.assert_close(
-        model.log_likelihood(z, batch).detach().double(), torch.from_numpy(expected), rtol=1e-5, atol=1e-4
+        model.log_likelihood(z, batch).detach().double(),
+        torch.from_numpy(expected),
+        rtol=1e-5,
+        atol=1e-4,
     )
 
 
 def test_sparse_and_dense_counts_agree(model, batch):
     full = dense(batch.counts)
     cells, genes = full.shape
-    stored = SparseValues(full.flatten(), torch.arange(genes).repeat(cells), torch.arange(cells + 1) * genes, genes)
-    for name, term in model(batch._replace(counts=stored), Draws(torch.Generator().manual_seed(1))).items():
+    stored = SparseValues(
+        full.flatten(), torch.arange(genes).repeat(cells), torch.arange(cells + 1) * genes, genes
+    )
+    for name, term in model(
+        batch._replace(counts=stored), Draws(torch.Generator().manual_seed(1))
+    ).items():
         torch.testing.assert_close(
             term, model(batch, Draws(torch.Generator().manual_seed(1)))[name], rtol=1e-5, atol=1e-4
         )
@@ -48,9 +57,16 @@ def test_sparse_and_dense_counts_agree(model, batch):
 
 def test_the_kl_is_zero_at_the_prior_and_scipys_elsewhere(model, batch):
     posterior = model.posterior(batch)
-    assert posterior._replace(mean=torch.zeros(3, 2), log_sd=torch.zeros(3, 2)).kl().tolist() == [0, 0, 0]
+    assert posterior._replace(mean=torch.zeros(3, 2), log_sd=torch.zeros(3, 2)).kl().tolist() == [
+        0,
+        0,
+        0,
+    ]
     cell = posterior.mean[0].detach().double(), posterior.log_sd[0].detach().double().exp()
-    draws = cell[0] + cell[1] * torch.randn(200_000, 2, generator=torch.Generator().manual_seed(0)).double()
+    draws = (
+        cell[0]
+        + cell[1] * torch.randn(200_000, 2, generator=torch.Generator().manual_seed(0)).double()
+    )
     log_q = multivariate_normal(cell[0].numpy(), (cell[1] ** 2).numpy()).logpdf(draws.numpy())
     log_p = multivariate_normal([0, 0]).logpdf(draws.numpy())
     assert posterior.kl()[0].item() == pytest.approx((log_q - log_p).mean(), abs=0.01)
@@ -67,12 +83,19 @@ def test_generated_cells_have_the_depth_asked_for(model, generator):
 def test_withholding_all_conditions_makes_a_marginal_model(store, batch, generator):
     from perturbgen.models import Conditions, Covariate
 
-    conditions = Conditions([Covariate("cell_type", 3, dropout=0.999999), Covariate("compound", 2, dropout=0.999999)])
+    conditions = Conditions(
+        [Covariate("cell_type", 3, dropout=0.999999), Covariate("compound", 2, dropout=0.999999)]
+    )
     model = NBVAE(2, (9,), conditions, decoder(conditions)).train()
     other = batch._replace(codes=torch.zeros_like(batch.codes))
-    terms = [model(b, Draws(torch.Generator().manual_seed(1)))["reconstruction"] for b in (batch, other)]
+    terms = [
+        model(b, Draws(torch.Generator().manual_seed(1)))["reconstruction"] for b in (batch, other)
+    ]
     torch.testing.assert_close(*terms)
     model.eval()
     assert not torch.equal(
-        *[model(b, Draws(torch.Generator().manual_seed(1)))["reconstruction"] for b in (batch, other)]
+        *[
+            model(b, Draws(torch.Generator().manual_seed(1)))["reconstruction"]
+            for b in (batch, other)
+        ]
     )

@@ -30,7 +30,9 @@ def agrees(draws: np.ndarray, mean: float, variance: float) -> bool:
     """Whether the mean and variance of the draws are within five standard errors of the truth."""
     fourth = ((draws - mean) ** 4).mean()
     near = abs(draws.mean() - mean) < 5 * np.sqrt(variance / len(draws))
-    return bool(near and abs(draws.var() - variance) < 5 * np.sqrt((fourth - variance**2) / len(draws)))
+    return bool(
+        near and abs(draws.var() - variance) < 5 * np.sqrt((fourth - variance**2) / len(draws))
+    )
 
 
 @pytest.mark.parametrize("mean", [0.02, 3, 700])
@@ -54,7 +56,12 @@ def test_nb_draws_have_the_frequencies_of_its_pmf(mean, r, generator):
 
 
 def test_r_without_end_gives_poisson_draws(generator):
-    draws = NegativeBinomial(log(4.0), torch.inf).sample((N,), generator=generator)[:, 0].double().numpy()
+    draws = (
+        NegativeBinomial(log(4.0), torch.inf)
+        .sample((N,), generator=generator)[:, 0]
+        .double()
+        .numpy()
+    )
     assert agrees(draws, 4, 4)
 
 
@@ -68,14 +75,18 @@ def test_zero_inflated_draws(generator):
     pmf = zinb.log_prob(k).exp().double()
     assert pmf.sum().item() == pytest.approx(1, abs=1e-5)
     assert (pmf * k).sum().item() == pytest.approx(zinb.mean.item(), rel=1e-5)
-    assert (pmf * (k - zinb.mean) ** 2).sum().item() == pytest.approx(zinb.variance.item(), rel=1e-4)
+    assert (pmf * (k - zinb.mean) ** 2).sum().item() == pytest.approx(
+        zinb.variance.item(), rel=1e-4
+    )
 
 
 def test_poisson_draws(generator):
     poisson = Poisson(log(2.5))
     draws = poisson.sample((N,), generator=generator)[:, 0].double().numpy()
     assert agrees(draws, 2.5, poisson.variance.item())
-    assert poisson.log_prob(torch.tensor([3.0])).item() == pytest.approx(stats.poisson.logpmf(3, 2.5), rel=1e-6)
+    assert poisson.log_prob(torch.tensor([3.0])).item() == pytest.approx(
+        stats.poisson.logpmf(3, 2.5), rel=1e-6
+    )
 
 
 def test_mean_zero_draws_zeros(generator):
@@ -103,7 +114,9 @@ def test_what_is_no_count_or_does_not_fit_is_refused():
     with pytest.raises(ValueError, match="support"):
         NegativeBinomial(log(1.0), 0.5, validate_args=True).log_prob(torch.tensor([0.5]))
     with pytest.raises(ValueError, match="support"):
-        NegativeBinomial(log(1.0), 0.5, validate_args=True).expand((2,)).log_prob(torch.tensor([0.5, 1]))
+        NegativeBinomial(log(1.0), 0.5, validate_args=True).expand((2,)).log_prob(
+            torch.tensor([0.5, 1])
+        )
     with pytest.raises(ValueError, match="log_mean"):
         NegativeBinomial(torch.tensor([torch.nan]), 0.5, validate_args=True)
     with pytest.raises(ShapeError, match="log_r"):
@@ -132,13 +145,21 @@ def test_elbo_of_a_model_with_plates_equals_the_closed_form():
         loss = Trace_ELBO()(model, guide)(counts)
         torch.manual_seed(5)
         z = trace(guide).get_trace(counts).nodes["z"]["value"]
-    assert loss.item() == pytest.approx(-nb_log_prob(counts, z * loadings, log_r).sum().item(), rel=1e-6)
+    assert loss.item() == pytest.approx(
+        -nb_log_prob(counts, z * loadings, log_r).sum().item(), rel=1e-6
+    )
 
 
 def test_sparse_likelihood_equals_the_distribution():
     counts = torch.tensor([[0.0, 3, 1], [0, 0, 0]])
-    nb = NegativeBinomial(torch.randn(2, 3, generator=torch.Generator().manual_seed(1)), log(0.5, 2, 8)).to_event(1)
+    nb = NegativeBinomial(
+        torch.randn(2, 3, generator=torch.Generator().manual_seed(1)), log(0.5, 2, 8)
+    ).to_event(1)
     sparse = nb_log_prob_sparse(
-        torch.tensor([3.0, 1]), torch.tensor([1, 2]), torch.tensor([0, 2, 2]), nb.base_dist.log_mean, nb.base_dist.log_r
+        torch.tensor([3.0, 1]),
+        torch.tensor([1, 2]),
+        torch.tensor([0, 2, 2]),
+        nb.base_dist.log_mean,
+        nb.base_dist.log_r,
     )
     torch.testing.assert_close(sparse, nb.log_prob(counts))

@@ -5,9 +5,14 @@ import pytest
 import torch
 from torch.nn import functional
 
-from perturbgen.errors import ConfigError
-from perturbgen.nn.encoders import ENCODERS, DenselyConnected, SelfNormalising, make_encoder
-from perturbgen.nn.tabnet import sparsemax
+from perturbgen.core.errors import ConfigError
+from perturbgen.nn.encoders import (
+    ENCODERS,
+    DenselyConnected,
+    SelfNormalising,
+    make_encoder,
+    sparsemax,
+)
 
 SMALL = {
     "dense": {"depth": 5, "growth": 4},

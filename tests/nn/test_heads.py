@@ -7,9 +7,10 @@ import pytest
 import torch
 from torch.nn import functional
 
-from perturbgen.errors import ConfigError
-from perturbgen.nn.heads import MarginHead
+from perturbgen.core.errors import ConfigError
+from perturbgen.nn.likelihoods import ShapeError
 from perturbgen.nn.margins import (
+    MarginHead,
     arcface,
     ball,
     class_margins,
@@ -19,7 +20,6 @@ from perturbgen.nn.margins import (
     fixed_scale,
     poincare_distance,
 )
-from perturbgen.nn.shapes import ShapeError
 
 KINDS = ("cosface", "arcface", "adacos", "curricular", "poincare")
 
@@ -46,7 +46,16 @@ def test_cosface_by_hand():
 
 def test_smoothing_focal_and_weights_by_hand():
     counts = torch.tensor([1, 3])
-    made = head(classes=2, width=2, margin=0.0, scale=2.0, smoothing=0.2, focal=2.0, weighting="inverse", counts=counts)
+    made = head(
+        classes=2,
+        width=2,
+        margin=0.0,
+        scale=2.0,
+        smoothing=0.2,
+        focal=2.0,
+        weighting="inverse",
+        counts=counts,
+    )
     made.classes.data = torch.tensor([[[1.0, 0.0]], [[0.0, 1.0]]])
     p = math.exp(1.2) / (math.exp(1.2) + math.exp(1.6))
     entropy = -0.9 * math.log(p) - 0.1 * math.log(1 - p)
@@ -84,7 +93,9 @@ def test_the_adaptive_scale_by_hand():
 def test_curricular_and_adacos_follow_their_batches_in_training_only():
     x, y = rows()
     made = head("curricular", margin=0.5)
-    own = (functional.normalize(x, dim=1) * functional.normalize(made.classes[y][:, 0], dim=1)).sum(1)
+    own = (functional.normalize(x, dim=1) * functional.normalize(made.classes[y][:, 0], dim=1)).sum(
+        1
+    )
     made(x, y)
     assert made.t.item() == pytest.approx(0.01 * own.mean().item(), rel=1e-5)
     made.eval()(x, y)
@@ -103,7 +114,9 @@ def test_equal_to_pytorch_metric_learning(name):
     x, y = rows(40, 6, 9)
     centers = 3 if name == "sub-center" else 1
     kind = "cosface" if name == "cosface" else "arcface"
-    made = head(kind, classes=9, width=6, margin=0.35, scale=16.0, learn_scale=False, centers=centers)
+    made = head(
+        kind, classes=9, width=6, margin=0.35, scale=16.0, learn_scale=False, centers=centers
+    )
     theirs = {
         "cosface": lambda: losses.CosFaceLoss(9, 6, margin=0.35, scale=16),
         "arcface": lambda: losses.ArcFaceLoss(9, 6, margin=math.degrees(0.35), scale=16),
@@ -115,7 +128,10 @@ def test_equal_to_pytorch_metric_learning(name):
     expected = theirs(x, y)
     found = made(x, y).mean()
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
-    ours, other = torch.autograd.grad(found, (x, made.classes)), torch.autograd.grad(expected, (x, theirs.W))
+    ours, other = (
+        torch.autograd.grad(found, (x, made.classes)),
+        torch.autograd.grad(expected, (x, theirs.W)),
+    )
     torch.testing.assert_close(ours[0], other[0], rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(ours[1].reshape(-1, 6).T, other[1], rtol=1e-4, atol=1e-6)
 
@@ -142,7 +158,9 @@ def test_memory_is_that_of_a_chunk():
     x, y = rows(256, 4, 20_000)
     made = head(classes=20_000, width=4, chunk=100)
     kept: list[int] = []
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: (kept.append(t.numel()), t)[1], lambda t: t):
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda t: (kept.append(t.numel()), t)[1], lambda t: t
+    ):
         made(x, y)
     assert max(kept) <= 20_000 * 4 < 256 * 20_000
 
@@ -182,7 +200,9 @@ def test_margins_and_weights_by_class():
     margins = class_margins(counts, low=0.05, high=0.5)
     place = (1 / 2 - 1 / 3) / (1 - 1 / 3)
     torch.testing.assert_close(margins, torch.tensor([0.5, 0.05 + 0.45 * place, 0.05]))
-    torch.testing.assert_close(class_margins(torch.tensor([4, 4]), low=0.2, high=0.4), torch.tensor([0.3, 0.3]))
+    torch.testing.assert_close(
+        class_margins(torch.tensor([4, 4]), low=0.2, high=0.4), torch.tensor([0.3, 0.3])
+    )
     for scheme in ("inverse", "root", "effective"):
         weights = class_weights(counts, scheme)
         assert (weights * counts).sum().item() == pytest.approx(98, rel=1e-5)

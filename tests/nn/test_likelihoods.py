@@ -29,7 +29,9 @@ def exact(k: float, log_mean: float, log_r: float) -> tuple[float, float, float]
         k, m, r = mpmath.mpf(k), mpmath.exp(log_mean), mpmath.exp(log_r)
         log_prob = mpmath.loggamma(k + r) - mpmath.loggamma(r) - mpmath.loggamma(k + 1)
         log_prob += k * (log_mean - mpmath.log(m + r)) - r * mpmath.log1p(m / r)
-        by_log_r = r * (mpmath.digamma(k + r) - mpmath.digamma(r) - mpmath.log1p(m / r) + (m - k) / (r + m))
+        by_log_r = r * (
+            mpmath.digamma(k + r) - mpmath.digamma(r) - mpmath.log1p(m / r) + (m - k) / (r + m)
+        )
         return float(log_prob), float((k - m) * r / (r + m)), float(by_log_r)
 
 
@@ -37,7 +39,8 @@ def exact(k: float, log_mean: float, log_r: float) -> tuple[float, float, float]
 def grid() -> tuple[Tensor, Tensor, Tensor, np.ndarray]:
     """k, log m, log r as float32 and the exact answers (points, 3) at those rounded values."""
     k, m, r = (
-        torch.tensor(column, dtype=torch.float64) for column in zip(*product(COUNTS, MEANS, DISPERSIONS), strict=True)
+        torch.tensor(column, dtype=torch.float64)
+        for column in zip(*product(COUNTS, MEANS, DISPERSIONS), strict=True)
     )
     k, log_mean, log_r = k.float(), m.log().float(), r.log().float()
     points = zip(k.tolist(), log_mean.tolist(), log_r.tolist(), strict=True)
@@ -66,19 +69,30 @@ def test_nb_on_a_gpu_is_as_exact(grid):
     *points, truth = grid
     log_mean, log_r = (x.cuda().requires_grad_() for x in points[1:])
     log_prob = nb_log_prob(points[0].cuda(), log_mean, log_r)
-    slopes = torch.stack(torch.autograd.grad(log_prob.sum(), [log_mean, log_r]), 1).double().cpu().numpy()
-    np.testing.assert_allclose(log_prob.detach().cpu(), truth[:, 0], rtol=2 * LOG_PROB_ERROR, atol=2 * LOG_PROB_ERROR)
+    slopes = (
+        torch.stack(torch.autograd.grad(log_prob.sum(), [log_mean, log_r]), 1)
+        .double()
+        .cpu()
+        .numpy()
+    )
+    np.testing.assert_allclose(
+        log_prob.detach().cpu(), truth[:, 0], rtol=2 * LOG_PROB_ERROR, atol=2 * LOG_PROB_ERROR
+    )
     size = (1 + points[0].double() + points[1].double().exp()).numpy()[:, None]
     np.testing.assert_allclose(slopes / size, truth[:, 1:] / size, rtol=0, atol=2 * SLOPE_ERROR)
 
 
 def test_nb_in_float64_to_ten_digits(grid):
     k, log_mean, log_r, truth = grid
-    log_prob, by_log_mean, by_log_r = value_and_slopes(k.double(), log_mean.double(), log_r.double())
+    log_prob, by_log_mean, by_log_r = value_and_slopes(
+        k.double(), log_mean.double(), log_r.double()
+    )
     np.testing.assert_allclose(log_prob, truth[:, 0], rtol=1e-10, atol=1e-10)
     size = 1 + k.double().numpy() + log_mean.double().exp().numpy()
     np.testing.assert_allclose(
-        np.stack([by_log_mean, by_log_r], 1) / size[:, None], truth[:, 1:] / size[:, None], atol=1e-11
+        np.stack([by_log_mean, by_log_r], 1) / size[:, None],
+        truth[:, 1:] / size[:, None],
+        atol=1e-11,
     )
 
 
@@ -110,13 +124,17 @@ def test_nb_equals_scipy(r):
         torch.tensor(mean).log().float().expand(40, 200),
         np.log(r),
     )
-    np.testing.assert_allclose(found, stats.nbinom.logpmf(k, r, r / (r + mean)), rtol=5e-6, atol=5e-6)
+    np.testing.assert_allclose(
+        found, stats.nbinom.logpmf(k, r, r / (r + mean)), rtol=5e-6, atol=5e-6
+    )
 
 
 @pytest.mark.parametrize(("mean", "r"), [(0.1, 0.5), (3, 0.2), (20, 4), (50, 1e6)])
 def test_nb_sums_to_one(mean, r):
     k = torch.arange(5000.0)
-    total = nb_log_prob(k, torch.tensor(float(mean)).log().expand(5000), np.log(r)).double().exp().sum()
+    total = (
+        nb_log_prob(k, torch.tensor(float(mean)).log().expand(5000), np.log(r)).double().exp().sum()
+    )
     assert total.item() == pytest.approx(1, abs=1e-5)
 
 
@@ -153,14 +171,18 @@ def test_poisson_equals_scipy():
 def test_nb_tends_to_poisson_as_r_grows():
     k, log_mean = torch.arange(12.0), torch.full((12,), 1.1)
     poisson = poisson_log_prob(k, log_mean)
-    gaps = [(nb_log_prob(k, log_mean, np.log(r)) - poisson).abs().max().item() for r in (1e2, 1e4, 1e6)]
+    gaps = [
+        (nb_log_prob(k, log_mean, np.log(r)) - poisson).abs().max().item() for r in (1e2, 1e4, 1e6)
+    ]
     assert gaps[0] > 10 * gaps[1] > 50 * gaps[2]
     torch.testing.assert_close(nb_log_prob(k, log_mean, np.log(1e8)), poisson, rtol=0, atol=2e-6)
 
 
 def test_gradcheck():
     k = torch.tensor([[0.0, 1, 7], [40, 0, 2]], dtype=torch.float64)
-    log_mean = torch.randn(2, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    log_mean = torch.randn(
+        2, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0)
+    ).requires_grad_()
     log_r = torch.tensor([-1.0, 0.5, 3], dtype=torch.float64, requires_grad=True)
     logits = torch.tensor([[-2.0], [1.0]], dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda *x: nb_log_prob(k, *x), (log_mean, log_r))
@@ -169,21 +191,31 @@ def test_gradcheck():
 
 def test_zinb_by_hand():
     """π = ¼, NB(m = 2, r = 1) is geometric: ⅓ (⅔)^k."""
-    found = zinb_log_prob(torch.tensor([0.0, 2.0]), torch.tensor([2.0, 2.0]).log(), 0.0, torch.tensor(1 / 3).log())
+    found = zinb_log_prob(
+        torch.tensor([0.0, 2.0]), torch.tensor([2.0, 2.0]).log(), 0.0, torch.tensor(1 / 3).log()
+    )
     np.testing.assert_allclose(found.exp(), [1 / 4 + 3 / 4 / 3, 3 / 4 * 4 / 27], rtol=1e-6)
 
 
 def test_zinb_without_dropout_is_nb_and_with_certain_dropout_is_zero():
     k, log_mean = torch.tensor([0.0, 1, 30]), torch.tensor([0.3, -2, 3])
-    torch.testing.assert_close(zinb_log_prob(k, log_mean, 0.5, torch.tensor(-torch.inf)), nb_log_prob(k, log_mean, 0.5))
+    torch.testing.assert_close(
+        zinb_log_prob(k, log_mean, 0.5, torch.tensor(-torch.inf)), nb_log_prob(k, log_mean, 0.5)
+    )
     certain = zinb_log_prob(k, log_mean, 0.5, torch.tensor(200.0))
     np.testing.assert_allclose(certain[0], 0, atol=1e-6)
     assert (certain[1:] < -190).all()
 
 
 def test_gaussian_equals_scipy():
-    x, mean, sd = np.array([0.3, -4.0, 2e3]), np.array([0.0, 1.0, 1999.0]), np.array([1e-3, 2.0, 5.0])
-    found = gaussian_log_prob(*(torch.tensor(a, dtype=torch.float32) for a in (x, mean, np.log(sd))))
+    x, mean, sd = (
+        np.array([0.3, -4.0, 2e3]),
+        np.array([0.0, 1.0, 1999.0]),
+        np.array([1e-3, 2.0, 5.0]),
+    )
+    found = gaussian_log_prob(
+        *(torch.tensor(a, dtype=torch.float32) for a in (x, mean, np.log(sd)))
+    )
     np.testing.assert_allclose(found, stats.norm.logpdf(x, mean, sd), rtol=1e-5)
 
 
@@ -192,5 +224,8 @@ def test_half_precision_is_raised():
     found = nb_log_prob(torch.tensor([4.0, 0.0]), log_mean, torch.tensor(0.7, dtype=torch.bfloat16))
     assert found.dtype == torch.float32
     torch.testing.assert_close(
-        found, nb_log_prob(torch.tensor([4.0, 0.0]), log_mean.float(), torch.tensor(0.7).bfloat16().float())
+        found,
+        nb_log_prob(
+            torch.tensor([4.0, 0.0]), log_mean.float(), torch.tensor(0.7).bfloat16().float()
+        ),
     )

@@ -10,7 +10,7 @@ import torch
 from scipy import integrate, stats
 from scipy.special import logsumexp
 
-from perturbgen.errors import ConfigError
+from perturbgen.core.errors import ConfigError
 from perturbgen.nn import GaussianMixture, Softball
 
 
@@ -33,7 +33,11 @@ def numpy_parameters(prior: GaussianMixture) -> tuple[np.ndarray, np.ndarray, np
     logits, means, log_precision = (
         p.detach().double().numpy() for p in (prior.weight_logits, prior.means, prior.log_precision)
     )
-    return np.exp(logits - logsumexp(logits)), means, np.broadcast_to(np.exp(-log_precision), means.shape)
+    return (
+        np.exp(logits - logsumexp(logits)),
+        means,
+        np.broadcast_to(np.exp(-log_precision), means.shape),
+    )
 
 
 @pytest.mark.parametrize("covariance", ["diagonal", "isotropic"])
@@ -44,7 +48,9 @@ def test_log_density_equals_scipy(covariance, generator):
         math.log(w) + stats.multivariate_normal(mean, np.diag(variance)).logpdf(z.double().numpy())
         for w, mean, variance in zip(*numpy_parameters(prior), strict=True)
     ]
-    np.testing.assert_allclose(prior.component_log_prob(z).detach(), np.stack(components, -1), rtol=2e-5)
+    np.testing.assert_allclose(
+        prior.component_log_prob(z).detach(), np.stack(components, -1), rtol=2e-5
+    )
     np.testing.assert_allclose(prior.log_prob(z).detach(), logsumexp(components, axis=0), rtol=2e-5)
 
 
@@ -53,7 +59,11 @@ def test_prior_of_the_parameters_equals_scipy(covariance, generator):
     prior = mixture(covariance, generator, radius=1.5, sd=0.3, sd_spread=0.8, concentration=2.5)
     weights, means, _ = numpy_parameters(prior)
     expected = stats.dirichlet([2.5] * 3).logpdf(weights)
-    expected += stats.norm(-2 * math.log(0.3), 0.8).logpdf(prior.log_precision.detach().double().numpy()).sum()
+    expected += (
+        stats.norm(-2 * math.log(0.3), 0.8)
+        .logpdf(prior.log_precision.detach().double().numpy())
+        .sum()
+    )
     expected += Softball(2, 1.5, 5.0).log_prob(torch.tensor(means)).sum().item()
     assert prior.prior_log_prob().item() == pytest.approx(expected, rel=1e-5)
 
@@ -103,7 +113,9 @@ def test_samples_of_given_components(generator):
 
 
 def test_one_generator_gives_one_mixture_and_one_sample():
-    first, second = (GaussianMixture(4, 2, generator=torch.Generator().manual_seed(3)) for _ in range(2))
+    first, second = (
+        GaussianMixture(4, 2, generator=torch.Generator().manual_seed(3)) for _ in range(2)
+    )
     assert torch.equal(first.means, second.means)
     draws = [p.sample(5, generator=torch.Generator().manual_seed(4)) for p in (first, second)]
     assert torch.equal(*draws)
@@ -136,7 +148,9 @@ def test_softball_never_overflows():
 @pytest.mark.parametrize(
     ("dimension", "radius", "hardness"), [(1, 2, 5), (2, 1, 1), (20, 1, 1), (20, 2, 5), (5, 2, 200)]
 )
-def test_softball_samples_have_its_radii_and_every_direction(dimension, radius, hardness, generator):
+def test_softball_samples_have_its_radii_and_every_direction(
+    dimension, radius, hardness, generator
+):
     x = Softball(dimension, radius, hardness).sample(20_000, generator=generator).double().numpy()
 
     def mass(r: float) -> float:
@@ -144,13 +158,17 @@ def test_softball_samples_have_its_radii_and_every_direction(dimension, radius, 
 
     edges = np.quantile(np.linalg.norm(x, axis=1), np.linspace(0, 1, 21)[1:-1])
     furthest = radius * (1 + (dimension + 200) / hardness)
-    pieces = [integrate.quad(mass, a, b)[0] for a, b in zip([0, *edges], [*edges, furthest], strict=True)]
+    pieces = [
+        integrate.quad(mass, a, b)[0] for a, b in zip([0, *edges], [*edges, furthest], strict=True)
+    ]
     assert stats.chisquare(np.full(20, 1000), 20_000 * np.array(pieces) / sum(pieces)).pvalue > 1e-3
     sign = (x > 0).mean(0)
     np.testing.assert_allclose(sign, 0.5, atol=0.02)
 
 
-@pytest.mark.parametrize("options", [{"radius": 0.0}, {"hardness": -1.0}, {"sd": 0.0}, {"covariance": "full"}])
+@pytest.mark.parametrize(
+    "options", [{"radius": 0.0}, {"hardness": -1.0}, {"sd": 0.0}, {"covariance": "full"}]
+)
 def test_impossible_priors_are_refused(options):
     with pytest.raises(ConfigError):
         GaussianMixture(2, 3, **options)

@@ -30,7 +30,9 @@ def generator() -> torch.Generator:
 @pytest.fixture
 def batch(generator) -> tuple[Tensor, Sparse, Tensor]:
     """Counts (the second cell empty), the same sparse, conditions."""
-    counts = torch.poisson(torch.rand(CELLS, GENES, generator=generator) ** 4 * 3, generator=generator)
+    counts = torch.poisson(
+        torch.rand(CELLS, GENES, generator=generator) ** 4 * 3, generator=generator
+    )
     counts[1] = 0
     rows, columns = counts.nonzero(as_tuple=True)
     offsets = torch.searchsorted(rows, torch.arange(CELLS + 1))
@@ -58,7 +60,9 @@ def test_conditions_enter_as_if_appended(batch):
     with torch.no_grad():
         whole.weight.copy_(torch.cat([layer.weight.T, layer.conditions.weight], dim=1))
         whole.bias.copy_(layer.bias)
-    torch.testing.assert_close(layer(counts, conditions), whole(torch.cat([counts, conditions], dim=1)))
+    torch.testing.assert_close(
+        layer(counts, conditions), whole(torch.cat([counts, conditions], dim=1))
+    )
 
 
 def test_layers_are_the_widths_with_activations_between():

@@ -7,21 +7,32 @@ import pytest
 import torch
 from scipy.special import expit, softmax
 
-from perturbgen.errors import ConfigError
-from perturbgen.nn import Dispersion, PredictedDispersion, ShapeError, bounded_log_r, nb_log_prob, scaled_log_mean
+from perturbgen.core.errors import ConfigError
+from perturbgen.nn import (
+    Dispersion,
+    PredictedDispersion,
+    ShapeError,
+    bounded_log_r,
+    nb_log_prob,
+    scaled_log_mean,
+)
 
 LOGITS = torch.tensor([[0.0, 1.0, -200.0], [3.0, 3.0, 3.0]])
 
 
 def test_total_scaling_is_a_composition_of_the_total():
     found = scaled_log_mean(LOGITS, torch.tensor([100, 6]))
-    np.testing.assert_allclose(found.exp(), softmax(LOGITS.double().numpy(), 1) * [[100], [6]], rtol=1e-6, atol=1e-30)
+    np.testing.assert_allclose(
+        found.exp(), softmax(LOGITS.double().numpy(), 1) * [[100], [6]], rtol=1e-6, atol=1e-30
+    )
     assert found[0, 2].item() == pytest.approx(np.log(100) - 200 - np.log1p(np.e), rel=1e-6)
 
 
 def test_max_scaling_is_a_share_of_the_largest_count():
     found = scaled_log_mean(LOGITS, torch.tensor([100.0, 6.0]), scaling="max")
-    np.testing.assert_allclose(found.exp(), expit(LOGITS.numpy()) * [[100], [6]], rtol=1e-6, atol=1e-30)
+    np.testing.assert_allclose(
+        found.exp(), expit(LOGITS.numpy()) * [[100], [6]], rtol=1e-6, atol=1e-30
+    )
     assert found[0, 2].item() == pytest.approx(np.log(100) - 200, rel=1e-6)
 
 

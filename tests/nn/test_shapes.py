@@ -6,7 +6,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from perturbgen.nn import ShapeError, gaussian_log_prob, nb_log_prob, nb_log_prob_sparse, zinb_log_prob
+from perturbgen.nn import (
+    ShapeError,
+    gaussian_log_prob,
+    nb_log_prob,
+    nb_log_prob_sparse,
+    zinb_log_prob,
+)
 
 CELLS, GENES = 7, 40
 
@@ -15,7 +21,9 @@ CELLS, GENES = 7, 40
 def batch() -> tuple[Tensor, Tensor]:
     """Counts (cells, genes), the third cell empty, and log means."""
     generator = torch.Generator().manual_seed(1)
-    counts = torch.poisson(torch.rand(CELLS, GENES, generator=generator) ** 6 * 4, generator=generator)
+    counts = torch.poisson(
+        torch.rand(CELLS, GENES, generator=generator) ** 6 * 4, generator=generator
+    )
     counts[2] = 0
     return counts, torch.randn(CELLS, GENES, generator=generator)
 
@@ -33,7 +41,10 @@ def test_sparse_equals_dense_with_its_gradients(batch, shape):
     log_r = torch.randn(shape, generator=torch.Generator().manual_seed(2))
     weight = torch.linspace(-1, 2, CELLS)
     results = []
-    for form in (lambda m, r: nb_log_prob(counts, m, r).sum(1), lambda m, r: nb_log_prob_sparse(*sparse(counts), m, r)):
+    for form in (
+        lambda m, r: nb_log_prob(counts, m, r).sum(1),
+        lambda m, r: nb_log_prob_sparse(*sparse(counts), m, r),
+    ):
         m, r = log_mean.clone().requires_grad_(), log_r.clone().requires_grad_()
         per_cell = form(m, r)
         results.append((per_cell.detach(), *torch.autograd.grad((per_cell * weight).sum(), [m, r])))
@@ -46,9 +57,14 @@ def test_sparse_counts_may_store_zeros(batch):
     counts, log_mean = batch
     values, columns, offsets = sparse(counts)
     first = counts[0].eq(0).nonzero()[0]
-    padded = torch.cat([torch.zeros(1), values]), torch.cat([first, columns]), offsets + (torch.arange(CELLS + 1) > 0)
+    padded = (
+        torch.cat([torch.zeros(1), values]),
+        torch.cat([first, columns]),
+        offsets + (torch.arange(CELLS + 1) > 0),
+    )
     torch.testing.assert_close(
-        nb_log_prob_sparse(*padded, log_mean, 0.5), nb_log_prob_sparse(values, columns, offsets, log_mean, 0.5)
+        nb_log_prob_sparse(*padded, log_mean, 0.5),
+        nb_log_prob_sparse(values, columns, offsets, log_mean, 0.5),
     )
 
 
@@ -69,7 +85,9 @@ def test_counts_broadcast_over_draws_and_draws_over_counts(batch):
         lambda: nb_log_prob(torch.ones(5), torch.zeros(5), torch.zeros(5, 1)),
         lambda: zinb_log_prob(torch.ones(5), torch.zeros(5), 0.0, torch.zeros(5, 1)),
         lambda: gaussian_log_prob(torch.ones(5), torch.zeros(5, 1), 0.0),
-        lambda: nb_log_prob_sparse(torch.ones(1), torch.zeros(1).long(), torch.tensor([0, 1]), torch.zeros(5, 3), 0.0),
+        lambda: nb_log_prob_sparse(
+            torch.ones(1), torch.zeros(1).long(), torch.tensor([0, 1]), torch.zeros(5, 3), 0.0
+        ),
     ],
 )
 def test_shapes_that_widen_the_result_are_refused(call):

@@ -9,11 +9,23 @@ import pytest
 import torch
 from torch import nn
 
-from perturbgen.errors import MissingDependencyError
-from perturbgen.nn.channels import ChannelMix, ColourMap, widened
-from perturbgen.nn.domains import DomainHead, batch_statistics, coral, norms, own_statistics, reversed_gradient
-from perturbgen.nn.shapes import ShapeError
-from perturbgen.nn.vision import BACKBONES, SmallCNN, backbone, replace_first
+from perturbgen.core.errors import MissingDependencyError
+from perturbgen.nn.likelihoods import ShapeError
+from perturbgen.nn.vision import (
+    BACKBONES,
+    ChannelMix,
+    ColourMap,
+    DomainHead,
+    SmallCNN,
+    backbone,
+    batch_statistics,
+    coral,
+    norms,
+    own_statistics,
+    replace_first,
+    reversed_gradient,
+    widened,
+)
 
 MONAI = importlib.util.find_spec("monai") is not None
 
@@ -58,7 +70,9 @@ def test_monai_networks_read_six_channels(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", list(BACKBONES))
-def test_without_monai_its_networks_say_what_to_install(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_monai_its_networks_say_what_to_install(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for module in ("monai", "monai.networks"):
         monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(MissingDependencyError, match=r"perturbgen\[images\]"):
@@ -103,7 +117,9 @@ def test_own_statistics_take_gain_and_offset_away_and_leave_the_network_as_it_wa
     found = []
     for gain in (1.0, 3.0):
         images = shifted(gain)
-        with own_statistics(network, lambda images=images: [network(part) for part in images.split(16)]):
+        with own_statistics(
+            network, lambda images=images: [network(part) for part in images.split(16)]
+        ):
             found.append(network(images))
     torch.testing.assert_close(found[0], found[1], rtol=1e-3, atol=1e-4)
     for gain in (1.0, 3.0):

@@ -10,9 +10,9 @@ import pytest
 from anndata import AnnData
 from scipy import sparse
 
-from perturbgen.config import load_settings
-from perturbgen.predict.settings import PredictSettings
-from perturbgen.sampling import SamplerSettings
+from perturbgen.core.config import load_settings
+from perturbgen.generate import SamplerSettings
+from perturbgen.predict.estimators import PredictSettings
 from perturbgen.train import RunSettings, TrainedRun, load_run
 from perturbgen.train import run as running
 
@@ -37,12 +37,23 @@ def make_experiment(*, everything: bool = False, per_well: int = 5) -> AnnData:
                 here = rng.poisson(np.roll(level, shift) * effect[compound], (n, len(GENES)))
                 if kind == "B" and compound not in [*KNOWN, "DMSO"] and not everything:
                     continue
-                label = (kind, compound, f"plate {p}", well, f"donor {p}", well[0], compound == "DMSO")
+                label = (
+                    kind,
+                    compound,
+                    f"plate {p}",
+                    well,
+                    f"donor {p}",
+                    well[0],
+                    compound == "DMSO",
+                )
                 rows += [label] * n
                 counts.append(here)
     names = ["cell_type", "compound", "plate", "well", "donor", "row", "control"]
     obs = pd.DataFrame(rows, columns=names)
-    obs.index = pd.Index(obs[["plate", "well", "cell_type"]].agg(" ".join, axis=1) + [f" {i}" for i in range(len(obs))])
+    obs.index = pd.Index(
+        obs[["plate", "well", "cell_type"]].agg(" ".join, axis=1)
+        + [f" {i}" for i in range(len(obs))]
+    )
     matrix = sparse.csr_matrix(np.vstack(counts))
     return AnnData(matrix, obs=obs, var=pd.DataFrame(index=GENES), uns={"vehicle": "DMSO"})
 
@@ -73,7 +84,11 @@ def train(folder: Path, **sections: object) -> TrainedRun:
     }
     if base.get("model", {}).get("kind") == "dgd":
         del base["annealing"]
-    return load_run(running.train(load_settings(RunSettings, base=base), runs=folder / "runs", accelerator="cpu"))
+    return load_run(
+        running.train(
+            load_settings(RunSettings, base=base), runs=folder / "runs", accelerator="cpu"
+        )
+    )
 
 
 @pytest.fixture(scope="session")
@@ -85,7 +100,9 @@ def vae(experiment_file: Path) -> TrainedRun:
 @pytest.fixture(scope="session")
 def dgd(experiment_file: Path) -> TrainedRun:
     model = {
-        "kind": "dgd", "latent": 2, "components_by": "cell_type",
+        "kind": "dgd",
+        "latent": 2,
+        "components_by": "cell_type",
         "decoder": {"hidden": [8], "scaling": "max"},
-    }  # fmt: skip
+    }
     return train(experiment_file.parent, data={"path": str(experiment_file)}, model=model)

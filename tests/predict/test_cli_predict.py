@@ -56,7 +56,17 @@ def test_a_mistake_leaves_the_folder_to_the_corrected_command(folder, capsys):
 
 def test_predict_to_a_submission_that_is_valid(folder, capsys):
     make_experiment(everything=True).write_h5ad("all.h5ad")
-    arguments = ["predict", "run", *FILES, "--out", "p.parquet", "--replicates", "1", "--withheld", "all.h5ad"]
+    arguments = [
+        "predict",
+        "run",
+        *FILES,
+        "--out",
+        "p.parquet",
+        "--replicates",
+        "1",
+        "--withheld",
+        "all.h5ad",
+    ]
     assert command([*arguments, "--json"]) == 0
     row = json.loads(capsys.readouterr().out)[0]
     assert row["replicates"] == 1
@@ -70,21 +80,37 @@ def test_predict_to_a_submission_that_is_valid(folder, capsys):
 def test_an_ensemble_of_two_estimators(folder, capsys):
     """One command each: predictions with those of the measured conditions, the measured ones, the sum."""
     for name in ("shrunk", "shrunk_plug_in"):
-        arguments = ["--estimator", name, "--replicates", "1", "--calibration-out", f"{name}_known.parquet"]
+        arguments = [
+            "--estimator",
+            name,
+            "--replicates",
+            "1",
+            "--calibration-out",
+            f"{name}_known.parquet",
+        ]
         assert command(["predict", "run", *FILES, "--out", f"{name}.parquet", *arguments]) == 0
     known = pd.read_parquet("shrunk_known.parquet").set_index(["cell_type", "sm_name"])
-    truth = known * 2 + pd.read_parquet("shrunk_plug_in_known.parquet").set_index(["cell_type", "sm_name"])
+    truth = known * 2 + pd.read_parquet("shrunk_plug_in_known.parquet").set_index(
+        ["cell_type", "sm_name"]
+    )
     truth.reset_index().to_parquet("measured.parquet")
     members = [
-        f"{letter}={name}.parquet,{name}_known.parquet" for letter, name in (("a", "shrunk"), ("b", "shrunk_plug_in"))
+        f"{letter}={name}.parquet,{name}_known.parquet"
+        for letter, name in (("a", "shrunk"), ("b", "shrunk_plug_in"))
     ]
     capsys.readouterr()
-    assert command(["ensemble", *members, "--truth", "measured.parquet", "--out", "sum.parquet", "--json"]) == 0
+    assert (
+        command(
+            ["ensemble", *members, "--truth", "measured.parquet", "--out", "sum.parquet", "--json"]
+        )
+        == 0
+    )
     row = json.loads(capsys.readouterr().out)[0]
     assert row["weight a"] == pytest.approx(2, abs=1e-3)
     assert row["weight b"] == pytest.approx(1, abs=1e-3)
     parts = [
-        pd.read_parquet(f"{name}.parquet").set_index(["cell_type", "sm_name"]) for name in ("shrunk", "shrunk_plug_in")
+        pd.read_parquet(f"{name}.parquet").set_index(["cell_type", "sm_name"])
+        for name in ("shrunk", "shrunk_plug_in")
     ]
     summed = pd.read_parquet("sum.parquet").set_index(["cell_type", "sm_name"])
     pd.testing.assert_frame_equal(summed, 2 * parts[0] + parts[1], atol=1e-2)
@@ -92,9 +118,15 @@ def test_an_ensemble_of_two_estimators(folder, capsys):
         (["a=shrunk.parquet"], "NAME=PREDICTIONS,CALIBRATION"),
         ([members[0], members[0]], "a name stands twice"),
         ([members[0], "b=nothing.parquet,nothing.parquet"], "nothing.parquet"),
-        (["a=shrunk.parquet,shrunk.parquet"], "measured.parquet does not have 3 conditions of shrunk.parquet"),
+        (
+            ["a=shrunk.parquet,shrunk.parquet"],
+            "measured.parquet does not have 3 conditions of shrunk.parquet",
+        ),
     ):
-        assert command(["ensemble", *wrong, "--truth", "measured.parquet", "--out", "sum.parquet"]) == 2
+        assert (
+            command(["ensemble", *wrong, "--truth", "measured.parquet", "--out", "sum.parquet"])
+            == 2
+        )
         assert words in capsys.readouterr().err
 
 
@@ -102,15 +134,30 @@ def test_an_ensemble_of_two_estimators(folder, capsys):
     ("arguments", "words"),
     [
         (["generate", "nowhere", *FILES, "--out", "x"], "no run directory at nowhere"),
-        (["generate", "run", *FILES, "--out", "x", "--latent", "dreams"], "no latent route 'dreams'"),
+        (
+            ["generate", "run", *FILES, "--out", "x", "--latent", "dreams"],
+            "no latent route 'dreams'",
+        ),
         (["generate", "run", *FILES, "--out", "cells.h5ad"], "cells.h5ad"),
-        (["generate", "run", *FILES, "--out", "x", "--samplers", "nothing.npz"], "no sampler at nothing.npz"),
-        (["generate", "run", "--cells", "cells.h5ad", "--conditions", "none.csv", "--out", "x"], "none.csv"),
+        (
+            ["generate", "run", *FILES, "--out", "x", "--samplers", "nothing.npz"],
+            "no sampler at nothing.npz",
+        ),
+        (
+            ["generate", "run", "--cells", "cells.h5ad", "--conditions", "none.csv", "--out", "x"],
+            "none.csv",
+        ),
         (["predict", "run", *FILES, "--out", "p.csv"], "parquet"),
         (["predict", "run", *FILES, "--out", "p.parquet", "--estimator", "mean_p"], "mean_t"),
-        (["predict", "run", *FILES, "--out", "p.parquet", "--replicates", "0"], "auto, or a whole number"),
+        (
+            ["predict", "run", *FILES, "--out", "p.parquet", "--replicates", "0"],
+            "auto, or a whole number",
+        ),
         (["predict", "run", *FILES, "--out", "p.parquet", "--flavour", "vanilla"], "kaggle"),
-        (["predict", "run", *FILES, "--out", "p.parquet", "--calibration-run", "x"], "no run directory at x"),
+        (
+            ["predict", "run", *FILES, "--out", "p.parquet", "--calibration-run", "x"],
+            "no run directory at x",
+        ),
         (
             [
                 "predict",

@@ -4,11 +4,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from perturbgen.errors import ConfigError, SchemaError
+from perturbgen.core.errors import ConfigError, SchemaError
 from perturbgen.predict.calibration import mrrmse
 from perturbgen.predict.ensemble import fit_ensemble
 
-INDEX = pd.MultiIndex.from_product([["B", "M"], [f"c{i}" for i in range(8)]], names=["cell_type", "compound"])
+INDEX = pd.MultiIndex.from_product(
+    [["B", "M"], [f"c{i}" for i in range(8)]], names=["cell_type", "compound"]
+)
 GENES = [f"g{i}" for i in range(200)]
 
 
@@ -39,16 +41,23 @@ def test_two_noisy_views_of_a_signal_are_better_together_and_a_wrong_one_gets_no
     assert found.weights["wrong"] == 0.0
     assert found.interval[0] <= found.gain <= found.interval[1]
     assert found.interval[0] > 0
-    assert mrrmse(found.apply(views | {"wrong": -signal}), truth) < min(mrrmse(v, truth) for v in views.values())
+    assert mrrmse(found.apply(views | {"wrong": -signal}), truth) < min(
+        mrrmse(v, truth) for v in views.values()
+    )
 
 
 def test_the_interval_of_the_gain_counts_compounds_not_conditions(rng):
     truth = frame(rng.normal(size=(16, 200)))
-    members = {"a": truth + rng.normal(0, 1, truth.shape), "b": truth + rng.normal(0, 1, truth.shape)}
+    members = {
+        "a": truth + rng.normal(0, 1, truth.shape),
+        "b": truth + rng.normal(0, 1, truth.shape),
+    }
     half = truth.index.get_level_values(0) == "B"
     few, many = ({name: values[half] for name, values in members.items()}, dict(members))
     for name, values in many.items():
-        many[name] = pd.DataFrame(np.tile(values[half], (2, 1)), INDEX, GENES)  # a second cell type that says the same
+        many[name] = pd.DataFrame(
+            np.tile(values[half], (2, 1)), INDEX, GENES
+        )  # a second cell type that says the same
     doubled = pd.DataFrame(np.tile(truth[half], (2, 1)), INDEX, GENES)
     one = fit_ensemble(few, truth[half], rng=np.random.default_rng(1))
     two = fit_ensemble(many, doubled, rng=np.random.default_rng(1))
@@ -57,7 +66,9 @@ def test_the_interval_of_the_gain_counts_compounds_not_conditions(rng):
 
 def test_members_of_pure_noise_gain_nothing(rng):
     truth = frame(rng.normal(size=(16, 200)))
-    found = fit_ensemble({"zeros": truth * 0, "noise": frame(rng.normal(size=(16, 200)))}, truth, rng=rng)
+    found = fit_ensemble(
+        {"zeros": truth * 0, "noise": frame(rng.normal(size=(16, 200)))}, truth, rng=rng
+    )
     assert found.gain < 0.005
     assert found.interval[0] <= 0
 
@@ -70,7 +81,11 @@ def test_members_of_pure_noise_gain_nothing(rng):
         (lambda p, t: ({"a": p.iloc[:, :3]}, t), SchemaError, "genes"),
         (lambda p, t: ({"a": p.where(p > 0)}, t), SchemaError, "infinite values in 'a'"),
         (lambda p, t: ({"a": p}, t.where(t > 0)), SchemaError, "the truth"),
-        (lambda p, t: ({"a": p.iloc[[0, 8]]}, t.iloc[[0, 8]]), ConfigError, "two or more withheld compounds"),
+        (
+            lambda p, t: ({"a": p.iloc[[0, 8]]}, t.iloc[[0, 8]]),
+            ConfigError,
+            "two or more withheld compounds",
+        ),
     ],
 )
 def test_what_cannot_be_combined_is_refused(rng, change, error, words):

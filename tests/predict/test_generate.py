@@ -10,14 +10,13 @@ import pandas as pd
 import pytest
 import torch
 
+from perturbgen.core.errors import InputError, SchemaError, StorageError
 from perturbgen.data.covariates import CovariateEncoder
-from perturbgen.errors import InputError, SchemaError, StorageError
+from perturbgen.generate.cells import CellGenerator, Plan, add_covariates
+from perturbgen.generate.latents import BankLatents
+from perturbgen.generate.replicates import claim, write_replicates
 from perturbgen.models import GaussianVAE
-from perturbgen.predict.source import make_generator, make_plan, make_sampler, read_wanted
-from perturbgen.sampling.generate import CellGenerator
-from perturbgen.sampling.latents import BankLatents
-from perturbgen.sampling.plan import Plan, add_covariates
-from perturbgen.sampling.replicates import claim, write_replicates
+from perturbgen.predict.conditions import make_generator, make_plan, make_sampler, read_wanted
 from tests.predict.conftest import COMPOUNDS, FEW_TREES, GENES, train, wanted_table
 
 WANTED = wanted_table()
@@ -52,14 +51,18 @@ def drawn(generator, plan, wells, replicate=1):
     """Counts of each well, put together."""
     parts = {}
     for well, counts in generator.draw(plan, wells, replicate=replicate):
-        parts.setdefault(tuple(wells.iloc[well][["cell_type", "compound", "plate"]]), []).append(counts.toarray())
+        parts.setdefault(tuple(wells.iloc[well][["cell_type", "compound", "plate"]]), []).append(
+            counts.toarray()
+        )
     return {key: np.vstack(values) for key, values in parts.items()}
 
 
 @pytest.mark.parametrize("column", ["compound", "plate", "well"])
 def test_counts_stand_under_the_labels_they_were_drawn_for(sampler, monkeypatch, column):
-    monkeypatch.setattr("perturbgen.sampling.generate.PIECE", 5)  # wells are cut
-    monkeypatch.setattr("perturbgen.sampling.generate.AHEAD", 3)  # and fetched before the last one is drawn
+    monkeypatch.setattr("perturbgen.generate.cells.PIECE", 5)  # wells are cut
+    monkeypatch.setattr(
+        "perturbgen.generate.cells.AHEAD", 3
+    )  # and fetched before the last one is drawn
     plan = Plan(sampler, WANTED.iloc[::-1], 0)
     values = tuple(sorted(plan.wells[column].unique()))
     encoder = CovariateEncoder({column: values}, {})
@@ -71,7 +74,9 @@ def test_counts_stand_under_the_labels_they_were_drawn_for(sampler, monkeypatch,
         assert set(counts.indices) == {gene}
         expected = sizes[well][seen[well] : seen[well] + counts.shape[0]]
         seen[well] += counts.shape[0]
-        np.testing.assert_allclose(counts.toarray()[:, gene], expected, atol=6 * np.sqrt(expected.max()))
+        np.testing.assert_allclose(
+            counts.toarray()[:, gene], expected, atol=6 * np.sqrt(expected.max())
+        )
     assert seen.tolist() == [len(size) for size in sizes]
     sums, cells = generator.drawn_sums(plan, plan.wells, replicate=1)
     assert cells.tolist() == seen.tolist()
@@ -93,7 +98,12 @@ def test_neither_order_nor_other_conditions_change_what_is_drawn(vae, experiment
         generator = make_generator(vae, experiment, wells, latent="control", seed=seed)
         return drawn(generator, plan, wells, replicate)
 
-    first, reversed_, other_seed, other = cells(WANTED), cells(WANTED.iloc[::-1]), cells(WANTED, 4), cells(WANTED, 3, 2)
+    first, reversed_, other_seed, other = (
+        cells(WANTED),
+        cells(WANTED.iloc[::-1]),
+        cells(WANTED, 4),
+        cells(WANTED, 3, 2),
+    )
     assert first.keys() == reversed_.keys()
     for key, counts in first.items():
         np.testing.assert_array_equal(counts, reversed_[key])
@@ -103,7 +113,9 @@ def test_neither_order_nor_other_conditions_change_what_is_drawn(vae, experiment
 
 @pytest.mark.parametrize("latent", ["prior", "posterior", "control"])
 @pytest.mark.parametrize("name", ["vae", "dgd"])
-def test_every_route_of_every_model_gives_counts_of_the_depth_asked_for(request, experiment, sampler, name, latent):
+def test_every_route_of_every_model_gives_counts_of_the_depth_asked_for(
+    request, experiment, sampler, name, latent
+):
     run = request.getfixturevalue(name)
     plan, wells = make_plan(run, experiment, sampler, read_wanted(WANTED), seed=0)
     generator = make_generator(run, experiment, wells, latent=latent, seed=0)
@@ -111,7 +123,9 @@ def test_every_route_of_every_model_gives_counts_of_the_depth_asked_for(request,
     assert sums.dtype == np.int64
     assert sums.sum() == pytest.approx(sum(size.sum() for size in plan.libraries(1)), rel=0.2)
     expected = generator.expected_sums(plan, wells, replicate=1)
-    np.testing.assert_allclose(expected.sum(axis=1), [size.sum() for size in plan.libraries(1)], rtol=1e-4)
+    np.testing.assert_allclose(
+        expected.sum(axis=1), [size.sum() for size in plan.libraries(1)], rtol=1e-4
+    )
 
 
 def test_a_gaussian_model_generates_whole_numbers(experiment_file, experiment, sampler):
@@ -145,7 +159,9 @@ def test_control_latents_come_from_vehicle_cells_of_the_plate():
 
 
 def test_a_plate_without_controls_falls_back_with_a_warning(vae, experiment, sampler, caplog):
-    bare = experiment[~((experiment.obs["plate"] == "plate 1") & (experiment.obs["compound"] == "DMSO"))].copy()
+    bare = experiment[
+        ~((experiment.obs["plate"] == "plate 1") & (experiment.obs["compound"] == "DMSO"))
+    ].copy()
     _plan, wells = make_plan(vae, bare, sampler, read_wanted(WANTED), seed=0)
     with caplog.at_level(logging.WARNING):
         make_generator(vae, bare, wells, latent="control", seed=0)
@@ -157,7 +173,9 @@ def test_no_control_at_all_is_an_error(vae, experiment, sampler):
     _, wells = make_plan(vae, none, sampler, read_wanted(WANTED), seed=0)
     with pytest.raises(SchemaError, match="no cell of the vehicle 'DMSO'"):
         make_generator(vae, none, wells, latent="control", seed=0)
-    no_b = experiment[~((experiment.obs["cell_type"] == "B") & (experiment.obs["compound"] == "DMSO"))].copy()
+    no_b = experiment[
+        ~((experiment.obs["cell_type"] == "B") & (experiment.obs["compound"] == "DMSO"))
+    ].copy()
     with pytest.raises(SchemaError, match="no cell of 'B' has a latent point"):
         make_generator(vae, no_b, wells, latent="control", seed=0)
 
@@ -190,9 +208,13 @@ def test_covariates_of_cells_cannot_be_given_to_wells(experiment, sampler):
         add_covariates(wells, experiment.obs, ["batch"])
     with pytest.raises(SchemaError, match="'age', which neither"):
         add_covariates(wells, experiment.obs, ["age"])
-    experiment.obs["dose"] = experiment.obs["compound"].map({name: str(i) for i, name in enumerate(COMPOUNDS)})
+    experiment.obs["dose"] = experiment.obs["compound"].map(
+        {name: str(i) for i, name in enumerate(COMPOUNDS)}
+    )
     dose = add_covariates(wells, experiment.obs.dropna(), ["dose"])
-    assert dose.groupby("compound")["dose"].unique().map(list).to_dict() == {n: [n[-1]] for n in COMPOUNDS[3:]}
+    assert dose.groupby("compound")["dose"].unique().map(list).to_dict() == {
+        n: [n[-1]] for n in COMPOUNDS[3:]
+    }
 
 
 class Files:
@@ -204,7 +226,9 @@ class Files:
 
     def write(self, folder, n=2, **about):
         about = {"seed": 0, **about}
-        return write_replicates(self.generator, self.plan, self.wells, folder, replicates=n, about=about)
+        return write_replicates(
+            self.generator, self.plan, self.wells, folder, replicates=n, about=about
+        )
 
 
 @pytest.fixture
@@ -254,14 +278,20 @@ def test_files_hold_raw_counts_and_labels_that_the_house_reads(files, tmp_path):
     assert noted["replicate 1"].tolist() == n.tolist()
 
 
-def test_a_disk_that_fills_up_ends_with_a_word_and_the_finished_replicates(files, tmp_path, monkeypatch):
+def test_a_disk_that_fills_up_ends_with_a_word_and_the_finished_replicates(
+    files, tmp_path, monkeypatch
+):
     files.write(tmp_path / "out", n=1)
     usage = shutil.disk_usage(tmp_path)
     rooms = iter([1 << 30, 1 << 30, 0])  # the labels and a piece fit
-    monkeypatch.setattr("perturbgen.files.shutil.disk_usage", lambda _: usage._replace(free=next(rooms)))
+    monkeypatch.setattr(
+        "perturbgen.core.files.shutil.disk_usage", lambda _: usage._replace(free=next(rooms))
+    )
     with pytest.raises(StorageError, match=r"replicate-0002\.h5ad: no space left"):
         files.write(tmp_path / "out", n=2)
-    assert sorted(path.name for path in (tmp_path / "out").glob("*.h5ad")) == ["replicate-0001.h5ad"]
+    assert sorted(path.name for path in (tmp_path / "out").glob("*.h5ad")) == [
+        "replicate-0001.h5ad"
+    ]
 
 
 def test_a_folder_of_another_generation_is_refused(files, tmp_path):

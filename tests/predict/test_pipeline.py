@@ -10,23 +10,29 @@ import scipy.sparse as sp
 from scipy import stats
 
 from perturbgen.baselines import Predictor
-from perturbgen.data.pseudobulk import pseudobulk
+from perturbgen.core.errors import ConfigError, PerturbgenError, SchemaError
+from perturbgen.data.aggregate import pseudobulk
 from perturbgen.data.splits import Split
-from perturbgen.de.flavours import flavour_table
-from perturbgen.errors import ConfigError, PerturbgenError, SchemaError
-from perturbgen.predict.averaging import anchored_t
-from perturbgen.predict.bench import TWIN, Bench
-from perturbgen.predict.calibration import calibration_conditions
-from perturbgen.predict.checks import check_generated
-from perturbgen.predict.likelihood import withheld_likelihood
+from perturbgen.de.limma import flavour_table
+from perturbgen.predict.averages import anchored_t, expected_log2, model_logfc
+from perturbgen.predict.calibration import calibration_conditions, withheld_likelihood
+from perturbgen.predict.conditions import labels_of, make_sampler, without
+from perturbgen.predict.diagnostics import check_generated
+from perturbgen.predict.estimators import PredictSettings
+from perturbgen.predict.experiment import TWIN, Bench, make_task
 from perturbgen.predict.pipeline import predict
-from perturbgen.predict.plugin import expected_log2, model_logfc
-from perturbgen.predict.predictor import GenerativePredictor
-from perturbgen.predict.settings import PredictSettings
 from perturbgen.predict.shrinkage import gate
-from perturbgen.predict.source import labels_of, make_sampler, without
-from perturbgen.predict.task import make_task
-from tests.predict.conftest import COMPOUNDS, FAST, FEW_TREES, GENES, KNOWN, make_experiment, train, wanted_table
+from perturbgen.predict.trained import GenerativePredictor
+from tests.predict.conftest import (
+    COMPOUNDS,
+    FAST,
+    FEW_TREES,
+    GENES,
+    KNOWN,
+    make_experiment,
+    train,
+    wanted_table,
+)
 
 WANTED = wanted_table()
 LABELS = pd.MultiIndex.from_frame(WANTED)
@@ -60,9 +66,13 @@ def test_every_estimator_answers_for_every_condition(vae, experiment, sampler):
         assert found.calibrated[name].shape == found.calibrated[raw].shape == found.measured.shape
 
 
-def test_calibration_conditions_are_given_out_as_shrunk_by_the_others(vae, experiment, sampler, monkeypatch):
+def test_calibration_conditions_are_given_out_as_shrunk_by_the_others(
+    vae, experiment, sampler, monkeypatch
+):
     """In the ensemble, a member that was shrunk by a condition's own answer would look too good."""
-    monkeypatch.setattr("perturbgen.predict.pipeline.shrunk_by_others", lambda values, truth, levels: values * 0 + 7)
+    monkeypatch.setattr(
+        "perturbgen.predict.pipeline.shrunk_by_others", lambda values, truth, levels: values * 0 + 7
+    )
     settings = PredictSettings(estimators=("shrunk",), replicates=1, levels=2)
     found = predict(vae, experiment, WANTED, settings, sampler=sampler)
     assert (found.calibrated["shrunk"] == 7).all(axis=None)
@@ -74,46 +84,61 @@ def test_anchored_t_is_against_generated_vehicle_wells_of_the_same_places(vae, e
     task = make_task(vae, experiment, LABELS, settings, sampler=sampler, calibration_run=None)
     mock = task.wanted.untreated("DMSO")
     assert (mock.wells["compound"] == "DMSO").all()
-    assert set(mock.wells["well"]) == set(task.wanted.wells["well"])  # fewer than twelve compounds: all their wells
+    assert set(mock.wells["well"]) == set(
+        task.wanted.wells["well"]
+    )  # fewer than twelve compounds: all their wells
     samples = task.bench.draw(task.wanted, replicate=1), task.bench.draw(mock, replicate=1)
     table = task.bench.fit(*samples)
     t = anchored_t(table, task.groups, vehicle="DMSO")
     base = table.logfc.loc[("B", "DMSO (untreated)")]
     key = ("B", COMPOUNDS[3])
-    pd.testing.assert_series_equal(t.loc[key], (table.logfc.loc[key] - base) / table.se.loc[key], check_names=False)
+    pd.testing.assert_series_equal(
+        t.loc[key], (table.logfc.loc[key] - base) / table.se.loc[key], check_names=False
+    )
     # A model that is wrong by the same factor in every well of a cell type: the average of t sees it, this does not.
     wrong = np.where(np.arange(len(GENES)) % 2, 3.0, 1.0)
     for part in samples:
         part.X = sp.csr_array(np.rint(part.X.toarray() * wrong))
     biased = task.bench.fit(*samples)
     here = anchored_t(biased, task.groups, vehicle="DMSO").loc[key]
-    assert (here - t.loc[key]).abs().median() < 0.25 * (biased.t.loc[key] - table.t.loc[key]).abs().median()
+    assert (here - t.loc[key]).abs().median() < 0.25 * (
+        biased.t.loc[key] - table.t.loc[key]
+    ).abs().median()
 
 
 def test_the_seed_decides_and_the_order_of_conditions_does_not(vae, experiment, sampler):
-    first, again = (predict(vae, experiment, WANTED, FAST, sampler=sampler).values["mean_t"] for _ in range(2))
+    first, again = (
+        predict(vae, experiment, WANTED, FAST, sampler=sampler).values["mean_t"] for _ in range(2)
+    )
     pd.testing.assert_frame_equal(first, again, check_exact=True)
     turned = predict(vae, experiment, WANTED.iloc[::-1], FAST, sampler=sampler).values["mean_t"]
     assert list(turned.index) == list(LABELS[::-1])
     pd.testing.assert_frame_equal(first, turned.loc[LABELS])
-    other = predict(vae, experiment, WANTED, FAST.model_copy(update={"seed": 1}), sampler=sampler).values["mean_t"]
+    other = predict(
+        vae, experiment, WANTED, FAST.model_copy(update={"seed": 1}), sampler=sampler
+    ).values["mean_t"]
     assert not first.equals(other)
 
 
 def test_cells_of_the_conditions_to_predict_are_never_looked_at(vae, experiment):
     everything = make_experiment(everything=True)
-    hidden = ((everything.obs["cell_type"] == "B") & everything.obs["compound"].isin(COMPOUNDS[3:])).to_numpy()
+    hidden = (
+        (everything.obs["cell_type"] == "B") & everything.obs["compound"].isin(COMPOUNDS[3:])
+    ).to_numpy()
     absurd = everything.copy()
     absurd.X = sp.csr_matrix(everything.X.toarray() * np.where(hidden, 100, 1)[:, None])
     settings = PredictSettings(estimators=("shrunk",), replicates=1, levels=2)
-    first, second = (predict(vae, cells, WANTED, settings).values["shrunk"] for cells in (everything, absurd))
+    first, second = (
+        predict(vae, cells, WANTED, settings).values["shrunk"] for cells in (everything, absurd)
+    )
     pd.testing.assert_frame_equal(first, second)
 
 
 def test_the_order_of_genes_in_the_file_does_not_matter(vae, experiment, sampler):
     shuffled = experiment[:, GENES[::-1]].copy()
     first, second = (
-        predict(vae, cells, WANTED, FAST, sampler=sampler).values["mean_t"] for cells in (experiment, shuffled)
+        predict(vae, cells, WANTED, FAST, sampler=sampler).values["mean_t"]
+        for cells in (experiment, shuffled)
     )
     pd.testing.assert_frame_equal(first, second)
 
@@ -122,7 +147,10 @@ def test_replicates_grow_until_they_are_in_vain(vae, experiment, sampler):
     settings = FAST.model_copy(update={"replicates": None, "most": 20})
     found = predict(vae, experiment, WANTED, settings, sampler=sampler)
     assert 3 <= len(found.scores) <= 20
-    assert found.scores.iloc[-2:].min() > 0.99 * found.scores.iloc[:-2].min() or len(found.scores) == 20
+    assert (
+        found.scores.iloc[-2:].min() > 0.99 * found.scores.iloc[:-2].min()
+        or len(found.scores) == 20
+    )
 
 
 def test_real_samples_of_the_same_cell_types_join_the_fit(vae, experiment, sampler):
@@ -131,7 +159,9 @@ def test_real_samples_of_the_same_cell_types_join_the_fit(vae, experiment, sampl
     drawn = [task.bench.draw(group, replicate=1) for group in task.groups]
     table = task.bench.fit(*drawn)
     assert set(task.bench.real.obs["cell_type"]) == {"B"}
-    assert set(table.conditions.index) == {("B", c) for c in (*COMPOUNDS, *(f"{c}{TWIN}" for c in KNOWN))}
+    assert set(table.conditions.index) == {
+        ("B", c) for c in (*COMPOUNDS, *(f"{c}{TWIN}" for c in KNOWN))
+    }
     generated = drawn[0].obs
     here = experiment.obs[["plate", "well", "donor", "row", "compound"]].drop_duplicates()
     assert len(generated.merge(here)) == len(generated) > 0
@@ -141,9 +171,13 @@ def test_real_samples_of_the_same_cell_types_join_the_fit(vae, experiment, sampl
         assert np.corrcoef(row, table.logfc.loc[key])[0, 1] > 0.97
 
 
-def test_conditions_that_a_run_withheld_are_the_ones_it_is_calibrated_on(experiment_file, experiment, caplog, vae):
+def test_conditions_that_a_run_withheld_are_the_ones_it_is_calibrated_on(
+    experiment_file, experiment, caplog, vae
+):
     parts = pd.Series("train", experiment.obs_names, name="part").rename_axis("cell")
-    parts[((experiment.obs["cell_type"] == "B") & (experiment.obs["compound"] == KNOWN[0])).to_numpy()] = "withheld"
+    parts[
+        ((experiment.obs["cell_type"] == "B") & (experiment.obs["compound"] == KNOWN[0])).to_numpy()
+    ] = "withheld"
     split = experiment_file.parent / "split.csv"
     Split(parts, "cells").write(split)
     data = {"path": str(experiment_file), "split": str(split)}
@@ -152,9 +186,13 @@ def test_conditions_that_a_run_withheld_are_the_ones_it_is_calibrated_on(experim
     bench = Bench.of(experiment, ["B"], control="DMSO", flavour="kaggle")
     options = {"control": "DMSO"}
     with caplog.at_level(logging.WARNING):
-        assert list(calibration_conditions(honest, experiment.obs, bench.fit(), ["B"], **options)) == [("B", KNOWN[0])]
+        assert list(
+            calibration_conditions(honest, experiment.obs, bench.fit(), ["B"], **options)
+        ) == [("B", KNOWN[0])]
         assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
-        assert len(calibration_conditions(vae, experiment.obs, bench.fit(), ["B"], **options)) == len(KNOWN)
+        assert len(
+            calibration_conditions(vae, experiment.obs, bench.fit(), ["B"], **options)
+        ) == len(KNOWN)
     assert "was trained on the measured conditions of 'B'" in caplog.text
     settings = PredictSettings(estimators=("shrunk",), replicates=1, levels=2)
     found = predict(vae, experiment, WANTED, settings, calibration_run=honest)
@@ -172,7 +210,9 @@ def honest(experiment_file):
     Split(parts, "cells").write(split)
     data = {"path": str(path), "split": str(split)}
     model = {"latent": 2, "decoder": {"hidden": [8], "additive": True}}
-    return train(experiment_file.parent, data=data, model=model, training={"epochs": 60, "batch_size": 64})
+    return train(
+        experiment_file.parent, data=data, model=model, training={"epochs": 60, "batch_size": 64}
+    )
 
 
 def test_a_calibration_run_may_have_its_genes_in_another_order(vae, honest, experiment):
@@ -189,7 +229,9 @@ def test_a_calibration_run_may_have_its_genes_in_another_order(vae, honest, expe
     pd.testing.assert_frame_equal(here, there[GENES])
 
 
-def test_wells_that_the_judge_never_saw_are_drawn_by_a_sampler_that_never_saw_them(vae, honest, experiment, sampler):
+def test_wells_that_the_judge_never_saw_are_drawn_by_a_sampler_that_never_saw_them(
+    vae, honest, experiment, sampler
+):
     settings = PredictSettings(estimators=("shrunk",), replicates=1, levels=2)
     judged = make_task(vae, experiment, LABELS, settings, sampler=sampler, calibration_run=honest)
     hidden = ("B", KNOWN[0])
@@ -206,7 +248,9 @@ def test_a_sampler_that_saw_the_wanted_conditions_is_refused(vae, experiment):
         predict(vae, experiment, WANTED, FAST, sampler=knowing)
 
 
-def test_the_benchmarks_flavour_is_fitted_on_all_cell_types_and_stays_within_its_limit(vae, experiment, sampler):
+def test_the_benchmarks_flavour_is_fitted_on_all_cell_types_and_stays_within_its_limit(
+    vae, experiment, sampler
+):
     names = ("mean_t", "anchored_t", "plug_in", "shrunk", "shrunk_plug_in")
     strong = experiment.copy()
     factor = np.ones(strong.shape, int)
@@ -218,7 +262,9 @@ def test_the_benchmarks_flavour_is_fitted_on_all_cell_types_and_stays_within_its
     assert max(largest.values()) <= 4
     assert largest["mean_t"] == 4  # it would be larger
     task = make_task(vae, experiment, LABELS, settings, sampler=sampler, calibration_run=None)
-    whole = flavour_table(pseudobulk(experiment, by=["plate", "well", "cell_type"]), flavour="op3", control="DMSO")
+    whole = flavour_table(
+        pseudobulk(experiment, by=["plate", "well", "cell_type"]), flavour="op3", control="DMSO"
+    )
     pd.testing.assert_frame_equal(task.real.t, whole.t.loc[task.real.t.index])
     assert set(task.real.t.index.get_level_values(0)) == {"B", "T"}
     assert set(task.twins.plan.conditions["cell_type"]) == {"B"}
@@ -230,7 +276,9 @@ def test_plug_in_is_the_models_own_contrast(vae, experiment, sampler):
     same = task.wanted._replace(wells=task.wanted.wells.assign(compound="DMSO"))
     none = model_logfc(same, vehicle="DMSO", genes=pd.Index(GENES))
     assert np.allclose(none.dropna(), 0)
-    assert (model_logfc(task.wanted, vehicle="DMSO", genes=pd.Index(GENES)).abs() > 0).to_numpy().any()
+    assert (
+        (model_logfc(task.wanted, vehicle="DMSO", genes=pd.Index(GENES)).abs() > 0).to_numpy().any()
+    )
 
 
 def test_plug_in_needs_a_run_that_knows_compounds(experiment_file, experiment, sampler):
@@ -246,7 +294,9 @@ def test_plug_in_needs_a_run_that_knows_compounds(experiment_file, experiment, s
     with pytest.raises(ConfigError, match="not conditioned on compound"):
         predict(run, experiment, WANTED, PredictSettings(estimators=("shrunk",)), sampler=sampler)
     values = predict(run, experiment, WANTED, FAST, sampler=sampler).values["mean_t"]
-    assert values.index.equals(LABELS)  # the seed's own conditions, cell type and well, are enough to generate
+    assert values.index.equals(
+        LABELS
+    )  # the seed's own conditions, cell type and well, are enough to generate
 
 
 def test_expected_log2_is_that_of_poisson_counts():
@@ -259,15 +309,24 @@ def test_expected_log2_is_that_of_poisson_counts():
 def bulk(rng, n, mean, compound, *, noise=True):
     """Samples of 40 cells on two plates."""
     rate = np.full((n, 60), mean)
-    counts = rng.poisson(rate * np.exp(rng.normal(0, 0.3, rate.shape))) if noise else rate.astype(int)
-    obs = pd.DataFrame({"cell_type": "B", "compound": compound, "plate": ["p0", "p1"] * (n // 2), "n_cells": 40})
+    counts = (
+        rng.poisson(rate * np.exp(rng.normal(0, 0.3, rate.shape))) if noise else rate.astype(int)
+    )
+    obs = pd.DataFrame(
+        {"cell_type": "B", "compound": compound, "plate": ["p0", "p1"] * (n // 2), "n_cells": 40}
+    )
     obs.index = [f"{compound} {i}" for i in range(n)]
     return ad.AnnData(sp.csr_array(counts), obs=obs)
 
 
 @pytest.mark.parametrize(
     ("options", "warned"),
-    [({}, None), ({"noise": False}, "variance"), ({"mean": 90.0}, "depth"), ({"mean": 400.0}, "depth")],
+    [
+        ({}, None),
+        ({"noise": False}, "variance"),
+        ({"mean": 90.0}, "depth"),
+        ({"mean": 400.0}, "depth"),
+    ],
 )
 def test_wrong_depth_and_missing_noise_are_seen(caplog, options, warned):
     rng = np.random.default_rng(0)
@@ -298,7 +357,9 @@ def test_bad_conditions_are_refused(vae, experiment, sampler, change, words):
 
 
 def test_a_cell_type_without_real_controls_is_refused(vae, experiment, sampler):
-    bare = experiment[~((experiment.obs["cell_type"] == "B") & (experiment.obs["compound"] == "DMSO"))].copy()
+    bare = experiment[
+        ~((experiment.obs["cell_type"] == "B") & (experiment.obs["compound"] == "DMSO"))
+    ].copy()
     settings = FAST.model_copy(update={"latent": "prior"})
     with pytest.raises(SchemaError, match="no well of the vehicle 'DMSO' has cells of type 'B'"):
         predict(vae, bare, WANTED, settings, sampler=sampler)
@@ -314,13 +375,16 @@ def test_nothing_to_calibrate_on_is_refused_and_says_what_needs_none(vae, experi
 def test_a_condition_without_any_cell_is_predicted_as_zero_with_a_warning(
     vae, experiment, sampler, monkeypatch, caplog
 ):
-    from perturbgen.sampling.plan import Plan
+    from perturbgen.generate.cells import Plan
 
     libraries = Plan.libraries
 
     def none_of_the_first(self, replicate):
         lost = (self.wells["compound"] == COMPOUNDS[3]).to_numpy()
-        return [size[:0] if gone else size for size, gone in zip(libraries(self, replicate), lost, strict=True)]
+        return [
+            size[:0] if gone else size
+            for size, gone in zip(libraries(self, replicate), lost, strict=True)
+        ]
 
     monkeypatch.setattr(Plan, "libraries", none_of_the_first)
     with caplog.at_level(logging.WARNING):
@@ -341,7 +405,11 @@ def test_a_model_is_a_predictor_like_any_other(vae, experiment):
     values = fitted.predict(LABELS[::-1])
     assert values.index.equals(LABELS[::-1])
     assert list(values.columns) == GENES[::-1]
-    again = GenerativePredictor(vae, experiment, FAST).fit(table, rng=np.random.default_rng(0)).predict(WANTED)
+    again = (
+        GenerativePredictor(vae, experiment, FAST)
+        .fit(table, rng=np.random.default_rng(0))
+        .predict(WANTED)
+    )
     pd.testing.assert_frame_equal(again, values.loc[LABELS, GENES])
 
 

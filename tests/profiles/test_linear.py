@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from perturbgen.errors import ConfigError, SchemaError
-from perturbgen.evaluate.retrieval import retrieve
+from perturbgen.core.errors import ConfigError, SchemaError
 from perturbgen.profiles.linear import PCA, WCCN, ReplicateMetric, within_covariance
+from perturbgen.retrieval import retrieve
 
 
 @pytest.fixture
@@ -40,9 +40,13 @@ def test_scaling_is_of_the_training_rows(data: tuple[np.ndarray, np.ndarray]) ->
     x, _ = data
     x = np.hstack([x, np.ones((200, 1))])  # a constant feature says nothing
     fitted = PCA(4).fit(x[:150])
-    standard = (x - x[:150].mean(axis=0)) / np.where(x[:150].std(axis=0) > 0, x[:150].std(axis=0), np.inf)
+    standard = (x - x[:150].mean(axis=0)) / np.where(
+        x[:150].std(axis=0) > 0, x[:150].std(axis=0), np.inf
+    )
     reference = PCA(4, scale=False).fit(standard[:150])
-    np.testing.assert_allclose(fitted.transform(x[150:]), reference.transform(standard[150:]), atol=1e-10)
+    np.testing.assert_allclose(
+        fitted.transform(x[150:]), reference.transform(standard[150:]), atol=1e-10
+    )
     assert np.isfinite(fitted.matrix).all()
 
 
@@ -78,15 +82,21 @@ def test_what_replicates_do_not_share_counts_less(
     assert linear > raw + 0.05
 
 
-def test_the_replicate_metric_orders_directions_by_replicate_correlation(data: tuple[np.ndarray, np.ndarray]) -> None:
+def test_the_replicate_metric_orders_directions_by_replicate_correlation(
+    data: tuple[np.ndarray, np.ndarray],
+) -> None:
     x, labels = data
     fitted = ReplicateMetric(8, 20, shrink=0).fit(x, labels)
     assert (np.diff(fitted.strength) <= 0).all()
     assert ((fitted.strength > 0) & (fitted.strength <= 1)).all()
     y = fitted.transform(x)
     share = 1 - np.diag(within_covariance(y, labels)) / y.var(axis=0)
-    np.testing.assert_allclose(share, fitted.strength, atol=1e-9)  # r is the variance that classes explain
-    np.testing.assert_allclose(y.var(axis=0), fitted.strength, atol=1e-9)  # and components are weighted by sqrt(r)
+    np.testing.assert_allclose(
+        share, fitted.strength, atol=1e-9
+    )  # r is the variance that classes explain
+    np.testing.assert_allclose(
+        y.var(axis=0), fitted.strength, atol=1e-9
+    )  # and components are weighted by sqrt(r)
 
 
 def test_more_components_than_the_data_have(

@@ -12,11 +12,11 @@ import pandas as pd
 import pytest
 from scipy import sparse
 
-from perturbgen.console import show_table
-from perturbgen.data.vocabulary import VEHICLE
-from perturbgen.errors import CountsError
+from perturbgen.core.console import show_table
+from perturbgen.core.errors import CountsError
+from perturbgen.data.schema import VEHICLE
 from perturbgen.simulate import CellFit, World, build_world, fit_baseline, preset_settings
-from perturbgen.simulate.settings import CELL_TYPES
+from perturbgen.simulate.op3.settings import CELL_TYPES
 
 
 def released(world: World) -> pd.DataFrame:
@@ -26,7 +26,8 @@ def released(world: World) -> pd.DataFrame:
 def compare(title: str, rows: Mapping[str, tuple[float, float, float]]) -> None:
     """Print real against simulated, and fail where they differ by more than the tolerance."""
     show_table(
-        [{"what": k, "real": r, "simulated": s, "tolerance": t} for k, (r, s, t) in rows.items()], title=f"\n{title}"
+        [{"what": k, "real": r, "simulated": s, "tolerance": t} for k, (r, s, t) in rows.items()],
+        title=f"\n{title}",
     )
     wrong = {k: (r, s) for k, (r, s, t) in rows.items() if not abs(r - s) <= t}
     assert not wrong
@@ -60,13 +61,22 @@ def test_the_design_has_the_real_numbers_of_cells(op3_world: World) -> None:
 
 
 @pytest.mark.data
-def test_b_and_myeloid_cells_differ_between_plates_as_the_real_ones(op3_world: World, real_data: Path) -> None:
+def test_b_and_myeloid_cells_differ_between_plates_as_the_real_ones(
+    op3_world: World, real_data: Path
+) -> None:
     table = pd.read_csv(real_data / "op3" / "plate_layout_and_predicted_counts.csv")
     real = table.groupby(["cell_type", "plate_name"])["count"].median()
-    ours = op3_world.groups[op3_world.groups["n_cells"] > 0].groupby(["cell_type", "plate_name"])["n_cells"].median()
+    ours = (
+        op3_world.groups[op3_world.groups["n_cells"] > 0]
+        .groupby(["cell_type", "plate_name"])["n_cells"]
+        .median()
+    )
     compare(
         "median cells a well",
-        {f"{cell} {plate}": (value, float(ours[cell, plate]), 0.25 * value) for (cell, plate), value in real.items()},
+        {
+            f"{cell} {plate}": (value, float(ours[cell, plate]), 0.25 * value)
+            for (cell, plate), value in real.items()
+        },
     )
 
 
@@ -95,7 +105,9 @@ def summary(counts: sparse.csr_array) -> pd.DataFrame:
     """Mean, log2 variance (counts of no gene are constant here) and share of zeros of every gene."""
     dense = counts.toarray().astype(float)
     variance = np.log2(dense.var(axis=0, ddof=1) + 1e-3)
-    return pd.DataFrame({"mean": dense.mean(axis=0), "variance": variance, "zeros": (dense == 0).mean(axis=0)})
+    return pd.DataFrame(
+        {"mean": dense.mean(axis=0), "variance": variance, "zeros": (dense == 0).mean(axis=0)}
+    )
 
 
 def depths(counts: sparse.csr_array) -> np.ndarray:
@@ -103,7 +115,9 @@ def depths(counts: sparse.csr_array) -> np.ndarray:
 
 
 @pytest.mark.data
-@pytest.mark.parametrize("cell_type", ["B cells", "CD14+ Monocytes", "CD4 T cells", "CD8 T cells", "FCGR3A+ Monocytes"])
+@pytest.mark.parametrize(
+    "cell_type", ["B cells", "CD14+ Monocytes", "CD4 T cells", "CD8 T cells", "FCGR3A+ Monocytes"]
+)
 def test_cells_fitted_to_kang_look_like_kang(real_data: Path, cell_type: str) -> None:
     kang = ad.read_h5ad(real_data / "counts" / "kang_ifnb.h5ad")
     here = (kang.obs["cluster_id"] == cell_type) & (kang.obs["sample_id"] == "ctrl101")
@@ -122,7 +136,11 @@ def test_cells_fitted_to_kang_look_like_kang(real_data: Path, cell_type: str) ->
         f"Kang, {cell_type}: {real.shape[0]} cells, {int(much.sum())} genes above 0.1 counts a cell",
         {
             "log2 variance, drawn over real, median gene": (0.0, float(ratio), 0.2),
-            "correlation of log variances (draw with draw; with real)": (float(ceiling), float(agreement), 0.04),
+            "correlation of log variances (draw with draw; with real)": (
+                float(ceiling),
+                float(agreement),
+                0.04,
+            ),
             "share of zeros": (float(one["zeros"][much].mean()), float(zeros), 0.015),
             # The CD14 monocytes' depths are skewed to the left of a log-normal; the others are much closer.
             "depth, 10th percentile": (depth[0], drawn[0], 0.2 * depth[0]),
@@ -136,7 +154,9 @@ def test_cells_fitted_to_kang_look_like_kang(real_data: Path, cell_type: str) ->
 def test_default_dispersion_and_depth_are_within_what_kang_shows(real_data: Path) -> None:
     kang = ad.read_h5ad(real_data / "counts" / "kang_ifnb.h5ad")
     fits: list[CellFit] = []
-    for _, cells in kang.obs[kang.obs["group_id"] == "ctrl"].groupby(["cluster_id", "sample_id"], observed=True):
+    for _, cells in kang.obs[kang.obs["group_id"] == "ctrl"].groupby(
+        ["cluster_id", "sample_id"], observed=True
+    ):
         if len(cells) >= 40:
             fits.append(fit_baseline(kang[cells.index].X))
     settings = preset_settings("op3")
@@ -145,8 +165,16 @@ def test_default_dispersion_and_depth_are_within_what_kang_shows(real_data: Path
     compare(
         f"defaults against {len(fits)} Kang samples (median of the fits)",
         {
-            "dispersion floor": (float(np.median(floors)), settings.expression.dispersion_floor, 0.08),
-            "dispersion slope": (float(np.median(slopes)), settings.expression.dispersion_slope, 0.2),
+            "dispersion floor": (
+                float(np.median(floors)),
+                settings.expression.dispersion_floor,
+                0.08,
+            ),
+            "dispersion slope": (
+                float(np.median(slopes)),
+                settings.expression.dispersion_slope,
+                0.2,
+            ),
             "log-sd of depth": (float(np.median(spread)), settings.depth.cell_log_sd, 0.15),
         },
     )
@@ -160,8 +188,12 @@ def test_wells_vary_little_more_than_chance_as_on_the_real_plate(real_data: Path
     world = build_world(preset_settings("small"), seed=2)
     groups = world.groups
     on_plate = (groups["sm_name"] == VEHICLE) & (groups["plate_name"] == "plate_0")
-    wells = np.flatnonzero(on_plate & (groups["cell_type"] == CELL_TYPES[1]) & (groups["n_cells"] > 0))
-    ours = np.stack([np.asarray(world.draw(int(group), n_cells=100).sum(axis=0)).ravel() for group in wells])
+    wells = np.flatnonzero(
+        on_plate & (groups["cell_type"] == CELL_TYPES[1]) & (groups["n_cells"] > 0)
+    )
+    ours = np.stack(
+        [np.asarray(world.draw(int(group), n_cells=100).sum(axis=0)).ravel() for group in wells]
+    )
     compare(
         f"between wells: {len(real)} MAC-seq vehicle wells, {len(ours)} simulated ones of a plate",
         {"excess variance / mean^2, median": (excess(real), excess(ours), 0.08)},

@@ -13,17 +13,29 @@ import pyarrow.parquet as pq
 import pytest
 from scipy import sparse
 
-from perturbgen.data.vocabulary import VEHICLE
-from perturbgen.errors import InputError, StorageError
+from perturbgen.core.errors import InputError, StorageError
+from perturbgen.data.schema import VEHICLE
 from perturbgen.simulate import Experiment, load_world, simulate
-from perturbgen.simulate import experiment as experiment_module
-from perturbgen.simulate.cells import OBS_COLUMNS, cell_ids
+from perturbgen.simulate.op3 import experiment as experiment_module
+from perturbgen.simulate.op3.labels import OBS_COLUMNS, cell_ids
 
 FILES = {
-    "adata_train.parquet", "adata_obs_meta.csv", "adata_excluded_ids.csv", "de_train.parquet", "id_map.csv",
-    "sample_submission.csv", "multiome_train.parquet", "multiome_obs_meta.csv", "multiome_var_meta.csv",
-    "truth.h5ad", "truth_cells.h5ad", "truth_pseudobulk.h5ad", "de_truth.parquet", "simulation.toml", "README.txt",
-}  # fmt: skip
+    "adata_train.parquet",
+    "adata_obs_meta.csv",
+    "adata_excluded_ids.csv",
+    "de_train.parquet",
+    "id_map.csv",
+    "sample_submission.csv",
+    "multiome_train.parquet",
+    "multiome_obs_meta.csv",
+    "multiome_var_meta.csv",
+    "truth.h5ad",
+    "truth_cells.h5ad",
+    "truth_pseudobulk.h5ad",
+    "de_truth.parquet",
+    "simulation.toml",
+    "README.txt",
+}
 
 
 def released_matrix(folder: Path, genes: list[str], cells: list[str]) -> sparse.csr_matrix:
@@ -32,7 +44,10 @@ def released_matrix(folder: Path, genes: list[str], cells: list[str]) -> sparse.
     excluded = pd.read_csv(folder / "adata_excluded_ids.csv").assign(excluded=True)
     long = long.merge(excluded, on=["obs_id", "gene"], how="left")
     long = long[long["excluded"].isna()]
-    row, column = pd.Index(cells).get_indexer(long["obs_id"]), pd.Index(genes).get_indexer(long["gene"])
+    row, column = (
+        pd.Index(cells).get_indexer(long["obs_id"]),
+        pd.Index(genes).get_indexer(long["gene"]),
+    )
     assert min(row.min(), column.min()) >= 0
     return sparse.coo_matrix((long["count"], (row, column)), shape=(len(cells), len(genes))).tocsr()
 
@@ -45,18 +60,27 @@ def test_the_folder_holds_exactly_these_files(tiny_folder: Path) -> None:
 def test_the_long_file_has_the_real_columns_and_row_groups(tiny_folder: Path) -> None:
     file = pq.ParquetFile(tiny_folder / "adata_train.parquet")
     kinds = {field.name: str(field.type) for field in file.schema_arrow}
-    assert kinds == {"obs_id": "string", "gene": "string", "count": "int64", "normalized_count": "double"}
+    assert kinds == {
+        "obs_id": "string",
+        "gene": "string",
+        "count": "int64",
+        "normalized_count": "double",
+    }
     assert file.num_row_groups > 1
     counts = file.read(["count"]).column("count").to_numpy()
     assert counts.min() >= 1
 
 
-def test_every_true_count_survives_the_anti_join_and_nothing_else(tiny_folder: Path, tiny: Experiment) -> None:
+def test_every_true_count_survives_the_anti_join_and_nothing_else(
+    tiny_folder: Path, tiny: Experiment
+) -> None:
     matrix = released_matrix(tiny_folder, list(tiny.cells.var_names), list(tiny.cells.obs_names))
     assert (matrix != tiny.cells.X).nnz == 0
 
 
-def test_every_excluded_pair_was_planted_where_the_truth_is_zero(tiny_folder: Path, tiny: Experiment) -> None:
+def test_every_excluded_pair_was_planted_where_the_truth_is_zero(
+    tiny_folder: Path, tiny: Experiment
+) -> None:
     excluded = pd.read_csv(tiny_folder / "adata_excluded_ids.csv")
     long = pd.read_parquet(tiny_folder / "adata_train.parquet", columns=["obs_id", "gene"])
     assert len(excluded) > 100
@@ -69,14 +93,18 @@ def test_every_excluded_pair_was_planted_where_the_truth_is_zero(tiny_folder: Pa
     assert np.asarray(tiny.cells.X[row, column]).sum() == 0
 
 
-def test_normalized_count_is_log1p_of_counts_per_million_of_the_true_total(tiny_folder: Path, tiny: Experiment) -> None:
+def test_normalized_count_is_log1p_of_counts_per_million_of_the_true_total(
+    tiny_folder: Path, tiny: Experiment
+) -> None:
     long = pd.read_parquet(tiny_folder / "adata_train.parquet").head(2000)
     total = pd.Series(np.asarray(tiny.cells.X.sum(axis=1)).ravel(), index=tiny.cells.obs_names)
     expected = np.log1p(long["count"] * 1e6 / total[long["obs_id"]].to_numpy())
     assert np.allclose(long["normalized_count"], expected, rtol=1e-12)
 
 
-def test_obs_has_the_real_columns_and_unique_sorted_hexadecimal_ids(tiny_folder: Path, tiny: Experiment) -> None:
+def test_obs_has_the_real_columns_and_unique_sorted_hexadecimal_ids(
+    tiny_folder: Path, tiny: Experiment
+) -> None:
     obs = pd.read_csv(tiny_folder / "adata_obs_meta.csv", dtype={"obs_id": str})
     assert tuple(obs.columns) == OBS_COLUMNS
     assert obs["obs_id"].is_unique
@@ -95,7 +123,9 @@ def test_ids_say_nothing_of_the_order_and_never_collide() -> None:
     assert not set(cell_ids(0, 1000, seed=2)) & set(ids)
 
 
-def test_withheld_cells_are_the_other_b_and_myeloid_cells(tiny_folder: Path, tiny: Experiment) -> None:
+def test_withheld_cells_are_the_other_b_and_myeloid_cells(
+    tiny_folder: Path, tiny: Experiment
+) -> None:
     withheld = ad.read_h5ad(tiny_folder / "truth_cells.h5ad")
     assert (withheld.X != tiny.withheld.X).nnz == 0
     assert list(withheld.obs_names) == list(tiny.withheld.obs_names)
@@ -107,7 +137,9 @@ def test_withheld_cells_are_the_other_b_and_myeloid_cells(tiny_folder: Path, tin
     assert set(measured["sm_name"]) <= known
 
 
-def test_rows_to_predict_are_the_withheld_conditions_in_order(tiny_folder: Path, tiny: Experiment) -> None:
+def test_rows_to_predict_are_the_withheld_conditions_in_order(
+    tiny_folder: Path, tiny: Experiment
+) -> None:
     rows = pd.read_csv(tiny_folder / "id_map.csv")
     assert list(rows.columns) == ["id", "cell_type", "sm_name"]
     assert rows["id"].tolist() == list(range(len(rows)))
@@ -120,11 +152,26 @@ def test_rows_to_predict_are_the_withheld_conditions_in_order(tiny_folder: Path,
     assert (submission.iloc[:, 1:] == 0).all(axis=None)
 
 
-def test_de_tables_cover_measured_and_withheld_conditions_without_gaps(tiny_folder: Path, tiny: Experiment) -> None:
-    train, truth = (pd.read_parquet(tiny_folder / f"de_{name}.parquet") for name in ("train", "truth"))
-    assert train.columns[:5].tolist() == ["cell_type", "sm_name", "sm_lincs_id", "SMILES", "control"]
+def test_de_tables_cover_measured_and_withheld_conditions_without_gaps(
+    tiny_folder: Path, tiny: Experiment
+) -> None:
+    train, truth = (
+        pd.read_parquet(tiny_folder / f"de_{name}.parquet") for name in ("train", "truth")
+    )
+    assert train.columns[:5].tolist() == [
+        "cell_type",
+        "sm_name",
+        "sm_lincs_id",
+        "SMILES",
+        "control",
+    ]
     assert train.columns[5:].tolist() == tiny.world.genes
-    measured = tiny.cells.obs.groupby(["cell_type", "sm_name"], observed=True).size().drop(VEHICLE, level=1).index
+    measured = (
+        tiny.cells.obs.groupby(["cell_type", "sm_name"], observed=True)
+        .size()
+        .drop(VEHICLE, level=1)
+        .index
+    )
     assert set(measured) == set(zip(train["cell_type"], train["sm_name"], strict=True))
     assert set(train.loc[train["control"], "sm_name"]) == {"Belinostat", "Dabrafenib"}
     rows = pd.read_csv(tiny_folder / "id_map.csv")
@@ -140,9 +187,13 @@ def test_pseudobulk_of_the_truth_adds_up_to_the_cells(tiny_folder: Path, tiny: E
     assert sums.X.sum() == tiny.cells.X.sum() + tiny.withheld.X.sum()
     key = measured.obs_names[7]
     obs = tiny.cells.obs
-    here = (obs["plate_name"] + "_" + obs["well"] + "_" + obs["cell_type"].astype(str) == key).to_numpy()
+    here = (
+        obs["plate_name"] + "_" + obs["well"] + "_" + obs["cell_type"].astype(str) == key
+    ).to_numpy()
     assert here.sum() == measured.obs["n_cells"].iloc[7]
-    assert np.array_equal(measured.X[7].toarray().ravel(), np.asarray(tiny.cells.X[here].sum(axis=0)).ravel())
+    assert np.array_equal(
+        measured.X[7].toarray().ravel(), np.asarray(tiny.cells.X[here].sum(axis=0)).ravel()
+    )
 
 
 def test_multiome_cells_are_others_and_untreated(tiny_folder: Path, tiny: Experiment) -> None:
@@ -157,7 +208,9 @@ def test_multiome_cells_are_others_and_untreated(tiny_folder: Path, tiny: Experi
     assert not set(obs["obs_id"]) & {*tiny.cells.obs_names, *tiny.withheld.obs_names}
 
 
-def test_one_seed_gives_identical_files_and_another_seed_others(tiny_folder: Path, tmp_path: Path) -> None:
+def test_one_seed_gives_identical_files_and_another_seed_others(
+    tiny_folder: Path, tmp_path: Path
+) -> None:
     again = simulate("tiny", seed=0, out=tmp_path / "again")
     names = sorted(path.name for path in tiny_folder.iterdir() if path.suffix != ".h5ad")
     assert filecmp.cmpfiles(tiny_folder, again, names, shallow=False) == (names, [], [])
@@ -167,7 +220,9 @@ def test_one_seed_gives_identical_files_and_another_seed_others(tiny_folder: Pat
         assert one.X is None or (one.X != two.X).nnz == 0
         assert all(np.array_equal(one.layers[key], two.layers[key]) for key in one.layers)
     other = simulate("tiny", seed=1, out=tmp_path / "other")
-    assert not filecmp.cmp(tiny_folder / "adata_train.parquet", other / "adata_train.parquet", shallow=False)
+    assert not filecmp.cmp(
+        tiny_folder / "adata_train.parquet", other / "adata_train.parquet", shallow=False
+    )
 
 
 def test_row_groups_change_no_content(tiny_folder: Path, tmp_path: Path) -> None:

@@ -8,11 +8,17 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from perturbgen.data.vocabulary import VEHICLE
-from perturbgen.errors import ConfigError, InputError, SchemaError
-from perturbgen.simulate.layout import CONTROLS, LIBRARY_PLATES, Layout, invent_compounds, invent_layout
-from perturbgen.simulate.real_layout import read_layout
-from perturbgen.simulate.settings import PlateSettings
+from perturbgen.core.errors import ConfigError, InputError, SchemaError
+from perturbgen.data.schema import VEHICLE
+from perturbgen.simulate.op3.layout import (
+    CONTROLS,
+    LIBRARY_PLATES,
+    Layout,
+    invent_compounds,
+    invent_layout,
+    read_layout,
+)
+from perturbgen.simulate.op3.settings import PlateSettings
 
 
 @pytest.fixture
@@ -58,7 +64,9 @@ def test_every_compound_may_be_known_and_lose_a_well_but_no_more() -> None:
     layout = invent_layout(PlateSettings(**settings, known_compounds=12, lost_wells=12), rng=rng)
     assert len(layout.known) == 12 + 2
     assert layout.wells["lost"].sum() == 12
-    with pytest.raises(ConfigError, match="known_compounds is 13, but the plates hold 12 compounds"):
+    with pytest.raises(
+        ConfigError, match="known_compounds is 13, but the plates hold 12 compounds"
+    ):
         invent_layout(PlateSettings(**settings, known_compounds=13), rng=rng)
     with pytest.raises(ConfigError, match="lost_wells is 13") as refused:
         invent_layout(PlateSettings(**settings, known_compounds=1, lost_wells=13), rng=rng)

@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from perturbgen.errors import UserError
-from perturbgen.simulate.real_layout import FILES, read_layout
+from perturbgen.core.errors import UserError
+from perturbgen.simulate.op3.layout import FILES, read_layout
 
 pytestmark = pytest.mark.data
 Change = Callable[[pd.DataFrame], pd.DataFrame]
@@ -20,10 +20,22 @@ Change = Callable[[pd.DataFrame], pd.DataFrame]
 @pytest.mark.parametrize(
     ("name", "change", "words"),
     [
-        ("id_map", lambda t: t.assign(sm_name=["nix", *t["sm_name"][1:]]), "without an entry .*'nix'"),
-        ("id_map", lambda t: t.assign(cell_type=["nix", *t["cell_type"][1:]]), "unknown cell types: 'nix'"),
+        (
+            "id_map",
+            lambda t: t.assign(sm_name=["nix", *t["sm_name"][1:]]),
+            "without an entry .*'nix'",
+        ),
+        (
+            "id_map",
+            lambda t: t.assign(cell_type=["nix", *t["cell_type"][1:]]),
+            "unknown cell types: 'nix'",
+        ),
         ("id_map", lambda t: pd.concat([t, t[:1]]), "1 duplicated cell_type"),
-        ("train", lambda t: t.assign(sm_lincs_id=[None, *t["sm_lincs_id"][1:]]), "'sm_lincs_id' is missing in 1 rows"),
+        (
+            "train",
+            lambda t: t.assign(sm_lincs_id=[None, *t["sm_lincs_id"][1:]]),
+            "'sm_lincs_id' is missing in 1 rows",
+        ),
         ("wells", lambda t: t.assign(well="well"), "has wells 'well'"),
         ("wells", lambda t: t.assign(plate_name="plate_x"), "has plates 'plate_x'"),
         ("wells", lambda t: t.assign(count="many"), "'count' is not a number"),

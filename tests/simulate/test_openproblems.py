@@ -9,8 +9,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from perturbgen.data.openproblems import read_openproblems, read_openproblems_de, read_openproblems_de_obs
-from perturbgen.simulate.openproblems import write_openproblems
+from perturbgen.data.openproblems import (
+    read_openproblems,
+    read_openproblems_de,
+    read_openproblems_de_obs,
+)
+from perturbgen.simulate.op3.openproblems import write_openproblems
 
 KEY = ["cell_type", "compound"]
 
@@ -26,8 +30,10 @@ def test_our_reader_takes_the_cells(folder: Path) -> None:
     assert set(cells.obs["split"]) == {"control", "train", "public_test"}
     assert cells.X.dtype == np.int32
     assert set(cells.obs.loc[cells.obs["split"] == "control", "compound"]) == {
-        "Belinostat", "Dabrafenib", "Dimethyl Sulfoxide",
-    }  # fmt: skip
+        "Belinostat",
+        "Dabrafenib",
+        "Dimethyl Sulfoxide",
+    }
 
 
 def test_private_rows_are_those_of_id_map_and_have_no_cells(folder: Path) -> None:
@@ -42,7 +48,9 @@ def test_private_rows_are_those_of_id_map_and_have_no_cells(folder: Path) -> Non
     train = read_openproblems_de(folder / "de_train.h5ad")
     assert not train.index.intersection(test.index).size
     public = read_openproblems_de_obs(folder / "de_train.h5ad").query("split == 'public_test'")
-    assert not set(public.index.get_level_values(1)) & set(test.index.get_level_values(1)), "by compound"
+    assert not set(public.index.get_level_values(1)) & set(test.index.get_level_values(1)), (
+        "by compound"
+    )
 
 
 def test_the_tables_agree_with_themselves(folder: Path) -> None:
@@ -52,5 +60,7 @@ def test_the_tables_agree_with_themselves(folder: Path) -> None:
     np.testing.assert_allclose(table.layers["clipped_sign_log10_pval"], clipped, atol=1e-6)
     assert np.array_equal(table.layers["is_de"], p < 0.05)
     assert (table.layers["adj.P.Value"] >= p).all()
-    assert set(table.var_names) < set(read_openproblems(folder / "sc_counts.h5ad").var_names), "some are not tested"
+    assert set(table.var_names) < set(read_openproblems(folder / "sc_counts.h5ad").var_names), (
+        "some are not tested"
+    )
     assert table.uns["dataset_id"] == "neurips-2023-data"

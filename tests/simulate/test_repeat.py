@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from perturbgen.simulate import simulate
-from perturbgen.simulate.repeat import write_replicate
+from perturbgen.simulate.op3.experiment import write_replicate
 
 
 @pytest.mark.slow
@@ -21,5 +21,8 @@ def test_a_replicate_has_the_truth_s_rows_and_correlates_with_it(tmp_path: Path)
     other = found.loc[truth.index].to_numpy()
     assert not np.allclose(other, truth)
     own = [np.corrcoef(a, b)[0, 1] for a, b in zip(truth.to_numpy(), other, strict=True)]
-    shifted = [np.corrcoef(a, b)[0, 1] for a, b in zip(truth.to_numpy(), np.roll(other, 1, axis=0), strict=True)]
+    shifted = [
+        np.corrcoef(a, b)[0, 1]
+        for a, b in zip(truth.to_numpy(), np.roll(other, 1, axis=0), strict=True)
+    ]
     assert np.mean(own) > np.mean(shifted) + 0.05

@@ -6,7 +6,12 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from perturbgen.simulate.sampling import DENSE_ABOVE, probability_nonzero, sample_nb_sparse, stream
+from perturbgen.simulate.op3.counts import (
+    DENSE_ABOVE,
+    probability_nonzero,
+    sample_nb_sparse,
+    stream,
+)
 
 
 def chi_square_p(draws: np.ndarray, mean: float, r: float) -> float:
@@ -38,13 +43,17 @@ def test_every_cell_has_its_own_size_in_a_mixed_batch() -> None:
 
 
 def test_the_chi_square_would_notice_a_wrong_law() -> None:
-    counts = sample_nb_sparse(np.random.default_rng(5), size=np.ones(100_000), share=np.array([0.2]), r=np.array([1.0]))
+    counts = sample_nb_sparse(
+        np.random.default_rng(5), size=np.ones(100_000), share=np.array([0.2]), r=np.array([1.0])
+    )
     assert chi_square_p(counts.toarray()[:, 0], 0.2, 3.0) < 1e-6
 
 
 def test_both_ways_of_drawing_are_used_and_columns_stay_in_place() -> None:
     share = np.array([5 * DENSE_ABOVE, 0.0, DENSE_ABOVE / 10, 0.0, 10 * DENSE_ABOVE])
-    counts = sample_nb_sparse(np.random.default_rng(0), size=np.ones(40_000), share=share, r=np.full(5, 2.0))
+    counts = sample_nb_sparse(
+        np.random.default_rng(0), size=np.ones(40_000), share=share, r=np.full(5, 2.0)
+    )
     assert np.allclose(np.asarray(counts.mean(axis=0)).ravel(), share, rtol=0.06)
     assert counts.has_canonical_format
     assert counts.dtype == np.int32
@@ -59,7 +68,9 @@ def test_a_cellless_or_silent_request_is_an_empty_matrix() -> None:
 
 def test_probability_nonzero_is_the_complement_of_scipys_zero() -> None:
     mean, r = np.array([1e-6, 0.1, 5.0]), np.array([0.5, 2.0, 100.0])
-    assert np.allclose(probability_nonzero(mean, r), stats.nbinom.sf(0, r, r / (r + mean)), rtol=1e-9)
+    assert np.allclose(
+        probability_nonzero(mean, r), stats.nbinom.sf(0, r, r / (r + mean)), rtol=1e-9
+    )
 
 
 def test_streams_depend_on_their_key_only() -> None:

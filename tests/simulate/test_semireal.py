@@ -9,19 +9,33 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from perturbgen.errors import InputError, SchemaError
+from perturbgen.core.errors import InputError, SchemaError
 from perturbgen.simulate import build_world, preset_settings, simulate
-from perturbgen.simulate.baseline import lend_to_absent, read_baseline, shares_of_log_means
-from perturbgen.simulate.layout import CONTROLS
-from perturbgen.simulate.settings import CELL_TYPES
-from perturbgen.simulate.signatures import Signatures, concordance, denoise, heavy_tailed, read_signatures
+from perturbgen.simulate.op3.baseline import lend_to_absent, read_baseline, shares_of_log_means
+from perturbgen.simulate.op3.effects import (
+    Signatures,
+    concordance,
+    denoise,
+    heavy_tailed,
+    read_signatures,
+)
+from perturbgen.simulate.op3.layout import CONTROLS
+from perturbgen.simulate.op3.settings import CELL_TYPES
 
 RNG = np.random.default_rng(0)
 
 
-def write_signatures(path: Path, *, drugs: list[str], genes: list[str], seed: int = 0) -> np.ndarray:
+def write_signatures(
+    path: Path, *, drugs: list[str], genes: list[str], seed: int = 0
+) -> np.ndarray:
     z = np.random.default_rng(seed).normal(size=(4, len(drugs), len(genes))).astype(np.float32)
-    np.savez(path, Z=z, drugs=np.array(drugs), genes=np.array(genes), cells=np.array(["b", "nk", "t", "myeloid"]))
+    np.savez(
+        path,
+        Z=z,
+        drugs=np.array(drugs),
+        genes=np.array(genes),
+        cells=np.array(["b", "nk", "t", "myeloid"]),
+    )
     return z
 
 
@@ -52,7 +66,9 @@ def test_a_baseline_with_other_rows_or_values_is_refused(tmp_path: Path) -> None
 def test_a_gene_without_a_baseline_takes_the_shares_of_a_rare_one() -> None:
     share = np.array([[0.0, 9, 1, 8, 7, 2, 6], [0.0, 8, 2, 7, 9, 1, 5]])
     absent = (share == 0).all(axis=0)
-    lent = [lend_to_absent(share, absent=absent, rng=np.random.default_rng(seed)) for seed in range(20)]
+    lent = [
+        lend_to_absent(share, absent=absent, rng=np.random.default_rng(seed)) for seed in range(20)
+    ]
     assert all((found[:, 1:] == share[:, 1:]).all() for found in lent)
     # Of six measured genes, the rarer third are those with shares 1 and 2.
     assert {tuple(found[:, 0]) for found in lent} == {(1, 2), (2, 1)}
@@ -85,16 +101,24 @@ def test_signatures_that_share_nothing_with_the_experiment_are_refused(tmp_path:
 
 def test_true_fold_changes_follow_the_signature_and_nothing_else_changes(tmp_path: Path) -> None:
     path = tmp_path / "ranks.npz"
-    drugs, genes = ["Belinostat", "Compound 003", "Compound 007"], [f"GENE{i:05d}" for i in range(1, 201)]
+    drugs, genes = (
+        ["Belinostat", "Compound 003", "Compound 007"],
+        [f"GENE{i:05d}" for i in range(1, 201)],
+    )
     z = write_signatures(path, drugs=drugs, genes=genes)
-    settings = preset_settings("tiny", sources={"signatures": path}, overrides=["effects.signature_rank=12"])
+    settings = preset_settings(
+        "tiny", sources={"signatures": path}, overrides=["effects.signature_rank=12"]
+    )
     world = build_world(settings, seed=0)
     assert world.kind == "semi-real"
     effects, row = world.effects.log2_fold_change, world.compound_index
     for cell, source in (("NK cells", 1), ("T cells CD8+", 2), ("B cells", 0)):
         found = effects[CELL_TYPES.index(cell), row["Compound 003"], :200]
         assert stats.spearmanr(found, z[source, 1]).statistic > 0.999
-    assert world.effects.compounds.loc[world.effects.compounds["real_signature"]].index.tolist() == drugs
+    assert (
+        world.effects.compounds.loc[world.effects.compounds["real_signature"]].index.tolist()
+        == drugs
+    )
     assert (effects[:, row[CONTROLS[0]]] == 0).all()
 
 
@@ -118,7 +142,9 @@ def test_concordance_ranks_a_drug_with_agreeing_cells_above_noise() -> None:
     rng = np.random.default_rng(0)
     z = rng.normal(size=(4, 3, 500))
     z[:, 1] += 2 * rng.normal(size=500)
-    found = concordance(Signatures(z, ("b", "nk", "t", "myeloid"), ("x", "y", "z"), tuple(map(str, range(500)))))
+    found = concordance(
+        Signatures(z, ("b", "nk", "t", "myeloid"), ("x", "y", "z"), tuple(map(str, range(500))))
+    )
     assert found.idxmax() == "y"
     assert found["y"] == pytest.approx(0.8, abs=0.1)
     assert abs(found["x"]) < 0.1
@@ -128,12 +154,19 @@ def test_concordance_ranks_a_drug_with_agreeing_cells_above_noise() -> None:
 def test_the_semi_real_experiment_carries_the_real_rows(real_data: Path, tmp_path: Path) -> None:
     op3 = real_data / "op3"
     out = simulate(
-        "tiny", seed=0, out=tmp_path / "semi", layout=op3, baseline=op3 / "celltype_baseline_means.csv",
-        signatures=op3 / "de_ranks_4x135x6349.npz", overrides=["cells.per_well=15"],
-    )  # fmt: skip
+        "tiny",
+        seed=0,
+        out=tmp_path / "semi",
+        layout=op3,
+        baseline=op3 / "celltype_baseline_means.csv",
+        signatures=op3 / "de_ranks_4x135x6349.npz",
+        overrides=["cells.per_well=15"],
+    )
     columns = ["cell_type", "sm_name", "sm_lincs_id", "SMILES", "control"]
     train = pd.read_parquet(out / "de_train.parquet")
-    pd.testing.assert_frame_equal(train[columns], pd.read_csv(op3 / "train_obs_614.csv"), check_dtype=False)
+    pd.testing.assert_frame_equal(
+        train[columns], pd.read_csv(op3 / "train_obs_614.csv"), check_dtype=False
+    )
     pd.testing.assert_frame_equal(pd.read_csv(out / "id_map.csv"), pd.read_csv(op3 / "id_map.csv"))
     truth = pd.read_parquet(out / "de_truth.parquet")
     assert len(truth) == 255
@@ -150,8 +183,11 @@ def test_the_semi_real_experiment_carries_the_real_rows(real_data: Path, tmp_pat
 @pytest.mark.data
 def test_the_op3_preset_with_everything_real_has_the_real_shape(real_data: Path) -> None:
     op3 = real_data / "op3"
-    sources = {"layout": op3, "baseline": op3 / "celltype_baseline_means.csv",
-               "signatures": op3 / "de_ranks_4x135x6349.npz"}  # fmt: skip
+    sources = {
+        "layout": op3,
+        "baseline": op3 / "celltype_baseline_means.csv",
+        "signatures": op3 / "de_ranks_4x135x6349.npz",
+    }
     world = build_world(preset_settings("op3", sources=sources), seed=0)
     assert world.genes == (op3 / "genes_18211.txt").read_text().split()
     assert world.effects.log2_fold_change.shape == (6, 147, 18_211)

@@ -6,18 +6,30 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from perturbgen.data.vocabulary import COLUMNS, VEHICLE
-from perturbgen.errors import ConfigError
+from perturbgen.core.errors import ConfigError
+from perturbgen.data.schema import COLUMNS, VEHICLE
 from perturbgen.simulate import Experiment, build_world, preset_settings, simulate
-from perturbgen.simulate.composition import balanced_factors, balanced_poisson
-from perturbgen.simulate.effects import deal_hazards, deal_strengths, deal_survival, level_off, unit_effects
-from perturbgen.simulate.pseudobulk import PseudobulkSums
-from perturbgen.simulate.settings import CELL_TYPES, EffectSettings, SimulationSettings
+from perturbgen.simulate.op3.competition import PseudobulkSums
+from perturbgen.simulate.op3.counts import balanced_factors, balanced_poisson
+from perturbgen.simulate.op3.effects import (
+    deal_hazards,
+    deal_strengths,
+    deal_survival,
+    level_off,
+    unit_effects,
+)
+from perturbgen.simulate.op3.settings import CELL_TYPES, EffectSettings, SimulationSettings
 
 SILENT = (
-    "expression.donor_log_sd=0", "expression.plate_log_sd=0", "expression.row_log_sd=0", "expression.well_log_sd=0",
-    "expression.ambient=0", "depth.plate_log_sd=0", "depth.library_log_sd=0", "depth.cell_log_sd=0",
-)  # fmt: skip
+    "expression.donor_log_sd=0",
+    "expression.plate_log_sd=0",
+    "expression.row_log_sd=0",
+    "expression.well_log_sd=0",
+    "expression.ambient=0",
+    "depth.plate_log_sd=0",
+    "depth.library_log_sd=0",
+    "depth.cell_log_sd=0",
+)
 
 
 def test_cells_speak_our_vocabulary_and_keep_their_own(tiny: Experiment) -> None:
@@ -55,7 +67,12 @@ def test_without_noise_the_mean_of_the_cells_is_the_truth() -> None:
     group = int(np.flatnonzero(world.groups["sm_name"] == "Belinostat")[1])
     row = world.groups.iloc[group]
     drawn = np.asarray(world.draw(group, n_cells=20_000).sum(axis=0)).ravel()
-    expected = truth[f"{row['cell_type']}|{row['sm_name']}"].layers["mean"].ravel() / 1e6 * row["depth"] * 20_000
+    expected = (
+        truth[f"{row['cell_type']}|{row['sm_name']}"].layers["mean"].ravel()
+        / 1e6
+        * row["depth"]
+        * 20_000
+    )
     z = (drawn - expected) / np.sqrt(expected + expected**2 / world.r / 20_000)
     assert abs(z.mean()) < 0.2
     assert 0.85 < z.std() < 1.15
@@ -64,7 +81,9 @@ def test_without_noise_the_mean_of_the_cells_is_the_truth() -> None:
 def test_mean_and_fold_change_of_the_truth_agree_up_to_one_constant(tiny: Experiment) -> None:
     truth = tiny.truth
     name = "NK cells|Belinostat"
-    ratio = np.log2(truth[name].layers["mean"] / truth[f"NK cells|{VEHICLE}"].layers["mean"]).ravel()
+    ratio = np.log2(
+        truth[name].layers["mean"] / truth[f"NK cells|{VEHICLE}"].layers["mean"]
+    ).ravel()
     constant = ratio - truth[name].layers["logFC"].ravel()
     assert np.ptp(constant) < 1e-3
     assert np.abs(truth[truth.obs["sm_name"] == VEHICLE].layers["logFC"]).max() == 0
@@ -72,7 +91,10 @@ def test_mean_and_fold_change_of_the_truth_agree_up_to_one_constant(tiny: Experi
 
 
 def test_a_strong_compound_is_visible_in_the_cells_it_was_given_to() -> None:
-    world = build_world(preset_settings("tiny", overrides=["effects.strength=0.5", "effects.strength_cap=2"]), seed=0)
+    world = build_world(
+        preset_settings("tiny", overrides=["effects.strength=0.5", "effects.strength_cap=2"]),
+        seed=0,
+    )
     sums = PseudobulkSums()
     for chunk in world.chunks():
         sums.add(chunk)
@@ -82,31 +104,50 @@ def test_a_strong_compound_is_visible_in_the_cells_it_was_given_to() -> None:
         name: np.asarray(nk[(nk.obs["sm_name"] == name).to_numpy()].X.sum(axis=0)).ravel() + 0.5
         for name in (VEHICLE, "Belinostat")
     }
-    measured = np.log2(cpm["Belinostat"] / cpm["Belinostat"].sum()) - np.log2(cpm[VEHICLE] / cpm[VEHICLE].sum())
-    true = world.effects.log2_fold_change[CELL_TYPES.index("NK cells"), world.compound_index["Belinostat"]]
+    measured = np.log2(cpm["Belinostat"] / cpm["Belinostat"].sum()) - np.log2(
+        cpm[VEHICLE] / cpm[VEHICLE].sum()
+    )
+    true = world.effects.log2_fold_change[
+        CELL_TYPES.index("NK cells"), world.compound_index["Belinostat"]
+    ]
     assert np.corrcoef(measured, true)[0, 1] > 0.8
 
 
 def test_positive_controls_are_measured_in_every_cell_type(tiny: Experiment) -> None:
     for name in ("Belinostat", "Dabrafenib", VEHICLE):
-        assert set(tiny.cells.obs.loc[tiny.cells.obs["sm_name"] == name, "cell_type"]) == set(CELL_TYPES)
+        assert set(tiny.cells.obs.loc[tiny.cells.obs["sm_name"] == name, "cell_type"]) == set(
+            CELL_TYPES
+        )
 
 
 def test_toxic_compounds_lose_cells_and_depth() -> None:
     world = build_world(preset_settings("small"), seed=0)
-    obs = world.groups.merge(world.effects.compounds[["toxic"]], left_on="sm_name", right_index=True)
-    per_well = obs[~obs["lost"]].groupby(["toxic", "plate_name", "well"])["n_cells"].sum().groupby("toxic").mean()
+    obs = world.groups.merge(
+        world.effects.compounds[["toxic"]], left_on="sm_name", right_index=True
+    )
+    per_well = (
+        obs[~obs["lost"]]
+        .groupby(["toxic", "plate_name", "well"])["n_cells"]
+        .sum()
+        .groupby("toxic")
+        .mean()
+    )
     depth = obs.groupby("toxic")["depth"].mean()
     assert per_well[True] < 0.7 * per_well[False]
     assert depth[True] < 0.95 * depth[False]
     strong = world.effects.compounds.drop(index=[VEHICLE, "Belinostat", "Dabrafenib"])
-    assert strong.loc[strong["toxic"], "strength"].min() >= strong.loc[~strong["toxic"], "strength"].max()
+    assert (
+        strong.loc[strong["toxic"], "strength"].min()
+        >= strong.loc[~strong["toxic"], "strength"].max()
+    )
 
 
 def test_effects_of_one_mechanism_are_alike_and_shared_between_cell_types_as_set() -> None:
     settings = EffectSettings(programmes=4, shared=0.6, own=0.0, stress=0.0)
     mechanism = pd.Series([0, 0, 1, 1, 2])
-    unit = unit_effects(mechanism, pd.Series(np.ones(5)), 5000, settings, rng=np.random.default_rng(0))
+    unit = unit_effects(
+        mechanism, pd.Series(np.ones(5)), 5000, settings, rng=np.random.default_rng(0)
+    )
     assert np.allclose(unit.std(axis=2), 1, atol=1e-5)
     within = np.corrcoef(unit[0])
     assert within[0, 1] > 0.6
@@ -118,7 +159,9 @@ def test_effects_of_one_mechanism_are_alike_and_shared_between_cell_types_as_set
 def test_effects_are_low_rank() -> None:
     settings = EffectSettings(programmes=5, own=0.0, stress=0.0)
     mechanism = pd.Series(np.arange(40) % 5)
-    unit = unit_effects(mechanism, pd.Series(np.ones(40)), 2000, settings, rng=np.random.default_rng(0))
+    unit = unit_effects(
+        mechanism, pd.Series(np.ones(40)), 2000, settings, rng=np.random.default_rng(0)
+    )
     values = np.linalg.svd(unit[2], compute_uv=False)
     assert (values[:5] ** 2).sum() / (values**2).sum() > 0.9999
 
@@ -144,7 +187,10 @@ def test_every_seed_deals_the_same_strengths_to_other_compounds() -> None:
     assert np.log(one[2:]).std() == pytest.approx(settings.strength_log_sd, rel=0.15)
     assert one.max() == settings.strength_cap
     order = pd.Series(np.arange(60.0), index=names[2:])
-    ordered = [deal_strengths(names, settings, rng=np.random.default_rng(seed), order=order) for seed in (0, 1)]
+    ordered = [
+        deal_strengths(names, settings, rng=np.random.default_rng(seed), order=order)
+        for seed in (0, 1)
+    ]
     assert ordered[0].equals(ordered[1])
 
 
@@ -157,7 +203,10 @@ def test_every_seed_deals_the_same_hazards_and_the_strongest_compound_kills_most
     assert found[toxic].is_monotonic_increasing
     assert found[toxic].mean() == pytest.approx(settings.toxicity, rel=0.05)
     none = pd.Series(False, index=strength.index)
-    one, two = (deal_hazards(strength, none, EffectSettings(), rng=np.random.default_rng(seed)) for seed in (0, 1))
+    one, two = (
+        deal_hazards(strength, none, EffectSettings(), rng=np.random.default_rng(seed))
+        for seed in (0, 1)
+    )
     assert sorted(one) == sorted(two)
     assert not one.equals(two)
     assert one.mean() == pytest.approx(EffectSettings().mild_toxicity, rel=0.05)
@@ -200,10 +249,13 @@ def test_survival_spares_the_weak() -> None:
 
 def test_ambient_rna_pulls_cell_types_together() -> None:
     dirty, clean = (
-        build_world(preset_settings("tiny", overrides=[f"expression.ambient={x}"]), seed=0) for x in (0.5, 0)
+        build_world(preset_settings("tiny", overrides=[f"expression.ambient={x}"]), seed=0)
+        for x in (0.5, 0)
     )
-    pair = [int(np.flatnonzero((clean.groups["cell_type"] == name) & (clean.groups["well"] == "A1"))[0])
-            for name in ("NK cells", "B cells")]  # fmt: skip
+    pair = [
+        int(np.flatnonzero((clean.groups["cell_type"] == name) & (clean.groups["well"] == "A1"))[0])
+        for name in ("NK cells", "B cells")
+    ]
 
     def distance(world: object) -> float:
         return float(np.abs(world.group_share(pair[0]) - world.group_share(pair[1])).sum())

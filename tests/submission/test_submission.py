@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 from perturbgen import cli, submission
-from perturbgen.errors import ConfigError, InputError, SchemaError
+from perturbgen.core.errors import ConfigError, InputError, SchemaError
 from perturbgen.submission import SubmissionError
 from perturbgen.submission.writing import write_csv
 
@@ -25,7 +25,9 @@ ABOUT = {"dataset_id": "neurips-2023-data", "method_id": "ours"}
 @pytest.fixture
 def small(tmp_path: Path) -> tuple[pd.DataFrame, pd.DataFrame, Path]:
     """Predictions in shuffled order, the id_map, and a sample submission of six conditions and five genes."""
-    ids = pd.DataFrame({"id": range(6), "cell_type": ["B"] * 3 + ["M"] * 3, "sm_name": list("abc") * 2})
+    ids = pd.DataFrame(
+        {"id": range(6), "cell_type": ["B"] * 3 + ["M"] * 3, "sm_name": list("abc") * 2}
+    )
     genes = ["TP53", "A1BG", "CD69", "IL2", "NA"]
     values = np.random.default_rng(0).normal(0, 3, (6, 5))
     predictions = pd.DataFrame(values, pd.MultiIndex.from_frame(ids[KEY]), genes)
@@ -43,7 +45,9 @@ def test_rows_and_genes_are_joined_by_name_and_read_back_as_float32(small, tmp_p
     assert found.columns.tolist() == ["TP53", "A1BG", "CD69", "IL2", "NA"]
     for row in ids.itertuples():
         for gene in found:
-            assert found.loc[row.id, gene] == np.float32(predictions.loc[(row.cell_type, row.sm_name), gene])
+            assert found.loc[row.id, gene] == np.float32(
+                predictions.loc[(row.cell_type, row.sm_name), gene]
+            )
     assert submission.check(out, ids, like) == []
 
 
@@ -65,7 +69,9 @@ def test_open_problems_form(small, tmp_path: Path) -> None:
     out = submission.write(predictions, reordered, like, tmp_path / "s.h5ad", about=ABOUT)
     adata = anndata.read_h5ad(out)
     assert adata.layers["prediction"].dtype == np.float32
-    expected = predictions.loc[pd.MultiIndex.from_frame(ids[KEY]), adata.var_names].astype(np.float32)
+    expected = predictions.loc[pd.MultiIndex.from_frame(ids[KEY]), adata.var_names].astype(
+        np.float32
+    )
     assert np.array_equal(adata.layers["prediction"], expected)
     assert submission.check(out, reordered, like) == []
     adata.layers["prediction"][2, 3] = np.inf
@@ -101,7 +107,9 @@ def test_predictions_that_make_no_submission_leave_no_file(
     with pytest.raises(SubmissionError) as refused:
         submission.write(change(predictions), ids, like, tmp_path / "s.csv")
     assert words in str(refused.value)
-    assert not list(tmp_path.glob("s*.csv")) or [p.name for p in tmp_path.glob("s*.csv")] == [like.name]
+    assert not list(tmp_path.glob("s*.csv")) or [p.name for p in tmp_path.glob("s*.csv")] == [
+        like.name
+    ]
 
 
 def test_an_index_that_names_no_condition_is_refused(small, tmp_path: Path) -> None:
@@ -119,7 +127,9 @@ def test_an_index_that_names_no_condition_is_refused(small, tmp_path: Path) -> N
         (lambda ids: ids.replace("b", None), "empty field"),
     ],
 )
-def test_a_broken_id_map_is_refused(small, tmp_path: Path, change: Callable[..., pd.DataFrame], words: str) -> None:
+def test_a_broken_id_map_is_refused(
+    small, tmp_path: Path, change: Callable[..., pd.DataFrame], words: str
+) -> None:
     predictions, ids, like = small
     path = tmp_path / "broken.csv"
     change(ids).to_csv(path, index=False)
@@ -132,9 +142,13 @@ def test_a_broken_id_map_is_refused(small, tmp_path: Path, change: Callable[...,
 def test_a_sample_that_is_none_is_refused(small, tmp_path: Path) -> None:
     predictions, ids, like = small
     with pytest.raises(SchemaError, match="begins with the column 'cell_type'"):
-        submission.write(predictions, ids, with_text(tmp_path / "x.csv", "cell_type,A\n"), tmp_path / "s.csv")
+        submission.write(
+            predictions, ids, with_text(tmp_path / "x.csv", "cell_type,A\n"), tmp_path / "s.csv"
+        )
     with pytest.raises(SchemaError, match="twice: 'A'"):
-        submission.write(predictions, ids, with_text(tmp_path / "x.csv", "id,A,A\n"), tmp_path / "s.csv")
+        submission.write(
+            predictions, ids, with_text(tmp_path / "x.csv", "id,A,A\n"), tmp_path / "s.csv"
+        )
     with pytest.raises(InputError, match=r"neither \.csv nor \.h5ad"):
         submission.check(with_text(tmp_path / "x.txt", "id"), ids, like)
     with pytest.raises(InputError, match="not a readable h5ad"):
@@ -147,7 +161,9 @@ def with_text(path: Path, text: str) -> Path:
 
 
 @pytest.fixture(scope="module")
-def real(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[pd.DataFrame, Path, list[str]]:
+def real(
+    real_data: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[pd.DataFrame, Path, list[str]]:
     """The real rows to predict, a sample submission in their form, and the real genes."""
     genes = (real_data / "op3" / "genes_18211.txt").read_text().split()
     ids = pd.read_csv(real_data / "op3" / "id_map.csv")
@@ -172,10 +188,15 @@ def test_memory_does_not_grow_with_the_rows(tmp_path: Path, verb: str) -> None:
     genes = [f"G{i}" for i in range(1000)]
     peaks = []
     for rows in (20, 200):
-        ids = pd.DataFrame({"id": range(rows), "cell_type": "B", "sm_name": [f"c{i}" for i in range(rows)]})
+        ids = pd.DataFrame(
+            {"id": range(rows), "cell_type": "B", "sm_name": [f"c{i}" for i in range(rows)]}
+        )
         values = np.random.default_rng(0).normal(0, 3, (rows, 1000)).astype(np.float32)
         out = submission.write(
-            pd.DataFrame(values, pd.MultiIndex.from_frame(ids[KEY]), genes), ids, genes, tmp_path / "s.csv"
+            pd.DataFrame(values, pd.MultiIndex.from_frame(ids[KEY]), genes),
+            ids,
+            genes,
+            tmp_path / "s.csv",
         )
         tracemalloc.start()
         if verb == "write":
@@ -211,34 +232,70 @@ def put(lines: Lines, row: int, column: int, text: str) -> None:
 CORRUPTIONS: dict[str, tuple[Callable[[Lines], object], str]] = {
     "a row is missing": (lambda x: x.pop(10), "id 9 is missing: B cells | "),
     "a row is repeated": (lambda x: x.append(x[5]), "id 4 occurs twice"),
-    "a foreign id": (lambda x: put(x, 3, 0, "900"), "id 900 is not in id_map (row 4 (id 900), column id)"),
-    "ids as floats": (lambda x: put(x, 3, 0, "2.0"), "id '2.0' is not a whole number (row 4 (id 2.0), column id)"),
-    "ids are names": (lambda x: put(x, 1, 0, "B cells"), "id 'B cells' is not a whole number (row 2"),
-    "rows in another order": (lambda x: swap(x, 7, 8), "ids are in another order: here should be 6 (row 8 (id 7)"),
-    "genes in another order": (lambda x: swap_columns(x, 4, 9), "genes are in another order: here should be A2M"),
+    "a foreign id": (
+        lambda x: put(x, 3, 0, "900"),
+        "id 900 is not in id_map (row 4 (id 900), column id)",
+    ),
+    "ids as floats": (
+        lambda x: put(x, 3, 0, "2.0"),
+        "id '2.0' is not a whole number (row 4 (id 2.0), column id)",
+    ),
+    "ids are names": (
+        lambda x: put(x, 1, 0, "B cells"),
+        "id 'B cells' is not a whole number (row 2",
+    ),
+    "rows in another order": (
+        lambda x: swap(x, 7, 8),
+        "ids are in another order: here should be 6 (row 8 (id 7)",
+    ),
+    "genes in another order": (
+        lambda x: swap_columns(x, 4, 9),
+        "genes are in another order: here should be A2M",
+    ),
     "a gene is missing": (lambda x: [row.pop(17) for row in x], "gene is missing (column "),
     "a gene is misspelt": (lambda x: put(x, 0, 1, "A1BGG"), "gene is missing (column A1BG)"),
     "a gene is repeated": (lambda x: put(x, 0, 2, "A1BG"), "gene is missing (column A1BG-AS1)"),
-    "no id column": (lambda x: put(x, 0, 0, "index"), "the first column is not 'id' (row 1, column index)"),
+    "no id column": (
+        lambda x: put(x, 0, 0, "index"),
+        "the first column is not 'id' (row 1, column index)",
+    ),
     "NaN": (lambda x: put(x, 100, 18, "NaN"), "NaN (row 101 (id 99), column "),
-    "an underscore": (lambda x: put(x, 2, 1, "1_0"), "'1_0' is not a number (row 3 (id 1), column A1BG)"),
+    "an underscore": (
+        lambda x: put(x, 2, 1, "1_0"),
+        "'1_0' is not a number (row 3 (id 1), column A1BG)",
+    ),
     "infinity": (lambda x: put(x, 255, 18211, "-inf"), "infinite (row 256 (id 254), column "),
     "an empty field": (lambda x: put(x, 2, 1, ""), "no value (row 3 (id 1), column A1BG)"),
-    "text for a number": (lambda x: put(x, 2, 1, "1,5"), "'1,5' is not a number (row 3 (id 1), column A1BG)"),
-    "beyond float32": (lambda x: put(x, 2, 2, "1e300"), "1e+300, too large for float32 (row 3 (id 1), column A1"),
-    "a row breaks off": (lambda x: x[255].__delitem__(slice(50, None)), "50 fields, the header has 18212"),
-}  # fmt: skip
+    "text for a number": (
+        lambda x: put(x, 2, 1, "1,5"),
+        "'1,5' is not a number (row 3 (id 1), column A1BG)",
+    ),
+    "beyond float32": (
+        lambda x: put(x, 2, 2, "1e300"),
+        "1e+300, too large for float32 (row 3 (id 1), column A1",
+    ),
+    "a row breaks off": (
+        lambda x: x[255].__delitem__(slice(50, None)),
+        "50 fields, the header has 18212",
+    ),
+}
 
 
 @pytest.mark.data
 @pytest.mark.parametrize("name", CORRUPTIONS)
-def test_a_corrupted_submission_is_refused_for_its_reason(real, valid: Lines, tmp_path: Path, name: str) -> None:
+def test_a_corrupted_submission_is_refused_for_its_reason(
+    real, valid: Lines, tmp_path: Path, name: str
+) -> None:
     ids, like, _ = real
     lines = [list(row) for row in valid]
     corrupt, words = CORRUPTIONS[name]
     corrupt(lines)
     path = tmp_path / "s.csv"
-    path.write_text("\n".join(",".join(f'"{field}"' if "," in field else field for field in row) for row in lines))
+    path.write_text(
+        "\n".join(
+            ",".join(f'"{field}"' if "," in field else field for field in row) for row in lines
+        )
+    )
     found = submission.check(path, ids, like)
     assert found
     assert str(found[0]).startswith(words)
@@ -247,7 +304,9 @@ def test_a_corrupted_submission_is_refused_for_its_reason(real, valid: Lines, tm
 
 
 @pytest.mark.data
-def test_the_valid_one_is_valid_and_a_wild_value_is_a_warning(real, valid: Lines, tmp_path: Path) -> None:
+def test_the_valid_one_is_valid_and_a_wild_value_is_a_warning(
+    real, valid: Lines, tmp_path: Path
+) -> None:
     ids, like, _ = real
     path = tmp_path / "s.csv"
     path.write_text("\n".join(map(",".join, valid)))
@@ -281,7 +340,9 @@ def test_the_command_line(small, tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert Path(out).read_text() == before
 
 
-def test_what_an_h5ad_says_of_itself_is_its_uns_and_a_csv_has_no_place_for_it(small, tmp_path: Path) -> None:
+def test_what_an_h5ad_says_of_itself_is_its_uns_and_a_csv_has_no_place_for_it(
+    small, tmp_path: Path
+) -> None:
     predictions, ids, like = small
     out = submission.write(predictions, ids, like, tmp_path / "s.h5ad", about=ABOUT)
     assert dict(anndata.read_h5ad(out).uns) == ABOUT
@@ -294,19 +355,34 @@ def test_an_h5ad_that_does_not_say_what_it_is_gets_a_warning(
     small, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     predictions, ids, like = small
-    out = submission.write(predictions, ids, like, tmp_path / "s.h5ad", about={"dataset_id": "x", "method_id": ""})
+    out = submission.write(
+        predictions, ids, like, tmp_path / "s.h5ad", about={"dataset_id": "x", "method_id": ""}
+    )
     [found] = submission.check(out, ids, like)
     assert (found.severity, found.column) == ("warning", "method_id")
     assert str(found) in caplog.text
     submission.write(predictions, ids, like, out)
-    assert [finding.column for finding in submission.check(out, ids, like)] == ["dataset_id", "method_id"]
+    assert [finding.column for finding in submission.check(out, ids, like)] == [
+        "dataset_id",
+        "method_id",
+    ]
 
 
-def test_the_command_line_says_what_an_h5ad_is(small, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_line_says_what_an_h5ad_is(
+    small, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     predictions, _, like = small
     predictions.reset_index().to_parquet(tmp_path / "p.parquet")
     also = ["--id-map", str(tmp_path / "id_map.csv"), "--like", str(like)]
-    asked = ["submit", str(tmp_path / "p.parquet"), *also, "--dataset-id", "neurips-2023-data", "--method-id", "ours"]
+    asked = [
+        "submit",
+        str(tmp_path / "p.parquet"),
+        *also,
+        "--dataset-id",
+        "neurips-2023-data",
+        "--method-id",
+        "ours",
+    ]
     out = str(tmp_path / "s.h5ad")
     assert cli.run([*asked, "--out", out]) == 0
     assert dict(anndata.read_h5ad(out).uns) == ABOUT

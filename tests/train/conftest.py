@@ -6,7 +6,7 @@ import pytest
 from anndata import AnnData
 from scipy import sparse
 
-from perturbgen.config import load_settings
+from perturbgen.core.config import load_settings
 from perturbgen.train import RunSettings
 
 N_CELLS, N_GENES = 90, 15
@@ -15,10 +15,15 @@ N_CELLS, N_GENES = 90, 15
 def make_cells() -> AnnData:
     rng = np.random.default_rng(0)
     obs = pd.DataFrame(
-        {"cell_type": rng.choice(["B", "NK", "T"], N_CELLS), "compound": rng.choice(["DMSO", "X"], N_CELLS)},
+        {
+            "cell_type": rng.choice(["B", "NK", "T"], N_CELLS),
+            "compound": rng.choice(["DMSO", "X"], N_CELLS),
+        },
         index=[f"c{i}" for i in range(N_CELLS)],
     )
-    level = rng.gamma(1, 2, N_GENES) * (1 + 3 * np.eye(3, N_GENES)[pd.factorize(obs["cell_type"], sort=True)[0]])
+    level = rng.gamma(1, 2, N_GENES) * (
+        1 + 3 * np.eye(3, N_GENES)[pd.factorize(obs["cell_type"], sort=True)[0]]
+    )
     counts = sparse.csr_matrix(rng.poisson(level + 0.1))
     return AnnData(counts, obs=obs, var=pd.DataFrame(index=[f"g{i}" for i in range(N_GENES)]))
 

@@ -10,12 +10,12 @@ import pytest
 import torch
 from torch import nn
 
-from perturbgen.nn.trainable import Trainable
+from perturbgen.models.base import Trainable
 from perturbgen.train.board import Board, lost_curves
 from perturbgen.train.launch import carry_out, launch
 from perturbgen.train.loop import Training
-from perturbgen.train.mishaps import DivergenceError
-from perturbgen.train.optimisers import adamw
+from perturbgen.train.protocols import DivergenceError
+from perturbgen.train.schedules import adamw
 from perturbgen.train.settings import LoopSettings
 
 
@@ -75,20 +75,32 @@ class Line(Trainable):
 
 def make(run, *, judge=None, epochs=60) -> Training:
     run.mkdir(exist_ok=True)
-    settings = LoopSettings.model_validate({"training": {"epochs": epochs, "batch_size": 5}, "stopping": {}})
+    settings = LoopSettings.model_validate(
+        {"training": {"epochs": epochs, "batch_size": 5}, "stopping": {}}
+    )
     model = Line()
     return Training(
-        run, settings, train=PointFeed(), validation=PointFeed(), model=model, judge=judge,
-        optimisers=[adamw((model.parameters(), 0.1, 0.0))], fabric=launch(settings.training, accelerator="cpu"),
-    )  # fmt: skip
+        run,
+        settings,
+        train=PointFeed(),
+        validation=PointFeed(),
+        model=model,
+        judge=judge,
+        optimisers=[adamw((model.parameters(), 0.1, 0.0))],
+        fabric=launch(settings.training, accelerator="cpu"),
+    )
 
 
 def test_a_line_is_learned_and_its_terms_are_the_objective(tmp_path):
     training = make(tmp_path / "run")
-    carry_out(training, lambda step: Board(training.run, training.settings, step=step), resumed=False)
+    carry_out(
+        training, lambda step: Board(training.run, training.settings, step=step), resumed=False
+    )
     assert training.model.slope.weight.item() == pytest.approx(3, abs=0.05)
     assert training.model.steps == list(range(120))
-    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    rows = [
+        json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    ]
     assert rows[-1]["validation/objective"] == pytest.approx(rows[-1]["validation/error"])
     assert "points_per_second" in rows[0]
 
@@ -103,7 +115,9 @@ def test_a_judge_decides_which_model_is_kept(tmp_path):
     training = make(tmp_path / "run", judge=judge)
     state = training.fit()
     assert state.best_epoch == int(np.argmin(np.abs(np.array(slopes) - 1.5)))
-    kept = torch.load(tmp_path / "run/checkpoint/best.pt", weights_only=True)["model"]["slope.weight"].item()
+    kept = torch.load(tmp_path / "run/checkpoint/best.pt", weights_only=True)["model"][
+        "slope.weight"
+    ].item()
     assert kept == slopes[state.best_epoch]
 
 
@@ -126,14 +140,19 @@ def test_messages_name_the_samples(tmp_path):
 
 
 def test_a_full_disk_costs_curves_a_warning_and_other_errors_of_threads_are_shown(
-    caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(threading, "excepthook", lost_curves)
 
     def failing(error: Exception) -> None:
         raise error
 
-    for error in (OSError(errno.ENOSPC, "No space left on device"), OSError(errno.EIO, "a broken disk")):
+    for error in (
+        OSError(errno.ENOSPC, "No space left on device"),
+        OSError(errno.EIO, "a broken disk"),
+    ):
         thread = threading.Thread(target=failing, args=(error,))
         thread.start()
         thread.join()

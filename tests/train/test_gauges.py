@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from perturbgen.train import gauges
+from perturbgen.train import board as gauges
 
 
 def test_a_constant_dimension_is_not_active():
@@ -37,4 +37,6 @@ def test_predictive_numbers_are_nothing_for_the_same_counts_and_grow_for_means()
     }
     means = np.tile(real.mean(axis=0), (500, 1))
     assert gauges.predictive_table(real, means)["mean_abs_log2_ratio_of_variances"] > 3
-    assert gauges.predictive_table(real, means)["mean_abs_log2_ratio_of_means"] == pytest.approx(0, abs=1e-9)
+    assert gauges.predictive_table(real, means)["mean_abs_log2_ratio_of_means"] == pytest.approx(
+        0, abs=1e-9
+    )

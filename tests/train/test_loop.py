@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from perturbgen.config import to_toml
-from perturbgen.errors import ConfigError, SchemaError, StorageError
+from perturbgen.core.config import to_toml
+from perturbgen.core.errors import ConfigError, SchemaError, StorageError
 from perturbgen.train import load_run, resume, train
 from perturbgen.train.loop import Training
-from perturbgen.train.mishaps import DivergenceError
+from perturbgen.train.protocols import DivergenceError
 from perturbgen.train.state import save_state
 
 KINDS = ["nbvae", "dgd", "gaussian_vae"]
@@ -29,7 +29,9 @@ def assert_equal_states(one: Path, other: Path, *, name: str = "last", atol: flo
     left, right = state_of(one, name), state_of(other, name)
     assert list(left) == list(right)
     for key, value in left.items():
-        torch.testing.assert_close(value, right[key], atol=atol, rtol=0, msg=lambda text, key=key: f"{key}: {text}")
+        torch.testing.assert_close(
+            value, right[key], atol=atol, rtol=0, msg=lambda text, key=key: f"{key}: {text}"
+        )
 
 
 def records(run: Path) -> list[dict]:
@@ -42,17 +44,28 @@ def without_times(rows: list[dict]) -> list[dict]:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_one_seed_gives_one_result(settings, tmp_path, kind):
-    runs = [train(settings(f"model.kind={kind}"), runs=tmp_path / f"runs{i}", accelerator="cpu") for i in range(2)]
+    runs = [
+        train(settings(f"model.kind={kind}"), runs=tmp_path / f"runs{i}", accelerator="cpu")
+        for i in range(2)
+    ]
     assert_equal_states(*runs)
     assert without_times(records(runs[0])) == without_times(records(runs[1]))
-    other = train(settings(f"model.kind={kind}", "seed=1"), runs=tmp_path / "other", accelerator="cpu")
+    other = train(
+        settings(f"model.kind={kind}", "seed=1"), runs=tmp_path / "other", accelerator="cpu"
+    )
     assert records(other)[0]["train/objective"] != records(runs[0])[0]["train/objective"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("stop", [2, 9], ids=["in the first epoch", "in the second"])
-def test_an_interrupted_and_resumed_run_equals_one_that_never_stopped(settings, tmp_path, monkeypatch, kind, stop):
-    options = (f"model.kind={kind}", "model.decoder.dropout=0.2") if kind != "gaussian_vae" else (f"model.kind={kind}",)
+def test_an_interrupted_and_resumed_run_equals_one_that_never_stopped(
+    settings, tmp_path, monkeypatch, kind, stop
+):
+    options = (
+        (f"model.kind={kind}", "model.decoder.dropout=0.2")
+        if kind != "gaussian_vae"
+        else (f"model.kind={kind}",)
+    )
     whole = train(settings(*options), runs=tmp_path / "whole", accelerator="cpu")
     step = Training.step
 
@@ -89,7 +102,9 @@ def test_a_finished_run_can_be_trained_longer(settings, tmp_path):
 def test_two_processes_equal_one(settings, tmp_path, kind):
     """The same global batches and random numbers; sums in another order, hence 1e-4 after twelve steps of Adam."""
     config = tmp_path / "config.toml"
-    config.write_text(to_toml(settings(f"model.kind={kind}", "training.epochs=2", "training.batch_size=12")))
+    config.write_text(
+        to_toml(settings(f"model.kind={kind}", "training.epochs=2", "training.batch_size=12"))
+    )
     for devices in (1, 2):
         command = [sys.executable, "-m", "perturbgen", "train", str(config), "--accelerator", "cpu"]
         command += ["--devices", str(devices), "--runs", str(tmp_path / f"runs{devices}")]
@@ -98,7 +113,9 @@ def test_two_processes_equal_one(settings, tmp_path, kind):
     one, two = (next((tmp_path / f"runs{devices}").iterdir()) for devices in (1, 2))
     assert_equal_states(one, two, atol=1e-4)
     assert len(list((tmp_path / "runs2").iterdir())) == 1
-    assert records(one)[-1]["train/objective"] == pytest.approx(records(two)[-1]["train/objective"], rel=1e-5)
+    assert records(one)[-1]["train/objective"] == pytest.approx(
+        records(two)[-1]["train/objective"], rel=1e-5
+    )
 
 
 @pytest.mark.slow
@@ -115,7 +132,16 @@ def full(*_, **__):
 cell_board.CellBoard = full
 sys.exit(run(sys.argv[1:]))
 """)
-    command = [sys.executable, str(script), "train", str(config), "--accelerator", "cpu", "--devices", "2"]
+    command = [
+        sys.executable,
+        str(script),
+        "train",
+        str(config),
+        "--accelerator",
+        "cpu",
+        "--devices",
+        "2",
+    ]
     done = subprocess.run(
         command, capture_output=True, text=True, check=False, cwd=tmp_path, timeout=120
     )  # ends with the last process that holds its standard error
@@ -129,12 +155,18 @@ def test_patience_counts_after_the_warmup_only(settings, tmp_path, monkeypatch):
     monkeypatch.setattr(Training, "validate", lambda self: {"validation/objective": next(values)})
     plan = settings("annealing.warmup=4", "stopping.patience=2", "training.epochs=10")
     run = train(plan, runs=tmp_path / "runs", accelerator="cpu")
-    assert len(records(run)) == 8  # the bad epochs 2 and 3 lie in the warm-up, 4 is one bad epoch, 5 is the best
+    assert (
+        len(records(run)) == 8
+    )  # the bad epochs 2 and 3 lie in the warm-up, 4 is one bad epoch, 5 is the best
     assert torch.load(run / "checkpoint/best.pt", weights_only=True)["epoch"] == 5
 
 
 def test_models_are_selected_by_the_full_weight_objective(settings, tmp_path):
-    run = train(settings("annealing.warmup=3", "annealing.weight=0.5"), runs=tmp_path / "runs", accelerator="cpu")
+    run = train(
+        settings("annealing.warmup=3", "annealing.weight=0.5"),
+        runs=tmp_path / "runs",
+        accelerator="cpu",
+    )
     for record in records(run):
         for part in ("train", "validation"):
             full = record[f"{part}/reconstruction"] + 0.5 * record[f"{part}/kl"]
@@ -158,7 +190,9 @@ def test_a_loss_that_is_no_number_stops_with_step_cells_and_cause(settings, tmp_
 
 def test_out_of_memory_says_which_batch_would_fit(settings, tmp_path, monkeypatch):
     def exhausted(self, batch):
-        raise RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory")
+        raise RuntimeError(
+            "[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"
+        )
 
     monkeypatch.setattr(Training, "step", exhausted)
     with pytest.raises(StorageError, match="out of memory") as caught:
@@ -181,7 +215,9 @@ def test_a_full_disk_leaves_the_checkpoint_before(settings, tmp_path, monkeypatc
 
     def full(state, path):
         Path(path).write_bytes(b"half")
-        raise RuntimeError("[enforce fail at inline_container.cc] . PytorchStreamWriter failed writing file")
+        raise RuntimeError(
+            "[enforce fail at inline_container.cc] . PytorchStreamWriter failed writing file"
+        )
 
     monkeypatch.setattr(torch, "save", full)
     with pytest.raises(StorageError, match="no space left"):
@@ -198,7 +234,9 @@ def test_other_cells_are_refused_on_resume(settings, tmp_path, cells, cells_file
 
 
 def test_it_trains_outside_the_main_thread(settings, tmp_path):
-    thread = threading.Thread(target=train, args=(settings(),), kwargs={"runs": tmp_path / "r", "accelerator": "cpu"})
+    thread = threading.Thread(
+        target=train, args=(settings(),), kwargs={"runs": tmp_path / "r", "accelerator": "cpu"}
+    )
     thread.start()
     thread.join()
     assert load_run(next((tmp_path / "r").iterdir())).card.kind == "nbvae"

@@ -10,8 +10,8 @@ import torch
 from anndata import AnnData
 from scipy import sparse
 
-from perturbgen.config import load_settings
-from perturbgen.errors import PerturbgenError
+from perturbgen.core.config import load_settings
+from perturbgen.core.errors import PerturbgenError
 from perturbgen.train import RunSettings, train
 
 
@@ -26,13 +26,22 @@ def hard_cells(rng: np.random.Generator) -> AnnData:
     kinds = np.array(["rare"] * 3 + ["B"] * 30 + ["T"] * 27)
     obs = pd.DataFrame({"cell_type": kinds, "compound": rng.choice(["DMSO", "X", "Y"], cells)})
     obs.index = [f"c{i}" for i in range(cells)]
-    return AnnData(sparse.csr_matrix(counts), obs=obs, var=pd.DataFrame(index=[f"g{i}" for i in range(genes)]))
+    return AnnData(
+        sparse.csr_matrix(counts), obs=obs, var=pd.DataFrame(index=[f"g{i}" for i in range(genes)])
+    )
 
 
 def random_settings(rng: np.random.Generator, path: str, seed: int) -> RunSettings:
     kind = str(rng.choice(["nbvae", "dgd", "gaussian_vae"]))
-    decoder: dict[str, object] = {"hidden": [int(rng.choice([4, 32]))], "layer_norm": bool(rng.integers(2))}
-    model: dict[str, object] = {"kind": kind, "latent": int(rng.integers(2, 101)), "decoder": decoder}
+    decoder: dict[str, object] = {
+        "hidden": [int(rng.choice([4, 32]))],
+        "layer_norm": bool(rng.integers(2)),
+    }
+    model: dict[str, object] = {
+        "kind": kind,
+        "latent": int(rng.integers(2, 101)),
+        "decoder": decoder,
+    }
     if kind != "gaussian_vae":
         decoder["scaling"] = str(rng.choice(["total", "max"]))
         decoder["dispersion"] = str(rng.choice(["gene", "gene-category", "predicted"]))
@@ -40,20 +49,29 @@ def random_settings(rng: np.random.Generator, path: str, seed: int) -> RunSettin
         if decoder["dispersion"] == "gene-category":
             decoder["dispersion_by"] = "cell_type"
     if kind == "dgd":
-        model.update(components=int(rng.choice([1, 5, 100])), prior_weight=rng.choice(["per_sample", 1.0]))
+        model.update(
+            components=int(rng.choice([1, 5, 100])), prior_weight=rng.choice(["per_sample", 1.0])
+        )
     else:
-        model["encoder_input"] = "log1p" if kind == "gaussian_vae" else str(rng.choice(["log1p", "raw"]))
+        model["encoder_input"] = (
+            "log1p" if kind == "gaussian_vae" else str(rng.choice(["log1p", "raw"]))
+        )
     rates = 10 ** rng.uniform(-4, -1, 3)
     training = {
-        "learning_rate": rates[0], "batch_size": int(rng.choice([7, 64])), "epochs": 4,
+        "learning_rate": rates[0],
+        "batch_size": int(rng.choice([7, 64])),
+        "epochs": 4,
         "precision": str(rng.choice(["32-true", "bf16-mixed"])),
-    }  # fmt: skip
+    }
     if kind == "dgd":
         training.update(mixture_rate=rates[1], representation_rate=rates[2])
     base = {
-        "seed": seed, "data": {"path": path}, "conditions": {"cell_type": {}, "compound": {"dropout": 0.3}},
-        "model": model, "training": training,
-    }  # fmt: skip
+        "seed": seed,
+        "data": {"path": path},
+        "conditions": {"cell_type": {}, "compound": {"dropout": 0.3}},
+        "model": model,
+        "training": training,
+    }
     if kind != "dgd":
         base["annealing"] = {"warmup": int(rng.integers(0, 4))}
     return load_settings(RunSettings, base=base)
@@ -77,4 +95,6 @@ def test_no_setting_ends_in_nan(tmp_path):
         state = torch.load(run / "checkpoint" / "last.pt", weights_only=True)["model"]
         assert all(bool(torch.isfinite(value).all()) for value in state.values()), (seed, settings)
     assert all(error.cause for _, error in stopped), stopped
-    assert len(stopped) <= 5, stopped  # a named cause is allowed, but settings like these should train
+    assert len(stopped) <= 5, (
+        stopped
+    )  # a named cause is allowed, but settings like these should train

@@ -8,7 +8,7 @@ import pytest
 import torch
 from scipy import sparse
 
-from perturbgen.errors import ConfigError, CountsError, InputError, SchemaError
+from perturbgen.core.errors import ConfigError, CountsError, InputError, SchemaError
 from perturbgen.train import load_run, train
 from perturbgen.train.heldout import (
     encode_cells,
@@ -28,7 +28,14 @@ def run(settings, tmp_path):
 
 def test_a_run_directory_holds_what_is_needed(run):
     names = {path.name for path in run.iterdir()}
-    assert {"config.toml", "env.json", "model.json", "cells.parquet", "metrics.jsonl", "checkpoint"} <= names
+    assert {
+        "config.toml",
+        "env.json",
+        "model.json",
+        "cells.parquet",
+        "metrics.jsonl",
+        "checkpoint",
+    } <= names
     assert any(name.startswith("events.out.tfevents") for name in names)
     env = json.loads((run / "env.json").read_text())
     assert all(value.startswith("sha256:") for value in env["data"].values())
@@ -39,7 +46,12 @@ def test_tensorboard_has_curves_pictures_projector_and_hyper_parameters(run):
 
     events = EventAccumulator(str(run)).Reload()
     tags = events.Tags()
-    for name in ("train/objective", "validation/kl", "schedule/KL weight", "gauges/active latent dimensions"):
+    for name in (
+        "train/objective",
+        "validation/kl",
+        "schedule/KL weight",
+        "gauges/active latent dimensions",
+    ):
         assert name in tags["scalars"]
     assert set(tags["images"]) == {"latent/principal components", "predictive/real and generated"}
     assert len(events.Scalars("train/objective")) == 3
@@ -64,7 +76,8 @@ def test_genes_in_another_order_are_put_in_order_and_others_refused(run, cells, 
     cells.write_h5ad(tmp_path / "a.h5ad")
     cells[:, ::-1].copy().write_h5ad(tmp_path / "b.h5ad")
     one, other = (
-        log_likelihoods(trained, open_cells(trained, tmp_path / f), samples=4, seed=0) for f in ("a.h5ad", "b.h5ad")
+        log_likelihoods(trained, open_cells(trained, tmp_path / f), samples=4, seed=0)
+        for f in ("a.h5ad", "b.h5ad")
     )
     np.testing.assert_allclose(one, other, rtol=1e-6)
     cells[:, 1:].copy().write_h5ad(tmp_path / "c.h5ad")
@@ -133,20 +146,29 @@ def test_parts_of_the_run_can_be_chosen(run, cells_file):
 def test_a_split_file_decides_who_is_trained_on(settings, cells, tmp_path):
     from perturbgen.data.splits import Split
 
-    parts = pd.Series(["train"] * 50 + ["validation"] * 20 + ["test"] * 20, pd.Index(cells.obs_names, name="cell"))
+    parts = pd.Series(
+        ["train"] * 50 + ["validation"] * 20 + ["test"] * 20, pd.Index(cells.obs_names, name="cell")
+    )
     Split(parts, "mine").write(tmp_path / "split.csv")
     found = read_cells(settings(f"data.split='{tmp_path / 'split.csv'}'"))
     assert (len(found.train), len(found.validation)) == (50, 20)
-    conditions = pd.MultiIndex.from_product([["B", "NK", "T"], ["DMSO", "X"]], names=["cell_type", "compound"])
+    conditions = pd.MultiIndex.from_product(
+        [["B", "NK", "T"], ["DMSO", "X"]], names=["cell_type", "compound"]
+    )
     Split(pd.Series(["train", "test"] * 3, conditions), "conditions").write(tmp_path / "split.csv")
     found = read_cells(settings(f"data.split='{tmp_path / 'split.csv'}'"))
     assert set(found.train.obs["compound"]) == {"DMSO"}
 
 
 def test_descriptors_make_unseen_categories_known(settings, tmp_path, cells, cells_file):
-    table = pd.DataFrame({"compound": ["DMSO", "X", "New"], "a": [0.0, 1.0, 2.0], "b": [1.0, 0.0, 5.0]})
+    table = pd.DataFrame(
+        {"compound": ["DMSO", "X", "New"], "a": [0.0, 1.0, 2.0], "b": [1.0, 0.0, 5.0]}
+    )
     table.to_csv(tmp_path / "table.csv", index=False)
-    options = ("conditions.compound.encoding=descriptors", f"conditions.compound.descriptors='{tmp_path}/table.csv'")
+    options = (
+        "conditions.compound.encoding=descriptors",
+        f"conditions.compound.descriptors='{tmp_path}/table.csv'",
+    )
     run = train(settings(*options), runs=tmp_path / "runs", accelerator="cpu")
     cells.obs["compound"] = "New"
     cells.write_h5ad(cells_file)
@@ -161,11 +183,17 @@ def test_descriptors_make_unseen_categories_known(settings, tmp_path, cells, cel
     ("override", "words"),
     [
         ("model.components=4", "'components' is no setting of a nbvae"),
-        ("model={kind='gaussian_vae',encoder_input='raw'}", "'encoder_input' is no setting of a gaussian_vae"),
+        (
+            "model={kind='gaussian_vae',encoder_input='raw'}",
+            "'encoder_input' is no setting of a gaussian_vae",
+        ),
         ("model={kind='dgd'}", "a dgd has none"),
         ("training.mixture_rate=0.1", "'training.mixture_rate' is of a dgd"),
         ("model.decoder.dispersion=gene-category", "go together"),
-        ("model.decoder={dispersion='gene-category',dispersion_by='plate'}", "none of the conditions"),
+        (
+            "model.decoder={dispersion='gene-category',dispersion_by='plate'}",
+            "none of the conditions",
+        ),
         ("conditions.compound.encoding=descriptors", "go together"),
         ("training.lr=1", "unknown key 'training.lr'"),
         ("training.epochs=0", "greater than or equal to 1"),
@@ -190,7 +218,9 @@ def test_the_likelihood_row_is_a_mean_and_its_error():
 
 def test_probes_read_what_is_there_and_only_that():
     rng = np.random.default_rng(0)
-    labels = pd.DataFrame({"seen": rng.choice(["a", "b"], 300), "unseen": rng.choice(["a", "b"], 300), "one": "x"})
+    labels = pd.DataFrame(
+        {"seen": rng.choice(["a", "b"], 300), "unseen": rng.choice(["a", "b"], 300), "one": "x"}
+    )
     latents = rng.normal(size=(300, 3)) + 4 * (labels[["seen"]] == "a").to_numpy()
     rows = {row["label"]: row["accuracy"] for row in probe_rows(latents, labels, seed=0)}
     assert rows["seen"] > 0.95

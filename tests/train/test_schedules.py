@@ -2,7 +2,12 @@ import logging
 
 import pytest
 
-from perturbgen.train.schedules import annealed_weight, rate_factor, warmup_epochs, warn_of_long_warmup
+from perturbgen.train.schedules import (
+    annealed_weight,
+    rate_factor,
+    warmup_epochs,
+    warn_of_long_warmup,
+)
 from perturbgen.train.settings import Annealing
 
 
@@ -47,5 +52,7 @@ def test_a_warmup_that_outlasts_the_run_is_said(caplog, epochs, warned):
 
 
 def test_rates_fall_along_a_cosine():
-    assert [rate_factor("cosine", step, 10) for step in (0, 5, 10, 12)] == pytest.approx([1, 0.505, 0.01, 0.01])
+    assert [rate_factor("cosine", step, 10) for step in (0, 5, 10, 12)] == pytest.approx(
+        [1, 0.505, 0.01, 0.01]
+    )
     assert rate_factor("constant", 7, 10) == 1

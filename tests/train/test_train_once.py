@@ -17,7 +17,9 @@ def test_a_finished_run_of_the_same_settings_is_taken(settings, tmp_path: Path) 
     assert len(list((tmp_path / "runs").glob("0*"))) == 1
 
 
-def test_other_settings_or_other_data_are_trained_anew(settings, cells, cells_file: Path, tmp_path: Path) -> None:
+def test_other_settings_or_other_data_are_trained_anew(
+    settings, cells, cells_file: Path, tmp_path: Path
+) -> None:
     runs = tmp_path / "runs"
     first = running.train_once(settings(), runs=runs, accelerator="cpu")
     second = running.train_once(settings("model.latent=3"), runs=runs, accelerator="cpu")
@@ -42,7 +44,10 @@ def test_another_split_in_the_same_file_is_trained_anew(settings, cells, tmp_pat
 
 def test_other_descriptors_in_the_same_file_are_trained_anew(settings, tmp_path: Path) -> None:
     path = tmp_path / "compounds.csv"
-    asked = settings("conditions.compound.encoding='descriptors'", f"conditions.compound.descriptors={str(path)!r}")
+    asked = settings(
+        "conditions.compound.encoding='descriptors'",
+        f"conditions.compound.descriptors={str(path)!r}",
+    )
     made = []
     for value in (1.0, 2.0):
         pd.DataFrame({"compound": ["DMSO", "X"], "size": [0.0, value]}).to_csv(path, index=False)

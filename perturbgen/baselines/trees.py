@@ -1,0 +1,428 @@
+"""Boosted trees: on components of t-transformed values with out-of-fold encodings, and out of the box.
+
+A random forest from labels and out-of-fold encodings to component scores of DE values.
+
+The seed's random forest: pseudobulk counts of the missing wells, then differential expression of them.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+from pydantic import Field
+
+from perturbgen.baselines.base import (
+    KEY,
+    Array,
+    Baseline,
+    Conditions,
+    TrainTable,
+    levels,
+    one_hot,
+    tell_fallback,
+    unknown,
+)
+from perturbgen.baselines.constants import CellTypeMean
+from perturbgen.baselines.features import FeatureModel, FeatureSettings
+from perturbgen.baselines.lowrank import fit_components
+from perturbgen.core.config import Settings
+from perturbgen.core.console import track
+from perturbgen.core.errors import (
+    ConfigError,
+    MissingDependencyError,
+    SchemaError,
+    shorten,
+    suggest,
+)
+from perturbgen.core.system import workers
+
+if TYPE_CHECKING:
+    import xgboost
+    from anndata import AnnData
+
+log = logging.getLogger(__name__)
+
+Device = Literal["auto", "cpu", "cuda"]
+COLUMNS_AT_ONCE = 10
+
+
+class XGBoostSettings(FeatureSettings):
+    """The trees."""
+
+    trees: int = Field(300, ge=1, description="trees for each component")
+    rate: float = Field(0.05, gt=0, le=1, description="learning rate")
+    depth: int = Field(4, ge=1, le=12, description="depth of a tree")
+    rows: float = Field(0.8, gt=0, le=1, description="share of the rows that a tree sees")
+    columns: float = Field(0.2, gt=0, le=1, description="share of the features that a tree sees")
+    leaf: float = Field(3.0, ge=0, description="weight of a leaf, at least")
+    penalty: float = Field(1.0, ge=0, description="L2 penalty on leaves")
+    bins: int = Field(64, ge=2, description="of a feature; a few hundred rows have no use for more")
+    seeds: int = Field(1, ge=1, description="models that are averaged, each with its own draws")
+    device: Device = Field("auto", description="auto takes a GPU where one is present")
+
+
+class XGBoost(FeatureModel[XGBoostSettings]):
+    """One set of boosted trees for each component, averaged over seeds."""
+
+    settings_class: ClassVar[type[Settings]] = XGBoostSettings
+
+    def _fit_scores(self, features: Array, scores: Array, rng: np.random.Generator) -> None:
+        chosen = self.settings
+        runs = [self.parameters(int(seed)) for seed in rng.integers(2**31, size=chosen.seeds)]
+        self._models = [
+            boost_all(features, scores, run, trees=chosen.trees, device=chosen.device)
+            for run in runs
+        ]
+
+    def parameters(self, seed: int) -> dict[str, float]:
+        """The settings in XGBoost's own words."""
+        chosen = self.settings
+        return {
+            "eta": chosen.rate,
+            "max_depth": chosen.depth,
+            "subsample": chosen.rows,
+            "colsample_bytree": chosen.columns,
+            "min_child_weight": chosen.leaf,
+            "lambda": chosen.penalty,
+            "max_bin": chosen.bins,
+            "seed": seed,
+        }
+
+    def _predict_scores(self, features: Array) -> Array:
+        return np.mean([predict_all(boosters, features) for boosters in self._models], axis=0)
+
+
+class PlainSettings(Settings):
+    """XGBoost as it comes."""
+
+    trees: int = Field(100, ge=1, description="trees for each gene")
+    device: Device = Field("auto", description="auto takes a GPU where one is present")
+
+
+class PlainXGBoost(Baseline[PlainSettings]):
+    """XGBoost out of the box: one-hot cell type and compound, the raw values, default settings, one model a gene.
+
+    The seed's comparison. It is slow on purpose: nothing is compressed. A label never seen has no indicator.
+    """
+
+    settings_class: ClassVar[type[Settings]] = PlainSettings
+
+    def _fit(self, table: TrainTable, rng: np.random.Generator) -> None:
+        self._levels = levels(table.cell_types), levels(table.compounds)
+        features = self._hot(Conditions(table.cell_types, table.compounds))
+        self._boosters = boost_all(
+            features, table.values, {}, trees=self.settings.trees, device=self.settings.device
+        )
+
+    def _hot(self, wanted: Conditions) -> Array:
+        return np.hstack(
+            [
+                one_hot(wanted.cell_types, self._levels[0]),
+                one_hot(wanted.compounds, self._levels[1]),
+            ]
+        )
+
+    def _predict(self, wanted: Conditions) -> Array:
+        for labels, known, what in zip(
+            (wanted.cell_types, wanted.compounds),
+            self._levels,
+            ("cell type", "compound"),
+            strict=True,
+        ):
+            tell_fallback(
+                self.name, wanted, unknown(labels, known), f"trees that know nothing of the {what}"
+            )
+        return predict_all(self._boosters, self._hot(wanted))
+
+
+def boost_all(
+    features: Array, labels: Array, settings: Mapping[str, float], *, trees: int, device: Device
+) -> list[xgboost.Booster]:
+    """Boosted trees for labels (rows, columns): a booster for each few columns, one thread each.
+
+    Threads inside of a booster would wait for each other at every split of these few rows. The division does not
+    depend on the number of cores, and so neither do the draws.
+    """
+    place = pick_device(device)
+    blocks = [
+        labels[:, start : start + COLUMNS_AT_ONCE]
+        for start in range(0, labels.shape[1], COLUMNS_AT_ONCE)
+    ]
+
+    def work(block: Array) -> xgboost.Booster:
+        return boost(as_matrix(features, block), settings, trees=trees, device=place)
+
+    with ThreadPoolExecutor(1 if place == "cuda" else workers()) as pool:
+        return list(track(pool.map(work, blocks), "boosting", total=len(blocks)))
+
+
+def predict_all(boosters: list[xgboost.Booster], features: Array) -> Array:
+    """Predictions (rows, columns) of all boosters."""
+    data = as_matrix(features)
+    return np.hstack(
+        [booster.predict(data).reshape(len(features), -1) for booster in boosters]
+    ).astype(np.float64)
+
+
+def boost(
+    data: xgboost.DMatrix, settings: Mapping[str, float], *, trees: int, device: str
+) -> xgboost.Booster:
+    """Boosted trees, one set for each column of the labels."""
+    import xgboost
+
+    fixed = {
+        "tree_method": "hist",
+        "verbosity": 0,
+        "objective": "reg:squarederror",
+        "device": device,
+        "nthread": 1,
+    }
+    return xgboost.train({**fixed, **settings}, data, num_boost_round=trees)
+
+
+def as_matrix(features: Array, labels: Array | None = None) -> xgboost.DMatrix:
+    """XGBoost's own matrix; it computes in 32 bits."""
+    try:
+        import xgboost
+    except ImportError as error:
+        raise MissingDependencyError(
+            "XGBoost is not installed", fix="pip install xgboost"
+        ) from error
+    return xgboost.DMatrix(
+        features.astype(np.float32),
+        None if labels is None else labels.astype(np.float32),
+        nthread=1,
+    )
+
+
+def pick_device(device: Device) -> str:
+    """The device to compute on; ``auto`` is the GPU where there is one."""
+    chosen = device if device != "auto" else ("cuda" if cuda_present() else "cpu")
+    log.debug("XGBoost computes on %s", chosen)
+    return chosen
+
+
+@lru_cache(maxsize=1)
+def cuda_present() -> bool:
+    """Whether XGBoost was built for CUDA and the driver finds a device (asked of the driver itself)."""
+    import xgboost
+
+    if not xgboost.build_info().get("USE_CUDA", False):
+        return False
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    count = ctypes.c_int(0)
+    return (
+        driver.cuInit(0) == 0
+        and driver.cuDeviceGetCount(ctypes.byref(count)) == 0
+        and count.value > 0
+    )
+
+
+class ForestSettings(FeatureSettings):
+    """The forest."""
+
+    trees: int = Field(300, ge=1, description="trees of the forest")
+    leaf: int = Field(2, ge=1, description="rows in a leaf, at least")
+    columns: float = Field(
+        0.3, gt=0, le=1, description="share of the features that a split may choose from"
+    )
+
+
+class RandomForest(FeatureModel[ForestSettings]):
+    """A random forest on DE values; its intervals come from the rows that each tree did not see."""
+
+    settings_class: ClassVar[type[Settings]] = ForestSettings
+
+    def _fit_scores(self, features: Array, scores: Array, rng: np.random.Generator) -> None:
+        from sklearn.ensemble import RandomForestRegressor
+
+        chosen = self.settings
+        self._forest = RandomForestRegressor(
+            n_estimators=chosen.trees,
+            min_samples_leaf=chosen.leaf,
+            max_features=chosen.columns,
+            random_state=int(rng.integers(2**31)),
+            n_jobs=-1,
+        )
+        self._forest.fit(features, scores)
+        self._forest.n_jobs = (
+            1  # threads add their trees up in whatever order they end, which shows in the last bit
+        )
+        unseen = self._out_of_bag(features, scores)
+        if np.isfinite(unseen).all():  # a handful of trees may have seen every row
+            self._keep_residual_sd(unseen)
+
+    def _out_of_bag(self, features: Array, scores: Array) -> Array:
+        """Each row's mean prediction (rows, components) over the trees that did not see it; NaN where all did."""
+        total, count = np.zeros_like(scores), np.zeros(len(scores))
+        for tree, rows in zip(
+            self._forest.estimators_, self._forest.estimators_samples_, strict=True
+        ):
+            out = np.bincount(rows, minlength=len(scores)) == 0
+            total[out] += tree.predict(features[out].astype(np.float32)).reshape(out.sum(), -1)
+            count += out
+        return np.divide(
+            total, count[:, None], out=np.full_like(total, np.nan), where=count[:, None] > 0
+        )
+
+    def _predict_scores(self, features: Array) -> Array:
+        return np.asarray(self._forest.predict(features)).reshape(len(features), -1)
+
+
+class PseudobulkForestSettings(Settings):
+    """The forest, the wells and the statistics."""
+
+    trees: int = Field(300, ge=1, description="trees of the forest")
+    components: int = Field(50, ge=1, description="components of log CPM that are learnt")
+    covariates: tuple[str, ...] = Field(
+        ("donor", "plate", "row"), description="columns of obs that describe a well"
+    )
+    design: str = Field(
+        "~0 + {group} + donor", description="R formula of the differential expression"
+    )
+    vehicle: str = Field(
+        "", description="the compound all others are compared with; empty: the file says it"
+    )
+    draw: bool = Field(False, description="draw Poisson counts around the means (the seed did not)")
+
+
+class PseudobulkForest(Baseline[PseudobulkForestSettings]):
+    """A random forest on pseudobulk counts, then limma on its counts beside the real samples of the cell type.
+
+    Of the samples only those of training conditions and of the vehicle are ever used. A wanted condition has the wells
+    in which its compound was measured for other cell types. Without such wells, or without vehicle samples of the cell
+    type, or where a contrast cannot be estimated, it gets the mean of the cell type (of the compound; of all rows).
+    """
+
+    settings_class: ClassVar[type[Settings]] = PseudobulkForestSettings
+
+    def __init__(
+        self, settings: PseudobulkForestSettings | None = None, *, pseudobulk: AnnData
+    ) -> None:
+        super().__init__(settings)
+        self._bulk = pseudobulk
+        absent = [c for c in (*KEY, *self.settings.covariates) if c not in pseudobulk.obs]
+        if absent:
+            fix = suggest(absent[0], pseudobulk.obs.columns)
+            raise SchemaError(f"the pseudobulk samples have no column {shorten(absent)}", fix=fix)
+        self.vehicle = self.settings.vehicle or str(pseudobulk.uns.get("vehicle", ""))
+        if self.vehicle not in set(pseudobulk.obs["compound"].astype(str)):
+            raise ConfigError(
+                f"no sample of the vehicle {self.vehicle!r}", fix="set vehicle=NAME of the control"
+            )
+
+    def _fit(self, table: TrainTable, rng: np.random.Generator) -> None:
+        absent = table.genes.difference(self._bulk.var_names)
+        if len(absent):
+            raise SchemaError(
+                f"the pseudobulk lacks {len(absent)} genes of the training table: {shorten(absent)}"
+            )
+        obs = self._bulk.obs[[*KEY, *self.settings.covariates]].astype(str)
+        labels = pd.MultiIndex.from_frame(obs[list(KEY)])
+        kept = labels.isin(table.index) | (obs["compound"] == self.vehicle).to_numpy()
+        self._obs = obs[kept]
+        self._counts = as_dense(self._bulk[kept, list(table.genes)].X)
+        seeds = rng.integers(2**31, size=2)
+        self._draws = int(seeds[1])
+        self._fit_forest(int(seeds[0]))
+        train = pd.DataFrame(table.values, table.index, table.genes, copy=False)
+        self._fallback = CellTypeMean().fit(train, rng=rng)
+
+    def _fit_forest(self, seed: int) -> None:
+        """log CPM as component scores, and log depth beside them, from one-hot labels of the wells."""
+        from sklearn.ensemble import RandomForestRegressor
+
+        depth = self._counts.sum(axis=1)
+        log_cpm = np.log1p(self._counts / depth[:, None] * 1e6)
+        self._components = fit_components(log_cpm, self.settings.components)
+        scores = self._components.scores(log_cpm)
+        self._depth_scale = scores.std() / max(
+            float(np.log(depth).std()), 1e-12
+        )  # depth counts as much as a component
+        targets = np.column_stack([scores, np.log(depth) * self._depth_scale])
+        self._levels = {name: levels(self._obs[name].to_numpy(dtype=object)) for name in self._obs}
+        self._forest = RandomForestRegressor(
+            self.settings.trees, max_features=0.5, random_state=seed, n_jobs=-1
+        )
+        self._forest.fit(self._features(self._obs), targets)
+        self._forest.n_jobs = 1  # threads would add their trees up in any order
+
+    def _features(self, obs: pd.DataFrame) -> Array:
+        return np.hstack(
+            [
+                one_hot(obs[name].to_numpy(dtype=object), known)
+                for name, known in self._levels.items()
+            ]
+        )
+
+    def wells(self, wanted: Conditions) -> pd.DataFrame:
+        """The samples to predict: each wanted compound in the wells it has, in its wanted cell type."""
+        covariates = list(self.settings.covariates)
+        places = self._obs[["compound", *covariates]].drop_duplicates()
+        asked = pd.DataFrame({"cell_type": wanted.cell_types, "compound": wanted.compounds})
+        return asked.merge(places, on="compound")[[*KEY, *covariates]]
+
+    def _predict(self, wanted: Conditions) -> Array:
+        controlled = self._obs.loc[self._obs["compound"] == self.vehicle, "cell_type"].unique()
+        wells = self.wells(wanted)
+        wells = wells[wells["cell_type"].isin(controlled)].reset_index(drop=True)
+        result = np.full((len(wanted), len(self.table.genes)), np.nan)
+        if len(wells):
+            found = self._differential_expression(wells, self._predict_counts(wells))
+            result = found.reindex(wanted.index).to_numpy()
+        lost = np.isnan(result).any(axis=1)
+        tell_fallback(self.name, wanted, lost, "the mean of the cell type")
+        if lost.any():
+            result[lost] = self._fallback.predict(wanted.index[lost]).to_numpy()
+        return result
+
+    def _predict_counts(self, wells: pd.DataFrame) -> Array:
+        """Whole counts (wells, genes): the forest's means, or draws around them."""
+        found = self._forest.predict(self._features(wells))
+        share = np.expm1(self._components.values(found[:, :-1])).clip(0)
+        depth = np.exp(found[:, -1] / self._depth_scale)
+        means = share / share.sum(axis=1, keepdims=True) * depth[:, None]
+        return (
+            np.random.default_rng(self._draws).poisson(means)
+            if self.settings.draw
+            else np.rint(means)
+        )
+
+    def _differential_expression(self, wells: pd.DataFrame, counts: Array) -> pd.DataFrame:
+        """Signed −log10 p of the predicted conditions, against the real vehicle and beside the real samples."""
+        from perturbgen.de import limma_table
+
+        asked = pd.MultiIndex.from_frame(wells[list(KEY)])
+        real = self._obs["cell_type"].isin(wells["cell_type"].unique()).to_numpy()
+        real &= ~pd.MultiIndex.from_frame(self._obs[list(KEY)]).isin(
+            asked
+        )  # a wanted training condition is predicted
+        obs = pd.concat([self._obs[real], wells], ignore_index=True)
+        obs.index = pd.Index([f"sample {i}" for i in range(len(obs))])
+        values = pd.DataFrame(np.vstack([self._counts[real], counts]), obs.index, self.table.genes)
+        table = limma_table(
+            values,
+            obs,
+            design=self.settings.design,
+            group="compound",
+            control=self.vehicle,
+            by="cell_type",
+        )
+        return table.signed_log10_p
+
+
+def as_dense(values: object) -> Array:
+    """Counts as an ordinary array of float64."""
+    plain: Any = values.toarray() if sp.issparse(values) else values  # type: ignore[attr-defined]
+    return np.asarray(plain, dtype=np.float64)

@@ -1,0 +1,126 @@
+"""Logging, tables and progress: all that the package ever shows on a terminal."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol, TypeVar
+
+T = TypeVar("T")
+
+
+class Tick(Protocol):
+    """What a progress bar offers the code that does the work."""
+
+    def __call__(self, advance: float = 1) -> None:
+        """Move the bar on."""
+
+
+def setup_logging(verbosity: int = 0) -> None:
+    """Send the package's log to stderr: -1 quiet (errors), 0 normal (info), 1 verbose (debug)."""
+    level = {-1: logging.ERROR, 0: logging.INFO}.get(verbosity, logging.DEBUG)
+    handler = log_handler(show_level=verbosity > 0)
+    logger = logging.getLogger("perturbgen")
+    logger.handlers[:] = [handler]
+    logger.setLevel(level)
+
+
+def log_handler(*, show_level: bool) -> logging.Handler:
+    """Folded to the terminal's width on a terminal; elsewhere a message stays on its line, fit for grep."""
+    if not sys.stderr.isatty():
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(
+            logging.Formatter("%(levelname)-8s %(message)s" if show_level else "%(message)s")
+        )
+        return handler
+    from rich.console import Console
+    from rich.logging import RichHandler
+
+    return RichHandler(
+        console=Console(stderr=True), show_time=False, show_path=False, show_level=show_level
+    )
+
+
+@contextmanager
+def progress(description: str, total: float | None = None) -> Iterator[Tick]:
+    """A progress bar on stderr with the time left; nothing where stderr is not a terminal or ``-q`` was given."""
+    quiet = logging.getLogger("perturbgen").getEffectiveLevel() > logging.INFO
+    if quiet or not sys.stderr.isatty():
+        yield lambda advance=1: None
+        return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(description, total=total)
+        yield lambda advance=1: bar.advance(task, advance)
+
+
+def track(
+    items: Sequence[T] | Iterable[T], description: str, total: int | None = None
+) -> Iterator[T]:
+    """Iterate with a progress bar."""
+    length = total if total is not None else (len(items) if isinstance(items, Sequence) else None)
+    with progress(description, length) as tick:
+        for item in items:
+            yield item
+            tick()
+
+
+def show_table(
+    rows: Sequence[Mapping[str, Any]], *, title: str = "", as_json: bool = False
+) -> None:
+    """Print records as a table, or as JSON for other programs, on stdout."""
+    if as_json:
+        sys.stdout.write(json.dumps(plain(list(rows)), indent=1, default=str) + "\n")
+        return
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(*(escape(str(name)) for name in (rows[0] if rows else ())), header_style="bold")
+    for row in rows:
+        table.add_row(*(escape(format_value(value)) for value in row.values()))
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    if title:  # not the table's own, which would be folded to its width, paths and all
+        console.print(title, style="italic", markup=False, highlight=False, soft_wrap=True)
+    console.print(table)
+
+
+def plain(value: Any) -> Any:
+    """The same values with None for what JSON cannot say: NaN and infinities."""
+    if isinstance(value, Mapping):
+        return {key: plain(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def say(text: str) -> None:
+    """Print a line of a command's own result on stdout."""
+    sys.stdout.write(text + "\n")
+
+
+def format_value(value: Any) -> str:
+    """Numbers short, None as a dash, the rest as text."""
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:,.4g}"
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)

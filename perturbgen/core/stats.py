@@ -1,0 +1,51 @@
+"""Intervals by resampling conditions: the same draws for every method, so that differences are paired."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+
+COVERAGE = 0.95
+Array: TypeAlias = np.ndarray[Any, Any]
+
+
+def resample(
+    n: int, resamples: int, rng: np.random.Generator, clusters: Sequence[object] | None = None
+) -> Array:
+    """How often each condition is drawn in each resample (resamples, n).
+
+    With ``clusters`` (one label a condition), whole clusters are drawn: conditions of one compound are no independent
+    witnesses.
+    """
+    labels = range(n) if clusters is None else clusters
+    codes = {label: code for code, label in enumerate(dict.fromkeys(labels))}
+    drawn = rng.integers(len(codes), size=(resamples, len(codes)))
+    counts = np.zeros((resamples, len(codes)))
+    np.add.at(counts, (np.arange(resamples)[:, None], drawn), 1)
+    return counts[:, [codes[label] for label in labels]]
+
+
+def means(scores: Array, counts: Array) -> Array:
+    """Means over conditions (resamples, series) of scores (series, conditions), drawn so often; NaN are left out."""
+    present = np.isfinite(scores)
+    totals = counts @ np.where(present, scores, 0).T
+    return divide(totals, counts @ present.T.astype(float), np.nan)
+
+
+def interval(draws: Array, coverage: float = COVERAGE) -> tuple[Array, Array]:
+    """Percentile interval of each series (series,), from (resamples, series); NaN where no resample has a value."""
+    tails = [(1 - coverage) / 2, (1 + coverage) / 2]
+    low, high = np.full(draws.shape[1], np.nan), np.full(draws.shape[1], np.nan)
+    for series in range(draws.shape[1]):
+        finite = draws[np.isfinite(draws[:, series]), series]
+        if finite.size:
+            low[series], high[series] = np.quantile(finite, tails)
+    return low, high
+
+
+def divide(numerator: Array, denominator: Array, otherwise: float = 0.0) -> Array:
+    """The ratio, and ``otherwise`` where the denominator is 0."""
+    out = np.full(np.broadcast(numerator, denominator).shape, otherwise)
+    return np.divide(numerator, denominator, out=out, where=denominator != 0)

@@ -1,0 +1,77 @@
+"""What the machine gives this process: cores, and memory that was freed and will be wanted again.
+
+Devices by name.
+
+Threads over independent blocks: numpy and scipy release the interpreter's lock in the loops that take the time.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+
+from threadpoolctl import threadpool_limits
+
+from perturbgen.core.errors import ConfigError
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
+
+
+@lru_cache
+def keep_freed_memory(largest: int) -> None:
+    """Let glibc keep freed arrays of up to ``largest`` bytes for the next one.
+
+    By default it returns each to the system and has it zeroed again, which takes as long as the arithmetic.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        mallopt(M_MMAP_THRESHOLD, largest)
+        mallopt(M_TRIM_THRESHOLD, min(4 * largest, 2**31 - 1))
+
+
+def cores() -> int:
+    """The cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def require_device(name: str) -> None:
+    """Refuse a device that torch does not know or that this machine lacks."""
+    import torch
+
+    try:
+        torch.zeros(1, device=name).sum().item()  # "meta" holds no numbers
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ConfigError(
+            f"--device {name}: {str(error).splitlines()[0]}",
+            expected="cpu, or cuda where torch sees a GPU",
+        ) from None
+
+
+KEPT = 32 << 20  # bytes of the largest array of a block of genes
+
+
+def workers() -> int:
+    """The cores this process may use; OMP_NUM_THREADS lowers it."""
+    available = cores()
+    wanted = os.environ.get("OMP_NUM_THREADS", "")
+    return max(1, min(available, int(wanted))) if wanted.isdigit() else available
+
+
+def spread(
+    work: Callable[[range], None],
+    total: int,
+    *,
+    step: int,
+    done: Callable[[float], None] | None = None,
+) -> None:
+    """Call ``work`` on every range of ``step`` items, in threads; the results do not depend on their number."""
+    keep_freed_memory(KEPT)
+    ranges = [range(start, min(start + step, total)) for start in range(0, total, step)]
+    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(workers()) as pool:
+        for piece, _ in zip(ranges, pool.map(work, ranges), strict=True):
+            if done is not None:
+                done(len(piece))

@@ -1,0 +1,207 @@
+"""Reading tables (CSV, gzip CSV, parquet) so that a broken file says what is broken."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from perturbgen.core.errors import InputError, SchemaError, shorten, suggest
+from perturbgen.core.files import require_file, require_folder
+
+BROKEN = "a download or a copy that broke off"
+
+
+def find_table(folder: str | Path, name: str) -> Path:
+    """The file ``name`` of a folder, plain or gzipped (``name.gz``)."""
+    return find_optional(folder, name) or require_file(Path(folder) / name, "table")
+
+
+def find_optional(folder: str | Path, name: str) -> Path | None:
+    """As :func:`find_table`, but None where the file is absent."""
+    folder = require_folder(folder)
+    found = [path for path in (folder / name, folder / f"{name}.gz") if path.exists()]
+    return require_file(found[0], "table") if found else None
+
+
+def find_or_self(path: str | Path, name: str) -> Path:
+    """The path itself, or the table ``name`` in it where it is a folder."""
+    path = Path(path)
+    return find_table(path, name) if path.is_dir() else path
+
+
+def read_csv(
+    path: str | Path,
+    *,
+    columns: Sequence[str] = (),
+    text: Iterable[str] = (),
+    only: bool = False,
+    may_be_empty: bool = False,
+) -> pd.DataFrame:
+    """A CSV or CSV.gz holding ``columns`` (and no others with ``only``); ``text`` columns are never taken for numbers.
+
+    Only an empty field is missing: a compound or a gene may well be called ``NA``.
+    """
+    path = require_file(path, "table")
+    with csv_errors(path):
+        frame = pd.read_csv(
+            path,
+            dtype=dict.fromkeys(text, str),
+            keep_default_na=False,
+            na_values=[""],
+            usecols=(lambda name: name in columns) if only else None,
+        )
+    require_columns(frame.columns, columns, path)
+    if frame.empty and not may_be_empty:
+        raise InputError(
+            f"{path} has a header but no rows", expected="at least one row", cause=BROKEN
+        )
+    return frame
+
+
+def read_frame(
+    path: str | Path, *, columns: Sequence[str] = (), text: Iterable[str] = ()
+) -> pd.DataFrame:
+    """A table that holds ``columns``, whole: a parquet file, or a CSV as :func:`read_csv` reads it."""
+    path = Path(path)
+    if path.suffix != ".parquet":
+        return read_csv(path, columns=columns, text=text)
+    with open_parquet(path, columns=columns) as file, parquet_errors(path):
+        return file.read().to_pandas()
+
+
+def read_header(path: str | Path) -> list[str]:
+    """The column names of a CSV or CSV.gz, as they stand (pandas would rename repeated ones)."""
+    path = require_file(path, "table")
+    with (
+        csv_errors(path),
+        (gzip.open if path.suffix == ".gz" else open)(path, "rt", newline="") as handle,
+    ):
+        return next(csv.reader(handle))
+
+
+@contextmanager
+def csv_errors(path: Path) -> Iterator[None]:
+    """Turn what gzip, csv and pandas say of a broken file into an error of ours."""
+    try:
+        yield
+    except (EOFError, OSError, zlib.error) as error:
+        raise InputError(
+            f"{path} cannot be decompressed: {error}", expected="a whole .csv.gz", cause=BROKEN
+        ) from None
+    except (
+        pd.errors.EmptyDataError,
+        pd.errors.ParserError,
+        UnicodeDecodeError,
+        csv.Error,
+        StopIteration,
+    ) as error:
+        raise InputError(
+            f"{path} is not a readable CSV: {str(error).strip()}",
+            expected="comma-separated columns with a header",
+        ) from None
+
+
+def require_columns(found: Iterable[object], wanted: Iterable[str], where: str | Path) -> None:
+    """Every wanted column is among the found ones; all absent ones are named, with the nearest name that is there."""
+    names, wanted = [str(name) for name in found], list(wanted)
+    absent = [name for name in wanted if name not in names]
+    if absent:
+        hints = "; ".join(f"{name!r}: {suggest(name, names)}" for name in absent)
+        raise SchemaError(
+            f"{where} has no column {shorten(absent, 20)}",
+            expected=f"columns {shorten(wanted, 20)}",
+            cause="a renamed column, or another file under this name",
+            fix=hints,
+        )
+
+
+def require_unique(values: pd.Series | pd.Index, what: str, where: str | Path) -> None:
+    """No value occurs twice."""
+    twice = values[values.duplicated()]
+    if len(twice):
+        raise SchemaError(
+            f"{where} holds {len(twice)} duplicated {what}: {shorten(pd.unique(twice))}",
+            expected=f"every {what} once",
+            cause="two files were concatenated",
+            fix="drop or rename the repeated rows",
+        )
+
+
+def require_values(
+    frame: pd.DataFrame, columns: Iterable[str], label: str, where: str | Path
+) -> None:
+    """No missing value in ``columns``; the first offender is named by its ``label`` column."""
+    for column in columns:
+        absent = frame[column].isna()
+        if absent.any():
+            names = [str(label) for label in frame.loc[absent, label]]
+            raise SchemaError(
+                f"{where}: {column!r} is missing in {len(names)} rows ({label} {shorten(names, 3)})",
+                expected="a value in every row",
+                cause="a truncated file, or a left join that found no partner",
+                fix="complete or drop these rows",
+            )
+
+
+@contextmanager
+def parquet_errors(path: Path) -> Iterator[None]:
+    """Turn what Arrow says of a broken file into an error of ours."""
+    try:
+        yield
+    except MemoryError:
+        raise
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(
+            f"{path} is not a readable parquet file: {first_line}",
+            expected="a whole parquet file",
+            cause=BROKEN,
+            fix="fetch it again and compare its size with the source's",
+        ) from None
+
+
+def open_parquet(
+    path: str | Path, *, columns: Sequence[str] = (), dictionary: Sequence[str] | None = None
+) -> pq.ParquetFile:
+    """A parquet file that has rows and ``columns``; its ``dictionary`` columns are read as codes, not as strings."""
+    path = require_file(path, "parquet file")
+    with parquet_errors(path):
+        metadata = pq.read_metadata(path)
+        require_columns(metadata.schema.to_arrow_schema().names, columns, path)
+        if metadata.num_rows == 0:
+            raise InputError(
+                f"{path} has columns but no rows", expected="at least one row", cause=BROKEN
+            )
+        # A buffered stream keeps memory small even when the whole file is one row group.
+        return pq.ParquetFile(
+            path,
+            metadata=metadata,
+            read_dictionary=dictionary,
+            buffer_size=1 << 20,
+            pre_buffer=False,
+        )
+
+
+def rename_obs(obs: pd.DataFrame, columns: Mapping[str, str]) -> pd.DataFrame:
+    """Add our column names beside the originals (``columns`` is ``{ours: theirs}``); strings become categories."""
+    added: dict[str, Any] = {ours: obs[theirs] for ours, theirs in columns.items()}
+    return categorise(obs.assign(**added))
+
+
+def categorise(obs: pd.DataFrame) -> pd.DataFrame:
+    """String columns as categories, which is what h5ad stores and what takes least memory."""
+    text = [
+        str(name)
+        for name in obs
+        if pd.api.types.is_object_dtype(obs[name]) or pd.api.types.is_string_dtype(obs[name])
+    ]
+    return obs.assign(**{name: obs[name].astype("category") for name in text})

@@ -1,0 +1,307 @@
+"""How many cells a well holds, and how deep each is sequenced, drawn for conditions that nobody measured.
+
+A fitted sampler as one ``.npz`` of plain arrays and JSON: reading it runs no code.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+from zipfile import BadZipFile
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy.special import pdtr
+
+from perturbgen.core.errors import ConfigError, InputError, SchemaError
+from perturbgen.core.files import atomic_path, check_output, require_file
+from perturbgen.data.covariates import CovariateEncoder
+from perturbgen.generate.forest import (
+    FeatureMaker,
+    Forest,
+    SamplerSettings,
+    condition_folds,
+    deconvolve,
+    out_of_fold,
+    precision,
+)
+from perturbgen.generate.wells import Reference, WellTable
+
+log = logging.getLogger(__name__)
+
+Floats = NDArray[np.float64]
+FEWEST_ROWS: Final = 20
+HALF: Final = 0.5  # log(n + 1/2) is the logarithm of a Poisson mean with least bias
+QUANTILE_POINTS: Final = 101
+LIKE_WELLS: Final = 8  # training wells whose cells say how far cells of one well lie apart
+
+
+@dataclass(frozen=True)
+class CellSampler:
+    """Draws numbers of cells, then library sizes given those numbers, so that both follow the same lost cells.
+
+    cells   n ~ Poisson(exp(log expected + forest(x) + e)), e a residual of a training well from the leaves of x
+    depth   mean log library size = reference + forest(x, log n / expected) + e', likewise
+    cell    log library size = that mean + a deviation of a cell of a training well from the leaves
+
+    Residuals are out of fold (conditions left out whole) and freed of counting noise, which the draw adds again.
+    """
+
+    settings: SamplerSettings
+    table: WellTable
+    maker: FeatureMaker
+    counts_forest: Forest
+    depth_forest: Forest
+    counts_residual: Floats
+    depth_residual: Floats
+    depth_rows: NDArray[np.int64]
+
+    def counts(self, conditions: pd.DataFrame, n: int, rng: np.random.Generator) -> pd.DataFrame:
+        """Numbers of cells, ``n`` draws for each row of conditions (cell_type, compound and the well's covariates)."""
+        x = self.maker.features(conditions)
+        rate = np.exp(self.log_rate(conditions, x)[:, None] + self.residuals(x, n, rng))
+        return pd.DataFrame(rng.poisson(rate), conditions.index, pd.RangeIndex(n, name="draw"))
+
+    def quantiles(self, conditions: pd.DataFrame, q: Sequence[float]) -> pd.DataFrame:
+        """Quantiles of the number of cells, conditions x q, of the mixture of Poissons exactly."""
+        probabilities = np.asarray(q, float)
+        if probabilities.size == 0 or not ((probabilities > 0) & (probabilities < 1)).all():
+            raise ConfigError(f"quantiles {list(q)}", expected="numbers between 0 and 1")
+        x = self.maker.features(conditions)
+        steps = (np.arange(QUANTILE_POINTS) + 0.5) / QUANTILE_POINTS
+        weights = self.counts_forest.weights(x)
+        latent = weighted_quantiles(self.counts_residual, weights, steps)
+        rate = np.exp(self.log_rate(conditions, x)[:, None] + latent)
+        return pd.DataFrame(
+            poisson_mixture_quantiles(rate, probabilities),
+            conditions.index,
+            pd.Index(probabilities),
+        )
+
+    def libraries(
+        self, conditions: pd.DataFrame, n_cells: np.ndarray, rng: np.random.Generator
+    ) -> list[Floats]:
+        """Library sizes of the cells of each condition, an array of ``n_cells[i]`` numbers for its row i."""
+        n_cells = whole_numbers(n_cells, len(conditions))
+        x = with_cells(self.maker, conditions, n_cells)
+        mean = self.maker.reference.expected_depth(conditions) + self.depth_forest.predict(x)
+        mean += self.depth_residual[self.depth_forest.draw_rows(x, 1, rng=rng)[:, 0]]
+        rows = self.depth_rows[self.depth_forest.draw_rows(x, LIKE_WELLS, rng=rng)]
+        owner = np.repeat(np.arange(len(n_cells)), n_cells)
+        sizes = np.exp(mean[owner] + self.deviations(rows, owner, rng))
+        return np.split(sizes, np.cumsum(n_cells)[:-1]) if len(n_cells) else []
+
+    def deviations(
+        self, rows: NDArray[np.int64], owner: NDArray[np.int64], rng: np.random.Generator
+    ) -> Floats:
+        """How far cells (cells,) lie from the mean log library size of their group.
+
+        The cells of condition ``owner`` are like those of its training groups ``rows`` (conditions, groups), each group
+        weighing as many as its cells less one, which is what deviations from their own mean tell.
+        """
+        sizes = np.diff(self.table.starts)[rows]
+        share = np.cumsum(np.maximum(sizes - 1, 0), axis=1).astype(float)
+        at = rng.random(len(owner)) * share[owner, -1]
+        pick = np.minimum((at[:, None] >= share[owner]).sum(axis=1), rows.shape[1] - 1)
+        row, size = rows[owner, pick], sizes[owner, pick]
+        cell = self.table.starts[row] + (rng.random(len(owner)) * size).astype(np.int64)
+        deviation = (
+            self.table.log_libraries[cell] - self.table.groups["log_library"].to_numpy()[row]
+        )
+        return deviation * np.sqrt(size / np.maximum(size - 1, 1))
+
+    def log_rate(self, conditions: pd.DataFrame, x: NDArray[np.float32]) -> Floats:
+        """The centre of log expected cells (conditions,)."""
+        return np.log(self.maker.reference.expected_cells(conditions)) + self.counts_forest.predict(
+            x
+        )
+
+    def residuals(self, x: NDArray[np.float32], n: int, rng: np.random.Generator) -> Floats:
+        """Residuals (conditions, n) of log rates, drawn from the leaves."""
+        return self.counts_residual[self.counts_forest.draw_rows(x, n, rng=rng)]
+
+    def save(self, path: str | Path) -> Path:
+        """Write the sampler as ``.npz``: arrays and JSON, no code."""
+
+        return save_sampler(self, path)
+
+    @classmethod
+    def load(cls, path: str | Path) -> CellSampler:
+        """Read what :meth:`save` wrote; its draws are the same to the bit."""
+
+        return load_sampler(path)
+
+
+def fit_samplers(
+    table: WellTable, *, rng: np.random.Generator, settings: SamplerSettings | None = None
+) -> CellSampler:
+    """Fit both forests on the measured wells."""
+    settings = settings or SamplerSettings()
+    groups = table.groups
+    seen = np.flatnonzero(groups["n_cells"].to_numpy() * np.isfinite(groups["log_library"]) > 0)
+    if len(seen) < max(FEWEST_ROWS, 2 * settings.folds):
+        raise SchemaError(
+            f"{len(seen)} wells x cell types with cells are too few for a forest",
+            expected=f"{FEWEST_ROWS} or more",
+        )
+    maker = FeatureMaker.fit(groups)
+    x = maker.features(groups)
+    cells = groups["n_cells"].to_numpy(float)
+    expected = maker.reference.expected_cells(groups)
+    fold = condition_folds(groups, settings.folds, rng=rng)
+
+    y = np.log(cells + HALF) - np.log(expected)
+    counts_weights = precision(1 / (expected + HALF))
+    counts_forest, predicted = out_of_fold(x, y, counts_weights, fold, settings=settings, rng=rng)
+    counts_residual = deconvolve(y - predicted, 1 / (expected * np.exp(predicted) + HALF))
+
+    part = groups.iloc[seen]
+    x = with_cells(maker, part, cells[seen])
+    y = part["log_library"].to_numpy() - maker.reference.expected_depth(part)
+    noise = spread_within(table) / cells[seen]
+    depth_forest, predicted = out_of_fold(
+        x, y, precision(noise), fold[seen], settings=settings, rng=rng
+    )
+    depth_residual = deconvolve(y - predicted, noise)
+    return CellSampler(
+        settings,
+        table,
+        maker,
+        counts_forest,
+        depth_forest,
+        counts_residual,
+        depth_residual,
+        seen.astype(np.int64),
+    )
+
+
+def with_cells(
+    maker: FeatureMaker, conditions: pd.DataFrame, n_cells: np.ndarray
+) -> NDArray[np.float32]:
+    """Features (conditions, features) with the log ratio of found to expected cells as the last."""
+    ratio = np.log(np.asarray(n_cells, float) + HALF) - np.log(
+        maker.reference.expected_cells(conditions)
+    )
+    return np.hstack([maker.features(conditions), ratio[:, None].astype(np.float32)])
+
+
+def spread_within(table: WellTable) -> float:
+    """Variance of log library sizes between the cells of one group, pooled."""
+    sizes = np.diff(table.starts)
+    means = np.repeat(table.groups["log_library"].to_numpy(), sizes)
+    return float(((table.log_libraries - means) ** 2).sum() / max((sizes[sizes > 0] - 1).sum(), 1))
+
+
+def weighted_quantiles(values: Floats, weights: Floats, q: Floats) -> Floats:
+    """Quantiles (rows, q) of values (n,), with weights (rows, n) adding up to one."""
+    order = np.argsort(values, kind="stable")
+    cumulative = np.cumsum(weights[:, order], axis=1)
+    at = np.stack([np.searchsorted(row, q * row[-1]) for row in cumulative])
+    return values[order][np.minimum(at, len(values) - 1)]
+
+
+def poisson_mixture_quantiles(rate: Floats, q: Floats) -> NDArray[np.int64]:
+    """The smallest k with P(n <= k) >= q for equal mixtures of Poissons (rows, parts), as (rows, q)."""
+    high = np.broadcast_to(
+        np.ceil(rate.max(axis=1) + 12 * np.sqrt(rate.max(axis=1)) + 40)[:, None],
+        (len(rate), len(q)),
+    )
+    low, high = np.full(high.shape, -1.0), high.copy()
+    while (high - low > 1).any():
+        middle = np.floor((low + high) / 2)
+        enough = (
+            np.stack([pdtr(column[:, None], rate).mean(axis=1) for column in middle.T], axis=1) >= q
+        )
+        high, low = np.where(enough, middle, high), np.where(enough, low, middle)
+    return high.astype(np.int64)
+
+
+def whole_numbers(n_cells: np.ndarray, length: int) -> NDArray[np.int64]:
+    """Numbers of cells (conditions,), checked."""
+    values = np.asarray(n_cells)
+    if values.shape != (length,) or (values < 0).any() or (values != np.rint(values)).any():
+        raise SchemaError(
+            f"numbers of cells of shape {values.shape} for {length} conditions",
+            expected="one whole number, zero or more, for each condition",
+        )
+    return values.astype(np.int64)
+
+
+VERSION: Final = 1
+FORESTS: Final = ("counts_forest", "depth_forest")
+ARRAYS: Final = ("counts_residual", "depth_residual", "depth_rows")
+
+
+def save_sampler(sampler: CellSampler, path: str | Path) -> Path:
+    """Write a sampler."""
+    path = check_output(path, ".npz")
+    table, reference = sampler.table, sampler.maker.reference
+    about = {
+        "version": VERSION,
+        "settings": sampler.settings.model_dump(),
+        "encoder": json.loads(sampler.maker.encoder.to_json()),
+        "groups": table.groups.drop(columns="log_library").to_dict("list"),
+        "expected_cells": [[*key, value] for key, value in reference.cells.items()],  # type: ignore[misc]
+        "expected_depth": {name: effect.to_dict() for name, effect in reference.depth.items()},
+    }
+    arrays: dict[str, Any] = {name: getattr(sampler, name) for name in ARRAYS}
+    for name in FORESTS:
+        arrays |= {f"{name}.{key}": value for key, value in getattr(sampler, name).arrays().items()}
+    arrays |= {
+        "log_library": table.groups["log_library"],
+        "log_libraries": table.log_libraries,
+        "starts": table.starts,
+    }
+    text = np.frombuffer(json.dumps(about).encode(), np.uint8)
+    with atomic_path(path) as part, part.open("wb") as handle:
+        np.savez_compressed(handle, about=text, **arrays)
+    return path
+
+
+def load_sampler(path: str | Path) -> CellSampler:
+    """Read a sampler; files of another kind are refused."""
+    path = require_file(path, "sampler")
+    try:
+        with path.open("rb") as handle, np.load(handle, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+        return rebuild(json.loads(arrays["about"].tobytes()), arrays)
+    except (BadZipFile, ValueError, KeyError, TypeError, AttributeError, EOFError) as error:
+        raise InputError(
+            f"{path} is not a sampler: {error}",
+            expected="a file that CellSampler.save wrote, whole",
+        ) from None
+
+
+def rebuild(about: dict[str, Any], arrays: dict[str, np.ndarray]) -> CellSampler:
+    """The sampler from its parts."""
+    if about["version"] != VERSION:
+        raise ValueError(f"version {about['version']}, and this program reads {VERSION}")
+    groups = pd.DataFrame(about["groups"]).assign(log_library=arrays["log_library"])
+    plates, kinds, rates = zip(*about["expected_cells"], strict=True)
+    index = pd.MultiIndex.from_arrays([plates, kinds], names=["plate", "cell_type"])
+    reference = Reference(
+        pd.Series(rates, index),
+        {name: pd.Series(effect) for name, effect in about["expected_depth"].items()},
+    )
+    return CellSampler(
+        settings=SamplerSettings(**about["settings"]),
+        table=WellTable(groups, arrays["log_libraries"], arrays["starts"]),
+        maker=FeatureMaker.of(
+            CovariateEncoder.from_json(json.dumps(about["encoder"])), reference, groups
+        ),
+        counts_forest=forest_of("counts_forest", arrays),
+        depth_forest=forest_of("depth_forest", arrays),
+        **{name: arrays[name] for name in ARRAYS},
+    )
+
+
+def forest_of(name: str, arrays: Mapping[str, np.ndarray]) -> Forest:
+    """The forest whose arrays begin with ``name``."""
+    return Forest.from_arrays(
+        {key.partition(".")[2]: arrays[key] for key in arrays if key.startswith(f"{name}.")}
+    )

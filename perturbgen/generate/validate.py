@@ -1,0 +1,349 @@
+"""How well samplers foretell wells they never saw: conditions are hidden as the competition hides them, and scored.
+
+How good a drawn distribution is: CRPS, coverage of its intervals, PIT. Arrays in, numbers out.
+
+Pictures of what samplers foretold of hidden wells, and what was there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from perturbgen.core.errors import ConfigError, SchemaError
+from perturbgen.core.page import PALETTE, Page
+from perturbgen.generate.forest import SamplerSettings
+from perturbgen.generate.sampler import CellSampler, fit_samplers
+from perturbgen.generate.wells import CONDITION, GROUP, WellTable
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
+Floats = NDArray[np.float64]
+
+
+def crps(draws: NDArray[np.generic], observed: NDArray[np.generic]) -> Floats:
+    """Continuous ranked probability score (rows,) of draws (rows, n) for what was observed (rows,); lower is better.
+
+    E|X - y| - E|X - X'| / 2 (Gneiting and Raftery 2007), in the fair form for a finite number of draws: pairs of a draw
+    with itself do not count. A single draw is a point forecast, whose CRPS is the absolute error.
+    """
+    ordered = np.sort(np.asarray(draws, float), axis=1)
+    n = ordered.shape[1]
+    error = np.abs(ordered - np.asarray(observed, float)[:, None]).mean(axis=1)
+    if n == 1:
+        return error
+    rank = 2 * np.arange(n) - n + 1
+    return error - (ordered @ rank) / (n * (n - 1))
+
+
+def pit(
+    draws: NDArray[np.generic], observed: NDArray[np.generic], *, rng: np.random.Generator
+) -> Floats:
+    """Probability integral transform (rows,), randomised between P(X < y) and P(X <= y), uniform where calibrated."""
+    y = np.asarray(observed)[:, None]
+    below, equal = (draws < y).sum(axis=1), (draws == y).sum(axis=1)
+    return (below + rng.random(len(y)) * (equal + 1)) / (draws.shape[1] + 1)
+
+
+def coverage(values: Floats, level: float) -> float:
+    """Share of PIT values (rows,) inside the central interval of this probability."""
+    return float((np.abs(values - 0.5) <= level / 2).mean())
+
+
+TARGETS: Final = ("cells", "depth")
+LEVELS: Final = (0.5, 0.8, 0.95)
+TUNING_DRAWS: Final = 50
+ROWS_AT_ONCE: Final = 8192
+FEWEST_CELLS: Final = 5  # the median library size of fewer cells says nothing of the well
+
+
+def hidden_folds(
+    groups: pd.DataFrame, folds: int, *, rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """The fold in which each row is hidden (rows,): the cell types of a compound are dealt to the folds; -1 is never.
+
+    Controls, which stand in more than twice as many wells as the median compound, are always measured: never hidden.
+    """
+    wells = groups.drop_duplicates(["plate", "well"]).groupby("compound").size()
+    controls = wells.index[wells > 2 * wells.median()]
+    conditions = (
+        groups[CONDITION]
+        .drop_duplicates()
+        .sort_values(["compound", "cell_type"], ignore_index=True)
+    )
+    conditions["turn"] = conditions.groupby("compound")["compound"].transform(
+        lambda part: rng.permutation(len(part))
+    )
+    conditions["fold"] = conditions["turn"] % folds
+    conditions.loc[conditions["compound"].isin(controls), "fold"] = -1
+    fold = groups[CONDITION].merge(conditions, on=CONDITION, how="left", validate="many_to_one")[
+        "fold"
+    ]
+    if not (fold >= 0).any():
+        raise SchemaError(
+            "every compound is a control: no condition can be hidden",
+            expected="compounds in few wells",
+        )
+    return fold.to_numpy()
+
+
+def cross_validate(
+    table: WellTable,
+    settings: SamplerSettings,
+    *,
+    rng: np.random.Generator,
+    folds: int = 3,
+    draws: int = 100,
+) -> pd.DataFrame:
+    """The scores of every well x cell type that was hidden once, as :func:`score_wells` gives them."""
+    if folds < 2:
+        raise ConfigError(f"{folds} folds", expected="2 or more")
+    fold = hidden_folds(table.groups, folds, rng=rng)
+    parts = []
+    for i in range(folds):
+        if (fold == i).any():
+            sampler = fit_samplers(table.take(fold != i), rng=rng, settings=settings)
+            parts.append(score_wells(sampler, table.take(fold == i), draws=draws, rng=rng))
+    return pd.concat(parts, ignore_index=True)
+
+
+def score_wells(
+    sampler: CellSampler, held: WellTable, *, draws: int, rng: np.random.Generator
+) -> pd.DataFrame:
+    """One row for each held well x cell type: what was observed, the drawn median and interval, CRPS and PIT.
+
+    ``cells`` is the number of cells; ``depth`` the median library size, given nothing but the condition.
+    """
+    if draws < 2:
+        raise ConfigError(f"{draws} draws", expected="2 or more")
+    counts = sampler.counts(held.groups, draws, rng)
+    drawn = {
+        "cells": counts.to_numpy(float),
+        "depth": draw_medians(sampler, held.groups, counts, rng),
+    }
+    observed = observed_wells(held)
+    parts = [
+        observed,
+        *(score_draws(name, drawn[name], observed[name], rng=rng) for name in TARGETS),
+    ]
+    return pd.concat(parts, axis=1)
+
+
+def observed_wells(held: WellTable) -> pd.DataFrame:
+    """The labels of the wells, their ``cells`` and their median library size as ``depth`` (NaN below five cells)."""
+    median = [
+        np.exp(np.median(part)) if len(part) >= FEWEST_CELLS else np.nan for part in cells_of(held)
+    ]
+    return held.groups[[*GROUP, "compound"]].assign(cells=held.groups["n_cells"], depth=median)
+
+
+def cells_of(table: WellTable) -> list[Floats]:
+    """Log library sizes of the cells of each row."""
+    return np.split(table.log_libraries, table.starts[1:-1])
+
+
+def draw_medians(
+    sampler: CellSampler, conditions: pd.DataFrame, counts: pd.DataFrame, rng: np.random.Generator
+) -> Floats:
+    """Median library sizes (conditions, draws) for the drawn numbers of cells, five cells at the fewest."""
+    columns = []
+    at_once = max(1, ROWS_AT_ONCE // max(len(conditions), 1))
+    for start in range(0, counts.shape[1], at_once):
+        part = counts.iloc[:, start : start + at_once].to_numpy()
+        many = pd.concat([conditions] * part.shape[1], ignore_index=True)
+        drawn = sampler.libraries(many, np.maximum(part.T.ravel(), FEWEST_CELLS), rng)
+        columns.append(np.array([np.median(sizes) for sizes in drawn]).reshape(part.T.shape))
+    return np.concatenate(columns).T
+
+
+def score_draws(
+    name: str, draws: Floats, observed: pd.Series, *, rng: np.random.Generator
+) -> pd.DataFrame:
+    """CRPS, PIT, median and the 80 % interval of draws (rows, n), as columns that begin with ``name``."""
+    known = observed.notna().to_numpy()
+    low, middle, high = np.quantile(draws, [0.1, 0.5, 0.9], axis=1)
+    values = {
+        "crps": np.where(known, crps(draws, observed.fillna(0).to_numpy()), np.nan),
+        "pit": np.where(known, pit(draws, observed.fillna(0).to_numpy(), rng=rng), np.nan),
+        "low": low,
+        "median": middle,
+        "high": high,
+    }
+    return pd.DataFrame(
+        {f"{name}_{key}": value for key, value in values.items()}, index=observed.index
+    )
+
+
+def summarise(scores: pd.DataFrame) -> list[dict[str, Any]]:
+    """One row for each quantity and cell type, and for all: wells, CRPS, coverage of the 50, 80 and 95 % intervals."""
+    rows = []
+    for name in TARGETS:
+        known = scores[scores[f"{name}_pit"].notna()]
+        for kind, part in [("all", known), *known.groupby("cell_type", observed=True)]:
+            values = part[f"{name}_pit"].to_numpy()
+            rows.append(
+                {
+                    "quantity": name,
+                    "cell type": str(kind),
+                    "wells": len(part),
+                    "mean": float(part[name].mean()),
+                    "CRPS": float(part[f"{name}_crps"].mean()),
+                }
+                | {f"{level:.0%}": coverage(values, level) for level in LEVELS}
+            )
+    return rows
+
+
+def choose_settings(
+    table: WellTable,
+    candidates: Sequence[SamplerSettings],
+    *,
+    rng: np.random.Generator,
+    folds: int = 3,
+) -> tuple[SamplerSettings, list[dict[str, Any]]]:
+    """The settings with the best CRPS on hidden conditions (relative, cells and depth alike), and all scores.
+
+    Every candidate meets the same folds and the same random numbers.
+    """
+    seed = int(rng.integers(2**31))
+    rows = []
+    for settings in candidates:
+        scores = cross_validate(
+            table, settings, rng=np.random.default_rng(seed), folds=folds, draws=TUNING_DRAWS
+        )
+        relative = [scores[f"{name}_crps"].mean() / scores[name].mean() for name in TARGETS]
+        rows.append(
+            settings.model_dump()
+            | dict(zip(TARGETS, relative, strict=True))
+            | {"mean": np.mean(relative)}
+        )
+    best = int(np.argmin([row["mean"] for row in rows]))
+    return candidates[best], rows
+
+
+MEANING: Final = {"cells": "cells in the well", "depth": "median library size of the well"}
+ABOUT_SCORES: Final = (
+    "CRPS: lower is better, in the quantity's own units. The last columns say how many of the hidden wells fell into "
+    "the central 50, 80 and 95 % intervals."
+)
+ABOUT_FOUND: Final = (
+    "Observed against the median of the draws, a point for each hidden well and cell type. On the dashed line they "
+    "agree; hovering shows the 80 % interval."
+)
+ABOUT_PIT: Final = (
+    "Where the observed value lies among the draws. A calibrated sampler gives flat bars: a hump in the middle is too "
+    "wide, horns at the ends too narrow, a slope is bias."
+)
+ABOUT_COVERAGE: Final = (
+    "Share of the wells inside the central interval against the interval's probability. On the dashed line is "
+    "calibrated; the grey band is five points either way."
+)
+MOST_POINTS: Final = 3000
+BINS: Final = 20
+
+
+def calibration_page(
+    scores: pd.DataFrame, summary: list[dict[str, Any]], *, title: str, lead: str
+) -> Page:
+    """A page of the scores of hidden wells (see :func:`perturbgen.generate.validate.score_wells`) and their summary."""
+    page = Page(title, lead)
+    page.section("Scores", ABOUT_SCORES)
+    page.table(summary)
+    for name in TARGETS:
+        known = scores[scores[f"{name}_pit"].notna()]
+        page.section(MEANING[name].capitalize())
+        page.figure(found_figure(known, name), ABOUT_FOUND)
+        page.figure(pit_figure(known, name), ABOUT_PIT)
+        page.figure(coverage_figure(known, name), ABOUT_COVERAGE)
+    return page
+
+
+def found_figure(scores: pd.DataFrame, name: str) -> Figure:
+    """Observed against predicted, both axes logarithmic."""
+    import plotly.graph_objects as go
+
+    step = -(-len(scores) // MOST_POINTS)
+    figure = go.Figure()
+    shift = int(name == "cells")  # wells may be empty, and the axes are logarithmic
+    for (kind, part), colour in zip(
+        scores.iloc[::step].groupby("cell_type", observed=True), PALETTE, strict=False
+    ):
+        hover = (
+            part["compound"]
+            + ", "
+            + part["plate"]
+            + ", 80 %: "
+            + part[f"{name}_low"].map("{:,.0f}".format)
+        )
+        hover = hover + " to " + part[f"{name}_high"].map("{:,.0f}".format)
+        marker = {"size": 5, "opacity": 0.6, "color": colour}
+        points = {"mode": "markers", "name": str(kind), "text": hover, "marker": marker}
+        figure.add_scattergl(x=part[f"{name}_median"] + shift, y=part[name] + shift, **points)
+    both = scores[[name, f"{name}_median"]] + shift
+    ends = [float(both.min().min()), float(both.max().max())]
+    figure.add_scatter(
+        x=ends, y=ends, mode="lines", name="equal", line={"dash": "dash", "color": PALETTE[7]}
+    )
+    more = " + 1" if shift else ""
+    figure.update_xaxes(title=f"predicted median{more}: {MEANING[name]}", type="log", dtick="D2")
+    return figure.update_yaxes(title=f"observed{more}", type="log", dtick="D2").update_layout(
+        height=460
+    )
+
+
+def pit_figure(scores: pd.DataFrame, name: str) -> Figure:
+    """Histogram of the PIT, with the band that chance alone would fill."""
+    import plotly.graph_objects as go
+
+    edges = np.linspace(0, 1, BINS + 1)
+    share = np.histogram(scores[f"{name}_pit"], edges)[0] / len(scores) * BINS
+    middle = (edges[1:] + edges[:-1]) / 2
+    noise = np.sqrt(BINS / len(scores))
+    figure = go.Figure(go.Bar(x=middle, y=share, name="all wells", marker={"opacity": 0.6}))
+    figure.add_hrect(
+        y0=1 - 2 * noise, y1=1 + 2 * noise, fillcolor=PALETTE[7], opacity=0.15, line_width=0
+    )
+    figure.add_hline(y=1, line={"dash": "dash", "color": PALETTE[7]})
+    figure.update_xaxes(title="place of the observed value among the draws (PIT)", range=[0, 1])
+    return figure.update_yaxes(
+        title="density (band: chance alone)", rangemode="tozero"
+    ).update_layout(height=320, bargap=0.05)
+
+
+def coverage_figure(scores: pd.DataFrame, name: str) -> Figure:
+    """Found against nominal coverage, a line for each cell type."""
+    import plotly.graph_objects as go
+
+    levels = np.linspace(0.02, 0.98, 49)
+    figure = go.Figure()
+    band = np.concatenate([levels, levels[::-1]])
+    figure.add_scatter(
+        x=band,
+        y=np.concatenate([levels - 0.05, levels[::-1] + 0.05]),
+        fill="toself",
+        name="within five points",
+        line={"width": 0},
+        fillcolor="rgba(89,89,89,0.15)",
+        hoverinfo="skip",
+    )
+    figure.add_scatter(
+        x=[0, 1],
+        y=[0, 1],
+        mode="lines",
+        name="calibrated",
+        line={"dash": "dash", "color": PALETTE[7]},
+    )
+    for (kind, part), colour in zip(
+        scores.groupby("cell_type", observed=True), PALETTE, strict=False
+    ):
+        found = [coverage(part[f"{name}_pit"].to_numpy(), level) for level in levels]
+        figure.add_scatter(x=levels, y=found, mode="lines", name=str(kind), line={"color": colour})
+    figure.update_xaxes(title="probability of the interval", range=[0, 1])
+    return figure.update_yaxes(title="share of wells inside", range=[0, 1]).update_layout(
+        height=420
+    )

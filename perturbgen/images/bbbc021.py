@@ -1,0 +1,181 @@
+"""BBBC021 (Caie et al. 2010): tables of images and mechanisms, file names, and per-well profiles."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import pandas as pd
+
+from perturbgen.core.errors import InputError, SchemaError, shorten
+from perturbgen.core.tables import find_or_self, read_csv, require_unique, require_values
+from perturbgen.profiles.table import Profiles
+
+VEHICLE: Final = "DMSO"
+CHANNELS: Final = {"DAPI": 1, "Tubulin": 2, "Actin": 4}
+IMAGES: Final = "BBBC021_v1_image.csv"
+MECHANISMS: Final = "BBBC021_v1_moa.csv"
+PROFILES: Final = "ljosa_jbiomolscreen_2013_per_well_mean.csv"
+IMAGE_COLUMNS: Final = {
+    "Image_Metadata_Plate_DAPI": "plate",
+    "Image_Metadata_Well_DAPI": "well",
+    "Replicate": "replicate",
+    "Image_Metadata_Compound": "compound",
+    "Image_Metadata_Concentration": "concentration",
+}
+
+# The channel is one digit and the GUID follows at once: w43CD51CBC-... is channel 4.
+NAME: Final = re.compile(
+    r"(?:^|_)([A-H]\d\d)_s([1-4])_w([124])([0-9A-F]{8}(?:-[0-9A-F]{4}){3}-[0-9A-F]{12})\.tif$"
+)
+
+
+@dataclass(frozen=True)
+class FileName:
+    """What an image's file name says; the plate is said by its folder."""
+
+    well: str
+    site: int
+    channel: int
+    guid: str
+
+
+def parse_file_name(name: str) -> FileName:
+    """``G10_s1_w1<GUID>.tif``, or the same after a prefix such as ``Week2_180607_``."""
+    found = NAME.search(name)
+    if not found:
+        raise InputError(
+            f"{name!r} is no BBBC021 image name",
+            expected="{well}_s{1-4}_w{1|2|4}{GUID}.tif, with or without a prefix",
+        )
+    well, site, channel, guid = found.groups()
+    return FileName(well, int(site), int(channel), guid)
+
+
+def concentration(text: str) -> str:
+    """A concentration as the one text it is joined by: 3, 3.000000 and 3e0 are all ``3``.
+
+    Text, not a float: pybbbc stores float16, which turns 0.003 into 0.0030003 and joins with nothing.
+    """
+    try:
+        number = Decimal(str(text).strip())
+    except InvalidOperation:
+        raise SchemaError(
+            f"concentration {text!r} is no number", expected="micromolar, such as 0.003"
+        ) from None
+    return f"{number.normalize():f}" if number else "0"
+
+
+def require_decimal(numbers: pd.Series, where: str) -> None:
+    """Concentrations were not rounded to float16 on the way: 0.0030003 instead of 0.003."""
+    text = numbers[~numbers.duplicated()]
+    values = text.astype(float).to_numpy()
+    short = np.array([float(f"{value:.3g}") for value in values])
+    rounded = (values != short) & (values == values.astype(np.float16).astype(float))
+    if rounded.any():
+        raise SchemaError(
+            f"{where}: concentrations were stored as float16: {shorten(text[rounded], 3)}",
+            expected="decimal numbers such as 0.003",
+            cause="an HDF5 file of pybbbc, whose concentrations are float16",
+            fix="take concentrations from BBBC021_v1_image.csv, by plate and well",
+        )
+
+
+def read_images(path: str | Path) -> pd.DataFrame:
+    """``BBBC021_v1_image.csv``: one row a field, keyed by (plate, well, site), with its three files.
+
+    Columns plate, well, site, week, replicate, compound, concentration (text), and a path for each channel, relative to
+    the folder of images.
+    """
+    path = find_or_self(path, IMAGES)
+    files = {name: (f"Image_PathName_{name}", f"Image_FileName_{name}") for name in CHANNELS}
+    wanted = [*IMAGE_COLUMNS, *(column for pair in files.values() for column in pair)]
+    raw = read_csv(path, columns=wanted, text=[name for name in wanted if name != "Replicate"])
+    require_values(raw, wanted, "Image_FileName_DAPI", path)
+    images = raw.rename(columns=IMAGE_COLUMNS)[list(IMAGE_COLUMNS.values())]
+    require_decimal(images["concentration"], str(path))
+    images["concentration"] = by_value(images["concentration"])
+    names = {
+        channel: [parse_file_name(name) for name in raw[file]]
+        for channel, (_, file) in files.items()
+    }
+    check_names(raw, names, path)
+    images.insert(2, "site", [name.site for name in names["DAPI"]])
+    images.insert(3, "week", images["plate"].str.split("_").str[0])
+    for channel, (folder, file) in files.items():
+        images[channel] = raw[folder] + "/" + raw[file]
+    keys = images["plate"] + " " + images["well"] + " s" + images["site"].astype(str)
+    require_unique(keys, "image (plate, well, site)", path)
+    return images
+
+
+def by_value(concentrations: pd.Series) -> pd.Series:
+    """:func:`concentration` of each, worked out once for each distinct text."""
+    return concentrations.map({text: concentration(text) for text in concentrations.unique()})
+
+
+def check_names(raw: pd.DataFrame, names: dict[str, list[FileName]], path: Path) -> None:
+    """The files of a row are of one field, of the channel of their column, and of the well the row names."""
+    wells = raw["Image_Metadata_Well_DAPI"].to_numpy()
+    for channel, parsed in names.items():
+        for row, (name, first) in enumerate(zip(parsed, names["DAPI"], strict=True)):
+            if (name.channel, name.well, name.site) != (CHANNELS[channel], wells[row], first.site):
+                raise SchemaError(
+                    f"{path}, row {row + 2}: {raw[f'Image_FileName_{channel}'].iloc[row]!r} is not the {channel} image "
+                    f"of well {wells[row]}, site {first.site}",
+                    expected=f"w{CHANNELS[channel]} of the same well and site",
+                    cause="columns shifted against each other",
+                )
+
+
+def read_mechanisms(path: str | Path) -> pd.DataFrame:
+    """``BBBC021_v1_moa.csv``: compound, concentration (text), moa."""
+    path = find_or_self(path, MECHANISMS)
+    table = read_csv(
+        path,
+        columns=["compound", "concentration", "moa"],
+        text=["compound", "concentration", "moa"],
+    )
+    require_values(table, ["compound", "concentration", "moa"], "compound", path)
+    require_decimal(table["concentration"], str(path))
+    table["concentration"] = by_value(table["concentration"])
+    require_unique(table["compound"] + " " + table["concentration"], "treatment", path)
+    return table
+
+
+def read_wells(folder: str | Path) -> pd.DataFrame:
+    """One row a well: plate, well, week, replicate, compound, concentration, moa (missing where unknown)."""
+    images = read_images(folder)
+    columns = ["plate", "well", "week", "replicate", "compound", "concentration"]
+    wells = images[columns].drop_duplicates()
+    require_unique(wells["plate"] + " " + wells["well"], "well with two treatments", str(folder))
+    return wells.merge(
+        read_mechanisms(folder), on=["compound", "concentration"], how="left", validate="m:1"
+    )
+
+
+def read_profiles(folder: str | Path, *, table: str = PROFILES) -> Profiles:
+    """Per-well profiles of ``table`` with labels: joined by plate and well, then by compound and concentration."""
+    path = find_or_self(folder, table)
+    keys = ["Image_Metadata_Plate", "Image_Metadata_Well"]
+    raw = read_csv(path, columns=keys, text=keys).rename(
+        columns=dict(zip(keys, ["plate", "well"], strict=True))
+    )
+    require_unique(raw["plate"] + " " + raw["well"], "well", path)
+    meta = raw[["plate", "well"]].merge(
+        read_wells(folder), on=["plate", "well"], how="left", validate="1:1"
+    )
+    unknown = meta["compound"].isna()
+    if unknown.any():
+        names = (meta["plate"] + " " + meta["well"])[unknown]
+        raise SchemaError(
+            f"{path}: {len(names)} wells are not in {IMAGES}: {shorten(names)}",
+            expected="every profiled well among the images",
+            cause="tables of two releases",
+        )
+    features = raw.columns.drop(["plate", "well"])
+    return Profiles(raw[features].to_numpy(np.float64), meta, features, str(path))

@@ -1,0 +1,247 @@
+"""What profiles are worth, by the evaluator that L1000 and latent spaces go through, too.
+
+Which treatments do anything: replicate mean average precision against controls, before a correction and after.
+
+A correction that is fitted on the controls pulls these very controls together, in as many directions as they are many.
+Treated wells then differ from them whatever they do. ``held_out_activity`` therefore fits on one half of the controls
+and takes the other half for negatives.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from perturbgen.core.errors import SchemaError
+from perturbgen.core.tables import require_columns
+from perturbgen.profiles.correct import Correction
+from perturbgen.profiles.correct.build import fitted_rows, well_labels
+from perturbgen.profiles.table import Profiles, chosen, tidy
+from perturbgen.retrieval import (
+    consistency,
+    knn_mixing,
+    magnitude,
+    mixing_summary,
+    percent_replicating,
+    relationship_recall,
+    retrieve,
+)
+
+log = logging.getLogger(__name__)
+
+Rows = list[dict[str, Any]]
+IN_SAMPLE = "in-sample: not to be believed"
+WHY = (
+    "The correction was fitted on the controls that wells are compared with. It pulls them together, so that wells "
+    "without any effect differ from them. Correct again with images correct --withhold 0.25, which leaves controls out "
+    "of the fit, of every plate that has two wells of them or more."
+)
+
+
+def measures(
+    profiles: Profiles,
+    *,
+    same: str,
+    control: str = "",
+    batch: str = "",
+    relations: pd.DataFrame | None = None,
+    draws: int = 1000,
+    rng: np.random.Generator,
+) -> Rows:
+    """Lines of measure, value, what chance gives, and how many groups or pairs it is a mean over.
+
+    Sites are averaged to wells. With controls they leave the groups; magnitude and activity are against them, and the
+    mixing of batches is among them: against those only that a correction was not fitted on, as far as the label
+    ``fitted`` says. Where these are fewer than two the lines say ``IN_SAMPLE``.
+    """
+    require_columns(profiles.meta.columns, [same, *([batch] if batch else [])], profiles.source)
+    raw, note = tidy(profiles), ""
+    wells = (
+        raw.averaged(well_labels(raw.meta)) if "well" in raw.meta or "well_id" in raw.meta else raw
+    )
+    mask = chosen(wells.meta, control, wells.source) if control else np.zeros(len(wells), bool)
+    treated = wells.where(~mask & wells.meta[same].notna().to_numpy())
+    rows = [*replicates(treated, same, draws, rng)]
+    if control:
+        wells, mask, note = out_of_sample(wells, mask)
+        rows += noted(against_controls(wells, mask, same, draws, rng), note)
+    if relations is not None:
+        rows.append(recall(treated, same, relations, draws, rng))
+    if batch:
+        among = mixing(wells.where(mask) if control else wells, batch, same if not control else "")
+        rows += noted(among, note)
+    return rows
+
+
+def out_of_sample(wells: Profiles, control: np.ndarray) -> tuple[Profiles, np.ndarray, str]:
+    """The wells that no correction was fitted on and their controls; all, and a note, if two controls are not left."""
+    seen = fitted_rows(wells)
+    if not seen.any() or (control & ~seen).sum() > 1:
+        return wells.where(~seen), control[~seen], ""
+    log.warning("%s: %s", IN_SAMPLE, WHY)
+    return wells, control, IN_SAMPLE
+
+
+def noted(rows: Rows, note: str) -> Rows:
+    """The lines with a note at their names."""
+    return [{**row, "measure": f"{row['measure']}, {note}"} for row in rows] if note else rows
+
+
+def line(measure: str, value: float, chance: float | None, n: float) -> dict[str, Any]:
+    """A line of the table."""
+    return {"measure": measure, "value": float(value), "chance": chance, "n": int(n)}
+
+
+def replicates(treated: Profiles, same: str, draws: int, rng: np.random.Generator) -> Rows:
+    """Do wells of one perturbation find each other, and agree?"""
+    values, meta = (
+        np.asarray(treated.values),
+        treated.meta.assign(**{same: treated.meta[same].astype(str)}),
+    )
+    found = retrieve(values, meta, same=same, null_draws=max(draws, 1000)).groups
+    passing = percent_replicating(values, meta, same=same, null_groups=draws, rng=rng)
+    agreed = consistency(values, meta, same=same, draws=draws, rng=rng)
+    return [
+        line("mAP among all wells", found["ap"].mean(), float(found["chance"].mean()), len(found)),
+        line("retrieved (q < .05)", (found["p_bh"] < 0.05).mean(), None, len(found)),
+        line("percent replicating", passing["passes"].mean(), 0.05, len(passing)),
+        line("consistency (mean cosine)", agreed["consistency"].mean(), None, len(agreed)),
+        line("consistent (q < .05)", (agreed["q"] < 0.05).mean(), None, len(agreed)),
+    ]
+
+
+def against_controls(
+    wells: Profiles, control: np.ndarray, same: str, draws: int, rng: np.random.Generator
+) -> Rows:
+    """Do perturbations differ from controls?"""
+    values, meta = (
+        np.asarray(wells.values),
+        wells.meta.assign(**{same: wells.meta[same].astype("string")}),
+    )
+    found = retrieve(
+        values, meta, same=same, queries=~control, candidates=~control, negatives=control
+    ).groups
+    rows = [
+        line("mAP against controls", found["ap"].mean(), float(found["chance"].mean()), len(found)),
+        line("active (q < .05)", (found["p_bh"] < 0.05).mean(), None, len(found)),
+    ]
+    try:
+        strength = magnitude(values, meta, same=same, control=control, draws=draws, rng=rng)
+    except SchemaError as error:
+        log.warning("magnitude not measured: %s; expected %s", error.what, error.expected)
+        return rows
+    return [
+        *rows,
+        line("magnitude (energy distance)", strength["magnitude"].mean(), 0.0, len(strength)),
+        line("strong (q < .05)", (strength["q"] < 0.05).mean(), None, len(strength)),
+    ]
+
+
+def recall(
+    treated: Profiles, same: str, relations: pd.DataFrame, draws: int, rng: np.random.Generator
+) -> dict[str, Any]:
+    """Are known relations among the most alike and the most opposite pairs?"""
+    means = (
+        pd.DataFrame(np.asarray(treated.values))
+        .groupby(treated.meta[same].astype(str).to_numpy())
+        .mean()
+    )
+    found = relationship_recall(means, relations.astype(str), permutations=draws, rng=rng)
+    return line(
+        f"recall of known relations (p {found['p']:.2g})",
+        found["recall"],
+        found["chance"],
+        found["pairs"],
+    )
+
+
+def mixing(profiles: Profiles, batch: str, within: str) -> Rows:
+    """Do batches mix, among controls or within each perturbation?"""
+    meta = profiles.meta.assign(
+        **{name: profiles.meta[name].astype(str) for name in (batch, within) if name}
+    )
+    found = knn_mixing(
+        np.asarray(profiles.values), meta, batch=batch, within=[within] if within else []
+    )
+    summary = mixing_summary(found)
+    return [
+        line(
+            f"neighbours of the same {batch}",
+            summary["same_batch"],
+            summary["expected"],
+            summary["rows"],
+        ),
+        line(f"iLISI of {batch} (1 is mixed)", summary["ilisi"], None, summary["rows"]),
+    ]
+
+
+KEPT = ["queries", "ap", "nap", "p", "p_bh"]
+
+
+def activity(
+    profiles: Profiles, *, control: np.ndarray, same: str, draws: int = 20_000
+) -> pd.DataFrame:
+    """Per treatment: wells, mAP and normalised mAP of finding its other wells among the controls, p and q (BH)."""
+    return against(profiles, same=same, control=control, negatives=control, draws=draws)
+
+
+def against(
+    profiles: Profiles,
+    *,
+    same: str,
+    control: np.ndarray,
+    negatives: np.ndarray,
+    draws: int = 20_000,
+) -> pd.DataFrame:
+    """The treatments' wells among ``negatives`` (rows,), a part of the controls."""
+    found = retrieve(
+        np.asarray(profiles.values),
+        profiles.meta,
+        same=same,
+        queries=~control,
+        candidates=~control,
+        negatives=negatives,
+        null_draws=draws,
+    )
+    return found.groups.set_index(same)[KEPT].rename(
+        columns={"queries": "wells", "ap": "map", "nap": "nmap"}
+    )
+
+
+def held_out_activity(
+    profiles: Profiles,
+    step: Correction,
+    *,
+    control: np.ndarray,
+    same: str,
+    splits: int,
+    rng: np.random.Generator,
+) -> pd.DataFrame:
+    """As :func:`activity` of corrected profiles, with negatives that the correction was not fitted on.
+
+    ``splits`` times the controls are halved at random; each half is once fitted on and once the negatives. Means over
+    the 2 x splits rounds; ``active`` is the share of rounds in which q is under .05.
+    """
+    rows = np.flatnonzero(control)
+    if len(rows) < 4:
+        raise SchemaError(
+            f"{len(rows)} controls cannot be halved", expected="4 or more", fix="use activity()"
+        )
+    rounds = []
+    for _ in range(splits):
+        order = rng.permutation(rows)
+        for fitted in (order[: len(rows) // 2], order[len(rows) // 2 :]):
+            mask = np.isin(np.arange(len(profiles)), fitted)
+            values = step.fit_transform(profiles.values, profiles.meta, control=mask)
+            found = against(
+                profiles.with_values(values),
+                same=same,
+                control=control,
+                negatives=control & ~mask,
+                draws=2000,
+            )
+            rounds.append(found.assign(active=found["p_bh"] < 0.05)[["map", "nmap", "active"]])
+    return pd.concat(rounds).groupby(level=0, sort=False).mean()

@@ -1,0 +1,131 @@
+"""What TensorBoard shows of a network on images: who is taken for whom, the images themselves, the embedding."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+import pandas as pd
+
+from perturbgen.images.fields import read_field
+from perturbgen.images.maps import GAP, MAPS, caption, layers
+from perturbgen.images.network.predict import Predictions, predict
+from perturbgen.train.board import Board
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from perturbgen.images.network.feed import ImageFeed
+    from perturbgen.images.network.model import ImageClassifier
+    from perturbgen.images.network.settings import ImageSettings
+    from perturbgen.train.loop import Training
+
+TILES = 12  # images in the grid
+SMALLEST = 160  # pixels: a smaller image is enlarged, so that what is written on it can be read
+NAMED = 40  # classes whose names fit on the axes
+COLUMNS = ("cell_type", "experiment", "week", "plate", "well_type", "compound", "moa")
+
+
+class ImageBoard(Board):
+    """Confusion matrix, images with what they were taken for, and the embedding in the projector."""
+
+    weight = "schedule/penalty weight"
+    space = "embedding"
+    settings: ImageSettings
+
+    def pictures(self, training: Training, epoch: int) -> None:
+        """Validation fields, or training ones where there are none."""
+        feed = cast(
+            "ImageFeed", training.validation if len(training.validation) else training.train
+        )
+        found = predict(
+            cast("ImageClassifier", training.model), feed, self.settings.model.statistics
+        )
+        self.writer.add_figure("predictions/confusion", confusion_figure(found), epoch)
+        if len(feed.fields.channels) in MAPS:
+            grid = image_grid(found, feed, self.chosen(len(feed))[:TILES])
+            self.writer.add_image("predictions/images", grid, epoch, dataformats="HWC")
+
+    def projected(self, training: Training) -> tuple[np.ndarray, pd.DataFrame] | None:
+        """Embeddings of some training and validation fields."""
+        points, labels = [], []
+        for name, feed in (("train", training.train), ("validation", training.validation)):
+            if not len(feed):
+                continue
+            found = predict(
+                cast("ImageClassifier", training.model),
+                cast("ImageFeed", feed),
+                self.settings.model.statistics,
+            )
+            rows = self.chosen(len(feed))
+            wanted = [found.vocabulary.label, *COLUMNS]
+            columns = list(dict.fromkeys(name for name in wanted if name in found.table))
+            points.append(found.embedding[rows])
+            labels.append(found.table.iloc[rows][columns].assign(part=name))
+        return np.concatenate(points), pd.concat(labels)
+
+
+def confusion_figure(found: Predictions) -> Figure:
+    """Wells by their class (rows, each summing to one) and the class they were taken for."""
+    from matplotlib.figure import Figure
+
+    wells, scores = found.wells()
+    truth, classes, label = found.truth(wells), found.vocabulary.classes, found.vocabulary.label
+    size = len(classes)
+    counts = np.zeros((size, size))
+    np.add.at(counts, (truth[truth >= 0], scores.to_numpy()[truth >= 0].argmax(axis=1)), 1)
+    figure = Figure(figsize=(7.6, 6.4), layout="constrained")
+    axes = figure.subplots()
+    image = axes.imshow(
+        counts / np.maximum(counts.sum(axis=1, keepdims=True), 1), cmap="viridis", vmin=0, vmax=1
+    )
+    figure.colorbar(image, ax=axes, label="share of a row's wells", shrink=0.8)
+    axes.set(
+        xlabel="taken for",
+        ylabel=label,
+        title=f"{int(counts.sum())} wells, {np.trace(counts) / max(counts.sum(), 1):.0%} right",
+    )
+    if size <= NAMED:
+        font = 10 if size <= 12 else 7
+        axes.set_xticks(range(size), list(map(str, classes)), fontsize=font, rotation=90)
+        axes.set_yticks(range(size), list(map(str, classes)), fontsize=font)
+    return figure
+
+
+def image_grid(found: Predictions, feed: ImageFeed, rows: np.ndarray) -> np.ndarray:
+    """Fields in the colours of their channels under what they are and what they were taken for, uint8 (h, w, 3)."""
+    tiles = []
+    pictures = exposed(
+        [read_field(feed.fields.files[int(i)], list(feed.fields.channels)) for i in rows]
+    )
+    for i, small in zip(rows, pictures, strict=True):
+        picture = enlarged(small, SMALLEST)
+        truth = found.table[found.vocabulary.label].iloc[i]
+        taken = found.vocabulary.classes[int(found.log_p[i].argmax())]
+        lines = [f"{'?' if pd.isna(truth) else truth}", f"> {taken}"]
+        tiles.append(
+            np.concatenate([*(caption(line, picture.shape[1]) for line in lines), picture])
+        )
+    return tiled(tiles, across=4)
+
+
+def exposed(stacks: list[np.ndarray]) -> list[np.ndarray]:
+    """All channels added up, uint8 (height, width, 3); all are darkened alike if a pixel in a hundred is too bright."""
+    sums = [np.sum(layers(stack), axis=0) for stack in stacks]
+    bright = max(255.0, float(np.percentile(np.stack(sums), 99)))
+    return [np.clip(total * (255 / bright), 0, 255).astype(np.uint8) for total in sums]
+
+
+def enlarged(picture: np.ndarray, least: int) -> np.ndarray:
+    """Pixels repeated until the picture (height, width, 3) is ``least`` wide, or more."""
+    times = -(-least // picture.shape[1])
+    return picture.repeat(times, axis=0).repeat(times, axis=1)
+
+
+def tiled(tiles: list[np.ndarray], *, across: int) -> np.ndarray:
+    """Pictures of one size side by side, ``across`` to a row, a few pixels apart."""
+    framed = [np.pad(tile, ((0, GAP), (0, GAP), (0, 0))) for tile in tiles]
+    framed += [np.zeros_like(framed[0])] * (-len(framed) % across)
+    return np.concatenate(
+        [np.concatenate(framed[i : i + across], axis=1) for i in range(0, len(framed), across)]
+    )

@@ -1,0 +1,294 @@
+"""Batches of images for the training loop, decoded by threads of their own, each image once in an epoch.
+
+Random changes of training images that no label depends on, on tensors, drawn by the loop.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from perturbgen.core.errors import SchemaError
+from perturbgen.images.fields import read_field
+from perturbgen.images.network.fields import Fields, Vocabulary
+from perturbgen.images.network.settings import AugmentSettings
+from perturbgen.nn.layers import Draws
+
+Kind = tuple[int, int, str]  # height, width, depth: 512, 512, uint8
+MIXED = "files of two releases, or thumbnails among them"
+FULL = {np.dtype(np.uint8): 255.0, np.dtype(np.uint16): 65535.0}
+
+
+@dataclass(frozen=True)
+class ImageBatch:
+    """``images`` (n, channels, height, width), full brightness 1; ``label`` -1 where there is none; all (n,)."""
+
+    index: torch.Tensor
+    images: torch.Tensor
+    label: torch.Tensor
+    cell: torch.Tensor
+    experiment: torch.Tensor
+
+
+class ImageFeed:
+    """Fields in batches on the run's device (the protocol is ``perturbgen.train.protocols.Feed``).
+
+    While a batch is used the next ``ahead`` ones are decoded by ``workers`` threads: at most ahead + 1 are in memory.
+    With ``one_experiment`` a batch holds fields of one experiment. A group is cut into equal parts, not into full
+    batches and a rest: no batch is too small for its statistics. An image that is not of ``kind`` is an error.
+    """
+
+    unit = "images"
+
+    def __init__(
+        self,
+        fields: Fields,
+        vocabulary: Vocabulary,
+        size: int,
+        *,
+        seed: int,
+        one_experiment: bool = True,
+        shrink: int = 1,
+        standardise: bool = False,
+        kind: Kind | None = None,
+        workers: int = 2,
+        ahead: int = 2,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.fields, self.vocabulary, self.size, self.seed = fields, vocabulary, size, seed
+        self.shrink, self.standardise, self.kind = shrink, standardise, kind
+        self.workers, self.ahead, self.device = workers, ahead, torch.device(device)
+        self.codes = vocabulary.codes(fields.table)
+        self.experiment = pd.factorize(fields.table["experiment"], sort=True)[0]
+        self.group = self.experiment if one_experiment else np.zeros(len(fields), np.int64)
+        self._sizes = [len(rows) for rows in self.plan(0)]
+
+    def __len__(self) -> int:
+        return len(self.fields)
+
+    def plan(self, epoch: int) -> list[np.ndarray]:
+        """The fields of each batch of an epoch."""
+        rng = np.random.default_rng([self.seed, epoch])
+        batches = [
+            part
+            for rows in self.groups(self.group)
+            for part in cut(rng.permutation(rows), self.size)
+        ]
+        return [batches[i] for i in rng.permutation(len(batches))]
+
+    def groups(self, of: np.ndarray) -> list[np.ndarray]:
+        """The fields of each group."""
+        return (
+            np.split(np.argsort(of, kind="stable"), np.cumsum(np.bincount(of))[:-1])
+            if len(of)
+            else []
+        )
+
+    def steps(self, ranks: int) -> int:
+        """Batches of an epoch; each process has its share of every one."""
+        return len(self._sizes)
+
+    def total(self, batch: int) -> int:
+        """Fields of a batch of the epoch that was begun last."""
+        return self._sizes[batch]
+
+    def epoch(
+        self, epoch: int, *, skip: int = 0, rank: int = 0, ranks: int = 1
+    ) -> Iterator[ImageBatch]:
+        """Every field once; batches before number ``skip`` are not read."""
+        plan = self.plan(epoch)
+        self._sizes = [len(rows) for rows in plan]
+        yield from self.stream([rows[rank::ranks] for rows in plan[skip:]])
+
+    def once(self) -> Iterator[ImageBatch]:
+        """Every field once, each experiment by itself, its fields in an order that no label decides."""
+        yield from self.stream([rows for part in self.by_experiment() for rows in part])
+
+    def alone(self, batches: Sequence[np.ndarray]) -> list[str]:
+        """The experiments that have batches of a single field: it has no statistics to be normalised by."""
+        rows = [int(part[0]) for part in batches if len(part) == 1]
+        return sorted(set(self.fields.table["experiment"].iloc[rows]))
+
+    def by_experiment(self) -> list[list[np.ndarray]]:
+        """The fields of the batches of each experiment."""
+        rng = np.random.default_rng(self.seed)
+        return [cut(rng.permutation(rows), self.size) for rows in self.groups(self.experiment)]
+
+    def stream(self, plan: Sequence[np.ndarray]) -> Iterator[ImageBatch]:
+        """Batches of these fields, decoded ahead."""
+        pool, coming = (
+            ThreadPoolExecutor(self.workers, thread_name_prefix="decode"),
+            deque[tuple[np.ndarray, list[Any]]](),
+        )
+        waiting = iter(plan)
+
+        def ask(rows: np.ndarray) -> None:
+            coming.append((rows, [pool.submit(self.read, int(i)) for i in rows]))
+
+        try:
+            for rows in islice(waiting, self.ahead):
+                ask(rows)
+            while coming:
+                rows, futures = coming.popleft()
+                batch = self.batch(rows, futures)
+                for following in islice(waiting, 1):
+                    ask(following)
+                yield batch
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def read(self, field: int) -> np.ndarray:
+        """The channels of a field (channels, height, width), float32, full brightness 1."""
+        pixels = read_field(self.fields.files[field], list(self.fields.channels))
+        if self.kind is not None and kind_of_image(pixels) != self.kind:
+            file = next(iter(self.fields.files[field].values()))
+            raise SchemaError(
+                f"{file} is {described(kind_of_image(pixels))}",
+                expected=described(self.kind),
+                cause=MIXED,
+            )
+        bright = pixels.astype(np.float32) / np.float32(FULL[pixels.dtype])
+        small = bright if self.shrink == 1 else shrunk(bright, self.shrink)
+        return standardised(small) if self.standardise else small
+
+    def batch(self, rows: np.ndarray, futures: list[Future[np.ndarray]]) -> ImageBatch:
+        """The decoded fields with their labels."""
+        images = [future.result() for future in futures]
+        for i, image in enumerate(images):
+            if image.shape != images[0].shape:
+                files = [next(iter(self.fields.files[int(rows[j])].values())) for j in (i, 0)]
+                sizes = [f"{shape[1]} x {shape[2]}" for shape in (image.shape, images[0].shape)]
+                raise SchemaError(
+                    f"{files[0]} is {sizes[0]}, {files[1]} {sizes[1]}",
+                    expected="images of one size",
+                    cause=MIXED,
+                )
+        index = torch.from_numpy(rows)
+        labels = {name: codes[index].to(self.device) for name, codes in self.codes.items()}
+        stacked = torch.from_numpy(np.stack(images)).to(self.device)
+        return ImageBatch(index=index.to(self.device), images=stacked, **labels)
+
+    def names(self, index: torch.Tensor) -> Sequence[Any]:
+        """The ids of fields."""
+        return self.fields.table["site_id"].iloc[index.cpu().numpy()].tolist()
+
+    def shape(self, size: int) -> str:
+        """How large a batch is."""
+        return f"{size:,} images of {len(self.fields.channels)} channels"
+
+
+def kind_of_image(pixels: np.ndarray) -> Kind:
+    """Size and depth of a field (channels, height, width)."""
+    return pixels.shape[1], pixels.shape[2], str(pixels.dtype)
+
+
+def described(kind: Kind) -> str:
+    """A size and depth as text."""
+    return f"{kind[0]} x {kind[1]}, {kind[2]}"
+
+
+def standardised(image: np.ndarray) -> np.ndarray:
+    """Each channel of (channels, height, width) with mean 0 and SD 1; an empty one is 0."""
+    away = image - image.mean(axis=(1, 2), keepdims=True)
+    spread = away.std(axis=(1, 2), keepdims=True)
+    return np.divide(away, spread, out=np.zeros_like(away), where=spread > 1e-6)
+
+
+def cut(rows: np.ndarray, size: int) -> list[np.ndarray]:
+    """Equal parts of at most ``size``."""
+    return np.array_split(rows, -(-len(rows) // size))
+
+
+def shrunk(image: np.ndarray, factor: int) -> np.ndarray:
+    """Means over squares of ``factor`` pixels, (channels, height // factor, width // factor)."""
+    channels, height, width = image.shape
+    if min(height, width) < factor:
+        raise SchemaError(
+            f"an image of {height} x {width} cannot be shrunk by {factor}",
+            expected="a smaller shrink",
+        )
+    kept = image[:, : height // factor * factor, : width // factor * factor]
+    return kept.reshape(channels, height // factor, factor, width // factor, factor).mean(
+        axis=(2, 4)
+    )
+
+
+def augmented(images: Tensor, settings: AugmentSettings, draws: Draws) -> Tensor:
+    """Turned, enlarged, and with brightness changed, (images, channels, height, width); each image by itself."""
+    n, channels = images.shape[:2]
+    if settings.turn:
+        images = turned(images, draws.uniform(n, 3) < 0.5)
+    if settings.zoom:
+        images = zoomed(images, settings.zoom * draws.uniform(n, 1)[:, 0], draws.uniform(n, 2))
+    if settings.gain:
+        images = images * (1 + settings.gain * draws.normal(n, channels))[:, :, None, None]
+    if settings.offset:
+        images = images + settings.offset * draws.normal(n, channels)[:, :, None, None]
+    if settings.noise:
+        pixels = images.shape[1] * images.shape[2] * images.shape[3]
+        images = images + settings.noise * draws.normal(n, pixels).view_as(images)
+    return images
+
+
+def turned(images: Tensor, choices: Tensor) -> Tensor:
+    """Flipped up and down, left and right, and across the diagonal (square images), as ``choices`` (images, 3) say."""
+    up, left, across = (choice[:, None, None, None] for choice in choices.T)
+    images = torch.where(up, images.flip(-2), images)
+    images = torch.where(left, images.flip(-1), images)
+    return (
+        torch.where(across, images.transpose(-2, -1), images)
+        if images.shape[-2] == images.shape[-1]
+        else images
+    )
+
+
+def all_turns(images: Tensor) -> list[Tensor]:
+    """The images flipped and turned in every way that keeps their shape: eight ways if they are square, else four."""
+    flips = [images, images.flip(-1), images.flip(-2), images.flip(-2, -1)]
+    square = images.shape[-2] == images.shape[-1]
+    return flips + [image.transpose(-2, -1) for image in flips] if square else flips
+
+
+def zoomed(images: Tensor, lost: Tensor, place: Tensor) -> Tensor:
+    """A window of each image, enlarged to its size: ``lost`` (images,) of the width is left out.
+
+    ``place`` (images, 2) from 0 to 1 is where the window lies, across and down.
+    """
+    shift = lost[:, None] * (2 * place - 1)
+    matrix = torch.zeros(len(images), 2, 3, dtype=images.dtype, device=images.device)
+    matrix[:, 0, 0] = matrix[:, 1, 1] = 1 - lost
+    matrix[:, :, 2] = shift
+    grid = functional.affine_grid(matrix, list(images.shape), align_corners=False)
+    return functional.grid_sample(images, grid, padding_mode="border", align_corners=False)
+
+
+def cutmix(
+    images: Tensor, label: Tensor, chance: float, draws: Draws
+) -> tuple[Tensor, Tensor, Tensor]:
+    """A rectangle of another image of the batch in each (Yun et al. 2019), with the label and share of that image.
+
+    The rectangle has a share of the area that is uniform (a Beta(1, 1)) before its parts outside are cut off; an image
+    stays whole with probability 1 - ``chance``. Returns (images, ...), the other label (images,), its share (images,).
+    """
+    n, _, height, width = images.shape
+    numbers = draws.uniform(n, 5)
+    partner = numbers[:, 0].argsort()
+    side = numbers[:, 1].sqrt() * (numbers[:, 2] < chance)
+    inside = [
+        (torch.arange(size, device=images.device)[None] + 0.5 - size * centre[:, None]).abs()
+        < size * side[:, None] / 2
+        for size, centre in ((height, numbers[:, 3]), (width, numbers[:, 4]))
+    ]
+    mask = inside[0][:, :, None] & inside[1][:, None]
+    mixed = torch.where(mask[:, None], images[partner], images)
+    return mixed, label[partner], mask.float().mean(dim=(1, 2))

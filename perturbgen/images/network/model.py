@@ -1,0 +1,217 @@
+"""A classifier of images: a stem for the channels, a backbone, the cell type, a neck, a head.
+
+Weights that somebody else learned, for the networks of :mod:`perturbgen.nn.vision`.
+"""
+
+from __future__ import annotations
+
+import pickle
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from perturbgen.core.errors import ConfigError, InputError, shorten
+from perturbgen.core.files import require_file
+from perturbgen.images.maps import colours
+from perturbgen.images.network.feed import ImageBatch, augmented, cutmix
+from perturbgen.images.network.fields import Vocabulary
+from perturbgen.images.network.settings import AugmentSettings, ImageModelSettings
+from perturbgen.models.base import Trainable
+from perturbgen.nn.layers import Draws
+from perturbgen.nn.margins import MarginHead
+from perturbgen.nn.vision import ChannelMix, ColourMap, DomainHead, backbone, coral, resized
+
+
+class ImageClassifier(Trainable):
+    """z = BN(W [backbone(stem(x)); cell type]), log p(class | z) by the head; unlabelled images count for nothing.
+
+    ``weights`` (classes,) multiply the loss of each class. ``penalty``: CORAL between the experiments of a batch, or a
+    classifier of experiments that the features must not feed (DANN); its weight is annealed.
+    """
+
+    weights: Tensor
+
+    def __init__(
+        self,
+        settings: ImageModelSettings,
+        vocabulary: Vocabulary,
+        channels: int,
+        *,
+        augment: AugmentSettings | None = None,
+        weights: Tensor | None = None,
+    ) -> None:
+        super().__init__()
+        classes = len(vocabulary.classes)
+        self.settings, self.augment = settings, augment or AugmentSettings()
+        self.stem = stem(settings.adapter, channels)
+        self.backbone, wide = backbone(
+            settings.backbone, channels if settings.adapter == "stem" else 3, widths=settings.widths
+        )
+        self.cells = len(vocabulary.cells) if settings.cell_type else 0
+        self.neck = nn.Sequential(
+            nn.Linear(wide + self.cells, settings.embedding, bias=False),
+            nn.BatchNorm1d(settings.embedding),
+        )
+        self.head = make_head(settings, classes)
+        self.domain = (
+            DomainHead(settings.embedding, len(vocabulary.experiments))
+            if settings.penalty == "dann"
+            else None
+        )
+        self.annealed = () if settings.penalty == "none" else (settings.penalty,)
+        self.register_buffer("weights", torch.ones(classes) if weights is None else weights)
+
+    def embed(self, images: Tensor, cell: Tensor) -> Tensor:
+        """(images, embedding)."""
+        features = self.backbone(self.stem(images))
+        if self.cells:
+            known = functional.one_hot(cell.clamp(min=0), self.cells) * (cell >= 0)[:, None]
+            features = torch.cat([features, known.to(features.dtype)], dim=1)
+        return self.neck(features)
+
+    def forward(self, batch: ImageBatch, draws: Draws) -> dict[str, Tensor]:
+        """Cross entropy (images,), and the penalty."""
+        images = augmented(batch.images, self.augment, draws) if self.training else batch.images
+        if self.training and self.augment.cutmix:
+            images, other, share = cutmix(images, batch.label, self.augment.cutmix, draws)
+            z = self.embed(images, batch.cell)
+            own, foreign = self.cross_entropy(z, batch.label), self.cross_entropy(z, other)
+            terms = {"cross_entropy": (1 - share) * own + share * foreign}
+        else:
+            z = self.embed(images, batch.cell)
+            terms = {"cross_entropy": self.cross_entropy(z, batch.label)}
+        if self.settings.penalty == "coral":
+            terms["coral"] = coral(z, batch.experiment).expand(len(z))
+        if self.domain is not None:
+            terms["dann"] = self.domain(z, batch.experiment)
+        return terms
+
+    def log_p(self, z: Tensor) -> Tensor:
+        """Log-probabilities (images, classes) of embedded images; of a head with margins, without the margin."""
+        if isinstance(self.head, MarginHead):
+            head = self.head
+            logits = head.scale * head.similarity(head.placed(z), head.placed(head.classes))
+        else:
+            logits = self.head(z)
+        return functional.log_softmax(logits, dim=1)
+
+    def cross_entropy(self, z: Tensor, label: Tensor) -> Tensor:
+        """-w log p(label), (images,), with the margin of the head; 0 without a label."""
+        known = label.clamp(min=0)
+        loss = (
+            self.head(z, known)
+            if isinstance(self.head, MarginHead)
+            else -self.log_p(z).gather(1, known[:, None])[:, 0]
+        )
+        return torch.where(
+            label >= 0, loss * self.weights[label.clamp(min=0)], torch.zeros_like(loss)
+        )
+
+
+def make_head(settings: ImageModelSettings, classes: int) -> nn.Module:
+    """Linear logits, or scaled cosines with the class vectors, the own one made smaller by a margin."""
+    if settings.head == "softmax":
+        return nn.Linear(settings.embedding, classes)
+    margin = 0.0 if settings.head == "cosine" else settings.margin
+    return MarginHead(
+        settings.embedding,
+        classes,
+        kind="arcface" if settings.head == "arcface" else "cosface",
+        margin=margin,
+    )
+
+
+def stem(kind: str, channels: int) -> nn.Module:
+    """What stands between the channels and the backbone."""
+    if kind == "mix":
+        return ChannelMix(channels)
+    return ColourMap(*colours(channels)) if kind == "colours" else nn.Identity()
+
+
+def balanced(label: Any, classes: int) -> Tensor:
+    """n / (K n_c) for each class of labels (n,); 0 for a class that never occurs."""
+    count = torch.bincount(label[label >= 0], minlength=classes).float()
+    return torch.where(
+        count > 0, count.sum() / (classes * count.clamp(min=1)), torch.zeros(classes)
+    )
+
+
+CLASSIFIER = ("fc.", "classifier.", "class_layers.")
+WRAPPERS = ("module.", "state_dict.", "backbone.", "encoder.")
+
+
+def load_backbone(network: nn.Module, path: str | Path) -> None:
+    """Fill a backbone from a state file: torchvision's, MONAI's, or of the same network without its classifier.
+
+    A first convolution for other channels gets the mean of its weights for each. Every other part must be there and
+    fit: a network that is half learned and half drawn looks as if it were learned.
+    """
+    wanted, found = network.state_dict(), states(path)
+    first = next(name for name, value in wanted.items() if value.ndim == 4)
+    if first in found and found[first].ndim == 4:
+        found[first] = resized(found[first], wanted[first].shape[1])
+    missing = [name for name, value in wanted.items() if not fits(found.get(name), value, name)]
+    if missing:
+        raise ConfigError(
+            f"{path} has no {shorten(missing, 3)} of the shape of this network ({len(missing)} of {len(wanted)} parts)",
+            expected="the state of the same backbone",
+            fix="model.backbone as the file's",
+        )
+    network.load_state_dict({name: found.get(name, value) for name, value in wanted.items()})
+
+
+def fits(found: Tensor | None, wanted: Tensor, name: str) -> bool:
+    """A part is there and of the right shape; how many batches a normalisation has seen need not be there."""
+    if found is None:
+        return name.endswith("num_batches_tracked")
+    return found.shape == wanted.shape
+
+
+def states(path: str | Path) -> dict[str, Tensor]:
+    """The tensors of a file under the names that MONAI's networks use, without a classifier."""
+    path = require_file(path, "file of weights")
+    try:
+        content: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError) as error:
+        raise InputError(
+            f"{path} cannot be read as weights: {str(error).partition('. ')[0]}",
+            expected="a dictionary of tensors that torch.save wrote",
+            cause="a copy that broke off, or a whole pickled model",
+            fix="torch.save(model.state_dict(), path)",
+        ) from None
+    while isinstance(content, dict) and isinstance(
+        content.get("state_dict", content.get("model")), dict
+    ):
+        content = content.get("state_dict", content.get("model"))
+    if not isinstance(content, dict) or not all(
+        isinstance(value, Tensor) for value in content.values()
+    ):
+        raise InputError(
+            f"{path} holds no dictionary of tensors",
+            expected="a state, as torch.save(model.state_dict(), path) writes",
+        )
+    named = {renamed(str(name)): value for name, value in content.items()}
+    return without_bias(
+        {name: value for name, value in named.items() if not name.startswith(CLASSIFIER)}
+    )
+
+
+def without_bias(found: dict[str, Tensor]) -> dict[str, Tensor]:
+    """MONAI's older residual networks add a bias before batch normalisation, which its running mean can swallow."""
+    for name in [name for name in found if name.endswith("downsample.0.bias")]:
+        mean = name.replace("downsample.0.bias", "downsample.1.running_mean")
+        if mean in found:
+            found[mean] = found[mean] - found[name]
+        del found[name]
+    return found
+
+
+def renamed(name: str) -> str:
+    """A part's name without wrappers; torchvision's dense layers are called as MONAI's."""
+    while name.startswith(WRAPPERS):
+        name = name.split(".", 1)[1]
+    return re.sub(r"(denselayer\d+)\.(norm|relu|conv)\.?([12])\.", r"\1.layers.\2\3.", name)

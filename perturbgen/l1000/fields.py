@@ -1,0 +1,219 @@
+"""Ids and metadata fields as CMap's files write them: bytes of two encodings, -666 for what is missing.
+
+The grammar of CMap's ids: samples, signatures, perturbagens.
+
+Doses and times as CMap writes them: numbers, '10 uM', '24|24', with micro signs of three encodings.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable
+from typing import Any, Final, Literal
+
+import numpy as np
+import pandas as pd
+
+MISSING: Final = -666
+# Numbers that may be parsed from text; "1E10" is left alone, since wells and plates look like that.
+NUMBER: Final = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]\d+)?")
+MISSING_TEXT: Final = re.compile(r"-666(\.0*)?")
+NA_TEXT: Final = frozenset(
+    (
+        "",
+        "NA",
+        "N/A",
+        "#N/A",
+        "#NA",
+        "NaN",
+        "nan",
+        "-NaN",
+        "-nan",
+        "NULL",
+        "null",
+        "na",
+        "n/a",
+        "#VALUE!",
+        "#N/A!",
+    )
+)
+
+
+def decode(value: Any) -> str:
+    """One id as text: UTF-8, or Latin-1 where it is not (``10 \\xb5M``); whole numbers without a decimal point."""
+    if isinstance(value, bytes):
+        try:
+            return value.decode("utf-8")
+        except UnicodeDecodeError:
+            return value.decode("latin-1")
+    if isinstance(value, (float, np.floating)) and float(value).is_integer():
+        return str(int(value))
+    return str(value)
+
+
+def decode_ids(values: np.ndarray) -> list[str]:
+    """Ids of any stored type as text, never touched otherwise: ``LJP005_A375_24H:DMSO:-666`` keeps its -666."""
+    return [decode(value).strip() for value in values.tolist()]
+
+
+def clean_field(values: np.ndarray, *, convert_missing: bool = True) -> np.ndarray:
+    """A metadata field as numbers or text, with -666 of any spelling as missing."""
+    if values.dtype.kind in "SOU":
+        text = np.array([decode(value).strip() for value in values.tolist()], dtype=object)
+        return without_missing_text(text) if convert_missing else text
+    if not convert_missing or not (values == MISSING).any():
+        return values
+    return np.where(values == MISSING, np.nan, values.astype(float))
+
+
+def without_missing_text(text: np.ndarray) -> np.ndarray:
+    """Text with None in place of -666, -666.0 and so on."""
+    return np.array(
+        [None if MISSING_TEXT.fullmatch(value) else value for value in text.tolist()], dtype=object
+    )
+
+
+def parse_text_field(values: Iterable[str], *, convert_missing: bool = True) -> np.ndarray:
+    """A field of a text file: numbers where all that is not missing is a number, else text."""
+    text = np.array([value.strip() for value in values], dtype=object)
+    if convert_missing:
+        text = without_missing_text(text)
+    known = [value for value in text.tolist() if value is not None and value not in NA_TEXT]
+    if not known or not all(NUMBER.fullmatch(value.lower()) for value in known):
+        return text
+    numbers = np.array(
+        [
+            float("nan") if value is None or value in NA_TEXT else float(value)
+            for value in text.tolist()
+        ]
+    )
+    whole = len(known) == len(numbers) and all(value.lstrip("+-").isdigit() for value in known)
+    return numbers.astype(np.int64) if whole else numbers
+
+
+def encode_field(values: pd.Series) -> np.ndarray:
+    """A column as HDF5 stores it: numbers as they are, the rest as fixed-length bytes; what is missing as -666."""
+    if pd.api.types.is_bool_dtype(values):
+        return values.to_numpy(dtype=np.int32)
+    if pd.api.types.is_numeric_dtype(values):
+        numbers = values.to_numpy()
+        return (
+            np.where(np.isnan(numbers), MISSING, numbers) if numbers.dtype.kind == "f" else numbers
+        )
+    return encode_text(
+        str(MISSING) if missing else value
+        for value, missing in zip(values, values.isna(), strict=True)
+    )
+
+
+def encode_text(values: Iterable[object]) -> np.ndarray:
+    """Text as fixed-length UTF-8 bytes."""
+    encoded = [str(value).encode() for value in values]
+    return np.array(encoded, dtype=f"S{max([1, *map(len, encoded)])}")
+
+
+Level = Literal["samples", "signatures", "unknown"]
+
+WELL: Final = re.compile(r"[A-P](0?[1-9]|1\d|2[0-4])")
+SAMPLE: Final = re.compile(
+    r"(?P<plate>(?P<project>[^_:]+)_(?P<cell_line>[^_:]+)_(?P<time>\d+(\.\d+)?)H_(?P<replicate>X[^_:]*))"
+    r"(_(?P<batch>[^_:]+))?(_[^:]*)?:(?P<well>[A-P]\d{1,2})",
+    re.IGNORECASE,
+)
+BRD: Final = re.compile(r"BRD-[A-Z]\d{8}")
+
+
+def parse_samples(ids: Iterable[str]) -> pd.DataFrame:
+    """What sample ids such as ``LJP005_A375_24H_X1_B19:A03`` say: plate, project, cell line, hours, replicate, well."""
+    names = [*SAMPLE.groupindex]
+    ids = list(ids)
+    found = (SAMPLE.fullmatch(name) for name in ids)
+    rows = [match.groupdict() if match else dict.fromkeys(names) for match in found]
+    table = pd.DataFrame(rows, columns=names, index=pd.Index(ids, dtype=object), dtype=object)
+    return table.assign(time=table["time"].astype(float))
+
+
+def level_of(ids: Iterable[str]) -> Level:
+    """Whether ids name samples (levels 1 to 4) or signatures (level 5), by how most of them end."""
+    sample = signature = 0
+    for name in ids:
+        head, colon, tail = name.partition(":")
+        if colon and WELL.fullmatch(tail):
+            sample += 1
+        elif colon and ("_" in head or ":" in tail):
+            signature += 1
+    if max(sample, signature) == 0:
+        return "unknown"
+    return "samples" if sample >= signature else "signatures"
+
+
+def core_id(pert_id: object) -> str | None:
+    """The perturbagen behind an id: a BRD id without salt and batch (13 characters), or the id itself."""
+    if pert_id is None or pert_id != pert_id:
+        return None
+    text = str(pert_id).strip()
+    match = BRD.match(text.upper())
+    return match.group() if match else text or None
+
+
+AMOUNT: Final = re.compile(r"\s*([+-]?[\d.]+(?:e[+-]?\d+)?)\s*(.*?)\s*", re.IGNORECASE)
+MICRO: Final = re.compile("\u00c2?[\u00b5\u03bc\ufffd]|<b5>", re.IGNORECASE)
+MOLAR: Final = {"m": 1e6, "mm": 1e3, "um": 1.0, "nm": 1e-3, "pm": 1e-6}
+HOURS: Final = {
+    "": 1.0,
+    "h": 1.0,
+    "hr": 1.0,
+    "hrs": 1.0,
+    "hour": 1.0,
+    "hours": 1.0,
+    "min": 1 / 60,
+    "d": 24.0,
+}
+
+Amount = tuple[float, str | None]
+
+
+def number(value: object) -> float:
+    """A number, or NaN; of replicates joined by ``|`` the value that they share."""
+    if value is None:
+        return math.nan
+    parts = {part.strip() for part in str(value).split("|")}
+    try:
+        found = float(parts.pop()) if len(parts) == 1 else math.nan
+    except ValueError:
+        return math.nan
+    return math.nan if found == -666 else found
+
+
+def clean_unit(unit: object) -> str | None:
+    """A unit with a plain ``u`` for micro; None where it is missing."""
+    if unit is None or unit != unit:
+        return None
+    text = MICRO.sub("u", str(unit).split("|")[0].strip())
+    return None if text in ("", "-666", "-666.0") else text
+
+
+def amount(value: object, unit: object, text: object) -> Amount:
+    """A quantity and its unit, from two columns or, where the number is missing, from one text."""
+    found = number(value)
+    if not math.isnan(found):
+        return found, clean_unit(unit)
+    match = AMOUNT.fullmatch(MICRO.sub("u", str(text))) if text is not None else None
+    if match is None or number(match[1]) != number(match[1]):
+        return math.nan, clean_unit(unit)
+    return number(match[1]), clean_unit(match[2])
+
+
+def micromolar(quantity: Amount) -> Amount:
+    """A dose in uM where its unit is molar; other units (ng, uL, ng/mL, %) stay as they are."""
+    value, unit = quantity
+    if unit is None or unit.lower() not in MOLAR:
+        return value, unit
+    return float(f"{value * MOLAR[unit.lower()]:.10g}"), "uM"
+
+
+def hours(quantity: Amount) -> float:
+    """A time in hours; an unknown unit gives NaN rather than a wrong number."""
+    value, unit = quantity
+    return value * HOURS.get((unit or "").lower(), math.nan)

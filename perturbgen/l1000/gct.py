@@ -1,0 +1,231 @@
+"""GCT 1.2 and 1.3: the text form of CMap's matrices, one gene a line."""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import IO, Final
+
+import numpy as np
+
+from perturbgen.core.errors import InputError
+from perturbgen.l1000.fields import NA_TEXT, parse_text_field
+from perturbgen.l1000.hdf5 import Axis
+
+VERSIONS: Final = ("#1.2", "#1.3")
+
+
+@dataclass(frozen=True)
+class Header:
+    """What the first lines of a GCT file say; ``first_row`` is the line (from 0) of the first gene."""
+
+    version: str
+    genes: int
+    samples: list[str]
+    gene_fields: list[str]
+    sample_fields: dict[str, list[str]]
+    first_row: int
+
+    @property
+    def columns(self) -> int:
+        """Cells of a line: the gene's id, its fields, its values."""
+        return 1 + len(self.gene_fields) + len(self.samples)
+
+
+class GctText:
+    """A GCT file, read line by line: the header at once, the genes that are wanted when they are."""
+
+    dtype = np.dtype(np.float32)
+    chunks: tuple[int, int] | None = None
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.notes: list[str] = []
+        with open_text(path) as handle:
+            self.header = read_header(handle, path)
+        self.version = self.header.version
+        self.format = f"gct {self.version.lstrip('#')}"
+        self.shape = (len(self.header.samples), self.header.genes)
+        self.kept: tuple[np.ndarray, np.ndarray] | None = None
+
+    @cached_property
+    def gene_table(self) -> list[list[str]]:
+        """The id and the fields of every gene; this pass also finds out whether the file is complete."""
+        width = 1 + len(self.header.gene_fields)
+        return [line.split("\t", width)[:width] for line in self.rows()]
+
+    def rows(self) -> Iterator[str]:
+        """The lines of the genes, each with as many cells as the header promises."""
+        found = 0
+        with open_text(self.path) as handle:
+            for number, line in enumerate(handle):
+                text = line.rstrip("\r\n")
+                if number < self.header.first_row or not text.strip():
+                    continue
+                cells = text.count("\t") + 1
+                if cells != self.header.columns:
+                    text = self.trimmed(text, number, cells)
+                found += 1
+                yield text
+        if found != self.header.genes:
+            above = self.header.first_row
+            raise self.broken(
+                f"line 2 promises {above - 3} lines of sample metadata and {self.header.genes:,} genes, "
+                f"{above + self.header.genes:,} lines in all; the file holds {above + found:,}"
+            )
+
+    def trimmed(self, text: str, number: int, cells: int) -> str:
+        """A line without the empty cells a spreadsheet adds at its end."""
+        parts = text.split("\t")
+        if cells > self.header.columns and not any(
+            part.strip() for part in parts[self.header.columns :]
+        ):
+            return "\t".join(parts[: self.header.columns])
+        raise self.broken(
+            f"line {number + 1} has {cells:,} cells, the header says {self.header.columns:,}"
+        )
+
+    def broken(self, what: str) -> InputError:
+        """An incomplete file."""
+        return InputError(
+            f"{self.path}: {what}",
+            expected="a complete GCT",
+            cause="a copy that broke off or was cut",
+        )
+
+    def ids(self, axis: Axis) -> list[str]:
+        """The ids of an axis, in file order."""
+        return (
+            list(self.header.samples)
+            if axis == "samples"
+            else [row[0].strip() for row in self.gene_table]
+        )
+
+    def raw_ids(self, axis: Axis) -> np.ndarray:
+        """The ids as they are stored: text."""
+        return np.array(self.ids(axis), dtype=object)
+
+    def field_names(self, axis: Axis) -> list[str]:
+        """The metadata fields of an axis."""
+        return (
+            list(self.header.sample_fields) if axis == "samples" else list(self.header.gene_fields)
+        )
+
+    def field(self, axis: Axis, name: str, *, convert_missing: bool = True) -> np.ndarray:
+        """One metadata field: numbers where all its values are numbers."""
+        if axis == "samples":
+            values = self.header.sample_fields[name]
+        else:
+            place = 1 + self.header.gene_fields.index(name)
+            values = [row[place] for row in self.gene_table]
+        return parse_text_field(values, convert_missing=convert_missing)
+
+    def block(self, samples: slice, genes: np.ndarray | None) -> np.ndarray:
+        """Values of consecutive samples. The wanted genes of all samples are parsed once and kept."""
+        wanted = np.arange(self.shape[1]) if genes is None else genes
+        if self.kept is None or not np.array_equal(self.kept[0], wanted):
+            self.kept = (wanted.copy(), self.parse(wanted))
+        return self.kept[1][:, samples].T
+
+    def parse(self, genes: np.ndarray) -> np.ndarray:
+        """The values of some genes, (genes, samples); only they are ever in memory."""
+        values = np.empty((len(genes), self.shape[0]), np.float32)
+        places: dict[int, list[int]] = {}
+        for place, gene in enumerate(genes.tolist()):
+            places.setdefault(gene, []).append(place)
+        for position, line in enumerate(self.rows()):
+            if position in places:
+                values[places[position]] = self.numbers(line)
+        return values
+
+    def numbers(self, line: str) -> np.ndarray:
+        """The values of a line; an empty cell and the usual words for missing are NaN."""
+        cells = line.split("\t")
+        text = cells[1 + len(self.header.gene_fields) :]
+        try:
+            return np.array(text, dtype=np.float32)
+        except ValueError:
+            known = ["nan" if value.strip() in NA_TEXT else value for value in text]
+        for sample, value in zip(self.header.samples, known, strict=True):
+            try:
+                float(value)
+            except ValueError:
+                raise InputError(
+                    f"{self.path}: gene {cells[0]!r} has {value!r} in sample {sample!r}",
+                    expected="a number",
+                ) from None
+        return np.array(known, dtype=np.float32)
+
+    def close(self) -> None:
+        """Forget the values; the file is open only while it is read."""
+        self.kept = None
+
+
+@contextmanager
+def open_text(path: Path) -> Iterator[IO[str]]:
+    """A text file, gzipped or not; Latin-1 reads every byte, and UTF-8's two-byte micro sign is put right later."""
+    with open(path, "rb") as probe:
+        zipped = probe.read(2) == b"\x1f\x8b"
+    try:
+        with (gzip.open if zipped else open)(
+            path, "rt", encoding=text_encoding(path, zipped), newline=""
+        ) as handle:
+            yield handle
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise InputError(
+            f"{path} is damaged: {error}", cause="a download or a copy that broke off"
+        ) from error
+
+
+def text_encoding(path: Path, zipped: bool) -> str:
+    """UTF-8 where the first megabyte is UTF-8 (metadata come first), else Latin-1."""
+    with (gzip.open if zipped else open)(path, "rb") as handle:
+        start = handle.read(1 << 20)
+    try:
+        start[: start.rfind(b"\n") + 1].decode("utf-8")
+    except UnicodeDecodeError:
+        return "latin-1"
+    return "utf-8-sig"
+
+
+def read_header(handle: IO[str], path: Path) -> Header:
+    """The version, the sizes, the names, and for 1.3 the lines of sample metadata."""
+    version = handle.readline().split("\t")[0].strip().strip('"')
+    if version not in VERSIONS:
+        raise InputError(f"{path} begins with {version[:20]!r}", expected="#1.2 or #1.3 (GCT)")
+    sizes = read_sizes(handle.readline(), path, 4 if version == "#1.3" else 2)
+    genes, samples, gene_fields, sample_fields = (*sizes, 1, 0)[:4]
+    names = [name.strip() for name in handle.readline().rstrip("\r\n").split("\t")]
+    while len(names) > 1 + gene_fields + samples and not names[-1]:
+        names.pop()
+    if len(names) != 1 + gene_fields + samples:
+        raise InputError(
+            f"{path}: {len(names)} column names, but line 2 promises {1 + gene_fields + samples}",
+            expected=f"an id, {gene_fields} gene fields and {samples} samples",
+        )
+    first = 1 + gene_fields
+    fields: dict[str, list[str]] = {}
+    for _ in range(sample_fields):
+        cells = handle.readline().rstrip("\r\n").split("\t")
+        if len(cells) < len(names):
+            raise InputError(
+                f"{path} ends within the sample metadata", cause="a copy that broke off"
+            )
+        fields[cells[0].strip()] = cells[first : len(names)]
+    return Header(version, genes, names[first:], names[1:first], fields, 3 + sample_fields)
+
+
+def read_sizes(line: str, path: Path, count: int) -> list[int]:
+    """The numbers of line 2."""
+    cells = [cell.strip() for cell in line.split("\t")]
+    if len(cells) < count or not all(cell.isdigit() for cell in cells[:count]):
+        raise InputError(
+            f"{path}: line 2 is {line.strip()!r}",
+            expected=f"{count} whole numbers separated by tabs",
+        )
+    return [int(cell) for cell in cells[:count]]

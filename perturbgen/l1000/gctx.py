@@ -1,0 +1,262 @@
+"""``GctxFile``: profiles in GCTX or GCT, read lazily, by label, in the order asked for."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+import pandas as pd
+
+from perturbgen.core.errors import InputError, SchemaError, shorten, suggest
+from perturbgen.core.files import require_file
+from perturbgen.l1000.fields import decode
+from perturbgen.l1000.gct import GctText
+from perturbgen.l1000.hdf5 import Axis, Backend, Hdf5Matrix, runs
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+HDF5_MAGIC: Final = b"\x89HDF\r\n\x1a\n"
+BLOCK_BYTES: Final = 32 << 20
+ROW_GAP: Final = 64  # unwanted samples that are read rather than skipped
+log = logging.getLogger(__name__)
+
+
+class GctxFile:
+    """A file of profiles, samples x genes, whatever it is: GCTX, GCT 1.3 or GCT 1.2, found out from its first bytes.
+
+    Nothing but the header is read until it is asked for. ``transposed`` is for files whose rows are samples.
+    """
+
+    def __init__(self, path: str | Path, *, transposed: bool = False) -> None:
+        self.path = require_file(path, "GCTX or GCT file")
+        self.backend: Backend = open_backend(self.path, transposed=transposed)
+        self.shape = self.backend.shape
+        for note in self.backend.notes:
+            log.warning("%s: %s", self.path, note)
+
+    @property
+    def format(self) -> str:
+        """``gctx``, ``gct 1.3`` or ``gct 1.2``."""
+        return self.backend.format
+
+    @property
+    def dtype(self) -> np.dtype:
+        """The stored type of the values."""
+        return self.backend.dtype
+
+    @property
+    def chunks(self) -> tuple[int, int] | None:
+        """The stored chunks (samples, genes), or None where the matrix is in one piece."""
+        return self.backend.chunks
+
+    @cached_property
+    def genes(self) -> pd.Index:
+        """Gene ids as text, in file order."""
+        return pd.Index(self.backend.ids("genes"), dtype=object, name="gene")
+
+    @cached_property
+    def samples(self) -> pd.Index:
+        """Sample (or signature) ids as text, in file order."""
+        return pd.Index(self.backend.ids("samples"), dtype=object, name="sample")
+
+    @cached_property
+    def var(self) -> pd.DataFrame:
+        """The metadata of the genes."""
+        return self.metadata("genes")
+
+    @cached_property
+    def obs(self) -> pd.DataFrame:
+        """The metadata of the samples."""
+        return self.metadata("samples")
+
+    def fields(self, axis: Axis) -> list[str]:
+        """The names of the metadata fields."""
+        return self.backend.field_names(axis)
+
+    def metadata(
+        self, axis: Axis, fields: Sequence[str] | None = None, *, convert_missing: bool = True
+    ) -> pd.DataFrame:
+        """Metadata of an axis, indexed by id; -666 is missing unless ``convert_missing`` is off."""
+        known = self.fields(axis)
+        wanted = known if fields is None else list(fields)
+        for name in wanted:
+            if name not in known:
+                raise SchemaError(
+                    f"{self.path} has no field {name!r} of {axis}", fix=suggest(name, known)
+                )
+        columns = {
+            name: self.backend.field(axis, name, convert_missing=convert_missing) for name in wanted
+        }
+        return pd.DataFrame(columns, index=self.genes if axis == "genes" else self.samples)
+
+    def locate(self, axis: Axis, ids: Sequence[object]) -> np.ndarray:
+        """Positions of ids, in the order asked for, repeated where they are; whole numbers match their text."""
+        known = self.genes if axis == "genes" else self.samples
+        wanted = pd.Index([decode(name) for name in ids], dtype=object)
+        places = (
+            np.flatnonzero(~known.duplicated(keep=False))
+            if known.has_duplicates
+            else np.arange(len(known))
+        )
+        found = known[places].get_indexer(wanted)
+        missing = wanted[found < 0].unique()
+        twice = missing[missing.isin(known)]
+        if len(twice):
+            raise SchemaError(
+                f"{self.path}: {len(twice)} of the wanted {axis} occur more than once: {shorten(twice)}",
+                expected="unique ids",
+                cause="ids that an export shortened",
+            )
+        if len(missing):
+            raise self.unknown(axis, missing)
+        return places[found]
+
+    def unknown(self, axis: Axis, missing: pd.Index) -> SchemaError:
+        """An error that names the first ids that are not in the file."""
+        known = self.genes if axis == "genes" else self.samples
+        return SchemaError(
+            f"{self.path} lacks {len(missing):,} of the wanted {axis}: {shorten(missing)}",
+            expected=f"{axis} such as {shorten(known, 2)}",
+            cause="signature ids asked of a file of samples, symbols asked of a file of Entrez ids, or a typing error",
+            fix=suggest(missing[0], known[:100_000]),
+        )
+
+    def read(
+        self, *, genes: Sequence[object] | None = None, samples: Sequence[object] | None = None
+    ) -> np.ndarray:
+        """Values (samples, genes) as float32, in the order of the ids asked for, which may repeat; None is all."""
+        columns = None if genes is None else self.locate("genes", genes)
+        if samples is None:
+            return self.values(slice(0, self.shape[0]), columns)
+        return self.take(self.locate("samples", samples), columns)
+
+    def take(self, rows: np.ndarray, columns: np.ndarray | None = None) -> np.ndarray:
+        """Values of samples by position, in any order and repeated; neighbours are read together."""
+        wanted, back = np.unique(rows, return_inverse=True)
+        gap = self.chunks[0] if self.chunks else ROW_GAP
+        parts = [np.empty((0, self.shape[1] if columns is None else len(columns)), np.float32)]
+        for run in runs(wanted, gap):
+            inside = wanted[(wanted >= run.start) & (wanted < run.stop)] - run.start
+            parts.extend(self.chosen(run, inside, columns))
+        return np.concatenate(parts)[back]
+
+    def chosen(
+        self, run: slice, inside: np.ndarray, columns: np.ndarray | None
+    ) -> Iterator[np.ndarray]:
+        """Some rows of a run, block by block, so that a long sparse run never is in memory as a whole."""
+        for block in self.slices(run):
+            within = inside[(inside >= block.start - run.start) & (inside < block.stop - run.start)]
+            if len(within):
+                yield self.values(block, columns)[within - (block.start - run.start)]
+
+    def values(self, samples: slice, columns: np.ndarray | None = None) -> np.ndarray:
+        """Values of consecutive samples as float32."""
+        return np.asarray(self.backend.block(samples, columns), dtype=np.float32)
+
+    def slices(
+        self, within: slice | None = None, *, block_bytes: int = BLOCK_BYTES
+    ) -> Iterator[slice]:
+        """Consecutive samples in blocks of whole chunks, each of at most about ``block_bytes`` over all genes."""
+        within = within or slice(0, self.shape[0])
+        unit = self.chunks[0] if self.chunks else 1
+        rows = max(1, block_bytes // max(1, self.shape[1] * self.dtype.itemsize) // unit) * unit
+        start = within.start
+        while start < within.stop:
+            stop = min((start // rows + 1) * rows, within.stop)
+            yield slice(start, stop)
+            start = stop
+
+    def blocks(
+        self, *, genes: Sequence[object] | None = None, block_bytes: int = BLOCK_BYTES
+    ) -> Iterator[tuple[slice, np.ndarray]]:
+        """All samples, block by block: where the block is and its values (samples, genes), in bounded memory."""
+        columns = None if genes is None else self.locate("genes", genes)
+        for block in self.slices(block_bytes=block_bytes):
+            yield block, self.values(block, columns)
+
+    def to_anndata(
+        self, *, genes: Sequence[object] | None = None, samples: Sequence[object] | None = None
+    ) -> AnnData:
+        """AnnData of samples x genes (float32) with the metadata of both, in the order asked for."""
+        import anndata
+
+        obs = self.obs if samples is None else self.obs.iloc[self.locate("samples", samples)]
+        var = self.var if genes is None else self.var.iloc[self.locate("genes", genes)]
+        values = self.read(genes=genes, samples=samples)
+        if obs.index.has_duplicates or var.index.has_duplicates:
+            log.warning(
+                "%s: ids repeat; AnnData holds them, but finds them by position only", self.path
+            )
+        return anndata.AnnData(
+            values, obs=for_anndata(obs), var=for_anndata(var), uns={"source": str(self.path.name)}
+        )
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self.backend.close()
+
+    def __enter__(self) -> GctxFile:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"GctxFile({self.path.name!r}, {self.shape[0]:,} samples x {self.shape[1]:,} genes, {self.format})"
+
+
+def for_anndata(table: pd.DataFrame) -> pd.DataFrame:
+    """A copy with an unnamed index, as AnnData wants it."""
+    return table.rename_axis(None)
+
+
+def open_backend(path: Path, *, transposed: bool = False) -> Backend:
+    """The reader for what the file is, not for what it is called."""
+    with open(path, "rb") as handle:
+        start = handle.read(64)
+    if start.startswith(HDF5_MAGIC):
+        return Hdf5Matrix(path, transposed=transposed)
+    if start.removeprefix(b"\xef\xbb\xbf").lstrip(b'"').startswith(b"#1.") or zipped_text(
+        path, start
+    ):
+        if transposed:
+            raise InputError(
+                f"{path} is GCT text, which is never transposed", fix="leave transposed out"
+            )
+        return GctText(path)
+    if start.startswith(b"\x1f\x8b"):
+        raise InputError(
+            f"{path} is gzipped, and not GCT text",
+            expected="a GCTX file itself: HDF5 cannot be read through gzip",
+            fix=f"gunzip --keep {path}",
+        )
+    raise InputError(
+        f"{path} is neither GCTX nor GCT: it begins with {start[:12]!r}",
+        expected="HDF5 with CMap's layout, or text that begins with #1.2 or #1.3",
+        cause="an error page saved under the file's name, or an interrupted download",
+    )
+
+
+def zipped_text(path: Path, start: bytes) -> bool:
+    """Whether this is GCT text under gzip."""
+    import gzip
+    import zlib
+
+    if not start.startswith(b"\x1f\x8b"):
+        return False
+    try:
+        with gzip.open(path, "rb") as handle:
+            return handle.read(3) == b"#1."
+    except (OSError, EOFError, zlib.error):
+        return False

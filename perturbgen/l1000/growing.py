@@ -1,0 +1,306 @@
+"""A matrix on disk that grows row by row and survives an interruption, with what is known of its rows.
+
+Mean and standard deviation of every gene, one block at a time (Welford's update, Chan's merge).
+
+Bytes appended to a large file, past the page cache where the system can.
+
+A result of gigabytes would fill the page cache with pages that nobody reads soon, and on a virtual machine every page
+that is touched for the first time costs more than its writing. Here whole blocks go from one reused buffer to the disk.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import json
+import mmap
+import os
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final
+
+import numpy as np
+
+from perturbgen.core.errors import InputError
+from perturbgen.core.files import remove
+from perturbgen.l1000.profiles import MATRIX
+
+
+@dataclass
+class Moments:
+    """Counts, means and sums of squared deviations of finite values, each (genes,); ``missing`` counts the others."""
+
+    count: np.ndarray
+    mean: np.ndarray
+    squares: np.ndarray
+    missing: np.ndarray
+
+    @classmethod
+    def empty(cls, genes: int) -> Moments:
+        """Before any block."""
+        return cls(np.zeros(genes), np.zeros(genes), np.zeros(genes), np.zeros(genes))
+
+    def update(self, values: np.ndarray) -> None:
+        """Add a block (samples, genes)."""
+        exact = values.astype(np.float64)
+        total = exact.sum(axis=0)
+        count = np.full(values.shape[1], float(len(values)))
+        if not np.isfinite(total).all():
+            finite = np.isfinite(exact)
+            count = finite.sum(axis=0).astype(float)
+            exact[~finite] = 0
+            total = exact.sum(axis=0)
+        mean = total / np.maximum(count, 1)
+        exact -= mean
+        if not (count == len(values)).all():
+            exact[~finite] = 0
+        squares = np.square(exact, out=exact).sum(axis=0)
+        self.merge(count, mean, squares, len(values) - count)
+
+    def merge(
+        self, count: np.ndarray, mean: np.ndarray, squares: np.ndarray, missing: np.ndarray
+    ) -> None:
+        """Chan, Golub and LeVeque: M2 = M2a + M2b + d² na nb / n, d = mb - ma."""
+        total = np.maximum(self.count + count, 1)
+        gap = mean - self.mean
+        self.squares = self.squares + squares + gap**2 * self.count * count / total
+        self.mean = self.mean + gap * count / total
+        self.count, self.missing = self.count + count, self.missing + missing
+
+    @property
+    def sd(self) -> np.ndarray:
+        """Standard deviations (n - 1); NaN for a gene with fewer than two values."""
+        freedom = np.where(self.count > 1, self.count - 1, np.nan)
+        return np.sqrt(np.maximum(self.squares, 0) / freedom)
+
+    def to_json(self) -> dict[str, list[float]]:
+        """As lists, exactly."""
+        return {
+            name: getattr(self, name).tolist() for name in ("count", "mean", "squares", "missing")
+        }
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Moments:
+        """What :meth:`to_json` gave."""
+        return cls(**{name: np.array(part, dtype=float) for name, part in values.items()})
+
+
+BLOCK: Final = 4 << 20  # bytes handed over at once; a multiple of every disk's sectors
+
+
+class AppendedFile:
+    """A file that is continued from byte ``start``; what lies beyond is overwritten.
+
+    ``flush`` brings everything to the file; before that up to a block is in memory only.
+    """
+
+    def __init__(self, path: Path, *, start: int = 0) -> None:
+        self.handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        self.direct = open_direct(path)
+        self.buffer = mmap.mmap(-1, BLOCK)  # begins on a page, as direct writes must
+        self.base = start // BLOCK * BLOCK
+        self.filled = start - self.base
+        found = os.pread(self.handle, self.filled, self.base)
+        if len(found) < self.filled:
+            os.close(self.handle)
+            raise ValueError(f"{path} ends before byte {start:,}")
+        self.buffer[: self.filled] = found
+
+    @property
+    def size(self) -> int:
+        """Bytes so far."""
+        return self.base + self.filled
+
+    def write(self, data: Any) -> None:
+        """Append the bytes of a buffer."""
+        view = memoryview(data).cast("B")
+        while len(view):
+            part = view[: BLOCK - self.filled]
+            self.buffer[self.filled : self.filled + len(part)] = part
+            self.filled += len(part)
+            view = view[len(part) :]
+            if self.filled == BLOCK:
+                self.put_block()
+
+    def put_block(self) -> None:
+        """The full buffer, directly; as usual where the file system refuses that after all."""
+        if self.direct is not None:
+            try:
+                put(self.direct, self.buffer, BLOCK, self.base)
+            except OSError as error:
+                if error.errno != errno.EINVAL:
+                    raise
+                self.stop_direct()
+        if self.direct is None:
+            put(self.handle, self.buffer, BLOCK, self.base)
+        self.base, self.filled = self.base + BLOCK, 0
+
+    def flush(self) -> None:
+        """Everything so far is in the file."""
+        put(self.handle, self.buffer, self.filled, self.base)
+
+    def stop_direct(self) -> None:
+        """Write through the page cache from now on."""
+        if self.direct is not None:
+            os.close(self.direct)
+            self.direct = None
+
+    def close(self) -> None:
+        """Let go of the file; does not flush."""
+        self.stop_direct()
+        os.close(self.handle)
+        self.buffer.close()
+
+
+def open_direct(path: Path) -> int | None:
+    """A handle for writing past the page cache; None where the system or the file system has none."""
+    try:
+        return os.open(path, os.O_WRONLY | os.O_DIRECT)
+    except (AttributeError, OSError):
+        return None
+
+
+def put(handle: int, buffer: mmap.mmap, size: int, place: int) -> None:
+    """The first bytes of a buffer to a place of a file."""
+    with memoryview(buffer) as view:
+        done = 0
+        while done < size:
+            done += os.pwrite(handle, view[done:size], place + done)
+
+
+STATE: Final = "unfinished.json"
+NORMS: Final = "norms.f32"
+SECONDS: Final = 5.0  # between two notes of how far it came
+
+
+class Growing:
+    """Rows appended to ``profiles.npy`` of known final shape, with the moments of the genes and the norms of all rows.
+
+    Writes rather than a memory map, since a full disk must be an error that can be caught.
+    """
+
+    def __init__(
+        self, folder: Path, shape: tuple[int, int], dtype: str, plan: dict[str, Any]
+    ) -> None:
+        self.folder, self.shape, self.dtype, self.plan = folder, shape, np.dtype(dtype), plan
+
+    def __enter__(self) -> Growing:
+        state = read_state(self.folder)
+        self.rows = state["rows"] if state else 0
+        self.moments = (
+            Moments.from_json(state["moments"]) if state else Moments.empty(self.shape[1])
+        )
+        header, row_bytes = self.header(), self.shape[1] * self.dtype.itemsize
+        with ExitStack() as stack:
+            if state is None:
+                remove(self.folder / MATRIX)
+                (self.folder / MATRIX).write_bytes(header)
+            reserve(self.folder / MATRIX, len(header) + self.shape[0] * row_bytes)
+            self.matrix = AppendedFile(
+                self.folder / MATRIX, start=len(header) + self.rows * row_bytes
+            )
+            stack.callback(self.matrix.close)
+            self.norms = stack.enter_context(open(self.folder / NORMS, "r+b" if state else "w+b"))
+            self.norms.seek(self.rows * 4)
+            self.stack = stack.pop_all()
+        self.noted = time.monotonic()
+        return self
+
+    def header(self) -> bytes:
+        """Of a file of numpy's."""
+        about = {
+            "descr": np.lib.format.dtype_to_descr(self.dtype),
+            "fortran_order": False,
+            "shape": self.shape,
+        }
+        stream = io.BytesIO()
+        np.lib.format.write_array_header_1_0(stream, about)
+        return stream.getvalue()
+
+    def append(self, values: np.ndarray) -> None:
+        """Add rows (samples, genes) of float32."""
+        norms = np.sqrt(np.einsum("sg,sg->s", values, values))
+        self.matrix.write(np.ascontiguousarray(values, dtype=self.dtype))
+        self.norms.write(norms.astype(np.float32).tobytes())
+        self.moments.update(
+            values
+        )  # after what may fail, or a resumed run would count these rows twice
+        self.rows += len(values)
+        if time.monotonic() - self.noted > SECONDS:
+            self.note()
+
+    def note(self) -> None:
+        """Everything so far is handed over to the disk; only then is it said to be."""
+        for handle in (self.matrix, self.norms):
+            handle.flush()
+        state = {"rows": self.rows, "plan": self.plan, "moments": self.moments.to_json()}
+        part = self.folder / f"{STATE}.new"
+        part.write_text(json.dumps(state))
+        part.replace(self.folder / STATE)
+        self.noted = time.monotonic()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            self.note()
+        except OSError:
+            if kind is None:
+                raise  # else the disk is full, which is being said already, and the last note still holds
+        finally:
+            close_quietly(self.stack, quiet=kind is not None)
+
+    @staticmethod
+    def plan_of(folder: Path) -> dict[str, Any] | None:
+        """The plan of unfinished work, or None."""
+        state = read_state(folder)
+        return state["plan"] if state else None
+
+    @staticmethod
+    def result(folder: Path) -> tuple[Moments, np.ndarray]:
+        """The moments of the genes and the norms of all rows."""
+        state = read_state(folder)
+        if state is None:
+            raise InputError(
+                f"{folder} holds no unfinished work", expected="an extraction in progress"
+            )
+        return Moments.from_json(state["moments"]), np.fromfile(folder / NORMS, dtype=np.float32)
+
+    @staticmethod
+    def forget(folder: Path) -> None:
+        """Remove the notes of a finished work."""
+        for name in (STATE, NORMS):
+            (folder / name).unlink(missing_ok=True)
+
+
+def reserve(path: Path, size: int) -> None:
+    """Ask for the whole file at once: a disk that is too small says so now, and writing is twice as fast."""
+    if hasattr(os, "posix_fallocate"):  # not on macOS
+        with open(path, "r+b") as handle:
+            os.posix_fallocate(handle.fileno(), 0, size)
+
+
+def read_state(folder: Path) -> dict[str, Any] | None:
+    """How far an earlier run came; None where there was none, or where its note or its rows are not whole."""
+    path = folder / STATE
+    try:
+        state = json.loads(path.read_text())
+        whole = (folder / NORMS).stat().st_size >= 4 * state["rows"] and (folder / MATRIX).is_file()
+    except (OSError, ValueError, KeyError):
+        return None
+    return state if whole else None
+
+
+def close_quietly(files: ExitStack, *, quiet: bool) -> None:
+    """Close files, whose last bytes may not fit on a full disk."""
+    try:
+        files.close()
+    except OSError:
+        if not quiet:
+            raise

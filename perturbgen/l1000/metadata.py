@@ -1,0 +1,303 @@
+"""Tables of samples, from GEO or from LINCS2020, in one schema.
+
+CMap's codes and column names, of GEO and of LINCS2020, and the words that we use for both.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.csv as pacsv
+
+from perturbgen.core.errors import InputError, SchemaError, shorten
+from perturbgen.core.files import require_file
+from perturbgen.l1000.fields import MISSING_TEXT, amount, core_id, hours, level_of, micromolar
+
+log = logging.getLogger(__name__)
+
+Role = Literal["treatment", "positive control", "control"]
+
+# What a perturbation type is. trt_sh.css, the consensus of hairpins that share a seed, estimates off-target effects: it
+# is a control in spite of its prefix. Positive controls are treatments, but so many that they must not be a class.
+ROLES: Final[dict[str, Role]] = {
+    "trt_cp": "treatment",
+    "trt_lig": "treatment",
+    "trt_sh": "treatment",
+    "trt_sh.cgs": "treatment",
+    "trt_oe": "treatment",
+    "trt_oe.mut": "treatment",
+    "trt_xpr": "treatment",
+    "trt_aby": "treatment",
+    "trt_misc": "treatment",
+    "trt_poscon": "positive control",
+    "ctl_vehicle": "control",
+    "ctl_vector": "control",
+    "ctl_untrt": "control",
+    "trt_sh.css": "control",
+    "ctl_vehicle.cns": "control",
+    "ctl_vector.cns": "control",
+    "ctl_untrt.cns": "control",
+}
+
+# Our name -> the names that it has in GEO, in LINCS2020 and in older files, the best first.
+SAMPLE_IDS: Final = ("inst_id", "sample_id", "distil_id_single", "cid", "id")
+SIGNATURE_IDS: Final = ("sig_id",)
+NAMES: Final[dict[str, tuple[str, ...]]] = {
+    "pert_id": ("pert_id",),
+    "name": ("pert_iname", "cmap_name"),
+    "pert_type": ("pert_type", "sm_pert_type"),
+    "cell_line": ("cell_id", "cell_iname", "cell_mfc_name"),
+    "dose": ("pert_dose",),
+    "dose_unit": ("pert_dose_unit",),
+    "dose_text": ("pert_idose",),
+    "time": ("pert_time",),
+    "time_unit": ("pert_time_unit",),
+    "time_text": ("pert_itime",),
+    "plate": ("rna_plate", "det_plate"),
+    "well": ("rna_well", "det_well"),
+    "batch": ("bead_batch",),
+    "members": ("distil_ids", "distil_id"),
+    "tas": ("tas", "distil_tas"),
+    "cc_q75": ("cc_q75", "distil_cc_q75"),
+    "replicates": ("nsample", "distil_nsample"),
+    "quality": ("qc_pass",),
+    "moa": ("moa",),
+    "target": ("gene_targets", "target"),
+}
+GENE_IDS: Final = ("pr_gene_id", "gene_id", "pr_gene_symbol", "gene_symbol")
+
+# The columns of every table of samples, in this order; what a source lacks is missing.
+COLUMNS: Final = (
+    "perturbagen",
+    "pert_id",
+    "name",
+    "pert_type",
+    "role",
+    "control",
+    "cell_line",
+    "dose",
+    "dose_unit",
+    "time",
+    "plate",
+    "well",
+    "batch",
+)
+OPTIONAL: Final = ("members", "tas", "cc_q75", "replicates", "quality", "moa", "target")
+
+
+def clean_type(code: object) -> str | None:
+    """A perturbation type as the table spells it: lower case, without blanks."""
+    return None if code is None or code != code else str(code).strip().lower()
+
+
+def role_of(code: str | None) -> Role | None:
+    """What a perturbation type is, by the table; for an unknown code, by its prefix."""
+    if code is None:
+        return None
+    if code in ROLES:
+        return ROLES[code]
+    return "control" if code.startswith("ctl") else "treatment"
+
+
+def warn_unknown(codes: Iterable[str | None]) -> None:
+    """Say which perturbation types are in no table."""
+    unknown = sorted({code for code in codes if code is not None and code not in ROLES})
+    if unknown:
+        log.warning("unknown perturbation types, told apart by their prefix: %s", shorten(unknown))
+
+
+def roles(codes: pd.Series) -> pd.Series:
+    """The role of every sample: treatment, positive control or control."""
+    cleaned = {code: clean_type(code) for code in codes.unique()}
+    warn_unknown(cleaned.values())
+    return codes.map({code: role_of(kind) for code, kind in cleaned.items()}).astype(object)
+
+
+def is_control(codes: pd.Series) -> pd.Series:
+    """Whether every sample is a control, by CMap's perturbation types."""
+    return roles(codes).eq("control")
+
+
+Kind = Literal["samples", "signatures", "perturbagens"]
+NULLS: Final = ["-666", "-666.0", "-666.000000", ""]
+
+
+def read_table(path: str | Path) -> pd.DataFrame:
+    """A tab-separated table, gzipped or not, with repeated text as categories."""
+    return read_arrow(path).to_pandas()
+
+
+def read_arrow(path: str | Path) -> pa.Table:
+    """A tab-separated table of UTF-8 or Latin-1: ids as text, the rest as dictionaries, so that a million rows fit."""
+    path = require_file(path, "metadata table")
+    try:
+        try:
+            table = parse_arrow(path, "utf8")
+        except pa.ArrowInvalid as error:
+            if "UTF8" not in str(error):
+                raise
+            table = parse_arrow(path, "latin1")
+    except (OSError, EOFError, pa.ArrowInvalid) as error:
+        raise InputError(
+            f"{path} cannot be read as a tab-separated table: {error}",
+            expected="a header, and as many tab-separated cells in every line",
+            cause="a download that broke off, or a file of another kind",
+        ) from error
+    if table.num_rows == 0:
+        raise InputError(f"{path} has a header but no rows", expected="at least one row")
+    return table
+
+
+def parse_arrow(path: Path, encoding: str) -> pa.Table:
+    """The table in one encoding."""
+    with pa.input_stream(str(path), compression="detect") as probe:
+        header = probe.read(1 << 16).split(b"\n")[0].decode("latin-1")
+    names = [name.strip('"') for name in header.strip("\r\n\ufeff").split("\t")]
+    plain, repeated = pa.string(), pa.dictionary(pa.int32(), pa.string())
+    convert = pacsv.ConvertOptions(
+        column_types={
+            name: plain if name in (*SAMPLE_IDS, *SIGNATURE_IDS) else repeated for name in names
+        },
+        null_values=NULLS,
+        strings_can_be_null=True,
+        quoted_strings_can_be_null=True,
+    )
+    with pa.input_stream(str(path), compression="detect") as source:
+        return pacsv.read_csv(
+            source,
+            read_options=pacsv.ReadOptions(encoding=encoding),
+            parse_options=pacsv.ParseOptions(delimiter="\t"),
+            convert_options=convert,
+        ).unify_dictionaries()
+
+
+def kind_of(
+    columns: Sequence[str], first_ids: Callable[[str], list[str]], path: str | Path
+) -> tuple[Kind, str]:
+    """What a table describes, and the column of its ids."""
+    for name in SIGNATURE_IDS:
+        if name in columns:
+            return "signatures", name
+    for name in SAMPLE_IDS:
+        if name in columns:
+            return ("signatures" if level_of(first_ids(name)) == "signatures" else "samples"), name
+    if "pert_id" in columns:
+        return "perturbagens", "pert_id"
+    raise SchemaError(
+        f"{path} has none of the id columns {', '.join((*SAMPLE_IDS, *SIGNATURE_IDS, 'pert_id'))}",
+        expected="inst_info, sig_info or pert_info of GEO, or instinfo, siginfo or compoundinfo of LINCS2020",
+        cause=f"its columns are {shorten(columns, 8)}",
+    )
+
+
+def unify(table: pd.DataFrame) -> pd.DataFrame:
+    """A table of GEO, of LINCS2020 or of a GCTX file's own fields in our columns, its index kept.
+
+    Doses are in uM where their unit is molar, times in hours; -666 is missing; ``perturbagen`` is the canonical id and
+    ``control`` follows CMap's types, not their prefix.
+    """
+    found = {ours: pick(table, theirs) for ours, theirs in NAMES.items()}
+    dose = distinct(
+        [found["dose"], found["dose_unit"], found["dose_text"]],
+        lambda *row: micromolar(amount(*row)),
+    )
+    time = distinct(
+        [found["time"], found["time_unit"], found["time_text"]], lambda *row: (hours(amount(*row)),)
+    )
+    types = distinct([found["pert_type"]], lambda code: (clean_type(code),))[0].astype(object)
+    named = found["pert_id"] if found["pert_id"].notna().any() else found["name"]
+    out = found | {
+        "perturbagen": distinct([named], lambda name: (core_id(name),))[0],
+        "pert_type": types,
+        "role": roles(types),
+        "dose": dose[0].astype(float),
+        "dose_unit": dose[1],
+        "time": time[0].astype(float),
+    }
+    out["control"] = out["role"].eq("control")
+    extra = {name: found[name] for name in OPTIONAL if found[name].notna().any()}
+    columns = {
+        name: compact(values)
+        for name, values in ({name: out[name] for name in COLUMNS} | extra).items()
+    }
+    return pd.DataFrame(columns, index=table.index)
+
+
+def compact(values: pd.Series) -> pd.Series:
+    """Text as categories, the rest as it is."""
+    return values.astype("category") if values.dtype == object else values
+
+
+def pick(table: pd.DataFrame, names: Sequence[str]) -> pd.Series:
+    """The first of these columns that says anything, its gaps filled from the next; -666 is missing."""
+    found = [without_missing(table[name]) for name in names if name in table.columns]
+    found = [values for values in found if values.notna().any()]
+    if not found:
+        return pd.Series(None, index=table.index, dtype=object)
+    values = found[0]
+    for other in found[1:]:
+        if values.isna().any():
+            values = values.astype(object).where(values.notna(), other.astype(object))
+    return values
+
+
+def without_missing(values: pd.Series) -> pd.Series:
+    """A column with every spelling of -666 as missing; categories stay categories."""
+    if isinstance(values.dtype, pd.CategoricalDtype):
+        bad = [
+            value for value in values.cat.categories if MISSING_TEXT.fullmatch(str(value).strip())
+        ]
+        return values.cat.remove_categories(bad) if bad else values
+    if pd.api.types.is_numeric_dtype(values):
+        return values.where(values != -666)
+    return values.where(~values.map(lambda value: bool(MISSING_TEXT.fullmatch(str(value).strip()))))
+
+
+def distinct(
+    columns: Sequence[pd.Series], function: Callable[..., tuple[Any, ...]]
+) -> list[pd.Series]:
+    """A function of several columns, called once for every distinct row (None for missing) and spread over the rows."""
+    key = np.zeros(len(columns[0]), np.int64)
+    for values in columns:
+        codes, known = pd.factorize(values, use_na_sentinel=True)
+        key = key * (len(known) + 1) + codes + 1
+    _, first, back = np.unique(key, return_index=True, return_inverse=True)
+    rows = zip(
+        *(
+            values.iloc[first].astype(object).where(values.iloc[first].notna(), None)
+            for values in columns
+        ),
+        strict=True,
+    )
+    results = [function(*row) for row in rows]
+    return [
+        spread([result[i] for result in results], back, columns[0].index)
+        for i in range(len(results[0]))
+    ]
+
+
+def spread(values: list[Any], back: np.ndarray, index: pd.Index) -> pd.Series:
+    """Distinct values over all rows: numbers as numbers, text as categories."""
+    if all(isinstance(value, float) for value in values):
+        return pd.Series(np.array(values)[back], index=index)
+    return pd.Series(pd.Categorical(values).take(back), index=index)
+
+
+def check_controls(samples: pd.DataFrame) -> None:
+    """Say what is odd about controls: none at all, or so many positive controls that they are a class of their own."""
+    if samples["role"].isna().all():
+        log.warning("no perturbation types are known, so no control is flagged")
+    elif not samples["control"].any():
+        log.warning("no control among %s samples", f"{len(samples):,}")
+    positive = (samples["role"] == "positive control").mean()
+    if positive > 0:
+        log.info(
+            "%.1f %% of the samples are positive controls: leave them out of the classes",
+            100 * positive,
+        )

@@ -1,0 +1,215 @@
+"""Replicates to one signature: MODZ in both published variants, and how strong and how reproducible it is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Literal
+
+import numpy as np
+import pandas as pd
+from scipy.stats import rankdata
+
+from perturbgen.core.errors import SchemaError, shorten, suggest
+from perturbgen.l1000.fields import decode
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+Variant = Literal["cmapm", "cmappy"]
+CLIP: Final = 10.0
+LEAST_WEIGHT: Final = 0.01
+STRONG: Final = 2.0  # |z| sqrt(n) of a gene that counts as changed
+
+
+@dataclass(frozen=True)
+class Consensus:
+    """A signature: its ``values`` over genes, the ``weights`` of its replicates, and how good it is (NaN of one)."""
+
+    values: pd.Series
+    weights: pd.Series
+    cc_q75: float
+    ss_ngene: int
+    tas: float
+
+
+def modz(
+    replicates: pd.DataFrame | np.ndarray,
+    *,
+    landmarks: Sequence[object] | None = None,
+    variant: Variant = "cmapm",
+    clip: float | None = CLIP,
+) -> Consensus:
+    """The weighted mean of replicate z-scores (replicates, genes), each weighted by its agreement with the others.
+
+    Agreement is Spearman's correlation over the ``landmarks`` (ids; None for all genes). The variants differ where the
+    least weight binds: CMap's own code halves the sum of correlations, cmapPy and pycytominer take their mean and round
+    the weights. Missing values count for nothing: a gene's mean is over the replicates that have it.
+    """
+    frame = pd.DataFrame(replicates)
+    places = (
+        np.arange(frame.shape[1]) if landmarks is None else locate_genes(frame.columns, landmarks)
+    )
+    found = modz_batch(frame.to_numpy(float)[None], places, variant=variant, clip=clip)
+    return Consensus(
+        pd.Series(found.values[0], index=frame.columns),
+        pd.Series(found.weights[0], index=frame.index),
+        float(found.cc_q75[0]),
+        int(found.ss_ngene[0]),
+        float(found.tas[0]),
+    )
+
+
+def locate_genes(known: pd.Index, wanted: Sequence[object]) -> np.ndarray:
+    """Positions of genes by id; whole numbers match their text."""
+    names = pd.Index([decode(name) for name in known], dtype=object)
+    asked = pd.Index([decode(name) for name in wanted], dtype=object)
+    found = names.get_indexer(asked)
+    if (found < 0).any():
+        missing = asked[found < 0]
+        raise SchemaError(
+            f"{len(missing)} landmarks are not among the genes: {shorten(missing)}",
+            fix=suggest(missing[0], names),
+        )
+    return found
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Signatures of groups of equal size: values (groups, genes), weights (groups, replicates), measures (groups,)."""
+
+    values: np.ndarray
+    weights: np.ndarray
+    cc_q75: np.ndarray
+    ss_ngene: np.ndarray
+    tas: np.ndarray
+
+
+def modz_batch(
+    z: np.ndarray, landmarks: np.ndarray, *, variant: Variant = "cmapm", clip: float | None = CLIP
+) -> Batch:
+    """MODZ of many groups of equal size at once: z (groups, replicates, genes), ``landmarks`` positions of genes."""
+    z = z if clip is None else np.clip(z, -clip, clip)
+    correlation = replicate_correlation(z[..., landmarks])
+    weights = modz_weights(correlation, variant=variant)
+    known = np.isfinite(z)
+    total = np.einsum("br,brg->bg", weights, known.astype(float))
+    summed = np.einsum("br,brg->bg", weights, np.where(known, z, 0.0))
+    share = total / weights.sum(
+        axis=1, keepdims=True
+    )  # of the weights that a gene has values for; 1 where none lacks
+    values = np.where(total > 0, summed / np.where(total > 0, share, 1.0), np.nan)
+    quality = cc_q75(correlation)
+    strength = ss_ngene(values[:, landmarks], z.shape[1])
+    return Batch(values, weights, quality, strength, tas(strength, quality, len(landmarks)))
+
+
+def replicate_correlation(z: np.ndarray) -> np.ndarray:
+    """Spearman's correlation between the replicates of each group, (groups, n, n); 0 with a constant profile.
+
+    Genes that any replicate lacks are left out of its group.
+    """
+    complete = np.isfinite(z).all(axis=1, keepdims=True)
+    ranks = rankdata(np.where(complete, z, -np.inf), axis=-1)
+    ranks = np.where(complete, ranks, np.nan) if not complete.all() else ranks
+    counts = np.maximum(complete.sum(axis=-1, keepdims=True), 1)
+    centred = np.where(complete, ranks - np.nansum(ranks, axis=-1, keepdims=True) / counts, 0.0)
+    length = np.linalg.norm(centred, axis=-1, keepdims=True)
+    unit = centred / np.where(length > 0, length, 1.0)
+    return unit @ unit.swapaxes(-1, -2)
+
+
+def modz_weights(correlation: np.ndarray, *, variant: Variant = "cmapm") -> np.ndarray:
+    """Weights (groups, n) from correlations (groups, n, n): negative ones count as 0, none is below 0.01 unscaled."""
+    if variant not in ("cmapm", "cmappy"):
+        raise SchemaError(
+            f"there is no MODZ variant {variant!r}", fix=suggest(variant, ("cmapm", "cmappy"))
+        )
+    n = correlation.shape[-1]
+    others = np.where(np.eye(n, dtype=bool), 0.0, np.maximum(correlation, 0.0)).sum(axis=-1)
+    raw = np.maximum(others / 2 if variant == "cmapm" else others / max(n - 1, 1), LEAST_WEIGHT)
+    weights = raw / raw.sum(axis=-1, keepdims=True)
+    return weights.round(4) if variant == "cmappy" else weights
+
+
+def cc_q75(correlation: np.ndarray) -> np.ndarray:
+    """The 75th percentile (as MATLAB's prctile, Hazen) of the correlations between replicates; NaN of one replicate."""
+    n = correlation.shape[-1]
+    if n < 2:
+        return np.full(len(correlation), np.nan)
+    pairs = correlation[:, *np.triu_indices(n, 1)]
+    return np.quantile(pairs, 0.75, axis=-1, method="hazen")
+
+
+def ss_ngene(values: np.ndarray, replicates: int) -> np.ndarray:
+    """How many genes a signature changes: |z| sqrt(n) >= 2, of signatures (groups, genes)."""
+    return (np.abs(values) * np.sqrt(replicates) >= STRONG).sum(axis=-1)
+
+
+def tas(strength: np.ndarray, quality: np.ndarray, genes: int) -> np.ndarray:
+    """Transcriptional activity: sqrt(max(SS, .001) clip(CC, 0, 1)) / sqrt(genes), in 0 to 1; NaN of one replicate."""
+    return np.sqrt(np.maximum(strength, 0.001) * np.clip(quality, 0, 1) / genes)
+
+
+def collapse(
+    data: AnnData,
+    by: Sequence[str],
+    *,
+    landmarks: Sequence[object] | None = None,
+    variant: Variant = "cmapm",
+    clip: float | None = CLIP,
+) -> AnnData:
+    """Signatures of all groups of samples that agree in the columns ``by``; groups of equal size go together.
+
+    obs holds ``by``, ``replicates``, ``cc_q75``, ``ss_ngene``, ``tas``, ``weights`` and ``members`` (joined by ``|``).
+    """
+    import anndata
+
+    unknown = [name for name in by if name not in data.obs.columns]
+    if unknown:
+        raise SchemaError(
+            f"no column {unknown[0]!r} of samples", fix=suggest(unknown[0], data.obs.columns)
+        )
+    groups = data.obs.groupby(list(by), sort=False, observed=True, dropna=False).indices
+    rows = [np.asarray(group) for group in groups.values()]
+    places = (
+        np.arange(data.n_vars) if landmarks is None else locate_genes(data.var_names, landmarks)
+    )
+    values = np.empty((len(rows), data.n_vars), np.float32)
+    about: list[dict[str, object]] = [{} for _ in rows]
+    for size in sorted({len(group) for group in rows}):
+        chosen = [i for i, group in enumerate(rows) if len(group) == size]
+        stacked = np.asarray(data.X)[np.stack([rows[i] for i in chosen])].astype(float)
+        batch = modz_batch(stacked, places, variant=variant, clip=clip)
+        values[chosen] = batch.values
+        for place, i in enumerate(chosen):
+            about[i] = measures(batch, place, data.obs_names[rows[i]])
+    first = data.obs[list(by)].iloc[[group[0] for group in rows]]
+    obs = first.assign(**pd.DataFrame(about, index=first.index)).set_axis(
+        [str(i) for i in range(len(rows))]
+    )
+    return anndata.AnnData(values, obs=obs, var=data.var.copy())
+
+
+def measures(batch: Batch, place: int, members: pd.Index) -> dict[str, object]:
+    """What is known of one signature of a batch."""
+    return {
+        "replicates": len(members),
+        "cc_q75": float(batch.cc_q75[place]),
+        "ss_ngene": int(batch.ss_ngene[place]),
+        "tas": float(batch.tas[place]),
+        "weights": ",".join(f"{weight:.2f}" for weight in batch.weights[place]),
+        "members": "|".join(map(str, members)),
+    }
+
+
+def robust_z(expression: np.ndarray, *, least_mad: float | None = None) -> np.ndarray:
+    """Level 3 to level 4: z over the wells of a plate (wells, genes), (x - median) / (1.4826 MAD), as CMap does.
+
+    No MAD counts as less than the first percentile of all (``least_mad`` None), or than a given one (cmapPy: 0.1).
+    """
+    middle = np.median(expression, axis=0)
+    mad = np.median(np.abs(expression - middle), axis=0)
+    eps = float(np.finfo(np.float32).eps)
+    least = max(float(np.percentile(mad, 1)), eps) if least_mad is None else least_mad
+    return (expression - middle) / (1.4826 * np.maximum(mad, least))

@@ -1,0 +1,199 @@
+"""Writing GCTX block by block, with real chunks, and GCT text."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Final
+
+import h5py
+import numpy as np
+import pandas as pd
+
+from perturbgen.core.errors import InputError, SchemaError
+from perturbgen.core.files import atomic_path, disk_errors, remove, require_writable
+from perturbgen.l1000.fields import MISSING, encode_field, encode_text
+from perturbgen.l1000.hdf5 import GROUPS, MATRIX
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+CHUNK_VALUES: Final = 1024 * 256  # CMap's own chunks: 1 MB of float32
+CHUNK_GENES: Final = 1000
+
+
+def chunk_shape(samples: int, genes: int) -> tuple[int, int]:
+    """CMap's chunks, (samples, genes): 262 x 1,000 for the whole transcriptome."""
+    columns = max(1, min(genes, CHUNK_GENES))
+    return max(1, min(CHUNK_VALUES // columns, samples)), columns
+
+
+class GctxWriter:
+    """A GCTX file that grows by blocks of samples; it takes its name when the ``with`` block has succeeded.
+
+    ``var`` (index: gene ids) is known from the start; the metadata of the samples come with their blocks and
+    are held in memory until the end.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        var: pd.DataFrame,
+        *,
+        samples: int = 1 << 20,
+        dtype: str = "float32",
+        compression: int | None = None,
+        source: str = "",
+    ) -> None:
+        require_writable(path)
+        self.path = Path(path)
+        self.var, self.source, self.dtype, self.compression = var, source, dtype, compression
+        self.expected = samples
+        self.parts: list[pd.DataFrame] = []
+        self.written = 0
+
+    def __enter__(self) -> GctxWriter:
+        self.atomic = atomic_path(self.path)
+        with disk_errors(self.path):
+            self.file = h5py.File(self.atomic.__enter__(), "w")
+        self.file.attrs["version"] = np.bytes_(b"GCTX1.0")
+        self.file.attrs["src"] = self.source
+        genes = len(self.var)
+        self.matrix = self.file.create_dataset(
+            MATRIX,
+            (0, genes),
+            self.dtype,
+            maxshape=(None, genes),
+            chunks=chunk_shape(self.expected, genes),
+            compression=None if self.compression is None else "gzip",
+            compression_opts=self.compression,
+        )
+        return self
+
+    def append(self, values: np.ndarray, obs: pd.DataFrame) -> None:
+        """Add samples: values (samples, genes) and their metadata, indexed by id."""
+        if values.shape != (len(obs), len(self.var)):
+            raise SchemaError(
+                f"a block of {values.shape[0]} x {values.shape[1]} values came with {len(obs)} ids",
+                expected=f"one row for every id, one column for each of {len(self.var):,} genes",
+            )
+        with disk_errors(self.path):
+            self.matrix.resize(self.written + len(obs), axis=0)
+            self.matrix[self.written :] = values
+        self.written += len(obs)
+        self.parts.append(obs)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            if kind is None:
+                with disk_errors(self.path):
+                    self.write_metadata()
+                    self.file.close()
+        except BaseException as problem:
+            self.abandon()
+            self.atomic.__exit__(type(problem), problem, problem.__traceback__)
+            raise
+        if kind is not None:
+            self.abandon()
+        self.atomic.__exit__(kind, error, trace)
+
+    def abandon(self) -> None:
+        """Close what cannot be finished; HDF5 may want to write once more to a full disk."""
+        try:
+            self.file.close()
+        except (OSError, RuntimeError):
+            remove(self.path.with_name(f"{self.path.stem}.part{self.path.suffix}"))
+
+    def write_metadata(self) -> None:
+        """Ids and fields of both axes."""
+        obs = (
+            pd.concat(self.parts) if self.parts else pd.DataFrame(index=pd.Index([], dtype=object))
+        )
+        for group, table in ((GROUPS["genes"], self.var), (GROUPS["samples"], obs)):
+            self.write_field(f"{group}/id", encode_text(table.index))
+            for name in table.columns:
+                self.write_field(
+                    f"{group}/{str(name).replace('/', '|')}", encode_field(table[name])
+                )
+
+    def write_field(self, name: str, values: np.ndarray) -> None:
+        """One field, chunked and compressed as CMap does."""
+        chunks = (min(1000, len(values)),) if len(values) else None
+        self.file.create_dataset(
+            name, data=values, chunks=chunks, compression="gzip" if chunks else None
+        )
+
+
+def write_gctx(
+    data: AnnData, path: str | Path, *, dtype: str = "float32", compression: int | None = None
+) -> None:
+    """Write an AnnData of samples x genes as GCTX."""
+    with GctxWriter(
+        path, data.var, samples=data.n_obs, dtype=dtype, compression=compression
+    ) as writer:
+        writer.append(dense(data), data.obs)
+
+
+def write_gct(data: AnnData, path: str | Path, *, version: str = "1.3") -> None:
+    """Write an AnnData of samples x genes as GCT text; 1.2 keeps one field of the genes and none of the samples."""
+    if version not in ("1.2", "1.3"):
+        raise InputError(f"GCT {version} does not exist", expected="1.2 or 1.3")
+    values = dense(data).T
+    header = gct_header_12(data) if version == "1.2" else gct_header_13(data)
+    fields = data.var.iloc[:, :1].assign(**({} if data.var.shape[1] else {"Description": "na"}))
+    table = fields if version == "1.2" else data.var
+    with atomic_path(path) as part, open(part, "w", encoding="utf-8", newline="\n") as handle:
+        handle.write("\n".join(header) + "\n")
+        for gene, about, row in zip(
+            table.index, table.astype(object).itertuples(index=False), values, strict=True
+        ):
+            handle.write(
+                "\t".join([str(gene), *map(cell, about), *(f"{value:.9g}" for value in row)]) + "\n"
+            )
+
+
+def gct_header_12(data: AnnData) -> list[str]:
+    """Three lines: version, sizes, names."""
+    return [
+        "#1.2",
+        f"{data.n_vars}\t{data.n_obs}",
+        "\t".join(["Name", "Description", *data.obs_names]),
+    ]
+
+
+def gct_header_13(data: AnnData) -> list[str]:
+    """Version, sizes, names, and a line for every field of the samples."""
+    filler = ["na"] * data.var.shape[1]
+    lines = [
+        "#1.3",
+        f"{data.n_vars}\t{data.n_obs}\t{data.var.shape[1]}\t{data.obs.shape[1]}",
+        "\t".join(["id", *map(str, data.var.columns), *data.obs_names]),
+    ]
+    return lines + [
+        "\t".join([str(name), *filler, *map(cell, data.obs[name])]) for name in data.obs.columns
+    ]
+
+
+def cell(value: object) -> str:
+    """One cell of a text file; what is missing is -666, and a tab or a line break becomes a blank."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return str(MISSING)
+    return " ".join(str(value).split()) if isinstance(value, str) else str(value)
+
+
+def dense(data: AnnData) -> np.ndarray:
+    """The values as an array."""
+    values = data.X
+    return np.asarray(values.toarray() if hasattr(values, "toarray") else values)
+
+
+def gene_table(ids: Sequence[object]) -> pd.DataFrame:
+    """A table of genes that are known by id only."""
+    return pd.DataFrame(index=pd.Index([str(name) for name in ids], dtype=object))

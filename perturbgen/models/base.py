@@ -1,0 +1,301 @@
+"""What the training loop asks of a model, whatever it models: counts, profiles, images.
+
+What a model needs of a batch of cells, whoever made it.
+
+What the VAE and the DGD share: latent points decoded into counts.
+
+The likelihood of cells that a model was not trained on, by importance sampling.
+
+From a latent point and conditions to the distribution of a cell's counts; shared by the VAE and the DGD.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from perturbgen.models.conditions import Conditions
+from perturbgen.nn import (
+    MLP,
+    Dispersion,
+    PredictedDispersion,
+    SparseCounts,
+    nb_log_prob_sparse,
+    scaled_log_mean,
+)
+from perturbgen.nn.layers import Draws, Scaling, composition
+from perturbgen.nn.likelihoods import cell_of_each
+
+
+class Trainable(nn.Module, ABC):
+    """A model that names the terms of its objective. Batches are what its feed yields; the loop does not look inside.
+
+    A batch has ``index``, int64 (samples,): the positions of its samples in the feed.
+    """
+
+    # The terms of the objective that an annealing schedule may weigh.
+    annealed: tuple[str, ...] = ()
+
+    @abstractmethod
+    def forward(self, batch: Any, draws: Draws) -> dict[str, Tensor]:
+        """The terms of the objective to be minimised, each (samples,)."""
+
+    def validate(self, batch: Any, draws: Draws) -> dict[str, Tensor]:
+        """The same terms for samples that are not trained on; called in evaluation mode."""
+        with torch.no_grad():
+            return self(batch, draws)
+
+    def advance(self, step: int) -> None:
+        """Told the number of each step (0, 1, ...) before it is made: margins and the like are functions of it."""
+
+    def groups(self) -> dict[str, list[nn.Parameter]]:
+        """The parameters by kind; each kind has a learning rate of its own."""
+        return {"network": list(self.parameters())}
+
+
+class CellBatch(Protocol):
+    """Some cells: their numbers in the store they came from, their counts, the categories of their covariates."""
+
+    @property
+    def index(self) -> Tensor:
+        """int64 (cells,)."""
+
+    @property
+    def counts(self) -> SparseCounts:
+        """The non-zeros, (cells, genes)."""
+
+    @property
+    def codes(self) -> Tensor:
+        """int64 (cells, covariates); −1 is a category withheld."""
+
+
+class SparseValues(NamedTuple):
+    """Non-zero values at the places of a batch's counts."""
+
+    values: Tensor
+    columns: Tensor
+    offsets: Tensor
+    n_genes: int
+
+
+def mapped(counts: SparseCounts, function: Callable[[Tensor], Tensor]) -> SparseValues:
+    """The counts with a function that keeps zero zero applied to each."""
+    return SparseValues(function(counts.values), counts.columns, counts.offsets, counts.n_genes)
+
+
+def sizes(counts: SparseCounts, scaling: Scaling) -> Tensor:
+    """Each cell's total ("total") or largest ("max") count, (cells,)."""
+    reduction = {"total": "sum", "max": "max"}[scaling]
+    return torch.segment_reduce(counts.values, reduction, offsets=counts.offsets, initial=0)
+
+
+def dense(counts: SparseCounts) -> Tensor:
+    """The counts (cells, genes)."""
+    out = counts.values.new_zeros(len(counts.offsets) - 1, counts.n_genes)
+    out[cell_of_each(counts.offsets, len(counts.values)), counts.columns] = counts.values
+    return out
+
+
+DispersionKind = Literal["gene", "gene-category", "predicted"]
+
+
+class CountParameters(NamedTuple):
+    """Log mean (..., cells, genes) and log dispersion r, which broadcasts into it, of negative binomial counts."""
+
+    log_mean: Tensor
+    log_r: Tensor
+
+
+class CountDecoder(nn.Module):
+    """p(x | z, c) = NB(mean = size × softmax(f(z, c)), r): layers of ``hidden`` widths, then one unit per gene.
+
+    ``share`` (genes,) is each gene's part of all counts, where the last layer's bias starts. With ``additive`` the
+    conditions act on the log means directly, too: a linear term beside the network.
+    """
+
+    def __init__(
+        self,
+        n_latent: int,
+        hidden: Sequence[int],
+        n_genes: int,
+        *,
+        n_conditions: int = 0,
+        share: Tensor | None = None,
+        scaling: Scaling = "total",
+        dispersion: DispersionKind = "gene",
+        n_categories: int | None = None,
+        additive: bool = False,
+        layer_norm: bool = True,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.scaling, self.dispersion_kind = scaling, dispersion
+        self.trunk = MLP(
+            n_latent, hidden, n_conditions=n_conditions, layer_norm=layer_norm, dropout=dropout
+        )
+        last = [nn.LayerNorm(hidden[-1])] if layer_norm else []
+        self.activation = nn.Sequential(*last, nn.ReLU(), nn.Dropout(dropout))
+        self.head = nn.Linear(hidden[-1], n_genes)
+        self.additive = (
+            nn.Linear(n_conditions, n_genes, bias=False) if additive and n_conditions else None
+        )
+        if self.additive is not None:
+            nn.init.zeros_(self.additive.weight)
+        if share is not None:
+            self._start_at(share)
+        self.dispersion: nn.Module = (
+            PredictedDispersion(hidden[-1], n_genes)
+            if dispersion == "predicted"
+            else Dispersion(
+                n_genes, n_categories=n_categories if dispersion == "gene-category" else None
+            )
+        )
+
+    def forward(
+        self, z: Tensor, features: Tensor | None, size: Tensor, category: Tensor | None = None
+    ) -> CountParameters:
+        """Of latent points (..., cells, latent), condition features (cells, n_conditions) and sizes (cells,).
+
+        ``category`` (cells,) int64 chooses the dispersion where it is per gene and category. Features and category of
+        length 1 are those of all cells.
+        """
+        hidden = self.activation(self.trunk(z, features))
+        logits = self._logits(hidden, features)
+        log_mean = scaled_log_mean(logits.float(), size, scaling=self.scaling)
+        return CountParameters(log_mean, self._log_r(hidden, category))
+
+    def composition(
+        self, z: Tensor, features: Tensor | None, category: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Each gene's share of a cell's counts (..., cells, genes), and log r: nothing that needs a size."""
+        hidden = self.activation(self.trunk(z, features))
+        return composition(
+            self._logits(hidden, features).float(), scaling=self.scaling
+        ), self._log_r(hidden, category)
+
+    def _logits(self, hidden: Tensor, features: Tensor | None) -> Tensor:
+        """Before they are scaled, (..., cells, genes); conditions that all cells share are one more bias."""
+        if self.additive is None or features is None:
+            return self.head(hidden)
+        shift = self.additive(features)
+        if len(shift) == 1:
+            return functional.linear(hidden, self.head.weight, self.head.bias + shift[0])
+        return self.head(hidden) + shift
+
+    def _log_r(self, hidden: Tensor, category: Tensor | None) -> Tensor:
+        if self.dispersion_kind == "predicted":
+            return self.dispersion(hidden).float()
+        return self.dispersion(category if self.dispersion_kind == "gene-category" else None)
+
+    @torch.no_grad()
+    def _start_at(self, share: Tensor) -> None:
+        """Let the last layer begin at the genes' mean shares; those of a sigmoid have their largest at ½."""
+        share = share.float().clamp(min=1e-12)
+        log_share = (share / share.sum()).log()
+        self.head.bias.copy_(
+            log_share if self.scaling == "total" else (log_share - log_share.max()).clamp(min=-20)
+        )
+        self.head.weight.mul_(0.1)
+
+
+class Proposal(ABC):
+    """Where the posterior of a batch's latent points is looked for."""
+
+    @abstractmethod
+    def sample(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """One draw of z (cells, latent), and its log density (cells,)."""
+
+
+class LatentModel(Trainable):
+    """A model of counts x given conditions c through a latent point z, p(x | c) = ∫ p(x | z, c) p(z) dz."""
+
+    def __init__(
+        self, conditions: Conditions, decoder: CountDecoder, *, category: int | None = None
+    ) -> None:
+        super().__init__()
+        self.conditions, self.decoder = conditions, decoder
+        self.category = category  # which covariate chooses the dispersion
+
+    @abstractmethod
+    def forward(self, batch: CellBatch, draws: Draws) -> dict[str, Tensor]:
+        """The terms of the objective to be minimised, each (cells,), in nats."""
+
+    @abstractmethod
+    def validate(self, batch: CellBatch, draws: Draws) -> dict[str, Tensor]:
+        """The same terms for cells that are not trained on."""
+
+    @abstractmethod
+    def encode(self, batch: CellBatch) -> Tensor:
+        """The most fitting latent point of each cell, (cells, latent)."""
+
+    def own(self, batch: CellBatch) -> Tensor:
+        """The latent points of training cells, as cheaply as they can be had."""
+        return self.encode(batch)
+
+    @abstractmethod
+    def propose(self, batch: CellBatch) -> Proposal:
+        """A proposal for importance sampling."""
+
+    @abstractmethod
+    def prior_log_prob(self, z: Tensor) -> Tensor:
+        """Log p(z), (cells,)."""
+
+    @abstractmethod
+    def prior_sample(self, n: int, generator: torch.Generator) -> Tensor:
+        """Latent points (n, latent)."""
+
+    def decode(self, z: Tensor, codes: Tensor, size: Tensor) -> CountParameters:
+        """The distribution of the counts of cells with these latent points, condition codes and sizes."""
+        category = None if self.category is None else codes[:, self.category]
+        return self.decoder(z, self.conditions(codes), size, category)
+
+    def composition(self, z: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
+        """Each gene's share of a cell's counts (cells, genes), and log r, which broadcasts into it."""
+        category = None if self.category is None else codes[:, self.category]
+        return self.decoder.composition(z, self.conditions(codes), category)
+
+    def log_likelihood(self, z: Tensor, batch: CellBatch, codes: Tensor | None = None) -> Tensor:
+        """Log p(x | z, c), (cells,)."""
+        counts = batch.counts
+        size = sizes(counts, self.decoder.scaling)
+        parameters = self.decode(z, batch.codes if codes is None else codes, size)
+        return nb_log_prob_sparse(counts.values, counts.columns, counts.offsets, *parameters)
+
+    @torch.no_grad()
+    def expected(self, z: Tensor, codes: Tensor, size: Tensor) -> Tensor:
+        """Mean counts (cells, genes) at latent points."""
+        return self.decode(z, codes, size).log_mean.exp()
+
+    @torch.no_grad()
+    def sample(
+        self, codes: Tensor, size: Tensor, generator: torch.Generator, z: Tensor | None = None
+    ) -> Tensor:
+        """Counts (cells, genes) drawn for condition codes and sizes, from the prior unless latent points are given."""
+        from perturbgen.nn.distributions import sample_nb
+
+        z = self.prior_sample(len(codes), generator) if z is None else z
+        return sample_nb(*self.decode(z, codes, size), generator)
+
+
+@torch.no_grad()
+def log_evidence(
+    model: LatentModel, batch: CellBatch, *, samples: int, generator: torch.Generator
+) -> Tensor:
+    """Log p(x | c) ≈ log ¹⁄ₛ Σ_s p(x | z_s, c) p(z_s) / q(z_s), z_s ~ q, (cells,).
+
+    In expectation it is never above the truth, and approaches it as ``samples`` grow.
+    """
+    proposal = model.propose(batch)
+    total = torch.full((len(batch.codes),), -torch.inf, device=batch.codes.device)
+    for _ in range(samples):
+        z, log_q = proposal.sample(generator)
+        total = torch.logaddexp(
+            total, model.log_likelihood(z, batch) + model.prior_log_prob(z) - log_q
+        )
+    return total - math.log(samples)

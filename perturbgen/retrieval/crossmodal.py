@@ -1,0 +1,384 @@
+"""Matching two modalities in a shared space: does each profile find its partner among the other modality's?
+
+Partners found by maps that never saw them: folds pooled, with chance, a permutation null and intervals over groups.
+
+One partner is right for each query, so that its average precision is 1 / rank.
+
+Do two assays agree on which perturbations are alike? Needs no map from one to the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import pandas as pd
+from scipy.stats import rankdata
+
+from perturbgen.core.errors import SchemaError, shorten
+from perturbgen.core.stats import interval, means, resample
+from perturbgen.retrieval.ranks import Measure, prepare, read_embedding
+
+Array = np.ndarray[Any, Any]
+DEPTHS: Final = (1, 5, 10)
+
+
+def match_modalities(
+    first: pd.DataFrame,
+    second: pd.DataFrame,
+    *,
+    strata: pd.Series | None = None,
+    similarity: Measure = "cosine",
+    permutations: int = 1000,
+    names: Sequence[str] = ("first", "second"),
+    rng: np.random.Generator,
+) -> pd.DataFrame:
+    """Retrieval of partners in both directions; a row per direction and stratum, with permutation p-values.
+
+    Both tables are (perturbations, features) in one space, indexed by perturbation, each once (average replicates
+    first). Partners share the label; what is in one table only stays a candidate. ``strata`` maps perturbations to a
+    stratum (reproducible in both assays, or not); candidates are never stratified. Columns: R@1, R@5, R@10, MRR and
+    ``median_rank`` (a share of the candidates, 0 best, ties at the middle); each has its mean under the null and p. The
+    null permutes partners within the stratum, (hits + 1) / (permutations + 1).
+    """
+    shared = shared_labels(first, second)
+    stratum = np.full(len(shared), "all", object) if strata is None else read_strata(strata, shared)
+    rows = []
+    for source, target, name in (
+        (first, second, f"{names[0]} to {names[1]}"),
+        (second, first, f"{names[1]} to {names[0]}"),
+    ):
+        low, high = partner_ranks(source.loc[shared], target, shared, similarity)
+        for value in pd.unique(stratum):
+            here = np.flatnonzero(stratum == value)
+            rows.append(
+                {
+                    "direction": name,
+                    "stratum": value,
+                    **tested(low, high, here, len(target), permutations, rng),
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def shared_labels(first: pd.DataFrame, second: pd.DataFrame) -> pd.Index:
+    """The perturbations in both, in the first one's order."""
+    for table, name in ((first, "first"), (second, "second")):
+        twice = table.index[table.index.duplicated()]
+        if len(twice):
+            raise SchemaError(
+                f"the {name} modality repeats {len(twice)} labels: {shorten(twice.unique())}",
+                expected="each perturbation once",
+                fix="average its replicates: table.groupby(level=0).mean()",
+            )
+    if first.shape[1] != second.shape[1]:
+        raise SchemaError(
+            f"{first.shape[1]} and {second.shape[1]} features",
+            expected="two modalities in one space",
+        )
+    shared = first.index[first.index.isin(second.index)]
+    if len(shared) < 2:
+        raise SchemaError(
+            f"the modalities share {len(shared)} perturbations",
+            expected="at least two",
+            cause="different identifiers",
+            fix=f"first: {shorten(first.index, 3)}; second: {shorten(second.index, 3)}",
+        )
+    return shared
+
+
+def read_strata(strata: pd.Series, shared: pd.Index) -> Array:
+    """The stratum of each shared perturbation."""
+    absent = shared.difference(strata.index)
+    if len(absent) or strata.loc[shared].isna().any():
+        raise SchemaError(
+            f"no stratum for {len(absent)} perturbations: {shorten(absent)}",
+            expected="one for each",
+        )
+    return strata.loc[shared].to_numpy()
+
+
+def partner_ranks(
+    source: pd.DataFrame, target: pd.DataFrame, shared: pd.Index, measure: Measure
+) -> tuple[Array, Array]:
+    """(shared, shared) first and last rank, among all of target's rows, of each shared perturbation for each query."""
+    both = pd.concat(
+        [
+            source.set_axis(range(len(source))),
+            target.set_axis(range(len(source), len(source) + len(target))),
+        ]
+    )
+    vectors = read_embedding(both.to_numpy(), both[[]])
+    everyone = np.arange(len(both))
+    prepared = prepare(vectors, everyone[: len(source)], everyone[len(source) :], measure)
+    wanted = target.index.get_indexer(shared)
+    low = np.empty((len(shared), len(shared)), np.int32)
+    high = np.empty_like(low)
+    for i in range(len(shared)):
+        values = prepared.block(slice(i, i + 1))[0, prepared.column]
+        ordered = np.sort(values)
+        low[i] = len(values) - np.searchsorted(ordered, values[wanted], side="right") + 1
+        high[i] = len(values) - np.searchsorted(ordered, values[wanted], side="left")
+    return low, high
+
+
+def tested(
+    low: Array, high: Array, here: Array, total: int, permutations: int, rng: np.random.Generator
+) -> dict[str, Any]:
+    """The metrics of the queries ``here``, their null means and p-values."""
+    observed = metrics(low[here, here], high[here, here], total)
+    null = []
+    for _ in range(permutations):
+        partner = rng.permutation(here)
+        null.append(metrics(low[here, partner], high[here, partner], total))
+    drawn = np.array(null)
+    better = drawn >= observed
+    better[:, -1] = drawn[:, -1] <= observed[-1]  # a small rank is a good one
+    p = (better.sum(axis=0) + 1) / (permutations + 1)
+    result: dict[str, Any] = {"n": len(here), "candidates": total}
+    for j, name in enumerate([*(f"R@{k}" for k in DEPTHS), "MRR", "median_rank"]):
+        result |= {name: observed[j], f"{name} null": drawn[:, j].mean(), f"{name} p": p[j]}
+    return result
+
+
+def metrics(low: Array, high: Array, total: int) -> Array:
+    """R@k, MRR and the median rank of partners whose rank lies anywhere from ``low`` to ``high``."""
+    width = high - low + 1
+    hits = [np.clip((k - low + 1) / width, 0, 1).mean() for k in DEPTHS]
+    reciprocal = np.where(width == 1, 1 / low, (harmonic(high) - harmonic(low - 1)) / width)
+    return np.array([*hits, reciprocal.mean(), np.median(((low + high) / 2 - 1) / (total - 1))])
+
+
+def harmonic(n: Array) -> Array:
+    """H_n."""
+    from scipy.special import digamma
+
+    return digamma(n + 1.0) + np.euler_gamma
+
+
+SCORES: Final = ("mAP", "median_q", "R@1", "R@10")
+SMALL_IS_GOOD: Final = np.array([False, True, False, False])
+
+
+@dataclass(frozen=True)
+class Fold:
+    """The withheld perturbations of one fold: ``labels``, and the scores (n, n, 4) of each query with each partner.
+
+    ``scores[i, j]`` is what query i would have if j were its partner: the diagonal is what happened.
+    """
+
+    labels: pd.Index
+    scores: Array
+    candidates: int
+
+
+def match_fold(first: pd.DataFrame, second: pd.DataFrame) -> Fold:
+    """Queries ``first`` and candidates ``second`` (perturbations, dimensions) in one space, compared by cosine."""
+    labels = shared_labels(first, second)
+    low, high = partner_ranks(first.loc[labels], second, labels, "cosine")
+    return Fold(labels, partner_scores(low, high, len(second)), len(second))
+
+
+def partner_scores(low: Array, high: Array, total: int) -> Array:
+    """(..., 4) average precision, rank quantile (0 best) and hits in the first 1 and 10 of partners at these ranks.
+
+    A partner that ties with others lies anywhere from ``low`` to ``high``; its expectation counts.
+    """
+    width = high - low + 1
+    precision = np.where(width == 1, 1 / low, (harmonic(high) - harmonic(low - 1)) / width)
+    quantile = ((low + high) / 2 - 1) / max(total - 1, 1)
+    hits = [np.clip((k - low + 1) / width, 0, 1) for k in (1, 10)]
+    return np.stack([precision, quantile, *hits], axis=-1)
+
+
+def chance(folds: Sequence[Fold]) -> Array:
+    """(4,) what random ranks give, the folds weighted by their queries."""
+    each = []
+    for fold in folds:
+        n = fold.candidates
+        each.append([float(harmonic(np.array(n))) / n, 0.5, 1 / n, min(10, n) / n])
+    return np.average(each, axis=0, weights=[len(fold.labels) for fold in folds])
+
+
+def query_scores(folds: Sequence[Fold]) -> pd.DataFrame:
+    """A row a withheld perturbation, columns :data:`SCORES`."""
+    rows = [np.diagonal(fold.scores).T for fold in folds]
+    labels = [label for fold in folds for label in fold.labels]
+    return pd.DataFrame(
+        np.concatenate(rows), index=pd.Index(labels, name="perturbation"), columns=list(SCORES)
+    )
+
+
+def summary(scores: Array) -> Array:
+    """(4,) of queries' scores (queries, 4): means, and the median of the rank quantile."""
+    return np.array(
+        [scores[:, 0].mean(), np.median(scores[:, 1]), scores[:, 2].mean(), scores[:, 3].mean()]
+    )
+
+
+def score_folds(
+    folds: Sequence[Fold],
+    groups: pd.Series,
+    *,
+    strata: pd.Series | None = None,
+    permutations: int,
+    draws: int,
+    rng: np.random.Generator,
+) -> pd.DataFrame:
+    """A row for all queries and one for each stratum: the scores, their chance, null, p, and intervals.
+
+    ``groups`` maps a perturbation to its compound. The null gives each compound the partners of another one of its fold
+    and stratum, all doses together, p = (hits + 1) / (permutations + 1); the 95 % intervals draw whole compounds.
+    """
+    labels = pd.Index([label for fold in folds for label in fold.labels])
+    require_labelled(groups, labels, "group")
+    rows = [with_fold_tests(folds, groups, None, "all", permutations, draws, rng)]
+    if strata is not None:
+        require_labelled(strata, labels, "stratum")
+        names = strata.loc[labels].value_counts().index
+        rows += [
+            with_fold_tests(folds, groups, strata == name, str(name), permutations, draws, rng)
+            for name in names
+        ]
+    return pd.DataFrame(rows)
+
+
+def difference(
+    ours: pd.Series, theirs: pd.Series, groups: pd.Series, *, draws: int, rng: np.random.Generator
+) -> Array:
+    """(3,) the mean of ``ours - theirs`` over perturbations, and its 95 % interval; whole compounds are drawn."""
+    gap = (ours - theirs.loc[ours.index]).to_numpy()
+    low, high = interval(
+        means(gap[None], resample(len(gap), draws, rng, groups.loc[ours.index].tolist()))
+    )
+    return np.array([gap.mean(), low[0], high[0]])
+
+
+def require_labelled(values: pd.Series, labels: pd.Index, what: str) -> None:
+    """Each perturbation has one."""
+    absent = labels[~labels.isin(values.index[values.notna()])]
+    if len(absent):
+        raise SchemaError(
+            f"no {what} for {len(absent)} perturbations: {shorten(absent)}", expected="one for each"
+        )
+
+
+def with_fold_tests(
+    folds: Sequence[Fold],
+    groups: pd.Series,
+    mask: pd.Series | None,
+    name: str,
+    permutations: int,
+    draws: int,
+    rng: np.random.Generator,
+) -> dict[str, Any]:
+    """One row of the table."""
+    here = [
+        np.arange(len(f.labels)) if mask is None else np.flatnonzero(mask.loc[f.labels])
+        for f in folds
+    ]
+    codes = [
+        pd.factorize(groups.loc[fold.labels])[0][rows]
+        for fold, rows in zip(folds, here, strict=True)
+    ]
+    parts = list(zip(folds, here, codes, strict=True))
+    observed = np.concatenate([fold.scores[rows, rows] for fold, rows, _ in parts])
+    drawn = np.array(
+        [
+            summary(
+                np.concatenate(
+                    [fold.scores[rows, rows[exchange(code, rng)]] for fold, rows, code in parts]
+                )
+            )
+            for _ in range(permutations)
+        ]
+    )
+    found = summary(observed)
+    better = np.where(SMALL_IS_GOOD, drawn <= found, drawn >= found)
+    p = (better.sum(axis=0) + 1) / (permutations + 1)
+    clusters = [(i, code) for i, (_, _, part) in enumerate(parts) for code in part]
+    low, high = intervals(observed, resample(len(clusters), draws, rng, clusters))
+    row: dict[str, Any] = {"stratum": name, "n": len(observed), "compounds": len(set(clusters))}
+    for j, score in enumerate(SCORES):
+        row |= {
+            score: found[j],
+            f"{score} low": low[j],
+            f"{score} high": high[j],
+            f"{score} null": drawn[:, j].mean(),
+            f"{score} p": p[j],
+        }
+    return row | {
+        f"{score} chance": value for score, value in zip(SCORES, chance(folds), strict=True)
+    }
+
+
+def exchange(codes: Array, rng: np.random.Generator) -> Array:
+    """(rows,) a partner for each row: each group takes another's rows, in their order, again from the first if it has
+    fewer.
+    """
+    members = [np.flatnonzero(codes == code) for code in np.unique(codes)]
+    order = rng.permutation(len(members))
+    partner = np.empty(len(codes), int)
+    for mine, other in zip(members, order, strict=True):
+        theirs = members[other]
+        partner[mine] = theirs[np.arange(len(mine)) % len(theirs)]
+    return partner
+
+
+def intervals(scores: Array, counts: Array) -> tuple[Array, Array]:
+    """(4,) lower and upper ends, of queries' scores (queries, 4) drawn so often (draws, queries)."""
+    drawn = means(scores.T, counts)
+    drawn[:, 1] = weighted_medians(scores[:, 1], counts)
+    return interval(drawn)
+
+
+def weighted_medians(values: Array, counts: Array) -> Array:
+    """(draws,) medians of values that were drawn so often."""
+    order = np.argsort(values)
+    reached = np.cumsum(counts[:, order], axis=1)
+    middle = np.argmax(reached >= reached[:, -1:] / 2, axis=1)
+    return values[order][middle]
+
+
+def mantel(
+    first: pd.DataFrame, second: pd.DataFrame, *, permutations: int = 999, rng: np.random.Generator
+) -> dict[str, float]:
+    """Mantel's test: Spearman's correlation of the two assays' correlations between perturbations, all pairs i < j.
+
+    Both tables are (perturbations, features), joined by their index, each perturbation once. The null permutes
+    perturbations of one assay; p = (hits + 1) / (permutations + 1), one-sided.
+    """
+    shared = first.index[first.index.isin(second.index)]
+    if len(shared) < 4 or first.index.has_duplicates or second.index.has_duplicates:
+        raise SchemaError(
+            f"{len(shared)} perturbations in both assays",
+            expected="four or more, each once in each assay",
+        )
+    one, other = (similarities(table.loc[shared]) for table in (first, second))
+    i, j = np.triu_indices(len(shared), 1)
+    x = centred(rankdata(one[i, j]))
+    ranked = np.zeros_like(other)
+    ranked[i, j] = ranked[j, i] = centred(rankdata(other[i, j]))
+    observed = float(x @ ranked[i, j])
+    drawn = []
+    for _ in range(permutations):
+        order = rng.permutation(len(shared))
+        drawn.append(float(x @ ranked[order[i], order[j]]))
+    p = (sum(value >= observed for value in drawn) + 1) / (permutations + 1)
+    return {"n": len(shared), "spearman": observed, "p": p}
+
+
+def similarities(table: pd.DataFrame) -> Array:
+    """(rows, rows) Pearson correlations of rows."""
+    values = read_embedding(table.to_numpy(), table[[]])
+    if (values.std(axis=1) == 0).any():
+        raise SchemaError("a perturbation's profile is constant", expected="features that differ")
+    return np.corrcoef(values)
+
+
+def centred(values: Array) -> Array:
+    """About the mean, of length one."""
+    values = values - values.mean()
+    return np.asarray(values / np.linalg.norm(values))

@@ -1,0 +1,285 @@
+"""``retrieve``: rank every query's candidates exactly and say how well its own kind is found.
+
+What a retrieval gives back: tables by query and by group, summaries with intervals, and the pooled curve.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import pandas as pd
+
+from perturbgen.core.console import progress
+from perturbgen.core.errors import SchemaError
+from perturbgen.retrieval.nulls import (
+    benjamini_hochberg,
+    expected_ap,
+    group_p_values,
+    harmonic_numbers,
+)
+from perturbgen.retrieval.pairs import Array, Pairs, make_pairs
+from perturbgen.retrieval.ranks import Measure, Similarity, prepare, ranked_blocks, read_embedding
+
+SIGNIFICANT: Final = 0.05
+MEANS: Final = (
+    "ap",
+    "nap",
+    "auc",
+    "early_auc",
+    "top_0.001",
+    "top_0.01",
+    "top_0.1",
+    "p_at_1",
+    "r_at_5",
+    "r_at_10",
+)
+BY_PAIR: Final = ("auc", "early_auc", "top_0.001", "top_0.01", "top_0.1")
+
+
+@dataclass(frozen=True)
+class Retrieval:
+    """``queries`` (one row each, NaN where there was no positive or no negative), ``groups`` with p and BH's ``p_bh``,
+    ``pair_means`` (groups, the means in which every pair counts once), and the pooled ``histogram`` of all positives'
+    rank quantiles, q = place / (places - 1).
+    """
+
+    queries: pd.DataFrame
+    groups: pd.DataFrame
+    pair_means: pd.DataFrame
+    histogram: Array
+    same: tuple[str, ...]
+    seed: int = 0
+
+    def summary(self) -> pd.DataFrame:
+        """Rows ``pooled`` (over pairs), ``per query`` and ``per group`` (means of means); columns are the metrics.
+
+        ``median_q`` is the median over pairs (to 1e-6), over queries' medians and over groups' medians; AP belongs to a
+        query and has no pooled value. ``retrieved`` is the share of groups with p_bh under .05.
+        """
+        used = self.queries.dropna(subset="ap")
+        pairs = used["positives"]
+        rows = {
+            "pooled": {name: float((used[name] * pairs).sum() / pairs.sum()) for name in BY_PAIR},
+            "per query": {name: float(used[name].mean()) for name in MEANS},
+            "per group": {name: float(self.groups[name].mean()) for name in MEANS},
+        }
+        table = pd.DataFrame(list(rows.values()), index=list(rows), columns=list(MEANS))
+        table.insert(
+            3,
+            "median_q",
+            [self.median_q(), used["median_q"].median(), self.groups["median_q"].median()],
+        )
+        table["retrieved"] = [np.nan, np.nan, float((self.groups["p_bh"] < SIGNIFICANT).mean())]
+        table["n"] = [int(pairs.sum()), len(used), len(self.groups)]
+        return table
+
+    def median_q(self) -> float:
+        """The median rank quantile of all positives."""
+        total = self.histogram.sum()
+        reached = np.searchsorted(
+            np.cumsum(self.histogram), [(total - 1) // 2, total // 2], side="right"
+        )
+        return float(reached.mean() / (len(self.histogram) - 1))
+
+    def curve(self, fractions: Array) -> Array:
+        """The share of all positives with a rank quantile of at most each fraction: the pooled ROC curve."""
+        cumulative = np.cumsum(self.histogram) / self.histogram.sum()
+        place = np.floor(np.asarray(fractions) * (len(self.histogram) - 1) + 1e-6).astype(int)
+        return cumulative[place]
+
+    def intervals(self, *, draws: int = 1000, level: float = 0.95) -> pd.DataFrame:
+        """Bootstrap intervals over groups: ``low`` and ``high`` of each row and mean of :meth:`summary`.
+
+        Whole groups are drawn with replacement, since the pairs and queries of one group are not independent.
+        """
+        rng, n = np.random.default_rng(self.seed), len(self.groups)
+        parts = {
+            "pooled": (self.pair_means, self.groups["pairs"]),
+            "per query": (self.groups[list(MEANS)], self.groups["queries"]),
+            "per group": (self.groups[list(MEANS)], pd.Series(1, self.groups.index)),
+        }
+        times = [np.bincount(rng.integers(n, size=n), minlength=n) for _ in range(draws)]
+        edges = [(1 - level) / 2, (1 + level) / 2]
+        tables = {}
+        for name, (values, size) in parts.items():
+            weights = np.stack([drawn * size.to_numpy() for drawn in times]).astype(float)
+            means = weights @ values.to_numpy() / weights.sum(axis=1, keepdims=True)
+            tables[name] = pd.DataFrame(
+                np.quantile(means, edges, axis=0), ["low", "high"], values.columns
+            )
+        return pd.concat(tables).reindex(columns=list(MEANS))
+
+
+FRACTIONS: Final = (0.001, 0.01, 0.1)
+DEPTHS: Final = (1, 5, 10)
+EARLY: Final = 20.0  # how steeply the early area favours the top, as BEDROC's alpha
+COLUMNS: Final = (
+    "ap",
+    "auc",
+    "median_q",
+    *(f"top_{f:g}" for f in FRACTIONS),
+    "early_auc",
+    "p_at_1",
+    *(f"r_at_{k}" for k in DEPTHS[1:]),
+)
+RESOLUTION: Final = 1_000_000  # places of the pooled histogram of rank quantiles
+log = logging.getLogger(__name__)
+
+
+def retrieve(
+    embedding: Array | pd.DataFrame,
+    meta: pd.DataFrame,
+    *,
+    same: str | Sequence[str],
+    differ: str | Sequence[str] = (),
+    candidates: Array | None = None,
+    queries: Array | None = None,
+    negatives: Array | None = None,
+    negatives_same: str | Sequence[str] = (),
+    negatives_differ: str | Sequence[str] = (),
+    similarity: Measure = "cosine",
+    chunk: int | None = None,
+    device: str = "cpu",
+    null_draws: int = 20_000,
+    seed: int = 0,
+) -> Retrieval:
+    """How well profiles find their own kind among all others; exact, self excluded, O(chunk x rows) memory.
+
+    ``embedding`` (rows, features) and ``meta`` (rows of labels). A query's positives agree with it in all of ``same``
+    and differ in each of ``differ``; its negatives disagree in ``same``, agree in ``negatives_same`` and differ in each
+    of ``negatives_differ``; who is neither does not count. ``queries``, ``candidates`` and ``negatives`` are masks over
+    the rows: who asks, who may be found, and who serves as a negative (the DMSO wells). ``similarity`` is cosine,
+    correlation, spearman, euclidean, precomputed (the embedding is the matrix itself) or a function of (queries,
+    candidates) rows, computed in the embedding's own precision. Ties count as the mean over all their orders.
+    ``device`` other than cpu goes to torch. ``null_draws`` rankings are drawn where the null is too large to count.
+
+    Per query, over positives and negatives only (research notes, sections 2 and 3.5):
+
+    * ``ap``, ``nap``: average precision, and (AP - E)/(1 - E) with E its expectation by ``chance``;
+    * ``auc`` = 1 - mean q, ``median_q``: q of a positive is the share of negatives above it, 0 is best;
+    * ``top_0.01``: share of positives with q under .01 (Donner 2018's recall r(x));
+    * ``early_auc``: area under the ROC weighted by exp(-20 u), the top of the list first;
+    * ``p_at_1``, ``r_at_k``: chance that the best hit, or one of the first k, is a positive.
+    """
+    same, differ, negatives_same, negatives_differ = (
+        as_list(columns) for columns in (same, differ, negatives_same, negatives_differ)
+    )
+    vectors = read_embedding(embedding, meta)
+    pairs = make_pairs(
+        meta,
+        same=same,
+        differ=differ,
+        negatives_same=negatives_same,
+        negatives_differ=negatives_differ,
+        queries=queries,
+        candidates=candidates,
+        negatives=negatives,
+    )
+    if not len(pairs.query) or not len(pairs.candidate):
+        raise SchemaError(f"no row has a label in {same}", expected="labels to retrieve by")
+    prepared = prepare(vectors, pairs.query, pairs.candidate, similarity)
+    table, histogram = score(pairs, prepared, chunk=chunk, device=device)
+    names = [
+        column
+        for column in (*same, *differ, *negatives_same, *negatives_differ)
+        if column not in table
+    ]
+    labels = meta.iloc[pairs.query][list(dict.fromkeys(names))]
+    table = pd.concat([labels, table.set_index(labels.index)], axis=1)
+    require_evaluable(table, same, differ)
+    groups, pair_means = group_tables(table, pairs.query_group, same, null_draws, seed)
+    return Retrieval(table, groups, pair_means, histogram, tuple(same), seed)
+
+
+def as_list(columns: str | Sequence[str]) -> list[str]:
+    """One column or several."""
+    return [columns] if isinstance(columns, str) else list(columns)
+
+
+def score(
+    pairs: Pairs, similarity: Similarity, *, chunk: int | None, device: str
+) -> tuple[pd.DataFrame, Array]:
+    """The metrics of every query, and the pooled histogram of rank quantiles."""
+    from perturbgen.retrieval.kernels import add_to_histogram, score_queries
+
+    asked = len(pairs.query)
+    metrics = np.full((asked, 4 + len(FRACTIONS) + len(DEPTHS)), np.nan)
+    positives, opposed = np.zeros(asked, np.int64), np.zeros(asked, np.int64)
+    histogram = np.zeros(RESOLUTION + 1, np.int64)
+    harmonic, fractions, depths = (
+        harmonic_numbers(len(pairs.candidate)),
+        np.array(FRACTIONS),
+        np.array(DEPTHS),
+    )
+    with progress("ranking", asked) as tick:
+        for part in ranked_blocks(pairs, similarity, chunk=chunk, device=device):
+            quantiles = np.zeros(len(part.sims))
+            score_queries(
+                part.offsets,
+                part.sims,
+                part.count,
+                part.above,
+                part.tied,
+                part.opposed,
+                harmonic,
+                fractions,
+                depths,
+                EARLY,
+                metrics[part.rows],
+                quantiles,
+            )
+            add_to_histogram(histogram, part.offsets, part.count, part.opposed, quantiles)
+            positives[part.rows], opposed[part.rows] = part.count, part.opposed
+            tick(len(part.count))
+    table = pd.DataFrame(metrics, columns=list(COLUMNS))
+    table["auc"] = 1 - table["auc"]  # the kernel gives the mean q
+    chance = expected_ap(positives, positives + opposed)
+    table.insert(1, "nap", (table["ap"] - chance) / (1 - chance))
+    table.insert(2, "chance", np.where(table["ap"].notna(), chance, np.nan))
+    table.insert(0, "positives", positives)
+    table.insert(1, "negatives", opposed)
+    return table, histogram
+
+
+def require_evaluable(table: pd.DataFrame, same: Sequence[str], differ: Sequence[str]) -> None:
+    """Some query has both positives and negatives; how many have not is logged."""
+    lonely = int((table["positives"] == 0).sum())
+    if table["ap"].notna().any():
+        if lonely:
+            log.warning(
+                "%d of %d queries have no positive (groups of one) and are left out",
+                lonely,
+                len(table),
+            )
+        return
+    rule = f"same {list(same)}" + (f" and another {list(differ)}" if differ else "")
+    raise SchemaError(
+        f"nothing to retrieve: of {len(table)} queries {lonely} have no positive ({rule})"
+        + (f", {len(table) - lonely} no negative" if lonely < len(table) else ""),
+        expected="groups of at least two rows, and at least two groups",
+        cause="an identifier that is unique to each row, or constant, used as the label",
+        fix="choose other columns for same, differ or negatives_same",
+    )
+
+
+def group_tables(
+    table: pd.DataFrame, group: Array, same: Sequence[str], draws: int, seed: int
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Means over each group's queries (``median_q``: their median) with p and BH's p_bh; and means over its pairs."""
+    usable = table["ap"].notna().to_numpy()
+    used, code = table[usable].reset_index(drop=True), group[usable]
+    grouped = used.groupby(code, sort=True)
+    out = grouped[list(same)].first()
+    out["queries"] = grouped.size()
+    out["pairs"] = grouped["positives"].sum()
+    means: pd.DataFrame = grouped[["ap", "nap", "chance", *COLUMNS[1:]]].mean()
+    means["median_q"] = grouped["median_q"].median()
+    out = out.join(means)
+    out["p"] = group_p_values(used, code, draws=draws, seed=seed)
+    out["p_bh"] = benjamini_hochberg(out["p"].to_numpy())
+    weighted = used[list(BY_PAIR)].mul(used["positives"], axis=0).groupby(code, sort=True).sum()
+    return out.reset_index(drop=True), weighted.div(out["pairs"], axis=0).reset_index(drop=True)

@@ -1,0 +1,312 @@
+"""The inner loops of retrieval, compiled by numba; they release the interpreter lock. Import where used.
+
+For each query the positives' similarities are kept from the best to the worst, in ``sims[offsets[i]:][:count[i]]``,
+with ``above`` (negatives more similar than this positive) and ``tied`` (negatives exactly as similar) beside them.
+
+The exact null distribution of average precision, compiled by numba. Import where used.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numba import njit
+
+Array = np.ndarray[Any, Any]
+
+
+@njit(nogil=True, cache=True)
+def differs(one: Array, other: Array) -> bool:
+    """Both know every column, and they differ in each."""
+    for d in range(len(one)):  # noqa: SIM110  (numba has no generators)
+        if one[d] == other[d] or one[d] < 0 or other[d] < 0:
+            return False
+    return True
+
+
+@njit(nogil=True, cache=True)
+def find_positives(
+    itself: Array,
+    group: Array,
+    differ: Array,
+    candidate_differ: Array,
+    members: Array,
+    member_starts: Array,
+    offsets: Array,
+    who: Array,
+    count: Array,
+) -> None:
+    """Write the candidate numbers of each query's positives: members of its group that differ in every column."""
+    for i in range(len(group)):
+        at = offsets[i]
+        for m in range(member_starts[group[i]], member_starts[group[i] + 1]):
+            c = members[m]
+            if c != itself[i] and differs(differ[i], candidate_differ[c]):
+                who[at] = c
+                at += 1
+        count[i] = at - offsets[i]
+
+
+@njit(nogil=True, cache=True)
+def sort_positives(
+    block: Array, column: Array, who: Array, offsets: Array, count: Array, sims: Array
+) -> None:
+    """Write the positives' similarities, the best first."""
+    for i in range(len(count)):
+        start, end = offsets[i], offsets[i] + count[i]
+        for j in range(start, end):
+            sims[j] = block[i, column[who[j]]]
+        sims[start:end] = -np.sort(-sims[start:end])
+
+
+@njit(nogil=True, cache=True)
+def count_negatives(
+    block: Array,
+    column: Array,
+    itself: Array,
+    group: Array,
+    stratum: Array,
+    candidate_group: Array,
+    differ: Array,
+    candidate_differ: Array,
+    negatives: Array,
+    negative_starts: Array,
+    offsets: Array,
+    sims: Array,
+    count: Array,
+    above: Array,
+    tied: Array,
+    opposed: Array,
+) -> None:
+    """Fill ``above`` and ``tied``, and each query's number of negatives, in one pass over the candidates."""
+    restricted = differ.shape[1] > 0
+    for i in range(len(group)):
+        here, n = offsets[i], count[i]
+        opposed[i] = 0
+        if stratum[i] < 0 or n == 0:
+            continue
+        over, level = np.zeros(n + 1, np.int64), np.zeros(n + 1, np.int64)
+        best, worst = sims[here], sims[here + n - 1]
+        bins = min(4 * n, 4096)
+        scale = bin_scale(best, worst, bins)
+        better = better_bins(sims[here : here + n], worst, scale, bins)
+        for m in range(negative_starts[stratum[i]], negative_starts[stratum[i] + 1]):
+            c = negatives[m]
+            if candidate_group[c] == group[i] or c == itself[i]:
+                continue
+            if restricted and not differs(differ[i], candidate_differ[c]):
+                continue
+            opposed[i] += 1
+            s = block[i, column[c]]
+            if s > best:
+                low = 0
+            elif s < worst:
+                low = n
+            else:
+                place = min(int((s - worst) * scale), bins - 1)
+                low, high = better[place + 1], better[place]
+                while (
+                    low < high
+                ):  # low becomes the number of positives that are better than this negative
+                    middle = (low + high) >> 1
+                    if sims[here + middle] > s:
+                        low = middle + 1
+                    else:
+                        high = middle
+            if low < n and sims[here + low] == s:
+                level[low] += 1
+            else:
+                over[low] += 1
+        spread(over, level, sims[here : here + n], above[here : here + n], tied[here : here + n])
+
+
+@njit(nogil=True, cache=True)
+def bin_scale(best: float, worst: float, bins: int) -> float:
+    """What brings (s - worst) to a bin number; 0, one bin, where the range has no width."""
+    width = best - worst
+    if width <= 0 or not np.isfinite(bins / width):
+        return 0.0
+    return bins / width
+
+
+@njit(nogil=True, cache=True)
+def better_bins(sims: Array, worst: float, scale: float, bins: int) -> Array:
+    """(bins + 1,) how many positives lie in bin b or a better one: where in ``sims`` a similarity can stand.
+
+    Binning is monotone in floating point, too, so a positive in a better bin than a negative's is above it for sure.
+    """
+    count = np.zeros(bins + 1, np.int64)
+    for s in sims:
+        count[min(int((s - worst) * scale), bins - 1)] += 1
+    for b in range(bins - 1, -1, -1):
+        count[b] += count[b + 1]
+    return count
+
+
+@njit(nogil=True, cache=True)
+def spread(over: Array, level: Array, sims: Array, above: Array, tied: Array) -> None:
+    """From counts by position: ``over[k]`` lies between positives k-1 and k, ``level[k]`` ties with the k-th.
+
+    Of tied positives the first holds the count, and they all share it; what ties with them is above all later ones.
+    """
+    total = 0
+    k = 0
+    while k < len(sims):
+        end = k + 1
+        while end < len(sims) and sims[end] == sims[k]:
+            end += 1
+        total += over[k]
+        for j in range(k, end):
+            above[j], tied[j] = total, level[k]
+        for j in range(k + 1, end):
+            total += over[j]
+        total += level[k]
+        k = end
+
+
+@njit(nogil=True, cache=True)
+def spread_all(
+    over: Array, level: Array, offsets: Array, count: Array, sims: Array, above: Array, tied: Array
+) -> None:
+    """:func:`spread` for each row of ``over`` and ``level``."""
+    for i in range(len(count)):
+        start, end = offsets[i], offsets[i] + count[i]
+        spread(over[i], level[i], sims[start:end], above[start:end], tied[start:end])
+
+
+@njit(nogil=True, cache=True)
+def average_precision(sims: Array, above: Array, tied: Array, harmonic: Array) -> float:
+    """AP = mean over positives of the precision at their rank; in a tie, the mean over all orders of the tied.
+
+    A tie of r positives among n items, after R positives and K items in all, adds (McSherry and Najork 2008)
+    r/n sum_{i=1..n} (R + 1 + (i-1)(r-1)/(n-1)) / (K+i), which harmonic numbers give in closed form.
+    """
+    total = 0.0
+    start = 0
+    while start < len(sims):
+        end = start + 1
+        while end < len(sims) and sims[end] == sims[start]:
+            end += 1
+        r, before = end - start, start + above[start]
+        n = r + tied[start]
+        if n == 1:
+            total += (start + 1) / (before + 1)
+        else:
+            span = harmonic[before + n] - harmonic[before]
+            total += r / n * ((start + 1) * span + (r - 1) / (n - 1) * (n - (before + 1) * span))
+        start = end
+    return total / len(sims)
+
+
+@njit(nogil=True, cache=True)
+def hit_chance(first: int, tied_positives: int, tied_items: int, k: int) -> float:
+    """The chance that a positive is among the first k, when ``first`` items precede the best tie."""
+    if first >= k:
+        return 0.0
+    miss = 1.0
+    for j in range(min(k - first, tied_items)):
+        miss *= max(tied_items - tied_positives - j, 0) / (tied_items - j)
+    return 1.0 - miss
+
+
+@njit(nogil=True, cache=True)
+def share_above(above: int, tied: int, negatives: int, fraction: float) -> float:
+    """The share of a positive's tie orders with a rank quantile under ``fraction``; equal to it counts one half."""
+    limit = round(fraction * negatives, 9)
+    better = min(max(math.ceil(limit) - above, 0), tied + 1)
+    if limit == math.floor(limit) and 0 <= limit - above <= tied:
+        return (better + 0.5) / (tied + 1)
+    return better / (tied + 1)
+
+
+@njit(nogil=True, cache=True)
+def early_area(above: int, tied: int, negatives: int, alpha: float) -> float:
+    """1 - W(q), where W(u) = (1 - exp(-alpha u)) / (1 - exp(-alpha)); the mean over tie orders."""
+    step = math.exp(-alpha / negatives)
+    mean = (
+        math.exp(-alpha * above / negatives) * (1 - step ** (tied + 1)) / ((1 - step) * (tied + 1))
+    )
+    return (mean - math.exp(-alpha)) / (1 - math.exp(-alpha))
+
+
+@njit(nogil=True, cache=True)
+def score_queries(
+    offsets: Array,
+    sims: Array,
+    count: Array,
+    above: Array,
+    tied: Array,
+    opposed: Array,
+    harmonic: Array,
+    fractions: Array,
+    depths: Array,
+    alpha: float,
+    out: Array,
+    quantiles: Array,
+) -> None:
+    """Every metric of every query into ``out`` (queries, 4 + fractions + 1 + depths); the rest stays NaN.
+
+    The columns are AP, mean q, median q, share of positives in each top fraction, early area, and hits at each depth.
+    ``quantiles`` holds each positive's q where ``sims`` holds its similarity.
+    """
+    for i in range(len(count)):
+        a, n, negatives = offsets[i], count[i], opposed[i]
+        if n == 0 or negatives == 0:
+            continue
+        values = out[i]
+        end = a + n
+        values[0] = average_precision(sims[a:end], above[a:end], tied[a:end], harmonic)
+        values[1:] = 0
+        for j in range(a, end):
+            quantiles[j] = (above[j] + 0.5 * tied[j]) / negatives
+            values[1] += quantiles[j] / n
+            for f in range(len(fractions)):
+                values[3 + f] += share_above(above[j], tied[j], negatives, fractions[f]) / n
+            values[3 + len(fractions)] += early_area(above[j], tied[j], negatives, alpha) / n
+        values[2] = 0.5 * (quantiles[a + (n - 1) // 2] + quantiles[a + n // 2])
+        best = 1
+        while best < n and sims[a + best] == sims[a]:
+            best += 1
+        for d in range(len(depths)):
+            values[4 + len(fractions) + d] = hit_chance(above[a], best, best + tied[a], depths[d])
+
+
+@njit(nogil=True, cache=True)
+def add_to_histogram(
+    histogram: Array, offsets: Array, count: Array, opposed: Array, quantiles: Array
+) -> None:
+    """Count every rank quantile in ``histogram``, whose last place is q = 1."""
+    size = len(histogram) - 1
+    for i in range(len(count)):
+        if opposed[i] > 0:
+            for j in range(offsets[i], offsets[i] + count[i]):
+                histogram[int(quantiles[j] * size + 0.5)] += 1
+
+
+@njit(nogil=True, cache=True)
+def ap_distribution(positives: int, total: int, size: int) -> Array:
+    """(size + 1,) the exact null of AP on a grid: probability that AP is about v / size for random ranks.
+
+    Ranks 1..total are visited in turn; a state is (positives met, AP so far). A hit at rank r as the k-th positive adds
+    k / (r positives), shared between the two nearest grid places so that the mean stays exact.
+    """
+    state = np.zeros((positives + 1, size + 2))
+    state[0, 0] = 1
+    for r in range(1, total + 1):
+        for k in range(min(positives, r), -1, -1):
+            state[k] *= 1 - (positives - k) / (total - r + 1)
+            if k == 0:
+                continue
+            chance = (positives - k + 1) / (total - r + 1)
+            added = size * k / (r * positives)
+            shift = int(added)
+            up = (added - shift) * chance
+            down = chance - up
+            for v in range(min(size * (k - 1) // positives + k, size - shift) + 1):
+                mass = state[k - 1, v]
+                state[k, v + shift] += down * mass
+                state[k, v + shift + 1] += up * mass
+    state[positives, size] += state[positives, size + 1]
+    return state[positives, : size + 1]

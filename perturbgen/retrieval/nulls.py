@@ -1,0 +1,154 @@
+"""What average precision is by chance: its mean, its whole distribution, and p-values of groups."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.special import digamma
+
+Array = np.ndarray[Any, Any]
+PLACES = 4096  # of the grid on which the distribution of AP is kept
+WORK = 50_000_000  # steps beyond which random rankings are drawn instead of all being counted
+
+
+def expected_ap(positives: Array | int, total: Array | int) -> Array:
+    """E[AP] of random ranks, ((M-1)/(L-1) (L - H_L) + H_L) / L, with M positives among L."""
+    m, n = np.asarray(positives, float), np.asarray(total, float)
+    harmonic = digamma(n + 1) + np.euler_gamma
+    with np.errstate(divide="ignore", invalid="ignore"):
+        share = np.where(n > 1, (m - 1) / (n - 1), 0.0)
+        return (share * (n - harmonic) + harmonic) / n
+
+
+def harmonic_numbers(n: int) -> Array:
+    """(n + 1,) H_0 .. H_n."""
+    return np.concatenate([[0.0], np.cumsum(1 / np.arange(1, n + 1))])
+
+
+@dataclass(frozen=True)
+class Null:
+    """P(AP is about v / (len - 1)) on a grid; ``draws`` is None where every ranking was counted."""
+
+    mass: Array
+    draws: int | None
+
+    def tail(self, value: float) -> float:
+        """P(AP >= value); with drawn rankings (hits + 1) / (draws + 1)."""
+        size = len(self.mass) - 1
+        chance = min(1.0, float(self.mass[math.floor(value * size + 1e-6) :].sum()))
+        return chance if self.draws is None else (chance * self.draws + 1) / (self.draws + 1)
+
+
+@lru_cache(maxsize=512)
+def ap_null(positives: int, total: int, *, draws: int = 20_000, seed: int = 0) -> Null:
+    """The distribution of AP when the ranks of M positives among L are random: exact where that is quick, else drawn.
+
+    Exact means that all C(L, M) rankings are counted, to 1/4096 in AP, however small the tail.
+    """
+    from perturbgen.retrieval.kernels import ap_distribution
+
+    size = positives * math.ceil(PLACES / positives)
+    if positives == total:
+        return Null(np.eye(1, size + 1, size)[0], None)
+    if positives * total * size <= WORK:
+        return Null(ap_distribution(positives, total, size), None)
+    values = random_ap(positives, total, draws, np.random.default_rng([seed, positives, total]))
+    return Null(
+        np.bincount(np.floor(values * size + 1e-6).astype(int), minlength=size + 1) / draws, draws
+    )
+
+
+def random_ap(positives: int, total: int, draws: int, rng: np.random.Generator) -> Array:
+    """(draws,) AP of random rankings."""
+    block = max(1, 4_000_000 // (total if crowded(positives, total) else positives))
+    parts = [
+        (
+            np.arange(1, positives + 1) / random_ranks(positives, total, min(block, draws - s), rng)
+        ).mean(axis=1)
+        for s in range(0, draws, block)
+    ]
+    return np.concatenate(parts)
+
+
+def crowded(positives: int, total: int) -> bool:
+    """Whether ranks drawn one by one would often collide."""
+    return positives**2 > 2 * total
+
+
+def random_ranks(positives: int, total: int, draws: int, rng: np.random.Generator) -> Array:
+    """(draws, positives) sorted distinct ranks from 1 to total."""
+    if crowded(positives, total):
+        keys = rng.random((draws, total), np.float32)
+        return np.sort(np.argpartition(keys, positives - 1, axis=1)[:, :positives], axis=1) + 1
+    ranks = np.sort(rng.integers(1, total + 1, (draws, positives)), axis=1)
+    again = (np.diff(ranks, axis=1) == 0).any(axis=1)
+    while again.any():
+        ranks[again] = np.sort(rng.integers(1, total + 1, (again.sum(), positives)), axis=1)
+        again = (np.diff(ranks, axis=1) == 0).any(axis=1)
+    return ranks
+
+
+def group_p_values(queries: pd.DataFrame, group: Array, *, draws: int, seed: int) -> pd.Series:
+    """P of each group's mean AP; ``queries`` has ``ap``, ``positives``, ``negatives``, ``group`` (queries,) a code.
+
+    As in copairs, the queries of one group that have the same numbers of positives and negatives share one random
+    ranking, and different numbers are independent. Queries of a group are far from independent (pair i-j counts for
+    both), and a shared ranking is the widest null that their mean can have.
+    """
+    table = pd.DataFrame({"group": group, "ap": queries["ap"], "m": queries["positives"]})
+    table["total"] = table["m"] + queries["negatives"]
+    observed = table.groupby("group", sort=True)["ap"].mean()
+    counts = table.groupby(["group", "m", "total"], sort=True).size()
+    shapes: dict[int, list[tuple[tuple[int, int], int]]] = {}
+    for code, m, total, n in counts.rename("n").reset_index().itertuples(index=False):
+        shapes.setdefault(code, []).append(((int(m), int(total)), int(n)))
+    nulls: dict[tuple[tuple[tuple[int, int], int], ...], Null] = {}
+    p = {}
+    for code, shape in shapes.items():
+        key = tuple(shape)
+        if key not in nulls:
+            nulls[key] = mixed_null(dict(shape), draws=draws, seed=seed)
+        p[code] = nulls[key].tail(observed[code])
+    return pd.Series(p, dtype=float).reindex(observed.index)
+
+
+def mixed_null(shape: Mapping[tuple[int, int], int], *, draws: int, seed: int) -> Null:
+    """The null of a mean over queries, ``shape[(M, L)]`` of them sharing a ranking, other shapes independent."""
+    nulls = {key: ap_null(*key, draws=draws, seed=seed) for key in shape}
+    if len(nulls) == 1:
+        return next(iter(nulls.values()))
+    queries = sum(shape.values())
+    mass = np.ones(1)
+    for key, n in shape.items():
+        mass = np.convolve(mass, scaled(nulls[key].mass, n / queries, PLACES))
+    mass = np.pad(mass, (0, max(0, PLACES + 1 - len(mass))))
+    mass[PLACES] += mass[PLACES + 1 :].sum()
+    drawn = [null.draws for null in nulls.values() if null.draws is not None]
+    return Null(mass[: PLACES + 1], min(drawn, default=None))
+
+
+def scaled(mass: Array, weight: float, size: int) -> Array:
+    """A distribution of AP as one of weight x AP on a grid of ``size`` places, its mean kept."""
+    place = np.arange(len(mass)) / (len(mass) - 1) * weight * size
+    low = np.floor(place + 1e-9).astype(int)
+    up = np.clip(place - low, 0, 1) * mass
+    out = np.bincount(low, mass - up, minlength=low[-1] + 2)
+    out[1:] += np.bincount(low, up, minlength=low[-1] + 2)[:-1]
+    return out
+
+
+def benjamini_hochberg(p: Array) -> Array:
+    """Adjusted p-values; NaN stays NaN."""
+    from scipy.stats import false_discovery_control
+
+    out = np.full(len(p), np.nan)
+    known = np.isfinite(p)
+    if known.any():
+        out[known] = false_discovery_control(p[known])
+    return out

@@ -1,0 +1,304 @@
+"""Cells drawn for fixtures: bright spots whose look a treatment changes, and what a week's stains make of them.
+
+BBBC021 in small: some weeks of some plates, a few mechanisms, both file-name conventions, 16-bit TIFF.
+"""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from perturbgen.core.files import atomic_path
+from perturbgen.images.bbbc021 import CHANNELS, IMAGES, MECHANISMS, PROFILES, parse_file_name
+
+CELL_CHANNELS = 3
+STRENGTH = (0.7, 1.0)  # of the first and the last concentration
+CELLS = 7
+RADIUS = 3.0
+# SD over mechanisms of: log brightness of each channel, log number, log radius, log length, grain of each channel.
+SPREAD = np.array([0.15] * CELL_CHANNELS + [0.25, 0.2, 0.45] + [0.35] * CELL_CHANNELS)
+OWN = 0.6  # a compound's own part, in units of the mechanisms' spread
+
+
+def blobs(
+    rng: np.random.Generator,
+    *,
+    shape: tuple[int, int],
+    cells: int = 6,
+    radius: float = 4.0,
+    long: float = 1.0,
+) -> np.ndarray:
+    """Bright spots at random places, between 0 and 1, ``long`` times as long as they are wide, turned at random."""
+    y, x = np.mgrid[: shape[0], : shape[1]]
+    centres = rng.random((cells, 2)) * shape
+    dy, dx = y[None] - centres[:, 0, None, None], x[None] - centres[:, 1, None, None]
+    if long != 1.0:
+        angle = rng.random(cells)[:, None, None] * np.pi
+        along, across = (
+            np.cos(angle) * dx + np.sin(angle) * dy,
+            np.cos(angle) * dy - np.sin(angle) * dx,
+        )
+        dy, dx = along / np.sqrt(long), across * np.sqrt(long)
+    return np.exp(-(dy**2 + dx**2) / (2 * radius**2)).max(axis=0)
+
+
+def treatment_looks(
+    wells: pd.DataFrame, rng: np.random.Generator, *, effect: float
+) -> dict[tuple[str, str], np.ndarray]:
+    """How cells look under each (compound, concentration), (9,): 0 is the vehicle, or a treatment without mechanism."""
+    mechanisms = sorted(set(wells["moa"].dropna()) - {"DMSO"})
+    shared = {name: rng.normal(0, SPREAD) for name in mechanisms}
+    looks = {}
+    for compound, part in wells.groupby("compound"):
+        moa, own = part["moa"].iloc[0], OWN * rng.normal(0, SPREAD)
+        doses = sorted(part["concentration"].unique(), key=float)
+        for dose in doses:
+            strength = effect * STRENGTH[0 if dose == doses[0] and len(doses) > 1 else 1]
+            looks[str(compound), str(dose)] = (
+                strength * (shared[moa] + own) if moa in shared else np.zeros(len(SPREAD))
+            )
+    return looks
+
+
+def plate_stains(
+    wells: pd.DataFrame, rng: np.random.Generator, *, spread: float
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Gain and ground of each channel of each plate, (channels,) both; plates of a week are alike."""
+    weeks = {
+        week: (rng.normal(0, spread, CELL_CHANNELS), 300 + 400 * rng.random(CELL_CHANNELS))
+        for week in wells["week"].unique()
+    }
+    plates = wells.drop_duplicates("plate")
+    return {
+        plate: (
+            np.exp(weeks[week][0] + rng.normal(0, spread / 2, CELL_CHANNELS)),
+            weeks[week][1] + 50 * rng.random(CELL_CHANNELS),
+        )
+        for plate, week in zip(plates["plate"], plates["week"], strict=True)
+    }
+
+
+def draw_cells(look: np.ndarray, rng: np.random.Generator, *, shape: tuple[int, int]) -> np.ndarray:
+    """One field, (channels, height, width), about 0 to 1: nuclei are small, the other channels spread around them."""
+    bright, (number, radius, long), grain = (
+        look[:CELL_CHANNELS],
+        np.exp(look[CELL_CHANNELS:-CELL_CHANNELS]),
+        look[-CELL_CHANNELS:],
+    )
+    cells = max(1, int(rng.poisson(CELLS * number)))
+    ground = blobs(rng, shape=shape, cells=cells, radius=RADIUS * radius, long=max(long, 1 / long))
+    stack = [np.exp(b) * ground**power for b, power in zip(bright, (2.0, 1.0, 0.6), strict=True)]
+    texture = 2 * rng.random((CELL_CHANNELS, *shape)) - 1
+    return np.array(
+        [
+            image * (1 + np.abs(g) * noise)
+            for image, g, noise in zip(stack, grain, texture, strict=True)
+        ]
+    )
+
+
+def spoil(stack: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """The field out of focus, or with dust that shines in one channel, one as often as the other."""
+    from scipy.ndimage import gaussian_filter
+
+    if rng.random() < 0.5:
+        return np.array([gaussian_filter(image, 4.0) for image in stack])
+    dusty = stack.copy()
+    dusty[rng.integers(CELL_CHANNELS)] += 4 * blobs(rng, shape=stack.shape[1:], cells=1, radius=6.0)
+    return dusty
+
+
+VEHICLE_WELLS = ("B02", "C02", "D02", "E11", "F11", "G11")
+MECHANISM_NAMES = (
+    "Actin disruptors",
+    "DNA damage",
+    "Eg5 inhibitors",
+    "Microtubule stabilizers",
+    "Protein synthesis",
+)
+CONCENTRATIONS = ("0.003", "10")
+BY_WEEK = 2  # compounds of a mechanism in each week
+FEATURES = 24
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How much there is of everything, and how the images differ."""
+
+    weeks: int = 2
+    replicates: int = 2  # plates of a week, all of the same treatments
+    mechanisms: int = 3
+    sites: int = 2
+    shape: tuple[int, int] = (32, 40)
+    effect: float = 1.0  # how far mechanisms are from the vehicle
+    stain: float = 0.3  # SD of a channel's log brightness between weeks; half of it between plates
+    artefacts: int = 0  # fields that are out of focus or hold dust, listed in artefacts.csv
+
+    def names(self) -> list[str]:
+        """Week1, Week2, ..."""
+        return [f"Week{number}" for number in range(1, self.weeks + 1)]
+
+
+SMALL = Layout()
+
+
+def write_bbbc021(
+    root: str | Path, *, seed: int = 0, images: bool = True, layout: Layout = SMALL
+) -> Path:
+    """A folder with the image and mechanism tables, per-well profiles, and the images.
+
+    Each mechanism has two compounds in each week, and its effect is not quite the same in all weeks: a neighbour of the
+    same week is easier to find, so NSC is above NSCB. One well of each plate is UNKNOWN, and one compound has no
+    mechanism. In the images a mechanism is a look of the cells (:mod:`.cells`), seen through the stains of its week.
+    """
+    rng = np.random.default_rng(seed)
+    wells = well_table(layout)
+    with atomic_path(root) as part:
+        part.mkdir()
+        table = image_table(wells, rng, sites=layout.sites)
+        table.to_csv(part / f"{IMAGES}.gz", index=False)
+        mechanism_table(layout).to_csv(part / MECHANISMS, index=False)
+        profile_table(wells, rng).to_csv(part / f"{PROFILES}.gz", index=False)
+        if images:
+            write_images(part, table, wells, rng, layout)
+    return Path(root)
+
+
+def compounds(layout: Layout) -> pd.DataFrame:
+    """compound, moa (None for the last), week."""
+    rows = [
+        {
+            "compound": f"compound {'ABCDE'[m]}{i + 1}",
+            "moa": name,
+            "week": layout.names()[i // BY_WEEK],
+        }
+        for m, name in enumerate(MECHANISM_NAMES[: layout.mechanisms])
+        for i in range(BY_WEEK * layout.weeks)
+    ]
+    return pd.DataFrame(
+        [*rows, {"compound": "nobody knows", "moa": None, "week": layout.names()[-1]}]
+    )
+
+
+def well_table(layout: Layout) -> pd.DataFrame:
+    """plate, well, week, replicate, compound, concentration, moa."""
+    rows: list[dict[str, object]] = []
+    free = [f"{row}{column:02d}" for row in "BCDEFG" for column in range(3, 11)]
+    for week in layout.names():
+        here = compounds(layout).query("week == @week")
+        for replicate in range(1, layout.replicates + 1):
+            plate: dict[str, object] = {
+                "plate": f"{week}_{22120 + replicate}",
+                "week": week,
+                "replicate": replicate,
+            }
+            rows += [
+                plate | {"well": well, "compound": "DMSO", "concentration": "0", "moa": "DMSO"}
+                for well in VEHICLE_WELLS
+            ]
+            treated = [
+                (name, c, moa)
+                for name, moa in zip(here["compound"], here["moa"], strict=True)
+                for c in CONCENTRATIONS
+            ]
+            treated.append(("UNKNOWN", "0.003", None))
+            rows += [
+                plate | {"well": well, "compound": name, "concentration": c, "moa": moa}
+                for well, (name, c, moa) in zip(free, treated, strict=False)
+            ]
+    return pd.DataFrame(rows)
+
+
+def image_table(wells: pd.DataFrame, rng: np.random.Generator, *, sites: int) -> pd.DataFrame:
+    """The 13 columns of ``BBBC021_v1_image.csv``; every second week's names have a prefix."""
+    rows: list[dict[str, object]] = []
+    for well in wells.to_dict("records"):
+        prefix = (
+            f"{well['week']}_180607_" if int(well["week"].removeprefix("Week")) % 2 == 0 else ""
+        )
+        for site in range(1, sites + 1):
+            row: dict[str, object] = {"TableNumber": 4, "ImageNumber": 233 + len(rows)}
+            for channel, number in CHANNELS.items():
+                guid = str(uuid.UUID(bytes=rng.bytes(16))).upper()
+                row[f"Image_FileName_{channel}"] = (
+                    f"{prefix}{well['well']}_s{site}_w{number}{guid}.tif"
+                )
+                row[f"Image_PathName_{channel}"] = f"{well['week']}/{well['plate']}"
+            row |= {
+                "Image_Metadata_Plate_DAPI": well["plate"],
+                "Image_Metadata_Well_DAPI": well["well"],
+            }
+            row |= {"Replicate": well["replicate"], "Image_Metadata_Compound": well["compound"]}
+            rows.append(row | {"Image_Metadata_Concentration": well["concentration"]})
+    return pd.DataFrame(rows)
+
+
+def mechanism_table(layout: Layout) -> pd.DataFrame:
+    """``BBBC021_v1_moa.csv``: concentrations written with six decimals, as the real table does."""
+    known = compounds(layout).dropna(subset="moa")
+    rows = [
+        {"compound": name, "concentration": f"{float(c):.6f}", "moa": moa}
+        for name, moa in zip(known["compound"], known["moa"], strict=True)
+        for c in CONCENTRATIONS
+    ]
+    return pd.DataFrame([*rows, {"compound": "DMSO", "concentration": "0.0", "moa": "DMSO"}])
+
+
+def profile_table(wells: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
+    """Per-well features: a mechanism's effect and what the week makes of it, a plate's shift, and noise."""
+    known = [name for name in MECHANISM_NAMES if name in set(wells["moa"])]
+    shared = dict(zip(known, 1.5 * rng.normal(size=(len(known), FEATURES)), strict=True))
+    by_week = {
+        (name, week): 4 * rng.normal(size=FEATURES)
+        for name in known
+        for week in wells["week"].unique()
+    }
+    shift = {plate: rng.normal(size=FEATURES) for plate in wells["plate"].unique()}
+    values = []
+    for plate, week, moa in zip(wells["plate"], wells["week"], wells["moa"], strict=True):
+        effect = shared[moa] + by_week[moa, week] if moa in shared else 0
+        values.append(shift[plate] + effect + rng.normal(size=FEATURES))
+    keys = wells[["plate", "well"]].rename(
+        columns={"plate": "Image_Metadata_Plate", "well": "Image_Metadata_Well"}
+    )
+    names = [f"Cells_Feature_{i}" for i in range(FEATURES)]
+    return pd.concat([keys, pd.DataFrame(np.array(values), columns=names)], axis=1)
+
+
+def write_images(
+    root: Path, table: pd.DataFrame, wells: pd.DataFrame, rng: np.random.Generator, layout: Layout
+) -> None:
+    """A 16-bit TIFF for each file of the table: cells that look as their treatment says, through a week's stains."""
+    from PIL import Image
+
+    looks = treatment_looks(wells, rng, effect=layout.effect)
+    stains = plate_stains(wells, rng, spread=layout.stain)
+    spoilt = set(rng.permutation(len(table))[: layout.artefacts].tolist())
+    labels = wells.set_index(["plate", "well"])
+    for number, row in enumerate(table.to_dict("records")):
+        plate, well = row["Image_Metadata_Plate_DAPI"], row["Image_Metadata_Well_DAPI"]
+        label = labels.loc[(plate, well)]
+        stack = draw_cells(
+            looks[label["compound"], label["concentration"]], rng, shape=layout.shape
+        )
+        if number in spoilt:
+            stack = spoil(stack, rng)
+        gain, ground = stains[plate]
+        for channel, image, g, b in zip(CHANNELS, stack, gain, ground, strict=True):
+            path = root / row[f"Image_PathName_{channel}"] / row[f"Image_FileName_{channel}"]
+            path.parent.mkdir(parents=True, exist_ok=True)
+            pixels = b + 6000 * g * image + 50 * rng.random(layout.shape)
+            Image.fromarray(pixels.clip(0, 65535).astype(np.uint16)).save(path, format="TIFF")
+    if spoilt:
+        keys = table.iloc[sorted(spoilt)]
+        site = keys["Image_FileName_DAPI"].map(lambda name: parse_file_name(name).site)
+        listed = {
+            "plate": keys["Image_Metadata_Plate_DAPI"],
+            "well": keys["Image_Metadata_Well_DAPI"],
+            "site": site,
+        }
+        pd.DataFrame(listed).to_csv(root / "artefacts.csv", index=False)

@@ -1,0 +1,106 @@
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from perturbgen.core.config import Settings, create_run, file_hash, load_settings, to_toml
+from perturbgen.core.errors import ConfigError
+
+
+class Cells(Settings):
+    per_well: int = 40
+    types: tuple[str, ...] = ("B", "NK")
+
+
+class Experiment(Settings):
+    name: str = "x"
+    seed: int = 0
+    cells: Cells = Cells()
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_text(text)
+    return path
+
+
+def test_later_sources_win(tmp_path: Path) -> None:
+    file = write(tmp_path / "c.toml", "seed = 1\n[cells]\nper_well = 7\n")
+    settings = load_settings(
+        Experiment,
+        file,
+        overrides=["seed=2", "cells.types=['T']"],
+        base={"name": "base", "seed": 9},
+    )
+    assert settings == Experiment(name="base", seed=2, cells=Cells(per_well=7, types=("T",)))
+
+
+def test_an_override_that_is_no_toml_value_is_a_string() -> None:
+    assert load_settings(Experiment, overrides=["name=two words"]).name == "two words"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("sed = 1", "unknown key 'sed': did you mean 'seed'"),
+        ("[cells]\nper_wel = 1", "unknown key 'cells.per_wel': did you mean 'per_well'"),
+        ("[cells]\nper_well = 'many'", "'cells.per_well': .*integer.*found 'many'"),
+        ("seed = ", "not valid TOML"),
+    ],
+)
+def test_a_wrong_file_is_explained(tmp_path: Path, text: str, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        load_settings(Experiment, write(tmp_path / "c.toml", text))
+
+
+def test_an_override_without_value_is_refused() -> None:
+    with pytest.raises(ConfigError, match="has no value"):
+        load_settings(Experiment, overrides=["seed"])
+
+
+def test_settings_survive_a_round_trip_through_toml(tmp_path: Path) -> None:
+    settings = Experiment(seed=5, cells=Cells(types=("a",)))
+    assert load_settings(Experiment, write(tmp_path / "c.toml", to_toml(settings))) == settings
+
+
+def test_run_directories_are_numbered_and_hold_what_repeats_them(tmp_path: Path) -> None:
+    data = write(tmp_path / "d.csv", "1")
+    runs = [
+        create_run(
+            tmp_path / "runs", "My run", Experiment(seed=3), seed=3, data={"d": file_hash(data)}
+        )
+        for _ in range(2)
+    ]
+    assert [run.name for run in runs] == ["0001-my-run-s3", "0002-my-run-s3"]
+    env = json.loads((runs[0] / "env.json").read_text())
+    assert env["seed"] == 3
+    assert (
+        env["data"]["d"]
+        == "sha256:6b86b273ff34fce19d6b804eff5a3f5747ada4eaa22f1d49c01e52ddb7875b4b"
+    )
+    assert load_settings(Experiment, runs[0] / "config.toml").seed == 3
+
+
+def test_a_run_never_takes_the_place_of_one_that_was_numbered_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = create_run(tmp_path, "a", Experiment(), seed=0)
+    (first / "work").write_text("hours")
+    look, stale = Path.iterdir, [True]
+
+    def iterdir(folder: Path) -> Iterator[Path]:
+        """The first look at the folder is older than the other run."""
+        return iter([]) if folder == tmp_path and stale and stale.pop() else look(folder)
+
+    monkeypatch.setattr(Path, "iterdir", iterdir)
+    assert create_run(tmp_path, "a", Experiment(), seed=0).name == "0002-a-s0"
+    assert (first / "work").read_text() == "hours"
+    monkeypatch.undo()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["0001-a-s0", "0002-a-s0"]
+
+
+@pytest.mark.parametrize(
+    ("name", "run"), [("n" * 400, "0001-" + "n" * 80 + "-s0"), ("α/β", "0001-run-s0")]
+)
+def test_any_name_makes_a_run(tmp_path: Path, name: str, run: str) -> None:
+    assert create_run(tmp_path, name, Experiment(), seed=0).name == run

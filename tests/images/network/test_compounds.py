@@ -1,0 +1,362 @@
+"""BBBC021 for networks: parts without a common compound or plate, and neighbours that share a mechanism."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from perturbgen.cli import run as command
+from perturbgen.core.errors import ConfigError, InputError, SchemaError
+from perturbgen.images.network import run as running
+from perturbgen.images.network.evaluate import (
+    by_chance,
+    corrected_wells,
+    embed,
+    evaluate,
+    matching_rows,
+    matchings,
+    pooled,
+)
+from perturbgen.images.network.fields import Fields, class_names, read_fields
+from perturbgen.images.network.run import ImageCard, load_run
+from perturbgen.images.network.settings import ImageData, ImageSettings
+from perturbgen.profiles.table import Profiles
+from perturbgen.simulate.images import Layout, write_bbbc021
+
+
+@pytest.fixture(scope="session")
+def bbbc021(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_bbbc021(
+        tmp_path_factory.mktemp("compounds") / "bbbc021", layout=Layout(sites=2, shape=(16, 20))
+    )
+
+
+def settings_of(path: Path, **sections: dict[str, object]) -> ImageSettings:
+    base: dict[str, dict[str, object]] = {
+        "data": {"path": path},
+        "model": {"widths": [4, 8], "embedding": 6},
+        "training": {"epochs": 2, "batch_size": 16, "learning_rate": 0.01},
+        "board": {"every": 2, "cells": 20},
+    }
+    return ImageSettings.model_validate(
+        {key: {**value, **sections.get(key, {})} for key, value in base.items()}
+    )
+
+
+def fields_of(path: Path, **options: object) -> Fields:
+    return read_fields(ImageData.model_validate({"path": path, "compounds": options}))
+
+
+@pytest.fixture(scope="session")
+def withheld(bbbc021: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that never saw the first of four groups of compounds."""
+    settings = settings_of(bbbc021, data={"path": bbbc021, "compounds": {"fold": 0}})
+    return running.train(settings, runs=tmp_path_factory.mktemp("runs"), accelerator="cpu")
+
+
+def test_no_plate_of_the_validation_is_trained_on(bbbc021: Path) -> None:
+    table = fields_of(bbbc021).table
+    plates = {str(part): set(rows["plate"]) for part, rows in table.groupby("part")}
+    assert plates == {
+        "train": {"Week1_22121", "Week2_22121"},
+        "validation": {"Week1_22122", "Week2_22122"},
+    }
+    named = read_fields(ImageData(path=bbbc021, validation=("Week1_22121",)))
+    assert set(named.part("validation").table["plate"]) == {"Week1_22121"}
+    assert set(table["experiment"]) == set(table["plate"])
+    assert set(fields_of(bbbc021, batch="week").table["experiment"]) == {"Week1", "Week2"}
+
+
+@pytest.mark.parametrize("fold", range(4))
+def test_no_compound_of_the_test_is_trained_on_and_every_mechanism_is_tested(
+    bbbc021: Path, fold: int
+) -> None:
+    table = fields_of(bbbc021, fold=fold).table
+    compounds = {str(part): set(rows["compound"].dropna()) for part, rows in table.groupby("part")}
+    assert not compounds["test"] & (compounds["train"] | compounds["validation"])
+    tested = table[table["part"] == "test"]
+    assert set(tested["moa"]) == {"Actin disruptors", "DNA damage", "Eg5 inhibitors"}
+    assert tested["compound"].nunique() == 3
+    assert (
+        tested.groupby("treatment")["replicate"].nunique() == 2
+    ).all()  # none of its plates was trained on
+    learned = fields_of(bbbc021, fold=fold, label="moa").table
+    parts = (
+        learned[learned["well_type"] == "treatment"]
+        .dropna(subset="compound")
+        .groupby("compound")["part"]
+    )
+    assert (parts.nunique() == 1).all()
+    assert set(learned.loc[learned["part"] == "validation", "fold"]) == {(fold + 1) % 4}
+
+
+def test_every_compound_is_tested_by_one_fold_and_folds_follow_their_seed(bbbc021: Path) -> None:
+    def tested(seed: int) -> list[frozenset[str]]:
+        tables = (fields_of(bbbc021, fold=fold, seed=seed).table for fold in range(4))
+        return [frozenset(table.loc[table["part"] == "test", "compound"]) for table in tables]
+
+    assert sorted(name for names in tested(0) for name in names) == sorted(
+        set(fields_of(bbbc021).table["compound"].dropna()) - {"DMSO", "nobody knows"}
+    )
+    assert tested(0) == tested(0) != tested(1)
+
+
+def test_classes_are_treatments_compounds_or_mechanisms(bbbc021: Path) -> None:
+    everything = fields_of(bbbc021)
+    names = class_names(everything, controls=False)
+    assert len(names) == 2 * 13
+    assert "compound A1 0.003" in names
+    assert not [name for name in names if "DMSO" in str(name) or "UNKNOWN" in str(name)]
+    assert "DMSO 0" in class_names(everything, controls=True)
+    assert len(class_names(fields_of(bbbc021, label="compound"), controls=False)) == 13
+    mechanisms = class_names(fields_of(bbbc021, label="moa", fold=1), controls=False)
+    assert mechanisms == ["Actin disruptors", "DNA damage", "Eg5 inhibitors"]
+
+
+def test_settings_that_do_not_go_together_are_refused(bbbc021: Path, plates: Path) -> None:
+    for options, message in (
+        ({"label": "moa"}, "set data.compounds.fold"),
+        ({"fold": 4}, "fold 4 of 4"),
+        ({"folds": 5}, "no effect without 'fold'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            fields_of(bbbc021, **options)
+    with pytest.raises(InputError, match=r"data\.split has no effect"):
+        read_fields(ImageData(path=bbbc021, split="wilds"))
+    with pytest.raises(InputError, match=r"data\.compounds has no effect"):
+        fields_of(plates, fold=0)
+    with pytest.raises(SchemaError, match="no plate 'Week1_1'"):
+        read_fields(ImageData(path=bbbc021, validation=("Week1_1",)))
+    with pytest.raises(SchemaError, match="names plates"):
+        read_fields(
+            ImageData.model_validate(
+                {
+                    "path": bbbc021,
+                    "validation": ["Week1_22121"],
+                    "compounds": {"label": "moa", "fold": 0},
+                }
+            )
+        )
+
+
+def test_the_real_tables_without_images_and_with_some(
+    bbbc021: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = shutil.copytree(bbbc021, tmp_path / "copy", ignore=shutil.ignore_patterns("Week2"))
+    with caplog.at_level(logging.WARNING):
+        fields = read_fields(ImageData(path=folder))
+    assert "fields left out for want of an image" in caplog.text
+    assert set(fields.table["week"]) == {"Week1"}
+    shutil.rmtree(folder / "Week1")
+    with pytest.raises(InputError, match="none of the images that the tables"):
+        read_fields(ImageData(path=folder))
+
+
+def planted(noise: float) -> Profiles:
+    """Wells of four compounds of two mechanisms in two weeks, and DMSO: a mechanism is a direction of four."""
+    rows, values = [], []
+    rng = np.random.default_rng(0)
+    for week, (compound, moa) in enumerate(
+        [("a", "M"), ("b", "M"), ("c", "N"), ("d", "N"), ("DMSO", "DMSO")] * 2
+    ):
+        name = compound if moa == "DMSO" else f"{compound}{week // 5}"
+        for well in range(3):
+            keys = {"plate": f"W{week // 5}", "well": f"{compound}{well}", "week": f"W{week // 5}"}
+            rows.append(
+                keys
+                | {
+                    "compound": name,
+                    "concentration": "1",
+                    "moa": moa,
+                    "cell_type": "X",
+                    "part": "train",
+                }
+            )
+            values.append(np.eye(4)["MN".find(moa)] * (moa != "DMSO") + noise * rng.normal(size=4))
+    return Profiles(np.array(values), pd.DataFrame(rows), pd.Index([f"f{i}" for i in range(4)]))
+
+
+def test_new_compounds_are_asked_alone_and_never_answer_for_each_other() -> None:
+    wells = planted(0.01)
+    whole = matchings(wells)
+    assert {name: str(found) for name, found in whole.items()} == {"NSC": "8/8", "NSCB": "8/8"}
+    found = matchings(wells, withheld=["a0", "c1"])
+    assert list(found) == ["NSC of new compounds", "NSCB of new compounds"]
+    for name in found:
+        assert sorted(found[name].table["compound"]) == ["a0", "c1"]
+        assert not set(found[name].table["neighbour"]) & {"a0", "c1"}
+        assert found[name].correct == 2
+    alone = matchings(wells, withheld=["a0", "b0", "a1", "b1"])["NSC of new compounds"]
+    assert str(alone) == "0/4"  # all compounds of a mechanism are away: nobody can match
+    assert str(pooled([found, found])["NSC of new compounds"]) == "4/4"
+
+
+def test_the_same_week_is_no_neighbour_and_chance_is_low() -> None:
+    table = matchings(planted(0.01))["NSCB"].table
+    assert (table["compound"].str[-1] != table["neighbour"].str[-1]).all()
+    chance = by_chance(planted(0.01), draws=50, rng=np.random.default_rng(0))
+    assert 0.2 < chance["NSC"] < 0.7
+    noise = matchings(planted(30.0))["NSC"]
+    assert noise.correct < noise.total
+
+
+def test_wells_are_corrected_by_the_vehicle_and_need_it() -> None:
+    wells = corrected_wells(planted(0.1))
+    assert set(wells) == {"raw", "z + TVN", "z in each plate + TVN"}
+    scaled = wells["z + TVN"]
+    dmso = scaled.values[(scaled.meta["compound"] == "DMSO").to_numpy()]
+    np.testing.assert_allclose(dmso.mean(axis=0), 0, atol=1e-6)
+    treated = planted(0.1)
+    with pytest.raises(SchemaError, match="no DMSO well"):
+        corrected_wells(treated.where((treated.meta["compound"] != "DMSO").to_numpy()))
+
+
+def test_rows_ask_about_what_was_withheld_where_it_was() -> None:
+    fields = planted(0.01)
+    rows = matching_rows(fields, ("train",))
+    assert {row["decoding"] for row in rows} >= {"NSC, raw", "NSCB, z + TVN"}
+    assert all(row["n"] == 8 and row["X"] == row["all"] for row in rows)
+    part = np.where(fields.meta["compound"] == "a0", "test", "train")
+    some = Profiles(fields.values, fields.meta.assign(part=part), fields.features)
+    assert {row["n"] for row in matching_rows(some, ("test",))} == {1}
+    assert "NSC of new compounds, raw" in {row["decoding"] for row in matching_rows(some, ())}
+    assert matching_rows(some, ("train",)) == []
+
+
+def test_a_run_without_some_compounds_is_asked_about_them(withheld: Path) -> None:
+    card = ImageCard.read(withheld)
+    assert card.label == "treatment"
+    assert card.channels == (1, 2, 4)
+    assert len(card.classes) == 2 * 10
+    run = load_run(withheld)
+    rows = {(row["of"], row["decoding"]): row for row in evaluate(run, part=("test",))}
+    assert ("well", "independent") not in rows  # their treatments are no classes
+    assert rows["treatment", "NSC of new compounds, raw"]["n"] == 6
+    accuracies = evaluate(run, part=("validation",))
+    assert {row["of"] for row in accuracies} == {"image", "well"}
+    profiles = embed(run, part=())
+    assert {"compound", "concentration", "moa", "week", "fold", "part"} <= set(profiles.meta)
+    assert len(profiles) == len(fields_of(run.settings.data.path).table)
+
+
+def test_mechanisms_are_named_for_new_compounds(bbbc021: Path, tmp_path: Path) -> None:
+    settings = settings_of(
+        bbbc021, data={"path": bbbc021, "compounds": {"fold": 1, "label": "moa"}}
+    )
+    run = load_run(running.train(settings, runs=tmp_path, accelerator="cpu"))
+    rows = {(row["of"], row["decoding"]): row for row in evaluate(run, part=("test",))}
+    assert rows["well", "independent"]["n"] == 3 * 2 * 2  # compounds, concentrations, replicates
+    with pytest.raises(SchemaError, match="images whose labels are treatment"):
+        run.feed(fields_of(bbbc021, fold=1))
+
+
+def test_a_run_of_rxrx1_is_no_start_for_bbbc021(trained: Path, bbbc021: Path) -> None:
+    settings = settings_of(bbbc021, model={"start": trained})
+    with pytest.raises(ConfigError, match="tells sirna_id apart, these images treatment"):
+        running.describe(read_fields(settings.data), settings)
+
+
+def test_a_start_that_was_trained_on_withheld_compounds_is_refused(
+    bbbc021: Path, withheld: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """``withheld`` has not seen group 0: a start for itself, none for group 1, whose compounds it was trained on."""
+
+    def start(before: Path, fold: int | None) -> ImageSettings:
+        return settings_of(
+            bbbc021, data={"path": bbbc021, "compounds": {"fold": fold}}, model={"start": before}
+        )
+
+    same, other, every = start(withheld, 0), start(withheld, 1), start(withheld, None)
+    assert (
+        running.describe(read_fields(same.data), same).classes == ImageCard.read(withheld).classes
+    )
+    running.describe(read_fields(every.data), every)  # withholds plates only, the same as the start
+    away = sorted(set(read_fields(other.data).part("test").table["compound"]))
+    with pytest.raises(
+        ConfigError, match=f"{len(away)} of compound that are withheld here: '{away[0]}'"
+    ) as caught:
+        running.describe(read_fields(other.data), other)
+    assert "withhold the same in both runs" in str(caught.value)
+    plates = other.model_copy(update={"data": ImageData(path=bbbc021, validation=("Week1_22121",))})
+    with pytest.raises(ConfigError, match="1 of experiment that are withheld here: 'Week1_22121'"):
+        running.describe(read_fields(plates.data), plates)
+
+    second = running.train(every, runs=tmp_path, accelerator="cpu")  # has seen group 0, too
+    with pytest.raises(ConfigError, match="of compound that are withheld here"):
+        running.describe(read_fields(same.data), start(second, 0))
+    third = running.train(start(withheld, 0), runs=tmp_path, accelerator="cpu")
+    assert running.describe(read_fields(same.data), start(third, 0)).label == "treatment"
+    (third / "config.toml").write_text(
+        (third / "config.toml").read_text().replace(str(withheld), str(second))
+    )
+    with pytest.raises(
+        ConfigError, match="of compound that are withheld here"
+    ):  # by the run before the run before
+        running.describe(read_fields(same.data), start(third, 0))
+    shutil.rmtree(second)
+    running.describe(read_fields(same.data), start(third, 0))
+    assert "what that was trained on is not known" in caplog.text
+
+
+def test_commands_read_bbbc021(
+    bbbc021: Path, withheld: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command(["images", "evaluate", str(withheld), "--turns", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert {row["of"] for row in rows} == {"treatment"}
+    out = tmp_path / "all.profiles"
+    assert command(["images", "embed", str(withheld), "--out", str(out), "--json"]) == 0
+    corrected = [
+        "images",
+        "correct",
+        str(out),
+        "--control",
+        "compound=DMSO",
+        "--whiten",
+        "1",
+        "--out",
+        str(tmp_path / "tvn"),
+    ]
+    assert command([*corrected, "--json"]) == 0
+    capsys.readouterr()
+    assert command(["images", "evaluate", str(out), "--turns", "--same", "moa"]) == 2
+    assert "--turns has no effect" in capsys.readouterr().err
+
+
+def told(values: np.ndarray, label: pd.Series) -> float:
+    """Share of rows whose nearest other row has their label."""
+    distance = ((values[:, None] - values[None]) ** 2).sum(axis=2) + np.diag(
+        np.full(len(values), np.inf)
+    )
+    return float((label.to_numpy()[distance.argmin(axis=1)] == label.to_numpy()).mean())
+
+
+def test_the_fixture_holds_what_it_plants(tmp_path: Path) -> None:
+    from perturbgen.images.handmade import measured
+
+    def wells(stain: float, effect: float) -> Profiles:
+        root = tmp_path / f"{stain} {effect}"
+        write_bbbc021(root, layout=Layout(sites=4, stain=stain, effect=effect, artefacts=3))
+        fields = read_fields(ImageData(path=root))
+        found = measured(fields.files, fields.table, fields.channels).averaged(["plate", "well"])
+        return found.with_values(
+            (found.values - found.values.mean(axis=0)) / (found.values.std(axis=0) + 1e-9)
+        )
+
+    plain, strong = wells(0.0, 0.0), wells(0.0, 2.0)
+    treated = [
+        (w.meta["moa"].notna() & (w.meta["compound"] != "DMSO")).to_numpy() for w in (plain, strong)
+    ]
+    without, with_effect = (
+        told(w.values[t], w.meta["moa"][t]) for w, t in zip((plain, strong), treated, strict=True)
+    )
+    assert without < 0.55 < 0.8 < with_effect
+    dmso = [(w, (w.meta["compound"] == "DMSO").to_numpy()) for w in (wells(1.0, 0.0),)]
+    assert told(dmso[0][0].values[dmso[0][1]], dmso[0][0].meta["week"][dmso[0][1]]) > 0.8
+    assert len(pd.read_csv(tmp_path / "0.0 0.0" / "artefacts.csv")) == 3

@@ -1,0 +1,105 @@
+"""Image files: found by key, read whole or not at all, shown in colour."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from perturbgen.core.errors import InputError, SchemaError
+from perturbgen.images.fields import check_images, fields, find_images, read_channel, read_field
+from perturbgen.images.maps import CAPTION, composite, contact_sheet
+
+
+@pytest.fixture
+def one_field(fixtures: dict[str, Path], tmp_path: Path) -> Path:
+    folder = tmp_path / "HUVEC-01" / "Plate1"
+    folder.mkdir(parents=True)
+    for path in (fixtures["rxrx1"] / "images" / "HUVEC-01" / "Plate1").glob("B02_s1_*"):
+        shutil.copy(path, folder)
+    return folder
+
+
+def test_rxrx1_and_bbbc021_are_found_by_plate_well_and_site(fixtures: dict[str, Path]) -> None:
+    found = fields(find_images(fixtures["rxrx1"]))
+    assert len(found) == 4 * 4 * 10 * 2 - 2
+    assert ("HUVEC-01_2", "B03", 2) not in found
+    assert sorted(found["HUVEC-01_2", "B03", 1]) == [1, 2, 3, 4, 5, 6]
+    tiffs = fields(find_images(fixtures["bbbc021"]))
+    assert read_field(tiffs["Week2_22121", "B02", 1], [1, 2, 4]).dtype == np.uint16
+    assert read_field(tiffs["Week2_22121", "B02", 1], [1, 2, 4]).shape == (3, 32, 40)
+
+
+def test_a_missing_channel(one_field: Path) -> None:
+    (one_field / "B02_s1_w3.png").unlink()
+    shutil.copy(one_field / "B02_s1_w1.png", one_field / "B03_s1_w3.png")
+    rows = {row["what"]: row for row in check_images(find_images(one_field.parents[1]))}
+    assert not rows["fields without all channels"]["ok"]
+    assert "HUVEC-01_1 B02 1" in rows["fields without all channels"]["found"]
+    with pytest.raises(SchemaError, match="channels '3' are missing"):
+        read_field(
+            fields(find_images(one_field.parents[1]))["HUVEC-01_1", "B02", 1], [1, 2, 3, 4, 5, 6]
+        )
+
+
+@pytest.mark.parametrize("pixels", [np.zeros((64, 32), np.uint8), np.zeros((64, 64), np.uint16)])
+def test_mixed_sizes_and_depths(pixels: np.ndarray, one_field: Path) -> None:
+    Image.fromarray(pixels).save(one_field / "B02_s1_w2.png")
+    found = fields(find_images(one_field.parents[1]))["HUVEC-01_1", "B02", 1]
+    with pytest.raises(SchemaError, match="channels of one field differ"):
+        read_field(found, [1, 2, 3, 4, 5, 6])
+
+
+@pytest.mark.parametrize("share", [0.3, 0.9])
+def test_truncated_png(share: float, one_field: Path) -> None:
+    path = one_field / "B02_s1_w2.png"
+    path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
+    with pytest.raises(InputError, match="cannot be read"):
+        read_channel(path)
+    rows = {row["what"]: row for row in check_images(find_images(one_field.parents[1]))}
+    assert "B02_s1_w2.png" in rows["unreadable or mixed"]["found"]
+
+
+@pytest.mark.parametrize("share", [0.1, 0.6])
+def test_truncated_tiff(share: float, fixtures: dict[str, Path], tmp_path: Path) -> None:
+    source = next(fixtures["bbbc021"].rglob("*.tif"))
+    path = tmp_path / source.name
+    path.write_bytes(source.read_bytes()[: int(share * source.stat().st_size)])
+    with pytest.raises(InputError, match="cannot be read"):
+        read_channel(path)
+
+
+def test_colour_images_empty_files_and_folders_without_images(tmp_path: Path) -> None:
+    Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(tmp_path / "rgb.png")
+    with pytest.raises(InputError, match="one grey channel"):
+        read_channel(tmp_path / "rgb.png")
+    (tmp_path / "none.png").touch()
+    with pytest.raises(InputError, match="0 bytes"):
+        read_channel(tmp_path / "none.png")
+    with pytest.raises(InputError, match="no images of a known layout"):
+        find_images(tmp_path)
+
+
+def test_colours_add_up_by_hand() -> None:
+    stack = np.zeros((6, 1, 3), np.uint8)
+    stack[0, 0, 0], stack[2, 0, 1], stack[1, 0, 2], stack[2, 0, 2] = 51, 32, 107, 64
+    found = composite(stack)[0].tolist()
+    assert found == [
+        [19, 0, 249],
+        [127, 0, 12],
+        [255, 255, 56],
+    ]  # nuclei in full, half of actin, ER and actin
+    sheet = contact_sheet(np.zeros((6, 30, 50), np.uint8))
+    assert sheet.shape == (2 * (30 + CAPTION + 4), 4 * 54, 3)
+    with pytest.raises(SchemaError, match="4 channels"):
+        composite(np.zeros((4, 2, 2)))
+
+
+@pytest.mark.data
+def test_six_real_channels(real_data: Path) -> None:
+    images = find_images(real_data / "imaging" / "rxrx1" / "png")
+    stack = read_field(fields(images)["HEPG2-08_1", "B02", 1], [1, 2, 3, 4, 5, 6])
+    assert stack.shape == (6, 512, 512)
+    picture = composite(stack)
+    assert picture.std(axis=(0, 1)).min() > 15  # all of red, green and blue say something

@@ -1,0 +1,265 @@
+"""On and off the disease axis, hits with their errors controlled, panels of controls, outliers."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from perturbgen.core.errors import SchemaError
+from perturbgen.images import rxrx1, rxrx19
+from perturbgen.images.hits import Null, centred_wells, control_relative, hit_table, score_wells
+from perturbgen.images.onoff import fit_axis, outlier_scores, project_controls, z_prime
+from perturbgen.profiles.correct import SequentialCentroids
+from perturbgen.profiles.table import Profiles, chosen
+from perturbgen.simulate.images import write_rxrx19a
+
+KEYS = ["experiment", "plate", "site"]
+
+
+def test_on_and_off_by_hand() -> None:
+    axis = fit_axis(np.array([[0.0, 1], [0, -1]]), np.array([[4.0, 0], [4, 0]]))
+    on, off = axis.project(np.array([[0.0, 0], [4, 0], [2, 3], [-4, 0]]))
+    assert on.tolist() == [0, 1, 0.5, -1]
+    assert off.tolist() == [0, 0, 3, 0]
+
+
+def test_on_and_off_do_not_change_with_translation_and_rotation() -> None:
+    rng = np.random.default_rng(0)
+    healthy, diseased, others = (
+        rng.normal(size=(9, 6)),
+        rng.normal(size=(7, 6)) + 2,
+        rng.normal(size=(5, 6)),
+    )
+    turn = np.linalg.qr(rng.normal(size=(6, 6)))[0]
+    one = fit_axis(healthy, diseased).project(others)
+    other = fit_axis(healthy @ turn + 5, diseased @ turn + 5).project(others @ turn + 5)
+    np.testing.assert_allclose(one, other, atol=1e-9)
+    on, _ = fit_axis(healthy, diseased).project(healthy)
+    assert on.mean() == pytest.approx(0, abs=1e-12)
+    on, _ = fit_axis(healthy, diseased).project(diseased)
+    assert on.mean() == pytest.approx(1)
+
+
+def test_controls_are_scored_without_themselves() -> None:
+    rng = np.random.default_rng(1)
+    healthy, diseased = rng.normal(size=(5, 4)), rng.normal(size=(6, 4)) + 1
+    (on_healthy, off_healthy), (on_diseased, off_diseased) = project_controls(healthy, diseased)
+    for i in range(5):
+        on, off = fit_axis(np.delete(healthy, i, axis=0), diseased).project(healthy[[i]])
+        assert (on_healthy[i], off_healthy[i]) == pytest.approx((on[0], off[0]))
+    for i in range(6):
+        on, off = fit_axis(healthy, np.delete(diseased, i, axis=0)).project(diseased[[i]])
+        assert (on_diseased[i], off_diseased[i]) == pytest.approx((on[0], off[0]))
+
+
+def test_z_prime_by_hand() -> None:
+    assert z_prime(np.array([-0.1, 0.1]), np.array([0.9, 1.1])) == pytest.approx(
+        1 - 3 * 2 * np.sqrt(0.02)
+    )
+    assert z_prime(np.ones(3), np.ones(3)) == -np.inf
+
+
+def hits_of(profiles: Profiles, *, draws: int = 3000, gate: float = 0.0) -> pd.DataFrame:
+    wells = centred_wells(profiles, rxrx19.HEALTHY, KEYS, ["well_id"])
+    masks = {
+        "healthy": chosen(wells.meta, rxrx19.HEALTHY),
+        "diseased": chosen(wells.meta, rxrx19.DISEASED),
+    }
+    scores = score_wells(wells, **masks, gate=gate)
+    return hit_table(
+        scores.wells,
+        treatment="treatment",
+        dose="treatment_conc",
+        draws=draws,
+        rng=np.random.default_rng(0),
+    )
+
+
+def written(tmp_path: Path, **options: object) -> Profiles:
+    folder = write_rxrx19a(tmp_path / "data", **options)  # type: ignore[arg-type]
+    return rxrx19.read_profiles(folder, tmp_path / "profiles")[0]
+
+
+def test_planted_rescuers_come_first_and_side_effects_last(tmp_path: Path) -> None:
+    profiles = written(
+        tmp_path,
+        drugs=24,
+        rescuers=3,
+        doses=4,
+        replicates=2,
+        controls=10,
+        sites=2,
+        features=96,
+        infection=0.6,
+        seed=2,
+    )
+    found = hits_of(profiles)
+    for _, part in found.groupby("cell_type"):
+        assert set(part["treatment"].head(3)) == {"drug-1", "drug-2", "drug-3"}
+        assert (part["q"].head(3) < 0.05).all()
+        assert (part["q"].iloc[3:] > 0.05).all()
+        assert part["low"].iloc[0] < part["rescue"].iloc[0] < part["high"].iloc[0]
+        assert (part["trend"].head(3) > 0.5).all()
+        assert part.set_index("treatment")["z_off"].idxmax() == "drug-24"
+
+
+def test_p_values_of_drugs_without_effect_are_not_too_small(tmp_path: Path) -> None:
+    p = []
+    for seed in range(3):
+        profiles = written(
+            tmp_path / str(seed),
+            drugs=60,
+            rescuers=0,
+            doses=3,
+            controls=12,
+            sites=1,
+            features=64,
+            side_effect=0.0,
+            seed=seed,
+        )
+        p.append(hits_of(profiles, draws=2000, gate=-9)["p"].to_numpy())
+    values = np.concatenate(p)
+    assert (values <= 0.05).mean() < 0.07
+    assert 0.35 < np.median(values) < 0.65  # nor are they too large
+
+
+def test_centring_by_the_disease_removes_the_disease(tmp_path: Path) -> None:
+    profiles = written(tmp_path, drugs=0, controls=12, sites=2, features=32)
+    named = profiles.where(profiles.meta["disease_condition"].notna())
+
+    def apart(values: np.ndarray) -> float:
+        sides = [
+            values[chosen(named.meta, condition)].mean(axis=0)
+            for condition in (rxrx19.HEALTHY, rxrx19.DISEASED)
+        ]
+        return float(np.linalg.norm(sides[0] - sides[1]))
+
+    before = apart(np.asarray(named.values))
+    seeds = SequentialCentroids(["experiment", "site", "plate", "disease_condition"]).fit_transform(
+        named.values, named.meta
+    )
+    assert apart(seeds) < 1e-5 * before
+    kept = SequentialCentroids(["experiment", "site", "plate"]).fit_transform(
+        named.values, named.meta
+    )
+    assert apart(kept) > 0.8 * before
+    with pytest.raises(SchemaError, match="no axis between them"):
+        fit_axis(np.zeros((3, 2)), np.zeros((3, 2)))
+
+
+def test_groups_without_controls_or_signal_are_left_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    profiles = written(tmp_path, drugs=3, controls=8, sites=1, features=32)
+    wells = centred_wells(profiles, rxrx19.HEALTHY, KEYS, ["well_id"])
+    healthy, diseased = chosen(wells.meta, rxrx19.HEALTHY), chosen(wells.meta, rxrx19.DISEASED)
+    one = np.flatnonzero(diseased & (wells.meta["experiment"] == "VERO-1"))[1:]
+    few = diseased.copy()
+    few[one] = False
+    scores = score_wells(wells, healthy=healthy, diseased=few)
+    assert set(scores.wells["experiment"]) == {"HRCE-1"}
+    assert "1 of 2 groups left out" in caplog.text
+    with pytest.raises(SchemaError, match="no group can be told apart"):
+        score_wells(wells, healthy=healthy, diseased=diseased, gate=1.0)
+    with pytest.raises(SchemaError, match="both healthy and diseased"):
+        score_wells(wells, healthy=healthy, diseased=healthy)
+
+
+def test_the_null_is_that_of_a_t_statistic_for_one_dose() -> None:
+    from scipy.stats import norm
+
+    rng = np.random.default_rng(3)
+    null = Null(rng.normal(size=400), draws=20_000, rng=rng)
+    score = null.scores(np.array([null.pool.mean() + 0.8]), np.array([4]))
+    assert score[0] == pytest.approx(0.8 / (null.pool.std(ddof=1) * np.sqrt(1 / 4 + 1 / 400)))
+    assert null.p(1.645, np.array([4])) == pytest.approx(norm.sf(1.645), abs=0.01)
+    assert null.p(1.645, np.array([4, 4, 4])) == pytest.approx(1 - norm.cdf(1.645) ** 3, abs=0.02)
+    assert null.p(99.0, np.array([4])) == pytest.approx(1 / 20_001)
+
+
+def test_the_dose_that_is_reported_is_the_dose_of_the_score() -> None:
+    """Of two doses below 0 the one of six wells is further above the controls, and hit sqrt(n) is lower for it."""
+    pool = np.tile([-0.2, 0.0], 50)  # mean -.1
+    doses, hits = np.repeat([1.0, 3.0], [6, 2]), np.repeat([-0.05, -0.04], [6, 2])
+    treated = pd.DataFrame({"role": "treated", "treatment": "x", "dose": doses, "hit": hits})
+    wells = pd.concat([pd.DataFrame({"role": "diseased", "hit": pool}), treated], ignore_index=True)
+    wells = wells.assign(cell_type="A", rescue=wells["dose"], z_off=0.0)
+    found = hit_table(
+        wells, treatment="treatment", dose="dose", draws=200, rng=np.random.default_rng(0)
+    ).iloc[0]
+    assert found["score"] == pytest.approx(0.05 / (pool.std(ddof=1) * np.sqrt(1 / 6 + 1 / 100)))
+    assert (found["best_dose"], found["rescue"], found["doses"], found["wells"]) == (1.0, 1.0, 2, 8)
+
+
+def test_the_panel_of_controls_is_blind_to_plates(
+    fixtures: dict[str, Path], tmp_path: Path
+) -> None:
+    profiles = rxrx1.read_profiles(fixtures["rxrx1"], tmp_path / "p")[0]
+    profiles = profiles.where(
+        profiles.meta["plate"] != 2
+    )  # there a control lost a site, and its other one has none to see
+    panel = (profiles.meta["well_type"] != "treatment").to_numpy()
+    plate = profiles.meta.groupby(["experiment", "plate"]).ngroup().to_numpy()
+    moved = (
+        np.asarray(profiles.values, np.float64) * (1 + plate % 3)[:, None]
+        + 50 * np.random.default_rng(0).normal(size=(16, 128))[plate]
+    )
+    one, other = (
+        control_relative(part, panel=panel, control="sirna", origin="EMPTY")
+        for part in (profiles, profiles.with_values(moved))
+    )
+    assert one.values.shape == (len(profiles), 3)
+    np.testing.assert_allclose(one.values, other.values, atol=1e-6)
+    own = one.where(panel)
+    named = own.meta["sirna"] != "EMPTY"
+    assert (
+        np.array(one.features)[own.values[named].argmax(axis=1)] == own.meta.loc[named, "sirna"]
+    ).mean() > 0.7
+    distance = control_relative(
+        profiles, panel=panel, control="sirna", origin="EMPTY", similarity="distance"
+    )
+    assert distance.values.shape[1] == 4
+    assert (distance.values < 0).all()
+
+
+def test_a_control_that_a_plate_lacks_comes_from_its_experiment(
+    fixtures: dict[str, Path], tmp_path: Path
+) -> None:
+    profiles = rxrx1.read_profiles(fixtures["rxrx1"], tmp_path / "p")[0]
+    name = profiles.meta.loc[profiles.meta["well_type"] == "positive_control", "sirna"].iloc[0]
+    lost = profiles.where(~((profiles.meta["sirna"] == name) & (profiles.meta["plate"] == 1)))
+    panel = (lost.meta["well_type"] != "treatment").to_numpy()
+    assert np.isfinite(
+        control_relative(lost, panel=panel, control="sirna", origin="EMPTY").values
+    ).all()
+    gone = profiles.where(
+        ~((profiles.meta["sirna"] == name) & (profiles.meta["experiment"] == "U2OS-01"))
+    )
+    with pytest.raises(SchemaError, match="have no control"):
+        control_relative(
+            gone,
+            panel=(gone.meta["well_type"] != "treatment").to_numpy(),
+            control="sirna",
+            origin="EMPTY",
+        )
+
+
+@pytest.mark.parametrize("method", ["knn", "mahalanobis", "lof"])
+def test_the_planted_outlier_is_first_however_the_rows_lie(method: str) -> None:
+    rng = np.random.default_rng(4)
+    values = rng.normal(size=(60, 80))  # fewer rows than features
+    values[17] += 3
+    order = rng.permutation(60)
+    scores = outlier_scores(values, method=method)  # type: ignore[arg-type]
+    assert scores.argmax() == 17
+    np.testing.assert_allclose(
+        outlier_scores(values[order], method=method), scores[order], rtol=1e-6
+    )  # type: ignore[arg-type]
+
+
+def test_outliers_of_too_few_or_equal_rows() -> None:
+    with pytest.raises(SchemaError, match="neighbours of 3 rows"):
+        outlier_scores(np.eye(3))
+    with pytest.raises(SchemaError, match="all rows are equal"):
+        outlier_scores(np.ones((4, 2)), method="mahalanobis")
