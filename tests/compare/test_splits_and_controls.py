@@ -241,10 +241,7 @@ def test_the_default_comparison_has_twelve_methods_and_three_folds() -> None:
     assert settings.splits["compounds"].folds == 3
     assert load_settings(
         CompareSettings, base={"methods": {"additive": {}}}
-    ).all_methods.keys() == {
-        "zeros",
-        "additive",
-    }
+    ).all_methods.keys() == {"zeros", "additive"}
 
 
 def test_values_are_limited_as_open_problems_does(

@@ -59,11 +59,7 @@ def test_missing_columns_missing_values_and_text_for_numbers_are_named(obs: pd.D
 def test_a_constant_number_encodes_as_zero(obs: pd.DataFrame) -> None:
     assert CovariateEncoder.fit(obs.assign(dose=5), [], ["dose"]).features(
         obs.assign(dose=5)
-    ).tolist() == [
-        [0],
-        [0],
-        [0],
-    ]
+    ).tolist() == [[0], [0], [0]]
 
 
 def test_survives_a_round_trip_exactly(obs: pd.DataFrame, tmp_path: Path) -> None:
