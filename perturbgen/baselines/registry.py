@@ -66,10 +66,10 @@ REGISTRY: Final[Mapping[str, Entry]] = {
         intervals=True,
     ),
     "additive": Entry(
-        "additive:Additive", "cell type + compound, by least squares", intervals=True
+        "lowrank:Additive", "cell type + compound, by least squares", intervals=True
     ),
     "shrunken_additive": Entry(
-        "additive:ShrunkenAdditive",
+        "lowrank:ShrunkenAdditive",
         "cell type + compound, shrunk by variance components",
         intervals=True,
     ),
@@ -97,22 +97,22 @@ REGISTRY: Final[Mapping[str, Entry]] = {
     ),
     "neighbours": Entry("neighbours:Neighbours", "kNN recommender over compounds"),
     "random_forest": Entry(
-        "forest:RandomForest",
+        "trees:RandomForest",
         "random forest on DE values",
         uses=SMILES,
         random=True,
         intervals=True,
     ),
     "pseudobulk_forest": Entry(
-        "pseudobulk_forest:PseudobulkForest",
+        "trees:PseudobulkForest",
         "random forest on pseudobulk counts, then limma",
         needs=("pseudobulk",),
         random=True,
     ),
     "xgboost": Entry(
-        "boosting:XGBoost", "boosted trees on components of t values", uses=SMILES, random=True
+        "trees:XGBoost", "boosted trees on components of t values", uses=SMILES, random=True
     ),
-    "xgboost_plain": Entry("boosting:PlainXGBoost", "XGBoost out of the box, a model a gene"),
+    "xgboost_plain": Entry("trees:PlainXGBoost", "XGBoost out of the box, a model a gene"),
     "network": Entry(
         "network:LowRankNetwork", "low-rank network, median of seeds", uses=SMILES, random=True
     ),
