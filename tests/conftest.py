@@ -37,9 +37,9 @@ def real_data() -> Path:
 @pytest.fixture(scope="session")
 def rscript() -> str:
     """The Rscript program, with limma, edgeR and statmod installed."""
-    from perturbgen.cli.doctor import r_rows
+    from perturbgen.cli.doctor import _r_rows
 
-    missing = [row["what"] for row in r_rows() if row["found"] is None]
+    missing = [row["what"] for row in _r_rows() if row["found"] is None]
     if missing:
         absent(f"{', '.join(missing)} not found; r/install.sh installs them")
     return "Rscript"

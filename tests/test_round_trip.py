@@ -66,7 +66,7 @@ def test_the_anti_join_removes_exactly_the_listed_pairs(folder: Path) -> None:
 def test_the_command_line_gives_the_same_file(
     folder: Path, drawn: Experiment, tmp_path: Path
 ) -> None:
-    assert cli.run(["-q", "ingest", str(folder), "--out", str(tmp_path / "counts.h5ad")]) == 0
+    assert cli._run(["-q", "ingest", str(folder), "--out", str(tmp_path / "counts.h5ad")]) == 0
     read = read_h5ad(tmp_path / "counts.h5ad")
     assert_same_cells(read, drawn.cells)
     assert read.X.dtype == np.int32

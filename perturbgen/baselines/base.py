@@ -79,7 +79,7 @@ class Conditions:
         return [f"{cell} | {compound}" for cell, compound in zip(cells, compounds, strict=True)]
 
 
-def read_train(train: pd.DataFrame, *, canonical: bool = True) -> TrainTable:
+def _read_train(train: pd.DataFrame, *, canonical: bool = True) -> TrainTable:
     """The training table, refused where a label is missing or repeated or a value is not a finite number.
 
     ``canonical`` has the rows sorted by label and stored row by row, so that nothing, the draws of a random baseline
@@ -193,8 +193,8 @@ def one_hot(labels: Labels, known: Sequence[str] | Labels) -> Array:
     return (np.asarray(labels)[:, None] == np.asarray(known, dtype=object)[None, :]).astype(float)
 
 
-SPARSE = 0.1  # below this share of non-zeros a sparse product is faster
-REPEATED = 0.2  # below this share of distinct rows it pays to copy the result
+_SPARSE = 0.1  # below this share of non-zeros a sparse product is faster
+_REPEATED = 0.2  # below this share of distinct rows it pays to copy the result
 
 
 @runtime_checkable
@@ -219,17 +219,17 @@ class NoSettings(Settings):
     """There is nothing to set."""
 
 
-S = TypeVar("S", bound=Settings)
+_S = TypeVar("S", bound=Settings)
 
 
-class Baseline(ABC, Generic[S]):
+class Baseline(ABC, Generic[_S]):
     """The shell around a baseline: labels are checked and joined here, the arithmetic is in the subclasses."""
 
     settings_class: ClassVar[type[Settings]] = NoSettings
     canonical: ClassVar[bool] = True  # whether the rows are put in the order of their labels first
 
-    def __init__(self, settings: S | None = None) -> None:
-        self.settings: S = settings if settings is not None else cast("S", self.settings_class())
+    def __init__(self, settings: _S | None = None) -> None:
+        self.settings: _S = settings if settings is not None else cast("_S", self.settings_class())
         self._table: TrainTable | None = None
 
     @property
@@ -248,7 +248,7 @@ class Baseline(ABC, Generic[S]):
 
     def fit(self, train: pd.DataFrame, *, rng: np.random.Generator) -> Self:
         """Learn from rows labelled (cell_type, compound), columns genes."""
-        self._table = read_train(train, canonical=self.canonical)
+        self._table = _read_train(train, canonical=self.canonical)
         self._fit(self._table, rng)
         return self
 
@@ -289,7 +289,7 @@ class Baseline(ABC, Generic[S]):
         return None
 
 
-class LinearSmoother(Baseline[S]):
+class LinearSmoother(Baseline[_S]):
     """A baseline that predicts weighted sums of training rows: prediction = W Y, W (conditions, rows).
 
     With rows y = f + e, e of variance s² in each gene, a new row's error has variance s² (1 + Σ w²), and s² is the sum
@@ -308,31 +308,31 @@ class LinearSmoother(Baseline[S]):
         """Weights come from the labels alone, when they are asked for."""
 
     def _predict(self, wanted: Conditions) -> Array:
-        return apply_weights(self.weights(wanted), self.table.values)
+        return _apply_weights(self.weights(wanted), self.table.values)
 
     def _half_width(self, wanted: Conditions, level: float) -> Array | None:
         table = self.table
-        hat = dense(self.weights(Conditions(table.cell_types, table.compounds)))
+        hat = _dense(self.weights(Conditions(table.cell_types, table.compounds)))
         freedom = len(hat) - 2 * np.trace(hat) + (hat**2).sum()
         residual = table.values - hat @ table.values
         if freedom < 1:
             return np.full((len(wanted), len(table.genes)), np.inf)
         sd = np.sqrt((residual**2).sum(axis=0) / freedom)
-        spread = np.sqrt(1 + (dense(self.weights(wanted)) ** 2).sum(axis=1))
+        spread = np.sqrt(1 + (_dense(self.weights(wanted)) ** 2).sum(axis=1))
         return float(t.ppf((1 + level) / 2, freedom)) * np.outer(spread, sd)
 
 
-def apply_weights(weights: Array | sp.csr_array, values: Array) -> Array:
+def _apply_weights(weights: Array | sp.csr_array, values: Array) -> Array:
     """W Y (conditions, genes): equal rows of W are multiplied once, and a W of few non-zeros as a sparse one."""
-    distinct, inverse = np.unique(dense(weights), axis=0, return_inverse=True)
-    if len(distinct) < REPEATED * weights.shape[0]:
+    distinct, inverse = np.unique(_dense(weights), axis=0, return_inverse=True)
+    if len(distinct) < _REPEATED * weights.shape[0]:
         return np.asarray(distinct @ values)[inverse.ravel()]
-    if not sp.issparse(weights) and np.count_nonzero(weights) < SPARSE * weights.size:
+    if not sp.issparse(weights) and np.count_nonzero(weights) < _SPARSE * weights.size:
         weights = sp.csr_array(weights)
     return np.asarray(weights @ values)
 
 
-def dense(weights: Array | sp.csr_array) -> Array:
+def _dense(weights: Array | sp.csr_array) -> Array:
     """Weights as an ordinary array."""
     return np.asarray(cast("Any", weights).toarray() if sp.issparse(weights) else weights)
 
@@ -343,27 +343,27 @@ def normal_half_width(sd: Array, conditions: int, level: float) -> Array:
 
 
 Transform = Literal["t", "none"]
-LOG_2, LOG_10 = np.log(2.0), np.log(10.0)
+_LOG_2, _LOG_10 = np.log(2.0), np.log(10.0)
 
 
-def to_t(signed: Array) -> Array:
+def _to_t(signed: Array) -> Array:
     """The normal deviate with two-sided p = 10^−|y| and the sign of y: t = sign(y) Φ⁻¹(1 − 10^−|y| / 2).
 
     Log p enters as it is, so that y = 300 is no infinity. The tails of y, which grow as t², become those of t.
     """
-    return -np.sign(signed) * ndtri_exp(-np.abs(signed) * LOG_10 - LOG_2)
+    return -np.sign(signed) * ndtri_exp(-np.abs(signed) * _LOG_10 - _LOG_2)
 
 
-def from_t(t: Array) -> Array:
+def _from_t(t: Array) -> Array:
     """The inverse: y = sign(t) · −log10(2 Φ(−|t|))."""
-    return -np.sign(t) * (log_ndtr(-np.abs(t)) + LOG_2) / LOG_10
+    return -np.sign(t) * (log_ndtr(-np.abs(t)) + _LOG_2) / _LOG_10
 
 
 def forward(values: Array, transform: Transform) -> Array:
     """The values on the scale that is modelled."""
-    return to_t(values) if transform == "t" else values
+    return _to_t(values) if transform == "t" else values
 
 
 def backward(values: Array, transform: Transform) -> Array:
     """The values on the scale of the table."""
-    return from_t(values) if transform == "t" else values
+    return _from_t(values) if transform == "t" else values

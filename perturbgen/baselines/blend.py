@@ -32,10 +32,10 @@ from perturbgen.core.config import Settings
 
 log = logging.getLogger(__name__)
 
-SCORES = {"rmse": minus_row_rmse, "spearman": row_spearman}
+_SCORES = {"rmse": minus_row_rmse, "spearman": row_spearman}
 
 
-class BlendSettings(Settings):
+class _BlendSettings(Settings):
     """Who is blended, and how the weights are found."""
 
     members: tuple[str, ...] = Field(
@@ -47,17 +47,17 @@ class BlendSettings(Settings):
     )
 
 
-class Blend(Baseline[BlendSettings]):
+class Blend(Baseline[_BlendSettings]):
     """Σ wₘ · prediction of member m, the weights not negative and fitted to out-of-fold predictions.
 
     The folds withhold compounds in the target cell types as the task does. The weights need not add up to one: members
     that are too bold are held back. Conditions nobody knows get what the members fall back to.
     """
 
-    settings_class: ClassVar[type[Settings]] = BlendSettings
+    settings_class: ClassVar[type[Settings]] = _BlendSettings
 
     def __init__(
-        self, settings: BlendSettings | None = None, *, members: Mapping[str, Maker]
+        self, settings: _BlendSettings | None = None, *, members: Mapping[str, Maker]
     ) -> None:
         super().__init__(settings)
         self._makers = dict(members)
@@ -104,7 +104,7 @@ def blend_weights(truth: pd.DataFrame, predictions: Mapping[str, pd.DataFrame]) 
     return dict(zip(names, weights.tolist(), strict=True))
 
 
-class NestedSettings(Settings):
+class _NestedSettings(Settings):
     """Which settings of which baseline are tried."""
 
     base: str = Field("kernel_ridge", description="the baseline whose settings are chosen")
@@ -117,13 +117,13 @@ class NestedSettings(Settings):
     )
 
 
-class Nested(Baseline[NestedSettings]):
+class Nested(Baseline[_NestedSettings]):
     """One baseline with the settings that predict best out of fold, then fitted to all training rows."""
 
-    settings_class: ClassVar[type[Settings]] = NestedSettings
+    settings_class: ClassVar[type[Settings]] = _NestedSettings
 
     def __init__(
-        self, settings: NestedSettings | None = None, *, candidates: Mapping[str, Maker]
+        self, settings: _NestedSettings | None = None, *, candidates: Mapping[str, Maker]
     ) -> None:
         super().__init__(settings)
         self._candidates = dict(candidates)
@@ -133,7 +133,7 @@ class Nested(Baseline[NestedSettings]):
         train = pd.DataFrame(table.values, table.index, table.genes, copy=False)
         folds = mimic_folds(table.index, folds=self.settings.folds, rng=rng)
         choice = nested_choice(
-            self._candidates, train, folds, rng=rng, score=SCORES[self.settings.score]
+            self._candidates, train, folds, rng=rng, score=_SCORES[self.settings.score]
         )
         self.chosen = choice.best
         self._model = self._candidates[choice.best]().fit(train, rng=rng)

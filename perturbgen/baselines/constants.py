@@ -25,7 +25,7 @@ from perturbgen.baselines.base import (
 )
 from perturbgen.core.errors import SchemaError, shorten
 
-IN_CACHE = 256  # genes whose training values are drawn from while they are in the cache
+_IN_CACHE = 256  # genes whose training values are drawn from while they are in the cache
 
 
 class Zeros(LinearSmoother[NoSettings]):
@@ -86,11 +86,13 @@ class CompoundMedian(Baseline[NoSettings]):
         result = np.empty((len(wanted), len(table.genes)))
         result[~known] = weights[np.flatnonzero(~known)] @ table.values
         for compound in levels(wanted.compounds[known]):
-            result[wanted.compounds == compound] = middle(table.values[table.compounds == compound])
+            result[wanted.compounds == compound] = _middle(
+                table.values[table.compounds == compound]
+            )
         return result
 
 
-def middle(values: Array) -> Array:
+def _middle(values: Array) -> Array:
     """The median of each column (rows, genes); sorting a few rows beats a general median by far."""
     ordered = np.sort(values, axis=0)
     half = len(values) // 2
@@ -113,8 +115,8 @@ class RandomDraw(Baseline[NoSettings]):
             len(table.values), size=shape, dtype=np.int32
         )
         result = np.empty(shape, table.values.dtype)
-        for start in range(0, shape[1], IN_CACHE):
-            part = slice(start, start + IN_CACHE)
+        for start in range(0, shape[1], _IN_CACHE):
+            part = slice(start, start + _IN_CACHE)
             result[:, part] = np.take_along_axis(table.values[:, part], drawn[:, part], axis=0)
         return result
 
@@ -129,7 +131,7 @@ class NearestReplicate(LinearSmoother[NoSettings]):
 
     def _fit(self, table: TrainTable, rng: np.random.Generator) -> None:
         self._names = levels(table.cell_types)
-        self._similar = cell_type_similarity(table, self._names)
+        self._similar = _cell_type_similarity(table, self._names)
 
     def weights(self, wanted: Conditions) -> sp.csr_array:
         """One row each."""
@@ -151,7 +153,7 @@ class NearestReplicate(LinearSmoother[NoSettings]):
         return None  # the weights are chosen with the values in view, so the formula of fixed weights does not hold
 
 
-def cell_type_similarity(table: TrainTable, names: Labels) -> Array:
+def _cell_type_similarity(table: TrainTable, names: Labels) -> Array:
     """Mean correlation (cell types, cell types) of the rows of the compounds that two cell types share; 0 for none."""
     values = table.values.astype(np.float32)
     values -= values.mean(axis=1, keepdims=True)
@@ -209,7 +211,7 @@ def first_known(
     labels = {"cell_type": table.cell_types, "compound": table.compounds}
     asked = {"cell_type": wanted.cell_types, "compound": wanted.compounds}
     lost = [unknown(asked[key], labels[key]) for key in order]
-    first, second = (group_weights(labels[key], asked[key]) for key in order)
+    first, second = (_group_weights(labels[key], asked[key]) for key in order)
     tell_fallback(name, wanted, lost[0] & ~lost[1], f"the mean of the {order[1].replace('_', ' ')}")
     tell_fallback(name, wanted, lost[0] & lost[1], "the mean of all training rows")
     rows = len(table.values)
@@ -224,7 +226,7 @@ def first_known(
     return sp.csr_array(result + scatter @ sp.csr_array(everything))
 
 
-def group_weights(labels: Labels, asked: Labels) -> sp.csr_array:
+def _group_weights(labels: Labels, asked: Labels) -> sp.csr_array:
     """Mean weights (conditions, rows) over the rows that bear the label asked for; none where nobody bears it."""
     known = levels(labels)
     member = sp.csr_array(

@@ -36,7 +36,7 @@ from perturbgen.core.errors import SchemaError, shorten
 
 log = logging.getLogger(__name__)
 
-STATISTICS: Final = ("mean", "median", "sd", "q25", "q75")
+_STATISTICS: Final = ("mean", "median", "sd", "q25", "q75")
 
 
 @dataclass(frozen=True)
@@ -51,11 +51,11 @@ class TargetEncoding:
     cell_types: Labels
     compounds: Labels
     folds: dict[str, int]
-    statistics: tuple[str, ...] = STATISTICS
+    statistics: tuple[str, ...] = _STATISTICS
 
     def by_compound(self, wanted: Conditions) -> Array:
         """Statistics (conditions, statistics x components) of the compound's rows in the other cell types."""
-        return self._encode([self._rows_of_compound(c, d) for c, d in pairs(wanted)])
+        return self._encode([self._rows_of_compound(c, d) for c, d in _pairs(wanted)])
 
     def by_cell_type(self, wanted: Conditions) -> Array:
         """Statistics (conditions, statistics x components) of the cell type's rows with compounds of other folds.
@@ -63,7 +63,7 @@ class TargetEncoding:
         Conditions that were not trained on have no fold, and see all rows of their cell type.
         """
         trained = set(zip(self.cell_types, self.compounds, strict=True))
-        keys = [(c, self.folds[d] if (c, d) in trained else -1) for c, d in pairs(wanted)]
+        keys = [(c, self.folds[d] if (c, d) in trained else -1) for c, d in _pairs(wanted)]
         distinct = sorted(set(keys))
         row_folds = np.array([self.folds[d] for d in self.compounds])
         members = [
@@ -74,7 +74,7 @@ class TargetEncoding:
 
     def counts(self, wanted: Conditions) -> Array:
         """How many rows (conditions, 1) describe the compound, as log(1 + n)."""
-        return np.log1p([[len(self._rows_of_compound(c, d))] for c, d in pairs(wanted)])
+        return np.log1p([[len(self._rows_of_compound(c, d))] for c, d in _pairs(wanted)])
 
     def _rows_of_compound(self, cell_type: str, compound: str) -> np.ndarray:
         return np.flatnonzero((self.compounds == compound) & (self.cell_types != cell_type))
@@ -83,26 +83,26 @@ class TargetEncoding:
         """Statistics of each set of rows; an empty one is described by all rows."""
         everybody = np.arange(len(self.scores))
         return np.array(
-            [describe(self.scores[m if len(m) else everybody], self.statistics) for m in members]
+            [_describe(self.scores[m if len(m) else everybody], self.statistics) for m in members]
         )
 
 
-def pairs(wanted: Conditions) -> list[tuple[str, str]]:
+def _pairs(wanted: Conditions) -> list[tuple[str, str]]:
     """(cell type, compound) of each condition."""
     return list(zip(wanted.cell_types, wanted.compounds, strict=True))
 
 
-def describe(scores: Array, statistics: tuple[str, ...]) -> Array:
+def _describe(scores: Array, statistics: tuple[str, ...]) -> Array:
     """Statistics of each component over some rows (rows, components), joined to one vector."""
     found = {"mean": scores.mean(axis=0), "sd": scores.std(axis=0)}
     if set(statistics) - set(found):
         ordered = np.sort(scores, axis=0)
         for name, share in (("q25", 0.25), ("median", 0.5), ("q75", 0.75)):
-            found[name] = quantile(ordered, share)
+            found[name] = _quantile(ordered, share)
     return np.concatenate([found[name] for name in statistics])
 
 
-def quantile(ordered: Array, share: float) -> Array:
+def _quantile(ordered: Array, share: float) -> Array:
     """The quantile of each column of sorted values, interpolated linearly as NumPy does."""
     at = share * (len(ordered) - 1)
     low = int(at)
@@ -110,14 +110,14 @@ def quantile(ordered: Array, share: float) -> Array:
     return ordered[low] + (at - low) * (ordered[high] - ordered[low])
 
 
-def compound_folds(compounds: Labels, count: int, rng: np.random.Generator) -> dict[str, int]:
+def _compound_folds(compounds: Labels, count: int, rng: np.random.Generator) -> dict[str, int]:
     """A fold for every compound, of near-equal sizes, drawn."""
     names = levels(compounds)
     return dict(zip(names, (rng.permutation(len(names)) % count).tolist(), strict=True))
 
 
 @dataclass(frozen=True)
-class Features:
+class _Features:
     """Columns for training rows and for new conditions: one-hot, encodings of the first components, fingerprints.
 
     ``fingerprints`` (compounds, bits) may know compounds that were never measured; ``encoding`` may be absent.
@@ -136,14 +136,14 @@ class Features:
         scores: Array,
         *,
         encoded: int,
-        statistics: tuple[str, ...] = STATISTICS,
+        statistics: tuple[str, ...] = _STATISTICS,
         folds: int = 5,
         fingerprints: pd.DataFrame | None = None,
         hot: bool = True,
         rng: np.random.Generator,
-    ) -> Features:
+    ) -> _Features:
         """Learn the labels and the encodings; ``encoded`` = 0 leaves the encodings out."""
-        drawn = compound_folds(table.compounds, folds, rng)
+        drawn = _compound_folds(table.compounds, folds, rng)
         first = scores[:, :encoded]
         encoding = (
             TargetEncoding(first, table.cell_types, table.compounds, drawn, statistics)
@@ -174,7 +174,7 @@ class Features:
         return np.hstack(parts)
 
 
-def fingerprint_table(smiles: pd.Series | None, bits: int) -> pd.DataFrame | None:
+def _fingerprint_table(smiles: pd.Series | None, bits: int) -> pd.DataFrame | None:
     """Morgan fingerprints of the compounds, where any are wanted."""
     if not bits:
         return None
@@ -189,7 +189,7 @@ def fingerprint_table(smiles: pd.Series | None, bits: int) -> pd.DataFrame | Non
     return morgan_fingerprints(smiles, bits=bits)
 
 
-def tell_without_structure(name: str, table: pd.DataFrame | None, compounds: Labels) -> None:
+def _tell_without_structure(name: str, table: pd.DataFrame | None, compounds: Labels) -> None:
     """Log the compounds whose structure is not known; their bits are all zero."""
     if table is not None:
         absent = [str(c) for c in levels(compounds) if c not in table.index]
@@ -224,10 +224,10 @@ class FeatureSettings(Settings):
     )
 
 
-F = TypeVar("F", bound=FeatureSettings)
+_F = TypeVar("F", bound=FeatureSettings)
 
 
-class FeatureModel(Baseline[F]):
+class FeatureModel(Baseline[_F]):
     """Learns scores (rows, components) from features (rows, columns), and predicts values through the components.
 
     Labels never seen have no indicator; their encodings are those of all rows, so that an unknown compound gets what
@@ -237,9 +237,9 @@ class FeatureModel(Baseline[F]):
     settings_class: ClassVar[type[Settings]] = FeatureSettings
     hot: ClassVar[bool] = True
 
-    def __init__(self, settings: F | None = None, *, smiles: pd.Series | None = None) -> None:
+    def __init__(self, settings: _F | None = None, *, smiles: pd.Series | None = None) -> None:
         super().__init__(settings)
-        self._fingerprints = fingerprint_table(smiles, self.settings.fingerprints)
+        self._fingerprints = _fingerprint_table(smiles, self.settings.fingerprints)
         self._residual_sd: Array | None = None
 
     def _fit(self, table: TrainTable, rng: np.random.Generator) -> None:
@@ -248,8 +248,8 @@ class FeatureModel(Baseline[F]):
             table, count=chosen.components, transform=chosen.transform, offset=chosen.offset
         )
         scores = self._target.scores(table.values, table.cell_types)
-        tell_without_structure(self.name, self._fingerprints, table.compounds)
-        self._features = Features.fit(
+        _tell_without_structure(self.name, self._fingerprints, table.compounds)
+        self._features = _Features.fit(
             table,
             scores,
             encoded=chosen.encoded,

@@ -35,7 +35,7 @@ def bilinear_ridge(values: Array, left: Array, right: Array, *, ridge: float) ->
     return np.linalg.lstsq(left.T @ left + ridge * np.eye(left.shape[1]), inner, rcond=None)[0]
 
 
-class BilinearSettings(Settings):
+class _BilinearSettings(Settings):
     """The embeddings and the penalty."""
 
     components: int = Field(
@@ -55,7 +55,7 @@ class BilinearSettings(Settings):
     )
 
 
-class BilinearRidge(Baseline[BilinearSettings]):
+class BilinearRidge(Baseline[_BilinearSettings]):
     """Ridge between PCA embeddings of the genes and of the conditions (Ahlmann-Eltze et al. 2025).
 
     A condition is embedded as the component scores of its compound's mean profile over the *other* cell types, its cell
@@ -63,7 +63,7 @@ class BilinearRidge(Baseline[BilinearSettings]):
     types share. An unknown compound is embedded as the average one, an unknown cell type has the shared map.
     """
 
-    settings_class: ClassVar[type[Settings]] = BilinearSettings
+    settings_class: ClassVar[type[Settings]] = _BilinearSettings
 
     def _fit(self, table: TrainTable, rng: np.random.Generator) -> None:
         chosen = self.settings
@@ -111,16 +111,16 @@ class BilinearRidge(Baseline[BilinearSettings]):
         return self._target.values(self._embed(wanted) @ self._map, wanted.cell_types, clip=False)
 
 
-class PLSSettings(FeatureSettings):
+class _PLSSettings(FeatureSettings):
     """Partial least squares."""
 
     latent: int = Field(10, ge=1, description="latent variables")
 
 
-class PartialLeastSquares(FeatureModel[PLSSettings]):
+class PartialLeastSquares(FeatureModel[_PLSSettings]):
     """Partial least squares from one-hot labels and out-of-fold target encodings to component scores."""
 
-    settings_class: ClassVar[type[Settings]] = PLSSettings
+    settings_class: ClassVar[type[Settings]] = _PLSSettings
 
     def _fit_scores(self, features: Array, scores: Array, rng: np.random.Generator) -> None:
         from sklearn.cross_decomposition import PLSRegression
@@ -137,7 +137,7 @@ class PartialLeastSquares(FeatureModel[PLSSettings]):
         )
 
 
-class KernelSettings(FeatureSettings):
+class _KernelSettings(FeatureSettings):
     """The kernel and the penalty."""
 
     width: float = Field(
@@ -150,18 +150,18 @@ class KernelSettings(FeatureSettings):
     )
 
 
-class KernelRidge(FeatureModel[KernelSettings]):
+class KernelRidge(FeatureModel[_KernelSettings]):
     """Kernel ridge with a Gaussian kernel on out-of-fold target encodings (no one-hot: similar is similar).
 
     Prediction = mean + k (K + λI)⁻¹ (Z − mean). As a Gaussian process it has a variance for free: its residuals with
     each row left out are rᵢ / (1 − hᵢ), and their spread gives the intervals.
     """
 
-    settings_class: ClassVar[type[Settings]] = KernelSettings
+    settings_class: ClassVar[type[Settings]] = _KernelSettings
     hot: ClassVar[bool] = False
 
     def __init__(
-        self, settings: KernelSettings | None = None, *, smiles: pd.Series | None = None
+        self, settings: _KernelSettings | None = None, *, smiles: pd.Series | None = None
     ) -> None:
         super().__init__(settings, smiles=smiles)
         if not (self.settings.encoded or self.settings.fingerprints):
@@ -172,7 +172,7 @@ class KernelRidge(FeatureModel[KernelSettings]):
     def _fit_scores(self, features: Array, scores: Array, rng: np.random.Generator) -> None:
         self._standardise = Standardise(features)
         self._rows = self._standardise(features)
-        squares = squared_distances(self._rows, self._rows)
+        squares = _squared_distances(self._rows, self._rows)
         typical = float(np.median(squares[~np.eye(len(squares), dtype=bool)]))
         self._gamma = 1 / (2 * self.settings.width**2 * max(typical, 1e-12))
         self._mean = scores.mean(axis=0)
@@ -184,11 +184,11 @@ class KernelRidge(FeatureModel[KernelSettings]):
         )  # leave-one-out in closed form
 
     def _predict_scores(self, features: Array) -> Array:
-        kernel = np.exp(-self._gamma * squared_distances(self._standardise(features), self._rows))
+        kernel = np.exp(-self._gamma * _squared_distances(self._standardise(features), self._rows))
         return self._mean + kernel @ self._dual
 
 
-def squared_distances(left: Array, right: Array) -> Array:
+def _squared_distances(left: Array, right: Array) -> Array:
     """‖a − b‖² (left rows, right rows)."""
     squares = (left**2).sum(axis=1)[:, None] + (right**2).sum(axis=1) - 2 * left @ right.T
     return np.maximum(squares, 0)

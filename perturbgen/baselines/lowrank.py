@@ -48,18 +48,18 @@ class Additive(LinearSmoother[NoSettings]):
             unknown(wanted.compounds, table.compounds),
             "the average compound's effect",
         )
-        return additive_weights(table, wanted.cell_types, wanted.compounds)
+        return _additive_weights(table, wanted.cell_types, wanted.compounds)
 
 
-def additive_weights(table: TrainTable, cell_types: Labels, compounds: Labels) -> Array:
+def _additive_weights(table: TrainTable, cell_types: Labels, compounds: Labels) -> Array:
     """Weights (conditions, rows) of the least-squares fit; a label nobody has stands for the average one."""
     known = levels(table.cell_types), levels(table.compounds)
     design = np.hstack([one_hot(table.cell_types, known[0]), one_hot(table.compounds, known[1])])
-    wanted = np.hstack([average_hot(cell_types, known[0]), average_hot(compounds, known[1])])
+    wanted = np.hstack([_average_hot(cell_types, known[0]), _average_hot(compounds, known[1])])
     return wanted @ np.linalg.pinv(design)
 
 
-def average_hot(labels: Labels, known: Labels) -> Array:
+def _average_hot(labels: Labels, known: Labels) -> Array:
     """Indicators (labels, known); an unknown label is a bit of everyone."""
     hot = one_hot(labels, known)
     hot[hot.sum(axis=1) == 0] = 1 / len(known)
@@ -75,7 +75,7 @@ class ShrunkenAdditive(LinearSmoother[NoSettings]):
     """
 
     def _fit(self, table: TrainTable, rng: np.random.Generator) -> None:
-        self.variances = variance_components(table)
+        self.variances = _variance_components(table)
         cell, compound, noise = self.variances
         kernel = self._kernel(table.cell_types, table.compounds)
         kernel[np.diag_indices_from(kernel)] += (
@@ -105,7 +105,7 @@ class ShrunkenAdditive(LinearSmoother[NoSettings]):
         return self._mean + self._kernel(wanted.cell_types, wanted.compounds) @ self._gain
 
 
-def variance_components(table: TrainTable) -> tuple[float, float, float]:
+def _variance_components(table: TrainTable) -> tuple[float, float, float]:
     """Variances, averaged over genes, of the cell types' effects, the compounds' effects and the noise; none negative.
 
     E[(yᵢ − μ)(yⱼ − μ)] = floor + σ²_cell [same cell type] + σ²_compound [same compound] + σ²_noise [i = j]; the floor
@@ -115,9 +115,9 @@ def variance_components(table: TrainTable) -> tuple[float, float, float]:
     mean = values.mean(axis=0)
     squares = float(np.einsum("rg,rg->", values, values) - rows * mean @ mean)
     cell, compound = (
-        same_label(values, mean, labels, squares) for labels in (table.cell_types, table.compounds)
+        _same_label(values, mean, labels, squares) for labels in (table.cell_types, table.compounds)
     )
-    strangers = PairSum(
+    strangers = _PairSum(
         -squares - cell.total - compound.total, rows * (rows - 1) - cell.pairs - compound.pairs
     )
     between = strangers.mean / genes
@@ -128,7 +128,7 @@ def variance_components(table: TrainTable) -> tuple[float, float, float]:
     return variances[0], variances[1], max(noise, 0.0)
 
 
-class PairSum(NamedTuple):
+class _PairSum(NamedTuple):
     """The sum over ordered pairs of different rows, and genes, of the product of their values; how many pairs."""
 
     total: float
@@ -140,12 +140,12 @@ class PairSum(NamedTuple):
         return self.total / self.pairs if self.pairs else 0.0
 
 
-def same_label(values: Array, mean: Array, labels: Labels, squares: float) -> PairSum:
+def _same_label(values: Array, mean: Array, labels: Labels, squares: float) -> _PairSum:
     """Pairs of rows that share a label: Σ over labels of ‖Σ (y − μ)‖², less ``squares``, which is Σ ‖y − μ‖²."""
     hot = one_hot(labels, levels(labels))
     sizes = hot.sum(axis=0)
     sums = hot.T @ values - np.outer(sizes, mean)
-    return PairSum(float(np.vdot(sums, sums)) - squares, int((sizes * (sizes - 1)).sum()))
+    return _PairSum(float(np.vdot(sums, sums)) - squares, int((sizes * (sizes - 1)).sum()))
 
 
 Offset = Literal["none", "mean", "additive"]
@@ -235,4 +235,4 @@ def cell_type_offsets(values: Array, table: TrainTable, names: Labels, kind: Off
         hot = one_hot(table.cell_types, names)
         return (hot / hot.sum(axis=0)).T @ values
     nobody = np.full(len(names), "", dtype=object)  # stands for the average compound
-    return additive_weights(table, names, nobody) @ values
+    return _additive_weights(table, names, nobody) @ values

@@ -22,7 +22,7 @@ from perturbgen.baselines.lowrank import cell_type_offsets
 from perturbgen.core.config import Settings
 
 
-class NeighbourSettings(Settings):
+class _NeighbourSettings(Settings):
     """Who counts as a neighbour, and how much."""
 
     neighbours: int = Field(20, ge=1, description="compounds that are averaged")
@@ -40,7 +40,7 @@ class NeighbourSettings(Settings):
     )
 
 
-class Neighbours(LinearSmoother[NeighbourSettings]):
+class Neighbours(LinearSmoother[_NeighbourSettings]):
     """The cell type's mean, plus the compound's own mean effect elsewhere, plus its neighbours' effects here.
 
     Effects are deviations from the cell type's mean. Two compounds are neighbours by the correlation of their effects
@@ -48,7 +48,7 @@ class Neighbours(LinearSmoother[NeighbourSettings]):
     an unknown cell type the mean of the compound, where both are unknown, the mean of all rows.
     """
 
-    settings_class: ClassVar[type[Settings]] = NeighbourSettings
+    settings_class: ClassVar[type[Settings]] = _NeighbourSettings
     canonical: ClassVar[bool] = True  # neighbours are ranked
 
     def _fit(self, table: TrainTable, rng: np.random.Generator) -> None:

@@ -46,7 +46,7 @@ class Entry:
         return self.kind.settings_class
 
 
-SMILES: Final = ("smiles",)
+_SMILES: Final = ("smiles",)
 REGISTRY: Final[Mapping[str, Entry]] = {
     "zeros": Entry("constants:Zeros", "no effect anywhere", "zeros", intervals=True),
     "gene_mean": Entry(
@@ -65,9 +65,7 @@ REGISTRY: Final[Mapping[str, Entry]] = {
         "mean_across_celltypes",
         intervals=True,
     ),
-    "additive": Entry(
-        "lowrank:Additive", "cell type + compound, by least squares", intervals=True
-    ),
+    "additive": Entry("lowrank:Additive", "cell type + compound, by least squares", intervals=True),
     "shrunken_additive": Entry(
         "lowrank:ShrunkenAdditive",
         "cell type + compound, shrunk by variance components",
@@ -86,12 +84,15 @@ REGISTRY: Final[Mapping[str, Entry]] = {
         "linear:BilinearRidge", "ridge between PCA embeddings (Ahlmann-Eltze et al.)"
     ),
     "pls": Entry(
-        "linear:PartialLeastSquares", "partial least squares on encodings", uses=SMILES, random=True
+        "linear:PartialLeastSquares",
+        "partial least squares on encodings",
+        uses=_SMILES,
+        random=True,
     ),
     "kernel_ridge": Entry(
         "linear:KernelRidge",
         "Gaussian kernel ridge on encodings",
-        uses=SMILES,
+        uses=_SMILES,
         random=True,
         intervals=True,
     ),
@@ -99,7 +100,7 @@ REGISTRY: Final[Mapping[str, Entry]] = {
     "random_forest": Entry(
         "trees:RandomForest",
         "random forest on DE values",
-        uses=SMILES,
+        uses=_SMILES,
         random=True,
         intervals=True,
     ),
@@ -110,16 +111,16 @@ REGISTRY: Final[Mapping[str, Entry]] = {
         random=True,
     ),
     "xgboost": Entry(
-        "trees:XGBoost", "boosted trees on components of t values", uses=SMILES, random=True
+        "trees:XGBoost", "boosted trees on components of t values", uses=_SMILES, random=True
     ),
     "xgboost_plain": Entry("trees:PlainXGBoost", "XGBoost out of the box, a model a gene"),
     "network": Entry(
-        "network:LowRankNetwork", "low-rank network, median of seeds", uses=SMILES, random=True
+        "network:LowRankNetwork", "low-rank network, median of seeds", uses=_SMILES, random=True
     ),
     "network_pseudolabels": Entry(
         "network:PseudoLabelNetwork",
         "low-rank network, two stages with pseudo-labels",
-        uses=SMILES,
+        uses=_SMILES,
         random=True,
         transductive=True,
     ),
@@ -127,12 +128,12 @@ REGISTRY: Final[Mapping[str, Entry]] = {
         "transfer:TransferStack", "profiles elsewhere + offset + kriged known compounds, stacked"
     ),
     "nested": Entry(
-        "blend:Nested", "one baseline, its settings chosen out of fold", uses=SMILES, random=True
+        "blend:Nested", "one baseline, its settings chosen out of fold", uses=_SMILES, random=True
     ),
     "blend": Entry(
         "blend:Blend",
         "weighted sum, weights from out-of-fold predictions",
-        uses=SMILES,
+        uses=_SMILES,
         random=True,
     ),
 }
@@ -175,7 +176,7 @@ def make(
         if given[key] is None:
             raise ConfigError(
                 f"{name} needs {key}",
-                expected=NEEDS[key],
+                expected=_NEEDS[key],
                 fix=f"make({name!r}, {key}=...), or --{key}",
             )
     for key, value in given.items():
@@ -184,21 +185,21 @@ def make(
     fix = f"perturbgen baselines {name} lists its settings"
     chosen = load_settings(entry.settings_class, base=settings, fix=fix)
     parts = {key: given[key] for key in (*entry.needs, *entry.uses) if given[key] is not None}
-    return COMPOSED.get(entry.where, plain)(entry, chosen, parts)
+    return _COMPOSED.get(entry.where, _plain)(entry, chosen, parts)
 
 
-NEEDS: Final = {
+_NEEDS: Final = {
     "truth": "the measured rows as a DE table",
     "pseudobulk": "an AnnData of raw counts, samples x genes, as perturbgen pseudobulk writes it",
 }
 
 
-def plain(entry: Entry, settings: Settings, parts: dict[str, Any]) -> Baseline[Any]:
+def _plain(entry: Entry, settings: Settings, parts: dict[str, Any]) -> Baseline[Any]:
     """A baseline that stands alone."""
     return entry.kind(settings, **parts)
 
 
-def make_blend(entry: Entry, settings: Any, parts: dict[str, Any]) -> Baseline[Any]:
+def _make_blend(entry: Entry, settings: Any, parts: dict[str, Any]) -> Baseline[Any]:
     """A blend and its members."""
     alien = [name for name in settings.settings if name not in settings.members]
     if alien:
@@ -212,7 +213,7 @@ def make_blend(entry: Entry, settings: Any, parts: dict[str, Any]) -> Baseline[A
     return entry.kind(settings, members=members)  # type: ignore[call-arg]
 
 
-def make_nested(entry: Entry, settings: Any, parts: dict[str, Any]) -> Baseline[Any]:
+def _make_nested(entry: Entry, settings: Any, parts: dict[str, Any]) -> Baseline[Any]:
     """A choice and its candidates."""
     from perturbgen.baselines.blend import crossed
 
@@ -232,7 +233,7 @@ def maker(name: str, settings: Mapping[str, Any], parts: Mapping[str, Any]) -> M
     return lambda: make(name, **shared, **settings)
 
 
-COMPOSED: Final[Mapping[str, Callable[[Entry, Any, dict[str, Any]], Baseline[Any]]]] = {
-    "blend:Blend": make_blend,
-    "blend:Nested": make_nested,
+_COMPOSED: Final[Mapping[str, Callable[[Entry, Any, dict[str, Any]], Baseline[Any]]]] = {
+    "blend:Blend": _make_blend,
+    "blend:Nested": _make_nested,
 }

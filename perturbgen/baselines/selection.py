@@ -28,10 +28,10 @@ from perturbgen.core.errors import ConfigError, SchemaError, shorten, suggest
 log = logging.getLogger(__name__)
 
 Maker = Callable[[], Predictor]
-Score = Callable[
+_Score = Callable[
     [pd.DataFrame, pd.DataFrame], Array
 ]  # (truth, prediction) -> one value a row, higher is better
-SPARSE_SHARE: Final = 0.5
+_SPARSE_SHARE: Final = 0.5
 
 
 @dataclass(frozen=True)
@@ -51,10 +51,10 @@ class Choice:
     predictions: Mapping[str, pd.DataFrame]
 
 
-def target_cell_types(index: pd.MultiIndex) -> list[str]:
+def _target_cell_types(index: pd.MultiIndex) -> list[str]:
     """The cell types that were measured with less than half of the compounds, in sorted order."""
     found = read_conditions(index, "the table")
-    wanted = SPARSE_SHARE * len(levels(found.compounds))
+    wanted = _SPARSE_SHARE * len(levels(found.compounds))
     return [
         str(name) for name in levels(found.cell_types) if (found.cell_types == name).sum() < wanted
     ]
@@ -77,14 +77,14 @@ def mimic_folds(
     """
     found = read_conditions(index, "the table")
     known_types = levels(found.cell_types)
-    chosen = target_cell_types(index) if targets is None else [str(name) for name in targets]
+    chosen = _target_cell_types(index) if targets is None else [str(name) for name in targets]
     absent = [name for name in chosen if name not in known_types]
     if absent:
         raise SchemaError(
             f"no cell type {shorten(absent)} to withhold", fix=suggest(absent[0], known_types)
         )
     in_target = np.isin(found.cell_types, chosen) if chosen else np.ones(len(found), dtype=bool)
-    shared = shared_compounds(found.compounds, in_target, whole=not chosen)
+    shared = _shared_compounds(found.compounds, in_target, whole=not chosen)
     count = min(folds, len(shared))
     if count < 2:
         raise SchemaError(
@@ -98,10 +98,10 @@ def mimic_folds(
         rows = where & np.isin(found.compounds, shared[part == i])
         if rows.any():
             made.append(Fold(f"fold {i}", found.index[rows]))
-    return made + (pretend_folds(index, chosen) if pretend else [])
+    return made + (_pretend_folds(index, chosen) if pretend else [])
 
 
-def shared_compounds(compounds: Labels, in_target: np.ndarray, *, whole: bool) -> Labels:
+def _shared_compounds(compounds: Labels, in_target: np.ndarray, *, whole: bool) -> Labels:
     """The compounds with rows both inside and outside of the targets; with ``whole`` those with two rows or more."""
     if whole:
         return np.array([c for c in levels(compounds) if (compounds == c).sum() > 1], dtype=object)
@@ -109,7 +109,7 @@ def shared_compounds(compounds: Labels, in_target: np.ndarray, *, whole: bool) -
     return np.array([c for c in levels(compounds[in_target]) if c in outside], dtype=object)
 
 
-def pretend_folds(index: pd.MultiIndex, targets: Sequence[str]) -> list[Fold]:
+def _pretend_folds(index: pd.MultiIndex, targets: Sequence[str]) -> list[Fold]:
     """Every other cell type as if it were a target: only the compounds that the targets know are left in it."""
     found = read_conditions(index, "the table")
     if not targets:
@@ -143,7 +143,7 @@ def nested_choice(
     folds: Sequence[Fold],
     *,
     rng: np.random.Generator,
-    score: Score | None = None,
+    score: _Score | None = None,
 ) -> Choice:
     """The candidate with the best mean score over the withheld rows; the first of equals.
 

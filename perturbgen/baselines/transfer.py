@@ -31,11 +31,11 @@ from perturbgen.baselines.base import (
 from perturbgen.baselines.lowrank import Components, fit_components
 from perturbgen.core.config import Settings
 
-LEAVE_OUT_PARTS: Final = 20
-FEWEST: Final = 3  # known compounds, for weights to be fitted or deviations to be kriged
+_LEAVE_OUT_PARTS: Final = 20
+_FEWEST: Final = 3  # known compounds, for weights to be fitted or deviations to be kriged
 
 
-class TransferSettings(Settings):
+class _TransferSettings(Settings):
     """The columns and the penalties."""
 
     transform: Transform = Field(
@@ -73,7 +73,7 @@ class TransferSettings(Settings):
 
 
 @dataclass(frozen=True)
-class Sources:
+class _Sources:
     """What is known of each compound without the target: profiles, components, similarity.
 
     ``profiles`` (sources, compounds, genes) are deviations from ``means`` (sources, genes); a missing one is the mean
@@ -87,7 +87,7 @@ class Sources:
     kernel: Array
 
     @classmethod
-    def fit(cls, table: TrainTable, names: list[str], compounds: Labels, count: int) -> Sources:
+    def fit(cls, table: TrainTable, names: list[str], compounds: Labels, count: int) -> _Sources:
         """Gather the rows of the source cell types; ``count`` components."""
         place = {compound: i for i, compound in enumerate(compounds)}
         profiles = np.full((len(names), len(compounds), table.values.shape[1]), np.nan)
@@ -114,7 +114,7 @@ class Sources:
         )
 
 
-class TransferStack(Baseline[TransferSettings]):
+class TransferStack(Baseline[_TransferSettings]):
     """Profiles of the compound elsewhere + the cell type's offset + alike known compounds, weighted by a small ridge.
 
     Sources are the cell types that know at least half of the compounds (all but the target, where none does). A
@@ -122,7 +122,7 @@ class TransferStack(Baseline[TransferSettings]):
     fewer than three known compounds gets the sources' mean profile of the compound.
     """
 
-    settings_class: ClassVar[type[Settings]] = TransferSettings
+    settings_class: ClassVar[type[Settings]] = _TransferSettings
 
     def _fit(self, table: TrainTable, rng: np.random.Generator) -> None:
         values = forward(table.values, self.settings.transform)
@@ -150,13 +150,13 @@ class TransferStack(Baseline[TransferSettings]):
             return np.tile(table.values.mean(axis=0), (len(asked), 1))
         compounds = levels(np.concatenate([table.compounds, asked]))
         count = max((*self.settings.bands, self.settings.prior_components))
-        known = Sources.fit(table, sources, compounds, count)
+        known = _Sources.fit(table, sources, compounds, count)
         profiled = np.isin(compounds, table.compounds[np.isin(table.cell_types, sources)])
         strange = here & np.isin(wanted.compounds, compounds[~profiled])
         tell_fallback(self.name, wanted, strange, "the offset of the cell type")
-        measured = measured_in(table, [name, *self._others(name, sources)], compounds, profiled)
+        measured = _measured_in(table, [name, *self._others(name, sources)], compounds, profiled)
         at = np.searchsorted(compounds.astype(str), asked.astype(str))
-        targets = [target for target in measured if len(target.known) >= FEWEST]
+        targets = [target for target in measured if len(target.known) >= _FEWEST]
         if targets[:1] != measured[:1]:
             tell_fallback(self.name, wanted, here, "the sources' mean profile of the compound")
             return known.means.mean(axis=0) + known.profiles[:, at].mean(axis=0)
@@ -168,12 +168,19 @@ class TransferStack(Baseline[TransferSettings]):
         return rest if self.settings.others else []
 
     def _stack(
-        self, name: str, sources: list[str], known: Sources, targets: list[Measured], at: np.ndarray
+        self,
+        name: str,
+        sources: list[str],
+        known: _Sources,
+        targets: list[_Measured],
+        at: np.ndarray,
     ) -> Array:
         """Weights from the known compounds, each left out in turn, then the wanted ones (conditions, genes)."""
         own = targets[0]
         square, cross, labels = np.zeros((0, 0)), np.zeros(0), []
-        for part in np.array_split(np.arange(len(own.known)), min(LEAVE_OUT_PARTS, len(own.known))):
+        for part in np.array_split(
+            np.arange(len(own.known)), min(_LEAVE_OUT_PARTS, len(own.known))
+        ):
             left_out = own.known[part]
             made = dict(
                 self._columns(sources, known, [t.without(left_out) for t in targets], left_out)
@@ -193,7 +200,7 @@ class TransferStack(Baseline[TransferSettings]):
         return result
 
     def _columns(
-        self, names: list[str], known: Sources, targets: list[Measured], at: np.ndarray
+        self, names: list[str], known: _Sources, targets: list[_Measured], at: np.ndarray
     ) -> Iterator[tuple[str, Array]]:
         """Named columns (conditions, genes) of the compounds at ``at``; one at a time, for they are large."""
         chosen = self.settings
@@ -203,7 +210,7 @@ class TransferStack(Baseline[TransferSettings]):
         )  # (compounds, genes)
         for i, target in enumerate(targets):
             label = "own" if i == 0 else target.name
-            offset, deviation = krige(target, known.kernel, expected, at, chosen.noise)
+            offset, deviation = _krige(target, known.kernel, expected, at, chosen.noise)
             yield f"{label} offset", np.broadcast_to(offset, deviation.shape)
             if chosen.kriging:
                 yield f"{label} alike", deviation
@@ -218,34 +225,34 @@ class TransferStack(Baseline[TransferSettings]):
 
 
 @dataclass(frozen=True, eq=False)
-class Measured:
+class _Measured:
     """The rows of one sparse cell type: ``known`` the places (rows,) of their compounds, ``values`` (rows, genes)."""
 
     name: str
     known: np.ndarray
     values: Array
 
-    def without(self, places: np.ndarray) -> Measured:
+    def without(self, places: np.ndarray) -> _Measured:
         """As if the compounds at ``places`` had not been measured."""
         kept = ~np.isin(self.known, places)
-        return Measured(self.name, self.known[kept], self.values[kept])
+        return _Measured(self.name, self.known[kept], self.values[kept])
 
 
-def measured_in(
+def _measured_in(
     table: TrainTable, names: list[str], compounds: Labels, profiled: np.ndarray
-) -> list[Measured]:
+) -> list[_Measured]:
     """The rows of each of the named cell types, of compounds that a source knows."""
     found = []
     for name in names:
         rows = np.flatnonzero(table.cell_types == name)
         places = np.searchsorted(compounds.astype(str), table.compounds[rows].astype(str))
         kept = profiled[places]
-        found.append(Measured(name, places[kept], table.values[rows[kept]]))
+        found.append(_Measured(name, places[kept], table.values[rows[kept]]))
     return found
 
 
-def krige(
-    target: Measured, kernel: Array, expected: Array, at: np.ndarray, noise: float
+def _krige(
+    target: _Measured, kernel: Array, expected: Array, at: np.ndarray, noise: float
 ) -> tuple[Array, Array]:
     """Offset (genes,) of a cell type, and deviations from it (conditions, genes) told by the alike known compounds.
 

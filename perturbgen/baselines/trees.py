@@ -50,8 +50,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-Device = Literal["auto", "cpu", "cuda"]
-COLUMNS_AT_ONCE = 10
+_Device = Literal["auto", "cpu", "cuda"]
+_COLUMNS_AT_ONCE = 10
 
 
 class XGBoostSettings(FeatureSettings):
@@ -66,7 +66,7 @@ class XGBoostSettings(FeatureSettings):
     penalty: float = Field(1.0, ge=0, description="L2 penalty on leaves")
     bins: int = Field(64, ge=2, description="of a feature; a few hundred rows have no use for more")
     seeds: int = Field(1, ge=1, description="models that are averaged, each with its own draws")
-    device: Device = Field("auto", description="auto takes a GPU where one is present")
+    device: _Device = Field("auto", description="auto takes a GPU where one is present")
 
 
 class XGBoost(FeatureModel[XGBoostSettings]):
@@ -100,20 +100,20 @@ class XGBoost(FeatureModel[XGBoostSettings]):
         return np.mean([predict_all(boosters, features) for boosters in self._models], axis=0)
 
 
-class PlainSettings(Settings):
+class _PlainSettings(Settings):
     """XGBoost as it comes."""
 
     trees: int = Field(100, ge=1, description="trees for each gene")
-    device: Device = Field("auto", description="auto takes a GPU where one is present")
+    device: _Device = Field("auto", description="auto takes a GPU where one is present")
 
 
-class PlainXGBoost(Baseline[PlainSettings]):
+class PlainXGBoost(Baseline[_PlainSettings]):
     """XGBoost out of the box: one-hot cell type and compound, the raw values, default settings, one model a gene.
 
     The seed's comparison. It is slow on purpose: nothing is compressed. A label never seen has no indicator.
     """
 
-    settings_class: ClassVar[type[Settings]] = PlainSettings
+    settings_class: ClassVar[type[Settings]] = _PlainSettings
 
     def _fit(self, table: TrainTable, rng: np.random.Generator) -> None:
         self._levels = levels(table.cell_types), levels(table.compounds)
@@ -144,21 +144,21 @@ class PlainXGBoost(Baseline[PlainSettings]):
 
 
 def boost_all(
-    features: Array, labels: Array, settings: Mapping[str, float], *, trees: int, device: Device
+    features: Array, labels: Array, settings: Mapping[str, float], *, trees: int, device: _Device
 ) -> list[xgboost.Booster]:
     """Boosted trees for labels (rows, columns): a booster for each few columns, one thread each.
 
     Threads inside of a booster would wait for each other at every split of these few rows. The division does not
     depend on the number of cores, and so neither do the draws.
     """
-    place = pick_device(device)
+    place = _pick_device(device)
     blocks = [
-        labels[:, start : start + COLUMNS_AT_ONCE]
-        for start in range(0, labels.shape[1], COLUMNS_AT_ONCE)
+        labels[:, start : start + _COLUMNS_AT_ONCE]
+        for start in range(0, labels.shape[1], _COLUMNS_AT_ONCE)
     ]
 
     def work(block: Array) -> xgboost.Booster:
-        return boost(as_matrix(features, block), settings, trees=trees, device=place)
+        return _boost(_as_matrix(features, block), settings, trees=trees, device=place)
 
     with ThreadPoolExecutor(1 if place == "cuda" else workers()) as pool:
         return list(track(pool.map(work, blocks), "boosting", total=len(blocks)))
@@ -166,13 +166,13 @@ def boost_all(
 
 def predict_all(boosters: list[xgboost.Booster], features: Array) -> Array:
     """Predictions (rows, columns) of all boosters."""
-    data = as_matrix(features)
+    data = _as_matrix(features)
     return np.hstack(
         [booster.predict(data).reshape(len(features), -1) for booster in boosters]
     ).astype(np.float64)
 
 
-def boost(
+def _boost(
     data: xgboost.DMatrix, settings: Mapping[str, float], *, trees: int, device: str
 ) -> xgboost.Booster:
     """Boosted trees, one set for each column of the labels."""
@@ -188,7 +188,7 @@ def boost(
     return xgboost.train({**fixed, **settings}, data, num_boost_round=trees)
 
 
-def as_matrix(features: Array, labels: Array | None = None) -> xgboost.DMatrix:
+def _as_matrix(features: Array, labels: Array | None = None) -> xgboost.DMatrix:
     """XGBoost's own matrix; it computes in 32 bits."""
     try:
         import xgboost
@@ -203,15 +203,15 @@ def as_matrix(features: Array, labels: Array | None = None) -> xgboost.DMatrix:
     )
 
 
-def pick_device(device: Device) -> str:
+def _pick_device(device: _Device) -> str:
     """The device to compute on; ``auto`` is the GPU where there is one."""
-    chosen = device if device != "auto" else ("cuda" if cuda_present() else "cpu")
+    chosen = device if device != "auto" else ("cuda" if _cuda_present() else "cpu")
     log.debug("XGBoost computes on %s", chosen)
     return chosen
 
 
 @lru_cache(maxsize=1)
-def cuda_present() -> bool:
+def _cuda_present() -> bool:
     """Whether XGBoost was built for CUDA and the driver finds a device (asked of the driver itself)."""
     import xgboost
 
@@ -229,7 +229,7 @@ def cuda_present() -> bool:
     )
 
 
-class ForestSettings(FeatureSettings):
+class _ForestSettings(FeatureSettings):
     """The forest."""
 
     trees: int = Field(300, ge=1, description="trees of the forest")
@@ -239,10 +239,10 @@ class ForestSettings(FeatureSettings):
     )
 
 
-class RandomForest(FeatureModel[ForestSettings]):
+class RandomForest(FeatureModel[_ForestSettings]):
     """A random forest on DE values; its intervals come from the rows that each tree did not see."""
 
-    settings_class: ClassVar[type[Settings]] = ForestSettings
+    settings_class: ClassVar[type[Settings]] = _ForestSettings
 
     def _fit_scores(self, features: Array, scores: Array, rng: np.random.Generator) -> None:
         from sklearn.ensemble import RandomForestRegressor
@@ -280,7 +280,7 @@ class RandomForest(FeatureModel[ForestSettings]):
         return np.asarray(self._forest.predict(features)).reshape(len(features), -1)
 
 
-class PseudobulkForestSettings(Settings):
+class _PseudobulkForestSettings(Settings):
     """The forest, the wells and the statistics."""
 
     trees: int = Field(300, ge=1, description="trees of the forest")
@@ -297,7 +297,7 @@ class PseudobulkForestSettings(Settings):
     draw: bool = Field(False, description="draw Poisson counts around the means (the seed did not)")
 
 
-class PseudobulkForest(Baseline[PseudobulkForestSettings]):
+class PseudobulkForest(Baseline[_PseudobulkForestSettings]):
     """A random forest on pseudobulk counts, then limma on its counts beside the real samples of the cell type.
 
     Of the samples only those of training conditions and of the vehicle are ever used. A wanted condition has the wells
@@ -305,10 +305,10 @@ class PseudobulkForest(Baseline[PseudobulkForestSettings]):
     type, or where a contrast cannot be estimated, it gets the mean of the cell type (of the compound; of all rows).
     """
 
-    settings_class: ClassVar[type[Settings]] = PseudobulkForestSettings
+    settings_class: ClassVar[type[Settings]] = _PseudobulkForestSettings
 
     def __init__(
-        self, settings: PseudobulkForestSettings | None = None, *, pseudobulk: AnnData
+        self, settings: _PseudobulkForestSettings | None = None, *, pseudobulk: AnnData
     ) -> None:
         super().__init__(settings)
         self._bulk = pseudobulk
@@ -332,7 +332,7 @@ class PseudobulkForest(Baseline[PseudobulkForestSettings]):
         labels = pd.MultiIndex.from_frame(obs[list(KEY)])
         kept = labels.isin(table.index) | (obs["compound"] == self.vehicle).to_numpy()
         self._obs = obs[kept]
-        self._counts = as_dense(self._bulk[kept, list(table.genes)].X)
+        self._counts = _as_dense(self._bulk[kept, list(table.genes)].X)
         seeds = rng.integers(2**31, size=2)
         self._draws = int(seeds[1])
         self._fit_forest(int(seeds[0]))
@@ -422,7 +422,7 @@ class PseudobulkForest(Baseline[PseudobulkForestSettings]):
         return table.signed_log10_p
 
 
-def as_dense(values: object) -> Array:
+def _as_dense(values: object) -> Array:
     """Counts as an ordinary array of float64."""
     plain: Any = values.toarray() if sp.issparse(values) else values  # type: ignore[attr-defined]
     return np.asarray(plain, dtype=np.float64)

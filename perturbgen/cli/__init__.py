@@ -32,9 +32,9 @@ from perturbgen.cli import (
 from perturbgen.core.console import setup_logging
 from perturbgen.core.errors import PerturbgenError
 
-INTERRUPTED = 130  # what typer exits with on Ctrl-C, as shells do
+_INTERRUPTED = 130  # what typer exits with on Ctrl-C, as shells do
 
-app = typer.Typer(
+_app = typer.Typer(
     name="perturbgen",
     help="What will this perturbation do to these cells, and how sure can we be?",
     no_args_is_help=True,
@@ -42,41 +42,41 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-doctor.register(app)
-data.register(app)
-simulate.register(app)
-tables.register(app)
-de.register(app)
-train.register(app)
-score.register(app)
-retrieve.register(app)
-baselines.register(app)
-compare.register(app)
-samplers.register(app)
-generate.register(app)
-predict.register(app)
-ensemble.register(app)
-submit.register(app)
-l1000.register(app)
-images.register(app)
+doctor.register(_app)
+data.register(_app)
+simulate.register(_app)
+tables.register(_app)
+de.register(_app)
+train.register(_app)
+score.register(_app)
+retrieve.register(_app)
+baselines.register(_app)
+compare.register(_app)
+samplers.register(_app)
+generate.register(_app)
+predict.register(_app)
+ensemble.register(_app)
+submit.register(_app)
+l1000.register(_app)
+images.register(_app)
 
 
-def show_version(wanted: bool) -> None:
+def _show_version(wanted: bool) -> None:
     """Print the version and stop."""
     if wanted:
         sys.stdout.write(f"perturbgen {__version__}\n")
         raise typer.Exit
 
 
-@app.callback()
-def common(
+@_app.callback()
+def _common(
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say more.")] = False,
     quiet: Annotated[
         bool, typer.Option("--quiet", "-q", help="Nothing but results and errors.")
     ] = False,
     version: Annotated[
         bool,
-        typer.Option("--version", callback=show_version, is_eager=True, help="Print the version."),
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version."),
     ] = False,
 ) -> None:
     """Options of every command."""
@@ -85,25 +85,25 @@ def common(
 
 def main() -> NoReturn:
     """Run the command line: exit code 2 for a user's mistake, 1 for a failure, 130 for an interrupt; no traceback."""
-    silence_libraries()
-    sys.exit(run())
+    _silence_libraries()
+    sys.exit(_run())
 
 
 def run_experiment(command: Callable[..., None]) -> NoReturn:
     """Make a function the main program of an experiment script, with the exit codes and errors of the command line."""
-    silence_libraries()
+    _silence_libraries()
     program = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     program.command()(command)
-    sys.exit(run(program=program))
+    sys.exit(_run(program=program))
 
 
-def silence_libraries() -> None:
+def _silence_libraries() -> None:
     """Python warnings are for those who call the libraries; ``python -W`` and PYTHONWARNINGS bring them back."""
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
 
 
-def run(arguments: list[str] | None = None, program: Callable[..., object] | None = None) -> int:
+def _run(arguments: list[str] | None = None, program: Callable[..., object] | None = None) -> int:
     """Run the command line, or another program of typer's (an experiment), and return its exit code."""
     if sys.stdout is None:  # closed (>&-): the next file opened would be taken for it
         if sys.stderr is not None:
@@ -113,9 +113,9 @@ def run(arguments: list[str] | None = None, program: Callable[..., object] | Non
         return 1
     setup_logging()
     try:
-        (program or app)(args=arguments)
+        (program or _app)(args=arguments)
     except SystemExit as stop:
-        if stop.code == INTERRUPTED:
+        if stop.code == _INTERRUPTED:
             sys.stderr.write("interrupted; nothing half-written is left under a final name\n")
         return int(stop.code or 0)
     except PerturbgenError as error:

@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Add the verbs."""
-    app.command()(baselines)
-    app.command()(baseline)
+    app.command()(_baselines)
+    app.command()(_baseline)
 
 
-def baselines(
+def _baselines(
     name: Annotated[str | None, typer.Argument(help="Show the settings of this one.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
@@ -41,7 +41,7 @@ def baselines(
     if name is not None:
         fields = find(name).settings_class.model_fields
         rows = [
-            {"setting": k, "default": show(f.default), "meaning": f.description or ""}
+            {"setting": k, "default": _show(f.default), "meaning": f.description or ""}
             for k, f in fields.items()
         ]
         show_table(
@@ -55,19 +55,19 @@ def baselines(
             "name": key,
             "what": entry.description,
             "Open Problems": entry.open_problems or None,
-            "notes": ", ".join(notes(entry)),
+            "notes": ", ".join(_notes(entry)),
         }
         for key, entry in REGISTRY.items()
     ]
     show_table(table, title="baselines", as_json=as_json)
 
 
-def show(value: Any) -> str:
+def _show(value: Any) -> str:
     """A setting's default as one would type it."""
     return str(list(value)) if isinstance(value, tuple) else str(value)
 
 
-def notes(entry: Entry) -> list[str]:
+def _notes(entry: Entry) -> list[str]:
     """What is special about a baseline, in words."""
     marks = {
         "random": entry.random,
@@ -79,7 +79,7 @@ def notes(entry: Entry) -> list[str]:
     ]
 
 
-def baseline(
+def _baseline(
     name: Annotated[
         str, typer.Argument(help="Which; perturbgen baselines lists them.", show_default=False)
     ],
@@ -126,15 +126,15 @@ def baseline(
     from perturbgen.baselines.registry import REGISTRY, find
     from perturbgen.data.kaggle import read_de
 
-    for path in outputs(out, interval):
+    for path in _outputs(out, interval):
         check_output(path, ".parquet")
     if interval is not None and not find(name).intervals:
         with_one = [key for key, entry in REGISTRY.items() if entry.intervals]
         raise ConfigError(
             f"{name} has no prediction intervals", fix=f"one that has: {shorten(with_one, 20)}"
         )
-    model = build(name, overrides or [], truth=truth, pseudobulk=pseudobulk, smiles=smiles)
-    wanted = read_wanted(conditions)
+    model = _build(name, overrides or [], truth=truth, pseudobulk=pseudobulk, smiles=smiles)
+    wanted = _read_wanted(conditions)
     table = read_de(train)
     start = time.perf_counter()
     model.fit(table, rng=np.random.default_rng(seed))
@@ -142,7 +142,7 @@ def baseline(
     if interval is not None:
         results += model.predict_interval(wanted, level=interval)
     seconds = time.perf_counter() - start
-    for path, result in zip(outputs(out, interval), results, strict=True):
+    for path, result in zip(_outputs(out, interval), results, strict=True):
         write_predictions(result, path)
     row = {
         "baseline": name,
@@ -156,7 +156,7 @@ def baseline(
         say(f"settings chosen out of fold: {chosen}")
 
 
-def outputs(out: Path, interval: float | None) -> list[Path]:
+def _outputs(out: Path, interval: float | None) -> list[Path]:
     """The files to write: predictions, and the two ends of the intervals."""
     ends = (
         []
@@ -166,7 +166,7 @@ def outputs(out: Path, interval: float | None) -> list[Path]:
     return [out, *ends]
 
 
-def build(
+def _build(
     name: str,
     overrides: list[str],
     *,
@@ -187,20 +187,20 @@ def build(
         settings = merge(settings, parse_override(override))
     given: dict[str, Any] = {
         "truth": None if truth is None else read_de(truth),
-        "pseudobulk": None if pseudobulk is None else read_bulk(pseudobulk),
+        "pseudobulk": None if pseudobulk is None else _read_bulk(pseudobulk),
         "smiles": None if smiles is None else read_smiles(smiles),
     }
     return make(name, **given, **settings)
 
 
-def read_bulk(path: Path) -> Any:
+def _read_bulk(path: Path) -> Any:
     """Pseudobulk samples."""
     from perturbgen.data import read_h5ad
 
     return read_h5ad(require_file(path, "pseudobulk file"))
 
 
-def read_wanted(path: Path) -> pd.DataFrame:
+def _read_wanted(path: Path) -> pd.DataFrame:
     """Cell type and compound of the conditions to predict, from id_map.csv or another table with these columns."""
     from perturbgen.core.tables import find_or_self, read_csv, require_columns, require_values
     from perturbgen.data.kaggle import read_id_map

@@ -15,15 +15,15 @@ from perturbgen.core.errors import PerturbgenError
 if TYPE_CHECKING:
     from perturbgen.compare import Comparison
 
-LEADERBOARD = Path("experiments") / "LEADERBOARD.md"
+_LEADERBOARD = Path("experiments") / "LEADERBOARD.md"
 
 
 def register(app: typer.Typer) -> None:
     """Add the verb."""
-    app.command()(compare)
+    app.command()(_compare)
 
 
-def compare(
+def _compare(
     config: Annotated[
         Path, typer.Argument(metavar="CONFIG.toml", help="Data, splits, methods, controls.")
     ],
@@ -80,14 +80,14 @@ def compare(
         say(to_toml(settings))
         return
     if leaderboard:
-        check_leaderboard(LEADERBOARD)
+        check_leaderboard(_LEADERBOARD)
     folder = out or Path("runs") / f"compare-{slug(config.stem)}"
     found = run(settings, folder, scheduler=scheduler, workers=workers)
     paths = write_outputs(found, folder, title=f"Comparison: {config.stem}", report=report)
     show(found, as_json=as_json)
     if leaderboard:
         command = " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
-        add_to_leaderboard(found, LEADERBOARD, config=str(config), command=command, out=folder)
+        add_to_leaderboard(found, _LEADERBOARD, config=str(config), command=command, out=folder)
     if not as_json:
         say(f"wrote {', '.join(path.name for path in paths)} in {folder}")
     raise_failures(found, folder)

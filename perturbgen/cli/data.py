@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from perturbgen.data.schema import Violation
 
-data_app = typer.Typer(help="Check data, find public data, fetch them.", no_args_is_help=True)
+_data_app = typer.Typer(help="Check data, find public data, fetch them.", no_args_is_help=True)
 
 Columns = Annotated[Path | None, typer.Option(help="TOML that maps the file's columns to ours.")]
 Layer = Annotated[
@@ -36,14 +36,14 @@ def listed(text: str | None) -> list[str]:
 
 def register(app: typer.Typer) -> None:
     """Add the verbs."""
-    app.command()(ingest)
-    data_app.command("check")(check_data)
-    data_app.command("list")(list_data)
-    data_app.command("get")(get_data)
-    app.add_typer(data_app, name="data")
+    app.command()(_ingest)
+    _data_app.command("check")(_check_data)
+    _data_app.command("list")(_list_data)
+    _data_app.command("get")(_get_data)
+    app.add_typer(_data_app, name="data")
 
 
-def ingest(
+def _ingest(
     source: Annotated[
         Path,
         typer.Argument(help="A Kaggle folder, an Open Problems h5ad, or any h5ad with --columns."),
@@ -79,7 +79,7 @@ def ingest(
 
     check_output(out, ".h5ad")
     if source.is_dir():
-        refuse(
+        _refuse(
             source,
             "a Kaggle folder",
             curated=curated,
@@ -87,20 +87,20 @@ def ingest(
             layer=layer,
             vehicle=vehicle,
         )
-        adata = read_folder(
+        adata = _read_folder(
             source, organisers_plates=organisers_plates, keep_excluded=keep_excluded
         )
     else:
-        refuse(
+        _refuse(
             source, "an h5ad file", organisers_plates=organisers_plates, keep_excluded=keep_excluded
         )
-        adata = read_file(source, columns=columns, layer=layer, vehicle=vehicle, curated=curated)
-    warn(validate(adata))
+        adata = _read_file(source, columns=columns, layer=layer, vehicle=vehicle, curated=curated)
+    _warn(validate(adata))
     write_h5ad(adata, out)
     show_table([overview(adata)], title=f"wrote {out}", as_json=as_json)
 
 
-def refuse(source: Path, what: str, **options: Any) -> None:
+def _refuse(source: Path, what: str, **options: Any) -> None:
     """An option that means nothing for this source is an error, not ignored."""
     given = [f"--{name.replace('_', '-')}" for name, value in options.items() if value]
     if given:
@@ -109,7 +109,7 @@ def refuse(source: Path, what: str, **options: Any) -> None:
         )
 
 
-def read_folder(
+def _read_folder(
     folder: Path, *, organisers_plates: bool = False, keep_excluded: bool = False
 ) -> AnnData:
     """A Kaggle folder."""
@@ -118,7 +118,7 @@ def read_folder(
     return read_competition(folder, excluded=not keep_excluded, organisers_plates=organisers_plates)
 
 
-def read_file(
+def _read_file(
     path: Path, *, columns: Path | None, layer: str | None, vehicle: str | None, curated: bool
 ) -> AnnData:
     """An h5ad: with a column map as that says, else Open Problems where it has their columns, else ours."""
@@ -128,11 +128,11 @@ def read_file(
     if columns is None and is_openproblems(path):
         chosen = {"vehicle": vehicle} if vehicle else {}
         return read_openproblems(path, layer=layer, curated=curated, **chosen)
-    refuse(path, "not an Open Problems file", curated=curated)
+    _refuse(path, "not an Open Problems file", curated=curated)
     return read_h5ad(path, columns, layer=layer, vehicle=vehicle)
 
 
-def warn(violations: list[Violation]) -> None:
+def _warn(violations: list[Violation]) -> None:
     """Log what leaves the data usable but a person should know."""
     import logging
 
@@ -140,7 +140,7 @@ def warn(violations: list[Violation]) -> None:
         logging.getLogger(__name__).warning("%s", violation)
 
 
-def check_data(
+def _check_data(
     source: Annotated[
         Path, typer.Argument(metavar="FILE", help="An h5ad file, or a folder of competition files.")
     ],
@@ -157,7 +157,7 @@ def check_data(
 
     adata = load(source, columns=columns, layer=layer, vehicle=vehicle)
     violations = check(adata, vehicle=vehicle)
-    show_check(adata, violations, as_json=as_json)
+    _show_check(adata, violations, as_json=as_json)
     errors = [violation for violation in violations if violation.severity == "error"]
     if errors:
         raise typer.Exit(SchemaError.exit_code)
@@ -168,12 +168,12 @@ def load(source: Path, *, columns: Path | None, layer: str | None, vehicle: str 
     from perturbgen.data.h5ad import load_h5ad
 
     if source.is_dir():
-        refuse(source, "a Kaggle folder", columns=columns, layer=layer)
-        return read_folder(source)
+        _refuse(source, "a Kaggle folder", columns=columns, layer=layer)
+        return _read_folder(source)
     return load_h5ad(source, columns, layer=layer, vehicle=vehicle)
 
 
-def show_check(adata: AnnData, violations: list[Violation], *, as_json: bool) -> None:
+def _show_check(adata: AnnData, violations: list[Violation], *, as_json: bool) -> None:
     """The summary, then every violation."""
     from perturbgen.data.pictures import cells_by_condition, depth_quantiles, overview
 
@@ -190,17 +190,17 @@ def show_check(adata: AnnData, violations: list[Violation], *, as_json: bool) ->
         show_table(conditions, title="cells by compound and cell type")
     for violation in violations:
         say(f"{violation.severity}  {violation}")
-    say(verdict(violations))
+    say(_verdict(violations))
 
 
-def verdict(violations: list[Violation]) -> str:
+def _verdict(violations: list[Violation]) -> str:
     """The last line of a check."""
     errors = sum(violation.severity == "error" for violation in violations)
     warnings = len(violations) - errors
     return "no violations" if not violations else f"{errors} errors, {warnings} warnings"
 
 
-def list_data(as_json: Json = False) -> None:
+def _list_data(as_json: Json = False) -> None:
     """List public data that `perturbgen data get` fetches: what, how large, under which licence.
 
     Example: [bold]perturbgen data list[/bold]
@@ -210,7 +210,7 @@ def list_data(as_json: Json = False) -> None:
     show_table(list_sources(read_registry()), title="public data", as_json=as_json)
 
 
-def get_data(
+def _get_data(
     name: Annotated[str, typer.Argument(help="A name from `perturbgen data list`.")],
     out: Annotated[
         Path | None, typer.Option(help="Folder to write to; by default downloads/NAME.")
@@ -240,8 +240,8 @@ def get_data(
     show_table(rows, title=f"{source.title} (checksums in {folder / CHECKSUMS})", as_json=as_json)
 
 
-@data_app.command("show")
-def show_data(
+@_data_app.command("show")
+def _show_data(
     source: Annotated[
         Path, typer.Argument(metavar="FILE", help="An h5ad file, or a folder of competition files.")
     ],

@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Add the verb."""
-    app.command()(de)
+    app.command()(_de)
 
 
-def de(
+def _de(
     pseudobulk: Annotated[
         Path, typer.Argument(help="Raw counts, samples x genes (.h5ad).", show_default=False)
     ],
@@ -101,25 +101,25 @@ def de(
         "robust": robust or None,
         "trend": trend or None,
         "normalise": normalise,
-        "span": read_span(span),
+        "span": _read_span(span),
         "gene_filter": gene_filter,
         "allow_fractional": allow_fractional,
         "rename_plates": not keep_plates,
     }
-    adata = read_counts(pseudobulk, layer)
+    adata = _read_counts(pseudobulk, layer)
     if verify is not None:
-        verify_backends(adata, verify, options, device=device, as_json=as_json)
+        _verify_backends(adata, verify, options, device=device, as_json=as_json)
         if out is None and plots is None:
             return
     started = time.perf_counter()
-    table = make_table(adata, backend=backend, device=device, **options)
+    table = _make_table(adata, backend=backend, device=device, **options)
     title = f"{len(table.conditions)} contrasts in {time.perf_counter() - started:.1f} s"
     if verify is None:
-        show_table(summarise(table), title=title, as_json=as_json)
-    save(table, out, plots, quiet=as_json)
+        show_table(_summarise(table), title=title, as_json=as_json)
+    _save(table, out, plots, quiet=as_json)
 
 
-def read_span(text: str) -> float | str:
+def _read_span(text: str) -> float | str:
     """A number, or ``adaptive``."""
     if text == "adaptive":
         return text
@@ -131,14 +131,14 @@ def read_span(text: str) -> float | str:
         ) from None
 
 
-def read_counts(path: Path, layer: str | None) -> AnnData:
+def _read_counts(path: Path, layer: str | None) -> AnnData:
     """A pseudobulk file, its raw counts in X."""
     from perturbgen.data.h5ad import open_h5ad, take_layer
 
     return take_layer(open_h5ad(path), layer, path)
 
 
-def make_table(
+def _make_table(
     adata: AnnData, *, flavour: str | None, rename_plates: bool, control: str | None, **options: Any
 ) -> DETable:
     """The table, in a flavour or by an own design; options that are None are left to them."""
@@ -163,7 +163,7 @@ def make_table(
     return limma_table(adata, **given)
 
 
-def verify_backends(
+def _verify_backends(
     adata: AnnData, genes: int, options: dict[str, Any], *, device: str, as_json: bool
 ) -> None:
     """Run some genes through both backends and show how far apart the numbers are."""
@@ -172,12 +172,12 @@ def verify_backends(
     few = adata[:, choose_genes(adata, genes)].copy()
     devices = {"native": device, "r": "cpu"}
     rows = compare_backends(
-        lambda name: make_table(few, backend=name, device=devices[name], **options)
+        lambda name: _make_table(few, backend=name, device=devices[name], **options)
     )
     show_table(rows, title=f"native against R on {few.n_vars} genes", as_json=as_json)
 
 
-def summarise(table: DETable, limit: int = 12) -> list[dict[str, Any]]:
+def _summarise(table: DETable, limit: int = 12) -> list[dict[str, Any]]:
     """The conditions with most significant genes."""
     from perturbgen.de.plots import summary
 
@@ -185,7 +185,7 @@ def summarise(table: DETable, limit: int = 12) -> list[dict[str, Any]]:
     return [summary(table, label, int(n)) for label, n in hits.head(limit).items()]
 
 
-def save(table: DETable, out: Path | None, plots: Path | None, *, quiet: bool) -> None:
+def _save(table: DETable, out: Path | None, plots: Path | None, *, quiet: bool) -> None:
     """Write what was asked for, and say where it is."""
     if out is not None:
         table.write(out)

@@ -13,7 +13,7 @@ import typer
 from perturbgen.core.config import package_version
 from perturbgen.core.console import show_table
 
-REQUIRED = (
+_REQUIRED = (
     "numpy",
     "numba",
     "scipy",
@@ -33,57 +33,57 @@ REQUIRED = (
     "pooch",
     "tensorboard",
 )
-OPTIONAL = {
+_OPTIONAL = {
     "rdkit": "pip install 'perturbgen[chem]'",
     "rpy2": "pip install 'perturbgen[r]' (after R)",
 }
-R_PACKAGES = {"limma": "r-bioc-limma", "edgeR": "r-bioc-edger", "statmod": "r-cran-statmod"}
+_R_PACKAGES = {"limma": "r-bioc-limma", "edgeR": "r-bioc-edger", "statmod": "r-cran-statmod"}
 
 
 def register(app: typer.Typer) -> None:
     """Add the verb."""
-    app.command()(doctor)
+    app.command()(_doctor)
 
 
-def doctor(
+def _doctor(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Check this installation: packages, devices, R, data. Exit code 1 only if something required is missing.
 
     Example: [bold]perturbgen doctor[/bold]
     """
-    rows = [*python_rows(), *device_rows(), *r_rows(), *data_rows()]
+    rows = [*_python_rows(), *_device_rows(), *_r_rows(), *_data_rows()]
     show_table(rows, title="perturbgen doctor", as_json=as_json)
     if any(row["needed"] == "required" and row["found"] is None for row in rows):
         raise typer.Exit(1)
 
 
-def row(what: str, found: str | None, needed: str, fix: str = "") -> dict[str, Any]:
+def _row(what: str, found: str | None, needed: str, fix: str = "") -> dict[str, Any]:
     """One line of the table."""
     return {"what": what, "found": found, "needed": needed, "how to get it": "" if found else fix}
 
 
-def python_rows() -> list[dict[str, Any]]:
+def _python_rows() -> list[dict[str, Any]]:
     """Installed versions of the Python packages."""
     required = [
-        row(name, package_version(name), "required", f"pip install {name}") for name in REQUIRED
+        _row(name, package_version(name), "required", f"pip install {name}") for name in _REQUIRED
     ]
     return required + [
-        row(name, package_version(name), "optional", fix) for name, fix in OPTIONAL.items()
+        _row(name, package_version(name), "optional", fix) for name, fix in _OPTIONAL.items()
     ]
 
 
-def device_rows() -> list[dict[str, Any]]:
+def _device_rows() -> list[dict[str, Any]]:
     """What torch can compute on."""
     try:
         import torch
     except ImportError:
         return []
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    cpu = row("torch device cpu", f"{torch.get_num_threads()} threads", "required")
+    cpu = _row("torch device cpu", f"{torch.get_num_threads()} threads", "required")
     return [
         cpu,
-        row(
+        _row(
             "torch device cuda",
             ", ".join(gpus) or None,
             "optional",
@@ -92,16 +92,16 @@ def device_rows() -> list[dict[str, Any]]:
     ]
 
 
-def r_rows() -> list[dict[str, Any]]:
+def _r_rows() -> list[dict[str, Any]]:
     """R and the packages that the R backend calls."""
     wanted = " ".join(
         f'cat("{name}", tryCatch(as.character(packageVersion("{name}")), error=function(e) ""), "\\n");'
-        for name in R_PACKAGES
+        for name in _R_PACKAGES
     )
-    lines = run_r(f'cat("R", as.character(getRversion()), "\\n"); {wanted}').splitlines()
+    lines = _run_r(f'cat("R", as.character(getRversion()), "\\n"); {wanted}').splitlines()
     found = {parts[0]: parts[1] for line in lines if len(parts := line.split()) == 2}
     rows = [
-        row(
+        _row(
             "R",
             found.get("R"),
             "optional",
@@ -109,17 +109,17 @@ def r_rows() -> list[dict[str, Any]]:
         )
     ]
     return rows + [
-        row(
+        _row(
             f"R {name}",
             found.get(name),
             "optional",
             f"apt-get install {deb}, or BiocManager::install",
         )
-        for name, deb in R_PACKAGES.items()
+        for name, deb in _R_PACKAGES.items()
     ]
 
 
-def run_r(code: str) -> str:
+def _run_r(code: str) -> str:
     """What Rscript prints, or nothing where R is absent or broken."""
     if not shutil.which("Rscript"):
         return ""
@@ -136,7 +136,7 @@ def data_folder() -> Path:
     return Path(os.environ.get("PERTURBGEN_DATA", "../shared/data"))
 
 
-def data_rows() -> list[dict[str, Any]]:
+def _data_rows() -> list[dict[str, Any]]:
     """The folder of real data and what it holds."""
     folder = data_folder()
     found = (
@@ -145,7 +145,7 @@ def data_rows() -> list[dict[str, Any]]:
         else None
     )
     return [
-        row(
+        _row(
             "data folder",
             found,
             "optional",

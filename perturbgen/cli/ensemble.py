@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Add the verb."""
-    app.command()(ensemble)
+    app.command()(_ensemble)
 
 
-class Member(NamedTuple):
+class _Member(NamedTuple):
     """A name, the predictions of the wanted conditions and those of measured ones that it was not shown."""
 
     name: str
@@ -29,7 +29,7 @@ class Member(NamedTuple):
     known: Path
 
 
-def ensemble(
+def _ensemble(
     members: Annotated[
         list[str], typer.Argument(help="NAME=PREDICTIONS,CALIBRATION: two parquet files of each.")
     ],
@@ -58,17 +58,17 @@ def ensemble(
     from perturbgen.predict.ensemble import as_row, fit_ensemble
 
     check_output(out, ".parquet")
-    chosen = read_members(members)
+    chosen = _read_members(members)
     wanted = {member.name: read_table(member.wanted) for member in chosen}
     known = {member.name: read_table(member.known) for member in chosen}
-    require_alike(wanted)
-    measured = measured_rows(read_table(truth), known[chosen[0].name], chosen[0].known, truth)
+    _require_alike(wanted)
+    measured = _measured_rows(read_table(truth), known[chosen[0].name], chosen[0].known, truth)
     found = fit_ensemble(known, measured, rng=np.random.default_rng(seed))
     write_predictions(found.apply(wanted), out)
     show_table([as_row(found, known, measured)], title=f"wrote {out}", as_json=as_json)
 
 
-def read_members(texts: list[str]) -> list[Member]:
+def _read_members(texts: list[str]) -> list[_Member]:
     """Members as they are typed, each name once."""
     members = []
     for text in texts:
@@ -76,7 +76,7 @@ def read_members(texts: list[str]) -> list[Member]:
         wanted, _, known = files.partition(",")
         if not (name and wanted and known):
             raise ConfigError(f"member {text!r}", expected="NAME=PREDICTIONS,CALIBRATION")
-        members.append(Member(name, Path(wanted), Path(known)))
+        members.append(_Member(name, Path(wanted), Path(known)))
     names = [member.name for member in members]
     if len(set(names)) < len(names):
         raise ConfigError(
@@ -85,7 +85,7 @@ def read_members(texts: list[str]) -> list[Member]:
     return members
 
 
-def require_alike(wanted: dict[str, pd.DataFrame]) -> None:
+def _require_alike(wanted: dict[str, pd.DataFrame]) -> None:
     """All members predict the same conditions and genes."""
     from perturbgen.predict.estimators import require_same
 
@@ -95,7 +95,7 @@ def require_alike(wanted: dict[str, pd.DataFrame]) -> None:
         require_same(first.columns, table.columns, f"genes ({name})")
 
 
-def measured_rows(
+def _measured_rows(
     table: pd.DataFrame, known: pd.DataFrame, known_path: Path, path: Path
 ) -> pd.DataFrame:
     """The measured values of the calibration conditions."""

@@ -33,15 +33,15 @@ Latent = Annotated[
 Samplers = Annotated[
     Path | None, typer.Option(help="What perturbgen samplers wrote; fitted anew otherwise.")
 ]
-BLOCK = 1 << 22  # counts read at a time
+_BLOCK = 1 << 22  # counts read at a time
 
 
 def register(app: typer.Typer) -> None:
     """Add the verb."""
-    app.command()(generate)
+    app.command()(_generate)
 
 
-def generate(
+def _generate(
     run: RunFolder,
     cells: CellsFile,
     conditions: Conditions,
@@ -93,19 +93,19 @@ def generate(
         ).hexdigest(),
     }
     require_ours(out, about)
-    adata = open_cells(trained, cells, wanted, columns=columns, layer=layer, vehicle=vehicle)
+    adata = _open_cells(trained, cells, wanted, columns=columns, layer=layer, vehicle=vehicle)
     sampler = open_sampler(samplers, adata, seed=seed)
     require_blind(sampler, wanted)
     plan, wells = make_plan(trained, adata, sampler, wanted, seed=seed)
     generator = make_generator(trained, adata, wells, latent=latent, seed=seed)
     paths = write_replicates(generator, plan, wells, out, replicates=replicates, about=about)
-    rows = [describe(path) for path in paths]
+    rows = [_describe(path) for path in paths]
     show_table(
         rows, title=f"{len(wanted)} conditions in {len(wells)} wells, in {out}", as_json=as_json
     )
 
 
-def open_cells(
+def _open_cells(
     run: object,
     path: Path,
     wanted: pd.MultiIndex,
@@ -133,12 +133,12 @@ def open_sampler(path: Path | None, cells: AnnData, *, seed: int) -> CellSampler
     return CellSampler.load(path / "sampler.npz" if path.is_dir() else path)
 
 
-def describe(path: Path) -> dict[str, object]:
+def _describe(path: Path) -> dict[str, object]:
     """What a replicate holds, read from its file."""
     import h5py
 
     with h5py.File(path, "r") as file:
         counts = file["X/data"]
-        total = sum(int(counts[i : i + BLOCK].sum()) for i in range(0, len(counts), BLOCK))
+        total = sum(int(counts[i : i + _BLOCK].sum()) for i in range(0, len(counts), _BLOCK))
         cells = len(file["X/indptr"]) - 1
     return {"file": str(path), "cells": cells, "counts_per_cell": total / max(cells, 1)}

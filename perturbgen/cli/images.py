@@ -16,39 +16,39 @@ from perturbgen.core.files import check_output
 if TYPE_CHECKING:
     import pandas as pd
 
-images_app = typer.Typer(
+_images_app = typer.Typer(
     help="Microscope images: check, correct, find hits, map, train networks.", no_args_is_help=True
 )
 
-Source = Annotated[
+_Source = Annotated[
     Path,
     typer.Argument(
         metavar="SOURCE",
         help="A folder of BBBC021, RxRx1, RxRx19a/b or RxRx3, a csv/parquet with Metadata_ columns, or ours.",
     ),
 ]
-Seed = Annotated[int, typer.Option(min=0, help="For what is drawn at random.")]
-Nan = Annotated[str, typer.Option(help="What to do with NaN: error, drop-features or drop-rows.")]
+_Seed = Annotated[int, typer.Option(min=0, help="For what is drawn at random.")]
+_Nan = Annotated[str, typer.Option(help="What to do with NaN: error, drop-features or drop-rows.")]
 
 
 def register(app: typer.Typer) -> None:
     """Add the verbs."""
-    images_app.command("check")(check)
-    images_app.command("ingest")(ingest)
-    images_app.command("correct")(correct)
-    images_app.command("hits")(hits)
-    images_app.command("map")(draw)
-    images_app.command("fixture")(fixture)
-    images_network.register(images_app)
-    app.add_typer(images_app, name="images")
+    _images_app.command("check")(_check)
+    _images_app.command("ingest")(_ingest)
+    _images_app.command("correct")(_correct)
+    _images_app.command("hits")(_hits)
+    _images_app.command("map")(_draw)
+    _images_app.command("fixture")(_fixture)
+    images_network.register(_images_app)
+    app.add_typer(_images_app, name="images")
 
 
-def fixture(
+def _fixture(
     kind: Annotated[
         str, typer.Argument(help="bbbc021, cellpainting, rxrx1, rxrx19a, rxrx19b or rxrx3.")
     ],
     out: Annotated[Path, typer.Argument(help="The folder to write.")],
-    seed: Seed = 0,
+    seed: _Seed = 0,
 ) -> None:
     """Write a tiny data set in the exact format of a real one, with a planted truth, to try the other verbs on.
 
@@ -67,8 +67,8 @@ def fixture(
     say(f"wrote {WRITERS[kind](out, seed=seed)}")
 
 
-def check(
-    source: Source,
+def _check(
+    source: _Source,
     picture: Annotated[
         Path | None, typer.Option(help="PNG: the first whole field, its channels and all as RGB.")
     ] = None,
@@ -86,12 +86,12 @@ def check(
     rows = check_source(source, limit=limit)
     show_table(rows, title=f"{source}", as_json=as_json)
     if picture:
-        say(f"wrote {write_first_field(source, picture)}")
+        say(f"wrote {_write_first_field(source, picture)}")
     if not all(row["ok"] for row in rows):
         raise typer.Exit(SchemaError.exit_code)
 
 
-def write_first_field(source: Path, picture: Path) -> Path:
+def _write_first_field(source: Path, picture: Path) -> Path:
     """The picture of the first field that has all its channels."""
     from perturbgen.images.fields import fields, find_images, read_field
     from perturbgen.images.maps import contact_sheet, write_picture
@@ -106,8 +106,8 @@ def write_first_field(source: Path, picture: Path) -> Path:
     return write_picture(contact_sheet(read_field(whole[0], channels)), picture)
 
 
-def ingest(
-    source: Source,
+def _ingest(
+    source: _Source,
     out: Annotated[
         Path,
         typer.Option(
@@ -134,8 +134,8 @@ def ingest(
     )
 
 
-def correct(
-    source: Source,
+def _correct(
+    source: _Source,
     out: Annotated[Path, typer.Option(help="The profile folder to write.")],
     control: Annotated[
         str,
@@ -170,8 +170,8 @@ def correct(
             min=0, max=0.9, help="Share of each plate's control wells to leave out of the fit."
         ),
     ] = 0.25,
-    nan: Nan = "error",
-    seed: Seed = 0,
+    nan: _Nan = "error",
+    seed: _Seed = 0,
     as_json: Json = False,
 ) -> None:
     """Take batch effects out of profiles: scale, compress, centre, whiten and align, each fitted on controls.
@@ -200,7 +200,7 @@ def correct(
     )
     batch, rng, rows = batches or keys[:2], np.random.default_rng(seed), []
     with opened(source) as raw:
-        profiles = tidy(raw, nan=nan_choice(nan))
+        profiles = tidy(raw, nan=_nan_choice(nan))
         mask = chosen(profiles.meta, control, str(source))
         fitted = rows_to_fit(profiles.meta, mask, withhold=withhold, rng=rng)
         if batch:
@@ -216,7 +216,7 @@ def correct(
         say(f"wrote {out}")
 
 
-def nan_choice(text: str) -> Any:
+def _nan_choice(text: str) -> Any:
     """What --nan may be."""
     choices = ("error", "drop-features", "drop-rows")
     if text not in choices:
@@ -224,8 +224,8 @@ def nan_choice(text: str) -> Any:
     return text
 
 
-def hits(
-    source: Source,
+def _hits(
+    source: _Source,
     out: Annotated[Path, typer.Option(help="The ranked treatments, CSV.")],
     healthy: Annotated[
         str, typer.Option(help="Healthy controls.")
@@ -255,8 +255,8 @@ def hits(
         int, typer.Option(min=100, help="Redrawn controls for the p-values.")
     ] = 20_000,
     top: Annotated[int, typer.Option(min=1, help="Lines to print of each stratum.")] = 8,
-    nan: Nan = "error",
-    seed: Seed = 0,
+    nan: _Nan = "error",
+    seed: _Seed = 0,
     as_json: Json = False,
 ) -> None:
     """Rank drugs by how far they bring diseased wells back to health: in the full space, with intervals, p and q.
@@ -277,7 +277,7 @@ def hits(
 
     with opened(source) as raw:
         wells = centred_wells(
-            tidy(raw, nan=nan_choice(nan)), healthy, listed(centre), well_labels(raw.meta)
+            tidy(raw, nan=_nan_choice(nan)), healthy, listed(centre), well_labels(raw.meta)
         )
     is_healthy, is_diseased = chosen(wells.meta, healthy), chosen(wells.meta, diseased)
     scores = score_wells(wells, healthy=is_healthy, diseased=is_diseased, by=listed(by), gate=gate)
@@ -295,28 +295,28 @@ def hits(
         table.groupby(listed(within), sort=False).head(top) if listed(within) else table.head(top)
     )
     if not as_json:
-        show_table(records(scores.gate), title="assay: are the controls told apart?")
+        show_table(_records(scores.gate), title="assay: are the controls told apart?")
     show_table(
-        records(best),
+        _records(best),
         title=f"{len(table)} treatments, {int((table['q'] < 0.05).sum())} with q < 0.05: {out}",
         as_json=as_json,
     )
 
 
-def records(table: pd.DataFrame) -> list[dict[str, Any]]:
+def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
     """Rows as dictionaries."""
     return [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]
 
 
-def draw(
-    source: Source,
+def _draw(
+    source: _Source,
     out: Annotated[Path, typer.Option(help="The HTML page to write.")],
     colour: Annotated[
         list[str] | None, typer.Option(help="A column; may be given more than once.")
     ] = None,
     method: Annotated[str, typer.Option(help="umap, tsne (openTSNE) or pca.")] = "umap",
-    nan: Nan = "error",
-    seed: Seed = 0,
+    nan: _Nan = "error",
+    seed: _Seed = 0,
     as_json: Json = False,
 ) -> None:
     """Draw profiles in two dimensions (50 components, then UMAP or t-SNE), coloured by any columns, and say what the
@@ -338,7 +338,7 @@ def draw(
         usual = [name for name in ("moa", "Metadata_moa", "cell_type", "plate") if name in raw.meta]
         colours = colour or usual[:2] or [str(raw.meta.columns[0])]
         require_columns(raw.meta.columns, colours, str(source))
-        profiles = tidy(raw, nan=nan_choice(nan))
+        profiles = tidy(raw, nan=_nan_choice(nan))
         drawn = draw_map(profiles, method=method, seed=seed)
         map_page(profiles, drawn, colours, title=f"Map of {source.name}").write(out)
     row = {

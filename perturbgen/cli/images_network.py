@@ -16,42 +16,42 @@ from perturbgen.core.files import check_output
 if TYPE_CHECKING:
     from perturbgen.images.network.run import ImageRun
 
-Parts = Annotated[
+_Parts = Annotated[
     str, typer.Option(help="Parts of the split: train, validation, id_test, test; '' for all.")
 ]
-Norm = Annotated[
+_Norm = Annotated[
     str,
     typer.Option(
         help="Statistics of batch normalisation: running, batch, own; '' for what the run says."
     ),
 ]
-Turns = Annotated[
+_Turns = Annotated[
     bool | None,
     typer.Option(
         "--turns/--no-turns",
         help="Average over all flips and turns of an image; by default as the run says.",
     ),
 ]
-Folder = Annotated[Path | None, typer.Option(help="Other images, in place of the run's own.")]
-Device = Annotated[str, typer.Option(help="cpu or cuda.")]
+_Folder = Annotated[Path | None, typer.Option(help="Other images, in place of the run's own.")]
+_Device = Annotated[str, typer.Option(help="cpu or cuda.")]
 
 
-RUN_PAGE = (
+_RUN_PAGE = (
     "Shares that are right. Only independent decoding asks among all classes; plate_group and assignment know which "
     "siRNAs share a plate, an easier question. NSC: the nearest treatment of another compound has the mechanism; "
     "NSCB: of another week, too; of new compounds: the network never saw them."
 )
-PROFILE_PAGE = "Wells are averaged first. Nulls are drawn at random; their size is an option."
+_PROFILE_PAGE = "Wells are averaged first. Nulls are drawn at random; their size is an option."
 
 
 def register(app: typer.Typer) -> None:
     """Add the verbs."""
-    app.command("train")(train)
-    app.command("embed")(embed)
-    app.command("evaluate")(evaluate)
+    app.command("train")(_train)
+    app.command("embed")(_embed)
+    app.command("evaluate")(_evaluate)
 
 
-def train(
+def _train(
     config: Annotated[
         Path | None, typer.Argument(metavar="[CONFIG.toml]", help="What to train on what.")
     ] = None,
@@ -93,7 +93,7 @@ def train(
             raise ConfigError(
                 "CONFIG.toml, --data and --dry-run do not go with --resume", fix="leave them out"
             )
-        show_run(running.resume(resume, overrides or [], **options), as_json=as_json)
+        _show_run(running.resume(resume, overrides or [], **options), as_json=as_json)
         return
     if config is None and data is None:
         raise ConfigError(
@@ -106,10 +106,10 @@ def train(
             json.dumps(settings.model_dump(mode="json"), indent=1) if as_json else to_toml(settings)
         )
         return
-    show_run(running.train(settings, runs=runs, **options), as_json=as_json)
+    _show_run(running.train(settings, runs=runs, **options), as_json=as_json)
 
 
-def show_run(run: Path, *, as_json: bool) -> None:
+def _show_run(run: Path, *, as_json: bool) -> None:
     """How a run ended."""
     import os
 
@@ -120,16 +120,16 @@ def show_run(run: Path, *, as_json: bool) -> None:
     show_table([ending(run, "images")], title=f"trained {run}", as_json=as_json)
 
 
-def embed(
+def _embed(
     run: Annotated[
         Path, typer.Argument(metavar="RUN", help="A run directory that images train made.")
     ],
     out: Annotated[Path, typer.Option(help="The profile folder to write, a row a field.")],
-    part: Parts = "",
-    data: Folder = None,
-    statistics: Norm = "",
-    turns: Turns = None,
-    device: Device = "cpu",
+    part: _Parts = "",
+    data: _Folder = None,
+    statistics: _Norm = "",
+    turns: _Turns = None,
+    device: _Device = "cpu",
     as_json: Json = False,
 ) -> None:
     """Embed images with a trained network: profiles that correct, evaluate and map read.
@@ -141,10 +141,10 @@ def embed(
 
     require_replaceable(out)
     profiles = embedding(
-        opened(run, device),
+        _opened(run, device),
         part=listed(part),
         data=data,
-        statistics=chosen(statistics),
+        statistics=_chosen(statistics),
         turns=turns,
     )
     profiles.write(out)
@@ -152,15 +152,15 @@ def embed(
     show_table([row], as_json=as_json)
 
 
-def evaluate(
+def _evaluate(
     source: Annotated[
         Path, typer.Argument(metavar="RUN|SOURCE", help="A run of images train, or any profiles.")
     ],
-    part: Parts = "test",
-    data: Folder = None,
-    statistics: Norm = "",
-    turns: Turns = None,
-    device: Device = "cpu",
+    part: _Parts = "test",
+    data: _Folder = None,
+    statistics: _Norm = "",
+    turns: _Turns = None,
+    device: _Device = "cpu",
     same: Annotated[
         str, typer.Option(help="Of profiles: the column that names the perturbation.")
     ] = "",
@@ -196,20 +196,20 @@ def evaluate(
         check_output(page, ".html", option="--page")
     if (source / CARD).exists():
         given = {"--same": same, "--control": control, "--batch": batch, "--relations": relations}
-        refuse(given, f"{source} is a run")
+        _refuse(given, f"{source} is a run")
         from perturbgen.images.network.evaluate import evaluate as ask
 
         rows = ask(
-            opened(source, device),
+            _opened(source, device),
             part=listed(part),
             data=data,
-            statistics=chosen(statistics),
+            statistics=_chosen(statistics),
             turns=turns,
         )
         show_table(rows, title=f"{source}, {part or 'all'}: accuracy", as_json=as_json)
-        text = RUN_PAGE
+        text = _RUN_PAGE
     else:
-        refuse(
+        _refuse(
             {"--data": data, "--statistics": statistics, "--turns": turns is not None},
             f"{source} is no run",
         )
@@ -218,15 +218,15 @@ def evaluate(
                 "profiles are evaluated by a column",
                 expected="--same treatment, or a run of images train",
             )
-        rows = profile_rows(source, same, control, batch, relations, draws, seed)
+        rows = _profile_rows(source, same, control, batch, relations, draws, seed)
         show_table(rows, title=str(source), as_json=as_json)
-        text = PROFILE_PAGE + in_sample(rows)
+        text = _PROFILE_PAGE + _in_sample(rows)
     if page:
-        parts = f", {part or 'all parts'}" if text == RUN_PAGE else ""
-        write_page(page, rows, title=f"{source.name}{parts}", text=text)
+        parts = f", {part or 'all parts'}" if text == _RUN_PAGE else ""
+        _write_page(page, rows, title=f"{source.name}{parts}", text=text)
 
 
-def in_sample(rows: list[dict[str, Any]]) -> str:
+def _in_sample(rows: list[dict[str, Any]]) -> str:
     """What the page says where the correction has seen all controls; else nothing."""
     from perturbgen.images.evaluate import IN_SAMPLE, WHY
 
@@ -235,7 +235,7 @@ def in_sample(rows: list[dict[str, Any]]) -> str:
     )
 
 
-def write_page(path: Path, rows: list[dict[str, Any]], *, title: str, text: str) -> None:
+def _write_page(path: Path, rows: list[dict[str, Any]], *, title: str, text: str) -> None:
     """The table as a page, with what its rows mean."""
     from perturbgen.core.page import Page
 
@@ -244,7 +244,7 @@ def write_page(path: Path, rows: list[dict[str, Any]], *, title: str, text: str)
     page.write(path)
 
 
-def profile_rows(
+def _profile_rows(
     source: Path, same: str, control: str, batch: str, relations: Path | None, draws: int, seed: int
 ) -> list[dict[str, Any]]:
     """The measures of a source of profiles."""
@@ -267,14 +267,14 @@ def profile_rows(
         )
 
 
-def refuse(given: Mapping[str, object], why: str) -> None:
+def _refuse(given: Mapping[str, object], why: str) -> None:
     """An option without effect is an error."""
     for name, value in given.items():
         if value:
             raise InputError(f"{name} has no effect: {why}", fix="leave it out")
 
 
-def opened(run: Path, device: str) -> ImageRun:
+def _opened(run: Path, device: str) -> ImageRun:
     """A trained run on a device."""
     from perturbgen.images.network.run import load_run
     from perturbgen.train.checkpoint import require_device
@@ -283,7 +283,7 @@ def opened(run: Path, device: str) -> ImageRun:
     return load_run(run, device=device)
 
 
-def chosen(statistics: str) -> Any:
+def _chosen(statistics: str) -> Any:
     """What --statistics may be."""
     choices = ("running", "batch", "own")
     if statistics and statistics not in choices:

@@ -12,27 +12,27 @@ from perturbgen.core.console import say, show_table
 if TYPE_CHECKING:
     from perturbgen.l1000 import GctxFile
 
-l1000_app = typer.Typer(
+_l1000_app = typer.Typer(
     name="l1000",
     help="L1000 profiles: check CMap's files, extract their landmarks, simulate a screen, learn an embedding.",
     no_args_is_help=True,
     rich_markup_mode="rich",
 )
 
-Files = Annotated[list[Path], typer.Argument(help="GCTX or GCT files, whatever they are called.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
-Meta = Annotated[
+_Files = Annotated[list[Path], typer.Argument(help="GCTX or GCT files, whatever they are called.")]
+_AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+_Meta = Annotated[
     list[Path] | None,
     typer.Option(
         "--meta",
         help="Table of samples: inst_info (GEO), instinfo_beta (LINCS2020); sig_info for level 5.",
     ),
 ]
-Genes = Annotated[
+_Genes = Annotated[
     Path | None,
     typer.Option(help="Wanted genes: a list of ids, or a gene table. Default: the 978."),
 ]
-Transposed = Annotated[
+_Transposed = Annotated[
     bool, typer.Option("--transposed", help="The files' rows are samples, against the convention.")
 ]
 
@@ -41,13 +41,13 @@ def register(app: typer.Typer) -> None:
     """Add the verbs."""
     from perturbgen.cli import l1000_embed
 
-    l1000_embed.register(l1000_app)
-    app.add_typer(l1000_app)
+    l1000_embed.register(_l1000_app)
+    app.add_typer(_l1000_app)
 
 
-@l1000_app.command()
-def check(
-    files: Files, genes: Genes = None, transposed: Transposed = False, as_json: AsJson = False
+@_l1000_app.command()
+def _check(
+    files: _Files, genes: _Genes = None, transposed: _Transposed = False, as_json: _AsJson = False
 ) -> None:
     """Look at files: what they are, how large, of which level, where the landmarks are, what is odd.
 
@@ -62,11 +62,11 @@ def check(
     rows = []
     for path in files:
         with GctxFile(path, transposed=transposed) as file:
-            rows.append(about(file, wanted))
+            rows.append(_about(file, wanted))
     show_table(rows, title="L1000 files", as_json=as_json)
 
 
-def about(file: GctxFile, wanted: Any) -> dict[str, Any]:
+def _about(file: GctxFile, wanted: Any) -> dict[str, Any]:
     """One row: what a file is."""
     import numpy as np
 
@@ -95,14 +95,14 @@ def about(file: GctxFile, wanted: Any) -> dict[str, Any]:
     }
 
 
-@l1000_app.command()
-def extract(
-    files: Files,
+@_l1000_app.command()
+def _extract(
+    files: _Files,
     out: Annotated[
         Path, typer.Option("--out", help="Folder to write; OUT.part holds what is half done.")
     ],
-    meta: Meta = None,
-    genes: Genes = None,
+    meta: _Meta = None,
+    genes: _Genes = None,
     dtype: Annotated[str, typer.Option(help="float32, or float16 for half the size.")] = "float32",
     clip: Annotated[
         float | None, typer.Option(min=0, help="Limit |value|; z-scores of raw plates reach 76.")
@@ -116,9 +116,9 @@ def extract(
     keep_unknown: Annotated[
         bool, typer.Option(help="Keep samples that are in no table, rather than refuse.")
     ] = False,
-    transposed: Transposed = False,
+    transposed: _Transposed = False,
     force: Annotated[bool, typer.Option("--force", help="Replace another extraction.")] = False,
-    as_json: AsJson = False,
+    as_json: _AsJson = False,
 ) -> None:
     """Extract the landmark genes of any number of matrices: a memory map, tables of samples and genes, a manifest.
 
@@ -165,8 +165,8 @@ def extract(
     show_table([row], title=f"extracted: {out}", as_json=as_json)
 
 
-@l1000_app.command()
-def simulate(
+@_l1000_app.command()
+def _simulate(
     out: Annotated[
         Path, typer.Argument(help="Folder to write; it appears only when it is complete.")
     ],
@@ -188,7 +188,7 @@ def simulate(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the resolved settings and stop.")
     ] = False,
-    as_json: AsJson = False,
+    as_json: _AsJson = False,
 ) -> None:
     """Simulate an L1000 screen with a known truth: plates, cell lines, doses, mechanisms, one of them non-linear.
 

@@ -17,22 +17,22 @@ if TYPE_CHECKING:
     from perturbgen.l1000.embedder import Embedder
     from perturbgen.l1000.embedder.evaluation import Judged
 
-RunFolder = Annotated[
+_RunFolder = Annotated[
     Path, typer.Argument(metavar="RUN", help="A run directory that l1000 train made.")
 ]
-Profiles = Annotated[
+_Profiles = Annotated[
     Path | None,
     typer.Argument(
         metavar="FILE", help="An extraction, GCTX, GCT or h5ad (default: the run's own)."
     ),
 ]
-Meta = Annotated[
+_Meta = Annotated[
     Path | None, typer.Option("--meta", help="Table of the samples of a GCTX (inst_info).")
 ]
-Device = Annotated[str, typer.Option(help="cpu or cuda.")]
+_Device = Annotated[str, typer.Option(help="cpu or cuda.")]
 
 
-class Part(StrEnum):
+class _Part(StrEnum):
     """Which of the run's profiles."""
 
     TEST = "test"
@@ -43,11 +43,11 @@ class Part(StrEnum):
 
 def register(app: typer.Typer) -> None:
     """Add the verbs."""
-    for verb in (train, embed, evaluate, neighbours):
+    for verb in (_train, _embed, _evaluate, _neighbours):
         app.command()(verb)
 
 
-def train(
+def _train(
     data: Annotated[
         Path | None,
         typer.Argument(metavar="FILE", help="An extraction (l1000 extract), GCTX, GCT or h5ad."),
@@ -116,15 +116,15 @@ def train(
     show_table([ending(run, "profiles")], title=f"trained {run}", as_json=as_json)
 
 
-def embed(
-    run: RunFolder,
-    file: Profiles = None,
+def _embed(
+    run: _RunFolder,
+    file: _Profiles = None,
     out: Annotated[
         Path, typer.Option(help="The h5ad to write: obs, and the embedding in obsm.")
     ] = Path("embedding.h5ad"),
     key: Annotated[str, typer.Option(help="Name of the embedding in obsm.")] = "X_embedding",
-    meta: Meta = None,
-    device: Device = "cpu",
+    meta: _Meta = None,
+    device: _Device = "cpu",
 ) -> None:
     """Embed profiles, controls as well, by a trained network.
 
@@ -138,7 +138,7 @@ def embed(
     from perturbgen.l1000.embedder.data import read_table
 
     check_output(out, ".h5ad")
-    embedder = opened(run, device)
+    embedder = _opened(run, device)
     data = embedder.settings.data
     table = read_table(file or data.path, meta or data.metadata)
     found = embedder.embed(table)
@@ -152,12 +152,12 @@ def embed(
     say(f"wrote {out}: {found.shape[0]:,} profiles in {found.shape[1]} dimensions")
 
 
-def evaluate(
-    run: RunFolder,
-    file: Profiles = None,
+def _evaluate(
+    run: _RunFolder,
+    file: _Profiles = None,
     part: Annotated[
-        Part, typer.Option(help="Which of the run's profiles; all: every treatment of FILE.")
-    ] = Part.TEST,
+        _Part, typer.Option(help="Which of the run's profiles; all: every treatment of FILE.")
+    ] = _Part.TEST,
     plate: Annotated[
         str | None, typer.Option(help="Plate column of the leak checks (default: plate).")
     ] = None,
@@ -175,8 +175,8 @@ def evaluate(
         ),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="A folder for the tables and the page.")] = None,
-    meta: Meta = None,
-    device: Device = "cpu",
+    meta: _Meta = None,
+    device: _Device = "cpu",
     seed: Annotated[int, typer.Option(min=0, help="Of shuffled labels and of the probes.")] = 0,
     as_json: Json = False,
 ) -> None:
@@ -200,7 +200,7 @@ def evaluate(
     from perturbgen.l1000.embedder.evaluation import chosen_profiles, judge, with_values
 
     check_folder(out)
-    embedder = opened(run, device)
+    embedder = _opened(run, device)
     table = chosen_profiles(embedder, file, meta, part)
     for name in (plate, well):
         if name is not None:
@@ -210,14 +210,14 @@ def evaluate(
     judged = judge(
         embedder, table, seed=seed, plate=plate or "plate", well=well or "well", probes=probe or []
     )
-    show_judged(judged, f"{part} profiles of {run}", as_json=as_json)
+    _show_judged(judged, f"{part} profiles of {run}", as_json=as_json)
     if out is not None:
-        written = write_judged(judged, embedder, out, f"Embedding {run.name}, {part}")
+        written = _write_judged(judged, embedder, out, f"Embedding {run.name}, {part}")
         if not as_json:
             say(f"wrote {out}/{', '.join(written)}")
 
 
-def show_judged(judged: Judged, title: str, *, as_json: bool) -> None:
+def _show_judged(judged: Judged, title: str, *, as_json: bool) -> None:
     """The methods, the trained embedding's controls and what was probed."""
     from perturbgen.cli.retrieve import tidy
 
@@ -235,7 +235,7 @@ def show_judged(judged: Judged, title: str, *, as_json: bool) -> None:
         )
 
 
-def write_judged(judged: Judged, embedder: Embedder, out: Path, title: str) -> list[str]:
+def _write_judged(judged: Judged, embedder: Embedder, out: Path, title: str) -> list[str]:
     """The tables and the page, in a folder; returns the names of the files."""
     from perturbgen.cli.retrieve import write_parquet
     from perturbgen.core.config import slug
@@ -251,15 +251,15 @@ def write_judged(judged: Judged, embedder: Embedder, out: Path, title: str) -> l
     return [*(f"{name}.parquet" for name in tables), "report.html"]
 
 
-def neighbours(
-    run: RunFolder,
+def _neighbours(
+    run: _RunFolder,
     of: Annotated[str, typer.Option(help="A perturbagen: its id, or its name.")],
-    file: Profiles = None,
+    file: _Profiles = None,
     k: Annotated[int, typer.Option("-k", min=1, help="Neighbours of each of its profiles.")] = 10,
-    part: Annotated[Part, typer.Option(help="Among which of the run's profiles.")] = Part.ALL,
+    part: Annotated[_Part, typer.Option(help="Among which of the run's profiles.")] = _Part.ALL,
     most: Annotated[int, typer.Option(min=1, help="Perturbagens shown.")] = 20,
-    meta: Meta = None,
-    device: Device = "cpu",
+    meta: _Meta = None,
+    device: _Device = "cpu",
     as_json: Json = False,
 ) -> None:
     """Which perturbagens act like this one: those that the nearest profiles of its profiles belong to.
@@ -271,11 +271,11 @@ def neighbours(
     from perturbgen.retrieval import nearest
     from perturbgen.retrieval.nearest import group_neighbours, neighbour_table
 
-    embedder = opened(run, device)
+    embedder = _opened(run, device)
     table = chosen_profiles(embedder, file, meta, part)
     label = embedder.settings.data.label
     labels = table.samples.assign(**{label: table.samples[label].astype(str)})
-    wanted = found_label(labels, label, of)
+    wanted = _found_label(labels, label, of)
     k = min(k, len(labels) - 1)
     rows, values = nearest(
         embedder.embed(table), labels, k=k, similarity=measure_of(embedder.model)
@@ -299,7 +299,7 @@ def neighbours(
     show_table(shown, title=title, as_json=as_json)
 
 
-def opened(run: Path, device: str) -> Any:
+def _opened(run: Path, device: str) -> Any:
     """The run's embedding on a device that is there."""
     from perturbgen.core.system import require_device
     from perturbgen.l1000.embedder import load_embedder
@@ -308,7 +308,7 @@ def opened(run: Path, device: str) -> Any:
     return load_embedder(run, device=device)
 
 
-def found_label(labels: Any, label: str, of: str) -> str:
+def _found_label(labels: Any, label: str, of: str) -> str:
     """The label that an id or a name means."""
     if (labels[label] == of).any():
         return of

@@ -27,10 +27,10 @@ log = logging.getLogger(__name__)
 
 def register(app: typer.Typer) -> None:
     """Add the verb."""
-    app.command()(predict)
+    app.command()(_predict)
 
 
-def predict(
+def _predict(
     run: RunFolder,
     cells: CellsFile,
     conditions: Conditions,
@@ -98,7 +98,7 @@ def predict(
     check_output(out, ".parquet")
     if calibration_out is not None:
         check_output(calibration_out, ".parquet")
-    settings = read_settings(estimator, replicates, latent=latent, flavour=flavour, seed=seed)
+    settings = _read_settings(estimator, replicates, latent=latent, flavour=flavour, seed=seed)
     if calibration_out is not None and not settings.calibrates:
         raise ConfigError(
             f"--calibration-out: {estimator} with a fixed number of replicates calibrates on nothing",
@@ -117,9 +117,9 @@ def predict(
     write_predictions(values, out)
     if calibration_out is not None:
         write_predictions(found.calibrated[estimator], calibration_out)
-    rows = summary(found, estimator)
+    rows = _summary(found, estimator)
     if withheld is not None:
-        rows |= likelihood_row(
+        rows |= _likelihood_row(
             trained, withheld, wanted, layer=layer, columns=columns, vehicle=vehicle, seed=seed
         )
     show_table(
@@ -129,7 +129,7 @@ def predict(
     )
 
 
-def read_settings(estimator: str, replicates: str, **options: Any) -> Any:
+def _read_settings(estimator: str, replicates: str, **options: Any) -> Any:
     """The settings, ``replicates`` being a number or ``auto``."""
     from perturbgen.core.config import load_settings
     from perturbgen.predict.estimators import PredictSettings
@@ -145,7 +145,7 @@ def read_settings(estimator: str, replicates: str, **options: Any) -> Any:
     )
 
 
-def summary(found: Prediction, estimator: str) -> dict[str, Any]:
+def _summary(found: Prediction, estimator: str) -> dict[str, Any]:
     """The calibration and the checks of a prediction, in a row."""
     row: dict[str, Any] = {"estimator": estimator, "replicates": None, "calibration_mrrmse": None}
     if len(found.scores):
@@ -162,7 +162,7 @@ def summary(found: Prediction, estimator: str) -> dict[str, Any]:
     return row
 
 
-def likelihood_row(
+def _likelihood_row(
     run: TrainedRun, path: Path, wanted: pd.DataFrame, *, seed: int, **options: Any
 ) -> dict[str, float]:
     """How likely the model holds the withheld cells of the wanted conditions, mean over conditions."""

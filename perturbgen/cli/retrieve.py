@@ -18,17 +18,17 @@ if TYPE_CHECKING:
 
     from perturbgen.retrieval import Retrieval
 
-Embedding = Annotated[
+_Embedding = Annotated[
     Path, typer.Argument(metavar="FILE", help="An .h5ad with the embedding in obsm, or a .parquet.")
 ]
-Key = Annotated[
+_Key = Annotated[
     str | None, typer.Option(help="Entry of obsm; of a parquet, how its feature columns begin.")
 ]
-Same = Annotated[str, typer.Option(help="Columns in which positives agree, with commas.")]
-Differ = Annotated[
+_Same = Annotated[str, typer.Option(help="Columns in which positives agree, with commas.")]
+_Differ = Annotated[
     str | None, typer.Option(help="Columns in each of which they differ, with commas.")
 ]
-Controls = Annotated[
+_Controls = Annotated[
     str | None,
     typer.Option(
         "--controls", help="Which rows are controls, COLUMN=VALUE (default: column 'control')."
@@ -36,7 +36,7 @@ Controls = Annotated[
 ]
 
 
-class Similar(StrEnum):
+class _Similar(StrEnum):
     """Similarities by name."""
 
     COSINE = "cosine"
@@ -45,7 +45,7 @@ class Similar(StrEnum):
     EUCLIDEAN = "euclidean"
 
 
-class Against(StrEnum):
+class _Against(StrEnum):
     """Who serves as a negative."""
 
     OTHERS = "others"
@@ -54,23 +54,23 @@ class Against(StrEnum):
 
 def register(app: typer.Typer) -> None:
     """Add the verbs."""
-    app.command()(retrieve)
-    app.command()(neighbours)
+    app.command()(_retrieve)
+    app.command()(_neighbours)
 
 
-def retrieve(
-    source: Embedding,
-    same: Same,
-    key: Key = None,
-    differ: Differ = None,
-    controls: Controls = None,
+def _retrieve(
+    source: _Embedding,
+    same: _Same,
+    key: _Key = None,
+    differ: _Differ = None,
+    controls: _Controls = None,
     negatives: Annotated[
-        Against, typer.Option(help="Rank positives against the others, or the controls.")
-    ] = Against.OTHERS,
+        _Against, typer.Option(help="Rank positives against the others, or the controls.")
+    ] = _Against.OTHERS,
     negatives_same: Annotated[
         str | None, typer.Option(help="Columns in which negatives agree, e.g. the plate.")
     ] = None,
-    similarity: Annotated[Similar, typer.Option(help="How rows are compared.")] = Similar.COSINE,
+    similarity: Annotated[_Similar, typer.Option(help="How rows are compared.")] = _Similar.COSINE,
     plate: Annotated[str | None, typer.Option(help="Plate column: adds plate controls.")] = None,
     well: Annotated[
         str | None, typer.Option(help="Well-position column: adds position controls.")
@@ -100,10 +100,10 @@ def retrieve(
     from perturbgen.retrieval import retrieve as run
 
     check_folder(out)
-    require_device_word(device)
-    require_named(same)
-    vectors, labels = read(source, key)
-    masks = split_controls(labels, controls, negatives, source)
+    _require_device_word(device)
+    _require_named(same)
+    vectors, labels = _read(source, key)
+    masks = _split_controls(labels, controls, negatives, source)
     rule: dict[str, Any] = {
         "same": listed(same),
         "differ": listed(differ),
@@ -119,7 +119,7 @@ def retrieve(
         vectors, labels, plate=plate, well=well, rng=np.random.default_rng(seed), **rule
     )
     if as_json:
-        show_json(result, checks)
+        _show_json(result, checks)
     else:
         show_table(
             tidy(result.summary(), "mean"), title=f"{source}: {rule['same']} by {similarity.value}"
@@ -127,21 +127,21 @@ def retrieve(
         show_table(tidy(checks, "variant"), title="controls")
     if out is not None:
         lead = f"{source.name}, {key or 'all features'}: rows with the same {same}, by {similarity.value}."
-        write(out, result, checks, f"Retrieval of {same}", lead, quiet=as_json)
+        _write(out, result, checks, f"Retrieval of {same}", lead, quiet=as_json)
 
 
-def neighbours(
-    source: Embedding,
-    same: Same,
+def _neighbours(
+    source: _Embedding,
+    same: _Same,
     out: Annotated[Path | None, typer.Option(help="A folder for the tables.")] = None,
-    key: Key = None,
-    differ: Differ = None,
-    controls: Controls = None,
+    key: _Key = None,
+    differ: _Differ = None,
+    controls: _Controls = None,
     of: Annotated[
         str | None, typer.Option(help="Show the neighbours of this value of --same only.")
     ] = None,
     k: Annotated[int, typer.Option("-k", min=1, help="Neighbours of each row.")] = 10,
-    similarity: Annotated[Similar, typer.Option(help="How rows are compared.")] = Similar.COSINE,
+    similarity: Annotated[_Similar, typer.Option(help="How rows are compared.")] = _Similar.COSINE,
     as_json: Json = False,
 ) -> None:
     """The nearest rows of each row, and which other groups a group's neighbours belong to.
@@ -156,16 +156,18 @@ def neighbours(
     from perturbgen.retrieval.pairs import require_labels
 
     check_folder(out)
-    require_named(same)
-    vectors, labels = read(source, key)
+    _require_named(same)
+    vectors, labels = _read(source, key)
     names = listed(same)
     require_labels(labels, names)
-    keep = ~control_rows(labels, controls, source) & labels[names].notna().all(axis=1).to_numpy()
+    keep = ~_control_rows(labels, controls, source) & labels[names].notna().all(axis=1).to_numpy()
     vectors, labels = vectors[keep], labels[keep]
     rows, values = nearest(vectors, labels, k=k, differ=listed(differ), similarity=similarity.value)
     table = neighbour_table(labels, rows, values, same=names)
     groups = group_neighbours(table, same=names)
-    shown = neighbours_of(groups, names, of) if of is not None else group_rows(table, groups, names)
+    shown = (
+        _neighbours_of(groups, names, of) if of is not None else _group_rows(table, groups, names)
+    )
     show_table(shown, title=f"{source}: {k} nearest by {similarity.value}", as_json=as_json)
     if out is not None:
         write_parquet(out, {"neighbours": table, "groups": groups})
@@ -173,7 +175,7 @@ def neighbours(
             say(f"wrote {out}/neighbours.parquet and groups.parquet")
 
 
-def require_named(same: str) -> None:
+def _require_named(same: str) -> None:
     """``--same`` names a column."""
     if not listed(same):
         raise ConfigError(
@@ -183,13 +185,13 @@ def require_named(same: str) -> None:
         )
 
 
-def require_device_word(name: str) -> None:
+def _require_device_word(name: str) -> None:
     """``--device`` is a word that this verb knows; whether there is a GPU is asked later."""
     if name != "cpu" and not name.startswith("cuda"):
         raise ConfigError(f"--device {name}", expected="cpu or cuda", fix="--device cpu")
 
 
-def read(source: Path, key: str | None) -> tuple[np.ndarray, pd.DataFrame]:
+def _read(source: Path, key: str | None) -> tuple[np.ndarray, pd.DataFrame]:
     """The embedding and its labels, every row with a name of its own."""
     from perturbgen.profiles.vectors import read_vectors
 
@@ -210,7 +212,7 @@ def check_folder(out: Path | None) -> None:
     require_writable(out / "queries.parquet")
 
 
-def control_rows(labels: pd.DataFrame, rule: str | None, source: Path) -> np.ndarray:
+def _control_rows(labels: pd.DataFrame, rule: str | None, source: Path) -> np.ndarray:
     """(rows,) who is a control, by COLUMN=VALUE or the boolean column ``control``."""
     import numpy as np
     import pandas as pd
@@ -238,13 +240,13 @@ def control_rows(labels: pd.DataFrame, rule: str | None, source: Path) -> np.nda
     return found
 
 
-def split_controls(
-    labels: pd.DataFrame, rule: str | None, negatives: Against, source: Path
+def _split_controls(
+    labels: pd.DataFrame, rule: str | None, negatives: _Against, source: Path
 ) -> dict[str, Any]:
     """The masks of :func:`perturbgen.retrieval.retrieve`: controls ask nothing and are nobody's positive."""
-    control = control_rows(labels, rule, source)
+    control = _control_rows(labels, rule, source)
     masks: dict[str, Any] = {"queries": ~control, "candidates": ~control}
-    if negatives is Against.CONTROLS:
+    if negatives is _Against.CONTROLS:
         if not control.any():
             raise SchemaError(
                 f"{source} names no control row",
@@ -261,7 +263,7 @@ def tidy(table: pd.DataFrame, name: str) -> list[dict[str, Any]]:
     return [{str(k): None if v != v else v for k, v in record.items()} for record in records]
 
 
-def show_json(result: Retrieval, checks: pd.DataFrame) -> None:
+def _show_json(result: Retrieval, checks: pd.DataFrame) -> None:
     """Summary, intervals, groups and controls."""
     intervals = result.intervals()
     flat = intervals.set_axis([f"{row}, {side}" for row, side in intervals.index])
@@ -278,7 +280,7 @@ def show_json(result: Retrieval, checks: pd.DataFrame) -> None:
     )
 
 
-def write(
+def _write(
     out: Path, result: Retrieval, checks: pd.DataFrame, title: str, lead: str, *, quiet: bool
 ) -> None:
     """The tables and the page."""
@@ -299,12 +301,12 @@ def write_parquet(out: Path, tables: dict[str, pd.DataFrame]) -> None:
             table.to_parquet(part)
 
 
-def group_rows(
+def _group_rows(
     table: pd.DataFrame, groups: pd.DataFrame, names: list[str], *, most: int = 20, near: int = 3
 ) -> list[dict[str, Any]]:
     """A row for each of the first groups: how many of its neighbours are its own, and the nearest other groups."""
-    own = table.groupby(joined(table, names), sort=True)["agrees"].mean()
-    query, other = joined(groups, names), joined(groups, [f"neighbour {name}" for name in names])
+    own = table.groupby(_joined(table, names), sort=True)["agrees"].mean()
+    query, other = _joined(groups, names), _joined(groups, [f"neighbour {name}" for name in names])
     rows = []
     for name in own.sort_values(ascending=False, kind="stable").index[:most]:
         here = groups[query == name].head(near)
@@ -315,11 +317,11 @@ def group_rows(
     return rows
 
 
-def neighbours_of(
+def _neighbours_of(
     groups: pd.DataFrame, names: list[str], of: str, *, most: int = 20
 ) -> list[dict[str, Any]]:
     """The nearest other groups of one group."""
-    query, other = joined(groups, names), joined(groups, [f"neighbour {name}" for name in names])
+    query, other = _joined(groups, names), _joined(groups, [f"neighbour {name}" for name in names])
     here = groups[query == of].head(most)
     if here.empty:
         known = query.drop_duplicates()
@@ -338,6 +340,6 @@ def neighbours_of(
     ]
 
 
-def joined(table: pd.DataFrame, names: list[str]) -> pd.Series:
+def _joined(table: pd.DataFrame, names: list[str]) -> pd.Series:
     """The values of several columns as one text."""
     return table[names].astype(str).agg(", ".join, axis=1)

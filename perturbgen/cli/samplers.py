@@ -17,15 +17,15 @@ if TYPE_CHECKING:
 
     from perturbgen.generate import CellSampler
 
-QUANTILES = (0.025, 0.1, 0.25, 0.5, 0.75, 0.9, 0.975)
+_QUANTILES = (0.025, 0.1, 0.25, 0.5, 0.75, 0.9, 0.975)
 
 
 def register(app: typer.Typer) -> None:
     """Add the verb."""
-    app.command()(samplers)
+    app.command()(_samplers)
 
 
-def samplers(
+def _samplers(
     source: Annotated[
         Path, typer.Argument(metavar="FILE", help="An h5ad file, or a folder of competition files.")
     ],
@@ -68,7 +68,7 @@ def samplers(
     from perturbgen.generate.validate import calibration_page, cross_validate, summarise
 
     settings = load_settings(SamplerSettings, overrides=overrides or [], fix="--set leaf=10")
-    require_folder_to_be(out)
+    _require_folder_to_be(out)
     if plots:
         check_output(plots, ".html", option="--plots")
     cells = load(source, columns=columns, layer=layer, vehicle=vehicle)
@@ -80,9 +80,9 @@ def samplers(
     sampler = fit_samplers(table, rng=rng, settings=settings)
     files = {"sampler.npz": sampler.save(out / "sampler.npz")}
     tables = {"scores.csv": scores} | (
-        {} if wanted is None else {"predicted.csv": predict(sampler, wanted)}
+        {} if wanted is None else {"predicted.csv": _predict(sampler, wanted)}
     )
-    files |= {name: write_csv(frame, out / name) for name, frame in tables.items()}
+    files |= {name: _write_csv(frame, out / name) for name, frame in tables.items()}
     summary = summarise(scores)
     if plots:
         lead = f"{len(scores):,} wells x cell types of {source.name}, each hidden once"
@@ -94,7 +94,7 @@ def samplers(
     )
 
 
-def require_folder_to_be(out: Path) -> None:
+def _require_folder_to_be(out: Path) -> None:
     """The output is, or can become, a folder."""
     if out.exists() and not out.is_dir():
         raise InputError(f"--out {out} is a file", expected="a folder", fix="choose another --out")
@@ -112,15 +112,15 @@ def read_conditions(path: Path) -> pd.DataFrame:
     return table[["cell_type", name]].rename(columns={name: "compound"})
 
 
-def predict(sampler: CellSampler, conditions: pd.DataFrame) -> pd.DataFrame:
+def _predict(sampler: CellSampler, conditions: pd.DataFrame) -> pd.DataFrame:
     """The wells of the conditions, with quantiles of their numbers of cells."""
     from perturbgen.generate import design_wells
 
     wells = design_wells(sampler.table, conditions)
-    return wells.join(sampler.quantiles(wells, QUANTILES).add_prefix("q"))
+    return wells.join(sampler.quantiles(wells, _QUANTILES).add_prefix("q"))
 
 
-def write_csv(frame: pd.DataFrame, path: Path) -> Path:
+def _write_csv(frame: pd.DataFrame, path: Path) -> Path:
     """Save a table."""
     from perturbgen.core.files import atomic_path
 

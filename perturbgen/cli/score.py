@@ -17,15 +17,15 @@ if TYPE_CHECKING:
 
     from perturbgen.evaluate import Scorecard
 
-DUPLICATE = "interpolated_duplicate"
+_DUPLICATE = "interpolated_duplicate"
 
 
 def register(app: typer.Typer) -> None:
     """Add the verb."""
-    app.command()(score)
+    app.command()(_score)
 
 
-def score(
+def _score(
     truth: Annotated[Path, typer.Argument(metavar="TRUTH", help="The measured DE table.")],
     predictions: Annotated[
         list[str],
@@ -100,21 +100,21 @@ def score(
     if out is not None:
         require_writable(out / "scorecard.md")
     require_statistic(statistic)
-    files = name_files(predictions)
+    files = _name_files(predictions)
     read: dict[str, Any] = {"id_map": id_map, "statistic": statistic, "layer": layer}
     true = read_table(truth, **read)
     tables = {name: read_table(path, **read) for name, path in files.items()}
     mean = read_table(reference, **read).mean() if reference else None
     if duplicate is not None:
-        tables[DUPLICATE] = interpolated_duplicate(read_table(duplicate, **read))
-        positive = positive or DUPLICATE
+        tables[_DUPLICATE] = interpolated_duplicate(read_table(duplicate, **read))
+        positive = positive or _DUPLICATE
     card = scorecard(
         true,
         tables,
         negatives=listed(negative),
         positive=positive,
         baselines=listed(baseline),
-        conditions=read_conditions(conditions) if conditions else None,
+        conditions=_read_conditions(conditions) if conditions else None,
         clusters=clusters,
         metrics=listed(metrics) or None,
         genes=genes,
@@ -129,14 +129,14 @@ def score(
             "predictions": {name: str(path) for name, path in files.items()},
         },
     )
-    show(card, as_json=as_json)
+    _show(card, as_json=as_json)
     if out is not None:
-        paths = save(card, out, true if report else None, tables, seed=seed)
+        paths = _save(card, out, true if report else None, tables, seed=seed)
         if not as_json:
             say(f"wrote {', '.join(path.name for path in paths)} in {out}")
 
 
-def save(
+def _save(
     card: Scorecard,
     out: Path,
     truth: pd.DataFrame | None,
@@ -157,7 +157,7 @@ def save(
     return paths
 
 
-def name_files(predictions: list[str]) -> dict[str, Path]:
+def _name_files(predictions: list[str]) -> dict[str, Path]:
     """Methods and their files: ``NAME=FILE``, or the file's own name."""
     files: dict[str, Path] = {}
     for text in predictions:
@@ -173,7 +173,7 @@ def name_files(predictions: list[str]) -> dict[str, Path]:
     return files
 
 
-def read_conditions(path: Path) -> pd.DataFrame:
+def _read_conditions(path: Path) -> pd.DataFrame:
     """A CSV about conditions, labelled as the truth."""
     from perturbgen.core.tables import read_csv
     from perturbgen.de.table import LABELS, NAMES, labelled
@@ -181,7 +181,7 @@ def read_conditions(path: Path) -> pd.DataFrame:
     return labelled(read_csv(path, text=(*LABELS, *NAMES)), path)
 
 
-def show(card: Scorecard, *, as_json: bool) -> None:
+def _show(card: Scorecard, *, as_json: bool) -> None:
     """Print the ranking with the mean of every metric, or everything as JSON."""
     from perturbgen.evaluate.outputs import headline_note, headline_records, to_record
 

@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Add the verb."""
-    app.command()(simulate)
+    app.command()(_simulate)
 
 
-def simulate(
+def _simulate(
     out: Annotated[
         Path, typer.Argument(help="Folder to write; it appears only when it is complete.")
     ],
@@ -70,10 +70,10 @@ def simulate(
         )
         return
     folder = write_simulation(settings, out, seed=seed, force=force)
-    show_table(summary(folder, settings), title=f"simulated: {folder}", as_json=as_json)
+    show_table(_summary(folder, settings), title=f"simulated: {folder}", as_json=as_json)
 
 
-def summary(folder: Path, settings: SimulationSettings) -> list[dict[str, Any]]:
+def _summary(folder: Path, settings: SimulationSettings) -> list[dict[str, Any]]:
     """One row for each file: its size and what it holds."""
     import pandas as pd
     import pyarrow.parquet as pq

@@ -10,24 +10,24 @@ import typer
 from perturbgen.core.console import say, show_table
 from perturbgen.core.errors import UserError
 
-IdMap = Annotated[Path, typer.Option("--id-map", help="The rows to predict: id_map.csv.")]
-Like = Annotated[
+_IdMap = Annotated[Path, typer.Option("--id-map", help="The rows to predict: id_map.csv.")]
+_Like = Annotated[
     Path, typer.Option(help="sample_submission.csv, or an h5ad: the genes and their order.")
 ]
 
 
 def register(app: typer.Typer) -> None:
     """Add the verbs."""
-    app.command()(submit)
-    app.command()(check)
+    app.command()(_submit)
+    app.command()(_check)
 
 
-def submit(
+def _submit(
     predictions: Annotated[
         Path, typer.Argument(help="Parquet or CSV: cell_type, sm_name (or compound), genes.")
     ],
-    id_map: IdMap,
-    like: Like,
+    id_map: _IdMap,
+    like: _Like,
     out: Annotated[Path, typer.Option(help="submission.csv (Kaggle) or .h5ad (Open Problems).")],
     dataset_id: Annotated[
         str | None,
@@ -58,10 +58,10 @@ def submit(
     say(f"wrote {out}")
 
 
-def check(
+def _check(
     source: Annotated[Path, typer.Argument(metavar="FILE", help="A submission, .csv or .h5ad.")],
-    id_map: IdMap,
-    like: Like,
+    id_map: _IdMap,
+    like: _Like,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Check a submission file: ids, genes, their order, every value. Exit code 2 if the file is not valid.

@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
     from perturbgen.data.splits import Split
 
-Source = Annotated[
+_Source = Annotated[
     Path, typer.Argument(metavar="FILE", help="An h5ad file, or a folder of competition files.")
 ]
 
 
-class Kind(StrEnum):
+class _Kind(StrEnum):
     """How to split."""
 
     RANDOM = "random"
@@ -32,22 +32,22 @@ class Kind(StrEnum):
     KFOLD = "kfold"
 
 
-OPTIONS = {
-    Kind.RANDOM: ("fraction",),
-    Kind.LEAVE_OUT: ("column", "value"),
-    Kind.KFOLD: ("column", "folds"),
-    Kind.KAGGLE: ("public",),
+_OPTIONS = {
+    _Kind.RANDOM: ("fraction",),
+    _Kind.LEAVE_OUT: ("column", "value"),
+    _Kind.KFOLD: ("column", "folds"),
+    _Kind.KAGGLE: ("public",),
 }
 
 
 def register(app: typer.Typer) -> None:
     """Add the verbs."""
-    app.command()(pseudobulk)
-    app.command()(split)
+    app.command()(_pseudobulk)
+    app.command()(_split)
 
 
-def pseudobulk(
-    source: Source,
+def _pseudobulk(
+    source: _Source,
     out: Annotated[Path, typer.Option(help="The h5ad file to write.")],
     by: Annotated[
         str, typer.Option(help="Columns of obs, separated by commas.")
@@ -81,10 +81,10 @@ def pseudobulk(
     show_table([row], title=f"wrote {out}", as_json=as_json)
 
 
-def split(
-    source: Source,
+def _split(
+    source: _Source,
     out: Annotated[Path, typer.Option(help="The CSV file to write.")],
-    kind: Annotated[Kind, typer.Option(help="What is held out.")],
+    kind: Annotated[_Kind, typer.Option(help="What is held out.")],
     column: Annotated[
         str | None, typer.Option(help="leave-out, kfold: the column whose values stay whole.")
     ] = None,
@@ -121,9 +121,9 @@ def split(
         "public": public,
     }
     options = {name: setting for name, setting in given.items() if setting is not None}
-    check_options(kind, options)
+    _check_options(kind, options)
     obs = load(source, columns=columns, layer=None, vehicle=None).obs
-    made, table = make_split(obs, kind, options, seed)
+    made, table = _make_split(obs, kind, options, seed)
     check_leaks(made, table)
     made.write(out)
     parts = [
@@ -133,24 +133,24 @@ def split(
     show_table(parts, title=f"{made.kind}: wrote {out}", as_json=as_json)
 
 
-def check_options(kind: Kind, options: dict[str, Any]) -> None:
+def _check_options(kind: _Kind, options: dict[str, Any]) -> None:
     """A kind of split has the options that it needs, and none that mean nothing to it."""
     missing = [
         f"--{name}"
         for name in ("column", "value")
-        if kind == Kind.LEAVE_OUT and name not in options
+        if kind == _Kind.LEAVE_OUT and name not in options
     ]
     if missing:
         raise ConfigError(
             f"--kind {kind.value} needs {' and '.join(missing)}", fix="perturbgen split --help"
         )
-    alien = [f"--{name}" for name in options if name not in OPTIONS[kind]]
+    alien = [f"--{name}" for name in options if name not in _OPTIONS[kind]]
     if alien:
         raise ConfigError(f"--kind {kind.value} does not use {' '.join(alien)}", fix="leave it out")
 
 
-def make_split(
-    obs: pd.DataFrame, kind: Kind, options: dict[str, Any], seed: int
+def _make_split(
+    obs: pd.DataFrame, kind: _Kind, options: dict[str, Any], seed: int
 ) -> tuple[Split, pd.DataFrame]:
     """The split, and the table of cells or conditions that it divides."""
     import numpy as np
@@ -158,11 +158,11 @@ def make_split(
     from perturbgen.data import splits
 
     rng = np.random.default_rng(seed)
-    if kind == Kind.RANDOM:
+    if kind == _Kind.RANDOM:
         return splits.random_cells(obs, rng=rng, **options), obs
-    if kind == Kind.LEAVE_OUT:
+    if kind == _Kind.LEAVE_OUT:
         return splits.leave_out(obs, options["column"], options["value"]), obs
-    if kind == Kind.KFOLD:
+    if kind == _Kind.KFOLD:
         return splits.kfold(obs, options.get("folds", 5), rng=rng, by=options.get("column")), obs
     conditions = obs.drop_duplicates(list(splits.CONDITION)).reset_index(drop=True)
     return splits.kaggle(conditions, rng=rng, **options), conditions

@@ -19,23 +19,23 @@ if TYPE_CHECKING:
 RunFolder = Annotated[
     Path, typer.Argument(metavar="RUN", help="A run directory that train made.", show_default=False)
 ]
-Cells = Annotated[
+_Cells = Annotated[
     Path,
     typer.Argument(metavar="FILE", help="Raw counts (.h5ad) with the run's conditions in obs."),
 ]
 Device = Annotated[str, typer.Option(help="cpu or cuda.")]
-Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of what is drawn.")]
+_Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of what is drawn.")]
 
 
 def register(app: typer.Typer) -> None:
     """Add the verbs."""
-    app.command()(train)
-    app.command()(encode)
-    app.command()(evaluate)
-    app.command()(board)
+    app.command()(_train)
+    app.command()(_encode)
+    app.command()(_evaluate)
+    app.command()(_board)
 
 
-def train(
+def _train(
     config: Annotated[
         Path | None, typer.Argument(metavar="CONFIG.toml", help="What to train on what.")
     ] = None,
@@ -79,18 +79,18 @@ def train(
     if resume is not None:
         if data is not None or dry_run:
             raise ConfigError("--data and --dry-run do not go with --resume", fix="leave them out")
-        show_run(running.resume(resume, overrides or [], **options), as_json=as_json)
+        _show_run(running.resume(resume, overrides or [], **options), as_json=as_json)
         return
-    settings = read_settings(config, data, overrides or [])
+    settings = _read_settings(config, data, overrides or [])
     if dry_run:
         say(
             json.dumps(settings.model_dump(mode="json"), indent=1) if as_json else to_toml(settings)
         )
         return
-    show_run(running.train(settings, runs=runs, **options), as_json=as_json)
+    _show_run(running.train(settings, runs=runs, **options), as_json=as_json)
 
 
-def read_settings(config: Path | None, data: Path | None, overrides: list[str]) -> RunSettings:
+def _read_settings(config: Path | None, data: Path | None, overrides: list[str]) -> RunSettings:
     """The configuration, with ``--data`` in it."""
     from perturbgen.core.config import load_settings
     from perturbgen.train.settings import RunSettings
@@ -100,7 +100,7 @@ def read_settings(config: Path | None, data: Path | None, overrides: list[str]) 
     return load_settings(RunSettings, config, overrides=[*overrides, *given])
 
 
-def show_run(run: Path, *, as_json: bool) -> None:
+def _show_run(run: Path, *, as_json: bool) -> None:
     """How a run ended."""
     import os
 
@@ -111,9 +111,9 @@ def show_run(run: Path, *, as_json: bool) -> None:
     show_table([ending(run, "cells")], title=f"trained {run}", as_json=as_json)
 
 
-def encode(
+def _encode(
     run: RunFolder,
-    file: Cells,
+    file: _Cells,
     out: Annotated[
         Path, typer.Option(help="The h5ad file to write: obs, and the latent points in obsm.")
     ],
@@ -144,9 +144,9 @@ def encode(
     say(f"wrote {out}: {latents.shape[0]:,} cells in {latents.shape[1]} latent dimensions")
 
 
-def evaluate(
+def _evaluate(
     run: RunFolder,
-    file: Cells,
+    file: _Cells,
     part: Annotated[
         str | None, typer.Option(help="Only the run's cells of this part: train, validation.")
     ] = None,
@@ -154,7 +154,7 @@ def evaluate(
     out: Annotated[Path | None, typer.Option(help="Write everything (.json) here, too.")] = None,
     layer: Layer = None,
     device: Device = "cpu",
-    seed: Seed = 0,
+    seed: _Seed = 0,
     as_json: Json = False,
 ) -> None:
     """Judge a trained model on cells: likelihood of their counts, posterior-predictive checks, probes of its latents.
@@ -171,9 +171,9 @@ def evaluate(
         check_output(out, ".json")
     trained = load_run(run, device=device)
     store = open_cells(trained, file, layer=layer, part=part).to(device)
-    found = judge(trained, store, samples=samples, seed=seed)
+    found = _judge(trained, store, samples=samples, seed=seed)
     if out is not None:
-        save_json(found, out)
+        _save_json(found, out)
     if as_json:
         show_table([found], as_json=True)
         return
@@ -185,7 +185,7 @@ def evaluate(
     show_table(found["probes"], title="what a linear probe reads from the latent points")
 
 
-def judge(trained: Any, store: Any, *, samples: int, seed: int) -> dict[str, Any]:
+def _judge(trained: Any, store: Any, *, samples: int, seed: int) -> dict[str, Any]:
     """All that evaluate shows."""
     from perturbgen.train.heldout import (
         encode_cells,
@@ -207,7 +207,7 @@ def judge(trained: Any, store: Any, *, samples: int, seed: int) -> dict[str, Any
     }
 
 
-def save_json(found: dict[str, Any], out: Path) -> None:
+def _save_json(found: dict[str, Any], out: Path) -> None:
     """Write the numbers."""
     import json
 
@@ -219,7 +219,7 @@ def save_json(found: dict[str, Any], out: Path) -> None:
     say(f"wrote {out}")
 
 
-def board(
+def _board(
     logdir: Annotated[
         Path, typer.Argument(metavar="RUNS", help="A run directory, or the folder of all of them.")
     ] = Path("runs"),

@@ -19,8 +19,8 @@ from perturbgen.evaluate.scorecard import Scorecard
 from perturbgen.evaluate.scoring import find_clusters, join_scores
 from perturbgen.evaluate.strata import effect_sizes, strata
 
-logger = logging.getLogger(__name__)
-T = TypeVar("T")
+_logger = logging.getLogger(__name__)
+_T = TypeVar("T")
 
 
 def make_card(
@@ -47,15 +47,15 @@ def make_card(
         )
     positive = controls.positive if controls.positive in ranked else None
     if controls.positive and positive is None:
-        logger.warning(
+        _logger.warning(
             "the positive control %s failed: a perfect prediction takes its place",
             controls.positive,
         )
     scores = join_scores(
-        {name: method_scores(name, book, folds, list(outcomes)) for name in ranked}
+        {name: _method_scores(name, book, folds, list(outcomes)) for name in ranked}
     )
     index = pd.MultiIndex.from_frame(scores.columns.to_frame(index=False))
-    truth = by_fold(folds, lambda fold: book.table.iloc[fold.test])
+    truth = _by_fold(folds, lambda fold: book.table.iloc[fold.test])
     table = condition_table(book, folds, described)
     info = {
         "conditions": len(index),
@@ -84,14 +84,14 @@ def make_card(
     )
 
 
-def several(folds: Iterable[Fold]) -> bool:
+def _several(folds: Iterable[Fold]) -> bool:
     """Whether a condition needs the split's name, too, to be known by."""
     return len({fold.split for fold in folds}) > 1
 
 
-def by_fold(folds: list[Fold], part: Callable[[Fold], pd.DataFrame]) -> pd.DataFrame:
+def _by_fold(folds: list[Fold], part: Callable[[Fold], pd.DataFrame]) -> pd.DataFrame:
     """Tables of the folds' conditions (rows), one after the other; with several splits their name leads the label."""
-    if not several(folds):
+    if not _several(folds):
         return pd.concat([part(fold) for fold in folds])
     splits = dict.fromkeys(fold.split for fold in folds)
     return pd.concat(
@@ -102,7 +102,7 @@ def by_fold(folds: list[Fold], part: Callable[[Fold], pd.DataFrame]) -> pd.DataF
 
 def measured(book: Book, folds: list[Fold]) -> pd.DataFrame:
     """The truth of every prediction, within the limits of the data if these have any."""
-    return by_fold(folds, lambda fold: book.rows(fold.test))
+    return _by_fold(folds, lambda fold: book.rows(fold.test))
 
 
 def condition_table(book: Book, folds: list[Fold], described: pd.DataFrame | None) -> pd.DataFrame:
@@ -119,10 +119,10 @@ def condition_table(book: Book, folds: list[Fold], described: pd.DataFrame | Non
             )
         return found.join(described)
 
-    return by_fold(folds, part)
+    return _by_fold(folds, part)
 
 
-def method_scores(name: str, book: Book, folds: list[Fold], cells: list[Cell]) -> pd.DataFrame:
+def _method_scores(name: str, book: Book, folds: list[Fold], cells: list[Cell]) -> pd.DataFrame:
     """Metrics x conditions of one method: the mean over its seeds, of each fold."""
 
     def part(fold: Fold) -> pd.DataFrame:
@@ -130,7 +130,7 @@ def method_scores(name: str, book: Book, folds: list[Fold], cells: list[Cell]) -
         tables = [read_scores(cell, book.conditions) for cell in mine]
         return (sum(tables[1:], tables[0]) / len(tables)).T
 
-    return by_fold(folds, part).T
+    return _by_fold(folds, part).T
 
 
 def seed_table(book: Book, folds: list[Fold], cells: list[Cell], card: Scorecard) -> pd.DataFrame:
@@ -148,30 +148,30 @@ def seed_table(book: Book, folds: list[Fold], cells: list[Cell], card: Scorecard
             continue
         means = pd.DataFrame(
             {
-                s: method_scores(name, book, folds, [c for c in mine if c.seed == s])
+                s: _method_scores(name, book, folds, [c for c in mine if c.seed == s])
                 .loc[metrics]
                 .mean(axis=1)
                 for s in seeds
             }
         )
         rows.append(
-            {"method": name, "seeds": len(seeds)} | {m: spread(means.T[m]) for m in metrics}
+            {"method": name, "seeds": len(seeds)} | {m: _spread(means.T[m]) for m in metrics}
         )
     return pd.DataFrame(rows)
 
 
-def spread(values: pd.Series) -> str:
+def _spread(values: pd.Series) -> str:
     """The mean over seeds, the least and the largest."""
     return f"{values.mean():.4f} ({values.min():.4f} to {values.max():.4f})"
 
 
-class Lazy(Mapping[str, T]):
+class _Lazy(Mapping[str, _T]):
     """A mapping whose values are read each time they are asked for: all of them at once would fill the memory."""
 
-    def __init__(self, names: Iterable[str], read: Callable[[str], T]) -> None:
+    def __init__(self, names: Iterable[str], read: Callable[[str], _T]) -> None:
         self.names, self.read = list(names), read
 
-    def __getitem__(self, name: str) -> T:
+    def __getitem__(self, name: str) -> _T:
         if name not in self.names:
             raise KeyError(name)
         return self.read(name)
@@ -187,7 +187,7 @@ def predictions_of(
     book: Book, folds: list[Fold], cells: list[Cell], card: Scorecard
 ) -> Mapping[str, pd.DataFrame]:
     """Each method's predictions with its first seed."""
-    return Lazy(card.methods, lambda name: values_of(name, "values", book, folds, cells))
+    return _Lazy(card.methods, lambda name: _values_of(name, "values", book, folds, cells))
 
 
 def intervals_of(
@@ -199,7 +199,7 @@ def intervals_of(
     def read(name: str) -> Mapping[float, tuple[pd.DataFrame, pd.DataFrame]]:
         ends = {
             level: [
-                values_of(name, f"{end} {level:g}", book, folds, cells)
+                _values_of(name, f"{end} {level:g}", book, folds, cells)
                 for end in ("lower", "upper")
             ]
             for level in settings.score.intervals
@@ -207,15 +207,15 @@ def intervals_of(
         return {level: (lower, upper) for level, (lower, upper) in ends.items()}
 
     return (
-        Lazy([name for name in names if name in card.methods], read)
+        _Lazy([name for name in names if name in card.methods], read)
         if settings.score.intervals
         else {}
     )
 
 
-def values_of(
+def _values_of(
     name: str, what: str, book: Book, folds: list[Fold], cells: list[Cell]
 ) -> pd.DataFrame:
     """What the first seed of a method left, conditions x genes."""
     first = {id(cell.fold): cell for cell in reversed(cells) if cell.method.name == name}
-    return by_fold(folds, lambda fold: read_values(first[id(fold)], book, what))
+    return _by_fold(folds, lambda fold: read_values(first[id(fold)], book, what))

@@ -14,7 +14,7 @@ from perturbgen.compare.tables import Book, find
 from perturbgen.core.errors import SchemaError, shorten, suggest
 from perturbgen.data.splits import KNOWN_IN_TARGETS, check_leaks, kaggle, leave_out, read_split
 
-TRAIN = "train"
+_TRAIN = "train"
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,19 +33,19 @@ class Fold:
 
 def make_folds(splits: Mapping[str, SplitSettings], book: Book, data: DataSettings) -> list[Fold]:
     """The folds of every split, in order."""
-    made = {"kaggle": kaggle_fold, "compounds": compound_folds, "cell_types": cell_type_folds}
+    made = {"kaggle": _kaggle_fold, "compounds": _compound_folds, "cell_types": _cell_type_folds}
     folds = []
     for name, split in splits.items():
         found = (
-            file_folds(name, split, book, data)
+            _file_folds(name, split, book, data)
             if split.kind == "file"
             else made[split.kind](name, split, book)
         )
-        folds += [usable(fold) for fold in found]
+        folds += [_usable(fold) for fold in found]
     return folds
 
 
-def usable(fold: Fold) -> Fold:
+def _usable(fold: Fold) -> Fold:
     """The fold, if there is something to learn from and something to predict."""
     for rows, what in ((fold.train, "learn from"), (fold.test, "predict")):
         if not len(rows):
@@ -57,7 +57,7 @@ def usable(fold: Fold) -> Fold:
     return fold
 
 
-def kaggle_fold(name: str, split: SplitSettings, book: Book) -> list[Fold]:
+def _kaggle_fold(name: str, split: SplitSettings, book: Book) -> list[Fold]:
     """In the target cell types only the known compounds are learnt from, as in the competition."""
     conditions = book.table.index.to_frame(index=False)
     targets = split.target_types
@@ -67,7 +67,7 @@ def kaggle_fold(name: str, split: SplitSettings, book: Book) -> list[Fold]:
             f"split {name!r}: the table has no cell type {shorten(absent)}",
             fix=f"splits.{name}.targets: {suggest(absent[0], conditions['cell_type'].unique())}",
         )
-    known = known_compounds(split, book, targets)
+    known = _known_compounds(split, book, targets)
     hidden = conditions["cell_type"].isin(targets) & ~conditions["compound"].isin(known)
     public = split.public
     if public is None:
@@ -81,10 +81,10 @@ def kaggle_fold(name: str, split: SplitSettings, book: Book) -> list[Fold]:
     ).parts.to_numpy()
     parts = np.asarray(drawn, object)
     chosen = split.test or tuple(part for part in ("public", "private") if part not in split.learn)
-    return [of_parts(name, "all", parts, chosen, learn=(TRAIN, *split.learn))]
+    return [_of_parts(name, "all", parts, chosen, learn=(_TRAIN, *split.learn))]
 
 
-def known_compounds(split: SplitSettings, book: Book, targets: tuple[str, ...]) -> list[str]:
+def _known_compounds(split: SplitSettings, book: Book, targets: tuple[str, ...]) -> list[str]:
     """The compounds that were measured in the targets, too."""
     if split.known is not None:
         there = book.conditions.get_level_values("compound").unique()
@@ -103,13 +103,13 @@ def known_compounds(split: SplitSettings, book: Book, targets: tuple[str, ...]) 
     )
 
 
-def of_parts(
+def _of_parts(
     split: str,
     name: str,
     parts: np.ndarray,
     test: tuple[str, ...],
     *,
-    learn: tuple[str, ...] = (TRAIN,),
+    learn: tuple[str, ...] = (_TRAIN,),
 ) -> Fold:
     """A fold from the part of each row (rows,): ``learn`` parts are learnt from, ``test`` parts are predicted."""
     for chosen, barred, what in ((learn, (), "learn from"), (test, learn, "predict")):
@@ -124,22 +124,22 @@ def of_parts(
     return Fold(split, name, learnt, predicted, parts[predicted].astype(str))
 
 
-def compound_folds(name: str, split: SplitSettings, book: Book) -> list[Fold]:
+def _compound_folds(name: str, split: SplitSettings, book: Book) -> list[Fold]:
     """Compounds withheld in all target cell types at once, and in no other."""
-    rows = eligible(split, book)
+    rows = _eligible(split, book)
     index = pd.MultiIndex.from_tuples(list(book.table.index[rows]), names=book.table.index.names)
     rng = np.random.default_rng(split.seed)
     found = mimic_folds(index, folds=split.folds, rng=rng, targets=split.targets)
-    return [without(name, fold.name, rows, index.isin(fold.withheld)) for fold in found]
+    return [_without(name, fold.name, rows, index.isin(fold.withheld)) for fold in found]
 
 
-def cell_type_folds(name: str, split: SplitSettings, book: Book) -> list[Fold]:
+def _cell_type_folds(name: str, split: SplitSettings, book: Book) -> list[Fold]:
     """One cell type left out at a time."""
-    rows = eligible(split, book)
+    rows = _eligible(split, book)
     conditions = book.table.index[rows].to_frame(index=False)
     chosen = split.cell_types or tuple(sorted(conditions["cell_type"].unique()))
     return [
-        without(
+        _without(
             name,
             cell_type,
             rows,
@@ -149,7 +149,7 @@ def cell_type_folds(name: str, split: SplitSettings, book: Book) -> list[Fold]:
     ]
 
 
-def file_folds(name: str, split: SplitSettings, book: Book, data: DataSettings) -> list[Fold]:
+def _file_folds(name: str, split: SplitSettings, book: Book, data: DataSettings) -> list[Fold]:
     """The parts of a file: all but ``train`` are predicted; where there is no ``train``, each part in turn."""
     found = read_split(find(data, split.file, "split"))
     if found.parts.index.nlevels != 2:
@@ -158,24 +158,24 @@ def file_folds(name: str, split: SplitSettings, book: Book, data: DataSettings) 
         )
     check_leaks(found, book.table.index.to_frame(index=False))
     parts = found.parts.reindex(book.table.index).to_numpy(object)
-    names = tuple(sorted(set(parts) - {TRAIN}))
-    if TRAIN in parts:
-        return [of_parts(name, "all", parts, split.test or names)]
+    names = tuple(sorted(set(parts) - {_TRAIN}))
+    if _TRAIN in parts:
+        return [_of_parts(name, "all", parts, split.test or names)]
     unknown = [part for part in split.test if part not in names]
     if unknown:
         raise SchemaError(
             f"split {name!r} has no part {unknown[0]!r}", fix=suggest(unknown[0], names)
         )
     rows = np.arange(len(parts))
-    return [without(name, part, rows, parts == part) for part in split.test or names]
+    return [_without(name, part, rows, parts == part) for part in split.test or names]
 
 
-def eligible(split: SplitSettings, book: Book) -> np.ndarray:
+def _eligible(split: SplitSettings, book: Book) -> np.ndarray:
     """Positions of the rows that a split divides (rows,)."""
     return np.flatnonzero(book.released) if split.rows == "train" else np.arange(len(book.table))
 
 
-def without(split: str, name: str, rows: np.ndarray, withheld: np.ndarray) -> Fold:
+def _without(split: str, name: str, rows: np.ndarray, withheld: np.ndarray) -> Fold:
     """A fold of ``rows`` (rows,), positions in the table, some of them withheld (rows,)."""
     test = rows[withheld]
     return Fold(split, name, rows[~withheld], test, np.full(len(test), name, object))

@@ -31,7 +31,7 @@ from perturbgen.evaluate.align import place
 from perturbgen.evaluate.scoring import score
 
 # The code that predictions and scores depend on: rooms and files of the package.
-FITTING: Final = (
+_FITTING: Final = (
     "baselines",
     "de",
     "data/chemistry.py",
@@ -39,8 +39,8 @@ FITTING: Final = (
     "compare/cells.py",
     "evaluate/controls.py",
 )
-GENERATING: Final = (
-    *FITTING,
+_GENERATING: Final = (
+    *_FITTING,
     "data",
     "models",
     "nn",
@@ -49,9 +49,9 @@ GENERATING: Final = (
     "train/checkpoint.py",
     "train/prepare.py",
 )
-SCORING: Final = ("evaluate",)
-LIBRARIES: Final = ("numpy", "scipy", "pandas", "scikit-learn", "xgboost", "torch", "rdkit")
-Values = dict[str, np.ndarray]
+_SCORING: Final = ("evaluate",)
+_LIBRARIES: Final = ("numpy", "scipy", "pandas", "scikit-learn", "xgboost", "torch", "rdkit")
+_Values = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,32 +102,35 @@ def make_cells(
     settings: ScoreSettings,
 ) -> list[Cell]:
     """The grid; a method without chance is fitted once, whatever the number of seeds."""
-    data, code = book.hash, {rooms: code_version(rooms) for rooms in (FITTING, GENERATING, SCORING)}
+    data, code = (
+        book.hash,
+        {rooms: _code_version(rooms) for rooms in (_FITTING, _GENERATING, _SCORING)},
+    )
     cells = []
     for fold in folds:
-        divided = digest([data, fold.train.tolist(), fold.test.tolist(), book.clip])
+        divided = _digest([data, fold.train.tolist(), fold.test.tolist(), book.clip])
         for method in methods:
             levels = settings.intervals if method.intervals else ()
             for seed in seeds if method.random else seeds[:1]:
                 chance = seed if method.random else None
-                rooms = GENERATING if method.trained else FITTING
-                fit = digest([divided, dict(method.record), chance, sorted(levels), code[rooms]])
+                rooms = _GENERATING if method.trained else _FITTING
+                fit = _digest([divided, dict(method.record), chance, sorted(levels), code[rooms]])
                 scored = settings.model_dump(mode="json", include={"metrics", "level", "adjust"})
-                key = digest([fit, scored, code[SCORING]])
+                key = _digest([fit, scored, code[_SCORING]])
                 cells.append(Cell(folder, fold, method, seed, settings, fit, key))
     return cells
 
 
-def digest(value: Any) -> str:
+def _digest(value: Any) -> str:
     """A short name for anything JSON can say."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:24]
 
 
 @lru_cache
-def code_version(parts: tuple[str, ...]) -> str:
+def _code_version(parts: tuple[str, ...]) -> str:
     """A hash of the sources of some rooms of the package, and of the libraries that compute."""
     root = Path(perturbgen.__file__).parent
-    found = hashlib.sha256(json.dumps([package_version(name) for name in LIBRARIES]).encode())
+    found = hashlib.sha256(json.dumps([package_version(name) for name in _LIBRARIES]).encode())
     for part in parts:
         for path in (
             sorted((root / part).rglob("*.py")) if (root / part).is_dir() else [root / part]
@@ -142,8 +145,8 @@ def run_cell(cell: Cell) -> Outcome:
         return Outcome("cached")
     start, processor = time.perf_counter(), time.process_time()
     try:
-        with one_thread():
-            compute(cell)
+        with _one_thread():
+            _compute(cell)
     except Exception as error:  # noqa: BLE001  a method may fail in any way; its cell says so and the rest goes on
         detail = str(error) if isinstance(error, PerturbgenError) else traceback.format_exc()
         words = str(error).partition("\n")[0]
@@ -151,20 +154,20 @@ def run_cell(cell: Cell) -> Outcome:
     return Outcome("done", time.perf_counter() - start, time.process_time() - processor)
 
 
-def one_thread() -> Any:
+def _one_thread() -> Any:
     """One thread for linear algebra: the sums' last bits do not depend on how many cells run at a time."""
     from threadpoolctl import threadpool_limits
 
     return threadpool_limits(1)
 
 
-def compute(cell: Cell) -> None:
+def _compute(cell: Cell) -> None:
     """Write the predictions, where they are not there yet, and their scores."""
     path = cell.folder / "table.npz"
-    book = load_book(path, (path.stat().st_ino, path.stat().st_mtime_ns))
+    book = _load_book(path, (path.stat().st_ino, path.stat().st_mtime_ns))
     train, test = book.rows(cell.fold.train), book.rows(cell.fold.test)
     if not cell.predictions.exists():
-        values = fitted_values(cell, train, test)
+        values = _fitted_values(cell, train, test)
         with atomic_path(cell.predictions) as part:
             np.savez(part, **values)  # type: ignore[arg-type]
     with np.load(cell.predictions) as file:
@@ -187,37 +190,37 @@ def compute(cell: Cell) -> None:
 
 
 @lru_cache(maxsize=1)
-def load_book(path: Path, made: tuple[int, int]) -> Book:
+def _load_book(path: Path, made: tuple[int, int]) -> Book:
     """The measured rows; ``made`` tells a file from another that stood at its place before."""
     return Book.read(path)
 
 
-def fitted_values(cell: Cell, train: pd.DataFrame, test: pd.DataFrame) -> Values:
+def _fitted_values(cell: Cell, train: pd.DataFrame, test: pd.DataFrame) -> _Values:
     """Predictions (rows, genes), and the ends of their intervals where there are any; single precision is kept."""
     predictor = cell.method.make(test).fit(train, rng=np.random.default_rng(cell.seed))
-    values = {"values": checked(predictor.predict(labels_of(test)), test, cell.method.name)}
-    return values | interval_values(predictor, cell, test)
+    values = {"values": _checked(predictor.predict(_labels_of(test)), test, cell.method.name)}
+    return values | _interval_values(predictor, cell, test)
 
 
-def labels_of(table: pd.DataFrame) -> pd.MultiIndex:
+def _labels_of(table: pd.DataFrame) -> pd.MultiIndex:
     """The conditions of a table."""
     return pd.MultiIndex.from_tuples(list(table.index), names=table.index.names)
 
 
-def interval_values(predictor: Predictor, cell: Cell, test: pd.DataFrame) -> Values:
+def _interval_values(predictor: Predictor, cell: Cell, test: pd.DataFrame) -> _Values:
     """Lower and upper ends by level."""
     if not (cell.method.intervals and isinstance(predictor, Baseline)):
         return {}
-    found: Values = {}
+    found: _Values = {}
     for level in cell.score.intervals:
         for end, table in (
-            predictor.predict_interval(labels_of(test), level=level)._asdict().items()
+            predictor.predict_interval(_labels_of(test), level=level)._asdict().items()
         ):
             found[f"{end} {level:g}"] = np.asarray(table.loc[test.index, test.columns], np.float32)
     return found
 
 
-def checked(found: pd.DataFrame, test: pd.DataFrame, name: str) -> np.ndarray:
+def _checked(found: pd.DataFrame, test: pd.DataFrame, name: str) -> np.ndarray:
     """The values asked for (rows, genes); a prediction without a number somewhere is none."""
     values = found.loc[test.index, test.columns].to_numpy(np.float32)
     wrong = ~np.isfinite(values)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from perturbgen.predict.estimators import PredictSettings
     from perturbgen.predict.trained import RunFiles
 
-EXTRAS: Final = ("smiles", "pseudobulk")  # files of data.* that some baselines need or can use
+_EXTRAS: Final = ("smiles", "pseudobulk")  # files of data.* that some baselines need or can use
 
 
 @dataclass(frozen=True)
@@ -45,10 +45,10 @@ class Method:
     def make(self, measured: pd.DataFrame) -> Predictor:
         """The Predictor, not fitted yet; ``measured`` is what ground truth shows."""
         if self.trained:
-            return self.trained.predictor(run_settings(self.name, self.spec))
+            return self.trained.predictor(_run_settings(self.name, self.spec))
         if self.spec.predictions:
             path = self.files["predictions"]
-            return Tabulated(
+            return _Tabulated(
                 path, self.statistic, self.spec.layer, interpolate=self.spec.interpolate
             )
         given: dict[str, Any] = (
@@ -61,7 +61,7 @@ class Method:
         return make(self.spec.baseline, **given, **self.spec.settings)
 
 
-class Tabulated:
+class _Tabulated:
     """Predictions that are there already: rows and genes are chosen by label, and nothing is learnt.
 
     With ``interpolate`` they are a duplicate experiment, whose noise is taken out of the genes that do not respond.
@@ -99,16 +99,16 @@ class Tabulated:
 def make_methods(settings: CompareSettings) -> list[Method]:
     """All methods, checked: a misspelt name, a wrong setting or a missing file is told before anything is fitted."""
     return [
-        tabulated(name, spec, settings.data)
+        _tabulated(name, spec, settings.data)
         if spec.predictions
-        else trained(name, spec, settings.data)
+        else _trained(name, spec, settings.data)
         if spec.run
-        else baseline(name, spec, settings)
+        else _baseline(name, spec, settings)
         for name, spec in settings.all_methods.items()
     ]
 
 
-def tabulated(name: str, spec: MethodSettings, data: DataSettings) -> Method:
+def _tabulated(name: str, spec: MethodSettings, data: DataSettings) -> Method:
     """Predictions from a file."""
     path = find(data, spec.predictions, "file of predictions").absolute()
     record = spec.model_dump(mode="json", exclude={"predictions"}) | {
@@ -118,26 +118,26 @@ def tabulated(name: str, spec: MethodSettings, data: DataSettings) -> Method:
     return Method(name, spec, {"predictions": path}, record, False, False, data.statistic)
 
 
-def trained(name: str, spec: MethodSettings, data: DataSettings) -> Method:
+def _trained(name: str, spec: MethodSettings, data: DataSettings) -> Method:
     """A trained run, by its parameters, the cells it predicts among and how it predicts."""
     from perturbgen.predict.trained import RunFiles
 
-    run, *judge = (find_folder(data, path) for path in (spec.run, spec.calibration_run) if path)
+    run, *judge = (_find_folder(data, path) for path in (spec.run, spec.calibration_run) if path)
     files = RunFiles(run, find(data, spec.cells, "file of cells").absolute(), *judge).require()
     record = {
-        "settings": run_settings(name, spec).model_dump(mode="json", exclude={"seed"}),
+        "settings": _run_settings(name, spec).model_dump(mode="json", exclude={"seed"}),
         **files.record(),
     }
     return Method(name, spec, {}, record, True, False, data.statistic, files)
 
 
-def find_folder(data: DataSettings, name: str) -> Path:
+def _find_folder(data: DataSettings, name: str) -> Path:
     """A folder in the data folder, or from the working directory."""
     inside = Path(data.folder) / name
     return (inside if inside.is_dir() else Path(name)).absolute()
 
 
-def run_settings(name: str, spec: MethodSettings) -> PredictSettings:
+def _run_settings(name: str, spec: MethodSettings) -> PredictSettings:
     """How a run predicts: one estimator, the comparison's own seeds."""
     from perturbgen.predict.estimators import PredictSettings
 
@@ -187,14 +187,14 @@ def require_honest(
     return about
 
 
-def baseline(name: str, spec: MethodSettings, settings: CompareSettings) -> Method:
+def _baseline(name: str, spec: MethodSettings, settings: CompareSettings) -> Method:
     """A baseline, with its resolved settings and the files that it uses."""
     data = settings.data
     entry = find_baseline(spec.baseline)
     fix = f"perturbgen baselines {spec.baseline} lists its settings"
     resolved = load_settings(entry.settings_class, base=spec.settings, fix=fix)
     files: dict[str, Path] = {}
-    for key in EXTRAS:
+    for key in _EXTRAS:
         if getattr(data, key) and key in (*entry.needs, *entry.uses):
             files[key] = find(data, getattr(data, key), key).absolute()
         elif key in entry.needs:
@@ -208,11 +208,11 @@ def baseline(name: str, spec: MethodSettings, settings: CompareSettings) -> Meth
     }
     if not {*entry.needs} - {"smiles"}:
         make(
-            spec.baseline, **spec.settings, **smiles_for(files)
+            spec.baseline, **spec.settings, **_smiles_for(files)
         )  # members of a blend are checked here
     return Method(name, spec, files, record, entry.random, entry.intervals, data.statistic)
 
 
-def smiles_for(files: Mapping[str, Path]) -> dict[str, Any]:
+def _smiles_for(files: Mapping[str, Path]) -> dict[str, Any]:
     """SMILES, where there is a file of them."""
     return {"smiles": read_smiles(files["smiles"])} if "smiles" in files else {}

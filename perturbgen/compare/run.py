@@ -40,7 +40,7 @@ from perturbgen.evaluate.report import report_page
 from perturbgen.evaluate.scorecard import Scorecard
 from perturbgen.evaluate.scoring import find_clusters
 
-logger = logging.getLogger(__name__)
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,7 +85,7 @@ def compare(
     out = Path(out)
     check_scheduler(scheduler)
     require_writable(out / "scorecard.md")
-    check_scores(settings)
+    _check_scores(settings)
     methods = make_methods(settings)
     data = settings.data
     ladder = (
@@ -103,17 +103,17 @@ def compare(
     find_clusters(labels.index, labels, settings.score.clusters or None)
     folder = out.absolute() / "cells"
     folder.mkdir(parents=True, exist_ok=True)
-    keep_settings(settings, out, book)
+    _keep_settings(settings, out, book)
     book.write(folder / "table.npz")
     cells = make_cells(folder, book, folds, methods, settings.seeds, settings.score)
-    outcomes = run_all(cells, scheduler, workers)
+    outcomes = _run_all(cells, scheduler, workers)
     card = make_card(
         settings, book, folds, outcomes, described, {"trained runs": runs} if runs else {}
     )
     return Comparison(settings, book, folds, outcomes, card, ladder)
 
 
-def run_all(cells: list[Cell], scheduler: str, workers: int | None) -> dict[Cell, Outcome]:
+def _run_all(cells: list[Cell], scheduler: str, workers: int | None) -> dict[Cell, Outcome]:
     """The outcome of every cell, in the order of the grid."""
     found: dict[Cell, Outcome] = {}
     with progress(f"{len(cells)} cells", len(cells)) as tick:
@@ -121,15 +121,15 @@ def run_all(cells: list[Cell], scheduler: str, workers: int | None) -> dict[Cell
             found[cell] = outcome
             tick()
             if outcome.state == "failed":
-                logger.error("%s failed: %s", cell.label, outcome.error)
+                _logger.error("%s failed: %s", cell.label, outcome.error)
             elif outcome.state == "done":
-                logger.info("%s: %.1f s", cell.label, outcome.seconds)
+                _logger.info("%s: %.1f s", cell.label, outcome.seconds)
     kept = sum(outcome.state == "cached" for outcome in found.values())
-    logger.info("%d cells, %d of them kept from before", len(cells), kept)
+    _logger.info("%d cells, %d of them kept from before", len(cells), kept)
     return {cell: found[cell] for cell in cells}
 
 
-def check_scores(settings: CompareSettings) -> None:
+def _check_scores(settings: CompareSettings) -> None:
     """The metrics exist and can be computed, the headline is among them."""
     names = {metric.name for metric in choose_metrics(settings.score.metrics, reference=True)}
     for name in settings.score.headline or ():
@@ -142,7 +142,7 @@ def check_scores(settings: CompareSettings) -> None:
         )
 
 
-def keep_settings(settings: CompareSettings, out: Path, book: Book) -> None:
+def _keep_settings(settings: CompareSettings, out: Path, book: Book) -> None:
     """What was asked for and where it ran, beside the results."""
     about: dict[str, Any] = environment(settings.seeds[0], {"table": f"sha256:{book.hash}"})
     for name, text in (
@@ -153,7 +153,7 @@ def keep_settings(settings: CompareSettings, out: Path, book: Book) -> None:
             part.write_text(text)
 
 
-RMSE = "mean_rowwise_rmse"
+_RMSE = "mean_rowwise_rmse"
 
 
 def write_outputs(
@@ -164,7 +164,7 @@ def write_outputs(
     paths = write_scorecard(found.card, out)
     with atomic_path(paths[0]) as part:
         part.write_text(
-            "\n\n".join([to_markdown(found.card).rstrip(), *sections(found)]) + "\n",
+            "\n\n".join([to_markdown(found.card).rstrip(), *_sections(found)]) + "\n",
             encoding="utf-8",
         )
     paths.append(out / "cells.csv")
@@ -185,24 +185,28 @@ def write_outputs(
     return paths
 
 
-def sections(found: Comparison) -> list[str]:
+def _sections(found: Comparison) -> list[str]:
     """What the scorecard of a grid says besides: failures, seeds, folds and the time each method took."""
     parts = []
     if found.failures:
         note = "A method with a failed cell is not ranked; failures.txt has the details."
-        parts += ["## Failed", note, markdown_table(failure_records(found))]
+        parts += ["## Failed", note, markdown_table(_failure_records(found))]
     seeds = seed_table(found.book, found.folds, list(found.outcomes), found.card)
     if len(seeds):
-        parts += ["## Seeds", "Mean (least to largest) over seeds.", markdown_table(records(seeds))]
-    return [*parts, "## Grid", markdown_table(fold_records(found))]
+        parts += [
+            "## Seeds",
+            "Mean (least to largest) over seeds.",
+            markdown_table(_records(seeds)),
+        ]
+    return [*parts, "## Grid", markdown_table(_fold_records(found))]
 
 
-def records(table: pd.DataFrame) -> list[dict[str, Any]]:
+def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
     """The rows of a table."""
     return [{str(key): value for key, value in row.items()} for row in table.to_dict("records")]
 
 
-def failure_records(found: Comparison) -> list[dict[str, Any]]:
+def _failure_records(found: Comparison) -> list[dict[str, Any]]:
     """A line for every cell that failed."""
     return [
         {
@@ -216,7 +220,7 @@ def failure_records(found: Comparison) -> list[dict[str, Any]]:
     ]
 
 
-def fold_records(found: Comparison) -> list[dict[str, Any]]:
+def _fold_records(found: Comparison) -> list[dict[str, Any]]:
     """A line for every fold."""
     return [
         {"split": f.split, "fold": f.name, "trained on": len(f.train), "predicted": len(f.test)}
@@ -240,7 +244,7 @@ def write_report(
     )
     if found.failures:
         page.section("Failed", "These methods are not ranked.")
-        page.table(failure_records(found))
+        page.table(_failure_records(found))
     if links:
         items = "".join(
             f'<li><a href="{escape(to)}">{escape(about)}</a></li>' for about, to in links.items()
@@ -268,9 +272,11 @@ def add_to_leaderboard(
     ranking = found.card.ranking
     best = ranking[ranking["role"].isin(["method", "baseline"])].iloc[0]
     table = found.card.overall.table.set_index(["method", "metric"])["value"]
-    has_error = (best.method, RMSE) in table.index and ("zeros", RMSE) in table.index
+    has_error = (best.method, _RMSE) in table.index and ("zeros", _RMSE) in table.index
     score, zeros = (
-        (float(table[name, RMSE]) for name in (best.method, "zeros")) if has_error else (None, None)
+        (float(table[name, _RMSE]) for name in (best.method, "zeros"))
+        if has_error
+        else (None, None)
     )
     row = {
         "date": datetime.now(UTC).date().isoformat(),

@@ -17,18 +17,18 @@ from perturbgen.compare.jobs import Cell, Outcome, run_cell
 from perturbgen.core.errors import ConfigError, MissingDependencyError
 from perturbgen.core.system import cores
 
-logger = logging.getLogger(__name__)
+_logger = logging.getLogger(__name__)
 
 PROCESSES: Final = "processes"
-THREADS: Final = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-PATIENCE: Final = "10s"  # for a Dask scheduler to answer
+_THREADS: Final = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+_PATIENCE: Final = "10s"  # for a Dask scheduler to answer
 
-Finished = Iterator[tuple[Cell, Outcome]]
+_Finished = Iterator[tuple[Cell, Outcome]]
 
 
 def run_cells(
     cells: list[Cell], *, scheduler: str = PROCESSES, workers: int | None = None
-) -> Finished:
+) -> _Finished:
     """Every cell with its outcome, as they end; those kept from before come first and need no worker."""
     waiting = []
     for cell in cells:
@@ -37,11 +37,11 @@ def run_cells(
         else:
             waiting.append(cell)
     if scheduler != PROCESSES:
-        yield from on_cluster(waiting, scheduler)
+        yield from _on_cluster(waiting, scheduler)
         return
     workers = min(workers or cores(), len(waiting))
     if workers > 1:
-        yield from in_processes(waiting, workers)
+        yield from _in_processes(waiting, workers)
     else:
         for cell in waiting:
             yield cell, run_cell(cell)
@@ -57,25 +57,25 @@ def check_scheduler(scheduler: str) -> None:
         )
 
 
-def in_processes(cells: list[Cell], workers: int) -> Finished:
+def _in_processes(cells: list[Cell], workers: int) -> _Finished:
     """In a pool of fresh processes; cells that a dying process took with it are tried again, alone."""
     lost = []
-    for cell, outcome in pooled(cells, workers):
+    for cell, outcome in _pooled(cells, workers):
         if outcome is None:
             lost.append(cell)
         else:
             yield cell, outcome
     for cell in lost:
-        for _, outcome in pooled([cell], 1):
+        for _, outcome in _pooled([cell], 1):
             words = "the process that ran it was killed: out of memory, most often"
             yield cell, outcome or Outcome("failed", error=words, detail=words)
 
 
-def pooled(cells: list[Cell], workers: int) -> Iterator[tuple[Cell, Outcome | None]]:
+def _pooled(cells: list[Cell], workers: int) -> Iterator[tuple[Cell, Outcome | None]]:
     """Cells and their outcomes; None where the pool broke."""
     context = multiprocessing.get_context("spawn")
-    with single_threads():
-        pool = ProcessPoolExecutor(workers, mp_context=context, initializer=set_up_worker)
+    with _single_threads():
+        pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_set_up_worker)
         futures: dict[Future[Outcome], Cell] = {pool.submit(run_cell, cell): cell for cell in cells}
         try:
             for future in as_completed(futures):
@@ -92,10 +92,10 @@ def pooled(cells: list[Cell], workers: int) -> Iterator[tuple[Cell, Outcome | No
 
 
 @contextmanager
-def single_threads() -> Iterator[None]:
+def _single_threads() -> Iterator[None]:
     """New processes start with one thread each for linear algebra."""
-    before = {name: os.environ.get(name) for name in THREADS}
-    os.environ.update(dict.fromkeys(THREADS, "1"))
+    before = {name: os.environ.get(name) for name in _THREADS}
+    os.environ.update(dict.fromkeys(_THREADS, "1"))
     try:
         yield
     finally:
@@ -103,14 +103,14 @@ def single_threads() -> Iterator[None]:
             os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
-def set_up_worker() -> None:
+def _set_up_worker() -> None:
     """A worker says nothing, and an interrupt ends it without a word."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     warnings.simplefilter("ignore")
     logging.getLogger("perturbgen").setLevel(logging.ERROR)
 
 
-def on_cluster(cells: list[Cell], address: str) -> Finished:
+def _on_cluster(cells: list[Cell], address: str) -> _Finished:
     """On the workers of a Dask scheduler; they must see the run's folder under the same path."""
     try:
         from distributed import Client, as_completed
@@ -119,7 +119,7 @@ def on_cluster(cells: list[Cell], address: str) -> Finished:
             "Dask is not installed", fix='pip install "perturbgen[cluster]"'
         ) from None
     try:
-        client = Client(address, timeout=PATIENCE, set_as_default=False)
+        client = Client(address, timeout=_PATIENCE, set_as_default=False)
     except (OSError, ValueError) as error:
         reason = str(error).partition("\n")[0]
         raise ConfigError(
@@ -128,20 +128,20 @@ def on_cluster(cells: list[Cell], address: str) -> Finished:
     with client:
         if not cells:
             return
-        require_shared(client, cells[0], address)
+        _require_shared(client, cells[0], address)
         futures = {
             client.submit(run_cell, cell, key=f"perturbgen-{cell.key}", pure=False): cell
             for cell in cells
         }
         try:
             for future in as_completed(futures, loop=client.loop):
-                yield futures[future], result_of(future)
+                yield futures[future], _result_of(future)
         except BaseException:
             client.cancel(list(futures))
             raise
 
 
-def result_of(future: Any) -> Outcome:
+def _result_of(future: Any) -> Outcome:
     """The outcome, or what became of the worker."""
     if future.status == "finished":
         found: Outcome = future.result()
@@ -150,7 +150,7 @@ def result_of(future: Any) -> Outcome:
     return Outcome("failed", error=words.partition("\n")[0], detail=words)
 
 
-def require_shared(client: Any, cell: Cell, address: str) -> None:
+def _require_shared(client: Any, cell: Cell, address: str) -> None:
     """Every worker sees the table."""
     path = cell.folder / "table.npz"
     seen = client.run(path.exists)

@@ -11,7 +11,7 @@ from perturbgen.core.config import Settings
 from perturbgen.core.errors import suggest
 from perturbgen.data.splits import TARGETS
 
-DEFAULT_METHODS: Final = (
+_DEFAULT_METHODS: Final = (
     "zeros",
     "gene_mean",
     "compound_mean",
@@ -25,7 +25,7 @@ DEFAULT_METHODS: Final = (
     "neighbours",
     "xgboost",
 )
-SIMPLE: Final = (
+_SIMPLE: Final = (
     "gene_mean",
     "compound_mean",
     "compound_median",
@@ -37,13 +37,13 @@ SIMPLE: Final = (
 )
 
 # The keys that each kind of split has a use for, beside `kind`.
-KINDS: Final[Mapping[str, tuple[str, ...]]] = {
+_KINDS: Final[Mapping[str, tuple[str, ...]]] = {
     "kaggle": ("targets", "known", "public", "learn", "test", "seed"),
     "compounds": ("targets", "folds", "rows", "seed"),
     "cell_types": ("cell_types", "rows"),
     "file": ("file", "test"),
 }
-Level = Annotated[float, Field(gt=0, lt=1)]
+_Level = Annotated[float, Field(gt=0, lt=1)]
 
 
 class DataSettings(Settings):
@@ -108,15 +108,15 @@ class SplitSettings(Settings):
     @model_validator(mode="after")
     def of_its_kind(self) -> SplitSettings:
         """The kind exists and makes use of every key."""
-        if self.kind not in KINDS:
-            raise ValueError(f"there is no split {self.kind!r}: {suggest(self.kind, KINDS)}")
+        if self.kind not in _KINDS:
+            raise ValueError(f"there is no split {self.kind!r}: {suggest(self.kind, _KINDS)}")
         changed = {
             name
             for name, field in type(self).model_fields.items()
             if getattr(self, name) != field.default
         }
         useless = sorted(
-            changed - {"kind", *KINDS[self.kind]}
+            changed - {"kind", *_KINDS[self.kind]}
         )  # a printed configuration lists the defaults, too
         if useless:
             raise ValueError(f"a split of kind {self.kind!r} makes no use of {', '.join(useless)}")
@@ -176,7 +176,7 @@ class MethodSettings(Settings):
         return self
 
 
-class ControlSettings(Settings):
+class _ControlSettings(Settings):
     """Between which methods the scores are set."""
 
     negatives: tuple[str, ...] = Field(("zeros",), min_length=1)
@@ -191,7 +191,7 @@ class ControlSettings(Settings):
     )
 
 
-class ReportSettings(Settings):
+class _ReportSettings(Settings):
     """What the report shows besides."""
 
     ladder: str = Field(
@@ -204,13 +204,13 @@ class ScoreSettings(Settings):
 
     metrics: tuple[str, ...] | None = Field(None, min_length=1)
     headline: tuple[str, ...] | None = Field(None, min_length=1)
-    level: Level = 0.05
+    level: _Level = 0.05
     adjust: bool = True
     clusters: str = Field(
         "compound", description="conditions resampled together; empty: each alone"
     )
     resamples: int = Field(1000, ge=1)
-    intervals: tuple[Level, ...] = Field(
+    intervals: tuple[_Level, ...] = Field(
         (0.5, 0.9), description="nominal levels whose coverage the report shows"
     )
 
@@ -224,23 +224,23 @@ class CompareSettings(Settings):
         {"compounds": SplitSettings(kind="compounds")}, min_length=1
     )
     methods: dict[str, MethodSettings] = Field(
-        {name: MethodSettings(baseline=name) for name in DEFAULT_METHODS}, min_length=1
+        {name: MethodSettings(baseline=name) for name in _DEFAULT_METHODS}, min_length=1
     )
-    controls: ControlSettings = ControlSettings()
+    controls: _ControlSettings = _ControlSettings()
     score: ScoreSettings = ScoreSettings()
-    report: ReportSettings = ReportSettings()
+    report: _ReportSettings = _ReportSettings()
 
     @field_validator("splits", mode="before")
     @classmethod
     def kinds(cls, value: Any) -> Any:
         """A split is of the kind it is called, unless it says so itself."""
-        return named(value, "kind")
+        return _named(value, "kind")
 
     @field_validator("methods", mode="before")
     @classmethod
     def names(cls, value: Any) -> Any:
         """A method without a file or a run is the baseline it is called, unless it says so itself."""
-        return named(value, "baseline", unless=("predictions", "run"))
+        return _named(value, "baseline", unless=("predictions", "run"))
 
     @model_validator(mode="after")
     def known_controls(self) -> CompareSettings:
@@ -282,11 +282,11 @@ class CompareSettings(Settings):
         controls = (*self.controls.negatives, self.controls.positive, *self.controls.references)
         asked = self.controls.baselines
         if asked is None:
-            asked = tuple(n for n, m in self.all_methods.items() if m.baseline in SIMPLE)
+            asked = tuple(n for n, m in self.all_methods.items() if m.baseline in _SIMPLE)
         return tuple(name for name in asked if name not in controls)
 
 
-def named(tables: Any, key: str, *, unless: tuple[str, ...] = ()) -> Any:
+def _named(tables: Any, key: str, *, unless: tuple[str, ...] = ()) -> Any:
     """Tables in which ``key`` is their own name where neither it nor one of ``unless`` is given."""
     if not isinstance(tables, Mapping):
         return tables

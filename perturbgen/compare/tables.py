@@ -90,7 +90,7 @@ def read_book(data: DataSettings) -> Book:
     """The rows of ``data.train`` and, where given, of ``data.truth``, on the genes that both must have."""
     train = read_table(find(data, data.train, "table"), statistic=data.statistic)
     if not data.truth:
-        return Book(complete(train, data.train), np.ones(len(train), bool), data.clip)
+        return Book(_complete(train, data.train), np.ones(len(train), bool), data.clip)
     truth = read_table(find(data, data.truth, "table of withheld rows"), statistic=data.statistic)
     if set(train.columns) != set(truth.columns):
         absent, extra = (
@@ -103,10 +103,10 @@ def read_book(data: DataSettings) -> Book:
         )
     both = pd.concat([train, truth[train.columns]])
     require_unique(both.index, "condition", f"{data.train} with {data.truth}")
-    return Book(complete(both, data.train), np.arange(len(both)) < len(train), data.clip)
+    return Book(_complete(both, data.train), np.arange(len(both)) < len(train), data.clip)
 
 
-def complete(table: pd.DataFrame, name: str) -> pd.DataFrame:
+def _complete(table: pd.DataFrame, name: str) -> pd.DataFrame:
     """The table as float64, refused where a value is text, missing or infinite."""
     text = [
         str(gene) for gene, kind in table.dtypes.items() if not pd.api.types.is_numeric_dtype(kind)

@@ -30,17 +30,17 @@ class Settings(BaseModel):
     )
 
 
-S = TypeVar("S", bound=Settings)
+_S = TypeVar("S", bound=Settings)
 
 
 def load_settings(
-    kind: type[S],
+    kind: type[_S],
     path: str | Path | None = None,
     *,
     overrides: Sequence[str] = (),
     base: Mapping[str, Any] | None = None,
     fix: str = "--dry-run prints the resolved configuration",
-) -> S:
+) -> _S:
     """Settings from ``base``, then a TOML file, then ``a.b=value`` overrides; the later ones win."""
     values = merge(dict(base or {}), read_toml(path) if path else {})
     for override in overrides:
@@ -49,7 +49,7 @@ def load_settings(
         return kind.model_validate(values)
     except ValidationError as error:
         where = " with ".join([*([str(path)] if path else []), *(["--set"] if overrides else [])])
-        raise explain(error, kind, where, fix) from None
+        raise _explain(error, kind, where, fix) from None
 
 
 def read_toml(path: str | Path) -> dict[str, Any]:
@@ -89,7 +89,7 @@ def parse_override(text: str) -> dict[str, Any]:
     return parsed
 
 
-def explain(
+def _explain(
     error: ValidationError, kind: type[Settings], path: str | Path | None, fix: str
 ) -> ConfigError:
     """Pydantic's complaints as one error of ours, unknown keys with the nearest known one."""
@@ -98,7 +98,7 @@ def explain(
         key = ".".join(str(part) for part in problem["loc"])
         if problem["type"] == "extra_forbidden":
             lines.append(
-                f"unknown key '{key}': {suggest(str(problem['loc'][-1]), known_keys(kind, problem['loc'][:-1]))}"
+                f"unknown key '{key}': {suggest(str(problem['loc'][-1]), _known_keys(kind, problem['loc'][:-1]))}"
             )
         else:
             whole = isinstance(
@@ -111,24 +111,24 @@ def explain(
     return ConfigError("; ".join(lines) + (f" (in {path})" if path else ""), fix=fix)
 
 
-def known_keys(kind: type[BaseModel], location: Sequence[int | str]) -> list[str]:
+def _known_keys(kind: type[BaseModel], location: Sequence[int | str]) -> list[str]:
     """The keys allowed at a place in the configuration."""
     here: Any = kind
     for part in location:
-        if is_model(here):
+        if _is_model(here):
             field = here.model_fields.get(str(part))
-            here = None if field is None else without_none(field.annotation)
+            here = None if field is None else _without_none(field.annotation)
         else:  # a mapping: the part is one of its keys
             here = next(reversed(get_args(here)), None)
-    return list(here.model_fields) if is_model(here) else []
+    return list(here.model_fields) if _is_model(here) else []
 
 
-def is_model(annotation: Any) -> bool:
+def _is_model(annotation: Any) -> bool:
     """Whether an annotation is a configuration of its own."""
     return isinstance(annotation, type) and issubclass(annotation, BaseModel)
 
 
-def without_none(annotation: Any) -> Any:
+def _without_none(annotation: Any) -> Any:
     """The annotation itself, or the one that is optional."""
     parts = get_args(annotation)
     return parts[0] if len(parts) == 2 and parts[1] is type(None) else annotation
@@ -161,10 +161,10 @@ def create_run(
         part.mkdir()
         (part / "config.toml").write_text(to_toml(settings), encoding="utf-8")
         (part / "env.json").write_text(json.dumps(environment(seed, data), indent=1))
-        return claim(part, root, f"{slug(name)}-s{seed}")
+        return _claim(part, root, f"{slug(name)}-s{seed}")
 
 
-def claim(part: Path, root: Path, name: str) -> Path:
+def _claim(part: Path, root: Path, name: str) -> Path:
     """Move a new run to the next free number; another run that takes the same name meanwhile is never replaced."""
     while True:
         numbers = [int(m[0]) for p in root.iterdir() if (m := re.match(r"\d{4}", p.name))]

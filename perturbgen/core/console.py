@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol, TypeVar
 
-T = TypeVar("T")
+_T = TypeVar("T")
 
 
 class Tick(Protocol):
@@ -23,13 +23,13 @@ class Tick(Protocol):
 def setup_logging(verbosity: int = 0) -> None:
     """Send the package's log to stderr: -1 quiet (errors), 0 normal (info), 1 verbose (debug)."""
     level = {-1: logging.ERROR, 0: logging.INFO}.get(verbosity, logging.DEBUG)
-    handler = log_handler(show_level=verbosity > 0)
+    handler = _log_handler(show_level=verbosity > 0)
     logger = logging.getLogger("perturbgen")
     logger.handlers[:] = [handler]
     logger.setLevel(level)
 
 
-def log_handler(*, show_level: bool) -> logging.Handler:
+def _log_handler(*, show_level: bool) -> logging.Handler:
     """Folded to the terminal's width on a terminal; elsewhere a message stays on its line, fit for grep."""
     if not sys.stderr.isatty():
         handler = logging.StreamHandler(sys.stderr)
@@ -73,8 +73,8 @@ def progress(description: str, total: float | None = None) -> Iterator[Tick]:
 
 
 def track(
-    items: Sequence[T] | Iterable[T], description: str, total: int | None = None
-) -> Iterator[T]:
+    items: Sequence[_T] | Iterable[_T], description: str, total: int | None = None
+) -> Iterator[_T]:
     """Iterate with a progress bar."""
     length = total if total is not None else (len(items) if isinstance(items, Sequence) else None)
     with progress(description, length) as tick:

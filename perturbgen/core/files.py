@@ -11,7 +11,7 @@ from pathlib import Path
 
 from perturbgen.core.errors import InputError, StorageError, shorten
 
-MARGIN = 1 << 20  # bytes that a file being written still needs to be closed
+_MARGIN = 1 << 20  # bytes that a file being written still needs to be closed
 
 
 def require_file(path: str | Path, what: str = "file") -> Path:
@@ -83,7 +83,7 @@ def require_folder(path: str | Path, what: str = "folder") -> Path:
 
 def require_room(path: Path, size: int) -> None:
     """There is room for ``size`` more bytes; HDF5 cannot close a file on a full disk, and takes the process with it."""
-    if shutil.disk_usage(path.parent).free < 2 * size + MARGIN:
+    if shutil.disk_usage(path.parent).free < 2 * size + _MARGIN:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
 

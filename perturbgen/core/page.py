@@ -28,7 +28,7 @@ PALETTE = (
     "#6A4C93",
 )
 
-STYLE = """
+_STYLE = """
 :root { --ink: #1b1f24; --soft: #57606a; --line: #d8dee4; --accent: #0072B2; }
 * { box-sizing: border-box; }
 body { margin: 0 auto; max-width: 1180px; padding: 24px 20px 60px; color: var(--ink); background: #fff;
@@ -72,7 +72,7 @@ class Page:
         if not rows:
             return
         numeric = {
-            key: all(is_number(row[key]) or row[key] is None for row in rows) for key in rows[0]
+            key: all(_is_number(row[key]) or row[key] is None for row in rows) for key in rows[0]
         }
         marks = {key: ' class="number"' if yes else "" for key, yes in numeric.items()}
         head = "".join(f"<th{marks[key]} scope=col>{escape(str(key))}</th>" for key in rows[0])
@@ -112,7 +112,7 @@ class Page:
         links = "".join(f'<a href="#{slug(name)}">{escape(name)}</a>' for name in self._sections)
         head = (
             '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
-            f"<title>{escape(self.title)}</title><style>{STYLE}</style><script>{get_plotlyjs()}</script>"
+            f"<title>{escape(self.title)}</title><style>{_STYLE}</style><script>{get_plotlyjs()}</script>"
         )
         top = f'<h1>{escape(self.title)}</h1><p class="lead">{escape(self.lead)}</p><nav>{links}</nav>'
         body = "".join(self._parts)
@@ -125,6 +125,6 @@ class Page:
         return Path(path)
 
 
-def is_number(value: Any) -> bool:
+def _is_number(value: Any) -> bool:
     """Whether a table should align it to the right."""
     return isinstance(value, (int, float)) and not isinstance(value, bool)

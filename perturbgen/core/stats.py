@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-COVERAGE = 0.95
+_COVERAGE = 0.95
 Array: TypeAlias = np.ndarray[Any, Any]
 
 
@@ -34,7 +34,7 @@ def means(scores: Array, counts: Array) -> Array:
     return divide(totals, counts @ present.T.astype(float), np.nan)
 
 
-def interval(draws: Array, coverage: float = COVERAGE) -> tuple[Array, Array]:
+def interval(draws: Array, coverage: float = _COVERAGE) -> tuple[Array, Array]:
     """Percentile interval of each series (series,), from (resamples, series); NaN where no resample has a value."""
     tails = [(1 - coverage) / 2, (1 + coverage) / 2]
     low, high = np.full(draws.shape[1], np.nan), np.full(draws.shape[1], np.nan)

@@ -18,7 +18,7 @@ from threadpoolctl import threadpool_limits
 
 from perturbgen.core.errors import ConfigError
 
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
 
 
 @lru_cache
@@ -29,8 +29,8 @@ def keep_freed_memory(largest: int) -> None:
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:
-        mallopt(M_MMAP_THRESHOLD, largest)
-        mallopt(M_TRIM_THRESHOLD, min(4 * largest, 2**31 - 1))
+        mallopt(_M_MMAP_THRESHOLD, largest)
+        mallopt(_M_TRIM_THRESHOLD, min(4 * largest, 2**31 - 1))
 
 
 def cores() -> int:
@@ -51,7 +51,7 @@ def require_device(name: str) -> None:
         ) from None
 
 
-KEPT = 32 << 20  # bytes of the largest array of a block of genes
+_KEPT = 32 << 20  # bytes of the largest array of a block of genes
 
 
 def workers() -> int:
@@ -69,7 +69,7 @@ def spread(
     done: Callable[[float], None] | None = None,
 ) -> None:
     """Call ``work`` on every range of ``step`` items, in threads; the results do not depend on their number."""
-    keep_freed_memory(KEPT)
+    keep_freed_memory(_KEPT)
     ranges = [range(start, min(start + step, total)) for start in range(0, total, step)]
     with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(workers()) as pool:
         for piece, _ in zip(ranges, pool.map(work, ranges), strict=True):

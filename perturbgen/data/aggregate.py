@@ -35,7 +35,7 @@ def pseudobulk(
     by = [by] if isinstance(by, str) else list(dict.fromkeys(by))
     codes, keys = group_codes(adata.obs, by)
     counts = sp.csr_array(adata.X if layer is None else adata.layers[layer])
-    sums = sum_rows(counts, codes, len(keys), allow_fractional=allow_fractional)
+    sums = _sum_rows(counts, codes, len(keys), allow_fractional=allow_fractional)
     obs = constant_columns(adata.obs, codes, by)
     obs["n_cells"] = np.bincount(codes, minlength=len(keys))
     obs.index = pd.Index(
@@ -43,7 +43,7 @@ def pseudobulk(
     )
     bulk = AnnData(sums, obs=obs, var=adata.var.copy())
     bulk.uns.update({key: adata.uns[key] for key in ("vehicle",) if key in adata.uns})
-    return drop_empty(bulk)
+    return _drop_empty(bulk)
 
 
 def group_codes(obs: pd.DataFrame, by: Sequence[str]) -> tuple[np.ndarray, pd.DataFrame]:
@@ -64,7 +64,7 @@ def group_codes(obs: pd.DataFrame, by: Sequence[str]) -> tuple[np.ndarray, pd.Da
     return groups.ngroup().to_numpy(), keys
 
 
-def sum_rows(
+def _sum_rows(
     counts: sp.csr_array, codes: np.ndarray, groups: int, *, allow_fractional: bool = False
 ) -> sp.csr_array:
     """Sums (groups, genes) of the rows of ``counts`` (cells, genes) that share a code, added in 64 bits."""
@@ -106,20 +106,20 @@ def sum_rows(
 def constant_columns(obs: pd.DataFrame, codes: np.ndarray, by: Sequence[str]) -> pd.DataFrame:
     """The columns of obs that have one value in every group, ``by`` first; a row for each group."""
     first = pd.Series(np.arange(len(codes))).groupby(codes).first().to_numpy()
-    rest = [name for name in obs if name not in by and is_constant(obs[name], codes, first)]
+    rest = [name for name in obs if name not in by and _is_constant(obs[name], codes, first)]
     kept = obs[[*by, *rest]].iloc[first].reset_index(drop=True)
     for name in kept.select_dtypes("category"):
         kept[name] = kept[name].cat.remove_unused_categories()
     return kept
 
 
-def is_constant(values: pd.Series, codes: np.ndarray, first: np.ndarray) -> bool:
+def _is_constant(values: pd.Series, codes: np.ndarray, first: np.ndarray) -> bool:
     """Whether every cell has the value of its group's first cell; missing equals missing."""
     numbers, _ = pd.factorize(values, use_na_sentinel=False)
     return bool((numbers == numbers[first][codes]).all())
 
 
-def drop_empty(bulk: AnnData) -> AnnData:
+def _drop_empty(bulk: AnnData) -> AnnData:
     """Without the samples that have no counts: no normalisation can use them."""
     empty = np.asarray(bulk.X.sum(axis=1)).ravel() == 0
     if empty.all():
@@ -137,13 +137,13 @@ def drop_empty(bulk: AnnData) -> AnnData:
 
 
 MIN_CELLS = 5  # a profile of fewer cells is mostly counting noise
-MIN_COUNT = (
+_MIN_COUNT = (
     1.0  # and so is a gene with fewer counts a sample; its log CPM says how deep the sample is
 )
-MIN_GENES = 50  # unless hardly any gene has more
+_MIN_GENES = 50  # unless hardly any gene has more
 
 
-def log_cpm(counts: np.ndarray) -> np.ndarray:
+def _log_cpm(counts: np.ndarray) -> np.ndarray:
     """log2 counts per million with half a count added, (samples, genes), as voom defines it."""
     library = counts.sum(axis=1, keepdims=True)
     return np.log2((counts + 0.5) / (library + 1) * 1e6)
@@ -158,27 +158,27 @@ def remove_plate_effects(
     plate would then share, and be told apart by. Plates are linked by the compounds they have in common.
     """
     corrected = values.copy()
-    for rows in blocks(cell_type.to_numpy()):
-        compounds, plates = one_hot(compound.to_numpy()[rows]), one_hot(plate.to_numpy()[rows])
+    for rows in _blocks(cell_type.to_numpy()):
+        compounds, plates = _one_hot(compound.to_numpy()[rows]), _one_hot(plate.to_numpy()[rows])
         deviations = plates[:, :-1] - plates[:, -1:]  # plate effects that sum to zero
         effects = np.linalg.lstsq(np.hstack([compounds, deviations]), values[rows], rcond=None)[0]
         corrected[rows] -= deviations @ effects[compounds.shape[1] :]
     return corrected
 
 
-def one_hot(labels: np.ndarray) -> np.ndarray:
+def _one_hot(labels: np.ndarray) -> np.ndarray:
     """(samples, labels) of 0 and 1, labels in sorted order."""
     codes, names = pd.factorize(labels, sort=True)
     return np.eye(len(names))[codes]
 
 
-def blocks(labels: np.ndarray) -> list[np.ndarray]:
+def _blocks(labels: np.ndarray) -> list[np.ndarray]:
     """Row numbers of each label, labels in sorted order."""
     codes, _ = pd.factorize(labels, sort=True)
     return [np.flatnonzero(codes == code) for code in range(codes.max() + 1)]
 
 
-def variable_genes(values: np.ndarray, n: int = 2000) -> np.ndarray:
+def _variable_genes(values: np.ndarray, n: int = 2000) -> np.ndarray:
     """The columns of ``values`` (samples, genes) that vary most, in their own order."""
     return np.sort(np.argsort(-values.var(axis=0), kind="stable")[:n])
 
@@ -190,13 +190,13 @@ def strength(
 
     The root mean square over the most variable genes of the mean difference in ``values`` (samples, genes).
     """
-    chosen = values[:, variable_genes(values)]
+    chosen = values[:, _variable_genes(values)]
     treated = (compound != vehicle).to_numpy()
     distance: dict[str, list[float]] = {}
-    for rows in blocks(cell_type.to_numpy()):
+    for rows in _blocks(cell_type.to_numpy()):
         reference = rows[~treated[rows]]
         if len(reference):
-            for group in (rows[block] for block in blocks(compound.to_numpy()[rows])):
+            for group in (rows[block] for block in _blocks(compound.to_numpy()[rows])):
                 difference = chosen[group].mean(axis=0) - chosen[reference].mean(axis=0)
                 distance.setdefault(str(compound.iloc[group[0]]), []).append(
                     float(np.sqrt((difference**2).mean()))
@@ -211,7 +211,7 @@ def principal_components(values: np.ndarray, *, seed: int = 0, components: int =
     """Scores (samples, components) of ``values`` (samples, genes) on its most variable genes."""
     from scanpy.pp import pca
 
-    chosen = values[:, variable_genes(values)].astype(np.float32)
+    chosen = values[:, _variable_genes(values)].astype(np.float32)
     return pca(
         chosen, n_comps=min(components, *(size - 1 for size in chosen.shape)), random_state=seed
     )
@@ -242,9 +242,9 @@ def profiles(bulk: AnnData) -> tuple[np.ndarray, pd.DataFrame]:
     counts = np.asarray(
         bulk.X.todense() if hasattr(bulk.X, "todense") else bulk.X, dtype=np.float64
     )
-    seen = counts.mean(axis=0) >= MIN_COUNT
-    counts = counts[:, seen] if seen.sum() >= MIN_GENES else counts
+    seen = counts.mean(axis=0) >= _MIN_COUNT
+    counts = counts[:, seen] if seen.sum() >= _MIN_GENES else counts
     keep = (bulk.obs["n_cells"].to_numpy() >= min(MIN_CELLS, bulk.obs["n_cells"].max())) & (
         counts.sum(axis=1) > 0
     )
-    return log_cpm(counts[keep]), bulk.obs[keep].reset_index(drop=True)
+    return _log_cpm(counts[keep]), bulk.obs[keep].reset_index(drop=True)

@@ -21,12 +21,12 @@ from scipy import sparse
 
 from perturbgen.core.errors import CountsError
 
-LARGEST = np.iinfo(np.int32).max
-BLOCK = 1 << 22
+_LARGEST = np.iinfo(np.int32).max
+_BLOCK = 1 << 22
 
 
 @dataclass(frozen=True)
-class BadCount:
+class _BadCount:
     """An entry that is no raw count: what is wrong with it, and where it stands."""
 
     kind: str
@@ -35,22 +35,22 @@ class BadCount:
     value: float
 
 
-def first_bad_count(matrix: Any) -> BadCount | None:
+def first_bad_count(matrix: Any) -> _BadCount | None:
     """The first entry of a matrix (cells, genes), sparse or dense, that is not a non-negative integer of 32 bits."""
     if matrix.dtype.kind not in "biuf":
         raise CountsError(
             f"the counts are of type {matrix.dtype}", expected="numbers", cause="a matrix of text"
         )
     if not is_sparse(matrix):
-        return first_bad_dense(np.asarray(matrix))
+        return _first_bad_dense(np.asarray(matrix))
     csr = matrix if matrix.format == "csr" else matrix.tocsr()
-    for start, values in blocks(csr.data):
-        position = first_bad(values)
+    for start, values in _blocks(csr.data):
+        position = _first_bad(values)
         if position is not None:
             at = start + position
             row = int(np.searchsorted(csr.indptr, at, side="right")) - 1
-            return BadCount(
-                describe(values[position]), row, int(csr.indices[at]), float(values[position])
+            return _BadCount(
+                _describe(values[position]), row, int(csr.indices[at]), float(values[position])
             )
     return None
 
@@ -60,35 +60,35 @@ def is_sparse(matrix: object) -> bool:
     return sparse.issparse(matrix)
 
 
-def first_bad_dense(matrix: NDArray[Any]) -> BadCount | None:
+def _first_bad_dense(matrix: NDArray[Any]) -> _BadCount | None:
     """As :func:`first_bad_count`, row by row in blocks."""
-    rows = max(1, BLOCK // max(matrix.shape[1], 1))
+    rows = max(1, _BLOCK // max(matrix.shape[1], 1))
     for start in range(0, matrix.shape[0], rows):
         values = matrix[start : start + rows].ravel()
-        position = first_bad(values)
+        position = _first_bad(values)
         if position is not None:
             row, column = divmod(position, matrix.shape[1])
-            return BadCount(
-                describe(values[position]), start + row, column, float(values[position])
+            return _BadCount(
+                _describe(values[position]), start + row, column, float(values[position])
             )
     return None
 
 
-def blocks(values: NDArray[Any]) -> Iterator[tuple[int, NDArray[Any]]]:
+def _blocks(values: NDArray[Any]) -> Iterator[tuple[int, NDArray[Any]]]:
     """An array in pieces small enough that a check of each takes little memory."""
-    for start in range(0, len(values), BLOCK):
-        yield start, values[start : start + BLOCK]
+    for start in range(0, len(values), _BLOCK):
+        yield start, values[start : start + _BLOCK]
 
 
-def first_bad(values: NDArray[Any]) -> int | None:
+def _first_bad(values: NDArray[Any]) -> int | None:
     """The position of the first value that is NaN, infinite, negative, fractional or beyond 32 bits."""
-    bad = ~((values >= 0) & (values <= LARGEST))
+    bad = ~((values >= 0) & (values <= _LARGEST))
     if values.dtype.kind == "f":
         bad |= values != np.rint(values)
     return int(np.argmax(bad)) if bad.any() else None
 
 
-def describe(value: float) -> str:
+def _describe(value: float) -> str:
     """What is wrong with a value that is no raw count."""
     if not np.isfinite(value):
         return "missing or infinite values"
@@ -97,7 +97,7 @@ def describe(value: float) -> str:
     return "non-integers" if value != np.rint(value) else "values beyond 32 bits"
 
 
-def counts_error(bad: BadCount, cells: pd.Index, genes: pd.Index, where: str) -> CountsError:
+def counts_error(bad: _BadCount, cells: pd.Index, genes: pd.Index, where: str) -> CountsError:
     """The error that names the cell and the gene."""
     return CountsError(
         f"{where} holds {bad.kind}: cell '{cells[bad.row]}' has {bad.value:.6g} in gene '{genes[bad.column]}'.",
@@ -118,11 +118,11 @@ def to_counts(matrix: Any, cells: pd.Index, genes: pd.Index, where: str) -> spar
     return counts
 
 
-Array = np.ndarray[Any, Any]
+_Array = np.ndarray[Any, Any]
 
 
 @njit(nogil=True, cache=True)
-def densify(values: Array, columns: Array, offsets: Array, rows: Array, out: Array) -> None:
+def densify(values: _Array, columns: _Array, offsets: _Array, rows: _Array, out: _Array) -> None:
     """Write the rows into ``out`` (rows, genes). A row is zeroed just before it is filled: it is then in the cache."""
     for k in range(len(rows)):
         row = out[k]
@@ -133,13 +133,13 @@ def densify(values: Array, columns: Array, offsets: Array, rows: Array, out: Arr
 
 @njit(nogil=True, cache=True)
 def gather(
-    values: Array,
-    columns: Array,
-    offsets: Array,
-    rows: Array,
-    out_offsets: Array,
-    out_values: Array,
-    out_columns: Array,
+    values: _Array,
+    columns: _Array,
+    offsets: _Array,
+    rows: _Array,
+    out_offsets: _Array,
+    out_values: _Array,
+    out_columns: _Array,
 ) -> None:
     """Copy the non-zeros of the rows, one row after the other."""
     for k in range(len(rows)):
@@ -151,15 +151,15 @@ def gather(
 
 @njit(nogil=True, cache=True)
 def group_sums(
-    values: Array,
-    columns: Array,
-    offsets: Array,
-    cells: Array,
-    starts: Array,
-    total: Array,
-    out_values: Array,
-    out_columns: Array,
-    out_offsets: Array,
+    values: _Array,
+    columns: _Array,
+    offsets: _Array,
+    cells: _Array,
+    starts: _Array,
+    total: _Array,
+    out_values: _Array,
+    out_columns: _Array,
+    out_offsets: _Array,
 ) -> None:
     """The product of a group indicator and the counts: group ``k`` is ``cells[starts[k]:starts[k + 1]]``.
 

@@ -21,7 +21,7 @@ from perturbgen.core.tables import read_frame, require_columns
 if TYPE_CHECKING:
     from anndata import AnnData
 
-UNKNOWN = "unknown"
+_UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True)
@@ -59,8 +59,11 @@ class CovariateEncoder:
             name: tuple(sorted(complete(obs, name).astype(str).unique())) for name in categorical
         }
         for name in unknown:  # cells that are called unknown already share the category
-            categories[name] = (*(value for value in categories[name] if value != UNKNOWN), UNKNOWN)
-        scales = {name: scale(numbers(obs, name)) for name in numeric}
+            categories[name] = (
+                *(value for value in categories[name] if value != _UNKNOWN),
+                _UNKNOWN,
+            )
+        scales = {name: _scale(_numbers(obs, name)) for name in numeric}
         return cls(categories, scales, tuple(unknown))
 
     def codes(self, obs: pd.DataFrame) -> np.ndarray:
@@ -75,7 +78,7 @@ class CovariateEncoder:
             for name, values in self.categories.items()
         ]
         scaled = [
-            ((numbers(obs, k) - mean) / sd).astype(np.float32)[:, None]
+            ((_numbers(obs, k) - mean) / sd).astype(np.float32)[:, None]
             for k, (mean, sd) in self.scales.items()
         ]
         return np.hstack([np.empty((len(obs), 0), np.float32), *hot, *scaled])
@@ -122,7 +125,7 @@ class CovariateEncoder:
         codes = pd.Index(known).get_indexer(pd.Index(values))
         if (codes < 0).any():
             if name not in self.unknown:
-                raise unseen(name, values[codes < 0].unique().tolist(), known)
+                raise _unseen(name, values[codes < 0].unique().tolist(), known)
             codes[codes < 0] = len(known) - 1
         return codes.astype(np.int64)
 
@@ -142,7 +145,7 @@ def complete(obs: pd.DataFrame, name: str) -> pd.Series:
     return obs[name]
 
 
-def numbers(obs: pd.DataFrame, name: str) -> np.ndarray:
+def _numbers(obs: pd.DataFrame, name: str) -> np.ndarray:
     """A numeric column, finite, (cells,) float64."""
     values = pd.to_numeric(complete(obs, name), errors="coerce").to_numpy(np.float64)
     if not np.isfinite(values).all():
@@ -153,13 +156,13 @@ def numbers(obs: pd.DataFrame, name: str) -> np.ndarray:
     return values
 
 
-def scale(values: np.ndarray) -> tuple[float, float]:
+def _scale(values: np.ndarray) -> tuple[float, float]:
     """Mean and standard deviation; a constant column gets 1, so that it encodes as zero."""
     sd = float(values.std())
     return float(values.mean()), sd if sd > 0 else 1.0
 
 
-def unseen(name: str, values: Sequence[str], known: Sequence[str]) -> SchemaError:
+def _unseen(name: str, values: Sequence[str], known: Sequence[str]) -> SchemaError:
     """The error for categories that training never saw."""
     return SchemaError(
         f"covariate {name!r} has values that training never saw: {shorten(values)}",

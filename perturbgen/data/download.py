@@ -21,15 +21,15 @@ from perturbgen.core.files import atomic_path, disk_errors
 if TYPE_CHECKING:
     from requests import Response
 
-logger = logging.getLogger(__name__)
+_logger = logging.getLogger(__name__)
 
-CHUNK = 1 << 20
-TIMEOUT = 60
-AGAIN = "run the same command again; it goes on from where it stopped"
+_CHUNK = 1 << 20
+_TIMEOUT = 60
+_AGAIN = "run the same command again; it goes on from where it stopped"
 
 
 @dataclass(frozen=True)
-class ResumingDownloader:
+class _ResumingDownloader:
     """What pooch calls to fetch a file; the unfinished part stays in ``part`` when the connection breaks."""
 
     part: Path
@@ -39,32 +39,32 @@ class ResumingDownloader:
     ) -> bool | None:
         """Fetch ``url`` to ``part``, then give it the name that pooch checks."""
         with disk_errors(self.part):
-            download(url, self.part)
+            _download(url, self.part)
             self.part.replace(output_file)
-            tag_path(self.part).unlink(missing_ok=True)
+            _tag_path(self.part).unlink(missing_ok=True)
         return None
 
 
-def download(url: str, part: Path) -> None:
+def _download(url: str, part: Path) -> None:
     """Fetch ``url`` into ``part``, going on from its end if it is there and the server still has the same file."""
     import requests
 
     try:
         with requests.get(
-            url, headers=resume_headers(part), stream=True, timeout=TIMEOUT
+            url, headers=_resume_headers(part), stream=True, timeout=_TIMEOUT
         ) as response:
             if response.status_code == requests.codes.requested_range_not_satisfiable:
-                finish_or_discard(url, response, part)
+                _finish_or_discard(url, response, part)
                 return
-            require_success(url, response)
-            save(response, part)
+            _require_success(url, response)
+            _save(response, part)
     except requests.RequestException as error:
         raise DownloadError(
-            f"{url}: {first_words(error)}", expected="an answer from the server", fix=AGAIN
+            f"{url}: {_first_words(error)}", expected="an answer from the server", fix=_AGAIN
         ) from None
 
 
-def first_words(error: Exception) -> str:
+def _first_words(error: Exception) -> str:
     """The innermost reason of a connection error, in a line."""
     reason: BaseException = error
     while reason.__context__ is not None:
@@ -72,21 +72,21 @@ def first_words(error: Exception) -> str:
     return (str(reason).strip() or type(error).__name__).splitlines()[0]
 
 
-def resume_headers(part: Path) -> dict[str, str]:
+def _resume_headers(part: Path) -> dict[str, str]:
     """Ask for the rest of a file, provided it is still the one that was begun; compression would break the count."""
     headers = {"Accept-Encoding": "identity"}
-    tag = tag_path(part)
+    tag = _tag_path(part)
     if part.exists() and part.stat().st_size and tag.exists():
         headers |= {"Range": f"bytes={part.stat().st_size}-", "If-Range": tag.read_text()}
     return headers
 
 
-def tag_path(part: Path) -> Path:
+def _tag_path(part: Path) -> Path:
     """Where the server's tag of an unfinished file is kept."""
     return part.with_name(part.name + ".tag")
 
 
-def require_success(url: str, response: Response) -> None:
+def _require_success(url: str, response: Response) -> None:
     """The server has the file."""
     if response.status_code not in (200, 206):
         gone = response.status_code in (404, 410)
@@ -96,50 +96,50 @@ def require_success(url: str, response: Response) -> None:
             cause="the source has moved or renamed it"
             if gone
             else "the server is busy, or access needs a login",
-            fix="see the source's page: perturbgen data list" if gone else AGAIN,
+            fix="see the source's page: perturbgen data list" if gone else _AGAIN,
         )
 
 
-def finish_or_discard(url: str, response: Response, part: Path) -> None:
+def _finish_or_discard(url: str, response: Response, part: Path) -> None:
     """No bytes are left to send: the part is whole, or it belongs to another file and is fetched anew."""
     total = response.headers.get("Content-Range", "").rpartition("/")[2]
     if total != str(part.stat().st_size):
         part.unlink()
-        download(url, part)
+        _download(url, part)
 
 
-def save(response: Response, part: Path) -> None:
+def _save(response: Response, part: Path) -> None:
     """Write the body to ``part``: after what is there for a partial answer, else from the start."""
     resumed = response.status_code == 206
     have = part.stat().st_size if resumed else 0
     length = response.headers.get("Content-Length")
     total = have + int(length) if length else None
-    require_space(part, int(length or 0))
-    remember_tag(response, part)
+    _require_space(part, int(length or 0))
+    _remember_tag(response, part)
     if resumed:
-        logger.info("%s: going on from byte %s", part.name, f"{have:,}")
+        _logger.info("%s: going on from byte %s", part.name, f"{have:,}")
     with (
         open(part, "ab" if resumed else "wb") as handle,
         progress(f"{part.stem} (MB)", round(total / 1e6) if total else None) as tick,
     ):
         tick(have / 1e6)
-        copy(response, handle, tick)
-    require_whole(response.url, part, total)
+        _copy(response, handle, tick)
+    _require_whole(response.url, part, total)
 
 
-def copy(response: Response, handle: Any, tick: Tick) -> None:
+def _copy(response: Response, handle: Any, tick: Tick) -> None:
     """Copy the body as it arrives; a connection that breaks ends it (the size is compared afterwards)."""
     from urllib3.exceptions import HTTPError
 
     try:
-        while chunk := response.raw.read(CHUNK):
+        while chunk := response.raw.read(_CHUNK):
             handle.write(chunk)
             tick(len(chunk) / 1e6)
     except HTTPError as error:
-        logger.debug("connection broke: %s", error)
+        _logger.debug("connection broke: %s", error)
 
 
-def require_whole(url: str, part: Path, total: int | None) -> None:
+def _require_whole(url: str, part: Path, total: int | None) -> None:
     """All bytes that the server announced have arrived."""
     have = part.stat().st_size
     if total is not None and have != total:
@@ -147,11 +147,11 @@ def require_whole(url: str, part: Path, total: int | None) -> None:
             f"{url}: the connection broke off after {have:,} of {total:,} bytes",
             expected="the whole file",
             cause="an unstable network or a busy server",
-            fix=AGAIN,
+            fix=_AGAIN,
         )
 
 
-def require_space(part: Path, wanted: int) -> None:
+def _require_space(part: Path, wanted: int) -> None:
     """The disk can hold what is still to come."""
     free = shutil.disk_usage(part.parent).free
     if wanted > free:
@@ -161,20 +161,20 @@ def require_space(part: Path, wanted: int) -> None:
         )
 
 
-def remember_tag(response: Response, part: Path) -> None:
+def _remember_tag(response: Response, part: Path) -> None:
     """Keep the server's tag of the file, by which a later request knows that it is still the same."""
     tag = response.headers.get("ETag", "")
     tag = response.headers.get("Last-Modified", "") if not tag or tag.startswith("W/") else tag
     if tag:
-        tag_path(part).write_text(tag)
+        _tag_path(part).write_text(tag)
     else:
-        tag_path(part).unlink(missing_ok=True)
+        _tag_path(part).unlink(missing_ok=True)
 
 
 CHECKSUMS: Final = "SHA256SUMS"
 
 
-class Source(Settings):
+class _Source(Settings):
     """A set of files at one place; ``sha256`` maps file names to checksums, as far as they are known."""
 
     title: str
@@ -187,19 +187,19 @@ class Source(Settings):
     note: str = ""
 
 
-class Registry(Settings):
+class _Registry(Settings):
     """All sources by name."""
 
-    sources: dict[str, Source]
+    sources: dict[str, _Source]
 
 
-def read_registry(path: str | Path | None = None) -> dict[str, Source]:
+def read_registry(path: str | Path | None = None) -> dict[str, _Source]:
     """The sources this package knows, or those of another TOML file of the same form."""
     tables = read_toml(path or Path(__file__).with_name("sources.toml"))
-    return load_settings(Registry, base={"sources": tables}).sources
+    return load_settings(_Registry, base={"sources": tables}).sources
 
 
-def find_source(name: str, sources: dict[str, Source]) -> Source:
+def find_source(name: str, sources: dict[str, _Source]) -> _Source:
     """The source of this name."""
     if name not in sources:
         raise InputError(
@@ -210,7 +210,7 @@ def find_source(name: str, sources: dict[str, Source]) -> Source:
     return sources[name]
 
 
-def list_sources(sources: dict[str, Source]) -> list[dict[str, Any]]:
+def list_sources(sources: dict[str, _Source]) -> list[dict[str, Any]]:
     """The registry as rows of a table."""
     return [
         {
@@ -224,7 +224,7 @@ def list_sources(sources: dict[str, Source]) -> list[dict[str, Any]]:
     ]
 
 
-def fetch(source: Source, folder: str | Path) -> list[Path]:
+def fetch(source: _Source, folder: str | Path) -> list[Path]:
     """Download the files of a source into ``folder`` and return their paths.
 
     An interrupted download goes on at the next call. A file whose checksum is not in the registry has it recorded in
@@ -239,18 +239,18 @@ def fetch(source: Source, folder: str | Path) -> list[Path]:
     folder = Path(folder)
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    return [fetch_file(source, name, folder) for name in source.files]
+    return [_fetch_file(source, name, folder) for name in source.files]
 
 
-def fetch_file(source: Source, name: str, folder: Path) -> Path:
+def _fetch_file(source: _Source, name: str, folder: Path) -> Path:
     """One file, verified against the registry or against what was recorded when it first arrived."""
     import pooch
 
     recorded = read_checksums(folder)
     known = source.sha256.get(name) or recorded.get(name)
     pooch.get_logger().setLevel("ERROR")
-    loader = ResumingDownloader(folder / f"{name}.part")
-    logger.info("%s%s", source.base, name)
+    loader = _ResumingDownloader(folder / f"{name}.part")
+    _logger.info("%s%s", source.base, name)
     try:
         pooch.retrieve(
             source.base + name,
@@ -267,7 +267,7 @@ def fetch_file(source: Source, name: str, folder: Path) -> Path:
             fix=f"fetch again; for a new version first delete its line in {folder / CHECKSUMS}",
         ) from None
     if known is None:
-        record_checksum(folder, name, recorded)
+        _record_checksum(folder, name, recorded)
     return folder / name
 
 
@@ -278,7 +278,7 @@ def read_checksums(folder: Path) -> dict[str, str]:
     return {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
 
 
-def record_checksum(folder: Path, name: str, recorded: dict[str, str]) -> None:
+def _record_checksum(folder: Path, name: str, recorded: dict[str, str]) -> None:
     """Add a file's checksum to those recorded."""
     sums = recorded | {name: file_hash(folder / name).removeprefix("sha256:")}
     with atomic_path(folder / CHECKSUMS) as part:

@@ -56,34 +56,34 @@ if TYPE_CHECKING:
 RAW: Final = "raw"
 
 
-class Extract(Settings):
+class _Extract(Settings):
     """A column of ours as the first group of ``pattern`` in one of theirs."""
 
     column: str
     pattern: str
 
 
-class Control(Settings):
+class _Control(Settings):
     """Cells whose ``column`` (ours or theirs) holds one of ``values`` are controls."""
 
     column: str = "compound"
     values: tuple[str, ...]
 
 
-class ColumnMap(Settings):
+class _ColumnMap(Settings):
     """How a file's columns become ours; see the head of this file."""
 
     vehicle: str | None = None
     layer: str | None = None
     columns: dict[str, str] = Field(default_factory=dict)
     constants: dict[str, str | float] = Field(default_factory=dict)
-    extract: dict[str, Extract] = Field(default_factory=dict)
-    control: Control | None = None
+    extract: dict[str, _Extract] = Field(default_factory=dict)
+    control: _Control | None = None
 
 
 def read_h5ad(
     path: str | Path,
-    columns: Mapping[str, str] | str | Path | ColumnMap | None = None,
+    columns: Mapping[str, str] | str | Path | _ColumnMap | None = None,
     *,
     layer: str | None = None,
     vehicle: str | None = None,
@@ -102,15 +102,15 @@ def read_h5ad(
 
 def load_h5ad(
     path: str | Path,
-    columns: Mapping[str, str] | str | Path | ColumnMap | None = None,
+    columns: Mapping[str, str] | str | Path | _ColumnMap | None = None,
     *,
     layer: str | None = None,
     vehicle: str | None = None,
 ) -> AnnData:
     """As :func:`read_h5ad`, but the counts stay unchecked and ids may repeat, for a check that reports everything."""
-    chosen = column_map(columns)
+    chosen = _column_map(columns)
     adata = take_layer(open_h5ad(path), layer or chosen.layer, path)
-    adata.obs = translate(adata.obs, chosen, path)
+    adata.obs = _translate(adata.obs, chosen, path)
     vehicle = vehicle or chosen.vehicle or adata.uns.get("vehicle")
     if vehicle is not None:
         adata.uns["vehicle"] = vehicle
@@ -119,14 +119,14 @@ def load_h5ad(
     return adata
 
 
-def column_map(columns: Mapping[str, str] | str | Path | ColumnMap | None) -> ColumnMap:
+def _column_map(columns: Mapping[str, str] | str | Path | _ColumnMap | None) -> _ColumnMap:
     """A column map from any of the forms it is given in; names that are not ours are an error."""
-    if isinstance(columns, ColumnMap):
+    if isinstance(columns, _ColumnMap):
         chosen = columns
     elif columns is None or isinstance(columns, Mapping):
-        chosen = ColumnMap(columns=dict(columns or {}))
+        chosen = _ColumnMap(columns=dict(columns or {}))
     else:
-        chosen = load_settings(ColumnMap, columns, fix='for example: [columns] compound = "drug"')
+        chosen = load_settings(_ColumnMap, columns, fix='for example: [columns] compound = "drug"')
     for name in (*chosen.columns, *chosen.constants, *chosen.extract):
         if name not in COLUMNS:
             raise ConfigError(
@@ -178,7 +178,7 @@ def take_layer(adata: AnnData, layer: str | None, path: str | Path) -> AnnData:
     """The data with the named layer in X (``raw`` is ``.raw``, with its own genes)."""
     if layer is None:
         if adata.X is None:
-            raise SchemaError(f"{path} has no X", expected="raw counts", fix=layer_hint(adata))
+            raise SchemaError(f"{path} has no X", expected="raw counts", fix=_layer_hint(adata))
         return adata
     if layer == RAW and adata.raw is not None:
         raw = adata.raw.to_adata()
@@ -188,32 +188,32 @@ def take_layer(adata: AnnData, layer: str | None, path: str | Path) -> AnnData:
         raise SchemaError(
             f"{path} has no layer {layer!r}",
             expected="the layer of raw counts",
-            fix=layer_hint(adata),
+            fix=_layer_hint(adata),
         )
     adata.X = adata.layers.pop(layer)
     return adata
 
 
-def layer_hint(adata: AnnData) -> str:
+def _layer_hint(adata: AnnData) -> str:
     """Which layers a file offers."""
     names = [*adata.layers, *([RAW] if adata.raw is not None else [])]
     return f"--layer with one of {shorten(names)}" if names else "the file holds no other matrix"
 
 
-def translate(obs: pd.DataFrame, chosen: ColumnMap, path: str | Path) -> pd.DataFrame:
+def _translate(obs: pd.DataFrame, chosen: _ColumnMap, path: str | Path) -> pd.DataFrame:
     """Our columns added to obs, as the map declares them."""
     theirs = [*chosen.columns.values(), *(rule.column for rule in chosen.extract.values())]
     require_columns(obs.columns, dict.fromkeys(theirs), path)
     renamed = rename_obs(obs, chosen.columns).assign(**chosen.constants)
     for ours, rule in chosen.extract.items():
-        renamed[ours] = extract(obs[rule.column], rule, ours)
+        renamed[ours] = _extract(obs[rule.column], rule, ours)
     if chosen.control is not None:
         require_columns(renamed.columns, [chosen.control.column], path)
-        renamed["control"] = control_cells(renamed[chosen.control.column], chosen.control)
+        renamed["control"] = _control_cells(renamed[chosen.control.column], chosen.control)
     return categorise(renamed)
 
 
-def extract(values: pd.Series, rule: Extract, ours: str) -> Any:
+def _extract(values: pd.Series, rule: _Extract, ours: str) -> Any:
     """The first group of the rule's pattern in each value; a value that does not match is an error."""
     try:
         groups = re.compile(rule.pattern).groups
@@ -234,7 +234,7 @@ def extract(values: pd.Series, rule: Extract, ours: str) -> Any:
     return found
 
 
-def control_cells(values: pd.Series, rule: Control) -> Any:
+def _control_cells(values: pd.Series, rule: _Control) -> Any:
     """Whether each cell is a control; a declared value that never occurs is an error."""
     known = [str(value) for value in values.unique()]
     absent = [value for value in rule.values if value not in known]
@@ -247,7 +247,7 @@ def control_cells(values: pd.Series, rule: Control) -> Any:
     return values.astype(str).isin(rule.values).to_numpy()
 
 
-class PatientFile(io.FileIO):
+class _PatientFile(io.FileIO):
     """A file that remembers the first failure to write, ignores what follows, and tells when it is asked.
 
     HDF5 crashes the interpreter when a flush fails while it closes a file, so it must never see one fail.
@@ -292,7 +292,7 @@ def write_h5ad(adata: AnnData, path: str | Path) -> None:
     import h5py
     from anndata.io import write_elem
 
-    with atomic_path(path) as part, PatientFile(part, "w+") as file:
+    with atomic_path(path) as part, _PatientFile(part, "w+") as file:
         try:
             with h5py.File(file, "w") as root:
                 write_elem(

@@ -37,17 +37,17 @@ from perturbgen.data.schema import KAGGLE_COLUMNS, ORGANISERS_PLATES, VEHICLE
 if TYPE_CHECKING:
     from anndata import AnnData
 
-DE_META = ("cell_type", "sm_name", "sm_lincs_id", "SMILES", "control")
-CONDITION = ("cell_type", "compound")
+_DE_META = ("cell_type", "sm_name", "sm_lincs_id", "SMILES", "control")
+_CONDITION = ("cell_type", "compound")
 
 
 def read_de(path: str | Path) -> pd.DataFrame:
     """``de_train.parquet`` (or the folder holding it): conditions (cell_type, compound) x genes, signed -log10 p."""
-    path = de_path(path)
-    with open_parquet(path, columns=DE_META[:2]) as file, parquet_errors(path):
-        names = [name for name in file.schema_arrow.names if name in DE_META[:2] or is_gene(name)]
+    path = _de_path(path)
+    with open_parquet(path, columns=_DE_META[:2]) as file, parquet_errors(path):
+        names = [name for name in file.schema_arrow.names if name in _DE_META[:2] or is_gene(name)]
         table = file.read(columns=names).to_pandas()
-    values = table.set_index(condition_index(table, path)).drop(columns=list(DE_META[:2]))
+    values = table.set_index(condition_index(table, path)).drop(columns=list(_DE_META[:2]))
     holes = values.isna().to_numpy()
     if holes.any():
         row, gene = divmod(int(holes.argmax()), values.shape[1])
@@ -58,30 +58,30 @@ def read_de(path: str | Path) -> pd.DataFrame:
     return values.rename_axis(columns="gene")
 
 
-def read_de_obs(path: str | Path) -> pd.DataFrame:
+def _read_de_obs(path: str | Path) -> pd.DataFrame:
     """The describing columns of ``de_train.parquet`` (sm_lincs_id, SMILES, control), rows as in :func:`read_de`."""
-    path = de_path(path)
-    with open_parquet(path, columns=DE_META) as file, parquet_errors(path):
-        table = file.read(columns=list(DE_META)).to_pandas()
-    return table.set_index(condition_index(table, path)).drop(columns=list(DE_META[:2]))
+    path = _de_path(path)
+    with open_parquet(path, columns=_DE_META) as file, parquet_errors(path):
+        table = file.read(columns=list(_DE_META)).to_pandas()
+    return table.set_index(condition_index(table, path)).drop(columns=list(_DE_META[:2]))
 
 
-def read_train_obs(path: str | Path) -> pd.DataFrame:
+def _read_train_obs(path: str | Path) -> pd.DataFrame:
     """The describing columns of the training rows from a CSV, indexed as :func:`read_de`."""
     path = Path(path)
-    table = read_csv(path, columns=DE_META, text=DE_META[:4])
-    require_values(table, DE_META, "sm_name", path)
-    return table.set_index(condition_index(table, path)).drop(columns=list(DE_META[:2]))
+    table = read_csv(path, columns=_DE_META, text=_DE_META[:4])
+    require_values(table, _DE_META, "sm_name", path)
+    return table.set_index(condition_index(table, path)).drop(columns=list(_DE_META[:2]))
 
 
 def condition_index(table: pd.DataFrame, path: Path) -> pd.MultiIndex:
     """(cell_type, compound) of each row; a condition that occurs twice is an error."""
-    index = pd.MultiIndex.from_frame(table[["cell_type", "sm_name"]].astype(str), names=CONDITION)
+    index = pd.MultiIndex.from_frame(table[["cell_type", "sm_name"]].astype(str), names=_CONDITION)
     require_unique(index, "condition", path)
     return index
 
 
-def de_path(path: str | Path) -> Path:
+def _de_path(path: str | Path) -> Path:
     """The file itself, where its folder was given."""
     path = Path(path)
     return require_file(path / "de_train.parquet" if path.is_dir() else path, "DE table")
@@ -89,7 +89,7 @@ def de_path(path: str | Path) -> Path:
 
 def is_gene(name: str) -> bool:
     """Whether a column of ``de_train.parquet`` is a gene (pandas may have left its index there)."""
-    return name not in DE_META and not name.startswith("__index_level")
+    return name not in _DE_META and not name.startswith("__index_level")
 
 
 def read_id_map(
@@ -108,14 +108,14 @@ def read_id_map(
     require_values(table, ["id", "cell_type", "sm_name"], "id", path)
     require_unique(table["id"], "id", path)
     condition_index(table, path)
-    table = table.rename(columns={"sm_name": "compound"}).set_index("id")[list(CONDITION)]
+    table = table.rename(columns={"sm_name": "compound"}).set_index("id")[list(_CONDITION)]
     for column, known in (("compound", compounds), ("cell_type", cell_types)):
         if known is not None:
-            require_known(table[column], list(known), column, path)
+            _require_known(table[column], list(known), column, path)
     return table
 
 
-def require_known(values: pd.Series, known: list[str], what: str, path: Path) -> None:
+def _require_known(values: pd.Series, known: list[str], what: str, path: Path) -> None:
     """Every value is among the known ones."""
     unknown = [value for value in values.unique() if value not in set(known)]
     if unknown:
@@ -127,52 +127,52 @@ def require_known(values: pd.Series, known: list[str], what: str, path: Path) ->
         )
 
 
-def read_sample_submission(path: str | Path) -> tuple[pd.Index, pd.Index]:
+def _read_sample_submission(path: str | Path) -> tuple[pd.Index, pd.Index]:
     """The ids and the genes of ``sample_submission.csv``, in the file's order."""
     path = find_or_self(path, "sample_submission.csv")
-    genes = submission_genes(path)
+    genes = _submission_genes(path)
     ids = read_csv(path, columns=["id"], only=True)["id"]
     require_unique(ids, "id", path)
     return pd.Index(ids, name="id"), genes
 
 
-def submission_genes(path: Path) -> pd.Index:
+def _submission_genes(path: Path) -> pd.Index:
     """The genes of a submission file, from its header alone."""
     header = read_header(path)
     require_columns(header, ["id"], path)
-    return unique_genes([name for name in header if name != "id"], path)
+    return _unique_genes([name for name in header if name != "id"], path)
 
 
 def read_genes(path: str | Path) -> pd.Index:
     """A list of genes, one a line."""
     path = require_file(path, "gene list")
-    return unique_genes(
+    return _unique_genes(
         [line.strip() for line in path.read_text().splitlines() if line.strip()], path
     )
 
 
-def unique_genes(names: list[str], path: Path) -> pd.Index:
+def _unique_genes(names: list[str], path: Path) -> pd.Index:
     """Gene names as an index; a repeated one is an error."""
     genes = pd.Index(names, dtype=object, name="gene")
     require_unique(genes, "gene", path)
     return genes
 
 
-def gene_order(folder: str | Path) -> pd.Index | None:
+def _gene_order(folder: str | Path) -> pd.Index | None:
     """The genes in the order of ``sample_submission.csv`` or, where absent, of ``de_train.parquet``; else None."""
     submission = find_optional(folder, "sample_submission.csv")
     if submission is not None:
-        return submission_genes(submission)
+        return _submission_genes(submission)
     path = Path(folder) / "de_train.parquet"
     if not path.exists():
         return None
-    with open_parquet(path, columns=DE_META[:2]) as file:
-        return unique_genes([name for name in file.schema_arrow.names if is_gene(name)], path)
+    with open_parquet(path, columns=_DE_META[:2]) as file:
+        return _unique_genes([name for name in file.schema_arrow.names if is_gene(name)], path)
 
 
-logger = logging.getLogger(__name__)
+_logger = logging.getLogger(__name__)
 
-TEXT = (
+_TEXT = (
     "obs_id",
     "library_id",
     "plate_name",
@@ -183,8 +183,8 @@ TEXT = (
     "cell_type",
     "sm_name",
 )
-TEXT_OPTIONAL = ("sm_lincs_id", "SMILES")
-GENE_EXPRESSION = "Gene Expression"
+_TEXT_OPTIONAL = ("sm_lincs_id", "SMILES")
+_GENE_EXPRESSION = "Gene Expression"
 
 
 def read_competition(
@@ -202,21 +202,21 @@ def read_competition(
 
     folder = require_folder(folder, "folder of competition files")
     path = require_file(folder / "adata_train.parquet", "table of counts")
-    obs = read_obs(folder)
+    obs = _read_obs(folder)
     if organisers_plates:
-        obs["plate"] = rename_plates(obs["plate"])
-    genes = gene_order(folder)
+        obs["plate"] = _rename_plates(obs["plate"])
+    genes = _gene_order(folder)
     genes = distinct_labels(path, "gene") if genes is None else genes
-    pairs = read_excluded(folder, obs.index, genes) if excluded else np.empty(0, np.int64)
+    pairs = _read_excluded(folder, obs.index, genes) if excluded else np.empty(0, np.int64)
     counts = LongCounts(path, rows=obs.index, columns=genes, excluded=pairs).read()
     var = pd.DataFrame(index=pd.Index(genes, name="gene"))
     return AnnData(X=counts, obs=obs, var=var, uns={"vehicle": VEHICLE})
 
 
-def read_obs(folder: str | Path) -> pd.DataFrame:
+def _read_obs(folder: str | Path) -> pd.DataFrame:
     """``adata_obs_meta.csv`` indexed by obs_id, with our column names added."""
     path = find_table(folder, "adata_obs_meta.csv")
-    meta = read_csv(path, columns=["obs_id", *KAGGLE_COLUMNS], text=(*TEXT, *TEXT_OPTIONAL))
+    meta = read_csv(path, columns=["obs_id", *KAGGLE_COLUMNS], text=(*_TEXT, *_TEXT_OPTIONAL))
     require_unique(meta["obs_id"], "obs_id", path)
     require_values(meta, [name for name in KAGGLE_COLUMNS if name != "dose_uM"], "obs_id", path)
     if not pd.api.types.is_bool_dtype(meta["control"]):
@@ -233,7 +233,7 @@ def read_obs(folder: str | Path) -> pd.DataFrame:
     return rename_obs(meta.set_index("obs_id"), columns)
 
 
-def rename_plates(plates: pd.Series) -> pd.Series:
+def _rename_plates(plates: pd.Series) -> pd.Series:
     """Released plate names to those that the organisers' DE used."""
     unknown = sorted(set(plates.unique()) - set(ORGANISERS_PLATES))
     if unknown:
@@ -245,23 +245,23 @@ def rename_plates(plates: pd.Series) -> pd.Series:
     return plates.astype(str).map(ORGANISERS_PLATES).astype("category")
 
 
-def read_excluded(folder: str | Path, cells: pd.Index, genes: pd.Index) -> np.ndarray:
+def _read_excluded(folder: str | Path, cells: pd.Index, genes: pd.Index) -> np.ndarray:
     """The (cell, gene) pairs of ``adata_excluded_ids.csv`` as sorted keys; none where there is no such file."""
     path = find_optional(folder, "adata_excluded_ids.csv")
     if path is None:
-        logger.info("no adata_excluded_ids.csv: every count is kept")
+        _logger.info("no adata_excluded_ids.csv: every count is kept")
         return np.empty(0, np.int64)
     names = ["obs_id", "gene"]
     pairs = read_csv(path, columns=names, text=names, may_be_empty=True)[names]
     keys = excluded_keys(pairs, cells, genes)
-    logger.info("%s excluded (cell, gene) pairs are left out", f"{len(keys):,}")
+    _logger.info("%s excluded (cell, gene) pairs are left out", f"{len(keys):,}")
     unknown = len(pairs.drop_duplicates()) - len(keys)
     if unknown:
-        logger.warning("%s of the excluded pairs name an unknown cell or gene", f"{unknown:,}")
+        _logger.warning("%s of the excluded pairs name an unknown cell or gene", f"{unknown:,}")
     return keys
 
 
-def read_multiome(folder: str | Path, *, features: str = GENE_EXPRESSION) -> AnnData:
+def _read_multiome(folder: str | Path, *, features: str = _GENE_EXPRESSION) -> AnnData:
     """The untreated multiome cells: raw counts of one feature type (``Gene Expression`` or ``Peaks``) in CSR int32.
 
     Rows follow ``multiome_obs_meta.csv``, columns ``multiome_var_meta.csv``.
@@ -270,8 +270,8 @@ def read_multiome(folder: str | Path, *, features: str = GENE_EXPRESSION) -> Ann
 
     folder = require_folder(folder, "folder of competition files")
     path = require_file(folder / "multiome_train.parquet", "table of counts")
-    obs = read_multiome_obs(folder)
-    var = read_multiome_var(folder)
+    obs = _read_multiome_obs(folder)
+    var = _read_multiome_var(folder)
     wanted = (var["feature_type"] == features).to_numpy()
     if not wanted.any():
         raise SchemaError(
@@ -285,7 +285,7 @@ def read_multiome(folder: str | Path, *, features: str = GENE_EXPRESSION) -> Ann
     return AnnData(X=counts, obs=obs, var=var[wanted])
 
 
-def read_multiome_obs(folder: str | Path) -> pd.DataFrame:
+def _read_multiome_obs(folder: str | Path) -> pd.DataFrame:
     """``multiome_obs_meta.csv`` indexed by obs_id."""
     path = find_table(folder, "multiome_obs_meta.csv")
     needed = ["obs_id", "cell_type", "donor_id"]
@@ -295,7 +295,7 @@ def read_multiome_obs(folder: str | Path) -> pd.DataFrame:
     return rename_obs(meta.set_index("obs_id"), {"donor": "donor_id"})
 
 
-def read_multiome_var(folder: str | Path) -> pd.DataFrame:
+def _read_multiome_var(folder: str | Path) -> pd.DataFrame:
     """``multiome_var_meta.csv`` indexed by location."""
     path = find_table(folder, "multiome_var_meta.csv")
     meta = read_csv(

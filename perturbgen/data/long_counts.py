@@ -20,10 +20,10 @@ from perturbgen.core.console import progress
 from perturbgen.core.errors import CountsError, SchemaError, shorten, suggest
 from perturbgen.core.tables import open_parquet, parquet_errors
 
-BATCH = 1 << 18
-LARGEST = np.iinfo(np.int32).max
+_BATCH = 1 << 18
+_LARGEST = np.iinfo(np.int32).max
 # Looking for the nearest name takes seconds beyond this, and cell barcodes have no meaningful neighbour.
-FEW = 50_000
+_FEW = 50_000
 
 
 @dataclass(frozen=True)
@@ -46,9 +46,9 @@ class LongCounts:
     def read(self) -> sparse.csr_matrix:
         """The counts (rows, columns) as CSR int32, indices sorted; a pair that occurs twice is an error."""
         with parquet_errors(self.path):
-            matrix = fill(self, row_pointers(self))
+            matrix = _fill(self, _row_pointers(self))
         matrix.sort_indices()
-        require_no_duplicates(matrix, self)
+        _require_no_duplicates(matrix, self)
         matrix.eliminate_zeros()
         return matrix
 
@@ -63,7 +63,7 @@ class LongCounts:
 
 
 @dataclass(frozen=True)
-class Entries:
+class _Entries:
     """The kept entries of a batch: row and column positions, and where in the batch they stood."""
 
     rows: NDArray[np.int32]
@@ -71,33 +71,33 @@ class Entries:
     kept: NDArray[np.bool_] | None
 
 
-def row_pointers(table: LongCounts) -> NDArray[np.int64]:
+def _row_pointers(table: LongCounts) -> NDArray[np.int64]:
     """First pass: the CSR row pointers (rows + 1,)."""
     lengths = np.zeros(len(table.rows) + 1, np.int64)
-    for batch in batches(table, [table.row_key, table.column_key], "counting entries"):
-        lengths[1:] += np.bincount(encode(batch, table).rows, minlength=len(table.rows))
+    for batch in _batches(table, [table.row_key, table.column_key], "counting entries"):
+        lengths[1:] += np.bincount(_encode(batch, table).rows, minlength=len(table.rows))
     return np.cumsum(lengths)
 
 
-def fill(table: LongCounts, pointers: NDArray[np.int64]) -> sparse.csr_matrix:
+def _fill(table: LongCounts, pointers: NDArray[np.int64]) -> sparse.csr_matrix:
     """Second pass: every entry into its place."""
     size = int(pointers[-1])
-    kind: type[np.int32 | np.int64] = np.int32 if max(size, table.width) <= LARGEST else np.int64
+    kind: type[np.int32 | np.int64] = np.int32 if max(size, table.width) <= _LARGEST else np.int64
     data, indices = np.empty(size, np.int32), np.empty(size, dtype=kind)
     cursor = pointers[:-1].copy()
-    for batch in batches(
+    for batch in _batches(
         table, [table.row_key, table.column_key, table.count_key], "reading counts"
     ):
-        entries = encode(batch, table)
-        counts = checked_counts(batch, table)
+        entries = _encode(batch, table)
+        counts = _checked_counts(batch, table)
         counts = counts if entries.kept is None else counts[entries.kept]
-        order, at = places(entries.rows, cursor)
+        order, at = _places(entries.rows, cursor)
         data[at], indices[at] = counts[order], entries.columns[order]
     shape = (len(table.rows), table.width)
     return sparse.csr_matrix((data, indices, pointers.astype(kind)), shape=shape, copy=False)
 
 
-def places(
+def _places(
     rows: NDArray[np.int32], cursor: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """The order that groups a batch by row and the position of each entry in the matrix; moves ``cursor`` on."""
@@ -114,7 +114,7 @@ def places(
     return order, np.arange(len(rows)) + np.repeat(first - starts, lengths)
 
 
-def batches(table: LongCounts, columns: list[str], description: str) -> Iterator[pa.RecordBatch]:
+def _batches(table: LongCounts, columns: list[str], description: str) -> Iterator[pa.RecordBatch]:
     """The file's record batches, labels dictionary-encoded, with a progress bar in millions of entries."""
     keys = [table.row_key, table.column_key]
     file = open_parquet(table.path, columns=[*keys, table.count_key], dictionary=keys)
@@ -122,15 +122,15 @@ def batches(table: LongCounts, columns: list[str], description: str) -> Iterator
         file,
         progress(f"{description} (millions)", round(file.metadata.num_rows / 1e6, 1)) as tick,
     ):
-        for batch in file.iter_batches(batch_size=BATCH, columns=columns):
+        for batch in file.iter_batches(batch_size=_BATCH, columns=columns):
             yield batch
             tick(batch.num_rows / 1e6)
 
 
-def encode(batch: pa.RecordBatch, table: LongCounts) -> Entries:
+def _encode(batch: pa.RecordBatch, table: LongCounts) -> _Entries:
     """Labels to positions; skipped columns and excluded pairs are dropped."""
-    rows = positions(batch, table.row_key, table.rows, table.path)
-    columns = positions(batch, table.column_key, table.columns, table.path)
+    rows = _positions(batch, table.row_key, table.rows, table.path)
+    columns = _positions(batch, table.column_key, table.columns, table.path)
     keep = np.ones(len(rows), bool)
     if len(table.excluded):
         keys = rows.astype(np.int64) * len(table.columns) + columns
@@ -139,10 +139,12 @@ def encode(batch: pa.RecordBatch, table: LongCounts) -> Entries:
     if table.target is not None:
         columns = table.target[columns]
         keep &= columns >= 0
-    return Entries(rows, columns, None) if keep.all() else Entries(rows[keep], columns[keep], keep)
+    return (
+        _Entries(rows, columns, None) if keep.all() else _Entries(rows[keep], columns[keep], keep)
+    )
 
 
-def positions(batch: pa.RecordBatch, key: str, index: pd.Index, path: Path) -> NDArray[np.int32]:
+def _positions(batch: pa.RecordBatch, key: str, index: pd.Index, path: Path) -> NDArray[np.int32]:
     """The position in ``index`` of each label of a column (entries,); only the distinct ones are looked up."""
     column = batch.column(batch.schema.get_field_index(key))
     column = column if isinstance(column, pa.DictionaryArray) else column.dictionary_encode()
@@ -156,21 +158,21 @@ def positions(batch: pa.RecordBatch, key: str, index: pd.Index, path: Path) -> N
     codes = found[column.indices.to_numpy()]
     if (found < 0).any() and (codes < 0).any():
         used = np.unique(column.indices.to_numpy()[codes < 0])
-        raise unknown_label(key, [str(label) for label in labels[used]], index, path)
+        raise _unknown_label(key, [str(label) for label in labels[used]], index, path)
     return codes
 
 
-def unknown_label(key: str, names: list[str], index: pd.Index, path: Path) -> SchemaError:
+def _unknown_label(key: str, names: list[str], index: pd.Index, path: Path) -> SchemaError:
     """The error for labels that the companion table does not know."""
     return SchemaError(
         f"{path} names an unknown {key}: {shorten(names, 3)}",
         expected=f"every {key} is one of the {len(index):,} in the companion table",
         cause="files of two releases mixed, a renamed gene, or a truncated companion table",
-        fix=suggest(names[0], index[:FEW].astype(str)) if len(index) <= FEW else None,
+        fix=suggest(names[0], index[:_FEW].astype(str)) if len(index) <= _FEW else None,
     )
 
 
-def checked_counts(batch: pa.RecordBatch, table: LongCounts) -> NDArray[np.int32]:
+def _checked_counts(batch: pa.RecordBatch, table: LongCounts) -> NDArray[np.int32]:
     """The batch's counts (entries,), or an error naming the first cell and gene whose count is not one."""
     column = batch.column(batch.schema.get_field_index(table.count_key))
     if not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
@@ -178,7 +180,7 @@ def checked_counts(batch: pa.RecordBatch, table: LongCounts) -> NDArray[np.int32
             f"{table.path}: {table.count_key!r} is of type {column.type}", expected="integers"
         )
     values = column.to_numpy(zero_copy_only=False)
-    bad = ~((values >= 0) & (values <= LARGEST))
+    bad = ~((values >= 0) & (values <= _LARGEST))
     if values.dtype.kind == "f":
         bad |= values != np.rint(values)
     if bad.any():
@@ -196,7 +198,7 @@ def checked_counts(batch: pa.RecordBatch, table: LongCounts) -> NDArray[np.int32
     return values.astype(np.int32, copy=False)
 
 
-def require_no_duplicates(
+def _require_no_duplicates(
     matrix: sparse.csr_matrix, table: LongCounts, block: int = 1 << 22
 ) -> None:
     """No (row, column) pair twice; ``matrix`` has sorted indices."""
@@ -224,7 +226,7 @@ def distinct_labels(path: Path, key: str) -> pd.Index:
     """The distinct labels of a column, sorted."""
     names: dict[str, None] = {}
     with parquet_errors(path), open_parquet(path, columns=[key], dictionary=[key]) as file:
-        for batch in file.iter_batches(batch_size=BATCH, columns=[key]):
+        for batch in file.iter_batches(batch_size=_BATCH, columns=[key]):
             column = batch.column(0)
             column = (
                 column if isinstance(column, pa.DictionaryArray) else column.dictionary_encode()

@@ -21,13 +21,13 @@ from perturbgen.data.schema import KAGGLE_COLUMNS, VEHICLE
 if TYPE_CHECKING:
     from anndata import AnnData
 
-logger = logging.getLogger(__name__)
+_logger = logging.getLogger(__name__)
 
 LAYER: Final = "clipped_sign_log10_pval"
 
 
 @dataclass(frozen=True)
-class Removal:
+class _Removal:
     """Cells of a compound to drop: all of them, or those of one donor or one cell type."""
 
     compound: str
@@ -49,21 +49,21 @@ class Removal:
 
 # Conditions that the benchmark's authors removed by hand: cell types missing or their shares contradictory
 # between donors (toxic compounds). Research notes, section 2.3.
-CURATION: Final = (
-    Removal("Alvocidib"),
-    Removal("CGP 60474"),
-    Removal("UNII-BXU45ZH6LI"),
-    Removal("BMS-387032", donor="Donor 2"),
-    Removal("BMS-387032", cell_type="B cells"),
-    Removal("BMS-387032", cell_type="Myeloid cells"),
-    Removal("Canertinib", cell_type="Myeloid cells"),
-    Removal("Foretinib", cell_type="Myeloid cells"),
-    Removal("PF-04691502", cell_type="Myeloid cells"),
-    Removal("Proscillaridin A;Proscillaridin-A", cell_type="Myeloid cells"),
-    Removal("Ganetespib (STA-9090)", donor="Donor 2"),
-    Removal("IN1451", donor="Donor 2"),
-    Removal("Navitoclax", donor="Donor 3"),
-    Removal("R428", cell_type="NK cells"),
+_CURATION: Final = (
+    _Removal("Alvocidib"),
+    _Removal("CGP 60474"),
+    _Removal("UNII-BXU45ZH6LI"),
+    _Removal("BMS-387032", donor="Donor 2"),
+    _Removal("BMS-387032", cell_type="B cells"),
+    _Removal("BMS-387032", cell_type="Myeloid cells"),
+    _Removal("Canertinib", cell_type="Myeloid cells"),
+    _Removal("Foretinib", cell_type="Myeloid cells"),
+    _Removal("PF-04691502", cell_type="Myeloid cells"),
+    _Removal("Proscillaridin A;Proscillaridin-A", cell_type="Myeloid cells"),
+    _Removal("Ganetespib (STA-9090)", donor="Donor 2"),
+    _Removal("IN1451", donor="Donor 2"),
+    _Removal("Navitoclax", donor="Donor 3"),
+    _Removal("R428", cell_type="NK cells"),
 )
 
 
@@ -79,7 +79,7 @@ def read_openproblems(
     """
     adata = open_h5ad(path)
     require_columns(adata.obs.columns, ("cell_type", "sm_name"), path)
-    chosen = layer or counts_place(adata)
+    chosen = layer or _counts_place(adata)
     adata = take_layer(adata, chosen, path)
     where = f"layer {chosen!r} of {path}" if chosen else f"X of {path}"
     adata.X = to_counts(adata.X, adata.obs_names, adata.var_names, where)
@@ -92,7 +92,7 @@ def read_openproblems(
     if "control" not in adata.obs and "split" in adata.obs:
         adata.obs["control"] = (adata.obs["split"] == "control").to_numpy()
     adata.uns["vehicle"] = vehicle
-    return curate(adata) if curated else adata
+    return _curate(adata) if curated else adata
 
 
 def is_openproblems(path: str | Path) -> bool:
@@ -104,24 +104,24 @@ def is_openproblems(path: str | Path) -> bool:
         return {"sm_name", "cell_type"} <= set(file["obs"]) and "compound" not in file["obs"]
 
 
-def counts_place(adata: AnnData) -> str | None:
+def _counts_place(adata: AnnData) -> str | None:
     """Where an Open Problems file keeps raw counts; None is X."""
     if adata.raw is not None:
         return RAW
     return "counts" if "counts" in adata.layers else None
 
 
-def curate(adata: AnnData, rules: tuple[Removal, ...] = CURATION) -> AnnData:
+def _curate(adata: AnnData, rules: tuple[_Removal, ...] = _CURATION) -> AnnData:
     """The data without the cells that ``rules`` drop; ``uns["curation"]`` says how many cells each rule matched."""
     matches = [rule.matches(adata.obs) for rule in rules]
     dropped = np.logical_or.reduce(matches) if matches else np.zeros(adata.n_obs, bool)
     report = pd.DataFrame(
         {"rule": [str(rule) for rule in rules], "cells": [int(m.sum()) for m in matches]}
     )
-    logger.info("curation drops %s of %s cells", f"{int(dropped.sum()):,}", f"{adata.n_obs:,}")
+    _logger.info("curation drops %s of %s cells", f"{int(dropped.sum()):,}", f"{adata.n_obs:,}")
     unused = report.loc[report["cells"] == 0, "rule"]
     if len(unused):
-        logger.warning("%d curation rules match no cell: %s", len(unused), shorten(unused))
+        _logger.warning("%d curation rules match no cell: %s", len(unused), shorten(unused))
     kept = adata[~dropped].copy()
     kept.uns["curation"] = report
     return kept
@@ -146,7 +146,7 @@ def read_openproblems_de(path: str | Path, *, layer: str = LAYER) -> pd.DataFram
     return values.set_index(condition_index(adata.obs, Path(path)))
 
 
-def read_openproblems_de_obs(path: str | Path) -> pd.DataFrame:
+def _read_openproblems_de_obs(path: str | Path) -> pd.DataFrame:
     """The describing columns of a DE file (split, SMILES, control, ...), rows as in :func:`read_openproblems_de`."""
     obs = open_h5ad(path).obs
     require_columns(obs.columns, ("cell_type", "sm_name"), path)

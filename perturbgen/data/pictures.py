@@ -31,12 +31,12 @@ from perturbgen.data.schema import depth
 if TYPE_CHECKING:
     from anndata import AnnData
 
-WELL = r"([A-Z]+)0*(\d+)"  # row and column
+_WELL = r"([A-Z]+)0*(\d+)"  # row and column
 GREY = "#c4c9cf"
-MAX_NAMED = 8  # more colours than this cannot be told apart
+_MAX_NAMED = 8  # more colours than this cannot be told apart
 
 
-def depth_figure(total: pd.Series, cell_type: pd.Series) -> go.Figure:
+def _depth_figure(total: pd.Series, cell_type: pd.Series) -> go.Figure:
     """Distribution of counts per cell, a line for each cell type; the x axis is logarithmic."""
     logs = np.log10(total[total > 0])
     edges = np.linspace(logs.min() - 0.05, logs.max() + 0.05, 61)
@@ -51,7 +51,7 @@ def depth_figure(total: pd.Series, cell_type: pd.Series) -> go.Figure:
     return figure.update_yaxes(title="share of cells", rangemode="tozero").update_layout(height=380)
 
 
-def zeros_figure(mean: pd.Series, zeros: pd.Series, *, most: int = 4000) -> go.Figure:
+def _zeros_figure(mean: pd.Series, zeros: pd.Series, *, most: int = 4000) -> go.Figure:
     """Share of cells without a count against the mean count of each gene, with what Poisson counts would give."""
     shown = mean[mean > 0].sort_values()
     shown = shown.iloc[np.linspace(0, len(shown) - 1, min(most, len(shown))).astype(int)]
@@ -68,7 +68,7 @@ def zeros_figure(mean: pd.Series, zeros: pd.Series, *, most: int = 4000) -> go.F
     )
 
 
-def plates_figure(obs: pd.DataFrame, values: pd.Series, *, unit: str) -> go.Figure:
+def _plates_figure(obs: pd.DataFrame, values: pd.Series, *, unit: str) -> go.Figure:
     """The sum of ``values`` (aligned to obs) in each well, a panel for each plate, as the plates lie on the bench."""
     groups = obs.assign(value=values).groupby(["plate", "well"], observed=True)
     wells = groups.agg(
@@ -76,7 +76,7 @@ def plates_figure(obs: pd.DataFrame, values: pd.Series, *, unit: str) -> go.Figu
         compound=("compound", lambda names: ", ".join(sorted(map(str, set(names))))),
     )
     wells[["row", "column"]] = (
-        wells.index.get_level_values("well").astype(str).str.extract(f"^{WELL}$").to_numpy()
+        wells.index.get_level_values("well").astype(str).str.extract(f"^{_WELL}$").to_numpy()
     )
     plates = list(wells.index.unique("plate"))
     rows = sorted(wells["row"].unique(), key=lambda name: (len(name), name))
@@ -118,7 +118,7 @@ def plates_figure(obs: pd.DataFrame, values: pd.Series, *, unit: str) -> go.Figu
     return figure.update_layout(coloraxis=scale, height=60 + 250 * -(-len(plates) // across))
 
 
-def cells_figure(obs: pd.DataFrame) -> go.Figure:
+def _cells_figure(obs: pd.DataFrame) -> go.Figure:
     """Number of cells of each cell type."""
     count = obs["cell_type"].value_counts().sort_values()
     share = [f"{value:,} ({value / len(obs):.1%})" for value in count]
@@ -128,7 +128,7 @@ def cells_figure(obs: pd.DataFrame) -> go.Figure:
     return figure.update_xaxes(title="cells").update_layout(height=110 + 32 * len(count))
 
 
-def maps_figure(
+def _maps_figure(
     before: pd.DataFrame,
     after: pd.DataFrame | None,
     obs: pd.DataFrame,
@@ -183,26 +183,26 @@ def maps_figure(
 
 def tints(colour: pd.Series) -> dict[str, str]:
     """A colour for each value; ``other`` is grey and drawn first."""
-    names = sorted((name for name in colour.unique() if name != "other"), key=by_number)
+    names = sorted((name for name in colour.unique() if name != "other"), key=_by_number)
     grey = {"other": GREY} if (colour == "other").any() else {}
     return grey | {name: PALETTE[i % len(PALETTE)] for i, name in enumerate(names)}
 
 
-def by_number(name: str) -> list[str | float]:
+def _by_number(name: str) -> list[str | float]:
     """A key that sorts ``3 uM`` before ``10 uM``."""
     return [
         float(part) if i % 2 else part for i, part in enumerate(re.split(r"(\d+(?:\.\d+)?)", name))
     ]
 
 
-def named(values: pd.Series, first: list[str] | None = None, most: int = MAX_NAMED) -> pd.Series:
+def named(values: pd.Series, first: list[str] | None = None, most: int = _MAX_NAMED) -> pd.Series:
     """The values as text, all but ``first`` and then the most frequent ones called ``other``."""
     text = values.astype(str)
     keep = list(dict.fromkeys([*(first or []), *text.value_counts().index]))[:most]
     return text.where(text.isin(keep), "other")
 
 
-QUANTILES = {"min": 0.0, "5%": 0.05, "median": 0.5, "95%": 0.95, "max": 1.0}
+_QUANTILES = {"min": 0.0, "5%": 0.05, "median": 0.5, "95%": 0.95, "max": 1.0}
 
 
 def overview(adata: AnnData) -> dict[str, Any]:
@@ -227,12 +227,12 @@ def depth_quantiles(adata: AnnData) -> list[dict[str, Any]]:
     genes = (adata.X != 0).sum(axis=1)
     measures = {"counts per cell": depth(adata), "genes per cell": np.asarray(genes).ravel()}
     return [
-        {"per cell": name} | {label: quantile(values, q) for label, q in QUANTILES.items()}
+        {"per cell": name} | {label: _quantile(values, q) for label, q in _QUANTILES.items()}
         for name, values in measures.items()
     ]
 
 
-def quantile(values: np.ndarray, q: float) -> int | None:
+def _quantile(values: np.ndarray, q: float) -> int | None:
     """A quantile as a whole number; None where there are no values, or one of them is no number."""
     usable = values.size > 0 and bool(np.isfinite(values).all())
     return round(float(np.quantile(values, q))) if usable else None
@@ -245,20 +245,20 @@ def cells_by_condition(adata: AnnData, *, top: int = 12) -> list[dict[str, Any]]
     table = table.loc[table.sum(axis=1).sort_values(ascending=False, kind="stable").index]
     rows = [
         {"compound": str(name)} | row
-        for name, row in zip(table.index[:top], records(table[:top]), strict=True)
+        for name, row in zip(table.index[:top], _records(table[:top]), strict=True)
     ]
     rest = table[top:]
     if len(rest):
-        rows.append({"compound": f"({len(rest)} more)"} | records(rest.sum().to_frame().T)[0])
+        rows.append({"compound": f"({len(rest)} more)"} | _records(rest.sum().to_frame().T)[0])
     return rows
 
 
-def records(table: pd.DataFrame) -> list[dict[str, int]]:
+def _records(table: pd.DataFrame) -> list[dict[str, int]]:
     """Rows of a table of counts as dictionaries of plain integers."""
     return [{str(k): int(v) for k, v in row.items()} for row in table.to_dict("records")]
 
 
-SAMPLE = (
+_SAMPLE = (
     "plate",
     "well",
     "donor",
@@ -275,20 +275,20 @@ def summary_page(adata: AnnData, *, title: str, seed: int = 0) -> Page:
         title,
         f"{adata.n_obs:,} cells × {adata.n_vars:,} genes, {overview(adata)['zeros']:.1%} zeros",
     )
-    add_cells(page, obs, total)
-    add_genes(page, adata)
+    _add_cells(page, obs, total)
+    _add_genes(page, adata)
     if {"plate", "well"} <= set(obs):
-        add_plates(page, obs, total)
-    add_maps(page, adata, seed)
+        _add_plates(page, obs, total)
+    _add_maps(page, adata, seed)
     return page
 
 
-def add_cells(page: Page, obs: pd.DataFrame, total: pd.Series) -> None:
+def _add_cells(page: Page, obs: pd.DataFrame, total: pd.Series) -> None:
     """How many cells of each type there are and how deeply they were sequenced."""
     page.section("Cells and depth")
-    page.figure(cells_figure(obs), "Cells of each type.")
+    page.figure(_cells_figure(obs), "Cells of each type.")
     page.figure(
-        depth_figure(total, obs["cell_type"]),
+        _depth_figure(total, obs["cell_type"]),
         "Total counts of a cell, by cell type; cell numbers in brackets.",
     )
     empty = int((total == 0).sum())
@@ -296,7 +296,7 @@ def add_cells(page: Page, obs: pd.DataFrame, total: pd.Series) -> None:
         page.text(f"{empty:,} cells have no counts at all and are not drawn.")
 
 
-def add_genes(page: Page, adata: AnnData) -> None:
+def _add_genes(page: Page, adata: AnnData) -> None:
     """How sparse the genes are for their mean."""
     mean = pd.Series(np.asarray(adata.X.mean(axis=0)).ravel(), adata.var_names)
     zeros = pd.Series(
@@ -304,7 +304,7 @@ def add_genes(page: Page, adata: AnnData) -> None:
     )
     page.section("Zeros")
     caption = "Each point is a gene. Above the dashed line there are more zeros than in Poisson counts of equal depth."
-    page.figure(zeros_figure(mean, zeros), caption)
+    page.figure(_zeros_figure(mean, zeros), caption)
     silent = int((mean == 0).sum())
     if silent:
         page.text(
@@ -312,11 +312,11 @@ def add_genes(page: Page, adata: AnnData) -> None:
         )
 
 
-def add_plates(page: Page, obs: pd.DataFrame, total: pd.Series) -> None:
+def _add_plates(page: Page, obs: pd.DataFrame, total: pd.Series) -> None:
     """Where on the plates the cells are; for wells sequenced in bulk, where the counts are."""
     page.section("Plates")
     wells = obs["well"].dropna().astype(str)
-    odd = wells[~wells.str.fullmatch(WELL)].unique()
+    odd = wells[~wells.str.fullmatch(_WELL)].unique()
     if len(odd):
         page.text(
             f"No picture: a well has to be named like A1 or H12, and here there are {shorten(odd)}."
@@ -324,15 +324,15 @@ def add_plates(page: Page, obs: pd.DataFrame, total: pd.Series) -> None:
         return
     if obs.duplicated(["plate", "well"]).any():
         caption = "Cells in each well; empty squares have none. Toxic compounds are the dark wells."
-        page.figure(plates_figure(obs, pd.Series(1, obs.index), unit="cells"), caption)
+        page.figure(_plates_figure(obs, pd.Series(1, obs.index), unit="cells"), caption)
     else:
         caption = "Counts of each well: every well is one profile here. Toxic compounds are the dark wells."
-        page.figure(plates_figure(obs, total, unit="counts"), caption)
+        page.figure(_plates_figure(obs, total, unit="counts"), caption)
 
 
-def add_maps(page: Page, adata: AnnData, seed: int) -> None:
+def _add_maps(page: Page, adata: AnnData, seed: int) -> None:
     """PCA and UMAP of pseudobulk samples, coloured by what may separate them."""
-    values, obs = profiles(pseudobulk(adata, by=[name for name in SAMPLE if name in adata.obs]))
+    values, obs = profiles(pseudobulk(adata, by=[name for name in _SAMPLE if name in adata.obs]))
     page.section("Pseudobulk maps")
     if min(values.shape) < 4:
         what = f"{len(obs)} pseudobulk samples of {MIN_CELLS} or more cells and {values.shape[1]} genes"
@@ -342,25 +342,25 @@ def add_maps(page: Page, adata: AnnData, seed: int) -> None:
     if "plate" in obs and obs["plate"].nunique() > 1:
         corrected = remove_plate_effects(values, obs["cell_type"], obs["plate"], obs["compound"])
         after = embed(corrected, seed=seed)
-    colours = colourings(obs, values, adata.uns.get("vehicle"))
-    labels = obs[[name for name in SAMPLE if name in obs]]
+    colours = _colourings(obs, values, adata.uns.get("vehicle"))
+    labels = obs[[name for name in _SAMPLE if name in obs]]
     for method, axes in {
         "Principal components": ("PC1", "PC2"),
         "UMAP": ("UMAP1", "UMAP2"),
     }.items():
         page.figure(
-            maps_figure(before, after, labels, colours, axes),
-            f"{method} of {len(obs):,} samples. {CAPTION}",
+            _maps_figure(before, after, labels, colours, axes),
+            f"{method} of {len(obs):,} samples. {_CAPTION}",
         )
 
 
-CAPTION = (
+_CAPTION = (
     "A sample is the sum of a well's cells of one type. Plate effects are those of the fit compound + plate "
     "in each cell type. Named compounds are those farthest from the vehicle. Hover for a sample's labels."
 )
 
 
-def colourings(obs: pd.DataFrame, values: np.ndarray, vehicle: str | None) -> dict[str, pd.Series]:
+def _colourings(obs: pd.DataFrame, values: np.ndarray, vehicle: str | None) -> dict[str, pd.Series]:
     """What the maps are coloured by: cell type, plate (or donor), and the compounds that move cells most."""
     batch = next((name for name in ("plate", "donor") if name in obs), None)
     columns = {"cell type": named(obs["cell_type"])}

@@ -57,14 +57,14 @@ ORGANISERS_PLATES: Final = {
     "plate_4": "plate_0",
     "plate_5": "plate_5",
 }
-Severity = Literal["error", "warning"]
+_Severity = Literal["error", "warning"]
 
 
 @dataclass(frozen=True)
 class Violation:
     """One thing wrong with the data; a ``warning`` leaves them usable."""
 
-    severity: Severity
+    severity: _Severity
     rule: str
     error: UserError
 
@@ -86,12 +86,12 @@ def check(
 ) -> list[Violation]:
     """All violations, errors first. ``by`` names the columns in each of whose groups DE will need the vehicle."""
     obs = adata.obs
-    found = [*counts_violations(adata), *id_violations(adata), *column_violations(obs)]
+    found = [*_counts_violations(adata), *_id_violations(adata), *_column_violations(obs)]
     found += [
-        *category_violations(obs),
-        *vehicle_violations(obs, vehicle or adata.uns.get("vehicle"), by),
+        *_category_violations(obs),
+        *_vehicle_violations(obs, vehicle or adata.uns.get("vehicle"), by),
     ]
-    found += [*well_violations(obs), *depth_violations(adata)]
+    found += [*_well_violations(obs), *_depth_violations(adata)]
     return sorted(found, key=lambda violation: violation.severity != "error")
 
 
@@ -110,8 +110,8 @@ def validate(
     return found
 
 
-def problem(
-    severity: Severity,
+def _problem(
+    severity: _Severity,
     rule: str,
     what: str,
     *,
@@ -123,10 +123,10 @@ def problem(
     return Violation(severity, rule, SchemaError(what, expected=expected, cause=cause, fix=fix))
 
 
-def counts_violations(adata: AnnData) -> Iterator[Violation]:
+def _counts_violations(adata: AnnData) -> Iterator[Violation]:
     """X holds non-negative integers."""
     if adata.X is None or 0 in adata.shape:
-        yield problem(
+        yield _problem(
             "error", "counts", f"the data are empty: {adata.n_obs} cells x {adata.n_vars} genes"
         )
         return
@@ -135,12 +135,12 @@ def counts_violations(adata: AnnData) -> Iterator[Violation]:
         yield Violation("error", "counts", counts_error(bad, adata.obs_names, adata.var_names, "X"))
 
 
-def id_violations(adata: AnnData) -> Iterator[Violation]:
+def _id_violations(adata: AnnData) -> Iterator[Violation]:
     """Cells and genes have unique names."""
     for what, names in (("cell", adata.obs_names), ("gene", adata.var_names)):
         twice = names[names.duplicated()].unique()
         if len(twice):
-            yield problem(
+            yield _problem(
                 "error",
                 "unique ids",
                 f"{len(twice)} {what} names occur more than once: {shorten(twice)}",
@@ -152,11 +152,11 @@ def id_violations(adata: AnnData) -> Iterator[Violation]:
             )
 
 
-def column_violations(obs: pd.DataFrame) -> Iterator[Violation]:
+def _column_violations(obs: pd.DataFrame) -> Iterator[Violation]:
     """Required columns are there; the columns of our vocabulary have no holes."""
     for column in REQUIRED:
         if column not in obs:
-            yield problem(
+            yield _problem(
                 "error",
                 "columns",
                 f"obs has no column {column!r}",
@@ -167,7 +167,7 @@ def column_violations(obs: pd.DataFrame) -> Iterator[Violation]:
     for column in (name for name in COLUMNS if name in obs):
         absent = obs.index[obs[column].isna()]
         if len(absent):
-            yield problem(
+            yield _problem(
                 "error" if column in REQUIRED else "warning",
                 "columns",
                 f"{column!r} is missing in {len(absent)} cells: {shorten(absent, 3)}",
@@ -176,13 +176,13 @@ def column_violations(obs: pd.DataFrame) -> Iterator[Violation]:
             )
 
 
-def category_violations(obs: pd.DataFrame) -> Iterator[Violation]:
+def _category_violations(obs: pd.DataFrame) -> Iterator[Violation]:
     """Category names hold no surprises: no blanks around them, no empty one, none that differ in case only."""
     for column in (name for name in COLUMNS if name in obs and name not in ("dose", "control")):
         names = sorted({str(value) for value in obs[column].dropna().unique()})
         blank = [name for name in names if name != name.strip() or not name]
         if blank:
-            yield problem(
+            yield _problem(
                 "error",
                 "categories",
                 f"{column!r} has names that are blank or padded: {shorten(blank)}",
@@ -200,7 +200,7 @@ def category_violations(obs: pd.DataFrame) -> Iterator[Violation]:
             for group in folded
             if len(group) > 1 and len({name.strip() for name in group}) > 1
         ):
-            yield problem(
+            yield _problem(
                 "warning",
                 "categories",
                 f"{column!r} has names that differ in case only: {shorten(alike)}",
@@ -210,7 +210,7 @@ def category_violations(obs: pd.DataFrame) -> Iterator[Violation]:
             )
 
 
-def vehicle_violations(
+def _vehicle_violations(
     obs: pd.DataFrame, vehicle: str | None, by: Sequence[str]
 ) -> Iterator[Violation]:
     """The vehicle is named, and present in every group and on every plate."""
@@ -218,7 +218,7 @@ def vehicle_violations(
         return
     known = [str(name) for name in obs["compound"].dropna().unique()]
     if vehicle is None:
-        yield problem(
+        yield _problem(
             "error",
             "vehicle",
             "no vehicle is named",
@@ -226,7 +226,7 @@ def vehicle_violations(
             fix='vehicle = "DMSO" in the column map, or --vehicle',
         )
     elif vehicle not in known:
-        yield problem(
+        yield _problem(
             "error",
             "vehicle",
             f"no cell was treated with the vehicle {vehicle!r}",
@@ -235,16 +235,16 @@ def vehicle_violations(
         )
     else:
         for group in [*by, *(["plate"] if "plate" not in by else [])]:
-            yield from groups_without_vehicle(obs, vehicle, group)
+            yield from _groups_without_vehicle(obs, vehicle, group)
 
 
-def groups_without_vehicle(obs: pd.DataFrame, vehicle: str, group: str) -> Iterator[Violation]:
+def _groups_without_vehicle(obs: pd.DataFrame, vehicle: str, group: str) -> Iterator[Violation]:
     """Groups of a column that hold cells but none of the vehicle."""
     if group not in obs:
         return
     has = (obs["compound"] == vehicle).groupby(obs[group], observed=True).any()
     if not has.all():
-        yield problem(
+        yield _problem(
             "error",
             "vehicle",
             f"no {vehicle!r} cell in {group} {shorten(has.index[~has])}",
@@ -254,7 +254,7 @@ def groups_without_vehicle(obs: pd.DataFrame, vehicle: str, group: str) -> Itera
         )
 
 
-def well_violations(obs: pd.DataFrame) -> Iterator[Violation]:
+def _well_violations(obs: pd.DataFrame) -> Iterator[Violation]:
     """A well of a plate holds one compound."""
     if not {"plate", "well", "compound"} <= set(obs.columns):
         return
@@ -267,7 +267,7 @@ def well_violations(obs: pd.DataFrame) -> Iterator[Violation]:
             f"{p} {w}: {' / '.join(g['compound'])}"
             for (p, w), g in mixed.groupby(["plate", "well"])
         ]
-        yield problem(
+        yield _problem(
             "error",
             "wells",
             f"{len(named)} wells hold more than one compound: {shorten(named, 3)}",
@@ -277,13 +277,13 @@ def well_violations(obs: pd.DataFrame) -> Iterator[Violation]:
         )
 
 
-def depth_violations(adata: AnnData) -> Iterator[Violation]:
+def _depth_violations(adata: AnnData) -> Iterator[Violation]:
     """Cells and wells without a single count are named."""
     if adata.X is None or 0 in adata.shape:
         return
     empty = depth(adata) == 0
     if empty.all():
-        yield problem(
+        yield _problem(
             "error",
             "depth",
             "no cell has a single count",
@@ -291,7 +291,7 @@ def depth_violations(adata: AnnData) -> Iterator[Violation]:
             cause="another layer",
         )
     elif empty.any():
-        yield problem(
+        yield _problem(
             "warning",
             "depth",
             f"{int(empty.sum())} cells have no counts: {shorten(adata.obs_names[empty], 3)}",
@@ -303,7 +303,7 @@ def depth_violations(adata: AnnData) -> Iterator[Violation]:
         wells = pd.Series(empty, index=adata.obs_names).groupby(keys, observed=True).all()
         if wells.any():
             named = [" ".join(map(str, well)) for well in wells.index[wells]]
-            yield problem(
+            yield _problem(
                 "warning",
                 "depth",
                 f"{len(named)} wells have no counts at all: {shorten(named)}",

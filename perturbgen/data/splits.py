@@ -104,7 +104,7 @@ def random_cells(
     chosen = rng.choice(np.flatnonzero(free), size=wanted, replace=False)
     parts = np.full(len(obs), "train", object)
     parts[chosen] = "validation"
-    return Split(pd.Series(parts, named_index(obs.index)), "random cells")
+    return Split(pd.Series(parts, _named_index(obs.index)), "random cells")
 
 
 def leave_out(
@@ -128,7 +128,7 @@ def leave_out(
     out = labels.isin(list(values))
     if except_compounds:
         out &= ~complete(table, "compound").astype(str).isin(list(except_compounds))
-    parts = pd.Series(np.where(out, part, "train").astype(object), named_index(table.index))
+    parts = pd.Series(np.where(out, part, "train").astype(object), _named_index(table.index))
     return Split(parts, f"leave out {column}", () if except_compounds else (column,))
 
 
@@ -141,7 +141,7 @@ def kfold(table: pd.DataFrame, k: int, *, rng: np.random.Generator, by: str | No
             f"{k} folds of {len(values)} {by or 'rows'}", expected=f"2 to {len(values)} folds"
         )
     fold = pd.Series(rng.permutation(np.arange(len(values)) % k), values)
-    parts = pd.Series([f"fold_{i}" for i in fold[labels]], named_index(table.index), dtype=object)
+    parts = pd.Series([f"fold_{i}" for i in fold[labels]], _named_index(table.index), dtype=object)
     return Split(parts, f"{k}-fold", (by,) if by else ())
 
 
@@ -170,7 +170,7 @@ def kaggle(
         )
     shown = set(rng.choice(compounds, size=public, replace=False))
     parts = np.where(~test, "train", np.where(compound.isin(shown), "public", "private"))
-    return Split(pd.Series(parts.astype(object), condition_index(conditions)), "kaggle")
+    return Split(pd.Series(parts.astype(object), _condition_index(conditions)), "kaggle")
 
 
 def calibration_split(
@@ -188,7 +188,7 @@ def calibration_split(
     the part "calibration" in all of these types; a share of 0 withholds none. A share ``validation`` of the rest is
     the part of that name.
     """
-    condition, asked = condition_index(obs), condition_index(wanted)
+    condition, asked = _condition_index(obs), _condition_index(wanted)
     kinds = asked.unique(level="cell_type")
     in_kinds = condition.get_level_values("cell_type").isin(kinds)
     hidden = condition.isin(asked)
@@ -205,13 +205,13 @@ def calibration_split(
     parts[in_kinds & compound.isin(chosen)] = "calibration"
     parts[hidden] = "hidden"
     return Split(
-        pd.Series(parts, named_index(obs.index)), "known compounds hidden in the wanted cell types"
+        pd.Series(parts, _named_index(obs.index)), "known compounds hidden in the wanted cell types"
     )
 
 
 def check_leaks(split: Split, table: pd.DataFrame) -> None:
     """Refuse a split that misses or repeats rows of ``table``, or whose parts share what they promise not to."""
-    index = condition_index(table) if split.parts.index.nlevels > 1 else table.index
+    index = _condition_index(table) if split.parts.index.nlevels > 1 else table.index
     if not index.is_unique:
         raise SchemaError(
             f"ids occur more than once: {shorten(index[index.duplicated()].unique())}",
@@ -235,13 +235,13 @@ def check_leaks(split: Split, table: pd.DataFrame) -> None:
             raise SchemaError(f"the split leaks: {column} {shorten(shared)} in more than one part")
 
 
-def condition_index(table: pd.DataFrame) -> pd.MultiIndex:
+def _condition_index(table: pd.DataFrame) -> pd.MultiIndex:
     """(cell_type, compound) of each row, as text."""
     return pd.MultiIndex.from_arrays(
         [complete(table, name).astype(str) for name in CONDITION], names=CONDITION
     )
 
 
-def named_index(index: pd.Index) -> pd.Index:
+def _named_index(index: pd.Index) -> pd.Index:
     """The index, its levels named so that a file can hold them."""
     return index if index.nlevels > 1 else index.astype(str).rename(index.name or "obs_id")

@@ -20,12 +20,12 @@ from perturbgen.de.design import Basis, Design, estimable
 
 log = logging.getLogger(__name__)
 
-Array = NDArray[np.float64]
+_Array = NDArray[np.float64]
 ContrastKind = Literal["exact", "limma"]
 
 
 @dataclass(frozen=True)
-class Approximation:
+class _Approximation:
     """limma's contrasts of coefficients: ``weights`` (contrasts, coefficients), and what pairs of coefficients share.
 
     The variance of a contrast is sum_i c_i^2 u_i^2 + sum_{i<j} 2 c_i c_j r_ij u_i u_j; ``shared`` (contrasts, pairs)
@@ -37,7 +37,7 @@ class Approximation:
     first: NDArray[np.intp]
     second: NDArray[np.intp]
 
-    def combine(self, effects: Array, unscaled: Array) -> tuple[Array, Array]:
+    def combine(self, effects: _Array, unscaled: _Array) -> tuple[_Array, _Array]:
         """Effects and unscaled standard errors of contrasts from those of coefficients, both (..., genes)."""
         pairs = unscaled[self.first] * unscaled[self.second]
         variances = self.weights.power(2) @ unscaled**2 + self.shared @ pairs
@@ -52,8 +52,8 @@ class Contrasts:
     exact kind; for limma's, coefficients that its ``approximation`` combines.
     """
 
-    functions: tuple[csr_matrix, Array]
-    approximation: Approximation | None = None
+    functions: tuple[csr_matrix, _Array]
+    approximation: _Approximation | None = None
 
     @property
     def size(self) -> int:
@@ -62,7 +62,7 @@ class Contrasts:
             self.functions[0] if self.approximation is None else self.approximation.weights
         ).shape[0]
 
-    def combine(self, effects: Array, unscaled: Array) -> tuple[Array, Array]:
+    def combine(self, effects: _Array, unscaled: _Array) -> tuple[_Array, _Array]:
         """Effects and unscaled standard errors of the contrasts, (contrasts, genes)."""
         return (
             (effects, unscaled)
@@ -71,10 +71,10 @@ class Contrasts:
         )
 
 
-def make_contrasts(basis: Basis, weights: Array, kind: ContrastKind) -> Contrasts:
+def make_contrasts(basis: Basis, weights: _Array, kind: ContrastKind) -> Contrasts:
     """Contrasts with ``weights`` (contrasts, columns of the design), zero on dropped columns."""
     if kind == "exact":
-        return Contrasts(sparse_functions(basis, weights))
+        return Contrasts(_sparse_functions(basis, weights))
     if kind != "limma":
         raise ConfigError(f"contrasts={kind!r} is unknown", expected='"exact" or "limma"')
     columns = np.flatnonzero(weights.any(axis=0))
@@ -82,11 +82,11 @@ def make_contrasts(basis: Basis, weights: Array, kind: ContrastKind) -> Contrast
     coefficients[np.arange(len(columns)), columns] = 1
     covariance = basis.unscaled_covariance(coefficients)
     scale = np.sqrt(np.diag(covariance))
-    approximation = approximate(weights[:, columns], covariance / np.outer(scale, scale))
-    return Contrasts(sparse_functions(basis, coefficients), approximation)
+    approximation = _approximate(weights[:, columns], covariance / np.outer(scale, scale))
+    return Contrasts(_sparse_functions(basis, coefficients), approximation)
 
 
-def approximate(weights: Array, correlation: Array) -> Approximation:
+def _approximate(weights: _Array, correlation: _Array) -> _Approximation:
     """limma's approximation for ``weights`` (contrasts, coefficients) and the coefficients' ``correlation``."""
     contrast, first, second = [], [], []
     for k, row in enumerate(weights):
@@ -98,16 +98,16 @@ def approximate(weights: Array, correlation: Array) -> Approximation:
     at, i, j = (np.concatenate(parts) for parts in (contrast, first, second))
     values = 2 * weights[at, i] * weights[at, j] * correlation[i, j]
     shared = csr_matrix((values, (at, np.arange(len(at)))), shape=(len(weights), len(at)))
-    return Approximation(csr_matrix(weights), shared, i, j)
+    return _Approximation(csr_matrix(weights), shared, i, j)
 
 
-def sparse_functions(basis: Basis, weights: Array) -> tuple[csr_matrix, Array]:
+def _sparse_functions(basis: Basis, weights: _Array) -> tuple[csr_matrix, _Array]:
     """Functions of a design's coefficients as functions of the basis' own, the group part sparse."""
     on_groups, on_q = basis.functionals(weights)
     return csr_matrix(on_groups), on_q
 
 
-def answerable(design: Design, weights: Array, kind: ContrastKind) -> NDArray[np.bool_]:
+def answerable(design: Design, weights: _Array, kind: ContrastKind) -> NDArray[np.bool_]:
     """Which contrasts (contrasts, columns) the design can answer.
 
     limma gives a number for a contrast outside the design's row space too, one that depends on which columns were

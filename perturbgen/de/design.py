@@ -24,9 +24,9 @@ from perturbgen.de.formula import (
 
 log = logging.getLogger(__name__)
 
-Array = NDArray[np.float64]
-GROUP = "group__"
-ALIASED_TOLERANCE = 1e-7  # what R's lm and qr use
+_Array = NDArray[np.float64]
+_GROUP = "group__"
+_ALIASED_TOLERANCE = 1e-7  # what R's lm and qr use
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Design:
     that is the reference of treatment coding).
     """
 
-    matrix: Array
+    matrix: _Array
     columns: tuple[str, ...]
     samples: pd.Index
     kept: NDArray[np.intp]
@@ -61,7 +61,7 @@ class Design:
         """Residual degrees of freedom, the same for every gene."""
         return len(self.matrix) - self.rank
 
-    def contrast(self, level: str, control: str) -> Array:
+    def contrast(self, level: str, control: str) -> _Array:
         """The coefficients (columns,) of ``level`` minus ``control``."""
         if self.level_column is None:
             raise DesignError("this design has no compared factor", fix="build it with group=")
@@ -75,18 +75,18 @@ class Design:
 
 def build_design(formula: str, obs: pd.DataFrame, group: pd.Series | None = None) -> Design:
     """The design of a formula over samples; ``{group}`` in it stands for ``group``, which is always a factor."""
-    terms = parse_formula(formula.replace("{group}", GROUP))
+    terms = parse_formula(formula.replace("{group}", _GROUP))
     if group is not None:
-        check_group(terms, formula)
+        _check_group(terms, formula)
     names = list(dict.fromkeys(name for term in terms for name in term))
-    variables = {name: make_variable(name, obs) for name in names if name != GROUP}
+    variables = {name: make_variable(name, obs) for name in names if name != _GROUP}
     if group is not None:
-        variables[GROUP] = make_factor(GROUP, group)
+        variables[_GROUP] = make_factor(_GROUP, group)
     terms = drop_constant_factors(terms, variables)
     coded = list(code_terms(terms, variables, len(obs)))
     matrix = np.hstack([block for _, block, _ in coded]) if coded else np.empty((len(obs), 0))
     columns = tuple(name for _, _, names in coded for name in names)
-    levels, level_column = group_columns(coded, variables)
+    levels, level_column = _group_columns(coded, variables)
     design = Design(matrix, columns, obs.index, independent_columns(matrix), levels, level_column)
     if design.aliased:
         log.debug(
@@ -95,29 +95,29 @@ def build_design(formula: str, obs: pd.DataFrame, group: pd.Series | None = None
     return design
 
 
-def check_group(terms: Sequence[tuple[str, ...]], formula: str) -> None:
+def _check_group(terms: Sequence[tuple[str, ...]], formula: str) -> None:
     """The compared factor must be a term of its own, and be in no interaction."""
-    if (GROUP,) not in terms:
+    if (_GROUP,) not in terms:
         raise DesignError(
             f"the design {formula!r} does not hold the compared factor", fix="write it as {group}"
         )
-    if any(GROUP in term and len(term) > 1 for term in terms):
+    if any(_GROUP in term and len(term) > 1 for term in terms):
         raise DesignError(
             f"{{group}} is in an interaction of {formula!r}, so no single contrast compares two of its levels",
             fix="use by= (one fit a level) or joint=True (the combination is the group) instead",
         )
 
 
-def group_columns(
-    coded: Sequence[tuple[tuple[str, ...], Array, list[str]]], variables: Mapping[str, Variable]
+def _group_columns(
+    coded: Sequence[tuple[tuple[str, ...], _Array, list[str]]], variables: Mapping[str, Variable]
 ) -> tuple[tuple[str, ...], NDArray[np.intp] | None]:
     """The levels of the compared factor and the column of each."""
-    factor = variables.get(GROUP)
+    factor = variables.get(_GROUP)
     if not isinstance(factor, Factor):
         return (), None
     start = 0
     for term, block, _ in coded:
-        if term == (GROUP,):
+        if term == (_GROUP,):
             missing = len(factor.levels) - block.shape[1]
             columns = np.concatenate([np.full(missing, -1), start + np.arange(block.shape[1])])
             return factor.levels, columns.astype(np.intp)
@@ -128,7 +128,7 @@ def group_columns(
     )
 
 
-def design_from_matrix(matrix: pd.DataFrame | Array) -> Design:
+def design_from_matrix(matrix: pd.DataFrame | _Array) -> Design:
     """A design given as numbers, (samples, columns)."""
     frame = matrix if isinstance(matrix, pd.DataFrame) else pd.DataFrame(matrix)
     values = frame.to_numpy(dtype=float)
@@ -139,19 +139,19 @@ def design_from_matrix(matrix: pd.DataFrame | Array) -> Design:
     )
 
 
-def independent_columns(matrix: Array, tolerance: float = ALIASED_TOLERANCE) -> NDArray[np.intp]:
+def independent_columns(matrix: _Array, tolerance: float = _ALIASED_TOLERANCE) -> NDArray[np.intp]:
     """Columns (of samples x columns) that are not combinations of earlier ones, as R's limited pivoting finds them.
 
     A column is dropped where less than ``tolerance`` of its length is left after projecting out the columns before it.
     """
     lengths = np.linalg.norm(matrix, axis=0)
-    lead = disjoint_lead(matrix)
+    lead = _disjoint_lead(matrix)
     kept = [j for j in range(lead) if lengths[j] > 0]
     basis = matrix[:, kept] / lengths[kept]
     rest = matrix[:, lead:].copy()
     for _ in range(2):
         rest -= basis @ (basis.T @ rest)
-    found: list[Array] = []
+    found: list[_Array] = []
     for j in range(rest.shape[1]):
         left = rest[:, j]
         length = np.linalg.norm(left)
@@ -167,7 +167,7 @@ def independent_columns(matrix: Array, tolerance: float = ALIASED_TOLERANCE) -> 
     return np.array(kept, dtype=np.intp)
 
 
-def disjoint_lead(matrix: Array) -> int:
+def _disjoint_lead(matrix: _Array) -> int:
     """How many leading columns share no sample, such as the indicators of a first factor: they need no projection."""
     shared = (np.cumsum(matrix != 0, axis=1) > 1).any(axis=0)
     return int(np.argmax(shared)) if shared.any() else matrix.shape[1]
@@ -185,11 +185,11 @@ class Basis:
     codes: NDArray[np.intp]
     groups: NDArray[np.intp]
     others: NDArray[np.intp]
-    means: Array
-    q: Array
-    r: Array
+    means: _Array
+    q: _Array
+    r: _Array
 
-    def functionals(self, weights: Array) -> tuple[Array, Array]:
+    def functionals(self, weights: _Array) -> tuple[_Array, _Array]:
         """Linear functions of the design's coefficients as functions of the basis' own.
 
         ``weights`` (functions, columns of the full design), zero on dropped columns; gives (functions, groups) and
@@ -202,7 +202,7 @@ class Basis:
             self.r, (on_others - on_groups @ self.means).T, trans="T"
         ).T
 
-    def solve(self, values: Array) -> Array:
+    def solve(self, values: _Array) -> _Array:
         """Least-squares coefficients (columns of the full design, k) of values (samples, k); 0 on dropped columns."""
         coefficients = np.zeros((max([*self.groups, *self.others]) + 1, values.shape[1]))
         indicators = self.codes[:, None] == np.arange(len(self.groups))
@@ -216,7 +216,7 @@ class Basis:
         coefficients[self.groups] = on_groups - self.means @ on_others
         return coefficients
 
-    def unscaled_covariance(self, weights: Array) -> Array:
+    def unscaled_covariance(self, weights: _Array) -> _Array:
         """Covariance (functions, functions) of linear functions under the unweighted design, residual variance 1."""
         on_groups, on_q = self.functionals(weights)
         sizes = np.maximum(np.bincount(self.codes[self.codes >= 0], minlength=len(self.groups)), 1)
@@ -225,7 +225,7 @@ class Basis:
 
 def make_basis(design: Design) -> Basis:
     """The basis of a design; the compared factor's columns are the indicators where it has some."""
-    groups = indicator_columns(design)
+    groups = _indicator_columns(design)
     others = np.setdiff1d(design.kept, groups)
     indicators = design.matrix[:, groups]
     codes = np.where(indicators.any(axis=1), indicators.argmax(axis=1) if len(groups) else 0, -1)
@@ -236,7 +236,7 @@ def make_basis(design: Design) -> Basis:
     return Basis(codes.astype(np.intp), groups, others, means, q, r)
 
 
-def indicator_columns(design: Design) -> NDArray[np.intp]:
+def _indicator_columns(design: Design) -> NDArray[np.intp]:
     """Kept 0/1 columns that share no sample: the compared factor's first, then any others that fit."""
     preferred = (
         []
@@ -253,7 +253,7 @@ def indicator_columns(design: Design) -> NDArray[np.intp]:
     return np.array(sorted(chosen), dtype=np.intp)
 
 
-def estimable(design: Design, weights: Array) -> NDArray[np.bool_]:
+def estimable(design: Design, weights: _Array) -> NDArray[np.bool_]:
     """Which linear functions (functions, columns) have a value that no choice of dropped columns changes.
 
     They are those in the row space of the design: with X = X_kept B, the weights must equal weights_kept B.

@@ -17,23 +17,23 @@ from scipy.sparse import csr_matrix
 
 from perturbgen.de.design import Basis
 
-Array = NDArray[np.float64]
+_Array = NDArray[np.float64]
 
 # A Schur complement this much smaller than what it was subtracted from has fewer than six digits left. It happens where
 # voom's trend comes close to zero and weights reach 1e20, in data with less variance than counting itself would give.
-CANCELLED = 1e-10
+_CANCELLED = 1e-10
 
 
 @dataclass(frozen=True)
-class Fitted:
+class _Fitted:
     """Some genes' fits: ``sigma`` (genes,), and of each function ``effects`` and ``unscaled`` (functions, genes).
 
     A function's standard error is ``unscaled`` times the residual standard deviation.
     """
 
-    sigma: Array
-    effects: Array
-    unscaled: Array
+    sigma: _Array
+    effects: _Array
+    unscaled: _Array
 
 
 class Solver:
@@ -43,7 +43,7 @@ class Solver:
         self.basis = basis
         self.groups, self.rank_q = len(basis.groups), basis.q.shape[1]
         self.df_residual = len(basis.codes) - self.groups - self.rank_q
-        self._indicators, self._stacked = stack_indicators(basis)
+        self._indicators, self._stacked = _stack_indicators(basis)
         self._sizes = np.asarray(self._indicators.sum(axis=1))
         self._upper = np.triu_indices(self.rank_q)
         self._pairs = np.ascontiguousarray(
@@ -51,11 +51,11 @@ class Solver:
         )
         self._grouped = basis.codes >= 0
 
-    def unweighted(self, y: Array) -> tuple[Array, Array]:
+    def unweighted(self, y: _Array) -> tuple[_Array, _Array]:
         """Ordinary least squares: coefficients of D (groups, genes) and of Q (q, genes)."""
         return (self._indicators @ y) / self._sizes, self.basis.q.T @ y
 
-    def predict(self, on_groups: Array, on_q: Array) -> Array:
+    def predict(self, on_groups: _Array, on_q: _Array) -> _Array:
         """Fitted values (samples, genes)."""
         if not self.groups:
             return self.basis.q @ on_q
@@ -66,12 +66,12 @@ class Solver:
             values += self.basis.q @ on_q
         return values
 
-    def residual_sd(self, y: Array) -> Array:
+    def residual_sd(self, y: _Array) -> _Array:
         """Residual standard deviations (genes,) of ordinary least squares."""
         residual = y - self.predict(*self.unweighted(y))
         return np.sqrt(np.einsum("ng,ng->g", residual, residual) / self.df_residual)
 
-    def weighted(self, y: Array, w: Array, functions: tuple[csr_matrix, Array]) -> Fitted:
+    def weighted(self, y: _Array, w: _Array, functions: tuple[csr_matrix, _Array]) -> _Fitted:
         """Weighted least squares of y (samples, genes) with weights w, and functions of the coefficients.
 
         ``functions`` are (functions, groups) and (functions, q) of the basis' coefficients.
@@ -82,11 +82,11 @@ class Solver:
             if y.shape[1] == 1:
                 return self._by_qr(y[:, 0], w[:, 0], functions)
         genes = [self.weighted(y[:, [g]], w[:, [g]], functions) for g in range(y.shape[1])]
-        return Fitted(
-            *(np.concatenate([getattr(g, f.name) for g in genes], axis=-1) for f in fields(Fitted))
+        return _Fitted(
+            *(np.concatenate([getattr(g, f.name) for g in genes], axis=-1) for f in fields(_Fitted))
         )
 
-    def _by_qr(self, y: Array, w: Array, functions: tuple[csr_matrix, Array]) -> Fitted:
+    def _by_qr(self, y: _Array, w: _Array, functions: tuple[csr_matrix, _Array]) -> _Fitted:
         """One gene whose weights differ too much for normal equations: QR, the heaviest samples first."""
         order = np.argsort(-w, kind="stable")
         design = np.hstack([self._indicators.T.toarray(), self.basis.q])[order]
@@ -97,9 +97,9 @@ class Solver:
         wanted = np.hstack([functions[0].toarray(), functions[1]])
         unscaled = np.linalg.norm(solve_triangular(r, wanted.T, trans="T"), axis=0)
         sigma = np.sqrt(residual @ residual / self.df_residual)
-        return Fitted(np.array([sigma]), (wanted @ coefficients)[:, None], unscaled[:, None])
+        return _Fitted(np.array([sigma]), (wanted @ coefficients)[:, None], unscaled[:, None])
 
-    def _by_schur(self, y: Array, w: Array, functions: tuple[csr_matrix, Array]) -> Fitted:
+    def _by_schur(self, y: _Array, w: _Array, functions: tuple[csr_matrix, _Array]) -> _Fitted:
         """Weighted least squares through the Schur complement; LinAlgError where that would lose too many digits."""
         genes = y.shape[1]
         wy = w * y
@@ -109,7 +109,7 @@ class Solver:
         ratio = cross * inverse_mass.T[:, None, :]
         gram = self._gram(w)
         schur = gram - np.matmul(ratio, cross.transpose(0, 2, 1))
-        if (np.einsum("bqq->bq", schur) < CANCELLED * np.einsum("bqq->bq", gram)).any():
+        if (np.einsum("bqq->bq", schur) < _CANCELLED * np.einsum("bqq->bq", gram)).any():
             raise np.linalg.LinAlgError
         means = (self._indicators @ wy) * inverse_mass
         right = (self.basis.q.T @ wy).T - np.matmul(cross, means.T[:, :, None])[:, :, 0]
@@ -123,11 +123,11 @@ class Solver:
         sigma = np.sqrt(np.einsum("ng,ng->g", residual, w) / self.df_residual)
         by_group, by_q = functions
         effects = by_group @ on_groups + by_q @ on_q
-        return Fitted(
-            sigma, effects, np.sqrt(variances(functions, inverse_mass, ratio, inverse_root))
+        return _Fitted(
+            sigma, effects, np.sqrt(_variances(functions, inverse_mass, ratio, inverse_root))
         )
 
-    def _gram(self, w: Array) -> Array:
+    def _gram(self, w: _Array) -> _Array:
         """Q'WQ of every gene, (genes, q, q)."""
         gram = np.empty((w.shape[1], self.rank_q, self.rank_q))
         products = (self._pairs @ w).T
@@ -136,9 +136,9 @@ class Solver:
         return gram
 
 
-def variances(
-    functions: tuple[csr_matrix, Array], inverse_mass: Array, ratio: Array, inverse_root: Array
-) -> Array:
+def _variances(
+    functions: tuple[csr_matrix, _Array], inverse_mass: _Array, ratio: _Array, inverse_root: _Array
+) -> _Array:
     """Unscaled variances (functions, genes): f_D (D'WD)^-1 f_D' + |S^-1/2 (f_Q - f_D (D'WD)^-1 D'WQ)|^2.
 
     ``inverse_mass`` (groups, genes) is the diagonal of (D'WD)^-1, ``ratio`` (genes, q, groups) (D'WD)^-1 D'WQ, and
@@ -146,7 +146,7 @@ def variances(
     """
     by_group, by_q = functions
     genes, rank, groups = ratio.shape
-    if is_identity(by_group):
+    if _is_identity(by_group):
         shifted = ratio
     else:
         shifted = (by_group @ ratio.reshape(genes * rank, groups).T).T.reshape(
@@ -156,14 +156,14 @@ def variances(
     return by_group.power(2) @ inverse_mass + np.einsum("bqm,bqm->mb", spread, spread)
 
 
-def is_identity(matrix: csr_matrix) -> bool:
+def _is_identity(matrix: csr_matrix) -> bool:
     """Whether a sparse matrix changes nothing, as where the functions are the group coefficients themselves."""
     size, ones = matrix.shape[0], np.arange(matrix.shape[0])
     same = matrix.shape[1] == size == matrix.nnz
     return bool(same and (matrix.indices == ones).all() and (matrix.data == 1).all())
 
 
-def stack_indicators(basis: Basis) -> tuple[csr_matrix, csr_matrix]:
+def _stack_indicators(basis: Basis) -> tuple[csr_matrix, csr_matrix]:
     """D' (groups, samples), and D' followed by D' diag(Q_k) for each nuisance column k."""
     rows = np.flatnonzero(basis.codes >= 0)
     codes, groups, samples = basis.codes[rows], len(basis.groups), len(basis.codes)

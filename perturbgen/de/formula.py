@@ -21,8 +21,8 @@ from perturbgen.core.errors import DesignError, SchemaError, shorten, suggest
 
 log = logging.getLogger(__name__)
 
-Term = tuple[str, ...]
-INTERCEPT: Term = ()
+_Term = tuple[str, ...]
+_INTERCEPT: _Term = ()
 
 
 @dataclass(frozen=True)
@@ -41,17 +41,17 @@ class Factor:
 
 
 @dataclass(frozen=True)
-class Slope:
+class _Slope:
     """A numeric variable: ``values`` (samples,)."""
 
     name: str
     values: NDArray[np.float64]
 
 
-Variable = Factor | Slope
+Variable = Factor | _Slope
 
 
-def parse_formula(formula: str) -> list[Term]:
+def parse_formula(formula: str) -> list[_Term]:
     """The terms of a formula as tuples of variable names, in R's order: by degree, then as written."""
     from formulaic.errors import FormulaicError
     from formulaic.parser import DefaultFormulaParser
@@ -60,9 +60,9 @@ def parse_formula(formula: str) -> list[Term]:
         parsed = DefaultFormulaParser(include_intercept=True).get_terms(formula)
     except FormulaicError as error:
         plain = re.sub(r"\x1b\[[0-9;]*m|[⧛⧚]", "", str(error)).splitlines()[0]
-        raise bad_formula(formula, plain) from None
+        raise _bad_formula(formula, plain) from None
     if getattr(parsed, "lhs", None):
-        raise bad_formula(formula, "it has a left-hand side")
+        raise _bad_formula(formula, "it has a left-hand side")
     terms = [
         tuple(f.expr for f in term.factors if f.expr != "1")
         for term in getattr(parsed, "rhs", parsed)
@@ -70,7 +70,7 @@ def parse_formula(formula: str) -> list[Term]:
     return sorted(terms, key=len)
 
 
-def bad_formula(formula: str, why: str) -> DesignError:
+def _bad_formula(formula: str, why: str) -> DesignError:
     """The formula cannot be used."""
     return DesignError(
         f"cannot read the design {formula!r}: {why}",
@@ -115,10 +115,10 @@ def make_variable(expression: str, obs: pd.DataFrame) -> Variable:
         raise SchemaError(
             f"covariate {name!r} holds infinite values", fix="correct or drop those samples"
         )
-    return Slope(expression, array)
+    return _Slope(expression, array)
 
 
-def drop_constant_factors(terms: Sequence[Term], variables: Mapping[str, Variable]) -> list[Term]:
+def drop_constant_factors(terms: Sequence[_Term], variables: Mapping[str, Variable]) -> list[_Term]:
     """The terms without factors of one level, which R's ``model.matrix`` refuses and which can explain nothing."""
     constant = {
         name for name, v in variables.items() if isinstance(v, Factor) and len(v.levels) < 2
@@ -131,8 +131,8 @@ def drop_constant_factors(terms: Sequence[Term], variables: Mapping[str, Variabl
 
 
 def code_terms(
-    terms: Sequence[Term], variables: Mapping[str, Variable], samples: int
-) -> Iterator[tuple[Term, NDArray[np.float64], list[str]]]:
+    terms: Sequence[_Term], variables: Mapping[str, Variable], samples: int
+) -> Iterator[tuple[_Term, NDArray[np.float64], list[str]]]:
     """Each term's columns (samples, columns) and their names.
 
     A factor within a term is coded in full where the term without that factor is not in the model, and otherwise
@@ -143,22 +143,22 @@ def code_terms(
         blocks = []
         for name in term:
             variable = variables[name]
-            if isinstance(variable, Slope):
+            if isinstance(variable, _Slope):
                 blocks.append((variable.values[:, None], [variable.name]))
             else:
                 rest = tuple(other for other in term if other != name)
-                blocks.append(variable.indicators(full=not is_present(rest, present)))
+                blocks.append(variable.indicators(full=not _is_present(rest, present)))
         if len(term) == 1 and isinstance(variables[term[0]], Factor):
-            present.add(INTERCEPT)
-        yield term, *interact(blocks, samples)
+            present.add(_INTERCEPT)
+        yield term, *_interact(blocks, samples)
 
 
-def is_present(term: Term, present: Iterable[Term]) -> bool:
+def _is_present(term: _Term, present: Iterable[_Term]) -> bool:
     """Whether a term is in the model, whatever the order of its variables."""
     return any(set(term) == set(other) for other in present)
 
 
-def interact(
+def _interact(
     blocks: Sequence[tuple[NDArray[np.float64], list[str]]], samples: int
 ) -> tuple[NDArray[np.float64], list[str]]:
     """Products of columns, one of each block, the first block varying fastest; no block makes an intercept."""

@@ -48,8 +48,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-Array = NDArray[np.float64]
-Backend = Literal["native", "r"]
+_Array = NDArray[np.float64]
+_Backend = Literal["native", "r"]
 
 
 def limma_table(
@@ -61,7 +61,7 @@ def limma_table(
     control: str,
     by: str | None = None,
     joint: bool = False,
-    backend: Backend = "native",
+    backend: _Backend = "native",
     contrasts: ContrastKind = "exact",
     robust: bool = False,
     trend: bool = False,
@@ -99,14 +99,14 @@ def limma_table(
 
     """
     method = Method(contrasts, robust, trend, normalise, span, device)
-    check_options(method, backend=backend, zero_p=zero_p, adjust=adjust)
-    data = prepare(counts, obs, layer=layer, allow_fractional=allow_fractional)
+    _check_options(method, backend=backend, zero_p=zero_p, adjust=adjust)
+    data = _prepare(counts, obs, layer=layer, allow_fractional=allow_fractional)
     fits = plan_fits(data.obs, design=design, group=group, control=control, by=by, joint=joint)
     masks = gene_masks(data, fits, gene_filter, design=design, group=group, by=by)
     answered = np.concatenate([answerable(f.design, f.weights, contrasts) for f in fits])
     conditions = condition_frame(fits, answered, [by, group] if by else [group])
-    report(conditions)
-    tables, trends = run_fits(data, fits, masks, answered, method, fit_function(backend))
+    _report(conditions)
+    tables, trends = _run_fits(data, fits, masks, answered, method, _fit_function(backend))
     info = {
         "design": design,
         "group": group,
@@ -115,7 +115,7 @@ def limma_table(
         "joint": joint,
         "backend": backend,
     }
-    table = assemble(
+    table = _assemble(
         tables,
         conditions,
         data.genes,
@@ -126,7 +126,7 @@ def limma_table(
     return replace(table, mean_variance=trends)
 
 
-def check_options(method: Method, *, backend: str, zero_p: str | None, adjust: str) -> None:
+def _check_options(method: Method, *, backend: str, zero_p: str | None, adjust: str) -> None:
     """Refuse unknown words and impossible numbers."""
     allowed: dict[str, tuple[Any, tuple[Any, ...]]] = {
         "backend": (backend, ("native", "r")),
@@ -154,7 +154,7 @@ def check_options(method: Method, *, backend: str, zero_p: str | None, adjust: s
         )
 
 
-def prepare(
+def _prepare(
     counts: AnnData | pd.DataFrame,
     obs: pd.DataFrame | None,
     *,
@@ -170,31 +170,31 @@ def prepare(
     return Inputs(values, genes, aligned)
 
 
-def report(conditions: pd.DataFrame) -> None:
+def _report(conditions: pd.DataFrame) -> None:
     """Name the contrasts that have no answer, and those that rest on one sample."""
     lost = conditions.index[~conditions["estimable"]]
     if len(lost):
         log.warning(
             "%d contrasts are not estimable and NA in the table: %s",
             len(lost),
-            shorten(map(show_label, lost)),
+            shorten(map(_show_label, lost)),
         )
     single = conditions.index[conditions["single_replicate"]]
     if len(single):
         log.info(
-            "%d conditions have one replicate: %s", len(single), shorten(map(show_label, single))
+            "%d conditions have one replicate: %s", len(single), shorten(map(_show_label, single))
         )
 
 
-def show_label(label: Any) -> str:
+def _show_label(label: Any) -> str:
     """A condition's label in one word."""
     return " | ".join(label) if isinstance(label, tuple) else str(label)
 
 
-FitFunction = Callable[[Array, Design, Array, Method, Tick | None], FitResult]
+_FitFunction = Callable[[_Array, Design, _Array, Method, Tick | None], FitResult]
 
 
-def fit_function(backend: Backend) -> FitFunction:
+def _fit_function(backend: _Backend) -> _FitFunction:
     """What makes a fit; R is looked for only when it is asked for."""
     if backend == "native":
         return fit_native
@@ -203,14 +203,14 @@ def fit_function(backend: Backend) -> FitFunction:
     return fit_r
 
 
-def run_fits(
+def _run_fits(
     data: Inputs,
     fits: Sequence[Fit],
     masks: Sequence[NDArray[np.bool_]],
     answered: NDArray[np.bool_],
     method: Method,
-    fit_one: FitFunction,
-) -> tuple[dict[str, Array], dict[str, MeanVariance]]:
+    fit_one: _FitFunction,
+) -> tuple[dict[str, _Array], dict[str, MeanVariance]]:
     """Every statistic as (conditions, genes), NaN where there is none, and the trend of each fit."""
     trends = {}
     shape = (len(answered), len(data.genes))
@@ -228,12 +228,14 @@ def run_fits(
             whole = mask.all()
             values = data.values[fit.rows] if whole else data.values[np.ix_(fit.rows, mask)]
             result = fit_one(values, fit.design, fit.weights[possible], method, tick)
-            store(tables, rows, slice(None) if whole else np.flatnonzero(mask), result)
+            _store(tables, rows, slice(None) if whole else np.flatnonzero(mask), result)
             trends[fit.name] = result.mean_variance
     return tables, trends
 
 
-def store(tables: dict[str, Array], rows: NDArray[np.intp], genes: Any, result: FitResult) -> None:
+def _store(
+    tables: dict[str, _Array], rows: NDArray[np.intp], genes: Any, result: FitResult
+) -> None:
     """Put one fit's statistics in their place."""
     parts = {
         "logfc": result.effects,
@@ -248,8 +250,8 @@ def store(tables: dict[str, Array], rows: NDArray[np.intp], genes: Any, result: 
             tables[name][row, genes] = values[i] if values.ndim == 2 else values
 
 
-def assemble(
-    tables: dict[str, Array],
+def _assemble(
+    tables: dict[str, _Array],
     conditions: pd.DataFrame,
     genes: pd.Index,
     *,
@@ -260,7 +262,7 @@ def assemble(
     """The labelled table, with adjusted p."""
     log_p = tables.pop("log_p")
     adj_p = (
-        adjust_bh(log_p.ravel()).reshape(log_p.shape) if adjust == "joint" else adjust_rows(log_p)
+        adjust_bh(log_p.ravel()).reshape(log_p.shape) if adjust == "joint" else _adjust_rows(log_p)
     )
     log10_p = np.divide(log_p, LOG_10, out=log_p)
     if zero_p == "eps":
@@ -273,7 +275,7 @@ def assemble(
     return DETable(**frames, conditions=conditions, info=info)  # type: ignore[arg-type]
 
 
-def adjust_rows(log_p: Array) -> Array:
+def _adjust_rows(log_p: _Array) -> _Array:
     """Benjamini-Hochberg within each row of (contrasts, genes)."""
     adjusted = np.empty_like(log_p)
 
@@ -327,18 +329,18 @@ def flavour_table(
         raise ConfigError(f"no flavour {flavour!r}", fix=suggest(flavour, FLAVOURS))
     samples = find_obs(counts, obs)
     if flavour == "kaggle":
-        samples = organisers_obs(samples, group=group, rename_plates=rename_plates)
+        samples = _organisers_obs(samples, group=group, rename_plates=rename_plates)
     table = limma_table(
         counts, samples, group=group, control=control, **{**FLAVOURS[flavour], **options}
     )
     return replace(table, clip=CLIP[flavour], info={**table.info, "flavour": flavour})
 
 
-def organisers_obs(obs: pd.DataFrame, *, group: str, rename_plates: bool) -> pd.DataFrame:
+def _organisers_obs(obs: pd.DataFrame, *, group: str, rename_plates: bool) -> pd.DataFrame:
     """obs with the plate names and the order of compounds of the organisers' analysis."""
     obs = obs.copy()
     if group in obs and not obs[group].isna().any():
-        obs[group] = order_of_appearance(obs[group].astype(str))
+        obs[group] = _order_of_appearance(obs[group].astype(str))
     if rename_plates and "plate" in obs:
         plates = obs["plate"].astype(str)
         if set(plates) <= set(ORGANISERS_PLATES):
@@ -348,7 +350,7 @@ def organisers_obs(obs: pd.DataFrame, *, group: str, rename_plates: bool) -> pd.
     return obs
 
 
-def order_of_appearance(names: pd.Series) -> pd.Series:
+def _order_of_appearance(names: pd.Series) -> pd.Series:
     """Names as categories, ordered as R orders the text of their numbers 0, 1, 2, ... by first appearance."""
     numbers = {name: str(i) for i, name in enumerate(dict.fromkeys(names))}
     return names.astype(pd.CategoricalDtype(sorted(numbers, key=lambda name: numbers[name])))

@@ -22,18 +22,18 @@ from perturbgen.de.voom import lowess
 
 log = logging.getLogger(__name__)
 
-Array = NDArray[np.float64]
+_Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Prior:
+class _Prior:
     """The scaled inverse chi-square prior of the variances: ``scale`` and ``df``, both (genes,)."""
 
-    scale: Array
-    df: Array
+    scale: _Array
+    df: _Array
 
 
-def fit_prior(variance: Array, df: float, covariate: Array | None = None) -> Prior:
+def _fit_prior(variance: _Array, df: float, covariate: _Array | None = None) -> _Prior:
     """Fit scale * F(df, df_0) to the variances by the mean and variance of their logarithms.
 
     e_g = log s_g^2 - psi(df/2) + log(df/2) has mean log s_0^2 - psi(df_0/2) + log(df_0/2) and variance
@@ -41,21 +41,21 @@ def fit_prior(variance: Array, df: float, covariate: Array | None = None) -> Pri
     """
     n = len(variance)
     if n == 1:
-        return Prior(variance.copy(), np.zeros(1))
-    offset = away_from_zero(variance)
+        return _Prior(variance.copy(), np.zeros(1))
+    offset = _away_from_zero(variance)
     e = np.log(offset) - digamma(df / 2) + np.log(df / 2)
-    mean, excess = fit_mean(e, covariate)
+    mean, excess = _fit_mean(e, covariate)
     excess -= float(polygamma(1, df / 2))
     if excess > 0:
-        prior_df = 2 * inverse_trigamma(excess)
+        prior_df = 2 * _inverse_trigamma(excess)
         scale = np.exp(mean + digamma(prior_df / 2) - np.log(prior_df / 2))
     else:
         prior_df = np.inf
         scale = np.exp(mean) if covariate is not None else np.full(n, offset.mean())
-    return Prior(scale, np.full(n, prior_df))
+    return _Prior(scale, np.full(n, prior_df))
 
 
-def away_from_zero(variance: Array) -> Array:
+def _away_from_zero(variance: _Array) -> _Array:
     """Variances of at least 1e-5 of their median, with a warning where some were zero."""
     middle = float(np.median(variance))
     if middle == 0:
@@ -71,7 +71,7 @@ def away_from_zero(variance: Array) -> Array:
     return np.maximum(variance, 1e-5 * middle)
 
 
-def fit_mean(e: Array, covariate: Array | None) -> tuple[Array, float]:
+def _fit_mean(e: _Array, covariate: _Array | None) -> tuple[_Array, float]:
     """Fitted means (genes,) and residual variance of e: about one mean, or about a spline of the covariate."""
     n = len(e)
     terms = (
@@ -81,12 +81,12 @@ def fit_mean(e: Array, covariate: Array | None) -> tuple[Array, float]:
     )
     if covariate is None or terms < 2:
         return np.full(n, e.mean()), float(e.var(ddof=1))
-    basis = np.linalg.qr(natural_spline(covariate, terms))[0]
+    basis = np.linalg.qr(_natural_spline(covariate, terms))[0]
     fitted = basis @ (basis.T @ e)
     return fitted, float(((e - fitted) ** 2).sum() / (n - basis.shape[1]))
 
 
-def natural_spline(x: Array, terms: int) -> Array:
+def _natural_spline(x: _Array, terms: int) -> _Array:
     """A basis (points, terms) of natural cubic splines, intercept included, with inner knots at quantiles of x.
 
     Fewer terms where quantiles coincide, as they do when many genes have no counts.
@@ -96,14 +96,14 @@ def natural_spline(x: Array, terms: int) -> Array:
     knots = (np.unique(np.r_[low, inner, high]) - low) / (high - low)
     x = (x - low) / (high - low)
 
-    def beyond(knot: float) -> Array:
+    def beyond(knot: float) -> _Array:
         return (np.maximum(x - knot, 0) ** 3 - np.maximum(x - 1, 0) ** 3) / (1 - knot)
 
     curved = [beyond(knot) - beyond(knots[-2]) for knot in knots[:-2]]
     return np.column_stack([np.ones_like(x), x, *curved])
 
 
-def inverse_trigamma(value: float) -> float:
+def _inverse_trigamma(value: float) -> float:
     """The y with psi'(y) = value > 0, by Newton's method on 1/psi' (Smyth 2004, appendix)."""
     if value > 1e7:
         return 1 / np.sqrt(value)
@@ -119,86 +119,88 @@ def inverse_trigamma(value: float) -> float:
     return y
 
 
-TAILS = (0.05, 0.1)  # the shares of log variances that are winsorised below and above
-NODES, NODE_WEIGHTS = np.polynomial.legendre.leggauss(128)
+_TAILS = (0.05, 0.1)  # the shares of log variances that are winsorised below and above
+_NODES, _NODE_WEIGHTS = np.polynomial.legendre.leggauss(128)
 
 
-def robust_prior(variance: Array, df: float, covariate: Array | None = None) -> Prior:
+def _robust_prior(variance: _Array, df: float, covariate: _Array | None = None) -> _Prior:
     """The prior of the bulk of the genes, with less of it for each gene that is unlikely to belong to the bulk."""
     n = len(variance)
-    plain = fit_prior(variance, df, covariate)
-    if n < 2 or max(TAILS) < 1 / n:
+    plain = _fit_prior(variance, df, covariate)
+    if n < 2 or max(_TAILS) < 1 / n:
         return plain
     z = np.log(np.maximum(variance, np.median(variance) * 1e-12))
-    trend = centre(z, covariate)
-    winsorised = clip_tails(z - trend)
+    trend = _centre(z, covariate)
+    winsorised = _clip_tails(z - trend)
     spread = float(winsorised.var(ddof=1))
 
     def gap(link: float) -> float:
-        return float(np.log(spread / winsorised_moments(df, unlink(link))[1]))
+        return float(np.log(spread / _winsorised_moments(df, _unlink(link))[1]))
 
     if gap(1.0) <= 0:
         prior_df = np.inf
     elif np.isinf(plain.df[0]):
         return plain
     else:
-        low = link(float(plain.df[0]))
+        low = _link(float(plain.df[0]))
         prior_df = (
             float(plain.df[0])
             if gap(low) >= 0
-            else unlink(brentq(gap, low, 1.0, xtol=1e-15, rtol=1e-14))
+            else _unlink(brentq(gap, low, 1.0, xtol=1e-15, rtol=1e-14))
         )
-    scale = np.exp(trend + winsorised.mean() - winsorised_moments(df, prior_df)[0])
-    shrink = shrink_infinite if np.isinf(prior_df) else shrink_finite
-    return Prior(scale, shrink(variance_ratio(z, scale), df, prior_df))
+    scale = np.exp(trend + winsorised.mean() - _winsorised_moments(df, prior_df)[0])
+    shrink = _shrink_infinite if np.isinf(prior_df) else _shrink_finite
+    return _Prior(scale, shrink(_variance_ratio(z, scale), df, prior_df))
 
 
-def variance_ratio(z: Array, scale: Array) -> Array:
+def _variance_ratio(z: _Array, scale: _Array) -> _Array:
     """Variances over the prior's scale: F statistics (genes,)."""
     return np.exp(z - np.log(scale))
 
 
-def centre(z: Array, covariate: Array | None) -> Array:
+def _centre(z: _Array, covariate: _Array | None) -> _Array:
     """A location of the log variances (genes,): the trimmed mean, or a lowess curve over the covariate."""
     if covariate is not None:
         return lowess(covariate, z, span=0.4)(covariate)
-    cut = int(len(z) * TAILS[1])
+    cut = int(len(z) * _TAILS[1])
     return np.full(len(z), np.sort(z)[cut : len(z) - cut].mean())
 
 
-def clip_tails(residual: Array) -> Array:
+def _clip_tails(residual: _Array) -> _Array:
     """Values beyond the tail quantiles moved to them."""
-    return np.clip(residual, *np.quantile(residual, [TAILS[0], 1 - TAILS[1]]))
+    return np.clip(residual, *np.quantile(residual, [_TAILS[0], 1 - _TAILS[1]]))
 
 
-def link(x: float) -> float:
+def _link(x: float) -> float:
     """x / (1 + x): the positive numbers on the unit interval, infinity at 1."""
     return 1.0 if np.isinf(x) else x / (1 + x)
 
 
-def unlink(u: float) -> float:
+def _unlink(u: float) -> float:
     """The inverse of :func:`link`."""
     return np.inf if u >= 1 else u / (1 - u)
 
 
-def winsorised_moments(df1: float, df2: float) -> tuple[float, float]:
+def _winsorised_moments(df1: float, df2: float) -> tuple[float, float]:
     """Mean and variance of the log of F(df1, df2), winsorised at its tail quantiles, by Gauss quadrature."""
-    ends = np.array([f_quantile(p, df1, df2) for p in (TAILS[0], 1 - TAILS[1])])
+    ends = np.array([_f_quantile(p, df1, df2) for p in (_TAILS[0], 1 - _TAILS[1])])
     start, stop = ends / (1 + ends)
-    nodes = start + (stop - start) * (NODES + 1) / 2
+    nodes = start + (stop - start) * (_NODES + 1) / 2
     f = nodes / (1 - nodes)
-    mass = (stop - start) * NODE_WEIGHTS / 2 * np.exp(log_density_f(f, df1, df2)) / (1 - nodes) ** 2
-    inside, edges, tails = np.log(f), np.log(ends), np.array(TAILS)
+    mass = (
+        (stop - start) * _NODE_WEIGHTS / 2 * np.exp(_log_density_f(f, df1, df2)) / (1 - nodes) ** 2
+    )
+    inside, edges, tails = np.log(f), np.log(ends), np.array(_TAILS)
     mean = float(mass @ inside + tails @ edges)
     return mean, float(mass @ (inside - mean) ** 2 + tails @ (edges - mean) ** 2)
 
 
-def f_quantile(p: float, df1: float, df2: float) -> float:
+def _f_quantile(p: float, df1: float, df2: float) -> float:
     """Quantile of the F distribution; df2 may be infinite."""
     return float(chdtri(df1, 1 - p) / df1 if np.isinf(df2) else fdtri(df1, df2, p))
 
 
-def log_density_f(f: Array, df1: float, df2: float) -> Array:
+def _log_density_f(f: _Array, df1: float, df2: float) -> _Array:
     """Log density of the F distribution; df2 may be infinite."""
     a, b = df1 / 2, df2 / 2
     if np.isinf(df2):
@@ -207,19 +209,19 @@ def log_density_f(f: Array, df1: float, df2: float) -> Array:
     return a * np.log(df1 / df2) + (a - 1) * np.log(f) - (a + b) * np.log1p(ratio) - betaln(a, b)
 
 
-def shrink_infinite(f: Array, df: float, prior_df: float) -> Array:
+def _shrink_infinite(f: _Array, df: float, prior_df: float) -> _Array:
     """Prior df (genes,) where the bulk has infinitely many: finite only for outliers."""
     log_tail = log_p_f(f, df, prior_df)
-    likely = np.exp(np.minimum(log_tail - log_empirical_tail(f), 0))
+    likely = np.exp(np.minimum(log_tail - _log_empirical_tail(f), 0))
     shrunk = np.where(likely < 1, likely * len(f) * df, np.inf)
-    return monotone(shrunk, log_tail)
+    return _monotone(shrunk, log_tail)
 
 
-def shrink_finite(f: Array, df: float, prior_df: float) -> Array:
+def _shrink_finite(f: _Array, df: float, prior_df: float) -> _Array:
     """Prior df (genes,): the bulk's for likely members, near that of the most extreme gene for outliers."""
     n = len(f)
     log_tail = log_p_f(f, df, prior_df)
-    log_likely = np.minimum(log_tail - log_empirical_tail(f), 0)
+    log_likely = np.minimum(log_tail - _log_empirical_tail(f), 0)
     if not (log_likely < 0).any():
         return np.full(n, prior_df)
     # the df with which the largest variance would be a median one, from two steps of proportional correction
@@ -230,16 +232,16 @@ def shrink_finite(f: Array, df: float, prior_df: float) -> Array:
     running = np.cumsum(shrunk[order]) / np.arange(1, n + 1)
     lowest = int(running.argmin())
     shrunk[order[: lowest + 1]] = running[lowest]
-    return monotone(shrunk, log_tail)
+    return _monotone(shrunk, log_tail)
 
 
-def log_empirical_tail(f: Array) -> Array:
+def _log_empirical_tail(f: _Array) -> _Array:
     """Log share of genes with an F at least as large, (n - rank + 1/2) / n."""
     n = len(f)
     return np.log((n - rankdata(f) + 0.5) / n)
 
 
-def monotone(values: Array, tail: Array) -> Array:
+def _monotone(values: _Array, tail: _Array) -> _Array:
     """Values that never fall as the tail probability grows."""
     order = np.argsort(tail, kind="stable")
     result = np.empty_like(values)
@@ -248,17 +250,17 @@ def monotone(values: Array, tail: Array) -> Array:
 
 
 @dataclass(frozen=True)
-class Moderation:
+class _Moderation:
     """Posterior variances ``s2_post`` and total degrees of freedom ``df_total``, both (genes,), and the prior."""
 
-    s2_post: Array
-    df_total: Array
-    prior: Prior
+    s2_post: _Array
+    df_total: _Array
+    prior: _Prior
 
 
 def moderate(
-    variance: Array, df: float, *, mean: Array, robust: bool = False, trend: bool = False
-) -> Moderation:
+    variance: _Array, df: float, *, mean: _Array, robust: bool = False, trend: bool = False
+) -> _Moderation:
     """Squeeze residual variances (genes,) with ``df`` each towards a prior estimated from all of them.
 
     ``mean`` (genes,) are the average log expressions that ``trend`` follows; ``robust`` gives outlying genes less
@@ -269,13 +271,15 @@ def moderate(
             "no residual degrees of freedom: there are as many coefficients as samples"
         )
     covariate = mean if trend else None
-    prior = robust_prior(variance, df, covariate) if robust else fit_prior(variance, df, covariate)
-    s2_post = squeeze(variance, df, prior)
+    prior = (
+        _robust_prior(variance, df, covariate) if robust else _fit_prior(variance, df, covariate)
+    )
+    s2_post = _squeeze(variance, df, prior)
     df_total = np.minimum(df + prior.df, df * len(variance))
-    return Moderation(s2_post, df_total, prior)
+    return _Moderation(s2_post, df_total, prior)
 
 
-def squeeze(variance: Array, df: float, prior: Prior) -> Array:
+def _squeeze(variance: _Array, df: float, prior: _Prior) -> _Array:
     """Posterior means: (df s^2 + df_0 s_0^2) / (df + df_0)."""
     infinite = np.isinf(prior.df)
     weight = np.where(infinite, 0.0, prior.df)

@@ -28,7 +28,7 @@ from perturbgen.de.voom import (
 
 log = logging.getLogger(__name__)
 
-Array = NDArray[np.float64]
+_Array = NDArray[np.float64]
 Tick = Callable[[float], None]
 
 
@@ -48,18 +48,18 @@ class Method:
 class FitResult:
     """Statistics of one fit: (contrasts, genes), and (genes,) for what all contrasts share."""
 
-    effects: Array
-    se: Array
-    t: Array
-    log_p: Array
-    df_total: Array
-    ave_expr: Array
-    sigma: Array
+    effects: _Array
+    se: _Array
+    t: _Array
+    log_p: _Array
+    df_total: _Array
+    ave_expr: _Array
+    sigma: _Array
     mean_variance: MeanVariance
 
 
 def fit_native(
-    counts: Array, design: Design, weights: Array, method: Method, tick: Tick | None = None
+    counts: _Array, design: Design, weights: _Array, method: Method, tick: Tick | None = None
 ) -> FitResult:
     """limma-voom of counts (samples, genes) with contrast ``weights`` (contrasts, columns of the design)."""
     solver = make_solver(design)
@@ -69,27 +69,27 @@ def fit_native(
     e = log_cpm(counts, sizes)
     found = mean_variance(e, counts, sizes, solver, method.span)
     contrasts = make_contrasts(solver.basis, weights, method.contrasts)
-    sigma, effects, unscaled = fit_genes(
+    sigma, effects, unscaled = _fit_genes(
         e, sizes, solver, found.trend, contrasts, device=method.device, tick=tick
     )
     ave_expr = e.mean(axis=0)
     moderated = moderate(
         sigma**2, solver.df_residual, mean=ave_expr, robust=method.robust, trend=method.trend
     )
-    se, t, log_p = test(effects, unscaled, np.sqrt(moderated.s2_post), moderated.df_total)
+    se, t, log_p = _test(effects, unscaled, np.sqrt(moderated.s2_post), moderated.df_total)
     return FitResult(effects, se, t, log_p, moderated.df_total, ave_expr, sigma, found)
 
 
-def fit_genes(
-    e: Array,
-    sizes: Array,
+def _fit_genes(
+    e: _Array,
+    sizes: _Array,
     solver: Solver,
     trend: Trend,
     contrasts: Contrasts,
     *,
     device: str = "cpu",
     tick: Tick | None = None,
-) -> tuple[Array, Array, Array]:
+) -> tuple[_Array, _Array, _Array]:
     """Residual SD (genes,), effects and unscaled standard errors (contrasts, genes) of log CPM e (samples, genes)."""
     if device != "cpu":
         from perturbgen.de.torch_fit import fit_genes_on
@@ -115,7 +115,9 @@ def fit_genes(
     return sigma, effects, unscaled
 
 
-def test(effects: Array, unscaled: Array, sd: Array, df: Array) -> tuple[Array, Array, Array]:
+def _test(
+    effects: _Array, unscaled: _Array, sd: _Array, df: _Array
+) -> tuple[_Array, _Array, _Array]:
     """Standard errors, t and natural log p of effects (contrasts, genes), with posterior ``sd`` and ``df`` (genes,)."""
     se, t, log_p = (np.empty_like(effects) for _ in range(3))
     # with one df for all genes a row at a time stays in the cache; with several they are gone through once a block

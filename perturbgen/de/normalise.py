@@ -18,12 +18,12 @@ from perturbgen.core.system import spread
 from perturbgen.de.design import Design, build_design
 from perturbgen.de.plan import Fit, as_matrix, level_order, text_column
 
-Array = NDArray[np.float64]
-TOLERANCE = 1e-14  # edgeR's allowance for rounding in comparisons of totals and sample numbers
+_Array = NDArray[np.float64]
+_TOLERANCE = 1e-14  # edgeR's allowance for rounding in comparisons of totals and sample numbers
 
 
 def tmm_factors(
-    counts: pd.DataFrame | Array,
+    counts: pd.DataFrame | _Array,
     *,
     reference: int | None = None,
     ratio_trim: float = 0.3,
@@ -47,13 +47,13 @@ def tmm_factors(
 
 
 def tmm(
-    counts: Array,
+    counts: _Array,
     *,
     reference: int | None = None,
     ratio_trim: float = 0.3,
     sum_trim: float = 0.05,
     weighted: bool = True,
-) -> Array:
+) -> _Array:
     """:func:`tmm_factors` of an array (samples, genes), without labels."""
     sizes = counts.sum(axis=1)
     seen = counts.any(axis=0)
@@ -61,8 +61,8 @@ def tmm(
         return np.ones(len(counts))
     if not seen.all():
         counts = counts[:, seen]
-    chosen = pick_reference(counts, sizes) if reference is None else reference
-    against = Reference(counts[chosen], sizes[chosen])
+    chosen = _pick_reference(counts, sizes) if reference is None else reference
+    against = _Reference(counts[chosen], sizes[chosen])
     factors = np.ones(len(counts))
 
     def fill(rows: range) -> None:
@@ -73,7 +73,7 @@ def tmm(
     return factors / np.exp(np.log(factors).mean())
 
 
-def pick_reference(counts: Array, sizes: Array) -> int:
+def _pick_reference(counts: _Array, sizes: _Array) -> int:
     """The sample whose upper quartile of count/size is nearest the mean of all; the richest where most are zero."""
     middle = 0.75 * (counts.shape[1] - 1)
     low, high = int(np.floor(middle)), int(np.ceil(middle))
@@ -91,10 +91,10 @@ def pick_reference(counts: Array, sizes: Array) -> int:
     return int(np.abs(quartiles - quartiles.mean()).argmin())
 
 
-class Reference:
+class _Reference:
     """The sample that others are compared with: its expressed genes' shares, their logarithms and variances."""
 
-    def __init__(self, counts: Array, size: float) -> None:
+    def __init__(self, counts: _Array, size: float) -> None:
         self.expressed = counts > 0
         with np.errstate(divide="ignore"):
             self.share = counts / size
@@ -102,7 +102,7 @@ class Reference:
             self.variance = (size - counts) / size / counts
 
     def factor(
-        self, counts: Array, size: float, ratio_trim: float, sum_trim: float, weighted: bool
+        self, counts: _Array, size: float, ratio_trim: float, sum_trim: float, weighted: bool
     ) -> float:
         """2 to the power of the trimmed, precision-weighted mean log ratio of a sample, counts (genes,)."""
         both = np.flatnonzero(np.logical_and(counts, self.expressed))
@@ -112,7 +112,7 @@ class Reference:
         if not len(ratio) or np.abs(ratio).max() < 1e-6:
             return 1.0
         mean = (np.log2(share) + self.log_share[both]) / 2
-        keep = within_trim(ratio, ratio_trim) & within_trim(mean, sum_trim)
+        keep = _within_trim(ratio, ratio_trim) & _within_trim(mean, sum_trim)
         if not keep.any():
             return 1.0
         if not weighted:
@@ -122,7 +122,7 @@ class Reference:
         return float(2.0 ** ((ratio @ precision) / precision.sum()))
 
 
-def within_trim(values: Array, trim: float) -> NDArray[np.bool_]:
+def _within_trim(values: _Array, trim: float) -> NDArray[np.bool_]:
     """Which values have a rank (ties share the average) between floor(n trim) + 1 and n - floor(n trim)."""
     n = len(values)
     cut = int(np.floor(n * trim))
@@ -138,9 +138,9 @@ def within_trim(values: Array, trim: float) -> NDArray[np.bool_]:
 
 
 def filter_by_expr(
-    counts: pd.DataFrame | Array,
+    counts: pd.DataFrame | _Array,
     *,
-    design: Array | None = None,
+    design: _Array | None = None,
     group: Sequence[object] | None = None,
     min_count: float = 10,
     min_total_count: float = 15,
@@ -157,19 +157,19 @@ def filter_by_expr(
     if group is not None:
         smallest = float(np.unique(np.asarray(group, dtype=str), return_counts=True)[1].min())
     elif design is not None:
-        smallest = 1 / leverages(design).max()
+        smallest = 1 / _leverages(design).max()
     else:
         smallest = float(len(values))
     if smallest > large_n:
         smallest = large_n + (smallest - large_n) * min_prop
     threshold = min_count / np.median(sizes) * 1e6
-    enough = (values / sizes[:, None] * 1e6 >= threshold).sum(axis=0) >= smallest - TOLERANCE
+    enough = (values / sizes[:, None] * 1e6 >= threshold).sum(axis=0) >= smallest - _TOLERANCE
     return pd.Series(
-        enough & (values.sum(axis=0) >= min_total_count - TOLERANCE), index=genes, name="keep"
+        enough & (values.sum(axis=0) >= min_total_count - _TOLERANCE), index=genes, name="keep"
     )
 
 
-def leverages(design: Array) -> Array:
+def _leverages(design: _Array) -> _Array:
     """The diagonal of the hat matrix of a design (samples, columns) with an intercept added, as R's ``hat``."""
     from perturbgen.de.design import independent_columns
 
@@ -185,7 +185,7 @@ GeneFilter = Literal["filterByExpr", "intersection"] | Sequence[str] | None
 class Inputs:
     """Checked counts (samples, genes) with the labels of both and obs in the same order."""
 
-    values: Array
+    values: _Array
     genes: pd.Index
     obs: pd.DataFrame
 
@@ -203,40 +203,40 @@ def gene_masks(
     if gene_filter is None:
         return [np.ones(len(data.genes), dtype=bool)] * len(fits)
     if gene_filter == "filterByExpr":
-        masks = [expressed(data.values[fit.rows], fit.design) for fit in fits]
+        masks = [_expressed(data.values[fit.rows], fit.design) for fit in fits]
     elif gene_filter == "intersection":
-        masks = [common_genes(data, design=design, group=group, by=by)] * len(fits)
+        masks = [_common_genes(data, design=design, group=group, by=by)] * len(fits)
     elif isinstance(gene_filter, str):
         raise ConfigError(
             f"gene_filter={gene_filter!r} is unknown",
             expected='"filterByExpr", "intersection" or genes',
         )
     else:
-        masks = [named_genes(data.genes, gene_filter)] * len(fits)
+        masks = [_named_genes(data.genes, gene_filter)] * len(fits)
     for fit, mask in zip(fits, masks, strict=True):
-        check_mask(data.values[fit.rows], mask, data.obs.index[fit.rows])
+        _check_mask(data.values[fit.rows], mask, data.obs.index[fit.rows])
     return masks
 
 
-def expressed(values: Array, design: Design) -> NDArray[np.bool_]:
+def _expressed(values: _Array, design: Design) -> NDArray[np.bool_]:
     """edgeR's filter of (samples, genes) under a design."""
     return filter_by_expr(values, design=design.matrix[:, design.kept]).to_numpy()
 
 
-def common_genes(data: Inputs, *, design: str, group: str, by: str | None) -> NDArray[np.bool_]:
+def _common_genes(data: Inputs, *, design: str, group: str, by: str | None) -> NDArray[np.bool_]:
     """The genes that the filter keeps in every level of ``by``, each with the design of its own samples."""
     groups = text_column(data.obs, group, "group")
     strata = text_column(data.obs, by, "by") if by else pd.Series("", index=data.obs.index)
     keep = np.ones(len(data.genes), dtype=bool)
     for level in level_order(strata):
         rows = np.flatnonzero((strata == level).to_numpy())
-        keep &= expressed(
+        keep &= _expressed(
             data.values[rows], build_design(design, data.obs.iloc[rows], groups.iloc[rows])
         )
     return keep
 
 
-def named_genes(genes: pd.Index, wanted: Sequence[str]) -> NDArray[np.bool_]:
+def _named_genes(genes: pd.Index, wanted: Sequence[str]) -> NDArray[np.bool_]:
     """A mask of genes given by name."""
     absent = [name for name in wanted if name not in genes]
     if absent:
@@ -246,7 +246,7 @@ def named_genes(genes: pd.Index, wanted: Sequence[str]) -> NDArray[np.bool_]:
     return np.asarray(genes.isin(list(wanted)))
 
 
-def check_mask(values: Array, mask: NDArray[np.bool_], samples: pd.Index) -> None:
+def _check_mask(values: _Array, mask: NDArray[np.bool_], samples: pd.Index) -> None:
     """A filter must leave genes, and counts in every sample."""
     if not mask.any():
         raise SchemaError(

@@ -55,16 +55,16 @@ def plan_fits(
             "joint=True needs by=", fix='by="cell_type" compares compounds within each cell type'
         )
     strata = text_column(obs, by, "by") if by else pd.Series("", index=obs.index)
-    require_control(groups, strata, group=group, control=control, by=by)
+    _require_control(groups, strata, group=group, control=control, by=by)
     if joint:
-        return [plan_joint(obs, design, groups, strata, control)]
+        return [_plan_joint(obs, design, groups, strata, control)]
     fits = []
     for level in level_order(strata):
         rows = np.flatnonzero((strata == level).to_numpy())
         if (groups.iloc[rows] == control).all():
             log.warning("%s %r holds nothing but the control: it has no contrast", by, level)
             continue
-        fits.append(plan_one(obs, design, groups, rows, control, (level,) if by else ()))
+        fits.append(_plan_one(obs, design, groups, rows, control, (level,) if by else ()))
     if not fits:
         raise SchemaError(
             f"every sample is {control!r}: there is nothing to compare with the control"
@@ -96,7 +96,7 @@ def level_order(values: pd.Series) -> list[str]:
     return sorted(values.unique())
 
 
-def require_control(
+def _require_control(
     groups: pd.Series, strata: pd.Series, *, group: str, control: str, by: str | None
 ) -> None:
     """Every stratum must hold the control."""
@@ -118,7 +118,7 @@ def require_control(
         )
 
 
-def plan_one(
+def _plan_one(
     obs: pd.DataFrame,
     design: str,
     groups: pd.Series,
@@ -138,7 +138,7 @@ def plan_one(
     )
 
 
-def plan_joint(
+def _plan_joint(
     obs: pd.DataFrame, design: str, groups: pd.Series, strata: pd.Series, control: str
 ) -> Fit:
     """One fit whose groups are the combinations of ``by`` and ``group``; each is compared with its own control."""
@@ -179,15 +179,15 @@ def condition_frame(
     return frame.assign(single_replicate=frame["n_samples"] < 2, estimable=answered)
 
 
-Array = NDArray[np.float64]
+_Array = NDArray[np.float64]
 
 
 def as_matrix(
     counts: AnnData | pd.DataFrame | Any, layer: str | None = None
-) -> tuple[Array, pd.Index, pd.Index]:
+) -> tuple[_Array, pd.Index, pd.Index]:
     """Counts as a dense float64 array (samples, genes) with the labels of both."""
     if isinstance(counts, pd.DataFrame):
-        return dense(counts.to_numpy()), counts.index, counts.columns
+        return _dense(counts.to_numpy()), counts.index, counts.columns
     if hasattr(counts, "obs_names"):
         if layer is not None and layer not in counts.layers:
             raise SchemaError(
@@ -196,15 +196,15 @@ def as_matrix(
                 fix="check --layer",
             )
         return (
-            dense(counts.X if layer is None else counts.layers[layer]),
+            _dense(counts.X if layer is None else counts.layers[layer]),
             counts.obs_names,
             counts.var_names,
         )
-    values = dense(counts)
+    values = _dense(counts)
     return values, pd.RangeIndex(len(values)), pd.RangeIndex(values.shape[1])
 
 
-def dense(values: Any) -> Array:
+def _dense(values: Any) -> _Array:
     """An array or sparse matrix as a dense, row-major float64 array."""
     array = values.toarray() if hasattr(values, "toarray") else np.asarray(values)
     if array.ndim != 2:
@@ -218,12 +218,12 @@ def dense(values: Any) -> Array:
 
 
 def check_counts(
-    values: Array, samples: pd.Index, genes: pd.Index, *, allow_fractional: bool = False
+    values: _Array, samples: pd.Index, genes: pd.Index, *, allow_fractional: bool = False
 ) -> None:
     """Refuse what are not raw counts; name the first culprit."""
     if not values.size:
         raise CountsError(f"counts are empty: {values.shape[0]} samples x {values.shape[1]} genes")
-    fail_where(
+    _fail_where(
         ~np.isfinite(values),
         values,
         samples,
@@ -231,7 +231,7 @@ def check_counts(
         "a missing or infinite value",
         "fill in or drop it",
     )
-    fail_where(values < 0, values, samples, genes, "a negative value", "pass the raw count matrix")
+    _fail_where(values < 0, values, samples, genes, "a negative value", "pass the raw count matrix")
     fractional = values != np.rint(values)
     if allow_fractional and fractional.any():
         log.warning(
@@ -239,7 +239,7 @@ def check_counts(
             100 * fractional.mean(),
         )
     elif fractional.any():
-        fail_where(
+        _fail_where(
             fractional,
             values,
             samples,
@@ -256,8 +256,13 @@ def check_counts(
         )
 
 
-def fail_where(
-    wrong: NDArray[np.bool_], values: Array, samples: pd.Index, genes: pd.Index, what: str, fix: str
+def _fail_where(
+    wrong: NDArray[np.bool_],
+    values: _Array,
+    samples: pd.Index,
+    genes: pd.Index,
+    what: str,
+    fix: str,
 ) -> None:
     """An error that names the first place where ``wrong`` (samples, genes) holds."""
     if not wrong.any():
@@ -310,7 +315,7 @@ def align_obs(obs: pd.DataFrame, samples: pd.Index) -> pd.DataFrame:
     return obs.loc[samples]
 
 
-def warn_duplicates(values: Array, samples: pd.Index) -> None:
+def warn_duplicates(values: _Array, samples: pd.Index) -> None:
     """Say which samples hold the very same counts: copies are no replicates."""
     _, first, inverse = np.unique(
         np.column_stack([values.sum(axis=1), values @ np.arange(1, values.shape[1] + 1)]),

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from perturbgen.de.voom import MeanVariance
 
-POINTS = 4000  # of the genes far from significance, a sample is enough
+_POINTS = 4000  # of the genes far from significance, a sample is enough
 
 
 def de_page(table: DETable, *, conditions: int = 3, level: float = 0.05) -> Page:
@@ -24,7 +24,7 @@ def de_page(table: DETable, *, conditions: int = 3, level: float = 0.05) -> Page
     hits = (table.adj_p < level).sum(axis=1).sort_values(ascending=False, kind="stable")
     page = Page(
         "Differential expression",
-        f"{len(hits)} conditions, {len(table.genes)} genes; {describe(table)}",
+        f"{len(hits)} conditions, {len(table.genes)} genes; {_describe(table)}",
     )
     page.section(
         "Conditions", f"Genes with adjusted p < {level:g}; the twenty conditions with most of them."
@@ -35,15 +35,15 @@ def de_page(table: DETable, *, conditions: int = 3, level: float = 0.05) -> Page
         "Each point is a gene; the line is the trend from which voom takes its weights.",
     )
     caption = "Higher counts vary less; a trend that falls towards the left means sparse genes."
-    page.figure(trend_plots(table.mean_variance), caption)
+    page.figure(_trend_plots(table.mean_variance), caption)
     caption = "Left: effect against evidence. Right: effect against expression, where a healthy cloud is centred on zero."
     page.section("Strongest conditions")
     for label in hits.head(conditions).index:
-        page.figure(condition_plots(table, label, level), caption)
+        page.figure(_condition_plots(table, label, level), caption)
     return page
 
 
-def describe(table: DETable) -> str:
+def _describe(table: DETable) -> str:
     """The method in a few words."""
     info = table.info
     words = [f"design {info.get('design', '?')}", f"control {info.get('control', '?')}"]
@@ -55,7 +55,7 @@ def summary(table: DETable, label: Any, hits: int) -> dict[str, Any]:
     """A row of the table of conditions."""
     row = table.conditions.loc[label]
     return {
-        "condition": show(label),
+        "condition": _show(label),
         "samples": int(row["n_samples"]),
         "controls": int(row["n_control"]),
         "genes": hits,
@@ -64,26 +64,26 @@ def summary(table: DETable, label: Any, hits: int) -> dict[str, Any]:
     }
 
 
-def show(label: Any) -> str:
+def _show(label: Any) -> str:
     """A condition's label as text."""
     return " | ".join(map(str, label)) if isinstance(label, tuple) else str(label)
 
 
-def thin(frame: pd.DataFrame) -> pd.DataFrame:
+def _thin(frame: pd.DataFrame) -> pd.DataFrame:
     """All significant genes and evenly chosen others."""
     rest = frame[~frame["significant"]]
-    step = max(1, len(rest) // POINTS)
+    step = max(1, len(rest) // _POINTS)
     return pd.concat([rest.iloc[::step], frame[frame["significant"]]])
 
 
-def gene_frame(table: DETable, label: Any, level: float) -> pd.DataFrame:
+def _gene_frame(table: DETable, label: Any, level: float) -> pd.DataFrame:
     """One condition, genes in rows."""
     names = ("logfc", "ave_expr", "log10_p", "adj_p")
     frame = pd.DataFrame({name: getattr(table, name).loc[label] for name in names}).dropna()
-    return thin(frame.assign(significant=frame["adj_p"] < level))
+    return _thin(frame.assign(significant=frame["adj_p"] < level))
 
 
-def trend_plots(fits: Mapping[str, MeanVariance], across: int = 3) -> Figure:
+def _trend_plots(fits: Mapping[str, MeanVariance], across: int = 3) -> Figure:
     """voom's plot of each fit, in one figure: a browser draws only so many WebGL figures."""
     from plotly.subplots import make_subplots
 
@@ -94,7 +94,7 @@ def trend_plots(fits: Mapping[str, MeanVariance], across: int = 3) -> Figure:
     )
     for i, found in enumerate(fits.values()):
         at = {"row": i // across + 1, "col": i % across + 1, "showlegend": False}
-        order = np.argsort(found.mean)[:: max(1, len(found.mean) // POINTS)]
+        order = np.argsort(found.mean)[:: max(1, len(found.mean) // _POINTS)]
         genes = {"mode": "markers", "marker": {"size": 3, "opacity": 0.4, "color": PALETTE[0]}}
         figure.add_scattergl(x=found.mean[order], y=found.root_sd[order], **genes, **at)
         line = {"mode": "lines", "line": {"width": 3, "color": PALETTE[1]}}
@@ -102,11 +102,11 @@ def trend_plots(fits: Mapping[str, MeanVariance], across: int = 3) -> Figure:
     return figure.update_layout(height=110 + 250 * rows)
 
 
-def condition_plots(table: DETable, label: Any, level: float) -> Figure:
+def _condition_plots(table: DETable, label: Any, level: float) -> Figure:
     """A condition's volcano (log fold change against -log10 p) and MA plot (expression against log fold change)."""
     from plotly.subplots import make_subplots
 
-    frame = gene_frame(table, label, level)
+    frame = _gene_frame(table, label, level)
     figure = make_subplots(1, 2, horizontal_spacing=0.09)
     for column, (x, y) in enumerate(
         ((frame["logfc"], -frame["log10_p"]), (frame["ave_expr"], frame["logfc"])), 1
@@ -132,4 +132,4 @@ def condition_plots(table: DETable, label: Any, level: float) -> Figure:
         title="average log2 CPM", col=2
     )
     figure.update_yaxes(title="−log10 p", col=1).update_yaxes(title="log2 fold change", col=2)
-    return figure.update_layout(title=show(label), height=400)
+    return figure.update_layout(title=_show(label), height=400)

@@ -30,28 +30,28 @@ from perturbgen.de.voom import MeanVariance, Trend, adaptive_span, make_solver
 
 log = logging.getLogger(__name__)
 
-Array = NDArray[np.float64]
+_Array = NDArray[np.float64]
 
-R_PACKAGES = {"limma": "r-bioc-limma", "edgeR": "r-bioc-edger", "statmod": "r-cran-statmod"}
+_R_PACKAGES = {"limma": "r-bioc-limma", "edgeR": "r-bioc-edger", "statmod": "r-cran-statmod"}
 
 
 def fit_r(
-    counts: Array, design: Design, weights: Array, method: Method, tick: Tick | None = None
+    counts: _Array, design: Design, weights: _Array, method: Method, tick: Tick | None = None
 ) -> FitResult:
     """The fit of :func:`perturbgen.de.native.fit_native`, made by R: one call for the fit, one for all contrasts."""
     make_solver(design)
     kept = design.matrix[:, design.kept]
     wanted = weights[:, design.kept]
     exact = method.contrasts == "exact"
-    columns = contrasts_as_columns(kept, wanted) if exact else kept
+    columns = _contrasts_as_columns(kept, wanted) if exact else kept
     span = (
         adaptive_span(int(counts.any(axis=0).sum()))
         if method.span == "adaptive"
         else float(method.span)
     )
-    fit = call("limma_fit", counts.T, columns, normalise=method.normalise == "tmm", span=span)
+    fit = _call("limma_fit", counts.T, columns, normalise=method.normalise == "tmm", span=span)
     tested = {"tested": len(wanted)} if exact else {"contrasts": wanted.T}
-    found = to_python(call("limma_test", fit, robust=method.robust, trend=method.trend, **tested))
+    found = _to_python(_call("limma_test", fit, robust=method.robust, trend=method.trend, **tested))
     if tick is not None:
         tick(counts.shape[1])
     return FitResult(
@@ -66,7 +66,7 @@ def fit_r(
     )
 
 
-def contrasts_as_columns(design: Array, weights: Array) -> Array:
+def _contrasts_as_columns(design: _Array, weights: _Array) -> _Array:
     """The same model with other coefficients, of which the first are the contrasts themselves.
 
     With M = [weights; a basis of their null space] the coefficients M b belong to the design X M^-1. It is what making
@@ -77,16 +77,16 @@ def contrasts_as_columns(design: Array, weights: Array) -> Array:
     return np.asarray(design @ np.hstack([np.linalg.pinv(weights), null_space(weights)]))
 
 
-def call(function: str, *arguments: Any, **options: Any) -> Any:
+def _call(function: str, *arguments: Any, **options: Any) -> Any:
     """The value of a function of ``limma_fit.R``; what R says goes to our log, and its errors become ours."""
-    limma = start_r()
+    limma = _start_r()
     from rpy2.rinterface_lib import callbacks
     from rpy2.rinterface_lib.embedded import RRuntimeError
 
-    given = [to_r(value) for value in arguments]
-    named = {key: to_r(value) for key, value in options.items()}
+    given = [_to_r(value) for value in arguments]
+    named = {key: _to_r(value) for key, value in options.items()}
     try:
-        with callbacks.replace_in_module(callbacks, "consolewrite_warnerror", log_chatter):
+        with callbacks.replace_in_module(callbacks, "consolewrite_warnerror", _log_chatter):
             value, warnings, messages = limma.call_quietly(
                 getattr(limma, function), *given, **named
             )
@@ -95,16 +95,16 @@ def call(function: str, *arguments: Any, **options: Any) -> Any:
     for text in warnings:
         log.warning("R: %s", text.strip())
     for text in messages:
-        log_chatter(text)
+        _log_chatter(text)
     return value
 
 
-def log_chatter(text: str) -> None:
+def _log_chatter(text: str) -> None:
     """What R would print."""
     log.debug("R: %s", text.strip())
 
 
-def to_r(value: Any) -> Any:
+def _to_r(value: Any) -> Any:
     """A numpy matrix as an R matrix; numbers, flags and R's own objects as they are."""
     if not isinstance(value, np.ndarray):
         return value
@@ -113,7 +113,7 @@ def to_r(value: Any) -> Any:
     return numpy2ri.numpy2rpy(np.asfortranarray(value, dtype=np.float64))
 
 
-def to_python(value: Any) -> dict[str, Array]:
+def _to_python(value: Any) -> dict[str, _Array]:
     """A named R list of numbers as numpy arrays."""
     return {
         str(name): np.array(part, dtype=np.float64)
@@ -122,14 +122,14 @@ def to_python(value: Any) -> dict[str, Array]:
 
 
 @lru_cache
-def start_r() -> Any:
+def _start_r() -> Any:
     """R with its packages and the functions of ``limma_fit.R``, or one error that names all that is missing."""
-    missing = missing_parts()
+    missing = _missing_parts()
     if missing:
         raise MissingDependencyError(
             f"backend='r' lacks {', '.join(missing)}",
             expected="R, its packages limma, edgeR and statmod, and an rpy2 that fits this R",
-            fix=f"apt-get install r-base-core r-base-dev {' '.join(R_PACKAGES.values())}; "
+            fix=f"apt-get install r-base-core r-base-dev {' '.join(_R_PACKAGES.values())}; "
             "pip install 'perturbgen[r]'; or use backend='native', which gives the same numbers without R",
         )
     from rpy2.robjects.packages import STAP
@@ -138,16 +138,16 @@ def start_r() -> Any:
     return STAP(code, "perturbgen_limma")
 
 
-def missing_parts() -> list[str]:
+def _missing_parts() -> list[str]:
     """Everything that the R backend needs and does not find."""
     if shutil.which("R") is None:
-        return ["R", *(["rpy2"] if find_spec("rpy2") is None else []), *R_PACKAGES]
-    problem = import_problem()
-    return [*([problem] if problem else []), *absent_packages()]
+        return ["R", *(["rpy2"] if find_spec("rpy2") is None else []), *_R_PACKAGES]
+    problem = _import_problem()
+    return [*([problem] if problem else []), *_absent_packages()]
 
 
 @contextmanager
-def library_path_kept() -> Iterator[None]:
+def _library_path_kept() -> Iterator[None]:
     """Undo what starting R does to LD_LIBRARY_PATH: a child process could find the wrong libpython by it, and die."""
     before = os.environ.get("LD_LIBRARY_PATH")
     try:
@@ -158,28 +158,28 @@ def library_path_kept() -> Iterator[None]:
             os.environ["LD_LIBRARY_PATH"] = before
 
 
-def import_problem() -> str | None:
+def _import_problem() -> str | None:
     """Why rpy2 cannot be used, if it cannot."""
     if find_spec("rpy2") is None:
         return "rpy2"
     try:
-        with library_path_kept():
+        with _library_path_kept():
             import rpy2.robjects  # noqa: F401
     except Exception as error:  # noqa: BLE001 - a wrong rpy2 for this R fails in many ways, all with one remedy
         return f"an rpy2 that fits this R (importing it failed: {type(error).__name__}: {error})"
     return None
 
 
-def absent_packages() -> list[str]:
+def _absent_packages() -> list[str]:
     """R packages that are not installed, asked of R itself."""
-    names = ",".join(f'"{name}"' for name in R_PACKAGES)
+    names = ",".join(f'"{name}"' for name in _R_PACKAGES)
     code = f"for (p in c({names})) if (!requireNamespace(p, quietly = TRUE)) cat(p, '')"
     try:
         answer = subprocess.run(
             ["Rscript", "-e", code], capture_output=True, text=True, timeout=60, check=True
         )
     except (OSError, subprocess.SubprocessError):
-        return list(R_PACKAGES)
+        return list(_R_PACKAGES)
     return [f"the R package {name}" for name in answer.stdout.split()]
 
 
@@ -201,11 +201,11 @@ def compare_backends(make_table: Callable[[str], DETable]) -> list[dict[str, Any
     """The largest differences between the tables that ``make_table`` makes with each backend."""
     native, through_r = make_table("native"), make_table("r")
     return [
-        difference(name, getattr(native, name), getattr(through_r, name)) for name in STATISTICS
+        _difference(name, getattr(native, name), getattr(through_r, name)) for name in STATISTICS
     ]
 
 
-def difference(name: str, native: pd.DataFrame, through_r: pd.DataFrame) -> dict[str, Any]:
+def _difference(name: str, native: pd.DataFrame, through_r: pd.DataFrame) -> dict[str, Any]:
     """The largest absolute and relative difference of one statistic, and where it is."""
     gap = (native - through_r).abs()
     largest = float(np.nanmax(gap.to_numpy()))

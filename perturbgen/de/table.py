@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from perturbgen.de.voom import MeanVariance
 
 STATISTICS = ("logfc", "ave_expr", "t", "se", "df", "log10_p", "adj_p")
-DERIVED = ("p", "signed_log10_p")
-METADATA_KEY = b"perturbgen.de"
+_DERIVED = ("p", "signed_log10_p")
+_METADATA_KEY = b"perturbgen.de"
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ class DETable:
             obs = obs.reset_index()
             obs.index = pd.Index(["|".join(map(str, key)) for key in self.conditions.index])
         obs.index = obs.index.astype(str)
-        layers = {name: getattr(self, name).to_numpy() for name in (*STATISTICS, *DERIVED)}
+        layers = {name: getattr(self, name).to_numpy() for name in (*STATISTICS, *_DERIVED)}
         keys = list(self.conditions.index.names)
         uns = {"de": json.dumps({"index": keys, "clip": self.clip, "info": dict(self.info)})}
         return AnnData(
@@ -171,7 +171,7 @@ class DETable:
                 values = np.asfortranarray(getattr(self, name).to_numpy())
                 genes = {str(gene): pa.array(values[:, j]) for j, gene in enumerate(self.genes)}
                 table = pa.table({**{f"__{k}": v for k, v in labels.items()}, **genes})
-                table = table.replace_schema_metadata({METADATA_KEY: json.dumps(about)})
+                table = table.replace_schema_metadata({_METADATA_KEY: json.dumps(about)})
                 writer = writer or pq.ParquetWriter(part, table.schema)
                 writer.write_table(table)
             if writer is not None:
@@ -185,9 +185,9 @@ class DETable:
 
         file = pq.ParquetFile(require_file(path, "DE table"))
         metadata = file.schema_arrow.metadata or {}
-        if METADATA_KEY not in metadata:
+        if _METADATA_KEY not in metadata:
             raise InputError(f"{path} is no DE table", expected="a file written by perturbgen de")
-        about = json.loads(metadata[METADATA_KEY])
+        about = json.loads(metadata[_METADATA_KEY])
         frames, conditions = {}, pd.DataFrame()
         for i, name in enumerate(STATISTICS):
             frame = file.read_row_group(i).to_pandas()
@@ -215,11 +215,11 @@ def adjust_bh(log_p: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     return adjusted
 
 
-logger = logging.getLogger(__name__)
+_logger = logging.getLogger(__name__)
 
 LABELS: Final = ("cell_type", "compound")
 NAMES: Final = {"sm_name": "compound"}  # Kaggle's and Open Problems' word
-DESCRIBING: Final = (
+_DESCRIBING: Final = (
     "id",
     "split",
     "index",
@@ -240,30 +240,30 @@ def read_table(
     """
     path = require_file(path, "DE table")
     if path.suffix == ".h5ad":
-        return read_layer(path, statistic, layer, id_map)
+        return _read_layer(path, statistic, layer, id_map)
     if path.suffix == ".parquet":
-        return read_parquet(path, statistic, id_map)
+        return _read_parquet(path, statistic, id_map)
     if ".csv" in path.suffixes:
         return labelled(read_csv(path, text=(*LABELS, *NAMES)), path, id_map)
     raise InputError(f"{path} is no table", expected="a .parquet, .h5ad, .csv or .csv.gz file")
 
 
-def read_parquet(path: Path, statistic: str, id_map: Path | None) -> pd.DataFrame:
+def _read_parquet(path: Path, statistic: str, id_map: Path | None) -> pd.DataFrame:
     """A DE table of ours, or a flat one."""
     with open_parquet(path) as file, parquet_errors(path):
-        if METADATA_KEY not in (file.schema_arrow.metadata or {}):
+        if _METADATA_KEY not in (file.schema_arrow.metadata or {}):
             return labelled(file.read().to_pandas(), path, id_map)
-    return of_statistic(DETable.read(path), statistic)
+    return _of_statistic(DETable.read(path), statistic)
 
 
-def read_layer(path: Path, statistic: str, layer: str | None, id_map: Path | None) -> pd.DataFrame:
+def _read_layer(path: Path, statistic: str, layer: str | None, id_map: Path | None) -> pd.DataFrame:
     """A DE table of ours, or a layer of conditions x genes whose obs has their labels, or their ids as names."""
     from perturbgen.data.h5ad import open_h5ad
     from perturbgen.data.openproblems import LAYER
 
     adata = open_h5ad(path)
     if "de" in adata.uns and not layer:
-        return of_statistic(DETable.from_anndata(adata), statistic)
+        return _of_statistic(DETable.from_anndata(adata), statistic)
     chosen = layer or ("prediction" if "prediction" in adata.layers else LAYER)
     if chosen not in adata.layers:
         raise SchemaError(
@@ -279,22 +279,22 @@ def read_layer(path: Path, statistic: str, layer: str | None, id_map: Path | Non
 
 def require_statistic(name: str) -> None:
     """A DE table has this statistic; a misspelt one is told even where no file is such a table."""
-    known = (*STATISTICS, *DERIVED)
+    known = (*STATISTICS, *_DERIVED)
     if name not in known:
         raise ConfigError(f"a DE table has no {name!r}", fix=f"statistic: {suggest(name, known)}")
 
 
-def of_statistic(table: DETable, statistic: str) -> pd.DataFrame:
+def _of_statistic(table: DETable, statistic: str) -> pd.DataFrame:
     """One statistic of a DE table, on the genes that were tested somewhere."""
     require_statistic(statistic)
     frame: pd.DataFrame = getattr(table, statistic)
     tested = frame.notna().any()
     if not tested.all():
-        logger.warning(
+        _logger.warning(
             "%s genes that were filtered out of the DE table are no part of it",
             f"{(~tested).sum():,}",
         )
-    index = condition_index(frame.index.to_frame(index=False).rename(columns=NAMES))
+    index = _condition_index(frame.index.to_frame(index=False).rename(columns=NAMES))
     return frame.loc[:, tested].set_axis(index, axis=0).rename_axis(columns="gene")
 
 
@@ -314,18 +314,18 @@ def labelled(table: pd.DataFrame, path: Path, id_map: Path | None = None) -> pd.
             f"{path}: {int(unnamed.sum())} rows without a cell type or compound, the first is row {unnamed.argmax()}",
             expected="a label in every row",
         )
-    index = condition_index(table[named]) if named else index_of_ids(table["id"], path, id_map)
-    genes = [name for name in table if name not in (*LABELS, *DESCRIBING) and is_gene(str(name))]
+    index = _condition_index(table[named]) if named else _index_of_ids(table["id"], path, id_map)
+    genes = [name for name in table if name not in (*LABELS, *_DESCRIBING) and is_gene(str(name))]
     return table[genes].set_axis(index, axis=0).rename_axis(columns="gene")
 
 
-def condition_index(labels: pd.DataFrame) -> pd.Index:
+def _condition_index(labels: pd.DataFrame) -> pd.Index:
     """Labels of conditions (a column each) as text."""
     text = labels.astype(str)
     return pd.MultiIndex.from_frame(text) if text.shape[1] > 1 else pd.Index(text.iloc[:, 0])
 
 
-def index_of_ids(ids: pd.Series, path: Path, id_map: Path | None) -> pd.Index:
+def _index_of_ids(ids: pd.Series, path: Path, id_map: Path | None) -> pd.Index:
     """The conditions of a submission's rows."""
     if id_map is None:
         raise SchemaError(

@@ -11,27 +11,30 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import betainc, betaincc, betaln, erf, gammaincc, gammaln, log_ndtr
 
-Array = NDArray[np.float64]
+_Array = NDArray[np.float64]
 
 LOG_10 = np.log(10.0)
 EPS_LOG10_P = float(
     np.log10(np.finfo(np.float64).eps)
 )  # the organisers' stand-in for p = 0: -15.65
-SAFE = 1e-280  # below this, the incomplete beta function itself loses digits
-TABLE_END, TABLE_STEP = 40.0, 1 / 256  # cubic Hermite interpolation over |t|: within 2e-9 of log p
+_SAFE = 1e-280  # below this, the incomplete beta function itself loses digits
+_TABLE_END, _TABLE_STEP = (
+    40.0,
+    1 / 256,
+)  # cubic Hermite interpolation over |t|: within 2e-9 of log p
 TABLE_PAYS = 40_000
-PIECE = 1 << 15  # values at a time: they stay in the cache
+_PIECE = 1 << 15  # values at a time: they stay in the cache
 
 
-def log_p_t(t: ArrayLike, df: ArrayLike, *, tabulate: bool | None = None) -> Array:
+def log_p_t(t: ArrayLike, df: ArrayLike, *, tabulate: bool | None = None) -> _Array:
     """Natural log of the two-sided p of t (..., genes) with df scalar or (genes,); df may be fractional or infinite.
 
     Many values with one df are read off a table of it; ``tabulate`` says so where more calls are to come.
     """
-    size: Array = np.abs(np.asarray(t, dtype=float))
-    degrees: Array = np.asarray(df, dtype=float)
+    size: _Array = np.abs(np.asarray(t, dtype=float))
+    degrees: _Array = np.asarray(df, dtype=float)
     if degrees.ndim == 0:
-        return same_df(
+        return _same_df(
             size, float(degrees), size.size >= TABLE_PAYS if tabulate is None else tabulate
         )
     result = np.empty(np.broadcast_shapes(size.shape, degrees.shape))
@@ -39,103 +42,103 @@ def log_p_t(t: ArrayLike, df: ArrayLike, *, tabulate: bool | None = None) -> Arr
     common = counts * (size.size / max(size.shape[-1], 1)) >= TABLE_PAYS
     for i in np.flatnonzero(common):
         genes = inverse == i
-        result[..., genes] = same_df(size[..., genes], float(values[i]), True)
+        result[..., genes] = _same_df(size[..., genes], float(values[i]), True)
     rest = ~common[inverse]
-    result[..., rest] = exact_log_p_t(size[..., rest], degrees[rest])
+    result[..., rest] = _exact_log_p_t(size[..., rest], degrees[rest])
     return result
 
 
-def same_df(t: Array, df: float, tabulate: bool) -> Array:
+def _same_df(t: _Array, df: float, tabulate: bool) -> _Array:
     """Log p of |t| with one df."""
     if not tabulate or np.isnan(df):
-        return exact_log_p_t(t, df)
+        return _exact_log_p_t(t, df)
     flat = t.ravel()
-    result = interpolate(np.fmin(flat, TABLE_END), df)
-    outside = np.flatnonzero(~(flat < TABLE_END))  # NaN too
-    result[outside] = exact_log_p_t(flat[outside], df)
+    result = _interpolate(np.fmin(flat, _TABLE_END), df)
+    outside = np.flatnonzero(~(flat < _TABLE_END))  # NaN too
+    result[outside] = _exact_log_p_t(flat[outside], df)
     return result.reshape(t.shape)
 
 
-def interpolate(t: Array, df: float) -> Array:
+def _interpolate(t: _Array, df: float) -> _Array:
     """Log p of t (values,), 0 <= t <= TABLE_END, from its values and slopes on an even grid."""
-    coefficients = hermite_table(df)
+    coefficients = _hermite_table(df)
     result = np.empty_like(t)
-    for start in range(0, len(t), PIECE):
-        at = t[start : start + PIECE] / TABLE_STEP
+    for start in range(0, len(t), _PIECE):
+        at = t[start : start + _PIECE] / _TABLE_STEP
         cell = at.astype(np.int32)
         at -= cell
         piece = coefficients[3].take(cell, mode="clip")
         for c in coefficients[2::-1]:
             piece *= at
             piece += c.take(cell, mode="clip")
-        result[start : start + PIECE] = piece
+        result[start : start + _PIECE] = piece
     return result
 
 
 @lru_cache(maxsize=16)
-def hermite_table(df: float) -> Array:
+def _hermite_table(df: float) -> _Array:
     """Coefficients (4, cells), constant first, of the cubic through log p and its slopes at the ends of each cell."""
-    grid = np.arange(0, TABLE_END + 2 * TABLE_STEP, TABLE_STEP)
-    values = exact_log_p_t(grid, df)
-    slopes = -2 * np.exp(log_density_t(grid, df) - values) * TABLE_STEP
+    grid = np.arange(0, _TABLE_END + 2 * _TABLE_STEP, _TABLE_STEP)
+    values = _exact_log_p_t(grid, df)
+    slopes = -2 * np.exp(_log_density_t(grid, df) - values) * _TABLE_STEP
     left, right, rise = slopes[:-1], slopes[1:], np.diff(values)
     return np.stack([values[:-1], left, 3 * rise - 2 * left - right, left + right - 2 * rise])
 
 
-def exact_log_p_t(t: Array, df: ArrayLike) -> Array:
+def _exact_log_p_t(t: _Array, df: ArrayLike) -> _Array:
     """Log p of |t| and df of any matching shapes, computed directly."""
     t, degrees = np.broadcast_arrays(t, np.asarray(df, dtype=float))
     normal = np.isinf(degrees)
     with np.errstate(over="ignore", invalid="ignore"):
         ratio = t / degrees * t
         y = np.where(np.isinf(ratio), 1.0, ratio / (1 + ratio))
-        result = log_beta_tail(degrees / 2, np.full(degrees.shape, 0.5), y, -np.log1p(ratio))
-    return np.where(normal, log_p_normal(t), result) if normal.any() else result
+        result = _log_beta_tail(degrees / 2, np.full(degrees.shape, 0.5), y, -np.log1p(ratio))
+    return np.where(normal, _log_p_normal(t), result) if normal.any() else result
 
 
-def log_p_normal(t: Array) -> Array:
+def _log_p_normal(t: _Array) -> _Array:
     """Log of the two-sided p of a standard normal |t|."""
     return np.where(t < 1, np.log1p(-erf(np.minimum(t, 1) / np.sqrt(2))), np.log(2) + log_ndtr(-t))
 
 
-def log_density_t(t: Array, df: float) -> Array:
+def _log_density_t(t: _Array, df: float) -> _Array:
     """Log density of Student's t."""
     if np.isinf(df):
         return -0.5 * t**2 - 0.5 * np.log(2 * np.pi)
     return -(df + 1) / 2 * np.log1p(t**2 / df) - 0.5 * np.log(df) - betaln(df / 2, 0.5)
 
 
-def log_p_f(f: Array, df1: float, df2: ArrayLike) -> Array:
+def log_p_f(f: _Array, df1: float, df2: ArrayLike) -> _Array:
     """Log of the upper tail of the F distribution; df2 may be infinite."""
     f, prior = np.broadcast_arrays(f, np.asarray(df2, dtype=float))
     infinite = np.isinf(prior)
     if infinite.all():
-        return log_gamma_tail(df1 / 2, df1 * f / 2)
+        return _log_gamma_tail(df1 / 2, df1 * f / 2)
     with np.errstate(invalid="ignore"):
         ratio = df1 * f / prior
-        result = log_beta_tail(
+        result = _log_beta_tail(
             prior / 2, np.full(f.shape, df1 / 2), ratio / (1 + ratio), -np.log1p(ratio)
         )
     return (
-        np.where(infinite, log_gamma_tail(df1 / 2, df1 * f / 2), result)
+        np.where(infinite, _log_gamma_tail(df1 / 2, df1 * f / 2), result)
         if infinite.any()
         else result
     )
 
 
-def log_beta_tail(a: Array, b: Array, y: Array, log_x: Array) -> Array:
+def _log_beta_tail(a: _Array, b: _Array, y: _Array, log_x: _Array) -> _Array:
     """log I_x(a, b) with y = 1 - x and log x given apart, so that neither end loses digits."""
     x = np.exp(log_x)
     p = np.where(y < 0.5, betaincc(b, a, y), betainc(a, b, x))
     with np.errstate(divide="ignore"):
         result = np.where(p < 0.5, np.log(p), np.log1p(-np.minimum(betainc(b, a, y), 0.6)))
-    tiny = p < SAFE
+    tiny = p < _SAFE
     if tiny.any():
-        result[tiny] = log_beta_fraction(a[tiny], b[tiny], y[tiny], log_x[tiny])
+        result[tiny] = _log_beta_fraction(a[tiny], b[tiny], y[tiny], log_x[tiny])
     return result
 
 
-def log_beta_fraction(a: Array, b: Array, y: Array, log_x: Array) -> Array:
+def _log_beta_fraction(a: _Array, b: _Array, y: _Array, log_x: _Array) -> _Array:
     """log I_x(a, b) far in the tail, by the continued fraction DLMF 8.17.22 (modified Lentz)."""
     x = np.exp(log_x)
     c, d = np.ones_like(x), 1 / (1 - (a + b) * x / (a + 1))
@@ -153,12 +156,12 @@ def log_beta_fraction(a: Array, b: Array, y: Array, log_x: Array) -> Array:
     return np.where(np.isneginf(log_x), -np.inf, result)
 
 
-def log_gamma_tail(a: float, x: Array) -> Array:
+def _log_gamma_tail(a: float, x: _Array) -> _Array:
     """log Q(a, x), the upper regularised incomplete gamma function."""
     p = gammaincc(a, x)
     with np.errstate(divide="ignore"):
         result = np.atleast_1d(np.log(p))
-    tiny = np.atleast_1d(p < SAFE)
+    tiny = np.atleast_1d(p < _SAFE)
     far = np.atleast_1d(x)[tiny]
     # Q(a, x) = x^(a-1) e^-x / Gamma(a) (1 + (a-1)/x + (a-1)(a-2)/x^2 + ...), where x is hundreds of times a
     series, term = np.ones_like(far), np.ones_like(far)

@@ -16,29 +16,29 @@ from perturbgen.de.voom import Trend
 if TYPE_CHECKING:
     from torch import Tensor
 
-Array = NDArray[np.float64]
-BLOCK = 2048
+_Array = NDArray[np.float64]
+_BLOCK = 2048
 
 
 def fit_genes_on(
     device: str,
-    e: Array,
-    sizes: Array,
+    e: _Array,
+    sizes: _Array,
     solver: Solver,
     trend: Trend,
     contrasts: Contrasts,
     tick: Callable[[float], None] | None = None,
-) -> tuple[Array, Array, Array]:
+) -> tuple[_Array, _Array, _Array]:
     """:func:`perturbgen.de.native.fit_genes` on a torch device."""
-    fitter = TorchFitter(solver, trend, contrasts, sizes, device)
+    fitter = _TorchFitter(solver, trend, contrasts, sizes, device)
     genes = e.shape[1]
     sigma, effects, unscaled = (
         np.empty(genes),
         np.empty((contrasts.size, genes)),
         np.empty((contrasts.size, genes)),
     )
-    for start in range(0, genes, BLOCK):
-        columns = slice(start, min(start + BLOCK, genes))
+    for start in range(0, genes, _BLOCK):
+        columns = slice(start, min(start + _BLOCK, genes))
         sigma[columns], raw, scale = fitter.fit(e[:, columns])
         effects[:, columns], unscaled[:, columns] = contrasts.combine(raw, scale)
         if tick is not None:
@@ -46,11 +46,11 @@ def fit_genes_on(
     return sigma, effects, unscaled
 
 
-class TorchFitter:
+class _TorchFitter:
     """Least squares on one basis; what all blocks of genes share lies on the device."""
 
     def __init__(
-        self, solver: Solver, trend: Trend, contrasts: Contrasts, sizes: Array, device: str
+        self, solver: Solver, trend: Trend, contrasts: Contrasts, sizes: _Array, device: str
     ) -> None:
         import torch
 
@@ -59,7 +59,7 @@ class TorchFitter:
                 f"device={device!r}, but torch finds no CUDA device", fix='device="cpu"'
             )
 
-        def put(values: Array) -> Tensor:
+        def put(values: _Array) -> Tensor:
             return torch.as_tensor(np.ascontiguousarray(values), dtype=torch.float64, device=device)
 
         basis = solver.basis
@@ -74,7 +74,7 @@ class TorchFitter:
             put(contrasts.functions[1]),
         )
 
-    def fit(self, e: Array) -> tuple[Array, Array, Array]:
+    def fit(self, e: _Array) -> tuple[_Array, _Array, _Array]:
         """Residual SD (genes,), effects and unscaled standard errors (functions, genes) of log CPM (samples, genes)."""
         import torch
 

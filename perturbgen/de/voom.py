@@ -18,32 +18,32 @@ from perturbgen.de.design import Design, design_from_matrix, make_basis
 from perturbgen.de.fit import Solver
 from perturbgen.de.plan import as_matrix
 
-Array = NDArray[np.float64]
+_Array = NDArray[np.float64]
 
 
-CELLS = 4096
+_CELLS = 4096
 
 
 @dataclass(frozen=True)
 class Trend:
     """A piecewise linear curve through ``x`` and ``y`` (both (knots,), x ascending), constant outside its range."""
 
-    x: Array
-    y: Array
+    x: _Array
+    y: _Array
 
-    def __call__(self, at: Array) -> Array:
+    def __call__(self, at: _Array) -> _Array:
         """The curve's values at any points.
 
         An even grid of cells makes this several times faster than a search among the knots; the few points in cells
         that a knot divides are searched.
         """
-        if at.size < CELLS or self.x[0] == self.x[-1]:
+        if at.size < _CELLS or self.x[0] == self.x[-1]:
             return np.interp(at, self.x, self.y)
         start, rise, divided = self._cells
         place = at - self.x[0]
-        place *= CELLS / (self.x[-1] - self.x[0])
+        place *= _CELLS / (self.x[-1] - self.x[0])
         np.maximum(place, 0, out=place)
-        np.minimum(place, CELLS, out=place)
+        np.minimum(place, _CELLS, out=place)
         cell = place.astype(np.int32)
         place -= cell
         place *= rise.take(cell, mode="clip")
@@ -53,9 +53,9 @@ class Trend:
         return place
 
     @cached_property
-    def _cells(self) -> tuple[Array, Array, NDArray[np.bool_]]:
+    def _cells(self) -> tuple[_Array, _Array, NDArray[np.bool_]]:
         """Values at the cells' left ends, rises across them, and which cells have a knot inside."""
-        edges = np.linspace(self.x[0], self.x[-1], CELLS + 1)
+        edges = np.linspace(self.x[0], self.x[-1], _CELLS + 1)
         values = np.interp(edges, self.x, self.y)
         # a point that rounding puts into the neighbouring cell is on the same line unless a knot is near the edge
         margin = 1e-9 * (edges[1] - edges[0])
@@ -65,17 +65,17 @@ class Trend:
 
 
 @dataclass(frozen=True)
-class Window:
+class _Window:
     """The neighbours of one anchor: ``rows`` of the sorted points, their design (k, 2) and tricube weights (k,)."""
 
     anchor: int
     rows: slice
-    offset: Array
-    tricube: Array
+    offset: _Array
+    tricube: _Array
 
 
 def lowess(
-    x: Array, y: Array, *, span: float, iterations: int = 3, delta: float | None = None
+    x: _Array, y: _Array, *, span: float, iterations: int = 3, delta: float | None = None
 ) -> Trend:
     """LOWESS of y on x (Cleveland 1979), fitted at points at least ``delta`` apart and linear between them.
 
@@ -86,27 +86,27 @@ def lowess(
     spread = float(x[-1] - x[0])
     if len(x) < 2 or spread == 0:
         return Trend(x[:1], np.array([y.mean()]))
-    anchors = pick_anchors(x, 0.01 * spread if delta is None else delta)
+    anchors = _pick_anchors(x, 0.01 * spread if delta is None else delta)
     neighbours = max(min(int(span * len(x) + 1e-7), len(x)), 2)
-    starts = window_starts(x, anchors, neighbours)
+    starts = _window_starts(x, anchors, neighbours)
     windows = [
-        make_window(x, anchor, start, neighbours)
+        _make_window(x, anchor, start, neighbours)
         for anchor, start in zip(anchors, starts, strict=True)
     ]
     robustness = np.ones(len(x))
     for remaining in range(iterations, -1, -1):
-        fitted = np.array([local_fit(window, y, robustness, spread) for window in windows])
+        fitted = np.array([_local_fit(window, y, robustness, spread) for window in windows])
         if remaining == 0:
             break
         residual = np.abs(y - np.interp(x, x[anchors], fitted))
         scale = 6 * np.median(residual)
         if scale <= 1e-7 * residual.mean():
             break
-        robustness = bisquare(residual, scale)
+        robustness = _bisquare(residual, scale)
     return Trend(x[anchors], fitted)
 
 
-def pick_anchors(x: Array, delta: float) -> NDArray[np.intp]:
+def _pick_anchors(x: _Array, delta: float) -> NDArray[np.intp]:
     """Where local fits are made: from each anchor the last point within ``delta``, or the next one if none is."""
     anchors = [0]
     last = 0
@@ -120,14 +120,14 @@ def pick_anchors(x: Array, delta: float) -> NDArray[np.intp]:
     return np.array(anchors)
 
 
-def window_starts(x: Array, anchors: NDArray[np.intp], neighbours: int) -> NDArray[np.intp]:
+def _window_starts(x: _Array, anchors: NDArray[np.intp], neighbours: int) -> NDArray[np.intp]:
     """The first of the nearest ``neighbours`` of each anchor: the window moves right while that brings it closer."""
     candidates = np.arange(len(x) - neighbours)
     middles = x[candidates] + x[candidates + neighbours]
     return np.searchsorted(middles, 2 * x[anchors], side="left").astype(np.intp)
 
 
-def make_window(x: Array, anchor: int, start: int, neighbours: int) -> Window:
+def _make_window(x: _Array, anchor: int, start: int, neighbours: int) -> _Window:
     """Tricube weights around one anchor; points tied with the window's edge belong to it."""
     centre = x[anchor]
     radius = max(centre - x[start], x[start + neighbours - 1] - centre)
@@ -138,10 +138,10 @@ def make_window(x: Array, anchor: int, start: int, neighbours: int) -> Window:
     tricube = (1 - (distance / radius) ** 3) ** 3 if radius > 0 else np.ones(len(offset))
     tricube[distance <= 0.001 * radius] = 1
     tricube[distance > 0.999 * radius] = 0
-    return Window(anchor, rows, offset, tricube)
+    return _Window(anchor, rows, offset, tricube)
 
 
-def local_fit(window: Window, y: Array, robustness: Array, spread: float) -> float:
+def _local_fit(window: _Window, y: _Array, robustness: _Array, spread: float) -> float:
     """The weighted straight line at the anchor; the weighted mean where the points hardly spread."""
     weights = window.tricube * robustness[window.rows]
     total = weights.sum()
@@ -156,7 +156,7 @@ def local_fit(window: Window, y: Array, robustness: Array, spread: float) -> flo
     return float((weights * (1 - shift * (window.offset - shift) / variance)) @ values)
 
 
-def bisquare(residual: Array, scale: float) -> Array:
+def _bisquare(residual: _Array, scale: float) -> _Array:
     """Tukey's weights of absolute residuals."""
     weights = (1 - np.minimum(residual / scale, 1) ** 2) ** 2
     weights[residual <= 0.001 * scale] = 1
@@ -170,20 +170,20 @@ def adaptive_span(genes: int) -> float:
 
 
 BLOCK = 64  # genes at a time: their samples stay in the processor's cache
-MILLION = np.log2(1e6)
+_MILLION = np.log2(1e6)
 
 
 @dataclass(frozen=True)
 class MeanVariance:
     """The mean-variance plot: mean log2 count and root of the residual SD of every gene with counts, and the trend."""
 
-    mean: Array
-    root_sd: Array
+    mean: _Array
+    root_sd: _Array
     trend: Trend
 
 
 @dataclass(frozen=True)
-class Voom:
+class _Voom:
     """``e`` (log2 counts per million) and ``weights`` (precisions), both samples x genes, and how they came about."""
 
     e: pd.DataFrame
@@ -193,12 +193,12 @@ class Voom:
 
 
 def voom(
-    counts: pd.DataFrame | Array,
-    design: Design | pd.DataFrame | Array,
+    counts: pd.DataFrame | _Array,
+    design: Design | pd.DataFrame | _Array,
     *,
-    norm_factors: pd.Series | Array | None = None,
+    norm_factors: pd.Series | _Array | None = None,
     span: float | str = 0.5,
-) -> Voom:
+) -> _Voom:
     """log2 CPM and weights of counts (samples, genes) under a design.
 
     ``norm_factors`` (samples,) scale the library sizes, 1 by default. ``span`` is the lowess span, or ``"adaptive"``.
@@ -206,7 +206,7 @@ def voom(
     values, samples, genes = as_matrix(counts)
     if not isinstance(design, Design):
         design = design_from_matrix(design)
-    factors = align_factors(norm_factors, samples)
+    factors = _align_factors(norm_factors, samples)
     solver = make_solver(design)
     sizes = values.sum(axis=1) * factors
     e = log_cpm(values, sizes)
@@ -220,7 +220,7 @@ def voom(
         )
 
     spread(fill, e.shape[1], step=BLOCK)
-    return Voom(
+    return _Voom(
         pd.DataFrame(e, samples, genes),
         pd.DataFrame(weights, samples, genes),
         pd.Series(sizes, samples, name="library_size"),
@@ -228,7 +228,7 @@ def voom(
     )
 
 
-def align_factors(norm_factors: pd.Series | Array | None, samples: pd.Index) -> Array:
+def _align_factors(norm_factors: pd.Series | _Array | None, samples: pd.Index) -> _Array:
     """Normalisation factors (samples,) in the order of the counts."""
     if norm_factors is None:
         return np.ones(len(samples))
@@ -254,7 +254,7 @@ def make_solver(design: Design) -> Solver:
     return Solver(make_basis(design))
 
 
-def log_cpm(counts: Array, sizes: Array) -> Array:
+def log_cpm(counts: _Array, sizes: _Array) -> _Array:
     """log2((count + 0.5) / (size + 1) * 1e6), (samples, genes)."""
     e = np.empty_like(counts)
 
@@ -269,7 +269,7 @@ def log_cpm(counts: Array, sizes: Array) -> Array:
 
 
 def mean_variance(
-    e: Array, counts: Array, sizes: Array, solver: Solver, span: float | str
+    e: _Array, counts: _Array, sizes: _Array, solver: Solver, span: float | str
 ) -> MeanVariance:
     """The trend of sqrt(residual SD) over mean log2 count; genes without any count are left out of it."""
     sd = np.empty(e.shape[1])
@@ -283,16 +283,16 @@ def mean_variance(
         seen[columns] = counts[:, columns].any(axis=0)
 
     spread(fill, e.shape[1], step=BLOCK)
-    x = (mean + np.log2(sizes + 1).mean() - MILLION)[seen]
+    x = (mean + np.log2(sizes + 1).mean() - _MILLION)[seen]
     y = np.sqrt(sd)[seen]
     width = adaptive_span(len(x)) if span == "adaptive" else float(span)
     return MeanVariance(x, y, lowess(x, y, span=width))
 
 
-def precision(solver: Solver, trend: Trend, y: Array, sizes: Array) -> Array:
+def precision(solver: Solver, trend: Trend, y: _Array, sizes: _Array) -> _Array:
     """Weights of log CPM y (samples, genes): the trend's root SD at the fitted log2 count, to the power of -4."""
     fitted = solver.predict(*solver.unweighted(y))
-    fitted += (np.log2(sizes + 1) - MILLION)[:, None]
+    fitted += (np.log2(sizes + 1) - _MILLION)[:, None]
     weights = 1 / trend(fitted)
     weights *= weights
     weights *= weights

@@ -18,10 +18,10 @@ from perturbgen.core.errors import SchemaError, shorten
 from perturbgen.core.stats import Array
 from perturbgen.evaluate.metrics import centre, centred_ranks, evidence_weights, significant
 
-logger = logging.getLogger(__name__)
+_logger = logging.getLogger(__name__)
 
 Policy = Literal["exact", "truth", "intersection"]
-POLICIES: tuple[Policy, ...] = ("exact", "truth", "intersection")
+_POLICIES: tuple[Policy, ...] = ("exact", "truth", "intersection")
 
 
 def align(
@@ -38,7 +38,7 @@ def align(
     ``intersection``: what both have. Missing true values are an error; missing predictions become 0, with a warning.
     """
     truth, prediction = in_common(truth, prediction, genes=genes, rows=rows, name=name)
-    true = numbers(truth, "the truth")
+    true = _numbers(truth, "the truth")
     holes = true.isna().to_numpy()
     if holes.any():
         raise SchemaError(
@@ -47,7 +47,7 @@ def align(
             cause="genes that were filtered out, or contrasts that cannot be estimated",
             fix="drop these genes or conditions from the truth",
         )
-    return true, filled(numbers(prediction, name), name)
+    return true, _filled(_numbers(prediction, name), name)
 
 
 def place(wrong: np.ndarray, table: pd.DataFrame) -> str:
@@ -60,18 +60,18 @@ def in_common(
     truth: pd.DataFrame, prediction: pd.DataFrame, *, genes: Policy, rows: Policy, name: str
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Both tables with the labels that the policies allow, in the truth's order, values untouched."""
-    truth = checked(truth, "the truth")
+    truth = _checked(truth, "the truth")
     if isinstance(prediction, pd.DataFrame):
         prediction = same_levels(
             prediction, truth.index, name
         )  # before labels that are one short look doubled
-    prediction = checked(prediction, name)
+    prediction = _checked(prediction, name)
     kept_rows = shared(truth.index, prediction.index, rows, "conditions", "rows", name)
     kept_genes = shared(truth.columns, prediction.columns, genes, "genes", "genes", name)
     return select(truth, kept_rows, kept_genes), select(prediction, kept_rows, kept_genes)
 
 
-def checked(table: pd.DataFrame, name: str) -> pd.DataFrame:
+def _checked(table: pd.DataFrame, name: str) -> pd.DataFrame:
     """The table, if it has rows, columns, and no label twice."""
     if not isinstance(table, pd.DataFrame):
         raise SchemaError(
@@ -94,7 +94,7 @@ def same_levels(table: pd.DataFrame, index: pd.Index, name: str) -> pd.DataFrame
     """The table with the levels of its rows in the order of ``index``, where both have names."""
     if table.index.nlevels != index.nlevels:
         raise SchemaError(
-            f"the conditions of {name} are {levels(table.index)}, those of the truth {levels(index)}",
+            f"the conditions of {name} are {_levels(table.index)}, those of the truth {_levels(index)}",
             expected="the same labels, for instance (cell_type, compound)",
             fix="set_index(['cell_type', 'compound'])",
         )
@@ -106,7 +106,7 @@ def same_levels(table: pd.DataFrame, index: pd.Index, name: str) -> pd.DataFrame
     return table
 
 
-def levels(index: pd.Index) -> str:
+def _levels(index: pd.Index) -> str:
     """What the labels of an index are made of."""
     return (
         f"({', '.join(str(name) for name in index.names)})"
@@ -119,14 +119,14 @@ def shared(
     truth: pd.Index, found: pd.Index, policy: Policy, what: str, option: str, name: str
 ) -> pd.Index:
     """The labels to score, in the truth's order; what the policy does not allow to differ is an error."""
-    if policy not in POLICIES:
+    if policy not in _POLICIES:
         raise SchemaError(
-            f"{option}={policy!r} is no policy", expected=f"one of {shorten(POLICIES)}"
+            f"{option}={policy!r} is no policy", expected=f"one of {shorten(_POLICIES)}"
         )
     absent, extra = truth[~truth.isin(found)], found[~found.isin(truth)]
     if (len(absent) and policy != "intersection") or (len(extra) and policy == "exact"):
         raise SchemaError(
-            f"{name} has other {what} than the truth: {difference(absent, extra, len(truth))}",
+            f"{name} has other {what} than the truth: {_difference(absent, extra, len(truth))}",
             expected=f"the {len(truth)} {what} of the truth",
             cause="another release of the data, another split, or renamed labels",
             fix=f"{option}='intersection' (--{option} intersection) scores what both have"
@@ -139,18 +139,18 @@ def shared(
             expected=f"{what} {shorten(truth, 3)}, ...",
         )
     if len(absent) or len(extra):
-        logger.warning(
+        _logger.warning(
             "%s: scoring %d of %d %s; %s",
             name,
             len(both),
             len(truth),
             what,
-            difference(absent, extra, len(truth)),
+            _difference(absent, extra, len(truth)),
         )
     return both
 
 
-def difference(absent: pd.Index, extra: pd.Index, total: int) -> str:
+def _difference(absent: pd.Index, extra: pd.Index, total: int) -> str:
     """What is missing and what is unknown, in words."""
     parts = [f"{len(absent)} of {total} are absent ({shorten(absent, 3)})"] if len(absent) else []
     parts += [f"{len(extra)} are unknown to the truth ({shorten(extra, 3)})"] if len(extra) else []
@@ -163,7 +163,7 @@ def select(table: pd.DataFrame, rows: pd.Index, genes: pd.Index) -> pd.DataFrame
     return table if same else table.reindex(index=rows, columns=genes)
 
 
-def numbers(table: pd.DataFrame, name: str) -> pd.DataFrame:
+def _numbers(table: pd.DataFrame, name: str) -> pd.DataFrame:
     """The table as float64; text and infinities are errors."""
     if not all(pd.api.types.is_numeric_dtype(kind) for kind in table.dtypes.unique()):
         text = [
@@ -188,13 +188,13 @@ def numbers(table: pd.DataFrame, name: str) -> pd.DataFrame:
     return values
 
 
-def filled(prediction: pd.DataFrame, name: str) -> pd.DataFrame:
+def _filled(prediction: pd.DataFrame, name: str) -> pd.DataFrame:
     """The prediction with 0 for what is missing, as Open Problems has it."""
     holes = prediction.isna().to_numpy()
     if not holes.any():
         return prediction
     row, gene = divmod(int(holes.argmax()), prediction.shape[1])
-    logger.warning(
+    _logger.warning(
         "%s has %d missing values (the first for %r, %r); they count as 0, as in Open Problems",
         name,
         int(holes.sum()),

@@ -19,10 +19,10 @@ from perturbgen.core.stats import Array, divide
 from perturbgen.evaluate.align import Policy, shared
 from perturbgen.evaluate.records import choose_metrics
 
-BLOCK = 1024  # rows of one block of distances: memory stays at block x cells
+_BLOCK = 1024  # rows of one block of distances: memory stays at block x cells
 
 
-def check_cells(values: Array, name: str) -> Array:
+def _check_cells(values: Array, name: str) -> Array:
     """The cells as float64 (cells, features), finite, at least one."""
     cells = np.asarray(values, dtype=float)
     if cells.ndim != 2 or not cells.size:
@@ -39,31 +39,31 @@ def check_cells(values: Array, name: str) -> Array:
     return cells
 
 
-def squared_distances(x: Array, y: Array) -> Iterator[Array]:
+def _squared_distances(x: Array, y: Array) -> Iterator[Array]:
     """Blocks (rows of x, cells of y) of ‖x − y‖²; exactly 0 for equal cells, where a product leaves dust."""
     centre = x.mean(axis=0)
     x, y = x - centre, y - centre
     size_x, size_y = np.einsum("ij,ij->i", x, x), np.einsum("ij,ij->i", y, y)
     dust = 64 * np.finfo(float).eps * (size_x.max() + size_y.max())
-    for start in range(0, len(x), BLOCK):
-        rows = slice(start, start + BLOCK)
+    for start in range(0, len(x), _BLOCK):
+        rows = slice(start, start + _BLOCK)
         block = size_x[rows, None] + size_y[None] - 2 * (x[rows] @ y.T)
         block[block < dust] = 0
         yield block
 
 
-def mean_over_pairs(
+def _mean_over_pairs(
     x: Array, y: Array, functions: Sequence[Callable[[Array], Array]]
 ) -> list[float]:
     """The means over all pairs of functions of the squared distance."""
     sums = np.zeros(len(functions))
-    for block in squared_distances(x, y):
+    for block in _squared_distances(x, y):
         sums += [function(block).sum() for function in functions]
     return list(sums / (len(x) * len(y)))
 
 
 @dataclass(frozen=True, eq=False)
-class CellPair:
+class _CellPair:
     """True and predicted cells (cells, features) and the pair means that several metrics share."""
 
     truth: Array
@@ -72,7 +72,7 @@ class CellPair:
     @cached_property
     def bandwidth(self) -> float:
         """The kernel's h."""
-        return kernel_bandwidth(self.truth)
+        return _kernel_bandwidth(self.truth)
 
     @cached_property
     def discrepancies(self) -> tuple[float, float]:
@@ -84,56 +84,56 @@ class CellPair:
             (self.truth, self.truth),
             (self.prediction, self.prediction),
         )
-        across, true, predicted = (mean_over_pairs(x, y, functions) for x, y in pairs)
+        across, true, predicted = (_mean_over_pairs(x, y, functions) for x, y in pairs)
         energy = 2 * across[0] - true[0] - predicted[0]
         return max(energy, 0.0), max(true[1] + predicted[1] - 2 * across[1], 0.0)
 
 
-def energy_distance_squared(truth: Array, prediction: Array) -> float:
+def _energy_distance_squared(truth: Array, prediction: Array) -> float:
     """2 E‖X−Y‖ − E‖X−X'‖ − E‖Y−Y'‖ over all pairs, cells with themselves included (Székely and Rizzo; cell-eval)."""
-    return energy(check_cells(truth, "the truth"), check_cells(prediction, "the prediction"))
+    return _energy(_check_cells(truth, "the truth"), _check_cells(prediction, "the prediction"))
 
 
-def energy(x: Array, y: Array) -> float:
+def _energy(x: Array, y: Array) -> float:
     """The squared energy distance of checked cells."""
     across, true, predicted = (
-        mean_over_pairs(a, b, [np.sqrt])[0] for a, b in ((x, y), (x, x), (y, y))
+        _mean_over_pairs(a, b, [np.sqrt])[0] for a, b in ((x, y), (x, x), (y, y))
     )
     return max(2 * across - true - predicted, 0.0)
 
 
-def energy_distance(truth: Array, prediction: Array) -> float:
+def _energy_distance(truth: Array, prediction: Array) -> float:
     """The root of :func:`energy_distance_squared`: a distance, and in one dimension scipy's ``energy_distance``."""
-    return float(np.sqrt(energy_distance_squared(truth, prediction)))
+    return float(np.sqrt(_energy_distance_squared(truth, prediction)))
 
 
-def energy_distance_sqeuclidean(truth: Array, prediction: Array) -> float:
+def _energy_distance_sqeuclidean(truth: Array, prediction: Array) -> float:
     """2 E‖X−Y‖² − E‖X−X'‖² − E‖Y−Y'‖², which is 2 ‖mean X − mean Y‖² (scPerturb, pertpy)."""
     difference = np.mean(truth, axis=0) - np.mean(prediction, axis=0)
     return float(2 * difference @ difference)
 
 
-def kernel_bandwidth(truth: Array) -> float:
+def _kernel_bandwidth(truth: Array) -> float:
     """h with 2h² the mean squared distance of two true cells; 1 where all true cells are the same."""
     spread = float(np.var(truth, axis=0).sum())
     return float(np.sqrt(spread)) if spread > 0 else 1.0
 
 
-def mmd_squared(truth: Array, prediction: Array, *, bandwidth: float | None = None) -> float:
+def _mmd_squared(truth: Array, prediction: Array, *, bandwidth: float | None = None) -> float:
     """E k(X,X') + E k(Y,Y') − 2 E k(X,Y), k = exp(−‖x−y‖² / 2h²), over all pairs (Gretton et al. 2012, biased).
 
     ``bandwidth`` h is by default :func:`kernel_bandwidth` of the truth, which a prediction cannot change.
     """
-    x, y = check_cells(truth, "the truth"), check_cells(prediction, "the prediction")
-    width = kernel_bandwidth(x) if bandwidth is None else bandwidth
+    x, y = _check_cells(truth, "the truth"), _check_cells(prediction, "the prediction")
+    width = _kernel_bandwidth(x) if bandwidth is None else bandwidth
     kernel: list[Callable[[Array], Array]] = [lambda d: np.exp(d / (-2 * width**2))]
     across, true, predicted = (
-        mean_over_pairs(a, b, kernel)[0] for a, b in ((x, y), (x, x), (y, y))
+        _mean_over_pairs(a, b, kernel)[0] for a, b in ((x, y), (x, x), (y, y))
     )
     return max(true + predicted - 2 * across, 0.0)
 
 
-def wasserstein_per_gene(truth: Array, prediction: Array) -> Array:
+def _wasserstein_per_gene(truth: Array, prediction: Array) -> Array:
     """1-Wasserstein distance ∫|F⁻¹ − G⁻¹| of each feature (features,)."""
     x, y = np.sort(truth, axis=0), np.sort(prediction, axis=0)
     n, m = len(x), len(y)
@@ -146,7 +146,7 @@ def wasserstein_per_gene(truth: Array, prediction: Array) -> Array:
     return (steps - before) @ np.abs(x[before // m] - y[before // n]) / (n * m)
 
 
-def feature_mean_error(truth: Array, prediction: Array) -> float:
+def _feature_mean_error(truth: Array, prediction: Array) -> float:
     """√ mean_g ((mean predicted − mean true) / SD true)²; an SD of 0 counts as the least other one, or 1."""
     spread = truth.std(axis=0)
     positive = spread[spread > 0]
@@ -156,24 +156,24 @@ def feature_mean_error(truth: Array, prediction: Array) -> float:
     )
 
 
-def feature_variance_error(truth: Array, prediction: Array) -> float:
+def _feature_variance_error(truth: Array, prediction: Array) -> float:
     """mean_g |log2 (variance predicted / variance true)|, both with 10⁻⁶ of the mean true variance added."""
     true, predicted = truth.var(axis=0), prediction.var(axis=0)
     floor = 1e-6 * true.mean() or 1e-12
     return float(np.abs(np.log2((predicted + floor) / (true + floor))).mean())
 
 
-def correlation_error(truth: Array, prediction: Array) -> float:
+def _correlation_error(truth: Array, prediction: Array) -> float:
     """Root mean square difference of the off-diagonal correlations; NaN with one feature."""
     features = truth.shape[1]
     if features < 2:
         return float("nan")
-    difference = correlations(truth) - correlations(prediction)
+    difference = _correlations(truth) - _correlations(prediction)
     np.fill_diagonal(difference, 0)
     return float(np.sqrt(np.square(difference).sum() / (features * (features - 1))))
 
 
-def correlations(cells: Array) -> Array:
+def _correlations(cells: Array) -> Array:
     """Correlations of features (features, features); 0 with a constant one."""
     centred = cells - cells.mean(axis=0)
     centred[:, cells.max(axis=0) == cells.min(axis=0)] = 0
@@ -181,19 +181,19 @@ def correlations(cells: Array) -> Array:
     return divide(centred.T @ centred, size[:, None] * size[None])
 
 
-CELL_COMPUTE: dict[str, Callable[[CellPair], float]] = {
+_CELL_COMPUTE: dict[str, Callable[[_CellPair], float]] = {
     "energy_distance_squared": lambda pair: pair.discrepancies[0],
     "energy_distance": lambda pair: float(np.sqrt(pair.discrepancies[0])),
-    "energy_distance_sqeuclidean": lambda pair: energy_distance_sqeuclidean(
+    "energy_distance_sqeuclidean": lambda pair: _energy_distance_sqeuclidean(
         pair.truth, pair.prediction
     ),
     "mmd_squared": lambda pair: pair.discrepancies[1],
     "wasserstein_per_gene": lambda pair: float(
-        wasserstein_per_gene(pair.truth, pair.prediction).mean()
+        _wasserstein_per_gene(pair.truth, pair.prediction).mean()
     ),
-    "feature_mean_error": lambda pair: feature_mean_error(pair.truth, pair.prediction),
-    "feature_variance_error": lambda pair: feature_variance_error(pair.truth, pair.prediction),
-    "correlation_error": lambda pair: correlation_error(pair.truth, pair.prediction),
+    "feature_mean_error": lambda pair: _feature_mean_error(pair.truth, pair.prediction),
+    "feature_variance_error": lambda pair: _feature_variance_error(pair.truth, pair.prediction),
+    "correlation_error": lambda pair: _correlation_error(pair.truth, pair.prediction),
 }
 
 
@@ -211,43 +211,45 @@ def score_cells(
     """
     chosen = choose_metrics(metrics, cells=True)
     labels = shared(
-        condition_index(truth),
-        condition_index(prediction),
+        _condition_index(truth),
+        _condition_index(prediction),
         rows,
         "conditions",
         "rows",
         "the prediction",
     )
     columns = {
-        label: score_pair(make_pair(truth[label], prediction[label], label), chosen_names(chosen))
+        label: _score_pair(
+            _make_pair(truth[label], prediction[label], label), _chosen_names(chosen)
+        )
         for label in labels
     }
-    names = pd.Index(chosen_names(chosen), name="metric")
+    names = pd.Index(_chosen_names(chosen), name="metric")
     table = pd.DataFrame(np.column_stack(list(columns.values())), index=names)
     table.columns = labels
     return table
 
 
-def chosen_names(metrics: Sequence[object]) -> list[str]:
+def _chosen_names(metrics: Sequence[object]) -> list[str]:
     """The names of metrics."""
     return [str(getattr(metric, "name", metric)) for metric in metrics]
 
 
-def condition_index(cells_of: Mapping[Hashable, object]) -> pd.Index:
+def _condition_index(cells_of: Mapping[Hashable, object]) -> pd.Index:
     """The conditions of a mapping, as an index."""
     if not len(cells_of):
         raise SchemaError("no cells were given", expected="{condition: cells x features}")
     return pd.Index(list(cells_of))
 
 
-def score_pair(pair: CellPair, names: Sequence[str]) -> Array:
+def _score_pair(pair: _CellPair, names: Sequence[str]) -> Array:
     """The metrics of one condition (metrics,)."""
-    return np.array([CELL_COMPUTE[name](pair) for name in names])
+    return np.array([_CELL_COMPUTE[name](pair) for name in names])
 
 
-def make_pair(
+def _make_pair(
     truth: pd.DataFrame | Array, prediction: pd.DataFrame | Array, label: Hashable
-) -> CellPair:
+) -> _CellPair:
     """Checked cells of one condition, features joined by label where both have labels."""
     if isinstance(truth, pd.DataFrame) and isinstance(prediction, pd.DataFrame):
         shared(
@@ -259,15 +261,15 @@ def make_pair(
             f"the prediction of {label!r}",
         )
         prediction = prediction[truth.columns]
-    true = check_cells(np.asarray(truth), f"the truth of {label!r}")
-    predicted = check_cells(np.asarray(prediction), f"the prediction of {label!r}")
+    true = _check_cells(np.asarray(truth), f"the truth of {label!r}")
+    predicted = _check_cells(np.asarray(prediction), f"the prediction of {label!r}")
     if true.shape[1] != predicted.shape[1]:
         raise SchemaError(
             f"{label!r} has {true.shape[1]} features in truth and {predicted.shape[1]} in prediction",
             expected="the same features in the same order",
             fix="give labelled DataFrames, which are joined by feature",
         )
-    return CellPair(true, predicted)
+    return _CellPair(true, predicted)
 
 
 def held_out_nll(

@@ -29,7 +29,7 @@ def rowwise_mae(truth: Array, prediction: Array) -> Array:
 def rowwise_cosine(truth: Array, prediction: Array) -> Array:
     """Σ y ŷ / (‖y‖ ‖ŷ‖) of each row (conditions,); 0 where either row is zero throughout."""
     products = np.einsum("ij,ij->i", truth, prediction)
-    return divide(products, norms(truth) * norms(prediction))
+    return divide(products, _norms(truth) * _norms(prediction))
 
 
 def rowwise_pearson(truth: Array, prediction: Array) -> Array:
@@ -61,7 +61,7 @@ def centred_ranks(values: Array) -> Array:
     return ranks
 
 
-def norms(values: Array) -> Array:
+def _norms(values: Array) -> Array:
     """Euclidean norm of each row (conditions,)."""
     return np.sqrt(np.einsum("ij,ij->i", values, values))
 
@@ -74,10 +74,10 @@ def significant(values: Array, *, level: float = 0.05, adjust: bool = True) -> A
     strength = np.abs(values)
     if not adjust:
         return strength >= -np.log10(level)
-    return strength >= benjamini_hochberg_cut(strength, level)[:, None]
+    return strength >= _benjamini_hochberg_cut(strength, level)[:, None]
 
 
-def benjamini_hochberg_cut(strength: Array, level: float) -> Array:
+def _benjamini_hochberg_cut(strength: Array, level: float) -> Array:
     """The least −log10 p of each row that is significant (conditions,); infinite where none is.
 
     The largest k with p_(k) ≤ k·level/genes decides; in −log10 p this is a comparison of the sorted values.
@@ -117,7 +117,7 @@ def de_overlap(de: Array, predicted: Array, prediction: Array) -> Array:
     """
     places = de.sum(axis=1)
     strength = np.where(predicted, np.abs(prediction), 0)
-    chosen = top_share(strength, places) * predicted
+    chosen = _top_share(strength, places) * predicted
     return divide((chosen * de).sum(axis=1), places, np.nan)
 
 
@@ -128,24 +128,24 @@ def top_overlap(truth: Array, prediction: Array, *, k: int = 100) -> Array:
     gets what chance would. Fewer genes are taken where fewer than k are not 0; NaN where all are 0.
     """
     strength = np.abs(truth)
-    cut = np.maximum(kth_largest(strength, min(k, strength.shape[1])), least_positive(strength))
+    cut = np.maximum(_kth_largest(strength, min(k, strength.shape[1])), _least_positive(strength))
     true = strength >= cut[:, None]
     places = true.sum(axis=1)
-    return divide((top_share(np.abs(prediction), places) * true).sum(axis=1), places, np.nan)
+    return divide((_top_share(np.abs(prediction), places) * true).sum(axis=1), places, np.nan)
 
 
-def least_positive(strength: Array) -> Array:
+def _least_positive(strength: Array) -> Array:
     """The least positive value of each row (conditions,), infinite where there is none."""
     return np.where(strength > 0, strength, np.inf).min(axis=1)
 
 
-def kth_largest(strength: Array, k: int) -> Array:
+def _kth_largest(strength: Array, k: int) -> Array:
     """The k-th largest value of each row (conditions,)."""
     at = strength.shape[1] - k
     return np.partition(strength, at, axis=1)[:, at]
 
 
-def top_share(strength: Array, places: Array) -> Array:
+def _top_share(strength: Array, places: Array) -> Array:
     """How much of each gene is among the strongest ``places`` (conditions,) of its row: 1, 0, or a share at a tie."""
     rows = np.arange(len(strength))
     descending = -np.sort(-strength, axis=1)
@@ -195,13 +195,13 @@ def discrimination(
     the others are not: inflating predictions raises them.
     """
     result = np.full(len(truth), np.nan)
-    for members in each_group(groups):
+    for members in _each_group(groups):
         if len(members) > 1:
-            result[members] = rank_share(distances(prediction[members], truth[members], distance))
+            result[members] = _rank_share(_distances(prediction[members], truth[members], distance))
     return result
 
 
-def each_group(groups: Array) -> Iterator[Array]:
+def _each_group(groups: Array) -> Iterator[Array]:
     """The positions of each group's members, in order of first appearance."""
     names: dict[object, list[int]] = {}
     for position, name in enumerate(groups):
@@ -209,7 +209,7 @@ def each_group(groups: Array) -> Iterator[Array]:
     yield from (np.array(members) for members in names.values())
 
 
-def rank_share(distances: Array) -> Array:
+def _rank_share(distances: Array) -> Array:
     """Share of each row's other entries above its diagonal one, ties ½ (conditions,), from (conditions, conditions)."""
     own = np.diag(distances)[:, None]
     farther = (distances > own).sum(axis=1)
@@ -217,7 +217,7 @@ def rank_share(distances: Array) -> Array:
     return (farther + equal / 2) / (len(distances) - 1)
 
 
-def distances(prediction: Array, truth: Array, kind: Distance) -> Array:
+def _distances(prediction: Array, truth: Array, kind: Distance) -> Array:
     """Distances (predictions, truths) between rows; those of identical predictions are identical.
 
     A row of zeros has cosine similarity 0 with everything.
@@ -228,13 +228,13 @@ def distances(prediction: Array, truth: Array, kind: Distance) -> Array:
         return cdist(prediction, truth, "cityblock")
     products = prediction @ truth.T
     if kind == "cosine":
-        return -round_off(divide(products, norms(prediction)[:, None] * norms(truth)[None]), 1.0)
+        return -_round_off(divide(products, _norms(prediction)[:, None] * _norms(truth)[None]), 1.0)
     squares = np.square(truth).sum(axis=1)
-    return round_off(
+    return _round_off(
         squares[None] - 2 * products, squares.max(initial=0) + np.abs(products).max(initial=0)
     )
 
 
-def round_off(values: Array, scale: float) -> Array:
+def _round_off(values: Array, scale: float) -> Array:
     """Values without their last digits, in which a matrix product of equal rows may differ."""
     return np.round(values / scale, 12) if scale > 0 else values

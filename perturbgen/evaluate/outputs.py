@@ -29,7 +29,7 @@ def to_markdown(card: Scorecard) -> str:
         markdown_table(metric_records(card)),
         "## Difference to the best baseline",
         "Paired over conditions [95 % interval], in the metric's own units; ↑ more is better, ↓ less.",
-        markdown_table(difference_records(card)),
+        markdown_table(_difference_records(card)),
     ]
     if len(card.stratum_table):
         parts += [
@@ -76,14 +76,14 @@ def headline_note(card: Scorecard) -> str:
     return note + (f" Without range here: {', '.join(without)}." if without else "")
 
 
-def span(value: Any, low: Any, high: Any) -> str:
+def _span(value: Any, low: Any, high: Any) -> str:
     """A value with its interval."""
     if pd.isna(value):
         return "-"
-    return digits(value) if pd.isna(low) else f"{digits(value)} [{digits(low)}, {digits(high)}]"
+    return _digits(value) if pd.isna(low) else f"{_digits(value)} [{_digits(low)}, {_digits(high)}]"
 
 
-def digits(value: float, places: int = 3) -> str:
+def _digits(value: float, places: int = 3) -> str:
     """A number with so many decimals, and no sign where they are all 0."""
     return f"{round(float(value), places) + 0.0:.{places}f}"
 
@@ -99,8 +99,10 @@ def headline_records(card: Scorecard) -> list[dict[str, Any]]:
                 "place": place if ranked else None,
                 "method": row.method,
                 "role": row.role,
-                "headline": span(row.value, row.low, row.high),
-                f"to {row.baseline}": span(row.difference, row.difference_low, row.difference_high),
+                "headline": _span(row.value, row.low, row.high),
+                f"to {row.baseline}": _span(
+                    row.difference, row.difference_low, row.difference_high
+                ),
             }
         )
     return records
@@ -108,33 +110,33 @@ def headline_records(card: Scorecard) -> list[dict[str, Any]]:
 
 def metric_records(card: Scorecard) -> list[dict[str, Any]]:
     """A row for each metric, a column for each method, best headline first."""
-    rows = by_method(card)
+    rows = _by_method(card)
     return [
-        {"metric": title(card, metric.name)}
-        | {name: with_share(rows[name][metric.name]) for name in card.ranking["method"]}
+        {"metric": _title(card, metric.name)}
+        | {name: _with_share(rows[name][metric.name]) for name in card.ranking["method"]}
         for metric in card.metrics
     ]
 
 
-def with_share(row: Any) -> str:
+def _with_share(row: Any) -> str:
     """A mean, its interval and its share of the dynamic range."""
     share = (
-        f" ({digits(row.share, 2)})" if pd.notna(row.share) else "" if row.ranks else " (no range)"
+        f" ({_digits(row.share, 2)})" if pd.notna(row.share) else "" if row.ranks else " (no range)"
     )
-    return span(row.value, row.low, row.high) + share
+    return _span(row.value, row.low, row.high) + share
 
 
-def difference_records(card: Scorecard) -> list[dict[str, Any]]:
+def _difference_records(card: Scorecard) -> list[dict[str, Any]]:
     """Paired differences of the methods, a row for each metric."""
-    rows = by_method(card)
+    rows = _by_method(card)
     methods = [name for name in card.ranking["method"] if card.role(name) in ("method", "baseline")]
     return [
         {
-            "metric": title(card, metric.name),
+            "metric": _title(card, metric.name),
             "best baseline": rows[card.methods[0]][metric.name].baseline,
         }
         | {
-            name: span(row.difference, row.difference_low, row.difference_high)
+            name: _span(row.difference, row.difference_low, row.difference_high)
             for name, row in ((name, rows[name][metric.name]) for name in methods)
         }
         for metric in card.metrics
@@ -146,7 +148,7 @@ def stratum_records(card: Scorecard) -> list[dict[str, Any]]:
     rows = card.stratum_table[card.stratum_table["metric"] == HEADLINE_NAME]
     records = []
     for (stratum, level), group in rows.groupby(["stratum", "level"], sort=False):
-        values = {row.method: span(row.value, row.low, row.high) for row in group.itertuples()}
+        values = {row.method: _span(row.value, row.low, row.high) for row in group.itertuples()}
         shown = {name: values[name] for name in card.ranking["method"]}
         records.append(
             {"by": stratum, "level": level, "conditions": int(group["conditions"].iloc[0]), **shown}
@@ -154,13 +156,13 @@ def stratum_records(card: Scorecard) -> list[dict[str, Any]]:
     return records
 
 
-def title(card: Scorecard, name: str) -> str:
+def _title(card: Scorecard, name: str) -> str:
     """A metric's name with an arrow for its direction."""
     metric = next(metric for metric in card.metrics if metric.name == name)
     return f"{name} {'↑' if metric.higher_is_better else '↓'}"
 
 
-def by_method(card: Scorecard) -> dict[str, dict[str, Any]]:
+def _by_method(card: Scorecard) -> dict[str, dict[str, Any]]:
     """Rows of the table, without the headline, by method and metric."""
     found: dict[str, dict[str, Any]] = {name: {} for name in card.methods}
     for row in card.table[card.table["metric"] != HEADLINE_NAME].itertuples():
@@ -178,7 +180,7 @@ def markdown_table(records: list[dict[str, Any]]) -> str:
     return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
 
 
-def all_rows(card: Scorecard) -> pd.DataFrame:
+def _all_rows(card: Scorecard) -> pd.DataFrame:
     """The long table: every method and metric over all conditions (stratum and level empty) and in every stratum."""
     overall = card.table.assign(stratum="", level="")
     if not len(card.stratum_table):
@@ -188,7 +190,7 @@ def all_rows(card: Scorecard) -> pd.DataFrame:
 
 def to_record(card: Scorecard) -> dict[str, Any]:
     """The scorecard for other programs: settings, metric records, the long table."""
-    rows = all_rows(card).astype(object)
+    rows = _all_rows(card).astype(object)
     return {
         "negatives": list(card.negatives),
         "positive": card.positive,
@@ -213,15 +215,15 @@ def write_scorecard(card: Scorecard, folder: str | Path) -> list[Path]:
     with atomic_path(paths[0]) as part:
         part.write_text(to_markdown(card), encoding="utf-8")
     with atomic_path(paths[1]) as part:
-        all_rows(card).to_parquet(part, index=False)
+        _all_rows(card).to_parquet(part, index=False)
     with atomic_path(paths[2]) as part:
-        condition_scores(card).to_parquet(part, index=False)
+        _condition_scores(card).to_parquet(part, index=False)
     with atomic_path(paths[3]) as part:
         part.write_text(json.dumps(to_record(card), indent=1, default=str), encoding="utf-8")
     return paths
 
 
-def condition_scores(card: Scorecard) -> pd.DataFrame:
+def _condition_scores(card: Scorecard) -> pd.DataFrame:
     """Scores of single conditions: a row for each method and condition, a column for each metric."""
     conditions = list(range(card.scores.columns.nlevels))
     long = card.scores.stack(conditions, future_stack=True).unstack("metric")

@@ -9,7 +9,7 @@ from typing import Any, Final, Literal
 
 from perturbgen.core.errors import ConfigError, suggest
 
-Needs = Literal["tables", "reference", "cells", "log_probs"]
+_Needs = Literal["tables", "reference", "cells", "log_probs"]
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Metric:
     high: float
     zeros: float | None
     negative_control: str
-    needs: Needs = "tables"
+    needs: _Needs = "tables"
     scale_free: bool = False
 
     @property
@@ -49,16 +49,16 @@ class Metric:
         }
 
 
-INFINITE: Final = math.inf
+_INFINITE: Final = math.inf
 
-TABLE_METRICS: Final = (
+_TABLE_METRICS: Final = (
     Metric(
         "mean_rowwise_rmse",
         "RMSE (MRRMSE)",
         "√ of the mean squared error over genes, of each condition; then the mean over conditions.",
         False,
         0,
-        INFINITE,
+        _INFINITE,
         None,
         "zeros: the mean over conditions of the row's root mean square",
     ),
@@ -68,7 +68,7 @@ TABLE_METRICS: Final = (
         "Mean absolute error over genes, of each condition.",
         False,
         0,
-        INFINITE,
+        _INFINITE,
         None,
         "zeros: the mean absolute true value",
     ),
@@ -198,7 +198,7 @@ TABLE_METRICS: Final = (
         "Mean squared error weighted by evidence: |truth| scaled to 0..1 in its row, squared, summing to 1.",
         False,
         0,
-        INFINITE,
+        _INFINITE,
         None,
         "zeros: the weighted mean square of the truth",
     ),
@@ -208,7 +208,7 @@ TABLE_METRICS: Final = (
         "1 − weighted squared error over the weighted variance of the truth; weights as in weighted_mse, Δ to control "
         "(a DE table is one already).",
         True,
-        -INFINITE,
+        -_INFINITE,
         1,
         None,
         "zeros: below 0",
@@ -218,7 +218,7 @@ TABLE_METRICS: Final = (
         "Weighted R² (Δ mean)",
         "As weighted_r2_delta_control, after the mean perturbation of the training rows is subtracted from both.",
         True,
-        -INFINITE,
+        -_INFINITE,
         1,
         None,
         "the mean perturbation itself: at most 0",
@@ -237,14 +237,14 @@ TABLE_METRICS: Final = (
     ),
 )
 
-CELL_METRICS: Final = (
+_CELL_METRICS: Final = (
     Metric(
         "energy_distance_squared",
         "Energy distance, squared",
         "2 E‖X−Y‖ − E‖X−X'‖ − E‖Y−Y'‖, Euclidean norms, all pairs with themselves (V-statistic); cell-eval's form.",
         False,
         0,
-        INFINITE,
+        _INFINITE,
         None,
         "control cells in place of the prediction",
         needs="cells",
@@ -255,7 +255,7 @@ CELL_METRICS: Final = (
         "The root of energy_distance_squared; scipy's form in one dimension.",
         False,
         0,
-        INFINITE,
+        _INFINITE,
         None,
         "control cells in place of the prediction",
         needs="cells",
@@ -266,7 +266,7 @@ CELL_METRICS: Final = (
         "2 E‖X−Y‖² − E‖X−X'‖² − E‖Y−Y'‖² = 2 ‖mean X − mean Y‖²: scPerturb's and pertpy's form. It sees means only.",
         False,
         0,
-        INFINITE,
+        _INFINITE,
         None,
         "control cells in place of the prediction",
         needs="cells",
@@ -289,7 +289,7 @@ CELL_METRICS: Final = (
         "Mean over genes of the 1-Wasserstein distance of their distributions.",
         False,
         0,
-        INFINITE,
+        _INFINITE,
         None,
         "control cells in place of the prediction",
         needs="cells",
@@ -301,7 +301,7 @@ CELL_METRICS: Final = (
         "least variable other gene.",
         False,
         0,
-        INFINITE,
+        _INFINITE,
         None,
         "control cells in place of the prediction",
         needs="cells",
@@ -313,7 +313,7 @@ CELL_METRICS: Final = (
         "added to both. With feature_mean_error, the mean-variance structure.",
         False,
         0,
-        INFINITE,
+        _INFINITE,
         None,
         "means in place of drawn cells: very large",
         needs="cells",
@@ -334,15 +334,15 @@ CELL_METRICS: Final = (
         "Held-out NLL",
         "Mean of −log p over the held-out cells, in nats per cell, or per gene and cell where given so.",
         False,
-        -INFINITE,
-        INFINITE,
+        -_INFINITE,
+        _INFINITE,
         None,
         "a baseline likelihood, for instance one mean per gene",
         needs="log_probs",
     ),
 )
 
-METRICS: Final = {metric.name: metric for metric in (*TABLE_METRICS, *CELL_METRICS)}
+METRICS: Final = {metric.name: metric for metric in (*_TABLE_METRICS, *_CELL_METRICS)}
 OPEN_PROBLEMS: Final = (
     "mean_rowwise_rmse",
     "mean_rowwise_mae",
@@ -362,26 +362,26 @@ def choose_metrics(
     names: Sequence[str] | None, *, cells: bool = False, reference: bool = False
 ) -> list[Metric]:
     """The metrics of these names, or all that can be computed; an unknown or impossible one is an error."""
-    possible: tuple[Needs, ...] = (
+    possible: tuple[_Needs, ...] = (
         ("cells",) if cells else ("tables", "reference") if reference else ("tables",)
     )
     if names is None:
         return [metric for metric in METRICS.values() if metric.needs in possible]
-    return [find_metric(name, possible) for name in dict.fromkeys(names)]
+    return [_find_metric(name, possible) for name in dict.fromkeys(names)]
 
 
-def find_metric(name: str, possible: Sequence[Needs]) -> Metric:
+def _find_metric(name: str, possible: Sequence[_Needs]) -> Metric:
     """The metric of a name, if what it needs is at hand."""
     metric = METRICS.get(name)
     if metric is None:
         raise ConfigError(f"there is no metric {name!r}", fix=suggest(name, METRICS))
     if metric.needs not in possible:
-        found, fix = EXPLAIN[metric.needs]
+        found, fix = _EXPLAIN[metric.needs]
         raise ConfigError(f"{name} {found}", cause=metric.definition, fix=fix)
     return metric
 
 
-EXPLAIN: Final[dict[Needs, tuple[str, str]]] = {
+_EXPLAIN: Final[dict[_Needs, tuple[str, str]]] = {
     "cells": (
         "needs cells, and DE tables were given",
         "score_cells({condition: cells x features}, ...)",

@@ -29,7 +29,7 @@ from perturbgen.evaluate.scoring import Intervals, calibration
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
-STYLE: Final = """
+_STYLE: Final = """
 .controls { display: flex; flex-wrap: wrap; gap: 10px 18px; margin: 10px 0; align-items: end; }
 .controls label { display: flex; flex-direction: column; font-size: .85rem; color: var(--soft); max-width: 100%; }
 .controls label.tick { flex-direction: row; gap: 6px; align-items: center; padding-bottom: 6px; }
@@ -50,7 +50,7 @@ th[aria-sort=ascending] button::after { content: " ▲"; }
 th[aria-sort=descending] button::after { content: " ▼"; }
 """
 
-CONTROLS: Final = {
+_CONTROLS: Final = {
     "ranking": """<div class="controls">
 <label>Metric<select id="rank-metric"></select></label>
 <label class="tick"><input type="checkbox" id="rank-share"> share of the dynamic range</label></div>
@@ -77,9 +77,9 @@ CONTROLS: Final = {
 <p id="gene-note" class="note" aria-live="polite"></p>
 <div class="tall" tabindex="0" role="region" aria-label="Conditions of a gene"><table id="gene-table"></table></div>""",
 }
-RMSE = "mean_rowwise_rmse"
-ZEROS = "zeros"
-RANKED = ("method", "baseline")
+_RMSE = "mean_rowwise_rmse"
+_ZEROS = "zeros"
+_RANKED = ("method", "baseline")
 
 
 def write_report(
@@ -113,28 +113,28 @@ def report_page(
     """
     data = payload(card, truth, predictions, budget=budget)
     page = Page(title, describe(card))
-    page.block(f"<style>{STYLE}</style>")
+    page.block(f"<style>{_STYLE}</style>")
     page.section("Ranking", headline_note(card))
-    page.table(unbroken(headline_records(card)))
-    page.block(CONTROLS["ranking"])
+    page.table(_unbroken(headline_records(card)))
+    page.block(_CONTROLS["ranking"])
     page.section(
         "By cell type and compound", "Mean score of each group. A column's heading sorts by it."
     )
-    page.block(CONTROLS["groups"])
-    page.section("Predicted against true", gene_note(data))
-    page.block(CONTROLS["conditions"])
+    page.block(_CONTROLS["groups"])
+    page.section("Predicted against true", _gene_note(data))
+    page.block(_CONTROLS["conditions"])
     page.section(
         "Genes", "One gene over all conditions, and the conditions in which it responds most."
     )
-    page.block(CONTROLS["genes"])
+    page.block(_CONTROLS["genes"])
     if intervals:
-        calibration_section(page, truth, intervals)
+        _calibration_section(page, truth, intervals)
     if ladder:
-        ladder_section(page, card, ladder)
-    tables_section(page, card)
+        _ladder_section(page, card, ladder)
+    _tables_section(page, card)
     page.section("Run")
     page.table(
-        [{"what": name, "value": value} for name, value in flat({**card.info, **(metadata or {})})]
+        [{"what": name, "value": value} for name, value in _flat({**card.info, **(metadata or {})})]
     )
     page.block(
         f'<script type="application/json" id="data">{script_json(data)}</script><script>{SCRIPT}</script>'
@@ -142,7 +142,7 @@ def report_page(
     return page
 
 
-def gene_note(data: Mapping[str, Any]) -> str:
+def _gene_note(data: Mapping[str, Any]) -> str:
     """Which genes are embedded."""
     shown, total = len(data["genes"]), data["all_genes"]
     if shown == total:
@@ -154,14 +154,14 @@ def gene_note(data: Mapping[str, Any]) -> str:
     )
 
 
-def tables_section(page: Page, card: Scorecard) -> None:
+def _tables_section(page: Page, card: Scorecard) -> None:
     """Every number with its interval, and what the metrics mean."""
     note = "Mean over conditions [95 % interval], in brackets the share of the dynamic range between the controls."
     page.section("All metrics", note)
-    page.table(unbroken(metric_records(card)))
+    page.table(_unbroken(metric_records(card)))
     if len(card.stratum_table):
         page.section("Strata", "Headline within groups of conditions.")
-        page.table(unbroken(stratum_records(card)))
+        page.table(_unbroken(stratum_records(card)))
     page.section("Definitions")
     page.table(
         [
@@ -177,7 +177,7 @@ def tables_section(page: Page, card: Scorecard) -> None:
     )
 
 
-def unbroken(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _unbroken(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Records whose texts stay on one line each."""
     return [
         {k: v.replace(" ", "\u00a0") if isinstance(v, str) else v for k, v in r.items()}
@@ -185,7 +185,7 @@ def unbroken(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
-def calibration_section(
+def _calibration_section(
     page: Page, truth: pd.DataFrame, intervals: Mapping[str, Intervals]
 ) -> None:
     """Nominal against actual coverage."""
@@ -195,7 +195,7 @@ def calibration_section(
     }
     page.section("Calibration", "How often the truth lies within the intervals that methods gave.")
     caption = "On the diagonal intervals hold what they promise; below it they are too narrow."
-    page.figure(calibration_plot(found), caption)
+    page.figure(_calibration_plot(found), caption)
     page.table(
         [
             {
@@ -210,7 +210,7 @@ def calibration_section(
     )
 
 
-def calibration_plot(found: Mapping[str, pd.DataFrame]) -> Figure:
+def _calibration_plot(found: Mapping[str, pd.DataFrame]) -> Figure:
     """A line for each method."""
     from plotly.graph_objects import Figure
 
@@ -228,21 +228,21 @@ def calibration_plot(found: Mapping[str, pd.DataFrame]) -> Figure:
     return figure.update_layout(height=420)
 
 
-def ladder_section(page: Page, card: Scorecard, ladder: Sequence[Mapping[str, Any]]) -> None:
+def _ladder_section(page: Page, card: Scorecard, ladder: Sequence[Mapping[str, Any]]) -> None:
     """What a perfect generator would score, and where the methods stand on the same scale."""
     rungs = [
         (str(row["prediction"]), float(row["ratio"]))
         for row in ladder
-        if row["prediction"] != ZEROS
+        if row["prediction"] != _ZEROS
     ]
-    methods = error_ratios(card)
+    methods = _error_ratios(card)
     page.section(
         "Oracle ladder",
         "MRRMSE over that of zeros; less is better. The oracle knows the truth of the simulation and draws its cells; "
         "what is done with them decides. The methods of this comparison stand beside it.",
     )
     caption = "Hollow: the oracle's predictions. Filled: methods. Left of the line is better than predicting zeros."
-    page.figure(ladder_plot(rungs, methods), caption)
+    page.figure(_ladder_plot(rungs, methods), caption)
     rows = [("oracle", *rung) for rung in rungs] + [("method", *method) for method in methods]
     page.table(
         [
@@ -252,19 +252,21 @@ def ladder_section(page: Page, card: Scorecard, ladder: Sequence[Mapping[str, An
     )
 
 
-def error_ratios(card: Scorecard) -> list[tuple[str, float]]:
+def _error_ratios(card: Scorecard) -> list[tuple[str, float]]:
     """The MRRMSE of each method over that of zeros, none where it was not computed; controls aside."""
-    rows = card.table[card.table["metric"] == RMSE].set_index("method")["value"]
-    if ZEROS not in rows or not rows[ZEROS] > 0:
+    rows = card.table[card.table["metric"] == _RMSE].set_index("method")["value"]
+    if _ZEROS not in rows or not rows[_ZEROS] > 0:
         return []
     return [
-        (name, float(rows[name] / rows[ZEROS]))
+        (name, float(rows[name] / rows[_ZEROS]))
         for name in card.methods
-        if card.role(name) in RANKED
+        if card.role(name) in _RANKED
     ]
 
 
-def ladder_plot(rungs: Sequence[tuple[str, float]], methods: Sequence[tuple[str, float]]) -> Figure:
+def _ladder_plot(
+    rungs: Sequence[tuple[str, float]], methods: Sequence[tuple[str, float]]
+) -> Figure:
     """A row for each prediction, the best at the top."""
     from plotly.graph_objects import Figure
 
@@ -298,12 +300,12 @@ def ladder_plot(rungs: Sequence[tuple[str, float]], methods: Sequence[tuple[str,
     )
 
 
-def flat(record: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+def _flat(record: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     """Nested metadata as pairs of dotted names and text."""
     pairs: list[tuple[str, str]] = []
     for key, value in record.items():
         if isinstance(value, Mapping):
-            pairs += flat(value, f"{prefix}{key}.")
+            pairs += _flat(value, f"{prefix}{key}.")
         elif value is not None:
             text = (
                 " ".join(map(str, value))

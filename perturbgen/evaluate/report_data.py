@@ -17,7 +17,7 @@ from perturbgen.evaluate.scorecard import HEADLINE_NAME, Scorecard
 
 BUDGET = 2_200_000  # bytes of tables: with plotly and the scores, the page stays below 8 MB
 OWN = 20  # of each condition's own strongest genes are embedded besides
-BYTES = 2 * 4 / 3  # of a value: 16 bits in base64
+_BYTES = 2 * 4 / 3  # of a value: 16 bits in base64
 
 
 def payload(
@@ -31,8 +31,8 @@ def payload(
     columns = truth.columns
     for table in predictions.values():
         columns = columns[columns.isin(table.columns)]
-    true = on_card(card, truth, columns, "the truth")
-    genes = choose_genes(true, int(budget / (BYTES * len(true) * (1 + len(predictions)))))
+    true = _on_card(card, truth, columns, "the truth")
+    genes = _choose_genes(true, int(budget / (_BYTES * len(true) * (1 + len(predictions)))))
     strongest = np.argsort(-np.abs(true), axis=1, kind="stable")[:, :OWN]
     names, codes = np.unique(strongest, return_inverse=True)
     shared, own = {}, {}
@@ -40,34 +40,34 @@ def payload(
         name,
         table,
     ) in predictions.items():  # one at a time: a whole copy of each would be as large as all tables
-        values = on_card(card, table, columns, name)
-        shared[name], own[name] = quantised(values[:, genes]), picked(values, strongest)
+        values = _on_card(card, table, columns, name)
+        shared[name], own[name] = _quantised(values[:, genes]), _picked(values, strongest)
     return {
         "methods": [{"name": name, "role": card.role(name)} for name in card.ranking["method"]],
-        "metrics": metric_list(card),
+        "metrics": _metric_list(card),
         "levels": [str(name or "condition") for name in card.scores.columns.names],
         "conditions": [
             list(map(str, label if isinstance(label, tuple) else (label,)))
             for label in card.scores.columns
         ],
-        "overall": overall(card),
+        "overall": _overall(card),
         "scores": {
-            metric.name: floats(method_scores(card, metric.name)) for metric in card.metrics
+            metric.name: _floats(_method_scores(card, metric.name)) for metric in card.metrics
         },
         "genes": [str(gene) for gene in columns[genes]],
         "all_genes": len(columns),
-        "truth": quantised(true[:, genes]),
+        "truth": _quantised(true[:, genes]),
         "tables": shared,
         "own": {
             "names": [str(gene) for gene in columns[names]],
             "codes": codes.reshape(strongest.shape).tolist(),
-            "truth": picked(true, strongest),
+            "truth": _picked(true, strongest),
             "tables": own,
         },
     }
 
 
-def on_card(card: Scorecard, table: pd.DataFrame, genes: pd.Index, name: str) -> Array:
+def _on_card(card: Scorecard, table: pd.DataFrame, genes: pd.Index, name: str) -> Array:
     """The values (conditions, genes) that were scored, joined by label; what is missing is 0."""
     conditions = card.scores.columns
     values = (
@@ -78,7 +78,7 @@ def on_card(card: Scorecard, table: pd.DataFrame, genes: pd.Index, name: str) ->
     return np.nan_to_num(values, nan=0.0)
 
 
-def choose_genes(truth: Array, count: int) -> Array:
+def _choose_genes(truth: Array, count: int) -> Array:
     """Positions of the genes to embed: half are the strongest, half an even sample of the rest, strong to silent.
 
     Strength is the root mean square over conditions (conditions, genes).
@@ -93,17 +93,17 @@ def choose_genes(truth: Array, count: int) -> Array:
     return np.concatenate([first, sample])
 
 
-def picked(values: Array, strongest: Array) -> dict[str, Any]:
+def _picked(values: Array, strongest: Array) -> dict[str, Any]:
     """The values of each condition's own strongest genes (conditions, OWN)."""
-    return quantised(np.take_along_axis(values, strongest, axis=1))
+    return _quantised(np.take_along_axis(values, strongest, axis=1))
 
 
-def method_scores(card: Scorecard, metric: str) -> Array:
+def _method_scores(card: Scorecard, metric: str) -> Array:
     """Scores of one metric (methods, conditions), methods in the order of the ranking."""
     return card.scores.xs(metric, level="metric").loc[card.ranking["method"]].to_numpy()
 
 
-def metric_list(card: Scorecard) -> list[dict[str, Any]]:
+def _metric_list(card: Scorecard) -> list[dict[str, Any]]:
     """The headline and the metrics, with direction and whether they rank."""
     found = [
         {
@@ -118,7 +118,7 @@ def metric_list(card: Scorecard) -> list[dict[str, Any]]:
     return [{"name": HEADLINE_NAME, "title": "Headline", "up": True, "ranks": ranked}, *found]
 
 
-def overall(card: Scorecard) -> dict[str, list[list[float]]]:
+def _overall(card: Scorecard) -> dict[str, list[list[float]]]:
     """Value, its interval, share and its interval, of every method in the order of the ranking, by metric."""
     columns = ["value", "low", "high", "share", "share_low", "share_high"]
     return {
@@ -130,12 +130,12 @@ def overall(card: Scorecard) -> dict[str, list[list[float]]]:
     }
 
 
-def floats(values: Array) -> str:
+def _floats(values: Array) -> str:
     """32-bit floats, little-endian, base64."""
     return base64.b64encode(np.ascontiguousarray(values, "<f4").tobytes()).decode()
 
 
-def quantised(values: Array) -> dict[str, Any]:
+def _quantised(values: Array) -> dict[str, Any]:
     """16-bit integers with one scale a row: exact to 1/32,767 of the row's largest value."""
     scale = np.abs(values).max(axis=1, initial=0) / 32767
     scale[scale == 0] = 1

@@ -19,9 +19,9 @@ from perturbgen.core.stats import Array, divide, interval, means, resample
 from perturbgen.evaluate.align import align
 from perturbgen.evaluate.records import HEADLINE, METRICS, Metric
 
-logger = logging.getLogger(__name__)
+_logger = logging.getLogger(__name__)
 
-Role = Literal["method", "baseline", "reference", "negative control", "positive control"]
+_Role = Literal["method", "baseline", "reference", "negative control", "positive control"]
 HEADLINE_NAME = "headline"
 
 
@@ -93,7 +93,7 @@ class Scorecard:
             METRICS[name] for name in dict.fromkeys(self.scores.index.get_level_values("metric"))
         ]
 
-    def role(self, method: str) -> Role:
+    def role(self, method: str) -> _Role:
         """What a method is there for."""
         if method == self.positive:
             return "positive control"
@@ -104,7 +104,7 @@ class Scorecard:
         return "baseline" if method in self.baselines else "method"
 
     @cached_property
-    def overall(self) -> Panel:
+    def overall(self) -> _Panel:
         """All conditions together."""
         return self.panel(np.ones(self.scores.shape[1], bool))
 
@@ -133,7 +133,7 @@ class Scorecard:
             else pd.DataFrame(columns=[*self.table.columns, "stratum"])
         )
 
-    def panel(self, chosen: Array) -> Panel:
+    def panel(self, chosen: Array) -> _Panel:
         """The scorecard of some conditions (conditions,), with the resamples of those."""
         names = [metric.name for metric in self.metrics]
         ordered = self.scores.loc[[(method, name) for method in self.methods for name in names]]
@@ -144,11 +144,11 @@ class Scorecard:
         counts = resample(
             values.shape[2], self.resamples, np.random.default_rng(self.seed), clusters
         )
-        return Panel(self, values, counts)
+        return _Panel(self, values, counts)
 
 
 @dataclass(frozen=True, eq=False)
-class Panel:
+class _Panel:
     """The numbers of a scorecard over a set of conditions: ``values`` (methods, metrics, conditions) and the counts of
     the resamples (resamples, conditions).
     """
@@ -319,7 +319,7 @@ def interpolated_duplicate(
         mean = pd.DataFrame(np.tile(row, (len(duplicate), 1)), duplicate.index, duplicate.columns)
     values, middle = align(duplicate, mean, genes="truth", rows="truth", name="the mean")
     if adj_p is None:
-        p = adjusted_p(np.abs(values.to_numpy()))
+        p = _adjusted_p(np.abs(values.to_numpy()))
     else:
         p = align(values, adj_p, genes="truth", rows="truth", name="adj_p")[1].to_numpy()
         if ((p < 0) | (p > 1)).any():
@@ -327,7 +327,7 @@ def interpolated_duplicate(
     return (1 - p) * values + p * middle
 
 
-def adjusted_p(strength: Array) -> Array:
+def _adjusted_p(strength: Array) -> Array:
     """Benjamini-Hochberg adjusted p within rows (conditions, genes), from −log10 p."""
     genes = strength.shape[1]
     order = np.argsort(-strength, axis=1)

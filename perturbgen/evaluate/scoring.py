@@ -39,9 +39,9 @@ from perturbgen.evaluate.records import HEADLINE, OPEN_PROBLEMS, Metric, choose_
 from perturbgen.evaluate.scorecard import Scorecard
 from perturbgen.evaluate.strata import effect_sizes, strata
 
-CELL_TYPE = "cell_type"
+_CELL_TYPE = "cell_type"
 
-ROW_WISE: dict[str, RowMetric] = {
+_ROW_WISE: dict[str, RowMetric] = {
     "mean_rowwise_rmse": lambda t: rowwise_rmse(t.truth.values, t.prediction.values),
     "mean_rowwise_mae": lambda t: rowwise_mae(t.truth.values, t.prediction.values),
     "mean_rowwise_pearson": lambda t: rowwise_cosine(t.truth.centred, t.prediction.centred),
@@ -59,7 +59,7 @@ ROW_WISE: dict[str, RowMetric] = {
     "weighted_r2_delta_perturbed_mean": lambda t: de.weighted_r2(*t.deviations, t.truth.weights),
     "pearson_delta_perturbed_mean": lambda t: rowwise_pearson(*t.deviations),
 }
-DISCRIMINATION: dict[str, Distance] = {
+_DISCRIMINATION: dict[str, Distance] = {
     "perturbation_discrimination": "cosine",
     "discrimination_l1": "l1",
     "centroid_accuracy": "euclidean",
@@ -74,7 +74,7 @@ def score(
     genes: Policy = "exact",
     rows: Policy = "exact",
     reference: pd.DataFrame | pd.Series | None = None,
-    groups: str | pd.Series | None = CELL_TYPE,
+    groups: str | pd.Series | None = _CELL_TYPE,
     level: float = 0.05,
     adjust: bool = True,
     clip: float | None = None,
@@ -91,21 +91,21 @@ def score(
     says nothing of a condition: no gene responds, nobody to be told apart from.
     """
     chosen = choose_metrics(metrics, reference=reference is not None)
-    require_level(level)
+    _require_level(level)
     true, predicted = align(truth, prediction, genes=genes, rows=rows, name=name)
-    values = compute(
+    values = _compute(
         chosen,
         Values(true.to_numpy(), level, adjust, clip),
         Values(predicted.to_numpy(), level, adjust, clip),
-        groups=find_groups(true.index, groups),
-        reference=find_reference(true, reference),
+        groups=_find_groups(true.index, groups),
+        reference=_find_reference(true, reference),
     )
     return pd.DataFrame(
         values, pd.Index([metric.name for metric in chosen], name="metric"), true.index
     )
 
 
-def compute(
+def _compute(
     metrics: Sequence[Metric],
     truth: Values,
     prediction: Values,
@@ -114,22 +114,22 @@ def compute(
     reference: Array | None,
 ) -> Array:
     """The scores (metrics, conditions) of a prediction whose rows are the truth's."""
-    names = [metric.name for metric in metrics if metric.name in ROW_WISE]
+    names = [metric.name for metric in metrics if metric.name in _ROW_WISE]
     found = (
-        dict(zip(names, compute_rows(names, truth, prediction, reference), strict=True))
+        dict(zip(names, _compute_rows(names, truth, prediction, reference), strict=True))
         if names
         else {}
     )
     for metric in metrics:
-        if metric.name in DISCRIMINATION:
-            distance = DISCRIMINATION[metric.name]
+        if metric.name in _DISCRIMINATION:
+            distance = _DISCRIMINATION[metric.name]
             found[metric.name] = discrimination(
                 truth.values, prediction.values, groups, distance=distance
             )
     return np.reshape([found[metric.name] for metric in metrics], (len(metrics), len(truth.values)))
 
 
-def compute_rows(
+def _compute_rows(
     names: Sequence[str], truth: Values, prediction: Values, reference: Array | None
 ) -> Array:
     """The row-wise scores (metrics, conditions), a block of rows at a time."""
@@ -138,12 +138,12 @@ def compute_rows(
         at = slice(number * BLOCK_ROWS, (number + 1) * BLOCK_ROWS)
         rows = Rows(true, predicted, None if reference is None else reference[at])
         parts.append(
-            np.reshape([ROW_WISE[name](rows) for name in names], (len(names), len(true.values)))
+            np.reshape([_ROW_WISE[name](rows) for name in names], (len(names), len(true.values)))
         )
     return np.concatenate(parts, axis=1)
 
 
-def require_level(level: float) -> None:
+def _require_level(level: float) -> None:
     """A level of significance lies between 0 and 1."""
     if not 0 < level < 1:
         raise ConfigError(
@@ -151,7 +151,7 @@ def require_level(level: float) -> None:
         )
 
 
-def find_groups(conditions: pd.Index, groups: str | pd.Series | None) -> Array:
+def _find_groups(conditions: pd.Index, groups: str | pd.Series | None) -> Array:
     """The group of each condition (conditions,): a level of the index, a column joined by label, or one for all."""
     if isinstance(groups, pd.Series):
         absent = conditions[~conditions.isin(groups.index)]
@@ -162,7 +162,7 @@ def find_groups(conditions: pd.Index, groups: str | pd.Series | None) -> Array:
         return groups.reindex(conditions).astype(str).to_numpy()
     if groups in conditions.names and groups is not None:
         return conditions.get_level_values(groups).astype(str).to_numpy()
-    if groups not in (None, CELL_TYPE):
+    if groups not in (None, _CELL_TYPE):
         raise SchemaError(
             f"the conditions have no level {groups!r}",
             expected=f"one of {shorten(conditions.names)}",
@@ -170,7 +170,9 @@ def find_groups(conditions: pd.Index, groups: str | pd.Series | None) -> Array:
     return np.full(len(conditions), "all")
 
 
-def find_reference(truth: pd.DataFrame, reference: pd.DataFrame | pd.Series | None) -> Array | None:
+def _find_reference(
+    truth: pd.DataFrame, reference: pd.DataFrame | pd.Series | None
+) -> Array | None:
     """The reference of each condition (conditions, genes), joined by label."""
     if reference is None:
         return None
@@ -195,14 +197,14 @@ def open_problems_mean_score(values: pd.Series, worst: pd.Series) -> float:
     return float(scaled.clip(0, 1).mean())
 
 
-ZEROS = "zeros"
+_ZEROS = "zeros"
 
 
 def scorecard(
     truth: pd.DataFrame,
     predictions: Mapping[str, pd.DataFrame],
     *,
-    negatives: Sequence[str] = (ZEROS,),
+    negatives: Sequence[str] = (_ZEROS,),
     positive: str | None = None,
     baselines: Sequence[str] = (),
     conditions: pd.DataFrame | None = None,
@@ -212,7 +214,7 @@ def scorecard(
     genes: Policy = "exact",
     rows: Policy = "exact",
     reference: pd.DataFrame | pd.Series | None = None,
-    groups: str | pd.Series | None = CELL_TYPE,
+    groups: str | pd.Series | None = _CELL_TYPE,
     level: float = 0.05,
     adjust: bool = True,
     resamples: int = 1000,
@@ -227,16 +229,16 @@ def scorecard(
     level of the index or a column of it whose conditions are resampled together. See :func:`score` for the rest.
     """
     chosen = choose_metrics(metrics, reference=reference is not None)
-    require_level(level)
-    true, tables = align_all(truth, predictions, genes=genes, rows=rows)
-    if ZEROS in negatives and ZEROS not in tables:
-        tables = {ZEROS: pd.DataFrame(0.0, true.index, true.columns), **tables}
+    _require_level(level)
+    true, tables = _align_all(truth, predictions, genes=genes, rows=rows)
+    if _ZEROS in negatives and _ZEROS not in tables:
+        tables = {_ZEROS: pd.DataFrame(0.0, true.index, true.columns), **tables}
     values = Values(true.to_numpy(), level, adjust)
-    told_apart, mean = find_groups(true.index, groups), find_reference(true, reference)
+    told_apart, mean = _find_groups(true.index, groups), _find_reference(true, reference)
     scored = {}
     for name, table in tables.items():
         predicted = Values(table.to_numpy(), level, adjust)
-        found = compute(chosen, values, predicted, groups=told_apart, reference=mean)
+        found = _compute(chosen, values, predicted, groups=told_apart, reference=mean)
         scored[name] = pd.DataFrame(found, [metric.name for metric in chosen], true.index)
     return Scorecard(
         join_scores(scored),
@@ -258,7 +260,7 @@ def scorecard(
     )
 
 
-def align_all(
+def _align_all(
     truth: pd.DataFrame, predictions: Mapping[str, pd.DataFrame], *, genes: Policy, rows: Policy
 ) -> tuple[pd.DataFrame, dict[str, pd.DataFrame]]:
     """Truth and predictions with the same labels: with ``intersection``, what all of them have."""
@@ -309,7 +311,7 @@ def find_clusters(
 Intervals = Mapping[float, tuple[pd.DataFrame, pd.DataFrame]]
 
 
-def coverage(truth: Array, lower: Array, upper: Array) -> Array:
+def _coverage(truth: Array, lower: Array, upper: Array) -> Array:
     """Share of a row's true values within their intervals, ends included (conditions,)."""
     return ((truth >= lower) & (truth <= upper)).mean(axis=1)
 
@@ -337,7 +339,7 @@ def calibration(truth: pd.DataFrame, intervals: Intervals) -> pd.DataFrame:
             raise SchemaError(
                 f"{int(crossed.sum())} lower ends at {level:g} are above their upper ends"
             )
-        found = coverage(true.to_numpy(), low.to_numpy(), high.to_numpy())
+        found = _coverage(true.to_numpy(), low.to_numpy(), high.to_numpy())
         width = (high - low).to_numpy().mean(axis=1)
         parts.append(pd.DataFrame({"coverage": found, "width": width}, index=true.index))
     if not parts:

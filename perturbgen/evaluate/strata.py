@@ -11,20 +11,20 @@ import pandas as pd
 from perturbgen.core.errors import SchemaError, shorten
 from perturbgen.evaluate.align import Values
 
-logger = logging.getLogger(__name__)
+_logger = logging.getLogger(__name__)
 
-PARTS = 3
-LEVELS = 12  # a stratum of more levels (a compound, for instance) would be a list of conditions
+_PARTS = 3
+_LEVELS = 12  # a stratum of more levels (a compound, for instance) would be a list of conditions
 
 
 def effect_sizes(truth: Values, conditions: pd.Index) -> pd.Series:
     """Number of responding genes of each condition (conditions,)."""
-    warn_if_limited(truth)
+    _warn_if_limited(truth)
     de = np.concatenate([block.de for block in truth.blocks])
     return pd.Series(de.sum(axis=1), conditions, name="responding genes")
 
 
-def warn_if_limited(truth: Values) -> None:
+def _warn_if_limited(truth: Values) -> None:
     """Say so where p were limited before we saw them, at a value that one gene alone does not respond with."""
     strength = np.abs(truth.given)
     largest, genes = strength.max(), strength.shape[1]
@@ -33,7 +33,7 @@ def warn_if_limited(truth: Values) -> None:
         and 0 < largest < -np.log10(truth.level / genes)
         and (strength == largest).sum() > 1
     ):
-        logger.warning(
+        _logger.warning(
             "the truth ends at ±%g: of %s genes, a few that reach it do not respond after adjustment and are missed by "
             "the DE metrics. Score the table as it was before (compare: data.clip), or compare p itself (--raw-p)",
             largest,
@@ -49,18 +49,18 @@ def strata(
     Levels of the index and columns of text or truth values are taken as they are where they have two to twelve levels;
     numbers are cut into thirds of the conditions. Other columns are left out.
     """
-    columns: dict[str, pd.Series] = {} if effect is None else {str(effect.name): cut(effect)}
+    columns: dict[str, pd.Series] = {} if effect is None else {str(effect.name): _cut(effect)}
     for name in conditions.names if isinstance(conditions, pd.MultiIndex) else ():
         columns[str(name)] = pd.Series(
             conditions.get_level_values(str(name)).astype(str), conditions
         )
     if table is not None:
-        columns |= describe(conditions, table)
-    kept = {name: column for name, column in columns.items() if 2 <= column.nunique() <= LEVELS}
+        columns |= _describe(conditions, table)
+    kept = {name: column for name, column in columns.items() if 2 <= column.nunique() <= _LEVELS}
     return pd.DataFrame(kept, index=conditions)
 
 
-def describe(conditions: pd.Index, table: pd.DataFrame) -> dict[str, pd.Series]:
+def _describe(conditions: pd.Index, table: pd.DataFrame) -> dict[str, pd.Series]:
     """The columns of a table about conditions, numbers cut; a condition it lacks is an error."""
     if table.index.has_duplicates:
         raise SchemaError(
@@ -72,10 +72,10 @@ def describe(conditions: pd.Index, table: pd.DataFrame) -> dict[str, pd.Series]:
             f"the table of conditions lacks {len(absent)} of {len(conditions)}: {shorten(absent, 3)}",
             expected="a row for every condition of the truth, labelled as there",
         )
-    return {str(name): cut(column) for name, column in table.reindex(conditions).items()}
+    return {str(name): _cut(column) for name, column in table.reindex(conditions).items()}
 
 
-def cut(column: pd.Series, parts: int = PARTS) -> pd.Series:
+def _cut(column: pd.Series, parts: int = _PARTS) -> pd.Series:
     """A numeric column as labelled ranges of about equal numbers of conditions; any other as text."""
     if not pd.api.types.is_numeric_dtype(column) or pd.api.types.is_bool_dtype(column):
         return column.astype(str)
@@ -85,10 +85,10 @@ def cut(column: pd.Series, parts: int = PARTS) -> pd.Series:
     if len(edges) < 3:
         return column.map(lambda value: f"{value:g}")
     codes = np.clip(np.searchsorted(edges, column, side="right") - 1, 0, len(edges) - 2)
-    return pd.Series([range_label(edges, code) for code in codes], column.index)
+    return pd.Series([_range_label(edges, code) for code in codes], column.index)
 
 
-def range_label(edges: Sequence[float] | np.ndarray, code: int) -> str:
+def _range_label(edges: Sequence[float] | np.ndarray, code: int) -> str:
     """A range in words that sort in its order."""
     last = code == len(edges) - 2
     return f"{code + 1}: {edges[code]:g} to {'' if last else 'below '}{edges[code + 1]:g}"

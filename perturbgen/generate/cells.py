@@ -39,13 +39,13 @@ if TYPE_CHECKING:
 
     from perturbgen.models import LatentModel
 
-PIECE = 512  # cells decoded by one thread at once
-AHEAD = 32  # pieces that wait to be drawn, or to be fetched
-WORKERS = 16
-KEPT = 1 << 28  # bytes of the largest array of a piece
+_PIECE = 512  # cells decoded by one thread at once
+_AHEAD = 32  # pieces that wait to be drawn, or to be fetched
+_WORKERS = 16
+_KEPT = 1 << 28  # bytes of the largest array of a piece
 
 
-class WellCells(NamedTuple):
+class _WellCells(NamedTuple):
     """Cells drawn for a well: its position in the plan, and counts (cells, genes) int32."""
 
     well: int
@@ -88,16 +88,16 @@ class CellGenerator:
             )
         return self.encoder.codes(wells.assign(**replaced))
 
-    def draw(self, plan: Plan, wells: pd.DataFrame, *, replicate: int) -> Iterator[WellCells]:
+    def draw(self, plan: Plan, wells: pd.DataFrame, *, replicate: int) -> Iterator[_WellCells]:
         """Cells of every well that has some, in the plan's order; ``wells`` are the plan's, with all covariates."""
         pieces, drawn = (
             self.pieces(plan, wells, plan.libraries(replicate), replicate),
-            deque[Future[WellCells]](),
+            deque[Future[_WellCells]](),
         )
         with drawing_threads() as pool:
             for piece in pieces:
                 drawn.append(pool.submit(self.draw_piece, piece))
-                if len(drawn) >= AHEAD:
+                if len(drawn) >= _AHEAD:
                     yield drawn.popleft().result()
             while drawn:
                 yield drawn.popleft().result()
@@ -125,7 +125,7 @@ class CellGenerator:
             well, rng = wells.iloc[i], plan.rng(replicate, wells.iloc[i])
             z = self.latents.draw(well, codes[[i]].expand(len(size), -1), rng)
             own = codes[[i]].to(self.device)
-            points, depths = z.split(PIECE), torch.from_numpy(size).float().split(PIECE)
+            points, depths = z.split(_PIECE), torch.from_numpy(size).float().split(_PIECE)
             for point, depth, stream in zip(points, depths, rng.spawn(len(points)), strict=True):
                 yield Piece(i, point.to(self.device), own, depth.to(self.device), stream)
 
@@ -142,20 +142,20 @@ class CellGenerator:
                 log_r.exp().cpu().numpy()
             )
 
-    def draw_piece(self, piece: Piece) -> WellCells:
+    def draw_piece(self, piece: Piece) -> _WellCells:
         """Counts around the means, from the piece's own stream."""
 
         if not self.counts_are_nb:
             return self.draw_gaussian(piece)
-        return WellCells(piece.well, draw_counts(*self.means(piece), piece.rng))
+        return _WellCells(piece.well, _draw_counts(*self.means(piece), piece.rng))
 
-    def draw_gaussian(self, piece: Piece) -> WellCells:
+    def draw_gaussian(self, piece: Piece) -> _WellCells:
         """Counts of a model of real numbers, which rounds by itself."""
         import torch
 
         generator = torch.Generator(self.device).manual_seed(int(piece.rng.integers(2**62)))
         counts = self.model.sample(piece.codes, piece.size, generator, piece.z)
-        return WellCells(piece.well, sp.csr_array(counts.cpu().numpy().astype(np.int32)))
+        return _WellCells(piece.well, sp.csr_array(counts.cpu().numpy().astype(np.int32)))
 
     def expected_sums(
         self, plan: Plan, wells: pd.DataFrame, *, replicate: int, **replaced: str
@@ -183,25 +183,25 @@ def drawing_threads() -> Iterator[Executor]:
     """As many threads as torch has, each of which decodes and draws alone: torch then uses one for each product."""
     import torch
 
-    keep_freed_memory(KEPT)
+    keep_freed_memory(_KEPT)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         with ThreadPoolExecutor(
-            min(WORKERS, threads), initializer=torch.set_num_threads, initargs=(1,)
+            min(_WORKERS, threads), initializer=torch.set_num_threads, initargs=(1,)
         ) as pool:
             yield pool
     finally:
         torch.set_num_threads(threads)
 
 
-Array = np.ndarray[Any, Any]
+_Array = np.ndarray[Any, Any]
 
-HEAVY = 2.0  # mean beyond which a gamma mixture of Poisson counts is drawn, whose price does not grow with them
-STRIDE = 32  # genes passed at once where none of them gets a count
+_HEAVY = 2.0  # mean beyond which a gamma mixture of Poisson counts is drawn, whose price does not grow with them
+_STRIDE = 32  # genes passed at once where none of them gets a count
 
 
-def draw_counts(mean: Array, r: Array, rng: np.random.Generator) -> sp.csr_array:
+def _draw_counts(mean: _Array, r: _Array, rng: np.random.Generator) -> sp.csr_array:
     """Counts (cells, genes) int32 of means (cells, genes) and dispersions r, (1, genes) or (cells, genes)."""
     cells, genes = mean.shape
     # Pages of an empty array are taken when written: this reserves room for the worst case, and uses what is needed.
@@ -216,22 +216,27 @@ def draw_counts(mean: Array, r: Array, rng: np.random.Generator) -> sp.csr_array
 
 @njit(nogil=True, cache=True)
 def _walk(
-    mean: Array, r: Array, rng: np.random.Generator, values: Array, columns: Array, offsets: Array
+    mean: _Array,
+    r: _Array,
+    rng: np.random.Generator,
+    values: _Array,
+    columns: _Array,
+    offsets: _Array,
 ) -> None:
     """Fill the CSR arrays cell by cell; where the next point lies beyond a whole stride of genes, they are skipped."""
     used, genes = 0, mean.shape[1]
     for cell in range(mean.shape[0]):
         own = cell if r.shape[0] > 1 else 0
         reached, point = 0.0, rng.standard_exponential()
-        for start in range(0, genes, STRIDE):
-            stop = min(start + STRIDE, genes)
+        for start in range(0, genes, _STRIDE):
+            stop = min(start + _STRIDE, genes)
             total = _sum(mean, cell, start, stop)
-            if total <= HEAVY and point >= reached + total:
+            if total <= _HEAVY and point >= reached + total:
                 reached += total
                 continue
             for gene in range(start, stop):
                 m, count = np.float64(mean[cell, gene]), 0
-                if m > HEAVY:
+                if m > _HEAVY:
                     count = _mixed(m, r[own, gene], rng)
                 else:
                     reached += m
@@ -250,7 +255,7 @@ def _walk(
 
 
 @njit(nogil=True, cache=True, fastmath={"reassoc"})
-def _sum(mean: Array, cell: int, start: int, stop: int) -> float:
+def _sum(mean: _Array, cell: int, start: int, stop: int) -> float:
     """The sum of a cell's means of some genes, in any order of addition."""
     total = mean[cell, start]
     for gene in range(start + 1, stop):
@@ -284,8 +289,8 @@ def _logarithmic(ratio: float, rng: np.random.Generator) -> int:
     return 1 + int(np.log(max(v, 1e-300)) / np.log(q))
 
 
-KEY: Final = [*CONDITION, *WELL]
-CELLS, DRAWS = 1, 2  # what a stream of random numbers is for
+_KEY: Final = [*CONDITION, *WELL]
+_CELLS, _DRAWS = 1, 2  # what a stream of random numbers is for
 
 
 @dataclass(frozen=True)
@@ -304,20 +309,20 @@ class Plan:
     def wells(self) -> pd.DataFrame:
         """A row for each condition and well of the design, in the order of their labels."""
         wells = design_wells(self.sampler.table, self.conditions)
-        return wells.sort_values(KEY, ignore_index=True)
+        return wells.sort_values(_KEY, ignore_index=True)
 
     def libraries(self, replicate: int) -> list[NDArray[np.float64]]:
         """Library sizes of the cells of each well; an empty array where none was drawn."""
-        rng = np.random.default_rng([CELLS, self.seed, replicate])
+        rng = np.random.default_rng([_CELLS, self.seed, replicate])
         counts = self.sampler.counts(self.wells, 1, rng)[0].to_numpy()
         sizes = self.sampler.libraries(self.wells, counts, rng)
         return [np.maximum(np.rint(part), 1.0) for part in sizes]
 
     def rng(self, replicate: int, well: pd.Series) -> np.random.Generator:
         """The stream of one well's latent points and counts."""
-        text = "\0".join(str(well[name]) for name in KEY)
+        text = "\0".join(str(well[name]) for name in _KEY)
         label = int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "little")
-        return np.random.default_rng([DRAWS, self.seed, replicate, label])
+        return np.random.default_rng([_DRAWS, self.seed, replicate, label])
 
 
 def cell_counts(

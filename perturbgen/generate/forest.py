@@ -25,8 +25,8 @@ from perturbgen.core.config import Settings
 from perturbgen.data.covariates import CovariateEncoder
 from perturbgen.generate.wells import CONDITION, GROUP, WELL, Reference, covariates, fit_reference
 
-Floats = NDArray[np.float64]
-ROWS_AT_ONCE = 1 << 14
+_Floats = NDArray[np.float64]
+_ROWS_AT_ONCE = 1 << 14
 
 
 @dataclass(frozen=True)
@@ -38,10 +38,10 @@ class Forest:
 
     roots: NDArray[np.int32]
     feature: NDArray[np.int32]
-    threshold: Floats
+    threshold: _Floats
     left: NDArray[np.int32]
     right: NDArray[np.int32]
-    value: Floats
+    value: _Floats
     members: NDArray[np.int32]
     starts: NDArray[np.int64]
 
@@ -58,11 +58,11 @@ class Forest:
             open_ = open_[self.feature[flat[open_]] >= 0]
         return flat.reshape(node.shape)
 
-    def predict(self, x: NDArray[np.float32]) -> Floats:
+    def predict(self, x: NDArray[np.float32]) -> _Floats:
         """Mean over the trees, (rows,)."""
         parts = [
-            self.value[self.leaves(x[i : i + ROWS_AT_ONCE])].mean(axis=1)
-            for i in range(0, len(x), ROWS_AT_ONCE)
+            self.value[self.leaves(x[i : i + _ROWS_AT_ONCE])].mean(axis=1)
+            for i in range(0, len(x), _ROWS_AT_ONCE)
         ]
         return np.concatenate(parts) if parts else np.empty(0)
 
@@ -71,18 +71,18 @@ class Forest:
     ) -> NDArray[np.int32]:
         """Training rows (rows, n) drawn from the leaves: a tree, then one of the rows in its leaf."""
         drawn = np.empty((len(x), n), np.int32)
-        for i in range(0, len(x), ROWS_AT_ONCE):
-            leaves = self.leaves(x[i : i + ROWS_AT_ONCE])
+        for i in range(0, len(x), _ROWS_AT_ONCE):
+            leaves = self.leaves(x[i : i + _ROWS_AT_ONCE])
             chosen = np.take_along_axis(
                 leaves, rng.integers(leaves.shape[1], size=(len(leaves), n)), axis=1
             )
             size = self.starts[chosen + 1] - self.starts[chosen]
-            drawn[i : i + ROWS_AT_ONCE] = self.members[
+            drawn[i : i + _ROWS_AT_ONCE] = self.members[
                 self.starts[chosen] + (rng.random(chosen.shape) * size).astype(np.int64)
             ]
         return drawn
 
-    def weights(self, x: NDArray[np.float32]) -> Floats:
+    def weights(self, x: NDArray[np.float32]) -> _Floats:
         """w_i(x) for every training row, (rows, training rows), adding up to one."""
         leaves = self.leaves(x)
         total = np.zeros((len(x), int(self.members.max(initial=-1)) + 1))
@@ -103,11 +103,11 @@ class Forest:
         return cls(**{name: arrays[name] for name in cls.__dataclass_fields__})  # type: ignore[arg-type]
 
 
-def fit_forest(
+def _fit_forest(
     x: NDArray[np.float32],
-    y: Floats,
+    y: _Floats,
     *,
-    weights: Floats,
+    weights: _Floats,
     trees: int,
     leaf: int,
     features: float,
@@ -150,7 +150,7 @@ def fit_forest(
     )
 
 
-ONE_HOT: Final = (
+_ONE_HOT: Final = (
     "cell_type",
     "compound",
     "plate",
@@ -161,8 +161,8 @@ ONE_HOT: Final = (
     "library",
     "control",
 )
-MAY_BE_NEW: Final = ("compound", "well", "column", "row")
-KNOWN: Final = (
+_MAY_BE_NEW: Final = ("compound", "well", "column", "row")
+_KNOWN: Final = (
     "log expected cells",
     "well: cells",
     "well: log cells",
@@ -170,8 +170,8 @@ KNOWN: Final = (
     "well: depth",
     "compound: depth",
 )
-PRIOR: Final = 1.0  # cells, so that ratios of nothing are one
-PRIOR_DEPTH: Final = 20.0  # cells of no depth effect
+_PRIOR: Final = 1.0  # cells, so that ratios of nothing are one
+_PRIOR_DEPTH: Final = 20.0  # cells of no depth effect
 
 
 @dataclass(frozen=True)
@@ -189,9 +189,9 @@ class FeatureMaker:
     @classmethod
     def fit(cls, groups: pd.DataFrame) -> FeatureMaker:
         """From the groups of a :class:`WellTable`."""
-        columns = [name for name in ONE_HOT if name in groups]
+        columns = [name for name in _ONE_HOT if name in groups]
         encoder = CovariateEncoder.fit(
-            groups, columns, unknown=[name for name in MAY_BE_NEW if name in columns]
+            groups, columns, unknown=[name for name in _MAY_BE_NEW if name in columns]
         )
         return cls.of(encoder, fit_reference(groups), groups)
 
@@ -212,7 +212,7 @@ class FeatureMaker:
     @property
     def names(self) -> list[str]:
         """A name for each feature."""
-        return [*self.encoder.feature_names, *KNOWN]
+        return [*self.encoder.feature_names, *_KNOWN]
 
     def features(self, conditions: pd.DataFrame) -> np.ndarray:
         """Features (conditions, features) float32: one-hot covariates, then ``KNOWN``.
@@ -226,11 +226,11 @@ class FeatureMaker:
         told = np.stack(
             [
                 np.log(expected),
-                log_ratio(well),
-                np.log(well["n_cells"] + PRIOR),
-                log_ratio(compound),
-                well["depth_sum"] / (well["n_cells"] + PRIOR_DEPTH),
-                compound["depth_sum"] / (compound["n_cells"] + PRIOR_DEPTH),
+                _log_ratio(well),
+                np.log(well["n_cells"] + _PRIOR),
+                _log_ratio(compound),
+                well["depth_sum"] / (well["n_cells"] + _PRIOR_DEPTH),
+                compound["depth_sum"] / (compound["n_cells"] + _PRIOR_DEPTH),
             ],
             axis=1,
         )
@@ -239,21 +239,21 @@ class FeatureMaker:
     def others(self, labels: pd.DataFrame, whole: list[str], own: list[str]) -> pd.DataFrame:
         """Sums over the known rows that share ``whole`` with a condition, less those that share ``own``."""
         values = ["n_cells", "expected", "depth_sum"]
-        return lookup(self.known.groupby(whole)[values].sum(), labels) - lookup(
+        return _lookup(self.known.groupby(whole)[values].sum(), labels) - _lookup(
             self.known.groupby(own)[values].sum(), labels
         )
 
 
-def lookup(sums: pd.DataFrame, labels: pd.DataFrame) -> pd.DataFrame:
+def _lookup(sums: pd.DataFrame, labels: pd.DataFrame) -> pd.DataFrame:
     """The rows of ``sums`` for the labels, zero where there is none."""
     names = list(sums.index.names)
     key = pd.MultiIndex.from_frame(labels[names]) if len(names) > 1 else pd.Index(labels[names[0]])
     return sums.reindex(key).fillna(0.0).set_axis(labels.index)
 
 
-def log_ratio(sums: pd.DataFrame) -> np.ndarray:
+def _log_ratio(sums: pd.DataFrame) -> np.ndarray:
     """Log of found over expected cells (rows,)."""
-    ratio = (sums["n_cells"] + PRIOR) / (sums["expected"].clip(lower=0) + PRIOR)
+    ratio = (sums["n_cells"] + _PRIOR) / (sums["expected"].clip(lower=0) + _PRIOR)
     return np.log(ratio.to_numpy())
 
 
@@ -271,7 +271,7 @@ class SamplerSettings(Settings):
 
 
 # Spread that wells have beyond counting (log scale), for weighting them only: what is drawn is measured.
-USUAL_SPREAD: Final = 0.2
+_USUAL_SPREAD: Final = 0.2
 
 
 def condition_folds(
@@ -291,13 +291,13 @@ def condition_folds(
 
 def out_of_fold(
     x: NDArray[np.float32],
-    y: Floats,
-    weights: Floats,
+    y: _Floats,
+    weights: _Floats,
     fold: NDArray[np.int64],
     *,
     settings: SamplerSettings,
     rng: np.random.Generator,
-) -> tuple[Forest, Floats]:
+) -> tuple[Forest, _Floats]:
     """A forest of all rows, and predictions (rows,) of forests that saw nothing of a row's fold."""
     options = {
         "trees": settings.trees,
@@ -309,17 +309,17 @@ def out_of_fold(
     for i in range(settings.folds):
         out = fold == i
         if out.any():
-            part = fit_forest(x[~out], y[~out], weights=weights[~out], **options)  # type: ignore[arg-type]
+            part = _fit_forest(x[~out], y[~out], weights=weights[~out], **options)  # type: ignore[arg-type]
             predicted[out] = part.predict(x[out])
-    return fit_forest(x, y, weights=weights, **options), predicted  # type: ignore[arg-type]
+    return _fit_forest(x, y, weights=weights, **options), predicted  # type: ignore[arg-type]
 
 
-def precision(noise: Floats) -> Floats:
+def precision(noise: _Floats) -> _Floats:
     """Weights (rows,) of observations whose counting noise has this variance."""
-    return 1 / (USUAL_SPREAD**2 + noise)
+    return 1 / (_USUAL_SPREAD**2 + noise)
 
 
-def deconvolve(residual: Floats, noise: Floats) -> Floats:
+def deconvolve(residual: _Floats, noise: _Floats) -> _Floats:
     """Residuals (rows,) shrunk to the spread they would have without noise of these variances (rows,).
 
     e x sqrt(s2 / (s2 + noise)), where s2 is the spread beyond noise: the weighted mean of e^2 - noise, never negative.

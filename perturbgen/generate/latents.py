@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 Route = Literal["prior", "posterior", "control"]
-ROUTES: tuple[Route, ...] = get_args(Route)
+_ROUTES: tuple[Route, ...] = get_args(Route)
 KEYS: Mapping[Route, tuple[str, ...]] = {
     "posterior": ("cell_type",),
     "control": ("cell_type", "plate"),
@@ -50,13 +50,15 @@ class PriorLatents:
         model = self.model
         if not isinstance(model, DGD):
             return model.prior_sample(len(codes), generator)
-        parts = [sample_mixture(model.mixture, codes, model.label, generator)]
+        parts = [_sample_mixture(model.mixture, codes, model.label, generator)]
         if model.covariate_mixture is not None:
-            parts.append(sample_mixture(model.covariate_mixture, codes, model.covariate, generator))
+            parts.append(
+                _sample_mixture(model.covariate_mixture, codes, model.covariate, generator)
+            )
         return torch.cat(parts, dim=-1)
 
 
-def sample_mixture(
+def _sample_mixture(
     mixture: Any, codes: torch.Tensor, label: int | None, generator: torch.Generator
 ) -> torch.Tensor:
     """Points of a mixture, of the components that a covariate names if there is one."""
@@ -96,7 +98,7 @@ class BankLatents:
                 positions := self.groups(keys).get(tuple(str(well[key]) for key in keys))
             ) is not None:
                 return positions
-        raise no_cells(well, self.labels)
+        raise _no_cells(well, self.labels)
 
     def require(self, wells: pd.DataFrame) -> None:
         """Say before any work is done which wells have nothing to draw from, or less than they should."""
@@ -127,7 +129,7 @@ class BankLatents:
         return self._groups[keys]
 
 
-def no_cells(well: pd.Series, labels: pd.DataFrame) -> SchemaError:
+def _no_cells(well: pd.Series, labels: pd.DataFrame) -> SchemaError:
     """The error for a cell type without a cell to take a latent point from."""
     return SchemaError(
         f"no cell of {well['cell_type']!r} has a latent point to start from",
@@ -139,9 +141,11 @@ def no_cells(well: pd.Series, labels: pd.DataFrame) -> SchemaError:
 
 def require_route(route: str) -> Route:
     """One of the three routes."""
-    for known in ROUTES:
+    for known in _ROUTES:
         if route == known:
             return known
     raise ConfigError(
-        f"no latent route {route!r}", expected=" or ".join(ROUTES), fix=suggest(route, list(ROUTES))
+        f"no latent route {route!r}",
+        expected=" or ".join(_ROUTES),
+        fix=suggest(route, list(_ROUTES)),
     )

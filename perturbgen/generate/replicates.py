@@ -18,8 +18,8 @@ from perturbgen.generate.cells import CellGenerator, Plan, cell_counts
 
 log = logging.getLogger(__name__)
 
-ABOUT = "generation.json"
-HASH = 64  # letters
+_ABOUT = "generation.json"
+_HASH = 64  # letters
 
 
 def write_replicates(
@@ -35,13 +35,13 @@ def write_replicates(
 
     ``about`` says what the folder holds; a folder that holds something else is refused.
     """
-    claim(folder, about)
+    _claim(folder, about)
     numbers = range(1, replicates + 1)
     sizes = ((k, plan.libraries(k)) for k in numbers)
     counts = cell_counts(wells, sizes)
     with atomic_path(folder / "wells.csv") as part:
         counts.to_csv(part, index=False)
-    note_missing(counts)
+    _note_missing(counts)
     paths = [folder / f"replicate-{k:04d}.h5ad" for k in numbers]
     done = [path.exists() for path in paths]
     if any(done):
@@ -50,11 +50,11 @@ def write_replicates(
     total = sum(int(counts[f"replicate {k}"].sum()) for k, _ in todo)
     with progress("generating cells", total) as tick:
         for k, path in todo:
-            write_replicate(generator, plan, wells, path, replicate=k, tick=tick)
+            _write_replicate(generator, plan, wells, path, replicate=k, tick=tick)
     return paths
 
 
-def write_replicate(
+def _write_replicate(
     generator: CellGenerator,
     plan: Plan,
     wells: pd.DataFrame,
@@ -71,14 +71,14 @@ def write_replicate(
     uns = {"kind": "generated", "replicate": replicate, "seed": plan.seed}
     with (
         atomic_path(path) as part,
-        SparseH5ad(part, obs=cell_obs(wells, lengths, replicate), var=var, uns=uns) as file,
+        SparseH5ad(part, obs=_cell_obs(wells, lengths, replicate), var=var, uns=uns) as file,
     ):
         for cells in generator.draw(plan, wells, replicate=replicate):
             file.add(cells.counts)
             tick(cells.counts.shape[0])
 
 
-def cell_obs(wells: pd.DataFrame, lengths: list[int], replicate: int) -> pd.DataFrame:
+def _cell_obs(wells: pd.DataFrame, lengths: list[int], replicate: int) -> pd.DataFrame:
     """The labels of a replicate's cells, well after well, as :meth:`CellGenerator.draw` gives their counts."""
     well = np.repeat(np.arange(len(wells)), lengths)
     number = np.concatenate([[0][:0], *(np.arange(n) for n in lengths)]).astype(int)
@@ -97,7 +97,7 @@ def cell_obs(wells: pd.DataFrame, lengths: list[int], replicate: int) -> pd.Data
     return obs
 
 
-def note_missing(counts: pd.DataFrame) -> None:
+def _note_missing(counts: pd.DataFrame) -> None:
     """Say for which wells no cell was drawn: they stay missing, as a donor that lost its cells does."""
     drawn = counts.filter(regex=r"^replicate \d+$")
     zeros = int((drawn == 0).to_numpy().sum())
@@ -109,16 +109,16 @@ def note_missing(counts: pd.DataFrame) -> None:
         )
 
 
-def claim(folder: Path, about: Mapping[str, Any]) -> None:
+def _claim(folder: Path, about: Mapping[str, Any]) -> None:
     """Make the folder ours, if it is not yet."""
     require_ours(folder, about)
-    with atomic_path(folder / ABOUT) as part:
+    with atomic_path(folder / _ABOUT) as part:
         part.write_text(json.dumps(dict(about), indent=1))
 
 
 def require_ours(folder: Path, about: Mapping[str, Any]) -> None:
     """The folder holds replicates of the same kind, or none."""
-    path = folder / ABOUT
+    path = folder / _ABOUT
     require_writable(path)
     if folder.exists() and not folder.is_dir():
         raise InputError(
@@ -129,7 +129,7 @@ def require_ours(folder: Path, about: Mapping[str, Any]) -> None:
         differing = [key for key in {**found, **about} if found.get(key) != about.get(key)]
         if differing:
             key = differing[0]
-            before, now = brief(found.get(key)), brief(about.get(key))
+            before, now = _brief(found.get(key)), _brief(about.get(key))
             raise InputError(
                 f"{folder} holds another generation: {key} was {before}, and is {now} now",
                 expected="the same run, conditions, seed and latent route as before",
@@ -137,7 +137,7 @@ def require_ours(folder: Path, about: Mapping[str, Any]) -> None:
             )
 
 
-def brief(value: object) -> str:
+def _brief(value: object) -> str:
     """A value of a record; a hash by its beginning."""
     text = repr(value)
-    return text if len(text) < HASH else f"{text[:20]}…'"
+    return text if len(text) < _HASH else f"{text[:20]}…'"

@@ -34,11 +34,11 @@ from perturbgen.generate.wells import Reference, WellTable
 
 log = logging.getLogger(__name__)
 
-Floats = NDArray[np.float64]
-FEWEST_ROWS: Final = 20
-HALF: Final = 0.5  # log(n + 1/2) is the logarithm of a Poisson mean with least bias
-QUANTILE_POINTS: Final = 101
-LIKE_WELLS: Final = 8  # training wells whose cells say how far cells of one well lie apart
+_Floats = NDArray[np.float64]
+_FEWEST_ROWS: Final = 20
+_HALF: Final = 0.5  # log(n + 1/2) is the logarithm of a Poisson mean with least bias
+_QUANTILE_POINTS: Final = 101
+_LIKE_WELLS: Final = 8  # training wells whose cells say how far cells of one well lie apart
 
 
 @dataclass(frozen=True)
@@ -57,8 +57,8 @@ class CellSampler:
     maker: FeatureMaker
     counts_forest: Forest
     depth_forest: Forest
-    counts_residual: Floats
-    depth_residual: Floats
+    counts_residual: _Floats
+    depth_residual: _Floats
     depth_rows: NDArray[np.int64]
 
     def counts(self, conditions: pd.DataFrame, n: int, rng: np.random.Generator) -> pd.DataFrame:
@@ -73,32 +73,32 @@ class CellSampler:
         if probabilities.size == 0 or not ((probabilities > 0) & (probabilities < 1)).all():
             raise ConfigError(f"quantiles {list(q)}", expected="numbers between 0 and 1")
         x = self.maker.features(conditions)
-        steps = (np.arange(QUANTILE_POINTS) + 0.5) / QUANTILE_POINTS
+        steps = (np.arange(_QUANTILE_POINTS) + 0.5) / _QUANTILE_POINTS
         weights = self.counts_forest.weights(x)
-        latent = weighted_quantiles(self.counts_residual, weights, steps)
+        latent = _weighted_quantiles(self.counts_residual, weights, steps)
         rate = np.exp(self.log_rate(conditions, x)[:, None] + latent)
         return pd.DataFrame(
-            poisson_mixture_quantiles(rate, probabilities),
+            _poisson_mixture_quantiles(rate, probabilities),
             conditions.index,
             pd.Index(probabilities),
         )
 
     def libraries(
         self, conditions: pd.DataFrame, n_cells: np.ndarray, rng: np.random.Generator
-    ) -> list[Floats]:
+    ) -> list[_Floats]:
         """Library sizes of the cells of each condition, an array of ``n_cells[i]`` numbers for its row i."""
-        n_cells = whole_numbers(n_cells, len(conditions))
-        x = with_cells(self.maker, conditions, n_cells)
+        n_cells = _whole_numbers(n_cells, len(conditions))
+        x = _with_cells(self.maker, conditions, n_cells)
         mean = self.maker.reference.expected_depth(conditions) + self.depth_forest.predict(x)
         mean += self.depth_residual[self.depth_forest.draw_rows(x, 1, rng=rng)[:, 0]]
-        rows = self.depth_rows[self.depth_forest.draw_rows(x, LIKE_WELLS, rng=rng)]
+        rows = self.depth_rows[self.depth_forest.draw_rows(x, _LIKE_WELLS, rng=rng)]
         owner = np.repeat(np.arange(len(n_cells)), n_cells)
         sizes = np.exp(mean[owner] + self.deviations(rows, owner, rng))
         return np.split(sizes, np.cumsum(n_cells)[:-1]) if len(n_cells) else []
 
     def deviations(
         self, rows: NDArray[np.int64], owner: NDArray[np.int64], rng: np.random.Generator
-    ) -> Floats:
+    ) -> _Floats:
         """How far cells (cells,) lie from the mean log library size of their group.
 
         The cells of condition ``owner`` are like those of its training groups ``rows`` (conditions, groups), each group
@@ -115,26 +115,26 @@ class CellSampler:
         )
         return deviation * np.sqrt(size / np.maximum(size - 1, 1))
 
-    def log_rate(self, conditions: pd.DataFrame, x: NDArray[np.float32]) -> Floats:
+    def log_rate(self, conditions: pd.DataFrame, x: NDArray[np.float32]) -> _Floats:
         """The centre of log expected cells (conditions,)."""
         return np.log(self.maker.reference.expected_cells(conditions)) + self.counts_forest.predict(
             x
         )
 
-    def residuals(self, x: NDArray[np.float32], n: int, rng: np.random.Generator) -> Floats:
+    def residuals(self, x: NDArray[np.float32], n: int, rng: np.random.Generator) -> _Floats:
         """Residuals (conditions, n) of log rates, drawn from the leaves."""
         return self.counts_residual[self.counts_forest.draw_rows(x, n, rng=rng)]
 
     def save(self, path: str | Path) -> Path:
         """Write the sampler as ``.npz``: arrays and JSON, no code."""
 
-        return save_sampler(self, path)
+        return _save_sampler(self, path)
 
     @classmethod
     def load(cls, path: str | Path) -> CellSampler:
         """Read what :meth:`save` wrote; its draws are the same to the bit."""
 
-        return load_sampler(path)
+        return _load_sampler(path)
 
 
 def fit_samplers(
@@ -144,10 +144,10 @@ def fit_samplers(
     settings = settings or SamplerSettings()
     groups = table.groups
     seen = np.flatnonzero(groups["n_cells"].to_numpy() * np.isfinite(groups["log_library"]) > 0)
-    if len(seen) < max(FEWEST_ROWS, 2 * settings.folds):
+    if len(seen) < max(_FEWEST_ROWS, 2 * settings.folds):
         raise SchemaError(
             f"{len(seen)} wells x cell types with cells are too few for a forest",
-            expected=f"{FEWEST_ROWS} or more",
+            expected=f"{_FEWEST_ROWS} or more",
         )
     maker = FeatureMaker.fit(groups)
     x = maker.features(groups)
@@ -155,15 +155,15 @@ def fit_samplers(
     expected = maker.reference.expected_cells(groups)
     fold = condition_folds(groups, settings.folds, rng=rng)
 
-    y = np.log(cells + HALF) - np.log(expected)
-    counts_weights = precision(1 / (expected + HALF))
+    y = np.log(cells + _HALF) - np.log(expected)
+    counts_weights = precision(1 / (expected + _HALF))
     counts_forest, predicted = out_of_fold(x, y, counts_weights, fold, settings=settings, rng=rng)
-    counts_residual = deconvolve(y - predicted, 1 / (expected * np.exp(predicted) + HALF))
+    counts_residual = deconvolve(y - predicted, 1 / (expected * np.exp(predicted) + _HALF))
 
     part = groups.iloc[seen]
-    x = with_cells(maker, part, cells[seen])
+    x = _with_cells(maker, part, cells[seen])
     y = part["log_library"].to_numpy() - maker.reference.expected_depth(part)
-    noise = spread_within(table) / cells[seen]
+    noise = _spread_within(table) / cells[seen]
     depth_forest, predicted = out_of_fold(
         x, y, precision(noise), fold[seen], settings=settings, rng=rng
     )
@@ -180,24 +180,24 @@ def fit_samplers(
     )
 
 
-def with_cells(
+def _with_cells(
     maker: FeatureMaker, conditions: pd.DataFrame, n_cells: np.ndarray
 ) -> NDArray[np.float32]:
     """Features (conditions, features) with the log ratio of found to expected cells as the last."""
-    ratio = np.log(np.asarray(n_cells, float) + HALF) - np.log(
+    ratio = np.log(np.asarray(n_cells, float) + _HALF) - np.log(
         maker.reference.expected_cells(conditions)
     )
     return np.hstack([maker.features(conditions), ratio[:, None].astype(np.float32)])
 
 
-def spread_within(table: WellTable) -> float:
+def _spread_within(table: WellTable) -> float:
     """Variance of log library sizes between the cells of one group, pooled."""
     sizes = np.diff(table.starts)
     means = np.repeat(table.groups["log_library"].to_numpy(), sizes)
     return float(((table.log_libraries - means) ** 2).sum() / max((sizes[sizes > 0] - 1).sum(), 1))
 
 
-def weighted_quantiles(values: Floats, weights: Floats, q: Floats) -> Floats:
+def _weighted_quantiles(values: _Floats, weights: _Floats, q: _Floats) -> _Floats:
     """Quantiles (rows, q) of values (n,), with weights (rows, n) adding up to one."""
     order = np.argsort(values, kind="stable")
     cumulative = np.cumsum(weights[:, order], axis=1)
@@ -205,7 +205,7 @@ def weighted_quantiles(values: Floats, weights: Floats, q: Floats) -> Floats:
     return values[order][np.minimum(at, len(values) - 1)]
 
 
-def poisson_mixture_quantiles(rate: Floats, q: Floats) -> NDArray[np.int64]:
+def _poisson_mixture_quantiles(rate: _Floats, q: _Floats) -> NDArray[np.int64]:
     """The smallest k with P(n <= k) >= q for equal mixtures of Poissons (rows, parts), as (rows, q)."""
     high = np.broadcast_to(
         np.ceil(rate.max(axis=1) + 12 * np.sqrt(rate.max(axis=1)) + 40)[:, None],
@@ -221,7 +221,7 @@ def poisson_mixture_quantiles(rate: Floats, q: Floats) -> NDArray[np.int64]:
     return high.astype(np.int64)
 
 
-def whole_numbers(n_cells: np.ndarray, length: int) -> NDArray[np.int64]:
+def _whole_numbers(n_cells: np.ndarray, length: int) -> NDArray[np.int64]:
     """Numbers of cells (conditions,), checked."""
     values = np.asarray(n_cells)
     if values.shape != (length,) or (values < 0).any() or (values != np.rint(values)).any():
@@ -232,25 +232,25 @@ def whole_numbers(n_cells: np.ndarray, length: int) -> NDArray[np.int64]:
     return values.astype(np.int64)
 
 
-VERSION: Final = 1
-FORESTS: Final = ("counts_forest", "depth_forest")
-ARRAYS: Final = ("counts_residual", "depth_residual", "depth_rows")
+_VERSION: Final = 1
+_FORESTS: Final = ("counts_forest", "depth_forest")
+_ARRAYS: Final = ("counts_residual", "depth_residual", "depth_rows")
 
 
-def save_sampler(sampler: CellSampler, path: str | Path) -> Path:
+def _save_sampler(sampler: CellSampler, path: str | Path) -> Path:
     """Write a sampler."""
     path = check_output(path, ".npz")
     table, reference = sampler.table, sampler.maker.reference
     about = {
-        "version": VERSION,
+        "version": _VERSION,
         "settings": sampler.settings.model_dump(),
         "encoder": json.loads(sampler.maker.encoder.to_json()),
         "groups": table.groups.drop(columns="log_library").to_dict("list"),
         "expected_cells": [[*key, value] for key, value in reference.cells.items()],  # type: ignore[misc]
         "expected_depth": {name: effect.to_dict() for name, effect in reference.depth.items()},
     }
-    arrays: dict[str, Any] = {name: getattr(sampler, name) for name in ARRAYS}
-    for name in FORESTS:
+    arrays: dict[str, Any] = {name: getattr(sampler, name) for name in _ARRAYS}
+    for name in _FORESTS:
         arrays |= {f"{name}.{key}": value for key, value in getattr(sampler, name).arrays().items()}
     arrays |= {
         "log_library": table.groups["log_library"],
@@ -263,13 +263,13 @@ def save_sampler(sampler: CellSampler, path: str | Path) -> Path:
     return path
 
 
-def load_sampler(path: str | Path) -> CellSampler:
+def _load_sampler(path: str | Path) -> CellSampler:
     """Read a sampler; files of another kind are refused."""
     path = require_file(path, "sampler")
     try:
         with path.open("rb") as handle, np.load(handle, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
-        return rebuild(json.loads(arrays["about"].tobytes()), arrays)
+        return _rebuild(json.loads(arrays["about"].tobytes()), arrays)
     except (BadZipFile, ValueError, KeyError, TypeError, AttributeError, EOFError) as error:
         raise InputError(
             f"{path} is not a sampler: {error}",
@@ -277,10 +277,10 @@ def load_sampler(path: str | Path) -> CellSampler:
         ) from None
 
 
-def rebuild(about: dict[str, Any], arrays: dict[str, np.ndarray]) -> CellSampler:
+def _rebuild(about: dict[str, Any], arrays: dict[str, np.ndarray]) -> CellSampler:
     """The sampler from its parts."""
-    if about["version"] != VERSION:
-        raise ValueError(f"version {about['version']}, and this program reads {VERSION}")
+    if about["version"] != _VERSION:
+        raise ValueError(f"version {about['version']}, and this program reads {_VERSION}")
     groups = pd.DataFrame(about["groups"]).assign(log_library=arrays["log_library"])
     plates, kinds, rates = zip(*about["expected_cells"], strict=True)
     index = pd.MultiIndex.from_arrays([plates, kinds], names=["plate", "cell_type"])
@@ -294,13 +294,13 @@ def rebuild(about: dict[str, Any], arrays: dict[str, np.ndarray]) -> CellSampler
         maker=FeatureMaker.of(
             CovariateEncoder.from_json(json.dumps(about["encoder"])), reference, groups
         ),
-        counts_forest=forest_of("counts_forest", arrays),
-        depth_forest=forest_of("depth_forest", arrays),
-        **{name: arrays[name] for name in ARRAYS},
+        counts_forest=_forest_of("counts_forest", arrays),
+        depth_forest=_forest_of("depth_forest", arrays),
+        **{name: arrays[name] for name in _ARRAYS},
     )
 
 
-def forest_of(name: str, arrays: Mapping[str, np.ndarray]) -> Forest:
+def _forest_of(name: str, arrays: Mapping[str, np.ndarray]) -> Forest:
     """The forest whose arrays begin with ``name``."""
     return Forest.from_arrays(
         {key.partition(".")[2]: arrays[key] for key in arrays if key.startswith(f"{name}.")}

@@ -23,10 +23,10 @@ from perturbgen.generate.wells import CONDITION, GROUP, WellTable
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
-Floats = NDArray[np.float64]
+_Floats = NDArray[np.float64]
 
 
-def crps(draws: NDArray[np.generic], observed: NDArray[np.generic]) -> Floats:
+def crps(draws: NDArray[np.generic], observed: NDArray[np.generic]) -> _Floats:
     """Continuous ranked probability score (rows,) of draws (rows, n) for what was observed (rows,); lower is better.
 
     E|X - y| - E|X - X'| / 2 (Gneiting and Raftery 2007), in the fair form for a finite number of draws: pairs of a draw
@@ -43,26 +43,26 @@ def crps(draws: NDArray[np.generic], observed: NDArray[np.generic]) -> Floats:
 
 def pit(
     draws: NDArray[np.generic], observed: NDArray[np.generic], *, rng: np.random.Generator
-) -> Floats:
+) -> _Floats:
     """Probability integral transform (rows,), randomised between P(X < y) and P(X <= y), uniform where calibrated."""
     y = np.asarray(observed)[:, None]
     below, equal = (draws < y).sum(axis=1), (draws == y).sum(axis=1)
     return (below + rng.random(len(y)) * (equal + 1)) / (draws.shape[1] + 1)
 
 
-def coverage(values: Floats, level: float) -> float:
+def coverage(values: _Floats, level: float) -> float:
     """Share of PIT values (rows,) inside the central interval of this probability."""
     return float((np.abs(values - 0.5) <= level / 2).mean())
 
 
 TARGETS: Final = ("cells", "depth")
 LEVELS: Final = (0.5, 0.8, 0.95)
-TUNING_DRAWS: Final = 50
-ROWS_AT_ONCE: Final = 8192
-FEWEST_CELLS: Final = 5  # the median library size of fewer cells says nothing of the well
+_TUNING_DRAWS: Final = 50
+_ROWS_AT_ONCE: Final = 8192
+_FEWEST_CELLS: Final = 5  # the median library size of fewer cells says nothing of the well
 
 
-def hidden_folds(
+def _hidden_folds(
     groups: pd.DataFrame, folds: int, *, rng: np.random.Generator
 ) -> NDArray[np.int64]:
     """The fold in which each row is hidden (rows,): the cell types of a compound are dealt to the folds; -1 is never.
@@ -103,7 +103,7 @@ def cross_validate(
     """The scores of every well x cell type that was hidden once, as :func:`score_wells` gives them."""
     if folds < 2:
         raise ConfigError(f"{folds} folds", expected="2 or more")
-    fold = hidden_folds(table.groups, folds, rng=rng)
+    fold = _hidden_folds(table.groups, folds, rng=rng)
     parts = []
     for i in range(folds):
         if (fold == i).any():
@@ -124,12 +124,12 @@ def score_wells(
     counts = sampler.counts(held.groups, draws, rng)
     drawn = {
         "cells": counts.to_numpy(float),
-        "depth": draw_medians(sampler, held.groups, counts, rng),
+        "depth": _draw_medians(sampler, held.groups, counts, rng),
     }
     observed = observed_wells(held)
     parts = [
         observed,
-        *(score_draws(name, drawn[name], observed[name], rng=rng) for name in TARGETS),
+        *(_score_draws(name, drawn[name], observed[name], rng=rng) for name in TARGETS),
     ]
     return pd.concat(parts, axis=1)
 
@@ -137,32 +137,33 @@ def score_wells(
 def observed_wells(held: WellTable) -> pd.DataFrame:
     """The labels of the wells, their ``cells`` and their median library size as ``depth`` (NaN below five cells)."""
     median = [
-        np.exp(np.median(part)) if len(part) >= FEWEST_CELLS else np.nan for part in cells_of(held)
+        np.exp(np.median(part)) if len(part) >= _FEWEST_CELLS else np.nan
+        for part in _cells_of(held)
     ]
     return held.groups[[*GROUP, "compound"]].assign(cells=held.groups["n_cells"], depth=median)
 
 
-def cells_of(table: WellTable) -> list[Floats]:
+def _cells_of(table: WellTable) -> list[_Floats]:
     """Log library sizes of the cells of each row."""
     return np.split(table.log_libraries, table.starts[1:-1])
 
 
-def draw_medians(
+def _draw_medians(
     sampler: CellSampler, conditions: pd.DataFrame, counts: pd.DataFrame, rng: np.random.Generator
-) -> Floats:
+) -> _Floats:
     """Median library sizes (conditions, draws) for the drawn numbers of cells, five cells at the fewest."""
     columns = []
-    at_once = max(1, ROWS_AT_ONCE // max(len(conditions), 1))
+    at_once = max(1, _ROWS_AT_ONCE // max(len(conditions), 1))
     for start in range(0, counts.shape[1], at_once):
         part = counts.iloc[:, start : start + at_once].to_numpy()
         many = pd.concat([conditions] * part.shape[1], ignore_index=True)
-        drawn = sampler.libraries(many, np.maximum(part.T.ravel(), FEWEST_CELLS), rng)
+        drawn = sampler.libraries(many, np.maximum(part.T.ravel(), _FEWEST_CELLS), rng)
         columns.append(np.array([np.median(sizes) for sizes in drawn]).reshape(part.T.shape))
     return np.concatenate(columns).T
 
 
-def score_draws(
-    name: str, draws: Floats, observed: pd.Series, *, rng: np.random.Generator
+def _score_draws(
+    name: str, draws: _Floats, observed: pd.Series, *, rng: np.random.Generator
 ) -> pd.DataFrame:
     """CRPS, PIT, median and the 80 % interval of draws (rows, n), as columns that begin with ``name``."""
     known = observed.notna().to_numpy()
@@ -214,7 +215,7 @@ def choose_settings(
     rows = []
     for settings in candidates:
         scores = cross_validate(
-            table, settings, rng=np.random.default_rng(seed), folds=folds, draws=TUNING_DRAWS
+            table, settings, rng=np.random.default_rng(seed), folds=folds, draws=_TUNING_DRAWS
         )
         relative = [scores[f"{name}_crps"].mean() / scores[name].mean() for name in TARGETS]
         rows.append(
@@ -226,25 +227,25 @@ def choose_settings(
     return candidates[best], rows
 
 
-MEANING: Final = {"cells": "cells in the well", "depth": "median library size of the well"}
-ABOUT_SCORES: Final = (
+_MEANING: Final = {"cells": "cells in the well", "depth": "median library size of the well"}
+_ABOUT_SCORES: Final = (
     "CRPS: lower is better, in the quantity's own units. The last columns say how many of the hidden wells fell into "
     "the central 50, 80 and 95 % intervals."
 )
-ABOUT_FOUND: Final = (
+_ABOUT_FOUND: Final = (
     "Observed against the median of the draws, a point for each hidden well and cell type. On the dashed line they "
     "agree; hovering shows the 80 % interval."
 )
-ABOUT_PIT: Final = (
+_ABOUT_PIT: Final = (
     "Where the observed value lies among the draws. A calibrated sampler gives flat bars: a hump in the middle is too "
     "wide, horns at the ends too narrow, a slope is bias."
 )
-ABOUT_COVERAGE: Final = (
+_ABOUT_COVERAGE: Final = (
     "Share of the wells inside the central interval against the interval's probability. On the dashed line is "
     "calibrated; the grey band is five points either way."
 )
-MOST_POINTS: Final = 3000
-BINS: Final = 20
+_MOST_POINTS: Final = 3000
+_BINS: Final = 20
 
 
 def calibration_page(
@@ -252,22 +253,22 @@ def calibration_page(
 ) -> Page:
     """A page of the scores of hidden wells (see :func:`perturbgen.generate.validate.score_wells`) and their summary."""
     page = Page(title, lead)
-    page.section("Scores", ABOUT_SCORES)
+    page.section("Scores", _ABOUT_SCORES)
     page.table(summary)
     for name in TARGETS:
         known = scores[scores[f"{name}_pit"].notna()]
-        page.section(MEANING[name].capitalize())
-        page.figure(found_figure(known, name), ABOUT_FOUND)
-        page.figure(pit_figure(known, name), ABOUT_PIT)
-        page.figure(coverage_figure(known, name), ABOUT_COVERAGE)
+        page.section(_MEANING[name].capitalize())
+        page.figure(_found_figure(known, name), _ABOUT_FOUND)
+        page.figure(_pit_figure(known, name), _ABOUT_PIT)
+        page.figure(_coverage_figure(known, name), _ABOUT_COVERAGE)
     return page
 
 
-def found_figure(scores: pd.DataFrame, name: str) -> Figure:
+def _found_figure(scores: pd.DataFrame, name: str) -> Figure:
     """Observed against predicted, both axes logarithmic."""
     import plotly.graph_objects as go
 
-    step = -(-len(scores) // MOST_POINTS)
+    step = -(-len(scores) // _MOST_POINTS)
     figure = go.Figure()
     shift = int(name == "cells")  # wells may be empty, and the axes are logarithmic
     for (kind, part), colour in zip(
@@ -290,20 +291,20 @@ def found_figure(scores: pd.DataFrame, name: str) -> Figure:
         x=ends, y=ends, mode="lines", name="equal", line={"dash": "dash", "color": PALETTE[7]}
     )
     more = " + 1" if shift else ""
-    figure.update_xaxes(title=f"predicted median{more}: {MEANING[name]}", type="log", dtick="D2")
+    figure.update_xaxes(title=f"predicted median{more}: {_MEANING[name]}", type="log", dtick="D2")
     return figure.update_yaxes(title=f"observed{more}", type="log", dtick="D2").update_layout(
         height=460
     )
 
 
-def pit_figure(scores: pd.DataFrame, name: str) -> Figure:
+def _pit_figure(scores: pd.DataFrame, name: str) -> Figure:
     """Histogram of the PIT, with the band that chance alone would fill."""
     import plotly.graph_objects as go
 
-    edges = np.linspace(0, 1, BINS + 1)
-    share = np.histogram(scores[f"{name}_pit"], edges)[0] / len(scores) * BINS
+    edges = np.linspace(0, 1, _BINS + 1)
+    share = np.histogram(scores[f"{name}_pit"], edges)[0] / len(scores) * _BINS
     middle = (edges[1:] + edges[:-1]) / 2
-    noise = np.sqrt(BINS / len(scores))
+    noise = np.sqrt(_BINS / len(scores))
     figure = go.Figure(go.Bar(x=middle, y=share, name="all wells", marker={"opacity": 0.6}))
     figure.add_hrect(
         y0=1 - 2 * noise, y1=1 + 2 * noise, fillcolor=PALETTE[7], opacity=0.15, line_width=0
@@ -315,7 +316,7 @@ def pit_figure(scores: pd.DataFrame, name: str) -> Figure:
     ).update_layout(height=320, bargap=0.05)
 
 
-def coverage_figure(scores: pd.DataFrame, name: str) -> Figure:
+def _coverage_figure(scores: pd.DataFrame, name: str) -> Figure:
     """Found against nominal coverage, a line for each cell type."""
     import plotly.graph_objects as go
 

@@ -24,8 +24,8 @@ log = logging.getLogger(__name__)
 WELL: Final = ["plate", "well"]
 GROUP: Final = [*WELL, "cell_type"]
 CONDITION: Final = ["cell_type", "compound"]
-OPTIONAL: Final = ("donor", "library", "control")
-WELL_NAME: Final = r"^([A-Za-z]+)0*(\d+)$"
+_OPTIONAL: Final = ("donor", "library", "control")
+_WELL_NAME: Final = r"^([A-Za-z]+)0*(\d+)$"
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def well_table(cells: AnnData) -> WellTable:
 
 def tabulate(obs: pd.DataFrame, totals: pd.Series) -> WellTable:
     """The table of cells given as ``obs`` and their total counts, which are joined by the cells' names."""
-    totals = aligned(totals, obs.index)
+    totals = _aligned(totals, obs.index)
     labels = covariates(obs)
     has_counts = totals.to_numpy() > 0
     if not has_counts.all():
@@ -78,7 +78,7 @@ def tabulate(obs: pd.DataFrame, totals: pd.Series) -> WellTable:
         )
     log_library = pd.Series(np.log(totals.where(has_counts)).to_numpy(), labels.index)
     groups = labels.groupby(GROUP, observed=True)["compound"].size().rename("n_cells").reset_index()
-    groups = with_zeros(groups, labels)
+    groups = _with_zeros(groups, labels)
     row = pd.MultiIndex.from_frame(groups[GROUP]).get_indexer(
         pd.MultiIndex.from_frame(labels[GROUP])
     )
@@ -93,7 +93,7 @@ def tabulate(obs: pd.DataFrame, totals: pd.Series) -> WellTable:
     return WellTable(groups, values, starts)
 
 
-def aligned(totals: pd.Series, names: pd.Index) -> pd.Series:
+def _aligned(totals: pd.Series, names: pd.Index) -> pd.Series:
     """The totals in the order of the cells' names; both must name the same cells, once."""
     for index, what in ((names, "obs"), (totals.index, "totals")):
         if not index.is_unique:
@@ -128,13 +128,13 @@ def covariates(obs: pd.DataFrame) -> pd.DataFrame:
             expected="cell_type, compound, plate and well",
             fix=suggest(absent[0], obs.columns),
         )
-    names = [*WELL, *CONDITION, *(name for name in OPTIONAL if name in obs)]
+    names = [*WELL, *CONDITION, *(name for name in _OPTIONAL if name in obs)]
     table = pd.DataFrame({name: complete(obs, name).astype(str) for name in names})
-    position = table["well"].str.extract(WELL_NAME)
+    position = table["well"].str.extract(_WELL_NAME)
     return table.assign(row=position[0].fillna("none"), column=position[1].fillna("none"))
 
 
-def with_zeros(groups: pd.DataFrame, labels: pd.DataFrame) -> pd.DataFrame:
+def _with_zeros(groups: pd.DataFrame, labels: pd.DataFrame) -> pd.DataFrame:
     """Counts for every well x cell type whose condition was measured anywhere, with the well's covariates."""
     wells = labels.drop(columns="cell_type").drop_duplicates()
     twice = wells[wells.duplicated(WELL)]
@@ -167,12 +167,12 @@ def design_wells(table: WellTable, conditions: pd.DataFrame) -> pd.DataFrame:
             f"conditions occur twice: {shorten(twice.agg(' | '.join, axis=1))}",
             expected="each once",
         )
-    require_known(wanted["compound"], table.groups["compound"], "compound")
-    require_known(wanted["cell_type"], table.groups["cell_type"], "cell type")
+    _require_known(wanted["compound"], table.groups["compound"], "compound")
+    _require_known(wanted["cell_type"], table.groups["cell_type"], "cell type")
     return wanted.merge(table.wells, on="compound", how="left", validate="many_to_many")
 
 
-def require_known(values: Iterable[str], known: pd.Series, what: str) -> None:
+def _require_known(values: Iterable[str], known: pd.Series, what: str) -> None:
     """Every value occurs among the known ones."""
     names = known.unique().tolist()
     absent = [value for value in dict.fromkeys(values) if value not in set(names)]
@@ -184,10 +184,10 @@ def require_known(values: Iterable[str], known: pd.Series, what: str) -> None:
         )
 
 
-ROUNDS: Final = 30
+_ROUNDS: Final = 30
 # Prior weights: of half a well that follows plate x cell type, of ten cells without any effect.
-PRIOR_WELLS: Final = 0.5
-PRIOR_CELLS: Final = 10.0
+_PRIOR_WELLS: Final = 0.5
+_PRIOR_CELLS: Final = 10.0
 
 
 @dataclass(frozen=True)
@@ -224,10 +224,10 @@ class Reference:
 
 def fit_reference(groups: pd.DataFrame) -> Reference:
     """The reference of a table of groups, the compounds' own effects taken out."""
-    return Reference(fit_cells(groups), fit_depth(groups))
+    return Reference(_fit_cells(groups), _fit_depth(groups))
 
 
-def fit_cells(groups: pd.DataFrame) -> pd.Series:
+def _fit_cells(groups: pd.DataFrame) -> pd.Series:
     """Rates of n ~ Poisson(rate[plate, cell type] x effect[compound]), shrunk a little, by alternating closed forms."""
     n = groups["n_cells"].to_numpy(float)
     plate, plates = pd.factorize(groups["plate"], sort=True)
@@ -237,17 +237,19 @@ def fit_cells(groups: pd.DataFrame) -> pd.Series:
     rate = np.empty((len(plates), len(kinds)))
     cell = plate * len(kinds) + kind
     sums = np.bincount(cell, n, rate.size).reshape(rate.shape)
-    for _ in range(ROUNDS):
+    for _ in range(_ROUNDS):
         exposure = np.bincount(cell, effect[compound], rate.size).reshape(rate.shape)
-        prior = independent_rates(sums, exposure)
-        rate = (sums + PRIOR_WELLS * prior) / (exposure + PRIOR_WELLS)
+        prior = _independent_rates(sums, exposure)
+        rate = (sums + _PRIOR_WELLS * prior) / (exposure + _PRIOR_WELLS)
         expected = np.bincount(compound, rate.ravel()[cell], len(compounds))
-        effect = (np.bincount(compound, n, len(compounds)) + PRIOR_CELLS) / (expected + PRIOR_CELLS)
+        effect = (np.bincount(compound, n, len(compounds)) + _PRIOR_CELLS) / (
+            expected + _PRIOR_CELLS
+        )
     index = pd.MultiIndex.from_product([plates, kinds], names=["plate", "cell_type"])
     return pd.Series(rate.ravel(), index)
 
 
-def independent_rates(sums: np.ndarray, exposure: np.ndarray) -> np.ndarray:
+def _independent_rates(sums: np.ndarray, exposure: np.ndarray) -> np.ndarray:
     """Rates (plates, cell types) that are a product of both, with the given sums and exposures."""
     by_plate = np.ones(len(sums))
     for _ in range(10):
@@ -256,11 +258,11 @@ def independent_rates(sums: np.ndarray, exposure: np.ndarray) -> np.ndarray:
     return np.outer(by_plate, by_kind)
 
 
-def fit_depth(groups: pd.DataFrame) -> dict[str, pd.Series]:
+def _fit_depth(groups: pd.DataFrame) -> dict[str, pd.Series]:
     """Effects of cell type, plate and library on mean log library size, beside compounds, weighted by cells."""
     seen = groups[groups["log_library"].notna()]
     factors = [name for name in ("cell_type", "plate", "library") if name in groups]
-    effects = backfit(
+    effects = _backfit(
         seen["log_library"].to_numpy(),
         seen["n_cells"].to_numpy(float),
         [seen[name] for name in (*factors, "compound")],
@@ -268,26 +270,26 @@ def fit_depth(groups: pd.DataFrame) -> dict[str, pd.Series]:
     levels = {name: sorted(groups[name].unique()) for name in factors}
     found = dict(zip(factors, effects, strict=False))
     return {
-        name: found[name].reindex(levels[name]).fillna(fill_value(name, found[name]))
+        name: found[name].reindex(levels[name]).fillna(_fill_value(name, found[name]))
         for name in factors
     }
 
 
-def fill_value(name: str, effect: pd.Series) -> float:
+def _fill_value(name: str, effect: pd.Series) -> float:
     """For a level without cells: nothing known, but the first factor carries the level of all."""
     return float(effect.mean()) if name == "cell_type" else 0.0
 
 
-def backfit(y: np.ndarray, weights: np.ndarray, factors: Sequence[pd.Series]) -> list[pd.Series]:
+def _backfit(y: np.ndarray, weights: np.ndarray, factors: Sequence[pd.Series]) -> list[pd.Series]:
     """Additive effects of factors on y (rows,), the first unpenalised, the rest with a prior of some cells at zero."""
     codes = [pd.factorize(factor, sort=True) for factor in factors]
     effects = [np.zeros(len(levels)) for _, levels in codes]
     totals = [np.bincount(code, weights, len(levels)) for code, levels in codes]
     rest = y.astype(float).copy()
-    for _ in range(ROUNDS):
+    for _ in range(_ROUNDS):
         for i, (code, levels) in enumerate(codes):
             rest += effects[i][code]
-            prior = PRIOR_CELLS if i else 1e-9
+            prior = _PRIOR_CELLS if i else 1e-9
             effects[i] = np.bincount(code, weights * rest, len(levels)) / (totals[i] + prior)
             rest -= effects[i][code]
     return [pd.Series(effect, levels) for effect, (_, levels) in zip(effects, codes, strict=True)]

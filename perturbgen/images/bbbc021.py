@@ -20,7 +20,7 @@ CHANNELS: Final = {"DAPI": 1, "Tubulin": 2, "Actin": 4}
 IMAGES: Final = "BBBC021_v1_image.csv"
 MECHANISMS: Final = "BBBC021_v1_moa.csv"
 PROFILES: Final = "ljosa_jbiomolscreen_2013_per_well_mean.csv"
-IMAGE_COLUMNS: Final = {
+_IMAGE_COLUMNS: Final = {
     "Image_Metadata_Plate_DAPI": "plate",
     "Image_Metadata_Well_DAPI": "well",
     "Replicate": "replicate",
@@ -29,13 +29,13 @@ IMAGE_COLUMNS: Final = {
 }
 
 # The channel is one digit and the GUID follows at once: w43CD51CBC-... is channel 4.
-NAME: Final = re.compile(
+_NAME: Final = re.compile(
     r"(?:^|_)([A-H]\d\d)_s([1-4])_w([124])([0-9A-F]{8}(?:-[0-9A-F]{4}){3}-[0-9A-F]{12})\.tif$"
 )
 
 
 @dataclass(frozen=True)
-class FileName:
+class _FileName:
     """What an image's file name says; the plate is said by its folder."""
 
     well: str
@@ -44,19 +44,19 @@ class FileName:
     guid: str
 
 
-def parse_file_name(name: str) -> FileName:
+def parse_file_name(name: str) -> _FileName:
     """``G10_s1_w1<GUID>.tif``, or the same after a prefix such as ``Week2_180607_``."""
-    found = NAME.search(name)
+    found = _NAME.search(name)
     if not found:
         raise InputError(
             f"{name!r} is no BBBC021 image name",
             expected="{well}_s{1-4}_w{1|2|4}{GUID}.tif, with or without a prefix",
         )
     well, site, channel, guid = found.groups()
-    return FileName(well, int(site), int(channel), guid)
+    return _FileName(well, int(site), int(channel), guid)
 
 
-def concentration(text: str) -> str:
+def _concentration(text: str) -> str:
     """A concentration as the one text it is joined by: 3, 3.000000 and 3e0 are all ``3``.
 
     Text, not a float: pybbbc stores float16, which turns 0.003 into 0.0030003 and joins with nothing.
@@ -70,7 +70,7 @@ def concentration(text: str) -> str:
     return f"{number.normalize():f}" if number else "0"
 
 
-def require_decimal(numbers: pd.Series, where: str) -> None:
+def _require_decimal(numbers: pd.Series, where: str) -> None:
     """Concentrations were not rounded to float16 on the way: 0.0030003 instead of 0.003."""
     text = numbers[~numbers.duplicated()]
     values = text.astype(float).to_numpy()
@@ -93,17 +93,17 @@ def read_images(path: str | Path) -> pd.DataFrame:
     """
     path = find_or_self(path, IMAGES)
     files = {name: (f"Image_PathName_{name}", f"Image_FileName_{name}") for name in CHANNELS}
-    wanted = [*IMAGE_COLUMNS, *(column for pair in files.values() for column in pair)]
+    wanted = [*_IMAGE_COLUMNS, *(column for pair in files.values() for column in pair)]
     raw = read_csv(path, columns=wanted, text=[name for name in wanted if name != "Replicate"])
     require_values(raw, wanted, "Image_FileName_DAPI", path)
-    images = raw.rename(columns=IMAGE_COLUMNS)[list(IMAGE_COLUMNS.values())]
-    require_decimal(images["concentration"], str(path))
-    images["concentration"] = by_value(images["concentration"])
+    images = raw.rename(columns=_IMAGE_COLUMNS)[list(_IMAGE_COLUMNS.values())]
+    _require_decimal(images["concentration"], str(path))
+    images["concentration"] = _by_value(images["concentration"])
     names = {
         channel: [parse_file_name(name) for name in raw[file]]
         for channel, (_, file) in files.items()
     }
-    check_names(raw, names, path)
+    _check_names(raw, names, path)
     images.insert(2, "site", [name.site for name in names["DAPI"]])
     images.insert(3, "week", images["plate"].str.split("_").str[0])
     for channel, (folder, file) in files.items():
@@ -113,12 +113,12 @@ def read_images(path: str | Path) -> pd.DataFrame:
     return images
 
 
-def by_value(concentrations: pd.Series) -> pd.Series:
+def _by_value(concentrations: pd.Series) -> pd.Series:
     """:func:`concentration` of each, worked out once for each distinct text."""
-    return concentrations.map({text: concentration(text) for text in concentrations.unique()})
+    return concentrations.map({text: _concentration(text) for text in concentrations.unique()})
 
 
-def check_names(raw: pd.DataFrame, names: dict[str, list[FileName]], path: Path) -> None:
+def _check_names(raw: pd.DataFrame, names: dict[str, list[_FileName]], path: Path) -> None:
     """The files of a row are of one field, of the channel of their column, and of the well the row names."""
     wells = raw["Image_Metadata_Well_DAPI"].to_numpy()
     for channel, parsed in names.items():
@@ -141,13 +141,13 @@ def read_mechanisms(path: str | Path) -> pd.DataFrame:
         text=["compound", "concentration", "moa"],
     )
     require_values(table, ["compound", "concentration", "moa"], "compound", path)
-    require_decimal(table["concentration"], str(path))
-    table["concentration"] = by_value(table["concentration"])
+    _require_decimal(table["concentration"], str(path))
+    table["concentration"] = _by_value(table["concentration"])
     require_unique(table["compound"] + " " + table["concentration"], "treatment", path)
     return table
 
 
-def read_wells(folder: str | Path) -> pd.DataFrame:
+def _read_wells(folder: str | Path) -> pd.DataFrame:
     """One row a well: plate, well, week, replicate, compound, concentration, moa (missing where unknown)."""
     images = read_images(folder)
     columns = ["plate", "well", "week", "replicate", "compound", "concentration"]
@@ -167,7 +167,7 @@ def read_profiles(folder: str | Path, *, table: str = PROFILES) -> Profiles:
     )
     require_unique(raw["plate"] + " " + raw["well"], "well", path)
     meta = raw[["plate", "well"]].merge(
-        read_wells(folder), on=["plate", "well"], how="left", validate="1:1"
+        _read_wells(folder), on=["plate", "well"], how="left", validate="1:1"
     )
     unknown = meta["compound"].isna()
     if unknown.any():

@@ -15,10 +15,10 @@ from perturbgen.images.fields import check_images, find_images, finding
 from perturbgen.images.sources import STREAMED, kind_of, opened
 from perturbgen.profiles.table import Profiles, blocks
 
-Lines = list[dict[str, Any]]
+_Lines = list[dict[str, Any]]
 
 
-def check_source(source: Path, *, limit: int) -> Lines:
+def check_source(source: Path, *, limit: int) -> _Lines:
     """Findings about the profiles of a source, its plates and, where there are any, its images."""
     try:
         kind = kind_of(source)
@@ -26,17 +26,17 @@ def check_source(source: Path, *, limit: int) -> Lines:
         return check_images(find_images(source), limit=limit)
     lines = [finding("kind", kind)]
     if kind == "rxrx1-kaggle":
-        lines += check_plan(rxrx1.read_metadata(source))
+        lines += _check_plan(rxrx1.read_metadata(source))
     elif kind in STREAMED:
-        lines += check_streamed(source, kind)
+        lines += _check_streamed(source, kind)
     else:
         with opened(source) as profiles:
-            lines += check_profiles(profiles)
-    images = has_images(source)
+            lines += _check_profiles(profiles)
+    images = _has_images(source)
     return lines + (check_images(images, limit=limit) if images is not None else [])
 
 
-def has_images(source: Path) -> pd.DataFrame | None:
+def _has_images(source: Path) -> pd.DataFrame | None:
     """The images under a folder, None where there are none."""
     if not source.is_dir():
         return None
@@ -47,25 +47,25 @@ def has_images(source: Path) -> pd.DataFrame | None:
     return images if len(images) else None
 
 
-def check_streamed(source: Path, kind: str) -> Lines:
+def _check_streamed(source: Path, kind: str) -> _Lines:
     """As :func:`check_profiles`, and who has no partner in the other table."""
     import tempfile
 
     with tempfile.TemporaryDirectory() as folder:
         profiles, orphans = STREAMED[kind](source, Path(folder) / "profiles")
-        lines = check_profiles(profiles)
+        lines = _check_profiles(profiles)
     for what, names in (
         ("profiles without labels", orphans.without_labels),
         ("labels without a profile", orphans.without_values),
     ):
         lines.append(finding(what, f"{len(names)}: {shorten(names, 2)}" if names else "none"))
     if kind == "rxrx1":
-        lines += check_plan(profiles.meta)
+        lines += _check_plan(profiles.meta)
         lines.append(finding("wells with a site missing", len(rxrx1.missing_sites(profiles.meta))))
     return lines
 
 
-def check_profiles(profiles: Profiles) -> Lines:
+def _check_profiles(profiles: Profiles) -> _Lines:
     """Size, labels, values that are no numbers, features that never vary, rows that are copies of others."""
     low, high = np.full(len(profiles.features), np.inf), np.full(len(profiles.features), -np.inf)
     bad, seen = 0, set()
@@ -92,7 +92,7 @@ def check_profiles(profiles: Profiles) -> Lines:
     return lines
 
 
-def check_plan(meta: pd.DataFrame) -> Lines:
+def _check_plan(meta: pd.DataFrame) -> _Lines:
     """RxRx1: wells, controls on each plate, groups of siRNAs and how the plates turn."""
     wells = meta.drop_duplicates("well_id")
     controls = wells[wells["well_type"] != "treatment"].groupby(["experiment", "plate"]).size()

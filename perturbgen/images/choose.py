@@ -24,7 +24,7 @@ from perturbgen.profiles.table import Profiles
 
 
 @dataclass(frozen=True)
-class Recipe:
+class _Recipe:
     """One way from raw wells to treatment profiles."""
 
     compress: bool
@@ -69,12 +69,12 @@ class Recipe:
         return " + ".join(filter(None, parts)) + f", {self.how}"
 
 
-def recipes() -> list[Recipe]:
+def _recipes() -> list[_Recipe]:
     """The grid that is searched: 96 recipes."""
     grid = product(
         (False, True), (None, 0.0, 6.0), (0.1, 0.3, 1.0, 3.0), (False, True), ("median", "mean")
     )
-    return [Recipe(*values) for values in grid]  # type: ignore[arg-type]
+    return [_Recipe(*values) for values in grid]  # type: ignore[arg-type]
 
 
 def nested_matching(
@@ -112,7 +112,7 @@ def similarities(
     from perturbgen.core.console import track
 
     found: dict[str, np.ndarray] = {}
-    for recipe in track(recipes(), "corrections"):
+    for recipe in track(_recipes(), "corrections"):
         profiled = recipe.profiles(wells, vehicle=vehicle)
         kept = profiled.where(~profiled.meta["moa"].isin(list(without)))
         found[str(recipe)] = cosines(kept.values)

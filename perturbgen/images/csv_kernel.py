@@ -13,29 +13,29 @@ import numpy as np
 from numba import njit, types
 from numba.extending import intrinsic
 
-COMMA, NEWLINE, RETURN, MINUS, PLUS, POINT, QUOTE = 44, 10, 13, 45, 43, 46, 34
+_COMMA, _NEWLINE, _RETURN, _MINUS, _PLUS, _POINT, _QUOTE = 44, 10, 13, 45, 43, 46, 34
 PAD: Final = b"\0" * 32  # follows the text, so that eight bytes may be read anywhere in it
-POWERS = 10.0 ** np.arange(23)  # exact in float64
-TENS = 10 ** np.arange(9, dtype=np.uint64)
-SIGNS = np.array([1.0, -1.0])
-DIGITS = 18  # that a 64-bit mantissa holds; those that follow only move the point
-SHORT = 15  # digits of which any number is exact in float64
-EXACT = 1 << 53  # a smaller mantissa, times or over one exact power, is rounded once
-NEAR = 2.0**-49  # more than three roundings of float64
+_POWERS = 10.0 ** np.arange(23)  # exact in float64
+_TENS = 10 ** np.arange(9, dtype=np.uint64)
+_SIGNS = np.array([1.0, -1.0])
+_DIGITS = 18  # that a 64-bit mantissa holds; those that follow only move the point
+_SHORT = 15  # digits of which any number is exact in float64
+_EXACT = 1 << 53  # a smaller mantissa, times or over one exact power, is rounded once
+_NEAR = 2.0**-49  # more than three roundings of float64
 
-Whole = Any  # an integer of 64 bits; numba knows of which kind
-U = np.uint64
-ZEROS, CARRY, HIGH, PAIRS = (
-    U(0x3030303030303030),
-    U(0x7676767676767676),
-    U(0x8080808080808080),
-    U(0x000000FF000000FF),
+_Whole = Any  # an integer of 64 bits; numba knows of which kind
+_U = np.uint64
+_ZEROS, _CARRY, _HIGH, _PAIRS = (
+    _U(0x3030303030303030),
+    _U(0x7676767676767676),
+    _U(0x8080808080808080),
+    _U(0x000000FF000000FF),
 )
-HUNDREDS, UNITS = U(0x000F424000000064), U(0x0000271000000001)  # 10^6 and 100; 10^4 and 1
+_HUNDREDS, _UNITS = _U(0x000F424000000064), _U(0x0000271000000001)  # 10^6 and 100; 10^4 and 1
 
 
 @intrinsic
-def load8(typing: Any, array: Any, index: Any) -> Any:
+def _load8(typing: Any, array: Any, index: Any) -> Any:
     """Eight bytes of an array from any index on, the first one lowest."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -49,7 +49,7 @@ def load8(typing: Any, array: Any, index: Any) -> Any:
 
 
 @intrinsic
-def trailing_zeros(typing: Any, word: Any) -> Any:
+def _trailing_zeros(typing: Any, word: Any) -> Any:
     """How many of the lowest bits are 0; 64 if all are."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -61,18 +61,18 @@ def trailing_zeros(typing: Any, word: Any) -> Any:
 
 
 @njit(cache=True, nogil=True, inline="always")
-def some_digits(text: np.ndarray, position: Whole) -> tuple[Whole, Whole]:
+def _some_digits(text: np.ndarray, position: _Whole) -> tuple[_Whole, _Whole]:
     """The number that the digits at ``position`` form, eight at most, and how many there are.
 
     A digit's byte is 0x30 + d, so that after XOR with ZEROS every other byte is above 9. The bytes are shifted until
     the last digit is the highest; then neighbours are joined: eight digits, four pairs, one number.
     """
-    chunk: Any = load8(text, position) ^ ZEROS  # type: ignore[call-arg]  # numba gives the first argument
-    count = trailing_zeros(((chunk + CARRY) | chunk) & HIGH) >> U(3)
-    half = (U(8) - count) << U(2)
+    chunk: Any = _load8(text, position) ^ _ZEROS  # type: ignore[call-arg]  # numba gives the first argument
+    count = _trailing_zeros(((chunk + _CARRY) | chunk) & _HIGH) >> _U(3)
+    half = (_U(8) - count) << _U(2)
     chunk = (chunk << half) << half
-    chunk = chunk * U(10) + (chunk >> U(8))
-    return ((chunk & PAIRS) * HUNDREDS + ((chunk >> U(16)) & PAIRS) * UNITS) >> U(32), count
+    chunk = chunk * _U(10) + (chunk >> _U(8))
+    return ((chunk & _PAIRS) * _HUNDREDS + ((chunk >> _U(16)) & _PAIRS) * _UNITS) >> _U(32), count
 
 
 @njit(cache=True, nogil=True)
@@ -92,23 +92,23 @@ def parse_rows(
     """
     position, row, count, size = 0, 0, 0, len(text) - len(PAD)
     while position < size:
-        if text[position] == NEWLINE or (
-            text[position] == RETURN and text[position + 1] == NEWLINE
+        if text[position] == _NEWLINE or (
+            text[position] == _RETURN and text[position + 1] == _NEWLINE
         ):
-            position += 1 + (text[position] == RETURN)
+            position += 1 + (text[position] == _RETURN)
             continue
         place = 0
         for column in range(columns):
             if column == key:
-                end = field_end(text, position)
+                end = _field_end(text, position)
                 ids[row, 0], ids[row, 1], position = position, end, end
             else:
                 start = position
-                number, position, sure = short_number(text, start)
+                number, position, sure = _short_number(text, start)
                 if not sure:
-                    number, position, sure = parse_number(text, start)
+                    number, position, sure = _parse_number(text, start)
                 if not sure:
-                    position = field_end(text, start)
+                    position = _field_end(text, start)
                     unsure[count, 0], unsure[count, 1], unsure[count, 2], unsure[count, 3] = (
                         row,
                         place,
@@ -119,11 +119,11 @@ def parse_rows(
                 values[row, place] = number
                 place += 1
             if column < columns - 1:
-                if text[position] != COMMA:
+                if text[position] != _COMMA:
                     return row, column + 1, count
                 position += 1
-        position += text[position] == RETURN
-        if text[position] != NEWLINE:
+        position += text[position] == _RETURN
+        if text[position] != _NEWLINE:
             return row, columns, count
         position += 1
         row += 1
@@ -131,88 +131,88 @@ def parse_rows(
 
 
 @njit(cache=True, nogil=True, inline="always")
-def short_number(text: np.ndarray, position: Whole) -> tuple[float, int, bool]:
+def _short_number(text: np.ndarray, position: _Whole) -> tuple[float, int, bool]:
     """A number of up to fifteen digits, eight of them before the point; where it ends, and whether it is one."""
-    minus = np.int64(text[position] == MINUS)
-    whole, before = some_digits(text, position + minus)
+    minus = np.int64(text[position] == _MINUS)
+    whole, before = _some_digits(text, position + minus)
     position += minus + np.int64(before)
-    point = np.int64(text[position] == POINT)
+    point = np.int64(text[position] == _POINT)
     position += point
-    first, some = some_digits(text, position)
-    second, more = some_digits(text, position + 8)
-    full = some == U(8)
-    second, more = second if full else U(0), more if full else U(0)
+    first, some = _some_digits(text, position)
+    second, more = _some_digits(text, position + 8)
+    full = some == _U(8)
+    second, more = second if full else _U(0), more if full else _U(0)
     after = np.int64(some + more)
     position += after
-    mantissa = np.int64((whole * TENS[some] + first) * TENS[more] + second)
+    mantissa = np.int64((whole * _TENS[some] + first) * _TENS[more] + second)
     code = text[position]
-    ends = (code == COMMA) | (code == NEWLINE) | (code == RETURN)
+    ends = (code == _COMMA) | (code == _NEWLINE) | (code == _RETURN)
     counted = (point == 1) | (
-        before < U(8)
+        before < _U(8)
     )  # without a point the ninth digit would be taken for a decimal
-    short = before + some + more - U(1) < U(SHORT)
-    return np.float64(mantissa) / POWERS[after] * SIGNS[minus], position, ends & counted & short
+    short = before + some + more - _U(1) < _U(_SHORT)
+    return np.float64(mantissa) / _POWERS[after] * _SIGNS[minus], position, ends & counted & short
 
 
 @njit(cache=True, nogil=True)
-def parse_number(text: np.ndarray, position: int) -> tuple[float, int, bool]:
+def _parse_number(text: np.ndarray, position: int) -> tuple[float, int, bool]:
     """The number that begins at ``position``, where it ends, and whether float32 cannot be another; empty is NaN."""
-    start, sign = position, -1.0 if text[position] == MINUS else 1.0
-    position += text[position] == MINUS or text[position] == PLUS
-    mantissa: Whole = np.int64(0)
+    start, sign = position, -1.0 if text[position] == _MINUS else 1.0
+    position += text[position] == _MINUS or text[position] == _PLUS
+    mantissa: _Whole = np.int64(0)
     digits, exponent, seen, after = 0, 0, 0, False
     while True:
         code = text[position]
         if 48 <= code <= 57:
             seen += 1
-            if digits < DIGITS:
+            if digits < _DIGITS:
                 mantissa = mantissa * 10 + np.int64(code - 48)
                 digits += mantissa > 0
                 exponent -= after
             else:
                 exponent += not after
-        elif code == POINT and not after:
+        elif code == _POINT and not after:
             after = True
         else:
             break
         position += 1
     if seen and (text[position] == 101 or text[position] == 69):  # e, E
-        given, position = parse_exponent(text, position + 1)
+        given, position = _parse_exponent(text, position + 1)
         exponent += given
     code = text[position]
-    if code != COMMA and code != NEWLINE and code != RETURN:
+    if code != _COMMA and code != _NEWLINE and code != _RETURN:
         return np.nan, start, False
     if not seen:
         return np.nan, position, position == start
-    number = sign * scaled(float(mantissa), exponent)
-    once = mantissa < EXACT and -22 <= exponent <= 22
+    number = sign * _scaled(float(mantissa), exponent)
+    once = mantissa < _EXACT and -22 <= exponent <= 22
     return (
         number,
         position,
-        once or np.float32(number * (1 + NEAR)) == np.float32(number * (1 - NEAR)),
+        once or np.float32(number * (1 + _NEAR)) == np.float32(number * (1 - _NEAR)),
     )
 
 
 @njit(cache=True, nogil=True)
-def scaled(mantissa: float, exponent: int) -> float:
+def _scaled(mantissa: float, exponent: int) -> float:
     """mantissa x 10^exponent; one rounding where the power is exact."""
     if mantissa == 0.0 or exponent < -400:
         return 0.0
     if exponent > 400:
         return np.inf
     while exponent > 22:
-        mantissa, exponent = mantissa * POWERS[22], exponent - 22
+        mantissa, exponent = mantissa * _POWERS[22], exponent - 22
     while exponent < -22:
-        mantissa, exponent = mantissa / POWERS[22], exponent + 22
-    return mantissa * POWERS[exponent] if exponent >= 0 else mantissa / POWERS[-exponent]
+        mantissa, exponent = mantissa / _POWERS[22], exponent + 22
+    return mantissa * _POWERS[exponent] if exponent >= 0 else mantissa / _POWERS[-exponent]
 
 
 @njit(cache=True, nogil=True)
-def parse_exponent(text: np.ndarray, position: int) -> tuple[int, int]:
+def _parse_exponent(text: np.ndarray, position: int) -> tuple[int, int]:
     """The exponent that begins at ``position`` and where it ends; without a digit it ends where no number may."""
-    value: Whole = 0
-    sign, start = -1 if text[position] == MINUS else 1, position - 1
-    position += text[position] == MINUS or text[position] == PLUS
+    value: _Whole = 0
+    sign, start = -1 if text[position] == _MINUS else 1, position - 1
+    position += text[position] == _MINUS or text[position] == _PLUS
     first = position
     while 48 <= text[position] <= 57:
         value, position = min(value * 10 + np.int64(text[position]) - 48, 9999), position + 1
@@ -220,13 +220,13 @@ def parse_exponent(text: np.ndarray, position: int) -> tuple[int, int]:
 
 
 @njit(cache=True, nogil=True)
-def field_end(text: np.ndarray, position: int) -> int:
+def _field_end(text: np.ndarray, position: int) -> int:
     """Where the field ends; commas between quotes belong to it."""
     quoted = False
     while True:
         code = text[position]
-        if code == QUOTE:
+        if code == _QUOTE:
             quoted = not quoted
-        if code in (NEWLINE, RETURN) or (code == COMMA and not quoted):
+        if code in (_NEWLINE, _RETURN) or (code == _COMMA and not quoted):
             return position
         position += 1

@@ -18,12 +18,12 @@ import pandas as pd
 
 from perturbgen.core.errors import SchemaError, shorten
 
-Mode = Literal["independent", "plate_group", "assignment"]
-MODES: tuple[Mode, ...] = ("independent", "plate_group", "assignment")
+_Mode = Literal["independent", "plate_group", "assignment"]
+MODES: tuple[_Mode, ...] = ("independent", "plate_group", "assignment")
 
 
 def decode(
-    log_p: pd.DataFrame, wells: pd.DataFrame, *, mode: Mode, groups: pd.Series | None = None
+    log_p: pd.DataFrame, wells: pd.DataFrame, *, mode: _Mode, groups: pd.Series | None = None
 ) -> pd.Series:
     """The siRNA of each treated well, from ``log_p`` (wells, siRNAs); ``wells`` has the same index, experiment and
     plate.
@@ -54,7 +54,7 @@ def decode(
     for _, part in wells.groupby("experiment", sort=True):
         for plate, number in plate_groups(log_p.loc[part.index], part["plate"], group).items():
             rows = part.index[part["plate"] == plate]
-            result[rows] = choose(log_p.loc[rows, group.index[group == number]], mode)
+            result[rows] = _choose(log_p.loc[rows, group.index[group == number]], mode)
     return result
 
 
@@ -70,7 +70,7 @@ def plate_groups(log_p: pd.DataFrame, plate: pd.Series, group: pd.Series) -> dic
             expected="a group for each plate",
         )
     evidence = np.array(
-        [[group_evidence(log_p[plate == p], group == n) for n in numbers] for p in plates]
+        [[_group_evidence(log_p[plate == p], group == n) for n in numbers] for p in plates]
     )
     rows = np.arange(len(plates))
     orders = list(permutations(range(len(numbers)), len(plates)))
@@ -78,12 +78,12 @@ def plate_groups(log_p: pd.DataFrame, plate: pd.Series, group: pd.Series) -> dic
     return {int(p): numbers[i] for p, i in zip(plates, best, strict=True)}
 
 
-def group_evidence(log_p: pd.DataFrame, members: pd.Series) -> float:
+def _group_evidence(log_p: pd.DataFrame, members: pd.Series) -> float:
     """Sum over wells of log of the probability that falls on the members."""
     return float(np.logaddexp.reduce(log_p.to_numpy()[:, members.to_numpy()], axis=1).sum())
 
 
-def choose(log_p: pd.DataFrame, mode: Mode) -> np.ndarray:
+def _choose(log_p: pd.DataFrame, mode: _Mode) -> np.ndarray:
     """The siRNAs of one plate's wells among the plate's own."""
     from scipy.optimize import linear_sum_assignment
 
@@ -120,7 +120,7 @@ def noisy_log_p(
     return pd.DataFrame(scores, index=truth.index, columns=list(names))
 
 
-PLATES = 4
+_PLATES = 4
 
 
 def treatment_wells(meta: pd.DataFrame) -> pd.DataFrame:
@@ -148,14 +148,14 @@ def sirna_groups(meta: pd.DataFrame) -> pd.Series:
         label = (
             {plate: plate - 1 for plate in names}
             if not group
-            else plate_labels(part, known, str(experiment))
+            else _plate_labels(part, known, str(experiment))
         )
         new = part[known.isna()]
         group |= dict(zip(new["sirna_id"], new["plate"].map(label), strict=True))
     return pd.Series(group, name="group", dtype=int).rename_axis("sirna_id").sort_index()
 
 
-def plate_labels(part: pd.DataFrame, known: pd.Series, experiment: str) -> dict[int, int]:
+def _plate_labels(part: pd.DataFrame, known: pd.Series, experiment: str) -> dict[int, int]:
     """The group of each plate of an experiment; every known siRNA of the plate must agree."""
     labels: dict[int, int] = {}
     for plate, found in known.groupby(part["plate"]):
@@ -174,7 +174,7 @@ def rotations(meta: pd.DataFrame, groups: pd.Series) -> pd.DataFrame:
     """The group on each plate, (experiments, plates)."""
     wells = treatment_wells(meta)
     rows = {
-        str(experiment): plate_labels(part, part["sirna_id"].map(groups), str(experiment))
+        str(experiment): _plate_labels(part, part["sirna_id"].map(groups), str(experiment))
         for experiment, part in wells.groupby("experiment", sort=True)
     }
     return (

@@ -32,7 +32,7 @@ from perturbgen.retrieval import (
 
 log = logging.getLogger(__name__)
 
-Rows = list[dict[str, Any]]
+_Rows = list[dict[str, Any]]
 IN_SAMPLE = "in-sample: not to be believed"
 WHY = (
     "The correction was fitted on the controls that wells are compared with. It pulls them together, so that wells "
@@ -50,7 +50,7 @@ def measures(
     relations: pd.DataFrame | None = None,
     draws: int = 1000,
     rng: np.random.Generator,
-) -> Rows:
+) -> _Rows:
     """Lines of measure, value, what chance gives, and how many groups or pairs it is a mean over.
 
     Sites are averaged to wells. With controls they leave the groups; magnitude and activity are against them, and the
@@ -64,19 +64,19 @@ def measures(
     )
     mask = chosen(wells.meta, control, wells.source) if control else np.zeros(len(wells), bool)
     treated = wells.where(~mask & wells.meta[same].notna().to_numpy())
-    rows = [*replicates(treated, same, draws, rng)]
+    rows = [*_replicates(treated, same, draws, rng)]
     if control:
-        wells, mask, note = out_of_sample(wells, mask)
-        rows += noted(against_controls(wells, mask, same, draws, rng), note)
+        wells, mask, note = _out_of_sample(wells, mask)
+        rows += _noted(_against_controls(wells, mask, same, draws, rng), note)
     if relations is not None:
-        rows.append(recall(treated, same, relations, draws, rng))
+        rows.append(_recall(treated, same, relations, draws, rng))
     if batch:
-        among = mixing(wells.where(mask) if control else wells, batch, same if not control else "")
-        rows += noted(among, note)
+        among = _mixing(wells.where(mask) if control else wells, batch, same if not control else "")
+        rows += _noted(among, note)
     return rows
 
 
-def out_of_sample(wells: Profiles, control: np.ndarray) -> tuple[Profiles, np.ndarray, str]:
+def _out_of_sample(wells: Profiles, control: np.ndarray) -> tuple[Profiles, np.ndarray, str]:
     """The wells that no correction was fitted on and their controls; all, and a note, if two controls are not left."""
     seen = fitted_rows(wells)
     if not seen.any() or (control & ~seen).sum() > 1:
@@ -85,17 +85,17 @@ def out_of_sample(wells: Profiles, control: np.ndarray) -> tuple[Profiles, np.nd
     return wells, control, IN_SAMPLE
 
 
-def noted(rows: Rows, note: str) -> Rows:
+def _noted(rows: _Rows, note: str) -> _Rows:
     """The lines with a note at their names."""
     return [{**row, "measure": f"{row['measure']}, {note}"} for row in rows] if note else rows
 
 
-def line(measure: str, value: float, chance: float | None, n: float) -> dict[str, Any]:
+def _line(measure: str, value: float, chance: float | None, n: float) -> dict[str, Any]:
     """A line of the table."""
     return {"measure": measure, "value": float(value), "chance": chance, "n": int(n)}
 
 
-def replicates(treated: Profiles, same: str, draws: int, rng: np.random.Generator) -> Rows:
+def _replicates(treated: Profiles, same: str, draws: int, rng: np.random.Generator) -> _Rows:
     """Do wells of one perturbation find each other, and agree?"""
     values, meta = (
         np.asarray(treated.values),
@@ -105,17 +105,17 @@ def replicates(treated: Profiles, same: str, draws: int, rng: np.random.Generato
     passing = percent_replicating(values, meta, same=same, null_groups=draws, rng=rng)
     agreed = consistency(values, meta, same=same, draws=draws, rng=rng)
     return [
-        line("mAP among all wells", found["ap"].mean(), float(found["chance"].mean()), len(found)),
-        line("retrieved (q < .05)", (found["p_bh"] < 0.05).mean(), None, len(found)),
-        line("percent replicating", passing["passes"].mean(), 0.05, len(passing)),
-        line("consistency (mean cosine)", agreed["consistency"].mean(), None, len(agreed)),
-        line("consistent (q < .05)", (agreed["q"] < 0.05).mean(), None, len(agreed)),
+        _line("mAP among all wells", found["ap"].mean(), float(found["chance"].mean()), len(found)),
+        _line("retrieved (q < .05)", (found["p_bh"] < 0.05).mean(), None, len(found)),
+        _line("percent replicating", passing["passes"].mean(), 0.05, len(passing)),
+        _line("consistency (mean cosine)", agreed["consistency"].mean(), None, len(agreed)),
+        _line("consistent (q < .05)", (agreed["q"] < 0.05).mean(), None, len(agreed)),
     ]
 
 
-def against_controls(
+def _against_controls(
     wells: Profiles, control: np.ndarray, same: str, draws: int, rng: np.random.Generator
-) -> Rows:
+) -> _Rows:
     """Do perturbations differ from controls?"""
     values, meta = (
         np.asarray(wells.values),
@@ -125,8 +125,10 @@ def against_controls(
         values, meta, same=same, queries=~control, candidates=~control, negatives=control
     ).groups
     rows = [
-        line("mAP against controls", found["ap"].mean(), float(found["chance"].mean()), len(found)),
-        line("active (q < .05)", (found["p_bh"] < 0.05).mean(), None, len(found)),
+        _line(
+            "mAP against controls", found["ap"].mean(), float(found["chance"].mean()), len(found)
+        ),
+        _line("active (q < .05)", (found["p_bh"] < 0.05).mean(), None, len(found)),
     ]
     try:
         strength = magnitude(values, meta, same=same, control=control, draws=draws, rng=rng)
@@ -135,12 +137,12 @@ def against_controls(
         return rows
     return [
         *rows,
-        line("magnitude (energy distance)", strength["magnitude"].mean(), 0.0, len(strength)),
-        line("strong (q < .05)", (strength["q"] < 0.05).mean(), None, len(strength)),
+        _line("magnitude (energy distance)", strength["magnitude"].mean(), 0.0, len(strength)),
+        _line("strong (q < .05)", (strength["q"] < 0.05).mean(), None, len(strength)),
     ]
 
 
-def recall(
+def _recall(
     treated: Profiles, same: str, relations: pd.DataFrame, draws: int, rng: np.random.Generator
 ) -> dict[str, Any]:
     """Are known relations among the most alike and the most opposite pairs?"""
@@ -150,7 +152,7 @@ def recall(
         .mean()
     )
     found = relationship_recall(means, relations.astype(str), permutations=draws, rng=rng)
-    return line(
+    return _line(
         f"recall of known relations (p {found['p']:.2g})",
         found["recall"],
         found["chance"],
@@ -158,7 +160,7 @@ def recall(
     )
 
 
-def mixing(profiles: Profiles, batch: str, within: str) -> Rows:
+def _mixing(profiles: Profiles, batch: str, within: str) -> _Rows:
     """Do batches mix, among controls or within each perturbation?"""
     meta = profiles.meta.assign(
         **{name: profiles.meta[name].astype(str) for name in (batch, within) if name}
@@ -168,27 +170,27 @@ def mixing(profiles: Profiles, batch: str, within: str) -> Rows:
     )
     summary = mixing_summary(found)
     return [
-        line(
+        _line(
             f"neighbours of the same {batch}",
             summary["same_batch"],
             summary["expected"],
             summary["rows"],
         ),
-        line(f"iLISI of {batch} (1 is mixed)", summary["ilisi"], None, summary["rows"]),
+        _line(f"iLISI of {batch} (1 is mixed)", summary["ilisi"], None, summary["rows"]),
     ]
 
 
-KEPT = ["queries", "ap", "nap", "p", "p_bh"]
+_KEPT = ["queries", "ap", "nap", "p", "p_bh"]
 
 
 def activity(
     profiles: Profiles, *, control: np.ndarray, same: str, draws: int = 20_000
 ) -> pd.DataFrame:
     """Per treatment: wells, mAP and normalised mAP of finding its other wells among the controls, p and q (BH)."""
-    return against(profiles, same=same, control=control, negatives=control, draws=draws)
+    return _against(profiles, same=same, control=control, negatives=control, draws=draws)
 
 
-def against(
+def _against(
     profiles: Profiles,
     *,
     same: str,
@@ -206,7 +208,7 @@ def against(
         negatives=negatives,
         null_draws=draws,
     )
-    return found.groups.set_index(same)[KEPT].rename(
+    return found.groups.set_index(same)[_KEPT].rename(
         columns={"queries": "wells", "ap": "map", "nap": "nmap"}
     )
 
@@ -236,7 +238,7 @@ def held_out_activity(
         for fitted in (order[: len(rows) // 2], order[len(rows) // 2 :]):
             mask = np.isin(np.arange(len(profiles)), fitted)
             values = step.fit_transform(profiles.values, profiles.meta, control=mask)
-            found = against(
+            found = _against(
                 profiles.with_values(values),
                 same=same,
                 control=control,

@@ -15,15 +15,15 @@ from perturbgen.core.errors import InputError, SchemaError, shorten
 from perturbgen.core.files import require_file, require_folder
 from perturbgen.images import bbbc021
 
-KEY: Final = ["plate", "well", "site"]
-BROKEN: Final = "a download or a copy that broke off"
+_KEY: Final = ["plate", "well", "site"]
+_BROKEN: Final = "a download or a copy that broke off"
 
-WELL = r"(?P<well>[A-Z]{1,2}\d\d)"
-TREE = re.compile(
-    rf"(?:^|/)(?P<experiment>[^/]+)/Plate(?P<plate>\d+)/{WELL}_s(?P<site>\d)_w(?P<channel>\d)\.png$"
+_WELL = r"(?P<well>[A-Z]{1,2}\d\d)"
+_TREE = re.compile(
+    rf"(?:^|/)(?P<experiment>[^/]+)/Plate(?P<plate>\d+)/{_WELL}_s(?P<site>\d)_w(?P<channel>\d)\.png$"
 )
-FLAT = re.compile(
-    rf"(?:^|/)(?P<experiment>[^/_]+)_(?P<plate>\d+)_{WELL}(?:_s(?P<site>\d))?_w(?P<channel>\d)\.png$"
+_FLAT = re.compile(
+    rf"(?:^|/)(?P<experiment>[^/_]+)_(?P<plate>\d+)_{_WELL}(?:_s(?P<site>\d))?_w(?P<channel>\d)\.png$"
 )
 
 
@@ -35,20 +35,20 @@ def find_images(root: str | Path) -> pd.DataFrame:
     """
     root = require_folder(root, "folder of images")
     if (root / f"{bbbc021.IMAGES}.gz").exists() or (root / bbbc021.IMAGES).exists():
-        return table_images(root)
-    rows = [row for path in sorted(root.rglob("*.png")) if (row := parse_path(path, root))]
+        return _table_images(root)
+    rows = [row for path in sorted(root.rglob("*.png")) if (row := _parse_path(path, root))]
     if not rows:
         raise InputError(
             f"no images of a known layout in {root}",
             expected="{experiment}/Plate{n}/{well}_s{site}_w{channel}.png, or BBBC021's tables beside its folders",
         )
-    return pd.DataFrame(rows).sort_values([*KEY, "channel"], ignore_index=True)
+    return pd.DataFrame(rows).sort_values([*_KEY, "channel"], ignore_index=True)
 
 
-def parse_path(path: Path, root: Path) -> dict[str, Any] | None:
+def _parse_path(path: Path, root: Path) -> dict[str, Any] | None:
     """The key, channel and path of one file, or None where its name says nothing."""
     name = path.relative_to(root).as_posix()
-    found = TREE.search(name) or FLAT.search(name)
+    found = _TREE.search(name) or _FLAT.search(name)
     if not found:
         return None
     plate, site = f"{found['experiment']}_{found['plate']}", int(found["site"] or 1)
@@ -61,22 +61,22 @@ def parse_path(path: Path, root: Path) -> dict[str, Any] | None:
     }
 
 
-def table_images(root: Path) -> pd.DataFrame:
+def _table_images(root: Path) -> pd.DataFrame:
     """The files that BBBC021's image table names and that are there."""
     table = bbbc021.read_images(root)
     parts = [
-        table[KEY].assign(channel=number, path=[root / name for name in table[channel]])
+        table[_KEY].assign(channel=number, path=[root / name for name in table[channel]])
         for channel, number in bbbc021.CHANNELS.items()
     ]
     files = pd.concat(parts, ignore_index=True)
     return files[[path.exists() for path in files["path"]]].sort_values(
-        [*KEY, "channel"], ignore_index=True
+        [*_KEY, "channel"], ignore_index=True
     )
 
 
 def fields(images: pd.DataFrame) -> dict[tuple[str, str, int], dict[int, Path]]:
     """The files of each field, by channel; a channel that occurs twice is an error."""
-    twice = images.duplicated([*KEY, "channel"])
+    twice = images.duplicated([*_KEY, "channel"])
     if twice.any():
         first = images[twice].iloc[0]
         raise SchemaError(
@@ -85,14 +85,14 @@ def fields(images: pd.DataFrame) -> dict[tuple[str, str, int], dict[int, Path]]:
             fix=str(first["path"]),
         )
     found: dict[tuple[str, str, int], dict[int, Path]] = {}
-    for plate, well, site, channel, path in images[[*KEY, "channel", "path"]].itertuples(
+    for plate, well, site, channel, path in images[[*_KEY, "channel", "path"]].itertuples(
         index=False, name=None
     ):
         found.setdefault((str(plate), str(well), int(site)), {})[int(channel)] = path
     return found
 
 
-def read_channel(path: str | Path) -> np.ndarray:
+def _read_channel(path: str | Path) -> np.ndarray:
     """One grey image (height, width), uint8 or uint16."""
     from PIL import Image
 
@@ -104,7 +104,7 @@ def read_channel(path: str | Path) -> np.ndarray:
                 pixels = np.array(image)
     except (OSError, SyntaxError, ValueError, EOFError, UserWarning) as error:
         raise InputError(
-            f"{path} cannot be read: {error}", expected="a whole PNG or TIFF", cause=BROKEN
+            f"{path} cannot be read: {error}", expected="a whole PNG or TIFF", cause=_BROKEN
         ) from None
     if pixels.ndim != 2 or pixels.dtype not in (np.uint8, np.uint16):
         raise InputError(
@@ -124,7 +124,7 @@ def read_field(files: Mapping[int, Path], channels: list[int]) -> np.ndarray:
             expected=f"channels {shorten(channels, 8)}",
             cause="an incomplete download",
         )
-    stack = [read_channel(files[channel]) for channel in channels]
+    stack = [_read_channel(files[channel]) for channel in channels]
     kinds = {
         (image.shape, str(image.dtype)): files[channel]
         for image, channel in zip(stack, channels, strict=True)
@@ -152,7 +152,7 @@ def check_images(images: pd.DataFrame, *, limit: int | None = None) -> list[dict
     short = [" ".join(map(str, key)) for key, files in found.items() if len(files) < len(channels)]
     complete = [key for key, files in found.items() if len(files) == len(channels)]
     step = max(1, -(-len(complete) // limit)) if limit else 1
-    kinds, broken = decode_all([found[key] for key in complete[::step]], channels)
+    kinds, broken = _decode_all([found[key] for key in complete[::step]], channels)
     return [
         finding("fields (plate, well, site)", len(found)),
         finding("channels", ", ".join(f"w{channel}" for channel in channels)),
@@ -163,7 +163,7 @@ def check_images(images: pd.DataFrame, *, limit: int | None = None) -> list[dict
     ]
 
 
-def decode_all(chosen: list[dict[int, Path]], channels: list[int]) -> tuple[set[str], list[str]]:
+def _decode_all(chosen: list[dict[int, Path]], channels: list[int]) -> tuple[set[str], list[str]]:
     """The sizes and depths found, and what could not be read."""
     from perturbgen.core.console import track
 

@@ -16,17 +16,17 @@ import pandas as pd
 from perturbgen.images.fields import read_field
 from perturbgen.profiles.table import Profiles
 
-QUANTILES: Final = (5, 25, 50, 75, 95, 99)
-SCALES: Final = (1, 2, 4)  # pixels
+_QUANTILES: Final = (5, 25, 50, 75, 95, 99)
+_SCALES: Final = (1, 2, 4)  # pixels
 
 
-def feature_names(channels: Sequence[int]) -> list[str]:
+def _feature_names(channels: Sequence[int]) -> list[str]:
     """The names of :func:`measure`'s features."""
     each = [
         "mean",
         "SD",
-        *(f"quantile {q}" for q in QUANTILES),
-        *(f"detail {s}" for s in SCALES),
+        *(f"quantile {q}" for q in _QUANTILES),
+        *(f"detail {s}" for s in _SCALES),
         "slope",
         "bright area",
     ]
@@ -34,27 +34,27 @@ def feature_names(channels: Sequence[int]) -> list[str]:
     return [f"w{channel} {name}" for channel in channels for name in each] + pairs
 
 
-def measure(stack: np.ndarray) -> np.ndarray:
+def _measure(stack: np.ndarray) -> np.ndarray:
     """Features (features,) of a field (channels, height, width)."""
     images = stack.astype(np.float64)
-    pairs = [correlation(a, b) for a, b in combinations(images, 2)]
-    return np.concatenate([*(of_channel(image) for image in images), pairs])
+    pairs = [_correlation(a, b) for a, b in combinations(images, 2)]
+    return np.concatenate([*(_of_channel(image) for image in images), pairs])
 
 
-def of_channel(image: np.ndarray) -> np.ndarray:
+def _of_channel(image: np.ndarray) -> np.ndarray:
     """Brightness, its quantiles, the SD of what is finer than 1, 2 and 4 pixels, slopes, and the share above half."""
     from scipy.ndimage import gaussian_filter
 
-    detail = [(image - gaussian_filter(image, scale)).std() for scale in SCALES]
+    detail = [(image - gaussian_filter(image, scale)).std() for scale in _SCALES]
     slope = np.hypot(*np.gradient(image)).mean()
     low, high = np.percentile(image, [1, 99])
     area = (image > (low + high) / 2).mean()
     return np.array(
-        [image.mean(), image.std(), *np.percentile(image, QUANTILES), *detail, slope, area]
+        [image.mean(), image.std(), *np.percentile(image, _QUANTILES), *detail, slope, area]
     )
 
 
-def correlation(one: np.ndarray, other: np.ndarray) -> float:
+def _correlation(one: np.ndarray, other: np.ndarray) -> float:
     """Pearson correlation of the pixels of two channels; 0 where one is empty."""
     spread = one.std() * other.std()
     return (
@@ -69,6 +69,6 @@ def measured(
     from perturbgen.core.console import track
 
     values = np.array(
-        [measure(read_field(one, list(channels))) for one in track(list(files), "fields")]
+        [_measure(read_field(one, list(channels))) for one in track(list(files), "fields")]
     )
-    return Profiles(values, meta, pd.Index(feature_names(channels)), "simple image features")
+    return Profiles(values, meta, pd.Index(_feature_names(channels)), "simple image features")

@@ -23,11 +23,11 @@ from perturbgen.profiles.table import Key, Profiles, chosen, group_means, groupi
 
 log = logging.getLogger(__name__)
 
-ROLES = ("healthy", "diseased", "treated")
+_ROLES = ("healthy", "diseased", "treated")
 
 
 @dataclass(frozen=True)
-class WellScores:
+class _WellScores:
     """``wells``: the labels of each well with role, on, off, rescue, z_off and hit; ``gate``: Z' of each group, and if
     it passed.
     """
@@ -44,7 +44,7 @@ def score_wells(
     by: Sequence[str] = ("experiment",),
     side_effect_weight: float = 0.25,
     gate: float = 0.0,
-) -> WellScores:
+) -> _WellScores:
     """Project every well on the axis of its own group's controls; one row of ``profiles`` is one well.
 
     rescue = (on_d - on) / (on_d - on_h), on_d and on_h the mean on of diseased and healthy controls, each scored
@@ -59,11 +59,11 @@ def score_wells(
             fix="check --healthy and --diseased",
         )
     keys, codes = grouping(profiles.meta, by, profiles.source)
-    role = np.select([healthy, diseased], ROLES[:2], ROLES[2])
+    role = np.select([healthy, diseased], _ROLES[:2], _ROLES[2])
     parts, gates = [], []
     for number, key in enumerate(keys):
         rows = np.flatnonzero(codes == number)
-        scores, line = score_group(
+        scores, line = _score_group(
             np.asarray(profiles.values[rows], np.float64), role[rows], side_effect_weight
         )
         passed = scores is not None and line["Z'"] > gate
@@ -73,11 +73,11 @@ def score_wells(
                 pd.concat([profiles.meta.iloc[rows].reset_index(drop=True), scores], axis=1)
             )
     table = pd.DataFrame(gates)
-    report_gate(table, by)
-    return WellScores(pd.concat(parts, ignore_index=True), table)
+    _report_gate(table, by)
+    return _WellScores(pd.concat(parts, ignore_index=True), table)
 
 
-def score_group(
+def _score_group(
     values: np.ndarray, role: np.ndarray, weight: float
 ) -> tuple[pd.DataFrame | None, dict[str, Any]]:
     """The scores of one group's wells, or None where its controls are too few, and its line for the gate."""
@@ -102,7 +102,7 @@ def score_group(
     ), line
 
 
-def report_gate(table: pd.DataFrame, by: Sequence[str]) -> None:
+def _report_gate(table: pd.DataFrame, by: Sequence[str]) -> None:
     """Name the groups that are left out; an error when none is left."""
     failed = table[~table["passed"]]
     names = [" ".join(map(str, row)) for row in failed[list(by)].itertuples(index=False)]
@@ -122,7 +122,7 @@ def report_gate(table: pd.DataFrame, by: Sequence[str]) -> None:
         )
 
 
-def dose_table(
+def _dose_table(
     wells: pd.DataFrame, *, treatment: str, dose: str, within: Sequence[str]
 ) -> pd.DataFrame:
     """One row for each treatment and dose of each stratum: wells, and the means of rescue, z_off and hit."""
@@ -157,24 +157,24 @@ def hit_table(
     p: the same with wells drawn from the controls, which are redrawn as well, so that both sides' errors count and the
     best of six doses is compared with the best of six. q: Benjamini and Hochberg within the stratum.
     """
-    doses = dose_table(wells, treatment=treatment, dose=dose, within=within)
+    doses = _dose_table(wells, treatment=treatment, dose=dose, within=within)
     tables = []
     strata = doses.groupby(list(within), observed=True) if within else [((), doses)]
     for key, part in strata:
         here = (wells[list(within)] == list(key)).all(axis=1)
         pool = wells.loc[here & (wells["role"] == "diseased"), "hit"].to_numpy()
-        null = Null(pool, draws=draws, rng=rng)
+        null = _Null(pool, draws=draws, rng=rng)
         lines = [
-            summary(str(name), rows, wells[here & (wells[treatment] == name)], null, dose)
+            _summary(str(name), rows, wells[here & (wells[treatment] == name)], null, dose)
             for name, rows in part.groupby(treatment, observed=True)
         ]
-        table = with_q(pd.DataFrame(lines))
+        table = _with_q(pd.DataFrame(lines))
         tables.append(table.join(pd.DataFrame([key] * len(table), columns=list(within))))
     ranked = pd.concat(tables, ignore_index=True)
     return ranked[[*within, *ranked.columns.drop(list(within))]]
 
 
-def with_q(table: pd.DataFrame) -> pd.DataFrame:
+def _with_q(table: pd.DataFrame) -> pd.DataFrame:
     """Adjusted p and the order of the list: by p, then by score."""
     from scipy.stats import false_discovery_control
 
@@ -184,7 +184,7 @@ def with_q(table: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-class Null:
+class _Null:
     """Controls redrawn: what the score of a treatment without effect looks like, for each design of doses and wells."""
 
     def __init__(self, pool: np.ndarray, *, draws: int, rng: np.random.Generator) -> None:
@@ -223,14 +223,14 @@ class Null:
         return best
 
 
-def summary(
-    name: str, doses: pd.DataFrame, wells: pd.DataFrame, null: Null, dose: str
+def _summary(
+    name: str, doses: pd.DataFrame, wells: pd.DataFrame, null: _Null, dose: str
 ) -> dict[str, Any]:
     """One treatment's line: its best dose with a 95 % interval of the rescue, its score, p, and the trend."""
     counts = doses["wells"].to_numpy()
     scores = null.scores(doses["hit"].to_numpy(), counts)
     best, score = doses.iloc[int(scores.argmax())], float(scores.max())
-    low, high = interval(float(best["rescue"]), float(best["rescue_sd"]), int(best["wells"]))
+    low, high = _interval(float(best["rescue"]), float(best["rescue_sd"]), int(best["wells"]))
     return {
         "treatment": name,
         "doses": len(doses),
@@ -241,12 +241,12 @@ def summary(
         "high": high,
         "z_off": float(best["z_off"]),
         "score": score,
-        "trend": trend(wells[dose].to_numpy(float), wells["hit"].to_numpy(float)),
+        "trend": _trend(wells[dose].to_numpy(float), wells["hit"].to_numpy(float)),
         "p": null.p(score, counts),
     }
 
 
-def interval(mean: float, sd: float, count: int, *, level: float = 0.95) -> tuple[float, float]:
+def _interval(mean: float, sd: float, count: int, *, level: float = 0.95) -> tuple[float, float]:
     """Student's interval of a mean; unknown for a single well."""
     from scipy.stats import t
 
@@ -256,7 +256,7 @@ def interval(mean: float, sd: float, count: int, *, level: float = 0.95) -> tupl
     return mean - half, mean + half
 
 
-def trend(dose: np.ndarray, hit: np.ndarray) -> float:
+def _trend(dose: np.ndarray, hit: np.ndarray) -> float:
     """Spearman's correlation of hit with dose over wells; unknown where there is one dose."""
     from scipy.stats import rankdata
 
@@ -282,7 +282,7 @@ def centred_wells(
     return profiles.averaged(well)
 
 
-def control_relative(
+def _control_relative(
     profiles: Profiles,
     *,
     panel: np.ndarray,
@@ -312,18 +312,19 @@ def control_relative(
         -1,
     )
     columns = [
-        one_control(profiles, values, code == number, by, name) for number, name in enumerate(names)
+        _one_control(profiles, values, code == number, by, name)
+        for number, name in enumerate(names)
     ]
     centre = columns[names.index(origin)]
     if similarity == "distance":
         result = np.stack([-np.linalg.norm(values - mean, axis=1) for mean in columns], axis=1)
         return profiles.with_values(result, names)
     others = [i for i, name in enumerate(names) if name != origin]
-    result = np.stack([cosine(values - centre, columns[i] - centre) for i in others], axis=1)
+    result = np.stack([_cosine(values - centre, columns[i] - centre) for i in others], axis=1)
     return profiles.with_values(result, [names[i] for i in others])
 
 
-def one_control(
+def _one_control(
     profiles: Profiles, values: np.ndarray, rows: np.ndarray, by: Sequence[str], name: str
 ) -> np.ndarray:
     """For each row the mean of one control on its plate, the row itself left out; its parent's where there is none."""
@@ -353,7 +354,7 @@ def one_control(
     return result
 
 
-def cosine(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+def _cosine(left: np.ndarray, right: np.ndarray) -> np.ndarray:
     """Row by row; 0 where a row is zero (the origin seen from itself)."""
     length = np.linalg.norm(left, axis=1) * np.linalg.norm(right, axis=1)
     return (left * right).sum(axis=1) / np.where(length > 0, length, 1)

@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 
     from perturbgen.core.page import Page
 
-COMPONENTS = 50
-NEIGHBOURS = 10
-SAMPLE = 2000  # rows whose neighbours are looked up
+_COMPONENTS = 50
+_NEIGHBOURS = 10
+_SAMPLE = 2000  # rows whose neighbours are looked up
 
 
 @dataclass(frozen=True)
-class Map:
+class _Map:
     """``points`` (rows, 2), and the share of each row's ten nearest rows that are still among its ten nearest."""
 
     points: np.ndarray
@@ -37,7 +37,7 @@ class Map:
     kept_by_map: float
 
 
-def draw_map(profiles: Profiles, *, method: str = "umap", seed: int = 0) -> Map:
+def draw_map(profiles: Profiles, *, method: str = "umap", seed: int = 0) -> _Map:
     """The leading components of the profiles, then UMAP or t-SNE of these; ``pca`` shows the first two as they are."""
     rows, features = profiles.values.shape
     if rows < 4 or features < 2:
@@ -45,18 +45,20 @@ def draw_map(profiles: Profiles, *, method: str = "umap", seed: int = 0) -> Map:
             f"{rows} rows of {features} features make no map",
             expected="4 or more rows, 2 or more features",
         )
-    scores = PrincipalComponents(min(COMPONENTS, rows, features)).fit_transform(
+    scores = PrincipalComponents(min(_COMPONENTS, rows, features)).fit_transform(
         profiles.values, profiles.meta
     )
     points = LAYOUTS[method](scores, seed)
-    shown = np.sort(np.random.default_rng(seed).permutation(rows)[:SAMPLE])
-    there = neighbours(np.asarray(profiles.values[shown], np.float64))
-    return Map(
-        points, overlap(there, neighbours(scores[shown])), overlap(there, neighbours(points[shown]))
+    shown = np.sort(np.random.default_rng(seed).permutation(rows)[:_SAMPLE])
+    there = _neighbours(np.asarray(profiles.values[shown], np.float64))
+    return _Map(
+        points,
+        _overlap(there, _neighbours(scores[shown])),
+        _overlap(there, _neighbours(points[shown])),
     )
 
 
-def umap_points(scores: np.ndarray, seed: int) -> np.ndarray:
+def _umap_points(scores: np.ndarray, seed: int) -> np.ndarray:
     """UMAP of (rows, components), (rows, 2)."""
     with warnings.catch_warnings():
         warnings.simplefilter(
@@ -73,7 +75,7 @@ def umap_points(scores: np.ndarray, seed: int) -> np.ndarray:
         )
 
 
-def tsne_points(scores: np.ndarray, seed: int) -> np.ndarray:
+def _tsne_points(scores: np.ndarray, seed: int) -> np.ndarray:
     """openTSNE of (rows, components), (rows, 2): begun with the first two, perplexity 30 or a third of the rows."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -90,15 +92,15 @@ def tsne_points(scores: np.ndarray, seed: int) -> np.ndarray:
         )
 
 
-def pca_points(scores: np.ndarray, seed: int) -> np.ndarray:
+def _pca_points(scores: np.ndarray, seed: int) -> np.ndarray:
     """The first two components."""
     return scores[:, :2]
 
 
-LAYOUTS: Final = {"umap": umap_points, "tsne": tsne_points, "pca": pca_points}
+LAYOUTS: Final = {"umap": _umap_points, "tsne": _tsne_points, "pca": _pca_points}
 
 
-def neighbours(values: np.ndarray, count: int = NEIGHBOURS) -> np.ndarray:
+def _neighbours(values: np.ndarray, count: int = _NEIGHBOURS) -> np.ndarray:
     """The nearest rows of each row, (rows, count)."""
     from sklearn.neighbors import NearestNeighbors
 
@@ -109,12 +111,12 @@ def neighbours(values: np.ndarray, count: int = NEIGHBOURS) -> np.ndarray:
     )
 
 
-def overlap(left: np.ndarray, right: np.ndarray) -> float:
+def _overlap(left: np.ndarray, right: np.ndarray) -> float:
     """Mean share of the neighbours in ``left`` that are neighbours in ``right``."""
     return float((left[:, :, None] == right[:, None, :]).any(axis=2).mean())
 
 
-def map_figure(points: np.ndarray, meta: pd.DataFrame, colour: str) -> Figure:
+def _map_figure(points: np.ndarray, meta: pd.DataFrame, colour: str) -> Figure:
     """The map, coloured by a column: numbers on a scale, names each in a colour (the rarer ones grey)."""
     import plotly.graph_objects as go
 
@@ -159,33 +161,33 @@ def map_figure(points: np.ndarray, meta: pd.DataFrame, colour: str) -> Figure:
     )
 
 
-def map_page(profiles: Profiles, drawn: Map, colours: list[str], *, title: str) -> Page:
+def map_page(profiles: Profiles, drawn: _Map, colours: list[str], *, title: str) -> Page:
     """A page with the map in every colour and what it preserves."""
     from perturbgen.core.page import Page
 
     page = Page(title, f"{len(profiles):,} rows of {len(profiles.features):,} features")
-    page.text(preserved(drawn))
+    page.text(_preserved(drawn))
     for colour in colours:
         page.figure(
-            map_figure(drawn.points, profiles.meta, colour),
+            _map_figure(drawn.points, profiles.meta, colour),
             f"Each point is a row of the profiles; {colour}.",
         )
     return page
 
 
-def preserved(drawn: Map) -> str:
+def _preserved(drawn: _Map) -> str:
     """What the map keeps, in words."""
     return (
-        f"Of the {NEIGHBOURS} nearest neighbours in the full space, {drawn.kept_by_components:.0%} are kept by the "
+        f"Of the {_NEIGHBOURS} nearest neighbours in the full space, {drawn.kept_by_components:.0%} are kept by the "
         f"principal components and {drawn.kept_by_map:.0%} by this map. "
         "It is for looking: nothing is measured on it."
     )
 
 
-Colour = tuple[int, int, int]
+_Colour = tuple[int, int, int]
 
 # The colour map published with RxRx1: for each channel its colour, and the grey value that is shown in full.
-SIX: Final[tuple[tuple[str, Colour, int], ...]] = (
+_SIX: Final[tuple[tuple[str, _Colour, int], ...]] = (
     ("w1 nuclei", (19, 0, 249), 51),
     ("w2 ER", (42, 255, 31), 107),
     ("w3 actin", (255, 0, 25), 64),
@@ -194,19 +196,19 @@ SIX: Final[tuple[tuple[str, Colour, int], ...]] = (
     ("w6 Golgi, membrane", (254, 255, 40), 191),
 )
 # RxRx19a has no mitochondria; its fifth channel is the stain of RxRx1's sixth.
-FIVE: Final = (*SIX[:4], ("w5 Golgi, membrane", SIX[5][1], SIX[5][2]))
+_FIVE: Final = (*_SIX[:4], ("w5 Golgi, membrane", _SIX[5][1], _SIX[5][2]))
 # BBBC021 is 16-bit and has no display range of its own: percentiles of the image.
-THREE: Final[tuple[tuple[str, Colour, None], ...]] = (
+_THREE: Final[tuple[tuple[str, _Colour, None], ...]] = (
     ("DAPI", (0, 0, 255), None),
     ("tubulin", (0, 255, 0), None),
     ("actin", (255, 0, 0), None),
 )
-MAPS: Final = {6: SIX, 5: FIVE, 3: THREE}
+MAPS: Final = {6: _SIX, 5: _FIVE, 3: _THREE}
 GAP = 4
-CAPTION = 18
+_CAPTION = 18
 
 
-def shown(image: np.ndarray, full: int | None) -> np.ndarray:
+def _shown(image: np.ndarray, full: int | None) -> np.ndarray:
     """Brightness between 0 and 1, (height, width): up to ``full``, or from the 0.1st to the 99.9th percentile."""
     low, high = (0.0, float(full)) if full else np.percentile(image, [0.1, 99.9])
     return np.clip((image - low) / max(high - low, 1e-12), 0, 1)
@@ -219,7 +221,7 @@ def layers(stack: np.ndarray) -> list[np.ndarray]:
             f"{len(stack)} channels", expected=f"{', '.join(map(str, MAPS))} have a colour map"
         )
     return [
-        shown(image, full)[..., None] * np.array(colour)
+        _shown(image, full)[..., None] * np.array(colour)
         for image, (_, colour, full) in zip(stack, MAPS[len(stack)], strict=True)
     ]
 
@@ -236,7 +238,7 @@ def colours(channels: int) -> tuple[list[list[float]], list[float]]:
     ]
 
 
-def composite(stack: np.ndarray) -> np.ndarray:
+def _composite(stack: np.ndarray) -> np.ndarray:
     """All channels added up, uint8 (height, width, 3)."""
     return np.clip(np.sum(layers(stack), axis=0), 0, 255).astype(np.uint8)
 
@@ -245,16 +247,16 @@ def contact_sheet(stack: np.ndarray) -> np.ndarray:
     """The composite and each channel, four to a row, each with its name, uint8 (height, width, 3)."""
     names = ["all channels", *(name for name, _, _ in MAPS[len(stack)])]
     tiles = [
-        composite(stack),
+        _composite(stack),
         *(np.clip(layer, 0, 255).astype(np.uint8) for layer in layers(stack)),
     ]
-    height, width = stack.shape[1] + CAPTION + GAP, stack.shape[2] + GAP
+    height, width = stack.shape[1] + _CAPTION + GAP, stack.shape[2] + GAP
     across = min(4, len(tiles))
     sheet = np.zeros((height * -(-len(tiles) // across), width * across, 3), np.uint8)
     for i, (name, tile) in enumerate(zip(names, tiles, strict=True)):
         top, left = height * (i // across), width * (i % across)
-        sheet[top : top + CAPTION, left : left + stack.shape[2]] = caption(name, stack.shape[2])
-        sheet[top + CAPTION : top + CAPTION + stack.shape[1], left : left + stack.shape[2]] = tile
+        sheet[top : top + _CAPTION, left : left + stack.shape[2]] = caption(name, stack.shape[2])
+        sheet[top + _CAPTION : top + _CAPTION + stack.shape[1], left : left + stack.shape[2]] = tile
     return sheet
 
 
@@ -262,7 +264,7 @@ def caption(text: str, width: int) -> np.ndarray:
     """White letters on black, uint8 (CAPTION, width, 3)."""
     from PIL import Image, ImageDraw
 
-    strip = Image.new("RGB", (width, CAPTION))
+    strip = Image.new("RGB", (width, _CAPTION))
     ImageDraw.Draw(strip).text((3, 3), text, fill=(255, 255, 255))
     return np.array(strip)
 

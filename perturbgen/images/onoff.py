@@ -18,7 +18,7 @@ from perturbgen.core.errors import SchemaError
 
 
 @dataclass(frozen=True)
-class Axis:
+class _Axis:
     """``origin``, the mean healthy profile, and ``direction``, from there to the mean diseased, both (features,)."""
 
     origin: np.ndarray
@@ -26,10 +26,10 @@ class Axis:
 
     def project(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """on and off (rows,) of profiles (rows, features)."""
-        return on_off(values - self.origin, np.broadcast_to(self.direction, values.shape))
+        return _on_off(values - self.origin, np.broadcast_to(self.direction, values.shape))
 
 
-def fit_axis(healthy: np.ndarray, diseased: np.ndarray) -> Axis:
+def fit_axis(healthy: np.ndarray, diseased: np.ndarray) -> _Axis:
     """The axis between two sets of control profiles (rows, features)."""
     origin = healthy.mean(axis=0)
     direction = diseased.mean(axis=0) - origin
@@ -40,10 +40,10 @@ def fit_axis(healthy: np.ndarray, diseased: np.ndarray) -> Axis:
             cause="centring by the disease itself, which removes it",
             fix="centre by experiment, plate and site only",
         )
-    return Axis(origin, direction)
+    return _Axis(origin, direction)
 
 
-def on_off(away: np.ndarray, direction: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _on_off(away: np.ndarray, direction: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """on and off of ``away`` = x - mu, each row with a ``direction`` of its own, both (rows, features)."""
     length = (direction**2).sum(axis=1)
     on = (away * direction).sum(axis=1) / length
@@ -59,15 +59,15 @@ def project_controls(
     below, by |error of v|^2 / |v|^2: every inert drug would look like a rescue.
     """
     origin, far = healthy.mean(axis=0), diseased.mean(axis=0)
-    own_origin = without_each(healthy)
-    own_far = without_each(diseased)
+    own_origin = _without_each(healthy)
+    own_far = _without_each(diseased)
     return (
-        on_off(healthy - own_origin, far - own_origin),
-        on_off(diseased - origin, own_far - origin),
+        _on_off(healthy - own_origin, far - own_origin),
+        _on_off(diseased - origin, own_far - origin),
     )
 
 
-def without_each(values: np.ndarray) -> np.ndarray:
+def _without_each(values: np.ndarray) -> np.ndarray:
     """For each row the mean of all the others, (rows, features)."""
     count = len(values)
     return (values.sum(axis=0) - values) / (count - 1)
@@ -95,7 +95,7 @@ def outlier_scores(
     """
     values = np.asarray(values, np.float64)
     if method == "mahalanobis":
-        return mahalanobis(values, ridge)
+        return _mahalanobis(values, ridge)
     if not 1 <= neighbours < len(values):
         raise SchemaError(
             f"{neighbours} neighbours of {len(values)} rows", expected=f"1 to {len(values) - 1}"
@@ -112,7 +112,7 @@ def outlier_scores(
     raise SchemaError(f"no outlier method {method!r}", expected="knn, mahalanobis or lof")
 
 
-def mahalanobis(values: np.ndarray, ridge: float) -> np.ndarray:
+def _mahalanobis(values: np.ndarray, ridge: float) -> np.ndarray:
     """sqrt((x - m)' (S + r I)^-1 (x - m)), solved by Cholesky; works with fewer rows than features."""
     from scipy.linalg import cho_factor, cho_solve
 

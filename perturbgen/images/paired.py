@@ -15,17 +15,17 @@ from perturbgen.core.errors import InputError, MissingDependencyError, SchemaErr
 from perturbgen.core.files import require_file
 from perturbgen.core.tables import read_header, require_columns
 
-METHODS: Final = {
+_METHODS: Final = {
     "CP": "images",
     "GE": "L1000",
     "Early Fusion": "both, concatenated",
     "RGCCA_EarlyFusion": "both, RGCCA",
     "Late Fusion": "both, averaged",
 }
-SHEET: Final = (
+_SHEET: Final = (
     "fC-LINCS-nvs-filt-preds-lr-ht-sgkf-10f"  # logistic regression, ten folds grouped by compound
 )
-ASSAYS: Final = {
+_ASSAYS: Final = {
     "images": "pass_cellpainting_thresh",
     "L1000": "pass_l1000_thresh",
     "both": "pass_both",
@@ -52,14 +52,16 @@ def read_sheet(path: str | Path, sheet: str) -> pd.DataFrame:
         ) from None
 
 
-def read_moa_predictions(path: str | Path, *, sheet: str = SHEET) -> pd.DataFrame:
+def read_moa_predictions(path: str | Path, *, sheet: str = _SHEET) -> pd.DataFrame:
     """Predicted mechanism numbers of each treatment: perturbation, compound, fold, moa and a column for each method.
 
     Early sheets wrap a prediction in brackets (``[5]``); a treatment stands once, and a compound in one fold.
     """
     raw = read_sheet(path, sheet)
     require_columns(
-        raw.columns, ["Metadata_moa_num", "PERT", "Compounds", "Fold", *METHODS], f"{path}, {sheet}"
+        raw.columns,
+        ["Metadata_moa_num", "PERT", "Compounds", "Fold", *_METHODS],
+        f"{path}, {sheet}",
     )
     names = {
         "PERT": "perturbation",
@@ -67,8 +69,8 @@ def read_moa_predictions(path: str | Path, *, sheet: str = SHEET) -> pd.DataFram
         "Fold": "fold",
         "Metadata_moa_num": "moa",
     }
-    table = raw.rename(columns=names)[[*names.values(), *METHODS]]
-    for name in METHODS:
+    table = raw.rename(columns=names)[[*names.values(), *_METHODS]]
+    for name in _METHODS:
         table[name] = table[name].astype(str).str.strip("[]").astype(int)
     if table.groupby("compound")["fold"].nunique().max() > 1:
         raise SchemaError(
@@ -87,7 +89,7 @@ def moa_accuracies(
         len(size), np.full(len(size), 1 / len(size)), resamples
     )  # a compound's doses go together
     rows = []
-    for name, what in METHODS.items():
+    for name, what in _METHODS.items():
         right = (predictions[name] == predictions["moa"]).to_numpy()
         drawn = weights @ np.bincount(compound, right) / (weights @ size)
         low, high = np.quantile(drawn, [0.025, 0.975])
@@ -116,14 +118,14 @@ def mean_f1(truth: pd.Series, predicted: pd.Series) -> float:
 def reproducible_by_dose(path: str | Path) -> pd.DataFrame:
     """Share of LINCS perturbations whose replicates agree, by dose and assay, from ``compound_activity_full.tsv``."""
     path = require_file(path, "table")
-    require_columns(read_header(path)[0].split("\t"), ["cpd", "dose", *ASSAYS.values()], path)
-    table = pd.read_csv(path, sep="\t", usecols=["dose", *ASSAYS.values()])
+    require_columns(read_header(path)[0].split("\t"), ["cpd", "dose", *_ASSAYS.values()], path)
+    table = pd.read_csv(path, sep="\t", usecols=["dose", *_ASSAYS.values()])
     table["uM"] = table["dose"].str.removesuffix(" uM").astype(float)
     grouped = table.groupby("uM")
     return (
-        grouped[list(ASSAYS.values())]
+        grouped[list(_ASSAYS.values())]
         .mean()
-        .set_axis(list(ASSAYS), axis=1)
+        .set_axis(list(_ASSAYS), axis=1)
         .assign(perturbations=grouped.size())
         .reset_index()
     )

@@ -31,14 +31,14 @@ COLUMNS: Final = (
     "sirna",
     "sirna_id",
 )
-WELL_TYPES: Final = ("treatment", "positive_control", "negative_control")
+_WELL_TYPES: Final = ("treatment", "positive_control", "negative_control")
 EMPTY: Final = "EMPTY"
-SITES: Final = 2
+_SITES: Final = 2
 
-Layout = Literal["auto", "2020", "kaggle"]
+_Layout = Literal["auto", "2020", "kaggle"]
 
 
-def read_metadata(path: str | Path, *, layout: Layout = "auto") -> pd.DataFrame:
+def read_metadata(path: str | Path, *, layout: _Layout = "auto") -> pd.DataFrame:
     """One row a site (2020) or a well (Kaggle, which names no sites); ``path`` is the folder, or its metadata.csv.
 
     Columns as in :data:`COLUMNS`; Kaggle has no ThermoFisher names (``sirna``) and no siRNA for its test wells:
@@ -47,8 +47,8 @@ def read_metadata(path: str | Path, *, layout: Layout = "auto") -> pd.DataFrame:
     path = Path(path)
     if layout == "auto":
         layout = "kaggle" if path.is_dir() and find_optional(path, "train.csv") else "2020"
-    meta = read_kaggle(path) if layout == "kaggle" else read_2020(path)
-    unknown = ~meta["well_type"].isin(WELL_TYPES)
+    meta = _read_kaggle(path) if layout == "kaggle" else _read_2020(path)
+    unknown = ~meta["well_type"].isin(_WELL_TYPES)
     if unknown.any():
         raise SchemaError(
             f"{path}: well_type {meta.loc[unknown, 'well_type'].iloc[0]!r}",
@@ -57,7 +57,7 @@ def read_metadata(path: str | Path, *, layout: Layout = "auto") -> pd.DataFrame:
     return meta
 
 
-def read_2020(path: Path) -> pd.DataFrame:
+def _read_2020(path: Path) -> pd.DataFrame:
     """``metadata.csv`` of the release of 2020."""
     path = find_table(path, "metadata.csv") if path.is_dir() else path
     text = [name for name in COLUMNS if name not in ("plate", "site", "sirna_id")]
@@ -88,7 +88,7 @@ def check_ids(ids: pd.Series, built: pd.Series, path: Path) -> None:
         )
 
 
-def read_kaggle(folder: Path) -> pd.DataFrame:
+def _read_kaggle(folder: Path) -> pd.DataFrame:
     """The competition's four tables as one, a row a well; classes 0 to 1107 are treatments, above them controls."""
     parts = []
     for dataset in ("train", "test"):
@@ -123,7 +123,7 @@ def read_profiles(folder: str | Path, out: str | Path) -> tuple[Profiles, Orphan
     return stream_profiles(features, batches, meta, key="site_id", out=out, where=str(folder))
 
 
-def missing_sites(meta: pd.DataFrame, *, sites: int = SITES) -> pd.DataFrame:
+def missing_sites(meta: pd.DataFrame, *, sites: int = _SITES) -> pd.DataFrame:
     """Wells with fewer sites than ``sites``: they happen (154 in the release) and must not shift anything."""
     if "site" not in meta:
         raise InputError(

@@ -21,7 +21,7 @@ from perturbgen.profiles.table import Orphans, Profiles
 
 log = logging.getLogger(__name__)
 
-LABELS: Final = (
+_LABELS: Final = (
     "site_id",
     "well_id",
     "cell_type",
@@ -32,7 +32,7 @@ LABELS: Final = (
     "disease_condition",
     "treatment",
 )
-COLUMNS: Final = (*LABELS, "treatment_conc", "SMILES")
+COLUMNS: Final = (*_LABELS, "treatment_conc", "SMILES")
 ACTIVE: Final = "Active SARS-CoV-2"
 MOCK: Final = "Mock"
 UV: Final = "UV Inactivated SARS-CoV-2"
@@ -40,11 +40,11 @@ UV: Final = "UV Inactivated SARS-CoV-2"
 # There is no vehicle label: the untreated wells are the controls, infected or not.
 HEALTHY: Final = f"disease_condition={MOCK}|{UV}"
 DISEASED: Final = f"disease_condition={ACTIVE} & treatment="
-HEALTHY_19B: Final = "disease_condition=healthy"
-DISEASED_19B: Final = "disease_condition=storm-severe & treatment="
+_HEALTHY_19B: Final = "disease_condition=healthy"
+_DISEASED_19B: Final = "disease_condition=storm-severe & treatment="
 
 
-def read_metadata(path: str | Path) -> pd.DataFrame:
+def _read_metadata(path: str | Path) -> pd.DataFrame:
     """``metadata.csv`` of 19a or 19b, a row a site; ``smiles`` is SMILES without its CXSMILES tail.
 
     Rows without a condition are kept, with ``disease_condition`` missing: they are wells, only nobody said of what.
@@ -76,6 +76,6 @@ def read_metadata(path: str | Path) -> pd.DataFrame:
 
 def read_profiles(folder: str | Path, out: str | Path) -> tuple[Profiles, Orphans]:
     """``embeddings.csv`` (site_id, feature_0, ...) with its labels, streamed into the profile folder ``out``."""
-    meta = read_metadata(folder)
+    meta = _read_metadata(folder)
     features, batches = csv_batches(find_table(folder, "embeddings.csv"), key="site_id")
     return stream_profiles(features, batches, meta, key="site_id", out=out, where=str(folder))

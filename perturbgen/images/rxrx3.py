@@ -35,10 +35,10 @@ RXRX3_COLUMNS: Final = (
 CORE: Final = "metadata_rxrx3_core.csv"
 FULL: Final = "metadata_rxrx3.csv"
 EMPTY_CONTROL: Final = "EMPTY_control"
-GUIDE: Final = re.compile(r"^(.+)_guide_(\d+)$")
+_GUIDE: Final = re.compile(r"^(.+)_guide_(\d+)$")
 
 
-def read_metadata(folder: str | Path) -> pd.DataFrame:
+def _read_metadata(folder: str | Path) -> pd.DataFrame:
     """One row a well; ``guide`` is the guide's number where the treatment is a knock-out, else missing."""
     path = find_optional(folder, CORE) or find_table(folder, FULL)
     text = [name for name in RXRX3_COLUMNS if name not in ("plate", "concentration")]
@@ -56,7 +56,9 @@ def read_metadata(folder: str | Path) -> pd.DataFrame:
             f"{path}: perturbation_type {unknown['perturbation_type'].iloc[0]!r}",
             expected="CRISPR or COMPOUND",
         )
-    return meta.assign(guide=pd.to_numeric(meta["treatment"].str.extract(GUIDE)[1]).astype("Int64"))
+    return meta.assign(
+        guide=pd.to_numeric(meta["treatment"].str.extract(_GUIDE)[1]).astype("Int64")
+    )
 
 
 def read_profiles(folder: str | Path, out: str | Path) -> tuple[Profiles, Orphans]:
@@ -72,5 +74,5 @@ def read_profiles(folder: str | Path, out: str | Path) -> tuple[Profiles, Orphan
         )
     features, batches = parquet_batches(paths, key="well_id")
     return stream_profiles(
-        features, batches, read_metadata(folder), key="well_id", out=out, where=str(folder)
+        features, batches, _read_metadata(folder), key="well_id", out=out, where=str(folder)
     )

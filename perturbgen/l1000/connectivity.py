@@ -16,11 +16,11 @@ from numba import njit
 from perturbgen.core.errors import InputError, SchemaError, shorten
 from perturbgen.core.files import require_file
 
-LEAST_SCALE: Final = 0.01
-COUNTED_AS: Final = {"trt_poscon": "trt_cp", "ctl_vehicle": "trt_cp"}
+_LEAST_SCALE: Final = 0.01
+_COUNTED_AS: Final = {"trt_poscon": "trt_cp", "ctl_vehicle": "trt_cp"}
 log = logging.getLogger(__name__)
 
-Sets = Mapping[str, Sequence[object]]
+_Sets = Mapping[str, Sequence[object]]
 
 
 def read_gmt(path: str | Path, *, suffix: str = "") -> dict[str, list[str]]:
@@ -38,8 +38,8 @@ def read_gmt(path: str | Path, *, suffix: str = "") -> dict[str, list[str]]:
 
 def wtcs(
     signatures: pd.DataFrame,
-    up: Sets | None = None,
-    down: Sets | None = None,
+    up: _Sets | None = None,
+    down: _Sets | None = None,
     *,
     weighted: bool = True,
 ) -> pd.DataFrame:
@@ -49,7 +49,7 @@ def wtcs(
     ranked descending; ES is the weighted Kolmogorov-Smirnov statistic of Subramanian 2005 (p = 1).
     Returns (signatures, queries).
     """
-    values = finite(signatures)
+    values = _finite(signatures)
     queries = list(dict.fromkeys([*(up or {}), *(down or {})]))
     if not queries:
         raise SchemaError(
@@ -57,13 +57,13 @@ def wtcs(
         )
     ranks = descending_ranks(values)
     scores = [
-        enrichment(values, ranks, members(signatures.columns, s, queries), weighted=weighted)
+        enrichment(values, ranks, _members(signatures.columns, s, queries), weighted=weighted)
         for s in (up, down)
     ]
     return pd.DataFrame(connect(*scores), index=signatures.index, columns=queries)
 
 
-def finite(table: pd.DataFrame) -> np.ndarray:
+def _finite(table: pd.DataFrame) -> np.ndarray:
     """The values, if none is missing."""
     values = table.to_numpy(np.float64)
     bad = ~np.isfinite(values).all(axis=0)
@@ -76,7 +76,9 @@ def finite(table: pd.DataFrame) -> np.ndarray:
     return values
 
 
-def members(genes: pd.Index, sets: Sets | None, queries: Sequence[str]) -> list[np.ndarray] | None:
+def _members(
+    genes: pd.Index, sets: _Sets | None, queries: Sequence[str]
+) -> list[np.ndarray] | None:
     """Positions of the genes of each set; genes that were not measured are left out, and said to be."""
     if not sets:
         return None
@@ -123,7 +125,9 @@ def enrichment(
     workers = min(os.cpu_count() or 1, max(1, scores.size // 10_000))
     with ThreadPoolExecutor(workers) as pool:
         parts = np.array_split(np.arange(len(values)), workers)
-        done = [pool.submit(es_kernel, values[p], ranks[p], genes, starts, weighted) for p in parts]
+        done = [
+            pool.submit(_es_kernel, values[p], ranks[p], genes, starts, weighted) for p in parts
+        ]
         for part, scored in zip(parts, done, strict=True):
             scores[part] = scored.result()
     return scores
@@ -137,7 +141,7 @@ def connect(up: np.ndarray | None, down: np.ndarray | None) -> np.ndarray:
 
 
 @njit(nogil=True, cache=True)
-def es_kernel(values, ranks, genes, starts, weighted):  # type: ignore[no-untyped-def]  # numba compiles by type
+def _es_kernel(values, ranks, genes, starts, weighted):  # type: ignore[no-untyped-def]  # numba compiles by type
     """ES of signatures (s, g) for sets genes[starts[q]:starts[q + 1]], (s, q).
 
     e_k = sum_{l<=k} w_l / sum w - (r_k - k) / (G - n) at the k-th hit of rank r_k, and before it; the extreme wins.
@@ -180,7 +184,7 @@ def ncs(
     taken over. A group without any takes the median of those of its type, then of its line, then of all.
     """
     about = signatures.loc[scores.index]
-    types = about["pert_type"].astype(object).replace(COUNTED_AS)
+    types = about["pert_type"].astype(object).replace(_COUNTED_AS)
     keys = pd.MultiIndex.from_arrays(
         [about["cell_line"].astype(object), types], names=["cell_line", "pert_type"]
     )
@@ -192,14 +196,14 @@ def ncs(
     if not chosen.any():
         raise SchemaError("no reference signature is left to normalise by", expected="one at least")
     values = scores.to_numpy(float)
-    up = scales(np.where(values > 0, values, np.nan), keys, chosen)
-    down = scales(np.where(values < 0, -values, np.nan), keys, chosen)
+    up = _scales(np.where(values > 0, values, np.nan), keys, chosen)
+    down = _scales(np.where(values < 0, -values, np.nan), keys, chosen)
     return pd.DataFrame(
         values / np.where(values > 0, up, down), index=scores.index, columns=scores.columns
     )
 
 
-def scales(values: np.ndarray, keys: pd.MultiIndex, chosen: np.ndarray) -> np.ndarray:
+def _scales(values: np.ndarray, keys: pd.MultiIndex, chosen: np.ndarray) -> np.ndarray:
     """What each score is divided by (signatures, queries): the mean of its group, never below 0.01."""
     means = (
         pd.DataFrame(values[chosen], index=keys[chosen]).groupby(level=[0, 1], dropna=False).mean()
@@ -209,7 +213,7 @@ def scales(values: np.ndarray, keys: pd.MultiIndex, chosen: np.ndarray) -> np.nd
     for level in ("pert_type", "cell_line"):
         median = means.groupby(level=level).median()
         table = table.fillna(median.reindex(groups.get_level_values(level)).set_axis(groups))
-    table = table.fillna(means.median()).fillna(LEAST_SCALE).clip(lower=LEAST_SCALE)
+    table = table.fillna(means.median()).fillna(_LEAST_SCALE).clip(lower=_LEAST_SCALE)
     return table.loc[keys].to_numpy()
 
 

@@ -45,20 +45,20 @@ from perturbgen.l1000.samples import (
 log = logging.getLogger(__name__)
 
 
-def finish(
+def _finish(
     part: Path,
     out: Path,
     samples: pd.DataFrame,
-    sources: Sequence[Source],
+    sources: Sequence[_Source],
     wanted: pd.DataFrame,
     plan: dict[str, Any],
 ) -> None:
     """Write the tables and the manifest, warn of what is odd, and give the folder its name."""
     moments, norms = Growing.result(part)
-    report(wanted, moments.missing, norms)
+    _report(wanted, moments.missing, norms)
     genes = wanted.assign(mean=moments.mean, sd=moments.sd, missing=moments.missing.astype(int))
     genes.to_parquet(part / "genes.parquet", index=False)
-    write_samples(
+    _write_samples(
         samples.assign(norm=norms), pa.chunked_array([source.ids for source in sources]), part
     )
     manifest = {
@@ -84,7 +84,7 @@ def finish(
     part.replace(out)
 
 
-def report(wanted: pd.DataFrame, missing: np.ndarray, norms: np.ndarray) -> None:
+def _report(wanted: pd.DataFrame, missing: np.ndarray, norms: np.ndarray) -> None:
     """Say which genes have missing values and how many profiles are nothing but zeros."""
     if (missing > 0).any():
         names = shorten(
@@ -99,7 +99,7 @@ def report(wanted: pd.DataFrame, missing: np.ndarray, norms: np.ndarray) -> None
         )
 
 
-def write_samples(samples: pd.DataFrame, ids: pa.ChunkedArray, part: Path) -> None:
+def _write_samples(samples: pd.DataFrame, ids: pa.ChunkedArray, part: Path) -> None:
     """The table of samples with their ids first."""
     import pyarrow.parquet as pq
 
@@ -107,12 +107,12 @@ def write_samples(samples: pd.DataFrame, ids: pa.ChunkedArray, part: Path) -> No
     pq.write_table(table.add_column(0, "sample", ids), part / "samples.parquet")
 
 
-DType = Literal["float32", "float16"]
-FORMAT: Final = 1  # of the folder
+_DType = Literal["float32", "float16"]
+_FORMAT: Final = 1  # of the folder
 
 
 @dataclass(frozen=True)
-class Source:
+class _Source:
     """One matrix: where it is, what marks the file, which of its columns are wanted, and its ids."""
 
     path: Path
@@ -137,7 +137,7 @@ class Source:
 class Options:
     """How values are written: their type, limits (z-scores of raw plates reach 76), and what NaN becomes."""
 
-    dtype: DType = "float32"
+    dtype: _DType = "float32"
     clip: float | None = None
     fill: float | None = None
 
@@ -173,23 +173,23 @@ def extract(
     """
     out, options = Path(out), options or Options()
     require_writable(out)
-    with opened(paths, transposed=transposed) as files:
-        wanted, columns = match_genes(files, read_genes(genes), common_genes=common_genes)
-        sources = [source(file, chosen) for file, chosen in zip(files, columns, strict=True)]
-        check_levels(sources)
-        plan = make_plan(sources, wanted, options, metadata, keep_unknown=keep_unknown)
-        if finished(out, plan, force=force):
+    with _opened(paths, transposed=transposed) as files:
+        wanted, columns = _match_genes(files, read_genes(genes), common_genes=common_genes)
+        sources = [_source(file, chosen) for file, chosen in zip(files, columns, strict=True)]
+        _check_levels(sources)
+        plan = _make_plan(sources, wanted, options, metadata, keep_unknown=keep_unknown)
+        if _finished(out, plan, force=force):
             return Profiles.open(out)
-        samples = collect(files, sources, metadata, keep_unknown=keep_unknown)
-        part = prepare_part(out, plan)
+        samples = _collect(files, sources, metadata, keep_unknown=keep_unknown)
+        part = _prepare_part(out, plan)
         with disk_errors(out):
             copy(files, sources, part, wanted, options, plan, block_bytes)
-            finish(part, out, samples, sources, wanted, plan)
+            _finish(part, out, samples, sources, wanted, plan)
     return Profiles.open(out)
 
 
 @contextmanager
-def opened(paths: Sequence[str | Path], *, transposed: bool) -> Iterator[list[GctxFile]]:
+def _opened(paths: Sequence[str | Path], *, transposed: bool) -> Iterator[list[GctxFile]]:
     """Several files, closed together."""
     if not paths:
         raise InputError("no file to extract from", expected="one GCTX or GCT file at least")
@@ -197,7 +197,7 @@ def opened(paths: Sequence[str | Path], *, transposed: bool) -> Iterator[list[Gc
         yield [stack.enter_context(GctxFile(path, transposed=transposed)) for path in paths]
 
 
-def match_genes(
+def _match_genes(
     files: Sequence[GctxFile], wanted: pd.DataFrame, *, common_genes: bool
 ) -> tuple[pd.DataFrame, list[np.ndarray]]:
     """The genes that are written, and where each file has them."""
@@ -226,20 +226,20 @@ def match_genes(
     return wanted[everywhere].reset_index(drop=True), [found[everywhere] for found in columns]
 
 
-def source(file: GctxFile, columns: np.ndarray) -> Source:
+def _source(file: GctxFile, columns: np.ndarray) -> _Source:
     """What is known of a file before its values are read."""
     ids = arrow_ids(file)
     level = level_of(ids.slice(0, 1000).to_pylist())
-    return Source(file.path, file.shape, mark(file.path), level, ids, columns)
+    return _Source(file.path, file.shape, _mark(file.path), level, ids, columns)
 
 
-def mark(path: Path) -> dict[str, Any]:
+def _mark(path: Path) -> dict[str, Any]:
     """What tells a file from another of its name, and from itself before its values were changed in place."""
     about = path.stat()
     return {"file": path.name, "bytes": about.st_size, "modified_ns": about.st_mtime_ns}
 
 
-def check_levels(sources: Sequence[Source]) -> None:
+def _check_levels(sources: Sequence[_Source]) -> None:
     """Samples and signatures do not go into one matrix."""
     if {"samples", "signatures"} <= {source.level for source in sources}:
         named = ", ".join(f"{source.path.name} holds {source.level}" for source in sources)
@@ -251,8 +251,8 @@ def check_levels(sources: Sequence[Source]) -> None:
     check_unique([source.ids for source in sources], [source.path for source in sources])
 
 
-def make_plan(
-    sources: Sequence[Source],
+def _make_plan(
+    sources: Sequence[_Source],
     wanted: pd.DataFrame,
     options: Options,
     metadata: Sequence[str | Path],
@@ -261,9 +261,9 @@ def make_plan(
 ) -> dict[str, Any]:
     """All that decides what is written: two calls with equal plans write equal folders."""
     genes = hashlib.sha256("\n".join(wanted["gene_id"]).encode()).hexdigest()
-    tables = [mark(Path(path)) for path in metadata if Path(path).exists()]
+    tables = [_mark(Path(path)) for path in metadata if Path(path).exists()]
     return {
-        "format": FORMAT,
+        "format": _FORMAT,
         "sources": [source.to_json() for source in sources],
         "genes_sha256": genes,
         "options": asdict(options),
@@ -272,7 +272,7 @@ def make_plan(
     }
 
 
-def finished(out: Path, plan: dict[str, Any], *, force: bool) -> bool:
+def _finished(out: Path, plan: dict[str, Any], *, force: bool) -> bool:
     """Whether this very extraction is there already; another folder is only replaced with ``force``."""
     if not out.exists():
         return False
@@ -299,7 +299,7 @@ def finished(out: Path, plan: dict[str, Any], *, force: bool) -> bool:
     return False
 
 
-def prepare_part(out: Path, plan: dict[str, Any]) -> Path:
+def _prepare_part(out: Path, plan: dict[str, Any]) -> Path:
     """The folder of unfinished work, emptied if it is of other inputs."""
     part = out.with_name(f"{out.name}.part")
     if part.is_dir() and Growing.plan_of(part) not in (None, plan):
@@ -310,9 +310,9 @@ def prepare_part(out: Path, plan: dict[str, Any]) -> Path:
     return part
 
 
-def collect(
+def _collect(
     files: Sequence[GctxFile],
-    sources: Sequence[Source],
+    sources: Sequence[_Source],
     metadata: Sequence[str | Path],
     *,
     keep_unknown: bool,
@@ -332,7 +332,7 @@ def collect(
 
 def copy(
     files: Sequence[GctxFile],
-    sources: Sequence[Source],
+    sources: Sequence[_Source],
     part: Path,
     wanted: pd.DataFrame,
     options: Options,
@@ -351,7 +351,7 @@ def copy(
         with progress("extracting", total) as tick:
             tick(growing.rows)
             written: Future[None] | None = None
-            for values in blocks(files, sources, growing.rows, block_bytes):
+            for values in _blocks(files, sources, growing.rows, block_bytes):
                 ready = options.prepare(values)
                 if written is not None:
                     written.result()
@@ -361,8 +361,8 @@ def copy(
                 written.result()
 
 
-def blocks(
-    files: Sequence[GctxFile], sources: Sequence[Source], done: int, block_bytes: int
+def _blocks(
+    files: Sequence[GctxFile], sources: Sequence[_Source], done: int, block_bytes: int
 ) -> Iterator[np.ndarray]:
     """The wanted values (samples, genes) of all files after the first ``done`` samples."""
     for file, about in zip(files, sources, strict=True):

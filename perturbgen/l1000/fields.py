@@ -17,7 +17,7 @@ import pandas as pd
 
 MISSING: Final = -666
 # Numbers that may be parsed from text; "1E10" is left alone, since wells and plates look like that.
-NUMBER: Final = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]\d+)?")
+_NUMBER: Final = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]\d+)?")
 MISSING_TEXT: Final = re.compile(r"-666(\.0*)?")
 NA_TEXT: Final = frozenset(
     (
@@ -61,13 +61,13 @@ def clean_field(values: np.ndarray, *, convert_missing: bool = True) -> np.ndarr
     """A metadata field as numbers or text, with -666 of any spelling as missing."""
     if values.dtype.kind in "SOU":
         text = np.array([decode(value).strip() for value in values.tolist()], dtype=object)
-        return without_missing_text(text) if convert_missing else text
+        return _without_missing_text(text) if convert_missing else text
     if not convert_missing or not (values == MISSING).any():
         return values
     return np.where(values == MISSING, np.nan, values.astype(float))
 
 
-def without_missing_text(text: np.ndarray) -> np.ndarray:
+def _without_missing_text(text: np.ndarray) -> np.ndarray:
     """Text with None in place of -666, -666.0 and so on."""
     return np.array(
         [None if MISSING_TEXT.fullmatch(value) else value for value in text.tolist()], dtype=object
@@ -78,9 +78,9 @@ def parse_text_field(values: Iterable[str], *, convert_missing: bool = True) -> 
     """A field of a text file: numbers where all that is not missing is a number, else text."""
     text = np.array([value.strip() for value in values], dtype=object)
     if convert_missing:
-        text = without_missing_text(text)
+        text = _without_missing_text(text)
     known = [value for value in text.tolist() if value is not None and value not in NA_TEXT]
-    if not known or not all(NUMBER.fullmatch(value.lower()) for value in known):
+    if not known or not all(_NUMBER.fullmatch(value.lower()) for value in known):
         return text
     numbers = np.array(
         [
@@ -115,20 +115,20 @@ def encode_text(values: Iterable[object]) -> np.ndarray:
 
 Level = Literal["samples", "signatures", "unknown"]
 
-WELL: Final = re.compile(r"[A-P](0?[1-9]|1\d|2[0-4])")
-SAMPLE: Final = re.compile(
+_WELL: Final = re.compile(r"[A-P](0?[1-9]|1\d|2[0-4])")
+_SAMPLE: Final = re.compile(
     r"(?P<plate>(?P<project>[^_:]+)_(?P<cell_line>[^_:]+)_(?P<time>\d+(\.\d+)?)H_(?P<replicate>X[^_:]*))"
     r"(_(?P<batch>[^_:]+))?(_[^:]*)?:(?P<well>[A-P]\d{1,2})",
     re.IGNORECASE,
 )
-BRD: Final = re.compile(r"BRD-[A-Z]\d{8}")
+_BRD: Final = re.compile(r"BRD-[A-Z]\d{8}")
 
 
 def parse_samples(ids: Iterable[str]) -> pd.DataFrame:
     """What sample ids such as ``LJP005_A375_24H_X1_B19:A03`` say: plate, project, cell line, hours, replicate, well."""
-    names = [*SAMPLE.groupindex]
+    names = [*_SAMPLE.groupindex]
     ids = list(ids)
-    found = (SAMPLE.fullmatch(name) for name in ids)
+    found = (_SAMPLE.fullmatch(name) for name in ids)
     rows = [match.groupdict() if match else dict.fromkeys(names) for match in found]
     table = pd.DataFrame(rows, columns=names, index=pd.Index(ids, dtype=object), dtype=object)
     return table.assign(time=table["time"].astype(float))
@@ -139,7 +139,7 @@ def level_of(ids: Iterable[str]) -> Level:
     sample = signature = 0
     for name in ids:
         head, colon, tail = name.partition(":")
-        if colon and WELL.fullmatch(tail):
+        if colon and _WELL.fullmatch(tail):
             sample += 1
         elif colon and ("_" in head or ":" in tail):
             signature += 1
@@ -153,14 +153,14 @@ def core_id(pert_id: object) -> str | None:
     if pert_id is None or pert_id != pert_id:
         return None
     text = str(pert_id).strip()
-    match = BRD.match(text.upper())
+    match = _BRD.match(text.upper())
     return match.group() if match else text or None
 
 
-AMOUNT: Final = re.compile(r"\s*([+-]?[\d.]+(?:e[+-]?\d+)?)\s*(.*?)\s*", re.IGNORECASE)
-MICRO: Final = re.compile("\u00c2?[\u00b5\u03bc\ufffd]|<b5>", re.IGNORECASE)
-MOLAR: Final = {"m": 1e6, "mm": 1e3, "um": 1.0, "nm": 1e-3, "pm": 1e-6}
-HOURS: Final = {
+_AMOUNT: Final = re.compile(r"\s*([+-]?[\d.]+(?:e[+-]?\d+)?)\s*(.*?)\s*", re.IGNORECASE)
+_MICRO: Final = re.compile("\u00c2?[\u00b5\u03bc\ufffd]|<b5>", re.IGNORECASE)
+_MOLAR: Final = {"m": 1e6, "mm": 1e3, "um": 1.0, "nm": 1e-3, "pm": 1e-6}
+_HOURS: Final = {
     "": 1.0,
     "h": 1.0,
     "hr": 1.0,
@@ -171,10 +171,10 @@ HOURS: Final = {
     "d": 24.0,
 }
 
-Amount = tuple[float, str | None]
+_Amount = tuple[float, str | None]
 
 
-def number(value: object) -> float:
+def _number(value: object) -> float:
     """A number, or NaN; of replicates joined by ``|`` the value that they share."""
     if value is None:
         return math.nan
@@ -186,34 +186,34 @@ def number(value: object) -> float:
     return math.nan if found == -666 else found
 
 
-def clean_unit(unit: object) -> str | None:
+def _clean_unit(unit: object) -> str | None:
     """A unit with a plain ``u`` for micro; None where it is missing."""
     if unit is None or unit != unit:
         return None
-    text = MICRO.sub("u", str(unit).split("|")[0].strip())
+    text = _MICRO.sub("u", str(unit).split("|")[0].strip())
     return None if text in ("", "-666", "-666.0") else text
 
 
-def amount(value: object, unit: object, text: object) -> Amount:
+def amount(value: object, unit: object, text: object) -> _Amount:
     """A quantity and its unit, from two columns or, where the number is missing, from one text."""
-    found = number(value)
+    found = _number(value)
     if not math.isnan(found):
-        return found, clean_unit(unit)
-    match = AMOUNT.fullmatch(MICRO.sub("u", str(text))) if text is not None else None
-    if match is None or number(match[1]) != number(match[1]):
-        return math.nan, clean_unit(unit)
-    return number(match[1]), clean_unit(match[2])
+        return found, _clean_unit(unit)
+    match = _AMOUNT.fullmatch(_MICRO.sub("u", str(text))) if text is not None else None
+    if match is None or _number(match[1]) != _number(match[1]):
+        return math.nan, _clean_unit(unit)
+    return _number(match[1]), _clean_unit(match[2])
 
 
-def micromolar(quantity: Amount) -> Amount:
+def micromolar(quantity: _Amount) -> _Amount:
     """A dose in uM where its unit is molar; other units (ng, uL, ng/mL, %) stay as they are."""
     value, unit = quantity
-    if unit is None or unit.lower() not in MOLAR:
+    if unit is None or unit.lower() not in _MOLAR:
         return value, unit
-    return float(f"{value * MOLAR[unit.lower()]:.10g}"), "uM"
+    return float(f"{value * _MOLAR[unit.lower()]:.10g}"), "uM"
 
 
-def hours(quantity: Amount) -> float:
+def hours(quantity: _Amount) -> float:
     """A time in hours; an unknown unit gives NaN rather than a wrong number."""
     value, unit = quantity
-    return value * HOURS.get((unit or "").lower(), math.nan)
+    return value * _HOURS.get((unit or "").lower(), math.nan)

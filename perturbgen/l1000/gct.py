@@ -17,11 +17,11 @@ from perturbgen.core.errors import InputError
 from perturbgen.l1000.fields import NA_TEXT, parse_text_field
 from perturbgen.l1000.hdf5 import Axis
 
-VERSIONS: Final = ("#1.2", "#1.3")
+_VERSIONS: Final = ("#1.2", "#1.3")
 
 
 @dataclass(frozen=True)
-class Header:
+class _Header:
     """What the first lines of a GCT file say; ``first_row`` is the line (from 0) of the first gene."""
 
     version: str
@@ -46,8 +46,8 @@ class GctText:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.notes: list[str] = []
-        with open_text(path) as handle:
-            self.header = read_header(handle, path)
+        with _open_text(path) as handle:
+            self.header = _read_header(handle, path)
         self.version = self.header.version
         self.format = f"gct {self.version.lstrip('#')}"
         self.shape = (len(self.header.samples), self.header.genes)
@@ -62,7 +62,7 @@ class GctText:
     def rows(self) -> Iterator[str]:
         """The lines of the genes, each with as many cells as the header promises."""
         found = 0
-        with open_text(self.path) as handle:
+        with _open_text(self.path) as handle:
             for number, line in enumerate(handle):
                 text = line.rstrip("\r\n")
                 if number < self.header.first_row or not text.strip():
@@ -167,13 +167,13 @@ class GctText:
 
 
 @contextmanager
-def open_text(path: Path) -> Iterator[IO[str]]:
+def _open_text(path: Path) -> Iterator[IO[str]]:
     """A text file, gzipped or not; Latin-1 reads every byte, and UTF-8's two-byte micro sign is put right later."""
     with open(path, "rb") as probe:
         zipped = probe.read(2) == b"\x1f\x8b"
     try:
         with (gzip.open if zipped else open)(
-            path, "rt", encoding=text_encoding(path, zipped), newline=""
+            path, "rt", encoding=_text_encoding(path, zipped), newline=""
         ) as handle:
             yield handle
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
@@ -182,7 +182,7 @@ def open_text(path: Path) -> Iterator[IO[str]]:
         ) from error
 
 
-def text_encoding(path: Path, zipped: bool) -> str:
+def _text_encoding(path: Path, zipped: bool) -> str:
     """UTF-8 where the first megabyte is UTF-8 (metadata come first), else Latin-1."""
     with (gzip.open if zipped else open)(path, "rb") as handle:
         start = handle.read(1 << 20)
@@ -193,12 +193,12 @@ def text_encoding(path: Path, zipped: bool) -> str:
     return "utf-8-sig"
 
 
-def read_header(handle: IO[str], path: Path) -> Header:
+def _read_header(handle: IO[str], path: Path) -> _Header:
     """The version, the sizes, the names, and for 1.3 the lines of sample metadata."""
     version = handle.readline().split("\t")[0].strip().strip('"')
-    if version not in VERSIONS:
+    if version not in _VERSIONS:
         raise InputError(f"{path} begins with {version[:20]!r}", expected="#1.2 or #1.3 (GCT)")
-    sizes = read_sizes(handle.readline(), path, 4 if version == "#1.3" else 2)
+    sizes = _read_sizes(handle.readline(), path, 4 if version == "#1.3" else 2)
     genes, samples, gene_fields, sample_fields = (*sizes, 1, 0)[:4]
     names = [name.strip() for name in handle.readline().rstrip("\r\n").split("\t")]
     while len(names) > 1 + gene_fields + samples and not names[-1]:
@@ -217,10 +217,10 @@ def read_header(handle: IO[str], path: Path) -> Header:
                 f"{path} ends within the sample metadata", cause="a copy that broke off"
             )
         fields[cells[0].strip()] = cells[first : len(names)]
-    return Header(version, genes, names[first:], names[1:first], fields, 3 + sample_fields)
+    return _Header(version, genes, names[first:], names[1:first], fields, 3 + sample_fields)
 
 
-def read_sizes(line: str, path: Path, count: int) -> list[int]:
+def _read_sizes(line: str, path: Path, count: int) -> list[int]:
     """The numbers of line 2."""
     cells = [cell.strip() for cell in line.split("\t")]
     if len(cells) < count or not all(cell.isdigit() for cell in cells[:count]):

@@ -21,9 +21,9 @@ from perturbgen.l1000.hdf5 import Axis, Backend, Hdf5Matrix, runs
 if TYPE_CHECKING:
     from anndata import AnnData
 
-HDF5_MAGIC: Final = b"\x89HDF\r\n\x1a\n"
+_HDF5_MAGIC: Final = b"\x89HDF\r\n\x1a\n"
 BLOCK_BYTES: Final = 32 << 20
-ROW_GAP: Final = 64  # unwanted samples that are read rather than skipped
+_ROW_GAP: Final = 64  # unwanted samples that are read rather than skipped
 log = logging.getLogger(__name__)
 
 
@@ -35,7 +35,7 @@ class GctxFile:
 
     def __init__(self, path: str | Path, *, transposed: bool = False) -> None:
         self.path = require_file(path, "GCTX or GCT file")
-        self.backend: Backend = open_backend(self.path, transposed=transposed)
+        self.backend: Backend = _open_backend(self.path, transposed=transposed)
         self.shape = self.backend.shape
         for note in self.backend.notes:
             log.warning("%s: %s", self.path, note)
@@ -139,7 +139,7 @@ class GctxFile:
     def take(self, rows: np.ndarray, columns: np.ndarray | None = None) -> np.ndarray:
         """Values of samples by position, in any order and repeated; neighbours are read together."""
         wanted, back = np.unique(rows, return_inverse=True)
-        gap = self.chunks[0] if self.chunks else ROW_GAP
+        gap = self.chunks[0] if self.chunks else _ROW_GAP
         parts = [np.empty((0, self.shape[1] if columns is None else len(columns)), np.float32)]
         for run in runs(wanted, gap):
             inside = wanted[(wanted >= run.start) & (wanted < run.stop)] - run.start
@@ -194,7 +194,10 @@ class GctxFile:
                 "%s: ids repeat; AnnData holds them, but finds them by position only", self.path
             )
         return anndata.AnnData(
-            values, obs=for_anndata(obs), var=for_anndata(var), uns={"source": str(self.path.name)}
+            values,
+            obs=_for_anndata(obs),
+            var=_for_anndata(var),
+            uns={"source": str(self.path.name)},
         )
 
     def close(self) -> None:
@@ -216,18 +219,18 @@ class GctxFile:
         return f"GctxFile({self.path.name!r}, {self.shape[0]:,} samples x {self.shape[1]:,} genes, {self.format})"
 
 
-def for_anndata(table: pd.DataFrame) -> pd.DataFrame:
+def _for_anndata(table: pd.DataFrame) -> pd.DataFrame:
     """A copy with an unnamed index, as AnnData wants it."""
     return table.rename_axis(None)
 
 
-def open_backend(path: Path, *, transposed: bool = False) -> Backend:
+def _open_backend(path: Path, *, transposed: bool = False) -> Backend:
     """The reader for what the file is, not for what it is called."""
     with open(path, "rb") as handle:
         start = handle.read(64)
-    if start.startswith(HDF5_MAGIC):
+    if start.startswith(_HDF5_MAGIC):
         return Hdf5Matrix(path, transposed=transposed)
-    if start.removeprefix(b"\xef\xbb\xbf").lstrip(b'"').startswith(b"#1.") or zipped_text(
+    if start.removeprefix(b"\xef\xbb\xbf").lstrip(b'"').startswith(b"#1.") or _zipped_text(
         path, start
     ):
         if transposed:
@@ -248,7 +251,7 @@ def open_backend(path: Path, *, transposed: bool = False) -> Backend:
     )
 
 
-def zipped_text(path: Path, start: bytes) -> bool:
+def _zipped_text(path: Path, start: bytes) -> bool:
     """Whether this is GCT text under gzip."""
     import gzip
     import zlib

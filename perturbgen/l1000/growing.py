@@ -30,7 +30,7 @@ from perturbgen.l1000.profiles import MATRIX
 
 
 @dataclass
-class Moments:
+class _Moments:
     """Counts, means and sums of squared deviations of finite values, each (genes,); ``missing`` counts the others."""
 
     count: np.ndarray
@@ -39,7 +39,7 @@ class Moments:
     missing: np.ndarray
 
     @classmethod
-    def empty(cls, genes: int) -> Moments:
+    def empty(cls, genes: int) -> _Moments:
         """Before any block."""
         return cls(np.zeros(genes), np.zeros(genes), np.zeros(genes), np.zeros(genes))
 
@@ -83,15 +83,15 @@ class Moments:
         }
 
     @classmethod
-    def from_json(cls, values: dict[str, Any]) -> Moments:
+    def from_json(cls, values: dict[str, Any]) -> _Moments:
         """What :meth:`to_json` gave."""
         return cls(**{name: np.array(part, dtype=float) for name, part in values.items()})
 
 
-BLOCK: Final = 4 << 20  # bytes handed over at once; a multiple of every disk's sectors
+_BLOCK: Final = 4 << 20  # bytes handed over at once; a multiple of every disk's sectors
 
 
-class AppendedFile:
+class _AppendedFile:
     """A file that is continued from byte ``start``; what lies beyond is overwritten.
 
     ``flush`` brings everything to the file; before that up to a block is in memory only.
@@ -99,9 +99,9 @@ class AppendedFile:
 
     def __init__(self, path: Path, *, start: int = 0) -> None:
         self.handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        self.direct = open_direct(path)
-        self.buffer = mmap.mmap(-1, BLOCK)  # begins on a page, as direct writes must
-        self.base = start // BLOCK * BLOCK
+        self.direct = _open_direct(path)
+        self.buffer = mmap.mmap(-1, _BLOCK)  # begins on a page, as direct writes must
+        self.base = start // _BLOCK * _BLOCK
         self.filled = start - self.base
         found = os.pread(self.handle, self.filled, self.base)
         if len(found) < self.filled:
@@ -118,29 +118,29 @@ class AppendedFile:
         """Append the bytes of a buffer."""
         view = memoryview(data).cast("B")
         while len(view):
-            part = view[: BLOCK - self.filled]
+            part = view[: _BLOCK - self.filled]
             self.buffer[self.filled : self.filled + len(part)] = part
             self.filled += len(part)
             view = view[len(part) :]
-            if self.filled == BLOCK:
+            if self.filled == _BLOCK:
                 self.put_block()
 
     def put_block(self) -> None:
         """The full buffer, directly; as usual where the file system refuses that after all."""
         if self.direct is not None:
             try:
-                put(self.direct, self.buffer, BLOCK, self.base)
+                _put(self.direct, self.buffer, _BLOCK, self.base)
             except OSError as error:
                 if error.errno != errno.EINVAL:
                     raise
                 self.stop_direct()
         if self.direct is None:
-            put(self.handle, self.buffer, BLOCK, self.base)
-        self.base, self.filled = self.base + BLOCK, 0
+            _put(self.handle, self.buffer, _BLOCK, self.base)
+        self.base, self.filled = self.base + _BLOCK, 0
 
     def flush(self) -> None:
         """Everything so far is in the file."""
-        put(self.handle, self.buffer, self.filled, self.base)
+        _put(self.handle, self.buffer, self.filled, self.base)
 
     def stop_direct(self) -> None:
         """Write through the page cache from now on."""
@@ -155,7 +155,7 @@ class AppendedFile:
         self.buffer.close()
 
 
-def open_direct(path: Path) -> int | None:
+def _open_direct(path: Path) -> int | None:
     """A handle for writing past the page cache; None where the system or the file system has none."""
     try:
         return os.open(path, os.O_WRONLY | os.O_DIRECT)
@@ -163,7 +163,7 @@ def open_direct(path: Path) -> int | None:
         return None
 
 
-def put(handle: int, buffer: mmap.mmap, size: int, place: int) -> None:
+def _put(handle: int, buffer: mmap.mmap, size: int, place: int) -> None:
     """The first bytes of a buffer to a place of a file."""
     with memoryview(buffer) as view:
         done = 0
@@ -171,9 +171,9 @@ def put(handle: int, buffer: mmap.mmap, size: int, place: int) -> None:
             done += os.pwrite(handle, view[done:size], place + done)
 
 
-STATE: Final = "unfinished.json"
-NORMS: Final = "norms.f32"
-SECONDS: Final = 5.0  # between two notes of how far it came
+_STATE: Final = "unfinished.json"
+_NORMS: Final = "norms.f32"
+_SECONDS: Final = 5.0  # between two notes of how far it came
 
 
 class Growing:
@@ -188,22 +188,22 @@ class Growing:
         self.folder, self.shape, self.dtype, self.plan = folder, shape, np.dtype(dtype), plan
 
     def __enter__(self) -> Growing:
-        state = read_state(self.folder)
+        state = _read_state(self.folder)
         self.rows = state["rows"] if state else 0
         self.moments = (
-            Moments.from_json(state["moments"]) if state else Moments.empty(self.shape[1])
+            _Moments.from_json(state["moments"]) if state else _Moments.empty(self.shape[1])
         )
         header, row_bytes = self.header(), self.shape[1] * self.dtype.itemsize
         with ExitStack() as stack:
             if state is None:
                 remove(self.folder / MATRIX)
                 (self.folder / MATRIX).write_bytes(header)
-            reserve(self.folder / MATRIX, len(header) + self.shape[0] * row_bytes)
-            self.matrix = AppendedFile(
+            _reserve(self.folder / MATRIX, len(header) + self.shape[0] * row_bytes)
+            self.matrix = _AppendedFile(
                 self.folder / MATRIX, start=len(header) + self.rows * row_bytes
             )
             stack.callback(self.matrix.close)
-            self.norms = stack.enter_context(open(self.folder / NORMS, "r+b" if state else "w+b"))
+            self.norms = stack.enter_context(open(self.folder / _NORMS, "r+b" if state else "w+b"))
             self.norms.seek(self.rows * 4)
             self.stack = stack.pop_all()
         self.noted = time.monotonic()
@@ -229,7 +229,7 @@ class Growing:
             values
         )  # after what may fail, or a resumed run would count these rows twice
         self.rows += len(values)
-        if time.monotonic() - self.noted > SECONDS:
+        if time.monotonic() - self.noted > _SECONDS:
             self.note()
 
     def note(self) -> None:
@@ -237,9 +237,9 @@ class Growing:
         for handle in (self.matrix, self.norms):
             handle.flush()
         state = {"rows": self.rows, "plan": self.plan, "moments": self.moments.to_json()}
-        part = self.folder / f"{STATE}.new"
+        part = self.folder / f"{_STATE}.new"
         part.write_text(json.dumps(state))
-        part.replace(self.folder / STATE)
+        part.replace(self.folder / _STATE)
         self.noted = time.monotonic()
 
     def __exit__(
@@ -254,50 +254,52 @@ class Growing:
             if kind is None:
                 raise  # else the disk is full, which is being said already, and the last note still holds
         finally:
-            close_quietly(self.stack, quiet=kind is not None)
+            _close_quietly(self.stack, quiet=kind is not None)
 
     @staticmethod
     def plan_of(folder: Path) -> dict[str, Any] | None:
         """The plan of unfinished work, or None."""
-        state = read_state(folder)
+        state = _read_state(folder)
         return state["plan"] if state else None
 
     @staticmethod
-    def result(folder: Path) -> tuple[Moments, np.ndarray]:
+    def result(folder: Path) -> tuple[_Moments, np.ndarray]:
         """The moments of the genes and the norms of all rows."""
-        state = read_state(folder)
+        state = _read_state(folder)
         if state is None:
             raise InputError(
                 f"{folder} holds no unfinished work", expected="an extraction in progress"
             )
-        return Moments.from_json(state["moments"]), np.fromfile(folder / NORMS, dtype=np.float32)
+        return _Moments.from_json(state["moments"]), np.fromfile(folder / _NORMS, dtype=np.float32)
 
     @staticmethod
     def forget(folder: Path) -> None:
         """Remove the notes of a finished work."""
-        for name in (STATE, NORMS):
+        for name in (_STATE, _NORMS):
             (folder / name).unlink(missing_ok=True)
 
 
-def reserve(path: Path, size: int) -> None:
+def _reserve(path: Path, size: int) -> None:
     """Ask for the whole file at once: a disk that is too small says so now, and writing is twice as fast."""
     if hasattr(os, "posix_fallocate"):  # not on macOS
         with open(path, "r+b") as handle:
             os.posix_fallocate(handle.fileno(), 0, size)
 
 
-def read_state(folder: Path) -> dict[str, Any] | None:
+def _read_state(folder: Path) -> dict[str, Any] | None:
     """How far an earlier run came; None where there was none, or where its note or its rows are not whole."""
-    path = folder / STATE
+    path = folder / _STATE
     try:
         state = json.loads(path.read_text())
-        whole = (folder / NORMS).stat().st_size >= 4 * state["rows"] and (folder / MATRIX).is_file()
+        whole = (folder / _NORMS).stat().st_size >= 4 * state["rows"] and (
+            folder / MATRIX
+        ).is_file()
     except (OSError, ValueError, KeyError):
         return None
     return state if whole else None
 
 
-def close_quietly(files: ExitStack, *, quiet: bool) -> None:
+def _close_quietly(files: ExitStack, *, quiet: bool) -> None:
     """Close files, whose last bytes may not fit on a full disk."""
     try:
         files.close()

@@ -63,7 +63,7 @@ def runs(positions: np.ndarray, gap: int) -> Iterator[slice]:
         yield slice(int(part[0]), int(part[-1]) + 1)
 
 
-class RawReader:
+class _RawReader:
     """Reads blocks of a two-dimensional data set without filters, of native numbers, at known places of the file."""
 
     def __init__(self, path: Path, matrix: h5py.Dataset) -> None:
@@ -147,7 +147,7 @@ class RawReader:
 
 MATRIX: Final = "0/DATA/0/matrix"
 GROUPS: Final[dict[Axis, str]] = {"genes": "0/META/ROW", "samples": "0/META/COL"}
-NEAR: Final = 256  # genes apart that are still read in one go from a matrix without chunks
+_NEAR: Final = 256  # genes apart that are still read in one go from a matrix without chunks
 
 
 class Hdf5Matrix:
@@ -157,20 +157,20 @@ class Hdf5Matrix:
 
     def __init__(self, path: Path, *, transposed: bool = False) -> None:
         self.path = path
-        with hdf5_errors(path):
+        with _hdf5_errors(path):
             self.file = h5py.File(path, "r")
             self.groups = dict(GROUPS)
             if transposed:
                 self.groups = {"genes": GROUPS["samples"], "samples": GROUPS["genes"]}
             self.notes: list[str] = []
-            self.version = read_version(self.file)
+            self.version = _read_version(self.file)
             self.matrix = self.find_matrix()
             self.sample_axis = self.find_sample_axis(0 if not transposed else 1)
         self.dtype = self.matrix.dtype
         self.shape = self.in_order(self.matrix.shape)
         self.chunks = self.in_order(self.matrix.chunks) if self.matrix.chunks else None
-        direct = self.sample_axis == 0 and RawReader.fits(self.file, self.matrix)
-        self.raw = RawReader(path, self.matrix) if direct else None
+        direct = self.sample_axis == 0 and _RawReader.fits(self.file, self.matrix)
+        self.raw = _RawReader(path, self.matrix) if direct else None
 
     def find_matrix(self) -> h5py.Dataset:
         """The matrix and both id lists are there and numeric."""
@@ -219,7 +219,7 @@ class Hdf5Matrix:
 
     def raw_ids(self, axis: Axis) -> np.ndarray:
         """The ids as stored, usually fixed-length bytes: half the memory of text."""
-        with hdf5_errors(self.path):
+        with _hdf5_errors(self.path):
             return self.file[f"{self.groups[axis]}/id"][:]
 
     def ids(self, axis: Axis) -> list[str]:
@@ -237,28 +237,28 @@ class Hdf5Matrix:
 
     def field(self, axis: Axis, name: str, *, convert_missing: bool = True) -> np.ndarray:
         """One metadata field."""
-        with hdf5_errors(self.path):
+        with _hdf5_errors(self.path):
             return clean_field(
                 self.file[f"{self.groups[axis]}/{name}"][:], convert_missing=convert_missing
             )
 
     def block(self, samples: slice, genes: np.ndarray | None) -> np.ndarray:
         """Values of consecutive samples; scattered genes come from a few slabs, since HDF5 picks single ones slowly."""
-        with hdf5_errors(self.path):
+        with _hdf5_errors(self.path):
             if genes is None:
                 return self.slab(samples, slice(0, self.shape[1]))
             wanted, back = np.unique(genes, return_inverse=True)
             if self.raw is not None:
                 found = self.raw.block(samples, wanted)
-                return found if in_place(back) else found.take(back, axis=1)
-            gap = max(NEAR, self.chunks[1] if self.chunks else 0)
+                return found if _in_place(back) else found.take(back, axis=1)
+            gap = max(_NEAR, self.chunks[1] if self.chunks else 0)
             parts = []
             for run in runs(wanted, gap):
                 inside = wanted[(wanted >= run.start) & (wanted < run.stop)] - run.start
                 slab = self.slab(samples, run)
                 parts.append(slab if len(inside) == slab.shape[1] else slab.take(inside, axis=1))
         values = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
-        return values if in_place(back) else values.take(back, axis=1)
+        return values if _in_place(back) else values.take(back, axis=1)
 
     def slab(self, samples: slice, genes: slice) -> np.ndarray:
         """A rectangle of the matrix, as (samples, genes)."""
@@ -274,19 +274,19 @@ class Hdf5Matrix:
         self.file.close()
 
 
-def in_place(order: np.ndarray) -> bool:
+def _in_place(order: np.ndarray) -> bool:
     """Whether an order changes nothing."""
     return np.array_equal(order, np.arange(len(order)))
 
 
-def read_version(file: h5py.File) -> str:
+def _read_version(file: h5py.File) -> str:
     """The root attribute ``version``: bytes, text or an array of one of them; empty where there is none."""
     value: Any = file.attrs.get("version", "")
     return decode(np.ravel(value)[0].item() if isinstance(value, np.ndarray) else value)
 
 
 @contextmanager
-def hdf5_errors(path: Path) -> Iterator[None]:
+def _hdf5_errors(path: Path) -> Iterator[None]:
     """What HDF5 says of a broken file, as an error of ours."""
     try:
         yield

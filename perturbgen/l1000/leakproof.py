@@ -21,11 +21,11 @@ from perturbgen.core.files import require_file, require_folder
 if TYPE_CHECKING:
     from perturbgen.data.splits import Split
 
-UNUSED = "unused"
+_UNUSED = "unused"
 
 
 @dataclass(frozen=True)
-class Block:
+class _Block:
     """Cell lines and mechanisms; a profile belongs to it by both."""
 
     cell_lines: frozenset[str]
@@ -40,12 +40,12 @@ class Block:
 
 
 @dataclass(frozen=True)
-class LeakProof:
+class _LeakProof:
     """One split: pairs of training and validation blocks (the folds), and the test block."""
 
     name: str
-    folds: tuple[tuple[Block, Block], ...]
-    test: Block
+    folds: tuple[tuple[_Block, _Block], ...]
+    test: _Block
 
     def split(self, samples: pd.DataFrame, *, fold: int = 0) -> Split:
         """The part of every sample in one fold: train, val, test, or unused."""
@@ -62,11 +62,11 @@ class LeakProof:
                     expected="cell_line and moa (Repurposing Hub)",
                     fix=suggest(column, samples.columns),
                 )
-        parts = pd.Series(UNUSED, index=samples.index, dtype=object)
+        parts = pd.Series(_UNUSED, index=samples.index, dtype=object)
         train, val = self.folds[fold]
         for part, block in (("train", train), ("val", val), ("test", self.test)):
             parts[block.holds(samples)] = part
-        if not (parts != UNUSED).any():
+        if not (parts != _UNUSED).any():
             raise SchemaError(
                 f"no sample is in {self.name}: its lines are such as {sorted(self.test.cell_lines)[:3]}",
                 expected="cell lines and mechanisms as CMap and the Repurposing Hub write them",
@@ -74,25 +74,25 @@ class LeakProof:
         return Split(parts, kind=f"leak-proof {self.name} fold {fold}", apart=())
 
 
-def read_leakproof(path: str | Path) -> LeakProof:
+def read_leakproof(path: str | Path) -> _LeakProof:
     """A split from its JSON file, checked for leaks between its blocks."""
     path = require_file(path, "leak-proof split")
     try:
         values = json.loads(path.read_text())
         train, val, test = (
-            [block(entry) for entry in values[part]] for part in ("train", "val", "test")
+            [_block(entry) for entry in values[part]] for part in ("train", "val", "test")
         )
-        found = LeakProof(values["name"], tuple(zip(train, val, strict=True)), test[0])
+        found = _LeakProof(values["name"], tuple(zip(train, val, strict=True)), test[0])
     except (ValueError, KeyError, TypeError, IndexError) as error:
         raise InputError(
             f"{path} is no leak-proof split: {str(error)[:100]}",
             expected="JSON with name, train, val and test blocks",
         ) from error
-    check_leaks(found, path)
+    _check_leaks(found, path)
     return found
 
 
-def read_leakproofs(folder: str | Path) -> list[LeakProof]:
+def read_leakproofs(folder: str | Path) -> list[_LeakProof]:
     """All splits of a folder, by name."""
     return sorted(
         (read_leakproof(p) for p in require_folder(folder).glob("*.json")),
@@ -100,12 +100,12 @@ def read_leakproofs(folder: str | Path) -> list[LeakProof]:
     )
 
 
-def block(entry: Mapping[str, Any]) -> Block:
+def _block(entry: Mapping[str, Any]) -> _Block:
     """A block of the file."""
-    return Block(frozenset(entry["cell_lines"]), frozenset(entry["moas"]))
+    return _Block(frozenset(entry["cell_lines"]), frozenset(entry["moas"]))
 
 
-def check_leaks(split: LeakProof, path: Path) -> None:
+def _check_leaks(split: _LeakProof, path: Path) -> None:
     """No cell line and no mechanism is in two blocks of a fold."""
     for number, (train, val) in enumerate(split.folds):
         pairs = (

@@ -21,11 +21,11 @@ from perturbgen.l1000.fields import MISSING_TEXT, amount, core_id, hours, level_
 
 log = logging.getLogger(__name__)
 
-Role = Literal["treatment", "positive control", "control"]
+_Role = Literal["treatment", "positive control", "control"]
 
 # What a perturbation type is. trt_sh.css, the consensus of hairpins that share a seed, estimates off-target effects: it
 # is a control in spite of its prefix. Positive controls are treatments, but so many that they must not be a class.
-ROLES: Final[dict[str, Role]] = {
+_ROLES: Final[dict[str, _Role]] = {
     "trt_cp": "treatment",
     "trt_lig": "treatment",
     "trt_sh": "treatment",
@@ -46,9 +46,9 @@ ROLES: Final[dict[str, Role]] = {
 }
 
 # Our name -> the names that it has in GEO, in LINCS2020 and in older files, the best first.
-SAMPLE_IDS: Final = ("inst_id", "sample_id", "distil_id_single", "cid", "id")
-SIGNATURE_IDS: Final = ("sig_id",)
-NAMES: Final[dict[str, tuple[str, ...]]] = {
+_SAMPLE_IDS: Final = ("inst_id", "sample_id", "distil_id_single", "cid", "id")
+_SIGNATURE_IDS: Final = ("sig_id",)
+_NAMES: Final[dict[str, tuple[str, ...]]] = {
     "pert_id": ("pert_id",),
     "name": ("pert_iname", "cmap_name"),
     "pert_type": ("pert_type", "sm_pert_type"),
@@ -88,44 +88,44 @@ COLUMNS: Final = (
     "well",
     "batch",
 )
-OPTIONAL: Final = ("members", "tas", "cc_q75", "replicates", "quality", "moa", "target")
+_OPTIONAL: Final = ("members", "tas", "cc_q75", "replicates", "quality", "moa", "target")
 
 
-def clean_type(code: object) -> str | None:
+def _clean_type(code: object) -> str | None:
     """A perturbation type as the table spells it: lower case, without blanks."""
     return None if code is None or code != code else str(code).strip().lower()
 
 
-def role_of(code: str | None) -> Role | None:
+def _role_of(code: str | None) -> _Role | None:
     """What a perturbation type is, by the table; for an unknown code, by its prefix."""
     if code is None:
         return None
-    if code in ROLES:
-        return ROLES[code]
+    if code in _ROLES:
+        return _ROLES[code]
     return "control" if code.startswith("ctl") else "treatment"
 
 
-def warn_unknown(codes: Iterable[str | None]) -> None:
+def _warn_unknown(codes: Iterable[str | None]) -> None:
     """Say which perturbation types are in no table."""
-    unknown = sorted({code for code in codes if code is not None and code not in ROLES})
+    unknown = sorted({code for code in codes if code is not None and code not in _ROLES})
     if unknown:
         log.warning("unknown perturbation types, told apart by their prefix: %s", shorten(unknown))
 
 
-def roles(codes: pd.Series) -> pd.Series:
+def _roles(codes: pd.Series) -> pd.Series:
     """The role of every sample: treatment, positive control or control."""
-    cleaned = {code: clean_type(code) for code in codes.unique()}
-    warn_unknown(cleaned.values())
-    return codes.map({code: role_of(kind) for code, kind in cleaned.items()}).astype(object)
+    cleaned = {code: _clean_type(code) for code in codes.unique()}
+    _warn_unknown(cleaned.values())
+    return codes.map({code: _role_of(kind) for code, kind in cleaned.items()}).astype(object)
 
 
-def is_control(codes: pd.Series) -> pd.Series:
+def _is_control(codes: pd.Series) -> pd.Series:
     """Whether every sample is a control, by CMap's perturbation types."""
-    return roles(codes).eq("control")
+    return _roles(codes).eq("control")
 
 
 Kind = Literal["samples", "signatures", "perturbagens"]
-NULLS: Final = ["-666", "-666.0", "-666.000000", ""]
+_NULLS: Final = ["-666", "-666.0", "-666.000000", ""]
 
 
 def read_table(path: str | Path) -> pd.DataFrame:
@@ -138,11 +138,11 @@ def read_arrow(path: str | Path) -> pa.Table:
     path = require_file(path, "metadata table")
     try:
         try:
-            table = parse_arrow(path, "utf8")
+            table = _parse_arrow(path, "utf8")
         except pa.ArrowInvalid as error:
             if "UTF8" not in str(error):
                 raise
-            table = parse_arrow(path, "latin1")
+            table = _parse_arrow(path, "latin1")
     except (OSError, EOFError, pa.ArrowInvalid) as error:
         raise InputError(
             f"{path} cannot be read as a tab-separated table: {error}",
@@ -154,7 +154,7 @@ def read_arrow(path: str | Path) -> pa.Table:
     return table
 
 
-def parse_arrow(path: Path, encoding: str) -> pa.Table:
+def _parse_arrow(path: Path, encoding: str) -> pa.Table:
     """The table in one encoding."""
     with pa.input_stream(str(path), compression="detect") as probe:
         header = probe.read(1 << 16).split(b"\n")[0].decode("latin-1")
@@ -162,9 +162,9 @@ def parse_arrow(path: Path, encoding: str) -> pa.Table:
     plain, repeated = pa.string(), pa.dictionary(pa.int32(), pa.string())
     convert = pacsv.ConvertOptions(
         column_types={
-            name: plain if name in (*SAMPLE_IDS, *SIGNATURE_IDS) else repeated for name in names
+            name: plain if name in (*_SAMPLE_IDS, *_SIGNATURE_IDS) else repeated for name in names
         },
-        null_values=NULLS,
+        null_values=_NULLS,
         strings_can_be_null=True,
         quoted_strings_can_be_null=True,
     )
@@ -181,16 +181,16 @@ def kind_of(
     columns: Sequence[str], first_ids: Callable[[str], list[str]], path: str | Path
 ) -> tuple[Kind, str]:
     """What a table describes, and the column of its ids."""
-    for name in SIGNATURE_IDS:
+    for name in _SIGNATURE_IDS:
         if name in columns:
             return "signatures", name
-    for name in SAMPLE_IDS:
+    for name in _SAMPLE_IDS:
         if name in columns:
             return ("signatures" if level_of(first_ids(name)) == "signatures" else "samples"), name
     if "pert_id" in columns:
         return "perturbagens", "pert_id"
     raise SchemaError(
-        f"{path} has none of the id columns {', '.join((*SAMPLE_IDS, *SIGNATURE_IDS, 'pert_id'))}",
+        f"{path} has none of the id columns {', '.join((*_SAMPLE_IDS, *_SIGNATURE_IDS, 'pert_id'))}",
         expected="inst_info, sig_info or pert_info of GEO, or instinfo, siginfo or compoundinfo of LINCS2020",
         cause=f"its columns are {shorten(columns, 8)}",
     )
@@ -202,39 +202,39 @@ def unify(table: pd.DataFrame) -> pd.DataFrame:
     Doses are in uM where their unit is molar, times in hours; -666 is missing; ``perturbagen`` is the canonical id and
     ``control`` follows CMap's types, not their prefix.
     """
-    found = {ours: pick(table, theirs) for ours, theirs in NAMES.items()}
-    dose = distinct(
+    found = {ours: _pick(table, theirs) for ours, theirs in _NAMES.items()}
+    dose = _distinct(
         [found["dose"], found["dose_unit"], found["dose_text"]],
         lambda *row: micromolar(amount(*row)),
     )
-    time = distinct(
+    time = _distinct(
         [found["time"], found["time_unit"], found["time_text"]], lambda *row: (hours(amount(*row)),)
     )
-    types = distinct([found["pert_type"]], lambda code: (clean_type(code),))[0].astype(object)
+    types = _distinct([found["pert_type"]], lambda code: (_clean_type(code),))[0].astype(object)
     named = found["pert_id"] if found["pert_id"].notna().any() else found["name"]
     out = found | {
-        "perturbagen": distinct([named], lambda name: (core_id(name),))[0],
+        "perturbagen": _distinct([named], lambda name: (core_id(name),))[0],
         "pert_type": types,
-        "role": roles(types),
+        "role": _roles(types),
         "dose": dose[0].astype(float),
         "dose_unit": dose[1],
         "time": time[0].astype(float),
     }
     out["control"] = out["role"].eq("control")
-    extra = {name: found[name] for name in OPTIONAL if found[name].notna().any()}
+    extra = {name: found[name] for name in _OPTIONAL if found[name].notna().any()}
     columns = {
-        name: compact(values)
+        name: _compact(values)
         for name, values in ({name: out[name] for name in COLUMNS} | extra).items()
     }
     return pd.DataFrame(columns, index=table.index)
 
 
-def compact(values: pd.Series) -> pd.Series:
+def _compact(values: pd.Series) -> pd.Series:
     """Text as categories, the rest as it is."""
     return values.astype("category") if values.dtype == object else values
 
 
-def pick(table: pd.DataFrame, names: Sequence[str]) -> pd.Series:
+def _pick(table: pd.DataFrame, names: Sequence[str]) -> pd.Series:
     """The first of these columns that says anything, its gaps filled from the next; -666 is missing."""
     found = [without_missing(table[name]) for name in names if name in table.columns]
     found = [values for values in found if values.notna().any()]
@@ -259,7 +259,7 @@ def without_missing(values: pd.Series) -> pd.Series:
     return values.where(~values.map(lambda value: bool(MISSING_TEXT.fullmatch(str(value).strip()))))
 
 
-def distinct(
+def _distinct(
     columns: Sequence[pd.Series], function: Callable[..., tuple[Any, ...]]
 ) -> list[pd.Series]:
     """A function of several columns, called once for every distinct row (None for missing) and spread over the rows."""
@@ -277,12 +277,12 @@ def distinct(
     )
     results = [function(*row) for row in rows]
     return [
-        spread([result[i] for result in results], back, columns[0].index)
+        _spread([result[i] for result in results], back, columns[0].index)
         for i in range(len(results[0]))
     ]
 
 
-def spread(values: list[Any], back: np.ndarray, index: pd.Index) -> pd.Series:
+def _spread(values: list[Any], back: np.ndarray, index: pd.Index) -> pd.Series:
     """Distinct values over all rows: numbers as numbers, text as categories."""
     if all(isinstance(value, float) for value in values):
         return pd.Series(np.array(values)[back], index=index)

@@ -95,10 +95,10 @@ def read_plate(path: str | Path, *, metadata: str | Path | None = None) -> AnnDa
     with GctxFile(path) as file:
         tables = [] if metadata is None else [read_metadata(metadata)]
         obs = describe(file, arrow_ids(file), tables).set_index(file.samples).rename_axis(None)
-        return anndata.AnnData(file.read(), obs=obs, var=entrez(file))
+        return anndata.AnnData(file.read(), obs=obs, var=_entrez(file))
 
 
-def entrez(file: GctxFile) -> pd.DataFrame:
+def _entrez(file: GctxFile) -> pd.DataFrame:
     """The genes by Entrez id where the file tells it, else by its own ids, with symbols where they are known."""
     names = next((name for name in ("pr_gene_id", "gene_id") if name in file.fields("genes")), None)
     ids = (

@@ -35,12 +35,12 @@ from perturbgen.l1000.metadata import (
 )
 
 log = logging.getLogger(__name__)
-PART = 1 << 16
-SAID_BY_ID = ("plate", "batch", "well", "cell_line", "time")
+_PART = 1 << 16
+_SAID_BY_ID = ("plate", "batch", "well", "cell_line", "time")
 
 
 @dataclass(frozen=True)
-class MetadataTable:
+class _MetadataTable:
     """A table of samples or signatures in our schema, apart from its ids (text in Arrow's compact form)."""
 
     path: Path
@@ -49,7 +49,7 @@ class MetadataTable:
     table: pd.DataFrame
 
 
-def read_metadata(path: str | Path) -> MetadataTable:
+def read_metadata(path: str | Path) -> _MetadataTable:
     """A metadata file of GEO or LINCS2020, recognised by its columns; ids must be unique."""
     arrow = read_arrow(path)
     kind, column = kind_of(
@@ -69,15 +69,15 @@ def read_metadata(path: str | Path) -> MetadataTable:
             f"{path}: {len(twice):,} ids occur more than once: {shorten(twice)}",
             expected="unique ids",
         )
-    return MetadataTable(Path(path), kind, ids, unify(arrow.drop_columns([column]).to_pandas()))
+    return _MetadataTable(Path(path), kind, ids, unify(arrow.drop_columns([column]).to_pandas()))
 
 
 def arrow_ids(file: GctxFile) -> pa.Array:
     """The sample ids of a file in Arrow's compact form, decoded part by part."""
     raw = file.backend.raw_ids("samples")
     parts = [
-        pa.array(decode_ids(raw[start : start + PART]), pa.string())
-        for start in range(0, len(raw), PART)
+        pa.array(decode_ids(raw[start : start + _PART]), pa.string())
+        for start in range(0, len(raw), _PART)
     ]
     return pa.concat_arrays(parts) if parts else pa.array([], pa.string())
 
@@ -85,18 +85,18 @@ def arrow_ids(file: GctxFile) -> pa.Array:
 def ids_hash(ids: pa.Array) -> str:
     """A fingerprint of ids in their order."""
     digest = hashlib.sha256()
-    for start in range(0, len(ids), PART):
-        digest.update("\n".join(ids.slice(start, PART).to_pylist()).encode() + b"\n")
+    for start in range(0, len(ids), _PART):
+        digest.update("\n".join(ids.slice(start, _PART).to_pylist()).encode() + b"\n")
     return digest.hexdigest()
 
 
 def describe(
-    file: GctxFile, ids: pa.Array, tables: Sequence[MetadataTable], *, keep_unknown: bool = False
+    file: GctxFile, ids: pa.Array, tables: Sequence[_MetadataTable], *, keep_unknown: bool = False
 ) -> pd.DataFrame:
     """The samples of a file in our schema, in file order and without index: by the tables, else by its own fields."""
     level = level_of(ids.slice(0, 1000).to_pylist())
     if tables:
-        return from_tables(file.path, ids, tables, level, keep_unknown=keep_unknown)
+        return _from_tables(file.path, ids, tables, level, keep_unknown=keep_unknown)
     if file.fields("samples"):
         return unify(file.metadata("samples").reset_index(drop=True))
     if level != "samples":
@@ -109,14 +109,14 @@ def describe(
         "%s: no metadata; ids tell plate, well, cell line and time, nothing the perturbagens",
         file.path,
     )
-    return from_ids(ids)
+    return _from_ids(ids)
 
 
-def from_tables(
-    path: Path, ids: pa.Array, tables: Sequence[MetadataTable], level: Level, *, keep_unknown: bool
+def _from_tables(
+    path: Path, ids: pa.Array, tables: Sequence[_MetadataTable], level: Level, *, keep_unknown: bool
 ) -> pd.DataFrame:
     """Rows of the tables for the ids, from the first table that has them."""
-    found: list[tuple[MetadataTable, np.ndarray]] = []
+    found: list[tuple[_MetadataTable, np.ndarray]] = []
     missing = np.ones(len(ids), bool)
     for table in tables:
         places = pc.index_in(ids, value_set=table.ids).fill_null(-1).to_numpy(zero_copy_only=False)
@@ -125,13 +125,13 @@ def from_tables(
         if (places >= 0).any():
             found.append((table, places))
     if missing.any():
-        complain(
+        _complain(
             path, ids.filter(pa.array(missing)), len(ids), tables, level, keep_unknown=keep_unknown
         )
     if len(found) == 1:
-        return take(*found[0])
+        return _take(*found[0])
     parts = [
-        take(table, places).iloc[places >= 0].set_axis(np.flatnonzero(places >= 0))
+        _take(table, places).iloc[places >= 0].set_axis(np.flatnonzero(places >= 0))
         for table, places in found
     ]
     return (
@@ -141,7 +141,7 @@ def from_tables(
     )
 
 
-def take(found: MetadataTable, places: np.ndarray) -> pd.DataFrame:
+def _take(found: _MetadataTable, places: np.ndarray) -> pd.DataFrame:
     """Rows of a table by position; -1 is a row of which nothing is known."""
     rows = found.table.take(np.maximum(places, 0)).reset_index(drop=True)
     if (places < 0).any():
@@ -153,11 +153,11 @@ def take(found: MetadataTable, places: np.ndarray) -> pd.DataFrame:
 def join_rows(parts: Sequence[pd.DataFrame]) -> pd.DataFrame:
     """Tables one below the other; text of several dictionaries becomes one dictionary."""
     parts = [part for part in parts if part.shape[1]]
-    table = pd.concat([part.astype(dict.fromkeys(text_columns(part), object)) for part in parts])
-    return table.astype(dict.fromkeys(text_columns(table), "category"))
+    table = pd.concat([part.astype(dict.fromkeys(_text_columns(part), object)) for part in parts])
+    return table.astype(dict.fromkeys(_text_columns(table), "category"))
 
 
-def text_columns(table: pd.DataFrame) -> list[str]:
+def _text_columns(table: pd.DataFrame) -> list[str]:
     """The columns that hold text."""
     return [
         name
@@ -166,11 +166,11 @@ def text_columns(table: pd.DataFrame) -> list[str]:
     ]
 
 
-def complain(
+def _complain(
     path: Path,
     missing: pa.Array,
     total: int,
-    tables: Sequence[MetadataTable],
+    tables: Sequence[_MetadataTable],
     level: Level,
     *,
     keep_unknown: bool,
@@ -199,14 +199,14 @@ def complain(
     log.warning("%s; they are kept, and nothing is known of them", what)
 
 
-def from_ids(ids: pa.Array) -> pd.DataFrame:
+def _from_ids(ids: pa.Array) -> pd.DataFrame:
     """What the ids themselves say, in our schema."""
     parsed = parse_samples(ids.to_pylist()).reset_index(drop=True)
     table = pd.DataFrame(
         {name: pd.Series(None, index=parsed.index, dtype=object) for name in COLUMNS}
     )
-    table = table.assign(**{name: parsed[name] for name in SAID_BY_ID}, dose=np.nan, control=False)
-    return table.astype(dict.fromkeys(text_columns(table), "category"))
+    table = table.assign(**{name: parsed[name] for name in _SAID_BY_ID}, dose=np.nan, control=False)
+    return table.astype(dict.fromkeys(_text_columns(table), "category"))
 
 
 def check_unique(ids: Sequence[pa.Array], paths: Sequence[Path]) -> None:
@@ -242,12 +242,12 @@ def perturbagen_values(path: str | Path, column: str) -> pd.Series:
     return joined.rename(column).rename_axis("perturbagen")
 
 
-LANDMARKS: Final = Path(__file__).with_name("landmarks.csv")
+_LANDMARKS: Final = Path(__file__).with_name("landmarks.csv")
 
 
 def landmarks() -> pd.DataFrame:
     """The 978 landmark genes: ``gene_id`` (Entrez) and ``gene_symbol``, in CMap's order."""
-    return pd.read_csv(LANDMARKS, dtype=str)
+    return pd.read_csv(_LANDMARKS, dtype=str)
 
 
 def read_genes(path: str | Path | None = None) -> pd.DataFrame:
@@ -257,14 +257,14 @@ def read_genes(path: str | Path | None = None) -> pd.DataFrame:
     path = require_file(path, "list of genes")
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     if "\t" in lines[0]:
-        return landmarks_of(pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False), path)
+        return _landmarks_of(pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False), path)
     ids = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
     unique = list(dict.fromkeys(ids))
     symbols = landmarks().set_index("gene_id")["gene_symbol"].reindex(unique)
     return pd.DataFrame({"gene_id": unique, "gene_symbol": symbols.fillna("").to_numpy()})
 
 
-def landmarks_of(table: pd.DataFrame, path: Path) -> pd.DataFrame:
+def _landmarks_of(table: pd.DataFrame, path: Path) -> pd.DataFrame:
     """The landmarks of GEO's or LINCS2020's gene table."""
     if "feature_space" in table.columns and "gene_id" in table.columns:
         chosen = table[table["feature_space"] == "landmark"]
@@ -283,7 +283,7 @@ def landmarks_of(table: pd.DataFrame, path: Path) -> pd.DataFrame:
 def find_genes(file: GctxFile, wanted: pd.DataFrame) -> np.ndarray:
     """Positions in the file of the wanted genes, -1 where it has none; ids or symbols, whichever fit best."""
     best = np.full(len(wanted), -1)
-    for names in candidates(file):
+    for names in _candidates(file):
         usable = names[~names.duplicated()]
         places = np.flatnonzero(~names.duplicated())
         for column in ("gene_id", "gene_symbol"):
@@ -294,7 +294,7 @@ def find_genes(file: GctxFile, wanted: pd.DataFrame) -> np.ndarray:
     return best
 
 
-def candidates(file: GctxFile) -> list[pd.Index]:
+def _candidates(file: GctxFile) -> list[pd.Index]:
     """The file's ids of genes, and the columns beside them that are ids as well."""
     known = [name for name in GENE_IDS if name in file.fields("genes")]
     table = file.metadata("genes", known) if known else pd.DataFrame()

@@ -16,14 +16,14 @@ from perturbgen.l1000.fields import decode
 if TYPE_CHECKING:
     from anndata import AnnData
 
-Variant = Literal["cmapm", "cmappy"]
-CLIP: Final = 10.0
-LEAST_WEIGHT: Final = 0.01
-STRONG: Final = 2.0  # |z| sqrt(n) of a gene that counts as changed
+_Variant = Literal["cmapm", "cmappy"]
+_CLIP: Final = 10.0
+_LEAST_WEIGHT: Final = 0.01
+_STRONG: Final = 2.0  # |z| sqrt(n) of a gene that counts as changed
 
 
 @dataclass(frozen=True)
-class Consensus:
+class _Consensus:
     """A signature: its ``values`` over genes, the ``weights`` of its replicates, and how good it is (NaN of one)."""
 
     values: pd.Series
@@ -37,9 +37,9 @@ def modz(
     replicates: pd.DataFrame | np.ndarray,
     *,
     landmarks: Sequence[object] | None = None,
-    variant: Variant = "cmapm",
-    clip: float | None = CLIP,
-) -> Consensus:
+    variant: _Variant = "cmapm",
+    clip: float | None = _CLIP,
+) -> _Consensus:
     """The weighted mean of replicate z-scores (replicates, genes), each weighted by its agreement with the others.
 
     Agreement is Spearman's correlation over the ``landmarks`` (ids; None for all genes). The variants differ where the
@@ -48,10 +48,10 @@ def modz(
     """
     frame = pd.DataFrame(replicates)
     places = (
-        np.arange(frame.shape[1]) if landmarks is None else locate_genes(frame.columns, landmarks)
+        np.arange(frame.shape[1]) if landmarks is None else _locate_genes(frame.columns, landmarks)
     )
-    found = modz_batch(frame.to_numpy(float)[None], places, variant=variant, clip=clip)
-    return Consensus(
+    found = _modz_batch(frame.to_numpy(float)[None], places, variant=variant, clip=clip)
+    return _Consensus(
         pd.Series(found.values[0], index=frame.columns),
         pd.Series(found.weights[0], index=frame.index),
         float(found.cc_q75[0]),
@@ -60,7 +60,7 @@ def modz(
     )
 
 
-def locate_genes(known: pd.Index, wanted: Sequence[object]) -> np.ndarray:
+def _locate_genes(known: pd.Index, wanted: Sequence[object]) -> np.ndarray:
     """Positions of genes by id; whole numbers match their text."""
     names = pd.Index([decode(name) for name in known], dtype=object)
     asked = pd.Index([decode(name) for name in wanted], dtype=object)
@@ -75,7 +75,7 @@ def locate_genes(known: pd.Index, wanted: Sequence[object]) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class Batch:
+class _Batch:
     """Signatures of groups of equal size: values (groups, genes), weights (groups, replicates), measures (groups,)."""
 
     values: np.ndarray
@@ -85,13 +85,13 @@ class Batch:
     tas: np.ndarray
 
 
-def modz_batch(
-    z: np.ndarray, landmarks: np.ndarray, *, variant: Variant = "cmapm", clip: float | None = CLIP
-) -> Batch:
+def _modz_batch(
+    z: np.ndarray, landmarks: np.ndarray, *, variant: _Variant = "cmapm", clip: float | None = _CLIP
+) -> _Batch:
     """MODZ of many groups of equal size at once: z (groups, replicates, genes), ``landmarks`` positions of genes."""
     z = z if clip is None else np.clip(z, -clip, clip)
-    correlation = replicate_correlation(z[..., landmarks])
-    weights = modz_weights(correlation, variant=variant)
+    correlation = _replicate_correlation(z[..., landmarks])
+    weights = _modz_weights(correlation, variant=variant)
     known = np.isfinite(z)
     total = np.einsum("br,brg->bg", weights, known.astype(float))
     summed = np.einsum("br,brg->bg", weights, np.where(known, z, 0.0))
@@ -99,12 +99,12 @@ def modz_batch(
         axis=1, keepdims=True
     )  # of the weights that a gene has values for; 1 where none lacks
     values = np.where(total > 0, summed / np.where(total > 0, share, 1.0), np.nan)
-    quality = cc_q75(correlation)
-    strength = ss_ngene(values[:, landmarks], z.shape[1])
-    return Batch(values, weights, quality, strength, tas(strength, quality, len(landmarks)))
+    quality = _cc_q75(correlation)
+    strength = _ss_ngene(values[:, landmarks], z.shape[1])
+    return _Batch(values, weights, quality, strength, _tas(strength, quality, len(landmarks)))
 
 
-def replicate_correlation(z: np.ndarray) -> np.ndarray:
+def _replicate_correlation(z: np.ndarray) -> np.ndarray:
     """Spearman's correlation between the replicates of each group, (groups, n, n); 0 with a constant profile.
 
     Genes that any replicate lacks are left out of its group.
@@ -119,7 +119,7 @@ def replicate_correlation(z: np.ndarray) -> np.ndarray:
     return unit @ unit.swapaxes(-1, -2)
 
 
-def modz_weights(correlation: np.ndarray, *, variant: Variant = "cmapm") -> np.ndarray:
+def _modz_weights(correlation: np.ndarray, *, variant: _Variant = "cmapm") -> np.ndarray:
     """Weights (groups, n) from correlations (groups, n, n): negative ones count as 0, none is below 0.01 unscaled."""
     if variant not in ("cmapm", "cmappy"):
         raise SchemaError(
@@ -127,12 +127,12 @@ def modz_weights(correlation: np.ndarray, *, variant: Variant = "cmapm") -> np.n
         )
     n = correlation.shape[-1]
     others = np.where(np.eye(n, dtype=bool), 0.0, np.maximum(correlation, 0.0)).sum(axis=-1)
-    raw = np.maximum(others / 2 if variant == "cmapm" else others / max(n - 1, 1), LEAST_WEIGHT)
+    raw = np.maximum(others / 2 if variant == "cmapm" else others / max(n - 1, 1), _LEAST_WEIGHT)
     weights = raw / raw.sum(axis=-1, keepdims=True)
     return weights.round(4) if variant == "cmappy" else weights
 
 
-def cc_q75(correlation: np.ndarray) -> np.ndarray:
+def _cc_q75(correlation: np.ndarray) -> np.ndarray:
     """The 75th percentile (as MATLAB's prctile, Hazen) of the correlations between replicates; NaN of one replicate."""
     n = correlation.shape[-1]
     if n < 2:
@@ -141,12 +141,12 @@ def cc_q75(correlation: np.ndarray) -> np.ndarray:
     return np.quantile(pairs, 0.75, axis=-1, method="hazen")
 
 
-def ss_ngene(values: np.ndarray, replicates: int) -> np.ndarray:
+def _ss_ngene(values: np.ndarray, replicates: int) -> np.ndarray:
     """How many genes a signature changes: |z| sqrt(n) >= 2, of signatures (groups, genes)."""
-    return (np.abs(values) * np.sqrt(replicates) >= STRONG).sum(axis=-1)
+    return (np.abs(values) * np.sqrt(replicates) >= _STRONG).sum(axis=-1)
 
 
-def tas(strength: np.ndarray, quality: np.ndarray, genes: int) -> np.ndarray:
+def _tas(strength: np.ndarray, quality: np.ndarray, genes: int) -> np.ndarray:
     """Transcriptional activity: sqrt(max(SS, .001) clip(CC, 0, 1)) / sqrt(genes), in 0 to 1; NaN of one replicate."""
     return np.sqrt(np.maximum(strength, 0.001) * np.clip(quality, 0, 1) / genes)
 
@@ -156,8 +156,8 @@ def collapse(
     by: Sequence[str],
     *,
     landmarks: Sequence[object] | None = None,
-    variant: Variant = "cmapm",
-    clip: float | None = CLIP,
+    variant: _Variant = "cmapm",
+    clip: float | None = _CLIP,
 ) -> AnnData:
     """Signatures of all groups of samples that agree in the columns ``by``; groups of equal size go together.
 
@@ -173,17 +173,17 @@ def collapse(
     groups = data.obs.groupby(list(by), sort=False, observed=True, dropna=False).indices
     rows = [np.asarray(group) for group in groups.values()]
     places = (
-        np.arange(data.n_vars) if landmarks is None else locate_genes(data.var_names, landmarks)
+        np.arange(data.n_vars) if landmarks is None else _locate_genes(data.var_names, landmarks)
     )
     values = np.empty((len(rows), data.n_vars), np.float32)
     about: list[dict[str, object]] = [{} for _ in rows]
     for size in sorted({len(group) for group in rows}):
         chosen = [i for i, group in enumerate(rows) if len(group) == size]
         stacked = np.asarray(data.X)[np.stack([rows[i] for i in chosen])].astype(float)
-        batch = modz_batch(stacked, places, variant=variant, clip=clip)
+        batch = _modz_batch(stacked, places, variant=variant, clip=clip)
         values[chosen] = batch.values
         for place, i in enumerate(chosen):
-            about[i] = measures(batch, place, data.obs_names[rows[i]])
+            about[i] = _measures(batch, place, data.obs_names[rows[i]])
     first = data.obs[list(by)].iloc[[group[0] for group in rows]]
     obs = first.assign(**pd.DataFrame(about, index=first.index)).set_axis(
         [str(i) for i in range(len(rows))]
@@ -191,7 +191,7 @@ def collapse(
     return anndata.AnnData(values, obs=obs, var=data.var.copy())
 
 
-def measures(batch: Batch, place: int, members: pd.Index) -> dict[str, object]:
+def _measures(batch: _Batch, place: int, members: pd.Index) -> dict[str, object]:
     """What is known of one signature of a batch."""
     return {
         "replicates": len(members),

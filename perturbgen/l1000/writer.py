@@ -20,14 +20,14 @@ from perturbgen.l1000.hdf5 import GROUPS, MATRIX
 if TYPE_CHECKING:
     from anndata import AnnData
 
-CHUNK_VALUES: Final = 1024 * 256  # CMap's own chunks: 1 MB of float32
-CHUNK_GENES: Final = 1000
+_CHUNK_VALUES: Final = 1024 * 256  # CMap's own chunks: 1 MB of float32
+_CHUNK_GENES: Final = 1000
 
 
 def chunk_shape(samples: int, genes: int) -> tuple[int, int]:
     """CMap's chunks, (samples, genes): 262 x 1,000 for the whole transcriptome."""
-    columns = max(1, min(genes, CHUNK_GENES))
-    return max(1, min(CHUNK_VALUES // columns, samples)), columns
+    columns = max(1, min(genes, _CHUNK_GENES))
+    return max(1, min(_CHUNK_VALUES // columns, samples)), columns
 
 
 class GctxWriter:
@@ -138,15 +138,15 @@ def write_gctx(
     with GctxWriter(
         path, data.var, samples=data.n_obs, dtype=dtype, compression=compression
     ) as writer:
-        writer.append(dense(data), data.obs)
+        writer.append(_dense(data), data.obs)
 
 
 def write_gct(data: AnnData, path: str | Path, *, version: str = "1.3") -> None:
     """Write an AnnData of samples x genes as GCT text; 1.2 keeps one field of the genes and none of the samples."""
     if version not in ("1.2", "1.3"):
         raise InputError(f"GCT {version} does not exist", expected="1.2 or 1.3")
-    values = dense(data).T
-    header = gct_header_12(data) if version == "1.2" else gct_header_13(data)
+    values = _dense(data).T
+    header = _gct_header_12(data) if version == "1.2" else _gct_header_13(data)
     fields = data.var.iloc[:, :1].assign(**({} if data.var.shape[1] else {"Description": "na"}))
     table = fields if version == "1.2" else data.var
     with atomic_path(path) as part, open(part, "w", encoding="utf-8", newline="\n") as handle:
@@ -155,11 +155,12 @@ def write_gct(data: AnnData, path: str | Path, *, version: str = "1.3") -> None:
             table.index, table.astype(object).itertuples(index=False), values, strict=True
         ):
             handle.write(
-                "\t".join([str(gene), *map(cell, about), *(f"{value:.9g}" for value in row)]) + "\n"
+                "\t".join([str(gene), *map(_cell, about), *(f"{value:.9g}" for value in row)])
+                + "\n"
             )
 
 
-def gct_header_12(data: AnnData) -> list[str]:
+def _gct_header_12(data: AnnData) -> list[str]:
     """Three lines: version, sizes, names."""
     return [
         "#1.2",
@@ -168,7 +169,7 @@ def gct_header_12(data: AnnData) -> list[str]:
     ]
 
 
-def gct_header_13(data: AnnData) -> list[str]:
+def _gct_header_13(data: AnnData) -> list[str]:
     """Version, sizes, names, and a line for every field of the samples."""
     filler = ["na"] * data.var.shape[1]
     lines = [
@@ -177,23 +178,23 @@ def gct_header_13(data: AnnData) -> list[str]:
         "\t".join(["id", *map(str, data.var.columns), *data.obs_names]),
     ]
     return lines + [
-        "\t".join([str(name), *filler, *map(cell, data.obs[name])]) for name in data.obs.columns
+        "\t".join([str(name), *filler, *map(_cell, data.obs[name])]) for name in data.obs.columns
     ]
 
 
-def cell(value: object) -> str:
+def _cell(value: object) -> str:
     """One cell of a text file; what is missing is -666, and a tab or a line break becomes a blank."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return str(MISSING)
     return " ".join(str(value).split()) if isinstance(value, str) else str(value)
 
 
-def dense(data: AnnData) -> np.ndarray:
+def _dense(data: AnnData) -> np.ndarray:
     """The values as an array."""
     values = data.X
     return np.asarray(values.toarray() if hasattr(values, "toarray") else values)
 
 
-def gene_table(ids: Sequence[object]) -> pd.DataFrame:
+def _gene_table(ids: Sequence[object]) -> pd.DataFrame:
     """A table of genes that are known by id only."""
     return pd.DataFrame(index=pd.Index([str(name) for name in ids], dtype=object))

@@ -102,7 +102,7 @@ def dense(counts: SparseCounts) -> Tensor:
     return out
 
 
-DispersionKind = Literal["gene", "gene-category", "predicted"]
+_DispersionKind = Literal["gene", "gene-category", "predicted"]
 
 
 class CountParameters(NamedTuple):
@@ -128,7 +128,7 @@ class CountDecoder(nn.Module):
         n_conditions: int = 0,
         share: Tensor | None = None,
         scaling: Scaling = "total",
-        dispersion: DispersionKind = "gene",
+        dispersion: _DispersionKind = "gene",
         n_categories: int | None = None,
         additive: bool = False,
         layer_norm: bool = True,

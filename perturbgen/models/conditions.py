@@ -13,7 +13,7 @@ from torch.nn import functional
 from perturbgen.core.errors import ConfigError
 from perturbgen.nn.layers import Draws
 
-Encoding = Literal["onehot", "embedding", "descriptors", "label"]
+_Encoding = Literal["onehot", "embedding", "descriptors", "label"]
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Covariate:
 
     name: str
     categories: int
-    encoding: Encoding = "onehot"
+    encoding: _Encoding = "onehot"
     width: int = 16
     dropout: float = 0.0
     descriptors: Tensor | None = None
@@ -48,11 +48,11 @@ class Covariate:
     def layer(self) -> nn.Module:
         """The module from codes (cells,) to features (cells, n_features)."""
         if self.encoding in ("onehot", "label"):
-            return OneHot(self.n_features)
+            return _OneHot(self.n_features)
         if self.encoding == "embedding":
             return nn.Embedding(self.categories, self.width)
         assert self.descriptors is not None
-        return Described(self.descriptors, self.width)
+        return _Described(self.descriptors, self.width)
 
     @property
     def n_features(self) -> int:
@@ -60,7 +60,7 @@ class Covariate:
         return {"onehot": self.categories, "label": 0}.get(self.encoding, self.width)
 
 
-class OneHot(nn.Module):
+class _OneHot(nn.Module):
     """A feature per category; none at all for a label."""
 
     def __init__(self, features: int) -> None:
@@ -74,7 +74,7 @@ class OneHot(nn.Module):
         return functional.one_hot(codes, self.features).float()
 
 
-class Described(nn.Module):
+class _Described(nn.Module):
     """Descriptors of categories, standardised, mapped linearly."""
 
     def __init__(self, descriptors: Tensor, width: int) -> None:

@@ -29,7 +29,7 @@ _STEP = 0.02  # of the finite differences that give the decoder's slopes
 BETAS = (0.5, 0.7)  # of Adam for representations: a short memory, as published
 
 
-class Fit(NamedTuple):
+class _Fit(NamedTuple):
     """Where a search for representations ended."""
 
     z: Tensor  # (cells, latent)
@@ -37,7 +37,7 @@ class Fit(NamedTuple):
     steps: int
 
 
-class LaplaceProposal(Proposal):
+class _LaplaceProposal(Proposal):
     """Gaussians around the modes, with the curvature there as precision, a little wider."""
 
     def __init__(self, mode: Tensor, precision: Tensor, *, widen: float = 1.1) -> None:
@@ -134,21 +134,21 @@ class DGD(LatentModel):
         steps: int = 300,
         tolerance: float = 0.01,
         rate: float = 0.05,
-    ) -> Fit:
+    ) -> _Fit:
         """Representations of new cells: from their ``starts`` best components, until no loss falls by ``tolerance``."""
         means = self._start_points()
         with torch.no_grad():
             losses = torch.stack([self.loss(z.expand(len(batch.codes), -1), batch) for z in means])
-        best: Fit | None = None
+        best: _Fit | None = None
         for chosen in losses.argsort(dim=0)[:starts]:
             fit = self.refine(means[chosen], batch, steps=steps, tolerance=tolerance, rate=rate)
-            best = fit if best is None else better(best, fit)
+            best = fit if best is None else _better(best, fit)
         assert best is not None
         return best
 
     def refine(
         self, z: Tensor, batch: CellBatch, *, steps: int, tolerance: float = 0.0, rate: float = 0.05
-    ) -> Fit:
+    ) -> _Fit:
         """Adam on the representations alone; each cell keeps the best point that it has seen."""
         z = z.detach().clone().requires_grad_()
         optimiser = torch.optim.Adam([z], lr=rate, betas=BETAS)
@@ -168,7 +168,7 @@ class DGD(LatentModel):
             for group in optimiser.param_groups:
                 group["lr"] = rate / (1 + step / 20)
             optimiser.step()
-        return Fit(best, least, step)
+        return _Fit(best, least, step)
 
     def loss(self, z: Tensor, batch: CellBatch) -> Tensor:
         """−log p(x | z, c) − log p(z), (cells,)."""
@@ -186,7 +186,7 @@ class DGD(LatentModel):
         parts = [mixture.sample(n, generator=generator) for mixture in self._mixtures()]
         return torch.cat(parts, dim=-1)
 
-    def propose(self, batch: CellBatch) -> LaplaceProposal:
+    def propose(self, batch: CellBatch) -> _LaplaceProposal:
         """The curvature at the mode: Σ_g J_g J_gᵀ m_g r_g/(m_g + r_g), the Fisher information, and the prior's."""
         mode = self.infer(batch).z
         size = sizes(batch.counts, self.decoder.scaling)
@@ -205,7 +205,7 @@ class DGD(LatentModel):
                 [slope(e) for e in _STEP * torch.eye(self.n_latent, device=mode.device)], dim=1
             )
             information = torch.einsum("ckg,cg,clg->ckl", slopes, weight, slopes)
-        return LaplaceProposal(mode, information + torch.diag_embed(self._prior_precision(mode)))
+        return _LaplaceProposal(mode, information + torch.diag_embed(self._prior_precision(mode)))
 
     def pyro_model(self, batch: CellBatch) -> None:
         """The generative story, for Pyro; its ELBO with the guide is the objective but for log p(φ)."""
@@ -280,8 +280,8 @@ class DGD(LatentModel):
         return torch.cat(parts, dim=-1)
 
 
-def better(one: Fit, other: Fit) -> Fit:
+def _better(one: _Fit, other: _Fit) -> _Fit:
     """Of two searches, the lower loss of each cell."""
     keep = one.loss <= other.loss
     z = torch.where(keep[:, None], one.z, other.z)
-    return Fit(z, torch.minimum(one.loss, other.loss), one.steps + other.steps)
+    return _Fit(z, torch.minimum(one.loss, other.loss), one.steps + other.steps)

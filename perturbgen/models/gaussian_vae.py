@@ -17,7 +17,7 @@ from perturbgen.nn import MLP, gaussian_log_prob
 from perturbgen.nn.layers import Scaling
 from perturbgen.nn.likelihoods import cell_of_each
 
-TARGET = 1e4
+_TARGET = 1e4
 
 
 class GaussianDecoder(nn.Module):
@@ -69,7 +69,7 @@ class GaussianVAE(NBVAE):
         """Log density of y given z and c, (cells,); a density of real numbers, not comparable with that of counts."""
         size = sizes(batch.counts, "total")
         mean, log_sd = self.decode(z, batch.codes if codes is None else codes, size)
-        return gaussian_log_prob(dense(normalised(batch, size)), mean, log_sd).sum(-1)
+        return gaussian_log_prob(dense(_normalised(batch, size)), mean, log_sd).sum(-1)
 
     @torch.no_grad()
     def sample(
@@ -79,7 +79,7 @@ class GaussianVAE(NBVAE):
         z = self.prior_sample(len(codes), generator) if z is None else z
         mean, log_sd = self.decode(z, codes, size)
         y = mean + log_sd.exp() * torch.randn(mean.shape, generator=generator, device=mean.device)
-        counts = counts_of(y, size)
+        counts = _counts_of(y, size)
         return torch.floor(
             counts + torch.rand(counts.shape, generator=generator, device=counts.device)
         )
@@ -87,19 +87,19 @@ class GaussianVAE(NBVAE):
     @torch.no_grad()
     def expected(self, z: Tensor, codes: Tensor, size: Tensor) -> Tensor:
         """The mean of y scaled back to counts."""
-        return counts_of(self.decode(z, codes, size)[0], size)
+        return _counts_of(self.decode(z, codes, size)[0], size)
 
     def _read(self, batch: CellBatch) -> SparseValues:
-        return normalised(batch, sizes(batch.counts, "total"))
+        return _normalised(batch, sizes(batch.counts, "total"))
 
 
-def normalised(batch: CellBatch, size: Tensor) -> SparseValues:
+def _normalised(batch: CellBatch, size: Tensor) -> SparseValues:
     """Log(1 + 10⁴ x / total) of the non-zeros."""
     counts = batch.counts
-    per_value = (TARGET / size)[cell_of_each(counts.offsets, len(counts.values))]
+    per_value = (_TARGET / size)[cell_of_each(counts.offsets, len(counts.values))]
     return mapped(counts, lambda values: torch.log1p(values * per_value))
 
 
-def counts_of(y: Tensor, size: Tensor) -> Tensor:
+def _counts_of(y: Tensor, size: Tensor) -> Tensor:
     """The counts that ``y`` (cells, genes) stands for, at least 0."""
-    return torch.expm1(y.clamp(min=0, max=20)) * (size / TARGET)[:, None]
+    return torch.expm1(y.clamp(min=0, max=20)) * (size / _TARGET)[:, None]

@@ -28,12 +28,12 @@ from perturbgen.nn import MLP
 from perturbgen.nn.layers import Draws
 from perturbgen.nn.likelihoods import HALF_LOG_2PI
 
-Input = Literal["log1p", "raw"]
+_Input = Literal["log1p", "raw"]
 # σ stays within e^±5; a clamp would leave no gradient beyond.
 _LOG_SD_REACH = 5.0
 
 
-class Posterior(NamedTuple):
+class _Posterior(NamedTuple):
     """A diagonal Gaussian per cell, both (cells, latent)."""
 
     mean: Tensor
@@ -48,10 +48,10 @@ class Posterior(NamedTuple):
         return (0.5 * (self.mean.square() + torch.expm1(2 * self.log_sd)) - self.log_sd).sum(-1)
 
 
-class GaussianProposal(Proposal):
+class _GaussianProposal(Proposal):
     """Draws from the encoder's posterior."""
 
-    def __init__(self, posterior: Posterior) -> None:
+    def __init__(self, posterior: _Posterior) -> None:
         self.posterior = posterior
 
     def sample(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -74,7 +74,7 @@ class NBVAE(LatentModel):
         decoder: CountDecoder,
         *,
         category: int | None = None,
-        encoder_input: Input = "log1p",
+        encoder_input: _Input = "log1p",
         layer_norm: bool = True,
         dropout: float = 0.0,
     ) -> None:
@@ -86,11 +86,11 @@ class NBVAE(LatentModel):
             n_genes, widths, n_conditions=conditions.width, layer_norm=layer_norm, dropout=dropout
         )
 
-    def posterior(self, batch: CellBatch, codes: Tensor | None = None) -> Posterior:
+    def posterior(self, batch: CellBatch, codes: Tensor | None = None) -> _Posterior:
         """q(z | x, c)."""
         features = self.conditions(batch.codes if codes is None else codes)
         mean, raw = self.encoder(self._read(batch), features).float().chunk(2, dim=-1)
-        return Posterior(mean, _LOG_SD_REACH * torch.tanh(raw / _LOG_SD_REACH))
+        return _Posterior(mean, _LOG_SD_REACH * torch.tanh(raw / _LOG_SD_REACH))
 
     def forward(self, batch: CellBatch, draws: Draws) -> dict[str, Tensor]:
         """−log p(x | z, c) at one z of the posterior, and KL(q ‖ N(0, I))."""
@@ -110,9 +110,9 @@ class NBVAE(LatentModel):
         return self.posterior(batch).mean
 
     @torch.no_grad()
-    def propose(self, batch: CellBatch) -> GaussianProposal:
+    def propose(self, batch: CellBatch) -> _GaussianProposal:
         """The posterior."""
-        return GaussianProposal(self.posterior(batch))
+        return _GaussianProposal(self.posterior(batch))
 
     def prior_log_prob(self, z: Tensor) -> Tensor:
         """Log N(z; 0, I)."""

@@ -57,7 +57,7 @@ class _Counts(TorchDistribution):
             self._validate_sample(value)
 
 
-class Poisson(_Counts):
+class _Poisson(_Counts):
     """Poisson counts of mean exp(log_mean)."""
 
     arg_constraints: ClassVar = {"log_mean": constraints.real}
@@ -115,7 +115,7 @@ class NegativeBinomial(_Counts):
         )
 
 
-class ZeroInflatedNegativeBinomial(_Counts):
+class _ZeroInflatedNegativeBinomial(_Counts):
     """Zero with probability π = sigmoid(dropout_logits), else negative binomial; the mean is (1 − π) m."""
 
     arg_constraints: ClassVar = {

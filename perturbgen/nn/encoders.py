@@ -18,7 +18,7 @@ from torch.nn.utils.parametrizations import weight_norm
 from perturbgen.core.errors import ConfigError, suggest
 
 
-def sparsemax(z: Tensor) -> Tensor:
+def _sparsemax(z: Tensor) -> Tensor:
     """The nearest point of the simplex to each row (Martins and Astudillo 2016): sums to 1, most entries zero."""
     ordered = z.sort(dim=-1, descending=True).values
     rank = torch.arange(1, z.shape[-1] + 1, device=z.device, dtype=z.dtype)
@@ -27,7 +27,7 @@ def sparsemax(z: Tensor) -> Tensor:
     return (z - above.gather(-1, size - 1) / size).clamp_min(0)
 
 
-class GhostNorm(nn.Module):
+class _GhostNorm(nn.Module):
     """Batch norm over small parts of a batch, as if it were smaller."""
 
     def __init__(self, width: int, *, part: int = 128) -> None:
@@ -41,19 +41,19 @@ class GhostNorm(nn.Module):
         return torch.cat([self.norm(some) for some in x.chunk(len(x) // self.part)])
 
 
-class Gated(nn.Module):
+class _Gated(nn.Module):
     """Linear, norm, gate: GLU(norm(W x)), with a layer that may be shared by all steps."""
 
     def __init__(self, layer: nn.Linear, width: int) -> None:
         super().__init__()
-        self.layer, self.norm = layer, GhostNorm(2 * width)
+        self.layer, self.norm = layer, _GhostNorm(2 * width)
 
     def forward(self, x: Tensor) -> Tensor:
         """(rows, width)."""
         return nn.functional.glu(self.norm(self.layer(x)), dim=-1)
 
 
-class TabNet(nn.Module):
+class _TabNet(nn.Module):
     """``steps`` of feature selection: each masks the features by what is left of their allowance, and reads on.
 
     A feature used in one step may be used less in later ones (``relax`` 1: once; more: again). Each step reads
@@ -77,12 +77,15 @@ class TabNet(nn.Module):
         self.norm = nn.BatchNorm1d(n_in)
         self.readers = nn.ModuleList(
             nn.ModuleList(
-                [*(Gated(layer, both) for layer in common), Gated(nn.Linear(both, 2 * both), both)]
+                [
+                    *(_Gated(layer, both) for layer in common),
+                    _Gated(nn.Linear(both, 2 * both), both),
+                ]
             )
             for _ in range(steps + 1)
         )
         self.masks = nn.ModuleList(
-            nn.Sequential(nn.Linear(width, n_in), GhostNorm(n_in)) for _ in range(steps)
+            nn.Sequential(nn.Linear(width, n_in), _GhostNorm(n_in)) for _ in range(steps)
         )
         self.out = nn.Linear(width, n_out)
 
@@ -93,7 +96,7 @@ class TabNet(nn.Module):
         attention = self.read(0, x)[:, self.width :]
         total = x.new_zeros(len(x), self.width)
         for step, choose in enumerate(self.masks, start=1):
-            mask = sparsemax(choose(attention) * allowance)
+            mask = _sparsemax(choose(attention) * allowance)
             allowance = allowance * (self.relax - mask)
             read = self.read(step, mask * x)
             total = total + read[:, : self.width].relu()
@@ -109,20 +112,20 @@ class TabNet(nn.Module):
         return hidden
 
 
-def lecun_normal(weight: Tensor, fan_in: int) -> Tensor:
+def _lecun_normal(weight: Tensor, fan_in: int) -> Tensor:
     """Variance 1/fan_in, with which SELU keeps mean 0 and variance 1 from layer to layer."""
     return nn.init.normal_(weight, 0.0, 1 / math.sqrt(fan_in))
 
 
-def selu_linear(n_in: int, n_out: int) -> nn.Linear:
+def _selu_linear(n_in: int, n_out: int) -> nn.Linear:
     """A layer for SELU: LeCun-normal weight, no bias at first."""
     layer = nn.Linear(n_in, n_out)
-    lecun_normal(layer.weight, n_in)
+    _lecun_normal(layer.weight, n_in)
     nn.init.zeros_(layer.bias)
     return layer
 
 
-class DenselyConnected(nn.Module):
+class _DenselyConnected(nn.Module):
     """Donner 2018: ``depth`` SELU layers of width ``growth``, each reading the input and all layers before it.
 
     h_i = SELU(b_i + W_i [x; h_1; ...; h_{i-1}]), out = b + W [x; h_1; ...; h_depth]. Nothing is ever concatenated: a
@@ -159,7 +162,7 @@ class DenselyConnected(nn.Module):
         return ahead
 
 
-class SelfNormalising(nn.Module):
+class _SelfNormalising(nn.Module):
     """Plain layers with SELU between them; alpha-dropout keeps mean and variance."""
 
     def __init__(
@@ -168,16 +171,16 @@ class SelfNormalising(nn.Module):
         super().__init__()
         layers: list[nn.Module] = []
         for before, width in pairwise((n_in, *widths)):
-            layers += [selu_linear(before, width), nn.SELU()]
+            layers += [_selu_linear(before, width), nn.SELU()]
             layers += [nn.AlphaDropout(dropout)] if dropout else []
-        self.layers = nn.Sequential(*layers, selu_linear((n_in, *widths)[-1], n_out))
+        self.layers = nn.Sequential(*layers, _selu_linear((n_in, *widths)[-1], n_out))
 
     def forward(self, x: Tensor) -> Tensor:
         """(rows, n_out)."""
         return self.layers(x)
 
 
-class ThreeStage(nn.Module):
+class _ThreeStage(nn.Module):
     """Three stages of batch norm, dropout and a weight-normed layer, with leaky rectifiers between them."""
 
     def __init__(
@@ -209,7 +212,7 @@ class ThreeStage(nn.Module):
         return self.layers(x)
 
 
-class SoftOrdering(nn.Module):
+class _SoftOrdering(nn.Module):
     """A layer that learns an order of the genes, then convolutions along it (lish-moa, second place).
 
     ``channels`` x ``places`` signals are made of the profile; two of the convolutions are skipped by a product.
@@ -263,19 +266,19 @@ class SoftOrdering(nn.Module):
         return self.out(self.shrink(signal * self.gate(signal)).flatten(1))
 
 
-ENCODERS: Final[dict[str, Callable[..., nn.Module]]] = {
-    "dense": DenselyConnected,
-    "mlp": SelfNormalising,
-    "three_stage": ThreeStage,
-    "soft_ordering": SoftOrdering,
-    "tabnet": TabNet,
+_ENCODERS: Final[dict[str, Callable[..., nn.Module]]] = {
+    "dense": _DenselyConnected,
+    "mlp": _SelfNormalising,
+    "three_stage": _ThreeStage,
+    "soft_ordering": _SoftOrdering,
+    "tabnet": _TabNet,
 }
 
 
 def make_encoder(kind: str, n_in: int, n_out: int, **options: Any) -> nn.Module:
     """An encoder by name."""
-    if kind not in ENCODERS:
+    if kind not in _ENCODERS:
         raise ConfigError(
-            f"no encoder {kind!r}", expected=", ".join(ENCODERS), fix=suggest(kind, ENCODERS)
+            f"no encoder {kind!r}", expected=", ".join(_ENCODERS), fix=suggest(kind, _ENCODERS)
         )
-    return ENCODERS[kind](n_in, n_out, **options)
+    return _ENCODERS[kind](n_in, n_out, **options)

@@ -140,7 +140,7 @@ def bounded_log_r(raw: Tensor) -> Tensor:
     return _LOG_R_CENTRE + _LOG_R_REACH * torch.tanh((raw - _LOG_R_CENTRE) / _LOG_R_REACH)
 
 
-def unbounded_log_r(log_r: float) -> float:
+def _unbounded_log_r(log_r: float) -> float:
     """The raw value that ``bounded_log_r`` maps to ``log_r``."""
     part = (log_r - _LOG_R_CENTRE) / _LOG_R_REACH
     if not -1 < part < 1:
@@ -156,7 +156,7 @@ class Dispersion(nn.Module):
     def __init__(self, n_genes: int, *, n_categories: int | None = None, r: float = 2.0) -> None:
         super().__init__()
         shape = (n_genes,) if n_categories is None else (n_categories, n_genes)
-        self.raw = nn.Parameter(torch.full(shape, unbounded_log_r(math.log(r))))
+        self.raw = nn.Parameter(torch.full(shape, _unbounded_log_r(math.log(r))))
 
     def forward(self, category: Tensor | None = None) -> Tensor:
         """Log r: (genes,), or (cells, genes) from the category of each cell, int64 (cells,)."""
@@ -177,7 +177,7 @@ class PredictedDispersion(nn.Module):
         super().__init__()
         self.linear = nn.Linear(n_hidden, n_genes)
         nn.init.zeros_(self.linear.weight)
-        nn.init.constant_(self.linear.bias, unbounded_log_r(math.log(r)))
+        nn.init.constant_(self.linear.bias, _unbounded_log_r(math.log(r)))
 
     def forward(self, hidden: Tensor) -> Tensor:
         """Log r (cells, genes) from (cells, hidden)."""

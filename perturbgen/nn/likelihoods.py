@@ -30,7 +30,7 @@ HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 _STEPS = 6
 
 
-def log_gamma_remainder(x: Tensor) -> Tensor:
+def _log_gamma_remainder(x: Tensor) -> Tensor:
     """δ(x) = log Γ(x) − [(x − ½) log x − x + ½ log 2π], for x > 0; about 1/12x."""
     inverse = 1 / x
     square = inverse * inverse
@@ -41,7 +41,7 @@ def log_gamma_remainder(x: Tensor) -> Tensor:
     return torch.where(x < _STEPS, direct, series)
 
 
-def digamma_remainder(x: Tensor) -> Tensor:
+def _digamma_remainder(x: Tensor) -> Tensor:
     """ε(x) = log x − ψ(x), for x > 0; about 1/2x.
 
     By ψ(x + 6) = ψ(x) + Σ 1/(x + i), i < 6, and the series there: several times faster than ``torch.digamma``.
@@ -87,7 +87,7 @@ def cell_of_each(offsets: Tensor, n: int) -> Tensor:
     return torch.repeat_interleave(cells, offsets.diff(), output_size=n)
 
 
-def common_shape(counts: Tensor, log_mean: Tensor, **parameters: Tensor) -> torch.Size:
+def _common_shape(counts: Tensor, log_mean: Tensor, **parameters: Tensor) -> torch.Size:
     """The shape of the likelihood of counts given means: that of the two, which may differ in leading (draw) axes only.
 
     Further parameters may broadcast into that shape but not widen it.
@@ -131,7 +131,7 @@ def nb_log_prob(counts: Tensor, log_mean: Tensor, log_r: Tensor | float) -> Tens
     in closed form, and cannot be differentiated again.
     """
     log_mean, log_r = _floats(log_mean, log_r)
-    shape = common_shape(counts, log_mean, log_r=log_r)
+    shape = _common_shape(counts, log_mean, log_r=log_r)
     if not shape:
         return nb_log_prob(counts[None], log_mean[None], log_r)[0]
     counts = counts.expand(shape)
@@ -156,7 +156,7 @@ def nb_log_prob_sparse(
             f"{len(offsets) - 1} cells, {len(values)} values in {len(columns)} columns, means {tuple(log_mean.shape)}",
             expected="offsets (cells + 1,), values and columns (non-zeros,), log_mean (cells, genes)",
         )
-    common_shape(log_mean, log_mean, log_r=log_r)
+    _common_shape(log_mean, log_mean, log_r=log_r)
     rows = cell_of_each(offsets, len(values))
     stored = values != 0  # a file may store zeros
     where = rows[stored], columns[stored]
@@ -176,7 +176,7 @@ def zinb_log_prob(
     """Log of π [k = 0] + (1 − π) NB(k; m, r), π = sigmoid(dropout_logits), all (cells, genes)."""
     log_nb = nb_log_prob(counts, log_mean, log_r)
     dropout_logits = dropout_logits.to(log_nb.dtype)
-    common_shape(counts, log_mean, dropout_logits=dropout_logits)
+    _common_shape(counts, log_mean, dropout_logits=dropout_logits)
     at_zero = torch.logaddexp(dropout_logits, log_nb)
     return torch.where(counts == 0, at_zero, log_nb) - functional.softplus(dropout_logits)
 
@@ -184,7 +184,7 @@ def zinb_log_prob(
 def gaussian_log_prob(values: Tensor, mean: Tensor, log_sd: Tensor | float) -> Tensor:
     """Log N(x; μ, σ²) = −½ ((x − μ)/σ)² − log σ − ½ log 2π, all (cells, genes)."""
     mean, log_sd = _floats(mean, log_sd)
-    common_shape(values, mean, log_sd=log_sd)
+    _common_shape(values, mean, log_sd=log_sd)
     return -0.5 * ((values - mean) * torch.exp(-log_sd)).square() - log_sd - HALF_LOG_2PI
 
 
@@ -239,9 +239,9 @@ def _positive_counts(k: Tensor, log_mean: Tensor, log_r: Tensor) -> tuple[Tensor
         sign * k * torch.log1p(r * gap / (a * (b + r))) - towards_r - k * (log_mean - floored)
     )
     spread = HALF_LOG_2PI + 0.5 * (k.log() + torch.log1p(k / r))
-    remainders = log_gamma_remainder(k + r) - log_gamma_remainder(k) - log_gamma_remainder(r)
+    remainders = _log_gamma_remainder(k + r) - _log_gamma_remainder(k) - _log_gamma_remainder(r)
     by_log_mean = (k - mean) * (r / (mean + r))
-    by_log_r = towards_r - by_log_mean + r * (digamma_remainder(r) - digamma_remainder(k + r))
+    by_log_r = towards_r - by_log_mean + r * (_digamma_remainder(r) - _digamma_remainder(k + r))
     return remainders - deviance - spread, by_log_mean, by_log_r
 
 

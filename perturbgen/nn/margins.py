@@ -27,58 +27,58 @@ from torch.utils.checkpoint import checkpoint
 from perturbgen.core.errors import ConfigError
 from perturbgen.nn.likelihoods import ShapeError
 
-Kind = Literal["cosface", "arcface", "adacos", "curricular", "poincare"]
-EDGE = 1e-6  # how near to ±1 a cosine may come before the slope of its angle is capped
+_Kind = Literal["cosface", "arcface", "adacos", "curricular", "poincare"]
+_EDGE = 1e-6  # how near to ±1 a cosine may come before the slope of its angle is capped
 
 
-def cosface(c: Tensor, m: Tensor) -> Tensor:
+def _cosface(c: Tensor, m: Tensor) -> Tensor:
     """c − m (Wang 2018; Donner 2018), both (rows,)."""
     return c - m
 
 
-def arcface(c: Tensor, m: Tensor, *, easy: bool = False) -> Tensor:
+def _arcface(c: Tensor, m: Tensor, *, easy: bool = False) -> Tensor:
     """Cos(θ + m) (Deng 2019), both (rows,).
 
     Beyond θ = π − m, where that would rise again, it goes on as c − m sin m; with ``easy`` the margin is asked of rows
     with c > 0 only.
     """
-    inside = c.clamp(-1 + EDGE, 1 - EDGE)
+    inside = c.clamp(-1 + _EDGE, 1 - _EDGE)
     moved = c * torch.cos(m) - (1 - inside.square()).sqrt() * torch.sin(m)
     if easy:
         return torch.where(c > 0, moved, c)
     return torch.where(c > -torch.cos(m), moved, c - m * torch.sin(m))
 
 
-def unmoved(c: Tensor, m: Tensor) -> Tensor:
+def _unmoved(c: Tensor, m: Tensor) -> Tensor:
     """C itself: AdaCos has no margin (Zhang 2019)."""
     return c
 
 
-def moved_by(kind: Kind, *, easy: bool = False) -> Callable[[Tensor, Tensor], Tensor]:
+def _moved_by(kind: _Kind, *, easy: bool = False) -> Callable[[Tensor, Tensor], Tensor]:
     """The margin function of a loss by name; the one of poincare takes −d for c."""
     if kind in ("arcface", "curricular"):
-        return lambda c, m: arcface(c, m, easy=easy)
-    return unmoved if kind == "adacos" else cosface
+        return lambda c, m: _arcface(c, m, easy=easy)
+    return _unmoved if kind == "adacos" else _cosface
 
 
-def curricular(cosines: Tensor, c_moved: Tensor, t: Tensor) -> Tensor:
+def _curricular(cosines: Tensor, c_moved: Tensor, t: Tensor) -> Tensor:
     """CurricularFace (Huang 2020): other classes nearer than the moved own one weigh cos (t + cos); (rows, classes)."""
     return torch.where(cosines > c_moved[:, None], cosines * (t + cosines), cosines)
 
 
-def fixed_scale(n_classes: int) -> float:
+def _fixed_scale(n_classes: int) -> float:
     """√2 log(C − 1): AdaCos' scale, at which the softmax neither saturates nor stays flat; 1 at least."""
     return max(1.0, math.sqrt(2) * math.log(max(1, n_classes - 1)))
 
 
-def dynamic_scale(c: Tensor, log_others: Tensor) -> Tensor:
+def _dynamic_scale(c: Tensor, log_others: Tensor) -> Tensor:
     """AdaCos' next scale: log B / cos(min(π/4, median θ)), B the batch's mean of Σ_{j≠y} exp(s cos_j); a scalar."""
     log_b = torch.logsumexp(log_others, 0) - math.log(len(log_others))
     angle = torch.acos(c.clamp(-1, 1)).median().clamp(max=math.pi / 4)
     return log_b / torch.cos(angle)
 
 
-def class_margins(counts: Tensor, *, low: float, high: float, power: float = 0.25) -> Tensor:
+def _class_margins(counts: Tensor, *, low: float, high: float, power: float = 0.25) -> Tensor:
     """Larger margins for rarer classes (GLR 2020, third place): linear in n^−power from ``low`` to ``high``, (C,)."""
     if not bool((counts > 0).all()):
         raise ConfigError(
@@ -90,7 +90,7 @@ def class_margins(counts: Tensor, *, low: float, high: float, power: float = 0.2
     return (low + (high - low) * place).float()
 
 
-def class_weights(
+def _class_weights(
     counts: Tensor, scheme: Literal["inverse", "root", "effective"], *, beta: float = 0.999
 ) -> Tensor:
     """Weights of classes with so many rows: 1/n, 1/√n or (1 − β)/(1 − β^n) (Cui 2019); their mean over rows is 1."""
@@ -120,8 +120,8 @@ def poincare_distance(u: Tensor, v: Tensor) -> Tensor:
     return 2 * torch.asinh((squares.clamp_min(1e-12) / room).sqrt())
 
 
-AT_ONCE = 1 << 26  # logits that are held at once where no chunk is named: 256 MB
-MEMORY = 0.01  # of CurricularFace's running mean cosine, the weight of a new batch
+_AT_ONCE = 1 << 26  # logits that are held at once where no chunk is named: 256 MB
+_MEMORY = 0.01  # of CurricularFace's running mean cosine, the weight of a new batch
 
 
 class MarginHead(nn.Module):
@@ -140,7 +140,7 @@ class MarginHead(nn.Module):
         n_features: int,
         n_classes: int,
         *,
-        kind: Kind = "cosface",
+        kind: _Kind = "cosface",
         margin: float = 0.25,
         margin_rate: float | None = None,
         rare_margin: float | None = None,
@@ -155,7 +155,7 @@ class MarginHead(nn.Module):
         chunk: int | None = None,
     ) -> None:
         super().__init__()
-        check(
+        _check(
             n_classes,
             centers,
             chunk,
@@ -164,14 +164,14 @@ class MarginHead(nn.Module):
         )
         self.kind, self.centers, self.chunk = kind, centers, chunk
         self.smoothing, self.focal, self.margin_rate = smoothing, focal, margin_rate
-        self.move = moved_by(kind, easy=easy)
+        self.move = _moved_by(kind, easy=easy)
         start = (
             0.1 if kind == "poincare" else 1.0
         )  # near the origin, from where all places are near
         self.classes = nn.Parameter(
             torch.randn(n_classes, centers, n_features) * start / math.sqrt(n_features)
         )
-        log_scale = torch.tensor(math.log(scale if scale is not None else fixed_scale(n_classes)))
+        log_scale = torch.tensor(math.log(scale if scale is not None else _fixed_scale(n_classes)))
         learned = learn_scale and kind != "adacos"
         self.log_scale = nn.Parameter(log_scale, requires_grad=learned)
         self.margins: Tensor
@@ -179,11 +179,11 @@ class MarginHead(nn.Module):
         self.t: Tensor
         full = torch.full((n_classes,), float(margin))
         if rare_margin is not None and counts is not None:
-            full = class_margins(counts, low=margin, high=rare_margin)
+            full = _class_margins(counts, low=margin, high=rare_margin)
         even = torch.ones(n_classes)
         self.register_buffer("margins", full)
         weights = (
-            even if weighting == "none" or counts is None else class_weights(counts, weighting)
+            even if weighting == "none" or counts is None else _class_weights(counts, weighting)
         )
         self.register_buffer("weights", weights)
         self.register_buffer("t", torch.zeros(()))
@@ -209,7 +209,7 @@ class MarginHead(nn.Module):
                 self.adapt(x, classes, y, own)
             moved = self.move(own, self.margins[y] * (self.risen if self.training else 1.0))
             if self.training and self.kind == "curricular":
-                self.t.lerp_(own.detach().mean(), MEMORY)
+                self.t.lerp_(own.detach().mean(), _MEMORY)
             limit = moved.detach() if self.kind == "curricular" else None
             log_others, sum_others = self.others(x, classes, y, limit)
             return self.loss(self.scale * moved, log_others, sum_others) * self.weights[y]
@@ -243,7 +243,7 @@ class MarginHead(nn.Module):
         self, x: Tensor, classes: Tensor, y: Tensor, limit: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """Log Σ exp and Σ over the logits of all classes but the own, (rows,) each, chunk by chunk."""
-        size = self.chunk or max(1, AT_ONCE // max(1, len(x) * self.centers))
+        size = self.chunk or max(1, _AT_ONCE // max(1, len(x) * self.centers))
         if size >= len(classes):
             return self.part(x, classes, y, limit, self.scale)
         logs: list[Tensor] = []
@@ -271,7 +271,7 @@ class MarginHead(nn.Module):
         """The same of one chunk; ``y`` counts from its first class, and may lie outside."""
         found = self.similarity(x, classes)
         if limit is not None:
-            found = curricular(found, limit, self.t)
+            found = _curricular(found, limit, self.t)
         own = torch.arange(len(classes), device=y.device) == y[:, None]
         logits = scale * found
         total = logits.masked_fill(own, 0.0).sum(-1) if self.smoothing else logits.new_zeros(len(x))
@@ -281,7 +281,7 @@ class MarginHead(nn.Module):
     @torch.no_grad()
     def adapt(self, x: Tensor, classes: Tensor, y: Tensor, own: Tensor) -> None:
         """Set AdaCos' scale from this batch."""
-        scale = dynamic_scale(own, self.others(x, classes, y, None)[0])
+        scale = _dynamic_scale(own, self.others(x, classes, y, None)[0])
         self.log_scale.copy_(scale.clamp_min(1.0).log())
 
     def placed(self, vectors: Tensor) -> Tensor:
@@ -302,7 +302,7 @@ class MarginHead(nn.Module):
             )
 
 
-def check(
+def _check(
     n_classes: int, centers: int, chunk: int | None, counts: Tensor | None, *, needs_counts: bool
 ) -> None:
     """Sizes that make sense."""

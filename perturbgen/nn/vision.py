@@ -23,7 +23,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from perturbgen.core.errors import MissingDependencyError
 from perturbgen.nn.likelihoods import ShapeError
 
-Adapter = Literal["stem", "mix", "colours"]
+_Adapter = Literal["stem", "mix", "colours"]
 
 
 class ColourMap(nn.Module):
@@ -40,7 +40,7 @@ class ColourMap(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """(images, 3, height, width) from (images, channels, height, width)."""
-        require_channels(images, len(self.colours))
+        _require_channels(images, len(self.colours))
         shown = (images / self.full).clamp(max=1)
         return torch.einsum("nchw,cr->nrhw", shown, self.colours).clamp(max=1)
 
@@ -59,11 +59,11 @@ class ChannelMix(nn.Conv2d):
 
     def forward(self, images: Tensor) -> Tensor:
         """(images, 3, height, width)."""
-        require_channels(images, self.in_channels)
+        _require_channels(images, self.in_channels)
         return super().forward(images)
 
 
-def widened(first: nn.Conv2d, channels: int) -> nn.Conv2d:
+def _widened(first: nn.Conv2d, channels: int) -> nn.Conv2d:
     """The first convolution of a network for another number of channels, with the mean of its weights for each.
 
     Times old / new channels, so that activations keep their scale and weights learned on photographs stay of use.
@@ -92,7 +92,7 @@ def resized(weight: Tensor, channels: int) -> Tensor:
     )
 
 
-def require_channels(images: Tensor, channels: int) -> None:
+def _require_channels(images: Tensor, channels: int) -> None:
     """Images have the channels that a network was built for."""
     if images.ndim != 4 or images.shape[1] != channels:
         raise ShapeError(
@@ -101,11 +101,11 @@ def require_channels(images: Tensor, channels: int) -> None:
         )
 
 
-Make = Callable[[], tuple[nn.Module, int]]
-PHOTOGRAPH: Final = 3  # channels of the networks that weights are published for
+_Make = Callable[[], tuple[nn.Module, int]]
+_PHOTOGRAPH: Final = 3  # channels of the networks that weights are published for
 
 
-class SmallCNN(nn.Module):
+class _SmallCNN(nn.Module):
     """3 x 3 convolutions with batch normalisation, each halving the image; the mean over what is left is the feature.
 
     (images, channels, height, width) to (images, widths[-1]); the image must be at least 2 ** len(widths) wide.
@@ -126,21 +126,21 @@ class SmallCNN(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Features (images, width)."""
-        require_channels(images, self.channels)
+        _require_channels(images, self.channels)
         return self.layers(images).mean(dim=(2, 3))
 
 
-def residual(name: str) -> Make:
+def _residual(name: str) -> _Make:
     """MONAI's ResNet of a name, from scratch, without its classifier."""
 
     def make() -> tuple[nn.Module, int]:
-        nets = monai_nets()
+        nets = _monai_nets()
         wide = {"resnet18": 512, "resnet34": 512, "resnet50": 2048}[name]
         build: Any = getattr(nets, name)
         return (
             build(
                 spatial_dims=2,
-                n_input_channels=PHOTOGRAPH,
+                n_input_channels=_PHOTOGRAPH,
                 conv1_t_size=7,
                 conv1_t_stride=2,
                 feed_forward=False,
@@ -152,12 +152,12 @@ def residual(name: str) -> Make:
     return make
 
 
-def dense(name: str) -> Make:
+def _dense(name: str) -> _Make:
     """MONAI's DenseNet of a name, from scratch, without its classifier."""
 
     def make() -> tuple[nn.Module, int]:
-        network: Any = getattr(monai_nets(), name)(
-            spatial_dims=2, in_channels=PHOTOGRAPH, out_channels=1
+        network: Any = getattr(_monai_nets(), name)(
+            spatial_dims=2, in_channels=_PHOTOGRAPH, out_channels=1
         )
         wide = network.class_layers.out.in_features
         network.class_layers.out = nn.Identity()
@@ -166,13 +166,13 @@ def dense(name: str) -> Make:
     return make
 
 
-BACKBONES: Final[dict[str, Make]] = {
-    **{name: residual(name) for name in ("resnet18", "resnet34", "resnet50")},
-    **{name: dense(name) for name in ("DenseNet121", "DenseNet161")},
+_BACKBONES: Final[dict[str, _Make]] = {
+    **{name: _residual(name) for name in ("resnet18", "resnet34", "resnet50")},
+    **{name: _dense(name) for name in ("DenseNet121", "DenseNet161")},
 }
 
 
-def monai_nets() -> Any:
+def _monai_nets() -> Any:
     """MONAI's networks; an extra, since only images need them."""
     try:
         from monai.networks import nets
@@ -192,21 +192,21 @@ def backbone(
     The networks of MONAI are built for three channels; for another number their first convolution is replaced.
     """
     if name == "small":
-        return SmallCNN(channels, widths), widths[-1]
-    network, wide = BACKBONES[name]()
-    if channels != PHOTOGRAPH:
-        replace_first(network, channels)
+        return _SmallCNN(channels, widths), widths[-1]
+    network, wide = _BACKBONES[name]()
+    if channels != _PHOTOGRAPH:
+        _replace_first(network, channels)
     return network, wide
 
 
-def replace_first(network: nn.Module, channels: int) -> None:
+def _replace_first(network: nn.Module, channels: int) -> None:
     """Put a convolution of other input channels in the place of the first one."""
     name = next(name for name, layer in network.named_modules() if isinstance(layer, nn.Conv2d))
     parent, _, leaf = name.rpartition(".")
     holder = network.get_submodule(parent) if parent else network
     first = network.get_submodule(name)
     assert isinstance(first, nn.Conv2d)
-    setattr(holder, leaf, widened(first, channels))
+    setattr(holder, leaf, _widened(first, channels))
 
 
 class _Reversal(torch.autograd.Function):
@@ -219,7 +219,7 @@ class _Reversal(torch.autograd.Function):
         return -gradients[0]
 
 
-def reversed_gradient(features: Tensor) -> Tensor:
+def _reversed_gradient(features: Tensor) -> Tensor:
     """The features themselves, whose gradient is turned round: what reads them learns, what makes them unlearns."""
     return _Reversal.apply(features)
 
@@ -236,7 +236,7 @@ class DomainHead(nn.Module):
     def forward(self, features: Tensor, domain: Tensor) -> Tensor:
         """Cross entropy (samples,) of the domains (samples,) read from features (samples, features)."""
         return functional.cross_entropy(
-            self.layers(reversed_gradient(features)), domain, reduction="none"
+            self.layers(_reversed_gradient(features)), domain, reduction="none"
         )
 
 
@@ -258,7 +258,7 @@ def coral(features: Tensor, domain: Tensor) -> Tensor:
     return torch.stack(pairs).mean() if pairs else features.sum() * 0
 
 
-def norms(network: nn.Module) -> list[_BatchNorm]:
+def _norms(network: nn.Module) -> list[_BatchNorm]:
     """The layers of batch normalisation."""
     return [layer for layer in network.modules() if isinstance(layer, _BatchNorm)]
 
@@ -269,7 +269,7 @@ def own_statistics(network: nn.Module, show: Callable[[], None]) -> Iterator[Non
 
     The statistics of training come back after it. Nothing is learned from labels, and no weight changes.
     """
-    layers = norms(network)
+    layers = _norms(network)
     kept = [
         (layer, layer.momentum, {k: v.clone() for k, v in layer.state_dict().items()})
         for layer in layers
@@ -295,7 +295,7 @@ def own_statistics(network: nn.Module, show: Callable[[], None]) -> Iterator[Non
 @contextmanager
 def batch_statistics(network: nn.Module) -> Iterator[None]:
     """Within the block, batch normalisation uses each batch's own statistics and remembers none of them."""
-    layers = norms(network)
+    layers = _norms(network)
     was_training = network.training
     network.eval()
     tracked = [layer.track_running_stats for layer in layers]

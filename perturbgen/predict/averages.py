@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Averages:
+class _Averages:
     """Averages by estimator after all replicates and at some of them, the scores on the way, the checks of the first.
 
     The estimators are ``mean_t`` and, where asked for, ``anchored_t``; frames are signed -log10 p, conditions x genes.
@@ -47,7 +47,7 @@ class Averages:
     checks: pd.DataFrame
 
 
-class Running:
+class _Running:
     """Running means of t and of its degrees of freedom, by estimator."""
 
     def __init__(self, task: Task, names: tuple[str, ...]) -> None:
@@ -61,7 +61,7 @@ class Running:
             t = (
                 table.t
                 if name == "mean_t"
-                else anchored_t(table, self._task.groups, vehicle=self._task.bench.control)
+                else _anchored_t(table, self._task.groups, vehicle=self._task.bench.control)
             )
             mean.add(t.reindex_like(self._like))
         answered = table.t.reindex_like(self._like).notna()
@@ -79,10 +79,10 @@ class Running:
         return self._task.bench.clipped(values)
 
 
-def average(task: Task, settings: PredictSettings, keep: tuple[int, ...]) -> Averages:
+def average(task: Task, settings: PredictSettings, keep: tuple[int, ...]) -> _Averages:
     """Averages of t over replicates: as many as were asked for, or until calibration conditions gain no more."""
     names = ("mean_t", "anchored_t") if settings.needs(ANCHORED) else ("mean_t",)
-    running, most = Running(task, names), settings.replicates or settings.most
+    running, most = _Running(task, names), settings.replicates or settings.most
     drawn = [
         *task.groups,
         *(group.untreated(task.bench.control) for group in task.groups if len(names) == 2),
@@ -108,12 +108,12 @@ def average(task: Task, settings: PredictSettings, keep: tuple[int, ...]) -> Ave
                     "the score of calibration conditions no longer falls after %d replicates", k
                 )
                 break
-    return Averages(
+    return _Averages(
         running.values(), kept, pd.Series(scores, name="MRRMSE").rename_axis("replicates"), checks
     )
 
 
-def anchored_t(table: DETable, groups: list[Wells], *, vehicle: str) -> pd.DataFrame:
+def _anchored_t(table: DETable, groups: list[Wells], *, vehicle: str) -> pd.DataFrame:
     """t of generated conditions against generated vehicle wells of their cell type, on the errors of the fit.
 
     Real controls are known so well that limma sees each small misfit of a model in the genes of many counts, the same
@@ -132,11 +132,13 @@ def anchored_t(table: DETable, groups: list[Wells], *, vehicle: str) -> pd.DataF
     return pd.concat(parts)
 
 
-DRAWS: Final = 3  # replicates of latent points and depths that the means are averaged over
-LARGE: Final = 1000.0
+_DRAWS: Final = 3  # replicates of latent points and depths that the means are averaged over
+_LARGE: Final = 1000.0
 
 
-def model_logfc(group: Wells, *, vehicle: str, genes: pd.Index, draws: int = DRAWS) -> pd.DataFrame:
+def model_logfc(
+    group: Wells, *, vehicle: str, genes: pd.Index, draws: int = _DRAWS
+) -> pd.DataFrame:
     """Log2 fold change against the vehicle, conditions x genes: the mean over the condition's wells.
 
     The same latent points, depths and covariates are decoded twice, with the compound and with the vehicle in its
@@ -152,7 +154,7 @@ def model_logfc(group: Wells, *, vehicle: str, genes: pd.Index, draws: int = DRA
             for replaced in ({}, {"compound": vehicle})
         )
         drawn = treated.sum(axis=1) > 0
-        total[drawn] += (expected_log2(treated) - expected_log2(untreated))[drawn]
+        total[drawn] += (_expected_log2(treated) - _expected_log2(untreated))[drawn]
         count += drawn
     labels = pd.MultiIndex.from_frame(group.wells[["cell_type", "compound"]].astype(str))
     mean = np.divide(
@@ -174,20 +176,20 @@ def require_compound(group: Wells) -> None:
         )
 
 
-def expected_log2(mean: np.ndarray) -> np.ndarray:
+def _expected_log2(mean: np.ndarray) -> np.ndarray:
     """E log2(X + ½) of Poisson counts X with these means, any shape."""
-    grid, values = poisson_table()
+    grid, values = _poisson_table()
     with np.errstate(divide="ignore"):
         return np.where(
-            mean < LARGE,
+            mean < _LARGE,
             np.interp(mean, grid, values),
             np.log2(mean + 0.5) - 0.5 / np.log(2) / mean,
         )
 
 
 @cache
-def poisson_table() -> tuple[np.ndarray, np.ndarray]:
+def _poisson_table() -> tuple[np.ndarray, np.ndarray]:
     """Means, dense near zero, and E log2(X + ½) there."""
-    grid = np.expm1(np.linspace(0, np.log1p(LARGE), 1500))
-    counts = np.arange(int(LARGE + 12 * np.sqrt(LARGE)))
+    grid = np.expm1(np.linspace(0, np.log1p(_LARGE), 1500))
+    counts = np.arange(int(_LARGE + 12 * np.sqrt(_LARGE)))
     return grid, poisson.pmf(counts, grid[:, None]) @ np.log2(counts + 0.5)

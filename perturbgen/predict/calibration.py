@@ -32,7 +32,7 @@ def calibration_conditions(
     The latter flatters: a model knows the conditions that it was trained on better than those it was not, and factors
     fitted there are too large. It is a warning.
     """
-    measured = usable(obs, real, kinds, control=control)
+    measured = _usable(obs, real, kinds, control=control)
     withheld = measured[~measured.isin(trained_conditions(run, obs))]
     if set(withheld.get_level_values(0)) == set(kinds):
         return withheld
@@ -44,7 +44,7 @@ def calibration_conditions(
     return measured
 
 
-def usable(obs: pd.DataFrame, real: DETable, kinds: list[str], *, control: str) -> pd.MultiIndex:
+def _usable(obs: pd.DataFrame, real: DETable, kinds: list[str], *, control: str) -> pd.MultiIndex:
     """Measured conditions of the cell types with an answer, the vehicle and positive controls aside."""
     answered = real.t.index[real.t.notna().any(axis=1)]
     labels = labels_of(obs)
@@ -98,25 +98,25 @@ def withheld_likelihood(
     log p(x | c) of withheld cells, integrated over the latent space by importance sampling; the gain is what it exceeds
     the same under the vehicle by, in nats a cell. At most ``most`` cells of a condition are looked at.
     """
-    cells = some_of_each(in_run_genes(run, cells), most, np.random.default_rng([5, seed]))
-    under = log_likelihoods(run, cells, samples=samples, seed=seed)
+    cells = _some_of_each(in_run_genes(run, cells), most, np.random.default_rng([5, seed]))
+    under = _log_likelihoods(run, cells, samples=samples, seed=seed)
     untreated = cells.copy()
     untreated.obs["compound"] = vehicle or vehicle_of(cells)
-    without = log_likelihoods(run, untreated, samples=samples, seed=seed)
+    without = _log_likelihoods(run, untreated, samples=samples, seed=seed)
     table = pd.DataFrame(
         {"nll": -under / cells.n_vars, "gain": under - without}, labels_of(cells.obs)
     ).groupby(level=[0, 1])
     return table.mean().assign(cells=table.size())[["cells", "nll", "gain"]]
 
 
-def some_of_each(cells: AnnData, most: int, rng: np.random.Generator) -> AnnData:
+def _some_of_each(cells: AnnData, most: int, rng: np.random.Generator) -> AnnData:
     """At most so many cells of each condition."""
     order = pd.Series(rng.permutation(cells.n_obs), labels_of(cells.obs))
     rank = order.groupby(level=[0, 1]).rank().to_numpy()
     return cells[rank <= most].copy()
 
 
-def log_likelihoods(run: TrainedRun, cells: AnnData, *, samples: int, seed: int) -> np.ndarray:
+def _log_likelihoods(run: TrainedRun, cells: AnnData, *, samples: int, seed: int) -> np.ndarray:
     """Log p(x | c) of every cell, (cells,), in nats."""
     import torch
 

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-MOST_IN_BANK = 5000  # cells of one kind whose latent points are looked up
+_MOST_IN_BANK = 5000  # cells of one kind whose latent points are looked up
 CONDITION = ["cell_type", "compound"]
 
 
@@ -127,11 +127,11 @@ def make_generator(
     run: TrainedRun, cells: AnnData, wells: pd.DataFrame, *, latent: str, seed: int
 ) -> CellGenerator:
     """The run's model with latent points by one of the routes, for these wells."""
-    latents = make_latents(run, cells, wells, require_route(latent), seed=seed)
+    latents = _make_latents(run, cells, wells, require_route(latent), seed=seed)
     return CellGenerator(run.model, pd.Index(run.card.genes), run.card.covariates, latents)
 
 
-def make_latents(
+def _make_latents(
     run: TrainedRun, cells: AnnData, wells: pd.DataFrame, route: Route, *, seed: int
 ) -> Latents:
     """The source of latent points."""
@@ -151,26 +151,26 @@ def make_latents(
         fits &= is_vehicle
     rng = np.random.default_rng([4, seed])
     chosen = np.sort(
-        thinned(obs[fits].groupby(list(keys), observed=True).indices, np.flatnonzero(fits), rng)
+        _thinned(obs[fits].groupby(list(keys), observed=True).indices, np.flatnonzero(fits), rng)
     )
-    points = latent_points(run, cells, chosen, seed=seed)
+    points = _latent_points(run, cells, chosen, seed=seed)
     bank = BankLatents(points, obs.iloc[chosen][list(keys)].astype(str), keys)
     bank.require(wells)
     return bank
 
 
-def thinned(
+def _thinned(
     groups: dict[Any, np.ndarray], places: np.ndarray, rng: np.random.Generator
 ) -> np.ndarray:
     """Places of at most ``MOST_IN_BANK`` cells of each group."""
     kept = [
-        rng.permutation(where)[:MOST_IN_BANK]
+        rng.permutation(where)[:_MOST_IN_BANK]
         for _, where in sorted(groups.items(), key=lambda item: str(item[0]))
     ]
     return places[np.concatenate(kept)] if kept else places[:0]
 
 
-def latent_points(run: TrainedRun, cells: AnnData, chosen: np.ndarray, *, seed: int) -> np.ndarray:
+def _latent_points(run: TrainedRun, cells: AnnData, chosen: np.ndarray, *, seed: int) -> np.ndarray:
     """Latent points (chosen, latent): drawn from each cell's posterior; of a DGD, those that it learned."""
     import torch
 
@@ -180,7 +180,7 @@ def latent_points(run: TrainedRun, cells: AnnData, chosen: np.ndarray, *, seed: 
     some = cells[chosen]
     if (
         isinstance(run.model, DGD)
-        and (learned := learned_points(run, run.model, some.obs_names)) is not None
+        and (learned := _learned_points(run, run.model, some.obs_names)) is not None
     ):
         return learned
     generator = torch.Generator(next(run.model.parameters()).device).manual_seed(seed)
@@ -195,7 +195,7 @@ def latent_points(run: TrainedRun, cells: AnnData, chosen: np.ndarray, *, seed: 
     return np.vstack(parts) if parts else np.zeros((0, run.settings.model.latent), np.float32)
 
 
-def learned_points(run: TrainedRun, model: DGD, names: pd.Index) -> np.ndarray | None:
+def _learned_points(run: TrainedRun, model: DGD, names: pd.Index) -> np.ndarray | None:
     """A DGD's representations of cells by their names; None unless the run has seen all of them."""
     parts = run.parts()
     order = pd.Index([*parts.index[parts == "train"], *parts.index[parts == "validation"]])

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-DEPTH: Final = (0.7, 1.4)
-VARIANCE: Final = (0.5, 2.0)
-FEWEST_COUNTS: Final = 5.0  # mean counts of the genes whose variance is looked at
+_DEPTH: Final = (0.7, 1.4)
+_VARIANCE: Final = (0.5, 2.0)
+_FEWEST_COUNTS: Final = 5.0  # mean counts of the genes whose variance is looked at
 
 
 def check_generated(generated: AnnData, real: AnnData, *, control: str) -> pd.DataFrame:
@@ -32,13 +32,13 @@ def check_generated(generated: AnnData, real: AnnData, *, control: str) -> pd.Da
         ours, theirs = generated[obs.index], real[real.obs["cell_type"] == kind]
         controls = theirs[theirs.obs["compound"] == control]
         rows[str(kind)] = {
-            "depth": depth_per_cell(ours) / depth_per_cell(theirs),
-            "variance": variance_ratio(ours, controls),
+            "depth": _depth_per_cell(ours) / _depth_per_cell(theirs),
+            "variance": _variance_ratio(ours, controls),
         }
     table = pd.DataFrame.from_dict(rows, orient="index", columns=["depth", "variance"]).rename_axis(
         "cell_type"
     )
-    for name, (low, high) in (("depth", DEPTH), ("variance", VARIANCE)):
+    for name, (low, high) in (("depth", _DEPTH), ("variance", _VARIANCE)):
         bad = table[name][~table[name].between(low, high) & table[name].notna()]
         if len(bad):
             found = shorten([f"{kind} {value:.2f}" for kind, value in bad.items()])
@@ -46,32 +46,32 @@ def check_generated(generated: AnnData, real: AnnData, *, control: str) -> pd.Da
     return table
 
 
-def depth_per_cell(samples: AnnData) -> float:
+def _depth_per_cell(samples: AnnData) -> float:
     """Counts of all samples over their cells."""
     return float(samples.X.sum() / max(samples.obs["n_cells"].sum(), 1))
 
 
-def variance_ratio(generated: AnnData, controls: AnnData) -> float:
+def _variance_ratio(generated: AnnData, controls: AnnData) -> float:
     """Median over genes of the variance of log2(CPM + prior) within generated conditions, over that of the controls.
 
     Both are freed of the plates' own levels, which are the controls' means.
     """
     mean = np.asarray(controls.X.mean(axis=0)).ravel() if controls.n_obs else np.zeros(0)
-    genes = np.flatnonzero(mean >= FEWEST_COUNTS)
+    genes = np.flatnonzero(mean >= _FEWEST_COUNTS)
     plates = controls.obs["plate"].astype(str)
     if len(genes) < 10 or (plates.value_counts() < 2).all():
         return float("nan")
-    base = pd.DataFrame(log_cpm(controls, genes), plates.to_numpy())
+    base = pd.DataFrame(_log_cpm(controls, genes), plates.to_numpy())
     level = base.groupby(level=0).mean()
-    ours = pd.DataFrame(log_cpm(generated, genes), generated.obs["plate"].astype(str).to_numpy())
+    ours = pd.DataFrame(_log_cpm(generated, genes), generated.obs["plate"].astype(str).to_numpy())
     known = ours.index.isin(level.index)
     ours = (ours - level.reindex(ours.index))[known]
     compound = generated.obs["compound"].astype(str).to_numpy()[known]
-    ratio = pooled_variance(ours, compound) / pooled_variance(base, base.index.to_numpy())
+    ratio = _pooled_variance(ours, compound) / _pooled_variance(base, base.index.to_numpy())
     return float(np.nanmedian(ratio)) if np.isfinite(ratio).any() else float("nan")
 
 
-def pooled_variance(values: pd.DataFrame, groups: np.ndarray) -> np.ndarray:
+def _pooled_variance(values: pd.DataFrame, groups: np.ndarray) -> np.ndarray:
     """Variance (genes,) within groups of rows (samples, genes), pooled."""
     table = values.to_numpy()
     codes, names = pd.factorize(groups)
@@ -84,7 +84,7 @@ def pooled_variance(values: pd.DataFrame, groups: np.ndarray) -> np.ndarray:
     )
 
 
-def log_cpm(samples: AnnData, genes: np.ndarray) -> np.ndarray:
+def _log_cpm(samples: AnnData, genes: np.ndarray) -> np.ndarray:
     """log2 of counts per million, half a count added, (samples, genes)."""
     counts = sp.csr_array(samples.X)
     total = np.asarray(counts.sum(axis=1)).ravel()

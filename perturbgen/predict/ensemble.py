@@ -15,12 +15,12 @@ from perturbgen.predict.calibration import mrrmse
 from perturbgen.predict.estimators import require_same
 from perturbgen.predict.shrinkage import TINY
 
-ROUNDS: Final = 20
-DRAWS: Final = 2000
+_ROUNDS: Final = 20
+_DRAWS: Final = 2000
 
 
 @dataclass(frozen=True)
-class Ensemble:
+class _Ensemble:
     """Non-negative weights of predictions, whose sum is free, and what they gain.
 
     ``gain`` is the MRRMSE of the best single member less that of the ensemble, each condition predicted with weights
@@ -43,13 +43,13 @@ class Ensemble:
 
 def fit_ensemble(
     predictions: Mapping[str, pd.DataFrame], truth: pd.DataFrame, *, rng: np.random.Generator
-) -> Ensemble:
+) -> _Ensemble:
     """The ensemble whose mean over conditions of the RMSE is least.
 
     All frames are conditions (cell_type, compound) x genes with the same labels; no member may have learnt from these
     conditions.
     """
-    x, y = stacked(predictions, truth), truth.to_numpy(float)
+    x, y = _stacked(predictions, truth), truth.to_numpy(float)
     names = list(predictions)
     errors = np.sqrt(((y - x) ** 2).mean(axis=2))  # members x conditions
     compounds = truth.index.get_level_values(1)
@@ -61,19 +61,19 @@ def fit_ensemble(
     for compound in compounds.unique():
         here = (compounds == compound).nonzero()[0]
         others = (compounds != compound).nonzero()[0]
-        weights = fit_weights(x[:, others], y[others])
+        weights = _fit_weights(x[:, others], y[others])
         single[here] = errors[errors[:, others].mean(axis=1).argmin(), here]
         joint[here] = np.sqrt(((y[here] - np.tensordot(weights, x[:, here], 1)) ** 2).mean(axis=1))
     gains = (
         pd.Series(single - joint).groupby(compounds).agg(["sum", "size"]).to_numpy()
     )  # by compound
-    total, size = gains[rng.integers(len(gains), size=(DRAWS, len(gains)))].sum(axis=1).T
+    total, size = gains[rng.integers(len(gains), size=(_DRAWS, len(gains)))].sum(axis=1).T
     low, high = np.quantile(total / size, [0.025, 0.975])
-    found = pd.Series(fit_weights(x, y), names, name="weight")
-    return Ensemble(found, float((single - joint).mean()), (float(low), float(high)))
+    found = pd.Series(_fit_weights(x, y), names, name="weight")
+    return _Ensemble(found, float((single - joint).mean()), (float(low), float(high)))
 
 
-def stacked(predictions: Mapping[str, pd.DataFrame], truth: pd.DataFrame) -> np.ndarray:
+def _stacked(predictions: Mapping[str, pd.DataFrame], truth: pd.DataFrame) -> np.ndarray:
     """Predictions (members, conditions, genes) in the order of the truth; labels must agree, numbers be finite."""
     if not predictions:
         raise ConfigError("no predictions to combine", expected="one or more members")
@@ -92,7 +92,7 @@ def stacked(predictions: Mapping[str, pd.DataFrame], truth: pd.DataFrame) -> np.
     return np.stack(parts)
 
 
-def fit_weights(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+def _fit_weights(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Weights (members,) of x (members, conditions, genes) for y (conditions, genes).
 
     Non-negative least squares, each condition weighted by 1 / RMSE of the round before, which makes the squares' sum
@@ -101,14 +101,14 @@ def fit_weights(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     products = np.einsum("mcg,ncg->cmn", x, x)
     answers = np.einsum("mcg,cg->cm", x, y)
     weights, importance = np.zeros(len(x)), np.ones(len(y))
-    for _ in range(ROUNDS):
-        weights = non_negative(np.tensordot(importance, products, 1), importance @ answers)
+    for _ in range(_ROUNDS):
+        weights = _non_negative(np.tensordot(importance, products, 1), importance @ answers)
         error = np.sqrt(((y - np.tensordot(weights, x, 1)) ** 2).mean(axis=1))
         importance = 1 / np.maximum(error, TINY)
     return weights
 
 
-def non_negative(products: np.ndarray, answers: np.ndarray) -> np.ndarray:
+def _non_negative(products: np.ndarray, answers: np.ndarray) -> np.ndarray:
     """Argmin of w'Pw - 2a'w over w >= 0, for P (members, members) and a (members,)."""
     squares, vectors = np.linalg.eigh(products)
     kept = squares > 1e-12 * max(squares.max(), TINY)
@@ -119,7 +119,7 @@ def non_negative(products: np.ndarray, answers: np.ndarray) -> np.ndarray:
 
 
 def as_row(
-    ensemble: Ensemble, predictions: Mapping[str, pd.DataFrame], truth: pd.DataFrame
+    ensemble: _Ensemble, predictions: Mapping[str, pd.DataFrame], truth: pd.DataFrame
 ) -> dict[str, float | str]:
     """Weights, gain and the MRRMSE of the members and of the sum on the withheld conditions."""
     row: dict[str, float | str] = {

@@ -85,7 +85,7 @@ def require_same(expected: pd.Index, found: pd.Index, what: str) -> None:
         )
 
 
-class Error(NamedTuple):
+class _Error(NamedTuple):
     """Standard errors and their degrees of freedom, conditions x genes."""
 
     se: pd.DataFrame
@@ -110,7 +110,7 @@ def plug_in_t(logfc: pd.DataFrame, se: pd.DataFrame, df: pd.DataFrame) -> pd.Dat
     return signed_log10_p(logfc / parts[0], parts[1])
 
 
-def usual_error(measured: DETable, conditions: pd.MultiIndex) -> Error:
+def usual_error(measured: DETable, conditions: pd.MultiIndex) -> _Error:
     """The standard errors to expect of conditions (cell_type, compound): the median over the measured ones, by gene.
 
     ``measured`` holds real replicates only; its first index level is the cell type.
@@ -122,7 +122,7 @@ def usual_error(measured: DETable, conditions: pd.MultiIndex) -> Error:
         raise SchemaError(
             f"no measured condition of cell type {shorten(absent)}", expected="one or more of each"
         )
-    return Error(
+    return _Error(
         *(
             frame.groupby(kinds).median().loc[wanted].set_axis(conditions)
             for frame in (measured.se, measured.df)

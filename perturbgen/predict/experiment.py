@@ -46,9 +46,9 @@ if TYPE_CHECKING:
     from perturbgen.generate.cells import CellGenerator
     from perturbgen.train import TrainedRun
 
-UNTREATED: Final = " (untreated)"
-MOCKS: Final = 12  # compounds of a cell type in whose wells the vehicle is generated, too
-TWIN: Final = " (generated)"  # ends the compound of wells that were measured, too, and are generated beside them
+_UNTREATED: Final = " (untreated)"
+_MOCKS: Final = 12  # compounds of a cell type in whose wells the vehicle is generated, too
+_TWIN: Final = " (generated)"  # ends the compound of wells that were measured, too, and are generated beside them
 
 
 class Wells(NamedTuple):
@@ -73,7 +73,7 @@ class Wells(NamedTuple):
         rank = table.groupby("cell_type").cumcount() / table.groupby("cell_type")[
             "compound"
         ].transform("size")
-        step = (rank * MOCKS).astype(int)
+        step = (rank * _MOCKS).astype(int)
         some = table[~pd.concat([table["cell_type"], step], axis=1).duplicated()]
         chosen = pd.MultiIndex.from_frame(self.wells[CONDITION]).isin(
             pd.MultiIndex.from_frame(some[CONDITION])
@@ -83,14 +83,14 @@ class Wells(NamedTuple):
             Plan(self.plan.sampler, some, self.plan.seed),
             wells,
             self.generator,
-            self.suffix + UNTREATED,
+            self.suffix + _UNTREATED,
         )
 
     def untreated_conditions(self, vehicle: str, conditions: pd.MultiIndex) -> pd.MultiIndex:
         """The label of the untreated wells that each condition is compared with."""
         kinds = conditions.get_level_values(0)
         return pd.MultiIndex.from_arrays(
-            [kinds, [vehicle + self.suffix + UNTREATED] * len(kinds)], names=CONDITION
+            [kinds, [vehicle + self.suffix + _UNTREATED] * len(kinds)], names=CONDITION
         )
 
 
@@ -116,10 +116,10 @@ class Bench:
             | cells.obs["cell_type"].astype(str).isin(kinds).to_numpy()
         )
         real = pseudobulk(cells[fitted], by=[*WELL, "cell_type"])
-        real.obs = plain(
+        real.obs = _plain(
             real.obs[[name for name in (*well_obs, "cell_type", "n_cells") if name in real.obs]]
         )
-        return cls(real, plain(well_obs), control, flavour)
+        return cls(real, _plain(well_obs), control, flavour)
 
     def clipped(self, values: pd.DataFrame) -> pd.DataFrame:
         """Signed -log10 p within the flavour's limit, as what is measured is."""
@@ -170,7 +170,7 @@ class Bench:
         return self.samples(group, sums, cells)
 
 
-def plain(obs: pd.DataFrame) -> pd.DataFrame:
+def _plain(obs: pd.DataFrame) -> pd.DataFrame:
     """Labels as text, so that those of real and of generated samples join."""
     return obs.astype({name: str for name in obs.columns if name != "n_cells"})
 
@@ -225,15 +225,15 @@ def make_task(
     sampler = sampler or make_sampler(cells, seed=settings.seed)
     require_blind(sampler, wanted)
     control = vehicle_of(cells)
-    ours = make_wells(run, cells, sampler, wanted, settings)
+    ours = _make_wells(run, cells, sampler, wanted, settings)
     if settings.needs(ANCHORED):
         require_compound(ours)
     kinds = sorted(wanted.get_level_values("cell_type").unique())
     bench = Bench.of(cells, kinds, control=control, flavour=settings.flavour)
-    require_controls(bench, kinds)
+    _require_controls(bench, kinds)
     twins = None
     if settings.needs_measured:
-        require_compounds(bench, kinds)
+        _require_compounds(bench, kinds)
     if settings.calibrates:
         judge = calibration_run or run
         known = calibration_conditions(judge, cells.obs, bench.measured, kinds, control=control)
@@ -245,11 +245,13 @@ def make_task(
         blind = blinded(
             sampler, known[~known.isin(trained_conditions(judge, cells.obs))], seed=settings.seed
         )
-        twins = make_wells(judge, in_run_genes(judge, others), blind, known, settings, suffix=TWIN)
+        twins = _make_wells(
+            judge, in_run_genes(judge, others), blind, known, settings, suffix=_TWIN
+        )
     return Task(bench, ours, twins)
 
 
-def make_wells(
+def _make_wells(
     run: TrainedRun,
     cells: AnnData,
     sampler: CellSampler,
@@ -264,7 +266,7 @@ def make_wells(
     return Wells(plan, wells, generator, suffix)
 
 
-def require_controls(bench: Bench, kinds: list[str]) -> None:
+def _require_controls(bench: Bench, kinds: list[str]) -> None:
     """Every cell type has real control samples to compare with."""
     found = bench.real.obs.loc[bench.real.obs["compound"] == bench.control, "cell_type"]
     absent = [kind for kind in kinds if kind not in set(found)]
@@ -275,7 +277,7 @@ def require_controls(bench: Bench, kinds: list[str]) -> None:
         )
 
 
-def require_compounds(bench: Bench, kinds: list[str]) -> None:
+def _require_compounds(bench: Bench, kinds: list[str]) -> None:
     """Every cell type has a measured compound."""
     treated = bench.real.obs.loc[bench.real.obs["compound"] != bench.control, "cell_type"]
     absent = [kind for kind in kinds if kind not in set(treated)]

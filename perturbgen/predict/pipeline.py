@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-SOURCE = {"shrunk": "anchored_t", "shrunk_plug_in": "plug_in"}  # what the shrunk estimators shrink
+_SOURCE = {"shrunk": "anchored_t", "shrunk_plug_in": "plug_in"}  # what the shrunk estimators shrink
 
 
 @dataclass(frozen=True)
@@ -80,32 +80,32 @@ def predict(
     averages = average(task, settings, keep) if settings.needs(REPLICATED) else None
     raw = dict(averages.final) if averages else {}
     if settings.needs(("plug_in", "shrunk_plug_in")):
-        raw["plug_in"] = plug_in(task)
+        raw["plug_in"] = _plug_in(task)
     shrinkage: dict[str, Shrinkage] = {}
     found: dict[str, pd.DataFrame] = {}
     again: dict[str, pd.DataFrame] = {}
-    levels = levels_of(task, settings.levels) if settings.needs(CALIBRATED) else pd.DataFrame()
+    levels = _levels_of(task, settings.levels) if settings.needs(CALIBRATED) else pd.DataFrame()
     for name in settings.estimators:
-        found[name] = raw[SOURCE.get(name, name)]
+        found[name] = raw[_SOURCE.get(name, name)]
         if task.twins is not None:
             again[name] = found[name].loc[task.twins.conditions].fillna(0.0)
         if name in CALIBRATED:
             shrinkage[name] = fit_shrinkage(again[name], task.truth, levels)
             found[name] = shrinkage[name].apply(found[name], levels)
             again[name] = shrunk_by_others(again[name], task.truth, levels)
-    measured, calibrated = known_again(task, again)
+    measured, calibrated = _known_again(task, again)
     return Prediction(
-        by_name(found, wanted),
+        _by_name(found, wanted),
         averages.scores if averages else pd.Series(dtype=float),
         shrinkage,
         averages.checks if averages else pd.DataFrame(),
-        {} if averages is None else {k: by_name(v, wanted) for k, v in averages.kept.items()},
+        {} if averages is None else {k: _by_name(v, wanted) for k, v in averages.kept.items()},
         measured,
         calibrated,
     )
 
 
-def known_again(
+def _known_again(
     task: Task, again: Mapping[str, pd.DataFrame]
 ) -> tuple[pd.DataFrame, dict[str, pd.DataFrame]]:
     """The calibration conditions under their own labels: as measured, and as each estimator predicts them."""
@@ -117,25 +117,25 @@ def known_again(
     }
 
 
-def by_name(values: Mapping[str, pd.DataFrame], wanted: pd.MultiIndex) -> dict[str, pd.DataFrame]:
+def _by_name(values: Mapping[str, pd.DataFrame], wanted: pd.MultiIndex) -> dict[str, pd.DataFrame]:
     """The wanted conditions of each estimator."""
-    return {name: complete(frame.loc[wanted], name) for name, frame in values.items()}
+    return {name: _complete(frame.loc[wanted], name) for name, frame in values.items()}
 
 
-def plug_in(task: Task) -> pd.DataFrame:
+def _plug_in(task: Task) -> pd.DataFrame:
     """The model's noise-free log fold changes over the standard errors that real conditions have."""
     genes = task.genes
     logfc = pd.concat(
         [model_logfc(group, vehicle=task.bench.control, genes=genes) for group in task.groups]
     )
     measured = task.real.select(
-        condition for condition in task.real.conditions.index if is_usual(task.real, condition)
+        condition for condition in task.real.conditions.index if _is_usual(task.real, condition)
     )
     error = usual_error(measured, task.conditions)
     return task.bench.clipped(plug_in_t(logfc, error.se, error.df))
 
 
-def is_usual(table: DETable, condition: Any) -> bool:
+def _is_usual(table: DETable, condition: Any) -> bool:
     """Whether a condition has the wells of a usual compound: positive controls have many more."""
     samples = (
         table.conditions["n_samples"]
@@ -145,13 +145,13 @@ def is_usual(table: DETable, condition: Any) -> bool:
     return bool(samples.loc[condition] <= 2 * samples.median())
 
 
-def levels_of(task: Task, levels: int) -> pd.DataFrame:
+def _levels_of(task: Task, levels: int) -> pd.DataFrame:
     """The level of expression of each gene in each cell type."""
     expression = task.real.ave_expr.groupby(level=0).mean()
     return expression_levels(expression.fillna(expression.min().min()), levels=levels)
 
 
-def complete(values: pd.DataFrame, name: str) -> pd.DataFrame:
+def _complete(values: pd.DataFrame, name: str) -> pd.DataFrame:
     """Values without a hole: a condition for which no cell was ever drawn, or a gene not tested, is predicted as 0."""
     empty = values.index[values.isna().all(axis=1)]
     if len(empty):

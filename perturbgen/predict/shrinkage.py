@@ -12,9 +12,9 @@ from perturbgen.core.errors import ConfigError, SchemaError, shorten
 from perturbgen.predict.calibration import mrrmse
 from perturbgen.predict.estimators import require_same
 
-ROUNDS: Final = 20
+_ROUNDS: Final = 20
 TINY: Final = 1e-9
-NOISES: Final = np.array(
+_NOISES: Final = np.array(
     [0, *2.0 ** np.arange(-6, 4)]
 )  # tried, relative to the rows' usual mean square
 
@@ -54,15 +54,15 @@ class Shrinkage:
                 expected=shorten(self.factors.index),
             )
         scale = {
-            kind: self.factors.loc[kind].to_numpy()[level_of(levels, kind, predictions)]
+            kind: self.factors.loc[kind].to_numpy()[_level_of(levels, kind, predictions)]
             for kind in kinds.unique()
         }
-        return predictions.mul(gate(predictions, self.noise), axis=0) * np.stack(
+        return predictions.mul(_gate(predictions, self.noise), axis=0) * np.stack(
             [scale[kind] for kind in kinds]
         )
 
 
-def gate(predictions: pd.DataFrame, noise: float) -> pd.Series:
+def _gate(predictions: pd.DataFrame, noise: float) -> pd.Series:
     """The share of each row's mean square that noise does not explain."""
     power = (predictions**2).mean(axis=1)
     return power / (power + noise).clip(lower=TINY)
@@ -86,7 +86,7 @@ def fit_shrinkage(
             expected="numbers: leave those conditions out",
         )
     usual = float(np.exp(np.log(np.maximum((predictions**2).mean(axis=1), TINY)).mean()))
-    fits = [fit_factors(predictions, truth, levels, noise) for noise in usual * NOISES]
+    fits = [_fit_factors(predictions, truth, levels, noise) for noise in usual * _NOISES]
     return min(fits, key=lambda fit: mrrmse(fit.apply(predictions, levels), truth))
 
 
@@ -110,7 +110,7 @@ def shrunk_by_others(
     return pd.concat(parts).loc[truth.index]
 
 
-def fit_factors(
+def _fit_factors(
     predictions: pd.DataFrame, truth: pd.DataFrame, levels: pd.DataFrame, noise: float
 ) -> Shrinkage:
     """The factors, zero to one, that are best with some noise; frames have the same labels in the same order.
@@ -118,17 +118,17 @@ def fit_factors(
     Minimised is the mean over conditions of the root mean square error, by weighted least squares with the weights
     1 / RMSE of the round before.
     """
-    x, y = predictions.mul(gate(predictions, noise), axis=0).to_numpy(float), truth.to_numpy(float)
+    x, y = predictions.mul(_gate(predictions, noise), axis=0).to_numpy(float), truth.to_numpy(float)
     kinds = truth.index.get_level_values(0)
     rows = {
-        str(kind): fit_one(x[kinds == kind], y[kinds == kind], level_of(levels, kind, truth))
+        str(kind): _fit_one(x[kinds == kind], y[kinds == kind], _level_of(levels, kind, truth))
         for kind in kinds.unique()
     }
     columns = range(int(levels.to_numpy().max()) + 1)
     return Shrinkage(pd.DataFrame.from_dict(rows, orient="index", columns=columns), noise)
 
 
-def level_of(levels: pd.DataFrame, kind: str, like: pd.DataFrame) -> np.ndarray:
+def _level_of(levels: pd.DataFrame, kind: str, like: pd.DataFrame) -> np.ndarray:
     """Levels (genes,) of a cell type in the order of a frame's genes."""
     if kind not in levels.index or not like.columns.isin(levels.columns).all():
         raise SchemaError(
@@ -138,14 +138,14 @@ def level_of(levels: pd.DataFrame, kind: str, like: pd.DataFrame) -> np.ndarray:
     return levels.loc[kind].reindex(like.columns).to_numpy(int)
 
 
-def fit_one(x: np.ndarray, y: np.ndarray, level: np.ndarray) -> np.ndarray:
+def _fit_one(x: np.ndarray, y: np.ndarray, level: np.ndarray) -> np.ndarray:
     """Factors (levels,) for x, y (conditions, genes) and level (genes,) of a cell type; one where no signal is."""
     count = level.max() + 1
     xy, xx = (
         np.stack([np.bincount(level, row, count) for row in values]) for values in (x * y, x * x)
     )
     factors = np.ones(count)
-    for _ in range(ROUNDS):
+    for _ in range(_ROUNDS):
         error = np.sqrt(((y - factors[level] * x) ** 2).mean(axis=1))
         weights = 1 / np.maximum(error, TINY)
         top, bottom = weights @ xy, weights @ xx

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from perturbgen.train import TrainedRun
 
-SEEN = ("train", "validation")  # validation cells decide which checkpoint is the best one
+_SEEN = ("train", "validation")  # validation cells decide which checkpoint is the best one
 
 
 @dataclass(frozen=True)
@@ -48,36 +48,36 @@ class RunFiles:
     def require(self) -> RunFiles:
         """The files, if they are there."""
         for path in self.runs:
-            run_hash(require_folder(path, "run directory"))
+            _run_hash(require_folder(path, "run directory"))
         require_file(self.cells, "file of cells")
         return self
 
     def record(self) -> Mapping[str, Any]:
         """What a prediction depends on, whatever the files are called."""
-        return {"runs": [run_hash(path) for path in self.runs], "cells": file_hash(self.cells)}
+        return {"runs": [_run_hash(path) for path in self.runs], "cells": file_hash(self.cells)}
 
     def seen(self) -> pd.MultiIndex:
         """The conditions (cell_type, compound) of every cell that either run was trained or validated on."""
-        labels = cell_labels(self.cells)
-        found = [seen_conditions(path, labels, self.cells) for path in self.runs]
+        labels = _cell_labels(self.cells)
+        found = [_seen_conditions(path, labels, self.cells) for path in self.runs]
         return found[0].append(found[1:]).unique()
 
-    def predictor(self, settings: PredictSettings) -> GenerativePredictor:
+    def predictor(self, settings: PredictSettings) -> _GenerativePredictor:
         """The predictor, not fitted yet."""
         from perturbgen.train import load_run
 
         run, *judges = (load_run(path) for path in self.runs)
         judge = judges[0] if judges else None
-        return GenerativePredictor(run, read_h5ad(self.cells), settings, calibration_run=judge)
+        return _GenerativePredictor(run, read_h5ad(self.cells), settings, calibration_run=judge)
 
 
-def run_hash(path: Path) -> str:
+def _run_hash(path: Path) -> str:
     """A hash of the best parameters and of what they mean."""
     meaning = file_hash(require_file(path / "model.json", "description of a trained model"))
     return hashlib.sha256(f"{run_fingerprint(path)} {meaning}".encode()).hexdigest()
 
 
-def cell_labels(path: Path) -> pd.Series:
+def _cell_labels(path: Path) -> pd.Series:
     """The condition (cell_type, compound) of every cell of a file, by the cell's name."""
     import anndata
 
@@ -91,10 +91,10 @@ def cell_labels(path: Path) -> pd.Series:
     return pd.Series(list(labels), obs.index.astype(str))
 
 
-def seen_conditions(run: Path, labels: pd.Series, cells: Path) -> pd.MultiIndex:
+def _seen_conditions(run: Path, labels: pd.Series, cells: Path) -> pd.MultiIndex:
     """The conditions of the cells that a run was trained or validated on; a cell without a label is an error."""
     parts = read_parts(run)
-    names = parts.index[parts.isin(SEEN)].astype(str)
+    names = parts.index[parts.isin(_SEEN)].astype(str)
     absent = names[~names.isin(labels.index)]
     if len(absent):
         raise SchemaError(
@@ -123,10 +123,10 @@ def require_unseen(
         )
 
 
-Trainer = Callable[["AnnData", int], "TrainedRun"]
+_Trainer = Callable[["AnnData", int], "TrainedRun"]
 
 
-class GenerativePredictor:
+class _GenerativePredictor:
     """Generates conditions, fits them among measured ones, and estimates signed -log10 p.
 
     ``model`` is a trained run, or a function (cells, seed) that trains one: only the latter is honest in a comparison
@@ -137,7 +137,7 @@ class GenerativePredictor:
 
     def __init__(
         self,
-        model: TrainedRun | Trainer,
+        model: TrainedRun | _Trainer,
         cells: AnnData,
         settings: PredictSettings | None = None,
         *,

@@ -18,18 +18,18 @@ import numpy as np
 from perturbgen.core.errors import ConfigError, SchemaError
 from perturbgen.profiles.linear import Projection, check
 
-Array = np.ndarray[Any, Any]
+_Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True)
 class Spectrum:
     """Standardised rows, U diag(s) V' with U (rows, r), s (r,) and V (features, r), r the rank."""
 
-    mean: Array
-    weight: Array  # 1 / SD; 0 where a feature is constant
-    u: Array
-    s: Array
-    v: Array
+    mean: _Array
+    weight: _Array  # 1 / SD; 0 where a feature is constant
+    u: _Array
+    s: _Array
+    v: _Array
 
     def leading(self, components: int) -> Spectrum:
         """The largest ``components`` of it."""
@@ -41,7 +41,7 @@ class Spectrum:
             self.v[:, :components],
         )
 
-    def projection(self, axes: Array, strength: Array) -> Projection:
+    def projection(self, axes: _Array, strength: _Array) -> Projection:
         """What standardises as the training rows, then projects on ``axes`` (features, components)."""
         return Projection(self.mean, self.weight[:, None] * axes, strength)
 
@@ -54,7 +54,7 @@ class Space:
     second: Projection
 
 
-def decompose(x: Array) -> Spectrum:
+def decompose(x: _Array) -> Spectrum:
     """The thin singular value decomposition of standardised (rows, features); directions without variance are left out.
 
     A feature whose SD is a 10^-10 of its own size is constant but for rounding, and is left out too.
@@ -72,7 +72,7 @@ def decompose(x: Array) -> Spectrum:
     return Spectrum(mean, weight, u[:, :rank], s[:rank], vt[:rank].T)
 
 
-def rgcca(x: Spectrum, y: Spectrum, *, components: int, tau: float) -> Space:
+def _rgcca(x: Spectrum, y: Spectrum, *, components: int, tau: float) -> Space:
     """Regularised canonical correlation of two blocks (Tenenhaus 2011): max cov(Xa, Yb) with a'M_x a = b'M_y b = 1.
 
     M = (1 - tau) C + tau I with C the block's covariance. tau = 0 is CCA, tau = 1 is PLS (both of standardised
@@ -82,7 +82,7 @@ def rgcca(x: Spectrum, y: Spectrum, *, components: int, tau: float) -> Space:
     """
     if not 0 <= tau <= 1:
         raise ConfigError(f"tau is {tau}", expected="a number from 0 (CCA) to 1 (PLS)")
-    n = require_same_rows(x, y)
+    n = _require_same_rows(x, y)
     shrunk = [np.sqrt((1 - tau) * side.s**2 / n + tau) for side in (x, y)]
     cross = (x.s / shrunk[0])[:, None] * (x.u.T @ y.u) * (y.s / shrunk[1]) / n
     p, _, qt = np.linalg.svd(cross, full_matrices=False)
@@ -100,7 +100,7 @@ def rgcca(x: Spectrum, y: Spectrum, *, components: int, tau: float) -> Space:
     return Space(x.projection(axes[0], strength), y.projection(axes[1], strength))
 
 
-def for_matching(space: Space) -> Space:
+def _for_matching(space: Space) -> Space:
     """Variates times sqrt(r), r their training correlation: the product of two rows is what they should share."""
     weight = np.sqrt(np.clip(space.first.strength, 0, None))
     return Space(
@@ -111,30 +111,30 @@ def for_matching(space: Space) -> Space:
     )
 
 
-def procrustes(x: Spectrum, y: Spectrum, *, components: int) -> Space:
+def _procrustes(x: Spectrum, y: Spectrum, *, components: int) -> Space:
     """The rotation of x's leading principal components onto y's that leaves the least squared distance."""
-    require_same_rows(x, y)
+    _require_same_rows(x, y)
     size = min(components, len(x.s), len(y.s))
     x, y = x.leading(size), y.leading(size)
     left, kept, right = np.linalg.svd((x.s[:, None] * (x.u.T @ y.u)) * y.s)
     return Space(x.projection(x.v @ left @ right, kept), y.projection(y.v, kept))
 
 
-def regression(x: Spectrum, y: Spectrum, *, ridge: float) -> Space:
+def _regression(x: Spectrum, y: Spectrum, *, ridge: float) -> Space:
     """Ridge regression of y's standardised features on x's: x's rows become predictions of y's (rows, q).
 
     The penalty is ``ridge`` times the mean squared singular value of x.
     """
     if ridge < 0:
         raise ConfigError(f"ridge is {ridge}", expected="zero or more")
-    require_same_rows(x, y)
+    _require_same_rows(x, y)
     shrink = x.s / (x.s**2 + ridge * (x.s**2).mean())
     coefficients = x.v @ (shrink[:, None] * (x.u.T @ y.u) * y.s @ y.v.T)
     itself, none = np.eye(len(y.weight)), np.ones(len(y.weight))
     return Space(x.projection(coefficients, none), y.projection(itself, none))
 
 
-def require_same_rows(x: Spectrum, y: Spectrum) -> int:
+def _require_same_rows(x: Spectrum, y: Spectrum) -> int:
     """How many rows both have."""
     if len(x.u) != len(y.u):
         raise SchemaError(
@@ -165,29 +165,29 @@ def correlated(tau: float, components: int, before: int | None = None) -> Settin
     def fit(x: Spectrum, y: Spectrum) -> Directions:
         if before is not None:
             x, y = x.leading(before), y.leading(before)
-        space = for_matching(rgcca(x, y, components=components, tau=tau))
+        space = _for_matching(_rgcca(x, y, components=components, tau=tau))
         return space, space
 
     first = "" if before is None else f"{before} principal components, "
     return Setting(f"{first}tau {tau:g}, {components} variates", fit)
 
 
-def rotated(components: int) -> Setting:
+def _rotated(components: int) -> Setting:
     """Procrustes."""
 
     def fit(x: Spectrum, y: Spectrum) -> Directions:
-        space = procrustes(x, y, components=components)
+        space = _procrustes(x, y, components=components)
         return space, space
 
     return Setting(f"{components} principal components", fit)
 
 
-def predicted(ridge: float) -> Setting:
+def _predicted(ridge: float) -> Setting:
     """Ridge regression of the assay that is searched on the one that asks."""
 
     def fit(x: Spectrum, y: Spectrum) -> Directions:
-        back = regression(y, x, ridge=ridge)
-        return regression(x, y, ridge=ridge), Space(back.second, back.first)
+        back = _regression(y, x, ridge=ridge)
+        return _regression(x, y, ridge=ridge), Space(back.second, back.first)
 
     return Setting(f"ridge {ridge:g}", fit)
 
@@ -201,11 +201,11 @@ def torn(setting: Setting, rng: np.random.Generator) -> Setting:
     return Setting(f"{setting}, pairs torn apart", fit)
 
 
-VARIATES: Final = (5, 10, 20, 40)
-TAUS: Final = (0.01, 0.1, 0.3, 0.6)
+_VARIATES: Final = (5, 10, 20, 40)
+_TAUS: Final = (0.01, 0.1, 0.3, 0.6)
 
 
-def known(first: Array, second: Array) -> Setting:
+def known(first: _Array, second: _Array) -> Setting:
     """Maps (features, dimensions) that are given, not fitted: the truth of a fixture, the most there is to reach."""
 
     def fit(x: Spectrum, y: Spectrum) -> Directions:
@@ -223,17 +223,17 @@ def known(first: Array, second: Array) -> Setting:
 def methods(*, first_features: int, second_features: int) -> dict[str, list[Setting]]:
     """Names and settings; no more variates than the smaller assay has features."""
     few, many = sorted((first_features, second_features))
-    counts = sorted({min(count, few) for count in VARIATES})
+    counts = sorted({min(count, few) for count in _VARIATES})
     before = sorted({min(count, many) for count in (10, 20, 40, 80)})
     leading = [None, *before[1:2]]
     return {
-        "Procrustes": [rotated(count) for count in before],
-        "regression": [predicted(ridge) for ridge in (0.1, 1.0, 10.0, 100.0)],
+        "Procrustes": [_rotated(count) for count in before],
+        "regression": [_predicted(ridge) for ridge in (0.1, 1.0, 10.0, 100.0)],
         "PLS": [correlated(1.0, count) for count in counts],
         "CCA": [
             correlated(0.0, count, size) for size in before for count in counts if count <= size
         ],
         "RGCCA": [
-            correlated(tau, count, size) for size in leading for tau in TAUS for count in counts
+            correlated(tau, count, size) for size in leading for tau in _TAUS for count in counts
         ],
     }

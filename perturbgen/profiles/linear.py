@@ -14,11 +14,11 @@ import numpy as np
 
 from perturbgen.core.errors import ConfigError, SchemaError
 
-Array = np.ndarray[Any, Any]
+_Array = np.ndarray[Any, Any]
 log = logging.getLogger(__name__)
 
 
-def unit(rows: Array) -> Array:
+def unit(rows: _Array) -> _Array:
     """Rows of length one; a row of zeros stays."""
     length = np.linalg.norm(rows, axis=1, keepdims=True)
     return rows / np.where(length > 0, length, 1)
@@ -28,13 +28,13 @@ def unit(rows: Array) -> Array:
 class Projection:
     """A fitted linear embedding: (x - mean) @ matrix."""
 
-    mean: Array  # (features,)
-    matrix: Array  # (features, components)
+    mean: _Array  # (features,)
+    matrix: _Array  # (features, components)
     strength: (
-        Array  # (components,) variance or replicate correlation along each component, as fitted
+        _Array  # (components,) variance or replicate correlation along each component, as fitted
     )
 
-    def transform(self, x: Array) -> Array:
+    def transform(self, x: _Array) -> _Array:
         """(rows, components)."""
         x = np.asarray(x)
         if x.ndim != 2 or x.shape[1] != len(self.mean):
@@ -56,7 +56,7 @@ class PCA:
     scale: bool = True
     whiten: bool = False
 
-    def fit(self, x: Array) -> Projection:
+    def fit(self, x: _Array) -> Projection:
         """Of (rows, features)."""
         x = check(x, self.components)
         mean = x.mean(axis=0)
@@ -89,10 +89,10 @@ class WCCN:
     shrink: float = 0.1
     scale: bool = True
 
-    def fit(self, x: Array, labels: Array) -> Projection:
+    def fit(self, x: _Array, labels: _Array) -> Projection:
         """Of (rows, features) and (rows,) class labels."""
         pca = PCA(self.components, scale=self.scale).fit(x)
-        within = shrunk(within_covariance(pca.transform(x), labels), self.shrink)
+        within = _shrunk(_within_covariance(pca.transform(x), labels), self.shrink)
         factor = np.linalg.cholesky(np.linalg.inv(within))  # W^-1 = F F'
         return Projection(pca.mean, pca.matrix @ factor, pca.strength)
 
@@ -113,13 +113,13 @@ class ReplicateMetric:
     shrink: float = 0.1
     scale: bool = True
 
-    def fit(self, x: Array, labels: Array) -> Projection:
+    def fit(self, x: _Array, labels: _Array) -> Projection:
         """Of (rows, features) and (rows,) class labels."""
         from scipy.linalg import eigh
 
         pca = PCA(self.before, scale=self.scale).fit(x)
-        within, total = within_covariance(pca.transform(x), labels), np.diag(pca.strength)
-        r, axes = eigh(total - within, shrunk(total, self.shrink))
+        within, total = _within_covariance(pca.transform(x), labels), np.diag(pca.strength)
+        r, axes = eigh(total - within, _shrunk(total, self.shrink))
         best = np.argsort(-r)[: self.components]
         best = best[r[best] > 0]
         if not len(best):
@@ -130,7 +130,7 @@ class ReplicateMetric:
         return Projection(pca.mean, pca.matrix @ (axes[:, best] * np.sqrt(r[best])), r[best])
 
 
-def shrunk(covariance: Array, shrink: float) -> Array:
+def _shrunk(covariance: _Array, shrink: float) -> _Array:
     """(1 - a) C + a tr(C)/k I."""
     if not 0 <= shrink <= 1:
         raise ConfigError(f"shrink is {shrink}", expected="a number from 0 to 1")
@@ -138,7 +138,7 @@ def shrunk(covariance: Array, shrink: float) -> Array:
     return (1 - shrink) * covariance + shrink * np.trace(covariance) / k * np.eye(k)
 
 
-def within_covariance(scores: Array, labels: Array) -> Array:
+def _within_covariance(scores: _Array, labels: _Array) -> _Array:
     """(components, components) pooled covariance about class means, over rows - classes; groups of one add nothing."""
     labels = np.asarray(labels)
     if len(labels) != len(scores):
@@ -158,7 +158,7 @@ def within_covariance(scores: Array, labels: Array) -> Array:
     return residual.T @ residual / free
 
 
-def check(x: Array, components: int) -> Array:
+def check(x: _Array, components: int) -> _Array:
     """Rows fit to be fitted, in float64."""
     x = np.asarray(x, float)
     if x.ndim != 2 or min(x.shape) < 2:

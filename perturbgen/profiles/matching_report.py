@@ -14,8 +14,8 @@ from perturbgen.retrieval.crossmodal import difference, query_scores, score_fold
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
-STRATA: Final = ("both", "one", "neither")
-SHOWN: Final = {
+_STRATA: Final = ("both", "one", "neither")
+_SHOWN: Final = {
     "chance": "mAP chance",
     "null": "mAP null",
     "p": "mAP p",
@@ -39,7 +39,7 @@ def scored(
     parts = []
     for method, found in matched.items():
         for direction, folds in zip(
-            directions(names), (found.forward, found.backward), strict=True
+            _directions(names), (found.forward, found.backward), strict=True
         ):
             table = score_folds(
                 folds,
@@ -55,7 +55,7 @@ def scored(
     return pd.concat(parts, ignore_index=True)
 
 
-def directions(names: tuple[str, str]) -> tuple[str, str]:
+def _directions(names: tuple[str, str]) -> tuple[str, str]:
     """Who asks whom."""
     return f"{names[0]} to {names[1]}", f"{names[1]} to {names[0]}"
 
@@ -68,7 +68,7 @@ def retrieval_rows(scores: pd.DataFrame, *columns: str) -> list[dict[str, Any]]:
             "n": row["n"],
             "mAP": round(row["mAP"], 3),
             "95 % interval": f"{row['mAP low']:.3f} to {row['mAP high']:.3f}",
-            **{shown: round(row[name], 3) for shown, name in SHOWN.items()},
+            **{shown: round(row[name], 3) for shown, name in _SHOWN.items()},
         }
         for row in scores.to_dict("records")
     ]
@@ -76,9 +76,9 @@ def retrieval_rows(scores: pd.DataFrame, *columns: str) -> list[dict[str, Any]]:
 
 def strata_rows(scores: pd.DataFrame, method: str) -> list[dict[str, Any]]:
     """One method by reproducibility, in both assays first."""
-    part = scores[(scores["method"] == method) & scores["stratum"].isin(STRATA)]
+    part = scores[(scores["method"] == method) & scores["stratum"].isin(_STRATA)]
     return retrieval_rows(
-        part.sort_values("stratum", key=lambda names: names.map(STRATA.index), kind="stable"),
+        part.sort_values("stratum", key=lambda names: names.map(_STRATA.index), kind="stable"),
         "stratum",
         "direction",
     )
@@ -93,7 +93,7 @@ def gaps(
     rng: np.random.Generator,
 ) -> list[dict[str, Any]]:
     """mAP of one method minus each other's, both directions averaged, with paired intervals over compounds."""
-    precision = {name: both_ways(found) for name, found in matched.items()}
+    precision = {name: _both_ways(found) for name, found in matched.items()}
     rows = []
     for name, values in precision.items():
         if name != ours:
@@ -113,7 +113,7 @@ def gaps(
     return rows
 
 
-def both_ways(found: Matched) -> pd.Series:
+def _both_ways(found: Matched) -> pd.Series:
     """Average precision of each perturbation, the mean of both directions."""
     forward, backward = (query_scores(folds)["mAP"] for folds in (found.forward, found.backward))
     return (forward + backward.loc[forward.index]) / 2
@@ -179,11 +179,11 @@ def strata_figure(scores: pd.DataFrame, method: str) -> Figure:
 
     from perturbgen.core.page import PALETTE
 
-    part = scores[(scores["method"] == method) & scores["stratum"].isin(STRATA)]
+    part = scores[(scores["method"] == method) & scores["stratum"].isin(_STRATA)]
     figure = go.Figure()
     for i, (direction, rows) in enumerate(part.groupby("direction", sort=False)):
         rows = rows.set_index("stratum").reindex(
-            [name for name in STRATA if name in set(rows["stratum"])]
+            [name for name in _STRATA if name in set(rows["stratum"])]
         )
         places = [f"{name} (n = {n:.0f})" for name, n in rows["n"].items()]
         figure.add_scatter(

@@ -19,9 +19,9 @@ from perturbgen.profiles.table import Profiles, chosen, tidy
 from perturbgen.retrieval import percent_replicating
 
 log = logging.getLogger(__name__)
-LABELS: Final = "Metadata_"
-SAME_DOSE: Final = 1.2  # doses whose ratio is smaller are one
-OURS: Final = ("perturbation", "compound", "dose", "moa")
+_LABELS: Final = "Metadata_"
+_SAME_DOSE: Final = 1.2  # doses whose ratio is smaller are one
+_OURS: Final = ("perturbation", "compound", "dose", "moa")
 
 
 @dataclass(frozen=True)
@@ -55,10 +55,10 @@ def read_wells(path: str | Path, columns: Columns) -> Profiles:
 
     With a control, features are standardised by it in each plate first (in all plates where no column says which).
     """
-    table = read_table(Path(path), columns)
+    table = _read_table(Path(path), columns)
     named = [name for name in (columns.label, columns.dose, columns.plate, columns.moa) if name]
     require_columns(table.columns, named, path)
-    features = feature_names(table, columns, named, path)
+    features = _feature_names(table, columns, named, path)
     profiles = Profiles(
         table[features].to_numpy(np.float64),
         table.drop(columns=features),
@@ -67,25 +67,25 @@ def read_wells(path: str | Path, columns: Columns) -> Profiles:
     )
     profiles = tidy(profiles, nan="drop-features") if columns.features == "" else tidy(profiles)
     if columns.control:
-        profiles = standardised(profiles, columns)
-    return replace(profiles, meta=labelled(profiles.meta, columns, path))
+        profiles = _standardised(profiles, columns)
+    return replace(profiles, meta=_labelled(profiles.meta, columns, path))
 
 
-def read_table(path: Path, columns: Columns) -> pd.DataFrame:
+def _read_table(path: Path, columns: Columns) -> pd.DataFrame:
     """The rows as they are; labels are text."""
     return read_frame(
         path, text=[name for name in (columns.label, columns.plate, columns.moa) if name]
     )
 
 
-def feature_names(
+def _feature_names(
     table: pd.DataFrame, columns: Columns, named: Sequence[str], path: str | Path
 ) -> list[str]:
     """The columns that are measured."""
     numeric = [
         str(name)
         for name in table
-        if pd.api.types.is_numeric_dtype(table[name]) and not is_flag(table[name])
+        if pd.api.types.is_numeric_dtype(table[name]) and not _is_flag(table[name])
     ]
     if columns.features:
         try:
@@ -96,7 +96,7 @@ def feature_names(
             ) from None
         names = [name for name in numeric if pattern.search(name)]
     else:
-        names = [name for name in numeric if not name.startswith(LABELS) and name not in named]
+        names = [name for name in numeric if not name.startswith(_LABELS) and name not in named]
     if len(names) < 2:
         raise SchemaError(
             f"{path} has {len(names)} columns of features",
@@ -110,12 +110,12 @@ def feature_names(
     return names
 
 
-def is_flag(values: pd.Series) -> bool:
+def _is_flag(values: pd.Series) -> bool:
     """True and False are labels."""
     return bool(pd.api.types.is_bool_dtype(values))
 
 
-def standardised(profiles: Profiles, columns: Columns) -> Profiles:
+def _standardised(profiles: Profiles, columns: Columns) -> Profiles:
     """By the controls of each plate; the controls themselves are left out."""
     control = chosen(profiles.meta, columns.control, profiles.source)
     scaler = ControlScaler([columns.plate] if columns.plate else [])
@@ -123,7 +123,7 @@ def standardised(profiles: Profiles, columns: Columns) -> Profiles:
     return profiles.with_values(values).where(~control)
 
 
-def labelled(meta: pd.DataFrame, columns: Columns, path: str | Path) -> pd.DataFrame:
+def _labelled(meta: pd.DataFrame, columns: Columns, path: str | Path) -> pd.DataFrame:
     """Our columns; a row without a label is nobody's."""
     found = pd.DataFrame({"compound": meta[columns.label].astype("string")})
     if found["compound"].isna().any():
@@ -150,7 +150,7 @@ def pair(
     ``stratum`` says in how many assays a perturbation's replicates agree: both, one or neither (a median pairwise
     correlation above 95 % of random groups); 'unknown' where an assay has one row of it only.
     """
-    sides = [named(first, first), named(second, first)]
+    sides = [_named(first, first), _named(second, first)]
     means = [
         pd.DataFrame(side.values).groupby(side.meta["perturbation"].to_numpy()).mean()
         for side in sides
@@ -169,7 +169,7 @@ def pair(
     meta["moa"] = meta["moa"].fillna(
         sides[1].meta.drop_duplicates("perturbation").set_index("perturbation")["moa"]
     )
-    agreed = [agreement(side, null_groups, rng) for side in sides]
+    agreed = [_agreement(side, null_groups, rng) for side in sides]
     return Paired(
         means[0].loc[shared],
         means[1].loc[shared],
@@ -177,7 +177,7 @@ def pair(
     )
 
 
-def named(profiles: Profiles, reference: Profiles) -> Profiles:
+def _named(profiles: Profiles, reference: Profiles) -> Profiles:
     """With ``perturbation``, compound @ dose, in the doses of the reference where they are nearly the same."""
     meta = profiles.meta
     doses = nearest_doses(
@@ -193,10 +193,10 @@ def nearest_doses(doses: np.ndarray, known: np.ndarray) -> np.ndarray:
         return doses
     distance = np.abs(np.log(doses[:, None] / known))
     best = distance.argmin(axis=1)
-    return np.where(distance.min(axis=1) < np.log(SAME_DOSE), known[best], doses)
+    return np.where(distance.min(axis=1) < np.log(_SAME_DOSE), known[best], doses)
 
 
-def agreement(profiles: Profiles, null_groups: int, rng: np.random.Generator) -> pd.Series:
+def _agreement(profiles: Profiles, null_groups: int, rng: np.random.Generator) -> pd.Series:
     """Whether each perturbation's replicates agree; those with one row are absent."""
     repeated = profiles.where(profiles.meta["perturbation"].duplicated(keep=False))
     if not len(repeated):

@@ -24,17 +24,17 @@ from perturbgen.profiles.linear import unit
 from perturbgen.profiles.pairs import Paired
 from perturbgen.retrieval.crossmodal import Fold, match_fold
 
-Array = np.ndarray[Any, Any]
+_Array = np.ndarray[Any, Any]
 TORN: Final = "pairs torn apart"
-TEARINGS: Final = 10
+_TEARINGS: Final = 10
 
 
 @dataclass(frozen=True)
-class Split:
+class _Split:
     """Both assays' spectra of the training rows, and the rows that are withheld."""
 
-    train: Array  # rows of the pairs
-    held: Array
+    train: _Array  # rows of the pairs
+    held: _Array
     first: Spectrum
     second: Spectrum
 
@@ -48,7 +48,7 @@ class Matched:
     chosen: list[str]
 
 
-def compound_folds(compounds: Array, folds: int, *, rng: np.random.Generator) -> Array:
+def _compound_folds(compounds: _Array, folds: int, *, rng: np.random.Generator) -> _Array:
     """(rows,) the fold of each row: compounds are shuffled and dealt round."""
     codes, names = pd.factorize(np.asarray(compounds, object))
     if folds < 2:
@@ -62,13 +62,15 @@ def compound_folds(compounds: Array, folds: int, *, rng: np.random.Generator) ->
     return (rng.permutation(len(names)) % folds)[codes]
 
 
-def splits(pairs: Paired, rows: Array, folds: int, *, rng: np.random.Generator) -> Iterator[Split]:
+def _splits(
+    pairs: Paired, rows: _Array, folds: int, *, rng: np.random.Generator
+) -> Iterator[_Split]:
     """Each fold of the ``rows`` withheld once."""
-    fold = compound_folds(pairs.meta["compound"].to_numpy()[rows], folds, rng=rng)
+    fold = _compound_folds(pairs.meta["compound"].to_numpy()[rows], folds, rng=rng)
     for held in range(folds):
         train = rows[fold != held]
         sides = (decompose(table.to_numpy()[train]) for table in (pairs.first, pairs.second))
-        yield Split(train, rows[fold == held], *sides)
+        yield _Split(train, rows[fold == held], *sides)
 
 
 def match(
@@ -88,30 +90,30 @@ def match(
     found: dict[str, Matched] = {
         name: Matched([], [], []) for name in [*methods, *([TORN] if torn_from else [])]
     }
-    outer = splits(pairs, np.arange(len(pairs)), folds, rng=rng)
+    outer = _splits(pairs, np.arange(len(pairs)), folds, rng=rng)
     for split in track(outer, "folds", folds):
-        within = list(splits(pairs, split.train, inner, rng=rng))
+        within = list(_splits(pairs, split.train, inner, rng=rng))
         for name, grid in methods.items():
-            best = choose(pairs, within, grid)
-            forward, backward = ask(pairs, split, best.fit(split.first, split.second))
+            best = _choose(pairs, within, grid)
+            forward, backward = _ask(pairs, split, best.fit(split.first, split.second))
             found[name].forward.append(forward)
             found[name].backward.append(backward)
             found[name].chosen.append(str(best))
             if name == torn_from:
-                forward, backward = ask_torn(pairs, split, best, rng)
+                forward, backward = _ask_torn(pairs, split, best, rng)
                 found[TORN].forward.append(forward)
                 found[TORN].backward.append(backward)
     return found
 
 
-def choose(pairs: Paired, within: Sequence[Split], grid: Sequence[Setting]) -> Setting:
+def _choose(pairs: Paired, within: Sequence[_Split], grid: Sequence[Setting]) -> Setting:
     """The setting with the best mean average precision over inner folds and both directions; ties go to the first."""
     if len(grid) == 1:
         return grid[0]
     worth = [
         np.mean(
             [
-                quick_precision(pairs, split, setting.fit(split.first, split.second))
+                _quick_precision(pairs, split, setting.fit(split.first, split.second))
                 for split in within
             ]
         )
@@ -120,7 +122,7 @@ def choose(pairs: Paired, within: Sequence[Split], grid: Sequence[Setting]) -> S
     return grid[int(np.argmax(worth))]
 
 
-def embedded(pairs: Paired, rows: Array, space: Space) -> tuple[pd.DataFrame, pd.DataFrame]:
+def _embedded(pairs: Paired, rows: _Array, space: Space) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Rows of both assays in the space, by perturbation."""
     names = pairs.meta.index[rows]
     first = space.first.transform(pairs.first.to_numpy()[rows])
@@ -128,20 +130,20 @@ def embedded(pairs: Paired, rows: Array, space: Space) -> tuple[pd.DataFrame, pd
     return pd.DataFrame(first, names), pd.DataFrame(second, names)
 
 
-def ask(pairs: Paired, split: Split, spaces: Directions) -> tuple[Fold, Fold]:
+def _ask(pairs: Paired, split: _Split, spaces: Directions) -> tuple[Fold, Fold]:
     """The withheld rows of each assay look for their partners in the other."""
-    first, second = embedded(pairs, split.held, spaces[0])
-    back_first, back_second = embedded(pairs, split.held, spaces[1])
+    first, second = _embedded(pairs, split.held, spaces[0])
+    back_first, back_second = _embedded(pairs, split.held, spaces[1])
     return match_fold(first, second), match_fold(back_second, back_first)
 
 
-def ask_torn(
-    pairs: Paired, split: Split, setting: Setting, rng: np.random.Generator
+def _ask_torn(
+    pairs: Paired, split: _Split, setting: Setting, rng: np.random.Generator
 ) -> tuple[Fold, Fold]:
     """The same after fits to torn pairs, the mean of all tearings."""
     asked = [
-        ask(pairs, split, torn(setting, rng).fit(split.first, split.second))
-        for _ in range(TEARINGS)
+        _ask(pairs, split, torn(setting, rng).fit(split.first, split.second))
+        for _ in range(_TEARINGS)
     ]
     both = zip(*asked, strict=True)
     forward, backward = (
@@ -150,11 +152,11 @@ def ask_torn(
     return forward, backward
 
 
-def quick_precision(pairs: Paired, split: Split, spaces: Directions) -> float:
+def _quick_precision(pairs: Paired, split: _Split, spaces: Directions) -> float:
     """The mean of 1 / rank over withheld rows and directions; a partner that ties is ranked last of its equals."""
     values = []
     for space, turned in zip(spaces, (False, True), strict=True):
-        first, second = (side.to_numpy() for side in embedded(pairs, split.held, space))
+        first, second = (side.to_numpy() for side in _embedded(pairs, split.held, space))
         cosines = unit(first) @ unit(second).T
         cosines = cosines.T if turned else cosines
         values.append((1 / (cosines >= np.diagonal(cosines)[:, None]).sum(axis=1)).mean())
@@ -166,16 +168,16 @@ def variate_correlations(
 ) -> pd.DataFrame:
     """(folds, variates) correlation of each pair of variates over withheld perturbations."""
     rows = []
-    for split in splits(pairs, np.arange(len(pairs)), folds, rng=rng):
-        first, second = embedded(pairs, split.held, setting.fit(split.first, split.second)[0])
+    for split in _splits(pairs, np.arange(len(pairs)), folds, rng=rng):
+        first, second = _embedded(pairs, split.held, setting.fit(split.first, split.second)[0])
         x, y = (side.to_numpy() - side.to_numpy().mean(axis=0) for side in (first, second))
         size = np.sqrt((x**2).sum(axis=0) * (y**2).sum(axis=0))
         rows.append((x * y).sum(axis=0) / np.where(size > 0, size, np.inf))
     return pd.DataFrame(rows)
 
 
-COMPONENTS: Final = 50
-Features = Callable[[Array], list[Array]]
+_COMPONENTS: Final = 50
+_Features = Callable[[_Array], list[_Array]]
 
 
 def mechanism_table(
@@ -192,13 +194,13 @@ def mechanism_table(
 
     Mechanisms of fewer than two compounds are left out. The folds hold each mechanism's compounds apart.
     """
-    kept = with_mechanism(pairs)
+    kept = _with_mechanism(pairs)
     moa = kept.meta["moa"].to_numpy()
     fold = mechanism_folds(kept.meta.reset_index(drop=True), folds, rng=rng)
-    said: dict[str, Array] = {}
+    said: dict[str, _Array] = {}
     for held in range(folds):
         rows, train = np.flatnonzero(fold == held), np.flatnonzero(fold != held)
-        for name, values in predictions(kept, train, rows, shared, inner, rng, names).items():
+        for name, values in _predictions(kept, train, rows, shared, inner, rng, names).items():
             said.setdefault(name, np.empty(len(kept), object))[rows] = values
     counts = resample(len(kept), draws, rng, kept.meta["compound"].tolist())
     right = np.array([values == moa for values in said.values()], float)
@@ -211,7 +213,7 @@ def mechanism_table(
     return table.assign(largest=pd.Series(moa).value_counts(normalize=True).iloc[0])
 
 
-def with_mechanism(pairs: Paired) -> Paired:
+def _with_mechanism(pairs: Paired) -> Paired:
     """The perturbations whose mechanism has two compounds or more."""
     count = pairs.meta.groupby("moa")["compound"].nunique()
     kept = pairs.meta["moa"].isin(count.index[count > 1])
@@ -224,22 +226,22 @@ def with_mechanism(pairs: Paired) -> Paired:
     return Paired(pairs.first[kept], pairs.second[kept], pairs.meta[kept])
 
 
-def predictions(
+def _predictions(
     pairs: Paired,
-    train: Array,
-    held: Array,
+    train: _Array,
+    held: _Array,
     shared: list[Setting],
     inner: int,
     rng: np.random.Generator,
     names: tuple[str, str],
-) -> dict[str, Array]:
+) -> dict[str, _Array]:
     """What is said of the held rows from each set of features."""
-    split = Split(
+    split = _Split(
         train, held, *(decompose(side.to_numpy()[train]) for side in (pairs.first, pairs.second))
     )
-    setting = choose(pairs, list(splits(pairs, train, inner, rng=rng)), shared)
+    setting = _choose(pairs, list(_splits(pairs, train, inner, rng=rng)), shared)
     space = setting.fit(split.first, split.second)[0]
-    one, other = components(pairs.first, split.first), components(pairs.second, split.second)
+    one, other = _components(pairs.first, split.first), _components(pairs.second, split.second)
     both = np.hstack(
         [
             space.first.transform(pairs.first.to_numpy()),
@@ -256,20 +258,21 @@ def predictions(
         pairs.meta["moa"].to_numpy()[train].astype(str), return_inverse=True
     )
     likely = {
-        name: discriminant(values[train], labels, values[held]) for name, values in features.items()
+        name: _discriminant(values[train], labels, values[held])
+        for name, values in features.items()
     }
     likely["averaged"] = (likely[names[0]] + likely[names[1]]) / 2
     return {name: classes[values.argmax(axis=1)] for name, values in likely.items()}
 
 
-def components(table: pd.DataFrame, spectrum: Spectrum) -> Array:
+def _components(table: pd.DataFrame, spectrum: Spectrum) -> _Array:
     """(rows, components) of all rows, the axes fitted on training rows; total training variance one for each assay."""
-    leading = spectrum.leading(COMPONENTS)
+    leading = spectrum.leading(_COMPONENTS)
     scores = leading.projection(leading.v, leading.s).transform(table.to_numpy())
     return np.asarray(scores / np.sqrt((leading.s**2).sum() / len(leading.u)))
 
 
-def discriminant(train: Array, labels: Array, held: Array) -> Array:
+def _discriminant(train: _Array, labels: _Array, held: _Array) -> _Array:
     """(held rows, classes) probabilities of a linear discriminant with Ledoit and Wolf's covariance."""
     from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 

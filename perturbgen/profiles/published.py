@@ -13,10 +13,10 @@ from perturbgen.core.tables import read_header, require_columns
 from perturbgen.images.paired import read_sheet
 from perturbgen.profiles.pairs import Columns, Paired, nearest_doses, read_wells, strata
 
-LABEL: Final = "Metadata_broad_sample"
-PLATE: Final = "cellpainting/SQ00015054_normalized_feature_select.csv.gz"
-COORDINATES: Final = ["UMAP_0", "UMAP_1", "TSNE_0", "TSNE_1"]
-NOT_PHENOTYPES: Final = [
+_LABEL: Final = "Metadata_broad_sample"
+_PLATE: Final = "cellpainting/SQ00015054_normalized_feature_select.csv.gz"
+_COORDINATES: Final = ["UMAP_0", "UMAP_1", "TSNE_0", "TSNE_1"]
+_NOT_PHENOTYPES: Final = [
     "Metadata_Plate",
     "treatment",
     "treatment_type",
@@ -35,27 +35,28 @@ def plate_and_maps(folder: str | Path) -> Paired:
     """
     folder = Path(folder)
     columns = Columns(
-        LABEL, "Metadata_mmoles_per_liter", "Metadata_Plate", "Metadata_moa", f"{LABEL}=DMSO"
+        _LABEL, "Metadata_mmoles_per_liter", "Metadata_Plate", "Metadata_moa", f"{_LABEL}=DMSO"
     )
-    images = read_wells(folder / PLATE, columns)
-    l1000 = read_tsv(
-        folder / "paired" / "l1000_embeddings_umap_tsne.tsv.gz", [LABEL, "pert_idose", *COORDINATES]
+    images = read_wells(folder / _PLATE, columns)
+    l1000 = _read_tsv(
+        folder / "paired" / "l1000_embeddings_umap_tsne.tsv.gz",
+        [_LABEL, "pert_idose", *_COORDINATES],
     )
     l1000 = l1000[l1000["pert_idose"].str.endswith(" uM")]
-    activity = read_tsv(
+    activity = _read_tsv(
         folder / "paired" / "compound_activity_full.tsv.gz",
-        [LABEL, "dose", "pass_cellpainting_thresh", "pass_l1000_thresh"],
+        [_LABEL, "dose", "pass_cellpainting_thresh", "pass_l1000_thresh"],
     )
     nominal = np.unique(activity["dose"].str.removesuffix(" uM").astype(float))
     first = pd.DataFrame(images.values, columns=images.features)
-    names = perturbations(images.meta["compound"], images.meta["dose"], nominal)
+    names = _perturbations(images.meta["compound"], images.meta["dose"], nominal)
     first = first.groupby(names.to_numpy()).mean()
     second = l1000.groupby(
-        perturbations(l1000[LABEL], micromolar(l1000["pert_idose"]), nominal).to_numpy()
-    )[COORDINATES].mean()
+        _perturbations(l1000[_LABEL], _micromolar(l1000["pert_idose"]), nominal).to_numpy()
+    )[_COORDINATES].mean()
     shared = first.index[first.index.isin(second.index)]
     called = activity.set_index(
-        perturbations(activity[LABEL], micromolar(activity["dose"]), nominal).to_numpy()
+        _perturbations(activity[_LABEL], _micromolar(activity["dose"]), nominal).to_numpy()
     )
     meta = images.meta.set_index(names.to_numpy()).loc[lambda t: ~t.index.duplicated()].loc[shared]
     meta["stratum"] = strata(
@@ -64,18 +65,18 @@ def plate_and_maps(folder: str | Path) -> Paired:
     return Paired(first.loc[shared], second.loc[shared], meta)
 
 
-def perturbations(compound: pd.Series, dose: pd.Series, nominal: np.ndarray) -> pd.Series:
+def _perturbations(compound: pd.Series, dose: pd.Series, nominal: np.ndarray) -> pd.Series:
     """compound @ dose."""
     doses = nearest_doses(dose.to_numpy(float), nominal)
     return compound.astype(str) + [f" @ {value:.3g}" for value in doses]
 
 
-def micromolar(text: pd.Series) -> pd.Series:
+def _micromolar(text: pd.Series) -> pd.Series:
     """'3.33 uM' as 3.33."""
     return text.str.removesuffix(" uM").astype(float)
 
 
-def read_tsv(path: Path, columns: list[str]) -> pd.DataFrame:
+def _read_tsv(path: Path, columns: list[str]) -> pd.DataFrame:
     """Some columns of a tab-separated table."""
     path = require_file(path, "table")
     require_columns(read_header(path)[0].split("\t"), columns, path)
@@ -90,9 +91,11 @@ def overexpressed_genes(folder: str | Path) -> tuple[pd.DataFrame, pd.DataFrame]
     """
     folder = Path(folder)
     wells = pd.read_csv(require_file(folder / "jump_phenotype_profiles.tsv.gz", "table"), sep="\t")
-    require_columns(wells.columns, NOT_PHENOTYPES, "jump_phenotype_profiles.tsv.gz")
+    require_columns(wells.columns, _NOT_PHENOTYPES, "jump_phenotype_profiles.tsv.gz")
     wells = wells[(wells["treatment_type"] == "orf") & (wells["Cell_type"] == "U2OS")]
-    values = wells.drop(columns=NOT_PHENOTYPES).apply(np.log)  # probabilities of fifteen phenotypes
+    values = wells.drop(columns=_NOT_PHENOTYPES).apply(
+        np.log
+    )  # probabilities of fifteen phenotypes
     by_plate = values.groupby(wells["Metadata_Plate"])
     images = (
         ((values - by_plate.transform("mean")) / by_plate.transform("std"))

@@ -23,19 +23,19 @@ from perturbgen.profiles.table import Orphans, Profiles, read_profiles, require_
 
 log = logging.getLogger(__name__)
 
-CHUNK = 1 << 20  # bytes of csv parsed at a time: they stay in the cache
-ROWS = 4096  # rows of parquet read at a time
-MISSING = frozenset(["", "na", "n/a", "nan", "-nan", "none", "null"])  # in any case
+_CHUNK = 1 << 20  # bytes of csv parsed at a time: they stay in the cache
+_ROWS = 4096  # rows of parquet read at a time
+_MISSING = frozenset(["", "na", "n/a", "nan", "-nan", "none", "null"])  # in any case
 
-Batch = tuple[np.ndarray, np.ndarray]  # ids (rows,) and float32 values (rows, features)
-Parsed = tuple[
+_Batch = tuple[np.ndarray, np.ndarray]  # ids (rows,) and float32 values (rows, features)
+_Parsed = tuple[
     np.ndarray, np.ndarray, tuple[int, int] | None
 ]  # the same, and line and column of a bad field
 
 
 def csv_batches(
-    path: str | Path, *, key: str, chunk: int = CHUNK
-) -> tuple[list[str], Iterator[Batch]]:
+    path: str | Path, *, key: str, chunk: int = _CHUNK
+) -> tuple[list[str], Iterator[_Batch]]:
     """The features of an embeddings csv(.gz) and its rows in batches; ``key`` is the column of ids.
 
     One header, then ids and decimal numbers, which may be quoted; no id holds a line end. ``chunk`` bytes are parsed at
@@ -43,31 +43,31 @@ def csv_batches(
     """
     path = require_file(path, "embeddings table")
     header = read_header(path)
-    features = feature_columns(header, key, path)
+    features = _feature_columns(header, key, path)
 
-    def batches() -> Iterator[Batch]:
+    def batches() -> Iterator[_Batch]:
         place = header.index(key)
         for piece, (ids, values, bad) in enumerate(
-            parsed_ahead(whole_lines(path, chunk), len(header), place)
+            _parsed_ahead(_whole_lines(path, chunk), len(header), place)
         ):
             if bad is not None:
                 before = sum(
-                    lines.count(b"\n") for lines in islice(whole_lines(path, chunk), piece)
+                    lines.count(b"\n") for lines in islice(_whole_lines(path, chunk), piece)
                 )
-                raise bad_field(path, header, place, before + bad[0] + 2, bad[1])
+                raise _bad_field(path, header, place, before + bad[0] + 2, bad[1])
             yield ids, values
 
     return features, batches()
 
 
-def parsed_ahead(
+def _parsed_ahead(
     pieces: Iterator[bytes], columns: int, place: int, *, workers: int = 2
-) -> Iterator[Parsed]:
+) -> Iterator[_Parsed]:
     """Each piece parsed, in order; the next ones are parsed meanwhile (the kernel lets other threads run)."""
     from concurrent.futures import Future, ThreadPoolExecutor
 
     with ThreadPoolExecutor(workers) as pool:
-        waiting: deque[Future[Parsed]] = deque()
+        waiting: deque[Future[_Parsed]] = deque()
         for piece in pieces:
             waiting.append(pool.submit(parse_lines, piece, columns, place))
             if len(waiting) > workers:
@@ -76,7 +76,7 @@ def parsed_ahead(
             yield waiting.popleft().result()
 
 
-def whole_lines(path: Path, chunk: int) -> Iterator[bytes]:
+def _whole_lines(path: Path, chunk: int) -> Iterator[bytes]:
     """The file after its header, in pieces of about ``chunk`` bytes that end with a line, each followed by PAD."""
     from perturbgen.images.csv_kernel import PAD
 
@@ -92,7 +92,7 @@ def whole_lines(path: Path, chunk: int) -> Iterator[bytes]:
             yield b"".join((rest, b"\n", PAD))
 
 
-def parse_lines(text: bytes, columns: int, place: int) -> Parsed:
+def parse_lines(text: bytes, columns: int, place: int) -> _Parsed:
     """Ids and values of whole lines, and the line and column of the first field that is no number, or None.
 
     ``text`` ends with PAD.
@@ -108,21 +108,21 @@ def parse_lines(text: bytes, columns: int, place: int) -> Parsed:
     bad = (rows, column) if column >= 0 else None
     for row, at, start, end in unsure[:left].tolist():
         try:
-            values[row, at] = number(text[start:end])
+            values[row, at] = _number(text[start:end])
         except ValueError:
             bad = (row, at + (at >= place))
             break
     if bad is not None:
         filled = [i for i, line in enumerate(text.split(b"\n")) if line.strip(b"\r")]
         return np.empty(0, object), values, (filled[bad[0]], bad[1])
-    ids = [plain(text[start:end]) for start, end in spans[:rows].tolist()]
+    ids = [_plain(text[start:end]) for start, end in spans[:rows].tolist()]
     return np.array(ids, dtype=object), values[:rows], None
 
 
-def number(field: bytes) -> np.float32:
+def _number(field: bytes) -> np.float32:
     """A field that is a word, quoted or hard to round; ValueError if it is no number."""
-    text = plain(field).strip()
-    if text.lower() in MISSING:
+    text = _plain(field).strip()
+    if text.lower() in _MISSING:
         return np.float32(np.nan)
     if "_" in text:  # which Python allows in numbers, and nobody else
         raise ValueError(text)
@@ -130,13 +130,13 @@ def number(field: bytes) -> np.float32:
         return np.float32(float(text))
 
 
-def plain(field: bytes) -> str:
+def _plain(field: bytes) -> str:
     """The text of a field, without quotes around it."""
     text = field.decode()
     return text[1:-1].replace('""', '"') if len(text) > 1 and text[0] == text[-1] == '"' else text
 
 
-def bad_field(path: Path, header: Sequence[str], place: int, line: int, column: int) -> InputError:
+def _bad_field(path: Path, header: Sequence[str], place: int, line: int, column: int) -> InputError:
     """The error that names the line and the column."""
     what = (
         f"column {header[column]!r} is missing or no number"
@@ -152,17 +152,17 @@ def bad_field(path: Path, header: Sequence[str], place: int, line: int, column: 
 
 
 def parquet_batches(
-    paths: Sequence[Path], *, key: str, rows: int = ROWS
-) -> tuple[list[str], Iterator[Batch]]:
+    paths: Sequence[Path], *, key: str, rows: int = _ROWS
+) -> tuple[list[str], Iterator[_Batch]]:
     """The same for one or more parquet files, which must have the same columns."""
     if not paths:
         raise InputError("no parquet file of embeddings", expected="one or more")
     with parquet_errors(paths[0]):
-        features = feature_columns(
+        features = _feature_columns(
             pq.read_schema(require_file(paths[0], "embeddings")).names, key, paths[0]
         )
 
-    def batches() -> Iterator[Batch]:
+    def batches() -> Iterator[_Batch]:
         for path in paths:
             with parquet_errors(path):
                 file = pq.ParquetFile(path)
@@ -172,12 +172,12 @@ def parquet_batches(
                         f"{path} has not the columns of {paths[0].name}: {shorten(sorted(absent))}"
                     )
                 for batch in file.iter_batches(batch_size=rows, columns=[key, *features]):
-                    yield as_arrays(batch, key, features)
+                    yield _as_arrays(batch, key, features)
 
     return features, batches()
 
 
-def feature_columns(header: Sequence[str], key: str, path: Path) -> list[str]:
+def _feature_columns(header: Sequence[str], key: str, path: Path) -> list[str]:
     """All columns but the ids', each once."""
     if key not in header:
         raise SchemaError(
@@ -189,7 +189,7 @@ def feature_columns(header: Sequence[str], key: str, path: Path) -> list[str]:
     return [name for name in header if name != key]
 
 
-def as_arrays(batch: pa.RecordBatch, key: str, features: Sequence[str]) -> Batch:
+def _as_arrays(batch: pa.RecordBatch, key: str, features: Sequence[str]) -> _Batch:
     """Ids and values of a batch; an empty field is NaN."""
     values = np.empty((batch.num_rows, len(features)), np.float32)
     for i, name in enumerate(features):
@@ -199,7 +199,7 @@ def as_arrays(batch: pa.RecordBatch, key: str, features: Sequence[str]) -> Batch
 
 def stream_profiles(
     features: Sequence[str],
-    batches: Iterable[Batch],
+    batches: Iterable[_Batch],
     meta: pd.DataFrame,
     *,
     key: str,
@@ -218,7 +218,7 @@ def stream_profiles(
     with atomic_path(out) as part, progress("embeddings", len(meta)) as tick:
         part.mkdir()
         with open(part / "values.npy", "wb") as file:
-            write_header(file, 0, len(features))
+            _write_header(file, 0, len(features))
             for ids, values in batches:
                 found = np.array([place.get(name, -1) for name in ids], np.int64)
                 joined = found >= 0
@@ -229,8 +229,8 @@ def stream_profiles(
                 tick(len(ids))
             rows = np.concatenate(positions) if positions else np.empty(0, np.int64)
             file.seek(0)
-            write_header(file, len(rows), len(features))
-        check_joined(rows, meta[key], stray, total, where)
+            _write_header(file, len(rows), len(features))
+        _check_joined(rows, meta[key], stray, total, where)
         meta.iloc[rows].to_parquet(part / "meta.parquet", index=False)
         (part / "features.json").write_text(json.dumps(list(features)))
     absent = np.ones(len(meta), bool)
@@ -240,7 +240,7 @@ def stream_profiles(
     return read_profiles(out), orphans
 
 
-def check_joined(
+def _check_joined(
     rows: np.ndarray, ids: pd.Series, stray: Sequence[str], total: int, where: str
 ) -> None:
     """Something was joined, and no id twice."""
@@ -258,7 +258,7 @@ def check_joined(
     require_unique(pd.Series(ids.to_numpy()[rows]), "id", f"{where} (embeddings)")
 
 
-def write_header(file, rows: int, features: int) -> None:  # type: ignore[no-untyped-def]  # a binary file
+def _write_header(file, rows: int, features: int) -> None:  # type: ignore[no-untyped-def]  # a binary file
     """The header of a C-ordered float32 .npy; numpy pads it so that the number of rows can be written at the end."""
     np.lib.format.write_array_header_1_0(
         file, {"descr": "<f4", "fortran_order": False, "shape": (rows, features)}

@@ -21,9 +21,9 @@ from perturbgen.core.tables import BROKEN, parquet_errors, require_columns
 
 log = logging.getLogger(__name__)
 
-LARGEST = np.finfo(np.float32).max  # what a profile folder can hold; more counts as infinite
-BLOCK = 4096  # rows read at a time: 32 MB of 1,024 features in float64
-NaNs = Literal["error", "drop-features", "drop-rows"]
+_LARGEST = np.finfo(np.float32).max  # what a profile folder can hold; more counts as infinite
+_BLOCK = 4096  # rows read at a time: 32 MB of 1,024 features in float64
+_NaNs = Literal["error", "drop-features", "drop-rows"]
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class Profiles:
                     mapped[rows] = self.values[rows]
                 if (np.isinf(mapped[rows]) & np.isfinite(self.values[rows])).any():
                     raise SchemaError(
-                        f"{self.source} holds values beyond {LARGEST:.2g}",
+                        f"{self.source} holds values beyond {_LARGEST:.2g}",
                         expected="numbers of float32",
                     )
             mapped.flush()
@@ -115,10 +115,10 @@ def read_profiles(folder: str | Path) -> Profiles:
         raise InputError(
             f"{folder / 'values.npy'} is truncated: {error}", cause="a copy that broke off"
         ) from None
-    return Profiles(values, meta, read_features(folder / "features.json"), str(folder))
+    return Profiles(values, meta, _read_features(folder / "features.json"), str(folder))
 
 
-def read_features(path: Path) -> pd.Index:
+def _read_features(path: Path) -> pd.Index:
     """The names of the columns."""
     try:
         names = json.loads(require_file(path, "list of features").read_text())
@@ -142,7 +142,7 @@ def require_replaceable(folder: str | Path) -> None:
         )
 
 
-def blocks(rows: int, size: int = BLOCK) -> Iterator[slice]:
+def blocks(rows: int, size: int = _BLOCK) -> Iterator[slice]:
     """Slices that cover ``rows`` rows in order."""
     for start in range(0, rows, size):
         yield slice(start, min(start + size, rows))
@@ -169,11 +169,11 @@ class Orphans:
                 )
 
 
-def tidy(profiles: Profiles, *, nan: NaNs = "error") -> Profiles:
+def tidy(profiles: Profiles, *, nan: _NaNs = "error") -> Profiles:
     """The profiles without NaN or infinite values: an error that names the first, or without their features or rows."""
     bad_rows, bad_features = np.zeros(len(profiles), bool), np.zeros(len(profiles.features), bool)
     for rows in blocks(len(profiles)):
-        bad = ~(np.abs(profiles.values[rows]) <= LARGEST)
+        bad = ~(np.abs(profiles.values[rows]) <= _LARGEST)
         bad_rows[rows], bad_features = bad.any(axis=1), bad_features | bad.any(axis=0)
     if not bad_rows.any():
         return profiles

@@ -13,10 +13,10 @@ from perturbgen.core.files import require_file
 from perturbgen.core.tables import read_frame
 from perturbgen.data.h5ad import h5ad_errors
 
-Array = np.ndarray[Any, Any]
+_Array = np.ndarray[Any, Any]
 
 
-def read_vectors(path: str | Path, key: str | None = None) -> tuple[Array, pd.DataFrame]:
+def read_vectors(path: str | Path, key: str | None = None) -> tuple[_Array, pd.DataFrame]:
     """(rows, features) numbers and the rows' labels.
 
     ``key`` is an obsm entry of an h5ad (or X), or what a parquet's feature columns begin with; without it they are all
@@ -24,16 +24,16 @@ def read_vectors(path: str | Path, key: str | None = None) -> tuple[Array, pd.Da
     """
     path = require_file(path, "embedding")
     if path.suffix == ".h5ad":
-        return read_obsm(path, key)
+        return _read_obsm(path, key)
     if path.suffix == ".parquet":
-        return read_features(path, key)
+        return _read_features(path, key)
     raise InputError(
         f"{path} is neither .h5ad nor .parquet",
         expected="an h5ad with an obsm entry, or a parquet table",
     )
 
 
-def read_obsm(path: Path, key: str | None) -> tuple[Array, pd.DataFrame]:
+def _read_obsm(path: Path, key: str | None) -> tuple[_Array, pd.DataFrame]:
     """An obsm entry and obs; X stays on the disk unless it is asked for."""
     import anndata
 
@@ -57,7 +57,7 @@ def read_obsm(path: Path, key: str | None) -> tuple[Array, pd.DataFrame]:
     return values.reshape(len(obs), -1), obs
 
 
-def read_features(path: Path, key: str | None) -> tuple[Array, pd.DataFrame]:
+def _read_features(path: Path, key: str | None) -> tuple[_Array, pd.DataFrame]:
     """The feature columns and the others."""
     table = read_frame(path)
     floating = [name for name in table if pd.api.types.is_float_dtype(table[name])]

@@ -19,16 +19,16 @@ from perturbgen.retrieval.nulls import benjamini_hochberg
 from perturbgen.retrieval.pairs import codes, require_labels
 from perturbgen.retrieval.ranks import Measure, prepare, read_embedding, unit_rows
 
-Array = np.ndarray[Any, Any]
-MOST_CONTROLS = 1000  # whose distances are held at once; of more so many are drawn
+_Array = np.ndarray[Any, Any]
+_MOST_CONTROLS = 1000  # whose distances are held at once; of more so many are drawn
 
 
 def consistency(
-    embedding: Array | pd.DataFrame,
+    embedding: _Array | pd.DataFrame,
     meta: pd.DataFrame,
     *,
     same: str,
-    null: Array | None = None,
+    null: _Array | None = None,
     draws: int = 1000,
     rng: np.random.Generator,
 ) -> pd.DataFrame:
@@ -37,7 +37,7 @@ def consistency(
     With unit rows u the mean over pairs is (|sum u|^2 - n) / (n (n - 1)). The null draws as many rows, each of another
     group, among the rows of the mask ``null`` (perturbations known to do nothing; by default all labelled rows).
     """
-    unit, group = unit_rows(read_embedding(embedding, meta), "cosine"), labelled(meta, same)
+    unit, group = unit_rows(read_embedding(embedding, meta), "cosine"), _labelled(meta, same)
     pool = group >= 0 if null is None else np.asarray(null, bool) & (group >= 0)
     sizes = np.bincount(group[group >= 0])
     wanted = np.flatnonzero(sizes > 1)
@@ -45,23 +45,23 @@ def consistency(
         raise SchemaError(
             f"no group of {same!r} has two rows", expected="replicates", fix="another same="
         )
-    values = {int(code): mean_cosine(unit[group == code]) for code in wanted}
+    values = {int(code): _mean_cosine(unit[group == code]) for code in wanted}
     drawn = {
         int(size): np.sort(
-            [mean_cosine(unit[one_a_group(group, pool, int(size), rng)]) for _ in range(draws)]
+            [_mean_cosine(unit[_one_a_group(group, pool, int(size), rng)]) for _ in range(draws)]
         )
         for size in np.unique(sizes[wanted])
     }
-    p = [upper_tail(drawn[int(sizes[code])], value) for code, value in values.items()]
-    return table_of(meta, same, group, sizes, values, "consistency", p)
+    p = [_upper_tail(drawn[int(sizes[code])], value) for code, value in values.items()]
+    return _table_of(meta, same, group, sizes, values, "consistency", p)
 
 
 def magnitude(
-    embedding: Array | pd.DataFrame,
+    embedding: _Array | pd.DataFrame,
     meta: pd.DataFrame,
     *,
     same: str,
-    control: Array,
+    control: _Array,
     draws: int = 1000,
     rng: np.random.Generator,
 ) -> pd.DataFrame:
@@ -70,11 +70,11 @@ def magnitude(
     The energy distance 2 E|x - y| - E|x - x'| - E|y - y'| is taken over pairs of different rows, so its mean is 0 where
     nothing was done, whatever the sizes. The null takes as many controls for treated and the others for controls.
     """
-    vectors, group = np.asarray(read_embedding(embedding, meta), np.float64), labelled(meta, same)
+    vectors, group = np.asarray(read_embedding(embedding, meta), np.float64), _labelled(meta, same)
     rows = np.flatnonzero(np.asarray(control, bool))
     rows = (
-        np.sort(rng.choice(rows, MOST_CONTROLS, replace=False))
-        if len(rows) > MOST_CONTROLS
+        np.sort(rng.choice(rows, _MOST_CONTROLS, replace=False))
+        if len(rows) > _MOST_CONTROLS
         else rows
     )
     treated = np.where(np.asarray(control, bool), -1, group)
@@ -85,34 +85,34 @@ def magnitude(
             f"{len(rows)} controls and {len(wanted)} groups of {same!r} with two rows",
             expected="groups of at least two, and more controls than the largest group has rows",
         )
-    base = distances(vectors[rows], vectors[rows])
-    spread = mean_pair(base)
+    base = _distances(vectors[rows], vectors[rows])
+    spread = _mean_pair(base)
     values = {}
     for code in wanted:
         own = vectors[treated == code]
         values[int(code)] = (
-            2 * distances(own, vectors[rows]).mean() - mean_pair(distances(own, own)) - spread
+            2 * _distances(own, vectors[rows]).mean() - _mean_pair(_distances(own, own)) - spread
         )
     drawn = {
-        int(size): null_energy(base, int(size), draws, rng) for size in np.unique(sizes[wanted])
+        int(size): _null_energy(base, int(size), draws, rng) for size in np.unique(sizes[wanted])
     }
-    p = [upper_tail(drawn[int(sizes[code])], value) for code, value in values.items()]
-    return table_of(meta, same, treated, sizes, values, "magnitude", p)
+    p = [_upper_tail(drawn[int(sizes[code])], value) for code, value in values.items()]
+    return _table_of(meta, same, treated, sizes, values, "magnitude", p)
 
 
-def labelled(meta: pd.DataFrame, same: str) -> Array:
+def _labelled(meta: pd.DataFrame, same: str) -> _Array:
     """The number of each row's group, -1 without a label."""
     require_labels(meta, [same])
     return codes(meta, [same])
 
 
-def mean_cosine(unit: Array) -> float:
+def _mean_cosine(unit: _Array) -> float:
     """The mean product of two different unit rows (n, features)."""
     n = len(unit)
     return float((np.square(unit.sum(axis=0)).sum() - np.square(unit).sum()) / (n * (n - 1)))
 
 
-def one_a_group(group: Array, pool: Array, size: int, rng: np.random.Generator) -> Array:
+def _one_a_group(group: _Array, pool: _Array, size: int, rng: np.random.Generator) -> _Array:
     """``size`` random rows of the pool, no two of one group."""
     rows = rng.permutation(np.flatnonzero(pool))
     first = rows[np.unique(group[rows], return_index=True)[1]]
@@ -125,20 +125,20 @@ def one_a_group(group: Array, pool: Array, size: int, rng: np.random.Generator) 
     return rng.choice(first, size, replace=False)
 
 
-def distances(left: Array, right: Array) -> Array:
+def _distances(left: _Array, right: _Array) -> _Array:
     """Euclidean distances, (left, right)."""
     from scipy.spatial.distance import cdist
 
     return np.asarray(cdist(left, right))
 
 
-def mean_pair(square: Array) -> float:
+def _mean_pair(square: _Array) -> float:
     """The mean over pairs of different rows of a symmetric matrix with a zero diagonal."""
     n = len(square)
     return float(square.sum() / (n * (n - 1)))
 
 
-def null_energy(base: Array, size: int, draws: int, rng: np.random.Generator) -> Array:
+def _null_energy(base: _Array, size: int, draws: int, rng: np.random.Generator) -> _Array:
     """Energy distances of ``size`` controls from all others, sorted; ``base`` (controls, controls) are distances."""
     n, total = len(base), base.sum()
     found = np.empty(draws)
@@ -154,16 +154,16 @@ def null_energy(base: Array, size: int, draws: int, rng: np.random.Generator) ->
     return np.sort(found)
 
 
-def upper_tail(drawn: Array, value: float) -> float:
+def _upper_tail(drawn: _Array, value: float) -> float:
     """(null values at least as large + 1) / (draws + 1); ``drawn`` is sorted."""
     return float((len(drawn) - np.searchsorted(drawn, value, side="left") + 1) / (len(drawn) + 1))
 
 
-def table_of(
+def _table_of(
     meta: pd.DataFrame,
     same: str,
-    group: Array,
-    sizes: Array,
+    group: _Array,
+    sizes: _Array,
     values: dict[int, float],
     name: str,
     p: list[float],
@@ -174,11 +174,11 @@ def table_of(
     return table.assign(q=benjamini_hochberg(np.array(p))).set_axis(pd.Index(labels, name=same))
 
 
-LARGEST = 50  # members of a group that are compared; of larger ones so many are drawn
+_LARGEST = 50  # members of a group that are compared; of larger ones so many are drawn
 
 
 def percent_replicating(
-    embedding: Array | pd.DataFrame,
+    embedding: _Array | pd.DataFrame,
     meta: pd.DataFrame,
     *,
     same: str,
@@ -202,7 +202,7 @@ def percent_replicating(
     everyone = np.arange(len(meta))
     prepared = prepare(vectors, everyone, everyone, similarity)
 
-    def compare(rows: Array) -> Array:
+    def compare(rows: _Array) -> _Array:
         block = prepared.queries[rows], prepared.candidates[prepared.column[rows]]
         return (
             block[0] @ block[1].T
@@ -213,8 +213,8 @@ def percent_replicating(
     medians, sizes = {}, {}
     for code in range(group.max(initial=-1) + 1):
         rows = np.flatnonzero((group == code) & (unit >= 0))
-        rows = np.sort(rng.choice(rows, LARGEST, replace=False)) if len(rows) > LARGEST else rows
-        values = pair_values(compare(rows), unit[rows])
+        rows = np.sort(rng.choice(rows, _LARGEST, replace=False)) if len(rows) > _LARGEST else rows
+        values = _pair_values(compare(rows), unit[rows])
         if len(values):
             medians[code], sizes[code] = float(np.median(values)), len(np.unique(unit[rows]))
     if not medians:
@@ -226,7 +226,8 @@ def percent_replicating(
     limits = {
         size: float(
             np.quantile(
-                [null_median(compare, group, unit, size, rng) for _ in range(null_groups)], quantile
+                [_null_median(compare, group, unit, size, rng) for _ in range(null_groups)],
+                quantile,
             )
         )
         for size in sorted(set(sizes.values()))
@@ -238,14 +239,14 @@ def percent_replicating(
     return table.set_axis(pd.Index(names, name=same))
 
 
-def pair_values(values: Array, other: Array) -> Array:
+def _pair_values(values: _Array, other: _Array) -> _Array:
     """The similarities of all pairs i < j whose ``other`` differs."""
     i, j = np.triu_indices(len(values), 1)
     return values[i, j][other[i] != other[j]]
 
 
-def null_median(
-    compare: Any, group: Array, unit: Array, size: int, rng: np.random.Generator
+def _null_median(
+    compare: Any, group: _Array, unit: _Array, size: int, rng: np.random.Generator
 ) -> float:
     """The median similarity in a random group of ``size`` units (rows, or compounds), each of another group."""
     rows = rng.permutation(np.flatnonzero(unit >= 0))
@@ -257,20 +258,20 @@ def null_median(
             fix="leave large groups (controls) out",
         )
     chosen = np.flatnonzero(np.isin(unit, unit[rng.choice(one_each, size, replace=False)]))
-    return float(np.median(pair_values(compare(chosen), unit[chosen])))
+    return float(np.median(_pair_values(compare(chosen), unit[chosen])))
 
 
-ENDS: Final = ["entity1", "entity2"]
-MOST: Final = 20_000_000  # pairs whose quantiles are exact; of more so many are drawn
-FEWEST: Final = 20  # known pairs below which a share says nothing
+_ENDS: Final = ["entity1", "entity2"]
+_MOST: Final = 20_000_000  # pairs whose quantiles are exact; of more so many are drawn
+_FEWEST: Final = 20  # known pairs below which a share says nothing
 
 
-def known_pairs(relations: pd.DataFrame, labels: pd.Index) -> Array:
+def _known_pairs(relations: pd.DataFrame, labels: pd.Index) -> _Array:
     """(pairs, 2) places among ``labels`` of the relations' ends; each unordered pair once, none with itself.
 
     ``relations`` has the columns entity1 and entity2; a pair with an end that was not measured is left out.
     """
-    absent = [name for name in ENDS if name not in relations]
+    absent = [name for name in _ENDS if name not in relations]
     if absent:
         raise SchemaError(
             f"the relations have no column {shorten(absent)}", expected="entity1 and entity2"
@@ -282,7 +283,7 @@ def known_pairs(relations: pd.DataFrame, labels: pd.Index) -> Array:
             expected="each once",
             fix="average its replicates first",
         )
-    ends = np.stack([labels.get_indexer(pd.Index(relations[name])) for name in ENDS], axis=1)
+    ends = np.stack([labels.get_indexer(pd.Index(relations[name])) for name in _ENDS], axis=1)
     ends = np.sort(ends[(ends >= 0).all(axis=1)], axis=1)
     return np.unique(ends[ends[:, 0] != ends[:, 1]], axis=0)
 
@@ -303,18 +304,18 @@ def relationship_recall(
     """
     if not 0 < tail < 0.5:
         raise SchemaError(f"tail is {tail}", expected="between 0 and 0.5")
-    pairs = known_pairs(relations, embedding.index)
-    if len(pairs) < FEWEST:
+    pairs = _known_pairs(relations, embedding.index)
+    if len(pairs) < _FEWEST:
         raise SchemaError(
             f"{len(pairs)} known pairs have both ends among {len(embedding):,} perturbations",
-            expected=f"at least {FEWEST}",
+            expected=f"at least {_FEWEST}",
             cause="other identifiers (gene symbols, Ensembl ids)",
-            fix=f"perturbations: {shorten(embedding.index, 3)}; relations: {shorten(relations.get(ENDS[0], []), 3)}",
+            fix=f"perturbations: {shorten(embedding.index, 3)}; relations: {shorten(relations.get(_ENDS[0], []), 3)}",
         )
     unit = unit_rows(read_embedding(embedding.to_numpy(), embedding[[]]), "cosine")
-    low, high = np.quantile(pair_cosines(unit, rng), [tail, 1 - tail])
+    low, high = np.quantile(_pair_cosines(unit, rng), [tail, 1 - tail])
 
-    def shares(order: Array) -> Array:
+    def shares(order: _Array) -> _Array:
         values = np.einsum("ij,ij->i", unit[order[pairs[:, 0]]], unit[order[pairs[:, 1]]])
         return np.array([(values >= high).mean(), (values <= low).mean()])
 
@@ -332,14 +333,14 @@ def relationship_recall(
     }
 
 
-def pair_cosines(unit: Array, rng: np.random.Generator) -> Array:
+def _pair_cosines(unit: _Array, rng: np.random.Generator) -> _Array:
     """Cosines of all pairs of different rows, or of so many random ones that quantiles are the same to 1e-4."""
     n = len(unit)
-    if n * (n - 1) // 2 <= MOST:
+    if n * (n - 1) // 2 <= _MOST:
         return (unit @ unit.T)[np.triu_indices(n, 1)]
-    left = rng.integers(n, size=MOST)
-    right = (left + rng.integers(1, n, size=MOST)) % n
-    parts = [slice(i, i + 1_000_000) for i in range(0, MOST, 1_000_000)]
+    left = rng.integers(n, size=_MOST)
+    right = (left + rng.integers(1, n, size=_MOST)) % n
+    parts = [slice(i, i + 1_000_000) for i in range(0, _MOST, 1_000_000)]
     return np.concatenate(
         [np.einsum("ij,ij->i", unit[left[part]], unit[right[part]]) for part in parts]
     )

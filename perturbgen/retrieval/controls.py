@@ -17,7 +17,7 @@ from perturbgen.retrieval.nearest import nearest
 from perturbgen.retrieval.pairs import Array, codes, read_mask, require_labels
 from perturbgen.retrieval.ranks import Measure, read_embedding
 
-SHOWN: Final = ("ap", "nap", "auc", "median_q", "top_0.01", "p_at_1")
+_SHOWN: Final = ("ap", "nap", "auc", "median_q", "top_0.01", "p_at_1")
 
 
 def controlled(
@@ -65,13 +65,13 @@ def controlled(
             {"same": [well], "differ": [*same, plate], "negatives_differ": [*same, plate]},
         )
     rows = {
-        name: variant(embedding, labels, {"same": same, "differ": differ, **options, **rule})
+        name: _variant(embedding, labels, {"same": same, "differ": differ, **options, **rule})
         for name, (labels, rule) in variants.items()
     }
-    return pd.DataFrame(list(rows.values()), index=list(rows), columns=[*SHOWN, "queries", "note"])
+    return pd.DataFrame(list(rows.values()), index=list(rows), columns=[*_SHOWN, "queries", "note"])
 
 
-def variant(
+def _variant(
     embedding: Array | pd.DataFrame, meta: pd.DataFrame, rule: dict[str, Any]
 ) -> dict[str, Any]:
     """One row."""
@@ -81,7 +81,7 @@ def variant(
         return {"note": error.what}
     summary: Any = result.summary().loc["per query"]
     return {
-        **{name: float(summary[name]) for name in SHOWN},
+        **{name: float(summary[name]) for name in _SHOWN},
         "queries": int(summary["n"]),
         "note": "",
     }
@@ -112,8 +112,8 @@ def shuffle_labels(
     return shuffled
 
 
-ACCEPTED = 0.05
-FEWEST = 3  # rows that a stratum needs to have neighbours worth counting
+_ACCEPTED = 0.05
+_FEWEST = 3  # rows that a stratum needs to have neighbours worth counting
 
 
 def knn_mixing(
@@ -140,13 +140,13 @@ def knn_mixing(
     out = np.full((len(meta), 6), np.nan)
     for code in np.unique(strata[strata >= 0]):
         rows = np.flatnonzero((strata == code) & (batches >= 0))
-        if len(rows) >= FEWEST and len(np.unique(batches[rows])) > 1:
-            out[rows] = mix(vectors[rows], batches[rows], min(k, len(rows) - 1), similarity)
+        if len(rows) >= _FEWEST and len(np.unique(batches[rows])) > 1:
+            out[rows] = _mix(vectors[rows], batches[rows], min(k, len(rows) - 1), similarity)
     names = ["neighbours", "batches", "same_batch", "expected", "lisi", "p"]
     return pd.DataFrame(out, columns=names, index=meta.index)
 
 
-def mix(vectors: Array, batch: Array, k: int, similarity: Measure) -> Array:
+def _mix(vectors: Array, batch: Array, k: int, similarity: Measure) -> Array:
     """(rows, 6) what :func:`knn_mixing` says of one stratum."""
     from scipy.stats import chi2
 
@@ -189,7 +189,7 @@ def mixing_summary(mixing: pd.DataFrame) -> dict[str, float]:
         )
     return {
         "ilisi": float(((used["lisi"] - 1) / (used["batches"] - 1)).median()),
-        "acceptance": float((used["p"] >= ACCEPTED).mean()),
+        "acceptance": float((used["p"] >= _ACCEPTED).mean()),
         "same_batch": float(used["same_batch"].mean()),
         "expected": float(used["expected"].mean()),
         "rows": len(used),

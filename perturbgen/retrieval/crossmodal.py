@@ -21,8 +21,8 @@ from perturbgen.core.errors import SchemaError, shorten
 from perturbgen.core.stats import interval, means, resample
 from perturbgen.retrieval.ranks import Measure, prepare, read_embedding
 
-Array = np.ndarray[Any, Any]
-DEPTHS: Final = (1, 5, 10)
+_Array = np.ndarray[Any, Any]
+_DEPTHS: Final = (1, 5, 10)
 
 
 def match_modalities(
@@ -43,27 +43,29 @@ def match_modalities(
     ``median_rank`` (a share of the candidates, 0 best, ties at the middle); each has its mean under the null and p. The
     null permutes partners within the stratum, (hits + 1) / (permutations + 1).
     """
-    shared = shared_labels(first, second)
-    stratum = np.full(len(shared), "all", object) if strata is None else read_strata(strata, shared)
+    shared = _shared_labels(first, second)
+    stratum = (
+        np.full(len(shared), "all", object) if strata is None else _read_strata(strata, shared)
+    )
     rows = []
     for source, target, name in (
         (first, second, f"{names[0]} to {names[1]}"),
         (second, first, f"{names[1]} to {names[0]}"),
     ):
-        low, high = partner_ranks(source.loc[shared], target, shared, similarity)
+        low, high = _partner_ranks(source.loc[shared], target, shared, similarity)
         for value in pd.unique(stratum):
             here = np.flatnonzero(stratum == value)
             rows.append(
                 {
                     "direction": name,
                     "stratum": value,
-                    **tested(low, high, here, len(target), permutations, rng),
+                    **_tested(low, high, here, len(target), permutations, rng),
                 }
             )
     return pd.DataFrame(rows)
 
 
-def shared_labels(first: pd.DataFrame, second: pd.DataFrame) -> pd.Index:
+def _shared_labels(first: pd.DataFrame, second: pd.DataFrame) -> pd.Index:
     """The perturbations in both, in the first one's order."""
     for table, name in ((first, "first"), (second, "second")):
         twice = table.index[table.index.duplicated()]
@@ -89,7 +91,7 @@ def shared_labels(first: pd.DataFrame, second: pd.DataFrame) -> pd.Index:
     return shared
 
 
-def read_strata(strata: pd.Series, shared: pd.Index) -> Array:
+def _read_strata(strata: pd.Series, shared: pd.Index) -> _Array:
     """The stratum of each shared perturbation."""
     absent = shared.difference(strata.index)
     if len(absent) or strata.loc[shared].isna().any():
@@ -100,9 +102,9 @@ def read_strata(strata: pd.Series, shared: pd.Index) -> Array:
     return strata.loc[shared].to_numpy()
 
 
-def partner_ranks(
+def _partner_ranks(
     source: pd.DataFrame, target: pd.DataFrame, shared: pd.Index, measure: Measure
-) -> tuple[Array, Array]:
+) -> tuple[_Array, _Array]:
     """(shared, shared) first and last rank, among all of target's rows, of each shared perturbation for each query."""
     both = pd.concat(
         [
@@ -124,42 +126,42 @@ def partner_ranks(
     return low, high
 
 
-def tested(
-    low: Array, high: Array, here: Array, total: int, permutations: int, rng: np.random.Generator
+def _tested(
+    low: _Array, high: _Array, here: _Array, total: int, permutations: int, rng: np.random.Generator
 ) -> dict[str, Any]:
     """The metrics of the queries ``here``, their null means and p-values."""
-    observed = metrics(low[here, here], high[here, here], total)
+    observed = _metrics(low[here, here], high[here, here], total)
     null = []
     for _ in range(permutations):
         partner = rng.permutation(here)
-        null.append(metrics(low[here, partner], high[here, partner], total))
+        null.append(_metrics(low[here, partner], high[here, partner], total))
     drawn = np.array(null)
     better = drawn >= observed
     better[:, -1] = drawn[:, -1] <= observed[-1]  # a small rank is a good one
     p = (better.sum(axis=0) + 1) / (permutations + 1)
     result: dict[str, Any] = {"n": len(here), "candidates": total}
-    for j, name in enumerate([*(f"R@{k}" for k in DEPTHS), "MRR", "median_rank"]):
+    for j, name in enumerate([*(f"R@{k}" for k in _DEPTHS), "MRR", "median_rank"]):
         result |= {name: observed[j], f"{name} null": drawn[:, j].mean(), f"{name} p": p[j]}
     return result
 
 
-def metrics(low: Array, high: Array, total: int) -> Array:
+def _metrics(low: _Array, high: _Array, total: int) -> _Array:
     """R@k, MRR and the median rank of partners whose rank lies anywhere from ``low`` to ``high``."""
     width = high - low + 1
-    hits = [np.clip((k - low + 1) / width, 0, 1).mean() for k in DEPTHS]
-    reciprocal = np.where(width == 1, 1 / low, (harmonic(high) - harmonic(low - 1)) / width)
+    hits = [np.clip((k - low + 1) / width, 0, 1).mean() for k in _DEPTHS]
+    reciprocal = np.where(width == 1, 1 / low, (_harmonic(high) - _harmonic(low - 1)) / width)
     return np.array([*hits, reciprocal.mean(), np.median(((low + high) / 2 - 1) / (total - 1))])
 
 
-def harmonic(n: Array) -> Array:
+def _harmonic(n: _Array) -> _Array:
     """H_n."""
     from scipy.special import digamma
 
     return digamma(n + 1.0) + np.euler_gamma
 
 
-SCORES: Final = ("mAP", "median_q", "R@1", "R@10")
-SMALL_IS_GOOD: Final = np.array([False, True, False, False])
+_SCORES: Final = ("mAP", "median_q", "R@1", "R@10")
+_SMALL_IS_GOOD: Final = np.array([False, True, False, False])
 
 
 @dataclass(frozen=True)
@@ -170,35 +172,35 @@ class Fold:
     """
 
     labels: pd.Index
-    scores: Array
+    scores: _Array
     candidates: int
 
 
 def match_fold(first: pd.DataFrame, second: pd.DataFrame) -> Fold:
     """Queries ``first`` and candidates ``second`` (perturbations, dimensions) in one space, compared by cosine."""
-    labels = shared_labels(first, second)
-    low, high = partner_ranks(first.loc[labels], second, labels, "cosine")
-    return Fold(labels, partner_scores(low, high, len(second)), len(second))
+    labels = _shared_labels(first, second)
+    low, high = _partner_ranks(first.loc[labels], second, labels, "cosine")
+    return Fold(labels, _partner_scores(low, high, len(second)), len(second))
 
 
-def partner_scores(low: Array, high: Array, total: int) -> Array:
+def _partner_scores(low: _Array, high: _Array, total: int) -> _Array:
     """(..., 4) average precision, rank quantile (0 best) and hits in the first 1 and 10 of partners at these ranks.
 
     A partner that ties with others lies anywhere from ``low`` to ``high``; its expectation counts.
     """
     width = high - low + 1
-    precision = np.where(width == 1, 1 / low, (harmonic(high) - harmonic(low - 1)) / width)
+    precision = np.where(width == 1, 1 / low, (_harmonic(high) - _harmonic(low - 1)) / width)
     quantile = ((low + high) / 2 - 1) / max(total - 1, 1)
     hits = [np.clip((k - low + 1) / width, 0, 1) for k in (1, 10)]
     return np.stack([precision, quantile, *hits], axis=-1)
 
 
-def chance(folds: Sequence[Fold]) -> Array:
+def _chance(folds: Sequence[Fold]) -> _Array:
     """(4,) what random ranks give, the folds weighted by their queries."""
     each = []
     for fold in folds:
         n = fold.candidates
-        each.append([float(harmonic(np.array(n))) / n, 0.5, 1 / n, min(10, n) / n])
+        each.append([float(_harmonic(np.array(n))) / n, 0.5, 1 / n, min(10, n) / n])
     return np.average(each, axis=0, weights=[len(fold.labels) for fold in folds])
 
 
@@ -207,11 +209,11 @@ def query_scores(folds: Sequence[Fold]) -> pd.DataFrame:
     rows = [np.diagonal(fold.scores).T for fold in folds]
     labels = [label for fold in folds for label in fold.labels]
     return pd.DataFrame(
-        np.concatenate(rows), index=pd.Index(labels, name="perturbation"), columns=list(SCORES)
+        np.concatenate(rows), index=pd.Index(labels, name="perturbation"), columns=list(_SCORES)
     )
 
 
-def summary(scores: Array) -> Array:
+def _summary(scores: _Array) -> _Array:
     """(4,) of queries' scores (queries, 4): means, and the median of the rank quantile."""
     return np.array(
         [scores[:, 0].mean(), np.median(scores[:, 1]), scores[:, 2].mean(), scores[:, 3].mean()]
@@ -233,13 +235,13 @@ def score_folds(
     and stratum, all doses together, p = (hits + 1) / (permutations + 1); the 95 % intervals draw whole compounds.
     """
     labels = pd.Index([label for fold in folds for label in fold.labels])
-    require_labelled(groups, labels, "group")
-    rows = [with_fold_tests(folds, groups, None, "all", permutations, draws, rng)]
+    _require_labelled(groups, labels, "group")
+    rows = [_with_fold_tests(folds, groups, None, "all", permutations, draws, rng)]
     if strata is not None:
-        require_labelled(strata, labels, "stratum")
+        _require_labelled(strata, labels, "stratum")
         names = strata.loc[labels].value_counts().index
         rows += [
-            with_fold_tests(folds, groups, strata == name, str(name), permutations, draws, rng)
+            _with_fold_tests(folds, groups, strata == name, str(name), permutations, draws, rng)
             for name in names
         ]
     return pd.DataFrame(rows)
@@ -247,7 +249,7 @@ def score_folds(
 
 def difference(
     ours: pd.Series, theirs: pd.Series, groups: pd.Series, *, draws: int, rng: np.random.Generator
-) -> Array:
+) -> _Array:
     """(3,) the mean of ``ours - theirs`` over perturbations, and its 95 % interval; whole compounds are drawn."""
     gap = (ours - theirs.loc[ours.index]).to_numpy()
     low, high = interval(
@@ -256,7 +258,7 @@ def difference(
     return np.array([gap.mean(), low[0], high[0]])
 
 
-def require_labelled(values: pd.Series, labels: pd.Index, what: str) -> None:
+def _require_labelled(values: pd.Series, labels: pd.Index, what: str) -> None:
     """Each perturbation has one."""
     absent = labels[~labels.isin(values.index[values.notna()])]
     if len(absent):
@@ -265,7 +267,7 @@ def require_labelled(values: pd.Series, labels: pd.Index, what: str) -> None:
         )
 
 
-def with_fold_tests(
+def _with_fold_tests(
     folds: Sequence[Fold],
     groups: pd.Series,
     mask: pd.Series | None,
@@ -287,21 +289,21 @@ def with_fold_tests(
     observed = np.concatenate([fold.scores[rows, rows] for fold, rows, _ in parts])
     drawn = np.array(
         [
-            summary(
+            _summary(
                 np.concatenate(
-                    [fold.scores[rows, rows[exchange(code, rng)]] for fold, rows, code in parts]
+                    [fold.scores[rows, rows[_exchange(code, rng)]] for fold, rows, code in parts]
                 )
             )
             for _ in range(permutations)
         ]
     )
-    found = summary(observed)
-    better = np.where(SMALL_IS_GOOD, drawn <= found, drawn >= found)
+    found = _summary(observed)
+    better = np.where(_SMALL_IS_GOOD, drawn <= found, drawn >= found)
     p = (better.sum(axis=0) + 1) / (permutations + 1)
     clusters = [(i, code) for i, (_, _, part) in enumerate(parts) for code in part]
-    low, high = intervals(observed, resample(len(clusters), draws, rng, clusters))
+    low, high = _intervals(observed, resample(len(clusters), draws, rng, clusters))
     row: dict[str, Any] = {"stratum": name, "n": len(observed), "compounds": len(set(clusters))}
-    for j, score in enumerate(SCORES):
+    for j, score in enumerate(_SCORES):
         row |= {
             score: found[j],
             f"{score} low": low[j],
@@ -310,11 +312,11 @@ def with_fold_tests(
             f"{score} p": p[j],
         }
     return row | {
-        f"{score} chance": value for score, value in zip(SCORES, chance(folds), strict=True)
+        f"{score} chance": value for score, value in zip(_SCORES, _chance(folds), strict=True)
     }
 
 
-def exchange(codes: Array, rng: np.random.Generator) -> Array:
+def _exchange(codes: _Array, rng: np.random.Generator) -> _Array:
     """(rows,) a partner for each row: each group takes another's rows, in their order, again from the first if it has
     fewer.
     """
@@ -327,14 +329,14 @@ def exchange(codes: Array, rng: np.random.Generator) -> Array:
     return partner
 
 
-def intervals(scores: Array, counts: Array) -> tuple[Array, Array]:
+def _intervals(scores: _Array, counts: _Array) -> tuple[_Array, _Array]:
     """(4,) lower and upper ends, of queries' scores (queries, 4) drawn so often (draws, queries)."""
     drawn = means(scores.T, counts)
-    drawn[:, 1] = weighted_medians(scores[:, 1], counts)
+    drawn[:, 1] = _weighted_medians(scores[:, 1], counts)
     return interval(drawn)
 
 
-def weighted_medians(values: Array, counts: Array) -> Array:
+def _weighted_medians(values: _Array, counts: _Array) -> _Array:
     """(draws,) medians of values that were drawn so often."""
     order = np.argsort(values)
     reached = np.cumsum(counts[:, order], axis=1)
@@ -356,11 +358,11 @@ def mantel(
             f"{len(shared)} perturbations in both assays",
             expected="four or more, each once in each assay",
         )
-    one, other = (similarities(table.loc[shared]) for table in (first, second))
+    one, other = (_similarities(table.loc[shared]) for table in (first, second))
     i, j = np.triu_indices(len(shared), 1)
-    x = centred(rankdata(one[i, j]))
+    x = _centred(rankdata(one[i, j]))
     ranked = np.zeros_like(other)
-    ranked[i, j] = ranked[j, i] = centred(rankdata(other[i, j]))
+    ranked[i, j] = ranked[j, i] = _centred(rankdata(other[i, j]))
     observed = float(x @ ranked[i, j])
     drawn = []
     for _ in range(permutations):
@@ -370,7 +372,7 @@ def mantel(
     return {"n": len(shared), "spearman": observed, "p": p}
 
 
-def similarities(table: pd.DataFrame) -> Array:
+def _similarities(table: pd.DataFrame) -> _Array:
     """(rows, rows) Pearson correlations of rows."""
     values = read_embedding(table.to_numpy(), table[[]])
     if (values.std(axis=1) == 0).any():
@@ -378,7 +380,7 @@ def similarities(table: pd.DataFrame) -> Array:
     return np.corrcoef(values)
 
 
-def centred(values: Array) -> Array:
+def _centred(values: _Array) -> _Array:
     """About the mean, of length one."""
     values = values - values.mean()
     return np.asarray(values / np.linalg.norm(values))

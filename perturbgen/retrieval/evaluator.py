@@ -25,7 +25,7 @@ from perturbgen.retrieval.pairs import Array, Pairs, make_pairs
 from perturbgen.retrieval.ranks import Measure, Similarity, prepare, ranked_blocks, read_embedding
 
 SIGNIFICANT: Final = 0.05
-MEANS: Final = (
+_MEANS: Final = (
     "ap",
     "nap",
     "auc",
@@ -37,7 +37,7 @@ MEANS: Final = (
     "r_at_5",
     "r_at_10",
 )
-BY_PAIR: Final = ("auc", "early_auc", "top_0.001", "top_0.01", "top_0.1")
+_BY_PAIR: Final = ("auc", "early_auc", "top_0.001", "top_0.01", "top_0.1")
 
 
 @dataclass(frozen=True)
@@ -63,11 +63,11 @@ class Retrieval:
         used = self.queries.dropna(subset="ap")
         pairs = used["positives"]
         rows = {
-            "pooled": {name: float((used[name] * pairs).sum() / pairs.sum()) for name in BY_PAIR},
-            "per query": {name: float(used[name].mean()) for name in MEANS},
-            "per group": {name: float(self.groups[name].mean()) for name in MEANS},
+            "pooled": {name: float((used[name] * pairs).sum() / pairs.sum()) for name in _BY_PAIR},
+            "per query": {name: float(used[name].mean()) for name in _MEANS},
+            "per group": {name: float(self.groups[name].mean()) for name in _MEANS},
         }
-        table = pd.DataFrame(list(rows.values()), index=list(rows), columns=list(MEANS))
+        table = pd.DataFrame(list(rows.values()), index=list(rows), columns=list(_MEANS))
         table.insert(
             3,
             "median_q",
@@ -99,8 +99,8 @@ class Retrieval:
         rng, n = np.random.default_rng(self.seed), len(self.groups)
         parts = {
             "pooled": (self.pair_means, self.groups["pairs"]),
-            "per query": (self.groups[list(MEANS)], self.groups["queries"]),
-            "per group": (self.groups[list(MEANS)], pd.Series(1, self.groups.index)),
+            "per query": (self.groups[list(_MEANS)], self.groups["queries"]),
+            "per group": (self.groups[list(_MEANS)], pd.Series(1, self.groups.index)),
         }
         times = [np.bincount(rng.integers(n, size=n), minlength=n) for _ in range(draws)]
         edges = [(1 - level) / 2, (1 + level) / 2]
@@ -111,22 +111,22 @@ class Retrieval:
             tables[name] = pd.DataFrame(
                 np.quantile(means, edges, axis=0), ["low", "high"], values.columns
             )
-        return pd.concat(tables).reindex(columns=list(MEANS))
+        return pd.concat(tables).reindex(columns=list(_MEANS))
 
 
-FRACTIONS: Final = (0.001, 0.01, 0.1)
-DEPTHS: Final = (1, 5, 10)
-EARLY: Final = 20.0  # how steeply the early area favours the top, as BEDROC's alpha
-COLUMNS: Final = (
+_FRACTIONS: Final = (0.001, 0.01, 0.1)
+_DEPTHS: Final = (1, 5, 10)
+_EARLY: Final = 20.0  # how steeply the early area favours the top, as BEDROC's alpha
+_COLUMNS: Final = (
     "ap",
     "auc",
     "median_q",
-    *(f"top_{f:g}" for f in FRACTIONS),
+    *(f"top_{f:g}" for f in _FRACTIONS),
     "early_auc",
     "p_at_1",
-    *(f"r_at_{k}" for k in DEPTHS[1:]),
+    *(f"r_at_{k}" for k in _DEPTHS[1:]),
 )
-RESOLUTION: Final = 1_000_000  # places of the pooled histogram of rank quantiles
+_RESOLUTION: Final = 1_000_000  # places of the pooled histogram of rank quantiles
 log = logging.getLogger(__name__)
 
 
@@ -182,7 +182,7 @@ def retrieve(
     if not len(pairs.query) or not len(pairs.candidate):
         raise SchemaError(f"no row has a label in {same}", expected="labels to retrieve by")
     prepared = prepare(vectors, pairs.query, pairs.candidate, similarity)
-    table, histogram = score(pairs, prepared, chunk=chunk, device=device)
+    table, histogram = _score(pairs, prepared, chunk=chunk, device=device)
     names = [
         column
         for column in (*same, *differ, *negatives_same, *negatives_differ)
@@ -190,8 +190,8 @@ def retrieve(
     ]
     labels = meta.iloc[pairs.query][list(dict.fromkeys(names))]
     table = pd.concat([labels, table.set_index(labels.index)], axis=1)
-    require_evaluable(table, same, differ)
-    groups, pair_means = group_tables(table, pairs.query_group, same, null_draws, seed)
+    _require_evaluable(table, same, differ)
+    groups, pair_means = _group_tables(table, pairs.query_group, same, null_draws, seed)
     return Retrieval(table, groups, pair_means, histogram, tuple(same), seed)
 
 
@@ -200,20 +200,20 @@ def as_list(columns: str | Sequence[str]) -> list[str]:
     return [columns] if isinstance(columns, str) else list(columns)
 
 
-def score(
+def _score(
     pairs: Pairs, similarity: Similarity, *, chunk: int | None, device: str
 ) -> tuple[pd.DataFrame, Array]:
     """The metrics of every query, and the pooled histogram of rank quantiles."""
     from perturbgen.retrieval.kernels import add_to_histogram, score_queries
 
     asked = len(pairs.query)
-    metrics = np.full((asked, 4 + len(FRACTIONS) + len(DEPTHS)), np.nan)
+    metrics = np.full((asked, 4 + len(_FRACTIONS) + len(_DEPTHS)), np.nan)
     positives, opposed = np.zeros(asked, np.int64), np.zeros(asked, np.int64)
-    histogram = np.zeros(RESOLUTION + 1, np.int64)
+    histogram = np.zeros(_RESOLUTION + 1, np.int64)
     harmonic, fractions, depths = (
         harmonic_numbers(len(pairs.candidate)),
-        np.array(FRACTIONS),
-        np.array(DEPTHS),
+        np.array(_FRACTIONS),
+        np.array(_DEPTHS),
     )
     with progress("ranking", asked) as tick:
         for part in ranked_blocks(pairs, similarity, chunk=chunk, device=device):
@@ -228,14 +228,14 @@ def score(
                 harmonic,
                 fractions,
                 depths,
-                EARLY,
+                _EARLY,
                 metrics[part.rows],
                 quantiles,
             )
             add_to_histogram(histogram, part.offsets, part.count, part.opposed, quantiles)
             positives[part.rows], opposed[part.rows] = part.count, part.opposed
             tick(len(part.count))
-    table = pd.DataFrame(metrics, columns=list(COLUMNS))
+    table = pd.DataFrame(metrics, columns=list(_COLUMNS))
     table["auc"] = 1 - table["auc"]  # the kernel gives the mean q
     chance = expected_ap(positives, positives + opposed)
     table.insert(1, "nap", (table["ap"] - chance) / (1 - chance))
@@ -245,7 +245,7 @@ def score(
     return table, histogram
 
 
-def require_evaluable(table: pd.DataFrame, same: Sequence[str], differ: Sequence[str]) -> None:
+def _require_evaluable(table: pd.DataFrame, same: Sequence[str], differ: Sequence[str]) -> None:
     """Some query has both positives and negatives; how many have not is logged."""
     lonely = int((table["positives"] == 0).sum())
     if table["ap"].notna().any():
@@ -266,7 +266,7 @@ def require_evaluable(table: pd.DataFrame, same: Sequence[str], differ: Sequence
     )
 
 
-def group_tables(
+def _group_tables(
     table: pd.DataFrame, group: Array, same: Sequence[str], draws: int, seed: int
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Means over each group's queries (``median_q``: their median) with p and BH's p_bh; and means over its pairs."""
@@ -276,10 +276,10 @@ def group_tables(
     out = grouped[list(same)].first()
     out["queries"] = grouped.size()
     out["pairs"] = grouped["positives"].sum()
-    means: pd.DataFrame = grouped[["ap", "nap", "chance", *COLUMNS[1:]]].mean()
+    means: pd.DataFrame = grouped[["ap", "nap", "chance", *_COLUMNS[1:]]].mean()
     means["median_q"] = grouped["median_q"].median()
     out = out.join(means)
     out["p"] = group_p_values(used, code, draws=draws, seed=seed)
     out["p_bh"] = benjamini_hochberg(out["p"].to_numpy())
-    weighted = used[list(BY_PAIR)].mul(used["positives"], axis=0).groupby(code, sort=True).sum()
+    weighted = used[list(_BY_PAIR)].mul(used["positives"], axis=0).groupby(code, sort=True).sum()
     return out.reset_index(drop=True), weighted.div(out["pairs"], axis=0).reset_index(drop=True)

@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-Array = np.ndarray[Any, Any]
+_Array = np.ndarray[Any, Any]
 
 
 @njit(nogil=True, cache=True)
-def differs(one: Array, other: Array) -> bool:
+def _differs(one: _Array, other: _Array) -> bool:
     """Both know every column, and they differ in each."""
     for d in range(len(one)):  # noqa: SIM110  (numba has no generators)
         if one[d] == other[d] or one[d] < 0 or other[d] < 0:
@@ -28,22 +28,22 @@ def differs(one: Array, other: Array) -> bool:
 
 @njit(nogil=True, cache=True)
 def find_positives(
-    itself: Array,
-    group: Array,
-    differ: Array,
-    candidate_differ: Array,
-    members: Array,
-    member_starts: Array,
-    offsets: Array,
-    who: Array,
-    count: Array,
+    itself: _Array,
+    group: _Array,
+    differ: _Array,
+    candidate_differ: _Array,
+    members: _Array,
+    member_starts: _Array,
+    offsets: _Array,
+    who: _Array,
+    count: _Array,
 ) -> None:
     """Write the candidate numbers of each query's positives: members of its group that differ in every column."""
     for i in range(len(group)):
         at = offsets[i]
         for m in range(member_starts[group[i]], member_starts[group[i] + 1]):
             c = members[m]
-            if c != itself[i] and differs(differ[i], candidate_differ[c]):
+            if c != itself[i] and _differs(differ[i], candidate_differ[c]):
                 who[at] = c
                 at += 1
         count[i] = at - offsets[i]
@@ -51,7 +51,7 @@ def find_positives(
 
 @njit(nogil=True, cache=True)
 def sort_positives(
-    block: Array, column: Array, who: Array, offsets: Array, count: Array, sims: Array
+    block: _Array, column: _Array, who: _Array, offsets: _Array, count: _Array, sims: _Array
 ) -> None:
     """Write the positives' similarities, the best first."""
     for i in range(len(count)):
@@ -63,22 +63,22 @@ def sort_positives(
 
 @njit(nogil=True, cache=True)
 def count_negatives(
-    block: Array,
-    column: Array,
-    itself: Array,
-    group: Array,
-    stratum: Array,
-    candidate_group: Array,
-    differ: Array,
-    candidate_differ: Array,
-    negatives: Array,
-    negative_starts: Array,
-    offsets: Array,
-    sims: Array,
-    count: Array,
-    above: Array,
-    tied: Array,
-    opposed: Array,
+    block: _Array,
+    column: _Array,
+    itself: _Array,
+    group: _Array,
+    stratum: _Array,
+    candidate_group: _Array,
+    differ: _Array,
+    candidate_differ: _Array,
+    negatives: _Array,
+    negative_starts: _Array,
+    offsets: _Array,
+    sims: _Array,
+    count: _Array,
+    above: _Array,
+    tied: _Array,
+    opposed: _Array,
 ) -> None:
     """Fill ``above`` and ``tied``, and each query's number of negatives, in one pass over the candidates."""
     restricted = differ.shape[1] > 0
@@ -90,13 +90,13 @@ def count_negatives(
         over, level = np.zeros(n + 1, np.int64), np.zeros(n + 1, np.int64)
         best, worst = sims[here], sims[here + n - 1]
         bins = min(4 * n, 4096)
-        scale = bin_scale(best, worst, bins)
-        better = better_bins(sims[here : here + n], worst, scale, bins)
+        scale = _bin_scale(best, worst, bins)
+        better = _better_bins(sims[here : here + n], worst, scale, bins)
         for m in range(negative_starts[stratum[i]], negative_starts[stratum[i] + 1]):
             c = negatives[m]
             if candidate_group[c] == group[i] or c == itself[i]:
                 continue
-            if restricted and not differs(differ[i], candidate_differ[c]):
+            if restricted and not _differs(differ[i], candidate_differ[c]):
                 continue
             opposed[i] += 1
             s = block[i, column[c]]
@@ -119,11 +119,11 @@ def count_negatives(
                 level[low] += 1
             else:
                 over[low] += 1
-        spread(over, level, sims[here : here + n], above[here : here + n], tied[here : here + n])
+        _spread(over, level, sims[here : here + n], above[here : here + n], tied[here : here + n])
 
 
 @njit(nogil=True, cache=True)
-def bin_scale(best: float, worst: float, bins: int) -> float:
+def _bin_scale(best: float, worst: float, bins: int) -> float:
     """What brings (s - worst) to a bin number; 0, one bin, where the range has no width."""
     width = best - worst
     if width <= 0 or not np.isfinite(bins / width):
@@ -132,7 +132,7 @@ def bin_scale(best: float, worst: float, bins: int) -> float:
 
 
 @njit(nogil=True, cache=True)
-def better_bins(sims: Array, worst: float, scale: float, bins: int) -> Array:
+def _better_bins(sims: _Array, worst: float, scale: float, bins: int) -> _Array:
     """(bins + 1,) how many positives lie in bin b or a better one: where in ``sims`` a similarity can stand.
 
     Binning is monotone in floating point, too, so a positive in a better bin than a negative's is above it for sure.
@@ -146,7 +146,7 @@ def better_bins(sims: Array, worst: float, scale: float, bins: int) -> Array:
 
 
 @njit(nogil=True, cache=True)
-def spread(over: Array, level: Array, sims: Array, above: Array, tied: Array) -> None:
+def _spread(over: _Array, level: _Array, sims: _Array, above: _Array, tied: _Array) -> None:
     """From counts by position: ``over[k]`` lies between positives k-1 and k, ``level[k]`` ties with the k-th.
 
     Of tied positives the first holds the count, and they all share it; what ties with them is above all later ones.
@@ -168,16 +168,22 @@ def spread(over: Array, level: Array, sims: Array, above: Array, tied: Array) ->
 
 @njit(nogil=True, cache=True)
 def spread_all(
-    over: Array, level: Array, offsets: Array, count: Array, sims: Array, above: Array, tied: Array
+    over: _Array,
+    level: _Array,
+    offsets: _Array,
+    count: _Array,
+    sims: _Array,
+    above: _Array,
+    tied: _Array,
 ) -> None:
     """:func:`spread` for each row of ``over`` and ``level``."""
     for i in range(len(count)):
         start, end = offsets[i], offsets[i] + count[i]
-        spread(over[i], level[i], sims[start:end], above[start:end], tied[start:end])
+        _spread(over[i], level[i], sims[start:end], above[start:end], tied[start:end])
 
 
 @njit(nogil=True, cache=True)
-def average_precision(sims: Array, above: Array, tied: Array, harmonic: Array) -> float:
+def _average_precision(sims: _Array, above: _Array, tied: _Array, harmonic: _Array) -> float:
     """AP = mean over positives of the precision at their rank; in a tie, the mean over all orders of the tied.
 
     A tie of r positives among n items, after R positives and K items in all, adds (McSherry and Najork 2008)
@@ -201,7 +207,7 @@ def average_precision(sims: Array, above: Array, tied: Array, harmonic: Array) -
 
 
 @njit(nogil=True, cache=True)
-def hit_chance(first: int, tied_positives: int, tied_items: int, k: int) -> float:
+def _hit_chance(first: int, tied_positives: int, tied_items: int, k: int) -> float:
     """The chance that a positive is among the first k, when ``first`` items precede the best tie."""
     if first >= k:
         return 0.0
@@ -212,7 +218,7 @@ def hit_chance(first: int, tied_positives: int, tied_items: int, k: int) -> floa
 
 
 @njit(nogil=True, cache=True)
-def share_above(above: int, tied: int, negatives: int, fraction: float) -> float:
+def _share_above(above: int, tied: int, negatives: int, fraction: float) -> float:
     """The share of a positive's tie orders with a rank quantile under ``fraction``; equal to it counts one half."""
     limit = round(fraction * negatives, 9)
     better = min(max(math.ceil(limit) - above, 0), tied + 1)
@@ -222,7 +228,7 @@ def share_above(above: int, tied: int, negatives: int, fraction: float) -> float
 
 
 @njit(nogil=True, cache=True)
-def early_area(above: int, tied: int, negatives: int, alpha: float) -> float:
+def _early_area(above: int, tied: int, negatives: int, alpha: float) -> float:
     """1 - W(q), where W(u) = (1 - exp(-alpha u)) / (1 - exp(-alpha)); the mean over tie orders."""
     step = math.exp(-alpha / negatives)
     mean = (
@@ -233,18 +239,18 @@ def early_area(above: int, tied: int, negatives: int, alpha: float) -> float:
 
 @njit(nogil=True, cache=True)
 def score_queries(
-    offsets: Array,
-    sims: Array,
-    count: Array,
-    above: Array,
-    tied: Array,
-    opposed: Array,
-    harmonic: Array,
-    fractions: Array,
-    depths: Array,
+    offsets: _Array,
+    sims: _Array,
+    count: _Array,
+    above: _Array,
+    tied: _Array,
+    opposed: _Array,
+    harmonic: _Array,
+    fractions: _Array,
+    depths: _Array,
     alpha: float,
-    out: Array,
-    quantiles: Array,
+    out: _Array,
+    quantiles: _Array,
 ) -> None:
     """Every metric of every query into ``out`` (queries, 4 + fractions + 1 + depths); the rest stays NaN.
 
@@ -257,25 +263,25 @@ def score_queries(
             continue
         values = out[i]
         end = a + n
-        values[0] = average_precision(sims[a:end], above[a:end], tied[a:end], harmonic)
+        values[0] = _average_precision(sims[a:end], above[a:end], tied[a:end], harmonic)
         values[1:] = 0
         for j in range(a, end):
             quantiles[j] = (above[j] + 0.5 * tied[j]) / negatives
             values[1] += quantiles[j] / n
             for f in range(len(fractions)):
-                values[3 + f] += share_above(above[j], tied[j], negatives, fractions[f]) / n
-            values[3 + len(fractions)] += early_area(above[j], tied[j], negatives, alpha) / n
+                values[3 + f] += _share_above(above[j], tied[j], negatives, fractions[f]) / n
+            values[3 + len(fractions)] += _early_area(above[j], tied[j], negatives, alpha) / n
         values[2] = 0.5 * (quantiles[a + (n - 1) // 2] + quantiles[a + n // 2])
         best = 1
         while best < n and sims[a + best] == sims[a]:
             best += 1
         for d in range(len(depths)):
-            values[4 + len(fractions) + d] = hit_chance(above[a], best, best + tied[a], depths[d])
+            values[4 + len(fractions) + d] = _hit_chance(above[a], best, best + tied[a], depths[d])
 
 
 @njit(nogil=True, cache=True)
 def add_to_histogram(
-    histogram: Array, offsets: Array, count: Array, opposed: Array, quantiles: Array
+    histogram: _Array, offsets: _Array, count: _Array, opposed: _Array, quantiles: _Array
 ) -> None:
     """Count every rank quantile in ``histogram``, whose last place is q = 1."""
     size = len(histogram) - 1
@@ -286,7 +292,7 @@ def add_to_histogram(
 
 
 @njit(nogil=True, cache=True)
-def ap_distribution(positives: int, total: int, size: int) -> Array:
+def ap_distribution(positives: int, total: int, size: int) -> _Array:
     """(size + 1,) the exact null of AP on a grid: probability that AP is about v / size for random ranks.
 
     Ranks 1..total are visited in turn; a state is (positives met, AP so far). A hit at rank r as the k-th positive adds

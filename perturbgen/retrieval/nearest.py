@@ -12,18 +12,18 @@ from perturbgen.core.errors import SchemaError
 from perturbgen.retrieval.pairs import codes, require_labels
 from perturbgen.retrieval.ranks import Measure, Similarity, prepare, read_embedding
 
-Array = np.ndarray[Any, Any]
-BLOCK_BYTES = 64 << 20
+_Array = np.ndarray[Any, Any]
+_BLOCK_BYTES = 64 << 20
 
 
 def nearest(
-    embedding: Array | pd.DataFrame,
+    embedding: _Array | pd.DataFrame,
     meta: pd.DataFrame,
     *,
     k: int,
     differ: str | Sequence[str] = (),
     similarity: Measure = "cosine",
-) -> tuple[Array, Array]:
+) -> tuple[_Array, _Array]:
     """(rows, k) row numbers of the most similar others and their similarities, the best first; of equals the first.
 
     Neighbours differ from the row in each of ``differ``; where fewer than k do, the rest has row -1 and similarity NaN.
@@ -39,9 +39,9 @@ def nearest(
     everyone = np.arange(len(vectors))
     prepared = prepare(vectors, everyone, everyone, similarity)
     labels = [codes(meta, [column]) for column in columns]
-    size = max(1, BLOCK_BYTES // (vectors.itemsize * len(vectors)))
+    size = max(1, _BLOCK_BYTES // (vectors.itemsize * len(vectors)))
     blocks = [slice(s, min(s + size, len(vectors))) for s in range(0, len(vectors), size)]
-    parts = [nearest_block(prepared, block, k, labels) for block in blocks]
+    parts = [_nearest_block(prepared, block, k, labels) for block in blocks]
     rows, values = (np.concatenate(part) for part in zip(*parts, strict=True))
     if similarity == "euclidean":
         values = -np.stack(
@@ -51,9 +51,9 @@ def nearest(
     return rows, values
 
 
-def nearest_block(
-    similarity: Similarity, rows: slice, k: int, labels: Sequence[Array]
-) -> tuple[Array, Array]:
+def _nearest_block(
+    similarity: Similarity, rows: slice, k: int, labels: Sequence[_Array]
+) -> tuple[_Array, _Array]:
     """The k best of each query in the block, itself apart."""
     values = similarity.block(rows)[:, similarity.column]
     values[np.arange(len(values)), np.arange(rows.start, rows.stop)] = -np.inf
@@ -61,19 +61,19 @@ def nearest_block(
         unlike = (label[rows, None] != label) & (label >= 0) & (label[rows, None] >= 0)
         values[~unlike] = -np.inf
     reach = -np.partition(-values, k - 1, axis=1)[:, k - 1]
-    chosen = np.stack([best(row, limit, k) for row, limit in zip(values, reach, strict=True)])
+    chosen = np.stack([_best(row, limit, k) for row, limit in zip(values, reach, strict=True)])
     found = np.take_along_axis(values, chosen, axis=1)
     return np.where(np.isinf(found), -1, chosen), np.where(np.isinf(found), np.nan, found)
 
 
-def best(values: Array, limit: float, k: int) -> Array:
+def _best(values: _Array, limit: float, k: int) -> _Array:
     """The k largest, in order; of those that tie, the first ones."""
     possible = np.flatnonzero(values >= limit)
     return possible[np.argsort(-values[possible], kind="stable")[:k]]
 
 
 def neighbour_table(
-    meta: pd.DataFrame, rows: Array, values: Array, *, same: Sequence[str]
+    meta: pd.DataFrame, rows: _Array, values: _Array, *, same: Sequence[str]
 ) -> pd.DataFrame:
     """One row per neighbour: who, of whom, its labels and the query's, and whether they agree in ``same``."""
     query, rank = np.nonzero(rows >= 0)

@@ -12,12 +12,12 @@ import numpy as np
 import pandas as pd
 from scipy.special import digamma
 
-Array = np.ndarray[Any, Any]
-PLACES = 4096  # of the grid on which the distribution of AP is kept
-WORK = 50_000_000  # steps beyond which random rankings are drawn instead of all being counted
+_Array = np.ndarray[Any, Any]
+_PLACES = 4096  # of the grid on which the distribution of AP is kept
+_WORK = 50_000_000  # steps beyond which random rankings are drawn instead of all being counted
 
 
-def expected_ap(positives: Array | int, total: Array | int) -> Array:
+def expected_ap(positives: _Array | int, total: _Array | int) -> _Array:
     """E[AP] of random ranks, ((M-1)/(L-1) (L - H_L) + H_L) / L, with M positives among L."""
     m, n = np.asarray(positives, float), np.asarray(total, float)
     harmonic = digamma(n + 1) + np.euler_gamma
@@ -26,16 +26,16 @@ def expected_ap(positives: Array | int, total: Array | int) -> Array:
         return (share * (n - harmonic) + harmonic) / n
 
 
-def harmonic_numbers(n: int) -> Array:
+def harmonic_numbers(n: int) -> _Array:
     """(n + 1,) H_0 .. H_n."""
     return np.concatenate([[0.0], np.cumsum(1 / np.arange(1, n + 1))])
 
 
 @dataclass(frozen=True)
-class Null:
+class _Null:
     """P(AP is about v / (len - 1)) on a grid; ``draws`` is None where every ranking was counted."""
 
-    mass: Array
+    mass: _Array
     draws: int | None
 
     def tail(self, value: float) -> float:
@@ -46,44 +46,45 @@ class Null:
 
 
 @lru_cache(maxsize=512)
-def ap_null(positives: int, total: int, *, draws: int = 20_000, seed: int = 0) -> Null:
+def ap_null(positives: int, total: int, *, draws: int = 20_000, seed: int = 0) -> _Null:
     """The distribution of AP when the ranks of M positives among L are random: exact where that is quick, else drawn.
 
     Exact means that all C(L, M) rankings are counted, to 1/4096 in AP, however small the tail.
     """
     from perturbgen.retrieval.kernels import ap_distribution
 
-    size = positives * math.ceil(PLACES / positives)
+    size = positives * math.ceil(_PLACES / positives)
     if positives == total:
-        return Null(np.eye(1, size + 1, size)[0], None)
-    if positives * total * size <= WORK:
-        return Null(ap_distribution(positives, total, size), None)
-    values = random_ap(positives, total, draws, np.random.default_rng([seed, positives, total]))
-    return Null(
+        return _Null(np.eye(1, size + 1, size)[0], None)
+    if positives * total * size <= _WORK:
+        return _Null(ap_distribution(positives, total, size), None)
+    values = _random_ap(positives, total, draws, np.random.default_rng([seed, positives, total]))
+    return _Null(
         np.bincount(np.floor(values * size + 1e-6).astype(int), minlength=size + 1) / draws, draws
     )
 
 
-def random_ap(positives: int, total: int, draws: int, rng: np.random.Generator) -> Array:
+def _random_ap(positives: int, total: int, draws: int, rng: np.random.Generator) -> _Array:
     """(draws,) AP of random rankings."""
-    block = max(1, 4_000_000 // (total if crowded(positives, total) else positives))
+    block = max(1, 4_000_000 // (total if _crowded(positives, total) else positives))
     parts = [
         (
-            np.arange(1, positives + 1) / random_ranks(positives, total, min(block, draws - s), rng)
+            np.arange(1, positives + 1)
+            / _random_ranks(positives, total, min(block, draws - s), rng)
         ).mean(axis=1)
         for s in range(0, draws, block)
     ]
     return np.concatenate(parts)
 
 
-def crowded(positives: int, total: int) -> bool:
+def _crowded(positives: int, total: int) -> bool:
     """Whether ranks drawn one by one would often collide."""
     return positives**2 > 2 * total
 
 
-def random_ranks(positives: int, total: int, draws: int, rng: np.random.Generator) -> Array:
+def _random_ranks(positives: int, total: int, draws: int, rng: np.random.Generator) -> _Array:
     """(draws, positives) sorted distinct ranks from 1 to total."""
-    if crowded(positives, total):
+    if _crowded(positives, total):
         keys = rng.random((draws, total), np.float32)
         return np.sort(np.argpartition(keys, positives - 1, axis=1)[:, :positives], axis=1) + 1
     ranks = np.sort(rng.integers(1, total + 1, (draws, positives)), axis=1)
@@ -94,7 +95,7 @@ def random_ranks(positives: int, total: int, draws: int, rng: np.random.Generato
     return ranks
 
 
-def group_p_values(queries: pd.DataFrame, group: Array, *, draws: int, seed: int) -> pd.Series:
+def group_p_values(queries: pd.DataFrame, group: _Array, *, draws: int, seed: int) -> pd.Series:
     """P of each group's mean AP; ``queries`` has ``ap``, ``positives``, ``negatives``, ``group`` (queries,) a code.
 
     As in copairs, the queries of one group that have the same numbers of positives and negatives share one random
@@ -108,17 +109,17 @@ def group_p_values(queries: pd.DataFrame, group: Array, *, draws: int, seed: int
     shapes: dict[int, list[tuple[tuple[int, int], int]]] = {}
     for code, m, total, n in counts.rename("n").reset_index().itertuples(index=False):
         shapes.setdefault(code, []).append(((int(m), int(total)), int(n)))
-    nulls: dict[tuple[tuple[tuple[int, int], int], ...], Null] = {}
+    nulls: dict[tuple[tuple[tuple[int, int], int], ...], _Null] = {}
     p = {}
     for code, shape in shapes.items():
         key = tuple(shape)
         if key not in nulls:
-            nulls[key] = mixed_null(dict(shape), draws=draws, seed=seed)
+            nulls[key] = _mixed_null(dict(shape), draws=draws, seed=seed)
         p[code] = nulls[key].tail(observed[code])
     return pd.Series(p, dtype=float).reindex(observed.index)
 
 
-def mixed_null(shape: Mapping[tuple[int, int], int], *, draws: int, seed: int) -> Null:
+def _mixed_null(shape: Mapping[tuple[int, int], int], *, draws: int, seed: int) -> _Null:
     """The null of a mean over queries, ``shape[(M, L)]`` of them sharing a ranking, other shapes independent."""
     nulls = {key: ap_null(*key, draws=draws, seed=seed) for key in shape}
     if len(nulls) == 1:
@@ -126,14 +127,14 @@ def mixed_null(shape: Mapping[tuple[int, int], int], *, draws: int, seed: int) -
     queries = sum(shape.values())
     mass = np.ones(1)
     for key, n in shape.items():
-        mass = np.convolve(mass, scaled(nulls[key].mass, n / queries, PLACES))
-    mass = np.pad(mass, (0, max(0, PLACES + 1 - len(mass))))
-    mass[PLACES] += mass[PLACES + 1 :].sum()
+        mass = np.convolve(mass, _scaled(nulls[key].mass, n / queries, _PLACES))
+    mass = np.pad(mass, (0, max(0, _PLACES + 1 - len(mass))))
+    mass[_PLACES] += mass[_PLACES + 1 :].sum()
     drawn = [null.draws for null in nulls.values() if null.draws is not None]
-    return Null(mass[: PLACES + 1], min(drawn, default=None))
+    return _Null(mass[: _PLACES + 1], min(drawn, default=None))
 
 
-def scaled(mass: Array, weight: float, size: int) -> Array:
+def _scaled(mass: _Array, weight: float, size: int) -> _Array:
     """A distribution of AP as one of weight x AP on a grid of ``size`` places, its mean kept."""
     place = np.arange(len(mass)) / (len(mass) - 1) * weight * size
     low = np.floor(place + 1e-9).astype(int)
@@ -143,7 +144,7 @@ def scaled(mass: Array, weight: float, size: int) -> Array:
     return out
 
 
-def benjamini_hochberg(p: Array) -> Array:
+def benjamini_hochberg(p: _Array) -> _Array:
     """Adjusted p-values; NaN stays NaN."""
     from scipy.stats import false_discovery_control
 

@@ -12,7 +12,7 @@ import pandas as pd
 from perturbgen.core.errors import SchemaError, shorten, suggest
 
 Array = np.ndarray[Any, Any]
-UNKNOWN = -1
+_UNKNOWN = -1
 
 
 @dataclass(frozen=True)
@@ -49,13 +49,15 @@ def codes(meta: pd.DataFrame, columns: Sequence[str]) -> Array:
     combined = np.zeros(len(meta), np.int64)
     for column in columns:
         one, values = pd.factorize(meta[column])
-        combined = np.where((combined < 0) | (one < 0), UNKNOWN, combined * (len(values) + 1) + one)
+        combined = np.where(
+            (combined < 0) | (one < 0), _UNKNOWN, combined * (len(values) + 1) + one
+        )
         known = combined >= 0
         combined[known] = pd.factorize(combined[known])[0]
     return combined
 
 
-def separate_codes(meta: pd.DataFrame, columns: Sequence[str]) -> Array:
+def _separate_codes(meta: pd.DataFrame, columns: Sequence[str]) -> Array:
     """(rows, columns) the code of each column on its own."""
     out = np.empty((len(meta), len(columns)), np.int64)
     for j, column in enumerate(columns):
@@ -98,14 +100,14 @@ def make_pairs(
         against = read_mask(negatives, meta, "negatives") & (stratum >= 0)
     possible = (found & (group >= 0)) | against
     candidate = np.flatnonzero(possible)
-    number = np.full(len(meta), UNKNOWN)
+    number = np.full(len(meta), _UNKNOWN)
     number[candidate] = np.arange(len(candidate))
-    differs, opposes = separate_codes(meta, differ), separate_codes(meta, negatives_differ)
+    differs, opposes = _separate_codes(meta, differ), _separate_codes(meta, negatives_differ)
     query = np.flatnonzero(asking)
-    members, member_starts = by_code(
+    members, member_starts = _by_code(
         group[candidate], found[candidate], int(group.max(initial=-1)) + 1
     )
-    opposed, negative_starts = by_code(
+    opposed, negative_starts = _by_code(
         stratum[candidate], against[candidate], int(stratum.max(initial=-1)) + 1
     )
     return Pairs(
@@ -126,7 +128,7 @@ def make_pairs(
     )
 
 
-def by_code(code: Array, wanted: Array, count: int) -> tuple[Array, Array]:
+def _by_code(code: Array, wanted: Array, count: int) -> tuple[Array, Array]:
     """The wanted positions sorted by code, and where each of ``count`` codes begins."""
     position = np.flatnonzero(wanted & (code >= 0))
     order = position[np.argsort(code[position], kind="stable")]

@@ -24,9 +24,9 @@ from perturbgen.retrieval.pairs import Pairs
 if TYPE_CHECKING:
     from torch import Tensor
 
-Array = np.ndarray[Any, Any]
-Measure = str | Callable[[Array, Array], Array]
-NAMES: Final = ("cosine", "correlation", "spearman", "euclidean", "precomputed")
+_Array = np.ndarray[Any, Any]
+Measure = str | Callable[[_Array, _Array], _Array]
+_NAMES: Final = ("cosine", "correlation", "spearman", "euclidean", "precomputed")
 log = logging.getLogger(__name__)
 
 
@@ -34,12 +34,12 @@ log = logging.getLogger(__name__)
 class Similarity:
     """Prepared queries and candidates; ``column[c]`` is candidate c's row among the distinct ones."""
 
-    queries: Array
-    candidates: Array
-    column: Array
-    product: Callable[[Array, Array], Array] | None = None  # None: the plain matrix product
+    queries: _Array
+    candidates: _Array
+    column: _Array
+    product: Callable[[_Array, _Array], _Array] | None = None  # None: the plain matrix product
 
-    def block(self, rows: slice) -> Array:
+    def block(self, rows: slice) -> _Array:
         """(queries in the block, distinct candidates), larger is more alike."""
         queries = self.queries[rows]
         if self.product is None:
@@ -58,27 +58,27 @@ class Similarity:
         return np.ascontiguousarray(values)
 
 
-def prepare(vectors: Array, query: Array, candidate: Array, measure: Measure) -> Similarity:
+def prepare(vectors: _Array, query: _Array, candidate: _Array, measure: Measure) -> Similarity:
     """Rows ready for products. Equal candidates share one column, so that what is tied is tied to the last bit."""
-    if isinstance(measure, str) and measure not in NAMES:
+    if isinstance(measure, str) and measure not in _NAMES:
         raise SchemaError(
-            f"no similarity {measure!r}: {suggest(measure, NAMES)}", expected=shorten(NAMES)
+            f"no similarity {measure!r}: {suggest(measure, _NAMES)}", expected=shorten(_NAMES)
         )
     if measure == "precomputed":
-        return precomputed(vectors, query, candidate)
+        return _precomputed(vectors, query, candidate)
     if callable(measure):
         left = right = vectors
     elif measure == "euclidean":
-        left, right = euclidean(vectors)
+        left, right = _euclidean(vectors)
     else:
         left = right = unit_rows(vectors, measure)
-    kept, column = distinct(right[candidate])
+    kept, column = _distinct(right[candidate])
     return Similarity(
         left[query], right[candidate[kept]], column, measure if callable(measure) else None
     )
 
 
-def precomputed(matrix: Array, query: Array, candidate: Array) -> Similarity:
+def _precomputed(matrix: _Array, query: _Array, candidate: _Array) -> Similarity:
     """The embedding is itself the (rows, rows) matrix of similarities, row i being query i's."""
     if matrix.shape[0] != matrix.shape[1]:
         raise SchemaError(
@@ -89,12 +89,12 @@ def precomputed(matrix: Array, query: Array, candidate: Array) -> Similarity:
     )
 
 
-def unit_rows(vectors: Array, measure: str) -> Array:
+def unit_rows(vectors: _Array, measure: str) -> _Array:
     """Rows of length one: as they are (cosine), centred (correlation) or centred ranks (spearman).
 
     A zero vector, and a constant one where rows are centred, stays zero: it is equally far from everything.
     """
-    rows = ranks(vectors) if measure == "spearman" else vectors
+    rows = _ranks(vectors) if measure == "spearman" else vectors
     if measure in ("correlation", "spearman"):
         rows = np.where(
             np.ptp(rows, axis=1, keepdims=True) == 0, 0, rows - rows.mean(axis=1, keepdims=True)
@@ -113,7 +113,7 @@ def unit_rows(vectors: Array, measure: str) -> Array:
     return scaled / np.where(length == 0, 1, length)[:, None]
 
 
-def ranks(vectors: Array, *, block: int = 4096) -> Array:
+def _ranks(vectors: _Array, *, block: int = 4096) -> _Array:
     """Ranks within each row, ties averaged."""
     from scipy.stats import rankdata
 
@@ -123,14 +123,14 @@ def ranks(vectors: Array, *, block: int = 4096) -> Array:
     return out
 
 
-def euclidean(vectors: Array) -> tuple[Array, Array]:
+def _euclidean(vectors: _Array) -> tuple[_Array, _Array]:
     """Rows whose product is 2 x.y - |y|^2, which falls as the distance from x to y grows."""
     centred = vectors - vectors.mean(axis=0)
     square = np.einsum("ij,ij->i", centred, centred)[:, None]
     return np.hstack([2 * centred, -np.ones_like(square)]), np.hstack([centred, square])
 
 
-def distinct(vectors: Array, *, block: int = 4096) -> tuple[Array, Array]:
+def _distinct(vectors: _Array, *, block: int = 4096) -> tuple[_Array, _Array]:
     """The first of each set of equal rows, and each row's place among them."""
     weights = np.random.default_rng(0).standard_normal(vectors.shape[1])
     starts = range(
@@ -149,7 +149,7 @@ def distinct(vectors: Array, *, block: int = 4096) -> tuple[Array, Array]:
     return kept, place[column]
 
 
-def read_embedding(embedding: Array | pd.DataFrame, meta: pd.DataFrame) -> Array:
+def read_embedding(embedding: _Array | pd.DataFrame, meta: pd.DataFrame) -> _Array:
     """(rows, features) floats without NaN, a row for each of meta's; a labelled table is joined by label."""
     if isinstance(embedding, pd.DataFrame):
         absent = meta.index.difference(embedding.index)
@@ -179,58 +179,58 @@ def read_embedding(embedding: Array | pd.DataFrame, meta: pd.DataFrame) -> Array
     return vectors
 
 
-BLOCK_BYTES = 48 << 20  # of similarities in one block; a block per core is in flight
+_BLOCK_BYTES = 48 << 20  # of similarities in one block; a block per core is in flight
 
 
 @dataclass(frozen=True)
-class Ranked:
+class _Ranked:
     """A block's positives, the best first: query i's are at ``offsets[i]`` and the next ``count[i] - 1`` places."""
 
     rows: slice
-    offsets: Array
-    count: Array
-    sims: Array
-    above: Array
-    tied: Array
-    opposed: Array  # (queries,) negatives of each query
+    offsets: _Array
+    count: _Array
+    sims: _Array
+    above: _Array
+    tied: _Array
+    opposed: _Array  # (queries,) negatives of each query
 
 
-def block_size(pairs: Pairs, similarity: Similarity, chunk: int | None) -> int:
+def _block_size(pairs: Pairs, similarity: Similarity, chunk: int | None) -> int:
     """Queries in a block."""
     if chunk is not None:
         return max(1, chunk)
     wide = max(1, similarity.queries.itemsize * len(similarity.candidates))
-    return int(np.clip(BLOCK_BYTES // wide, 1, 4096))
+    return int(np.clip(_BLOCK_BYTES // wide, 1, 4096))
 
 
 def ranked_blocks(
     pairs: Pairs, similarity: Similarity, *, chunk: int | None, device: str
-) -> Iterator[Ranked]:
+) -> Iterator[_Ranked]:
     """Blocks in order; on the CPU as many are in flight as there are cores."""
-    size = block_size(pairs, similarity, chunk)
+    size = _block_size(pairs, similarity, chunk)
     blocks = [slice(s, min(s + size, len(pairs.query))) for s in range(0, len(pairs.query), size)]
     if device != "cpu":
-        yield from map(DeviceCounter(pairs, similarity, device).rank, blocks)
+        yield from map(_DeviceCounter(pairs, similarity, device).rank, blocks)
         return
     from threadpoolctl import threadpool_limits
 
     workers = min(len(blocks), cores())
     with threadpool_limits(1 if workers > 1 else None), ThreadPoolExecutor(workers) as pool:
-        waiting: list[Future[Ranked]] = []
+        waiting: list[Future[_Ranked]] = []
         for block in blocks:
             if len(waiting) == workers:
                 yield waiting.pop(0).result()
-            waiting.append(pool.submit(rank_block, pairs, similarity, block))
+            waiting.append(pool.submit(_rank_block, pairs, similarity, block))
         for future in waiting:
             yield future.result()
 
 
-def rank_block(pairs: Pairs, similarity: Similarity, rows: slice) -> Ranked:
+def _rank_block(pairs: Pairs, similarity: Similarity, rows: slice) -> _Ranked:
     """One block on one core."""
     from perturbgen.retrieval.kernels import count_negatives, sort_positives
 
     block = similarity.block(rows)
-    part, who = positives(pairs, rows, block.dtype)
+    part, who = _positives(pairs, rows, block.dtype)
     sort_positives(block, similarity.column, who, part.offsets, part.count, part.sims)
     count_negatives(
         block,
@@ -253,7 +253,7 @@ def rank_block(pairs: Pairs, similarity: Similarity, rows: slice) -> Ranked:
     return part
 
 
-def positives(pairs: Pairs, rows: slice, dtype: Any) -> tuple[Ranked, Array]:
+def _positives(pairs: Pairs, rows: slice, dtype: Any) -> tuple[_Ranked, _Array]:
     """Room for a block's positives, and who they are (candidate numbers, in the same places)."""
     from perturbgen.retrieval.kernels import find_positives
 
@@ -276,10 +276,10 @@ def positives(pairs: Pairs, rows: slice, dtype: Any) -> tuple[Ranked, Array]:
         np.zeros(room, np.int64),
         np.zeros(queries, np.int64),
     )
-    return Ranked(rows, offsets, count, np.zeros(room, dtype), above, tied, opposed), who
+    return _Ranked(rows, offsets, count, np.zeros(room, dtype), above, tied, opposed), who
 
 
-class DeviceCounter:
+class _DeviceCounter:
     """Candidates and labels resident on the device; ``rank`` does one block of queries."""
 
     def __init__(self, pairs: Pairs, similarity: Similarity, device: str) -> None:
@@ -302,13 +302,13 @@ class DeviceCounter:
         self._column = self._send(similarity.column)
         self._candidates = None if similarity.product else self._send(similarity.candidates)
 
-    def _send(self, array: Array) -> Tensor:
+    def _send(self, array: _Array) -> Tensor:
         return self._torch.from_numpy(np.ascontiguousarray(array)).to(self._device)
 
-    def rank(self, rows: slice) -> Ranked:
+    def rank(self, rows: slice) -> _Ranked:
         """One block."""
         torch, block = self._torch, self._block(rows)
-        part, who = positives(
+        part, who = _positives(
             self._pairs, rows, np.float64 if block.dtype == torch.float64 else np.float32
         )
         most = int(part.count.max(initial=0))
@@ -332,7 +332,7 @@ class DeviceCounter:
         # True float32: TensorFloat-32 would tie and swap close neighbours.
         return self._send(self._similarity.queries[rows]) @ self._candidates.T
 
-    def _histograms(self, block: Tensor, rows: slice, worst_first: Tensor) -> tuple[Array, Array]:
+    def _histograms(self, block: Tensor, rows: slice, worst_first: Tensor) -> tuple[_Array, _Array]:
         """(queries, most + 1) negatives between, and level with, the positives counted from the best."""
         torch, pairs = self._torch, self._pairs
         values = block[:, self._column]

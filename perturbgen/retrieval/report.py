@@ -13,9 +13,9 @@ from perturbgen.retrieval.evaluator import SIGNIFICANT, Retrieval
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
-SHOWN = ("ap", "nap", "auc", "median_q", "early_auc", "top_0.01", "top_0.1", "p_at_1", "r_at_10")
-LISTED = 12
-GREY = "#8c959f"
+_SHOWN = ("ap", "nap", "auc", "median_q", "early_auc", "top_0.01", "top_0.1", "p_at_1", "r_at_10")
+_LISTED = 12
+_GREY = "#8c959f"
 
 
 def retrieval_page(
@@ -28,31 +28,31 @@ def retrieval_page(
         "ap: average precision. nap: the same, 0 by chance and 1 at best. median_q: the share of negatives above a "
         "positive. auc: 1 - mean q. early_auc: the top of the list first. In brackets 95 % intervals.",
     )
-    page.table(summary_rows(result))
+    page.table(_summary_rows(result))
     page.section("Retrieval curve")
     page.figure(
-        curve_figure(result),
+        _curve_figure(result),
         "The share of all positives that have at most this part of their negatives above them.",
     )
-    page.section("Groups", group_text(result))
+    page.section("Groups", _group_text(result))
     page.figure(
-        groups_figure(result),
+        _groups_figure(result),
         "Each group's mean average precision; the tick is what chance gives its size.",
     )
-    page.table(group_rows(result, best=True))
+    page.table(_group_rows(result, best=True))
     page.section("Groups that are found least")
-    page.table(group_rows(result, best=False))
+    page.table(_group_rows(result, best=False))
     if controls is not None:
         page.section(
             "Controls",
             "Chance is an auc of one half. What stays when labels are shuffled comes from the design; what finds the "
             "plate or the well itself is leakage.",
         )
-        page.table([{"variant": name, **blank(row)} for name, row in controls.iterrows()])
+        page.table([{"variant": name, **_blank(row)} for name, row in controls.iterrows()])
     return page
 
 
-def summary_rows(result: Retrieval) -> list[dict[str, Any]]:
+def _summary_rows(result: Retrieval) -> list[dict[str, Any]]:
     """A row per metric, its means by group, by query and by pair, with their intervals, as text."""
     table: dict[Any, Any] = result.summary().to_dict("index")
     intervals: dict[Any, Any] = result.intervals().to_dict("index")
@@ -60,7 +60,7 @@ def summary_rows(result: Retrieval) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = [
         {"metric": "n", **{name: f"{int(table[name]['n']):,}" for name in means}}
     ]
-    for metric in SHOWN:
+    for metric in _SHOWN:
         row: dict[str, Any] = {"metric": metric}
         for name in means:
             value = table[name][metric]
@@ -71,7 +71,7 @@ def summary_rows(result: Retrieval) -> list[dict[str, Any]]:
     return rows
 
 
-def curve_figure(result: Retrieval) -> Figure:
+def _curve_figure(result: Retrieval) -> Figure:
     """Pooled ROC curve with a logarithmic x axis, and chance."""
     import plotly.graph_objects as go
 
@@ -82,24 +82,24 @@ def curve_figure(result: Retrieval) -> Figure:
         x=x, y=result.curve(x), mode="lines", name="found", line={"color": PALETTE[0], "width": 3}
     )
     figure.add_scatter(
-        x=x, y=x, mode="lines", name="by chance", line={"color": GREY, "dash": "dash"}
+        x=x, y=x, mode="lines", name="by chance", line={"color": _GREY, "dash": "dash"}
     )
     figure.update_xaxes(title="part of the negatives above", type="log", dtick=1, tickformat="~%")
     figure.update_yaxes(title="share of positives", range=[0, 1.02], tickformat=".0%")
     return figure.update_layout(height=420)
 
 
-def groups_figure(result: Retrieval) -> Figure:
+def _groups_figure(result: Retrieval) -> Figure:
     """AP of the groups, sorted, those above chance coloured."""
     import plotly.graph_objects as go
 
     groups = result.groups.sort_values("ap", ascending=False, kind="stable", ignore_index=True)
-    names = group_names(groups, result)
+    names = _group_names(groups, result)
     found = groups["p_bh"] < SIGNIFICANT
     figure = go.Figure()
     for mask, name, colour in (
         (found, f"p_bh < {SIGNIFICANT}", PALETTE[0]),
-        (~found, "not above chance", GREY),
+        (~found, "not above chance", _GREY),
     ):
         figure.add_scattergl(
             x=groups.index[mask] + 1,
@@ -125,12 +125,12 @@ def groups_figure(result: Retrieval) -> Figure:
     )
 
 
-def group_names(groups: pd.DataFrame, result: Retrieval) -> pd.Series:
+def _group_names(groups: pd.DataFrame, result: Retrieval) -> pd.Series:
     """What to call each group."""
     return groups[list(result.same)].astype(str).agg(", ".join, axis=1)
 
 
-def group_text(result: Retrieval) -> str:
+def _group_text(result: Retrieval) -> str:
     """How many groups are found, and who was left out."""
     lonely = int((result.queries["positives"] == 0).sum())
     found = int((result.groups["p_bh"] < SIGNIFICANT).sum())
@@ -138,14 +138,14 @@ def group_text(result: Retrieval) -> str:
     return text + (f" {lonely:,} queries had no positive and are left out." if lonely else "")
 
 
-def group_rows(result: Retrieval, *, best: bool) -> list[dict[str, Any]]:
+def _group_rows(result: Retrieval, *, best: bool) -> list[dict[str, Any]]:
     """The groups with the highest or the lowest normalised AP."""
-    order = result.groups.sort_values("nap", ascending=not best, kind="stable").head(LISTED)
+    order = result.groups.sort_values("nap", ascending=not best, kind="stable").head(_LISTED)
     columns = [*result.same, "queries", "ap", "nap", "auc", "median_q", "p_at_1", "p", "p_bh"]
-    return [blank(row) for row in order[columns].to_dict("records")]
+    return [_blank(row) for row in order[columns].to_dict("records")]
 
 
-def blank(row: Any) -> dict[str, Any]:
+def _blank(row: Any) -> dict[str, Any]:
     """A table row with None for NaN."""
     return {
         str(k): None if isinstance(v, float) and np.isnan(v) else v for k, v in dict(row).items()

@@ -12,19 +12,19 @@ import pandas as pd
 from perturbgen.core.files import atomic_path
 from perturbgen.profiles.pairs import Columns
 
-Array = np.ndarray[Any, Any]
+_Array = np.ndarray[Any, Any]
 SHARED: Final = 6  # dimensions that both assays see
-PRIVATE: Final = 8  # that one assay sees
-DOSES: Final = {0.3333: 0.35, 1.1111: 0.7, 3.3333: 1.0}  # uM: strength of the effect
-GROUPS: Final = {
+_PRIVATE: Final = 8  # that one assay sees
+_DOSES: Final = {0.3333: 0.35, 1.1111: 0.7, 3.3333: 1.0}  # uM: strength of the effect
+_GROUPS: Final = {
     "both": 0.5,
     "images": 0.15,
     "L1000": 0.15,
     "neither": 0.2,
 }  # who responds in which assay
-REPLICATES: Final = 3  # each on a plate of its own
-VEHICLES: Final = 16  # wells of a plate
-FAMILY: Final = 6  # compounds of a mechanism
+_REPLICATES: Final = 3  # each on a plate of its own
+_VEHICLES: Final = 16  # wells of a plate
+_FAMILY: Final = 6  # compounds of a mechanism
 IMAGES: Final = Columns(
     "Metadata_broad_sample",
     "Metadata_mmoles_per_liter",
@@ -36,25 +36,25 @@ L1000: Final = Columns("pert_id", "pert_dose", "det_plate", "", "pert_type=ctl_v
 
 
 @dataclass(frozen=True)
-class Truth:
+class _Truth:
     """Who responds where, and the maps (features, shared) of averaged profiles to what both assays see."""
 
     groups: pd.Series  # compound -> a name of GROUPS
-    images: Array
-    l1000: Array
+    images: _Array
+    l1000: _Array
 
 
 @dataclass(frozen=True)
-class Assay:
+class _Assay:
     """How one assay sees the shared and its own dimensions (dimensions, features)."""
 
-    shared: Array
-    private: Array
+    shared: _Array
+    private: _Array
 
-    def best_map(self) -> Array:
+    def best_map(self) -> _Array:
         """(features, shared): the posterior mean of the shared dimensions of an averaged profile at the full dose."""
         inverse = np.linalg.inv(
-            self.private.T @ self.private + np.eye(self.shared.shape[1]) / REPLICATES
+            self.private.T @ self.private + np.eye(self.shared.shape[1]) / _REPLICATES
         )
         precision = self.shared @ inverse @ self.shared.T + np.eye(SHARED)
         return np.asarray(inverse @ self.shared.T @ np.linalg.inv(precision))
@@ -67,20 +67,20 @@ def write_paired(root: str | Path, *, seed: int = 0, compounds: int = 150) -> Pa
     """
     rng = np.random.default_rng(seed)
     names = [f"BRD-K{i:08d}" for i in range(compounds)]
-    family = np.arange(compounds) // FAMILY
+    family = np.arange(compounds) // _FAMILY
     centre = rng.normal(size=(family[-1] + 1, SHARED))
     shared = 0.8 * centre[family] + 0.6 * rng.normal(size=(compounds, SHARED))
-    groups = rng.permutation(np.repeat(list(GROUPS), compounds_in_groups(compounds)))
-    assays = {"images": draw_assay(120, rng), "L1000": draw_assay(160, rng)}
+    groups = rng.permutation(np.repeat(list(_GROUPS), _compounds_in_groups(compounds)))
+    assays = {"images": _draw_assay(120, rng), "L1000": _draw_assay(160, rng)}
     with atomic_path(root) as part:
         part.mkdir()
         for name, assay in assays.items():
             active = np.isin(groups, ["both", name])[:, None]
             effect = (
-                shared @ assay.shared + rng.normal(size=(compounds, PRIVATE)) @ assay.private
+                shared @ assay.shared + rng.normal(size=(compounds, _PRIVATE)) @ assay.private
             ) * active
-            wells = plates(effect, names, family, rng)
-            table = image_table(wells) if name == "images" else l1000_table(wells)
+            wells = _plates(effect, names, family, rng)
+            table = _image_table(wells) if name == "images" else _l1000_table(wells)
             table.to_csv(part / f"{name.lower()}.csv.gz", index=False, float_format="%.5g")
         pd.DataFrame({"compound": names, "group": groups}).to_csv(part / "truth.csv", index=False)
         np.savez(
@@ -89,34 +89,34 @@ def write_paired(root: str | Path, *, seed: int = 0, compounds: int = 150) -> Pa
     return Path(root)
 
 
-def read_truth(root: str | Path) -> Truth:
+def read_truth(root: str | Path) -> _Truth:
     """What :func:`write_paired` planted."""
     table = pd.read_csv(Path(root) / "truth.csv").set_index("compound")
     maps = np.load(Path(root) / "truth.npz")
-    return Truth(table["group"], maps["images"], maps["L1000"])
+    return _Truth(table["group"], maps["images"], maps["L1000"])
 
 
-def compounds_in_groups(compounds: int) -> list[int]:
+def _compounds_in_groups(compounds: int) -> list[int]:
     """Sizes of GROUPS; what is left after rounding responds in neither assay."""
-    sizes = [int(share * compounds) for share in GROUPS.values()]
+    sizes = [int(share * compounds) for share in _GROUPS.values()]
     return [*sizes[:-1], compounds - sum(sizes[:-1])]
 
 
-def draw_assay(features: int, rng: np.random.Generator) -> Assay:
+def _draw_assay(features: int, rng: np.random.Generator) -> _Assay:
     """Loadings; the shared dimensions are seen less and less clearly."""
     strength = np.linspace(1.5, 0.5, SHARED)[:, None] * 0.25
-    return Assay(
-        strength * rng.normal(size=(SHARED, features)), 0.25 * rng.normal(size=(PRIVATE, features))
+    return _Assay(
+        strength * rng.normal(size=(SHARED, features)), 0.25 * rng.normal(size=(_PRIVATE, features))
     )
 
 
-def plates(
-    effect: Array, names: list[str], family: Array, rng: np.random.Generator
+def _plates(
+    effect: _Array, names: list[str], family: _Array, rng: np.random.Generator
 ) -> pd.DataFrame:
     """Every perturbation once on each plate beside vehicle wells; values (wells, features) after the labels."""
     parts = []
-    for plate in range(REPLICATES):
-        doses = np.array(list(DOSES))
+    for plate in range(_REPLICATES):
+        doses = np.array(list(_DOSES))
         treated = pd.DataFrame(
             {
                 "compound": np.repeat(names, len(doses)),
@@ -124,33 +124,33 @@ def plates(
                 "moa": np.repeat([f"mechanism {f}" for f in family], len(doses)),
             }
         )
-        vehicle = pd.DataFrame({"compound": ["DMSO"] * VEHICLES, "dose": 0.0, "moa": None})
+        vehicle = pd.DataFrame({"compound": ["DMSO"] * _VEHICLES, "dose": 0.0, "moa": None})
         labels = pd.concat([treated, vehicle], ignore_index=True)
         mean = np.vstack(
             [
-                (effect[:, None] * np.array(list(DOSES.values()))[:, None]).reshape(
+                (effect[:, None] * np.array(list(_DOSES.values()))[:, None]).reshape(
                     -1, effect.shape[1]
                 ),
-                np.zeros((VEHICLES, effect.shape[1])),
+                np.zeros((_VEHICLES, effect.shape[1])),
             ]
         )
         values = mean + rng.normal(size=mean.shape)
         values = values * np.exp(0.2 * rng.normal(size=mean.shape[1])) + rng.normal(
             size=mean.shape[1]
         )
-        labels["plate"], labels["well"] = f"P{plate + 1}", [well(i) for i in range(len(labels))]
+        labels["plate"], labels["well"] = f"P{plate + 1}", [_well(i) for i in range(len(labels))]
         parts.append(
             pd.concat([labels, pd.DataFrame(values)], axis=1).sample(frac=1, random_state=plate)
         )
     return pd.concat(parts, ignore_index=True)
 
 
-def well(number: int) -> str:
+def _well(number: int) -> str:
     """A name on a plate of 24 columns."""
     return f"{chr(65 + number // 24)}{number % 24 + 1:02d}"
 
 
-def image_table(wells: pd.DataFrame) -> pd.DataFrame:
+def _image_table(wells: pd.DataFrame) -> pd.DataFrame:
     """As pycytominer writes it."""
     labels = {
         "Metadata_Plate": wells["plate"],
@@ -165,7 +165,7 @@ def image_table(wells: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def l1000_table(wells: pd.DataFrame) -> pd.DataFrame:
+def _l1000_table(wells: pd.DataFrame) -> pd.DataFrame:
     """As the published replicate-level tables: doses rounded otherwise, probe names, no mechanism."""
     vehicle = wells["compound"] == "DMSO"
     labels = {

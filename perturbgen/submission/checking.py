@@ -34,48 +34,48 @@ def check(
     path = require_file(path, "submission")
     ids, genes = read_id_map(id_map), read_genes(like)
     if path.suffix == ".h5ad":
-        return check_h5ad(path, ids, genes)
+        return _check_h5ad(path, ids, genes)
     if path.suffix != ".csv":
         raise InputError(f"{path} is neither .csv nor .h5ad", expected="a submission file")
-    return check_csv(path, ids, genes)
+    return _check_csv(path, ids, genes)
 
 
-def check_csv(path: Path, ids: pd.DataFrame, genes: Sequence[str]) -> list[Finding]:
+def _check_csv(path: Path, ids: pd.DataFrame, genes: Sequence[str]) -> list[Finding]:
     """Findings of Kaggle's form, a row at a time."""
     findings: list[Finding] = []
     found: list[str] = []
     with path.open(newline="", encoding="utf-8", errors="replace") as handle:
         reader = csv.reader(handle)
         header = next(reader, [])
-        findings += header_findings(header, genes)
+        findings += _header_findings(header, genes)
         for row in reader:
             found.append(row[0] if row else "")
             if len(row) != len(header):
                 findings.append(
                     error(
                         f"{len(row)} fields, the header has {len(header)}",
-                        name_row(len(found), found[-1]),
+                        _name_row(len(found), found[-1]),
                     )
                 )
             else:
-                findings += field_findings(row[1:], name_row(len(found), found[-1]), header[1:])
-    return id_findings(found, ids) + findings
+                findings += _field_findings(row[1:], _name_row(len(found), found[-1]), header[1:])
+    return _id_findings(found, ids) + findings
 
 
-def header_findings(header: Sequence[str], genes: Sequence[str]) -> list[Finding]:
+def _header_findings(header: Sequence[str], genes: Sequence[str]) -> list[Finding]:
     """What is wrong with the names of the columns."""
     if not header or header[0] != "id":
         return [error("the first column is not 'id'", 1, header[0] if header else "")]
-    return gene_findings(header[1:], genes)
+    return _gene_findings(header[1:], genes)
 
 
-def gene_findings(found: Sequence[str], genes: Sequence[str]) -> list[Finding]:
+def _gene_findings(found: Sequence[str], genes: Sequence[str]) -> list[Finding]:
     """Genes that are absent, foreign, repeated or out of order."""
     index, wanted = pd.Index(found), pd.Index(genes)
     findings = [error("gene is missing", "", gene) for gene in wanted.difference(index, sort=False)]
     foreign = index[~index.isin(wanted)]
     findings += [
-        error(f"unknown gene, {suggest(str(gene), near(str(gene), genes))}", "", gene)
+        error(f"unknown gene, {suggest(str(gene), _near(str(gene), genes))}", "", gene)
         for gene in foreign
     ]
     findings += [
@@ -87,20 +87,20 @@ def gene_findings(found: Sequence[str], genes: Sequence[str]) -> list[Finding]:
     return findings
 
 
-def near(gene: str, genes: Sequence[str]) -> list[str]:
+def _near(gene: str, genes: Sequence[str]) -> list[str]:
     """Genes that begin alike: comparing with all 18,211 for each of many unknown ones would take minutes."""
     return [name for name in genes if name[:2].lower() == gene[:2].lower()][:500]
 
 
-def id_findings(found: Sequence[str], ids: pd.DataFrame) -> list[Finding]:
+def _id_findings(found: Sequence[str], ids: pd.DataFrame) -> list[Finding]:
     """Ids that are no whole numbers, absent, foreign, repeated or out of order."""
     wanted = [str(name) for name in ids["id"]]
     findings = []
     for i, name in enumerate(found, 1):
         if not name.isdecimal() or str(int(name)) != name:
-            findings.append(error(f"id {name!r} is not a whole number", name_row(i, name), "id"))
+            findings.append(error(f"id {name!r} is not a whole number", _name_row(i, name), "id"))
         elif name not in ids.index:
-            findings.append(error(f"id {name} is not in id_map", name_row(i, name), "id"))
+            findings.append(error(f"id {name} is not in id_map", _name_row(i, name), "id"))
     index = pd.Index(found)
     findings += [
         error(f"id {name} occurs twice", "", "id")
@@ -115,24 +115,24 @@ def id_findings(found: Sequence[str], ids: pd.DataFrame) -> list[Finding]:
         findings = [
             error(
                 f"ids are in another order: here should be {wanted[at]}",
-                name_row(at + 1, found[at]),
+                _name_row(at + 1, found[at]),
                 "id",
             )
         ]
     return findings
 
 
-def name_row(number: int, name: object) -> str:
+def _name_row(number: int, name: object) -> str:
     """A row by its id and its number in the file, the header being row 1."""
     return f"{number + 1} (id {name})"
 
 
-def field_findings(fields: Sequence[str], row: str, columns: Sequence[str]) -> list[Finding]:
+def _field_findings(fields: Sequence[str], row: str, columns: Sequence[str]) -> list[Finding]:
     """What is wrong with the values of one row, as text."""
     try:
-        values = np.array(list(map(number, fields)))
+        values = np.array(list(map(_number, fields)))
     except ValueError:
-        texts = [i for i, field in enumerate(fields) if not is_number(field)]
+        texts = [i for i, field in enumerate(fields) if not _is_number(field)]
         findings = [
             error(
                 "no value" if not fields[i].strip() else f"{fields[i]!r} is not a number",
@@ -141,28 +141,28 @@ def field_findings(fields: Sequence[str], row: str, columns: Sequence[str]) -> l
             )
             for i in texts
         ]
-        values = np.array([number(field) if is_number(field) else 0.0 for field in fields])
+        values = np.array([_number(field) if _is_number(field) else 0.0 for field in fields])
         return findings + value_findings(values[None], [row], columns)
     return value_findings(values[None], [row], columns)
 
 
-def number(text: str) -> float:
+def _number(text: str) -> float:
     """The number a text is; Python's own 1_000 is none in a table."""
     if "_" in text:
         raise ValueError(text)
     return float(text)
 
 
-def is_number(text: str) -> bool:
+def _is_number(text: str) -> bool:
     """Whether a text is a number, NaN and infinity among them."""
     try:
-        number(text)
+        _number(text)
     except ValueError:
         return False
     return True
 
 
-def check_h5ad(path: Path, ids: pd.DataFrame, genes: Sequence[str]) -> list[Finding]:
+def _check_h5ad(path: Path, ids: pd.DataFrame, genes: Sequence[str]) -> list[Finding]:
     """Findings of Open Problems' form."""
     adata = open_h5ad(path)
     if LAYER not in adata.layers:
@@ -170,14 +170,14 @@ def check_h5ad(path: Path, ids: pd.DataFrame, genes: Sequence[str]) -> list[Find
             error(f"no layer {LAYER!r}; the file has {shorten(adata.layers) or 'none'}", "", LAYER)
         ]
     found = adata.obs["id"].astype(str) if "id" in adata.obs else pd.Series(adata.obs_names)
-    findings = id_findings(found.tolist(), ids) + gene_findings(adata.var_names.tolist(), genes)
+    findings = _id_findings(found.tolist(), ids) + _gene_findings(adata.var_names.tolist(), genes)
     for name in KEY:
         if name in adata.obs and not findings:
             differ = adata.obs[name].astype(str).to_numpy() != ids[name].to_numpy()
             findings += [
                 error(
                     f"{adata.obs[name].iloc[i]!r}, where id_map has {ids[name].iloc[i]!r}",
-                    name_row(i + 1, found.iloc[i]),
+                    _name_row(i + 1, found.iloc[i]),
                     name,
                 )
                 for i in np.flatnonzero(differ).tolist()
@@ -188,5 +188,5 @@ def check_h5ad(path: Path, ids: pd.DataFrame, genes: Sequence[str]) -> list[Find
     if values.dtype.kind not in "fiub":
         return [*findings, error(f"layer {LAYER!r} holds {values.dtype}, no numbers", "", LAYER)]
     return findings + value_findings(
-        values, [name_row(i + 1, name) for i, name in enumerate(found)], adata.var_names
+        values, [_name_row(i + 1, name) for i, name in enumerate(found)], adata.var_names
     )

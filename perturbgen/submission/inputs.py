@@ -30,7 +30,7 @@ def read_id_map(id_map: pd.DataFrame | str | Path) -> pd.DataFrame:
     where = "id_map"
     if not isinstance(id_map, pd.DataFrame):
         where = str(id_map)
-        id_map = read_table(require_file(id_map, "id_map"))
+        id_map = _read_table(require_file(id_map, "id_map"))
     absent = [name for name in ("id", *KEY) if name not in id_map]
     if absent:
         raise SchemaError(
@@ -60,7 +60,7 @@ def read_id_map(id_map: pd.DataFrame | str | Path) -> pd.DataFrame:
     return table.set_index(table["id"].rename(None))
 
 
-def read_table(path: Path) -> pd.DataFrame:
+def _read_table(path: Path) -> pd.DataFrame:
     """A small CSV, everything as text; only an empty field is missing."""
     try:
         return pd.read_csv(path, dtype=str, keep_default_na=False, na_values=[""])
@@ -74,7 +74,9 @@ def read_genes(like: str | Path | Sequence[str]) -> list[str]:
     """The genes of a sample submission (its header after ``id``), of an h5ad, or as given; each once."""
     if isinstance(like, str | Path):
         path = require_file(like, "sample submission")
-        genes = open_h5ad(path).var_names.tolist() if path.suffix == ".h5ad" else header_genes(path)
+        genes = (
+            open_h5ad(path).var_names.tolist() if path.suffix == ".h5ad" else _header_genes(path)
+        )
     else:
         path, genes = Path("the list of genes"), [str(gene) for gene in like]
     twice = pd.Index(genes)[pd.Index(genes).duplicated()].unique()
@@ -86,7 +88,7 @@ def read_genes(like: str | Path | Sequence[str]) -> list[str]:
     return genes
 
 
-def header_genes(path: Path) -> list[str]:
+def _header_genes(path: Path) -> list[str]:
     """The columns of a CSV but for the first, which is ``id``."""
     with path.open(newline="", encoding="utf-8", errors="replace") as handle:
         header = next(csv.reader(handle), [])
@@ -116,7 +118,7 @@ def read_predictions(path: str | Path) -> pd.DataFrame:
     """A parquet or CSV table of predictions with columns cell_type and sm_name (or compound), or such an index."""
     path = require_file(path, "predictions")
     if path.suffix == ".csv":
-        return read_values(path)
+        return _read_values(path)
     try:
         return pd.read_parquet(path)
     except (OSError, ValueError) as problem:
@@ -125,7 +127,7 @@ def read_predictions(path: str | Path) -> pd.DataFrame:
         ) from None
 
 
-def read_values(path: Path) -> pd.DataFrame:
+def _read_values(path: Path) -> pd.DataFrame:
     """A CSV of conditions and numbers."""
     text = dict.fromkeys((*KEY, "compound"), str)
     try:
@@ -139,9 +141,9 @@ def read_values(path: Path) -> pd.DataFrame:
 log = logging.getLogger(__name__)
 
 # Signed -log10 p of the real table reach some 120; a value beyond this is not one.
-PLAUSIBLE: Final = 200.0
-MOST_NAMED: Final = 20
-ABOUT: Final = ("dataset_id", "method_id")  # what Open Problems asks an h5ad to say of itself
+_PLAUSIBLE: Final = 200.0
+_MOST_NAMED: Final = 20
+_ABOUT: Final = ("dataset_id", "method_id")  # what Open Problems asks an h5ad to say of itself
 
 
 @dataclass(frozen=True)
@@ -180,7 +182,7 @@ class SubmissionError(UserError):
     """A submission, or what it is made of, is wrong; ``findings`` has all that is."""
 
     def __init__(self, what: str, findings: Sequence[Finding]) -> None:
-        lines = [str(finding) for finding in findings[:MOST_NAMED]]
+        lines = [str(finding) for finding in findings[:_MOST_NAMED]]
         more = len(findings) - len(lines)
         listed = "\n  ".join([*lines, *([f"and {more} more"] if more > 0 else [])])
         super().__init__(
@@ -206,17 +208,17 @@ def value_findings(
             else f"{value:g}, too large for float32"
         )
         findings.append(error(what, rows[i], columns[j]))
-    odd = ~bad & (np.abs(values) > PLAUSIBLE)
+    odd = ~bad & (np.abs(values) > _PLAUSIBLE)
     for i in np.flatnonzero(odd.any(axis=1)).tolist():
         j = int(np.argmax(np.where(odd[i], np.abs(values[i]), 0)))
-        what = f"{int(odd[i].sum())} values beyond {PLAUSIBLE:g} either way, {values[i, j]:g} the largest"
+        what = f"{int(odd[i].sum())} values beyond {_PLAUSIBLE:g} either way, {values[i, j]:g} the largest"
         findings.append(Finding("warning", what, rows[i], columns[j]))
     return findings
 
 
 def about_findings(uns: Mapping[str, object]) -> list[Finding]:
     """What Open Problems asks for in uns and does not find: the values are right, but nobody knows whose they are."""
-    absent = [name for name in ABOUT if not uns.get(name)]
+    absent = [name for name in _ABOUT if not uns.get(name)]
     return [
         Finding("warning", f"uns has no {name}, which Open Problems asks for", column=name)
         for name in absent

@@ -27,7 +27,7 @@ from perturbgen.submission.inputs import (
 
 log = logging.getLogger(__name__)
 
-WHAT: Final = "these predictions make no submission"
+_WHAT: Final = "these predictions make no submission"
 
 
 def write(
@@ -52,23 +52,23 @@ def write(
         )
     ids = read_id_map(id_map)
     genes = read_genes(like)
-    values = arrange(predictions, ids, genes)
-    raise_errors(WHAT, about_findings(about or {}) if path.suffix == ".h5ad" else [])
+    values = _arrange(predictions, ids, genes)
+    raise_errors(_WHAT, about_findings(about or {}) if path.suffix == ".h5ad" else [])
     with atomic_path(path) as part:
         if path.suffix == ".csv":
-            write_csv(values, ids["id"].to_numpy(), genes, part)
+            _write_csv(values, ids["id"].to_numpy(), genes, part)
         else:
-            write_h5ad(values, ids, genes, part, about=about or {})
+            _write_h5ad(values, ids, genes, part, about=about or {})
     return path
 
 
-def arrange(predictions: pd.DataFrame, ids: pd.DataFrame, genes: Sequence[str]) -> np.ndarray:
+def _arrange(predictions: pd.DataFrame, ids: pd.DataFrame, genes: Sequence[str]) -> np.ndarray:
     """Predictions (ids, genes) float32 in the order of the submission; everything that is amiss in one error."""
-    table = by_condition(predictions)
+    table = _by_condition(predictions)
     wanted = pd.MultiIndex.from_frame(ids[KEY])
     findings = [
         error("the prediction has this condition twice", key)
-        for key in labels(table.index[table.index.duplicated()])
+        for key in _labels(table.index[table.index.duplicated()])
     ]
     findings += [
         error("the prediction has this gene twice", "", gene)
@@ -76,28 +76,28 @@ def arrange(predictions: pd.DataFrame, ids: pd.DataFrame, genes: Sequence[str]) 
     ]
     findings += [
         error("the prediction lacks this condition", key)
-        for key in labels(wanted[~wanted.isin(table.index)])
+        for key in _labels(wanted[~wanted.isin(table.index)])
     ]
     findings += [
         error("the prediction lacks this gene", "", gene)
         for gene in pd.Index(genes).difference(table.columns, sort=False)
     ]
     if findings:
-        raise SubmissionError(WHAT, findings)
-    report_extra(table, wanted, genes)
+        raise SubmissionError(_WHAT, findings)
+    _report_extra(table, wanted, genes)
     chosen = table.loc[wanted, list(genes)]
     text = [str(name) for name, kind in chosen.dtypes.items() if kind.kind not in "fiub"]
     if text:
-        raise SubmissionError(WHAT, [error("not a column of numbers", "", g) for g in text])
+        raise SubmissionError(_WHAT, [error("not a column of numbers", "", g) for g in text])
     with np.errstate(over="ignore"):
         values = chosen.to_numpy(np.float32)
     named = [f"{kind} | {compound}" for kind, compound in wanted]
     findings = value_findings(values, named, genes)
-    raise_errors(WHAT, findings)
+    raise_errors(_WHAT, findings)
     return values
 
 
-def by_condition(predictions: pd.DataFrame) -> pd.DataFrame:
+def _by_condition(predictions: pd.DataFrame) -> pd.DataFrame:
     """Predictions indexed by (cell_type, sm_name), whichever way these are given; sm_name may be called compound."""
     names = {"compound": "sm_name"}
     table = predictions.rename(columns=names) if "compound" in predictions else predictions
@@ -116,10 +116,10 @@ def by_condition(predictions: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def report_extra(table: pd.DataFrame, wanted: pd.MultiIndex, genes: Sequence[str]) -> None:
+def _report_extra(table: pd.DataFrame, wanted: pd.MultiIndex, genes: Sequence[str]) -> None:
     """Say what is left out; predicting more than is asked is no mistake."""
     rows, columns = table.index.difference(wanted), table.columns.difference(pd.Index(genes))
-    for extra, what in ((labels(rows), "conditions"), (columns, "columns")):
+    for extra, what in ((_labels(rows), "conditions"), (columns, "columns")):
         if len(extra):
             log.info(
                 "left out %d %s that the submission does not have: %s",
@@ -129,12 +129,12 @@ def report_extra(table: pd.DataFrame, wanted: pd.MultiIndex, genes: Sequence[str
             )
 
 
-def labels(index: pd.Index) -> list[str]:
+def _labels(index: pd.Index) -> list[str]:
     """Conditions as text."""
     return [" | ".join(map(str, key)) for key in index]
 
 
-def write_csv(values: np.ndarray, ids: np.ndarray, genes: Sequence[str], path: Path) -> None:
+def _write_csv(values: np.ndarray, ids: np.ndarray, genes: Sequence[str], path: Path) -> None:
     """Kaggle's form, a row at a time; nine digits bring every float32 back exactly."""
     with path.open("w", newline="", encoding="utf-8") as handle:
         numbers = ",".join(["%.9g"] * len(genes))
@@ -143,7 +143,7 @@ def write_csv(values: np.ndarray, ids: np.ndarray, genes: Sequence[str], path: P
             handle.write(f"{name},{numbers % tuple(row.tolist())}\n")
 
 
-def write_h5ad(
+def _write_h5ad(
     values: np.ndarray,
     ids: pd.DataFrame,
     genes: Sequence[str],

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def lost_curves(args: threading.ExceptHookArgs) -> None:
+def _lost_curves(args: threading.ExceptHookArgs) -> None:
     """What TensorBoard's own thread cannot write for want of space is a warning: the loop says what it cannot write."""
     if isinstance(args.exc_value, OSError) and args.exc_value.errno in (errno.ENOSPC, errno.EDQUOT):
         log.warning("curves and pictures are lost: %s", args.exc_value.strerror)
@@ -47,7 +47,7 @@ class Board:
         from torch.utils.tensorboard import SummaryWriter
 
         self.settings = settings
-        threading.excepthook = lost_curves
+        threading.excepthook = _lost_curves
         self.writer = SummaryWriter(run, purge_step=step or None)
 
     def epoch(self, training: Training, record: dict[str, Any]) -> None:
@@ -84,7 +84,7 @@ class Board:
             rows = labels.astype(str).to_numpy().tolist()
             self.writer.add_embedding(points, rows, metadata_header=list(labels), tag=self.space)
         metrics = {"result/objective": state.best, "result/epoch": float(state.best_epoch)}
-        self.writer.add_hparams(hyper_parameters(self.settings), metrics, run_name=".")
+        self.writer.add_hparams(_hyper_parameters(self.settings), metrics, run_name=".")
         self.writer.close()
 
     def chosen(self, n: int) -> np.ndarray:
@@ -92,7 +92,7 @@ class Board:
         return np.random.default_rng(self.settings.seed).permutation(n)[: self.settings.board.cells]
 
 
-def hyper_parameters(settings: LoopSettings) -> dict[str, str | float | int | bool]:
+def _hyper_parameters(settings: LoopSettings) -> dict[str, str | float | int | bool]:
     """The settings, flat, as TensorBoard wants them; which data and what is shown are left out."""
     flat: dict[str, str | float | int | bool] = {}
     sections = settings.model_dump(
@@ -112,17 +112,17 @@ def hyper_parameters(settings: LoopSettings) -> dict[str, str | float | int | bo
     return flat
 
 
-ACTIVE = (
+_ACTIVE = (
     0.01  # variance over cells from which a latent dimension counts as used (Burda et al. 2016)
 )
 
 
 def active_dimensions(latents: np.ndarray) -> int:
     """How many columns of ``latents`` (cells, latent) vary over cells."""
-    return int((latents.var(axis=0) > ACTIVE).sum())
+    return int((latents.var(axis=0) > _ACTIVE).sum())
 
 
-def log_cpm_of_sums(counts: np.ndarray, groups: np.ndarray) -> np.ndarray:
+def _log_cpm_of_sums(counts: np.ndarray, groups: np.ndarray) -> np.ndarray:
     """Log2 CPM (plus 1) of counts (cells, genes) summed by group, (groups, genes), groups in sorted order."""
     names, codes = np.unique(groups, return_inverse=True)
     sums = np.zeros((len(names), counts.shape[1]))
@@ -139,17 +139,17 @@ def between_ratio(
     """
     genes = np.argsort(-real.sum(axis=0), kind="stable")[:n_genes]
     between = [
-        log_cpm_of_sums(counts[:, genes], groups).var(axis=0).sum() for counts in (real, generated)
+        _log_cpm_of_sums(counts[:, genes], groups).var(axis=0).sum() for counts in (real, generated)
     ]
     return float(between[1] / between[0]) if between[0] > 0 else float("nan")
 
 
-def mean_variance(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _mean_variance(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Each gene's mean and variance, (genes,) both."""
     return counts.mean(axis=0), counts.var(axis=0)
 
 
-def zero_fraction(counts: np.ndarray) -> np.ndarray:
+def _zero_fraction(counts: np.ndarray) -> np.ndarray:
     """Share of cells without a count of each gene, (genes,)."""
     return (counts == 0).mean(axis=0)
 
@@ -158,8 +158,8 @@ def predictive_table(real: np.ndarray, generated: np.ndarray) -> dict[str, float
     """How far generated counts (cells, genes) are from real ones: each number 0 (or a correlation of 1) at best."""
     seen = real.mean(axis=0) > 0
     (mean, variance), (mean_generated, variance_generated) = (
-        mean_variance(real),
-        mean_variance(generated),
+        _mean_variance(real),
+        _mean_variance(generated),
     )
 
     def log_ratio(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
@@ -171,7 +171,7 @@ def predictive_table(real: np.ndarray, generated: np.ndarray) -> dict[str, float
             np.abs(log_ratio(variance_generated, variance)).mean()
         ),
         "mean_abs_difference_of_zero_fractions": float(
-            np.abs(zero_fraction(generated) - zero_fraction(real))[seen].mean()
+            np.abs(_zero_fraction(generated) - _zero_fraction(real))[seen].mean()
         ),
         "ratio_of_median_library_sizes": float(
             np.median(generated.sum(axis=1)) / max(np.median(real.sum(axis=1)), 1.0)
@@ -179,7 +179,7 @@ def predictive_table(real: np.ndarray, generated: np.ndarray) -> dict[str, float
     }
 
 
-REAL, GENERATED = PALETTE[0], PALETTE[1]
+_REAL, _GENERATED = PALETTE[0], PALETTE[1]
 
 
 def predictive_figure(real: np.ndarray, generated: np.ndarray) -> Figure:
@@ -189,8 +189,8 @@ def predictive_figure(real: np.ndarray, generated: np.ndarray) -> Figure:
 
     figure = Figure(figsize=(13, 4), layout="constrained")
     left, middle, right = figure.subplots(1, 3)
-    for counts, name, colour in ((real, "real", REAL), (generated, "generated", GENERATED)):
-        mean, variance = mean_variance(counts)
+    for counts, name, colour in ((real, "real", _REAL), (generated, "generated", _GENERATED)):
+        mean, variance = _mean_variance(counts)
         seen = mean > 0
         left.loglog(
             mean[seen],
@@ -206,12 +206,12 @@ def predictive_figure(real: np.ndarray, generated: np.ndarray) -> Figure:
     left.set(xlabel="mean count of a gene", ylabel="variance", title="Mean and variance")
     left.legend(loc="upper left", markerscale=6, frameon=False)
     middle.plot(
-        zero_fraction(real),
-        zero_fraction(generated),
+        _zero_fraction(real),
+        _zero_fraction(generated),
         ".",
         ms=2,
         alpha=0.4,
-        color=REAL,
+        color=_REAL,
         rasterized=True,
     )
     middle.plot([0, 1], [0, 1], "k--", lw=1)
@@ -220,7 +220,7 @@ def predictive_figure(real: np.ndarray, generated: np.ndarray) -> Figure:
     bins = np.geomspace(
         max(1, min(x.min() for x in libraries)), max(x.max() for x in libraries) + 1, 40
     )
-    right.hist(libraries, bins=bins, label=["real", "generated"], color=[REAL, GENERATED])
+    right.hist(libraries, bins=bins, label=["real", "generated"], color=[_REAL, _GENERATED])
     right.set(xscale="log", xlabel="counts of a cell", ylabel="cells", title="Library size")
     right.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     right.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
@@ -242,7 +242,7 @@ def latent_figure(latents: np.ndarray, labels: pd.DataFrame) -> Figure:
     for axes in panels[len(names) :]:
         axes.set_axis_off()
     for axes, name in zip(panels, names, strict=False):
-        scatter(
+        _scatter(
             axes,
             points,
             labels[name].astype(str) if name else pd.Series("cells", range(len(points))),
@@ -259,7 +259,7 @@ def plane(latents: np.ndarray) -> np.ndarray:
     return centred @ np.linalg.svd(centred, full_matrices=False)[2][:2].T
 
 
-def scatter(axes: Axes, points: np.ndarray, labels: pd.Series, limit: int = 9) -> None:
+def _scatter(axes: Axes, points: np.ndarray, labels: pd.Series, limit: int = 9) -> None:
     """One colour a label; the rarer ones beyond ``limit`` share grey."""
     common = labels.value_counts().index[:limit]
     rest = ~labels.isin(common).to_numpy()

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from perturbgen.train.loop import Training
     from perturbgen.train.settings import RunSettings
 
-PICTURE_CELLS = 1000  # dense counts of so many cells are compared
+_PICTURE_CELLS = 1000  # dense counts of so many cells are compared
 
 
 class CellBoard(Board):
@@ -29,15 +29,15 @@ class CellBoard(Board):
 
     def pictures(self, training: Training, epoch: int) -> None:
         """Latent space, posterior-predictive figures and the gauges."""
-        model, store, _ = opened(training)
+        model, store, _ = _opened(training)
         positions = self.chosen(len(store))
-        latents = own_latents(model, store, positions)
+        latents = _own_latents(model, store, positions)
         labels = self.labels(store.obs.iloc[positions])
         self.writer.add_figure("latent/principal components", latent_figure(latents, labels), epoch)
         self.writer.add_scalar(
             "gauges/active latent dimensions", gauges.active_dimensions(latents), epoch
         )
-        few = positions[:PICTURE_CELLS]
+        few = positions[:_PICTURE_CELLS]
         real, generated = real_and_generated(model, store, few, seed=self.settings.seed)
         self.writer.add_figure(
             "predictive/real and generated", predictive_figure(real, generated), epoch
@@ -55,13 +55,13 @@ class CellBoard(Board):
 
     def projected(self, training: Training) -> tuple[np.ndarray, pd.DataFrame]:
         """Latent points of some training and validation cells."""
-        model, store, held_out = opened(training)
+        model, store, held_out = _opened(training)
         positions = self.chosen(len(store))
-        latents = own_latents(model, store, positions)
+        latents = _own_latents(model, store, positions)
         labels = self.labels(store.obs.iloc[positions]).assign(split="train")
         if len(held_out):
             held = self.chosen(len(held_out))
-            latents = np.vstack([latents, encode(model, held_out.subset(held))])
+            latents = np.vstack([latents, _encode(model, held_out.subset(held))])
             more = self.labels(held_out.obs.iloc[held]).assign(split="validation")
             labels = pd.concat([labels, more])
         return latents, labels
@@ -79,18 +79,18 @@ class CellBoard(Board):
         return obs[[name for name in dict.fromkeys(wanted) if name in obs]]
 
 
-def opened(training: Training) -> tuple[LatentModel, CountStore, CountStore]:
+def _opened(training: Training) -> tuple[LatentModel, CountStore, CountStore]:
     """The model, in evaluation mode, and the cells behind the loop's feeds."""
     feeds = cast("CellFeed", training.train), cast("CellFeed", training.validation)
     return cast("LatentModel", training.model.eval()), feeds[0].store, feeds[1].store
 
 
-def own_latents(model: LatentModel, store: CountStore, positions: np.ndarray) -> np.ndarray:
+def _own_latents(model: LatentModel, store: CountStore, positions: np.ndarray) -> np.ndarray:
     """Latent points (cells, latent) of training cells."""
     return np.vstack([model.own(batch).cpu().numpy() for batch in placed(store, positions)])
 
 
-def encode(model: LatentModel, store: CountStore) -> np.ndarray:
+def _encode(model: LatentModel, store: CountStore) -> np.ndarray:
     """Latent points (cells, latent) of any cells."""
     parts = [model.encode(batch).cpu().numpy() for batch in feed(store, 512)]
     return np.vstack(parts)

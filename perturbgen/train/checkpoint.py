@@ -25,11 +25,11 @@ if TYPE_CHECKING:
     from perturbgen.models import Covariate, LatentModel
     from perturbgen.train.prepare import Cells
 
-FORMAT = 1
+_FORMAT = 1
 
 
 @dataclass(frozen=True)
-class ModelCard:
+class _ModelCard:
     """What a model's parameters mean: enough to build it again without its data."""
 
     kind: str
@@ -42,7 +42,7 @@ class ModelCard:
     def write(self, run: Path) -> None:
         """Save as ``model.json``."""
         state = {
-            "format": FORMAT,
+            "format": _FORMAT,
             **self.__dict__,
             "covariates": json.loads(self.covariates.to_json()),
         }
@@ -50,16 +50,16 @@ class ModelCard:
             part.write_text(json.dumps(state, indent=1))
 
     @classmethod
-    def read(cls, run: Path) -> ModelCard:
+    def read(cls, run: Path) -> _ModelCard:
         """The card that ``write`` saved."""
         path = require_file(run / "model.json", "description of a trained model")
         try:
             state = json.loads(path.read_text())
             version = state.pop("format")
-            if version != FORMAT:
+            if version != _FORMAT:
                 raise InputError(
                     f"{path} has format {version}",
-                    expected=f"format {FORMAT}",
+                    expected=f"format {_FORMAT}",
                     cause="another version of perturbgen",
                 )
             covariates = CovariateEncoder.from_json(json.dumps(state.pop("covariates")))
@@ -79,16 +79,16 @@ class TrainedRun:
     path: Path
     settings: RunSettings
     model: LatentModel
-    card: ModelCard
+    card: _ModelCard
 
     def parts(self) -> pd.Series:
         """The part (train, validation) of each of the run's cells."""
         return read_parts(self.path)
 
 
-def describe(settings: RunSettings, cells: Cells) -> ModelCard:
+def describe(settings: RunSettings, cells: Cells) -> _ModelCard:
     """The card of a run about to start."""
-    return ModelCard(
+    return _ModelCard(
         kind=settings.model.kind,
         genes=[str(gene) for gene in cells.train.var_names],
         covariates=cells.encoder,
@@ -133,7 +133,7 @@ def load_run(path: str | Path, *, which: str = "best", device: str = "cpu") -> T
 
     path = require_folder(path, "run directory")
     require_device(device)
-    card = ModelCard.read(path)
+    card = _ModelCard.read(path)
     settings = load_settings(RunSettings, path / "config.toml")
     if card.kind != settings.model.kind:
         raise InputError(
@@ -146,14 +146,14 @@ def load_run(path: str | Path, *, which: str = "best", device: str = "cpu") -> T
             f"{path}: model.json has conditions {trained_on}, config.toml {named}",
             cause="config.toml was edited after training",
         )
-    known = [blank_covariate(name, settings, card) for name in settings.conditions]
+    known = [_blank_covariate(name, settings, card) for name in settings.conditions]
     share = _uniform(len(card.genes))
     model = assemble(settings, known, share, n_cells=card.n_cells, n_held_out=card.n_held_out)
     load_parameters(model, load_state(path, which)["model"], path)
     return TrainedRun(path, settings, model.to(device).eval(), card)
 
 
-def blank_covariate(name: str, settings: RunSettings, card: ModelCard) -> Covariate:
+def _blank_covariate(name: str, settings: RunSettings, card: _ModelCard) -> Covariate:
     """A covariate of the right shape; its descriptors come with the checkpoint."""
     import torch
 

@@ -86,17 +86,17 @@ def placed(store: CountStore, positions: np.ndarray, size: int = 512) -> Iterato
         yield cast("CellBatch", Batch(index, batch.counts, batch.codes))
 
 
-MANY_RUNS: Final = 256  # beyond which neighbours are so few that rows are gathered one by one
+_MANY_RUNS: Final = 256  # beyond which neighbours are so few that rows are gathered one by one
 
 
-class Rows(NamedTuple):
+class _Rows(NamedTuple):
     """A batch: which rows of the matrix (batch,), and their values (batch, features)."""
 
     rows: np.ndarray
     values: np.ndarray
 
 
-def require_positive(**numbers: int) -> None:
+def _require_positive(**numbers: int) -> None:
     """Sizes are whole numbers from 1."""
     for name, value in numbers.items():
         if value < 1:
@@ -121,7 +121,7 @@ class MemmapFeed:
     drop_last: bool = False
 
     def __post_init__(self) -> None:
-        require_positive(batch=self.batch, block=self.block, mix=self.mix)
+        _require_positive(batch=self.batch, block=self.block, mix=self.mix)
         if self.rows is not None and len(self.rows):
             wrong = (self.rows < 0) | (self.rows >= len(self.matrix))
             if wrong.any() or len(np.unique(self.rows)) < len(self.rows):
@@ -158,14 +158,14 @@ class MemmapFeed:
         order = np.argsort(pool)
         values = np.empty((len(pool), self.matrix.shape[1]), self.matrix.dtype)
         runs = np.split(order, np.flatnonzero(np.diff(pool[order]) != 1) + 1)
-        if len(runs) > MANY_RUNS:
+        if len(runs) > _MANY_RUNS:
             values[order] = self.matrix[pool[order]]
             return values
         for run in runs:
             values[run] = self.matrix[pool[run[0]] : pool[run[-1]] + 1]
         return values
 
-    def epoch(self, epoch: int, *, start: int = 0) -> Iterator[Rows]:
+    def epoch(self, epoch: int, *, start: int = 0) -> Iterator[_Rows]:
         """The batches of an epoch from number ``start`` on; what comes before is skipped, not read."""
         pools = self.pools(epoch)
         ends = np.cumsum([len(pool) for pool in pools])
@@ -174,16 +174,16 @@ class MemmapFeed:
             start * self.batch,
         )
         skip -= int(ends[first - 1]) if first else 0
-        kept: list[Rows] = []
+        kept: list[_Rows] = []
         with ThreadPoolExecutor(1) as reader:
             for loaded in self.ahead(reader, pools[first:]):
-                kept.append(Rows(loaded.rows[skip:], loaded.values[skip:]))
+                kept.append(_Rows(loaded.rows[skip:], loaded.values[skip:]))
                 skip = 0
                 yield from self.cut(kept)
         if kept and len(kept[0].rows) and not self.drop_last:
             yield kept[0]
 
-    def ahead(self, reader: ThreadPoolExecutor, pools: list[np.ndarray]) -> Iterator[Rows]:
+    def ahead(self, reader: ThreadPoolExecutor, pools: list[np.ndarray]) -> Iterator[_Rows]:
         """The pools with their values, the next one being read while one is used."""
         coming: Future[np.ndarray] | None = None
         for number, pool in enumerate(pools):
@@ -191,19 +191,19 @@ class MemmapFeed:
             coming = (
                 reader.submit(self.read, pools[number + 1]) if number + 1 < len(pools) else None
             )
-            yield Rows(pool, values)
+            yield _Rows(pool, values)
 
-    def cut(self, kept: list[Rows]) -> Iterator[Rows]:
+    def cut(self, kept: list[_Rows]) -> Iterator[_Rows]:
         """Whole batches from what is in memory; the rest stays in ``kept``, for the next pool."""
         if len(kept) == 2:
             rest, new = kept
             need = min(self.batch - len(rest.rows), len(new.rows))
-            joined = Rows(
+            joined = _Rows(
                 np.concatenate([rest.rows, new.rows[:need]]),
                 np.concatenate([rest.values, new.values[:need]]),
             )
             kept[:] = (
-                [Rows(new.rows[need:], new.values[need:])]
+                [_Rows(new.rows[need:], new.values[need:])]
                 if len(joined.rows) == self.batch
                 else [joined]
             )
@@ -213,9 +213,9 @@ class MemmapFeed:
         here = kept[0]
         whole = len(here.rows) // self.batch * self.batch
         for i in range(0, whole, self.batch):
-            yield Rows(here.rows[i : i + self.batch], here.values[i : i + self.batch])
+            yield _Rows(here.rows[i : i + self.batch], here.values[i : i + self.batch])
         kept[:] = (
-            [Rows(here.rows[whole:].copy(), here.values[whole:].copy())]
+            [_Rows(here.rows[whole:].copy(), here.values[whole:].copy())]
             if whole < len(here.rows)
             else []
         )
@@ -237,7 +237,7 @@ class ResidentFeed:
     drop_last: bool = False
 
     def __post_init__(self) -> None:
-        require_positive(batch=self.batch)
+        _require_positive(batch=self.batch)
 
     def __len__(self) -> int:
         """Batches of an epoch."""
@@ -248,7 +248,7 @@ class ResidentFeed:
         """Row numbers (batch,) and values (batch, features) from batch ``start`` on."""
         device = self.matrix.device
         order = torch.randperm(
-            len(self.matrix), generator=generator(self.seed, epoch, -1, device), device=device
+            len(self.matrix), generator=_generator(self.seed, epoch, -1, device), device=device
         )
         for number in range(start, len(self)):
             rows = order[number * self.batch : (number + 1) * self.batch]
@@ -260,14 +260,14 @@ class ResidentFeed:
             if self.noise:
                 drawn = torch.randn(
                     values.shape,
-                    generator=generator(self.seed, epoch, number, device),
+                    generator=_generator(self.seed, epoch, number, device),
                     device=device,
                 )
                 values = values + self.noise * drawn
             yield rows, values
 
 
-def generator(seed: int, epoch: int, batch: int, device: torch.device) -> torch.Generator:
+def _generator(seed: int, epoch: int, batch: int, device: torch.device) -> torch.Generator:
     """Random numbers of one batch, or (-1) of the order of an epoch."""
     mixed = np.random.SeedSequence([seed, epoch, batch + 1]).generate_state(1, np.uint64)[0]
     return torch.Generator(device=device).manual_seed(int(mixed >> np.uint64(1)))
@@ -289,7 +289,7 @@ class BalancedSampler:
     groups: tuple[np.ndarray, ...] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        require_positive(classes=self.classes, per_class=self.per_class, least=self.least)
+        _require_positive(classes=self.classes, per_class=self.per_class, least=self.least)
         import pandas as pd
 
         codes, _ = pd.factorize(np.asarray(self.labels, dtype=object), use_na_sentinel=True)

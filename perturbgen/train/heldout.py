@@ -43,12 +43,12 @@ def open_cells(
             require_same_genes(AnnData(var=pd.DataFrame(index=store.var_names)), run.card.genes)
     store = CountStore.build(store.backing, store.obs, store.var_names, run.card.covariates)
     if part is not None:
-        store = store.subset(members(run, store, part))
+        store = store.subset(_members(run, store, part))
     refuse_empty(store)
     return store
 
 
-def members(run: TrainedRun, store: CountStore, part: str) -> pd.Index:
+def _members(run: TrainedRun, store: CountStore, part: str) -> pd.Index:
     """The run's cells of one part, all of which the file must have."""
     require_unique(store.obs.index, "cell", "the file")
     parts = run.parts()

@@ -26,7 +26,7 @@ LARGEST = (
     1 << 30
 )  # bytes of an array of a batch that is kept for the next one: up to 1.6 times the speed on a CPU
 MAY_CHANGE = ("training.epochs", "stopping.patience", "training.threads", "board")
-S = TypeVar("S", bound=LoopSettings)
+_S = TypeVar("S", bound=LoopSettings)
 
 
 def launch(
@@ -69,8 +69,8 @@ def launch(
 
 
 def settings_to_resume(
-    kind: type[S], run: Path, overrides: Sequence[str], *, may_change: Sequence[str]
-) -> S:
+    kind: type[_S], run: Path, overrides: Sequence[str], *, may_change: Sequence[str]
+) -> _S:
     """A run's settings with overrides, which may only change its length and what leaves the result alone."""
     require_folder(run, "run directory")
     if not (run / "checkpoint" / "last.pt").exists():

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from perturbgen.nn.layers import Draws
 
 
-class Interrupts:
+class _Interrupts:
     """While it is entered, SIGINT and SIGTERM only set ``asked``; outside the main thread nothing changes."""
 
     SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -41,7 +41,7 @@ class Interrupts:
         self.asked = False
         self._before: dict[int, Any] = {}
 
-    def __enter__(self) -> Interrupts:
+    def __enter__(self) -> _Interrupts:
         if threading.current_thread() is threading.main_thread():
             self._before = {number: signal.signal(number, self._note) for number in self.SIGNALS}
         return self
@@ -60,7 +60,7 @@ class Interrupts:
 
 log = logging.getLogger(__name__)
 
-SAVE_EVERY = 60.0  # seconds between checkpoints, at the least
+_SAVE_EVERY = 60.0  # seconds between checkpoints, at the least
 
 
 class Training:
@@ -103,7 +103,7 @@ class Training:
                 self.settings.annealing, self.steps_per_epoch, self.settings.training.epochs
             )
         with (
-            Interrupts() as interrupts,
+            _Interrupts() as interrupts,
             Status(self.settings.training.epochs, self.train.unit) as status,
         ):
             while not self.finished:
@@ -114,11 +114,11 @@ class Training:
                     append_record(self.run, record)
                     if watcher is not None:
                         watcher.epoch(self, record)
-                if self.finished or time.monotonic() - self.saved_at > SAVE_EVERY:
+                if self.finished or time.monotonic() - self.saved_at > _SAVE_EVERY:
                     self.save()
         return self.state
 
-    def epoch(self, interrupts: Interrupts) -> dict[str, Any]:
+    def epoch(self, interrupts: _Interrupts) -> dict[str, Any]:
         """One pass over the training samples, then one over the validation samples: what came of both."""
         state, size = self.state, self.settings.training.batch_size
         self.wrapped.train()

@@ -54,13 +54,13 @@ def read_cells(settings: RunSettings) -> Cells:
     require_unique(store.obs.index, "cell", settings.data.path)
     require_unique(store.var_names, "gene", settings.data.path)
     descriptors = {
-        name: read_descriptors(condition.descriptors)
+        name: _read_descriptors(condition.descriptors)
         for name, condition in settings.conditions.items()
         if condition.descriptors
     }
-    encoder = fit_encoder(store.obs, settings.conditions, descriptors)
+    encoder = _fit_encoder(store.obs, settings.conditions, descriptors)
     store = CountStore.build(store.backing, store.obs, store.var_names, encoder)
-    train, validation = split_cells(store.obs, settings.data, settings.seed)
+    train, validation = _split_cells(store.obs, settings.data, settings.seed)
     cells = Cells(store.subset(train), store.subset(validation), encoder, descriptors)
     refuse_empty(cells.train, cells.validation)
     return cells
@@ -84,7 +84,7 @@ def open_store(data: DataSettings) -> CountStore:
     return CountStore.from_adata(take_layer(open_h5ad(data.path), data.layer, data.path))
 
 
-def fit_encoder(
+def _fit_encoder(
     obs: pd.DataFrame,
     conditions: Mapping[str, ConditionSettings],
     descriptors: Mapping[str, pd.DataFrame],
@@ -104,7 +104,7 @@ def fit_encoder(
     return CovariateEncoder(categories, encoder.scales, encoder.unknown)
 
 
-def read_descriptors(path: Path) -> pd.DataFrame:
+def _read_descriptors(path: Path) -> pd.DataFrame:
     """A table with a row per category (first column: its name): numbers, or Morgan fingerprints of its SMILES."""
     from perturbgen.core.tables import read_frame
     from perturbgen.data.covariates import morgan_fingerprints
@@ -128,7 +128,7 @@ def read_descriptors(path: Path) -> pd.DataFrame:
     return numbers
 
 
-def split_cells(obs: pd.DataFrame, data: DataSettings, seed: int) -> tuple[pd.Index, pd.Index]:
+def _split_cells(obs: pd.DataFrame, data: DataSettings, seed: int) -> tuple[pd.Index, pd.Index]:
     """Names of the training and of the validation cells."""
     from perturbgen.core.tables import require_columns, require_unique
     from perturbgen.data.splits import random_cells, read_split
@@ -165,7 +165,7 @@ def split_cells(obs: pd.DataFrame, data: DataSettings, seed: int) -> tuple[pd.In
 
 def refuse_empty(*stores: CountStore) -> None:
     """A cell without counts has no composition to model."""
-    empty = [name for store in stores for name in store.obs.index[totals(store) == 0]]
+    empty = [name for store in stores for name in store.obs.index[_totals(store) == 0]]
     if empty:
         raise CountsError(
             f"{len(empty)} cells have no counts at all: {shorten(empty)}",
@@ -174,7 +174,7 @@ def refuse_empty(*stores: CountStore) -> None:
         )
 
 
-def totals(store: CountStore) -> np.ndarray:
+def _totals(store: CountStore) -> np.ndarray:
     """Total counts (cells,)."""
     from perturbgen.models.base import sizes
 
@@ -182,7 +182,7 @@ def totals(store: CountStore) -> np.ndarray:
     return np.concatenate([np.zeros(0), *parts])
 
 
-def gene_shares(store: CountStore) -> torch.Tensor:
+def _gene_shares(store: CountStore) -> torch.Tensor:
     """Each gene's part of all counts, (genes,), half a count added."""
     import torch
 
@@ -196,19 +196,19 @@ def build_model(settings: RunSettings, cells: Cells, *, seed: int) -> LatentMode
     """The model, its first parameters drawn from ``seed``."""
     import torch
 
-    share = gene_shares(cells.train)
+    share = _gene_shares(cells.train)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return assemble(
             settings,
-            covariates(settings, cells),
+            _covariates(settings, cells),
             share,
             n_cells=len(cells.train),
             n_held_out=len(cells.validation),
         )
 
 
-def covariates(settings: RunSettings, cells: Cells) -> list[Covariate]:
+def _covariates(settings: RunSettings, cells: Cells) -> list[Covariate]:
     """What the model has to know of each condition."""
     import torch
 
@@ -279,7 +279,7 @@ def assemble(
     if model.kind == "nbvae":
         return NBVAE(model.latent, model.encoder, conditions, decoder, category=category, **encoder)
     return DGD(
-        mixture(settings, sizes.get(model.components_by or "", model.components)),
+        _mixture(settings, sizes.get(model.components_by or "", model.components)),
         conditions,
         decoder,
         n_cells=n_cells,
@@ -289,13 +289,13 @@ def assemble(
         prior_weight=n_cells if model.prior_weight == "per_sample" else model.prior_weight,
         label=position.get(model.components_by or ""),
         covariate=position.get(model.covariate_space or ""),
-        covariate_mixture=covariate_mixture(sizes[model.covariate_space])
+        covariate_mixture=_covariate_mixture(sizes[model.covariate_space])
         if model.covariate_space
         else None,
     )
 
 
-def mixture(settings: RunSettings, components: int) -> GaussianMixture:
+def _mixture(settings: RunSettings, components: int) -> GaussianMixture:
     """The DGD's prior."""
     from perturbgen.nn import GaussianMixture
 
@@ -311,7 +311,7 @@ def mixture(settings: RunSettings, components: int) -> GaussianMixture:
     )
 
 
-def covariate_mixture(components: int) -> GaussianMixture:
+def _covariate_mixture(components: int) -> GaussianMixture:
     """multiDGD's supervised mixture of a covariate: two dimensions, a component per category."""
     from perturbgen.nn import GaussianMixture
 

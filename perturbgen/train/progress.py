@@ -11,7 +11,7 @@ from typing import Any
 
 log = logging.getLogger(__name__)
 
-LOG_EVERY = 10.0  # seconds between lines where there is no terminal
+_LOG_EVERY = 10.0  # seconds between lines where there is no terminal
 
 
 class Status:
@@ -22,7 +22,7 @@ class Status:
         from rich.live import Live
 
         self.epochs, self.unit = epochs, unit
-        self.began, self.logged, self.first = time.monotonic(), -LOG_EVERY, None
+        self.began, self.logged, self.first = time.monotonic(), -_LOG_EVERY, None
         verbose = logging.getLogger("perturbgen").getEffectiveLevel() <= logging.INFO
         shown = verbose and sys.stderr.isatty()
         self.live = (
@@ -51,33 +51,33 @@ class Status:
         now = time.monotonic() - self.began
         if self.live:
             self.live.update(Text(text, no_wrap=True, overflow="ellipsis"))  # folded, it would jump
-        elif now - self.logged >= LOG_EVERY:
+        elif now - self.logged >= _LOG_EVERY:
             self.logged = now
             log.info("%s", text)
 
     def line(self, record: dict[str, Any]) -> str:
         """``epoch 12/200 · objective 812.3, held out 830.1 · 2,104 cells/s · 1.2 GB · 3 min left``."""
         done = record["epoch"] + 1
-        parts = [f"epoch {done}/{self.epochs}", f"objective {readable(record['train/objective'])}"]
+        parts = [f"epoch {done}/{self.epochs}", f"objective {_readable(record['train/objective'])}"]
         if "validation/objective" in record:
-            parts[-1] += f", held out {readable(record['validation/objective'])}"
+            parts[-1] += f", held out {_readable(record['validation/objective'])}"
         assert self.first is not None
         per_epoch = (time.monotonic() - self.began) / (done - self.first)
         left = per_epoch * (self.epochs - done)
         parts += [
             f"{record[f'{self.unit}_per_second']:,.0f} {self.unit}/s",
-            f"{memory_gb():.1f} GB",
-            f"{duration(left)} left at most",
+            f"{_memory_gb():.1f} GB",
+            f"{_duration(left)} left at most",
         ]
         return " · ".join(parts)
 
 
-def readable(value: float) -> str:
+def _readable(value: float) -> str:
     """One decimal, or four digits of a number under ten."""
     return f"{value:,.1f}" if abs(value) >= 10 else f"{value:.4g}"
 
 
-def memory_gb() -> float:
+def _memory_gb() -> float:
     """The most memory that the process has had: of the GPU where one is used, else of the machine."""
     import torch
 
@@ -87,7 +87,7 @@ def memory_gb() -> float:
     return peak * (1 if sys.platform == "darwin" else 1024) / 1e9
 
 
-def duration(seconds: float) -> str:
+def _duration(seconds: float) -> str:
     """``40 s``, ``3 min`` or ``2.5 h``."""
     if seconds < 90:
         return f"{seconds:.0f} s"

@@ -72,7 +72,7 @@ class Watcher(Protocol):
         """After the last one."""
 
 
-class DivergenceError(PerturbgenError):
+class _DivergenceError(PerturbgenError):
     """The objective is no longer a number."""
 
 
@@ -83,15 +83,15 @@ def require_finite(
     broken = [name for name, value in sums.items() if not math.isfinite(value)]
     if broken or not math.isfinite(norm):
         state, feed = training.state, training.train
-        raise DivergenceError(
+        raise _DivergenceError(
             f"step {state.step} (epoch {state.epoch}): {broken or 'the gradient'} is not finite; "
             f"{feed.unit} {shorten(feed.names(batch.index[:5]))}",
-            cause=likely_cause(training.model, training.settings.training.learning_rate),
+            cause=_likely_cause(training.model, training.settings.training.learning_rate),
             fix=f"a lower learning rate; the last good model is in {training.run / 'checkpoint'}",
         )
 
 
-def likely_cause(model: Trainable, rate: float) -> str:
+def _likely_cause(model: Trainable, rate: float) -> str:
     """What most often makes an objective blow up, as far as it can be told."""
     import torch
 

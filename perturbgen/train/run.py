@@ -40,11 +40,11 @@ def train(
     run = runs  # the first process names the run, and tells the others
     if fabric.is_global_zero:
         run = create_run(
-            runs, settings.name, settings, seed=settings.seed, data=data_hashes(settings)
+            runs, settings.name, settings, seed=settings.seed, data=_data_hashes(settings)
         )
         checkpoint.describe(settings, cells).write(run)
         checkpoint.write_parts(run, cells.parts())
-    return fit(fabric.broadcast(run), settings, cells, fabric, resumed=False)
+    return _fit(fabric.broadcast(run), settings, cells, fabric, resumed=False)
 
 
 def resume(
@@ -68,7 +68,7 @@ def resume(
     checkpoint.require_same_cells(run, cells.parts())
     if overrides and fabric.is_global_zero:
         keep_settings(run, settings)
-    return fit(run, settings, cells, fabric, resumed=True)
+    return _fit(run, settings, cells, fabric, resumed=True)
 
 
 def train_once(
@@ -76,12 +76,12 @@ def train_once(
 ) -> Path:
     """As ``train``, but a run of the same settings, data and split that lies in ``runs`` is taken, or finished."""
     for run in sorted(runs.glob("[0-9]*/")):
-        if is_run_of(run, settings):
+        if _is_run_of(run, settings):
             return resume(run, [], accelerator=accelerator)
     return train(settings, runs=runs, accelerator=accelerator)
 
 
-def is_run_of(run: Path, settings: RunSettings) -> bool:
+def _is_run_of(run: Path, settings: RunSettings) -> bool:
     """Whether a run directory has a checkpoint of these settings and of the files they name as these are now."""
     config, about = run / "config.toml", run / "env.json"
     if not (
@@ -89,25 +89,25 @@ def is_run_of(run: Path, settings: RunSettings) -> bool:
         and config.read_text(encoding="utf-8") == to_toml(settings)
     ):
         return False
-    return json.loads(about.read_text())["data"] == data_hashes(settings)
+    return json.loads(about.read_text())["data"] == _data_hashes(settings)
 
 
-def data_hashes(settings: RunSettings) -> dict[str, str]:
+def _data_hashes(settings: RunSettings) -> dict[str, str]:
     """The hashes of what a run reads: the counts, where they are one file, the split, the descriptors."""
     described = (condition.descriptors for condition in settings.conditions.values())
     paths = filter(None, (settings.data.path, settings.data.split, *described))
     return {str(path): file_hash(path) for path in paths if path.is_file()}
 
 
-def fit(run: Path, settings: RunSettings, cells: Cells, fabric: Fabric, *, resumed: bool) -> Path:
+def _fit(run: Path, settings: RunSettings, cells: Cells, fabric: Fabric, *, resumed: bool) -> Path:
     """Build the model and train it."""
     from perturbgen.train.cell_board import CellBoard
 
-    training = assemble(run, settings, cells, fabric)
+    training = _assemble(run, settings, cells, fabric)
     return carry_out(training, lambda step: CellBoard(run, settings, step=step), resumed=resumed)
 
 
-def assemble(run: Path, settings: RunSettings, cells: Cells, fabric: Fabric) -> Training:
+def _assemble(run: Path, settings: RunSettings, cells: Cells, fabric: Fabric) -> Training:
     """The loop with the cells, the model and its optimisers."""
     from perturbgen.train.feeds import CellFeed
     from perturbgen.train.loop import Training

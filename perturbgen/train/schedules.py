@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 def annealed_weight(annealing: Annealing, step: int, steps_per_epoch: int) -> float:
     """The weight at a step (0, 1, ...): ``start`` at first, exactly ``weight`` from the end of the warm-up on."""
-    ramp = warmup_steps(annealing, steps_per_epoch)
+    ramp = _warmup_steps(annealing, steps_per_epoch)
     if annealing.shape == "constant" or step >= ramp:
         return annealing.weight
     done = step / ramp
@@ -32,7 +32,7 @@ def annealed_weight(annealing: Annealing, step: int, steps_per_epoch: int) -> fl
     return annealing.start + (annealing.weight - annealing.start) * done
 
 
-def warmup_steps(annealing: Annealing, steps_per_epoch: int) -> int:
+def _warmup_steps(annealing: Annealing, steps_per_epoch: int) -> int:
     """How many steps the warm-up takes."""
     if annealing.shape == "constant":
         return 0
@@ -41,7 +41,7 @@ def warmup_steps(annealing: Annealing, steps_per_epoch: int) -> int:
 
 def warmup_epochs(annealing: Annealing, steps_per_epoch: int) -> int:
     """How many epochs begin before the warm-up is over."""
-    return math.ceil(warmup_steps(annealing, steps_per_epoch) / steps_per_epoch)
+    return math.ceil(_warmup_steps(annealing, steps_per_epoch) / steps_per_epoch)
 
 
 def warn_of_long_warmup(annealing: Annealing, steps_per_epoch: int, epochs: int) -> None:
@@ -50,7 +50,7 @@ def warn_of_long_warmup(annealing: Annealing, steps_per_epoch: int, epochs: int)
         log.warning(
             "the KL warm-up takes %d steps, the whole run %d: the full objective would never be trained; "
             "shorten it (annealing.warmup) or train longer (training.epochs)",
-            warmup_steps(annealing, steps_per_epoch),
+            _warmup_steps(annealing, steps_per_epoch),
             steps_per_epoch * epochs,
         )
 

@@ -45,7 +45,7 @@ class ConditionSettings(Settings):
     unknown: bool = False  # encode categories never seen as "unknown" instead of refusing them
 
 
-class DecoderSettings(Settings):
+class _DecoderSettings(Settings):
     """The decoder that VAE and DGD share."""
 
     hidden: Widths = (256, 1024)
@@ -57,12 +57,12 @@ class DecoderSettings(Settings):
     dropout: Chance = 0.0
 
 
-class ModelSettings(Settings):
+class _ModelSettings(Settings):
     """Which model; settings of the other models are refused."""
 
     kind: Literal["nbvae", "dgd", "gaussian_vae"] = "nbvae"
     latent: Count = 10
-    decoder: DecoderSettings = DecoderSettings()
+    decoder: _DecoderSettings = _DecoderSettings()
     # VAEs
     encoder: Widths = (256,)
     encoder_input: Literal["log1p", "raw"] = "log1p"
@@ -84,7 +84,7 @@ class ModelSettings(Settings):
     inner_steps: Count = 10  # of a validation cell's representation, per epoch
 
     @model_validator(mode="after")
-    def of_this_kind(self) -> ModelSettings:
+    def of_this_kind(self) -> _ModelSettings:
         """A setting that this kind of model would ignore is an error."""
         vae = {"encoder", "encoder_input", "encoder_dropout"}
         counts_only = {"encoder_input"} if self.kind == "gaussian_vae" else set()
@@ -104,7 +104,7 @@ class ModelSettings(Settings):
         if foreign:
             raise ValueError(f"{foreign[0]!r} is no setting of a {self.kind}")
         if self.kind == "gaussian_vae":
-            plain = DecoderSettings(hidden=self.decoder.hidden, layer_norm=self.decoder.layer_norm)
+            plain = _DecoderSettings(hidden=self.decoder.hidden, layer_norm=self.decoder.layer_norm)
             if self.decoder != plain:
                 raise ValueError(
                     "the decoder of a gaussian_vae has the settings 'hidden' and 'layer_norm' only"
@@ -159,7 +159,7 @@ class TrainingSettings(LoopTraining):
     resident: bool = True  # keep all counts on the device
 
 
-class BoardSettings(Settings):
+class _BoardSettings(Settings):
     """What TensorBoard is shown."""
 
     every: Count = 10  # epochs between pictures
@@ -175,7 +175,7 @@ class LoopSettings(Settings):
     annealing: Annealing = Annealing()
     stopping: Stopping = Stopping()
     training: LoopTraining = LoopTraining()
-    board: BoardSettings = BoardSettings()
+    board: _BoardSettings = _BoardSettings()
 
 
 class RunSettings(LoopSettings):
@@ -183,7 +183,7 @@ class RunSettings(LoopSettings):
 
     data: DataSettings
     conditions: dict[str, ConditionSettings] = Field(default_factory=dict)
-    model: ModelSettings = ModelSettings()
+    model: _ModelSettings = _ModelSettings()
     training: TrainingSettings = TrainingSettings()
 
     @model_validator(mode="after")

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import torch
 
 # What the reader of pickles says of bytes that are none, as its documentation warns.
-BROKEN_PICKLE = (
+_BROKEN_PICKLE = (
     pickle.UnpicklingError,
     EOFError,
     LookupError,
@@ -67,7 +67,7 @@ def load_state(run: Path, name: str) -> dict[str, Any]:
     path = require_file(run / "checkpoint" / f"{name}.pt", "checkpoint")
     try:
         state = torch.load(path, weights_only=True, map_location="cpu")
-    except (*BROKEN_PICKLE, RuntimeError):  # what they say is of pickles, and would not help
+    except (*_BROKEN_PICKLE, RuntimeError):  # what they say is of pickles, and would not help
         raise InputError(
             f"{path} cannot be read as a checkpoint",
             cause="a copy that broke off, or another file under its name",
@@ -98,7 +98,7 @@ def append_record(run: Path, record: dict[str, Any]) -> None:
     """Add an epoch to ``metrics.jsonl``, in place of what an interrupted run wrote of it."""
     path = run / "metrics.jsonl"
     lines = path.read_text().splitlines() if path.exists() else []
-    kept = [line for line in lines if epoch_of(line) < record["epoch"]]
+    kept = [line for line in lines if _epoch_of(line) < record["epoch"]]
     with disk_errors(path):
         if len(kept) < len(lines):
             with atomic_path(path) as part:
@@ -107,7 +107,7 @@ def append_record(run: Path, record: dict[str, Any]) -> None:
             handle.write(json.dumps(record) + "\n")
 
 
-def epoch_of(line: str) -> float:
+def _epoch_of(line: str) -> float:
     """The epoch of a line of ``metrics.jsonl``; a line that a killed run left half-written belongs to no epoch."""
     try:
         return int(json.loads(line)["epoch"])
@@ -115,7 +115,7 @@ def epoch_of(line: str) -> float:
         return math.inf
 
 
-def read_records(run: Path) -> list[dict[str, Any]]:
+def _read_records(run: Path) -> list[dict[str, Any]]:
     """The epochs of a run."""
     path = require_file(run / "metrics.jsonl", "record of a run's epochs")
     try:
@@ -128,7 +128,7 @@ def read_records(run: Path) -> list[dict[str, Any]]:
 
 def ending(run: Path, unit: str) -> dict[str, Any]:
     """How a run ended: a row with its best epoch, by the validation objective where there is one."""
-    records = read_records(run)
+    records = _read_records(run)
     key = "validation/objective" if "validation/objective" in records[-1] else "train/objective"
     best = min(records, key=lambda record: record[key])
     row = {

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from perturbgen.baselines import make
-from perturbgen.baselines.trees import boost_all, cuda_present, pick_device, predict_all
+from perturbgen.baselines.trees import _cuda_present, _pick_device, boost_all, predict_all
 from tests.baselines.cases import LOW_RANK
 
 Task = tuple[pd.DataFrame, pd.DataFrame]
@@ -50,13 +50,13 @@ def test_out_of_the_box_is_xgboost_itself(task: Task) -> None:
 
 
 def test_devices() -> None:
-    assert pick_device("cpu") == "cpu"
-    assert pick_device("cuda") == "cuda"
-    assert pick_device("auto") == ("cuda" if cuda_present() else "cpu")
+    assert _pick_device("cpu") == "cpu"
+    assert _pick_device("cuda") == "cuda"
+    assert _pick_device("auto") == ("cuda" if _cuda_present() else "cpu")
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not cuda_present(), reason="no CUDA device")
+@pytest.mark.skipif(not _cuda_present(), reason="no CUDA device")
 def test_the_gpu_agrees(task: Task) -> None:
     train, test = task
     settings = {**LOW_RANK, "trees": 20, "rows": 1.0, "columns": 1.0}

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from perturbgen.baselines import available
-from perturbgen.cli import run
+from perturbgen.cli import _run
 from perturbgen.data.kaggle import read_de
 
 Task = tuple[pd.DataFrame, pd.DataFrame]
@@ -38,24 +38,24 @@ def fit(files: Path, *more: str, conditions: str = "id_map.csv", out: str = "p.p
         "--out",
         str(files / out),
     ]
-    return run(["-q", "baseline", name, *paths, *rest])
+    return _run(["-q", "baseline", name, *paths, *rest])
 
 
 def test_list_and_settings(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["baselines", "--json"]) == 0
+    assert _run(["baselines", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
     assert [row["name"] for row in rows] == list(available())
     assert (
         next(row for row in rows if row["name"] == "cell_type_mean")["Open Problems"]
         == "mean_across_celltypes"
     )
-    assert run(["baselines", "kernel_ridge", "--json"]) == 0
+    assert _run(["baselines", "kernel_ridge", "--json"]) == 0
     assert {"ridge", "width", "components"} <= {
         row["setting"] for row in json.loads(capsys.readouterr().out)
     }
-    assert run(["baselines"]) == 0
+    assert _run(["baselines"]) == 0
     assert "transductive" in capsys.readouterr().out
-    assert run(["baselines", "zeros"]) == 0
+    assert _run(["baselines", "zeros"]) == 0
     assert "nothing to set" in capsys.readouterr().out
 
 
@@ -144,7 +144,7 @@ def test_end_to_end_on_the_tiny_simulation(tmp_path: Path) -> None:
             "--out",
             str(tmp_path / f"{name}.parquet"),
         ]
-        assert run(["-q", "baseline", name, *arguments]) == 0
+        assert _run(["-q", "baseline", name, *arguments]) == 0
         found[name] = read_de(tmp_path / f"{name}.parquet")
     common = truth.loc[list(found["zeros"].index), list(found["zeros"].columns)].to_numpy().ravel()
     assert not found["zeros"].to_numpy().any()

@@ -8,17 +8,17 @@ import pytest
 import torch
 
 from perturbgen.baselines import make, mimic_folds, nested_choice, out_of_fold
-from perturbgen.baselines.base import KEY, Baseline, Conditions, read_train
+from perturbgen.baselines.base import KEY, Baseline, Conditions, _read_train
 from perturbgen.baselines.features import (
-    STATISTICS,
-    Features,
+    _STATISTICS,
     TargetEncoding,
-    compound_folds,
-    describe,
+    _compound_folds,
+    _describe,
+    _Features,
 )
 from perturbgen.baselines.lowrank import LowRankTarget
-from perturbgen.baselines.network import row_rmse, zeroed
-from perturbgen.baselines.selection import row_spearman, target_cell_types
+from perturbgen.baselines.network import _row_rmse, _zeroed
+from perturbgen.baselines.selection import _target_cell_types, row_spearman
 from perturbgen.core.errors import ConfigError, SchemaError
 from tests.baselines.cases import quick
 
@@ -28,7 +28,7 @@ Task = tuple[pd.DataFrame, pd.DataFrame]
 
 def test_statistics_are_numpys() -> None:
     scores = RNG(0).normal(size=(7, 3))
-    found = describe(scores, STATISTICS).reshape(len(STATISTICS), 3)
+    found = _describe(scores, _STATISTICS).reshape(len(_STATISTICS), 3)
     expected = [
         scores.mean(axis=0),
         np.median(scores, axis=0),
@@ -61,9 +61,9 @@ def test_encodings_by_hand() -> None:
 
 def test_no_target_enters_its_own_features(task: Task) -> None:
     """Changing one row's scores changes features of others, and never its own."""
-    table = read_train(task[0])
+    table = _read_train(task[0])
     scores = RNG(0).normal(size=(len(table.values), 5))
-    folds = compound_folds(table.compounds, 4, RNG(1))
+    folds = _compound_folds(table.compounds, 4, RNG(1))
     rows = Conditions(table.cell_types, table.compounds)
 
     def matrix(values: np.ndarray) -> np.ndarray:
@@ -87,8 +87,8 @@ def test_encodings_of_noise_do_not_tell_the_targets() -> None:
     correlations = []
     for seed in range(5):
         rng = RNG(seed)
-        table = read_train(pd.DataFrame(rng.normal(size=(len(index), 3)), index))
-        features = Features.fit(
+        table = _read_train(pd.DataFrame(rng.normal(size=(len(index), 3)), index))
+        features = _Features.fit(
             table, table.values, encoded=3, statistics=("mean",), hot=False, rng=rng
         )
         matrix = features.matrix(Conditions(table.cell_types, table.compounds))[:, :6]
@@ -111,7 +111,7 @@ def test_fingerprints_are_features_by_compound(
 
 def test_target_cell_types_and_folds(task: Task) -> None:
     train, _ = task
-    assert target_cell_types(train.index) == ["T1", "T2"]
+    assert _target_cell_types(train.index) == ["T1", "T2"]
     folds = mimic_folds(train.index, folds=4, rng=RNG(0), pretend=True)
     assert [fold.name for fold in folds] == [
         "fold 0",
@@ -198,7 +198,7 @@ def test_row_spearman_is_scipys() -> None:
 @pytest.mark.parametrize("offset", ["none", "mean", "additive"])
 @pytest.mark.parametrize("transform", ["t", "none"])
 def test_the_low_rank_target_comes_back(task: Task, offset: str, transform: str) -> None:
-    table = read_train(task[0])
+    table = _read_train(task[0])
     target = LowRankTarget.fit(table, count=200, transform=transform, offset=offset)  # type: ignore[arg-type]
     scores = target.scores(table.values, table.cell_types)
     np.testing.assert_allclose(
@@ -217,13 +217,13 @@ def test_the_networks_loss_is_the_rmse_over_all_genes() -> None:
     components = fit_components(values, 3, centre=False)
     scores, guess = components.scores(values), rng.normal(size=(6, 3))
     rest = (values**2).sum(axis=1) - (scores**2).sum(axis=1)
-    found = row_rmse(*(torch.tensor(v) for v in (guess, scores, rest)), 40)
+    found = _row_rmse(*(torch.tensor(v) for v in (guess, scores, rest)), 40)
     expected = np.sqrt(((values - components.values(guess)) ** 2).mean(axis=1))
     np.testing.assert_allclose(found.numpy(), expected, rtol=1e-9)
 
 
 def test_zeroed_features() -> None:
-    shown = zeroed(torch.ones(200, 50), 0.3, torch.Generator().manual_seed(0))
+    shown = _zeroed(torch.ones(200, 50), 0.3, torch.Generator().manual_seed(0))
     assert set(shown.unique().tolist()) == {0.0, 1.0}
     assert float(shown.mean()) == pytest.approx(0.7, abs=0.02)
 

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from perturbgen.cli import run
+from perturbgen.cli import _run
 from perturbgen.data import h5ad as h5ad_writer
 
 MAPS = Path(__file__).parents[2] / "experiments" / "columns"
@@ -23,7 +23,7 @@ def test_ingest_writes_what_the_reader_reads(
     kaggle: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "deep" / "counts.h5ad"
-    assert run(["ingest", str(kaggle.write()), "--out", str(out)]) == 0
+    assert _run(["ingest", str(kaggle.write()), "--out", str(out)]) == 0
     adata = anndata.read_h5ad(out)
     np.testing.assert_array_equal(adata.X.toarray(), kaggle.counts)
     assert adata.X.dtype == np.int32
@@ -38,11 +38,11 @@ def test_ingest_options_reach_the_reader(kaggle: Any, tmp_path: Path) -> None:
         str(kaggle.write(excluded=[(kaggle.meta["obs_id"][0], "TP53")])),
         str(tmp_path / "counts.h5ad"),
     )
-    assert run(["ingest", folder, "--out", out, "--organisers-plates"]) == 0
+    assert _run(["ingest", folder, "--out", out, "--organisers-plates"]) == 0
     adata = anndata.read_h5ad(out)
     assert adata.X[0, 0] == 0
     assert set(adata.obs["plate"]) == {"plate_2", "plate_3"}
-    assert run(["ingest", folder, "--out", out, "--keep-excluded"]) == 0
+    assert _run(["ingest", folder, "--out", out, "--keep-excluded"]) == 0
     adata = anndata.read_h5ad(out)
     assert adata.X[0, 0] == 3
     assert set(adata.obs["plate"]) == {"plate_0", "plate_1"}
@@ -54,14 +54,14 @@ def test_ingest_reads_an_h5ad_of_open_problems_or_of_anyone(kaggle: Any, tmp_pat
         tmp_path / "sc.h5ad"
     )
     out = tmp_path / "counts.h5ad"
-    assert run(["ingest", str(tmp_path / "sc.h5ad"), "--out", str(out), "--curated"]) == 0
+    assert _run(["ingest", str(tmp_path / "sc.h5ad"), "--out", str(out), "--curated"]) == 0
     assert "curation" in anndata.read_h5ad(out).uns
     (tmp_path / "map.toml").write_text(
         'vehicle = "Dimethyl Sulfoxide"\n[columns]\ncompound = "sm_name"\ncell_type = "cell_type"\n'
     )
     columns = ["--columns", str(tmp_path / "map.toml")]
-    assert run(["ingest", str(tmp_path / "sc.h5ad"), "--out", str(out), *columns]) == 0
-    assert run(["data", "check", str(out)]) == 0
+    assert _run(["ingest", str(tmp_path / "sc.h5ad"), "--out", str(out), *columns]) == 0
+    assert _run(["data", "check", str(out)]) == 0
 
 
 @pytest.mark.parametrize("room", [0, 1_000, 20_000])
@@ -78,15 +78,15 @@ def test_a_full_disk_is_an_error_and_leaves_nothing_or_the_older_file(
                 raise OSError(errno.ENOSPC, "No space left on device")
             return super().write(data)
 
-    class FileOnDisk(h5ad_writer.PatientFile, Disk):
+    class FileOnDisk(h5ad_writer._PatientFile, Disk):
         pass
 
-    monkeypatch.setattr(h5ad_writer, "PatientFile", FileOnDisk)
+    monkeypatch.setattr(h5ad_writer, "_PatientFile", FileOnDisk)
     out = tmp_path / "out" / "counts.h5ad"
     for older in (False, True):
         if older:
             out.write_text("older")
-        assert run(["ingest", str(kaggle.write()), "--out", str(out)]) == 1
+        assert _run(["ingest", str(kaggle.write()), "--out", str(out)]) == 1
         assert "no space left on the disk" in capsys.readouterr().err
         assert [(path.name, path.read_text()) for path in out.parent.iterdir()] == [
             ("counts.h5ad", "older")
@@ -127,7 +127,7 @@ def test_a_mistake_exits_with_2_and_no_traceback(
         "folder": kaggle.write(),
         "out": tmp_path / "counts.h5ad",
     }
-    assert run([text.format(h5ad=tmp_path / "ours.h5ad", **places) for text in arguments]) == 2
+    assert _run([text.format(h5ad=tmp_path / "ours.h5ad", **places) for text in arguments]) == 2
     error = capsys.readouterr().err
     assert message in error
     assert "Traceback" not in error
@@ -138,7 +138,7 @@ def test_ingest_refuses_a_cell_type_without_vehicle_and_writes_nothing(
     kaggle: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     kaggle.meta.loc[4, "cell_type"] = "Myeloid cells"
-    assert run(["ingest", str(kaggle.write()), "--out", str(tmp_path / "counts.h5ad")]) == 2
+    assert _run(["ingest", str(kaggle.write()), "--out", str(tmp_path / "counts.h5ad")]) == 2
     assert "no 'Dimethyl Sulfoxide' cell in cell_type 'Myeloid cells'" in capsys.readouterr().err
     assert not (tmp_path / "counts.h5ad").exists()
 
@@ -149,7 +149,7 @@ def test_check_prints_every_violation_and_exits_with_2(
     kaggle.meta.loc[4, "cell_type"] = "Myeloid cells"
     kaggle.meta.loc[4, "well"] = "A1"
     folder = str(kaggle.write())
-    assert run(["data", "check", folder]) == 2
+    assert _run(["data", "check", folder]) == 2
     shown = capsys.readouterr().out
     assert "Myeloid cells" in shown
     assert "plate_1 A1: Clotrimazole / Dimethyl Sulfoxide" in shown
@@ -160,7 +160,7 @@ def test_check_prints_every_violation_and_exits_with_2(
 def test_check_as_json_holds_summary_and_violations(
     kaggle: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(["data", "check", str(kaggle.write()), "--json"]) == 0
+    assert _run(["data", "check", str(kaggle.write()), "--json"]) == 0
     [shown] = json.loads(capsys.readouterr().out)
     assert shown["summary"]["cells"] == 6
     assert shown["summary"]["zeros"] == pytest.approx(1 - np.count_nonzero(kaggle.counts) / 30)
@@ -175,7 +175,7 @@ def test_check_survives_a_file_without_our_columns(
         X=kaggle.counts * 0.5, obs=pd.DataFrame({"drug": ["x"] * 6}, index=list("abcdef"))
     )
     adata.write_h5ad(tmp_path / "other.h5ad")
-    assert run(["data", "check", str(tmp_path / "other.h5ad")]) == 2
+    assert _run(["data", "check", str(tmp_path / "other.h5ad")]) == 2
     shown = capsys.readouterr().out
     assert "holds non-integers" in shown
     assert "obs has no column 'cell_type'" in shown
@@ -194,12 +194,12 @@ def test_the_real_files_pass(
     real_data: Path, capsys: pytest.CaptureFixture[str], name: str, columns: str
 ) -> None:
     path = str(real_data / "counts" / f"{name}.h5ad")
-    assert run(["data", "check", path, "--columns", str(MAPS / f"{columns}.toml")]) == 0
+    assert _run(["data", "check", path, "--columns", str(MAPS / f"{columns}.toml")]) == 0
     assert capsys.readouterr().out.endswith("no violations\n")
 
 
 def test_list_prints_json(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["data", "list", "--json"]) == 0
+    assert _run(["data", "list", "--json"]) == 0
     rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
     assert rows["op3-cells"]["size"] == "3.5 GB"
 
@@ -219,5 +219,5 @@ def test_get_reports_a_dead_server_with_1(
         "--out",
         str(tmp_path / "out"),
     ]
-    assert run(arguments) == 1
+    assert _run(arguments) == 1
     assert "DownloadError" in capsys.readouterr().err

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from perturbgen.cli import run
+from perturbgen.cli import _run
 
 
 @pytest.fixture
@@ -17,7 +17,7 @@ def screen(tmp_path: Path) -> Path:
     """A tiny simulated screen in a folder whose name has a space."""
     folder = tmp_path / "a screen"
     assert (
-        run(
+        _run(
             [
                 "-q",
                 "l1000",
@@ -41,7 +41,7 @@ def test_a_simulated_screen_is_checked_and_extracted(
     capsys.readouterr()
     (matrix,) = screen.glob("*.gctx")
     genes = ["--genes", str(screen / "gene_info.txt")]
-    assert run(["l1000", "check", str(matrix), *genes, "--json"]) == 0
+    assert _run(["l1000", "check", str(matrix), *genes, "--json"]) == 0
     (row,) = json.loads(capsys.readouterr().out)
     assert (row["format"], row["samples"], row["genes"], row["ids of"]) == (
         "gctx",
@@ -54,7 +54,7 @@ def test_a_simulated_screen_is_checked_and_extracted(
 
     command = ["l1000", "extract", str(matrix), "--meta", str(screen / "inst_info.txt"), *genes]
     assert (
-        run(
+        _run(
             [
                 *command,
                 "--out",
@@ -94,7 +94,7 @@ def test_a_dry_run_prints_the_settings_and_writes_nothing(
         "design.replicates=7",
         "--dry-run",
     ]
-    assert run(["l1000", "simulate", str(tmp_path / "out"), *arguments]) == 0
+    assert _run(["l1000", "simulate", str(tmp_path / "out"), *arguments]) == 0
     values = tomllib.loads(capsys.readouterr().out)
     assert (values["genes"], values["design"]["replicates"], values["biology"]["gated_share"]) == (
         50,
@@ -136,6 +136,6 @@ def test_mistakes_are_explained_and_leave_nothing(
         "OUT": tmp_path / "out",
         "PERTS": screen / "pert_info.txt",
     }
-    assert run(["l1000", *(str(names.get(part, part)) for part in arguments)]) == 2
+    assert _run(["l1000", *(str(names.get(part, part)) for part in arguments)]) == 2
     assert says in capsys.readouterr().err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a screen"]

@@ -8,7 +8,7 @@ import anndata
 import numpy as np
 import pytest
 
-from perturbgen.cli import run
+from perturbgen.cli import _run
 from perturbgen.data import write_h5ad
 from perturbgen.l1000 import screen_anndata, screen_settings
 
@@ -25,7 +25,7 @@ RUN = "runs/0001-embedder-s0"
 
 
 def command(*words: str) -> int:
-    return run([str(word) for word in words])
+    return _run([str(word) for word in words])
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -68,7 +68,7 @@ def test_evaluate_writes_a_page_with_every_method(capsys):
 
 
 def test_evaluate_probes_mechanisms_from_the_samples_or_from_a_table(capsys, monkeypatch):
-    monkeypatch.setattr("perturbgen.l1000.embedder.probe.EPOCHS", 2)
+    monkeypatch.setattr("perturbgen.l1000.embedder.probe._EPOCHS", 2)
     obs = anndata.read_h5ad("screen.h5ad").obs
     told = obs[~obs["control"]].drop_duplicates("perturbagen")[["perturbagen", "moa"]]
     told.rename(columns={"perturbagen": "pert_id", "moa": "mechanism"}).to_csv(

@@ -35,8 +35,8 @@ def test_every_error_has_its_exit_code_and_no_traceback(
     def fail() -> None:
         raise raised
 
-    monkeypatch.setattr(cli, "app", app)
-    assert cli.run([]) == code
+    monkeypatch.setattr(cli, "_app", app)
+    assert cli._run([]) == code
     captured = capsys.readouterr()
     assert words in captured.err
     assert "Traceback" not in captured.err
@@ -53,18 +53,18 @@ def test_a_closed_standard_output_is_one_line_and_exit_code_1(arguments: list[st
 
 
 def test_unknown_verbs_and_options_are_a_users_mistake(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.run(["nonsense"]) == 2
-    assert cli.run(["doctor", "--nonsense"]) == 2
+    assert cli._run(["nonsense"]) == 2
+    assert cli._run(["doctor", "--nonsense"]) == 2
     assert "Traceback" not in capsys.readouterr().err
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.run(["--version"]) == 0
+    assert cli._run(["--version"]) == 0
     assert capsys.readouterr().out.startswith("perturbgen ")
 
 
 def test_doctor_prints_versions_as_json(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.run(["doctor", "--json"]) == 0
+    assert cli._run(["doctor", "--json"]) == 0
     rows = {row["what"]: row for row in json.loads(capsys.readouterr().out)}
     assert rows["numpy"]["found"].startswith("2.")
     assert rows["numpy"]["how to get it"] == ""
@@ -77,17 +77,17 @@ def test_doctor_fails_only_when_something_required_is_missing(
     monkeypatch.setattr(
         doctor, "package_version", lambda name: None if name == "rdkit" else real(name)
     )
-    assert cli.run(["doctor"]) == 0
+    assert cli._run(["doctor"]) == 0
     monkeypatch.setattr(
         doctor, "package_version", lambda name: None if name == "scipy" else real(name)
     )
-    assert cli.run(["doctor"]) == 1
+    assert cli._run(["doctor"]) == 1
     assert "pip install scipy" in capsys.readouterr().out
 
 
 def test_doctor_without_r_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor.shutil, "which", lambda name: None)
-    rows = {row["what"]: row for row in doctor.r_rows()}
+    rows = {row["what"]: row for row in doctor._r_rows()}
     assert rows["R"]["found"] is None
     assert "apt-get install r-bioc-limma" in rows["R limma"]["how to get it"]
 

@@ -14,7 +14,7 @@ import pytest
 import typer
 
 from perturbgen import cli
-from perturbgen.cli import run
+from perturbgen.cli import _run
 
 Files = dict[str, Path]
 
@@ -92,7 +92,7 @@ def test_a_mistake_is_explained_and_costs_nothing(
     import shlex
 
     before = {path: path.stat().st_mtime_ns for path in Path().rglob("*")}
-    assert run(["-q", *shlex.split(arguments)]) == 2
+    assert _run(["-q", *shlex.split(arguments)]) == 2
     assert words in capsys.readouterr().err
     assert {path: path.stat().st_mtime_ns for path in Path().rglob("*")} == before
 
@@ -104,21 +104,21 @@ def test_check_reports_on_data_that_have_no_quantiles(
     def refuse(constant: str) -> None:
         raise AssertionError(f"{constant} is not JSON")
 
-    assert run(["data", "check", str(files[name]), "--json"]) == 2
+    assert _run(["data", "check", str(files[name]), "--json"]) == 2
     [shown] = json.loads(capsys.readouterr().out, parse_constant=refuse)
     assert shown["depth"][0]["median"] is None
-    assert run(["data", "check", str(files[name])]) == 2
+    assert _run(["data", "check", str(files[name])]) == 2
 
 
 @pytest.mark.parametrize("name", ["few", "odd wells"])
 def test_a_dense_matrix_and_odd_wells_can_be_shown(files: Files, name: str) -> None:
-    assert run(["-q", "data", "show", str(files[name]), "--out", "page.html"]) == 0
+    assert _run(["-q", "data", "show", str(files[name]), "--out", "page.html"]) == 0
     assert ("No picture" in Path("page.html").read_text()) == (name == "odd wells")
 
 
 def test_a_repeated_column_sums_once(files: Files) -> None:
     for by, out in (("compound,cell_type,compound", "a.h5ad"), ("compound,cell_type", "b.h5ad")):
-        assert run(["-q", "pseudobulk", str(files["ok"]), "--by", by, "--out", out]) == 0
+        assert _run(["-q", "pseudobulk", str(files["ok"]), "--by", by, "--out", out]) == 0
     np.testing.assert_array_equal(
         *(anndata.read_h5ad(name).X.toarray() for name in ("a.h5ad", "b.h5ad"))
     )
@@ -126,28 +126,28 @@ def test_a_repeated_column_sums_once(files: Files) -> None:
 
 def test_de_takes_counts_from_raw(files: Files) -> None:
     options = ["--design", "~0 + {group}", "--out", "de.parquet"]
-    assert run(["-q", "de", str(files["raw"]), *options]) == 2
-    assert run(["-q", "de", str(files["raw"]), "--layer", "raw", *options]) == 0
+    assert _run(["-q", "de", str(files["raw"]), *options]) == 2
+    assert _run(["-q", "de", str(files["raw"]), "--layer", "raw", *options]) == 0
 
 
 def test_ingest_prints_json(files: Files, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["ingest", str(files["ok"]), "--out", "x.h5ad", "--json"]) == 0
+    assert _run(["ingest", str(files["ok"]), "--out", "x.h5ad", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)[0]["cells"] == 16
 
 
 def test_simulate_replaces_an_older_simulation(tmp_path: Path) -> None:
     from perturbgen.core.errors import InputError
-    from perturbgen.simulate.op3.experiment import require_replaceable
+    from perturbgen.simulate.op3.experiment import _require_replaceable
 
     (tmp_path / "simulation.toml").touch()
-    require_replaceable(tmp_path, force=True)
+    _require_replaceable(tmp_path, force=True)
     with pytest.raises(InputError, match="already exists"):
-        require_replaceable(tmp_path, force=False)
+        _require_replaceable(tmp_path, force=False)
 
 
 def test_an_empty_list_of_excluded_pairs_excludes_nothing(kaggle: Any, tmp_path: Path) -> None:
     assert (
-        run(["-q", "ingest", str(kaggle.write(excluded=[])), "--out", str(tmp_path / "x.h5ad")])
+        _run(["-q", "ingest", str(kaggle.write(excluded=[])), "--out", str(tmp_path / "x.h5ad")])
         == 0
     )
     assert anndata.read_h5ad(tmp_path / "x.h5ad").X.sum() == kaggle.counts.sum()
@@ -158,7 +158,7 @@ def test_a_dose_is_a_number(
 ) -> None:
     kaggle.meta["dose_uM"] = kaggle.meta["dose_uM"].astype(object)
     kaggle.meta.loc[0, "dose_uM"] = "much"
-    assert run(["-q", "ingest", str(kaggle.write()), "--out", str(tmp_path / "x.h5ad")]) == 2
+    assert _run(["-q", "ingest", str(kaggle.write()), "--out", str(tmp_path / "x.h5ad")]) == 2
     assert "'dose_uM' holds 'much'" in capsys.readouterr().err
 
 
@@ -180,7 +180,7 @@ def test_a_bad_baseline_is_explained(
     rows = "".join(f"{cell_type},{value}\n" for cell_type in CELL_TYPES).encode()
     (tmp_path / "means.csv").write_bytes(content.replace(b"%s", rows))
     assert (
-        run(["-q", "simulate", str(tmp_path / "out"), "--baseline", str(tmp_path / "means.csv")])
+        _run(["-q", "simulate", str(tmp_path / "out"), "--baseline", str(tmp_path / "means.csv")])
         == 2
     )
     assert words in capsys.readouterr().err
@@ -196,8 +196,8 @@ def test_an_operating_system_error_names_its_file(
     def fail() -> None:
         raise OSError(errno.EIO, "Input/output error", "disk.h5ad")
 
-    monkeypatch.setattr(cli, "app", app)
-    assert run([]) == 1
+    monkeypatch.setattr(cli, "_app", app)
+    assert _run([]) == 1
     assert capsys.readouterr().err == "OSError: disk.h5ad: Input/output error\n"
 
 
@@ -207,8 +207,8 @@ def test_names_are_shown_as_they_are_and_paths_in_one_piece(
     odd = cells()
     odd.obs["cell_type"] = odd.obs["cell_type"].replace({"A": "T [red]CD4"})
     odd.write_h5ad("odd.h5ad")
-    assert run(["data", "check", "odd.h5ad"]) == 0
+    assert _run(["data", "check", "odd.h5ad"]) == 0
     assert "T [red]CD4" in capsys.readouterr().out
     out = "a rather long name [bold] of a file.csv"
-    assert run(["split", "odd.h5ad", "--kind", "random", "--fraction", "0.5", "--out", out]) == 0
+    assert _run(["split", "odd.h5ad", "--kind", "random", "--fraction", "0.5", "--out", out]) == 0
     assert capsys.readouterr().out.splitlines()[0] == f"random cells: wrote {out}"

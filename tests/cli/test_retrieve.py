@@ -30,7 +30,7 @@ def latent(tmp_path: Path) -> str:
 
 
 def run(*arguments: str) -> int:
-    return cli.run(["-q", *arguments])
+    return cli._run(["-q", *arguments])
 
 
 def test_retrieve_prints_and_writes_everything(

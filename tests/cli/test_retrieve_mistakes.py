@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from anndata import AnnData
 
-from perturbgen.cli import run as command
+from perturbgen.cli import _run as command
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 """What an unlucky user types to score."""
 
-from perturbgen.cli import run as command
+from perturbgen.cli import _run as command
 
 
 def test_a_misspelt_statistic_is_told_whatever_the_files_are(capsys):

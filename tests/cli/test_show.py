@@ -18,7 +18,7 @@ def test_every_real_file_is_drawn(name: str, file: str, real_data: Path, tmp_pat
     columns = Path(__file__).parents[2] / "experiments" / "columns" / f"{name}.toml"
     source = real_data / "counts" / f"{file}.h5ad"
     assert (
-        cli.run(
+        cli._run(
             [
                 "data",
                 "show",
@@ -39,5 +39,5 @@ def test_every_real_file_is_drawn(name: str, file: str, real_data: Path, tmp_pat
 def test_a_wrong_suffix_is_refused_before_anything_is_read(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli.run(["data", "show", str(tmp_path), "--out", "page.pdf"]) == 2
+    assert cli._run(["data", "show", str(tmp_path), "--out", "page.pdf"]) == 2
     assert "page.html" in capsys.readouterr().err

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from perturbgen.cli import run
+from perturbgen.cli import _run
 
 
 def test_it_writes_the_folder_and_lists_it(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "with a space" / "tiny"
-    assert run(["simulate", str(out), "--seed", "3", "--set", "cells.per_well=12", "--json"]) == 0
+    assert _run(["simulate", str(out), "--seed", "3", "--set", "cells.per_well=12", "--json"]) == 0
     rows = {row["file"]: row for row in json.loads(capsys.readouterr().out)}
     assert set(rows) == {path.name for path in out.iterdir()}
     assert rows["de_train.parquet"]["holds"].endswith("x 305 columns")
@@ -38,7 +38,7 @@ def test_a_dry_run_prints_the_settings_and_writes_nothing(
         "expression.genes=77",
         "--dry-run",
     ]
-    assert run(["simulate", str(tmp_path / "out"), *arguments]) == 0
+    assert _run(["simulate", str(tmp_path / "out"), *arguments]) == 0
     values = tomllib.loads(capsys.readouterr().out)
     assert values["cells"]["per_well"] == 21
     assert values["expression"]["genes"] == 77
@@ -58,9 +58,9 @@ def test_a_dry_run_prints_json_when_asked(
         "cells.per_well=21",
         "--dry-run",
     ]
-    assert run([*arguments, "--json"]) == 0
+    assert _run([*arguments, "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)
-    assert run(arguments) == 0
+    assert _run(arguments) == 0
     assert printed == tomllib.loads(capsys.readouterr().out)
     assert printed["cells"]["per_well"] == 21
 
@@ -88,7 +88,7 @@ def test_a_dry_run_prints_json_when_asked(
 def test_mistakes_are_explained_and_leave_nothing(
     arguments: list[str], says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(["simulate", str(tmp_path / "out"), *arguments]) == 2
+    assert _run(["simulate", str(tmp_path / "out"), *arguments]) == 2
     assert says in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
@@ -96,7 +96,7 @@ def test_mistakes_are_explained_and_leave_nothing(
 def test_an_existing_folder_needs_force(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out"
     out.mkdir()
-    assert run(["simulate", str(out)]) == 2
+    assert _run(["simulate", str(out)]) == 2
     assert "--force" in capsys.readouterr().err
-    assert run(["simulate", str(out), "--force"]) == 0
+    assert _run(["simulate", str(out), "--force"]) == 0
     assert (out / "truth.h5ad").exists()

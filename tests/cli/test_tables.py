@@ -21,7 +21,7 @@ def test_pseudobulk_of_a_real_file(
 ) -> None:
     out = tmp_path / "pb.h5ad"
     assert (
-        cli.run(
+        cli._run(
             [
                 "-q",
                 "pseudobulk",
@@ -60,7 +60,7 @@ def test_splits_of_a_real_file(
     kang: list[str], tmp_path: Path, options: list[str], parts: dict[str, int] | None
 ) -> None:
     out = tmp_path / "split.csv"
-    assert cli.run(["-q", "split", *kang, "--kind", *options, "--out", str(out)]) == 0
+    assert cli._run(["-q", "split", *kang, "--kind", *options, "--out", str(out)]) == 0
     found = read_split(out).parts.value_counts().to_dict()
     assert sum(found.values()) == 1556
     assert parts is None or found == parts
@@ -101,6 +101,6 @@ def test_mistakes_are_explained(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     source = [str(Path(kang[0]).resolve()), *kang[1:]]
-    assert cli.run(["-q", arguments[0], *source, *arguments[1:]]) == 2
+    assert cli._run(["-q", arguments[0], *source, *arguments[1:]]) == 2
     assert words in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []

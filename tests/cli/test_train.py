@@ -5,7 +5,7 @@ import json
 import anndata as ad
 import pytest
 
-from perturbgen.cli import run as command
+from perturbgen.cli import _run as command
 from tests.train.conftest import make_cells
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from perturbgen.cli import run
+from perturbgen.cli import _run
 
 from .conftest import write_flat
 
@@ -46,7 +46,7 @@ def test_from_a_file_to_everything(
     head = "| date | experiment | method | score | zeros | ratio | commit | command |\n|---|---|---|---|---|---|---|---|"
     board.write_text(head)
     arguments = ["compare", str(config), "--workers", "1", "--leaderboard", "--set", "seeds=[0, 1]"]
-    assert run(arguments) == 0
+    assert _run(arguments) == 0
     out = tmp_path / "runs" / "compare-mine"
     text = (out / "scorecard.md").read_text()
     assert "## Headline" in text
@@ -66,7 +66,7 @@ def test_from_a_file_to_everything(
     assert ratio == pytest.approx(score / zeros, abs=1e-3)
     printed = capsys.readouterr().out
     assert "cells: 4 done" in printed
-    assert run([*arguments, "--no-report", "--json"]) == 0
+    assert _run([*arguments, "--no-report", "--json"]) == 0
     (record,) = json.loads(capsys.readouterr().out)
     assert {cell["state"] for cell in record["cells"]} == {"cached"}
 
@@ -80,7 +80,7 @@ def test_a_failed_method_is_told_at_the_end_with_exit_code_1(
 ) -> None:
     write_flat(full.drop(columns="g3"), folder / "narrow.parquet")
     arguments = ["compare", str(config), "--workers", "1"]
-    assert run([*arguments, "--set", "methods.narrow.predictions='narrow.parquet'"]) == 1
+    assert _run([*arguments, "--set", "methods.narrow.predictions='narrow.parquet'"]) == 1
     shown = capsys.readouterr()
     assert "1 of 4 cells failed, of narrow; the rest is scored" in shown.err
     assert "Traceback" not in shown.err
@@ -88,7 +88,7 @@ def test_a_failed_method_is_told_at_the_end_with_exit_code_1(
     assert "lacks 1 of 30 genes: 'g3'" in (out / "failures.txt").read_text()
     assert "## Failed" in (out / "scorecard.md").read_text()
     assert "lacks 1 of 30 genes" in (out / "report.html").read_text()
-    assert run([*arguments, "--no-report"]) == 0
+    assert _run([*arguments, "--no-report"]) == 0
     assert not (out / "failures.txt").exists(), "no failure of an earlier run is left"
 
 
@@ -102,7 +102,7 @@ def test_mistakes_are_told_before_anything_runs(
         (["--data", "nowhere"], "no data folder at nowhere"),
         (["--scheduler", "dask"], "no scheduler 'dask'"),
     ):
-        assert run(["compare", str(config), *arguments]) == 2, arguments
+        assert _run(["compare", str(config), *arguments]) == 2, arguments
         shown = capsys.readouterr()
         assert words in shown.err
         assert "Traceback" not in shown.err
@@ -112,9 +112,9 @@ def test_mistakes_are_told_before_anything_runs(
 def test_the_resolved_settings_are_a_configuration(
     config: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(["compare", str(config), "--dry-run"]) == 0
+    assert _run(["compare", str(config), "--dry-run"]) == 0
     config.write_text(capsys.readouterr().out)
-    assert run(["compare", str(config), "--dry-run"]) == 0
+    assert _run(["compare", str(config), "--dry-run"]) == 0
     assert 'baseline = "additive"' in capsys.readouterr().out
 
 
@@ -140,7 +140,7 @@ def test_a_de_table_of_ours_can_be_compared_on(
     config.write_text(
         f'[data]\nfolder = "{folder}"\ntrain = "de.parquet"\n[splits.cell_types]\n[methods.additive]\n'
     )
-    assert run(["compare", str(config), "--workers", "1", "--no-report"]) == 0
+    assert _run(["compare", str(config), "--workers", "1", "--no-report"]) == 0
     scores = pd.read_parquet(tmp_path / "runs" / "compare-de" / "scores.parquet")
     assert len(scores) == 2 * len(full), (
         "every condition is predicted once, by zeros and by additive"

@@ -46,7 +46,7 @@ def test_nothing_is_computed_twice(run: Run, monkeypatch: pytest.MonkeyPatch) ->
     first = run()
     assert states(first) == {"done": 3}
     monkeypatch.setattr(
-        cells, "compute", lambda cell: pytest.fail(f"{cell.label} was computed again")
+        cells, "_compute", lambda cell: pytest.fail(f"{cell.label} was computed again")
     )
     second = run()
     assert states(second) == {"cached": 3}
@@ -66,7 +66,7 @@ def test_changed_metrics_are_scored_without_another_fit(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run()
-    monkeypatch.setattr(cells, "fitted_values", lambda *_: pytest.fail("fitted again"))
+    monkeypatch.setattr(cells, "_fitted_values", lambda *_: pytest.fail("fitted again"))
     score = {"metrics": ["mean_rowwise_rmse", "mean_rowwise_pearson"], "resamples": 20}
     found = run(score=score)
     assert states(found) == {"done": 3}
@@ -84,7 +84,7 @@ def test_changed_data_and_code_recompute_everything(
     assert states(found) == {"done": 3}
     np.testing.assert_array_equal(found.card.scores, run(tmp_path / "fresh").card.scores)
     assert not found.card.scores.equals(before.card.scores)
-    monkeypatch.setattr(cells, "code_version", lambda parts: f"another version of {parts}")
+    monkeypatch.setattr(cells, "_code_version", lambda parts: f"another version of {parts}")
     assert states(run()) == {"done": 3}
 
 
@@ -147,14 +147,14 @@ def test_without_a_negative_control_there_is_no_scorecard(
 def test_an_interrupted_comparison_goes_on_where_it_was(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = cells.compute
+    whole = cells._compute
 
     def interrupted(cell: cells.Cell) -> None:
         if cell.method.name == "cell_type_mean":
             raise KeyboardInterrupt
         whole(cell)
 
-    monkeypatch.setattr(cells, "compute", interrupted)
+    monkeypatch.setattr(cells, "_compute", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run()
     monkeypatch.undo()
@@ -185,7 +185,7 @@ def test_a_process_that_dies_fails_its_own_cell_only(
             dies = cell.method.name == "additive" or (workers > 1 and cell.method.name == "zeros")
             yield cell, None if dies else cells.run_cell(cell)
 
-    monkeypatch.setattr(schedule, "pooled", breaking)
+    monkeypatch.setattr(schedule, "_pooled", breaking)
     result = run(workers=2)
     assert found[3:] == [("zeros", True), ("additive", True)], (
         "those lost are tried again, each alone"

@@ -19,7 +19,7 @@ from perturbgen.core.config import load_settings
 from perturbgen.core.errors import ConfigError, InputError, SchemaError
 from perturbgen.predict.estimators import PredictSettings
 from perturbgen.predict.experiment import Bench
-from perturbgen.predict.trained import GenerativePredictor
+from perturbgen.predict.trained import _GenerativePredictor
 from perturbgen.train import RunSettings, load_run
 from perturbgen.train import run as running
 
@@ -119,7 +119,7 @@ def test_a_run_predicts_what_its_predictor_predicts(made: Path, tmp_path: Path) 
     found = ran(made, tmp_path)
     assert states(found) == {"done": 2}
     train = pd.read_parquet(made / "de_train.parquet").set_index(["cell_type", "sm_name"])
-    model = GenerativePredictor(
+    model = _GenerativePredictor(
         load_run(made / "run-released"), read_h5ad(made / "released.h5ad"), PredictSettings(**FAST)
     )
     fitted = model.fit(train, rng=np.random.default_rng(0))
@@ -159,9 +159,9 @@ def test_code_that_generates_is_code_that_a_run_depends_on(
     made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ran(made, tmp_path)
-    real = cells.code_version
+    real = cells._code_version
     monkeypatch.setattr(
-        cells, "code_version", lambda rooms: "new" if "predict" in rooms else real(rooms)
+        cells, "_code_version", lambda rooms: "new" if "predict" in rooms else real(rooms)
     )
     found = ran(made, tmp_path)
     assert found.cells.set_index("method")["state"].to_dict() == {"zeros": "cached", "vae": "done"}

@@ -4,18 +4,18 @@ import pandas as pd
 import pytest
 
 from perturbgen.data.aggregate import (
+    _log_cpm,
+    _variable_genes,
     embed,
-    log_cpm,
     principal_components,
     profiles,
     remove_plate_effects,
     strength,
-    variable_genes,
 )
 
 
 def test_log_cpm_by_hand() -> None:
-    assert log_cpm(np.array([[0.0, 3.0]]))[0] == pytest.approx(
+    assert _log_cpm(np.array([[0.0, 3.0]]))[0] == pytest.approx(
         np.log2([0.5 / 4 * 1e6, 3.5 / 4 * 1e6])
     )
 
@@ -61,7 +61,7 @@ def test_one_plate_is_left_as_it_is() -> None:
 
 def test_variable_genes_keep_their_order() -> None:
     values = np.array([[0.0, 0.0, 0.0], [9.0, 0.0, 1.0]])
-    assert variable_genes(values, 2).tolist() == [0, 2]
+    assert _variable_genes(values, 2).tolist() == [0, 2]
 
 
 def test_embedding_separates_two_groups_and_one_seed_gives_one_map() -> None:

@@ -13,7 +13,7 @@ from scipy import sparse
 
 from perturbgen.core.errors import ConfigError, CountsError, InputError, SchemaError
 from perturbgen.data import check
-from perturbgen.data.h5ad import column_map, read_h5ad, write_h5ad
+from perturbgen.data.h5ad import _column_map, read_h5ad, write_h5ad
 
 COUNTS = np.array([[1, 0, 2], [0, 0, 3], [4, 1, 0], [0, 5, 0]])
 COLUMNS = {"cell_type": "cluster", "compound": "group"}
@@ -254,4 +254,4 @@ def test_a_typo_deep_in_a_column_map_is_answered_with_the_nearest_key(
 ) -> None:
     (tmp_path / "map.toml").write_text(text)
     with pytest.raises(ConfigError, match=words):
-        column_map(tmp_path / "map.toml")
+        _column_map(tmp_path / "map.toml")

@@ -16,14 +16,14 @@ import pytest
 from perturbgen.core.errors import CountsError, InputError, SchemaError
 from perturbgen.data import long_counts
 from perturbgen.data.kaggle import (
+    _read_de_obs,
+    _read_multiome,
+    _read_sample_submission,
+    _read_train_obs,
     read_competition,
     read_de,
-    read_de_obs,
     read_genes,
     read_id_map,
-    read_multiome,
-    read_sample_submission,
-    read_train_obs,
 )
 from perturbgen.data.schema import ORGANISERS_PLATES
 
@@ -58,7 +58,7 @@ def test_obs_has_our_names_beside_the_originals(kaggle: Any) -> None:
 def test_the_order_of_the_file_and_the_size_of_batches_change_nothing(
     kaggle: Any, batch: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(long_counts, "BATCH", batch)
+    monkeypatch.setattr(long_counts, "_BATCH", batch)
     shuffled = kaggle.long.sample(frac=1, random_state=np.random.default_rng(batch))
     np.testing.assert_array_equal(
         read_competition(kaggle.write(long=shuffled)).X.toarray(), kaggle.counts
@@ -335,7 +335,7 @@ def test_de_table_is_labelled_by_condition_and_gene(tmp_path: Path) -> None:
         assert values.loc[("NK cells", "drug 1"), "A"] == table.loc[1, "A"] == 3.0
         assert list(values.columns) == ["B", "A"]
         assert values.index.names == ["cell_type", "compound"]
-    meta = read_de_obs(tmp_path)
+    meta = _read_de_obs(tmp_path)
     assert list(meta.columns) == ["sm_lincs_id", "SMILES", "control"]
     assert meta.index.equals(values.index)
 
@@ -396,7 +396,7 @@ def test_id_map_with_repeated_or_missing_entries_is_refused(
 
 
 def test_sample_submission_gives_ids_and_genes_in_order(kaggle: Any) -> None:
-    ids, genes = read_sample_submission(kaggle.write())
+    ids, genes = _read_sample_submission(kaggle.write())
     assert list(ids) == [0]
     assert list(genes) == kaggle.genes
 
@@ -405,10 +405,10 @@ def test_sample_submission_with_a_repeated_gene_or_without_id_is_refused(tmp_pat
     path = tmp_path / "sample_submission.csv"
     path.write_text("id,A,B,A\n0,0,0,0\n")
     with pytest.raises(SchemaError, match="1 duplicated gene: 'A'"):
-        read_sample_submission(path)
+        _read_sample_submission(path)
     path.write_text("row,A,B\n0,0,0\n")
     with pytest.raises(SchemaError, match="no column 'id'"):
-        read_sample_submission(path)
+        _read_sample_submission(path)
 
 
 def test_multiome_reads_one_feature_type(tmp_path: Path) -> None:
@@ -425,13 +425,15 @@ def test_multiome_reads_one_feature_type(tmp_path: Path) -> None:
         "feature_type": ["Peaks", "Gene Expression", "Gene Expression"],
     }
     pd.DataFrame(var).to_csv(tmp_path / "multiome_var_meta.csv", index=False)
-    rna = read_multiome(tmp_path)
+    rna = _read_multiome(tmp_path)
     assert list(rna.var_names) == ["G1", "G2"]
     np.testing.assert_array_equal(rna.X.toarray(), [[1, 0], [2, 4]])
     assert list(rna.obs["donor"]) == ["donor_0"] * 2
-    np.testing.assert_array_equal(read_multiome(tmp_path, features="Peaks").X.toarray(), [[7], [0]])
+    np.testing.assert_array_equal(
+        _read_multiome(tmp_path, features="Peaks").X.toarray(), [[7], [0]]
+    )
     with pytest.raises(SchemaError, match="no feature of type 'RNA'"):
-        read_multiome(tmp_path, features="RNA")
+        _read_multiome(tmp_path, features="RNA")
 
 
 # --- real files -------------------------------------------------------------------------------------------------------
@@ -439,7 +441,7 @@ def test_multiome_reads_one_feature_type(tmp_path: Path) -> None:
 
 @pytest.mark.data
 def test_the_real_rows_genes_and_submission_rows_are_accepted(real_data: Path) -> None:
-    train = read_train_obs(real_data / "op3" / "train_obs_614.csv")
+    train = _read_train_obs(real_data / "op3" / "train_obs_614.csv")
     sizes = train.groupby("cell_type").size().to_dict()
     assert sizes == {
         "NK cells": 146,

@@ -13,13 +13,13 @@ from scipy import sparse
 
 from perturbgen.core.errors import CountsError, InputError, SchemaError
 from perturbgen.data.openproblems import (
-    CURATION,
-    Removal,
-    curate,
+    _CURATION,
+    _curate,
+    _read_openproblems_de_obs,
+    _Removal,
     is_openproblems,
     read_openproblems,
     read_openproblems_de,
-    read_openproblems_de_obs,
 )
 
 ROWS = [
@@ -94,7 +94,7 @@ def test_curation_drops_the_listed_conditions_and_no_other(tmp_path: Path) -> No
     assert report["BMS-387032 / B cells"] == 1
     assert report["R428 / NK cells"] == 1
     assert report["Canertinib / Myeloid cells"] == 0
-    assert len(report) == len(CURATION)
+    assert len(report) == len(_CURATION)
     adata.write_h5ad(tmp_path / "curated.h5ad")
 
 
@@ -102,8 +102,8 @@ def test_a_rule_on_a_column_the_data_lack_is_an_error() -> None:
     adata = cells()
     adata.obs = adata.obs.rename(columns={"sm_name": "compound"})
     with pytest.raises(SchemaError, match="no column 'donor'"):
-        curate(adata, (Removal("R428", donor="Donor 1"),))
-    assert curate(adata, (Removal("R428"),)).n_obs == len(ROWS) - 2
+        _curate(adata, (_Removal("R428", donor="Donor 1"),))
+    assert _curate(adata, (_Removal("R428"),)).n_obs == len(ROWS) - 2
 
 
 def test_cells_without_a_compound_column_are_refused(tmp_path: Path) -> None:
@@ -144,7 +144,7 @@ def test_de_layers_are_labelled_by_condition_and_gene(tmp_path: Path) -> None:
     values = read_openproblems_de(path)
     assert values.loc[("B cells", "x"), "G2"] == -4.0
     assert read_openproblems_de(path, layer="logFC").loc[("T cells", "x"), "G1"] == 0.3
-    meta = read_openproblems_de_obs(path)
+    meta = _read_openproblems_de_obs(path)
     assert meta.index.equals(values.index)
     assert list(meta["split"]) == ["train", "control"]
 

@@ -18,7 +18,7 @@ def obs() -> pd.DataFrame:
 
 
 def test_depth_lines_are_shares_of_each_cell_type(obs: pd.DataFrame) -> None:
-    figure = pictures.depth_figure(pd.Series([10, 100, 1000, 0, 50]), obs["cell_type"])
+    figure = pictures._depth_figure(pd.Series([10, 100, 1000, 0, 50]), obs["cell_type"])
     assert [trace.name for trace in figure.data] == ["B (2)", "T (2)"]
     assert [sum(trace.y) for trace in figure.data] == pytest.approx([1, 1])
 
@@ -28,7 +28,7 @@ def test_zeros_are_drawn_against_the_mean_and_silent_genes_left_out() -> None:
         pd.Series({"a": 0.1, "b": 0.0, "c": 2.0}),
         pd.Series({"a": 0.9, "b": 1.0, "c": 0.2}),
     )
-    points, poisson = pictures.zeros_figure(mean, zeros).data
+    points, poisson = pictures._zeros_figure(mean, zeros).data
     assert (list(points.x), list(points.y), list(points.text)) == (
         [0.1, 2.0],
         [0.9, 0.2],
@@ -38,7 +38,7 @@ def test_zeros_are_drawn_against_the_mean_and_silent_genes_left_out() -> None:
 
 
 def test_wells_lie_where_they_are_on_the_plate(obs: pd.DataFrame) -> None:
-    first, second = pictures.plates_figure(obs, pd.Series(1, obs.index), unit="cells").data
+    first, second = pictures._plates_figure(obs, pd.Series(1, obs.index), unit="cells").data
     assert list(first.y) == ["A", "B"]
     assert first.z[0][0] == 2
     assert first.z[1][11] == 1
@@ -50,7 +50,7 @@ def test_wells_lie_where_they_are_on_the_plate(obs: pd.DataFrame) -> None:
 
 def test_rows_past_z_come_after_z() -> None:
     obs = pd.DataFrame({"plate": "p", "well": ["AA01", "B01"], "compound": "x"})
-    assert list(pictures.plates_figure(obs, pd.Series(1, obs.index), unit="cells").data[0].y) == [
+    assert list(pictures._plates_figure(obs, pd.Series(1, obs.index), unit="cells").data[0].y) == [
         "B",
         "AA",
     ]
@@ -60,7 +60,7 @@ def test_maps_have_a_panel_for_each_colouring_and_version() -> None:
     points = pd.DataFrame({"PC1": [0.0, 1.0], "PC2": [0.0, 1.0]})
     obs = pd.DataFrame({"plate": ["p", "q"]})
     colours = {"plate": pd.Series(["p", "q"]), "compound": pd.Series(["x", "other"])}
-    figure = pictures.maps_figure(points, points, obs, colours, ("PC1", "PC2"))
+    figure = pictures._maps_figure(points, points, obs, colours, ("PC1", "PC2"))
     assert len(figure.data) == 8
     assert {trace.name: trace.marker.color for trace in figure.data}["other"] == pictures.GREY
 

@@ -15,7 +15,7 @@ from perturbgen.core.errors import ConfigError, DownloadError, InputError, Stora
 from perturbgen.data import download as downloads
 from perturbgen.data.download import (
     CHECKSUMS,
-    Source,
+    _Source,
     fetch,
     find_source,
     list_sources,
@@ -37,8 +37,8 @@ class Site:
     ranges: bool = True
     requests: list[str | None] = field(default_factory=list)
 
-    def source(self, **changes: object) -> Source:
-        return Source.model_validate(
+    def source(self, **changes: object) -> _Source:
+        return _Source.model_validate(
             {"title": "test", "page": "p", "licence": "l", "base": self.url, "files": ["data.bin"]}
             | changes
         )
@@ -200,7 +200,7 @@ def test_an_interrupt_keeps_what_has_arrived(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(downloads, "copy", interrupted)
+        patch.setattr(downloads, "_copy", interrupted)
         with pytest.raises(KeyboardInterrupt):
             fetch(site.source(), tmp_path)
     assert names(tmp_path) == {"data.bin.part", "data.bin.part.tag"}

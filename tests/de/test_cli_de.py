@@ -8,7 +8,7 @@ from pathlib import Path
 import anndata
 import pytest
 
-from perturbgen.cli import run
+from perturbgen.cli import _run
 from perturbgen.de import DETable
 from tests.de.cases import case
 
@@ -28,7 +28,9 @@ def test_a_table_and_a_page(
     pseudobulk: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out, page = tmp_path / "de.parquet", tmp_path / "de.html"
-    assert run(["-q", "de", str(pseudobulk), *DESIGN, "--out", str(out), "--plots", str(page)]) == 0
+    assert (
+        _run(["-q", "de", str(pseudobulk), *DESIGN, "--out", str(out), "--plots", str(page)]) == 0
+    )
     shown = capsys.readouterr().out
     assert "5 contrasts" in shown
     assert f"wrote {out}" in shown
@@ -42,7 +44,7 @@ def test_a_table_and_a_page(
 
 def test_json(pseudobulk: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert (
-        run(
+        _run(
             [
                 "-q",
                 "de",
@@ -64,7 +66,7 @@ def test_json(pseudobulk: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.r
 def test_verify(pseudobulk: Path, rscript: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["-q", "de", str(pseudobulk), *DESIGN, "--verify", "60", "--json"]) == 0
+    assert _run(["-q", "de", str(pseudobulk), *DESIGN, "--verify", "60", "--json"]) == 0
     rows = {row["statistic"]: row for row in json.loads(capsys.readouterr().out)}
     assert set(rows) == {"logfc", "ave_expr", "t", "se", "df", "log10_p", "adj_p"}
     assert all(row["largest difference"] < 1e-8 for row in rows.values())
@@ -84,14 +86,14 @@ def test_verify(pseudobulk: Path, rscript: str, capsys: pytest.CaptureFixture[st
 def test_mistakes_end_in_exit_code_2(
     pseudobulk: Path, arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(["-q", "de", str(pseudobulk), *arguments]) == 2
+    assert _run(["-q", "de", str(pseudobulk), *arguments]) == 2
     assert words in capsys.readouterr().err
 
 
 def test_files_that_are_no_pseudobulk(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "notes.h5ad").write_text("not a matrix")
-    assert run(["-q", "de", str(tmp_path / "notes.h5ad"), *DESIGN]) == 2
-    assert run(["-q", "de", str(tmp_path / "absent.h5ad"), *DESIGN]) == 2
+    assert _run(["-q", "de", str(tmp_path / "notes.h5ad"), *DESIGN]) == 2
+    assert _run(["-q", "de", str(tmp_path / "absent.h5ad"), *DESIGN]) == 2
     shown = capsys.readouterr().err
     assert "is not a readable h5ad file" in shown
     assert "no h5ad file" in shown

@@ -6,7 +6,7 @@ import pytest
 from scipy.sparse import csr_matrix
 
 from perturbgen.de.design import design_from_matrix, make_basis
-from perturbgen.de.fit import Fitted, Solver
+from perturbgen.de.fit import Solver, _Fitted
 
 HUGE = 1e23
 
@@ -19,7 +19,7 @@ def design() -> np.ndarray:
     return np.hstack([np.eye(4)[groups], nuisance])
 
 
-def fit(design: np.ndarray, y: np.ndarray, w: np.ndarray) -> tuple[Solver, Fitted]:
+def fit(design: np.ndarray, y: np.ndarray, w: np.ndarray) -> tuple[Solver, _Fitted]:
     basis = make_basis(design_from_matrix(pd.DataFrame(design)))
     solver = Solver(basis)
     count, rank = len(basis.groups), basis.q.shape[1]

@@ -9,7 +9,7 @@ from scipy.sparse import csr_matrix
 from perturbgen.de.contrasts import make_contrasts
 from perturbgen.de.design import Design, design_from_matrix, make_basis
 from perturbgen.de.fit import Solver
-from perturbgen.de.native import fit_genes
+from perturbgen.de.native import _fit_genes
 from perturbgen.de.torch_fit import fit_genes_on
 from perturbgen.de.voom import Trend
 
@@ -71,7 +71,7 @@ def test_the_torch_fitter_gives_the_same() -> None:
     e, sizes = rng.normal(6, 2, (40, 50)), rng.uniform(1e5, 1e6, 40)
     for kind in ("exact", "limma"):
         contrasts = make_contrasts(solver.basis, weights, kind)
-        on_cpu = fit_genes(e, sizes, solver, trend, contrasts)
+        on_cpu = _fit_genes(e, sizes, solver, trend, contrasts)
         in_torch = fit_genes_on("cpu", e, sizes, solver, trend, contrasts)
         for mine, other in zip(on_cpu, in_torch, strict=True):
             np.testing.assert_allclose(other, mine, rtol=1e-9)
@@ -87,7 +87,7 @@ def test_the_gpu_gives_the_same() -> None:
     contrasts = make_contrasts(solver.basis, rng.normal(size=(4, 9)), "exact")
     trend = Trend(np.linspace(0, 12, 30), rng.uniform(0.5, 1.5, 30))
     e, sizes = rng.normal(6, 2, (40, 50)), rng.uniform(1e5, 1e6, 40)
-    on_cpu = fit_genes(e, sizes, solver, trend, contrasts)
-    on_gpu = fit_genes(e, sizes, solver, trend, contrasts, device="cuda")
+    on_cpu = _fit_genes(e, sizes, solver, trend, contrasts)
+    on_gpu = _fit_genes(e, sizes, solver, trend, contrasts, device="cuda")
     for mine, other in zip(on_cpu, on_gpu, strict=True):
         np.testing.assert_allclose(other, mine, rtol=1e-9)

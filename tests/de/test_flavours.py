@@ -13,7 +13,7 @@ from perturbgen.core.errors import ConfigError
 from perturbgen.data.schema import ORGANISERS_PLATES, VEHICLE
 from perturbgen.de import filter_by_expr, limma_table
 from perturbgen.de.design import build_design
-from perturbgen.de.limma import flavour_table, order_of_appearance, organisers_obs
+from perturbgen.de.limma import _order_of_appearance, _organisers_obs, flavour_table
 from tests.de.cases import random_counts
 
 
@@ -39,7 +39,7 @@ def experiment() -> tuple[pd.DataFrame, pd.DataFrame]:
 
 def test_numbers_sort_as_text() -> None:
     names = pd.Series([f"c{i}" for i in range(12)])
-    assert list(order_of_appearance(names).cat.categories)[:4] == ["c0", "c1", "c10", "c11"]
+    assert list(_order_of_appearance(names).cat.categories)[:4] == ["c0", "c1", "c10", "c11"]
 
 
 def test_kaggle_is_the_organisers_script(experiment: tuple[pd.DataFrame, pd.DataFrame]) -> None:
@@ -74,12 +74,12 @@ def test_plates_are_renamed_only_where_they_are_the_competitions(
 ) -> None:
     _, obs = experiment
     assert (
-        organisers_obs(obs, group="compound", rename_plates=True)["plate"].iloc[0]
+        _organisers_obs(obs, group="compound", rename_plates=True)["plate"].iloc[0]
         == ORGANISERS_PLATES["plate_0"]
     )
-    assert organisers_obs(obs, group="compound", rename_plates=False)["plate"].iloc[0] == "plate_0"
+    assert _organisers_obs(obs, group="compound", rename_plates=False)["plate"].iloc[0] == "plate_0"
     with caplog.at_level(logging.INFO, "perturbgen"):
-        other = organisers_obs(obs.assign(plate="P1"), group="compound", rename_plates=True)
+        other = _organisers_obs(obs.assign(plate="P1"), group="compound", rename_plates=True)
     assert (other["plate"] == "P1").all()
     assert "left as they are" in caplog.text
 

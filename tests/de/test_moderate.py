@@ -10,12 +10,12 @@ from scipy.special import polygamma
 
 from perturbgen.core.errors import DesignError
 from perturbgen.de.moderate import (
-    fit_prior,
-    inverse_trigamma,
+    _fit_prior,
+    _inverse_trigamma,
+    _natural_spline,
+    _robust_prior,
+    _winsorised_moments,
     moderate,
-    natural_spline,
-    robust_prior,
-    winsorised_moments,
 )
 
 
@@ -29,7 +29,7 @@ def draw(
 
 def test_the_prior_is_recovered() -> None:
     variance = draw(np.random.default_rng(0), 50_000, 8, 12, 0.7)
-    prior = fit_prior(variance, 8)
+    prior = _fit_prior(variance, 8)
     np.testing.assert_allclose(prior.scale[0], 0.7, rtol=0.02)
     np.testing.assert_allclose(prior.df[0], 12, rtol=0.1)
 
@@ -66,7 +66,7 @@ def test_robust_prior_ignores_outliers_and_takes_their_prior_away() -> None:
     rng = np.random.default_rng(4)
     variance = draw(rng, 2000, 6, 30, 1.0)
     variance[:40] *= 60
-    plain, robust = fit_prior(variance, 6), robust_prior(variance, 6)
+    plain, robust = _fit_prior(variance, 6), _robust_prior(variance, 6)
     assert plain.df[0] < 15 < robust.df[100:].max()
     assert robust.df[:40].max() < 0.5 * np.median(robust.df)
     np.testing.assert_allclose(robust.scale[0], 1.0, rtol=0.1)
@@ -77,7 +77,7 @@ def test_robust_with_an_infinite_bulk_gives_outliers_finite_df() -> None:
     variance = rng.chisquare(10, 1000) / 10
     variance = np.exp(np.log(variance) * 0.8)
     variance[:5] = 50
-    prior = robust_prior(variance, 10)
+    prior = _robust_prior(variance, 10)
     assert np.isfinite(prior.df[:5]).all()
     assert np.isinf(np.median(prior.df))
 
@@ -86,14 +86,14 @@ def test_trend_follows_the_mean() -> None:
     rng = np.random.default_rng(6)
     mean = rng.uniform(0, 10, 5000)
     variance = np.exp(-0.3 * mean) * draw(rng, 5000, 6, 20, 1.0)
-    prior = fit_prior(variance, 6, mean)
+    prior = _fit_prior(variance, 6, mean)
     np.testing.assert_allclose(np.log(prior.scale), -0.3 * mean, atol=0.25)
-    assert fit_prior(variance, 6).df[0] < 0.5 * prior.df[0]
+    assert _fit_prior(variance, 6).df[0] < 0.5 * prior.df[0]
 
 
 def test_natural_splines_are_straight_beyond_the_outer_knots_and_smooth_between() -> None:
     x = np.linspace(0, 1, 2001)
-    basis = natural_spline(x, 4)
+    basis = _natural_spline(x, 4)
     assert np.linalg.matrix_rank(basis) == 4
     second = np.diff(basis, 2, axis=0) / (x[1] - x[0]) ** 2
     np.testing.assert_allclose(second[[0, -1]], 0, atol=0.05)
@@ -102,15 +102,17 @@ def test_natural_splines_are_straight_beyond_the_outer_knots_and_smooth_between(
 
 @pytest.mark.parametrize("value", [1e-8, 1e-3, 0.3, 1.0, 20.0, 1e9])
 def test_inverse_trigamma(value: float) -> None:
-    np.testing.assert_allclose(float(polygamma(1, inverse_trigamma(value))), value, rtol=1e-6)
+    np.testing.assert_allclose(float(polygamma(1, _inverse_trigamma(value))), value, rtol=1e-6)
 
 
 def test_winsorised_moments_agree_with_simulation() -> None:
     z = np.log(np.random.default_rng(7).f(7, 11, 400_000))
     clipped = np.clip(z, *np.quantile(z, [0.05, 0.9]))
-    mean, variance = winsorised_moments(7, 11)
+    mean, variance = _winsorised_moments(7, 11)
     np.testing.assert_allclose([mean, variance], [clipped.mean(), clipped.var()], rtol=0.02)
-    np.testing.assert_allclose(winsorised_moments(7, 1e9), winsorised_moments(7, np.inf), rtol=1e-6)
+    np.testing.assert_allclose(
+        _winsorised_moments(7, 1e9), _winsorised_moments(7, np.inf), rtol=1e-6
+    )
 
 
 def test_zero_variances_are_offset_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:

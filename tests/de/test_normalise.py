@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from perturbgen.de import filter_by_expr, tmm_factors
-from perturbgen.de.normalise import within_trim
+from perturbgen.de.normalise import _within_trim
 
 
 def test_samples_that_differ_in_depth_only_need_no_factor() -> None:
@@ -38,9 +38,9 @@ def test_the_formula_by_hand() -> None:
 
 def test_trimming_shares_the_rank_of_ties() -> None:
     values = np.array([1.0, 1, 1, 2, 3, 4, 5, 5, 9, 10])
-    assert within_trim(values, 0.2).tolist() == [False] * 3 + [True] * 5 + [False] * 2
+    assert _within_trim(values, 0.2).tolist() == [False] * 3 + [True] * 5 + [False] * 2
     # ranks of the three ones average 2, which a cut of one lets through
-    assert within_trim(values, 0.1).tolist() == [True] * 9 + [False]
+    assert _within_trim(values, 0.1).tolist() == [True] * 9 + [False]
 
 
 def test_labels_and_genes_without_counts() -> None:

@@ -21,9 +21,9 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture
 def fresh() -> None:
     """Look for R anew."""
-    r.start_r.cache_clear()
+    r._start_r.cache_clear()
     yield
-    r.start_r.cache_clear()
+    r._start_r.cache_clear()
 
 
 def ask_r() -> None:
@@ -55,10 +55,10 @@ def test_an_rpy2_that_does_not_fit_and_absent_packages_are_named_together(
     monkeypatch.setattr(r.shutil, "which", lambda name: "/usr/bin/R")
     monkeypatch.setattr(
         r,
-        "import_problem",
+        "_import_problem",
         lambda: "an rpy2 that fits this R (importing it failed: OSError: no libR.so)",
     )
-    monkeypatch.setattr(r, "absent_packages", lambda: ["the R package statmod"])
+    monkeypatch.setattr(r, "_absent_packages", lambda: ["the R package statmod"])
     with pytest.raises(MissingDependencyError, match=r"no libR\.so\), the R package statmod"):
         ask_r()
 
@@ -69,7 +69,7 @@ def test_warnings_of_r_become_ours_and_nothing_is_printed(
 ) -> None:
     counts = case("balanced").counts.to_numpy()
     with caplog.at_level(logging.DEBUG, "perturbgen"):
-        r.call(
+        r._call(
             "limma_fit", counts.T, np.ones((len(counts), 2))
         )  # a repeated column: limma warns and prints
     said = {record.levelname: record.getMessage() for record in caplog.records}
@@ -81,7 +81,7 @@ def test_warnings_of_r_become_ours_and_nothing_is_printed(
 @pytest.mark.r
 def test_errors_of_r_become_ours(rscript: str, capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(PerturbgenError, match="R failed in limma_fit"):
-        r.call("limma_fit", np.full((5, 4), np.nan), np.ones((4, 1)))
+        r._call("limma_fit", np.full((5, 4), np.nan), np.ones((4, 1)))
     assert capfd.readouterr() == ("", "")
 
 

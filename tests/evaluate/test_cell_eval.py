@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 from perturbgen.evaluate import score
-from perturbgen.evaluate.cells import energy_distance_squared
+from perturbgen.evaluate.cells import _energy_distance_squared
 
 OVERLAP = [0.5555555555555556, 0.38461538461538464, 0.375, 0.25, 0.0, 0.16666666666666666]
 RECALL = [0.6296296296296297, 0.5384615384615384, 0.5, 0.75, 0.2, 0.3333333333333333]
@@ -64,6 +64,6 @@ def test_discrimination_is_that_of_cell_eval_but_for_the_divisor(
 
 def test_energy_distance_is_that_of_cell_eval(pair: tuple[np.ndarray, np.ndarray]) -> None:
     truth, prediction = pair
-    assert energy_distance_squared(truth.T[:25, :4], prediction.T[5:35, :4]) == pytest.approx(
+    assert _energy_distance_squared(truth.T[:25, :4], prediction.T[5:35, :4]) == pytest.approx(
         ENERGY, rel=1e-10
     )

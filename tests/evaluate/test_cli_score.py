@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from perturbgen.cli import run
+from perturbgen.cli import _run
 from perturbgen.compare.tables import read_table as compared_table
 from perturbgen.core.errors import SchemaError
 from perturbgen.de.table import read_table
@@ -115,15 +115,15 @@ def test_the_command_writes_a_scorecard_and_a_report(
         "--id-map",
         "id_map.csv",
     ]
-    assert run([*arguments, "--out", "scores", "--resamples", "20"]) == 0
+    assert _run([*arguments, "--out", "scores", "--resamples", "20"]) == 0
     shown = capsys.readouterr().out
     assert "mine" in shown
     assert "RMSE" in shown
     names = ["report.html", "scorecard.json", "scorecard.md", "scorecard.parquet", "scores.parquet"]
     assert sorted(path.name for path in Path("scores").iterdir()) == names
-    assert run([*arguments, "--json", "--resamples", "20"]) == 0
+    assert _run([*arguments, "--json", "--resamples", "20"]) == 0
     [record] = json.loads(capsys.readouterr().out)
-    assert run(["-q", *arguments, "--out", "plain", "--resamples", "20", "--no-report"]) == 0
+    assert _run(["-q", *arguments, "--out", "plain", "--resamples", "20", "--no-report"]) == 0
     assert sorted(path.name for path in Path("plain").iterdir()) == names[1:]
     truth, prediction, _ = experiment(conditions=12, genes=30)
     expected = score(truth, prediction).mean(axis=1)
@@ -149,7 +149,7 @@ def test_options_reach_the_scores(folder: Path, capsys: pytest.CaptureFixture[st
         "--raw-p --conditions conditions.csv --clusters compound --baseline flat --seed 3 --resamples 11 --json "
         "--reference de_train.parquet --duplicate prediction.parquet"
     )
-    assert run(command.split()) == 0
+    assert _run(command.split()) == 0
     [record] = json.loads(capsys.readouterr().out)
     assert (record["resamples"], record["seed"], record["baselines"]) == (11, 3, ["flat"])
     assert record["info"]["adjusted_p"] is False
@@ -194,6 +194,6 @@ def test_a_mistake_is_explained_and_costs_nothing(
 ) -> None:
     Path("conditions.txt").write_text("x")
     before = sorted(Path().rglob("*"))
-    assert run(["-q", "score", *arguments.split(), "--out", "scores"]) == 2
+    assert _run(["-q", "score", *arguments.split(), "--out", "scores"]) == 2
     assert words in capsys.readouterr().err
     assert sorted(Path().rglob("*")) == before

@@ -7,7 +7,7 @@ import scipy.stats
 
 from perturbgen.core.errors import SchemaError
 from perturbgen.evaluate import interpolated_duplicate, score, scorecard
-from perturbgen.evaluate.scorecard import adjusted_p
+from perturbgen.evaluate.scorecard import _adjusted_p
 from tests.evaluate.tables import frame
 
 
@@ -45,7 +45,7 @@ def test_what_is_not_significant_is_like_what_it_was_tested_against() -> None:
 def test_adjusted_p_is_scipys() -> None:
     strength = np.abs(np.random.default_rng(0).normal(size=(5, 90)) * 2)
     expected = [scipy.stats.false_discovery_control(10.0**-row) for row in strength]
-    np.testing.assert_allclose(adjusted_p(strength), expected)
+    np.testing.assert_allclose(_adjusted_p(strength), expected)
 
 
 def test_it_is_a_better_control_than_duplicate_and_mean() -> None:

@@ -18,7 +18,7 @@ from sklearn.preprocessing import StandardScaler
 from perturbgen.evaluate import METRICS, held_out_nll, score, score_cells
 from perturbgen.evaluate import cells as c
 from perturbgen.evaluate import metrics as de
-from perturbgen.evaluate.records import CELL_METRICS, TABLE_METRICS
+from perturbgen.evaluate.records import _CELL_METRICS, _TABLE_METRICS
 from tests.evaluate.tables import experiment, frame
 from tests.evaluate.test_attacks import ATTACKS
 
@@ -47,7 +47,7 @@ BLIND = {  # what a metric of cells cannot see
         "feature_variance_error",
     },
 }
-OF_CELLS = [metric.name for metric in CELL_METRICS if metric.needs == "cells"]
+OF_CELLS = [metric.name for metric in _CELL_METRICS if metric.needs == "cells"]
 
 
 def mean_score(name: str, truth: pd.DataFrame, prediction: pd.DataFrame) -> float:
@@ -56,7 +56,7 @@ def mean_score(name: str, truth: pd.DataFrame, prediction: pd.DataFrame) -> floa
     return float(METRICS[name].sign * np.nanmean(found))
 
 
-@pytest.mark.parametrize("name", [metric.name for metric in TABLE_METRICS])
+@pytest.mark.parametrize("name", [metric.name for metric in _TABLE_METRICS])
 def test_what_has_nothing_to_say_is_worse_on_every_metric_or_the_metric_is_known_to_be_fooled(
     name: str,
 ) -> None:
@@ -169,11 +169,11 @@ def test_errors_of_means_and_variances_are_those_of_scaled_features(
 ) -> None:
     x, y = two_draws
     scaler = StandardScaler().fit(x)
-    assert c.feature_mean_error(x, y) == pytest.approx(
+    assert c._feature_mean_error(x, y) == pytest.approx(
         np.sqrt((scaler.transform(y).mean(axis=0) ** 2).mean())
     )
     ratio = np.log2(scaler.transform(y).var(axis=0))
-    assert c.feature_variance_error(x, y) == pytest.approx(np.abs(ratio).mean(), rel=1e-3)
+    assert c._feature_variance_error(x, y) == pytest.approx(np.abs(ratio).mean(), rel=1e-3)
 
 
 def test_the_held_out_nll_is_that_of_scipy_and_scikit_learn_and_rewards_no_boasting() -> None:

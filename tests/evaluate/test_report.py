@@ -14,8 +14,8 @@ import pytest
 from perturbgen.core.errors import SchemaError
 from perturbgen.evaluate import Scorecard, scorecard
 from perturbgen.evaluate.report import report_page, write_report
-from perturbgen.evaluate.report_data import choose_genes, payload, quantised, script_json
-from perturbgen.evaluate.scoring import calibration, coverage
+from perturbgen.evaluate.report_data import _choose_genes, _quantised, payload, script_json
+from perturbgen.evaluate.scoring import _coverage, calibration
 from tests.evaluate.tables import experiment
 
 CHROMIUM = (
@@ -99,16 +99,16 @@ def test_a_budget_limits_the_genes_and_the_page_says_so(made: Made) -> None:
 
 def test_half_of_the_genes_are_the_strongest() -> None:
     truth = np.ones((3, 1)) * np.arange(100.0)
-    chosen = choose_genes(truth, 20)
+    chosen = _choose_genes(truth, 20)
     assert sorted(chosen[:10]) == list(range(90, 100))
     assert len(set(chosen.tolist())) == 20
     assert {0, 89} <= set(chosen.tolist())
-    np.testing.assert_array_equal(choose_genes(truth, 100), np.arange(100))
+    np.testing.assert_array_equal(_choose_genes(truth, 100), np.arange(100))
 
 
 def test_quantised_values_are_close_and_zero_rows_survive() -> None:
     values = np.array([[1.0, -3.0, 0.001], [0.0, 0.0, 0.0]])
-    packed = quantised(values)
+    packed = _quantised(values)
     whole = np.frombuffer(base64.b64decode(packed["data"]), "<i2").reshape(2, 3)
     np.testing.assert_allclose(whole * np.array(packed["scale"])[:, None], values, atol=3 / 32767)
 
@@ -119,7 +119,7 @@ def test_coverage_by_hand() -> None:
         np.array([[1.0, 2.5, 0, 0]]),
         np.array([[1.5, 3.0, 3.0, 3.0]]),
     )
-    assert coverage(truth, low, high)[0] == 0.5
+    assert _coverage(truth, low, high)[0] == 0.5
 
 
 def test_calibration_of_normal_intervals_is_nominal(made: Made) -> None:

@@ -15,7 +15,7 @@ from perturbgen.evaluate.metrics import (
     rowwise_pearson,
     rowwise_rmse,
 )
-from perturbgen.evaluate.scoring import ROW_WISE
+from perturbgen.evaluate.scoring import _ROW_WISE
 
 TRUTH = np.array([[1.0, 2.0, 3.0, 4.0], [0.0, 3.0, 0.0, 4.0], [2.0, 2.0, 2.0, 2.0]])
 PREDICTION = np.array([[1.0, 2.0, 3.0, 0.0], [0.0, 0.0, 0.0, 0.0], [1.0, 2.0, 3.0, 4.0]])
@@ -23,7 +23,7 @@ PREDICTION = np.array([[1.0, 2.0, 3.0, 0.0], [0.0, 0.0, 0.0, 0.0], [1.0, 2.0, 3.
 
 def on_scorecard(metric: str, truth: Array, prediction: Array) -> Array:
     """The metric as the scorecard computes it."""
-    return ROW_WISE[metric](Rows(Values(truth), Values(prediction)))
+    return _ROW_WISE[metric](Rows(Values(truth), Values(prediction)))
 
 
 def rowwise_spearman(truth: Array, prediction: Array) -> Array:

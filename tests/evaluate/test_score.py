@@ -11,15 +11,15 @@ import pytest
 from perturbgen.core.errors import ConfigError, SchemaError
 from perturbgen.evaluate import METRICS, open_problems_mean_score, score, scorecard
 from perturbgen.evaluate.align import Values
-from perturbgen.evaluate.cells import CELL_COMPUTE
-from perturbgen.evaluate.records import CELL_METRICS, OPEN_PROBLEMS, TABLE_METRICS
-from perturbgen.evaluate.scoring import DISCRIMINATION, ROW_WISE
+from perturbgen.evaluate.cells import _CELL_COMPUTE
+from perturbgen.evaluate.records import _CELL_METRICS, _TABLE_METRICS, OPEN_PROBLEMS
+from perturbgen.evaluate.scoring import _DISCRIMINATION, _ROW_WISE
 from tests.evaluate.tables import experiment, frame
 
 
 def test_every_metric_has_a_record_and_every_record_a_function() -> None:
-    assert {m.name for m in TABLE_METRICS} == {*ROW_WISE, *DISCRIMINATION}
-    assert {m.name for m in CELL_METRICS} == {*CELL_COMPUTE, "held_out_nll"}
+    assert {m.name for m in _TABLE_METRICS} == {*_ROW_WISE, *_DISCRIMINATION}
+    assert {m.name for m in _CELL_METRICS} == {*_CELL_COMPUTE, "held_out_nll"}
 
 
 def test_a_table_of_metrics_by_conditions() -> None:
@@ -31,7 +31,7 @@ def test_a_table_of_metrics_by_conditions() -> None:
     np.testing.assert_allclose(scores.loc["mean_rowwise_rmse"], expected)
 
 
-@pytest.mark.parametrize("metric", TABLE_METRICS, ids=lambda m: m.name)
+@pytest.mark.parametrize("metric", _TABLE_METRICS, ids=lambda m: m.name)
 def test_a_perfect_prediction_has_the_best_value_and_others_are_within_range(
     metric: object,
 ) -> None:
@@ -47,7 +47,7 @@ def test_a_perfect_prediction_has_the_best_value_and_others_are_within_range(
         assert (record.sign * (record.best - values) >= -1e-9).all()
 
 
-@pytest.mark.parametrize("metric", TABLE_METRICS, ids=lambda m: m.name)
+@pytest.mark.parametrize("metric", _TABLE_METRICS, ids=lambda m: m.name)
 def test_zeros_get_what_the_record_says(metric: object) -> None:
     name = metric.name  # type: ignore[attr-defined]
     truth, prediction, _ = experiment()
@@ -60,7 +60,7 @@ def test_zeros_get_what_the_record_says(metric: object) -> None:
         assert worse < METRICS[name].sign * honest
 
 
-@pytest.mark.parametrize("metric", TABLE_METRICS, ids=lambda m: m.name)
+@pytest.mark.parametrize("metric", _TABLE_METRICS, ids=lambda m: m.name)
 def test_order_of_genes_rows_and_levels_does_not_matter(metric: object) -> None:
     name = metric.name  # type: ignore[attr-defined]
     truth, prediction, _ = experiment(conditions=21)
@@ -75,7 +75,7 @@ def test_order_of_genes_rows_and_levels_does_not_matter(metric: object) -> None:
     pd.testing.assert_frame_equal(turned[before.columns], before, rtol=1e-9)
 
 
-@pytest.mark.parametrize("metric", TABLE_METRICS, ids=lambda m: m.name)
+@pytest.mark.parametrize("metric", _TABLE_METRICS, ids=lambda m: m.name)
 def test_scale_free_metrics_and_only_those_ignore_the_size_of_a_prediction(metric: object) -> None:
     name = metric.name  # type: ignore[attr-defined]
     truth, prediction, _ = experiment()
@@ -88,7 +88,7 @@ def test_scale_free_metrics_and_only_those_ignore_the_size_of_a_prediction(metri
 
 def test_rows_in_blocks_are_rows_apart() -> None:
     truth, prediction, _ = experiment(conditions=19)
-    names = list(ROW_WISE)
+    names = list(_ROW_WISE)
     together = score(truth, prediction, metrics=names, reference=truth.mean())
     for i in (0, 7, 8, 18):
         alone = score(truth.iloc[[i]], prediction.iloc[[i]], metrics=names, reference=truth.mean())

@@ -10,8 +10,14 @@ import pytest
 from perturbgen.core.errors import ConfigError, SchemaError
 from perturbgen.core.stats import interval, means, resample
 from perturbgen.evaluate import Scorecard, join_scores, score, score_cells, scorecard
-from perturbgen.evaluate.outputs import headline_note, span, to_markdown, to_record, write_scorecard
-from perturbgen.evaluate.strata import cut, strata
+from perturbgen.evaluate.outputs import (
+    _span,
+    headline_note,
+    to_markdown,
+    to_record,
+    write_scorecard,
+)
+from perturbgen.evaluate.strata import _cut, strata
 from tests.evaluate.tables import experiment, frame
 
 
@@ -245,11 +251,11 @@ def test_strata_by_level_effect_and_given_columns() -> None:
 
 def test_numbers_are_cut_into_thirds() -> None:
     column = pd.Series(np.arange(9.0))
-    labels = cut(column)
+    labels = _cut(column)
     assert labels.value_counts().tolist() == [3, 3, 3]
     assert labels.iloc[0] == "1: 0 to below 2.66667"
     assert labels.iloc[8] == "3: 5.33333 to 8"
-    assert cut(pd.Series([1.0, 1.0, 2.0])).tolist() == ["1", "1", "2"]
+    assert _cut(pd.Series([1.0, 1.0, 2.0])).tolist() == ["1", "1", "2"]
     assert strata(pd.Index(["a", "b"]), pd.DataFrame({"x": [1, 1]}, ["a", "b"])).empty
 
 
@@ -334,8 +340,8 @@ def test_methods_need_the_same_metrics_and_conditions() -> None:
 
 
 def test_a_rounded_zero_has_no_sign() -> None:
-    assert span(-1e-9, -0.2, np.nan) == "0.000 [-0.200, nan]"
-    assert span(np.nan, 0, 0) == "-"
+    assert _span(-1e-9, -0.2, np.nan) == "0.000 [-0.200, nan]"
+    assert _span(np.nan, 0, 0) == "-"
 
 
 def test_files_say_the_same(tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ def experiment(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Run]:
         spec.loader.exec_module(module)
         program = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
         program.command()(module.main)
-        return lambda *arguments: cli.run(
+        return lambda *arguments: cli._run(
             [str(argument) for argument in arguments], program=program
         )
 

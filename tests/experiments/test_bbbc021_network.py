@@ -103,7 +103,7 @@ def test_every_table_from_images_to_page(
     program = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     program.command()(script.main)
     quick = ["--seeds", "1", "--set", "training.epochs=1", "--set", "model.widths=[4]"]
-    assert cli.run([str(root), "--out", str(tmp_path / "out"), *quick], program=program) == 0
+    assert cli._run([str(root), "--out", str(tmp_path / "out"), *quick], program=program) == 0
     page = (tmp_path / "out" / "report.html").read_text()
     for words in (
         "All treatments seen in training",

@@ -16,7 +16,7 @@ SHORT = {
 
 @pytest.fixture
 def screen(tmp_path, monkeypatch):
-    monkeypatch.setattr("perturbgen.l1000.embedder.probe.EPOCHS", 1)
+    monkeypatch.setattr("perturbgen.l1000.embedder.probe._EPOCHS", 1)
     overrides = ["design.compounds=40", "design.genetic=12", "biology.mechanisms=4"]
     write_h5ad(
         screen_anndata(screen_settings("tiny", overrides=overrides), seed=0),

@@ -45,7 +45,7 @@ def test_the_verb_fits_reports_and_foretells(
         str(tmp_path / "id_map.csv"),
         "--json",
     ]
-    assert cli.run(["-q", "samplers", str(source), *arguments, *FAST]) == 0
+    assert cli._run(["-q", "samplers", str(source), *arguments, *FAST]) == 0
     rows = json.loads(capsys.readouterr().out)
     assert {(row["quantity"], row["cell type"]) for row in rows} >= {
         ("cells", "all"),
@@ -84,7 +84,7 @@ def test_mistakes_are_explained(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert (
-        cli.run(
+        cli._run(
             [
                 "-q",
                 "samplers",

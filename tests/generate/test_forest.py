@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.ensemble import RandomForestRegressor
 
-from perturbgen.generate.forest import Forest, fit_forest
+from perturbgen.generate.forest import Forest, _fit_forest
 
 X = np.random.default_rng(0).normal(size=(300, 6)).astype(np.float32)
 Y = X[:, 0] ** 2 + X[:, 1] + np.random.default_rng(1).normal(0, 0.3, 300)
@@ -13,7 +13,7 @@ Y = X[:, 0] ** 2 + X[:, 1] + np.random.default_rng(1).normal(0, 0.3, 300)
 @pytest.fixture(scope="module")
 def forest() -> Forest:
     options = {"trees": 25, "leaf": 4, "features": 0.5}
-    return fit_forest(
+    return _fit_forest(
         X, Y, weights=np.linspace(0.5, 2, 300), rng=np.random.default_rng(7), **options
     )
 

@@ -11,7 +11,7 @@ from scipy import stats
 
 from perturbgen.core.errors import ConfigError, InputError, SchemaError
 from perturbgen.generate import CellSampler, SamplerSettings, WellTable, fit_samplers
-from perturbgen.generate.sampler import poisson_mixture_quantiles
+from perturbgen.generate.sampler import _poisson_mixture_quantiles
 from perturbgen.generate.validate import (
     LEVELS,
     TARGETS,
@@ -93,7 +93,7 @@ def test_quantiles_are_those_of_the_draws(sampler: CellSampler, hidden: WellTabl
 
 def test_quantiles_of_one_poisson_are_its_own() -> None:
     rate, q = np.array([[0.01], [3.0], [250.0]]), np.array([0.025, 0.5, 0.975])
-    assert (poisson_mixture_quantiles(rate, q) == stats.poisson.ppf(q, rate)).all()
+    assert (_poisson_mixture_quantiles(rate, q) == stats.poisson.ppf(q, rate)).all()
 
 
 def test_draws_follow_labels_not_positions_and_repeat_with_the_seed(

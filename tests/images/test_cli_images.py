@@ -22,7 +22,7 @@ def test_check_says_what_is_there_and_draws_it(
 ) -> None:
     picture = tmp_path / "p.png"
     assert (
-        cli.run(
+        cli._run(
             [
                 "images",
                 "check",
@@ -53,7 +53,7 @@ def test_check_of_nan_constant_and_copied_rows_fails(tmp_path: Path, capsys: Cap
         }
     )
     table.to_csv(tmp_path / "t.csv", index=False)
-    assert cli.run(["images", "check", str(tmp_path / "t.csv"), "--json"]) == 2
+    assert cli._run(["images", "check", str(tmp_path / "t.csv"), "--json"]) == 2
     rows = {row["what"]: row for row in json.loads(capsys.readouterr().out)}
     assert (
         rows["rows with NaN or infinite values"]["found"],
@@ -64,17 +64,19 @@ def test_check_of_nan_constant_and_copied_rows_fails(tmp_path: Path, capsys: Cap
 
 def test_ingest_correct_and_map(fixtures: dict[str, Path], tmp_path: Path, capsys: Capture) -> None:
     kept, corrected, page = tmp_path / "kept", tmp_path / "corrected", tmp_path / "map.html"
-    assert cli.run(["images", "ingest", str(fixtures["rxrx19b"]), "--out", str(kept)]) == 0
+    assert cli._run(["images", "ingest", str(fixtures["rxrx19b"]), "--out", str(kept)]) == 0
     steps = ["--centre", "experiment,plate", "--whiten", "1", "--align", "plate", "--compress"]
     control = ["--control", "disease_condition=healthy"]
-    assert cli.run(["images", "correct", str(kept), *control, *steps, "--out", str(corrected)]) == 0
+    assert (
+        cli._run(["images", "correct", str(kept), *control, *steps, "--out", str(corrected)]) == 0
+    )
     assert "variance between" in capsys.readouterr().out
     profiles = read_profiles(corrected)
     assert len(profiles) == len(read_profiles(kept))
     healthy = (profiles.meta["disease_condition"] == "healthy").to_numpy()
     assert np.abs(profiles.values[healthy].mean(axis=0)).max() < 0.3
     assert (
-        cli.run(
+        cli._run(
             [
                 "images",
                 "map",
@@ -127,7 +129,7 @@ def test_a_missing_extra_is_named_with_its_fix(
 ) -> None:
     monkeypatch.setitem(sys.modules, {"umap": "umap", "tsne": "openTSNE"}[method], None)
     source, out = str(fixtures["bbbc021"]), tmp_path / "map.html"
-    assert cli.run(["images", "map", source, "--method", method, "--out", str(out)]) == 1
+    assert cli._run(["images", "map", source, "--method", method, "--out", str(out)]) == 1
     error = capsys.readouterr().err
     assert f"{package} is not installed" in error
     assert "pip install" in error
@@ -171,7 +173,7 @@ def test_hits_of_one_stratum_and_one_axis(tmp_path: Path, capsys: Capture) -> No
         "--out",
         str(tmp_path / "hits.csv"),
     ]
-    assert cli.run(arguments) == 0
+    assert cli._run(arguments) == 0
     assert sorted(pd.read_csv(tmp_path / "hits.csv")["treatment"]) == ["b", "c", "d"]
     assert "3 treatments" in capsys.readouterr().out
 
@@ -183,7 +185,7 @@ def test_a_table_without_usual_columns_is_drawn_all_the_same(
     table.to_csv(tmp_path / "t.csv", index=False)
     out = tmp_path / "map.html"
     assert (
-        cli.run(["images", "map", str(tmp_path / "t.csv"), "--method", "pca", "--out", str(out)])
+        cli._run(["images", "map", str(tmp_path / "t.csv"), "--method", "pca", "--out", str(out)])
         == 0
     )
     assert "coloured by Metadata_compound" in out.read_text()
@@ -232,7 +234,7 @@ def test_tables_that_cannot_be_used(
 ) -> None:
     source = str(cell_painting(tmp_path, **columns))
     names = {"T": source, "OUT": str(tmp_path / "OUT"), "OUT.html": str(tmp_path / "OUT.html")}
-    assert cli.run(["images", *(names.get(part, part) for part in arguments)]) == 2
+    assert cli._run(["images", *(names.get(part, part) for part in arguments)]) == 2
     assert words in capsys.readouterr().err
     assert not (tmp_path / "OUT").exists()
 
@@ -241,7 +243,7 @@ def test_one_feature_makes_no_map(tmp_path: Path, capsys: Capture) -> None:
     table = pd.read_csv(cell_painting(tmp_path)).drop(columns=[f"Cells_{i}" for i in range(1, 5)])
     table.to_csv(tmp_path / "t.csv", index=False)
     assert (
-        cli.run(["images", "map", str(tmp_path / "t.csv"), "--out", str(tmp_path / "map.html")])
+        cli._run(["images", "map", str(tmp_path / "t.csv"), "--out", str(tmp_path / "map.html")])
         == 2
     )
     assert "24 rows of 1 features make no map" in capsys.readouterr().err
@@ -254,9 +256,9 @@ def test_a_profile_folder_with_a_broken_list_of_features(
     text: str, words: str, tmp_path: Path, capsys: Capture
 ) -> None:
     folder = tmp_path / "ours"
-    assert cli.run(["images", "ingest", str(cell_painting(tmp_path)), "--out", str(folder)]) == 0
+    assert cli._run(["images", "ingest", str(cell_painting(tmp_path)), "--out", str(folder)]) == 0
     (folder / "features.json").write_text(text)
-    assert cli.run(["images", "check", str(folder)]) == 2
+    assert cli._run(["images", "check", str(folder)]) == 2
     assert words in capsys.readouterr().err
 
 
@@ -265,7 +267,7 @@ def test_hits_ranks_the_planted_drug_first(
 ) -> None:
     out = tmp_path / "hits.csv"
     assert (
-        cli.run(["images", "hits", str(fixtures["rxrx19a"]), "--out", str(out), "--draws", "1000"])
+        cli._run(["images", "hits", str(fixtures["rxrx19a"]), "--out", str(out), "--draws", "1000"])
         == 0
     )
     table = pd.read_csv(out)
@@ -343,7 +345,7 @@ def test_mistakes_end_with_an_explanation(
 ) -> None:
     names = {"SOURCE": str(fixtures["bbbc021"]), "OUT": str(tmp_path / "OUT")}
     given = [names.get(part, part.replace("OUT.", f"{tmp_path}/OUT.")) for part in arguments]
-    assert cli.run(given) == 2
+    assert cli._run(given) == 2
     error = capsys.readouterr().err
     assert words in error
     assert "Traceback" not in error

@@ -19,7 +19,7 @@ from perturbgen.profiles.correct import (
     pca_cs,
     tvn,
 )
-from perturbgen.profiles.correct.build import batch_predictability, batch_variance, told_apart
+from perturbgen.profiles.correct.build import _batch_variance, batch_predictability, told_apart
 from perturbgen.profiles.table import Profiles
 
 
@@ -319,7 +319,7 @@ def test_the_sites_of_a_well_are_held_out_together(monkeypatch: pytest.MonkeyPat
 def test_the_share_of_batch_variance_is_unbiased() -> None:
     rng = np.random.default_rng(14)
     shares = [
-        batch_variance(rng.normal(size=(60, 4)), np.repeat(np.arange(10), 6)) for _ in range(200)
+        _batch_variance(rng.normal(size=(60, 4)), np.repeat(np.arange(10), 6)) for _ in range(200)
     ]
     assert abs(np.mean(shares)) < 0.005
 

@@ -46,7 +46,7 @@ def asked(source: Path, page: Path, capsys: Capture) -> tuple[dict[str, float], 
         "--batch",
         "plate",
     ]
-    assert cli.run([*verb, "--draws", "99", "--page", str(page), "--json"]) == 0
+    assert cli._run([*verb, "--draws", "99", "--page", str(page), "--json"]) == 0
     said = capsys.readouterr()
     return {row["measure"]: row["value"] for row in json.loads(said.out)}, said.err
 
@@ -57,7 +57,7 @@ def test_compounds_without_effect_are_not_active_against_controls_left_out_of_th
 ) -> None:
     out = tmp_path / "out"
     verb = ["images", "correct", str(inert(tmp_path / "t.csv")), *WHO, "--whiten", "1", *withhold]
-    assert cli.run([*verb, "--out", str(out), "--json"]) == 0
+    assert cli._run([*verb, "--out", str(out), "--json"]) == 0
     meta = read_profiles(out).meta
     control = meta["Metadata_compound"] == "DMSO"
     assert (~meta["fitted"] & control).groupby(meta["plate"]).sum().tolist() == [left / 2, left / 2]
@@ -88,7 +88,7 @@ def test_activity_against_the_controls_of_the_fit_is_said_to_be_in_sample(
         str(out),
         "--json",
     ]
-    assert cli.run(verb) == 0
+    assert cli._run(verb) == 0
     found, warned = asked(out, tmp_path / "page.html", capsys)
     assert found[f"active (q < .05), {IN_SAMPLE}"] > 0.5  # nothing was done to these wells
     assert {name.split(",")[0] for name in found if IN_SAMPLE in name} == {

@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from perturbgen.core.errors import InputError, SchemaError
-from perturbgen.images.fields import check_images, fields, find_images, read_channel, read_field
-from perturbgen.images.maps import CAPTION, composite, contact_sheet
+from perturbgen.images.fields import _read_channel, check_images, fields, find_images, read_field
+from perturbgen.images.maps import _CAPTION, _composite, contact_sheet
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def test_truncated_png(share: float, one_field: Path) -> None:
     path = one_field / "B02_s1_w2.png"
     path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
     with pytest.raises(InputError, match="cannot be read"):
-        read_channel(path)
+        _read_channel(path)
     rows = {row["what"]: row for row in check_images(find_images(one_field.parents[1]))}
     assert "B02_s1_w2.png" in rows["unreadable or mixed"]["found"]
 
@@ -67,16 +67,16 @@ def test_truncated_tiff(share: float, fixtures: dict[str, Path], tmp_path: Path)
     path = tmp_path / source.name
     path.write_bytes(source.read_bytes()[: int(share * source.stat().st_size)])
     with pytest.raises(InputError, match="cannot be read"):
-        read_channel(path)
+        _read_channel(path)
 
 
 def test_colour_images_empty_files_and_folders_without_images(tmp_path: Path) -> None:
     Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(tmp_path / "rgb.png")
     with pytest.raises(InputError, match="one grey channel"):
-        read_channel(tmp_path / "rgb.png")
+        _read_channel(tmp_path / "rgb.png")
     (tmp_path / "none.png").touch()
     with pytest.raises(InputError, match="0 bytes"):
-        read_channel(tmp_path / "none.png")
+        _read_channel(tmp_path / "none.png")
     with pytest.raises(InputError, match="no images of a known layout"):
         find_images(tmp_path)
 
@@ -84,16 +84,16 @@ def test_colour_images_empty_files_and_folders_without_images(tmp_path: Path) ->
 def test_colours_add_up_by_hand() -> None:
     stack = np.zeros((6, 1, 3), np.uint8)
     stack[0, 0, 0], stack[2, 0, 1], stack[1, 0, 2], stack[2, 0, 2] = 51, 32, 107, 64
-    found = composite(stack)[0].tolist()
+    found = _composite(stack)[0].tolist()
     assert found == [
         [19, 0, 249],
         [127, 0, 12],
         [255, 255, 56],
     ]  # nuclei in full, half of actin, ER and actin
     sheet = contact_sheet(np.zeros((6, 30, 50), np.uint8))
-    assert sheet.shape == (2 * (30 + CAPTION + 4), 4 * 54, 3)
+    assert sheet.shape == (2 * (30 + _CAPTION + 4), 4 * 54, 3)
     with pytest.raises(SchemaError, match="4 channels"):
-        composite(np.zeros((4, 2, 2)))
+        _composite(np.zeros((4, 2, 2)))
 
 
 @pytest.mark.data
@@ -101,5 +101,5 @@ def test_six_real_channels(real_data: Path) -> None:
     images = find_images(real_data / "imaging" / "rxrx1" / "png")
     stack = read_field(fields(images)["HEPG2-08_1", "B02", 1], [1, 2, 3, 4, 5, 6])
     assert stack.shape == (6, 512, 512)
-    picture = composite(stack)
+    picture = _composite(stack)
     assert picture.std(axis=(0, 1)).min() > 15  # all of red, green and blue say something

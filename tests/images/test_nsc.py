@@ -8,7 +8,7 @@ import pytest
 
 from perturbgen.core.errors import SchemaError
 from perturbgen.images import bbbc021
-from perturbgen.images.choose import hits, nested_matching, recipes
+from perturbgen.images.choose import _recipes, hits, nested_matching
 from perturbgen.images.nsc import (
     admissible,
     fold_matching,
@@ -153,6 +153,6 @@ def test_nested_choice_never_looks_at_the_compound_it_answers_for() -> None:
 
 
 def test_recipes_are_distinct() -> None:
-    names = [str(recipe) for recipe in recipes()]
+    names = [str(recipe) for recipe in _recipes()]
     assert len(set(names)) == len(names) == 96
     assert "z + whiten (1), median" in names

@@ -42,12 +42,12 @@ def test_a_strange_file_name_is_said(name: str) -> None:
 
 def test_concentrations_are_joined_as_text() -> None:
     same = ["3", "3.000000", "3.0", "3e0", " 3 "]
-    assert {bbbc021.concentration(text) for text in same} == {"3"}
-    assert bbbc021.concentration("3e-4") == "0.0003"
-    assert bbbc021.concentration("100") == "100"
-    assert bbbc021.concentration("0.0") == "0"
+    assert {bbbc021._concentration(text) for text in same} == {"3"}
+    assert bbbc021._concentration("3e-4") == "0.0003"
+    assert bbbc021._concentration("100") == "100"
+    assert bbbc021._concentration("0.0") == "0"
     with pytest.raises(SchemaError, match="no number"):
-        bbbc021.concentration("high")
+        bbbc021._concentration("high")
 
 
 def test_float16_concentrations_are_refused(fixtures: dict[str, Path], tmp_path: Path) -> None:
@@ -58,7 +58,7 @@ def test_float16_concentrations_are_refused(fixtures: dict[str, Path], tmp_path:
     table["concentration"] = table["concentration"].astype(np.float16).astype(float)
     table.to_csv(folder / bbbc021.MECHANISMS, index=False)
     with pytest.raises(SchemaError, match="float16"):
-        bbbc021.read_wells(folder)
+        bbbc021._read_wells(folder)
 
 
 def test_bbbc021_is_keyed_by_plate_well_and_site(fixtures: dict[str, Path]) -> None:
@@ -67,7 +67,7 @@ def test_bbbc021_is_keyed_by_plate_well_and_site(fixtures: dict[str, Path]) -> N
     assert all(
         (fixtures["bbbc021"] / path).exists() for name in bbbc021.CHANNELS for path in images[name]
     )
-    wells = bbbc021.read_wells(fixtures["bbbc021"])
+    wells = bbbc021._read_wells(fixtures["bbbc021"])
     assert wells.loc[wells["compound"] == "nobody knows", "moa"].isna().all()
     assert wells.loc[wells["compound"] == "UNKNOWN", "moa"].isna().all()
     assert (wells.loc[wells["compound"] == "DMSO", "moa"] == "DMSO").all()
@@ -107,7 +107,7 @@ def test_the_real_tables(real_data: Path) -> None:
     images = bbbc021.read_images(real_data / "imaging" / "bbbc021")
     assert len(images) == 13_200
     assert images["plate"].nunique() == 55
-    wells = bbbc021.read_wells(real_data / "imaging" / "bbbc021")
+    wells = bbbc021._read_wells(real_data / "imaging" / "bbbc021")
     assert wells["moa"].notna().sum() == 962
     assert (wells["compound"] == "DMSO").sum() == 330
     weeks = (

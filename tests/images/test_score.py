@@ -8,7 +8,7 @@ import pytest
 
 from perturbgen.core.errors import SchemaError
 from perturbgen.images import rxrx1, rxrx19
-from perturbgen.images.hits import Null, centred_wells, control_relative, hit_table, score_wells
+from perturbgen.images.hits import _control_relative, _Null, centred_wells, hit_table, score_wells
 from perturbgen.images.onoff import fit_axis, outlier_scores, project_controls, z_prime
 from perturbgen.profiles.correct import SequentialCentroids
 from perturbgen.profiles.table import Profiles, chosen
@@ -170,7 +170,7 @@ def test_the_null_is_that_of_a_t_statistic_for_one_dose() -> None:
     from scipy.stats import norm
 
     rng = np.random.default_rng(3)
-    null = Null(rng.normal(size=400), draws=20_000, rng=rng)
+    null = _Null(rng.normal(size=400), draws=20_000, rng=rng)
     score = null.scores(np.array([null.pool.mean() + 0.8]), np.array([4]))
     assert score[0] == pytest.approx(0.8 / (null.pool.std(ddof=1) * np.sqrt(1 / 4 + 1 / 400)))
     assert null.p(1.645, np.array([4])) == pytest.approx(norm.sf(1.645), abs=0.01)
@@ -206,7 +206,7 @@ def test_the_panel_of_controls_is_blind_to_plates(
         + 50 * np.random.default_rng(0).normal(size=(16, 128))[plate]
     )
     one, other = (
-        control_relative(part, panel=panel, control="sirna", origin="EMPTY")
+        _control_relative(part, panel=panel, control="sirna", origin="EMPTY")
         for part in (profiles, profiles.with_values(moved))
     )
     assert one.values.shape == (len(profiles), 3)
@@ -216,7 +216,7 @@ def test_the_panel_of_controls_is_blind_to_plates(
     assert (
         np.array(one.features)[own.values[named].argmax(axis=1)] == own.meta.loc[named, "sirna"]
     ).mean() > 0.7
-    distance = control_relative(
+    distance = _control_relative(
         profiles, panel=panel, control="sirna", origin="EMPTY", similarity="distance"
     )
     assert distance.values.shape[1] == 4
@@ -231,13 +231,13 @@ def test_a_control_that_a_plate_lacks_comes_from_its_experiment(
     lost = profiles.where(~((profiles.meta["sirna"] == name) & (profiles.meta["plate"] == 1)))
     panel = (lost.meta["well_type"] != "treatment").to_numpy()
     assert np.isfinite(
-        control_relative(lost, panel=panel, control="sirna", origin="EMPTY").values
+        _control_relative(lost, panel=panel, control="sirna", origin="EMPTY").values
     ).all()
     gone = profiles.where(
         ~((profiles.meta["sirna"] == name) & (profiles.meta["experiment"] == "U2OS-01"))
     )
     with pytest.raises(SchemaError, match="have no control"):
-        control_relative(
+        _control_relative(
             gone,
             panel=(gone.meta["well_type"] != "treatment").to_numpy(),
             control="sirna",

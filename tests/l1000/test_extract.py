@@ -14,7 +14,7 @@ import pytest
 
 from perturbgen.core.errors import InputError, SchemaError, StorageError
 from perturbgen.l1000 import Options, Profiles, extract, growing, landmarks
-from perturbgen.l1000.growing import Growing, Moments
+from perturbgen.l1000.growing import Growing, _Moments
 
 from .conftest import SAMPLES, raw_gctx
 
@@ -220,7 +220,7 @@ def test_an_interrupted_extraction_goes_on_and_ends_in_the_same_bytes(
     with pytest.raises(StorageError, match="no space left on the disk"):
         extract([path], tmp_path / "out", genes=wanted, block_bytes=blocks)
     assert not (tmp_path / "out").exists()
-    state = json.loads((tmp_path / "out.part" / growing.STATE).read_text())
+    state = json.loads((tmp_path / "out.part" / growing._STATE).read_text())
     assert state["rows"] == 120
     caplog.set_level("INFO")
     resumed = extract([path], tmp_path / "out", genes=wanted, block_bytes=blocks)
@@ -258,7 +258,7 @@ def test_rows_whose_writing_failed_are_not_counted_before_they_are_written_again
     monkeypatch.setattr(Growing, "append", to_a_full_disk)
     with pytest.raises(StorageError, match="no space left on the disk"):
         extract([path], tmp_path / "out", genes=wanted, block_bytes=blocks)
-    assert json.loads((tmp_path / "out.part" / growing.STATE).read_text())["rows"] == 160
+    assert json.loads((tmp_path / "out.part" / growing._STATE).read_text())["rows"] == 160
     monkeypatch.setattr(Growing, "append", append)
     resumed = extract([path], tmp_path / "out", genes=wanted, block_bytes=blocks)
     np.testing.assert_array_equal(resumed.matrix, whole.matrix)
@@ -270,7 +270,7 @@ def test_a_disk_so_full_that_no_note_can_be_made_goes_on_from_the_last_one(
     tmp_path: Path, wanted: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, blocks = big(tmp_path), 40 * 7 * 4
-    monkeypatch.setattr(growing, "SECONDS", 0.0)
+    monkeypatch.setattr(growing, "_SECONDS", 0.0)
     note, calls = Growing.note, 0
 
     def full(self: Growing) -> None:
@@ -283,7 +283,7 @@ def test_a_disk_so_full_that_no_note_can_be_made_goes_on_from_the_last_one(
     monkeypatch.setattr(Growing, "note", full)
     with pytest.raises(StorageError):
         extract([path], tmp_path / "out", genes=wanted, block_bytes=blocks)
-    assert json.loads((tmp_path / "out.part" / growing.STATE).read_text())["rows"] == 80
+    assert json.loads((tmp_path / "out.part" / growing._STATE).read_text())["rows"] == 80
     monkeypatch.setattr(Growing, "note", note)
     resumed = extract([path], tmp_path / "out", genes=wanted, block_bytes=blocks)
     whole = extract([path], tmp_path / "whole", genes=wanted, block_bytes=blocks)
@@ -310,7 +310,7 @@ def test_unfinished_work_on_other_options_is_not_gone_on_with(
         raise KeyboardInterrupt
 
     path = big(tmp_path)
-    monkeypatch.setattr("perturbgen.l1000.extraction.finish", interrupt)
+    monkeypatch.setattr("perturbgen.l1000.extraction._finish", interrupt)
     with pytest.raises(KeyboardInterrupt):
         extract([path], tmp_path / "out", genes=wanted)
     monkeypatch.undo()
@@ -407,12 +407,12 @@ def test_a_folder_put_together_by_hand_is_refused(
 def test_moments_in_blocks_are_those_of_the_whole(offset: float) -> None:
     values = (np.random.default_rng(0).normal(size=(1000, 5)) + offset).astype(np.float32)
     values[7, 2] = np.nan
-    moments = Moments.empty(5)
+    moments = _Moments.empty(5)
     for start in range(0, 1000, 77):
         moments.update(values[start : start + 77])
     exact = values.astype(float)
     np.testing.assert_allclose(moments.mean, np.nanmean(exact, axis=0), rtol=1e-7, atol=1e-8)
     np.testing.assert_allclose(moments.sd, np.nanstd(exact, axis=0, ddof=1), rtol=1e-5)
     assert moments.missing.tolist() == [0, 0, 1, 0, 0]
-    again = Moments.from_json(json.loads(json.dumps(moments.to_json())))
+    again = _Moments.from_json(json.loads(json.dumps(moments.to_json())))
     np.testing.assert_array_equal(again.squares, moments.squares)

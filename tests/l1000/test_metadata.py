@@ -14,7 +14,7 @@ import pytest
 from perturbgen.core.errors import InputError, SchemaError
 from perturbgen.l1000 import unify
 from perturbgen.l1000.fields import amount, core_id, hours, level_of, micromolar, parse_samples
-from perturbgen.l1000.metadata import ROLES, is_control, read_table, roles
+from perturbgen.l1000.metadata import _ROLES, _is_control, _roles, read_table
 from perturbgen.l1000.samples import read_metadata
 
 from .conftest import INST
@@ -25,7 +25,7 @@ TO_2020 = {"inst_id": "sample_id", "pert_iname": "cmap_name", "cell_id": "cell_i
 @pytest.mark.parametrize(
     ("code", "control"),
     [
-        *((code, role == "control") for code, role in ROLES.items()),
+        *((code, role == "control") for code, role in _ROLES.items()),
         ("TRT_CP", False),
         ("ctl_untrt.cns ", True),
         ("CTL_VEHICLE", True),
@@ -34,11 +34,11 @@ TO_2020 = {"inst_id": "sample_id", "pert_iname": "cmap_name", "cell_id": "cell_i
     ],
 )
 def test_controls_follow_the_table_and_not_the_prefix(code: str, control: bool) -> None:
-    assert is_control(pd.Series([code])).tolist() == [control]
+    assert _is_control(pd.Series([code])).tolist() == [control]
 
 
 def test_the_consensus_of_a_seed_is_a_control_and_a_positive_control_is_neither() -> None:
-    assert roles(pd.Series(["trt_sh.css", "trt_sh.cgs", "trt_poscon"])).tolist() == [
+    assert _roles(pd.Series(["trt_sh.css", "trt_sh.cgs", "trt_poscon"])).tolist() == [
         "control",
         "treatment",
         "positive control",
@@ -46,7 +46,11 @@ def test_the_consensus_of_a_seed_is_a_control_and_a_positive_control_is_neither(
 
 
 def test_an_unknown_type_is_said_to_be_unknown(caplog: pytest.LogCaptureFixture) -> None:
-    assert roles(pd.Series(["trt_new", "ctl_new", None])).tolist() == ["treatment", "control", None]
+    assert _roles(pd.Series(["trt_new", "ctl_new", None])).tolist() == [
+        "treatment",
+        "control",
+        None,
+    ]
     assert "'ctl_new', 'trt_new'" in caplog.text
 
 

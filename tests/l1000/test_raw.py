@@ -11,7 +11,7 @@ import pytest
 
 from perturbgen.core.errors import InputError
 from perturbgen.l1000 import GctxFile
-from perturbgen.l1000.hdf5 import Hdf5Matrix, RawReader
+from perturbgen.l1000.hdf5 import Hdf5Matrix, _RawReader
 
 from .conftest import raw_gctx
 
@@ -67,7 +67,7 @@ def test_chunks_that_were_never_written_hold_the_fill_value(tmp_path: Path) -> N
         values = file.create_dataset("m", (40, 30), "f4", chunks=(10, 10), fillvalue=7.0)
         values[10:20, 20:30] = 1
     with h5py.File(path, "r") as file:
-        reader = RawReader(path, file["m"])
+        reader = _RawReader(path, file["m"])
         np.testing.assert_array_equal(
             reader.block(slice(5, 35), np.array([0, 25])), file["m"][5:35][:, [0, 25]]
         )

@@ -11,13 +11,13 @@ import pytest
 
 from perturbgen.core.errors import ConfigError, InputError
 from perturbgen.l1000 import GctxFile, extract, screen_anndata, screen_settings, write_screen
-from perturbgen.l1000.similarity import cosine
+from perturbgen.l1000.similarity import _cosine
 from perturbgen.simulate.screen.plates import simulate_screen
 
 
 def auc(values: np.ndarray, labels: np.ndarray) -> float:
     """The mean over pairs of a group of the share of other-group profiles that are less alike (cosine)."""
-    scores, shares = cosine(values, values), []
+    scores, shares = _cosine(values, values), []
     for i, label in enumerate(labels):
         same = np.flatnonzero((labels == label) & (np.arange(len(labels)) != i))
         others = np.sort(scores[i, labels != label])
@@ -106,7 +106,7 @@ def test_hairpins_share_mechanisms_with_compounds_and_leave_the_compounds_as_the
     compounds = ((data.obs["pert_type"] == "trt_cp") & (data.obs["dose"] == 10)).to_numpy()
     genetic = (data.obs["pert_type"] == "trt_sh").to_numpy()
     moa = data.obs["moa"].astype(str).to_numpy()
-    alike = cosine(data.X[compounds], data.X[genetic])
+    alike = _cosine(data.X[compounds], data.X[genetic])
     same = moa[compounds][:, None] == moa[genetic]
     assert alike[same].mean() > alike[~same].mean() + 0.1
 

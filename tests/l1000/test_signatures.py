@@ -10,7 +10,7 @@ from scipy.stats import spearmanr
 
 from perturbgen.core.errors import SchemaError
 from perturbgen.l1000 import collapse, modz, robust_z
-from perturbgen.l1000.signatures import Variant, cc_q75, modz_weights, tas
+from perturbgen.l1000.signatures import _cc_q75, _modz_weights, _tas, _Variant
 
 
 def replicates(n: int, genes: int = 60, *, seed: int = 0, noise: float = 1.0) -> pd.DataFrame:
@@ -38,7 +38,7 @@ def slow_modz(table: pd.DataFrame, variant: str) -> np.ndarray:
 
 @pytest.mark.parametrize("variant", ["cmapm", "cmappy"])
 @pytest.mark.parametrize(("n", "noise"), [(2, 1.0), (3, 1.0), (5, 0.5), (4, 30.0)])
-def test_it_is_what_the_papers_say(n: int, noise: float, variant: Variant) -> None:
+def test_it_is_what_the_papers_say(n: int, noise: float, variant: _Variant) -> None:
     table = replicates(n, noise=noise)
     np.testing.assert_allclose(
         modz(table, variant=variant).values, slow_modz(table, variant), atol=1e-12
@@ -59,14 +59,16 @@ def test_the_variants_differ_only_where_the_least_weight_binds() -> None:
     correlation = np.array(
         [[[1, 0.9, -0.5, 0.8], [0.9, 1, 0.004, 0.7], [-0.5, 0.004, 1, 0.005], [0.8, 0.7, 0.005, 1]]]
     )
-    ours, theirs = modz_weights(correlation)[0], modz_weights(correlation, variant="cmappy")[0]
+    ours, theirs = _modz_weights(correlation)[0], _modz_weights(correlation, variant="cmappy")[0]
     raw = np.array([1.7, 1.604, 0.009, 1.505])
     np.testing.assert_allclose(ours, np.maximum(raw / 2, 0.01) / np.maximum(raw / 2, 0.01).sum())
     expected = np.maximum(raw / 3, 0.01)
     np.testing.assert_allclose(theirs, (expected / expected.sum()).round(4))
     assert theirs[2] > 1.4 * ours[2]
     free = np.array([[[1, 0.5, 0.4], [0.5, 1, 0.3], [0.4, 0.3, 1]]])
-    np.testing.assert_allclose(modz_weights(free), modz_weights(free, variant="cmappy"), atol=5e-5)
+    np.testing.assert_allclose(
+        _modz_weights(free), _modz_weights(free, variant="cmappy"), atol=5e-5
+    )
 
 
 def test_the_deviant_replicate_counts_least_and_order_does_not_matter() -> None:
@@ -108,9 +110,9 @@ def test_missing_values_and_constant_replicates_do_not_spread() -> None:
 
 def test_quality_is_matlabs_percentile_and_activity_its_formula() -> None:
     correlation = np.array([[[1, 0.1, 0.2], [0.1, 1, 0.4], [0.2, 0.4, 1]]])
-    assert cc_q75(correlation)[0] == pytest.approx(0.35)  # Hazen: 0.2 + 0.75 * (0.4 - 0.2)
-    assert tas(np.array([400]), np.array([0.25]), 978)[0] == pytest.approx(10 / np.sqrt(978))
-    assert tas(np.array([400]), np.array([-0.5]), 978)[0] == 0
+    assert _cc_q75(correlation)[0] == pytest.approx(0.35)  # Hazen: 0.2 + 0.75 * (0.4 - 0.2)
+    assert _tas(np.array([400]), np.array([0.25]), 978)[0] == pytest.approx(10 / np.sqrt(978))
+    assert _tas(np.array([400]), np.array([-0.5]), 978)[0] == 0
     table = replicates(3, noise=0.1)
     found = modz(table)
     assert found.ss_ngene == (np.abs(found.values) * np.sqrt(3) >= 2).sum()

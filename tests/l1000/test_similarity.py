@@ -10,7 +10,14 @@ from scipy.stats import mannwhitneyu, norm, pearsonr, rankdata, spearmanr
 
 from perturbgen.core.errors import SchemaError
 from perturbgen.l1000 import SIMILARITIES, symmetrised, wtcs
-from perturbgen.l1000.similarity import cosine, mann_whitney, wtcs_similarity, xcos, xsum, zhang
+from perturbgen.l1000.similarity import (
+    _cosine,
+    _mann_whitney,
+    _wtcs_similarity,
+    _xcos,
+    _xsum,
+    _zhang,
+)
 
 RNG = np.random.default_rng(0)
 Q, R = RNG.normal(size=(4, 150)), RNG.normal(size=(6, 150))
@@ -59,7 +66,7 @@ def test_a_profile_of_zeros_is_like_nothing(name: str) -> None:
 
 
 def test_single_precision_stays_single() -> None:
-    assert cosine(Q.astype(np.float32), R.astype(np.float32)).dtype == np.float32
+    assert _cosine(Q.astype(np.float32), R.astype(np.float32)).dtype == np.float32
 
 
 def test_xsum_and_xcos_by_a_slow_loop() -> None:
@@ -67,18 +74,18 @@ def test_xsum_and_xcos_by_a_slow_loop() -> None:
     up, down = set(np.argsort(-query)[:10]), set(np.argsort(query)[:10])
     kept = {*np.argsort(-reference)[:30].tolist(), *np.argsort(reference)[:30].tolist()}
     expected = sum(reference[g] for g in up & kept) - sum(reference[g] for g in down & kept)
-    assert xsum(Q, R, n=30, query_n=10)[0, 0] == pytest.approx(expected)
+    assert _xsum(Q, R, n=30, query_n=10)[0, 0] == pytest.approx(expected)
     chosen = sorted(kept)
     a, b = query[chosen], reference[chosen]
-    assert xcos(Q, R, n=30)[0, 0] == pytest.approx(a @ b / np.linalg.norm(a) / np.linalg.norm(b))
+    assert _xcos(Q, R, n=30)[0, 0] == pytest.approx(a @ b / np.linalg.norm(a) / np.linalg.norm(b))
 
 
 def test_zhang_is_one_for_equal_and_minus_one_for_opposite_orders() -> None:
-    assert zhang(Q, Q)[0, 0] == pytest.approx(1)
-    assert zhang(Q, -Q)[0, 0] == pytest.approx(-1)
-    assert zhang(Q, Q, n=20)[0, 0] == pytest.approx(1)
+    assert _zhang(Q, Q)[0, 0] == pytest.approx(1)
+    assert _zhang(Q, -Q)[0, 0] == pytest.approx(-1)
+    assert _zhang(Q, Q, n=20)[0, 0] == pytest.approx(1)
     ranks = [rankdata(np.abs(v)) * np.sign(v) for v in (Q[0], R[0])]
-    assert zhang(Q, R)[0, 0] == pytest.approx(ranks[0] @ ranks[1] / (np.arange(1, 151) ** 2).sum())
+    assert _zhang(Q, R)[0, 0] == pytest.approx(ranks[0] @ ranks[1] / (np.arange(1, 151) ** 2).sum())
 
 
 def test_sigcom_is_the_z_of_mann_and_whitney() -> None:
@@ -95,9 +102,9 @@ def test_sigcom_is_the_z_of_mann_and_whitney() -> None:
             use_continuity=False,
         ).pvalue
         z.append(norm.isf(p))
-    assert mann_whitney(Q, R, n=n)[0, 0] == pytest.approx(z[0] - z[1], rel=1e-6)
+    assert _mann_whitney(Q, R, n=n)[0, 0] == pytest.approx(z[0] - z[1], rel=1e-6)
     with pytest.raises(SchemaError, match="sets of 150 genes of 150"):
-        mann_whitney(Q, R, n=150)
+        _mann_whitney(Q, R, n=150)
 
 
 def test_wtcs_of_profiles_is_wtcs_of_their_extreme_genes() -> None:
@@ -108,12 +115,12 @@ def test_wtcs_of_profiles_is_wtcs_of_their_extreme_genes() -> None:
         {str(i): list(order[i, :20]) for i in range(4)},
         {str(i): list(order[i, -20:]) for i in range(4)},
     )
-    np.testing.assert_allclose(wtcs_similarity(Q, R, n=20), found.T.to_numpy(), atol=1e-12)
+    np.testing.assert_allclose(_wtcs_similarity(Q, R, n=20), found.T.to_numpy(), atol=1e-12)
     with pytest.raises(SchemaError, match="do not overlap"):
-        wtcs_similarity(Q, R, n=100)
+        _wtcs_similarity(Q, R, n=100)
 
 
 def test_the_symmetric_form_is_symmetric() -> None:
-    both = symmetrised(xsum)
+    both = symmetrised(_xsum)
     np.testing.assert_allclose(both(Q, R), both(R, Q).T)
-    assert not np.allclose(xsum(Q, Q), xsum(Q, Q).T)
+    assert not np.allclose(_xsum(Q, Q), _xsum(Q, Q).T)

@@ -12,7 +12,7 @@ from pyro.poutine import trace
 from scipy import stats
 
 from perturbgen.nn import ShapeError, nb_log_prob, nb_log_prob_sparse
-from perturbgen.nn.distributions import NegativeBinomial, Poisson, ZeroInflatedNegativeBinomial
+from perturbgen.nn.distributions import NegativeBinomial, _Poisson, _ZeroInflatedNegativeBinomial
 
 N = 100_000
 
@@ -66,7 +66,7 @@ def test_r_without_end_gives_poisson_draws(generator):
 
 
 def test_zero_inflated_draws(generator):
-    zinb = ZeroInflatedNegativeBinomial(log(3.0), np.log(2), torch.tensor(-0.5))
+    zinb = _ZeroInflatedNegativeBinomial(log(3.0), np.log(2), torch.tensor(-0.5))
     draws = zinb.sample((N,), generator=generator)[:, 0].double().numpy()
     assert agrees(draws, zinb.mean.item(), zinb.variance.item())
     zeros = zinb.log_prob(torch.zeros(1)).exp().item()
@@ -81,7 +81,7 @@ def test_zero_inflated_draws(generator):
 
 
 def test_poisson_draws(generator):
-    poisson = Poisson(log(2.5))
+    poisson = _Poisson(log(2.5))
     draws = poisson.sample((N,), generator=generator)[:, 0].double().numpy()
     assert agrees(draws, 2.5, poisson.variance.item())
     assert poisson.log_prob(torch.tensor([3.0])).item() == pytest.approx(
@@ -94,7 +94,7 @@ def test_mean_zero_draws_zeros(generator):
 
 
 def test_one_generator_gives_one_draw_and_no_generator_the_global_one():
-    nb = ZeroInflatedNegativeBinomial(log(1, 10, 100), 0.5, 0.0)
+    nb = _ZeroInflatedNegativeBinomial(log(1, 10, 100), 0.5, 0.0)
     first, second = (nb.sample((20,), generator=torch.Generator().manual_seed(7)) for _ in range(2))
     assert torch.equal(first, second)
     assert first.shape == (20, 3)

@@ -7,11 +7,11 @@ from torch.nn import functional
 
 from perturbgen.core.errors import ConfigError
 from perturbgen.nn.encoders import (
-    ENCODERS,
-    DenselyConnected,
-    SelfNormalising,
+    _ENCODERS,
+    _DenselyConnected,
+    _SelfNormalising,
+    _sparsemax,
     make_encoder,
-    sparsemax,
 )
 
 SMALL = {
@@ -25,7 +25,7 @@ SMALL = {
 
 def test_densely_connected_layers_equal_concatenation():
     torch.manual_seed(0)
-    net = DenselyConnected(7, 3, depth=4, growth=2)
+    net = _DenselyConnected(7, 3, depth=4, growth=2)
     x = torch.randn(6, 7)
     seen, place = x, 0
     for layer in range(5):
@@ -40,14 +40,14 @@ def test_densely_connected_layers_equal_concatenation():
 
 
 def test_the_published_network_has_its_published_size():
-    net = DenselyConnected(978, 32, depth=64, growth=16)
+    net = _DenselyConnected(978, 32, depth=64, growth=16)
     weights = net.first[:-32].numel() + sum(part[:-32].numel() for part in net.rest)
     assert weights == 978 * 16 * 64 + 16**2 * 64 * 63 // 2 == 1_517_568
 
 
 def test_what_is_kept_for_the_gradient_grows_linearly_with_depth():
     def kept(depth):
-        net, sizes = DenselyConnected(50, 8, depth=depth, growth=16), {}
+        net, sizes = _DenselyConnected(50, 8, depth=depth, growth=16), {}
         parameters = {p.untyped_storage().data_ptr() for p in net.parameters()}
 
         def note(t):
@@ -65,15 +65,15 @@ def test_what_is_kept_for_the_gradient_grows_linearly_with_depth():
 
 def test_selu_layers_keep_mean_and_variance():
     torch.manual_seed(0)
-    net = SelfNormalising(200, 200, widths=(200,) * 8)
+    net = _SelfNormalising(200, 200, widths=(200,) * 8)
     out = net.layers[:-1](torch.randn(2000, 200))
     assert abs(out.mean().item()) < 0.15
     assert 0.7 < out.std().item() < 1.3
-    dense = DenselyConnected(100, 100, depth=20, growth=16)
+    dense = _DenselyConnected(100, 100, depth=20, growth=16)
     assert 0.5 < dense(torch.randn(500, 100)).std().item() < 2
 
 
-@pytest.mark.parametrize("kind", ENCODERS)
+@pytest.mark.parametrize("kind", _ENCODERS)
 def test_every_encoder_learns_and_gives_rows_back_in_their_order(kind):
     torch.manual_seed(0)
     net = make_encoder(kind, 12, 3, **SMALL[kind])
@@ -98,7 +98,7 @@ def test_every_encoder_learns_and_gives_rows_back_in_their_order(kind):
 def test_sparsemax_by_hand():
     z = torch.tensor([[0.5, 0.2, -1.0], [3.0, 0.0, 0.0], [0.1, 0.1, 0.1]])
     expected = torch.tensor([[0.65, 0.35, 0.0], [1.0, 0.0, 0.0], [1 / 3, 1 / 3, 1 / 3]])
-    torch.testing.assert_close(sparsemax(z), expected)
+    torch.testing.assert_close(_sparsemax(z), expected)
 
 
 def test_mistakes_are_explained():

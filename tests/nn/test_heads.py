@@ -11,13 +11,13 @@ from perturbgen.core.errors import ConfigError
 from perturbgen.nn.likelihoods import ShapeError
 from perturbgen.nn.margins import (
     MarginHead,
-    arcface,
+    _arcface,
+    _class_margins,
+    _class_weights,
+    _curricular,
+    _dynamic_scale,
+    _fixed_scale,
     ball,
-    class_margins,
-    class_weights,
-    curricular,
-    dynamic_scale,
-    fixed_scale,
     poincare_distance,
 )
 
@@ -66,28 +66,30 @@ def test_smoothing_focal_and_weights_by_hand():
 @pytest.mark.parametrize("m", [0.25, 0.5])
 def test_the_arc_margin_is_the_cosine_of_the_wider_angle_and_never_rises(m):
     c = torch.linspace(-1, 1, 2001, dtype=torch.float64)
-    moved = arcface(c, torch.tensor(m, dtype=torch.float64))
+    moved = _arcface(c, torch.tensor(m, dtype=torch.float64))
     usual = c > -math.cos(m)
     expected = torch.cos(torch.acos(c[usual]) + m)
     torch.testing.assert_close(moved[usual], expected, atol=2e-3, rtol=0)
     torch.testing.assert_close(moved[usual][1:-1], expected[1:-1], atol=1e-9, rtol=0)
     assert (moved.diff() > 0).all()
-    easy = arcface(c, torch.tensor(m, dtype=torch.float64), easy=True)
+    easy = _arcface(c, torch.tensor(m, dtype=torch.float64), easy=True)
     assert torch.equal(easy[c <= 0], c[c <= 0])
 
 
 def test_curricular_scales_hard_classes_only():
-    found = curricular(torch.tensor([[0.5, 0.1]]), torch.tensor([0.3]), torch.tensor(0.2))
+    found = _curricular(torch.tensor([[0.5, 0.1]]), torch.tensor([0.3]), torch.tensor(0.2))
     torch.testing.assert_close(found, torch.tensor([[0.5 * 0.7, 0.1]]))
 
 
 def test_the_adaptive_scale_by_hand():
     c = torch.tensor([0.9, 0.5, 0.8])
     b = torch.tensor([2.0, 4.0, 6.0])
-    assert dynamic_scale(c, b.log()).item() == pytest.approx(math.log(4) / math.cos(math.acos(0.8)))
-    low = dynamic_scale(torch.tensor([0.1, 0.2, 0.3]), b.log())
+    assert _dynamic_scale(c, b.log()).item() == pytest.approx(
+        math.log(4) / math.cos(math.acos(0.8))
+    )
+    low = _dynamic_scale(torch.tensor([0.1, 0.2, 0.3]), b.log())
     assert low.item() == pytest.approx(math.log(4) / math.cos(math.pi / 4))
-    assert fixed_scale(36_000) == pytest.approx(math.sqrt(2) * math.log(35_999))
+    assert _fixed_scale(36_000) == pytest.approx(math.sqrt(2) * math.log(35_999))
 
 
 def test_curricular_and_adacos_follow_their_batches_in_training_only():
@@ -103,7 +105,7 @@ def test_curricular_and_adacos_follow_their_batches_in_training_only():
     ada = head("adacos")
     before = ada.scale.item()
     ada.eval()(x, y)
-    assert ada.scale.item() == before == pytest.approx(fixed_scale(7))
+    assert ada.scale.item() == before == pytest.approx(_fixed_scale(7))
     ada.train()(x, y)
     assert ada.scale.item() != before
 
@@ -197,17 +199,17 @@ def test_the_margin_rises_linearly_and_stays():
 
 def test_margins_and_weights_by_class():
     counts = torch.tensor([1, 16, 81])
-    margins = class_margins(counts, low=0.05, high=0.5)
+    margins = _class_margins(counts, low=0.05, high=0.5)
     place = (1 / 2 - 1 / 3) / (1 - 1 / 3)
     torch.testing.assert_close(margins, torch.tensor([0.5, 0.05 + 0.45 * place, 0.05]))
     torch.testing.assert_close(
-        class_margins(torch.tensor([4, 4]), low=0.2, high=0.4), torch.tensor([0.3, 0.3])
+        _class_margins(torch.tensor([4, 4]), low=0.2, high=0.4), torch.tensor([0.3, 0.3])
     )
     for scheme in ("inverse", "root", "effective"):
-        weights = class_weights(counts, scheme)
+        weights = _class_weights(counts, scheme)
         assert (weights * counts).sum().item() == pytest.approx(98, rel=1e-5)
         assert (weights.diff() < 0).all()
-    torch.testing.assert_close(class_weights(counts, "inverse") * counts, torch.full((3,), 98 / 3))
+    torch.testing.assert_close(_class_weights(counts, "inverse") * counts, torch.full((3,), 98 / 3))
 
 
 def test_the_hyperbolic_distance_by_hand():

@@ -12,19 +12,19 @@ from torch import nn
 from perturbgen.core.errors import MissingDependencyError
 from perturbgen.nn.likelihoods import ShapeError
 from perturbgen.nn.vision import (
-    BACKBONES,
+    _BACKBONES,
     ChannelMix,
     ColourMap,
     DomainHead,
-    SmallCNN,
+    _norms,
+    _replace_first,
+    _reversed_gradient,
+    _SmallCNN,
+    _widened,
     backbone,
     batch_statistics,
     coral,
-    norms,
     own_statistics,
-    replace_first,
-    reversed_gradient,
-    widened,
 )
 
 MONAI = importlib.util.find_spec("monai") is not None
@@ -49,7 +49,7 @@ def test_a_mix_gives_three_channels_and_learns() -> None:
 
 def test_a_widened_convolution_keeps_the_answer_to_grey_images() -> None:
     first = nn.Conv2d(3, 8, 7, 2, 3, bias=True)
-    wide = widened(first, 6)
+    wide = _widened(first, 6)
     grey = torch.rand(2, 1, 16, 16)
     torch.testing.assert_close(wide(grey.expand(2, 6, 16, 16)), first(grey.expand(2, 3, 16, 16)))
 
@@ -69,7 +69,7 @@ def test_monai_networks_read_six_channels(name: str) -> None:
     assert backbone(name, 3)[1] == wide
 
 
-@pytest.mark.parametrize("name", list(BACKBONES))
+@pytest.mark.parametrize("name", list(_BACKBONES))
 def test_without_monai_its_networks_say_what_to_install(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -81,13 +81,13 @@ def test_without_monai_its_networks_say_what_to_install(
 
 def test_the_first_convolution_is_found_wherever_it_is() -> None:
     network = nn.Sequential(nn.Sequential(nn.Identity(), nn.Conv2d(3, 4, 3)), nn.Conv2d(4, 4, 3))
-    replace_first(network, 5)
+    _replace_first(network, 5)
     assert network(torch.rand(1, 5, 8, 8)).shape == (1, 4, 4, 4)
 
 
 def test_a_reversed_gradient_teaches_the_reader_and_unteaches_the_writer() -> None:
     x = torch.ones(2, 3, requires_grad=True)
-    (reversed_gradient(x) * 2).sum().backward()
+    (_reversed_gradient(x) * 2).sum().backward()
     assert x.grad is not None
     assert x.grad.eq(-2).all()
     head = DomainHead(3, 2)
@@ -107,7 +107,7 @@ def shifted(gain: float) -> torch.Tensor:
 
 
 def test_own_statistics_take_gain_and_offset_away_and_leave_the_network_as_it_was() -> None:
-    network = SmallCNN(2, (4,))
+    network = _SmallCNN(2, (4,))
     network.train()
     network(shifted(1.0))
     before = {k: v.clone() for k, v in network.state_dict().items()}
@@ -127,5 +127,5 @@ def test_own_statistics_take_gain_and_offset_away_and_leave_the_network_as_it_wa
             torch.testing.assert_close(network(shifted(gain)), found[0], rtol=0.05, atol=0.02)
     for key, value in network.state_dict().items():
         assert value.equal(before[key]), key
-    assert [layer.momentum for layer in norms(network)] == [0.1]
+    assert [layer.momentum for layer in _norms(network)] == [0.1]
     assert not network.training

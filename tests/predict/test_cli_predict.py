@@ -6,7 +6,7 @@ import re
 import pandas as pd
 import pytest
 
-from perturbgen.cli import run as command
+from perturbgen.cli import _run as command
 from tests.predict.conftest import GENES, make_experiment, wanted_table
 
 

@@ -14,7 +14,7 @@ from perturbgen.core.errors import InputError, SchemaError, StorageError
 from perturbgen.data.covariates import CovariateEncoder
 from perturbgen.generate.cells import CellGenerator, Plan, add_covariates
 from perturbgen.generate.latents import BankLatents
-from perturbgen.generate.replicates import claim, write_replicates
+from perturbgen.generate.replicates import _claim, write_replicates
 from perturbgen.models import GaussianVAE
 from perturbgen.predict.conditions import make_generator, make_plan, make_sampler, read_wanted
 from tests.predict.conftest import COMPOUNDS, FEW_TREES, GENES, train, wanted_table
@@ -59,9 +59,9 @@ def drawn(generator, plan, wells, replicate=1):
 
 @pytest.mark.parametrize("column", ["compound", "plate", "well"])
 def test_counts_stand_under_the_labels_they_were_drawn_for(sampler, monkeypatch, column):
-    monkeypatch.setattr("perturbgen.generate.cells.PIECE", 5)  # wells are cut
+    monkeypatch.setattr("perturbgen.generate.cells._PIECE", 5)  # wells are cut
     monkeypatch.setattr(
-        "perturbgen.generate.cells.AHEAD", 3
+        "perturbgen.generate.cells._AHEAD", 3
     )  # and fetched before the last one is drawn
     plan = Plan(sampler, WANTED.iloc[::-1], 0)
     values = tuple(sorted(plan.wells[column].unique()))
@@ -297,7 +297,7 @@ def test_a_disk_that_fills_up_ends_with_a_word_and_the_finished_replicates(
 def test_a_folder_of_another_generation_is_refused(files, tmp_path):
     files.write(tmp_path / "out", n=1)
     with pytest.raises(InputError, match="seed was 0, and is 1 now"):
-        claim(tmp_path / "out", {"seed": 1})
+        _claim(tmp_path / "out", {"seed": 1})
 
 
 def test_wells_without_cells_are_missing_and_noted(files, tmp_path, monkeypatch, caplog):

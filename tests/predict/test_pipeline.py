@@ -14,15 +14,15 @@ from perturbgen.core.errors import ConfigError, PerturbgenError, SchemaError
 from perturbgen.data.aggregate import pseudobulk
 from perturbgen.data.splits import Split
 from perturbgen.de.limma import flavour_table
-from perturbgen.predict.averages import anchored_t, expected_log2, model_logfc
+from perturbgen.predict.averages import _anchored_t, _expected_log2, model_logfc
 from perturbgen.predict.calibration import calibration_conditions, withheld_likelihood
 from perturbgen.predict.conditions import labels_of, make_sampler, without
 from perturbgen.predict.diagnostics import check_generated
 from perturbgen.predict.estimators import PredictSettings
-from perturbgen.predict.experiment import TWIN, Bench, make_task
+from perturbgen.predict.experiment import _TWIN, Bench, make_task
 from perturbgen.predict.pipeline import predict
-from perturbgen.predict.shrinkage import gate
-from perturbgen.predict.trained import GenerativePredictor
+from perturbgen.predict.shrinkage import _gate
+from perturbgen.predict.trained import _GenerativePredictor
 from tests.predict.conftest import (
     COMPOUNDS,
     FAST,
@@ -59,7 +59,7 @@ def test_every_estimator_answers_for_every_condition(vae, experiment, sampler):
     assert list(found.scores.index) == [1, 2]
     for raw, name in (("anchored_t", "shrunk"), ("plug_in", "shrunk_plug_in")):
         values, shrinkage = found.values[raw], found.shrinkage[name]
-        gated = values.mul(gate(values, shrinkage.noise), axis=0)
+        gated = values.mul(_gate(values, shrinkage.noise), axis=0)
         ratio = (found.values[name] / gated.where(gated.abs() > 1e-9)).round(9)
         factors = shrinkage.factors.round(9).to_numpy().ravel()
         assert np.isin(ratio.to_numpy()[ratio.notna().to_numpy()], factors).all()
@@ -89,7 +89,7 @@ def test_anchored_t_is_against_generated_vehicle_wells_of_the_same_places(vae, e
     )  # fewer than twelve compounds: all their wells
     samples = task.bench.draw(task.wanted, replicate=1), task.bench.draw(mock, replicate=1)
     table = task.bench.fit(*samples)
-    t = anchored_t(table, task.groups, vehicle="DMSO")
+    t = _anchored_t(table, task.groups, vehicle="DMSO")
     base = table.logfc.loc[("B", "DMSO (untreated)")]
     key = ("B", COMPOUNDS[3])
     pd.testing.assert_series_equal(
@@ -100,7 +100,7 @@ def test_anchored_t_is_against_generated_vehicle_wells_of_the_same_places(vae, e
     for part in samples:
         part.X = sp.csr_array(np.rint(part.X.toarray() * wrong))
     biased = task.bench.fit(*samples)
-    here = anchored_t(biased, task.groups, vehicle="DMSO").loc[key]
+    here = _anchored_t(biased, task.groups, vehicle="DMSO").loc[key]
     assert (here - t.loc[key]).abs().median() < 0.25 * (
         biased.t.loc[key] - table.t.loc[key]
     ).abs().median()
@@ -160,7 +160,7 @@ def test_real_samples_of_the_same_cell_types_join_the_fit(vae, experiment, sampl
     table = task.bench.fit(*drawn)
     assert set(task.bench.real.obs["cell_type"]) == {"B"}
     assert set(table.conditions.index) == {
-        ("B", c) for c in (*COMPOUNDS, *(f"{c}{TWIN}" for c in KNOWN))
+        ("B", c) for c in (*COMPOUNDS, *(f"{c}{_TWIN}" for c in KNOWN))
     }
     generated = drawn[0].obs
     here = experiment.obs[["plate", "well", "donor", "row", "compound"]].drop_duplicates()
@@ -303,7 +303,7 @@ def test_expected_log2_is_that_of_poisson_counts():
     for mean in (0.0, 0.01, 0.7, 30.0, 990.0, 5000.0):
         counts = np.arange(8000)
         exact = stats.poisson.pmf(counts, mean) @ np.log2(counts + 0.5)
-        assert expected_log2(np.array([mean]))[0] == pytest.approx(exact, abs=2e-4)
+        assert _expected_log2(np.array([mean]))[0] == pytest.approx(exact, abs=2e-4)
 
 
 def bulk(rng, n, mean, compound, *, noise=True):
@@ -397,7 +397,7 @@ def test_a_condition_without_any_cell_is_predicted_as_zero_with_a_warning(
 def test_a_model_is_a_predictor_like_any_other(vae, experiment):
     bench = Bench.of(experiment, ["B", "T"], control="DMSO", flavour="kaggle")
     table = bench.fit().signed_log10_p
-    model = GenerativePredictor(vae, experiment, FAST)
+    model = _GenerativePredictor(vae, experiment, FAST)
     assert isinstance(model, Predictor)
     with pytest.raises(PerturbgenError, match="not been fitted"):
         model.predict(LABELS)
@@ -406,7 +406,7 @@ def test_a_model_is_a_predictor_like_any_other(vae, experiment):
     assert values.index.equals(LABELS[::-1])
     assert list(values.columns) == GENES[::-1]
     again = (
-        GenerativePredictor(vae, experiment, FAST)
+        _GenerativePredictor(vae, experiment, FAST)
         .fit(table, rng=np.random.default_rng(0))
         .predict(WANTED)
     )
@@ -417,7 +417,7 @@ def test_a_predictor_trains_on_the_cells_of_its_training_rows_alone(vae, experim
     seen = []
     rows = pd.MultiIndex.from_tuples([("T", name) for name in COMPOUNDS] + [("B", KNOWN[1])])
     table = pd.DataFrame(0.0, rows, GENES)
-    GenerativePredictor(lambda cells, seed: seen.append(cells) or vae, experiment, FAST).fit(
+    _GenerativePredictor(lambda cells, seed: seen.append(cells) or vae, experiment, FAST).fit(
         table, rng=np.random.default_rng(0)
     )
     labels = set(zip(seen[0].obs["cell_type"], seen[0].obs["compound"], strict=True))

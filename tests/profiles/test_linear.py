@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from perturbgen.core.errors import ConfigError, SchemaError
-from perturbgen.profiles.linear import PCA, WCCN, ReplicateMetric, within_covariance
+from perturbgen.profiles.linear import PCA, WCCN, ReplicateMetric, _within_covariance
 from perturbgen.retrieval import retrieve
 
 
@@ -53,7 +53,7 @@ def test_scaling_is_of_the_training_rows(data: tuple[np.ndarray, np.ndarray]) ->
 def test_wccn_makes_the_within_class_covariance_one(data: tuple[np.ndarray, np.ndarray]) -> None:
     x, labels = data
     whitened = WCCN(10, shrink=0).fit(x, labels).transform(x)
-    np.testing.assert_allclose(within_covariance(whitened, labels), np.eye(10), atol=1e-10)
+    np.testing.assert_allclose(_within_covariance(whitened, labels), np.eye(10), atol=1e-10)
     full = WCCN(10, shrink=1).fit(x, labels).transform(x)  # all shrinkage: PCA up to one scale
     plain = PCA(10).fit(x).transform(x)
     np.testing.assert_allclose(full / full[0, 0], plain / plain[0, 0], atol=1e-10)
@@ -90,7 +90,7 @@ def test_the_replicate_metric_orders_directions_by_replicate_correlation(
     assert (np.diff(fitted.strength) <= 0).all()
     assert ((fitted.strength > 0) & (fitted.strength <= 1)).all()
     y = fitted.transform(x)
-    share = 1 - np.diag(within_covariance(y, labels)) / y.var(axis=0)
+    share = 1 - np.diag(_within_covariance(y, labels)) / y.var(axis=0)
     np.testing.assert_allclose(
         share, fitted.strength, atol=1e-9
     )  # r is the variance that classes explain

@@ -9,12 +9,12 @@ import pytest
 
 from perturbgen.core.errors import ConfigError, SchemaError
 from perturbgen.profiles import protocol
-from perturbgen.profiles.crossmodal import correlated, known, methods, predicted, rotated
+from perturbgen.profiles.crossmodal import _predicted, _rotated, correlated, known, methods
 from perturbgen.profiles.pairs import Paired
 from perturbgen.profiles.protocol import (
     TORN,
     Matched,
-    compound_folds,
+    _compound_folds,
     match,
     mechanism_table,
     variate_correlations,
@@ -76,7 +76,7 @@ def test_as_many_pairs_of_variates_hold_as_were_planted(paired: Paired) -> None:
 
 def test_what_is_withheld_changes_neither_maps_nor_settings(paired: Paired) -> None:
     """Withheld partners are exchanged: the queries of the other assay, the maps and the choice stay as they were."""
-    fold = compound_folds(paired.meta["compound"].to_numpy(), 4, rng=np.random.default_rng(7))
+    fold = _compound_folds(paired.meta["compound"].to_numpy(), 4, rng=np.random.default_rng(7))
     held = np.flatnonzero(fold == 0)
     values = paired.second.to_numpy().copy()
     values[held] = values[np.roll(held, 5)] * 100
@@ -88,7 +88,7 @@ def test_what_is_withheld_changes_neither_maps_nor_settings(paired: Paired) -> N
     assert one.forward[0].labels.tolist() == paired.meta.index[held].tolist()
     assert one.chosen[0] == two.chosen[0]
     splits = [
-        next(protocol.splits(p, np.arange(len(p)), 4, rng=np.random.default_rng(7)))
+        next(protocol._splits(p, np.arange(len(p)), 4, rng=np.random.default_rng(7)))
         for p in (paired, other)
     ]
     for name in ("mean", "weight", "u", "s"):
@@ -99,14 +99,14 @@ def test_what_is_withheld_changes_neither_maps_nor_settings(paired: Paired) -> N
 
 def test_doses_of_a_compound_lie_in_one_fold() -> None:
     compounds = np.repeat([f"c{i}" for i in range(23)], 3)
-    fold = compound_folds(compounds, 5, rng=np.random.default_rng(0))
+    fold = _compound_folds(compounds, 5, rng=np.random.default_rng(0))
     assert pd.Series(fold).groupby(compounds).nunique().max() == 1
     assert np.bincount(fold).min() >= 4 * 3
-    np.testing.assert_array_equal(fold, compound_folds(compounds, 5, rng=np.random.default_rng(0)))
+    np.testing.assert_array_equal(fold, _compound_folds(compounds, 5, rng=np.random.default_rng(0)))
 
 
 @pytest.mark.parametrize(
-    "setting", [correlated(0.1, 10), rotated(20), predicted(0.1), correlated(0, 10, 20)], ids=str
+    "setting", [correlated(0.1, 10), _rotated(20), _predicted(0.1), correlated(0, 10, 20)], ids=str
 )
 def test_an_assay_finds_itself_by_every_method(paired: Paired, setting: object) -> None:
     same = replace(paired, second=paired.first)
@@ -154,12 +154,12 @@ def exchanged_mechanisms(meta: pd.DataFrame) -> pd.Series:
     ("call", "error", "words"),
     [
         (
-            lambda p: compound_folds(["a", "b", "c"], 2, rng=np.random.default_rng(0)),
+            lambda p: _compound_folds(["a", "b", "c"], 2, rng=np.random.default_rng(0)),
             SchemaError,
             "3 compounds for 2",
         ),
         (
-            lambda p: compound_folds(["a", "b", "c"], 1, rng=np.random.default_rng(0)),
+            lambda p: _compound_folds(["a", "b", "c"], 1, rng=np.random.default_rng(0)),
             ConfigError,
             "1 folds",
         ),

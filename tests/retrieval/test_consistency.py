@@ -11,7 +11,7 @@ from scipy.spatial.distance import cdist
 
 from perturbgen.core.errors import SchemaError
 from perturbgen.retrieval import consistency, magnitude, relationship_recall
-from perturbgen.retrieval.consistency import known_pairs
+from perturbgen.retrieval.consistency import _known_pairs
 
 
 def screen(effect: float, *, groups: int = 30, seed: int = 0) -> tuple[np.ndarray, pd.DataFrame]:
@@ -121,7 +121,7 @@ def test_pairs_are_counted_once_and_only_where_both_ends_were_measured() -> None
     relations = pd.DataFrame(
         {"entity1": ["a", "b", "a", "c", "z"], "entity2": ["b", "a", "a", "a", "a"]}
     )
-    assert known_pairs(relations, pd.Index(["c", "a", "b"])).tolist() == [[0, 1], [1, 2]]
+    assert _known_pairs(relations, pd.Index(["c", "a", "b"])).tolist() == [[0, 1], [1, 2]]
 
 
 def test_bad_input_is_explained() -> None:

@@ -8,15 +8,15 @@ from scipy.stats import spearmanr
 from perturbgen.core.errors import SchemaError
 from perturbgen.retrieval import match_modalities
 from perturbgen.retrieval.crossmodal import (
-    chance,
+    _chance,
+    _exchange,
+    _partner_scores,
+    _weighted_medians,
     difference,
-    exchange,
     mantel,
     match_fold,
-    partner_scores,
     query_scores,
     score_folds,
-    weighted_medians,
 )
 
 
@@ -34,12 +34,12 @@ def compounds(table: pd.DataFrame) -> pd.Series:
 
 def test_scores_by_hand() -> None:
     low, high = np.array([1, 3, 11, 2]), np.array([1, 3, 11, 4])
-    found = partner_scores(low, high, 21)
+    found = _partner_scores(low, high, 21)
     np.testing.assert_allclose(found[:, 0], [1, 1 / 3, 1 / 11, (1 / 2 + 1 / 3 + 1 / 4) / 3])
     np.testing.assert_allclose(found[:, 1], [0, 0.1, 0.5, 0.1])
     np.testing.assert_allclose(found[:, 2], [1, 0, 0, 0])
     np.testing.assert_allclose(found[:, 3], [1, 1, 0, 1])
-    np.testing.assert_allclose(partner_scores(np.array(10), np.array(11), 21)[3], 0.5)
+    np.testing.assert_allclose(_partner_scores(np.array(10), np.array(11), 21)[3], 0.5)
 
 
 def test_one_fold_agrees_with_match_modalities() -> None:
@@ -54,7 +54,7 @@ def test_one_fold_agrees_with_match_modalities() -> None:
 
 def test_chance_is_what_random_tables_get() -> None:
     folds = [match_fold(tables(0, 30, seed)[0], tables(0, 30, seed + 500)[0]) for seed in range(60)]
-    expected = chance(folds)
+    expected = _chance(folds)
     assert expected[0] == pytest.approx((1 / np.arange(1, 31)).sum() / 30)
     found = query_scores(folds)
     np.testing.assert_allclose(found.mean(), expected, atol=0.015)
@@ -63,14 +63,14 @@ def test_chance_is_what_random_tables_get() -> None:
 def test_whole_compounds_are_exchanged() -> None:
     codes = np.array([0, 1, 0, 2, 1, 2, 0])
     for seed in range(20):
-        partner = exchange(codes, np.random.default_rng(seed))
+        partner = _exchange(codes, np.random.default_rng(seed))
         for code in range(3):
             assert len(set(codes[partner[codes == code]])) == 1, (
                 "all rows of a compound go to one other compound"
             )
-    equal = exchange(np.repeat(np.arange(5), 3), np.random.default_rng(0))
+    equal = _exchange(np.repeat(np.arange(5), 3), np.random.default_rng(0))
     assert sorted(equal) == list(range(15)), "with equal sizes it is a permutation"
-    assert exchange(np.empty(0, int), np.random.default_rng(0)).tolist() == []
+    assert _exchange(np.empty(0, int), np.random.default_rng(0)).tolist() == []
 
 
 def test_a_null_of_whole_compounds_is_not_fooled_by_them() -> None:
@@ -144,7 +144,7 @@ def test_a_difference_by_hand() -> None:
 
 def test_medians_of_repeated_values() -> None:
     counts = np.array([[1, 1, 1], [5, 0, 0], [0, 1, 3]])
-    assert weighted_medians(np.array([3.0, 1.0, 2.0]), counts).tolist() == [2, 3, 2]
+    assert _weighted_medians(np.array([3.0, 1.0, 2.0]), counts).tolist() == [2, 3, 2]
 
 
 def test_mantel_is_spearman_of_the_pairs() -> None:

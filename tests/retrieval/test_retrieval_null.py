@@ -11,7 +11,7 @@ import pytest
 
 from perturbgen.retrieval import ap_null, expected_ap, retrieve
 from perturbgen.retrieval import nulls as module
-from perturbgen.retrieval.nulls import benjamini_hochberg, mixed_null, random_ap
+from perturbgen.retrieval.nulls import _mixed_null, _random_ap, benjamini_hochberg
 
 
 def enumerated(positives: int, total: int) -> np.ndarray:
@@ -51,7 +51,7 @@ def test_far_tails_are_not_cut_off() -> None:
     ("positives", "total"), [(5, 400), (40, 300)]
 )  # few positives; and crowded ones
 def test_drawn_rankings_are_uniform(positives: int, total: int) -> None:
-    drawn = random_ap(positives, total, 20_000, np.random.default_rng(0))
+    drawn = _random_ap(positives, total, 20_000, np.random.default_rng(0))
     error = drawn.std() / np.sqrt(len(drawn))
     assert drawn.mean() == pytest.approx(float(expected_ap(positives, total)), abs=4 * error)
     exact = ap_null(positives, total)
@@ -60,7 +60,7 @@ def test_drawn_rankings_are_uniform(positives: int, total: int) -> None:
 
 
 def test_large_problems_are_drawn_and_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "WORK", 0)
+    monkeypatch.setattr(module, "_WORK", 0)
     ap_null.cache_clear()
     drawn = ap_null(4, 200, draws=5000, seed=1)
     monkeypatch.undo()
@@ -73,9 +73,9 @@ def test_large_problems_are_drawn_and_say_so(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_groups_of_mixed_queries_have_the_null_of_their_mean() -> None:
     shape = {(2, 30): 3, (3, 25): 1}
-    null = mixed_null(shape, draws=1000, seed=0)
+    null = _mixed_null(shape, draws=1000, seed=0)
     rng = np.random.default_rng(0)
-    drawn = 0.75 * random_ap(2, 30, 40_000, rng) + 0.25 * random_ap(3, 25, 40_000, rng)
+    drawn = 0.75 * _random_ap(2, 30, 40_000, rng) + 0.25 * _random_ap(3, 25, 40_000, rng)
     places = np.linspace(0, 1, len(null.mass))
     assert null.mass @ places == pytest.approx(
         0.75 * expected_ap(2, 30) + 0.25 * expected_ap(3, 25)

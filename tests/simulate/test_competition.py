@@ -17,7 +17,7 @@ from perturbgen.core.errors import InputError, StorageError
 from perturbgen.data.schema import VEHICLE
 from perturbgen.simulate import Experiment, load_world, simulate
 from perturbgen.simulate.op3 import experiment as experiment_module
-from perturbgen.simulate.op3.labels import OBS_COLUMNS, cell_ids
+from perturbgen.simulate.op3.labels import _OBS_COLUMNS, _cell_ids
 
 FILES = {
     "adata_train.parquet",
@@ -106,21 +106,21 @@ def test_obs_has_the_real_columns_and_unique_sorted_hexadecimal_ids(
     tiny_folder: Path, tiny: Experiment
 ) -> None:
     obs = pd.read_csv(tiny_folder / "adata_obs_meta.csv", dtype={"obs_id": str})
-    assert tuple(obs.columns) == OBS_COLUMNS
+    assert tuple(obs.columns) == _OBS_COLUMNS
     assert obs["obs_id"].is_unique
     assert obs["obs_id"].is_monotonic_increasing
     assert obs["obs_id"].str.fullmatch("[0-9a-f]{16}").all()
     ours = tiny.cells.obs.loc[obs["obs_id"]].reset_index()
-    pd.testing.assert_frame_equal(obs, ours[list(OBS_COLUMNS)], check_dtype=False)
+    pd.testing.assert_frame_equal(obs, ours[list(_OBS_COLUMNS)], check_dtype=False)
 
 
 def test_ids_say_nothing_of_the_order_and_never_collide() -> None:
-    ids = cell_ids(0, 50_000, seed=1)
+    ids = _cell_ids(0, 50_000, seed=1)
     assert len(set(ids)) == 50_000
     rank = pd.Series(ids).rank()
     assert abs(np.corrcoef(rank, np.arange(len(rank)))[0, 1]) < 0.02
-    assert cell_ids(100, 5, seed=1) == ids[100:105]
-    assert not set(cell_ids(0, 1000, seed=2)) & set(ids)
+    assert _cell_ids(100, 5, seed=1) == ids[100:105]
+    assert not set(_cell_ids(0, 1000, seed=2)) & set(ids)
 
 
 def test_withheld_cells_are_the_other_b_and_myeloid_cells(

@@ -11,10 +11,10 @@ import pytest
 from perturbgen.core.errors import ConfigError, InputError, SchemaError
 from perturbgen.data.schema import VEHICLE
 from perturbgen.simulate.op3.layout import (
-    CONTROLS,
-    LIBRARY_PLATES,
+    _CONTROLS,
+    _LIBRARY_PLATES,
     Layout,
-    invent_compounds,
+    _invent_compounds,
     invent_layout,
     read_layout,
 )
@@ -28,7 +28,7 @@ def full() -> Layout:
 
 def test_six_plates_of_96_wells_with_eight_wells_of_each_control(full: Layout) -> None:
     assert full.wells.groupby("plate_name").size().to_dict() == {f"plate_{i}": 96 for i in range(6)}
-    controls = full.wells[full.wells["sm_name"].isin(CONTROLS)]
+    controls = full.wells[full.wells["sm_name"].isin(_CONTROLS)]
     assert set(controls.groupby(["plate_name", "sm_name"]).size()) == {8}
     assert set(controls["col"]) == {1, 2, 3}
     # Every row has each control once, so that row effects can be told from compound effects.
@@ -37,12 +37,12 @@ def test_six_plates_of_96_wells_with_eight_wells_of_each_control(full: Layout) -
 
 
 def test_a_compound_has_one_well_on_the_three_plates_of_one_library(full: Layout) -> None:
-    compounds = full.wells[~full.wells["sm_name"].isin(CONTROLS)].groupby("sm_name")
+    compounds = full.wells[~full.wells["sm_name"].isin(_CONTROLS)].groupby("sm_name")
     assert len(compounds) == 144
     assert (compounds["well"].nunique() == 1).all()
     assert (compounds["donor_id"].nunique() == 3).all()
     for plates in compounds["plate_name"].agg(set):
-        assert plates in [set(library) for library in LIBRARY_PLATES]
+        assert plates in [set(library) for library in _LIBRARY_PLATES]
 
 
 def test_each_plate_has_one_donor_and_each_of_its_rows_one_sequencing_library(full: Layout) -> None:
@@ -55,7 +55,7 @@ def test_lost_wells_are_of_different_compounds(full: Layout) -> None:
     lost = full.wells[full.wells["lost"]]
     assert len(lost) == PlateSettings().lost_wells
     assert lost["sm_name"].is_unique
-    assert not lost["sm_name"].isin(CONTROLS).any()
+    assert not lost["sm_name"].isin(_CONTROLS).any()
 
 
 def test_every_compound_may_be_known_and_lose_a_well_but_no_more() -> None:
@@ -75,14 +75,14 @@ def test_every_compound_may_be_known_and_lose_a_well_but_no_more() -> None:
 
 def test_smiles_are_valid_and_unique_as_molecules() -> None:
     chem = pytest.importorskip("rdkit.Chem")
-    smiles = invent_compounds(144)["SMILES"]
+    smiles = _invent_compounds(144)["SMILES"]
     canonical = [chem.MolToSmiles(chem.MolFromSmiles(text)) for text in smiles]
     assert len(set(canonical)) == 147
 
 
 def test_compound_table_marks_the_three_controls() -> None:
-    table = invent_compounds(10)
-    assert set(table.index[table["control"]]) == set(CONTROLS)
+    table = _invent_compounds(10)
+    assert set(table.index[table["control"]]) == set(_CONTROLS)
     assert table["sm_lincs_id"].is_unique
     assert table.loc[VEHICLE, "dose_uM"] != table.loc["Compound 001", "dose_uM"]
 

@@ -10,18 +10,18 @@ import pandas as pd
 import pytest
 
 from perturbgen.data.openproblems import (
+    _read_openproblems_de_obs,
     read_openproblems,
     read_openproblems_de,
-    read_openproblems_de_obs,
 )
-from perturbgen.simulate.op3.openproblems import write_openproblems
+from perturbgen.simulate.op3.openproblems import _write_openproblems
 
 KEY = ["cell_type", "compound"]
 
 
 @pytest.fixture(scope="module")
 def folder(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_openproblems(tiny_folder, tmp_path_factory.mktemp("openproblems") / "op", seed=0)
+    return _write_openproblems(tiny_folder, tmp_path_factory.mktemp("openproblems") / "op", seed=0)
 
 
 def test_our_reader_takes_the_cells(folder: Path) -> None:
@@ -42,12 +42,12 @@ def test_private_rows_are_those_of_id_map_and_have_no_cells(folder: Path) -> Non
     assert ids.columns.tolist() == ["id", "sm_name", "cell_type"]
     test = read_openproblems_de(folder / "de_test.h5ad")
     assert test.index.tolist() == list(zip(ids["cell_type"], ids["sm_name"], strict=True))
-    assert set(read_openproblems_de_obs(folder / "de_test.h5ad")["split"]) == {"private_test"}
+    assert set(_read_openproblems_de_obs(folder / "de_test.h5ad")["split"]) == {"private_test"}
     measured = pd.MultiIndex.from_frame(cells.obs[KEY].astype(str))
     assert not measured.isin(test.index).any()
     train = read_openproblems_de(folder / "de_train.h5ad")
     assert not train.index.intersection(test.index).size
-    public = read_openproblems_de_obs(folder / "de_train.h5ad").query("split == 'public_test'")
+    public = _read_openproblems_de_obs(folder / "de_train.h5ad").query("split == 'public_test'")
     assert not set(public.index.get_level_values(1)) & set(test.index.get_level_values(1)), (
         "by compound"
     )

@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from perturbgen.simulate.op3.counts import (
-    DENSE_ABOVE,
+    _DENSE_ABOVE,
     probability_nonzero,
     sample_nb_sparse,
     stream,
@@ -50,7 +50,7 @@ def test_the_chi_square_would_notice_a_wrong_law() -> None:
 
 
 def test_both_ways_of_drawing_are_used_and_columns_stay_in_place() -> None:
-    share = np.array([5 * DENSE_ABOVE, 0.0, DENSE_ABOVE / 10, 0.0, 10 * DENSE_ABOVE])
+    share = np.array([5 * _DENSE_ABOVE, 0.0, _DENSE_ABOVE / 10, 0.0, 10 * _DENSE_ABOVE])
     counts = sample_nb_sparse(
         np.random.default_rng(0), size=np.ones(40_000), share=share, r=np.full(5, 2.0)
     )

@@ -11,15 +11,15 @@ from scipy import stats
 
 from perturbgen.core.errors import InputError, SchemaError
 from perturbgen.simulate import build_world, preset_settings, simulate
-from perturbgen.simulate.op3.baseline import lend_to_absent, read_baseline, shares_of_log_means
+from perturbgen.simulate.op3.baseline import _lend_to_absent, _shares_of_log_means, read_baseline
 from perturbgen.simulate.op3.effects import (
     Signatures,
+    _denoise,
+    _heavy_tailed,
     concordance,
-    denoise,
-    heavy_tailed,
     read_signatures,
 )
-from perturbgen.simulate.op3.layout import CONTROLS
+from perturbgen.simulate.op3.layout import _CONTROLS
 from perturbgen.simulate.op3.settings import CELL_TYPES
 
 RNG = np.random.default_rng(0)
@@ -47,7 +47,7 @@ def test_shares_come_back_from_the_means_of_logarithms() -> None:
     mean = share * depth
     pmf = stats.nbinom.pmf(k, size, (size / (size + mean))[:, None])
     log_means = pmf @ np.log1p(1e6 * k / depth)
-    assert np.allclose(shares_of_log_means(log_means), share, rtol=0.02)
+    assert np.allclose(_shares_of_log_means(log_means), share, rtol=0.02)
 
 
 def test_a_baseline_with_other_rows_or_values_is_refused(tmp_path: Path) -> None:
@@ -67,13 +67,13 @@ def test_a_gene_without_a_baseline_takes_the_shares_of_a_rare_one() -> None:
     share = np.array([[0.0, 9, 1, 8, 7, 2, 6], [0.0, 8, 2, 7, 9, 1, 5]])
     absent = (share == 0).all(axis=0)
     lent = [
-        lend_to_absent(share, absent=absent, rng=np.random.default_rng(seed)) for seed in range(20)
+        _lend_to_absent(share, absent=absent, rng=np.random.default_rng(seed)) for seed in range(20)
     ]
     assert all((found[:, 1:] == share[:, 1:]).all() for found in lent)
     # Of six measured genes, the rarer third are those with shares 1 and 2.
     assert {tuple(found[:, 0]) for found in lent} == {(1, 2), (2, 1)}
     whole = share[:, 1:]
-    assert (lend_to_absent(whole, absent=np.zeros(6, dtype=bool), rng=RNG) == whole).all()
+    assert (_lend_to_absent(whole, absent=np.zeros(6, dtype=bool), rng=RNG) == whole).all()
 
 
 def test_bad_signature_files_are_refused(tmp_path: Path) -> None:
@@ -119,12 +119,12 @@ def test_true_fold_changes_follow_the_signature_and_nothing_else_changes(tmp_pat
         world.effects.compounds.loc[world.effects.compounds["real_signature"]].index.tolist()
         == drugs
     )
-    assert (effects[:, row[CONTROLS[0]]] == 0).all()
+    assert (effects[:, row[_CONTROLS[0]]] == 0).all()
 
 
 def test_the_heavy_tailed_map_keeps_order_and_has_unit_variance() -> None:
     scores = np.random.default_rng(0).uniform(size=(3, 5000))
-    mapped = heavy_tailed(scores, 4.0)
+    mapped = _heavy_tailed(scores, 4.0)
     assert stats.spearmanr(scores[1], mapped[1]).statistic == pytest.approx(1)
     assert np.allclose(mapped.std(axis=1), 1, atol=0.05)
     assert np.abs(mapped).max() > 6
@@ -133,9 +133,9 @@ def test_the_heavy_tailed_map_keeps_order_and_has_unit_variance() -> None:
 def test_denoising_keeps_what_is_low_rank_and_loses_noise() -> None:
     rng = np.random.default_rng(0)
     signal = (rng.normal(size=(4 * 20, 3)) @ rng.normal(size=(3, 400))).reshape(4, 20, 400)
-    assert np.allclose(denoise(signal, 3), signal)
+    assert np.allclose(_denoise(signal, 3), signal)
     noisy = signal + rng.normal(size=signal.shape)
-    assert np.mean((denoise(noisy, 3) - signal) ** 2) < 0.2 * np.mean((noisy - signal) ** 2)
+    assert np.mean((_denoise(noisy, 3) - signal) ** 2) < 0.2 * np.mean((noisy - signal) ** 2)
 
 
 def test_concordance_ranks_a_drug_with_agreeing_cells_above_noise() -> None:
@@ -193,6 +193,6 @@ def test_the_op3_preset_with_everything_real_has_the_real_shape(real_data: Path)
     assert world.effects.log2_fold_change.shape == (6, 147, 18_211)
     assert world.effects.compounds["real_signature"].sum() == 135
     # Drugs without a signature were too toxic for one: they are dealt the largest effects.
-    strength = world.effects.compounds.drop(index=list(CONTROLS))
+    strength = world.effects.compounds.drop(index=list(_CONTROLS))
     real = strength["real_signature"]
     assert strength.loc[~real, "strength"].min() >= strength.loc[real, "strength"].max()

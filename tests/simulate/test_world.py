@@ -10,13 +10,13 @@ from perturbgen.core.errors import ConfigError
 from perturbgen.data.schema import COLUMNS, VEHICLE
 from perturbgen.simulate import Experiment, build_world, preset_settings, simulate
 from perturbgen.simulate.op3.competition import PseudobulkSums
-from perturbgen.simulate.op3.counts import balanced_factors, balanced_poisson
+from perturbgen.simulate.op3.counts import _balanced_factors, _balanced_poisson
 from perturbgen.simulate.op3.effects import (
-    deal_hazards,
-    deal_strengths,
-    deal_survival,
+    _deal_hazards,
+    _deal_strengths,
+    _deal_survival,
+    _unit_effects,
     level_off,
-    unit_effects,
 )
 from perturbgen.simulate.op3.settings import CELL_TYPES, EffectSettings, SimulationSettings
 
@@ -145,7 +145,7 @@ def test_toxic_compounds_lose_cells_and_depth() -> None:
 def test_effects_of_one_mechanism_are_alike_and_shared_between_cell_types_as_set() -> None:
     settings = EffectSettings(programmes=4, shared=0.6, own=0.0, stress=0.0)
     mechanism = pd.Series([0, 0, 1, 1, 2])
-    unit = unit_effects(
+    unit = _unit_effects(
         mechanism, pd.Series(np.ones(5)), 5000, settings, rng=np.random.default_rng(0)
     )
     assert np.allclose(unit.std(axis=2), 1, atol=1e-5)
@@ -159,7 +159,7 @@ def test_effects_of_one_mechanism_are_alike_and_shared_between_cell_types_as_set
 def test_effects_are_low_rank() -> None:
     settings = EffectSettings(programmes=5, own=0.0, stress=0.0)
     mechanism = pd.Series(np.arange(40) % 5)
-    unit = unit_effects(
+    unit = _unit_effects(
         mechanism, pd.Series(np.ones(40)), 2000, settings, rng=np.random.default_rng(0)
     )
     values = np.linalg.svd(unit[2], compute_uv=False)
@@ -168,17 +168,19 @@ def test_effects_are_low_rank() -> None:
 
 def test_strengths_have_a_heavy_tail_and_follow_a_given_order() -> None:
     names = [f"c{i}" for i in range(200)]
-    free = deal_strengths(names, EffectSettings(strength_cap=100), rng=np.random.default_rng(0))
+    free = _deal_strengths(names, EffectSettings(strength_cap=100), rng=np.random.default_rng(0))
     assert free.max() > 3 * free.median()
     order = pd.Series(np.arange(150.0), index=names[:150])
-    dealt = deal_strengths(names, EffectSettings(), rng=np.random.default_rng(0), order=order)
+    dealt = _deal_strengths(names, EffectSettings(), rng=np.random.default_rng(0), order=order)
     assert dealt[names[:150]].is_monotonic_increasing
     assert dealt[names[150:]].min() >= dealt[names[149]]
 
 
 def test_every_seed_deals_the_same_strengths_to_other_compounds() -> None:
     names, settings = ["Belinostat", "Dabrafenib", *(f"c{i}" for i in range(60))], EffectSettings()
-    one, two = (deal_strengths(names, settings, rng=np.random.default_rng(seed)) for seed in (0, 1))
+    one, two = (
+        _deal_strengths(names, settings, rng=np.random.default_rng(seed)) for seed in (0, 1)
+    )
     assert list(one.index) == names
     assert sorted(one) == sorted(two)
     assert one.rank().corr(two.rank()) < 0.5
@@ -188,7 +190,7 @@ def test_every_seed_deals_the_same_strengths_to_other_compounds() -> None:
     assert one.max() == settings.strength_cap
     order = pd.Series(np.arange(60.0), index=names[2:])
     ordered = [
-        deal_strengths(names, settings, rng=np.random.default_rng(seed), order=order)
+        _deal_strengths(names, settings, rng=np.random.default_rng(seed), order=order)
         for seed in (0, 1)
     ]
     assert ordered[0].equals(ordered[1])
@@ -198,13 +200,13 @@ def test_every_seed_deals_the_same_hazards_and_the_strongest_compound_kills_most
     settings = EffectSettings(mild_toxicity=0)
     strength = pd.Series(np.linspace(1, 2, 50), index=[f"c{i}" for i in range(50)])
     toxic = strength > 1.8
-    found = deal_hazards(strength, toxic, settings, rng=np.random.default_rng(0))
+    found = _deal_hazards(strength, toxic, settings, rng=np.random.default_rng(0))
     assert (found[~toxic] == 0).all()
     assert found[toxic].is_monotonic_increasing
     assert found[toxic].mean() == pytest.approx(settings.toxicity, rel=0.05)
     none = pd.Series(False, index=strength.index)
     one, two = (
-        deal_hazards(strength, none, EffectSettings(), rng=np.random.default_rng(seed))
+        _deal_hazards(strength, none, EffectSettings(), rng=np.random.default_rng(seed))
         for seed in (0, 1)
     )
     assert sorted(one) == sorted(two)
@@ -223,12 +225,12 @@ def test_no_fold_change_exceeds_the_largest_and_small_ones_stay() -> None:
 
 def test_vehicle_wells_are_no_fuller_than_others_by_chance() -> None:
     rng, side = np.random.default_rng(0), np.repeat([0, 1], [8, 88])
-    logs = np.log(balanced_factors(rng, 0.3, (96, 2), side))
+    logs = np.log(_balanced_factors(rng, 0.3, (96, 2), side))
     assert np.allclose(logs[:8].mean(axis=0), logs[8:].mean(axis=0))
     assert logs.std() == pytest.approx(0.3, rel=0.15)
     mean = np.exp(rng.normal(1, 0.5, (96, 2)))
     mean[95] = 0
-    draws = np.stack([balanced_poisson(rng, mean, side) for _ in range(2000)])
+    draws = np.stack([_balanced_poisson(rng, mean, side) for _ in range(2000)])
     for here in (slice(0, 8), slice(8, 96)):
         assert (draws[:, here].sum(axis=1) == np.rint(mean[here].sum(axis=0))).all()
     assert np.allclose(draws.mean(axis=0), mean, atol=0.3)
@@ -240,7 +242,7 @@ def test_vehicle_wells_are_no_fuller_than_others_by_chance() -> None:
 
 def test_survival_spares_the_weak() -> None:
     strength = pd.Series(np.linspace(0, 1, 100), index=[f"c{i}" for i in range(100)])
-    survival, toxic = deal_survival(strength, EffectSettings(), rng=np.random.default_rng(0))
+    survival, toxic = _deal_survival(strength, EffectSettings(), rng=np.random.default_rng(0))
     assert toxic.sum() == 6
     assert survival.loc[:, toxic].to_numpy().mean() < 0.6
     assert survival.loc[:, ~toxic].to_numpy().mean() > 0.85

@@ -15,7 +15,7 @@ import pytest
 from perturbgen import cli, submission
 from perturbgen.core.errors import ConfigError, InputError, SchemaError
 from perturbgen.submission import SubmissionError
-from perturbgen.submission.writing import write_csv
+from perturbgen.submission.writing import _write_csv
 
 KEY = ["cell_type", "sm_name"]
 Lines = list[list[str]]
@@ -200,7 +200,7 @@ def test_memory_does_not_grow_with_the_rows(tmp_path: Path, verb: str) -> None:
         )
         tracemalloc.start()
         if verb == "write":
-            write_csv(values, ids["id"].to_numpy(), genes, out)
+            _write_csv(values, ids["id"].to_numpy(), genes, out)
         else:
             submission.check(out, ids, genes)
         peaks.append(tracemalloc.get_traced_memory()[1])
@@ -325,15 +325,15 @@ def test_the_command_line(small, tmp_path: Path, capsys: pytest.CaptureFixture[s
     predictions.reset_index().to_parquet(tmp_path / "p.parquet")
     also = ["--id-map", str(tmp_path / "id_map.csv"), "--like", str(like)]
     out = str(tmp_path / "s.csv")
-    assert cli.run(["submit", str(tmp_path / "p.parquet"), *also, "--out", out]) == 0
-    assert cli.run(["check", out, *also]) == 0
+    assert cli._run(["submit", str(tmp_path / "p.parquet"), *also, "--out", out]) == 0
+    assert cli._run(["check", out, *also]) == 0
     assert "valid" in capsys.readouterr().out
     (tmp_path / "s.csv").write_text((tmp_path / "s.csv").read_text().replace("\n2,", "\n7,"))
-    assert cli.run(["check", out, *also]) == 2
+    assert cli._run(["check", out, *also]) == 2
     assert "id 7 is not in id_map" in capsys.readouterr().out
     predictions.drop(columns="IL2").reset_index().to_csv(tmp_path / "p.csv", index=False)
     before = Path(out).read_text()
-    assert cli.run(["submit", str(tmp_path / "p.csv"), *also, "--out", out]) == 2
+    assert cli._run(["submit", str(tmp_path / "p.csv"), *also, "--out", out]) == 2
     error = capsys.readouterr().err
     assert "lacks this gene (column IL2)" in error
     assert "Traceback" not in error
@@ -384,15 +384,15 @@ def test_the_command_line_says_what_an_h5ad_is(
         "ours",
     ]
     out = str(tmp_path / "s.h5ad")
-    assert cli.run([*asked, "--out", out]) == 0
+    assert cli._run([*asked, "--out", out]) == 0
     assert dict(anndata.read_h5ad(out).uns) == ABOUT
-    assert cli.run(["check", out, *also]) == 0
+    assert cli._run(["check", out, *also]) == 0
     assert "valid" in capsys.readouterr().out
-    assert cli.run([*asked, "--out", str(tmp_path / "s.csv")]) == 2
+    assert cli._run([*asked, "--out", str(tmp_path / "s.csv")]) == 2
     assert "has no place for 'dataset_id', 'method_id'" in capsys.readouterr().err
     assert not (tmp_path / "s.csv").exists()
-    assert cli.run([*asked[:6], "--out", out]) == 0
-    assert cli.run(["check", out, *also]) == 0, "a warning is no error"
+    assert cli._run([*asked[:6], "--out", out]) == 0
+    assert cli._run(["check", out, *also]) == 0, "a warning is no error"
     assert "0 errors, 2 warnings" in capsys.readouterr().out
 
 
@@ -405,8 +405,8 @@ def test_the_command_line_passes_the_real_rows_and_genes(
     path = tmp_path / "s.csv"
     path.write_text("\n".join(map(",".join, valid)) + "\n")
     command = ["check", str(path), "--id-map", str(tmp_path / "id_map.csv"), "--like", str(like)]
-    assert cli.run(command) == 0
+    assert cli._run(command) == 0
     assert "valid" in capsys.readouterr().out
     path.write_text("\n".join(map(",".join, valid[:-1])) + "\n")
-    assert cli.run(command) == 2
+    assert cli._run(command) == 2
     assert "id 254 is missing: Myeloid cells" in " ".join(capsys.readouterr().out.split())

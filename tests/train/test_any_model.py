@@ -11,10 +11,10 @@ import torch
 from torch import nn
 
 from perturbgen.models.base import Trainable
-from perturbgen.train.board import Board, lost_curves
+from perturbgen.train.board import Board, _lost_curves
 from perturbgen.train.launch import carry_out, launch
 from perturbgen.train.loop import Training
-from perturbgen.train.protocols import DivergenceError
+from perturbgen.train.protocols import _DivergenceError
 from perturbgen.train.schedules import adamw
 from perturbgen.train.settings import LoopSettings
 
@@ -135,7 +135,7 @@ def test_a_restored_run_goes_on_as_one_that_never_stopped(tmp_path):
 def test_messages_name_the_samples(tmp_path):
     training = make(tmp_path / "run")
     training.train.x[3] = float("nan")
-    with pytest.raises(DivergenceError, match=r"'error'.* is not finite; points 'p"):
+    with pytest.raises(_DivergenceError, match=r"'error'.* is not finite; points 'p"):
         training.fit()
 
 
@@ -144,7 +144,7 @@ def test_a_full_disk_costs_curves_a_warning_and_other_errors_of_threads_are_show
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(threading, "excepthook", lost_curves)
+    monkeypatch.setattr(threading, "excepthook", _lost_curves)
 
     def failing(error: Exception) -> None:
         raise error

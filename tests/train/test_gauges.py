@@ -11,7 +11,7 @@ def test_a_constant_dimension_is_not_active():
 
 def test_log_cpm_of_sums_by_hand():
     counts = np.array([[1, 3], [1, 3], [5, 5]])
-    table = gauges.log_cpm_of_sums(counts, np.array(["b", "b", "a"]))
+    table = gauges._log_cpm_of_sums(counts, np.array(["b", "b", "a"]))
     np.testing.assert_allclose(table, np.log2([[500_001, 500_001], [250_001, 750_001]]))
 
 

@@ -15,7 +15,7 @@ from perturbgen.core.config import to_toml
 from perturbgen.core.errors import ConfigError, SchemaError, StorageError
 from perturbgen.train import load_run, resume, train
 from perturbgen.train.loop import Training
-from perturbgen.train.protocols import DivergenceError
+from perturbgen.train.protocols import _DivergenceError
 from perturbgen.train.state import save_state
 
 KINDS = ["nbvae", "dgd", "gaussian_vae"]
@@ -182,7 +182,7 @@ def test_a_loss_that_is_no_number_stops_with_step_cells_and_cause(settings, tmp_
             next(self.model.parameters()).fill_(torch.nan)
 
     monkeypatch.setattr(Training, "add", poison)
-    with pytest.raises(DivergenceError, match=r"step 1 \(epoch 0\)") as caught:
+    with pytest.raises(_DivergenceError, match=r"step 1 \(epoch 0\)") as caught:
         train(settings(), runs=tmp_path / "runs", accelerator="cpu")
     assert "cells 'c" in str(caught.value)
     assert "parameters that are not finite" in str(caught.value)

@@ -77,7 +77,7 @@ def test_batches_are_mixed_although_the_rows_are_sorted(matrix: np.ndarray) -> N
 def test_a_part_of_the_rows_and_dropping_the_last_batch(
     matrix: np.ndarray, many: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("perturbgen.train.feeds.MANY_RUNS", 0 if many else 10_000)
+    monkeypatch.setattr("perturbgen.train.feeds._MANY_RUNS", 0 if many else 10_000)
     chosen = np.random.default_rng(0).permutation(1003)[:500]
     feed = MemmapFeed(matrix, 64, seed=0, rows=chosen, block=30, mix=3)
     batches = list(feed.epoch(0))

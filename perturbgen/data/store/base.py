@@ -60,7 +60,7 @@ class Batch(NamedTuple):
     codes: torch.Tensor  # int64 (cells, covariates), the columns of the encoder's `categorical`
 
 
-class Resident(Protocol):
+class _Resident(Protocol):
     """Rows of counts at hand, in memory or on a device."""
 
     @property
@@ -84,7 +84,7 @@ class Backing(Protocol):
     def order(self, n: int, size: int, rng: np.random.Generator | None) -> IntArray:
         """The positions 0..n-1 in the order of one epoch of batches of ``size``."""
 
-    def parts(self, rows: IntArray, size: int, first: int) -> Iterator[tuple[Resident, IntArray]]:
+    def parts(self, rows: IntArray, size: int, first: int) -> Iterator[tuple[_Resident, IntArray]]:
         """The rows from ``first`` on, in parts of whole batches: each resident, with where its rows are found there."""
 
     def to(self, device: torch.device) -> Backing:
@@ -230,7 +230,7 @@ class CountStore:
             raise SchemaError(
                 f"skip={skip}", expected="how many batches were already seen, 0 or more"
             )
-        order = shared(self.backing.order(len(self), size, rng), size, rank, ranks)
+        order = _shared(self.backing.order(len(self), size, rng), size, rank, ranks)
         size //= ranks
         done = skip * size
         with ThreadPoolExecutor(torch.get_num_threads()) as pool:
@@ -246,7 +246,7 @@ class CountStore:
                     )
 
 
-def shared(order: IntArray, size: int, rank: int, ranks: int) -> IntArray:
+def _shared(order: IntArray, size: int, rank: int, ranks: int) -> IntArray:
     """The part of an epoch's order that one of several processes takes: every ``ranks``-th cell of each batch."""
     if len(order) % size < ranks:
         order = order[: len(order) - len(order) % size] if ranks > 1 else order

@@ -42,8 +42,8 @@ class DiskBacking:
         if block < 1 or buffer < 1:
             raise SchemaError(f"block={block}, buffer={buffer}", expected="at least one cell each")
         group = "X" if layer is None else f"layers/{layer}"
-        with open_root(path) as root:
-            matrix = require_csr(root, group, path)
+        with _open_root(path) as root:
+            matrix = _require_csr(root, group, path)
             shape = tuple(int(n) for n in matrix.attrs["shape"])
             return cls(
                 path,
@@ -89,8 +89,8 @@ class DiskBacking:
 
     def load(self, rows: IntArray) -> tuple[MemoryBacking, IntArray]:
         """The rows of the file in memory, and where each of them is found there."""
-        starts, stops = runs(np.sort(rows), self.gap)
-        with open_root(self.path) as root:
+        starts, stops = _runs(np.sort(rows), self.gap)
+        with _open_root(self.path) as root:
             values, columns = (
                 self.read(root[self.group][name], starts, stops) for name in ("data", "indices")
             )
@@ -125,7 +125,7 @@ class DiskBacking:
         return packed.scipy(local)
 
 
-def runs(rows: IntArray, gap: int) -> tuple[IntArray, IntArray]:
+def _runs(rows: IntArray, gap: int) -> tuple[IntArray, IntArray]:
     """Starts and stops of the stretches that sorted rows fall into, gaps of up to ``gap`` rows included."""
     if not len(rows):
         return rows, rows
@@ -136,7 +136,7 @@ def runs(rows: IntArray, gap: int) -> tuple[IntArray, IntArray]:
 
 
 @contextmanager
-def open_root(path: Path) -> Iterator[Any]:
+def _open_root(path: Path) -> Iterator[Any]:
     """The root group of an h5ad file or a zarr folder."""
     if path.suffix == ".zarr" or path.is_dir():
         import zarr
@@ -155,7 +155,7 @@ def open_root(path: Path) -> Iterator[Any]:
         yield file
 
 
-def require_csr(root: Any, group: str, path: Path) -> Any:
+def _require_csr(root: Any, group: str, path: Path) -> Any:
     """The group of a CSR matrix."""
     if group not in root:
         layers = list(root["layers"]) if "layers" in root else []
@@ -175,7 +175,7 @@ def read_labels(path: Path) -> tuple[pd.DataFrame, pd.Index]:
     """obs and the gene names of a file."""
     from anndata.io import read_elem
 
-    with open_root(path) as root:
+    with _open_root(path) as root:
         for name in ("obs", "var"):
             if name not in root:
                 raise InputError(f"{path} has no {name}", expected="a file that AnnData wrote")

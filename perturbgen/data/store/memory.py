@@ -29,7 +29,7 @@ class MemoryBacking:
     columns: np.ndarray  # uint16 or int32 (non-zeros,)
     offsets: IntArray  # (cells + 1,)
     shape: tuple[int, int]
-    buffers: Buffers = field(default_factory=lambda: Buffers())
+    buffers: _Buffers = field(default_factory=lambda: _Buffers())
 
     @classmethod
     def pack(cls, matrix: Any, *, where: str, cells: Any, genes: Any) -> MemoryBacking:
@@ -42,7 +42,7 @@ class MemoryBacking:
             counts = counts.copy()
             counts.sum_duplicates()
         columns = counts.indices.astype(np.uint16 if counts.shape[1] <= 2**16 else np.int32)
-        return cls(compact(counts.data), columns, counts.indptr.astype(np.int64), counts.shape)
+        return cls(_compact(counts.data), columns, counts.indptr.astype(np.int64), counts.shape)
 
     @property
     def device(self) -> torch.device:
@@ -81,7 +81,7 @@ class MemoryBacking:
         out = self.buffers.lend(len(rows), self.shape[1])
         tasks = [
             pool.submit(densify, self.values, self.columns, self.offsets, rows[part], out[part])
-            for part in spread(len(rows), torch.get_num_threads())
+            for part in _spread(len(rows), torch.get_num_threads())
         ]
         for task in tasks:
             task.result()
@@ -109,7 +109,7 @@ class MemoryBacking:
         return values, columns, offsets
 
 
-class Buffers:
+class _Buffers:
     """Dense buffers that come back by themselves when their borrower is garbage.
 
     Fresh memory costs more than filling it (the kernel must zero and map 37 MB a batch), so batches are written to old
@@ -138,13 +138,13 @@ class Buffers:
             self.free.append(buffer)
 
 
-def compact(values: np.ndarray) -> np.ndarray:
+def _compact(values: np.ndarray) -> np.ndarray:
     """Counts as uint16 where they fit, else int32."""
     largest = values.max() if len(values) else 0
     return values.astype(np.uint16 if largest < 2**16 else np.int32)
 
 
-def spread(n: int, parts: int) -> list[slice]:
+def _spread(n: int, parts: int) -> list[slice]:
     """0..n-1 in so many slices, none of them empty."""
     edges = np.linspace(0, n, min(parts, n) + 1).astype(int)
     return [slice(start, stop) for start, stop in pairwise(edges)]

@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from perturbgen.images.network.settings import ImageSettings
     from perturbgen.train.loop import Training
 
-TILES = 12  # images in the grid
-SMALLEST = 160  # pixels: a smaller image is enlarged, so that what is written on it can be read
-NAMED = 40  # classes whose names fit on the axes
-COLUMNS = ("cell_type", "experiment", "week", "plate", "well_type", "compound", "moa")
+_TILES = 12  # images in the grid
+_SMALLEST = 160  # pixels: a smaller image is enlarged, so that what is written on it can be read
+_NAMED = 40  # classes whose names fit on the axes
+_COLUMNS = ("cell_type", "experiment", "week", "plate", "well_type", "compound", "moa")
 
 
 class ImageBoard(Board):
@@ -41,9 +41,9 @@ class ImageBoard(Board):
         found = predict(
             cast("ImageClassifier", training.model), feed, self.settings.model.statistics
         )
-        self.writer.add_figure("predictions/confusion", confusion_figure(found), epoch)
+        self.writer.add_figure("predictions/confusion", _confusion_figure(found), epoch)
         if len(feed.fields.channels) in MAPS:
-            grid = image_grid(found, feed, self.chosen(len(feed))[:TILES])
+            grid = _image_grid(found, feed, self.chosen(len(feed))[:_TILES])
             self.writer.add_image("predictions/images", grid, epoch, dataformats="HWC")
 
     def projected(self, training: Training) -> tuple[np.ndarray, pd.DataFrame] | None:
@@ -58,14 +58,14 @@ class ImageBoard(Board):
                 self.settings.model.statistics,
             )
             rows = self.chosen(len(feed))
-            wanted = [found.vocabulary.label, *COLUMNS]
+            wanted = [found.vocabulary.label, *_COLUMNS]
             columns = list(dict.fromkeys(name for name in wanted if name in found.table))
             points.append(found.embedding[rows])
             labels.append(found.table.iloc[rows][columns].assign(part=name))
         return np.concatenate(points), pd.concat(labels)
 
 
-def confusion_figure(found: Predictions) -> Figure:
+def _confusion_figure(found: Predictions) -> Figure:
     """Wells by their class (rows, each summing to one) and the class they were taken for."""
     from matplotlib.figure import Figure
 
@@ -85,44 +85,44 @@ def confusion_figure(found: Predictions) -> Figure:
         ylabel=label,
         title=f"{int(counts.sum())} wells, {np.trace(counts) / max(counts.sum(), 1):.0%} right",
     )
-    if size <= NAMED:
+    if size <= _NAMED:
         font = 10 if size <= 12 else 7
         axes.set_xticks(range(size), list(map(str, classes)), fontsize=font, rotation=90)
         axes.set_yticks(range(size), list(map(str, classes)), fontsize=font)
     return figure
 
 
-def image_grid(found: Predictions, feed: ImageFeed, rows: np.ndarray) -> np.ndarray:
+def _image_grid(found: Predictions, feed: ImageFeed, rows: np.ndarray) -> np.ndarray:
     """Fields in the colours of their channels under what they are and what they were taken for, uint8 (h, w, 3)."""
     tiles = []
-    pictures = exposed(
+    pictures = _exposed(
         [read_field(feed.fields.files[int(i)], list(feed.fields.channels)) for i in rows]
     )
     for i, small in zip(rows, pictures, strict=True):
-        picture = enlarged(small, SMALLEST)
+        picture = _enlarged(small, _SMALLEST)
         truth = found.table[found.vocabulary.label].iloc[i]
         taken = found.vocabulary.classes[int(found.log_p[i].argmax())]
         lines = [f"{'?' if pd.isna(truth) else truth}", f"> {taken}"]
         tiles.append(
             np.concatenate([*(caption(line, picture.shape[1]) for line in lines), picture])
         )
-    return tiled(tiles, across=4)
+    return _tiled(tiles, across=4)
 
 
-def exposed(stacks: list[np.ndarray]) -> list[np.ndarray]:
+def _exposed(stacks: list[np.ndarray]) -> list[np.ndarray]:
     """All channels added up, uint8 (height, width, 3); all are darkened alike if a pixel in a hundred is too bright."""
     sums = [np.sum(layers(stack), axis=0) for stack in stacks]
     bright = max(255.0, float(np.percentile(np.stack(sums), 99)))
     return [np.clip(total * (255 / bright), 0, 255).astype(np.uint8) for total in sums]
 
 
-def enlarged(picture: np.ndarray, least: int) -> np.ndarray:
+def _enlarged(picture: np.ndarray, least: int) -> np.ndarray:
     """Pixels repeated until the picture (height, width, 3) is ``least`` wide, or more."""
     times = -(-least // picture.shape[1])
     return picture.repeat(times, axis=0).repeat(times, axis=1)
 
 
-def tiled(tiles: list[np.ndarray], *, across: int) -> np.ndarray:
+def _tiled(tiles: list[np.ndarray], *, across: int) -> np.ndarray:
     """Pictures of one size side by side, ``across`` to a row, a few pixels apart."""
     framed = [np.pad(tile, ((0, GAP), (0, GAP), (0, 0))) for tile in tiles]
     framed += [np.zeros_like(framed[0])] * (-len(framed) % across)

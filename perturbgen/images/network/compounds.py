@@ -15,8 +15,8 @@ from perturbgen.images import bbbc021
 from perturbgen.images.network.settings import CompoundData, ImageData
 from perturbgen.images.nsc import mechanism_folds
 
-CELL_TYPE = "MCF-7"
-UNKNOWN = "UNKNOWN"  # wells whose treatment the table does not name
+_CELL_TYPE = "MCF-7"
+_UNKNOWN = "UNKNOWN"  # wells whose treatment the table does not name
 
 
 def labels(data: ImageData) -> pd.DataFrame:
@@ -29,20 +29,20 @@ def labels(data: ImageData) -> pd.DataFrame:
         how="left",
         validate="m:1",
     )
-    known = meta["compound"] != UNKNOWN
+    known = meta["compound"] != _UNKNOWN
     return meta.assign(
         place=meta["plate"],
         well_id=meta["plate"] + "_" + meta["well"],
-        cell_type=CELL_TYPE,
+        cell_type=_CELL_TYPE,
         experiment=meta[data.compounds.batch],
         well_type=np.where(meta["compound"] == bbbc021.VEHICLE, "negative_control", "treatment"),
         treatment=(meta["compound"] + " " + meta["concentration"]).where(known),
         compound=meta["compound"].where(known),
-        fold=folds(meta, data.compounds),
+        fold=_folds(meta, data.compounds),
     )
 
 
-def folds(meta: pd.DataFrame, settings: CompoundData) -> np.ndarray:
+def _folds(meta: pd.DataFrame, settings: CompoundData) -> np.ndarray:
     """The group of each row's compound, (rows,); -1 for one without mechanism, the vehicle, and if none is withheld."""
     asked = meta["moa"].notna() & (meta["compound"] != bbbc021.VEHICLE)
     if settings.fold is None:
@@ -75,13 +75,13 @@ def parts(table: pd.DataFrame, data: ImageData) -> np.ndarray:
             )
         part[(table["fold"] == (settings.fold + 1) % settings.folds).to_numpy()] = "validation"
     else:
-        part[table["plate"].isin(held_plates(table, data)).to_numpy()] = "validation"
+        part[table["plate"].isin(_held_plates(table, data)).to_numpy()] = "validation"
     if settings.fold is not None:
         part[(table["fold"] == settings.fold).to_numpy()] = "test"
     return part
 
 
-def held_plates(table: pd.DataFrame, data: ImageData) -> list[str]:
+def _held_plates(table: pd.DataFrame, data: ImageData) -> list[str]:
     """The plates of the validation: those named, or those of the last replicate of each week that has two."""
     plates = table[["plate", "week", "replicate"]].drop_duplicates().sort_values("plate")
     if data.validation:

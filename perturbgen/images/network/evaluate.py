@@ -39,7 +39,7 @@ from perturbgen.profiles.correct.build import marked, rows_to_fit
 from perturbgen.profiles.table import Profiles
 
 
-def corrections() -> dict[str, Correction]:
+def _corrections() -> dict[str, Correction]:
     """What is done to wells before they are compared, fitted on the vehicle's."""
     return {
         "raw": Pipeline(),
@@ -65,7 +65,7 @@ def corrected_wells(fields: Profiles, *, withhold: float = 0.0) -> dict[str, Pro
         name: marked(
             wells.with_values(step.fit_transform(wells.values, wells.meta, control=fitted)), fitted
         )
-        for name, step in corrections().items()
+        for name, step in _corrections().items()
     }
 
 
@@ -85,7 +85,7 @@ def matchings(wells: Profiles, *, withheld: Sequence[str] = ()) -> dict[str, Mat
     return found
 
 
-def matching_rows(fields: Profiles, part: Sequence[str]) -> list[dict[str, Any]]:
+def _matching_rows(fields: Profiles, part: Sequence[str]) -> list[dict[str, Any]]:
     """Share of treatments matched under each correction; ``fields`` are all of a run's.
 
     If the run withheld compounds, only they are asked about, and only where ``part`` holds ``test``.
@@ -137,14 +137,14 @@ def by_chance(wells: Profiles, *, draws: int, rng: np.random.Generator) -> dict[
 
 log = logging.getLogger(__name__)
 
-PARTS = ("train", "validation", "id_test", "test")
+_PARTS = ("train", "validation", "id_test", "test")
 
 
-def chosen_fields(run: ImageRun, part: Sequence[str], data: Path | None = None) -> Fields:
+def _chosen_fields(run: ImageRun, part: Sequence[str], data: Path | None = None) -> Fields:
     """The fields of some parts of the run's own data, or of another folder's."""
-    wrong = [name for name in part if name not in PARTS]
+    wrong = [name for name in part if name not in _PARTS]
     if wrong:
-        raise InputError(f"no part {wrong[0]!r}", expected=", ".join(PARTS))
+        raise InputError(f"no part {wrong[0]!r}", expected=", ".join(_PARTS))
     settings = (
         run.settings.data if data is None else run.settings.data.model_copy(update={"path": data})
     )
@@ -155,7 +155,7 @@ def chosen_fields(run: ImageRun, part: Sequence[str], data: Path | None = None) 
         raise SchemaError(
             f"no field of {settings.path} is in {shorten(part)}",
             expected=f"one of {shorten(there)}",
-            fix=f"--part {','.join(name for name in PARTS if name in there)}",
+            fix=f"--part {','.join(name for name in _PARTS if name in there)}",
         )
     return found
 
@@ -172,14 +172,14 @@ def evaluate(
 
     Of BBBC021 also how many treatments of the parts have a neighbour of their mechanism (:mod:`.mechanisms`).
     """
-    fields = chosen_fields(run, part, data)
-    found = asked(run, fields, statistics, turns)
-    rows = accuracy_rows(found, groups_of_training(run))
+    fields = _chosen_fields(run, part, data)
+    found = _asked(run, fields, statistics, turns)
+    rows = accuracy_rows(found, _groups_of_training(run))
     if fields.label != "sirna_id":
-        every = chosen_fields(run, (), data)
-        if has_mechanisms(every.table):
-            rows += matching_rows(
-                embedded(asked(run, every, statistics, turns), str(run.path)), part
+        every = _chosen_fields(run, (), data)
+        if _has_mechanisms(every.table):
+            rows += _matching_rows(
+                _embedded(_asked(run, every, statistics, turns), str(run.path)), part
             )
     if not rows:
         raise SchemaError(
@@ -190,7 +190,7 @@ def evaluate(
     return rows
 
 
-def asked(
+def _asked(
     run: ImageRun, fields: Fields, statistics: Statistics | None, turns: bool | None
 ) -> Predictions:
     """What a run says of fields, as its settings or these say."""
@@ -199,7 +199,7 @@ def asked(
     )
 
 
-def has_mechanisms(table: pd.DataFrame) -> bool:
+def _has_mechanisms(table: pd.DataFrame) -> bool:
     """Whether neighbours can be asked for: some treatments have a mechanism, and there is a vehicle to correct by."""
     vehicle = table["compound"] == VEHICLE
     if not vehicle.any() or not (table["moa"].notna() & ~vehicle).any():
@@ -211,7 +211,7 @@ def has_mechanisms(table: pd.DataFrame) -> bool:
     return True
 
 
-def groups_of_training(run: ImageRun) -> pd.Series | None:
+def _groups_of_training(run: ImageRun) -> pd.Series | None:
     """The groups of siRNAs that share a plate, from the training part only; None where they follow no such plan."""
     if run.card.label != "sirna_id":
         return None
@@ -225,7 +225,7 @@ def groups_of_training(run: ImageRun) -> pd.Series | None:
     return groups
 
 
-def embedded(found: Predictions, source: str) -> Profiles:
+def _embedded(found: Predictions, source: str) -> Profiles:
     """The embedding of fields as profiles, a row a field."""
     features = pd.Index([f"feature_{i}" for i in range(found.embedding.shape[1])])
     return Profiles(found.embedding, found.table, features, source)
@@ -240,4 +240,4 @@ def embed(
     turns: bool | None = None,
 ) -> Profiles:
     """Embeddings of the fields of some parts (all, if none is named), as profiles."""
-    return embedded(asked(run, chosen_fields(run, part, data), statistics, turns), str(run.path))
+    return _embedded(_asked(run, _chosen_fields(run, part, data), statistics, turns), str(run.path))

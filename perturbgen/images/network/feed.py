@@ -25,8 +25,8 @@ from perturbgen.images.network.settings import AugmentSettings
 from perturbgen.nn.layers import Draws
 
 Kind = tuple[int, int, str]  # height, width, depth: 512, 512, uint8
-MIXED = "files of two releases, or thumbnails among them"
-FULL = {np.dtype(np.uint8): 255.0, np.dtype(np.uint16): 65535.0}
+_MIXED = "files of two releases, or thumbnails among them"
+_FULL = {np.dtype(np.uint8): 255.0, np.dtype(np.uint16): 65535.0}
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class ImageFeed:
         batches = [
             part
             for rows in self.groups(self.group)
-            for part in cut(rng.permutation(rows), self.size)
+            for part in _cut(rng.permutation(rows), self.size)
         ]
         return [batches[i] for i in rng.permutation(len(batches))]
 
@@ -122,7 +122,7 @@ class ImageFeed:
     def by_experiment(self) -> list[list[np.ndarray]]:
         """The fields of the batches of each experiment."""
         rng = np.random.default_rng(self.seed)
-        return [cut(rng.permutation(rows), self.size) for rows in self.groups(self.experiment)]
+        return [_cut(rng.permutation(rows), self.size) for rows in self.groups(self.experiment)]
 
     def stream(self, plan: Sequence[np.ndarray]) -> Iterator[ImageBatch]:
         """Batches of these fields, decoded ahead."""
@@ -153,13 +153,13 @@ class ImageFeed:
         if self.kind is not None and kind_of_image(pixels) != self.kind:
             file = next(iter(self.fields.files[field].values()))
             raise SchemaError(
-                f"{file} is {described(kind_of_image(pixels))}",
-                expected=described(self.kind),
-                cause=MIXED,
+                f"{file} is {_described(kind_of_image(pixels))}",
+                expected=_described(self.kind),
+                cause=_MIXED,
             )
-        bright = pixels.astype(np.float32) / np.float32(FULL[pixels.dtype])
-        small = bright if self.shrink == 1 else shrunk(bright, self.shrink)
-        return standardised(small) if self.standardise else small
+        bright = pixels.astype(np.float32) / np.float32(_FULL[pixels.dtype])
+        small = bright if self.shrink == 1 else _shrunk(bright, self.shrink)
+        return _standardised(small) if self.standardise else small
 
     def batch(self, rows: np.ndarray, futures: list[Future[np.ndarray]]) -> ImageBatch:
         """The decoded fields with their labels."""
@@ -171,7 +171,7 @@ class ImageFeed:
                 raise SchemaError(
                     f"{files[0]} is {sizes[0]}, {files[1]} {sizes[1]}",
                     expected="images of one size",
-                    cause=MIXED,
+                    cause=_MIXED,
                 )
         index = torch.from_numpy(rows)
         labels = {name: codes[index].to(self.device) for name, codes in self.codes.items()}
@@ -192,24 +192,24 @@ def kind_of_image(pixels: np.ndarray) -> Kind:
     return pixels.shape[1], pixels.shape[2], str(pixels.dtype)
 
 
-def described(kind: Kind) -> str:
+def _described(kind: Kind) -> str:
     """A size and depth as text."""
     return f"{kind[0]} x {kind[1]}, {kind[2]}"
 
 
-def standardised(image: np.ndarray) -> np.ndarray:
+def _standardised(image: np.ndarray) -> np.ndarray:
     """Each channel of (channels, height, width) with mean 0 and SD 1; an empty one is 0."""
     away = image - image.mean(axis=(1, 2), keepdims=True)
     spread = away.std(axis=(1, 2), keepdims=True)
     return np.divide(away, spread, out=np.zeros_like(away), where=spread > 1e-6)
 
 
-def cut(rows: np.ndarray, size: int) -> list[np.ndarray]:
+def _cut(rows: np.ndarray, size: int) -> list[np.ndarray]:
     """Equal parts of at most ``size``."""
     return np.array_split(rows, -(-len(rows) // size))
 
 
-def shrunk(image: np.ndarray, factor: int) -> np.ndarray:
+def _shrunk(image: np.ndarray, factor: int) -> np.ndarray:
     """Means over squares of ``factor`` pixels, (channels, height // factor, width // factor)."""
     channels, height, width = image.shape
     if min(height, width) < factor:
@@ -227,9 +227,9 @@ def augmented(images: Tensor, settings: AugmentSettings, draws: Draws) -> Tensor
     """Turned, enlarged, and with brightness changed, (images, channels, height, width); each image by itself."""
     n, channels = images.shape[:2]
     if settings.turn:
-        images = turned(images, draws.uniform(n, 3) < 0.5)
+        images = _turned(images, draws.uniform(n, 3) < 0.5)
     if settings.zoom:
-        images = zoomed(images, settings.zoom * draws.uniform(n, 1)[:, 0], draws.uniform(n, 2))
+        images = _zoomed(images, settings.zoom * draws.uniform(n, 1)[:, 0], draws.uniform(n, 2))
     if settings.gain:
         images = images * (1 + settings.gain * draws.normal(n, channels))[:, :, None, None]
     if settings.offset:
@@ -240,7 +240,7 @@ def augmented(images: Tensor, settings: AugmentSettings, draws: Draws) -> Tensor
     return images
 
 
-def turned(images: Tensor, choices: Tensor) -> Tensor:
+def _turned(images: Tensor, choices: Tensor) -> Tensor:
     """Flipped up and down, left and right, and across the diagonal (square images), as ``choices`` (images, 3) say."""
     up, left, across = (choice[:, None, None, None] for choice in choices.T)
     images = torch.where(up, images.flip(-2), images)
@@ -259,7 +259,7 @@ def all_turns(images: Tensor) -> list[Tensor]:
     return flips + [image.transpose(-2, -1) for image in flips] if square else flips
 
 
-def zoomed(images: Tensor, lost: Tensor, place: Tensor) -> Tensor:
+def _zoomed(images: Tensor, lost: Tensor, place: Tensor) -> Tensor:
     """A window of each image, enlarged to its size: ``lost`` (images,) of the width is left out.
 
     ``place`` (images, 2) from 0 to 1 is where the window lies, across and down.

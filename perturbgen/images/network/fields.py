@@ -59,8 +59,8 @@ def place_of(values: pd.Series, names: Sequence[Name]) -> np.ndarray:
 
 log = logging.getLogger(__name__)
 
-SIX = tuple(range(1, 7))
-CHANNELS = {"rxrx1": SIX, "rxrx1-kaggle": SIX, "bbbc021": tuple(bbbc021.CHANNELS.values())}
+_SIX = tuple(range(1, 7))
+_CHANNELS = {"rxrx1": _SIX, "rxrx1-kaggle": _SIX, "bbbc021": tuple(bbbc021.CHANNELS.values())}
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,14 +100,14 @@ def read_fields(data: ImageData) -> Fields:
             raise InputError(
                 f"data.compounds has no effect: {data.path} is RxRx1", fix="leave it out"
             )
-        table, files, channels = with_files(sirnas.labels(data), data)
+        table, files, channels = _with_files(sirnas.labels(data), data)
         part, label = sirnas.parts(table, data), "sirna_id"
     elif kind == "bbbc021":
         if data.split != "kaggle":
             raise InputError(
                 f"data.split has no effect: {data.path} is BBBC021", fix="leave it out"
             )
-        table, files, channels = with_files(compounds.labels(data), data)
+        table, files, channels = _with_files(compounds.labels(data), data)
         part, label = compounds.parts(table, data), data.compounds.label
     else:
         raise InputError(
@@ -115,10 +115,10 @@ def read_fields(data: ImageData) -> Fields:
             expected="RxRx1 or BBBC021: tables and images",
             fix="see images fixture rxrx1",
         )
-    return chosen_cells(Fields(table.assign(part=part), files, channels, label), data)
+    return _chosen_cells(Fields(table.assign(part=part), files, channels, label), data)
 
 
-def with_files(
+def _with_files(
     labels: pd.DataFrame, data: ImageData
 ) -> tuple[pd.DataFrame, tuple[dict[int, Path], ...], tuple[int, ...]]:
     """The rows of ``labels`` that have images, with site_id and sorted by it; the files of each; the channels.
@@ -132,7 +132,7 @@ def with_files(
             expected="the folders Week1_22123 and so on beside the tables",
         )
     channels = tuple(sorted(int(c) for c in images["channel"].unique()))
-    lost = [c for c in CHANNELS[kind_of(data.path)] if c not in channels]
+    lost = [c for c in _CHANNELS[kind_of(data.path)] if c not in channels]
     if lost:
         log.warning(
             "no image of channels %s at all: the network does without them",
@@ -173,7 +173,7 @@ def with_files(
     )
 
 
-def chosen_cells(fields: Fields, data: ImageData) -> Fields:
+def _chosen_cells(fields: Fields, data: ImageData) -> Fields:
     """The fields of the cell types that were asked for."""
     known = sorted(fields.table["cell_type"].unique())
     for name in data.cell_types:

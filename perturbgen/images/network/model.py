@@ -47,7 +47,7 @@ class ImageClassifier(Trainable):
         super().__init__()
         classes = len(vocabulary.classes)
         self.settings, self.augment = settings, augment or AugmentSettings()
-        self.stem = stem(settings.adapter, channels)
+        self.stem = _stem(settings.adapter, channels)
         self.backbone, wide = backbone(
             settings.backbone, channels if settings.adapter == "stem" else 3, widths=settings.widths
         )
@@ -56,7 +56,7 @@ class ImageClassifier(Trainable):
             nn.Linear(wide + self.cells, settings.embedding, bias=False),
             nn.BatchNorm1d(settings.embedding),
         )
-        self.head = make_head(settings, classes)
+        self.head = _make_head(settings, classes)
         self.domain = (
             DomainHead(settings.embedding, len(vocabulary.experiments))
             if settings.penalty == "dann"
@@ -112,7 +112,7 @@ class ImageClassifier(Trainable):
         )
 
 
-def make_head(settings: ImageModelSettings, classes: int) -> nn.Module:
+def _make_head(settings: ImageModelSettings, classes: int) -> nn.Module:
     """Linear logits, or scaled cosines with the class vectors, the own one made smaller by a margin."""
     if settings.head == "softmax":
         return nn.Linear(settings.embedding, classes)
@@ -125,7 +125,7 @@ def make_head(settings: ImageModelSettings, classes: int) -> nn.Module:
     )
 
 
-def stem(kind: str, channels: int) -> nn.Module:
+def _stem(kind: str, channels: int) -> nn.Module:
     """What stands between the channels and the backbone."""
     if kind == "mix":
         return ChannelMix(channels)
@@ -140,8 +140,8 @@ def balanced(label: Any, classes: int) -> Tensor:
     )
 
 
-CLASSIFIER = ("fc.", "classifier.", "class_layers.")
-WRAPPERS = ("module.", "state_dict.", "backbone.", "encoder.")
+_CLASSIFIER = ("fc.", "classifier.", "class_layers.")
+_WRAPPERS = ("module.", "state_dict.", "backbone.", "encoder.")
 
 
 def load_backbone(network: nn.Module, path: str | Path) -> None:
@@ -150,11 +150,11 @@ def load_backbone(network: nn.Module, path: str | Path) -> None:
     A first convolution for other channels gets the mean of its weights for each. Every other part must be there and
     fit: a network that is half learned and half drawn looks as if it were learned.
     """
-    wanted, found = network.state_dict(), states(path)
+    wanted, found = network.state_dict(), _states(path)
     first = next(name for name, value in wanted.items() if value.ndim == 4)
     if first in found and found[first].ndim == 4:
         found[first] = resized(found[first], wanted[first].shape[1])
-    missing = [name for name, value in wanted.items() if not fits(found.get(name), value, name)]
+    missing = [name for name, value in wanted.items() if not _fits(found.get(name), value, name)]
     if missing:
         raise ConfigError(
             f"{path} has no {shorten(missing, 3)} of the shape of this network ({len(missing)} of {len(wanted)} parts)",
@@ -164,14 +164,14 @@ def load_backbone(network: nn.Module, path: str | Path) -> None:
     network.load_state_dict({name: found.get(name, value) for name, value in wanted.items()})
 
 
-def fits(found: Tensor | None, wanted: Tensor, name: str) -> bool:
+def _fits(found: Tensor | None, wanted: Tensor, name: str) -> bool:
     """A part is there and of the right shape; how many batches a normalisation has seen need not be there."""
     if found is None:
         return name.endswith("num_batches_tracked")
     return found.shape == wanted.shape
 
 
-def states(path: str | Path) -> dict[str, Tensor]:
+def _states(path: str | Path) -> dict[str, Tensor]:
     """The tensors of a file under the names that MONAI's networks use, without a classifier."""
     path = require_file(path, "file of weights")
     try:
@@ -194,13 +194,13 @@ def states(path: str | Path) -> dict[str, Tensor]:
             f"{path} holds no dictionary of tensors",
             expected="a state, as torch.save(model.state_dict(), path) writes",
         )
-    named = {renamed(str(name)): value for name, value in content.items()}
-    return without_bias(
-        {name: value for name, value in named.items() if not name.startswith(CLASSIFIER)}
+    named = {_renamed(str(name)): value for name, value in content.items()}
+    return _without_bias(
+        {name: value for name, value in named.items() if not name.startswith(_CLASSIFIER)}
     )
 
 
-def without_bias(found: dict[str, Tensor]) -> dict[str, Tensor]:
+def _without_bias(found: dict[str, Tensor]) -> dict[str, Tensor]:
     """MONAI's older residual networks add a bias before batch normalisation, which its running mean can swallow."""
     for name in [name for name in found if name.endswith("downsample.0.bias")]:
         mean = name.replace("downsample.0.bias", "downsample.1.running_mean")
@@ -210,8 +210,8 @@ def without_bias(found: dict[str, Tensor]) -> dict[str, Tensor]:
     return found
 
 
-def renamed(name: str) -> str:
+def _renamed(name: str) -> str:
     """A part's name without wrappers; torchvision's dense layers are called as MONAI's."""
-    while name.startswith(WRAPPERS):
+    while name.startswith(_WRAPPERS):
         name = name.split(".", 1)[1]
     return re.sub(r"(denselayer\d+)\.(norm|relu|conv)\.?([12])\.", r"\1.layers.\2\3.", name)

@@ -65,7 +65,7 @@ def predict(
         )
     embedding = np.empty((len(feed), model.settings.embedding), np.float32)
     log_p = np.empty((len(feed), len(model.weights)), np.float32)
-    seen = all_turns if (model.settings.turns if turns is None else turns) else unturned
+    seen = all_turns if (model.settings.turns if turns is None else turns) else _unturned
 
     def collect(batches: Iterable[ImageBatch]) -> None:
         for batch in batches:
@@ -93,7 +93,7 @@ def predict(
     return Predictions(feed.fields.table, embedding, log_p, feed.vocabulary)
 
 
-def unturned(images: torch.Tensor) -> list[torch.Tensor]:
+def _unturned(images: torch.Tensor) -> list[torch.Tensor]:
     """The images as they are."""
     return [images]
 
@@ -122,7 +122,7 @@ def accuracy_rows(found: Predictions, groups: pd.Series | None) -> list[dict[str
     names = found.vocabulary
     table = found.table.set_index("site_id")
     scores = pd.DataFrame(found.log_p, columns=list(names.classes), index=table.index)
-    treatments = treatment_classes(found)
+    treatments = _treatment_classes(found)
     rows = []
     for level, labels, log_p in (("image", table, scores), ("well", *found.wells())):
         treated = (labels["well_type"] == "treatment") & labels[names.label].notna()
@@ -150,7 +150,7 @@ def accuracy_rows(found: Predictions, groups: pd.Series | None) -> list[dict[str
     return rows
 
 
-def treatment_classes(found: Predictions) -> list[Name]:
+def _treatment_classes(found: Predictions) -> list[Name]:
     """The classes that are no controls."""
     control = found.table["well_type"] != "treatment"
     places = set(found.truth(found.table[control]).tolist())

@@ -31,11 +31,11 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 CARD = "images.json"
-FORMAT = 2
+_FORMAT = 2
 
 
 @dataclass(frozen=True)
-class ImageCard:
+class _ImageCard:
     """What the numbers of a trained network mean."""
 
     classes: tuple[Name, ...]
@@ -48,10 +48,10 @@ class ImageCard:
     def write(self, run: Path) -> None:
         """Save as ``images.json``."""
         with atomic_path(run / CARD) as part:
-            part.write_text(json.dumps({"format": FORMAT, **asdict(self)}, indent=1))
+            part.write_text(json.dumps({"format": _FORMAT, **asdict(self)}, indent=1))
 
     @classmethod
-    def read(cls, run: Path) -> ImageCard:
+    def read(cls, run: Path) -> _ImageCard:
         """The card of a run."""
         path = require_file(run / CARD, "description of a network on images")
         try:
@@ -62,8 +62,8 @@ class ImageCard:
             raise InputError(
                 f"{path} does not describe a network: {error!r}", fix="train again"
             ) from None
-        if version != FORMAT:
-            raise InputError(f"{path} has format {version}", expected=f"format {FORMAT}")
+        if version != _FORMAT:
+            raise InputError(f"{path} has format {version}", expected=f"format {_FORMAT}")
         return card
 
     def vocabulary(self) -> Vocabulary:
@@ -79,25 +79,25 @@ class ImageRun:
 
     path: Path
     settings: ImageSettings
-    card: ImageCard
+    card: _ImageCard
     model: ImageClassifier
 
     def feed(self, fields: Fields) -> ImageFeed:
         """Fields as the network reads them, on the device it lies on."""
         if fields.channels != self.card.channels:
             raise SchemaError(
-                f"channels {listing(fields.channels)}",
-                expected=f"{listing(self.card.channels)}, as {self.path} has",
+                f"channels {_listing(fields.channels)}",
+                expected=f"{_listing(self.card.channels)}, as {self.path} has",
             )
         if fields.label != self.card.label:
             raise SchemaError(
                 f"images whose labels are {fields.label}",
                 expected=f"{self.card.label}, which {self.path} tells apart",
             )
-        return make_feed(fields, self.settings, self.card, device=str(self.model.weights.device))
+        return _make_feed(fields, self.settings, self.card, device=str(self.model.weights.device))
 
 
-def listing(channels: tuple[int, ...]) -> str:
+def _listing(channels: tuple[int, ...]) -> str:
     """Channels as text."""
     return ", ".join(map(str, channels))
 
@@ -113,7 +113,7 @@ def train(
     require_writable(runs / "run")
     fabric = launch(settings.training, devices=devices, accelerator=accelerator)
     fields = read_fields(settings.data)
-    card = describe(fields, settings)
+    card = _describe(fields, settings)
     run = runs
     if fabric.is_global_zero:
         names = ("metadata.csv", "train.csv", bbbc021.IMAGES, bbbc021.MECHANISMS)
@@ -124,7 +124,7 @@ def train(
         run = create_run(runs, settings.name, settings, seed=settings.seed, data=hashes)
         card.write(run)
         fields.table.to_parquet(run / "fields.parquet", index=False)
-    return fit(fabric.broadcast(run), settings, fields, card, fabric, resumed=False)
+    return _fit(fabric.broadcast(run), settings, fields, card, fabric, resumed=False)
 
 
 def resume(run: Path, overrides: list[str], *, devices: int = 1, accelerator: str = "auto") -> Path:
@@ -142,7 +142,7 @@ def resume(run: Path, overrides: list[str], *, devices: int = 1, accelerator: st
         )
     if overrides and fabric.is_global_zero:
         keep_settings(run, settings)
-    return fit(run, settings, fields, ImageCard.read(run), fabric, resumed=True)
+    return _fit(run, settings, fields, _ImageCard.read(run), fabric, resumed=True)
 
 
 def read_list(run: Path) -> pd.DataFrame:
@@ -154,7 +154,7 @@ def read_list(run: Path) -> pd.DataFrame:
         return pd.read_parquet(path)
 
 
-def describe(fields: Fields, settings: ImageSettings) -> ImageCard:
+def _describe(fields: Fields, settings: ImageSettings) -> _ImageCard:
     """The card of a run about to start; one that starts from another keeps its classes and cell types."""
     train = fields.part("train").table
     if not len(train):
@@ -163,37 +163,37 @@ def describe(fields: Fields, settings: ImageSettings) -> ImageCard:
             cause="every experiment or plate is withheld for validation or testing",
         )
     if settings.model.start is not None:
-        before = ImageCard.read(require_folder(settings.model.start, "run to start from"))
+        before = _ImageCard.read(require_folder(settings.model.start, "run to start from"))
         if before.label != fields.label:
             raise ConfigError(
                 f"model.start {settings.model.start} tells {before.label} apart, these images {fields.label}"
             )
-        require_unseen(settings.model.start, fields)
+        _require_unseen(settings.model.start, fields)
         experiments = tuple(sorted(train["experiment"].unique()))
-        return ImageCard(
+        return _ImageCard(
             before.classes,
             before.cells,
             experiments,
             fields.channels,
-            image_of(fields),
+            _image_of(fields),
             fields.label,
         )
     classes = class_names(fields, controls=settings.data.controls)
     cells, experiments = (
         tuple(sorted(train[name].unique())) for name in ("cell_type", "experiment")
     )
-    return ImageCard(
-        tuple(classes), cells, experiments, fields.channels, image_of(fields), fields.label
+    return _ImageCard(
+        tuple(classes), cells, experiments, fields.channels, _image_of(fields), fields.label
     )
 
 
-def require_unseen(start: Path, fields: Fields) -> None:
+def _require_unseen(start: Path, fields: Fields) -> None:
     """No compound, experiment or field that is withheld here was trained on by the run to start from, or one before it.
 
     Withheld is what fields of the other parts have and none of the training part.
     """
     here = fields.table["part"] == "train"
-    seen = trained_on(start)
+    seen = _trained_on(start)
     for name in fields.table.columns.intersection(["compound", "experiment", "site_id"]):
         withheld = set(fields.table.loc[~here, name].dropna()) - set(fields.table.loc[here, name])
         leaked = sorted(withheld & set(seen[name]))
@@ -205,7 +205,7 @@ def require_unseen(start: Path, fields: Fields) -> None:
             )
 
 
-def trained_on(run: Path) -> pd.DataFrame:
+def _trained_on(run: Path) -> pd.DataFrame:
     """The fields that a run was trained on, and those of the runs before it, as far as they are there."""
     import pandas as pd
 
@@ -221,21 +221,21 @@ def trained_on(run: Path) -> pd.DataFrame:
             "%s began with %s, which is gone: what that was trained on is not known", run, before
         )
         return own
-    return pd.concat([own, trained_on(before)], ignore_index=True)
+    return pd.concat([own, _trained_on(before)], ignore_index=True)
 
 
-def image_of(fields: Fields) -> Kind:
+def _image_of(fields: Fields) -> Kind:
     """Size and depth of the first training field, which all others must have."""
     from perturbgen.images.network.feed import kind_of_image
 
     return kind_of_image(read_field(fields.part("train").files[0], list(fields.channels)))
 
 
-def fit(
+def _fit(
     run: Path,
     settings: ImageSettings,
     fields: Fields,
-    card: ImageCard,
+    card: _ImageCard,
     fabric: Fabric,
     *,
     resumed: bool,
@@ -243,12 +243,12 @@ def fit(
     """Build the network and train it."""
     from perturbgen.images.network.board import ImageBoard
 
-    training = assemble(run, settings, fields, card, fabric)
+    training = _assemble(run, settings, fields, card, fabric)
     return carry_out(training, lambda step: ImageBoard(run, settings, step=step), resumed=resumed)
 
 
-def assemble(
-    run: Path, settings: ImageSettings, fields: Fields, card: ImageCard, fabric: Fabric
+def _assemble(
+    run: Path, settings: ImageSettings, fields: Fields, card: _ImageCard, fabric: Fabric
 ) -> Training:
     """The loop with the feeds, the network, its optimiser and its judge."""
     from perturbgen.images.network.predict import predict, validation_numbers
@@ -256,11 +256,11 @@ def assemble(
     from perturbgen.train.schedules import adamw
 
     train, validation = (
-        make_feed(fields.part(part), settings, card, device=str(fabric.device))
+        _make_feed(fields.part(part), settings, card, device=str(fabric.device))
         for part in ("train", "validation")
     )
     model = build(settings, card, label=train.codes["label"])
-    require_trainable(model, train, card)
+    _require_trainable(model, train, card)
     rates = settings.training
 
     def judge(trained: Trainable) -> dict[str, float]:
@@ -280,7 +280,7 @@ def assemble(
     )
 
 
-def require_trainable(model: ImageClassifier, train: ImageFeed, card: ImageCard) -> None:
+def _require_trainable(model: ImageClassifier, train: ImageFeed, card: _ImageCard) -> None:
     """Every batch can be normalised, and images are large enough for the backbone."""
     import torch
 
@@ -306,8 +306,8 @@ def require_trainable(model: ImageClassifier, train: ImageFeed, card: ImageCard)
     model.train()
 
 
-def make_feed(
-    fields: Fields, settings: ImageSettings, card: ImageCard, *, device: str = "cpu"
+def _make_feed(
+    fields: Fields, settings: ImageSettings, card: _ImageCard, *, device: str = "cpu"
 ) -> ImageFeed:
     """Fields as a run's settings want them read."""
     from perturbgen.images.network.feed import ImageFeed
@@ -328,7 +328,7 @@ def make_feed(
     )
 
 
-def build(settings: ImageSettings, card: ImageCard, *, label: Any = None) -> ImageClassifier:
+def build(settings: ImageSettings, card: _ImageCard, *, label: Any = None) -> ImageClassifier:
     """The network, its weights drawn from the seed or taken from the run it starts from."""
     import torch
 
@@ -377,7 +377,7 @@ def load_run(path: str | Path, *, device: str = "cpu") -> ImageRun:
     from perturbgen.train.state import load_parameters, load_state
 
     path = require_folder(path, "run directory")
-    settings, card = load_settings(ImageSettings, path / "config.toml"), ImageCard.read(path)
+    settings, card = load_settings(ImageSettings, path / "config.toml"), _ImageCard.read(path)
     model = build(settings, card)
     load_parameters(model, load_state(path, "best")["model"], path)
     return ImageRun(path, settings, card, model.to(device).eval())

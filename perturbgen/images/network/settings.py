@@ -12,9 +12,9 @@ from perturbgen.core.config import Settings
 from perturbgen.core.errors import SchemaError, suggest
 from perturbgen.train.settings import Chance, LoopSettings, LoopTraining, changed
 
-Count = Annotated[int, Field(ge=1)]
-Spread = Annotated[float, Field(ge=0)]
-Share = Annotated[float, Field(ge=0, le=1)]
+_Count = Annotated[int, Field(ge=1)]
+_Spread = Annotated[float, Field(ge=0)]
+_Share = Annotated[float, Field(ge=0, le=1)]
 Statistics = Literal["running", "batch", "own"]
 
 
@@ -57,10 +57,10 @@ class ImageData(Settings):
     cell_types: tuple[str, ...] = ()  # all by default; one for fine-tuning
     controls: bool = False  # controls are classes, too
     compounds: CompoundData = CompoundData()  # of BBBC021
-    shrink: Count = 1  # average squares of so many pixels
+    shrink: _Count = 1  # average squares of so many pixels
     standardise: bool = False  # each channel of each image to mean 0 and SD 1, as WILDS does
-    workers: Count = 2  # threads that decode
-    ahead: Count = 2  # batches that are decoded before they are asked for
+    workers: _Count = 2  # threads that decode
+    ahead: _Count = 2  # batches that are decoded before they are asked for
 
     def named(self, known: Iterable[str], what: str) -> list[str]:
         """The experiments or plates (``what``) of ``validation``, all of which must be known."""
@@ -79,11 +79,11 @@ class AugmentSettings(Settings):
     """What is done to training images at random."""
 
     turn: bool = True  # flips, and quarter turns of square images
-    gain: Spread = 0.0  # SD of a channel's factor about 1
-    offset: Spread = 0.0  # SD of what is added to a channel, in units of full brightness
-    noise: Spread = 0.0  # SD of what is added to a pixel
+    gain: _Spread = 0.0  # SD of a channel's factor about 1
+    offset: _Spread = 0.0  # SD of what is added to a channel, in units of full brightness
+    noise: _Spread = 0.0  # SD of what is added to a pixel
     zoom: Chance = 0.0  # up to which share of its width an image loses before it is enlarged again
-    cutmix: Share = 0.0  # how often a rectangle of another image of the batch lies in one
+    cutmix: _Share = 0.0  # how often a rectangle of another image of the batch lies in one
 
 
 class ImageModelSettings(Settings):
@@ -95,11 +95,11 @@ class ImageModelSettings(Settings):
     weights: Path | None = (
         None  # of the backbone to begin with: a state file, as torchvision and MONAI name its parts
     )
-    widths: tuple[Count, ...] = (16, 32, 64)  # of the small backbone
+    widths: tuple[_Count, ...] = (16, 32, 64)  # of the small backbone
     adapter: Literal["stem", "mix", "colours"] = "stem"
-    embedding: Count = 64
+    embedding: _Count = 64
     head: Literal["softmax", "cosine", "cosface", "arcface"] = "softmax"
-    margin: Spread = 0.25  # of cosface (a difference of cosines) and arcface (an angle)
+    margin: _Spread = 0.25  # of cosface (a difference of cosines) and arcface (an angle)
     cell_type: bool = True  # the cell type is appended to the features
     class_weights: bool = False  # rare classes count as much as frequent ones
     penalty: Literal["none", "coral", "dann"] = "none"  # its weight is that of [annealing]
@@ -110,7 +110,7 @@ class ImageModelSettings(Settings):
     )
 
 
-class ImageTraining(LoopTraining):
+class _ImageTraining(LoopTraining):
     """How long, how fast, in which batches."""
 
     one_experiment: bool = True  # a batch holds images of one experiment
@@ -120,7 +120,7 @@ class ImageSettings(LoopSettings):
     """A run of a network on images."""
 
     data: ImageData
-    training: ImageTraining = ImageTraining()
+    training: _ImageTraining = _ImageTraining()
     augment: AugmentSettings = AugmentSettings()
     model: ImageModelSettings = ImageModelSettings()
 

@@ -21,7 +21,7 @@ def parts(table: pd.DataFrame, data: ImageData) -> np.ndarray:
     ``kaggle``: training experiments, without those of the validation, and the test ones. ``wilds``: site 1 of training
     experiments; their site 2 is id_test; the first test experiment of each cell type is the validation.
     """
-    held = held_experiments(table, data)
+    held = _held_experiments(table, data)
     training = (table["dataset"] == "train").to_numpy()
     part = np.where(training, "train", "test").astype(object)
     if data.split == "wilds":
@@ -30,7 +30,7 @@ def parts(table: pd.DataFrame, data: ImageData) -> np.ndarray:
     return part
 
 
-def held_experiments(table: pd.DataFrame, data: ImageData) -> list[str]:
+def _held_experiments(table: pd.DataFrame, data: ImageData) -> list[str]:
     """The experiments of the validation."""
     plan = table[["experiment", "cell_type", "dataset"]].drop_duplicates().sort_values("experiment")
     if data.validation:

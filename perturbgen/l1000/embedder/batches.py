@@ -15,7 +15,7 @@ from perturbgen.l1000.embedder.model import ProfileBatch
 from perturbgen.l1000.embedder.settings import EmbedTraining
 from perturbgen.train.feeds import BalancedSampler, MemmapFeed, ResidentFeed
 
-Picked = tuple[np.ndarray | Tensor, Tensor]  # positions in the table, and their profiles
+_Picked = tuple[np.ndarray | Tensor, Tensor]  # positions in the table, and their profiles
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,7 +76,7 @@ class ProfileFeed:
             if number < steps:
                 yield self.batch(positions[rank::ranks], values[rank::ranks])
 
-    def picked(self, epoch: int, skip: int) -> Iterator[Picked]:
+    def picked(self, epoch: int, skip: int) -> Iterator[_Picked]:
         """Positions and profiles of each batch, by the sampler."""
         if self.training.sampler == "balanced":
             for positions in self.sampler().epoch(epoch, start=skip):

@@ -17,7 +17,7 @@ import pandas as pd
 from perturbgen.core.errors import SchemaError, shorten, suggest
 from perturbgen.l1000.embedder.settings import DataSettings
 
-Array = np.ndarray[Any, Any]
+_Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,19 +27,19 @@ class ProfileTable:
     ``rows`` are the matrix's rows that are ours, ascending; ``samples`` has a line for each of them.
     """
 
-    matrix: Array
-    rows: Array
+    matrix: _Array
+    rows: _Array
     samples: pd.DataFrame
     genes: pd.Index
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    def take(self, keep: Array) -> ProfileTable:
+    def take(self, keep: _Array) -> ProfileTable:
         """Those of a mask."""
         return ProfileTable(self.matrix, self.rows[keep], self.samples[keep], self.genes)
 
-    def values(self) -> Array:
+    def values(self) -> _Array:
         """The profiles, float32 (rows, genes)."""
         return np.asarray(self.matrix[self.rows], np.float32)
 
@@ -50,7 +50,7 @@ def read_table(path: Path, metadata: Path | None = None) -> ProfileTable:
 
     if path.is_dir():
         found = Profiles.open(path)
-        return whole(found.matrix, found.samples, found.genes.index, path)
+        return _whole(found.matrix, found.samples, found.genes.index, path)
     if path.suffix == ".h5ad":
         from perturbgen.data.h5ad import open_h5ad
 
@@ -58,10 +58,10 @@ def read_table(path: Path, metadata: Path | None = None) -> ProfileTable:
     else:
         adata = read_plate(path, metadata=metadata)
     values = adata.X.toarray() if hasattr(adata.X, "toarray") else np.asarray(adata.X)
-    return whole(values, adata.obs, adata.var_names, path)
+    return _whole(values, adata.obs, adata.var_names, path)
 
 
-def whole(matrix: Array, samples: pd.DataFrame, genes: pd.Index, path: Path) -> ProfileTable:
+def _whole(matrix: _Array, samples: pd.DataFrame, genes: pd.Index, path: Path) -> ProfileTable:
     """All rows; samples and genes have names of their own."""
     for names, what in ((samples.index, "samples"), (genes, "genes")):
         if not names.is_unique:
@@ -123,9 +123,9 @@ def split_parts(table: ProfileTable, data: DataSettings, seed: int) -> pd.Series
     """The part of each profile, by sample: train, validation, test or unused. No label is in two parts."""
     labels = table.samples[data.label].astype(str)
     parts = (
-        named_parts(table, data)
+        _named_parts(table, data)
         if data.split or data.leakproof
-        else drawn_parts(labels, data, seed)
+        else _drawn_parts(labels, data, seed)
     )
     parts = parts.replace({"val": "validation"}).where(
         parts.isin(["train", "val", "validation", "test"]), "unused"
@@ -146,7 +146,7 @@ def split_parts(table: ProfileTable, data: DataSettings, seed: int) -> pd.Series
     return parts.rename("part").rename_axis("sample")
 
 
-def named_parts(table: ProfileTable, data: DataSettings) -> pd.Series:
+def _named_parts(table: ProfileTable, data: DataSettings) -> pd.Series:
     """By a split file, or by the benchmark's."""
     from perturbgen.data.splits import read_split
     from perturbgen.l1000 import read_leakproof
@@ -161,7 +161,7 @@ def named_parts(table: ProfileTable, data: DataSettings) -> pd.Series:
     )
 
 
-def drawn_parts(labels: pd.Series, data: DataSettings, seed: int) -> pd.Series:
+def _drawn_parts(labels: pd.Series, data: DataSettings, seed: int) -> pd.Series:
     """Labels drawn at random for validation and test."""
     names = np.sort(labels.unique())
     order = np.random.default_rng(seed).permutation(names)
@@ -192,7 +192,7 @@ def classes_of(labels: pd.Series, least: int) -> pd.Index:
 
 def standard(
     table: ProfileTable, clip: float | None, *, part: int = 1 << 14
-) -> tuple[Array, Array]:
+) -> tuple[_Array, _Array]:
     """Mean and SD of each gene over clipped training profiles, (genes,) both; read part by part."""
     total = np.zeros((2, len(table.genes)))
     for start in range(0, len(table), part):

@@ -23,8 +23,8 @@ from perturbgen.retrieval import Retrieval, controlled, nearest
 from perturbgen.retrieval.nearest import group_neighbours, neighbour_table
 from perturbgen.retrieval.ranks import Measure
 
-Array = np.ndarray[Any, Any]
-CLIP: Final = 10.0  # of z-scores, as for the network
+_Array = np.ndarray[Any, Any]
+_CLIP: Final = 10.0  # of z-scores, as for the network
 
 
 @dataclass(frozen=True)
@@ -32,16 +32,16 @@ class Rival:
     """Places of the judged profiles (rows, any width), and how they are compared."""
 
     name: str
-    vectors: Array
+    vectors: _Array
     similarity: Measure = "cosine"
 
 
 def rivals(
-    train: Array, labels: Array, judged: Array, *, seed: int, components: int = 64
+    train: _Array, labels: _Array, judged: _Array, *, seed: int, components: int = 64
 ) -> list[Rival]:
     """All of them, from profiles (rows, genes) and the training rows' labels."""
-    train, judged = np.clip(train, -CLIP, CLIP), np.clip(judged, -CLIP, CLIP)
-    fitted: dict[str, Callable[[], Array]] = {
+    train, judged = np.clip(train, -_CLIP, _CLIP), np.clip(judged, -_CLIP, _CLIP)
+    fitted: dict[str, Callable[[], _Array]] = {
         f"PCA-{components}": lambda: PCA(components).fit(train).transform(judged),
         f"PCA-{components}, whitened": lambda: (
             PCA(components, whiten=True).fit(train).transform(judged)
@@ -69,7 +69,7 @@ class Judged:
     """Every method's retrieval of the same profiles, the trained one's places and its controls."""
 
     table: ProfileTable
-    vectors: Array
+    vectors: _Array
     found: dict[str, Retrieval]
     controls: pd.DataFrame
     label: str
@@ -173,7 +173,7 @@ def judge(
     linear = rivals(
         train.values(), train.samples[label].astype(str).to_numpy(), table.values(), seed=seed
     )
-    methods = (Rival(MINE, vectors, measure), untrained(embedder, table), *linear)
+    methods = (Rival(MINE, vectors, measure), _untrained(embedder, table), *linear)
     found = {
         rival.name: ranked(rival.vectors, labels, label, rival.similarity) for rival in methods
     }
@@ -190,7 +190,7 @@ def judge(
     return Judged(table, vectors, found, controls, label, methods, probed)
 
 
-def probe_inputs(methods: Sequence[Rival]) -> dict[str, Array]:
+def probe_inputs(methods: Sequence[Rival]) -> dict[str, _Array]:
     """What a classifier may tell apart: one of the comparisons of z-scores, one scale of principal components."""
     same = {"z-scores, cosine": "z-scores"}
     skipped = ("random", "z-scores, Euclid", "z-scores, Spearman")
@@ -207,7 +207,7 @@ def known(column: str | None, labels: pd.DataFrame) -> str | None:
     return column if column in labels and labels[column].nunique() > 1 else None
 
 
-def untrained(embedder: Embedder, table: ProfileTable) -> Rival:
+def _untrained(embedder: Embedder, table: ProfileTable) -> Rival:
     """The same network before its first step."""
     model = embedder.model
     counts = model.head.margins.new_ones(len(embedder.classes)).numpy(force=True)

@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from perturbgen.models.base import Trainable
     from perturbgen.train.loop import Training
 
-Array = np.ndarray[Any, Any]
+_Array = np.ndarray[Any, Any]
 
 
-def hyperbolic(queries: Array, candidates: Array) -> Array:
+def _hyperbolic(queries: _Array, candidates: _Array) -> _Array:
     """Negative distance of points in the Poincaré ball, (queries, candidates)."""
     import torch
 
@@ -35,10 +35,10 @@ def hyperbolic(queries: Array, candidates: Array) -> Array:
 
 def measure_of(model: ProfileEmbedder) -> Measure:
     """How this model's places are compared."""
-    return hyperbolic if model.hyperbolic else "cosine"
+    return _hyperbolic if model.hyperbolic else "cosine"
 
 
-def places(model: ProfileEmbedder, feed: ProfileFeed) -> Array:
+def places(model: ProfileEmbedder, feed: ProfileFeed) -> _Array:
     """The embedding (profiles, size) of a feed's profiles, in their order."""
     model.eval()
     return np.vstack([model.embed(batch).cpu().numpy() for batch in feed.once()])
@@ -66,12 +66,12 @@ class RetrievalJudge:
         }
 
 
-def ranked(vectors: Array, labels: pd.DataFrame, label: str, measure: Measure) -> Retrieval:
+def ranked(vectors: _Array, labels: pd.DataFrame, label: str, measure: Measure) -> Retrieval:
     """The retrieval of a label."""
     return retrieve(vectors, labels, same=label, similarity=measure)
 
 
-def rankable(labels: pd.Series, limit: int, rng: np.random.Generator) -> Array:
+def rankable(labels: pd.Series, limit: int, rng: np.random.Generator) -> _Array:
     """A mask of labels that occur twice or more, whole labels drawn until ``limit`` profiles are reached."""
     counts = labels.astype(str).value_counts()
     names = np.sort(counts.index[counts >= 2].to_numpy(object))
@@ -81,7 +81,7 @@ def rankable(labels: pd.Series, limit: int, rng: np.random.Generator) -> Array:
     return labels.astype(str).isin(chosen).to_numpy()
 
 
-WANTED = ("name", "moa", "cell_line", "dose", "time", "plate", "well")
+_WANTED = ("name", "moa", "cell_line", "dose", "time", "plate", "well")
 
 
 class EmbedBoard(Board):
@@ -110,5 +110,5 @@ class EmbedBoard(Board):
         points = places(cast("ProfileEmbedder", training.model), feed)
         chosen = self.chosen(len(points))
         samples = feed.table.samples.iloc[chosen]
-        names = dict.fromkeys([self.settings.data.label, *self.settings.board.labels, *WANTED])
+        names = dict.fromkeys([self.settings.data.label, *self.settings.board.labels, *_WANTED])
         return points[chosen], samples[[name for name in names if name in samples]].astype(str)

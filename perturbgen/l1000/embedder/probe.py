@@ -22,30 +22,30 @@ from perturbgen.core.console import track
 from perturbgen.core.errors import SchemaError
 from perturbgen.l1000.embedder.data import require_column
 
-Array = np.ndarray[Any, Any]
-Classify = Callable[[Array], Array]
+_Array = np.ndarray[Any, Any]
+_Classify = Callable[[_Array], _Array]
 
-PENALTIES: Final = (1e-3, 1e-2, 1e-1, 1.0)  # inverse ones, as scikit-learn counts them
-NETWORKS: Final[dict[str, tuple[str, dict[str, Any]]]] = {
+_PENALTIES: Final = (1e-3, 1e-2, 1e-1, 1.0)  # inverse ones, as scikit-learn counts them
+_NETWORKS: Final[dict[str, tuple[str, dict[str, Any]]]] = {
     "DNN": ("mlp", {"widths": (256, 128), "dropout": 0.1}),
     "1D-CNN": ("soft_ordering", {"channels": 32, "places": 16, "dropout": 0.1}),
 }
-EPOCHS, BATCH, RATE, DECAY = 30, 128, 1e-3, 1e-2
+_EPOCHS, _BATCH, _RATE, _DECAY = 30, 128, 1e-3, 1e-2
 
 
-def fit_ridge(x: Array, codes: Array, held: Array, *, classes: int) -> Classify:
+def _fit_ridge(x: _Array, codes: _Array, held: _Array, *, classes: int) -> _Classify:
     """Logistic regression with the penalty that serves the ``held`` training rows best, then fitted on all."""
-    chosen = PENALTIES[0]
+    chosen = _PENALTIES[0]
     if 0 < held.sum() < len(held) and len(np.unique(codes[~held])) > 1:
         right = [
-            (logistic(x[~held], codes[~held], c, classes)(x[held]).argmax(1) == codes[held]).mean()
-            for c in PENALTIES
+            (_logistic(x[~held], codes[~held], c, classes)(x[held]).argmax(1) == codes[held]).mean()
+            for c in _PENALTIES
         ]
-        chosen = PENALTIES[int(np.argmax(right))]
-    return logistic(x, codes, chosen, classes)
+        chosen = _PENALTIES[int(np.argmax(right))]
+    return _logistic(x, codes, chosen, classes)
 
 
-def logistic(x: Array, codes: Array, penalty: float, classes: int) -> Classify:
+def _logistic(x: _Array, codes: _Array, penalty: float, classes: int) -> _Classify:
     """Multinomial logistic regression; classes that are not among the rows have probability zero."""
     from sklearn.linear_model import LogisticRegression
 
@@ -54,7 +54,7 @@ def logistic(x: Array, codes: Array, penalty: float, classes: int) -> Classify:
         return lambda rows: np.tile(only, (len(rows), 1))
     fitted = LogisticRegression(C=penalty, max_iter=2000, tol=1e-3).fit(x, codes)
 
-    def classify(rows: Array) -> Array:
+    def classify(rows: _Array) -> _Array:
         out = np.full((len(rows), classes), -np.inf)
         out[:, fitted.classes_] = fitted.predict_log_proba(rows)
         return out
@@ -62,7 +62,7 @@ def logistic(x: Array, codes: Array, penalty: float, classes: int) -> Classify:
     return classify
 
 
-def fit_network(x: Array, codes: Array, kind: str, *, classes: int, seed: int) -> Classify:
+def _fit_network(x: _Array, codes: _Array, kind: str, *, classes: int, seed: int) -> _Classify:
     """A network trained by cross-entropy for a fixed number of epochs; nothing is chosen on what it is tested on."""
     import torch
     from torch.nn.functional import cross_entropy, log_softmax
@@ -73,19 +73,19 @@ def fit_network(x: Array, codes: Array, kind: str, *, classes: int, seed: int) -
         torch.from_numpy(np.ascontiguousarray(x, np.float32)),
         torch.from_numpy(codes.astype(np.int64)),
     )
-    encoder, options = NETWORKS[kind]
+    encoder, options = _NETWORKS[kind]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = make_encoder(encoder, rows.shape[1], classes, **options)
-        optimiser = torch.optim.AdamW(network.parameters(), lr=RATE, weight_decay=DECAY)
-        for _ in range(EPOCHS):
-            for some in torch.randperm(len(rows)).tensor_split(max(1, len(rows) // BATCH)):
+        optimiser = torch.optim.AdamW(network.parameters(), lr=_RATE, weight_decay=_DECAY)
+        for _ in range(_EPOCHS):
+            for some in torch.randperm(len(rows)).tensor_split(max(1, len(rows) // _BATCH)):
                 optimiser.zero_grad(set_to_none=True)
                 cross_entropy(network(rows[some]), target[some]).backward()
                 optimiser.step()
     network.eval()
 
-    def classify(new: Array) -> Array:
+    def classify(new: _Array) -> _Array:
         with torch.no_grad():
             return log_softmax(
                 network(torch.from_numpy(np.ascontiguousarray(new, np.float32))), dim=1
@@ -94,46 +94,46 @@ def fit_network(x: Array, codes: Array, kind: str, *, classes: int, seed: int) -
     return classify
 
 
-Kind = Literal["logistic", "DNN", "1D-CNN"]
-KINDS: Final[tuple[Kind, ...]] = ("logistic", "DNN", "1D-CNN")
-FOLDS: Final = 5
-MOST: Final = 10_000  # profiles that are probed, at most
+_Kind = Literal["logistic", "DNN", "1D-CNN"]
+KINDS: Final[tuple[_Kind, ...]] = ("logistic", "DNN", "1D-CNN")
+_FOLDS: Final = 5
+_MOST: Final = 10_000  # profiles that are probed, at most
 MAJORITY: Final = "most frequent class"
 
 
 @dataclass(frozen=True, eq=False)
-class ProbeTask:
+class _ProbeTask:
     """Profiles to be classified: where they are, their class and their group as numbers, each (profiles,)."""
 
-    rows: Array
-    codes: Array
-    groups: Array
+    rows: _Array
+    codes: _Array
+    groups: _Array
     names: tuple[str, ...]
 
-    def shuffled(self, rng: np.random.Generator) -> ProbeTask:
+    def shuffled(self, rng: np.random.Generator) -> _ProbeTask:
         """Classes given to the wrong groups; to the wrong profiles, where a group has several classes."""
         first = self.first()
         if (first[self.groups] == self.codes).all():
             return replace(self, codes=rng.permutation(first)[self.groups])
         return replace(self, codes=rng.permutation(self.codes))
 
-    def first(self) -> Array:
+    def first(self) -> _Array:
         """A class of each group, (groups,)."""
         return self.codes[np.unique(self.groups, return_index=True)[1]]
 
-    def folds(self, rng: np.random.Generator) -> Array:
+    def folds(self, rng: np.random.Generator) -> _Array:
         """The fold of each profile, (profiles,): the groups of a class are dealt in turn, so that all folds know it."""
         first = self.first()
         mixed = rng.permutation(len(first))
         order = mixed[np.argsort(first[mixed], kind="stable")]
         home = np.empty(len(first), int)
-        home[order] = np.arange(len(first)) % min(FOLDS, len(first))
+        home[order] = np.arange(len(first)) % min(_FOLDS, len(first))
         return home[self.groups]
 
 
 def probe_task(
-    samples: pd.DataFrame, column: str, group: str, *, rng: np.random.Generator, most: int = MOST
-) -> ProbeTask:
+    samples: pd.DataFrame, column: str, group: str, *, rng: np.random.Generator, most: int = _MOST
+) -> _ProbeTask:
     """The profiles whose class is known and occurs in two groups at least; of many, a random part."""
     require_column(samples, column)
     classes, groups = samples[column].astype(object), samples[group].astype(object)
@@ -155,13 +155,13 @@ def probe_task(
         )
     table, rows = table[kept], rows[kept]
     codes, names = pd.factorize(table["class"], sort=True)
-    return ProbeTask(
+    return _ProbeTask(
         rows, codes, pd.factorize(table["group"], sort=True)[0], tuple(map(str, names))
     )
 
 
 def probe(
-    inputs: Mapping[str, Array], task: ProbeTask, *, seed: int, kinds: tuple[Kind, ...] = KINDS
+    inputs: Mapping[str, _Array], task: _ProbeTask, *, seed: int, kinds: tuple[_Kind, ...] = KINDS
 ) -> pd.DataFrame:
     """A line for each input (all rows, width) and classifier; the first input is also probed for shuffled classes.
 
@@ -173,36 +173,38 @@ def probe(
     first = next(iter(inputs))
     plans = [(name, kind, task, fold) for name in inputs for kind in kinds]
     plans += [(first, kind, shuffled, shuffled.folds(order)) for kind in kinds]
-    rows = [{"input": "none", "classifier": MAJORITY, **scores(most_frequent(task, fold), task)}]
+    rows = [{"input": "none", "classifier": MAJORITY, **_scores(_most_frequent(task, fold), task)}]
     for name, kind, what, where in track(plans, "probes"):
-        found = predicted(inputs[name][task.rows], what, where, kind, seed=seed)
+        found = _predicted(inputs[name][task.rows], what, where, kind, seed=seed)
         shown = name if what is task else f"{name}, shuffled"
-        rows.append({"input": shown, "classifier": kind, **scores(found, what)})
+        rows.append({"input": shown, "classifier": kind, **_scores(found, what)})
     return pd.DataFrame(rows)
 
 
-def predicted(vectors: Array, task: ProbeTask, fold: Array, kind: Kind, *, seed: int) -> Array:
+def _predicted(
+    vectors: _Array, task: _ProbeTask, fold: _Array, kind: _Kind, *, seed: int
+) -> _Array:
     """Log-probabilities (profiles, classes), each profile's by a classifier that saw neither it nor its group."""
     vectors = np.asarray(vectors, np.float32)
     out = np.empty((len(vectors), len(task.names)), np.float32)
     for number in np.unique(fold):
         train = fold != number
-        x = standardised(vectors, train)
+        x = _standardised(vectors, train)
         if kind == "logistic":
             inner = task.groups[train]
             held = np.isin(
                 inner, np.random.default_rng([seed, number]).permutation(np.unique(inner))[::4]
             )
-            classify = fit_ridge(x[train], task.codes[train], held, classes=len(task.names))
+            classify = _fit_ridge(x[train], task.codes[train], held, classes=len(task.names))
         else:
-            classify = fit_network(
+            classify = _fit_network(
                 x[train], task.codes[train], kind, classes=len(task.names), seed=seed
             )
         out[~train] = classify(x[~train])
     return out
 
 
-def standardised(vectors: Array, train: Array) -> Array:
+def _standardised(vectors: _Array, train: _Array) -> _Array:
     """Mean 0 and SD 1 over training rows; a constant feature is 0."""
     sd = vectors[train].std(axis=0)
     return (vectors - vectors[train].mean(axis=0)) * np.where(
@@ -210,7 +212,7 @@ def standardised(vectors: Array, train: Array) -> Array:
     )
 
 
-def most_frequent(task: ProbeTask, fold: Array) -> Array:
+def _most_frequent(task: _ProbeTask, fold: _Array) -> _Array:
     """As log-probabilities: all belongs to the class that has most profiles in the other folds."""
     out = np.full((len(fold), len(task.names)), -np.inf)
     for number in np.unique(fold):
@@ -219,7 +221,7 @@ def most_frequent(task: ProbeTask, fold: Array) -> Array:
     return out
 
 
-def scores(log_probabilities: Array, task: ProbeTask) -> dict[str, float]:
+def _scores(log_probabilities: _Array, task: _ProbeTask) -> dict[str, float]:
     """Top-1, balanced accuracy, macro-F1; top-1 of groups, counted for groups of one class."""
     confusion = np.zeros((len(task.names), len(task.names)))
     np.add.at(confusion, (task.codes, log_probabilities.argmax(axis=1)), 1)
@@ -228,11 +230,11 @@ def scores(log_probabilities: Array, task: ProbeTask) -> dict[str, float]:
         "top-1": float(right.sum() / confusion.sum()),
         "balanced": float((right / own).mean()),
         "macro-F1": float((2 * right / (own + told)).mean()),
-        "top-1 of groups": of_groups(log_probabilities, task),
+        "top-1 of groups": _of_groups(log_probabilities, task),
     }
 
 
-def of_groups(log_probabilities: Array, task: ProbeTask) -> float:
+def _of_groups(log_probabilities: _Array, task: _ProbeTask) -> float:
     """Share of groups whose profiles together point to their class; NaN where groups have several classes."""
     first = task.first()
     if not (first[task.groups] == task.codes).all():

@@ -15,10 +15,10 @@ from perturbgen.l1000.embedder.run import Embedder
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
-Array = np.ndarray[Any, Any]
-MAPPED: Final = 20_000  # profiles on the map, at most
-LISTED: Final = 500  # perturbagens whose neighbours the page lists, at most
-PROBE_TEXT: Final = (
+_Array = np.ndarray[Any, Any]
+_MAPPED: Final = 20_000  # profiles on the map, at most
+_LISTED: Final = 500  # perturbagens whose neighbours the page lists, at most
+_PROBE_TEXT: Final = (
     "How well classifiers read {column} from each method's places. They learn from some values of {label} and are "
     "tested on others, five folds together. balanced: the mean over classes of their share told rightly. top-1 of "
     "{label}s: all profiles of one decide together. It is shuffled over values of {label} for the control."
@@ -41,12 +41,12 @@ def evaluation_page(
     page.table(judged.rows())
     page.section("Retrieval curves")
     page.figure(
-        curves(judged),
+        _curves(judged),
         "Share of pairs of one kind that have at most this part of the others between them.",
     )
     page.section("Map")
     page.figure(
-        map_figure(judged), "The two directions of most variance; point at a profile for its name."
+        _map_figure(judged), "The two directions of most variance; point at a profile for its name."
     )
     page.section(
         "Leaks of the plate",
@@ -55,9 +55,9 @@ def evaluation_page(
     )
     page.table([{"variant": name, **plain(row)} for name, row in judged.controls.iterrows()])
     for column in judged.probes:
-        page.section(f"Probe: {column}", PROBE_TEXT.format(column=column, label=judged.label))
+        page.section(f"Probe: {column}", _PROBE_TEXT.format(column=column, label=judged.label))
         page.figure(
-            probe_figure(judged, column),
+            _probe_figure(judged, column),
             "Dotted: the same classifiers on shuffled classes; dashed: the most frequent class.",
         )
         page.table(judged.probe_rows(column))
@@ -65,7 +65,7 @@ def evaluation_page(
         "Neighbours",
         "The other kinds that a kind's ten nearest profiles belong to, the most frequent first.",
     )
-    page.table(neighbour_rows(judged, groups))
+    page.table(_neighbour_rows(judged, groups))
     settings = embedder.settings.model
     page.section(
         "Network",
@@ -75,7 +75,7 @@ def evaluation_page(
     return page
 
 
-def curves(judged: Judged) -> Figure:
+def _curves(judged: Judged) -> Figure:
     """Pooled ROC curves with a logarithmic x axis."""
     import plotly.graph_objects as go
 
@@ -93,18 +93,18 @@ def curves(judged: Judged) -> Figure:
     return figure.update_layout(height=460)
 
 
-def map_figure(judged: Judged) -> Figure:
+def _map_figure(judged: Judged) -> Figure:
     """The first two principal components, coloured by mechanism, else cell line."""
     import plotly.graph_objects as go
 
     from perturbgen.train.board import plane
 
     samples = judged.table.samples
-    chosen = np.random.default_rng(0).permutation(len(samples))[:MAPPED]
+    chosen = np.random.default_rng(0).permutation(len(samples))[:_MAPPED]
     points = plane(judged.vectors.astype(float))[chosen]
     samples = samples.iloc[chosen]
     colour = next((name for name in ("moa", "cell_line") if known(name, samples)), judged.label)
-    text = hover(samples, judged.label)
+    text = _hover(samples, judged.label)
     kinds = samples[colour].astype(str).to_numpy()
     names, counts = np.unique(kinds, return_counts=True)
     common = list(names[np.argsort(-counts, kind="stable")][: len(PALETTE)])
@@ -126,7 +126,7 @@ def map_figure(judged: Judged) -> Figure:
     return figure.update_layout(height=560, legend_title=colour)
 
 
-def hover(samples: pd.DataFrame, label: str) -> Array:
+def _hover(samples: pd.DataFrame, label: str) -> _Array:
     """What a profile is, in a line."""
     names = [
         name for name in ("name", label, "dose", "cell_line", "plate", "well") if name in samples
@@ -134,13 +134,13 @@ def hover(samples: pd.DataFrame, label: str) -> Array:
     return samples[list(dict.fromkeys(names))].astype(str).agg(", ".join, axis=1).to_numpy()
 
 
-def neighbour_rows(judged: Judged, groups: pd.DataFrame, *, near: int = 4) -> list[dict[str, Any]]:
+def _neighbour_rows(judged: Judged, groups: pd.DataFrame, *, near: int = 4) -> list[dict[str, Any]]:
     """A line for each kind: how well it is found, and its nearest other kinds."""
     label = judged.label
     ap = judged.found[MINE].groups.set_index(label)["ap"]
     named = display_names(judged.table.samples, label)
     rows = []
-    for kind in sorted(groups[label].unique())[:LISTED]:
+    for kind in sorted(groups[label].unique())[:_LISTED]:
         mine = groups[groups[label] == kind]
         nearest_kinds = [
             f"{named.get(other, other)} ({share:.0%})"
@@ -159,7 +159,7 @@ def neighbour_rows(judged: Judged, groups: pd.DataFrame, *, near: int = 4) -> li
     return rows
 
 
-def probe_figure(judged: Judged, column: str) -> Figure:
+def _probe_figure(judged: Judged, column: str) -> Figure:
     """Bars of macro-F1 by input and classifier; what guessing gives as lines."""
     import plotly.graph_objects as go
 

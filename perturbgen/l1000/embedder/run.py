@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from perturbgen.train.loop import Training
 
 log = logging.getLogger(__name__)
-FORMAT = 1
+_FORMAT = 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +66,7 @@ class Embedder:
 
     def parts(self) -> pd.Series:
         """The part of each of the run's samples."""
-        return read_parts(self.path)
+        return _read_parts(self.path)
 
     def embed(self, table: ProfileTable) -> np.ndarray:
         """Places (profiles, size); genes are found by id."""
@@ -116,9 +116,9 @@ def train(
         source = settings.data.path
         hashes = {str(source): file_hash(source)} if source.is_file() else {}
         run = create_run(runs, settings.name, settings, seed=settings.seed, data=hashes)
-        write_card(run, prepared)
+        _write_card(run, prepared)
     run = fabric.broadcast(run)
-    return fit(run, settings, prepared, fabric, resumed=False)
+    return _fit(run, settings, prepared, fabric, resumed=False)
 
 
 def resume(run: Path, overrides: list[str], *, devices: int = 1, accelerator: str = "auto") -> Path:
@@ -128,7 +128,7 @@ def resume(run: Path, overrides: list[str], *, devices: int = 1, accelerator: st
     )
     fabric = launch(settings.training, devices=devices, accelerator=accelerator)
     prepared = prepare(settings)
-    before = read_parts(run)
+    before = _read_parts(run)
     if not (
         before.index.equals(prepared.parts.index)
         and (before.to_numpy() == prepared.parts.to_numpy()).all()
@@ -140,7 +140,7 @@ def resume(run: Path, overrides: list[str], *, devices: int = 1, accelerator: st
         )
     if overrides and fabric.is_global_zero:
         keep_settings(run, settings)
-    return fit(run, settings, prepared, fabric, resumed=True)
+    return _fit(run, settings, prepared, fabric, resumed=True)
 
 
 def prepare(settings: EmbedSettings) -> Prepared:
@@ -150,20 +150,22 @@ def prepare(settings: EmbedSettings) -> Prepared:
     require_finite(table)
     parts = split_parts(table, data, settings.seed)
     label = table.samples[data.label].astype(str)
-    require_unseen(settings.start, label[parts.isin(["validation", "test"]).to_numpy()], data.label)
+    _require_unseen(
+        settings.start, label[parts.isin(["validation", "test"]).to_numpy()], data.label
+    )
     classes = classes_of(label[(parts == "train").to_numpy()], data.least)
     train = table.take(((parts == "train") & label.isin(classes)).to_numpy())
     validation = table.take((parts == "validation").to_numpy())
     mean, sd = standard(train, settings.model.clip)
-    conditions = conditions_of(settings, train)
+    conditions = _conditions_of(settings, train)
     counts = train.samples[data.label].astype(str).value_counts().reindex(classes).to_numpy()
     return Prepared(parts, train, validation, classes, conditions, counts, mean, sd)
 
 
-def require_unseen(start: Path | None, held: pd.Series, name: str) -> None:
+def _require_unseen(start: Path | None, held: pd.Series, name: str) -> None:
     """Who is withheld here was no class of the run that this one starts from, nor of the run that one started from."""
     while start is not None:
-        classes = read_card(require_folder(start, "run directory"))["classes"]
+        classes = _read_card(require_folder(start, "run directory"))["classes"]
         seen = np.intersect1d(held.unique(), classes)
         if len(seen):
             raise ConfigError(
@@ -174,7 +176,7 @@ def require_unseen(start: Path | None, held: pd.Series, name: str) -> None:
         start = load_settings(EmbedSettings, start / "config.toml").start
 
 
-def conditions_of(settings: EmbedSettings, train: ProfileTable) -> ConditionEncoder:
+def _conditions_of(settings: EmbedSettings, train: ProfileTable) -> ConditionEncoder:
     """What the network is told: as fitted on the training profiles, or as the encoder that it starts from was told."""
     if settings.start is None:
         return ConditionEncoder.fit(train.samples, settings.model.conditions)
@@ -188,10 +190,10 @@ def conditions_of(settings: EmbedSettings, train: ProfileTable) -> ConditionEnco
     return found
 
 
-def write_card(run: Path, prepared: Prepared) -> None:
+def _write_card(run: Path, prepared: Prepared) -> None:
     """What the parameters mean, and who was in which part."""
     card = {
-        "format": FORMAT,
+        "format": _FORMAT,
         "kind": "profile embedder",
         "genes": list(prepared.train.genes),
         "classes": list(prepared.classes),
@@ -204,7 +206,7 @@ def write_card(run: Path, prepared: Prepared) -> None:
         prepared.parts.to_frame().to_parquet(part)
 
 
-def fit(
+def _fit(
     run: Path, settings: EmbedSettings, prepared: Prepared, fabric: Fabric, *, resumed: bool
 ) -> Path:
     """Build the model and train it."""
@@ -225,8 +227,8 @@ def assemble(run: Path, settings: EmbedSettings, prepared: Prepared, fabric: Fab
     if len(held):
         mask = rankable(held.samples[label], options.judged, np.random.default_rng(settings.seed))
         held = held.take(mask)
-    feeds = [feed_of(table, settings, prepared, fabric) for table in (prepared.train, held)]
-    model = build_model(settings, prepared)
+    feeds = [_feed_of(table, settings, prepared, fabric) for table in (prepared.train, held)]
+    model = _build_model(settings, prepared)
     groups = model.groups()
     optimiser = adamw(
         (groups["encoder"], options.learning_rate, options.weight_decay),
@@ -239,7 +241,7 @@ def assemble(run: Path, settings: EmbedSettings, prepared: Prepared, fabric: Fab
             label,
         )
     if judge is None:
-        feeds[1] = feed_of(held.take(np.zeros(len(held), bool)), settings, prepared, fabric)
+        feeds[1] = _feed_of(held.take(np.zeros(len(held), bool)), settings, prepared, fabric)
     return Training(
         run,
         settings,
@@ -252,7 +254,7 @@ def assemble(run: Path, settings: EmbedSettings, prepared: Prepared, fabric: Fab
     )
 
 
-def feed_of(
+def _feed_of(
     table: ProfileTable, settings: EmbedSettings, prepared: Prepared, fabric: Fabric
 ) -> ProfileFeed:
     """A part of the profiles on the run's device."""
@@ -265,14 +267,14 @@ def feed_of(
     )
 
 
-def build_model(settings: EmbedSettings, prepared: Prepared) -> ProfileEmbedder:
+def _build_model(settings: EmbedSettings, prepared: Prepared) -> ProfileEmbedder:
     """The model, its first parameters drawn from the seed, or its encoder from another run."""
     import torch
 
     mean, sd = torch.from_numpy(prepared.mean), torch.from_numpy(prepared.sd)
     model = blank(settings, mean, sd, prepared.conditions.width, prepared.counts)
     if settings.start is not None:
-        start_from(model, load_embedder(settings.start), prepared)
+        _start_from(model, load_embedder(settings.start), prepared)
     return model
 
 
@@ -295,7 +297,7 @@ def blank(
         )
 
 
-def start_from(model: ProfileEmbedder, other: Embedder, prepared: Prepared) -> None:
+def _start_from(model: ProfileEmbedder, other: Embedder, prepared: Prepared) -> None:
     """Transfer: the encoder and the standardisation of another run; the head starts anew."""
     if not other.genes.equals(prepared.train.genes):
         raise SchemaError(
@@ -319,7 +321,7 @@ def load_embedder(path: str | Path, *, which: str = "best", device: str = "cpu")
 
     path = require_folder(path, "run directory")
     settings = load_settings(EmbedSettings, path / "config.toml")
-    card = read_card(path)
+    card = _read_card(path)
     conditions = ConditionEncoder.from_json(card["conditions"])
     n = len(card["genes"])
     model = blank(
@@ -330,7 +332,7 @@ def load_embedder(path: str | Path, *, which: str = "best", device: str = "cpu")
     return Embedder(path, settings, model.to(device).eval(), genes, classes, conditions)
 
 
-def read_parts(path: Path) -> pd.Series:
+def _read_parts(path: Path) -> pd.Series:
     """``parts.parquet``: the part of each sample."""
     file = require_file(path / "parts.parquet", "parts of a run")
     try:
@@ -341,15 +343,15 @@ def read_parts(path: Path) -> pd.Series:
         ) from None
 
 
-def read_card(path: Path) -> dict[str, Any]:
+def _read_card(path: Path) -> dict[str, Any]:
     """``model.json``."""
     file = require_file(path / "model.json", "description of a trained embedding")
     try:
         card = json.loads(file.read_text())
-        if (card["format"], card["kind"]) != (FORMAT, "profile embedder"):
+        if (card["format"], card["kind"]) != (_FORMAT, "profile embedder"):
             raise InputError(
                 f"{file} describes a {card['kind']} of format {card['format']}",
-                expected=f"{FORMAT}",
+                expected=f"{_FORMAT}",
             )
         return {name: card[name] for name in ("genes", "classes", "counts", "conditions")}
     except (ValueError, KeyError, TypeError) as error:

@@ -19,10 +19,10 @@ from perturbgen.train.settings import (
     changed,
 )
 
-NonNegative = Annotated[float, Field(ge=0)]
+_NonNegative = Annotated[float, Field(ge=0)]
 
 # Which settings of the encoder each kind reads, under the names that its network gives them.
-OPTIONS: Final[dict[str, tuple[str, ...]]] = {
+_OPTIONS: Final[dict[str, tuple[str, ...]]] = {
     "dense": ("depth", "growth"),
     "mlp": ("widths", "dropout"),
     "three_stage": ("width",),
@@ -71,7 +71,7 @@ class DataSettings(Settings):
         return self
 
 
-class EncoderSettings(Settings):
+class _EncoderSettings(Settings):
     """The network; settings of the other kinds are refused."""
 
     kind: Literal["dense", "mlp", "three_stage", "soft_ordering", "tabnet"] = "dense"
@@ -85,10 +85,10 @@ class EncoderSettings(Settings):
     dropout: Chance = 0.1
 
     @model_validator(mode="after")
-    def of_this_kind(self) -> EncoderSettings:
+    def of_this_kind(self) -> _EncoderSettings:
         """A setting that this kind would ignore is an error."""
-        mine = OPTIONS[self.kind]
-        others = {name for names in OPTIONS.values() for name in names} - set(mine)
+        mine = _OPTIONS[self.kind]
+        others = {name for names in _OPTIONS.values() for name in names} - set(mine)
         foreign = changed(self, others)
         if foreign:
             raise ValueError(
@@ -98,14 +98,14 @@ class EncoderSettings(Settings):
 
     def options(self) -> dict[str, Any]:
         """The arguments of the network."""
-        return {name: getattr(self, name) for name in OPTIONS[self.kind]}
+        return {name: getattr(self, name) for name in _OPTIONS[self.kind]}
 
 
-class HeadSettings(Settings):
+class _HeadSettings(Settings):
     """The margin softmax (see ``perturbgen.nn.MarginHead``)."""
 
     kind: Literal["cosface", "arcface", "adacos", "curricular", "poincare"] = "cosface"
-    margin: NonNegative = 0.25
+    margin: _NonNegative = 0.25
     margin_rate: Positive | None = (
         2e-4  # by which the margin rises in a step; it is there at once without
     )
@@ -115,14 +115,14 @@ class HeadSettings(Settings):
     learn_scale: bool = True
     centers: Count = 1  # vectors of a class (sub-center)
     smoothing: Chance = 0.0
-    focal: NonNegative = 0.0
+    focal: _NonNegative = 0.0
     weighting: Literal["none", "inverse", "root", "effective"] = (
         "none"  # of classes by their numbers
     )
     chunk: Count | None = None  # classes scored at once
 
     @model_validator(mode="after")
-    def of_this_kind(self) -> HeadSettings:
+    def of_this_kind(self) -> _HeadSettings:
         """AdaCos has neither margin nor a learned scale."""
         ignored = changed(self, {"margin", "margin_rate", "rare_margin", "scale", "learn_scale"})
         if self.kind == "adacos" and ignored:
@@ -136,11 +136,11 @@ class ModelSettings(Settings):
     """From a profile to its place."""
 
     size: Count = 32
-    noise: NonNegative = 0.3  # sd of what is added to standardised profiles in training
+    noise: _NonNegative = 0.3  # sd of what is added to standardised profiles in training
     clip: Positive | None = 10.0  # of z-scores, before they are standardised
     conditions: tuple[str, ...] = ()  # columns that the network is told: cell_line, dose, time
-    encoder: EncoderSettings = EncoderSettings()
-    head: HeadSettings = HeadSettings()
+    encoder: _EncoderSettings = _EncoderSettings()
+    head: _HeadSettings = _HeadSettings()
 
 
 class EmbedTraining(LoopTraining):
@@ -148,7 +148,7 @@ class EmbedTraining(LoopTraining):
 
     epochs: Count = 100
     batch_size: Count = 512
-    weight_decay: NonNegative = 1e-4
+    weight_decay: _NonNegative = 1e-4
     head_rate: Positive = 1e-2  # learning rate of class vectors and scale
     sampler: Literal["shuffled", "balanced"] = "shuffled"
     per_class: Count = 4  # balanced: profiles of a class in a batch

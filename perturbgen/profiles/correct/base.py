@@ -62,7 +62,7 @@ class Pipeline(Correction):
         view: Rows = X
         for step in self.steps:
             step.fit(view, meta, control=control)
-            view = Corrected(view, step, meta)
+            view = _Corrected(view, step, meta)
         return self
 
     def apply(self, values: np.ndarray, meta: pd.DataFrame) -> np.ndarray:
@@ -72,7 +72,7 @@ class Pipeline(Correction):
         return values
 
 
-class Corrected:
+class _Corrected:
     """The rows of a matrix as a fitted correction leaves them, computed when they are asked for."""
 
     def __init__(self, X: Rows, step: Correction, meta: pd.DataFrame) -> None:

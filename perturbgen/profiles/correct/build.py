@@ -21,11 +21,11 @@ from perturbgen.profiles.correct.centre import Compress, ControlScaler, NestedCe
 from perturbgen.profiles.correct.whiten import Coral, Sphering
 from perturbgen.profiles.table import Profiles, group_means, grouping
 
-MOST = 2000  # wells whose neighbours are sought; more say nothing new
+_MOST = 2000  # wells whose neighbours are sought; more say nothing new
 
 
 @dataclass(frozen=True)
-class Predictability:
+class _Predictability:
     """How much of the batch is in the held-out controls, before a correction and after it.
 
     ``before`` and ``after``: balanced accuracy with which the nearest neighbours name the batch. It sees what is left
@@ -51,14 +51,14 @@ def batch_predictability(
     well: Sequence[str],
     rng: np.random.Generator,
     neighbours: int = 5,
-) -> Predictability:
+) -> _Predictability:
     """Fit on half of the controls of each group of ``split`` (a plate), name the batch of the other half by neighbours.
 
     ``well`` are the labels of a well: its sites stay on one side and are never each other's neighbours. Before the
     correction the features are standardised on the same half, so that their units do not decide.
     """
     controls = profiles.where(control)
-    fitted = part_of_each(
+    fitted = _part_of_each(
         *(grouping(controls.meta, names)[1] for names in (split, well)), withhold=0.5, rng=rng
     )
     if not (fitted.any() and (~fitted).any()):
@@ -69,16 +69,16 @@ def batch_predictability(
     before = ControlScaler().fit(controls.values, controls.meta, control=fitted)
     after = correction.fit(controls.values, controls.meta, control=fitted)
     held = controls.where(~fitted)
-    rows = np.sort(rng.permutation(len(held))[:MOST])
+    rows = np.sort(rng.permutation(len(held))[:_MOST])
     keys, codes = grouping(held.meta, batch)
     wells = grouping(held.meta, well)[1]
     views = [step.transform(held.values, held.meta)[rows] for step in (before, after)]
-    told = [neighbour_accuracy(view, codes[rows], wells[rows], neighbours) for view in views]
-    shares = [batch_variance(view, codes[rows]) for view in views]
-    return Predictability(told[0], told[1], 1 / len(keys), shares[0], shares[1], rows=len(rows))
+    told = [_neighbour_accuracy(view, codes[rows], wells[rows], neighbours) for view in views]
+    shares = [_batch_variance(view, codes[rows]) for view in views]
+    return _Predictability(told[0], told[1], 1 / len(keys), shares[0], shares[1], rows=len(rows))
 
 
-def batch_variance(values: np.ndarray, batch: np.ndarray) -> float:
+def _batch_variance(values: np.ndarray, batch: np.ndarray) -> float:
     """Omega squared over all features: (SS_between - (k - 1) MS_within) / (SS_total + MS_within), k batches."""
     names, codes = np.unique(batch, return_inverse=True)
     count, means = group_means(values, np.arange(len(values)), codes, len(names))
@@ -88,7 +88,7 @@ def batch_variance(values: np.ndarray, batch: np.ndarray) -> float:
     return (total - within - (len(count) - 1) * noise) / max(total + noise, 1e-300)
 
 
-def part_of_each(
+def _part_of_each(
     groups: np.ndarray, wells: np.ndarray, *, withhold: float, rng: np.random.Generator
 ) -> np.ndarray:
     """A mask of the rows to fit on: a share of the wells of each group is left out at random, one at least of two.
@@ -104,7 +104,7 @@ def part_of_each(
     return fitted
 
 
-def neighbour_accuracy(
+def _neighbour_accuracy(
     values: np.ndarray, batch: np.ndarray, well: np.ndarray, neighbours: int
 ) -> float:
     """Mean over batches of the share of rows whose nearest rows of other wells are mostly of their own batch."""
@@ -125,8 +125,8 @@ def neighbour_accuracy(
 
 log = logging.getLogger(__name__)
 
-SCALES = ("sd", "mad", "percentile", "none")
-FITTED = "fitted"  # label of the wells that a correction was fitted on
+_SCALES = ("sd", "mad", "percentile", "none")
+_FITTED = "fitted"  # label of the wells that a correction was fitted on
 
 
 def correction(
@@ -139,9 +139,9 @@ def correction(
     align: Sequence[str] = (),
 ) -> Pipeline:
     """The steps that were asked for, in this order: scale, compress, centre, whiten, align."""
-    if scale not in SCALES:
+    if scale not in _SCALES:
         raise InputError(
-            f"--scale {scale!r}", expected=", ".join(SCALES), fix=suggest(scale, SCALES)
+            f"--scale {scale!r}", expected=", ".join(_SCALES), fix=suggest(scale, _SCALES)
         )
     steps: list[Correction] = []
     if scale != "none":
@@ -216,7 +216,7 @@ def well_labels(meta: pd.DataFrame) -> list[str]:
     return names
 
 
-def well_numbers(meta: pd.DataFrame) -> np.ndarray:
+def _well_numbers(meta: pd.DataFrame) -> np.ndarray:
     """(rows,) the number of each row's well; each row is one where none are named."""
     return (
         grouping(meta, well_labels(meta))[1]
@@ -235,30 +235,30 @@ def rows_to_fit(
     if not withhold:
         return control
     plate = [name for name in ("experiment", "plate") if name in meta]
-    groups, wells = grouping(meta[control], plate)[1], well_numbers(meta)[control]
+    groups, wells = grouping(meta[control], plate)[1], _well_numbers(meta)[control]
     fitted = control.copy()
-    fitted[control] = part_of_each(groups, wells, withhold=withhold, rng=rng)
+    fitted[control] = _part_of_each(groups, wells, withhold=withhold, rng=rng)
     return fitted
 
 
 def fitted_rows(profiles: Profiles) -> np.ndarray:
     """The mask of rows that a correction was fitted on, as their label says; none without it."""
-    if FITTED not in profiles.meta:
+    if _FITTED not in profiles.meta:
         return np.zeros(len(profiles), bool)
-    if profiles.meta[FITTED].dtype != bool:
+    if profiles.meta[_FITTED].dtype != bool:
         raise SchemaError(
-            f"{profiles.source}: label {FITTED!r} is {profiles.meta[FITTED].dtype}",
+            f"{profiles.source}: label {_FITTED!r} is {profiles.meta[_FITTED].dtype}",
             expected="True or False, as images correct writes it",
             fix="rename the column",
         )
-    return profiles.meta[FITTED].to_numpy()
+    return profiles.meta[_FITTED].to_numpy()
 
 
 def marked(profiles: Profiles, fitted: np.ndarray) -> Profiles:
     """The profiles with the label of wells that this correction, or one before it, was fitted on."""
-    wells = well_numbers(profiles.meta)
+    wells = _well_numbers(profiles.meta)
     seen = np.isin(wells, wells[fitted | fitted_rows(profiles)])
-    return replace(profiles, meta=profiles.meta.assign(**{FITTED: seen}))
+    return replace(profiles, meta=profiles.meta.assign(**{_FITTED: seen}))
 
 
 def write_corrected(step: Correction, profiles: Profiles, out: Path) -> Path:

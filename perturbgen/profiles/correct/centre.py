@@ -183,8 +183,8 @@ class AdditiveEffects(Correction):
         return values - self._design(meta).T @ self.effects
 
 
-Method = Literal["sd", "mad", "percentile"]
-CONSTANT = 1e-9  # a spread below this share of a feature's typical size is rounding, not variation
+_Method = Literal["sd", "mad", "percentile"]
+_CONSTANT = 1e-9  # a spread below this share of a feature's typical size is rounding, not variation
 
 
 class ControlScaler(Correction):
@@ -200,7 +200,7 @@ class ControlScaler(Correction):
         self,
         by: Sequence[str] = (),
         *,
-        method: Method = "sd",
+        method: _Method = "sd",
         shrink: float = 0.0,
         min_reference: int = 2,
     ) -> None:
@@ -220,7 +220,7 @@ class ControlScaler(Correction):
         check_rows(X, meta)
         rows = reference_rows(len(meta), control)
         keys, codes = grouping(meta, self.by)
-        spread = moment_spread if self.method == "sd" else quantile_spread(self.method)
+        spread = _moment_spread if self.method == "sd" else _quantile_spread(self.method)
         _, whole, whole_scale = spread(X, rows, np.zeros(len(meta), np.int64), 1)
         count, location, scale = (
             spread(X, rows, codes, len(keys))
@@ -246,7 +246,7 @@ class ControlScaler(Correction):
                 self.min_reference,
                 short[0],
             )
-        constant = self.scale <= CONSTANT * np.maximum(np.abs(self.location), CONSTANT)
+        constant = self.scale <= _CONSTANT * np.maximum(np.abs(self.location), _CONSTANT)
         if constant.any():
             log.warning(
                 "%d features are constant over the controls of some group and become 0 there",
@@ -279,7 +279,7 @@ class Compress(Correction):
         return np.arcsinh(values)
 
 
-def moment_spread(
+def _moment_spread(
     X: Rows, rows: np.ndarray, codes: np.ndarray, groups: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Counts, means and standard deviations by group."""
@@ -287,7 +287,7 @@ def moment_spread(
     return count, mean, np.sqrt(variance)
 
 
-def quantile_spread(method: Method):  # type: ignore[no-untyped-def]  # a function as moment_spread
+def _quantile_spread(method: _Method):  # type: ignore[no-untyped-def]  # a function as moment_spread
     """Counts, robust locations and scales by group; the controls of one group are held at a time."""
 
     def spread(

@@ -49,7 +49,7 @@ class Sphering(Correction):
         self.rotation = (
             (vectors / np.sqrt(scale)) @ vectors.T
             if self.method == "zca"
-            else canonical(values, vectors) / np.sqrt(scale)
+            else _canonical(values, vectors) / np.sqrt(scale)
         )
         return self
 
@@ -109,7 +109,7 @@ class Coral(Correction):
                 self.batches[keys[number]] = self._directions(away)
         away = (means - counts @ means / counts.sum()) * np.sqrt(counts)[:, None]
         covariance = (scatter + away.T @ away) / max(counts.sum() - 1, 1)
-        self.colour = power(covariance, 0.5, self.eta) if self.target == "controls" else None
+        self.colour = _power(covariance, 0.5, self.eta) if self.target == "controls" else None
         if len(self.batches) < len(keys):
             log.warning(
                 "%d of %d batches have fewer than %d controls and are not aligned",
@@ -169,7 +169,7 @@ class PrincipalComponents(Correction):
         return (values - self.mean) @ self.rotation
 
 
-def canonical(values: np.ndarray, vectors: np.ndarray) -> np.ndarray:
+def _canonical(values: np.ndarray, vectors: np.ndarray) -> np.ndarray:
     """The eigenvectors with one fixed basis of the null space, where any basis is as good; LAPACK's hangs on rounding.
 
     Distances do not care, but whatever is done coordinate by coordinate afterwards does (a median over wells).
@@ -183,7 +183,7 @@ def canonical(values: np.ndarray, vectors: np.ndarray) -> np.ndarray:
     return fixed
 
 
-def power(matrix: np.ndarray, exponent: float, ridge: float) -> np.ndarray:
+def _power(matrix: np.ndarray, exponent: float, ridge: float) -> np.ndarray:
     """(matrix + ridge I)^exponent of a symmetric matrix without negative eigenvalues, but for rounding."""
     values, vectors = np.linalg.eigh(matrix)
     return (vectors * (np.maximum(values, 0) + ridge) ** exponent) @ vectors.T

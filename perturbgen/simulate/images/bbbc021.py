@@ -15,13 +15,13 @@ import pandas as pd
 from perturbgen.core.files import atomic_path
 from perturbgen.images.bbbc021 import CHANNELS, IMAGES, MECHANISMS, PROFILES, parse_file_name
 
-CELL_CHANNELS = 3
-STRENGTH = (0.7, 1.0)  # of the first and the last concentration
-CELLS = 7
-RADIUS = 3.0
+_CELL_CHANNELS = 3
+_STRENGTH = (0.7, 1.0)  # of the first and the last concentration
+_CELLS = 7
+_RADIUS = 3.0
 # SD over mechanisms of: log brightness of each channel, log number, log radius, log length, grain of each channel.
-SPREAD = np.array([0.15] * CELL_CHANNELS + [0.25, 0.2, 0.45] + [0.35] * CELL_CHANNELS)
-OWN = 0.6  # a compound's own part, in units of the mechanisms' spread
+_SPREAD = np.array([0.15] * _CELL_CHANNELS + [0.25, 0.2, 0.45] + [0.35] * _CELL_CHANNELS)
+_OWN = 0.6  # a compound's own part, in units of the mechanisms' spread
 
 
 def blobs(
@@ -46,53 +46,55 @@ def blobs(
     return np.exp(-(dy**2 + dx**2) / (2 * radius**2)).max(axis=0)
 
 
-def treatment_looks(
+def _treatment_looks(
     wells: pd.DataFrame, rng: np.random.Generator, *, effect: float
 ) -> dict[tuple[str, str], np.ndarray]:
     """How cells look under each (compound, concentration), (9,): 0 is the vehicle, or a treatment without mechanism."""
     mechanisms = sorted(set(wells["moa"].dropna()) - {"DMSO"})
-    shared = {name: rng.normal(0, SPREAD) for name in mechanisms}
+    shared = {name: rng.normal(0, _SPREAD) for name in mechanisms}
     looks = {}
     for compound, part in wells.groupby("compound"):
-        moa, own = part["moa"].iloc[0], OWN * rng.normal(0, SPREAD)
+        moa, own = part["moa"].iloc[0], _OWN * rng.normal(0, _SPREAD)
         doses = sorted(part["concentration"].unique(), key=float)
         for dose in doses:
-            strength = effect * STRENGTH[0 if dose == doses[0] and len(doses) > 1 else 1]
+            strength = effect * _STRENGTH[0 if dose == doses[0] and len(doses) > 1 else 1]
             looks[str(compound), str(dose)] = (
-                strength * (shared[moa] + own) if moa in shared else np.zeros(len(SPREAD))
+                strength * (shared[moa] + own) if moa in shared else np.zeros(len(_SPREAD))
             )
     return looks
 
 
-def plate_stains(
+def _plate_stains(
     wells: pd.DataFrame, rng: np.random.Generator, *, spread: float
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Gain and ground of each channel of each plate, (channels,) both; plates of a week are alike."""
     weeks = {
-        week: (rng.normal(0, spread, CELL_CHANNELS), 300 + 400 * rng.random(CELL_CHANNELS))
+        week: (rng.normal(0, spread, _CELL_CHANNELS), 300 + 400 * rng.random(_CELL_CHANNELS))
         for week in wells["week"].unique()
     }
     plates = wells.drop_duplicates("plate")
     return {
         plate: (
-            np.exp(weeks[week][0] + rng.normal(0, spread / 2, CELL_CHANNELS)),
-            weeks[week][1] + 50 * rng.random(CELL_CHANNELS),
+            np.exp(weeks[week][0] + rng.normal(0, spread / 2, _CELL_CHANNELS)),
+            weeks[week][1] + 50 * rng.random(_CELL_CHANNELS),
         )
         for plate, week in zip(plates["plate"], plates["week"], strict=True)
     }
 
 
-def draw_cells(look: np.ndarray, rng: np.random.Generator, *, shape: tuple[int, int]) -> np.ndarray:
+def _draw_cells(
+    look: np.ndarray, rng: np.random.Generator, *, shape: tuple[int, int]
+) -> np.ndarray:
     """One field, (channels, height, width), about 0 to 1: nuclei are small, the other channels spread around them."""
     bright, (number, radius, long), grain = (
-        look[:CELL_CHANNELS],
-        np.exp(look[CELL_CHANNELS:-CELL_CHANNELS]),
-        look[-CELL_CHANNELS:],
+        look[:_CELL_CHANNELS],
+        np.exp(look[_CELL_CHANNELS:-_CELL_CHANNELS]),
+        look[-_CELL_CHANNELS:],
     )
-    cells = max(1, int(rng.poisson(CELLS * number)))
-    ground = blobs(rng, shape=shape, cells=cells, radius=RADIUS * radius, long=max(long, 1 / long))
+    cells = max(1, int(rng.poisson(_CELLS * number)))
+    ground = blobs(rng, shape=shape, cells=cells, radius=_RADIUS * radius, long=max(long, 1 / long))
     stack = [np.exp(b) * ground**power for b, power in zip(bright, (2.0, 1.0, 0.6), strict=True)]
-    texture = 2 * rng.random((CELL_CHANNELS, *shape)) - 1
+    texture = 2 * rng.random((_CELL_CHANNELS, *shape)) - 1
     return np.array(
         [
             image * (1 + np.abs(g) * noise)
@@ -101,28 +103,30 @@ def draw_cells(look: np.ndarray, rng: np.random.Generator, *, shape: tuple[int, 
     )
 
 
-def spoil(stack: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def _spoil(stack: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """The field out of focus, or with dust that shines in one channel, one as often as the other."""
     from scipy.ndimage import gaussian_filter
 
     if rng.random() < 0.5:
         return np.array([gaussian_filter(image, 4.0) for image in stack])
     dusty = stack.copy()
-    dusty[rng.integers(CELL_CHANNELS)] += 4 * blobs(rng, shape=stack.shape[1:], cells=1, radius=6.0)
+    dusty[rng.integers(_CELL_CHANNELS)] += 4 * blobs(
+        rng, shape=stack.shape[1:], cells=1, radius=6.0
+    )
     return dusty
 
 
-VEHICLE_WELLS = ("B02", "C02", "D02", "E11", "F11", "G11")
-MECHANISM_NAMES = (
+_VEHICLE_WELLS = ("B02", "C02", "D02", "E11", "F11", "G11")
+_MECHANISM_NAMES = (
     "Actin disruptors",
     "DNA damage",
     "Eg5 inhibitors",
     "Microtubule stabilizers",
     "Protein synthesis",
 )
-CONCENTRATIONS = ("0.003", "10")
-BY_WEEK = 2  # compounds of a mechanism in each week
-FEATURES = 24
+_CONCENTRATIONS = ("0.003", "10")
+_BY_WEEK = 2  # compounds of a mechanism in each week
+_FEATURES = 24
 
 
 @dataclass(frozen=True)
@@ -143,11 +147,11 @@ class Layout:
         return [f"Week{number}" for number in range(1, self.weeks + 1)]
 
 
-SMALL = Layout()
+_SMALL = Layout()
 
 
 def write_bbbc021(
-    root: str | Path, *, seed: int = 0, images: bool = True, layout: Layout = SMALL
+    root: str | Path, *, seed: int = 0, images: bool = True, layout: Layout = _SMALL
 ) -> Path:
     """A folder with the image and mechanism tables, per-well profiles, and the images.
 
@@ -156,40 +160,40 @@ def write_bbbc021(
     mechanism. In the images a mechanism is a look of the cells (:mod:`.cells`), seen through the stains of its week.
     """
     rng = np.random.default_rng(seed)
-    wells = well_table(layout)
+    wells = _well_table(layout)
     with atomic_path(root) as part:
         part.mkdir()
-        table = image_table(wells, rng, sites=layout.sites)
+        table = _image_table(wells, rng, sites=layout.sites)
         table.to_csv(part / f"{IMAGES}.gz", index=False)
-        mechanism_table(layout).to_csv(part / MECHANISMS, index=False)
-        profile_table(wells, rng).to_csv(part / f"{PROFILES}.gz", index=False)
+        _mechanism_table(layout).to_csv(part / MECHANISMS, index=False)
+        _profile_table(wells, rng).to_csv(part / f"{PROFILES}.gz", index=False)
         if images:
-            write_images(part, table, wells, rng, layout)
+            _write_images(part, table, wells, rng, layout)
     return Path(root)
 
 
-def compounds(layout: Layout) -> pd.DataFrame:
+def _compounds(layout: Layout) -> pd.DataFrame:
     """compound, moa (None for the last), week."""
     rows = [
         {
             "compound": f"compound {'ABCDE'[m]}{i + 1}",
             "moa": name,
-            "week": layout.names()[i // BY_WEEK],
+            "week": layout.names()[i // _BY_WEEK],
         }
-        for m, name in enumerate(MECHANISM_NAMES[: layout.mechanisms])
-        for i in range(BY_WEEK * layout.weeks)
+        for m, name in enumerate(_MECHANISM_NAMES[: layout.mechanisms])
+        for i in range(_BY_WEEK * layout.weeks)
     ]
     return pd.DataFrame(
         [*rows, {"compound": "nobody knows", "moa": None, "week": layout.names()[-1]}]
     )
 
 
-def well_table(layout: Layout) -> pd.DataFrame:
+def _well_table(layout: Layout) -> pd.DataFrame:
     """plate, well, week, replicate, compound, concentration, moa."""
     rows: list[dict[str, object]] = []
     free = [f"{row}{column:02d}" for row in "BCDEFG" for column in range(3, 11)]
     for week in layout.names():
-        here = compounds(layout).query("week == @week")
+        here = _compounds(layout).query("week == @week")
         for replicate in range(1, layout.replicates + 1):
             plate: dict[str, object] = {
                 "plate": f"{week}_{22120 + replicate}",
@@ -198,12 +202,12 @@ def well_table(layout: Layout) -> pd.DataFrame:
             }
             rows += [
                 plate | {"well": well, "compound": "DMSO", "concentration": "0", "moa": "DMSO"}
-                for well in VEHICLE_WELLS
+                for well in _VEHICLE_WELLS
             ]
             treated = [
                 (name, c, moa)
                 for name, moa in zip(here["compound"], here["moa"], strict=True)
-                for c in CONCENTRATIONS
+                for c in _CONCENTRATIONS
             ]
             treated.append(("UNKNOWN", "0.003", None))
             rows += [
@@ -213,7 +217,7 @@ def well_table(layout: Layout) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def image_table(wells: pd.DataFrame, rng: np.random.Generator, *, sites: int) -> pd.DataFrame:
+def _image_table(wells: pd.DataFrame, rng: np.random.Generator, *, sites: int) -> pd.DataFrame:
     """The 13 columns of ``BBBC021_v1_image.csv``; every second week's names have a prefix."""
     rows: list[dict[str, object]] = []
     for well in wells.to_dict("records"):
@@ -237,56 +241,56 @@ def image_table(wells: pd.DataFrame, rng: np.random.Generator, *, sites: int) ->
     return pd.DataFrame(rows)
 
 
-def mechanism_table(layout: Layout) -> pd.DataFrame:
+def _mechanism_table(layout: Layout) -> pd.DataFrame:
     """``BBBC021_v1_moa.csv``: concentrations written with six decimals, as the real table does."""
-    known = compounds(layout).dropna(subset="moa")
+    known = _compounds(layout).dropna(subset="moa")
     rows = [
         {"compound": name, "concentration": f"{float(c):.6f}", "moa": moa}
         for name, moa in zip(known["compound"], known["moa"], strict=True)
-        for c in CONCENTRATIONS
+        for c in _CONCENTRATIONS
     ]
     return pd.DataFrame([*rows, {"compound": "DMSO", "concentration": "0.0", "moa": "DMSO"}])
 
 
-def profile_table(wells: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
+def _profile_table(wells: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
     """Per-well features: a mechanism's effect and what the week makes of it, a plate's shift, and noise."""
-    known = [name for name in MECHANISM_NAMES if name in set(wells["moa"])]
-    shared = dict(zip(known, 1.5 * rng.normal(size=(len(known), FEATURES)), strict=True))
+    known = [name for name in _MECHANISM_NAMES if name in set(wells["moa"])]
+    shared = dict(zip(known, 1.5 * rng.normal(size=(len(known), _FEATURES)), strict=True))
     by_week = {
-        (name, week): 4 * rng.normal(size=FEATURES)
+        (name, week): 4 * rng.normal(size=_FEATURES)
         for name in known
         for week in wells["week"].unique()
     }
-    shift = {plate: rng.normal(size=FEATURES) for plate in wells["plate"].unique()}
+    shift = {plate: rng.normal(size=_FEATURES) for plate in wells["plate"].unique()}
     values = []
     for plate, week, moa in zip(wells["plate"], wells["week"], wells["moa"], strict=True):
         effect = shared[moa] + by_week[moa, week] if moa in shared else 0
-        values.append(shift[plate] + effect + rng.normal(size=FEATURES))
+        values.append(shift[plate] + effect + rng.normal(size=_FEATURES))
     keys = wells[["plate", "well"]].rename(
         columns={"plate": "Image_Metadata_Plate", "well": "Image_Metadata_Well"}
     )
-    names = [f"Cells_Feature_{i}" for i in range(FEATURES)]
+    names = [f"Cells_Feature_{i}" for i in range(_FEATURES)]
     return pd.concat([keys, pd.DataFrame(np.array(values), columns=names)], axis=1)
 
 
-def write_images(
+def _write_images(
     root: Path, table: pd.DataFrame, wells: pd.DataFrame, rng: np.random.Generator, layout: Layout
 ) -> None:
     """A 16-bit TIFF for each file of the table: cells that look as their treatment says, through a week's stains."""
     from PIL import Image
 
-    looks = treatment_looks(wells, rng, effect=layout.effect)
-    stains = plate_stains(wells, rng, spread=layout.stain)
+    looks = _treatment_looks(wells, rng, effect=layout.effect)
+    stains = _plate_stains(wells, rng, spread=layout.stain)
     spoilt = set(rng.permutation(len(table))[: layout.artefacts].tolist())
     labels = wells.set_index(["plate", "well"])
     for number, row in enumerate(table.to_dict("records")):
         plate, well = row["Image_Metadata_Plate_DAPI"], row["Image_Metadata_Well_DAPI"]
         label = labels.loc[(plate, well)]
-        stack = draw_cells(
+        stack = _draw_cells(
             looks[label["compound"], label["concentration"]], rng, shape=layout.shape
         )
         if number in spoilt:
-            stack = spoil(stack, rng)
+            stack = _spoil(stack, rng)
         gain, ground = stains[plate]
         for channel, image, g, b in zip(CHANNELS, stack, gain, ground, strict=True):
             path = root / row[f"Image_PathName_{channel}"] / row[f"Image_FileName_{channel}"]

@@ -17,8 +17,8 @@ from perturbgen.core.files import atomic_path
 from perturbgen.images.rxrx3 import CORE, EMPTY_CONTROL, RXRX3_COLUMNS
 from perturbgen.images.rxrx19 import ACTIVE, COLUMNS, MOCK, UV
 
-SMILES = "CCO |r|"  # CXSMILES, as released
-STRAY = "HRCE-1_9_A01_1"  # an embedding of which the metadata know nothing
+_SMILES = "CCO |r|"  # CXSMILES, as released
+_STRAY = "HRCE-1_9_A01_1"  # an embedding of which the metadata know nothing
 
 
 def write_rxrx19a(
@@ -49,8 +49,8 @@ def write_rxrx19a(
         "controls": controls,
         "sites": sites,
     }
-    meta = site_table(list(experiments), options, rng)
-    values = embeddings(
+    meta = _site_table(list(experiments), options, rng)
+    values = _embeddings(
         meta,
         rng,
         features=features,
@@ -59,22 +59,22 @@ def write_rxrx19a(
         side_effect={f"drug-{drugs}": side_effect},
     )
     meta.loc[meta["well_id"] == meta["well_id"].iloc[-1], "disease_condition"] = None
-    return write(root, meta, values, stray=STRAY)
+    return _write(root, meta, values, stray=_STRAY)
 
 
 def write_rxrx19b(root: str | Path, *, seed: int = 0, drugs: int = 4, rescuers: int = 1) -> Path:
     """The same in 19b's words: one experiment of HUVEC, one site, 128 features, healthy and storm-severe."""
     rng = np.random.default_rng(seed)
     options = {"drugs": drugs, "doses": 3, "replicates": 2, "controls": 6, "sites": 1}
-    meta = site_table(["HUVEC-1"], options, rng)
-    values = embeddings(meta, rng, features=128, rescuers=rescuers, infection=1.0, side_effect={})
+    meta = _site_table(["HUVEC-1"], options, rng)
+    values = _embeddings(meta, rng, features=128, rescuers=rescuers, infection=1.0, side_effect={})
     words = {ACTIVE: "storm-severe", MOCK: "healthy", UV: "healthy"}
     meta["disease_condition"] = meta["disease_condition"].map(words)
     meta.loc[meta.index[-1], "disease_condition"] = None
-    return write(root, meta, values, stray="HUVEC-1_9_A01_1")
+    return _write(root, meta, values, stray="HUVEC-1_9_A01_1")
 
 
-def site_table(
+def _site_table(
     experiments: Sequence[str], options: dict[str, int], rng: np.random.Generator
 ) -> pd.DataFrame:
     """The metadata: wells in random places of 1536-well plates, A01 to AF48."""
@@ -83,7 +83,7 @@ def site_table(
     rows = []
     for experiment in experiments:
         for plate in (1, 2):
-            wells = plate_wells(options, last=(experiment, plate) == (experiments[-1], 2))
+            wells = _plate_wells(options, last=(experiment, plate) == (experiments[-1], 2))
             for place, (condition, treatment, dose) in zip(
                 rng.permutation(places), wells, strict=False
             ):
@@ -99,12 +99,12 @@ def site_table(
                         site,
                     )
                     rows.append(
-                        (*values, condition, treatment, dose, SMILES if treatment else None)
+                        (*values, condition, treatment, dose, _SMILES if treatment else None)
                     )
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
-def plate_wells(
+def _plate_wells(
     options: dict[str, int], *, last: bool
 ) -> list[tuple[str, str | None, float | None]]:
     """Condition, treatment and dose of each well of a plate; the last plate ends with a well nobody will name."""
@@ -121,7 +121,7 @@ def plate_wells(
     return [*wells, (ACTIVE, None, None)] if last else wells
 
 
-def embeddings(
+def _embeddings(
     meta: pd.DataFrame,
     rng: np.random.Generator,
     *,
@@ -145,21 +145,21 @@ def embeddings(
     values += (
         infection
         * (meta["disease_condition"] == ACTIVE).to_numpy()[:, None]
-        * (1 - rescue(meta, rescuers))[:, None]
+        * (1 - _rescue(meta, rescuers))[:, None]
         * direction
     )
     effect = meta["treatment"].map(side_effect).fillna(0.0).to_numpy()
     return values + effect[:, None] * elsewhere
 
 
-def rescue(meta: pd.DataFrame, rescuers: int) -> np.ndarray:
+def _rescue(meta: pd.DataFrame, rescuers: int) -> np.ndarray:
     """What share of the infection each row's drug takes away: 0 to 0.8 along the logarithm of the dose."""
     works = meta["treatment"].isin([f"drug-{i}" for i in range(1, rescuers + 1)]).to_numpy()
     dose = meta["treatment_conc"].astype(float).fillna(10.0).to_numpy()
     return np.where(works, 0.8 / (1 + (1.0 / dose)), 0.0)
 
 
-def write(root: str | Path, meta: pd.DataFrame, values: np.ndarray, *, stray: str) -> Path:
+def _write(root: str | Path, meta: pd.DataFrame, values: np.ndarray, *, stray: str) -> Path:
     """The two files; an embedding more than there are labels, at the end."""
     names = [f"feature_{i}" for i in range(values.shape[1])]
     table = pd.DataFrame(values.astype(np.float32), columns=names)
@@ -172,8 +172,8 @@ def write(root: str | Path, meta: pd.DataFrame, values: np.ndarray, *, stray: st
     return Path(root)
 
 
-FEATURES = 384
-PARQUET = "OpenPhenom_rxrx3_core_embeddings.parquet"
+_FEATURES = 384
+_PARQUET = "OpenPhenom_rxrx3_core_embeddings.parquet"
 
 
 def write_rxrx3(
@@ -182,28 +182,28 @@ def write_rxrx3(
     """``metadata_rxrx3_core.csv`` and the OpenPhenom embeddings; one well of each table has no partner in the other."""
     rng = np.random.default_rng(seed)
     meta = pd.DataFrame(
-        [*gene_wells(genes, plates), *compound_wells(compounds, plates)],
+        [*_gene_wells(genes, plates), *_compound_wells(compounds, plates)],
         columns=list(RXRX3_COLUMNS),
     )
-    values = rng.normal(size=(len(meta), FEATURES))
+    values = rng.normal(size=(len(meta), _FEATURES))
     for labels in (
         meta["experiment_name"] + meta["plate"].astype(str),
         meta["gene"].fillna(meta["treatment"]),
     ):
         codes, names = pd.factorize(labels, sort=True)
-        values += 2 * rng.normal(size=(len(names), FEATURES))[codes]
+        values += 2 * rng.normal(size=(len(names), _FEATURES))[codes]
     table = pd.DataFrame(
-        values.astype(np.float32), columns=[f"feature_{i}" for i in range(FEATURES)]
+        values.astype(np.float32), columns=[f"feature_{i}" for i in range(_FEATURES)]
     )
     table.insert(0, "well_id", meta["well_id"])
     with atomic_path(root) as part:
         part.mkdir()
         meta.drop(index=0).to_csv(part / CORE, index=False)
-        table.iloc[:-1].to_parquet(part / PARQUET, index=False)
+        table.iloc[:-1].to_parquet(part / _PARQUET, index=False)
     return Path(root)
 
 
-def gene_wells(genes: int, plates: int) -> list[tuple[object, ...]]:
+def _gene_wells(genes: int, plates: int) -> list[tuple[object, ...]]:
     """Knock-outs with two guides each, and four empty controls, on every plate."""
     rows: list[tuple[object, ...]] = []
     for plate in range(1, plates + 1):
@@ -227,7 +227,7 @@ def gene_wells(genes: int, plates: int) -> list[tuple[object, ...]]:
     return rows
 
 
-def compound_wells(compounds: int, plates: int) -> list[tuple[object, ...]]:
+def _compound_wells(compounds: int, plates: int) -> list[tuple[object, ...]]:
     """Compounds at three doses, and four empty controls, on every plate."""
     rows: list[tuple[object, ...]] = []
     for plate in range(1, plates + 1):
@@ -254,8 +254,8 @@ def compound_wells(compounds: int, plates: int) -> list[tuple[object, ...]]:
     return rows
 
 
-CELL_PAINTING_FEATURES = 30
-DOSES = (0.1, 1.0, 10.0)
+_CELL_PAINTING_FEATURES = 30
+_DOSES = (0.1, 1.0, 10.0)
 
 
 def write_cellpainting(
@@ -263,14 +263,14 @@ def write_cellpainting(
 ) -> Path:
     """A folder with ``profiles.csv.gz``: two plates, 8 DMSO wells each, compounds in pairs of one mechanism."""
     rng = np.random.default_rng(seed)
-    effects = rng.normal(size=(-(-compounds // 2), CELL_PAINTING_FEATURES))
+    effects = rng.normal(size=(-(-compounds // 2), _CELL_PAINTING_FEATURES))
     rows, values = [], []
     for plate in ("SQ00010001", "SQ00010002"):
-        shift = rng.normal(size=CELL_PAINTING_FEATURES)
+        shift = rng.normal(size=_CELL_PAINTING_FEATURES)
         wells = [("DMSO", 0.0, "")] * 8 + [
             (f"BRD-K{c:08d}", dose, f"mechanism {c // 2}")
             for c in range(compounds)
-            for dose in DOSES
+            for dose in _DOSES
             for _ in range(replicates)
         ]
         for i, (name, dose, moa) in enumerate(wells):
@@ -278,11 +278,11 @@ def write_cellpainting(
                 (plate, f"{'ABCDEFGHIJKLMNOP'[i // 24]}{i % 24 + 1:02d}", name, dose, moa or None)
             )
             effect = effects[int(name[5:]) // 2] * dose / 3 if moa else 0
-            values.append(shift + effect + rng.normal(size=CELL_PAINTING_FEATURES))
+            values.append(shift + effect + rng.normal(size=_CELL_PAINTING_FEATURES))
     names = ["Plate", "Well", "broad_sample", "mmoles_per_liter", "moa"]
     meta = pd.DataFrame(rows, columns=[f"Metadata_{name}" for name in names])
     table = pd.DataFrame(
-        np.array(values), columns=[f"Cells_Feature_{i}" for i in range(CELL_PAINTING_FEATURES)]
+        np.array(values), columns=[f"Cells_Feature_{i}" for i in range(_CELL_PAINTING_FEATURES)]
     )
     with atomic_path(root) as part:
         part.mkdir()

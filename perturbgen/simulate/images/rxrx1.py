@@ -12,12 +12,12 @@ from perturbgen.core.files import atomic_path
 from perturbgen.images.rxrx1 import COLUMNS, EMPTY
 from perturbgen.simulate.images.bbbc021 import blobs
 
-EXPERIMENTS = {"HUVEC-01": "train", "HUVEC-02": "test", "U2OS-01": "train", "U2OS-02": "test"}
-GROUPS = 4
-SITES = 2
-CHANNELS = 6
-FEATURES = 128
-DROPPED = ("HUVEC-01_2_B03_2", "U2OS-02_4_B04_1")  # sites that quality control took away
+_EXPERIMENTS = {"HUVEC-01": "train", "HUVEC-02": "test", "U2OS-01": "train", "U2OS-02": "test"}
+_GROUPS = 4
+_SITES = 2
+_CHANNELS = 6
+_FEATURES = 128
+_DROPPED = ("HUVEC-01_2_B03_2", "U2OS-02_4_B04_1")  # sites that quality control took away
 
 
 def write_rxrx1(
@@ -29,7 +29,7 @@ def write_rxrx1(
     images: bool = True,
     size: int = 64,
     layout: str = "2020",
-    experiments: Mapping[str, str] = EXPERIMENTS,
+    experiments: Mapping[str, str] = _EXPERIMENTS,
     stain: float = 0.0,
 ) -> Path:
     """A folder of RxRx1: metadata.csv and embeddings.csv (2020) or the four tables (Kaggle), and the images as 8-bit
@@ -40,41 +40,41 @@ def write_rxrx1(
     experiment, which are stained on different days.
     """
     rng = np.random.default_rng(seed)
-    meta = site_table(rng, sirnas=sirnas, controls=controls, experiments=experiments)
-    kept = meta[~meta["site_id"].isin(DROPPED)].reset_index(drop=True)
+    meta = _site_table(rng, sirnas=sirnas, controls=controls, experiments=experiments)
+    kept = meta[~meta["site_id"].isin(_DROPPED)].reset_index(drop=True)
     with atomic_path(root) as part:
         part.mkdir()
         if layout == "kaggle":
-            write_kaggle(part, meta)
+            _write_kaggle(part, meta)
         else:
             kept.to_csv(part / "metadata.csv", index=False)
-            embeddings(kept, rng).to_csv(part / "embeddings.csv", index=False)
+            _embeddings(kept, rng).to_csv(part / "embeddings.csv", index=False)
         if images:
-            write_images(part, kept, rng, size=size, kaggle=layout == "kaggle", stain=stain)
+            _write_images(part, kept, rng, size=size, kaggle=layout == "kaggle", stain=stain)
     return Path(root)
 
 
-def site_table(
+def _site_table(
     rng: np.random.Generator,
     *,
     sirnas: int,
     controls: int,
-    experiments: Mapping[str, str] = EXPERIMENTS,
+    experiments: Mapping[str, str] = _EXPERIMENTS,
 ) -> pd.DataFrame:
     """The metadata of 2020, every site present."""
-    total = GROUPS * sirnas + controls
+    total = _GROUPS * sirnas + controls
     names = [f"s{number}" for number in rng.permutation(np.arange(19651, 19651 + total))]
-    group = rng.permutation(GROUPS * sirnas).reshape(GROUPS, sirnas)
+    group = rng.permutation(_GROUPS * sirnas).reshape(_GROUPS, sirnas)
     rows = []
     for number, (experiment, dataset) in enumerate(experiments.items()):
-        for plate in range(1, GROUPS + 1):
-            classes = [*group[(plate - 1 + number) % GROUPS], *range(GROUPS * sirnas, total)]
+        for plate in range(1, _GROUPS + 1):
+            classes = [*group[(plate - 1 + number) % _GROUPS], *range(_GROUPS * sirnas, total)]
             wells = {"B02": total} | dict(
-                zip(free_wells(len(classes)), rng.permutation(classes), strict=True)
+                zip(_free_wells(len(classes)), rng.permutation(classes), strict=True)
             )
             for well, sirna_id in wells.items():
                 rows += [
-                    site_row(
+                    _site_row(
                         experiment,
                         dataset,
                         plate,
@@ -82,14 +82,14 @@ def site_table(
                         site,
                         int(sirna_id),
                         names,
-                        GROUPS * sirnas,
+                        _GROUPS * sirnas,
                     )
-                    for site in range(1, SITES + 1)
+                    for site in range(1, _SITES + 1)
                 ]
     return pd.DataFrame(rows)[list(COLUMNS)]
 
 
-def site_row(
+def _site_row(
     experiment: str,
     dataset: str,
     plate: int,
@@ -122,15 +122,15 @@ def site_row(
     }
 
 
-def free_wells(count: int) -> list[str]:
+def _free_wells(count: int) -> list[str]:
     """Wells from B03 on, as on the 14 x 22 inner wells of a 384-well plate."""
     wells = [f"{row}{column:02d}" for row in "BCDEFGHIJKLMNO" for column in range(2, 24)]
     return wells[1 : count + 1]
 
 
-def embeddings(meta: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
+def _embeddings(meta: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
     """site_id and 128 numbers: cell type, batch and siRNA add up, in this order of strength."""
-    values = rng.normal(size=(len(meta), FEATURES))
+    values = rng.normal(size=(len(meta), _FEATURES))
     plate = meta["experiment"] + "_" + meta["plate"].astype(str)
     for labels, strength in (
         (meta["cell_type"], 6.0),
@@ -139,14 +139,14 @@ def embeddings(meta: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
         (meta["sirna"], 2.0),
     ):
         codes, names = pd.factorize(labels, sort=True)
-        values += strength * rng.normal(size=(len(names), FEATURES))[codes]
+        values += strength * rng.normal(size=(len(names), _FEATURES))[codes]
     table = pd.DataFrame(
-        values.astype(np.float32), columns=[f"feature_{i}" for i in range(FEATURES)]
+        values.astype(np.float32), columns=[f"feature_{i}" for i in range(_FEATURES)]
     )
     return pd.concat([meta["site_id"], table], axis=1)
 
 
-def write_kaggle(root: Path, meta: pd.DataFrame) -> None:
+def _write_kaggle(root: Path, meta: pd.DataFrame) -> None:
     """train.csv, test.csv (no siRNA) and their controls; a row a well, the siRNA a number."""
     wells = (
         meta.drop_duplicates("well_id")
@@ -164,7 +164,7 @@ def write_kaggle(root: Path, meta: pd.DataFrame) -> None:
         )
 
 
-def write_images(
+def _write_images(
     root: Path,
     meta: pd.DataFrame,
     rng: np.random.Generator,
@@ -176,14 +176,14 @@ def write_images(
     """Six PNG a site: a siRNA's blobs through the stains of its experiment and the gain and offset of its plate."""
     from PIL import Image
 
-    patterns = {name: rng.random(CHANNELS) for name in meta["sirna"].unique()}
+    patterns = {name: rng.random(_CHANNELS) for name in meta["sirna"].unique()}
     lens = {
         key: (0.7 + 0.6 * rng.random(), 20 * rng.random())
         for key in meta.groupby(["experiment", "plate"]).groups
     }
-    stains = dict.fromkeys(meta["experiment"].unique(), np.ones(CHANNELS))
+    stains = dict.fromkeys(meta["experiment"].unique(), np.ones(_CHANNELS))
     if stain:
-        stains = {name: np.exp(rng.normal(0, stain, CHANNELS)) for name in stains}
+        stains = {name: np.exp(rng.normal(0, stain, _CHANNELS)) for name in stains}
     for row in meta.to_dict("records"):
         folder = (
             root
@@ -194,7 +194,7 @@ def write_images(
         folder.mkdir(parents=True, exist_ok=True)
         gain, offset = lens[(row["experiment"], row["plate"])]
         cells = blobs(rng, shape=(size, size))
-        for channel in range(CHANNELS):
+        for channel in range(_CHANNELS):
             bright = (
                 gain * stains[row["experiment"]][channel] * 180 * patterns[row["sirna"]][channel]
             )

@@ -20,9 +20,9 @@ from perturbgen.core.tables import read_csv, read_header, require_unique
 from perturbgen.simulate.op3.counts import probability_nonzero, sample_nb_sparse
 from perturbgen.simulate.op3.settings import CELL_TYPES, DepthSettings, ExpressionSettings
 
-MILLION: Final = 1e6
+_MILLION: Final = 1e6
 # A gene that was measured, but never seen in a cell type, still has this share (a hundredth of a count per million).
-SMALLEST_SHARE: Final = 1e-8
+_SMALLEST_SHARE: Final = 1e-8
 
 
 @dataclass(frozen=True)
@@ -69,15 +69,15 @@ def read_baseline(path: str | Path, *, rng: np.random.Generator) -> Baseline:
             f"{path} holds negative or missing means, or text",
             expected="means of log1p(counts per million)",
         )
-    share = np.stack([shares_of_log_means(row) for row in values])
-    share = lend_to_absent(
-        np.maximum(share, SMALLEST_SHARE), absent=(values == 0).all(axis=0), rng=rng
+    share = np.stack([_shares_of_log_means(row) for row in values])
+    share = _lend_to_absent(
+        np.maximum(share, _SMALLEST_SHARE), absent=(values == 0).all(axis=0), rng=rng
     )
     share /= share.sum(axis=1, keepdims=True)
     return Baseline(pd.DataFrame(share, index=list(CELL_TYPES), columns=table.columns.astype(str)))
 
 
-def lend_to_absent(
+def _lend_to_absent(
     share: np.ndarray, *, absent: np.ndarray, rng: np.random.Generator
 ) -> np.ndarray:
     """Shares (cell types, genes) in which each absent gene has those of one of the rarer genes, chosen at random.
@@ -94,7 +94,7 @@ def lend_to_absent(
     return lent
 
 
-def shares_of_log_means(log_means: np.ndarray, *, size: float = 2.0) -> np.ndarray:
+def _shares_of_log_means(log_means: np.ndarray, *, size: float = 2.0) -> np.ndarray:
     """Shares (genes,) whose NB counts have these means of log1p(1e6 x count / depth), the depth being solved for."""
     mean = np.geomspace(1e-6, 1e3, 400)
     count = np.arange(1, 4000)
@@ -102,7 +102,7 @@ def shares_of_log_means(log_means: np.ndarray, *, size: float = 2.0) -> np.ndarr
 
     def counts_at(depth: float) -> np.ndarray:
         """Expected counts (genes,) of a cell of this depth."""
-        expected = pmf @ np.log1p(MILLION * count / depth)
+        expected = pmf @ np.log1p(_MILLION * count / depth)
         return np.interp(
             log_means, np.concatenate([[0.0], expected]), np.concatenate([[0.0], mean])
         )
@@ -145,7 +145,7 @@ def solve_depth(
     def surplus(log_depth: float) -> float:
         """Zeros there are more than wanted."""
         r = dispersions(share, depth=np.exp(log_depth), settings=expression, scatter=scatter)
-        found = zero_fraction(share, depth=np.exp(log_depth), weights=weights, settings=depth, r=r)
+        found = _zero_fraction(share, depth=np.exp(log_depth), weights=weights, settings=depth, r=r)
         return found - depth.zero_fraction
 
     low, high = np.log(1.0), np.log(1e6)
@@ -157,7 +157,7 @@ def solve_depth(
     return float(np.exp(brentq(surplus, low, high, xtol=1e-3)))
 
 
-def zero_fraction(
+def _zero_fraction(
     share: pd.DataFrame, *, depth: float, weights: pd.Series, settings: DepthSettings, r: np.ndarray
 ) -> float:
     """Expected share of zeros at a mean depth, cell types weighted, library sizes log-normal (nine nodes)."""
@@ -172,10 +172,10 @@ def zero_fraction(
     return zeros
 
 
-SMALLEST_DISPERSION: Final = 1e-3
+_SMALLEST_DISPERSION: Final = 1e-3
 # Genes are thought to scatter around the trend by this share of it, and beyond this multiple they do not move it.
-SCATTER: Final = 0.5
-OUTLIER: Final = 4.0
+_SCATTER: Final = 0.5
+_OUTLIER: Final = 4.0
 
 
 @dataclass(frozen=True)
@@ -218,16 +218,16 @@ def fit_baseline(counts: sparse.csr_array | sparse.csr_matrix) -> CellFit:
     dispersion = np.zeros(len(mean))
     excess = square - mean**2 - mean * np.mean(1 / s)
     dispersion[seen] = excess[seen] / mean[seen] ** 2
-    floor, slope = dispersion_trend(mean[seen], dispersion[seen])
+    floor, slope = _dispersion_trend(mean[seen], dispersion[seen])
     mean_seen = np.maximum(mean, mean[seen].min())
     trend = floor + slope / mean_seen
     # A moment estimate from n cells has a variance of about 2 (dispersion + 1/m)^2 / n, and counts accordingly.
-    noise, scatter = 2 * (trend + 1 / mean_seen) ** 2 / len(s), (SCATTER * trend) ** 2
+    noise, scatter = 2 * (trend + 1 / mean_seen) ** 2 / len(s), (_SCATTER * trend) ** 2
     shrunk = trend + np.where(seen, scatter / (scatter + noise), 0) * (dispersion - trend)
     log_totals = np.log(totals)
     return CellFit(
         share=mean / mean.sum(),
-        dispersion=np.maximum(shrunk, SMALLEST_DISPERSION),
+        dispersion=np.maximum(shrunk, _SMALLEST_DISPERSION),
         log_depth=float(log_totals.mean()),
         log_depth_sd=float(log_totals.std(ddof=1)),
         floor=floor,
@@ -235,12 +235,12 @@ def fit_baseline(counts: sparse.csr_array | sparse.csr_matrix) -> CellFit:
     )
 
 
-def dispersion_trend(mean: np.ndarray, dispersion: np.ndarray) -> tuple[float, float]:
+def _dispersion_trend(mean: np.ndarray, dispersion: np.ndarray) -> tuple[float, float]:
     """``floor`` and ``slope`` (not negative) of floor + slope / mean, by least squares, genes weighted by mean^2."""
     weight = np.minimum(mean, 10.0)
     terms = np.column_stack([np.ones_like(mean), 1 / mean])
     kept = dispersion
     for _ in range(3):
         (floor, slope), _ = nnls(terms * weight[:, None], kept * weight)
-        kept = np.minimum(dispersion, OUTLIER * (floor + slope / mean) + 1 / mean)
-    return max(float(floor), SMALLEST_DISPERSION), float(slope)
+        kept = np.minimum(dispersion, _OUTLIER * (floor + slope / mean) + 1 / mean)
+    return max(float(floor), _SMALLEST_DISPERSION), float(slope)

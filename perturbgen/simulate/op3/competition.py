@@ -42,10 +42,10 @@ from perturbgen.simulate.op3.labels import (
 from perturbgen.simulate.op3.settings import CELL_TYPES
 from perturbgen.simulate.op3.world import Chunk, World, normalised
 
-MILLION: Final = 1e6
+_MILLION: Final = 1e6
 
 
-class LongParquet:
+class _LongParquet:
     """A long file of non-zero counts; holds at most one row group and one chunk in memory.
 
     ``normalized_count`` is log1p of counts per million of the cell's true total.
@@ -63,7 +63,7 @@ class LongParquet:
         # Without the stored Arrow schema, readers see plain strings, as in the real file.
         self._writer = pq.ParquetWriter(path, self._schema, store_schema=False, compression="zstd")
 
-    def __enter__(self) -> LongParquet:
+    def __enter__(self) -> _LongParquet:
         return self
 
     def __exit__(
@@ -79,7 +79,7 @@ class LongParquet:
     def add(self, ids: list[str], counts: sparse.csr_array, totals: np.ndarray) -> None:
         """Append cells: their ids, counts (cells, genes) and true totals (cells,)."""
         cell = np.repeat(np.arange(len(ids), dtype=np.int32), np.diff(counts.indptr))
-        normalised = np.log1p(counts.data * (MILLION / totals[cell]))
+        normalised = np.log1p(counts.data * (_MILLION / totals[cell]))
         columns = [
             pa.DictionaryArray.from_arrays(pa.array(cell), pa.array(ids, pa.string())),
             pa.DictionaryArray.from_arrays(pa.array(counts.indices.astype(np.int32)), self._genes),
@@ -99,7 +99,7 @@ class LongParquet:
         self._pending, self._rows = [], 0
 
 
-def de_tables(world: World, pseudobulk: AnnData) -> tuple[pd.DataFrame, pd.DataFrame]:
+def _de_tables(world: World, pseudobulk: AnnData) -> tuple[pd.DataFrame, pd.DataFrame]:
     """``de_train`` (labels, then genes) and the withheld rows in ``id_map`` order, from the organisers' fit."""
     table = flavour_table(pseudobulk, flavour="kaggle").signed_log10_p.rename_axis(KEY)
     train, wanted = train_rows(world), id_map(world)
@@ -108,13 +108,13 @@ def de_tables(world: World, pseudobulk: AnnData) -> tuple[pd.DataFrame, pd.DataF
     return pd.concat([train, released], axis=1), pd.concat([wanted, truth], axis=1)
 
 
-def sample_submission(world: World) -> pd.DataFrame:
+def _sample_submission(world: World) -> pd.DataFrame:
     """The ids to predict with zeros for every gene."""
     ids = id_map(world)["id"]
     return pd.DataFrame(0.0, index=pd.Index(ids, name="id"), columns=world.genes).reset_index()
 
 
-def multiome(world: World) -> Iterator[tuple[pd.DataFrame, sparse.csr_array]]:
+def _multiome(world: World) -> Iterator[tuple[pd.DataFrame, sparse.csr_array]]:
     """Untreated cells' RNA, by cell type and donor: their obs (obs_id, cell_type, donor_id) and counts."""
     vehicle = world.groups[world.groups["sm_name"] == world.layout.vehicle]
     weights = vehicle.groupby(["cell_type", "donor_id"])["n_cells"].sum()
@@ -125,10 +125,10 @@ def multiome(world: World) -> Iterator[tuple[pd.DataFrame, sparse.csr_array]]:
         obs = pd.DataFrame(
             {"obs_id": ids[last - count : last], "cell_type": cell_type, "donor_id": donor}
         )
-        yield obs, untreated(world, cell_type, donor, n=count, rng=rng)
+        yield obs, _untreated(world, cell_type, donor, n=count, rng=rng)
 
 
-def untreated(
+def _untreated(
     world: World, cell_type: str, donor: str, *, n: int, rng: np.random.Generator
 ) -> sparse.csr_array:
     """Counts (cells, genes) of untreated cells of a donor."""
@@ -168,7 +168,7 @@ class PseudobulkSums:
         )
 
 
-README = """This folder is SIMULATED ({kind}); no cell in it was ever measured.
+_README = """This folder is SIMULATED ({kind}); no cell in it was ever measured.
 
 It has the files of the NeurIPS 2023 "Open Problems - Single-Cell Perturbations" competition, made by
 `perturbgen simulate` with the settings and the seed in simulation.toml. What only a simulation knows:
@@ -185,30 +185,30 @@ not in the truth and must be removed by the pair obs_id, gene. The multiome file
 
 def write_competition(world: World, folder: Path) -> None:
     """Write the whole file set into an existing, empty folder."""
-    write_labels(world, folder)
-    write_multiome(world, folder)
+    _write_labels(world, folder)
+    _write_multiome(world, folder)
     write_h5ad(truth(world), folder / "truth.h5ad")
-    pseudobulk = write_cells(world, folder)
+    pseudobulk = _write_cells(world, folder)
     write_h5ad(pseudobulk, folder / "truth_pseudobulk.h5ad")
-    de_train, de_truth = de_tables(world, pseudobulk)
+    de_train, de_truth = _de_tables(world, pseudobulk)
     de_train.to_parquet(folder / "de_train.parquet", index=False)
     de_truth.to_parquet(folder / "de_truth.parquet", index=False)
-    (folder / "simulation.toml").write_text(simulation_toml(world))
-    (folder / "README.txt").write_text(README.format(kind=world.kind))
+    (folder / "simulation.toml").write_text(_simulation_toml(world))
+    (folder / "README.txt").write_text(_README.format(kind=world.kind))
 
 
-def simulation_toml(world: World) -> str:
+def _simulation_toml(world: World) -> str:
     """The seed and the resolved settings, from which :func:`perturbgen.simulate.load_world` rebuilds the world."""
     return tomli_w.dumps({"seed": world.seed, "settings": world.settings.model_dump(mode="json")})
 
 
-def write_cells(world: World, folder: Path) -> AnnData:
+def _write_cells(world: World, folder: Path) -> AnnData:
     """Draw every cell once: the released ones to parquet, the withheld ones to h5ad, the sums are returned."""
     sums, excluded = PseudobulkSums(), []
     row_group = world.settings.files.row_group
     with (
-        LongParquet(folder / "adata_train.parquet", world.genes, row_group=row_group) as released,
-        withheld_file(world, folder / "truth_cells.h5ad") as withheld,
+        _LongParquet(folder / "adata_train.parquet", world.genes, row_group=row_group) as released,
+        _withheld_file(world, folder / "truth_cells.h5ad") as withheld,
         progress("simulating cells", int(world.groups["n_cells"].sum())) as tick,
     ):
         for chunk in world.chunks():
@@ -218,8 +218,8 @@ def write_cells(world: World, folder: Path) -> AnnData:
             else:
                 spurious = spurious_entries(world, chunk)
                 ids = chunk_ids(world, chunk)
-                released.add(ids, sparse.csr_array(chunk.counts + spurious), totals(chunk.counts))
-                excluded += pairs(spurious, ids, world.genes)
+                released.add(ids, sparse.csr_array(chunk.counts + spurious), _totals(chunk.counts))
+                excluded += _pairs(spurious, ids, world.genes)
             tick(chunk.counts.shape[0])
     pd.DataFrame(excluded, columns=["obs_id", "gene"]).to_csv(
         folder / "adata_excluded_ids.csv", index=False
@@ -227,33 +227,33 @@ def write_cells(world: World, folder: Path) -> AnnData:
     return sums.table(world)
 
 
-def withheld_file(world: World, path: Path) -> SparseH5ad:
+def _withheld_file(world: World, path: Path) -> SparseH5ad:
     """The file of the withheld cells, their labels already in it."""
     obs = in_our_words(all_cells(world, withheld=True))
     var = pd.DataFrame(index=pd.Index(world.genes, name="gene"))
     return SparseH5ad(path, obs=obs, var=var, uns=metadata(world))
 
 
-def totals(counts: sparse.csr_array) -> np.ndarray:
+def _totals(counts: sparse.csr_array) -> np.ndarray:
     """Counts of each cell (cells,), at least one."""
     return np.maximum(np.asarray(counts.sum(axis=1)).ravel(), 1)
 
 
-def pairs(entries: sparse.csr_array, ids: list[str], genes: list[str]) -> list[tuple[str, str]]:
+def _pairs(entries: sparse.csr_array, ids: list[str], genes: list[str]) -> list[tuple[str, str]]:
     """The (obs_id, gene) of every stored entry."""
     cells, columns = entries.nonzero()
     return [(ids[cell], genes[gene]) for cell, gene in zip(cells, columns, strict=True)]
 
 
-def write_labels(world: World, folder: Path) -> None:
+def _write_labels(world: World, folder: Path) -> None:
     """The obs table (by id, as the real one), the rows to predict, and an example of a submission."""
     obs = all_cells(world, withheld=False).sort_values("obs_id")
     obs.to_csv(folder / "adata_obs_meta.csv", index=False)
     id_map(world).to_csv(folder / "id_map.csv", index=False)
-    sample_submission(world).to_csv(folder / "sample_submission.csv", index=False)
+    _sample_submission(world).to_csv(folder / "sample_submission.csv", index=False)
 
 
-def write_multiome(world: World, folder: Path) -> None:
+def _write_multiome(world: World, folder: Path) -> None:
     """The untreated cells' RNA."""
     var = pd.DataFrame(
         {"location": world.genes, "gene_id": world.genes, "feature_type": "Gene Expression"}
@@ -261,8 +261,8 @@ def write_multiome(world: World, folder: Path) -> None:
     var.to_csv(folder / "multiome_var_meta.csv", index=False)
     labels, path = [], folder / "multiome_train.parquet"
     row_group = world.settings.files.row_group
-    with LongParquet(path, world.genes, row_group=row_group, gene_column="location") as file:
-        for obs, counts in multiome(world):
-            file.add(obs["obs_id"].tolist(), counts, totals(counts))
+    with _LongParquet(path, world.genes, row_group=row_group, gene_column="location") as file:
+        for obs, counts in _multiome(world):
+            file.add(obs["obs_id"].tolist(), counts, _totals(counts))
             labels.append(obs)
     pd.concat(labels).sort_values("obs_id").to_csv(folder / "multiome_obs_meta.csv", index=False)

@@ -16,10 +16,10 @@ from scipy import sparse
 from perturbgen.simulate.op3.layout import DONORS, Layout
 from perturbgen.simulate.op3.settings import CELL_TYPES, WITHHELD_TYPES, CellSettings, DepthSettings
 
-DENSE_ABOVE: Final = 0.3
+_DENSE_ABOVE: Final = 0.3
 
-Floats = NDArray[np.floating]
-Ints = NDArray[np.integer]
+_Floats = NDArray[np.floating]
+_Ints = NDArray[np.integer]
 
 
 class Stream(IntEnum):
@@ -43,7 +43,7 @@ def stream(seed: int, *key: int) -> np.random.Generator:
 
 
 def sample_nb_sparse(
-    rng: np.random.Generator, *, size: Floats, share: Floats, r: Floats
+    rng: np.random.Generator, *, size: _Floats, share: _Floats, r: _Floats
 ) -> sparse.csr_array:
     """NB counts (cells, genes) with means ``outer(size, share)`` and NB sizes ``r`` (variance m + m^2/r), as CSR.
 
@@ -51,11 +51,11 @@ def sample_nb_sparse(
     ``inf`` being the Poisson limit. Well expressed genes are drawn as gamma-Poisson, the others as clusters; both are
     exact.
     """
-    is_dense = size.sum() * share > DENSE_ABOVE * len(size)
+    is_dense = size.sum() * share > _DENSE_ABOVE * len(size)
     dense, rare = np.flatnonzero(is_dense), np.flatnonzero(~is_dense)
     parts = [
-        (*gamma_poisson(rng, size=size, share=share[dense], r=r[dense]), dense),
-        (*clusters(rng, size=size, share=share[rare], r=r[rare]), rare),
+        (*_gamma_poisson(rng, size=size, share=share[dense], r=r[dense]), dense),
+        (*_clusters(rng, size=size, share=share[rare], r=r[rare]), rare),
     ]
     cell = np.concatenate([part[0] for part in parts])
     gene = np.concatenate([part[3][part[1]] for part in parts])
@@ -65,9 +65,9 @@ def sample_nb_sparse(
     return matrix
 
 
-def gamma_poisson(
-    rng: np.random.Generator, *, size: Floats, share: Floats, r: Floats
-) -> tuple[Ints, Ints, Ints]:
+def _gamma_poisson(
+    rng: np.random.Generator, *, size: _Floats, share: _Floats, r: _Floats
+) -> tuple[_Ints, _Ints, _Ints]:
     """Non-zero entries (cell, gene, count): k ~ Poisson(m x Gamma(r, 1/r))."""
     finite = np.where(np.isinf(r), 1.0, r)
     wobble = rng.standard_gamma(finite, size=(len(size), len(share))) / finite
@@ -77,9 +77,9 @@ def gamma_poisson(
     return cell.astype(np.int32), gene.astype(np.int32), counts[cell, gene]
 
 
-def clusters(
-    rng: np.random.Generator, *, size: Floats, share: Floats, r: Floats
-) -> tuple[Ints, Ints, Ints]:
+def _clusters(
+    rng: np.random.Generator, *, size: _Floats, share: _Floats, r: _Floats
+) -> tuple[_Ints, _Ints, _Ints]:
     """Entries (cell, gene, count), to be added up where they repeat, whose sums are NB.
 
     NB(m, r) is a Poisson(r log(1 + m/r)) number of clusters of logarithmic size with p = m/(m + r) (Quenouille 1949).
@@ -98,7 +98,7 @@ def clusters(
     return cell[keep], gene[keep], rng.logseries(p).astype(np.int32)
 
 
-def probability_nonzero(mean: Floats, r: Floats) -> Floats:
+def probability_nonzero(mean: _Floats, r: _Floats) -> _Floats:
     """1 - NB(0; m, r) = 1 - (1 + m/r)^-r, for any shapes that broadcast."""
     return -np.expm1(-r * np.log1p(mean / r))
 
@@ -143,16 +143,16 @@ def count_cells(
     rng = stream(seed, Stream.CELLS, 1)
     wells, n = layout.wells, len(layout.wells)
     side = wells.groupby(["plate_name", wells["sm_name"] == layout.vehicle]).ngroup().to_numpy()
-    by_well = balanced_factors(rng, settings.well_log_sd, (n, 1), side)
-    mix = balanced_factors(rng, settings.mix_log_sd, (n, len(CELL_TYPES)), side)
+    by_well = _balanced_factors(rng, settings.well_log_sd, (n, 1), side)
+    mix = _balanced_factors(rng, settings.mix_log_sd, (n, len(CELL_TYPES)), side)
     alive = survival.T.loc[wells["sm_name"], list(CELL_TYPES)].to_numpy()
     mean = expected.loc[wells["plate_name"]].to_numpy() * alive * by_well * mix
-    cells = balanced_poisson(rng, mean * ~wells["lost"].to_numpy()[:, None], side)
+    cells = _balanced_poisson(rng, mean * ~wells["lost"].to_numpy()[:, None], side)
     groups = wells.loc[wells.index.repeat(len(CELL_TYPES))].reset_index(drop=True)
     groups["cell_type"] = list(CELL_TYPES) * n
     groups["n_cells"], groups["survival"] = cells.ravel(), alive.ravel()
-    groups["withheld"] = is_withheld(groups, layout)
-    return keep_to_real_rows(groups, layout)
+    groups["withheld"] = _is_withheld(groups, layout)
+    return _keep_to_real_rows(groups, layout)
 
 
 def mean_one(rng: np.random.Generator, log_sd: float, shape: tuple[int, ...]) -> np.ndarray:
@@ -160,7 +160,7 @@ def mean_one(rng: np.random.Generator, log_sd: float, shape: tuple[int, ...]) ->
     return np.exp(rng.normal(-(log_sd**2) / 2, log_sd, shape))
 
 
-def balanced_factors(
+def _balanced_factors(
     rng: np.random.Generator, log_sd: float, shape: tuple[int, int], side: np.ndarray
 ) -> np.ndarray:
     """Factors (wells, n) as of :func:`mean_one`, but their logs have the same mean on each ``side`` (wells,)."""
@@ -169,7 +169,7 @@ def balanced_factors(
     return np.exp(balanced.to_numpy() - log_sd**2 / 2)
 
 
-def balanced_poisson(rng: np.random.Generator, mean: np.ndarray, side: np.ndarray) -> np.ndarray:
+def _balanced_poisson(rng: np.random.Generator, mean: np.ndarray, side: np.ndarray) -> np.ndarray:
     """Poisson counts (wells, n) given that each ``side`` (wells,) has its expected total: those are multinomial."""
     counts = np.zeros(mean.shape, dtype=int)
     for number in np.unique(side):
@@ -180,13 +180,13 @@ def balanced_poisson(rng: np.random.Generator, mean: np.ndarray, side: np.ndarra
     return counts
 
 
-def is_withheld(groups: pd.DataFrame, layout: Layout) -> pd.Series:
+def _is_withheld(groups: pd.DataFrame, layout: Layout) -> pd.Series:
     """Whether a condition is kept back as the truth: B and Myeloid cells of all but the known compounds."""
     vehicle_or_known = groups["sm_name"].isin([*layout.known, layout.vehicle])
     return groups["cell_type"].isin(WITHHELD_TYPES) & ~vehicle_or_known
 
 
-def keep_to_real_rows(groups: pd.DataFrame, layout: Layout) -> pd.DataFrame:
+def _keep_to_real_rows(groups: pd.DataFrame, layout: Layout) -> pd.DataFrame:
     """With a real layout, conditions it has keep at least a cell, and those it lacks lose all of theirs."""
     if layout.train_rows is None or layout.id_map is None:
         return groups

@@ -21,11 +21,11 @@ from perturbgen.simulate.op3.layout import POSITIVE_CONTROLS
 from perturbgen.simulate.op3.settings import CELL_TYPES, EffectSettings
 
 # The positive controls are among the strong compounds, not the most toxic ones: quantiles of the strengths.
-POSITIVE_QUANTILES: Final = {"Belinostat": 0.85, "Dabrafenib": 0.75}
+_POSITIVE_QUANTILES: Final = {"Belinostat": 0.85, "Dabrafenib": 0.75}
 # Hazards of compounds, relative to their mean.
-HAZARD: Final = stats.gamma(2.0, scale=0.5)
+_HAZARD: Final = stats.gamma(2.0, scale=0.5)
 # Log-sd of how much more or less a cell type answers to a compound, and dies of it, than others.
-SENSITIVITY: Final = 0.25
+_SENSITIVITY: Final = 0.25
 
 
 @dataclass(frozen=True)
@@ -51,14 +51,14 @@ def invent_effects(
 ) -> Effects:
     """Effects of all compounds; ``order`` (by sm_name, may lack some) says who is strong, else chance does."""
     active = [name for name in compounds if name != VEHICLE]
-    strength = deal_strengths(active, settings, rng=rng, order=order)
+    strength = _deal_strengths(active, settings, rng=rng, order=order)
     mechanism = pd.Series(rng.integers(settings.programmes, size=len(active)), index=active)
-    unit = unit_effects(mechanism, strength, genes, settings, rng=rng)
-    sensitivity = np.exp(rng.normal(0, SENSITIVITY, (len(CELL_TYPES), len(active), 1)))
+    unit = _unit_effects(mechanism, strength, genes, settings, rng=rng)
+    sensitivity = np.exp(rng.normal(0, _SENSITIVITY, (len(CELL_TYPES), len(active), 1)))
     active_effects = unit * (strength.to_numpy()[:, None] * sensitivity).astype(np.float32)
     effects = np.zeros((len(CELL_TYPES), len(compounds), genes), dtype=np.float32)
     effects[:, [compounds.index(name) for name in active]] = active_effects
-    survival, toxic = deal_survival(strength, settings, rng=rng)
+    survival, toxic = _deal_survival(strength, settings, rng=rng)
     table = pd.DataFrame({"strength": strength, "mechanism": mechanism, "toxic": toxic}).reindex(
         compounds
     )
@@ -67,12 +67,12 @@ def invent_effects(
     return Effects(effects, table, survival.reindex(columns=compounds, fill_value=1.0))
 
 
-def midpoints(count: int) -> np.ndarray:
+def _midpoints(count: int) -> np.ndarray:
     """Probabilities (count,) that cut a distribution into equal parts and stand in the middle of each."""
     return (np.arange(count) + 0.5) / count
 
 
-def deal_strengths(
+def _deal_strengths(
     names: list[str],
     settings: EffectSettings,
     *,
@@ -87,7 +87,7 @@ def deal_strengths(
     """
     library = [name for name in names if name not in POSITIVE_CONTROLS]
     quantiles = settings.strength * np.exp(
-        settings.strength_log_sd * stats.norm.ppf(midpoints(len(library)))
+        settings.strength_log_sd * stats.norm.ppf(_midpoints(len(library)))
     )
     quantiles = np.minimum(quantiles, settings.strength_cap)
     place = pd.Series(rng.permutation(len(library)), index=library)
@@ -95,12 +95,12 @@ def deal_strengths(
         place = order.reindex(library).fillna(np.inf).rank(method="first").astype(int) - 1
     strength = pd.Series(quantiles[place], index=library)
     positive = {
-        name: np.quantile(quantiles, q) for name, q in POSITIVE_QUANTILES.items() if name in names
+        name: np.quantile(quantiles, q) for name, q in _POSITIVE_QUANTILES.items() if name in names
     }
     return pd.concat([strength, pd.Series(positive, dtype=float)])[names]
 
 
-def unit_effects(
+def _unit_effects(
     mechanism: pd.Series,
     strength: pd.Series,
     genes: int,
@@ -114,9 +114,9 @@ def unit_effects(
     is sqrt(shared) (common to the cell types) + sqrt(1 - shared) (of the cell type), and u is shared in the same way.
     """
     scale = np.exp(rng.normal(0, settings.gene_log_sd, genes))
-    programmes = across_cell_types(settings.programmes, scale, settings, rng=rng)
-    stress = across_cell_types(1, scale, settings, rng=rng)
-    own = across_cell_types(len(mechanism), scale, settings, rng=rng)
+    programmes = _across_cell_types(settings.programmes, scale, settings, rng=rng)
+    stress = _across_cell_types(1, scale, settings, rng=rng)
+    own = _across_cell_types(len(mechanism), scale, settings, rng=rng)
     loading = np.eye(settings.programmes)[mechanism.to_numpy()]
     loading = loading + rng.normal(0, 0.25, loading.shape)
     loading /= np.linalg.norm(loading, axis=1, keepdims=True)
@@ -134,26 +134,26 @@ def level_off(log2_fold_change: np.ndarray, largest: float) -> np.ndarray:
     return (largest * np.tanh(log2_fold_change / largest)).astype(np.float32)
 
 
-def draw_genes(
+def _draw_genes(
     count: int, scale: np.ndarray, settings: EffectSettings, *, rng: np.random.Generator
 ) -> np.ndarray:
     """Heavy-tailed gene effects (count, genes): Student t times what each gene's scale (genes,) allows."""
     return (rng.standard_t(settings.tail_df, (count, len(scale))) * scale).astype(np.float32)
 
 
-def across_cell_types(
+def _across_cell_types(
     count: int, scale: np.ndarray, settings: EffectSettings, *, rng: np.random.Generator
 ) -> np.ndarray:
     """Patterns (cell types, count, genes): sqrt(shared) x a common one + sqrt(1 - shared) x one of the cell type."""
-    common = draw_genes(count, scale, settings, rng=rng)
+    common = _draw_genes(count, scale, settings, rng=rng)
     patterns = np.empty((len(CELL_TYPES), *common.shape), dtype=np.float32)
     for i in range(len(CELL_TYPES)):
-        specific = draw_genes(count, scale, settings, rng=rng)
+        specific = _draw_genes(count, scale, settings, rng=rng)
         patterns[i] = np.sqrt(settings.shared) * common + np.sqrt(1 - settings.shared) * specific
     return patterns
 
 
-def deal_survival(
+def _deal_survival(
     strength: pd.Series, settings: EffectSettings, *, rng: np.random.Generator
 ) -> tuple[pd.DataFrame, pd.Series]:
     """Share of cells surviving (cell types, compounds), and who is toxic: the strongest compounds.
@@ -162,25 +162,25 @@ def deal_survival(
     """
     toxic = strength.rank(pct=True, method="first") > 1 - settings.toxic_fraction
     toxic[[name for name in POSITIVE_CONTROLS if name in toxic.index]] = False
-    hazard = deal_hazards(strength, toxic, settings, rng=rng)
-    sensitivity = np.exp(rng.normal(0, SENSITIVITY, (len(CELL_TYPES), len(strength))))
+    hazard = _deal_hazards(strength, toxic, settings, rng=rng)
+    sensitivity = np.exp(rng.normal(0, _SENSITIVITY, (len(CELL_TYPES), len(strength))))
     alive = np.exp(-hazard.to_numpy() * sensitivity)
     return pd.DataFrame(alive, index=list(CELL_TYPES), columns=strength.index), toxic
 
 
-def deal_hazards(
+def _deal_hazards(
     strength: pd.Series, toxic: pd.Series, settings: EffectSettings, *, rng: np.random.Generator
 ) -> pd.Series:
     """Hazards by compound, dealt as strengths are: a mild one to anyone, and of the toxic the strongest kills most."""
     killers = strength[toxic].sort_values(kind="stable").index
-    mild = rng.permutation(settings.mild_toxicity * HAZARD.ppf(midpoints(len(strength))))
+    mild = rng.permutation(settings.mild_toxicity * _HAZARD.ppf(_midpoints(len(strength))))
     hazard = pd.Series(mild, index=strength.index)
-    hazard[killers] += settings.toxicity * HAZARD.ppf(midpoints(len(killers)))
+    hazard[killers] += settings.toxicity * _HAZARD.ppf(_midpoints(len(killers)))
     return hazard
 
 
 # The signatures are of merged cell types: one T cell signature serves the three T types.
-SOURCE: Final = {
+_SOURCE: Final = {
     "NK cells": "nk",
     "T cells CD4+": "t",
     "T cells CD8+": "t",
@@ -223,11 +223,11 @@ def read_signatures(path: str | Path) -> Signatures:
         raise SchemaError(
             f"{path}: Z has shape {z.shape}, or holds NaN", expected=f"shape {expected}, finite"
         )
-    absent = sorted(set(SOURCE.values()) - set(labels["cells"]))
+    absent = sorted(set(_SOURCE.values()) - set(labels["cells"]))
     if absent:
         raise SchemaError(
             f"{path} has no cells {shorten(absent)}",
-            expected=", ".join(sorted(set(SOURCE.values()))),
+            expected=", ".join(sorted(set(_SOURCE.values()))),
         )
     return Signatures(z=z, **labels)
 
@@ -243,7 +243,7 @@ def concordance(signatures: Signatures) -> pd.Series:
     return pd.Series(between, index=list(signatures.drugs))
 
 
-def denoise(z: np.ndarray, rank: int) -> np.ndarray:
+def _denoise(z: np.ndarray, rank: int) -> np.ndarray:
     """The best approximation of that rank of all signatures (cells, drugs, genes), stacked over cells and drugs."""
     stacked = z.reshape(-1, z.shape[2]).astype(np.float64)
     values, vectors = np.linalg.eigh(stacked @ stacked.T)
@@ -251,7 +251,7 @@ def denoise(z: np.ndarray, rank: int) -> np.ndarray:
     return (leading @ (leading.T @ stacked)).reshape(z.shape)
 
 
-def heavy_tailed(scores: np.ndarray, df: float) -> np.ndarray:
+def _heavy_tailed(scores: np.ndarray, df: float) -> np.ndarray:
     """Scores mapped, row by row and keeping their order, onto the quantiles of Student's t, at unit variance."""
     ranks = stats.rankdata(scores, axis=-1)
     return stats.t.ppf((ranks - 0.5) / scores.shape[-1], df) / np.sqrt(df / (df - 2))
@@ -271,14 +271,14 @@ def apply_signatures(
             expected="the same compound and gene names",
             fix="give --layout (real compound names) and --baseline (real gene names) too",
         )
-    smooth = denoise(signatures.z, settings.signature_rank)[
+    smooth = _denoise(signatures.z, settings.signature_rank)[
         ..., [gene_at[genes[i]] for i in columns]
     ]
     smooth = smooth[:, [signatures.drugs.index(name) for name in drugs]]
     here = np.ix_([compounds.index(name) for name in drugs], columns)
     changed = effects.log2_fold_change.copy()
     for i, cell_type in enumerate(CELL_TYPES):
-        unit = heavy_tailed(smooth[signatures.cells.index(SOURCE[cell_type])], settings.tail_df)
+        unit = _heavy_tailed(smooth[signatures.cells.index(_SOURCE[cell_type])], settings.tail_df)
         changed[i][here] = unit * changed[i][here].std(axis=1, keepdims=True)
     table = effects.compounds.assign(real_signature=effects.compounds.index.isin(drugs))
     return Effects(changed, table, effects.survival)

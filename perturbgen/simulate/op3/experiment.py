@@ -101,7 +101,7 @@ def simulate(
         sources = {"baseline": baseline, "signatures": signatures, "layout": layout}
         settings = preset_settings(preset, config=config, overrides=overrides, sources=sources)
     if out is None:
-        return in_memory(build_world(settings, seed=seed))
+        return _in_memory(build_world(settings, seed=seed))
     return write_simulation(settings, out, seed=seed, force=force)
 
 
@@ -110,7 +110,7 @@ def write_simulation(
 ) -> Path:
     """The file set under ``out``, which appears only when all of it is written."""
     out = Path(out)
-    require_replaceable(out, force=force)
+    _require_replaceable(out, force=force)
     world = build_world(settings, seed=seed)
     with atomic_path(out) as part:
         part.mkdir()
@@ -118,7 +118,7 @@ def write_simulation(
     return out
 
 
-def require_replaceable(out: Path, *, force: bool) -> None:
+def _require_replaceable(out: Path, *, force: bool) -> None:
     """Nothing is at ``out``, or ``force`` may replace it: an older simulation, never a folder of other things."""
     require_writable(out)
     if not out.exists():
@@ -135,21 +135,21 @@ def require_replaceable(out: Path, *, force: bool) -> None:
         )
 
 
-def in_memory(world: World) -> Experiment:
+def _in_memory(world: World) -> Experiment:
     """Every cell of a world, drawn into memory."""
     released: list[sparse.csr_array] = []
     withheld: list[sparse.csr_array] = []
     for chunk in world.chunks():
         (withheld if world.groups["withheld"].iat[chunk.group] else released).append(chunk.counts)
     return Experiment(
-        cells=cells_of(world, released, withheld=False),
-        withheld=cells_of(world, withheld, withheld=True),
+        cells=_cells_of(world, released, withheld=False),
+        withheld=_cells_of(world, withheld, withheld=True),
         truth=truth(world),
         world=world,
     )
 
 
-def cells_of(world: World, counts: list[sparse.csr_array], *, withheld: bool) -> AnnData:
+def _cells_of(world: World, counts: list[sparse.csr_array], *, withheld: bool) -> AnnData:
     """Counts, in the order drawn, with their labels."""
     obs = in_our_words(all_cells(world, withheld=withheld))
     var = pd.DataFrame(index=pd.Index(world.genes, name="gene"))
@@ -164,19 +164,19 @@ def load_world(folder: str | Path) -> World:
     )
 
 
-REPLICATE = "de_replicate.parquet"
+_REPLICATE = "de_replicate.parquet"
 
 
 def write_replicate(folder: str | Path, *, replicate: int = 1) -> Path:
     """Write ``de_replicate.parquet`` into a simulated folder: the table of :func:`replicate_table`."""
-    path = Path(folder) / REPLICATE
-    table = replicate_table(load_world(folder), replicate=replicate)
+    path = Path(folder) / _REPLICATE
+    table = _replicate_table(load_world(folder), replicate=replicate)
     with atomic_path(path) as part:
         table.rename_axis(index=KEY).reset_index().to_parquet(part, index=False)
     return path
 
 
-def replicate_table(world: World, *, replicate: int = 1) -> pd.DataFrame:
+def _replicate_table(world: World, *, replicate: int = 1) -> pd.DataFrame:
     """Signed -log10 p of the withheld conditions, from wells of other cells and other well effects.
 
     Vehicle and positive controls are drawn anew, too; plates, donors, numbers of cells and depths are the experiment's

@@ -18,7 +18,7 @@ from perturbgen.simulate.op3.counts import Stream, stream
 from perturbgen.simulate.op3.settings import CELL_TYPES, WITHHELD_TYPES
 from perturbgen.simulate.op3.world import Chunk, World
 
-OBS_COLUMNS: Final = (
+_OBS_COLUMNS: Final = (
     "obs_id",
     "library_id",
     "plate_name",
@@ -36,15 +36,15 @@ OBS_COLUMNS: Final = (
     "control",
 )
 # The steps of splitmix64 (Steele, Lea, Flood 2014), a bijection of 64-bit integers: ids never collide.
-GOLDEN: Final = np.uint64(0x9E3779B97F4A7C15)
-MIX: Final = ((30, np.uint64(0xBF58476D1CE4E5B9)), (27, np.uint64(0x94D049BB133111EB)))
+_GOLDEN: Final = np.uint64(0x9E3779B97F4A7C15)
+_MIX: Final = ((30, np.uint64(0xBF58476D1CE4E5B9)), (27, np.uint64(0x94D049BB133111EB)))
 
 
-def cell_ids(first: int, count: int, *, seed: int) -> list[str]:
+def _cell_ids(first: int, count: int, *, seed: int) -> list[str]:
     """Ids (16 hexadecimal digits) of the cells numbered from ``first``: unique, and in no telling order."""
     x = np.arange(first, first + count, dtype=np.uint64)
-    x = (x + np.random.SeedSequence(seed).generate_state(1, np.uint64)[0]) * GOLDEN
-    for shift, factor in MIX:
+    x = (x + np.random.SeedSequence(seed).generate_state(1, np.uint64)[0]) * _GOLDEN
+    for shift, factor in _MIX:
         x = (x ^ (x >> np.uint64(shift))) * factor
     x = x ^ (x >> np.uint64(31))
     return [f"{value:016x}" for value in x.tolist()]
@@ -52,7 +52,7 @@ def cell_ids(first: int, count: int, *, seed: int) -> list[str]:
 
 def multiome_ids(count: int, *, seed: int) -> list[str]:
     """Ids of the multiome's cells, which are other cells than the experiment's."""
-    return cell_ids(2**62, count, seed=seed)
+    return _cell_ids(2**62, count, seed=seed)
 
 
 def all_cells(world: World, *, withheld: bool) -> pd.DataFrame:
@@ -65,10 +65,10 @@ def all_cells(world: World, *, withheld: bool) -> pd.DataFrame:
     ids = [
         name
         for group in chosen
-        for name in cell_ids(int(first[group]), int(counts[group]), seed=world.seed)
+        for name in _cell_ids(int(first[group]), int(counts[group]), seed=world.seed)
     ]
     obs.insert(0, "obs_id", ids)
-    return obs[list(OBS_COLUMNS)]
+    return obs[list(_OBS_COLUMNS)]
 
 
 def group_obs(world: World) -> pd.DataFrame:
@@ -76,7 +76,7 @@ def group_obs(world: World) -> pd.DataFrame:
     compounds = world.layout.compounds
     table = world.groups.join(compounds, on="sm_name")
     return table.assign(cell_id="PBMC", timepoint_hr=24)[
-        [name for name in OBS_COLUMNS if name != "obs_id"]
+        [name for name in _OBS_COLUMNS if name != "obs_id"]
     ]
 
 
@@ -90,7 +90,7 @@ def in_our_words(obs: pd.DataFrame) -> pd.DataFrame:
 
 def chunk_ids(world: World, chunk: Chunk) -> list[str]:
     """The ids of a chunk's cells."""
-    return cell_ids(chunk.first_cell, chunk.counts.shape[0], seed=world.seed)
+    return _cell_ids(chunk.first_cell, chunk.counts.shape[0], seed=world.seed)
 
 
 def spurious_entries(world: World, chunk: Chunk) -> sparse.csr_array:
@@ -99,22 +99,22 @@ def spurious_entries(world: World, chunk: Chunk) -> sparse.csr_array:
     cells, genes = chunk.counts.shape
     tries = rng.poisson(world.settings.files.excluded_rate * chunk.counts.nnz)
     flat = np.unique(rng.integers(cells * genes, size=tries))
-    flat = flat[~np.isin(flat, flat_positions(chunk.counts), assume_unique=True)]
+    flat = flat[~np.isin(flat, _flat_positions(chunk.counts), assume_unique=True)]
     count = rng.integers(1, 4, size=len(flat)).astype(np.int32)
     return sparse.coo_array((count, np.divmod(flat, genes)), shape=(cells, genes)).tocsr()
 
 
-def flat_positions(counts: sparse.csr_array) -> np.ndarray:
+def _flat_positions(counts: sparse.csr_array) -> np.ndarray:
     """cell x genes + gene of every stored entry, as 64-bit integers."""
     cell = np.repeat(np.arange(counts.shape[0], dtype=np.int64), np.diff(counts.indptr))
     return cell * counts.shape[1] + counts.indices
 
 
-MILLION = 1e6
+_MILLION = 1e6
 KEY = ["cell_type", "sm_name"]
 
 
-def condition_table(world: World) -> pd.DataFrame:
+def _condition_table(world: World) -> pd.DataFrame:
     """Every cell type x compound, vehicle included: cells, donors, whether withheld, strength, mechanism, survival."""
     index = pd.MultiIndex.from_product([CELL_TYPES, world.effects.compounds.index], names=KEY)
     alive = world.groups[world.groups["n_cells"] > 0]
@@ -136,7 +136,7 @@ def train_rows(world: World) -> pd.DataFrame:
     columns = ["cell_type", "sm_name", "sm_lincs_id", "SMILES", "control"]
     if world.layout.train_rows is not None:
         return world.layout.train_rows[columns]
-    table = condition_table(world)
+    table = _condition_table(world)
     measured = table[
         ~table["withheld"] & (table["n_cells"] > 0) & (table["sm_name"] != world.layout.vehicle)
     ]
@@ -147,7 +147,7 @@ def id_map(world: World) -> pd.DataFrame:
     """The rows to predict: id, cell_type, sm_name; withheld conditions with cells, B before Myeloid, by compound."""
     if world.layout.id_map is not None:
         return world.layout.id_map[["id", *KEY]]
-    table = condition_table(world)
+    table = _condition_table(world)
     withheld = table[table["withheld"] & (table["n_cells"] > 0)]
     parts = [
         withheld[withheld["cell_type"] == name].sort_values("sm_name") for name in WITHHELD_TYPES
@@ -162,12 +162,12 @@ def truth(world: World) -> AnnData:
     ``mean`` is noise-free, for an average donor and plate and without ambient RNA; it adds up to a million, so that its
     ratio to the vehicle's differs from ``logFC`` by one constant in a condition.
     """
-    obs = condition_table(world)
+    obs = _condition_table(world)
     n_types, n_compounds, n_genes = world.effects.log2_fold_change.shape
     log2_fold_change = world.effects.log2_fold_change.reshape(n_types * n_compounds, n_genes)
     mean = np.empty_like(log2_fold_change)
     for i, (cell_type, compound) in enumerate(zip(obs["cell_type"], obs["sm_name"], strict=True)):
-        mean[i] = MILLION * world.expected_share(cell_type, compound)
+        mean[i] = _MILLION * world.expected_share(cell_type, compound)
     obs.index = pd.Index(obs["cell_type"] + "|" + obs["sm_name"], name="condition")
     var = pd.DataFrame({"nb_size": world.r}, index=pd.Index(world.genes, name="gene"))
     return AnnData(

@@ -21,20 +21,20 @@ from perturbgen.data.schema import VEHICLE
 from perturbgen.simulate.op3.settings import CELL_TYPES, WITHHELD_TYPES, PlateSettings
 
 POSITIVE_CONTROLS: Final = ("Belinostat", "Dabrafenib")
-CONTROLS: Final = (VEHICLE, *POSITIVE_CONTROLS)
-CONTROL_SMILES: Final = {
+_CONTROLS: Final = (VEHICLE, *POSITIVE_CONTROLS)
+_CONTROL_SMILES: Final = {
     VEHICLE: "CS(C)=O",
     "Belinostat": "O=C(/C=C/c1cccc(S(=O)(=O)Nc2ccccc2)c1)NO",
     "Dabrafenib": "CC(C)(C)c1nc(-c2cccc(NS(=O)(=O)c3c(F)cccc3F)c2F)c(-c2ccnc(N)n2)s1",
 }
-CONTROL_COLUMNS: Final = len(CONTROLS)
+_CONTROL_COLUMNS: Final = len(_CONTROLS)
 DONORS: Final = ("donor_0", "donor_1", "donor_2")
 # Plates of the two compound libraries in the released names, by donor.
-LIBRARY_PLATES: Final = (("plate_0", "plate_4", "plate_5"), ("plate_2", "plate_1", "plate_3"))
-DOSE: Final = 1.0
-VEHICLE_DOSE: Final = 14.1
+_LIBRARY_PLATES: Final = (("plate_0", "plate_4", "plate_5"), ("plate_2", "plate_1", "plate_3"))
+_DOSE: Final = 1.0
+_VEHICLE_DOSE: Final = 14.1
 
-ACYLS: Final = (
+_ACYLS: Final = (
     "C",
     "CC",
     "CCC",
@@ -48,8 +48,8 @@ ACYLS: Final = (
     "FC",
     "CSC",
 )
-ARYLS: Final = ("c1ccc({})cc1", "c1cccc({})c1", "c1ccccc1{}", "c1ccc({})nc1", "c1ccc({})c(C)c1")
-TAILS: Final = ("F", "Cl", "Br", "OC", "C#N", "C(F)(F)F", "S(C)(=O)=O", "N1CCOCC1")
+_ARYLS: Final = ("c1ccc({})cc1", "c1cccc({})c1", "c1ccccc1{}", "c1ccc({})nc1", "c1ccc({})c(C)c1")
+_TAILS: Final = ("F", "Cl", "Br", "OC", "C#N", "C(F)(F)F", "S(C)(=O)=O", "N1CCOCC1")
 
 
 @dataclass(frozen=True)
@@ -74,24 +74,24 @@ class Layout:
 
 def invent_layout(settings: PlateSettings, *, rng: np.random.Generator) -> Layout:
     """Two libraries of invented compounds beside the three real controls."""
-    require_room(settings)
+    _require_room(settings)
     per_library = settings.rows * settings.compound_columns
-    compounds = invent_compounds(2 * per_library)
-    names = [name for name in compounds.index if name not in CONTROLS]
+    compounds = _invent_compounds(2 * per_library)
+    names = [name for name in compounds.index if name not in _CONTROLS]
     shuffled = [names[i] for i in rng.permutation(len(names))]
     libraries = (shuffled[:per_library], shuffled[per_library:])
     wells = pd.concat(
-        [place_library(i, libraries[i], rows=settings.rows, rng=rng) for i in range(2)],
+        [_place_library(i, libraries[i], rows=settings.rows, rng=rng) for i in range(2)],
         ignore_index=True,
     )
-    wells["lost"] = choose_lost(wells, settings.lost_wells, rng=rng)
+    wells["lost"] = _choose_lost(wells, settings.lost_wells, rng=rng)
     known = rng.choice(names, size=settings.known_compounds, replace=False)
     return Layout(
         compounds=compounds, wells=wells, known=(*sorted(known.tolist()), *POSITIVE_CONTROLS)
     )
 
 
-def require_room(settings: PlateSettings) -> None:
+def _require_room(settings: PlateSettings) -> None:
     """The plates hold as many compounds as are to be known, and to lose a well."""
     room = 2 * settings.rows * settings.compound_columns
     for key in ("known_compounds", "lost_wells"):
@@ -104,53 +104,53 @@ def require_room(settings: PlateSettings) -> None:
             )
 
 
-def invent_compounds(count: int) -> pd.DataFrame:
+def _invent_compounds(count: int) -> pd.DataFrame:
     """``count`` compounds with unique names, LINCS-like ids and SMILES of small amides, and the three controls."""
     smiles = [
-        f"{acyl}C(=O)N{aryl.format(tail)}" for acyl, aryl, tail in product(ACYLS, ARYLS, TAILS)
+        f"{acyl}C(=O)N{aryl.format(tail)}" for acyl, aryl, tail in product(_ACYLS, _ARYLS, _TAILS)
     ]
     # A stride that is coprime to the number of SMILES spreads the scaffolds over the compounds.
     picked = [smiles[(i * 131) % len(smiles)] for i in range(count)]
     names = [f"Compound {i + 1:03d}" for i in range(count)]
     table = pd.DataFrame(
-        {"sm_name": [*CONTROLS, *names], "SMILES": [*CONTROL_SMILES.values(), *picked]}
+        {"sm_name": [*_CONTROLS, *names], "SMILES": [*_CONTROL_SMILES.values(), *picked]}
     )
     table["sm_lincs_id"] = [f"LSM-9{i:04d}" for i in range(len(table))]
-    return with_roles(table)
+    return _with_roles(table)
 
 
-def with_roles(table: pd.DataFrame) -> pd.DataFrame:
+def _with_roles(table: pd.DataFrame) -> pd.DataFrame:
     """Compounds by name, with their dose and whether they are controls."""
     table = table.set_index("sm_name")[["sm_lincs_id", "SMILES"]]
-    table["control"] = table.index.isin(CONTROLS)
-    table["dose_uM"] = np.where(table.index == VEHICLE, VEHICLE_DOSE, DOSE)
+    table["control"] = table.index.isin(_CONTROLS)
+    table["dose_uM"] = np.where(table.index == VEHICLE, _VEHICLE_DOSE, _DOSE)
     return table
 
 
-def place_library(
+def _place_library(
     number: int, names: list[str], *, rows: int, rng: np.random.Generator
 ) -> pd.DataFrame:
     """The wells of a library's three plates: every compound has one position, the same on each of them."""
     letters = "ABCDEFGH"[:rows]
-    columns = range(CONTROL_COLUMNS + 1, CONTROL_COLUMNS + 1 + len(names) // rows)
+    columns = range(_CONTROL_COLUMNS + 1, _CONTROL_COLUMNS + 1 + len(names) // rows)
     controls = [
         (letter, column + 1, name)
         for letter in letters
-        for column, name in enumerate(rng.permutation(CONTROLS))
+        for column, name in enumerate(rng.permutation(_CONTROLS))
     ]
     compounds = [
         (letter, column, name)
         for (letter, column), name in zip(product(letters, columns), names, strict=True)
     ]
-    return repeat_on_plates(
+    return _repeat_on_plates(
         number, pd.DataFrame([*controls, *compounds], columns=["row", "col", "sm_name"])
     )
 
 
-def repeat_on_plates(number: int, positions: pd.DataFrame) -> pd.DataFrame:
+def _repeat_on_plates(number: int, positions: pd.DataFrame) -> pd.DataFrame:
     """A library's positions (row, col, sm_name) on its three plates, one for each donor."""
     plates = []
-    for donor, plate in zip(DONORS, LIBRARY_PLATES[number], strict=True):
+    for donor, plate in zip(DONORS, _LIBRARY_PLATES[number], strict=True):
         wells = positions.sort_values(["row", "col"]).assign(plate_name=plate, donor_id=donor)
         wells["well"] = wells["row"] + wells["col"].astype(str)
         library = "ABCDEFGH".index
@@ -161,9 +161,9 @@ def repeat_on_plates(number: int, positions: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(plates, ignore_index=True).assign(lost=False)
 
 
-def choose_lost(wells: pd.DataFrame, count: int, *, rng: np.random.Generator) -> np.ndarray:
+def _choose_lost(wells: pd.DataFrame, count: int, *, rng: np.random.Generator) -> np.ndarray:
     """Which compound wells (wells,) lose all their cells; never two of one compound."""
-    names = sorted(set(wells["sm_name"]) - set(CONTROLS))
+    names = sorted(set(wells["sm_name"]) - set(_CONTROLS))
     unlucky = rng.choice(names, size=count, replace=False)
     lost = np.zeros(len(wells), dtype=bool)
     for name in unlucky:
@@ -171,43 +171,43 @@ def choose_lost(wells: pd.DataFrame, count: int, *, rng: np.random.Generator) ->
     return lost
 
 
-FILES: Final = {
+_FILES: Final = {
     "compounds": "compounds_147.parquet",
     "train": "train_obs_614.csv",
     "id_map": "id_map.csv",
     "wells": "plate_layout_and_predicted_counts.csv",
     "genes": "genes_18211.txt",
 }
-COLUMNS: Final = {
+_COLUMNS: Final = {
     "compounds": ("sm_name", "sm_lincs_id", "smiles"),
     "train": ("cell_type", "sm_name", "sm_lincs_id", "SMILES", "control"),
     "id_map": ("id", "cell_type", "sm_name"),
     "wells": ("count", "cell_type", "plate_name", "well", "sm_name"),
 }
-TEXT: Final = ("cell_type", "sm_name", "sm_lincs_id", "SMILES", "plate_name", "well")
+_TEXT: Final = ("cell_type", "sm_name", "sm_lincs_id", "SMILES", "plate_name", "well")
 # What no two rows may share.
-KEYS: Final = {
+_KEYS: Final = {
     "compounds": ("sm_name",),
     "train": ("cell_type", "sm_name"),
     "id_map": ("cell_type", "sm_name"),
 }
-ROWS: Final = "ABCDEFGH"
-COMPOUND_COLUMNS: Final = tuple(range(4, 13))
+_ROWS: Final = "ABCDEFGH"
+_COMPOUND_COLUMNS: Final = tuple(range(4, 13))
 
 
 def read_layout(folder: str | Path, *, rng: np.random.Generator) -> Layout:
     """The real layout; wells that the files do not name are chosen at random among the free ones."""
     folder = require_folder(folder, "layout folder")
-    tables = {name: read_table(folder, name) for name in COLUMNS}
-    genes = read_genes(folder / FILES["genes"])
-    check_wells(tables["wells"])
+    tables = {name: _read_table(folder, name) for name in _COLUMNS}
+    genes = read_genes(folder / _FILES["genes"])
+    _check_wells(tables["wells"])
     train, id_map = tables["train"], tables["id_map"]
-    compounds = with_roles(tables["compounds"].rename(columns={"smiles": "SMILES"}))
-    check_names(compounds, tables)
+    compounds = _with_roles(tables["compounds"].rename(columns={"smiles": "SMILES"}))
+    _check_names(compounds, tables)
     known = tuple(sorted(train.loc[train["cell_type"].isin(WITHHELD_TYPES), "sm_name"].unique()))
     return Layout(
         compounds=compounds,
-        wells=real_wells(tables["wells"], list(compounds.index), known=known, rng=rng),
+        wells=_real_wells(tables["wells"], list(compounds.index), known=known, rng=rng),
         known=known,
         train_rows=train,
         id_map=id_map,
@@ -216,81 +216,86 @@ def read_layout(folder: str | Path, *, rng: np.random.Generator) -> Layout:
     )
 
 
-def read_table(folder: Path, name: str) -> pd.DataFrame:
+def _read_table(folder: Path, name: str) -> pd.DataFrame:
     """One of the metadata tables, whole, with its columns and a value in each."""
-    path, columns = require_file(folder / FILES[name], name), COLUMNS[name]
-    table = read_frame(path, columns=columns, text=[column for column in columns if column in TEXT])
+    path, columns = require_file(folder / _FILES[name], name), _COLUMNS[name]
+    table = read_frame(
+        path, columns=columns, text=[column for column in columns if column in _TEXT]
+    )
     require_values(table, columns, "sm_name", path)
-    if KEYS.get(name):
+    if _KEYS.get(name):
         require_unique(
-            table[list(KEYS[name])].agg(" | ".join, axis=1), " | ".join(KEYS[name]), path
+            table[list(_KEYS[name])].agg(" | ".join, axis=1), " | ".join(_KEYS[name]), path
         )
     return table
 
 
-def check_wells(wells: pd.DataFrame) -> None:
+def _check_wells(wells: pd.DataFrame) -> None:
     """Wells are named A4 to H12, on the six plates, and their counts are numbers."""
-    odd = wells.loc[~wells["well"].str.fullmatch(f"[{ROWS}]([4-9]|1[0-2])"), "well"]
-    plates = [plate for library in LIBRARY_PLATES for plate in library]
+    odd = wells.loc[~wells["well"].str.fullmatch(f"[{_ROWS}]([4-9]|1[0-2])"), "well"]
+    plates = [plate for library in _LIBRARY_PLATES for plate in library]
     if len(odd):
         raise SchemaError(
-            f"{FILES['wells']} has wells {shorten(odd.unique())}",
+            f"{_FILES['wells']} has wells {shorten(odd.unique())}",
             expected="a row A to H, a column 4 to 12",
         )
     if set(wells["plate_name"]) != set(plates):
         raise SchemaError(
-            f"{FILES['wells']} has plates {shorten(sorted(set(wells['plate_name'])), 6)}",
+            f"{_FILES['wells']} has plates {shorten(sorted(set(wells['plate_name'])), 6)}",
             expected=shorten(plates, 6),
         )
     if not pd.api.types.is_numeric_dtype(wells["count"]):
         raise SchemaError(
-            f"{FILES['wells']}: 'count' is not a number in every row", expected="numbers of cells"
+            f"{_FILES['wells']}: 'count' is not a number in every row", expected="numbers of cells"
         )
 
 
-def check_names(compounds: pd.DataFrame, tables: dict[str, pd.DataFrame]) -> None:
+def _check_names(compounds: pd.DataFrame, tables: dict[str, pd.DataFrame]) -> None:
     """Every compound and cell type that a table names is known, and the vehicle is among them."""
     for name in ("train", "id_map", "wells"):
         types = sorted(set(tables[name]["cell_type"]) - set(CELL_TYPES))
         if types:
             raise SchemaError(
-                f"{FILES[name]} names unknown cell types: {shorten(types)}",
+                f"{_FILES[name]} names unknown cell types: {shorten(types)}",
                 expected=shorten(CELL_TYPES, 6),
             )
     if VEHICLE not in compounds.index:
-        raise SchemaError(f"{FILES['compounds']} has no vehicle {VEHICLE!r}")
+        raise SchemaError(f"{_FILES['compounds']} has no vehicle {VEHICLE!r}")
     for name in ("train", "id_map", "wells"):
         unknown = sorted(set(tables[name]["sm_name"]) - set(compounds.index))
         if unknown:
             raise SchemaError(
-                f"{FILES[name]} names compounds without an entry in {FILES['compounds']}: "
+                f"{_FILES[name]} names compounds without an entry in {_FILES['compounds']}: "
                 f"{shorten(unknown)}"
             )
 
 
-def real_wells(
+def _real_wells(
     named: pd.DataFrame, compounds: list[str], *, known: tuple[str, ...], rng: np.random.Generator
 ) -> pd.DataFrame:
     """All wells; a well that the table leaves out for a compound it names elsewhere is one where no cell was left."""
     named = named.drop_duplicates(["plate_name", "sm_name"])
     unplaced = [
-        name for name in compounds if name not in CONTROLS and name not in set(named["sm_name"])
+        name for name in compounds if name not in _CONTROLS and name not in set(named["sm_name"])
     ]
     unplaced = [unplaced[i] for i in rng.permutation(len(unplaced))]
     libraries = []
-    for number, plates in enumerate(LIBRARY_PLATES):
+    for number, plates in enumerate(_LIBRARY_PLATES):
         seen = (
             named[named["plate_name"].isin(plates)]
             .drop_duplicates("sm_name")
             .set_index("sm_name")["well"]
         )
-        free = sorted({f"{row}{column}" for row in ROWS for column in COMPOUND_COLUMNS} - set(seen))
+        free = sorted(
+            {f"{row}{column}" for row in _ROWS for column in _COMPOUND_COLUMNS} - set(seen)
+        )
         added, unplaced = unplaced[: len(free)], unplaced[len(free) :]
         placed = pd.concat([seen, pd.Series(dict(zip(added, free, strict=False)), dtype=object)])
-        libraries.append(repeat_on_plates(number, with_controls(placed, rng=rng)))
+        libraries.append(_repeat_on_plates(number, _with_controls(placed, rng=rng)))
     if unplaced:
         raise SchemaError(
-            f"{FILES['wells']}: no free well for {shorten(unplaced)}", expected="72 wells a library"
+            f"{_FILES['wells']}: no free well for {shorten(unplaced)}",
+            expected="72 wells a library",
         )
     wells = pd.concat(libraries, ignore_index=True)
     present = set(zip(named["plate_name"], named["sm_name"], strict=True))
@@ -302,15 +307,15 @@ def real_wells(
     return wells
 
 
-def with_controls(placed: pd.Series, *, rng: np.random.Generator) -> pd.DataFrame:
+def _with_controls(placed: pd.Series, *, rng: np.random.Generator) -> pd.DataFrame:
     """Positions (row, col, sm_name) of a library's compounds and, in columns 1-3, of its controls."""
     compounds = pd.DataFrame(
         {"row": placed.str[0], "col": placed.str[1:].astype(int), "sm_name": placed.index}
     )
     controls = [
         (row, column + 1, name)
-        for row in ROWS
-        for column, name in enumerate(rng.permutation(CONTROLS))
+        for row in _ROWS
+        for column, name in enumerate(rng.permutation(_CONTROLS))
     ]
     return pd.concat(
         [pd.DataFrame(controls, columns=["row", "col", "sm_name"]), compounds], ignore_index=True

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
     from perturbgen.de import DETable
 
-DATASET: Final = "neurips-2023-data"
-OBS: Final = (
+_DATASET: Final = "neurips-2023-data"
+_OBS: Final = (
     "dose_uM",
     "timepoint_hr",
     "well",
@@ -39,9 +39,9 @@ OBS: Final = (
     "sm_name",
     "control",
 )
-DE_OBS: Final = ["cell_type", "sm_name", "sm_lincs_id", "SMILES", "split", "control"]
-SIGNIFICANT: Final = 0.05
-PUBLIC: Final = (
+_DE_OBS: Final = ["cell_type", "sm_name", "sm_lincs_id", "SMILES", "split", "control"]
+_SIGNIFICANT: Final = 0.05
+_PUBLIC: Final = (
     0.38  # share of the withheld compounds whose rows are released: 49 of 128 in the real one
 )
 
@@ -52,31 +52,31 @@ def simulate_openproblems(preset: str, *, seed: int, out: str | Path) -> Path:
 
     require_writable(Path(out))
     with TemporaryDirectory() as made:
-        return write_openproblems(
+        return _write_openproblems(
             simulate(preset, seed=seed, out=Path(made) / "kaggle"), out, seed=seed
         )
 
 
-def write_openproblems(folder: str | Path, out: str | Path, *, seed: int) -> Path:
+def _write_openproblems(folder: str | Path, out: str | Path, *, seed: int) -> Path:
     """Write a simulated folder of the competition's files anew as the benchmark's; cells of ``test`` are left out."""
     from perturbgen.data import pseudobulk
     from perturbgen.de.limma import flavour_table
 
-    cells = all_cells(Path(folder))
-    cells.obs["split"] = splits(cells.obs, rng=np.random.default_rng([seed, 7]))
+    cells = _all_cells(Path(folder))
+    cells.obs["split"] = _splits(cells.obs, rng=np.random.default_rng([seed, 7]))
     bulk = pseudobulk(cells, by=["plate", "well", "cell_type"])
     table = flavour_table(bulk, flavour="op3")
     known = cells.obs.drop_duplicates(["cell_type", "sm_name"]).set_index(["cell_type", "sm_name"])
     with atomic_path(out) as part:
         part.mkdir()
-        write_cells(cells[cells.obs["split"] != "private_test"], part / "sc_counts.h5ad")
+        _write_cells(cells[cells.obs["split"] != "private_test"], part / "sc_counts.h5ad")
         for name, private in (("de_train", False), ("de_test", True)):
-            de_table(table, known, private=private).write_h5ad(part / f"{name}.h5ad")
-        id_map(table, known).to_csv(part / "id_map.csv", index=False)
+            _de_table(table, known, private=private).write_h5ad(part / f"{name}.h5ad")
+        _id_map(table, known).to_csv(part / "id_map.csv", index=False)
     return Path(out)
 
 
-def all_cells(folder: Path) -> AnnData:
+def _all_cells(folder: Path) -> AnnData:
     """Released and withheld cells, their T cells of one type."""
     import anndata
 
@@ -94,34 +94,34 @@ def all_cells(folder: Path) -> AnnData:
     return cells
 
 
-def splits(obs: pd.DataFrame, *, rng: np.random.Generator) -> np.ndarray:
+def _splits(obs: pd.DataFrame, *, rng: np.random.Generator) -> np.ndarray:
     """control, train, public_test or private_test for every cell; a compound is never public and private."""
     compounds = np.sort(obs.loc[obs["withheld"], "sm_name"].astype(str).unique())
-    public = rng.permutation(compounds)[: round(PUBLIC * len(compounds))]
+    public = rng.permutation(compounds)[: round(_PUBLIC * len(compounds))]
     shown = np.where(obs["sm_name"].isin(public), "public_test", "private_test")
     return np.where(
         obs["control"].astype(bool), "control", np.where(obs["withheld"], shown, "train")
     )
 
 
-def write_cells(cells: AnnData, path: Path) -> None:
+def _write_cells(cells: AnnData, path: Path) -> None:
     """Counts in a layer, as the release has them, with its columns only."""
     from anndata import AnnData
 
-    obs = cells.obs[[*OBS, "split"]].copy()
+    obs = cells.obs[[*_OBS, "split"]].copy()
     layers = {"counts": cells.X}
     AnnData(
-        obs=obs, var=pd.DataFrame(index=cells.var_names), layers=layers, uns=describe()
+        obs=obs, var=pd.DataFrame(index=cells.var_names), layers=layers, uns=_describe()
     ).write_h5ad(path)
 
 
-def de_table(table: DETable, known: pd.DataFrame, *, private: bool) -> AnnData:
+def _de_table(table: DETable, known: pd.DataFrame, *, private: bool) -> AnnData:
     """The rows of ``de_train`` or ``de_test``, sorted, for the genes that were tested."""
     from anndata import AnnData
 
-    chosen = table.select(rows_of(table, known, private=private))
+    chosen = table.select(_rows_of(table, known, private=private))
     genes = chosen.genes[table.t.notna().all()]
-    obs = known.loc[chosen.t.index].reset_index()[DE_OBS].astype({"control": bool})
+    obs = known.loc[chosen.t.index].reset_index()[_DE_OBS].astype({"control": bool})
     obs.index = pd.Index([str(i) for i in range(len(obs))])
     sign, adjusted = np.sign(chosen.logfc), chosen.adj_p.clip(np.finfo(float).tiny, 1)
     layers = {
@@ -130,8 +130,8 @@ def de_table(table: DETable, known: pd.DataFrame, *, private: bool) -> AnnData:
         "t": chosen.t,
         "P.Value": chosen.p,
         "adj.P.Value": chosen.adj_p,
-        "is_de": chosen.p < SIGNIFICANT,
-        "is_de_adj": chosen.adj_p < SIGNIFICANT,
+        "is_de": chosen.p < _SIGNIFICANT,
+        "is_de_adj": chosen.adj_p < _SIGNIFICANT,
         "sign_log10_pval": -sign * chosen.log10_p,
         "sign_log10_adj_pval": -sign * np.log10(adjusted),
         "clipped_sign_log10_pval": chosen.signed_log10_p,
@@ -140,10 +140,10 @@ def de_table(table: DETable, known: pd.DataFrame, *, private: bool) -> AnnData:
         name: np.asarray(frame[genes] if isinstance(frame, pd.DataFrame) else frame)
         for name, frame in layers.items()
     }
-    return AnnData(obs=obs, var=pd.DataFrame(index=genes), layers=arrays, uns=describe())
+    return AnnData(obs=obs, var=pd.DataFrame(index=genes), layers=arrays, uns=_describe())
 
 
-def rows_of(table: DETable, known: pd.DataFrame, *, private: bool) -> list[tuple[str, str]]:
+def _rows_of(table: DETable, known: pd.DataFrame, *, private: bool) -> list[tuple[str, str]]:
     """The conditions of a table that have an answer, by cell type and compound."""
     answered = table.t.index[table.t.notna().any(axis=1)]
     rows = [
@@ -154,18 +154,18 @@ def rows_of(table: DETable, known: pd.DataFrame, *, private: bool) -> list[tuple
     return sorted(rows)
 
 
-def id_map(table: DETable, known: pd.DataFrame) -> pd.DataFrame:
+def _id_map(table: DETable, known: pd.DataFrame) -> pd.DataFrame:
     """The rows to predict, columns in the benchmark's order."""
-    rows = rows_of(table, known, private=True)
+    rows = _rows_of(table, known, private=True)
     return pd.DataFrame(
         {"id": range(len(rows)), "sm_name": [r[1] for r in rows], "cell_type": [r[0] for r in rows]}
     )
 
 
-def describe() -> dict[str, str]:
+def _describe() -> dict[str, str]:
     """What every file of the benchmark says of its data set."""
     return {
-        "dataset_id": DATASET,
+        "dataset_id": _DATASET,
         "dataset_name": "NeurIPS2023 Perturbation Prediction (simulated)",
         "dataset_url": "",
         "dataset_reference": "",

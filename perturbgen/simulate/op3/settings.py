@@ -11,7 +11,7 @@ from pydantic import Field, field_validator
 from perturbgen.core.config import Settings, load_settings, merge, read_toml
 from perturbgen.core.errors import ConfigError, suggest
 
-PRESETS: Final = Path(__file__).parent / "presets"
+_PRESETS: Final = Path(__file__).parent / "presets"
 
 CELL_TYPES: Final = (
     "NK cells",
@@ -23,9 +23,9 @@ CELL_TYPES: Final = (
 )
 WITHHELD_TYPES: Final = ("B cells", "Myeloid cells")
 
-Positive = Annotated[float, Field(gt=0)]
-NonNegative = Annotated[float, Field(ge=0)]
-Share = Annotated[float, Field(ge=0, le=1)]
+_Positive = Annotated[float, Field(gt=0)]
+_NonNegative = Annotated[float, Field(ge=0)]
+_Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class PlateSettings(Settings):
@@ -46,8 +46,10 @@ class PlateSettings(Settings):
 class CellSettings(Settings):
     """How many cells of which type a well holds."""
 
-    per_well: Positive = Field(583, description="expected cells of an unharmed well, all six types")
-    proportions: dict[str, Share] = Field(
+    per_well: _Positive = Field(
+        583, description="expected cells of an unharmed well, all six types"
+    )
+    proportions: dict[str, _Share] = Field(
         {
             "NK cells": 0.26,
             "T cells CD4+": 0.34,
@@ -58,10 +60,10 @@ class CellSettings(Settings):
         },
         description="expected shares of the six cell types",
     )
-    donor_log_sd: NonNegative = Field(0.2, description="log-sd of a donor's share of a cell type")
-    plate_log_sd: NonNegative = Field(0.04, description="log-sd of a plate's share of a cell type")
-    well_log_sd: NonNegative = Field(0.15, description="log-sd of the number of cells of a well")
-    mix_log_sd: NonNegative = Field(0.08, description="log-sd of a cell type's share of a well")
+    donor_log_sd: _NonNegative = Field(0.2, description="log-sd of a donor's share of a cell type")
+    plate_log_sd: _NonNegative = Field(0.04, description="log-sd of a plate's share of a cell type")
+    well_log_sd: _NonNegative = Field(0.15, description="log-sd of the number of cells of a well")
+    mix_log_sd: _NonNegative = Field(0.08, description="log-sd of a cell type's share of a well")
 
     @field_validator("proportions")
     @classmethod
@@ -75,17 +77,17 @@ class CellSettings(Settings):
 class DepthSettings(Settings):
     """Library sizes: log-normal, by cell type, plate and sequencing library."""
 
-    zero_fraction: Share = Field(
+    zero_fraction: _Share = Field(
         0.94, description="share of zeros that the mean depth is solved for"
     )
-    cell_log_sd: NonNegative = Field(
+    cell_log_sd: _NonNegative = Field(
         0.42, description="log-sd between the cells of one well and type"
     )
-    plate_log_sd: NonNegative = Field(0.10, description="log-sd between plates")
-    library_log_sd: NonNegative = Field(
+    plate_log_sd: _NonNegative = Field(0.10, description="log-sd between plates")
+    library_log_sd: _NonNegative = Field(
         0.08, description="log-sd between the sequencing libraries (rows)"
     )
-    cell_types: dict[str, Positive] = Field(
+    cell_types: dict[str, _Positive] = Field(
         {
             "NK cells": 0.65,
             "T cells CD4+": 1.0,
@@ -96,7 +98,7 @@ class DepthSettings(Settings):
         },
         description="relative depth of the cell types",
     )
-    toxic_power: NonNegative = Field(
+    toxic_power: _NonNegative = Field(
         0.5, description="cells of a toxic compound have depth x survival^this"
     )
 
@@ -111,34 +113,36 @@ class ExpressionSettings(Settings):
     """Baseline expression and everything that varies it except the compounds."""
 
     genes: int = Field(18211, ge=20, description="number of genes")
-    gene_log_sd: Positive = Field(2.1, description="log-sd of the invented baselines between genes")
-    cell_type_log_sd: NonNegative = Field(
+    gene_log_sd: _Positive = Field(
+        2.1, description="log-sd of the invented baselines between genes"
+    )
+    cell_type_log_sd: _NonNegative = Field(
         0.5, description="log-sd of a gene's baseline between cell types"
     )
-    marker_fraction: Share = Field(
+    marker_fraction: _Share = Field(
         0.03, description="share of genes that mark one cell type (about tenfold)"
     )
-    dispersion_floor: Positive = Field(
+    dispersion_floor: _Positive = Field(
         0.12, description="NB dispersion (1/size) of highly expressed genes"
     )
-    dispersion_slope: NonNegative = Field(
+    dispersion_slope: _NonNegative = Field(
         0.15, description="dispersion = floor + slope / mean count of a cell"
     )
-    dispersion_cap: Positive = Field(2.0, description="largest dispersion before the scatter")
-    dispersion_log_sd: NonNegative = Field(
+    dispersion_cap: _Positive = Field(2.0, description="largest dispersion before the scatter")
+    dispersion_log_sd: _NonNegative = Field(
         0.5, description="log-sd of a gene's dispersion around the trend"
     )
-    donor_log_sd: NonNegative = Field(
+    donor_log_sd: _NonNegative = Field(
         0.15, description="log-sd of donor effects, per gene and cell type"
     )
-    plate_log_sd: NonNegative = Field(0.07, description="log-sd of plate effects, per gene")
-    row_log_sd: NonNegative = Field(
+    plate_log_sd: _NonNegative = Field(0.07, description="log-sd of plate effects, per gene")
+    row_log_sd: _NonNegative = Field(
         0.04, description="log-sd of library (plate row) effects, per gene"
     )
-    well_log_sd: NonNegative = Field(
+    well_log_sd: _NonNegative = Field(
         0.12, description="log-sd between wells, per gene and cell type"
     )
-    ambient: Share = Field(
+    ambient: _Share = Field(
         0.04, description="mean share of a cell's counts that is ambient RNA of its library"
     )
 
@@ -152,32 +156,32 @@ class EffectSettings(Settings):
     programmes: int = Field(
         24, ge=1, description="latent mechanisms that groups of compounds share"
     )
-    strength: Positive = Field(
+    strength: _Positive = Field(
         0.09, description="median compound: sd of log2 fold changes, before they level off"
     )
-    strength_log_sd: NonNegative = Field(
+    strength_log_sd: _NonNegative = Field(
         1.4, description="log-sd of the strengths: most weak, few very strong"
     )
-    strength_cap: Positive = Field(1.2, description="largest strength")
-    largest_change: Positive = Field(
+    strength_cap: _Positive = Field(1.2, description="largest strength")
+    largest_change: _Positive = Field(
         5.0, description="log2 fold changes level off towards this, up and down"
     )
-    shared: Share = Field(
+    shared: _Share = Field(
         0.6, description="share of a programme's variance that all cell types have in common"
     )
-    own: Share = Field(0.15, description="share of a compound's variance outside the programmes")
-    stress: Share = Field(
+    own: _Share = Field(0.15, description="share of a compound's variance outside the programmes")
+    stress: _Share = Field(
         0.35, description="share of the stress programme in the strongest compounds"
     )
     tail_df: float = Field(4.0, gt=2, description="Student-t degrees of freedom of gene effects")
-    gene_log_sd: NonNegative = Field(
+    gene_log_sd: _NonNegative = Field(
         0.5, description="log-sd between genes of how much they respond"
     )
-    toxic_fraction: Share = Field(
+    toxic_fraction: _Share = Field(
         0.06, description="share of the compounds, the strongest ones, that kill cells"
     )
-    toxicity: NonNegative = Field(1.4, description="mean log loss of cells under a toxic compound")
-    mild_toxicity: NonNegative = Field(
+    toxicity: _NonNegative = Field(1.4, description="mean log loss of cells under a toxic compound")
+    mild_toxicity: _NonNegative = Field(
         0.11, description="mean log loss of cells under any other compound"
     )
     signature_rank: int = Field(
@@ -185,7 +189,7 @@ class EffectSettings(Settings):
     )
 
 
-class SourceSettings(Settings):
+class _SourceSettings(Settings):
     """Real data that replace invented parts; empty means invented."""
 
     baseline: str = Field(
@@ -199,10 +203,12 @@ class SourceSettings(Settings):
     )
 
 
-class FileSettings(Settings):
+class _FileSettings(Settings):
     """How the files are written."""
 
-    excluded_rate: NonNegative = Field(1e-4, description="spurious entries per true non-zero count")
+    excluded_rate: _NonNegative = Field(
+        1e-4, description="spurious entries per true non-zero count"
+    )
     multiome_cells: int = Field(2000, ge=6, description="untreated cells in the multiome files")
     row_group: int = Field(1_000_000, ge=1000, description="rows of a parquet row group")
 
@@ -216,13 +222,13 @@ class SimulationSettings(Settings):
     depth: DepthSettings = DepthSettings()
     expression: ExpressionSettings = ExpressionSettings()
     effects: EffectSettings = EffectSettings()
-    source: SourceSettings = SourceSettings()
-    files: FileSettings = FileSettings()
+    source: _SourceSettings = _SourceSettings()
+    files: _FileSettings = _FileSettings()
 
 
 def preset_names() -> list[str]:
     """The presets there are, smallest first."""
-    return sorted((p.stem for p in PRESETS.glob("*.toml")), key=["tiny", "small", "op3"].index)
+    return sorted((p.stem for p in _PRESETS.glob("*.toml")), key=["tiny", "small", "op3"].index)
 
 
 def preset_settings(
@@ -238,7 +244,7 @@ def preset_settings(
             f"unknown preset {preset!r}: {suggest(preset, preset_names())}",
             expected=", ".join(preset_names()),
         )
-    base: dict[str, Any] = merge(read_toml(PRESETS / f"{preset}.toml"), {"preset": preset})
+    base: dict[str, Any] = merge(read_toml(_PRESETS / f"{preset}.toml"), {"preset": preset})
     given = {name: str(Path(path).resolve()) for name, path in (sources or {}).items() if path}
     settings = load_settings(SimulationSettings, config, base=base)
     values = merge(settings.model_dump(), {"source": given})

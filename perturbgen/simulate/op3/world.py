@@ -44,7 +44,7 @@ from perturbgen.simulate.op3.settings import CELL_TYPES, ExpressionSettings, Sim
 
 
 @dataclass(frozen=True)
-class Noise:
+class _Noise:
     """Log effects on genes, and the ambient RNA of each sequencing library, all labelled.
 
     ``donor`` (donor: (cell types, genes)), ``plate`` and ``library`` (name: (genes,)), ``ambient`` (library: profile
@@ -58,13 +58,13 @@ class Noise:
     ambient_share: pd.Series
 
 
-def draw_noise(
+def _draw_noise(
     groups: pd.DataFrame,
     share: pd.DataFrame,
     settings: ExpressionSettings,
     *,
     rng: np.random.Generator,
-) -> Noise:
+) -> _Noise:
     """Effects of every donor, plate and library of the design ``groups`` (well x cell type, with n_cells and depth)."""
     genes = share.shape[1]
     plates, libraries = sorted(groups["plate_name"].unique()), sorted(groups["library_id"].unique())
@@ -78,16 +78,16 @@ def draw_noise(
         if settings.ambient
         else 0.0
     )
-    return Noise(
+    return _Noise(
         donor=effects(list(DONORS), settings.donor_log_sd, len(CELL_TYPES), genes),
         plate=effects(plates, settings.plate_log_sd, genes),
         library=effects(libraries, settings.row_log_sd, genes),
-        ambient=ambient_profiles(groups, share),
+        ambient=_ambient_profiles(groups, share),
         ambient_share=pd.Series(ambient, index=libraries),
     )
 
 
-def ambient_profiles(groups: pd.DataFrame, share: pd.DataFrame) -> dict[str, np.ndarray]:
+def _ambient_profiles(groups: pd.DataFrame, share: pd.DataFrame) -> dict[str, np.ndarray]:
     """The average expression of the cells pooled in a library, each cell type weighted by its expected counts."""
     counts = (
         (groups["n_cells"] * groups["depth"])
@@ -127,7 +127,7 @@ class World:
     r: np.ndarray
     depth: float
     effects: Effects
-    noise: Noise
+    noise: _Noise
     groups: pd.DataFrame
 
     @property
@@ -198,11 +198,11 @@ def normalised(values: np.ndarray) -> np.ndarray:
 
 def build_world(settings: SimulationSettings, *, seed: int) -> World:
     """Decide everything but the counts."""
-    layout = make_layout(settings, seed=seed)
-    settings = agree_with_layout(settings, layout)
+    layout = _make_layout(settings, seed=seed)
+    settings = _agree_with_layout(settings, layout)
     signatures = read_signatures(settings.source.signatures) if settings.source.signatures else None
-    share = make_share(settings, layout, signatures, seed=seed)
-    effects = make_effects(settings, layout, signatures, genes=list(share.columns), seed=seed)
+    share = _make_share(settings, layout, signatures, seed=seed)
+    effects = _make_effects(settings, layout, signatures, genes=list(share.columns), seed=seed)
     expected = expected_cells(layout, settings.cells, rng=stream(seed, Stream.CELLS))
     groups = count_cells(layout, expected, effects.survival, settings.cells, seed=seed)
     scatter = np.exp(
@@ -219,12 +219,12 @@ def build_world(settings: SimulationSettings, *, seed: int) -> World:
         scatter=scatter,
     )
     groups["depth"] = group_depths(groups, depth, settings.depth, seed=seed)
-    noise = draw_noise(groups, share, settings.expression, rng=stream(seed, Stream.NOISE))
+    noise = _draw_noise(groups, share, settings.expression, rng=stream(seed, Stream.NOISE))
     r = dispersions(share, depth=depth, settings=settings.expression, scatter=scatter)
     return World(settings, seed, layout, share, r, depth, effects, noise, groups)
 
 
-def make_layout(settings: SimulationSettings, *, seed: int) -> Layout:
+def _make_layout(settings: SimulationSettings, *, seed: int) -> Layout:
     """The real layout, where a folder is given, else an invented one."""
     rng = stream(seed, Stream.LAYOUT)
     if settings.source.layout:
@@ -232,7 +232,7 @@ def make_layout(settings: SimulationSettings, *, seed: int) -> Layout:
     return invent_layout(settings.plate, rng=rng)
 
 
-def agree_with_layout(settings: SimulationSettings, layout: Layout) -> SimulationSettings:
+def _agree_with_layout(settings: SimulationSettings, layout: Layout) -> SimulationSettings:
     """Settings whose plates are those of the layout: a real one decides, whatever the preset says."""
     wells = layout.wells
     found = {
@@ -246,7 +246,7 @@ def agree_with_layout(settings: SimulationSettings, layout: Layout) -> Simulatio
     return settings.model_copy(update={"plate": settings.plate.model_copy(update=found)})
 
 
-def make_share(
+def _make_share(
     settings: SimulationSettings, layout: Layout, signatures: Signatures | None, *, seed: int
 ) -> pd.DataFrame:
     """Baseline shares (cell types x genes) of the genes to simulate."""
@@ -260,12 +260,12 @@ def make_share(
         )
         return invented.share.set_axis(list(named), axis=1) if named else invented.share
     share = read_baseline(settings.source.baseline, rng=rng).share
-    return choose_genes(
+    return _choose_genes(
         share, settings.expression.genes, preferred=signatures.genes if signatures else ()
     )
 
 
-def choose_genes(share: pd.DataFrame, count: int, *, preferred: Sequence[str]) -> pd.DataFrame:
+def _choose_genes(share: pd.DataFrame, count: int, *, preferred: Sequence[str]) -> pd.DataFrame:
     """The ``count`` best expressed genes, those with a signature first, in the table's order; rows add up to one."""
     rank = pd.DataFrame(
         {"real": share.columns.isin(list(preferred)), "mean": share.mean().to_numpy()}
@@ -275,7 +275,7 @@ def choose_genes(share: pd.DataFrame, count: int, *, preferred: Sequence[str]) -
     return kept.div(kept.sum(axis=1), axis=0)
 
 
-def make_effects(
+def _make_effects(
     settings: SimulationSettings,
     layout: Layout,
     signatures: Signatures | None,

@@ -22,7 +22,7 @@ from perturbgen.simulate.screen.settings import WELLS, ScreenSettings
 if TYPE_CHECKING:
     from anndata import AnnData
 
-TABLES: Final = {
+_TABLES: Final = {
     "geo": {"samples": "inst_info.txt", "genes": "gene_info.txt", "perturbagens": "pert_info.txt"},
     "lincs2020": {
         "samples": "instinfo_beta.txt",
@@ -30,11 +30,11 @@ TABLES: Final = {
         "perturbagens": "compoundinfo_beta.txt",
     },
 }
-TO_2020: Final = {"inst_id": "sample_id", "pert_iname": "cmap_name", "cell_id": "cell_iname"}
-SETTINGS: Final = "simulation.toml"
+_TO_2020: Final = {"inst_id": "sample_id", "pert_iname": "cmap_name", "cell_id": "cell_iname"}
+_SETTINGS: Final = "simulation.toml"
 
 
-def matrix_name(settings: ScreenSettings) -> str:
+def _matrix_name(settings: ScreenSettings) -> str:
     """What the matrix is called, as CMap calls it but for the number of samples."""
     kind = "ZSPCQNORM" if settings.genes == settings.landmarks else "ZSPCINF"
     return f"SIM_Level4_{kind}_x{settings.genes}.gctx"
@@ -50,7 +50,7 @@ def screen_anndata(settings: ScreenSettings, *, seed: int) -> AnnData:
     truth = pd.concat([plate.truth for plate in drawn]).add_prefix("true_")
     moas = world.compounds.set_index("pert_id")["moa"]
     obs = unify(info.assign(moa=info["pert_id"].map(moas))).join(truth)
-    var = in_file_order(world).set_index("gene_id").rename_axis(None)
+    var = _in_file_order(world).set_index("gene_id").rename_axis(None)
     values = np.concatenate([plate.values for plate in drawn])
     uns = {"state_programme": world.state.astype(np.float32)}
     return anndata.AnnData(
@@ -58,7 +58,7 @@ def screen_anndata(settings: ScreenSettings, *, seed: int) -> AnnData:
     )
 
 
-def in_file_order(world: ScreenWorld) -> pd.DataFrame:
+def _in_file_order(world: ScreenWorld) -> pd.DataFrame:
     """The genes as the matrix has them."""
     return world.genes.sort_values("place").reset_index(drop=True)
 
@@ -75,39 +75,39 @@ def write_screen(
     require_writable(out)
     if (
         out.exists()
-        and not (force and (out / SETTINGS).is_file())
+        and not (force and (out / _SETTINGS).is_file())
         and (not out.is_dir() or any(out.iterdir()))
     ):
         raise InputError(
-            f"{out} exists{'' if (out / SETTINGS).is_file() else ' and is no simulated screen'}",
+            f"{out} exists{'' if (out / _SETTINGS).is_file() else ' and is no simulated screen'}",
             expected="a new folder",
             fix="--force replaces a simulated screen"
-            if (out / SETTINGS).is_file()
+            if (out / _SETTINGS).is_file()
             else "choose another folder",
         )
     with atomic_path(out) as part, disk_errors(out):
         part.mkdir()
         world, plates = simulate_screen(settings, seed=seed)
-        write_plates(part, settings, world, plates)
-        write_world(part, settings, world)
-        (part / SETTINGS).write_text(f"seed = {seed}\n\n{nested(to_toml(settings))}")
+        _write_plates(part, settings, world, plates)
+        _write_world(part, settings, world)
+        (part / _SETTINGS).write_text(f"seed = {seed}\n\n{_nested(to_toml(settings))}")
     return out
 
 
-def nested(text: str) -> str:
+def _nested(text: str) -> str:
     """The settings' tables, below the seed."""
     return "[settings]\n" + text.replace("\n[", "\n[settings.").replace(
         "\n[settings.[", "\n[settings."
     )
 
 
-def write_plates(
+def _write_plates(
     part: Path, settings: ScreenSettings, world: ScreenWorld, plates: Iterator[Plate]
 ) -> None:
     """The matrix and the tables of samples, a plate at a time: memory does not grow with the screen."""
-    genes = in_file_order(world)
+    genes = _in_file_order(world)
     var = pd.DataFrame(index=pd.Index(genes["gene_id"], dtype=object))
-    names = TABLES[settings.names]
+    names = _TABLES[settings.names]
     with ExitStack() as stack:
         samples = stack.enter_context(
             open(part / names["samples"], "w", encoding="utf-8", newline="\n")
@@ -115,7 +115,7 @@ def write_plates(
         truth = stack.enter_context(open(part / "truth.tsv", "w", encoding="utf-8", newline="\n"))
         writer = stack.enter_context(
             GctxWriter(
-                part / matrix_name(settings),
+                part / _matrix_name(settings),
                 var,
                 samples=settings.plates * WELLS,
                 compression=settings.compression,
@@ -125,18 +125,18 @@ def write_plates(
         tick = stack.enter_context(progress("plates", settings.plates))
         for plate in plates:
             writer.append(plate.values, pd.DataFrame(index=plate.info.index))
-            append_table(samples, in_words(plate.info, settings.names))
-            append_table(truth, plate.truth.reset_index())
+            _append_table(samples, _in_words(plate.info, settings.names))
+            _append_table(truth, plate.truth.reset_index())
             tick()
 
 
-def in_words(info: pd.DataFrame, names: str) -> pd.DataFrame:
+def _in_words(info: pd.DataFrame, names: str) -> pd.DataFrame:
     """The table of samples in GEO's or in LINCS2020's columns."""
     table = info.reset_index()
     if names == "geo":
         return table
     missing = table["pert_dose"] == -666
-    return table.rename(columns=TO_2020).assign(
+    return table.rename(columns=_TO_2020).assign(
         bead_batch=BATCH,
         det_plate=table["rna_plate"] + f"_{BATCH}",
         det_well=table["rna_well"],
@@ -148,14 +148,14 @@ def in_words(info: pd.DataFrame, names: str) -> pd.DataFrame:
     )
 
 
-def append_table(handle: IO[str], table: pd.DataFrame) -> None:
+def _append_table(handle: IO[str], table: pd.DataFrame) -> None:
     """Add rows to a tab-separated file, with a header before the first."""
     table.to_csv(handle, sep="\t", index=False, header=handle.tell() == 0, lineterminator="\n")
 
 
-def write_world(part: Path, settings: ScreenSettings, world: ScreenWorld) -> None:
+def _write_world(part: Path, settings: ScreenSettings, world: ScreenWorld) -> None:
     """The tables of genes and perturbagens, and the truth of them."""
-    names, genes, compounds = TABLES[settings.names], in_file_order(world), world.compounds
+    names, genes, compounds = _TABLES[settings.names], _in_file_order(world), world.compounds
     if settings.names == "geo":
         lm = genes["landmark"].astype(int)
         table = pd.DataFrame(

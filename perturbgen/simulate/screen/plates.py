@@ -25,8 +25,15 @@ from perturbgen.simulate.screen.settings import (
     ScreenSettings,
 )
 
-PARENTS = 4  # landmarks that an inferred gene is a mean of
-POSITIVE = ("bortezomib", "vorinostat", "geldanamycin", "mitoxantrone", "radicicol", "withaferin-a")
+_PARENTS = 4  # landmarks that an inferred gene is a mean of
+_POSITIVE = (
+    "bortezomib",
+    "vorinostat",
+    "geldanamycin",
+    "mitoxantrone",
+    "radicicol",
+    "withaferin-a",
+)
 
 
 @dataclass(frozen=True)
@@ -52,32 +59,32 @@ class ScreenWorld:
     parent_weights: np.ndarray
 
 
-def build_screen(settings: ScreenSettings, rng: np.random.Generator) -> ScreenWorld:
+def _build_screen(settings: ScreenSettings, rng: np.random.Generator) -> ScreenWorld:
     """Draw a world."""
     biology, genes = settings.biology, settings.landmarks
     extra = settings.genes - genes
-    mechanism_effects = unit(sparse_normal((biology.mechanisms, biology.pathways), 0.25, rng))
-    compounds = draw_compounds(settings, rng)
+    mechanism_effects = unit(_sparse_normal((biology.mechanisms, biology.pathways), 0.25, rng))
+    compounds = _draw_compounds(settings, rng)
     baseline = rng.normal(8, 2, genes) + rng.normal(0, 1, (len(settings.design.cell_lines), genes))
     return ScreenWorld(
-        genes=gene_table(settings, rng),
+        genes=_gene_table(settings, rng),
         compounds=compounds,
-        pathways=directions((biology.pathways, genes), 0.2, rng),
-        effects=compound_effects(compounds, mechanism_effects, biology, rng),
+        pathways=_directions((biology.pathways, genes), 0.2, rng),
+        effects=_compound_effects(compounds, mechanism_effects, biology, rng),
         sensitivity=np.exp(
             rng.normal(0, biology.line_sd, (len(settings.design.cell_lines), biology.mechanisms))
         ),
         baseline=np.clip(baseline, 3.5, 14.5),
         gene_sd=settings.noise.gene_sd * np.exp(rng.normal(0, 0.3, genes)),
-        state=directions((1, genes), 0.15, rng)[0],
-        nuisance=directions((settings.noise.nuisance_rank, genes), 0.5, rng),
-        edge=directions((3, genes), 0.5, rng),
-        parents=rng.integers(genes, size=(PARENTS, extra)),
-        parent_weights=rng.normal(0, 1 / np.sqrt(PARENTS), (PARENTS, extra)).astype(np.float32),
+        state=_directions((1, genes), 0.15, rng)[0],
+        nuisance=_directions((settings.noise.nuisance_rank, genes), 0.5, rng),
+        edge=_directions((3, genes), 0.5, rng),
+        parents=rng.integers(genes, size=(_PARENTS, extra)),
+        parent_weights=rng.normal(0, 1 / np.sqrt(_PARENTS), (_PARENTS, extra)).astype(np.float32),
     )
 
 
-def sparse_normal(shape: tuple[int, int], share: float, rng: np.random.Generator) -> np.ndarray:
+def _sparse_normal(shape: tuple[int, int], share: float, rng: np.random.Generator) -> np.ndarray:
     """Normal numbers, all but a share of them zero, at least one in every row not."""
     values = rng.normal(size=shape)
     keep = rng.random(shape) < share
@@ -85,14 +92,14 @@ def sparse_normal(shape: tuple[int, int], share: float, rng: np.random.Generator
     return values * keep
 
 
-def directions(shape: tuple[int, int], share: float, rng: np.random.Generator) -> np.ndarray:
+def _directions(shape: tuple[int, int], share: float, rng: np.random.Generator) -> np.ndarray:
     """Sparse directions over genes whose mean square is 1."""
     return (
-        unit(sparse_normal(shape, share, rng)) * np.sqrt(shape[1]) if shape[0] else np.zeros(shape)
+        unit(_sparse_normal(shape, share, rng)) * np.sqrt(shape[1]) if shape[0] else np.zeros(shape)
     )
 
 
-def gene_table(settings: ScreenSettings, rng: np.random.Generator) -> pd.DataFrame:
+def _gene_table(settings: ScreenSettings, rng: np.random.Generator) -> pd.DataFrame:
     """Real landmarks first, then made-up inferred genes; ``place`` is where the file has them."""
     known = landmarks().iloc[: settings.landmarks]
     extra = [str(9_000_001 + i) for i in range(settings.genes - len(known))]
@@ -110,7 +117,7 @@ def gene_table(settings: ScreenSettings, rng: np.random.Generator) -> pd.DataFra
     return table.assign(place=places)
 
 
-def draw_compounds(settings: ScreenSettings, rng: np.random.Generator) -> pd.DataFrame:
+def _draw_compounds(settings: ScreenSettings, rng: np.random.Generator) -> pd.DataFrame:
     """The library, then the positive controls, then hairpins: id, name, mechanism, potency, strength."""
     design, biology = settings.design, settings.biology
     total = design.compounds + design.positive_controls + design.genetic
@@ -120,7 +127,7 @@ def draw_compounds(settings: ScreenSettings, rng: np.random.Generator) -> pd.Dat
     genetic = np.arange(total) >= total - design.genetic
     positive = (np.arange(total) >= design.compounds) & ~genetic
     positive_names = [
-        POSITIVE[i] if i < len(POSITIVE) else f"poscon-{i + 1}"
+        _POSITIVE[i] if i < len(_POSITIVE) else f"poscon-{i + 1}"
         for i in range(design.positive_controls)
     ]
     return pd.DataFrame(
@@ -146,14 +153,14 @@ def draw_compounds(settings: ScreenSettings, rng: np.random.Generator) -> pd.Dat
     )
 
 
-def compound_effects(
+def _compound_effects(
     compounds: pd.DataFrame,
     mechanisms: np.ndarray,
     biology: BiologySettings,
     rng: np.random.Generator,
 ) -> np.ndarray:
     """Effects at full response (compounds, pathways): the mechanism's and the compound's own part."""
-    own = unit(sparse_normal((len(compounds), biology.pathways), 0.25, rng))
+    own = unit(_sparse_normal((len(compounds), biology.pathways), 0.25, rng))
     mixed = (
         np.sqrt(1 - biology.own_share) * mechanisms[compounds["mechanism"]]
         + np.sqrt(biology.own_share) * own
@@ -161,8 +168,8 @@ def compound_effects(
     return unit(mixed) * compounds["strength"].to_numpy()[:, None]
 
 
-HILL: Final = 1.2
-ROWS, COLUMNS = 16, 24
+_HILL: Final = 1.2
+_ROWS, _COLUMNS = 16, 24
 BATCH: Final = "B19"
 
 
@@ -176,7 +183,7 @@ class Plate:
 
 
 @dataclass(frozen=True)
-class Treatment:
+class _Treatment:
     """Which plate this is."""
 
     map: int
@@ -188,48 +195,48 @@ class Treatment:
 def simulate_screen(settings: ScreenSettings, *, seed: int) -> tuple[ScreenWorld, Iterator[Plate]]:
     """The world of a screen, and its plates one at a time; each plate has its own stream of random numbers."""
     world_seed, *plate_seeds = np.random.SeedSequence(seed).spawn(1 + settings.plates)
-    world = build_screen(settings, np.random.default_rng(world_seed))
+    world = _build_screen(settings, np.random.default_rng(world_seed))
     layout_rng = np.random.default_rng(np.random.SeedSequence([seed, 1]))
     wells = [layout_rng.permutation(WELLS) for _ in range(settings.design.maps)]
-    drawn = zip(treatments(settings.design), plate_seeds, strict=True)
+    drawn = zip(_treatments(settings.design), plate_seeds, strict=True)
     return world, (
-        draw_plate(world, settings, wells[t.map], t, np.random.default_rng(s)) for t, s in drawn
+        _draw_plate(world, settings, wells[t.map], t, np.random.default_rng(s)) for t, s in drawn
     )
 
 
-def treatments(design: DesignSettings) -> Iterator[Treatment]:
+def _treatments(design: DesignSettings) -> Iterator[_Treatment]:
     """All plates, replicates of a map next to each other."""
     for number in range(design.maps):
         for line in range(len(design.cell_lines)):
             for hours in design.hours:
                 for replicate in range(design.replicates):
-                    yield Treatment(number, line, hours, replicate)
+                    yield _Treatment(number, line, hours, replicate)
 
 
-def draw_plate(
+def _draw_plate(
     world: ScreenWorld,
     settings: ScreenSettings,
     order: np.ndarray,
-    plate: Treatment,
+    plate: _Treatment,
     rng: np.random.Generator,
 ) -> Plate:
     """A plate: who is in which well, what the wells show, its z-scores."""
     design = settings.design
-    compound, dose = contents(design, plate.map)
+    compound, dose = _contents(design, plate.map)
     wells = (order if design.same_wells else rng.permutation(WELLS))[: len(compound)]
     state = rng.choice([-1.0, 1.0], len(wells)) + rng.normal(0, 0.2, len(wells))
-    response = responses(world, compound, dose, plate.line)
+    response = _responses(world, compound, dose, plate.line)
     latent = response[:, None] * world.effects[np.maximum(compound, 0)]
     gated = world.compounds["gated"].to_numpy()[np.maximum(compound, 0)] & (compound >= 0)
     latent = np.where(gated[:, None], np.sign(state)[:, None] * latent, latent)
-    noise = well_noise(world, settings, wells, rng)
+    noise = _well_noise(world, settings, wells, rng)
     shift = latent @ world.pathways + settings.biology.state * state[:, None] * world.state
     expression = world.baseline[plate.line] + world.gene_sd * (shift + noise)
     order_by_well = np.argsort(wells)
-    z = robust_z(with_inferred(expression, world, settings, rng)[order_by_well])
+    z = robust_z(_with_inferred(expression, world, settings, rng)[order_by_well])
     values = np.empty(z.shape, np.float32)
     values[:, world.genes["place"].to_numpy()] = z
-    info = well_info(world, settings, plate, compound, dose, wells).iloc[order_by_well]
+    info = _well_info(world, settings, plate, compound, dose, wells).iloc[order_by_well]
     truth = pd.DataFrame(
         {"response": response, "state": np.sign(state), "gated": gated},
         index=info.index[np.argsort(order_by_well)],
@@ -237,7 +244,7 @@ def draw_plate(
     return Plate(values, info, truth.loc[info.index])
 
 
-def contents(design: DesignSettings, number: int) -> tuple[np.ndarray, np.ndarray]:
+def _contents(design: DesignSettings, number: int) -> tuple[np.ndarray, np.ndarray]:
     """What is in every used well of a plate map (-1: DMSO), and its dose (NaN for DMSO and hairpins), as laid out."""
     size, controls = design.compounds_per_map, design.compounds + design.positive_controls
     library = np.concatenate([np.arange(design.compounds), controls + np.arange(design.genetic)])
@@ -250,25 +257,25 @@ def contents(design: DesignSettings, number: int) -> tuple[np.ndarray, np.ndarra
     return compound, np.where(compound >= controls, np.nan, dose)
 
 
-def responses(world: ScreenWorld, compound: np.ndarray, dose: np.ndarray, line: int) -> np.ndarray:
+def _responses(world: ScreenWorld, compound: np.ndarray, dose: np.ndarray, line: int) -> np.ndarray:
     """How much of its full effect each well shows: Hill's curve, times the cell line's sensitivity; 0 for DMSO.
 
     A hairpin has no dose and shows all of its effect.
     """
     about = world.compounds.iloc[np.maximum(compound, 0)]
     ratio = np.where(compound >= 0, dose, 0.0) / 10.0 ** about["log10_ec50"].to_numpy()
-    shown = np.where(np.isnan(ratio), 1.0, ratio**HILL / (1 + ratio**HILL))
+    shown = np.where(np.isnan(ratio), 1.0, ratio**_HILL / (1 + ratio**_HILL))
     return shown * world.sensitivity[line, about["mechanism"].to_numpy()]
 
 
-def well_noise(
+def _well_noise(
     world: ScreenWorld, settings: ScreenSettings, wells: np.ndarray, rng: np.random.Generator
 ) -> np.ndarray:
     """What is not biology (wells, landmarks), in noise sd: wells, shared variation, plate, gradients and the edge."""
     noise, genes = settings.noise, settings.landmarks
-    row, column = wells // COLUMNS, wells % COLUMNS
-    edge = (row == 0) | (row == ROWS - 1) | (column == 0) | (column == COLUMNS - 1)
-    place = np.stack([row / (ROWS - 1) - 0.5, column / (COLUMNS - 1) - 0.5, edge * 1.0], axis=1)
+    row, column = wells // _COLUMNS, wells % _COLUMNS
+    edge = (row == 0) | (row == _ROWS - 1) | (column == 0) | (column == _COLUMNS - 1)
+    place = np.stack([row / (_ROWS - 1) - 0.5, column / (_COLUMNS - 1) - 0.5, edge * 1.0], axis=1)
     tilt = noise.position * rng.normal(1, 0.5, 3) * place
     shared = (
         noise.nuisance
@@ -284,7 +291,7 @@ def well_noise(
     )
 
 
-def with_inferred(
+def _with_inferred(
     expression: np.ndarray, world: ScreenWorld, settings: ScreenSettings, rng: np.random.Generator
 ) -> np.ndarray:
     """Landmarks and, after them, inferred genes: weighted sums of a few landmarks."""
@@ -295,15 +302,15 @@ def with_inferred(
         * settings.noise.gene_sd
         * rng.normal(size=(len(expression), world.parents.shape[1]))
     )
-    for parent, weight in zip(world.parents[:PARENTS], world.parent_weights, strict=True):
+    for parent, weight in zip(world.parents[:_PARENTS], world.parent_weights, strict=True):
         inferred += weight * expression[:, parent]
     return np.concatenate([expression, inferred], axis=1)
 
 
-def well_info(
+def _well_info(
     world: ScreenWorld,
     settings: ScreenSettings,
-    plate: Treatment,
+    plate: _Treatment,
     compound: np.ndarray,
     dose: np.ndarray,
     wells: np.ndarray,
@@ -311,7 +318,7 @@ def well_info(
     """The wells in GEO's words (GSE92742's inst_info), indexed by inst_id."""
     line = settings.design.cell_lines[plate.line]
     rna_plate = f"SIM{plate.map + 1:03d}_{line}_{plate.hours:g}H_X{plate.replicate + 1}"
-    names = [f"{chr(65 + well // COLUMNS)}{well % COLUMNS + 1:02d}" for well in wells.tolist()]
+    names = [f"{chr(65 + well // _COLUMNS)}{well % _COLUMNS + 1:02d}" for well in wells.tolist()]
     about = world.compounds.iloc[np.maximum(compound, 0)]
     vehicle = compound < 0
     return pd.DataFrame(

@@ -11,11 +11,11 @@ from pydantic import Field, model_validator
 from perturbgen.core.config import Settings, load_settings
 from perturbgen.core.errors import ConfigError, suggest
 
-Positive = Annotated[float, Field(gt=0)]
-NonNegative = Annotated[float, Field(ge=0)]
-Share = Annotated[float, Field(ge=0, le=1)]
+_Positive = Annotated[float, Field(gt=0)]
+_NonNegative = Annotated[float, Field(ge=0)]
+_Share = Annotated[float, Field(ge=0, le=1)]
 
-LANDMARKS: Final = 978
+_LANDMARKS: Final = 978
 WELLS: Final = 384
 
 
@@ -31,8 +31,10 @@ class DesignSettings(Settings):
     cell_lines: tuple[str, ...] = Field(
         ("A375", "MCF7", "PC3"), min_length=1, description="cell lines"
     )
-    doses: tuple[Positive, ...] = Field((0.12, 1.11, 10.0), min_length=1, description="doses in uM")
-    hours: tuple[Positive, ...] = Field((24,), min_length=1, description="times of treatment")
+    doses: tuple[_Positive, ...] = Field(
+        (0.12, 1.11, 10.0), min_length=1, description="doses in uM"
+    )
+    hours: tuple[_Positive, ...] = Field((24,), min_length=1, description="times of treatment")
     replicates: int = Field(
         3, ge=1, description="replicate plates of each plate map, line and time"
     )
@@ -75,40 +77,40 @@ class BiologySettings(Settings):
 
     pathways: int = Field(30, ge=2, description="directions that responses are made of")
     mechanisms: int = Field(10, ge=1, description="mechanisms of action")
-    gated_share: Share = Field(
+    gated_share: _Share = Field(
         0.3, description="share of the mechanisms that cells of the other state answer inversely"
     )
-    own_share: Share = Field(
+    own_share: _Share = Field(
         0.5, description="share of a compound's effect that is its own, not its mechanism's"
     )
-    strength: NonNegative = Field(
+    strength: _NonNegative = Field(
         1.2, description="effect at full response, in standard deviations of a well's noise"
     )
-    strength_log_sd: NonNegative = Field(0.4, description="log-sd of the strength over compounds")
-    potency_log_sd: NonNegative = Field(0.7, description="sd of log10 EC50 around 1 uM")
-    line_sd: NonNegative = Field(
+    strength_log_sd: _NonNegative = Field(0.4, description="log-sd of the strength over compounds")
+    potency_log_sd: _NonNegative = Field(0.7, description="sd of log10 EC50 around 1 uM")
+    line_sd: _NonNegative = Field(
         0.4, description="log-sd of a cell line's sensitivity to a mechanism"
     )
-    state: NonNegative = Field(
+    state: _NonNegative = Field(
         2.0, description="size of the cell state's programme, in the same unit"
     )
 
 
-class NoiseSettings(Settings):
+class _NoiseSettings(Settings):
     """What else is in the numbers."""
 
-    gene_sd: Positive = Field(0.35, description="typical sd of a gene between wells, log2")
-    nuisance: NonNegative = Field(
+    gene_sd: _Positive = Field(0.35, description="typical sd of a gene between wells, log2")
+    nuisance: _NonNegative = Field(
         1.0, description="size of shared variation between wells, in noise sd"
     )
     nuisance_rank: int = Field(8, ge=0, description="directions of it")
-    plate: NonNegative = Field(
+    plate: _NonNegative = Field(
         1.0, description="shift of a plate, in noise sd; z-scores take most of it away"
     )
-    position: NonNegative = Field(
+    position: _NonNegative = Field(
         0.6, description="gradients over rows and columns and the edge, in noise sd"
     )
-    inferred: NonNegative = Field(0.5, description="noise of inferred genes, in noise sd")
+    inferred: _NonNegative = Field(0.5, description="noise of inferred genes, in noise sd")
 
 
 class ScreenSettings(Settings):
@@ -116,9 +118,9 @@ class ScreenSettings(Settings):
 
     design: DesignSettings = DesignSettings()
     biology: BiologySettings = BiologySettings()
-    noise: NoiseSettings = NoiseSettings()
+    noise: _NoiseSettings = _NoiseSettings()
     genes: int = Field(
-        LANDMARKS,
+        _LANDMARKS,
         ge=10,
         le=100_000,
         description="genes of the matrix; those beyond 978 are inferred",
@@ -134,7 +136,7 @@ class ScreenSettings(Settings):
     @property
     def landmarks(self) -> int:
         """How many of the genes are landmarks."""
-        return min(self.genes, LANDMARKS)
+        return min(self.genes, _LANDMARKS)
 
     @property
     def plates(self) -> int:
@@ -143,7 +145,7 @@ class ScreenSettings(Settings):
         return design.maps * len(design.cell_lines) * len(design.hours) * design.replicates
 
 
-PRESETS: Final[dict[str, dict[str, Any]]] = {
+_PRESETS: Final[dict[str, dict[str, Any]]] = {
     "tiny": {
         "design": {
             "compounds": 24,
@@ -164,10 +166,10 @@ def screen_settings(
     preset: str = "small", *, config: str | Path | None = None, overrides: Sequence[str] = ()
 ) -> ScreenSettings:
     """The settings of a preset, then of a TOML file, then of ``a.b=value`` overrides."""
-    if preset not in PRESETS:
+    if preset not in _PRESETS:
         raise ConfigError(
             f"there is no preset {preset!r}",
-            expected=", ".join(PRESETS),
-            fix=suggest(preset, PRESETS),
+            expected=", ".join(_PRESETS),
+            fix=suggest(preset, _PRESETS),
         )
-    return load_settings(ScreenSettings, config, overrides=overrides, base=PRESETS[preset])
+    return load_settings(ScreenSettings, config, overrides=overrides, base=_PRESETS[preset])

@@ -10,11 +10,11 @@ import torch
 
 from perturbgen.images.network.feed import (
     ImageBatch,
+    _standardised,
+    _zoomed,
     all_turns,
     augmented,
     cutmix,
-    standardised,
-    zoomed,
 )
 from perturbgen.images.network.fields import Vocabulary, read_fields
 from perturbgen.images.network.model import ImageClassifier
@@ -39,7 +39,7 @@ def test_all_turns_are_the_eight_of_a_square_and_the_four_of_a_rectangle() -> No
 def test_a_window_is_enlarged_where_it_lies() -> None:
     ramp = torch.linspace(0, 1, 64).repeat(64, 1)[None, None].repeat(3, 1, 1, 1)
     place = torch.tensor([[0.5, 0.5], [0.0, 0.5], [1.0, 0.5]])
-    out = zoomed(ramp, torch.tensor([0.0, 0.5, 0.5]), place)
+    out = _zoomed(ramp, torch.tensor([0.0, 0.5, 0.5]), place)
     torch.testing.assert_close(out[0], ramp[0], atol=1e-5, rtol=0)
     assert out[1].max().item() == pytest.approx(0.5, abs=0.02)  # the left half
     assert out[2].min().item() == pytest.approx(0.5, abs=0.02)  # the right half
@@ -104,5 +104,5 @@ def test_answers_over_all_turns_do_not_depend_on_how_an_image_lies(trained: Path
 
 def test_standardising_by_hand_and_of_an_empty_channel() -> None:
     image = np.array([[[1, 3], [1, 3]], [[5, 5], [5, 5]]], np.float32)
-    assert standardised(image).tolist() == [[[-1, 1], [-1, 1]], [[0, 0], [0, 0]]]
-    assert standardised(1e-3 * image)[0].flatten().tolist() == pytest.approx([-1, 1, -1, 1])
+    assert _standardised(image).tolist() == [[[-1, 1], [-1, 1]], [[0, 0], [0, 0]]]
+    assert _standardised(1e-3 * image)[0].flatten().tolist() == pytest.approx([-1, 1, -1, 1])

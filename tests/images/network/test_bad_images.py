@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from perturbgen.cli import run
+from perturbgen.cli import _run
 from perturbgen.simulate.images import Layout, write_bbbc021
 
 FAST = (
@@ -30,7 +30,7 @@ def bbbc021(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def train(data: Path, runs: Path, *settings: str) -> int:
     given = [word for value in (*FAST, *settings) for word in ("--set", value)]
-    return run(
+    return _run(
         [
             "images",
             "train",
@@ -135,9 +135,9 @@ def test_images_of_another_size_are_not_embedded_by_a_run(
         "--part",
         "validation",
     ]
-    assert run(ask) == 2
+    assert _run(ask) == 2
     assert "expected     16 x 16, uint8" in capsys.readouterr().err
-    assert run(["images", "evaluate", str(trained), "--data", str(tmp_path / "nowhere")]) == 2
+    assert _run(["images", "evaluate", str(trained), "--data", str(tmp_path / "nowhere")]) == 2
     assert "no folder of images at" in capsys.readouterr().err
 
 
@@ -148,9 +148,9 @@ def test_a_single_image_has_no_statistics_of_its_own(
     for path in sorted(root.rglob("HUVEC-03/**/*.png"))[6:]:
         path.unlink()
     ask = ["images", "evaluate", str(trained), "--data", str(root)]
-    assert run(ask) == 2
+    assert _run(ask) == 2
     assert "'HUVEC-03' have a single image" in capsys.readouterr().err
-    assert run([*ask, "--statistics", "running"]) == 0
+    assert _run([*ask, "--statistics", "running"]) == 0
 
 
 def test_a_list_of_fields_that_broke_off_is_explained(
@@ -163,7 +163,7 @@ def test_a_list_of_fields_that_broke_off_is_explained(
         ["evaluate", str(copy)],
         ["train", "--resume", str(copy), "--set", "training.epochs=3"],
     ):
-        assert run(["images", *arguments]) == 2
+        assert _run(["images", *arguments]) == 2
         assert "is not a readable parquet file" in capsys.readouterr().err
 
 
@@ -191,7 +191,7 @@ def test_mechanisms_that_do_not_join_cannot_be_withheld_nor_asked_about(
     assert "no compound of the images has a mechanism" in capsys.readouterr().err
     assert train(root, tmp_path / "runs") == 0
     made = str(next((tmp_path / "runs").iterdir()))
-    assert run(["images", "evaluate", made, "--part", "validation"]) == 0
+    assert _run(["images", "evaluate", made, "--part", "validation"]) == 0
     assert "no neighbours: no treatment has a mechanism" in caplog.text
-    assert run(["images", "evaluate", made]) == 2
+    assert _run(["images", "evaluate", made]) == 2
     assert "fix          --part train,validation" in capsys.readouterr().err

@@ -6,7 +6,13 @@ from pathlib import Path
 
 import numpy as np
 
-from perturbgen.images.network.board import confusion_figure, enlarged, exposed, image_grid, tiled
+from perturbgen.images.network.board import (
+    _confusion_figure,
+    _enlarged,
+    _exposed,
+    _image_grid,
+    _tiled,
+)
 from perturbgen.images.network.fields import read_fields
 from perturbgen.images.network.predict import predict
 from perturbgen.images.network.run import ImageRun, load_run
@@ -16,11 +22,11 @@ def test_pictures_show_every_class_and_the_chosen_fields(trained: Path) -> None:
     run: ImageRun = load_run(trained)
     feed = run.feed(read_fields(run.settings.data).part("validation"))
     found = predict(run.model, feed, "batch")
-    axes = confusion_figure(found).axes[0]
+    axes = _confusion_figure(found).axes[0]
     shown = np.asarray(axes.images[0].get_array())
     assert shown.shape == (8, 8)
     np.testing.assert_allclose(shown.sum(axis=1), 1)
-    grid = image_grid(found, feed, np.arange(5))
+    grid = _image_grid(found, feed, np.arange(5))
     assert grid.shape == (
         2 * (160 + 2 * 18 + 4),
         4 * (160 + 4),
@@ -33,20 +39,20 @@ def test_pictures_show_every_class_and_the_chosen_fields(trained: Path) -> None:
 def test_bright_fields_are_darkened_alike_and_dark_ones_left() -> None:
     field = np.zeros((6, 10, 10), np.uint8)
     field[:, :5] = 255  # every channel beyond its display range
-    bright, dim = exposed([field, field // 16])
+    bright, dim = _exposed([field, field // 16])
     assert bright[:5].max() == 255
     assert bright[:5].min() < 255  # the sum of six colours is no longer white
-    alone = exposed([field // 16])[0]
+    alone = _exposed([field // 16])[0]
     assert dim.max() < alone.max() <= 255
     assert not bright[5:].any()
 
 
 def test_small_pictures_are_enlarged_and_set_side_by_side() -> None:
     picture = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3)
-    large = enlarged(picture, 7)
+    large = _enlarged(picture, 7)
     assert large.shape == (6, 9, 3)
     np.testing.assert_array_equal(large[::3, ::3], picture)
-    assert tiled([picture] * 3, across=2).shape == (2 * (2 + 4), 2 * (3 + 4), 3)
+    assert _tiled([picture] * 3, across=2).shape == (2 * (2 + 4), 2 * (3 + 4), 3)
 
 
 def test_the_run_shows_them_and_names_the_points_of_its_projector(trained: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from perturbgen.cli import run
+from perturbgen.cli import _run
 
 
 def table(capsys: pytest.CaptureFixture[str]) -> list[dict[str, object]]:
@@ -20,10 +20,10 @@ def test_a_run_is_trained_asked_embedded_and_its_embedding_measured(
 ) -> None:
     small = ["--set", "model.widths=[4]", "--set", "training.epochs=1", "--set", "board.every=9"]
     where = ["--runs", str(tmp_path), "--accelerator", "cpu"]
-    assert run(["images", "train", "--data", str(plates), *small, *where, "--json"]) == 0
+    assert _run(["images", "train", "--data", str(plates), *small, *where, "--json"]) == 0
     assert table(capsys)[0]["measure"] == "validation/objective"
     page = tmp_path / "page.html"
-    assert run(["images", "evaluate", str(trained), "--json", "--page", str(page)]) == 0
+    assert _run(["images", "evaluate", str(trained), "--json", "--page", str(page)]) == 0
     assert "know which siRNAs share a plate" in page.read_text()
     assert {row["decoding"] for row in table(capsys)} == {
         "independent",
@@ -31,7 +31,7 @@ def test_a_run_is_trained_asked_embedded_and_its_embedding_measured(
         "assignment",
     }
     out = tmp_path / "all.profiles"
-    assert run(["images", "embed", str(trained), "--out", str(out), "--json"]) == 0
+    assert _run(["images", "embed", str(trained), "--out", str(out), "--json"]) == 0
     rows = table(capsys)[0]["rows"]
     assert rows == len(pd.read_parquet(out / "meta.parquet"))
     pairs = tmp_path / "pairs.csv"
@@ -48,7 +48,9 @@ def test_a_run_is_trained_asked_embedded_and_its_embedding_measured(
         "--draws",
         "99",
     ]
-    assert run(["images", "evaluate", str(out), *options, "--relations", str(pairs), "--json"]) == 0
+    assert (
+        _run(["images", "evaluate", str(out), *options, "--relations", str(pairs), "--json"]) == 0
+    )
     found = {str(row["measure"]).split(" (")[0]: row for row in table(capsys)}
     assert found["mAP among all wells"]["n"] == 8
     assert found["recall of known relations"]["n"] == 28
@@ -85,17 +87,17 @@ def test_mistakes_are_explained(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     places = {"RUN": str(trained), "DATA": str(plates)}
-    assert run(["images", *(places.get(argument, argument) for argument in arguments)]) == 2
+    assert _run(["images", *(places.get(argument, argument) for argument in arguments)]) == 2
     assert message in capsys.readouterr().err
 
 
 def test_profiles_need_a_column_to_be_measured_by(
     plates: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(["images", "evaluate", str(plates)]) == 2
+    assert _run(["images", "evaluate", str(plates)]) == 2
     assert "evaluated by a column" in capsys.readouterr().err
 
 
 def test_a_dry_run_prints_every_setting(plates: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["images", "train", "--data", str(plates), "--dry-run", "--json"]) == 0
+    assert _run(["images", "train", "--data", str(plates), "--dry-run", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["training"]["one_experiment"] is True

@@ -11,20 +11,20 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from perturbgen.cli import run as command
+from perturbgen.cli import _run as command
 from perturbgen.core.errors import ConfigError, InputError, SchemaError
 from perturbgen.images.network import run as running
 from perturbgen.images.network.evaluate import (
+    _matching_rows,
     by_chance,
     corrected_wells,
     embed,
     evaluate,
-    matching_rows,
     matchings,
     pooled,
 )
 from perturbgen.images.network.fields import Fields, class_names, read_fields
-from perturbgen.images.network.run import ImageCard, load_run
+from perturbgen.images.network.run import _ImageCard, load_run
 from perturbgen.images.network.settings import ImageData, ImageSettings
 from perturbgen.profiles.table import Profiles
 from perturbgen.simulate.images import Layout, write_bbbc021
@@ -219,18 +219,18 @@ def test_wells_are_corrected_by_the_vehicle_and_need_it() -> None:
 
 def test_rows_ask_about_what_was_withheld_where_it_was() -> None:
     fields = planted(0.01)
-    rows = matching_rows(fields, ("train",))
+    rows = _matching_rows(fields, ("train",))
     assert {row["decoding"] for row in rows} >= {"NSC, raw", "NSCB, z + TVN"}
     assert all(row["n"] == 8 and row["X"] == row["all"] for row in rows)
     part = np.where(fields.meta["compound"] == "a0", "test", "train")
     some = Profiles(fields.values, fields.meta.assign(part=part), fields.features)
-    assert {row["n"] for row in matching_rows(some, ("test",))} == {1}
-    assert "NSC of new compounds, raw" in {row["decoding"] for row in matching_rows(some, ())}
-    assert matching_rows(some, ("train",)) == []
+    assert {row["n"] for row in _matching_rows(some, ("test",))} == {1}
+    assert "NSC of new compounds, raw" in {row["decoding"] for row in _matching_rows(some, ())}
+    assert _matching_rows(some, ("train",)) == []
 
 
 def test_a_run_without_some_compounds_is_asked_about_them(withheld: Path) -> None:
-    card = ImageCard.read(withheld)
+    card = _ImageCard.read(withheld)
     assert card.label == "treatment"
     assert card.channels == (1, 2, 4)
     assert len(card.classes) == 2 * 10
@@ -259,7 +259,7 @@ def test_mechanisms_are_named_for_new_compounds(bbbc021: Path, tmp_path: Path) -
 def test_a_run_of_rxrx1_is_no_start_for_bbbc021(trained: Path, bbbc021: Path) -> None:
     settings = settings_of(bbbc021, model={"start": trained})
     with pytest.raises(ConfigError, match="tells sirna_id apart, these images treatment"):
-        running.describe(read_fields(settings.data), settings)
+        running._describe(read_fields(settings.data), settings)
 
 
 def test_a_start_that_was_trained_on_withheld_compounds_is_refused(
@@ -274,33 +274,35 @@ def test_a_start_that_was_trained_on_withheld_compounds_is_refused(
 
     same, other, every = start(withheld, 0), start(withheld, 1), start(withheld, None)
     assert (
-        running.describe(read_fields(same.data), same).classes == ImageCard.read(withheld).classes
+        running._describe(read_fields(same.data), same).classes == _ImageCard.read(withheld).classes
     )
-    running.describe(read_fields(every.data), every)  # withholds plates only, the same as the start
+    running._describe(
+        read_fields(every.data), every
+    )  # withholds plates only, the same as the start
     away = sorted(set(read_fields(other.data).part("test").table["compound"]))
     with pytest.raises(
         ConfigError, match=f"{len(away)} of compound that are withheld here: '{away[0]}'"
     ) as caught:
-        running.describe(read_fields(other.data), other)
+        running._describe(read_fields(other.data), other)
     assert "withhold the same in both runs" in str(caught.value)
     plates = other.model_copy(update={"data": ImageData(path=bbbc021, validation=("Week1_22121",))})
     with pytest.raises(ConfigError, match="1 of experiment that are withheld here: 'Week1_22121'"):
-        running.describe(read_fields(plates.data), plates)
+        running._describe(read_fields(plates.data), plates)
 
     second = running.train(every, runs=tmp_path, accelerator="cpu")  # has seen group 0, too
     with pytest.raises(ConfigError, match="of compound that are withheld here"):
-        running.describe(read_fields(same.data), start(second, 0))
+        running._describe(read_fields(same.data), start(second, 0))
     third = running.train(start(withheld, 0), runs=tmp_path, accelerator="cpu")
-    assert running.describe(read_fields(same.data), start(third, 0)).label == "treatment"
+    assert running._describe(read_fields(same.data), start(third, 0)).label == "treatment"
     (third / "config.toml").write_text(
         (third / "config.toml").read_text().replace(str(withheld), str(second))
     )
     with pytest.raises(
         ConfigError, match="of compound that are withheld here"
     ):  # by the run before the run before
-        running.describe(read_fields(same.data), start(third, 0))
+        running._describe(read_fields(same.data), start(third, 0))
     shutil.rmtree(second)
-    running.describe(read_fields(same.data), start(third, 0))
+    running._describe(read_fields(same.data), start(third, 0))
     assert "what that was trained on is not known" in caplog.text
 
 

@@ -24,7 +24,7 @@ from perturbgen.images.network.predict import (
     predict,
     validation_numbers,
 )
-from perturbgen.images.network.run import ImageCard, load_run
+from perturbgen.images.network.run import _ImageCard, load_run
 from perturbgen.images.network.settings import ImageModelSettings, ImageSettings
 from perturbgen.nn.layers import Draws
 from perturbgen.train.state import load_state
@@ -128,7 +128,7 @@ def test_a_run_holds_what_it_needs_and_its_numbers(trained: Path) -> None:
         "images_per_second",
     } <= set(records[0])
     assert records[1]["train/cross_entropy"] < records[0]["train/cross_entropy"]
-    card = ImageCard.read(trained)
+    card = _ImageCard.read(trained)
     assert card.classes == tuple(range(8))
     assert card.cells == ("HUVEC", "RPE")
     assert card.channels == (1, 2, 3, 4, 5, 6)
@@ -160,8 +160,8 @@ def test_starting_from_a_run_begins_with_its_weights(
     tuned = changed(
         settings, data={"path": plates, "cell_types": ["RPE"]}, model={"start": trained}
     )
-    card = running.describe(read_fields(tuned.data), tuned)
-    assert card.classes == ImageCard.read(trained).classes
+    card = running._describe(read_fields(tuned.data), tuned)
+    assert card.classes == _ImageCard.read(trained).classes
     assert card.cells == ("HUVEC", "RPE")
     assert card.experiments == ("RPE-01",)
     model = running.build(tuned, card, label=torch.tensor([0]))
@@ -171,10 +171,10 @@ def test_starting_from_a_run_begins_with_its_weights(
     )
     again = changed(tuned, data={"path": plates, "cell_types": [], "validation": ["HUVEC-01"]})
     with pytest.raises(ConfigError, match="1 of experiment that are withheld here: 'HUVEC-01'"):
-        running.describe(read_fields(again.data), again)
+        running._describe(read_fields(again.data), again)
     sites = changed(tuned, data={"path": plates, "split": "wilds"})
     with pytest.raises(ConfigError, match="of site_id that are withheld here: 'RPE-01_1_"):
-        running.describe(read_fields(sites.data), sites)
+        running._describe(read_fields(sites.data), sites)
     other = changed(tuned, model={"start": trained, "embedding": 9})
     with pytest.raises(ConfigError, match="has other parameters"):
         running.build(other, card, label=torch.tensor([0]))
@@ -329,11 +329,11 @@ def test_other_channels_are_refused(trained: Path) -> None:
 def test_a_card_of_another_kind_is_explained(trained: Path, tmp_path: Path) -> None:
     (tmp_path / "images.json").write_text("{}")
     with pytest.raises(InputError, match="does not describe a network"):
-        ImageCard.read(tmp_path)
+        _ImageCard.read(tmp_path)
     text = json.loads((trained / "images.json").read_text())
     (tmp_path / "images.json").write_text(json.dumps({**text, "format": 7}))
     with pytest.raises(InputError, match="has format 7"):
-        ImageCard.read(tmp_path)
+        _ImageCard.read(tmp_path)
 
 
 def test_without_a_validation_part_the_run_says_so(

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from perturbgen.core.errors import ConfigError, InputError
-from perturbgen.images.network.model import load_backbone, renamed
-from perturbgen.nn.vision import SmallCNN, backbone
+from perturbgen.images.network.model import _renamed, load_backbone
+from perturbgen.nn.vision import _SmallCNN, backbone
 
 monai = pytest.mark.skipif(
     importlib.util.find_spec("monai") is None, reason="MONAI is an extra, and not installed"
@@ -36,7 +36,7 @@ def drawn(network: nn.Module, seed: int) -> nn.Module:
 
 
 def test_the_same_network_answers_as_the_one_that_was_saved(tmp_path: Path) -> None:
-    one, two = drawn(SmallCNN(3, (4, 6)), 1), drawn(SmallCNN(3, (4, 6)), 2)
+    one, two = drawn(_SmallCNN(3, (4, 6)), 1), drawn(_SmallCNN(3, (4, 6)), 2)
     images = torch.rand(2, 3, 16, 16)
     assert not torch.allclose(one(images), two(images))
     state = {f"module.{name}": value for name, value in one.state_dict().items()}
@@ -45,7 +45,7 @@ def test_the_same_network_answers_as_the_one_that_was_saved(tmp_path: Path) -> N
 
 
 def test_six_channels_answer_grey_images_as_three_did(tmp_path: Path) -> None:
-    three, six = drawn(SmallCNN(3, (4,)), 1), SmallCNN(6, (4,)).eval()
+    three, six = drawn(_SmallCNN(3, (4,)), 1), _SmallCNN(6, (4,)).eval()
     load_backbone(six, saved(three.state_dict(), tmp_path / "small.pt"))
     grey = torch.rand(2, 1, 8, 8)
     torch.testing.assert_close(six(grey.expand(2, 6, 8, 8)), three(grey.expand(2, 3, 8, 8)))
@@ -88,21 +88,21 @@ def test_names_of_dense_layers() -> None:
         "features.denseblock1.denselayer2.norm1.weight",
         "features.denseblock1.denselayer2.norm.1.weight",
     ):
-        assert renamed(name) == "features.denseblock1.denselayer2.layers.norm1.weight"
+        assert _renamed(name) == "features.denseblock1.denselayer2.layers.norm1.weight"
 
 
 def test_another_backbone_and_broken_files_are_explained(tmp_path: Path) -> None:
-    path = saved(SmallCNN(3, (4, 8)).state_dict(), tmp_path / "small.pt")
+    path = saved(_SmallCNN(3, (4, 8)).state_dict(), tmp_path / "small.pt")
     with pytest.raises(
         ConfigError, match=r"has no 'layers\.4\.weight'.*of the shape of this network"
     ):
-        load_backbone(SmallCNN(3, (4, 6)), path)
+        load_backbone(_SmallCNN(3, (4, 6)), path)
     with pytest.raises(InputError, match="no file of weights at"):
-        load_backbone(SmallCNN(3, (4, 6)), tmp_path / "none.pt")
+        load_backbone(_SmallCNN(3, (4, 6)), tmp_path / "none.pt")
     path.write_bytes(path.read_bytes()[:200])
     with pytest.raises(InputError, match="cannot be read as weights"):
-        load_backbone(SmallCNN(3, (4, 8)), path)
+        load_backbone(_SmallCNN(3, (4, 8)), path)
     with pytest.raises(InputError, match="cannot be read as weights"):
-        load_backbone(SmallCNN(3), saved(SmallCNN(3), tmp_path / "whole.pt"))
+        load_backbone(_SmallCNN(3), saved(_SmallCNN(3), tmp_path / "whole.pt"))
     with pytest.raises(InputError, match="no dictionary of tensors"):
-        load_backbone(SmallCNN(3), saved([1, 2], tmp_path / "list.pt"))
+        load_backbone(_SmallCNN(3), saved([1, 2], tmp_path / "list.pt"))

@@ -8,14 +8,14 @@ from perturbgen.core.errors import SchemaError
 from perturbgen.l1000.embedder.probe import (
     KINDS,
     MAJORITY,
-    ProbeTask,
-    fit_network,
-    fit_ridge,
-    logistic,
-    predicted,
+    _fit_network,
+    _fit_ridge,
+    _logistic,
+    _predicted,
+    _ProbeTask,
+    _scores,
     probe,
     probe_task,
-    scores,
 )
 
 
@@ -30,7 +30,7 @@ def planted() -> tuple[np.ndarray, pd.DataFrame]:
     return x, pd.DataFrame({"moa": [f"m{k}" for k in moa], "compound": [f"c{k}" for k in compound]})
 
 
-def task_of(samples: pd.DataFrame, column: str = "moa") -> ProbeTask:
+def task_of(samples: pd.DataFrame, column: str = "moa") -> _ProbeTask:
     return probe_task(samples, column, "compound", rng=np.random.default_rng(0))
 
 
@@ -52,8 +52,8 @@ def test_a_mark_of_the_compound_alone_says_nothing_about_unseen_compounds(plante
         "input"
     )
     assert found.loc["marks", "top-1"] < 0.5
-    x_seen = predicted(marks, task_of(samples), np.tile(np.arange(2), 96), "logistic", seed=0)
-    assert scores(x_seen, task_of(samples))["top-1"] == 1
+    x_seen = _predicted(marks, task_of(samples), np.tile(np.arange(2), 96), "logistic", seed=0)
+    assert _scores(x_seen, task_of(samples))["top-1"] == 1
 
 
 def test_groups_are_whole_and_every_fold_knows_every_class(planted):
@@ -75,8 +75,8 @@ def test_scores_are_those_of_scikit_learn():
     rng = np.random.default_rng(0)
     codes, logs = rng.integers(0, 3, 60), rng.normal(size=(60, 3))
     codes[:3] = range(3)
-    task = ProbeTask(np.arange(60), codes, np.arange(60), ("a", "b", "c"))
-    found, told = scores(logs, task), logs.argmax(1)
+    task = _ProbeTask(np.arange(60), codes, np.arange(60), ("a", "b", "c"))
+    found, told = _scores(logs, task), logs.argmax(1)
     assert found["top-1"] == pytest.approx(accuracy_score(codes, told))
     assert found["balanced"] == pytest.approx(balanced_accuracy_score(codes, told))
     assert found["macro-F1"] == pytest.approx(f1_score(codes, told, average="macro"))
@@ -85,9 +85,9 @@ def test_scores_are_those_of_scikit_learn():
 
 def test_groups_are_told_by_all_their_profiles():
     logs = np.log([[0.6, 0.4], [0.1, 0.9], [0.55, 0.45], [0.9, 0.1]])
-    task = ProbeTask(np.arange(4), np.array([1, 1, 0, 0]), np.array([0, 0, 1, 1]), ("a", "b"))
-    assert scores(logs, task)["top-1"] == 0.75
-    assert scores(logs, task)["top-1 of groups"] == 1
+    task = _ProbeTask(np.arange(4), np.array([1, 1, 0, 0]), np.array([0, 0, 1, 1]), ("a", "b"))
+    assert _scores(logs, task)["top-1"] == 0.75
+    assert _scores(logs, task)["top-1 of groups"] == 1
 
 
 def test_a_class_that_varies_within_groups_can_be_probed_too(planted):
@@ -137,7 +137,7 @@ def test_classifiers_repeat_and_leave_the_random_state_alone(planted):
     x, samples = planted
     task = task_of(samples)
     before = torch.random.get_rng_state()
-    one, two = (fit_network(x, task.codes, "1D-CNN", classes=4, seed=1)(x) for _ in range(2))
+    one, two = (_fit_network(x, task.codes, "1D-CNN", classes=4, seed=1)(x) for _ in range(2))
     np.testing.assert_array_equal(one, two)
     np.testing.assert_allclose(np.exp(one).sum(1), 1, rtol=1e-5)
     assert torch.equal(before, torch.random.get_rng_state())
@@ -147,9 +147,9 @@ def test_the_penalty_is_chosen_on_the_held_rows_and_classes_may_be_absent(plante
     x, samples = planted
     codes = task_of(samples).codes
     held = np.arange(len(x)) % 4 == 0
-    chosen = fit_ridge(x, codes, held, classes=6)(x)
+    chosen = _fit_ridge(x, codes, held, classes=6)(x)
     assert chosen.shape == (192, 6)
     assert np.isneginf(chosen[:, 4:]).all()
-    everything = [logistic(x, codes, c, 6)(x) for c in (1e-3, 1e-2, 1e-1, 1.0)]
+    everything = [_logistic(x, codes, c, 6)(x) for c in (1e-3, 1e-2, 1e-1, 1.0)]
     assert any(np.array_equal(chosen, other) for other in everything)
-    assert (logistic(x[:4], np.ones(4, int), 1.0, 3)(x).argmax(1) == 1).all()
+    assert (_logistic(x[:4], np.ones(4, int), 1.0, 3)(x).argmax(1) == 1).all()

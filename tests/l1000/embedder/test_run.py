@@ -12,7 +12,7 @@ from perturbgen.l1000.embedder.batches import ProfileFeed
 from perturbgen.l1000.embedder.data import ProfileTable, read_table, treatments
 from perturbgen.l1000.embedder.judge import measure_of
 from perturbgen.l1000.embedder.run import prepare
-from perturbgen.l1000.embedder.settings import EncoderSettings, ModelSettings
+from perturbgen.l1000.embedder.settings import ModelSettings, _EncoderSettings
 from perturbgen.retrieval import retrieve
 
 SAMPLERS = {
@@ -160,7 +160,7 @@ def test_a_last_batch_of_one_profile_is_left_out_for_batch_norm(settings, tmp_pa
     some = settings(
         f"training.batch_size={n - 1}", f"training.resident={resident}", "training.epochs=2"
     )
-    normed = ModelSettings(size=8, encoder=EncoderSettings(kind="three_stage", width=8))
+    normed = ModelSettings(size=8, encoder=_EncoderSettings(kind="three_stage", width=8))
     run = train(some.model_copy(update={"model": normed}), runs=tmp_path, accelerator="cpu")
     assert torch.load(run / "checkpoint" / "last.pt", weights_only=True)["state"]["step"] == 2
 
