@@ -133,7 +133,11 @@ def _read_columns(path: Path, key: str | None) -> Profiles:
         features = [name for name in names if pd.api.types.is_float_dtype(table[name])]
     words = [name for name in features if not pd.api.types.is_numeric_dtype(table[name])]
     if words or not features:
-        found = f"{shorten(words)} is not a number" if words else f"no feature column {key or ''}"
+        found = (
+            f"{shorten(words)} is not a number and not {_PREFIX}*"
+            if words
+            else f"no feature column {key or ''}"
+        )
         raise SchemaError(
             f"{path}: {found.strip()}",
             expected=f"labels such as {_PREFIX}Plate, and features that are numbers",
