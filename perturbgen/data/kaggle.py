@@ -17,6 +17,7 @@ import pandas as pd
 
 from perturbgen.core.errors import SchemaError, shorten, suggest
 from perturbgen.core.files import require_file, require_folder
+from perturbgen.core.labels import VEHICLE
 from perturbgen.core.tables import (
     categorise,
     find_optional,
@@ -32,7 +33,7 @@ from perturbgen.core.tables import (
     require_values,
 )
 from perturbgen.data.long_counts import LongCounts, distinct_labels, excluded_keys
-from perturbgen.data.schema import KAGGLE_COLUMNS, ORGANISERS_PLATES, VEHICLE
+from perturbgen.data.schema import KAGGLE_COLUMNS, ORGANISERS_PLATES
 
 if TYPE_CHECKING:
     from anndata import AnnData

@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 
 from perturbgen.core.errors import SchemaError, shorten, suggest
+from perturbgen.core.labels import VEHICLE
 from perturbgen.data.covariates import complete, require_same_genes
-from perturbgen.data.schema import VEHICLE
 from perturbgen.generate import CellSampler, SamplerSettings, fit_samplers, well_table
 from perturbgen.generate.cells import CellGenerator, Plan, add_covariates
 from perturbgen.generate.latents import (
