@@ -4,7 +4,6 @@ import pandas as pd
 import pytest
 
 from perturbgen.data.aggregate import (
-    _log_cpm,
     _variable_genes,
     embed,
     principal_components,
