@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Add the verbs."""
-    app.command()(_baselines)
-    app.command()(_baseline)
+    app.command("baselines")(_baselines)
+    app.command("baseline")(_baseline)
 
 
 def _baselines(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from perturbgen.cli.data import Json
+from perturbgen.cli.options import Json
 from perturbgen.core.console import say, show_table
 from perturbgen.core.errors import PerturbgenError
 
@@ -20,7 +20,7 @@ _LEADERBOARD = Path("experiments") / "LEADERBOARD.md"
 
 def register(app: typer.Typer) -> None:
     """Add the verb."""
-    app.command()(_compare)
+    app.command("compare")(_compare)
 
 
 def _compare(

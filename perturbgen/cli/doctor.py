@@ -42,7 +42,7 @@ _R_PACKAGES = {"limma": "r-bioc-limma", "edgeR": "r-bioc-edger", "statmod": "r-c
 
 def register(app: typer.Typer) -> None:
     """Add the verb."""
-    app.command()(_doctor)
+    app.command("doctor")(_doctor)
 
 
 def _doctor(

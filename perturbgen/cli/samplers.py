@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from perturbgen.cli.data import Columns, Json, Layer, Vehicle, load
+from perturbgen.cli.data import load
+from perturbgen.cli.options import Columns, Json, Layer, Vehicle
 from perturbgen.core.console import show_table
 from perturbgen.core.errors import InputError
 from perturbgen.core.files import check_output, require_writable
@@ -22,7 +23,7 @@ _QUANTILES = (0.025, 0.1, 0.25, 0.5, 0.75, 0.9, 0.975)
 
 def register(app: typer.Typer) -> None:
     """Add the verb."""
-    app.command()(_samplers)
+    app.command("samplers")(_samplers)
 
 
 def _samplers(
