@@ -36,7 +36,7 @@ def listed(text: str | None) -> list[str]:
 
 def register(app: typer.Typer) -> None:
     """Add the verbs."""
-    app.command()(_ingest)
+    app.command("ingest")(_ingest)
     _data_app.command("check")(_check_data)
     _data_app.command("list")(_list_data)
     _data_app.command("get")(_get_data)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Add the verb."""
-    app.command()(_ensemble)
+    app.command("ensemble")(_ensemble)
 
 
 class _Member(NamedTuple):

@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 def register(app: typer.Typer) -> None:
     """Add the verb."""
-    app.command()(_predict)
+    app.command("predict")(_predict)
 
 
 def _predict(

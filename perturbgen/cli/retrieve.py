@@ -54,8 +54,8 @@ class _Against(StrEnum):
 
 def register(app: typer.Typer) -> None:
     """Add the verbs."""
-    app.command()(_retrieve)
-    app.command()(_neighbours)
+    app.command("retrieve")(_retrieve)
+    app.command("neighbours")(_neighbours)
 
 
 def _retrieve(

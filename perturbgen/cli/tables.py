@@ -42,8 +42,8 @@ _OPTIONS = {
 
 def register(app: typer.Typer) -> None:
     """Add the verbs."""
-    app.command()(_pseudobulk)
-    app.command()(_split)
+    app.command("pseudobulk")(_pseudobulk)
+    app.command("split")(_split)
 
 
 def _pseudobulk(

@@ -29,10 +29,10 @@ _Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of what is 
 
 def register(app: typer.Typer) -> None:
     """Add the verbs."""
-    app.command()(_train)
-    app.command()(_encode)
-    app.command()(_evaluate)
-    app.command()(_board)
+    app.command("train")(_train)
+    app.command("encode")(_encode)
+    app.command("evaluate")(_evaluate)
+    app.command("board")(_board)
 
 
 def _train(
