@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from perturbgen.cli.data import Json
+from perturbgen.cli.options import Json
 from perturbgen.core.console import say, show_table
 from perturbgen.core.errors import PerturbgenError
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
-from perturbgen.cli.data import Json
+from perturbgen.cli.options import Json
 from perturbgen.core.console import show_table
 from perturbgen.core.errors import ConfigError, SchemaError, shorten
 from perturbgen.core.files import check_output

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from perturbgen.cli.data import Columns, Json, Layer, Vehicle, load
+from perturbgen.cli.data import load
+from perturbgen.cli.options import Columns, Device, Json, Layer, RunFolder, Vehicle
 from perturbgen.cli.samplers import read_conditions
-from perturbgen.cli.train import Device, RunFolder
 from perturbgen.core.console import show_table
 
 if TYPE_CHECKING:

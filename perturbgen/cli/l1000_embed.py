@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from perturbgen.cli.data import Json
+from perturbgen.cli.options import Json
 from perturbgen.core.console import say, show_table
 from perturbgen.core.errors import ConfigError, SchemaError, shorten, suggest
 from perturbgen.core.files import check_output
@@ -44,7 +44,7 @@ class _Part(StrEnum):
 def register(app: typer.Typer) -> None:
     """Add the verbs."""
     for verb in (_train, _embed, _evaluate, _neighbours):
-        app.command()(verb)
+        app.command(verb.__name__.lstrip("_"))(verb)
 
 
 def _train(
