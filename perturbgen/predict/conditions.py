@@ -221,7 +221,7 @@ def batches_of(run: TrainedRun, cells: AnnData, size: int) -> Iterator[CellBatch
 
 def run_fingerprint(path: Path) -> str:
     """A hash of the run's best model: the same name may hold another model tomorrow."""
-    from perturbgen.core.config import file_hash
     from perturbgen.core.files import require_file
+    from perturbgen.core.runs import file_hash
 
     return file_hash(require_file(path / "checkpoint" / "best.pt", "checkpoint"))
