@@ -21,9 +21,8 @@ from perturbgen.core.errors import InputError, SchemaError
 from perturbgen.core.files import require_folder
 from perturbgen.core.tables import (
     find_optional,
-    find_or_self,
     find_table,
-    read_csv,
+    read_frame,
     read_header,
     require_unique,
     require_values,
@@ -168,9 +167,9 @@ def read_rxrx1_metadata(path: str | Path, *, layout: _Layout = "auto") -> pd.Dat
 
 def _read_sites(path: Path, columns: list[str], *, required: list[str]) -> pd.DataFrame:
     """``metadata.csv`` of RxRx1 or RxRx19: one row a site, of which the id repeats the labels."""
-    path = find_or_self(path, "metadata.csv")
+    path = find_table(path, "metadata.csv")
     text = [name for name in columns if name not in _NUMBERS]
-    meta = read_csv(path, columns=columns, text=text)[columns]
+    meta = read_frame(path, columns=columns, text=text)[columns]
     require_values(meta, required, "site_id", path)
     require_unique(meta["site_id"], "site_id", path)
     _check_ids(meta["site_id"], _well_ids(meta) + "_" + meta["site"].astype(str), path)
@@ -205,7 +204,7 @@ def _read_kaggle(folder: Path) -> pd.DataFrame:
             wanted = ["id_code", "experiment", "plate", "well"]
             wanted += [] if name == "test" else ["sirna"]  # which is what was to be predicted
             wanted += ["well_type"] if controls else []
-            table = read_csv(
+            table = read_frame(
                 find_table(folder, f"{name}.csv"),
                 columns=wanted,
                 text=["id_code", "experiment", "well", "well_type"],
@@ -252,7 +251,7 @@ def _read_rxrx3_metadata(folder: Path) -> pd.DataFrame:
     """One row a well; ``guide`` is the guide's number where the treatment is a knock-out."""
     path = find_optional(folder, RXRX3_CORE) or find_table(folder, _RXRX3_FULL)
     text = [name for name in RXRX3_COLUMNS if name not in _NUMBERS]
-    meta = read_csv(path, columns=RXRX3_COLUMNS, text=text)[RXRX3_COLUMNS]
+    meta = read_frame(path, columns=RXRX3_COLUMNS, text=text)[RXRX3_COLUMNS]
     required = ["well_id", "experiment_name", "plate", "treatment", "perturbation_type"]
     require_values(meta, required, "well_id", path)
     require_unique(meta["well_id"], "well_id", path)
