@@ -151,7 +151,7 @@ def week_told(wells: Profiles) -> float:
     """
     import numpy as np
 
-    from perturbgen.profiles.correct.build import fitted_rows
+    from perturbgen.profiles.correct import fitted_rows
 
     dmso = wells.where((wells.meta["compound"] == "DMSO").to_numpy() & ~fitted_rows(wells))
     week, plate = dmso.meta["week"].to_numpy(), dmso.meta["plate"].to_numpy()

@@ -90,7 +90,7 @@ def golden_table(wells: Profiles, seed: int) -> list[dict[str, Any]]:
     import numpy as np
 
     from perturbgen.images.nsc import fold_matching, mechanism_folds, nsc, nscb, treatments
-    from perturbgen.profiles.correct.build import batch_predictability
+    from perturbgen.profiles.correct import batch_predictability
 
     control = (wells.meta["compound"] == VEHICLE).to_numpy()
     rows = []
