@@ -72,8 +72,8 @@ def fixture(out: Path, seed: int, effect: float) -> Path:
 def compare(data: Path, out: Path, seed: int, overrides: list[str]) -> dict[str, Rows]:
     """The three tables of a seed: neighbours, mechanisms of new compounds, outliers."""
     import numpy as np
+    from handmade import measured
 
-    from perturbgen.images.handmade import measured
     from perturbgen.images.network.evaluate import by_chance, corrected_wells, embed
     from perturbgen.images.network.fields import read_fields
     from perturbgen.images.network.settings import ImageData

@@ -126,7 +126,8 @@ def golden_table(wells: Profiles, seed: int) -> list[dict[str, Any]]:
 
 def nested_table(wells: Profiles) -> list[dict[str, Any]]:
     """Nested choice among the recipes, for NSC and NSCB, beside the best fixed recipe in hindsight and z + TVN."""
-    from perturbgen.images.choose import hits, nested_matching, similarities
+    from choose import hits, nested_matching, similarities
+
     from perturbgen.images.nsc import ONE_BATCH, admissible
 
     rows = []
