@@ -117,10 +117,10 @@ def find_folder(
 
 def read_ids(folder: Path) -> pd.DataFrame:
     """The rows to predict: id, cell_type, sm_name."""
-    from perturbgen.core.tables import read_csv
+    from perturbgen.core.tables import read_frame
 
     names = ["cell_type", "sm_name"]
-    return read_csv(folder / "id_map.csv", columns=["id", *names], text=names)
+    return read_frame(folder / "id_map.csv", columns=["id", *names], text=names)
 
 
 def follow(

@@ -17,9 +17,10 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "op3"))
 from road import Challenge, ChallengeSettings, find_folder, follow, read_ids
 
 from perturbgen.cli import run_experiment
-from perturbgen.core.config import file_hash, load_settings, to_toml
+from perturbgen.core.config import load_settings, to_toml
 from perturbgen.core.console import say
 from perturbgen.core.errors import InputError
+from perturbgen.core.runs import file_hash
 
 if TYPE_CHECKING:
     import pandas as pd
