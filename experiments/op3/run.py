@@ -18,11 +18,7 @@ from road import Challenge, ChallengeSettings, find_folder, follow, read_ids
 from perturbgen.cli import run_experiment
 from perturbgen.core.config import load_settings, to_toml
 from perturbgen.core.console import say
-<<<<<<< HEAD
-=======
-from perturbgen.core.errors import InputError
 from perturbgen.core.runs import file_hash
->>>>>>> main
 
 HERE = Path(__file__).parent
 COUNTS = "adata_train.parquet"
@@ -83,14 +79,9 @@ def main(
 
 
 def read_challenge(folder: Path, out: Path) -> Challenge:
-<<<<<<< HEAD
     """Everything the folder holds; the cells are written as an h5ad file once, which runs are
     trained from.
     """
-=======
-    """Everything the folder holds; the cells are written as an h5ad file once, which runs are trained from."""
-    from perturbgen.core.tables import read_frame
->>>>>>> main
     from perturbgen.data import read_competition, validate, write_h5ad
     from perturbgen.data.h5ad import read_h5ad
     from perturbgen.data.kaggle import read_de
@@ -102,12 +93,6 @@ def read_challenge(folder: Path, out: Path) -> Challenge:
         validate(cells)
         write_h5ad(cells, path)
     truth = folder / "de_truth.parquet"
-<<<<<<< HEAD
-=======
-    ids = read_frame(
-        folder / "id_map.csv", columns=["id", "cell_type", "sm_name"], text=["cell_type", "sm_name"]
-    )
->>>>>>> main
     return Challenge(
         cells=cells,
         path=path,
