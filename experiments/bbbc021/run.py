@@ -46,7 +46,7 @@ def main(
         data = out / f"fixture{seed}"
         if not data.exists():
             write_bbbc021(data, seed=seed, images=False)
-    wells = bbbc021.read_profiles(data)
+    wells = bbbc021.read_bbbc021(data)
     table = golden_table(wells, seed)
     show_table(
         table,

@@ -43,14 +43,14 @@ def main(
     """
     import pandas as pd
 
-    from perturbgen.images import cellpainting
+    from perturbgen.profiles.readers import read_profiles
     from perturbgen.simulate.images import write_cellpainting
 
     if data is None:
         data = out / f"fixture{seed}" / "profiles.csv.gz"
         if not data.exists():
             write_cellpainting(data.parent, seed=seed)
-    profiles = cellpainting.read_profiles(data)
+    profiles = read_profiles(data)
     compounds = {name: score(profiles, step, splits, seed) for name, step in corrections().items()}
     rows = [summary(name, table) for name, table in compounds.items()]
     show_table(rows, title=f"{data.name}: {len(compounds[SHOWN])} compounds against DMSO")

@@ -33,14 +33,14 @@ def main(
     Example: python experiments/rxrx1/run.py ../shared/data/imaging/rxrx1
     """
     from perturbgen.images import decode as platemap
-    from perturbgen.images import rxrx1
+    from perturbgen.images.readers import read_rxrx1_metadata
     from perturbgen.simulate.images import write_rxrx1
 
     if data is None:
         data = out / f"fixture{seed}"
         if not data.exists():
             write_rxrx1(data, seed=seed, images=False)
-    meta = rxrx1.read_metadata(data)
+    meta = read_rxrx1_metadata(data)
     groups = platemap.sirna_groups(meta)
     plan = platemap.rotations(meta, groups)
     facts = [

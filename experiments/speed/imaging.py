@@ -166,10 +166,8 @@ def run_child(what: str, folder: Path) -> dict[str, float]:
 
 def child(what: str, folder: Path) -> None:
     """Do one thing and print seconds and the peak of memory."""
-    from perturbgen.images import csv_kernel, rxrx19  # noqa: F401  (loading libraries is not timed, pandas' neither)
-    from perturbgen.profiles.stream import parse_lines
+    from perturbgen.images import readers  # noqa: F401  (loading libraries is not timed)
 
-    parse_lines(b"x,1\n" + csv_kernel.PAD, 2, 0)  # compiles, or loads what was compiled
     with Peak() as peak:
         start, processor = time.perf_counter(), time.process_time()
         found = {"stream": stream, "pandas": read_pandas, "correct": correct, "feed": feed}[what](
@@ -181,9 +179,9 @@ def child(what: str, folder: Path) -> None:
 
 def stream(folder: Path) -> dict[str, float]:
     """Our way: joined to the labels and written to disk, too."""
-    from perturbgen.images import rxrx19
+    from perturbgen.images.readers import stream_embeddings
 
-    profiles, _ = rxrx19.read_profiles(folder, folder / "profiles")
+    profiles, _ = stream_embeddings(folder, folder / "profiles")
     return {"rows": len(profiles)}
 
 
@@ -199,7 +197,7 @@ def read_pandas(folder: Path) -> dict[str, float]:
 def correct(folder: Path) -> dict[str, float]:
     """Fit the pipeline on controls, write everything corrected."""
     from perturbgen.profiles.correct import ControlScaler, Coral, NestedCentre, Pipeline, Sphering
-    from perturbgen.profiles.table import read_profiles
+    from perturbgen.profiles.readers import read_profiles
 
     profiles = read_profiles(folder)
     keys = ["experiment", "plate", "site"]
