@@ -1,4 +1,6 @@
-"""A Cell Painting plate: which compounds do anything, before a correction and after, and what a correction invents."""
+"""A Cell Painting plate: which compounds do anything, before a correction and after, and what a
+correction invents.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,8 @@ def main(
     splits: Annotated[int, typer.Option(min=1, help="Times the controls are halved.")] = 20,
     seed: Annotated[int, typer.Option(min=0, help="Of the fixture and the halves.")] = 0,
 ) -> None:
-    """Print replicate mAP against DMSO for every correction, with the controls it was fitted on and with others.
+    """Print replicate mAP against DMSO for every correction, with the controls it was fitted on and
+    with others.
 
     Example: python experiments/cell_painting/run.py
     ../shared/data/imaging/cellpainting/SQ00015054_normalized_feature_select.csv.gz
@@ -69,7 +72,9 @@ def corrections() -> dict[str, Correction]:
 
 
 def score(profiles: Any, step: Correction, splits: int, seed: int) -> pd.DataFrame:
-    """Per compound the mAP with all controls on both sides, and with fitted and negative controls kept apart."""
+    """Per compound the mAP with all controls on both sides, and with fitted and negative controls
+    kept apart.
+    """
     import numpy as np
 
     from perturbgen.images.evaluate import activity, held_out_activity

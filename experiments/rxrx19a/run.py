@@ -1,4 +1,6 @@
-"""RxRx19a: which drugs bring infected cells back, and why the order and the reference of centring matter."""
+"""RxRx19a: which drugs bring infected cells back, and why the order and the reference of centring
+matter.
+"""
 
 from __future__ import annotations
 
@@ -77,7 +79,9 @@ def main(
 
 
 def centrings() -> dict[str, Correction]:
-    """Ours, the same with shrinkage, and the seed's: one label after the other, the disease among them."""
+    """Ours, the same with shrinkage, and the seed's: one label after the other, the disease among
+    them.
+    """
     from perturbgen.profiles.correct import NestedCentre, Pipeline, SequentialCentroids
 
     return {

@@ -1,12 +1,14 @@
 """How fast and how large are reading embeddings and correcting them?
 
-    python experiments/speed/imaging.py [--rows 12000] [--corrected 30000] [--images 400] [--only feed]
+    python experiments/speed/imaging.py [--rows 12000] [--corrected 30000] [--images 400] [--only
+    feed]
 
-Part 1 streams an embeddings.csv of 1,024 features into a float32 memory map and reads the same file with
-pandas.read_csv and to_numpy, each in a fresh process. Part 2 fits nested centring, whitening (TVN) and CORAL on the
-controls of a simulated memory map and writes it corrected, at two sizes, and extends that to 300,000 rows.
-Part 3 feeds six-channel images of 128 x 128 to a small network, beside decoding alone and the network alone.
-Memory is anonymous memory: pages of the mapped files, which the system may drop at any time, are not counted.
+Part 1 streams an embeddings.csv of 1,024 features into a float32 memory map and reads the same file
+with pandas.read_csv and to_numpy, each in a fresh process. Part 2 fits nested centring, whitening
+(TVN) and CORAL on the controls of a simulated memory map and writes it corrected, at two sizes, and
+extends that to 300,000 rows. Part 3 feeds six-channel images of 128 x 128 to a small network,
+beside decoding alone and the network alone. Memory is anonymous memory: pages of the mapped files,
+which the system may drop at any time, are not counted.
 """
 
 from __future__ import annotations
@@ -233,7 +235,9 @@ def feed_images(folder: Path, images: int) -> None:
 
 
 def feed(folder: Path) -> dict[str, float]:
-    """Images a second: decoding alone, steps of a network on one batch alone, and steps on the feed."""
+    """Images a second: decoding alone, steps of a network on one batch alone, and steps on the
+    feed.
+    """
     import torch
 
     from perturbgen.images.network.feed import ImageFeed
