@@ -27,8 +27,7 @@ from perturbgen.compare.tables import Book
 from perturbgen.core.config import package_version
 from perturbgen.core.errors import PerturbgenError, SchemaError
 from perturbgen.core.files import atomic_path
-from perturbgen.evaluate.align import place
-from perturbgen.evaluate.scoring import score
+from perturbgen.evaluate import place, score
 
 # The code that predictions and scores depend on: rooms and files of the package.
 _FITTING: Final = (
