@@ -14,8 +14,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 from models import NAMES, generate, train_models
 
 from perturbgen.cli import run_experiment
-from perturbgen.core.config import Settings, create_run, load_settings, to_toml
+from perturbgen.core.config import Settings, load_settings, to_toml
 from perturbgen.core.console import say
+from perturbgen.core.runs import create_run
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -22,9 +22,9 @@ from pydantic import Field
 
 from perturbgen.cli import run_experiment
 from perturbgen.cli.doctor import data_folder
-from perturbgen.core.config import Settings, load_settings, merge, slug, to_toml
+from perturbgen.core.config import Settings, load_settings, merge, to_toml
 from perturbgen.core.console import say, show_table, track
-from perturbgen.core.files import atomic_path, require_file
+from perturbgen.core.files import atomic_path, require_file, slug
 from perturbgen.predict.experiment import Wells
 
 if TYPE_CHECKING:

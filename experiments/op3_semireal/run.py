@@ -24,10 +24,11 @@ from tables import contributions, score_rows
 
 from perturbgen.cli import run_experiment
 from perturbgen.cli.doctor import data_folder
-from perturbgen.core.config import Settings, create_run, load_settings, to_toml
+from perturbgen.core.config import Settings, load_settings, to_toml
 from perturbgen.core.console import say, show_table
 from perturbgen.core.errors import ConfigError
 from perturbgen.core.files import atomic_path, require_folder
+from perturbgen.core.runs import create_run
 from perturbgen.predict.calibration import mrrmse
 from perturbgen.predict.conditions import make_sampler, read_wanted, without
 from perturbgen.predict.ensemble import fit_ensemble

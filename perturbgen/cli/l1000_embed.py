@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from perturbgen.cli.data import Json
+from perturbgen.cli.options import Json
 from perturbgen.core.console import say, show_table
 from perturbgen.core.errors import ConfigError, SchemaError, shorten, suggest
 from perturbgen.core.files import check_output
@@ -44,7 +44,7 @@ class _Part(StrEnum):
 def register(app: typer.Typer) -> None:
     """Add the verbs."""
     for verb in (_train, _embed, _evaluate, _neighbours):
-        app.command()(verb)
+        app.command(verb.__name__.lstrip("_"))(verb)
 
 
 def _train(
@@ -238,7 +238,7 @@ def _show_judged(judged: Judged, title: str, *, as_json: bool) -> None:
 def _write_judged(judged: Judged, embedder: Embedder, out: Path, title: str) -> list[str]:
     """The tables and the page, in a folder; returns the names of the files."""
     from perturbgen.cli.retrieve import write_parquet
-    from perturbgen.core.config import slug
+    from perturbgen.core.files import slug
     from perturbgen.l1000.embedder.evaluation import MINE, neighbours_of_labels
     from perturbgen.l1000.embedder.judge import measure_of
     from perturbgen.l1000.embedder.report import evaluation_page

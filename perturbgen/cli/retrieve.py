@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from perturbgen.cli.data import Json, listed
+from perturbgen.cli.options import Json, listed
 from perturbgen.core.console import say, show_table
 from perturbgen.core.errors import ConfigError, SchemaError, shorten, suggest
 
@@ -54,8 +54,8 @@ class _Against(StrEnum):
 
 def register(app: typer.Typer) -> None:
     """Add the verbs."""
-    app.command()(_retrieve)
-    app.command()(_neighbours)
+    app.command("retrieve")(_retrieve)
+    app.command("neighbours")(_neighbours)
 
 
 def _retrieve(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from perturbgen.cli.data import Json, Layer
+from perturbgen.cli.options import Device, Json, Layer, RunFolder
 from perturbgen.core.console import say, show_table
 from perturbgen.core.errors import ConfigError
 from perturbgen.core.files import check_output
@@ -16,23 +16,19 @@ from perturbgen.core.files import check_output
 if TYPE_CHECKING:
     from perturbgen.train import RunSettings
 
-RunFolder = Annotated[
-    Path, typer.Argument(metavar="RUN", help="A run directory that train made.", show_default=False)
-]
 _Cells = Annotated[
     Path,
     typer.Argument(metavar="FILE", help="Raw counts (.h5ad) with the run's conditions in obs."),
 ]
-Device = Annotated[str, typer.Option(help="cpu or cuda.")]
 _Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of what is drawn.")]
 
 
 def register(app: typer.Typer) -> None:
     """Add the verbs."""
-    app.command()(_train)
-    app.command()(_encode)
-    app.command()(_evaluate)
-    app.command()(_board)
+    app.command("train")(_train)
+    app.command("encode")(_encode)
+    app.command("evaluate")(_evaluate)
+    app.command("board")(_board)
 
 
 def _train(
