@@ -36,7 +36,7 @@ _FITTING: Final = (
     "data/chemistry.py",
     "compare/methods.py",
     "compare/cells.py",
-    "evaluate/controls.py",
+    "evaluate/card.py",
 )
 _GENERATING: Final = (
     *_FITTING,
