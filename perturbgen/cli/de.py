@@ -142,7 +142,7 @@ def _make_table(
     adata: AnnData, *, flavour: str | None, rename_plates: bool, control: str | None, **options: Any
 ) -> DETable:
     """The table, in a flavour or by an own design; options that are None are left to them."""
-    from perturbgen.data.schema import VEHICLE
+    from perturbgen.core.labels import VEHICLE
     from perturbgen.de import flavour_table, limma_table
 
     given = {key: value for key, value in options.items() if value is not None}

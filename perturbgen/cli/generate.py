@@ -66,7 +66,7 @@ def _generate(
     Example: [bold]perturbgen generate runs/0001-op3-s0 --cells counts.h5ad --conditions id_map.csv --replicates 5
     --out generated[/bold]
     """
-    from perturbgen.core.config import content_hash
+    from perturbgen.core.runs import file_hash
     from perturbgen.generate.latents import require_route
     from perturbgen.generate.replicates import require_ours, write_replicates
     from perturbgen.predict.conditions import (
@@ -84,10 +84,10 @@ def _generate(
     about = {
         "run": str(run),
         "model": run_fingerprint(run),
-        "cells": content_hash(cells),
+        "cells": file_hash(cells),
         "latent": latent,
         "seed": seed,
-        "samplers": None if samplers is None else content_hash(samplers, "sampler"),
+        "samplers": None if samplers is None else file_hash(samplers, "sampler"),
         "conditions": hashlib.sha256(
             "\n".join(sorted("\t".join(key) for key in wanted)).encode()
         ).hexdigest(),

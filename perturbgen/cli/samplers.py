@@ -104,10 +104,10 @@ def _require_folder_to_be(out: Path) -> None:
 
 def read_conditions(path: Path) -> pd.DataFrame:
     """The conditions of an id_map, in our words."""
-    from perturbgen.core.tables import read_csv, read_header, require_values
+    from perturbgen.core.tables import read_frame, read_header, require_values
 
     name = "compound" if "compound" in read_header(path) else "sm_name"
-    table = read_csv(path, columns=["cell_type", name], text=["cell_type", name])
+    table = read_frame(path, columns=["cell_type", name], text=["cell_type", name])
     for column, other in (("cell_type", name), (name, "cell_type")):
         require_values(table, [column], other, path)
     return table[["cell_type", name]].rename(columns={name: "compound"})

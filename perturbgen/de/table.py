@@ -14,7 +14,8 @@ import pandas as pd
 
 from perturbgen.core.errors import ConfigError, InputError, SchemaError, suggest
 from perturbgen.core.files import atomic_path, require_file
-from perturbgen.core.tables import open_parquet, parquet_errors, read_csv
+from perturbgen.core.labels import CONDITION
+from perturbgen.core.tables import open_parquet, parquet_errors, read_frame
 from perturbgen.data.kaggle import is_gene, read_id_map
 
 if TYPE_CHECKING:
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _METADATA_KEY = b"perturbgen.de"
-CONDITION: Final = ("cell_type", "compound")
 NAMES: Final = {"sm_name": "compound"}  # Kaggle's and Open Problems' word
 # what else describes rows in the competition's tables
 _DESCRIBING: Final = ("id", "split", "index")
@@ -252,7 +252,7 @@ def read_table(
                 return labelled(file.read().to_pandas(), path, id_map)
         return _of_statistic(DETable.read(path), statistic)
     if ".csv" in path.suffixes:
-        return labelled(read_csv(path, text=(*CONDITION, *NAMES)), path, id_map)
+        return labelled(read_frame(path, text=(*CONDITION, *NAMES)), path, id_map)
     raise InputError(f"{path} is no table", expected="a .parquet, .h5ad, .csv or .csv.gz file")
 
 

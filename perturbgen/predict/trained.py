@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import pandas as pd
 
-from perturbgen.core.config import file_hash
 from perturbgen.core.errors import ConfigError, PerturbgenError, SchemaError, shorten
 from perturbgen.core.files import require_file, require_folder
+from perturbgen.core.runs import file_hash
 from perturbgen.data.covariates import complete
 from perturbgen.data.h5ad import read_h5ad
 from perturbgen.predict.conditions import CONDITION, labels_of, run_fingerprint, vehicle_of
