@@ -77,8 +77,8 @@ def fixture(out: Path, seed: int, effect: float) -> Path:
 def compare(data: Path, out: Path, seed: int, overrides: list[str]) -> dict[str, Rows]:
     """The three tables of a seed: neighbours, mechanisms of new compounds, outliers."""
     import numpy as np
+    from handmade import measured
 
-    from perturbgen.images.handmade import measured
     from perturbgen.images.network.evaluate import by_chance, corrected_wells, embed
     from perturbgen.images.network.fields import read_fields
     from perturbgen.images.network.settings import ImageData
@@ -157,7 +157,7 @@ def week_told(wells: Profiles) -> float:
     """
     import numpy as np
 
-    from perturbgen.profiles.correct.build import fitted_rows
+    from perturbgen.profiles.correct import fitted_rows
 
     dmso = wells.where((wells.meta["compound"] == "DMSO").to_numpy() & ~fitted_rows(wells))
     week, plate = dmso.meta["week"].to_numpy(), dmso.meta["plate"].to_numpy()

@@ -92,7 +92,7 @@ def golden_table(wells: Profiles, seed: int) -> list[dict[str, Any]]:
     import numpy as np
 
     from perturbgen.images.nsc import fold_matching, mechanism_folds, nsc, nscb, treatments
-    from perturbgen.profiles.correct.build import batch_predictability
+    from perturbgen.profiles.correct import batch_predictability
 
     control = (wells.meta["compound"] == VEHICLE).to_numpy()
     rows = []
@@ -130,7 +130,8 @@ def nested_table(wells: Profiles) -> list[dict[str, Any]]:
     """Nested choice among the recipes, for NSC and NSCB, beside the best fixed recipe in hindsight
     and z + TVN.
     """
-    from perturbgen.images.choose import hits, nested_matching, similarities
+    from choose import hits, nested_matching, similarities
+
     from perturbgen.images.nsc import ONE_BATCH, admissible
 
     rows = []

@@ -15,7 +15,7 @@ import pandas as pd
 from perturbgen.core.errors import InputError, SchemaError, shorten
 from perturbgen.core.files import atomic_path
 from perturbgen.core.tables import require_columns
-from perturbgen.profiles.groups import Rows, blocks, group_means, grouping
+from perturbgen.profiles.groups import Groups, Matrix, blocks
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -32,7 +32,7 @@ FEATURES: Final = "features.json"
 class Selected:
     """Some rows of a stored matrix, read when they are asked for: a part of a set copies nothing."""
 
-    def __init__(self, matrix: Rows, rows: np.ndarray) -> None:
+    def __init__(self, matrix: Matrix, rows: np.ndarray) -> None:
         self.matrix, self.rows = matrix, rows
 
     @property
@@ -134,13 +134,14 @@ class Profiles:
         A missing label is no value of its own. Sites of one well are not replicates: average them
         before anything is counted or tested.
         """
-        keys, codes = grouping(self.meta, by, self.source)
+        groups = Groups.of(self.meta, by, self.source)
         if how == "mean":
-            _, values = group_means(self.values, np.arange(len(self)), codes, len(keys))
+            _, values = groups.means(self.values)
         else:
-            order = np.split(np.argsort(codes, kind="stable"), np.cumsum(np.bincount(codes))[:-1])
+            ends = np.cumsum(np.bincount(groups.codes))[:-1]
+            order = np.split(np.argsort(groups.codes, kind="stable"), ends)
             values = np.array([np.median(self.values[rows], axis=0) for rows in order])
-        grouped = self.meta.groupby(codes, sort=True)
+        grouped = self.meta.groupby(groups.codes, sort=True)
         constant = [name for name in self.meta if grouped[str(name)].nunique().max() <= 1]
         meta = grouped[constant].first().reset_index(drop=True)
         return Profiles(values, meta, self.features, self.source)
