@@ -14,8 +14,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 from models import NAMES, generate, train_models
 
 from perturbgen.cli import run_experiment
-from perturbgen.core.config import Settings, create_run, load_settings, to_toml
+from perturbgen.core.config import Settings, load_settings, to_toml
 from perturbgen.core.console import say
+from perturbgen.core.runs import create_run
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -69,7 +70,7 @@ def main(
 
 def make(run: Path, settings: Demo) -> None:
     """Fill the run directory."""
-    from perturbgen.cli.samplers import read_conditions
+    from perturbgen.cli.generate import read_conditions
     from perturbgen.data import pseudobulk, read_competition, validate, write_h5ad
     from perturbgen.data.pictures import summary_page
     from perturbgen.de.limma import flavour_table

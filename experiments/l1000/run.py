@@ -101,7 +101,7 @@ def main(
     Example: python experiments/l1000/run.py screen --seeds 3
 
     Example: python experiments/l1000/run.py plate --data ../shared/data/l1000/plates/LJP005_A375_24H_X1_B19_level4_n377x978.gctx
-    """  # noqa: E501
+    """
     with TemporaryDirectory() as work:
         folder = Path(work)
         if what == "plate":

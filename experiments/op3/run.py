@@ -20,9 +20,10 @@ from perturbgen.challenge import (
     show_scores,
 )
 from perturbgen.cli import run_experiment
-from perturbgen.core.config import file_hash, load_settings, to_toml
+from perturbgen.core.config import load_settings, to_toml
 from perturbgen.core.console import say
 from perturbgen.core.errors import InputError
+from perturbgen.core.runs import file_hash
 
 HERE = Path(__file__).parent
 COUNTS = "adata_train.parquet"
@@ -91,7 +92,7 @@ def find_folder(folder: Path | None, simulated: str | None, seed: int, out: Path
 
 def read_challenge(folder: Path, out: Path) -> Challenge:
     """Everything the folder holds; the cells are written as an h5ad file once, which runs are trained from."""
-    from perturbgen.core.tables import read_csv
+    from perturbgen.core.tables import read_frame
     from perturbgen.data import read_competition, validate, write_h5ad
     from perturbgen.data.h5ad import read_h5ad
     from perturbgen.data.kaggle import read_de
@@ -103,7 +104,7 @@ def read_challenge(folder: Path, out: Path) -> Challenge:
         validate(cells)
         write_h5ad(cells, path)
     truth = folder / "de_truth.parquet"
-    ids = read_csv(
+    ids = read_frame(
         folder / "id_map.csv", columns=["id", "cell_type", "sm_name"], text=["cell_type", "sm_name"]
     )
     return Challenge(

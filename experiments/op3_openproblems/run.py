@@ -20,9 +20,10 @@ from perturbgen.challenge import (
     show_scores,
 )
 from perturbgen.cli import run_experiment
-from perturbgen.core.config import file_hash, load_settings, to_toml
+from perturbgen.core.config import load_settings, to_toml
 from perturbgen.core.console import say
 from perturbgen.core.errors import InputError
+from perturbgen.core.runs import file_hash
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -99,14 +100,14 @@ def find_folder(folder: Path | None, simulated: str | None, seed: int, out: Path
 
 def read_challenge(folder: Path, out: Path, *, curated: bool) -> Challenge:
     """Everything the folder holds; the cells are written once, with the genes of the DE tables, for training."""
-    from perturbgen.core.tables import read_csv
+    from perturbgen.core.tables import read_frame
     from perturbgen.data import write_h5ad
     from perturbgen.data.h5ad import read_h5ad
     from perturbgen.data.openproblems import read_openproblems_de
 
     source = find_cells(folder)
     measured = read_openproblems_de(folder / "de_train.h5ad")
-    ids = read_csv(
+    ids = read_frame(
         folder / "id_map.csv", columns=["id", "cell_type", "sm_name"], text=["cell_type", "sm_name"]
     )
     path = out / f"counts-{file_hash(source).removeprefix('sha256:')[:12]}.h5ad"
@@ -140,7 +141,7 @@ def read_cells(source: Path, genes: pd.Index, ids: pd.DataFrame, *, curated: boo
     """Cells with the genes of the DE tables; those of the rows to predict are taken out."""
     from perturbgen.data import validate
     from perturbgen.data.openproblems import read_openproblems
-    from perturbgen.predict.conditions import read_wanted, without
+    from perturbgen.predict import read_wanted, without
 
     cells = read_openproblems(source, curated=curated)
     absent = genes.difference(cells.var_names)

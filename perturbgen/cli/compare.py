@@ -72,7 +72,8 @@ def _compare(
     from perturbgen.compare import CompareSettings
     from perturbgen.compare import compare as run
     from perturbgen.compare.run import add_to_leaderboard, check_leaderboard, write_outputs
-    from perturbgen.core.config import load_settings, slug, to_toml
+    from perturbgen.core.config import load_settings, to_toml
+    from perturbgen.core.files import slug
 
     asked = [*(overrides or []), *([f"data.folder={data!r}"] if data is not None else [])]
     settings = load_settings(CompareSettings, config, overrides=asked)

@@ -142,7 +142,7 @@ def _make_table(
     adata: AnnData, *, flavour: str | None, rename_plates: bool, control: str | None, **options: Any
 ) -> DETable:
     """The table, in a flavour or by an own design; options that are None are left to them."""
-    from perturbgen.data.schema import VEHICLE
+    from perturbgen.core.labels import VEHICLE
     from perturbgen.de import limma_table
     from perturbgen.de.limma import flavour_table
 

@@ -10,8 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
-from perturbgen.core.config import package_version
 from perturbgen.core.console import show_table
+from perturbgen.core.runs import package_version
 
 _REQUIRED = (
     "numpy",

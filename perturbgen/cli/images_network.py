@@ -250,11 +250,11 @@ def _profile_rows(
     """The measures of a source of profiles."""
     import numpy as np
 
-    from perturbgen.core.tables import read_csv
+    from perturbgen.core.tables import read_frame
     from perturbgen.images.evaluate import measures
     from perturbgen.images.sources import opened as opened_profiles
 
-    pairs = None if relations is None else read_csv(relations, columns=["entity1", "entity2"])
+    pairs = None if relations is None else read_frame(relations, columns=["entity1", "entity2"])
     with opened_profiles(source) as profiles:
         return measures(
             profiles,

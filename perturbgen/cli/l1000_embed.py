@@ -238,7 +238,7 @@ def _show_judged(judged: Judged, title: str, *, as_json: bool) -> None:
 def _write_judged(judged: Judged, embedder: Embedder, out: Path, title: str) -> list[str]:
     """The tables and the page, in a folder; returns the names of the files."""
     from perturbgen.cli.retrieve import write_parquet
-    from perturbgen.core.config import slug
+    from perturbgen.core.files import slug
     from perturbgen.l1000.embedder.evaluation import MINE, neighbours_of_labels
     from perturbgen.l1000.embedder.judge import measure_of
     from perturbgen.l1000.embedder.report import evaluation_page

@@ -145,7 +145,7 @@ def _save(
     seed: int,
 ) -> list[Path]:
     """The scorecard's files, and with the truth the report."""
-    from perturbgen.core.config import environment
+    from perturbgen.core.runs import environment
     from perturbgen.evaluate.outputs import write_scorecard
     from perturbgen.evaluate.report import write_report
 
@@ -175,10 +175,10 @@ def _name_files(predictions: list[str]) -> dict[str, Path]:
 
 def _read_conditions(path: Path) -> pd.DataFrame:
     """A CSV about conditions, labelled as the truth."""
-    from perturbgen.core.tables import read_csv
+    from perturbgen.core.tables import read_frame
     from perturbgen.de.table import LABELS, NAMES, labelled
 
-    return labelled(read_csv(path, text=(*LABELS, *NAMES)), path)
+    return labelled(read_frame(path, text=(*LABELS, *NAMES)), path)
 
 
 def _show(card: Scorecard, *, as_json: bool) -> None:

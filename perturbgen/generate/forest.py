@@ -1,4 +1,4 @@
-"""Random forests of wells: what they are told, how they are fitted, and draws from their leaves.
+"""Random forests as plain arrays: how they are fitted, and draws from their leaves.
 
 Drawing a tree and then a training row of the query's leaf is drawing with the weights of a quantile
 regression forest (Meinshausen 2006): w_i(x) = mean over trees of 1[i in leaf(x)] / size of leaf(x).
@@ -10,15 +10,10 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 from pydantic import Field
 
 from perturbgen.core.config import Settings
-from perturbgen.core.folds import deal
-from perturbgen.core.labels import CONDITION
-from perturbgen.data.covariates import CovariateEncoder
-from perturbgen.generate.wells import GROUP, WELL, Reference, covariates, fit_reference
 
 _Floats = NDArray[np.float64]
 _ROWS_AT_ONCE: Final = 1 << 14
@@ -78,8 +73,7 @@ class Forest:
     def draw_rows(
         self, x: NDArray[np.float32], n: int, *, rng: np.random.Generator
     ) -> NDArray[np.int32]:
-        """Training rows (rows, n) drawn from the leaves: a tree, then one of the rows in its leaf.
-        """
+        """Training rows (rows, n) drawn from the leaves: a tree, then a row of its leaf."""
         drawn = np.empty((len(x), n), np.int32)
         for i in range(0, len(x), _ROWS_AT_ONCE):
             leaves = self.leaves(x[i : i + _ROWS_AT_ONCE])
@@ -150,109 +144,6 @@ def _fit_forest(
     )
 
 
-_ONE_HOT: Final = (*CONDITION, *WELL, "row", "column", "donor", "library", "control")
-_MAY_BE_NEW: Final = ("compound", "well", "column", "row")
-_PRIOR: Final = 1.0  # cells, so that ratios of nothing are one
-_PRIOR_DEPTH: Final = 20.0  # cells of no depth effect
-
-
-@dataclass(frozen=True)
-class FeatureMaker:
-    """Turns conditions into features; holds what is known of the measured wells.
-
-    ``known`` has a row for each measured group: its labels, ``n_cells``, ``expected`` cells,
-    ``depth_sum`` (cells x deviation of their mean log library from the reference).
-    """
-
-    encoder: CovariateEncoder
-    reference: Reference
-    known: pd.DataFrame
-
-    @classmethod
-    def fit(cls, groups: pd.DataFrame) -> FeatureMaker:
-        """From the groups of a :class:`WellTable`."""
-        columns = [name for name in _ONE_HOT if name in groups]
-        new = [name for name in _MAY_BE_NEW if name in columns]
-        encoder = CovariateEncoder.fit(groups, columns, unknown=new)
-        return cls.of(encoder, fit_reference(groups), groups)
-
-    @classmethod
-    def of(
-        cls, encoder: CovariateEncoder, reference: Reference, groups: pd.DataFrame
-    ) -> FeatureMaker:
-        """With an encoder and a reference fitted before."""
-        deviation = groups["log_library"].to_numpy() - reference.expected_depth(groups)
-        n = groups["n_cells"]
-        known = groups[[*GROUP, "compound", "n_cells"]].assign(
-            expected=reference.expected_cells(groups),
-            depth_sum=np.where(n > 0, n * np.nan_to_num(deviation), 0.0),
-        )
-        return cls(encoder, reference, known)
-
-    def features(self, conditions: pd.DataFrame) -> np.ndarray:
-        """Features (conditions, features) float32: one-hot covariates, then what is known.
-
-        What is known of a row never includes the row itself, or a forest would be told in training
-        what it is to foretell: only *other* cell types of its well and of its compound.
-        """
-        labels = covariates(conditions)
-        expected = self.reference.expected_cells(labels)
-        well = self._others(labels, WELL, GROUP)
-        compound = self._others(labels, ["compound"], list(CONDITION))
-        known = [
-            np.log(expected),
-            _log_ratio(well),
-            np.log(well["n_cells"] + _PRIOR),
-            _log_ratio(compound),
-            well["depth_sum"] / (well["n_cells"] + _PRIOR_DEPTH),
-            compound["depth_sum"] / (compound["n_cells"] + _PRIOR_DEPTH),
-        ]
-        numbers = np.stack(known, axis=1).astype(np.float32)
-        return np.hstack([self.encoder.features(labels), numbers])
-
-    def _others(self, labels: pd.DataFrame, whole: list[str], own: list[str]) -> pd.DataFrame:
-        """Sums over the known rows that share ``whole`` with a condition, less those that share
-        ``own``.
-        """
-        values = ["n_cells", "expected", "depth_sum"]
-        all_, own_ = (_lookup(self.known.groupby(by)[values].sum(), labels) for by in (whole, own))
-        return all_ - own_
-
-
-def _lookup(sums: pd.DataFrame, labels: pd.DataFrame) -> pd.DataFrame:
-    """The rows of ``sums`` for the labels, zero where there is none."""
-    names = list(sums.index.names)
-    key = pd.MultiIndex.from_frame(labels[names]) if len(names) > 1 else pd.Index(labels[names[0]])
-    return sums.reindex(key).fillna(0.0).set_axis(labels.index)
-
-
-def _log_ratio(sums: pd.DataFrame) -> np.ndarray:
-    """Log of found over expected cells (rows,)."""
-    ratio = (sums["n_cells"] + _PRIOR) / (sums["expected"].clip(lower=0) + _PRIOR)
-    return np.log(ratio.to_numpy())
-
-
-# Spread that wells have beyond counting (log scale), for weighting them only: what is drawn is
-# measured.
-_USUAL_SPREAD: Final = 0.2
-
-
-def condition_folds(
-    groups: pd.DataFrame, folds: int, *, rng: np.random.Generator
-) -> NDArray[np.int64]:
-    """A fold for each row. Conditions stay whole; those in many wells (controls), always measured,
-    are dealt by well.
-
-    A condition is in many wells where it has more than twice as many as the median one.
-    """
-    condition, _ = pd.factorize(pd.MultiIndex.from_frame(groups[list(CONDITION)]), sort=True)
-    size = np.bincount(condition)[condition]
-    many = size > 2 * np.median(size)
-    unit = np.where(many, condition.max() + 1 + np.arange(len(groups)), condition)
-    units, unit = np.unique(unit, return_inverse=True)
-    return deal(len(units), folds, rng)[unit]
-
-
 def fit_out_of_fold(
     x: NDArray[np.float32],
     y: _Floats,
@@ -270,20 +161,3 @@ def fit_out_of_fold(
             part = _fit_forest(x[~out], y[~out], weights[~out], settings, rng)
             predicted[out] = part.predict(x[out])
     return _fit_forest(x, y, weights, settings, rng), predicted
-
-
-def noise_weights(noise: _Floats) -> _Floats:
-    """Weights (rows,) of observations whose counting noise has this variance."""
-    return 1 / (_USUAL_SPREAD**2 + noise)
-
-
-def deconvolve(residual: _Floats, noise: _Floats) -> _Floats:
-    """Residuals (rows,) shrunk to the spread they would have without noise of these variances
-    (rows,).
-
-    e x sqrt(s2 / (s2 + noise)), where s2 is the spread beyond noise: the weighted mean of
-    e^2 - noise, never negative. A draw adds the counting noise again.
-    """
-    weights = noise_weights(noise) ** 2
-    spread = max(float((weights * (residual**2 - noise)).sum() / weights.sum()), 0.0)
-    return residual * np.sqrt(spread / (spread + noise)) if spread else np.zeros_like(residual)

@@ -38,7 +38,7 @@ def require_route(route: str) -> Route:
             expected=" or ".join(_ROUTES),
             fix=suggest(route, list(_ROUTES)),
         )
-    return cast(Route, route)
+    return cast("Route", route)
 
 
 class Latents(Protocol):
@@ -67,7 +67,7 @@ class PriorLatents:
 
 
 @dataclass(frozen=True)
-class BankLatents:
+class _BankLatents:
     """Points of measured cells, (cells, latent), drawn with replacement among those that match a
     well by ``keys``.
 
@@ -165,7 +165,7 @@ def make_latents(
     places = np.flatnonzero(fits)
     chosen = np.sort(places[np.concatenate(kept)] if kept else places[:0])
     points = _latent_points(model, encoder, cells[chosen], seed=seed, parts=parts)
-    bank = BankLatents(points, obs.iloc[chosen][keys].astype(str), keys)
+    bank = _BankLatents(points, obs.iloc[chosen][keys].astype(str), keys)
     bank.require(wells)
     return bank
 

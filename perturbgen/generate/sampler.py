@@ -20,17 +20,12 @@ from scipy.special import pdtr
 
 from perturbgen.core.errors import ConfigError, InputError, SchemaError
 from perturbgen.core.files import atomic_path, check_output, require_file
+from perturbgen.core.folds import deal
+from perturbgen.core.labels import CONDITION
 from perturbgen.data.covariates import CovariateEncoder
-from perturbgen.generate.forest import (
-    FeatureMaker,
-    Forest,
-    SamplerSettings,
-    condition_folds,
-    deconvolve,
-    fit_out_of_fold,
-    noise_weights,
-)
-from perturbgen.generate.wells import Reference, WellTable
+from perturbgen.generate.features import FeatureMaker, Reference
+from perturbgen.generate.forest import Forest, SamplerSettings, fit_out_of_fold
+from perturbgen.generate.wells import WellTable
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +34,9 @@ _FEWEST_ROWS: Final = 20
 _HALF: Final = 0.5  # log(n + 1/2) is the logarithm of a Poisson mean with least bias
 _QUANTILE_POINTS: Final = 101
 _LIKE_WELLS: Final = 8  # training wells whose cells say how far cells of one well lie apart
+# Spread that wells have beyond counting (log scale), for weighting them only: what is drawn is
+# measured.
+_USUAL_SPREAD: Final = 0.2
 _VERSION: Final = 1
 _FORESTS: Final = ("counts_forest", "depth_forest")
 _ARRAYS: Final = ("counts_residual", "depth_residual", "depth_rows")
@@ -68,8 +66,7 @@ class CellSampler:
     depth_rows: NDArray[np.int64]
 
     def counts(self, conditions: pd.DataFrame, n: int, rng: np.random.Generator) -> pd.DataFrame:
-        """Numbers of cells, ``n`` draws for each row (cell_type, compound, the well's covariates).
-        """
+        """Numbers of cells, ``n`` draws for each row (condition and the well's covariates)."""
         x = self.maker.features(conditions)
         residual = self.counts_residual[self.counts_forest.draw_rows(x, n, rng=rng)]
         rate = np.exp(self.log_rate(conditions, x)[:, None] + residual)
@@ -204,18 +201,18 @@ def fit_samplers(
     x = maker.features(groups)
     cells = groups["n_cells"].to_numpy(float)
     expected = maker.reference.expected_cells(groups)
-    fold = condition_folds(groups, settings.folds, rng=rng)
+    fold = _condition_folds(groups, settings.folds, rng=rng)
 
     y = np.log(cells + _HALF) - np.log(expected)
-    weights = noise_weights(1 / (expected + _HALF))
+    weights = _noise_weights(1 / (expected + _HALF))
     counts_forest, predicted = fit_out_of_fold(x, y, weights, fold, settings=settings, rng=rng)
-    counts_residual = deconvolve(y - predicted, 1 / (expected * np.exp(predicted) + _HALF))
+    counts_residual = _deconvolve(y - predicted, 1 / (expected * np.exp(predicted) + _HALF))
 
     part = groups.iloc[seen]
     x = _with_cells(maker, part, cells[seen])
     y = part["log_library"].to_numpy() - maker.reference.expected_depth(part)
     noise = _spread_within(table) / cells[seen]
-    weights = noise_weights(noise)
+    weights = _noise_weights(noise)
     depth_forest, predicted = fit_out_of_fold(x, y, weights, fold[seen], settings=settings, rng=rng)
     return CellSampler(
         settings,
@@ -224,9 +221,42 @@ def fit_samplers(
         counts_forest,
         depth_forest,
         counts_residual,
-        depth_residual=deconvolve(y - predicted, noise),
+        depth_residual=_deconvolve(y - predicted, noise),
         depth_rows=seen.astype(np.int64),
     )
+
+
+def _condition_folds(
+    groups: pd.DataFrame, folds: int, *, rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """A fold for each row. Conditions stay whole; those in many wells (controls), always measured,
+    are dealt by well.
+
+    A condition is in many wells where it has more than twice as many as the median one.
+    """
+    condition, _ = pd.factorize(pd.MultiIndex.from_frame(groups[list(CONDITION)]), sort=True)
+    size = np.bincount(condition)[condition]
+    many = size > 2 * np.median(size)
+    unit = np.where(many, condition.max() + 1 + np.arange(len(groups)), condition)
+    units, unit = np.unique(unit, return_inverse=True)
+    return deal(len(units), folds, rng)[unit]
+
+
+def _noise_weights(noise: _Floats) -> _Floats:
+    """Weights (rows,) of observations whose counting noise has this variance."""
+    return 1 / (_USUAL_SPREAD**2 + noise)
+
+
+def _deconvolve(residual: _Floats, noise: _Floats) -> _Floats:
+    """Residuals (rows,) shrunk to the spread they would have without noise of these variances
+    (rows,).
+
+    e x sqrt(s2 / (s2 + noise)), where s2 is the spread beyond noise: the weighted mean of
+    e^2 - noise, never negative. A draw adds the counting noise again.
+    """
+    weights = _noise_weights(noise) ** 2
+    spread = max(float((weights * (residual**2 - noise)).sum() / weights.sum()), 0.0)
+    return residual * np.sqrt(spread / (spread + noise)) if spread else np.zeros_like(residual)
 
 
 def _with_cells(

@@ -11,7 +11,7 @@ from perturbgen.core.errors import InputError, SchemaError
 from perturbgen.core.tables import (
     find_optional,
     find_table,
-    read_csv,
+    read_frame,
     require_unique,
     require_values,
 )
@@ -61,7 +61,7 @@ def _read_2020(path: Path) -> pd.DataFrame:
     """``metadata.csv`` of the release of 2020."""
     path = find_table(path, "metadata.csv") if path.is_dir() else path
     text = [name for name in COLUMNS if name not in ("plate", "site", "sirna_id")]
-    meta = read_csv(path, columns=COLUMNS, text=text)[list(COLUMNS)]
+    meta = read_frame(path, columns=COLUMNS, text=text)[list(COLUMNS)]
     require_values(meta, COLUMNS, "site_id", path)
     require_unique(meta["site_id"], "site_id", path)
     built = (
@@ -97,7 +97,7 @@ def _read_kaggle(folder: Path) -> pd.DataFrame:
             wanted = ["id_code", "experiment", "plate", "well"]
             extra = ["sirna"] if name != "test" else []
             extra += ["well_type"] if name.endswith("controls") else []
-            table = read_csv(
+            table = read_frame(
                 path, columns=[*wanted, *extra], text=["id_code", "experiment", "well", "well_type"]
             )
             parts.append(

@@ -8,13 +8,7 @@ from typing import Final
 
 import pandas as pd
 
-from perturbgen.core.tables import (
-    find_or_self,
-    find_table,
-    read_csv,
-    require_unique,
-    require_values,
-)
+from perturbgen.core.tables import find_table, read_frame, require_unique, require_values
 from perturbgen.images.rxrx1 import check_ids
 from perturbgen.profiles.stream import csv_batches, stream_profiles
 from perturbgen.profiles.table import Orphans, Profiles
@@ -49,9 +43,9 @@ def _read_metadata(path: str | Path) -> pd.DataFrame:
 
     Rows without a condition are kept, with ``disease_condition`` missing: they are wells, only nobody said of what.
     """
-    path = find_or_self(path, "metadata.csv")
+    path = find_table(path, "metadata.csv")
     text = [name for name in COLUMNS if name not in ("plate", "site", "treatment_conc")]
-    meta = read_csv(path, columns=COLUMNS, text=text)[list(COLUMNS)]
+    meta = read_frame(path, columns=COLUMNS, text=text)[list(COLUMNS)]
     require_values(meta, ["site_id", "experiment", "plate", "well", "site"], "site_id", path)
     require_unique(meta["site_id"], "site_id", path)
     built = (

@@ -13,7 +13,7 @@ from perturbgen.core.files import require_folder
 from perturbgen.core.tables import (
     find_optional,
     find_table,
-    read_csv,
+    read_frame,
     require_unique,
     require_values,
 )
@@ -42,7 +42,7 @@ def _read_metadata(folder: str | Path) -> pd.DataFrame:
     """One row a well; ``guide`` is the guide's number where the treatment is a knock-out, else missing."""
     path = find_optional(folder, CORE) or find_table(folder, FULL)
     text = [name for name in RXRX3_COLUMNS if name not in ("plate", "concentration")]
-    meta = read_csv(path, columns=RXRX3_COLUMNS, text=text)[list(RXRX3_COLUMNS)]
+    meta = read_frame(path, columns=RXRX3_COLUMNS, text=text)[list(RXRX3_COLUMNS)]
     require_values(
         meta,
         ["well_id", "experiment_name", "plate", "treatment", "perturbation_type"],

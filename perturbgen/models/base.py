@@ -281,8 +281,7 @@ class LatentModel(Trainable):
         return self.decoder(z, self.conditions(codes), size, category)
 
     def composition(self, z: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
-        """Each gene's share of a cell's counts (cells, genes), and log r, which broadcasts into it.
-        """
+        """Each gene's share of a cell's counts (cells, genes), and log r, which broadcasts into it."""
         category = None if self.category is None else codes[:, self.category]
         return self.decoder.composition(z, self.conditions(codes), category)
 

@@ -1,4 +1,4 @@
-"""Which conditions are asked for, and what may be looked at to predict them: nothing of their own."""
+"""Which conditions are asked for, and what may be looked at: nothing of their own."""
 
 from __future__ import annotations
 
@@ -79,14 +79,3 @@ def require_unseen_by(sampler: CellSampler, wanted: pd.MultiIndex) -> None:
             fix="leave --samplers out: they are fitted without these conditions, "
             "which takes seconds",
         )
-
-
-def sampler_without(
-    sampler: CellSampler, conditions: pd.MultiIndex, *, seed: int
-) -> CellSampler:
-    """The sampler, fitted again without some conditions."""
-    known = conditions_of(sampler.table.groups).isin(conditions)
-    if not known.any():
-        return sampler
-    rng = np.random.default_rng([3, seed])
-    return fit_samplers(sampler.table.take(~known), rng=rng, settings=sampler.settings)

@@ -1,45 +1,32 @@
-"""The experiment that generated wells join: what is generated among which real samples, and the fit.
-
-Bad input is found here, before any work is done.
-"""
+"""The experiment that generated wells join: its settings, its real samples, the fit of it all."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
+from pydantic import Field
 
-from perturbgen.core.errors import ConfigError, SchemaError, shorten
-from perturbgen.core.labels import CONDITION, conditions_of
+from perturbgen.core.config import Settings
+from perturbgen.core.errors import ConfigError
+from perturbgen.core.labels import CONDITION
 from perturbgen.data.aggregate import constant_columns, group_codes, pseudobulk
 from perturbgen.de.limma import CLIP, FLAVOURS, flavour_table
 from perturbgen.generate import (
     WELL,
     CellGenerator,
     Plan,
+    Route,
     add_covariates,
     make_latents,
     require_route,
 )
-from perturbgen.predict.calibration import (
-    calibration_conditions,
-    require_measured,
-    trained_conditions,
-)
-from perturbgen.predict.conditions import (
-    in_run_genes,
-    make_sampler,
-    require_unseen_by,
-    sampler_without,
-    vehicle_of,
-    without,
-)
-from perturbgen.predict.estimators import ANCHORED, PredictSettings
+from perturbgen.predict.conditions import vehicle_of
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -48,42 +35,59 @@ if TYPE_CHECKING:
     from perturbgen.generate import CellSampler
     from perturbgen.train import TrainedRun
 
+Estimator = Literal["mean_t", "anchored_t", "plug_in", "shrunk", "shrunk_plug_in"]
+
 _UNTREATED: Final = " (untreated)"
 _MOCKS: Final = 12  # compounds of a cell type in whose wells the vehicle is generated, too
-_TWIN: Final = " (generated)"  # ends the compound of measured wells that are generated, too
 _CONDITION: Final = list(CONDITION)
 
 
-def make_plan(
-    run: TrainedRun, cells: AnnData, sampler: CellSampler, wanted: pd.MultiIndex, *, seed: int
-) -> tuple[Plan, pd.DataFrame]:
-    """The plan of the wanted conditions, and its wells with every covariate of the run."""
-    plan = Plan(sampler, wanted.to_frame(index=False), seed)
-    wells = add_covariates(plan.wells, cells.obs, run.settings.conditions)
-    # A category that the run cannot express is an error before anything is done.
-    run.card.covariates.codes(wells)
-    return plan, wells
+class PredictSettings(Settings):
+    """How a prediction is made."""
 
+    estimators: tuple[Estimator, ...] = ("shrunk",)
+    # None: until the calibration conditions gain no more, ``most`` at the most
+    replicates: Annotated[int, Field(ge=1)] | None = None
+    most: Annotated[int, Field(ge=1)] = 20
+    latent: Route = "control"
+    flavour: Literal["kaggle", "op3"] = "kaggle"
+    levels: Annotated[int, Field(ge=1)] = 5  # of expression, each with a factor of its own
+    seed: Annotated[int, Field(ge=0)] = 0
 
-def make_generator(
-    run: TrainedRun, cells: AnnData, wells: pd.DataFrame, *, latent: str, seed: int
-) -> CellGenerator:
-    """The run's model with latent points by one of the routes, for these wells."""
-    latents = make_latents(
-        run.model,
-        run.card.covariates,
-        cells,
-        wells,
-        require_route(latent),
-        vehicle=vehicle_of(cells),
-        seed=seed,
-        parts=run.parts,
-    )
-    return CellGenerator(run.model, pd.Index(run.card.genes), run.card.covariates, latents)
+    def needs(self, *names: Estimator) -> bool:
+        """Whether one of the estimators is among these."""
+        return any(name in names for name in self.estimators)
+
+    @property
+    def draws(self) -> bool:
+        """Whether replicates are drawn."""
+        return self.needs("mean_t", "anchored_t", "shrunk")
+
+    @property
+    def anchors(self) -> bool:
+        """Whether vehicle wells are generated beside those of the compounds."""
+        return self.needs("anchored_t", "shrunk")
+
+    @property
+    def shrinks(self) -> bool:
+        """Whether predictions are shrunk."""
+        return self.needs("shrunk", "shrunk_plug_in")
+
+    @property
+    def calibrates(self) -> bool:
+        """Whether measured conditions are generated beside the wanted ones."""
+        return self.shrinks or (self.replicates is None and self.draws)
+
+    @property
+    def needs_measured(self) -> bool:
+        """Whether measured compounds of the same types are needed, for errors or calibration."""
+        return self.calibrates or self.needs("plug_in")
 
 
 class Wells(NamedTuple):
-    """Conditions to generate: their plan, its wells with all covariates, and what draws their cells."""
+    """Conditions to generate: their plan, its wells with all covariates, and what draws their
+    cells.
+    """
 
     plan: Plan
     wells: pd.DataFrame
@@ -114,6 +118,15 @@ class Wells(NamedTuple):
         plan = Plan(self.plan.sampler, some, self.plan.seed)
         return Wells(plan, wells, self.generator, self.suffix + _UNTREATED)
 
+    def require_compound(self) -> None:
+        """The model that generates the wells knows what a compound is."""
+        if "compound" not in self.generator.encoder.categories:
+            raise ConfigError(
+                "the estimator compares a compound with the vehicle, "
+                "and the run is not conditioned on compound",
+                fix="use the estimator mean_t, or train with [conditions.compound]",
+            )
+
     def untreated_conditions(self, vehicle: str, conditions: pd.MultiIndex) -> pd.MultiIndex:
         """The label of the untreated wells that each condition is compared with."""
         kinds = conditions.get_level_values(0)
@@ -121,19 +134,41 @@ class Wells(NamedTuple):
         return pd.MultiIndex.from_arrays([kinds, [label] * len(kinds)], names=CONDITION)
 
 
-def require_compound(wells: Wells) -> None:
-    """The model that generates the wells knows what a compound is."""
-    if "compound" not in wells.generator.encoder.categories:
-        raise ConfigError(
-            "the estimator compares a compound with the vehicle, "
-            "and the run is not conditioned on compound",
-            fix="use the estimator mean_t, or train with [conditions.compound]",
-        )
+def make_wells(
+    run: TrainedRun,
+    cells: AnnData,
+    sampler: CellSampler,
+    wanted: pd.MultiIndex,
+    *,
+    latent: str,
+    seed: int,
+    suffix: str = "",
+) -> Wells:
+    """The wells of the wanted conditions, with every covariate of the run and their generator.
+
+    ``latent`` is one of the routes of latent points; ``suffix`` ends the compounds' labels.
+    """
+    encoder = run.card.covariates
+    plan = Plan(sampler, wanted.to_frame(index=False), seed)
+    wells = add_covariates(plan.wells, cells.obs, run.settings.conditions)
+    encoder.codes(wells)  # a category that the run cannot express is an error before any work
+    latents = make_latents(
+        run.model,
+        encoder,
+        cells,
+        wells,
+        require_route(latent),
+        vehicle=vehicle_of(cells),
+        seed=seed,
+        parts=run.parts,
+    )
+    generator = CellGenerator(run.model, pd.Index(run.card.genes), encoder, latents)
+    return Wells(plan, wells, generator, suffix)
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """Real samples (plate x well x cell type), what is true of every well, and how they are fitted."""
+    """Real samples (plate x well x cell type), what is true of every well, and the fit."""
 
     real: AnnData
     well_obs: pd.DataFrame
@@ -141,9 +176,7 @@ class Experiment:
     flavour: str
 
     @classmethod
-    def of(
-        cls, cells: AnnData, kinds: Sequence[str], *, control: str, flavour: str
-    ) -> Experiment:
+    def of(cls, cells: AnnData, kinds: Sequence[str], *, control: str, flavour: str) -> Experiment:
         """Of the measured cells of some cell types, of all where the flavour fits them jointly.
 
         Generated wells get the labels of their well's other cells.
@@ -183,7 +216,9 @@ class Experiment:
         return self.samples(wells, sums, cells)
 
     def samples(self, group: Wells, sums: sp.csr_array | np.ndarray, cells: np.ndarray) -> AnnData:
-        """Samples of generated sums (wells, genes), labelled as their wells; those without cells are missing."""
+        """Samples of generated sums (wells, genes), labelled as their wells; those without cells
+        are missing.
+        """
         from anndata import AnnData
 
         keep = np.flatnonzero((cells > 0) & (np.asarray(sums.sum(axis=1)).ravel() > 0))
@@ -199,98 +234,11 @@ class Experiment:
         made = AnnData(sp.csr_array(sums[keep]), obs=obs, var=genes)
         if made.var_names.equals(self.real.var_names):
             return made
-        return made[:, self.real.var_names].copy()  # a calibration run may order its genes otherwise
+        return made[
+            :, self.real.var_names
+        ].copy()  # a calibration run may order its genes otherwise
 
 
 def _as_text(obs: pd.DataFrame) -> pd.DataFrame:
     """Labels as text, so that those of real and of generated samples join."""
     return obs.astype({name: str for name in obs.columns if name != "n_cells"})
-
-
-@dataclass(frozen=True)
-class Task:
-    """What is generated in which experiment: the wanted wells, and twins of measured ones to calibrate on."""
-
-    experiment: Experiment
-    wanted: Wells
-    twins: Wells | None
-
-    @property
-    def genes(self) -> pd.Index:
-        """All genes."""
-        return self.experiment.real.var_names
-
-    @property
-    def groups(self) -> list[Wells]:
-        """All that is generated."""
-        return [self.wanted] if self.twins is None else [self.wanted, self.twins]
-
-    @property
-    def conditions(self) -> pd.MultiIndex:
-        """Their labels, those of twins with a suffix."""
-        first, *rest = (group.conditions for group in self.groups)
-        return first.append(rest) if rest else first
-
-    @property
-    def truth(self) -> pd.DataFrame:
-        """The measured signed -log10 p of the twins' conditions, under the twins' labels."""
-        assert self.twins is not None
-        known = pd.MultiIndex.from_frame(self.twins.plan.conditions)
-        measured = self.experiment.measured.signed_log10_p.loc[known]
-        return measured.set_axis(self.twins.conditions).fillna(0.0)
-
-
-def make_task(
-    run: TrainedRun,
-    cells: AnnData,
-    wanted: pd.MultiIndex,
-    settings: PredictSettings,
-    *,
-    sampler: CellSampler | None = None,
-    calibration_run: TrainedRun | None = None,
-) -> Task:
-    """Everything that the estimators need, all bad input found on the way."""
-    sampler = sampler or make_sampler(cells, seed=settings.seed)
-    require_unseen_by(sampler, wanted)
-    control = vehicle_of(cells)
-    ours = _make_wells(run, cells, sampler, wanted, settings)
-    if settings.needs(ANCHORED):
-        require_compound(ours)
-    kinds = sorted(wanted.get_level_values("cell_type").unique())
-    experiment = Experiment.of(cells, kinds, control=control, flavour=settings.flavour)
-    samples = experiment.real.obs
-    found = set(samples.loc[samples["compound"] == control, "cell_type"])
-    absent = [kind for kind in kinds if kind not in found]
-    if absent:
-        raise SchemaError(
-            f"no well of the vehicle {control!r} has cells of type {shorten(absent)}",
-            expected="real controls of every cell type to predict, which the DE compares with",
-        )
-    if settings.needs_measured:
-        require_measured(kinds, samples.loc[samples["compound"] != control, "cell_type"])
-    if not settings.calibrates:
-        return Task(experiment, ours, None)
-    judge = calibration_run or run
-    known = calibration_conditions(judge, cells.obs, experiment.measured, kinds, control=control)
-    # A latent point of a twin's own cell would tell of its compound.
-    others = without(in_run_genes(judge, cells), known) if settings.latent == "posterior" else cells
-    # Wells that the judge never saw are drawn by a sampler that never saw them either: cell numbers
-    # that it has seen it foretells better (RMSE of their logarithms .336, and .402 of unseen ones).
-    unseen = known[~known.isin(trained_conditions(judge, cells.obs))]
-    fair = sampler_without(sampler, unseen, seed=settings.seed)
-    twins = _make_wells(judge, in_run_genes(judge, others), fair, known, settings, suffix=_TWIN)
-    return Task(experiment, ours, twins)
-
-
-def _make_wells(
-    run: TrainedRun,
-    cells: AnnData,
-    sampler: CellSampler,
-    wanted: pd.MultiIndex,
-    settings: PredictSettings,
-    *,
-    suffix: str = "",
-) -> Wells:
-    plan, wells = make_plan(run, cells, sampler, wanted, seed=settings.seed)
-    generator = make_generator(run, cells, wells, latent=settings.latent, seed=settings.seed)
-    return Wells(plan, wells, generator, suffix)

@@ -1,4 +1,6 @@
-"""From a trained run to a DE prediction: generate wells, fit them among real ones, estimate, shrink."""
+"""From a trained run to a DE prediction: generate wells, fit them among real ones, estimate,
+shrink.
+"""
 
 from __future__ import annotations
 
@@ -10,16 +12,10 @@ from typing import TYPE_CHECKING, Final
 import pandas as pd
 
 from perturbgen.core.errors import shorten
-from perturbgen.predict.averages import average, model_logfc
+from perturbgen.predict.calibration import Task, make_task
 from perturbgen.predict.conditions import in_run_genes, read_wanted, without
-from perturbgen.predict.estimators import (
-    CALIBRATED,
-    REPLICATED,
-    PredictSettings,
-    plug_in_t,
-    usual_error,
-)
-from perturbgen.predict.experiment import Task, make_task
+from perturbgen.predict.estimators import average, model_logfc, plug_in_t, usual_error
+from perturbgen.predict.experiment import PredictSettings
 from perturbgen.predict.shrinkage import (
     Shrinkage,
     expression_levels,
@@ -79,11 +75,11 @@ def predict(
     wanted = read_wanted(conditions)
     cells = without(in_run_genes(run, cells), wanted)
     task = make_task(run, cells, wanted, settings, sampler=sampler, calibration_run=calibration_run)
-    averages = average(task, settings, keep) if settings.needs(REPLICATED) else None
+    averages = average(task, settings, keep) if settings.draws else None
     raw = dict(averages.final) if averages else {}
-    if settings.needs(("plug_in", "shrunk_plug_in")):
+    if settings.needs("plug_in", "shrunk_plug_in"):
         raw["plug_in"] = _plug_in(task)
-    levels = _levels_of(task, settings.levels) if settings.needs(CALIBRATED) else pd.DataFrame()
+    levels = _levels_of(task, settings.levels) if settings.shrinks else pd.DataFrame()
     values: dict[str, pd.DataFrame] = {}
     shrinkage: dict[str, Shrinkage] = {}
     measured, calibrated = pd.DataFrame(), dict[str, pd.DataFrame]()
@@ -93,10 +89,11 @@ def predict(
             continue
         truth = task.truth
         twins = values[name].loc[task.twins.conditions].fillna(0.0)
-        if name in CALIBRATED:
+        if name in _SOURCE:
             shrinkage[name] = fit_shrinkage(twins, truth, levels)
             values[name] = shrinkage[name].apply(values[name], levels)
-            # By the others: a condition shrunk by its own answer would look too good to an ensemble.
+            # By the others: a condition shrunk by its own answer would look too good to an
+            # ensemble.
             twins = shrunk_by_others(twins, truth, levels)
         known = pd.MultiIndex.from_frame(task.twins.plan.conditions)
         measured, calibrated[name] = truth.set_axis(known), twins.set_axis(known)
@@ -113,7 +110,7 @@ def predict(
 
 
 def _plug_in(task: Task) -> pd.DataFrame:
-    """The model's noise-free log fold changes over the standard errors that real conditions have."""
+    """The model's noise-free log fold changes over the standard errors of real conditions."""
     experiment = task.experiment
     real = experiment.measured
     logfc = pd.concat(

@@ -15,14 +15,15 @@ from typing import TYPE_CHECKING, Any, Final, Self
 import numpy as np
 import pandas as pd
 
-from perturbgen.core.config import file_hash
 from perturbgen.core.errors import ConfigError, PerturbgenError, SchemaError, shorten
 from perturbgen.core.files import require_file, require_folder
 from perturbgen.core.labels import CONDITION, conditions_of
+from perturbgen.core.runs import file_hash
 from perturbgen.data.covariates import complete
 from perturbgen.data.h5ad import h5ad_errors, read_h5ad
 from perturbgen.predict.conditions import vehicle_of
-from perturbgen.predict.estimators import PredictSettings, require_same
+from perturbgen.predict.estimators import require_same
+from perturbgen.predict.experiment import PredictSettings
 from perturbgen.predict.pipeline import predict
 from perturbgen.train.checkpoint import read_parts
 
@@ -42,7 +43,9 @@ def run_fingerprint(path: Path) -> str:
 
 @dataclass(frozen=True)
 class RunFiles:
-    """A run directory, the file of cells it predicts among, and the run that calibrates it, if another."""
+    """A run directory, the file of cells it predicts among, and the run that calibrates it, if
+    another.
+    """
 
     run: Path
     cells: Path
@@ -101,8 +104,8 @@ class RunFiles:
         leaked = withheld[withheld.isin(seen)]
         if len(leaked):
             raise ConfigError(
-                f"{name}: {self.run} was trained on {len(leaked)} of the {len(withheld)} conditions "
-                f"that {where} withholds: {shorten([' | '.join(key) for key in leaked], 3)}",
+                f"{name}: {self.run} was trained on {len(leaked)} of the {len(withheld)} "
+                f"conditions that {where} withholds: {shorten([' | '.join(key) for key in leaked], 3)}",
                 expected="a run that has not seen them: its score would be that of remembering",
                 fix="train it with a split of cells that leaves them out "
                 "([data] split of perturbgen train), "
@@ -151,7 +154,9 @@ class GenerativePredictor:
         self._genes: pd.Index | None = None
 
     def fit(self, train: pd.DataFrame, *, rng: np.random.Generator) -> Self:
-        """Take the cells of the training rows (conditions x genes); train, if there is something to train."""
+        """Take the cells of the training rows (conditions x genes); train, if there is something to
+        train.
+        """
         known = pd.MultiIndex.from_tuples([tuple(map(str, key)) for key in train.index])
         labels = conditions_of(self.cells.obs)
         keep = labels.isin(known) | (labels.get_level_values(1) == vehicle_of(self.cells))
@@ -163,7 +168,7 @@ class GenerativePredictor:
         return self
 
     def predict(self, conditions: pd.MultiIndex | pd.DataFrame) -> pd.DataFrame:
-        """A row for every condition, in the order asked for, with the genes of the training table."""
+        """A row for every condition, in the order asked for, with the training table's genes."""
         if self._genes is None:
             raise PerturbgenError(
                 "GenerativePredictor has not been fitted", fix="call fit(train, rng=...) first"
@@ -171,7 +176,5 @@ class GenerativePredictor:
         if isinstance(conditions, pd.MultiIndex):
             conditions = conditions.to_frame(index=False)
         settings = self.settings.model_copy(update={"seed": self._seed})
-        found = predict(
-            self._run, self._cells, conditions, settings, calibration_run=self.judge
-        )
+        found = predict(self._run, self._cells, conditions, settings, calibration_run=self.judge)
         return found.values[self.settings.estimators[0]].loc[:, self._genes]

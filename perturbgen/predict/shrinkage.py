@@ -12,7 +12,7 @@ from perturbgen.core.errors import ConfigError, SchemaError, shorten
 from perturbgen.predict.estimators import aligned, mrrmse
 
 _ROUNDS: Final = 20
-TINY: Final = 1e-9
+_TINY: Final = 1e-9
 # Tried, relative to the rows' usual mean square.
 _NOISES: Final = np.array([0, *2.0 ** np.arange(-6, 4)])
 
@@ -36,7 +36,8 @@ def expression_levels(expression: pd.DataFrame, *, levels: int) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class Shrinkage:
-    """Predictions times factors (cell types x levels), after rows have lost what ``noise`` explains.
+    """Predictions times factors (cell types x levels), after rows have lost what ``noise``
+    explains.
 
     A row whose mean square is v is multiplied by v / (v + noise). Two thirds of the rows are noise:
     one factor for all leaves them too large, and strong compounds too small.
@@ -46,7 +47,7 @@ class Shrinkage:
     noise: float
 
     def apply(self, predictions: pd.DataFrame, levels: pd.DataFrame) -> pd.DataFrame:
-        """Predictions (conditions x genes), shrunk by cell type, level of expression and strength."""
+        """Predictions (conditions x genes), shrunk by cell type, expression and strength."""
         kinds = predictions.index.get_level_values(0)
         absent = kinds.unique().difference(self.factors.index)
         if len(absent):
@@ -76,7 +77,7 @@ def fit_shrinkage(
             "predictions or truth hold missing values",
             expected="numbers: leave those conditions out",
         )
-    usual = float(np.exp(np.log(np.maximum((predictions**2).mean(axis=1), TINY)).mean()))
+    usual = float(np.exp(np.log(np.maximum((predictions**2).mean(axis=1), _TINY)).mean()))
     fits = [_fit_factors(predictions, truth, levels, noise) for noise in usual * _NOISES]
     return min(fits, key=lambda fit: mrrmse(fit.apply(predictions, levels), truth))
 
@@ -84,7 +85,8 @@ def fit_shrinkage(
 def shrunk_by_others(
     predictions: pd.DataFrame, truth: pd.DataFrame, levels: pd.DataFrame
 ) -> pd.DataFrame:
-    """Each condition shrunk as those of the other compounds call for, as if it had not been measured.
+    """Each condition shrunk as those of the other compounds call for, as if it had not been
+    measured.
 
     In a cell type of which no other is left, predictions keep their size.
     """
@@ -104,7 +106,7 @@ def shrunk_by_others(
 def _gate(predictions: pd.DataFrame, noise: float) -> pd.Series:
     """The share of each row's mean square that noise does not explain."""
     power = (predictions**2).mean(axis=1)
-    return power / (power + noise).clip(lower=TINY)
+    return power / (power + noise).clip(lower=_TINY)
 
 
 def _level_of(levels: pd.DataFrame, kind: str, like: pd.DataFrame) -> np.ndarray:
@@ -144,9 +146,9 @@ def _fit_one(x: np.ndarray, y: np.ndarray, level: np.ndarray) -> np.ndarray:
     factors = np.ones(count)
     for _ in range(_ROUNDS):
         error = np.sqrt(((y - factors[level] * x) ** 2).mean(axis=1))
-        weights = 1 / np.maximum(error, TINY)
+        weights = 1 / np.maximum(error, _TINY)
         top, bottom = weights @ xy, weights @ xx
-        best = np.divide(top, bottom, out=np.ones(count), where=bottom > TINY)
+        best = np.divide(top, bottom, out=np.ones(count), where=bottom > _TINY)
         # Factors above one, beside the gate, overfit the few compounds that they are fitted on.
         factors = np.clip(best, 0.0, 1.0)
     return factors

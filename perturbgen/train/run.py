@@ -6,8 +6,9 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from perturbgen.core.config import create_run, file_hash, to_toml
+from perturbgen.core.config import to_toml
 from perturbgen.core.files import require_writable
+from perturbgen.core.runs import create_run, file_hash
 from perturbgen.train import checkpoint
 from perturbgen.train.launch import MAY_CHANGE, carry_out, keep_settings, launch, settings_to_resume
 from perturbgen.train.settings import RunSettings

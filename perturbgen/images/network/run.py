@@ -8,10 +8,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from perturbgen.core.config import create_run, file_hash, load_settings
+from perturbgen.core.config import load_settings
 from perturbgen.core.errors import ConfigError, InputError, SchemaError, shorten
 from perturbgen.core.files import atomic_path, require_file, require_folder, require_writable
-from perturbgen.core.tables import parquet_errors
+from perturbgen.core.runs import create_run, file_hash
+from perturbgen.core.tables import read_frame
 from perturbgen.images import bbbc021
 from perturbgen.images.fields import read_field
 from perturbgen.images.network.fields import Fields, Name, class_names, read_fields
@@ -147,11 +148,7 @@ def resume(run: Path, overrides: list[str], *, devices: int = 1, accelerator: st
 
 def read_list(run: Path) -> pd.DataFrame:
     """The fields of a run and the parts they were in."""
-    import pandas as pd
-
-    path = require_file(run / "fields.parquet", "list of fields")
-    with parquet_errors(path):
-        return pd.read_parquet(path)
+    return read_frame(run / "fields.parquet")
 
 
 def _describe(fields: Fields, settings: ImageSettings) -> _ImageCard:

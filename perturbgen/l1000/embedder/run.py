@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from perturbgen.core.config import create_run, file_hash, load_settings
+from perturbgen.core.config import load_settings
 from perturbgen.core.errors import ConfigError, InputError, SchemaError, shorten
 from perturbgen.core.files import atomic_path, require_file, require_folder, require_writable
+from perturbgen.core.runs import create_run, file_hash
+from perturbgen.core.tables import read_frame
 from perturbgen.l1000.embedder.data import (
     ConditionEncoder,
     ProfileTable,
@@ -334,13 +336,7 @@ def load_embedder(path: str | Path, *, which: str = "best", device: str = "cpu")
 
 def _read_parts(path: Path) -> pd.Series:
     """``parts.parquet``: the part of each sample."""
-    file = require_file(path / "parts.parquet", "parts of a run")
-    try:
-        return pd.read_parquet(file)["part"]
-    except (OSError, ValueError, KeyError) as error:  # pyarrow's errors are among them
-        raise InputError(
-            f"{file} does not hold the parts of a run: {error}", cause="a copy that broke off"
-        ) from None
+    return read_frame(path / "parts.parquet", columns=["part"])["part"]
 
 
 def _read_card(path: Path) -> dict[str, Any]:
