@@ -1,10 +1,12 @@
 """Are the samplers calibrated on wells they never saw, and better than three simpler ways?
 
-The simulator draws an experiment; B and Myeloid cells of all but the known compounds are withheld, as in the challenge.
-Settings are chosen on conditions hidden from the released data; the withheld wells are only scored.
+The simulator draws an experiment; B and Myeloid cells of all but the known compounds are withheld,
+as in the challenge. Settings are chosen on conditions hidden from the released data; the withheld
+wells are only scored.
 
 python experiments/samplers/run.py                    # preset small, seeds 0 1 2: three minutes
-python experiments/samplers/run.py --preset op3       # the real plates, compounds and withheld conditions: ten minutes
+python experiments/samplers/run.py --preset op3       # the real plates, compounds and withheld
+conditions: ten minutes
 """
 
 from __future__ import annotations
@@ -31,16 +33,7 @@ from perturbgen.generate import (
     summarise,
     tabulate,
 )
-from perturbgen.generate.validate import (
-    LEVELS,
-    TARGETS,
-    choose_settings,
-    coverage,
-    crps,
-    observed_wells,
-    pit,
-    score_samplers,
-)
+from perturbgen.generate.validate import LEVELS, TARGETS, choose_settings, coverage, crps, observed_wells, pit, score_samplers
 from perturbgen.simulate import build_world, preset_settings
 from perturbgen.simulate.op3.labels import all_cells, chunk_ids, in_our_words
 
@@ -121,7 +114,9 @@ def one_seed(
 
 
 def draw_tables(world: World) -> tuple[WellTable, WellTable]:
-    """The wells of the released cells, and of the withheld ones; cells are drawn, summed and let go."""
+    """The wells of the released cells, and of the withheld ones; cells are drawn, summed and let
+    go.
+    """
     totals: dict[bool, list[pd.Series]] = {False: [], True: []}
     for chunk in track(world.chunks(), "drawing wells", total=len(world.groups)):
         part = pd.Series(np.asarray(chunk.counts.sum(axis=1)).ravel(), chunk_ids(world, chunk))

@@ -120,11 +120,11 @@ def _ingest(
 
     Example: [bold]perturbgen images ingest RxRx19a/ --out covid.profiles[/bold]
     """
-    from perturbgen.images.sources import STREAMED, kind_of, opened
+    from perturbgen.images.readers import STREAMED, kind_of, opened, stream_embeddings
 
     kind = kind_of(source)
     if kind in STREAMED:
-        profiles = STREAMED[kind](source, out)[0]
+        profiles = stream_embeddings(source, out)[0]
     else:
         with opened(source) as profiles:
             profiles.write(out)
@@ -184,31 +184,26 @@ def _correct(
     """
     import numpy as np
 
-    from perturbgen.images.sources import opened
-    from perturbgen.profiles.correct.build import (
-        correction,
-        marked,
-        rows_to_fit,
-        told_apart,
-        write_corrected,
-    )
-    from perturbgen.profiles.table import chosen, tidy
+    from perturbgen.images.readers import opened
+    from perturbgen.profiles import chosen, tidy
+    from perturbgen.profiles.correct import correct_to, correction
 
     keys, batches = listed(centre), listed(align)
     step = correction(
         centre=keys, strength=strength, scale=scale, compress=compress, whiten=whiten, align=batches
     )
-    batch, rng, rows = batches or keys[:2], np.random.default_rng(seed), []
+    batch = batches or keys[:2]
     with opened(source) as raw:
         profiles = tidy(raw, nan=_nan_choice(nan))
-        mask = chosen(profiles.meta, control, str(source))
-        fitted = rows_to_fit(profiles.meta, mask, withhold=withhold, rng=rng)
-        if batch:
-            rows = told_apart(
-                step, profiles, control=mask, batch=batch, inner=keys or batch, rng=rng
-            )
-        write_corrected(
-            step.fit(profiles.values, profiles.meta, control=fitted), marked(profiles, fitted), out
+        rows = correct_to(
+            out,
+            step,
+            profiles,
+            control=chosen(profiles.meta, control, str(source)),
+            withhold=withhold,
+            batch=batch,
+            inner=keys or batch,
+            rng=np.random.default_rng(seed),
         )
     if rows:
         show_table(rows, title="batches told from held-out controls", as_json=as_json)
@@ -271,9 +266,9 @@ def _hits(
 
     from perturbgen.core.files import atomic_path
     from perturbgen.images.hits import centred_wells, hit_table, score_wells
-    from perturbgen.images.sources import opened
-    from perturbgen.profiles.correct.build import well_labels
-    from perturbgen.profiles.table import chosen, tidy
+    from perturbgen.images.readers import opened
+    from perturbgen.profiles import chosen, tidy
+    from perturbgen.profiles.correct import well_labels
 
     with opened(source) as raw:
         wells = centred_wells(
@@ -327,8 +322,8 @@ def _draw(
     check_output(out, ".html")
     from perturbgen.core.tables import require_columns
     from perturbgen.images.maps import LAYOUTS, draw_map, map_page
-    from perturbgen.images.sources import opened
-    from perturbgen.profiles.table import tidy
+    from perturbgen.images.readers import opened
+    from perturbgen.profiles import tidy
 
     if method not in LAYOUTS:
         raise InputError(

@@ -158,7 +158,7 @@ def _read_wells(folder: str | Path) -> pd.DataFrame:
     )
 
 
-def read_profiles(folder: str | Path, *, table: str = PROFILES) -> Profiles:
+def read_bbbc021(folder: str | Path, *, table: str = PROFILES) -> Profiles:
     """Per-well profiles of ``table`` with labels: joined by plate and well, then by compound and concentration."""
     path = find_table(folder, table)
     keys = ["Image_Metadata_Plate", "Image_Metadata_Well"]

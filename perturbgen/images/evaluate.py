@@ -17,8 +17,7 @@ import pandas as pd
 
 from perturbgen.core.errors import SchemaError
 from perturbgen.core.tables import require_columns
-from perturbgen.profiles.correct import Correction
-from perturbgen.profiles.correct.build import fitted_rows, well_labels
+from perturbgen.profiles.correct import Correction, fitted_rows, well_labels
 from perturbgen.profiles.table import Profiles, chosen, tidy
 from perturbgen.retrieval import (
     consistency,

@@ -19,7 +19,8 @@ from perturbgen.core.errors import SchemaError, shorten
 from perturbgen.core.tables import require_columns
 from perturbgen.images.onoff import fit_axis, project_controls, z_prime
 from perturbgen.profiles.correct import NestedCentre
-from perturbgen.profiles.table import Key, Profiles, chosen, group_means, grouping
+from perturbgen.profiles.groups import Groups, Key
+from perturbgen.profiles.table import Profiles, chosen
 
 log = logging.getLogger(__name__)
 
@@ -58,11 +59,11 @@ def score_wells(
             expected="two sets without overlap",
             fix="check --healthy and --diseased",
         )
-    keys, codes = grouping(profiles.meta, by, profiles.source)
+    groups = Groups.of(profiles.meta, by, profiles.source)
     role = np.select([healthy, diseased], _ROLES[:2], _ROLES[2])
     parts, gates = [], []
-    for number, key in enumerate(keys):
-        rows = np.flatnonzero(codes == number)
+    for number, key in enumerate(groups.keys):
+        rows = np.flatnonzero(groups.codes == number)
         scores, line = _score_group(
             np.asarray(profiles.values[rows], np.float64), role[rows], side_effect_weight
         )
@@ -330,8 +331,9 @@ def _one_control(
     """For each row the mean of one control on its plate, the row itself left out; its parent's where there is none."""
     result, open_rows = np.empty_like(values), np.ones(len(values), bool)
     for level in range(len(by), 0, -1):
-        keys, codes = grouping(profiles.meta, by[:level], profiles.source)
-        count, mean = group_means(values, np.flatnonzero(rows), codes, len(keys))
+        groups = Groups.of(profiles.meta, by[:level], profiles.source)
+        codes = groups.codes
+        count, mean = groups.means(values, np.flatnonzero(rows))
         left = count[codes] - rows
         usable = open_rows & (left > 0)
         total = mean[codes[usable]] * count[codes[usable]][:, None] - np.where(

@@ -21,8 +21,7 @@ from scipy.stats import poisson
 from perturbgen.core.console import progress
 from perturbgen.core.errors import ConfigError, SchemaError, shorten
 from perturbgen.core.labels import CONDITION, conditions_of
-from perturbgen.de import DETable
-from perturbgen.de.tails import LOG_10, log_p_t
+from perturbgen.de import DETable, log_p_t
 from perturbgen.predict.calibration import Task
 from perturbgen.predict.diagnostics import check_generated
 from perturbgen.predict.experiment import PredictSettings, Wells
@@ -42,7 +41,7 @@ def _signed_log10_p(t: pd.DataFrame, df: pd.DataFrame) -> pd.DataFrame:
         )
     values = np.empty(t.shape)
     for i, (row, degrees) in enumerate(zip(t.to_numpy(float), df.to_numpy(float), strict=True)):
-        values[i] = -np.sign(row) * log_p_t(row, degrees) / LOG_10
+        values[i] = -np.sign(row) * log_p_t(row, degrees) / np.log(10)
     return pd.DataFrame(values + 0.0, t.index, t.columns)  # + 0.0: no negative zeros
 
 

@@ -16,7 +16,7 @@ from perturbgen.core.config import Settings
 from perturbgen.core.errors import ConfigError
 from perturbgen.core.labels import CONDITION
 from perturbgen.data.aggregate import constant_columns, group_codes, pseudobulk
-from perturbgen.de.limma import CLIP, FLAVOURS, flavour_table
+from perturbgen.de import CLIP, FLAVOURS, flavour_table
 from perturbgen.generate import (
     WELL,
     CellGenerator,

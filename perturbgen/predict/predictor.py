@@ -103,9 +103,10 @@ class RunFiles:
         """Refuse a run that was trained on what it is to predict."""
         leaked = withheld[withheld.isin(seen)]
         if len(leaked):
+            names = [" | ".join(key) for key in leaked]
             raise ConfigError(
                 f"{name}: {self.run} was trained on {len(leaked)} of the {len(withheld)} "
-                f"conditions that {where} withholds: {shorten([' | '.join(key) for key in leaked], 3)}",
+                f"conditions that {where} withholds: {shorten(names, 3)}",
                 expected="a run that has not seen them: its score would be that of remembering",
                 fix="train it with a split of cells that leaves them out "
                 "([data] split of perturbgen train), "

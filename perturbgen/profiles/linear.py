@@ -30,9 +30,7 @@ class Projection:
 
     mean: _Array  # (features,)
     matrix: _Array  # (features, components)
-    strength: (
-        _Array  # (components,) variance or replicate correlation along each component, as fitted
-    )
+    strength: _Array  # (components,) variance or replicate correlation along each, as fitted
 
     def transform(self, x: _Array) -> _Array:
         """(rows, components)."""
@@ -58,12 +56,13 @@ class PCA:
 
     def fit(self, x: _Array) -> Projection:
         """Of (rows, features)."""
-        x = check(x, self.components)
+        x = finite_rows(x)
+        if self.components < 1:
+            raise ConfigError(f"{self.components} components", expected="at least one")
         mean = x.mean(axis=0)
         spread = x.std(axis=0) if self.scale else np.ones(x.shape[1])
-        weight = np.where(
-            spread > 0, 1 / np.where(spread > 0, spread, 1), 0
-        )  # a constant feature says nothing
+        # a constant feature says nothing
+        weight = np.where(spread > 0, 1 / np.where(spread > 0, spread, 1), 0)
         _, singular, axes = np.linalg.svd((x - mean) * weight, full_matrices=False)
         rank = int((singular > singular[0] * 1e-10).sum())
         kept = min(self.components, rank)
@@ -158,13 +157,11 @@ def _within_covariance(scores: _Array, labels: _Array) -> _Array:
     return residual.T @ residual / free
 
 
-def check(x: _Array, components: int) -> _Array:
-    """Rows fit to be fitted, in float64."""
+def finite_rows(x: _Array) -> _Array:
+    """Rows fit to be fitted, in float64: two or more, of numbers."""
     x = np.asarray(x, float)
     if x.ndim != 2 or min(x.shape) < 2:
         raise SchemaError(f"data of shape {x.shape}", expected="at least two rows and two features")
-    if components < 1:
-        raise ConfigError(f"{components} components", expected="at least one")
     bad = ~np.isfinite(x).all(axis=1)
     if bad.any():
         raise SchemaError(

@@ -11,7 +11,7 @@ import pytest
 from perturbgen.cli import _run
 from perturbgen.compare.tables import read_table as compared_table
 from perturbgen.core.errors import SchemaError
-from perturbgen.de.table import read_table
+from perturbgen.de import read_table
 from perturbgen.evaluate import score
 from tests.de.cases import case
 from tests.evaluate.tables import experiment

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from sklearn.ensemble import RandomForestRegressor
 
-from perturbgen.generate.forest import Forest, SamplerSettings, _fit_forest
+from perturbgen.generate import SamplerSettings
+from perturbgen.generate.forest import Forest, _fit_forest
 
 X = np.random.default_rng(0).normal(size=(300, 6)).astype(np.float32)
 Y = X[:, 0] ** 2 + X[:, 1] + np.random.default_rng(1).normal(0, 0.3, 300)

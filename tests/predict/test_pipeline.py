@@ -14,7 +14,7 @@ from perturbgen.core.errors import ConfigError, PerturbgenError, SchemaError
 from perturbgen.core.labels import conditions_of
 from perturbgen.data.aggregate import pseudobulk
 from perturbgen.data.splits import Split
-from perturbgen.de.limma import flavour_table
+from perturbgen.de import flavour_table
 from perturbgen.predict import (
     Experiment,
     GenerativePredictor,

@@ -34,8 +34,15 @@ from perturbgen.images.nsc import (
     nearest,
     treatments,
 )
-from perturbgen.profiles.correct import ControlScaler, Correction, Pipeline, Sphering, tvn
-from perturbgen.profiles.correct.build import marked, rows_to_fit
+from perturbgen.profiles.correct import (
+    ControlScaler,
+    Correction,
+    Pipeline,
+    Sphering,
+    marked,
+    rows_to_fit,
+    tvn,
+)
 from perturbgen.profiles.table import Profiles
 
 
