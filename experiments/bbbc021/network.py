@@ -222,9 +222,9 @@ def new_compounds(
 def outlier_rows(data: Path, sources: dict[str, Profiles]) -> Rows:
     """Area under the curve with which outlier scores find the spoilt fields."""
     import pandas as pd
+    from outliers import outlier_scores
     from sklearn.metrics import roc_auc_score
 
-    from perturbgen.images.onoff import outlier_scores
     from perturbgen.profiles.correct import ControlScaler
 
     spoilt = pd.read_csv(data / "artefacts.csv")

@@ -277,8 +277,7 @@ def combined(
 def report(folder: Path, competition: Path, truth: pd.DataFrame, predictions: Predictions) -> None:
     """The scorecard's page, and a generative prediction as a submission that is checked."""
     from perturbgen import submission
-    from perturbgen.evaluate import scorecard
-    from perturbgen.evaluate.report import write_report
+    from perturbgen.evaluate import scorecard, write_report
 
     everything = {"zeros": truth * 0} | dict(predictions)
     weak = [name for name in everything if ":" not in name and name not in (ENSEMBLE, *CEILINGS)]

@@ -146,8 +146,7 @@ def _save(
 ) -> list[Path]:
     """The scorecard's files, and with the truth the report."""
     from perturbgen.core.runs import environment
-    from perturbgen.evaluate.outputs import write_scorecard
-    from perturbgen.evaluate.report import write_report
+    from perturbgen.evaluate import write_report, write_scorecard
 
     paths = write_scorecard(card, out)
     if truth is not None:
@@ -184,7 +183,7 @@ def _read_conditions(path: Path) -> pd.DataFrame:
 
 def _show(card: Scorecard, *, as_json: bool) -> None:
     """Print the ranking with the mean of every metric, or everything as JSON."""
-    from perturbgen.evaluate.outputs import headline_note, headline_records, to_record
+    from perturbgen.evaluate import headline_note, headline_records, to_record
 
     if as_json:
         show_table([to_record(card)], as_json=True)

@@ -24,10 +24,10 @@ _OURS: Final = {"Metadata_Plate": "plate", "Metadata_Well": "well"}
 def read_profiles(path: str | Path, *, key: str | None = None) -> Profiles:
     """Profiles of any file or folder that is not one assay's own; large matrices stay on disk.
 
-    A profile folder, an extraction folder, an h5ad (``key`` is an entry of obsm, or X), or a parquet
-    or csv(.gz), of which ``key`` says how the feature columns begin. Without it a table with
-    ``Metadata_`` columns is read as Cell Painting's (all other columns are features), any other
-    takes its floating-point columns.
+    A profile folder, an extraction folder, an h5ad (``key`` is an entry of obsm, or X), or a
+    parquet or csv(.gz), of which ``key`` says how the feature columns begin. Without it a table
+    with ``Metadata_`` columns is read as Cell Painting's (all other columns are features), any
+    other takes its floating-point columns.
     """
     path = Path(path)
     if path.is_dir():

@@ -1,4 +1,4 @@
-"""The one table of profiles, of L1000, images and latent spaces: numbers with labels and features."""
+"""The one table of profiles, of L1000, images and latent spaces: numbers with their labels."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ FEATURES: Final = "features.json"
 
 
 class Selected:
-    """Some rows of a stored matrix, read when they are asked for: a part of a set copies nothing."""
+    """Some rows of a stored matrix, read when they are asked for."""
 
     def __init__(self, matrix: Matrix, rows: np.ndarray) -> None:
         self.matrix, self.rows = matrix, rows

@@ -1,8 +1,10 @@
-"""RxRx19a and RxRx19b in small: drugs of which some bring the diseased cells back, and rows that join with nothing.
+"""RxRx19a and RxRx19b in small: drugs of which some bring the diseased cells back, and rows that
+join with nothing.
 
 RxRx3-core in small: knock-outs by guide, compounds at several doses, one parquet of embeddings.
 
-A Cell Painting table in small: ``Metadata_`` labels, compounds of known mechanism, DMSO on two plates.
+A Cell Painting table in small: ``Metadata_`` labels, compounds of known mechanism, DMSO on two
+plates.
 """
 
 from __future__ import annotations
@@ -37,10 +39,11 @@ def write_rxrx19a(
     infection: float = 1.0,
     side_effect: float = 0.3,
 ) -> Path:
-    """metadata.csv and embeddings.csv; two plates an experiment, ``controls`` wells each of Mock, UV and untreated.
+    """metadata.csv and embeddings.csv; two plates an experiment, ``controls`` wells each of Mock,
+    UV and untreated.
 
-    drug-1 to drug-``rescuers`` take the infection away as their dose rises; drug-``drugs`` does something else to the
-    cells. The last well has no condition, and one embedding no metadata.
+    drug-1 to drug-``rescuers`` take the infection away as their dose rises; drug-``drugs`` does
+    something else to the cells. The last well has no condition, and one embedding no metadata.
     """
     rng = np.random.default_rng(seed)
     options = {

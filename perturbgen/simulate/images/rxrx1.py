@@ -32,12 +32,12 @@ def write_rxrx1(
     experiments: Mapping[str, str] = _EXPERIMENTS,
     stain: float = 0.0,
 ) -> Path:
-    """A folder of RxRx1: metadata.csv and embeddings.csv (2020) or the four tables (Kaggle), and the images as 8-bit
-    PNG.
+    """A folder of RxRx1: metadata.csv and embeddings.csv (2020) or the four tables (Kaggle), and
+    the images as 8-bit PNG.
 
-    ``sirnas`` treatments in each of four groups; experiment e puts group (p - 1 + e) mod 4 on plate p.
-    ``experiments`` maps names to train or test. ``stain`` is the SD of the log brightness of a channel in each
-    experiment, which are stained on different days.
+    ``sirnas`` treatments in each of four groups; experiment e puts group (p - 1 + e) mod 4 on plate
+    p. ``experiments`` maps names to train or test. ``stain`` is the SD of the log brightness of a
+    channel in each experiment, which are stained on different days.
     """
     rng = np.random.default_rng(seed)
     meta = _site_table(rng, sirnas=sirnas, controls=controls, experiments=experiments)
