@@ -33,7 +33,16 @@ from perturbgen.generate import (
     summarise,
     tabulate,
 )
-from perturbgen.generate.validate import LEVELS, TARGETS, choose_settings, coverage, crps, observed_wells, pit, score_samplers
+from perturbgen.generate.validate import (
+    LEVELS,
+    TARGETS,
+    choose_settings,
+    coverage,
+    crps,
+    observed_wells,
+    pit,
+    score_samplers,
+)
 from perturbgen.simulate import build_world, preset_settings
 from perturbgen.simulate.op3.labels import all_cells, chunk_ids, in_our_words
 
