@@ -25,7 +25,6 @@ from perturbgen.predict.estimators import Estimator
 if TYPE_CHECKING:
     from anndata import AnnData
 
-    from perturbgen.data.splits import Split
     from perturbgen.predict.pipeline import Prediction
     from perturbgen.train import TrainedRun
 
@@ -142,13 +141,13 @@ def train(
     challenge: Challenge, settings: ChallengeSettings, out: Path, *, hide: bool
 ) -> TrainedRun:
     """A run on the released cells, or with ``hide`` on those that do not calibrate."""
-    from perturbgen.data.splits import calibration_split
+    from perturbgen.data.splits import Split
     from perturbgen.train import RunSettings, load_run
     from perturbgen.train import run as running
 
     kind = "calibration" if hide else "full"
     share = settings.calibration if hide else 0.0
-    split: Split = calibration_split(
+    split = Split.for_calibration(
         challenge.cells.obs,
         challenge.wanted,
         rng=np.random.default_rng([settings.seed, 6]),

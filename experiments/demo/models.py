@@ -21,10 +21,10 @@ def train_models(
     cells: AnnData, wanted: pd.DataFrame, run: Path, *, epochs: int, replicates: int, seed: int
 ) -> dict[str, Any]:
     """Both models, half of the known compounds hidden from them to calibrate on; as methods of a comparison."""
-    from perturbgen.data.splits import calibration_split
+    from perturbgen.data.splits import Split
     from perturbgen.train.run import train
 
-    split = calibration_split(
+    split = Split.for_calibration(
         cells.obs, wanted, rng=np.random.default_rng([seed, 6]), share=0.5, validation=0.05
     )
     split.write(run / "split.csv")

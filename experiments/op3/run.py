@@ -96,7 +96,7 @@ def read_challenge(folder: Path, out: Path) -> Challenge:
     from perturbgen.data import read_competition, validate, write_h5ad
     from perturbgen.data.h5ad import read_h5ad
     from perturbgen.data.kaggle import read_de
-    from perturbgen.submission.inputs import read_genes
+    from perturbgen.submission import submission_genes
 
     path = out / f"counts-{file_hash(folder / COUNTS).removeprefix('sha256:')[:12]}.h5ad"
     cells = read_h5ad(path) if path.exists() else read_competition(folder)
@@ -112,7 +112,7 @@ def read_challenge(folder: Path, out: Path) -> Challenge:
         path=path,
         measured=read_de(folder),
         ids=ids,
-        genes=read_genes(folder / "sample_submission.csv"),
+        genes=submission_genes(folder / "sample_submission.csv"),
         truth=read_de(truth) if truth.exists() else None,
     )
 

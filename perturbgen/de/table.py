@@ -17,7 +17,7 @@ import pandas as pd
 
 from perturbgen.core.errors import ConfigError, InputError, SchemaError, suggest
 from perturbgen.core.files import atomic_path, require_file
-from perturbgen.core.tables import open_parquet, parquet_errors, read_frame
+from perturbgen.core.tables import open_h5ad, open_parquet, parquet_errors, read_frame
 from perturbgen.data.kaggle import is_gene, read_id_map
 
 if TYPE_CHECKING:
@@ -140,11 +140,9 @@ class DETable:
     @classmethod
     def read(cls, path: str | Path) -> DETable:
         """Load what :meth:`write` saved."""
-        import anndata
-
         path = require_file(path, "DE table")
         return (
-            cls.from_anndata(anndata.read_h5ad(path))
+            cls.from_anndata(open_h5ad(path))
             if path.suffix == ".h5ad"
             else cls.read_parquet(path)
         )
@@ -258,7 +256,6 @@ def _read_parquet(path: Path, statistic: str, id_map: Path | None) -> pd.DataFra
 
 def _read_layer(path: Path, statistic: str, layer: str | None, id_map: Path | None) -> pd.DataFrame:
     """A DE table of ours, or a layer of conditions x genes whose obs has their labels, or their ids as names."""
-    from perturbgen.data.h5ad import open_h5ad
     from perturbgen.data.openproblems import LAYER
 
     adata = open_h5ad(path)

@@ -211,11 +211,8 @@ def batches_of(run: TrainedRun, cells: AnnData, size: int) -> Iterator[CellBatch
     """The cells in batches that the run's model reads, on its device."""
     from perturbgen.data import CountStore
 
-    store = CountStore.from_adata(cells.copy())
     device = next(run.model.parameters()).device
-    store = CountStore.build(store.backing, store.obs, store.var_names, run.card.covariates).to(
-        device
-    )
+    store = CountStore.from_adata(cells.copy(), run.card.covariates).to(device)
     return cast("Iterator[CellBatch]", store.batches(size, dense=False))
 
 

@@ -15,7 +15,7 @@ import pandas as pd
 import scipy.sparse as sp
 
 from perturbgen.core.errors import SchemaError, shorten
-from perturbgen.data.aggregate import constant_columns, group_codes, pseudobulk
+from perturbgen.data.aggregate import groups_of, pseudobulk
 from perturbgen.de.limma import CLIP, FLAVOURS, flavour_table
 from perturbgen.generate.cells import Plan
 from perturbgen.generate.wells import WELL
@@ -109,8 +109,7 @@ class Bench:
 
         Generated wells get the labels of their well's other cells.
         """
-        codes, _ = group_codes(cells.obs, WELL)
-        well_obs = constant_columns(cells.obs, codes, WELL)
+        _, well_obs = groups_of(cells.obs, WELL)
         fitted = (
             FLAVOURS[flavour].get("joint", False)
             | cells.obs["cell_type"].astype(str).isin(kinds).to_numpy()

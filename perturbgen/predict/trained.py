@@ -79,14 +79,11 @@ def _run_hash(path: Path) -> str:
 
 def _cell_labels(path: Path) -> pd.Series:
     """The condition (cell_type, compound) of every cell of a file, by the cell's name."""
-    import anndata
+    from perturbgen.core.tables import open_h5ad
 
-    from perturbgen.data.h5ad import h5ad_errors
-
-    with h5ad_errors(path):
-        file = anndata.read_h5ad(path, backed="r")
-        obs = file.obs
-        file.file.close()
+    file = open_h5ad(path, backed=True)
+    obs = file.obs
+    file.file.close()
     labels = labels_of(pd.DataFrame({name: complete(obs, name).astype(str) for name in CONDITION}))
     return pd.Series(list(labels), obs.index.astype(str))
 

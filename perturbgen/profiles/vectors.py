@@ -10,8 +10,7 @@ import pandas as pd
 
 from perturbgen.core.errors import InputError, SchemaError, shorten, suggest
 from perturbgen.core.files import require_file
-from perturbgen.core.tables import read_frame
-from perturbgen.data.h5ad import h5ad_errors
+from perturbgen.core.tables import h5ad_errors, read_frame
 
 _Array = np.ndarray[Any, Any]
 

@@ -11,7 +11,7 @@ from scipy.stats import false_discovery_control
 
 from perturbgen.core.errors import ConfigError
 from perturbgen.core.labels import VEHICLE
-from perturbgen.data.schema import ORGANISERS_PLATES
+from perturbgen.data.kaggle import ORGANISERS_PLATES
 from perturbgen.de import filter_by_expr, limma_table
 from perturbgen.de.design import build_design
 from perturbgen.de.limma import _order_of_appearance, _organisers_obs, flavour_table
