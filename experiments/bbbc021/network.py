@@ -1,4 +1,6 @@
-"""BBBC021: does a network that learned to tell treatments apart place new compounds beside those of their mechanism?"""
+"""BBBC021: does a network that learned to tell treatments apart place new compounds beside those of
+their mechanism?
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,8 @@ def main(
 ) -> None:
     """Compare a small network with simple features, a network that was not trained, and chance.
 
-    Each seed trains one network on all treatments, and for each of four groups of compounds one without it.
+    Each seed trains one network on all treatments, and for each of four groups of compounds one
+    without it.
 
     Example: python experiments/bbbc021/network.py
     """
@@ -59,7 +62,9 @@ def main(
 
 
 def fixture(out: Path, seed: int, effect: float) -> Path:
-    """Five mechanisms of six compounds each in three weeks of three plates, forty fields of them spoilt."""
+    """Five mechanisms of six compounds each in three weeks of three plates, forty fields of them
+    spoilt.
+    """
     from perturbgen.simulate.images import Layout, write_bbbc021
 
     folder = out / f"fixture{seed}-{effect:g}"
@@ -72,8 +77,8 @@ def fixture(out: Path, seed: int, effect: float) -> Path:
 def compare(data: Path, out: Path, seed: int, overrides: list[str]) -> dict[str, Rows]:
     """The three tables of a seed: neighbours, mechanisms of new compounds, outliers."""
     import numpy as np
+    from handmade import measured
 
-    from perturbgen.images.handmade import measured
     from perturbgen.images.network.evaluate import by_chance, corrected_wells, embed
     from perturbgen.images.network.fields import read_fields
     from perturbgen.images.network.settings import ImageData
@@ -125,8 +130,8 @@ def untrained(run: Any) -> Any:
 
 
 def neighbour_rows(name: str, fields: Profiles) -> Rows:
-    """NSC and NSCB under each correction, and how well weeks are told from the half of the vehicle's wells that another
-    fit has not seen.
+    """NSC and NSCB under each correction, and how well weeks are told from the half of the
+    vehicle's wells that another fit has not seen.
     """
     from perturbgen.images.network.evaluate import corrected_wells, matchings
 
@@ -145,13 +150,14 @@ def neighbour_rows(name: str, fields: Profiles) -> Rows:
 
 
 def week_told(wells: Profiles) -> float:
-    """Balanced accuracy with which DMSO wells of plates left out are given their week by the nearest week's mean.
+    """Balanced accuracy with which DMSO wells of plates left out are given their week by the
+    nearest week's mean.
 
     Only wells that the correction was not fitted on are asked, and make the means.
     """
     import numpy as np
 
-    from perturbgen.profiles.correct.build import fitted_rows
+    from perturbgen.profiles.correct import fitted_rows
 
     dmso = wells.where((wells.meta["compound"] == "DMSO").to_numpy() & ~fitted_rows(wells))
     week, plate = dmso.meta["week"].to_numpy(), dmso.meta["plate"].to_numpy()
@@ -168,7 +174,9 @@ def week_told(wells: Profiles) -> float:
 def new_compounds(
     data: Path, out: Path, seed: int, sources: dict[str, Profiles], overrides: list[str]
 ) -> Rows:
-    """Each group of compounds by the network that never saw it; simple features are asked the same question."""
+    """Each group of compounds by the network that never saw it; simple features are asked the same
+    question.
+    """
     from perturbgen.images.network.evaluate import (
         corrected_wells,
         embed,
@@ -214,9 +222,9 @@ def new_compounds(
 def outlier_rows(data: Path, sources: dict[str, Profiles]) -> Rows:
     """Area under the curve with which outlier scores find the spoilt fields."""
     import pandas as pd
+    from outliers import outlier_scores
     from sklearn.metrics import roc_auc_score
 
-    from perturbgen.images.onoff import outlier_scores
     from perturbgen.profiles.correct import ControlScaler
 
     spoilt = pd.read_csv(data / "artefacts.csv")

@@ -1,4 +1,6 @@
-"""The main job on embedded data: simulate, test, train two models, generate, compare what predicts, submit, report."""
+"""The main job on embedded data: simulate, test, train two models, generate, compare what predicts,
+submit, report.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +48,8 @@ def main(
         bool, typer.Option("--dry-run", help="Print the resolved configuration and stop.")
     ] = False,
 ) -> None:
-    """Simulate an experiment, test it, train two models on it, and compare what predicts its withheld part.
+    """Simulate an experiment, test it, train two models on it, and compare what predicts its
+    withheld part.
 
     Example: python experiments/demo/run.py --set seed=3
     """
@@ -73,7 +76,7 @@ def make(run: Path, settings: Demo) -> None:
     from perturbgen.cli.samplers import read_conditions
     from perturbgen.data import pseudobulk, read_competition, validate, write_h5ad
     from perturbgen.data.pictures import summary_page
-    from perturbgen.de.limma import flavour_table
+    from perturbgen.de import flavour_table
     from perturbgen.de.plots import de_page
     from perturbgen.simulate import simulate
 
@@ -92,7 +95,7 @@ def make(run: Path, settings: Demo) -> None:
     summary.write(run / "summary.html")
     log.info("differential expression")
     table = flavour_table(bulk, flavour="kaggle")
-    table.write_parquet(run / "de.parquet")
+    table.write(run / "de.parquet")
     de_page(table).write(run / "de.html")
     log_projector(bulk, run)
     wanted = read_conditions(folder / "id_map.csv")
@@ -104,7 +107,9 @@ def make(run: Path, settings: Demo) -> None:
 
 
 def compare_methods(folder: Path, run: Path, methods: dict[str, Any]) -> dict[str, pd.DataFrame]:
-    """Methods on the withheld conditions, between zeros and the experiment repeated: the ranking, and a page."""
+    """Methods on the withheld conditions, between zeros and the experiment repeated: the ranking,
+    and a page.
+    """
     from perturbgen.cli.compare import raise_failures, show
     from perturbgen.compare import CompareSettings, compare
     from perturbgen.compare.run import write_outputs, write_report

@@ -1,4 +1,5 @@
-"""Held-out likelihood of the count models on real cells, with scvi-tools beside them on the same split.
+"""Held-out likelihood of the count models on real cells, with scvi-tools beside them on the same
+split.
 
 scvi-tools needs its own environment: python -m venv peer; peer/bin/pip install "scvi-tools==1.4.*";
 then --peer peer/bin/python.

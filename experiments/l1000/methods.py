@@ -1,4 +1,6 @@
-"""What the experiments share: train a network without pictures, rank withheld profiles by it and by its rivals."""
+"""What the experiments share: train a network without pictures, rank withheld profiles by it and by
+its rivals.
+"""
 
 from __future__ import annotations
 
@@ -106,7 +108,9 @@ def with_mechanisms(
     judged: ProfileTable,
     seed: int,
 ) -> list[dict[str, Any]]:
-    """The rows of the methods with how well classifiers read mechanisms from their places (macro-F1), and controls."""
+    """The rows of the methods with how well classifiers read mechanisms from their places
+    (macro-F1), and controls.
+    """
     from perturbgen.l1000.embedder.evaluation import Rival, probe_inputs, rivals
     from perturbgen.l1000.embedder.judge import measure_of
     from perturbgen.l1000.embedder.probe import KINDS, MAJORITY, probe, probe_task

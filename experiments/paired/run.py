@@ -1,4 +1,6 @@
-"""Images and L1000 of the same compounds: the published predictions and replicate correlations, evaluated again."""
+"""Images and L1000 of the same compounds: the published predictions and replicate correlations,
+evaluated again.
+"""
 
 from __future__ import annotations
 
@@ -23,14 +25,15 @@ def main(
     out: Annotated[Path, typer.Option(help="Folder for the report.")] = Path("runs/paired"),
     seed: Annotated[int, typer.Option(min=0, help="Of the bootstrap over compounds.")] = 0,
 ) -> None:
-    """Recompute the accuracies of 57 mechanisms from per-row predictions, and the shares of reproducible perturbations.
+    """Recompute the accuracies of 57 mechanisms from per-row predictions, and the shares of
+    reproducible perturbations.
 
     Example: python experiments/paired/run.py ../shared/data/imaging/paired
     """
     import numpy as np
+    import published_tables as paired
 
     from perturbgen.core.page import Page
-    from perturbgen.images import paired
 
     predictions = paired.read_moa_predictions(data / "pred_moa_LINCS.xlsx")
     tables = {

@@ -1,4 +1,6 @@
-"""RxRx1: does a network that sees one experiment at a time learn siRNAs, and not the stains of experiments?"""
+"""RxRx1: does a network that sees one experiment at a time learn siRNAs, and not the stains of
+experiments?
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,8 @@ def main(
         list[str] | None, typer.Option("--set", help="Override a setting: training.epochs=40")
     ] = None,
 ) -> None:
-    """Train a small network on batches of mixed experiments and of one, and ask both about experiments never seen.
+    """Train a small network on batches of mixed experiments and of one, and ask both about
+    experiments never seen.
 
     Example: python experiments/rxrx1/network.py
     """

@@ -1,4 +1,6 @@
-"""Speed and memory of training on profiles: the feed's share of a step, and the margin head over very many classes."""
+"""Speed and memory of training on profiles: the feed's share of a step, and the margin head over
+very many classes.
+"""
 
 from __future__ import annotations
 

@@ -252,7 +252,7 @@ def _profile_rows(
 
     from perturbgen.core.tables import read_frame
     from perturbgen.images.evaluate import measures
-    from perturbgen.images.sources import opened as opened_profiles
+    from perturbgen.images.readers import opened as opened_profiles
 
     pairs = None if relations is None else read_frame(relations, columns=["entity1", "entity2"])
     with opened_profiles(source) as profiles:

@@ -21,7 +21,7 @@ from perturbgen.core.errors import ConfigError, SchemaError, shorten
 from perturbgen.core.runs import file_hash
 from perturbgen.data.covariates import read_smiles
 from perturbgen.data.h5ad import read_h5ad
-from perturbgen.evaluate.scorecard import interpolated_duplicate
+from perturbgen.evaluate import interpolated_duplicate
 
 if TYPE_CHECKING:
     from perturbgen.predict.estimators import PredictSettings

@@ -18,8 +18,7 @@ from pydantic import Field
 
 from perturbgen.core.config import Settings
 from perturbgen.core.errors import ConfigError, SchemaError, shorten
-from perturbgen.de import DETable
-from perturbgen.de.tails import LOG_10, log_p_t
+from perturbgen.de import DETable, log_p_t
 from perturbgen.generate.latents import Route
 
 
@@ -32,7 +31,7 @@ def signed_log10_p(t: pd.DataFrame, df: pd.DataFrame) -> pd.DataFrame:
         )
     values = np.empty(t.shape)
     for i, (row, degrees) in enumerate(zip(t.to_numpy(float), df.to_numpy(float), strict=True)):
-        values[i] = -np.sign(row) * log_p_t(row, degrees) / LOG_10
+        values[i] = -np.sign(row) * log_p_t(row, degrees) / np.log(10)
     return pd.DataFrame(values + 0.0, t.index, t.columns)
 
 

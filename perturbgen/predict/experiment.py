@@ -16,7 +16,7 @@ import scipy.sparse as sp
 
 from perturbgen.core.errors import SchemaError, shorten
 from perturbgen.data.aggregate import groups_of, pseudobulk
-from perturbgen.de.limma import CLIP, FLAVOURS, flavour_table
+from perturbgen.de import CLIP, FLAVOURS, flavour_table
 from perturbgen.generate.cells import Plan
 from perturbgen.generate.wells import WELL
 from perturbgen.predict.averages import require_compound

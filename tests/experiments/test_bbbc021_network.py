@@ -74,7 +74,8 @@ def test_seeds_are_averaged_line_by_line(script: ModuleType) -> None:
 
 
 def test_spoilt_fields_are_outliers_of_simple_features(script: ModuleType, tmp_path: Path) -> None:
-    from perturbgen.images.handmade import measured
+    from handmade import measured
+
     from perturbgen.images.network.fields import read_fields
     from perturbgen.images.network.settings import ImageData
 

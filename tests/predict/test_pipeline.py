@@ -13,7 +13,7 @@ from perturbgen.baselines import Predictor
 from perturbgen.core.errors import ConfigError, PerturbgenError, SchemaError
 from perturbgen.data.aggregate import pseudobulk
 from perturbgen.data.splits import Split
-from perturbgen.de.limma import flavour_table
+from perturbgen.de import flavour_table
 from perturbgen.predict.averages import _anchored_t, _expected_log2, model_logfc
 from perturbgen.predict.calibration import calibration_conditions, withheld_likelihood
 from perturbgen.predict.conditions import labels_of, make_sampler, without

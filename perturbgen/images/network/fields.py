@@ -20,7 +20,7 @@ from perturbgen.images import bbbc021
 from perturbgen.images.fields import fields, find_images
 from perturbgen.images.network import compounds, sirnas
 from perturbgen.images.network.settings import CompoundData, ImageData
-from perturbgen.images.sources import kind_of
+from perturbgen.images.readers import kind_of
 
 Name = int | str
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from perturbgen.images import rxrx1
 from perturbgen.images.network.settings import ImageData
+from perturbgen.images.readers import read_rxrx1_metadata
 
 
 def labels(data: ImageData) -> pd.DataFrame:
     """A row a site, or a well where no sites are named; ``place`` is the plate as images call it."""
-    meta = rxrx1.read_metadata(data.path).drop(columns=["site_id", "sirna"], errors="ignore")
+    meta = read_rxrx1_metadata(data.path).drop(columns=["site_id", "sirna"], errors="ignore")
     return meta.assign(place=meta["experiment"] + "_" + meta["plate"].astype(str))
 
 

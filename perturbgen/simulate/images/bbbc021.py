@@ -1,6 +1,8 @@
-"""Cells drawn for fixtures: bright spots whose look a treatment changes, and what a week's stains make of them.
+"""Cells drawn for fixtures: bright spots whose look a treatment changes, and what a week's stains
+make of them.
 
-BBBC021 in small: some weeks of some plates, a few mechanisms, both file-name conventions, 16-bit TIFF.
+BBBC021 in small: some weeks of some plates, a few mechanisms, both file-name conventions, 16-bit
+TIFF.
 """
 
 from __future__ import annotations
@@ -155,9 +157,10 @@ def write_bbbc021(
 ) -> Path:
     """A folder with the image and mechanism tables, per-well profiles, and the images.
 
-    Each mechanism has two compounds in each week, and its effect is not quite the same in all weeks: a neighbour of the
-    same week is easier to find, so NSC is above NSCB. One well of each plate is UNKNOWN, and one compound has no
-    mechanism. In the images a mechanism is a look of the cells (:mod:`.cells`), seen through the stains of its week.
+    Each mechanism has two compounds in each week, and its effect is not quite the same in all
+    weeks: a neighbour of the same week is easier to find, so NSC is above NSCB. One well of each
+    plate is UNKNOWN, and one compound has no mechanism. In the images a mechanism is a look of the
+    cells (:mod:`.cells`), seen through the stains of its week.
     """
     rng = np.random.default_rng(seed)
     wells = _well_table(layout)
