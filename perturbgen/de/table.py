@@ -15,7 +15,7 @@ import pandas as pd
 from perturbgen.core.errors import ConfigError, InputError, SchemaError, suggest
 from perturbgen.core.files import atomic_path, require_file
 from perturbgen.core.labels import CONDITION
-from perturbgen.core.tables import open_parquet, parquet_errors, read_frame
+from perturbgen.core.tables import open_h5ad, open_parquet, parquet_errors, read_frame
 from perturbgen.data.kaggle import is_gene, read_id_map
 
 if TYPE_CHECKING:
@@ -256,7 +256,6 @@ def read_table(
 
 def _read_layer(path: Path, statistic: str, layer: str | None, id_map: Path | None) -> pd.DataFrame:
     """A DE table of ours, or a layer whose obs has the conditions' labels, or ids as names."""
-    from perturbgen.core.tables import open_h5ad
     from perturbgen.data.openproblems import LAYER
 
     adata = open_h5ad(path)
