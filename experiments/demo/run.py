@@ -73,7 +73,7 @@ def main(
 
 def make(run: Path, settings: Demo) -> None:
     """Fill the run directory."""
-    from perturbgen.cli.samplers import read_conditions
+    from perturbgen.cli.generate import read_conditions
     from perturbgen.data import pseudobulk, read_competition, validate, write_h5ad
     from perturbgen.data.pictures import summary_page
     from perturbgen.de import flavour_table

@@ -44,7 +44,7 @@ _GENERATING: Final = (
     "models",
     "nn",
     "predict",
-    "sampling",
+    "generate",
     "train/checkpoint.py",
     "train/prepare.py",
 )
