@@ -19,8 +19,8 @@ from pydantic import Field
 from perturbgen.core.config import Settings, load_settings, merge
 from perturbgen.core.console import say, show_table
 from perturbgen.core.errors import InputError, shorten
-from perturbgen.generate.latents import Route
-from perturbgen.predict.estimators import Estimator
+from perturbgen.generate import Route
+from perturbgen.predict import Estimator
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -149,8 +149,7 @@ def predict_rows(challenge: Challenge, settings: ChallengeSettings, out: Path) -
     written.
     """
     from perturbgen.core.files import atomic_path
-    from perturbgen.predict.estimators import PredictSettings
-    from perturbgen.predict.pipeline import predict
+    from perturbgen.predict import PredictSettings, predict
 
     full, calibration = (train(challenge, settings, out, withhold=w) for w in (False, True))
     asked = PredictSettings(

@@ -27,8 +27,7 @@ from perturbgen.compare.tables import Book
 from perturbgen.core.errors import PerturbgenError, SchemaError
 from perturbgen.core.files import atomic_path
 from perturbgen.core.runs import package_version
-from perturbgen.evaluate.align import place
-from perturbgen.evaluate.scoring import score
+from perturbgen.evaluate import place, score
 
 # The code that predictions and scores depend on: rooms and files of the package.
 _FITTING: Final = (
@@ -37,7 +36,7 @@ _FITTING: Final = (
     "data/chemistry.py",
     "compare/methods.py",
     "compare/cells.py",
-    "evaluate/controls.py",
+    "evaluate/card.py",
 )
 _GENERATING: Final = (
     *_FITTING,
@@ -45,7 +44,7 @@ _GENERATING: Final = (
     "models",
     "nn",
     "predict",
-    "sampling",
+    "generate",
     "train/checkpoint.py",
     "train/prepare.py",
 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,6 @@ import numpy as np
 import pandas as pd
 
 from perturbgen.core.errors import InputError, shorten
-from perturbgen.images import decode as platemap
 from perturbgen.images.fields import check_images, find_images, finding
 from perturbgen.images.readers import (
     STREAMED,
@@ -19,8 +20,9 @@ from perturbgen.images.readers import (
     read_rxrx1_metadata,
     stream_embeddings,
 )
+from perturbgen.images.rxrx1 import PlatePlan, sirna_groups
+from perturbgen.profiles import Profiles
 from perturbgen.profiles.groups import blocks
-from perturbgen.profiles.table import Profiles
 
 _Lines = list[dict[str, Any]]
 
@@ -39,25 +41,14 @@ def check_source(source: Path, *, limit: int) -> _Lines:
     else:
         with opened(source) as profiles:
             lines += _check_profiles(profiles)
-    images = _has_images(source)
-    return lines + (check_images(images, limit=limit) if images is not None else [])
-
-
-def _has_images(source: Path) -> pd.DataFrame | None:
-    """The images under a folder, None where there are none."""
-    if not source.is_dir():
-        return None
-    try:
-        images = find_images(source)
-    except InputError:
-        return None
-    return images if len(images) else None
+    if source.is_dir():
+        with suppress(InputError):  # tables without images are no mistake
+            lines += check_images(find_images(source), limit=limit)
+    return lines
 
 
 def _check_streamed(source: Path, kind: str) -> _Lines:
-    """As :func:`check_profiles`, and who has no partner in the other table."""
-    import tempfile
-
+    """As :func:`_check_profiles`, and which rows have no partner in the other table."""
     with tempfile.TemporaryDirectory() as folder:
         profiles, orphans = stream_embeddings(source, Path(folder) / "profiles")
         lines = _check_profiles(profiles)
@@ -73,7 +64,7 @@ def _check_streamed(source: Path, kind: str) -> _Lines:
 
 
 def _check_profiles(profiles: Profiles) -> _Lines:
-    """Size, labels, values that are no numbers, features that never vary, rows that are copies of others."""
+    """Size, plates, values that are no numbers, features that never vary, rows that are copies."""
     low, high = np.full(len(profiles.features), np.inf), np.full(len(profiles.features), -np.inf)
     bad, seen = 0, set()
     for rows in blocks(len(profiles)):
@@ -103,8 +94,8 @@ def _check_plan(meta: pd.DataFrame) -> _Lines:
     """RxRx1: wells, controls on each plate, groups of siRNAs and how the plates turn."""
     wells = meta.drop_duplicates("well_id")
     controls = wells[wells["well_type"] != "treatment"].groupby(["experiment", "plate"]).size()
-    groups = platemap.sirna_groups(wells)
-    plan = platemap.rotations(wells, groups)
+    groups = sirna_groups(wells)
+    plan = PlatePlan.of(wells, groups)
     without = wells.groupby(["experiment", "plate"]).ngroups - len(controls)
     return [
         finding("wells", len(wells)),
@@ -112,7 +103,7 @@ def _check_plan(meta: pd.DataFrame) -> _Lines:
         finding("groups of siRNAs", " ".join(str(n) for n in groups.value_counts().sort_index())),
         finding(
             "patterns of groups on plates",
-            " ".join(str(n) for n in platemap.rotation_counts(plan)),
-            ok=bool(platemap.is_rotation(plan).all()),
+            " ".join(str(n) for n in plan.counts()),
+            ok=plan.is_rotation(),
         ),
     ]

@@ -146,8 +146,8 @@ def stream_embeddings(path: str | Path, out: str | Path) -> tuple[Profiles, Orph
 def read_rxrx1_metadata(path: str | Path, *, layout: _Layout = "auto") -> pd.DataFrame:
     """One row a site (2020) or a well (Kaggle, which names no sites), of a folder or metadata.csv.
 
-    Columns as in ``RXRX1_COLUMNS``; Kaggle has no ThermoFisher names (``sirna``) and no siRNA for its
-    test wells: missing.
+    Columns as in ``RXRX1_COLUMNS``; Kaggle has no ThermoFisher names (``sirna``) and no siRNA for
+    its test wells: missing.
     """
     path = Path(path)
     if layout == "auto":

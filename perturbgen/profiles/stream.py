@@ -1,4 +1,4 @@
-"""Embeddings too large to hold: from csv or parquet to a float32 memory map, joined to their labels."""
+"""Embeddings too large to hold: from csv or parquet to a memory map, joined to their labels."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _Batch = tuple[np.ndarray, np.ndarray]  # ids (rows,) and float32 values (rows, 
 
 
 class Embeddings(NamedTuple):
-    """The features of a table of embeddings, its rows in batches, and the column that names them."""
+    """The features of a table of embeddings, its rows in batches, and the column of ids."""
 
     features: list[str]
     batches: Iterator[_Batch]
@@ -89,7 +89,7 @@ def _open_csv(path: Path, header: Sequence[str], key: str) -> pc.CSVStreamingRea
 
 
 def _read_slowly(path: Path, header: Sequence[str], key: str, skip: int) -> Iterator[_Batch]:
-    """The rows after the first ``skip`` ones by Python's own reader; an error names line and column."""
+    """The rows after the first ``skip``, by Python's reader; an error names line and column."""
     place = header.index(key)
     opener = gzip.open if path.suffix == ".gz" else open
     with csv_errors(path), opener(path, "rt", newline="") as file:

@@ -18,7 +18,7 @@ from perturbgen.compare.tables import Book, read_book
 from perturbgen.core.config import load_settings
 from perturbgen.core.errors import ConfigError, InputError, SchemaError, UserError
 from perturbgen.data.splits import kfold
-from perturbgen.evaluate.outputs import headline_records
+from perturbgen.evaluate import headline_records
 
 from .conftest import CELLS, CLOSED_FORM, COMPOUNDS, TARGETS, Build, Run, states, write_flat
 

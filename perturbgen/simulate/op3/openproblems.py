@@ -60,7 +60,7 @@ def simulate_openproblems(preset: str, *, seed: int, out: str | Path) -> Path:
 def _write_openproblems(folder: str | Path, out: str | Path, *, seed: int) -> Path:
     """Write a simulated folder of the competition's files anew as the benchmark's; cells of ``test`` are left out."""
     from perturbgen.data import pseudobulk
-    from perturbgen.de.limma import flavour_table
+    from perturbgen.de import flavour_table
 
     cells = _all_cells(Path(folder))
     cells.obs["split"] = _splits(cells.obs, rng=np.random.default_rng([seed, 7]))

@@ -10,6 +10,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 import pandas as pd
+from sklearn.metrics import f1_score
 
 from perturbgen.core.errors import InputError, MissingDependencyError, SchemaError, suggest
 from perturbgen.core.files import require_file
@@ -101,18 +102,17 @@ def moa_accuracies(
                 "accuracy": float(right.mean()),
                 "low": float(low),
                 "high": float(high),
-                "mean F1": mean_f1(predictions["moa"], predictions[name]),
+                "mean F1": _mean_f1(predictions["moa"], predictions[name]),
             }
         )
     return rows
 
 
-def mean_f1(truth: pd.Series, predicted: pd.Series) -> float:
-    """The mean over true classes of 2 TP / (2 TP + FP + FN)."""
-    right = truth[truth == predicted].value_counts()
-    total = truth.value_counts().add(predicted.value_counts(), fill_value=0)
-    classes = truth.unique()
-    return float((2 * right.reindex(classes, fill_value=0) / total[classes]).mean())
+def _mean_f1(truth: pd.Series, predicted: pd.Series) -> float:
+    """The mean of F1 over true classes."""
+    return float(
+        f1_score(truth, predicted, labels=truth.unique(), average="macro", zero_division=0)
+    )
 
 
 def reproducible_by_dose(path: str | Path) -> pd.DataFrame:

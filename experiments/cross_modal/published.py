@@ -7,11 +7,11 @@ from typing import Any, Final
 
 import numpy as np
 import pandas as pd
+from pairs import Columns, as_pairs, nearest_doses, read_wells, strata
 
 from perturbgen.core.files import require_file
 from perturbgen.core.tables import read_header, require_columns
-from perturbgen.images.paired import read_sheet
-from perturbgen.profiles.pairs import Columns, Paired, nearest_doses, read_wells, strata
+from perturbgen.profiles.crossmodal import Pairs
 
 _LABEL: Final = "Metadata_broad_sample"
 _PLATE: Final = "cellpainting/SQ00015054_normalized_feature_select.csv.gz"
@@ -27,7 +27,7 @@ _NOT_PHENOTYPES: Final = [
 ]
 
 
-def plate_and_maps(folder: str | Path) -> Paired:
+def plate_and_maps(folder: str | Path) -> Pairs:
     """One Cell Painting plate (A549) and L1000's 2-D coordinates of the same compounds and doses, replicates averaged.
 
     ``folder`` is imaging/. Two maps of two coordinates are all of L1000 that is published for these wells: what they
@@ -62,7 +62,7 @@ def plate_and_maps(folder: str | Path) -> Paired:
     meta["stratum"] = strata(
         called["pass_cellpainting_thresh"], called["pass_l1000_thresh"], shared
     )
-    return Paired(first.loc[shared], second.loc[shared], meta)
+    return as_pairs(first, second, meta)
 
 
 def _perturbations(compound: pd.Series, dose: pd.Series, nominal: np.ndarray) -> pd.Series:
@@ -118,7 +118,7 @@ def reproducible_together(path: str | Path, dataset: str) -> dict[str, Any]:
     correlation of their replicate correlations.
     """
     sheets = [
-        read_sheet(path, f"{assay}-{dataset}")
+        pd.read_excel(require_file(path, "workbook"), f"{assay}-{dataset}", engine="openpyxl")
         .rename(columns={"Unnamed: 0": "id"})
         .dropna(subset="RepCor")
         .set_index("id")

@@ -5,12 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import published
 import pytest
+from paired_fixture import IMAGES, L1000, read_truth
+from pairs import Columns, nearest_doses, pair, read_wells, strata
 
 from perturbgen.core.errors import InputError, SchemaError
-from perturbgen.profiles import published
-from perturbgen.profiles.pairs import Columns, Paired, nearest_doses, pair, read_wells, strata
-from perturbgen.simulate.paired import IMAGES, L1000, read_truth
+from perturbgen.profiles.crossmodal import Pairs
 
 PLAIN = Columns("name", "dose")
 
@@ -20,19 +21,16 @@ def table(names: list[str], doses: list[float], seed: int = 0) -> pd.DataFrame:
     return pd.DataFrame({"name": names, "dose": doses, **dict(zip("abc", values.T, strict=True))})
 
 
-def test_the_fixtures_tables_join_though_their_doses_are_rounded_differently(
-    paired: Paired,
-) -> None:
+def test_the_fixtures_tables_join_though_their_doses_are_rounded_differently(paired: Pairs) -> None:
     assert len(paired) == 96 * 3
-    assert paired.first.shape[1] == 120
-    assert paired.second.shape[1] == 160, "x_bead_count is a number but no feature"
-    assert paired.first.index.equals(paired.second.index)
-    assert paired.first.index.equals(paired.meta.index)
+    assert paired.first.values.shape[1] == 120
+    assert paired.second.values.shape[1] == 160, "x_bead_count is a number but no feature"
+    assert paired.first.meta.index.equals(paired.second.meta.index)
     assert set(paired.meta["moa"]) == {f"mechanism {i}" for i in range(16)}
     assert not paired.meta["compound"].str.contains("DMSO").any()
 
 
-def test_strata_are_the_planted_groups_at_the_full_dose(paired: Paired, folder: Path) -> None:
+def test_strata_are_the_planted_groups_at_the_full_dose(paired: Pairs, folder: Path) -> None:
     full = paired.meta[paired.meta["dose"] > 3]
     planted = full["compound"].map(read_truth(folder).groups)
     expected = planted.map({"both": "both", "images": "one", "L1000": "one", "neither": "neither"})
@@ -50,9 +48,10 @@ def test_averages_are_by_label_whatever_the_order(tmp_path: Path) -> None:
         rng=np.random.default_rng(0),
     )
     row = first[(first["name"] == "c3") & (first["dose"] > 3)][["a", "b", "c"]].mean()
-    np.testing.assert_allclose(pairs.first.loc["c3 @ 3.33"], row)
+    np.testing.assert_allclose(pairs.first.values[pairs.meta.index.get_loc("c3 @ 3.33")], row)
     np.testing.assert_allclose(
-        pairs.second.loc["c3 @ 3.33"], second[second["name"] == "c3"][["a", "b", "c"]].mean()
+        pairs.second.values[pairs.meta.index.get_loc("c3 @ 3.33")],
+        second[second["name"] == "c3"][["a", "b", "c"]].mean(),
     )
     assert len(pairs) == 12
 
@@ -143,7 +142,7 @@ def test_what_is_published_of_both_assays(real_data: Path) -> None:
     assert "KRAS" in images.index
     pairs = published.plate_and_maps(folder)
     assert len(pairs) == 336
-    assert pairs.first.shape[1] == 454
+    assert pairs.first.values.shape[1] == 454
     assert pairs.meta["compound"].nunique() == 58
     assert pairs.meta["stratum"].value_counts().to_dict() == {
         "neither": 219,

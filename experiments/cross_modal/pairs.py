@@ -14,8 +14,9 @@ import pandas as pd
 
 from perturbgen.core.errors import InputError, SchemaError, shorten
 from perturbgen.core.tables import read_frame, require_columns
+from perturbgen.profiles import Profiles, chosen, tidy
 from perturbgen.profiles.correct import ControlScaler
-from perturbgen.profiles.table import Profiles, chosen, tidy
+from perturbgen.profiles.crossmodal import Pairs
 from perturbgen.retrieval import percent_replicating
 
 log = logging.getLogger(__name__)
@@ -36,18 +37,6 @@ class Columns:
     features: str = (
         ""  # a regular expression; '' takes numbers that are no Metadata_ and none of the above
     )
-
-
-@dataclass(frozen=True)
-class Paired:
-    """``first`` and ``second`` (perturbations, features), and ``meta``: compound, dose, moa and stratum; one index."""
-
-    first: pd.DataFrame
-    second: pd.DataFrame
-    meta: pd.DataFrame
-
-    def __len__(self) -> int:
-        return len(self.meta)
 
 
 def read_wells(path: str | Path, columns: Columns) -> Profiles:
@@ -142,9 +131,7 @@ def _labelled(meta: pd.DataFrame, columns: Columns, path: str | Path) -> pd.Data
     return found.reset_index(drop=True)
 
 
-def pair(
-    first: Profiles, second: Profiles, *, null_groups: int, rng: np.random.Generator
-) -> Paired:
+def pair(first: Profiles, second: Profiles, *, null_groups: int, rng: np.random.Generator) -> Pairs:
     """The perturbations (compound and dose) that both assays measured, replicates averaged.
 
     ``stratum`` says in how many assays a perturbation's replicates agree: both, one or neither (a median pairwise
@@ -170,11 +157,13 @@ def pair(
         sides[1].meta.drop_duplicates("perturbation").set_index("perturbation")["moa"]
     )
     agreed = [_agreement(side, null_groups, rng) for side in sides]
-    return Paired(
-        means[0].loc[shared],
-        means[1].loc[shared],
-        meta.assign(stratum=strata(agreed[0], agreed[1], shared)),
-    )
+    return as_pairs(*means, meta.assign(stratum=strata(agreed[0], agreed[1], shared)))
+
+
+def as_pairs(first: pd.DataFrame, second: pd.DataFrame, meta: pd.DataFrame) -> Pairs:
+    """Two tables of averages (perturbations, features) by the labels of the perturbations in both."""
+    sides = (table.loc[meta.index] for table in (first, second))
+    return Pairs(*(Profiles(side.to_numpy(), meta, side.columns) for side in sides))
 
 
 def _named(profiles: Profiles, reference: Profiles) -> Profiles:

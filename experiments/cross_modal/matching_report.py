@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import pandas as pd
 
-from perturbgen.profiles.protocol import TORN, Matched
+from perturbgen.profiles.crossmodal import TORN, Matched
 from perturbgen.retrieval.crossmodal import difference, query_scores, score_folds
 
 if TYPE_CHECKING:

@@ -3,11 +3,10 @@
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
+import published_tables as paired
 import pytest
 
 from perturbgen.core.errors import InputError, SchemaError
-from perturbgen.images import paired
 
 
 @pytest.mark.data
@@ -44,17 +43,6 @@ def test_shares_of_reproducible_perturbations(real_data: Path) -> None:
     assert (table["both"] <= table[["images", "L1000"]].min(axis=1)).all()
     with pytest.raises(SchemaError, match="no sheet 'cp-lincz'"):
         paired.replicability(folder / "RepCorrDF.xlsx", "lincz")
-
-
-def test_mean_f1_is_scikit_learns() -> None:
-    from sklearn.metrics import f1_score
-
-    rng = np.random.default_rng(0)
-    truth, predicted = pd.Series(rng.integers(0, 6, 80)), pd.Series(rng.integers(0, 8, 80))
-    expected = f1_score(
-        truth, predicted, average=None, labels=sorted(truth.unique()), zero_division=0
-    ).mean()
-    assert paired.mean_f1(truth, predicted) == pytest.approx(expected)
 
 
 def test_a_file_that_is_no_workbook(tmp_path: Path) -> None:

@@ -8,10 +8,10 @@ from typing import Any, Final
 
 import numpy as np
 import pandas as pd
+from pairs import Columns
 
 from perturbgen.core.files import atomic_path
 from perturbgen.core.tables import read_frame
-from perturbgen.profiles.pairs import Columns
 
 _Array = np.ndarray[Any, Any]
 SHARED: Final = 6  # dimensions that both assays see
