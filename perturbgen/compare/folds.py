@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from perturbgen.baselines.selection import mimic_folds
+from perturbgen.baselines import mimic_folds
 from perturbgen.compare.settings import DataSettings, SplitSettings
 from perturbgen.compare.tables import Book, find
 from perturbgen.core.errors import SchemaError, shorten, suggest
@@ -130,7 +130,7 @@ def _compound_folds(name: str, split: SplitSettings, book: Book) -> list[Fold]:
     index = pd.MultiIndex.from_tuples(list(book.table.index[rows]), names=book.table.index.names)
     rng = np.random.default_rng(split.seed)
     found = mimic_folds(index, folds=split.folds, rng=rng, targets=split.targets)
-    return [_without(name, fold.name, rows, index.isin(fold.withheld)) for fold in found]
+    return [_without(name, fold, rows, index.isin(out)) for fold, out in found.items()]
 
 
 def _cell_type_folds(name: str, split: SplitSettings, book: Book) -> list[Fold]:
