@@ -148,9 +148,9 @@ def log_projector(bulk: AnnData, run: Path) -> None:
     """Put the pseudobulk samples into TensorBoard's embedding projector, with their labels."""
     from torch.utils.tensorboard import SummaryWriter
 
-    from perturbgen.data.aggregate import principal_components, profiles
+    from perturbgen.data.maps import log_profiles, principal_components
 
-    values, obs = profiles(bulk)
+    values, obs = log_profiles(bulk)
     labels = [name for name in ("cell_type", "compound", "plate", "donor", "well") if name in obs]
     with SummaryWriter(run) as board:
         board.add_embedding(
