@@ -1,11 +1,16 @@
-"""The options that several verbs share, declared once, so that they read the same everywhere."""
+"""What several verbs share: options, declared once, and the one way to profiles of any form."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from perturbgen.profiles import Profiles
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 Device = Annotated[str, typer.Option(help="cpu or cuda.")]
@@ -40,3 +45,21 @@ Devices = Annotated[int, typer.Option(min=1, help="Devices (processes) on each n
 def listed(text: str | None) -> list[str]:
     """The names between the commas of an option."""
     return [name.strip() for name in (text or "").split(",") if name.strip()]
+
+
+@contextmanager
+def opened_profiles(source: Path, key: str | None = None) -> Iterator[Profiles]:
+    """Profiles of an L1000 matrix, a known set of images, or a table, h5ad or folder of either.
+
+    ``key`` says which entry of an h5ad, or how the feature columns of a table begin.
+    """
+    if source.suffix in (".gctx", ".gct"):
+        from perturbgen.l1000 import read_plate
+        from perturbgen.profiles import Profiles
+
+        yield Profiles.from_anndata(read_plate(source), str(source))
+    else:
+        from perturbgen.images.readers import opened
+
+        with opened(source, key=key) as profiles:
+            yield profiles
