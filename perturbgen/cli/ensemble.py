@@ -53,7 +53,7 @@ def _ensemble(
     """
     import numpy as np
 
-    from perturbgen.cli.baselines import write_predictions
+    from perturbgen.cli.options import write_predictions
     from perturbgen.compare.tables import read_table
     from perturbgen.predict.ensemble import as_row, fit_ensemble
 

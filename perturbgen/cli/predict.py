@@ -90,7 +90,7 @@ def _predict(
     Example: [bold]perturbgen predict runs/0001-op3-s0 --cells counts.h5ad --conditions id_map.csv
     --out predictions.parquet[/bold]
     """
-    from perturbgen.cli.baselines import write_predictions
+    from perturbgen.cli.options import write_predictions
     from perturbgen.data import validate
     from perturbgen.predict.pipeline import predict as predict_conditions
     from perturbgen.train import load_run
