@@ -99,7 +99,7 @@ def run_experiment(command: Callable[..., None]) -> NoReturn:
 
 
 def _silence_libraries() -> None:
-    # Python's warnings are for callers of the libraries; python -W or PYTHONWARNINGS bring them back
+    # Python's warnings are for callers of libraries; -W or PYTHONWARNINGS bring them back
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
 

@@ -205,12 +205,15 @@ def _require_named(same: str) -> list[str]:
 
 def _read(source: Path, key: str | None) -> tuple[np.ndarray, pd.DataFrame]:
     """The embedding and its labels, every row with a name of its own."""
-    from perturbgen.profiles.vectors import read_vectors
+    import numpy as np
 
-    vectors, labels = read_vectors(source, key)
+    from perturbgen.profiles.readers import read_profiles
+
+    profiles = read_profiles(source, key=key)
+    labels = profiles.meta
     if not labels.index.is_unique:
         labels = labels.reset_index(drop=True)
-    return vectors, labels
+    return np.asarray(profiles.values), labels
 
 
 def _control_rows(labels: pd.DataFrame, rule: str | None, source: Path) -> np.ndarray:

@@ -231,9 +231,9 @@ def _compare(
     """Compare methods on a DE table: fit each on every split with every seed, and score them all.
 
     What has been computed is kept in the folder of results: run the same again and nothing is
-    fitted twice, change a method and only its jobs are, interrupt it and it goes on where it was. A method
-    that fails is named, the others are ranked, and the exit code is 1. A file of two lines will do
-    (12 methods, 3 folds of compounds):
+    fitted twice, change a method and only its jobs are, interrupt it and it goes on where it was.
+    A method that fails is named, the others are ranked, and the exit code is 1. A file of two lines
+    will do (12 methods, 3 folds of compounds):
 
         [data]
         folder = "data/small"
