@@ -133,7 +133,8 @@ def _read_span(text: str) -> float | str:
 
 def _read_counts(path: Path, layer: str | None) -> AnnData:
     """A pseudobulk file, its raw counts in X."""
-    from perturbgen.data.h5ad import open_h5ad, take_layer
+    from perturbgen.core.tables import open_h5ad
+    from perturbgen.data.h5ad import take_layer
 
     return take_layer(open_h5ad(path), layer, path)
 

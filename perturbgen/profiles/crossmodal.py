@@ -1,9 +1,10 @@
-"""Spaces in which profiles of two assays can be compared, and how well each finds the other's there.
+"""Spaces in which profiles of two assays can be compared, and how well each finds the other's
+there.
 
 Every space has a closed form in the assays' singular vectors, and decomposing costs nearly all, so
-that a grid of settings is cheap. The protocol (:func:`match`): fit on training perturbations, choose
-settings by inner folds of these, ask about withheld ones. All doses of a compound lie in one fold,
-outer and inner.
+that a grid of settings is cheap. The protocol (:func:`match`): fit on training perturbations,
+choose settings by inner folds of these, ask about withheld ones. All doses of a compound lie in one
+fold, outer and inner.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ class Spectrum:
         return Spectrum(self.mean, self.weight, u, s, v)
 
     def projection(self, axes: _Array, strength: _Array) -> Projection:
-        """What standardises as the training rows, then projects on ``axes`` (features, components)."""
+        """Standardising as the training rows, then projecting on axes (features, components)."""
         return Projection(self.mean, self.weight[:, None] * axes, strength)
 
 
@@ -83,11 +84,11 @@ def decompose(x: _Array) -> Spectrum:
 def _rgcca(x: Spectrum, y: Spectrum, *, components: int, tau: float) -> _Space:
     """Regularised canonical correlation of two blocks (Tenenhaus 2011).
 
-    max cov(Xa, Yb) with a'M_x a = b'M_y b = 1, M = (1 - tau) C + tau I with C the block's covariance.
-    tau = 0 is CCA, tau = 1 is PLS (both of standardised features); axes are orthogonal in M. With
-    X = U S V' the weights are a = V D^-1/2 p, D = (1 - tau) S^2/n + tau, where p and q are singular
-    vectors of D_x^-1/2 (S_x U_x'U_y S_y / n) D_y^-1/2. The variates have variance one in training;
-    ``strength`` is their training correlation.
+    max cov(Xa, Yb) with a'M_x a = b'M_y b = 1, M = (1 - tau) C + tau I with C the block's
+    covariance. tau = 0 is CCA, tau = 1 is PLS (both of standardised features); axes are orthogonal
+    in M. With X = U S V' the weights are a = V D^-1/2 p, D = (1 - tau) S^2/n + tau, where p and q
+    are singular vectors of D_x^-1/2 (S_x U_x'U_y S_y / n) D_y^-1/2. The variates have variance one
+    in training; ``strength`` is their training correlation.
     """
     if not 0 <= tau <= 1:
         raise ConfigError(f"tau is {tau}", expected="a number from 0 (CCA) to 1 (PLS)")
@@ -350,7 +351,8 @@ def _choose(pairs: Pairs, within: Sequence[_Split], grid: Sequence[Setting]) -> 
 def _precision(pairs: Pairs, split: _Split, spaces: _Directions) -> float:
     """The mean of 1 / rank over withheld rows and directions, partners that tie ranked last.
 
-    One partner is right, so this is mean average precision, at the price of one product of matrices.
+    One partner is right, so this is mean average precision, at the price of one product of
+    matrices.
     """
     values = []
     for space, turned in zip(spaces, (False, True), strict=True):
