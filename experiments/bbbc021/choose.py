@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from perturbgen.images.nsc import Matching, admissible, cosines, match_table, nearest, treatments
+from perturbgen.images.nsc import Matching, admissible, cosines, nearest_allowed, treatment_profiles
 from perturbgen.profiles.correct import (
     Compress,
     ControlScaler,
@@ -51,7 +51,7 @@ class _Recipe:
     def profiles(self, wells: Profiles, *, vehicle: str) -> Profiles:
         """Treatment profiles; the correction is fitted on the vehicle's wells."""
         control = wells.meta["compound"] == vehicle
-        return treatments(
+        return treatment_profiles(
             wells.with_values(
                 self.correction().fit_transform(wells.values, wells.meta, control=control)
             ),
@@ -94,14 +94,14 @@ def nested_matching(
             [hits(similarity[name], allowed & ~out[None], moa)[~out].sum() for name in names]
         )
         best = names[int(inner.argmax())]
-        neighbour[out] = nearest(similarity[best], allowed)[out]
+        neighbour[out] = nearest_allowed(similarity[best], allowed)[out]
         choices.append({"compound": held, "recipe": best, "others matched": int(inner.max())})
-    return Matching("nested", match_table(meta, neighbour)), pd.DataFrame(choices)
+    return Matching.of("nested", meta, neighbour), pd.DataFrame(choices)
 
 
 def hits(similarity: np.ndarray, allowed: np.ndarray, moa: np.ndarray) -> np.ndarray:
     """Whether each treatment's nearest allowed one shares its mechanism."""
-    best = nearest(similarity, allowed)
+    best = nearest_allowed(similarity, allowed)
     return (best >= 0) & (moa[best] == moa)
 
 

@@ -16,7 +16,7 @@ from perturbgen.core.files import check_output, require_file
 if TYPE_CHECKING:
     import pandas as pd
 
-    from perturbgen.baselines.base import Baseline
+    from perturbgen.baselines import Baseline
 
 
 def register(app: typer.Typer) -> None:
@@ -37,10 +37,10 @@ def _baselines(
 
     Example: [bold]perturbgen baselines[/bold], then [bold]perturbgen baselines kernel_ridge[/bold]
     """
-    from perturbgen.baselines.registry import REGISTRY, find
+    from perturbgen.baselines import REGISTRY, find_baseline
 
     if name is not None:
-        entry = find(name)
+        entry = find_baseline(name)
         settings: list[dict[str, Any]] = []
         for key, setting in entry.settings_class.model_fields.items():
             default = setting.default
@@ -101,7 +101,7 @@ def _baseline(
     """
     import numpy as np
 
-    from perturbgen.baselines.registry import REGISTRY, find
+    from perturbgen.baselines import REGISTRY, find_baseline
     from perturbgen.data.kaggle import read_de
 
     paths = [out]
@@ -109,7 +109,7 @@ def _baseline(
         paths += [out.with_suffix(f".{end}{out.suffix}") for end in ("lower", "upper")]
     for path in paths:
         check_output(path, ".parquet")
-    if interval is not None and not find(name).intervals:
+    if interval is not None and not find_baseline(name).intervals:
         with_one = [key for key, entry in REGISTRY.items() if entry.intervals]
         raise ConfigError(
             f"{name} has no prediction intervals", fix=f"one that has: {shorten(with_one, 20)}"
@@ -137,14 +137,13 @@ def _build(
     name: str, overrides: list[str], *, truth: Path | None, bulk: Path | None, smiles: Path | None
 ) -> Baseline[Any]:
     """The baseline with its settings and whatever else it was given."""
-    from perturbgen.baselines import make
-    from perturbgen.baselines.registry import find
+    from perturbgen.baselines import find_baseline, make
     from perturbgen.core.config import merge, parse_override
     from perturbgen.data import read_h5ad
     from perturbgen.data.covariates import read_smiles
     from perturbgen.data.kaggle import read_de
 
-    find(name)  # a misspelt name is told before a large file is read
+    find_baseline(name)  # a misspelt name is told before a large file is read
     settings: dict[str, Any] = {}
     for override in overrides:
         settings = merge(settings, parse_override(override))

@@ -87,7 +87,8 @@ def _de(
     Example: [bold]perturbgen de pseudobulk.h5ad --flavour kaggle --out de.parquet
     --verify 200[/bold]
     """
-    from perturbgen.data.h5ad import open_h5ad, take_layer
+    from perturbgen.core.tables import open_h5ad
+    from perturbgen.data.h5ad import take_layer
 
     if out is not None:
         check_output(out, ".parquet", ".h5ad")

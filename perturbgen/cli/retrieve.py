@@ -134,7 +134,7 @@ def _retrieve(
         show_table(records(result.summary(), "mean"), title=title)
         show_table(records(checks, "variant"), title="controls")
     if out is not None:
-        from perturbgen.retrieval.report import retrieval_page
+        from perturbgen.retrieval import retrieval_page
 
         write_tables(out, {"queries": result.queries, "groups": result.groups})
         features = key or "all features"
@@ -168,8 +168,7 @@ def _neighbours(
     Example: [bold]perturbgen neighbours latent.h5ad --key X_latent --same compound --differ plate
     --out near[/bold]
     """
-    from perturbgen.retrieval.nearest import group_neighbours, nearest, neighbour_table
-    from perturbgen.retrieval.pairs import require_labels
+    from perturbgen.retrieval import group_neighbours, nearest, neighbour_table, require_labels
 
     check_folder(out)
     names = _require_named(same)

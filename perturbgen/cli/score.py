@@ -164,7 +164,7 @@ def _read_conditions(path: Path) -> pd.DataFrame:
 
 def _show_card(card: Scorecard, *, as_json: bool) -> None:
     """Print the ranking with the mean of every metric, or everything as JSON."""
-    from perturbgen.evaluate.outputs import headline_note, headline_records, to_record
+    from perturbgen.evaluate import headline_note, headline_records, to_record
 
     if as_json:
         show_table([to_record(card)], as_json=True)
@@ -190,8 +190,7 @@ def _save(
 ) -> list[Path]:
     """The scorecard's files, and with the truth the report."""
     from perturbgen.core.runs import environment
-    from perturbgen.evaluate.outputs import write_scorecard
-    from perturbgen.evaluate.report import write_report
+    from perturbgen.evaluate import write_report, write_scorecard
 
     paths = write_scorecard(card, out)
     if truth is not None:
@@ -272,7 +271,7 @@ def _compare(
 
 def show_comparison(found: Comparison, *, as_json: bool = False) -> None:
     """Print the ranking, and how the jobs went."""
-    from perturbgen.evaluate.outputs import headline_note, headline_records, to_record
+    from perturbgen.evaluate import headline_note, headline_records, to_record
 
     if as_json:
         record: dict[str, Any] = to_record(found.card) | {"cells": found.cells.to_dict("records")}

@@ -18,7 +18,7 @@ from perturbgen.core.tables import read_frame, require_columns, require_unique
 from perturbgen.data.splits import CONDITION
 from perturbgen.de import read_table as read_any
 from perturbgen.de.table import NAMES
-from perturbgen.evaluate.align import place
+from perturbgen.evaluate import place
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,10 @@
-"""Spaces in which profiles of two assays can be compared, and how well each finds the other's there.
+"""Spaces in which profiles of two assays can be compared, and how well each finds the other's
+there.
 
 Every space has a closed form in the assays' singular vectors, and decomposing costs nearly all, so
-that a grid of settings is cheap. The protocol (:func:`match`): fit on training perturbations, choose
-settings by inner folds of these, ask about withheld ones. All doses of a compound lie in one fold,
-outer and inner.
+that a grid of settings is cheap. The protocol (:func:`match`): fit on training perturbations,
+choose settings by inner folds of these, ask about withheld ones. All doses of a compound lie in one
+fold, outer and inner.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from perturbgen.core.errors import ConfigError, SchemaError
 from perturbgen.core.folds import deal
 from perturbgen.profiles.linear import Projection, finite_rows, unit
 from perturbgen.profiles.table import Profiles
-from perturbgen.retrieval.crossmodal import Fold, match_fold
+from perturbgen.retrieval import MatchedFold, match_fold
 
 _Array = np.ndarray[Any, Any]
 _VARIATES: Final = (5, 10, 20, 40)
@@ -45,7 +46,7 @@ class Spectrum:
         return Spectrum(self.mean, self.weight, u, s, v)
 
     def projection(self, axes: _Array, strength: _Array) -> Projection:
-        """What standardises as the training rows, then projects on ``axes`` (features, components)."""
+        """Standardising as the training rows, then projecting on axes (features, components)."""
         return Projection(self.mean, self.weight[:, None] * axes, strength)
 
 
@@ -83,11 +84,11 @@ def decompose(x: _Array) -> Spectrum:
 def _rgcca(x: Spectrum, y: Spectrum, *, components: int, tau: float) -> _Space:
     """Regularised canonical correlation of two blocks (Tenenhaus 2011).
 
-    max cov(Xa, Yb) with a'M_x a = b'M_y b = 1, M = (1 - tau) C + tau I with C the block's covariance.
-    tau = 0 is CCA, tau = 1 is PLS (both of standardised features); axes are orthogonal in M. With
-    X = U S V' the weights are a = V D^-1/2 p, D = (1 - tau) S^2/n + tau, where p and q are singular
-    vectors of D_x^-1/2 (S_x U_x'U_y S_y / n) D_y^-1/2. The variates have variance one in training;
-    ``strength`` is their training correlation.
+    max cov(Xa, Yb) with a'M_x a = b'M_y b = 1, M = (1 - tau) C + tau I with C the block's
+    covariance. tau = 0 is CCA, tau = 1 is PLS (both of standardised features); axes are orthogonal
+    in M. With X = U S V' the weights are a = V D^-1/2 p, D = (1 - tau) S^2/n + tau, where p and q
+    are singular vectors of D_x^-1/2 (S_x U_x'U_y S_y / n) D_y^-1/2. The variates have variance one
+    in training; ``strength`` is their training correlation.
     """
     if not 0 <= tau <= 1:
         raise ConfigError(f"tau is {tau}", expected="a number from 0 (CCA) to 1 (PLS)")
@@ -261,8 +262,8 @@ class _Split:
 class Matched:
     """A method's folds in each direction, and the setting chosen in each fold."""
 
-    forward: list[Fold]
-    backward: list[Fold]
+    forward: list[MatchedFold]
+    backward: list[MatchedFold]
     chosen: list[str]
 
 
@@ -350,7 +351,8 @@ def _choose(pairs: Pairs, within: Sequence[_Split], grid: Sequence[Setting]) -> 
 def _precision(pairs: Pairs, split: _Split, spaces: _Directions) -> float:
     """The mean of 1 / rank over withheld rows and directions, partners that tie ranked last.
 
-    One partner is right, so this is mean average precision, at the price of one product of matrices.
+    One partner is right, so this is mean average precision, at the price of one product of
+    matrices.
     """
     values = []
     for space, turned in zip(spaces, (False, True), strict=True):
@@ -369,7 +371,7 @@ def _embedded(pairs: Pairs, rows: _Array, space: _Space) -> tuple[_Array, _Array
     )
 
 
-def _ask(pairs: Pairs, split: _Split, spaces: _Directions) -> tuple[Fold, Fold]:
+def _ask(pairs: Pairs, split: _Split, spaces: _Directions) -> tuple[MatchedFold, MatchedFold]:
     """The withheld rows of each assay look for their partners in the other."""
     names = pairs.meta.index[split.held]
     (first, second), (back_first, back_second) = (
@@ -381,7 +383,7 @@ def _ask(pairs: Pairs, split: _Split, spaces: _Directions) -> tuple[Fold, Fold]:
 
 def _ask_torn(
     pairs: Pairs, split: _Split, setting: Setting, rng: np.random.Generator
-) -> tuple[Fold, Fold]:
+) -> tuple[MatchedFold, MatchedFold]:
     """The same after fits to pairs that were torn apart, the mean of all tearings."""
     asked = []
     for _ in range(_TEARINGS):

@@ -77,7 +77,7 @@ class Groups:
         return csr_array(entries, shape=(len(self), len(codes)))
 
     def means(self, X: Matrix, rows: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """Rows in each group (groups,) and their means (groups, features), 0 where there are none."""
+        """Rows in each group (groups,), and means (groups, features), 0 where there are none."""
         rows = np.arange(len(self.codes)) if rows is None else rows
         count = np.bincount(self.codes[rows], minlength=len(self))
         total = np.zeros((len(self), X.shape[1]))

@@ -1,7 +1,8 @@
-"""Linear embeddings that any network must beat: PCA, WCCN, and a PeML-like metric learned from replicates.
+"""Linear embeddings that any network must beat: PCA, WCCN, and a PeML-like metric learned from
+replicates.
 
-``WCCN(64).fit(train, labels)`` gives a :class:`Projection`, whose ``transform`` turns (rows, features) into
-(rows, components), to be compared by cosine. Fit on training rows only.
+``WCCN(64).fit(train, labels)`` gives a :class:`Projection`, whose ``transform`` turns (rows,
+features) into (rows, components), to be compared by cosine. Fit on training rows only.
 """
 
 from __future__ import annotations
@@ -45,7 +46,8 @@ class Projection:
 
 @dataclass(frozen=True)
 class PCA:
-    """Principal components; ``scale`` standardises features first, ``whiten`` gives every component variance one.
+    """Principal components; ``scale`` standardises features first, ``whiten`` gives every component
+    variance one.
 
     Asking for more components than the data have keeps all they have.
     """
@@ -78,10 +80,11 @@ class PCA:
 
 @dataclass(frozen=True)
 class WCCN:
-    """Within-class covariance normalisation: PCA, then the inverse Cholesky factor of the within-class covariance.
+    """Within-class covariance normalisation: PCA, then the inverse Cholesky factor of the
+    within-class covariance.
 
-    The pooled covariance W of rows about their class mean is shrunk to (1 - a) W + a tr(W)/k I; the product of two
-    transformed rows is x' W^-1 y, so directions in which replicates vary count less.
+    The pooled covariance W of rows about their class mean is shrunk to (1 - a) W + a tr(W)/k I; the
+    product of two transformed rows is x' W^-1 y, so directions in which replicates vary count less.
     """
 
     components: int = 64
@@ -98,13 +101,16 @@ class WCCN:
 
 @dataclass(frozen=True)
 class ReplicateMetric:
-    """PeML-like: a linear metric learned from replicates alone, as PeML's is (Smith and Haibe-Kains 2023).
+    """PeML-like: a linear metric learned from replicates alone, as PeML's is (Smith and Haibe-Kains
+    2023).
 
-    Theirs is optimised by gradients and came without code; this one has a closed form for the same wish.
+    Theirs is optimised by gradients and came without code; this one has a closed form for the same
+    wish.
 
-    Directions v solve B v = r T v, with T the covariance of all rows and B = T - W what is left of it without the
-    within-class covariance; r is the correlation of replicates along v. Components come by falling r and are weighted
-    by sqrt(r), so that the product of two rows is what their true parts are expected to share.
+    Directions v solve B v = r T v, with T the covariance of all rows and B = T - W what is left of
+    it without the within-class covariance; r is the correlation of replicates along v. Components
+    come by falling r and are weighted by sqrt(r), so that the product of two rows is what their
+    true parts are expected to share.
     """
 
     components: int = 32
@@ -138,7 +144,7 @@ def _shrunk(covariance: _Array, shrink: float) -> _Array:
 
 
 def _within_covariance(scores: _Array, labels: _Array) -> _Array:
-    """(components, components) pooled covariance about class means, over rows - classes; groups of one add nothing."""
+    """Pooled covariance about class means, over rows - classes; classes of one add nothing."""
     labels = np.asarray(labels)
     if len(labels) != len(scores):
         raise SchemaError(f"{len(labels)} labels for {len(scores)} rows", expected="one a row")

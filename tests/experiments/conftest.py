@@ -18,7 +18,9 @@ EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 Run = Callable[..., int]
 
 # Where the modules beside an experiment's run.py are found, which have tests of their own.
-sys.path += [str(EXPERIMENTS / name) for name in ("bbbc021", "cross_modal", "paired")]
+sys.path += [
+    str(EXPERIMENTS / name) for name in ("bbbc021", "cell_painting", "cross_modal", "paired")
+]
 
 
 @pytest.fixture

@@ -1,8 +1,8 @@
 """A correction put together from named steps, applied to profiles of any size, and judged.
 
-A correction pulls the controls that it is fitted on together, in as many directions as they are many.
-So a share of each plate's control wells is withheld from the fit, and the label ``fitted`` says which
-wells were not.
+A correction pulls the controls that it is fitted on together, in as many directions as they are
+many. So a share of each plate's control wells is withheld from the fit, and the label ``fitted``
+says which wells were not.
 """
 
 from __future__ import annotations
@@ -76,7 +76,8 @@ def correct_to(
     inner: Sequence[str],
     rng: np.random.Generator,
 ) -> list[dict[str, Any]]:
-    """Fit on controls but a withheld share, write the corrected profiles as a folder, block by block.
+    """Fit on controls but a withheld share, write the corrected profiles as a folder, block by
+    block.
 
     Neither they nor the result need to fit into memory. Returns how well a ``batch`` is told before
     and after: no line without batches.
@@ -159,7 +160,7 @@ def fitted_rows(profiles: Profiles) -> np.ndarray:
 
 
 def marked(profiles: Profiles, fitted: np.ndarray) -> Profiles:
-    """The profiles with the label of wells that this correction, or one before it, was fitted on."""
+    """The profiles with the label of wells that this correction, or one before, was fitted on."""
     wells = _well_numbers(profiles.meta)
     seen = np.isin(wells, wells[fitted | fitted_rows(profiles)])
     return replace(profiles, meta=profiles.meta.assign(**{_FITTED: seen}))
@@ -170,9 +171,9 @@ class _Predictability:
     """How much of the batch is in the withheld controls, before a correction and after it.
 
     ``before`` and ``after``: balanced accuracy with which the nearest neighbours name the batch. It
-    sees what is left of a shift in a thousand features together, so it falls late. ``variance_before``
-    and ``variance_after``: the share of the variance that lies between batches (omega squared, about
-    0 where there is no effect).
+    sees what is left of a shift in a thousand features together, so it falls late.
+    ``variance_before`` and ``variance_after``: the share of the variance that lies between batches
+    (omega squared, about 0 where there is no effect).
     """
 
     before: float
@@ -193,9 +194,11 @@ def batch_predictability(
     well: Sequence[str],
     rng: np.random.Generator,
 ) -> _Predictability:
-    """Fit on half of the controls of each group of ``split`` (a plate), name the other half's batch.
+    """Fit on half of the controls of each group of ``split`` (a plate), name the other half's
+    batch.
 
-    ``well`` are the labels of a well: its sites stay on one side and are never each other's neighbours.
+    ``well`` are the labels of a well: its sites stay on one side and are never each other's
+    neighbours.
     """
     controls = profiles.where(control)
     groups, wells = (Groups.of(controls.meta, names).codes for names in (split, well))
@@ -227,8 +230,8 @@ def _told_apart(
     inner: Sequence[str],
     rng: np.random.Generator,
 ) -> list[dict[str, Any]]:
-    """Batch predictability as a table of two rows; none, with a warning, where it cannot be asked."""
-    # a well is held out with all of its sites, even where the correction centres each site by itself
+    """Batch predictability as two rows of a table; none, with a warning, if it cannot be asked."""
+    # a well is withheld with all of its sites, even where the correction centres each by itself
     groups = [name for name in inner if name != "site"] or list(batch)
     try:
         found = batch_predictability(

@@ -1,4 +1,4 @@
-"""Centring and scaling by controls: what a batch adds to every profile, and the unit of a feature."""
+"""Centring and scaling by controls: what a batch adds to profiles, and the unit of a feature."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ _Spread = tuple[np.ndarray, np.ndarray, np.ndarray]  # rows, location and scale 
 
 
 class NestedCentre(Correction):
-    """Subtract the mean control of each row's own group, a tuple of ``by`` (experiment, plate, site).
+    """Subtract the mean control of each row's own group, a tuple of ``by`` (experiment, plate,
+    site).
 
     A group with fewer than ``min_reference`` controls, or one never seen, takes the mean of its
     parent (the tuple without its last label), at last that of all controls; with
@@ -56,12 +57,8 @@ class NestedCentre(Correction):
                 elif n >= max(self.min_reference, 1):
                     parent = self._centre(key[:-1])
                     self.centres[key] = (total + self.strength * parent) / (n + self.strength)
-        _warn_of_few(
-            count,
-            groups.keys,
-            self.min_reference,
-            f"groups of {'/'.join(self.by)} have fewer than %d controls and take their parent's mean",
-        )
+        what = f"groups of {'/'.join(self.by)} have fewer than %d controls and take their "
+        _warn_of_few(count, groups.keys, self.min_reference, what + "parent's mean")
 
     def _centre(self, key: Key) -> np.ndarray:
         """The mean that a tuple is given (features,)."""
@@ -98,7 +95,8 @@ def _known_groups(
 
 
 class SequentialCentroids(Correction):
-    """For comparison only: subtract the mean of *all* rows by one label, then by the next, and so on.
+    """For comparison only: subtract the mean of *all* rows by one label, then by the next, and so
+    on.
 
     It depends on the order of the labels, pools plate 1 of one experiment with plate 1 of another,
     and removes whatever its labels stand for: centring by the disease removes the disease.
@@ -129,8 +127,9 @@ class AdditiveEffects(Correction):
     """Subtract effects that add up, e.g. ``[["experiment", "plate"], ["site"]]``.
 
     That is a plate's effect and, over all plates, a site's: least squares of the control rows on an
-    intercept and one indicator a group, the shortest solution. What is taken away has mean zero over
-    the controls. In a balanced design this is centring by one term after the other, in any order.
+    intercept and one indicator a group, the shortest solution. What is taken away has mean zero
+    over the controls. In a balanced design this is centring by one term after the other, in any
+    order.
     """
 
     def __init__(self, terms: Sequence[Sequence[str]]) -> None:
@@ -170,13 +169,14 @@ class AdditiveEffects(Correction):
 
 
 class ControlScaler(Correction):
-    """(x - location) / scale, both read off the controls of each group of ``by`` (none: all controls).
+    """(x - location) / scale, both read off the controls of each group of ``by`` (none: all
+    controls).
 
     ``sd``: mean and standard deviation; ``mad``: median and 1.4826 MAD; ``percentile``: the 1st
     percentile becomes 0 and the 99th 1. ``shrink`` k > 0 pulls a group of n controls towards all
     controls: n/(n+k) of its own location and variance. Groups with fewer than ``min_reference``
-    controls take those of all controls. A feature that is constant over the controls has no unit and
-    becomes 0.
+    controls take those of all controls. A feature that is constant over the controls has no unit
+    and becomes 0.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Whitening on controls, aligning the controls of batches, and the two in the order that has a name."""
+"""Whitening on controls, aligning the controls of batches, and the usual orders of the two."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class Sphering(Correction):
     """Make the controls' covariance C = V s V' the identity: (x - mean) V (s + ridge)^(-1/2).
 
     Times V' for ZCA; PCA and ZCA give the same distances. The ridge (in units of the features'
-    variance) is what lets 330 controls whiten 516 features: a direction in which the controls do not
-    vary is scaled by ridge^(-1/2), not by infinity.
+    variance) is what lets 330 controls whiten 516 features: a direction in which the controls do
+    not vary is scaled by ridge^(-1/2), not by infinity.
     """
 
     def __init__(self, *, ridge: float = 1.0, method: Literal["pca", "zca"] = "pca") -> None:
@@ -54,8 +54,8 @@ class Sphering(Correction):
 def _canonical(values: np.ndarray, vectors: np.ndarray) -> np.ndarray:
     """The eigenvectors with one fixed basis of the null space; LAPACK's hangs on rounding.
 
-    Any basis is as good for distances, but not for what is done coordinate by coordinate afterwards:
-    a median over wells gives 94 or 93 of 103 treatments on BBBC021, by the basis.
+    Any basis is as good for distances, but not for what is done coordinate by coordinate
+    afterwards: a median over wells gives 94 or 93 of 103 treatments on BBBC021, by the basis.
     """
     empty = values <= 1e-9 * max(values.max(), 0.0)
     if not empty.any():
@@ -82,9 +82,9 @@ def _covariance(X: Matrix, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 class Coral(Correction):
     """Give each batch's controls the covariance of all: x (S_b + eta I)^(-1/2) (S + eta I)^(1/2).
 
-    Sun et al. 2016. With ``target="identity"`` the second factor is left out. The mean is not touched
-    (centre before). A batch with fewer than ``min_reference`` controls, or one never seen, is left as
-    it is.
+    Sun et al. 2016. With ``target="identity"`` the second factor is left out. The mean is not
+    touched (centre before). A batch with fewer than ``min_reference`` controls, or one never seen,
+    is left as it is.
     """
 
     def __init__(
@@ -154,8 +154,8 @@ def _square_root(matrix: np.ndarray, ridge: float) -> np.ndarray:
 class PrincipalComponents(Correction):
     """Scores on the leading eigenvectors of the covariance of the rows.
 
-    Where :func:`pca_cs` and maps use it, these are all rows, treated ones too: ``control`` is passed
-    over.
+    Where :func:`pca_cs` and maps use it, these are all rows, treated ones too: ``control`` is
+    passed over.
     """
 
     def __init__(self, components: int) -> None:

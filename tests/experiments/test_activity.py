@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from activity import activity, held_out_activity
 
 from perturbgen.core.errors import SchemaError
-from perturbgen.images.evaluate import activity, held_out_activity
 from perturbgen.profiles.correct import Pipeline, tvn
 from perturbgen.profiles.readers import read_profiles
 from perturbgen.profiles.table import Profiles

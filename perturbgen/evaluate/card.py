@@ -1,15 +1,15 @@
 """The scorecard: every method on every metric between its controls, with intervals over conditions.
 
-The positive control: what repeating the experiment would score, with its noise taken out of silent genes.
+Also the positive control: what repeating the experiment would score, with its noise taken out of
+silent genes.
 """
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 import pandas as pd
@@ -17,22 +17,22 @@ import pandas as pd
 from perturbgen.core.errors import ConfigError, SchemaError, shorten, suggest
 from perturbgen.core.stats import Array, divide, interval, means, resample
 from perturbgen.evaluate.align import align
-from perturbgen.evaluate.records import HEADLINE, METRICS, Metric
-
-_logger = logging.getLogger(__name__)
+from perturbgen.evaluate.catalogue import HEADLINE, METRICS, require_metric
+from perturbgen.evaluate.metrics import Metric
 
 _Role = Literal["method", "baseline", "reference", "negative control", "positive control"]
-HEADLINE_NAME = "headline"
+HEADLINE_NAME: Final = "headline"
 
 
 @dataclass(frozen=True, eq=False)
 class Scorecard:
     """Scores of methods, and what they mean.
 
-    ``scores`` has rows (method, metric) and a column a condition. The best of ``negatives`` is a metric's 0 and
-    ``positive`` (or, without one, the metric's perfect value) its 1: the share of the dynamic range. ``baselines``
-    are what the others must beat, ``references`` are shown without a place. ``strata`` (conditions x ways to divide
-    them) and ``clusters`` (a label a condition, drawn together) are joined by label. ``info`` is kept with the files.
+    ``scores`` has rows (method, metric) and a column a condition. The best of ``negatives`` is a
+    metric's 0 and ``positive`` (or, without one, the metric's perfect value) its 1: the share of
+    the dynamic range. ``baselines`` are what the others must beat, ``references`` are shown without
+    a place. ``strata`` (conditions x ways to divide them) and ``clusters`` (a label a condition,
+    drawn together) are joined by label. ``info`` is kept with the files.
     """
 
     scores: pd.DataFrame
@@ -48,25 +48,17 @@ class Scorecard:
     info: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if (
-            list(self.scores.index.names) != ["method", "metric"]
-            or self.scores.index.has_duplicates
-        ):
+        rows = self.scores.index
+        if list(rows.names) != ["method", "metric"] or rows.has_duplicates:
             raise SchemaError("scores have other rows than (method, metric), each once")
-        for name in dict.fromkeys([*self.scores.index.get_level_values("metric"), *self.headline]):
-            if name not in METRICS:
-                raise ConfigError(f"there is no metric {name!r}", fix=suggest(name, METRICS))
+        for name in dict.fromkeys([*rows.get_level_values("metric"), *self.headline]):
+            require_metric(name)
         if not self.negatives:
             raise ConfigError("a scorecard needs a negative control", fix="negatives=('zeros',)")
         if self.resamples < 1:
             raise ConfigError(f"resamples={self.resamples}", expected="at least 1")
-        controls = (
-            *self.negatives,
-            *self.baselines,
-            *self.references,
-            *([self.positive] if self.positive else []),
-        )
-        for name in controls:
+        positive = [self.positive] if self.positive else []
+        for name in (*self.negatives, *self.baselines, *self.references, *positive):
             if name not in self.methods:
                 raise ConfigError(
                     f"the control {name!r} has no scores", fix=suggest(name, self.methods)
@@ -89,9 +81,8 @@ class Scorecard:
     @property
     def metrics(self) -> list[Metric]:
         """The records of the metrics, in order."""
-        return [
-            METRICS[name] for name in dict.fromkeys(self.scores.index.get_level_values("metric"))
-        ]
+        names = dict.fromkeys(self.scores.index.get_level_values("metric"))
+        return [METRICS[name] for name in names]
 
     def role(self, method: str) -> _Role:
         """What a method is there for."""
@@ -106,7 +97,7 @@ class Scorecard:
     @cached_property
     def overall(self) -> _Panel:
         """All conditions together."""
-        return self.panel(np.ones(self.scores.shape[1], bool))
+        return self._panel(np.ones(self.scores.shape[1], bool))
 
     @cached_property
     def table(self) -> pd.DataFrame:
@@ -125,15 +116,13 @@ class Scorecard:
         parts = []
         for name, labels in (self.strata if self.strata is not None else pd.DataFrame()).items():
             for level in sorted(labels.unique()):
-                panel = self.panel((labels.reindex(self.scores.columns) == level).to_numpy())
+                panel = self._panel((labels.reindex(self.scores.columns) == level).to_numpy())
                 parts.append(panel.table.assign(stratum=str(name), level=level))
-        return (
-            pd.concat(parts, ignore_index=True)
-            if parts
-            else pd.DataFrame(columns=[*self.table.columns, "stratum"])
-        )
+        if not parts:
+            return pd.DataFrame(columns=[*self.table.columns, "stratum"])
+        return pd.concat(parts, ignore_index=True)
 
-    def panel(self, chosen: Array) -> _Panel:
+    def _panel(self, chosen: Array) -> _Panel:
         """The scorecard of some conditions (conditions,), with the resamples of those."""
         names = [metric.name for metric in self.metrics]
         ordered = self.scores.loc[[(method, name) for method in self.methods for name in names]]
@@ -141,16 +130,18 @@ class Scorecard:
         clusters = None
         if self.clusters is not None:
             clusters = self.clusters.reindex(self.scores.columns[chosen]).tolist()
-        counts = resample(
-            values.shape[2], self.resamples, np.random.default_rng(self.seed), clusters
-        )
-        return _Panel(self, values, counts)
+        # Each panel begins with the seed, so that a stratum is the same alone and among others.
+        rng = np.random.default_rng(self.seed)
+        return _Panel(self, values, resample(values.shape[2], self.resamples, rng, clusters))
 
 
 @dataclass(frozen=True, eq=False)
 class _Panel:
-    """The numbers of a scorecard over a set of conditions: ``values`` (methods, metrics, conditions) and the counts of
-    the resamples (resamples, conditions).
+    """The numbers of a scorecard over a set of conditions.
+
+    ``values`` (methods, metrics, conditions) and how often each condition is drawn, ``counts``
+    (resamples, conditions). All draws below are (1 + resamples, ...), of which the first are the
+    conditions as they are.
     """
 
     card: Scorecard
@@ -159,118 +150,111 @@ class _Panel:
 
     @cached_property
     def draws(self) -> Array:
-        """Means of the resamples (1 + resamples, methods, metrics); the first are the conditions as they are."""
+        """Means of the resamples (1 + resamples, methods, metrics)."""
         counts = np.vstack([np.ones(self.counts.shape[1]), self.counts])
         methods, metrics, conditions = self.values.shape
-        return means(self.values.reshape(-1, conditions), counts).reshape(
-            len(counts), methods, metrics
-        )
+        flat = means(self.values.reshape(-1, conditions), counts)
+        return flat.reshape(len(counts), methods, metrics)
 
     @cached_property
-    def upwards(self) -> Array:
+    def _upwards(self) -> Array:
         """The draws with every metric turned so that more is better."""
         return self.draws * np.array([metric.sign for metric in self.card.metrics])
 
-    @cached_property
-    def negative(self) -> Array:
-        """Which method is the negative control of each metric (metrics,): the best of them, as scored."""
-        return self.best_of(self.card.negatives)
-
-    @cached_property
-    def bar(self) -> Array:
-        """Which method each metric's best baseline is (metrics,), negative controls included."""
-        return self.best_of((*self.card.negatives, *self.card.baselines))
-
-    def best_of(self, names: Sequence[str]) -> Array:
+    def _best_of(self, names: Sequence[str]) -> Array:
         """The best of some methods for each metric (metrics,), as a position."""
         positions = np.array([self.card.methods.index(name) for name in names])
-        found = np.nan_to_num(self.upwards[0, positions], nan=-np.inf)
+        found = np.nan_to_num(self._upwards[0, positions], nan=-np.inf)
         return positions[np.argmax(found, axis=0)]
 
     @cached_property
-    def floor(self) -> Array:
-        """The negative control's draws (1 + resamples, metrics)."""
-        return self.upwards[:, self.negative, np.arange(len(self.negative))]
+    def _negative(self) -> Array:
+        """Which method is the negative control of each metric (metrics,): the best of them, as
+        scored.
+        """
+        return self._best_of(self.card.negatives)
 
     @cached_property
-    def ceiling(self) -> Array:
-        """The positive control's draws, or the perfect value (1 + resamples, metrics)."""
+    def _span(self) -> tuple[Array, Array]:
+        """The negative control's draws, and how far the positive control's (or the perfect value)
+        are above them.
+        """
+        floor = self._upwards[:, self._negative, np.arange(len(self._negative))]
         if self.card.positive is not None:
-            return self.upwards[:, self.card.methods.index(self.card.positive)]
+            return floor, self._upwards[:, self.card.methods.index(self.card.positive)] - floor
         perfect = np.array([metric.sign * metric.best for metric in self.card.metrics], float)
-        return np.broadcast_to(perfect, self.floor.shape)
+        return floor, perfect - floor
 
     @cached_property
     def ranks(self) -> Array:
-        """Which metrics have a dynamic range (metrics,): the controls differ by more than chance over conditions."""
-        span = self.ceiling - self.floor
+        """Which metrics have a dynamic range (metrics,): the controls differ by more than chance
+        over conditions.
+        """
+        _, span = self._span
         low, _ = interval(span[1:])
+        # Without this a metric on which a replicate is no better than zeros would divide by noise.
         return np.isfinite(span[0]) & (span[0] > 0) & (np.isnan(low) | (low > 0))
 
     @cached_property
-    def shares(self) -> Array:
-        """Shares of the dynamic range (1 + resamples, methods, metrics); NaN for metrics that have none."""
-        span = (self.ceiling - self.floor)[:, None]
-        share = divide(self.upwards - self.floor[:, None], np.where(span > 0, span, 0.0), np.nan)
+    def _shares(self) -> Array:
+        """Shares of the dynamic range (1 + resamples, methods, metrics); NaN for metrics that have
+        none.
+        """
+        floor, span = (draws[:, None] for draws in self._span)
+        share = divide(self._upwards - floor, np.where(span > 0, span, 0.0), np.nan)
         return np.where(self.ranks & np.isfinite(span), share, np.nan)
 
     @cached_property
-    def headline(self) -> Array:
-        """The mean share over the headline's metrics that rank (1 + resamples, methods); NaN where none does."""
-        chosen = [
-            i for i, metric in enumerate(self.card.metrics) if metric.name in self.card.headline
+    def _headline(self) -> Array:
+        """The mean share over the headline's metrics that rank (1 + resamples, methods); NaN where
+        none does.
+        """
+        usable = [
+            i
+            for i, metric in enumerate(self.card.metrics)
+            if metric.name in self.card.headline and self.ranks[i]
         ]
-        usable = [i for i in chosen if self.ranks[i]]
         if not usable:
-            return np.full(self.shares.shape[:2], np.nan)
-        return self.shares[:, :, usable].mean(axis=2)
+            return np.full(self._shares.shape[:2], np.nan)
+        return self._shares[:, :, usable].mean(axis=2)
 
     @cached_property
     def table(self) -> pd.DataFrame:
         """Rows of every metric, the headline first."""
-        shown = [
-            self.headline_rows(),
-            *(self.metric_rows(i) for i in range(len(self.card.metrics))),
-        ]
+        beaten = (*self.card.negatives, *self.card.baselines)
+        positions = [self.card.methods.index(name) for name in beaten]
+        bar = max(positions, key=lambda i: np.nan_to_num(self._headline[0, i], nan=-np.inf))
+        head = self._rows(HEADLINE_NAME, self._headline, bar)
+        ranks = bool(np.isfinite(self._headline[0]).any())
+        shares = {"share": head["value"], "share_low": head["low"], "share_high": head["high"]}
+        shown = [head.assign(**shares, ranks=ranks)]
+        bars = self._best_of(beaten)
+        for i, metric in enumerate(self.card.metrics):
+            low, high = interval(self._shares[1:, :, i])
+            rows = self._rows(metric.name, self.draws[:, :, i], int(bars[i]))
+            shown.append(
+                rows.assign(
+                    share=self._shares[0, :, i],
+                    share_low=low,
+                    share_high=high,
+                    ranks=bool(self.ranks[i]),
+                    negative=self.card.methods[int(self._negative[i])],
+                )
+            )
         return pd.concat(shown, ignore_index=True)
 
-    def headline_rows(self) -> pd.DataFrame:
-        """The headline of every method, and its difference to the best baseline's."""
-        names = (*self.card.negatives, *self.card.baselines)
-        positions = [self.card.methods.index(name) for name in names]
-        bar = max(positions, key=lambda i: np.nan_to_num(self.headline[0, i], nan=-np.inf))
-        frame = self.frame(self.headline, self.headline[:, [bar]], bar).assign(metric=HEADLINE_NAME)
-        ranks = bool(np.isfinite(self.headline[0]).any())
-        return frame.assign(
-            share=frame["value"], share_low=frame["low"], share_high=frame["high"], ranks=ranks
-        )
-
-    def metric_rows(self, at: int) -> pd.DataFrame:
-        """One metric of every method."""
-        metric = self.card.metrics[at]
-        bar = int(self.bar[at])
-        frame = self.frame(self.draws[:, :, at], self.draws[:, [bar], at], bar).assign(
-            metric=metric.name
-        )
-        low, high = interval(self.shares[1:, :, at])
-        return frame.assign(
-            share=self.shares[0, :, at],
-            share_low=low,
-            share_high=high,
-            ranks=bool(self.ranks[at]),
-            negative=self.card.methods[int(self.negative[at])],
-        )
-
-    def frame(self, draws: Array, against: Array, bar: int) -> pd.DataFrame:
-        """Values, intervals and paired differences of methods, from draws (1 + resamples, methods)."""
-        low, high = self.bounds(draws)
-        difference = draws - against
-        difference_low, difference_high = self.bounds(difference)
+    def _rows(self, metric: str, draws: Array, bar: int) -> pd.DataFrame:
+        """Values, intervals and paired differences to the method ``bar``, from draws (1 +
+        resamples, methods).
+        """
+        low, high = self._bounds(draws)
+        difference = draws - draws[:, [bar]]
+        difference_low, difference_high = self._bounds(difference)
         return pd.DataFrame(
             {
                 "method": self.card.methods,
                 "role": [self.card.role(name) for name in self.card.methods],
-                "metric": "",
+                "metric": metric,
                 "conditions": self.values.shape[2],
                 "value": draws[0],
                 "low": low,
@@ -287,7 +271,7 @@ class _Panel:
             }
         )
 
-    def bounds(self, draws: Array) -> tuple[Array, Array]:
+    def _bounds(self, draws: Array) -> tuple[Array, Array]:
         """The interval of draws (1 + resamples, methods); one condition has none."""
         if self.values.shape[2] < 2:
             nothing = np.full(draws.shape[1], np.nan)
@@ -301,13 +285,15 @@ def interpolated_duplicate(
     *,
     adj_p: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
-    """α · duplicate + (1 − α) · mean with α = 1 − adjusted p, gene by gene (after Miller et al. 2025).
+    """α · duplicate + (1 − α) · mean with α = 1 − adjusted p, gene by gene (after Miller et al.
+    2025).
 
-    ``duplicate`` is a DE table, signed −log10 p, of replicates that the truth was not made from; as it is, it has noise
-    in the genes that do not respond. The p must be that of a test against what is blended in: the duplicate's own,
-    Benjamini-Hochberg adjusted within the condition, is against the control, whose value is 0. Miller et al. test
-    against all other perturbed cells and blend with their ``mean`` (a value a gene, or conditions x genes): give both,
-    ``mean`` and ``adj_p``. The control's p with the perturbed mean makes all conditions alike where few genes respond.
+    ``duplicate`` is a DE table, signed −log10 p, of replicates that the truth was not made from; as
+    it is, it has noise in the genes that do not respond. The p must be that of a test against what
+    is blended in: the duplicate's own, Benjamini-Hochberg adjusted within the condition, is against
+    the control, whose value is 0. Miller et al. test against all other perturbed cells and blend
+    with their ``mean`` (a value a gene, or conditions x genes): give both, ``mean`` and ``adj_p``.
+    The control's p with the perturbed mean makes all conditions alike where few genes respond.
     """
     if mean is None:
         mean = duplicate * 0.0

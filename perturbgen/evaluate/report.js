@@ -1,16 +1,3 @@
-"""The script behind the report's controls; plotly is on the page already."""
-
-from __future__ import annotations
-
-from typing import Final
-
-from perturbgen.core.page import PALETTE
-
-SCRIPT: Final = (
-    "const PALETTE = ["
-    + ",".join(f'"{colour}"' for colour in PALETTE)
-    + "];"
-    + r"""
 "use strict";
 const $ = (id) => document.getElementById(id);
 const data = JSON.parse($("data").textContent);
@@ -260,5 +247,3 @@ drawRanking();
 drawGroups();
 drawCondition();
 drawGene();
-"""
-)
