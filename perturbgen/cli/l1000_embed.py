@@ -268,8 +268,7 @@ def _neighbours(
     """
     from perturbgen.l1000.embedder.evaluation import chosen_profiles, display_names
     from perturbgen.l1000.embedder.judge import measure_of
-    from perturbgen.retrieval import nearest
-    from perturbgen.retrieval.nearest import group_neighbours, neighbour_table
+    from perturbgen.retrieval import group_neighbours, nearest, neighbour_table
 
     embedder = _opened(run, device)
     table = chosen_profiles(embedder, file, meta, part)

@@ -152,8 +152,7 @@ def _neighbours(
 
     Example: [bold]perturbgen neighbours latent.h5ad --key X_latent --same compound --differ plate --out near[/bold]
     """
-    from perturbgen.retrieval.nearest import group_neighbours, nearest, neighbour_table
-    from perturbgen.retrieval.pairs import require_labels
+    from perturbgen.retrieval import group_neighbours, nearest, neighbour_table, require_labels
 
     check_folder(out)
     _require_named(same)
@@ -287,7 +286,7 @@ def _write(
     out: Path, result: Retrieval, checks: pd.DataFrame, title: str, lead: str, *, quiet: bool
 ) -> None:
     """The tables and the page."""
-    from perturbgen.retrieval.report import retrieval_page
+    from perturbgen.retrieval import retrieval_page
 
     write_parquet(out, {"queries": result.queries, "groups": result.groups})
     retrieval_page(result, title=title, lead=lead, controls=checks).write(out / "report.html")
