@@ -1,7 +1,8 @@
-"""Submission files: written so that they are right, checked so that what is wrong is named by row and column.
+"""Submission files, written right, and checked so that what is wrong is named by row and column.
 
-Kaggle's form is a CSV: ``id``, then a column for each gene, in the order of ``sample_submission.csv``. Open Problems'
-form is an h5ad with obs (``id``, ``cell_type``, ``sm_name``), var (genes) and a layer ``prediction``.
+Kaggle's form is a CSV: ``id``, then a column for each gene, in the order of
+``sample_submission.csv``. Open Problems' form is an h5ad with obs (``id``, ``cell_type``,
+``sm_name``), var (genes) and a layer ``prediction``.
 
 >>> from perturbgen import submission
 >>> submission.write(predictions, "id_map.csv", "sample_submission.csv", "submission.csv")
@@ -71,7 +72,7 @@ class SubmissionError(UserError):
 
 
 def read_predictions(path: str | Path) -> pd.DataFrame:
-    """A parquet or CSV table of predictions with columns cell_type and sm_name (or compound), or such an index."""
+    """A parquet or CSV table of predictions, with cell_type and sm_name (or compound) as labels."""
     path = require_file(path, "predictions")
     return read_frame(path, text=(*_KEY, "compound"), missing=("", "nan", "NaN"))
 
@@ -86,10 +87,10 @@ def write(
 ) -> Path:
     """Write predictions as a submission, ``.csv`` (Kaggle) or ``.h5ad`` (Open Problems), float32.
 
-    ``predictions`` has a row for each condition, indexed by (cell_type, sm_name) or with these as columns, and a column
-    for each gene, in any order: they are joined by label. ``like`` is the sample submission (or a list of genes).
-    ``about`` goes into the uns of an h5ad: Open Problems asks for ``dataset_id`` and ``method_id``, and a
-    warning names the one that is absent.
+    ``predictions`` has a row for each condition, indexed by (cell_type, sm_name) or with these as
+    columns, and a column for each gene, in any order: they are joined by label. ``like`` is the
+    sample submission (or a list of genes). ``about`` goes into the uns of an h5ad: Open Problems
+    asks for ``dataset_id`` and ``method_id``, and a warning names the one that is absent.
     """
     path = check_output(path, ".csv", ".h5ad")
     if about and path.suffix == ".csv":
@@ -117,7 +118,7 @@ def write(
 def check(
     path: str | Path, id_map: pd.DataFrame | str | Path, like: str | Path | Sequence[str]
 ) -> list[Finding]:
-    """Everything that is wrong with a submission file, ``.csv`` or ``.h5ad``; an empty list is a valid one.
+    """All that is wrong with a submission file, ``.csv`` or ``.h5ad``: nothing, if it is valid.
 
     Errors make it unusable; warnings are values that are no number one expects.
     """
@@ -131,7 +132,7 @@ def check(
 
 
 def submission_genes(like: str | Path | Sequence[str]) -> list[str]:
-    """The genes of a sample submission (its header after ``id``), of an h5ad, or as given; each once."""
+    """The genes of a sample submission (its header after ``id``), of an h5ad, or as given."""
     if not isinstance(like, str | Path):
         where, genes = "the list of genes", [str(gene) for gene in like]
     else:
@@ -158,7 +159,7 @@ def submission_genes(like: str | Path | Sequence[str]) -> list[str]:
 
 
 def _read_id_map(id_map: pd.DataFrame | str | Path) -> pd.DataFrame:
-    """The rows to predict (id, cell_type, sm_name, indexed by the id as text), checked; columns may be in any order."""
+    """The rows to predict (id, cell_type, sm_name, indexed by the id as text), checked."""
     names = ["id", *_KEY]
     where = "id_map"
     if not isinstance(id_map, pd.DataFrame):
@@ -188,7 +189,7 @@ def _read_id_map(id_map: pd.DataFrame | str | Path) -> pd.DataFrame:
 
 
 def _arrange(predictions: pd.DataFrame, ids: pd.DataFrame, genes: Sequence[str]) -> np.ndarray:
-    """Predictions (ids, genes) float32 in the order of the submission; everything that is amiss in one error."""
+    """Predictions (ids, genes) float32 in the submission's order; all that is amiss is told."""
     table = _by_condition(predictions)
     wanted = pd.MultiIndex.from_frame(ids[_KEY])
     rows, columns = table.index, table.columns
@@ -236,7 +237,7 @@ def _arrange(predictions: pd.DataFrame, ids: pd.DataFrame, genes: Sequence[str])
 
 
 def _by_condition(predictions: pd.DataFrame) -> pd.DataFrame:
-    """Predictions indexed by (cell_type, sm_name), whichever way these are given; sm_name may be called compound."""
+    """Predictions indexed by (cell_type, sm_name), whichever way these are given."""
     names = {"compound": "sm_name"}
     table = predictions.rename(columns=names) if "compound" in predictions else predictions
     if set(_KEY) <= set(table.columns):
@@ -244,8 +245,9 @@ def _by_condition(predictions: pd.DataFrame) -> pd.DataFrame:
     levels = [names.get(str(name), str(name)) for name in table.index.names]
     if sorted(levels) == _KEY:
         return table.rename_axis(levels).reorder_levels(_KEY)
+    found = shorten(map(str, table.index.names))
     raise SchemaError(
-        f"the predictions do not say which condition a row is of: index {shorten(map(str, table.index.names))}",
+        f"the predictions do not say which condition a row is of: index {found}",
         expected="columns or index levels cell_type and sm_name",
         fix="predictions.set_index(['cell_type', 'sm_name'])",
     )
@@ -389,7 +391,7 @@ def _number(text: str) -> float:
 def _value_findings(
     values: np.ndarray, rows: Sequence[str], columns: Sequence[str]
 ) -> list[Finding]:
-    """Values (rows, columns) that are NaN, infinite or too large for float32; implausible ones are warnings."""
+    """Values (rows, columns) that are no float32; implausible ones are warnings."""
     findings = []
     bad = ~(np.abs(values) <= np.finfo(np.float32).max)
     for i, j in np.argwhere(bad).tolist():
@@ -409,7 +411,7 @@ def _value_findings(
 
 
 def _about_findings(uns: Mapping[str, object]) -> list[Finding]:
-    """What Open Problems asks for in uns and does not find: the values are right, but nobody knows whose they are."""
+    """What Open Problems asks for in uns and does not find: the values are right even so."""
     return [
         Finding("warning", f"uns has no {name}, which Open Problems asks for", column=name)
         for name in _ABOUT

@@ -1,4 +1,4 @@
-"""Everything between a file and a batch: readers, schema, stores, covariates, splits, pseudobulk."""
+"""What lies between a file and a batch: readers, schema, stores, covariates, splits, pseudobulk."""
 
 from perturbgen.data.aggregate import pseudobulk
 from perturbgen.data.covariates import CovariateEncoder
