@@ -1,5 +1,4 @@
-"""The conditional Deep Generative Decoder (Schuster & Krogh 2023,
-doi:10.1093/bioinformatics/btad497).
+"""The conditional Deep Generative Decoder (Schuster & Krogh 2023).
 
 There is no encoder: every training cell i has a representation z_i of its own, learned with the
 decoder θ and the mixture φ by maximum a posteriori,
@@ -113,9 +112,7 @@ class DGD(LatentModel):
         return self._terms(self.representations(batch.index), batch, codes)
 
     def validate(self, batch: CellBatch, draws: Draws) -> dict[str, Tensor]:
-        """The same, the validation cells' representations first moved some steps towards their
-        best.
-        """
+        """The same; validation cells' representations are first moved towards their best."""
         fit = self.refine(self.held_out[batch.index], batch, steps=self.inner_steps)
         self.held_out[batch.index] = fit.z
         with torch.no_grad():
@@ -139,9 +136,7 @@ class DGD(LatentModel):
         tolerance: float = 0.01,
         rate: float = 0.05,
     ) -> _Fit:
-        """Representations of new cells: from their ``starts`` best components, until no loss falls
-        by ``tolerance``.
-        """
+        """Representations of new cells, from their ``starts`` best components on."""
         means = self._start_points()
         with torch.no_grad():
             losses = torch.stack([self.loss(z.expand(len(batch.codes), -1), batch) for z in means])
@@ -198,9 +193,7 @@ class DGD(LatentModel):
         return torch.cat(parts, dim=-1)
 
     def propose(self, batch: CellBatch) -> _LaplaceProposal:
-        """The curvature at the mode: Σ_g J_g J_gᵀ m_g r_g/(m_g + r_g), the Fisher information, and
-        the prior's.
-        """
+        """The Fisher information at the mode, Σ_g J_g J_gᵀ m_g r_g/(m_g + r_g), and the prior's."""
         mode = self.infer(batch).z
         size = sizes(batch.counts, self.decoder.scaling)
         with torch.no_grad():
@@ -221,9 +214,7 @@ class DGD(LatentModel):
         return _LaplaceProposal(mode, information + torch.diag_embed(self._prior_precision(mode)))
 
     def pyro_model(self, batch: CellBatch) -> None:
-        """The generative story, for Pyro; its ELBO with the guide is the objective but for log
-        p(φ).
-        """
+        """The generative story, for Pyro; its ELBO is the objective but for log p(φ)."""
         import pyro
         from pyro import distributions as dist
 
