@@ -1,13 +1,7 @@
-"""What the training loop asks of a model, whatever it models: counts, profiles, images.
+"""What the training loop asks of any model, and what the VAE and the DGD share.
 
-What a model needs of a batch of cells, whoever made it.
-
-What the VAE and the DGD share: latent points decoded into counts.
-
-The likelihood of cells that a model was not trained on, by importance sampling.
-
-From a latent point and conditions to the distribution of a cell's counts; shared by the VAE and the
-DGD.
+Latent points are decoded, with conditions, into the distribution of a cell's counts; the likelihood
+of cells that a model was not trained on comes by importance sampling.
 """
 
 from __future__ import annotations
@@ -31,7 +25,9 @@ from perturbgen.nn import (
     scaled_log_mean,
 )
 from perturbgen.nn.layers import Draws, Scaling, composition
-from perturbgen.nn.likelihoods import cell_of_each
+from perturbgen.nn.likelihoods import cell_of_each, sample_nb
+
+_DispersionKind = Literal["gene", "gene-category", "predicted"]
 
 
 class Trainable(nn.Module, ABC):
@@ -103,9 +99,6 @@ def dense(counts: SparseCounts) -> Tensor:
     return out
 
 
-_DispersionKind = Literal["gene", "gene-category", "predicted"]
-
-
 class CountParameters(NamedTuple):
     """Log mean (..., cells, genes) and log dispersion r, which broadcasts into it."""
 
@@ -141,23 +134,22 @@ class CountDecoder(nn.Module):
         self.trunk = MLP(
             n_latent, hidden, n_conditions=n_conditions, layer_norm=layer_norm, dropout=dropout
         )
+        # MLP ends linear: this finishes its last layer before the genes' own.
         last = [nn.LayerNorm(hidden[-1])] if layer_norm else []
         self.activation = nn.Sequential(*last, nn.ReLU(), nn.Dropout(dropout))
         self.head = nn.Linear(hidden[-1], n_genes)
-        self.additive = (
-            nn.Linear(n_conditions, n_genes, bias=False) if additive and n_conditions else None
-        )
-        if self.additive is not None:
+        self.additive: nn.Linear | None = None
+        if additive and n_conditions:
+            self.additive = nn.Linear(n_conditions, n_genes, bias=False)
             nn.init.zeros_(self.additive.weight)
         if share is not None:
             self._start_at(share)
-        self.dispersion: nn.Module = (
-            PredictedDispersion(hidden[-1], n_genes)
-            if dispersion == "predicted"
-            else Dispersion(
-                n_genes, n_categories=n_categories if dispersion == "gene-category" else None
-            )
-        )
+        self.dispersion: nn.Module
+        if dispersion == "predicted":
+            self.dispersion = PredictedDispersion(hidden[-1], n_genes)
+        else:
+            own = n_categories if dispersion == "gene-category" else None
+            self.dispersion = Dispersion(n_genes, n_categories=own)
 
     def forward(
         self, z: Tensor, features: Tensor | None, size: Tensor, category: Tensor | None = None
@@ -177,9 +169,8 @@ class CountDecoder(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Each gene's share (..., cells, genes) and log r: nothing that needs a size."""
         hidden = self.activation(self.trunk(z, features))
-        return composition(
-            self._logits(hidden, features).float(), scaling=self.scaling
-        ), self._log_r(hidden, category)
+        share = composition(self._logits(hidden, features).float(), scaling=self.scaling)
+        return share, self._log_r(hidden, category)
 
     def _logits(self, hidden: Tensor, features: Tensor | None) -> Tensor:
         """Before scaling, (..., cells, genes); conditions that cells share are one more bias."""
@@ -200,9 +191,9 @@ class CountDecoder(nn.Module):
         """The last layer begins at the genes' mean shares; a sigmoid's has its largest at ½."""
         share = share.float().clamp(min=1e-12)
         log_share = (share / share.sum()).log()
-        self.head.bias.copy_(
-            log_share if self.scaling == "total" else (log_share - log_share.max()).clamp(min=-20)
-        )
+        if self.scaling == "max":
+            log_share = (log_share - log_share.max()).clamp(min=-20)
+        self.head.bias.copy_(log_share)
         self.head.weight.mul_(0.1)
 
 
@@ -216,6 +207,8 @@ class Proposal(ABC):
 
 class LatentModel(Trainable):
     """Counts x given conditions c through a latent point z: p(x | c) = ∫ p(x | z, c) p(z) dz."""
+
+    n_latent: int
 
     def __init__(
         self, conditions: Conditions, decoder: CountDecoder, *, category: int | None = None
@@ -281,8 +274,6 @@ class LatentModel(Trainable):
         self, codes: Tensor, size: Tensor, generator: torch.Generator, z: Tensor | None = None
     ) -> Tensor:
         """Counts (cells, genes) for codes and sizes, from the prior unless points are given."""
-        from perturbgen.nn.distributions import sample_nb
-
         z = self.prior_sample(len(codes), generator) if z is None else z
         return sample_nb(*self.decode(z, codes, size), generator)
 

@@ -14,6 +14,7 @@ for it (``experiments/LOG.md``).
 
 from __future__ import annotations
 
+from functools import reduce
 from typing import NamedTuple
 
 import torch
@@ -84,9 +85,7 @@ class DGD(LatentModel):
         self.label, self.covariate = label, covariate
         self.prior_weight, self.n_cells, self.inner_steps = prior_weight, n_cells, inner_steps
         self.split = mixture.means.shape[1]
-        self.n_latent = self.split + (
-            0 if covariate_mixture is None else covariate_mixture.means.shape[1]
-        )
+        self.n_latent = sum(each.means.shape[1] for each in self._mixtures())
         # Rows belong to cells: the training loop shares their gradients itself, row by row.
         self._ddp_params_and_buffers_to_ignore = ["representations.weight"]
         self.representations = nn.Embedding(n_cells, self.n_latent, sparse=True)
@@ -96,13 +95,9 @@ class DGD(LatentModel):
 
     def groups(self) -> dict[str, list[nn.Parameter]]:
         """Network, mixtures and representations."""
-        mixtures = [
-            *self.mixture.parameters(),
-            *(self.covariate_mixture or nn.Module()).parameters(),
-        ]
         return {
             "network": [*self.conditions.parameters(), *self.decoder.parameters()],
-            "mixture": mixtures,
+            "mixture": [p for mixture in self._mixtures() for p in mixture.parameters()],
             "representations": list(self.representations.parameters()),
         }
 
@@ -140,12 +135,11 @@ class DGD(LatentModel):
         means = self._start_points()
         with torch.no_grad():
             losses = torch.stack([self.loss(z.expand(len(batch.codes), -1), batch) for z in means])
-        best: _Fit | None = None
-        for chosen in losses.argsort(dim=0)[:starts]:
-            fit = self.refine(means[chosen], batch, steps=steps, tolerance=tolerance, rate=rate)
-            best = fit if best is None else _better(best, fit)
-        assert best is not None
-        return best
+        fits = (
+            self.refine(means[chosen], batch, steps=steps, tolerance=tolerance, rate=rate)
+            for chosen in losses.argsort(dim=0)[:starts]
+        )
+        return reduce(_better, fits)
 
     def refine(
         self, z: Tensor, batch: CellBatch, *, steps: int, tolerance: float = 0.0, rate: float = 0.05
@@ -167,7 +161,7 @@ class DGD(LatentModel):
                     break
                 before = least
             for group in optimiser.param_groups:
-                group["lr"] = rate / (1 + step / 20)
+                group["lr"] = rate / (1 + step / 20)  # so that the search comes to rest
             optimiser.step()
         return _Fit(best, least, step)
 

@@ -13,7 +13,7 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.distributions import constraints
 
-from perturbgen.nn.likelihoods import LOG_R_LIMITS, check_fits, nb_log_prob, zinb_log_prob
+from perturbgen.nn.likelihoods import check_fits, nb_log_prob, sample_nb, zinb_log_prob
 
 
 class NegativeBinomial(TorchDistribution):
@@ -121,11 +121,3 @@ class _ZeroInflatedNegativeBinomial(NegativeBinomial):
         counts = super().sample(sample_shape, generator=generator)
         chance = torch.rand(counts.shape, generator=generator, device=counts.device)
         return counts * (chance >= torch.sigmoid(self.dropout_logits))
-
-
-def sample_nb(log_mean: Tensor, log_r: Tensor, generator: torch.Generator | None) -> Tensor:
-    """Counts of the shape of ``log_mean``: k ~ Poisson(g), g ~ Gamma(shape r, mean m)."""
-    r = log_r.clamp(*LOG_R_LIMITS).exp().expand(log_mean.shape)
-    # torch.distributions.Gamma calls the same function, but takes no generator.
-    rate = torch._standard_gamma(r, generator=generator) / r * log_mean.exp()
-    return torch.poisson(rate, generator=generator)

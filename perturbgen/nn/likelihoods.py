@@ -125,7 +125,7 @@ def check_fits(name: str, value: Tensor, shape: torch.Size) -> None:
 
 # Beyond these r equals its limits in float32 for any count (a Poisson above), and powers of e stay
 # finite.
-LOG_R_LIMITS = (-30.0, 40.0)
+_LOG_R_LIMITS = (-30.0, 40.0)
 # m under e^-60 enters the ratios of the deviance as e^-60, the rest linearly: there log(1 + c/m) =
 # log c - log m.
 _LEAST_LOG_MEAN = -60.0
@@ -176,6 +176,14 @@ def nb_log_prob_sparse(
     )
 
 
+def sample_nb(log_mean: Tensor, log_r: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Counts of the shape of ``log_mean``: k ~ Poisson(g), g ~ Gamma(shape r, mean m)."""
+    r = log_r.clamp(*_LOG_R_LIMITS).exp().expand(log_mean.shape)
+    # torch.distributions.Gamma calls the same function, but takes no generator.
+    rate = torch._standard_gamma(r, generator=generator) / r * log_mean.exp()
+    return torch.poisson(rate, generator=generator)
+
+
 def poisson_log_prob(counts: Tensor, log_mean: Tensor) -> Tensor:
     """Log Poisson(k; m) = k log m − m − log k!: the negative binomial with r → ∞."""
     return nb_log_prob(counts, log_mean, torch.inf)
@@ -207,7 +215,7 @@ class _NegativeBinomial(torch.autograd.Function):
         ctx: Any, counts: Tensor, log_mean: Tensor, log_r: Tensor, *where: Tensor
     ) -> Tensor:
         """Of the zeros everywhere, then of the ``counts`` (non-zeros,) at ``where``."""
-        bounded = log_r.clamp(*LOG_R_LIMITS)
+        bounded = log_r.clamp(*_LOG_R_LIMITS)
         r, mean = bounded.exp(), log_mean.exp()
         odds = mean / r
         by_log_mean = mean.div_(1 + odds).neg_()

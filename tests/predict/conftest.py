@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -67,6 +68,13 @@ def experiment_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("predict") / "cells.h5ad"
     make_experiment().write_h5ad(path)
     return path
+
+
+@pytest.fixture(autouse=True)
+def few_trees(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Samplers that are fitted on the way have ten trees, not 200: nothing here is about their fit."""
+    small = partial(SamplerSettings, trees=FEW_TREES.trees)
+    monkeypatch.setattr("perturbgen.generate.sampler.SamplerSettings", small)
 
 
 @pytest.fixture
