@@ -65,11 +65,13 @@ def fixture(out: Path, seed: int, effect: float) -> Path:
     """Five mechanisms of six compounds each in three weeks of three plates, forty fields of them
     spoilt.
     """
-    from perturbgen.simulate.images import Layout, write_bbbc021
+    from perturbgen.simulate.images import ImageLayout, write_bbbc021
 
     folder = out / f"fixture{seed}-{effect:g}"
     if not folder.exists():
-        layout = Layout(weeks=3, replicates=3, mechanisms=5, effect=effect, stain=0.6, artefacts=40)
+        layout = ImageLayout(
+            weeks=3, replicates=3, mechanisms=5, effect=effect, stain=0.6, artefacts=40
+        )
         write_bbbc021(folder, seed=seed, layout=layout)
     return folder
 

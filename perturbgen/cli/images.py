@@ -95,13 +95,7 @@ def _check(
 
 def _write_first_field(source: Path, picture: Path) -> Path:
     """The picture of the first field that has all its channels."""
-    from perturbgen.images.fields import (
-        contact_sheet,
-        fields,
-        find_images,
-        read_field,
-        write_picture,
-    )
+    from perturbgen.images.fields import fields, find_images, read_field, write_contact_sheet
 
     images = find_images(source)
     channels = sorted(images["channel"].unique().tolist())
@@ -110,7 +104,7 @@ def _write_first_field(source: Path, picture: Path) -> Path:
         raise SchemaError(
             f"no field in {source} has all of channels {channels}", expected="one to draw"
         )
-    return write_picture(contact_sheet(read_field(whole[0], channels)), picture)
+    return write_contact_sheet(read_field(whole[0], channels), picture)
 
 
 def _ingest(

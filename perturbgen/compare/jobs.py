@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 
 import perturbgen
-from perturbgen.baselines.base import Baseline, Predictor
+from perturbgen.baselines import Baseline, Predictor
 from perturbgen.compare.folds import Fold
 from perturbgen.compare.methods import Method
 from perturbgen.compare.settings import ScoreSettings
@@ -212,9 +212,8 @@ def _interval_values(predictor: Predictor, cell: Cell, test: pd.DataFrame) -> _V
         return {}
     found: _Values = {}
     for level in cell.score.intervals:
-        for end, table in (
-            predictor.predict_interval(_labels_of(test), level=level)._asdict().items()
-        ):
+        ends = predictor.predict_interval(_labels_of(test), level=level)
+        for end, table in zip(("lower", "upper"), ends, strict=True):
             found[f"{end} {level:g}"] = np.asarray(table.loc[test.index, test.columns], np.float32)
     return found
 

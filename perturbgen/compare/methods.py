@@ -10,9 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 import numpy as np
 import pandas as pd
 
-from perturbgen.baselines.base import Predictor
-from perturbgen.baselines.registry import find as find_baseline
-from perturbgen.baselines.registry import make
+from perturbgen.baselines import Predictor, find_baseline, make
 from perturbgen.compare.folds import Fold
 from perturbgen.compare.settings import CompareSettings, DataSettings, MethodSettings
 from perturbgen.compare.tables import find, read_table

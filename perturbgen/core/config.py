@@ -32,7 +32,7 @@ def load_settings(
     base: Mapping[str, Any] | None = None,
     fix: str = "--dry-run prints the resolved configuration",
 ) -> _S:
-    """Settings from ``base``, then a TOML file, then ``a.b=value`` overrides; the later ones win."""
+    """Settings from ``base``, then a TOML file, then ``a.b=value`` overrides; the last one wins."""
     values = merge(dict(base or {}), read_toml(path) if path else {})
     for override in overrides:
         values = merge(values, parse_override(override))
@@ -88,17 +88,14 @@ def _explain(
     for problem in error.errors():
         key = ".".join(str(part) for part in problem["loc"])
         if problem["type"] == "extra_forbidden":
-            lines.append(
-                f"unknown key '{key}': {suggest(str(problem['loc'][-1]), _known_keys(kind, problem['loc'][:-1]))}"
-            )
+            known = _known_keys(kind, problem["loc"][:-1])
+            lines.append(f"unknown key '{key}': {suggest(str(problem['loc'][-1]), known)}")
         else:
-            whole = isinstance(
-                problem["input"], Mapping
-            )  # a check of several keys says itself what it found
-            found = "" if whole else f", found {problem['input']!r}"
-            lines.append(
-                f"{repr(key) + ': ' if key else ''}{problem['msg'].removeprefix('Value error, ')}{found}"
-            )
+            what = problem["msg"].removeprefix("Value error, ")
+            # A check of several keys says itself what it found.
+            if not isinstance(problem["input"], Mapping):
+                what += f", found {problem['input']!r}"
+            lines.append(f"{key!r}: {what}" if key else what)
     return ConfigError("; ".join(lines) + (f" (in {path})" if path else ""), fix=fix)
 
 

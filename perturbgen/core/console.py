@@ -30,7 +30,7 @@ def setup_logging(verbosity: int = 0) -> None:
 
 
 def _log_handler(*, show_level: bool) -> logging.Handler:
-    """Folded to the terminal's width on a terminal; elsewhere a message stays on its line, fit for grep."""
+    """Folds lines on a terminal; elsewhere a message stays on one line, fit for grep."""
     if not sys.stderr.isatty():
         handler = logging.StreamHandler(sys.stderr)
         handler.setFormatter(
@@ -47,7 +47,7 @@ def _log_handler(*, show_level: bool) -> logging.Handler:
 
 @contextmanager
 def progress(description: str, total: float | None = None) -> Iterator[Tick]:
-    """A progress bar on stderr with the time left; nothing where stderr is not a terminal or ``-q`` was given."""
+    """A progress bar on stderr; nothing where stderr is no terminal or ``-q`` was given."""
     quiet = logging.getLogger("perturbgen").getEffectiveLevel() > logging.INFO
     if quiet or not sys.stderr.isatty():
         yield lambda advance=1: None

@@ -1,4 +1,4 @@
-"""What users see when something is wrong: what failed, what was expected, the usual cause, the fix."""
+"""What users see when something is wrong: what failed, what was expected, the cause, the fix."""
 
 from __future__ import annotations
 

@@ -12,8 +12,6 @@ from pathlib import Path
 
 from perturbgen.core.errors import InputError, StorageError, shorten
 
-_MARGIN = 1 << 20  # bytes that a file being written still needs to be closed
-
 
 def require_file(path: str | Path, what: str = "file") -> Path:
     """The path, if it is a readable, non-empty file."""
@@ -42,7 +40,7 @@ def require_file(path: str | Path, what: str = "file") -> Path:
 
 
 def check_output(path: str | Path, *suffixes: str, option: str = "--out") -> Path:
-    """The path, if a file with one of these endings may be written there; asked before any work is done."""
+    """The path, if a file of such an ending may be written there; asked before any work is done."""
     path = Path(path)
     if path.suffix not in suffixes:
         article = "an" if suffixes[0] == ".h5ad" else "a"
@@ -82,12 +80,6 @@ def require_folder(path: str | Path, what: str = "folder") -> Path:
     return path
 
 
-def require_room(path: Path, size: int) -> None:
-    """There is room for ``size`` more bytes; HDF5 cannot close a file on a full disk, and takes the process with it."""
-    if shutil.disk_usage(path.parent).free < 2 * size + _MARGIN:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
-
-
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
     """Turn a full disk or a missing permission into an error that says so."""
@@ -105,9 +97,10 @@ def disk_errors(path: Path) -> Iterator[None]:
 
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
-    """A path beside ``path`` to write a file or folder to; it takes the final name only when the block succeeds.
+    """A path beside ``path`` to write to; it takes the final name only when the block succeeds.
 
-    The suffix is kept (``counts.part.h5ad``), since many writers look at it. A file never takes the place of a folder.
+    The suffix is kept (``counts.part.h5ad``), since many writers look at it. A file never takes the
+    place of a folder.
     """
     final = Path(path)
     part = final.with_name(f"{final.stem}.part{final.suffix}")

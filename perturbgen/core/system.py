@@ -2,7 +2,8 @@
 
 Devices by name.
 
-Threads over independent blocks: numpy and scipy release the interpreter's lock in the loops that take the time.
+Threads over independent blocks: numpy and scipy release the interpreter's lock in the loops that
+take the time.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
 def keep_freed_memory(largest: int) -> None:
     """Let glibc keep freed arrays of up to ``largest`` bytes for the next one.
 
-    By default it returns each to the system and has it zeroed again, which takes as long as the arithmetic.
+    By default it returns each to the system and has it zeroed again, which takes as long as the
+    arithmetic.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:
@@ -68,7 +70,7 @@ def spread(
     step: int,
     done: Callable[[float], None] | None = None,
 ) -> None:
-    """Call ``work`` on every range of ``step`` items, in threads; the results do not depend on their number."""
+    """Call ``work`` on every range of ``step`` items, in threads; their number changes nothing."""
     keep_freed_memory(_KEPT)
     ranges = [range(start, min(start + step, total)) for start in range(0, total, step)]
     with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(workers()) as pool:

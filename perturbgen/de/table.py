@@ -15,7 +15,7 @@ import pandas as pd
 from perturbgen.core.errors import ConfigError, InputError, SchemaError, suggest
 from perturbgen.core.files import atomic_path, require_file
 from perturbgen.core.labels import CONDITION
-from perturbgen.core.tables import open_parquet, parquet_errors, read_frame
+from perturbgen.core.tables import open_h5ad, open_parquet, parquet_errors, read_frame
 from perturbgen.data.kaggle import is_gene, read_id_map
 
 if TYPE_CHECKING:
@@ -175,9 +175,7 @@ class DETable:
         path = require_file(path, "DE table")
         if path.suffix != ".h5ad":
             return cls._read_parquet(path)
-        import anndata
-
-        return cls.from_anndata(anndata.read_h5ad(path))
+        return cls.from_anndata(open_h5ad(path))
 
     def _write_parquet(self, path: Path) -> None:
         """Rows are (statistic, condition), columns genes, one row group a statistic."""
@@ -258,7 +256,6 @@ def read_table(
 
 def _read_layer(path: Path, statistic: str, layer: str | None, id_map: Path | None) -> pd.DataFrame:
     """A DE table of ours, or a layer whose obs has the conditions' labels, or ids as names."""
-    from perturbgen.data.h5ad import open_h5ad
     from perturbgen.data.openproblems import LAYER
 
     adata = open_h5ad(path)

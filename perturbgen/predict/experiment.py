@@ -15,7 +15,7 @@ from pydantic import Field
 from perturbgen.core.config import Settings
 from perturbgen.core.errors import ConfigError
 from perturbgen.core.labels import CONDITION
-from perturbgen.data.aggregate import constant_columns, group_codes, pseudobulk
+from perturbgen.data.aggregate import groups_of, pseudobulk
 from perturbgen.de import CLIP, FLAVOURS, flavour_table
 from perturbgen.generate import (
     WELL,
@@ -179,8 +179,7 @@ class Experiment:
 
         Generated wells get the labels of their well's other cells.
         """
-        codes, _ = group_codes(cells.obs, WELL)
-        well_obs = constant_columns(cells.obs, codes, WELL)
+        _, well_obs = groups_of(cells.obs, WELL)
         joint = FLAVOURS[flavour].get("joint", False)
         fitted = joint | cells.obs["cell_type"].astype(str).isin(kinds).to_numpy()
         real = pseudobulk(cells[fitted], by=[*WELL, "cell_type"])

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, cast
 
 import numpy as np
 import pandas as pd
@@ -29,7 +29,7 @@ META: Final = "meta.parquet"
 FEATURES: Final = "features.json"
 
 
-class Selected:
+class _Selected:
     """Some rows of a stored matrix, read when they are asked for."""
 
     def __init__(self, matrix: Matrix, rows: np.ndarray) -> None:
@@ -54,9 +54,10 @@ class Selected:
 class Profiles:
     """Rows of numbers with their labels, in memory or on disk.
 
-    ``values`` (rows, features) is an array, a memory map or :class:`Selected` rows of one; ``meta``
-    holds the labels of the same rows, ``features`` names the columns, and ``feature_table``, where
-    there is one, says more of them (gene symbols, means) by the same names.
+    ``values`` (rows, features) is an array, a memory map, or some rows of one that are read on use;
+    ``meta`` holds the labels of the same rows, ``features`` names the columns, and
+    ``feature_table``, where there is one, says more of them (gene symbols, means) by the same
+    names.
     """
 
     values: np.ndarray
@@ -111,12 +112,14 @@ class Profiles:
         if not on_disk:
             return replace(self, values=np.asarray(self.values[rows]), meta=meta)
         stored, own = self.stored()
-        return replace(self, values=Selected(stored, own[rows]), meta=meta)
+        # it does what is asked of an array here; a subclass of ndarray could not read on use
+        values = cast("np.ndarray", _Selected(stored, own[rows]))
+        return replace(self, values=values, meta=meta)
 
     def stored(self) -> tuple[np.ndarray, np.ndarray]:
         """The matrix that holds the values, and which of its rows are this table's."""
-        if isinstance(self.values, Selected):
-            return self.values.matrix, self.values.rows
+        if isinstance(self.values, _Selected):
+            return cast("np.ndarray", self.values.matrix), self.values.rows
         return self.values, np.arange(len(self))
 
     def with_values(self, values: np.ndarray, features: Sequence[str] | None = None) -> Profiles:

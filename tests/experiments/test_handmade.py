@@ -12,7 +12,7 @@ from handmade import _correlation, _feature_names, _measure, measured
 from perturbgen.images.network.fields import read_fields
 from perturbgen.images.network.settings import ImageData
 from perturbgen.profiles import Profiles
-from perturbgen.simulate.images import Layout, write_bbbc021
+from perturbgen.simulate.images import ImageLayout, write_bbbc021
 
 
 def test_features_have_names_and_say_what_they_are_called() -> None:
@@ -61,7 +61,7 @@ def told(values: np.ndarray, label: pd.Series) -> float:
 def test_the_fixture_holds_what_it_plants(tmp_path: Path) -> None:
     def wells(stain: float, effect: float) -> Profiles:
         root = tmp_path / f"{stain} {effect}"
-        write_bbbc021(root, layout=Layout(sites=4, stain=stain, effect=effect, artefacts=3))
+        write_bbbc021(root, layout=ImageLayout(sites=4, stain=stain, effect=effect, artefacts=3))
         fields = read_fields(ImageData(path=root))
         found = measured(fields.files, fields.table, fields.channels).averaged(["plate", "well"])
         return found.with_values(
