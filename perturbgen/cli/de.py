@@ -168,11 +168,12 @@ def _verify_backends(
     adata: AnnData, genes: int, options: dict[str, Any], *, device: str, as_json: bool
 ) -> None:
     """Run some genes through both backends and show how far apart the numbers are."""
-    from perturbgen.de.r import choose_genes, compare_backends
+    from perturbgen.de.r import compare_backends
 
-    few = adata[:, choose_genes(adata, genes)].copy()
-    devices = {"native": device, "r": "cpu"}
-    rows = compare_backends(
-        lambda name: _make_table(few, backend=name, device=devices[name], **options)
-    )
-    show_table(rows, title=f"native against R on {few.n_vars} genes", as_json=as_json)
+    def make(few: AnnData, backend: str) -> DETable:
+        where = "cpu" if backend == "r" else device
+        return _make_table(few, backend=backend, device=where, **options)
+
+    rows = compare_backends(adata, genes, make)
+    number = min(genes, adata.n_vars)
+    show_table(rows, title=f"native against R on {number} genes", as_json=as_json)

@@ -97,7 +97,7 @@ def _score(
     Example: [bold]perturbgen score de_test.parquet ridge=ridge.parquet submission.csv
     --id-map id_map.csv --out scores[/bold]
     """
-    from perturbgen.de import DETable, read_table
+    from perturbgen.de import DETable, read_de_table
     from perturbgen.evaluate import interpolated_duplicate, scorecard
 
     if out is not None:
@@ -105,11 +105,11 @@ def _score(
     DETable.require_statistic(statistic)
     files = _name_files(predictions)
     read: dict[str, Any] = {"id_map": id_map, "statistic": statistic, "layer": layer}
-    true = read_table(truth, **read)
-    tables = {name: read_table(path, **read) for name, path in files.items()}
-    mean = read_table(reference, **read).mean() if reference else None
+    true = read_de_table(truth, **read)
+    tables = {name: read_de_table(path, **read) for name, path in files.items()}
+    mean = read_de_table(reference, **read).mean() if reference else None
     if duplicate is not None:
-        tables[_DUPLICATE] = interpolated_duplicate(read_table(duplicate, **read))
+        tables[_DUPLICATE] = interpolated_duplicate(read_de_table(duplicate, **read))
         positive = positive or _DUPLICATE
     named = {name: str(path) for name, path in files.items()}
     card = scorecard(

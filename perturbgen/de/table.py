@@ -94,6 +94,11 @@ class DETable:
                 f"a DE table has no {name!r}", fix=f"statistic: {suggest(name, known)}"
             )
 
+    @staticmethod
+    def show_label(label: Any) -> str:
+        """A condition's label as text."""
+        return " | ".join(map(str, label)) if isinstance(label, tuple) else str(label)
+
     def select(self, conditions: Iterable[Any]) -> DETable:
         """The table of some conditions, by label."""
         wanted = list(conditions)
@@ -114,7 +119,7 @@ class DETable:
             row, effects = self.conditions.loc[label], self.logfc.loc[label]
             records.append(
                 {
-                    "condition": show_label(label),
+                    "condition": self.show_label(label),
                     "samples": int(row["n_samples"]),
                     "controls": int(row["n_control"]),
                     "genes": int(genes),
@@ -223,12 +228,7 @@ class DETable:
         return cls(**frames, conditions=conditions, info=about["info"], clip=about["clip"])
 
 
-def show_label(label: Any) -> str:
-    """A condition's label as text."""
-    return " | ".join(map(str, label)) if isinstance(label, tuple) else str(label)
-
-
-def read_table(
+def read_de_table(
     path: Path,
     *,
     statistic: str = "signed_log10_p",

@@ -16,7 +16,7 @@ from perturbgen.core.config import Settings
 from perturbgen.core.errors import ConfigError
 from perturbgen.core.labels import CONDITION
 from perturbgen.data.aggregate import groups_of, pseudobulk
-from perturbgen.de import CLIP, FLAVOURS, flavour_table
+from perturbgen.de import FLAVOURS, flavour_table
 from perturbgen.generate import (
     WELL,
     CellGenerator,
@@ -189,7 +189,7 @@ class Experiment:
 
     def clipped(self, values: pd.DataFrame) -> pd.DataFrame:
         """Signed -log10 p within the flavour's limit, as what is measured is."""
-        limit = CLIP[self.flavour]
+        limit = FLAVOURS[self.flavour]["clip"]
         return values if limit is None else values.clip(-limit, limit)
 
     @cached_property
