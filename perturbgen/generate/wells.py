@@ -1,5 +1,4 @@
-"""What was counted in every well: how many cells of each type, and how deep each cell was
-sequenced.
+"""How many cells of each type were counted in every well, and how deep each was sequenced.
 
 Then what a well would hold if no compound did anything: plates, cell types, sequencing libraries.
 """
@@ -115,9 +114,7 @@ def _aligned(totals: pd.Series, names: pd.Index) -> pd.Series:
 
 
 def covariates(obs: pd.DataFrame) -> pd.DataFrame:
-    """The covariates of cells or conditions as text, ``row`` and ``column`` read off the well's
-    name.
-    """
+    """The covariates of cells or conditions as text, ``row`` and ``column`` from the well."""
     absent = [name for name in (*CONDITION, *WELL) if name not in obs]
     if absent:
         raise SchemaError(
