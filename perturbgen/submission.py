@@ -177,6 +177,7 @@ def _read_id_map(id_map: pd.DataFrame | str | Path) -> pd.DataFrame:
             f"{where}: {int(empty.sum())} of {len(table)} rows have an empty field",
             expected="whole rows",
         )
+    # Ids as text: 7 and "7" are one id, whatever pandas took the column for.
     table = table.astype(str)
     for columns in (["id"], _KEY):
         twice = table.loc[table.duplicated(columns), columns]
@@ -221,10 +222,12 @@ def _arrange(predictions: pd.DataFrame, ids: pd.DataFrame, genes: Sequence[str])
                 what,
                 shorten(extra, 3),
             )
+    # By label, never by position: rows and genes of a table may be in any order.
     chosen = table.loc[wanted, list(genes)]
     text = [str(name) for name, kind in chosen.dtypes.items() if kind.kind not in "fiub"]
     if text:
         raise SubmissionError(_WHAT, [_error("not a column of numbers", "", g) for g in text])
+    # What overflows becomes infinite, and is named as such below.
     with np.errstate(over="ignore"):
         values = chosen.to_numpy(np.float32)
     findings = _value_findings(values, _named(wanted), genes)
@@ -270,6 +273,7 @@ def _check_csv(path: Path, ids: pd.DataFrame, genes: Sequence[str]) -> list[Find
     """Findings of Kaggle's form, a row at a time: the file may be larger than memory."""
     findings: list[Finding] = []
     found: list[str] = []
+    # By hand, since pandas would guess types and mend what is to be found.
     with path.open(newline="", encoding="utf-8", errors="replace") as handle:
         reader = csv.reader(handle)
         header = next(reader, [])
@@ -332,6 +336,7 @@ def _gene_findings(found: Sequence[str], genes: Sequence[str]) -> list[Finding]:
         findings.append(_error(f"unknown gene, {suggest(gene, near)}", "", gene))
     twice = index[index.duplicated()].unique()
     findings += [_error("gene occurs twice", "", gene) for gene in twice]
+    # The order says something only where the genes are the right ones.
     if not findings and list(found) != list(genes):
         at = next(i for i, pair in enumerate(zip(found, genes, strict=True)) if pair[0] != pair[1])
         what = f"genes are in another order: here should be {genes[at]}"

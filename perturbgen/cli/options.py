@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,11 +12,10 @@ import typer
 from perturbgen.core.console import say
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     import pandas as pd
 
     from perturbgen.core.config import Settings
+    from perturbgen.profiles import Profiles
 
 _SEED = "Seed of everything random: the same seed gives the same result."
 
@@ -93,3 +94,21 @@ def write_predictions(values: pd.DataFrame, path: Path) -> None:
 
     with atomic_path(path) as part:
         values.rename_axis(["cell_type", "sm_name"]).reset_index().to_parquet(part, index=False)
+
+
+@contextmanager
+def opened_profiles(source: Path, key: str | None = None) -> Iterator[Profiles]:
+    """Profiles of an L1000 matrix, a known set of images, or a table, h5ad or folder of either.
+
+    ``key`` says which entry of an h5ad, or how the feature columns of a table begin.
+    """
+    if source.suffix in (".gctx", ".gct"):
+        from perturbgen.l1000 import read_plate
+        from perturbgen.profiles import Profiles
+
+        yield Profiles.from_anndata(read_plate(source), str(source))
+    else:
+        from perturbgen.images.readers import opened
+
+        with opened(source, key=key) as profiles:
+            yield profiles

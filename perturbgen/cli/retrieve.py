@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from perturbgen.cli.options import Device, Json, Seed, check_folder, listed, records, write_tables
+from perturbgen.cli.options import (
+    Device,
+    Json,
+    Seed,
+    check_folder,
+    listed,
+    opened_profiles,
+    records,
+    write_tables,
+)
 from perturbgen.core.console import say, show_table
 from perturbgen.core.errors import ConfigError, SchemaError, shorten, suggest
 
@@ -17,7 +26,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _Embedding = Annotated[
-    Path, typer.Argument(metavar="FILE", help="An .h5ad with the embedding in obsm, or a .parquet.")
+    Path,
+    typer.Argument(
+        metavar="FILE", help="An .h5ad with the embedding in obsm, a parquet or csv, or profiles."
+    ),
 ]
 _Key = Annotated[
     str | None, typer.Option(help="Entry of obsm; of a parquet, how its feature columns begin.")
@@ -206,13 +218,13 @@ def _read(source: Path, key: str | None) -> tuple[np.ndarray, pd.DataFrame]:
     """The embedding and its labels, every row with a name of its own."""
     import numpy as np
 
-    from perturbgen.profiles.readers import read_profiles
-
-    profiles = read_profiles(source, key=key)
-    labels = profiles.meta
+    with opened_profiles(source, key) as profiles:
+        labels, values = profiles.meta, profiles.values
+        # streamed embeddings are gone when they are closed
+        values = np.array(values) if isinstance(values, np.memmap) else values
     if not labels.index.is_unique:
         labels = labels.reset_index(drop=True)
-    return np.asarray(profiles.values), labels
+    return values, labels
 
 
 def _control_rows(labels: pd.DataFrame, rule: str | None, source: Path) -> np.ndarray:

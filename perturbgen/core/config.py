@@ -73,7 +73,7 @@ def parse_override(text: str) -> dict[str, Any]:
         )
     try:
         parsed = tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
+    except tomllib.TOMLDecodeError:  # quotes that the shell has eaten
         parsed = value
     for part in reversed(key.strip().split(".")):
         parsed = {part: parsed}
@@ -101,29 +101,25 @@ def _explain(
 
 def _known_keys(kind: type[BaseModel], location: Sequence[int | str]) -> list[str]:
     """The keys allowed at a place in the configuration."""
+
+    def is_model(annotation: Any) -> bool:
+        return isinstance(annotation, type) and issubclass(annotation, BaseModel)
+
     here: Any = kind
     for part in location:
-        if _is_model(here):
+        if is_model(here):
             field = here.model_fields.get(str(part))
-            here = None if field is None else _without_none(field.annotation)
+            here = None if field is None else field.annotation
+            options = get_args(here)
+            if len(options) == 2 and options[1] is type(None):  # X | None
+                here = options[0]
         else:  # a mapping: the part is one of its keys
             here = next(reversed(get_args(here)), None)
-    return list(here.model_fields) if _is_model(here) else []
-
-
-def _is_model(annotation: Any) -> bool:
-    """Whether an annotation is a configuration of its own."""
-    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
-
-
-def _without_none(annotation: Any) -> Any:
-    """The annotation itself, or the one that is optional."""
-    parts = get_args(annotation)
-    return parts[0] if len(parts) == 2 and parts[1] is type(None) else annotation
+    return list(here.model_fields) if is_model(here) else []
 
 
 def to_toml(settings: Settings) -> str:
-    """The resolved configuration as TOML (keys without a value are left out)."""
+    """The resolved configuration as TOML, which knows no null: keys without a value are absent."""
     import tomli_w
 
     return tomli_w.dumps(settings.model_dump(mode="json", exclude_none=True))

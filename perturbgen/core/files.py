@@ -17,6 +17,7 @@ def require_file(path: str | Path, what: str = "file") -> Path:
     """The path, if it is a readable, non-empty file."""
     path = Path(path)
     if not path.exists():
+        # What lies beside it shows a misspelt name.
         beside = sorted(p.name for p in path.parent.iterdir()) if path.parent.is_dir() else []
         fix = (
             f"the folder holds {shorten(beside)}"
@@ -86,6 +87,7 @@ def disk_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        # HDF5 wraps the system's error and keeps its words alone.
         full = error.errno in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)
         if not full and error.errno not in (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR):
             raise
@@ -99,10 +101,10 @@ def disk_errors(path: Path) -> Iterator[None]:
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """A path beside ``path`` to write to; it takes the final name only when the block succeeds.
 
-    The suffix is kept (``counts.part.h5ad``), since many writers look at it. A file never takes the
-    place of a folder.
+    A file never takes the place of a folder.
     """
     final = Path(path)
+    # The suffix stays the last one (counts.part.h5ad), since many writers look at it.
     part = final.with_name(f"{final.stem}.part{final.suffix}")
     with disk_errors(final):
         final.parent.mkdir(parents=True, exist_ok=True)
@@ -118,7 +120,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
                     )
                 remove(final)
             part.replace(final)
-        except BaseException:
+        except BaseException:  # Ctrl-C, too, leaves nothing half-written
             remove(part)
             raise
 

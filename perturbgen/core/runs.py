@@ -34,6 +34,7 @@ def create_run(
     root = Path(root)
     require_writable(root / name)
     root.mkdir(parents=True, exist_ok=True)
+    # Made aside and renamed when it is whole, so that a number is never taken by half a run.
     with disk_errors(root), TemporaryDirectory(prefix=".new-", dir=root) as made:
         part = Path(made) / "run"
         part.mkdir()

@@ -37,6 +37,7 @@ def means(scores: Array, counts: Array) -> Array:
 
 def interval(draws: Array, coverage: float = _COVERAGE) -> tuple[Array, Array]:
     """Percentile interval of each series (series,), from (resamples, series); NaN where all are."""
+    # Resamples in which a series has no value say nothing of where its value lies.
     tails = [(1 - coverage) / 2, (1 + coverage) / 2]
     low, high = np.full(draws.shape[1], np.nan), np.full(draws.shape[1], np.nan)
     for series in range(draws.shape[1]):
@@ -66,6 +67,7 @@ def non_negative_weights(products: Array, answers: Array) -> Array:
     from scipy.optimize import nnls
 
     squares, vectors = np.linalg.eigh(products)
+    # Members that predict alike make P singular: directions without weight are dropped.
     kept = squares > 1e-12 * max(squares.max(), 1e-300)
     root = np.sqrt(squares[kept])
     if not kept.any():

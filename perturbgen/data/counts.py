@@ -21,6 +21,7 @@ def to_counts(matrix: Any, cells: pd.Index, genes: pd.Index, where: str) -> spar
     if error := count_problem(matrix, cells, genes, where):
         raise error
     counts = sparse.csr_matrix(matrix).astype(np.int32, copy=False)
+    # One form for all, so that the same counts have the same bytes whatever file they came from.
     counts.sum_duplicates()
     counts.eliminate_zeros()
     return counts
@@ -66,7 +67,7 @@ def count_problem(
 
 def bad_counts(values: NDArray[Any]) -> NDArray[np.bool_]:
     """Which values are NaN, infinite, negative, fractional or beyond 32 bits."""
-    bad = ~((values >= 0) & (values <= _LARGEST))
+    bad = ~((values >= 0) & (values <= _LARGEST))  # so that NaN is bad, too
     if values.dtype.kind == "f":
         bad |= values != np.rint(values)
     return bad

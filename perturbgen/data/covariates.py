@@ -58,6 +58,7 @@ class CovariateEncoder:
             )
         categories: dict[str, tuple[str, ...]] = {}
         for name in categorical:
+            # Sorted, so that neither the order of cells nor pandas' categories change the codes.
             values = sorted(complete(obs, name).astype(str).unique())
             if name in unknown:  # cells that are called unknown already share the category
                 values = [*(value for value in values if value != _UNKNOWN), _UNKNOWN]
@@ -195,6 +196,7 @@ def morgan_fingerprints(smiles: pd.Series, *, radius: int = 2, bits: int = 2048)
     if not smiles.index.is_unique:
         twice = smiles.index[smiles.index.duplicated()].unique()
         raise SchemaError(f"compounds named twice: {shorten(twice)}")
+    # RDKit prints what it cannot read; the error below says it with the compound's name.
     with rdBase.BlockLogs():
         molecules = [
             Chem.MolFromSmiles(text) if isinstance(text, str) and text else None for text in smiles
@@ -204,6 +206,7 @@ def morgan_fingerprints(smiles: pd.Series, *, radius: int = 2, bits: int = 2048)
         raise SchemaError(
             f"{len(bad)} compounds have no valid SMILES: {shorten(bad)}", fix="correct or drop them"
         )
+    # Radius 2 is what is called ECFP4.
     generator = GetMorganGenerator(radius=radius, fpSize=bits)
     rows = [generator.GetFingerprintAsNumPy(molecule) for molecule in molecules]
     table = pd.DataFrame(np.array(rows, np.uint8).reshape(-1, bits), index=smiles.index)

@@ -113,6 +113,7 @@ def _fetch_file(source: _Source, name: str, folder: Path) -> Path:
             fix=f"fetch again; for a new version first delete its line in {folder / CHECKSUMS}",
         ) from None
     if known is None:
+        # No checksum is published: what arrives first is at least told from what comes later.
         recorded[name] = file_hash(folder / name).removeprefix("sha256:")
         with atomic_path(folder / CHECKSUMS) as part:
             part.write_text("".join(f"{digest}  {file}\n" for file, digest in recorded.items()))
@@ -181,6 +182,7 @@ def _save(response: Response, part: Path) -> None:
     have = part.stat().st_size if resumed else 0
     length = int(response.headers.get("Content-Length") or 0)
     total = have + length if "Content-Length" in response.headers else None
+    # Before the first byte: hours of download would otherwise end in a full disk.
     free = shutil.disk_usage(part.parent).free
     if length > free:
         raise StorageError(

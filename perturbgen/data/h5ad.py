@@ -100,6 +100,7 @@ def read_h5ad(
     adata.obs = _translate(adata.obs, chosen, path)
     vehicle = vehicle or chosen.vehicle or adata.uns.get("vehicle")
     if vehicle is not None:
+        # Every contrast needs it, so it travels with the data.
         adata.uns["vehicle"] = vehicle
         if "control" not in adata.obs and "compound" in adata.obs:
             adata.obs["control"] = (adata.obs["compound"] == vehicle).to_numpy()
@@ -119,6 +120,7 @@ def take_layer(adata: AnnData, layer: str | None, path: str | Path) -> AnnData:
             raise SchemaError(f"{path} has no X", expected="raw counts", fix=hint)
         return adata
     if layer == _RAW and adata.raw is not None:
+        # .raw has genes of its own, so it is another table and not a layer.
         raw = adata.raw.to_adata()
         raw.uns["vehicle"] = adata.uns.get("vehicle")
         return raw
@@ -136,6 +138,7 @@ def _column_map(columns: Mapping[str, str] | str | Path | None) -> _ColumnMap:
         chosen = _ColumnMap(columns=dict(columns or {}))
     else:
         chosen = load_settings(_ColumnMap, columns, fix='for example: [columns] compound = "drug"')
+    # A misspelt name of ours would otherwise add a column that nothing reads.
     for name in (*chosen.columns, *chosen.constants, *chosen.extract):
         if name not in COLUMNS:
             near = suggest(name, COLUMNS)
@@ -247,6 +250,7 @@ class SparseH5ad:
     ) -> None:
         self._path = path
         _require_room(path, sum(int(t.memory_usage(deep=True).sum()) for t in (obs, var)))
+        # X is made by hand: anndata's own would be written whole, and could not grow.
         AnnData(obs=obs, var=var, uns=dict(uns)).write_h5ad(path)
         self._file = h5py.File(path, "r+")
         if "X" in self._file:

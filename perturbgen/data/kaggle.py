@@ -101,10 +101,10 @@ def read_id_map(
 ) -> pd.DataFrame:
     """``id_map.csv``: cell_type and compound of each submission row, indexed by id.
 
-    The column order differs between Kaggle and Open Problems; columns are found by name. With
-    ``compounds`` or ``cell_types``, a row that names any other is an error.
+    With ``compounds`` or ``cell_types``, a row that names any other is an error.
     """
     path = find_table(path, "id_map.csv")
+    # By name: Kaggle and Open Problems order the columns differently.
     names = ["id", "cell_type", "sm_name"]
     table = read_frame(path, columns=names, text=names[1:])
     require_values(table, names, "id", path)
@@ -160,10 +160,12 @@ def read_competition(
             )
         obs["plate"] = obs["plate"].astype(str).map(ORGANISERS_PLATES).astype("category")
     genes = _gene_order(folder)
+    # The long table has no order of its own.
     genes = distinct_labels(path, "gene") if genes is None else genes
     pairs = _read_excluded(folder, obs.index, genes) if excluded else None
     counts = read_long_counts(path, obs.index, genes, excluded=pairs)
     var = pd.DataFrame(index=pd.Index(genes, name="gene"))
+    # ``control`` in obs cannot say which compound is the vehicle: it flags positive controls, too.
     return AnnData(X=counts, obs=obs, var=var, uns={"vehicle": VEHICLE})
 
 
@@ -244,6 +246,7 @@ def _read_excluded(folder: Path, cells: pd.Index, genes: pd.Index) -> np.ndarray
     if path is None:
         _logger.info("no adata_excluded_ids.csv: every count is kept")
         return None
+    # Whole cells must stay: it is counts of single genes that the organisers' own DE did not see.
     names = ["obs_id", "gene"]
     pairs = read_frame(path, columns=names, text=names, may_be_empty=True)[names]
     cell, gene = (

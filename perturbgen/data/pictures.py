@@ -157,6 +157,7 @@ def _add_maps(page: Page, adata: AnnData, seed: int) -> None:
     batch = next((name for name in ("plate", "donor") if name in obs), None)
     if batch is not None:
         colours[batch] = named(obs[batch])
+    # There are more compounds than colours: the vehicle and those farthest from it are named.
     vehicle, first = adata.uns.get("vehicle"), []
     if vehicle is not None and vehicle in set(obs["compound"]):
         strongest = strength(values, obs["cell_type"], obs["compound"], vehicle)

@@ -176,6 +176,7 @@ def _in_columns(obs: pd.DataFrame) -> Iterator[_Violation]:
 
 def _in_categories(obs: pd.DataFrame) -> Iterator[_Violation]:
     """Names hold no surprises: none padded, none empty, none that differ in case only."""
+    # Predictions are joined by these names, so a blank too many is a condition too many.
     for column in (name for name in COLUMNS if name in obs and name not in ("dose", "control")):
         names = sorted({str(value) for value in obs[column].dropna().unique()})
         blank = [name for name in names if name != name.strip() or not name]
@@ -221,6 +222,7 @@ def _in_vehicle(obs: pd.DataFrame, vehicle: str | None, by: Sequence[str]) -> It
             fix=suggest(vehicle, known),
         )
         return
+    # By plate, too: a plate's effect is told from its compounds' by its vehicle wells.
     for group in (name for name in dict.fromkeys([*by, "plate"]) if name in obs):
         has = (obs["compound"] == vehicle).groupby(obs[group], observed=True).any()
         if not has.all():

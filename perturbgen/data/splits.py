@@ -141,6 +141,7 @@ class Split:
     ) -> Split:
         """``k`` parts of near-equal size, ``fold_0`` and on; values of ``by`` stay whole."""
         labels = pd.Series(range(len(table))) if by is None else complete(table, by).astype(str)
+        # Sorted: the folds depend on the seed, and not on the order of the rows.
         values = np.sort(labels.unique())
         if not 2 <= k <= len(values):
             raise SchemaError(
@@ -174,7 +175,7 @@ class Split:
                 f"{public} public compounds of {len(compounds)} to predict",
                 fix="public=0 makes all private",
             )
-        # Which compounds were public is not known here, so they are drawn.
+        # Which compounds were public is not known, so they are drawn.
         shown = set(rng.choice(compounds, size=public, replace=False))
         parts = np.where(~test, "train", np.where(compound.isin(shown), "public", "private"))
         return cls(pd.Series(parts.astype(object), index), "kaggle")
@@ -212,6 +213,7 @@ class Split:
             )
         parts = np.where(rng.random(len(obs)) < validation, "validation", "train").astype(object)
         parts[in_kinds & compound.isin(chosen)] = "calibration"
+        # Last, since a wanted condition is never learnt from, whatever else was drawn.
         parts[withheld] = "hidden"
         kind = "known compounds hidden in the wanted cell types"
         return cls(pd.Series(parts, _ids(obs)), kind)

@@ -161,6 +161,7 @@ class CountStore:
             )
         order = _shared(self.backing.order(len(self), size, rng), size, rank, ranks)
         size //= ranks
+        # Skipped in the order, not by reading: resuming late in an epoch costs nothing.
         done = skip * size
         with ThreadPoolExecutor(torch.get_num_threads()) as pool:
             for resident, local in self.backing.parts(self.rows[order], size, done):
