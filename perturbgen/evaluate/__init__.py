@@ -21,7 +21,7 @@ from perturbgen.evaluate.markdown import (
     write_scorecard,
 )
 from perturbgen.evaluate.metrics import Metric
-from perturbgen.evaluate.report import report_page, write_report
+from perturbgen.evaluate.report import report_page
 from perturbgen.evaluate.scoring import calibration, join_scores, score, score_cells, scorecard
 from perturbgen.evaluate.values import Values
 
@@ -50,6 +50,5 @@ __all__ = [
     "strata",
     "to_markdown",
     "to_record",
-    "write_report",
     "write_scorecard",
 ]

@@ -9,7 +9,7 @@ import pandas as pd
 
 from perturbgen.core.errors import ConfigError, suggest
 from perturbgen.evaluate.cells import CELL_METRICS
-from perturbgen.evaluate.metrics import TABLE_METRICS, Metric, Needs
+from perturbgen.evaluate.metrics import TABLE_METRICS, Metric
 
 METRICS: Final = {metric.name: metric for metric in (*TABLE_METRICS, *CELL_METRICS)}
 _OPEN_PROBLEMS: Final = (
@@ -29,7 +29,7 @@ HEADLINE: Final = (
     "perturbation_discrimination",
     "top_100_overlap",
 )
-_EXPLAIN: Final[dict[Needs, tuple[str, str]]] = {
+_EXPLAIN: Final[dict[str, tuple[str, str]]] = {
     "cells": (
         "needs cells, and DE tables were given",
         "score_cells({condition: cells x features}, ...)",
@@ -55,9 +55,7 @@ def choose_metrics(
     """The metrics of these names, or all that can be computed; an unknown or impossible one is an
     error.
     """
-    possible: tuple[Needs, ...] = (
-        ("cells",) if cells else ("tables", "reference") if reference else ("tables",)
-    )
+    possible = ["cells"] if cells else ["tables", "reference"] if reference else ["tables"]
     if names is None:
         return [metric for metric in METRICS.values() if metric.needs in possible]
     chosen = [require_metric(name) for name in dict.fromkeys(names)]

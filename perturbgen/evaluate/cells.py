@@ -19,7 +19,7 @@ import pandas as pd
 from perturbgen.core.errors import SchemaError, shorten
 from perturbgen.core.stats import Array, divide
 from perturbgen.evaluate.align import shared
-from perturbgen.evaluate.metrics import ERROR, Metric
+from perturbgen.evaluate.metrics import Metric
 
 _BLOCK = 1024  # rows of one block of distances: memory stays at block x cells
 
@@ -216,9 +216,7 @@ CELL_METRICS: Final = (
         "2 E‖X−Y‖ − E‖X−X'‖ − E‖Y−Y'‖, Euclidean norms, all pairs with themselves (V-statistic); "
         "cell-eval's form.",
         lambda pair: pair.discrepancies[0],
-        *ERROR,
-        zeros=None,
-        negative_control=_CONTROL_CELLS,
+        _CONTROL_CELLS,
         needs="cells",
     ),
     Metric(
@@ -226,9 +224,7 @@ CELL_METRICS: Final = (
         "Energy distance",
         "The root of energy_distance_squared; scipy's form in one dimension.",
         lambda pair: float(np.sqrt(pair.discrepancies[0])),
-        *ERROR,
-        zeros=None,
-        negative_control=_CONTROL_CELLS,
+        _CONTROL_CELLS,
         needs="cells",
     ),
     Metric(
@@ -237,9 +233,7 @@ CELL_METRICS: Final = (
         "2 E‖X−Y‖² − E‖X−X'‖² − E‖Y−Y'‖² = 2 ‖mean X − mean Y‖²: scPerturb's and pertpy's form. "
         "It sees means only.",
         _energy_distance_sqeuclidean,
-        *ERROR,
-        zeros=None,
-        negative_control=_CONTROL_CELLS,
+        _CONTROL_CELLS,
         needs="cells",
     ),
     Metric(
@@ -249,11 +243,8 @@ CELL_METRICS: Final = (
         "sum of the truth's feature variances, so that 2h² is the mean squared distance of two "
         "true cells and no prediction can move it.",
         lambda pair: pair.discrepancies[1],
-        higher_is_better=False,
-        low=0,
+        _CONTROL_CELLS,
         high=2,
-        zeros=None,
-        negative_control=_CONTROL_CELLS,
         needs="cells",
     ),
     Metric(
@@ -261,9 +252,7 @@ CELL_METRICS: Final = (
         "Wasserstein",
         "Mean over genes of the 1-Wasserstein distance of their distributions.",
         _wasserstein_per_gene,
-        *ERROR,
-        zeros=None,
-        negative_control=_CONTROL_CELLS,
+        _CONTROL_CELLS,
         needs="cells",
     ),
     Metric(
@@ -272,9 +261,7 @@ CELL_METRICS: Final = (
         "√ of the mean over genes of ((mean predicted − mean true) / SD true)²; a true SD of 0 "
         "counts as that of the least variable other gene.",
         _feature_mean_error,
-        *ERROR,
-        zeros=None,
-        negative_control=_CONTROL_CELLS,
+        _CONTROL_CELLS,
         needs="cells",
     ),
     Metric(
@@ -283,9 +270,7 @@ CELL_METRICS: Final = (
         "Mean over genes of |log2(variance predicted / variance true)|, with a millionth of the "
         "mean true variance added to both. With feature_mean_error, the mean-variance structure.",
         _feature_variance_error,
-        *ERROR,
-        zeros=None,
-        negative_control="means in place of drawn cells: very large",
+        "means in place of drawn cells: very large",
         needs="cells",
     ),
     Metric(
@@ -294,11 +279,8 @@ CELL_METRICS: Final = (
         "Root mean square difference of the off-diagonal correlations of genes; a constant gene "
         "correlates 0.",
         _correlation_error,
-        higher_is_better=False,
-        low=0,
+        "each gene shuffled over the cells: the root mean square true correlation",
         high=2,
-        zeros=None,
-        negative_control="each gene shuffled over the cells: the root mean square true correlation",
         needs="cells",
     ),
     Metric(
@@ -307,11 +289,8 @@ CELL_METRICS: Final = (
         "Mean of −log p over the held-out cells, in nats per cell, or per gene and cell where "
         "given so.",
         held_out_nll,
-        higher_is_better=False,
+        "a baseline likelihood, for instance one mean per gene",
         low=-math.inf,
-        high=math.inf,
-        zeros=None,
-        negative_control="a baseline likelihood, for instance one mean per gene",
         needs="log_probs",
     ),
 )

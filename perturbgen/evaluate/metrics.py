@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 import numpy as np
@@ -17,7 +17,19 @@ import numpy as np
 from perturbgen.core.stats import Array, divide
 from perturbgen.evaluate.values import Pair, Values
 
-Needs = Literal["tables", "reference", "cells", "log_probs"]
+# What scorecard.json says of a metric, in the order in which other programs have read it.
+_RECORDED: Final = (
+    "name",
+    "title",
+    "definition",
+    "higher_is_better",
+    "low",
+    "high",
+    "zeros",
+    "negative_control",
+    "needs",
+    "scale_free",
+)
 
 
 @dataclass(frozen=True)
@@ -35,12 +47,12 @@ class Metric:
     title: str
     definition: str
     compute: Callable[..., Any]
-    higher_is_better: bool
-    low: float
-    high: float
-    zeros: float | None
     negative_control: str
-    needs: Needs = "tables"
+    higher_is_better: bool = False
+    low: float = 0
+    high: float = math.inf
+    zeros: float | None = None
+    needs: str = "tables"  # or reference, cells, log_probs
     scale_free: bool = False
     across: bool = False
     version: int = 1
@@ -58,9 +70,7 @@ class Metric:
 
     def record(self) -> dict[str, Any]:
         """The record in scorecard.json, infinities as None."""
-        # What is written was read by other programs before the last four fields were there.
-        inner = {"compute", "across", "version", "tolerance"}
-        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in inner}
+        values = {name: getattr(self, name) for name in _RECORDED}
         return {
             name: None if isinstance(value, float) and not math.isfinite(value) else value
             for name, value in values.items()
@@ -234,11 +244,10 @@ def _distances(prediction: Array, truth: Array, kind: _Distance) -> Array:
     return np.round(values / scale, 12) if scale > 0 else values
 
 
-# Whether more is better, the least and the largest value.
-ERROR: Final = (False, 0, math.inf)
-_CORRELATION: Final = (True, -1, 1)
-_SHARE: Final = (True, 0, 1)
-_R2: Final = (True, -math.inf, 1)
+# A metric is an error, 0 at best and without limit, unless it says otherwise.
+_CORRELATION: Final[dict[str, Any]] = {"higher_is_better": True, "low": -1, "high": 1}
+_SHARE: Final[dict[str, Any]] = {"higher_is_better": True, "low": 0, "high": 1}
+_R2: Final[dict[str, Any]] = {"higher_is_better": True, "low": -math.inf, "high": 1}
 
 TABLE_METRICS: Final = (
     Metric(
@@ -246,27 +255,23 @@ TABLE_METRICS: Final = (
         "RMSE (MRRMSE)",
         "√ of the mean squared error over genes, of each condition; then the mean over conditions.",
         lambda t: _rowwise_rmse(t.truth.values, t.prediction.values),
-        *ERROR,
-        zeros=None,
-        negative_control="zeros: the mean over conditions of the row's root mean square",
+        "zeros: the mean over conditions of the row's root mean square",
     ),
     Metric(
         "mean_rowwise_mae",
         "MAE",
         "Mean absolute error over genes, of each condition.",
         lambda t: _rowwise_mae(t.truth.values, t.prediction.values),
-        *ERROR,
-        zeros=None,
-        negative_control="zeros: the mean absolute true value",
+        "zeros: the mean absolute true value",
     ),
     Metric(
         "mean_rowwise_pearson",
         "Pearson",
         "Pearson's correlation over genes; 0 where a row is constant.",
         lambda t: _rowwise_cosine(t.truth.centred, t.prediction.centred),
-        *_CORRELATION,
+        "any constant row: 0",
+        **_CORRELATION,
         zeros=0,
-        negative_control="any constant row: 0",
         scale_free=True,
     ),
     Metric(
@@ -274,9 +279,9 @@ TABLE_METRICS: Final = (
         "Spearman",
         "Pearson's correlation of average ranks over genes; 0 where a row is constant.",
         lambda t: _rowwise_cosine(t.truth.ranks, t.prediction.ranks),
-        *_CORRELATION,
+        "any constant row: 0",
+        **_CORRELATION,
         zeros=0,
-        negative_control="any constant row: 0",
         scale_free=True,
     ),
     Metric(
@@ -284,9 +289,9 @@ TABLE_METRICS: Final = (
         "Cosine",
         "Cosine similarity over genes; 0 where a row is zero.",
         lambda t: _rowwise_cosine(t.truth.values, t.prediction.values),
-        *_CORRELATION,
+        "zeros: 0; a constant row gets that of the truth with a row of ones",
+        **_CORRELATION,
         zeros=0,
-        negative_control="zeros: 0; a constant row gets that of the truth with a row of ones",
         scale_free=True,
     ),
     Metric(
@@ -295,9 +300,9 @@ TABLE_METRICS: Final = (
         "Share of the other conditions of the same cell type whose truth has a larger cosine "
         "distance from the prediction than its own truth has; ties count ½.",
         lambda t: _discrimination(t.truth.values, t.prediction.values, t.groups),
-        *_SHARE,
+        "any constant table: ½",
+        **_SHARE,
         zeros=0.5,
-        negative_control="any constant table: ½",
         scale_free=True,
         across=True,
     ),
@@ -308,9 +313,9 @@ TABLE_METRICS: Final = (
         "Challenge (which divides by N where this divides by N − 1). Inflating a prediction "
         "raises it.",
         lambda t: _discrimination(t.truth.values, t.prediction.values, t.groups, distance="l1"),
-        *_SHARE,
+        "any constant table: ½",
+        **_SHARE,
         zeros=0.5,
-        negative_control="any constant table: ½",
         across=True,
     ),
     Metric(
@@ -321,9 +326,9 @@ TABLE_METRICS: Final = (
         lambda t: _discrimination(
             t.truth.values, t.prediction.values, t.groups, distance="euclidean"
         ),
-        *_SHARE,
+        "any constant table: ½",
+        **_SHARE,
         zeros=0.5,
-        negative_control="any constant table: ½",
         across=True,
     ),
     Metric(
@@ -332,9 +337,8 @@ TABLE_METRICS: Final = (
         "Share of the 100 genes of largest absolute true value among the 100 of largest absolute "
         "prediction; ties share their places.",
         lambda t: _top_overlap(t.truth.values, t.prediction.values, k=100),
-        *_SHARE,
-        zeros=None,
-        negative_control="any constant row: 100 / genes, which is chance",
+        "any constant row: 100 / genes, which is chance",
+        **_SHARE,
         scale_free=True,
     ),
     Metric(
@@ -342,9 +346,9 @@ TABLE_METRICS: Final = (
         "DE sign",
         "Share of the truly responding genes whose direction is right; a predicted 0 counts ½.",
         lambda t: _sign_accuracy(t.truth.values, t.prediction.values, t.truth.de),
-        *_SHARE,
+        "zeros: ½; a constant row gets the share of genes that go its way",
+        **_SHARE,
         zeros=0.5,
-        negative_control="zeros: ½; a constant row gets the share of genes that go its way",
         scale_free=True,
     ),
     Metric(
@@ -352,18 +356,18 @@ TABLE_METRICS: Final = (
         "DE precision",
         "Share of the genes predicted to respond that do; 0 where none is predicted.",
         lambda t: _precision(t.truth.de, t.prediction.de),
-        *_SHARE,
+        "zeros: 0; responding everywhere: the share of genes that respond",
+        **_SHARE,
         zeros=0,
-        negative_control="zeros: 0; responding everywhere: the share of genes that respond",
     ),
     Metric(
         "de_recall",
         "DE recall",
         "Share of the responding genes that are predicted to respond.",
         lambda t: _recall(t.truth.de, t.prediction.de),
-        *_SHARE,
+        "zeros: 0; responding everywhere: 1",
+        **_SHARE,
         zeros=0,
-        negative_control="zeros: 0; responding everywhere: 1",
     ),
     Metric(
         "de_overlap",
@@ -371,9 +375,9 @@ TABLE_METRICS: Final = (
         "The Virtual Cell Challenge's score: genes that respond in truth and prediction over "
         "those that do in truth; of a longer prediction only as many as there are, the strongest.",
         lambda t: _de_overlap(t.truth.de, t.prediction.de, t.prediction.given),
-        *_SHARE,
+        "zeros: 0",
+        **_SHARE,
         zeros=0,
-        negative_control="zeros: 0",
     ),
     Metric(
         "weighted_mse",
@@ -381,9 +385,7 @@ TABLE_METRICS: Final = (
         "Mean squared error weighted by evidence: |truth| scaled to 0..1 in its row, squared, "
         "summing to 1.",
         lambda t: _weighted_mse(t.truth.values, t.prediction.values, t.truth.weights),
-        *ERROR,
-        zeros=None,
-        negative_control="zeros: the weighted mean square of the truth",
+        "zeros: the weighted mean square of the truth",
     ),
     Metric(
         "weighted_r2_delta_control",
@@ -391,9 +393,8 @@ TABLE_METRICS: Final = (
         "1 − weighted squared error over the weighted variance of the truth; weights as in "
         "weighted_mse, Δ to control (a DE table is one already).",
         lambda t: _weighted_r2(t.truth.values, t.prediction.values, t.truth.weights),
-        *_R2,
-        zeros=None,
-        negative_control="zeros: below 0",
+        "zeros: below 0",
+        **_R2,
     ),
     Metric(
         "weighted_r2_delta_perturbed_mean",
@@ -401,9 +402,8 @@ TABLE_METRICS: Final = (
         "As weighted_r2_delta_control, after the mean perturbation of the training rows is "
         "subtracted from both.",
         lambda t: _weighted_r2(*t.deviations, t.truth.weights),
-        *_R2,
-        zeros=None,
-        negative_control="the mean perturbation itself: at most 0",
+        "the mean perturbation itself: at most 0",
+        **_R2,
         needs="reference",
     ),
     Metric(
@@ -412,9 +412,8 @@ TABLE_METRICS: Final = (
         "Pearson's correlation after the mean perturbation of the training rows is subtracted "
         "from both.",
         lambda t: _rowwise_pearson(*t.deviations),
-        *_CORRELATION,
-        zeros=None,
-        negative_control="the mean perturbation itself: 0",
+        "the mean perturbation itself: 0",
+        **_CORRELATION,
         needs="reference",
     ),
 )

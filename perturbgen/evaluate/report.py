@@ -11,7 +11,6 @@ import json
 from collections.abc import Mapping, Sequence
 from html import escape
 from importlib.resources import files
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -29,11 +28,12 @@ from perturbgen.evaluate.markdown import (
     metric_records,
     stratum_records,
 )
-from perturbgen.evaluate.scoring import Intervals, calibration
+from perturbgen.evaluate.scoring import calibration
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
+_Intervals = Mapping[float, tuple[pd.DataFrame, pd.DataFrame]]
 _BUDGET: Final = 2_200_000  # bytes of tables: with plotly and the scores, the page stays below 8 MB
 _OWN: Final = 20  # of each condition's own strongest genes are embedded besides
 _BYTES: Final = 2 * 4 / 3  # of a value: 16 bits in base64
@@ -70,24 +70,13 @@ aria-label="Predicted against true values of conditions"></div>
 }
 
 
-def write_report(
-    path: str | Path,
-    card: Scorecard,
-    truth: pd.DataFrame,
-    predictions: Mapping[str, pd.DataFrame],
-    **options: Any,
-) -> Path:
-    """Save :func:`report_page`, which see for the options."""
-    return report_page(card, truth, predictions, **options).write(path)
-
-
 def report_page(
     card: Scorecard,
     truth: pd.DataFrame,
     predictions: Mapping[str, pd.DataFrame],
     *,
     title: str = "Scorecard",
-    intervals: Mapping[str, Intervals] | None = None,
+    intervals: Mapping[str, _Intervals] | None = None,
     ladder: Sequence[Mapping[str, Any]] = (),
     metadata: Mapping[str, Any] | None = None,
     budget: int = _BUDGET,
@@ -144,8 +133,8 @@ def _gene_note(data: Mapping[str, Any]) -> str:
         )
     return (
         f"A point is a gene: the {_OWN} strongest of the condition, and genes that are the same "
-        f"for all. To keep this page small, of the {total:,} genes these are {shown:,}: half are those "
-        "of largest root mean square over the conditions, half an even sample of the rest, from "
+        f"for all. To keep this page small, of the {total:,} genes these are {shown:,}: half are "
+        "those of largest root mean square over the conditions, half an even sample of the rest, from "
         "strong to silent. Scores are over all genes."
     )
 
@@ -185,7 +174,7 @@ def _tables_section(page: Page, card: Scorecard) -> None:
 
 
 def _calibration_section(
-    page: Page, truth: pd.DataFrame, intervals: Mapping[str, Intervals]
+    page: Page, truth: pd.DataFrame, intervals: Mapping[str, _Intervals]
 ) -> None:
     """Nominal against actual coverage, a line for each method."""
     from plotly.graph_objects import Figure

@@ -212,10 +212,10 @@ def join_scores(scores: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     return joined.rename_axis(index=levels)
 
 
-Intervals = Mapping[float, tuple[pd.DataFrame, pd.DataFrame]]
+_Intervals = Mapping[float, tuple[pd.DataFrame, pd.DataFrame]]
 
 
-def calibration(truth: pd.DataFrame, intervals: Intervals) -> pd.DataFrame:
+def calibration(truth: pd.DataFrame, intervals: _Intervals) -> pd.DataFrame:
     """Coverage and mean width of a method's intervals: rows (nominal level, condition).
 
     ``intervals`` gives for every nominal level, say 0.9, a lower and an upper table, labelled as

@@ -18,7 +18,7 @@ from perturbgen.core.stats import Array
 
 Measure = str | Callable[[Array, Array], Array]
 _NAMES: Final = ("cosine", "correlation", "spearman", "euclidean", "precomputed")
-log = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 
 def as_list(columns: str | Sequence[str]) -> list[str]:
@@ -179,7 +179,7 @@ def unit_rows(vectors: Array, measure: str) -> Array:
     largest = np.abs(rows).max(axis=1, keepdims=True, initial=0)
     empty = largest[:, 0] == 0
     if empty.any():
-        log.warning(
+        _log.warning(
             "%d of %d rows are %s vectors: their similarity to everything is 0",
             empty.sum(),
             len(rows),

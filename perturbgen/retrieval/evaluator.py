@@ -37,7 +37,7 @@ _HITS: Final = ("p_at_1", *(f"r_at_{k}" for k in _DEPTHS[1:]))
 _COLUMNS: Final = ("ap", "auc", "median_q", *_TOP, "early_auc", *_HITS)  # as the kernel writes them
 _MEANS: Final = ("ap", "nap", "auc", "early_auc", *_TOP, *_HITS)
 _BY_PAIR: Final = ("auc", "early_auc", *_TOP)
-log = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -227,7 +227,7 @@ def _require_evaluable(table: pd.DataFrame, same: Sequence[str], differ: Sequenc
     if table["ap"].notna().any():
         if lonely:
             skipped = f"{lonely} of {len(table)}"
-            log.warning("%s queries have no positive (groups of one) and are skipped", skipped)
+            _log.warning("%s queries have no positive (groups of one) and are skipped", skipped)
         return
     rule = f"same {list(same)}" + (f" and another {list(differ)}" if differ else "")
     raise SchemaError(
