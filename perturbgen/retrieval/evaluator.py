@@ -24,8 +24,9 @@ from perturbgen.retrieval.embedding import (
     prepare_similarity,
     read_embedding,
 )
+from perturbgen.retrieval.kernels import add_to_histogram, score_queries
 from perturbgen.retrieval.nulls import benjamini_hochberg, expected_ap, group_p_values
-from perturbgen.retrieval.ranks import Pairs, make_pairs, ranked_blocks
+from perturbgen.retrieval.ranks import Pairing, pair_rows, ranked_blocks
 
 SIGNIFICANT: Final = 0.05
 _FRACTIONS: Final = (0.001, 0.01, 0.1)
@@ -157,7 +158,7 @@ def retrieve(
         as_list(columns) for columns in (same, differ, negatives_same, negatives_differ)
     )
     vectors = read_embedding(embedding, meta)
-    pairs = make_pairs(
+    pairs = pair_rows(
         meta,
         same=same,
         differ=differ,
@@ -175,16 +176,14 @@ def retrieve(
     labels = meta.iloc[pairs.query][[column for column in named if column not in table]]
     table = pd.concat([labels, table.set_index(labels.index)], axis=1)
     _require_evaluable(table, same, differ)
-    groups, pair_means = _group_tables(table, pairs.query_group, same, null_draws, seed)
+    groups, pair_means = _group_tables(table, pairs.queries.group, same, null_draws, seed)
     return Retrieval(table, groups, pair_means, histogram, tuple(same), seed)
 
 
 def _score(
-    pairs: Pairs, similarity: Similarity, *, chunk: int | None, device: str
+    pairs: Pairing, similarity: Similarity, *, chunk: int | None, device: str
 ) -> tuple[pd.DataFrame, Array]:
     """The metrics of every query, and the pooled histogram of rank quantiles."""
-    from perturbgen.retrieval import kernels
-
     asked, candidates = len(pairs.query), len(pairs.candidate)
     metrics = np.full((asked, len(_COLUMNS)), np.nan)
     positives, opposed = np.zeros(asked, np.int64), np.zeros(asked, np.int64)
@@ -192,24 +191,10 @@ def _score(
     harmonic = np.concatenate([[0.0], np.cumsum(1 / np.arange(1, candidates + 1))])
     fractions, depths = np.array(_FRACTIONS), np.array(_DEPTHS)
     with progress("ranking", asked) as tick:
-        for part in ranked_blocks(pairs, similarity, chunk=chunk, device=device):
-            quantiles = np.zeros(len(part.sims))
-            kernels.score_queries(
-                part.offsets,
-                part.sims,
-                part.count,
-                part.above,
-                part.tied,
-                part.opposed,
-                harmonic,
-                fractions,
-                depths,
-                _EARLY,
-                metrics[part.rows],
-                quantiles,
-            )
-            kernels.add_to_histogram(histogram, part.offsets, part.count, part.opposed, quantiles)
-            positives[part.rows], opposed[part.rows] = part.count, part.opposed
+        for rows, part in ranked_blocks(pairs, similarity, chunk=chunk, device=device):
+            quantiles = score_queries(part, harmonic, fractions, depths, _EARLY, metrics[rows])
+            add_to_histogram(histogram, part, quantiles)
+            positives[rows], opposed[rows] = part.count, part.opposed
             tick(len(part.count))
     table = pd.DataFrame(metrics, columns=list(_COLUMNS))
     table["auc"] = 1 - table["auc"]  # the kernel gives the mean q

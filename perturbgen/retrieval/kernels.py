@@ -1,19 +1,51 @@
-"""The inner loops of retrieval, compiled by numba; they release the interpreter lock. Import where
-used: numba is slow.
-
-For each query the positives' similarities are kept from the best to the worst, in
-``sims[offsets[i]:][:count[i]]``, with ``above`` (negatives more similar than this positive) and
-``tied`` (negatives exactly as similar) beside them.
-"""
+"""The inner loops of retrieval, compiled by numba; they release the interpreter lock."""
 
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 from numba import njit
 
 from perturbgen.core.stats import Array
+
+
+class Queries(NamedTuple):
+    """Labels of queries as integer codes, -1 where unknown."""
+
+    itself: Array  # (queries,) the query's own number among the candidates, -1 if it is none
+    group: Array
+    stratum: Array
+    differ: Array  # (queries, columns in which positives differ)
+    opposed: Array  # (queries, columns in which negatives differ)
+
+
+class Candidates(NamedTuple):
+    """Labels of candidates, and lists of them.
+
+    Group ``g``'s members are ``members[member_starts[g]:member_starts[g + 1]]``, and the possible
+    negatives of stratum ``s`` are ``negatives[negative_starts[s]:negative_starts[s + 1]]``.
+    """
+
+    group: Array
+    differ: Array
+    opposed: Array
+    members: Array
+    member_starts: Array
+    negatives: Array
+    negative_starts: Array
+
+
+class Ranked(NamedTuple):
+    """A block's positives, from the best to the worst: query i's at ``offsets[i]`` and after it."""
+
+    offsets: Array
+    count: Array  # (queries,) positives of each query
+    sims: Array
+    above: Array  # negatives more similar than this positive
+    tied: Array  # negatives exactly as similar
+    opposed: Array  # (queries,) negatives of each query
 
 
 @njit(nogil=True, cache=True)
@@ -27,36 +59,26 @@ def _differs(one: Array, other: Array) -> bool:
 
 @njit(nogil=True, cache=True)
 def find_positives(
-    itself: Array,
-    group: Array,
-    differ: Array,
-    candidate_differ: Array,
-    members: Array,
-    member_starts: Array,
-    offsets: Array,
-    found: Array,
-    count: Array,
+    queries: Queries, among: Candidates, offsets: Array, found: Array, count: Array
 ) -> None:
-    """Write the candidate numbers of each query's positives: members of its group that differ in
-    every column.
-    """
-    for i in range(len(group)):
+    """Write the numbers of each query's positives: members of its group that differ everywhere."""
+    starts = among.member_starts
+    for i in range(len(queries.group)):
         at = offsets[i]
-        for m in range(member_starts[group[i]], member_starts[group[i] + 1]):
-            c = members[m]
-            if c != itself[i] and _differs(differ[i], candidate_differ[c]):
+        for m in range(starts[queries.group[i]], starts[queries.group[i] + 1]):
+            c = among.members[m]
+            if c != queries.itself[i] and _differs(queries.differ[i], among.differ[c]):
                 found[at] = c
                 at += 1
         count[i] = at - offsets[i]
 
 
 @njit(nogil=True, cache=True)
-def sort_positives(
-    block: Array, column: Array, found: Array, offsets: Array, count: Array, sims: Array
-) -> None:
+def sort_positives(block: Array, column: Array, found: Array, part: Ranked) -> None:
     """Write the positives' similarities, the best first."""
-    for i in range(len(count)):
-        start, end = offsets[i], offsets[i] + count[i]
+    sims = part.sims
+    for i in range(len(part.count)):
+        start, end = part.offsets[i], part.offsets[i] + part.count[i]
         for j in range(start, end):
             sims[j] = block[i, column[found[j]]]
         sims[start:end] = -np.sort(-sims[start:end])
@@ -64,44 +86,31 @@ def sort_positives(
 
 @njit(nogil=True, cache=True)
 def count_negatives(
-    block: Array,
-    column: Array,
-    itself: Array,
-    group: Array,
-    stratum: Array,
-    candidate_group: Array,
-    differ: Array,
-    candidate_differ: Array,
-    negatives: Array,
-    negative_starts: Array,
-    offsets: Array,
-    sims: Array,
-    count: Array,
-    above: Array,
-    tied: Array,
-    opposed: Array,
+    block: Array, column: Array, queries: Queries, among: Candidates, part: Ranked
 ) -> None:
-    """Fill ``above`` and ``tied``, and each query's number of negatives, in one pass over the
-    candidates.
-    """
-    restricted = differ.shape[1] > 0
-    for i in range(len(group)):
-        here, n = offsets[i], count[i]
-        opposed[i] = 0
-        if stratum[i] < 0 or n == 0:
+    """Fill ``above`` and ``tied``, and each query's number of negatives, in one pass."""
+    sims, starts = part.sims, among.negative_starts
+    restricted = queries.opposed.shape[1] > 0
+    for i in range(len(queries.group)):
+        here, n, group = part.offsets[i], part.count[i], queries.group[i]
+        itself, stratum = queries.itself[i], queries.stratum[i]
+        part.opposed[i] = 0
+        if stratum < 0 or n == 0:
             continue
         over, level = np.zeros(n + 1, np.int64), np.zeros(n + 1, np.int64)
         best, worst = sims[here], sims[here + n - 1]
+        # Bins say within a few places where a similarity stands among the positives, which a
+        # binary search over all of them would look up once for each candidate.
         bins = min(4 * n, 4096)
         scale = _bin_scale(best, worst, bins)
         better = _better_bins(sims[here : here + n], worst, scale, bins)
-        for m in range(negative_starts[stratum[i]], negative_starts[stratum[i] + 1]):
-            c = negatives[m]
-            if candidate_group[c] == group[i] or c == itself[i]:
+        for m in range(starts[stratum], starts[stratum + 1]):
+            c = among.negatives[m]
+            if among.group[c] == group or c == itself:
                 continue
-            if restricted and not _differs(differ[i], candidate_differ[c]):
+            if restricted and not _differs(queries.opposed[i], among.opposed[c]):
                 continue
-            opposed[i] += 1
+            part.opposed[i] += 1
             s = block[i, column[c]]
             if s > best:
                 low = 0
@@ -121,7 +130,8 @@ def count_negatives(
                 level[low] += 1
             else:
                 over[low] += 1
-        _spread(over, level, sims[here : here + n], above[here : here + n], tied[here : here + n])
+        end = here + n
+        _spread(over, level, sims[here:end], part.above[here:end], part.tied[here:end])
 
 
 @njit(nogil=True, cache=True)
@@ -173,13 +183,13 @@ def _spread(over: Array, level: Array, sims: Array, above: Array, tied: Array) -
 
 
 @njit(nogil=True, cache=True)
-def spread_all(
-    over: Array, level: Array, offsets: Array, count: Array, sims: Array, above: Array, tied: Array
-) -> None:
-    """:func:`spread` for each row of ``over`` and ``level``."""
-    for i in range(len(count)):
-        start, end = offsets[i], offsets[i] + count[i]
-        _spread(over[i], level[i], sims[start:end], above[start:end], tied[start:end])
+def spread_all(over: Array, level: Array, part: Ranked) -> None:
+    """Fill ``above`` and ``tied`` from counts by position, a row of each for every query."""
+    for i in range(len(part.count)):
+        start, end = part.offsets[i], part.offsets[i] + part.count[i]
+        _spread(
+            over[i], level[i], part.sims[start:end], part.above[start:end], part.tied[start:end]
+        )
 
 
 @njit(nogil=True, cache=True)
@@ -243,27 +253,17 @@ def _early_area(above: int, tied: int, negatives: int, alpha: float) -> float:
 
 @njit(nogil=True, cache=True)
 def score_queries(
-    offsets: Array,
-    sims: Array,
-    count: Array,
-    above: Array,
-    tied: Array,
-    opposed: Array,
-    harmonic: Array,
-    fractions: Array,
-    depths: Array,
-    alpha: float,
-    out: Array,
-    quantiles: Array,
-) -> None:
-    """Every metric of every query into ``out`` (queries, 4 + fractions + 1 + depths); the rest
-    stays NaN.
+    part: Ranked, harmonic: Array, fractions: Array, depths: Array, alpha: float, out: Array
+) -> Array:
+    """Every metric of every query into ``out`` (queries, 4 + fractions + depths), or NaN stays.
 
     The columns are AP, mean q, median q, share of positives in each top fraction, early area, and
-    hits at each depth. ``quantiles`` holds each positive's q where ``sims`` holds its similarity.
+    hits at each depth. Returns each positive's q where ``sims`` holds its similarity.
     """
-    for i in range(len(count)):
-        a, n, negatives = offsets[i], count[i], opposed[i]
+    sims, above, tied = part.sims, part.above, part.tied
+    quantiles = np.zeros(len(sims))
+    for i in range(len(part.count)):
+        a, n, negatives = part.offsets[i], part.count[i], part.opposed[i]
         if n == 0 or negatives == 0:
             continue
         values = out[i]
@@ -282,17 +282,16 @@ def score_queries(
             best += 1
         for d in range(len(depths)):
             values[4 + len(fractions) + d] = _hit_chance(above[a], best, best + tied[a], depths[d])
+    return quantiles
 
 
 @njit(nogil=True, cache=True)
-def add_to_histogram(
-    histogram: Array, offsets: Array, count: Array, opposed: Array, quantiles: Array
-) -> None:
+def add_to_histogram(histogram: Array, part: Ranked, quantiles: Array) -> None:
     """Count every rank quantile in ``histogram``, whose last place is q = 1."""
     size = len(histogram) - 1
-    for i in range(len(count)):
-        if opposed[i] > 0:
-            for j in range(offsets[i], offsets[i] + count[i]):
+    for i in range(len(part.count)):
+        if part.opposed[i] > 0:
+            for j in range(part.offsets[i], part.offsets[i] + part.count[i]):
                 histogram[int(quantiles[j] * size + 0.5)] += 1
 
 

@@ -12,6 +12,7 @@ import pandas as pd
 from scipy.special import digamma
 
 from perturbgen.core.stats import Array
+from perturbgen.retrieval.kernels import ap_distribution
 
 _PLACES = 4096  # of the grid on which the distribution of AP is kept
 _WORK = 50_000_000  # steps beyond which random rankings are drawn instead of all being counted
@@ -52,8 +53,6 @@ def ap_null(positives: int, total: int, *, draws: int = 20_000, seed: int = 0) -
 
     Exact means that all C(L, M) rankings are counted, to 1/4096 in AP, however small the tail.
     """
-    from perturbgen.retrieval.kernels import ap_distribution
-
     # A multiple of M: a hit with no miss before it adds 1/M, which then lies on the grid.
     size = positives * math.ceil(_PLACES / positives)
     if positives == total:
