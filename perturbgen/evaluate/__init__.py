@@ -1,6 +1,4 @@
-"""Metrics, controls, the scorecard and its report: arrays and labels in, numbers with their context
-out.
-"""
+"""Metrics, controls, the scorecard and its report: labelled arrays in, numbers in context out."""
 
 from perturbgen.evaluate.align import place
 from perturbgen.evaluate.card import Scorecard, interpolated_duplicate

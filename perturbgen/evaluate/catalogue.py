@@ -52,9 +52,7 @@ _EXPLAIN: Final[dict[str, tuple[str, str]]] = {
 def choose_metrics(
     names: Sequence[str] | None, *, cells: bool = False, reference: bool = False
 ) -> list[Metric]:
-    """The metrics of these names, or all that can be computed; an unknown or impossible one is an
-    error.
-    """
+    """The metrics of these names, or all that can be computed; others are an error."""
     possible = ["cells"] if cells else ["tables", "reference"] if reference else ["tables"]
     if names is None:
         return [metric for metric in METRICS.values() if metric.needs in possible]
@@ -74,8 +72,7 @@ def require_metric(name: str) -> Metric:
 
 
 def open_problems_mean_score(values: pd.Series, worst: pd.Series) -> float:
-    """The mean score of Open Problems' website, from mean values of its five metrics and those of
-    its worst control.
+    """The mean score of Open Problems' website: five metrics, scaled by its worst control's.
 
     Errors are scaled as 1 − v / v_worst (their worst control is ``sample``), correlations are taken
     as they are; each is cut to 0..1.

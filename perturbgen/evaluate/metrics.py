@@ -1,5 +1,4 @@
-"""Metrics that compare a measured with a predicted DE table: one table of them below, their
-functions above it.
+"""Metrics of DE tables: one table of them below, their functions above it.
 
 All arrays are (conditions, genes) of signed −log10 p, and a metric gives one value a condition. The
 file is long because a metric's function and what is known of it belong on one page.
@@ -78,9 +77,8 @@ class Metric:
 
 
 def compute(metrics: Sequence[Metric], pair: Pair) -> Array:
-    """The scores (metrics, conditions); what compares no conditions is computed a few rows at a
-    time.
-    """
+    """The scores (metrics, conditions), a few rows at a time where rows do not matter to others."""
+    # Whole tables are only needed where conditions are compared; a few rows stay in the cache.
     row_wise = [metric for metric in metrics if not metric.across]
     parts = [
         np.reshape([metric.compute(block) for metric in row_wise], (len(row_wise), -1))
@@ -118,18 +116,14 @@ def _norms(values: Array) -> Array:
 
 
 def _sign_accuracy(truth: Array, prediction: Array, de: Array) -> Array:
-    """Share of the truly responding genes ``de`` whose direction is right (conditions,); NaN where
-    none responds.
-    """
+    """Share of the responding genes ``de`` whose direction is right (conditions,)."""
     agreement = np.sign(truth) * np.sign(prediction)
     # A predicted 0 counts ½, so that zeros get what a coin would.
     return divide(((agreement + 1) / 2 * de).sum(axis=1), de.sum(axis=1), np.nan)
 
 
 def _precision(de: Array, predicted: Array) -> Array:
-    """Share of the genes predicted to respond that do (conditions,); 0 where none is predicted, NaN
-    where none does.
-    """
+    """Share of the genes predicted to respond that do (conditions,); 0 where none is predicted."""
     found = divide((de & predicted).sum(axis=1), predicted.sum(axis=1))
     return np.where(de.any(axis=1), found, np.nan)
 
@@ -140,12 +134,12 @@ def _recall(de: Array, predicted: Array) -> Array:
 
 
 def _de_overlap(de: Array, predicted: Array, prediction: Array) -> Array:
-    """The Virtual Cell Challenge's differential expression score (conditions,): |true ∩ predicted|
-    / |true|.
+    """The Virtual Cell Challenge's DE score (conditions,): |true ∩ predicted| / |true|.
 
     Where more genes are predicted than respond, the |true| strongest of them count; ties share the
     last places.
     """
+    # Whoever calls everything responding finds all: of a longer list only the strongest count.
     places = de.sum(axis=1)
     strength = np.where(predicted, np.abs(prediction), 0)
     chosen = _top_share(strength, places) * predicted
@@ -155,8 +149,7 @@ def _de_overlap(de: Array, predicted: Array, prediction: Array) -> Array:
 
 
 def _top_overlap(truth: Array, prediction: Array, *, k: int = 100) -> Array:
-    """Share of the k strongest true genes among as many strongest predicted ones (conditions,), by
-    absolute value.
+    """Share of the k strongest true genes among as many strongest predicted ones (conditions,).
 
     Equals of the k-th true gene count as true, too. Fewer genes are taken where fewer than k are
     not 0; NaN where all are 0.
@@ -171,9 +164,7 @@ def _top_overlap(truth: Array, prediction: Array, *, k: int = 100) -> Array:
 
 
 def _top_share(strength: Array, places: Array) -> Array:
-    """How much of each gene is among the strongest ``places`` (conditions,) of its row: 1, 0, or a
-    share at a tie.
-    """
+    """How much of each gene is among the strongest ``places`` (conditions,) of its row, 0 to 1."""
     rows = np.arange(len(strength))
     descending = -np.sort(-strength, axis=1)
     cut = descending[rows, np.maximum(places, 1) - 1][:, None]
@@ -193,6 +184,7 @@ def _weighted_r2(truth: Array, prediction: Array, weights: Array) -> Array:
     """1 − Σ w (y − ŷ)² / Σ w (y − ȳ_w)² (conditions,); NaN where the truth is constant."""
     centred = truth - np.einsum("ij,ij->i", weights, truth)[:, None]
     spread = np.einsum("ij,ij,ij->i", weights, centred, centred)
+    # Exactly 0, which rounding would not give, so that a constant truth has no R².
     spread[truth.max(axis=1) == truth.min(axis=1)] = 0
     return 1 - divide(_weighted_mse(truth, prediction, weights), spread, np.nan)
 
@@ -203,8 +195,7 @@ _Distance = Literal["cosine", "euclidean", "l1"]
 def _discrimination(
     truth: Array, prediction: Array, groups: Array, *, distance: _Distance = "cosine"
 ) -> Array:
-    """Share of the other conditions of the group whose truth is farther from the prediction than
-    its own (conditions,).
+    """Share of the group's other truths that are farther from the prediction than its own.
 
     Ties count ½, so that any constant prediction has mean ½ exactly; NaN where a group has one
     member.
@@ -212,6 +203,7 @@ def _discrimination(
     members: dict[object, list[int]] = {}
     for position, name in enumerate(groups):
         members.setdefault(name, []).append(position)
+    # NaN for a condition alone in its group: there is nothing to tell it apart from.
     result = np.full(len(truth), np.nan)
     for here in map(np.array, members.values()):
         if len(here) < 2:
@@ -225,9 +217,7 @@ def _discrimination(
 
 
 def _distances(prediction: Array, truth: Array, kind: _Distance) -> Array:
-    """Distances (predictions, truths) between rows; a row of zeros has cosine similarity 0 with
-    everything.
-    """
+    """Distances (predictions, truths) between rows; the cosine of a row of zeros is 0."""
     if kind == "l1":
         from scipy.spatial.distance import cdist
 

@@ -56,8 +56,7 @@ class Retrieval:
     seed: int = 0
 
     def summary(self) -> pd.DataFrame:
-        """Rows ``pooled`` (over pairs), ``per query`` and ``per group`` (means of means); columns
-        are the metrics.
+        """Rows ``pooled`` (over pairs), ``per query`` and ``per group`` (means of means).
 
         ``median_q`` is the median over pairs (to 1e-6), over queries' medians and over groups'
         medians; AP belongs to a query and has no pooled value. ``retrieved`` is the share of groups
@@ -85,16 +84,13 @@ class Retrieval:
         return float(place / (len(self.histogram) - 1))
 
     def curve(self, fractions: Array) -> Array:
-        """The share of all positives with a rank quantile of at most each fraction: the pooled ROC
-        curve.
-        """
+        """The share of positives with a rank quantile up to each fraction: the pooled ROC."""
         cumulative = np.cumsum(self.histogram) / self.histogram.sum()
         place = np.floor(np.asarray(fractions) * (len(self.histogram) - 1) + 1e-6).astype(int)
         return cumulative[place]
 
     def intervals(self, *, draws: int = 1000, level: float = 0.95) -> pd.DataFrame:
-        """Bootstrap intervals over groups: ``low`` and ``high`` of each row and mean of
-        :meth:`summary`.
+        """Bootstrap intervals over groups: ``low`` and ``high`` of each mean of the summary.
 
         Whole groups are drawn with replacement, since the pairs and queries of one group are not
         independent.
@@ -132,8 +128,7 @@ def retrieve(
     null_draws: int = 20_000,
     seed: int = 0,
 ) -> Retrieval:
-    """How well profiles find their own kind among all others; exact, self excluded, O(chunk x rows)
-    memory.
+    """How well profiles find their own kind among all others; exact, itself excluded.
 
     ``embedding`` (rows, features) and ``meta`` (rows of labels). A query's positives agree with it
     in all of ``same`` and differ in each of ``differ``; its negatives disagree in ``same``, agree
@@ -187,6 +182,7 @@ def _score(
     asked, candidates = len(pairs.query), len(pairs.candidate)
     metrics = np.full((asked, len(_COLUMNS)), np.nan)
     positives, opposed = np.zeros(asked, np.int64), np.zeros(asked, np.int64)
+    # Pairs may be too many to keep: their quantiles are counted.
     histogram = np.zeros(_RESOLUTION + 1, np.int64)
     harmonic = np.concatenate([[0.0], np.cumsum(1 / np.arange(1, candidates + 1))])
     fractions, depths = np.array(_FRACTIONS), np.array(_DEPTHS)
@@ -198,6 +194,7 @@ def _score(
             tick(len(part.count))
     table = pd.DataFrame(metrics, columns=list(_COLUMNS))
     table["auc"] = 1 - table["auc"]  # the kernel gives the mean q
+    # AP by chance depends on the number of positives, so groups of other sizes compare by nap only.
     chance = expected_ap(positives, positives + opposed)
     table.insert(1, "nap", (table["ap"] - chance) / (1 - chance))
     table.insert(2, "chance", np.where(table["ap"].notna(), chance, np.nan))
@@ -227,9 +224,7 @@ def _require_evaluable(table: pd.DataFrame, same: Sequence[str], differ: Sequenc
 def _group_tables(
     table: pd.DataFrame, group: Array, same: Sequence[str], draws: int, seed: int
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Means over each group's queries (``median_q``: their median) with p and BH's p_bh; and means
-    over its pairs.
-    """
+    """Means over each group's queries with p and BH's p_bh, and means over its pairs."""
     usable = table["ap"].notna().to_numpy()
     used, code = table[usable].reset_index(drop=True), group[usable]
     grouped = used.groupby(code, sort=True)

@@ -81,6 +81,7 @@ def sort_positives(block: Array, column: Array, found: Array, part: Ranked) -> N
         start, end = part.offsets[i], part.offsets[i] + part.count[i]
         for j in range(start, end):
             sims[j] = block[i, column[found[j]]]
+        # Numba's sort only rises.
         sims[start:end] = -np.sort(-sims[start:end])
 
 
@@ -145,8 +146,7 @@ def _bin_scale(best: float, worst: float, bins: int) -> float:
 
 @njit(nogil=True, cache=True)
 def _better_bins(sims: Array, worst: float, scale: float, bins: int) -> Array:
-    """(bins + 1,) how many positives lie in bin b or a better one: where in ``sims`` a similarity
-    can stand.
+    """(bins + 1,) how many positives lie in bin b or a better one.
 
     Binning is monotone in floating point, too, so a positive in a better bin than a negative's is
     above it for sure.
@@ -161,8 +161,7 @@ def _better_bins(sims: Array, worst: float, scale: float, bins: int) -> Array:
 
 @njit(nogil=True, cache=True)
 def _spread(over: Array, level: Array, sims: Array, above: Array, tied: Array) -> None:
-    """From counts by position: ``over[k]`` lies between positives k-1 and k, ``level[k]`` ties with
-    the k-th.
+    """From counts by position: ``over[k]`` before the k-th positive, ``level[k]`` tied with it.
 
     Of tied positives the first holds the count, and they all share it; what ties with them is above
     all later ones.
@@ -194,8 +193,7 @@ def spread_all(over: Array, level: Array, part: Ranked) -> None:
 
 @njit(nogil=True, cache=True)
 def _average_precision(sims: Array, above: Array, tied: Array, harmonic: Array) -> float:
-    """AP = mean over positives of the precision at their rank; in a tie, the mean over all orders
-    of the tied.
+    """AP: the mean over positives of the precision at their rank.
 
     A tie of r positives among n items, after R positives and K items in all, adds (McSherry and
     Najork 2008) r/n sum_{i=1..n} (R + 1 + (i-1)(r-1)/(n-1)) / (K+i), which harmonic numbers give in
@@ -231,9 +229,8 @@ def _hit_chance(first: int, tied_positives: int, tied_items: int, k: int) -> flo
 
 @njit(nogil=True, cache=True)
 def _share_above(above: int, tied: int, negatives: int, fraction: float) -> float:
-    """The share of a positive's tie orders with a rank quantile under ``fraction``; equal to it
-    counts one half.
-    """
+    """The share of a positive's tie orders with a rank quantile under ``fraction``."""
+    # Rounded, so that it is whole where it should be: .1 x 3 is a little more than .3.
     limit = round(fraction * negatives, 9)
     better = min(max(math.ceil(limit) - above, 0), tied + 1)
     if limit == math.floor(limit) and 0 <= limit - above <= tied:
@@ -244,6 +241,7 @@ def _share_above(above: int, tied: int, negatives: int, fraction: float) -> floa
 @njit(nogil=True, cache=True)
 def _early_area(above: int, tied: int, negatives: int, alpha: float) -> float:
     """1 - W(q), where W(u) = (1 - exp(-alpha u)) / (1 - exp(-alpha)); the mean over tie orders."""
+    # The mean over tie orders is a geometric sum.
     step = math.exp(-alpha / negatives)
     mean = (
         math.exp(-alpha * above / negatives) * (1 - step ** (tied + 1)) / ((1 - step) * (tied + 1))
@@ -297,8 +295,7 @@ def add_to_histogram(histogram: Array, part: Ranked, quantiles: Array) -> None:
 
 @njit(nogil=True, cache=True)
 def ap_distribution(positives: int, total: int, size: int) -> Array:
-    """(size + 1,) the exact null of AP on a grid: probability that AP is about v / size for random
-    ranks.
+    """(size + 1,) the exact null of AP: the probability that it is about v / size.
 
     Ranks 1..total are visited in turn; a state is (positives met, AP so far). A hit at rank r as
     the k-th positive adds k / (r positives), shared between the two nearest grid places so that the
@@ -307,6 +304,7 @@ def ap_distribution(positives: int, total: int, size: int) -> Array:
     state = np.zeros((positives + 1, size + 2))
     state[0, 0] = 1
     for r in range(1, total + 1):
+        # Downwards, so that a rank is not used twice: state[k - 1] is still that before it.
         for k in range(min(positives, r), -1, -1):
             state[k] *= 1 - (positives - k) / (total - r + 1)
             if k == 0:
@@ -316,6 +314,7 @@ def ap_distribution(positives: int, total: int, size: int) -> Array:
             shift = int(added)
             up = (added - shift) * chance
             down = chance - up
+            # After k - 1 hits AP is at most (k - 1) / positives: beyond that there is no mass.
             for v in range(min(size * (k - 1) // positives + k, size - shift) + 1):
                 mass = state[k - 1, v]
                 state[k, v + shift] += down * mass

@@ -1,5 +1,4 @@
-"""Which candidates are a query's positives and negatives, and how many negatives stand above each
-positive.
+"""Which candidates are positives and negatives of a query, and how they rank.
 
 Counted block by block, on a CPU's cores (``kernels``) or with torch on a GPU.
 """
@@ -55,8 +54,7 @@ def pair_rows(
     candidates: Array | None = None,
     negatives: Array | None = None,
 ) -> Pairing:
-    """Positives agree in all of ``same`` and differ in each of ``differ``; negatives disagree in
-    ``same``.
+    """Positives agree in ``same`` and differ in each of ``differ``; negatives disagree in ``same``.
 
     ``negatives_same`` restricts negatives to rows that agree with the query there (the same plate),
     and ``negatives_differ`` to rows that differ in each of its columns. The masks (rows,) say which
@@ -79,6 +77,7 @@ def pair_rows(
         against = found & (group >= 0) & (stratum >= 0)
     else:
         against = read_mask(negatives, meta, "negatives") & (stratum >= 0)
+    # Rows that nobody can find or be measured against are dropped before any similarity.
     candidate = np.flatnonzero((found & (group >= 0)) | against)
     number = np.full(len(meta), -1)
     number[candidate] = np.arange(len(candidate))
@@ -214,9 +213,7 @@ class _DeviceCounter:
     def _histograms(
         self, block: Tensor, queries: Queries, worst_first: Tensor
     ) -> tuple[Array, Array]:
-        """(queries, most + 1) negatives between, and level with, the positives counted from the
-        best.
-        """
+        """(queries, most + 1) negatives between, and level with, positives from the best."""
         torch = self._torch
         values = block[:, self._column]
         below = torch.searchsorted(worst_first, values, out_int32=True)
@@ -235,6 +232,7 @@ class _DeviceCounter:
         for opposed, own in zip(self._opposed, queries.opposed.T, strict=True):
             mine = self._send(own)[:, None]
             negative &= (opposed != mine) & (opposed >= 0) & (mine >= 0)
+        # Padding sorts first as -inf, so positions from the best count from the end.
         better = worst_first.shape[1] - upto
         results = []
         for chosen in (negative & (below == upto), negative & (below != upto)):
