@@ -111,8 +111,7 @@ def compare_methods(folder: Path, run: Path, methods: dict[str, Any]) -> dict[st
     and a page.
     """
     from perturbgen.cli.compare import raise_failures, show
-    from perturbgen.compare import CompareSettings, compare
-    from perturbgen.compare.run import write_outputs, write_report
+    from perturbgen.compare import CompareSettings, compare, write_comparison_report, write_outputs
     from perturbgen.simulate.op3.experiment import write_replicate
 
     log.info("repeating the withheld part of the experiment, as the positive control")
@@ -126,7 +125,7 @@ def compare_methods(folder: Path, run: Path, methods: dict[str, Any]) -> dict[st
     found = compare(settings, run / "comparison")
     write_outputs(found, run / "comparison", report=False)
     links = {"the cells": "summary.html", "differential expression": "de.html"}
-    write_report(
+    write_comparison_report(
         found, run / "report.html", "Who predicts the withheld conditions best?", links=links
     )
     show(found)

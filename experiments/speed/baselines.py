@@ -139,8 +139,7 @@ def comparison() -> tuple[float, float]:
     """Seconds of the clock and of all processors of ``perturbgen compare`` as it is without any
     setting.
     """
-    from perturbgen.compare import CompareSettings, compare
-    from perturbgen.compare.run import write_outputs
+    from perturbgen.compare import CompareSettings, compare, write_outputs
     from perturbgen.simulate import simulate
 
     with tempfile.TemporaryDirectory() as folder:

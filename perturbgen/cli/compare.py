@@ -58,7 +58,7 @@ def _compare(
     """Compare methods on a DE table: fit each on every split with every seed, score between controls, report.
 
     What has been computed is kept in the folder of results: run the same again and nothing is fitted twice, change a
-    method and only its cells are, interrupt it and it goes on where it was. A method that fails is named, the others
+    method and only its jobs are, interrupt it and it goes on where it was. A method that fails is named, the others
     are ranked, and the exit code is 1. A file of two lines will do (12 methods, 3 folds of compounds):
 
         [data]
@@ -69,9 +69,8 @@ def _compare(
 
     Example: [bold]perturbgen compare experiments/op3_semireal/compare.toml --data data/semireal[/bold]
     """
-    from perturbgen.compare import CompareSettings
+    from perturbgen.compare import CompareSettings, Leaderboard, write_outputs
     from perturbgen.compare import compare as run
-    from perturbgen.compare.run import add_to_leaderboard, check_leaderboard, write_outputs
     from perturbgen.core.config import load_settings, to_toml
     from perturbgen.core.files import slug
 
@@ -80,15 +79,14 @@ def _compare(
     if dry_run:
         say(to_toml(settings))
         return
-    if leaderboard:
-        check_leaderboard(_LEADERBOARD)
+    board = Leaderboard(_LEADERBOARD) if leaderboard else None
     folder = out or Path("runs") / f"compare-{slug(config.stem)}"
     found = run(settings, folder, scheduler=scheduler, workers=workers)
     paths = write_outputs(found, folder, title=f"Comparison: {config.stem}", report=report)
     show(found, as_json=as_json)
-    if leaderboard:
+    if board:
         command = " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
-        add_to_leaderboard(found, _LEADERBOARD, config=str(config), command=command, out=folder)
+        board.add(found, config=str(config), command=command, out=folder)
     if not as_json:
         say(f"wrote {', '.join(path.name for path in paths)} in {folder}")
     raise_failures(found, folder)
@@ -99,15 +97,15 @@ def show(found: Comparison, *, as_json: bool = False) -> None:
     from perturbgen.evaluate import headline_note, headline_records, to_record
 
     if as_json:
-        record: dict[str, Any] = to_record(found.card) | {"cells": found.cells.to_dict("records")}
+        record: dict[str, Any] = to_record(found.card) | {"cells": found.jobs.to_dict("records")}
         show_table([record], as_json=True)
         return
-    times = found.cells.groupby("method", sort=False)[["seconds", "processor"]].sum().T.to_dict()
+    times = found.jobs.groupby("method", sort=False)[["seconds", "processor"]].sum().T.to_dict()
     rows = [row | times[row["method"]] for row in headline_records(found.card)]
     show_table(rows, title=headline_note(found.card))
-    states = found.cells["state"].value_counts()
+    states = found.jobs["state"].value_counts()
     say(
-        "cells: "
+        "jobs: "
         + ", ".join(
             f"{states[name]} {name}" for name in ("done", "cached", "failed") if name in states
         )
@@ -117,8 +115,8 @@ def show(found: Comparison, *, as_json: bool = False) -> None:
 def raise_failures(found: Comparison, folder: Path) -> None:
     """The exit code says that something failed."""
     if found.failures:
-        names = dict.fromkeys(cell.method.name for cell in found.failures)
+        names = dict.fromkeys(job.method.name for job in found.failures)
         raise PerturbgenError(
-            f"{len(found.failures)} of {len(found.outcomes)} cells failed, of {', '.join(names)}; the rest is scored",
-            fix=f"{folder / 'failures.txt'} says why; run again to try these cells only",
+            f"{len(found.failures)} of {len(found.outcomes)} jobs failed, of {', '.join(names)}; the rest is scored",
+            fix=f"{folder / 'failures.txt'} says why; run again to try these jobs only",
         )

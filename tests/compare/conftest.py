@@ -94,4 +94,4 @@ def run(build: Build, tmp_path: Path) -> Run:
 
 
 def states(found: Comparison) -> dict[str, int]:
-    return found.cells["state"].value_counts().to_dict()
+    return found.jobs["state"].value_counts().to_dict()
