@@ -10,14 +10,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from perturbgen.images.nsc import (
-    Matching,
-    admissible,
-    cosines,
-    match_table,
-    nearest_allowed,
-    treatment_profiles,
-)
+from perturbgen.images.nsc import Matching, admissible, cosines, nearest_allowed, treatment_profiles
 from perturbgen.profiles.correct import (
     Compress,
     ControlScaler,
@@ -103,7 +96,7 @@ def nested_matching(
         best = names[int(inner.argmax())]
         neighbour[out] = nearest_allowed(similarity[best], allowed)[out]
         choices.append({"compound": held, "recipe": best, "others matched": int(inner.max())})
-    return Matching("nested", match_table(meta, neighbour)), pd.DataFrame(choices)
+    return Matching.of("nested", meta, neighbour), pd.DataFrame(choices)
 
 
 def hits(similarity: np.ndarray, allowed: np.ndarray, moa: np.ndarray) -> np.ndarray:

@@ -91,7 +91,7 @@ def golden_table(wells: Profiles, seed: int) -> list[dict[str, Any]]:
     """
     import numpy as np
 
-    from perturbgen.images.nsc import fold_matching, mechanism_folds, nsc, nscb, treatment_profiles
+    from perturbgen.images.nsc import match_by, mechanism_folds, nsc, nscb, treatment_profiles
     from perturbgen.profiles.correct import batch_predictability
 
     control = (wells.meta["compound"] == VEHICLE).to_numpy()
@@ -118,7 +118,7 @@ def golden_table(wells: Profiles, seed: int) -> list[dict[str, Any]]:
                 "NSCB": str(nscb(median)),
                 "NSC (mean)": str(nsc(mean)),
                 "NSCB (mean)": str(nscb(mean)),
-                "5 folds": str(fold_matching(median, folds)),
+                "5 folds": str(match_by("k-fold", median, folds[:, None] != folds[None])),
                 "week from DMSO": week.after,
                 "variance between weeks": week.variance_after,
             }

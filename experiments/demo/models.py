@@ -25,10 +25,10 @@ def train_models(
     """Both models, half of the known compounds hidden from them to calibrate on; as methods of a
     comparison.
     """
-    from perturbgen.data.splits import calibration_split
+    from perturbgen.data import Split
     from perturbgen.train.run import train
 
-    split = calibration_split(
+    split = Split.for_calibration(
         cells.obs, wanted, rng=np.random.default_rng([seed, 6]), share=0.5, validation=0.05
     )
     split.write(run / "split.csv")

@@ -110,7 +110,7 @@ def compare_methods(folder: Path, run: Path, methods: dict[str, Any]) -> dict[st
     """Methods on the withheld conditions, between zeros and the experiment repeated: the ranking,
     and a page.
     """
-    from perturbgen.cli.compare import raise_failures, show
+    from perturbgen.cli.score import raise_failures, show_comparison
     from perturbgen.compare import CompareSettings, compare, write_comparison_report, write_outputs
     from perturbgen.simulate.op3.experiment import write_replicate
 
@@ -128,7 +128,7 @@ def compare_methods(folder: Path, run: Path, methods: dict[str, Any]) -> dict[st
     write_comparison_report(
         found, run / "report.html", "Who predicts the withheld conditions best?", links=links
     )
-    show(found)
+    show_comparison(found)
     raise_failures(found, run / "comparison")
     return dict(found.predictions())
 
@@ -147,9 +147,9 @@ def log_projector(bulk: AnnData, run: Path) -> None:
     """Put the pseudobulk samples into TensorBoard's embedding projector, with their labels."""
     from torch.utils.tensorboard import SummaryWriter
 
-    from perturbgen.data.aggregate import principal_components, profiles
+    from perturbgen.data.maps import log_profiles, principal_components
 
-    values, obs = profiles(bulk)
+    values, obs = log_profiles(bulk)
     labels = [name for name in ("cell_type", "compound", "plate", "donor", "well") if name in obs]
     with SummaryWriter(run) as board:
         board.add_embedding(

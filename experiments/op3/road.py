@@ -173,14 +173,14 @@ def train(
     challenge: Challenge, settings: ChallengeSettings, out: Path, *, withhold: bool
 ) -> TrainedRun:
     """A run on the released cells, or with ``withhold`` on those that do not calibrate."""
-    from perturbgen.data.splits import calibration_split
+    from perturbgen.data import Split
     from perturbgen.train import RunSettings, load_run
     from perturbgen.train import run as running
 
     kind = "calibration" if withhold else "full"
     share, validation = (settings.calibration if withhold else 0.0), settings.validation
     rng = np.random.default_rng([settings.seed, 6])
-    split = calibration_split(
+    split = Split.for_calibration(
         challenge.cells.obs, challenge.wanted, rng=rng, share=share, validation=validation
     )
     # The shares are part of the name: a run of other shares keeps the split that it was trained on.

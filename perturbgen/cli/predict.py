@@ -106,7 +106,7 @@ def _predict(
     Example: [bold]perturbgen predict runs/0001-op3-s0 --cells counts.h5ad --conditions id_map.csv
     --out predictions.parquet[/bold]
     """
-    from perturbgen.cli.baselines import write_predictions
+    from perturbgen.cli.options import write_predictions
     from perturbgen.core.config import load_settings
     from perturbgen.data import validate
     from perturbgen.predict import PredictSettings
@@ -220,7 +220,7 @@ def _ensemble(
     """
     import numpy as np
 
-    from perturbgen.cli.baselines import write_predictions
+    from perturbgen.cli.options import write_predictions
     from perturbgen.compare import read_effects
     from perturbgen.predict import aligned, fit_ensemble
 

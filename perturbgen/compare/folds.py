@@ -13,7 +13,7 @@ from perturbgen.compare.settings import SplitSettings, TableSettings
 from perturbgen.compare.tables import Book
 from perturbgen.core.errors import SchemaError, shorten, suggest
 from perturbgen.core.labels import CONDITION
-from perturbgen.data.splits import KNOWN_IN_TARGETS, check_leaks, kaggle, leave_out, read_split
+from perturbgen.data import KNOWN_IN_TARGETS, Split
 
 _TRAIN = "train"
 
@@ -77,7 +77,7 @@ def _kaggle_fold(name: str, split: SplitSettings, book: Book) -> list[Fold]:
     if public is None:
         public = min(50, conditions.loc[withheld, "compound"].nunique() // 2)
     rng = np.random.default_rng(split.seed)
-    drawn = kaggle(conditions, rng=rng, known=known, targets=targets, public=public)
+    drawn = Split.kaggle(conditions, rng=rng, known=known, targets=targets, public=public)
     parts = np.asarray(drawn.parts.to_numpy(), object)
     chosen = split.test or tuple(part for part in ("public", "private") if part not in split.learn)
     return [_of_parts(name, parts, chosen, learn=(_TRAIN, *split.learn))]
@@ -132,19 +132,19 @@ def _cell_type_folds(name: str, split: SplitSettings, book: Book) -> list[Fold]:
     conditions = book.table.index[rows].to_frame(index=False)
     folds = []
     for cell_type in split.cell_types or tuple(sorted(conditions["cell_type"].unique())):
-        parts = leave_out(conditions, "cell_type", [cell_type]).parts
+        parts = Split.leave_out(conditions, "cell_type", [cell_type]).parts
         folds.append(_without(name, cell_type, rows, (parts == "test").to_numpy()))
     return folds
 
 
 def _file_folds(name: str, split: SplitSettings, book: Book, data: TableSettings) -> list[Fold]:
     """All parts but ``train`` are predicted; where there is no ``train``, each part in turn."""
-    found = read_split(data.find(split.file, "split"))
+    found = Split.read(data.find(split.file, "split"))
     if found.parts.index.nlevels != 2:
         raise SchemaError(
             f"{split.file} is a split of cells", expected="one of conditions (cell_type, compound)"
         )
-    check_leaks(found, book.table.index.to_frame(index=False))
+    found.check_leaks(book.table.index.to_frame(index=False))
     parts = found.parts.reindex(book.table.index).to_numpy(object)
     names = tuple(sorted(set(parts) - {_TRAIN}))
     if _TRAIN in parts:

@@ -15,7 +15,7 @@ from perturbgen.core.errors import ConfigError, SchemaError, shorten
 from perturbgen.core.files import atomic_path
 from perturbgen.core.labels import CONDITION
 from perturbgen.core.tables import require_columns, require_unique
-from perturbgen.de import read_table
+from perturbgen.de import read_de_table
 from perturbgen.evaluate import place
 
 
@@ -123,7 +123,7 @@ def read_effects(path: Path, *, statistic: str = "signed_log10_p", layer: str = 
     """Conditions (cell_type, compound), each once, x genes, from any DE table."""
     if layer and path.suffix != ".h5ad":
         raise ConfigError(f"{path} has no layers", expected="an .h5ad file", fix="leave layer out")
-    table = read_table(path, statistic=statistic, layer=layer)
+    table = read_de_table(path, statistic=statistic, layer=layer)
     require_columns(table.index.names, CONDITION, path)
     labels = [table.index.get_level_values(name) for name in CONDITION]
     index = pd.MultiIndex.from_arrays(labels, names=CONDITION)

@@ -1,14 +1,15 @@
-"""Reading tables (CSV, gzip CSV, parquet) so that a broken file says what is broken."""
+"""Reading tables (CSV, gzip CSV, parquet, h5ad) so that a broken file says what is broken."""
 
 from __future__ import annotations
 
 import csv
 import gzip
+import warnings
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import pandas as pd
 import pyarrow as pa
@@ -17,11 +18,14 @@ import pyarrow.parquet as pq
 from perturbgen.core.errors import InputError, SchemaError, shorten, suggest
 from perturbgen.core.files import require_file, require_folder
 
+if TYPE_CHECKING:
+    from anndata import AnnData
+
 BROKEN = "a download or a copy that broke off"
 
 
 def find_table(path: str | Path, name: str) -> Path:
-    """The table ``name`` of a folder, plain or gzipped (``name.gz``); a path that is no folder is the table itself."""
+    """The table ``name`` of a folder, plain or gzipped; a path that is no folder is the table."""
     path = Path(path)
     if not path.is_dir():
         return path
@@ -46,8 +50,8 @@ def read_frame(
 ) -> pd.DataFrame:
     """A table that holds ``columns`` (and no others with ``only``): parquet, CSV or CSV.gz.
 
-    What follows concerns a CSV, whose fields have no types: ``text`` columns are never taken for numbers, and of
-    ``missing`` fields there is only the empty one by default.
+    What follows concerns a CSV, whose fields have no types: ``text`` columns are never taken for
+    numbers, and of ``missing`` fields there is only the empty one by default.
     """
     path = require_file(path, "table")
     if _is_parquet(path):
@@ -57,7 +61,8 @@ def read_frame(
         frame = pd.read_csv(
             path,
             dtype=dict.fromkeys(text, str),
-            # A compound or a gene may well be called NA, which pandas would take for a missing value.
+            # A compound or a gene may well be called NA, which pandas would take for a missing
+            # value.
             keep_default_na=False,
             na_values=list(missing),
             usecols=(lambda name: name in columns) if only else None,
@@ -109,7 +114,7 @@ def csv_errors(path: Path) -> Iterator[None]:
 
 
 def require_columns(found: Iterable[object], wanted: Iterable[str], where: str | Path) -> None:
-    """Every wanted column is among the found ones; all absent ones are named, with the nearest name that is there."""
+    """Every wanted column is found; absent ones are named, each with the nearest that is there."""
     names, wanted = [str(name) for name in found], list(wanted)
     absent = [name for name in wanted if name not in names]
     if absent:
@@ -141,9 +146,9 @@ def require_values(
     for column in columns:
         absent = frame[column].isna()
         if absent.any():
-            names = [str(label) for label in frame.loc[absent, label]]
+            names = shorten(frame.loc[absent, label], 3)
             raise SchemaError(
-                f"{where}: {column!r} is missing in {len(names)} rows ({label} {shorten(names, 3)})",
+                f"{where}: {column!r} is missing in {absent.sum()} rows ({label} {names})",
                 expected="a value in every row",
                 cause="a truncated file, or a left join that found no partner",
                 fix="complete or drop these rows",
@@ -170,7 +175,7 @@ def parquet_errors(path: Path) -> Iterator[None]:
 def open_parquet(
     path: str | Path, *, columns: Sequence[str] = (), dictionary: Sequence[str] | None = None
 ) -> pq.ParquetFile:
-    """A parquet file that has rows and ``columns``; its ``dictionary`` columns are read as codes, not as strings."""
+    """A parquet file with rows and ``columns``; its ``dictionary`` columns are read as codes."""
     path = require_file(path, "parquet file")
     with parquet_errors(path):
         metadata = pq.read_metadata(path)
@@ -189,17 +194,33 @@ def open_parquet(
         )
 
 
-def rename_obs(obs: pd.DataFrame, columns: Mapping[str, str]) -> pd.DataFrame:
-    """Add our column names beside the originals (``columns`` is ``{ours: theirs}``); strings become categories."""
-    added: dict[str, Any] = {ours: obs[theirs] for ours, theirs in columns.items()}
-    return categorise(obs.assign(**added))
+def open_h5ad(path: str | Path, *, backed: bool = False) -> AnnData:
+    """The file in memory, or its matrices on disk; repeated ids pass: the schema names them."""
+    import anndata
+
+    path = require_file(path, "h5ad file")
+    with h5ad_errors(path), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*names are not unique")
+        warnings.filterwarnings("ignore", message=".*was written without encoding metadata")
+        return anndata.read_h5ad(path, backed="r" if backed else None)
 
 
-def categorise(obs: pd.DataFrame) -> pd.DataFrame:
-    """String columns as categories, which is what h5ad stores and what takes least memory."""
-    text = [
-        str(name)
-        for name in obs
-        if pd.api.types.is_object_dtype(obs[name]) or pd.api.types.is_string_dtype(obs[name])
-    ]
-    return obs.assign(**{name: obs[name].astype("category") for name in text})
+@contextmanager
+def h5ad_errors(path: Path) -> Iterator[None]:
+    """Turn what h5py and anndata say of a broken file into an error of ours."""
+    # anndata raises this for an element it does not know (a newer or a damaged file), and does not
+    # export it.
+    from anndata._io.specs.registry import IORegistryError
+
+    # What h5py raises depends on where the file is damaged.
+    known = (OSError, KeyError, ValueError, TypeError, AttributeError, RuntimeError)
+    try:
+        yield
+    except (*known, IORegistryError) as error:
+        first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(
+            f"{path} is not a readable h5ad file: {first_line}",
+            expected="an AnnData file (HDF5)",
+            cause=f"another format under this name, or {BROKEN}",
+            fix="compare its size with the source's, or open it with h5ls",
+        ) from None

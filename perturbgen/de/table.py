@@ -15,7 +15,7 @@ import pandas as pd
 from perturbgen.core.errors import ConfigError, InputError, SchemaError, suggest
 from perturbgen.core.files import atomic_path, require_file
 from perturbgen.core.labels import CONDITION
-from perturbgen.core.tables import open_parquet, parquet_errors, read_frame
+from perturbgen.core.tables import open_h5ad, open_parquet, parquet_errors, read_frame
 from perturbgen.data.kaggle import is_gene, read_id_map
 
 if TYPE_CHECKING:
@@ -94,6 +94,11 @@ class DETable:
                 f"a DE table has no {name!r}", fix=f"statistic: {suggest(name, known)}"
             )
 
+    @staticmethod
+    def show_label(label: Any) -> str:
+        """A condition's label as text."""
+        return " | ".join(map(str, label)) if isinstance(label, tuple) else str(label)
+
     def select(self, conditions: Iterable[Any]) -> DETable:
         """The table of some conditions, by label."""
         wanted = list(conditions)
@@ -114,7 +119,7 @@ class DETable:
             row, effects = self.conditions.loc[label], self.logfc.loc[label]
             records.append(
                 {
-                    "condition": show_label(label),
+                    "condition": self.show_label(label),
                     "samples": int(row["n_samples"]),
                     "controls": int(row["n_control"]),
                     "genes": int(genes),
@@ -175,9 +180,7 @@ class DETable:
         path = require_file(path, "DE table")
         if path.suffix != ".h5ad":
             return cls._read_parquet(path)
-        import anndata
-
-        return cls.from_anndata(anndata.read_h5ad(path))
+        return cls.from_anndata(open_h5ad(path))
 
     def _write_parquet(self, path: Path) -> None:
         """Rows are (statistic, condition), columns genes, one row group a statistic."""
@@ -225,12 +228,7 @@ class DETable:
         return cls(**frames, conditions=conditions, info=about["info"], clip=about["clip"])
 
 
-def show_label(label: Any) -> str:
-    """A condition's label as text."""
-    return " | ".join(map(str, label)) if isinstance(label, tuple) else str(label)
-
-
-def read_table(
+def read_de_table(
     path: Path,
     *,
     statistic: str = "signed_log10_p",
@@ -258,7 +256,6 @@ def read_table(
 
 def _read_layer(path: Path, statistic: str, layer: str | None, id_map: Path | None) -> pd.DataFrame:
     """A DE table of ours, or a layer whose obs has the conditions' labels, or ids as names."""
-    from perturbgen.data.h5ad import open_h5ad
     from perturbgen.data.openproblems import LAYER
 
     adata = open_h5ad(path)

@@ -208,6 +208,6 @@ def read_batches(
 ) -> Iterator[CellBatch]:
     """The cells in batches that a model reads, on its device."""
     store = CountStore.from_adata(cells.copy())
-    store = CountStore.build(store.backing, store.obs, store.var_names, encoder)
+    store = store.with_covariates(encoder)
     device = next(model.parameters()).device
     return cast("Iterator[CellBatch]", store.to(device).batches(size, dense=False))

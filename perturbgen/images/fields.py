@@ -142,42 +142,6 @@ def read_field(files: Mapping[int, Path], channels: list[int]) -> np.ndarray:
     return np.stack(stack)
 
 
-def check_images(images: pd.DataFrame, *, limit: int | None = None) -> list[dict[str, Any]]:
-    """Findings about a set of images: fields, channels, missing ones, sizes, depths, broken files.
-
-    At most ``limit`` fields are decoded, spread evenly over the set.
-    """
-    from perturbgen.core.console import track
-
-    found = fields(images)
-    channels = sorted(images["channel"].unique().tolist())
-    short = [" ".join(map(str, key)) for key, files in found.items() if len(files) < len(channels)]
-    complete = [key for key, files in found.items() if len(files) == len(channels)]
-    step = max(1, -(-len(complete) // limit)) if limit else 1
-    kinds: set[str] = set()
-    broken: list[str] = []
-    for key in track(complete[::step], "images"):
-        try:
-            stack = read_field(found[key], channels)
-        except (InputError, SchemaError) as error:
-            broken.append(error.what)
-        else:
-            kinds.add(f"{stack.shape[1]} x {stack.shape[2]}, {stack.dtype}")
-    return [
-        finding("fields (plate, well, site)", len(found)),
-        finding("channels", ", ".join(f"w{channel}" for channel in channels)),
-        finding("fields without all channels", shorten(short) if short else "none", ok=not short),
-        finding("decoded fields", len(complete[::step])),
-        finding("sizes and depths", "; ".join(sorted(kinds)) or "none", ok=len(kinds) == 1),
-        finding("unreadable or mixed", "; ".join(broken[:3]) if broken else "none", ok=not broken),
-    ]
-
-
-def finding(what: str, found: object, *, ok: bool = True) -> dict[str, Any]:
-    """One line of a check."""
-    return {"what": what, "found": found, "ok": ok}
-
-
 # The colour map published with RxRx1: each channel's colour, and the grey value shown in full.
 _SIX: Final[tuple[tuple[str, tuple[int, int, int], int], ...]] = (
     ("w1 nuclei", (19, 0, 249), 51),
@@ -230,7 +194,16 @@ def colours(channels: int) -> tuple[list[list[float]], list[float]]:
     return tints, [(full or 255) / 255 for _, _, full in rows]
 
 
-def contact_sheet(stack: np.ndarray) -> np.ndarray:
+def write_contact_sheet(stack: np.ndarray, path: str | Path) -> Path:
+    """Save a field as PNG: all its channels added up, and each alone."""
+    from PIL import Image
+
+    with atomic_path(path) as part:
+        Image.fromarray(_contact_sheet(stack)).save(part)
+    return Path(path)
+
+
+def _contact_sheet(stack: np.ndarray) -> np.ndarray:
     """All channels added up and each alone, four to a row with names, uint8 (height, width, 3)."""
     names = ["all channels", *(name for name, _, _ in _colour_map(len(stack)))]
     coloured = layers(stack)
@@ -254,12 +227,3 @@ def caption(text: str, width: int) -> np.ndarray:
     strip = Image.new("RGB", (width, _CAPTION))
     ImageDraw.Draw(strip).text((3, 3), text, fill=(255, 255, 255))
     return np.array(strip)
-
-
-def write_picture(pixels: np.ndarray, path: str | Path) -> Path:
-    """Save as PNG."""
-    from PIL import Image
-
-    with atomic_path(path) as part:
-        Image.fromarray(np.ascontiguousarray(pixels, dtype=np.uint8)).save(part)
-    return Path(path)

@@ -29,6 +29,13 @@ class Matching:
     name: str
     table: pd.DataFrame
 
+    @classmethod
+    def of(cls, name: str, meta: pd.DataFrame, neighbour: np.ndarray) -> Matching:
+        """By the row of each treatment's neighbour; -1 for none, whose columns are missing."""
+        found = meta.iloc[neighbour].reset_index(drop=True).where(pd.Series(neighbour >= 0))
+        columns = {"neighbour": found["compound"], "neighbour_moa": found["moa"]}
+        return cls(name, meta[["compound", "concentration", "moa"]].assign(**columns))
+
     @property
     def correct(self) -> int:
         """Treatments whose neighbour shares the mechanism."""
@@ -99,27 +106,24 @@ def nearest_allowed(similarity: np.ndarray, allowed: np.ndarray) -> np.ndarray:
     return np.where(allowed.any(axis=1), best, -1)
 
 
-def match_table(meta: pd.DataFrame, neighbour: np.ndarray) -> pd.DataFrame:
-    """Each treatment with its neighbour, whose columns are missing where there is none."""
-    found = meta.iloc[neighbour].reset_index(drop=True).where(pd.Series(neighbour >= 0))
-    columns = {"neighbour": found["compound"], "neighbour_moa": found["moa"]}
-    return meta[["compound", "concentration", "moa"]].assign(**columns)
-
-
 def nsc(profiled: Profiles) -> Matching:
     """Not the same compound: all treatments are asked."""
-    return _matching("NSC", profiled, admissible(profiled.meta, other_batch=False))
+    return match_by("NSC", profiled, admissible(profiled.meta, other_batch=False))
 
 
 def nscb(profiled: Profiles, *, without: Sequence[str] = ONE_BATCH) -> Matching:
     """Not the same compound nor batch; mechanisms of one batch are neither asked nor neighbours."""
     kept = profiled.where(~profiled.meta["moa"].isin(list(without)))
-    return _matching("NSCB", kept, admissible(kept.meta, other_batch=True))
+    return match_by("NSCB", kept, admissible(kept.meta, other_batch=True))
 
 
-def _matching(name: str, profiled: Profiles, allowed: np.ndarray) -> Matching:
+def match_by(name: str, profiled: Profiles, allowed: np.ndarray) -> Matching:
+    """Each treatment with the nearest of its ``allowed`` ones (treatments, treatments), by cosine.
+
+    ``folds[:, None] != folds[None]`` is stricter than NSC: groups of compounds are away at once.
+    """
     neighbour = nearest_allowed(cosines(profiled.values), allowed)
-    return Matching(name, match_table(profiled.meta, neighbour))
+    return Matching.of(name, profiled.meta, neighbour)
 
 
 def mechanism_folds(meta: pd.DataFrame, folds: int, *, rng: np.random.Generator) -> np.ndarray:
@@ -143,8 +147,3 @@ def mechanism_folds(meta: pd.DataFrame, folds: int, *, rng: np.random.Generator)
         for name in rng.permutation(names.to_numpy()):
             fold[str(name)] = len(fold) % folds
     return meta["compound"].map(fold).to_numpy()
-
-
-def fold_matching(profiled: Profiles, folds: np.ndarray) -> Matching:
-    """The nearest treatment of the other folds: stricter than NSC, which withholds one compound."""
-    return _matching("k-fold", profiled, folds[:, None] != folds[None])

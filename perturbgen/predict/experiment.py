@@ -15,8 +15,8 @@ from pydantic import Field
 from perturbgen.core.config import Settings
 from perturbgen.core.errors import ConfigError
 from perturbgen.core.labels import CONDITION
-from perturbgen.data.aggregate import constant_columns, group_codes, pseudobulk
-from perturbgen.de import CLIP, FLAVOURS, flavour_table
+from perturbgen.data.aggregate import groups_of, pseudobulk
+from perturbgen.de import FLAVOURS, flavour_table
 from perturbgen.generate import (
     WELL,
     CellGenerator,
@@ -181,8 +181,7 @@ class Experiment:
 
         Generated wells get the labels of their well's other cells.
         """
-        codes, _ = group_codes(cells.obs, WELL)
-        well_obs = constant_columns(cells.obs, codes, WELL)
+        _, well_obs = groups_of(cells.obs, WELL)
         joint = FLAVOURS[flavour].get("joint", False)
         fitted = joint | cells.obs["cell_type"].astype(str).isin(kinds).to_numpy()
         real = pseudobulk(cells[fitted], by=[*WELL, "cell_type"])
@@ -192,7 +191,7 @@ class Experiment:
 
     def clipped(self, values: pd.DataFrame) -> pd.DataFrame:
         """Signed -log10 p within the flavour's limit, as what is measured is."""
-        limit = CLIP[self.flavour]
+        limit = FLAVOURS[self.flavour]["clip"]
         return values if limit is None else values.clip(-limit, limit)
 
     @cached_property

@@ -93,7 +93,7 @@ def _read_h5ad(path: Path, key: str | None) -> Profiles:
     """An obsm entry, or X with its genes, and obs; X stays on the disk unless it is asked for."""
     import anndata
 
-    from perturbgen.data.h5ad import h5ad_errors
+    from perturbgen.core.tables import h5ad_errors
 
     with h5ad_errors(path):
         adata = anndata.read_h5ad(path, backed="r")

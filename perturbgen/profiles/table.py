@@ -54,9 +54,10 @@ class _Selected:
 class Profiles:
     """Rows of numbers with their labels, in memory or on disk.
 
-    ``values`` (rows, features) is an array, a memory map, or some rows of one that are read on use; ``meta``
-    holds the labels of the same rows, ``features`` names the columns, and ``feature_table``, where
-    there is one, says more of them (gene symbols, means) by the same names.
+    ``values`` (rows, features) is an array, a memory map, or some rows of one that are read on use;
+    ``meta`` holds the labels of the same rows, ``features`` names the columns, and
+    ``feature_table``, where there is one, says more of them (gene symbols, means) by the same
+    names.
     """
 
     values: np.ndarray

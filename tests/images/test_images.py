@@ -8,11 +8,11 @@ import pytest
 from PIL import Image
 
 from perturbgen.core.errors import InputError, SchemaError
+from perturbgen.images.check import _check_images
 from perturbgen.images.fields import (
     _CAPTION,
+    _contact_sheet,
     _read_channel,
-    check_images,
-    contact_sheet,
     fields,
     find_images,
     read_field,
@@ -41,7 +41,7 @@ def test_rxrx1_and_bbbc021_are_found_by_plate_well_and_site(fixtures: dict[str, 
 def test_a_missing_channel(one_field: Path) -> None:
     (one_field / "B02_s1_w3.png").unlink()
     shutil.copy(one_field / "B02_s1_w1.png", one_field / "B03_s1_w3.png")
-    rows = {row["what"]: row for row in check_images(find_images(one_field.parents[1]))}
+    rows = {row["what"]: row for row in _check_images(find_images(one_field.parents[1]))}
     assert not rows["fields without all channels"]["ok"]
     assert "HUVEC-01_1 B02 1" in rows["fields without all channels"]["found"]
     with pytest.raises(SchemaError, match="channels '3' are missing"):
@@ -64,7 +64,7 @@ def test_truncated_png(share: float, one_field: Path) -> None:
     path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
     with pytest.raises(InputError, match="cannot be read"):
         _read_channel(path)
-    rows = {row["what"]: row for row in check_images(find_images(one_field.parents[1]))}
+    rows = {row["what"]: row for row in _check_images(find_images(one_field.parents[1]))}
     assert "B02_s1_w2.png" in rows["unreadable or mixed"]["found"]
 
 
@@ -90,7 +90,7 @@ def test_colour_images_empty_files_and_folders_without_images(tmp_path: Path) ->
 
 def composite(stack: np.ndarray) -> np.ndarray:
     """The first tile of a contact sheet."""
-    return contact_sheet(stack)[_CAPTION : _CAPTION + stack.shape[1], : stack.shape[2]]
+    return _contact_sheet(stack)[_CAPTION : _CAPTION + stack.shape[1], : stack.shape[2]]
 
 
 def test_colours_add_up_by_hand() -> None:
@@ -102,7 +102,7 @@ def test_colours_add_up_by_hand() -> None:
         [127, 0, 12],
         [255, 255, 56],
     ]  # nuclei in full, half of actin, ER and actin
-    sheet = contact_sheet(np.zeros((6, 30, 50), np.uint8))
+    sheet = _contact_sheet(np.zeros((6, 30, 50), np.uint8))
     assert sheet.shape == (2 * (30 + _CAPTION + 4), 4 * 54, 3)
     with pytest.raises(SchemaError, match="4 channels"):
         composite(np.zeros((4, 2, 2)))

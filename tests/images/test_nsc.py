@@ -9,7 +9,7 @@ import pytest
 from perturbgen.core.errors import SchemaError
 from perturbgen.images import bbbc021
 from perturbgen.images.nsc import (
-    fold_matching,
+    match_by,
     mechanism_folds,
     nearest_allowed,
     nsc,
@@ -108,7 +108,7 @@ def test_folds_keep_compounds_together_and_lose_no_mechanism(fixtures: dict[str,
         assert set(found.meta["moa"][folds != fold]) == set(found.meta["moa"])
     again = mechanism_folds(found.meta, 3, rng=np.random.default_rng(0))
     np.testing.assert_array_equal(folds, again)
-    matching = fold_matching(found, folds)
+    matching = match_by("k-fold", found, folds[:, None] != folds[None])
     assert matching.total == len(found)
     neighbours = matching.table["neighbour"].map(
         dict(zip(found.meta["compound"], folds, strict=True))

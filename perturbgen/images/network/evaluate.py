@@ -24,15 +24,7 @@ from perturbgen.images.network.fields import Fields, read_fields
 from perturbgen.images.network.predict import Predictions, accuracy_rows, predict
 from perturbgen.images.network.run import ImageRun, read_list
 from perturbgen.images.network.settings import Statistics
-from perturbgen.images.nsc import (
-    ONE_BATCH,
-    Matching,
-    admissible,
-    cosines,
-    match_table,
-    nearest_allowed,
-    treatment_profiles,
-)
+from perturbgen.images.nsc import ONE_BATCH, Matching, admissible, match_by, treatment_profiles
 from perturbgen.images.rxrx1 import sirna_groups
 from perturbgen.profiles.correct import (
     ControlScaler,
@@ -86,7 +78,7 @@ def matchings(wells: Profiles, *, withheld: Sequence[str] = ()) -> dict[str, Mat
         away = kept.meta["compound"].isin(list(withheld)).to_numpy()
         if withheld:
             allowed &= ~away[None]
-        table = match_table(kept.meta, nearest_allowed(cosines(kept.values), allowed))
+        table = match_by(name, kept, allowed).table
         asked = table[away].reset_index(drop=True) if withheld else table
         found[f"{name} of new compounds" if withheld else name] = Matching(name, asked)
     return found

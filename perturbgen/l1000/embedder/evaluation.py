@@ -19,9 +19,14 @@ from perturbgen.l1000.embedder.judge import measure_of, ranked
 from perturbgen.l1000.embedder.probe import probe, probe_task
 from perturbgen.l1000.embedder.run import Embedder, blank, with_genes
 from perturbgen.profiles.linear import PCA, WCCN, ReplicateMetric
-from perturbgen.retrieval import Retrieval, controlled, nearest
-from perturbgen.retrieval.nearest import group_neighbours, neighbour_table
-from perturbgen.retrieval.ranks import Measure
+from perturbgen.retrieval import (
+    Measure,
+    Retrieval,
+    controlled,
+    group_neighbours,
+    nearest,
+    neighbour_table,
+)
 
 _Array = np.ndarray[Any, Any]
 _CLIP: Final = 10.0  # of z-scores, as for the network

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import pandas as pd
 
-from perturbgen.retrieval import Retrieval, retrieve
-from perturbgen.retrieval.ranks import Measure
+from perturbgen.retrieval import Measure, Retrieval, retrieve
 from perturbgen.train.board import Board, latent_figure
 
 if TYPE_CHECKING:

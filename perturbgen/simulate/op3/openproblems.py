@@ -80,9 +80,10 @@ def _all_cells(folder: Path) -> AnnData:
     """Released and withheld cells, their T cells of one type."""
     import anndata
 
+    from perturbgen.core.tables import open_h5ad
     from perturbgen.data import read_competition
 
-    released, withheld = read_competition(folder), anndata.read_h5ad(folder / "truth_cells.h5ad")
+    released, withheld = read_competition(folder), open_h5ad(folder / "truth_cells.h5ad")
     cells = anndata.concat([released, withheld], uns_merge="first")
     kinds = cells.obs["cell_type"].astype(str)
     cells.obs["cell_type"] = kinds.mask(kinds.str.startswith("T "), "T cells")
