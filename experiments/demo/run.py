@@ -63,7 +63,8 @@ def main(
     run = create_run(runs, "demo", settings, seed=settings.seed)
     make(run, settings)
     say(
-        f"report       {run / 'report.html'}; {run / 'summary.html'} shows the cells, {run / 'de.html'} the tests"
+        f"report       {run / 'report.html'}; {run / 'summary.html'} shows the cells, "
+        f"{run / 'de.html'} the tests"
     )
     say(f"scorecard    {run / 'comparison' / 'scorecard.md'}")
     say(f"generated    {run / 'generated'} (cells of the conditions that nobody measured)")

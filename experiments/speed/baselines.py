@@ -82,7 +82,8 @@ def main(
     show_table(rows, title=f"614 x {genes:,}, fit + predict 255 rows; {load()}", as_json=as_json)
     if not as_json:
         say(
-            f"one tree set a gene takes {ratio:.0f} times as long as XGBoost on 60 components (extrapolated)"
+            f"one tree set a gene takes {ratio:.0f} times as long as XGBoost on 60 components "
+            "(extrapolated)"
         )
 
 

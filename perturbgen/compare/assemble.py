@@ -103,7 +103,7 @@ class Comparison:
         index = pd.MultiIndex.from_frame(scores.columns.to_frame(index=False))
         # Which genes respond is seen in the values as they are, without the limits of the data.
         truth = self._by_fold(lambda fold: self.book.table.iloc[fold.test])
-        table = condition_table(self.book, self.folds, self.described)
+        table = _condition_table(self.book, self.folds, self.described)
         info = {
             "conditions": len(index),
             "genes": truth.shape[1],
@@ -212,7 +212,7 @@ def _join_folds(folds: list[Fold], part: Callable[[Fold], pd.DataFrame]) -> pd.D
     return pd.concat(parts, names=["split"])
 
 
-def condition_table(book: Book, folds: list[Fold], described: pd.DataFrame | None) -> pd.DataFrame:
+def _condition_table(book: Book, folds: list[Fold], described: pd.DataFrame | None) -> pd.DataFrame:
     """What to stratify by: part, whether labels were learnt from, and the user's own columns."""
 
     def part(fold: Fold) -> pd.DataFrame:
@@ -270,7 +270,7 @@ def compare(
     folds = make_folds(settings.splits, book, data)
     seen = {method.name: method.require_unseen(folds, book.conditions) for method in methods}
     runs = {name: about for name, about in seen.items() if about is not None}
-    labels = condition_table(book, folds, described)
+    labels = _condition_table(book, folds, described)
     find_clusters(labels.index, labels, asked.clusters or None)
     folder = out.absolute() / "cells"
     folder.mkdir(parents=True, exist_ok=True)

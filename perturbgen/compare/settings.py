@@ -101,7 +101,8 @@ class SplitSettings(Settings):
     )
     targets: tuple[str, ...] | None = Field(
         None,
-        description="cell types to predict in; kaggle: the competition's; compounds: the sparse ones",
+        description="cell types to predict in; kaggle: the competition's; compounds: the sparse "
+        "ones",
     )
     known: tuple[str, ...] | None = Field(
         None,

@@ -1,4 +1,6 @@
-"""The grid: numbers are those of the parts, nothing is computed twice, what fails is named, the rest goes on."""
+"""The grid: numbers are those of the parts, nothing is computed twice, what fails is named, the
+rest goes on.
+"""
 
 from __future__ import annotations
 
@@ -51,20 +53,20 @@ def test_nothing_is_computed_twice(run: Run, monkeypatch: pytest.MonkeyPatch) ->
     pd.testing.assert_frame_equal(first.card.scores, second.card.scores)
 
 
-def test_a_changed_setting_recomputes_its_own_cells_only(run: Run) -> None:
+def test_a_changed_setting_recomputes_its_own_jobs_only(run: Run) -> None:
     methods: dict[str, Any] = CLOSED_FORM | {"bilinear_ridge": {"settings": {"components": 3}}}
     run(methods=methods)
     changed = run(methods=methods | {"bilinear_ridge": {"settings": {"components": 4}}})
     table = changed.jobs.set_index("method")["state"]
     assert table.to_dict() == dict.fromkeys(CLOSED_FORM, "cached") | {"bilinear_ridge": "done"}
-    assert states(run(methods=methods)) == {"cached": 4}, "the first setting's cell is still there"
+    assert states(run(methods=methods)) == {"cached": 4}, "the first setting's job is still there"
 
 
 def test_changed_metrics_are_scored_without_another_fit(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run()
-    monkeypatch.setattr(cells, "_fitted_values", lambda *_: pytest.fail("fitted again"))
+    monkeypatch.setattr(Job, "_fitted", lambda *_: pytest.fail("fitted again"))
     score = {"metrics": ["mean_rowwise_rmse", "mean_rowwise_pearson"], "resamples": 20}
     found = run(score=score)
     assert states(found) == {"done": 3}
@@ -82,11 +84,11 @@ def test_changed_data_and_code_recompute_everything(
     assert states(found) == {"done": 3}
     np.testing.assert_array_equal(found.card.scores, run(tmp_path / "fresh").card.scores)
     assert not found.card.scores.equals(before.card.scores)
-    monkeypatch.setattr(cells, "_code_version", lambda parts: f"another version of {parts}")
+    monkeypatch.setattr(grid, "_code_version", lambda parts: f"another version of {parts}")
     assert states(run()) == {"done": 3}
 
 
-def test_seeds_are_averaged_and_methods_without_chance_run_once(run: Run) -> None:
+def test_seeds_are_averaged_and_deterministic_methods_run_once(run: Run) -> None:
     methods = {"zeros": {}, "random_draw": {}}
     both = run(methods=methods, seeds=[1, 2])
     assert both.jobs.groupby("method").size().to_dict() == {"random_draw": 2, "zeros": 1}
@@ -116,9 +118,7 @@ def test_a_method_that_fails_is_named_and_the_rest_goes_on(
     assert {job.method.name for job in found.failures} == set(files)
 
 
-def test_a_crash_inside_a_method_is_a_failed_cell(
-    run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_crash_inside_a_method_is_a_failed_job(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     def crash(*_: Any) -> None:
         raise ZeroDivisionError("of all things")
 
@@ -128,7 +128,7 @@ def test_a_crash_inside_a_method_is_a_failed_cell(
     assert outcome.error == "ZeroDivisionError: of all things"
     assert "Traceback" in outcome.detail
     monkeypatch.undo()
-    assert states(run()) == {"cached": 2, "done": 1}, "a failed cell is tried again"
+    assert states(run()) == {"cached": 2, "done": 1}, "a failed job is tried again"
 
 
 def test_without_a_negative_control_there_is_no_scorecard(
@@ -172,7 +172,7 @@ def test_processes_give_the_numbers_of_one_after_the_other(run: Run, tmp_path: P
     pd.testing.assert_frame_equal(serial.card.scores, pooled.card.scores, check_exact=True)
 
 
-def test_a_process_that_dies_fails_its_own_cell_only(
+def test_a_process_that_dies_fails_its_own_job_only(
     run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found: list[tuple[str, bool]] = []

@@ -1,4 +1,6 @@
-"""Which conditions are withheld, what the scores stand between, and what is refused before anything is fitted."""
+"""Which conditions are withheld, what the scores stand between, and what is refused before anything
+is fitted.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""A trained run in the grid: its own prediction, kept by what it depends on, refused where it has seen the answers."""
+"""A trained run in the grid: its own prediction, kept by what it depends on, refused where it has
+seen the answers.
+"""
 
 from __future__ import annotations
 
@@ -75,7 +77,9 @@ def train(folder: Path, data: Path, name: str) -> Path:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Cells and DE tables, B cells with the known compounds only in what is released; a run on each file of cells."""
+    """Cells and DE tables, B cells with the known compounds only in what is released; a run on each
+    file of cells.
+    """
     folder = tmp_path_factory.mktemp("trained")
     everything = make_cells()
     table = (
