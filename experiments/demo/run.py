@@ -148,7 +148,7 @@ def log_projector(bulk: AnnData, run: Path) -> None:
     """Put the pseudobulk samples into TensorBoard's embedding projector, with their labels."""
     from torch.utils.tensorboard import SummaryWriter
 
-    from perturbgen.data.maps import log_profiles, principal_components
+    from perturbgen.data import log_profiles, principal_components
 
     values, obs = log_profiles(bulk)
     labels = [name for name in ("cell_type", "compound", "plate", "donor", "well") if name in obs]

@@ -88,7 +88,7 @@ def _de(
     --verify 200[/bold]
     """
     from perturbgen.core.tables import open_h5ad
-    from perturbgen.data.h5ad import take_layer
+    from perturbgen.data import take_layer
 
     if out is not None:
         check_output(out, ".parquet", ".h5ad")

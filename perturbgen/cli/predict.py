@@ -174,7 +174,7 @@ def _summary(found: Prediction, estimator: str) -> dict[str, Any]:
 def _likelihood_row(
     run: TrainedRun, path: Path, wanted: pd.DataFrame, *, seed: int, **options: Any
 ) -> dict[str, float]:
-    """How likely the model finds the withheld cells of the wanted conditions, mean over conditions."""
+    """How likely the model finds the withheld cells of the wanted conditions, on average."""
     from perturbgen.core.labels import conditions_of
     from perturbgen.predict import read_wanted, withheld_likelihood
 
@@ -189,7 +189,7 @@ def _likelihood_row(
 
 
 class _Member(NamedTuple):
-    """A name, the predictions of the wanted conditions, and those of measured ones not shown to it."""
+    """A name, the predictions of wanted conditions, and of measured ones not shown to it."""
 
     name: str
     wanted: Path

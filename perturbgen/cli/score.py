@@ -190,12 +190,13 @@ def _save(
 ) -> list[Path]:
     """The scorecard's files, and with the truth the report."""
     from perturbgen.core.runs import environment
-    from perturbgen.evaluate import write_report, write_scorecard
+    from perturbgen.evaluate import report_page, write_scorecard
 
     paths = write_scorecard(card, out)
     if truth is not None:
         about = environment(seed)
-        paths.append(write_report(out / "report.html", card, truth, tables, metadata=about))
+        page = report_page(card, truth, tables, metadata=about)
+        paths.append(page.write(out / "report.html"))
     return paths
 
 

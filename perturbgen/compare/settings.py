@@ -11,7 +11,7 @@ from pydantic import Field, field_validator, model_validator
 from perturbgen.core.config import Settings
 from perturbgen.core.errors import InputError, suggest
 from perturbgen.core.files import require_file
-from perturbgen.data.splits import TARGETS
+from perturbgen.data import TARGETS
 
 _DEFAULT_METHODS: Final = (
     "zeros",

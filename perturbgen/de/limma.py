@@ -24,7 +24,7 @@ from perturbgen.core.console import progress
 from perturbgen.core.errors import ConfigError, shorten, suggest
 from perturbgen.core.labels import VEHICLE
 from perturbgen.core.system import spread
-from perturbgen.data.kaggle import ORGANISERS_PLATES
+from perturbgen.data import ORGANISERS_PLATES
 from perturbgen.de.inputs import Inputs
 from perturbgen.de.native import FitMethod, FitResult, fit_native
 from perturbgen.de.plan import Fit, Question, filter_genes, plan_fits

@@ -113,6 +113,7 @@ def _for_matching(space: _Space) -> _Space:
 
     The product of two rows is then what they are expected to share.
     """
+    # a variate that is negatively correlated in training says nothing
     weight = np.sqrt(np.clip(space.first.strength, 0, None))
     first, second = (
         Projection(side.mean, side.matrix * weight, side.strength)
@@ -269,6 +270,7 @@ class Matched:
 
 def _compound_folds(compounds: _Array, folds: int, *, rng: np.random.Generator) -> _Array:
     """(rows,) the fold of each row."""
+    # doses of a compound are told apart by neither assay: they may not be on both sides
     codes, names = pd.factorize(np.asarray(compounds, object))
     if folds < 2:
         raise ConfigError(f"{folds} folds", expected="2 or more")
@@ -312,6 +314,7 @@ def match(
     }
     outer = _splits(pairs, np.arange(len(pairs)), folds, rng=rng)
     for split in track(outer, "folds", folds):
+        # settings are chosen without the withheld fold, or the best of a grid would be luck
         within = list(_splits(pairs, split.train, inner, rng=rng))
         for name, grid in methods.items():
             best = _choose(pairs, within, grid)
@@ -337,6 +340,7 @@ def fit_chosen(
 
 def _choose(pairs: Pairs, within: Sequence[_Split], grid: Sequence[Setting]) -> Setting:
     """The setting with the best mean average precision over inner folds; ties go to the first."""
+    # nothing to choose: the inner folds would be decomposed for nothing
     if len(grid) == 1:
         return grid[0]
 
