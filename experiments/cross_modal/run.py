@@ -301,7 +301,7 @@ def variates(page: Page, pairs: Pairs, protocol: Protocol, *, planted: bool) -> 
 
 
 def without_profiles(page: Page, folder: Path, seed: int) -> None:
-    """What is published without profiles: reproducibility of both assays, and a handful of genes."""
+    """What is published without profiles: reproducibility of both assays, a handful of genes."""
     import numpy as np
     from published import overexpressed_genes, reproducible_together
 
