@@ -102,6 +102,7 @@ def _score(
 
     if out is not None:
         require_writable(out / "scorecard.md")
+    # told before large files are read, and even where none of them is a DE table
     DETable.require_statistic(statistic)
     files = _name_files(predictions)
     read: dict[str, Any] = {"id_map": id_map, "statistic": statistic, "layer": layer}
@@ -255,6 +256,7 @@ def _compare(
     if dry_run:
         show_settings(settings)
         return
+    # Read first: an hour of fits must not end in a table that cannot be written.
     board = Leaderboard(_LEADERBOARD) if leaderboard else None
     folder = out or Path("runs") / f"compare-{slug(config.stem)}"
     found = run(settings, folder, scheduler=scheduler, workers=workers)
@@ -265,7 +267,7 @@ def _compare(
         board.add(found, config=str(config), command=command, out=folder)
     if not as_json:
         say(f"wrote {', '.join(path.name for path in paths)} in {folder}")
-    raise_failures(found, folder)
+    raise_failures(found, folder)  # last: what did run through has been written and shown
 
 
 def show_comparison(found: Comparison, *, as_json: bool = False) -> None:
