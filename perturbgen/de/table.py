@@ -194,6 +194,7 @@ class DETable:
             "clip": self.clip,
             "info": dict(self.info),
         }
+        # a row group a statistic: one of them can be read without the others
         writer = None
         for name in self.STATISTICS:
             # labels begin with __, so that a gene of the same name is no label
