@@ -18,7 +18,7 @@ import pandas as pd
 
 from perturbgen.core.console import track
 from perturbgen.core.errors import ConfigError, SchemaError
-from perturbgen.core.folds import deal
+from perturbgen.core.folds import choose, deal
 from perturbgen.profiles.linear import Projection, finite_rows, unit
 from perturbgen.profiles.table import Profiles
 from perturbgen.retrieval import MatchedFold, match_fold
@@ -348,13 +348,12 @@ def _choose(pairs: PairedProfiles, within: Sequence[_Split], grid: Sequence[Sett
     # nothing to choose: the inner folds would be decomposed for nothing
     if len(grid) == 1:
         return grid[0]
-    worth = [
-        np.mean(
-            [_precision(pairs, split, setting.fit(split.first, split.second)) for split in within]
-        )
-        for setting in grid
-    ]
-    return grid[int(np.argmax(worth))]
+
+    def precision(setting: Setting) -> float:
+        fits = ((split, setting.fit(split.first, split.second)) for split in within)
+        return float(np.mean([_precision(pairs, split, fit) for split, fit in fits]))
+
+    return choose(grid, precision).best
 
 
 def _precision(pairs: PairedProfiles, split: _Split, spaces: _Directions) -> float:
