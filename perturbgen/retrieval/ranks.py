@@ -21,9 +21,8 @@ from perturbgen.retrieval.kernels import (
     Candidates,
     Queries,
     Ranked,
-    count_negatives,
     find_positives,
-    sort_positives,
+    rank_positives,
     spread_all,
 )
 
@@ -142,8 +141,7 @@ def _rank_block(pairs: Pairing, similarity: Similarity, rows: slice) -> Ranked:
     """One block on one core."""
     block = similarity.block(rows)
     queries, part, found = _positives(pairs, rows, block.dtype)
-    sort_positives(block, similarity.column, found, part)
-    count_negatives(block, similarity.column, queries, pairs.among, part)
+    rank_positives(block, similarity.column, queries, pairs.among, found, part)
     return part
 
 
