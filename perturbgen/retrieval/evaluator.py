@@ -189,8 +189,8 @@ def _score(
     with progress("ranking", asked) as tick:
         for rows, part in ranked_blocks(pairs, similarity, chunk=chunk, device=device):
             score_queries(part, harmonic, fractions, depths, _EARLY, metrics[rows], histogram)
-            positives[rows], opposed[rows] = part.count, part.opposed
-            tick(len(part.count))
+            positives[rows], opposed[rows] = part.positives, part.negatives
+            tick(len(part.positives))
     table = pd.DataFrame(metrics, columns=list(_COLUMNS))
     table["auc"] = 1 - table["auc"]  # the kernel gives the mean q
     # AP by chance depends on the number of positives, so groups of other sizes compare by nap only.

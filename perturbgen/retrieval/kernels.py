@@ -41,11 +41,11 @@ class Ranked(NamedTuple):
     """A block's positives, from the best to the worst: query i's at ``offsets[i]`` and after it."""
 
     offsets: Array
-    count: Array  # (queries,) positives of each query
+    positives: Array  # (queries,) how many each query has
     sims: Array
     above: Array  # negatives more similar than this positive
     tied: Array  # negatives exactly as similar
-    opposed: Array  # (queries,) negatives of each query
+    negatives: Array  # (queries,) how many each query has
 
 
 @njit(nogil=True, cache=True)
@@ -77,8 +77,8 @@ def find_positives(
 def _sort_positives(block: Array, column: Array, found: Array, part: Ranked) -> None:
     """Write the positives' similarities, the best first."""
     sims = part.sims
-    for i in range(len(part.count)):
-        start, end = part.offsets[i], part.offsets[i] + part.count[i]
+    for i in range(len(part.positives)):
+        start, end = part.offsets[i], part.offsets[i] + part.positives[i]
         for j in range(start, end):
             sims[j] = block[i, column[found[j]]]
         # Numba's sort only rises.
@@ -93,9 +93,9 @@ def _count_negatives(
     sims, starts = part.sims, among.negative_starts
     restricted = queries.opposed.shape[1] > 0
     for i in range(len(queries.group)):
-        here, n, group = part.offsets[i], part.count[i], queries.group[i]
+        here, n, group = part.offsets[i], part.positives[i], queries.group[i]
         itself, stratum = queries.itself[i], queries.stratum[i]
-        part.opposed[i] = 0
+        part.negatives[i] = 0
         if stratum < 0 or n == 0:
             continue
         over, level = np.zeros(n + 1, np.int64), np.zeros(n + 1, np.int64)
@@ -111,7 +111,7 @@ def _count_negatives(
                 continue
             if restricted and not _differs(queries.opposed[i], among.opposed[c]):
                 continue
-            part.opposed[i] += 1
+            part.negatives[i] += 1
             s = block[i, column[c]]
             if s > best:
                 low = 0
@@ -193,8 +193,8 @@ def rank_positives(
 @njit(nogil=True, cache=True)
 def spread_all(over: Array, level: Array, part: Ranked) -> None:
     """Fill ``above`` and ``tied`` from counts by position, a row of each for every query."""
-    for i in range(len(part.count)):
-        start, end = part.offsets[i], part.offsets[i] + part.count[i]
+    for i in range(len(part.positives)):
+        start, end = part.offsets[i], part.offsets[i] + part.positives[i]
         _spread(
             over[i], level[i], part.sims[start:end], part.above[start:end], part.tied[start:end]
         )
@@ -274,8 +274,8 @@ def score_queries(
     hits at each depth. Every rank quantile q is counted in ``histogram``, whose last place is 1.
     """
     sims, above, tied, last = part.sims, part.above, part.tied, len(histogram) - 1
-    for i in range(len(part.count)):
-        a, n, negatives = part.offsets[i], part.count[i], part.opposed[i]
+    for i in range(len(part.positives)):
+        a, n, negatives = part.offsets[i], part.positives[i], part.negatives[i]
         if n == 0 or negatives == 0:
             continue
         values, quantiles = out[i], np.empty(n)

@@ -1,4 +1,4 @@
-"""Makes the tables of this folder with copairs 0.5.5 (numpy 2.4.6, pandas 3.1.1), in its own environment.
+"""Makes the tables of this folder with copairs 0.5.5 (numpy 2.4.6, pandas 3.1.1).
 
 python -m venv /tmp/copairs && /tmp/copairs/bin/pip install copairs==0.5.5
 /tmp/copairs/bin/python tests/retrieval/copairs/make.py ../shared/data
