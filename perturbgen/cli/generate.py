@@ -112,6 +112,7 @@ def _samplers(
     table = well_table(cells)
     wanted = read_conditions(conditions) if conditions else None
     rng = np.random.default_rng(seed)
+    # Judged on withheld conditions first; the sampler that is kept is fitted on all.
     scores = cross_validate(table, settings, rng=rng, folds=folds)
     sampler = fit_samplers(table, rng=rng, settings=settings)
     written = [sampler.save(out / "sampler.npz")]
@@ -170,6 +171,7 @@ def _generate(
     )
     from perturbgen.train import load_run
 
+    # Every mistake is found before cells are read, which takes longest.
     require_route(latent)
     trained = load_run(run, device=device)
     wanted = read_wanted(read_conditions(conditions))
@@ -183,6 +185,7 @@ def _generate(
         "samplers": None if samplers is None else file_hash(samplers, "sampler"),
         "conditions": hashlib.sha256(labels.encode()).hexdigest(),
     }
+    # Asked before any work; nothing is written until all input has been checked.
     require_ours(out, about)
     adata = load(cells, columns=columns, layer=layer, vehicle=vehicle)
     validate(adata)

@@ -129,6 +129,7 @@ def _predict(
     }
     names = "perturbgen predict --help names the choices"
     settings = load_settings(PredictSettings, base=asked, fix=names)
+    # Said now, not after minutes of drawing.
     if calibration_out is not None and not settings.calibrates:
         raise ConfigError(
             f"--calibration-out: {estimator} with a fixed number of replicates "
@@ -140,6 +141,7 @@ def _predict(
     wanted = read_conditions(conditions)
     adata = load(cells, columns=columns, layer=layer, vehicle=vehicle)
     validate(adata)
+    # predict fits its own, once the cells of the wanted conditions are taken out.
     sampler = None if samplers is None else open_sampler(samplers, adata, seed=seed)
     found = predict_conditions(
         trained, adata, wanted, settings, sampler=sampler, calibration_run=judge
@@ -221,6 +223,8 @@ def _ensemble(
     import numpy as np
 
     from perturbgen.cli.options import write_predictions
+
+    # Any DE table will do as the truth, by any of the formats that are scored.
     from perturbgen.compare.tables import read_table
     from perturbgen.predict import aligned, fit_ensemble
 
@@ -228,6 +232,7 @@ def _ensemble(
     chosen = _read_members(members)
     wanted = {member.name: read_table(member.wanted) for member in chosen}
     known = {member.name: read_table(member.known) for member in chosen}
+    # A member that lacks a condition would silently count as less than it is.
     for name, table in wanted.items():
         aligned(table, wanted[chosen[0].name], name)
     first = known[chosen[0].name]

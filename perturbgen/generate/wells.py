@@ -46,6 +46,7 @@ class WellTable:
     @property
     def wells(self) -> pd.DataFrame:
         """The covariates that all cells of a well share, one row for each well."""
+        # Everything else is true of the well, whatever its cells are.
         of_cells = ("cell_type", "n_cells", "log_library")
         columns = [name for name in self.groups if name not in of_cells]
         return self.groups[columns].drop_duplicates(WELL, ignore_index=True)
@@ -75,6 +76,7 @@ def tabulate(obs: pd.DataFrame, totals: pd.Series) -> WellTable:
         log.warning("%d cells without a count are counted, but have no library size", empty)
     groups = labels.groupby(GROUP, observed=True)["compound"].size().rename("n_cells").reset_index()
     groups = _with_zeros(groups, labels)
+    # By label, not by position: obs and totals may come in any order.
     places = pd.MultiIndex.from_frame(groups[GROUP])
     row = places.get_indexer(pd.MultiIndex.from_frame(labels[GROUP]))
     order = np.flatnonzero(has_counts)[np.argsort(row[has_counts], kind="stable")]
@@ -142,6 +144,7 @@ def _with_zeros(groups: pd.DataFrame, labels: pd.DataFrame) -> pd.DataFrame:
             expected="one compound, donor and library in a well",
             cause="obs was sorted or joined apart from the counts",
         )
+    # All cell types share a well: one that a measured condition lacks has lost its cells.
     table = wells.merge(labels[_CONDITION].drop_duplicates(), on="compound")
     table = table.merge(groups, on=GROUP, how="left", validate="one_to_one")
     table["n_cells"] = table["n_cells"].fillna(0).astype(int)

@@ -48,6 +48,7 @@ def in_run_genes(run: TrainedRun, cells: AnnData) -> AnnData:
         return cells
     if cells.var_names.is_unique and set(genes) == set(cells.var_names):
         return cells[:, genes].copy()
+    # Raises with the genes that differ; what passes has a gene twice.
     require_same_genes(cells, run.card.genes)
     raise SchemaError("the cells name a gene more than once", expected="unique names")
 
