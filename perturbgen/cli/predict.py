@@ -19,7 +19,7 @@ from perturbgen.cli.generate import (
     Latent,
     SamplersFile,
     open_sampler,
-    read_conditions,
+    read_wanted_file,
 )
 from perturbgen.cli.options import Columns, Device, Json, Layer, RunFolder, Vehicle
 from perturbgen.core.console import show_table
@@ -138,7 +138,7 @@ def _predict(
         )
     trained = load_run(run, device=device)
     judge = None if calibration_run is None else load_run(calibration_run, device=device)
-    wanted = read_conditions(conditions)
+    wanted = read_wanted_file(conditions)
     adata = load(cells, columns=columns, layer=layer, vehicle=vehicle)
     validate(adata)
     # predict fits its own, once the cells of the wanted conditions are taken out.
@@ -150,7 +150,7 @@ def _predict(
     write_predictions(values, out)
     if calibration_out is not None:
         write_predictions(found.calibrated[estimator], calibration_out)
-    row = _summary(found, estimator)
+    row = _prediction_row(found, estimator)
     if withheld is not None:
         read = {"layer": layer, "columns": columns, "vehicle": vehicle}
         row |= _likelihood_row(trained, withheld, wanted, seed=seed, **read)
@@ -158,7 +158,7 @@ def _predict(
     show_table([row], title=title, as_json=as_json)
 
 
-def _summary(found: Prediction, estimator: str) -> dict[str, Any]:
+def _prediction_row(found: Prediction, estimator: str) -> dict[str, Any]:
     """The calibration and the checks of a prediction, in a row."""
     row: dict[str, Any] = {"estimator": estimator, "replicates": None, "calibration_mrrmse": None}
     if len(found.scores):
@@ -237,7 +237,7 @@ def _ensemble(
         aligned(table, wanted[chosen[0].name], name)
     first = known[chosen[0].name]
     measured = read_table(truth)
-    _require_measured(measured, first, truth, chosen[0].known)
+    _require_truth(measured, first, truth, chosen[0].known)
     measured = measured.loc[first.index, first.columns]
     found = fit_ensemble(known, measured, rng=np.random.default_rng(seed))
     write_predictions(found.apply(wanted), out)
@@ -261,9 +261,7 @@ def _read_members(texts: list[str]) -> list[_Member]:
     return members
 
 
-def _require_measured(
-    table: pd.DataFrame, known: pd.DataFrame, path: Path, known_path: Path
-) -> None:
+def _require_truth(table: pd.DataFrame, known: pd.DataFrame, path: Path, known_path: Path) -> None:
     """The table of measured values has every calibration condition and gene."""
     conditions = known.index[~known.index.isin(table.index)]
     absent = {

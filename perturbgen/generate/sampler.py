@@ -173,17 +173,19 @@ class CellSampler:
         depth = {name: pd.Series(effect) for name, effect in about["expected_depth"].items()}
         encoder = CovariateEncoder.from_json(json.dumps(about["encoder"]))
         reference = Reference(pd.Series(rates, index), depth)
-        forests: dict[str, dict[str, Any]] = {name: {} for name in _FORESTS}
+        parts: dict[str, dict[str, Any]] = {name: {} for name in _FORESTS}
         for key, array in arrays.items():
             name, _, field = key.partition(".")
             if field:
-                forests[name][field] = array
+                parts[name][field] = array
+        forests: dict[str, Any] = {name: Forest(**part) for name, part in parts.items()}
+        numbers: dict[str, Any] = {name: arrays[name] for name in _ARRAYS}
         return cls(
             settings=SamplerSettings(**about["settings"]),
             table=WellTable(groups, arrays["log_libraries"], arrays["starts"]),
             maker=FeatureMaker.of(encoder, reference, groups),
-            **{name: Forest(**fields) for name, fields in forests.items()},  # type: ignore[arg-type]
-            **{name: arrays[name] for name in _ARRAYS},
+            **forests,
+            **numbers,
         )
 
 

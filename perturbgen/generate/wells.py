@@ -157,16 +157,22 @@ def design_wells(table: WellTable, conditions: pd.DataFrame) -> pd.DataFrame:
     The compound's wells are known from its other cell types, since all types share a well. The
     result has the covariates of those wells.
     """
-    wanted = pd.DataFrame({name: complete(conditions, name).astype(str) for name in CONDITION})
-    twice = wanted[wanted.duplicated()]
+    wanted = wanted_conditions(conditions)
+    for column, what in (("compound", "compound"), ("cell_type", "cell type")):
+        _require_known(wanted[column], table.groups[column], what)
+    return wanted.merge(table.wells, on="compound", how="left", validate="many_to_many")
+
+
+def wanted_conditions(conditions: pd.DataFrame) -> pd.DataFrame:
+    """The columns ``cell_type`` and ``compound`` of a table as text, complete, each pair once."""
+    table = pd.DataFrame({name: complete(conditions, name).astype(str) for name in CONDITION})
+    twice = table[table.duplicated()]
     if len(twice):
         raise SchemaError(
             f"conditions occur twice: {shorten(twice.agg(' | '.join, axis=1))}",
             expected="each once",
         )
-    for column, what in (("compound", "compound"), ("cell_type", "cell type")):
-        _require_known(wanted[column], table.groups[column], what)
-    return wanted.merge(table.wells, on="compound", how="left", validate="many_to_many")
+    return table
 
 
 def _require_known(values: Iterable[str], known: pd.Series, what: str) -> None:

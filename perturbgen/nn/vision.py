@@ -216,7 +216,7 @@ def coral(features: Tensor, domain: Tensor) -> Tensor:
     return torch.stack(pairs).mean() if pairs else features.sum() * 0
 
 
-def _norms(network: nn.Module) -> list[_BatchNorm]:
+def _batch_norms(network: nn.Module) -> list[_BatchNorm]:
     """The layers of batch normalisation."""
     return [layer for layer in network.modules() if isinstance(layer, _BatchNorm)]
 
@@ -228,7 +228,7 @@ def own_statistics(network: nn.Module, show: Callable[[], None]) -> Iterator[Non
     The statistics of training come back after it. Nothing is learned from labels, and no weight
     changes.
     """
-    layers = _norms(network)
+    layers = _batch_norms(network)
     kept = [
         (layer, layer.momentum, {k: v.clone() for k, v in layer.state_dict().items()})
         for layer in layers
@@ -254,7 +254,7 @@ def own_statistics(network: nn.Module, show: Callable[[], None]) -> Iterator[Non
 @contextmanager
 def batch_statistics(network: nn.Module) -> Iterator[None]:
     """Within the block, norms use each batch's own statistics and remember none of them."""
-    layers = _norms(network)
+    layers = _batch_norms(network)
     was_training = network.training
     network.eval()
     tracked = [layer.track_running_stats for layer in layers]
