@@ -1,4 +1,4 @@
-"""What two assays say of mechanisms alone and together: concatenated, in a shared space, averaged."""
+"""What two assays say of mechanisms alone and together: joined, in a shared space, averaged."""
 
 from __future__ import annotations
 
@@ -27,9 +27,11 @@ def mechanism_table(
     rng: np.random.Generator,
     names: tuple[str, str] = ("images", "L1000"),
 ) -> pd.DataFrame:
-    """Accuracy (95 % interval over compounds) and mean F1 of a shrunk linear discriminant on withheld compounds.
+    """Accuracy (95 % interval over compounds) and mean F1 of a shrunk linear discriminant on
+    withheld compounds.
 
-    Mechanisms of fewer than two compounds are left out. The folds hold each mechanism's compounds apart.
+    Mechanisms of fewer than two compounds are left out. The folds hold each mechanism's compounds
+    apart.
     """
     kept = _with_mechanism(pairs)
     moa = kept.meta["moa"].to_numpy()
@@ -108,7 +110,9 @@ def _components(values: _Array, spectrum: Spectrum) -> _Array:
 
 
 def _discriminant(train: _Array, labels: _Array, held: _Array) -> _Array:
-    """(held rows, classes) probabilities of a linear discriminant with Ledoit and Wolf's covariance."""
+    """(held rows, classes) probabilities of a linear discriminant with Ledoit and Wolf's
+    covariance.
+    """
     from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
     model = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto").fit(train, labels)

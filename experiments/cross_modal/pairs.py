@@ -1,4 +1,6 @@
-"""Pairs of profiles: two tables of wells become one row a perturbation in each assay, joined by label and dose."""
+"""Pairs of profiles: two tables of wells become one row a perturbation in each assay, joined by
+label and dose.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ _OURS: Final = ("perturbation", "compound", "dose", "moa")
 
 @dataclass(frozen=True)
 class Columns:
-    """Where a table says what; '' where it does not. ``control`` is a condition such as ``pert_type=ctl_vehicle``."""
+    """Where a table says what; '' where it does not. ``control`` is a condition such as
+    ``pert_type=ctl_vehicle``.
+    """
 
     label: str
     dose: str = ""
@@ -40,9 +44,11 @@ class Columns:
 
 
 def read_wells(path: str | Path, columns: Columns) -> Profiles:
-    """A csv(.gz) or parquet of profiles with ``compound``, ``dose`` and ``moa`` in its labels; controls are left out.
+    """A csv(.gz) or parquet of profiles with ``compound``, ``dose`` and ``moa`` in its labels;
+    controls are left out.
 
-    With a control, features are standardised by it in each plate first (in all plates where no column says which).
+    With a control, features are standardised by it in each plate first (in all plates where no
+    column says which).
     """
     table = _read_table(Path(path), columns)
     named = [name for name in (columns.label, columns.dose, columns.plate, columns.moa) if name]
@@ -134,8 +140,9 @@ def _labelled(meta: pd.DataFrame, columns: Columns, path: str | Path) -> pd.Data
 def pair(first: Profiles, second: Profiles, *, null_groups: int, rng: np.random.Generator) -> Pairs:
     """The perturbations (compound and dose) that both assays measured, replicates averaged.
 
-    ``stratum`` says in how many assays a perturbation's replicates agree: both, one or neither (a median pairwise
-    correlation above 95 % of random groups); 'unknown' where an assay has one row of it only.
+    ``stratum`` says in how many assays a perturbation's replicates agree: both, one or neither (a
+    median pairwise correlation above 95 % of random groups); 'unknown' where an assay has one row
+    of it only.
     """
     sides = [_named(first, first), _named(second, first)]
     means = [
@@ -161,13 +168,15 @@ def pair(first: Profiles, second: Profiles, *, null_groups: int, rng: np.random.
 
 
 def as_pairs(first: pd.DataFrame, second: pd.DataFrame, meta: pd.DataFrame) -> Pairs:
-    """Two tables of averages (perturbations, features) by the labels of the perturbations in both."""
+    """Two tables of averages (perturbations, features) by the labels that are in both."""
     sides = (table.loc[meta.index] for table in (first, second))
     return Pairs(*(Profiles(side.to_numpy(), meta, side.columns) for side in sides))
 
 
 def _named(profiles: Profiles, reference: Profiles) -> Profiles:
-    """With ``perturbation``, compound @ dose, in the doses of the reference where they are nearly the same."""
+    """With ``perturbation``, compound @ dose, in the doses of the reference where they are nearly
+    the same.
+    """
     meta = profiles.meta
     doses = nearest_doses(
         meta["dose"].to_numpy(float), np.unique(reference.meta["dose"].to_numpy(float))
@@ -177,7 +186,9 @@ def _named(profiles: Profiles, reference: Profiles) -> Profiles:
 
 
 def nearest_doses(doses: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """Each dose, or the known one that is nearest in ratio if that is under 1.2: 3.33 and 3.3333 are one dose."""
+    """Each dose, or the known one that is nearest in ratio if that is under 1.2: 3.33 and 3.3333
+    are one dose.
+    """
     if not (known > 0).all() or not (doses > 0).all():
         return doses
     distance = np.abs(np.log(doses[:, None] / known))

@@ -1,4 +1,4 @@
-"""Does an image profile find the L1000 profile of the same perturbation, and the other way round?"""
+"""Does an image profile find the L1000 profile of its perturbation, and the other way round?"""
 
 from __future__ import annotations
 
@@ -210,9 +210,12 @@ def opening(
     )
     page.section(
         "Retrieval both ways",
-        f"Maps are fitted on the compounds of {protocol.folds - 1} folds; each withheld perturbation then looks for "
-        "its partner among the withheld of its fold. One partner is right, so that mAP is the mean of 1 / rank; the "
-        "median rank is a share of the candidates (0 is best, .5 chance). The null exchanges whole compounds' "
+        f"Maps are fitted on the compounds of {protocol.folds - 1} folds; each withheld "
+        "perturbation then looks for "
+        "its partner among the withheld of its fold. One partner is right, so that mAP is the mean "
+        "of 1 / rank; the "
+        "median rank is a share of the candidates (0 is best, .5 chance). The null exchanges whole "
+        "compounds' "
         "partners; the intervals draw whole compounds.",
     )
     page.figure(
@@ -233,8 +236,10 @@ def opening(
         show_table(by_stratum, title=f"{OURS} by reproducibility")
         page.section(
             "Strata",
-            "A perturbation is reproducible in an assay if its replicates correlate above 95 % of random groups. The "
-            "null exchanges partners within the stratum only, since reproducible profiles resemble each other anyway.",
+            "A perturbation is reproducible in an assay if its replicates correlate above 95 % of "
+            "random groups. The "
+            "null exchanges partners within the stratum only, since reproducible profiles resemble "
+            "each other anyway.",
         )
         page.figure(
             report.strata_figure(scores, OURS),
@@ -267,8 +272,10 @@ def mechanisms(page: Page, pairs: Pairs, shared: list[Any], protocol: Protocol, 
     show_table(rows, title="mechanism of withheld compounds")
     page.section(
         "Mechanisms",
-        "A linear discriminant names the mechanism of withheld compounds from one assay, from both side by side, from "
-        "the variates, and from the mean of the two assays' probabilities; 'largest' names the commonest always.",
+        "A linear discriminant names the mechanism of withheld compounds from one assay, from both "
+        "side by side, from "
+        "the variates, and from the mean of the two assays' probabilities; 'largest' names the "
+        "commonest always.",
     )
     page.table(rows)
 
@@ -294,7 +301,7 @@ def variates(page: Page, pairs: Pairs, protocol: Protocol, *, planted: bool) -> 
 
 
 def without_profiles(page: Page, folder: Path, seed: int) -> None:
-    """What is published without profiles: reproducibility of both assays, and a handful of genes."""
+    """What is published without profiles: reproducibility of both assays, a handful of genes."""
     import numpy as np
     from published import overexpressed_genes, reproducible_together
 
@@ -316,7 +323,8 @@ def without_profiles(page: Page, folder: Path, seed: int) -> None:
     )
     page.section(
         "Seventeen genes",
-        "Over-expressed in U2OS in both assays: too few to fit anything. Mantel's test asks whether the two assays "
+        "Over-expressed in U2OS in both assays: too few to fit anything. Mantel's test asks "
+        "whether the two assays "
         "agree on which genes resemble each other.",
     )
     page.table([found])

@@ -31,8 +31,10 @@ FILES = (
     "sample_submission.csv",
 )
 WHERE = (
-    "accept the rules on https://www.kaggle.com/competitions/open-problems-single-cell-perturbations/data, then "
-    "`kaggle competitions download -c open-problems-single-cell-perturbations` and unzip; or --simulated tiny"
+    "accept the rules on "
+    "https://www.kaggle.com/competitions/open-problems-single-cell-perturbations/data, then "
+    "`kaggle competitions download -c open-problems-single-cell-perturbations` and unzip; or "
+    "--simulated tiny"
 )
 
 
@@ -82,9 +84,7 @@ def read_challenge(folder: Path, out: Path) -> Challenge:
     """Everything the folder holds; the cells are written as an h5ad file once, which runs are
     trained from.
     """
-    from perturbgen.data import read_competition, validate, write_h5ad
-    from perturbgen.data.h5ad import read_h5ad
-    from perturbgen.data.kaggle import read_de
+    from perturbgen.data import read_competition, read_de, read_h5ad, validate, write_h5ad
     from perturbgen.submission import submission_genes
 
     path = out / f"counts-{file_hash(folder / COUNTS).removeprefix('sha256:')[:12]}.h5ad"

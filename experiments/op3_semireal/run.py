@@ -236,7 +236,7 @@ def train(
 def make_split(cells: AnnData, hidden: pd.MultiIndex, seed: int) -> Any:
     """Most cells train, one in twenty validates, and those of the hidden conditions calibrate."""
     from perturbgen.core.labels import conditions_of
-    from perturbgen.data.splits import Split
+    from perturbgen.data import Split
 
     chance = np.random.default_rng([seed, 7]).random(cells.n_obs)
     parts = pd.Series(np.where(chance < 0.05, "validation", "train"), cells.obs.index, name="part")
@@ -277,14 +277,14 @@ def combined(
 def report(folder: Path, competition: Path, truth: pd.DataFrame, predictions: Predictions) -> None:
     """The scorecard's page, and a generative prediction as a submission that is checked."""
     from perturbgen import submission
-    from perturbgen.evaluate import scorecard, write_report
+    from perturbgen.evaluate import report_page, scorecard
 
     everything = {"zeros": truth * 0} | dict(predictions)
     weak = [name for name in everything if ":" not in name and name not in (ENSEMBLE, *CEILINGS)]
     card = replace(
         scorecard(truth, everything, baselines=weak, clusters="compound"), references=CEILINGS
     )
-    write_report(folder / "report.html", card, truth, everything, title="op3_semireal")
+    report_page(card, truth, everything, title="op3_semireal").write(folder / "report.html")
     chosen = next(name for name in predictions if name.endswith("anchored t, shrunk"))
     ids, like = competition / "id_map.csv", competition / "sample_submission.csv"
     submission.write(predictions[chosen], ids, like, folder / "submission.csv")

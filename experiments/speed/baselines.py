@@ -33,7 +33,7 @@ from perturbgen.cli import run_experiment
 from perturbgen.core.console import say, show_table
 from perturbgen.core.errors import PerturbgenError
 from perturbgen.core.labels import CONDITION
-from perturbgen.data.splits import TARGETS
+from perturbgen.data import TARGETS
 
 FULL = {"NK cells": 146, "T cells CD4+": 146, "T regulatory cells": 146, "T cells CD8+": 142}
 CONSTANTS = (
@@ -82,7 +82,8 @@ def main(
     show_table(rows, title=f"614 x {genes:,}, fit + predict 255 rows; {load()}", as_json=as_json)
     if not as_json:
         say(
-            f"one tree set a gene takes {ratio:.0f} times as long as XGBoost on 60 components (extrapolated)"
+            f"one tree set a gene takes {ratio:.0f} times as long as XGBoost on 60 components "
+            "(extrapolated)"
         )
 
 
@@ -139,8 +140,7 @@ def comparison() -> tuple[float, float]:
     """Seconds of the clock and of all processors of ``perturbgen compare`` as it is without any
     setting.
     """
-    from perturbgen.compare import CompareSettings, compare
-    from perturbgen.compare.run import write_outputs
+    from perturbgen.compare import CompareSettings, compare, write_outputs
     from perturbgen.simulate import simulate
 
     with tempfile.TemporaryDirectory() as folder:

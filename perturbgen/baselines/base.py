@@ -167,8 +167,8 @@ class Baseline(ABC, Generic[_S]):
 
     @property
     def name(self) -> str:
-        """How messages call it."""
-        return type(self).__name__
+        """How messages call it: its class, which is private to its file."""
+        return type(self).__name__.removeprefix("_")
 
     @property
     def table(self) -> TrainTable:

@@ -24,7 +24,7 @@ _GENES_AT_ONCE = (
 )
 
 
-class Zeros(LinearSmoother[Settings]):
+class _Zeros(LinearSmoother[Settings]):
     """No effect anywhere: what p = 1 for every gene would be."""
 
     def weights(self, wanted: ConditionList) -> sp.csr_array:
@@ -32,7 +32,7 @@ class Zeros(LinearSmoother[Settings]):
         return sp.csr_array((len(wanted), len(self.table)))
 
 
-class GeneMean(LinearSmoother[Settings]):
+class _GeneMean(LinearSmoother[Settings]):
     """The mean of each gene over all training rows (Open Problems' ``mean_outcome``)."""
 
     def weights(self, wanted: ConditionList) -> np.ndarray:
@@ -44,7 +44,7 @@ class GeneMean(LinearSmoother[Settings]):
         return np.tile(self.table.values.mean(axis=0), (len(wanted), 1))
 
 
-class CompoundMean(LinearSmoother[Settings]):
+class _CompoundMean(LinearSmoother[Settings]):
     """The mean of the compound over its cell types (Open Problems' ``mean_across_compounds``).
 
     An unknown compound gets the mean of its cell type, where that is unknown too, of all rows.
@@ -67,7 +67,7 @@ class CellTypeMean(LinearSmoother[Settings]):
         return self._mean_weights(wanted, ("cell_type", "compound"))
 
 
-class CompoundMedian(Baseline[Settings]):
+class _CompoundMedian(Baseline[Settings]):
     """The median of the compound over its cell types; fallbacks as for the compound's mean."""
 
     canonical: ClassVar[bool] = False
@@ -94,7 +94,7 @@ def _median(values: np.ndarray) -> np.ndarray:
     return ordered[half] if len(values) % 2 else (ordered[half - 1] + ordered[half]) / 2
 
 
-class RandomDraw(Baseline[Settings]):
+class _RandomDraw(Baseline[Settings]):
     """Each value drawn from the gene's training values (Open Problems' ``sample``).
 
     The draws depend on the generator given to ``fit`` and on the condition's place in the request.
@@ -115,7 +115,7 @@ class RandomDraw(Baseline[Settings]):
         return result
 
 
-class GroundTruth(Baseline[Settings]):
+class _GroundTruth(Baseline[Settings]):
     """The measured rows: the ceiling of every score. A condition without a truth is an error."""
 
     canonical: ClassVar[bool] = False

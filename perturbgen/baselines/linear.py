@@ -22,7 +22,7 @@ from perturbgen.core.config import Settings
 from perturbgen.core.errors import ConfigError
 
 
-class Additive(LinearSmoother[Settings]):
+class _Additive(LinearSmoother[Settings]):
     """y = cell type + compound, by least squares over the unbalanced table.
 
     An unknown compound gets the average compound's effect, an unknown cell type the average's.
@@ -38,7 +38,7 @@ class Additive(LinearSmoother[Settings]):
         return additive_weights(self.table, wanted.cell_types, wanted.compounds)
 
 
-class ShrunkenAdditive(LinearSmoother[Settings]):
+class _ShrunkenAdditive(LinearSmoother[Settings]):
     """y = mean + cell type + compound with random effects, predicted without bias (BLUP).
 
     The three variances are moments of the training rows: products of two rows, averaged over genes,
@@ -134,7 +134,7 @@ class _BilinearSettings(Settings):
     )
 
 
-class BilinearRidge(Baseline[_BilinearSettings]):
+class _BilinearRidge(Baseline[_BilinearSettings]):
     """Ridge between PCA embeddings of the genes and of the conditions (Ahlmann-Eltze et al. 2025).
 
     A condition is embedded as the component scores of its compound's mean profile over the *other*
@@ -181,7 +181,7 @@ class _PLSSettings(FeatureSettings):
     latent: int = Field(10, ge=1, description="latent variables")
 
 
-class PartialLeastSquares(FeatureModel[_PLSSettings]):
+class _PartialLeastSquares(FeatureModel[_PLSSettings]):
     """Partial least squares from one-hot labels and target encodings to component scores."""
 
     settings_class: ClassVar[type[Settings]] = _PLSSettings
@@ -212,7 +212,7 @@ class _KernelSettings(FeatureSettings):
     )
 
 
-class KernelRidge(FeatureModel[_KernelSettings]):
+class _KernelRidge(FeatureModel[_KernelSettings]):
     """Kernel ridge with a Gaussian kernel on target encodings (no one-hot: similar is similar).
 
     Prediction = mean + k (K + λI)⁻¹ (Z − mean). As a Gaussian process it has a variance for free:

@@ -12,7 +12,7 @@ from perturbgen.baselines.base import ConditionList, LinearSmoother, TrainTable,
 from perturbgen.core.config import Settings
 
 
-class NearestReplicate(LinearSmoother[Settings]):
+class _NearestReplicate(LinearSmoother[Settings]):
     """The compound's own row in the most similar cell type that has one.
 
     Two cell types are as similar as the correlation of their rows, on average over the compounds
@@ -80,7 +80,7 @@ class _NeighbourSettings(Settings):
     )
 
 
-class Neighbours(LinearSmoother[_NeighbourSettings]):
+class _Neighbours(LinearSmoother[_NeighbourSettings]):
     """The cell type's mean + the compound's effect elsewhere + its neighbours' effects here.
 
     Effects are deviations from the cell type's mean. Two compounds are neighbours by the
@@ -136,4 +136,4 @@ class Neighbours(LinearSmoother[_NeighbourSettings]):
         return float(self._alike[np.ix_(own, rows)][same].mean()) if same.any() else 0.0
 
     def _half_width(self, wanted: ConditionList, level: float) -> None:
-        return None  # as for NearestReplicate
+        return None  # as for the nearest replicate

@@ -44,7 +44,7 @@ class _NetworkSettings(FeatureSettings):
     )
 
 
-class LowRankNetwork(FeatureModel[_NetworkSettings]):
+class _LowRankNetwork(FeatureModel[_NetworkSettings]):
     """The median of a few small networks, trained on the row-wise RMSE of all genes.
 
     With orthonormal components the squared error of a row is ‖z − ẑ‖² + r², r what the components
@@ -74,7 +74,7 @@ class LowRankNetwork(FeatureModel[_NetworkSettings]):
         return _median_scores(self._networks, features)
 
 
-class PseudoLabelNetwork(LowRankNetwork):
+class _PseudoLabelNetwork(_LowRankNetwork):
     """The low-rank network, trained again with its predictions of the wanted conditions as rows.
 
     Transductive: what it predicts for one condition depends on which others are asked for with it.

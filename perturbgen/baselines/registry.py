@@ -54,64 +54,64 @@ class Entry:
 
 _SMILES: Final = ("smiles",)
 REGISTRY: Final[Mapping[str, Entry]] = {
-    "zeros": Entry("constants:Zeros", "no effect anywhere", "zeros", intervals=True),
+    "zeros": Entry("constants:_Zeros", "no effect anywhere", "zeros", intervals=True),
     "gene_mean": Entry(
-        "constants:GeneMean", "mean of each gene over all rows", "mean_outcome", intervals=True
+        "constants:_GeneMean", "mean of each gene over all rows", "mean_outcome", intervals=True
     ),
     "compound_mean": Entry(
-        "constants:CompoundMean",
+        "constants:_CompoundMean",
         "mean of the compound over cell types",
         "mean_across_compounds",
         intervals=True,
     ),
-    "compound_median": Entry("constants:CompoundMedian", "median of the compound over cell types"),
+    "compound_median": Entry("constants:_CompoundMedian", "median of the compound over cell types"),
     "cell_type_mean": Entry(
         "constants:CellTypeMean",
         "mean of the cell type over compounds",
         "mean_across_celltypes",
         intervals=True,
     ),
-    "additive": Entry("linear:Additive", "cell type + compound, by least squares", intervals=True),
+    "additive": Entry("linear:_Additive", "cell type + compound, by least squares", intervals=True),
     "shrunken_additive": Entry(
-        "linear:ShrunkenAdditive",
+        "linear:_ShrunkenAdditive",
         "cell type + compound, shrunk by variance components",
         intervals=True,
     ),
     "random_draw": Entry(
-        "constants:RandomDraw", "each gene drawn from its training values", "sample", random=True
+        "constants:_RandomDraw", "each gene drawn from its training values", "sample", random=True
     ),
     "nearest_replicate": Entry(
-        "neighbours:NearestReplicate", "the compound's row in the most similar cell type"
+        "neighbours:_NearestReplicate", "the compound's row in the most similar cell type"
     ),
     "ground_truth": Entry(
-        "constants:GroundTruth", "the measured rows: the ceiling", "ground_truth", needs=("truth",)
+        "constants:_GroundTruth", "the measured rows: the ceiling", "ground_truth", needs=("truth",)
     ),
     "bilinear_ridge": Entry(
-        "linear:BilinearRidge", "ridge between PCA embeddings (Ahlmann-Eltze et al.)"
+        "linear:_BilinearRidge", "ridge between PCA embeddings (Ahlmann-Eltze et al.)"
     ),
     "pls": Entry(
-        "linear:PartialLeastSquares",
+        "linear:_PartialLeastSquares",
         "partial least squares on encodings",
         uses=_SMILES,
         random=True,
     ),
     "kernel_ridge": Entry(
-        "linear:KernelRidge",
+        "linear:_KernelRidge",
         "Gaussian kernel ridge on encodings",
         uses=_SMILES,
         random=True,
         intervals=True,
     ),
-    "neighbours": Entry("neighbours:Neighbours", "kNN recommender over compounds"),
+    "neighbours": Entry("neighbours:_Neighbours", "kNN recommender over compounds"),
     "random_forest": Entry(
-        "trees:RandomForest",
+        "trees:_RandomForest",
         "random forest on DE values",
         uses=_SMILES,
         random=True,
         intervals=True,
     ),
     "pseudobulk_forest": Entry(
-        "trees:PseudobulkForest",
+        "trees:_PseudobulkForest",
         "random forest on pseudobulk counts, then limma",
         needs=("pseudobulk",),
         random=True,
@@ -119,28 +119,28 @@ REGISTRY: Final[Mapping[str, Entry]] = {
     "xgboost": Entry(
         "trees:XGBoost", "boosted trees on components of t values", uses=_SMILES, random=True
     ),
-    "xgboost_plain": Entry("trees:PlainXGBoost", "XGBoost out of the box, a model a gene"),
+    "xgboost_plain": Entry("trees:_PlainXGBoost", "XGBoost out of the box, a model a gene"),
     "network": Entry(
-        "network:LowRankNetwork", "low-rank network, median of seeds", uses=_SMILES, random=True
+        "network:_LowRankNetwork", "low-rank network, median of seeds", uses=_SMILES, random=True
     ),
     "network_pseudolabels": Entry(
-        "network:PseudoLabelNetwork",
+        "network:_PseudoLabelNetwork",
         "low-rank network, two stages with pseudo-labels",
         uses=_SMILES,
         random=True,
         transductive=True,
     ),
     "transfer": Entry(
-        "transfer:TransferStack", "profiles elsewhere + offset + kriged known compounds, stacked"
+        "transfer:_TransferStack", "profiles elsewhere + offset + kriged known compounds, stacked"
     ),
     "nested": Entry(
-        "selection:Nested",
+        "selection:_Nested",
         "one baseline, its settings chosen out of fold",
         uses=_SMILES,
         random=True,
     ),
     "blend": Entry(
-        "selection:Blend",
+        "selection:_Blend",
         "weighted sum, weights from out-of-fold predictions",
         uses=_SMILES,
         random=True,
@@ -218,7 +218,7 @@ def _members(
         raise ConfigError(
             f"settings for {alien[0]!r}, which is no member", fix=suggest(alien[0], names)
         )
-    return {name: maker(name, settings.get(name, {}), **parts) for name in names}
+    return {name: _maker(name, settings.get(name, {}), **parts) for name in names}
 
 
 def crossed(
@@ -233,14 +233,14 @@ def crossed(
     """
     combinations = [dict(zip(grid, values, strict=True)) for values in product(*grid.values())]
     return {
-        ", ".join(f"{k}={v}" for k, v in values.items()) or "defaults": maker(
+        ", ".join(f"{k}={v}" for k, v in values.items()) or "defaults": _maker(
             name, {**(settings or {}), **values}, **parts
         )
         for values in combinations
     }
 
 
-def maker(name: str, settings: Mapping[str, Any], **parts: Any) -> partial[Baseline[Any]]:
+def _maker(name: str, settings: Mapping[str, Any], **parts: Any) -> partial[Baseline[Any]]:
     """A function that makes a baseline, whose settings are checked now, not when it is called."""
     shared = {key: value for key, value in parts.items() if key in find_baseline(name).uses}
     made = partial(make, name, **shared, **settings)

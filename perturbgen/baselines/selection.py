@@ -176,7 +176,7 @@ class _BlendSettings(Settings):
     )
 
 
-class Blend(Baseline[_BlendSettings]):
+class _Blend(Baseline[_BlendSettings]):
     """Σ wₘ · prediction of member m, the weights not negative, fitted to out-of-fold predictions.
 
     The folds withhold compounds in the target cell types as the task does. The weights need not add
@@ -232,7 +232,7 @@ class _NestedSettings(Settings):
     )
 
 
-class Nested(Baseline[_NestedSettings]):
+class _Nested(Baseline[_NestedSettings]):
     """One baseline with the settings that predict best out of fold, then fitted to all rows."""
 
     settings_class: ClassVar[type[Settings]] = _NestedSettings

@@ -100,7 +100,7 @@ class _Sources:
         return cls(means, profiles, components, kernel / scale)
 
 
-class TransferStack(Baseline[_TransferSettings]):
+class _TransferStack(Baseline[_TransferSettings]):
     """Profiles elsewhere + the cell type's offset + alike compounds, weighted by a small ridge.
 
     Sources are the cell types that know at least half of the compounds (all but the target, where

@@ -99,7 +99,7 @@ class _PlainSettings(Settings):
     device: _Device = Field("auto", description="auto takes a GPU where one is present")
 
 
-class PlainXGBoost(Baseline[_PlainSettings]):
+class _PlainXGBoost(Baseline[_PlainSettings]):
     """XGBoost out of the box: one-hot labels, raw values, default settings, one model a gene.
 
     The seed's comparison. It is slow on purpose: nothing is compressed. A label never seen has no
@@ -212,7 +212,7 @@ class _ForestSettings(FeatureSettings):
     )
 
 
-class RandomForest(FeatureModel[_ForestSettings]):
+class _RandomForest(FeatureModel[_ForestSettings]):
     """A random forest on DE values; its intervals come from the rows that each tree did not see."""
 
     settings_class: ClassVar[type[Settings]] = _ForestSettings
@@ -268,7 +268,7 @@ class _PseudobulkForestSettings(Settings):
     draw: bool = Field(False, description="draw Poisson counts around the means (the seed did not)")
 
 
-class PseudobulkForest(Baseline[_PseudobulkForestSettings]):
+class _PseudobulkForest(Baseline[_PseudobulkForestSettings]):
     """A random forest on pseudobulk counts, then limma on these beside the measured samples.
 
     Of the samples only those of training conditions and of the vehicle are ever used. A wanted
@@ -329,7 +329,7 @@ class PseudobulkForest(Baseline[_PseudobulkForestSettings]):
             self.settings.trees, max_features=0.5, random_state=seed, n_jobs=-1
         )
         self._forest.fit(self._features(self._obs), targets)
-        self._forest.n_jobs = 1  # as for RandomForest
+        self._forest.n_jobs = 1  # as for the forest on DE values
 
     def _features(self, obs: pd.DataFrame) -> np.ndarray:
         known = self._levels.items()

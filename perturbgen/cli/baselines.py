@@ -102,7 +102,7 @@ def _baseline(
     import numpy as np
 
     from perturbgen.baselines import REGISTRY, find_baseline
-    from perturbgen.data.kaggle import read_de
+    from perturbgen.data import read_de
 
     paths = [out]
     if interval is not None:
@@ -139,9 +139,7 @@ def _build(
     """The baseline with its settings and whatever else it was given."""
     from perturbgen.baselines import find_baseline, make
     from perturbgen.core.config import merge, parse_override
-    from perturbgen.data import read_h5ad
-    from perturbgen.data.covariates import read_smiles
-    from perturbgen.data.kaggle import read_de
+    from perturbgen.data import read_de, read_h5ad, read_smiles
 
     find_baseline(name)  # a misspelt name is told before a large file is read
     settings: dict[str, Any] = {}
@@ -158,7 +156,7 @@ def _build(
 def _read_wanted(path: Path) -> pd.DataFrame:
     """Conditions to predict: id_map.csv, or another table with cell_type and compound."""
     from perturbgen.core.tables import find_table, read_frame, require_columns, require_values
-    from perturbgen.data.kaggle import read_id_map
+    from perturbgen.data import read_id_map
 
     path = find_table(path, "id_map.csv")
     table = read_frame(path, text=("cell_type", "sm_name", "compound"))

@@ -223,20 +223,18 @@ def _ensemble(
     import numpy as np
 
     from perturbgen.cli.options import write_predictions
-
-    # Any DE table will do as the truth, by any of the formats that are scored.
-    from perturbgen.compare.tables import read_table
+    from perturbgen.compare import read_effects
     from perturbgen.predict import aligned, fit_ensemble
 
     check_output(out, ".parquet")
     chosen = _read_members(members)
-    wanted = {member.name: read_table(member.wanted) for member in chosen}
-    known = {member.name: read_table(member.known) for member in chosen}
+    wanted = {member.name: read_effects(member.wanted) for member in chosen}
+    known = {member.name: read_effects(member.known) for member in chosen}
     # A member that lacks a condition would silently count as less than it is.
     for name, table in wanted.items():
         aligned(table, wanted[chosen[0].name], name)
     first = known[chosen[0].name]
-    measured = read_table(truth)
+    measured = read_effects(truth)
     _require_truth(measured, first, truth, chosen[0].known)
     measured = measured.loc[first.index, first.columns]
     found = fit_ensemble(known, measured, rng=np.random.default_rng(seed))

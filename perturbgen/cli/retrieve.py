@@ -186,6 +186,7 @@ def _neighbours(
     names = _require_named(same)
     vectors, labels = _read(source, key)
     require_labels(labels, names)
+    # controls take no part, and a row without a label belongs to no group
     keep = ~_control_rows(labels, controls, source) & labels[names].notna().all(axis=1).to_numpy()
     vectors, labels = vectors[keep], labels[keep]
     rows, values = nearest(vectors, labels, k=k, differ=listed(differ), similarity=similarity.value)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 _logger = logging.getLogger(__name__)
 
-LAYER: Final = "clipped_sign_log10_pval"
+DE_LAYER: Final = "clipped_sign_log10_pval"
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ def _curate(adata: AnnData, rules: tuple[_Removal, ...] = _CURATION) -> AnnData:
     return kept
 
 
-def read_openproblems_de(path: str | Path, *, layer: str = LAYER) -> pd.DataFrame:
+def read_openproblems_de(path: str | Path, *, layer: str = DE_LAYER) -> pd.DataFrame:
     """A layer of ``de_train.h5ad`` or ``de_test.h5ad``: conditions x genes."""
     adata = open_h5ad(path)
     require_columns(adata.obs.columns, ("cell_type", "sm_name"), path)

@@ -16,7 +16,7 @@ from perturbgen.core.errors import ConfigError, InputError, SchemaError, suggest
 from perturbgen.core.files import atomic_path, require_file
 from perturbgen.core.labels import CONDITION
 from perturbgen.core.tables import open_h5ad, open_parquet, parquet_errors, read_frame
-from perturbgen.data.kaggle import is_gene, read_id_map
+from perturbgen.data import is_gene, read_id_map
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -194,6 +194,7 @@ class DETable:
             "clip": self.clip,
             "info": dict(self.info),
         }
+        # a row group a statistic: one of them can be read without the others
         writer = None
         for name in self.STATISTICS:
             # labels begin with __, so that a gene of the same name is no label
@@ -256,12 +257,12 @@ def read_de_table(
 
 def _read_layer(path: Path, statistic: str, layer: str | None, id_map: Path | None) -> pd.DataFrame:
     """A DE table of ours, or a layer whose obs has the conditions' labels, or ids as names."""
-    from perturbgen.data.openproblems import LAYER
+    from perturbgen.data import DE_LAYER
 
     adata = open_h5ad(path)
     if "de" in adata.uns and not layer:
         return _of_statistic(DETable.from_anndata(adata), statistic)
-    chosen = layer or ("prediction" if "prediction" in adata.layers else LAYER)
+    chosen = layer or ("prediction" if "prediction" in adata.layers else DE_LAYER)
     if chosen not in adata.layers:
         raise SchemaError(
             f"{path} has no layer {chosen!r}", fix=f"layer: {suggest(chosen, adata.layers)}"

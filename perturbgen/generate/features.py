@@ -13,7 +13,7 @@ import pandas as pd
 
 from perturbgen.core.errors import SchemaError
 from perturbgen.core.labels import CONDITION
-from perturbgen.data.covariates import CovariateEncoder
+from perturbgen.data import CovariateEncoder
 from perturbgen.generate.wells import GROUP, WELL, covariates
 
 _ROUNDS: Final = 30

@@ -75,7 +75,7 @@ def _write_replicate(
     tick: Callable[[int], None],
 ) -> None:
     """One replicate; the file has its name only when it is whole."""
-    from perturbgen.data.h5ad import SparseH5ad
+    from perturbgen.data import SparseH5ad
 
     lengths = [len(size) for size in plan.libraries(replicate)]
     obs = _cell_obs(wells, lengths, replicate)

@@ -22,7 +22,7 @@ from perturbgen.core.errors import ConfigError, InputError, SchemaError
 from perturbgen.core.files import atomic_path, check_output, require_file
 from perturbgen.core.folds import deal
 from perturbgen.core.labels import CONDITION
-from perturbgen.data.covariates import CovariateEncoder
+from perturbgen.data import CovariateEncoder
 from perturbgen.generate.features import FeatureMaker, Reference
 from perturbgen.generate.forest import Forest, SamplerSettings, fit_out_of_fold
 from perturbgen.generate.wells import WellTable

@@ -15,7 +15,7 @@ import pandas as pd
 
 from perturbgen.core.errors import CountsError, SchemaError, shorten, suggest
 from perturbgen.core.labels import CONDITION
-from perturbgen.data.covariates import complete
+from perturbgen.data import complete
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -61,7 +61,7 @@ class WellTable:
 
 def well_table(cells: AnnData) -> WellTable:
     """The table of an AnnData of raw counts, its obs and its sums taken from the same object."""
-    from perturbgen.data.schema import depth
+    from perturbgen.data import depth
 
     return tabulate(cells.obs, pd.Series(depth(cells), cells.obs_names))
 

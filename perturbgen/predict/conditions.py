@@ -10,7 +10,7 @@ import pandas as pd
 
 from perturbgen.core.errors import SchemaError, shorten
 from perturbgen.core.labels import VEHICLE, conditions_of
-from perturbgen.data.covariates import require_same_genes
+from perturbgen.data import require_same_genes
 from perturbgen.generate import (
     CellSampler,
     SamplerSettings,

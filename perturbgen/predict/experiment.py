@@ -15,7 +15,7 @@ from pydantic import Field
 from perturbgen.core.config import Settings
 from perturbgen.core.errors import ConfigError
 from perturbgen.core.labels import CONDITION
-from perturbgen.data.aggregate import groups_of, pseudobulk
+from perturbgen.data import groups_of, pseudobulk
 from perturbgen.de import FLAVOURS, flavour_table
 from perturbgen.generate import (
     WELL,

@@ -20,8 +20,7 @@ from perturbgen.core.files import require_file, require_folder
 from perturbgen.core.labels import CONDITION, conditions_of
 from perturbgen.core.runs import file_hash
 from perturbgen.core.tables import h5ad_errors
-from perturbgen.data.covariates import complete
-from perturbgen.data.h5ad import read_h5ad
+from perturbgen.data import complete, read_h5ad
 from perturbgen.predict.conditions import vehicle_of
 from perturbgen.predict.estimators import require_same
 from perturbgen.predict.experiment import PredictSettings

@@ -18,7 +18,7 @@ import pandas as pd
 
 from perturbgen.core.console import track
 from perturbgen.core.errors import ConfigError, SchemaError
-from perturbgen.core.folds import deal
+from perturbgen.core.folds import choose, deal
 from perturbgen.profiles.linear import Projection, finite_rows, unit
 from perturbgen.profiles.table import Profiles
 from perturbgen.retrieval import MatchedFold, match_fold
@@ -113,6 +113,7 @@ def _for_matching(space: _Space) -> _Space:
 
     The product of two rows is then what they are expected to share.
     """
+    # a variate that is negatively correlated in training says nothing
     weight = np.sqrt(np.clip(space.first.strength, 0, None))
     first, second = (
         Projection(side.mean, side.matrix * weight, side.strength)
@@ -269,6 +270,7 @@ class Matched:
 
 def _compound_folds(compounds: _Array, folds: int, *, rng: np.random.Generator) -> _Array:
     """(rows,) the fold of each row."""
+    # doses of a compound are told apart by neither assay: they may not be on both sides
     codes, names = pd.factorize(np.asarray(compounds, object))
     if folds < 2:
         raise ConfigError(f"{folds} folds", expected="2 or more")
@@ -312,6 +314,7 @@ def match(
     }
     outer = _splits(pairs, np.arange(len(pairs)), folds, rng=rng)
     for split in track(outer, "folds", folds):
+        # settings are chosen without the withheld fold, or the best of a grid would be luck
         within = list(_splits(pairs, split.train, inner, rng=rng))
         for name, grid in methods.items():
             best = _choose(pairs, within, grid)
@@ -337,15 +340,15 @@ def fit_chosen(
 
 def _choose(pairs: Pairs, within: Sequence[_Split], grid: Sequence[Setting]) -> Setting:
     """The setting with the best mean average precision over inner folds; ties go to the first."""
+    # nothing to choose: the inner folds would be decomposed for nothing
     if len(grid) == 1:
         return grid[0]
-    worth = [
-        np.mean(
-            [_precision(pairs, split, setting.fit(split.first, split.second)) for split in within]
-        )
-        for setting in grid
-    ]
-    return grid[int(np.argmax(worth))]
+
+    def precision(setting: Setting) -> float:
+        fits = ((split, setting.fit(split.first, split.second)) for split in within)
+        return float(np.mean([_precision(pairs, split, fit) for split, fit in fits]))
+
+    return choose(grid, precision).best
 
 
 def _precision(pairs: Pairs, split: _Split, spaces: _Directions) -> float:

@@ -11,8 +11,7 @@ import pandas as pd
 from perturbgen.core.console import track
 from perturbgen.core.errors import ConfigError, SchemaError
 from perturbgen.core.tables import require_unique
-from perturbgen.data import CountStore
-from perturbgen.data.covariates import require_same_genes
+from perturbgen.data import CountStore, require_same_genes
 from perturbgen.train import board as gauges
 from perturbgen.train.cell_board import real_and_generated
 from perturbgen.train.feeds import feed

@@ -69,8 +69,7 @@ def read_cells(settings: RunSettings) -> Cells:
 def open_store(data: DataSettings) -> CountStore:
     """The counts, checked to be raw, with their obs."""
     from perturbgen.core.tables import open_h5ad
-    from perturbgen.data import read_competition
-    from perturbgen.data.h5ad import take_layer
+    from perturbgen.data import read_competition, take_layer
 
     if data.on_disk:
         return CountStore.open(data.path, layer=data.layer)
@@ -108,7 +107,7 @@ def _fit_encoder(
 def _read_descriptors(path: Path) -> pd.DataFrame:
     """A table with a row per category (first column: its name): numbers, or Morgan fingerprints of its SMILES."""
     from perturbgen.core.tables import read_frame
-    from perturbgen.data.covariates import morgan_fingerprints
+    from perturbgen.data import morgan_fingerprints
 
     table = read_frame(path)
     if not isinstance(table.index, pd.RangeIndex):

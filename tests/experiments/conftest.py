@@ -25,7 +25,9 @@ sys.path += [
 
 @pytest.fixture
 def experiment(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Run]:
-    """By an experiment's name, a function that runs it with some arguments and returns its exit code."""
+    """By an experiment's name, a function that runs it with some arguments and returns its exit
+    code.
+    """
 
     def load(name: str) -> Run:
         monkeypatch.syspath_prepend(str(EXPERIMENTS / name))

@@ -1,4 +1,6 @@
-"""The protocol finds what was planted, finds nothing where nothing is, and never looks at what it is asked about."""
+"""The protocol finds what was planted, finds nothing where nothing is, and never looks at what it
+is asked about.
+"""
 
 from dataclasses import replace
 from pathlib import Path
@@ -79,7 +81,9 @@ def test_as_many_pairs_of_variates_hold_as_were_planted(paired: Pairs) -> None:
 
 
 def test_what_is_withheld_changes_neither_maps_nor_settings(paired: Pairs) -> None:
-    """Withheld partners are exchanged: the queries of the other assay, the maps and the choice stay as they were."""
+    """Withheld partners are exchanged: the queries of the other assay, the maps and the choice stay
+    as they were.
+    """
     fold = _compound_folds(paired.meta["compound"].to_numpy(), 4, rng=np.random.default_rng(7))
     held = np.flatnonzero(fold == 0)
     values = paired.second.values.copy()

@@ -1,4 +1,6 @@
-"""Two tables become pairs: joined by compound and dose, controls out, replicates averaged, strata told."""
+"""Two tables become pairs: joined by compound and dose, controls out, replicates averaged, strata
+told.
+"""
 
 from dataclasses import replace
 from pathlib import Path

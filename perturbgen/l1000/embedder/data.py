@@ -148,7 +148,7 @@ def split_parts(table: ProfileTable, data: DataSettings, seed: int) -> pd.Series
 
 def _named_parts(table: ProfileTable, data: DataSettings) -> pd.Series:
     """By a split file, or by the benchmark's."""
-    from perturbgen.data.splits import Split
+    from perturbgen.data import Split
     from perturbgen.l1000 import read_leakproof
 
     if data.leakproof:
