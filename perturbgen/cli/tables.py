@@ -114,7 +114,7 @@ def _split(
     from perturbgen.data import Split
 
     check_output(out, ".csv")
-    given = {
+    given: dict[str, Any] = {
         "column": column,
         "value": value,
         "fraction": fraction,
