@@ -125,9 +125,9 @@ def _ingest(
 
     Example: [bold]perturbgen images ingest RxRx19a/ --out covid.profiles[/bold]
     """
-    from perturbgen.images.readers import STREAMED, kind_of, stream_embeddings
+    from perturbgen.images.readers import STREAMED, kind_of_source, stream_embeddings
 
-    kind = kind_of(source)
+    kind = kind_of_source(source)
     if kind in STREAMED:
         profiles = stream_embeddings(source, out)[0]
     else:
