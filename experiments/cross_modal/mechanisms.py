@@ -11,14 +11,14 @@ from sklearn.metrics import f1_score
 from perturbgen.core.errors import SchemaError
 from perturbgen.core.stats import interval, means, resample
 from perturbgen.images.nsc import mechanism_folds
-from perturbgen.profiles.crossmodal import Pairs, Setting, Spectrum, decompose, fit_chosen
+from perturbgen.profiles.crossmodal import PairedProfiles, Setting, Spectrum, decompose, fit_chosen
 
 _Array = np.ndarray[Any, Any]
 _COMPONENTS: Final = 50
 
 
 def mechanism_table(
-    pairs: Pairs,
+    pairs: PairedProfiles,
     shared: list[Setting],
     *,
     folds: int,
@@ -55,7 +55,7 @@ def mechanism_table(
     return table.assign(largest=pd.Series(moa).value_counts(normalize=True).iloc[0])
 
 
-def _with_mechanism(pairs: Pairs) -> Pairs:
+def _with_mechanism(pairs: PairedProfiles) -> PairedProfiles:
     """The perturbations whose mechanism has two compounds or more."""
     count = pairs.meta.groupby("moa")["compound"].nunique()
     kept = pairs.meta["moa"].isin(count.index[count > 1]).to_numpy()
@@ -65,11 +65,11 @@ def _with_mechanism(pairs: Pairs) -> Pairs:
             expected="mechanisms to learn and to test",
             fix="say which column holds them, or leave mechanisms out",
         )
-    return Pairs(pairs.first.where(kept), pairs.second.where(kept))
+    return PairedProfiles(pairs.first.where(kept), pairs.second.where(kept))
 
 
 def _predictions(
-    pairs: Pairs,
+    pairs: PairedProfiles,
     train: _Array,
     held: _Array,
     shared: list[Setting],

@@ -18,7 +18,7 @@ from perturbgen.core.errors import InputError, SchemaError, shorten
 from perturbgen.core.tables import read_frame, require_columns
 from perturbgen.profiles import Profiles, chosen, tidy
 from perturbgen.profiles.correct import ControlScaler
-from perturbgen.profiles.crossmodal import Pairs
+from perturbgen.profiles.crossmodal import PairedProfiles
 from perturbgen.retrieval import percent_replicating
 
 log = logging.getLogger(__name__)
@@ -137,7 +137,9 @@ def _labelled(meta: pd.DataFrame, columns: Columns, path: str | Path) -> pd.Data
     return found.reset_index(drop=True)
 
 
-def pair(first: Profiles, second: Profiles, *, null_groups: int, rng: np.random.Generator) -> Pairs:
+def pair(
+    first: Profiles, second: Profiles, *, null_groups: int, rng: np.random.Generator
+) -> PairedProfiles:
     """The perturbations (compound and dose) that both assays measured, replicates averaged.
 
     ``stratum`` says in how many assays a perturbation's replicates agree: both, one or neither (a
@@ -167,10 +169,10 @@ def pair(first: Profiles, second: Profiles, *, null_groups: int, rng: np.random.
     return as_pairs(*means, meta.assign(stratum=strata(agreed[0], agreed[1], shared)))
 
 
-def as_pairs(first: pd.DataFrame, second: pd.DataFrame, meta: pd.DataFrame) -> Pairs:
+def as_pairs(first: pd.DataFrame, second: pd.DataFrame, meta: pd.DataFrame) -> PairedProfiles:
     """Two tables of averages (perturbations, features) by the labels that are in both."""
     sides = (table.loc[meta.index] for table in (first, second))
-    return Pairs(*(Profiles(side.to_numpy(), meta, side.columns) for side in sides))
+    return PairedProfiles(*(Profiles(side.to_numpy(), meta, side.columns) for side in sides))
 
 
 def _named(profiles: Profiles, reference: Profiles) -> Profiles:

@@ -13,7 +13,7 @@ from pairs import Columns, as_pairs, nearest_doses, read_wells, strata
 
 from perturbgen.core.files import require_file
 from perturbgen.core.tables import read_header, require_columns
-from perturbgen.profiles.crossmodal import Pairs
+from perturbgen.profiles.crossmodal import PairedProfiles
 
 _LABEL: Final = "Metadata_broad_sample"
 _PLATE: Final = "cellpainting/SQ00015054_normalized_feature_select.csv.gz"
@@ -29,7 +29,7 @@ _NOT_PHENOTYPES: Final = [
 ]
 
 
-def plate_and_maps(folder: str | Path) -> Pairs:
+def plate_and_maps(folder: str | Path) -> PairedProfiles:
     """One Cell Painting plate (A549) and L1000's 2-D coordinates of the same compounds and doses,
     replicates averaged.
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from perturbgen.core.page import Page
-    from perturbgen.profiles.crossmodal import Matched, Pairs
+    from perturbgen.profiles.crossmodal import Matched, PairedProfiles
 
 NAMES = ("images", "L1000")
 OURS = "RGCCA"
@@ -131,7 +131,7 @@ def fixture(folder: Path, seed: int) -> tuple[Path, Path, Any, Any]:
 
 
 def run(
-    pairs: Pairs,
+    pairs: PairedProfiles,
     protocol: Protocol,
     out: Path,
     what: str,
@@ -171,7 +171,7 @@ def run(
     say(f"wrote {page.write(out / 'report.html')}")
 
 
-def methods(pairs: Pairs, truth: Path | None) -> dict[str, list[Any]]:
+def methods(pairs: PairedProfiles, truth: Path | None) -> dict[str, list[Any]]:
     """Names and settings; of a fixture also the maps that were planted."""
     from paired_fixture import read_truth
 
@@ -182,11 +182,11 @@ def methods(pairs: Pairs, truth: Path | None) -> dict[str, list[Any]]:
     if truth is None:
         return found
     planted = read_truth(truth)
-    return found | {"the planted maps": [crossmodal.known(planted.images, planted.l1000)]}
+    return found | {"the planted maps": [crossmodal.given_maps(planted.images, planted.l1000)]}
 
 
 def opening(
-    pairs: Pairs,
+    pairs: PairedProfiles,
     what: str,
     found: Mapping[str, Matched],
     scores: pd.DataFrame,
@@ -249,7 +249,9 @@ def opening(
     return page
 
 
-def mechanisms(page: Page, pairs: Pairs, shared: list[Any], protocol: Protocol, rng: Any) -> None:
+def mechanisms(
+    page: Page, pairs: PairedProfiles, shared: list[Any], protocol: Protocol, rng: Any
+) -> None:
     """The section on mechanisms, where there are enough of them."""
     from mechanisms import mechanism_table
 
@@ -280,7 +282,7 @@ def mechanisms(page: Page, pairs: Pairs, shared: list[Any], protocol: Protocol, 
     page.table(rows)
 
 
-def variates(page: Page, pairs: Pairs, protocol: Protocol, *, planted: bool) -> None:
+def variates(page: Page, pairs: PairedProfiles, protocol: Protocol, *, planted: bool) -> None:
     """The section on withheld correlations."""
     import numpy as np
     from matching_report import variate_figure

@@ -21,7 +21,17 @@ from perturbgen.cli.generate import (
     open_sampler,
     read_wanted_file,
 )
-from perturbgen.cli.options import Columns, Device, Json, Layer, RunFolder, Vehicle
+from perturbgen.cli.options import (
+    Columns,
+    Device,
+    Json,
+    Layer,
+    RunFolder,
+    Seed,
+    Seed32,
+    Vehicle,
+    write_predictions,
+)
 from perturbgen.core.console import show_table
 from perturbgen.core.errors import ConfigError, SchemaError, shorten
 from perturbgen.core.files import check_output
@@ -84,9 +94,7 @@ def _predict(
         ),
     ] = None,
     samplers: SamplersFile = None,
-    seed: Annotated[
-        int, typer.Option(min=0, max=2**32 - 1, help="The same seed gives the same prediction.")
-    ] = 0,
+    seed: Seed32 = 0,
     columns: Columns = None,
     layer: Layer = None,
     vehicle: Vehicle = None,
@@ -106,7 +114,6 @@ def _predict(
     Example: [bold]perturbgen predict runs/0001-op3-s0 --cells counts.h5ad --conditions id_map.csv
     --out predictions.parquet[/bold]
     """
-    from perturbgen.cli.options import write_predictions
     from perturbgen.core.config import load_settings
     from perturbgen.data import validate
     from perturbgen.predict import PredictSettings
@@ -206,7 +213,7 @@ def _ensemble(
         Path, typer.Option(help="The measured conditions: de_train.parquet or another DE table.")
     ],
     out: _Predictions,
-    seed: Annotated[int, typer.Option(min=0, help="Of the bootstrap of the gain.")] = 0,
+    seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
     """Combine predictions by non-negative weights whose sum is free, found on withheld, measured
@@ -222,7 +229,6 @@ def _ensemble(
     """
     import numpy as np
 
-    from perturbgen.cli.options import write_predictions
     from perturbgen.compare import read_effects
     from perturbgen.predict import aligned, fit_ensemble
 

@@ -300,9 +300,11 @@ def _neighbours_of(
             expected=f"one of {shorten(known)}",
             fix=suggest(of, known),
         )
-    shown = here[["share", "similarity"]].astype(float)
-    shown.insert(0, "neighbour", other[here.index])
-    return shown.to_dict("records")
+    columns = (other[here.index], here["share"], here["similarity"])
+    return [
+        {"neighbour": name, "share": float(share), "similarity": float(similarity)}
+        for name, share, similarity in zip(*columns, strict=True)
+    ]
 
 
 def _joined(table: pd.DataFrame, names: list[str]) -> pd.Series:

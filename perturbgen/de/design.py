@@ -210,7 +210,7 @@ class _Basis:
         coefficients = np.zeros((max([*self.groups, *self.others]) + 1, values.shape[1]))
         indicators = self.codes[:, None] == np.arange(len(self.groups))
         on_groups = (indicators / indicators.sum(axis=0)).T @ values
-        on_others = np.empty((0, values.shape[1]))
+        on_others: _Array = np.empty((0, values.shape[1]))
         if len(self.others):
             on_others = solve_triangular(self.r, self.q.T @ values)
         coefficients[self.others] = on_others

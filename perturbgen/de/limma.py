@@ -100,12 +100,12 @@ def limma_table(
     tables["log10_p"] = np.divide(log_p, _LOG_10, out=log_p)
     if zero_p == "eps":
         tables["log10_p"][10.0 ** tables["log10_p"] == 0] = _EPS_LOG10_P
-    frames = {
+    frames: dict[str, Any] = {
         name: pd.DataFrame(values, conditions.index, data.genes, copy=False)
         for name, values in tables.items()
     }
     info = {**asdict(asked), "backend": backend, **asdict(method)}
-    return DETable(**frames, conditions=conditions, info=info, mean_variance=trends)  # type: ignore[arg-type]
+    return DETable(**frames, conditions=conditions, info=info, mean_variance=trends)
 
 
 def _check_options(method: FitMethod, *, backend: str, zero_p: str | None, adjust: str) -> None:

@@ -209,9 +209,9 @@ def filter_genes(
                 "the gene filter leaves no gene",
                 fix="gene_filter=None, or check the sequencing depth",
             )
-        empty = ~data.values[fit.rows][:, mask].any(axis=1)
-        if empty.any():
-            samples = data.obs.index[fit.rows][empty]
+        empty = np.flatnonzero(~data.values[fit.rows][:, mask].any(axis=1))
+        if len(empty):
+            samples = data.obs.index[fit.rows[empty]]
             raise CountsError(
                 f"no counts are left after the gene filter in {shorten(samples)}",
                 fix="drop those samples",

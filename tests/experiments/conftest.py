@@ -12,7 +12,7 @@ import pytest
 import typer
 
 from perturbgen import cli
-from perturbgen.profiles.crossmodal import Pairs
+from perturbgen.profiles.crossmodal import PairedProfiles
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 Run = Callable[..., int]
@@ -55,7 +55,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def paired(folder: Path) -> Pairs:
+def paired(folder: Path) -> PairedProfiles:
     """The made-up pairs."""
     from paired_fixture import IMAGES, L1000
     from pairs import pair, read_wells
