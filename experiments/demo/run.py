@@ -63,7 +63,8 @@ def main(
     run = create_run(runs, "demo", settings, seed=settings.seed)
     make(run, settings)
     say(
-        f"report       {run / 'report.html'}; {run / 'summary.html'} shows the cells, {run / 'de.html'} the tests"
+        f"report       {run / 'report.html'}; {run / 'summary.html'} shows the cells, "
+        f"{run / 'de.html'} the tests"
     )
     say(f"scorecard    {run / 'comparison' / 'scorecard.md'}")
     say(f"generated    {run / 'generated'} (cells of the conditions that nobody measured)")
@@ -73,7 +74,7 @@ def main(
 
 def make(run: Path, settings: Demo) -> None:
     """Fill the run directory."""
-    from perturbgen.cli.generate import read_conditions
+    from perturbgen.cli.generate import read_wanted_file
     from perturbgen.data import pseudobulk, read_competition, validate, write_h5ad
     from perturbgen.data.pictures import summary_page
     from perturbgen.de import flavour_table
@@ -98,7 +99,7 @@ def make(run: Path, settings: Demo) -> None:
     table.write(run / "de.parquet")
     de_page(table).write(run / "de.html")
     log_projector(bulk, run)
-    wanted = read_conditions(folder / "id_map.csv")
+    wanted = read_wanted_file(folder / "id_map.csv")
     log.info("training %s without the conditions to predict", " and ".join(NAMES.values()))
     options = {"epochs": settings.epochs, "replicates": settings.replicates, "seed": settings.seed}
     methods = train_models(cells, wanted, run, **options)
@@ -111,8 +112,7 @@ def compare_methods(folder: Path, run: Path, methods: dict[str, Any]) -> dict[st
     and a page.
     """
     from perturbgen.cli.score import raise_failures, show_comparison
-    from perturbgen.compare import CompareSettings, compare
-    from perturbgen.compare.run import write_outputs, write_report
+    from perturbgen.compare import CompareSettings, compare, write_comparison_report, write_outputs
     from perturbgen.simulate.op3.experiment import write_replicate
 
     log.info("repeating the withheld part of the experiment, as the positive control")
@@ -126,7 +126,7 @@ def compare_methods(folder: Path, run: Path, methods: dict[str, Any]) -> dict[st
     found = compare(settings, run / "comparison")
     write_outputs(found, run / "comparison", report=False)
     links = {"the cells": "summary.html", "differential expression": "de.html"}
-    write_report(
+    write_comparison_report(
         found, run / "report.html", "Who predicts the withheld conditions best?", links=links
     )
     show_comparison(found)

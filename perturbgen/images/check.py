@@ -14,7 +14,7 @@ from perturbgen.core.errors import InputError, SchemaError, shorten
 from perturbgen.images.fields import fields, find_images, read_field
 from perturbgen.images.readers import (
     STREAMED,
-    kind_of,
+    kind_of_source,
     opened,
     read_rxrx1_metadata,
     stream_embeddings,
@@ -30,7 +30,7 @@ def check_source(source: Path, *, limit: int) -> _Lines:
     """Findings about the profiles of a source, its plates and, where there are any, its images."""
     # a folder of images without tables is a source, too
     try:
-        kind = kind_of(source)
+        kind = kind_of_source(source)
     except InputError:
         return _check_images(find_images(source), limit=limit)
     lines = [_finding("kind", kind)]

@@ -86,7 +86,7 @@ _GUIDE: Final = re.compile(r"^(.+)_guide_(\d+)$")
 _Layout = Literal["auto", "2020", "kaggle"]
 
 
-def kind_of(path: str | Path) -> str:
+def kind_of_source(path: str | Path) -> str:
     """``bbbc021``, ``rxrx1``, ``rxrx1-kaggle``, ``rxrx19``, ``rxrx3``, ``folder`` or ``table``."""
     path = Path(path)
     if not path.is_dir():
@@ -121,7 +121,7 @@ def opened(path: str | Path, *, key: str | None = None) -> Iterator[Profiles]:
 
     ``key`` is :func:`perturbgen.profiles.read_profiles`'s, for a file.
     """
-    kind = kind_of(path)
+    kind = kind_of_source(path)
     if kind in STREAMED:
         with tempfile.TemporaryDirectory() as folder:
             yield stream_embeddings(path, Path(folder) / "profiles")[0]
@@ -139,7 +139,7 @@ def opened(path: str | Path, *, key: str | None = None) -> Iterator[Profiles]:
 
 def stream_embeddings(path: str | Path, out: str | Path) -> tuple[Profiles, Orphans]:
     """The embeddings of RxRx1, RxRx19 or RxRx3 with their labels, as a profile folder ``out``."""
-    read_metadata, files, key = STREAMED[kind_of(path)]
+    read_metadata, files, key = STREAMED[kind_of_source(path)]
     meta = read_metadata(Path(path))
     embeddings = read_embeddings(files(Path(path)), key=key)
     return stream_profiles(embeddings, meta, out=out, where=str(path))

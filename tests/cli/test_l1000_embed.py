@@ -69,6 +69,7 @@ def test_evaluate_writes_a_page_with_every_method(capsys):
 
 def test_evaluate_probes_mechanisms_from_the_samples_or_from_a_table(capsys, monkeypatch):
     monkeypatch.setattr("perturbgen.l1000.embedder.probe._EPOCHS", 2)
+    monkeypatch.setattr("perturbgen.l1000.embedder.probe._FOLDS", 2)
     obs = anndata.read_h5ad("screen.h5ad").obs
     told = obs[~obs["control"]].drop_duplicates("perturbagen")[["perturbagen", "moa"]]
     told.rename(columns={"perturbagen": "pert_id", "moa": "mechanism"}).to_csv(

@@ -20,7 +20,7 @@ from perturbgen.images import bbbc021
 from perturbgen.images.fields import fields, find_images
 from perturbgen.images.network import compounds, sirnas
 from perturbgen.images.network.settings import CompoundData, ImageData
-from perturbgen.images.readers import kind_of
+from perturbgen.images.readers import kind_of_source
 
 Name = int | str
 
@@ -94,7 +94,7 @@ class Fields:
 
 def read_fields(data: ImageData) -> Fields:
     """Every field that has labels and all its channels; the others are left out, and named in the log."""
-    kind = kind_of(require_folder(data.path, "folder of images"))
+    kind = kind_of_source(require_folder(data.path, "folder of images"))
     if kind in ("rxrx1", "rxrx1-kaggle"):
         if data.compounds != CompoundData():
             raise InputError(
@@ -132,7 +132,7 @@ def _with_files(
             expected="the folders Week1_22123 and so on beside the tables",
         )
     channels = tuple(sorted(int(c) for c in images["channel"].unique()))
-    lost = [c for c in _CHANNELS[kind_of(data.path)] if c not in channels]
+    lost = [c for c in _CHANNELS[kind_of_source(data.path)] if c not in channels]
     if lost:
         log.warning(
             "no image of channels %s at all: the network does without them",
