@@ -108,7 +108,7 @@ def opened_profiles(source: Path, key: str | None = None) -> Iterator[Profiles]:
 
         yield Profiles.from_anndata(read_plate(source), str(source))
     else:
-        from perturbgen.images.readers import opened
+        from perturbgen.images import opened
 
         with opened(source, key=key) as profiles:
             yield profiles
