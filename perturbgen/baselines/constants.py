@@ -41,6 +41,7 @@ class _GeneMean(LinearSmoother[Settings]):
         return np.full((len(wanted), rows), 1 / rows)
 
     def _predict(self, wanted: ConditionList) -> np.ndarray:
+        # One row for all, instead of a product with equal weights.
         return np.tile(self.table.values.mean(axis=0), (len(wanted), 1))
 
 
@@ -80,6 +81,7 @@ class _CompoundMedian(Baseline[Settings]):
         weights = self._mean_weights(wanted, ("compound", "cell_type"))
         lost = self._lacks(wanted, "compound")
         result = np.empty((len(wanted), len(table.genes)))
+        # There is nothing to take a median of: these get the mean of the cell type, or of all.
         result[lost] = weights[np.flatnonzero(lost)] @ table.values
         for compound in np.unique(wanted.compounds[~lost]):
             rows = table.values[table.compounds == compound]
@@ -101,12 +103,14 @@ class _RandomDraw(Baseline[Settings]):
     """
 
     def _fit(self, table: TrainTable, rng: np.random.Generator) -> None:
+        # Drawn at fitting, so that the same request has the same answer twice.
         self._seed = int(rng.integers(2**63))
 
     def _predict(self, wanted: ConditionList) -> np.ndarray:
         values = self.table.values
         shape = (len(wanted), values.shape[1])
         rng = np.random.default_rng(self._seed)
+        # int32: half the memory of the default for 255 x 18,211 places.
         drawn = rng.integers(len(values), size=shape, dtype=np.int32)
         result = np.empty(shape, values.dtype)
         for start in range(0, shape[1], _GENES_AT_ONCE):
@@ -133,6 +137,7 @@ class _GroundTruth(Baseline[Settings]):
             )
 
     def _predict(self, wanted: ConditionList) -> np.ndarray:
+        # By label: the truth may have other rows, in another order.
         at = self._labels.get_indexer(wanted.index)
         if (at < 0).any():
             raise SchemaError(

@@ -47,6 +47,7 @@ class _NearestReplicate(LinearSmoother[Settings]):
 
 def _cell_type_similarity(table: TrainTable, names: np.ndarray) -> np.ndarray:
     """Mean correlation (cell types, cell types) of the rows of shared compounds; 0 without any."""
+    # Only the order of the correlations counts, for which single precision will do.
     values = table.values.astype(np.float32)
     values -= values.mean(axis=1, keepdims=True)
     size = np.linalg.norm(values, axis=1)
@@ -122,8 +123,10 @@ class _Neighbours(LinearSmoother[_NeighbourSettings]):
             return found
         here = np.flatnonzero((table.cell_types == cell) & (table.compounds != compound))
         scores = np.array([self._similarity(own, table.compounds[row], cell) for row in here])
+        # Stable, so that of equals the first by name is taken.
         best = np.argsort(-scores, kind="stable")[: chosen.neighbours]
         strength = np.where(scores[best] > 0, np.maximum(scores[best], 0) ** chosen.power, 0)
+        # The compound's own effect elsewhere and its neighbours' here share one unit of weight.
         found[own] = chosen.own / len(own)
         found[here[best]] = (1 - chosen.own) * strength / max(strength.sum() + chosen.shrink, 1e-12)
         return found

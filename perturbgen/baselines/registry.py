@@ -52,30 +52,30 @@ class Entry:
         return self.kind.settings_class
 
 
-_SMILES: Final = ("smiles",)
+def _mean(where: str, description: str, open_problems: str = "") -> Entry:
+    """A deterministic baseline with prediction intervals."""
+    return Entry(where, description, open_problems, intervals=True)
+
+
+def _learner(where: str, description: str, **marks: bool) -> Entry:
+    """A random baseline that can use fingerprints."""
+    return Entry(where, description, uses=("smiles",), random=True, **marks)
+
+
+# In the order that lists and reports show: constants, linear models, learners, combinations.
 REGISTRY: Final[Mapping[str, Entry]] = {
-    "zeros": Entry("constants:_Zeros", "no effect anywhere", "zeros", intervals=True),
-    "gene_mean": Entry(
-        "constants:_GeneMean", "mean of each gene over all rows", "mean_outcome", intervals=True
-    ),
-    "compound_mean": Entry(
-        "constants:_CompoundMean",
-        "mean of the compound over cell types",
-        "mean_across_compounds",
-        intervals=True,
+    "zeros": _mean("constants:_Zeros", "no effect anywhere", "zeros"),
+    "gene_mean": _mean("constants:_GeneMean", "mean of each gene over all rows", "mean_outcome"),
+    "compound_mean": _mean(
+        "constants:_CompoundMean", "mean of the compound over cell types", "mean_across_compounds"
     ),
     "compound_median": Entry("constants:_CompoundMedian", "median of the compound over cell types"),
-    "cell_type_mean": Entry(
-        "constants:CellTypeMean",
-        "mean of the cell type over compounds",
-        "mean_across_celltypes",
-        intervals=True,
+    "cell_type_mean": _mean(
+        "constants:CellTypeMean", "mean of the cell type over compounds", "mean_across_celltypes"
     ),
-    "additive": Entry("linear:_Additive", "cell type + compound, by least squares", intervals=True),
-    "shrunken_additive": Entry(
-        "linear:_ShrunkenAdditive",
-        "cell type + compound, shrunk by variance components",
-        intervals=True,
+    "additive": _mean("linear:_Additive", "cell type + compound, by least squares"),
+    "shrunken_additive": _mean(
+        "linear:_ShrunkenAdditive", "cell type + compound, shrunk by variance components"
     ),
     "random_draw": Entry(
         "constants:_RandomDraw", "each gene drawn from its training values", "sample", random=True
@@ -89,62 +89,31 @@ REGISTRY: Final[Mapping[str, Entry]] = {
     "bilinear_ridge": Entry(
         "linear:_BilinearRidge", "ridge between PCA embeddings (Ahlmann-Eltze et al.)"
     ),
-    "pls": Entry(
-        "linear:_PartialLeastSquares",
-        "partial least squares on encodings",
-        uses=_SMILES,
-        random=True,
-    ),
-    "kernel_ridge": Entry(
-        "linear:_KernelRidge",
-        "Gaussian kernel ridge on encodings",
-        uses=_SMILES,
-        random=True,
-        intervals=True,
+    "pls": _learner("linear:_PartialLeastSquares", "partial least squares on encodings"),
+    "kernel_ridge": _learner(
+        "linear:_KernelRidge", "Gaussian kernel ridge on encodings", intervals=True
     ),
     "neighbours": Entry("neighbours:_Neighbours", "kNN recommender over compounds"),
-    "random_forest": Entry(
-        "trees:_RandomForest",
-        "random forest on DE values",
-        uses=_SMILES,
-        random=True,
-        intervals=True,
-    ),
+    "random_forest": _learner("trees:_RandomForest", "random forest on DE values", intervals=True),
     "pseudobulk_forest": Entry(
         "trees:_PseudobulkForest",
         "random forest on pseudobulk counts, then limma",
         needs=("pseudobulk",),
         random=True,
     ),
-    "xgboost": Entry(
-        "trees:XGBoost", "boosted trees on components of t values", uses=_SMILES, random=True
-    ),
+    "xgboost": _learner("trees:XGBoost", "boosted trees on components of t values"),
     "xgboost_plain": Entry("trees:_PlainXGBoost", "XGBoost out of the box, a model a gene"),
-    "network": Entry(
-        "network:_LowRankNetwork", "low-rank network, median of seeds", uses=_SMILES, random=True
-    ),
-    "network_pseudolabels": Entry(
+    "network": _learner("network:_LowRankNetwork", "low-rank network, median of seeds"),
+    "network_pseudolabels": _learner(
         "network:_PseudoLabelNetwork",
         "low-rank network, two stages with pseudo-labels",
-        uses=_SMILES,
-        random=True,
         transductive=True,
     ),
     "transfer": Entry(
         "transfer:_TransferStack", "profiles elsewhere + offset + kriged known compounds, stacked"
     ),
-    "nested": Entry(
-        "selection:_Nested",
-        "one baseline, its settings chosen out of fold",
-        uses=_SMILES,
-        random=True,
-    ),
-    "blend": Entry(
-        "selection:_Blend",
-        "weighted sum, weights from out-of-fold predictions",
-        uses=_SMILES,
-        random=True,
-    ),
+    "nested": _learner("selection:_Nested", "one baseline, its settings chosen out of fold"),
+    "blend": _learner("selection:_Blend", "weighted sum, weights from out-of-fold predictions"),
 }
 
 
@@ -244,5 +213,6 @@ def _maker(name: str, settings: Mapping[str, Any], **parts: Any) -> partial[Base
     """A function that makes a baseline, whose settings are checked now, not when it is called."""
     shared = {key: value for key, value in parts.items() if key in find_baseline(name).uses}
     made = partial(make, name, **shared, **settings)
+    # Made once and thrown away: a wrong setting is told now, not in the middle of a fit.
     made()
     return made

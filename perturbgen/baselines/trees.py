@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 _Device = Literal["auto", "cpu", "cuda"]
+# A booster for ten components and a thread for each booster is faster than XGBoost's own threads.
 _COLUMNS_AT_ONCE = 10
 
 
@@ -153,6 +154,7 @@ def boost_all(
 
         return xgboost.train(parameters, _as_matrix(features, block), num_boost_round=trees)
 
+    # A GPU works on one booster at a time; more would only share its memory.
     with ThreadPoolExecutor(1 if place == "cuda" else workers()) as pool:
         return list(track(pool.map(work, blocks), "boosting", total=len(blocks)))
 
@@ -160,6 +162,7 @@ def boost_all(
 def predict_all(boosters: list[xgboost.Booster], features: np.ndarray) -> np.ndarray:
     """Predictions (rows, columns) of all boosters."""
     data = _as_matrix(features)
+    # A booster of one column gives a vector, all others a table.
     found = [booster.predict(data).reshape(len(features), -1) for booster in boosters]
     return np.hstack(found).astype(np.float64)
 
@@ -190,6 +193,7 @@ def _cuda_present() -> bool:
 
     if not xgboost.build_info().get("USE_CUDA", False):
         return False
+    # Asked of the driver: to import torch for this answer takes seconds.
     try:
         driver = ctypes.CDLL("libcuda.so.1")
     except OSError:

@@ -87,6 +87,8 @@ class Comparison:
     def card(self) -> Scorecard:
         """The scorecard of the methods all of whose jobs ran."""
         failed = list(dict.fromkeys(job.method.name for job in self.failures))
+        # A method that is judged on some folds only would be judged on other conditions than the
+        # rest.
         ranked = [name for name in self.settings.all_methods if name not in failed]
         controls, asked = self.settings.controls, self.settings.score
         negatives = tuple(name for name in controls.negatives if name in ranked)
@@ -136,6 +138,7 @@ class Comparison:
 
     def predictions(self) -> Mapping[str, pd.DataFrame]:
         """Each ranked method's predictions with its first seed, read when asked for."""
+        # A report reads one method after the other; all at once are gigabytes.
         return _WhenAsked(self.card.methods, lambda name: self._values(name, "values"))
 
     def intervals(self) -> Mapping[str, Mapping[float, _Interval]]:
@@ -190,6 +193,7 @@ class Comparison:
     def _values(self, name: str, what: str) -> pd.DataFrame:
         """What the first seed of a method left, conditions x genes."""
         mine = [job for job in self.outcomes if job.method.name == name]
+        # Reversed, so that the first seed is the one that stays.
         first = {id(job.fold): job for job in reversed(mine)}
         return self._by_fold(lambda fold: first[id(fold)].read_values(self.book, what))
 
@@ -260,6 +264,7 @@ def compare(
     """
     out, data, asked = Path(out), settings.data, settings.score
     check_scheduler(scheduler)
+    # An hour of fits must not end in a folder that cannot be written.
     require_writable(out / "scorecard.md")
     _check_metrics(settings)
     methods = make_methods(settings)
@@ -271,9 +276,12 @@ def compare(
     seen = {method.name: method.require_unseen(folds, book.conditions) for method in methods}
     runs = {name: about for name, about in seen.items() if about is not None}
     labels = _condition_table(book, folds, described)
+    # Only for its refusal: a column that is not there is told before the first fit.
     find_clusters(labels.index, labels, asked.clusters or None)
     folder = out.absolute() / "cells"
     folder.mkdir(parents=True, exist_ok=True)
+    # What was asked for is written before the first job: an interrupted comparison says what it
+    # was.
     made = Comparison(settings, book, folds, {}, described, runs, ladder)
     for name, text in (
         ("config.toml", to_toml(settings)),

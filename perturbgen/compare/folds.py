@@ -73,6 +73,7 @@ def _kaggle_fold(name: str, split: SplitSettings, book: Book) -> list[Fold]:
         )
     known = _known_compounds(split, book, targets)
     withheld = conditions["cell_type"].isin(targets) & ~conditions["compound"].isin(known)
+    # The competition had 50 public compounds; a small table has not as many.
     public = split.public
     if public is None:
         public = min(50, conditions.loc[withheld, "compound"].nunique() // 2)
@@ -94,6 +95,7 @@ def _known_compounds(split: SplitSettings, book: Book, targets: tuple[str, ...])
                 fix=f"splits.*.known: {suggest(absent[0], there)}",
             )
         return list(split.known)
+    # Without withheld rows nothing tells which were known: the competition's own list does.
     if book.released.all():
         return list(KNOWN_IN_TARGETS)
     rows = book.table.index[book.released]
@@ -119,6 +121,7 @@ def _of_parts(
 
 def _compound_folds(name: str, split: SplitSettings, book: Book) -> list[Fold]:
     """Compounds withheld in all target cell types at once, and in no other."""
+    # Labels anew: a slice keeps the levels of rows that are not in it.
     rows = _eligible(split, book)
     index = pd.MultiIndex.from_tuples(list(book.table.index[rows]), names=book.table.index.names)
     rng = np.random.default_rng(split.seed)
@@ -147,6 +150,7 @@ def _file_folds(name: str, split: SplitSettings, book: Book, data: TableSettings
     found.check_leaks(book.table.index.to_frame(index=False))
     parts = found.parts.reindex(book.table.index).to_numpy(object)
     names = tuple(sorted(set(parts) - {_TRAIN}))
+    # A file with a part to learn from is one division; without one its parts are folds.
     if _TRAIN in parts:
         return [_of_parts(name, parts, split.test or names)]
     for part in split.test:
@@ -158,6 +162,7 @@ def _file_folds(name: str, split: SplitSettings, book: Book, data: TableSettings
 
 def _eligible(split: SplitSettings, book: Book) -> np.ndarray:
     """Positions of the rows that a split divides (rows,)."""
+    # By default the released rows alone: what is withheld in the end must not choose anything.
     return np.flatnonzero(book.released) if split.rows == "train" else np.arange(len(book.table))
 
 

@@ -137,6 +137,8 @@ class Job:
             predicted = pd.DataFrame(file["values"].astype(float), test.index, test.columns)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # means over no responding gene
+            # Against the table as it is: ``score`` limits what it compares, and finds responding
+            # genes before.
             found = score(
                 book.table.iloc[self.fold.test],
                 predicted,
@@ -155,6 +157,7 @@ class Job:
         wanted = pd.MultiIndex.from_tuples(list(test.index), names=test.index.names)
         predictor = self.method.make(test).fit(train, rng=np.random.default_rng(self.seed))
         table = predictor.predict(wanted)
+        # Single precision: half the disk, and far finer than the tolerance of any metric.
         found = {"values": table.loc[test.index, test.columns].to_numpy(np.float32)}
         wrong = ~np.isfinite(found["values"])
         if wrong.any():
@@ -201,6 +204,7 @@ class Job:
         }
 
 
+# The jobs of one process share the table, so it is read once.
 @lru_cache(maxsize=1)
 def _load_book(path: Path, made: tuple[int, int]) -> Book:
     """The measured rows; ``made`` tells a file from another that stood at its place before."""
@@ -220,6 +224,7 @@ def make_jobs(
             levels = asked.intervals if method.intervals else ()
             code = _code_version(_GENERATING if method.trained else _FITTING)
             for seed in settings.seeds if method.random else settings.seeds[:1]:
+                # Deterministic results are the same file, whatever seeds are asked for.
                 drawn = seed if method.random else None
                 fit = _digest([divided, dict(method.record), drawn, sorted(levels), code])
                 key = _digest([fit, scored, _code_version(_SCORING)])
@@ -270,6 +275,7 @@ def run_jobs(
     if scheduler != PROCESSES:
         yield from _on_cluster(waiting, scheduler)
         return
+    # More processes than jobs would only start and end.
     workers = min(workers or cores(), len(waiting))
     if workers > 1:
         yield from _in_processes(waiting, workers)
@@ -286,6 +292,7 @@ def _in_processes(jobs: list[Job], workers: int) -> _Finished:
             lost.append(job)
         else:
             yield job, outcome
+    # Alone, so that the one that needs too much memory takes no other with it.
     for job in lost:
         for _, outcome in _pooled([job], 1):
             words = "the process that ran it was killed: out of memory, most often"
@@ -348,6 +355,7 @@ def _on_cluster(jobs: list[Job], address: str) -> _Finished:
     with client:
         if not jobs:
             return
+        # Told before anything is computed: a worker without the table fails every job.
         _require_shared(client, jobs[0].folder / "table.npz", address)
         futures = {
             client.submit(job.run, key=f"perturbgen-{job.key}", pure=False): job for job in jobs

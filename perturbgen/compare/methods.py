@@ -61,6 +61,7 @@ class Method:
         """Refuse a run that has seen what a fold withholds; what the report says of it, if one."""
         if self.trained is None:
             return None
+        # Asked of the cells it was trained on, not of what its configuration says.
         seen = self.trained.seen()
         for fold in folds:
             where = f"{fold.split} ({fold.name})"
@@ -122,6 +123,7 @@ def _tabulated(name: str, spec: MethodSettings, data: TableSettings) -> Method:
     """Predictions from a file."""
     path = data.find(spec.predictions, "file of predictions").absolute()
     told = spec.model_dump(mode="json", exclude={"predictions"})
+    # By content, not by name: a file that moved keeps its results, one that changed does not.
     record = told | {"predictions": file_hash(path), "statistic": data.statistic}
     return Method(name, spec, record, data.statistic, {"predictions": path})
 
@@ -133,6 +135,7 @@ def _trained(name: str, spec: MethodSettings, data: TableSettings) -> Method:
     runs = [data.find_folder(path) for path in (spec.run, spec.calibration_run) if path]
     cells = data.find(spec.cells, "file of cells").absolute()
     files = RunFiles(runs[0], cells, *runs[1:]).require()
+    # Without the seed, which is the job's.
     settings = _run_settings(name, spec).model_dump(mode="json", exclude={"seed"})
     record = {"settings": settings, **files.record()}
     return Method(name, spec, record, data.statistic, random=True, trained=files)
@@ -160,6 +163,7 @@ def _run_settings(name: str, spec: MethodSettings) -> PredictSettings:
 def _baseline(name: str, spec: MethodSettings, data: TableSettings) -> Method:
     """A baseline, with its resolved settings and the files that it uses."""
     entry = find_baseline(spec.baseline)
+    # Resolved, so that a default that changes in a later version is another method.
     fix = f"perturbgen baselines {spec.baseline} lists its settings"
     resolved = load_settings(entry.settings_class, base=spec.settings, fix=fix)
     files: dict[str, Path] = {}

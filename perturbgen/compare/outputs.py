@@ -26,6 +26,7 @@ def write_outputs(
     with atomic_path(paths[0]) as part:
         text = "\n\n".join([to_markdown(found.card).rstrip(), *_sections(found)])
         part.write_text(text + "\n", encoding="utf-8")
+    # The name that earlier versions gave to the table of jobs.
     paths.append(out / "cells.csv")
     with atomic_path(paths[-1]) as part:
         found.jobs.to_csv(part, index=False)
@@ -38,6 +39,7 @@ def write_outputs(
             part.write_text("\n\n".join(told) + "\n")
         paths.append(failures)
     else:
+        # One of an earlier run, whose failure is mended.
         failures.unlink(missing_ok=True)
     return paths
 
@@ -112,6 +114,7 @@ class Leaderboard:
     def add(self, found: Comparison, *, config: str, command: str, out: Path) -> str:
         """Append a row about the best method: its MRRMSE beside that of zeros; returns the row."""
         ranking = found.card.ranking
+        # Controls are no entries: the first place of an oracle says nothing.
         best = ranking[ranking["role"].isin(["method", "baseline"])].iloc[0]
         table = found.card.overall.table.set_index(["method", "metric"])["value"]
         score = zeros = ratio = "-"
@@ -132,6 +135,7 @@ class Leaderboard:
         )
         line = "| " + " | ".join(row) + " |\n"
         text = self.path.read_text(encoding="utf-8")
+        # Whole or not at all: the table holds the rows of everyone before.
         with atomic_path(self.path) as part:
             end = "" if text.endswith("\n") else "\n"
             part.write_text(text + end + line, encoding="utf-8")

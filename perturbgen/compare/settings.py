@@ -13,6 +13,7 @@ from perturbgen.core.errors import InputError, suggest
 from perturbgen.core.files import require_file
 from perturbgen.data import TARGETS
 
+# Strong ones that are quick: a comparison without any setting takes minutes, not hours.
 _DEFAULT_METHODS: Final = (
     "zeros",
     "gene_mean",
@@ -27,6 +28,7 @@ _DEFAULT_METHODS: Final = (
     "neighbours",
     "xgboost",
 )
+# What a model is worth is what it adds to these, so the report counts how many it beats.
 _SIMPLE: Final = (
     "gene_mean",
     "compound_mean",
@@ -61,6 +63,7 @@ class TableSettings(Settings):
         "", description="DE table of more, withheld, rows: de_truth.parquet of a simulation"
     )
     statistic: str = Field("signed_log10_p", description="statistic of a DE table of perturbgen de")
+    # The benchmark's tables end at ±4; what lies beyond rules the errors where nothing is limited.
     clip: float | None = Field(
         None,
         gt=0,
@@ -197,9 +200,12 @@ class _ControlSettings(Settings):
     """Between which methods the scores are set."""
 
     negatives: tuple[str, ...] = Field(("zeros",), min_length=1)
+    # An interpolated duplicate is a weak one where few genes respond: seven methods passed it on
+    # the smallest preset.
     positive: str = Field(
         "", description="an oracle, a replicate or a duplicate; without one, a perfect prediction"
     )
+    # A single repeat is no ceiling (the transfer stack passes it), but a reader wants to see it.
     references: tuple[str, ...] = Field(
         (), description="shown without a place: a replicate beside the oracle"
     )
@@ -223,6 +229,7 @@ class ScoreSettings(Settings):
     headline: tuple[str, ...] | None = Field(None, min_length=1)
     level: _Level = 0.05
     adjust: bool = True
+    # Conditions of one compound are no independent witnesses.
     clusters: str = Field(
         "compound", description="conditions resampled together; empty: each alone"
     )
@@ -262,6 +269,7 @@ class CompareSettings(Settings):
     @model_validator(mode="after")
     def known_controls(self) -> CompareSettings:
         """Controls are among the methods; zeros need not be listed."""
+        # A seed twice would be one job under two names, and narrow the spread over seeds.
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds repeat: {list(self.seeds)}")
         known = dict.fromkeys([*self.methods, "zeros"])

@@ -40,6 +40,7 @@ class Book:
         path = data.find(data.truth, "table of withheld rows")
         truth = read_effects(path, statistic=data.statistic)
         odd = [*train.columns.difference(truth.columns), *truth.columns.difference(train.columns)]
+        # On the genes in common the scores would be those of another task, and nobody would notice.
         if odd:
             raise SchemaError(
                 f"{data.train} and {data.truth} have other genes: {shorten(odd)}",
@@ -65,6 +66,7 @@ class Book:
     @property
     def hash(self) -> str:
         """Of values and labels."""
+        # Of what is compared, not of the file: the same table in another format keeps its results.
         found = hashlib.sha256(np.ascontiguousarray(self.table.to_numpy()).tobytes())
         rows = [self.table.index.get_level_values(name) for name in CONDITION]
         for labels in (*rows, self.table.columns):
@@ -75,6 +77,7 @@ class Book:
         """Save for the workers."""
         index = self.table.index
         labels = {name: np.array(index.get_level_values(name), str) for name in CONDITION}
+        # On disk, for every job would have to pass the table through a pipe.
         with atomic_path(path) as part:
             np.savez(
                 part,
@@ -127,5 +130,6 @@ def read_effects(path: Path, *, statistic: str = "signed_log10_p", layer: str = 
     require_columns(table.index.names, CONDITION, path)
     labels = [table.index.get_level_values(name) for name in CONDITION]
     index = pd.MultiIndex.from_arrays(labels, names=CONDITION)
+    # Tables come with further levels (id, SMILES), which are no part of a condition.
     require_unique(index, "condition", path)
     return table.set_axis(index, axis=0)
