@@ -1,4 +1,4 @@
-"""A trained model on cells of a file: latent points, the likelihood of their counts, checks of what it generates."""
+"""A trained model on cells of a file: latent points, likelihood, checks of what it generates."""
 
 from __future__ import annotations
 
@@ -13,23 +13,25 @@ from perturbgen.core.errors import ConfigError, SchemaError
 from perturbgen.core.tables import require_unique
 from perturbgen.data import CountStore
 from perturbgen.data.covariates import require_same_genes
-from perturbgen.train import board as gauges
-from perturbgen.train.cell_board import real_and_generated
-from perturbgen.train.feeds import feed
-from perturbgen.train.prepare import open_store, refuse_empty
-from perturbgen.train.settings import DataSettings
+from perturbgen.train.board import between_ratio, joined, predictive_numbers, real_and_generated
+from perturbgen.train.cells import open_store, refuse_empty
+from perturbgen.train.feeds import cell_batches
+from perturbgen.train.settings import CellData
 
 if TYPE_CHECKING:
-    from perturbgen.train.checkpoint import TrainedRun
+    from perturbgen.train.generative import TrainedRun
 
 
 def open_cells(
     run: TrainedRun, path: Path, *, layer: str | None = None, part: str | None = None
 ) -> CountStore:
-    """Cells of a file for a run: the same genes (in any order), no unseen category; a part of the run's own cells."""
+    """Cells of a file for a run, all or those of a part of the run's own.
+
+    The genes are the run's, in any order; a category that training never saw is refused.
+    """
     from anndata import AnnData
 
-    store = open_store(DataSettings(path=path, layer=layer))
+    store = open_store(CellData(path=path, layer=layer))
     if not len(store):
         raise SchemaError(f"{path} has no cells", expected="at least one")
     genes = pd.Index(run.card.genes)
@@ -67,11 +69,8 @@ def _members(run: TrainedRun, store: CountStore, part: str) -> pd.Index:
 
 def encode_cells(run: TrainedRun, store: CountStore, *, batch_size: int = 256) -> np.ndarray:
     """Latent points (cells, latent)."""
-    batches = feed(store, batch_size)
-    total = -(-len(store) // batch_size)
-    return np.vstack(
-        [run.model.encode(batch).cpu().numpy() for batch in track(batches, "encoding", total)]
-    )
+    batches = track(cell_batches(store, batch_size), "encoding", -(-len(store) // batch_size))
+    return np.vstack([run.model.encode(batch).cpu().numpy() for batch in batches])
 
 
 def log_likelihoods(
@@ -84,17 +83,13 @@ def log_likelihoods(
 
     device = next(run.model.parameters()).device
     generator = torch.Generator(device).manual_seed(seed)
-    batches = feed(store, batch_size)
-    total = -(-len(store) // batch_size)
-    parts = [
-        log_evidence(run.model, batch, samples=samples, generator=generator).cpu().numpy()
-        for batch in track(batches, "likelihood", total)
-    ]
-    return np.concatenate(parts)
+    batches = track(cell_batches(store, batch_size), "likelihood", -(-len(store) // batch_size))
+    parts = [log_evidence(run.model, b, samples=samples, generator=generator) for b in batches]
+    return np.concatenate([part.cpu().numpy() for part in parts])
 
 
 def likelihood_row(log_likelihood: np.ndarray, n_genes: int) -> dict[str, Any]:
-    """Mean negative log-likelihood in nats per gene and cell, with its standard error over cells."""
+    """Mean negative log-likelihood, nats per gene and cell, with its standard error over cells."""
     nll = -log_likelihood / n_genes
     error = float(nll.std(ddof=1) / np.sqrt(len(nll))) if len(nll) > 1 else float("nan")
     return {"cells": len(nll), "nll_per_gene": float(nll.mean()), "standard_error": error}
@@ -106,22 +101,20 @@ def predictive_row(
     """Posterior-predictive checks on some of the cells."""
     chosen = np.random.default_rng(seed).permutation(len(store))[:cells]
     real, generated = real_and_generated(run.model, store, chosen, seed=seed)
-    row = gauges.predictive_table(real, generated)
-    names = list(run.settings.conditions)
-    if names:
-        groups = store.obs.iloc[chosen][names].astype(str).agg(" ".join, axis=1).to_numpy()
-        row["between_conditions_generated_over_real"] = gauges.between_ratio(
-            real, generated, groups
-        )
+    row = predictive_numbers(real, generated)
+    if run.settings.conditions:
+        groups = joined(store.obs.iloc[chosen], run.settings.conditions)
+        row["between_conditions_generated_over_real"] = between_ratio(real, generated, groups)
     return row
 
 
 def probe_rows(
     latents: np.ndarray, labels: pd.DataFrame, *, seed: int, cells: int = 5000
 ) -> list[dict[str, Any]]:
-    """How well a linear classifier reads each label from latent points (cells, latent), and from nothing.
+    """How well a linear classifier reads each label from latent points (cells, latent).
 
-    Accuracy in cross-validation. A model given a condition should keep little of it in its latent space.
+    Accuracy in cross-validation, beside that of always naming the most common value. A model that
+    is given a condition should keep little of it in its latent space.
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import StratifiedKFold, cross_val_score
@@ -133,14 +126,13 @@ def probe_rows(
     for name in labels:
         values = labels[name].astype(str).to_numpy()[chosen]
         names, counts = np.unique(values, return_counts=True)
-        common = np.isin(values, names[counts >= 5])
-        if len(names[counts >= 5]) < 2:
+        enough = counts >= 5  # one for each of the five folds
+        if enough.sum() < 2:
             continue
+        common = np.isin(values, names[enough])
         probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
         folds = StratifiedKFold(5, shuffle=True, random_state=seed)
         accuracy = cross_val_score(probe, latents[chosen][common], values[common], cv=folds).mean()
-        majority = counts.max() / counts[counts >= 5].sum()
-        rows.append(
-            {"label": name, "accuracy": float(accuracy), "most_common_alone": float(majority)}
-        )
+        majority = float(counts.max() / counts[enough].sum())
+        rows.append({"label": name, "accuracy": float(accuracy), "most_common_alone": majority})
     return rows

@@ -1,1 +1,5 @@
-"""Networks on images: their fields, their feed, their training through the one loop, their evaluation."""
+"""Networks on images: their fields and feed, their training through the one loop, their evaluation.
+
+``IMAGES.train(settings)`` makes a run directory, ``IMAGES.resume`` goes on with one,
+``load_network`` gives its network back.
+"""

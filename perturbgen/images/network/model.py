@@ -1,6 +1,6 @@
 """A classifier of images: a stem for the channels, a backbone, the cell type, a neck, a head.
 
-Weights that somebody else learned, for the networks of :mod:`perturbgen.nn.vision`.
+Its backbone may begin with weights that were learned elsewhere.
 """
 
 from __future__ import annotations
@@ -27,10 +27,11 @@ from perturbgen.nn.vision import ChannelMix, ColourMap, DomainHead, backbone, co
 
 
 class ImageClassifier(Trainable):
-    """z = BN(W [backbone(stem(x)); cell type]), log p(class | z) by the head; unlabelled images count for nothing.
+    """z = BN(W [backbone(stem(x)); cell type]), log p(class | z) by the head.
 
-    ``weights`` (classes,) multiply the loss of each class. ``penalty``: CORAL between the experiments of a batch, or a
-    classifier of experiments that the features must not feed (DANN); its weight is annealed.
+    Unlabelled images count for nothing; ``weights`` (classes,) multiply the loss of each class.
+    ``penalty``: CORAL between the experiments of a batch, or a classifier of experiments that the
+    features must not feed (DANN); its weight is annealed.
     """
 
     weights: Tensor
@@ -56,7 +57,16 @@ class ImageClassifier(Trainable):
             nn.Linear(wide + self.cells, settings.embedding, bias=False),
             nn.BatchNorm1d(settings.embedding),
         )
-        self.head = _make_head(settings, classes)
+        self.head: nn.Module
+        if settings.head == "softmax":
+            self.head = nn.Linear(settings.embedding, classes)
+        else:  # scaled cosines with the class vectors, the own one made smaller by a margin
+            self.head = MarginHead(
+                settings.embedding,
+                classes,
+                kind="arcface" if settings.head == "arcface" else "cosface",
+                margin=0.0 if settings.head == "cosine" else settings.margin,
+            )
         self.domain = (
             DomainHead(settings.embedding, len(vocabulary.experiments))
             if settings.penalty == "dann"
@@ -102,27 +112,11 @@ class ImageClassifier(Trainable):
     def cross_entropy(self, z: Tensor, label: Tensor) -> Tensor:
         """-w log p(label), (images,), with the margin of the head; 0 without a label."""
         known = label.clamp(min=0)
-        loss = (
-            self.head(z, known)
-            if isinstance(self.head, MarginHead)
-            else -self.log_p(z).gather(1, known[:, None])[:, 0]
-        )
-        return torch.where(
-            label >= 0, loss * self.weights[label.clamp(min=0)], torch.zeros_like(loss)
-        )
-
-
-def _make_head(settings: ImageModelSettings, classes: int) -> nn.Module:
-    """Linear logits, or scaled cosines with the class vectors, the own one made smaller by a margin."""
-    if settings.head == "softmax":
-        return nn.Linear(settings.embedding, classes)
-    margin = 0.0 if settings.head == "cosine" else settings.margin
-    return MarginHead(
-        settings.embedding,
-        classes,
-        kind="arcface" if settings.head == "arcface" else "cosface",
-        margin=margin,
-    )
+        if isinstance(self.head, MarginHead):
+            loss = self.head(z, known)
+        else:
+            loss = -self.log_p(z).gather(1, known[:, None])[:, 0]
+        return torch.where(label >= 0, loss * self.weights[known], torch.zeros_like(loss))
 
 
 def _stem(kind: str, channels: int) -> nn.Module:
@@ -145,10 +139,11 @@ _WRAPPERS = ("module.", "state_dict.", "backbone.", "encoder.")
 
 
 def load_backbone(network: nn.Module, path: str | Path) -> None:
-    """Fill a backbone from a state file: torchvision's, MONAI's, or of the same network without its classifier.
+    """Fill a backbone from a state file of torchvision, of MONAI, or of the same network.
 
-    A first convolution for other channels gets the mean of its weights for each. Every other part must be there and
-    fit: a network that is half learned and half drawn looks as if it were learned.
+    A classifier in it is left out. A first convolution for other channels gets the mean of its
+    weights for each. Every other part must be there and fit: a network that is half learned and
+    half drawn looks as if it were learned.
     """
     wanted, found = network.state_dict(), _states(path)
     first = next(name for name, value in wanted.items() if value.ndim == 4)
@@ -157,7 +152,8 @@ def load_backbone(network: nn.Module, path: str | Path) -> None:
     missing = [name for name, value in wanted.items() if not _fits(found.get(name), value, name)]
     if missing:
         raise ConfigError(
-            f"{path} has no {shorten(missing, 3)} of the shape of this network ({len(missing)} of {len(wanted)} parts)",
+            f"{path} has no {shorten(missing, 3)} of the shape of this network "
+            f"({len(missing)} of {len(wanted)} parts)",
             expected="the state of the same backbone",
             fix="model.backbone as the file's",
         )
@@ -195,13 +191,9 @@ def _states(path: str | Path) -> dict[str, Tensor]:
             expected="a state, as torch.save(model.state_dict(), path) writes",
         )
     named = {_renamed(str(name)): value for name, value in content.items()}
-    return _without_bias(
-        {name: value for name, value in named.items() if not name.startswith(_CLASSIFIER)}
-    )
-
-
-def _without_bias(found: dict[str, Tensor]) -> dict[str, Tensor]:
-    """MONAI's older residual networks add a bias before batch normalisation, which its running mean can swallow."""
+    found = {name: value for name, value in named.items() if not name.startswith(_CLASSIFIER)}
+    # MONAI's older residual networks add a bias before batch normalisation, whose running mean can
+    # swallow it.
     for name in [name for name in found if name.endswith("downsample.0.bias")]:
         mean = name.replace("downsample.0.bias", "downsample.1.running_mean")
         if mean in found:

@@ -1,16 +1,13 @@
-"""How far a run has come, and how that is kept on disk: ``checkpoint/last.pt``, ``checkpoint/best.pt``.
-
-The record of a run's epochs, ``metrics.jsonl``.
-"""
+"""What a run leaves on disk to be resumed and used: its card, checkpoints, a record of epochs."""
 
 from __future__ import annotations
 
 import json
 import math
 import pickle
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from perturbgen.core.errors import InputError
 from perturbgen.core.files import atomic_path, disk_errors, require_file
@@ -18,7 +15,56 @@ from perturbgen.core.files import atomic_path, disk_errors, require_file
 if TYPE_CHECKING:
     import torch
 
-# What the reader of pickles says of bytes that are none, as its documentation warns.
+
+@dataclass(frozen=True)
+class Card:
+    """What the numbers of a trained model mean: enough to build it again without its data.
+
+    Each kind of model has its own fields, and says in which file and format they lie.
+    """
+
+    FILE: ClassVar[str] = "model.json"
+    FORMAT: ClassVar[int] = 1
+    DESCRIBES: ClassVar[str] = "a trained model"
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields as plain values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Self:
+        """The card that ``to_json`` described."""
+        return cls(**values)
+
+    def write(self, run: Path) -> None:
+        """Save in a run directory."""
+        with atomic_path(run / self.FILE) as part:
+            part.write_text(json.dumps({"format": self.FORMAT, **self.to_json()}, indent=1))
+
+    @classmethod
+    def read(cls, run: Path) -> Self:
+        """The card that ``write`` saved."""
+        path = require_file(run / cls.FILE, f"description of {cls.DESCRIBES}")
+        try:
+            values = json.loads(path.read_text())
+            version = values.pop("format")
+            if version != cls.FORMAT:
+                raise InputError(
+                    f"{path} has format {version}",
+                    expected=f"format {cls.FORMAT}",
+                    cause="another version of perturbgen",
+                )
+            return cls.from_json(values)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise InputError(
+                f"{path} does not describe {cls.DESCRIBES}: {error!r}",
+                expected="a run of this command",
+                cause="a run of train, l1000 train or images train, each of which has commands of "
+                "its own, or a copy that broke off",
+            ) from None
+
+
+# What the reader of pickles raises on bytes that are none, as its documentation warns.
 _BROKEN_PICKLE = (
     pickle.UnpicklingError,
     EOFError,
@@ -28,25 +74,6 @@ _BROKEN_PICKLE = (
     AttributeError,
     AssertionError,
 )
-
-
-@dataclass
-class State:
-    """How far a run has come; everything beside the parameters that a resumed run needs."""
-
-    epoch: int = 0
-    batch: int = 0  # of the epoch
-    step: int = 0  # in all
-    best: float = math.inf
-    best_epoch: int = -1
-    waited: int = 0
-    sums: dict[str, float] = field(default_factory=dict)  # of the epoch so far
-    seconds: float = 0.0
-
-    def add(self, values: dict[str, float]) -> None:
-        """Add a step's sums to the epoch's."""
-        for name, value in values.items():
-            self.sums[name] = self.sums.get(name, 0.0) + value
 
 
 def save_state(run: Path, name: str, state: dict[str, Any]) -> None:
@@ -66,6 +93,7 @@ def load_state(run: Path, name: str) -> dict[str, Any]:
 
     path = require_file(run / "checkpoint" / f"{name}.pt", "checkpoint")
     try:
+        # A pickle may run any code; a run directory is passed around, and must not.
         state = torch.load(path, weights_only=True, map_location="cpu")
     except (*_BROKEN_PICKLE, RuntimeError):  # what they say is of pickles, and would not help
         raise InputError(
@@ -96,9 +124,16 @@ def load_parameters(model: torch.nn.Module, state: dict[str, torch.Tensor], run:
 
 def append_record(run: Path, record: dict[str, Any]) -> None:
     """Add an epoch to ``metrics.jsonl``, in place of what an interrupted run wrote of it."""
+
+    def epoch_of(line: str) -> float:
+        try:
+            return int(json.loads(line)["epoch"])
+        except (ValueError, TypeError, KeyError):
+            return math.inf  # a killed run left half a line, which belongs to no epoch
+
     path = run / "metrics.jsonl"
     lines = path.read_text().splitlines() if path.exists() else []
-    kept = [line for line in lines if _epoch_of(line) < record["epoch"]]
+    kept = [line for line in lines if epoch_of(line) < record["epoch"]]
     with disk_errors(path):
         if len(kept) < len(lines):
             with atomic_path(path) as part:
@@ -107,35 +142,22 @@ def append_record(run: Path, record: dict[str, Any]) -> None:
             handle.write(json.dumps(record) + "\n")
 
 
-def _epoch_of(line: str) -> float:
-    """The epoch of a line of ``metrics.jsonl``; a line that a killed run left half-written belongs to no epoch."""
-    try:
-        return int(json.loads(line)["epoch"])
-    except (ValueError, TypeError, KeyError):
-        return math.inf
-
-
-def _read_records(run: Path) -> list[dict[str, Any]]:
-    """The epochs of a run."""
+def ending(run: Path, unit: str) -> dict[str, Any]:
+    """How a run ended: a row with its best epoch, by the validation objective if it has one."""
     path = require_file(run / "metrics.jsonl", "record of a run's epochs")
     try:
-        return [json.loads(line) for line in path.read_text().splitlines()]
+        records = [json.loads(line) for line in path.read_text().splitlines()]
     except ValueError as error:
         raise InputError(
             f"{path} cannot be read: {error}", cause="it was edited, or a copy broke off"
         ) from None
-
-
-def ending(run: Path, unit: str) -> dict[str, Any]:
-    """How a run ended: a row with its best epoch, by the validation objective where there is one."""
-    records = _read_records(run)
     key = "validation/objective" if "validation/objective" in records[-1] else "train/objective"
     best = min(records, key=lambda record: record[key])
-    row = {
+    return {
         "run": str(run),
         "epochs": len(records),
         "best_epoch": best["epoch"],
         "measure": key,
         "best": best[key],
+        f"{unit}_per_second": records[-1][f"{unit}_per_second"],
     }
-    return {**row, f"{unit}_per_second": records[-1][f"{unit}_per_second"]}
