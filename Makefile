@@ -1,15 +1,19 @@
-# Two commands: `make demo` runs the main job on embedded data, `make test` proves the project. Everything lives in .venv.
+# Two commands: `make demo` runs the main job on embedded data, `make test` proves the project (`make test-all` with the
+# tests that must take long). Everything lives in .venv.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PY := .venv/bin/python
 PIP := $(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test board lint check-imports clean
+.PHONY: demo test test-all board lint clean
 .DELETE_ON_ERROR:
 
 demo: .venv/demo.stamp
 	$(PY) experiments/demo/run.py
 
 test: .venv/test.stamp lint
+	$(PY) -m pytest -m "not slow"
+
+test-all: .venv/test.stamp lint
 	$(PY) -m pytest
 
 lint: .venv/test.stamp

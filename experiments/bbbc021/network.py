@@ -1,4 +1,6 @@
-"""BBBC021: does a network that learned to tell treatments apart place new compounds beside those of their mechanism?"""
+"""BBBC021: does a network that learned to tell treatments apart place new compounds beside those of
+their mechanism?
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,8 @@ def main(
 ) -> None:
     """Compare a small network with simple features, a network that was not trained, and chance.
 
-    Each seed trains one network on all treatments, and for each of four groups of compounds one without it.
+    Each seed trains one network on all treatments, and for each of four groups of compounds one
+    without it.
 
     Example: python experiments/bbbc021/network.py
     """
@@ -59,7 +62,9 @@ def main(
 
 
 def fixture(out: Path, seed: int, effect: float) -> Path:
-    """Five mechanisms of six compounds each in three weeks of three plates, forty fields of them spoilt."""
+    """Five mechanisms of six compounds each in three weeks of three plates, forty fields of them
+    spoilt.
+    """
     from perturbgen.simulate.images import Layout, write_bbbc021
 
     folder = out / f"fixture{seed}-{effect:g}"
@@ -74,7 +79,7 @@ def compare(data: Path, out: Path, seed: int, overrides: list[str]) -> dict[str,
     import numpy as np
 
     from perturbgen.images.handmade import measured
-    from perturbgen.images.network.evaluate import by_chance, corrected_wells, embed
+    from perturbgen.images.network.evaluate import by_chance, corrected_wells, embed_run
     from perturbgen.images.network.fields import read_fields
     from perturbgen.images.network.settings import ImageData
 
@@ -82,9 +87,9 @@ def compare(data: Path, out: Path, seed: int, overrides: list[str]) -> dict[str,
     whole = trained(data, out, seed, [], overrides)
     sources = {
         SIMPLE: measured(fields.files, fields.table, fields.channels),
-        DRAWN: embed(untrained(whole), part=()),
+        DRAWN: embed_run(whole.untrained(), part=()),
     }
-    sources[TRAINED] = embed(whole, part=())
+    sources[TRAINED] = embed_run(whole, part=())
     neighbours: Rows = []
     for name, source in sources.items():
         neighbours += neighbour_rows(name, source)
@@ -101,8 +106,7 @@ def compare(data: Path, out: Path, seed: int, overrides: list[str]) -> dict[str,
 def trained(data: Path, out: Path, seed: int, given: list[str], overrides: list[str]) -> Any:
     """A small network of a seed."""
     from perturbgen.core.config import load_settings
-    from perturbgen.images.network import run as running
-    from perturbgen.images.network.settings import ImageSettings
+    from perturbgen.images.network import IMAGES, ImageSettings, load_network
 
     base = {
         "seed": seed,
@@ -112,21 +116,12 @@ def trained(data: Path, out: Path, seed: int, given: list[str], overrides: list[
         "board": {"every": 100},
     }
     settings = load_settings(ImageSettings, overrides=[*given, *overrides], base=base)
-    return running.load_run(running.train(settings, runs=out / "runs"))
-
-
-def untrained(run: Any) -> Any:
-    """The same network with the weights it began with."""
-    from dataclasses import replace
-
-    from perturbgen.images.network.run import build
-
-    return replace(run, model=build(run.settings, run.card).eval())
+    return load_network(IMAGES.train(settings, runs=out / "runs"))
 
 
 def neighbour_rows(name: str, fields: Profiles) -> Rows:
-    """NSC and NSCB under each correction, and how well weeks are told from the half of the vehicle's wells that another
-    fit has not seen.
+    """NSC and NSCB under each correction, and how well weeks are told from the half of the
+    vehicle's wells that another fit has not seen.
     """
     from perturbgen.images.network.evaluate import corrected_wells, matchings
 
@@ -145,7 +140,8 @@ def neighbour_rows(name: str, fields: Profiles) -> Rows:
 
 
 def week_told(wells: Profiles) -> float:
-    """Balanced accuracy with which DMSO wells of plates left out are given their week by the nearest week's mean.
+    """Balanced accuracy with which DMSO wells of plates left out are given their week by the
+    nearest week's mean.
 
     Only wells that the correction was not fitted on are asked, and make the means.
     """
@@ -168,10 +164,12 @@ def week_told(wells: Profiles) -> float:
 def new_compounds(
     data: Path, out: Path, seed: int, sources: dict[str, Profiles], overrides: list[str]
 ) -> Rows:
-    """Each group of compounds by the network that never saw it; simple features are asked the same question."""
+    """Each group of compounds by the network that never saw it; simple features are asked the same
+    question.
+    """
     from perturbgen.images.network.evaluate import (
         corrected_wells,
-        embed,
+        embed_run,
         evaluate,
         matchings,
         pooled,
@@ -182,7 +180,7 @@ def new_compounds(
     for fold in range(4):
         given = [f"data.compounds.fold={fold}", f"data.compounds.seed={seed}", f"name=fold{fold}"]
         run = trained(data, out, seed, given, overrides)
-        learned = embed(run, part=())
+        learned = embed_run(run, part=())
         away = (
             learned.meta.loc[learned.meta["part"] == "test", "compound"].dropna().unique().tolist()
         )

@@ -1,4 +1,6 @@
-"""BBBC021: mechanisms by nearest neighbours, the published corrections, and settings chosen by other compounds."""
+"""BBBC021: mechanisms by nearest neighbours, the published corrections, and settings chosen by
+other compounds.
+"""
 
 from __future__ import annotations
 
@@ -32,8 +34,8 @@ def main(
     ] = True,
     seed: Annotated[int, typer.Option(min=0, help="Of the fixture and the folds.")] = 0,
 ) -> None:
-    """Print NSC and NSCB of every correction, then of recipes that are chosen without the compound they are asked
-    about.
+    """Print NSC and NSCB of every correction, then of recipes that are chosen without the compound
+    they are asked about.
 
     Example: OMP_NUM_THREADS=1 python experiments/bbbc021/run.py ../shared/data/imaging/bbbc021
     """
@@ -44,7 +46,7 @@ def main(
         data = out / f"fixture{seed}"
         if not data.exists():
             write_bbbc021(data, seed=seed, images=False)
-    wells = bbbc021.read_profiles(data)
+    wells = bbbc021.read_bbbc021(data)
     table = golden_table(wells, seed)
     show_table(
         table,
@@ -84,8 +86,8 @@ def corrections() -> dict[str, Correction]:
 
 
 def golden_table(wells: Profiles, seed: int) -> list[dict[str, Any]]:
-    """NSC and NSCB by median and mean, matching over folds of compounds, and how well weeks are told from held-out
-    DMSO.
+    """NSC and NSCB by median and mean, matching over folds of compounds, and how well weeks are
+    told from held-out DMSO.
     """
     import numpy as np
 
@@ -125,7 +127,9 @@ def golden_table(wells: Profiles, seed: int) -> list[dict[str, Any]]:
 
 
 def nested_table(wells: Profiles) -> list[dict[str, Any]]:
-    """Nested choice among the recipes, for NSC and NSCB, beside the best fixed recipe in hindsight and z + TVN."""
+    """Nested choice among the recipes, for NSC and NSCB, beside the best fixed recipe in hindsight
+    and z + TVN.
+    """
     from perturbgen.images.choose import hits, nested_matching, similarities
     from perturbgen.images.nsc import ONE_BATCH, admissible
 

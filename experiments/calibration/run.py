@@ -1,6 +1,8 @@
-"""Does the simulated table of differential expression look like the competition's? Full size, semi-real by default.
+"""Does the simulated table of differential expression look like the competition's? Full size,
+semi-real by default.
 
-python experiments/calibration/run.py --seed 7            # needs the real data (see perturbgen doctor), two minutes
+python experiments/calibration/run.py --seed 7            # needs the real data (see perturbgen
+doctor), two minutes
 python experiments/calibration/run.py --seed 7 --invented
 """
 
@@ -23,7 +25,8 @@ from perturbgen.simulate.op3.labels import KEY, train_rows
 if TYPE_CHECKING:
     from perturbgen.simulate import World
 
-# Of de_train.parquet and of the published per-gene SD over its NK rows (see the README beside this file).
+# Of de_train.parquet and of the published per-gene SD over its NK rows (see the README beside this
+# file).
 REAL = {
     "mean": 0.323,
     "SD": 2.369,
@@ -47,7 +50,9 @@ def main(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
-    """Draw every well of the op3 preset, fit it as the organisers did, and compare with the real table."""
+    """Draw every well of the op3 preset, fit it as the organisers did, and compare with the real
+    table.
+    """
     op3 = data_folder() / "op3"
     sources = {
         "baseline": op3 / "celltype_baseline_means.csv",

@@ -1,4 +1,6 @@
-"""A Cell Painting plate: which compounds do anything, before a correction and after, and what a correction invents."""
+"""A Cell Painting plate: which compounds do anything, before a correction and after, and what a
+correction invents.
+"""
 
 from __future__ import annotations
 
@@ -33,21 +35,22 @@ def main(
     splits: Annotated[int, typer.Option(min=1, help="Times the controls are halved.")] = 20,
     seed: Annotated[int, typer.Option(min=0, help="Of the fixture and the halves.")] = 0,
 ) -> None:
-    """Print replicate mAP against DMSO for every correction, with the controls it was fitted on and with others.
+    """Print replicate mAP against DMSO for every correction, with the controls it was fitted on and
+    with others.
 
     Example: python experiments/cell_painting/run.py
     ../shared/data/imaging/cellpainting/SQ00015054_normalized_feature_select.csv.gz
     """
     import pandas as pd
 
-    from perturbgen.images import cellpainting
+    from perturbgen.profiles.readers import read_profiles
     from perturbgen.simulate.images import write_cellpainting
 
     if data is None:
         data = out / f"fixture{seed}" / "profiles.csv.gz"
         if not data.exists():
             write_cellpainting(data.parent, seed=seed)
-    profiles = cellpainting.read_profiles(data)
+    profiles = read_profiles(data)
     compounds = {name: score(profiles, step, splits, seed) for name, step in corrections().items()}
     rows = [summary(name, table) for name, table in compounds.items()]
     show_table(rows, title=f"{data.name}: {len(compounds[SHOWN])} compounds against DMSO")
@@ -69,7 +72,9 @@ def corrections() -> dict[str, Correction]:
 
 
 def score(profiles: Any, step: Correction, splits: int, seed: int) -> pd.DataFrame:
-    """Per compound the mAP with all controls on both sides, and with fitted and negative controls kept apart."""
+    """Per compound the mAP with all controls on both sides, and with fitted and negative controls
+    kept apart.
+    """
     import numpy as np
 
     from perturbgen.images.evaluate import activity, held_out_activity

@@ -78,7 +78,8 @@ def main(
         int, typer.Option(min=0, help="Of the fixture, folds, null and bootstrap.")
     ] = 0,
 ) -> None:
-    """Fit maps between two assays on some compounds, let the others find their partners, compare with chance.
+    """Fit maps between two assays on some compounds, let the others find their partners, compare
+    with chance.
 
     Without tables a fixture with a planted truth is made.
 

@@ -1,4 +1,6 @@
-"""The generative models of the demo: trained without what they are to predict, and cells drawn from one of them."""
+"""The generative models of the demo: trained without what they are to predict, and cells drawn from
+one of them.
+"""
 
 from __future__ import annotations
 
@@ -20,9 +22,11 @@ CONDITIONS: Final = ("cell_type", "compound", "plate")
 def train_models(
     cells: AnnData, wanted: pd.DataFrame, run: Path, *, epochs: int, replicates: int, seed: int
 ) -> dict[str, Any]:
-    """Both models, half of the known compounds hidden from them to calibrate on; as methods of a comparison."""
+    """Both models, half of the known compounds hidden from them to calibrate on; as methods of a
+    comparison.
+    """
     from perturbgen.data.splits import calibration_split
-    from perturbgen.train.run import train
+    from perturbgen.train import train
 
     split = calibration_split(
         cells.obs, wanted, rng=np.random.default_rng([seed, 6]), share=0.5, validation=0.05
@@ -65,7 +69,9 @@ def model_settings(kind: str, run: Path, *, epochs: int, seed: int) -> Any:
 
 
 def generate(run: Path, cells: AnnData, wanted: pd.DataFrame, out: Path, *, seed: int) -> Path:
-    """The cells of one experiment that nobody made: every wanted condition in each of its compound's wells."""
+    """The cells of one experiment that nobody made: every wanted condition in each of its
+    compound's wells.
+    """
     from perturbgen.generate.replicates import write_replicates
     from perturbgen.predict.conditions import make_generator, make_plan, make_sampler, read_wanted
     from perturbgen.train import load_run

@@ -1,4 +1,6 @@
-"""The main job on embedded data: simulate, test, train two models, generate, compare what predicts, submit, report."""
+"""The main job on embedded data: simulate, test, train two models, generate, compare what predicts,
+submit, report.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +16,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 from models import NAMES, generate, train_models
 
 from perturbgen.cli import run_experiment
-from perturbgen.core.config import Settings, create_run, load_settings, to_toml
+from perturbgen.core.config import Settings, load_settings, to_toml
 from perturbgen.core.console import say
+from perturbgen.core.runs import create_run
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -45,7 +48,8 @@ def main(
         bool, typer.Option("--dry-run", help="Print the resolved configuration and stop.")
     ] = False,
 ) -> None:
-    """Simulate an experiment, test it, train two models on it, and compare what predicts its withheld part.
+    """Simulate an experiment, test it, train two models on it, and compare what predicts its
+    withheld part.
 
     Example: python experiments/demo/run.py --set seed=3
     """
@@ -103,7 +107,9 @@ def make(run: Path, settings: Demo) -> None:
 
 
 def compare_methods(folder: Path, run: Path, methods: dict[str, Any]) -> dict[str, pd.DataFrame]:
-    """Methods on the withheld conditions, between zeros and the experiment repeated: the ranking, and a page."""
+    """Methods on the withheld conditions, between zeros and the experiment repeated: the ranking,
+    and a page.
+    """
     from perturbgen.cli.compare import raise_failures, show
     from perturbgen.compare import CompareSettings, compare
     from perturbgen.compare.run import write_outputs, write_report

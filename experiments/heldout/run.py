@@ -1,4 +1,5 @@
-"""Held-out likelihood of the count models on real cells, with scvi-tools beside them on the same split.
+"""Held-out likelihood of the count models on real cells, with scvi-tools beside them on the same
+split.
 
 scvi-tools needs its own environment: python -m venv peer; peer/bin/pip install "scvi-tools==1.4.*";
 then --peer peer/bin/python.
@@ -80,11 +81,11 @@ def ours(
     from perturbgen.core.config import load_settings
     from perturbgen.data.splits import Split
     from perturbgen.train import RunSettings, load_run, train
+    from perturbgen.train.cells import open_store
     from perturbgen.train.heldout import likelihood_row, log_likelihoods, open_cells
-    from perturbgen.train.prepare import open_store
-    from perturbgen.train.settings import DataSettings
+    from perturbgen.train.settings import CellData
 
-    cells = open_store(DataSettings(path=path)).obs.index
+    cells = open_store(CellData(path=path)).obs.index
     parts = np.full(len(cells), "train", object)
     test = held_out(len(cells))
     rest = np.setdiff1d(np.arange(len(cells)), test)

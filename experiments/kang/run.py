@@ -1,4 +1,5 @@
-"""Stimulated cells of a cell type that was only ever seen unstimulated: predicted, tested, compared with the real ones.
+"""Stimulated cells of a cell type that was only ever seen unstimulated: predicted, tested, compared
+with the real ones.
 
 python experiments/kang/run.py                 # seeds 0, 1, 2 of five cell types and two models
 python experiments/kang/run.py --seeds 1       # a first look
@@ -22,9 +23,9 @@ from pydantic import Field
 
 from perturbgen.cli import run_experiment
 from perturbgen.cli.doctor import data_folder
-from perturbgen.core.config import Settings, load_settings, merge, slug, to_toml
+from perturbgen.core.config import Settings, load_settings, merge, to_toml
 from perturbgen.core.console import say, show_table, track
-from perturbgen.core.files import atomic_path, require_file
+from perturbgen.core.files import atomic_path, require_file, slug
 from perturbgen.predict.experiment import Wells
 
 if TYPE_CHECKING:
@@ -43,7 +44,9 @@ log = logging.getLogger("perturbgen.experiments.kang")
 
 
 class Experiment(Settings):
-    """The whole of config.toml; ``train`` and ``models`` are what `perturbgen train` takes, but for the data."""
+    """The whole of config.toml; ``train`` and ``models`` are what `perturbgen train` takes, but for
+    the data.
+    """
 
     stimulus: str
     replicates: int = Field(ge=1)
@@ -55,7 +58,9 @@ class Experiment(Settings):
 
 
 class Result(NamedTuple):
-    """t of the hidden condition by estimator; how likely its cells are as what they are, and as control cells."""
+    """t of the hidden condition by estimator; how likely its cells are as what they are, and as
+    control cells.
+    """
 
     t: dict[str, pd.Series]
     nll: float
@@ -116,7 +121,8 @@ def main(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
-    """Hide one cell type's stimulated cells, predict them from all the rest, compare their DE with the real one.
+    """Hide one cell type's stimulated cells, predict them from all the rest, compare their DE with
+    the real one.
 
     Example: python experiments/kang/run.py --seeds 1 --set replicates=5
     """
@@ -156,7 +162,9 @@ def main(
 
 
 def read_cells(path: Path, columns: Path) -> AnnData:
-    """The cells, a plate for each patient; each sample's are dealt out to wells, from which the samplers learn."""
+    """The cells, a plate for each patient; each sample's are dealt out to wells, from which the
+    samplers learn.
+    """
     from perturbgen.data.h5ad import read_h5ad
 
     cells = read_h5ad(path, columns)
@@ -181,7 +189,8 @@ def save_cells(cells: AnnData, out: Path) -> Path:
 def de_table(*parts: AnnData) -> DETable:
     """limma's table of cells or wells, summed by patient.
 
-    One fit for all cell types: within a type, two patients leave a single residual degree of freedom.
+    One fit for all cell types: within a type, two patients leave a single residual degree of
+    freedom.
     """
     import anndata
 
@@ -204,10 +213,11 @@ def de_table(*parts: AnnData) -> DETable:
 def train(
     settings: Experiment, fold: Fold, path: Path, model: str, seed: int, out: Path
 ) -> TrainedRun:
-    """A model that never saw the hidden cells; one that was trained with the same settings before is taken."""
+    """A model that never saw the hidden cells; one that was trained with the same settings before
+    is taken.
+    """
     from perturbgen.data.splits import Split
-    from perturbgen.train import RunSettings, load_run
-    from perturbgen.train import run as running
+    from perturbgen.train import RunSettings, load_run, train_once
 
     rng = np.random.default_rng([seed, 1])
     parts = np.where(
@@ -225,9 +235,7 @@ def train(
     }
     base = merge(merge(settings.train, settings.models[model]), {**ours, "model": {"kind": model}})
     return load_run(
-        running.train_once(
-            load_settings(RunSettings, base=base), runs=out / "runs", accelerator="cpu"
-        )
+        train_once(load_settings(RunSettings, base=base), runs=out / "runs", accelerator="cpu")
     )
 
 
@@ -252,7 +260,9 @@ def result(
 
 
 def predicted_t(fold: Fold, run: TrainedRun, *, replicates: int, seed: int) -> dict[str, pd.Series]:
-    """t of the hidden condition from cells generated on the latent points of the type's control cells."""
+    """t of the hidden condition from cells generated on the latent points of the type's control
+    cells.
+    """
     from perturbgen.predict.averages import model_logfc
     from perturbgen.predict.conditions import make_generator, make_plan, vehicle_of
 
@@ -280,7 +290,9 @@ def generate(group: Wells, fold: Fold, *, replicate: int) -> AnnData:
 
 
 def likelihood(fold: Fold, run: TrainedRun, *, samples: int, seed: int) -> dict[str, float]:
-    """Negative log-likelihood of the hidden cells, nats per gene and cell: as what they are, and as control cells."""
+    """Negative log-likelihood of the hidden cells, nats per gene and cell: as what they are, and as
+    control cells.
+    """
     from perturbgen.predict.calibration import withheld_likelihood
 
     cells = fold.cells[fold.hidden].copy()
@@ -304,7 +316,9 @@ def baselines(fold: Fold) -> dict[str, pd.Series]:
 
 
 def agreement(t: pd.Series, real: pd.Series, top: int) -> dict[str, float]:
-    """Spearman's correlation with the real t, and the share of its top genes that are top genes of t, too."""
+    """Spearman's correlation with the real t, and the share of its top genes that are top genes of
+    t, too.
+    """
     best = t.abs().nlargest(top).index.intersection(real.abs().nlargest(top).index)
     return {
         "Spearman": t.reindex(real.index).corr(real, method="spearman"),
@@ -347,7 +361,9 @@ def fold_rows(
 
 
 def summarise(settings: Experiment, rows: list[dict[str, Any]], *, as_json: bool) -> None:
-    """In how many cell types a prediction is better than both baselines of the other types' responses."""
+    """In how many cell types a prediction is better than both baselines of the other types'
+    responses.
+    """
     table = pd.DataFrame(rows)
     is_bar = table["prediction"].str.startswith(OTHERS)
     bar = table[is_bar].groupby("cell type")[["Spearman", "top genes"]].max()

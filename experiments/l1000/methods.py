@@ -1,4 +1,6 @@
-"""What the experiments share: train a network without pictures, rank withheld profiles by it and by its rivals."""
+"""What the experiments share: train a network without pictures, rank withheld profiles by it and by
+its rivals.
+"""
 
 from __future__ import annotations
 
@@ -27,19 +29,18 @@ def made(values: Overrides) -> EmbedSettings:
 
 def learn(settings: EmbedSettings, folder: Path, *, which: str = "best") -> tuple[Embedder, Any]:
     """Train without pictures; the best or the last state."""
-    from perturbgen.l1000.embedder.run import Embedder, assemble, prepare
-    from perturbgen.train.launch import launch
+    from perturbgen.l1000.embedder import EMBEDDING, Embedder
+    from perturbgen.train import launch
 
     folder.mkdir(parents=True, exist_ok=True)
-    prepared = prepare(settings)
-    training = assemble(folder, settings, prepared, launch(settings.training, accelerator="cpu"))
-    state = training.fit()
+    prepared = EMBEDDING.read(settings)
+    fabric = launch(settings.training, accelerator="cpu")
+    training = EMBEDDING.assemble(folder, settings, prepared, fabric)
+    training.fit()
     if which == "best" and training.best_model is not None:
         training.model.load_state_dict(training.best_model)
     model: Any = training.model.eval()
-    return Embedder(
-        folder, settings, model, prepared.train.genes, prepared.classes, prepared.conditions
-    ), state
+    return Embedder(folder, settings, model, prepared.card), training.state
 
 
 def parts_of(settings: EmbedSettings, part: str) -> ProfileTable:
@@ -74,7 +75,7 @@ def linear_rows(train: ProfileTable, judged: ProfileTable, seed: int) -> Iterato
 
 def network_row(name: str, embedder: Embedder, judged: ProfileTable, seed: int) -> dict[str, Any]:
     """A trained network."""
-    from perturbgen.l1000.embedder.judge import measure_of
+    from perturbgen.l1000.embedder.recipe import measure_of
 
     return scored(name, embedder.embed(judged), judged, measure_of(embedder.model), seed)
 
@@ -106,10 +107,12 @@ def with_mechanisms(
     judged: ProfileTable,
     seed: int,
 ) -> list[dict[str, Any]]:
-    """The rows of the methods with how well classifiers read mechanisms from their places (macro-F1), and controls."""
+    """The rows of the methods with how well classifiers read mechanisms from their places
+    (macro-F1), and controls.
+    """
     from perturbgen.l1000.embedder.evaluation import Rival, probe_inputs, rivals
-    from perturbgen.l1000.embedder.judge import measure_of
     from perturbgen.l1000.embedder.probe import KINDS, MAJORITY, probe, probe_task
+    from perturbgen.l1000.embedder.recipe import measure_of
 
     mine = Rival("embedding", embedder.embed(judged), measure_of(embedder.model))
     linear = rivals(train.values(), train.samples["class"].to_numpy(), judged.values(), seed=seed)

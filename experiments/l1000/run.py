@@ -1,4 +1,6 @@
-"""Embeddings of L1000 profiles against what they must beat: a simulated screen, a real plate, ablations."""
+"""Embeddings of L1000 profiles against what they must beat: a simulated screen, a real plate,
+ablations.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,8 @@ if TYPE_CHECKING:
 
 Array = np.ndarray[Any, Any]
 
-# Of the plate, 59 drugs: --nested decides on training drugs alone which of these is used, anew in every fold.
+# Of the plate, 59 drugs: --nested decides on training drugs alone which of these is used, anew in
+# every fold.
 PLATE_CHOICES: dict[str, Overrides] = {
     "one layer of 256, noise .5": {
         "model": {"noise": 0.5, "encoder": {"kind": "mlp", "widths": [256]}}
@@ -101,7 +104,7 @@ def main(
     Example: python experiments/l1000/run.py screen --seeds 3
 
     Example: python experiments/l1000/run.py plate --data ../shared/data/l1000/plates/LJP005_A375_24H_X1_B19_level4_n377x978.gctx
-    """  # noqa: E501
+    """
     with TemporaryDirectory() as work:
         folder = Path(work)
         if what == "plate":
@@ -131,7 +134,9 @@ def main(
 
 
 def summary(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """A row per method, the best mAP first: mean and SD over seeds of each seed's means over queries."""
+    """A row per method, the best mAP first: mean and SD over seeds of each seed's means over
+    queries.
+    """
     about = ("method", "seed", "fold", "choice", "epochs", "queries")
     columns = [name for name in table if name not in about]
     per_seed = table.groupby(["method", "seed"], sort=False)[columns].mean()
@@ -152,7 +157,9 @@ def summary(table: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def simulate(folder: Path, compounds: int, *, genetic: int = 0) -> Path:
-    """The screen whose mechanisms all turn around with the state of the cell, which no linear map can undo."""
+    """The screen whose mechanisms all turn around with the state of the cell, which no linear map
+    can undo.
+    """
     from perturbgen.data import write_h5ad
     from perturbgen.l1000 import screen_anndata, screen_settings
 
@@ -167,7 +174,9 @@ def simulate(folder: Path, compounds: int, *, genetic: int = 0) -> Path:
 def screen_rows(
     source: Path, folder: Path, seeds: int, choices: Mapping[str, Overrides], *, linear: bool
 ) -> Iterator[dict[str, Any]]:
-    """A fifth of the compounds is tested, an eighth of the others decides when to stop; a draw for each seed."""
+    """A fifth of the compounds is tested, an eighth of the others decides when to stop; a draw for
+    each seed.
+    """
     from perturbgen.core.config import merge
 
     todo = [(seed, name) for seed in range(seeds) for name in choices]
@@ -188,7 +197,9 @@ def screen_rows(
 
 
 def plate_rows(source: Path, folder: Path, seeds: int, *, nested: bool) -> Iterator[dict[str, Any]]:
-    """Five folds of drugs for each seed; ``nested``: network and length are chosen within each, on training drugs."""
+    """Five folds of drugs for each seed; ``nested``: network and length are chosen within each, on
+    training drugs.
+    """
     todo = [(seed, fold) for seed in range(seeds) for fold in range(5)]
     for seed, fold in track(todo, "folds", len(todo)):
         here = folder / f"{seed}-{fold}"
@@ -213,7 +224,9 @@ def plate_rows(source: Path, folder: Path, seeds: int, *, nested: bool) -> Itera
 def choose(
     source: Path, folder: Path, drug: pd.Series, tested: Array, seed: int
 ) -> tuple[str, int]:
-    """The choice and the number of epochs that serve a quarter of the training drugs best, not trained on here."""
+    """The choice and the number of epochs that serve a quarter of the training drugs best, not
+    trained on here.
+    """
     names = np.sort(drug[~tested].unique())
     held = np.random.default_rng([seed, 1]).permutation(names)[: len(names) // 4]
     part = np.where(tested, "test", np.where(drug.isin(held), "validation", "train"))
@@ -241,9 +254,9 @@ def plate_settings(
 def labels_of(source: Path) -> pd.Series:
     """The drug of every treated well."""
     from perturbgen.l1000.embedder.data import read_table, treatments
-    from perturbgen.l1000.embedder.settings import DataSettings
+    from perturbgen.l1000.embedder.settings import ProfileData
 
-    data = DataSettings(path=source, label="pert_id", types=PLATE_TYPES)
+    data = ProfileData(path=source, label="pert_id", types=PLATE_TYPES)
     return treatments(read_table(source), data).samples["pert_id"].astype(str)
 
 

@@ -1,4 +1,6 @@
-"""Transfer: an encoder trained on hairpins, put to use on a few compounds, beside one trained on these from scratch."""
+"""Transfer: an encoder trained on hairpins, put to use on a few compounds, beside one trained on
+these from scratch.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ STEPS, BATCH = (
 def transfer_rows(
     source: Path, folder: Path, seeds: int, base: Overrides
 ) -> Iterator[dict[str, Any]]:
-    """For each seed one pre-trained encoder; for each number of compounds two networks of equal length, and WCCN."""
+    """For each seed one pre-trained encoder; for each number of compounds two networks of equal
+    length, and WCCN.
+    """
     from perturbgen.l1000.embedder import load_embedder
 
     for seed in track(range(seeds), "transfer"):
@@ -61,10 +65,10 @@ def transfer_rows(
 
 def pretrain(source: Path, runs: Path, base: Overrides, seed: int) -> Path:
     """The run of an encoder that was trained to tell hairpins apart."""
-    from perturbgen.l1000.embedder import train
+    from perturbgen.l1000.embedder import EMBEDDING
 
     data = {"path": str(source), "types": ["trt_sh"], "validation": 0.1}
-    return train(
+    return EMBEDDING.train(
         made(merge(base, {"data": data, "seed": seed, "name": "genetic"})),
         runs=runs,
         accelerator="cpu",
@@ -74,11 +78,13 @@ def pretrain(source: Path, runs: Path, base: Overrides, seed: int) -> Path:
 def few_compounds(
     source: Path, folder: Path, base: Overrides, size: int, seed: int
 ) -> EmbedSettings:
-    """Training on so many compounds; a fifth of all is tested, whatever the size. Small sets lie in the large."""
+    """Training on so many compounds; a fifth of all is tested, whatever the size. Small sets lie in
+    the large.
+    """
     from perturbgen.l1000.embedder.data import read_table, treatments
-    from perturbgen.l1000.embedder.settings import DataSettings
+    from perturbgen.l1000.embedder.settings import ProfileData
 
-    table = treatments(read_table(source), DataSettings(path=source, types=("trt_cp",)))
+    table = treatments(read_table(source), ProfileData(path=source, types=("trt_cp",)))
     labels = table.samples["perturbagen"].astype(str)
     names = np.random.default_rng(seed).permutation(np.sort(labels.unique()))
     tested, trained = names[: len(names) // 5], names[len(names) // 5 :][:size]

@@ -1,4 +1,6 @@
-"""What a DGD's latent space holds with and without conditions: cell types without, nothing of them with."""
+"""What a DGD's latent space holds with and without conditions: cell types without, nothing of them
+with.
+"""
 
 from __future__ import annotations
 
@@ -93,7 +95,9 @@ def latents(
 
 
 def agreement(points: np.ndarray, obs: pd.DataFrame, seed: int) -> dict[str, float]:
-    """Adjusted Rand index of as many clusters as there are cell types, and what a linear probe reads."""
+    """Adjusted Rand index of as many clusters as there are cell types, and what a linear probe
+    reads.
+    """
     from sklearn.metrics import adjusted_rand_score
     from sklearn.mixture import GaussianMixture
 

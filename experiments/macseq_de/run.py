@@ -1,10 +1,12 @@
-"""Does our ranking of genes agree with the published one, drug by drug? MAC-seq plate, 15 drugs at 10 uM.
+"""Does our ranking of genes agree with the published one, drug by drug? MAC-seq plate, 15 drugs at
+10 uM.
 
     python experiments/macseq_de/run.py
 
-The published tables come with the plate (macpie). Which method and options made them is not stated, so ranks are
-compared: Spearman's correlation of our moderated t with the published signed statistic. Most of the 500 genes were
-never counted on the plate; they share one value and say nothing, so genes with counts are shown apart.
+The published tables come with the plate (macpie). Which method and options made them is not stated,
+so ranks are compared: Spearman's correlation of our moderated t with the published signed
+statistic. Most of the 500 genes were never counted on the plate; they share one value and say
+nothing, so genes with counts are shown apart.
 """
 
 from __future__ import annotations

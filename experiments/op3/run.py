@@ -6,23 +6,19 @@ python experiments/op3/run.py --simulated tiny                          # the sa
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from perturbgen.challenge import (
-    Challenge,
-    ChallengeSettings,
-    hand_in,
-    predict_rows,
-    require_files,
-    show_scores,
-)
+sys.path.insert(0, str(Path(__file__).parent))
+from road import Challenge, ChallengeSettings, find_folder, follow, read_ids
+
 from perturbgen.cli import run_experiment
-from perturbgen.core.config import file_hash, load_settings, to_toml
+from perturbgen.core.config import load_settings, to_toml
 from perturbgen.core.console import say
-from perturbgen.core.errors import InputError
+from perturbgen.core.runs import file_hash
 
 HERE = Path(__file__).parent
 COUNTS = "adata_train.parquet"
@@ -60,38 +56,32 @@ def main(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
-    """Ingest, train twice (once to calibrate), predict, submit, check; score where the answer is known.
+    """Ingest, train twice (once to calibrate), predict, submit, check; score where the answer is
+    known.
 
     Example: python experiments/op3/run.py --simulated tiny --set train.training.epochs=24
     """
+    from perturbgen.simulate import simulate
+
     settings = load_settings(ChallengeSettings, config, overrides=overrides or [])
     if dry_run:
         say(to_toml(settings))
         return
-    challenge = read_challenge(find_folder(folder, simulated, settings.seed, out), out)
-    predictions = predict_rows(challenge, settings, out)
-    hand_in(predictions, challenge, out / "submission.csv")
-    show_scores(predictions, challenge, settings, as_json=as_json)
-
-
-def find_folder(folder: Path | None, simulated: str | None, seed: int, out: Path) -> Path:
-    """The folder given, or one that is simulated and kept."""
-    from perturbgen.simulate import simulate
-
-    if (folder is None) == (simulated is None):
-        raise InputError(
-            "op3 reads either a folder of the competition's files or --simulated ones", fix=WHERE
-        )
-    if folder is not None:
-        require_files(folder, FILES, fix=WHERE)
-        return folder
-    made = out / f"competition-{simulated}-s{seed}"
-    return made if made.exists() else simulate(str(simulated), seed=seed, out=made)
+    made = None if simulated is None else out / f"competition-{simulated}-s{settings.seed}"
+    folder = find_folder(
+        folder,
+        made,
+        lambda path: simulate(str(simulated), seed=settings.seed, out=path),
+        FILES,
+        fix=WHERE,
+    )
+    follow(read_challenge(folder, out), settings, out / "submission.csv", as_json=as_json)
 
 
 def read_challenge(folder: Path, out: Path) -> Challenge:
-    """Everything the folder holds; the cells are written as an h5ad file once, which runs are trained from."""
-    from perturbgen.core.tables import read_csv
+    """Everything the folder holds; the cells are written as an h5ad file once, which runs are
+    trained from.
+    """
     from perturbgen.data import read_competition, validate, write_h5ad
     from perturbgen.data.h5ad import read_h5ad
     from perturbgen.data.kaggle import read_de
@@ -103,14 +93,11 @@ def read_challenge(folder: Path, out: Path) -> Challenge:
         validate(cells)
         write_h5ad(cells, path)
     truth = folder / "de_truth.parquet"
-    ids = read_csv(
-        folder / "id_map.csv", columns=["id", "cell_type", "sm_name"], text=["cell_type", "sm_name"]
-    )
     return Challenge(
         cells=cells,
         path=path,
         measured=read_de(folder),
-        ids=ids,
+        ids=read_ids(folder),
         genes=read_genes(folder / "sample_submission.csv"),
         truth=read_de(truth) if truth.exists() else None,
     )

@@ -1,28 +1,26 @@
 """The same task from the Open Problems files to their prediction.h5ad, checked.
 
-python experiments/op3_openproblems/run.py neurips-2023-data    # de_train.h5ad, de_test.h5ad, id_map.csv, cells
+python experiments/op3_openproblems/run.py neurips-2023-data    # de_train.h5ad, de_test.h5ad,
+id_map.csv, cells
 python experiments/op3_openproblems/run.py --simulated tiny     # the same road without them
 """
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from perturbgen.challenge import (
-    Challenge,
-    ChallengeSettings,
-    hand_in,
-    predict_rows,
-    require_files,
-    show_scores,
-)
+sys.path.insert(0, str(Path(__file__).parents[1] / "op3"))
+from road import Challenge, ChallengeSettings, find_folder, follow, read_ids
+
 from perturbgen.cli import run_experiment
-from perturbgen.core.config import file_hash, load_settings, to_toml
+from perturbgen.core.config import load_settings, to_toml
 from perturbgen.core.console import say
 from perturbgen.core.errors import InputError
+from perturbgen.core.runs import file_hash
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -65,50 +63,42 @@ def main(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
-    """Ingest, train twice (once to calibrate), predict, write prediction.h5ad, check; score where de_test is there.
+    """Ingest, train twice (once to calibrate), predict, write prediction.h5ad, check; score where
+    de_test is there.
 
-    Example: python experiments/op3_openproblems/run.py --simulated tiny --set train.training.epochs=24
+    Example: python experiments/op3_openproblems/run.py --simulated tiny --set
+    train.training.epochs=24
     """
+    from perturbgen.simulate.op3.openproblems import simulate_openproblems
+
     settings = load_settings(ChallengeSettings, config, overrides=overrides or [])
     if dry_run:
         say(to_toml(settings))
         return
-    folder = find_folder(folder, simulated, settings.seed, out)
+    made = None if simulated is None else out / f"openproblems-{simulated}-s{settings.seed}"
+    folder = find_folder(
+        folder,
+        made,
+        lambda path: simulate_openproblems(str(simulated), seed=settings.seed, out=path),
+        FILES,
+        fix=WHERE,
+    )
     challenge = read_challenge(folder, out, curated=curated and simulated is None)
-    predictions = predict_rows(challenge, settings, out)
     about = {"dataset_id": dataset_of(folder), "method_id": METHOD}
-    hand_in(predictions, challenge, out / "prediction.h5ad", about=about)
-    show_scores(predictions, challenge, settings, as_json=as_json)
-
-
-def find_folder(folder: Path | None, simulated: str | None, seed: int, out: Path) -> Path:
-    """The folder given, or one that is simulated and kept."""
-    from perturbgen.simulate.op3.openproblems import simulate_openproblems
-
-    if (folder is None) == (simulated is None):
-        raise InputError(
-            "op3_openproblems reads either a folder of the benchmark's files or --simulated ones",
-            fix=WHERE,
-        )
-    if folder is not None:
-        require_files(folder, FILES, fix=WHERE)
-        return folder
-    made = out / f"openproblems-{simulated}-s{seed}"
-    return made if made.exists() else simulate_openproblems(str(simulated), seed=seed, out=made)
+    follow(challenge, settings, out / "prediction.h5ad", about=about, as_json=as_json)
 
 
 def read_challenge(folder: Path, out: Path, *, curated: bool) -> Challenge:
-    """Everything the folder holds; the cells are written once, with the genes of the DE tables, for training."""
-    from perturbgen.core.tables import read_csv
+    """Everything the folder holds; the cells are written once, with the genes of the DE tables, for
+    training.
+    """
     from perturbgen.data import write_h5ad
     from perturbgen.data.h5ad import read_h5ad
     from perturbgen.data.openproblems import read_openproblems_de
 
     source = find_cells(folder)
     measured = read_openproblems_de(folder / "de_train.h5ad")
-    ids = read_csv(
-        folder / "id_map.csv", columns=["id", "cell_type", "sm_name"], text=["cell_type", "sm_name"]
-    )
+    ids = read_ids(folder)
     path = out / f"counts-{file_hash(source).removeprefix('sha256:')[:12]}.h5ad"
     cells = (
         read_h5ad(path)

@@ -1,4 +1,6 @@
-"""What the true effects of the simulation would score: how far a perfect model of the means could get."""
+"""What the true effects of the simulation would score: how far a perfect model of the means could
+get.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,8 @@ SCALES = np.arange(0.05, 2, 0.05)
 def ceilings(
     folder: Path, cells: AnnData, truth: pd.DataFrame, *, vehicle: str
 ) -> dict[str, pd.DataFrame]:
-    """True log fold changes over the errors of real conditions: of the cell type itself, and of the other types' mean.
+    """True log fold changes over the errors of real conditions: of the cell type itself, and of the
+    other types' mean.
 
     Each times the single factor that fits the withheld conditions best: a bound, not a method.
     """

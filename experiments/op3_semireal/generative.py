@@ -1,4 +1,6 @@
-"""All that a trained run predicts: by every estimator, every latent route, and in the seed's way; kept in a file."""
+"""All that a trained run predicts: by every estimator, every latent route, and in the seed's way;
+kept in a file.
+"""
 
 from __future__ import annotations
 
@@ -71,7 +73,9 @@ class Generative:
         )
 
     def estimators(self) -> dict[str, pd.DataFrame]:
-        """Averages on the way, then everything after all replicates, and the shrunk ones of the hidden conditions."""
+        """Averages on the way, then everything after all replicates, and the shrunk ones of the
+        hidden conditions.
+        """
         k = self.replicates
         names = {
             "mean_t": f"t averaged, K = {k}",

@@ -1,7 +1,9 @@
-"""From simulated competition files to a scored submission: cDGD and cNB-VAE against zeros, means and the seed's way.
+"""From simulated competition files to a scored submission: cDGD and cNB-VAE against zeros, means
+and the seed's way.
 
 python experiments/op3_semireal/run.py                         # preset small, three seeds
-python experiments/op3_semireal/run.py --set preset=op3        # the real layout, baseline means and signatures
+python experiments/op3_semireal/run.py --set preset=op3        # the real layout, baseline means and
+signatures
 """
 
 from __future__ import annotations
@@ -24,10 +26,11 @@ from tables import contributions, score_rows
 
 from perturbgen.cli import run_experiment
 from perturbgen.cli.doctor import data_folder
-from perturbgen.core.config import Settings, create_run, load_settings, to_toml
+from perturbgen.core.config import Settings, load_settings, to_toml
 from perturbgen.core.console import say, show_table
 from perturbgen.core.errors import ConfigError
 from perturbgen.core.files import atomic_path, require_folder
+from perturbgen.core.runs import create_run
 from perturbgen.predict.calibration import mrrmse
 from perturbgen.predict.conditions import make_sampler, read_wanted, without
 from perturbgen.predict.ensemble import fit_ensemble
@@ -43,7 +46,9 @@ log = logging.getLogger("perturbgen.experiments.op3_semireal")
 
 
 class Experiment(Settings):
-    """The whole of config.toml; ``train`` is what `perturbgen train` takes, but for the data and the kind of model."""
+    """The whole of config.toml; ``train`` is what `perturbgen train` takes, but for the data and
+    the kind of model.
+    """
 
     preset: str
     genes: int = Field(ge=100)
@@ -72,11 +77,13 @@ def main(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
-    """Simulate, train, predict the withheld conditions by every estimator, score, submit, report; for each seed.
+    """Simulate, train, predict the withheld conditions by every estimator, score, submit, report;
+    for each seed.
 
     What is done is kept: after an interrupt, --resume takes it up again.
 
-    Example: python experiments/op3_semireal/run.py --set preset=tiny --set seeds=[0] --set replicates=6
+    Example: python experiments/op3_semireal/run.py --set preset=tiny --set seeds=[0] --set
+    replicates=6
     """
     if resume is not None:
         if overrides:
@@ -105,7 +112,9 @@ def main(
 
 
 def one_seed(settings: Experiment, folder: Path, seed: int) -> tuple[pd.DataFrame, Predictions]:
-    """The truth of the withheld conditions and all predictions of it, with a report and a submission."""
+    """The truth of the withheld conditions and all predictions of it, with a report and a
+    submission.
+    """
     from perturbgen.data import read_competition, write_h5ad
 
     competition = simulated(settings, folder, seed)
@@ -175,7 +184,9 @@ def read_de(path: Path) -> pd.DataFrame:
 def hidden_known(
     settings: Experiment, cells: AnnData, measured: pd.MultiIndex, wanted: pd.DataFrame, seed: int
 ) -> pd.MultiIndex:
-    """Some of the known compounds in the target cell types, which models do not see, so that they calibrate on them."""
+    """Some of the known compounds in the target cell types, which models do not see, so that they
+    calibrate on them.
+    """
     kinds = wanted["cell_type"].unique()
     flagged = set(cells.obs.loc[cells.obs["control"].astype(bool), "compound"].astype(str))
     known = sorted({c for kind, c in measured if kind in kinds} - flagged)
@@ -193,7 +204,9 @@ def baseline_predictions(
     hidden: pd.MultiIndex,
     seed: int,
 ) -> dict[str, pd.DataFrame]:
-    """Means and simple models of the measured DE rows; those of the ensemble predict the hidden rows without them."""
+    """Means and simple models of the measured DE rows; those of the ensemble predict the hidden
+    rows without them.
+    """
     from perturbgen.baselines import make
 
     def fitted(name: str, rows: pd.DataFrame, asked: pd.MultiIndex) -> pd.DataFrame:
@@ -208,8 +221,7 @@ def train(
     settings: Experiment, folder: Path, cells: AnnData, hidden: pd.MultiIndex, kind: str, seed: int
 ) -> TrainedRun:
     """A model that never saw the hidden conditions; one that was begun is gone on with."""
-    from perturbgen.train import RunSettings, load_run
-    from perturbgen.train.run import train_once
+    from perturbgen.train import RunSettings, load_run, train_once
 
     make_split(cells, hidden, seed).write(folder / "split.csv")
     data = {"path": str(folder / "counts.h5ad"), "split": str(folder / "split.csv")}
@@ -236,7 +248,9 @@ def make_split(cells: AnnData, hidden: pd.MultiIndex, seed: int) -> Any:
 def combined(
     settings: Experiment, found: Predictions, measured: pd.DataFrame, seed: int
 ) -> pd.DataFrame:
-    """The weighted sum of shrunk models and some baselines, weights from the hidden known conditions."""
+    """The weighted sum of shrunk models and some baselines, weights from the hidden known
+    conditions.
+    """
     shrunk = [
         f"{NAMES[kind]}: {name}, shrunk"
         for kind in settings.models

@@ -1,4 +1,6 @@
-"""The seed's own pipeline and its pieces: decoder means of median cells, latent points of the prior, a short design."""
+"""The seed's own pipeline and its pieces: decoder means of median cells, latent points of the
+prior, a short design.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,9 @@ class MedianPlan(Plan):
 def seed_ways(
     trained: TrainedRun, cells: AnnData, wanted: pd.DataFrame, sampler: CellSampler, seed: int
 ) -> dict[str, pd.DataFrame]:
-    """The seed's pipeline, then with the organisers' design, then with sampled numbers of cells and depths."""
+    """The seed's pipeline, then with the organisers' design, then with sampled numbers of cells and
+    depths.
+    """
     settings = PredictSettings(estimators=("mean_t",), replicates=1, latent="prior", seed=seed)
     index = read_wanted(wanted)
     task = make_task(

@@ -22,7 +22,9 @@ def score_rows(scores: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def contributions(scores: pd.DataFrame, models: Iterable[str], k: int) -> list[dict[str, Any]]:
-    """What each step changes of the ratio to zeros, by model, with k replicates: the mean over seeds and its SD."""
+    """What each step changes of the ratio to zeros, by model, with k replicates: the mean over
+    seeds and its SD.
+    """
     steps = [
         ("the organisers' design", "the seed's way", "noise-free means, full design"),
         (

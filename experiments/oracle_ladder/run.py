@@ -1,11 +1,15 @@
-"""What a perfect generator would score, by what is done with its cells: the ladder every model stands on.
+"""What a perfect generator would score, by what is done with its cells: the ladder every model
+stands on.
 
-The oracle knows the truth of the simulation: it draws the withheld wells anew (other cells, other well effects), with
-their true numbers of cells and depths. Real controls of the same plates join the fit, the organisers' own.
+The oracle knows the truth of the simulation: it draws the withheld wells anew (other cells, other
+well effects), with their true numbers of cells and depths. Real controls of the same plates join
+the fit, the organisers' own.
 
 python experiments/oracle_ladder/run.py                    # preset small, seeds 0 1 2: two minutes
-python experiments/oracle_ladder/run.py --preset op3       # real layout, baselines and signatures, 3,000 genes
-python experiments/oracle_ladder/run.py --folder data/small  # of a folder, which gets the table and the oracle
+python experiments/oracle_ladder/run.py --preset op3       # real layout, baselines and signatures,
+3,000 genes
+python experiments/oracle_ladder/run.py --folder data/small  # of a folder, which gets the table and
+the oracle
 """
 
 from __future__ import annotations
@@ -59,10 +63,12 @@ def main(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
-    """Score zeros, noise-free means, one draw, averages of t, plug-in t and shrinkage on the withheld conditions.
+    """Score zeros, noise-free means, one draw, averages of t, plug-in t and shrinkage on the
+    withheld conditions.
 
-    With --folder the ladder is that of the folder's own experiment. It is left there for a comparison: ladder.csv
-    ([report] ladder) and de_oracle.parquet, the average of t over twenty draws (its positive control).
+    With --folder the ladder is that of the folder's own experiment. It is left there for a
+    comparison: ladder.csv ([report] ladder) and de_oracle.parquet, the average of t over twenty
+    draws (its positive control).
 
     Example: python experiments/oracle_ladder/run.py --preset tiny --seeds 0
     """
@@ -117,7 +123,9 @@ class Bench:
 
 
 def climb(world: World, *, oracle: Path | None = None) -> dict[str, float]:
-    """The score of every rung; ``oracle`` is where to save the prediction of the best one that draws cells only."""
+    """The score of every rung; ``oracle`` is where to save the prediction of the best one that
+    draws cells only.
+    """
     bench = make_bench(world)
     rungs = predictions(bench)
     if oracle is not None:
@@ -161,7 +169,9 @@ def average_p(tables: list[DETable]) -> pd.DataFrame:
 
 
 def shrunk(bench: Bench, values: pd.DataFrame) -> pd.DataFrame:
-    """Shrunk by factors fitted on the compounds that were measured in these cell types (controls aside)."""
+    """Shrunk by factors fitted on the compounds that were measured in these cell types (controls
+    aside).
+    """
     expression = bench.table.ave_expr.groupby(level=0).mean()
     levels = expression_levels(expression, levels=LEVELS)
     measured = bench.table.signed_log10_p.loc[bench.known]
@@ -190,7 +200,9 @@ def our_groups(world: World) -> list[int]:
 
 
 def generated(bench: Bench, *, replicate: int | None) -> AnnData:
-    """The experiment with every compound's wells drawn by the oracle, or their noise-free means; controls are real."""
+    """The experiment with every compound's wells drawn by the oracle, or their noise-free means;
+    controls are real.
+    """
     world = bench.world
     controls = [world.layout.vehicle, *POSITIVE_CONTROLS]
     compounds = [i for i in our_groups(world) if world.groups["sm_name"].iat[i] not in controls]
@@ -218,7 +230,9 @@ def samples(world: World, groups: list[int], draw: Callable[[int], np.ndarray]) 
 
 
 def drawn_counts(world: World, group: int, replicate: int) -> np.ndarray:
-    """Counts (genes,) of a well and cell type, summed over its cells; replicate 0 is what was really measured."""
+    """Counts (genes,) of a well and cell type, summed over its cells; replicate 0 is what was
+    really measured.
+    """
     return np.asarray(world.draw(group, replicate=replicate).sum(axis=0)).ravel()
 
 

@@ -1,4 +1,6 @@
-"""Images and L1000 of the same compounds: the published predictions and replicate correlations, evaluated again."""
+"""Images and L1000 of the same compounds: the published predictions and replicate correlations,
+evaluated again.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,8 @@ def main(
     out: Annotated[Path, typer.Option(help="Folder for the report.")] = Path("runs/paired"),
     seed: Annotated[int, typer.Option(min=0, help="Of the bootstrap over compounds.")] = 0,
 ) -> None:
-    """Recompute the accuracies of 57 mechanisms from per-row predictions, and the shares of reproducible perturbations.
+    """Recompute the accuracies of 57 mechanisms from per-row predictions, and the shares of
+    reproducible perturbations.
 
     Example: python experiments/paired/run.py ../shared/data/imaging/paired
     """

@@ -1,10 +1,12 @@
-"""Real drug signatures as ranks: 122 drugs in B and myeloid cells, told from NK and T cells and 13 known drugs.
+"""Real drug signatures as ranks: 122 drugs in B and myeloid cells, told from NK and T cells and 13
+known drugs.
 
-python experiments/real_ranks/run.py                             # needs the real data (see perturbgen doctor)
+python experiments/real_ranks/run.py                             # needs the real data (see
+perturbgen doctor)
 python experiments/real_ranks/run.py --only transfer --no-ideas
 
-Settings are chosen on the 13 known drugs alone (folds that withhold some of them in both cell types). The 122 are
-scored once for each seed, after the choice.
+Settings are chosen on the 13 known drugs alone (folds that withhold some of them in both cell
+types). The 122 are scored once for each seed, after the choice.
 """
 
 from __future__ import annotations
@@ -78,7 +80,9 @@ class Experiment(Settings):
 
 
 class Task:
-    """The rows that are known, the rows to predict, the folds for choosing, and what was predicted so far."""
+    """The rows that are known, the rows to predict, the folds for choosing, and what was predicted
+    so far.
+    """
 
     def __init__(
         self, train: pd.DataFrame, test: pd.DataFrame, smiles: pd.Series, folds: list[Fold]
@@ -133,7 +137,9 @@ def main(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
-    """Reproduce the published anchors, then judge every strong baseline with settings chosen out of fold."""
+    """Reproduce the published anchors, then judge every strong baseline with settings chosen out of
+    fold.
+    """
     experiment = load_settings(Experiment, config, overrides=overrides or ())
     task = load_task(experiment)
     if not only:
@@ -190,9 +196,11 @@ def add_anchors(task: Task) -> None:
 
 
 def ten_component_ridge(task: Task) -> pd.DataFrame:
-    """Ten principal components of the drugs' mean profile in nk and t, ridge to the target's known drugs.
+    """Ten principal components of the drugs' mean profile in nk and t, ridge to the target's known
+    drugs.
 
-    The penalty of the published line is not known; one unit of variance in every gene comes within .001 of it.
+    The penalty of the published line is not known; one unit of variance in every gene comes within
+    .001 of it.
     """
     profile = (task.train.loc["nk"] + task.train.loc["t"]) / 2
     components = fit_components(profile.to_numpy(), 10)
@@ -245,7 +253,9 @@ def fitted(task: Task, name: str, settings: dict[str, Any], seed: int) -> pd.Dat
 
 
 def add_blend(task: Task) -> None:
-    """Methods weighted by their out-of-fold predictions of the known drugs, whose settings were chosen on these too."""
+    """Methods weighted by their out-of-fold predictions of the known drugs, whose settings were
+    chosen on these too.
+    """
     members = [name for name in BLENDED if name in task.unseen]
     weights = blend_weights(task.train, {name: task.unseen[name] for name in members})
     unseen, final = (

@@ -1,4 +1,6 @@
-"""RxRx1: does a network that sees one experiment at a time learn siRNAs, and not the stains of experiments?"""
+"""RxRx1: does a network that sees one experiment at a time learn siRNAs, and not the stains of
+experiments?
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,8 @@ def main(
         list[str] | None, typer.Option("--set", help="Override a setting: training.epochs=40")
     ] = None,
 ) -> None:
-    """Train a small network on batches of mixed experiments and of one, and ask both about experiments never seen.
+    """Train a small network on batches of mixed experiments and of one, and ask both about
+    experiments never seen.
 
     Example: python experiments/rxrx1/network.py
     """
@@ -60,9 +63,8 @@ def fixture(data: Path | None, out: Path, seed: int) -> Path:
 def compare(data: Path, out: Path, seed: int, overrides: list[str]) -> list[dict[str, Any]]:
     """Both networks of a seed, each with every statistics of batch normalisation, on the test part."""
     from perturbgen.core.config import load_settings
-    from perturbgen.images.network import run as running
-    from perturbgen.images.network.evaluate import evaluate
-    from perturbgen.images.network.settings import ImageSettings
+    from perturbgen.images.network import IMAGES, ImageSettings, load_network
+    from perturbgen.images.network.evaluate import evaluate_run
 
     base = {
         "seed": seed,
@@ -80,12 +82,12 @@ def compare(data: Path, out: Path, seed: int, overrides: list[str]) -> list[dict
             f"model.statistics={judged}",
             *overrides,
         ]
-        run = running.train(
+        run = IMAGES.train(
             load_settings(ImageSettings, overrides=given, base=base), runs=out / "runs"
         )
-        trained = running.load_run(run)
+        trained = load_network(run)
         for statistics in STATISTICS:
-            found = evaluate(trained, part=("test",), statistics=statistics)
+            found = evaluate_run(trained, part=("test",), statistics=statistics)
             rows += [
                 {"batches": name, "statistics": statistics, "seed": seed, **row} for row in found
             ]

@@ -27,19 +27,20 @@ def main(
     ] = 6,
     seed: Annotated[int, typer.Option(min=0, help="Of the fixture and the noise.")] = 0,
 ) -> None:
-    """Recover the groups of siRNAs, count the patterns of plates, and decode a classifier of known quality three ways.
+    """Recover the groups of siRNAs, count the patterns of plates, and decode a classifier of known
+    quality three ways.
 
     Example: python experiments/rxrx1/run.py ../shared/data/imaging/rxrx1
     """
     from perturbgen.images import decode as platemap
-    from perturbgen.images import rxrx1
+    from perturbgen.images.readers import read_rxrx1_metadata
     from perturbgen.simulate.images import write_rxrx1
 
     if data is None:
         data = out / f"fixture{seed}"
         if not data.exists():
             write_rxrx1(data, seed=seed, images=False)
-    meta = rxrx1.read_metadata(data)
+    meta = read_rxrx1_metadata(data)
     groups = platemap.sirna_groups(meta)
     plan = platemap.rotations(meta, groups)
     facts = [
@@ -68,7 +69,9 @@ def main(
 def decode_table(
     meta: pd.DataFrame, groups: pd.Series, plan: pd.DataFrame, count: int, seed: int
 ) -> list[dict[str, Any]]:
-    """For classifiers of rising quality: accuracy under each mode, and experiments whose rotation was recovered."""
+    """For classifiers of rising quality: accuracy under each mode, and experiments whose rotation
+    was recovered.
+    """
     import numpy as np
 
     from perturbgen.images import decode

@@ -1,4 +1,6 @@
-"""RxRx19a: which drugs bring infected cells back, and why the order and the reference of centring matter."""
+"""RxRx19a: which drugs bring infected cells back, and why the order and the reference of centring
+matter.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +43,7 @@ def main(
 
     Example: python experiments/rxrx19a/run.py RxRx19a --out runs/rxrx19a
     """
-    from perturbgen.images import rxrx19
+    from perturbgen.images.readers import stream_embeddings
     from perturbgen.simulate.images import write_rxrx19a
 
     with tempfile.TemporaryDirectory() as folder:
@@ -56,7 +58,7 @@ def main(
             features=features,
             infection=0.5,
         )
-        profiles, _ = rxrx19.read_profiles(source, Path(folder) / "profiles")
+        profiles, _ = stream_embeddings(source, Path(folder) / "profiles")
         compared = compare_centrings(profiles, planted=data is None, seed=seed)
         order = key_order(profiles)
         gate, hits = rank(profiles, seed)
@@ -77,7 +79,9 @@ def main(
 
 
 def centrings() -> dict[str, Correction]:
-    """Ours, the same with shrinkage, and the seed's: one label after the other, the disease among them."""
+    """Ours, the same with shrinkage, and the seed's: one label after the other, the disease among
+    them.
+    """
     from perturbgen.profiles.correct import NestedCentre, Pipeline, SequentialCentroids
 
     return {
@@ -94,22 +98,22 @@ def rank(profiles: Profiles, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The gate and the ranked drugs, centred as ours."""
     import numpy as np
 
-    from perturbgen.images import rxrx19
     from perturbgen.images.hits import centred_wells
+    from perturbgen.images.readers import HEALTHY
 
-    wells = centred_wells(profiles, rxrx19.HEALTHY, NESTED, ["well_id"])
+    wells = centred_wells(profiles, HEALTHY, NESTED, ["well_id"])
     return score(wells, np.random.default_rng(seed))
 
 
 def score(wells: Profiles, rng: np.random.Generator) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Gate and hits of centred wells; no group is left out here."""
-    from perturbgen.images import rxrx19
     from perturbgen.images.hits import hit_table, score_wells
+    from perturbgen.images.readers import DISEASED, HEALTHY
     from perturbgen.profiles.table import chosen
 
     masks = {
-        "healthy": chosen(wells.meta, rxrx19.HEALTHY),
-        "diseased": chosen(wells.meta, rxrx19.DISEASED),
+        "healthy": chosen(wells.meta, HEALTHY),
+        "diseased": chosen(wells.meta, DISEASED),
     }
     found = score_wells(wells, **masks, gate=-float("inf"))
     return found.gate, hit_table(found.wells, treatment="treatment", dose="treatment_conc", rng=rng)
@@ -120,11 +124,11 @@ def compare_centrings(profiles: Profiles, *, planted: bool, seed: int) -> list[d
     import numpy as np
 
     from perturbgen.core.errors import SchemaError
-    from perturbgen.images import rxrx19
+    from perturbgen.images.readers import DISEASED, HEALTHY
     from perturbgen.profiles.table import chosen
 
     named = profiles.where(profiles.meta["disease_condition"].notna())
-    healthy = chosen(named.meta, rxrx19.HEALTHY)
+    healthy = chosen(named.meta, HEALTHY)
     rows = []
     for name, step in centrings().items():
         control = healthy if name.startswith("nested") else None
@@ -133,7 +137,7 @@ def compare_centrings(profiles: Profiles, *, planted: bool, seed: int) -> list[d
         ).averaged(["well_id"])
         sides = [
             wells.values[chosen(wells.meta, condition)].mean(axis=0)
-            for condition in (rxrx19.HEALTHY, rxrx19.DISEASED)
+            for condition in (HEALTHY, DISEASED)
         ]
         row: dict[str, Any] = {
             "centring": name,
@@ -167,11 +171,11 @@ def key_order(profiles: Profiles) -> float:
     """The largest difference that another order of the keys makes to the nested centring."""
     import numpy as np
 
-    from perturbgen.images import rxrx19
+    from perturbgen.images.readers import HEALTHY
     from perturbgen.profiles.correct import NestedCentre
     from perturbgen.profiles.table import chosen
 
-    control = chosen(profiles.meta, rxrx19.HEALTHY)
+    control = chosen(profiles.meta, HEALTHY)
     rows = profiles.where(np.arange(len(profiles)) < 2000) if len(profiles) > 50_000 else profiles
     one, other = (
         NestedCentre(keys)

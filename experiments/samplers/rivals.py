@@ -1,6 +1,8 @@
-"""Three other ways to foretell the wells: the seed's median forest, the plate's other wells, an NB regression.
+"""Three other ways to foretell the wells: the seed's median forest, the plate's other wells, an NB
+regression.
 
-Each takes the measured wells (labels and the target), the labels of the withheld ones, and returns draws (rows, n).
+Each takes the measured wells (labels and the target), the labels of the withheld ones, and returns
+draws (rows, n).
 """
 
 from __future__ import annotations
@@ -20,7 +22,9 @@ Floats = NDArray[np.float64]
 def median_forest(
     train: pd.DataFrame, test: pd.DataFrame, target: str, *, rng: np.random.Generator
 ) -> Floats:
-    """The seed's: 1000 trees on one-hot cell type, plate and well, controls left out; a rounded point, no spread."""
+    """The seed's: 1000 trees on one-hot cell type, plate and well, controls left out; a rounded
+    point, no spread.
+    """
     from sklearn.ensemble import RandomForestRegressor
 
     train = train[~train["is_control"]]
@@ -32,7 +36,9 @@ def median_forest(
 def plate_wells(
     train: pd.DataFrame, test: pd.DataFrame, target: str, *, rng: np.random.Generator
 ) -> Floats:
-    """The measured wells of the same plate and cell type, drawn with replacement: their mean, with its spread."""
+    """The measured wells of the same plate and cell type, drawn with replacement: their mean, with
+    its spread.
+    """
     wells = train.groupby(["plate", "cell_type"])[target]
     return np.stack(
         [
@@ -47,7 +53,8 @@ def nb_regression(
 ) -> Floats:
     """Negative binomial with log mean = plate x cell type + library + compound, ridge penalised.
 
-    The penalty is chosen by the deviance on left-out conditions, and the NB size fitted to the errors there.
+    The penalty is chosen by the deviance on left-out conditions, and the NB size fitted to the
+    errors there.
     """
     pair = train["plate"] + train["cell_type"]
     x, new = one_hot(

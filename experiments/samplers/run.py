@@ -1,10 +1,12 @@
 """Are the samplers calibrated on wells they never saw, and better than three simpler ways?
 
-The simulator draws an experiment; B and Myeloid cells of all but the known compounds are withheld, as in the challenge.
-Settings are chosen on conditions hidden from the released data; the withheld wells are only scored.
+The simulator draws an experiment; B and Myeloid cells of all but the known compounds are withheld,
+as in the challenge. Settings are chosen on conditions hidden from the released data; the withheld
+wells are only scored.
 
 python experiments/samplers/run.py                    # preset small, seeds 0 1 2: three minutes
-python experiments/samplers/run.py --preset op3       # the real plates, compounds and withheld conditions: ten minutes
+python experiments/samplers/run.py --preset op3       # the real plates, compounds and withheld
+conditions: ten minutes
 """
 
 from __future__ import annotations
@@ -116,7 +118,9 @@ def one_seed(
 
 
 def draw_tables(world: World) -> tuple[WellTable, WellTable]:
-    """The wells of the released cells, and of the withheld ones; cells are drawn, summed and let go."""
+    """The wells of the released cells, and of the withheld ones; cells are drawn, summed and let
+    go.
+    """
     totals: dict[bool, list[pd.Series]] = {False: [], True: []}
     for chunk in track(world.chunks(), "drawing wells", total=len(world.groups)):
         part = pd.Series(np.asarray(chunk.counts.sum(axis=1)).ravel(), chunk_ids(world, chunk))

@@ -1,13 +1,15 @@
-"""How long do the baselines take on a table of the competition's size? Each line is a process of its own.
+"""How long do the baselines take on a table of the competition's size? Each line is a process of
+its own.
 
 python experiments/speed/baselines.py                  # 614 x 18,211, predicting 255 rows
 python experiments/speed/baselines.py --genes 2000     # a smaller table, quickly
 
-"seconds" is fit + predict on a table in memory as read_de returns it, "GB" the peak of the whole process, table and
-libraries included. On a busy machine "CPU seconds" (of all threads and processes) are what to hold against the limit,
-which is for an idle one with two cores. One line is one tree set for each gene (same features, same trees), measured on
-a few genes and extended in a straight line; the last is the default comparison (12 methods, 3 folds, scorecard, report)
-on a simulated experiment of preset small, the simulation aside.
+"seconds" is fit + predict on a table in memory as read_de returns it, "GB" the peak of the whole
+process, table and libraries included. On a busy machine "CPU seconds" (of all threads and
+processes) are what to hold against the limit, which is for an idle one with two cores. One line is
+one tree set for each gene (same features, same trees), measured on a few genes and extended in a
+straight line; the last is the default comparison (12 methods, 3 folds, scorecard, report) on a
+simulated experiment of preset small, the simulation aside.
 """
 
 from __future__ import annotations
@@ -69,7 +71,9 @@ def main(
     only: Annotated[str | None, typer.Option(help="One line, in this process, as JSON.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
-    """Time every baseline, each in a process of its own, and compare XGBoost with one tree set for each gene."""
+    """Time every baseline, each in a process of its own, and compare XGBoost with one tree set for
+    each gene.
+    """
     if only is not None:
         say(json.dumps(measure(only, genes)))
         return
@@ -133,7 +137,9 @@ def line(name: str, wall: float, cpu: float) -> dict[str, Any]:
 
 
 def comparison() -> tuple[float, float]:
-    """Seconds of the clock and of all processors of ``perturbgen compare`` as it is without any setting."""
+    """Seconds of the clock and of all processors of ``perturbgen compare`` as it is without any
+    setting.
+    """
     from perturbgen.compare import CompareSettings, compare
     from perturbgen.compare.run import write_outputs
     from perturbgen.simulate import simulate
@@ -176,7 +182,9 @@ def per_gene(train: pd.DataFrame, few: pd.DataFrame, wanted: pd.MultiIndex) -> N
 
 
 def table(genes: int, rng: np.random.Generator) -> tuple[pd.DataFrame, pd.MultiIndex]:
-    """A table of the competition's layout: programmes of compounds, tilted by cell types, plus noise; heavy tails."""
+    """A table of the competition's layout: programmes of compounds, tilted by cell types, plus
+    noise; heavy tails.
+    """
     compounds = [f"compound {i:03d}" for i in range(146)]
     known = FULL | dict.fromkeys(TARGETS, 17)
     rows = [(cell, compound) for cell, count in known.items() for compound in compounds[-count:]]

@@ -1,12 +1,17 @@
-"""How much faster is the native differential expression than R's? Both backends, one run, one machine.
+"""How much faster is the native differential expression than R's? Both backends, one run, one
+machine.
 
-    python experiments/speed/de.py --shape table        4,000 genes x 720 samples x 245 coefficients, 200 contrasts
-    python experiments/speed/de.py --shape joint        5,317 x 1,900 x 560, 400 contrasts, robust (the OP3 benchmark)
-    python experiments/speed/de.py --shape kaggle       six fits of 18,211 x 576 x 161, all contrasts
+    python experiments/speed/de.py --shape table        4,000 genes x 720 samples x 245
+    coefficients, 200 contrasts
+    python experiments/speed/de.py --shape joint        5,317 x 1,900 x 560, 400 contrasts, robust
+    (the OP3 benchmark)
+    python experiments/speed/de.py --shape kaggle       six fits of 18,211 x 576 x 161, all
+    contrasts
     python experiments/speed/de.py --shape kaggle --replicates 20 --no-r
 
-R does TMM, voom, lmFit, contrasts.fit and eBayes, in one call each. Its time grows in proportion to the genes, so it is
-measured on two subsets of them and extended in a straight line (--full-r runs it on all genes).
+R does TMM, voom, lmFit, contrasts.fit and eBayes, in one call each. Its time grows in proportion to
+the genes, so it is measured on two subsets of them and extended in a straight line (--full-r runs
+it on all genes).
 """
 
 from __future__ import annotations
@@ -30,7 +35,9 @@ from perturbgen.de.r import fit_r
 
 @dataclass(frozen=True)
 class Shape:
-    """An experiment: how many genes, its obs, the design, the contrasts to make, and how many genes R is timed on."""
+    """An experiment: how many genes, its obs, the design, the contrasts to make, and how many genes
+    R is timed on.
+    """
 
     genes: int
     obs: pd.DataFrame
@@ -64,7 +71,9 @@ def joint_shape() -> Shape:
 
 
 def kaggle_shape() -> Shape:
-    """Six plates of 96 wells, three donors by two libraries; a compound has one well on each plate of its library."""
+    """Six plates of 96 wells, three donors by two libraries; a compound has one well on each plate
+    of its library.
+    """
     rows = []
     for plate in range(6):
         library = 0 if plate in (0, 4, 5) else 1
@@ -113,7 +122,9 @@ def plan(shape: Shape) -> list[Fit]:
 
 
 def time_native(shape: Shape, counts: pd.DataFrame) -> float:
-    """Seconds from counts to the statistics of every contrast, for all fits: what R is timed on, too."""
+    """Seconds from counts to the statistics of every contrast, for all fits: what R is timed on,
+    too.
+    """
     values = counts.to_numpy()
     parts = [(values[fit.rows], fit.design, fit.weights[: shape.contrasts]) for fit in plan(shape)]
     start = time.perf_counter()
@@ -171,7 +182,9 @@ def run(name: str, *, repeats: int, with_r: bool, full_r: bool) -> None:
 
 
 def run_replicates(number: int) -> None:
-    """The Kaggle shape again and again on fresh counts, averaging t: what averaging over generated wells costs."""
+    """The Kaggle shape again and again on fresh counts, averaging t: what averaging over generated
+    wells costs.
+    """
     shape, mean = kaggle_shape(), 0.0
     rng, spent = np.random.default_rng(0), 0.0
     for _ in range(number):

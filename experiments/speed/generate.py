@@ -2,7 +2,8 @@
 
 python experiments/speed/generate.py                     # 18,211 genes, decoders of several widths
 
-A machine is rarely idle, so the matrix product alone is timed beside it, in turn: no generation can be faster.
+A machine is rarely idle, so the matrix product alone is timed beside it, in turn: no generation can
+be faster.
 """
 
 from __future__ import annotations
@@ -85,7 +86,9 @@ def measure(genes: int, depth: float, width: int, per_well: int, rounds: int) ->
 
 
 def model(genes: int, width: int) -> LatentModel:
-    """An untrained NB-VAE with an additive term, as in the experiments; genes have shares as skewed as real ones."""
+    """An untrained NB-VAE with an additive term, as in the experiments; genes have shares as skewed
+    as real ones.
+    """
     import torch
 
     from perturbgen.models import NBVAE, Conditions, CountDecoder, Covariate

@@ -1,12 +1,14 @@
 """How fast and how large are reading embeddings and correcting them?
 
-    python experiments/speed/imaging.py [--rows 12000] [--corrected 30000] [--images 400] [--only feed]
+    python experiments/speed/imaging.py [--rows 12000] [--corrected 30000] [--images 400] [--only
+    feed]
 
-Part 1 streams an embeddings.csv of 1,024 features into a float32 memory map and reads the same file with
-pandas.read_csv and to_numpy, each in a fresh process. Part 2 fits nested centring, whitening (TVN) and CORAL on the
-controls of a simulated memory map and writes it corrected, at two sizes, and extends that to 300,000 rows.
-Part 3 feeds six-channel images of 128 x 128 to a small network, beside decoding alone and the network alone.
-Memory is anonymous memory: pages of the mapped files, which the system may drop at any time, are not counted.
+Part 1 streams an embeddings.csv of 1,024 features into a float32 memory map and reads the same file
+with pandas.read_csv and to_numpy, each in a fresh process. Part 2 fits nested centring, whitening
+(TVN) and CORAL on the controls of a simulated memory map and writes it corrected, at two sizes, and
+extends that to 300,000 rows. Part 3 feeds six-channel images of 128 x 128 to a small network,
+beside decoding alone and the network alone. Memory is anonymous memory: pages of the mapped files,
+which the system may drop at any time, are not counted.
 """
 
 from __future__ import annotations
@@ -164,10 +166,8 @@ def run_child(what: str, folder: Path) -> dict[str, float]:
 
 def child(what: str, folder: Path) -> None:
     """Do one thing and print seconds and the peak of memory."""
-    from perturbgen.images import csv_kernel, rxrx19  # noqa: F401  (loading libraries is not timed, pandas' neither)
-    from perturbgen.profiles.stream import parse_lines
+    from perturbgen.images import readers  # noqa: F401  (loading libraries is not timed)
 
-    parse_lines(b"x,1\n" + csv_kernel.PAD, 2, 0)  # compiles, or loads what was compiled
     with Peak() as peak:
         start, processor = time.perf_counter(), time.process_time()
         found = {"stream": stream, "pandas": read_pandas, "correct": correct, "feed": feed}[what](
@@ -179,9 +179,9 @@ def child(what: str, folder: Path) -> None:
 
 def stream(folder: Path) -> dict[str, float]:
     """Our way: joined to the labels and written to disk, too."""
-    from perturbgen.images import rxrx19
+    from perturbgen.images.readers import stream_embeddings
 
-    profiles, _ = rxrx19.read_profiles(folder, folder / "profiles")
+    profiles, _ = stream_embeddings(folder, folder / "profiles")
     return {"rows": len(profiles)}
 
 
@@ -197,7 +197,7 @@ def read_pandas(folder: Path) -> dict[str, float]:
 def correct(folder: Path) -> dict[str, float]:
     """Fit the pipeline on controls, write everything corrected."""
     from perturbgen.profiles.correct import ControlScaler, Coral, NestedCentre, Pipeline, Sphering
-    from perturbgen.profiles.table import read_profiles
+    from perturbgen.profiles.readers import read_profiles
 
     profiles = read_profiles(folder)
     keys = ["experiment", "plate", "site"]
@@ -235,7 +235,9 @@ def feed_images(folder: Path, images: int) -> None:
 
 
 def feed(folder: Path) -> dict[str, float]:
-    """Images a second: decoding alone, steps of a network on one batch alone, and steps on the feed."""
+    """Images a second: decoding alone, steps of a network on one batch alone, and steps on the
+    feed.
+    """
     import torch
 
     from perturbgen.images.network.feed import ImageFeed

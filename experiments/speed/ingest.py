@@ -2,9 +2,9 @@
 
     python experiments/speed/ingest.py [--cells 24000] [--order clustered|shuffled]
 
-Writes a synthetic Kaggle folder (18,211 genes, ~6 % non-zeros, ids of 16 hexadecimal digits), reads it in a fresh
-process and prints non-zeros a second and the peak of resident memory, against the bound of twice the final matrix
-plus 300 MB, and what 240,000 cells would take.
+Writes a synthetic Kaggle folder (18,211 genes, ~6 % non-zeros, ids of 16 hexadecimal digits), reads
+it in a fresh process and prints non-zeros a second and the peak of resident memory, against the
+bound of twice the final matrix plus 300 MB, and what 240,000 cells would take.
 """
 
 from __future__ import annotations
@@ -177,7 +177,8 @@ def child(folder: Path) -> None:
 def peak() -> float:
     """The peak resident memory of this process, in bytes.
 
-    Linux counts the parent's memory before exec in getrusage, so its own high-water mark is preferred.
+    Linux counts the parent's memory before exec in getrusage, so its own high-water mark is
+    preferred.
     """
     status = Path("/proc/self/status")
     if status.exists():

@@ -1,8 +1,11 @@
-"""Speed and memory of landmark extraction, of the training feed and of training itself, each beside what it replaces.
+"""Speed and memory of landmark extraction, of the training feed and of training itself, each beside
+what it replaces.
 
-python experiments/speed/l1000.py                     # 100,000 x 12,328 (4.9 GB on the disk for a while), some minutes
+python experiments/speed/l1000.py                     # 100,000 x 12,328 (4.9 GB on the disk for a
+while), some minutes
 python experiments/speed/l1000.py --samples 20000     # a quick look
-python experiments/speed/l1000.py --samples 1300000 --genes 20 --only extraction  # as many ids as GSE92742
+python experiments/speed/l1000.py --samples 1300000 --genes 20 --only extraction  # as many ids as
+GSE92742
 """
 
 from __future__ import annotations
@@ -41,7 +44,9 @@ def main(
     only: Annotated[str, typer.Option(help="extraction, feed, training or all.")] = "all",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
-    """Time extraction against a sequential read of the same file, the feed against single rows, and training steps."""
+    """Time extraction against a sequential read of the same file, the feed against single rows, and
+    training steps.
+    """
     if only not in ("all", "extraction", "feed", "training"):
         raise ConfigError(f"--only {only}", expected="extraction, feed, training or all")
     tables: dict[str, list[dict[str, Any]]] = {}
@@ -115,9 +120,11 @@ def make_matrix(work: Path, samples: int, genes: int) -> Path:
 
 
 def extraction(matrix: Path, work: Path) -> list[dict[str, Any]]:
-    """Both sides in fresh processes, in turn, the best time of each: with the file out of the page cache, then in it.
+    """Both sides in fresh processes, in turn, the best time of each: with the file out of the page
+    cache, then in it.
 
-    A file of CMap's is larger than memory, so the first is the case that counts; the second shows the work itself.
+    A file of CMap's is larger than memory, so the first is the case that counts; the second shows
+    the work itself.
     """
     return [
         compare(matrix, work, cached=False, times=2),
@@ -209,10 +216,12 @@ def peak_mb() -> float:
 
 
 def feed(matrix: Path, work: Path) -> list[dict[str, Any]]:
-    """Shuffled samples a second from the memory map, beside h5py rows of the GCTX and of a landmark-only HDF5."""
+    """Shuffled samples a second from the memory map, beside h5py rows of the GCTX and of a
+    landmark-only HDF5.
+    """
     from perturbgen.l1000 import Profiles, extract
     from perturbgen.train.feeds import MemmapFeed, ResidentFeed
-    from perturbgen.train.launch import LARGEST
+    from perturbgen.train.run import LARGEST
 
     if not (work / "out").exists():
         extract([matrix], work / "out", common_genes=True)
@@ -227,7 +236,7 @@ def feed(matrix: Path, work: Path) -> list[dict[str, Any]]:
     import torch
 
     keep_freed_memory(LARGEST)  # as training does
-    resident = ResidentFeed(torch.from_numpy(np.array(profiles.matrix)), BATCH, seed=0, noise=0.3)
+    resident = ResidentFeed(torch.from_numpy(np.array(profiles.matrix)), BATCH, seed=0)
     device = rate(len(rows) for rows, _ in resident.epoch(0))
     rows = [("feed: rows of the GCTX", naive), ("feed: rows of landmarks alone", lean)]
     table = [
@@ -240,7 +249,7 @@ def feed(matrix: Path, work: Path) -> list[dict[str, Any]]:
         }
         for what, plain in rows
     ]
-    return [*table, {"what": "resident feed with noise", "ours samples/s": device}]
+    return [*table, {"what": "resident feed", "ours samples/s": device}]
 
 
 def ids_of(matrix: Path) -> np.ndarray:

@@ -1,6 +1,8 @@
-"""Speed of the metrics, each beside the plain loop over scipy or scikit-learn that gives the same number, in one run.
+"""Speed of the metrics, each beside the plain loop over scipy or scikit-learn that gives the same
+number, in one run.
 
-python experiments/speed/metrics.py                     # 255 conditions x 18,211 genes, 2,000 against 2,000 cells
+python experiments/speed/metrics.py                     # 255 conditions x 18,211 genes, 2,000
+against 2,000 cells
 python experiments/speed/metrics.py --genes 2000        # a quick look
 """
 
@@ -31,7 +33,9 @@ def main(
     features: Annotated[int, typer.Option(help="Components of a cell.")] = 50,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
-    """Time all metrics of DE tables together, the rank correlation alone, and energy distance with MMD."""
+    """Time all metrics of DE tables together, the rank correlation alone, and energy distance with
+    MMD.
+    """
     rng = np.random.default_rng(0)
     rows = [*of_tables(rng, conditions, genes), of_cells(rng, cells, features)]
     title = f"{conditions} x {genes:,} DE values; {cells:,} against {cells:,} cells of {features} components"

@@ -1,11 +1,14 @@
-"""Speed and memory of exact retrieval: all pairs, the row itself left out, AP, rank quantiles and p-values of groups.
+"""Speed and memory of exact retrieval: all pairs, the row itself left out, AP, rank quantiles and
+p-values of groups.
 
-python experiments/speed/retrieval.py                # 20,000 x 32, and a fiftieth of the queries of 200,000 x 32
+python experiments/speed/retrieval.py                # 20,000 x 32, and a fiftieth of the queries of
+200,000 x 32
 python experiments/speed/retrieval.py --share 1      # all of 200,000 x 32
-python experiments/speed/retrieval.py --copairs /tmp/copairs/bin/python   # beside copairs, in its own environment
+python experiments/speed/retrieval.py --copairs /tmp/copairs/bin/python   # beside copairs, in its
+own environment
 
-Every job runs in a process of its own, whose peak memory includes Python and the libraries. On a machine that does
-other work, too, the seconds of CPU say more than those on the clock.
+Every job runs in a process of its own, whose peak memory includes Python and the libraries. On a
+machine that does other work, too, the seconds of CPU say more than those on the clock.
 """
 
 from __future__ import annotations
@@ -35,7 +38,8 @@ meta = pd.DataFrame({{"compound": group.astype(str)}})
 """
 OURS = """
 from perturbgen.evaluate.retrieval import retrieve
-retrieve(x[:200], meta.iloc[:200].assign(compound=np.arange(200) % 50), same="compound")  # numba compiles, or loads
+# numba compiles, or loads
+retrieve(x[:200], meta.iloc[:200].assign(compound=np.arange(200) % 50), same="compound")
 asked = np.arange(rows) < share * rows
 start, worked = time.perf_counter(), time.process_time()
 found = retrieve(x, meta, same="compound", queries=asked)

@@ -63,7 +63,9 @@ def made_up(cells: int, rng: np.random.Generator) -> ad.AnnData:
 
 
 def rate(batches: Callable[[], Iterable[int]], repeats: int = 1) -> float:
-    """Cells a second of batches given by their sizes, the best of some repeats; the first batch is warm-up."""
+    """Cells a second of batches given by their sizes, the best of some repeats; the first batch is
+    warm-up.
+    """
     return max(rate_once(batches()) for _ in range(repeats))
 
 
@@ -91,9 +93,11 @@ def delivered(store: CountStore) -> Iterable[int]:
 
 
 def memory(data: ad.AnnData, batches: int) -> list[dict[str, Any]]:
-    """The store in memory against ``adata[rows].X.toarray()``, with and without the conversion to float32.
+    """The store in memory against ``adata[rows].X.toarray()``, with and without the conversion to
+    float32.
 
-    The loop without it delivers another type than the store: it is the harder rival and the less equal one.
+    The loop without it delivers another type than the store: it is the harder rival and the less
+    equal one.
     """
     order = np.random.default_rng(0).permutation(data.n_obs)
     store = CountStore.from_adata(data)
@@ -144,8 +148,9 @@ def masked_sums(data: ad.AnnData, group: np.ndarray) -> np.ndarray:
 def timed(work: Callable[[], Any]) -> tuple[Any, float]:
     """What it gives, and the seconds it takes: the best of some repeats.
 
-    The first repeat also maps memory that the system never gave us before, which on a virtual machine can take longer
-    than the sums; so that the next ones need not, a result is let go before the next is made.
+    The first repeat also maps memory that the system never gave us before, which on a virtual
+    machine can take longer than the sums; so that the next ones need not, a result is let go before
+    the next is made.
     """
     seconds, given = [], None
     for _ in range(REPEATS):

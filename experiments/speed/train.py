@@ -96,7 +96,9 @@ def simulate(path: Path, cells: int, genes: int, seed: int) -> None:
 def ours(
     data: Path, where: Path, *overrides: str, threads: int, accelerator: str, epochs: int = 3
 ) -> dict[str, float]:
-    """Cells/s of the best epoch after the first, by ``perturbgen train`` in a process of its own, and its memory."""
+    """Cells/s of the best epoch after the first, by ``perturbgen train`` in a process of its own,
+    and its memory.
+    """
     config = {
         "data.path": f"'{data}'",
         "data.validation": 0,
@@ -216,7 +218,9 @@ def against_seed(data: Path, where: Path, **options: Any) -> list[dict[str, Any]
 
 
 def seeds_formulation(data: Path, *, threads: int, accelerator: str, steps: int = 12) -> float:
-    """Cells/s of a dense batch through a plain network and a dense log-gamma likelihood, unfused Adam."""
+    """Cells/s of a dense batch through a plain network and a dense log-gamma likelihood, unfused
+    Adam.
+    """
     import anndata
     import torch
     from torch import nn
@@ -262,7 +266,9 @@ def seeds_formulation(data: Path, *, threads: int, accelerator: str, steps: int 
 
 
 def against_pyro(data: Path, threads: int) -> list[dict[str, Any]]:
-    """One batch of 128 forwards and backwards: the objective in closed form, and Pyro's ELBO of the same model."""
+    """One batch of 128 forwards and backwards: the objective in closed form, and Pyro's ELBO of the
+    same model.
+    """
     import anndata
     import torch
     from pyro.infer import TraceMeanField_ELBO
@@ -302,7 +308,9 @@ def median_seconds(work: Callable[[], Any], times: int = 7) -> float:
 
 
 def growth(where: Path, seed: int, **options: Any) -> list[dict[str, Any]]:
-    """2,000 genes, 10,000 to 100,000 cells: an epoch's cost per cell, and memory beside the stored counts."""
+    """2,000 genes, 10,000 to 100,000 cells: an epoch's cost per cell, and memory beside the stored
+    counts.
+    """
     rows: list[dict[str, Any]] = []
     for cells in (10_000, 30_000, 100_000):
         data = where / f"cells{cells}.h5ad"

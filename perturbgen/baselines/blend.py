@@ -10,7 +10,6 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import pandas as pd
 from pydantic import Field
-from scipy.optimize import nnls
 
 from perturbgen.baselines.base import (
     Array,
@@ -29,6 +28,7 @@ from perturbgen.baselines.selection import (
     row_spearman,
 )
 from perturbgen.core.config import Settings
+from perturbgen.core.stats import non_negative_weights
 
 log = logging.getLogger(__name__)
 
@@ -96,11 +96,7 @@ def blend_weights(truth: pd.DataFrame, predictions: Mapping[str, pd.DataFrame]) 
     columns = np.column_stack(
         [predictions[name].loc[rows, truth.columns].to_numpy().ravel() for name in names]
     )
-    # Least squares by the products of columns: with UᵀU = AᵀA, ‖Ax − b‖² and ‖Ux − U⁻ᵀAᵀb‖² differ by a constant.
-    squares, vectors = np.linalg.eigh(columns.T @ columns)
-    kept = squares > 1e-12 * max(squares.max(), 1e-300)
-    root = np.sqrt(squares[kept])[:, None] * vectors[:, kept].T
-    weights, _ = nnls(root, (vectors[:, kept].T @ (columns.T @ target)) / np.sqrt(squares[kept]))
+    weights = non_negative_weights(columns.T @ columns, columns.T @ target)
     return dict(zip(names, weights.tolist(), strict=True))
 
 

@@ -33,6 +33,7 @@ from perturbgen.baselines.base import (
 from perturbgen.baselines.lowrank import LowRankTarget, Offset
 from perturbgen.core.config import Settings
 from perturbgen.core.errors import SchemaError, shorten
+from perturbgen.core.folds import deal
 
 log = logging.getLogger(__name__)
 
@@ -113,7 +114,7 @@ def _quantile(ordered: Array, share: float) -> Array:
 def _compound_folds(compounds: Labels, count: int, rng: np.random.Generator) -> dict[str, int]:
     """A fold for every compound, of near-equal sizes, drawn."""
     names = levels(compounds)
-    return dict(zip(names, (rng.permutation(len(names)) % count).tolist(), strict=True))
+    return dict(zip(names, deal(len(names), count, rng).tolist(), strict=True))
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from perturbgen.baselines.base import (
 )
 from perturbgen.core.console import track
 from perturbgen.core.errors import ConfigError, SchemaError, shorten, suggest
+from perturbgen.core.folds import deal
 
 log = logging.getLogger(__name__)
 
@@ -91,7 +92,7 @@ def mimic_folds(
             f"{len(shared)} compounds are known both in {shorten(chosen) or 'two cell types'} and elsewhere",
             expected="at least two, to withhold one and learn from the other",
         )
-    part = rng.permutation(len(shared)) % count
+    part = deal(len(shared), count, rng)
     made = []
     for i in range(count):
         where = in_target if chosen else found.cell_types == known_types[i % len(known_types)]

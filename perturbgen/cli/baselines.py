@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Add the verbs."""
-    app.command()(_baselines)
-    app.command()(_baseline)
+    app.command("baselines")(_baselines)
+    app.command("baseline")(_baseline)
 
 
 def _baselines(
@@ -202,11 +202,11 @@ def _read_bulk(path: Path) -> Any:
 
 def _read_wanted(path: Path) -> pd.DataFrame:
     """Cell type and compound of the conditions to predict, from id_map.csv or another table with these columns."""
-    from perturbgen.core.tables import find_or_self, read_csv, require_columns, require_values
+    from perturbgen.core.tables import find_table, read_frame, require_columns, require_values
     from perturbgen.data.kaggle import read_id_map
 
-    path = find_or_self(path, "id_map.csv")
-    table = read_csv(path, text=("cell_type", "sm_name", "compound"))
+    path = find_table(path, "id_map.csv")
+    table = read_frame(path, text=("cell_type", "sm_name", "compound"))
     if "id" in table and "sm_name" in table:
         return read_id_map(path)
     table = table.rename(columns={"sm_name": "compound"})

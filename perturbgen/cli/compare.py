@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from perturbgen.cli.data import Json
+from perturbgen.cli.options import Json
 from perturbgen.core.console import say, show_table
 from perturbgen.core.errors import PerturbgenError
 
@@ -20,7 +20,7 @@ _LEADERBOARD = Path("experiments") / "LEADERBOARD.md"
 
 def register(app: typer.Typer) -> None:
     """Add the verb."""
-    app.command()(_compare)
+    app.command("compare")(_compare)
 
 
 def _compare(
@@ -72,7 +72,8 @@ def _compare(
     from perturbgen.compare import CompareSettings
     from perturbgen.compare import compare as run
     from perturbgen.compare.run import add_to_leaderboard, check_leaderboard, write_outputs
-    from perturbgen.core.config import load_settings, slug, to_toml
+    from perturbgen.core.config import load_settings, to_toml
+    from perturbgen.core.files import slug
 
     asked = [*(overrides or []), *([f"data.folder={data!r}"] if data is not None else [])]
     settings = load_settings(CompareSettings, config, overrides=asked)

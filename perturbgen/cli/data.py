@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from perturbgen.cli.options import Columns, Json, Layer, Vehicle
 from perturbgen.core.console import say, show_table
 from perturbgen.core.errors import InputError, SchemaError
 from perturbgen.core.files import check_output
@@ -21,22 +22,10 @@ if TYPE_CHECKING:
 
 _data_app = typer.Typer(help="Check data, find public data, fetch them.", no_args_is_help=True)
 
-Columns = Annotated[Path | None, typer.Option(help="TOML that maps the file's columns to ours.")]
-Layer = Annotated[
-    str | None, typer.Option(help="Layer of raw counts ('raw' is .raw), if they are not in X.")
-]
-Vehicle = Annotated[str | None, typer.Option(help="The compound every other is compared with.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
-
-
-def listed(text: str | None) -> list[str]:
-    """The names between the commas of an option."""
-    return [name.strip() for name in (text or "").split(",") if name.strip()]
-
 
 def register(app: typer.Typer) -> None:
     """Add the verbs."""
-    app.command()(_ingest)
+    app.command("ingest")(_ingest)
     _data_app.command("check")(_check_data)
     _data_app.command("list")(_list_data)
     _data_app.command("get")(_get_data)

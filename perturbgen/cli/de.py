@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from perturbgen.cli.data import Layer
+from perturbgen.cli.options import Layer
 from perturbgen.core.console import say, show_table
 from perturbgen.core.errors import ConfigError
 from perturbgen.core.files import check_output
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Add the verb."""
-    app.command()(_de)
+    app.command("de")(_de)
 
 
 def _de(
@@ -142,7 +142,7 @@ def _make_table(
     adata: AnnData, *, flavour: str | None, rename_plates: bool, control: str | None, **options: Any
 ) -> DETable:
     """The table, in a flavour or by an own design; options that are None are left to them."""
-    from perturbgen.data.schema import VEHICLE
+    from perturbgen.core.labels import VEHICLE
     from perturbgen.de import limma_table
     from perturbgen.de.limma import flavour_table
 

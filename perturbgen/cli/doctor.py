@@ -10,8 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
-from perturbgen.core.config import package_version
 from perturbgen.core.console import show_table
+from perturbgen.core.runs import package_version
 
 _REQUIRED = (
     "numpy",
@@ -42,7 +42,7 @@ _R_PACKAGES = {"limma": "r-bioc-limma", "edgeR": "r-bioc-edger", "statmod": "r-c
 
 def register(app: typer.Typer) -> None:
     """Add the verb."""
-    app.command()(_doctor)
+    app.command("doctor")(_doctor)
 
 
 def _doctor(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
-from perturbgen.cli.data import Json
+from perturbgen.cli.options import Json
 from perturbgen.core.console import show_table
 from perturbgen.core.errors import ConfigError, SchemaError, shorten
 from perturbgen.core.files import check_output
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Add the verb."""
-    app.command()(_ensemble)
+    app.command("ensemble")(_ensemble)
 
 
 class _Member(NamedTuple):

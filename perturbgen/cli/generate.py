@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from perturbgen.cli.data import Columns, Json, Layer, Vehicle, load
+from perturbgen.cli.data import load
+from perturbgen.cli.options import Columns, Device, Json, Layer, RunFolder, Vehicle
 from perturbgen.cli.samplers import read_conditions
-from perturbgen.cli.train import Device, RunFolder
 from perturbgen.core.console import show_table
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ _BLOCK = 1 << 22  # counts read at a time
 
 def register(app: typer.Typer) -> None:
     """Add the verb."""
-    app.command()(_generate)
+    app.command("generate")(_generate)
 
 
 def _generate(
@@ -66,7 +66,7 @@ def _generate(
     Example: [bold]perturbgen generate runs/0001-op3-s0 --cells counts.h5ad --conditions id_map.csv --replicates 5
     --out generated[/bold]
     """
-    from perturbgen.core.config import content_hash
+    from perturbgen.core.runs import file_hash
     from perturbgen.generate.latents import require_route
     from perturbgen.generate.replicates import require_ours, write_replicates
     from perturbgen.predict.conditions import (
@@ -84,10 +84,10 @@ def _generate(
     about = {
         "run": str(run),
         "model": run_fingerprint(run),
-        "cells": content_hash(cells),
+        "cells": file_hash(cells),
         "latent": latent,
         "seed": seed,
-        "samplers": None if samplers is None else content_hash(samplers, "sampler"),
+        "samplers": None if samplers is None else file_hash(samplers, "sampler"),
         "conditions": hashlib.sha256(
             "\n".join(sorted("\t".join(key) for key in wanted)).encode()
         ).hexdigest(),

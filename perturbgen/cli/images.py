@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from perturbgen.cli import images_network
-from perturbgen.cli.data import Json, listed
+from perturbgen.cli.options import Json, listed
 from perturbgen.core.console import say, show_table
 from perturbgen.core.errors import InputError, SchemaError, suggest
 from perturbgen.core.files import check_output
@@ -120,11 +120,11 @@ def _ingest(
 
     Example: [bold]perturbgen images ingest RxRx19a/ --out covid.profiles[/bold]
     """
-    from perturbgen.images.sources import STREAMED, kind_of, opened
+    from perturbgen.images.readers import STREAMED, kind_of, opened, stream_embeddings
 
     kind = kind_of(source)
     if kind in STREAMED:
-        profiles = STREAMED[kind](source, out)[0]
+        profiles = stream_embeddings(source, out)[0]
     else:
         with opened(source) as profiles:
             profiles.write(out)
@@ -184,7 +184,7 @@ def _correct(
     """
     import numpy as np
 
-    from perturbgen.images.sources import opened
+    from perturbgen.images.readers import opened
     from perturbgen.profiles.correct.build import (
         correction,
         marked,
@@ -271,7 +271,7 @@ def _hits(
 
     from perturbgen.core.files import atomic_path
     from perturbgen.images.hits import centred_wells, hit_table, score_wells
-    from perturbgen.images.sources import opened
+    from perturbgen.images.readers import opened
     from perturbgen.profiles.correct.build import well_labels
     from perturbgen.profiles.table import chosen, tidy
 
@@ -327,7 +327,7 @@ def _draw(
     check_output(out, ".html")
     from perturbgen.core.tables import require_columns
     from perturbgen.images.maps import LAYOUTS, draw_map, map_page
-    from perturbgen.images.sources import opened
+    from perturbgen.images.readers import opened
     from perturbgen.profiles.table import tidy
 
     if method not in LAYOUTS:

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from perturbgen.cli.data import Json, listed
-from perturbgen.core.console import say, show_table
+from perturbgen.cli.options import Json, listed
+from perturbgen.core.console import show_table
 from perturbgen.core.errors import ConfigError, InputError, suggest
 from perturbgen.core.files import check_output
 
 if TYPE_CHECKING:
-    from perturbgen.images.network.run import ImageRun
+    from perturbgen.images.network import ImageRun
 
 _Parts = Annotated[
     str, typer.Option(help="Parts of the split: train, validation, id_test, test; '' for all.")
@@ -81,43 +81,29 @@ def _train(
 
     Example: [bold]perturbgen images train --data bbbc021/ --set data.compounds.fold=0[/bold]
     """
-    import json
+    from perturbgen.cli.train import train_or_resume
+    from perturbgen.images.network import IMAGES
 
-    from perturbgen.core.config import load_settings, to_toml
-    from perturbgen.images.network import run as running
-    from perturbgen.images.network.settings import ImageSettings
-
-    options: dict[str, Any] = {"devices": devices, "accelerator": accelerator}
-    if resume is not None:
-        if config is not None or data is not None or dry_run:
-            raise ConfigError(
-                "CONFIG.toml, --data and --dry-run do not go with --resume", fix="leave them out"
-            )
-        _show_run(running.resume(resume, overrides or [], **options), as_json=as_json)
-        return
-    if config is None and data is None:
+    if resume is not None and (config or data or dry_run):
+        raise ConfigError(
+            "CONFIG.toml, --data and --dry-run do not go with --resume", fix="leave them out"
+        )
+    if resume is None and config is None and data is None:
         raise ConfigError(
             "nothing to train on", expected="CONFIG.toml, --data FOLDER or --resume RUN"
         )
-    given = [] if data is None else [f"data.path='{data}'"]
-    settings = load_settings(ImageSettings, config, overrides=[*(overrides or []), *given])
-    if dry_run:
-        say(
-            json.dumps(settings.model_dump(mode="json"), indent=1) if as_json else to_toml(settings)
-        )
-        return
-    _show_run(running.train(settings, runs=runs, **options), as_json=as_json)
-
-
-def _show_run(run: Path, *, as_json: bool) -> None:
-    """How a run ended."""
-    import os
-
-    from perturbgen.train.state import ending
-
-    if int(os.environ.get("LOCAL_RANK", 0)):
-        return  # the first process speaks for all
-    show_table([ending(run, "images")], title=f"trained {run}", as_json=as_json)
+    train_or_resume(
+        IMAGES,
+        resume,
+        config=config,
+        paths={"data.path": data},
+        overrides=overrides or [],
+        runs=runs,
+        dry_run=dry_run,
+        as_json=as_json,
+        devices=devices,
+        accelerator=accelerator,
+    )
 
 
 def _embed(
@@ -136,11 +122,11 @@ def _embed(
 
     Example: [bold]perturbgen images embed runs/0001-run-s0 --part test --out test.profiles[/bold]
     """
-    from perturbgen.images.network.evaluate import embed as embedding
+    from perturbgen.images.network.evaluate import embed_run
     from perturbgen.profiles.table import require_replaceable
 
     require_replaceable(out)
-    profiles = embedding(
+    profiles = embed_run(
         _opened(run, device),
         part=listed(part),
         data=data,
@@ -190,16 +176,16 @@ def _evaluate(
     Example: [bold]perturbgen images evaluate test.profiles --same sirna_id --control well_type=negative_control
     --batch experiment[/bold]
     """
-    from perturbgen.images.network.run import CARD
+    from perturbgen.images.network import IMAGES
 
     if page:
         check_output(page, ".html", option="--page")
-    if (source / CARD).exists():
+    if (source / IMAGES.card.FILE).exists():
         given = {"--same": same, "--control": control, "--batch": batch, "--relations": relations}
         _refuse(given, f"{source} is a run")
-        from perturbgen.images.network.evaluate import evaluate as ask
+        from perturbgen.images.network.evaluate import evaluate_run
 
-        rows = ask(
+        rows = evaluate_run(
             _opened(source, device),
             part=listed(part),
             data=data,
@@ -250,11 +236,11 @@ def _profile_rows(
     """The measures of a source of profiles."""
     import numpy as np
 
-    from perturbgen.core.tables import read_csv
+    from perturbgen.core.tables import read_frame
     from perturbgen.images.evaluate import measures
-    from perturbgen.images.sources import opened as opened_profiles
+    from perturbgen.images.readers import opened as opened_profiles
 
-    pairs = None if relations is None else read_csv(relations, columns=["entity1", "entity2"])
+    pairs = None if relations is None else read_frame(relations, columns=["entity1", "entity2"])
     with opened_profiles(source) as profiles:
         return measures(
             profiles,
@@ -276,11 +262,11 @@ def _refuse(given: Mapping[str, object], why: str) -> None:
 
 def _opened(run: Path, device: str) -> ImageRun:
     """A trained run on a device."""
-    from perturbgen.images.network.run import load_run
-    from perturbgen.train.checkpoint import require_device
+    from perturbgen.core.system import require_device
+    from perturbgen.images.network import load_network
 
     require_device(device)
-    return load_run(run, device=device)
+    return load_network(run, device=device)
 
 
 def _chosen(statistics: str) -> Any:

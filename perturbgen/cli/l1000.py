@@ -45,7 +45,7 @@ def register(app: typer.Typer) -> None:
     app.add_typer(_l1000_app)
 
 
-@_l1000_app.command()
+@_l1000_app.command("check")
 def _check(
     files: _Files, genes: _Genes = None, transposed: _Transposed = False, as_json: _AsJson = False
 ) -> None:
@@ -95,7 +95,7 @@ def _about(file: GctxFile, wanted: Any) -> dict[str, Any]:
     }
 
 
-@_l1000_app.command()
+@_l1000_app.command("extract")
 def _extract(
     files: _Files,
     out: Annotated[
@@ -165,7 +165,7 @@ def _extract(
     show_table([row], title=f"extracted: {out}", as_json=as_json)
 
 
-@_l1000_app.command()
+@_l1000_app.command("simulate")
 def _simulate(
     out: Annotated[
         Path, typer.Argument(help="Folder to write; it appears only when it is complete.")

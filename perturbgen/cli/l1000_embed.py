@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from perturbgen.cli.data import Json
+from perturbgen.cli.options import Json
 from perturbgen.core.console import say, show_table
 from perturbgen.core.errors import ConfigError, SchemaError, shorten, suggest
 from perturbgen.core.files import check_output
@@ -44,7 +44,7 @@ class _Part(StrEnum):
 def register(app: typer.Typer) -> None:
     """Add the verbs."""
     for verb in (_train, _embed, _evaluate, _neighbours):
-        app.command()(verb)
+        app.command(verb.__name__.lstrip("_"))(verb)
 
 
 def _train(
@@ -81,39 +81,30 @@ def _train(
     --set name=genetic[/bold], then [bold]perturbgen l1000 train data/landmarks --set 'data.types=["trt_cp"]'
     --start runs/0001-genetic-s0[/bold]
     """
-    import json
+    from perturbgen.cli.train import train_or_resume
+    from perturbgen.l1000.embedder import EMBEDDING
 
-    from perturbgen.core.config import load_settings, to_toml
-    from perturbgen.l1000.embedder import run as running
-    from perturbgen.l1000.embedder.settings import EmbedSettings
-    from perturbgen.train.state import ending
-
-    options: dict[str, Any] = {"devices": devices, "accelerator": accelerator}
-    if resume is not None:
-        if data is not None or config is not None or start is not None or dry_run:
-            raise ConfigError(
-                "--resume goes with --set, --devices and --accelerator only",
-                fix="leave the rest out",
-            )
-        run = running.resume(resume, overrides or [], **options)
-    else:
-        if data is None and config is None:
-            raise ConfigError(
-                "l1000 train takes a FILE, a --config or --resume RUN",
-                fix="perturbgen l1000 train --help",
-            )
-        given = [] if data is None else [f"data.path='{data}'"]
-        given += [] if start is None else [f"start='{start}'"]
-        settings = load_settings(EmbedSettings, config, overrides=[*(overrides or []), *given])
-        if dry_run:
-            say(
-                json.dumps(settings.model_dump(mode="json"), indent=1)
-                if as_json
-                else to_toml(settings)
-            )
-            return
-        run = running.train(settings, runs=runs, **options)
-    show_table([ending(run, "profiles")], title=f"trained {run}", as_json=as_json)
+    if resume is not None and (data or config or start or dry_run):
+        raise ConfigError(
+            "--resume goes with --set, --devices and --accelerator only", fix="leave the rest out"
+        )
+    if resume is None and data is None and config is None:
+        raise ConfigError(
+            "l1000 train takes a FILE, a --config or --resume RUN",
+            fix="perturbgen l1000 train --help",
+        )
+    train_or_resume(
+        EMBEDDING,
+        resume,
+        config=config,
+        paths={"data.path": data, "start": start},
+        overrides=overrides or [],
+        runs=runs,
+        dry_run=dry_run,
+        as_json=as_json,
+        devices=devices,
+        accelerator=accelerator,
+    )
 
 
 def _embed(
@@ -238,12 +229,12 @@ def _show_judged(judged: Judged, title: str, *, as_json: bool) -> None:
 def _write_judged(judged: Judged, embedder: Embedder, out: Path, title: str) -> list[str]:
     """The tables and the page, in a folder; returns the names of the files."""
     from perturbgen.cli.retrieve import write_parquet
-    from perturbgen.core.config import slug
-    from perturbgen.l1000.embedder.evaluation import MINE, neighbours_of_labels
-    from perturbgen.l1000.embedder.judge import measure_of
+    from perturbgen.core.files import slug
+    from perturbgen.l1000.embedder.evaluation import MINE
+    from perturbgen.l1000.embedder.recipe import measure_of
     from perturbgen.l1000.embedder.report import evaluation_page
 
-    groups, found = neighbours_of_labels(judged, measure_of(embedder.model)), judged.found[MINE]
+    groups, found = judged.neighbours(measure_of(embedder.model)), judged.found[MINE]
     tables = {"queries": found.queries, "groups": found.groups, "neighbours": groups}
     tables |= {f"probe_{slug(name)}": table for name, table in judged.probes.items()}
     write_parquet(out, tables)
@@ -266,10 +257,9 @@ def _neighbours(
 
     Example: [bold]perturbgen l1000 neighbours runs/0001-embedder-s0 --of vorinostat[/bold]
     """
-    from perturbgen.l1000.embedder.evaluation import chosen_profiles, display_names
-    from perturbgen.l1000.embedder.judge import measure_of
-    from perturbgen.retrieval import nearest
-    from perturbgen.retrieval.nearest import group_neighbours, neighbour_table
+    from perturbgen.l1000.embedder.evaluation import chosen_profiles, display_names, neighbours_of
+    from perturbgen.l1000.embedder.recipe import measure_of
+    from perturbgen.retrieval.nearest import group_neighbours
 
     embedder = _opened(run, device)
     table = chosen_profiles(embedder, file, meta, part)
@@ -277,10 +267,7 @@ def _neighbours(
     labels = table.samples.assign(**{label: table.samples[label].astype(str)})
     wanted = _found_label(labels, label, of)
     k = min(k, len(labels) - 1)
-    rows, values = nearest(
-        embedder.embed(table), labels, k=k, similarity=measure_of(embedder.model)
-    )
-    pairs = neighbour_table(labels, rows, values, same=[label])
+    pairs = neighbours_of(table, embedder.embed(table), label, measure_of(embedder.model), k=k)
     mine = pairs[pairs[label] == wanted]
     groups = group_neighbours(mine, same=[label]).head(most)
     named = display_names(labels, label)

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from perturbgen.cli.data import Columns, Json, Layer, Vehicle, load
+from perturbgen.cli.data import load
 from perturbgen.cli.generate import CellsFile, Conditions, Latent, Samplers, open_sampler
+from perturbgen.cli.options import Columns, Device, Json, Layer, RunFolder, Vehicle
 from perturbgen.cli.samplers import read_conditions
-from perturbgen.cli.train import Device, RunFolder
 from perturbgen.core.console import show_table
 from perturbgen.core.errors import ConfigError
 from perturbgen.core.files import check_output
@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 def register(app: typer.Typer) -> None:
     """Add the verb."""
-    app.command()(_predict)
+    app.command("predict")(_predict)
 
 
 def _predict(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from perturbgen.cli.data import Json, listed
+from perturbgen.cli.options import Json, listed
 from perturbgen.core.console import say, show_table
 from perturbgen.core.errors import ConfigError, SchemaError, shorten, suggest
 
@@ -54,8 +54,8 @@ class _Against(StrEnum):
 
 def register(app: typer.Typer) -> None:
     """Add the verbs."""
-    app.command()(_retrieve)
-    app.command()(_neighbours)
+    app.command("retrieve")(_retrieve)
+    app.command("neighbours")(_neighbours)
 
 
 def _retrieve(
@@ -193,12 +193,15 @@ def _require_device_word(name: str) -> None:
 
 def _read(source: Path, key: str | None) -> tuple[np.ndarray, pd.DataFrame]:
     """The embedding and its labels, every row with a name of its own."""
-    from perturbgen.profiles.vectors import read_vectors
+    import numpy as np
 
-    vectors, labels = read_vectors(source, key)
+    from perturbgen.profiles.readers import read_profiles
+
+    profiles = read_profiles(source, key=key)
+    labels = profiles.meta
     if not labels.index.is_unique:
         labels = labels.reset_index(drop=True)
-    return vectors, labels
+    return np.asarray(profiles.values), labels
 
 
 def check_folder(out: Path | None) -> None:

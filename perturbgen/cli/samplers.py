@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from perturbgen.cli.data import Columns, Json, Layer, Vehicle, load
+from perturbgen.cli.data import load
+from perturbgen.cli.options import Columns, Json, Layer, Vehicle
 from perturbgen.core.console import show_table
 from perturbgen.core.errors import InputError
 from perturbgen.core.files import check_output, require_writable
@@ -22,7 +23,7 @@ _QUANTILES = (0.025, 0.1, 0.25, 0.5, 0.75, 0.9, 0.975)
 
 def register(app: typer.Typer) -> None:
     """Add the verb."""
-    app.command()(_samplers)
+    app.command("samplers")(_samplers)
 
 
 def _samplers(
@@ -103,10 +104,10 @@ def _require_folder_to_be(out: Path) -> None:
 
 def read_conditions(path: Path) -> pd.DataFrame:
     """The conditions of an id_map, in our words."""
-    from perturbgen.core.tables import read_csv, read_header, require_values
+    from perturbgen.core.tables import read_frame, read_header, require_values
 
     name = "compound" if "compound" in read_header(path) else "sm_name"
-    table = read_csv(path, columns=["cell_type", name], text=["cell_type", name])
+    table = read_frame(path, columns=["cell_type", name], text=["cell_type", name])
     for column, other in (("cell_type", name), (name, "cell_type")):
         require_values(table, [column], other, path)
     return table[["cell_type", name]].rename(columns={name: "compound"})

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from perturbgen.cli.data import Json, listed
+from perturbgen.cli.options import Json, listed
 from perturbgen.core.console import say, show_table
 from perturbgen.core.errors import ConfigError
 from perturbgen.core.files import require_writable
@@ -22,7 +22,7 @@ _DUPLICATE = "interpolated_duplicate"
 
 def register(app: typer.Typer) -> None:
     """Add the verb."""
-    app.command()(_score)
+    app.command("score")(_score)
 
 
 def _score(
@@ -145,7 +145,7 @@ def _save(
     seed: int,
 ) -> list[Path]:
     """The scorecard's files, and with the truth the report."""
-    from perturbgen.core.config import environment
+    from perturbgen.core.runs import environment
     from perturbgen.evaluate.outputs import write_scorecard
     from perturbgen.evaluate.report import write_report
 
@@ -175,10 +175,10 @@ def _name_files(predictions: list[str]) -> dict[str, Path]:
 
 def _read_conditions(path: Path) -> pd.DataFrame:
     """A CSV about conditions, labelled as the truth."""
-    from perturbgen.core.tables import read_csv
+    from perturbgen.core.tables import read_frame
     from perturbgen.de.table import LABELS, NAMES, labelled
 
-    return labelled(read_csv(path, text=(*LABELS, *NAMES)), path)
+    return labelled(read_frame(path, text=(*LABELS, *NAMES)), path)
 
 
 def _show(card: Scorecard, *, as_json: bool) -> None:

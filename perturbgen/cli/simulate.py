@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Add the verb."""
-    app.command()(_simulate)
+    app.command("simulate")(_simulate)
 
 
 def _simulate(

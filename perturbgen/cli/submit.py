@@ -18,8 +18,8 @@ _Like = Annotated[
 
 def register(app: typer.Typer) -> None:
     """Add the verbs."""
-    app.command()(_submit)
-    app.command()(_check)
+    app.command("submit")(_submit)
+    app.command("check")(_check)
 
 
 def _submit(

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from perturbgen.cli.data import Columns, Json, Layer, Vehicle, load
+from perturbgen.cli.data import load
+from perturbgen.cli.options import Columns, Json, Layer, Vehicle
 from perturbgen.core.console import show_table
 from perturbgen.core.errors import ConfigError
 from perturbgen.core.files import check_output
@@ -42,8 +43,8 @@ _OPTIONS = {
 
 def register(app: typer.Typer) -> None:
     """Add the verbs."""
-    app.command()(_pseudobulk)
-    app.command()(_split)
+    app.command("pseudobulk")(_pseudobulk)
+    app.command("split")(_split)
 
 
 def _pseudobulk(

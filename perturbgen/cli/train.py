@@ -3,36 +3,33 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from perturbgen.cli.data import Json, Layer
+from perturbgen.cli.options import Device, Json, Layer, RunFolder
 from perturbgen.core.console import say, show_table
 from perturbgen.core.errors import ConfigError
 from perturbgen.core.files import check_output
 
 if TYPE_CHECKING:
-    from perturbgen.train import RunSettings
+    from perturbgen.train import Recipe
 
-RunFolder = Annotated[
-    Path, typer.Argument(metavar="RUN", help="A run directory that train made.", show_default=False)
-]
 _Cells = Annotated[
     Path,
     typer.Argument(metavar="FILE", help="Raw counts (.h5ad) with the run's conditions in obs."),
 ]
-Device = Annotated[str, typer.Option(help="cpu or cuda.")]
 _Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of what is drawn.")]
 
 
 def register(app: typer.Typer) -> None:
     """Add the verbs."""
-    app.command()(_train)
-    app.command()(_encode)
-    app.command()(_evaluate)
-    app.command()(_board)
+    app.command("train")(_train)
+    app.command("encode")(_encode)
+    app.command("evaluate")(_evaluate)
+    app.command("board")(_board)
 
 
 def _train(
@@ -62,53 +59,64 @@ def _train(
 
     Example: [bold]perturbgen train --resume runs/0001-kang-s0 --set training.epochs=400[/bold]
     """
-    import json
+    from perturbgen.train.generative import CELLS
 
-    from perturbgen.core.config import to_toml
-    from perturbgen.train import run as running
-
-    options: dict[str, Any] = {
-        "devices": devices,
-        "num_nodes": num_nodes,
-        "accelerator": accelerator,
-    }
     if (config is None) == (resume is None):
         raise ConfigError(
             "train takes either a CONFIG.toml or --resume RUN", fix="perturbgen train --help"
         )
-    if resume is not None:
-        if data is not None or dry_run:
-            raise ConfigError("--data and --dry-run do not go with --resume", fix="leave them out")
-        _show_run(running.resume(resume, overrides or [], **options), as_json=as_json)
-        return
-    settings = _read_settings(config, data, overrides or [])
-    if dry_run:
-        say(
-            json.dumps(settings.model_dump(mode="json"), indent=1) if as_json else to_toml(settings)
-        )
-        return
-    _show_run(running.train(settings, runs=runs, **options), as_json=as_json)
+    if resume is not None and (data is not None or dry_run):
+        raise ConfigError("--data and --dry-run do not go with --resume", fix="leave them out")
+    train_or_resume(
+        CELLS,
+        resume,
+        config=config,
+        paths={"data.path": data},
+        overrides=overrides or [],
+        runs=runs,
+        dry_run=dry_run,
+        as_json=as_json,
+        devices=devices,
+        num_nodes=num_nodes,
+        accelerator=accelerator,
+    )
 
 
-def _read_settings(config: Path | None, data: Path | None, overrides: list[str]) -> RunSettings:
-    """The configuration, with ``--data`` in it."""
-    from perturbgen.core.config import load_settings
-    from perturbgen.train.settings import RunSettings
+def train_or_resume(
+    recipe: Recipe[Any, Any, Any],
+    resume: Path | None,
+    *,
+    config: Path | None,
+    paths: Mapping[str, Path | None],
+    overrides: list[str],
+    runs: Path,
+    dry_run: bool,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Train by a configuration, or go on with a run, and show how it ended, for any kind of model.
 
-    # A path is quoted as TOML's literal string, so that one that looks like a number stays a path.
-    given = [] if data is None else [f"data.path='{data}'"]
-    return load_settings(RunSettings, config, overrides=[*overrides, *given])
-
-
-def _show_run(run: Path, *, as_json: bool) -> None:
-    """How a run ended."""
+    ``paths`` are the keys of settings that have options of their own.
+    """
+    import json
     import os
 
-    from perturbgen.train.state import ending
+    from perturbgen.core.config import load_settings, to_toml
+    from perturbgen.train.card import ending
 
-    if int(os.environ.get("LOCAL_RANK", 0)):
-        return  # the first process speaks for all
-    show_table([ending(run, "cells")], title=f"trained {run}", as_json=as_json)
+    if resume is not None:
+        run = recipe.resume(resume, overrides, **options)
+    else:
+        # Quoted as TOML's literal string, so that a path that looks like a number stays a path.
+        given = [f"{key}='{path}'" for key, path in paths.items() if path is not None]
+        settings = load_settings(recipe.settings, config, overrides=[*overrides, *given])
+        if dry_run:
+            values = settings.model_dump(mode="json")
+            say(json.dumps(values, indent=1) if as_json else to_toml(settings))
+            return
+        run = recipe.train(settings, runs=runs, **options)
+    if not int(os.environ.get("LOCAL_RANK", 0)):  # the first process speaks for all
+        show_table([ending(run, recipe.unit)], title=f"trained {run}", as_json=as_json)
 
 
 def _encode(

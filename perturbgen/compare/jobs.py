@@ -24,9 +24,9 @@ from perturbgen.compare.folds import Fold
 from perturbgen.compare.methods import Method
 from perturbgen.compare.settings import ScoreSettings
 from perturbgen.compare.tables import Book
-from perturbgen.core.config import package_version
 from perturbgen.core.errors import PerturbgenError, SchemaError
 from perturbgen.core.files import atomic_path
+from perturbgen.core.runs import package_version
 from perturbgen.evaluate.align import place
 from perturbgen.evaluate.scoring import score
 

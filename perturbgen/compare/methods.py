@@ -16,8 +16,9 @@ from perturbgen.baselines.registry import make
 from perturbgen.compare.folds import Fold
 from perturbgen.compare.settings import CompareSettings, DataSettings, MethodSettings
 from perturbgen.compare.tables import find, read_table
-from perturbgen.core.config import file_hash, load_settings
+from perturbgen.core.config import load_settings
 from perturbgen.core.errors import ConfigError, SchemaError, shorten
+from perturbgen.core.runs import file_hash
 from perturbgen.data.covariates import read_smiles
 from perturbgen.data.h5ad import read_h5ad
 from perturbgen.evaluate.scorecard import interpolated_duplicate

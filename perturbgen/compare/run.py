@@ -30,10 +30,11 @@ from perturbgen.compare.methods import make_methods, require_honest
 from perturbgen.compare.schedule import PROCESSES, check_scheduler, run_cells
 from perturbgen.compare.settings import CompareSettings
 from perturbgen.compare.tables import Book, find, read_book, read_conditions, read_ladder
-from perturbgen.core.config import environment, git_revision, to_toml
+from perturbgen.core.config import to_toml
 from perturbgen.core.console import progress
 from perturbgen.core.errors import ConfigError, InputError, suggest
 from perturbgen.core.files import atomic_path, require_writable
+from perturbgen.core.runs import environment, git_revision
 from perturbgen.evaluate.outputs import markdown_table, to_markdown, write_scorecard
 from perturbgen.evaluate.records import HEADLINE, choose_metrics
 from perturbgen.evaluate.report import report_page

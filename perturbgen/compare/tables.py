@@ -14,7 +14,7 @@ import pandas as pd
 from perturbgen.compare.settings import DataSettings
 from perturbgen.core.errors import ConfigError, InputError, SchemaError, shorten
 from perturbgen.core.files import atomic_path, require_file
-from perturbgen.core.tables import read_csv, require_columns, require_unique
+from perturbgen.core.tables import read_frame, require_columns, require_unique
 from perturbgen.data.splits import CONDITION
 from perturbgen.de.table import NAMES
 from perturbgen.de.table import read_table as read_any
@@ -158,7 +158,7 @@ def read_table(path: Path, *, statistic: str = "signed_log10_p", layer: str = ""
 
 def read_conditions(path: Path) -> pd.DataFrame:
     """What is known of conditions, to stratify by: labelled rows."""
-    table = read_csv(path, text=(*CONDITION, *NAMES)).rename(columns=NAMES)
+    table = read_frame(path, text=(*CONDITION, *NAMES)).rename(columns=NAMES)
     require_columns(table.columns, CONDITION, path)
     return table.set_index(list(CONDITION))
 
@@ -173,7 +173,7 @@ def read_ladder(path: Path) -> list[dict[str, Any]]:
                 f"{path} is no table in JSON: {error}", expected="a list of rows"
             ) from None
     else:
-        table = read_csv(path)
+        table = read_frame(path)
     require_columns(table.columns, ["prediction", "ratio"], path)
     ratio = pd.to_numeric(table["ratio"], errors="coerce")
     wrong = table["prediction"][~np.isfinite(ratio)]

@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-import errno
-import hashlib
-import json
-import platform
-import re
-import subprocess
-import sys
 import tomllib
 from collections.abc import Mapping, Sequence
-from importlib import metadata
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from perturbgen.core.errors import ConfigError, suggest
-from perturbgen.core.files import disk_errors, require_file, require_writable
+from perturbgen.core.files import require_file
 
 
 class Settings(BaseModel):
@@ -139,95 +130,3 @@ def to_toml(settings: Settings) -> str:
     import tomli_w
 
     return tomli_w.dumps(settings.model_dump(mode="json", exclude_none=True))
-
-
-def create_run(
-    root: str | Path,
-    name: str,
-    settings: Settings,
-    *,
-    seed: int,
-    data: Mapping[str, str] | None = None,
-) -> Path:
-    """A new numbered run directory ``root/0007-name-s1`` holding ``config.toml`` and ``env.json``.
-
-    ``data`` names what was read, each with its hash (see :func:`file_hash`).
-    """
-    root = Path(root)
-    require_writable(root / name)
-    root.mkdir(parents=True, exist_ok=True)
-    with disk_errors(root), TemporaryDirectory(prefix=".new-", dir=root) as made:
-        part = Path(made) / "run"
-        part.mkdir()
-        (part / "config.toml").write_text(to_toml(settings), encoding="utf-8")
-        (part / "env.json").write_text(json.dumps(environment(seed, data), indent=1))
-        return _claim(part, root, f"{slug(name)}-s{seed}")
-
-
-def _claim(part: Path, root: Path, name: str) -> Path:
-    """Move a new run to the next free number; another run that takes the same name meanwhile is never replaced."""
-    while True:
-        numbers = [int(m[0]) for p in root.iterdir() if (m := re.match(r"\d{4}", p.name))]
-        run = root / f"{max(numbers, default=0) + 1:04d}-{name}"
-        try:
-            return part.rename(run)  # fails on a folder that holds something, as every run does
-        except OSError as error:
-            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-                raise
-
-
-def environment(seed: int, data: Mapping[str, str] | None = None) -> dict[str, Any]:
-    """What a reader needs to repeat a run: versions, git revision, seed, data hashes, command."""
-    names = ("perturbgen", "numpy", "scipy", "pandas", "anndata", "torch", "scikit-learn")
-    return {
-        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "packages": {name: package_version(name) for name in names},
-        "git": git_revision(),
-        "seed": seed,
-        "data": dict(data or {}),
-    }
-
-
-def package_version(name: str) -> str | None:
-    """The installed version, or None."""
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None
-
-
-def git_revision() -> str | None:
-    """The commit of the source tree, with ``+changes`` when it is not clean; None outside a repository."""
-    try:
-        where = {"cwd": Path(__file__).parent, "capture_output": True, "text": True, "check": True}
-        revision = subprocess.run(["git", "rev-parse", "HEAD"], **where).stdout.strip()  # type: ignore[call-overload]
-        dirty = subprocess.run(["git", "status", "--porcelain", "-uno"], **where).stdout  # type: ignore[call-overload]
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return revision + ("+changes" if dirty else "")
-
-
-def file_hash(path: str | Path) -> str:
-    """SHA-256 of a file, as ``sha256:...``."""
-    with open(path, "rb") as handle:
-        return "sha256:" + hashlib.file_digest(handle, "sha256").hexdigest()
-
-
-def content_hash(path: str | Path, what: str = "file") -> str:
-    """SHA-256 of a file, or of the files of a folder and their names."""
-    path = Path(path)
-    if not path.is_dir():
-        return file_hash(require_file(path, what))
-    parts = [
-        f"{part.relative_to(path)} {file_hash(part)}"
-        for part in sorted(path.rglob("*"))
-        if part.is_file()
-    ]
-    return "sha256:" + hashlib.sha256("\n".join(parts).encode()).hexdigest()
-
-
-def slug(text: str) -> str:
-    """Text fit for a file name, however long it is and whatever script it is in."""
-    return re.sub(r"[^a-z0-9]+", "-", text.lower())[:80].strip("-") or "run"

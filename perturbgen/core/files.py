@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -135,3 +136,8 @@ def remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
+
+
+def slug(text: str) -> str:
+    """Text fit for a file name, however long it is and whatever script it is in."""
+    return re.sub(r"[^a-z0-9]+", "-", text.lower())[:80].strip("-") or "run"

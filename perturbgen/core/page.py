@@ -7,9 +7,8 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from perturbgen.core.config import slug
 from perturbgen.core.console import format_value
-from perturbgen.core.files import atomic_path
+from perturbgen.core.files import atomic_path, slug
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure

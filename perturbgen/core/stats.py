@@ -1,4 +1,4 @@
-"""Intervals by resampling conditions: the same draws for every method, so that differences are paired."""
+"""Statistics that several rooms need: bootstrap intervals, safe ratios, log CPM, non-negative weights."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ def resample(
 ) -> Array:
     """How often each condition is drawn in each resample (resamples, n).
 
-    With ``clusters`` (one label a condition), whole clusters are drawn: conditions of one compound are no independent
-    witnesses.
+    Every method is given the same draws, so that differences between methods are paired. With ``clusters`` (one label a
+    condition) whole clusters are drawn: two cell types of one compound are not independent.
     """
     labels = range(n) if clusters is None else clusters
     codes = {label: code for code, label in enumerate(dict.fromkeys(labels))}
@@ -49,3 +49,24 @@ def divide(numerator: Array, denominator: Array, otherwise: float = 0.0) -> Arra
     """The ratio, and ``otherwise`` where the denominator is 0."""
     out = np.full(np.broadcast(numerator, denominator).shape, otherwise)
     return np.divide(numerator, denominator, out=out, where=denominator != 0)
+
+
+def log_cpm(counts: Array, sizes: Array) -> Array:
+    """log2((count + ½) / (size + 1) · 10⁶), (samples, genes), as voom defines it."""
+    return np.log2((counts + 0.5) / (sizes + 1)[:, None] * 1e6)
+
+
+def non_negative_weights(products: Array, answers: Array) -> Array:
+    """argmin over w ≥ 0 of w'Pw − 2a'w, for P = A'A (members, members) and a = A'b (members,).
+
+    The eigenvectors of P stand in for A (with U'U = A'A, ‖Aw − b‖² and ‖Uw − U⁻'A'b‖² differ by a constant), since A
+    has a row for every gene of every condition and P only one a member.
+    """
+    from scipy.optimize import nnls
+
+    squares, vectors = np.linalg.eigh(products)
+    kept = squares > 1e-12 * max(squares.max(), 1e-300)
+    root = np.sqrt(squares[kept])
+    if not kept.any():
+        return np.zeros(len(answers))
+    return nnls(root[:, None] * vectors[:, kept].T, (vectors[:, kept].T @ answers) / root)[0]

@@ -20,43 +20,46 @@ from perturbgen.core.files import require_file, require_folder
 BROKEN = "a download or a copy that broke off"
 
 
-def find_table(folder: str | Path, name: str) -> Path:
-    """The file ``name`` of a folder, plain or gzipped (``name.gz``)."""
-    return find_optional(folder, name) or require_file(Path(folder) / name, "table")
+def find_table(path: str | Path, name: str) -> Path:
+    """The table ``name`` of a folder, plain or gzipped (``name.gz``); a path that is no folder is the table itself."""
+    path = Path(path)
+    if not path.is_dir():
+        return path
+    return find_optional(path, name) or require_file(path / name, "table")
 
 
 def find_optional(folder: str | Path, name: str) -> Path | None:
-    """As :func:`find_table`, but None where the file is absent."""
+    """The table ``name`` or ``name.gz`` of a folder, or None where it has neither."""
     folder = require_folder(folder)
     found = [path for path in (folder / name, folder / f"{name}.gz") if path.exists()]
     return require_file(found[0], "table") if found else None
 
 
-def find_or_self(path: str | Path, name: str) -> Path:
-    """The path itself, or the table ``name`` in it where it is a folder."""
-    path = Path(path)
-    return find_table(path, name) if path.is_dir() else path
-
-
-def read_csv(
+def read_frame(
     path: str | Path,
     *,
     columns: Sequence[str] = (),
     text: Iterable[str] = (),
     only: bool = False,
     may_be_empty: bool = False,
+    missing: Sequence[str] = ("",),
 ) -> pd.DataFrame:
-    """A CSV or CSV.gz holding ``columns`` (and no others with ``only``); ``text`` columns are never taken for numbers.
+    """A table that holds ``columns`` (and no others with ``only``): parquet, CSV or CSV.gz.
 
-    Only an empty field is missing: a compound or a gene may well be called ``NA``.
+    What follows concerns a CSV, whose fields have no types: ``text`` columns are never taken for numbers, and of
+    ``missing`` fields there is only the empty one by default.
     """
     path = require_file(path, "table")
+    if _is_parquet(path):
+        with open_parquet(path, columns=columns) as file, parquet_errors(path):
+            return file.read(columns=list(columns) if only else None).to_pandas()
     with csv_errors(path):
         frame = pd.read_csv(
             path,
             dtype=dict.fromkeys(text, str),
+            # A compound or a gene may well be called NA, which pandas would take for a missing value.
             keep_default_na=False,
-            na_values=[""],
+            na_values=list(missing),
             usecols=(lambda name: name in columns) if only else None,
         )
     require_columns(frame.columns, columns, path)
@@ -67,15 +70,10 @@ def read_csv(
     return frame
 
 
-def read_frame(
-    path: str | Path, *, columns: Sequence[str] = (), text: Iterable[str] = ()
-) -> pd.DataFrame:
-    """A table that holds ``columns``, whole: a parquet file, or a CSV as :func:`read_csv` reads it."""
-    path = Path(path)
-    if path.suffix != ".parquet":
-        return read_csv(path, columns=columns, text=text)
-    with open_parquet(path, columns=columns) as file, parquet_errors(path):
-        return file.read().to_pandas()
+def _is_parquet(path: Path) -> bool:
+    """By its name, or by its first bytes where the name says something else."""
+    with open(path, "rb") as file:
+        return path.suffix == ".parquet" or file.read(4) == b"PAR1"
 
 
 def read_header(path: str | Path) -> list[str]:

@@ -14,6 +14,7 @@ import pandas as pd
 import scipy.sparse as sp
 
 from perturbgen.core.errors import CountsError, SchemaError, shorten, suggest
+from perturbgen.core.stats import log_cpm
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -143,12 +144,6 @@ _MIN_COUNT = (
 _MIN_GENES = 50  # unless hardly any gene has more
 
 
-def _log_cpm(counts: np.ndarray) -> np.ndarray:
-    """log2 counts per million with half a count added, (samples, genes), as voom defines it."""
-    library = counts.sum(axis=1, keepdims=True)
-    return np.log2((counts + 0.5) / (library + 1) * 1e6)
-
-
 def remove_plate_effects(
     values: np.ndarray, cell_type: pd.Series, plate: pd.Series, compound: pd.Series
 ) -> np.ndarray:
@@ -247,4 +242,4 @@ def profiles(bulk: AnnData) -> tuple[np.ndarray, pd.DataFrame]:
     keep = (bulk.obs["n_cells"].to_numpy() >= min(MIN_CELLS, bulk.obs["n_cells"].max())) & (
         counts.sum(axis=1) > 0
     )
-    return _log_cpm(counts[keep]), bulk.obs[keep].reset_index(drop=True)
+    return log_cpm(counts[keep], counts[keep].sum(axis=1)), bulk.obs[keep].reset_index(drop=True)

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import Field
 
-from perturbgen.core.config import Settings, file_hash, load_settings, read_toml
+from perturbgen.core.config import Settings, load_settings, read_toml
 from perturbgen.core.console import Tick, progress
 from perturbgen.core.errors import DownloadError, InputError, StorageError, suggest
 from perturbgen.core.files import atomic_path, disk_errors
+from perturbgen.core.runs import file_hash
 
 if TYPE_CHECKING:
     from requests import Response

@@ -17,14 +17,14 @@ import pandas as pd
 
 from perturbgen.core.errors import SchemaError, shorten, suggest
 from perturbgen.core.files import require_file, require_folder
+from perturbgen.core.labels import VEHICLE
 from perturbgen.core.tables import (
     categorise,
     find_optional,
-    find_or_self,
     find_table,
     open_parquet,
     parquet_errors,
-    read_csv,
+    read_frame,
     read_header,
     rename_obs,
     require_columns,
@@ -32,7 +32,7 @@ from perturbgen.core.tables import (
     require_values,
 )
 from perturbgen.data.long_counts import LongCounts, distinct_labels, excluded_keys
-from perturbgen.data.schema import KAGGLE_COLUMNS, ORGANISERS_PLATES, VEHICLE
+from perturbgen.data.schema import KAGGLE_COLUMNS, ORGANISERS_PLATES
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -61,15 +61,14 @@ def read_de(path: str | Path) -> pd.DataFrame:
 def _read_de_obs(path: str | Path) -> pd.DataFrame:
     """The describing columns of ``de_train.parquet`` (sm_lincs_id, SMILES, control), rows as in :func:`read_de`."""
     path = _de_path(path)
-    with open_parquet(path, columns=_DE_META) as file, parquet_errors(path):
-        table = file.read(columns=list(_DE_META)).to_pandas()
+    table = read_frame(path, columns=_DE_META, only=True)
     return table.set_index(condition_index(table, path)).drop(columns=list(_DE_META[:2]))
 
 
 def _read_train_obs(path: str | Path) -> pd.DataFrame:
     """The describing columns of the training rows from a CSV, indexed as :func:`read_de`."""
     path = Path(path)
-    table = read_csv(path, columns=_DE_META, text=_DE_META[:4])
+    table = read_frame(path, columns=_DE_META, text=_DE_META[:4])
     require_values(table, _DE_META, "sm_name", path)
     return table.set_index(condition_index(table, path)).drop(columns=list(_DE_META[:2]))
 
@@ -103,8 +102,8 @@ def read_id_map(
     The column order differs between Kaggle and Open Problems; columns are found by name. With ``compounds`` or
     ``cell_types``, a row that names any other is an error.
     """
-    path = find_or_self(path, "id_map.csv")
-    table = read_csv(path, columns=["id", "cell_type", "sm_name"], text=("cell_type", "sm_name"))
+    path = find_table(path, "id_map.csv")
+    table = read_frame(path, columns=["id", "cell_type", "sm_name"], text=("cell_type", "sm_name"))
     require_values(table, ["id", "cell_type", "sm_name"], "id", path)
     require_unique(table["id"], "id", path)
     condition_index(table, path)
@@ -129,9 +128,9 @@ def _require_known(values: pd.Series, known: list[str], what: str, path: Path) -
 
 def _read_sample_submission(path: str | Path) -> tuple[pd.Index, pd.Index]:
     """The ids and the genes of ``sample_submission.csv``, in the file's order."""
-    path = find_or_self(path, "sample_submission.csv")
+    path = find_table(path, "sample_submission.csv")
     genes = _submission_genes(path)
-    ids = read_csv(path, columns=["id"], only=True)["id"]
+    ids = read_frame(path, columns=["id"], only=True)["id"]
     require_unique(ids, "id", path)
     return pd.Index(ids, name="id"), genes
 
@@ -216,7 +215,7 @@ def read_competition(
 def _read_obs(folder: str | Path) -> pd.DataFrame:
     """``adata_obs_meta.csv`` indexed by obs_id, with our column names added."""
     path = find_table(folder, "adata_obs_meta.csv")
-    meta = read_csv(path, columns=["obs_id", *KAGGLE_COLUMNS], text=(*_TEXT, *_TEXT_OPTIONAL))
+    meta = read_frame(path, columns=["obs_id", *KAGGLE_COLUMNS], text=(*_TEXT, *_TEXT_OPTIONAL))
     require_unique(meta["obs_id"], "obs_id", path)
     require_values(meta, [name for name in KAGGLE_COLUMNS if name != "dose_uM"], "obs_id", path)
     if not pd.api.types.is_bool_dtype(meta["control"]):
@@ -252,7 +251,7 @@ def _read_excluded(folder: str | Path, cells: pd.Index, genes: pd.Index) -> np.n
         _logger.info("no adata_excluded_ids.csv: every count is kept")
         return np.empty(0, np.int64)
     names = ["obs_id", "gene"]
-    pairs = read_csv(path, columns=names, text=names, may_be_empty=True)[names]
+    pairs = read_frame(path, columns=names, text=names, may_be_empty=True)[names]
     keys = excluded_keys(pairs, cells, genes)
     _logger.info("%s excluded (cell, gene) pairs are left out", f"{len(keys):,}")
     unknown = len(pairs.drop_duplicates()) - len(keys)
@@ -289,7 +288,7 @@ def _read_multiome_obs(folder: str | Path) -> pd.DataFrame:
     """``multiome_obs_meta.csv`` indexed by obs_id."""
     path = find_table(folder, "multiome_obs_meta.csv")
     needed = ["obs_id", "cell_type", "donor_id"]
-    meta = read_csv(path, columns=needed, text=needed)
+    meta = read_frame(path, columns=needed, text=needed)
     require_unique(meta["obs_id"], "obs_id", path)
     require_values(meta, needed, "obs_id", path)
     return rename_obs(meta.set_index("obs_id"), {"donor": "donor_id"})
@@ -298,7 +297,7 @@ def _read_multiome_obs(folder: str | Path) -> pd.DataFrame:
 def _read_multiome_var(folder: str | Path) -> pd.DataFrame:
     """``multiome_var_meta.csv`` indexed by location."""
     path = find_table(folder, "multiome_var_meta.csv")
-    meta = read_csv(
+    meta = read_frame(
         path, columns=["location", "feature_type"], text=("location", "gene_id", "feature_type")
     )
     require_unique(meta["location"], "location", path)

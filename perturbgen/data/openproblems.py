@@ -12,11 +12,12 @@ import pandas as pd
 
 from perturbgen.core.errors import SchemaError, shorten, suggest
 from perturbgen.core.files import require_file
+from perturbgen.core.labels import VEHICLE
 from perturbgen.core.tables import rename_obs, require_columns
 from perturbgen.data.counts import to_counts
 from perturbgen.data.h5ad import RAW, h5ad_errors, open_h5ad, take_layer
 from perturbgen.data.kaggle import condition_index
-from perturbgen.data.schema import KAGGLE_COLUMNS, VEHICLE
+from perturbgen.data.schema import KAGGLE_COLUMNS
 
 if TYPE_CHECKING:
     from anndata import AnnData

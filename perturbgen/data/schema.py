@@ -14,6 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from perturbgen.core.errors import SchemaError, UserError, shorten, suggest
+from perturbgen.core.labels import CONDITION
 from perturbgen.data.counts import counts_error, first_bad_count
 
 if TYPE_CHECKING:
@@ -32,8 +33,7 @@ COLUMNS: Final = (
     "library",
     "control",
 )
-REQUIRED: Final = ("cell_type", "compound")
-VEHICLE: Final = "Dimethyl Sulfoxide"
+REQUIRED: Final = CONDITION
 
 # Open Problems' and Kaggle's names for them.
 KAGGLE_COLUMNS: Final = {

@@ -13,9 +13,10 @@ import pandas as pd
 
 from perturbgen.core.errors import InputError, SchemaError, shorten, suggest
 from perturbgen.core.files import atomic_path, require_file
+from perturbgen.core.folds import deal
+from perturbgen.core.labels import CONDITION
 from perturbgen.data.covariates import complete
 
-CONDITION: Final = ("cell_type", "compound")
 TARGETS: Final = ("B cells", "Myeloid cells")  # the competition's test cell types
 
 # The compounds that the competition measured in B and myeloid cells too.
@@ -140,7 +141,7 @@ def kfold(table: pd.DataFrame, k: int, *, rng: np.random.Generator, by: str | No
         raise SchemaError(
             f"{k} folds of {len(values)} {by or 'rows'}", expected=f"2 to {len(values)} folds"
         )
-    fold = pd.Series(rng.permutation(np.arange(len(values)) % k), values)
+    fold = pd.Series(deal(len(values), k, rng), values)
     parts = pd.Series([f"fold_{i}" for i in fold[labels]], _named_index(table.index), dtype=object)
     return Split(parts, f"{k}-fold", (by,) if by else ())
 

@@ -21,8 +21,9 @@ from numpy.typing import NDArray
 
 from perturbgen.core.console import progress
 from perturbgen.core.errors import ConfigError, shorten, suggest
+from perturbgen.core.labels import VEHICLE
 from perturbgen.core.system import spread
-from perturbgen.data.schema import ORGANISERS_PLATES, VEHICLE
+from perturbgen.data.schema import ORGANISERS_PLATES
 from perturbgen.de.contrasts import ContrastKind, answerable
 from perturbgen.de.design import Design
 from perturbgen.de.native import FitResult, Method, Tick, fit_native

@@ -17,7 +17,7 @@ import pandas as pd
 
 from perturbgen.core.errors import ConfigError, InputError, SchemaError, suggest
 from perturbgen.core.files import atomic_path, require_file
-from perturbgen.core.tables import open_parquet, parquet_errors, read_csv
+from perturbgen.core.tables import open_parquet, parquet_errors, read_frame
 from perturbgen.data.kaggle import is_gene, read_id_map
 
 if TYPE_CHECKING:
@@ -244,7 +244,7 @@ def read_table(
     if path.suffix == ".parquet":
         return _read_parquet(path, statistic, id_map)
     if ".csv" in path.suffixes:
-        return labelled(read_csv(path, text=(*LABELS, *NAMES)), path, id_map)
+        return labelled(read_frame(path, text=(*LABELS, *NAMES)), path, id_map)
     raise InputError(f"{path} is no table", expected="a .parquet, .h5ad, .csv or .csv.gz file")
 
 

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from perturbgen.core.config import Settings
+from perturbgen.core.folds import deal
 from perturbgen.data.covariates import CovariateEncoder
 from perturbgen.generate.wells import CONDITION, GROUP, WELL, Reference, covariates, fit_reference
 
@@ -286,7 +287,7 @@ def condition_folds(
     many = size > 2 * np.median(size)
     unit = np.where(many, condition.max() + 1 + np.arange(len(groups)), condition)
     units, unit = np.unique(unit, return_inverse=True)
-    return rng.permutation(np.arange(len(units)) % folds)[unit]
+    return deal(len(units), folds, rng)[unit]
 
 
 def out_of_fold(

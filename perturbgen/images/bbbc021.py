@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from perturbgen.core.errors import InputError, SchemaError, shorten
-from perturbgen.core.tables import find_or_self, read_csv, require_unique, require_values
+from perturbgen.core.tables import find_table, read_frame, require_unique, require_values
 from perturbgen.profiles.table import Profiles
 
 VEHICLE: Final = "DMSO"
@@ -91,10 +91,10 @@ def read_images(path: str | Path) -> pd.DataFrame:
     Columns plate, well, site, week, replicate, compound, concentration (text), and a path for each channel, relative to
     the folder of images.
     """
-    path = find_or_self(path, IMAGES)
+    path = find_table(path, IMAGES)
     files = {name: (f"Image_PathName_{name}", f"Image_FileName_{name}") for name in CHANNELS}
     wanted = [*_IMAGE_COLUMNS, *(column for pair in files.values() for column in pair)]
-    raw = read_csv(path, columns=wanted, text=[name for name in wanted if name != "Replicate"])
+    raw = read_frame(path, columns=wanted, text=[name for name in wanted if name != "Replicate"])
     require_values(raw, wanted, "Image_FileName_DAPI", path)
     images = raw.rename(columns=_IMAGE_COLUMNS)[list(_IMAGE_COLUMNS.values())]
     _require_decimal(images["concentration"], str(path))
@@ -134,8 +134,8 @@ def _check_names(raw: pd.DataFrame, names: dict[str, list[_FileName]], path: Pat
 
 def read_mechanisms(path: str | Path) -> pd.DataFrame:
     """``BBBC021_v1_moa.csv``: compound, concentration (text), moa."""
-    path = find_or_self(path, MECHANISMS)
-    table = read_csv(
+    path = find_table(path, MECHANISMS)
+    table = read_frame(
         path,
         columns=["compound", "concentration", "moa"],
         text=["compound", "concentration", "moa"],
@@ -158,11 +158,11 @@ def _read_wells(folder: str | Path) -> pd.DataFrame:
     )
 
 
-def read_profiles(folder: str | Path, *, table: str = PROFILES) -> Profiles:
+def read_bbbc021(folder: str | Path, *, table: str = PROFILES) -> Profiles:
     """Per-well profiles of ``table`` with labels: joined by plate and well, then by compound and concentration."""
-    path = find_or_self(folder, table)
+    path = find_table(folder, table)
     keys = ["Image_Metadata_Plate", "Image_Metadata_Well"]
-    raw = read_csv(path, columns=keys, text=keys).rename(
+    raw = read_frame(path, columns=keys, text=keys).rename(
         columns=dict(zip(keys, ["plate", "well"], strict=True))
     )
     require_unique(raw["plate"] + " " + raw["well"], "well", path)

@@ -10,10 +10,17 @@ import pandas as pd
 
 from perturbgen.core.errors import InputError, shorten
 from perturbgen.images import decode as platemap
-from perturbgen.images import rxrx1
 from perturbgen.images.fields import check_images, find_images, finding
-from perturbgen.images.sources import STREAMED, kind_of, opened
-from perturbgen.profiles.table import Profiles, blocks
+from perturbgen.images.readers import (
+    STREAMED,
+    kind_of,
+    missing_sites,
+    opened,
+    read_rxrx1_metadata,
+    stream_embeddings,
+)
+from perturbgen.profiles.groups import blocks
+from perturbgen.profiles.table import Profiles
 
 _Lines = list[dict[str, Any]]
 
@@ -26,7 +33,7 @@ def check_source(source: Path, *, limit: int) -> _Lines:
         return check_images(find_images(source), limit=limit)
     lines = [finding("kind", kind)]
     if kind == "rxrx1-kaggle":
-        lines += _check_plan(rxrx1.read_metadata(source))
+        lines += _check_plan(read_rxrx1_metadata(source))
     elif kind in STREAMED:
         lines += _check_streamed(source, kind)
     else:
@@ -52,7 +59,7 @@ def _check_streamed(source: Path, kind: str) -> _Lines:
     import tempfile
 
     with tempfile.TemporaryDirectory() as folder:
-        profiles, orphans = STREAMED[kind](source, Path(folder) / "profiles")
+        profiles, orphans = stream_embeddings(source, Path(folder) / "profiles")
         lines = _check_profiles(profiles)
     for what, names in (
         ("profiles without labels", orphans.without_labels),
@@ -61,7 +68,7 @@ def _check_streamed(source: Path, kind: str) -> _Lines:
         lines.append(finding(what, f"{len(names)}: {shorten(names, 2)}" if names else "none"))
     if kind == "rxrx1":
         lines += _check_plan(profiles.meta)
-        lines.append(finding("wells with a site missing", len(rxrx1.missing_sites(profiles.meta))))
+        lines.append(finding("wells with a site missing", len(missing_sites(profiles.meta))))
     return lines
 
 

@@ -19,7 +19,8 @@ from perturbgen.core.errors import SchemaError, shorten
 from perturbgen.core.tables import require_columns
 from perturbgen.images.onoff import fit_axis, project_controls, z_prime
 from perturbgen.profiles.correct import NestedCentre
-from perturbgen.profiles.table import Key, Profiles, chosen, group_means, grouping
+from perturbgen.profiles.groups import Key, group_means, grouping
+from perturbgen.profiles.table import Profiles, chosen
 
 log = logging.getLogger(__name__)
 

@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 
 from perturbgen.core.errors import SchemaError, shorten, suggest
+from perturbgen.core.labels import VEHICLE
 from perturbgen.data.covariates import complete, require_same_genes
-from perturbgen.data.schema import VEHICLE
 from perturbgen.generate import CellSampler, SamplerSettings, fit_samplers, well_table
 from perturbgen.generate.cells import CellGenerator, Plan, add_covariates
 from perturbgen.generate.latents import (
@@ -221,7 +221,7 @@ def batches_of(run: TrainedRun, cells: AnnData, size: int) -> Iterator[CellBatch
 
 def run_fingerprint(path: Path) -> str:
     """A hash of the run's best model: the same name may hold another model tomorrow."""
-    from perturbgen.core.config import file_hash
     from perturbgen.core.files import require_file
+    from perturbgen.core.runs import file_hash
 
     return file_hash(require_file(path / "checkpoint" / "best.pt", "checkpoint"))

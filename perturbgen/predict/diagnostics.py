@@ -10,6 +10,7 @@ import pandas as pd
 import scipy.sparse as sp
 
 from perturbgen.core.errors import shorten
+from perturbgen.core.stats import log_cpm
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -88,4 +89,4 @@ def _log_cpm(samples: AnnData, genes: np.ndarray) -> np.ndarray:
     """log2 of counts per million, half a count added, (samples, genes)."""
     counts = sp.csr_array(samples.X)
     total = np.asarray(counts.sum(axis=1)).ravel()
-    return np.log2((counts[:, genes].toarray() + 0.5) / (total + 1)[:, None] * 1e6)
+    return log_cpm(counts[:, genes].toarray(), total)

@@ -8,9 +8,9 @@ from typing import Final
 
 import numpy as np
 import pandas as pd
-from scipy.optimize import nnls
 
 from perturbgen.core.errors import ConfigError, SchemaError, shorten
+from perturbgen.core.stats import non_negative_weights
 from perturbgen.predict.calibration import mrrmse
 from perturbgen.predict.estimators import require_same
 from perturbgen.predict.shrinkage import TINY
@@ -102,20 +102,10 @@ def _fit_weights(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     answers = np.einsum("mcg,cg->cm", x, y)
     weights, importance = np.zeros(len(x)), np.ones(len(y))
     for _ in range(_ROUNDS):
-        weights = _non_negative(np.tensordot(importance, products, 1), importance @ answers)
+        weights = non_negative_weights(np.tensordot(importance, products, 1), importance @ answers)
         error = np.sqrt(((y - np.tensordot(weights, x, 1)) ** 2).mean(axis=1))
         importance = 1 / np.maximum(error, TINY)
     return weights
-
-
-def _non_negative(products: np.ndarray, answers: np.ndarray) -> np.ndarray:
-    """Argmin of w'Pw - 2a'w over w >= 0, for P (members, members) and a (members,)."""
-    squares, vectors = np.linalg.eigh(products)
-    kept = squares > 1e-12 * max(squares.max(), TINY)
-    root = np.sqrt(squares[kept])
-    if not kept.any():
-        return np.zeros(len(answers))
-    return nnls(root[:, None] * vectors[:, kept].T, (vectors[:, kept].T @ answers) / root)[0]
 
 
 def as_row(

@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import pandas as pd
 
-from perturbgen.core.config import file_hash
 from perturbgen.core.errors import ConfigError, PerturbgenError, SchemaError, shorten
 from perturbgen.core.files import require_file, require_folder
+from perturbgen.core.runs import file_hash
 from perturbgen.data.covariates import complete
 from perturbgen.data.h5ad import read_h5ad
 from perturbgen.predict.conditions import CONDITION, labels_of, run_fingerprint, vehicle_of
 from perturbgen.predict.estimators import PredictSettings, require_same
 from perturbgen.predict.pipeline import predict
-from perturbgen.train.checkpoint import read_parts
+from perturbgen.train import read_parts
 
 if TYPE_CHECKING:
     from anndata import AnnData

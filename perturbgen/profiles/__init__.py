@@ -1,1 +1,6 @@
-"""Profiles of perturbations that are no single cells: L1000 signatures, microscope images, and what both share."""
+"""Profiles of L1000, images and latent spaces: one table, its files, its corrections."""
+
+from perturbgen.profiles.readers import read_profiles
+from perturbgen.profiles.table import Profiles, chosen, tidy
+
+__all__ = ["Profiles", "chosen", "read_profiles", "tidy"]

@@ -16,6 +16,7 @@ import pandas as pd
 
 from perturbgen.core.console import track
 from perturbgen.core.errors import ConfigError, SchemaError
+from perturbgen.core.folds import deal
 from perturbgen.core.stats import interval, means, resample
 from perturbgen.images.nsc import mechanism_folds
 from perturbgen.images.paired import mean_f1
@@ -59,7 +60,7 @@ def _compound_folds(compounds: _Array, folds: int, *, rng: np.random.Generator) 
             expected="at least two compounds a fold",
             fix="fewer --folds",
         )
-    return (rng.permutation(len(names)) % folds)[codes]
+    return deal(len(names), folds, rng)[codes]
 
 
 def _splits(

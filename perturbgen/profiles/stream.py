@@ -1,143 +1,136 @@
-"""Embeddings too large to hold: from csv or parquet to a float32 memory map, joined to their labels on the way."""
+"""Embeddings too large to hold: from csv or parquet to a float32 memory map, joined to their labels."""
 
 from __future__ import annotations
 
+import csv
 import gzip
 import json
 import logging
-from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.csv as pc
 import pyarrow.parquet as pq
 
 from perturbgen.core.console import progress
 from perturbgen.core.errors import InputError, SchemaError, shorten
 from perturbgen.core.files import atomic_path, require_file
 from perturbgen.core.tables import BROKEN, csv_errors, parquet_errors, read_header, require_unique
-from perturbgen.profiles.table import Orphans, Profiles, read_profiles, require_replaceable
+from perturbgen.profiles.readers import read_profiles
+from perturbgen.profiles.table import FEATURES, META, VALUES, Profiles, require_replaceable
 
 log = logging.getLogger(__name__)
 
-_CHUNK = 1 << 20  # bytes of csv parsed at a time: they stay in the cache
+_BLOCK = 1 << 22  # bytes of csv parsed at a time; no line may be longer
 _ROWS = 4096  # rows of parquet read at a time
 _MISSING = frozenset(["", "na", "n/a", "nan", "-nan", "none", "null"])  # in any case
 
 _Batch = tuple[np.ndarray, np.ndarray]  # ids (rows,) and float32 values (rows, features)
-_Parsed = tuple[
-    np.ndarray, np.ndarray, tuple[int, int] | None
-]  # the same, and line and column of a bad field
 
 
-def csv_batches(
-    path: str | Path, *, key: str, chunk: int = _CHUNK
-) -> tuple[list[str], Iterator[_Batch]]:
-    """The features of an embeddings csv(.gz) and its rows in batches; ``key`` is the column of ids.
+class Embeddings(NamedTuple):
+    """The features of a table of embeddings, its rows in batches, and the column that names them."""
 
-    One header, then ids and decimal numbers, which may be quoted; no id holds a line end. ``chunk`` bytes are parsed at
-    a time. Values are those of ``float32(float(text))``.
+    features: list[str]
+    batches: Iterator[_Batch]
+    key: str
+
+
+@dataclass(frozen=True)
+class Orphans:
+    """Ids that one of two joined tables has and the other has not."""
+
+    without_labels: tuple[str, ...]
+    without_values: tuple[str, ...]
+
+
+def read_csv_embeddings(path: str | Path, *, key: str) -> Embeddings:
+    """An embeddings csv(.gz); ``key`` is the column of ids, all others are numbers.
+
+    Values are those of ``float32(float(text))``. Memory is that of a few blocks.
     """
     path = require_file(path, "embeddings table")
     header = read_header(path)
     features = _feature_columns(header, key, path)
 
     def batches() -> Iterator[_Batch]:
-        place = header.index(key)
-        for piece, (ids, values, bad) in enumerate(
-            _parsed_ahead(_whole_lines(path, chunk), len(header), place)
-        ):
-            if bad is not None:
-                before = sum(
-                    lines.count(b"\n") for lines in islice(_whole_lines(path, chunk), piece)
-                )
-                raise _bad_field(path, header, place, before + bad[0] + 2, bad[1])
-            yield ids, values
-
-    return features, batches()
-
-
-def _parsed_ahead(
-    pieces: Iterator[bytes], columns: int, place: int, *, workers: int = 2
-) -> Iterator[_Parsed]:
-    """Each piece parsed, in order; the next ones are parsed meanwhile (the kernel lets other threads run)."""
-    from concurrent.futures import Future, ThreadPoolExecutor
-
-    with ThreadPoolExecutor(workers) as pool:
-        waiting: deque[Future[_Parsed]] = deque()
-        for piece in pieces:
-            waiting.append(pool.submit(parse_lines, piece, columns, place))
-            if len(waiting) > workers:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-
-
-def _whole_lines(path: Path, chunk: int) -> Iterator[bytes]:
-    """The file after its header, in pieces of about ``chunk`` bytes that end with a line, each followed by PAD."""
-    from perturbgen.images.csv_kernel import PAD
-
-    with csv_errors(path), (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
-        file.readline()
-        rest = b""
-        while piece := file.read(chunk):
-            end = piece.rfind(b"\n") + 1
-            if end:
-                yield b"".join((rest, memoryview(piece)[:end], PAD))
-            rest = piece[end:] if end else rest + piece
-        if rest:
-            yield b"".join((rest, b"\n", PAD))
-
-
-def parse_lines(text: bytes, columns: int, place: int) -> _Parsed:
-    """Ids and values of whole lines, and the line and column of the first field that is no number, or None.
-
-    ``text`` ends with PAD.
-    """
-    from perturbgen.images.csv_kernel import parse_rows
-
-    most = len(text) // columns + 1  # a row has a byte for each comma and the line end
-    values, spans = np.empty((most, columns - 1), np.float32), np.empty((most, 2), np.int64)
-    unsure = np.empty((values.size, 4), np.int32)
-    rows, column, left = parse_rows(
-        np.frombuffer(text, np.uint8), columns, place, values, spans, unsure
-    )
-    bad = (rows, column) if column >= 0 else None
-    for row, at, start, end in unsure[:left].tolist():
+        rows = 0
         try:
-            values[row, at] = _number(text[start:end])
-        except ValueError:
-            bad = (row, at + (at >= place))
-            break
-    if bad is not None:
-        filled = [i for i, line in enumerate(text.split(b"\n")) if line.strip(b"\r")]
-        return np.empty(0, object), values, (filled[bad[0]], bad[1])
-    ids = [_plain(text[start:end]) for start, end in spans[:rows].tolist()]
-    return np.array(ids, dtype=object), values[:rows], None
+            with csv_errors(path), _open_csv(path, header, key) as blocks:
+                for batch in blocks:
+                    yield _as_arrays(batch, key, features)
+                    rows += batch.num_rows
+        except pa.ArrowInvalid:
+            # Arrow says neither the line nor the column, and knows fewer notations (+.25): what is
+            # left is read by Python, which either can or names the place.
+            yield from _read_slowly(path, header, key, rows)
+
+    return Embeddings(features, batches(), key)
 
 
-def _number(field: bytes) -> np.float32:
-    """A field that is a word, quoted or hard to round; ValueError if it is no number."""
-    text = _plain(field).strip()
+def _open_csv(path: Path, header: Sequence[str], key: str) -> pc.CSVStreamingReader:
+    """The table as record batches, ids as text and the rest as float64.
+
+    float64 first: Arrow would round a decimal to float32 at once, numpy rounds twice.
+    """
+    types = {name: pa.string() if name == key else pa.float64() for name in header}
+    words = {form(word) for word in _MISSING for form in (str, str.upper, str.capitalize)} | {"NaN"}
+    return pc.open_csv(
+        path,
+        read_options=pc.ReadOptions(block_size=_BLOCK),
+        convert_options=pc.ConvertOptions(column_types=types, null_values=sorted(words)),
+    )
+
+
+def _read_slowly(path: Path, header: Sequence[str], key: str, skip: int) -> Iterator[_Batch]:
+    """The rows after the first ``skip`` ones by Python's own reader; an error names line and column."""
+    place = header.index(key)
+    opener = gzip.open if path.suffix == ".gz" else open
+    with csv_errors(path), opener(path, "rt", newline="") as file:
+        rows = _numbered_rows(file)
+        for _ in islice(rows, skip + 1):
+            pass
+        while part := list(islice(rows, _ROWS)):
+            values = np.empty((len(part), len(header)), np.float32)
+            for filled, (line, row) in enumerate(part):
+                for column in range(len(header)):
+                    try:
+                        values[filled, column] = 0 if column == place else _number(row[column])
+                    except (ValueError, IndexError):
+                        raise _bad_field(path, header, key, line, column) from None
+                if len(row) > len(header):
+                    raise _bad_field(path, header, key, line, len(header))
+            ids = np.array([row[place] for _, row in part], dtype=object)
+            yield ids, np.delete(values, place, axis=1)
+
+
+def _numbered_rows(file: Iterable[str]) -> Iterator[tuple[int, list[str]]]:
+    """The line that each row begins in, and its fields; empty lines are passed over."""
+    reader, before = csv.reader(file), 0
+    for row in reader:
+        if row:
+            yield before + 1, row
+        before = reader.line_num
+
+
+def _number(text: str) -> np.float32:
+    """A field as float32; ValueError if it is no number."""
+    text = text.strip()
     if text.lower() in _MISSING:
         return np.float32(np.nan)
-    if "_" in text:  # which Python allows in numbers, and nobody else
+    if "_" in text:  # which Python allows in numbers, and no other reader
         raise ValueError(text)
     with np.errstate(over="ignore"):
         return np.float32(float(text))
 
 
-def _plain(field: bytes) -> str:
-    """The text of a field, without quotes around it."""
-    text = field.decode()
-    return text[1:-1].replace('""', '"') if len(text) > 1 and text[0] == text[-1] == '"' else text
-
-
-def _bad_field(path: Path, header: Sequence[str], place: int, line: int, column: int) -> InputError:
-    """The error that names the line and the column."""
+def _bad_field(path: Path, header: Sequence[str], key: str, line: int, column: int) -> InputError:
     what = (
         f"column {header[column]!r} is missing or no number"
         if column < len(header)
@@ -145,22 +138,19 @@ def _bad_field(path: Path, header: Sequence[str], place: int, line: int, column:
     )
     return InputError(
         f"{path}, line {line}: {what}",
-        expected=f"{header[place]} and {len(header) - 1} numbers in every line",
+        expected=f"{key} and {len(header) - 1} numbers in every line",
         cause=BROKEN,
         fix="compare the file's size with the source's",
     )
 
 
-def parquet_batches(
-    paths: Sequence[Path], *, key: str, rows: int = _ROWS
-) -> tuple[list[str], Iterator[_Batch]]:
-    """The same for one or more parquet files, which must have the same columns."""
+def read_parquet_embeddings(paths: Sequence[Path], *, key: str) -> Embeddings:
+    """The same of one or more parquet files, which must have the same columns."""
     if not paths:
         raise InputError("no parquet file of embeddings", expected="one or more")
     with parquet_errors(paths[0]):
-        features = _feature_columns(
-            pq.read_schema(require_file(paths[0], "embeddings")).names, key, paths[0]
-        )
+        names = pq.read_schema(require_file(paths[0], "embeddings")).names
+    features = _feature_columns(names, key, paths[0])
 
     def batches() -> Iterator[_Batch]:
         for path in paths:
@@ -171,10 +161,10 @@ def parquet_batches(
                     raise SchemaError(
                         f"{path} has not the columns of {paths[0].name}: {shorten(sorted(absent))}"
                     )
-                for batch in file.iter_batches(batch_size=rows, columns=[key, *features]):
+                for batch in file.iter_batches(batch_size=_ROWS, columns=[key, *features]):
                     yield _as_arrays(batch, key, features)
 
-    return features, batches()
+    return Embeddings(features, batches(), key)
 
 
 def _feature_columns(header: Sequence[str], key: str, path: Path) -> list[str]:
@@ -192,34 +182,30 @@ def _feature_columns(header: Sequence[str], key: str, path: Path) -> list[str]:
 def _as_arrays(batch: pa.RecordBatch, key: str, features: Sequence[str]) -> _Batch:
     """Ids and values of a batch; an empty field is NaN."""
     values = np.empty((batch.num_rows, len(features)), np.float32)
-    for i, name in enumerate(features):
-        values[:, i] = batch.column(name).to_numpy(zero_copy_only=False)
+    with np.errstate(over="ignore"):  # beyond float32 is infinite, which tidy() reports
+        for i, name in enumerate(features):
+            values[:, i] = batch.column(name).to_numpy(zero_copy_only=False)
     return batch.column(key).to_numpy(zero_copy_only=False), values
 
 
 def stream_profiles(
-    features: Sequence[str],
-    batches: Iterable[_Batch],
-    meta: pd.DataFrame,
-    *,
-    key: str,
-    out: str | Path,
-    where: str,
+    embeddings: Embeddings, meta: pd.DataFrame, *, out: str | Path, where: str
 ) -> tuple[Profiles, Orphans]:
-    """Write a profile folder of the rows whose id is in ``meta``, in the order they come; who has no partner is
-    reported.
+    """Write a profile folder of the rows whose id is in ``meta``, in the order in which they come.
 
-    Memory is that of a batch, the labels and the ids; the values go to disk as they are read.
+    Rows and labels without a partner are left out, said in the log and returned. Memory is that of
+    a batch, the labels and the ids; values go to disk as they are read.
     """
+    key = embeddings.key
     require_replaceable(out)
     require_unique(meta[key], key, f"{where} (metadata)")
     place = {name: row for row, name in enumerate(meta[key])}
     positions, stray, total = [], [], 0
     with atomic_path(out) as part, progress("embeddings", len(meta)) as tick:
         part.mkdir()
-        with open(part / "values.npy", "wb") as file:
-            _write_header(file, 0, len(features))
-            for ids, values in batches:
+        with open(part / VALUES, "wb") as file:
+            _write_header(file, 0, len(embeddings.features))
+            for ids, values in embeddings.batches:
                 found = np.array([place.get(name, -1) for name in ids], np.int64)
                 joined = found >= 0
                 file.write(np.ascontiguousarray(values if joined.all() else values[joined]).data)
@@ -228,15 +214,19 @@ def stream_profiles(
                 total += len(ids)
                 tick(len(ids))
             rows = np.concatenate(positions) if positions else np.empty(0, np.int64)
+            # only now is it known how many rows there are; numpy pads the header for that
             file.seek(0)
-            _write_header(file, len(rows), len(features))
+            _write_header(file, len(rows), len(embeddings.features))
         _check_joined(rows, meta[key], stray, total, where)
-        meta.iloc[rows].to_parquet(part / "meta.parquet", index=False)
-        (part / "features.json").write_text(json.dumps(list(features)))
+        meta.iloc[rows].to_parquet(part / META, index=False)
+        (part / FEATURES).write_text(json.dumps(embeddings.features))
     absent = np.ones(len(meta), bool)
     absent[rows] = False
-    orphans = Orphans(tuple(stray), tuple(meta[key][absent]), key)
-    orphans.report()
+    orphans = Orphans(tuple(stray), tuple(meta[key][absent]))
+    for names, lack in ((orphans.without_labels, "metadata"), (orphans.without_values, "profile")):
+        if names:
+            what = (len(names), key, lack, shorten(names))
+            log.warning("%d %s left out for want of a %s: %s", *what)
     return read_profiles(out), orphans
 
 
@@ -258,8 +248,8 @@ def _check_joined(
     require_unique(pd.Series(ids.to_numpy()[rows]), "id", f"{where} (embeddings)")
 
 
-def _write_header(file, rows: int, features: int) -> None:  # type: ignore[no-untyped-def]  # a binary file
-    """The header of a C-ordered float32 .npy; numpy pads it so that the number of rows can be written at the end."""
+def _write_header(file: BinaryIO, rows: int, features: int) -> None:
+    """The header of a C-ordered float32 .npy."""
     np.lib.format.write_array_header_1_0(
         file, {"descr": "<f4", "fortran_order": False, "shape": (rows, features)}
     )

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from perturbgen.core.files import atomic_path
+from perturbgen.core.tables import read_frame
 from perturbgen.profiles.pairs import Columns
 
 _Array = np.ndarray[Any, Any]
@@ -91,7 +92,7 @@ def write_paired(root: str | Path, *, seed: int = 0, compounds: int = 150) -> Pa
 
 def read_truth(root: str | Path) -> _Truth:
     """What :func:`write_paired` planted."""
-    table = pd.read_csv(Path(root) / "truth.csv").set_index("compound")
+    table = read_frame(Path(root) / "truth.csv", text=("compound",)).set_index("compound")
     maps = np.load(Path(root) / "truth.npz")
     return _Truth(table["group"], maps["images"], maps["L1000"])
 

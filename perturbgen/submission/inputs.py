@@ -17,6 +17,7 @@ import pandas as pd
 
 from perturbgen.core.errors import InputError, SchemaError, UserError, shorten
 from perturbgen.core.files import require_file
+from perturbgen.core.tables import read_frame, require_columns
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -30,12 +31,8 @@ def read_id_map(id_map: pd.DataFrame | str | Path) -> pd.DataFrame:
     where = "id_map"
     if not isinstance(id_map, pd.DataFrame):
         where = str(id_map)
-        id_map = _read_table(require_file(id_map, "id_map"))
-    absent = [name for name in ("id", *KEY) if name not in id_map]
-    if absent:
-        raise SchemaError(
-            f"{where} has no column {shorten(absent)}", expected="id, cell_type, sm_name"
-        )
+        id_map = read_frame(id_map, columns=("id", *KEY), text=("id", *KEY))
+    require_columns(id_map.columns, ("id", *KEY), where)
     table = id_map[["id", *KEY]].reset_index(drop=True)
     if table.empty:
         raise SchemaError(
@@ -58,16 +55,6 @@ def read_id_map(id_map: pd.DataFrame | str | Path) -> pd.DataFrame:
                 f"{where} has duplicated {' and '.join(columns)}: {names}", expected="each once"
             )
     return table.set_index(table["id"].rename(None))
-
-
-def _read_table(path: Path) -> pd.DataFrame:
-    """A small CSV, everything as text; only an empty field is missing."""
-    try:
-        return pd.read_csv(path, dtype=str, keep_default_na=False, na_values=[""])
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as problem:
-        raise InputError(
-            f"{path} is not a readable CSV: {str(problem).strip()}", expected="a CSV with a header"
-        ) from None
 
 
 def read_genes(like: str | Path | Sequence[str]) -> list[str]:
@@ -116,26 +103,8 @@ def open_h5ad(path: Path) -> AnnData:
 
 def read_predictions(path: str | Path) -> pd.DataFrame:
     """A parquet or CSV table of predictions with columns cell_type and sm_name (or compound), or such an index."""
-    path = require_file(path, "predictions")
-    if path.suffix == ".csv":
-        return _read_values(path)
-    try:
-        return pd.read_parquet(path)
-    except (OSError, ValueError) as problem:
-        raise InputError(
-            f"{path} is not a readable parquet file: {problem}", expected="parquet, or .csv"
-        ) from None
-
-
-def _read_values(path: Path) -> pd.DataFrame:
-    """A CSV of conditions and numbers."""
-    text = dict.fromkeys((*KEY, "compound"), str)
-    try:
-        return pd.read_csv(path, dtype=text, keep_default_na=False, na_values=["", "nan", "NaN"])
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as problem:
-        raise InputError(
-            f"{path} is not a readable CSV: {str(problem).strip()}", expected="a CSV with a header"
-        ) from None
+    text = (*KEY, "compound")
+    return read_frame(require_file(path, "predictions"), text=text, missing=("", "nan", "NaN"))
 
 
 log = logging.getLogger(__name__)

@@ -124,7 +124,7 @@ def _split_cells(obs: pd.DataFrame, data: CellData, seed: int) -> tuple[pd.Index
     if split.parts.index.nlevels > 1:  # it names conditions, not cells
         columns = [str(name) for name in split.parts.index.names]
         require_columns(obs.columns, columns, f"obs, which the split {data.split} is joined by,")
-        keys = pd.MultiIndex.from_frame(obs[columns].astype(str))
+        keys: pd.Index = pd.MultiIndex.from_frame(obs[columns].astype(str))
     else:
         keys = obs.index.astype(str)
     parts = split.parts.reindex(keys).set_axis(obs.index)

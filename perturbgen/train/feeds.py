@@ -175,9 +175,9 @@ class MemmapFeed:
     def _ahead(self, reader: ThreadPoolExecutor, pools: list[np.ndarray]) -> Iterator[_Rows]:
         """The pools with their values, the next one being read while one is used."""
         coming: Future[np.ndarray] | None = None
-        for pool, following in zip(pools, [*pools[1:], None], strict=True):
+        for number, pool in enumerate(pools, 1):
             values = self._read(pool) if coming is None else coming.result()
-            coming = None if following is None else reader.submit(self._read, following)
+            coming = reader.submit(self._read, pools[number]) if number < len(pools) else None
             yield _Rows(pool, values)
 
     def _read(self, pool: np.ndarray) -> np.ndarray:

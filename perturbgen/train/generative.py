@@ -140,19 +140,19 @@ class _CellRecipe(Recipe[RunSettings, "Cells", _ModelCard]):
         return _build(settings, card, _covariates(settings, card), share)
 
 
-_CELLS = _CellRecipe()
-train, resume, train_once = _CELLS.train, _CELLS.resume, _CELLS.train_once
+CELLS = _CellRecipe()
+train, resume, train_once = CELLS.train, CELLS.resume, CELLS.train_once
 
 
 def read_parts(run: Path) -> pd.Series:
     """The part of each cell of a run, without its model."""
-    return _CELLS.read_members(run)["part"]
+    return CELLS.read_members(run)["part"]
 
 
 def load_run(path: str | Path, *, which: str = "best", device: str = "cpu") -> TrainedRun:
     """A trained run, its best (or last) model on a device, ready for use."""
     require_device(device)
-    return TrainedRun(**vars(_CELLS.load(path, which=which, device=device)))
+    return TrainedRun(**vars(CELLS.load(path, which=which, device=device)))
 
 
 def _gene_shares(data: Cells) -> torch.Tensor:

@@ -50,7 +50,8 @@ class Status:
         from rich.live import Live
 
         self.epochs, self.unit = epochs, unit
-        self.began, self.logged, self.first = time.monotonic(), -_LOG_EVERY, None
+        self.began, self.logged = time.monotonic(), -_LOG_EVERY
+        self.first: int | None = None
         self.live = None
         verbose = logging.getLogger("perturbgen").getEffectiveLevel() <= logging.INFO
         if verbose and sys.stderr.isatty():
@@ -71,7 +72,8 @@ class Status:
         """Say how an epoch went."""
         from rich.text import Text
 
-        self.first = record["epoch"] if self.first is None else self.first
+        if self.first is None:  # of a resumed run not 0, and time counts from there
+            self.first = int(record["epoch"])
         text = self._line(record, self.first)
         now = time.monotonic() - self.began
         if self.live:

@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from perturbgen.core.config import create_run, file_hash, load_settings, to_toml
+from perturbgen.core.config import load_settings, to_toml
 from perturbgen.core.errors import ConfigError, InputError, SchemaError, shorten
 from perturbgen.core.files import atomic_path, require_folder, require_writable
+from perturbgen.core.runs import create_run, file_hash
 from perturbgen.core.system import cores, keep_freed_memory
 from perturbgen.core.tables import read_frame
 from perturbgen.train.card import Card, load_parameters, load_state

@@ -151,7 +151,7 @@ def test_neighbours(latent: str, tmp_path: Path, capsys: pytest.CaptureFixture[s
             ],
             "= 'dmso'",
         ),
-        (["retrieve", "absent.h5ad", "--same", "compound"], "no embedding at absent.h5ad"),
+        (["retrieve", "absent.h5ad", "--same", "compound"], "no profiles at absent.h5ad"),
         (
             ["neighbours", "FILE", "--key", "X_latent", "--same", "compound", "--of", "drug33"],
             "did you mean 'drug3'",
@@ -180,7 +180,7 @@ def test_broken_files_are_explained(
 ) -> None:
     broken = tmp_path / "broken.h5ad"
     broken.write_bytes(Path(latent).read_bytes()[:4000])
-    text = tmp_path / "table.csv"
+    text = tmp_path / "table.txt"
     text.write_text("a,b\n1,2\n")
     words = tmp_path / "words.parquet"
     pd.DataFrame({"compound": ["a", "b"], "f_1": ["x", "y"]}).to_parquet(words)
@@ -202,4 +202,4 @@ def test_broken_files_are_explained(
         )
         assert said in capsys.readouterr().err
     assert run("retrieve", str(words), "--same", "compound", "--key", "f_") == 2
-    assert "are no numbers" in capsys.readouterr().err
+    assert "is not a number" in capsys.readouterr().err

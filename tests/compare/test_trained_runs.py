@@ -21,7 +21,7 @@ from perturbgen.predict.estimators import PredictSettings
 from perturbgen.predict.experiment import Bench
 from perturbgen.predict.trained import _GenerativePredictor
 from perturbgen.train import RunSettings, load_run
-from perturbgen.train import run as running
+from perturbgen.train import train as train_model
 
 from .conftest import states, write_flat
 
@@ -72,7 +72,7 @@ def train(folder: Path, data: Path, name: str) -> Path:
         "annealing": {"warmup": 0},
         "training": {"epochs": 1, "batch_size": 64, "threads": 1},
     }
-    return running.train(
+    return train_model(
         load_settings(RunSettings, base=base), runs=folder / "runs", accelerator="cpu"
     )
 

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from perturbgen.core.config import Settings, create_run, file_hash, load_settings, to_toml
+from perturbgen.core.config import Settings, load_settings, to_toml
 from perturbgen.core.errors import ConfigError
+from perturbgen.core.runs import create_run, file_hash
 
 
 class Cells(Settings):

@@ -3,8 +3,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from perturbgen.core.stats import log_cpm
 from perturbgen.data.aggregate import (
-    _log_cpm,
     _variable_genes,
     embed,
     principal_components,
@@ -15,7 +15,7 @@ from perturbgen.data.aggregate import (
 
 
 def test_log_cpm_by_hand() -> None:
-    assert _log_cpm(np.array([[0.0, 3.0]]))[0] == pytest.approx(
+    assert log_cpm(np.array([[0.0, 3.0]]), np.array([3.0]))[0] == pytest.approx(
         np.log2([0.5 / 4 * 1e6, 3.5 / 4 * 1e6])
     )
 

@@ -10,7 +10,8 @@ import pytest
 from scipy.stats import false_discovery_control
 
 from perturbgen.core.errors import ConfigError
-from perturbgen.data.schema import ORGANISERS_PLATES, VEHICLE
+from perturbgen.core.labels import VEHICLE
+from perturbgen.data.schema import ORGANISERS_PLATES
 from perturbgen.de import filter_by_expr, limma_table
 from perturbgen.de.design import build_design
 from perturbgen.de.limma import _order_of_appearance, _organisers_obs, flavour_table

@@ -5,9 +5,9 @@ import pytest
 
 CODE = """
 import os
-from perturbgen.de.r import start_r
+from perturbgen.de.r import _start_r
 before = os.environ.get("LD_LIBRARY_PATH")
-start_r()
+_start_r()
 assert os.environ.get("LD_LIBRARY_PATH") == before
 """
 

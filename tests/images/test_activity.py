@@ -9,9 +9,9 @@ import pandas as pd
 import pytest
 
 from perturbgen.core.errors import SchemaError
-from perturbgen.images import cellpainting
 from perturbgen.images.evaluate import activity, held_out_activity
 from perturbgen.profiles.correct import Pipeline, tvn
+from perturbgen.profiles.readers import read_profiles
 from perturbgen.profiles.table import Profiles
 
 REFERENCE = Path(__file__).parents[1] / "retrieval" / "copairs"
@@ -26,7 +26,7 @@ COMPOUND = "Metadata_broad_sample"
 def test_a_real_plate_before_and_after_whitening_equals_copairs(
     real_data: Path, name: str, step: Pipeline, active: int
 ) -> None:
-    plate = cellpainting.read_profiles(
+    plate = read_profiles(
         real_data / "imaging" / "cellpainting" / "SQ00015054_normalized_feature_select.csv.gz"
     )
     control = (plate.meta[COMPOUND] == "DMSO").to_numpy()

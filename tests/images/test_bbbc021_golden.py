@@ -31,7 +31,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def wells(real_data: Path) -> Profiles:
-    return bbbc021.read_profiles(real_data / "imaging" / "bbbc021")
+    return bbbc021.read_bbbc021(real_data / "imaging" / "bbbc021")
 
 
 def test_the_table_is_whole(wells: Profiles) -> None:

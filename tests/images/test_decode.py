@@ -7,18 +7,19 @@ import pandas as pd
 import pytest
 
 from perturbgen.core.errors import SchemaError
-from perturbgen.images import decode, rxrx1
+from perturbgen.images import decode
 from perturbgen.images import decode as platemap
+from perturbgen.images.readers import read_rxrx1_metadata
 
 
 @pytest.fixture(scope="module")
 def planted(fixtures: dict[str, Path]) -> pd.DataFrame:
-    return rxrx1.read_metadata(fixtures["rxrx1"])
+    return read_rxrx1_metadata(fixtures["rxrx1"])
 
 
 @pytest.mark.data
 def test_the_real_plate_maps(real_data: Path) -> None:
-    meta = rxrx1.read_metadata(real_data / "imaging" / "rxrx1")
+    meta = read_rxrx1_metadata(real_data / "imaging" / "rxrx1")
     assert len(meta) == 62_755
     assert meta["experiment"].nunique() == 51
     groups = platemap.sirna_groups(meta)

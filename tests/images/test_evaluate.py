@@ -13,7 +13,8 @@ from perturbgen import cli
 from perturbgen.core.errors import SchemaError
 from perturbgen.images.evaluate import IN_SAMPLE, measures
 from perturbgen.profiles.correct.build import fitted_rows, marked, rows_to_fit
-from perturbgen.profiles.table import Profiles, read_profiles
+from perturbgen.profiles.readers import read_profiles
+from perturbgen.profiles.table import Profiles
 
 Capture = pytest.CaptureFixture[str]
 WHO = ["--control", "Metadata_compound=DMSO"]

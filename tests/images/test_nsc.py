@@ -86,7 +86,7 @@ def test_scale_and_rotation_change_nothing() -> None:
 
 
 def test_the_fixture_has_a_batch_effect_that_nscb_sees(fixtures: dict[str, Path]) -> None:
-    wells = bbbc021.read_profiles(fixtures["bbbc021"])
+    wells = bbbc021.read_bbbc021(fixtures["bbbc021"])
     values = tvn().fit_transform(wells.values, wells.meta, control=wells.meta["compound"] == "DMSO")
     found = treatments(wells.with_values(values), vehicle="DMSO")
     assert len(found) == 24  # no vehicle, no unknown, no compound without mechanism
@@ -94,7 +94,7 @@ def test_the_fixture_has_a_batch_effect_that_nscb_sees(fixtures: dict[str, Path]
 
 
 def test_a_profile_of_zeros_or_no_mechanism_is_an_error(fixtures: dict[str, Path]) -> None:
-    wells = bbbc021.read_profiles(fixtures["bbbc021"])
+    wells = bbbc021.read_bbbc021(fixtures["bbbc021"])
     with pytest.raises(SchemaError, match="zero or not finite"):
         nsc(treatments(wells.with_values(np.zeros_like(wells.values)), vehicle="DMSO"))
     lost = Profiles(wells.values, wells.meta.assign(moa=None), wells.features)
@@ -103,7 +103,7 @@ def test_a_profile_of_zeros_or_no_mechanism_is_an_error(fixtures: dict[str, Path
 
 
 def test_folds_keep_compounds_together_and_lose_no_mechanism(fixtures: dict[str, Path]) -> None:
-    found = treatments(bbbc021.read_profiles(fixtures["bbbc021"]), vehicle="DMSO")
+    found = treatments(bbbc021.read_bbbc021(fixtures["bbbc021"]), vehicle="DMSO")
     folds = mechanism_folds(found.meta, 3, rng=np.random.default_rng(0))
     assert (pd.Series(folds).groupby(found.meta["compound"]).nunique() == 1).all()
     for fold in range(3):

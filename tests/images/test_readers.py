@@ -9,9 +9,17 @@ import pyarrow.parquet as pq
 import pytest
 
 from perturbgen.core.errors import InputError, SchemaError
-from perturbgen.images import bbbc021, cellpainting, rxrx1, rxrx3, rxrx19
-from perturbgen.images.sources import kind_of, opened
-from perturbgen.profiles.table import Profiles, chosen, read_profiles, tidy
+from perturbgen.images import bbbc021
+from perturbgen.images.readers import (
+    RXRX1_COLUMNS,
+    kind_of,
+    missing_sites,
+    opened,
+    read_rxrx1_metadata,
+    stream_embeddings,
+)
+from perturbgen.profiles.readers import read_profiles
+from perturbgen.profiles.table import Profiles, chosen, tidy
 from perturbgen.simulate.images import write_rxrx1
 
 GUID = "43CD51CB-2370-471F-BA01-EE250B14B3C8"
@@ -81,7 +89,7 @@ def test_the_order_of_the_image_table_changes_nothing(
     )
     path = folder / f"{bbbc021.IMAGES}.gz"
     pd.read_csv(path, dtype=str).sample(frac=1, random_state=0).to_csv(path, index=False)
-    one, other = bbbc021.read_profiles(fixtures["bbbc021"]), bbbc021.read_profiles(folder)
+    one, other = bbbc021.read_bbbc021(fixtures["bbbc021"]), bbbc021.read_bbbc021(folder)
     pd.testing.assert_frame_equal(one.meta, other.meta)
     np.testing.assert_array_equal(one.values, other.values)
 
@@ -120,11 +128,11 @@ def test_the_real_tables(real_data: Path) -> None:
 
 
 def test_rxrx1_in_both_layouts_is_one_plate_map(tmp_path: Path) -> None:
-    new = rxrx1.read_metadata(write_rxrx1(tmp_path / "2020", seed=3, images=False))
-    old = rxrx1.read_metadata(
+    new = read_rxrx1_metadata(write_rxrx1(tmp_path / "2020", seed=3, images=False))
+    old = read_rxrx1_metadata(
         write_rxrx1(tmp_path / "kaggle", seed=3, images=False, layout="kaggle")
     )
-    assert list(new.columns) == list(rxrx1.COLUMNS)
+    assert list(new.columns) == list(RXRX1_COLUMNS)
     both = new.drop_duplicates("well_id").merge(
         old, on="well_id", suffixes=("", "_old"), validate="1:1"
     )
@@ -138,8 +146,8 @@ def test_rxrx1_in_both_layouts_is_one_plate_map(tmp_path: Path) -> None:
 def test_missing_sites_are_named_and_shift_nothing(
     fixtures: dict[str, Path], tmp_path: Path
 ) -> None:
-    profiles, orphans = rxrx1.read_profiles(fixtures["rxrx1"], tmp_path / "p")
-    missing = rxrx1.missing_sites(profiles.meta)
+    profiles, orphans = stream_embeddings(fixtures["rxrx1"], tmp_path / "p")
+    missing = missing_sites(profiles.meta)
     assert missing[["experiment", "plate", "well"]].to_numpy().tolist() == [
         ["HUVEC-01", 2, "B03"],
         ["U2OS-02", 4, "B04"],
@@ -156,7 +164,7 @@ def test_ids_that_contradict_their_labels(fixtures: dict[str, Path], tmp_path: P
     meta["well"] = meta["well"].to_numpy()[::-1]
     meta.to_csv(tmp_path / "metadata.csv", index=False)
     with pytest.raises(SchemaError, match="contradict their labels"):
-        rxrx1.read_metadata(tmp_path)
+        read_rxrx1_metadata(tmp_path)
 
 
 def test_rxrx19a_keeps_null_conditions_and_reports_orphans(
@@ -168,7 +176,7 @@ def test_rxrx19a_keeps_null_conditions_and_reports_orphans(
         site_id="HRCE-1_2_AF48_4", well_id="HRCE-1_2_AF48", plate=2, well="AF48", site=4
     )
     pd.concat([meta, extra]).to_csv(folder / "metadata.csv", index=False)
-    profiles, orphans = rxrx19.read_profiles(folder, tmp_path / "p")
+    profiles, orphans = stream_embeddings(folder, tmp_path / "p")
     assert orphans.without_labels == ("HRCE-1_9_A01_1",)
     assert orphans.without_values == ("HRCE-1_2_AF48_4",)
     assert profiles.meta["disease_condition"].isna().sum() == 4
@@ -184,14 +192,14 @@ def test_the_order_of_the_embeddings_changes_only_the_order(
     folder = shutil.copytree(fixtures["rxrx19b"], tmp_path / "copy")
     lines = (folder / "embeddings.csv").read_text().splitlines(keepends=True)
     (folder / "embeddings.csv").write_text("".join([lines[0], *reversed(lines[1:])]))
-    one = rxrx19.read_profiles(fixtures["rxrx19b"], tmp_path / "a")[0]
-    other = rxrx19.read_profiles(folder, tmp_path / "b")[0]
+    one = stream_embeddings(fixtures["rxrx19b"], tmp_path / "a")[0]
+    other = stream_embeddings(folder, tmp_path / "b")[0]
     rows = pd.Index(other.meta["site_id"]).get_indexer(one.meta["site_id"])
     np.testing.assert_array_equal(one.values, other.values[rows])
 
 
 def test_rxrx3_guides_compounds_and_orphans(fixtures: dict[str, Path], tmp_path: Path) -> None:
-    profiles, orphans = rxrx3.read_profiles(fixtures["rxrx3"], tmp_path / "p")
+    profiles, orphans = stream_embeddings(fixtures["rxrx3"], tmp_path / "p")
     assert profiles.values.shape[1] == 384
     assert len(orphans.without_labels) == len(orphans.without_values) == 1
     genes = profiles.meta["perturbation_type"] == "CRISPR"
@@ -208,10 +216,7 @@ def test_generic_tables_in_csv_and_parquet_are_equal(
 ) -> None:
     path = fixtures["cellpainting"] / "profiles.csv.gz"
     pd.read_csv(path).to_parquet(tmp_path / "profiles.parquet")
-    one, other = (
-        cellpainting.read_profiles(path),
-        cellpainting.read_profiles(tmp_path / "profiles.parquet"),
-    )
+    one, other = (read_profiles(path), read_profiles(tmp_path / "profiles.parquet"))
     np.testing.assert_array_equal(one.values, other.values)
     assert one.meta["plate"].nunique() == 2
     assert not any(name.startswith("Metadata_") for name in one.features)
@@ -219,7 +224,7 @@ def test_generic_tables_in_csv_and_parquet_are_equal(
 
 @pytest.mark.data
 def test_the_real_cell_painting_plate(real_data: Path) -> None:
-    profiles = cellpainting.read_profiles(
+    profiles = read_profiles(
         real_data / "imaging" / "cellpainting" / "SQ00015054_normalized_feature_select.csv.gz"
     )
     assert profiles.values.shape == (384, 454)
@@ -228,13 +233,13 @@ def test_the_real_cell_painting_plate(real_data: Path) -> None:
 
 def test_a_table_without_labels_or_with_words_is_said(tmp_path: Path) -> None:
     pd.DataFrame({"a": [1.0]}).to_csv(tmp_path / "a.csv", index=False)
-    with pytest.raises(SchemaError, match="no Metadata_ column"):
-        cellpainting.read_profiles(tmp_path / "a.csv")
+    with pytest.raises(SchemaError, match="no column of labels"):
+        read_profiles(tmp_path / "a.csv")
     pd.DataFrame({"Metadata_Well": ["A01"], "a": [1.0], "batch": ["x"]}).to_csv(
         tmp_path / "b.csv", index=False
     )
     with pytest.raises(SchemaError, match="'batch' is not a number"):
-        cellpainting.read_profiles(tmp_path / "b.csv")
+        read_profiles(tmp_path / "b.csv")
 
 
 def test_sources_are_recognised(fixtures: dict[str, Path], tmp_path: Path) -> None:

@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 
 from perturbgen.core.errors import SchemaError
-from perturbgen.images import rxrx1, rxrx19
 from perturbgen.images.hits import _control_relative, _Null, centred_wells, hit_table, score_wells
 from perturbgen.images.onoff import fit_axis, outlier_scores, project_controls, z_prime
+from perturbgen.images.readers import DISEASED, HEALTHY, stream_embeddings
 from perturbgen.profiles.correct import SequentialCentroids
 from perturbgen.profiles.table import Profiles, chosen
 from perturbgen.simulate.images import write_rxrx19a
@@ -61,11 +61,8 @@ def test_z_prime_by_hand() -> None:
 
 
 def hits_of(profiles: Profiles, *, draws: int = 3000, gate: float = 0.0) -> pd.DataFrame:
-    wells = centred_wells(profiles, rxrx19.HEALTHY, KEYS, ["well_id"])
-    masks = {
-        "healthy": chosen(wells.meta, rxrx19.HEALTHY),
-        "diseased": chosen(wells.meta, rxrx19.DISEASED),
-    }
+    wells = centred_wells(profiles, HEALTHY, KEYS, ["well_id"])
+    masks = {"healthy": chosen(wells.meta, HEALTHY), "diseased": chosen(wells.meta, DISEASED)}
     scores = score_wells(wells, **masks, gate=gate)
     return hit_table(
         scores.wells,
@@ -78,7 +75,7 @@ def hits_of(profiles: Profiles, *, draws: int = 3000, gate: float = 0.0) -> pd.D
 
 def written(tmp_path: Path, **options: object) -> Profiles:
     folder = write_rxrx19a(tmp_path / "data", **options)  # type: ignore[arg-type]
-    return rxrx19.read_profiles(folder, tmp_path / "profiles")[0]
+    return stream_embeddings(folder, tmp_path / "profiles")[0]
 
 
 def test_planted_rescuers_come_first_and_side_effects_last(tmp_path: Path) -> None:
@@ -130,8 +127,7 @@ def test_centring_by_the_disease_removes_the_disease(tmp_path: Path) -> None:
 
     def apart(values: np.ndarray) -> float:
         sides = [
-            values[chosen(named.meta, condition)].mean(axis=0)
-            for condition in (rxrx19.HEALTHY, rxrx19.DISEASED)
+            values[chosen(named.meta, condition)].mean(axis=0) for condition in (HEALTHY, DISEASED)
         ]
         return float(np.linalg.norm(sides[0] - sides[1]))
 
@@ -152,8 +148,8 @@ def test_groups_without_controls_or_signal_are_left_out(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     profiles = written(tmp_path, drugs=3, controls=8, sites=1, features=32)
-    wells = centred_wells(profiles, rxrx19.HEALTHY, KEYS, ["well_id"])
-    healthy, diseased = chosen(wells.meta, rxrx19.HEALTHY), chosen(wells.meta, rxrx19.DISEASED)
+    wells = centred_wells(profiles, HEALTHY, KEYS, ["well_id"])
+    healthy, diseased = chosen(wells.meta, HEALTHY), chosen(wells.meta, DISEASED)
     one = np.flatnonzero(diseased & (wells.meta["experiment"] == "VERO-1"))[1:]
     few = diseased.copy()
     few[one] = False
@@ -195,7 +191,7 @@ def test_the_dose_that_is_reported_is_the_dose_of_the_score() -> None:
 def test_the_panel_of_controls_is_blind_to_plates(
     fixtures: dict[str, Path], tmp_path: Path
 ) -> None:
-    profiles = rxrx1.read_profiles(fixtures["rxrx1"], tmp_path / "p")[0]
+    profiles = stream_embeddings(fixtures["rxrx1"], tmp_path / "p")[0]
     profiles = profiles.where(
         profiles.meta["plate"] != 2
     )  # there a control lost a site, and its other one has none to see
@@ -226,7 +222,7 @@ def test_the_panel_of_controls_is_blind_to_plates(
 def test_a_control_that_a_plate_lacks_comes_from_its_experiment(
     fixtures: dict[str, Path], tmp_path: Path
 ) -> None:
-    profiles = rxrx1.read_profiles(fixtures["rxrx1"], tmp_path / "p")[0]
+    profiles = stream_embeddings(fixtures["rxrx1"], tmp_path / "p")[0]
     name = profiles.meta.loc[profiles.meta["well_type"] == "positive_control", "sirna"].iloc[0]
     lost = profiles.where(~((profiles.meta["sirna"] == name) & (profiles.meta["plate"] == 1)))
     panel = (lost.meta["well_type"] != "treatment").to_numpy()

@@ -1,4 +1,4 @@
-"""The compiled csv reader gives what a correct one gives, and says where a file is broken."""
+"""The streamed csv reader gives what a correct one gives, and says where a file is broken."""
 
 import gzip
 from pathlib import Path
@@ -8,17 +8,21 @@ import pandas as pd
 import pytest
 
 from perturbgen.core.errors import InputError, SchemaError
-from perturbgen.profiles.stream import csv_batches, stream_profiles
-from perturbgen.profiles.table import read_profiles
+from perturbgen.profiles import stream
+from perturbgen.profiles.readers import read_profiles
+from perturbgen.profiles.stream import read_csv_embeddings, stream_profiles
 
 
-def read(path: Path, chunk: int = 1 << 20) -> tuple[np.ndarray, np.ndarray]:
-    ids, values = zip(*csv_batches(path, key="site_id", chunk=chunk)[1], strict=True)
+def read(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    ids, values = zip(*read_csv_embeddings(path, key="site_id").batches, strict=True)
     return np.concatenate(ids), np.concatenate(values)
 
 
-@pytest.mark.parametrize("chunk", [1, 7, 50, 1 << 20])
-def test_numbers_in_every_notation(tmp_path: Path, chunk: int) -> None:
+@pytest.mark.parametrize("block", [200, 1 << 20])
+def test_numbers_in_every_notation(
+    tmp_path: Path, block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stream, "_BLOCK", block)
     texts = [
         "1",
         "-1.5",
@@ -42,7 +46,7 @@ def test_numbers_in_every_notation(tmp_path: Path, chunk: int) -> None:
     ]
     path = tmp_path / "e.csv"
     path.write_text("site_id,a\n" + "".join(f"w{i},{text}\n" for i, text in enumerate(texts)))
-    ids, values = read(path, chunk)
+    ids, values = read(path)
     expected = np.array([float(text or "nan") for text in texts]).astype(np.float32)
     np.testing.assert_array_equal(values[:, 0], expected)
     assert ids.tolist() == [f"w{i}" for i in range(len(texts))]
@@ -56,7 +60,7 @@ def test_random_numbers_are_those_of_numpy(tmp_path: Path) -> None:
     table = pd.DataFrame(values, columns=[f"feature_{i}" for i in range(11)])
     table.insert(4, "site_id", [f"X_{i}" for i in range(300)])
     table.to_csv(tmp_path / "e.csv", index=False)
-    ids, found = read(tmp_path / "e.csv", 5000)
+    ids, found = read(tmp_path / "e.csv")
     np.testing.assert_array_equal(found, values)
     assert ids[299] == "X_299"
 
@@ -106,18 +110,21 @@ def test_numbers_between_two_float32_are_rounded_as_python_does(tmp_path: Path) 
     (tmp_path / "e.csv").write_text(
         "a,site_id\n" + "".join(f"{text},w{i}\n" for i, text in enumerate(texts))
     )
-    same_bits(read(tmp_path / "e.csv", 2000)[1][:, 0], texts)
+    same_bits(read(tmp_path / "e.csv")[1][:, 0], texts)
 
 
-@pytest.mark.parametrize("chunk", [3, 64, 1 << 20])
-def test_what_pandas_reads_is_read_alike(chunk: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize("block", [64, 1 << 20])
+def test_what_pandas_reads_is_read_alike(
+    block: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Quotes, missing values, words, spaces, empty lines, CRLF, no last line end: the same ids and values."""
+    monkeypatch.setattr(stream, "_BLOCK", block)
     text = (
         '"site_id","a","b"\r\n"x, ""1""",1.5,"2.25"\r\n\r\ny,,-inf\r\nz,NA,null\r\nü,NaN,inf\r\n'
         'v, 3.5,-0.0\r\nw,n/a,Infinity\r\nu,12345678901,"0.1"'
     )
     (tmp_path / "e.csv").write_bytes(text.encode())
-    ids, values = read(tmp_path / "e.csv", chunk)
+    ids, values = read(tmp_path / "e.csv")
     theirs = pd.read_csv(tmp_path / "e.csv", index_col="site_id", float_precision="round_trip")
     assert ids.tolist() == theirs.index.tolist()
     expected = theirs.to_numpy(np.float32)
@@ -160,7 +167,7 @@ def test_windows_line_ends_gzip_and_a_last_line_without_end(tmp_path: Path) -> N
 def test_a_broken_line_is_named(text: str, words: str, tmp_path: Path) -> None:
     (tmp_path / "e.csv").write_text("site_id,a,b\n" + text)
     with pytest.raises(InputError, match=words):
-        read(tmp_path / "e.csv", 7)
+        read(tmp_path / "e.csv")
 
 
 def test_a_truncated_gzip_is_said(tmp_path: Path) -> None:
@@ -173,10 +180,8 @@ def test_a_truncated_gzip_is_said(tmp_path: Path) -> None:
 def test_joining(tmp_path: Path) -> None:
     (tmp_path / "e.csv").write_text("site_id,a,b\nz,5,6\nstray,0,0\nx,1,2\n")
     meta = pd.DataFrame({"site_id": ["x", "y", "z"], "drug": ["p", "q", "r"]})
-    features, batches = csv_batches(tmp_path / "e.csv", key="site_id", chunk=10)
-    profiles, orphans = stream_profiles(
-        features, batches, meta, key="site_id", out=tmp_path / "p", where="e"
-    )
+    found = read_csv_embeddings(tmp_path / "e.csv", key="site_id")
+    profiles, orphans = stream_profiles(found, meta, out=tmp_path / "p", where="e")
     assert profiles.meta.to_numpy().tolist() == [["z", "r"], ["x", "p"]]
     assert profiles.values.tolist() == [[5, 6], [1, 2]]
     assert (orphans.without_labels, orphans.without_values) == (("stray",), ("y",))
@@ -197,9 +202,9 @@ def test_ids_that_do_not_join(
 ) -> None:
     (tmp_path / "e.csv").write_text("site_id,a\n" + body)
     meta = pd.DataFrame({"site_id": ["x", "y"]})
-    features, batches = csv_batches(tmp_path / "e.csv", key="site_id")
+    found = read_csv_embeddings(tmp_path / "e.csv", key="site_id")
     with pytest.raises(error, match=words):
-        stream_profiles(features, batches, meta, key="site_id", out=tmp_path / "p", where="e")
+        stream_profiles(found, meta, out=tmp_path / "p", where="e")
     assert not (tmp_path / "p").exists()
     assert not list(tmp_path.glob("*.part*"))
 
@@ -207,4 +212,4 @@ def test_ids_that_do_not_join(
 def test_a_table_without_its_key(tmp_path: Path) -> None:
     (tmp_path / "e.csv").write_text("id,a\nx,1\n")
     with pytest.raises(SchemaError, match="no column 'site_id'"):
-        csv_batches(tmp_path / "e.csv", key="site_id")
+        read_csv_embeddings(tmp_path / "e.csv", key="site_id")

@@ -14,7 +14,7 @@ from perturbgen.core.config import load_settings
 from perturbgen.generate import SamplerSettings
 from perturbgen.predict.estimators import PredictSettings
 from perturbgen.train import RunSettings, TrainedRun, load_run
-from perturbgen.train import run as running
+from perturbgen.train import train as train_model
 
 COMPOUNDS = [f"drug {i}" for i in range(6)]
 KNOWN = COMPOUNDS[:3]
@@ -85,9 +85,7 @@ def train(folder: Path, **sections: object) -> TrainedRun:
     if base.get("model", {}).get("kind") == "dgd":
         del base["annealing"]
     return load_run(
-        running.train(
-            load_settings(RunSettings, base=base), runs=folder / "runs", accelerator="cpu"
-        )
+        train_model(load_settings(RunSettings, base=base), runs=folder / "runs", accelerator="cpu")
     )
 
 

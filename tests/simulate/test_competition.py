@@ -14,7 +14,7 @@ import pytest
 from scipy import sparse
 
 from perturbgen.core.errors import InputError, StorageError
-from perturbgen.data.schema import VEHICLE
+from perturbgen.core.labels import VEHICLE
 from perturbgen.simulate import Experiment, load_world, simulate
 from perturbgen.simulate.op3 import experiment as experiment_module
 from perturbgen.simulate.op3.labels import _OBS_COLUMNS, _cell_ids

@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 
 from perturbgen.core.errors import ConfigError
-from perturbgen.data.schema import COLUMNS, VEHICLE
+from perturbgen.core.labels import VEHICLE
+from perturbgen.data.schema import COLUMNS
 from perturbgen.simulate import Experiment, build_world, preset_settings, simulate
 from perturbgen.simulate.op3.competition import PseudobulkSums
 from perturbgen.simulate.op3.counts import _balanced_factors, _balanced_poisson

@@ -28,7 +28,7 @@ def test_the_ratio_between_conditions_is_one_for_itself_and_falls_when_condition
 def test_predictive_numbers_are_nothing_for_the_same_counts_and_grow_for_means():
     rng = np.random.default_rng(0)
     real = rng.negative_binomial(1, 0.2, (500, 30))
-    same = gauges.predictive_table(real, real)
+    same = gauges.predictive_numbers(real, real)
     assert same == {
         "mean_abs_log2_ratio_of_means": 0,
         "mean_abs_log2_ratio_of_variances": 0,
@@ -36,7 +36,7 @@ def test_predictive_numbers_are_nothing_for_the_same_counts_and_grow_for_means()
         "ratio_of_median_library_sizes": 1,
     }
     means = np.tile(real.mean(axis=0), (500, 1))
-    assert gauges.predictive_table(real, means)["mean_abs_log2_ratio_of_variances"] > 3
-    assert gauges.predictive_table(real, means)["mean_abs_log2_ratio_of_means"] == pytest.approx(
+    assert gauges.predictive_numbers(real, means)["mean_abs_log2_ratio_of_variances"] > 3
+    assert gauges.predictive_numbers(real, means)["mean_abs_log2_ratio_of_means"] == pytest.approx(
         0, abs=1e-9
     )

@@ -10,6 +10,8 @@ from scipy import sparse
 
 from perturbgen.core.errors import ConfigError, CountsError, InputError, SchemaError
 from perturbgen.train import load_run, train
+from perturbgen.train.cells import _totals, read_cells
+from perturbgen.train.generative import _gene_shares
 from perturbgen.train.heldout import (
     encode_cells,
     likelihood_row,
@@ -18,7 +20,6 @@ from perturbgen.train.heldout import (
     predictive_row,
     probe_rows,
 )
-from perturbgen.train.prepare import _gene_shares, _totals, read_cells
 
 
 @pytest.fixture
@@ -205,10 +206,10 @@ def test_settings_that_would_be_ignored_or_cannot_work_are_refused(settings, ove
 
 
 def test_shares_and_totals_are_those_of_the_counts(settings, cells):
-    store = read_cells(settings("data.validation=0")).train
-    np.testing.assert_array_equal(_totals(store), np.asarray(cells.X.sum(1)).ravel())
+    found = read_cells(settings("data.validation=0"))
+    np.testing.assert_array_equal(_totals(found.train), np.asarray(cells.X.sum(1)).ravel())
     column = np.asarray(cells.X.sum(0)).ravel() + 0.5
-    np.testing.assert_allclose(_gene_shares(store).numpy(), column / column.sum())
+    np.testing.assert_allclose(_gene_shares(found).numpy(), column / column.sum())
 
 
 def test_the_likelihood_row_is_a_mean_and_its_error():

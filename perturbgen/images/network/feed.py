@@ -251,7 +251,7 @@ def _turned(images: Tensor, choices: Tensor) -> Tensor:
 
 
 def all_turns(images: Tensor) -> list[Tensor]:
-    """The images flipped and turned in all ways that keep their shape: eight if square, else four."""
+    """The images in all flips and turns that keep their shape: eight if square, else four."""
     flips = [images, images.flip(-1), images.flip(-2), images.flip(-2, -1)]
     square = images.shape[-2] == images.shape[-1]
     return flips + [image.transpose(-2, -1) for image in flips] if square else flips
@@ -275,8 +275,8 @@ def cutmix(
     """A rectangle of another image of the batch in each (Yun et al. 2019).
 
     The rectangle has a share of the area that is uniform (a Beta(1, 1)) before its parts outside
-    are cut off; an image stays whole with probability 1 - ``chance``. Returns (images, ...), the other
-    label (images,), its share (images,).
+    are cut off; an image stays whole with probability 1 - ``chance``. Returns (images, ...), the
+    other label (images,), its share (images,).
     """
     n, _, height, width = images.shape
     numbers = draws.uniform(n, 5)

@@ -13,18 +13,21 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-import torch
 
 from perturbgen.core.errors import InputError, SchemaError, shorten, suggest
 from perturbgen.core.files import require_folder
-from perturbgen.images import bbbc021, rxrx1
+from perturbgen.images import bbbc021
 from perturbgen.images.fields import fields, find_images
 from perturbgen.images.network.settings import CompoundData, ImageData
 from perturbgen.images.nsc import mechanism_folds
-from perturbgen.images.sources import kind_of
+from perturbgen.images.readers import kind_of, read_rxrx1_metadata
+
+if TYPE_CHECKING:
+    import torch
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +52,8 @@ class Vocabulary:
 
     def codes(self, table: pd.DataFrame) -> dict[str, torch.Tensor]:
         """The numbers of a table's labels; what was not trained on is -1."""
+        import torch
+
         columns = (
             ("label", self.label, self.classes),
             ("cell", "cell_type", self.cells),
@@ -180,7 +185,7 @@ def _with_files(labels: pd.DataFrame, data: ImageData, label: str) -> Fields:
 
 def _sirna_labels(data: ImageData) -> pd.DataFrame:
     """RxRx1: a row a site, or a well where no sites are named; ``place`` as images call plates."""
-    meta = rxrx1.read_metadata(data.path).drop(columns=["site_id", "sirna"], errors="ignore")
+    meta = read_rxrx1_metadata(data.path).drop(columns=["site_id", "sirna"], errors="ignore")
     return meta.assign(place=meta["experiment"] + "_" + meta["plate"].astype(str))
 
 

@@ -101,7 +101,7 @@ class ImageClassifier(Trainable):
         return terms
 
     def log_p(self, z: Tensor) -> Tensor:
-        """Log-probabilities (images, classes) of embedded images; of a head with margins, without the margin."""
+        """Log-probabilities (images, classes) of embedded images, without a head's margin."""
         if isinstance(self.head, MarginHead):
             head = self.head
             logits = head.scale * head.similarity(head.placed(z), head.placed(head.classes))
@@ -161,7 +161,7 @@ def load_backbone(network: nn.Module, path: str | Path) -> None:
 
 
 def _fits(found: Tensor | None, wanted: Tensor, name: str) -> bool:
-    """A part is there and of the right shape; how many batches a normalisation has seen need not be there."""
+    """A part is there and of the right shape; a count of batches that were seen need not be."""
     if found is None:
         return name.endswith("num_batches_tracked")
     return found.shape == wanted.shape

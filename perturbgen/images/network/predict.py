@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, eq=False)
 class Predictions:
-    """Labels of fields, and of each ``embedding`` (fields, features), ``log_p`` (fields, classes)."""
+    """Of fields: labels, ``embedding`` (fields, features) and ``log_p`` (fields, classes)."""
 
     table: pd.DataFrame
     embedding: np.ndarray

@@ -34,7 +34,7 @@ class CompoundData(Settings):
 
     @model_validator(mode="after")
     def withheld(self) -> CompoundData:
-        """There is such a group, and mechanisms are tested on compounds that were not trained on."""
+        """There is such a group; mechanisms are tested on compounds that were not trained on."""
         if self.fold is not None and self.fold >= self.folds:
             raise ValueError(f"fold {self.fold} of {self.folds}: the first is 0")
         if self.label == "moa" and (self.fold is None or self.folds < 3):

@@ -92,8 +92,8 @@ def probe_task(
         )
     table, rows = table[kept], rows[kept]
     codes, names = pd.factorize(table["class"], sort=True)
-    groups = pd.factorize(table["group"], sort=True)[0]
-    return _ProbeTask(rows, codes, groups, tuple(map(str, names)))
+    kinds = pd.factorize(table["group"], sort=True)[0]
+    return _ProbeTask(rows, codes, kinds, tuple(map(str, names)))
 
 
 def probe(

@@ -72,7 +72,7 @@ def evaluation_page(
     page.section(
         "Network",
         f"{embedder.path.name}: {settings.encoder.kind} encoder, {settings.head.kind} head, "
-        f"{len(embedder.classes):,} training classes, {settings.size} dimensions.",
+        f"{len(embedder.card.classes):,} training classes, {settings.size} dimensions.",
     )
     return page
 

@@ -80,7 +80,8 @@ class _EncoderSettings(Settings):
         foreign = changed(self, others)
         if foreign:
             raise ValueError(
-                f"{foreign[0]!r} is no setting of a {self.kind} encoder, which has {', '.join(mine)}"
+                f"{foreign[0]!r} is no setting of a {self.kind} encoder, "
+                f"which has {', '.join(mine)}"
             )
         return self
 

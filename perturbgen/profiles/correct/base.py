@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from perturbgen.core.errors import SchemaError
-from perturbgen.profiles.table import Key, Rows, blocks, grouping
+from perturbgen.profiles.groups import Key, Rows, blocks, grouping
 
 
 class Correction(ABC):

@@ -19,7 +19,8 @@ from perturbgen.core.errors import InputError, SchemaError, suggest
 from perturbgen.profiles.correct.base import Correction, Pipeline
 from perturbgen.profiles.correct.centre import Compress, ControlScaler, NestedCentre
 from perturbgen.profiles.correct.whiten import Coral, Sphering
-from perturbgen.profiles.table import Profiles, group_means, grouping
+from perturbgen.profiles.groups import group_means, grouping
+from perturbgen.profiles.table import Profiles
 
 _MOST = 2000  # wells whose neighbours are sought; more say nothing new
 

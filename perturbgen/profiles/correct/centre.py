@@ -14,7 +14,7 @@ import pandas as pd
 
 from perturbgen.core.errors import SchemaError
 from perturbgen.profiles.correct.base import Correction, check_rows, known_groups
-from perturbgen.profiles.table import (
+from perturbgen.profiles.groups import (
     Key,
     Rows,
     blocks,

@@ -12,7 +12,7 @@ import pandas as pd
 from perturbgen.core.errors import SchemaError
 from perturbgen.profiles.correct.base import Correction, Pipeline, check_rows
 from perturbgen.profiles.correct.centre import ControlScaler
-from perturbgen.profiles.table import Key, Rows, group_covariances, grouping, reference_rows
+from perturbgen.profiles.groups import Key, Rows, covariance_of, grouping, reference_rows
 
 log = logging.getLogger(__name__)
 
@@ -36,8 +36,8 @@ class Sphering(Correction):
         """The eigenvectors of the controls' covariance."""
         check_rows(X, meta)
         rows = reference_rows(len(meta), control)
-        _, mean, covariance = group_covariances(X, rows, np.zeros(len(meta), np.int64), 1, ddof=0)
-        values, vectors = np.linalg.eigh(covariance[0])
+        mean, covariance = covariance_of(X, rows)
+        values, vectors = np.linalg.eigh(covariance)
         scale = np.maximum(values, 0) + self.ridge
         if scale.min() <= 1e-12 * scale.max():
             raise SchemaError(
@@ -45,7 +45,7 @@ class Sphering(Correction):
                 expected="more controls than features, or a ridge above 0",
                 fix="Sphering(ridge=1.0)",
             )
-        self.mean = mean[0]
+        self.mean = mean
         self.rotation = (
             (vectors / np.sqrt(scale)) @ vectors.T
             if self.method == "zca"
@@ -152,14 +152,11 @@ class PrincipalComponents(Correction):
     ) -> Self:
         """One pass over every row, whatever ``control`` says; each eigenvector has its largest loading positive."""
         check_rows(X, meta)
-        everything = np.arange(len(meta))
-        _, mean, covariance = group_covariances(
-            X, everything, np.zeros(len(meta), np.int64), 1, ddof=0
-        )
-        vectors = np.linalg.eigh(covariance[0])[1][:, ::-1][:, : self.components]
+        mean, covariance = covariance_of(X, np.arange(len(meta)))
+        vectors = np.linalg.eigh(covariance)[1][:, ::-1][:, : self.components]
         largest = np.abs(vectors).argmax(axis=0)
         self.mean, self.rotation = (
-            mean[0],
+            mean,
             vectors * np.sign(vectors[largest, np.arange(vectors.shape[1])]),
         )
         return self

@@ -14,9 +14,10 @@ import numpy as np
 import pandas as pd
 
 from perturbgen.core.files import atomic_path
-from perturbgen.images.rxrx3 import CORE, EMPTY_CONTROL, RXRX3_COLUMNS
-from perturbgen.images.rxrx19 import ACTIVE, COLUMNS, MOCK, UV
+from perturbgen.images.readers import RXRX3_COLUMNS, RXRX3_CORE, RXRX19_COLUMNS
 
+_ACTIVE, _MOCK, _UV = "Active SARS-CoV-2", "Mock", "UV Inactivated SARS-CoV-2"
+_EMPTY = "EMPTY_control"
 _SMILES = "CCO |r|"  # CXSMILES, as released
 _STRAY = "HRCE-1_9_A01_1"  # an embedding of which the metadata know nothing
 
@@ -68,7 +69,7 @@ def write_rxrx19b(root: str | Path, *, seed: int = 0, drugs: int = 4, rescuers: 
     options = {"drugs": drugs, "doses": 3, "replicates": 2, "controls": 6, "sites": 1}
     meta = _site_table(["HUVEC-1"], options, rng)
     values = _embeddings(meta, rng, features=128, rescuers=rescuers, infection=1.0, side_effect={})
-    words = {ACTIVE: "storm-severe", MOCK: "healthy", UV: "healthy"}
+    words = {_ACTIVE: "storm-severe", _MOCK: "healthy", _UV: "healthy"}
     meta["disease_condition"] = meta["disease_condition"].map(words)
     meta.loc[meta.index[-1], "disease_condition"] = None
     return _write(root, meta, values, stray="HUVEC-1_9_A01_1")
@@ -101,7 +102,7 @@ def _site_table(
                     rows.append(
                         (*values, condition, treatment, dose, _SMILES if treatment else None)
                     )
-    return pd.DataFrame(rows, columns=list(COLUMNS))
+    return pd.DataFrame(rows, columns=RXRX19_COLUMNS)
 
 
 def _plate_wells(
@@ -109,16 +110,16 @@ def _plate_wells(
 ) -> list[tuple[str, str | None, float | None]]:
     """Condition, treatment and dose of each well of a plate; the last plate ends with a well nobody will name."""
     wells: list[tuple[str, str | None, float | None]] = []
-    for condition in (MOCK, UV, ACTIVE):
+    for condition in (_MOCK, _UV, _ACTIVE):
         wells += [(condition, None, None)] * options["controls"]
     doses = 10 * np.sqrt(10.0) ** np.arange(1 - options["doses"], 1)  # half-log steps up to 10 uM
     for drug in range(1, options["drugs"] + 1):
         wells += [
-            (ACTIVE, f"drug-{drug}", float(dose))
+            (_ACTIVE, f"drug-{drug}", float(dose))
             for dose in doses.round(4)
             for _ in range(options["replicates"])
         ]
-    return [*wells, (ACTIVE, None, None)] if last else wells
+    return [*wells, (_ACTIVE, None, None)] if last else wells
 
 
 def _embeddings(
@@ -144,7 +145,7 @@ def _embeddings(
     direction, elsewhere = rng.normal(size=(2, features))
     values += (
         infection
-        * (meta["disease_condition"] == ACTIVE).to_numpy()[:, None]
+        * (meta["disease_condition"] == _ACTIVE).to_numpy()[:, None]
         * (1 - _rescue(meta, rescuers))[:, None]
         * direction
     )
@@ -182,8 +183,7 @@ def write_rxrx3(
     """``metadata_rxrx3_core.csv`` and the OpenPhenom embeddings; one well of each table has no partner in the other."""
     rng = np.random.default_rng(seed)
     meta = pd.DataFrame(
-        [*_gene_wells(genes, plates), *_compound_wells(compounds, plates)],
-        columns=list(RXRX3_COLUMNS),
+        [*_gene_wells(genes, plates), *_compound_wells(compounds, plates)], columns=RXRX3_COLUMNS
     )
     values = rng.normal(size=(len(meta), _FEATURES))
     for labels in (
@@ -198,7 +198,7 @@ def write_rxrx3(
     table.insert(0, "well_id", meta["well_id"])
     with atomic_path(root) as part:
         part.mkdir()
-        meta.drop(index=0).to_csv(part / CORE, index=False)
+        meta.drop(index=0).to_csv(part / RXRX3_CORE, index=False)
         table.iloc[:-1].to_parquet(part / _PARQUET, index=False)
     return Path(root)
 
@@ -208,7 +208,7 @@ def _gene_wells(genes: int, plates: int) -> list[tuple[object, ...]]:
     rows: list[tuple[object, ...]] = []
     for plate in range(1, plates + 1):
         names = [(f"GENE{g}", f"GENE{g}_guide_{guide}") for g in range(genes) for guide in (1, 2)]
-        for i, (gene, treatment) in enumerate([*names, *[(EMPTY_CONTROL, EMPTY_CONTROL)] * 4]):
+        for i, (gene, treatment) in enumerate([*names, *[(_EMPTY, _EMPTY)] * 4]):
             place = f"A{i + 1:02d}"
             rows.append(
                 (
@@ -234,7 +234,7 @@ def _compound_wells(compounds: int, plates: int) -> list[tuple[object, ...]]:
         wells: list[tuple[str, float | None]] = [
             (f"compound {c}", dose) for c in range(compounds) for dose in (0.1, 1.0, 10.0)
         ]
-        for i, (name, dose) in enumerate([*wells, *[(EMPTY_CONTROL, None)] * 4]):
+        for i, (name, dose) in enumerate([*wells, *[(_EMPTY, None)] * 4]):
             place = f"A{i + 1:02d}"
             smiles = None if dose is None else "CCO"
             rows.append(

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from perturbgen.core.files import atomic_path
-from perturbgen.images.rxrx1 import COLUMNS, EMPTY
+from perturbgen.images.readers import RXRX1_COLUMNS
 from perturbgen.simulate.images.bbbc021 import blobs
 
 _EXPERIMENTS = {"HUVEC-01": "train", "HUVEC-02": "test", "U2OS-01": "train", "U2OS-02": "test"}
@@ -86,7 +86,7 @@ def _site_table(
                     )
                     for site in range(1, _SITES + 1)
                 ]
-    return pd.DataFrame(rows)[list(COLUMNS)]
+    return pd.DataFrame(rows)[RXRX1_COLUMNS]
 
 
 def _site_row(
@@ -117,7 +117,7 @@ def _site_row(
         "well": well,
         "site": site,
         "well_type": kind,
-        "sirna": names[sirna_id] if sirna_id < len(names) else EMPTY,
+        "sirna": names[sirna_id] if sirna_id < len(names) else "EMPTY",
         "sirna_id": sirna_id,
     }
 

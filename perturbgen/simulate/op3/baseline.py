@@ -16,7 +16,7 @@ from scipy.optimize import brentq, nnls
 
 from perturbgen.core.errors import ConfigError, CountsError, SchemaError, shorten
 from perturbgen.core.files import require_file
-from perturbgen.core.tables import read_csv, read_header, require_unique
+from perturbgen.core.tables import read_frame, read_header, require_unique
 from perturbgen.simulate.op3.counts import probability_nonzero, sample_nb_sparse
 from perturbgen.simulate.op3.settings import CELL_TYPES, DepthSettings, ExpressionSettings
 
@@ -52,7 +52,7 @@ def read_baseline(path: str | Path, *, rng: np.random.Generator) -> Baseline:
     add up to one, have the given mean (counts taken as NB with size 2). A gene that is zero in every cell type was not
     measured there: see :func:`lend_to_absent`.
     """
-    table = read_csv(require_file(path, "baseline CSV"))
+    table = read_frame(require_file(path, "baseline CSV"))
     table = table.set_index(table.columns[0])
     require_unique(table.index, "row", path)
     require_unique(pd.Index(read_header(path)), "gene", path)

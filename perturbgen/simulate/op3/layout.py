@@ -15,9 +15,9 @@ import pandas as pd
 
 from perturbgen.core.errors import ConfigError, SchemaError, shorten
 from perturbgen.core.files import require_file, require_folder
+from perturbgen.core.labels import VEHICLE
 from perturbgen.core.tables import read_frame, require_unique, require_values
 from perturbgen.data.kaggle import read_genes
-from perturbgen.data.schema import VEHICLE
 from perturbgen.simulate.op3.settings import CELL_TYPES, WITHHELD_TYPES, PlateSettings
 
 POSITIVE_CONTROLS: Final = ("Belinostat", "Dabrafenib")

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from perturbgen.core.files import atomic_path, require_writable
-from perturbgen.data.schema import VEHICLE
+from perturbgen.core.labels import VEHICLE
 
 if TYPE_CHECKING:
     from anndata import AnnData

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from perturbgen.images.network import load_network
 from perturbgen.images.network.feed import (
     ImageBatch,
     _standardised,
@@ -19,7 +20,6 @@ from perturbgen.images.network.feed import (
 from perturbgen.images.network.fields import Vocabulary, read_fields
 from perturbgen.images.network.model import ImageClassifier
 from perturbgen.images.network.predict import predict
-from perturbgen.images.network.run import load_run
 from perturbgen.images.network.settings import AugmentSettings, ImageModelSettings
 from perturbgen.nn.layers import Draws
 
@@ -87,7 +87,7 @@ def test_a_mixed_image_counts_for_both_labels_by_area() -> None:
 
 
 def test_answers_over_all_turns_do_not_depend_on_how_an_image_lies(trained: Path) -> None:
-    run = load_run(trained)
+    run = load_network(trained)
     fields = read_fields(run.settings.data).part("test")
 
     class Turned(type(run.feed(fields))):  # type: ignore[misc]

@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from perturbgen.core.errors import ConfigError, InputError, SchemaError
-from perturbgen.images.network import run as running
-from perturbgen.images.network.evaluate import embed, evaluate
+from perturbgen.images.network import IMAGES, load_network
+from perturbgen.images.network.evaluate import embed_run, evaluate_run
 from perturbgen.images.network.feed import ImageBatch
 from perturbgen.images.network.fields import Vocabulary, place_of, read_fields
 from perturbgen.images.network.model import ImageClassifier, balanced
@@ -24,10 +24,10 @@ from perturbgen.images.network.predict import (
     predict,
     validation_numbers,
 )
-from perturbgen.images.network.run import _ImageCard, load_run
+from perturbgen.images.network.recipe import ImageCard, _build, _feed
 from perturbgen.images.network.settings import ImageModelSettings, ImageSettings
 from perturbgen.nn.layers import Draws
-from perturbgen.train.state import load_state
+from perturbgen.train.card import load_state
 
 WORDS = Vocabulary((0, 1, 2), ("A", "B"), ("x", "y"))
 
@@ -37,6 +37,10 @@ def changed(settings: ImageSettings, **sections: dict[str, object]) -> ImageSett
     return ImageSettings.model_validate(
         {**values, **{k: {**values.get(k, {}), **v} for k, v in sections.items()}}
     )
+
+
+def described(settings: ImageSettings) -> ImageCard:
+    return IMAGES.describe(settings, IMAGES.read(settings))
 
 
 def batch(n: int = 12) -> ImageBatch:
@@ -128,7 +132,7 @@ def test_a_run_holds_what_it_needs_and_its_numbers(trained: Path) -> None:
         "images_per_second",
     } <= set(records[0])
     assert records[1]["train/cross_entropy"] < records[0]["train/cross_entropy"]
-    card = _ImageCard.read(trained)
+    card = ImageCard.read(trained)
     assert card.classes == tuple(range(8))
     assert card.cells == ("HUVEC", "RPE")
     assert card.channels == (1, 2, 3, 4, 5, 6)
@@ -136,22 +140,22 @@ def test_a_run_holds_what_it_needs_and_its_numbers(trained: Path) -> None:
 
 
 def test_resumed_is_uninterrupted(settings: ImageSettings, trained: Path, tmp_path: Path) -> None:
-    short = running.train(
+    short = IMAGES.train(
         changed(settings, training={"epochs": 1}), runs=tmp_path, accelerator="cpu"
     )
-    running.resume(short, ["training.epochs=2"], accelerator="cpu")
+    IMAGES.resume(short, ["training.epochs=2"], accelerator="cpu")
     one, two = (load_state(run, "last")["model"] for run in (short, trained))
     assert all(value.equal(two[name]) for name, value in one.items())
     with pytest.raises(ConfigError, match=r"data\.shrink"):
-        running.resume(short, ["data.shrink=2"], accelerator="cpu")
+        IMAGES.resume(short, ["data.shrink=2"], accelerator="cpu")
 
 
 def test_resume_refuses_other_images(settings: ImageSettings, plates: Path, tmp_path: Path) -> None:
-    run = running.train(changed(settings, training={"epochs": 1}), runs=tmp_path, accelerator="cpu")
+    run = IMAGES.train(changed(settings, training={"epochs": 1}), runs=tmp_path, accelerator="cpu")
     table = pd.read_parquet(run / "fields.parquet")
     table.iloc[1:].to_parquet(run / "fields.parquet", index=False)
     with pytest.raises(SchemaError, match="not those that"):
-        running.resume(run, ["training.epochs=2"], accelerator="cpu")
+        IMAGES.resume(run, ["training.epochs=2"], accelerator="cpu")
 
 
 def test_starting_from_a_run_begins_with_its_weights(
@@ -160,24 +164,25 @@ def test_starting_from_a_run_begins_with_its_weights(
     tuned = changed(
         settings, data={"path": plates, "cell_types": ["RPE"]}, model={"start": trained}
     )
-    card = running._describe(read_fields(tuned.data), tuned)
-    assert card.classes == _ImageCard.read(trained).classes
+    card = described(tuned)
+    assert card.classes == ImageCard.read(trained).classes
     assert card.cells == ("HUVEC", "RPE")
     assert card.experiments == ("RPE-01",)
-    model = running.build(tuned, card, label=torch.tensor([0]))
+    feed = _feed(read_fields(tuned.data).part("train"), tuned, card, device="cpu")
+    model = _build(tuned, card, feed)
     best = load_state(trained, "best")["model"]
     assert all(
         value.equal(best[name]) for name, value in model.state_dict().items() if name != "weights"
     )
     again = changed(tuned, data={"path": plates, "cell_types": [], "validation": ["HUVEC-01"]})
     with pytest.raises(ConfigError, match="1 of experiment that are withheld here: 'HUVEC-01'"):
-        running._describe(read_fields(again.data), again)
+        described(again)
     sites = changed(tuned, data={"path": plates, "split": "wilds"})
     with pytest.raises(ConfigError, match="of site_id that are withheld here: 'RPE-01_1_"):
-        running._describe(read_fields(sites.data), sites)
+        described(sites)
     other = changed(tuned, model={"start": trained, "embedding": 9})
     with pytest.raises(ConfigError, match="has other parameters"):
-        running.build(other, card, label=torch.tensor([0]))
+        _build(other, card, feed)
 
 
 def test_settings_that_contradict_each_other_are_refused(settings: ImageSettings) -> None:
@@ -193,7 +198,7 @@ def test_settings_that_contradict_each_other_are_refused(settings: ImageSettings
 def test_penalties_train_on_mixed_batches(
     settings: ImageSettings, tmp_path: Path, penalty: str
 ) -> None:
-    run = running.train(
+    run = IMAGES.train(
         changed(
             settings, model={"penalty": penalty}, training={"one_experiment": False, "epochs": 1}
         ),
@@ -205,7 +210,7 @@ def test_penalties_train_on_mixed_batches(
 
 
 def test_statistics_of_an_experiment_take_its_stain_away(trained: Path) -> None:
-    run = load_run(trained)
+    run = load_network(trained)
     fields = read_fields(run.settings.data).part("test")
 
     class Brighter(type(run.feed(fields))):  # type: ignore[misc]
@@ -221,7 +226,7 @@ def test_statistics_of_an_experiment_take_its_stain_away(trained: Path) -> None:
 
 
 def test_a_run_reads_its_images_on_the_device_that_it_lies_on(trained: Path) -> None:
-    run = load_run(trained, device="meta")  # stands for a GPU: any device that is not the cpu's
+    run = load_network(trained, device="meta")  # stands for a GPU: any device that is not the cpu's
     part = next(run.feed(read_fields(run.settings.data).part("test")).once())
     assert {part.images.device.type, part.cell.device.type, run.model.weights.device.type} == {
         "meta"
@@ -229,7 +234,7 @@ def test_a_run_reads_its_images_on_the_device_that_it_lies_on(trained: Path) -> 
 
 
 def test_predictions_are_of_their_fields_whatever_the_batches(trained: Path) -> None:
-    run = load_run(trained)
+    run = load_network(trained)
     fields = read_fields(run.settings.data).part("test")
     whole = predict(run.model, run.feed(fields), "running")
     half = predict(run.model, run.feed(fields.where(np.arange(len(fields)) % 2 == 1)), "running")
@@ -299,8 +304,8 @@ def test_wells_average_their_sites() -> None:
 
 
 def test_evaluate_and_embed_say_what_they_were_asked(trained: Path) -> None:
-    run = load_run(trained)
-    rows = evaluate(run, part=["test"])
+    run = load_network(trained)
+    rows = evaluate_run(run, part=["test"])
     assert [row["decoding"] for row in rows] == [
         "independent",
         "independent",
@@ -308,18 +313,18 @@ def test_evaluate_and_embed_say_what_they_were_asked(trained: Path) -> None:
         "assignment",
     ]
     assert {"HUVEC", "RPE", "all"} <= set(rows[0])
-    profiles = embed(run, part=["test"])
+    profiles = embed_run(run, part=["test"])
     assert profiles.values.shape == (len(profiles.meta), 6)
     assert set(profiles.meta["part"]) == {"test"}
-    assert len(embed(run, part=[])) > len(profiles)
+    assert len(embed_run(run, part=[])) > len(profiles)
     with pytest.raises(InputError, match="no part 'tets'"):
-        evaluate(run, part=["tets"])
+        evaluate_run(run, part=["tets"])
     with pytest.raises(SchemaError, match="no field of"):
-        evaluate(run, part=["id_test"])
+        evaluate_run(run, part=["id_test"])
 
 
 def test_other_channels_are_refused(trained: Path) -> None:
-    run = load_run(trained)
+    run = load_network(trained)
     fields = read_fields(run.settings.data)
     fewer = type(fields)(fields.table, fields.files, fields.channels[:5])
     with pytest.raises(SchemaError, match=r"channels 1, 2, 3, 4, 5\n"):
@@ -329,11 +334,11 @@ def test_other_channels_are_refused(trained: Path) -> None:
 def test_a_card_of_another_kind_is_explained(trained: Path, tmp_path: Path) -> None:
     (tmp_path / "images.json").write_text("{}")
     with pytest.raises(InputError, match="does not describe a network"):
-        _ImageCard.read(tmp_path)
+        ImageCard.read(tmp_path)
     text = json.loads((trained / "images.json").read_text())
     (tmp_path / "images.json").write_text(json.dumps({**text, "format": 7}))
     with pytest.raises(InputError, match="has format 7"):
-        _ImageCard.read(tmp_path)
+        ImageCard.read(tmp_path)
 
 
 def test_without_a_validation_part_the_run_says_so(
@@ -341,6 +346,6 @@ def test_without_a_validation_part_the_run_says_so(
 ) -> None:
     alone = changed(settings, data={"path": plates, "cell_types": ["RPE"]}, training={"epochs": 1})
     with caplog.at_level(logging.WARNING):
-        run = running.train(alone, runs=tmp_path, accelerator="cpu")
+        run = IMAGES.train(alone, runs=tmp_path, accelerator="cpu")
     assert "no field to validate on" in caplog.text
     assert "train/objective" in json.loads((run / "metrics.jsonl").read_text())

@@ -16,7 +16,7 @@ from perturbgen.l1000.embedder.data import (
     standard,
     treatments,
 )
-from perturbgen.l1000.embedder.judge import rankable
+from perturbgen.l1000.embedder.recipe import _rankable
 
 
 def table(**columns) -> ProfileTable:
@@ -110,9 +110,9 @@ def test_conditions_are_one_hot_and_standardised_logs(caplog):
 
 def test_ranked_validation_keeps_labels_whole():
     labels = pd.Series(["a"] * 5 + ["b"] * 4 + ["c"] + ["d"] * 3)
-    mask = rankable(labels, 100, np.random.default_rng(0))
+    mask = _rankable(labels, 100, np.random.default_rng(0))
     assert set(labels[mask]) == {"a", "b", "d"}
-    some = rankable(labels, 8, np.random.default_rng(0))
+    some = _rankable(labels, 8, np.random.default_rng(0))
     assert some.sum() <= 9
     assert all(some[labels == name].all() or not some[labels == name].any() for name in "abd")
 

@@ -1,0 +1,294 @@
+"""One door to every set of images' profiles: what a path holds is recognised by its files.
+
+BBBC021 (read by :mod:`.bbbc021`), RxRx1 (siRNAs in four cell types), RxRx19a and b (drugs on cells
+with SARS-CoV-2 or a cytokine storm), RxRx3 and RxRx3-core (knock-outs and compounds in HUVEC), and
+whatever :func:`perturbgen.profiles.read_profiles` reads.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final, Literal
+
+import pandas as pd
+
+from perturbgen.core.errors import InputError, SchemaError
+from perturbgen.core.files import require_folder
+from perturbgen.core.tables import (
+    find_optional,
+    find_table,
+    read_frame,
+    read_header,
+    require_unique,
+    require_values,
+)
+from perturbgen.images import bbbc021
+from perturbgen.profiles.readers import MATRIX, read_profiles
+from perturbgen.profiles.stream import (
+    Orphans,
+    read_csv_embeddings,
+    read_parquet_embeddings,
+    stream_profiles,
+)
+from perturbgen.profiles.table import VALUES, Profiles
+
+log = logging.getLogger(__name__)
+
+RXRX1_COLUMNS: Final = [
+    "site_id",
+    "well_id",
+    "cell_type",
+    "dataset",
+    "experiment",
+    "plate",
+    "well",
+    "site",
+    "well_type",
+    "sirna",
+    "sirna_id",
+]
+RXRX19_COLUMNS: Final = [
+    "site_id",
+    "well_id",
+    "cell_type",
+    "experiment",
+    "plate",
+    "well",
+    "site",
+    "disease_condition",
+    "treatment",
+    "treatment_conc",
+    "SMILES",
+]
+RXRX3_COLUMNS: Final = [
+    "well_id",
+    "experiment_name",
+    "plate",
+    "address",
+    "gene",
+    "treatment",
+    "SMILES",
+    "concentration",
+    "perturbation_type",
+    "cell_type",
+]
+# RxRx19 has no vehicle label: the untreated wells are the controls, infected or not.
+HEALTHY: Final = "disease_condition=Mock|UV Inactivated SARS-CoV-2"
+DISEASED: Final = "disease_condition=Active SARS-CoV-2 & treatment="
+RXRX3_CORE: Final = "metadata_rxrx3_core.csv"
+_RXRX3_FULL: Final = "metadata_rxrx3.csv"
+_NUMBERS: Final = ("plate", "site", "sirna_id", "treatment_conc", "concentration")
+_WELL_TYPES: Final = ("treatment", "positive_control", "negative_control")
+_GUIDE: Final = re.compile(r"^(.+)_guide_(\d+)$")
+_SITES: Final = 2  # of an RxRx1 well
+
+_Layout = Literal["auto", "2020", "kaggle"]
+
+
+def kind_of(path: str | Path) -> str:
+    """``bbbc021``, ``rxrx1``, ``rxrx1-kaggle``, ``rxrx19``, ``rxrx3``, ``folder`` or ``table``."""
+    path = Path(path)
+    if not path.is_dir():
+        return "table"
+    if (path / VALUES).exists() or (path / MATRIX).exists():
+        return "folder"
+    for name, kind in (
+        (bbbc021.IMAGES, "bbbc021"),
+        (RXRX3_CORE, "rxrx3"),
+        (_RXRX3_FULL, "rxrx3"),
+        ("train.csv", "rxrx1-kaggle"),
+    ):
+        if find_optional(path, name):
+            return kind
+    metadata = find_optional(path, "metadata.csv")
+    if metadata:
+        header = read_header(metadata)
+        for column, kind in (("sirna_id", "rxrx1"), ("disease_condition", "rxrx19")):
+            if column in header:
+                return kind
+    raise InputError(
+        f"{path} holds no profiles that are known here",
+        expected="a profile folder, BBBC021, RxRx1, RxRx19a/b, RxRx3(-core), or a csv/parquet with "
+        "Metadata_ columns",
+    )
+
+
+@contextmanager
+def opened(path: str | Path) -> Iterator[Profiles]:
+    """The profiles of a path; streamed embeddings lie in a temporary folder while they are open."""
+    kind = kind_of(path)
+    if kind in STREAMED:
+        with tempfile.TemporaryDirectory() as folder:
+            yield stream_embeddings(path, Path(folder) / "profiles")[0]
+    elif kind == "rxrx1-kaggle":
+        raise InputError(
+            f"{path} has plate maps but no profiles",
+            expected="embeddings.csv beside metadata.csv",
+            fix="perturbgen images check reads the plate maps",
+        )
+    elif kind == "bbbc021":
+        yield bbbc021.read_bbbc021(path)
+    else:
+        yield read_profiles(path, key="X" if Path(path).suffix == ".h5ad" else None)
+
+
+def stream_embeddings(path: str | Path, out: str | Path) -> tuple[Profiles, Orphans]:
+    """The embeddings of RxRx1, RxRx19 or RxRx3 with their labels, as a profile folder ``out``."""
+    meta, embeddings = STREAMED[kind_of(path)](Path(path))
+    return stream_profiles(embeddings, meta, out=out, where=str(path))
+
+
+def read_rxrx1_metadata(path: str | Path, *, layout: _Layout = "auto") -> pd.DataFrame:
+    """One row a site (2020) or a well (Kaggle, which names no sites), of a folder or metadata.csv.
+
+    Columns as in ``RXRX1_COLUMNS``; Kaggle has no ThermoFisher names (``sirna``) and no siRNA for its
+    test wells: missing.
+    """
+    path = Path(path)
+    if layout == "auto":
+        layout = "kaggle" if path.is_dir() and find_optional(path, "train.csv") else "2020"
+    if layout == "kaggle":
+        meta = _read_kaggle(path)
+    else:
+        meta = _read_sites(path, RXRX1_COLUMNS, required=RXRX1_COLUMNS)
+    unknown = ~meta["well_type"].isin(_WELL_TYPES)
+    if unknown.any():
+        raise SchemaError(
+            f"{path}: well_type {meta.loc[unknown, 'well_type'].iloc[0]!r}",
+            expected="treatment, positive_control or negative_control",
+        )
+    return meta
+
+
+def _read_sites(path: Path, columns: list[str], *, required: list[str]) -> pd.DataFrame:
+    """``metadata.csv`` of RxRx1 or RxRx19: one row a site, of which the id repeats the labels."""
+    path = find_table(path, "metadata.csv")
+    text = [name for name in columns if name not in _NUMBERS]
+    meta = read_frame(path, columns=columns, text=text)[columns]
+    require_values(meta, required, "site_id", path)
+    require_unique(meta["site_id"], "site_id", path)
+    _check_ids(meta["site_id"], _well_ids(meta) + "_" + meta["site"].astype(str), path)
+    return meta
+
+
+def _well_ids(meta: pd.DataFrame) -> pd.Series:
+    return meta["experiment"] + "_" + meta["plate"].astype(str) + "_" + meta["well"]
+
+
+def _check_ids(ids: pd.Series, built: pd.Series, path: Path) -> None:
+    """Each id is made of its row's own labels."""
+    wrong = ids != built
+    if wrong.any():
+        raise SchemaError(
+            f"{path}: {int(wrong.sum())} ids contradict their labels, "
+            f"the first {ids[wrong].iloc[0]!r}",
+            expected=f"{built[wrong].iloc[0]!r} from its experiment, plate, well and site",
+            cause="columns shifted or sorted apart",
+        )
+
+
+def _read_kaggle(folder: Path) -> pd.DataFrame:
+    """The competition's four tables as one, a row a well.
+
+    Classes 0 to 1107 are treatments, above them controls.
+    """
+    parts = []
+    for dataset in ("train", "test"):
+        for name in (dataset, f"{dataset}_controls"):
+            controls = name.endswith("controls")
+            wanted = ["id_code", "experiment", "plate", "well"]
+            wanted += [] if name == "test" else ["sirna"]  # which is what was to be predicted
+            wanted += ["well_type"] if controls else []
+            table = read_frame(
+                find_table(folder, f"{name}.csv"),
+                columns=wanted,
+                text=["id_code", "experiment", "well", "well_type"],
+            ).assign(dataset=dataset)
+            parts.append(table if controls else table.assign(well_type="treatment"))
+    meta = pd.concat(parts, ignore_index=True)
+    require_unique(meta["id_code"], "id_code", folder)
+    _check_ids(meta["id_code"], _well_ids(meta), folder)
+    meta = meta.rename(columns={"id_code": "well_id", "sirna": "sirna_id"})
+    meta = meta.astype({"sirna_id": "Int64"})
+    meta["cell_type"] = meta["experiment"].str.rsplit("-", n=1).str[0]
+    return meta[[name for name in RXRX1_COLUMNS if name in meta]]
+
+
+def missing_sites(meta: pd.DataFrame) -> pd.DataFrame:
+    """RxRx1's wells with one site: they happen (154 in the release) and must not shift anything."""
+    if "site" not in meta:
+        raise InputError(
+            "this metadata has a row a well, not a site", expected="the metadata.csv of 2020"
+        )
+    count = meta.groupby(["experiment", "plate", "well"]).size().rename("sites")
+    return count[count < _SITES].reset_index()
+
+
+def _read_rxrx19_metadata(path: Path) -> pd.DataFrame:
+    """A row a site; ``smiles`` is SMILES without its CXSMILES tail.
+
+    Rows without a condition are kept, ``disease_condition`` missing: they are wells, though nothing
+    says of what.
+    """
+    required = ["site_id", "experiment", "plate", "well", "site"]
+    meta = _read_sites(path, RXRX19_COLUMNS, required=required)
+    absent = int(meta["disease_condition"].isna().sum())
+    if absent:
+        log.warning(
+            "%d of %d sites have no disease_condition; they are kept and belong to no control",
+            absent,
+            len(meta),
+        )
+    return meta.assign(smiles=meta["SMILES"].str.split(" |", n=1, regex=False).str[0])
+
+
+def _read_rxrx3_metadata(folder: Path) -> pd.DataFrame:
+    """One row a well; ``guide`` is the guide's number where the treatment is a knock-out."""
+    path = find_optional(folder, RXRX3_CORE) or find_table(folder, _RXRX3_FULL)
+    text = [name for name in RXRX3_COLUMNS if name not in _NUMBERS]
+    meta = read_frame(path, columns=RXRX3_COLUMNS, text=text)[RXRX3_COLUMNS]
+    required = ["well_id", "experiment_name", "plate", "treatment", "perturbation_type"]
+    require_values(meta, required, "well_id", path)
+    require_unique(meta["well_id"], "well_id", path)
+    unknown = meta[~meta["perturbation_type"].isin(["CRISPR", "COMPOUND"])]
+    if len(unknown):
+        raise SchemaError(
+            f"{path}: perturbation_type {unknown['perturbation_type'].iloc[0]!r}",
+            expected="CRISPR or COMPOUND",
+        )
+    guides = meta["treatment"].str.extract(_GUIDE)[1]
+    return meta.assign(guide=pd.to_numeric(guides).astype("Int64"))
+
+
+def _rxrx3_parquet(folder: Path) -> list[Path]:
+    """One file (core), or one a plate (full)."""
+    paths = sorted(require_folder(folder).glob("*embeddings.parquet"))
+    paths = paths or sorted(folder.glob("*/Plate*/embeddings.parquet"))
+    if not paths:
+        raise InputError(
+            f"no embeddings in {folder}",
+            expected="*embeddings.parquet, or gene-001/Plate1/embeddings.parquet",
+        )
+    return paths
+
+
+# By kind: the labels, and the embeddings that are streamed because they may not fit into memory.
+STREAMED: Final = {
+    "rxrx1": lambda folder: (
+        read_rxrx1_metadata(folder, layout="2020"),
+        read_csv_embeddings(find_table(folder, "embeddings.csv"), key="site_id"),
+    ),
+    "rxrx19": lambda folder: (
+        _read_rxrx19_metadata(folder),
+        read_csv_embeddings(find_table(folder, "embeddings.csv"), key="site_id"),
+    ),
+    "rxrx3": lambda folder: (
+        _read_rxrx3_metadata(folder),
+        read_parquet_embeddings(_rxrx3_parquet(folder), key="well_id"),
+    ),
+}
