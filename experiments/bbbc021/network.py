@@ -65,11 +65,13 @@ def fixture(out: Path, seed: int, effect: float) -> Path:
     """Five mechanisms of six compounds each in three weeks of three plates, forty fields of them
     spoilt.
     """
-    from perturbgen.simulate.images import Layout, write_bbbc021
+    from perturbgen.simulate.images import ImageLayout, write_bbbc021
 
     folder = out / f"fixture{seed}-{effect:g}"
     if not folder.exists():
-        layout = Layout(weeks=3, replicates=3, mechanisms=5, effect=effect, stain=0.6, artefacts=40)
+        layout = ImageLayout(
+            weeks=3, replicates=3, mechanisms=5, effect=effect, stain=0.6, artefacts=40
+        )
         write_bbbc021(folder, seed=seed, layout=layout)
     return folder
 
@@ -77,8 +79,8 @@ def fixture(out: Path, seed: int, effect: float) -> Path:
 def compare(data: Path, out: Path, seed: int, overrides: list[str]) -> dict[str, Rows]:
     """The three tables of a seed: neighbours, mechanisms of new compounds, outliers."""
     import numpy as np
+    from handmade import measured
 
-    from perturbgen.images.handmade import measured
     from perturbgen.images.network.evaluate import by_chance, corrected_wells, embed_run
     from perturbgen.images.network.fields import read_fields
     from perturbgen.images.network.settings import ImageData
@@ -147,7 +149,7 @@ def week_told(wells: Profiles) -> float:
     """
     import numpy as np
 
-    from perturbgen.profiles.correct.build import fitted_rows
+    from perturbgen.profiles.correct import fitted_rows
 
     dmso = wells.where((wells.meta["compound"] == "DMSO").to_numpy() & ~fitted_rows(wells))
     week, plate = dmso.meta["week"].to_numpy(), dmso.meta["plate"].to_numpy()
@@ -212,9 +214,9 @@ def new_compounds(
 def outlier_rows(data: Path, sources: dict[str, Profiles]) -> Rows:
     """Area under the curve with which outlier scores find the spoilt fields."""
     import pandas as pd
+    from outliers import outlier_scores
     from sklearn.metrics import roc_auc_score
 
-    from perturbgen.images.onoff import outlier_scores
     from perturbgen.profiles.correct import ControlScaler
 
     spoilt = pd.read_csv(data / "artefacts.csv")

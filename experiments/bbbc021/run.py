@@ -91,15 +91,15 @@ def golden_table(wells: Profiles, seed: int) -> list[dict[str, Any]]:
     """
     import numpy as np
 
-    from perturbgen.images.nsc import fold_matching, mechanism_folds, nsc, nscb, treatments
-    from perturbgen.profiles.correct.build import batch_predictability
+    from perturbgen.images.nsc import match_by, mechanism_folds, nsc, nscb, treatment_profiles
+    from perturbgen.profiles.correct import batch_predictability
 
     control = (wells.meta["compound"] == VEHICLE).to_numpy()
     rows = []
     for name, step in corrections().items():
         corrected = wells.with_values(step.fit_transform(wells.values, wells.meta, control=control))
         median, mean = (
-            treatments(corrected, vehicle=VEHICLE, how=how) for how in ("median", "mean")
+            treatment_profiles(corrected, vehicle=VEHICLE, how=how) for how in ("median", "mean")
         )
         folds = mechanism_folds(median.meta, 5, rng=np.random.default_rng(seed))
         week = batch_predictability(
@@ -118,7 +118,7 @@ def golden_table(wells: Profiles, seed: int) -> list[dict[str, Any]]:
                 "NSCB": str(nscb(median)),
                 "NSC (mean)": str(nsc(mean)),
                 "NSCB (mean)": str(nscb(mean)),
-                "5 folds": str(fold_matching(median, folds)),
+                "5 folds": str(match_by("k-fold", median, folds[:, None] != folds[None])),
                 "week from DMSO": week.after,
                 "variance between weeks": week.variance_after,
             }
@@ -130,7 +130,8 @@ def nested_table(wells: Profiles) -> list[dict[str, Any]]:
     """Nested choice among the recipes, for NSC and NSCB, beside the best fixed recipe in hindsight
     and z + TVN.
     """
-    from perturbgen.images.choose import hits, nested_matching, similarities
+    from choose import hits, nested_matching, similarities
+
     from perturbgen.images.nsc import ONE_BATCH, admissible
 
     rows = []

@@ -17,7 +17,7 @@ import typer
 from perturbgen.cli import run_experiment
 from perturbgen.cli.doctor import data_folder
 from perturbgen.core.console import show_table, track
-from perturbgen.de.limma import flavour_table
+from perturbgen.de import flavour_table
 from perturbgen.simulate import build_world, preset_settings
 from perturbgen.simulate.op3.competition import PseudobulkSums
 from perturbgen.simulate.op3.labels import KEY, train_rows

@@ -76,8 +76,7 @@ def score(profiles: Any, step: Correction, splits: int, seed: int) -> pd.DataFra
     kept apart.
     """
     import numpy as np
-
-    from perturbgen.images.evaluate import activity, held_out_activity
+    from activity import activity, held_out_activity
 
     control = (profiles.meta[COMPOUND] == "DMSO").to_numpy()
     corrected = profiles.with_values(

@@ -16,8 +16,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from perturbgen.core.page import Page
-    from perturbgen.profiles.pairs import Paired
-    from perturbgen.profiles.protocol import Matched
+    from perturbgen.profiles.crossmodal import Matched, Pairs
 
 NAMES = ("images", "L1000")
 OURS = "RGCCA"
@@ -86,10 +85,10 @@ def main(
     Example: python experiments/cross_modal/run.py cellpainting_level4.csv.gz l1000_level4.csv.gz
     """
     import numpy as np
+    from pairs import Columns, pair, read_wells
+    from published import plate_and_maps
 
     from perturbgen.core.errors import ConfigError
-    from perturbgen.profiles.pairs import Columns, pair, read_wells
-    from perturbgen.profiles.published import plate_and_maps
 
     if (images is None) != (l1000 is None) or (images is not None and published is not None):
         raise ConfigError(
@@ -124,7 +123,7 @@ def main(
 
 def fixture(folder: Path, seed: int) -> tuple[Path, Path, Any, Any]:
     """Made-up tables and their columns."""
-    from perturbgen.simulate.paired import IMAGES, L1000, write_paired
+    from paired_fixture import IMAGES, L1000, write_paired
 
     if not folder.exists():
         write_paired(folder, seed=seed)
@@ -132,7 +131,7 @@ def fixture(folder: Path, seed: int) -> tuple[Path, Path, Any, Any]:
 
 
 def run(
-    pairs: Paired,
+    pairs: Pairs,
     protocol: Protocol,
     out: Path,
     what: str,
@@ -141,14 +140,14 @@ def run(
     folder: Path | None = None,
 ) -> None:
     """All methods on the same folds; tables, figures, page."""
+    import matching_report as report
     import numpy as np
 
-    from perturbgen.profiles import matching_report as report
-    from perturbgen.profiles import protocol as matching
+    from perturbgen.profiles.crossmodal import match
 
     settings = methods(pairs, truth)
     rng = np.random.default_rng([protocol.seed, 1])
-    found = matching.match(
+    found = match(
         pairs, settings, folds=protocol.folds, inner=protocol.inner, rng=rng, torn_from=OURS
     )
     scores = report.scored(
@@ -172,21 +171,22 @@ def run(
     say(f"wrote {page.write(out / 'report.html')}")
 
 
-def methods(pairs: Paired, truth: Path | None) -> dict[str, list[Any]]:
+def methods(pairs: Pairs, truth: Path | None) -> dict[str, list[Any]]:
     """Names and settings; of a fixture also the maps that were planted."""
-    from perturbgen.profiles.crossmodal import known
-    from perturbgen.profiles.crossmodal import methods as fitted
-    from perturbgen.simulate.paired import read_truth
+    from paired_fixture import read_truth
 
-    found = fitted(first_features=pairs.first.shape[1], second_features=pairs.second.shape[1])
+    from perturbgen.profiles import crossmodal
+
+    sizes = [len(side.features) for side in (pairs.first, pairs.second)]
+    found = crossmodal.methods(first_features=sizes[0], second_features=sizes[1])
     if truth is None:
         return found
     planted = read_truth(truth)
-    return found | {"the planted maps": [known(planted.images, planted.l1000)]}
+    return found | {"the planted maps": [crossmodal.known(planted.images, planted.l1000)]}
 
 
 def opening(
-    pairs: Paired,
+    pairs: Pairs,
     what: str,
     found: Mapping[str, Matched],
     scores: pd.DataFrame,
@@ -194,8 +194,9 @@ def opening(
     rng: Any,
 ) -> Page:
     """The page's sections on retrieval."""
+    import matching_report as report
+
     from perturbgen.core.page import Page
-    from perturbgen.profiles import matching_report as report
 
     compounds = pairs.meta["compound"].nunique()
     page = Page(
@@ -243,10 +244,11 @@ def opening(
     return page
 
 
-def mechanisms(page: Page, pairs: Paired, shared: list[Any], protocol: Protocol, rng: Any) -> None:
+def mechanisms(page: Page, pairs: Pairs, shared: list[Any], protocol: Protocol, rng: Any) -> None:
     """The section on mechanisms, where there are enough of them."""
+    from mechanisms import mechanism_table
+
     from perturbgen.core.errors import SchemaError
-    from perturbgen.profiles.protocol import mechanism_table
 
     try:
         table = mechanism_table(
@@ -271,14 +273,13 @@ def mechanisms(page: Page, pairs: Paired, shared: list[Any], protocol: Protocol,
     page.table(rows)
 
 
-def variates(page: Page, pairs: Paired, protocol: Protocol, *, planted: bool) -> None:
+def variates(page: Page, pairs: Pairs, protocol: Protocol, *, planted: bool) -> None:
     """The section on withheld correlations."""
     import numpy as np
+    from matching_report import variate_figure
+    from paired_fixture import SHARED
 
-    from perturbgen.profiles.crossmodal import correlated
-    from perturbgen.profiles.matching_report import variate_figure
-    from perturbgen.profiles.protocol import variate_correlations
-    from perturbgen.simulate.paired import SHARED
+    from perturbgen.profiles.crossmodal import correlated, variate_correlations
 
     rng = np.random.default_rng([protocol.seed, 2])
     table = variate_correlations(pairs, correlated(0.3, 20), folds=protocol.folds, rng=rng)
@@ -295,8 +296,8 @@ def variates(page: Page, pairs: Paired, protocol: Protocol, *, planted: bool) ->
 def without_profiles(page: Page, folder: Path, seed: int) -> None:
     """What is published without profiles: reproducibility of both assays, and a handful of genes."""
     import numpy as np
+    from published import overexpressed_genes, reproducible_together
 
-    from perturbgen.profiles.published import overexpressed_genes, reproducible_together
     from perturbgen.retrieval.crossmodal import mantel
 
     rows = [reproducible_together(folder / "paired" / "RepCorrDF.xlsx", name) for name in DATASETS]

@@ -25,10 +25,10 @@ def train_models(
     """Both models, half of the known compounds hidden from them to calibrate on; as methods of a
     comparison.
     """
-    from perturbgen.data.splits import calibration_split
+    from perturbgen.data import Split
     from perturbgen.train import train
 
-    split = calibration_split(
+    split = Split.for_calibration(
         cells.obs, wanted, rng=np.random.default_rng([seed, 6]), share=0.5, validation=0.05
     )
     split.write(run / "split.csv")
@@ -72,15 +72,13 @@ def generate(run: Path, cells: AnnData, wanted: pd.DataFrame, out: Path, *, seed
     """The cells of one experiment that nobody made: every wanted condition in each of its
     compound's wells.
     """
-    from perturbgen.generate.replicates import write_replicates
-    from perturbgen.predict.conditions import make_generator, make_plan, make_sampler, read_wanted
+    from perturbgen.generate import write_replicates
+    from perturbgen.predict import make_sampler, make_wells, read_wanted
     from perturbgen.train import load_run
 
     trained = load_run(run)
-    plan, wells = make_plan(
-        trained, cells, make_sampler(cells, seed=seed), read_wanted(wanted), seed=seed
-    )
-    generator = make_generator(trained, cells, wells, latent="control", seed=seed)
-    return write_replicates(
-        generator, plan, wells, out, replicates=1, about={"run": str(run), "seed": seed}
-    )[0]
+    sampler = make_sampler(cells, seed=seed)
+    made = make_wells(trained, cells, sampler, read_wanted(wanted), latent="control", seed=seed)
+    about = {"run": str(run), "seed": seed}
+    paths = write_replicates(made.generator, made.plan, made.wells, out, replicates=1, about=about)
+    return paths[0]

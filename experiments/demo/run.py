@@ -73,10 +73,10 @@ def main(
 
 def make(run: Path, settings: Demo) -> None:
     """Fill the run directory."""
-    from perturbgen.cli.samplers import read_conditions
+    from perturbgen.cli.generate import read_conditions
     from perturbgen.data import pseudobulk, read_competition, validate, write_h5ad
     from perturbgen.data.pictures import summary_page
-    from perturbgen.de.limma import flavour_table
+    from perturbgen.de import flavour_table
     from perturbgen.de.plots import de_page
     from perturbgen.simulate import simulate
 
@@ -95,7 +95,7 @@ def make(run: Path, settings: Demo) -> None:
     summary.write(run / "summary.html")
     log.info("differential expression")
     table = flavour_table(bulk, flavour="kaggle")
-    table.write_parquet(run / "de.parquet")
+    table.write(run / "de.parquet")
     de_page(table).write(run / "de.html")
     log_projector(bulk, run)
     wanted = read_conditions(folder / "id_map.csv")
@@ -148,9 +148,9 @@ def log_projector(bulk: AnnData, run: Path) -> None:
     """Put the pseudobulk samples into TensorBoard's embedding projector, with their labels."""
     from torch.utils.tensorboard import SummaryWriter
 
-    from perturbgen.data.aggregate import principal_components, profiles
+    from perturbgen.data.maps import log_profiles, principal_components
 
-    values, obs = profiles(bulk)
+    values, obs = log_profiles(bulk)
     labels = [name for name in ("cell_type", "compound", "plate", "donor", "well") if name in obs]
     with SummaryWriter(run) as board:
         board.add_embedding(

@@ -26,7 +26,7 @@ from perturbgen.cli.doctor import data_folder
 from perturbgen.core.config import Settings, load_settings, merge, to_toml
 from perturbgen.core.console import say, show_table, track
 from perturbgen.core.files import atomic_path, require_file, slug
-from perturbgen.predict.experiment import Wells
+from perturbgen.predict import Wells
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -96,7 +96,7 @@ class Fold:
     @cached_property
     def sampler(self) -> CellSampler:
         """Numbers of cells and library sizes, learnt from them."""
-        from perturbgen.predict.conditions import make_sampler
+        from perturbgen.predict import make_sampler
 
         return make_sampler(self.seen, seed=0)
 
@@ -196,7 +196,7 @@ def de_table(*parts: AnnData) -> DETable:
 
     from perturbgen.data import pseudobulk
     from perturbgen.de import limma_table
-    from perturbgen.predict.conditions import vehicle_of
+    from perturbgen.predict import vehicle_of
 
     bulk = pseudobulk(anndata.concat(parts), by=SAMPLE)
     design = "~0 + {group} + donor"
@@ -243,7 +243,7 @@ def result(
     settings: Experiment, fold: Fold, path: Path, model: str, seed: int, out: Path
 ) -> Result:
     """What a model predicts; read from its file where it was computed before."""
-    from perturbgen.predict.conditions import run_fingerprint
+    from perturbgen.predict import run_fingerprint
 
     run = train(settings, fold, path, model, seed, out)
     asked = f"{run_fingerprint(run.path)} {settings.replicates} {settings.likelihood_samples}"
@@ -263,11 +263,9 @@ def predicted_t(fold: Fold, run: TrainedRun, *, replicates: int, seed: int) -> d
     """t of the hidden condition from cells generated on the latent points of the type's control
     cells.
     """
-    from perturbgen.predict.averages import model_logfc
-    from perturbgen.predict.conditions import make_generator, make_plan, vehicle_of
+    from perturbgen.predict import make_wells, model_logfc, vehicle_of
 
-    plan, wells = make_plan(run, fold.seen, fold.sampler, fold.condition, seed=seed)
-    group = Wells(plan, wells, make_generator(run, fold.seen, wells, latent="control", seed=seed))
+    group = make_wells(run, fold.seen, fold.sampler, fold.condition, latent="control", seed=seed)
     label = fold.condition[0]
     tables = [
         de_table(fold.seen, generate(group, fold, replicate=k)) for k in range(1, replicates + 1)
@@ -293,7 +291,7 @@ def likelihood(fold: Fold, run: TrainedRun, *, samples: int, seed: int) -> dict[
     """Negative log-likelihood of the hidden cells, nats per gene and cell: as what they are, and as
     control cells.
     """
-    from perturbgen.predict.calibration import withheld_likelihood
+    from perturbgen.predict import withheld_likelihood
 
     cells = fold.cells[fold.hidden].copy()
     row = withheld_likelihood(run, cells, samples=samples, most=cells.n_obs, seed=seed).iloc[0]

@@ -19,8 +19,8 @@ from pydantic import Field
 from perturbgen.core.config import Settings, load_settings, merge
 from perturbgen.core.console import say, show_table
 from perturbgen.core.errors import InputError, shorten
-from perturbgen.generate.latents import Route
-from perturbgen.predict.estimators import Estimator
+from perturbgen.generate import Route
+from perturbgen.predict import Estimator
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -149,8 +149,7 @@ def predict_rows(challenge: Challenge, settings: ChallengeSettings, out: Path) -
     written.
     """
     from perturbgen.core.files import atomic_path
-    from perturbgen.predict.estimators import PredictSettings
-    from perturbgen.predict.pipeline import predict
+    from perturbgen.predict import PredictSettings, predict
 
     full, calibration = (train(challenge, settings, out, withhold=w) for w in (False, True))
     asked = PredictSettings(
@@ -174,13 +173,13 @@ def train(
     challenge: Challenge, settings: ChallengeSettings, out: Path, *, withhold: bool
 ) -> TrainedRun:
     """A run on the released cells, or with ``withhold`` on those that do not calibrate."""
-    from perturbgen.data.splits import calibration_split
+    from perturbgen.data import Split
     from perturbgen.train import RunSettings, load_run, train_once
 
     kind = "calibration" if withhold else "full"
     share, validation = (settings.calibration if withhold else 0.0), settings.validation
     rng = np.random.default_rng([settings.seed, 6])
-    split = calibration_split(
+    split = Split.for_calibration(
         challenge.cells.obs, challenge.wanted, rng=rng, share=share, validation=validation
     )
     # The shares are part of the name: a run of other shares keeps the split that it was trained on.

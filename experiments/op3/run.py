@@ -85,7 +85,7 @@ def read_challenge(folder: Path, out: Path) -> Challenge:
     from perturbgen.data import read_competition, validate, write_h5ad
     from perturbgen.data.h5ad import read_h5ad
     from perturbgen.data.kaggle import read_de
-    from perturbgen.submission.inputs import read_genes
+    from perturbgen.submission import submission_genes
 
     path = out / f"counts-{file_hash(folder / COUNTS).removeprefix('sha256:')[:12]}.h5ad"
     cells = read_h5ad(path) if path.exists() else read_competition(folder)
@@ -98,7 +98,7 @@ def read_challenge(folder: Path, out: Path) -> Challenge:
         path=path,
         measured=read_de(folder),
         ids=read_ids(folder),
-        genes=read_genes(folder / "sample_submission.csv"),
+        genes=submission_genes(folder / "sample_submission.csv"),
         truth=read_de(truth) if truth.exists() else None,
     )
 

@@ -130,7 +130,7 @@ def read_cells(source: Path, genes: pd.Index, ids: pd.DataFrame, *, curated: boo
     """Cells with the genes of the DE tables; those of the rows to predict are taken out."""
     from perturbgen.data import validate
     from perturbgen.data.openproblems import read_openproblems
-    from perturbgen.predict.conditions import read_wanted, without
+    from perturbgen.predict import read_wanted, without
 
     cells = read_openproblems(source, curated=curated)
     absent = genes.difference(cells.var_names)

@@ -14,8 +14,7 @@ import pandas as pd
 from seed_way import seed_ways
 
 from perturbgen.core.files import atomic_path
-from perturbgen.predict.estimators import PredictSettings
-from perturbgen.predict.pipeline import predict
+from perturbgen.predict import PredictSettings, predict
 
 if TYPE_CHECKING:
     from anndata import AnnData

@@ -31,9 +31,7 @@ from perturbgen.core.console import say, show_table
 from perturbgen.core.errors import ConfigError
 from perturbgen.core.files import atomic_path, require_folder
 from perturbgen.core.runs import create_run
-from perturbgen.predict.calibration import mrrmse
-from perturbgen.predict.conditions import make_sampler, read_wanted, without
-from perturbgen.predict.ensemble import fit_ensemble
+from perturbgen.predict import fit_ensemble, make_sampler, mrrmse, read_wanted, without
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -236,12 +234,12 @@ def train(
 
 def make_split(cells: AnnData, hidden: pd.MultiIndex, seed: int) -> Any:
     """Most cells train, one in twenty validates, and those of the hidden conditions calibrate."""
+    from perturbgen.core.labels import conditions_of
     from perturbgen.data.splits import Split
-    from perturbgen.predict.conditions import labels_of
 
     chance = np.random.default_rng([seed, 7]).random(cells.n_obs)
     parts = pd.Series(np.where(chance < 0.05, "validation", "train"), cells.obs.index, name="part")
-    parts[labels_of(cells.obs).isin(hidden)] = "calibration"
+    parts[conditions_of(cells.obs).isin(hidden)] = "calibration"
     return Split(parts.rename_axis("cell"), "known compounds hidden in the target cell types")
 
 
@@ -278,8 +276,7 @@ def combined(
 def report(folder: Path, competition: Path, truth: pd.DataFrame, predictions: Predictions) -> None:
     """The scorecard's page, and a generative prediction as a submission that is checked."""
     from perturbgen import submission
-    from perturbgen.evaluate import scorecard
-    from perturbgen.evaluate.report import write_report
+    from perturbgen.evaluate import scorecard, write_report
 
     everything = {"zeros": truth * 0} | dict(predictions)
     weak = [name for name in everything if ":" not in name and name not in (ENSEMBLE, *CEILINGS)]

@@ -9,10 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from perturbgen.generate.cells import Plan
-from perturbgen.predict.conditions import in_run_genes, read_wanted
-from perturbgen.predict.estimators import PredictSettings
-from perturbgen.predict.experiment import Task, make_task
+from perturbgen.generate import Plan
+from perturbgen.predict import PredictSettings, Task, in_run_genes, make_task, read_wanted
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -39,14 +37,7 @@ def seed_ways(
     """
     settings = PredictSettings(estimators=("mean_t",), replicates=1, latent="prior", seed=seed)
     index = read_wanted(wanted)
-    task = make_task(
-        trained,
-        in_run_genes(trained, cells),
-        index,
-        settings,
-        sampler=sampler,
-        calibration_run=None,
-    )
+    task = make_task(trained, in_run_genes(trained, cells), index, settings, sampler=sampler)
     plan = MedianPlan(sampler, task.wanted.plan.conditions, seed)
     return {
         "the seed's way": noise_free(task, plan, design="~0 + {group} + donor"),
@@ -60,5 +51,7 @@ def noise_free(task: Task, plan: Plan, **options: Any) -> pd.DataFrame:
     group = task.wanted._replace(plan=plan)
     sums = group.generator.expected_sums(plan, group.wells, replicate=1)
     cells = np.array([len(size) for size in plan.libraries(1)])
-    table = task.bench.fit(task.bench.samples(group, sums, cells), allow_fractional=True, **options)
+    table = task.experiment.fit(
+        task.experiment.samples(group, sums, cells), allow_fractional=True, **options
+    )
     return table.signed_log10_p.reindex(group.conditions).fillna(0.0)

@@ -30,8 +30,7 @@ from perturbgen.cli import run_experiment
 from perturbgen.cli.doctor import data_folder
 from perturbgen.core.console import show_table, track
 from perturbgen.core.files import atomic_path, check_output
-from perturbgen.de import DETable
-from perturbgen.de.limma import flavour_table
+from perturbgen.de import DETable, flavour_table
 from perturbgen.predict import average_t, expression_levels, fit_shrinkage, plug_in_t, usual_error
 from perturbgen.simulate import build_world, preset_settings
 from perturbgen.simulate.op3.experiment import load_world

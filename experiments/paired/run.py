@@ -31,9 +31,9 @@ def main(
     Example: python experiments/paired/run.py ../shared/data/imaging/paired
     """
     import numpy as np
+    import published_tables as paired
 
     from perturbgen.core.page import Page
-    from perturbgen.images import paired
 
     predictions = paired.read_moa_predictions(data / "pred_moa_LINCS.xlsx")
     tables = {

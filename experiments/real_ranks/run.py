@@ -22,17 +22,25 @@ from pydantic import Field
 from scipy.special import ndtri
 from scipy.stats import rankdata
 
-from perturbgen.baselines import Fold, make, mimic_folds, nested_choice, out_of_fold
-from perturbgen.baselines.base import KEY
-from perturbgen.baselines.blend import blend_weights, crossed
+from perturbgen.baselines import (
+    REGISTRY,
+    Predictor,
+    blend_weights,
+    crossed,
+    make,
+    maker,
+    mimic_folds,
+    nested_choice,
+    out_of_fold,
+    row_spearman,
+)
+from perturbgen.baselines.features import Components
 from perturbgen.baselines.linear import bilinear_ridge
-from perturbgen.baselines.lowrank import fit_components
-from perturbgen.baselines.registry import REGISTRY, maker
-from perturbgen.baselines.selection import row_spearman
 from perturbgen.cli import run_experiment
 from perturbgen.cli.doctor import data_folder
 from perturbgen.core.config import Settings, load_settings
 from perturbgen.core.console import show_table, track
+from perturbgen.core.labels import CONDITION
 from perturbgen.data.splits import KNOWN_IN_TARGETS
 
 log = logging.getLogger("perturbgen.experiments.real_ranks")
@@ -85,7 +93,11 @@ class Task:
     """
 
     def __init__(
-        self, train: pd.DataFrame, test: pd.DataFrame, smiles: pd.Series, folds: list[Fold]
+        self,
+        train: pd.DataFrame,
+        test: pd.DataFrame,
+        smiles: pd.Series,
+        folds: dict[str, pd.MultiIndex],
     ) -> None:
         self.train, self.test, self.smiles, self.folds = train, test, smiles, folds
         self.rows: list[dict[str, Any]] = []
@@ -150,7 +162,7 @@ def main(
     if set(BLENDED) <= set(task.final):
         add_blend(task)
     if plain:
-        task.add("xgboost_plain", None, [fitted(task, "xgboost_plain", {}, 0)])
+        task.add("xgboost_plain", None, [fitted(task, make("xgboost_plain"))])
     show_table(
         rounded(task.rows), title="mean Spearman over the 122 unknown drugs", as_json=as_json
     )
@@ -167,12 +179,12 @@ def load_task(experiment: Experiment) -> Task:
     folder = data_folder() / "op3"
     with np.load(folder / "de_ranks_4x135x6349.npz") as file:
         labels = pd.MultiIndex.from_product(
-            [file["cells"].astype(str), file["drugs"].astype(str)], names=KEY
+            [file["cells"].astype(str), file["drugs"].astype(str)], names=CONDITION
         )
         table = pd.DataFrame(
             file["Z"].reshape(len(labels), -1).astype(float), labels, file["genes"]
         )
-    cell, compound = (labels.get_level_values(name) for name in KEY)
+    cell, compound = (labels.get_level_values(name) for name in CONDITION)
     hidden = cell.isin(TARGETS) & ~compound.isin(KNOWN_IN_TARGETS)
     train, test = table[~hidden], table[hidden]
     smiles = pd.read_parquet(folder / "compounds_147.parquet").set_index("sm_name")["smiles"]
@@ -183,7 +195,7 @@ def load_task(experiment: Experiment) -> Task:
 def add_anchors(task: Task) -> None:
     """The published lines, computed anew."""
     found = {
-        name: fitted(task, name, {}, 0) for name in ("cell_type_mean", "compound_mean", "additive")
+        name: fitted(task, make(name)) for name in ("cell_type_mean", "compound_mean", "additive")
     }
     mixture = 0.3 * found["compound_mean"] + 0.7 * found["cell_type_mean"]
     lines = [
@@ -203,14 +215,14 @@ def ten_component_ridge(task: Task) -> pd.DataFrame:
     .001 of it.
     """
     profile = (task.train.loc["nk"] + task.train.loc["t"]) / 2
-    components = fit_components(profile.to_numpy(), 10)
+    components = Components.fit(profile.to_numpy(), 10)
     scores = pd.DataFrame(components.scores(profile.to_numpy()), profile.index)
     parts = []
     for cell in TARGETS:
         values = task.train.loc[cell]
         centre, mean = scores.loc[values.index].mean(), values.mean()
         left = (scores.loc[values.index] - centre).to_numpy()
-        genes = fit_components((values - mean).to_numpy(), len(values), centre=False)
+        genes = Components.fit((values - mean).to_numpy(), len(values), centre=False)
         slopes = bilinear_ridge(
             (values - mean).to_numpy(), left, genes.loadings, ridge=values.shape[1]
         )
@@ -226,30 +238,19 @@ def ten_component_ridge(task: Task) -> pd.DataFrame:
 
 def judge(task: Task, name: str, method: Method, seeds: list[int]) -> None:
     """Choose the settings on the known drugs, fit with them, predict the others."""
-    grid = crossed(method.grid)
-    labels = [", ".join(f"{k}={v}" for k, v in values.items()) or "defaults" for values in grid]
-    makers = {
-        label: maker(name, method.settings | values, {})
-        for label, values in zip(labels, grid, strict=True)
-    }
+    candidates = crossed(name, method.grid, method.settings)
     rng = np.random.default_rng(0)
-    choice = nested_choice(makers, task.train, task.folds, rng=rng, score=row_spearman)
-    best = method.settings | grid[labels.index(choice.best)]
-    finals = [
-        fitted(task, name, best, seed) for seed in (seeds if REGISTRY[name].random else seeds[:1])
-    ]
-    task.unseen[name] = choice.predictions[choice.best]
+    choice, unseen = nested_choice(candidates, task.train, task.folds, rng=rng, score="spearman")
+    used = seeds if REGISTRY[name].random else seeds[:1]
+    finals = [fitted(task, candidates[choice.best](), seed) for seed in used]
+    task.unseen[name] = unseen
     task.final[name] = sum(finals[1:], finals[0]) / len(finals)
-    task.add(name, float(choice.scores[choice.best]), finals, choice.best)
+    task.add(name, choice.score, finals, choice.best)
 
 
-def fitted(task: Task, name: str, settings: dict[str, Any], seed: int) -> pd.DataFrame:
+def fitted(task: Task, model: Predictor, seed: int = 0) -> pd.DataFrame:
     """Predictions of the unknown drugs."""
-    return (
-        make(name, **settings)
-        .fit(task.train, rng=np.random.default_rng(seed))
-        .predict(task.test.index)
-    )
+    return model.fit(task.train, rng=np.random.default_rng(seed)).predict(task.test.index)
 
 
 def add_blend(task: Task) -> None:
@@ -275,7 +276,7 @@ def worth(task: Task, ideas: list[Idea]) -> list[dict[str, Any]]:
     for idea in track(ideas, "ideas"):
         train = normal_scores(task.train) if idea.normal_scores else task.train
         shared = {"smiles": task.smiles} if idea.settings.get("fingerprints") else {}
-        made = maker(idea.base, idea.settings, shared)
+        made = maker(idea.base, idea.settings, **shared)
         unseen = out_of_fold(made, train, task.folds, rng=np.random.default_rng(0))
         b, myeloid = task.scores(
             made().fit(train, rng=np.random.default_rng(0)).predict(task.test.index)

@@ -12,6 +12,9 @@ from perturbgen.core.console import say, show_table
 
 if TYPE_CHECKING:
     import pandas as pd
+    from numpy.random import Generator
+
+    from perturbgen.images.rxrx1 import PlatePlan
 
 SIGNALS = (0.0, 1.0, 2.0, 3.0, 4.0)
 
@@ -32,8 +35,8 @@ def main(
 
     Example: python experiments/rxrx1/run.py ../shared/data/imaging/rxrx1
     """
-    from perturbgen.images import decode as platemap
     from perturbgen.images.readers import read_rxrx1_metadata
+    from perturbgen.images.rxrx1 import PlatePlan, sirna_groups
     from perturbgen.simulate.images import write_rxrx1
 
     if data is None:
@@ -41,8 +44,8 @@ def main(
         if not data.exists():
             write_rxrx1(data, seed=seed, images=False)
     meta = read_rxrx1_metadata(data)
-    groups = platemap.sirna_groups(meta)
-    plan = platemap.rotations(meta, groups)
+    groups = sirna_groups(meta)
+    plan = PlatePlan.of(meta, groups)
     facts = [
         {"what": "wells", "found": int(meta["well_id"].nunique())},
         {
@@ -51,12 +54,9 @@ def main(
         },
         {
             "what": "times each pattern of plates is seen",
-            "found": " ".join(map(str, platemap.rotation_counts(plan))),
+            "found": " ".join(map(str, plan.counts())),
         },
-        {
-            "what": "all patterns are rotations",
-            "found": str(bool(platemap.is_rotation(plan).all())),
-        },
+        {"what": "all patterns are rotations", "found": str(plan.is_rotation())},
     ]
     show_table(facts, title=str(data))
     decoded = decode_table(meta, groups, plan, experiments, seed)
@@ -67,17 +67,16 @@ def main(
 
 
 def decode_table(
-    meta: pd.DataFrame, groups: pd.Series, plan: pd.DataFrame, count: int, seed: int
+    meta: pd.DataFrame, groups: pd.Series, plan: PlatePlan, count: int, seed: int
 ) -> list[dict[str, Any]]:
     """For classifiers of rising quality: accuracy under each mode, and experiments whose rotation
     was recovered.
     """
     import numpy as np
 
-    from perturbgen.images import decode
-    from perturbgen.images import decode as platemap
+    from perturbgen.images import rxrx1
 
-    wells = platemap.treatment_wells(meta)
+    wells = rxrx1.treatment_wells(meta)
     names = sorted(wells["experiment"].unique())[:: max(1, wells["experiment"].nunique() // count)][
         :count
     ]
@@ -85,21 +84,37 @@ def decode_table(
     wells.index = well_labels(wells)
     rows = []
     for signal in SIGNALS:
-        log_p = decode.noisy_log_p(
+        log_p = noisy_log_p(
             wells["sirna_id"], list(groups.index), signal=signal, rng=np.random.default_rng(seed)
         )
         row: dict[str, Any] = {"signal": signal}
-        for mode in decode.MODES:
-            named = decode.decode(log_p, wells, mode=mode, groups=groups)
+        for mode in rxrx1.MODES:
+            named = rxrx1.decode_wells(log_p, wells, mode=mode, groups=groups)
             row[mode] = float((named == wells["sirna_id"]).mean())
         right = sum(
-            decode.plate_groups(log_p[rows_of], wells.loc[rows_of, "plate"], groups)
-            == plan.loc[name].to_dict()
+            rxrx1.plate_groups(log_p[rows_of], wells.loc[rows_of, "plate"], groups)
+            == plan.table.loc[name].to_dict()
             for name in names
             if (rows_of := (wells["experiment"] == name).to_numpy()).any()
         )
         rows.append(row | {"rotations recovered": f"{right}/{len(names)}"})
     return rows
+
+
+def noisy_log_p(
+    truth: pd.Series, names: list[int], *, signal: float, rng: Generator
+) -> pd.DataFrame:
+    """Log-probabilities of a classifier that sees the truth through noise.
+
+    Scores are normal, the true class's raised by ``signal``.
+    """
+    import numpy as np
+    import pandas as pd
+
+    scores = rng.normal(size=(len(truth), len(names)))
+    scores[np.arange(len(truth)), pd.Index(names).get_indexer(pd.Index(truth))] += signal
+    scores -= np.logaddexp.reduce(scores, axis=1, keepdims=True)
+    return pd.DataFrame(scores, index=truth.index, columns=names)
 
 
 def well_labels(wells: pd.DataFrame) -> list[str]:

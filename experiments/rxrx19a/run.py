@@ -111,10 +111,7 @@ def score(wells: Profiles, rng: np.random.Generator) -> tuple[pd.DataFrame, pd.D
     from perturbgen.images.readers import DISEASED, HEALTHY
     from perturbgen.profiles.table import chosen
 
-    masks = {
-        "healthy": chosen(wells.meta, HEALTHY),
-        "diseased": chosen(wells.meta, DISEASED),
-    }
+    masks = {"healthy": chosen(wells.meta, HEALTHY), "diseased": chosen(wells.meta, DISEASED)}
     found = score_wells(wells, **masks, gate=-float("inf"))
     return found.gate, hit_table(found.wells, treatment="treatment", dose="treatment_conc", rng=rng)
 

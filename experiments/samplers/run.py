@@ -25,18 +25,23 @@ from rivals import RIVALS
 from perturbgen.cli import run_experiment
 from perturbgen.cli.doctor import data_folder
 from perturbgen.core.console import show_table, track
-from perturbgen.generate import SamplerSettings, WellTable, fit_samplers, tabulate
+from perturbgen.generate import (
+    SamplerSettings,
+    WellTable,
+    calibration_page,
+    fit_samplers,
+    summarise,
+    tabulate,
+)
 from perturbgen.generate.validate import (
     LEVELS,
     TARGETS,
-    calibration_page,
     choose_settings,
     coverage,
     crps,
     observed_wells,
     pit,
-    score_wells,
-    summarise,
+    score_samplers,
 )
 from perturbgen.simulate import build_world, preset_settings
 from perturbgen.simulate.op3.labels import all_cells, chunk_ids, in_our_words
@@ -109,7 +114,7 @@ def one_seed(
         best, _ = choose_settings(released, CANDIDATES, rng=rng)
         chosen = best.model_copy(update={"trees": TREES})
     sampler = fit_samplers(released, rng=rng, settings=chosen)
-    ours = score_wells(sampler, withheld, draws=draws, rng=rng)
+    ours = score_samplers(sampler, withheld, draws=draws, rng=rng)
     rows = [
         row(OURS, seed, name, ours) | chosen.model_dump(include={"leaf", "features"})
         for name in TARGETS

@@ -28,12 +28,11 @@ import numpy as np
 import pandas as pd
 import typer
 
-from perturbgen.baselines import make
-from perturbgen.baselines.base import KEY
-from perturbgen.baselines.registry import REGISTRY
+from perturbgen.baselines import REGISTRY, make
 from perturbgen.cli import run_experiment
 from perturbgen.core.console import say, show_table
 from perturbgen.core.errors import PerturbgenError
+from perturbgen.core.labels import CONDITION
 from perturbgen.data.splits import TARGETS
 
 FULL = {"NK cells": 146, "T cells CD4+": 146, "T regulatory cells": 146, "T cells CD8+": 142}
@@ -173,11 +172,9 @@ def per_gene(train: pd.DataFrame, few: pd.DataFrame, wanted: pd.MultiIndex) -> N
     from perturbgen.baselines.trees import XGBoost, XGBoostSettings, boost_all, predict_all
 
     model = XGBoost(XGBoostSettings(trees=1, components=60))
-    model.fit(train, rng=np.random.default_rng(0))
-    features = model.training_features()
-    boosters = boost_all(
-        features, few.to_numpy(), model.parameters(0), trees=XGBoostSettings().trees, device="auto"
-    )
+    features = model.fit(train, rng=np.random.default_rng(0)).features(model.table)
+    options = {"trees": XGBoostSettings().trees, "device": "auto"}
+    boosters = boost_all(features, few.to_numpy(), {**model.parameters, "seed": 0}, **options)
     predict_all(boosters, features[: len(wanted)])
 
 
@@ -197,13 +194,13 @@ def table(genes: int, rng: np.random.Generator) -> tuple[pd.DataFrame, pd.MultiI
     scores *= np.array([tilt[cell] for cell, _ in rows])
     z = 0.5 * scores @ programmes + rng.normal(size=(len(rows), genes))
     values = np.sign(z) * 0.3 * z**2
-    index = pd.MultiIndex.from_tuples(rows, names=KEY)
+    index = pd.MultiIndex.from_tuples(rows, names=CONDITION)
     hidden = [
         (cell, compound)
         for cell in TARGETS
         for compound in compounds[: 128 if cell == TARGETS[0] else 127]
     ]
-    wanted = pd.MultiIndex.from_tuples(hidden, names=KEY)
+    wanted = pd.MultiIndex.from_tuples(hidden, names=CONDITION)
     columnwise = pd.DataFrame(
         np.asfortranarray(values), index, [f"g{i}" for i in range(genes)]
     )  # as from parquet

@@ -4,19 +4,37 @@
 >>> make("shrunken_additive").fit(de_train, rng=np.random.default_rng(0)).predict(conditions)
 """
 
-from perturbgen.baselines.base import Baseline, Interval, Predictor
-from perturbgen.baselines.registry import available, make
-from perturbgen.baselines.selection import Choice, Fold, mimic_folds, nested_choice, out_of_fold
+from perturbgen.baselines.base import Baseline, Predictor
+from perturbgen.baselines.registry import (
+    REGISTRY,
+    Entry,
+    available,
+    crossed,
+    find_baseline,
+    make,
+    maker,
+)
+from perturbgen.baselines.selection import (
+    blend_weights,
+    mimic_folds,
+    nested_choice,
+    out_of_fold,
+    row_spearman,
+)
 
 __all__ = [
+    "REGISTRY",
     "Baseline",
-    "Choice",
-    "Fold",
-    "Interval",
+    "Entry",
     "Predictor",
     "available",
+    "blend_weights",
+    "crossed",
+    "find_baseline",
     "make",
+    "maker",
     "mimic_folds",
     "nested_choice",
     "out_of_fold",
+    "row_spearman",
 ]

@@ -1,158 +1,110 @@
-"""What a baseline is: fit on labelled rows, predict labelled rows; and the linear smoothers, which are most of them.
+"""What a baseline is: fit on labelled rows, predict labelled rows.
 
-Scales that signed −log10 p values can be modelled on.
-
-The labelled tables that every baseline takes and gives back: conditions (cell_type, compound) x genes.
+Most baselines are linear smoothers, whose predictions are weighted sums of training rows.
 """
 
 from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import (
-    Any,
-    ClassVar,
-    Final,
-    Generic,
-    Literal,
-    NamedTuple,
-    Protocol,
-    Self,
-    TypeVar,
-    cast,
-    runtime_checkable,
-)
+from typing import Any, ClassVar, Final, Generic, Protocol, Self, TypeVar, cast, runtime_checkable
 
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
-from numpy.typing import NDArray
-from scipy.special import log_ndtr, ndtri_exp
-from scipy.stats import norm, t
+from scipy.stats import t
 
 from perturbgen.core.config import Settings
 from perturbgen.core.errors import ConfigError, PerturbgenError, SchemaError, shorten
+from perturbgen.core.labels import CONDITION
 
-log = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
-Array = NDArray[np.float64]
-Labels = NDArray[np.object_]
-
-KEY: Final = ("cell_type", "compound")
-
-
-@dataclass(frozen=True)
-class TrainTable:
-    """The training rows: ``values`` (rows, genes), the two labels of each row, the genes."""
-
-    values: Array
-    cell_types: Labels
-    compounds: Labels
-    genes: pd.Index
-
-    @property
-    def index(self) -> pd.MultiIndex:
-        """(cell_type, compound) of each row."""
-        return pd.MultiIndex.from_arrays([self.cell_types, self.compounds], names=KEY)
+_SPARSE: Final = 0.1  # below this share of non-zeros a sparse product is faster
+_REPEATED: Final = 0.2  # below this share of distinct rows it pays to copy the result
+_WORDS: Final = {"cell_type": "cell type", "compound": "compound"}
 
 
 @dataclass(frozen=True)
-class Conditions:
-    """The conditions to predict, in the order they were asked for."""
+class ConditionList:
+    """The cell type and the compound of each row, as text, in the order given."""
 
-    cell_types: Labels
-    compounds: Labels
+    cell_types: np.ndarray
+    compounds: np.ndarray
 
     def __len__(self) -> int:
         return len(self.cell_types)
 
+    def labels(self, key: str) -> np.ndarray:
+        """One of the two labels, ``cell_type`` or ``compound``, of each row."""
+        return self.cell_types if key == "cell_type" else self.compounds
+
     @property
     def index(self) -> pd.MultiIndex:
-        """(cell_type, compound) of each condition."""
-        return pd.MultiIndex.from_arrays([self.cell_types, self.compounds], names=KEY)
+        """(cell_type, compound) of each row."""
+        return pd.MultiIndex.from_arrays([self.cell_types, self.compounds], names=CONDITION)
 
-    def names(self, chosen: NDArray[np.bool_]) -> list[str]:
-        """Readable names of some of them."""
-        cells, compounds = self.cell_types[chosen], self.compounds[chosen]
-        return [f"{cell} | {compound}" for cell, compound in zip(cells, compounds, strict=True)]
-
-
-def _read_train(train: pd.DataFrame, *, canonical: bool = True) -> TrainTable:
-    """The training table, refused where a label is missing or repeated or a value is not a finite number.
-
-    ``canonical`` has the rows sorted by label and stored row by row, so that nothing, the draws of a random baseline
-    and the last bit of a sum included, depends on how they were given.
-    """
-    if not isinstance(train, pd.DataFrame):
-        raise SchemaError(
-            f"the training table is a {type(train).__name__}", expected="a pandas DataFrame"
-        )
-    found = read_conditions(train.index, "the training table")
-    if train.shape[1] == 0:
-        raise SchemaError("the training table has no genes", expected="conditions x genes")
-    if not train.columns.is_unique:
-        twice = train.columns[train.columns.duplicated()]
-        raise SchemaError(
-            f"the training table holds genes twice: {shorten(twice)}",
-            fix="drop the repeated columns",
-        )
-    values = numeric(train)
-    if not canonical:
-        return TrainTable(values, found.cell_types, found.compounds, train.columns)
-    order = np.lexsort((found.compounds.astype(str), found.cell_types.astype(str)))
-    rows = np.ascontiguousarray(values if (order == np.arange(len(order))).all() else values[order])
-    return TrainTable(rows, found.cell_types[order], found.compounds[order], train.columns)
+    def names(self, chosen: np.ndarray) -> list[str]:
+        """Readable names of the rows that a mask (rows,) chooses."""
+        return [" | ".join(label) for label in self.index[chosen]]
 
 
-def numeric(frame: pd.DataFrame) -> Array:
-    """The values (rows, genes) in float64; the first one that is no finite number is named."""
-    try:
-        values = frame.to_numpy(dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        text = [
-            name for name, kind in frame.dtypes.items() if not pd.api.types.is_numeric_dtype(kind)
-        ]
-        raise SchemaError(
-            f"columns {shorten(text)} hold no numbers", expected="genes only", fix="drop them"
-        ) from error
-    finite = np.isfinite(values)
-    if not finite.all():
-        row, gene = divmod(int((~finite).argmax()), values.shape[1])
-        raise SchemaError(
-            f"{int((~finite).sum())} values are missing or infinite; the first is gene {frame.columns[gene]!r} of "
-            f"{' | '.join(map(str, frame.index[row]))}",
-            expected="a complete table of finite numbers",
-            cause="contrasts that are not estimable, or genes that were filtered out in one cell type",
-            fix="drop these rows or genes, or fill them knowingly: table.dropna(axis=1)",
-        )
-    return values
+@dataclass(frozen=True)
+class TrainTable(ConditionList):
+    """The rows to learn from, with their ``values`` (rows, genes)."""
+
+    values: np.ndarray
+    genes: pd.Index
+
+    @classmethod
+    def of(cls, train: pd.DataFrame, *, canonical: bool = True) -> TrainTable:
+        """Refused where a label is missing or repeated or a value is not a finite number.
+
+        ``canonical`` has the rows sorted by label and stored row by row, so that nothing, the draws
+        of a random baseline and the last bit of a sum included, depends on how they were given.
+        """
+        if not isinstance(train, pd.DataFrame):
+            raise SchemaError(
+                f"the training table is a {type(train).__name__}", expected="a pandas DataFrame"
+            )
+        found = as_conditions(train.index, "the training table")
+        if train.shape[1] == 0:
+            raise SchemaError("the training table has no genes", expected="conditions x genes")
+        if not train.columns.is_unique:
+            twice = shorten(train.columns[train.columns.duplicated()])
+            raise SchemaError(
+                f"the training table holds genes twice: {twice}", fix="drop the repeated columns"
+            )
+        values = finite_values(train)
+        if not canonical:
+            return cls(found.cell_types, found.compounds, values, train.columns)
+        order = np.lexsort((found.compounds.astype(str), found.cell_types.astype(str)))
+        sorted_already = (order == np.arange(len(order))).all()
+        rows = np.ascontiguousarray(values if sorted_already else values[order])
+        return cls(found.cell_types[order], found.compounds[order], rows, train.columns)
 
 
-def read_conditions(
-    conditions: pd.MultiIndex | pd.DataFrame | pd.Index, what: str = "the conditions"
-) -> Conditions:
-    """Cell type and compound by name, of a MultiIndex or of the columns of a table (``read_id_map`` gives such)."""
-    names = list(conditions.columns if isinstance(conditions, pd.DataFrame) else conditions.names)
-    if not set(KEY) <= set(names):
+def as_conditions(
+    labels: pd.MultiIndex | pd.DataFrame | pd.Index, what: str = "the conditions"
+) -> ConditionList:
+    """Cell type and compound by name, from the levels of an index or the columns of a table."""
+    frame = isinstance(labels, pd.DataFrame)
+    names = list(labels.columns if frame else labels.names)
+    if not set(CONDITION) <= set(names):
         raise SchemaError(
             f"{what} has labels {shorten(names)}",
             expected="(cell_type, compound): the levels of a MultiIndex, or columns",
             fix="table.set_index(['cell_type', 'compound'])",
         )
-    if isinstance(conditions, pd.DataFrame):
-        columns = [conditions[k].to_numpy(dtype=object) for k in KEY]
-    else:
-        columns = [conditions.get_level_values(k).to_numpy(dtype=object) for k in KEY]
+    columns = [labels[key] if frame else labels.get_level_values(key) for key in CONDITION]
     if not len(columns[0]):
         raise SchemaError(f"{what} has no rows", expected="at least one condition")
     if any(pd.isna(column).any() for column in columns):
         raise SchemaError(
             f"{what} has rows without a cell type or a compound", fix="complete or drop these rows"
         )
-    cells, compounds = (np.array([str(v) for v in column], dtype=object) for column in columns)
-    found = Conditions(cells, compounds)
+    found = ConditionList(*(np.array([str(v) for v in c], dtype=object) for c in columns))
     twice = found.index.duplicated()
     if twice.any():
         raise SchemaError(
@@ -162,39 +114,31 @@ def read_conditions(
     return found
 
 
-def in_key_order(index: pd.Index) -> pd.MultiIndex:
-    """The same labels with the cell type first."""
-    return read_conditions(index, "the table").index
-
-
-def unknown(wanted: Labels, known: Labels) -> NDArray[np.bool_]:
-    """Which of the wanted labels (conditions,) are not among the known ones."""
-    return ~pd.Index(wanted).isin(pd.unique(known))
-
-
-def tell_fallback(
-    name: str, conditions: Conditions, chosen: NDArray[np.bool_], falls_back_to: str
-) -> None:
-    """Log the conditions (conditions,) that get something simpler than the baseline promises."""
-    if chosen.any():
-        shown = shorten(conditions.names(chosen), 3)
-        log.warning(
-            "%s: %d conditions fall back to %s: %s", name, int(chosen.sum()), falls_back_to, shown
+def finite_values(frame: pd.DataFrame) -> np.ndarray:
+    """The values (rows, genes) in float64; the first one that is no finite number is named."""
+    try:
+        values = frame.to_numpy(dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        text = frame.columns[~frame.dtypes.map(pd.api.types.is_numeric_dtype).to_numpy(bool)]
+        raise SchemaError(
+            f"columns {shorten(text)} hold no numbers", expected="genes only", fix="drop them"
+        ) from error
+    finite = np.isfinite(values)
+    if not finite.all():
+        row, gene = divmod(int((~finite).argmax()), values.shape[1])
+        raise SchemaError(
+            f"{int((~finite).sum())} values are missing or infinite; the first is gene "
+            f"{frame.columns[gene]!r} of {' | '.join(map(str, frame.index[row]))}",
+            expected="a complete table of finite numbers",
+            cause="contrasts that are not estimable, or genes filtered out in one cell type",
+            fix="drop these rows or genes, or fill them knowingly: table.dropna(axis=1)",
         )
+    return values
 
 
-def levels(labels: Labels) -> Labels:
-    """The distinct labels in sorted order."""
-    return np.array(sorted(set(labels)), dtype=object)
-
-
-def one_hot(labels: Labels, known: Sequence[str] | Labels) -> Array:
+def one_hot(labels: np.ndarray, known: np.ndarray) -> np.ndarray:
     """Indicators (labels, known); a label that is not known has none."""
     return (np.asarray(labels)[:, None] == np.asarray(known, dtype=object)[None, :]).astype(float)
-
-
-_SPARSE = 0.1  # below this share of non-zeros a sparse product is faster
-_REPEATED = 0.2  # below this share of distinct rows it pays to copy the result
 
 
 @runtime_checkable
@@ -205,27 +149,16 @@ class Predictor(Protocol):
         """Learn from rows labelled (cell_type, compound), columns genes."""
 
     def predict(self, conditions: pd.MultiIndex | pd.DataFrame) -> pd.DataFrame:
-        """A row for every condition, in the order asked for, with the genes of the training table."""
+        """A row for every condition, in the order asked for, with the training table's genes."""
 
 
-class Interval(NamedTuple):
-    """Lower and upper ends for every condition and gene."""
-
-    lower: pd.DataFrame
-    upper: pd.DataFrame
-
-
-class NoSettings(Settings):
-    """There is nothing to set."""
-
-
-_S = TypeVar("S", bound=Settings)
+_S = TypeVar("_S", bound=Settings)
 
 
 class Baseline(ABC, Generic[_S]):
-    """The shell around a baseline: labels are checked and joined here, the arithmetic is in the subclasses."""
+    """The shell around a baseline: labels are checked and joined here, subclasses do arithmetic."""
 
-    settings_class: ClassVar[type[Settings]] = NoSettings
+    settings_class: ClassVar[type[Settings]] = Settings
     canonical: ClassVar[bool] = True  # whether the rows are put in the order of their labels first
 
     def __init__(self, settings: _S | None = None) -> None:
@@ -248,71 +181,125 @@ class Baseline(ABC, Generic[_S]):
 
     def fit(self, train: pd.DataFrame, *, rng: np.random.Generator) -> Self:
         """Learn from rows labelled (cell_type, compound), columns genes."""
-        self._table = _read_train(train, canonical=self.canonical)
+        self._table = TrainTable.of(train, canonical=self.canonical)
         self._fit(self._table, rng)
         return self
 
     def predict(self, conditions: pd.MultiIndex | pd.DataFrame) -> pd.DataFrame:
-        """A row for every condition, in the order asked for, with the genes of the training table."""
-        table, wanted = self.table, read_conditions(conditions)
+        """A row for every condition, in the order asked for, with the training table's genes."""
+        table, wanted = self.table, as_conditions(conditions)
         return pd.DataFrame(self._predict(wanted), wanted.index, table.genes, copy=False)
 
     def predict_interval(
         self, conditions: pd.MultiIndex | pd.DataFrame, *, level: float = 0.9
-    ) -> Interval:
-        """Where a new measurement of each condition should lie with probability ``level``."""
+    ) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """Lower and upper ends of where a new measurement lies with probability ``level``."""
         if not 0 < level < 1:
             raise ConfigError(f"an interval of level {level:g}", expected="between 0 and 1")
-        table, wanted = self.table, read_conditions(conditions)
+        table, wanted = self.table, as_conditions(conditions)
         half = self._half_width(wanted, level)
         if half is None:
             raise ConfigError(
-                f"{self.name} has no prediction intervals", fix="perturbgen baselines lists who has"
+                f"{self.name} has no prediction intervals",
+                fix="perturbgen baselines lists which do",
             )
         centre = self._predict(wanted)
-        ends = (
-            pd.DataFrame(v, wanted.index, table.genes, copy=False)
-            for v in (centre - half, centre + half)
+        lower, upper = (
+            pd.DataFrame(end, wanted.index, table.genes, copy=False)
+            for end in (centre - half, centre + half)
         )
-        return Interval(*ends)
+        return lower, upper
 
     @abstractmethod
     def _fit(self, table: TrainTable, rng: np.random.Generator) -> None:
         """Learn from arrays."""
 
     @abstractmethod
-    def _predict(self, wanted: Conditions) -> Array:
+    def _predict(self, wanted: ConditionList) -> np.ndarray:
         """Values (conditions, genes)."""
 
-    def _half_width(self, wanted: Conditions, level: float) -> Array | None:
+    def _half_width(self, wanted: ConditionList, level: float) -> np.ndarray | None:
         """Half the width of the interval (conditions, genes), where there is one."""
         return None
 
+    def _lacks(self, wanted: ConditionList, key: str) -> np.ndarray:
+        """Which of the conditions (conditions,) have a cell type or compound never trained on."""
+        return ~pd.Index(wanted.labels(key)).isin(pd.unique(self.table.labels(key)))
+
+    def _tell(self, wanted: ConditionList, chosen: np.ndarray, falls_back_to: str) -> None:
+        """Log the conditions (conditions,) that get something simpler than what is promised."""
+        if chosen.any():
+            count, shown = int(chosen.sum()), shorten(wanted.names(chosen), 3)
+            _log.warning(
+                "%s: %d conditions fall back to %s: %s", self.name, count, falls_back_to, shown
+            )
+
+    def _tell_unknown(self, wanted: ConditionList, *, cell_type: str, compound: str) -> None:
+        """Log what conditions of an unknown cell type get, and those of an unknown compound."""
+        self._tell(wanted, self._lacks(wanted, "cell_type"), cell_type)
+        self._tell(wanted, self._lacks(wanted, "compound"), compound)
+
+    def _mean_weights(self, wanted: ConditionList, order: tuple[str, str]) -> sp.csr_array:
+        """Weights (conditions, rows) of the mean over the rows that share the first label.
+
+        Where no row does, over those that share the second; where none does either, over all rows.
+        """
+        rows = len(self.table)
+        lost = [self._lacks(wanted, key) for key in order]
+        first, second = (
+            _group_weights(self.table.labels(key), wanted.labels(key)) for key in order
+        )
+        stranger = lost[0] & lost[1]
+        self._tell(wanted, lost[0] & ~lost[1], f"the mean of the {_WORDS[order[1]]}")
+        self._tell(wanted, stranger, "the mean of all training rows")
+        known, unknown = (sp.diags_array(mask.astype(float)) for mask in (~lost[0], lost[0]))
+        result = known @ first + unknown @ second
+        if not stranger.any():
+            return sp.csr_array(result)
+        scatter = sp.csr_array(np.eye(len(wanted))[:, stranger])
+        everything = sp.csr_array(np.full((int(stranger.sum()), rows), 1 / rows))
+        return sp.csr_array(result + scatter @ everything)
+
+
+def _group_weights(labels: np.ndarray, asked: np.ndarray) -> sp.csr_array:
+    """Mean weights (conditions, rows) over the rows of each label; none where no row has it."""
+    known = np.unique(labels)
+    hot = one_hot(labels, known)
+    member = sp.csr_array(hot / np.maximum(hot.sum(axis=0), 1))
+    return sp.csr_array(sp.csr_array(one_hot(asked, known)) @ member.T)
+
 
 class LinearSmoother(Baseline[_S]):
-    """A baseline that predicts weighted sums of training rows: prediction = W Y, W (conditions, rows).
+    """Predicts weighted sums of training rows: prediction = W Y, W (conditions, rows).
 
-    With rows y = f + e, e of variance s² in each gene, a new row's error has variance s² (1 + Σ w²), and s² is the sum
-    of squared residuals over n − tr(2H − HHᵀ), H the weights of the training rows themselves.
+    With rows y = f + e, e of variance s² in each gene, a new row's error has variance
+    s² (1 + Σ w²), and s² is the sum of squared residuals over n − tr(2H − HHᵀ), H the weights of
+    the training rows themselves.
     """
 
-    canonical: ClassVar[bool] = (
-        False  # sums do not care, and sorting a large table takes longer than most of them
-    )
+    # A sum is the same in any order of its terms, and sorting a large table takes longer.
+    canonical: ClassVar[bool] = False
 
     @abstractmethod
-    def weights(self, wanted: Conditions) -> Array | sp.csr_array:
+    def weights(self, wanted: ConditionList) -> np.ndarray | sp.csr_array:
         """W (conditions, rows)."""
 
     def _fit(self, table: TrainTable, rng: np.random.Generator) -> None:
         """Weights come from the labels alone, when they are asked for."""
 
-    def _predict(self, wanted: Conditions) -> Array:
-        return _apply_weights(self.weights(wanted), self.table.values)
+    def _predict(self, wanted: ConditionList) -> np.ndarray:
+        weights, values = self.weights(wanted), self.table.values
+        # Conditions with equal weights (all of an unknown compound, say) are multiplied once.
+        distinct, inverse = np.unique(_dense(weights), axis=0, return_inverse=True)
+        if len(distinct) < _REPEATED * weights.shape[0]:
+            return np.asarray(distinct @ values)[inverse.ravel()]
+        if not sp.issparse(weights) and np.count_nonzero(weights) < _SPARSE * weights.size:
+            weights = sp.csr_array(weights)
+        return np.asarray(weights @ values)
 
-    def _half_width(self, wanted: Conditions, level: float) -> Array | None:
+    def _half_width(self, wanted: ConditionList, level: float) -> np.ndarray | None:
         table = self.table
-        hat = _dense(self.weights(Conditions(table.cell_types, table.compounds)))
+        hat = _dense(self.weights(table))
         freedom = len(hat) - 2 * np.trace(hat) + (hat**2).sum()
         residual = table.values - hat @ table.values
         if freedom < 1:
@@ -322,48 +309,5 @@ class LinearSmoother(Baseline[_S]):
         return float(t.ppf((1 + level) / 2, freedom)) * np.outer(spread, sd)
 
 
-def _apply_weights(weights: Array | sp.csr_array, values: Array) -> Array:
-    """W Y (conditions, genes): equal rows of W are multiplied once, and a W of few non-zeros as a sparse one."""
-    distinct, inverse = np.unique(_dense(weights), axis=0, return_inverse=True)
-    if len(distinct) < _REPEATED * weights.shape[0]:
-        return np.asarray(distinct @ values)[inverse.ravel()]
-    if not sp.issparse(weights) and np.count_nonzero(weights) < _SPARSE * weights.size:
-        weights = sp.csr_array(weights)
-    return np.asarray(weights @ values)
-
-
-def _dense(weights: Array | sp.csr_array) -> Array:
-    """Weights as an ordinary array."""
+def _dense(weights: np.ndarray | sp.csr_array) -> np.ndarray:
     return np.asarray(cast("Any", weights).toarray() if sp.issparse(weights) else weights)
-
-
-def normal_half_width(sd: Array, conditions: int, level: float) -> Array:
-    """Half widths (conditions, genes) of normal intervals with one standard deviation a gene (genes,)."""
-    return np.broadcast_to(norm.ppf((1 + level) / 2) * sd, (conditions, len(sd)))
-
-
-Transform = Literal["t", "none"]
-_LOG_2, _LOG_10 = np.log(2.0), np.log(10.0)
-
-
-def _to_t(signed: Array) -> Array:
-    """The normal deviate with two-sided p = 10^−|y| and the sign of y: t = sign(y) Φ⁻¹(1 − 10^−|y| / 2).
-
-    Log p enters as it is, so that y = 300 is no infinity. The tails of y, which grow as t², become those of t.
-    """
-    return -np.sign(signed) * ndtri_exp(-np.abs(signed) * _LOG_10 - _LOG_2)
-
-
-def _from_t(t: Array) -> Array:
-    """The inverse: y = sign(t) · −log10(2 Φ(−|t|))."""
-    return -np.sign(t) * (log_ndtr(-np.abs(t)) + _LOG_2) / _LOG_10
-
-
-def forward(values: Array, transform: Transform) -> Array:
-    """The values on the scale that is modelled."""
-    return _to_t(values) if transform == "t" else values
-
-
-def backward(values: Array, transform: Transform) -> Array:
-    """The values on the scale of the table."""
-    return _from_t(values) if transform == "t" else values

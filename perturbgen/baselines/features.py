@@ -1,9 +1,9 @@
-"""What a condition looks like to a model: one-hot labels, target encodings strictly out of fold, fingerprints.
+"""Few numbers in place of many: what the fitted models see of a condition, and what they learn.
 
-A training row's own target never enters its own features. The compound is described by its rows in *other* cell types,
-and the cell type by the rows of compounds in *other* folds: what is known of a condition that is to be predicted.
-
-The shell of the models that learn component scores from features of conditions: they differ in one function.
+They learn a few dozen component scores instead of thousands of genes. They see one-hot labels,
+fingerprints, and target encodings strictly out of fold: the compound is described by its rows in
+*other* cell types, the cell type by the rows of compounds in *other* folds, which is what is known
+of a condition that is to be predicted.
 """
 
 from __future__ import annotations
@@ -11,121 +11,224 @@ from __future__ import annotations
 import logging
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar, Final, TypeVar
+from typing import ClassVar, Final, Literal, TypeVar
 
 import numpy as np
 import pandas as pd
 from pydantic import Field
+from scipy.special import log_ndtr, ndtri_exp
+from scipy.stats import norm
 
-from perturbgen.baselines.base import (
-    Array,
-    Baseline,
-    Conditions,
-    Labels,
-    TrainTable,
-    Transform,
-    levels,
-    normal_half_width,
-    one_hot,
-    tell_fallback,
-    unknown,
-)
-from perturbgen.baselines.lowrank import LowRankTarget, Offset
+from perturbgen.baselines.base import Baseline, ConditionList, TrainTable, one_hot
 from perturbgen.core.config import Settings
 from perturbgen.core.errors import SchemaError, shorten
 from perturbgen.core.folds import deal
 
-log = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
+Transform = Literal["t", "none"]
+Offset = Literal["none", "mean", "additive"]
 _STATISTICS: Final = ("mean", "median", "sd", "q25", "q75")
+_LOG_2, _LOG_10 = np.log(2.0), np.log(10.0)
+
+
+def forward(values: np.ndarray, transform: Transform) -> np.ndarray:
+    """Signed −log10 p as it is modelled; ``t``: t = sign(y) Φ⁻¹(1 − 10^−|y| / 2).
+
+    t is the normal deviate with two-sided p = 10^−|y|. Log p enters as it is, so that y = 300 is
+    not infinite. The tails of y, which grow as t², become those of t.
+    """
+    if transform == "none":
+        return values
+    return -np.sign(values) * ndtri_exp(-np.abs(values) * _LOG_10 - _LOG_2)
+
+
+def backward(values: np.ndarray, transform: Transform) -> np.ndarray:
+    """The inverse of :func:`forward`: y = sign(t) · −log10(2 Φ(−|t|))."""
+    if transform == "none":
+        return values
+    return -np.sign(values) * (log_ndtr(-np.abs(values)) + _LOG_2) / _LOG_10
+
+
+@dataclass(frozen=True)
+class Components:
+    """Y ≈ mean + scores · loadings, ``loadings`` (components, genes) orthonormal."""
+
+    mean: np.ndarray
+    loadings: np.ndarray
+
+    @classmethod
+    def fit(cls, values: np.ndarray, count: int, *, centre: bool = True) -> Components:
+        """The leading singular vectors of values (rows, genes), by products of the few rows.
+
+        Each sign is such that the row with the largest score has a positive one, whatever the
+        order of the genes.
+        """
+        mean = values.mean(axis=0) if centre else np.zeros(values.shape[1])
+        centred = values - mean
+        squares, vectors = np.linalg.eigh(centred @ centred.T)
+        order = np.argsort(squares)[::-1][:count]
+        kept = order[squares[order] > 1e-10 * max(squares.max(), 1e-300)]
+        vectors = vectors[:, kept]
+        vectors = vectors * np.sign(vectors[np.abs(vectors).argmax(axis=0), np.arange(len(kept))])
+        return cls(mean, (vectors / np.sqrt(squares[kept])).T @ centred)
+
+    def scores(self, values: np.ndarray) -> np.ndarray:
+        """Scores (rows, components) of values (rows, genes)."""
+        return (values - self.mean) @ self.loadings.T
+
+    def values(self, scores: np.ndarray) -> np.ndarray:
+        """Values (rows, genes) of scores (rows, components)."""
+        return self.mean + scores @ self.loadings
+
+
+def additive_weights(
+    table: TrainTable, cell_types: np.ndarray, compounds: np.ndarray
+) -> np.ndarray:
+    """Weights (conditions, rows) of y = cell type + compound, fitted by least squares.
+
+    A label without a training row stands for the average one.
+    """
+    known = np.unique(table.cell_types), np.unique(table.compounds)
+    design = np.hstack([one_hot(table.cell_types, known[0]), one_hot(table.compounds, known[1])])
+    wanted = np.hstack([_average_hot(cell_types, known[0]), _average_hot(compounds, known[1])])
+    return wanted @ np.linalg.pinv(design)
+
+
+def _average_hot(labels: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """Indicators (labels, known); an unknown label is an equal share of all."""
+    hot = one_hot(labels, known)
+    hot[hot.sum(axis=1) == 0] = 1 / len(known)
+    return hot
+
+
+@dataclass(frozen=True)
+class LowRankTarget:
+    """What a model learns instead of genes: scores of transformed values less a cell type's offset.
+
+    ``offset`` is taken off each row: ``mean`` the mean of the cell type, ``additive`` its effect in
+    a least-squares fit with the compounds (fair where a cell type has few and unusual compounds),
+    ``none`` nothing.
+    """
+
+    transform: Transform
+    cell_types: np.ndarray
+    offsets: np.ndarray
+    components: Components
+    lowest: np.ndarray
+    highest: np.ndarray
+
+    @classmethod
+    def fit(
+        cls, table: TrainTable, *, count: int, transform: Transform, offset: Offset
+    ) -> LowRankTarget:
+        """Offsets, components and ranges of the training rows."""
+        names = np.unique(table.cell_types)
+        values = forward(table.values, transform)
+        hot = one_hot(table.cell_types, names)
+        if offset == "none":
+            offsets = np.zeros((len(names), values.shape[1]))
+        elif offset == "mean":
+            offsets = (hot / hot.sum(axis=0)).T @ values
+        else:
+            average = np.full(len(names), "", dtype=object)  # a compound without a row: the average
+            offsets = additive_weights(table, names, average) @ values
+        components = Components.fit(values - hot @ offsets, count)
+        lowest, highest = table.values.min(axis=0), table.values.max(axis=0)
+        return cls(transform, names, offsets, components, lowest, highest)
+
+    def residual(self, values: np.ndarray, cell_types: np.ndarray) -> np.ndarray:
+        """Values (rows, genes) as modelled, less offsets; an unknown cell type has the average."""
+        offset = _average_hot(cell_types, self.cell_types) @ self.offsets
+        return forward(values, self.transform) - offset
+
+    def scores(self, values: np.ndarray, cell_types: np.ndarray) -> np.ndarray:
+        """Scores (rows, components) of values (rows, genes)."""
+        return self.components.scores(self.residual(values, cell_types))
+
+    def values(self, scores: np.ndarray, cell_types: np.ndarray, *, clip: bool) -> np.ndarray:
+        """Values (rows, genes), with ``clip`` within the range of the gene's training values."""
+        raw = self.components.values(scores)
+        raw += _average_hot(cell_types, self.cell_types) @ self.offsets
+        found = backward(raw, self.transform)
+        return np.clip(found, self.lowest, self.highest, out=found) if clip else found
 
 
 @dataclass(frozen=True)
 class TargetEncoding:
-    """Statistics of the component scores of the rows that share a label, for training rows and for new conditions.
+    """Statistics of the scores of the rows that share a label, for training rows and for new ones.
 
-    ``scores`` (rows, components) of the training rows; ``folds`` (compounds,) gives every compound its fold;
+    ``scores`` (rows, components) of the training rows; ``folds`` gives every compound its fold;
     ``statistics`` are some of mean, median, sd, q25, q75.
     """
 
-    scores: Array
-    cell_types: Labels
-    compounds: Labels
+    scores: np.ndarray
+    rows: ConditionList
     folds: dict[str, int]
     statistics: tuple[str, ...] = _STATISTICS
 
-    def by_compound(self, wanted: Conditions) -> Array:
-        """Statistics (conditions, statistics x components) of the compound's rows in the other cell types."""
-        return self._encode([self._rows_of_compound(c, d) for c, d in _pairs(wanted)])
+    def by_compound(self, wanted: ConditionList) -> np.ndarray:
+        """Statistics (conditions, statistics x components) of the compound in other cell types."""
+        return self._encode([self._rows_of_compound(*label) for label in wanted.index])
 
-    def by_cell_type(self, wanted: Conditions) -> Array:
-        """Statistics (conditions, statistics x components) of the cell type's rows with compounds of other folds.
+    def by_cell_type(self, wanted: ConditionList) -> np.ndarray:
+        """Statistics (conditions, statistics x components) of the cell type in other folds.
 
-        Conditions that were not trained on have no fold, and see all rows of their cell type.
+        Folds, not each row alone: the mean without row i is a falling function of row i itself and
+        betrays it. New conditions have no fold, and see all rows of their cell type.
         """
-        trained = set(zip(self.cell_types, self.compounds, strict=True))
-        keys = [(c, self.folds[d] if (c, d) in trained else -1) for c, d in _pairs(wanted)]
+        trained = set(self.rows.index)
+        keys = [(cell, self.folds[d] if (cell, d) in trained else -1) for cell, d in wanted.index]
         distinct = sorted(set(keys))
-        row_folds = np.array([self.folds[d] for d in self.compounds])
-        members = [
-            np.flatnonzero((self.cell_types == c) & (row_folds != fold)) for c, fold in distinct
-        ]
-        encoded = self._encode(members)
+        fold_of_row = np.array([self.folds[d] for d in self.rows.compounds])
+        encoded = self._encode(
+            [
+                np.flatnonzero((self.rows.cell_types == cell) & (fold_of_row != fold))
+                for cell, fold in distinct
+            ]
+        )
         return encoded[[distinct.index(key) for key in keys]]
 
-    def counts(self, wanted: Conditions) -> Array:
+    def counts(self, wanted: ConditionList) -> np.ndarray:
         """How many rows (conditions, 1) describe the compound, as log(1 + n)."""
-        return np.log1p([[len(self._rows_of_compound(c, d))] for c, d in _pairs(wanted)])
+        return np.log1p([[len(self._rows_of_compound(*label))] for label in wanted.index])
 
     def _rows_of_compound(self, cell_type: str, compound: str) -> np.ndarray:
-        return np.flatnonzero((self.compounds == compound) & (self.cell_types != cell_type))
+        found = (self.rows.compounds == compound) & (self.rows.cell_types != cell_type)
+        return np.flatnonzero(found)
 
-    def _encode(self, members: list[np.ndarray]) -> Array:
+    def _encode(self, members: list[np.ndarray]) -> np.ndarray:
         """Statistics of each set of rows; an empty one is described by all rows."""
-        everybody = np.arange(len(self.scores))
+        everything = np.arange(len(self.scores))
         return np.array(
-            [_describe(self.scores[m if len(m) else everybody], self.statistics) for m in members]
+            [_describe(self.scores[m if len(m) else everything], self.statistics) for m in members]
         )
 
 
-def _pairs(wanted: Conditions) -> list[tuple[str, str]]:
-    """(cell type, compound) of each condition."""
-    return list(zip(wanted.cell_types, wanted.compounds, strict=True))
-
-
-def _describe(scores: Array, statistics: tuple[str, ...]) -> Array:
+def _describe(scores: np.ndarray, statistics: tuple[str, ...]) -> np.ndarray:
     """Statistics of each component over some rows (rows, components), joined to one vector."""
     found = {"mean": scores.mean(axis=0), "sd": scores.std(axis=0)}
     if set(statistics) - set(found):
+        # One sort serves the three quantiles of thousands of small sets; np.quantile sorts anew.
         ordered = np.sort(scores, axis=0)
         for name, share in (("q25", 0.25), ("median", 0.5), ("q75", 0.75)):
-            found[name] = _quantile(ordered, share)
+            at = share * (len(ordered) - 1)
+            low = int(at)
+            high = min(low + 1, len(ordered) - 1)
+            found[name] = ordered[low] + (at - low) * (ordered[high] - ordered[low])
     return np.concatenate([found[name] for name in statistics])
-
-
-def _quantile(ordered: Array, share: float) -> Array:
-    """The quantile of each column of sorted values, interpolated linearly as NumPy does."""
-    at = share * (len(ordered) - 1)
-    low = int(at)
-    high = min(low + 1, len(ordered) - 1)
-    return ordered[low] + (at - low) * (ordered[high] - ordered[low])
-
-
-def _compound_folds(compounds: Labels, count: int, rng: np.random.Generator) -> dict[str, int]:
-    """A fold for every compound, of near-equal sizes, drawn."""
-    names = levels(compounds)
-    return dict(zip(names, deal(len(names), count, rng).tolist(), strict=True))
 
 
 @dataclass(frozen=True)
 class _Features:
-    """Columns for training rows and for new conditions: one-hot, encodings of the first components, fingerprints.
+    """Columns of conditions: one-hot labels, encodings of the first components, fingerprints.
 
-    ``fingerprints`` (compounds, bits) may know compounds that were never measured; ``encoding`` may be absent.
+    ``fingerprints`` (compounds, bits) may know compounds that were never measured; ``encoding`` may
+    be absent.
     """
 
-    cell_types: Labels
-    compounds: Labels
+    cell_types: np.ndarray
+    compounds: np.ndarray
     encoding: TargetEncoding | None
     fingerprints: pd.DataFrame | None
     hot: bool = True
@@ -134,7 +237,7 @@ class _Features:
     def fit(
         cls,
         table: TrainTable,
-        scores: Array,
+        scores: np.ndarray,
         *,
         encoded: int,
         statistics: tuple[str, ...] = _STATISTICS,
@@ -144,63 +247,25 @@ class _Features:
         rng: np.random.Generator,
     ) -> _Features:
         """Learn the labels and the encodings; ``encoded`` = 0 leaves the encodings out."""
-        drawn = _compound_folds(table.compounds, folds, rng)
-        first = scores[:, :encoded]
-        encoding = (
-            TargetEncoding(first, table.cell_types, table.compounds, drawn, statistics)
-            if encoded
-            else None
-        )
-        return cls(levels(table.cell_types), levels(table.compounds), encoding, fingerprints, hot)
+        compounds = np.unique(table.compounds)
+        drawn = dict(zip(compounds, deal(len(compounds), folds, rng).tolist(), strict=True))
+        encoding = TargetEncoding(scores[:, :encoded], table, drawn, statistics)
+        known = np.unique(table.cell_types), compounds
+        return cls(*known, encoding if encoded else None, fingerprints, hot)
 
-    def matrix(self, wanted: Conditions) -> Array:
-        """Features (conditions, columns); labels never seen have no indicator and the encoding of all rows."""
+    def matrix(self, wanted: ConditionList) -> np.ndarray:
+        """Features (conditions, columns); an unknown label has the encoding of all rows."""
         parts = []
         if self.hot:
-            parts += [
-                one_hot(wanted.cell_types, self.cell_types),
-                one_hot(wanted.compounds, self.compounds),
-            ]
+            parts += [one_hot(wanted.cell_types, self.cell_types)]
+            parts += [one_hot(wanted.compounds, self.compounds)]
         if self.encoding is not None:
-            encoding = self.encoding
-            parts += [
-                encoding.by_compound(wanted),
-                encoding.by_cell_type(wanted),
-                encoding.counts(wanted),
-            ]
+            parts += [self.encoding.by_compound(wanted), self.encoding.by_cell_type(wanted)]
+            parts += [self.encoding.counts(wanted)]
         if self.fingerprints is not None:
-            parts.append(
-                self.fingerprints.reindex(wanted.compounds).fillna(0).to_numpy(dtype=float)
-            )
+            bits = self.fingerprints.reindex(wanted.compounds).fillna(0)
+            parts.append(bits.to_numpy(dtype=float))
         return np.hstack(parts)
-
-
-def _fingerprint_table(smiles: pd.Series | None, bits: int) -> pd.DataFrame | None:
-    """Morgan fingerprints of the compounds, where any are wanted."""
-    if not bits:
-        return None
-    if smiles is None:
-        raise SchemaError(
-            "fingerprints are wanted, but no SMILES are given",
-            expected="smiles, a Series of SMILES indexed by compound",
-            fix="give a table with SMILES (--smiles FILE), or fingerprints=0",
-        )
-    from perturbgen.data.covariates import morgan_fingerprints
-
-    return morgan_fingerprints(smiles, bits=bits)
-
-
-def _tell_without_structure(name: str, table: pd.DataFrame | None, compounds: Labels) -> None:
-    """Log the compounds whose structure is not known; their bits are all zero."""
-    if table is not None:
-        absent = [str(c) for c in levels(compounds) if c not in table.index]
-        if absent:
-            log.warning(
-                "%s: %d compounds have no SMILES, their bits are zero: %s",
-                name,
-                len(absent),
-                shorten(absent),
-            )
 
 
 class FeatureSettings(Settings):
@@ -225,23 +290,35 @@ class FeatureSettings(Settings):
     )
 
 
-_F = TypeVar("F", bound=FeatureSettings)
+_F = TypeVar("_F", bound=FeatureSettings)
 
 
 class FeatureModel(Baseline[_F]):
-    """Learns scores (rows, components) from features (rows, columns), and predicts values through the components.
+    """Learns scores (rows, components) from features (rows, columns), predicts values through them.
 
-    Labels never seen have no indicator; their encodings are those of all rows, so that an unknown compound gets what
-    the model expects of the average one in that cell type.
+    Labels never seen have no indicator; their encodings are those of all rows, so that an unknown
+    compound gets what the model expects of the average one in that cell type.
     """
 
     settings_class: ClassVar[type[Settings]] = FeatureSettings
     hot: ClassVar[bool] = True
+    standardised: ClassVar[bool] = False  # columns of mean 0 and variance 1; constant ones are 0
 
     def __init__(self, settings: _F | None = None, *, smiles: pd.Series | None = None) -> None:
         super().__init__(settings)
-        self._fingerprints = _fingerprint_table(smiles, self.settings.fingerprints)
-        self._residual_sd: Array | None = None
+        self._fingerprints: pd.DataFrame | None = None
+        self._residual_sd: np.ndarray | None = None
+        bits = self.settings.fingerprints
+        if bits and smiles is None:
+            raise SchemaError(
+                "fingerprints are wanted, but no SMILES are given",
+                expected="smiles, a Series of SMILES indexed by compound",
+                fix="give a table with SMILES (--smiles FILE), or fingerprints=0",
+            )
+        if bits and smiles is not None:
+            from perturbgen.data.covariates import morgan_fingerprints
+
+            self._fingerprints = morgan_fingerprints(smiles, bits=bits)
 
     def _fit(self, table: TrainTable, rng: np.random.Generator) -> None:
         chosen = self.settings
@@ -249,7 +326,7 @@ class FeatureModel(Baseline[_F]):
             table, count=chosen.components, transform=chosen.transform, offset=chosen.offset
         )
         scores = self._target.scores(table.values, table.cell_types)
-        _tell_without_structure(self.name, self._fingerprints, table.compounds)
+        self._tell_without_structure(table)
         self._features = _Features.fit(
             table,
             scores,
@@ -259,54 +336,52 @@ class FeatureModel(Baseline[_F]):
             hot=self.hot,
             rng=rng,
         )
-        self._fit_scores(self.training_features(), scores, rng)
+        features = self._features.matrix(table)
+        sd = features.std(axis=0)
+        self._centre, self._scale = features.mean(axis=0), np.where(sd > 1e-12, sd, np.inf)
+        self._fit_scores(self.features(table), scores, rng)
 
-    def training_features(self) -> Array:
-        """Features (rows, columns) of the training rows, none of which holds anything of its own row's values."""
-        return self._features.matrix(Conditions(self.table.cell_types, self.table.compounds))
+    def _tell_without_structure(self, table: TrainTable) -> None:
+        if self._fingerprints is None:
+            return
+        absent = [c for c in np.unique(table.compounds) if c not in self._fingerprints.index]
+        if absent:
+            text = "%s: %d compounds have no SMILES, their bits are zero: %s"
+            _log.warning(text, self.name, len(absent), shorten(absent))
 
-    def _predict(self, wanted: Conditions) -> Array:
-        table = self.table
-        lost = unknown(wanted.compounds, table.compounds)
-        tell_fallback(self.name, wanted, lost, "what is learnt of the average compound")
-        lost = unknown(wanted.cell_types, table.cell_types)
-        tell_fallback(self.name, wanted, lost, "what is learnt of the average cell type")
-        return self._values(self._predict_scores(self._features.matrix(wanted)), wanted)
+    def features(self, wanted: ConditionList) -> np.ndarray:
+        """Features (conditions, columns); no training row's hold anything of its own values."""
+        features = self._features.matrix(wanted)
+        return (features - self._centre) / self._scale if self.standardised else features
 
-    def _values(self, scores: Array, wanted: Conditions) -> Array:
-        """Values (conditions, genes) of predicted scores."""
+    def _predict(self, wanted: ConditionList) -> np.ndarray:
+        self._tell_unknown(
+            wanted,
+            cell_type="what is learnt of the average cell type",
+            compound="what is learnt of the average compound",
+        )
+        return self._values(self._predict_scores(self.features(wanted)), wanted)
+
+    def _values(self, scores: np.ndarray, wanted: ConditionList) -> np.ndarray:
         return self._target.values(scores, wanted.cell_types, clip=self.settings.clip)
 
-    def _keep_residual_sd(self, predicted: Array) -> None:
-        """Remember the spread (genes,) of the training values around predictions that did not see them."""
-        table = self.table
-        found = self._values(predicted, Conditions(table.cell_types, table.compounds))
-        self._residual_sd = np.sqrt(((table.values - found) ** 2).mean(axis=0))
+    def _keep_residual_sd(self, predicted: np.ndarray) -> None:
+        """Remember the spread (genes,) of the rows around scores predicted without seeing them."""
+        found = self._values(predicted, self.table)
+        self._residual_sd = np.sqrt(((self.table.values - found) ** 2).mean(axis=0))
 
-    def _half_width(self, wanted: Conditions, level: float) -> Array | None:
-        return (
-            None
-            if self._residual_sd is None
-            else normal_half_width(self._residual_sd, len(wanted), level)
-        )
+    def _half_width(self, wanted: ConditionList, level: float) -> np.ndarray | None:
+        sd = self._residual_sd
+        if sd is None:
+            return None
+        return np.broadcast_to(norm.ppf((1 + level) / 2) * sd, (len(wanted), len(sd)))
 
     @abstractmethod
-    def _fit_scores(self, features: Array, scores: Array, rng: np.random.Generator) -> None:
+    def _fit_scores(
+        self, features: np.ndarray, scores: np.ndarray, rng: np.random.Generator
+    ) -> None:
         """Learn scores (rows, components) from features (rows, columns)."""
 
     @abstractmethod
-    def _predict_scores(self, features: Array) -> Array:
+    def _predict_scores(self, features: np.ndarray) -> np.ndarray:
         """Scores (conditions, components)."""
-
-
-class Standardise:
-    """Columns with mean 0 and variance 1 on the training rows; constant ones become 0."""
-
-    def __init__(self, features: Array) -> None:
-        self._mean = features.mean(axis=0)
-        sd = features.std(axis=0)
-        self._scale = np.where(sd > 1e-12, sd, np.inf)
-
-    def __call__(self, features: Array) -> Array:
-        """The columns, standardised."""
-        return (features - self._mean) / self._scale

@@ -1,7 +1,8 @@
-"""The low-rank network: a small MLP from conditions to component scores, with what won the competition and generalised.
+"""The low-rank network: what won the competition and generalised, in a small MLP.
 
-Row-wise RMSE as the loss, null noise in the targets, zeroed features, medians over seeds, predictions kept within the
-training range, and, where asked for, a second stage on its own predictions (which makes it transductive).
+From conditions to component scores: row-wise RMSE as the loss, null noise in the targets, zeroed
+features, medians over seeds, predictions kept within the training range, and, where asked for, a
+second stage on its own predictions (which makes it transductive).
 """
 
 from __future__ import annotations
@@ -13,9 +14,8 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from perturbgen.baselines.base import Array, TrainTable, forward
-from perturbgen.baselines.features import FeatureModel, FeatureSettings, Standardise
-from perturbgen.baselines.lowrank import LowRankTarget
+from perturbgen.baselines.base import TrainTable
+from perturbgen.baselines.features import FeatureModel, FeatureSettings, LowRankTarget
 from perturbgen.core.config import Settings
 from perturbgen.core.console import track
 
@@ -27,9 +27,7 @@ class _NetworkSettings(FeatureSettings):
 
     hidden: int = Field(256, ge=1, description="units of each of the two hidden layers")
     epochs: int = Field(
-        60,
-        ge=1,
-        description="passes over the training rows; the number is fixed, nothing stops early",
+        60, ge=1, description="passes over the training rows, a fixed number: nothing stops early"
     )
     batch: int = Field(32, ge=2, description="rows of a step")
     rate: float = Field(1e-3, gt=0, description="the largest learning rate of a one-cycle schedule")
@@ -49,56 +47,53 @@ class _NetworkSettings(FeatureSettings):
 class LowRankNetwork(FeatureModel[_NetworkSettings]):
     """The median of a few small networks, trained on the row-wise RMSE of all genes.
 
-    With orthonormal components the squared error of a row is ‖z − ẑ‖² + r², r what the components leave of the row: the
-    loss is that of all genes, and no gene is ever formed.
+    With orthonormal components the squared error of a row is ‖z − ẑ‖² + r², r what the components
+    leave of the row: the loss is that of all genes, and no gene is ever formed.
     """
 
     settings_class: ClassVar[type[Settings]] = _NetworkSettings
+    standardised: ClassVar[bool] = True
 
-    def _fit_scores(self, features: Array, scores: Array, rng: np.random.Generator) -> None:
-        self._standardise = Standardise(features)
-        rest = _residual_squares(self.table, self._target, scores)
-        draws = _null_noise(self.table, self._target, self.settings.null_noise, rng)
-        self._rows = _TrainingRows(
-            self._standardise(features), scores, rest, draws, np.ones(len(scores))
-        )
+    def _fit_scores(
+        self, features: np.ndarray, scores: np.ndarray, rng: np.random.Generator
+    ) -> None:
+        table, target = self.table, self._target
+        whole = target.residual(table.values, table.cell_types) - target.components.mean
+        rest = np.maximum((whole**2).sum(axis=1) - (scores**2).sum(axis=1), 0)
+        draws = _null_noise(table, target, self.settings.null_noise, rng)
+        self._rows = _TrainingRows(features, scores, rest, draws, np.ones(len(scores)))
         self._seeds = rng.integers(2**31, size=self.settings.seeds).tolist()
-        self._networks = _train_networks(
-            self._rows, self._seeds, self.settings, len(self.table.genes)
-        )
+        self._networks = self._train(self._rows)
 
-    def _predict_scores(self, features: Array) -> Array:
-        return _median_scores(self._networks, self._standardise(features))
+    def _train(self, rows: _TrainingRows) -> list[nn.Module]:
+        genes = len(self.table.genes)
+        seeds = track(self._seeds, "training networks")
+        return [_train_network(rows, seed, self.settings, genes) for seed in seeds]
+
+    def _predict_scores(self, features: np.ndarray) -> np.ndarray:
+        return _median_scores(self._networks, features)
 
 
 class PseudoLabelNetwork(LowRankNetwork):
-    """The low-rank network, trained again with its own predictions of the wanted conditions as further rows.
+    """The low-rank network, trained again with its predictions of the wanted conditions as rows.
 
     Transductive: what it predicts for one condition depends on which others are asked for with it.
     """
 
-    def _predict_scores(self, features: Array) -> Array:
-        wanted = self._standardise(features)
-        first = _median_scores(self._networks, wanted)
-        rows = self._rows.extended(wanted, first, weight=self.settings.pseudo_weight)
-        return _median_scores(
-            _train_networks(rows, self._seeds, self.settings, len(self.table.genes)), wanted
-        )
+    def _predict_scores(self, features: np.ndarray) -> np.ndarray:
+        first = _median_scores(self._networks, features)
+        rows = self._rows.extended(features, first, weight=self.settings.pseudo_weight)
+        return _median_scores(self._train(rows), features)
 
 
 class _TrainingRows:
-    """What a network is trained on: features, scores, r² and weight of each row, and draws of noise for the scores."""
+    """Features, scores, r² and weight of each row, and draws of noise for the scores."""
 
-    def __init__(
-        self, features: Array, scores: Array, rest: Array, draws: Array, weights: Array
-    ) -> None:
-        self.features, self.scores, self.rest, self.weights = (
-            _as_tensor(v) for v in (features, scores, rest, weights)
-        )
-        self.draws = _as_tensor(draws)
+    def __init__(self, *arrays: np.ndarray) -> None:
+        self.features, self.scores, self.rest, self.draws, self.weights = map(_as_tensor, arrays)
 
-    def extended(self, features: Array, scores: Array, *, weight: float) -> _TrainingRows:
-        """With pseudo-labels (conditions, components) as further rows, without noise and with the typical r²."""
+    def extended(self, features: np.ndarray, scores: np.ndarray, *, weight: float) -> _TrainingRows:
+        """With pseudo-labels (conditions, components) as rows without noise, of the typical r²."""
         count = len(features)
         still = np.zeros((len(self.draws), count, self.scores.shape[1]))
         return _TrainingRows(
@@ -110,20 +105,10 @@ class _TrainingRows:
         )
 
 
-def _residual_squares(table: TrainTable, target: LowRankTarget, scores: Array) -> Array:
-    """r² (rows,): the squared length of each transformed row that the components do not hold."""
-    whole = (
-        forward(table.values, target.transform)
-        - target.offset(table.cell_types)
-        - target.components.mean
-    )
-    return np.maximum((whole**2).sum(axis=1) - (scores**2).sum(axis=1), 0)
-
-
 def _null_noise(
     table: TrainTable, target: LowRankTarget, scale: float, rng: np.random.Generator
-) -> Array:
-    """Changes of the scores (draws, rows, components) when y becomes y ± ``scale`` · log10 U(.001, 1) in every gene."""
+) -> np.ndarray:
+    """Changes of the scores (draws, rows, components) by y ± ``scale`` · log10 U(.001, 1)."""
     clean = target.scores(table.values, table.cell_types)
     if not scale:
         return np.zeros((1, *clean.shape))
@@ -135,27 +120,12 @@ def _null_noise(
     return draws
 
 
-def _train_networks(
-    rows: _TrainingRows, seeds: list[int], settings: _NetworkSettings, genes: int
-) -> list[nn.Module]:
-    """One network for each seed."""
-    return [
-        _train_network(rows, seed, settings, genes) for seed in track(seeds, "training networks")
-    ]
-
-
 def _train_network(
     rows: _TrainingRows, seed: int, settings: _NetworkSettings, genes: int
 ) -> nn.Module:
     """Adam with weight decay on a one-cycle schedule over a fixed number of epochs."""
     generator = torch.Generator().manual_seed(seed)
-    network = _build(
-        rows.features.shape[1],
-        rows.scores.shape[1],
-        settings.hidden,
-        _scale_of(rows.scores),
-        generator,
-    )
+    network = _build(rows.features.shape[1], rows.scores, settings.hidden, generator)
     steps = max(1, round(len(rows.features) / settings.batch))
     optimiser = torch.optim.AdamW(
         network.parameters(), lr=settings.rate, weight_decay=settings.decay
@@ -177,7 +147,7 @@ def _train_network(
 
 
 def _row_rmse(predicted: Tensor, scores: Tensor, rest: Tensor, genes: int) -> Tensor:
-    """√((‖z − ẑ‖² + r²) / genes) of each row (rows,): its root mean squared error over all genes."""
+    """√((‖z − ẑ‖² + r²) / genes) (rows,): each row's root mean squared error over all genes."""
     return torch.sqrt((((scores - predicted) ** 2).sum(dim=1) + rest) / genes + 1e-12)
 
 
@@ -199,16 +169,18 @@ class _Scaled(nn.Module):
         return self.network(features) * self.scale
 
 
-def _build(
-    columns: int, components: int, hidden: int, scale: Tensor, generator: torch.Generator
-) -> nn.Module:
-    """Two hidden layers; every weight comes from the generator."""
+def _build(columns: int, scores: Tensor, hidden: int, generator: torch.Generator) -> nn.Module:
+    """Two hidden layers whose outputs are scaled to the scores (rows, components).
+
+    Every weight comes from the generator. The scale is the root mean square of each component,
+    bounded below by a hundredth of the largest.
+    """
     layers = nn.Sequential(
         nn.Linear(columns, hidden),
         nn.SiLU(),
         nn.Linear(hidden, hidden),
         nn.SiLU(),
-        nn.Linear(hidden, components),
+        nn.Linear(hidden, scores.shape[1]),
     )
     for layer in layers:
         if isinstance(layer, nn.Linear):
@@ -216,22 +188,17 @@ def _build(
             with torch.no_grad():
                 layer.weight.uniform_(-bound, bound, generator=generator)
                 layer.bias.zero_()
-    return _Scaled(layers, scale)
-
-
-def _scale_of(scores: Tensor) -> Tensor:
-    """The root mean square of each component (components,), bounded below by a hundredth of the largest."""
     size = (scores**2).mean(dim=0).sqrt()
-    return size.clamp_min(0.01 * float(size.max())).clamp_min(1e-6)
+    return _Scaled(layers, size.clamp_min(0.01 * float(size.max())).clamp_min(1e-6))
 
 
-def _median_scores(networks: list[nn.Module], features: Array) -> Array:
+def _median_scores(networks: list[nn.Module], features: np.ndarray) -> np.ndarray:
     """The median over networks of their scores (conditions, components)."""
     with torch.no_grad():
         found = np.stack([network(_as_tensor(features)).numpy() for network in networks])
     return np.median(found, axis=0).astype(np.float64)
 
 
-def _as_tensor(values: Array) -> Tensor:
+def _as_tensor(values: np.ndarray) -> Tensor:
     """The values in 32 bits."""
     return torch.as_tensor(np.asarray(values, dtype=np.float32))

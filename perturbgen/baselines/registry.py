@@ -1,10 +1,17 @@
-"""The baselines by name: what they are, what they need, how one is made."""
+"""The baselines by name: what they are, what they need, how one is made.
+
+A new baseline is a subclass of :class:`~perturbgen.baselines.base.Baseline` (or of a kinder base:
+``LinearSmoother``, ``FeatureModel``) and a line in ``REGISTRY``; commands, comparisons and the
+contract tests find it there.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
+from itertools import product
 from typing import TYPE_CHECKING, Any, Final
 
 from perturbgen.baselines.base import Baseline
@@ -15,13 +22,12 @@ if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
 
-    from perturbgen.baselines.selection import Maker
-
 
 @dataclass(frozen=True)
 class Entry:
-    """One baseline: where its class is (imported when used), what it is in one line, what must or may be given to it.
+    """One baseline: where its class is, what it is in one line, what must or may be given to it.
 
+    The class is imported when it is used: only some need torch, XGBoost or scikit-learn.
     ``open_problems`` is the name of the same thing in the Open Problems benchmark.
     """
 
@@ -65,9 +71,9 @@ REGISTRY: Final[Mapping[str, Entry]] = {
         "mean_across_celltypes",
         intervals=True,
     ),
-    "additive": Entry("lowrank:Additive", "cell type + compound, by least squares", intervals=True),
+    "additive": Entry("linear:Additive", "cell type + compound, by least squares", intervals=True),
     "shrunken_additive": Entry(
-        "lowrank:ShrunkenAdditive",
+        "linear:ShrunkenAdditive",
         "cell type + compound, shrunk by variance components",
         intervals=True,
     ),
@@ -75,7 +81,7 @@ REGISTRY: Final[Mapping[str, Entry]] = {
         "constants:RandomDraw", "each gene drawn from its training values", "sample", random=True
     ),
     "nearest_replicate": Entry(
-        "constants:NearestReplicate", "the compound's row in the most similar cell type"
+        "neighbours:NearestReplicate", "the compound's row in the most similar cell type"
     ),
     "ground_truth": Entry(
         "constants:GroundTruth", "the measured rows: the ceiling", "ground_truth", needs=("truth",)
@@ -128,10 +134,13 @@ REGISTRY: Final[Mapping[str, Entry]] = {
         "transfer:TransferStack", "profiles elsewhere + offset + kriged known compounds, stacked"
     ),
     "nested": Entry(
-        "blend:Nested", "one baseline, its settings chosen out of fold", uses=_SMILES, random=True
+        "selection:Nested",
+        "one baseline, its settings chosen out of fold",
+        uses=_SMILES,
+        random=True,
     ),
     "blend": Entry(
-        "blend:Blend",
+        "selection:Blend",
         "weighted sum, weights from out-of-fold predictions",
         uses=_SMILES,
         random=True,
@@ -144,12 +153,10 @@ def available() -> dict[str, str]:
     return {name: entry.description for name, entry in REGISTRY.items()}
 
 
-def find(name: str) -> Entry:
+def find_baseline(name: str) -> Entry:
     """The baseline of a name, ours or Open Problems'."""
-    if name in REGISTRY:
-        return REGISTRY[name]
-    for entry in REGISTRY.values():
-        if name == entry.open_problems:
+    for ours, entry in REGISTRY.items():
+        if name in (ours, entry.open_problems):
             return entry
     fix = "perturbgen baselines lists them"
     raise ConfigError(f"there is no baseline {name!r}: {suggest(name, REGISTRY)}", fix=fix)
@@ -165,12 +172,13 @@ def make(
 ) -> Baseline[Any]:
     """A baseline that is not fitted yet, with some of its settings.
 
-    >>> make("kernel_ridge", ridge=1.0).fit(de_train, rng=np.random.default_rng(0)).predict(conditions)
+    >>> model = make("kernel_ridge", ridge=1.0).fit(de_train, rng=np.random.default_rng(0))
+    >>> model.predict(conditions)
 
-    ``truth`` and ``pseudobulk`` are for the baselines that need them; ``smiles`` (indexed by compound) for those that
-    can use fingerprints.
+    ``truth`` and ``pseudobulk`` are for the baselines that need them; ``smiles`` (indexed by
+    compound) for those that can use fingerprints.
     """
-    entry = find(name)
+    entry = find_baseline(name)
     given = {"truth": truth, "pseudobulk": pseudobulk, "smiles": smiles}
     for key in entry.needs:
         if given[key] is None:
@@ -183,9 +191,16 @@ def make(
         if value is not None and key not in (*entry.needs, *entry.uses):
             raise ConfigError(f"{name} makes no use of {key}", fix="leave it out")
     fix = f"perturbgen baselines {name} lists its settings"
-    chosen = load_settings(entry.settings_class, base=settings, fix=fix)
+    chosen: Any = load_settings(entry.settings_class, base=settings, fix=fix)
     parts = {key: given[key] for key in (*entry.needs, *entry.uses) if given[key] is not None}
-    return _COMPOSED.get(entry.where, _plain)(entry, chosen, parts)
+    if name == "blend":
+        candidates = _members(chosen.members, chosen.settings, parts)
+    elif name == "nested":
+        candidates = crossed(chosen.base, chosen.grid, **parts)
+    else:
+        return entry.kind(chosen, **parts)
+    composed: Any = entry.kind  # made of others, to which what was given belongs
+    return composed(chosen, candidates=candidates)
 
 
 _NEEDS: Final = {
@@ -194,46 +209,40 @@ _NEEDS: Final = {
 }
 
 
-def _plain(entry: Entry, settings: Settings, parts: dict[str, Any]) -> Baseline[Any]:
-    """A baseline that stands alone."""
-    return entry.kind(settings, **parts)
-
-
-def _make_blend(entry: Entry, settings: Any, parts: dict[str, Any]) -> Baseline[Any]:
-    """A blend and its members."""
-    alien = [name for name in settings.settings if name not in settings.members]
+def _members(
+    names: tuple[str, ...], settings: Mapping[str, Mapping[str, Any]], parts: Mapping[str, Any]
+) -> dict[str, partial[Baseline[Any]]]:
+    """The members of a blend."""
+    alien = [name for name in settings if name not in names]
     if alien:
         raise ConfigError(
-            f"settings for {alien[0]!r}, which is no member",
-            fix=suggest(alien[0], settings.members),
+            f"settings for {alien[0]!r}, which is no member", fix=suggest(alien[0], names)
         )
-    members = {
-        name: maker(name, settings.settings.get(name, {}), parts) for name in settings.members
-    }
-    return entry.kind(settings, members=members)  # type: ignore[call-arg]
+    return {name: maker(name, settings.get(name, {}), **parts) for name in names}
 
 
-def _make_nested(entry: Entry, settings: Any, parts: dict[str, Any]) -> Baseline[Any]:
-    """A choice and its candidates."""
-    from perturbgen.baselines.blend import crossed
+def crossed(
+    name: str,
+    grid: Mapping[str, list[Any]],
+    settings: Mapping[str, Any] | None = None,
+    **parts: Any,
+) -> dict[str, partial[Baseline[Any]]]:
+    """A baseline with every combination of a grid's values, named by what differs.
 
-    candidates = {
+    ``settings`` are those that all candidates share.
+    """
+    combinations = [dict(zip(grid, values, strict=True)) for values in product(*grid.values())]
+    return {
         ", ".join(f"{k}={v}" for k, v in values.items()) or "defaults": maker(
-            settings.base, values, parts
+            name, {**(settings or {}), **values}, **parts
         )
-        for values in crossed(settings.grid)
+        for values in combinations
     }
-    return entry.kind(settings, candidates=candidates)  # type: ignore[call-arg]
 
 
-def maker(name: str, settings: Mapping[str, Any], parts: Mapping[str, Any]) -> Maker:
-    """A function that makes a member; the settings are checked now, not when it is called."""
-    shared = {key: value for key, value in parts.items() if key in find(name).uses}
-    make(name, **shared, **settings)
-    return lambda: make(name, **shared, **settings)
-
-
-_COMPOSED: Final[Mapping[str, Callable[[Entry, Any, dict[str, Any]], Baseline[Any]]]] = {
-    "blend:Blend": _make_blend,
-    "blend:Nested": _make_nested,
-}
+def maker(name: str, settings: Mapping[str, Any], **parts: Any) -> partial[Baseline[Any]]:
+    """A function that makes a baseline, whose settings are checked now, not when it is called."""
+    shared = {key: value for key, value in parts.items() if key in find_baseline(name).uses}
+    made = partial(make, name, **shared, **settings)
+    made()
+    return made

@@ -1,64 +1,32 @@
-"""Choosing settings without peeking: folds that look like the task, predictions out of fold, the best candidate.
+"""Judging baselines out of fold: folds that look like the task, the best settings, blended members.
 
-The task withholds most compounds in a few *target* cell types while they are known in the others. A fold does the same
-to the few compounds that are known there: they are withheld in all target cell types at once, and in no other.
+The task withholds most compounds in a few *target* cell types while they are known in the others. A
+fold does the same to the few compounds that are known there: they are withheld in all target cell
+types at once, and in no other.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Final
+from typing import Any, ClassVar, Final, Literal
 
 import numpy as np
 import pandas as pd
+from pydantic import Field
 
-from perturbgen.baselines.base import (
-    Array,
-    Labels,
-    Predictor,
-    in_key_order,
-    levels,
-    read_conditions,
-)
+from perturbgen.baselines.base import Baseline, ConditionList, Predictor, TrainTable, as_conditions
+from perturbgen.core.config import Settings
 from perturbgen.core.console import track
 from perturbgen.core.errors import ConfigError, SchemaError, shorten, suggest
-from perturbgen.core.folds import deal
+from perturbgen.core.folds import Choice, choose, deal
+from perturbgen.core.stats import non_negative_weights
 
-log = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
-Maker = Callable[[], Predictor]
-_Score = Callable[
-    [pd.DataFrame, pd.DataFrame], Array
-]  # (truth, prediction) -> one value a row, higher is better
+_Maker = Callable[[], Predictor]
+_Folds = Mapping[str, pd.MultiIndex]
 _SPARSE_SHARE: Final = 0.5
-
-
-@dataclass(frozen=True)
-class Fold:
-    """Rows that are withheld together, by label."""
-
-    name: str
-    withheld: pd.MultiIndex
-
-
-@dataclass(frozen=True)
-class Choice:
-    """What was chosen: its name, the mean score of every candidate (higher is better), all out-of-fold predictions."""
-
-    best: str
-    scores: pd.Series
-    predictions: Mapping[str, pd.DataFrame]
-
-
-def _target_cell_types(index: pd.MultiIndex) -> list[str]:
-    """The cell types that were measured with less than half of the compounds, in sorted order."""
-    found = read_conditions(index, "the table")
-    wanted = _SPARSE_SHARE * len(levels(found.compounds))
-    return [
-        str(name) for name in levels(found.cell_types) if (found.cell_types == name).sum() < wanted
-    ]
 
 
 def mimic_folds(
@@ -68,111 +36,110 @@ def mimic_folds(
     rng: np.random.Generator,
     targets: Sequence[str] | None = None,
     pretend: bool = False,
-) -> list[Fold]:
-    """Folds of training rows that look like the task.
+) -> dict[str, pd.MultiIndex]:
+    """Folds of training rows that look like the task, by name: the labels that each withholds.
 
-    The compounds that are known both in a target cell type and elsewhere are divided at random into ``folds`` parts (at
-    most one for each compound), each withheld in all target cell types. Where no cell type is sparse, part i is
-    withheld in one cell type, the i-th in turn. With ``pretend`` every other cell type is, in one more fold each,
-    treated as if it were a target: all is withheld there but the compounds that the targets know.
+    ``targets`` are by default the sparse cell types, measured with less than half of the compounds.
+    The compounds that are known both in a target and elsewhere are divided at random into ``folds``
+    parts (at most one for each compound), each withheld in all targets. Where no cell type is
+    sparse, part i is withheld in one cell type, the i-th in turn. With ``pretend`` every other cell
+    type is, in one more fold each, treated as if it were a target: all is withheld there but the
+    compounds that the targets know.
     """
-    found = read_conditions(index, "the table")
-    known_types = levels(found.cell_types)
-    chosen = _target_cell_types(index) if targets is None else [str(name) for name in targets]
+    found = as_conditions(index, "the table")
+    known_types = np.unique(found.cell_types)
+    chosen = _sparse_cell_types(found) if targets is None else [str(name) for name in targets]
     absent = [name for name in chosen if name not in known_types]
     if absent:
         raise SchemaError(
             f"no cell type {shorten(absent)} to withhold", fix=suggest(absent[0], known_types)
         )
     in_target = np.isin(found.cell_types, chosen) if chosen else np.ones(len(found), dtype=bool)
-    shared = _shared_compounds(found.compounds, in_target, whole=not chosen)
+    if chosen:
+        shared = np.intersect1d(found.compounds[in_target], found.compounds[~in_target])
+    else:
+        names, sizes = np.unique(found.compounds, return_counts=True)
+        shared = names[sizes > 1]
     count = min(folds, len(shared))
     if count < 2:
         raise SchemaError(
-            f"{len(shared)} compounds are known both in {shorten(chosen) or 'two cell types'} and elsewhere",
+            f"{len(shared)} compounds are known both in {shorten(chosen) or 'two cell types'} and "
+            "elsewhere",
             expected="at least two, to withhold one and learn from the other",
         )
     part = deal(len(shared), count, rng)
-    made = []
+    made = {}
     for i in range(count):
         where = in_target if chosen else found.cell_types == known_types[i % len(known_types)]
-        rows = where & np.isin(found.compounds, shared[part == i])
-        if rows.any():
-            made.append(Fold(f"fold {i}", found.index[rows]))
-    return made + (_pretend_folds(index, chosen) if pretend else [])
-
-
-def _shared_compounds(compounds: Labels, in_target: np.ndarray, *, whole: bool) -> Labels:
-    """The compounds with rows both inside and outside of the targets; with ``whole`` those with two rows or more."""
-    if whole:
-        return np.array([c for c in levels(compounds) if (compounds == c).sum() > 1], dtype=object)
-    outside = set(compounds[~in_target])
-    return np.array([c for c in levels(compounds[in_target]) if c in outside], dtype=object)
-
-
-def _pretend_folds(index: pd.MultiIndex, targets: Sequence[str]) -> list[Fold]:
-    """Every other cell type as if it were a target: only the compounds that the targets know are left in it."""
-    found = read_conditions(index, "the table")
-    if not targets:
+        made[f"fold {i}"] = where & np.isin(found.compounds, shared[part == i])
+    if pretend and not chosen:
         raise ConfigError(
             "no cell type is sparse, so none can be imitated", fix="name targets, or pretend=False"
         )
-    known = set(found.compounds[np.isin(found.cell_types, list(targets))])
-    made = []
-    for name in levels(found.cell_types):
-        rows = (found.cell_types == name) & ~np.isin(found.compounds, list(known))
-        if name not in targets and rows.any():
-            made.append(Fold(f"pretend {name}", found.index[rows]))
-    return made
+    if pretend:
+        known = found.compounds[in_target]
+        for name in known_types:
+            if name not in chosen:
+                made[f"pretend {name}"] = (found.cell_types == name) & ~np.isin(
+                    found.compounds, known
+                )
+    return {name: found.index[rows] for name, rows in made.items() if rows.any()}
+
+
+def _sparse_cell_types(found: ConditionList) -> list[str]:
+    """The cell types that were measured with less than half of the compounds, in sorted order."""
+    names, sizes = np.unique(found.cell_types, return_counts=True)
+    return [str(n) for n in names[sizes < _SPARSE_SHARE * len(np.unique(found.compounds))]]
 
 
 def out_of_fold(
-    make: Maker, train: pd.DataFrame, folds: Sequence[Fold], *, rng: np.random.Generator
+    make: _Maker, train: pd.DataFrame, folds: _Folds, *, rng: np.random.Generator
 ) -> pd.DataFrame:
-    """Predictions of every withheld row by a predictor that was fitted without its fold; rows in the order of folds."""
-    labels = in_key_order(train.index)
+    """Predictions of every withheld row by a predictor that was fitted without its fold."""
+    labels = as_conditions(train.index, "the table").index
     parts = []
-    for fold, child in zip(folds, rng.spawn(len(folds)), strict=True):
-        kept = train[~labels.isin(fold.withheld)]
-        parts.append(make().fit(kept, rng=child).predict(fold.withheld))
+    for withheld, child in zip(folds.values(), rng.spawn(len(folds)), strict=True):
+        kept = train[~labels.isin(withheld)]
+        parts.append(make().fit(kept, rng=child).predict(withheld))
     return pd.concat(parts)
 
 
 def nested_choice(
-    candidates: Mapping[str, Maker],
+    candidates: Mapping[str, _Maker],
     train: pd.DataFrame,
-    folds: Sequence[Fold],
+    folds: _Folds,
     *,
     rng: np.random.Generator,
-    score: _Score | None = None,
-) -> Choice:
-    """The candidate with the best mean score over the withheld rows; the first of equals.
+    score: Literal["rmse", "spearman"] = "rmse",
+) -> tuple[Choice[str], pd.DataFrame]:
+    """The candidate with the best mean score over the withheld rows, and its predictions of them.
 
-    All candidates meet the same folds and the same random numbers. ``train`` is all they see: rows that are to be
-    predicted in the end must not be in it. The default score is minus the root mean squared error of a row.
+    All candidates meet the same folds and the same random numbers. ``train`` is all they see: rows
+    that are to be predicted in the end must not be in it. ``score`` is minus the root mean squared
+    error of a row, or Spearman's correlation of its genes.
     """
     if not candidates:
         raise ConfigError("no candidate to choose from", expected="at least one")
     seed = int(rng.integers(2**63))
-    score = score or minus_row_rmse
-    truth = train.set_axis(in_key_order(train.index))
-    scores, predictions = {}, {}
-    for name, make in track(list(candidates.items()), "choosing settings"):
-        found = out_of_fold(make, train, folds, rng=np.random.default_rng(seed))
+    truth = train.set_axis(as_conditions(train.index, "the table").index)
+    predictions: dict[str, pd.DataFrame] = {}
+
+    def worth(name: str) -> float:
+        found = out_of_fold(candidates[name], train, folds, rng=np.random.default_rng(seed))
         predictions[name] = found
-        scores[name] = float(np.mean(score(truth.loc[list(found.index)], found)))
-    table = pd.Series(scores, name="score")
-    best = str(table.idxmax())
-    log.info("chose %s of %d candidates (score %.4f)", best, len(table), table[best])
-    return Choice(best, table, predictions)
+        return float(np.mean(_SCORES[score](truth.loc[list(found.index)], found)))
+
+    choice = choose(track(list(candidates), "choosing settings"), worth)
+    told = "chose %s of %d candidates (score %.4f)"
+    _log.info(told, choice.best, len(candidates), choice.score)
+    return choice, predictions[choice.best]
 
 
-def minus_row_rmse(truth: pd.DataFrame, prediction: pd.DataFrame) -> Array:
-    """Minus the root mean squared error of each row (rows,)."""
+def _minus_row_rmse(truth: pd.DataFrame, prediction: pd.DataFrame) -> np.ndarray:
     return -np.sqrt(((truth.to_numpy() - prediction.to_numpy()) ** 2).mean(axis=1))
 
 
-def row_spearman(truth: pd.DataFrame, prediction: pd.DataFrame) -> Array:
+def row_spearman(truth: pd.DataFrame, prediction: pd.DataFrame) -> np.ndarray:
     """Spearman's correlation of each row (rows,); 0 where a row is constant."""
     from scipy.stats import rankdata
 
@@ -180,3 +147,111 @@ def row_spearman(truth: pd.DataFrame, prediction: pd.DataFrame) -> Array:
     left, right = (ranks - ranks.mean(axis=1, keepdims=True) for ranks in (left, right))
     size = np.sqrt((left**2).sum(axis=1) * (right**2).sum(axis=1))
     return np.divide((left * right).sum(axis=1), size, out=np.zeros(len(left)), where=size > 0)
+
+
+_SCORES: Final = {"rmse": _minus_row_rmse, "spearman": row_spearman}
+
+
+def blend_weights(truth: pd.DataFrame, predictions: Mapping[str, pd.DataFrame]) -> dict[str, float]:
+    """Non-negative least squares weights of predictions of the same rows and genes, by label."""
+    rows = list(next(iter(predictions.values())).index)
+    labels = as_conditions(truth.index, "the table").index
+    target = truth.set_axis(labels).loc[rows].to_numpy().ravel()
+    columns = np.column_stack(
+        [table.loc[rows, truth.columns].to_numpy().ravel() for table in predictions.values()]
+    )
+    weights = non_negative_weights(columns.T @ columns, columns.T @ target)
+    return dict(zip(predictions, weights.tolist(), strict=True))
+
+
+class _BlendSettings(Settings):
+    """What is blended, and how the weights are found."""
+
+    members: tuple[str, ...] = Field(
+        ("shrunken_additive", "transfer", "kernel_ridge", "xgboost"), min_length=1
+    )
+    settings: dict[str, dict[str, Any]] = Field({}, description="settings of the members, by name")
+    folds: int = Field(
+        5, ge=2, description="folds of known compounds that the weights are found on"
+    )
+
+
+class Blend(Baseline[_BlendSettings]):
+    """Σ wₘ · prediction of member m, the weights not negative, fitted to out-of-fold predictions.
+
+    The folds withhold compounds in the target cell types as the task does. The weights need not add
+    up to one: members that are too bold are held back. Conditions of unknown labels get what the
+    members fall back to.
+    """
+
+    settings_class: ClassVar[type[Settings]] = _BlendSettings
+
+    def __init__(
+        self, settings: _BlendSettings | None = None, *, candidates: Mapping[str, _Maker]
+    ) -> None:
+        super().__init__(settings)
+        self._makers = dict(candidates)
+        self.weights: dict[str, float] = {}
+
+    def _fit(self, table: TrainTable, rng: np.random.Generator) -> None:
+        train = pd.DataFrame(table.values, table.index, table.genes, copy=False)
+        folds = mimic_folds(table.index, folds=self.settings.folds, rng=rng)
+        seed = int(rng.integers(2**63))
+        found = {
+            name: out_of_fold(make, train, folds, rng=np.random.default_rng(seed))
+            for name, make in self._makers.items()
+        }
+        self.weights = blend_weights(train, found)
+        told = (f"{name} {weight:.2f}" for name, weight in self.weights.items())
+        _log.info("blend: %s", ", ".join(told))
+        self._members: dict[str, Predictor] = {
+            name: make().fit(train, rng=child)
+            for (name, make), child in zip(
+                self._makers.items(), rng.spawn(len(self._makers)), strict=True
+            )
+            if self.weights[name] > 0
+        }
+
+    def _predict(self, wanted: ConditionList) -> np.ndarray:
+        result = np.zeros((len(wanted), len(self.table.genes)))
+        for name, member in self._members.items():
+            result += self.weights[name] * member.predict(wanted.index).to_numpy()
+        return result
+
+
+class _NestedSettings(Settings):
+    """Which settings of which baseline are tried."""
+
+    base: str = Field("kernel_ridge", description="the baseline whose settings are chosen")
+    grid: dict[str, list[Any]] = Field(
+        {"ridge": [0.1, 0.3, 1.0]}, description="values to try; all are crossed"
+    )
+    folds: int = Field(5, ge=2, description="folds of known compounds")
+    score: Literal["rmse", "spearman"] = Field(
+        "rmse", description="what is best: of a row, on average"
+    )
+
+
+class Nested(Baseline[_NestedSettings]):
+    """One baseline with the settings that predict best out of fold, then fitted to all rows."""
+
+    settings_class: ClassVar[type[Settings]] = _NestedSettings
+
+    def __init__(
+        self, settings: _NestedSettings | None = None, *, candidates: Mapping[str, _Maker]
+    ) -> None:
+        super().__init__(settings)
+        self._candidates = dict(candidates)
+        self.chosen = ""
+
+    def _fit(self, table: TrainTable, rng: np.random.Generator) -> None:
+        train = pd.DataFrame(table.values, table.index, table.genes, copy=False)
+        folds = mimic_folds(table.index, folds=self.settings.folds, rng=rng)
+        choice, _ = nested_choice(
+            self._candidates, train, folds, rng=rng, score=self.settings.score
+        )
+        self.chosen = choice.best
+        self._model = self._candidates[choice.best]().fit(train, rng=rng)
+
+    def _predict(self, wanted: ConditionList) -> np.ndarray:
+        return self._model.predict(wanted.index).to_numpy()

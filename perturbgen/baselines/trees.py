@@ -1,9 +1,4 @@
-"""Boosted trees: on components of t-transformed values with out-of-fold encodings, and out of the box.
-
-A random forest from labels and out-of-fold encodings to component scores of DE values.
-
-The seed's random forest: pseudobulk counts of the missing wells, then differential expression of them.
-"""
+"""Boosted trees and random forests, on DE values; and the seed's forest on pseudobulk counts."""
 
 from __future__ import annotations
 
@@ -19,20 +14,9 @@ import pandas as pd
 import scipy.sparse as sp
 from pydantic import Field
 
-from perturbgen.baselines.base import (
-    KEY,
-    Array,
-    Baseline,
-    Conditions,
-    TrainTable,
-    levels,
-    one_hot,
-    tell_fallback,
-    unknown,
-)
+from perturbgen.baselines.base import Baseline, ConditionList, TrainTable, one_hot
 from perturbgen.baselines.constants import CellTypeMean
-from perturbgen.baselines.features import FeatureModel, FeatureSettings
-from perturbgen.baselines.lowrank import fit_components
+from perturbgen.baselines.features import Components, FeatureModel, FeatureSettings
 from perturbgen.core.config import Settings
 from perturbgen.core.console import track
 from perturbgen.core.errors import (
@@ -42,13 +26,14 @@ from perturbgen.core.errors import (
     shorten,
     suggest,
 )
+from perturbgen.core.labels import CONDITION, conditions_of
 from perturbgen.core.system import workers
 
 if TYPE_CHECKING:
     import xgboost
     from anndata import AnnData
 
-log = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 _Device = Literal["auto", "cpu", "cuda"]
 _COLUMNS_AT_ONCE = 10
@@ -74,15 +59,23 @@ class XGBoost(FeatureModel[XGBoostSettings]):
 
     settings_class: ClassVar[type[Settings]] = XGBoostSettings
 
-    def _fit_scores(self, features: Array, scores: Array, rng: np.random.Generator) -> None:
+    def _fit_scores(
+        self, features: np.ndarray, scores: np.ndarray, rng: np.random.Generator
+    ) -> None:
         chosen = self.settings
-        runs = [self.parameters(int(seed)) for seed in rng.integers(2**31, size=chosen.seeds)]
         self._models = [
-            boost_all(features, scores, run, trees=chosen.trees, device=chosen.device)
-            for run in runs
+            boost_all(
+                features,
+                scores,
+                {**self.parameters, "seed": int(seed)},
+                trees=chosen.trees,
+                device=chosen.device,
+            )
+            for seed in rng.integers(2**31, size=chosen.seeds)
         ]
 
-    def parameters(self, seed: int) -> dict[str, float]:
+    @property
+    def parameters(self) -> dict[str, float]:
         """The settings in XGBoost's own words."""
         chosen = self.settings
         return {
@@ -93,10 +86,9 @@ class XGBoost(FeatureModel[XGBoostSettings]):
             "min_child_weight": chosen.leaf,
             "lambda": chosen.penalty,
             "max_bin": chosen.bins,
-            "seed": seed,
         }
 
-    def _predict_scores(self, features: Array) -> Array:
+    def _predict_scores(self, features: np.ndarray) -> np.ndarray:
         return np.mean([predict_all(boosters, features) for boosters in self._models], axis=0)
 
 
@@ -108,87 +100,71 @@ class _PlainSettings(Settings):
 
 
 class PlainXGBoost(Baseline[_PlainSettings]):
-    """XGBoost out of the box: one-hot cell type and compound, the raw values, default settings, one model a gene.
+    """XGBoost out of the box: one-hot labels, raw values, default settings, one model a gene.
 
-    The seed's comparison. It is slow on purpose: nothing is compressed. A label never seen has no indicator.
+    The seed's comparison. It is slow on purpose: nothing is compressed. A label never seen has no
+    indicator.
     """
 
     settings_class: ClassVar[type[Settings]] = _PlainSettings
 
     def _fit(self, table: TrainTable, rng: np.random.Generator) -> None:
-        self._levels = levels(table.cell_types), levels(table.compounds)
-        features = self._hot(Conditions(table.cell_types, table.compounds))
+        chosen = self.settings
         self._boosters = boost_all(
-            features, table.values, {}, trees=self.settings.trees, device=self.settings.device
+            self._hot(table), table.values, {}, trees=chosen.trees, device=chosen.device
         )
 
-    def _hot(self, wanted: Conditions) -> Array:
+    def _hot(self, wanted: ConditionList) -> np.ndarray:
+        known = (np.unique(self.table.labels(key)) for key in CONDITION)
         return np.hstack(
-            [
-                one_hot(wanted.cell_types, self._levels[0]),
-                one_hot(wanted.compounds, self._levels[1]),
-            ]
+            [one_hot(wanted.labels(k), u) for k, u in zip(CONDITION, known, strict=True)]
         )
 
-    def _predict(self, wanted: Conditions) -> Array:
-        for labels, known, what in zip(
-            (wanted.cell_types, wanted.compounds),
-            self._levels,
-            ("cell type", "compound"),
-            strict=True,
-        ):
-            tell_fallback(
-                self.name, wanted, unknown(labels, known), f"trees that know nothing of the {what}"
-            )
+    def _predict(self, wanted: ConditionList) -> np.ndarray:
+        self._tell_unknown(
+            wanted,
+            cell_type="trees that know nothing of the cell type",
+            compound="trees that know nothing of the compound",
+        )
         return predict_all(self._boosters, self._hot(wanted))
 
 
 def boost_all(
-    features: Array, labels: Array, settings: Mapping[str, float], *, trees: int, device: _Device
+    features: np.ndarray,
+    labels: np.ndarray,
+    settings: Mapping[str, float],
+    *,
+    trees: int,
+    device: _Device,
 ) -> list[xgboost.Booster]:
     """Boosted trees for labels (rows, columns): a booster for each few columns, one thread each.
 
-    Threads inside of a booster would wait for each other at every split of these few rows. The division does not
-    depend on the number of cores, and so neither do the draws.
+    Threads inside a booster would wait for each other at every split of these few rows. The
+    division does not depend on the number of cores, and so neither do the draws.
     """
     place = _pick_device(device)
-    blocks = [
-        labels[:, start : start + _COLUMNS_AT_ONCE]
-        for start in range(0, labels.shape[1], _COLUMNS_AT_ONCE)
-    ]
+    starts = range(0, labels.shape[1], _COLUMNS_AT_ONCE)
+    blocks = [labels[:, start : start + _COLUMNS_AT_ONCE] for start in starts]
+    fixed = {"tree_method": "hist", "verbosity": 0, "objective": "reg:squarederror"}
+    parameters = {**fixed, "device": place, "nthread": 1, **settings}
 
-    def work(block: Array) -> xgboost.Booster:
-        return _boost(_as_matrix(features, block), settings, trees=trees, device=place)
+    def work(block: np.ndarray) -> xgboost.Booster:
+        import xgboost
+
+        return xgboost.train(parameters, _as_matrix(features, block), num_boost_round=trees)
 
     with ThreadPoolExecutor(1 if place == "cuda" else workers()) as pool:
         return list(track(pool.map(work, blocks), "boosting", total=len(blocks)))
 
 
-def predict_all(boosters: list[xgboost.Booster], features: Array) -> Array:
+def predict_all(boosters: list[xgboost.Booster], features: np.ndarray) -> np.ndarray:
     """Predictions (rows, columns) of all boosters."""
     data = _as_matrix(features)
-    return np.hstack(
-        [booster.predict(data).reshape(len(features), -1) for booster in boosters]
-    ).astype(np.float64)
+    found = [booster.predict(data).reshape(len(features), -1) for booster in boosters]
+    return np.hstack(found).astype(np.float64)
 
 
-def _boost(
-    data: xgboost.DMatrix, settings: Mapping[str, float], *, trees: int, device: str
-) -> xgboost.Booster:
-    """Boosted trees, one set for each column of the labels."""
-    import xgboost
-
-    fixed = {
-        "tree_method": "hist",
-        "verbosity": 0,
-        "objective": "reg:squarederror",
-        "device": device,
-        "nthread": 1,
-    }
-    return xgboost.train({**fixed, **settings}, data, num_boost_round=trees)
-
-
-def _as_matrix(features: Array, labels: Array | None = None) -> xgboost.DMatrix:
+def _as_matrix(features: np.ndarray, labels: np.ndarray | None = None) -> xgboost.DMatrix:
     """XGBoost's own matrix; it computes in 32 bits."""
     try:
         import xgboost
@@ -196,23 +172,20 @@ def _as_matrix(features: Array, labels: Array | None = None) -> xgboost.DMatrix:
         raise MissingDependencyError(
             "XGBoost is not installed", fix="pip install xgboost"
         ) from error
-    return xgboost.DMatrix(
-        features.astype(np.float32),
-        None if labels is None else labels.astype(np.float32),
-        nthread=1,
-    )
+    answers = None if labels is None else labels.astype(np.float32)
+    return xgboost.DMatrix(features.astype(np.float32), answers, nthread=1)
 
 
 def _pick_device(device: _Device) -> str:
     """The device to compute on; ``auto`` is the GPU where there is one."""
     chosen = device if device != "auto" else ("cuda" if _cuda_present() else "cpu")
-    log.debug("XGBoost computes on %s", chosen)
+    _log.debug("XGBoost computes on %s", chosen)
     return chosen
 
 
 @lru_cache(maxsize=1)
 def _cuda_present() -> bool:
-    """Whether XGBoost was built for CUDA and the driver finds a device (asked of the driver itself)."""
+    """Whether XGBoost was built for CUDA and the driver itself finds a device."""
     import xgboost
 
     if not xgboost.build_info().get("USE_CUDA", False):
@@ -244,7 +217,9 @@ class RandomForest(FeatureModel[_ForestSettings]):
 
     settings_class: ClassVar[type[Settings]] = _ForestSettings
 
-    def _fit_scores(self, features: Array, scores: Array, rng: np.random.Generator) -> None:
+    def _fit_scores(
+        self, features: np.ndarray, scores: np.ndarray, rng: np.random.Generator
+    ) -> None:
         from sklearn.ensemble import RandomForestRegressor
 
         chosen = self.settings
@@ -256,27 +231,23 @@ class RandomForest(FeatureModel[_ForestSettings]):
             n_jobs=-1,
         )
         self._forest.fit(features, scores)
-        self._forest.n_jobs = (
-            1  # threads add their trees up in whatever order they end, which shows in the last bit
-        )
+        # Threads add their trees up in the order they end, which shows in the last bit.
+        self._forest.n_jobs = 1
         unseen = self._out_of_bag(features, scores)
         if np.isfinite(unseen).all():  # a handful of trees may have seen every row
             self._keep_residual_sd(unseen)
 
-    def _out_of_bag(self, features: Array, scores: Array) -> Array:
-        """Each row's mean prediction (rows, components) over the trees that did not see it; NaN where all did."""
-        total, count = np.zeros_like(scores), np.zeros(len(scores))
-        for tree, rows in zip(
-            self._forest.estimators_, self._forest.estimators_samples_, strict=True
-        ):
+    def _out_of_bag(self, features: np.ndarray, scores: np.ndarray) -> np.ndarray:
+        """Mean prediction (rows, components) over the trees that did not see a row, or NaN."""
+        total, count = np.zeros_like(scores), np.zeros((len(scores), 1))
+        forest = self._forest
+        for tree, rows in zip(forest.estimators_, forest.estimators_samples_, strict=True):
             out = np.bincount(rows, minlength=len(scores)) == 0
             total[out] += tree.predict(features[out].astype(np.float32)).reshape(out.sum(), -1)
-            count += out
-        return np.divide(
-            total, count[:, None], out=np.full_like(total, np.nan), where=count[:, None] > 0
-        )
+            count[out] += 1
+        return np.divide(total, count, out=np.full_like(total, np.nan), where=count > 0)
 
-    def _predict_scores(self, features: Array) -> Array:
+    def _predict_scores(self, features: np.ndarray) -> np.ndarray:
         return np.asarray(self._forest.predict(features)).reshape(len(features), -1)
 
 
@@ -298,11 +269,12 @@ class _PseudobulkForestSettings(Settings):
 
 
 class PseudobulkForest(Baseline[_PseudobulkForestSettings]):
-    """A random forest on pseudobulk counts, then limma on its counts beside the real samples of the cell type.
+    """A random forest on pseudobulk counts, then limma on these beside the measured samples.
 
-    Of the samples only those of training conditions and of the vehicle are ever used. A wanted condition has the wells
-    in which its compound was measured for other cell types. Without such wells, or without vehicle samples of the cell
-    type, or where a contrast cannot be estimated, it gets the mean of the cell type (of the compound; of all rows).
+    Of the samples only those of training conditions and of the vehicle are ever used. A wanted
+    condition has the wells in which its compound was measured for other cell types. Without such
+    wells, or without vehicle samples of the cell type, or where a contrast cannot be estimated, it
+    gets the mean of the cell type (of the compound; of all rows).
     """
 
     settings_class: ClassVar[type[Settings]] = _PseudobulkForestSettings
@@ -312,7 +284,7 @@ class PseudobulkForest(Baseline[_PseudobulkForestSettings]):
     ) -> None:
         super().__init__(settings)
         self._bulk = pseudobulk
-        absent = [c for c in (*KEY, *self.settings.covariates) if c not in pseudobulk.obs]
+        absent = [c for c in (*CONDITION, *self.settings.covariates) if c not in pseudobulk.obs]
         if absent:
             fix = suggest(absent[0], pseudobulk.obs.columns)
             raise SchemaError(f"the pseudobulk samples have no column {shorten(absent)}", fix=fix)
@@ -328,11 +300,11 @@ class PseudobulkForest(Baseline[_PseudobulkForestSettings]):
             raise SchemaError(
                 f"the pseudobulk lacks {len(absent)} genes of the training table: {shorten(absent)}"
             )
-        obs = self._bulk.obs[[*KEY, *self.settings.covariates]].astype(str)
-        labels = pd.MultiIndex.from_frame(obs[list(KEY)])
-        kept = labels.isin(table.index) | (obs["compound"] == self.vehicle).to_numpy()
+        obs = self._bulk.obs[[*CONDITION, *self.settings.covariates]].astype(str)
+        kept = conditions_of(obs).isin(table.index) | (obs["compound"] == self.vehicle).to_numpy()
         self._obs = obs[kept]
-        self._counts = _as_dense(self._bulk[kept, list(table.genes)].X)
+        counts: Any = self._bulk[kept, list(table.genes)].X
+        self._counts = np.asarray(counts.toarray() if sp.issparse(counts) else counts, np.float64)
         seeds = rng.integers(2**31, size=2)
         self._draws = int(seeds[1])
         self._fit_forest(int(seeds[0]))
@@ -340,74 +312,69 @@ class PseudobulkForest(Baseline[_PseudobulkForestSettings]):
         self._fallback = CellTypeMean().fit(train, rng=rng)
 
     def _fit_forest(self, seed: int) -> None:
-        """log CPM as component scores, and log depth beside them, from one-hot labels of the wells."""
+        """log CPM as component scores, and log depth, from one-hot labels of the wells."""
         from sklearn.ensemble import RandomForestRegressor
 
         depth = self._counts.sum(axis=1)
         log_cpm = np.log1p(self._counts / depth[:, None] * 1e6)
-        self._components = fit_components(log_cpm, self.settings.components)
+        self._components = Components.fit(log_cpm, self.settings.components)
         scores = self._components.scores(log_cpm)
-        self._depth_scale = scores.std() / max(
-            float(np.log(depth).std()), 1e-12
-        )  # depth counts as much as a component
+        # Scaled, so that the forest's splits mind depth as much as a component.
+        self._depth_scale = scores.std() / max(float(np.log(depth).std()), 1e-12)
         targets = np.column_stack([scores, np.log(depth) * self._depth_scale])
-        self._levels = {name: levels(self._obs[name].to_numpy(dtype=object)) for name in self._obs}
+        self._levels = {
+            name: np.unique(self._obs[name].to_numpy(dtype=object)) for name in self._obs
+        }
         self._forest = RandomForestRegressor(
             self.settings.trees, max_features=0.5, random_state=seed, n_jobs=-1
         )
         self._forest.fit(self._features(self._obs), targets)
-        self._forest.n_jobs = 1  # threads would add their trees up in any order
+        self._forest.n_jobs = 1  # as for RandomForest
 
-    def _features(self, obs: pd.DataFrame) -> Array:
+    def _features(self, obs: pd.DataFrame) -> np.ndarray:
+        known = self._levels.items()
         return np.hstack(
-            [
-                one_hot(obs[name].to_numpy(dtype=object), known)
-                for name, known in self._levels.items()
-            ]
+            [one_hot(obs[name].to_numpy(dtype=object), names) for name, names in known]
         )
 
-    def wells(self, wanted: Conditions) -> pd.DataFrame:
-        """The samples to predict: each wanted compound in the wells it has, in its wanted cell type."""
+    def _wells(self, wanted: ConditionList) -> pd.DataFrame:
+        """Each wanted compound in the wells it was measured in, in its wanted cell type."""
         covariates = list(self.settings.covariates)
         places = self._obs[["compound", *covariates]].drop_duplicates()
-        asked = pd.DataFrame({"cell_type": wanted.cell_types, "compound": wanted.compounds})
-        return asked.merge(places, on="compound")[[*KEY, *covariates]]
+        asked = wanted.index.to_frame(index=False)
+        return asked.merge(places, on="compound")[[*CONDITION, *covariates]]
 
-    def _predict(self, wanted: Conditions) -> Array:
+    def _predict(self, wanted: ConditionList) -> np.ndarray:
         controlled = self._obs.loc[self._obs["compound"] == self.vehicle, "cell_type"].unique()
-        wells = self.wells(wanted)
+        wells = self._wells(wanted)
         wells = wells[wells["cell_type"].isin(controlled)].reset_index(drop=True)
         result = np.full((len(wanted), len(self.table.genes)), np.nan)
         if len(wells):
             found = self._differential_expression(wells, self._predict_counts(wells))
             result = found.reindex(wanted.index).to_numpy()
         lost = np.isnan(result).any(axis=1)
-        tell_fallback(self.name, wanted, lost, "the mean of the cell type")
+        self._tell(wanted, lost, "the mean of the cell type")
         if lost.any():
             result[lost] = self._fallback.predict(wanted.index[lost]).to_numpy()
         return result
 
-    def _predict_counts(self, wells: pd.DataFrame) -> Array:
+    def _predict_counts(self, wells: pd.DataFrame) -> np.ndarray:
         """Whole counts (wells, genes): the forest's means, or draws around them."""
         found = self._forest.predict(self._features(wells))
         share = np.expm1(self._components.values(found[:, :-1])).clip(0)
         depth = np.exp(found[:, -1] / self._depth_scale)
         means = share / share.sum(axis=1, keepdims=True) * depth[:, None]
-        return (
-            np.random.default_rng(self._draws).poisson(means)
-            if self.settings.draw
-            else np.rint(means)
-        )
+        if self.settings.draw:
+            return np.random.default_rng(self._draws).poisson(means)
+        return np.rint(means)
 
-    def _differential_expression(self, wells: pd.DataFrame, counts: Array) -> pd.DataFrame:
-        """Signed −log10 p of the predicted conditions, against the real vehicle and beside the real samples."""
+    def _differential_expression(self, wells: pd.DataFrame, counts: np.ndarray) -> pd.DataFrame:
+        """Signed −log10 p of the predicted wells, against the real vehicle, beside real samples."""
         from perturbgen.de import limma_table
 
-        asked = pd.MultiIndex.from_frame(wells[list(KEY)])
         real = self._obs["cell_type"].isin(wells["cell_type"].unique()).to_numpy()
-        real &= ~pd.MultiIndex.from_frame(self._obs[list(KEY)]).isin(
-            asked
-        )  # a wanted training condition is predicted
+        # A training condition that is wanted is predicted, too, so its samples are out.
+        real &= ~conditions_of(self._obs).isin(conditions_of(wells))
         obs = pd.concat([self._obs[real], wells], ignore_index=True)
         obs.index = pd.Index([f"sample {i}" for i in range(len(obs))])
         values = pd.DataFrame(np.vstack([self._counts[real], counts]), obs.index, self.table.genes)
@@ -420,9 +387,3 @@ class PseudobulkForest(Baseline[_PseudobulkForestSettings]):
             by="cell_type",
         )
         return table.signed_log10_p
-
-
-def _as_dense(values: object) -> Array:
-    """Counts as an ordinary array of float64."""
-    plain: Any = values.toarray() if sp.issparse(values) else values  # type: ignore[attr-defined]
-    return np.asarray(plain, dtype=np.float64)

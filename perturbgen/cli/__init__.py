@@ -16,13 +16,11 @@ from perturbgen.cli import (
     data,
     de,
     doctor,
-    ensemble,
     generate,
     images,
     l1000,
     predict,
     retrieve,
-    samplers,
     score,
     simulate,
     submit,
@@ -52,10 +50,8 @@ score.register(_app)
 retrieve.register(_app)
 baselines.register(_app)
 compare.register(_app)
-samplers.register(_app)
 generate.register(_app)
 predict.register(_app)
-ensemble.register(_app)
 submit.register(_app)
 l1000.register(_app)
 images.register(_app)

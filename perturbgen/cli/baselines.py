@@ -15,8 +15,7 @@ from perturbgen.core.files import check_output, require_file
 if TYPE_CHECKING:
     import pandas as pd
 
-    from perturbgen.baselines.base import Baseline
-    from perturbgen.baselines.registry import Entry
+    from perturbgen.baselines import Baseline, Entry
 
 
 def register(app: typer.Typer) -> None:
@@ -36,17 +35,18 @@ def _baselines(
 
     Example: [bold]perturbgen baselines[/bold], then [bold]perturbgen baselines kernel_ridge[/bold]
     """
-    from perturbgen.baselines.registry import REGISTRY, find
+    from perturbgen.baselines import REGISTRY, find_baseline
 
     if name is not None:
-        fields = find(name).settings_class.model_fields
+        fields = find_baseline(name).settings_class.model_fields
         rows = [
             {"setting": k, "default": _show(f.default), "meaning": f.description or ""}
             for k, f in fields.items()
         ]
         show_table(
             rows,
-            title=f"{name}: {find(name).description}" + ("" if rows else "; nothing to set"),
+            title=f"{name}: {find_baseline(name).description}"
+            + ("" if rows else "; nothing to set"),
             as_json=as_json,
         )
         return
@@ -123,12 +123,12 @@ def _baseline(
     """
     import numpy as np
 
-    from perturbgen.baselines.registry import REGISTRY, find
+    from perturbgen.baselines import REGISTRY, find_baseline
     from perturbgen.data.kaggle import read_de
 
     for path in _outputs(out, interval):
         check_output(path, ".parquet")
-    if interval is not None and not find(name).intervals:
+    if interval is not None and not find_baseline(name).intervals:
         with_one = [key for key, entry in REGISTRY.items() if entry.intervals]
         raise ConfigError(
             f"{name} has no prediction intervals", fix=f"one that has: {shorten(with_one, 20)}"
@@ -175,13 +175,12 @@ def _build(
     smiles: Path | None,
 ) -> Baseline[Any]:
     """The baseline with its settings and whatever else it was given."""
-    from perturbgen.baselines import make
-    from perturbgen.baselines.registry import find
+    from perturbgen.baselines import find_baseline, make
     from perturbgen.core.config import merge, parse_override
     from perturbgen.data.covariates import read_smiles
     from perturbgen.data.kaggle import read_de
 
-    find(name)  # a misspelt name is told before a large file is read
+    find_baseline(name)  # a misspelt name is told before a large file is read
     settings: dict[str, Any] = {}
     for override in overrides:
         settings = merge(settings, parse_override(override))

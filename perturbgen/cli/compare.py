@@ -96,7 +96,7 @@ def _compare(
 
 def show(found: Comparison, *, as_json: bool = False) -> None:
     """Print the ranking, and how the grid went."""
-    from perturbgen.evaluate.outputs import headline_note, headline_records, to_record
+    from perturbgen.evaluate import headline_note, headline_records, to_record
 
     if as_json:
         record: dict[str, Any] = to_record(found.card) | {"cells": found.cells.to_dict("records")}

@@ -1,10 +1,8 @@
-"""``perturbgen ingest`` and ``perturbgen data ...``: bring data in, check them, fetch public ones.
-
-``perturbgen data show``: a page of pictures of a counts file.
-"""
+"""``perturbgen ingest`` and ``perturbgen data ...``: bring data in, check and draw them, fetch public ones."""
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,8 +16,6 @@ from perturbgen.core.files import check_output
 if TYPE_CHECKING:
     from anndata import AnnData
 
-    from perturbgen.data.schema import Violation
-
 _data_app = typer.Typer(help="Check data, find public data, fetch them.", no_args_is_help=True)
 
 
@@ -29,6 +25,7 @@ def register(app: typer.Typer) -> None:
     _data_app.command("check")(_check_data)
     _data_app.command("list")(_list_data)
     _data_app.command("get")(_get_data)
+    _data_app.command("show")(_show_data)
     app.add_typer(_data_app, name="data")
 
 
@@ -62,31 +59,41 @@ def _ingest(
 
     Example: [bold]perturbgen ingest kaggle/ --out counts.h5ad[/bold]
     """
-    from perturbgen.data.h5ad import write_h5ad
+    from perturbgen.data import read_competition, read_h5ad, read_openproblems, validate, write_h5ad
+    from perturbgen.data.openproblems import is_openproblems
     from perturbgen.data.pictures import overview
-    from perturbgen.data.schema import validate
 
     check_output(out, ".h5ad")
+    of_files = {"curated": curated, "columns": columns, "layer": layer, "vehicle": vehicle}
+    of_folders = {"organisers_plates": organisers_plates, "keep_excluded": keep_excluded}
     if source.is_dir():
-        _refuse(
-            source,
-            "a Kaggle folder",
-            curated=curated,
-            columns=columns,
-            layer=layer,
-            vehicle=vehicle,
-        )
-        adata = _read_folder(
-            source, organisers_plates=organisers_plates, keep_excluded=keep_excluded
+        _refuse(source, "a Kaggle folder", **of_files)
+        adata = read_competition(
+            source, excluded=not keep_excluded, organisers_plates=organisers_plates
         )
     else:
-        _refuse(
-            source, "an h5ad file", organisers_plates=organisers_plates, keep_excluded=keep_excluded
-        )
-        adata = _read_file(source, columns=columns, layer=layer, vehicle=vehicle, curated=curated)
-    _warn(validate(adata))
+        _refuse(source, "an h5ad file", **of_folders)
+        # A column map says what the columns mean, so it wins over recognising them.
+        if columns is None and is_openproblems(source):
+            chosen = {"vehicle": vehicle} if vehicle else {}
+            adata = read_openproblems(source, layer=layer, curated=curated, **chosen)
+        else:
+            _refuse(source, "not an Open Problems file", curated=curated)
+            adata = read_h5ad(source, columns, layer=layer, vehicle=vehicle)
+    for warning in validate(adata):
+        logging.getLogger(__name__).warning("%s", warning)
     write_h5ad(adata, out)
     show_table([overview(adata)], title=f"wrote {out}", as_json=as_json)
+
+
+def load(source: Path, *, columns: Path | None, layer: str | None, vehicle: str | None) -> AnnData:
+    """Counts from a folder or a file, not yet checked."""
+    from perturbgen.data import read_competition, read_h5ad
+
+    if source.is_dir():
+        _refuse(source, "a Kaggle folder", columns=columns, layer=layer)
+        return read_competition(source)
+    return read_h5ad(source, columns, layer=layer, vehicle=vehicle, checked=False)
 
 
 def _refuse(source: Path, what: str, **options: Any) -> None:
@@ -96,37 +103,6 @@ def _refuse(source: Path, what: str, **options: Any) -> None:
         raise InputError(
             f"{' '.join(given)} does not apply: {source} is {what}", fix="leave it out"
         )
-
-
-def _read_folder(
-    folder: Path, *, organisers_plates: bool = False, keep_excluded: bool = False
-) -> AnnData:
-    """A Kaggle folder."""
-    from perturbgen.data.kaggle import read_competition
-
-    return read_competition(folder, excluded=not keep_excluded, organisers_plates=organisers_plates)
-
-
-def _read_file(
-    path: Path, *, columns: Path | None, layer: str | None, vehicle: str | None, curated: bool
-) -> AnnData:
-    """An h5ad: with a column map as that says, else Open Problems where it has their columns, else ours."""
-    from perturbgen.data.h5ad import read_h5ad
-    from perturbgen.data.openproblems import is_openproblems, read_openproblems
-
-    if columns is None and is_openproblems(path):
-        chosen = {"vehicle": vehicle} if vehicle else {}
-        return read_openproblems(path, layer=layer, curated=curated, **chosen)
-    _refuse(path, "not an Open Problems file", curated=curated)
-    return read_h5ad(path, columns, layer=layer, vehicle=vehicle)
-
-
-def _warn(violations: list[Violation]) -> None:
-    """Log what leaves the data usable but a person should know."""
-    import logging
-
-    for violation in violations:
-        logging.getLogger(__name__).warning("%s", violation)
 
 
 def _check_data(
@@ -142,51 +118,29 @@ def _check_data(
 
     Example: [bold]perturbgen data check kang.h5ad --columns experiments/columns/kang.toml[/bold]
     """
-    from perturbgen.data.schema import check
-
-    adata = load(source, columns=columns, layer=layer, vehicle=vehicle)
-    violations = check(adata, vehicle=vehicle)
-    _show_check(adata, violations, as_json=as_json)
-    errors = [violation for violation in violations if violation.severity == "error"]
-    if errors:
-        raise typer.Exit(SchemaError.exit_code)
-
-
-def load(source: Path, *, columns: Path | None, layer: str | None, vehicle: str | None) -> AnnData:
-    """Counts from a folder or a file, not yet checked."""
-    from perturbgen.data.h5ad import load_h5ad
-
-    if source.is_dir():
-        _refuse(source, "a Kaggle folder", columns=columns, layer=layer)
-        return _read_folder(source)
-    return load_h5ad(source, columns, layer=layer, vehicle=vehicle)
-
-
-def _show_check(adata: AnnData, violations: list[Violation], *, as_json: bool) -> None:
-    """The summary, then every violation."""
+    from perturbgen.data import find_violations
     from perturbgen.data.pictures import cells_by_condition, depth_quantiles, overview
 
+    adata = load(source, columns=columns, layer=layer, vehicle=vehicle)
+    violations = find_violations(adata, vehicle=vehicle)
+    errors = sum(violation.severity == "error" for violation in violations)
     usable = {"compound", "cell_type"} <= set(adata.obs.columns)
     summary, quantiles = overview(adata), depth_quantiles(adata)
     conditions = cells_by_condition(adata) if usable else []
     if as_json:
         parts = {"summary": summary, "depth": quantiles, "cells": conditions}
         show_table([parts | {"violations": [v.record() for v in violations]}], as_json=True)
-        return
-    show_table([summary], title="data")
-    show_table(quantiles, title="depth")
-    if conditions:
-        show_table(conditions, title="cells by compound and cell type")
-    for violation in violations:
-        say(f"{violation.severity}  {violation}")
-    say(_verdict(violations))
-
-
-def _verdict(violations: list[Violation]) -> str:
-    """The last line of a check."""
-    errors = sum(violation.severity == "error" for violation in violations)
-    warnings = len(violations) - errors
-    return "no violations" if not violations else f"{errors} errors, {warnings} warnings"
+    else:
+        show_table([summary], title="data")
+        show_table(quantiles, title="depth")
+        if conditions:
+            show_table(conditions, title="cells by compound and cell type")
+        for violation in violations:
+            say(f"{violation.severity}  {violation}")
+        counted = f"{errors} errors, {len(violations) - errors} warnings"
+        say(counted if violations else "no violations")
+    if errors:
+        raise typer.Exit(SchemaError.exit_code)
 
 
 def _list_data(as_json: Json = False) -> None:
@@ -194,9 +148,19 @@ def _list_data(as_json: Json = False) -> None:
 
     Example: [bold]perturbgen data list[/bold]
     """
-    from perturbgen.data.download import list_sources, read_registry
+    from perturbgen.data.download import read_registry
 
-    show_table(list_sources(read_registry()), title="public data", as_json=as_json)
+    rows = [
+        {
+            "name": name,
+            "what": source.title,
+            "size": source.size,
+            "licence": source.licence,
+            "page": source.page,
+        }
+        for name, source in read_registry().items()
+    ]
+    show_table(rows, title="public data", as_json=as_json)
 
 
 def _get_data(
@@ -229,7 +193,6 @@ def _get_data(
     show_table(rows, title=f"{source.title} (checksums in {folder / CHECKSUMS})", as_json=as_json)
 
 
-@_data_app.command("show")
 def _show_data(
     source: Annotated[
         Path, typer.Argument(metavar="FILE", help="An h5ad file, or a folder of competition files.")
@@ -244,9 +207,10 @@ def _show_data(
 
     Example: [bold]perturbgen data show counts.h5ad --out page.html[/bold]
     """
-    check_output(out, ".html")
+    from perturbgen.data import validate
     from perturbgen.data.pictures import summary_page
-    from perturbgen.data.schema import validate
+
+    check_output(out, ".html")
 
     adata = load(source, columns=columns, layer=layer, vehicle=vehicle)
     validate(adata)

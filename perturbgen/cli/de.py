@@ -133,7 +133,8 @@ def _read_span(text: str) -> float | str:
 
 def _read_counts(path: Path, layer: str | None) -> AnnData:
     """A pseudobulk file, its raw counts in X."""
-    from perturbgen.data.h5ad import open_h5ad, take_layer
+    from perturbgen.core.tables import open_h5ad
+    from perturbgen.data.h5ad import take_layer
 
     return take_layer(open_h5ad(path), layer, path)
 
@@ -143,8 +144,7 @@ def _make_table(
 ) -> DETable:
     """The table, in a flavour or by an own design; options that are None are left to them."""
     from perturbgen.core.labels import VEHICLE
-    from perturbgen.de import limma_table
-    from perturbgen.de.limma import flavour_table
+    from perturbgen.de import flavour_table, limma_table
 
     given = {key: value for key, value in options.items() if value is not None}
     given["control"] = control or str(adata.uns.get("vehicle", VEHICLE))
@@ -179,10 +179,7 @@ def _verify_backends(
 
 def _summarise(table: DETable, limit: int = 12) -> list[dict[str, Any]]:
     """The conditions with most significant genes."""
-    from perturbgen.de.plots import summary
-
-    hits = (table.adj_p < 0.05).sum(axis=1).sort_values(ascending=False, kind="stable")
-    return [summary(table, label, int(n)) for label, n in hits.head(limit).items()]
+    return table.strongest(limit)
 
 
 def _save(table: DETable, out: Path | None, plots: Path | None, *, quiet: bool) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -65,12 +66,9 @@ def _row(what: str, found: str | None, needed: str, fix: str = "") -> dict[str, 
 
 def _python_rows() -> list[dict[str, Any]]:
     """Installed versions of the Python packages."""
-    required = [
-        _row(name, package_version(name), "required", f"pip install {name}") for name in _REQUIRED
-    ]
-    return required + [
-        _row(name, package_version(name), "optional", fix) for name, fix in _OPTIONAL.items()
-    ]
+    needed = {name: ("required", f"pip install {name}") for name in _REQUIRED}
+    needed |= {name: ("optional", fix) for name, fix in _OPTIONAL.items()}
+    return [_row(name, package_version(name), kind, fix) for name, (kind, fix) in needed.items()]
 
 
 def _device_rows() -> list[dict[str, Any]]:
@@ -80,15 +78,10 @@ def _device_rows() -> list[dict[str, Any]]:
     except ImportError:
         return []
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    cpu = _row("torch device cpu", f"{torch.get_num_threads()} threads", "required")
+    fix = "an NVIDIA GPU and a CUDA build of torch"
     return [
-        cpu,
-        _row(
-            "torch device cuda",
-            ", ".join(gpus) or None,
-            "optional",
-            "an NVIDIA GPU and a CUDA build of torch",
-        ),
+        _row("torch device cpu", f"{torch.get_num_threads()} threads", "required"),
+        _row("torch device cuda", ", ".join(gpus) or None, "optional", fix),
     ]
 
 
@@ -98,37 +91,21 @@ def _r_rows() -> list[dict[str, Any]]:
         f'cat("{name}", tryCatch(as.character(packageVersion("{name}")), error=function(e) ""), "\\n");'
         for name in _R_PACKAGES
     )
-    lines = _run_r(f'cat("R", as.character(getRversion()), "\\n"); {wanted}').splitlines()
-    found = {parts[0]: parts[1] for line in lines if len(parts := line.split()) == 2}
-    rows = [
-        _row(
-            "R",
-            found.get("R"),
-            "optional",
-            "apt-get install r-base-core r-base-dev, or https://cran.r-project.org",
-        )
-    ]
-    return rows + [
-        _row(
-            f"R {name}",
-            found.get(name),
-            "optional",
-            f"apt-get install {deb}, or BiocManager::install",
-        )
-        for name, deb in _R_PACKAGES.items()
-    ]
-
-
-def _run_r(code: str) -> str:
-    """What Rscript prints, or nothing where R is absent or broken."""
-    if not shutil.which("Rscript"):
-        return ""
-    try:
-        return subprocess.run(
-            ["Rscript", "-e", code], capture_output=True, text=True, timeout=60, check=True
-        ).stdout
-    except (OSError, subprocess.SubprocessError):
-        return ""
+    code = f'cat("R", as.character(getRversion()), "\\n"); {wanted}'
+    printed = ""
+    if shutil.which("Rscript"):
+        # An R that is broken or hangs is one that is not there.
+        with suppress(OSError, subprocess.SubprocessError):
+            printed = subprocess.run(
+                ["Rscript", "-e", code], capture_output=True, text=True, timeout=60, check=True
+            ).stdout
+    found = {parts[0]: parts[1] for line in printed.splitlines() if len(parts := line.split()) == 2}
+    fix = "apt-get install r-base-core r-base-dev, or https://cran.r-project.org"
+    rows = [_row("R", found.get("R"), "optional", fix)]
+    for name, deb in _R_PACKAGES.items():
+        fix = f"apt-get install {deb}, or BiocManager::install"
+        rows.append(_row(f"R {name}", found.get(name), "optional", fix))
+    return rows
 
 
 def data_folder() -> Path:
@@ -139,16 +116,8 @@ def data_folder() -> Path:
 def _data_rows() -> list[dict[str, Any]]:
     """The folder of real data and what it holds."""
     folder = data_folder()
-    found = (
-        f"{folder} ({', '.join(sorted(p.name for p in folder.iterdir() if p.is_dir()))})"
-        if folder.is_dir()
-        else None
-    )
-    return [
-        _row(
-            "data folder",
-            found,
-            "optional",
-            "set PERTURBGEN_DATA; perturbgen data list shows public sources",
-        )
-    ]
+    found = None
+    if folder.is_dir():
+        found = f"{folder} ({', '.join(sorted(p.name for p in folder.iterdir() if p.is_dir()))})"
+    fix = "set PERTURBGEN_DATA; perturbgen data list shows public sources"
+    return [_row("data folder", found, "optional", fix)]

@@ -1,17 +1,18 @@
-"""``perturbgen generate``: cells of conditions that nobody measured."""
+"""``perturbgen samplers`` and ``perturbgen generate``: how many cells, how deep, and their counts."""
 
 from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
 from perturbgen.cli.data import load
 from perturbgen.cli.options import Columns, Device, Json, Layer, RunFolder, Vehicle
-from perturbgen.cli.samplers import read_conditions
 from perturbgen.core.console import show_table
+from perturbgen.core.errors import InputError
+from perturbgen.core.files import atomic_path, check_output, require_writable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,7 +23,9 @@ if TYPE_CHECKING:
 CellsFile = Annotated[
     Path, typer.Option(help="The measured cells: an h5ad file, or a folder of competition files.")
 ]
-Conditions = Annotated[Path, typer.Option(help="id_map.csv, or a csv of cell_type and compound.")]
+ConditionsFile = Annotated[
+    Path, typer.Option(help="id_map.csv, or a csv of cell_type and compound.")
+]
 Latent = Annotated[
     str,
     typer.Option(
@@ -30,57 +33,147 @@ Latent = Annotated[
         "vehicle cells of the same plate and type (control)."
     ),
 ]
-Samplers = Annotated[
+SamplersFile = Annotated[
     Path | None, typer.Option(help="What perturbgen samplers wrote; fitted anew otherwise.")
 ]
-_BLOCK = 1 << 22  # counts read at a time
+DrawingSeed = Annotated[
+    int, typer.Option(min=0, max=2**32 - 1, help="The same seed gives the same cells.")
+]
+_QUANTILES: Final = (0.025, 0.1, 0.25, 0.5, 0.75, 0.9, 0.975)
+_BLOCK: Final = 1 << 22  # counts read at a time
 
 
 def register(app: typer.Typer) -> None:
-    """Add the verb."""
+    """Add the verbs."""
+    app.command("samplers")(_samplers)
     app.command("generate")(_generate)
+
+
+def _samplers(
+    source: Annotated[
+        Path, typer.Argument(metavar="FILE", help="An h5ad file, or a folder of competition files.")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder to write sampler.npz and scores.csv to.")],
+    plots: Annotated[
+        Path | None, typer.Option(help="A page (.html) of predicted against observed wells.")
+    ] = None,
+    conditions: Annotated[
+        Path | None,
+        typer.Option(help="id_map.csv of conditions to foretell; writes predicted.csv."),
+    ] = None,
+    folds: Annotated[
+        int,
+        typer.Option(
+            min=2,
+            help="Into how many parts a compound's cell types are dealt, to be withheld in turn.",
+        ),
+    ] = 3,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", help="A setting of the forests: leaf=10")
+    ] = None,
+    columns: Columns = None,
+    layer: Layer = None,
+    vehicle: Vehicle = None,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same sampler.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Fit the samplers of cell numbers and library sizes, and report how well they foretell
+    withheld conditions.
+
+    Each compound's cell types are withheld in turn; the forests, fitted on the rest, foretell those
+    wells. The table says how many wells fell into the 50, 80 and 95 % intervals (calibrated: that
+    many) and the CRPS (lower is better).
+
+    Example: [bold]perturbgen samplers counts.h5ad --out samplers --plots samplers.html --conditions
+    id_map.csv[/bold]
+    """
+    import numpy as np
+
+    from perturbgen.core.config import load_settings
+    from perturbgen.data import validate
+    from perturbgen.generate import (
+        SamplerSettings,
+        calibration_page,
+        cross_validate,
+        design_wells,
+        fit_samplers,
+        summarise,
+        well_table,
+    )
+
+    settings = load_settings(SamplerSettings, overrides=overrides or [], fix="--set leaf=10")
+    if out.exists() and not out.is_dir():
+        raise InputError(f"--out {out} is a file", expected="a folder", fix="choose another --out")
+    require_writable(out / "sampler.npz")
+    if plots:
+        check_output(plots, ".html", option="--plots")
+    cells = load(source, columns=columns, layer=layer, vehicle=vehicle)
+    validate(cells)
+    table = well_table(cells)
+    wanted = read_conditions(conditions) if conditions else None
+    rng = np.random.default_rng(seed)
+    scores = cross_validate(table, settings, rng=rng, folds=folds)
+    sampler = fit_samplers(table, rng=rng, settings=settings)
+    written = [sampler.save(out / "sampler.npz")]
+    tables = {"scores.csv": scores}
+    if wanted is not None:
+        wells = design_wells(sampler.table, wanted)
+        quantiles = sampler.quantiles(wells, _QUANTILES).add_prefix("q")
+        tables["predicted.csv"] = wells.join(quantiles)
+    for name, frame in tables.items():
+        with atomic_path(out / name) as part:
+            frame.to_csv(part, index=False)
+        written.append(out / name)
+    summary = summarise(scores)
+    if plots:
+        title = "Samplers of cells and library sizes"
+        lead = f"{len(scores):,} wells x cell types of {source.name}, each withheld once"
+        calibration_page(scores, summary, title=title, lead=lead).write(plots)
+    show_table(summary, title=f"wrote {', '.join(map(str, written))}", as_json=as_json)
 
 
 def _generate(
     run: RunFolder,
     cells: CellsFile,
-    conditions: Conditions,
+    conditions: ConditionsFile,
     out: Annotated[Path, typer.Option(help="Folder for replicate-0001.h5ad, ... and wells.csv.")],
     replicates: Annotated[int, typer.Option(min=1, help="How many experiments to draw.")] = 1,
     latent: Latent = "control",
-    samplers: Samplers = None,
-    seed: Annotated[
-        int, typer.Option(min=0, max=2**32 - 1, help="The same seed gives the same cells.")
-    ] = 0,
+    samplers: SamplersFile = None,
+    seed: DrawingSeed = 0,
     columns: Columns = None,
     layer: Layer = None,
     vehicle: Vehicle = None,
     device: Device = "cpu",
     as_json: Json = False,
 ) -> None:
-    """Draw cells for every condition and each of its compound's wells: how many, how deep, and their raw counts.
+    """Draw cells for every condition and each of its compound's wells: how many, how deep, and
+    their raw counts.
 
-    One h5ad a replicate, written as it is drawn; a folder that was interrupted is completed by the same command. Wells
-    for which no cell was drawn have a zero in wells.csv: that donor is missing, as it happens in a real experiment.
+    One h5ad a replicate, written as it is drawn; a folder that was interrupted is completed by the
+    same command. Wells for which no cell was drawn have a zero in wells.csv: that donor is missing,
+    as it happens in a real experiment.
 
-    Example: [bold]perturbgen generate runs/0001-op3-s0 --cells counts.h5ad --conditions id_map.csv --replicates 5
-    --out generated[/bold]
+    Example: [bold]perturbgen generate runs/0001-op3-s0 --cells counts.h5ad --conditions id_map.csv
+    --replicates 5 --out generated[/bold]
     """
     from perturbgen.core.runs import file_hash
-    from perturbgen.generate.latents import require_route
-    from perturbgen.generate.replicates import require_ours, write_replicates
-    from perturbgen.predict.conditions import (
-        make_generator,
-        make_plan,
+    from perturbgen.data import validate
+    from perturbgen.generate import require_ours, require_route, write_replicates
+    from perturbgen.predict import (
+        in_run_genes,
+        make_wells,
         read_wanted,
-        require_blind,
+        require_unseen_by,
         run_fingerprint,
+        without,
     )
     from perturbgen.train import load_run
 
     require_route(latent)
     trained = load_run(run, device=device)
     wanted = read_wanted(read_conditions(conditions))
+    labels = "\n".join(sorted("\t".join(key) for key in wanted))
     about = {
         "run": str(run),
         "model": run_fingerprint(run),
@@ -88,45 +181,38 @@ def _generate(
         "latent": latent,
         "seed": seed,
         "samplers": None if samplers is None else file_hash(samplers, "sampler"),
-        "conditions": hashlib.sha256(
-            "\n".join(sorted("\t".join(key) for key in wanted)).encode()
-        ).hexdigest(),
+        "conditions": hashlib.sha256(labels.encode()).hexdigest(),
     }
     require_ours(out, about)
-    adata = _open_cells(trained, cells, wanted, columns=columns, layer=layer, vehicle=vehicle)
-    sampler = open_sampler(samplers, adata, seed=seed)
-    require_blind(sampler, wanted)
-    plan, wells = make_plan(trained, adata, sampler, wanted, seed=seed)
-    generator = make_generator(trained, adata, wells, latent=latent, seed=seed)
-    paths = write_replicates(generator, plan, wells, out, replicates=replicates, about=about)
-    rows = [_describe(path) for path in paths]
-    show_table(
-        rows, title=f"{len(wanted)} conditions in {len(wells)} wells, in {out}", as_json=as_json
-    )
-
-
-def _open_cells(
-    run: object,
-    path: Path,
-    wanted: pd.MultiIndex,
-    *,
-    columns: Path | None,
-    layer: str | None,
-    vehicle: str | None,
-) -> AnnData:
-    """The measured cells with the run's genes, without those of the conditions to predict."""
-    from perturbgen.data import validate
-    from perturbgen.predict.conditions import in_run_genes, without
-
-    adata = load(path, columns=columns, layer=layer, vehicle=vehicle)
+    adata = load(cells, columns=columns, layer=layer, vehicle=vehicle)
     validate(adata)
-    return without(in_run_genes(run, adata), wanted)  # type: ignore[arg-type]
+    adata = without(in_run_genes(trained, adata), wanted)
+    sampler = open_sampler(samplers, adata, seed=seed)
+    require_unseen_by(sampler, wanted)
+    wells = make_wells(trained, adata, sampler, wanted, latent=latent, seed=seed)
+    paths = write_replicates(
+        wells.generator, wells.plan, wells.wells, out, replicates=replicates, about=about
+    )
+    rows = [_describe(path) for path in paths]
+    title = f"{len(wanted)} conditions in {len(wells.wells)} wells, in {out}"
+    show_table(rows, title=title, as_json=as_json)
+
+
+def read_conditions(path: Path) -> pd.DataFrame:
+    """The conditions of an id_map, in our words."""
+    from perturbgen.core.tables import read_frame, read_header, require_values
+
+    name = "compound" if "compound" in read_header(path) else "sm_name"
+    table = read_frame(path, columns=["cell_type", name], text=["cell_type", name])
+    for column, other in (("cell_type", name), (name, "cell_type")):
+        require_values(table, [column], other, path)
+    return table[["cell_type", name]].rename(columns={name: "compound"})
 
 
 def open_sampler(path: Path | None, cells: AnnData, *, seed: int) -> CellSampler:
     """The sampler of a file or folder, or one fitted on the cells."""
     from perturbgen.generate import CellSampler
-    from perturbgen.predict.conditions import make_sampler
+    from perturbgen.predict import make_sampler
 
     if path is None:
         return make_sampler(cells, seed=seed)
@@ -134,7 +220,7 @@ def open_sampler(path: Path | None, cells: AnnData, *, seed: int) -> CellSampler
 
 
 def _describe(path: Path) -> dict[str, object]:
-    """What a replicate holds, read from its file."""
+    """What a replicate holds, read from its file a block at a time."""
     import h5py
 
     with h5py.File(path, "r") as file:

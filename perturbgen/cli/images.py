@@ -1,4 +1,4 @@
-"""``perturbgen images ...``: check, ingest, correct, score and map profiles of microscope images."""
+"""``perturbgen images ...``: check, ingest, correct, score and map profiles of images."""
 
 from __future__ import annotations
 
@@ -50,7 +50,8 @@ def _fixture(
     out: Annotated[Path, typer.Argument(help="The folder to write.")],
     seed: _Seed = 0,
 ) -> None:
-    """Write a tiny data set in the exact format of a real one, with a planted truth, to try the other verbs on.
+    """Write a tiny data set in the exact format of a real one, with a planted truth, to try the
+    other verbs on.
 
     Example: [bold]perturbgen images fixture rxrx19a covid/[/bold]
     """
@@ -75,7 +76,8 @@ def _check(
     limit: Annotated[int, typer.Option(min=1, help="Decode at most so many fields.")] = 200,
     as_json: Json = False,
 ) -> None:
-    """Check tables, joins, plates and image files (by plate, well and site); exit code 2 if something is wrong.
+    """Check tables, joins, plates and image files (by plate, well and site); exit code 2 if
+    something is wrong.
 
     Example: [bold]perturbgen images check rxrx1/ --picture six_channels.png[/bold]
     """
@@ -93,8 +95,7 @@ def _check(
 
 def _write_first_field(source: Path, picture: Path) -> Path:
     """The picture of the first field that has all its channels."""
-    from perturbgen.images.fields import fields, find_images, read_field
-    from perturbgen.images.maps import contact_sheet, write_picture
+    from perturbgen.images.fields import fields, find_images, read_field, write_contact_sheet
 
     images = find_images(source)
     channels = sorted(images["channel"].unique().tolist())
@@ -103,7 +104,7 @@ def _write_first_field(source: Path, picture: Path) -> Path:
         raise SchemaError(
             f"no field in {source} has all of channels {channels}", expected="one to draw"
         )
-    return write_picture(contact_sheet(read_field(whole[0], channels)), picture)
+    return write_contact_sheet(read_field(whole[0], channels), picture)
 
 
 def _ingest(
@@ -116,7 +117,8 @@ def _ingest(
     ],
     as_json: Json = False,
 ) -> None:
-    """Read embeddings once into a memory map joined to their labels; rows without a partner are left out and reported.
+    """Read embeddings once into a memory map joined to their labels; rows without a partner are
+    left out and reported.
 
     Example: [bold]perturbgen images ingest RxRx19a/ --out covid.profiles[/bold]
     """
@@ -174,7 +176,8 @@ def _correct(
     seed: _Seed = 0,
     as_json: Json = False,
 ) -> None:
-    """Take batch effects out of profiles: scale, compress, centre, whiten and align, each fitted on controls.
+    """Take batch effects out of profiles: scale, compress, centre, whiten and align, each fitted on
+    controls.
 
     Prints how well a batch can be told from held-out controls before and after. A fit pulls its own controls together:
     --withhold keeps some out of it, at random, and the label 'fitted' tells images evaluate --control which.
@@ -185,30 +188,25 @@ def _correct(
     import numpy as np
 
     from perturbgen.images.readers import opened
-    from perturbgen.profiles.correct.build import (
-        correction,
-        marked,
-        rows_to_fit,
-        told_apart,
-        write_corrected,
-    )
-    from perturbgen.profiles.table import chosen, tidy
+    from perturbgen.profiles import chosen, tidy
+    from perturbgen.profiles.correct import correct_to, correction
 
     keys, batches = listed(centre), listed(align)
     step = correction(
         centre=keys, strength=strength, scale=scale, compress=compress, whiten=whiten, align=batches
     )
-    batch, rng, rows = batches or keys[:2], np.random.default_rng(seed), []
+    batch = batches or keys[:2]
     with opened(source) as raw:
         profiles = tidy(raw, nan=_nan_choice(nan))
-        mask = chosen(profiles.meta, control, str(source))
-        fitted = rows_to_fit(profiles.meta, mask, withhold=withhold, rng=rng)
-        if batch:
-            rows = told_apart(
-                step, profiles, control=mask, batch=batch, inner=keys or batch, rng=rng
-            )
-        write_corrected(
-            step.fit(profiles.values, profiles.meta, control=fitted), marked(profiles, fitted), out
+        rows = correct_to(
+            out,
+            step,
+            profiles,
+            control=chosen(profiles.meta, control, str(source)),
+            withhold=withhold,
+            batch=batch,
+            inner=keys or batch,
+            rng=np.random.default_rng(seed),
         )
     if rows:
         show_table(rows, title="batches told from held-out controls", as_json=as_json)
@@ -259,10 +257,11 @@ def _hits(
     seed: _Seed = 0,
     as_json: Json = False,
 ) -> None:
-    """Rank drugs by how far they bring diseased wells back to health: in the full space, with intervals, p and q.
+    """Rank drugs by how far they bring diseased wells back to health: in the full space, with
+    intervals, p and q.
 
-    Sites are averaged to wells. Only healthy wells centre a plate: the diseased controls are compared with the drugs,
-    so they must be treated as the drugs are.
+    Sites are averaged to wells. Only healthy wells centre a plate: the diseased controls are
+    compared with the drugs, so they must be treated as the drugs are.
 
     Example: [bold]perturbgen images hits covid/ --out hits.csv[/bold]
     """
@@ -272,8 +271,8 @@ def _hits(
     from perturbgen.core.files import atomic_path
     from perturbgen.images.hits import centred_wells, hit_table, score_wells
     from perturbgen.images.readers import opened
-    from perturbgen.profiles.correct.build import well_labels
-    from perturbgen.profiles.table import chosen, tidy
+    from perturbgen.profiles import chosen, tidy
+    from perturbgen.profiles.correct import well_labels
 
     with opened(source) as raw:
         wells = centred_wells(
@@ -319,8 +318,8 @@ def _draw(
     seed: _Seed = 0,
     as_json: Json = False,
 ) -> None:
-    """Draw profiles in two dimensions (50 components, then UMAP or t-SNE), coloured by any columns, and say what the
-    map preserves.
+    """Draw profiles in two dimensions (50 components, then UMAP or t-SNE), coloured by any columns,
+    and say what the map preserves.
 
     Example: [bold]perturbgen images map corrected --colour moa --colour week --out map.html[/bold]
     """
@@ -328,7 +327,7 @@ def _draw(
     from perturbgen.core.tables import require_columns
     from perturbgen.images.maps import LAYOUTS, draw_map, map_page
     from perturbgen.images.readers import opened
-    from perturbgen.profiles.table import tidy
+    from perturbgen.profiles import tidy
 
     if method not in LAYOUTS:
         raise InputError(

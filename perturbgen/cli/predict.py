@@ -1,42 +1,55 @@
-"""``perturbgen predict``: differential expression of conditions that nobody measured, by a generative model."""
+"""``perturbgen predict`` and ``perturbgen ensemble``: differential expression that nobody measured.
+
+By a generative model; and a weighted sum of several predictions, the weights from withheld
+conditions that were measured.
+"""
 
 from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
 from perturbgen.cli.data import load
-from perturbgen.cli.generate import CellsFile, Conditions, Latent, Samplers, open_sampler
+from perturbgen.cli.generate import (
+    CellsFile,
+    ConditionsFile,
+    Latent,
+    SamplersFile,
+    open_sampler,
+    read_conditions,
+)
 from perturbgen.cli.options import Columns, Device, Json, Layer, RunFolder, Vehicle
-from perturbgen.cli.samplers import read_conditions
 from perturbgen.core.console import show_table
-from perturbgen.core.errors import ConfigError
+from perturbgen.core.errors import ConfigError, SchemaError, shorten
 from perturbgen.core.files import check_output
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from perturbgen.predict.pipeline import Prediction
+    from perturbgen.predict import Prediction
     from perturbgen.train import TrainedRun
 
 log = logging.getLogger(__name__)
 
+_Predictions = Annotated[
+    Path, typer.Option(help="predictions.parquet: cell_type, sm_name, a column for each gene.")
+]
+
 
 def register(app: typer.Typer) -> None:
-    """Add the verb."""
+    """Add the verbs."""
     app.command("predict")(_predict)
+    app.command("ensemble")(_ensemble)
 
 
 def _predict(
     run: RunFolder,
     cells: CellsFile,
-    conditions: Conditions,
-    out: Annotated[
-        Path, typer.Option(help="predictions.parquet: cell_type, sm_name, a column for each gene.")
-    ],
+    conditions: ConditionsFile,
+    out: _Predictions,
     estimator: Annotated[
         str,
         typer.Option(
@@ -46,7 +59,8 @@ def _predict(
     replicates: Annotated[
         str,
         typer.Option(
-            help="Experiments to draw, or auto: until calibration conditions gain no more, 20 at most."
+            help="Experiments to draw, or auto: until calibration conditions gain no more, "
+            "20 at most."
         ),
     ] = "auto",
     latent: Latent = "control",
@@ -69,7 +83,7 @@ def _predict(
             help="Cells of the conditions, if you have them: their likelihood is reported, too."
         ),
     ] = None,
-    samplers: Samplers = None,
+    samplers: SamplersFile = None,
     seed: Annotated[
         int, typer.Option(min=0, max=2**32 - 1, help="The same seed gives the same prediction.")
     ] = 0,
@@ -79,29 +93,46 @@ def _predict(
     device: Device = "cpu",
     as_json: Json = False,
 ) -> None:
-    """Predict signed -log10 p: draw the wells of each condition, fit them among the real ones, estimate, shrink.
+    """Predict signed -log10 p: draw the wells of each condition, fit them among the real ones,
+    estimate, shrink.
 
-    mean_t averages t over replicates; anchored_t compares with vehicle wells that are generated, too, so that what the
-    model gets wrong of a cell type cancels; plug_in puts the noise-free fold change over the standard error of real
-    conditions; the shrunk ones shrink weak conditions, and each level of expression by a factor, as measured conditions
-    of the same cell types ask for, best those that the run (or --calibration-run) did not train on. Real controls and
-    measured compounds join every fit.
+    mean_t averages t over replicates; anchored_t compares with vehicle wells that are generated,
+    too, so that what the model gets wrong of a cell type cancels; plug_in puts the noise-free fold
+    change over the standard error of real conditions; the shrunk ones shrink weak conditions, and
+    each level of expression by a factor, as measured conditions of the same cell types ask for,
+    best those that the run (or --calibration-run) did not train on. Real controls and measured
+    compounds join every fit.
 
     Example: [bold]perturbgen predict runs/0001-op3-s0 --cells counts.h5ad --conditions id_map.csv
     --out predictions.parquet[/bold]
     """
     from perturbgen.cli.baselines import write_predictions
+    from perturbgen.core.config import load_settings
     from perturbgen.data import validate
-    from perturbgen.predict.pipeline import predict as predict_conditions
+    from perturbgen.predict import PredictSettings
+    from perturbgen.predict import predict as predict_conditions
     from perturbgen.train import load_run
 
     check_output(out, ".parquet")
     if calibration_out is not None:
         check_output(calibration_out, ".parquet")
-    settings = _read_settings(estimator, replicates, latent=latent, flavour=flavour, seed=seed)
+    if replicates != "auto" and not (replicates.isdigit() and int(replicates)):
+        raise ConfigError(
+            f"--replicates {replicates!r}", expected="auto, or a whole number from 1 on"
+        )
+    asked = {
+        "estimators": [estimator],
+        "replicates": None if replicates == "auto" else int(replicates),
+        "latent": latent,
+        "flavour": flavour,
+        "seed": seed,
+    }
+    names = "perturbgen predict --help names the choices"
+    settings = load_settings(PredictSettings, base=asked, fix=names)
     if calibration_out is not None and not settings.calibrates:
         raise ConfigError(
-            f"--calibration-out: {estimator} with a fixed number of replicates calibrates on nothing",
+            f"--calibration-out: {estimator} with a fixed number of replicates "
+            "calibrates on nothing",
             fix="--replicates auto, or the estimator shrunk or shrunk_plug_in",
         )
     trained = load_run(run, device=device)
@@ -117,42 +148,20 @@ def _predict(
     write_predictions(values, out)
     if calibration_out is not None:
         write_predictions(found.calibrated[estimator], calibration_out)
-    rows = _summary(found, estimator)
+    row = _summary(found, estimator)
     if withheld is not None:
-        rows |= _likelihood_row(
-            trained, withheld, wanted, layer=layer, columns=columns, vehicle=vehicle, seed=seed
-        )
-    show_table(
-        [rows],
-        title=f"wrote {out}: {values.shape[0]} conditions x {values.shape[1]:,} genes",
-        as_json=as_json,
-    )
-
-
-def _read_settings(estimator: str, replicates: str, **options: Any) -> Any:
-    """The settings, ``replicates`` being a number or ``auto``."""
-    from perturbgen.core.config import load_settings
-    from perturbgen.predict.estimators import PredictSettings
-
-    if replicates != "auto" and not (replicates.isdigit() and int(replicates)):
-        raise ConfigError(
-            f"--replicates {replicates!r}", expected="auto, or a whole number from 1 on"
-        )
-    number = None if replicates == "auto" else int(replicates)
-    base = {"estimators": [estimator], "replicates": number, **options}
-    return load_settings(
-        PredictSettings, base=base, fix="perturbgen predict --help names the choices"
-    )
+        read = {"layer": layer, "columns": columns, "vehicle": vehicle}
+        row |= _likelihood_row(trained, withheld, wanted, seed=seed, **read)
+    title = f"wrote {out}: {values.shape[0]} conditions x {values.shape[1]:,} genes"
+    show_table([row], title=title, as_json=as_json)
 
 
 def _summary(found: Prediction, estimator: str) -> dict[str, Any]:
     """The calibration and the checks of a prediction, in a row."""
     row: dict[str, Any] = {"estimator": estimator, "replicates": None, "calibration_mrrmse": None}
     if len(found.scores):
-        row |= {
-            "replicates": int(found.scores.index[-1]),
-            "calibration_mrrmse": float(found.scores.iloc[-1]),
-        }
+        row["replicates"] = int(found.scores.index[-1])
+        row["calibration_mrrmse"] = float(found.scores.iloc[-1])
     if estimator in found.shrinkage:
         for kind, factors in found.shrinkage[estimator].factors.iterrows():
             row[f"factors {kind}"] = " ".join(f"{value:.2f}" for value in factors)
@@ -165,15 +174,100 @@ def _summary(found: Prediction, estimator: str) -> dict[str, Any]:
 def _likelihood_row(
     run: TrainedRun, path: Path, wanted: pd.DataFrame, *, seed: int, **options: Any
 ) -> dict[str, float]:
-    """How likely the model holds the withheld cells of the wanted conditions, mean over conditions."""
-    from perturbgen.predict.calibration import withheld_likelihood
-    from perturbgen.predict.conditions import labels_of, read_wanted
+    """How likely the model finds the withheld cells of the wanted conditions, mean over conditions."""
+    from perturbgen.core.labels import conditions_of
+    from perturbgen.predict import read_wanted, withheld_likelihood
 
     cells = load(path, **options)
-    cells = cells[labels_of(cells.obs).isin(read_wanted(wanted))]
+    cells = cells[conditions_of(cells.obs).isin(read_wanted(wanted))]
     table = withheld_likelihood(run, cells.copy(), seed=seed)
     log.info("likelihood of %d withheld cells of %d conditions", table["cells"].sum(), len(table))
     return {
         "withheld_nll_per_gene": float(table["nll"].mean()),
         "gain_over_vehicle": float(table["gain"].mean()),
     }
+
+
+class _Member(NamedTuple):
+    """A name, the predictions of the wanted conditions, and those of measured ones not shown to it."""
+
+    name: str
+    wanted: Path
+    known: Path
+
+
+def _ensemble(
+    members: Annotated[
+        list[str], typer.Argument(help="NAME=PREDICTIONS,CALIBRATION: two parquet files of each.")
+    ],
+    truth: Annotated[
+        Path, typer.Option(help="The measured conditions: de_train.parquet or another DE table.")
+    ],
+    out: _Predictions,
+    seed: Annotated[int, typer.Option(min=0, help="Of the bootstrap of the gain.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Combine predictions by non-negative weights whose sum is free, found on withheld, measured
+    conditions.
+
+    CALIBRATION holds a member's predictions of measured conditions that it did not learn from, the
+    same ones for every member: perturbgen predict --calibration-out writes them for a generative
+    model; a baseline is fitted without them. The gain is over the best member, with weights found
+    without the condition's compound, and has a 95 % interval.
+
+    Example: [bold]perturbgen ensemble vae=vae.parquet,vae_known.parquet
+    xgb=xgb.parquet,xgb_known.parquet --truth de_train.parquet --out predictions.parquet[/bold]
+    """
+    import numpy as np
+
+    from perturbgen.cli.baselines import write_predictions
+    from perturbgen.compare.tables import read_table
+    from perturbgen.predict import aligned, fit_ensemble
+
+    check_output(out, ".parquet")
+    chosen = _read_members(members)
+    wanted = {member.name: read_table(member.wanted) for member in chosen}
+    known = {member.name: read_table(member.known) for member in chosen}
+    for name, table in wanted.items():
+        aligned(table, wanted[chosen[0].name], name)
+    first = known[chosen[0].name]
+    measured = read_table(truth)
+    _require_measured(measured, first, truth, chosen[0].known)
+    measured = measured.loc[first.index, first.columns]
+    found = fit_ensemble(known, measured, rng=np.random.default_rng(seed))
+    write_predictions(found.apply(wanted), out)
+    show_table([found.summary(known, measured)], title=f"wrote {out}", as_json=as_json)
+
+
+def _read_members(texts: list[str]) -> list[_Member]:
+    """Members as they are typed, each name once."""
+    members = []
+    for text in texts:
+        name, _, files = text.partition("=")
+        wanted, _, known = files.partition(",")
+        if not (name and wanted and known):
+            raise ConfigError(f"member {text!r}", expected="NAME=PREDICTIONS,CALIBRATION")
+        members.append(_Member(name, Path(wanted), Path(known)))
+    names = [member.name for member in members]
+    if len(set(names)) < len(names):
+        raise ConfigError(
+            f"a name stands twice: {shorten(names)}", expected="another name for each member"
+        )
+    return members
+
+
+def _require_measured(
+    table: pd.DataFrame, known: pd.DataFrame, path: Path, known_path: Path
+) -> None:
+    """The table of measured values has every calibration condition and gene."""
+    conditions = known.index[~known.index.isin(table.index)]
+    absent = {
+        "conditions": [" | ".join(map(str, key)) for key in conditions],
+        "genes": list(known.columns[~known.columns.isin(table.columns)]),
+    }
+    for what, names in absent.items():
+        if names:
+            raise SchemaError(
+                f"{path} does not have {len(names)} {what} of {known_path}: {shorten(names)}",
+                expected="the measured values of every calibration condition",
+            )

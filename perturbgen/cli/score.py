@@ -94,12 +94,12 @@ def _score(
     Example: [bold]perturbgen score de_test.parquet ridge=ridge.parquet submission.csv --id-map id_map.csv
     --out scores[/bold]
     """
-    from perturbgen.de.table import read_table, require_statistic
+    from perturbgen.de import DETable, read_table
     from perturbgen.evaluate import interpolated_duplicate, scorecard
 
     if out is not None:
         require_writable(out / "scorecard.md")
-    require_statistic(statistic)
+    DETable.require_statistic(statistic)
     files = _name_files(predictions)
     read: dict[str, Any] = {"id_map": id_map, "statistic": statistic, "layer": layer}
     true = read_table(truth, **read)
@@ -146,8 +146,7 @@ def _save(
 ) -> list[Path]:
     """The scorecard's files, and with the truth the report."""
     from perturbgen.core.runs import environment
-    from perturbgen.evaluate.outputs import write_scorecard
-    from perturbgen.evaluate.report import write_report
+    from perturbgen.evaluate import write_report, write_scorecard
 
     paths = write_scorecard(card, out)
     if truth is not None:
@@ -175,15 +174,16 @@ def _name_files(predictions: list[str]) -> dict[str, Path]:
 
 def _read_conditions(path: Path) -> pd.DataFrame:
     """A CSV about conditions, labelled as the truth."""
+    from perturbgen.core.labels import CONDITION
     from perturbgen.core.tables import read_frame
-    from perturbgen.de.table import LABELS, NAMES, labelled
+    from perturbgen.de.table import NAMES, labelled
 
-    return labelled(read_frame(path, text=(*LABELS, *NAMES)), path)
+    return labelled(read_frame(path, text=(*CONDITION, *NAMES)), path)
 
 
 def _show(card: Scorecard, *, as_json: bool) -> None:
     """Print the ranking with the mean of every metric, or everything as JSON."""
-    from perturbgen.evaluate.outputs import headline_note, headline_records, to_record
+    from perturbgen.evaluate import headline_note, headline_records, to_record
 
     if as_json:
         show_table([to_record(card)], as_json=True)

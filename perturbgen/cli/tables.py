@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -13,11 +13,6 @@ from perturbgen.cli.options import Columns, Json, Layer, Vehicle
 from perturbgen.core.console import show_table
 from perturbgen.core.errors import ConfigError
 from perturbgen.core.files import check_output
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from perturbgen.data.splits import Split
 
 _Source = Annotated[
     Path, typer.Argument(metavar="FILE", help="An h5ad file, or a folder of competition files.")
@@ -64,13 +59,12 @@ def _pseudobulk(
 
     Example: [bold]perturbgen pseudobulk counts.h5ad --by plate,well,cell_type --out pseudobulk.h5ad[/bold]
     """
-    from perturbgen.data import pseudobulk as sum_cells
-    from perturbgen.data import validate, write_h5ad
+    from perturbgen.data import pseudobulk, validate, write_h5ad
 
     check_output(out, ".h5ad")
     cells = load(source, columns=columns, layer=layer, vehicle=vehicle)
     validate(cells)
-    bulk = sum_cells(cells, [name.strip() for name in by.split(",")])
+    bulk = pseudobulk(cells, [name.strip() for name in by.split(",")])
     write_h5ad(bulk, out)
     sizes = bulk.obs["n_cells"]
     row = {
@@ -111,7 +105,10 @@ def _split(
 
     Example: [bold]perturbgen split counts.h5ad --kind leave-out --column cell_type --value "B cells" --out b.csv[/bold]
     """
-    from perturbgen.data.splits import check_leaks
+    import numpy as np
+
+    from perturbgen.core.labels import CONDITION
+    from perturbgen.data import Split
 
     check_output(out, ".csv")
     given = {
@@ -123,24 +120,28 @@ def _split(
     }
     options = {name: setting for name, setting in given.items() if setting is not None}
     _check_options(kind, options)
-    obs = load(source, columns=columns, layer=None, vehicle=None).obs
-    made, table = _make_split(obs, kind, options, seed)
-    check_leaks(made, table)
+    table = load(source, columns=columns, layer=None, vehicle=None).obs
+    rng = np.random.default_rng(seed)
+    if kind == _Kind.RANDOM:
+        made = Split.random_cells(table, rng=rng, **options)
+    elif kind == _Kind.LEAVE_OUT:
+        made = Split.leave_out(table, options["column"], options["value"])
+    elif kind == _Kind.KFOLD:
+        made = Split.kfold(table, options.get("folds", 5), rng=rng, by=column)
+    else:
+        table = table.drop_duplicates(list(CONDITION)).reset_index(drop=True)
+        made = Split.kaggle(table, rng=rng, **options)
+    made.check_leaks(table)
     made.write(out)
-    parts = [
-        {"part": name, "rows": int(size)}
-        for name, size in made.parts.value_counts(sort=False).items()
-    ]
+    sizes = made.parts.value_counts(sort=False)
+    parts = [{"part": name, "rows": int(size)} for name, size in sizes.items()]
     show_table(parts, title=f"{made.kind}: wrote {out}", as_json=as_json)
 
 
 def _check_options(kind: _Kind, options: dict[str, Any]) -> None:
     """A kind of split has the options that it needs, and none that mean nothing to it."""
-    missing = [
-        f"--{name}"
-        for name in ("column", "value")
-        if kind == _Kind.LEAVE_OUT and name not in options
-    ]
+    needed = ("column", "value") if kind == _Kind.LEAVE_OUT else ()
+    missing = [f"--{name}" for name in needed if name not in options]
     if missing:
         raise ConfigError(
             f"--kind {kind.value} needs {' and '.join(missing)}", fix="perturbgen split --help"
@@ -148,22 +149,3 @@ def _check_options(kind: _Kind, options: dict[str, Any]) -> None:
     alien = [f"--{name}" for name in options if name not in _OPTIONS[kind]]
     if alien:
         raise ConfigError(f"--kind {kind.value} does not use {' '.join(alien)}", fix="leave it out")
-
-
-def _make_split(
-    obs: pd.DataFrame, kind: _Kind, options: dict[str, Any], seed: int
-) -> tuple[Split, pd.DataFrame]:
-    """The split, and the table of cells or conditions that it divides."""
-    import numpy as np
-
-    from perturbgen.data import splits
-
-    rng = np.random.default_rng(seed)
-    if kind == _Kind.RANDOM:
-        return splits.random_cells(obs, rng=rng, **options), obs
-    if kind == _Kind.LEAVE_OUT:
-        return splits.leave_out(obs, options["column"], options["value"]), obs
-    if kind == _Kind.KFOLD:
-        return splits.kfold(obs, options.get("folds", 5), rng=rng, by=options.get("column")), obs
-    conditions = obs.drop_duplicates(list(splits.CONDITION)).reset_index(drop=True)
-    return splits.kaggle(conditions, rng=rng, **options), conditions

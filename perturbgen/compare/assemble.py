@@ -13,11 +13,15 @@ from perturbgen.compare.jobs import Cell, Outcome, read_scores, read_values
 from perturbgen.compare.settings import CompareSettings
 from perturbgen.compare.tables import Book
 from perturbgen.core.errors import PerturbgenError, shorten
-from perturbgen.evaluate.align import Values
-from perturbgen.evaluate.records import HEADLINE
-from perturbgen.evaluate.scorecard import Scorecard
-from perturbgen.evaluate.scoring import find_clusters, join_scores
-from perturbgen.evaluate.strata import effect_sizes, strata
+from perturbgen.evaluate import (
+    HEADLINE,
+    Scorecard,
+    Values,
+    effect_sizes,
+    find_clusters,
+    join_scores,
+    strata,
+)
 
 _logger = logging.getLogger(__name__)
 _T = TypeVar("T")

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from perturbgen.baselines.selection import mimic_folds
+from perturbgen.baselines import mimic_folds
 from perturbgen.compare.settings import DataSettings, SplitSettings
 from perturbgen.compare.tables import Book, find
 from perturbgen.core.errors import SchemaError, shorten, suggest
-from perturbgen.data.splits import KNOWN_IN_TARGETS, check_leaks, kaggle, leave_out, read_split
+from perturbgen.data import KNOWN_IN_TARGETS, Split
 
 _TRAIN = "train"
 
@@ -72,7 +72,7 @@ def _kaggle_fold(name: str, split: SplitSettings, book: Book) -> list[Fold]:
     public = split.public
     if public is None:
         public = min(50, conditions.loc[hidden, "compound"].nunique() // 2)
-    drawn = kaggle(
+    drawn = Split.kaggle(
         conditions,
         rng=np.random.default_rng(split.seed),
         known=known,
@@ -130,7 +130,7 @@ def _compound_folds(name: str, split: SplitSettings, book: Book) -> list[Fold]:
     index = pd.MultiIndex.from_tuples(list(book.table.index[rows]), names=book.table.index.names)
     rng = np.random.default_rng(split.seed)
     found = mimic_folds(index, folds=split.folds, rng=rng, targets=split.targets)
-    return [_without(name, fold.name, rows, index.isin(fold.withheld)) for fold in found]
+    return [_without(name, fold, rows, index.isin(out)) for fold, out in found.items()]
 
 
 def _cell_type_folds(name: str, split: SplitSettings, book: Book) -> list[Fold]:
@@ -143,7 +143,7 @@ def _cell_type_folds(name: str, split: SplitSettings, book: Book) -> list[Fold]:
             name,
             cell_type,
             rows,
-            (leave_out(conditions, "cell_type", [cell_type]).parts == "test").to_numpy(),
+            (Split.leave_out(conditions, "cell_type", [cell_type]).parts == "test").to_numpy(),
         )
         for cell_type in chosen
     ]
@@ -151,12 +151,12 @@ def _cell_type_folds(name: str, split: SplitSettings, book: Book) -> list[Fold]:
 
 def _file_folds(name: str, split: SplitSettings, book: Book, data: DataSettings) -> list[Fold]:
     """The parts of a file: all but ``train`` are predicted; where there is no ``train``, each part in turn."""
-    found = read_split(find(data, split.file, "split"))
+    found = Split.read(find(data, split.file, "split"))
     if found.parts.index.nlevels != 2:
         raise SchemaError(
             f"{split.file} is a split of cells", expected="one of conditions (cell_type, compound)"
         )
-    check_leaks(found, book.table.index.to_frame(index=False))
+    found.check_leaks(book.table.index.to_frame(index=False))
     parts = found.parts.reindex(book.table.index).to_numpy(object)
     names = tuple(sorted(set(parts) - {_TRAIN}))
     if _TRAIN in parts:

@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 
 import perturbgen
-from perturbgen.baselines.base import Baseline, Predictor
+from perturbgen.baselines import Baseline, Predictor
 from perturbgen.compare.folds import Fold
 from perturbgen.compare.methods import Method
 from perturbgen.compare.settings import ScoreSettings
@@ -27,8 +27,7 @@ from perturbgen.compare.tables import Book
 from perturbgen.core.errors import PerturbgenError, SchemaError
 from perturbgen.core.files import atomic_path
 from perturbgen.core.runs import package_version
-from perturbgen.evaluate.align import place
-from perturbgen.evaluate.scoring import score
+from perturbgen.evaluate import place, score
 
 # The code that predictions and scores depend on: rooms and files of the package.
 _FITTING: Final = (
@@ -37,7 +36,7 @@ _FITTING: Final = (
     "data/chemistry.py",
     "compare/methods.py",
     "compare/cells.py",
-    "evaluate/controls.py",
+    "evaluate/card.py",
 )
 _GENERATING: Final = (
     *_FITTING,
@@ -45,9 +44,10 @@ _GENERATING: Final = (
     "models",
     "nn",
     "predict",
-    "sampling",
-    "train/checkpoint.py",
-    "train/prepare.py",
+    "generate",
+    "train/card.py",
+    "train/cells.py",
+    "train/generative.py",
 )
 _SCORING: Final = ("evaluate",)
 _LIBRARIES: Final = ("numpy", "scipy", "pandas", "scikit-learn", "xgboost", "torch", "rdkit")
@@ -213,9 +213,8 @@ def _interval_values(predictor: Predictor, cell: Cell, test: pd.DataFrame) -> _V
         return {}
     found: _Values = {}
     for level in cell.score.intervals:
-        for end, table in (
-            predictor.predict_interval(_labels_of(test), level=level)._asdict().items()
-        ):
+        ends = predictor.predict_interval(_labels_of(test), level=level)
+        for end, table in zip(("lower", "upper"), ends, strict=True):
             found[f"{end} {level:g}"] = np.asarray(table.loc[test.index, test.columns], np.float32)
     return found
 

@@ -10,9 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 import numpy as np
 import pandas as pd
 
-from perturbgen.baselines.base import Predictor
-from perturbgen.baselines.registry import find as find_baseline
-from perturbgen.baselines.registry import make
+from perturbgen.baselines import Predictor, find_baseline, make
 from perturbgen.compare.folds import Fold
 from perturbgen.compare.settings import CompareSettings, DataSettings, MethodSettings
 from perturbgen.compare.tables import find, read_table
@@ -21,11 +19,10 @@ from perturbgen.core.errors import ConfigError, SchemaError, shorten
 from perturbgen.core.runs import file_hash
 from perturbgen.data.covariates import read_smiles
 from perturbgen.data.h5ad import read_h5ad
-from perturbgen.evaluate.scorecard import interpolated_duplicate
+from perturbgen.evaluate import interpolated_duplicate
 
 if TYPE_CHECKING:
-    from perturbgen.predict.estimators import PredictSettings
-    from perturbgen.predict.trained import RunFiles
+    from perturbgen.predict import PredictSettings, RunFiles
 
 _EXTRAS: Final = ("smiles", "pseudobulk")  # files of data.* that some baselines need or can use
 
@@ -121,7 +118,7 @@ def _tabulated(name: str, spec: MethodSettings, data: DataSettings) -> Method:
 
 def _trained(name: str, spec: MethodSettings, data: DataSettings) -> Method:
     """A trained run, by its parameters, the cells it predicts among and how it predicts."""
-    from perturbgen.predict.trained import RunFiles
+    from perturbgen.predict import RunFiles
 
     run, *judge = (_find_folder(data, path) for path in (spec.run, spec.calibration_run) if path)
     files = RunFiles(run, find(data, spec.cells, "file of cells").absolute(), *judge).require()
@@ -140,7 +137,7 @@ def _find_folder(data: DataSettings, name: str) -> Path:
 
 def _run_settings(name: str, spec: MethodSettings) -> PredictSettings:
     """How a run predicts: one estimator, the comparison's own seeds."""
-    from perturbgen.predict.estimators import PredictSettings
+    from perturbgen.predict import PredictSettings
 
     if "seed" in spec.settings:
         raise ConfigError(
@@ -162,8 +159,6 @@ def require_honest(
     methods: list[Method], folds: list[Fold], conditions: pd.MultiIndex
 ) -> dict[str, dict[str, str | int]]:
     """Refuse a run that has seen what a fold withholds; returns what the report says of the runs, by method."""
-    from perturbgen.predict.trained import require_unseen
-
     about: dict[str, dict[str, str | int]] = {}
     for method in methods:
         if method.trained is None:
@@ -171,12 +166,8 @@ def require_honest(
         seen = method.trained.seen()
         for fold in folds:
             withheld = conditions.delete(fold.train)
-            require_unseen(
-                f"methods.{method.name}",
-                method.trained,
-                seen,
-                withheld,
-                f"{fold.split} ({fold.name})",
+            method.trained.require_unseen(
+                f"methods.{method.name}", seen, withheld, f"{fold.split} ({fold.name})"
             )
         about[method.name] = {
             "run": method.spec.run,

@@ -35,11 +35,16 @@ from perturbgen.core.console import progress
 from perturbgen.core.errors import ConfigError, InputError, suggest
 from perturbgen.core.files import atomic_path, require_writable
 from perturbgen.core.runs import environment, git_revision
-from perturbgen.evaluate.outputs import markdown_table, to_markdown, write_scorecard
-from perturbgen.evaluate.records import HEADLINE, choose_metrics
-from perturbgen.evaluate.report import report_page
-from perturbgen.evaluate.scorecard import Scorecard
-from perturbgen.evaluate.scoring import find_clusters
+from perturbgen.evaluate import (
+    HEADLINE,
+    Scorecard,
+    choose_metrics,
+    find_clusters,
+    markdown_table,
+    report_page,
+    to_markdown,
+    write_scorecard,
+)
 
 _logger = logging.getLogger(__name__)
 

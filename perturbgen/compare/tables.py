@@ -16,9 +16,9 @@ from perturbgen.core.errors import ConfigError, InputError, SchemaError, shorten
 from perturbgen.core.files import atomic_path, require_file
 from perturbgen.core.tables import read_frame, require_columns, require_unique
 from perturbgen.data.splits import CONDITION
+from perturbgen.de import read_table as read_any
 from perturbgen.de.table import NAMES
-from perturbgen.de.table import read_table as read_any
-from perturbgen.evaluate.align import place
+from perturbgen.evaluate import place
 
 
 @dataclass(frozen=True)

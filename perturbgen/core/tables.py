@@ -1,14 +1,15 @@
-"""Reading tables (CSV, gzip CSV, parquet) so that a broken file says what is broken."""
+"""Reading tables (CSV, gzip CSV, parquet, h5ad) so that a broken file says what is broken."""
 
 from __future__ import annotations
 
 import csv
 import gzip
+import warnings
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import pandas as pd
 import pyarrow as pa
@@ -16,6 +17,9 @@ import pyarrow.parquet as pq
 
 from perturbgen.core.errors import InputError, SchemaError, shorten, suggest
 from perturbgen.core.files import require_file, require_folder
+
+if TYPE_CHECKING:
+    from anndata import AnnData
 
 BROKEN = "a download or a copy that broke off"
 
@@ -189,17 +193,32 @@ def open_parquet(
         )
 
 
-def rename_obs(obs: pd.DataFrame, columns: Mapping[str, str]) -> pd.DataFrame:
-    """Add our column names beside the originals (``columns`` is ``{ours: theirs}``); strings become categories."""
-    added: dict[str, Any] = {ours: obs[theirs] for ours, theirs in columns.items()}
-    return categorise(obs.assign(**added))
+def open_h5ad(path: str | Path, *, backed: bool = False) -> AnnData:
+    """The file in memory, or with its matrices left on disk; repeated ids pass, since the schema names them."""
+    import anndata
+
+    path = require_file(path, "h5ad file")
+    with h5ad_errors(path), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*names are not unique")
+        warnings.filterwarnings("ignore", message=".*was written without encoding metadata")
+        return anndata.read_h5ad(path, backed="r" if backed else None)
 
 
-def categorise(obs: pd.DataFrame) -> pd.DataFrame:
-    """String columns as categories, which is what h5ad stores and what takes least memory."""
-    text = [
-        str(name)
-        for name in obs
-        if pd.api.types.is_object_dtype(obs[name]) or pd.api.types.is_string_dtype(obs[name])
-    ]
-    return obs.assign(**{name: obs[name].astype("category") for name in text})
+@contextmanager
+def h5ad_errors(path: Path) -> Iterator[None]:
+    """Turn what h5py and anndata say of a broken file into an error of ours."""
+    # anndata raises this for an element it does not know (a newer or a damaged file), and does not export it.
+    from anndata._io.specs.registry import IORegistryError
+
+    # What h5py raises depends on where the file is damaged.
+    known = (OSError, KeyError, ValueError, TypeError, AttributeError, RuntimeError)
+    try:
+        yield
+    except (*known, IORegistryError) as error:
+        first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(
+            f"{path} is not a readable h5ad file: {first_line}",
+            expected="an AnnData file (HDF5)",
+            cause=f"another format under this name, or {BROKEN}",
+            fix="compare its size with the source's, or open it with h5ls",
+        ) from None

@@ -55,15 +55,18 @@ class CovariateEncoder:
             raise SchemaError(
                 f"unknown={shorten(undeclared)} is not among the categorical covariates"
             )
-        categories = {
-            name: tuple(sorted(complete(obs, name).astype(str).unique())) for name in categorical
-        }
-        for name in unknown:  # cells that are called unknown already share the category
-            categories[name] = (
-                *(value for value in categories[name] if value != _UNKNOWN),
-                _UNKNOWN,
-            )
-        scales = {name: _scale(_numbers(obs, name)) for name in numeric}
+        categories: dict[str, tuple[str, ...]] = {}
+        for name in categorical:
+            values = sorted(complete(obs, name).astype(str).unique())
+            if name in unknown:  # cells that are called unknown already share the category
+                values = [*(value for value in values if value != _UNKNOWN), _UNKNOWN]
+            categories[name] = tuple(values)
+        scales = {}
+        for name in numeric:
+            numbers = _numbers(obs, name)
+            # A constant column is divided by 1, so that it encodes as zero.
+            sd = float(numbers.std())
+            scales[name] = (float(numbers.mean()), sd if sd > 0 else 1.0)
         return cls(categories, scales, tuple(unknown))
 
     def codes(self, obs: pd.DataFrame) -> np.ndarray:
@@ -78,17 +81,16 @@ class CovariateEncoder:
             for name, values in self.categories.items()
         ]
         scaled = [
-            ((_numbers(obs, k) - mean) / sd).astype(np.float32)[:, None]
-            for k, (mean, sd) in self.scales.items()
+            ((_numbers(obs, name) - mean) / sd).astype(np.float32)[:, None]
+            for name, (mean, sd) in self.scales.items()
         ]
         return np.hstack([np.empty((len(obs), 0), np.float32), *hot, *scaled])
 
     @property
     def feature_names(self) -> list[str]:
         """A name for each feature: ``plate=plate_0`` or the numeric column."""
-        return [
-            f"{name}={value}" for name, values in self.categories.items() for value in values
-        ] + list(self.scales)
+        hot = [f"{name}={value}" for name, values in self.categories.items() for value in values]
+        return [*hot, *self.scales]
 
     def to_json(self) -> str:
         """The encoder as text; equal encoders give equal text."""
@@ -120,13 +122,18 @@ class CovariateEncoder:
         return cls.from_json(require_file(path, "covariate encoder").read_text())
 
     def _codes(self, obs: pd.DataFrame, name: str) -> np.ndarray:
-        """The number of each cell's category in one column."""
+        """The number of each cell's category in one column (cells,) int64."""
         values, known = complete(obs, name).astype(str), self.categories[name]
         codes = pd.Index(known).get_indexer(pd.Index(values))
-        if (codes < 0).any():
-            if name not in self.unknown:
-                raise _unseen(name, values[codes < 0].unique().tolist(), known)
-            codes[codes < 0] = len(known) - 1
+        unseen = codes < 0
+        if unseen.any() and name not in self.unknown:
+            names = values[unseen].unique()
+            raise SchemaError(
+                f"covariate {name!r} has values that training never saw: {shorten(names)}",
+                expected=f"one of {len(known)} known values; {suggest(str(names[0]), known)}",
+                fix=f"train with them, or declare the column: unknown=[{name!r}]",
+            )
+        codes[unseen] = len(known) - 1
         return codes.astype(np.int64)
 
 
@@ -148,43 +155,30 @@ def complete(obs: pd.DataFrame, name: str) -> pd.Series:
 def _numbers(obs: pd.DataFrame, name: str) -> np.ndarray:
     """A numeric column, finite, (cells,) float64."""
     values = pd.to_numeric(complete(obs, name), errors="coerce").to_numpy(np.float64)
-    if not np.isfinite(values).all():
-        bad = obs.loc[~np.isfinite(values), name]
+    bad = ~np.isfinite(values)
+    if bad.any():
+        found = obs.loc[bad, name]
         raise SchemaError(
-            f"covariate {name!r} is not a finite number in {len(bad)} cells: {shorten(bad.unique())}"
+            f"covariate {name!r} is not a finite number in {len(found)} cells: {shorten(found.unique())}"
         )
     return values
 
 
-def _scale(values: np.ndarray) -> tuple[float, float]:
-    """Mean and standard deviation; a constant column gets 1, so that it encodes as zero."""
-    sd = float(values.std())
-    return float(values.mean()), sd if sd > 0 else 1.0
-
-
-def _unseen(name: str, values: Sequence[str], known: Sequence[str]) -> SchemaError:
-    """The error for categories that training never saw."""
-    return SchemaError(
-        f"covariate {name!r} has values that training never saw: {shorten(values)}",
-        expected=f"one of {len(known)} known values; {suggest(str(values[0]), known)}",
-        fix=f"train with them, or declare the column: unknown=[{name!r}]",
-    )
-
-
 def require_same_genes(adata: AnnData, genes: Sequence[str]) -> None:
     """Refuse data whose genes are not those of a run, in its order."""
-    if list(adata.var_names) != list(genes):
-        missing = pd.Index(genes).difference(adata.var_names, sort=False)
-        extra = adata.var_names.difference(pd.Index(genes), sort=False)
-        detail = (
+    if list(adata.var_names) == list(genes):
+        return
+    missing = pd.Index(genes).difference(adata.var_names, sort=False)
+    extra = adata.var_names.difference(pd.Index(genes), sort=False)
+    raise SchemaError(
+        "the genes differ from the run's: "
+        + (
             f"missing {shorten(missing)}; unexpected {shorten(extra)}"
             if len(missing) + len(extra)
             else "another order"
-        )
-        raise SchemaError(
-            f"the genes differ from the run's: {detail}",
-            expected=f"the run's {len(genes):,} genes, in order",
-        )
+        ),
+        expected=f"the run's {len(genes):,} genes, in order",
+    )
 
 
 def morgan_fingerprints(smiles: pd.Series, *, radius: int = 2, bits: int = 2048) -> pd.DataFrame:
@@ -197,9 +191,8 @@ def morgan_fingerprints(smiles: pd.Series, *, radius: int = 2, bits: int = 2048)
             "RDKit is not installed", fix="pip install 'perturbgen[chem]'"
         ) from error
     if not smiles.index.is_unique:
-        raise SchemaError(
-            f"compounds named twice: {shorten(smiles.index[smiles.index.duplicated()].unique())}"
-        )
+        twice = smiles.index[smiles.index.duplicated()].unique()
+        raise SchemaError(f"compounds named twice: {shorten(twice)}")
     with rdBase.BlockLogs():
         molecules = [
             Chem.MolFromSmiles(text) if isinstance(text, str) and text else None for text in smiles
@@ -211,18 +204,14 @@ def morgan_fingerprints(smiles: pd.Series, *, radius: int = 2, bits: int = 2048)
         )
     generator = GetMorganGenerator(radius=radius, fpSize=bits)
     rows = [generator.GetFingerprintAsNumPy(molecule) for molecule in molecules]
-    return pd.DataFrame(np.array(rows, np.uint8).reshape(-1, bits), index=smiles.index).add_prefix(
-        "morgan_"
-    )
+    table = pd.DataFrame(np.array(rows, np.uint8).reshape(-1, bits), index=smiles.index)
+    return table.add_prefix("morgan_")
 
 
 def read_smiles(path: Path) -> pd.Series:
     """SMILES by compound, from a table with the columns sm_name or compound and SMILES (in any case)."""
-    table = (
-        read_frame(path)
-        .rename(columns=lambda name: str(name).lower())
-        .rename(columns={"sm_name": "compound"})
-    )
+    table = read_frame(path).rename(columns=lambda name: str(name).lower())
+    table = table.rename(columns={"sm_name": "compound"})
     require_columns(table.columns, ["compound", "smiles"], path)
     found: pd.Series = table.drop_duplicates("compound").set_index("compound")["smiles"].dropna()
     return found

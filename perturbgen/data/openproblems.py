@@ -13,11 +13,11 @@ import pandas as pd
 from perturbgen.core.errors import SchemaError, shorten, suggest
 from perturbgen.core.files import require_file
 from perturbgen.core.labels import VEHICLE
-from perturbgen.core.tables import rename_obs, require_columns
+from perturbgen.core.tables import h5ad_errors, open_h5ad, require_columns
 from perturbgen.data.counts import to_counts
-from perturbgen.data.h5ad import RAW, h5ad_errors, open_h5ad, take_layer
-from perturbgen.data.kaggle import condition_index
-from perturbgen.data.schema import KAGGLE_COLUMNS
+from perturbgen.data.h5ad import take_layer
+from perturbgen.data.kaggle import unique_conditions
+from perturbgen.data.schema import KAGGLE_COLUMNS, in_our_words
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -74,22 +74,22 @@ def read_openproblems(
     """The benchmark's single cells (``sc_counts*.h5ad``): raw counts in CSR int32, our names beside the originals.
 
     Without ``layer`` the counts come from where the benchmark takes them: ``.raw`` if the file has it, else the layer
-    ``counts``, else X. ``curated=True`` drops the conditions of ``CURATION``; how many cells each rule took is in
-    ``uns["curation"]``. The file's other columns (``split`` among them) are kept; what it lacks stays absent, but for
-    ``control``, which is then ``split == "control"`` as in the benchmark.
+    ``counts``, else X. ``curated=True`` drops the conditions that the benchmark's authors removed; how many cells each
+    rule took is in ``uns["curation"]``. The file's other columns (``split`` among them) are kept; what it lacks stays
+    absent, but for ``control``, which is then ``split == "control"`` as in the benchmark.
     """
     adata = open_h5ad(path)
     require_columns(adata.obs.columns, ("cell_type", "sm_name"), path)
-    chosen = layer or _counts_place(adata)
-    adata = take_layer(adata, chosen, path)
-    where = f"layer {chosen!r} of {path}" if chosen else f"X of {path}"
+    if layer is None and adata.raw is not None:
+        layer = "raw"
+    elif layer is None and "counts" in adata.layers:
+        layer = "counts"
+    adata = take_layer(adata, layer, path)
+    where = f"layer {layer!r} of {path}" if layer else f"X of {path}"
     adata.X = to_counts(adata.X, adata.obs_names, adata.var_names, where)
-    columns = {
-        ours: theirs
-        for theirs, ours in KAGGLE_COLUMNS.items()
-        if theirs in adata.obs and ours != theirs
-    }
-    adata.obs = rename_obs(adata.obs, columns)
+    renamed = {ours: theirs for theirs, ours in KAGGLE_COLUMNS.items() if ours != theirs}
+    present = {ours: theirs for ours, theirs in renamed.items() if theirs in adata.obs}
+    adata.obs = in_our_words(adata.obs, present)
     if "control" not in adata.obs and "split" in adata.obs:
         adata.obs["control"] = (adata.obs["split"] == "control").to_numpy()
     adata.uns["vehicle"] = vehicle
@@ -105,17 +105,10 @@ def is_openproblems(path: str | Path) -> bool:
         return {"sm_name", "cell_type"} <= set(file["obs"]) and "compound" not in file["obs"]
 
 
-def _counts_place(adata: AnnData) -> str | None:
-    """Where an Open Problems file keeps raw counts; None is X."""
-    if adata.raw is not None:
-        return RAW
-    return "counts" if "counts" in adata.layers else None
-
-
 def _curate(adata: AnnData, rules: tuple[_Removal, ...] = _CURATION) -> AnnData:
     """The data without the cells that ``rules`` drop; ``uns["curation"]`` says how many cells each rule matched."""
     matches = [rule.matches(adata.obs) for rule in rules]
-    dropped = np.logical_or.reduce(matches) if matches else np.zeros(adata.n_obs, bool)
+    dropped = np.logical_or.reduce(matches)
     report = pd.DataFrame(
         {"rule": [str(rule) for rule in rules], "cells": [int(m.sum()) for m in matches]}
     )
@@ -144,11 +137,4 @@ def read_openproblems_de(path: str | Path, *, layer: str = LAYER) -> pd.DataFram
         raise SchemaError(
             f"{path}: layer {layer!r} holds missing values", expected="a complete table"
         )
-    return values.set_index(condition_index(adata.obs, Path(path)))
-
-
-def _read_openproblems_de_obs(path: str | Path) -> pd.DataFrame:
-    """The describing columns of a DE file (split, SMILES, control, ...), rows as in :func:`read_openproblems_de`."""
-    obs = open_h5ad(path).obs
-    require_columns(obs.columns, ("cell_type", "sm_name"), path)
-    return obs.set_index(condition_index(obs, Path(path))).drop(columns=["cell_type", "sm_name"])
+    return values.set_index(unique_conditions(adata.obs, path))

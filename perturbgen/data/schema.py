@@ -5,17 +5,16 @@ The words every reader translates its own column names into.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from perturbgen.core.errors import SchemaError, UserError, shorten, suggest
 from perturbgen.core.labels import CONDITION
-from perturbgen.data.counts import counts_error, first_bad_count
+from perturbgen.data.counts import count_problem
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -33,7 +32,6 @@ COLUMNS: Final = (
     "library",
     "control",
 )
-REQUIRED: Final = CONDITION
 
 # Open Problems' and Kaggle's names for them.
 KAGGLE_COLUMNS: Final = {
@@ -48,15 +46,20 @@ KAGGLE_COLUMNS: Final = {
     "control": "control",
 }
 
-# The released plate names are permuted against those that the organisers' own DE used (research: compute_de.ipynb).
-ORGANISERS_PLATES: Final = {
-    "plate_0": "plate_2",
-    "plate_1": "plate_3",
-    "plate_2": "plate_1",
-    "plate_3": "plate_4",
-    "plate_4": "plate_0",
-    "plate_5": "plate_5",
-}
+
+def in_our_words(obs: pd.DataFrame, columns: Mapping[str, str]) -> pd.DataFrame:
+    """obs with our column names added beside the originals (``columns`` is ``{ours: theirs}``), strings as categories."""
+    added: dict[str, Any] = {ours: obs[theirs] for ours, theirs in columns.items()}
+    obs = obs.assign(**added)
+    # Categories are what h5ad stores anyway, and what takes least memory.
+    text = [
+        str(name)
+        for name in obs
+        if pd.api.types.is_object_dtype(obs[name]) or pd.api.types.is_string_dtype(obs[name])
+    ]
+    return obs.assign(**{name: obs[name].astype("category") for name in text})
+
+
 _Severity = Literal["error", "warning"]
 
 
@@ -73,25 +76,30 @@ class Violation:
 
     def record(self) -> dict[str, str | None]:
         """As a row of a table."""
-        parts = {"what": self.error.what, "expected": self.error.expected}
-        return (
-            {"severity": self.severity, "rule": self.rule}
-            | parts
-            | {"cause": self.error.cause, "fix": self.error.fix}
-        )
+        return {
+            "severity": self.severity,
+            "rule": self.rule,
+            "what": self.error.what,
+            "expected": self.error.expected,
+            "cause": self.error.cause,
+            "fix": self.error.fix,
+        }
 
 
-def check(
+def find_violations(
     adata: AnnData, *, vehicle: str | None = None, by: Sequence[str] = ("cell_type",)
 ) -> list[Violation]:
     """All violations, errors first. ``by`` names the columns in each of whose groups DE will need the vehicle."""
     obs = adata.obs
-    found = [*_counts_violations(adata), *_id_violations(adata), *_column_violations(obs)]
-    found += [
-        *_category_violations(obs),
-        *_vehicle_violations(obs, vehicle or adata.uns.get("vehicle"), by),
+    found = [
+        *_in_counts(adata),
+        *_in_ids(adata),
+        *_in_columns(obs),
+        *_in_categories(obs),
+        *_in_vehicle(obs, vehicle or adata.uns.get("vehicle"), by),
+        *_in_wells(obs),
+        *_in_depth(adata),
     ]
-    found += [*_well_violations(obs), *_depth_violations(adata)]
     return sorted(found, key=lambda violation: violation.severity != "error")
 
 
@@ -99,7 +107,7 @@ def validate(
     adata: AnnData, *, vehicle: str | None = None, by: Sequence[str] = ("cell_type",)
 ) -> list[Violation]:
     """Raise one error that holds every error found; return the warnings."""
-    found = check(adata, vehicle=vehicle, by=by)
+    found = find_violations(adata, vehicle=vehicle, by=by)
     errors = [violation for violation in found if violation.severity == "error"]
     if len(errors) == 1:
         raise errors[0].error
@@ -110,65 +118,54 @@ def validate(
     return found
 
 
-def _problem(
-    severity: _Severity,
-    rule: str,
-    what: str,
-    *,
-    expected: str | None = None,
-    cause: str | None = None,
-    fix: str | None = None,
-) -> Violation:
-    """A violation of the schema."""
-    return Violation(severity, rule, SchemaError(what, expected=expected, cause=cause, fix=fix))
+def _error(rule: str, what: str, **advice: str | None) -> Violation:
+    return Violation("error", rule, SchemaError(what, **advice))
 
 
-def _counts_violations(adata: AnnData) -> Iterator[Violation]:
+def _warning(rule: str, what: str, **advice: str | None) -> Violation:
+    return Violation("warning", rule, SchemaError(what, **advice))
+
+
+def _in_counts(adata: AnnData) -> Iterator[Violation]:
     """X holds non-negative integers."""
     if adata.X is None or 0 in adata.shape:
-        yield _problem(
-            "error", "counts", f"the data are empty: {adata.n_obs} cells x {adata.n_vars} genes"
-        )
-        return
-    bad = first_bad_count(adata.X)
-    if bad is not None:
-        yield Violation("error", "counts", counts_error(bad, adata.obs_names, adata.var_names, "X"))
+        yield _error("counts", f"the data are empty: {adata.n_obs} cells x {adata.n_vars} genes")
+    elif problem := count_problem(adata.X, adata.obs_names, adata.var_names, "X"):
+        yield Violation("error", "counts", problem)
 
 
-def _id_violations(adata: AnnData) -> Iterator[Violation]:
+def _in_ids(adata: AnnData) -> Iterator[Violation]:
     """Cells and genes have unique names."""
-    for what, names in (("cell", adata.obs_names), ("gene", adata.var_names)):
+    for what, table, names, cause in (
+        ("cell", "obs", adata.obs_names, "data sets joined without a prefix"),
+        ("gene", "var", adata.var_names, "gene symbols shared by several ids"),
+    ):
         twice = names[names.duplicated()].unique()
         if len(twice):
-            yield _problem(
-                "error",
+            yield _error(
                 "unique ids",
                 f"{len(twice)} {what} names occur more than once: {shorten(twice)}",
                 expected=f"a unique name for every {what}",
-                cause="data sets joined without a prefix"
-                if what == "cell"
-                else "gene symbols shared by several ids",
-                fix=f"adata.{'obs' if what == 'cell' else 'var'}_names_make_unique(), or sum the repeated ones",
+                cause=cause,
+                fix=f"adata.{table}_names_make_unique(), or sum the repeated ones",
             )
 
 
-def _column_violations(obs: pd.DataFrame) -> Iterator[Violation]:
+def _in_columns(obs: pd.DataFrame) -> Iterator[Violation]:
     """Required columns are there; the columns of our vocabulary have no holes."""
-    for column in REQUIRED:
+    for column in CONDITION:
         if column not in obs:
-            yield _problem(
-                "error",
+            yield _error(
                 "columns",
                 f"obs has no column {column!r}",
-                expected=f"columns {shorten(REQUIRED)}",
+                expected=f"columns {shorten(CONDITION)}",
                 cause="the file has its own names",
                 fix=f"map it with --columns; {suggest(column, map(str, obs.columns))}",
             )
     for column in (name for name in COLUMNS if name in obs):
         absent = obs.index[obs[column].isna()]
         if len(absent):
-            yield _problem(
-                "error" if column in REQUIRED else "warning",
+            yield (_error if column in CONDITION else _warning)(
                 "columns",
                 f"{column!r} is missing in {len(absent)} cells: {shorten(absent, 3)}",
                 expected="a value for every cell",
@@ -176,99 +173,78 @@ def _column_violations(obs: pd.DataFrame) -> Iterator[Violation]:
             )
 
 
-def _category_violations(obs: pd.DataFrame) -> Iterator[Violation]:
+def _in_categories(obs: pd.DataFrame) -> Iterator[Violation]:
     """Category names hold no surprises: no blanks around them, no empty one, none that differ in case only."""
     for column in (name for name in COLUMNS if name in obs and name not in ("dose", "control")):
         names = sorted({str(value) for value in obs[column].dropna().unique()})
         blank = [name for name in names if name != name.strip() or not name]
         if blank:
-            yield _problem(
-                "error",
+            yield _error(
                 "categories",
                 f"{column!r} has names that are blank or padded: {shorten(blank)}",
                 expected="names that other tables can be joined by",
                 cause="a spreadsheet or a split string",
                 fix=f"obs[{column!r}] = obs[{column!r}].str.strip()",
             )
-        folded = (
-            pd.Series(names, dtype=object)
-            .groupby([name.strip().casefold() for name in names])
-            .agg(list)
-        )
-        for alike in (
-            group
-            for group in folded
-            if len(group) > 1 and len({name.strip() for name in group}) > 1
-        ):
-            yield _problem(
-                "warning",
-                "categories",
-                f"{column!r} has names that differ in case only: {shorten(alike)}",
-                expected="one spelling",
-                cause="tables of two sources",
-                fix="rename them if they mean the same",
-            )
+        folded = [name.strip().casefold() for name in names]
+        for _, alike in pd.Series(names, dtype=object).groupby(folded):
+            # Names that differ in blanks alone were named above.
+            if len({name.strip() for name in alike}) > 1:
+                yield _warning(
+                    "categories",
+                    f"{column!r} has names that differ in case only: {shorten(alike)}",
+                    expected="one spelling",
+                    cause="tables of two sources",
+                    fix="rename them if they mean the same",
+                )
 
 
-def _vehicle_violations(
-    obs: pd.DataFrame, vehicle: str | None, by: Sequence[str]
-) -> Iterator[Violation]:
+def _in_vehicle(obs: pd.DataFrame, vehicle: str | None, by: Sequence[str]) -> Iterator[Violation]:
     """The vehicle is named, and present in every group and on every plate."""
     if "compound" not in obs:
         return
     known = [str(name) for name in obs["compound"].dropna().unique()]
     if vehicle is None:
-        yield _problem(
-            "error",
+        yield _error(
             "vehicle",
             "no vehicle is named",
             expected="the compound that every other is compared with",
             fix='vehicle = "DMSO" in the column map, or --vehicle',
         )
-    elif vehicle not in known:
-        yield _problem(
-            "error",
+        return
+    if vehicle not in known:
+        yield _error(
             "vehicle",
             f"no cell was treated with the vehicle {vehicle!r}",
             expected="vehicle cells to compare with",
             fix=suggest(vehicle, known),
         )
-    else:
-        for group in [*by, *(["plate"] if "plate" not in by else [])]:
-            yield from _groups_without_vehicle(obs, vehicle, group)
-
-
-def _groups_without_vehicle(obs: pd.DataFrame, vehicle: str, group: str) -> Iterator[Violation]:
-    """Groups of a column that hold cells but none of the vehicle."""
-    if group not in obs:
         return
-    has = (obs["compound"] == vehicle).groupby(obs[group], observed=True).any()
-    if not has.all():
-        yield _problem(
-            "error",
-            "vehicle",
-            f"no {vehicle!r} cell in {group} {shorten(has.index[~has])}",
-            expected=f"vehicle cells in every {group}, since differential expression compares with them",
-            cause="the file is a subset",
-            fix=f"drop these {group}s or add their vehicle cells",
-        )
+    for group in (name for name in dict.fromkeys([*by, "plate"]) if name in obs):
+        has = (obs["compound"] == vehicle).groupby(obs[group], observed=True).any()
+        if not has.all():
+            yield _error(
+                "vehicle",
+                f"no {vehicle!r} cell in {group} {shorten(has.index[~has])}",
+                expected=f"vehicle cells in every {group}, since differential expression compares with them",
+                cause="the file is a subset",
+                fix=f"drop these {group}s or add their vehicle cells",
+            )
 
 
-def _well_violations(obs: pd.DataFrame) -> Iterator[Violation]:
+def _in_wells(obs: pd.DataFrame) -> Iterator[Violation]:
     """A well of a plate holds one compound."""
-    if not {"plate", "well", "compound"} <= set(obs.columns):
+    labels = ["plate", "well", "compound"]
+    if not {*labels} <= set(obs.columns):
         return
-    wells = obs[["plate", "well", "compound"]].dropna().drop_duplicates().astype(str)
-    mixed = wells[wells.duplicated(["plate", "well"], keep=False)].sort_values(
-        ["plate", "well", "compound"]
-    )
+    wells = obs[labels].dropna().drop_duplicates().astype(str)
+    mixed = wells[wells.duplicated(["plate", "well"], keep=False)].sort_values(labels)
     if len(mixed):
         named = [
-            f"{p} {w}: {' / '.join(g['compound'])}"
-            for (p, w), g in mixed.groupby(["plate", "well"])
+            f"{plate} {well}: {' / '.join(rows['compound'])}"
+            for (plate, well), rows in mixed.groupby(["plate", "well"])
         ]
-        yield _problem(
-            "error",
+        yield _error(
             "wells",
             f"{len(named)} wells hold more than one compound: {shorten(named, 3)}",
             expected="(plate, well) determines the compound",
@@ -277,22 +253,17 @@ def _well_violations(obs: pd.DataFrame) -> Iterator[Violation]:
         )
 
 
-def _depth_violations(adata: AnnData) -> Iterator[Violation]:
+def _in_depth(adata: AnnData) -> Iterator[Violation]:
     """Cells and wells without a single count are named."""
     if adata.X is None or 0 in adata.shape:
         return
     empty = depth(adata) == 0
     if empty.all():
-        yield _problem(
-            "error",
-            "depth",
-            "no cell has a single count",
-            expected="raw counts",
-            cause="another layer",
+        yield _error(
+            "depth", "no cell has a single count", expected="raw counts", cause="another layer"
         )
     elif empty.any():
-        yield _problem(
-            "warning",
+        yield _warning(
             "depth",
             f"{int(empty.sum())} cells have no counts: {shorten(adata.obs_names[empty], 3)}",
             expected="at least one count in every cell",
@@ -303,8 +274,7 @@ def _depth_violations(adata: AnnData) -> Iterator[Violation]:
         wells = pd.Series(empty, index=adata.obs_names).groupby(keys, observed=True).all()
         if wells.any():
             named = [" ".join(map(str, well)) for well in wells.index[wells]]
-            yield _problem(
-                "warning",
+            yield _warning(
                 "depth",
                 f"{len(named)} wells have no counts at all: {shorten(named)}",
                 expected="a library in every well",
@@ -312,6 +282,6 @@ def _depth_violations(adata: AnnData) -> Iterator[Violation]:
             )
 
 
-def depth(adata: AnnData) -> NDArray[np.float64]:
-    """The total count of each cell (cells,)."""
+def depth(adata: AnnData) -> np.ndarray:
+    """The total count of each cell (cells,) float64."""
     return np.asarray(adata.X.sum(axis=1), dtype=np.float64).ravel()

@@ -1,4 +1,4 @@
-"""Who is trained on and who is tested: a table (cell or condition -> part), written to a file and checked."""
+"""What is trained on and what is tested: a table (cell or condition -> part), written to a file and checked."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pandas as pd
 from perturbgen.core.errors import InputError, SchemaError, shorten, suggest
 from perturbgen.core.files import atomic_path, require_file
 from perturbgen.core.folds import deal
-from perturbgen.core.labels import CONDITION
+from perturbgen.core.labels import CONDITION, conditions_of
 from perturbgen.data.covariates import complete
 
 TARGETS: Final = ("B cells", "Myeloid cells")  # the competition's test cell types
@@ -65,184 +65,196 @@ class Split:
         with atomic_path(path) as part:
             part.write_text(f"# {header}\n" + self.parts.rename("part").to_csv())
 
+    @classmethod
+    def read(cls, path: str | Path) -> Split:
+        """The split that :meth:`write` saved."""
+        path = require_file(path, "split")
+        try:
+            text = path.read_text(encoding="utf-8")
+            header = json.loads(text.partition("\n")[0].removeprefix("# "))
+            table = pd.read_csv(path, comment="#", dtype=str, keep_default_na=False)
+            parts = table.set_index(list(table.columns[:-1]))["part"]
+            return cls(parts, header["kind"], tuple(header["apart"]))
+        except (ValueError, KeyError, TypeError) as error:
+            expected = "a first line '# {\"kind\": ...}', then a table whose last column is 'part'"
+            raise InputError(f"{path} is not a split file: {error}", expected=expected) from None
 
-def read_split(path: str | Path) -> Split:
-    """The split that ``Split.write`` saved."""
-    path = require_file(path, "split")
-    try:
-        text = path.read_text(encoding="utf-8")
-        header = json.loads(text.partition("\n")[0].removeprefix("# "))
-        table = pd.read_csv(path, comment="#", dtype=str, keep_default_na=False)
-        parts = table.set_index(list(table.columns[:-1]))["part"]
-        return Split(parts, header["kind"], tuple(header["apart"]))
-    except (ValueError, KeyError, TypeError) as error:
-        expected = "a first line '# {\"kind\": ...}', then a table whose last column is 'part'"
-        raise InputError(f"{path} is not a split file: {error}", expected=expected) from None
-
-
-def random_cells(
-    obs: pd.DataFrame,
-    *,
-    rng: np.random.Generator,
-    fraction: float = 0.032,
-    force_train: np.ndarray | None = None,
-) -> Split:
-    """A ``fraction`` of the cells for validation, drawn from those not kept in train by ``force_train`` (cells,)."""
-    if not 0 < fraction < 1:
-        raise SchemaError(f"a validation fraction of {fraction}", expected="between 0 and 1")
-    free = np.ones(len(obs), bool) if force_train is None else ~np.asarray(force_train, bool)
-    wanted = round(fraction * len(obs))
-    if wanted > free.sum():
-        raise SchemaError(
-            f"{wanted} validation cells wanted, but only {free.sum()} are not forced into train"
-        )
-    if not wanted:
-        raise SchemaError(
-            f"{fraction:g} of {len(obs)} cells is not one validation cell",
-            expected="some",
-            fix="a larger fraction, or more cells",
-        )
-    chosen = rng.choice(np.flatnonzero(free), size=wanted, replace=False)
-    parts = np.full(len(obs), "train", object)
-    parts[chosen] = "validation"
-    return Split(pd.Series(parts, _named_index(obs.index)), "random cells")
-
-
-def leave_out(
-    table: pd.DataFrame,
-    column: str,
-    values: Sequence[str],
-    *,
-    except_compounds: Sequence[str] = (),
-    part: str = "test",
-) -> Split:
-    """All cells or conditions with one of ``values`` in ``column`` are the test part: a cell type, a compound, a plate.
-
-    ``except_compounds`` stay in train even so (controls measured everywhere).
-    """
-    labels = complete(table, column).astype(str)
-    unknown = [value for value in values if value not in set(labels)]
-    if unknown:
-        raise SchemaError(
-            f"no {column} {shorten(unknown)} to leave out", fix=suggest(unknown[0], labels.unique())
-        )
-    out = labels.isin(list(values))
-    if except_compounds:
-        out &= ~complete(table, "compound").astype(str).isin(list(except_compounds))
-    parts = pd.Series(np.where(out, part, "train").astype(object), _named_index(table.index))
-    return Split(parts, f"leave out {column}", () if except_compounds else (column,))
-
-
-def kfold(table: pd.DataFrame, k: int, *, rng: np.random.Generator, by: str | None = None) -> Split:
-    """``k`` parts of near-equal size, ``fold_0`` and on; with ``by``, each value of that column stays in one fold."""
-    labels = pd.Series(range(len(table))) if by is None else complete(table, by).astype(str)
-    values = np.sort(labels.unique())
-    if not 2 <= k <= len(values):
-        raise SchemaError(
-            f"{k} folds of {len(values)} {by or 'rows'}", expected=f"2 to {len(values)} folds"
-        )
-    fold = pd.Series(deal(len(values), k, rng), values)
-    parts = pd.Series([f"fold_{i}" for i in fold[labels]], _named_index(table.index), dtype=object)
-    return Split(parts, f"{k}-fold", (by,) if by else ())
-
-
-def kaggle(
-    conditions: pd.DataFrame,
-    *,
-    rng: np.random.Generator,
-    known: Sequence[str] = KNOWN_IN_TARGETS,
-    targets: Sequence[str] = TARGETS,
-    public: int = 50,
-) -> Split:
-    """The competition's split of conditions: in the target cell types only the known compounds are in train.
-
-    The other compounds of the target cell types are divided by compound into ``public`` of them and the private rest.
-    The real lists are not public knowledge here, so the division is drawn.
-    """
-    compound, cell_type = (
-        complete(conditions, name).astype(str) for name in ("compound", "cell_type")
-    )
-    test = cell_type.isin(list(targets)) & ~compound.isin(list(known))
-    compounds = np.sort(compound[test].unique())
-    if not 0 <= public <= len(compounds):
-        raise SchemaError(
-            f"{public} public compounds of {len(compounds)} to predict",
-            fix="public=0 makes all private",
-        )
-    shown = set(rng.choice(compounds, size=public, replace=False))
-    parts = np.where(~test, "train", np.where(compound.isin(shown), "public", "private"))
-    return Split(pd.Series(parts.astype(object), _condition_index(conditions)), "kaggle")
-
-
-def calibration_split(
-    obs: pd.DataFrame,
-    wanted: pd.DataFrame,
-    *,
-    rng: np.random.Generator,
-    share: float,
-    validation: float,
-) -> Split:
-    """Cells to train on, to validate on, and of some known conditions to calibrate a prediction of ``wanted`` on.
-
-    ``wanted`` are conditions (cell_type, compound); their cells, if there are any, are the part "hidden". Of the
-    compounds known in the wanted cell types (those flagged in ``control`` aside), a ``share``, two at least, go into
-    the part "calibration" in all of these types; a share of 0 withholds none. A share ``validation`` of the rest is
-    the part of that name.
-    """
-    condition, asked = _condition_index(obs), _condition_index(wanted)
-    kinds = asked.unique(level="cell_type")
-    in_kinds = condition.get_level_values("cell_type").isin(kinds)
-    hidden = condition.isin(asked)
-    flagged = complete(obs, "control").astype(str).str.lower().isin(["true", "1"]).to_numpy()
-    compound = condition.get_level_values("compound")
-    known = np.sort(compound[in_kinds & ~hidden].unique().difference(compound[flagged].unique()))
-    chosen = rng.permutation(known)[: max(2, round(share * len(known))) if share else 0]
-    if share and len(chosen) < 2:
-        raise SchemaError(
-            f"{len(known)} compounds are known in {shorten(kinds)}",
-            expected="two or more, to calibrate on",
-        )
-    parts = np.where(rng.random(len(obs)) < validation, "validation", "train").astype(object)
-    parts[in_kinds & compound.isin(chosen)] = "calibration"
-    parts[hidden] = "hidden"
-    return Split(
-        pd.Series(parts, _named_index(obs.index)), "known compounds hidden in the wanted cell types"
-    )
-
-
-def check_leaks(split: Split, table: pd.DataFrame) -> None:
-    """Refuse a split that misses or repeats rows of ``table``, or whose parts share what they promise not to."""
-    index = _condition_index(table) if split.parts.index.nlevels > 1 else table.index
-    if not index.is_unique:
-        raise SchemaError(
-            f"ids occur more than once: {shorten(index[index.duplicated()].unique())}",
-            expected="a unique id for every row, since a split is joined by it",
-            fix="adata.obs_names_make_unique()",
-        )
-    for ids, what in (
-        (split.parts.index[split.parts.index.duplicated()], "are assigned twice"),
-        (index.difference(split.parts.index), "have no part"),
-        (split.parts.index.difference(index), "are in the split but not in the data"),
-    ):
-        if len(ids):
+    @classmethod
+    def random_cells(
+        cls,
+        obs: pd.DataFrame,
+        *,
+        rng: np.random.Generator,
+        fraction: float = 0.032,
+        force_train: np.ndarray | None = None,
+    ) -> Split:
+        """A ``fraction`` of the cells for validation, drawn from those not kept in train by ``force_train`` (cells,)."""
+        if not 0 < fraction < 1:
+            raise SchemaError(f"a validation fraction of {fraction}", expected="between 0 and 1")
+        free = np.ones(len(obs), bool) if force_train is None else ~np.asarray(force_train, bool)
+        wanted = round(fraction * len(obs))
+        if wanted > free.sum():
             raise SchemaError(
-                f"{len(ids)} rows {what}: {shorten(ids)}", cause="the split was made for other data"
+                f"{wanted} validation cells wanted, but only {free.sum()} are not forced into train"
             )
-    part = split.parts.loc[index].to_numpy()
-    for column in split.apart:
-        homes = pd.Series(part).groupby(complete(table, column).astype(str).to_numpy()).nunique()
-        shared = homes.index[homes > 1]
-        if len(shared):
-            raise SchemaError(f"the split leaks: {column} {shorten(shared)} in more than one part")
+        if not wanted:
+            raise SchemaError(
+                f"{fraction:g} of {len(obs)} cells is not one validation cell",
+                expected="some",
+                fix="a larger fraction, or more cells",
+            )
+        chosen = rng.choice(np.flatnonzero(free), size=wanted, replace=False)
+        parts = np.full(len(obs), "train", object)
+        parts[chosen] = "validation"
+        return cls(pd.Series(parts, _ids(obs)), "random cells")
+
+    @classmethod
+    def leave_out(
+        cls,
+        table: pd.DataFrame,
+        column: str,
+        values: Sequence[str],
+        *,
+        except_compounds: Sequence[str] = (),
+        part: str = "test",
+    ) -> Split:
+        """All cells or conditions with one of ``values`` in ``column`` (a cell type, a plate, ...) are the test part.
+
+        ``except_compounds`` stay in train even so (controls measured everywhere).
+        """
+        labels = complete(table, column).astype(str)
+        unknown = [value for value in values if value not in set(labels)]
+        if unknown:
+            raise SchemaError(
+                f"no {column} {shorten(unknown)} to leave out",
+                fix=suggest(unknown[0], labels.unique()),
+            )
+        out = labels.isin(list(values))
+        if except_compounds:
+            out &= ~complete(table, "compound").astype(str).isin(list(except_compounds))
+        parts = pd.Series(np.where(out, part, "train").astype(object), _ids(table))
+        return cls(parts, f"leave out {column}", () if except_compounds else (column,))
+
+    @classmethod
+    def kfold(
+        cls, table: pd.DataFrame, k: int, *, rng: np.random.Generator, by: str | None = None
+    ) -> Split:
+        """``k`` parts of near-equal size, ``fold_0`` and on; with ``by``, each value of that column stays in one fold."""
+        labels = pd.Series(range(len(table))) if by is None else complete(table, by).astype(str)
+        values = np.sort(labels.unique())
+        if not 2 <= k <= len(values):
+            raise SchemaError(
+                f"{k} folds of {len(values)} {by or 'rows'}", expected=f"2 to {len(values)} folds"
+            )
+        fold = pd.Series(deal(len(values), k, rng), values)
+        parts = pd.Series([f"fold_{i}" for i in fold[labels]], _ids(table), dtype=object)
+        return cls(parts, f"{k}-fold", (by,) if by else ())
+
+    @classmethod
+    def kaggle(
+        cls,
+        conditions: pd.DataFrame,
+        *,
+        rng: np.random.Generator,
+        known: Sequence[str] = KNOWN_IN_TARGETS,
+        targets: Sequence[str] = TARGETS,
+        public: int = 50,
+    ) -> Split:
+        """The competition's split of conditions: in the target cell types only the known compounds are in train.
+
+        The other compounds of the target cell types are divided by compound into ``public`` of them and the private
+        rest.
+        """
+        index = _complete_conditions(conditions)
+        cell_type, compound = (index.get_level_values(name) for name in CONDITION)
+        test = cell_type.isin(list(targets)) & ~compound.isin(list(known))
+        compounds = np.sort(compound[test].unique())
+        if not 0 <= public <= len(compounds):
+            raise SchemaError(
+                f"{public} public compounds of {len(compounds)} to predict",
+                fix="public=0 makes all private",
+            )
+        # Which compounds were public is not known here, so they are drawn.
+        shown = set(rng.choice(compounds, size=public, replace=False))
+        parts = np.where(~test, "train", np.where(compound.isin(shown), "public", "private"))
+        return cls(pd.Series(parts.astype(object), index), "kaggle")
+
+    @classmethod
+    def for_calibration(
+        cls,
+        obs: pd.DataFrame,
+        wanted: pd.DataFrame,
+        *,
+        rng: np.random.Generator,
+        share: float,
+        validation: float,
+    ) -> Split:
+        """Cells to train on, to validate on, and of some known conditions to calibrate a prediction of ``wanted`` on.
+
+        ``wanted`` are conditions (cell_type, compound); their cells, if there are any, are the part "hidden". Of the
+        compounds known in the wanted cell types (those flagged in ``control`` aside), a ``share``, two at least, go
+        into the part "calibration" in all of these types; a share of 0 withholds none. A share ``validation`` of the
+        rest is the part of that name.
+        """
+        condition, asked = _complete_conditions(obs), _complete_conditions(wanted)
+        kinds = asked.unique(level="cell_type")
+        in_kinds = condition.get_level_values("cell_type").isin(kinds)
+        withheld = condition.isin(asked)
+        flagged = complete(obs, "control").astype(str).str.lower().isin(["true", "1"]).to_numpy()
+        compound = condition.get_level_values("compound")
+        known = compound[in_kinds & ~withheld].unique()
+        known = np.sort(known.difference(compound[flagged].unique()))
+        chosen = rng.permutation(known)[: max(2, round(share * len(known))) if share else 0]
+        if share and len(chosen) < 2:
+            raise SchemaError(
+                f"{len(known)} compounds are known in {shorten(kinds)}",
+                expected="two or more, to calibrate on",
+            )
+        parts = np.where(rng.random(len(obs)) < validation, "validation", "train").astype(object)
+        parts[in_kinds & compound.isin(chosen)] = "calibration"
+        parts[withheld] = "hidden"
+        kind = "known compounds hidden in the wanted cell types"
+        return cls(pd.Series(parts, _ids(obs)), kind)
+
+    def check_leaks(self, table: pd.DataFrame) -> None:
+        """Refuse a split that misses or repeats rows of ``table``, or whose parts share what they promise not to."""
+        ids = self.parts.index
+        index = _complete_conditions(table) if ids.nlevels > 1 else table.index
+        if not index.is_unique:
+            raise SchemaError(
+                f"ids occur more than once: {shorten(index[index.duplicated()].unique())}",
+                expected="a unique id for every row, since a split is joined by it",
+                fix="adata.obs_names_make_unique()",
+            )
+        for odd, what in (
+            (ids[ids.duplicated()], "are assigned twice"),
+            (index.difference(ids), "have no part"),
+            (ids.difference(index), "are in the split but not in the data"),
+        ):
+            if len(odd):
+                raise SchemaError(
+                    f"{len(odd)} rows {what}: {shorten(odd)}",
+                    cause="the split was made for other data",
+                )
+        part = self.parts.loc[index].to_numpy()
+        for column in self.apart:
+            values = complete(table, column).astype(str).to_numpy()
+            homes = pd.Series(part).groupby(values).nunique()
+            shared = homes.index[homes > 1]
+            if len(shared):
+                raise SchemaError(
+                    f"the split leaks: {column} {shorten(shared)} in more than one part"
+                )
 
 
-def _condition_index(table: pd.DataFrame) -> pd.MultiIndex:
-    """(cell_type, compound) of each row, as text."""
-    return pd.MultiIndex.from_arrays(
-        [complete(table, name).astype(str) for name in CONDITION], names=CONDITION
-    )
+def _complete_conditions(table: pd.DataFrame) -> pd.MultiIndex:
+    """The condition of each row; a missing one is told as such, and not called "nan"."""
+    for name in CONDITION:
+        complete(table, name)
+    return conditions_of(table)
 
 
-def _named_index(index: pd.Index) -> pd.Index:
-    """The index, its levels named so that a file can hold them."""
+def _ids(table: pd.DataFrame) -> pd.Index:
+    """The rows' ids, their levels named so that a file can hold them."""
+    index = table.index
     return index if index.nlevels > 1 else index.astype(str).rename(index.name or "obs_id")

@@ -1,13 +1,27 @@
 """Differential expression: limma-voom with R's own numbers, natively or through R.
 
 >>> from perturbgen.de import limma_table
->>> table = limma_table(pseudobulk, design="~0 + {group} + donor", group="compound", control="DMSO", by="cell_type")
+>>> table = limma_table(
+...     pseudobulk, design="~0 + {group} + donor", group="compound", control="DMSO", by="cell_type"
+... )
 >>> table.signed_log10_p
 """
 
-from perturbgen.de.limma import limma_table
+from perturbgen.de.limma import CLIP, FLAVOURS, flavour_table, limma_table
 from perturbgen.de.normalise import filter_by_expr, tmm_factors
-from perturbgen.de.table import DETable
+from perturbgen.de.table import DETable, read_table
+from perturbgen.de.tails import log_p_t
 from perturbgen.de.voom import voom
 
-__all__ = ["DETable", "filter_by_expr", "limma_table", "tmm_factors", "voom"]
+__all__ = [
+    "CLIP",
+    "FLAVOURS",
+    "DETable",
+    "filter_by_expr",
+    "flavour_table",
+    "limma_table",
+    "log_p_t",
+    "read_table",
+    "tmm_factors",
+    "voom",
+]

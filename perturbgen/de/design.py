@@ -1,10 +1,10 @@
-"""The design matrix of a fit, the columns of it that can be estimated, and the basis in which fits are computed."""
+"""The design matrix of a fit, its estimable columns, and the basis that fits are computed in."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
@@ -12,20 +12,11 @@ from numpy.typing import NDArray
 from scipy.linalg import solve_triangular
 
 from perturbgen.core.errors import DesignError, shorten
-from perturbgen.de.formula import (
-    Factor,
-    Variable,
-    code_terms,
-    drop_constant_factors,
-    make_factor,
-    make_variable,
-    parse_formula,
-)
+from perturbgen.de.formula import model_matrix
 
 log = logging.getLogger(__name__)
 
 _Array = NDArray[np.float64]
-_GROUP = "group__"
 _ALIASED_TOLERANCE = 1e-7  # what R's lm and qr use
 
 
@@ -33,9 +24,9 @@ _ALIASED_TOLERANCE = 1e-7  # what R's lm and qr use
 class Design:
     """A coded design.
 
-    ``matrix`` (samples, columns) has every column that R would make; ``kept`` indexes those that are not combinations
-    of earlier ones. ``level_column`` says which column stands for each level of the compared factor (-1 for a level
-    that is the reference of treatment coding).
+    ``matrix`` (samples, columns) has every column that R would make; ``kept`` indexes those that
+    are not combinations of earlier ones. ``level_column`` says which column stands for each level
+    of the compared factor (-1 for a level that is the reference of treatment coding).
     """
 
     matrix: _Array
@@ -44,6 +35,29 @@ class Design:
     kept: NDArray[np.intp]
     levels: tuple[str, ...] = ()
     level_column: NDArray[np.intp] | None = None
+
+    @classmethod
+    def from_formula(
+        cls, formula: str, obs: pd.DataFrame, group: pd.Series | None = None
+    ) -> Design:
+        """The design of an R formula over samples; ``{group}`` in it stands for ``group``."""
+        matrix, columns, levels, level_column = model_matrix(formula, obs, group)
+        kept = _independent_columns(matrix)
+        design = cls(matrix, columns, obs.index, kept, levels, level_column)
+        if design.aliased:
+            names = shorten(design.aliased)
+            log.debug("columns of the design that others determine are dropped: %s", names)
+        return design
+
+    @classmethod
+    def from_matrix(cls, matrix: pd.DataFrame | _Array) -> Design:
+        """A design given as numbers, (samples, columns)."""
+        frame = matrix if isinstance(matrix, pd.DataFrame) else pd.DataFrame(matrix)
+        values = frame.to_numpy(dtype=float)
+        if not np.isfinite(values).all():
+            raise DesignError("the design matrix holds NaN or infinite values")
+        columns = tuple(str(column) for column in frame.columns)
+        return cls(values, columns, frame.index, _independent_columns(values))
 
     @property
     def rank(self) -> int:
@@ -61,6 +75,17 @@ class Design:
         """Residual degrees of freedom, the same for every gene."""
         return len(self.matrix) - self.rank
 
+    def require_df(self) -> None:
+        """Refuse a design that leaves nothing to estimate a variance from."""
+        if self.df_residual <= 0:
+            raise DesignError(
+                f"no residual degrees of freedom: {len(self.matrix)} samples, "
+                f"{self.rank} coefficients",
+                expected="more samples than coefficients",
+                cause="no level of the design is replicated",
+                fix="leave covariates out, or add replicates",
+            )
+
     def contrast(self, level: str, control: str) -> _Array:
         """The coefficients (columns,) of ``level`` minus ``control``."""
         if self.level_column is None:
@@ -72,84 +97,66 @@ class Design:
                 weights[column] += sign
         return weights
 
+    def estimable(self, weights: _Array) -> NDArray[np.bool_]:
+        """Which linear functions (functions, columns) no choice of dropped columns changes.
 
-def build_design(formula: str, obs: pd.DataFrame, group: pd.Series | None = None) -> Design:
-    """The design of a formula over samples; ``{group}`` in it stands for ``group``, which is always a factor."""
-    terms = parse_formula(formula.replace("{group}", _GROUP))
-    if group is not None:
-        _check_group(terms, formula)
-    names = list(dict.fromkeys(name for term in terms for name in term))
-    variables = {name: make_variable(name, obs) for name in names if name != _GROUP}
-    if group is not None:
-        variables[_GROUP] = make_factor(_GROUP, group)
-    terms = drop_constant_factors(terms, variables)
-    coded = list(code_terms(terms, variables, len(obs)))
-    matrix = np.hstack([block for _, block, _ in coded]) if coded else np.empty((len(obs), 0))
-    columns = tuple(name for _, _, names in coded for name in names)
-    levels, level_column = _group_columns(coded, variables)
-    design = Design(matrix, columns, obs.index, independent_columns(matrix), levels, level_column)
-    if design.aliased:
-        log.debug(
-            "columns of the design that others determine are dropped: %s", shorten(design.aliased)
-        )
-    return design
+        They are those in the row space of the design: with X = X_kept B, the weights must equal
+        weights_kept B.
+        """
+        dropped = np.setdiff1d(np.arange(self.matrix.shape[1]), self.kept)
+        if not len(dropped):
+            return np.ones(len(weights), dtype=bool)
+        combination = self.basis.solve(self.matrix[:, dropped])
+        expected = weights[:, self.kept] @ combination[self.kept]
+        largest = np.maximum(np.abs(combination).max(axis=0), 1)
+        size = np.abs(weights).max(axis=1, keepdims=True) * largest
+        return (np.abs(weights[:, dropped] - expected) <= 1e-8 * size).all(axis=1)
 
+    @cached_property
+    def basis(self) -> _Basis:
+        """The basis of the column space, with the compared factor's columns as its indicators."""
+        groups = self._indicator_columns()
+        others = np.setdiff1d(self.kept, groups)
+        indicators = self.matrix[:, groups]
+        first = indicators.argmax(axis=1) if len(groups) else 0
+        codes = np.where(indicators.any(axis=1), first, -1)
+        averages = (indicators / indicators.sum(axis=0)).T
+        nuisance = self.matrix[:, others]
+        means = averages @ nuisance
+        centred = nuisance - indicators @ means
+        # centred twice: one pass leaves a share of a covariate that is large against its spread
+        q, r = np.linalg.qr(centred - indicators @ (averages @ centred))
+        return _Basis(codes.astype(np.intp), groups, others, means, q, r)
 
-def _check_group(terms: Sequence[tuple[str, ...]], formula: str) -> None:
-    """The compared factor must be a term of its own, and be in no interaction."""
-    if (_GROUP,) not in terms:
-        raise DesignError(
-            f"the design {formula!r} does not hold the compared factor", fix="write it as {group}"
-        )
-    if any(_GROUP in term and len(term) > 1 for term in terms):
-        raise DesignError(
-            f"{{group}} is in an interaction of {formula!r}, so no single contrast compares two of its levels",
-            fix="use by= (one fit a level) or joint=True (the combination is the group) instead",
-        )
-
-
-def _group_columns(
-    coded: Sequence[tuple[tuple[str, ...], _Array, list[str]]], variables: Mapping[str, Variable]
-) -> tuple[tuple[str, ...], NDArray[np.intp] | None]:
-    """The levels of the compared factor and the column of each."""
-    factor = variables.get(_GROUP)
-    if not isinstance(factor, Factor):
-        return (), None
-    start = 0
-    for term, block, _ in coded:
-        if term == (_GROUP,):
-            missing = len(factor.levels) - block.shape[1]
-            columns = np.concatenate([np.full(missing, -1), start + np.arange(block.shape[1])])
-            return factor.levels, columns.astype(np.intp)
-        start += block.shape[1]
-    raise DesignError(
-        "the compared factor has one level in these samples",
-        expected="the control and at least one other",
-    )
+    def _indicator_columns(self) -> NDArray[np.intp]:
+        """Kept 0/1 columns that share no sample: the compared factor's first, then others."""
+        kept = set(self.kept)
+        levels = () if self.level_column is None else self.level_column
+        taken = np.zeros(len(self.matrix), dtype=bool)
+        chosen = []
+        for j in dict.fromkeys([*(j for j in levels if j in kept), *self.kept]):
+            column = self.matrix[:, j]
+            if np.isin(column, (0.0, 1.0)).all() and not (taken & (column > 0)).any():
+                chosen.append(j)
+                taken |= column > 0
+        return np.array(sorted(chosen), dtype=np.intp)
 
 
-def design_from_matrix(matrix: pd.DataFrame | _Array) -> Design:
-    """A design given as numbers, (samples, columns)."""
-    frame = matrix if isinstance(matrix, pd.DataFrame) else pd.DataFrame(matrix)
-    values = frame.to_numpy(dtype=float)
-    if not np.isfinite(values).all():
-        raise DesignError("the design matrix holds NaN or infinite values")
-    return Design(
-        values, tuple(str(c) for c in frame.columns), frame.index, independent_columns(values)
-    )
+def _independent_columns(matrix: _Array, tolerance: float = _ALIASED_TOLERANCE) -> NDArray[np.intp]:
+    """Columns that are not combinations of earlier ones, as R's limited pivoting finds them.
 
-
-def independent_columns(matrix: _Array, tolerance: float = _ALIASED_TOLERANCE) -> NDArray[np.intp]:
-    """Columns (of samples x columns) that are not combinations of earlier ones, as R's limited pivoting finds them.
-
-    A column is dropped where less than ``tolerance`` of its length is left after projecting out the columns before it.
+    A column is dropped where less than ``tolerance`` of its length is left after projecting out the
+    columns before it.
     """
     lengths = np.linalg.norm(matrix, axis=0)
-    lead = _disjoint_lead(matrix)
+    # leading columns that share no sample, such as the indicators of a first factor of hundreds of
+    # levels, are orthogonal as they are: only the columns after them need projecting
+    shared = (np.cumsum(matrix != 0, axis=1) > 1).any(axis=0)
+    lead = int(np.argmax(shared)) if shared.any() else matrix.shape[1]
     kept = [j for j in range(lead) if lengths[j] > 0]
     basis = matrix[:, kept] / lengths[kept]
     rest = matrix[:, lead:].copy()
-    for _ in range(2):
+    for _ in range(2):  # once more for what rounding left of the first projection
         rest -= basis @ (basis.T @ rest)
     found: list[_Array] = []
     for j in range(rest.shape[1]):
@@ -167,19 +174,14 @@ def independent_columns(matrix: _Array, tolerance: float = _ALIASED_TOLERANCE) -
     return np.array(kept, dtype=np.intp)
 
 
-def _disjoint_lead(matrix: _Array) -> int:
-    """How many leading columns share no sample, such as the indicators of a first factor: they need no projection."""
-    shared = (np.cumsum(matrix != 0, axis=1) > 1).any(axis=0)
-    return int(np.argmax(shared)) if shared.any() else matrix.shape[1]
-
-
 @dataclass(frozen=True)
-class Basis:
-    """A well-conditioned basis of a design's column space: group indicators and orthonormal nuisance columns.
+class _Basis:
+    """A well-conditioned basis of a design: group indicators and orthonormal nuisance columns.
 
-    Write the kept columns as X = [D Z], with D (samples, groups) disjoint 0/1 indicators given by ``codes`` (-1 where
-    a sample is in none), and Z = D A + Q R with Q (samples, q) orthonormal and orthogonal to D. Fits are computed for
-    [D Q]; ``groups`` and ``others`` are the columns of the full design that D and Z came from.
+    Write the kept columns as X = [D Z], with D (samples, groups) disjoint 0/1 indicators given by
+    ``codes`` (-1 where a sample is in none), and Z = D A + Q R with Q (samples, q) orthonormal and
+    orthogonal to D; ``means`` are A. Fits are computed for [D Q]; ``groups`` and ``others`` are the
+    columns of the full design that D and Z came from.
     """
 
     codes: NDArray[np.intp]
@@ -192,78 +194,29 @@ class Basis:
     def functionals(self, weights: _Array) -> tuple[_Array, _Array]:
         """Linear functions of the design's coefficients as functions of the basis' own.
 
-        ``weights`` (functions, columns of the full design), zero on dropped columns; gives (functions, groups) and
-        (functions, q).
+        ``weights`` (functions, columns of the full design), zero on dropped columns; gives
+        (functions, groups) and (functions, q).
         """
         on_groups, on_others = weights[:, self.groups], weights[:, self.others]
         if not len(self.others):
             return on_groups, on_others
-        return on_groups, solve_triangular(
-            self.r, (on_others - on_groups @ self.means).T, trans="T"
-        ).T
+        on_q = solve_triangular(self.r, (on_others - on_groups @ self.means).T, trans="T").T
+        return on_groups, on_q
 
     def solve(self, values: _Array) -> _Array:
-        """Least-squares coefficients (columns of the full design, k) of values (samples, k); 0 on dropped columns."""
+        """Least-squares coefficients (columns of the design, k) of values (samples, k)."""
         coefficients = np.zeros((max([*self.groups, *self.others]) + 1, values.shape[1]))
         indicators = self.codes[:, None] == np.arange(len(self.groups))
         on_groups = (indicators / indicators.sum(axis=0)).T @ values
-        on_others = (
-            solve_triangular(self.r, self.q.T @ values)
-            if len(self.others)
-            else np.empty((0, values.shape[1]))
-        )
+        on_others = np.empty((0, values.shape[1]))
+        if len(self.others):
+            on_others = solve_triangular(self.r, self.q.T @ values)
         coefficients[self.others] = on_others
         coefficients[self.groups] = on_groups - self.means @ on_others
         return coefficients
 
     def unscaled_covariance(self, weights: _Array) -> _Array:
-        """Covariance (functions, functions) of linear functions under the unweighted design, residual variance 1."""
+        """Covariance (functions, functions) under the unweighted design, residual variance 1."""
         on_groups, on_q = self.functionals(weights)
         sizes = np.maximum(np.bincount(self.codes[self.codes >= 0], minlength=len(self.groups)), 1)
         return (on_groups / sizes) @ on_groups.T + on_q @ on_q.T
-
-
-def make_basis(design: Design) -> Basis:
-    """The basis of a design; the compared factor's columns are the indicators where it has some."""
-    groups = _indicator_columns(design)
-    others = np.setdiff1d(design.kept, groups)
-    indicators = design.matrix[:, groups]
-    codes = np.where(indicators.any(axis=1), indicators.argmax(axis=1) if len(groups) else 0, -1)
-    nuisance = design.matrix[:, others]
-    means = (indicators / indicators.sum(axis=0)).T @ nuisance
-    centred = nuisance - indicators @ means
-    q, r = np.linalg.qr(centred - indicators @ ((indicators / indicators.sum(axis=0)).T @ centred))
-    return Basis(codes.astype(np.intp), groups, others, means, q, r)
-
-
-def _indicator_columns(design: Design) -> NDArray[np.intp]:
-    """Kept 0/1 columns that share no sample: the compared factor's first, then any others that fit."""
-    preferred = (
-        []
-        if design.level_column is None
-        else [j for j in design.level_column if j in set(design.kept)]
-    )
-    taken = np.zeros(len(design.matrix), dtype=bool)
-    chosen = []
-    for j in dict.fromkeys([*preferred, *design.kept]):
-        column = design.matrix[:, j]
-        if np.isin(column, (0.0, 1.0)).all() and not (taken & (column > 0)).any():
-            chosen.append(j)
-            taken |= column > 0
-    return np.array(sorted(chosen), dtype=np.intp)
-
-
-def estimable(design: Design, weights: _Array) -> NDArray[np.bool_]:
-    """Which linear functions (functions, columns) have a value that no choice of dropped columns changes.
-
-    They are those in the row space of the design: with X = X_kept B, the weights must equal weights_kept B.
-    """
-    dropped = np.setdiff1d(np.arange(design.matrix.shape[1]), design.kept)
-    if not len(dropped):
-        return np.ones(len(weights), dtype=bool)
-    combination = make_basis(design).solve(design.matrix[:, dropped])
-    expected = weights[:, design.kept] @ combination[design.kept]
-    size = np.abs(weights).max(axis=1, keepdims=True) * np.maximum(
-        np.abs(combination).max(axis=0), 1
-    )
-    return (np.abs(weights[:, dropped] - expected) <= 1e-8 * size).all(axis=1)

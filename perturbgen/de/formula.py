@@ -1,15 +1,16 @@
-"""R-style model formulas: the columns that a formula makes of a table of samples, coded as R's ``model.matrix`` does.
+"""R-style model formulas: the columns that R's ``model.matrix`` makes of a table of samples.
 
-Terms are plain columns (quoted with backticks where the name is not a word), ``factor(column)``, their interactions
-with ``:`` and ``*``, and ``0`` or ``-1`` for "no intercept". Text, booleans and categories are factors, numbers are
-slopes. Levels keep the order of a categorical column and are otherwise sorted by code point (R in the C locale).
+Terms are plain columns (in backticks where the name is not a word), ``factor(column)``, their
+interactions with ``:`` and ``*``, and ``0`` or ``-1`` for "no intercept". Text, booleans and
+categories are factors, numbers are slopes. Levels keep the order of a categorical column and are
+otherwise sorted by code point, as R does in the C locale.
 """
 
 from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 
@@ -21,19 +22,20 @@ from perturbgen.core.errors import DesignError, SchemaError, shorten, suggest
 
 log = logging.getLogger(__name__)
 
+_Array = NDArray[np.float64]
 _Term = tuple[str, ...]
-_INTERCEPT: _Term = ()
+_GROUP = "group__"  # stands for {group}, so that the compared column may have any name
 
 
 @dataclass(frozen=True)
-class Factor:
+class _Factor:
     """A categorical variable: ``codes`` (samples,) index ``levels``, every one of which occurs."""
 
     name: str
     codes: NDArray[np.intp]
     levels: tuple[str, ...]
 
-    def indicators(self, *, full: bool) -> tuple[NDArray[np.float64], list[str]]:
+    def indicators(self, *, full: bool) -> tuple[_Array, list[str]]:
         """One 0/1 column a level (samples, levels); without the first level unless ``full``."""
         first = 0 if full else 1
         columns = self.codes[:, None] == np.arange(first, len(self.levels))
@@ -45,24 +47,81 @@ class _Slope:
     """A numeric variable: ``values`` (samples,)."""
 
     name: str
-    values: NDArray[np.float64]
+    values: _Array
 
 
-Variable = Factor | _Slope
+_Variables = Mapping[str, _Factor | _Slope]
 
 
-def parse_formula(formula: str) -> list[_Term]:
-    """The terms of a formula as tuples of variable names, in R's order: by degree, then as written."""
+def model_matrix(
+    formula: str, obs: pd.DataFrame, group: pd.Series | None = None
+) -> tuple[_Array, tuple[str, ...], tuple[str, ...], NDArray[np.intp] | None]:
+    """A formula's matrix (samples, columns), its columns' names, and where ``group`` stands.
+
+    ``{group}`` in the formula is ``group``, always a factor. Its levels come third; fourth the
+    column of each, -1 for a level that treatment coding takes as its reference (None: no group).
+    """
+    terms = _parse_formula(formula.replace("{group}", _GROUP))
+    if group is not None and (_GROUP,) not in terms:
+        raise DesignError(
+            f"the design {formula!r} does not hold the compared factor", fix="write it as {group}"
+        )
+    if group is not None and any(_GROUP in term and len(term) > 1 for term in terms):
+        raise DesignError(
+            f"{{group}} is in an interaction of {formula!r}, "
+            "so no single contrast compares two of its levels",
+            fix="use by= (one fit a level) or joint=True (the combination is the group) instead",
+        )
+    names = list(dict.fromkeys(name for term in terms for name in term))
+    variables = {name: _make_variable(name, obs) for name in names if name != _GROUP}
+    if group is not None:
+        variables[_GROUP] = _make_factor(_GROUP, group)
+    coded = list(_code_terms(_drop_constant_factors(terms, variables), variables, len(obs)))
+    matrix = np.hstack([block for _, block, _ in coded]) if coded else np.empty((len(obs), 0))
+    columns = tuple(name for _, _, names in coded for name in names)
+    return matrix, columns, *_group_columns(coded, variables)
+
+
+def _group_columns(
+    coded: Sequence[tuple[_Term, _Array, list[str]]], variables: _Variables
+) -> tuple[tuple[str, ...], NDArray[np.intp] | None]:
+    factor = variables.get(_GROUP)
+    if not isinstance(factor, _Factor):
+        return (), None
+    start = 0
+    for term, block, _ in coded:
+        if term == (_GROUP,):
+            references = np.full(len(factor.levels) - block.shape[1], -1)
+            columns = np.concatenate([references, start + np.arange(block.shape[1])])
+            return factor.levels, columns.astype(np.intp)
+        start += block.shape[1]
+    raise DesignError(  # it was dropped as constant
+        "the compared factor has one level in these samples",
+        expected="the control and at least one other",
+    )
+
+
+def _parse_formula(formula: str) -> list[_Term]:
+    """A formula's terms as tuples of names, in R's order: by degree, then as written."""
     from formulaic.errors import FormulaicError
     from formulaic.parser import DefaultFormulaParser
+
+    def refuse(why: str) -> DesignError:
+        return DesignError(
+            f"cannot read the design {formula!r}: {why}",
+            expected="columns joined by + : or *, with 0 for no intercept",
+            fix='for example "~0 + {group} + donor + plate"; '
+            "names that are not words go in `backticks`",
+        )
 
     try:
         parsed = DefaultFormulaParser(include_intercept=True).get_terms(formula)
     except FormulaicError as error:
+        # formulaic marks the place with colours and brackets, which an error of ours does not show
         plain = re.sub(r"\x1b\[[0-9;]*m|[⧛⧚]", "", str(error)).splitlines()[0]
-        raise _bad_formula(formula, plain) from None
+        raise refuse(plain) from None
     if getattr(parsed, "lhs", None):
-        raise _bad_formula(formula, "it has a left-hand side")
+        raise refuse("it has a left-hand side")
     terms = [
         tuple(f.expr for f in term.factors if f.expr != "1")
         for term in getattr(parsed, "rhs", parsed)
@@ -70,46 +129,28 @@ def parse_formula(formula: str) -> list[_Term]:
     return sorted(terms, key=len)
 
 
-def _bad_formula(formula: str, why: str) -> DesignError:
-    """The formula cannot be used."""
-    return DesignError(
-        f"cannot read the design {formula!r}: {why}",
-        expected="columns joined by + : or *, with 0 for no intercept",
-        fix='for example "~0 + {group} + donor + plate"; names that are not words go in `backticks`',
-    )
-
-
-def make_factor(name: str, values: pd.Series) -> Factor:
-    """A factor from any column; unused levels are dropped."""
-    if isinstance(values.dtype, pd.CategoricalDtype):
-        used = values.cat.remove_unused_categories()
-        codes, levels = used.cat.codes.to_numpy(), [str(level) for level in used.cat.categories]
-    else:
-        unique, codes = np.unique(values.astype(str).to_numpy(dtype=object), return_inverse=True)
-        levels = list(unique)
-    return Factor(name, codes.astype(np.intp), tuple(levels))
-
-
-def make_variable(expression: str, obs: pd.DataFrame) -> Variable:
+def _make_variable(expression: str, obs: pd.DataFrame) -> _Factor | _Slope:
     """The variable that a name, or ``factor(name)``, stands for."""
     wrapped = re.fullmatch(r"factor\(\s*`?(.+?)`?\s*\)", expression)
     name = wrapped[1] if wrapped else expression
     if name not in obs.columns:
-        known = [str(column) for column in obs.columns]
         raise SchemaError(
             f"the design needs {name!r}, which obs does not have",
             expected="a column of obs, or factor(column)",
-            fix=suggest(name, known),
+            fix=suggest(name, map(str, obs.columns)),
         )
     values = obs[name]
-    if values.isna().any():
+    absent = values.isna()
+    if absent.any():
         raise SchemaError(
-            f"covariate {name!r} is missing in {int(values.isna().sum())} samples: {shorten(obs.index[values.isna()])}",
+            f"covariate {name!r} is missing in {int(absent.sum())} samples: "
+            f"{shorten(obs.index[absent])}",
             fix="fill the values in, drop those samples, or leave the covariate out of the design",
         )
+    # pandas counts booleans as numbers; in a design they are two levels
     numeric = pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values)
     if wrapped or not numeric:
-        return make_factor(expression, values)
+        return _make_factor(expression, values)
     array = values.to_numpy(dtype=float)
     if not np.isfinite(array).all():
         raise SchemaError(
@@ -118,27 +159,46 @@ def make_variable(expression: str, obs: pd.DataFrame) -> Variable:
     return _Slope(expression, array)
 
 
-def drop_constant_factors(terms: Sequence[_Term], variables: Mapping[str, Variable]) -> list[_Term]:
-    """The terms without factors of one level, which R's ``model.matrix`` refuses and which can explain nothing."""
+def _make_factor(name: str, values: pd.Series) -> _Factor:
+    """A factor from any column; unused levels are dropped."""
+    if isinstance(values.dtype, pd.CategoricalDtype):
+        used = values.cat.remove_unused_categories()
+        codes, levels = used.cat.codes.to_numpy(), [str(level) for level in used.cat.categories]
+    else:
+        unique, codes = np.unique(values.astype(str).to_numpy(dtype=object), return_inverse=True)
+        levels = list(unique)
+    return _Factor(name, codes.astype(np.intp), tuple(levels))
+
+
+def _drop_constant_factors(terms: Sequence[_Term], variables: _Variables) -> list[_Term]:
+    """The terms without factors of one level.
+
+    R's ``model.matrix`` refuses those. They explain nothing, and one formula has to serve cell
+    types of which some were measured on a single plate.
+    """
     constant = {
-        name for name, v in variables.items() if isinstance(v, Factor) and len(v.levels) < 2
+        name for name, v in variables.items() if isinstance(v, _Factor) and len(v.levels) < 2
     }
     for name in sorted(constant):
         log.info("%s has one level in these samples and is left out of the design", name)
-    kept = [tuple(name for name in term if name not in constant) for term in terms]
-    emptied = [term != () and left == () for term, left in zip(terms, kept, strict=True)]
-    return list(dict.fromkeys(left for left, gone in zip(kept, emptied, strict=True) if not gone))
+    kept = []
+    for term in terms:
+        left = tuple(name for name in term if name not in constant)
+        if left or not term:  # a term that was emptied is no intercept
+            kept.append(left)
+    return list(dict.fromkeys(kept))
 
 
-def code_terms(
-    terms: Sequence[_Term], variables: Mapping[str, Variable], samples: int
-) -> Iterator[tuple[_Term, NDArray[np.float64], list[str]]]:
+def _code_terms(
+    terms: Sequence[_Term], variables: _Variables, samples: int
+) -> Iterator[tuple[_Term, _Array, list[str]]]:
     """Each term's columns (samples, columns) and their names.
 
-    A factor within a term is coded in full where the term without that factor is not in the model, and otherwise
-    without its first level. Without an intercept, the first factor standing alone takes the intercept's place.
+    A factor within a term is coded in full where the term without that factor is not in the model,
+    and otherwise without its first level. Without an intercept, the first factor that stands alone
+    takes the intercept's place.
     """
-    present = set(terms)
+    present = {frozenset(term) for term in terms}
     for term in terms:
         blocks = []
         for name in term:
@@ -146,28 +206,19 @@ def code_terms(
             if isinstance(variable, _Slope):
                 blocks.append((variable.values[:, None], [variable.name]))
             else:
-                rest = tuple(other for other in term if other != name)
-                blocks.append(variable.indicators(full=not _is_present(rest, present)))
-        if len(term) == 1 and isinstance(variables[term[0]], Factor):
-            present.add(_INTERCEPT)
+                blocks.append(variable.indicators(full=frozenset(term) - {name} not in present))
+        if len(term) == 1 and isinstance(variables[term[0]], _Factor):
+            present.add(frozenset())
         yield term, *_interact(blocks, samples)
 
 
-def _is_present(term: _Term, present: Iterable[_Term]) -> bool:
-    """Whether a term is in the model, whatever the order of its variables."""
-    return any(set(term) == set(other) for other in present)
-
-
-def _interact(
-    blocks: Sequence[tuple[NDArray[np.float64], list[str]]], samples: int
-) -> tuple[NDArray[np.float64], list[str]]:
-    """Products of columns, one of each block, the first block varying fastest; no block makes an intercept."""
+def _interact(blocks: Sequence[tuple[_Array, list[str]]], samples: int) -> tuple[_Array, list[str]]:
+    """Products of one column of each block, the first varying fastest; none: the intercept."""
     if not blocks:
         return np.ones((samples, 1)), ["(Intercept)"]
-    picks = [
-        tuple(reversed(p)) for p in product(*[range(len(names)) for _, names in reversed(blocks)])
-    ]
-    columns = np.ones((len(blocks[0][0]), len(picks)))
+    sizes = [range(len(names)) for _, names in blocks]
+    picks = [tuple(reversed(pick)) for pick in product(*reversed(sizes))]
+    columns = np.ones((samples, len(picks)))
     for position, (values, _) in enumerate(blocks):
         columns = columns * values[:, [pick[position] for pick in picks]]
     names = [":".join(blocks[i][1][j] for i, j in enumerate(pick)) for pick in picks]

@@ -1,10 +1,10 @@
 """``limma_table``: differential expression of every level of a factor against a control.
 
-The two published ways to make a DE table of the Open Problems experiment.
-
-``kaggle`` is the competition's (614 rows x 18,211 genes): one fit for each cell type, no gene filter. ``op3`` is the
-living benchmark's: one joint fit of genes expressed in every cell type, robust moderation, values within +-4. Both use
-limma's contrast approximation, whose p-values depend on the order of the levels; so that order is theirs, too.
+``flavour_table`` makes it in one of the two published ways of the Open Problems experiment.
+``kaggle`` is the competition's (614 rows x 18,211 genes): one fit for each cell type, no gene
+filter. ``op3`` is the living benchmark's: one joint fit of genes expressed in every cell type,
+robust moderation, values within +-4. Both use limma's contrast approximation, whose p-values depend
+on the order of the levels; so that order is theirs, too.
 """
 
 from __future__ import annotations
@@ -18,29 +18,17 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from scipy.stats import false_discovery_control
 
 from perturbgen.core.console import progress
 from perturbgen.core.errors import ConfigError, shorten, suggest
 from perturbgen.core.labels import VEHICLE
 from perturbgen.core.system import spread
-from perturbgen.data.schema import ORGANISERS_PLATES
-from perturbgen.de.contrasts import ContrastKind, answerable
-from perturbgen.de.design import Design
-from perturbgen.de.native import FitResult, Method, Tick, fit_native
-from perturbgen.de.normalise import GeneFilter, Inputs, gene_masks
-from perturbgen.de.plan import (
-    Fit,
-    align_obs,
-    as_matrix,
-    check_counts,
-    check_labels,
-    condition_frame,
-    find_obs,
-    plan_fits,
-    warn_duplicates,
-)
-from perturbgen.de.table import DETable, adjust_bh
-from perturbgen.de.tails import EPS_LOG10_P, LOG_10
+from perturbgen.data.kaggle import ORGANISERS_PLATES
+from perturbgen.de.inputs import Inputs
+from perturbgen.de.native import FitResult, Method, fit_native
+from perturbgen.de.plan import Fit, Question, filter_genes, plan_fits
+from perturbgen.de.table import DETable
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -50,7 +38,10 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _Array = NDArray[np.float64]
-_Backend = Literal["native", "r"]
+_LOG_10 = np.log(10.0)
+_EPS_LOG10_P = float(
+    np.log10(np.finfo(np.float64).eps)
+)  # the organisers' stand-in for p = 0: -15.65
 
 
 def limma_table(
@@ -62,13 +53,13 @@ def limma_table(
     control: str,
     by: str | None = None,
     joint: bool = False,
-    backend: _Backend = "native",
-    contrasts: ContrastKind = "exact",
+    backend: Literal["native", "r"] = "native",
+    contrasts: Literal["exact", "limma"] = "exact",
     robust: bool = False,
     trend: bool = False,
     normalise: Literal["tmm", "none"] = "tmm",
     span: float | Literal["adaptive"] = 0.5,
-    gene_filter: GeneFilter = None,
+    gene_filter: Literal["filterByExpr", "intersection"] | Sequence[str] | None = None,
     zero_p: Literal["eps"] | None = None,
     adjust: Literal["contrast", "joint"] = "contrast",
     allow_fractional: bool = False,
@@ -82,49 +73,38 @@ def limma_table(
     counts
         raw counts, samples x genes; an AnnData brings its own obs, a DataFrame needs ``obs``
     design
-        an R formula in which ``{group}`` is the compared factor, such as ``"~0 + {group} + donor + plate"``
+        an R formula in which ``{group}`` is the compared factor, such as ``"~0 + {group} + donor"``
     by, joint
-        a column whose levels are fitted apart, or with ``joint`` in a single fit of all combinations
-    backend
-        ``"native"`` needs no R; ``"r"`` runs limma and edgeR through rpy2 and gives the same numbers
-    contrasts
-        ``"exact"`` standard errors, or ``"limma"`` for the approximation of ``contrasts.fit``
-    span
-        of voom's lowess: 0.5, or ``"adaptive"`` as limma has chosen it since 3.66
-    gene_filter
-        ``"filterByExpr"`` in each fit, ``"intersection"`` of it over the levels of ``by``, or names of genes
-    zero_p
-        ``"eps"`` puts 2.2e-16 where p underflows to zero, as the competition's organisers did
-    adjust
-        Benjamini-Hochberg within each contrast, or over all contrasts jointly
+        a column whose levels are fitted apart, or with ``joint`` in a single fit of all
+        combinations backend ``"native"`` needs no R; ``"r"`` runs limma and edgeR through rpy2, for
+        the same numbers contrasts ``"exact"`` standard errors, or ``"limma"`` for the approximation
+        of ``contrasts.fit`` span of voom's lowess: 0.5, or ``"adaptive"`` as limma has chosen it
+        since 3.66 gene_filter ``"filterByExpr"`` in each fit, ``"intersection"`` of it over the
+        levels of ``by``, or names zero_p ``"eps"`` puts 2.2e-16 where p underflows to zero, as the
+        competition's organisers did adjust Benjamini-Hochberg within each contrast, or over all
+        contrasts jointly
 
     """
     method = Method(contrasts, robust, trend, normalise, span, device)
     _check_options(method, backend=backend, zero_p=zero_p, adjust=adjust)
-    data = _prepare(counts, obs, layer=layer, allow_fractional=allow_fractional)
-    fits = plan_fits(data.obs, design=design, group=group, control=control, by=by, joint=joint)
-    masks = gene_masks(data, fits, gene_filter, design=design, group=group, by=by)
-    answered = np.concatenate([answerable(f.design, f.weights, contrasts) for f in fits])
-    conditions = condition_frame(fits, answered, [by, group] if by else [group])
-    _report(conditions)
-    tables, trends = _run_fits(data, fits, masks, answered, method, _fit_function(backend))
-    info = {
-        "design": design,
-        "group": group,
-        "control": control,
-        "by": by,
-        "joint": joint,
-        "backend": backend,
+    data = Inputs.of(counts, obs, layer=layer, allow_fractional=allow_fractional)
+    asked = Question(design, group, control, by, joint)
+    fits = filter_genes(plan_fits(data.obs, asked), data, gene_filter, asked)
+    answered = np.concatenate([fit.answerable(contrasts) for fit in fits])
+    conditions = _condition_frame(fits, answered, [by, group] if by else [group])
+    tables, trends = _run_fits(data, fits, answered, method, backend)
+
+    log_p = tables.pop("log_p")
+    tables["adj_p"] = _adjust(log_p, jointly=adjust == "joint")
+    tables["log10_p"] = np.divide(log_p, _LOG_10, out=log_p)
+    if zero_p == "eps":
+        tables["log10_p"][10.0 ** tables["log10_p"] == 0] = _EPS_LOG10_P
+    frames = {
+        name: pd.DataFrame(values, conditions.index, data.genes, copy=False)
+        for name, values in tables.items()
     }
-    table = _assemble(
-        tables,
-        conditions,
-        data.genes,
-        zero_p=zero_p,
-        adjust=adjust,
-        info={**info, **asdict(method)},
-    )
-    return replace(table, mean_variance=trends)
+    info = {**asdict(asked), "backend": backend, **asdict(method)}
+    return DETable(**frames, conditions=conditions, info=info, mean_variance=trends)  # type: ignore[arg-type]
 
 
 def _check_options(method: Method, *, backend: str, zero_p: str | None, adjust: str) -> None:
@@ -141,150 +121,99 @@ def _check_options(method: Method, *, backend: str, zero_p: str | None, adjust: 
             raise ConfigError(
                 f"{name}={value!r} is unknown", expected=" or ".join(map(repr, known))
             )
-    if method.span != "adaptive" and not (
-        isinstance(method.span, (int, float)) and 0 < method.span <= 1
-    ):
+    span, device = method.span, method.device
+    if span != "adaptive" and not (isinstance(span, (int, float)) and 0 < span <= 1):
         raise ConfigError(
-            f"span={method.span!r} is not possible", expected='a number in (0, 1], or "adaptive"'
+            f"span={span!r} is not possible", expected='a number in (0, 1], or "adaptive"'
         )
-    if method.device.partition(":")[0] not in ("cpu", "cuda"):
-        raise ConfigError(f"device={method.device!r} is unknown", expected="'cpu' or 'cuda'")
-    if method.device != "cpu" and backend == "r":
+    if device.partition(":")[0] not in ("cpu", "cuda"):
+        raise ConfigError(f"device={device!r} is unknown", expected="'cpu' or 'cuda'")
+    if device != "cpu" and backend == "r":
         raise ConfigError(
-            f"R does not compute on {method.device}", fix='device="cpu", or backend="native"'
+            f"R does not compute on {device}", fix='device="cpu", or backend="native"'
         )
 
 
-def _prepare(
-    counts: AnnData | pd.DataFrame,
-    obs: pd.DataFrame | None,
-    *,
-    layer: str | None,
-    allow_fractional: bool,
-) -> Inputs:
-    """Counts and obs, checked and in one order."""
-    values, samples, genes = as_matrix(counts, layer)
-    check_labels(samples, genes)
-    aligned = align_obs(find_obs(counts, obs), samples)
-    check_counts(values, samples, genes, allow_fractional=allow_fractional)
-    warn_duplicates(values, samples)
-    return Inputs(values, genes, aligned)
+def _condition_frame(
+    fits: Sequence[Fit], answered: NDArray[np.bool_], names: Sequence[str]
+) -> pd.DataFrame:
+    """Each condition's samples and its control's, and whether its contrast can be estimated."""
+    labels = [label for fit in fits for label in fit.conditions]
+    if len(names) > 1:
+        index: pd.Index = pd.MultiIndex.from_tuples(labels, names=list(names))
+    else:
+        index = pd.Index([label[0] for label in labels], name=names[0])
+    replicates = np.vstack([fit.replicates for fit in fits])
+    frame = pd.DataFrame(replicates, index, columns=["n_samples", "n_control"])
+    frame = frame.assign(single_replicate=frame["n_samples"] < 2, estimable=answered)
 
-
-def _report(conditions: pd.DataFrame) -> None:
-    """Name the contrasts that have no answer, and those that rest on one sample."""
-    lost = conditions.index[~conditions["estimable"]]
+    shown = pd.Series([" | ".join(label) for label in labels], index)
+    lost, single = shown[~frame["estimable"]], shown[frame["single_replicate"]]
     if len(lost):
-        log.warning(
-            "%d contrasts are not estimable and NA in the table: %s",
-            len(lost),
-            shorten(map(_show_label, lost)),
-        )
-    single = conditions.index[conditions["single_replicate"]]
+        message = "%d contrasts are not estimable and NA in the table: %s"
+        log.warning(message, len(lost), shorten(lost))
     if len(single):
-        log.info(
-            "%d conditions have one replicate: %s", len(single), shorten(map(_show_label, single))
-        )
-
-
-def _show_label(label: Any) -> str:
-    """A condition's label in one word."""
-    return " | ".join(label) if isinstance(label, tuple) else str(label)
-
-
-_FitFunction = Callable[[_Array, Design, _Array, Method, Tick | None], FitResult]
-
-
-def _fit_function(backend: _Backend) -> _FitFunction:
-    """What makes a fit; R is looked for only when it is asked for."""
-    if backend == "native":
-        return fit_native
-    from perturbgen.de.r import fit_r
-
-    return fit_r
+        log.info("%d conditions have one replicate: %s", len(single), shorten(single))
+    return frame
 
 
 def _run_fits(
-    data: Inputs,
-    fits: Sequence[Fit],
-    masks: Sequence[NDArray[np.bool_]],
-    answered: NDArray[np.bool_],
-    method: Method,
-    fit_one: _FitFunction,
+    data: Inputs, fits: Sequence[Fit], answered: NDArray[np.bool_], method: Method, backend: str
 ) -> tuple[dict[str, _Array], dict[str, MeanVariance]]:
-    """Every statistic as (conditions, genes), NaN where there is none, and the trend of each fit."""
+    """Every statistic as (conditions, genes), NaN where not tested, and each fit's trend."""
+    run: Callable[..., FitResult] = fit_native
+    if backend == "r":  # R is looked for only when it is asked for
+        from perturbgen.de.r import fit_r
+
+        run = fit_r
+
     trends = {}
+    names = {"logfc": "effects", "ave_expr": "ave_expr", "t": "t", "se": "se", "df": "df_total"}
+    names["log_p"] = "log_p"
     shape = (len(answered), len(data.genes))
-    tables = {
-        name: np.full(shape, np.nan) for name in ("logfc", "ave_expr", "t", "se", "df", "log_p")
-    }
+    tables = {name: np.full(shape, np.nan) for name in names}
+    work = sum(len(data.genes) if fit.genes is None else int(fit.genes.sum()) for fit in fits)
     start = 0
-    with progress("differential expression", sum(int(mask.sum()) for mask in masks)) as tick:
-        for fit, mask in zip(fits, masks, strict=True):
+    with progress("differential expression", work) as tick:
+        for fit in fits:
             possible = answered[start : start + len(fit.weights)]
             rows = start + np.flatnonzero(possible)
             start += len(fit.weights)
             if not len(rows):
                 continue
-            whole = mask.all()
-            values = data.values[fit.rows] if whole else data.values[np.ix_(fit.rows, mask)]
-            result = fit_one(values, fit.design, fit.weights[possible], method, tick)
-            _store(tables, rows, slice(None) if whole else np.flatnonzero(mask), result)
+            genes: Any = slice(None) if fit.genes is None else np.flatnonzero(fit.genes)
+            whole = fit.genes is None
+            values = data.values[fit.rows] if whole else data.values[np.ix_(fit.rows, genes)]
+            result = run(values, fit.design, fit.weights[possible], method, tick)
+            for name, attribute in names.items():
+                found = getattr(
+                    result, attribute
+                )  # (contrasts, genes), or (genes,) for all of them
+                for i, row in enumerate(rows):
+                    tables[name][row, genes] = found[i] if found.ndim == 2 else found
             trends[fit.name] = result.mean_variance
     return tables, trends
 
 
-def _store(
-    tables: dict[str, _Array], rows: NDArray[np.intp], genes: Any, result: FitResult
-) -> None:
-    """Put one fit's statistics in their place."""
-    parts = {
-        "logfc": result.effects,
-        "se": result.se,
-        "t": result.t,
-        "log_p": result.log_p,
-        "df": result.df_total,
-        "ave_expr": result.ave_expr,
-    }
-    for name, values in parts.items():
-        for i, row in enumerate(rows):
-            tables[name][row, genes] = values[i] if values.ndim == 2 else values
-
-
-def _assemble(
-    tables: dict[str, _Array],
-    conditions: pd.DataFrame,
-    genes: pd.Index,
-    *,
-    zero_p: str | None,
-    adjust: str,
-    info: dict[str, Any],
-) -> DETable:
-    """The labelled table, with adjusted p."""
-    log_p = tables.pop("log_p")
-    adj_p = (
-        adjust_bh(log_p.ravel()).reshape(log_p.shape) if adjust == "joint" else _adjust_rows(log_p)
-    )
-    log10_p = np.divide(log_p, LOG_10, out=log_p)
-    if zero_p == "eps":
-        log10_p[10.0**log10_p == 0] = EPS_LOG10_P
-    arrays = {**tables, "log10_p": log10_p, "adj_p": adj_p}
-    frames = {
-        name: pd.DataFrame(values, conditions.index, genes, copy=False)
-        for name, values in arrays.items()
-    }
-    return DETable(**frames, conditions=conditions, info=info)  # type: ignore[arg-type]
-
-
-def _adjust_rows(log_p: _Array) -> _Array:
-    """Benjamini-Hochberg within each row of (contrasts, genes)."""
+def _adjust(log_p: _Array, *, jointly: bool) -> _Array:
+    """Benjamini-Hochberg adjusted p of log p (contrasts, genes), within rows or over all."""
+    if jointly:
+        return _adjust_bh(log_p.ravel()).reshape(log_p.shape)
     adjusted = np.empty_like(log_p)
 
     def fill(rows: range) -> None:
         for i in rows:
-            adjusted[i] = adjust_bh(log_p[i])
+            adjusted[i] = _adjust_bh(log_p[i])
 
     spread(fill, len(log_p), step=16)
+    return adjusted
+
+
+def _adjust_bh(log_p: _Array) -> _Array:
+    adjusted = np.full(log_p.shape, np.nan)
+    tested = ~np.isnan(log_p)
+    # a log p off the table of values may be a rounding error above 0
+    adjusted[tested] = false_discovery_control(np.minimum(np.exp(log_p[tested]), 1))
     return adjusted
 
 
@@ -321,19 +250,20 @@ def flavour_table(
     rename_plates: bool = True,
     **options: Any,
 ) -> DETable:
-    """A DE table in a published flavour; ``options`` are those of ``limma_table`` and override the flavour's.
+    """A DE table in a published flavour; ``options`` of ``limma_table`` override the flavour's.
 
-    For ``kaggle``, compounds are ordered as the organisers' integer codes were, and the released plate names are
-    changed back into those of the organisers' own analysis, unless ``rename_plates`` is off.
+    For ``kaggle``, compounds are ordered as the organisers' integer codes were, and the released
+    plate names are changed back into those of the organisers' own analysis, unless
+    ``rename_plates`` is off.
     """
     if flavour not in FLAVOURS:
         raise ConfigError(f"no flavour {flavour!r}", fix=suggest(flavour, FLAVOURS))
-    samples = find_obs(counts, obs)
-    if flavour == "kaggle":
-        samples = _organisers_obs(samples, group=group, rename_plates=rename_plates)
-    table = limma_table(
-        counts, samples, group=group, control=control, **{**FLAVOURS[flavour], **options}
-    )
+    if obs is None and not isinstance(counts, pd.DataFrame):
+        obs = getattr(counts, "obs", None)
+    if flavour == "kaggle" and obs is not None:
+        obs = _organisers_obs(obs, group=group, rename_plates=rename_plates)
+    settings = {**FLAVOURS[flavour], **options}
+    table = limma_table(counts, obs, group=group, control=control, **settings)
     return replace(table, clip=CLIP[flavour], info={**table.info, "flavour": flavour})
 
 
@@ -341,7 +271,11 @@ def _organisers_obs(obs: pd.DataFrame, *, group: str, rename_plates: bool) -> pd
     """obs with the plate names and the order of compounds of the organisers' analysis."""
     obs = obs.copy()
     if group in obs and not obs[group].isna().any():
-        obs[group] = _order_of_appearance(obs[group].astype(str))
+        # their compounds were numbered by first appearance, and R ordered the numbers as text
+        names = obs[group].astype(str)
+        numbers = {name: str(i) for i, name in enumerate(dict.fromkeys(names))}
+        order = sorted(numbers, key=lambda name: numbers[name])
+        obs[group] = names.astype(pd.CategoricalDtype(order))
     if rename_plates and "plate" in obs:
         plates = obs["plate"].astype(str)
         if set(plates) <= set(ORGANISERS_PLATES):
@@ -349,9 +283,3 @@ def _organisers_obs(obs: pd.DataFrame, *, group: str, rename_plates: bool) -> pd
         else:
             log.info("these are not the competition's six plates: their names are left as they are")
     return obs
-
-
-def _order_of_appearance(names: pd.Series) -> pd.Series:
-    """Names as categories, ordered as R orders the text of their numbers 0, 1, 2, ... by first appearance."""
-    numbers = {name: str(i) for i, name in enumerate(dict.fromkeys(names))}
-    return names.astype(pd.CategoricalDtype(sorted(numbers, key=lambda name: numbers[name])))

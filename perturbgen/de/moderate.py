@@ -1,8 +1,7 @@
 """Empirical Bayes moderation of residual variances, with an intensity trend or robustly if asked.
 
-The prior of residual variances, estimated from all genes at once (Smyth 2004).
-
-A prior for variances that a few outlying genes cannot distort (Phipson, Lee, Majewski, Alexander & Smyth 2016).
+The prior of the variances is estimated from all genes at once (Smyth 2004), or so that a few
+outlying genes cannot distort it (Phipson, Lee, Majewski, Alexander & Smyth 2016).
 """
 
 from __future__ import annotations
@@ -23,6 +22,8 @@ from perturbgen.de.voom import lowess
 log = logging.getLogger(__name__)
 
 _Array = NDArray[np.float64]
+_TAILS = (0.05, 0.1)  # the shares of log variances that are winsorised below and above
+_NODES, _NODE_WEIGHTS = np.polynomial.legendre.leggauss(128)
 
 
 @dataclass(frozen=True)
@@ -33,11 +34,41 @@ class _Prior:
     df: _Array
 
 
+@dataclass(frozen=True)
+class _Moderation:
+    """Posterior variances and total degrees of freedom, both (genes,), and the prior."""
+
+    s2_post: _Array
+    df_total: _Array
+    prior: _Prior
+
+
+def moderate(
+    variance: _Array, df: float, *, mean: _Array, robust: bool = False, trend: bool = False
+) -> _Moderation:
+    """Squeeze residual variances (genes,) of ``df`` each towards a prior that all share.
+
+    The posterior mean is (df s^2 + df_0 s_0^2) / (df + df_0). ``mean`` (genes,) are the average log
+    expressions that ``trend`` follows; ``robust`` gives outlying genes less prior.
+    """
+    if df <= 0:
+        raise DesignError(
+            "no residual degrees of freedom: there are as many coefficients as samples"
+        )
+    prior = (_robust_prior if robust else _fit_prior)(variance, df, mean if trend else None)
+    infinite = np.isinf(prior.df)
+    weight = np.where(infinite, 0.0, prior.df)
+    blended = (df * variance + weight * prior.scale) / (df + weight)
+    # the total df never exceed those of all genes together, which is all that was measured
+    df_total = np.minimum(df + prior.df, df * len(variance))
+    return _Moderation(np.where(infinite, prior.scale, blended), df_total, prior)
+
+
 def _fit_prior(variance: _Array, df: float, covariate: _Array | None = None) -> _Prior:
     """Fit scale * F(df, df_0) to the variances by the mean and variance of their logarithms.
 
-    e_g = log s_g^2 - psi(df/2) + log(df/2) has mean log s_0^2 - psi(df_0/2) + log(df_0/2) and variance
-    psi'(df/2) + psi'(df_0/2). With a ``covariate`` the mean follows a natural cubic spline of it.
+    e_g = log s_g^2 - psi(df/2) + log(df/2) has mean log s_0^2 - psi(df_0/2) + log(df_0/2) and
+    variance psi'(df/2) + psi'(df_0/2). With a ``covariate`` the mean follows a spline of it.
     """
     n = len(variance)
     if n == 1:
@@ -49,7 +80,7 @@ def _fit_prior(variance: _Array, df: float, covariate: _Array | None = None) -> 
     if excess > 0:
         prior_df = 2 * _inverse_trigamma(excess)
         scale = np.exp(mean + digamma(prior_df / 2) - np.log(prior_df / 2))
-    else:
+    else:  # the variances differ by no more than chance: all share one
         prior_df = np.inf
         scale = np.exp(mean) if covariate is not None else np.full(n, offset.mean())
     return _Prior(scale, np.full(n, prior_df))
@@ -72,13 +103,11 @@ def _away_from_zero(variance: _Array) -> _Array:
 
 
 def _fit_mean(e: _Array, covariate: _Array | None) -> tuple[_Array, float]:
-    """Fitted means (genes,) and residual variance of e: about one mean, or about a spline of the covariate."""
-    n = len(e)
-    terms = (
-        1
-        if covariate is None
-        else min(1 + (n >= 3) + (n >= 6) + (n >= 30), len(np.unique(covariate)))
-    )
+    """Fitted means (genes,) and residual variance of e, about one mean or a spline."""
+    n, terms = len(e), 1
+    if covariate is not None:
+        # limma's rule: few genes cannot carry a bent curve, nor can few distinct means
+        terms = min(1 + (n >= 3) + (n >= 6) + (n >= 30), len(np.unique(covariate)))
     if covariate is None or terms < 2:
         return np.full(n, e.mean()), float(e.var(ddof=1))
     basis = np.linalg.qr(_natural_spline(covariate, terms))[0]
@@ -87,7 +116,7 @@ def _fit_mean(e: _Array, covariate: _Array | None) -> tuple[_Array, float]:
 
 
 def _natural_spline(x: _Array, terms: int) -> _Array:
-    """A basis (points, terms) of natural cubic splines, intercept included, with inner knots at quantiles of x.
+    """Natural cubic splines (points, terms), intercept included, inner knots at quantiles of x.
 
     Fewer terms where quantiles coincide, as they do when many genes have no counts.
     """
@@ -105,6 +134,7 @@ def _natural_spline(x: _Array, terms: int) -> _Array:
 
 def _inverse_trigamma(value: float) -> float:
     """The y with psi'(y) = value > 0, by Newton's method on 1/psi' (Smyth 2004, appendix)."""
+    # psi'(y) is about 1/y^2 near zero and 1/y far out: there Newton's steps gain nothing
     if value > 1e7:
         return 1 / np.sqrt(value)
     if value < 1e-6:
@@ -119,85 +149,61 @@ def _inverse_trigamma(value: float) -> float:
     return y
 
 
-_TAILS = (0.05, 0.1)  # the shares of log variances that are winsorised below and above
-_NODES, _NODE_WEIGHTS = np.polynomial.legendre.leggauss(128)
-
-
 def _robust_prior(variance: _Array, df: float, covariate: _Array | None = None) -> _Prior:
-    """The prior of the bulk of the genes, with less of it for each gene that is unlikely to belong to the bulk."""
+    """The prior of the bulk of the genes, with less of it for genes unlikely to belong to it."""
     n = len(variance)
     plain = _fit_prior(variance, df, covariate)
-    if n < 2 or max(_TAILS) < 1 / n:
+    if n < 2 or max(_TAILS) < 1 / n:  # nothing would be winsorised
         return plain
     z = np.log(np.maximum(variance, np.median(variance) * 1e-12))
-    trend = _centre(z, covariate)
-    winsorised = _clip_tails(z - trend)
+    if covariate is not None:
+        trend = lowess(covariate, z, span=0.4)(covariate)
+    else:
+        cut = int(n * _TAILS[1])
+        trend = np.full(n, np.sort(z)[cut : n - cut].mean())
+    residual = z - trend
+    winsorised = np.clip(residual, *np.quantile(residual, [_TAILS[0], 1 - _TAILS[1]]))
     spread = float(winsorised.var(ddof=1))
 
-    def gap(link: float) -> float:
-        return float(np.log(spread / _winsorised_moments(df, _unlink(link))[1]))
+    # df_0 is searched for as u = df_0 / (1 + df_0), so that infinity is within reach at u = 1
+    def df_at(u: float) -> float:
+        return np.inf if u >= 1 else u / (1 - u)
 
+    def gap(u: float) -> float:
+        return float(np.log(spread / _winsorised_moments(df, df_at(u))[1]))
+
+    plain_df = float(plain.df[0])
     if gap(1.0) <= 0:
         prior_df = np.inf
-    elif np.isinf(plain.df[0]):
+    elif np.isinf(plain_df):
         return plain
     else:
-        low = _link(float(plain.df[0]))
-        prior_df = (
-            float(plain.df[0])
-            if gap(low) >= 0
-            else _unlink(brentq(gap, low, 1.0, xtol=1e-15, rtol=1e-14))
-        )
+        low = plain_df / (1 + plain_df)
+        solved = gap(low) >= 0
+        prior_df = plain_df if solved else df_at(brentq(gap, low, 1.0, xtol=1e-15, rtol=1e-14))
     scale = np.exp(trend + winsorised.mean() - _winsorised_moments(df, prior_df)[0])
-    shrink = _shrink_infinite if np.isinf(prior_df) else _shrink_finite
-    return _Prior(scale, shrink(_variance_ratio(z, scale), df, prior_df))
-
-
-def _variance_ratio(z: _Array, scale: _Array) -> _Array:
-    """Variances over the prior's scale: F statistics (genes,)."""
-    return np.exp(z - np.log(scale))
-
-
-def _centre(z: _Array, covariate: _Array | None) -> _Array:
-    """A location of the log variances (genes,): the trimmed mean, or a lowess curve over the covariate."""
-    if covariate is not None:
-        return lowess(covariate, z, span=0.4)(covariate)
-    cut = int(len(z) * _TAILS[1])
-    return np.full(len(z), np.sort(z)[cut : len(z) - cut].mean())
-
-
-def _clip_tails(residual: _Array) -> _Array:
-    """Values beyond the tail quantiles moved to them."""
-    return np.clip(residual, *np.quantile(residual, [_TAILS[0], 1 - _TAILS[1]]))
-
-
-def _link(x: float) -> float:
-    """x / (1 + x): the positive numbers on the unit interval, infinity at 1."""
-    return 1.0 if np.isinf(x) else x / (1 + x)
-
-
-def _unlink(u: float) -> float:
-    """The inverse of :func:`link`."""
-    return np.inf if u >= 1 else u / (1 - u)
+    f = np.exp(z - np.log(scale))
+    return _Prior(scale, _shrunken_df(f, df, prior_df))
 
 
 def _winsorised_moments(df1: float, df2: float) -> tuple[float, float]:
-    """Mean and variance of the log of F(df1, df2), winsorised at its tail quantiles, by Gauss quadrature."""
-    ends = np.array([_f_quantile(p, df1, df2) for p in (_TAILS[0], 1 - _TAILS[1])])
+    """Mean and variance of log F(df1, df2), winsorised at its tail quantiles."""
+    tails = np.array(_TAILS)
+    quantiles = (_TAILS[0], 1 - _TAILS[1])
+    if np.isinf(df2):
+        ends = np.array([float(chdtri(df1, 1 - p) / df1) for p in quantiles])
+    else:
+        ends = np.array([float(fdtri(df1, df2, p)) for p in quantiles])
+    # Gauss quadrature over f / (1 + f), which lies between 0 and 1
     start, stop = ends / (1 + ends)
     nodes = start + (stop - start) * (_NODES + 1) / 2
     f = nodes / (1 - nodes)
     mass = (
         (stop - start) * _NODE_WEIGHTS / 2 * np.exp(_log_density_f(f, df1, df2)) / (1 - nodes) ** 2
     )
-    inside, edges, tails = np.log(f), np.log(ends), np.array(_TAILS)
+    inside, edges = np.log(f), np.log(ends)
     mean = float(mass @ inside + tails @ edges)
     return mean, float(mass @ (inside - mean) ** 2 + tails @ (edges - mean) ** 2)
-
-
-def _f_quantile(p: float, df1: float, df2: float) -> float:
-    """Quantile of the F distribution; df2 may be infinite."""
-    return float(chdtri(df1, 1 - p) / df1 if np.isinf(df2) else fdtri(df1, df2, p))
 
 
 def _log_density_f(f: _Array, df1: float, df2: float) -> _Array:
@@ -209,78 +215,31 @@ def _log_density_f(f: _Array, df1: float, df2: float) -> _Array:
     return a * np.log(df1 / df2) + (a - 1) * np.log(f) - (a + b) * np.log1p(ratio) - betaln(a, b)
 
 
-def _shrink_infinite(f: _Array, df: float, prior_df: float) -> _Array:
-    """Prior df (genes,) where the bulk has infinitely many: finite only for outliers."""
-    log_tail = log_p_f(f, df, prior_df)
-    likely = np.exp(np.minimum(log_tail - _log_empirical_tail(f), 0))
-    shrunk = np.where(likely < 1, likely * len(f) * df, np.inf)
-    return _monotone(shrunk, log_tail)
+def _shrunken_df(f: _Array, df: float, prior_df: float) -> _Array:
+    """Prior df (genes,): the bulk's ``prior_df`` for likely members, less of it for outliers.
 
-
-def _shrink_finite(f: _Array, df: float, prior_df: float) -> _Array:
-    """Prior df (genes,): the bulk's for likely members, near that of the most extreme gene for outliers."""
-    n = len(f)
-    log_tail = log_p_f(f, df, prior_df)
-    log_likely = np.minimum(log_tail - _log_empirical_tail(f), 0)
-    if not (log_likely < 0).any():
-        return np.full(n, prior_df)
-    # the df with which the largest variance would be a median one, from two steps of proportional correction
-    extreme = np.log(0.5) / log_tail.min() * prior_df
-    extreme *= np.log(0.5) / float(log_p_f(f.max(keepdims=True), df, extreme)[0])
-    shrunk = np.exp(log_likely) * prior_df - np.expm1(log_likely) * extreme
-    order = np.argsort(log_tail, kind="stable")
-    running = np.cumsum(shrunk[order]) / np.arange(1, n + 1)
-    lowest = int(running.argmin())
-    shrunk[order[: lowest + 1]] = running[lowest]
-    return _monotone(shrunk, log_tail)
-
-
-def _log_empirical_tail(f: _Array) -> _Array:
-    """Log share of genes with an F at least as large, (n - rank + 1/2) / n."""
-    n = len(f)
-    return np.log((n - rankdata(f) + 0.5) / n)
-
-
-def _monotone(values: _Array, tail: _Array) -> _Array:
-    """Values that never fall as the tail probability grows."""
-    order = np.argsort(tail, kind="stable")
-    result = np.empty_like(values)
-    result[order] = np.maximum.accumulate(values[order])
-    return result
-
-
-@dataclass(frozen=True)
-class _Moderation:
-    """Posterior variances ``s2_post`` and total degrees of freedom ``df_total``, both (genes,), and the prior."""
-
-    s2_post: _Array
-    df_total: _Array
-    prior: _Prior
-
-
-def moderate(
-    variance: _Array, df: float, *, mean: _Array, robust: bool = False, trend: bool = False
-) -> _Moderation:
-    """Squeeze residual variances (genes,) with ``df`` each towards a prior estimated from all of them.
-
-    ``mean`` (genes,) are the average log expressions that ``trend`` follows; ``robust`` gives outlying genes less
-    prior (Phipson et al. 2016). The total df never exceed those of all genes together.
+    ``f`` (genes,) are variances over the prior's scale. A gene is likely where its tail probability
+    is no smaller than the share of genes that are at least as extreme.
     """
-    if df <= 0:
-        raise DesignError(
-            "no residual degrees of freedom: there are as many coefficients as samples"
-        )
-    covariate = mean if trend else None
-    prior = (
-        _robust_prior(variance, df, covariate) if robust else _fit_prior(variance, df, covariate)
-    )
-    s2_post = _squeeze(variance, df, prior)
-    df_total = np.minimum(df + prior.df, df * len(variance))
-    return _Moderation(s2_post, df_total, prior)
-
-
-def _squeeze(variance: _Array, df: float, prior: _Prior) -> _Array:
-    """Posterior means: (df s^2 + df_0 s_0^2) / (df + df_0)."""
-    infinite = np.isinf(prior.df)
-    weight = np.where(infinite, 0.0, prior.df)
-    return np.where(infinite, prior.scale, (df * variance + weight * prior.scale) / (df + weight))
+    n = len(f)
+    log_tail = log_p_f(f, df, prior_df)
+    log_share = np.log((n - rankdata(f) + 0.5) / n)
+    log_likely = np.minimum(log_tail - log_share, 0)
+    order = np.argsort(log_tail, kind="stable")
+    if np.isinf(prior_df):
+        likely = np.exp(log_likely)
+        shrunk = np.where(likely < 1, likely * n * df, np.inf)
+    elif not (log_likely < 0).any():
+        return np.full(n, prior_df)
+    else:
+        # the df with which the largest variance would be a median one, from two proportional steps
+        extreme = np.log(0.5) / log_tail.min() * prior_df
+        extreme *= np.log(0.5) / float(log_p_f(f.max(keepdims=True), df, extreme)[0])
+        shrunk = np.exp(log_likely) * prior_df - np.expm1(log_likely) * extreme
+        running = np.cumsum(shrunk[order]) / np.arange(1, n + 1)
+        lowest = int(running.argmin())
+        shrunk[order[: lowest + 1]] = running[lowest]
+    # a gene that is more extreme never has more prior
+    result = np.empty_like(shrunk)
+    result[order] = np.maximum.accumulate(shrunk[order])
+    return result

@@ -1,4 +1,4 @@
-"""A page of plots of a DE table: voom's trend, and volcano and MA plots of the strongest conditions."""
+"""A page of a DE table: voom's trend, volcano and MA plots of the strongest conditions."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from perturbgen.core.page import PALETTE, Page
-from perturbgen.de.table import DETable
+from perturbgen.de.table import DETable, show_label
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -20,67 +20,32 @@ _POINTS = 4000  # of the genes far from significance, a sample is enough
 
 
 def de_page(table: DETable, *, conditions: int = 3, level: float = 0.05) -> Page:
-    """A page about a table: what was tested, voom's trends, and plots of the conditions with most genes below level."""
-    hits = (table.adj_p < level).sum(axis=1).sort_values(ascending=False, kind="stable")
-    page = Page(
-        "Differential expression",
-        f"{len(hits)} conditions, {len(table.genes)} genes; {_describe(table)}",
-    )
+    """What was tested, voom's trends, and plots of the conditions with most genes below level."""
+    info = table.info
+    words = [f"design {info.get('design', '?')}", f"control {info.get('control', '?')}"]
+    words.append(f"{info.get('contrasts', '?')} contrasts")
+    words += [word for word in ("robust", "trend", "joint") if info.get(word)]
+    summary = f"{len(table.conditions)} conditions, {len(table.genes)} genes; {', '.join(words)}"
+    page = Page("Differential expression", summary)
     page.section(
         "Conditions", f"Genes with adjusted p < {level:g}; the twenty conditions with most of them."
     )
-    page.table([summary(table, label, int(n)) for label, n in hits.head(20).items()])
+    page.table(table.strongest(20, level=level))
     page.section(
         "Mean and variance",
         "Each point is a gene; the line is the trend from which voom takes its weights.",
     )
     caption = "Higher counts vary less; a trend that falls towards the left means sparse genes."
     page.figure(_trend_plots(table.mean_variance), caption)
-    caption = "Left: effect against evidence. Right: effect against expression, where a healthy cloud is centred on zero."
+    caption = (
+        "Left: effect against evidence. "
+        "Right: effect against expression, where a healthy cloud is centred on zero."
+    )
     page.section("Strongest conditions")
+    hits = (table.adj_p < level).sum(axis=1).sort_values(ascending=False, kind="stable")
     for label in hits.head(conditions).index:
         page.figure(_condition_plots(table, label, level), caption)
     return page
-
-
-def _describe(table: DETable) -> str:
-    """The method in a few words."""
-    info = table.info
-    words = [f"design {info.get('design', '?')}", f"control {info.get('control', '?')}"]
-    words += [f"{info.get('contrasts', '?')} contrasts"]
-    return ", ".join(words + [word for word in ("robust", "trend", "joint") if info.get(word)])
-
-
-def summary(table: DETable, label: Any, hits: int) -> dict[str, Any]:
-    """A row of the table of conditions."""
-    row = table.conditions.loc[label]
-    return {
-        "condition": _show(label),
-        "samples": int(row["n_samples"]),
-        "controls": int(row["n_control"]),
-        "genes": hits,
-        "up": int(((table.adj_p.loc[label] < 0.05) & (table.logfc.loc[label] > 0)).sum()),
-        "largest |log2 FC|": float(table.logfc.loc[label].abs().max()),
-    }
-
-
-def _show(label: Any) -> str:
-    """A condition's label as text."""
-    return " | ".join(map(str, label)) if isinstance(label, tuple) else str(label)
-
-
-def _thin(frame: pd.DataFrame) -> pd.DataFrame:
-    """All significant genes and evenly chosen others."""
-    rest = frame[~frame["significant"]]
-    step = max(1, len(rest) // _POINTS)
-    return pd.concat([rest.iloc[::step], frame[frame["significant"]]])
-
-
-def _gene_frame(table: DETable, label: Any, level: float) -> pd.DataFrame:
-    """One condition, genes in rows."""
-    names = ("logfc", "ave_expr", "log10_p", "adj_p")
-    frame = pd.DataFrame({name: getattr(table, name).loc[label] for name in names}).dropna()
-    return _thin(frame.assign(significant=frame["adj_p"] < level))
 
 
 def _trend_plots(fits: Mapping[str, MeanVariance], across: int = 3) -> Figure:
@@ -103,33 +68,35 @@ def _trend_plots(fits: Mapping[str, MeanVariance], across: int = 3) -> Figure:
 
 
 def _condition_plots(table: DETable, label: Any, level: float) -> Figure:
-    """A condition's volcano (log fold change against -log10 p) and MA plot (expression against log fold change)."""
+    """A condition's volcano (fold change, p) and MA plot (expression, fold change)."""
     from plotly.subplots import make_subplots
 
-    frame = _gene_frame(table, label, level)
+    names = ("logfc", "ave_expr", "log10_p", "adj_p")
+    frame = pd.DataFrame({name: getattr(table, name).loc[label] for name in names}).dropna()
+    significant = frame["adj_p"] < level
+    others = frame[~significant]
+    shown = {
+        "other genes": others.iloc[:: max(1, len(others) // _POINTS)],
+        f"adjusted p < {level:g}": frame[significant],
+    }
     figure = make_subplots(1, 2, horizontal_spacing=0.09)
-    for column, (x, y) in enumerate(
-        ((frame["logfc"], -frame["log10_p"]), (frame["ave_expr"], frame["logfc"])), 1
-    ):
-        for significant, name, colour in (
-            (False, "other genes", "#8a949e"),
-            (True, f"adjusted p < {level:g}", PALETTE[1]),
+    for column in (1, 2):
+        for name, genes, colour, opacity in zip(
+            shown, shown.values(), ("#8a949e", PALETTE[1]), (0.35, 0.7), strict=True
         ):
-            rows = frame["significant"] == significant
             figure.add_scattergl(
-                x=x[rows],
-                y=y[rows],
-                text=frame.index[rows],
+                x=genes["logfc"] if column == 1 else genes["ave_expr"],
+                y=-genes["log10_p"] if column == 1 else genes["logfc"],
+                text=genes.index,
                 mode="markers",
                 name=name,
                 row=1,
                 col=column,
                 legendgroup=name,
                 showlegend=column == 1,
-                marker={"size": 4, "color": colour, "opacity": 0.7 if significant else 0.35},
+                marker={"size": 4, "color": colour, "opacity": opacity},
             )
-    figure.update_xaxes(title="log2 fold change", col=1).update_xaxes(
-        title="average log2 CPM", col=2
-    )
+    figure.update_xaxes(title="log2 fold change", col=1)
+    figure.update_xaxes(title="average log2 CPM", col=2)
     figure.update_yaxes(title="−log10 p", col=1).update_yaxes(title="log2 fold change", col=2)
-    return figure.update_layout(title=_show(label), height=400)
+    return figure.update_layout(title=show_label(label), height=400)

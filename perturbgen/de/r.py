@@ -1,7 +1,4 @@
-"""R's limma and edgeR in this process through rpy2: the reference that the native backend is held against.
-
-Both backends on the same genes: how far apart are their numbers?
-"""
+"""R's limma and edgeR through rpy2: the reference that the native backend is held against."""
 
 from __future__ import annotations
 
@@ -17,16 +14,16 @@ from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 from scipy.linalg import null_space
 
+from perturbgen.core.console import Tick
 from perturbgen.core.errors import ConfigError, DesignError, MissingDependencyError, PerturbgenError
 from perturbgen.de.design import Design
-from perturbgen.de.native import FitResult, Method, Tick
-from perturbgen.de.plan import as_matrix
-from perturbgen.de.table import STATISTICS, DETable
-from perturbgen.de.voom import MeanVariance, Trend, adaptive_span, make_solver
+from perturbgen.de.inputs import as_matrix
+from perturbgen.de.native import FitResult, Method
+from perturbgen.de.table import DETable, show_label
+from perturbgen.de.voom import MeanVariance, Trend, choose_span
 
 log = logging.getLogger(__name__)
 
@@ -38,20 +35,20 @@ _R_PACKAGES = {"limma": "r-bioc-limma", "edgeR": "r-bioc-edger", "statmod": "r-c
 def fit_r(
     counts: _Array, design: Design, weights: _Array, method: Method, tick: Tick | None = None
 ) -> FitResult:
-    """The fit of :func:`perturbgen.de.native.fit_native`, made by R: one call for the fit, one for all contrasts."""
-    make_solver(design)
-    kept = design.matrix[:, design.kept]
-    wanted = weights[:, design.kept]
+    """The fit of ``fit_native``, made by R: one call for the fit, one for all contrasts."""
+    design.require_df()
+    columns, wanted = design.matrix[:, design.kept], weights[:, design.kept]
     exact = method.contrasts == "exact"
-    columns = _contrasts_as_columns(kept, wanted) if exact else kept
-    span = (
-        adaptive_span(int(counts.any(axis=0).sum()))
-        if method.span == "adaptive"
-        else float(method.span)
-    )
+    if exact:
+        columns = _contrasts_as_columns(columns, wanted)
+    span = choose_span(method.span, int(counts.any(axis=0).sum()))
     fit = _call("limma_fit", counts.T, columns, normalise=method.normalise == "tmm", span=span)
     tested = {"tested": len(wanted)} if exact else {"contrasts": wanted.T}
-    found = _to_python(_call("limma_test", fit, robust=method.robust, trend=method.trend, **tested))
+    answer = _call("limma_test", fit, robust=method.robust, trend=method.trend, **tested)
+    found = {
+        str(name): np.array(part, dtype=np.float64)
+        for name, part in zip(answer.names, answer, strict=True)
+    }
     if tick is not None:
         tick(counts.shape[1])
     return FitResult(
@@ -69,8 +66,9 @@ def fit_r(
 def _contrasts_as_columns(design: _Array, weights: _Array) -> _Array:
     """The same model with other coefficients, of which the first are the contrasts themselves.
 
-    With M = [weights; a basis of their null space] the coefficients M b belong to the design X M^-1. It is what making
-    the control the reference level does, and lets R test exact contrasts without ``contrasts.fit``.
+    With M = [weights; a basis of their null space] the coefficients M b belong to the design X
+    M^-1. It is what making the control the reference level does, and lets R test exact contrasts
+    without ``contrasts.fit``.
     """
     if np.linalg.matrix_rank(weights) < len(weights):
         raise DesignError("the contrasts are not independent of one another")
@@ -78,13 +76,19 @@ def _contrasts_as_columns(design: _Array, weights: _Array) -> _Array:
 
 
 def _call(function: str, *arguments: Any, **options: Any) -> Any:
-    """The value of a function of ``limma_fit.R``; what R says goes to our log, and its errors become ours."""
+    """Call ``limma_fit.R``; what R says goes to our log, and its errors become ours."""
     limma = _start_r()
     from rpy2.rinterface_lib import callbacks
     from rpy2.rinterface_lib.embedded import RRuntimeError
+    from rpy2.robjects import numpy2ri
 
-    given = [_to_r(value) for value in arguments]
-    named = {key: _to_r(value) for key, value in options.items()}
+    def to_r(value: Any) -> Any:
+        if not isinstance(value, np.ndarray):
+            return value
+        return numpy2ri.numpy2rpy(np.asfortranarray(value, dtype=np.float64))
+
+    given = [to_r(value) for value in arguments]
+    named = {key: to_r(value) for key, value in options.items()}
     try:
         with callbacks.replace_in_module(callbacks, "consolewrite_warnerror", _log_chatter):
             value, warnings, messages = limma.call_quietly(
@@ -104,33 +108,17 @@ def _log_chatter(text: str) -> None:
     log.debug("R: %s", text.strip())
 
 
-def _to_r(value: Any) -> Any:
-    """A numpy matrix as an R matrix; numbers, flags and R's own objects as they are."""
-    if not isinstance(value, np.ndarray):
-        return value
-    from rpy2.robjects import numpy2ri
-
-    return numpy2ri.numpy2rpy(np.asfortranarray(value, dtype=np.float64))
-
-
-def _to_python(value: Any) -> dict[str, _Array]:
-    """A named R list of numbers as numpy arrays."""
-    return {
-        str(name): np.array(part, dtype=np.float64)
-        for name, part in zip(value.names, value, strict=True)
-    }
-
-
 @lru_cache
 def _start_r() -> Any:
-    """R with its packages and the functions of ``limma_fit.R``, or one error that names all that is missing."""
+    """R with the functions of ``limma_fit.R``, or one error that names all that is missing."""
     missing = _missing_parts()
     if missing:
         raise MissingDependencyError(
             f"backend='r' lacks {', '.join(missing)}",
             expected="R, its packages limma, edgeR and statmod, and an rpy2 that fits this R",
             fix=f"apt-get install r-base-core r-base-dev {' '.join(_R_PACKAGES.values())}; "
-            "pip install 'perturbgen[r]'; or use backend='native', which gives the same numbers without R",
+            "pip install 'perturbgen[r]'; "
+            "or use backend='native', which gives the same numbers without R",
         )
     from rpy2.robjects.packages import STAP
 
@@ -148,7 +136,8 @@ def _missing_parts() -> list[str]:
 
 @contextmanager
 def _library_path_kept() -> Iterator[None]:
-    """Undo what starting R does to LD_LIBRARY_PATH: a child process could find the wrong libpython by it, and die."""
+    """Undo what starting R does to LD_LIBRARY_PATH."""
+    # a child process could find the wrong libpython by it, and die
     before = os.environ.get("LD_LIBRARY_PATH")
     try:
         yield
@@ -191,32 +180,27 @@ def choose_genes(counts: Any, number: int, layer: str | None = None) -> list[str
         )
     values, _, genes = as_matrix(counts, layer)
     order = np.argsort(-values.sum(axis=0), kind="stable")
-    chosen: NDArray[np.intp] = order[
-        np.linspace(0, len(order) - 1, min(number, len(order))).astype(int)
-    ]
-    return [genes[j] for j in np.sort(chosen)]
+    evenly = np.linspace(0, len(order) - 1, min(number, len(order))).astype(int)
+    return [genes[j] for j in np.sort(order[evenly])]
 
 
 def compare_backends(make_table: Callable[[str], DETable]) -> list[dict[str, Any]]:
-    """The largest differences between the tables that ``make_table`` makes with each backend."""
+    """The largest differences between the tables of each backend, and where they are."""
     native, through_r = make_table("native"), make_table("r")
-    return [
-        _difference(name, getattr(native, name), getattr(through_r, name)) for name in STATISTICS
-    ]
-
-
-def _difference(name: str, native: pd.DataFrame, through_r: pd.DataFrame) -> dict[str, Any]:
-    """The largest absolute and relative difference of one statistic, and where it is."""
-    gap = (native - through_r).abs()
-    largest = float(np.nanmax(gap.to_numpy()))
-    with np.errstate(invalid="ignore", divide="ignore"):
-        share = gap.to_numpy() / np.abs(through_r.to_numpy())
-    i, j = (int(k) for k in np.unravel_index(int(np.nanargmax(gap.to_numpy())), gap.shape))
-    label = native.index[i]
-    return {
-        "statistic": name,
-        "largest difference": largest,
-        "relative": float(np.nanmax(np.where(gap.to_numpy() == 0, 0, share))),
-        "condition": " | ".join(label) if isinstance(label, tuple) else str(label),
-        "gene": str(native.columns[j]),
-    }
+    rows = []
+    for name in DETable.STATISTICS:
+        ours, theirs = getattr(native, name), getattr(through_r, name)
+        gap = (ours - theirs).abs().to_numpy()
+        with np.errstate(invalid="ignore", divide="ignore"):
+            share = gap / np.abs(theirs.to_numpy())
+        i, j = (int(k) for k in np.unravel_index(int(np.nanargmax(gap)), gap.shape))
+        rows.append(
+            {
+                "statistic": name,
+                "largest difference": float(np.nanmax(gap)),
+                "relative": float(np.nanmax(np.where(gap == 0, 0, share))),
+                "condition": show_label(ours.index[i]),
+                "gene": str(ours.columns[j]),
+            }
+        )
+    return rows

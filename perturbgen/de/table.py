@@ -1,7 +1,4 @@
-"""The result of a differential expression analysis, labelled, and its files.
-
-Tables of differential expression as conditions x genes, from any file that a method may leave behind.
-"""
+"""The labelled result of a differential expression analysis, and the tables of other methods."""
 
 from __future__ import annotations
 
@@ -10,14 +7,15 @@ import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import numpy as np
 import pandas as pd
 
 from perturbgen.core.errors import ConfigError, InputError, SchemaError, suggest
 from perturbgen.core.files import atomic_path, require_file
-from perturbgen.core.tables import open_parquet, parquet_errors, read_frame
+from perturbgen.core.labels import CONDITION
+from perturbgen.core.tables import open_h5ad, open_parquet, parquet_errors, read_frame
 from perturbgen.data.kaggle import is_gene, read_id_map
 
 if TYPE_CHECKING:
@@ -25,20 +23,24 @@ if TYPE_CHECKING:
 
     from perturbgen.de.voom import MeanVariance
 
-STATISTICS = ("logfc", "ave_expr", "t", "se", "df", "log10_p", "adj_p")
-_DERIVED = ("p", "signed_log10_p")
+log = logging.getLogger(__name__)
+
 _METADATA_KEY = b"perturbgen.de"
+NAMES: Final = {"sm_name": "compound"}  # Kaggle's and Open Problems' word
+# what else describes rows in the competition's tables
+_DESCRIBING: Final = ("id", "split", "index")
 
 
 @dataclass(frozen=True)
 class DETable:
-    """Statistics of every condition against its control; each attribute is a frame, conditions x genes.
+    """Statistics of every condition against its control, each a frame of conditions x genes.
 
-    ``logfc`` log2 fold change, ``ave_expr`` average log2 CPM, ``t`` moderated t, ``se`` its denominator, ``df`` total
-    degrees of freedom, ``log10_p`` (at most 0) and ``adj_p`` (Benjamini-Hochberg). NaN where a gene was filtered out or
-    a contrast is not estimable. ``conditions`` counts the samples of each row and flags single replicates; ``info``
-    says how the table was made. ``clip`` limits ``signed_log10_p`` either way. ``mean_variance`` has voom's trend of
-    each fit, for plots; files do not keep it.
+    ``logfc`` log2 fold change, ``ave_expr`` average log2 CPM, ``t`` moderated t, ``se`` its
+    denominator, ``df`` total degrees of freedom, ``log10_p`` (at most 0) and ``adj_p``
+    (Benjamini-Hochberg). NaN where a gene was filtered out or a contrast is not estimable.
+    ``conditions`` counts the samples of each row and flags single replicates; ``info`` says how the
+    table was made. ``clip`` limits ``signed_log10_p`` either way. ``mean_variance`` has voom's
+    trend of each fit, for plots; files do not keep it.
     """
 
     logfc: pd.DataFrame
@@ -53,13 +55,14 @@ class DETable:
     clip: float | None = None
     mean_variance: Mapping[str, MeanVariance] = field(default_factory=dict, repr=False)
 
+    STATISTICS: ClassVar = ("logfc", "ave_expr", "t", "se", "df", "log10_p", "adj_p")
+    DERIVED: ClassVar = ("p", "signed_log10_p")
+
     def __post_init__(self) -> None:
-        for name in STATISTICS:
+        for name in self.STATISTICS:
             frame = getattr(self, name)
-            if not (
-                frame.index.equals(self.conditions.index)
-                and frame.columns.equals(self.logfc.columns)
-            ):
+            same_rows = frame.index.equals(self.conditions.index)
+            if not (same_rows and frame.columns.equals(self.logfc.columns)):
                 raise SchemaError(
                     f"{name} has other conditions or genes than the rest of the table"
                 )
@@ -76,11 +79,20 @@ class DETable:
 
     @property
     def signed_log10_p(self) -> pd.DataFrame:
-        """sign(logFC) * -log10 p, within ``clip`` where one is set: what the competition predicts."""
+        """sign(logFC) * -log10 p, within ``clip`` if set: what the competition predicts."""
         values = -np.sign(self.logfc.to_numpy()) * self.log10_p.to_numpy()
         if self.clip is not None:
             np.clip(values, -self.clip, self.clip, out=values)
-        return pd.DataFrame(values + 0.0, self.logfc.index, self.genes)
+        return pd.DataFrame(values + 0.0, self.logfc.index, self.genes)  # -0.0 becomes 0.0
+
+    @classmethod
+    def require_statistic(cls, name: str) -> None:
+        """Refuse a misspelt statistic, even where no file turns out to be a DE table."""
+        known = (*cls.STATISTICS, *cls.DERIVED)
+        if name not in known:
+            raise ConfigError(
+                f"a DE table has no {name!r}", fix=f"statistic: {suggest(name, known)}"
+            )
 
     def select(self, conditions: Iterable[Any]) -> DETable:
         """The table of some conditions, by label."""
@@ -91,8 +103,26 @@ class DETable:
                 f"the table has no condition {absent[0]!r}",
                 expected=f"one of {len(self.conditions)}",
             )
-        parts = {name: getattr(self, name).loc[wanted] for name in (*STATISTICS, "conditions")}
+        parts = {name: getattr(self, name).loc[wanted] for name in (*self.STATISTICS, "conditions")}
         return replace(self, **parts)
+
+    def strongest(self, number: int, *, level: float = 0.05) -> list[dict[str, Any]]:
+        """Records of the conditions with most genes whose adjusted p is below ``level``."""
+        hits = (self.adj_p < level).sum(axis=1).sort_values(ascending=False, kind="stable")
+        records = []
+        for label, genes in hits.head(number).items():
+            row, effects = self.conditions.loc[label], self.logfc.loc[label]
+            records.append(
+                {
+                    "condition": show_label(label),
+                    "samples": int(row["n_samples"]),
+                    "controls": int(row["n_control"]),
+                    "genes": int(genes),
+                    "up": int(((self.adj_p.loc[label] < level) & (effects > 0)).sum()),
+                    "largest |log2 FC|": float(effects.abs().max()),
+                }
+            )
+        return records
 
     def to_anndata(self) -> AnnData:
         """An AnnData with the statistics as layers, the conditions as obs and no X."""
@@ -103,54 +133,52 @@ class DETable:
             obs = obs.reset_index()
             obs.index = pd.Index(["|".join(map(str, key)) for key in self.conditions.index])
         obs.index = obs.index.astype(str)
-        layers = {name: getattr(self, name).to_numpy() for name in (*STATISTICS, *_DERIVED)}
+        names = (*self.STATISTICS, *self.DERIVED)
+        layers = {name: getattr(self, name).to_numpy() for name in names}
         keys = list(self.conditions.index.names)
         uns = {"de": json.dumps({"index": keys, "clip": self.clip, "info": dict(self.info)})}
-        return AnnData(
-            obs=obs, var=pd.DataFrame(index=self.genes.astype(str)), layers=layers, uns=uns
-        )
+        var = pd.DataFrame(index=self.genes.astype(str))
+        return AnnData(obs=obs, var=var, layers=layers, uns=uns)
 
     @classmethod
     def from_anndata(cls, adata: AnnData) -> DETable:
         """The inverse of :meth:`to_anndata`."""
-        if "de" not in adata.uns or not set(STATISTICS) <= set(adata.layers):
+        if "de" not in adata.uns or not set(cls.STATISTICS) <= set(adata.layers):
             raise SchemaError(
                 "this AnnData holds no DE table", expected="one written by DETable.to_anndata"
             )
         about = json.loads(adata.uns["de"])
+        # anndata makes categories of text, which an index of labels is not
         obs = adata.obs.astype(dict.fromkeys(adata.obs.columns.intersection(about["index"]), str))
         if len(about["index"]) > 1:
             obs = obs.set_index(about["index"])
         obs.index.names = about["index"]
         frames = {
             name: pd.DataFrame(adata.layers[name], obs.index, adata.var_names)
-            for name in STATISTICS
+            for name in cls.STATISTICS
         }
-        return cls(**frames, conditions=obs, info=about["info"], clip=about["clip"])  # type: ignore[arg-type]
+        return cls(**frames, conditions=obs, info=about["info"], clip=about["clip"])
 
     def write(self, path: str | Path) -> Path:
-        """Save the table as ``.parquet`` or ``.h5ad``."""
+        """Save the table as ``.h5ad``, or otherwise as parquet."""
         path = Path(path)
-        if path.suffix != ".h5ad":
-            return self.write_parquet(path)
         with atomic_path(path) as part:
-            self.to_anndata().write_h5ad(part)
+            if path.suffix == ".h5ad":
+                self.to_anndata().write_h5ad(part)
+            else:
+                self._write_parquet(part)
         return path
 
     @classmethod
     def read(cls, path: str | Path) -> DETable:
         """Load what :meth:`write` saved."""
-        import anndata
-
         path = require_file(path, "DE table")
-        return (
-            cls.from_anndata(anndata.read_h5ad(path))
-            if path.suffix == ".h5ad"
-            else cls.read_parquet(path)
-        )
+        if path.suffix != ".h5ad":
+            return cls._read_parquet(path)
+        return cls.from_anndata(open_h5ad(path))
 
-    def write_parquet(self, path: str | Path) -> Path:
-        """Save the table: rows are (statistic, condition), columns genes, one row group a statistic."""
+    def _write_parquet(self, path: Path) -> None:
+        """Rows are (statistic, condition), columns genes, one row group a statistic."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 
@@ -161,69 +189,43 @@ class DETable:
             "clip": self.clip,
             "info": dict(self.info),
         }
-        with atomic_path(path) as part:
-            writer = None
-            for name in STATISTICS:
-                labels = {
-                    "statistic": pa.array([name] * len(keys)),
-                    **{c: pa.array(keys[c]) for c in keys.columns},
-                }
-                values = np.asfortranarray(getattr(self, name).to_numpy())
-                genes = {str(gene): pa.array(values[:, j]) for j, gene in enumerate(self.genes)}
-                table = pa.table({**{f"__{k}": v for k, v in labels.items()}, **genes})
-                table = table.replace_schema_metadata({_METADATA_KEY: json.dumps(about)})
-                writer = writer or pq.ParquetWriter(part, table.schema)
-                writer.write_table(table)
-            if writer is not None:
-                writer.close()
-        return Path(path)
+        writer = None
+        for name in self.STATISTICS:
+            # labels begin with __, so that a gene of the same name is no label
+            labels = {"__statistic": pa.array([name] * len(keys))}
+            labels |= {f"__{column}": pa.array(keys[column]) for column in keys.columns}
+            values = np.asfortranarray(getattr(self, name).to_numpy())
+            genes = {str(gene): pa.array(values[:, j]) for j, gene in enumerate(self.genes)}
+            table = pa.table({**labels, **genes})
+            table = table.replace_schema_metadata({_METADATA_KEY: json.dumps(about)})
+            writer = writer or pq.ParquetWriter(path, table.schema)
+            writer.write_table(table)
+        if writer is not None:
+            writer.close()
 
     @classmethod
-    def read_parquet(cls, path: str | Path) -> DETable:
-        """Load what :meth:`write_parquet` saved."""
+    def _read_parquet(cls, path: Path) -> DETable:
         import pyarrow.parquet as pq
 
-        file = pq.ParquetFile(require_file(path, "DE table"))
+        file = pq.ParquetFile(path)
         metadata = file.schema_arrow.metadata or {}
         if _METADATA_KEY not in metadata:
             raise InputError(f"{path} is no DE table", expected="a file written by perturbgen de")
         about = json.loads(metadata[_METADATA_KEY])
+        marked = [f"__{column}" for column in about["conditions"]]
         frames, conditions = {}, pd.DataFrame()
-        for i, name in enumerate(STATISTICS):
+        for i, name in enumerate(cls.STATISTICS):
             frame = file.read_row_group(i).to_pandas()
-            labels = frame[[f"__{c}" for c in about["conditions"]]].set_axis(
-                about["conditions"], axis=1
-            )
+            labels = frame[marked].set_axis(about["conditions"], axis=1)
             conditions = labels.set_index(about["index"])
-            values = frame.drop(columns=["__statistic", *[f"__{c}" for c in about["conditions"]]])
+            values = frame.drop(columns=["__statistic", *marked])
             frames[name] = values.set_index(conditions.index)
         return cls(**frames, conditions=conditions, info=about["info"], clip=about["clip"])
 
 
-def adjust_bh(log_p: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """Benjamini-Hochberg adjusted p (tests,) of natural log p; NaN are no tests."""
-    adjusted = np.full(log_p.shape, np.nan)
-    tested = np.flatnonzero(~np.isnan(log_p)) if np.isnan(log_p).any() else slice(None)
-    p = np.exp(log_p[tested])
-    order = np.argsort(p)
-    scaled = p[order]
-    scaled *= len(p) / np.arange(1, len(p) + 1)
-    lowest = np.minimum.accumulate(scaled[::-1])[::-1]
-    back = np.empty_like(p)
-    back[order] = np.minimum(lowest, 1)
-    adjusted[tested] = back
-    return adjusted
-
-
-_logger = logging.getLogger(__name__)
-
-LABELS: Final = ("cell_type", "compound")
-NAMES: Final = {"sm_name": "compound"}  # Kaggle's and Open Problems' word
-_DESCRIBING: Final = (
-    "id",
-    "split",
-    "index",
-)  # beside what the competition's tables describe rows by
+def show_label(label: Any) -> str:
+    """A condition's label as text."""
+    return " | ".join(map(str, label)) if isinstance(label, tuple) else str(label)
 
 
 def read_table(
@@ -235,30 +237,25 @@ def read_table(
 ) -> pd.DataFrame:
     """Conditions x genes from a DE table of ours, a flat parquet or CSV, or a layer of an h5ad.
 
-    ``statistic`` is that of a DE table, ``layer`` one of Open Problems' files (the prediction, or limited −log10 p,
-    unless named). Rows are labelled by cell_type and compound, one of them at least, or by ids of ``id_map``.
+    ``statistic`` is that of a DE table, ``layer`` one of Open Problems' files (the prediction, or
+    limited −log10 p, unless named). Rows are labelled by cell_type and compound, one of them at
+    least, or by ids of ``id_map``.
     """
     path = require_file(path, "DE table")
     if path.suffix == ".h5ad":
         return _read_layer(path, statistic, layer, id_map)
     if path.suffix == ".parquet":
-        return _read_parquet(path, statistic, id_map)
+        with open_parquet(path) as file, parquet_errors(path):
+            if _METADATA_KEY not in (file.schema_arrow.metadata or {}):
+                return labelled(file.read().to_pandas(), path, id_map)
+        return _of_statistic(DETable.read(path), statistic)
     if ".csv" in path.suffixes:
-        return labelled(read_frame(path, text=(*LABELS, *NAMES)), path, id_map)
+        return labelled(read_frame(path, text=(*CONDITION, *NAMES)), path, id_map)
     raise InputError(f"{path} is no table", expected="a .parquet, .h5ad, .csv or .csv.gz file")
 
 
-def _read_parquet(path: Path, statistic: str, id_map: Path | None) -> pd.DataFrame:
-    """A DE table of ours, or a flat one."""
-    with open_parquet(path) as file, parquet_errors(path):
-        if _METADATA_KEY not in (file.schema_arrow.metadata or {}):
-            return labelled(file.read().to_pandas(), path, id_map)
-    return _of_statistic(DETable.read(path), statistic)
-
-
 def _read_layer(path: Path, statistic: str, layer: str | None, id_map: Path | None) -> pd.DataFrame:
-    """A DE table of ours, or a layer of conditions x genes whose obs has their labels, or their ids as names."""
-    from perturbgen.data.h5ad import open_h5ad
+    """A DE table of ours, or a layer whose obs has the conditions' labels, or ids as names."""
     from perturbgen.data.openproblems import LAYER
 
     adata = open_h5ad(path)
@@ -269,40 +266,31 @@ def _read_layer(path: Path, statistic: str, layer: str | None, id_map: Path | No
         raise SchemaError(
             f"{path} has no layer {chosen!r}", fix=f"layer: {suggest(chosen, adata.layers)}"
         )
-    named = [name for name in (*LABELS, *NAMES) if name in adata.obs]
-    labels = (
-        adata.obs[named].reset_index(drop=True) if named else pd.DataFrame({"id": adata.obs_names})
-    )
+    named = [name for name in (*CONDITION, *NAMES) if name in adata.obs]
+    labels = adata.obs[named].reset_index(drop=True)
+    if not named:
+        labels = pd.DataFrame({"id": adata.obs_names})
     values = pd.DataFrame(np.asarray(adata.layers[chosen], float), columns=adata.var_names)
     return labelled(pd.concat([labels, values], axis=1), path, id_map)
 
 
-def require_statistic(name: str) -> None:
-    """A DE table has this statistic; a misspelt one is told even where no file is such a table."""
-    known = (*STATISTICS, *_DERIVED)
-    if name not in known:
-        raise ConfigError(f"a DE table has no {name!r}", fix=f"statistic: {suggest(name, known)}")
-
-
 def _of_statistic(table: DETable, statistic: str) -> pd.DataFrame:
     """One statistic of a DE table, on the genes that were tested somewhere."""
-    require_statistic(statistic)
+    table.require_statistic(statistic)
     frame: pd.DataFrame = getattr(table, statistic)
     tested = frame.notna().any()
     if not tested.all():
-        _logger.warning(
-            "%s genes that were filtered out of the DE table are no part of it",
-            f"{(~tested).sum():,}",
-        )
+        count = f"{(~tested).sum():,}"
+        log.warning("%s genes that were filtered out of the DE table are no part of it", count)
     index = _condition_index(frame.index.to_frame(index=False).rename(columns=NAMES))
     return frame.loc[:, tested].set_axis(index, axis=0).rename_axis(columns="gene")
 
 
 def labelled(table: pd.DataFrame, path: Path, id_map: Path | None = None) -> pd.DataFrame:
-    """A flat table with its conditions as index: from its own columns or index, or from its ids and an id map."""
+    """A flat table with its conditions as index: from columns, its index, or ids and an id map."""
     table = table.reset_index() if any(table.index.names) else table
     table = table.rename(columns={old: new for old, new in NAMES.items() if new not in table})
-    named = [name for name in LABELS if name in table]
+    named = [name for name in CONDITION if name in table]
     if not named and "id" not in table:
         raise SchemaError(
             f"{path} says nothing of its conditions",
@@ -311,11 +299,13 @@ def labelled(table: pd.DataFrame, path: Path, id_map: Path | None = None) -> pd.
     unnamed = table[named].isna().any(axis=1)
     if unnamed.any():
         raise SchemaError(
-            f"{path}: {int(unnamed.sum())} rows without a cell type or compound, the first is row {unnamed.argmax()}",
+            f"{path}: {int(unnamed.sum())} rows without a cell type or compound, "
+            f"the first is row {unnamed.argmax()}",
             expected="a label in every row",
         )
     index = _condition_index(table[named]) if named else _index_of_ids(table["id"], path, id_map)
-    genes = [name for name in table if name not in (*LABELS, *_DESCRIBING) and is_gene(str(name))]
+    others = (*CONDITION, *_DESCRIBING)
+    genes = [name for name in table if name not in others and is_gene(str(name))]
     return table[genes].set_axis(index, axis=0).rename_axis(columns="gene")
 
 
@@ -334,14 +324,12 @@ def _index_of_ids(ids: pd.Series, path: Path, id_map: Path | None) -> pd.Index:
             fix="--id-map id_map.csv",
         )
     conditions = read_id_map(id_map)
-    known = dict(
-        zip(
-            conditions.index.astype(str), conditions.itertuples(index=False, name=None), strict=True
-        )
-    )
-    unknown = [name for name in ids.astype(str) if name not in known]
+    labels = conditions.itertuples(index=False, name=None)
+    known = dict(zip(conditions.index.astype(str), labels, strict=True))
+    rows = ids.astype(str)
+    unknown = [name for name in rows if name not in known]
     if unknown:
         raise SchemaError(
             f"{path} has {len(unknown)} ids that {id_map} does not know, the first {unknown[0]!r}"
         )
-    return pd.MultiIndex.from_tuples([known[name] for name in ids.astype(str)], names=LABELS)
+    return pd.MultiIndex.from_tuples([known[name] for name in rows], names=CONDITION)

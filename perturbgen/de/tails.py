@@ -1,6 +1,7 @@
 """Tail probabilities in log space: exact where p itself would underflow to zero.
 
-The two-sided p of Student's t is the regularised incomplete beta function I_x(df/2, 1/2) at x = df/(df + t^2).
+The two-sided p of Student's t is the regularised incomplete beta function I_x(df/2, 1/2) at
+x = df/(df + t^2).
 """
 
 from __future__ import annotations
@@ -13,33 +14,26 @@ from scipy.special import betainc, betaincc, betaln, erf, gammaincc, gammaln, lo
 
 _Array = NDArray[np.float64]
 
-LOG_10 = np.log(10.0)
-EPS_LOG10_P = float(
-    np.log10(np.finfo(np.float64).eps)
-)  # the organisers' stand-in for p = 0: -15.65
 _SAFE = 1e-280  # below this, the incomplete beta function itself loses digits
-_TABLE_END, _TABLE_STEP = (
-    40.0,
-    1 / 256,
-)  # cubic Hermite interpolation over |t|: within 2e-9 of log p
-TABLE_PAYS = 40_000
+_TABLE_END = 40.0
+_TABLE_STEP = 1 / 256  # cubic Hermite interpolation over |t|: within 2e-9 of log p
+_TABLE_PAYS = 40_000  # values of one df from which making its table is cheaper than the values
 _PIECE = 1 << 15  # values at a time: they stay in the cache
 
 
-def log_p_t(t: ArrayLike, df: ArrayLike, *, tabulate: bool | None = None) -> _Array:
-    """Natural log of the two-sided p of t (..., genes) with df scalar or (genes,); df may be fractional or infinite.
+def log_p_t(t: ArrayLike, df: ArrayLike, *, total: int | None = None) -> _Array:
+    """Natural log of the two-sided p of t (..., genes), df a number or (genes,) or infinite.
 
-    Many values with one df are read off a table of it; ``tabulate`` says so where more calls are to come.
+    Many values of one df are read off a table of it; ``total`` says of how many values these are a
+    part, where a number df serves more calls to come.
     """
     size: _Array = np.abs(np.asarray(t, dtype=float))
     degrees: _Array = np.asarray(df, dtype=float)
     if degrees.ndim == 0:
-        return _same_df(
-            size, float(degrees), size.size >= TABLE_PAYS if tabulate is None else tabulate
-        )
+        return _same_df(size, float(degrees), (total or size.size) >= _TABLE_PAYS)
     result = np.empty(np.broadcast_shapes(size.shape, degrees.shape))
     values, inverse, counts = np.unique(degrees, return_inverse=True, return_counts=True)
-    common = counts * (size.size / max(size.shape[-1], 1)) >= TABLE_PAYS
+    common = counts * (size.size / max(size.shape[-1], 1)) >= _TABLE_PAYS
     for i in np.flatnonzero(common):
         genes = inverse == i
         result[..., genes] = _same_df(size[..., genes], float(values[i]), True)
@@ -53,18 +47,11 @@ def _same_df(t: _Array, df: float, tabulate: bool) -> _Array:
     if not tabulate or np.isnan(df):
         return _exact_log_p_t(t, df)
     flat = t.ravel()
-    result = _interpolate(np.fmin(flat, _TABLE_END), df)
-    outside = np.flatnonzero(~(flat < _TABLE_END))  # NaN too
-    result[outside] = _exact_log_p_t(flat[outside], df)
-    return result.reshape(t.shape)
-
-
-def _interpolate(t: _Array, df: float) -> _Array:
-    """Log p of t (values,), 0 <= t <= TABLE_END, from its values and slopes on an even grid."""
+    within = np.fmin(flat, _TABLE_END)
     coefficients = _hermite_table(df)
-    result = np.empty_like(t)
-    for start in range(0, len(t), _PIECE):
-        at = t[start : start + _PIECE] / _TABLE_STEP
+    result = np.empty_like(flat)
+    for start in range(0, len(flat), _PIECE):
+        at = within[start : start + _PIECE] / _TABLE_STEP
         cell = at.astype(np.int32)
         at -= cell
         piece = coefficients[3].take(cell, mode="clip")
@@ -72,15 +59,23 @@ def _interpolate(t: _Array, df: float) -> _Array:
             piece *= at
             piece += c.take(cell, mode="clip")
         result[start : start + _PIECE] = piece
-    return result
+    outside = np.flatnonzero(~(flat < _TABLE_END))  # NaN too
+    result[outside] = _exact_log_p_t(flat[outside], df)
+    return result.reshape(t.shape)
 
 
 @lru_cache(maxsize=16)
 def _hermite_table(df: float) -> _Array:
-    """Coefficients (4, cells), constant first, of the cubic through log p and its slopes at the ends of each cell."""
+    """Coefficients (4, cells), constant first, of cubics through log p and its slopes."""
     grid = np.arange(0, _TABLE_END + 2 * _TABLE_STEP, _TABLE_STEP)
     values = _exact_log_p_t(grid, df)
-    slopes = -2 * np.exp(_log_density_t(grid, df) - values) * _TABLE_STEP
+    if np.isinf(df):
+        log_density = -0.5 * grid**2 - 0.5 * np.log(2 * np.pi)
+    else:
+        log_density = (
+            -(df + 1) / 2 * np.log1p(grid**2 / df) - 0.5 * np.log(df) - betaln(df / 2, 0.5)
+        )
+    slopes = -2 * np.exp(log_density - values) * _TABLE_STEP  # d log p / dt = -2 density / p
     left, right, rise = slopes[:-1], slopes[1:], np.diff(values)
     return np.stack([values[:-1], left, 3 * rise - 2 * left - right, left + right - 2 * rise])
 
@@ -88,24 +83,16 @@ def _hermite_table(df: float) -> _Array:
 def _exact_log_p_t(t: _Array, df: ArrayLike) -> _Array:
     """Log p of |t| and df of any matching shapes, computed directly."""
     t, degrees = np.broadcast_arrays(t, np.asarray(df, dtype=float))
-    normal = np.isinf(degrees)
     with np.errstate(over="ignore", invalid="ignore"):
-        ratio = t / degrees * t
+        ratio = t / degrees * t  # in this order t^2 does not overflow first
         y = np.where(np.isinf(ratio), 1.0, ratio / (1 + ratio))
         result = _log_beta_tail(degrees / 2, np.full(degrees.shape, 0.5), y, -np.log1p(ratio))
-    return np.where(normal, _log_p_normal(t), result) if normal.any() else result
-
-
-def _log_p_normal(t: _Array) -> _Array:
-    """Log of the two-sided p of a standard normal |t|."""
-    return np.where(t < 1, np.log1p(-erf(np.minimum(t, 1) / np.sqrt(2))), np.log(2) + log_ndtr(-t))
-
-
-def _log_density_t(t: _Array, df: float) -> _Array:
-    """Log density of Student's t."""
-    if np.isinf(df):
-        return -0.5 * t**2 - 0.5 * np.log(2 * np.pi)
-    return -(df + 1) / 2 * np.log1p(t**2 / df) - 0.5 * np.log(df) - betaln(df / 2, 0.5)
+    normal = np.isinf(degrees)
+    if not normal.any():
+        return result
+    # near zero p is 1 - erf, whose digits log_ndtr does not have; further out it is the other way
+    near = np.log1p(-erf(np.minimum(t, 1) / np.sqrt(2)))
+    return np.where(normal, np.where(t < 1, near, np.log(2) + log_ndtr(-t)), result)
 
 
 def log_p_f(f: _Array, df1: float, df2: ArrayLike) -> _Array:
@@ -116,14 +103,11 @@ def log_p_f(f: _Array, df1: float, df2: ArrayLike) -> _Array:
         return _log_gamma_tail(df1 / 2, df1 * f / 2)
     with np.errstate(invalid="ignore"):
         ratio = df1 * f / prior
-        result = _log_beta_tail(
-            prior / 2, np.full(f.shape, df1 / 2), ratio / (1 + ratio), -np.log1p(ratio)
-        )
-    return (
-        np.where(infinite, _log_gamma_tail(df1 / 2, df1 * f / 2), result)
-        if infinite.any()
-        else result
-    )
+        half = np.full(f.shape, df1 / 2)
+        result = _log_beta_tail(prior / 2, half, ratio / (1 + ratio), -np.log1p(ratio))
+    if not infinite.any():
+        return result
+    return np.where(infinite, _log_gamma_tail(df1 / 2, df1 * f / 2), result)
 
 
 def _log_beta_tail(a: _Array, b: _Array, y: _Array, log_x: _Array) -> _Array:
@@ -163,11 +147,11 @@ def _log_gamma_tail(a: float, x: _Array) -> _Array:
         result = np.atleast_1d(np.log(p))
     tiny = np.atleast_1d(p < _SAFE)
     far = np.atleast_1d(x)[tiny]
-    # Q(a, x) = x^(a-1) e^-x / Gamma(a) (1 + (a-1)/x + (a-1)(a-2)/x^2 + ...), where x is hundreds of times a
+    # Q(a, x) = x^(a-1) e^-x / Gamma(a) (1 + (a-1)/x + (a-1)(a-2)/x^2 + ...), x being hundreds of
+    # times a
     series, term = np.ones_like(far), np.ones_like(far)
     for k in range(1, 40):
         term = term * (a - k) / far
-        growing = np.abs(term) >= 1
-        series += np.where(growing, 0, term)
+        series += np.where(np.abs(term) >= 1, 0, term)  # asymptotic: terms that grow do not count
     result[tiny] = (a - 1) * np.log(far) - far - gammaln(a) + np.log(series)
     return result.reshape(np.shape(x))

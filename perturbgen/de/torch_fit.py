@@ -2,44 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from perturbgen.core.console import Tick
 from perturbgen.core.errors import ConfigError
 from perturbgen.de.contrasts import Contrasts
-from perturbgen.de.fit import Solver
-from perturbgen.de.voom import Trend
+from perturbgen.de.voom import LogCounts
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 _Array = NDArray[np.float64]
-_BLOCK = 2048
+_BLOCK = 2048  # genes at a time, whose (genes, q, groups) arrays fit the device together
 
 
 def fit_genes_on(
-    device: str,
-    e: _Array,
-    sizes: _Array,
-    solver: Solver,
-    trend: Trend,
-    contrasts: Contrasts,
-    tick: Callable[[float], None] | None = None,
+    device: str, logs: LogCounts, contrasts: Contrasts, tick: Tick | None = None
 ) -> tuple[_Array, _Array, _Array]:
-    """:func:`perturbgen.de.native.fit_genes` on a torch device."""
-    fitter = _TorchFitter(solver, trend, contrasts, sizes, device)
-    genes = e.shape[1]
-    sigma, effects, unscaled = (
-        np.empty(genes),
-        np.empty((contrasts.size, genes)),
-        np.empty((contrasts.size, genes)),
-    )
+    """``perturbgen.de.native``'s fit of all genes on a torch device."""
+    fitter = _TorchFitter(logs, contrasts, device)
+    genes = logs.e.shape[1]
+    sigma = np.empty(genes)
+    effects, unscaled = (np.empty((contrasts.size, genes)) for _ in range(2))
     for start in range(0, genes, _BLOCK):
         columns = slice(start, min(start + _BLOCK, genes))
-        sigma[columns], raw, scale = fitter.fit(e[:, columns])
+        sigma[columns], raw, scale = fitter.fit(logs.e[:, columns])
         effects[:, columns], unscaled[:, columns] = contrasts.combine(raw, scale)
         if tick is not None:
             tick(columns.stop - start)
@@ -49,9 +39,7 @@ def fit_genes_on(
 class _TorchFitter:
     """Least squares on one basis; what all blocks of genes share lies on the device."""
 
-    def __init__(
-        self, solver: Solver, trend: Trend, contrasts: Contrasts, sizes: _Array, device: str
-    ) -> None:
+    def __init__(self, logs: LogCounts, contrasts: Contrasts, device: str) -> None:
         import torch
 
         if device.startswith("cuda") and not torch.cuda.is_available():
@@ -62,26 +50,23 @@ class _TorchFitter:
         def put(values: _Array) -> Tensor:
             return torch.as_tensor(np.ascontiguousarray(values), dtype=torch.float64, device=device)
 
-        basis = solver.basis
+        solver, trend = logs.solver, logs.mean_variance.trend
         self.put, self.df_residual = put, solver.df_residual
-        self.q = put(basis.q)
-        self.indicators = put((basis.codes == np.arange(len(basis.groups))[:, None]).astype(float))
+        self.q = put(solver.q)
+        self.indicators = put((solver.codes == np.arange(solver.groups)[:, None]).astype(float))
         self.group_sizes = self.indicators.sum(1, keepdim=True)
         self.knots, self.heights = put(trend.x), put(trend.y)
-        self.depth = put(np.log2(sizes + 1) - np.log2(1e6))[:, None]
-        self.by_group, self.by_q = (
-            put(contrasts.functions[0].toarray()),
-            put(contrasts.functions[1]),
-        )
+        self.depth = put(np.log2(logs.sizes + 1) - np.log2(1e6))[:, None]
+        by_group, by_q = contrasts.functions
+        self.by_group, self.by_q = put(by_group.toarray()), put(by_q)
 
     def fit(self, e: _Array) -> tuple[_Array, _Array, _Array]:
-        """Residual SD (genes,), effects and unscaled standard errors (functions, genes) of log CPM (samples, genes)."""
+        """Residual SD (genes,), effects and unscaled errors (functions, genes) of log CPM."""
         import torch
 
         y = self.put(e)
-        w = self.precision(
-            self.predict(self.indicators @ y / self.group_sizes, self.q.T @ y) + self.depth
-        )
+        fitted = self.predict(self.indicators @ y / self.group_sizes, self.q.T @ y)
+        w = self.precision(fitted + self.depth)
         mass = self.indicators @ w
         cross = torch.einsum("dn,nq,ng->gqd", self.indicators, self.q, w)
         ratio = cross / mass.T[:, None, :]

@@ -1,23 +1,57 @@
-"""Metrics, controls, the scorecard and its report: arrays and labels in, numbers with their context out."""
+"""Metrics, controls, the scorecard and its report: arrays and labels in, numbers with their context
+out.
+"""
 
-from perturbgen.evaluate.cells import held_out_nll, score_cells
-from perturbgen.evaluate.outputs import to_markdown, write_scorecard
-from perturbgen.evaluate.records import HEADLINE, METRICS, Metric
-from perturbgen.evaluate.scorecard import Scorecard, interpolated_duplicate
-from perturbgen.evaluate.scoring import join_scores, open_problems_mean_score, score, scorecard
+from perturbgen.evaluate.align import place
+from perturbgen.evaluate.card import Scorecard, interpolated_duplicate
+from perturbgen.evaluate.catalogue import HEADLINE, METRICS, choose_metrics
+from perturbgen.evaluate.cells import held_out_nll
+from perturbgen.evaluate.groups import effect_sizes, find_clusters, strata
+from perturbgen.evaluate.markdown import (
+    headline_note,
+    headline_records,
+    markdown_table,
+    to_markdown,
+    to_record,
+    write_scorecard,
+)
+from perturbgen.evaluate.metrics import Metric
+from perturbgen.evaluate.report import report_page, write_report
+from perturbgen.evaluate.scoring import (
+    calibration,
+    join_scores,
+    open_problems_mean_score,
+    score,
+    score_cells,
+    scorecard,
+)
+from perturbgen.evaluate.values import Values
 
 __all__ = [
     "HEADLINE",
     "METRICS",
     "Metric",
     "Scorecard",
+    "Values",
+    "calibration",
+    "choose_metrics",
+    "effect_sizes",
+    "find_clusters",
+    "headline_note",
+    "headline_records",
     "held_out_nll",
     "interpolated_duplicate",
     "join_scores",
+    "markdown_table",
     "open_problems_mean_score",
+    "place",
+    "report_page",
     "score",
     "score_cells",
     "scorecard",
+    "strata",
     "to_markdown",
+    "to_record",
+    "write_report",
     "write_scorecard",
 ]

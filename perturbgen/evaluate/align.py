@@ -1,27 +1,20 @@
-"""Truth and prediction joined by their labels; what does not match is named, never silently left out.
-
-A truth and a prediction as arrays, with what several metrics need of them computed once.
+"""Truth and prediction joined by their labels; what does not match is named, never silently
+dropped.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cached_property
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import pandas as pd
 
 from perturbgen.core.errors import SchemaError, shorten
-from perturbgen.core.stats import Array
-from perturbgen.evaluate.metrics import centre, centred_ranks, evidence_weights, significant
 
 _logger = logging.getLogger(__name__)
 
 Policy = Literal["exact", "truth", "intersection"]
-_POLICIES: tuple[Policy, ...] = ("exact", "truth", "intersection")
 
 
 def align(
@@ -34,8 +27,9 @@ def align(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Both tables with the same conditions and genes, in the truth's order, as float64.
 
-    ``exact``: the labels must be the same. ``truth``: the prediction may have more (Open Problems' rule for genes).
-    ``intersection``: what both have. Missing true values are an error; missing predictions become 0, with a warning.
+    ``exact``: the labels must be the same. ``truth``: the prediction may have more (Open Problems'
+    rule for genes). ``intersection``: what both have. Missing true values are an error; missing
+    predictions become 0, with a warning.
     """
     truth, prediction = in_common(truth, prediction, genes=genes, rows=rows, name=name)
     true = _numbers(truth, "the truth")
@@ -47,7 +41,19 @@ def align(
             cause="genes that were filtered out, or contrasts that cannot be estimated",
             fix="drop these genes or conditions from the truth",
         )
-    return true, _filled(_numbers(prediction, name), name)
+    predicted = _numbers(prediction, name)
+    holes = predicted.isna().to_numpy()
+    if not holes.any():
+        return true, predicted
+    row, gene = divmod(int(holes.argmax()), predicted.shape[1])
+    _logger.warning(
+        "%s has %d missing values (the first for %r, %r); they count as 0, as in Open Problems",
+        name,
+        int(holes.sum()),
+        predicted.index[row],
+        predicted.columns[gene],
+    )
+    return true, predicted.fillna(0.0)
 
 
 def place(wrong: np.ndarray, table: pd.DataFrame) -> str:
@@ -59,12 +65,11 @@ def place(wrong: np.ndarray, table: pd.DataFrame) -> str:
 def in_common(
     truth: pd.DataFrame, prediction: pd.DataFrame, *, genes: Policy, rows: Policy, name: str
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Both tables with the labels that the policies allow, in the truth's order, values untouched."""
+    """Both tables with the labels that the policies allow, in the truth's order."""
     truth = _checked(truth, "the truth")
     if isinstance(prediction, pd.DataFrame):
-        prediction = same_levels(
-            prediction, truth.index, name
-        )  # before labels that are one short look doubled
+        # Before the check: labels that have too few levels would look doubled.
+        prediction = same_levels(prediction, truth.index, name)
     prediction = _checked(prediction, name)
     kept_rows = shared(truth.index, prediction.index, rows, "conditions", "rows", name)
     kept_genes = shared(truth.columns, prediction.columns, genes, "genes", "genes", name)
@@ -94,39 +99,43 @@ def same_levels(table: pd.DataFrame, index: pd.Index, name: str) -> pd.DataFrame
     """The table with the levels of its rows in the order of ``index``, where both have names."""
     if table.index.nlevels != index.nlevels:
         raise SchemaError(
-            f"the conditions of {name} are {_levels(table.index)}, those of the truth {_levels(index)}",
+            f"the conditions of {name} are {_levels(table.index)}, those of the truth "
+            f"{_levels(index)}",
             expected="the same labels, for instance (cell_type, compound)",
             fix="set_index(['cell_type', 'compound'])",
         )
-    names = [str(name) for name in index.names]
-    if isinstance(table.index, pd.MultiIndex) and sorted(names) == sorted(
-        map(str, table.index.names)
-    ):
-        return table.reorder_levels(names) if None not in index.names else table
-    return table
+    names, found = list(map(str, index.names)), list(map(str, table.index.names))
+    named = isinstance(table.index, pd.MultiIndex) and None not in index.names
+    return table.reorder_levels(names) if named and sorted(names) == sorted(found) else table
 
 
 def _levels(index: pd.Index) -> str:
     """What the labels of an index are made of."""
-    return (
-        f"({', '.join(str(name) for name in index.names)})"
-        if index.nlevels > 1
-        else f"like {index[0]!r}"
-    )
+    if index.nlevels == 1:
+        return f"like {index[0]!r}"
+    return f"({', '.join(str(name) for name in index.names)})"
 
 
 def shared(
     truth: pd.Index, found: pd.Index, policy: Policy, what: str, option: str, name: str
 ) -> pd.Index:
-    """The labels to score, in the truth's order; what the policy does not allow to differ is an error."""
-    if policy not in _POLICIES:
+    """The labels to score, in the truth's order; what the policy does not allow to differ is an
+    error.
+    """
+    if policy not in get_args(Policy):
         raise SchemaError(
-            f"{option}={policy!r} is no policy", expected=f"one of {shorten(_POLICIES)}"
+            f"{option}={policy!r} is no policy", expected=f"one of {shorten(get_args(Policy))}"
         )
     absent, extra = truth[~truth.isin(found)], found[~found.isin(truth)]
+    differences = []
+    if len(absent):
+        differences.append(f"{len(absent)} of {len(truth)} are absent ({shorten(absent, 3)})")
+    if len(extra):
+        differences.append(f"{len(extra)} are unknown to the truth ({shorten(extra, 3)})")
+    difference = "; ".join(differences)
     if (len(absent) and policy != "intersection") or (len(extra) and policy == "exact"):
         raise SchemaError(
-            f"{name} has other {what} than the truth: {_difference(absent, extra, len(truth))}",
+            f"{name} has other {what} than the truth: {difference}",
             expected=f"the {len(truth)} {what} of the truth",
             cause="another release of the data, another split, or renamed labels",
             fix=f"{option}='intersection' (--{option} intersection) scores what both have"
@@ -138,39 +147,24 @@ def shared(
             f"{name} and the truth have no {what} in common",
             expected=f"{what} {shorten(truth, 3)}, ...",
         )
-    if len(absent) or len(extra):
-        _logger.warning(
-            "%s: scoring %d of %d %s; %s",
-            name,
-            len(both),
-            len(truth),
-            what,
-            _difference(absent, extra, len(truth)),
-        )
+    if difference:
+        scored = f"{len(both)} of {len(truth)} {what}"
+        _logger.warning("%s: scoring %s; %s", name, scored, difference)
     return both
-
-
-def _difference(absent: pd.Index, extra: pd.Index, total: int) -> str:
-    """What is missing and what is unknown, in words."""
-    parts = [f"{len(absent)} of {total} are absent ({shorten(absent, 3)})"] if len(absent) else []
-    parts += [f"{len(extra)} are unknown to the truth ({shorten(extra, 3)})"] if len(extra) else []
-    return "; ".join(parts)
 
 
 def select(table: pd.DataFrame, rows: pd.Index, genes: pd.Index) -> pd.DataFrame:
     """Rows and genes by label."""
+    # A table that has them already is not copied: it may fill much of the memory.
     same = table.index.equals(rows) and table.columns.equals(genes)
     return table if same else table.reindex(index=rows, columns=genes)
 
 
 def _numbers(table: pd.DataFrame, name: str) -> pd.DataFrame:
     """The table as float64; text and infinities are errors."""
-    if not all(pd.api.types.is_numeric_dtype(kind) for kind in table.dtypes.unique()):
-        text = [
-            str(column)
-            for column, kind in table.dtypes.items()
-            if not pd.api.types.is_numeric_dtype(kind)
-        ]
+    numeric = pd.api.types.is_numeric_dtype
+    if not all(numeric(kind) for kind in table.dtypes.unique()):
+        text = [str(column) for column, kind in table.dtypes.items() if not numeric(kind)]
         raise SchemaError(
             f"{name} has columns that are not numbers: {shorten(text)}",
             expected="genes only, one column each",
@@ -180,94 +174,10 @@ def _numbers(table: pd.DataFrame, name: str) -> pd.DataFrame:
     infinite = np.isinf(values.to_numpy())
     if infinite.any():
         raise SchemaError(
-            f"{name} has {int(infinite.sum())} infinite values, the first {place(infinite, values)}",
+            f"{name} has {int(infinite.sum())} infinite values, the first "
+            f"{place(infinite, values)}",
             expected="finite numbers",
             cause="-log10 of p = 0",
             fix="compute p in log space, or clip the table",
         )
     return values
-
-
-def _filled(prediction: pd.DataFrame, name: str) -> pd.DataFrame:
-    """The prediction with 0 for what is missing, as Open Problems has it."""
-    holes = prediction.isna().to_numpy()
-    if not holes.any():
-        return prediction
-    row, gene = divmod(int(holes.argmax()), prediction.shape[1])
-    _logger.warning(
-        "%s has %d missing values (the first for %r, %r); they count as 0, as in Open Problems",
-        name,
-        int(holes.sum()),
-        prediction.index[row],
-        prediction.columns[gene],
-    )
-    return prediction.fillna(0.0)
-
-
-BLOCK_ROWS = 8
-
-
-@dataclass(frozen=True, eq=False)
-class Values:
-    """A table (conditions, genes) of signed −log10 p; genes are responding at ``level``, adjusted p or not.
-
-    Errors and correlations see it within ± ``clip``. Which genes respond is found before: of p that end at 1e-4, a few
-    out of thousands of genes would not pass the adjustment, however strong they are.
-    """
-
-    given: Array
-    level: float = 0.05
-    adjust: bool = True
-    clip: float | None = None
-
-    @cached_property
-    def values(self) -> Array:
-        """The table within ± ``clip``."""
-        return self.given if self.clip is None else np.clip(self.given, -self.clip, self.clip)
-
-    @cached_property
-    def blocks(self) -> list[Values]:
-        """A few rows each: so many fit into a processor's cache, which makes row-wise metrics several times faster."""
-        starts = range(0, len(self.given), BLOCK_ROWS)
-        return [
-            Values(self.given[i : i + BLOCK_ROWS], self.level, self.adjust, self.clip)
-            for i in starts
-        ]
-
-    @cached_property
-    def centred(self) -> Array:
-        """Rows less their mean."""
-        return centre(self.values)
-
-    @cached_property
-    def ranks(self) -> Array:
-        """Centred average ranks within rows."""
-        return centred_ranks(self.values)
-
-    @cached_property
-    def de(self) -> Array:
-        """Which genes respond."""
-        return significant(self.given, level=self.level, adjust=self.adjust)
-
-    @cached_property
-    def weights(self) -> Array:
-        """Weights by evidence, of a truth."""
-        return evidence_weights(self.values)
-
-
-@dataclass(frozen=True, eq=False)
-class Rows:
-    """What a row-wise metric is computed from; ``reference`` (conditions, genes) is the mean perturbation."""
-
-    truth: Values
-    prediction: Values
-    reference: Array | None = None
-
-    @property
-    def deviations(self) -> tuple[Array, Array]:
-        """Truth and prediction less the reference, or as they are where there is none."""
-        reference = 0.0 if self.reference is None else self.reference
-        return self.truth.values - reference, self.prediction.values - reference
-
-
-RowMetric = Callable[[Rows], Array]

@@ -1,226 +1,222 @@
-"""Metrics that compare a row of truth with a row of prediction, as Open Problems computes them.
+"""Metrics that compare a measured with a predicted DE table: one table of them below, their
+functions above it.
 
-Metrics about the genes that respond: which they are, which way they go, and errors weighted towards them.
-
-Whether a prediction is nearer to its own truth than to the truth of other perturbations.
+All arrays are (conditions, genes) of signed −log10 p, and a metric gives one value a condition. The
+file is long because a metric's function and what is known of it belong on one page.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Literal
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Final, Literal
 
 import numpy as np
 
 from perturbgen.core.stats import Array, divide
+from perturbgen.evaluate.values import Comparison, Values
+
+Needs = Literal["tables", "reference", "cells", "log_probs"]
 
 
-def rowwise_rmse(truth: Array, prediction: Array) -> Array:
-    """√(mean_j (y_j − ŷ_j)²) of each row (conditions,), from (conditions, genes)."""
+@dataclass(frozen=True)
+class Metric:
+    """What there is to know of a metric, and the function that computes it.
+
+    ``best`` is the value of a perfect prediction; ``zeros`` what a prediction of zeros gets, None
+    where that depends on the data; ``scale_free`` metrics do not change when a prediction is
+    multiplied by a positive number. ``across`` metrics compare conditions with each other.
+    ``version`` rises when a metric's values change; any order of genes, conditions or cells gives
+    the same value to the relative ``tolerance``.
+    """
+
+    name: str
+    title: str
+    definition: str
+    compute: Callable[..., Any]
+    higher_is_better: bool
+    low: float
+    high: float
+    zeros: float | None
+    negative_control: str
+    needs: Needs = "tables"
+    scale_free: bool = False
+    across: bool = False
+    version: int = 1
+    tolerance: float = 1e-9
+
+    @property
+    def best(self) -> float:
+        """The value of a perfect prediction."""
+        return self.high if self.higher_is_better else self.low
+
+    @property
+    def sign(self) -> int:
+        """+1 where more is better, else −1."""
+        return 1 if self.higher_is_better else -1
+
+    def record(self) -> dict[str, Any]:
+        """The record in scorecard.json, infinities as None."""
+        # What is written was read by other programs before the last four fields were there.
+        inner = {"compute", "across", "version", "tolerance"}
+        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in inner}
+        return {
+            name: None if isinstance(value, float) and not math.isfinite(value) else value
+            for name, value in values.items()
+        }
+
+
+def compute(metrics: Sequence[Metric], pair: Comparison) -> Array:
+    """The scores (metrics, conditions); what compares no conditions is computed a few rows at a
+    time.
+    """
+    row_wise = [metric for metric in metrics if not metric.across]
+    parts = [
+        np.reshape([metric.compute(block) for metric in row_wise], (len(row_wise), -1))
+        for block in (pair.blocks() if row_wise else [])
+    ]
+    found = dict(zip(row_wise, np.concatenate(parts, axis=1), strict=True)) if parts else {}
+    found |= {metric: metric.compute(pair) for metric in metrics if metric.across}
+    return np.reshape([found[metric] for metric in metrics], (len(metrics), len(pair.truth.given)))
+
+
+def _rowwise_rmse(truth: Array, prediction: Array) -> Array:
+    """√(mean_j (y_j − ŷ_j)²) of each row (conditions,)."""
     difference = truth - prediction
     return np.sqrt(np.einsum("ij,ij->i", difference, difference) / truth.shape[1])
 
 
-def rowwise_mae(truth: Array, prediction: Array) -> Array:
-    """mean_j |y_j − ŷ_j| of each row (conditions,), from (conditions, genes)."""
+def _rowwise_mae(truth: Array, prediction: Array) -> Array:
+    """mean_j |y_j − ŷ_j| of each row (conditions,)."""
     return np.abs(truth - prediction).mean(axis=1)
 
 
-def rowwise_cosine(truth: Array, prediction: Array) -> Array:
+def _rowwise_cosine(truth: Array, prediction: Array) -> Array:
     """Σ y ŷ / (‖y‖ ‖ŷ‖) of each row (conditions,); 0 where either row is zero throughout."""
     products = np.einsum("ij,ij->i", truth, prediction)
     return divide(products, _norms(truth) * _norms(prediction))
 
 
-def rowwise_pearson(truth: Array, prediction: Array) -> Array:
+def _rowwise_pearson(truth: Array, prediction: Array) -> Array:
     """Pearson's correlation of each row (conditions,); 0 where either row is constant."""
-    return rowwise_cosine(centre(truth), centre(prediction))
-
-
-def centre(values: Array) -> Array:
-    """Rows less their mean (conditions, genes); a constant row is exactly zero, which rounding would not give."""
-    centred = values - values.mean(axis=1, keepdims=True)
-    centred[values.max(axis=1) == values.min(axis=1)] = 0
-    return centred
-
-
-def centred_ranks(values: Array) -> Array:
-    """Ranks within each row less their mean, ties at their average (conditions, genes)."""
-    rows, genes = values.shape
-    order = np.argsort(values, axis=1)
-    ordered = np.take_along_axis(values, order, axis=1)
-    first = np.ones((rows, genes), bool)  # whether a value begins a run of equal ones
-    np.not_equal(ordered[:, 1:], ordered[:, :-1], out=first[:, 1:])
-    starts = np.flatnonzero(first)
-    lengths = np.diff(starts, append=rows * genes)
-    middles = (
-        starts % genes + (lengths - genes) / 2
-    )  # the mean position of the run, less (genes − 1)/2
-    ranks = np.empty((rows, genes))
-    np.put_along_axis(ranks, order, np.repeat(middles, lengths).reshape(rows, genes), axis=1)
-    return ranks
+    return _rowwise_cosine(Values(truth).centred, Values(prediction).centred)
 
 
 def _norms(values: Array) -> Array:
-    """Euclidean norm of each row (conditions,)."""
     return np.sqrt(np.einsum("ij,ij->i", values, values))
 
 
-def significant(values: Array, *, level: float = 0.05, adjust: bool = True) -> Array:
-    """Which genes are differentially expressed (conditions, genes), from signed −log10 p.
-
-    With ``adjust`` p is Benjamini-Hochberg adjusted within the row, over all its genes; else p itself is compared.
-    """
-    strength = np.abs(values)
-    if not adjust:
-        return strength >= -np.log10(level)
-    return strength >= _benjamini_hochberg_cut(strength, level)[:, None]
-
-
-def _benjamini_hochberg_cut(strength: Array, level: float) -> Array:
-    """The least −log10 p of each row that is significant (conditions,); infinite where none is.
-
-    The largest k with p_(k) ≤ k·level/genes decides; in −log10 p this is a comparison of the sorted values.
-    """
-    genes = strength.shape[1]
-    descending = -np.sort(-strength, axis=1)
-    passes = descending >= -np.log10(np.arange(1, genes + 1) * (level / genes))
-    last = genes - 1 - np.argmax(passes[:, ::-1], axis=1)
-    return np.where(passes.any(axis=1), descending[np.arange(len(strength)), last], np.inf)
-
-
-def sign_accuracy(truth: Array, prediction: Array, de: Array) -> Array:
-    """Share of the truly responding genes ``de`` whose direction is right (conditions,); a predicted 0 counts ½.
-
-    NaN where no gene responds.
+def _sign_accuracy(truth: Array, prediction: Array, de: Array) -> Array:
+    """Share of the truly responding genes ``de`` whose direction is right (conditions,); NaN where
+    none responds.
     """
     agreement = np.sign(truth) * np.sign(prediction)
+    # A predicted 0 counts ½, so that zeros get what a coin would.
     return divide(((agreement + 1) / 2 * de).sum(axis=1), de.sum(axis=1), np.nan)
 
 
-def precision(de: Array, predicted: Array) -> Array:
-    """Share of the genes predicted to respond that do (conditions,); 0 where none is predicted, NaN where none does."""
+def _precision(de: Array, predicted: Array) -> Array:
+    """Share of the genes predicted to respond that do (conditions,); 0 where none is predicted, NaN
+    where none does.
+    """
     found = divide((de & predicted).sum(axis=1), predicted.sum(axis=1))
     return np.where(de.any(axis=1), found, np.nan)
 
 
-def recall(de: Array, predicted: Array) -> Array:
-    """Share of the responding genes that are predicted to (conditions,); NaN where none responds."""
+def _recall(de: Array, predicted: Array) -> Array:
+    """Share of the responding genes that are predicted to (conditions,); NaN without any."""
     return divide((de & predicted).sum(axis=1), de.sum(axis=1), np.nan)
 
 
-def de_overlap(de: Array, predicted: Array, prediction: Array) -> Array:
-    """The Virtual Cell Challenge's differential expression score (conditions,): |true ∩ predicted| / |true|.
+def _de_overlap(de: Array, predicted: Array, prediction: Array) -> Array:
+    """The Virtual Cell Challenge's differential expression score (conditions,): |true ∩ predicted|
+    / |true|.
 
-    Where more genes are predicted than respond, the |true| strongest of them count; ties share the last places.
-    NaN where no gene responds (the challenge's own code gives 0).
+    Where more genes are predicted than respond, the |true| strongest of them count; ties share the
+    last places.
     """
     places = de.sum(axis=1)
     strength = np.where(predicted, np.abs(prediction), 0)
     chosen = _top_share(strength, places) * predicted
+    # The challenge's own code gives 0 where no gene responds; that would make silent conditions
+    # look like failures.
     return divide((chosen * de).sum(axis=1), places, np.nan)
 
 
-def top_overlap(truth: Array, prediction: Array, *, k: int = 100) -> Array:
-    """Share of the k strongest true genes among as many strongest predicted ones (conditions,), by absolute value.
+def _top_overlap(truth: Array, prediction: Array, *, k: int = 100) -> Array:
+    """Share of the k strongest true genes among as many strongest predicted ones (conditions,), by
+    absolute value.
 
-    Equals of the k-th true gene count as true, too; predicted ties share their places, so that a constant prediction
-    gets what chance would. Fewer genes are taken where fewer than k are not 0; NaN where all are 0.
+    Equals of the k-th true gene count as true, too. Fewer genes are taken where fewer than k are
+    not 0; NaN where all are 0.
     """
     strength = np.abs(truth)
-    cut = np.maximum(_kth_largest(strength, min(k, strength.shape[1])), _least_positive(strength))
-    true = strength >= cut[:, None]
+    at = strength.shape[1] - min(k, strength.shape[1])
+    kth_largest = np.partition(strength, at, axis=1)[:, at]
+    least_positive = np.where(strength > 0, strength, np.inf).min(axis=1)
+    true = strength >= np.maximum(kth_largest, least_positive)[:, None]
     places = true.sum(axis=1)
     return divide((_top_share(np.abs(prediction), places) * true).sum(axis=1), places, np.nan)
 
 
-def _least_positive(strength: Array) -> Array:
-    """The least positive value of each row (conditions,), infinite where there is none."""
-    return np.where(strength > 0, strength, np.inf).min(axis=1)
-
-
-def _kth_largest(strength: Array, k: int) -> Array:
-    """The k-th largest value of each row (conditions,)."""
-    at = strength.shape[1] - k
-    return np.partition(strength, at, axis=1)[:, at]
-
-
 def _top_share(strength: Array, places: Array) -> Array:
-    """How much of each gene is among the strongest ``places`` (conditions,) of its row: 1, 0, or a share at a tie."""
+    """How much of each gene is among the strongest ``places`` (conditions,) of its row: 1, 0, or a
+    share at a tie.
+    """
     rows = np.arange(len(strength))
     descending = -np.sort(-strength, axis=1)
     cut = descending[rows, np.maximum(places, 1) - 1][:, None]
     above, level = strength > cut, strength == cut
-    left = places - above.sum(axis=1)
-    share = divide(left, level.sum(axis=1))
+    # Ties share the places that are left, so that a constant prediction gets what chance would.
+    share = divide(places - above.sum(axis=1), level.sum(axis=1))
     return above + level * np.clip(share, 0, 1)[:, None]
 
 
-def evidence_weights(truth: Array) -> Array:
-    """Weights (conditions, genes) from the truth's absolute values: scaled to 0..1 in each row, squared, sum 1.
-
-    Uniform where all absolute values of a row are equal. Mejia et al. 2025, on any statistic of expression.
-    """
-    strength = np.abs(truth)
-    low = strength.min(axis=1, keepdims=True)
-    spread = strength.max(axis=1, keepdims=True) - low
-    squared = np.square(divide(strength - low, spread, 1.0))
-    return squared / squared.sum(axis=1, keepdims=True)
-
-
-def weighted_mse(truth: Array, prediction: Array, weights: Array) -> Array:
+def _weighted_mse(truth: Array, prediction: Array, weights: Array) -> Array:
     """Σ_j w_j (y_j − ŷ_j)² (conditions,), the weights of each row summing to 1."""
     difference = truth - prediction
     return np.einsum("ij,ij,ij->i", weights, difference, difference)
 
 
-def weighted_r2(truth: Array, prediction: Array, weights: Array) -> Array:
+def _weighted_r2(truth: Array, prediction: Array, weights: Array) -> Array:
     """1 − Σ w (y − ŷ)² / Σ w (y − ȳ_w)² (conditions,); NaN where the truth is constant."""
     centred = truth - np.einsum("ij,ij->i", weights, truth)[:, None]
     spread = np.einsum("ij,ij,ij->i", weights, centred, centred)
     spread[truth.max(axis=1) == truth.min(axis=1)] = 0
-    return 1 - divide(weighted_mse(truth, prediction, weights), spread, np.nan)
+    return 1 - divide(_weighted_mse(truth, prediction, weights), spread, np.nan)
 
 
-Distance = Literal["cosine", "euclidean", "l1"]
+_Distance = Literal["cosine", "euclidean", "l1"]
 
 
-def discrimination(
-    truth: Array, prediction: Array, groups: Array, *, distance: Distance = "cosine"
+def _discrimination(
+    truth: Array, prediction: Array, groups: Array, *, distance: _Distance = "cosine"
 ) -> Array:
-    """Share of the other conditions of the group whose truth is farther from the prediction than its own (conditions,).
+    """Share of the other conditions of the group whose truth is farther from the prediction than
+    its own (conditions,).
 
-    Ties count ½, so that any constant prediction has mean ½ exactly; 1 is perfect. ``groups`` (conditions,) says who is
-    compared with whom; NaN where a group has one member. Cosine distance is blind to the size of a prediction, which
-    the others are not: inflating predictions raises them.
+    Ties count ½, so that any constant prediction has mean ½ exactly; NaN where a group has one
+    member.
     """
+    members: dict[object, list[int]] = {}
+    for position, name in enumerate(groups):
+        members.setdefault(name, []).append(position)
     result = np.full(len(truth), np.nan)
-    for members in _each_group(groups):
-        if len(members) > 1:
-            result[members] = _rank_share(_distances(prediction[members], truth[members], distance))
+    for here in map(np.array, members.values()):
+        if len(here) < 2:
+            continue
+        distances = _distances(prediction[here], truth[here], distance)
+        own = np.diag(distances)[:, None]
+        farther = (distances > own).sum(axis=1)
+        equal = (distances == own).sum(axis=1) - 1
+        result[here] = (farther + equal / 2) / (len(here) - 1)
     return result
 
 
-def _each_group(groups: Array) -> Iterator[Array]:
-    """The positions of each group's members, in order of first appearance."""
-    names: dict[object, list[int]] = {}
-    for position, name in enumerate(groups):
-        names.setdefault(name, []).append(position)
-    yield from (np.array(members) for members in names.values())
-
-
-def _rank_share(distances: Array) -> Array:
-    """Share of each row's other entries above its diagonal one, ties ½ (conditions,), from (conditions, conditions)."""
-    own = np.diag(distances)[:, None]
-    farther = (distances > own).sum(axis=1)
-    equal = (distances == own).sum(axis=1) - 1
-    return (farther + equal / 2) / (len(distances) - 1)
-
-
-def _distances(prediction: Array, truth: Array, kind: Distance) -> Array:
-    """Distances (predictions, truths) between rows; those of identical predictions are identical.
-
-    A row of zeros has cosine similarity 0 with everything.
+def _distances(prediction: Array, truth: Array, kind: _Distance) -> Array:
+    """Distances (predictions, truths) between rows; a row of zeros has cosine similarity 0 with
+    everything.
     """
     if kind == "l1":
         from scipy.spatial.distance import cdist
@@ -228,13 +224,197 @@ def _distances(prediction: Array, truth: Array, kind: Distance) -> Array:
         return cdist(prediction, truth, "cityblock")
     products = prediction @ truth.T
     if kind == "cosine":
-        return -_round_off(divide(products, _norms(prediction)[:, None] * _norms(truth)[None]), 1.0)
-    squares = np.square(truth).sum(axis=1)
-    return _round_off(
-        squares[None] - 2 * products, squares.max(initial=0) + np.abs(products).max(initial=0)
-    )
-
-
-def _round_off(values: Array, scale: float) -> Array:
-    """Values without their last digits, in which a matrix product of equal rows may differ."""
+        scale = 1.0
+        values = -divide(products, _norms(prediction)[:, None] * _norms(truth)[None])
+    else:
+        squares = np.square(truth).sum(axis=1)
+        scale = squares.max(initial=0) + np.abs(products).max(initial=0)
+        values = squares[None] - 2 * products
+    # A matrix product gives equal rows different last digits, and what is tied would not be.
     return np.round(values / scale, 12) if scale > 0 else values
+
+
+# Whether more is better, the least and the largest value.
+ERROR: Final = (False, 0, math.inf)
+_CORRELATION: Final = (True, -1, 1)
+_SHARE: Final = (True, 0, 1)
+_R2: Final = (True, -math.inf, 1)
+
+TABLE_METRICS: Final = (
+    Metric(
+        "mean_rowwise_rmse",
+        "RMSE (MRRMSE)",
+        "√ of the mean squared error over genes, of each condition; then the mean over conditions.",
+        lambda t: _rowwise_rmse(t.truth.values, t.prediction.values),
+        *ERROR,
+        zeros=None,
+        negative_control="zeros: the mean over conditions of the row's root mean square",
+    ),
+    Metric(
+        "mean_rowwise_mae",
+        "MAE",
+        "Mean absolute error over genes, of each condition.",
+        lambda t: _rowwise_mae(t.truth.values, t.prediction.values),
+        *ERROR,
+        zeros=None,
+        negative_control="zeros: the mean absolute true value",
+    ),
+    Metric(
+        "mean_rowwise_pearson",
+        "Pearson",
+        "Pearson's correlation over genes; 0 where a row is constant.",
+        lambda t: _rowwise_cosine(t.truth.centred, t.prediction.centred),
+        *_CORRELATION,
+        zeros=0,
+        negative_control="any constant row: 0",
+        scale_free=True,
+    ),
+    Metric(
+        "mean_rowwise_spearman",
+        "Spearman",
+        "Pearson's correlation of average ranks over genes; 0 where a row is constant.",
+        lambda t: _rowwise_cosine(t.truth.ranks, t.prediction.ranks),
+        *_CORRELATION,
+        zeros=0,
+        negative_control="any constant row: 0",
+        scale_free=True,
+    ),
+    Metric(
+        "mean_rowwise_cosine",
+        "Cosine",
+        "Cosine similarity over genes; 0 where a row is zero.",
+        lambda t: _rowwise_cosine(t.truth.values, t.prediction.values),
+        *_CORRELATION,
+        zeros=0,
+        negative_control="zeros: 0; a constant row gets that of the truth with a row of ones",
+        scale_free=True,
+    ),
+    Metric(
+        "perturbation_discrimination",
+        "Discrimination",
+        "Share of the other conditions of the same cell type whose truth has a larger cosine "
+        "distance from the prediction than its own truth has; ties count ½.",
+        lambda t: _discrimination(t.truth.values, t.prediction.values, t.groups),
+        *_SHARE,
+        zeros=0.5,
+        negative_control="any constant table: ½",
+        scale_free=True,
+        across=True,
+    ),
+    Metric(
+        "discrimination_l1",
+        "Discrimination (L1)",
+        "As perturbation_discrimination, with Manhattan distances as in the Virtual Cell "
+        "Challenge (which divides by N where this divides by N − 1). Inflating a prediction "
+        "raises it.",
+        lambda t: _discrimination(t.truth.values, t.prediction.values, t.groups, distance="l1"),
+        *_SHARE,
+        zeros=0.5,
+        negative_control="any constant table: ½",
+        across=True,
+    ),
+    Metric(
+        "centroid_accuracy",
+        "Discrimination (Euclidean)",
+        "As perturbation_discrimination, with Euclidean distances (Systema, Open Problems; there "
+        "ties are losses).",
+        lambda t: _discrimination(
+            t.truth.values, t.prediction.values, t.groups, distance="euclidean"
+        ),
+        *_SHARE,
+        zeros=0.5,
+        negative_control="any constant table: ½",
+        across=True,
+    ),
+    Metric(
+        "top_100_overlap",
+        "Top 100",
+        "Share of the 100 genes of largest absolute true value among the 100 of largest absolute "
+        "prediction; ties share their places.",
+        lambda t: _top_overlap(t.truth.values, t.prediction.values, k=100),
+        *_SHARE,
+        zeros=None,
+        negative_control="any constant row: 100 / genes, which is chance",
+        scale_free=True,
+    ),
+    Metric(
+        "sign_accuracy_de",
+        "DE sign",
+        "Share of the truly responding genes whose direction is right; a predicted 0 counts ½.",
+        lambda t: _sign_accuracy(t.truth.values, t.prediction.values, t.truth.de),
+        *_SHARE,
+        zeros=0.5,
+        negative_control="zeros: ½; a constant row gets the share of genes that go its way",
+        scale_free=True,
+    ),
+    Metric(
+        "de_precision",
+        "DE precision",
+        "Share of the genes predicted to respond that do; 0 where none is predicted.",
+        lambda t: _precision(t.truth.de, t.prediction.de),
+        *_SHARE,
+        zeros=0,
+        negative_control="zeros: 0; responding everywhere: the share of genes that respond",
+    ),
+    Metric(
+        "de_recall",
+        "DE recall",
+        "Share of the responding genes that are predicted to respond.",
+        lambda t: _recall(t.truth.de, t.prediction.de),
+        *_SHARE,
+        zeros=0,
+        negative_control="zeros: 0; responding everywhere: 1",
+    ),
+    Metric(
+        "de_overlap",
+        "DE overlap (VCC)",
+        "The Virtual Cell Challenge's score: genes that respond in truth and prediction over "
+        "those that do in truth; of a longer prediction only as many as there are, the strongest.",
+        lambda t: _de_overlap(t.truth.de, t.prediction.de, t.prediction.given),
+        *_SHARE,
+        zeros=0,
+        negative_control="zeros: 0",
+    ),
+    Metric(
+        "weighted_mse",
+        "Weighted MSE",
+        "Mean squared error weighted by evidence: |truth| scaled to 0..1 in its row, squared, "
+        "summing to 1.",
+        lambda t: _weighted_mse(t.truth.values, t.prediction.values, t.truth.weights),
+        *ERROR,
+        zeros=None,
+        negative_control="zeros: the weighted mean square of the truth",
+    ),
+    Metric(
+        "weighted_r2_delta_control",
+        "Weighted R²",
+        "1 − weighted squared error over the weighted variance of the truth; weights as in "
+        "weighted_mse, Δ to control (a DE table is one already).",
+        lambda t: _weighted_r2(t.truth.values, t.prediction.values, t.truth.weights),
+        *_R2,
+        zeros=None,
+        negative_control="zeros: below 0",
+    ),
+    Metric(
+        "weighted_r2_delta_perturbed_mean",
+        "Weighted R² (Δ mean)",
+        "As weighted_r2_delta_control, after the mean perturbation of the training rows is "
+        "subtracted from both.",
+        lambda t: _weighted_r2(*t.deviations, t.truth.weights),
+        *_R2,
+        zeros=None,
+        negative_control="the mean perturbation itself: at most 0",
+        needs="reference",
+    ),
+    Metric(
+        "pearson_delta_perturbed_mean",
+        "Pearson (Δ mean)",
+        "Pearson's correlation after the mean perturbation of the training rows is subtracted "
+        "from both.",
+        lambda t: _rowwise_pearson(*t.deviations),
+        *_CORRELATION,
+        zeros=None,
+        negative_control="the mean perturbation itself: 0",
+        needs="reference",
+    ),
+)

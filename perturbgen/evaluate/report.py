@@ -1,12 +1,14 @@
-"""``report.html``: one self-contained page about a scorecard, with controls that work from the keyboard.
+"""``report.html``: one self-contained page about a scorecard, with controls that work from the
+keyboard.
 
-The controls of the report and their style; the script behind them is in ``report_script``.
+The script behind the controls is ``report.js``, their style ``report.css``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from html import escape
+from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -14,7 +16,8 @@ import pandas as pd
 
 from perturbgen.core.console import format_value
 from perturbgen.core.page import PALETTE, Page
-from perturbgen.evaluate.outputs import (
+from perturbgen.evaluate.card import Scorecard
+from perturbgen.evaluate.markdown import (
     describe,
     headline_note,
     headline_records,
@@ -22,33 +25,10 @@ from perturbgen.evaluate.outputs import (
     stratum_records,
 )
 from perturbgen.evaluate.report_data import BUDGET, OWN, payload, script_json
-from perturbgen.evaluate.report_script import SCRIPT
-from perturbgen.evaluate.scorecard import Scorecard
 from perturbgen.evaluate.scoring import Intervals, calibration
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
-
-_STYLE: Final = """
-.controls { display: flex; flex-wrap: wrap; gap: 10px 18px; margin: 10px 0; align-items: end; }
-.controls label { display: flex; flex-direction: column; font-size: .85rem; color: var(--soft); max-width: 100%; }
-.controls label.tick { flex-direction: row; gap: 6px; align-items: center; padding-bottom: 6px; }
-.controls select, .controls input[type=search], .controls button { font: inherit; color: var(--ink); padding: 5px 8px;
-  border: 1px solid #8a949e; border-radius: 4px; background: #fff; max-width: 100%; min-height: 36px; }
-:is(select, input, button):focus-visible { outline: 3px solid var(--accent); outline-offset: 2px; }
-.plot { width: 100%; }
-.note { color: var(--soft); font-size: .92rem; min-height: 1.5em; max-width: none; }
-.tall { max-height: 520px; width: fit-content; max-width: 100%; overflow: auto; border: 1px solid var(--line); }
-.tall:focus-visible { outline: 3px solid var(--accent); }
-.tall table { margin: 0; }
-.tall th { position: sticky; top: 0; background: #fff; z-index: 1; }
-.tall th[scope=row] { left: 0; top: auto; z-index: 0; }
-.tall th, .tall td { padding: 4px 10px; white-space: nowrap; }
-th button { font: inherit; font-weight: 700; border: 0; background: none; padding: 2px; cursor: pointer;
-  color: inherit; }
-th[aria-sort=ascending] button::after { content: " ▲"; }
-th[aria-sort=descending] button::after { content: " ▼"; }
-"""
 
 _CONTROLS: Final = {
     "ranking": """<div class="controls">
@@ -60,12 +40,14 @@ _CONTROLS: Final = {
 <label>Group by<select id="group-level"></select></label>
 <label>Metric<select id="group-metric"></select></label>
 <label>Only rows with<input type="search" id="group-filter" autocomplete="off"></label></div>
-<div class="tall" tabindex="0" role="region" aria-label="Scores of groups"><table id="group-table"></table></div>
+<div class="tall" tabindex="0" role="region" aria-label="Scores of groups">
+<table id="group-table"></table></div>
 <p id="group-note" class="note" aria-live="polite"></p>""",
     "conditions": """<div class="controls">
 <label>Condition<select id="condition"></select></label>
 <label>Method<select id="condition-method"></select></label></div>
-<div id="condition-plot" class="plot" role="img" aria-label="Predicted against true values of genes"></div>
+<div id="condition-plot" class="plot" role="img"
+aria-label="Predicted against true values of genes"></div>
 <p id="condition-note" class="note" aria-live="polite"></p>
 <div class="tall" tabindex="0" role="region" aria-label="Strongest genes of a condition">
 <table id="condition-table"></table></div>""",
@@ -73,13 +55,12 @@ _CONTROLS: Final = {
 <label>Gene<input type="search" id="gene" list="gene-list" autocomplete="off"></label>
 <datalist id="gene-list"></datalist>
 <label>Method<select id="gene-method"></select></label></div>
-<div id="gene-plot" class="plot" role="img" aria-label="Predicted against true values of conditions"></div>
+<div id="gene-plot" class="plot" role="img"
+aria-label="Predicted against true values of conditions"></div>
 <p id="gene-note" class="note" aria-live="polite"></p>
-<div class="tall" tabindex="0" role="region" aria-label="Conditions of a gene"><table id="gene-table"></table></div>""",
+<div class="tall" tabindex="0" role="region" aria-label="Conditions of a gene">
+<table id="gene-table"></table></div>""",
 }
-_RMSE = "mean_rowwise_rmse"
-_ZEROS = "zeros"
-_RANKED = ("method", "baseline")
 
 
 def write_report(
@@ -104,16 +85,18 @@ def report_page(
     metadata: Mapping[str, Any] | None = None,
     budget: int = BUDGET,
 ) -> Page:
-    """The page: ranking, scores by group, predicted against true, genes, calibration, definitions, metadata.
+    """The page: ranking, scores by group, predicted against true, genes, calibration, definitions,
+    metadata.
 
-    ``predictions`` are those scored (zeros need no table). ``intervals`` give for a method and a nominal level the
-    lower and upper tables; ``ladder`` are oracles of the same experiment, rows with ``prediction`` and ``ratio`` (its
-    MRRMSE over that of zeros). ``budget`` limits the bytes of embedded tables: where they do not hold all genes, the
-    page says which it shows.
+    ``predictions`` are those scored (zeros need no table). ``intervals`` give for a method and a
+    nominal level the lower and upper tables; ``ladder`` are oracles of the same experiment, rows
+    with ``prediction`` and ``ratio`` (its MRRMSE over that of zeros). ``budget`` limits the bytes
+    of embedded tables: where they do not hold all genes, the page says which it shows.
     """
     data = payload(card, truth, predictions, budget=budget)
+    here = files("perturbgen.evaluate")
     page = Page(title, describe(card))
-    page.block(f"<style>{_STYLE}</style>")
+    page.block(f"<style>\n{(here / 'report.css').read_text('utf-8')}</style>")
     page.section("Ranking", headline_note(card))
     page.table(_unbroken(headline_records(card)))
     page.block(_CONTROLS["ranking"])
@@ -133,11 +116,13 @@ def report_page(
         _ladder_section(page, card, ladder)
     _tables_section(page, card)
     page.section("Run")
-    page.table(
-        [{"what": name, "value": value} for name, value in _flat({**card.info, **(metadata or {})})]
-    )
+    run = _flat({**card.info, **(metadata or {})})
+    page.table([{"what": name, "value": value} for name, value in run])
+    palette = ",".join(f'"{colour}"' for colour in PALETTE)
+    script = f"const PALETTE = [{palette}];\n{(here / 'report.js').read_text('utf-8')}"
     page.block(
-        f'<script type="application/json" id="data">{script_json(data)}</script><script>{SCRIPT}</script>'
+        f'<script type="application/json" id="data">{script_json(data)}</script>'
+        f"<script>{script}</script>"
     )
     return page
 
@@ -146,18 +131,33 @@ def _gene_note(data: Mapping[str, Any]) -> str:
     """Which genes are embedded."""
     shown, total = len(data["genes"]), data["all_genes"]
     if shown == total:
-        return f"A point is a gene; all {total:,} are shown, the {OWN} strongest of the condition in another colour."
+        return (
+            f"A point is a gene; all {total:,} are shown, the {OWN} strongest of the condition in "
+            "another colour."
+        )
     return (
-        f"A point is a gene: the {OWN} strongest of the condition, and genes that are the same for all. To keep this "
-        f"page small, of the {total:,} genes these are {shown:,}: half are those of largest root mean square over the "
-        "conditions, half an even sample of the rest, from strong to silent. Scores are over all genes."
+        f"A point is a gene: the {OWN} strongest of the condition, and genes that are the same for "
+        f"all. To keep this page small, of the {total:,} genes these are {shown:,}: half are those "
+        "of largest root mean square over the conditions, half an even sample of the rest, from "
+        "strong to silent. Scores are over all genes."
     )
+
+
+def _unbroken(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Records whose texts stay on one line each."""
+    return [
+        {k: v.replace(" ", "\u00a0") if isinstance(v, str) else v for k, v in r.items()}
+        for r in records
+    ]
 
 
 def _tables_section(page: Page, card: Scorecard) -> None:
     """Every number with its interval, and what the metrics mean."""
-    note = "Mean over conditions [95 % interval], in brackets the share of the dynamic range between the controls."
-    page.section("All metrics", note)
+    page.section(
+        "All metrics",
+        "Mean over conditions [95 % interval], in brackets the share of the dynamic range between "
+        "the controls.",
+    )
     page.table(_unbroken(metric_records(card)))
     if len(card.stratum_table):
         page.section("Strata", "Headline within groups of conditions.")
@@ -177,91 +177,61 @@ def _tables_section(page: Page, card: Scorecard) -> None:
     )
 
 
-def _unbroken(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Records whose texts stay on one line each."""
-    return [
-        {k: v.replace(" ", "\u00a0") if isinstance(v, str) else v for k, v in r.items()}
-        for r in records
-    ]
-
-
 def _calibration_section(
     page: Page, truth: pd.DataFrame, intervals: Mapping[str, Intervals]
 ) -> None:
-    """Nominal against actual coverage."""
-    found = {
-        name: calibration(truth, levels).groupby(level="nominal").mean()
-        for name, levels in intervals.items()
-    }
-    page.section("Calibration", "How often the truth lies within the intervals that methods gave.")
-    caption = "On the diagonal intervals hold what they promise; below it they are too narrow."
-    page.figure(_calibration_plot(found), caption)
-    page.table(
-        [
-            {
-                "method": name,
-                "nominal": level,
-                "coverage": float(row["coverage"]),
-                "mean width": float(row["width"]),
-            }
-            for name, table in found.items()
-            for level, row in table.iterrows()
-        ]
-    )
-
-
-def _calibration_plot(found: Mapping[str, pd.DataFrame]) -> Figure:
-    """A line for each method."""
+    """Nominal against actual coverage, a line for each method."""
     from plotly.graph_objects import Figure
 
     figure = Figure()
-    figure.add_scatter(
-        x=[0, 1], y=[0, 1], mode="lines", name="exact", line={"color": "#8a949e", "dash": "dot"}
-    )
-    for i, (name, table) in enumerate(found.items()):
-        colour = PALETTE[i % len(PALETTE)]
-        marks = {"mode": "lines+markers", "name": escape(name), "line": {"color": colour}}
-        figure.add_scatter(x=table.index, y=table["coverage"], **marks)
-    figure.update_xaxes(title="nominal coverage", range=[0, 1.02]).update_yaxes(
-        title="coverage", range=[0, 1.02]
-    )
-    return figure.update_layout(height=420)
+    diagonal = {"color": "#8a949e", "dash": "dot"}
+    figure.add_scatter(x=[0, 1], y=[0, 1], mode="lines", name="exact", line=diagonal)
+    rows = []
+    for i, (name, levels) in enumerate(intervals.items()):
+        table = calibration(truth, levels).groupby(level="nominal").mean()
+        marks = {"mode": "lines+markers", "line": {"color": PALETTE[i % len(PALETTE)]}}
+        figure.add_scatter(x=table.index, y=table["coverage"], name=escape(name), **marks)
+        for level, row in table.iterrows():
+            found = {"coverage": float(row["coverage"]), "mean width": float(row["width"])}
+            rows.append({"method": name, "nominal": level, **found})
+    figure.update_xaxes(title="nominal coverage", range=[0, 1.02])
+    figure.update_yaxes(title="coverage", range=[0, 1.02]).update_layout(height=420)
+    page.section("Calibration", "How often the truth lies within the intervals that methods gave.")
+    caption = "On the diagonal intervals hold what they promise; below it they are too narrow."
+    page.figure(figure, caption)
+    page.table(rows)
 
 
 def _ladder_section(page: Page, card: Scorecard, ladder: Sequence[Mapping[str, Any]]) -> None:
-    """What a perfect generator would score, and where the methods stand on the same scale."""
+    """What a perfect generator would score, and where the methods stand on the same scale; controls
+    have no place.
+    """
     rungs = [
-        (str(row["prediction"]), float(row["ratio"]))
-        for row in ladder
-        if row["prediction"] != _ZEROS
+        (str(r["prediction"]), float(r["ratio"])) for r in ladder if r["prediction"] != "zeros"
     ]
-    methods = _error_ratios(card)
+    errors = card.table[card.table["metric"] == "mean_rowwise_rmse"].set_index("method")["value"]
+    methods = []
+    if "zeros" in errors and errors["zeros"] > 0:
+        ranked = [name for name in card.methods if card.role(name) in ("method", "baseline")]
+        methods = [(name, float(errors[name] / errors["zeros"])) for name in ranked]
     page.section(
         "Oracle ladder",
-        "MRRMSE over that of zeros; less is better. The oracle knows the truth of the simulation and draws its cells; "
-        "what is done with them decides. The methods of this comparison stand beside it.",
+        "MRRMSE over that of zeros; less is better. The oracle knows the truth of the simulation and "
+        "draws its cells; what is done with them decides. The methods of this comparison stand "
+        "beside it.",
     )
-    caption = "Hollow: the oracle's predictions. Filled: methods. Left of the line is better than predicting zeros."
+    caption = (
+        "Hollow: the oracle's predictions. Filled: methods. Left of the line is better than "
+        "predicting zeros."
+    )
     page.figure(_ladder_plot(rungs, methods), caption)
     rows = [("oracle", *rung) for rung in rungs] + [("method", *method) for method in methods]
     page.table(
         [
-            {"prediction": name, "by": who, "ratio to zeros": ratio}
-            for who, name, ratio in sorted(rows, key=lambda row: row[2])
+            {"prediction": name, "by": by, "ratio to zeros": ratio}
+            for by, name, ratio in sorted(rows, key=lambda row: row[2])
         ]
     )
-
-
-def _error_ratios(card: Scorecard) -> list[tuple[str, float]]:
-    """The MRRMSE of each method over that of zeros, none where it was not computed; controls aside."""
-    rows = card.table[card.table["metric"] == _RMSE].set_index("method")["value"]
-    if _ZEROS not in rows or not rows[_ZEROS] > 0:
-        return []
-    return [
-        (name, float(rows[name] / rows[_ZEROS]))
-        for name in card.methods
-        if card.role(name) in _RANKED
-    ]
 
 
 def _ladder_plot(
@@ -275,18 +245,13 @@ def _ladder_plot(
         ("oracle", rungs, "diamond-open", PALETTE[1]),
         ("method", methods, "circle", PALETTE[0]),
     ):
-        marker = {
-            "size": 11,
-            "symbol": symbol,
-            "color": colour,
-            "line": {"width": 2, "color": colour},
-        }
+        line = {"width": 2, "color": colour}
         figure.add_scatter(
             x=[ratio for _, ratio in rows],
             y=[escape(what) for what, _ in rows],
             name=name,
             mode="markers",
-            marker=marker,
+            marker={"size": 11, "symbol": symbol, "color": colour, "line": line},
             hovertemplate="%{y}: %{x:.3f}<extra></extra>",
         )
     order = [escape(what) for what, _ in sorted([*rungs, *methods], key=lambda row: -row[1])]
@@ -295,9 +260,8 @@ def _ladder_plot(
         type="category", categoryorder="array", categoryarray=order, automargin=True
     )
     figure.update_xaxes(title="MRRMSE over that of zeros", gridcolor="#e5e9ed")
-    return figure.update_layout(
-        height=150 + 26 * len(order), legend={"orientation": "h", "y": 1.05}
-    )
+    legend = {"orientation": "h", "y": 1.05}
+    return figure.update_layout(height=150 + 26 * len(order), legend=legend)
 
 
 def _flat(record: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
@@ -306,11 +270,8 @@ def _flat(record: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     for key, value in record.items():
         if isinstance(value, Mapping):
             pairs += _flat(value, f"{prefix}{key}.")
+        elif isinstance(value, (list, tuple)):
+            pairs.append((f"{prefix}{key}", " ".join(map(str, value))))
         elif value is not None:
-            text = (
-                " ".join(map(str, value))
-                if isinstance(value, (list, tuple))
-                else format_value(value)
-            )
-            pairs.append((f"{prefix}{key}", text))
+            pairs.append((f"{prefix}{key}", format_value(value)))
     return pairs

@@ -1,4 +1,4 @@
-"""What the report embeds: scores of all conditions, and tables of as many genes as its size allows."""
+"""What the report embeds: scores of all conditions, tables of as many genes as its size allows."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pandas as pd
 from perturbgen.core.console import plain
 from perturbgen.core.stats import Array
 from perturbgen.evaluate.align import same_levels
-from perturbgen.evaluate.scorecard import HEADLINE_NAME, Scorecard
+from perturbgen.evaluate.card import HEADLINE_NAME, Scorecard
 
 BUDGET = 2_200_000  # bytes of tables: with plotly and the scores, the page stays below 8 MB
 OWN = 20  # of each condition's own strongest genes are embedded besides
@@ -36,24 +36,31 @@ def payload(
     strongest = np.argsort(-np.abs(true), axis=1, kind="stable")[:, :OWN]
     names, codes = np.unique(strongest, return_inverse=True)
     shared, own = {}, {}
-    for (
-        name,
-        table,
-    ) in predictions.items():  # one at a time: a whole copy of each would be as large as all tables
+    # One at a time: a whole copy of each would be as large as all tables.
+    for name, table in predictions.items():
         values = _on_card(card, table, columns, name)
-        shared[name], own[name] = _quantised(values[:, genes]), _picked(values, strongest)
+        shared[name] = _quantised(values[:, genes])
+        own[name] = _quantised(np.take_along_axis(values, strongest, axis=1))
+    methods = card.ranking["method"]
+    labels = [label if isinstance(label, tuple) else (label,) for label in card.scores.columns]
+    head = {"name": HEADLINE_NAME, "title": "Headline", "up": True}
+    metrics = [head | {"ranks": bool(card.ranking["value"].notna().any())}]
+    scores = {}
+    for metric, ranks in zip(card.metrics, card.overall.ranks, strict=True):
+        about = {"name": metric.name, "title": metric.title, "up": metric.higher_is_better}
+        metrics.append(about | {"ranks": bool(ranks)})
+        scores[metric.name] = _floats(card.scores.xs(metric.name, level="metric").loc[methods])
+    drawn = ["value", "low", "high", "share", "share_low", "share_high"]
     return {
-        "methods": [{"name": name, "role": card.role(name)} for name in card.ranking["method"]],
-        "metrics": _metric_list(card),
+        "methods": [{"name": name, "role": card.role(name)} for name in methods],
+        "metrics": metrics,
         "levels": [str(name or "condition") for name in card.scores.columns.names],
-        "conditions": [
-            list(map(str, label if isinstance(label, tuple) else (label,)))
-            for label in card.scores.columns
-        ],
-        "overall": _overall(card),
-        "scores": {
-            metric.name: _floats(_method_scores(card, metric.name)) for metric in card.metrics
+        "conditions": [list(map(str, label)) for label in labels],
+        "overall": {
+            str(metric): rows.set_index("method").loc[methods, drawn].to_numpy().tolist()
+            for metric, rows in card.table.groupby("metric", sort=False)
         },
+        "scores": scores,
         "genes": [str(gene) for gene in columns[genes]],
         "all_genes": len(columns),
         "truth": _quantised(true[:, genes]),
@@ -61,7 +68,7 @@ def payload(
         "own": {
             "names": [str(gene) for gene in columns[names]],
             "codes": codes.reshape(strongest.shape).tolist(),
-            "truth": _picked(true, strongest),
+            "truth": _quantised(np.take_along_axis(true, strongest, axis=1)),
             "tables": own,
         },
     }
@@ -70,16 +77,13 @@ def payload(
 def _on_card(card: Scorecard, table: pd.DataFrame, genes: pd.Index, name: str) -> Array:
     """The values (conditions, genes) that were scored, joined by label; what is missing is 0."""
     conditions = card.scores.columns
-    values = (
-        same_levels(table, conditions, name)
-        .reindex(index=conditions, columns=genes)
-        .to_numpy(float)
-    )
-    return np.nan_to_num(values, nan=0.0)
+    found = same_levels(table, conditions, name).reindex(index=conditions, columns=genes)
+    return np.nan_to_num(found.to_numpy(float), nan=0.0)
 
 
 def _choose_genes(truth: Array, count: int) -> Array:
-    """Positions of the genes to embed: half are the strongest, half an even sample of the rest, strong to silent.
+    """Positions of the genes to embed: half are the strongest, half an even sample of the rest,
+    strong to silent.
 
     Strength is the root mean square over conditions (conditions, genes).
     """
@@ -93,46 +97,9 @@ def _choose_genes(truth: Array, count: int) -> Array:
     return np.concatenate([first, sample])
 
 
-def _picked(values: Array, strongest: Array) -> dict[str, Any]:
-    """The values of each condition's own strongest genes (conditions, OWN)."""
-    return _quantised(np.take_along_axis(values, strongest, axis=1))
-
-
-def _method_scores(card: Scorecard, metric: str) -> Array:
-    """Scores of one metric (methods, conditions), methods in the order of the ranking."""
-    return card.scores.xs(metric, level="metric").loc[card.ranking["method"]].to_numpy()
-
-
-def _metric_list(card: Scorecard) -> list[dict[str, Any]]:
-    """The headline and the metrics, with direction and whether they rank."""
-    found = [
-        {
-            "name": metric.name,
-            "title": metric.title,
-            "up": metric.higher_is_better,
-            "ranks": bool(ranks),
-        }
-        for metric, ranks in zip(card.metrics, card.overall.ranks, strict=True)
-    ]
-    ranked = bool(card.ranking["value"].notna().any())
-    return [{"name": HEADLINE_NAME, "title": "Headline", "up": True, "ranks": ranked}, *found]
-
-
-def _overall(card: Scorecard) -> dict[str, list[list[float]]]:
-    """Value, its interval, share and its interval, of every method in the order of the ranking, by metric."""
-    columns = ["value", "low", "high", "share", "share_low", "share_high"]
-    return {
-        str(metric): rows.set_index("method")
-        .loc[card.ranking["method"], columns]
-        .to_numpy()
-        .tolist()
-        for metric, rows in card.table.groupby("metric", sort=False)
-    }
-
-
-def _floats(values: Array) -> str:
+def _floats(values: pd.DataFrame) -> str:
     """32-bit floats, little-endian, base64."""
-    return base64.b64encode(np.ascontiguousarray(values, "<f4").tobytes()).decode()
+    return base64.b64encode(np.ascontiguousarray(values.to_numpy(), "<f4").tobytes()).decode()
 
 
 def _quantised(values: Array) -> dict[str, Any]:
@@ -147,7 +114,6 @@ def _quantised(values: Array) -> dict[str, Any]:
 
 
 def script_json(record: Mapping[str, Any]) -> str:
-    """JSON that may stand inside a script element."""
-    return json.dumps(plain(dict(record)), separators=(",", ":"), allow_nan=False).replace(
-        "<", "\\u003c"
-    )
+    """JSON that may stand inside a script element, where a name with ``</script>`` would end it."""
+    text = json.dumps(plain(dict(record)), separators=(",", ":"), allow_nan=False)
+    return text.replace("<", "\\u003c")

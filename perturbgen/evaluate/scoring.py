@@ -1,13 +1,12 @@
-"""``score``: a truth and a prediction as labelled tables, to a table of metrics x conditions.
+"""From labelled tables to scores: one prediction (``score``), cells (``score_cells``), several
+methods (``scorecard``).
 
-From a truth and several predictions to a scorecard.
-
-Whether intervals around predictions hold what they promise.
+Also whether intervals around predictions hold what they promise (``calibration``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,55 +14,16 @@ import pandas as pd
 
 from perturbgen.core.errors import ConfigError, SchemaError, shorten
 from perturbgen.core.stats import Array
-from perturbgen.evaluate import metrics as de
-from perturbgen.evaluate.align import (
-    BLOCK_ROWS,
-    Policy,
-    RowMetric,
-    Rows,
-    Values,
-    align,
-    in_common,
-    select,
-    shared,
-)
-from perturbgen.evaluate.metrics import (
-    Distance,
-    discrimination,
-    rowwise_cosine,
-    rowwise_mae,
-    rowwise_pearson,
-    rowwise_rmse,
-)
-from perturbgen.evaluate.records import HEADLINE, OPEN_PROBLEMS, Metric, choose_metrics
-from perturbgen.evaluate.scorecard import Scorecard
-from perturbgen.evaluate.strata import effect_sizes, strata
+from perturbgen.evaluate.align import Policy, align, in_common, select, shared
+from perturbgen.evaluate.card import Scorecard
+from perturbgen.evaluate.catalogue import HEADLINE, OPEN_PROBLEMS, choose_metrics
+from perturbgen.evaluate.cells import cell_pair
+from perturbgen.evaluate.groups import effect_sizes, find_clusters, strata
+from perturbgen.evaluate.metrics import compute
+from perturbgen.evaluate.values import Comparison, Values
 
 _CELL_TYPE = "cell_type"
-
-_ROW_WISE: dict[str, RowMetric] = {
-    "mean_rowwise_rmse": lambda t: rowwise_rmse(t.truth.values, t.prediction.values),
-    "mean_rowwise_mae": lambda t: rowwise_mae(t.truth.values, t.prediction.values),
-    "mean_rowwise_pearson": lambda t: rowwise_cosine(t.truth.centred, t.prediction.centred),
-    "mean_rowwise_spearman": lambda t: rowwise_cosine(t.truth.ranks, t.prediction.ranks),
-    "mean_rowwise_cosine": lambda t: rowwise_cosine(t.truth.values, t.prediction.values),
-    "top_100_overlap": lambda t: de.top_overlap(t.truth.values, t.prediction.values, k=100),
-    "sign_accuracy_de": lambda t: de.sign_accuracy(t.truth.values, t.prediction.values, t.truth.de),
-    "de_precision": lambda t: de.precision(t.truth.de, t.prediction.de),
-    "de_recall": lambda t: de.recall(t.truth.de, t.prediction.de),
-    "de_overlap": lambda t: de.de_overlap(t.truth.de, t.prediction.de, t.prediction.given),
-    "weighted_mse": lambda t: de.weighted_mse(t.truth.values, t.prediction.values, t.truth.weights),
-    "weighted_r2_delta_control": lambda t: de.weighted_r2(
-        t.truth.values, t.prediction.values, t.truth.weights
-    ),
-    "weighted_r2_delta_perturbed_mean": lambda t: de.weighted_r2(*t.deviations, t.truth.weights),
-    "pearson_delta_perturbed_mean": lambda t: rowwise_pearson(*t.deviations),
-}
-_DISCRIMINATION: dict[str, Distance] = {
-    "perturbation_discrimination": "cosine",
-    "discrimination_l1": "l1",
-    "centroid_accuracy": "euclidean",
-}
+_ZEROS = "zeros"
 
 
 def score(
@@ -80,71 +40,33 @@ def score(
     clip: float | None = None,
     name: str = "the prediction",
 ) -> pd.DataFrame:
-    """Every metric for every condition: metrics x conditions; its ``mean(axis=1)`` is what is usually reported.
+    """Every metric for every condition: metrics x conditions; its ``mean(axis=1)`` is what is
+    usually reported.
 
-    ``truth`` and ``prediction`` are conditions x genes, joined by label, of signed −log10 p (or any statistic, as long
-    as no DE metric is wanted). Other genes or rows are errors unless ``genes`` or ``rows`` is ``truth`` (the prediction
-    may have more) or ``intersection``. ``groups``, a level of the index or a column of labels, says which conditions
-    are told apart from which. ``reference`` is the mean perturbation of the training rows, a value a gene or
-    conditions x genes. A gene responds where its p, Benjamini-Hochberg adjusted within the condition with ``adjust``,
-    is at most ``level``; this is seen in the tables as they are, everything else within ± ``clip``. NaN where a metric
-    says nothing of a condition: no gene responds, nobody to be told apart from.
+    ``truth`` and ``prediction`` are conditions x genes, joined by label, of signed −log10 p (or any
+    statistic, as long as no DE metric is wanted). Other genes or rows are errors unless ``genes``
+    or ``rows`` is ``truth`` (the prediction may have more) or ``intersection``. ``groups``, a level
+    of the index or a column of labels, says which conditions are told apart from which.
+    ``reference`` is the mean perturbation of the training rows, a value a gene or conditions x
+    genes. A gene responds where its p, Benjamini-Hochberg adjusted within the condition with
+    ``adjust``, is at most ``level``; this is seen in the tables as they are, everything else within
+    ± ``clip``. NaN where a metric says nothing of a condition: no gene responds, or there is no
+    other condition to be told apart from.
     """
     chosen = choose_metrics(metrics, reference=reference is not None)
     _require_level(level)
     true, predicted = align(truth, prediction, genes=genes, rows=rows, name=name)
-    values = _compute(
-        chosen,
+    pair = Comparison(
         Values(true.to_numpy(), level, adjust, clip),
         Values(predicted.to_numpy(), level, adjust, clip),
-        groups=_find_groups(true.index, groups),
-        reference=_find_reference(true, reference),
+        _find_groups(true.index, groups),
+        _find_reference(true, reference),
     )
-    return pd.DataFrame(
-        values, pd.Index([metric.name for metric in chosen], name="metric"), true.index
-    )
-
-
-def _compute(
-    metrics: Sequence[Metric],
-    truth: Values,
-    prediction: Values,
-    *,
-    groups: Array,
-    reference: Array | None,
-) -> Array:
-    """The scores (metrics, conditions) of a prediction whose rows are the truth's."""
-    names = [metric.name for metric in metrics if metric.name in _ROW_WISE]
-    found = (
-        dict(zip(names, _compute_rows(names, truth, prediction, reference), strict=True))
-        if names
-        else {}
-    )
-    for metric in metrics:
-        if metric.name in _DISCRIMINATION:
-            distance = _DISCRIMINATION[metric.name]
-            found[metric.name] = discrimination(
-                truth.values, prediction.values, groups, distance=distance
-            )
-    return np.reshape([found[metric.name] for metric in metrics], (len(metrics), len(truth.values)))
-
-
-def _compute_rows(
-    names: Sequence[str], truth: Values, prediction: Values, reference: Array | None
-) -> Array:
-    """The row-wise scores (metrics, conditions), a block of rows at a time."""
-    parts = [np.empty((len(names), 0))]
-    for number, (true, predicted) in enumerate(zip(truth.blocks, prediction.blocks, strict=True)):
-        at = slice(number * BLOCK_ROWS, (number + 1) * BLOCK_ROWS)
-        rows = Rows(true, predicted, None if reference is None else reference[at])
-        parts.append(
-            np.reshape([_ROW_WISE[name](rows) for name in names], (len(names), len(true.values)))
-        )
-    return np.concatenate(parts, axis=1)
+    names = pd.Index([metric.name for metric in chosen], name="metric")
+    return pd.DataFrame(compute(chosen, pair), names, true.index)
 
 
 def _require_level(level: float) -> None:
-    """A level of significance lies between 0 and 1."""
     if not 0 < level < 1:
         raise ConfigError(
             f"level={level} is no level of significance", expected="a number between 0 and 1"
@@ -152,7 +74,9 @@ def _require_level(level: float) -> None:
 
 
 def _find_groups(conditions: pd.Index, groups: str | pd.Series | None) -> Array:
-    """The group of each condition (conditions,): a level of the index, a column joined by label, or one for all."""
+    """The group of each condition (conditions,): a level of the index, a column joined by label, or
+    one for all.
+    """
     if isinstance(groups, pd.Series):
         absent = conditions[~conditions.isin(groups.index)]
         if len(absent):
@@ -186,18 +110,45 @@ def _find_reference(
     return np.broadcast_to(values.to_numpy(), truth.shape)
 
 
-def open_problems_mean_score(values: pd.Series, worst: pd.Series) -> float:
-    """The mean score of Open Problems' website, from mean values of its five metrics and those of its worst control.
+def score_cells(
+    truth: Mapping[Hashable, pd.DataFrame | Array],
+    prediction: Mapping[Hashable, pd.DataFrame | Array],
+    *,
+    metrics: Sequence[str] | None = None,
+    rows: Policy = "exact",
+) -> pd.DataFrame:
+    """Every metric of cells for every condition, metrics x conditions, from cells x features of
+    each condition.
 
-    Errors are scaled as 1 − v / v_worst (their worst control is ``sample``), correlations are taken as they are; each
-    is cut to 0..1.
+    Labelled frames are joined by feature; arrays must have the same features in the same order.
+    ``rows`` says what happens to conditions that only one side has, as in
+    :func:`perturbgen.evaluate.score`.
+    """
+    chosen = choose_metrics(metrics, cells=True)
+    if not len(truth) or not len(prediction):
+        raise SchemaError("no cells were given", expected="{condition: cells x features}")
+    known, found = pd.Index(list(truth)), pd.Index(list(prediction))
+    labels = shared(known, found, rows, "conditions", "rows", "the prediction")
+    columns = []
+    for label in labels:
+        pair = cell_pair(truth[label], prediction[label], label)
+        columns.append(np.array([metric.compute(pair) for metric in chosen]))
+    names = pd.Index([metric.name for metric in chosen], name="metric")
+    table = pd.DataFrame(np.column_stack(columns), index=names)
+    table.columns = labels
+    return table
+
+
+def open_problems_mean_score(values: pd.Series, worst: pd.Series) -> float:
+    """The mean score of Open Problems' website, from mean values of its five metrics and those of
+    its worst control.
+
+    Errors are scaled as 1 − v / v_worst (their worst control is ``sample``), correlations are taken
+    as they are; each is cut to 0..1.
     """
     errors = list(OPEN_PROBLEMS[:2])
     scaled = pd.concat([1 - values[errors] / worst[errors], values[list(OPEN_PROBLEMS[2:])]])
     return float(scaled.clip(0, 1).mean())
-
-
-_ZEROS = "zeros"
 
 
 def scorecard(
@@ -221,12 +172,14 @@ def scorecard(
     seed: int = 0,
     info: Mapping[str, Any] | None = None,
 ) -> Scorecard:
-    """Score every prediction on the same conditions and genes, and set each score between its controls.
+    """Score every prediction on the same conditions and genes, and set each score between its
+    controls.
 
-    ``zeros`` is added where it is among ``negatives`` and not among ``predictions``. With ``rows`` or ``genes`` as
-    ``intersection``, all predictions are scored on what all of them have. ``conditions``, labelled as the truth, gives
-    strata (``n_cells``, ``compound_seen``, ...) beside effect size and the levels of the index; ``clusters`` names a
-    level of the index or a column of it whose conditions are resampled together. See :func:`score` for the rest.
+    ``zeros`` is added where it is among ``negatives`` and not among ``predictions``. With ``rows``
+    or ``genes`` as ``intersection``, all predictions are scored on what all of them have.
+    ``conditions``, labelled as the truth, gives strata (``n_cells``, ``compound_seen``, ...) beside
+    effect size and the levels of the index; ``clusters`` names a level of the index or a column of
+    it whose conditions are resampled together. See :func:`score` for the rest.
     """
     chosen = choose_metrics(metrics, reference=reference is not None)
     _require_level(level)
@@ -235,11 +188,11 @@ def scorecard(
         tables = {_ZEROS: pd.DataFrame(0.0, true.index, true.columns), **tables}
     values = Values(true.to_numpy(), level, adjust)
     told_apart, mean = _find_groups(true.index, groups), _find_reference(true, reference)
-    scored = {}
+    names, scored = [metric.name for metric in chosen], {}
     for name, table in tables.items():
-        predicted = Values(table.to_numpy(), level, adjust)
-        found = _compute(chosen, values, predicted, groups=told_apart, reference=mean)
-        scored[name] = pd.DataFrame(found, [metric.name for metric in chosen], true.index)
+        pair = Comparison(values, Values(table.to_numpy(), level, adjust), told_apart, mean)
+        scored[name] = pd.DataFrame(compute(chosen, pair), names, true.index)
+    about = {"conditions": len(true), "genes": true.shape[1], "level": level, "adjusted_p": adjust}
     return Scorecard(
         join_scores(scored),
         tuple(negatives),
@@ -250,13 +203,7 @@ def scorecard(
         headline=tuple(headline),
         resamples=resamples,
         seed=seed,
-        info={
-            **(info or {}),
-            "conditions": len(true),
-            "genes": true.shape[1],
-            "level": level,
-            "adjusted_p": adjust,
-        },
+        info={**(info or {}), **about},
     )
 
 
@@ -269,6 +216,8 @@ def _align_all(
     kept = {}
     for name, table in predictions.items():
         truth, kept[name] = in_common(truth, table, genes=genes, rows=rows, name=name)
+    # A second time, since each prediction may have taken labels from the truth that the ones before
+    # it still have.
     true, aligned = truth, {}
     for name, table in kept.items():
         true, aligned[name] = align(truth, select(table, truth.index, truth.columns), name=name)
@@ -276,72 +225,49 @@ def _align_all(
 
 
 def join_scores(scores: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """Tables of metrics x conditions, by method, as one with rows (method, metric); their conditions must agree.
+    """Tables of metrics x conditions, by method, as one with rows (method, metric); their
+    conditions must agree.
 
-    What :func:`score` and :func:`score_cells` return can be joined here, and given to :class:`Scorecard`.
+    What :func:`score` and :func:`score_cells` return can be joined here, and given to
+    :class:`Scorecard`.
     """
     if not scores:
         raise ConfigError("there are no scores to join")
-    first = next(iter(scores.values()))
+    first = next(iter(scores.values())).columns
     for name, table in scores.items():
-        shared(first.columns, table.columns, "exact", "conditions", "rows", name)
-    joined = pd.concat(
-        {name: table[first.columns] for name, table in scores.items()}, names=["method", "metric"]
-    )
-    return joined.rename_axis(index=["method", "metric"])
-
-
-def find_clusters(
-    index: pd.Index, conditions: pd.DataFrame | None, name: str | None
-) -> pd.Series | None:
-    """The cluster of each condition, from a level of the index or a column of the table of conditions."""
-    if name is None:
-        return None
-    if name in index.names:
-        return pd.Series(index.get_level_values(name), index)
-    if conditions is not None and name in conditions:
-        return conditions[name].reindex(index)
-    columns = [] if conditions is None else list(conditions)
-    raise SchemaError(
-        f"there is no {name!r} to cluster by",
-        expected=f"one of {shorten([*index.names, *columns], 12)}",
-    )
+        shared(first, table.columns, "exact", "conditions", "rows", name)
+    levels = ["method", "metric"]
+    joined = pd.concat({name: table[first] for name, table in scores.items()}, names=levels)
+    return joined.rename_axis(index=levels)
 
 
 Intervals = Mapping[float, tuple[pd.DataFrame, pd.DataFrame]]
 
 
-def _coverage(truth: Array, lower: Array, upper: Array) -> Array:
-    """Share of a row's true values within their intervals, ends included (conditions,)."""
-    return ((truth >= lower) & (truth <= upper)).mean(axis=1)
-
-
 def calibration(truth: pd.DataFrame, intervals: Intervals) -> pd.DataFrame:
     """Coverage and mean width of a method's intervals: rows (nominal level, condition).
 
-    ``intervals`` gives for every nominal level, say 0.9, a lower and an upper table, labelled as the truth (both may
-    have more conditions and genes).
+    ``intervals`` gives for every nominal level, say 0.9, a lower and an upper table, labelled as
+    the truth (both may have more conditions and genes). A value at an end of its interval is
+    covered.
     """
-    parts = []
+    parts = {}
     for level, (lower, upper) in sorted(intervals.items()):
         if not 0 < level < 1:
             raise SchemaError(
                 f"an interval of level {level}", expected="a nominal coverage between 0 and 1"
             )
-        true, low = align(
-            truth, lower, genes="truth", rows="truth", name=f"the lower ends at {level:g}"
-        )
-        _, high = align(
-            truth, upper, genes="truth", rows="truth", name=f"the upper ends at {level:g}"
-        )
+        labels: dict[str, Any] = {"genes": "truth", "rows": "truth"}
+        true, low = align(truth, lower, name=f"the lower ends at {level:g}", **labels)
+        _, high = align(truth, upper, name=f"the upper ends at {level:g}", **labels)
         crossed = (low > high).to_numpy()
         if crossed.any():
             raise SchemaError(
                 f"{int(crossed.sum())} lower ends at {level:g} are above their upper ends"
             )
-        found = _coverage(true.to_numpy(), low.to_numpy(), high.to_numpy())
+        inside = ((true >= low) & (true <= high)).to_numpy().mean(axis=1)
         width = (high - low).to_numpy().mean(axis=1)
-        parts.append(pd.DataFrame({"coverage": found, "width": width}, index=true.index))
+        parts[level] = pd.DataFrame({"coverage": inside, "width": width}, index=true.index)
     if not parts:
         raise SchemaError("no intervals were given", expected="{0.9: (lower, upper)}")
-    return pd.concat(dict(zip(sorted(intervals), parts, strict=True)), names=["nominal"])
+    return pd.concat(parts, names=["nominal"])

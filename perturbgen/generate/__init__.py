@@ -1,4 +1,5 @@
-"""How many cells a well of an unmeasured condition holds, and how deep each of them is sequenced.
+"""Cells of unmeasured conditions: how many a well holds, how deep each is sequenced, and their
+counts.
 
 >>> from perturbgen.generate import design_wells, fit_samplers, well_table
 >>> table = well_table(cells)
@@ -7,16 +8,33 @@
 >>> counts = sampler.counts(wells, 20, rng)
 """
 
+from perturbgen.generate.cells import CellGenerator, Plan, add_covariates
 from perturbgen.generate.forest import SamplerSettings
+from perturbgen.generate.latents import Route, make_latents, read_batches, require_route
+from perturbgen.generate.replicates import require_ours, write_replicates
 from perturbgen.generate.sampler import CellSampler, fit_samplers
-from perturbgen.generate.wells import WellTable, design_wells, tabulate, well_table
+from perturbgen.generate.validate import calibration_page, cross_validate, summarise
+from perturbgen.generate.wells import WELL, WellTable, design_wells, tabulate, well_table
 
 __all__ = [
+    "WELL",
+    "CellGenerator",
     "CellSampler",
+    "Plan",
+    "Route",
     "SamplerSettings",
     "WellTable",
+    "add_covariates",
+    "calibration_page",
+    "cross_validate",
     "design_wells",
     "fit_samplers",
+    "make_latents",
+    "read_batches",
+    "require_ours",
+    "require_route",
+    "summarise",
     "tabulate",
     "well_table",
+    "write_replicates",
 ]

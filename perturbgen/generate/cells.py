@@ -1,13 +1,12 @@
-"""Cells that nobody measured: latent points, decoded, and counts drawn around what comes out.
+"""Cells that nobody measured: the wells of a plan, their latent points decoded, and counts drawn
+around the means.
 
-Negative binomial counts drawn at the price of the counts that come out, not of the zeros.
-
-A negative binomial count is a Poisson number of clusters, λ = r log(1 + m/r), each of a logarithmic size with
-θ = m/(m + r). As λ <= m, the clusters of a cell are a Poisson process of intensity m laid over its genes one after the
-other, of whose points λ/m are kept: one addition a gene, and the logarithms only where a point falls. Genes of large
-means are drawn one by one as gamma mixtures of Poisson counts. Nothing is approximated.
-
-Which wells are generated, with how many cells of which depth: fixed by the seed, whatever the order asked for.
+Counts are drawn at the price of the counts that come out, not of the zeros. A negative binomial
+count is a Poisson number of clusters, λ = r log(1 + m/r), each of a logarithmic size with θ = m/(m
++ r). As λ <= m, the clusters of a cell are a Poisson process of intensity m laid over its genes one
+after the other, of whose points λ/m are kept: one addition a gene, and the logarithms only where a
+point falls. Genes of large means are drawn one by one as gamma mixtures of Poisson counts. Nothing
+is approximated.
 """
 
 from __future__ import annotations
@@ -28,21 +27,83 @@ from numba import njit
 from numpy.typing import NDArray
 
 from perturbgen.core.errors import SchemaError, shorten
+from perturbgen.core.labels import CONDITION
 from perturbgen.core.system import keep_freed_memory
-from perturbgen.data.covariates import CovariateEncoder
+from perturbgen.data import CovariateEncoder
 from perturbgen.generate.latents import Latents
 from perturbgen.generate.sampler import CellSampler
-from perturbgen.generate.wells import CONDITION, WELL, design_wells
+from perturbgen.generate.wells import WELL, design_wells
 
 if TYPE_CHECKING:
     import torch
 
     from perturbgen.models import LatentModel
 
-_PIECE = 512  # cells decoded by one thread at once
-_AHEAD = 32  # pieces that wait to be drawn, or to be fetched
-_WORKERS = 16
-_KEPT = 1 << 28  # bytes of the largest array of a piece
+_KEY: Final = [*CONDITION, *WELL]
+_CELLS, _DRAWS = 1, 2  # what a stream of random numbers is for
+
+_PIECE: Final = 512  # cells decoded by one thread at once; blocks of many wells gain nothing
+_AHEAD: Final = 32  # pieces that wait to be drawn, or to be fetched
+_WORKERS: Final = 16
+_KEPT: Final = 1 << 28  # bytes of the largest array of a piece
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which wells of the conditions are generated, with how many cells of which depth, for any
+    replicate.
+
+    Numbers of cells and depths come from one stream for (seed, replicate), since forests draw for
+    all wells at once; latent points and counts from a stream of their own for each (seed,
+    replicate, well).
+    """
+
+    sampler: CellSampler
+    conditions: pd.DataFrame
+    seed: int
+
+    @cached_property
+    def wells(self) -> pd.DataFrame:
+        """A row for each condition and well of the design."""
+        wells = design_wells(self.sampler.table, self.conditions)
+        # By label: the same draws whatever the order in which conditions were asked for.
+        return wells.sort_values(_KEY, ignore_index=True)
+
+    def libraries(self, replicate: int) -> list[NDArray[np.float64]]:
+        """Library sizes of the cells of each well; an empty array where none was drawn."""
+        rng = np.random.default_rng([_CELLS, self.seed, replicate])
+        counts = self.sampler.counts(self.wells, 1, rng)[0].to_numpy()
+        sizes = self.sampler.libraries(self.wells, counts, rng)
+        return [np.maximum(np.rint(part), 1.0) for part in sizes]
+
+    def rng(self, replicate: int, well: pd.Series) -> np.random.Generator:
+        """The stream of one well's latent points and counts."""
+        text = "\0".join(str(well[name]) for name in _KEY)
+        label = int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "little")
+        return np.random.default_rng([_DRAWS, self.seed, replicate, label])
+
+
+def add_covariates(wells: pd.DataFrame, obs: pd.DataFrame, names: Iterable[str]) -> pd.DataFrame:
+    """Wells with further columns of the cells' obs, joined by plate and well, in which they must be
+    constant.
+    """
+    for name in names:
+        if name in wells:
+            continue
+        if name not in obs:
+            raise SchemaError(
+                f"the run is conditioned on {name!r}, "
+                "which neither the design's wells nor the cells' obs say",
+                expected=f"a column {name!r} beside {shorten(wells.columns)}",
+            )
+        known = obs[[*WELL, name]].astype(str).drop_duplicates()
+        if known.duplicated(WELL).any():
+            raise SchemaError(
+                f"the run is conditioned on {name!r}, which differs within a well",
+                cause="it belongs to cells, and a cell that is not measured has none",
+            )
+        wells = wells.merge(known, on=WELL, how="left", validate="many_to_one")
+    return wells
 
 
 class _WellCells(NamedTuple):
@@ -53,7 +114,9 @@ class _WellCells(NamedTuple):
 
 
 class Piece(NamedTuple):
-    """Some of a well's cells on their way through the decoder: latent points, and the codes (1, covariates) of all."""
+    """Some of a well's cells on their way through the decoder: latent points, and the codes (1,
+    covariates) of all.
+    """
 
     well: int
     z: torch.Tensor
@@ -72,14 +135,20 @@ class CellGenerator:
     latents: Latents
 
     @cached_property
-    def counts_are_nb(self) -> bool:
+    def _counts_are_nb(self) -> bool:
         """Whether the decoder gives negative binomial means; a Gaussian one draws by itself."""
         from perturbgen.models import GaussianVAE
 
         return not isinstance(self.model, GaussianVAE)
 
+    @property
+    def _device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
     def codes(self, wells: pd.DataFrame, **replaced: str) -> np.ndarray:
-        """Condition codes (wells, covariates); ``replaced`` puts one value for all wells in a column."""
+        """Condition codes (wells, covariates); ``replaced`` puts one value for all wells in a
+        column.
+        """
         absent = [name for name in self.encoder.categories if name not in wells]
         if absent:
             raise SchemaError(
@@ -89,11 +158,11 @@ class CellGenerator:
         return self.encoder.codes(wells.assign(**replaced))
 
     def draw(self, plan: Plan, wells: pd.DataFrame, *, replicate: int) -> Iterator[_WellCells]:
-        """Cells of every well that has some, in the plan's order; ``wells`` are the plan's, with all covariates."""
-        pieces, drawn = (
-            self.pieces(plan, wells, plan.libraries(replicate), replicate),
-            deque[Future[_WellCells]](),
-        )
+        """Cells of every well that has some, in the plan's order; ``wells`` are the plan's, with
+        all covariates.
+        """
+        pieces = self._pieces(plan, wells, plan.libraries(replicate), replicate)
+        drawn = deque[Future[_WellCells]]()
         with drawing_threads() as pool:
             for piece in pieces:
                 drawn.append(pool.submit(self.draw_piece, piece))
@@ -102,12 +171,31 @@ class CellGenerator:
             while drawn:
                 yield drawn.popleft().result()
 
-    @property
-    def device(self) -> torch.device:
-        """Where the model lives."""
-        return next(self.model.parameters()).device
+    def drawn_sums(
+        self, plan: Plan, wells: pd.DataFrame, *, replicate: int
+    ) -> tuple[sp.csr_array, np.ndarray]:
+        """Sums (wells, genes) int64 of each well's drawn cells, and how many cells they are; no
+        cell is kept.
+        """
+        rows: list[sp.csr_array] = [sp.csr_array((1, len(self.genes)), dtype=np.int64)] * len(wells)
+        cells = np.zeros(len(wells), np.int64)
+        for well, counts in self.draw(plan, wells, replicate=replicate):
+            rows[well] = rows[well] + sp.csr_array(counts.sum(axis=0, dtype=np.int64)[None])
+            cells[well] += counts.shape[0]
+        return sp.vstack(rows, format="csr"), cells
 
-    def pieces(
+    def expected_sums(
+        self, plan: Plan, wells: pd.DataFrame, *, replicate: int, **replaced: str
+    ) -> np.ndarray:
+        """Noise-free sums (wells, genes) of the means of each well's cells; ``replaced`` as in
+        :meth:`codes`.
+        """
+        sums = np.zeros((len(wells), len(self.genes)))
+        for piece in self._pieces(plan, wells, plan.libraries(replicate), replicate, **replaced):
+            sums[piece.well] += self.means(piece)[0].sum(axis=0)
+        return sums
+
+    def _pieces(
         self,
         plan: Plan,
         wells: pd.DataFrame,
@@ -115,7 +203,7 @@ class CellGenerator:
         replicate: int,
         **replaced: str,
     ) -> Iterator[Piece]:
-        """The wells' cells with their latent points, in pieces of at most a block."""
+        """The wells' cells with their latent points, at most ``_PIECE`` at once."""
         import torch
 
         codes = torch.from_numpy(self.codes(wells, **replaced))
@@ -124,63 +212,43 @@ class CellGenerator:
                 continue
             well, rng = wells.iloc[i], plan.rng(replicate, wells.iloc[i])
             z = self.latents.draw(well, codes[[i]].expand(len(size), -1), rng)
-            own = codes[[i]].to(self.device)
+            # One row of codes for all cells: the additive term is then one more bias, not a product
+            # of its own.
+            own = codes[[i]].to(self._device)
             points, depths = z.split(_PIECE), torch.from_numpy(size).float().split(_PIECE)
             for point, depth, stream in zip(points, depths, rng.spawn(len(points)), strict=True):
-                yield Piece(i, point.to(self.device), own, depth.to(self.device), stream)
+                yield Piece(i, point.to(self._device), own, depth.to(self._device), stream)
 
     def means(self, piece: Piece) -> tuple[np.ndarray, np.ndarray]:
         """Means (cells, genes), each cell's adding up to its size, and r (1 or cells, genes)."""
         import torch
 
         with torch.inference_mode():
-            if not self.counts_are_nb:
+            if not self._counts_are_nb:
                 mean = self.model.expected(piece.z, piece.codes, piece.size)
                 return mean.cpu().numpy(), np.full((1, len(self.genes)), np.inf)
             share, log_r = self.model.composition(piece.z, piece.codes)
-            return share.mul_(piece.size[:, None]).cpu().numpy(), np.atleast_2d(
-                log_r.exp().cpu().numpy()
-            )
+            mean = share.mul_(piece.size[:, None])
+            return mean.cpu().numpy(), np.atleast_2d(log_r.exp().cpu().numpy())
 
     def draw_piece(self, piece: Piece) -> _WellCells:
         """Counts around the means, from the piece's own stream."""
-
-        if not self.counts_are_nb:
-            return self.draw_gaussian(piece)
-        return _WellCells(piece.well, _draw_counts(*self.means(piece), piece.rng))
-
-    def draw_gaussian(self, piece: Piece) -> _WellCells:
-        """Counts of a model of real numbers, which rounds by itself."""
         import torch
 
-        generator = torch.Generator(self.device).manual_seed(int(piece.rng.integers(2**62)))
+        if self._counts_are_nb:
+            return _WellCells(piece.well, _draw_counts(*self.means(piece), piece.rng))
+        generator = torch.Generator(self._device).manual_seed(int(piece.rng.integers(2**62)))
         counts = self.model.sample(piece.codes, piece.size, generator, piece.z)
         return _WellCells(piece.well, sp.csr_array(counts.cpu().numpy().astype(np.int32)))
-
-    def expected_sums(
-        self, plan: Plan, wells: pd.DataFrame, *, replicate: int, **replaced: str
-    ) -> np.ndarray:
-        """Noise-free sums (wells, genes) of the means of each well's cells; ``replaced`` as in :meth:`codes`."""
-        sums = np.zeros((len(wells), len(self.genes)))
-        for piece in self.pieces(plan, wells, plan.libraries(replicate), replicate, **replaced):
-            sums[piece.well] += self.means(piece)[0].sum(axis=0)
-        return sums
-
-    def drawn_sums(
-        self, plan: Plan, wells: pd.DataFrame, *, replicate: int
-    ) -> tuple[sp.csr_array, np.ndarray]:
-        """Sums (wells, genes) int64 of each well's drawn cells, and how many cells they are; no cell is kept."""
-        rows: list[sp.csr_array] = [sp.csr_array((1, len(self.genes)), dtype=np.int64)] * len(wells)
-        cells = np.zeros(len(wells), np.int64)
-        for well, counts in self.draw(plan, wells, replicate=replicate):
-            rows[well] = rows[well] + sp.csr_array(counts.sum(axis=0, dtype=np.int64)[None])
-            cells[well] += counts.shape[0]
-        return sp.vstack(rows, format="csr"), cells
 
 
 @contextmanager
 def drawing_threads() -> Iterator[Executor]:
-    """As many threads as torch has, each of which decodes and draws alone: torch then uses one for each product."""
+    """As many threads as torch has, each of which decodes and draws alone.
+
+    All cores for a product and then for the draws waste both: threads wait for each other at every
+    barrier. One thread a piece is worth a factor of 1.5.
+    """
     import torch
 
     keep_freed_memory(_KEPT)
@@ -197,14 +265,19 @@ def drawing_threads() -> Iterator[Executor]:
 
 _Array = np.ndarray[Any, Any]
 
-_HEAVY = 2.0  # mean beyond which a gamma mixture of Poisson counts is drawn, whose price does not grow with them
-_STRIDE = 32  # genes passed at once where none of them gets a count
+# Beyond this mean a gamma mixture of Poisson counts is cheaper: its price does not grow with them.
+_HEAVY: Final = 2.0
+# Genes passed at once where none gets a count: one by one they took half of the time of the draws.
+_STRIDE: Final = 32
 
 
 def _draw_counts(mean: _Array, r: _Array, rng: np.random.Generator) -> sp.csr_array:
-    """Counts (cells, genes) int32 of means (cells, genes) and dispersions r, (1, genes) or (cells, genes)."""
+    """Counts (cells, genes) int32 of means (cells, genes) and dispersions r, (1, genes) or (cells,
+    genes).
+    """
     cells, genes = mean.shape
-    # Pages of an empty array are taken when written: this reserves room for the worst case, and uses what is needed.
+    # Pages of an empty array are taken when written: this reserves room for the worst case, and
+    # uses what is needed.
     values, columns = np.empty(cells * genes, np.int32), np.empty(cells * genes, np.int32)
     offsets = np.zeros(cells + 1, np.int64)
     _walk(mean, r, rng, values, columns, offsets)
@@ -223,7 +296,9 @@ def _walk(
     columns: _Array,
     offsets: _Array,
 ) -> None:
-    """Fill the CSR arrays cell by cell; where the next point lies beyond a whole stride of genes, they are skipped."""
+    """Fill the CSR arrays cell by cell; where the next point lies beyond a whole stride of genes,
+    they are skipped.
+    """
     used, genes = 0, mean.shape[1]
     for cell in range(mean.shape[0]):
         own = cell if r.shape[0] > 1 else 0
@@ -271,13 +346,16 @@ def _mixed(m: float, r: float, rng: np.random.Generator) -> int:
 
 @njit(nogil=True, cache=True)
 def _kept(u: float, ratio: float) -> bool:
-    """Whether u < log(1 + m/r) / (m/r), the share of the points that are kept; 2 / (2 + m/r) is below it, and cheap."""
+    """Whether u < log(1 + m/r) / (m/r), the share of the points that are kept."""
+    # 2 / (2 + m/r) is below that share, and spares most of the logarithms.
     return u * (2 + ratio) < 2 or u * ratio < np.log1p(ratio)
 
 
 @njit(nogil=True, cache=True)
 def _logarithmic(ratio: float, rng: np.random.Generator) -> int:
-    """A logarithmic variate, P(k) ∝ θ^k / k with θ = ratio / (1 + ratio) (Kemp 1981: geometric, random parameter)."""
+    """A logarithmic variate, P(k) ∝ θ^k / k with θ = ratio / (1 + ratio) (Kemp 1981: geometric,
+    random parameter).
+    """
     v = rng.random()
     if v * (1 + ratio) >= ratio:
         return 1
@@ -287,67 +365,3 @@ def _logarithmic(ratio: float, rng: np.random.Generator) -> int:
     if v > q * q:
         return 2
     return 1 + int(np.log(max(v, 1e-300)) / np.log(q))
-
-
-_KEY: Final = [*CONDITION, *WELL]
-_CELLS, _DRAWS = 1, 2  # what a stream of random numbers is for
-
-
-@dataclass(frozen=True)
-class Plan:
-    """The wells of conditions and their cells, for any replicate.
-
-    Numbers of cells and depths come from one stream for (seed, replicate), since forests draw for all wells at once;
-    latent points and counts from a stream of their own for each (seed, replicate, well).
-    """
-
-    sampler: CellSampler
-    conditions: pd.DataFrame
-    seed: int
-
-    @cached_property
-    def wells(self) -> pd.DataFrame:
-        """A row for each condition and well of the design, in the order of their labels."""
-        wells = design_wells(self.sampler.table, self.conditions)
-        return wells.sort_values(_KEY, ignore_index=True)
-
-    def libraries(self, replicate: int) -> list[NDArray[np.float64]]:
-        """Library sizes of the cells of each well; an empty array where none was drawn."""
-        rng = np.random.default_rng([_CELLS, self.seed, replicate])
-        counts = self.sampler.counts(self.wells, 1, rng)[0].to_numpy()
-        sizes = self.sampler.libraries(self.wells, counts, rng)
-        return [np.maximum(np.rint(part), 1.0) for part in sizes]
-
-    def rng(self, replicate: int, well: pd.Series) -> np.random.Generator:
-        """The stream of one well's latent points and counts."""
-        text = "\0".join(str(well[name]) for name in _KEY)
-        label = int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "little")
-        return np.random.default_rng([_DRAWS, self.seed, replicate, label])
-
-
-def cell_counts(
-    wells: pd.DataFrame, plans: Iterable[tuple[int, list[NDArray[np.float64]]]]
-) -> pd.DataFrame:
-    """The wells with the cells drawn in each replicate, a column ``replicate k`` each; 0 is a donor that is missing."""
-    counts = {f"replicate {k}": [len(part) for part in sizes] for k, sizes in plans}
-    return wells.join(pd.DataFrame(counts, index=wells.index))
-
-
-def add_covariates(wells: pd.DataFrame, obs: pd.DataFrame, names: Iterable[str]) -> pd.DataFrame:
-    """Wells with further columns of the cells' obs, joined by plate and well, in which they must be constant."""
-    for name in names:
-        if name in wells:
-            continue
-        if name not in obs:
-            raise SchemaError(
-                f"the run is conditioned on {name!r}, which neither the design's wells nor the cells' obs say",
-                expected=f"a column {name!r} beside {shorten(wells.columns)}",
-            )
-        known = obs[[*WELL, name]].astype(str).drop_duplicates()
-        if known.duplicated(WELL).any():
-            raise SchemaError(
-                f"the run is conditioned on {name!r}, which differs within a well",
-                cause="it belongs to cells, and a cell that is not measured has none",
-            )
-        wells = wells.merge(known, on=WELL, how="left", validate="many_to_one")
-    return wells

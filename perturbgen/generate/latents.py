@@ -1,42 +1,60 @@
-"""Where the latent points of generated cells come from: the prior, cells of the same type, or control cells."""
+"""Where the latent points of generated cells come from: the prior, cells of the same type, or
+control cells.
+"""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Final, Literal, Protocol, cast, get_args
 
 import numpy as np
 import pandas as pd
 
 from perturbgen.core.errors import ConfigError, SchemaError, shorten, suggest
+from perturbgen.data import CountStore, CovariateEncoder
 
 if TYPE_CHECKING:
     import torch
+    from anndata import AnnData
 
-    from perturbgen.models import LatentModel
+    from perturbgen.models import CellBatch, LatentModel
 
 log = logging.getLogger(__name__)
 
 Route = Literal["prior", "posterior", "control"]
-_ROUTES: tuple[Route, ...] = get_args(Route)
-KEYS: Mapping[Route, tuple[str, ...]] = {
-    "posterior": ("cell_type",),
-    "control": ("cell_type", "plate"),
-}
+_ROUTES: Final[tuple[Route, ...]] = get_args(Route)
+_KEYS: Final = {"posterior": ("cell_type",), "control": ("cell_type", "plate")}
+_MOST_IN_BANK: Final = 5000  # cells of one kind: more would be encoded for nothing
+
+
+def require_route(route: str) -> Route:
+    """One of the three routes."""
+    if route not in _ROUTES:
+        raise ConfigError(
+            f"no latent route {route!r}",
+            expected=" or ".join(_ROUTES),
+            fix=suggest(route, list(_ROUTES)),
+        )
+    return cast("Route", route)
 
 
 class Latents(Protocol):
     """A source of latent points."""
 
     def draw(self, well: pd.Series, codes: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
-        """Points (cells, latent) for the cells of a well, whose condition codes are (cells, covariates)."""
+        """Points (cells, latent) for the cells of a well, whose condition codes are (cells,
+        covariates).
+        """
 
 
 @dataclass(frozen=True)
 class PriorLatents:
-    """N(0, I), or the mixture; where its components belong to a condition's categories, each cell's own component."""
+    """N(0, I), or the mixture; where its components belong to categories, each cell's own
+    component.
+    """
 
     model: LatentModel
 
@@ -44,108 +62,152 @@ class PriorLatents:
         """Points (cells, latent)."""
         import torch
 
-        from perturbgen.models import DGD
-
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
-        model = self.model
-        if not isinstance(model, DGD):
-            return model.prior_sample(len(codes), generator)
-        parts = [_sample_mixture(model.mixture, codes, model.label, generator)]
-        if model.covariate_mixture is not None:
-            parts.append(
-                _sample_mixture(model.covariate_mixture, codes, model.covariate, generator)
-            )
-        return torch.cat(parts, dim=-1)
-
-
-def _sample_mixture(
-    mixture: Any, codes: torch.Tensor, label: int | None, generator: torch.Generator
-) -> torch.Tensor:
-    """Points of a mixture, of the components that a covariate names if there is one."""
-    component = None if label is None else codes[:, label]
-    return mixture.sample(len(codes), component=component, generator=generator)
+        return self.model.prior_sample(len(codes), generator, codes)
 
 
 @dataclass(frozen=True)
-class BankLatents:
-    """Points of measured cells, (cells, latent), drawn with replacement among those that match a well by ``keys``.
+class _BankLatents:
+    """Points of measured cells, (cells, latent), drawn with replacement among those that match a
+    well by ``keys``.
 
-    Where no cell matches all keys, the last key is dropped, with a warning: a plate without controls is served by the
-    controls of the other plates. Where no cell type matches, it is an error.
+    Where no cell matches all keys, the last key is dropped, with a warning: a plate without
+    controls is served by the controls of the other plates. Where no cell type matches, it is an
+    error.
     """
 
     points: np.ndarray
     labels: pd.DataFrame
     keys: Sequence[str]
-    _groups: dict[tuple[str, ...], dict[tuple[str, ...], np.ndarray]] = field(
-        default_factory=dict, repr=False
-    )
 
     def draw(self, well: pd.Series, codes: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
         """Points (cells, latent)."""
         import torch
 
-        positions = self.matching(well)
-        return torch.from_numpy(
-            self.points[positions[rng.integers(len(positions), size=len(codes))]]
-        )
-
-    def matching(self, well: pd.Series) -> np.ndarray:
-        """Positions of the cells to draw from."""
-        for n in range(len(self.keys), 0, -1):
-            keys = tuple(self.keys[:n])
-            if (
-                positions := self.groups(keys).get(tuple(str(well[key]) for key in keys))
-            ) is not None:
-                return positions
-        raise _no_cells(well, self.labels)
+        positions, _ = self._matching(well)
+        chosen = positions[rng.integers(len(positions), size=len(codes))]
+        return torch.from_numpy(self.points[chosen])
 
     def require(self, wells: pd.DataFrame) -> None:
-        """Say before any work is done which wells have nothing to draw from, or less than they should."""
+        """Say before any work is done which wells have nothing to draw from, or less than they
+        should.
+        """
         poor = []
         for _, well in wells.drop_duplicates(list(self.keys)).iterrows():
-            self.matching(well)
-            values = tuple(str(well[key]) for key in self.keys)
-            if values not in self.groups(tuple(self.keys)):
-                poor.append(" | ".join(values))
+            _, used = self._matching(well)
+            if used < len(self.keys):
+                poor.append(" | ".join(str(well[key]) for key in self.keys))
         if poor:
             log.warning(
-                "no %s cell for %s: latent points are drawn from all such cells with the same %s",
-                "matching",
+                "no matching cell for %s: latent points are drawn from all such cells "
+                "with the same %s",
                 shorten(poor),
                 " and ".join(self.keys[:-1]),
             )
 
-    def groups(self, keys: tuple[str, ...]) -> dict[tuple[str, ...], np.ndarray]:
-        """Positions of the cells for each combination of values."""
-        if not len(self.labels):
-            return {}
-        if keys not in self._groups:
-            values = self.labels[list(keys)].astype(str).agg("\t".join, axis=1).to_numpy(object)
-            codes, names = pd.factorize(values)
-            self._groups[keys] = {
-                tuple(name.split("\t")): np.flatnonzero(codes == i) for i, name in enumerate(names)
-            }
-        return self._groups[keys]
+    def _matching(self, well: pd.Series) -> tuple[np.ndarray, int]:
+        """Positions of the cells to draw from, and how many of the keys they match."""
+        for n in range(len(self.keys), 0, -1):
+            found = self._positions[n].get("\t".join(str(well[key]) for key in self.keys[:n]))
+            if found is not None:
+                return found, n
+        raise SchemaError(
+            f"no cell of {well['cell_type']!r} has a latent point to start from",
+            expected=f"one of {shorten(self.labels['cell_type'].astype(str).unique())}",
+            cause="the file has no such (control) cells",
+            fix="use --latent prior",
+        )
+
+    @cached_property
+    def _positions(self) -> dict[int, dict[str, np.ndarray]]:
+        """Positions of the cells by the values of the first n keys."""
+        found: dict[int, dict[str, np.ndarray]] = {}
+        for n in range(1, len(self.keys) + 1):
+            text = self.labels[list(self.keys[:n])].astype(str).reset_index(drop=True)
+            joined = text.agg("\t".join, axis=1) if len(text) else pd.Series(dtype=str)
+            found[n] = dict(joined.groupby(joined).indices)
+        return found
 
 
-def _no_cells(well: pd.Series, labels: pd.DataFrame) -> SchemaError:
-    """The error for a cell type without a cell to take a latent point from."""
-    return SchemaError(
-        f"no cell of {well['cell_type']!r} has a latent point to start from",
-        expected=f"one of {shorten(labels['cell_type'].astype(str).unique())}",
-        cause="the file has no such (control) cells",
-        fix="use --latent prior",
-    )
+def make_latents(
+    model: LatentModel,
+    encoder: CovariateEncoder,
+    cells: AnnData,
+    wells: pd.DataFrame,
+    route: Route,
+    *,
+    vehicle: str,
+    seed: int,
+    parts: Callable[[], pd.Series],
+) -> Latents:
+    """The latent points of these wells by one of the routes, from the posterior of measured cells.
+
+    ``parts()`` says which cell the model was trained or validated on, of which a DGD has learned
+    the points.
+    """
+    if route == "prior":
+        return PriorLatents(model)
+    keys, obs = list(_KEYS[route]), cells.obs
+    fits = obs["cell_type"].astype(str).isin(wells["cell_type"].unique()).to_numpy()
+    if route == "control":
+        compound = obs["compound"].astype(str)
+        if not (compound == vehicle).any():
+            raise SchemaError(
+                f"no cell of the vehicle {vehicle!r}", fix=suggest(vehicle, compound.unique())
+            )
+        fits &= (compound == vehicle).to_numpy()
+    rng = np.random.default_rng([4, seed])
+    groups = obs[fits].groupby(keys, observed=True).indices
+    kept = [
+        rng.permutation(where)[:_MOST_IN_BANK]
+        for _, where in sorted(groups.items(), key=lambda item: str(item[0]))
+    ]
+    places = np.flatnonzero(fits)
+    chosen = np.sort(places[np.concatenate(kept)] if kept else places[:0])
+    points = _latent_points(model, encoder, cells[chosen], seed=seed, parts=parts)
+    bank = _BankLatents(points, obs.iloc[chosen][keys].astype(str), keys)
+    bank.require(wells)
+    return bank
 
 
-def require_route(route: str) -> Route:
-    """One of the three routes."""
-    for known in _ROUTES:
-        if route == known:
-            return known
-    raise ConfigError(
-        f"no latent route {route!r}",
-        expected=" or ".join(_ROUTES),
-        fix=suggest(route, list(_ROUTES)),
-    )
+def _latent_points(
+    model: LatentModel,
+    encoder: CovariateEncoder,
+    cells: AnnData,
+    *,
+    seed: int,
+    parts: Callable[[], pd.Series],
+) -> np.ndarray:
+    """Latent points (cells, latent): drawn from each cell's posterior; of a DGD, those that it
+    learned.
+    """
+    import torch
+
+    from perturbgen.models import DGD, NBVAE
+
+    if isinstance(model, DGD):
+        part = parts()
+        order = pd.Index([*part.index[part == "train"], *part.index[part == "validation"]])
+        places = order.get_indexer(cells.obs_names.astype(str))
+        if (places >= 0).all():
+            learned = [model.representations.weight.detach(), model.held_out]
+            return torch.cat(learned).cpu().numpy()[places]
+    generator = torch.Generator(next(model.parameters()).device).manual_seed(seed)
+    found = [np.zeros((0, model.n_latent), np.float32)]
+    for batch in read_batches(model, encoder, cells, 512):
+        if isinstance(model, NBVAE):
+            z, _ = model.propose(batch).sample(generator)
+        else:  # the points that a DGD learned are modes: so are those of cells that it never saw
+            z = model.encode(batch)
+        found.append(z.detach().cpu().numpy())
+    return np.vstack(found)
+
+
+def read_batches(
+    model: LatentModel, encoder: CovariateEncoder, cells: AnnData, size: int
+) -> Iterator[CellBatch]:
+    """The cells in batches that a model reads, on its device."""
+    store = CountStore.from_adata(cells.copy())
+    store = store.with_covariates(encoder)
+    device = next(model.parameters()).device
+    return cast("Iterator[CellBatch]", store.to(device).batches(size, dense=False))

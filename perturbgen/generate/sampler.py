@@ -1,13 +1,13 @@
-"""How many cells a well holds, and how deep each is sequenced, drawn for conditions that nobody measured.
+"""How many cells a well holds, and how deep each is sequenced, drawn for unmeasured conditions.
 
-A fitted sampler as one ``.npz`` of plain arrays and JSON: reading it runs no code.
+A fitted sampler is one ``.npz`` of plain arrays and JSON: reading it runs no code.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -20,17 +20,12 @@ from scipy.special import pdtr
 
 from perturbgen.core.errors import ConfigError, InputError, SchemaError
 from perturbgen.core.files import atomic_path, check_output, require_file
+from perturbgen.core.folds import deal
+from perturbgen.core.labels import CONDITION
 from perturbgen.data.covariates import CovariateEncoder
-from perturbgen.generate.forest import (
-    FeatureMaker,
-    Forest,
-    SamplerSettings,
-    condition_folds,
-    deconvolve,
-    out_of_fold,
-    precision,
-)
-from perturbgen.generate.wells import Reference, WellTable
+from perturbgen.generate.features import FeatureMaker, Reference
+from perturbgen.generate.forest import Forest, SamplerSettings, fit_out_of_fold
+from perturbgen.generate.wells import WellTable
 
 log = logging.getLogger(__name__)
 
@@ -39,17 +34,26 @@ _FEWEST_ROWS: Final = 20
 _HALF: Final = 0.5  # log(n + 1/2) is the logarithm of a Poisson mean with least bias
 _QUANTILE_POINTS: Final = 101
 _LIKE_WELLS: Final = 8  # training wells whose cells say how far cells of one well lie apart
+# Spread that wells have beyond counting (log scale), for weighting them only: what is drawn is
+# measured.
+_USUAL_SPREAD: Final = 0.2
+_VERSION: Final = 1
+_FORESTS: Final = ("counts_forest", "depth_forest")
+_ARRAYS: Final = ("counts_residual", "depth_residual", "depth_rows")
 
 
 @dataclass(frozen=True)
 class CellSampler:
-    """Draws numbers of cells, then library sizes given those numbers, so that both follow the same lost cells.
+    """Draws numbers of cells, then library sizes given those numbers, so that both follow the same
+    lost cells.
 
-    cells   n ~ Poisson(exp(log expected + forest(x) + e)), e a residual of a training well from the leaves of x
-    depth   mean log library size = reference + forest(x, log n / expected) + e', likewise
-    cell    log library size = that mean + a deviation of a cell of a training well from the leaves
+    cells   n ~ Poisson(exp(log expected + forest(x) + e)), e a residual of a training well from the
+    leaves of x depth   mean log library size = reference + forest(x, log n / expected) + e',
+    likewise cell    log library size = that mean + a deviation of a cell of a training well from
+    the leaves
 
-    Residuals are out of fold (conditions left out whole) and freed of counting noise, which the draw adds again.
+    Residuals are out of fold (conditions left out whole) and freed of counting noise, which the
+    draw adds again.
     """
 
     settings: SamplerSettings
@@ -62,9 +66,10 @@ class CellSampler:
     depth_rows: NDArray[np.int64]
 
     def counts(self, conditions: pd.DataFrame, n: int, rng: np.random.Generator) -> pd.DataFrame:
-        """Numbers of cells, ``n`` draws for each row of conditions (cell_type, compound and the well's covariates)."""
+        """Numbers of cells, ``n`` draws for each row (condition and the well's covariates)."""
         x = self.maker.features(conditions)
-        rate = np.exp(self.log_rate(conditions, x)[:, None] + self.residuals(x, n, rng))
+        residual = self.counts_residual[self.counts_forest.draw_rows(x, n, rng=rng)]
+        rate = np.exp(self.log_rate(conditions, x)[:, None] + residual)
         return pd.DataFrame(rng.poisson(rate), conditions.index, pd.RangeIndex(n, name="draw"))
 
     def quantiles(self, conditions: pd.DataFrame, q: Sequence[float]) -> pd.DataFrame:
@@ -74,35 +79,32 @@ class CellSampler:
             raise ConfigError(f"quantiles {list(q)}", expected="numbers between 0 and 1")
         x = self.maker.features(conditions)
         steps = (np.arange(_QUANTILE_POINTS) + 0.5) / _QUANTILE_POINTS
-        weights = self.counts_forest.weights(x)
-        latent = _weighted_quantiles(self.counts_residual, weights, steps)
-        rate = np.exp(self.log_rate(conditions, x)[:, None] + latent)
-        return pd.DataFrame(
-            _poisson_mixture_quantiles(rate, probabilities),
-            conditions.index,
-            pd.Index(probabilities),
-        )
+        residual = _weighted_quantiles(self.counts_residual, self.counts_forest.weights(x), steps)
+        rate = np.exp(self.log_rate(conditions, x)[:, None] + residual)
+        found = _poisson_mixture_quantiles(rate, probabilities)
+        return pd.DataFrame(found, conditions.index, pd.Index(probabilities))
 
     def libraries(
         self, conditions: pd.DataFrame, n_cells: np.ndarray, rng: np.random.Generator
     ) -> list[_Floats]:
-        """Library sizes of the cells of each condition, an array of ``n_cells[i]`` numbers for its row i."""
+        """Library sizes of the cells of each condition, ``n_cells[i]`` numbers for its row i."""
         n_cells = _whole_numbers(n_cells, len(conditions))
         x = _with_cells(self.maker, conditions, n_cells)
         mean = self.maker.reference.expected_depth(conditions) + self.depth_forest.predict(x)
         mean += self.depth_residual[self.depth_forest.draw_rows(x, 1, rng=rng)[:, 0]]
         rows = self.depth_rows[self.depth_forest.draw_rows(x, _LIKE_WELLS, rng=rng)]
         owner = np.repeat(np.arange(len(n_cells)), n_cells)
-        sizes = np.exp(mean[owner] + self.deviations(rows, owner, rng))
+        sizes = np.exp(mean[owner] + self._deviations(rows, owner, rng))
         return np.split(sizes, np.cumsum(n_cells)[:-1]) if len(n_cells) else []
 
-    def deviations(
+    def _deviations(
         self, rows: NDArray[np.int64], owner: NDArray[np.int64], rng: np.random.Generator
     ) -> _Floats:
         """How far cells (cells,) lie from the mean log library size of their group.
 
-        The cells of condition ``owner`` are like those of its training groups ``rows`` (conditions, groups), each group
-        weighing as many as its cells less one, which is what deviations from their own mean tell.
+        The cells of condition ``owner`` are like those of its training groups ``rows`` (conditions,
+        groups), each weighing as many as its cells less one: what deviations from their own mean
+        tell.
         """
         sizes = np.diff(self.table.starts)[rows]
         share = np.cumsum(np.maximum(sizes - 1, 0), axis=1).astype(float)
@@ -110,31 +112,77 @@ class CellSampler:
         pick = np.minimum((at[:, None] >= share[owner]).sum(axis=1), rows.shape[1] - 1)
         row, size = rows[owner, pick], sizes[owner, pick]
         cell = self.table.starts[row] + (rng.random(len(owner)) * size).astype(np.int64)
-        deviation = (
-            self.table.log_libraries[cell] - self.table.groups["log_library"].to_numpy()[row]
-        )
-        return deviation * np.sqrt(size / np.maximum(size - 1, 1))
+        mean = self.table.groups["log_library"].to_numpy()[row]
+        # n cells lie nearer to their own mean than to the well's true one, by √((n−1)/n).
+        return (self.table.log_libraries[cell] - mean) * np.sqrt(size / np.maximum(size - 1, 1))
 
     def log_rate(self, conditions: pd.DataFrame, x: NDArray[np.float32]) -> _Floats:
-        """The centre of log expected cells (conditions,)."""
-        return np.log(self.maker.reference.expected_cells(conditions)) + self.counts_forest.predict(
-            x
-        )
-
-    def residuals(self, x: NDArray[np.float32], n: int, rng: np.random.Generator) -> _Floats:
-        """Residuals (conditions, n) of log rates, drawn from the leaves."""
-        return self.counts_residual[self.counts_forest.draw_rows(x, n, rng=rng)]
+        """The centre of log expected cells (conditions,), given their features x."""
+        expected = self.maker.reference.expected_cells(conditions)
+        return np.log(expected) + self.counts_forest.predict(x)
 
     def save(self, path: str | Path) -> Path:
         """Write the sampler as ``.npz``: arrays and JSON, no code."""
-
-        return _save_sampler(self, path)
+        path = check_output(path, ".npz")
+        table, reference = self.table, self.maker.reference
+        about = {
+            "version": _VERSION,
+            "settings": self.settings.model_dump(),
+            "encoder": json.loads(self.maker.encoder.to_json()),
+            "groups": table.groups.drop(columns="log_library").to_dict("list"),
+            "expected_cells": [[*key, value] for key, value in reference.cells.items()],  # type: ignore[misc]
+            "expected_depth": {name: effect.to_dict() for name, effect in reference.depth.items()},
+        }
+        arrays: dict[str, Any] = {name: getattr(self, name) for name in _ARRAYS}
+        for name in _FORESTS:
+            forest: Forest = getattr(self, name)
+            arrays |= {f"{name}.{key}": value for key, value in forest.arrays().items()}
+        arrays |= {
+            "log_library": table.groups["log_library"],
+            "log_libraries": table.log_libraries,
+            "starts": table.starts,
+        }
+        text = np.frombuffer(json.dumps(about).encode(), np.uint8)
+        with atomic_path(path) as part, part.open("wb") as handle:
+            np.savez_compressed(handle, about=text, **arrays)
+        return path
 
     @classmethod
     def load(cls, path: str | Path) -> CellSampler:
         """Read what :meth:`save` wrote; its draws are the same to the bit."""
+        path = require_file(path, "sampler")
+        try:
+            with path.open("rb") as handle, np.load(handle, allow_pickle=False) as file:
+                arrays = {name: file[name] for name in file.files}
+            return cls._rebuilt(json.loads(arrays["about"].tobytes()), arrays)
+        except (BadZipFile, ValueError, KeyError, TypeError, AttributeError, EOFError) as error:
+            raise InputError(
+                f"{path} is not a sampler: {error}",
+                expected="a file that CellSampler.save wrote, whole",
+            ) from None
 
-        return _load_sampler(path)
+    @classmethod
+    def _rebuilt(cls, about: dict[str, Any], arrays: dict[str, np.ndarray]) -> CellSampler:
+        if about["version"] != _VERSION:
+            raise ValueError(f"version {about['version']}, and this program reads {_VERSION}")
+        groups = pd.DataFrame(about["groups"]).assign(log_library=arrays["log_library"])
+        plates, kinds, rates = zip(*about["expected_cells"], strict=True)
+        index = pd.MultiIndex.from_arrays([plates, kinds], names=["plate", "cell_type"])
+        depth = {name: pd.Series(effect) for name, effect in about["expected_depth"].items()}
+        encoder = CovariateEncoder.from_json(json.dumps(about["encoder"]))
+        reference = Reference(pd.Series(rates, index), depth)
+        forests: dict[str, dict[str, Any]] = {name: {} for name in _FORESTS}
+        for key, array in arrays.items():
+            name, _, field = key.partition(".")
+            if field:
+                forests[name][field] = array
+        return cls(
+            settings=SamplerSettings(**about["settings"]),
+            table=WellTable(groups, arrays["log_libraries"], arrays["starts"]),
+            maker=FeatureMaker.of(encoder, reference, groups),
+            **{name: Forest(**fields) for name, fields in forests.items()},  # type: ignore[arg-type]
+            **{name: arrays[name] for name in _ARRAYS},
+        )
 
 
 def fit_samplers(
@@ -153,21 +201,19 @@ def fit_samplers(
     x = maker.features(groups)
     cells = groups["n_cells"].to_numpy(float)
     expected = maker.reference.expected_cells(groups)
-    fold = condition_folds(groups, settings.folds, rng=rng)
+    fold = _condition_folds(groups, settings.folds, rng=rng)
 
     y = np.log(cells + _HALF) - np.log(expected)
-    counts_weights = precision(1 / (expected + _HALF))
-    counts_forest, predicted = out_of_fold(x, y, counts_weights, fold, settings=settings, rng=rng)
-    counts_residual = deconvolve(y - predicted, 1 / (expected * np.exp(predicted) + _HALF))
+    weights = _noise_weights(1 / (expected + _HALF))
+    counts_forest, predicted = fit_out_of_fold(x, y, weights, fold, settings=settings, rng=rng)
+    counts_residual = _deconvolve(y - predicted, 1 / (expected * np.exp(predicted) + _HALF))
 
     part = groups.iloc[seen]
     x = _with_cells(maker, part, cells[seen])
     y = part["log_library"].to_numpy() - maker.reference.expected_depth(part)
     noise = _spread_within(table) / cells[seen]
-    depth_forest, predicted = out_of_fold(
-        x, y, precision(noise), fold[seen], settings=settings, rng=rng
-    )
-    depth_residual = deconvolve(y - predicted, noise)
+    weights = _noise_weights(noise)
+    depth_forest, predicted = fit_out_of_fold(x, y, weights, fold[seen], settings=settings, rng=rng)
     return CellSampler(
         settings,
         table,
@@ -175,18 +221,50 @@ def fit_samplers(
         counts_forest,
         depth_forest,
         counts_residual,
-        depth_residual,
-        seen.astype(np.int64),
+        depth_residual=_deconvolve(y - predicted, noise),
+        depth_rows=seen.astype(np.int64),
     )
+
+
+def _condition_folds(
+    groups: pd.DataFrame, folds: int, *, rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """A fold for each row. Conditions stay whole; those in many wells (controls), always measured,
+    are dealt by well.
+
+    A condition is in many wells where it has more than twice as many as the median one.
+    """
+    condition, _ = pd.factorize(pd.MultiIndex.from_frame(groups[list(CONDITION)]), sort=True)
+    size = np.bincount(condition)[condition]
+    many = size > 2 * np.median(size)
+    unit = np.where(many, condition.max() + 1 + np.arange(len(groups)), condition)
+    units, unit = np.unique(unit, return_inverse=True)
+    return deal(len(units), folds, rng)[unit]
+
+
+def _noise_weights(noise: _Floats) -> _Floats:
+    """Weights (rows,) of observations whose counting noise has this variance."""
+    return 1 / (_USUAL_SPREAD**2 + noise)
+
+
+def _deconvolve(residual: _Floats, noise: _Floats) -> _Floats:
+    """Residuals (rows,) shrunk to the spread they would have without noise of these variances
+    (rows,).
+
+    e x sqrt(s2 / (s2 + noise)), where s2 is the spread beyond noise: the weighted mean of
+    e^2 - noise, never negative. A draw adds the counting noise again.
+    """
+    weights = _noise_weights(noise) ** 2
+    spread = max(float((weights * (residual**2 - noise)).sum() / weights.sum()), 0.0)
+    return residual * np.sqrt(spread / (spread + noise)) if spread else np.zeros_like(residual)
 
 
 def _with_cells(
     maker: FeatureMaker, conditions: pd.DataFrame, n_cells: np.ndarray
 ) -> NDArray[np.float32]:
     """Features (conditions, features) with the log ratio of found to expected cells as the last."""
-    ratio = np.log(np.asarray(n_cells, float) + _HALF) - np.log(
-        maker.reference.expected_cells(conditions)
-    )
+    expected = maker.reference.expected_cells(conditions)
+    ratio = np.log(np.asarray(n_cells, float) + _HALF) - np.log(expected)
     return np.hstack([maker.features(conditions), ratio[:, None].astype(np.float32)])
 
 
@@ -206,17 +284,16 @@ def _weighted_quantiles(values: _Floats, weights: _Floats, q: _Floats) -> _Float
 
 
 def _poisson_mixture_quantiles(rate: _Floats, q: _Floats) -> NDArray[np.int64]:
-    """The smallest k with P(n <= k) >= q for equal mixtures of Poissons (rows, parts), as (rows, q)."""
-    high = np.broadcast_to(
-        np.ceil(rate.max(axis=1) + 12 * np.sqrt(rate.max(axis=1)) + 40)[:, None],
-        (len(rate), len(q)),
-    )
-    low, high = np.full(high.shape, -1.0), high.copy()
+    """The smallest k with P(n <= k) >= q for equal mixtures of Poissons (rows, parts), as (rows,
+    q).
+    """
+    most = rate.max(axis=1)
+    beyond = np.ceil(most + 12 * np.sqrt(most) + 40)  # twelve SD up: no quantile lies there
+    low, high = np.full((len(rate), len(q)), -1.0), np.repeat(beyond[:, None], len(q), axis=1)
     while (high - low > 1).any():
         middle = np.floor((low + high) / 2)
-        enough = (
-            np.stack([pdtr(column[:, None], rate).mean(axis=1) for column in middle.T], axis=1) >= q
-        )
+        below = [pdtr(column[:, None], rate).mean(axis=1) for column in middle.T]
+        enough = np.stack(below, axis=1) >= q
         high, low = np.where(enough, middle, high), np.where(enough, low, middle)
     return high.astype(np.int64)
 
@@ -230,78 +307,3 @@ def _whole_numbers(n_cells: np.ndarray, length: int) -> NDArray[np.int64]:
             expected="one whole number, zero or more, for each condition",
         )
     return values.astype(np.int64)
-
-
-_VERSION: Final = 1
-_FORESTS: Final = ("counts_forest", "depth_forest")
-_ARRAYS: Final = ("counts_residual", "depth_residual", "depth_rows")
-
-
-def _save_sampler(sampler: CellSampler, path: str | Path) -> Path:
-    """Write a sampler."""
-    path = check_output(path, ".npz")
-    table, reference = sampler.table, sampler.maker.reference
-    about = {
-        "version": _VERSION,
-        "settings": sampler.settings.model_dump(),
-        "encoder": json.loads(sampler.maker.encoder.to_json()),
-        "groups": table.groups.drop(columns="log_library").to_dict("list"),
-        "expected_cells": [[*key, value] for key, value in reference.cells.items()],  # type: ignore[misc]
-        "expected_depth": {name: effect.to_dict() for name, effect in reference.depth.items()},
-    }
-    arrays: dict[str, Any] = {name: getattr(sampler, name) for name in _ARRAYS}
-    for name in _FORESTS:
-        arrays |= {f"{name}.{key}": value for key, value in getattr(sampler, name).arrays().items()}
-    arrays |= {
-        "log_library": table.groups["log_library"],
-        "log_libraries": table.log_libraries,
-        "starts": table.starts,
-    }
-    text = np.frombuffer(json.dumps(about).encode(), np.uint8)
-    with atomic_path(path) as part, part.open("wb") as handle:
-        np.savez_compressed(handle, about=text, **arrays)
-    return path
-
-
-def _load_sampler(path: str | Path) -> CellSampler:
-    """Read a sampler; files of another kind are refused."""
-    path = require_file(path, "sampler")
-    try:
-        with path.open("rb") as handle, np.load(handle, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-        return _rebuild(json.loads(arrays["about"].tobytes()), arrays)
-    except (BadZipFile, ValueError, KeyError, TypeError, AttributeError, EOFError) as error:
-        raise InputError(
-            f"{path} is not a sampler: {error}",
-            expected="a file that CellSampler.save wrote, whole",
-        ) from None
-
-
-def _rebuild(about: dict[str, Any], arrays: dict[str, np.ndarray]) -> CellSampler:
-    """The sampler from its parts."""
-    if about["version"] != _VERSION:
-        raise ValueError(f"version {about['version']}, and this program reads {_VERSION}")
-    groups = pd.DataFrame(about["groups"]).assign(log_library=arrays["log_library"])
-    plates, kinds, rates = zip(*about["expected_cells"], strict=True)
-    index = pd.MultiIndex.from_arrays([plates, kinds], names=["plate", "cell_type"])
-    reference = Reference(
-        pd.Series(rates, index),
-        {name: pd.Series(effect) for name, effect in about["expected_depth"].items()},
-    )
-    return CellSampler(
-        settings=SamplerSettings(**about["settings"]),
-        table=WellTable(groups, arrays["log_libraries"], arrays["starts"]),
-        maker=FeatureMaker.of(
-            CovariateEncoder.from_json(json.dumps(about["encoder"])), reference, groups
-        ),
-        counts_forest=_forest_of("counts_forest", arrays),
-        depth_forest=_forest_of("depth_forest", arrays),
-        **{name: arrays[name] for name in _ARRAYS},
-    )
-
-
-def _forest_of(name: str, arrays: Mapping[str, np.ndarray]) -> Forest:
-    """The forest whose arrays begin with ``name``."""
-    return Forest.from_arrays(
-        {key.partition(".")[2]: arrays[key] for key in arrays if key.startswith(f"{name}.")}
-    )

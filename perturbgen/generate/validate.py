@@ -1,8 +1,8 @@
-"""How well samplers foretell wells they never saw: conditions are hidden as the competition hides them, and scored.
+"""How well samplers foretell wells that they never saw: conditions are withheld as the competition
+does.
 
-How good a drawn distribution is: CRPS, coverage of its intervals, PIT. Arrays in, numbers out.
-
-Pictures of what samplers foretold of hidden wells, and what was there.
+Drawn distributions are scored by CRPS, the coverage of their intervals and PIT; a page shows what
+was foretold of withheld wells, and what was there.
 """
 
 from __future__ import annotations
@@ -15,10 +15,12 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from perturbgen.core.errors import ConfigError, SchemaError
+from perturbgen.core.folds import deal
+from perturbgen.core.labels import CONDITION
 from perturbgen.core.page import PALETTE, Page
 from perturbgen.generate.forest import SamplerSettings
 from perturbgen.generate.sampler import CellSampler, fit_samplers
-from perturbgen.generate.wells import CONDITION, GROUP, WellTable
+from perturbgen.generate.wells import GROUP, WellTable
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -27,10 +29,12 @@ _Floats = NDArray[np.float64]
 
 
 def crps(draws: NDArray[np.generic], observed: NDArray[np.generic]) -> _Floats:
-    """Continuous ranked probability score (rows,) of draws (rows, n) for what was observed (rows,); lower is better.
+    """Continuous ranked probability score (rows,) of draws (rows, n) for what was observed (rows,);
+    lower is better.
 
-    E|X - y| - E|X - X'| / 2 (Gneiting and Raftery 2007), in the fair form for a finite number of draws: pairs of a draw
-    with itself do not count. A single draw is a point forecast, whose CRPS is the absolute error.
+    E|X - y| - E|X - X'| / 2 (Gneiting and Raftery 2007), in the fair form for a finite number of
+    draws: pairs of a draw with itself do not count. A single draw is a point forecast, whose CRPS
+    is the absolute error.
     """
     ordered = np.sort(np.asarray(draws, float), axis=1)
     n = ordered.shape[1]
@@ -44,7 +48,9 @@ def crps(draws: NDArray[np.generic], observed: NDArray[np.generic]) -> _Floats:
 def pit(
     draws: NDArray[np.generic], observed: NDArray[np.generic], *, rng: np.random.Generator
 ) -> _Floats:
-    """Probability integral transform (rows,), randomised between P(X < y) and P(X <= y), uniform where calibrated."""
+    """Probability integral transform (rows,), randomised between P(X < y) and P(X <= y), uniform
+    where calibrated.
+    """
     y = np.asarray(observed)[:, None]
     below, equal = (draws < y).sum(axis=1), (draws == y).sum(axis=1)
     return (below + rng.random(len(y)) * (equal + 1)) / (draws.shape[1] + 1)
@@ -62,31 +68,26 @@ _ROWS_AT_ONCE: Final = 8192
 _FEWEST_CELLS: Final = 5  # the median library size of fewer cells says nothing of the well
 
 
-def _hidden_folds(
+def _withheld_folds(
     groups: pd.DataFrame, folds: int, *, rng: np.random.Generator
 ) -> NDArray[np.int64]:
-    """The fold in which each row is hidden (rows,): the cell types of a compound are dealt to the folds; -1 is never.
+    """The fold in which each row is withheld (rows,): a compound's cell types are dealt to the
+    folds; -1 is never.
 
-    Controls, which stand in more than twice as many wells as the median compound, are always measured: never hidden.
+    Controls, which stand in more than twice as many wells as the median compound, are always
+    measured: never withheld.
     """
+    by = list(CONDITION)
     wells = groups.drop_duplicates(["plate", "well"]).groupby("compound").size()
     controls = wells.index[wells > 2 * wells.median()]
-    conditions = (
-        groups[CONDITION]
-        .drop_duplicates()
-        .sort_values(["compound", "cell_type"], ignore_index=True)
-    )
-    conditions["turn"] = conditions.groupby("compound")["compound"].transform(
-        lambda part: rng.permutation(len(part))
-    )
-    conditions["fold"] = conditions["turn"] % folds
+    conditions = groups[by].drop_duplicates().sort_values(by[::-1], ignore_index=True)
+    compounds = conditions.groupby("compound")["compound"]
+    conditions["fold"] = compounds.transform(lambda part: deal(len(part), folds, rng))
     conditions.loc[conditions["compound"].isin(controls), "fold"] = -1
-    fold = groups[CONDITION].merge(conditions, on=CONDITION, how="left", validate="many_to_one")[
-        "fold"
-    ]
+    fold = groups[by].merge(conditions, on=by, how="left", validate="many_to_one")["fold"]
     if not (fold >= 0).any():
         raise SchemaError(
-            "every compound is a control: no condition can be hidden",
+            "every compound is a control: no condition can be withheld",
             expected="compounds in few wells",
         )
     return fold.to_numpy()
@@ -100,58 +101,52 @@ def cross_validate(
     folds: int = 3,
     draws: int = 100,
 ) -> pd.DataFrame:
-    """The scores of every well x cell type that was hidden once, as :func:`score_wells` gives them."""
+    """The scores of every well x cell type, each withheld once, as :func:`score_samplers` gives
+    them.
+    """
     if folds < 2:
         raise ConfigError(f"{folds} folds", expected="2 or more")
-    fold = _hidden_folds(table.groups, folds, rng=rng)
+    fold = _withheld_folds(table.groups, folds, rng=rng)
     parts = []
     for i in range(folds):
         if (fold == i).any():
             sampler = fit_samplers(table.take(fold != i), rng=rng, settings=settings)
-            parts.append(score_wells(sampler, table.take(fold == i), draws=draws, rng=rng))
+            parts.append(score_samplers(sampler, table.take(fold == i), draws=draws, rng=rng))
     return pd.concat(parts, ignore_index=True)
 
 
-def score_wells(
-    sampler: CellSampler, held: WellTable, *, draws: int, rng: np.random.Generator
+def score_samplers(
+    sampler: CellSampler, withheld: WellTable, *, draws: int, rng: np.random.Generator
 ) -> pd.DataFrame:
-    """One row for each held well x cell type: what was observed, the drawn median and interval, CRPS and PIT.
+    """One row for each withheld well x cell type: what was observed, median and interval, CRPS,
+    PIT.
 
-    ``cells`` is the number of cells; ``depth`` the median library size, given nothing but the condition.
+    ``cells`` is the number of cells; ``depth`` the median library size, given nothing but the
+    condition.
     """
     if draws < 2:
         raise ConfigError(f"{draws} draws", expected="2 or more")
-    counts = sampler.counts(held.groups, draws, rng)
-    drawn = {
-        "cells": counts.to_numpy(float),
-        "depth": _draw_medians(sampler, held.groups, counts, rng),
-    }
-    observed = observed_wells(held)
-    parts = [
-        observed,
-        *(_score_draws(name, drawn[name], observed[name], rng=rng) for name in TARGETS),
-    ]
-    return pd.concat(parts, axis=1)
+    groups = withheld.groups
+    counts = sampler.counts(groups, draws, rng)
+    drawn = {"cells": counts.to_numpy(float), "depth": _draw_medians(sampler, groups, counts, rng)}
+    observed = observed_wells(withheld)
+    scores = (_score_draws(name, drawn[name], observed[name], rng=rng) for name in TARGETS)
+    return pd.concat([observed, *scores], axis=1)
 
 
-def observed_wells(held: WellTable) -> pd.DataFrame:
-    """The labels of the wells, their ``cells`` and their median library size as ``depth`` (NaN below five cells)."""
-    median = [
-        np.exp(np.median(part)) if len(part) >= _FEWEST_CELLS else np.nan
-        for part in _cells_of(held)
-    ]
-    return held.groups[[*GROUP, "compound"]].assign(cells=held.groups["n_cells"], depth=median)
-
-
-def _cells_of(table: WellTable) -> list[_Floats]:
-    """Log library sizes of the cells of each row."""
-    return np.split(table.log_libraries, table.starts[1:-1])
+def observed_wells(table: WellTable) -> pd.DataFrame:
+    """The wells' labels, ``cells``, and median library size as ``depth`` (NaN below five cells)."""
+    sizes = np.split(table.log_libraries, table.starts[1:-1])
+    depth = [np.exp(np.median(s)) if len(s) >= _FEWEST_CELLS else np.nan for s in sizes]
+    return table.groups[[*GROUP, "compound"]].assign(cells=table.groups["n_cells"], depth=depth)
 
 
 def _draw_medians(
     sampler: CellSampler, conditions: pd.DataFrame, counts: pd.DataFrame, rng: np.random.Generator
 ) -> _Floats:
-    """Median library sizes (conditions, draws) for the drawn numbers of cells, five cells at the fewest."""
+    """Median library sizes (conditions, draws) for the drawn numbers of cells, five cells at the
+    fewest.
+    """
     columns = []
     at_once = max(1, _ROWS_AT_ONCE // max(len(conditions), 1))
     for start in range(0, counts.shape[1], at_once):
@@ -165,23 +160,25 @@ def _draw_medians(
 def _score_draws(
     name: str, draws: _Floats, observed: pd.Series, *, rng: np.random.Generator
 ) -> pd.DataFrame:
-    """CRPS, PIT, median and the 80 % interval of draws (rows, n), as columns that begin with ``name``."""
-    known = observed.notna().to_numpy()
+    """CRPS, PIT, median and the 80 % interval of draws (rows, n), as columns that begin with
+    ``name``.
+    """
+    known, values = observed.notna().to_numpy(), observed.fillna(0).to_numpy()
     low, middle, high = np.quantile(draws, [0.1, 0.5, 0.9], axis=1)
-    values = {
-        "crps": np.where(known, crps(draws, observed.fillna(0).to_numpy()), np.nan),
-        "pit": np.where(known, pit(draws, observed.fillna(0).to_numpy(), rng=rng), np.nan),
+    columns = {
+        "crps": np.where(known, crps(draws, values), np.nan),
+        "pit": np.where(known, pit(draws, values, rng=rng), np.nan),
         "low": low,
         "median": middle,
         "high": high,
     }
-    return pd.DataFrame(
-        {f"{name}_{key}": value for key, value in values.items()}, index=observed.index
-    )
+    return pd.DataFrame(columns, index=observed.index).add_prefix(f"{name}_")
 
 
 def summarise(scores: pd.DataFrame) -> list[dict[str, Any]]:
-    """One row for each quantity and cell type, and for all: wells, CRPS, coverage of the 50, 80 and 95 % intervals."""
+    """One row for each quantity and cell type, and for all: wells, CRPS, coverage of the 50, 80 and
+    95 % intervals.
+    """
     rows = []
     for name in TARGETS:
         known = scores[scores[f"{name}_pit"].notna()]
@@ -207,7 +204,9 @@ def choose_settings(
     rng: np.random.Generator,
     folds: int = 3,
 ) -> tuple[SamplerSettings, list[dict[str, Any]]]:
-    """The settings with the best CRPS on hidden conditions (relative, cells and depth alike), and all scores.
+    """The settings with the best CRPS on withheld conditions, and all scores.
+
+    CRPS is relative to the mean, so that cells and depth count alike.
 
     Every candidate meets the same folds and the same random numbers.
     """
@@ -218,40 +217,38 @@ def choose_settings(
             table, settings, rng=np.random.default_rng(seed), folds=folds, draws=_TUNING_DRAWS
         )
         relative = [scores[f"{name}_crps"].mean() / scores[name].mean() for name in TARGETS]
-        rows.append(
-            settings.model_dump()
-            | dict(zip(TARGETS, relative, strict=True))
-            | {"mean": np.mean(relative)}
-        )
+        found = dict(zip(TARGETS, relative, strict=True)) | {"mean": np.mean(relative)}
+        rows.append(settings.model_dump() | found)
     best = int(np.argmin([row["mean"] for row in rows]))
     return candidates[best], rows
 
 
 _MEANING: Final = {"cells": "cells in the well", "depth": "median library size of the well"}
 _ABOUT_SCORES: Final = (
-    "CRPS: lower is better, in the quantity's own units. The last columns say how many of the hidden wells fell into "
-    "the central 50, 80 and 95 % intervals."
+    "CRPS: lower is better, in the quantity's own units. The last columns say how many of the "
+    "withheld wells fell into the central 50, 80 and 95 % intervals."
 )
 _ABOUT_FOUND: Final = (
-    "Observed against the median of the draws, a point for each hidden well and cell type. On the dashed line they "
-    "agree; hovering shows the 80 % interval."
+    "Observed against the median of the draws, a point for each withheld well and cell type. On "
+    "the dashed line they agree; hovering shows the 80 % interval."
 )
 _ABOUT_PIT: Final = (
-    "Where the observed value lies among the draws. A calibrated sampler gives flat bars: a hump in the middle is too "
-    "wide, horns at the ends too narrow, a slope is bias."
+    "Where the observed value lies among the draws. A calibrated sampler gives flat bars: a hump "
+    "in the middle is too wide, horns at the ends too narrow, a slope is bias."
 )
 _ABOUT_COVERAGE: Final = (
-    "Share of the wells inside the central interval against the interval's probability. On the dashed line is "
-    "calibrated; the grey band is five points either way."
+    "Share of the wells inside the central interval against the interval's probability. On the "
+    "dashed line is calibrated; the grey band is five points either way."
 )
 _MOST_POINTS: Final = 3000
 _BINS: Final = 20
+_DASHED: Final = {"dash": "dash", "color": PALETTE[7]}
 
 
 def calibration_page(
     scores: pd.DataFrame, summary: list[dict[str, Any]], *, title: str, lead: str
 ) -> Page:
-    """A page of the scores of hidden wells (see :func:`perturbgen.generate.validate.score_wells`) and their summary."""
+    """A page of the scores of withheld wells (see :func:`score_samplers`) and their summary."""
     page = Page(title, lead)
     page.section("Scores", _ABOUT_SCORES)
     page.table(summary)
@@ -269,32 +266,22 @@ def _found_figure(scores: pd.DataFrame, name: str) -> Figure:
     import plotly.graph_objects as go
 
     step = -(-len(scores) // _MOST_POINTS)
+    kinds = scores.iloc[::step].groupby("cell_type", observed=True)
     figure = go.Figure()
     shift = int(name == "cells")  # wells may be empty, and the axes are logarithmic
-    for (kind, part), colour in zip(
-        scores.iloc[::step].groupby("cell_type", observed=True), PALETTE, strict=False
-    ):
-        hover = (
-            part["compound"]
-            + ", "
-            + part["plate"]
-            + ", 80 %: "
-            + part[f"{name}_low"].map("{:,.0f}".format)
-        )
-        hover = hover + " to " + part[f"{name}_high"].map("{:,.0f}".format)
+    for (kind, part), colour in zip(kinds, PALETTE, strict=False):
+        low, high = (part[f"{name}_{end}"].map("{:,.0f}".format) for end in ("low", "high"))
+        hover = part["compound"] + ", " + part["plate"] + ", 80 %: " + low + " to " + high
         marker = {"size": 5, "opacity": 0.6, "color": colour}
         points = {"mode": "markers", "name": str(kind), "text": hover, "marker": marker}
         figure.add_scattergl(x=part[f"{name}_median"] + shift, y=part[name] + shift, **points)
     both = scores[[name, f"{name}_median"]] + shift
     ends = [float(both.min().min()), float(both.max().max())]
-    figure.add_scatter(
-        x=ends, y=ends, mode="lines", name="equal", line={"dash": "dash", "color": PALETTE[7]}
-    )
+    figure.add_scatter(x=ends, y=ends, mode="lines", name="equal", line=_DASHED)
     more = " + 1" if shift else ""
     figure.update_xaxes(title=f"predicted median{more}: {_MEANING[name]}", type="log", dtick="D2")
-    return figure.update_yaxes(title=f"observed{more}", type="log", dtick="D2").update_layout(
-        height=460
-    )
+    figure.update_yaxes(title=f"observed{more}", type="log", dtick="D2")
+    return figure.update_layout(height=460)
 
 
 def _pit_figure(scores: pd.DataFrame, name: str) -> Figure:
@@ -306,14 +293,12 @@ def _pit_figure(scores: pd.DataFrame, name: str) -> Figure:
     middle = (edges[1:] + edges[:-1]) / 2
     noise = np.sqrt(_BINS / len(scores))
     figure = go.Figure(go.Bar(x=middle, y=share, name="all wells", marker={"opacity": 0.6}))
-    figure.add_hrect(
-        y0=1 - 2 * noise, y1=1 + 2 * noise, fillcolor=PALETTE[7], opacity=0.15, line_width=0
-    )
-    figure.add_hline(y=1, line={"dash": "dash", "color": PALETTE[7]})
+    band = {"fillcolor": PALETTE[7], "opacity": 0.15, "line_width": 0}
+    figure.add_hrect(y0=1 - 2 * noise, y1=1 + 2 * noise, **band)
+    figure.add_hline(y=1, line=_DASHED)
     figure.update_xaxes(title="place of the observed value among the draws (PIT)", range=[0, 1])
-    return figure.update_yaxes(
-        title="density (band: chance alone)", rangemode="tozero"
-    ).update_layout(height=320, bargap=0.05)
+    figure.update_yaxes(title="density (band: chance alone)", rangemode="tozero")
+    return figure.update_layout(height=320, bargap=0.05)
 
 
 def _coverage_figure(scores: pd.DataFrame, name: str) -> Figure:
@@ -322,9 +307,8 @@ def _coverage_figure(scores: pd.DataFrame, name: str) -> Figure:
 
     levels = np.linspace(0.02, 0.98, 49)
     figure = go.Figure()
-    band = np.concatenate([levels, levels[::-1]])
     figure.add_scatter(
-        x=band,
+        x=np.concatenate([levels, levels[::-1]]),
         y=np.concatenate([levels - 0.05, levels[::-1] + 0.05]),
         fill="toself",
         name="within five points",
@@ -332,19 +316,11 @@ def _coverage_figure(scores: pd.DataFrame, name: str) -> Figure:
         fillcolor="rgba(89,89,89,0.15)",
         hoverinfo="skip",
     )
-    figure.add_scatter(
-        x=[0, 1],
-        y=[0, 1],
-        mode="lines",
-        name="calibrated",
-        line={"dash": "dash", "color": PALETTE[7]},
-    )
-    for (kind, part), colour in zip(
-        scores.groupby("cell_type", observed=True), PALETTE, strict=False
-    ):
+    figure.add_scatter(x=[0, 1], y=[0, 1], mode="lines", name="calibrated", line=_DASHED)
+    kinds = scores.groupby("cell_type", observed=True)
+    for (kind, part), colour in zip(kinds, PALETTE, strict=False):
         found = [coverage(part[f"{name}_pit"].to_numpy(), level) for level in levels]
         figure.add_scatter(x=levels, y=found, mode="lines", name=str(kind), line={"color": colour})
     figure.update_xaxes(title="probability of the interval", range=[0, 1])
-    return figure.update_yaxes(title="share of wells inside", range=[0, 1]).update_layout(
-        height=420
-    )
+    figure.update_yaxes(title="share of wells inside", range=[0, 1])
+    return figure.update_layout(height=420)

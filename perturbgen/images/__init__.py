@@ -1,1 +1,1 @@
-"""Microscope images as profiles: readers, corrections of batch effects, hit scores, evaluation, maps."""
+"""Microscope images and their profiles: readers, matching, hit scores, evaluation, maps."""

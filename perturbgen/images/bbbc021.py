@@ -1,4 +1,4 @@
-"""BBBC021 (Caie et al. 2010): tables of images and mechanisms, file names, and per-well profiles."""
+"""BBBC021 (Caie et al. 2010): tables of images and mechanisms, file names, per-well profiles."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pandas as pd
 
 from perturbgen.core.errors import InputError, SchemaError, shorten
 from perturbgen.core.tables import find_table, read_frame, require_unique, require_values
-from perturbgen.profiles.table import Profiles
+from perturbgen.profiles import Profiles
 
 VEHICLE: Final = "DMSO"
 CHANNELS: Final = {"DAPI": 1, "Tubulin": 2, "Actin": 4}
@@ -59,7 +59,8 @@ def parse_file_name(name: str) -> _FileName:
 def _concentration(text: str) -> str:
     """A concentration as the one text it is joined by: 3, 3.000000 and 3e0 are all ``3``.
 
-    Text, not a float: pybbbc stores float16, which turns 0.003 into 0.0030003 and joins with nothing.
+    Text, not a float: pybbbc stores float16, which turns 0.003 into 0.0030003 and joins with
+    nothing.
     """
     try:
         number = Decimal(str(text).strip())
@@ -86,10 +87,11 @@ def _require_decimal(numbers: pd.Series, where: str) -> None:
 
 
 def read_images(path: str | Path) -> pd.DataFrame:
-    """``BBBC021_v1_image.csv``: one row a field, keyed by (plate, well, site), with its three files.
+    """``BBBC021_v1_image.csv``: one row a field, keyed by (plate, well, site), with its three
+    files.
 
-    Columns plate, well, site, week, replicate, compound, concentration (text), and a path for each channel, relative to
-    the folder of images.
+    Columns plate, well, site, week, replicate, compound, concentration (text), and a path for each
+    channel, relative to the folder of images.
     """
     path = find_table(path, IMAGES)
     files = {name: (f"Image_PathName_{name}", f"Image_FileName_{name}") for name in CHANNELS}
@@ -114,18 +116,19 @@ def read_images(path: str | Path) -> pd.DataFrame:
 
 
 def _by_value(concentrations: pd.Series) -> pd.Series:
-    """:func:`concentration` of each, worked out once for each distinct text."""
+    # worked out once for each distinct text: there are 13,200 rows and a few dozen concentrations
     return concentrations.map({text: _concentration(text) for text in concentrations.unique()})
 
 
 def _check_names(raw: pd.DataFrame, names: dict[str, list[_FileName]], path: Path) -> None:
-    """The files of a row are of one field, of the channel of their column, and of the well the row names."""
+    """The files of a row are of one field, of their column's channel and of the row's well."""
     wells = raw["Image_Metadata_Well_DAPI"].to_numpy()
     for channel, parsed in names.items():
         for row, (name, first) in enumerate(zip(parsed, names["DAPI"], strict=True)):
             if (name.channel, name.well, name.site) != (CHANNELS[channel], wells[row], first.site):
+                file = raw[f"Image_FileName_{channel}"].iloc[row]
                 raise SchemaError(
-                    f"{path}, row {row + 2}: {raw[f'Image_FileName_{channel}'].iloc[row]!r} is not the {channel} image "
+                    f"{path}, row {row + 2}: {file!r} is not the {channel} image "
                     f"of well {wells[row]}, site {first.site}",
                     expected=f"w{CHANNELS[channel]} of the same well and site",
                     cause="columns shifted against each other",
@@ -135,12 +138,9 @@ def _check_names(raw: pd.DataFrame, names: dict[str, list[_FileName]], path: Pat
 def read_mechanisms(path: str | Path) -> pd.DataFrame:
     """``BBBC021_v1_moa.csv``: compound, concentration (text), moa."""
     path = find_table(path, MECHANISMS)
-    table = read_frame(
-        path,
-        columns=["compound", "concentration", "moa"],
-        text=["compound", "concentration", "moa"],
-    )
-    require_values(table, ["compound", "concentration", "moa"], "compound", path)
+    columns = ["compound", "concentration", "moa"]
+    table = read_frame(path, columns=columns, text=columns)
+    require_values(table, columns, "compound", path)
     _require_decimal(table["concentration"], str(path))
     table["concentration"] = _by_value(table["concentration"])
     require_unique(table["compound"] + " " + table["concentration"], "treatment", path)
@@ -148,7 +148,7 @@ def read_mechanisms(path: str | Path) -> pd.DataFrame:
 
 
 def _read_wells(folder: str | Path) -> pd.DataFrame:
-    """One row a well: plate, well, week, replicate, compound, concentration, moa (missing where unknown)."""
+    """One row a well: plate, well, week, replicate, compound, concentration, moa (if known)."""
     images = read_images(folder)
     columns = ["plate", "well", "week", "replicate", "compound", "concentration"]
     wells = images[columns].drop_duplicates()
@@ -159,7 +159,7 @@ def _read_wells(folder: str | Path) -> pd.DataFrame:
 
 
 def read_bbbc021(folder: str | Path, *, table: str = PROFILES) -> Profiles:
-    """Per-well profiles of ``table`` with labels: joined by plate and well, then by compound and concentration."""
+    """Per-well profiles of ``table``, their labels joined by plate and well, then by treatment."""
     path = find_table(folder, table)
     keys = ["Image_Metadata_Plate", "Image_Metadata_Well"]
     raw = read_frame(path, columns=keys, text=keys).rename(

@@ -1,4 +1,4 @@
-"""Image files by (plate, well, site) and channel: finding, reading, checking; never by row number."""
+"""Image files by plate, well, site and channel, never by row: found, read, checked, shown."""
 
 from __future__ import annotations
 
@@ -12,35 +12,38 @@ import numpy as np
 import pandas as pd
 
 from perturbgen.core.errors import InputError, SchemaError, shorten
-from perturbgen.core.files import require_file, require_folder
+from perturbgen.core.files import atomic_path, require_file, require_folder
+from perturbgen.core.tables import BROKEN, find_optional
 from perturbgen.images import bbbc021
 
 _KEY: Final = ["plate", "well", "site"]
-_BROKEN: Final = "a download or a copy that broke off"
 
 _WELL = r"(?P<well>[A-Z]{1,2}\d\d)"
 _TREE = re.compile(
-    rf"(?:^|/)(?P<experiment>[^/]+)/Plate(?P<plate>\d+)/{_WELL}_s(?P<site>\d)_w(?P<channel>\d)\.png$"
+    rf"(?:^|/)(?P<experiment>[^/]+)/Plate(?P<plate>\d+)/{_WELL}"
+    r"_s(?P<site>\d)_w(?P<channel>\d)\.png$"
 )
 _FLAT = re.compile(
-    rf"(?:^|/)(?P<experiment>[^/_]+)_(?P<plate>\d+)_{_WELL}(?:_s(?P<site>\d))?_w(?P<channel>\d)\.png$"
+    rf"(?:^|/)(?P<experiment>[^/_]+)_(?P<plate>\d+)_{_WELL}"
+    r"(?:_s(?P<site>\d))?_w(?P<channel>\d)\.png$"
 )
 
 
 def find_images(root: str | Path) -> pd.DataFrame:
     """One row a file: plate, well, site, channel, path.
 
-    RxRx trees (``.../HUVEC-01/Plate1/B02_s1_w1.png``; the plate is called ``HUVEC-01_1``), single files
-    (``HUVEC-01_1_B02_w1.png``, whose site is 1 where none is named) and BBBC021's tables.
+    RxRx trees (``.../HUVEC-01/Plate1/B02_s1_w1.png``; the plate is called ``HUVEC-01_1``), single
+    files (``HUVEC-01_1_B02_w1.png``, site 1 where none is named) and BBBC021's tables.
     """
     root = require_folder(root, "folder of images")
-    if (root / f"{bbbc021.IMAGES}.gz").exists() or (root / bbbc021.IMAGES).exists():
+    if find_optional(root, bbbc021.IMAGES):
         return _table_images(root)
     rows = [row for path in sorted(root.rglob("*.png")) if (row := _parse_path(path, root))]
     if not rows:
         raise InputError(
             f"no images of a known layout in {root}",
-            expected="{experiment}/Plate{n}/{well}_s{site}_w{channel}.png, or BBBC021's tables beside its folders",
+            expected="{experiment}/Plate{n}/{well}_s{site}_w{channel}.png, or BBBC021's tables "
+            "beside its folders",
         )
     return pd.DataFrame(rows).sort_values([*_KEY, "channel"], ignore_index=True)
 
@@ -52,13 +55,8 @@ def _parse_path(path: Path, root: Path) -> dict[str, Any] | None:
     if not found:
         return None
     plate, site = f"{found['experiment']}_{found['plate']}", int(found["site"] or 1)
-    return {
-        "plate": plate,
-        "well": found["well"],
-        "site": site,
-        "channel": int(found["channel"]),
-        "path": path,
-    }
+    key = {"plate": plate, "well": found["well"], "site": site}
+    return key | {"channel": int(found["channel"]), "path": path}
 
 
 def _table_images(root: Path) -> pd.DataFrame:
@@ -80,7 +78,8 @@ def fields(images: pd.DataFrame) -> dict[tuple[str, str, int], dict[int, Path]]:
     if twice.any():
         first = images[twice].iloc[0]
         raise SchemaError(
-            f"two files are channel {first['channel']} of {first['plate']} {first['well']} s{first['site']}",
+            f"two files are channel {first['channel']} of {first['plate']} {first['well']} "
+            f"s{first['site']}",
             expected="one",
             fix=str(first["path"]),
         )
@@ -99,12 +98,13 @@ def _read_channel(path: str | Path) -> np.ndarray:
     path = require_file(path, "image")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("error")  # Pillow only warns of a TIFF that ends too soon
+            # Pillow only warns of a TIFF that ends too soon, and fills up with zeros
+            warnings.simplefilter("error")
             with Image.open(path) as image:
                 pixels = np.array(image)
     except (OSError, SyntaxError, ValueError, EOFError, UserWarning) as error:
         raise InputError(
-            f"{path} cannot be read: {error}", expected="a whole PNG or TIFF", cause=_BROKEN
+            f"{path} cannot be read: {error}", expected="a whole PNG or TIFF", cause=BROKEN
         ) from None
     if pixels.ndim != 2 or pixels.dtype not in (np.uint8, np.uint16):
         raise InputError(
@@ -115,7 +115,7 @@ def _read_channel(path: str | Path) -> np.ndarray:
 
 
 def read_field(files: Mapping[int, Path], channels: list[int]) -> np.ndarray:
-    """The channels of one field, (channels, height, width); all there, of one size and one depth."""
+    """The channels of one field, (channels, height, width): all, of one size and one depth."""
     absent = [channel for channel in channels if channel not in files]
     if absent:
         some = next(iter(files.values()), None)
@@ -142,43 +142,88 @@ def read_field(files: Mapping[int, Path], channels: list[int]) -> np.ndarray:
     return np.stack(stack)
 
 
-def check_images(images: pd.DataFrame, *, limit: int | None = None) -> list[dict[str, Any]]:
-    """Findings about a set of images: fields and channels, missing ones, sizes and depths, unreadable files.
+# The colour map published with RxRx1: each channel's colour, and the grey value shown in full.
+_SIX: Final[tuple[tuple[str, tuple[int, int, int], int], ...]] = (
+    ("w1 nuclei", (19, 0, 249), 51),
+    ("w2 ER", (42, 255, 31), 107),
+    ("w3 actin", (255, 0, 25), 64),
+    ("w4 nucleoli, RNA", (45, 255, 252), 191),
+    ("w5 mitochondria", (250, 0, 253), 89),
+    ("w6 Golgi, membrane", (254, 255, 40), 191),
+)
+# RxRx19a has no mitochondria; its fifth channel is the stain of RxRx1's sixth.
+_FIVE: Final = (*_SIX[:4], ("w5 Golgi, membrane", _SIX[5][1], _SIX[5][2]))
+# BBBC021 is 16-bit and has no display range of its own: percentiles of the image.
+_THREE: Final = (
+    ("DAPI", (0, 0, 255), None),
+    ("tubulin", (0, 255, 0), None),
+    ("actin", (255, 0, 0), None),
+)
+MAPS: Final = {6: _SIX, 5: _FIVE, 3: _THREE}
+GAP = 4
+_CAPTION = 18
 
-    At most ``limit`` fields are decoded, spread evenly over the set.
-    """
-    found = fields(images)
-    channels = sorted(images["channel"].unique().tolist())
-    short = [" ".join(map(str, key)) for key, files in found.items() if len(files) < len(channels)]
-    complete = [key for key, files in found.items() if len(files) == len(channels)]
-    step = max(1, -(-len(complete) // limit)) if limit else 1
-    kinds, broken = _decode_all([found[key] for key in complete[::step]], channels)
+
+def _shown(image: np.ndarray, full: int | None) -> np.ndarray:
+    """Brightness from 0 to 1: up to ``full``, or from the 0.1st to the 99.9th percentile."""
+    low, high = (0.0, float(full)) if full else np.percentile(image, [0.1, 99.9])
+    return np.clip((image - low) / max(high - low, 1e-12), 0, 1)
+
+
+def _colour_map(channels: int) -> Any:
+    """For each channel its name, its colour and the grey value that is shown in full."""
+    if channels not in MAPS:
+        raise SchemaError(
+            f"{channels} channels", expected=f"{', '.join(map(str, MAPS))} have a colour map"
+        )
+    return MAPS[channels]
+
+
+def layers(stack: np.ndarray) -> list[np.ndarray]:
+    """Each channel of (channels, height, width) in colour, float (height, width, 3) up to 255."""
     return [
-        finding("fields (plate, well, site)", len(found)),
-        finding("channels", ", ".join(f"w{channel}" for channel in channels)),
-        finding("fields without all channels", shorten(short) if short else "none", ok=not short),
-        finding("decoded fields", len(complete[::step])),
-        finding("sizes and depths", "; ".join(sorted(kinds)) or "none", ok=len(kinds) == 1),
-        finding("unreadable or mixed", "; ".join(broken[:3]) if broken else "none", ok=not broken),
+        _shown(image, full)[..., None] * np.array(colour)
+        for image, (_, colour, full) in zip(stack, _colour_map(len(stack)), strict=True)
     ]
 
 
-def _decode_all(chosen: list[dict[int, Path]], channels: list[int]) -> tuple[set[str], list[str]]:
-    """The sizes and depths found, and what could not be read."""
-    from perturbgen.core.console import track
-
-    kinds: set[str] = set()
-    broken: list[str] = []
-    for files in track(chosen, "images"):
-        try:
-            stack = read_field(files, channels)
-        except (InputError, SchemaError) as error:
-            broken.append(error.what)
-        else:
-            kinds.add(f"{stack.shape[1]} x {stack.shape[2]}, {stack.dtype}")
-    return kinds, broken
+def colours(channels: int) -> tuple[list[list[float]], list[float]]:
+    """Each channel's colour and the brightness shown in full, from 0 to 1 (8-bit images)."""
+    rows = _colour_map(channels)
+    tints = [[part / 255 for part in colour] for _, colour, _ in rows]
+    return tints, [(full or 255) / 255 for _, _, full in rows]
 
 
-def finding(what: str, found: object, *, ok: bool = True) -> dict[str, Any]:
-    """One line of a check."""
-    return {"what": what, "found": found, "ok": ok}
+def write_contact_sheet(stack: np.ndarray, path: str | Path) -> Path:
+    """Save a field as PNG: all its channels added up, and each alone."""
+    from PIL import Image
+
+    with atomic_path(path) as part:
+        Image.fromarray(_contact_sheet(stack)).save(part)
+    return Path(path)
+
+
+def _contact_sheet(stack: np.ndarray) -> np.ndarray:
+    """All channels added up and each alone, four to a row with names, uint8 (height, width, 3)."""
+    names = ["all channels", *(name for name, _, _ in _colour_map(len(stack)))]
+    coloured = layers(stack)
+    tiles = [
+        np.clip(tile, 0, 255).astype(np.uint8) for tile in (np.sum(coloured, axis=0), *coloured)
+    ]
+    height, width = stack.shape[1] + _CAPTION + GAP, stack.shape[2] + GAP
+    across = min(4, len(tiles))
+    sheet = np.zeros((height * -(-len(tiles) // across), width * across, 3), np.uint8)
+    for i, (name, tile) in enumerate(zip(names, tiles, strict=True)):
+        top, left = height * (i // across), width * (i % across)
+        sheet[top : top + _CAPTION, left : left + stack.shape[2]] = caption(name, stack.shape[2])
+        sheet[top + _CAPTION : top + _CAPTION + stack.shape[1], left : left + stack.shape[2]] = tile
+    return sheet
+
+
+def caption(text: str, width: int) -> np.ndarray:
+    """White letters on black, uint8 (CAPTION, width, 3)."""
+    from PIL import Image, ImageDraw
+
+    strip = Image.new("RGB", (width, _CAPTION))
+    ImageDraw.Draw(strip).text((3, 3), text, fill=(255, 255, 255))
+    return np.array(strip)

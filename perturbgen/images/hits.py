@@ -1,8 +1,10 @@
-"""Drug candidates: which treatments bring diseased wells back to health, how surely, and at what cost elsewhere.
+"""Drug candidates: which treatments bring diseased wells back to health, how surely, at what cost.
 
-From sites to centred wells, the rows that hits are scored on.
+On and off the axis from healthy to diseased (Cuccarese et al. 2020):
 
-A well described by the controls of its own plate: RxRx1's 30 siRNAs and the empty well, on every plate.
+mu = mean(healthy),  v = mean(diseased) - mu,  L = |v|
+on(x)  = <x - mu, v> / L^2                    0 for healthy, 1 for diseased on average
+off(x) = sqrt(|x - mu|^2 - (on L)^2)          what else was done to the cells
 """
 
 from __future__ import annotations
@@ -10,17 +12,16 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from perturbgen.core.errors import SchemaError, shorten
 from perturbgen.core.tables import require_columns
-from perturbgen.images.onoff import fit_axis, project_controls, z_prime
+from perturbgen.profiles import Profiles, chosen
 from perturbgen.profiles.correct import NestedCentre
-from perturbgen.profiles.groups import Key, group_means, grouping
-from perturbgen.profiles.table import Profiles, chosen
+from perturbgen.profiles.groups import Groups
 
 log = logging.getLogger(__name__)
 
@@ -29,9 +30,7 @@ _ROLES = ("healthy", "diseased", "treated")
 
 @dataclass(frozen=True)
 class _WellScores:
-    """``wells``: the labels of each well with role, on, off, rescue, z_off and hit; ``gate``: Z' of each group, and if
-    it passed.
-    """
+    """The labels of each well with role, on, off, rescue, z_off and hit; and Z' of each group."""
 
     wells: pd.DataFrame
     gate: pd.DataFrame
@@ -46,12 +45,14 @@ def score_wells(
     side_effect_weight: float = 0.25,
     gate: float = 0.0,
 ) -> _WellScores:
-    """Project every well on the axis of its own group's controls; one row of ``profiles`` is one well.
+    """Project every well on the axis of its own group's controls; one row of ``profiles`` is one
+    well.
 
-    rescue = (on_d - on) / (on_d - on_h), on_d and on_h the mean on of diseased and healthy controls, each scored
-    without itself: 0 for a well like the untreated, 1 for a healthy one. hit = rescue - weight max(0, z_off), where
-    z_off is off in standard deviations of the diseased controls. Groups with fewer than two controls of a kind, or
-    whose Z' is not above ``gate``, are left out, and said to be.
+    rescue = (on_d - on) / (on_d - on_h), on_d and on_h the mean on of diseased and healthy
+    controls, each scored without itself: 0 for a well like the untreated, 1 for a healthy one. hit
+    = rescue - weight max(0, z_off), z_off being off in standard deviations of the diseased
+    controls. Groups with fewer than two controls of a kind, or whose Z' is not above ``gate``, are
+    left out, and said to be.
     """
     if (healthy & diseased).any():
         raise SchemaError(
@@ -59,11 +60,11 @@ def score_wells(
             expected="two sets without overlap",
             fix="check --healthy and --diseased",
         )
-    keys, codes = grouping(profiles.meta, by, profiles.source)
+    groups = Groups.of(profiles.meta, by, profiles.source)
     role = np.select([healthy, diseased], _ROLES[:2], _ROLES[2])
     parts, gates = [], []
-    for number, key in enumerate(keys):
-        rows = np.flatnonzero(codes == number)
+    for number, key in enumerate(groups.keys):
+        rows = np.flatnonzero(groups.codes == number)
         scores, line = _score_group(
             np.asarray(profiles.values[rows], np.float64), role[rows], side_effect_weight
         )
@@ -81,26 +82,78 @@ def score_wells(
 def _score_group(
     values: np.ndarray, role: np.ndarray, weight: float
 ) -> tuple[pd.DataFrame | None, dict[str, Any]]:
-    """The scores of one group's wells, or None where its controls are too few, and its line for the gate."""
+    """The scores of one group's wells, or None if it has too few controls, and its gate's line."""
     healthy, diseased = role == "healthy", role == "diseased"
-    line: dict[str, Any] = {
-        "healthy": int(healthy.sum()),
-        "diseased": int(diseased.sum()),
-        "Z'": float("nan"),
-    }
+    line: dict[str, Any] = {"healthy": int(healthy.sum()), "diseased": int(diseased.sum())}
+    line["Z'"] = float("nan")
     if min(healthy.sum(), diseased.sum()) < 2:
         return None, line
-    on, off = fit_axis(values[healthy], values[diseased]).project(values)
-    own = project_controls(values[healthy], values[diseased])
+    on, off = _project(values, values[healthy], values[diseased])
+    # each control is scored without itself
+    own = _project_controls(values[healthy], values[diseased])
     for mask, (control_on, control_off) in zip((healthy, diseased), own, strict=True):
         on[mask], off[mask] = control_on, control_off
     z_off = (off - off[diseased].mean()) / max(off[diseased].std(ddof=1), 1e-12)
-    line["Z'"] = z_prime(on[healthy], on[diseased])
+    line["Z'"] = _z_prime(on[healthy], on[diseased])
     rescue = (on[diseased].mean() - on) / (on[diseased].mean() - on[healthy].mean())
     hit = rescue - weight * np.maximum(0, z_off)
-    return pd.DataFrame(
-        {"role": role, "on": on, "off": off, "rescue": rescue, "z_off": z_off, "hit": hit}
-    ), line
+    scores = {"role": role, "on": on, "off": off, "rescue": rescue, "z_off": z_off, "hit": hit}
+    return pd.DataFrame(scores), line
+
+
+def _project(
+    values: np.ndarray, healthy: np.ndarray, diseased: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """on and off (rows,) of profiles (rows, features), on the axis of two sets of controls."""
+    origin = healthy.mean(axis=0)
+    direction = diseased.mean(axis=0) - origin
+    if not np.linalg.norm(direction) > 1e-12 * max(np.abs(diseased).max(), np.abs(healthy).max()):
+        raise SchemaError(
+            "healthy and diseased controls have the same mean profile: there is no axis between "
+            "them",
+            expected="controls that differ",
+            cause="centring by the disease itself, which removes it",
+            fix="centre by experiment, plate and site only",
+        )
+    return _on_off(values - origin, np.broadcast_to(direction, values.shape))
+
+
+def _on_off(away: np.ndarray, direction: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """on and off of ``away`` = x - mu (rows, features), each row with its own ``direction``."""
+    length = (direction**2).sum(axis=1)
+    on = (away * direction).sum(axis=1) / length
+    return on, np.sqrt(np.maximum((away**2).sum(axis=1) - on**2 * length, 0))
+
+
+def _project_controls(
+    healthy: np.ndarray, diseased: np.ndarray
+) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
+    """on and off of the controls, each on the axis of all controls *but itself*.
+
+    With itself in the mean a diseased control lies at 1 by construction, while a well that merely
+    resembles it lies below, by |error of v|^2 / |v|^2: every inert drug would look like a rescue.
+    """
+    origin, far = healthy.mean(axis=0), diseased.mean(axis=0)
+    own_origin, own_far = _without_each(healthy), _without_each(diseased)
+    return (
+        _on_off(healthy - own_origin, far - own_origin),
+        _on_off(diseased - origin, own_far - origin),
+    )
+
+
+def _without_each(values: np.ndarray) -> np.ndarray:
+    """For each row the mean of all the others, (rows, features)."""
+    return (values.sum(axis=0) - values) / (len(values) - 1)
+
+
+def _z_prime(healthy: np.ndarray, diseased: np.ndarray) -> float:
+    """1 - 3 (sd + sd) / |difference of means| of the controls' on scores.
+
+    At or below 0 the two cannot be told apart.
+    """
+    apart = abs(diseased.mean() - healthy.mean())
+    spread = healthy.std(ddof=1) + diseased.std(ddof=1)
+    return float(1 - 3 * spread / apart) if apart > 0 else -np.inf
 
 
 def _report_gate(table: pd.DataFrame, by: Sequence[str]) -> None:
@@ -112,21 +165,18 @@ def _report_gate(table: pd.DataFrame, by: Sequence[str]) -> None:
             f"the controls of no group can be told apart: {shorten(names)}",
             expected="two controls of each kind or more in a group, and a Z' above the gate",
             cause="too few controls, noise, or a correction that removed the disease",
-            fix="average sites to wells, correct batches first, or --gate -1 to see the scores anyway",
+            fix="average sites to wells, correct batches first, or --gate -1 to see the scores "
+            "anyway",
         )
     if names:
-        log.warning(
-            "%d of %d groups left out (controls too few, or not told apart): %s",
-            len(names),
-            len(table),
-            shorten(names),
-        )
+        what = "%d of %d groups left out (controls too few, or not told apart): %s"
+        log.warning(what, len(names), len(table), shorten(names))
 
 
 def _dose_table(
     wells: pd.DataFrame, *, treatment: str, dose: str, within: Sequence[str]
 ) -> pd.DataFrame:
-    """One row for each treatment and dose of each stratum: wells, and the means of rescue, z_off and hit."""
+    """One row for each treatment and dose of each stratum: wells, and means of their scores."""
     require_columns(wells.columns, [treatment, dose, *within], "the wells")
     treated = wells[(wells["role"] == "treated") & wells[treatment].notna() & wells[dose].notna()]
     if treated.empty:
@@ -152,12 +202,16 @@ def hit_table(
     draws: int = 20_000,
     rng: np.random.Generator,
 ) -> pd.DataFrame:
-    """Treatments ranked by how far their best dose stands above the untreated diseased wells of their stratum.
+    """Treatments ranked by how far their best dose stands above the untreated diseased wells of
+    their stratum.
 
-    score = max over doses of (mean hit - mean hit of controls) / (sd sqrt(1/n + 1/m)), n wells of the dose, m controls.
-    p: the same with wells drawn from the controls, which are redrawn as well, so that both sides' errors count and the
-    best of six doses is compared with the best of six. q: Benjamini and Hochberg within the stratum.
+    score = max over doses of (mean hit - mean hit of controls) / (sd sqrt(1/n + 1/m)), n wells of
+    the dose, m controls. p: the same with wells drawn from the controls, which are redrawn as well,
+    so that both sides' errors count and the best of six doses is compared with the best of six. q:
+    Benjamini and Hochberg within the stratum.
     """
+    from scipy.stats import false_discovery_control
+
     doses = _dose_table(wells, treatment=treatment, dose=dose, within=within)
     tables = []
     strata = doses.groupby(list(within), observed=True) if within else [((), doses)]
@@ -169,24 +223,18 @@ def hit_table(
             _summary(str(name), rows, wells[here & (wells[treatment] == name)], null, dose)
             for name, rows in part.groupby(treatment, observed=True)
         ]
-        table = _with_q(pd.DataFrame(lines))
+        table = pd.DataFrame(lines)
+        table["q"] = false_discovery_control(table["p"].to_numpy(), method="bh")
+        table = table.sort_values(
+            ["p", "score"], ascending=[True, False], kind="stable", ignore_index=True
+        )
         tables.append(table.join(pd.DataFrame([key] * len(table), columns=list(within))))
     ranked = pd.concat(tables, ignore_index=True)
     return ranked[[*within, *ranked.columns.drop(list(within))]]
 
 
-def _with_q(table: pd.DataFrame) -> pd.DataFrame:
-    """Adjusted p and the order of the list: by p, then by score."""
-    from scipy.stats import false_discovery_control
-
-    table["q"] = false_discovery_control(table["p"].to_numpy(), method="bh")
-    return table.sort_values(
-        ["p", "score"], ascending=[True, False], kind="stable", ignore_index=True
-    )
-
-
 class _Null:
-    """Controls redrawn: what the score of a treatment without effect looks like, for each design of doses and wells."""
+    """Controls redrawn: scores of a treatment without effect, by design of doses and wells."""
 
     def __init__(self, pool: np.ndarray, *, draws: int, rng: np.random.Generator) -> None:
         if len(pool) < 3:
@@ -194,12 +242,13 @@ class _Null:
                 f"{len(pool)} diseased control wells in a stratum", expected="3 or more to resample"
             )
         self.pool, self.draws, self.rng = pool, draws, rng
+        # 500 redrawn pools at a time: all at once would be draws x controls in memory
         chosen = [
             rng.choice(pool, (min(500, draws - start), len(pool))) for start in range(0, draws, 500)
         ]
         self.mean = np.concatenate([part.mean(axis=1) for part in chosen])
         self.sd = np.maximum(np.concatenate([part.std(axis=1, ddof=1) for part in chosen]), 1e-12)
-        self.known: dict[Key, np.ndarray] = {}
+        self.known: dict[tuple[int, ...], np.ndarray] = {}
 
     def scores(self, means: np.ndarray, counts: np.ndarray) -> np.ndarray:
         """Each dose's distance from the controls in standard errors, (doses,)."""
@@ -210,15 +259,16 @@ class _Null:
         """The share of redrawn designs that score as high, never 0."""
         design = tuple(sorted(int(n) for n in counts))
         if design not in self.known:
-            self.known[design] = self.simulate(design)
+            self.known[design] = self._simulate(design)
         return float((1 + (self.known[design] >= score).sum()) / (1 + self.draws))
 
-    def simulate(self, design: Sequence[int]) -> np.ndarray:
-        """Scores (draws,) of a design: for each dose so many wells of the pool, spread corrected for its size."""
+    def _simulate(self, design: Sequence[int]) -> np.ndarray:
+        """Scores (draws,) of a design: for each dose so many wells of the pool."""
         size, best = len(self.pool), np.full(self.draws, -np.inf)
         for count in design:
             drawn = self.rng.choice(self.pool, (self.draws, count)).mean(axis=1) - self.pool.mean()
             error = self.sd * np.sqrt(1 / count + 1 / size)
+            # drawn from the pool itself, wells vary by (size - 1) / size too little
             away = drawn * np.sqrt(size / (size - 1)) - (self.mean - self.pool.mean())
             best = np.maximum(best, away / error)
         return best
@@ -227,7 +277,7 @@ class _Null:
 def _summary(
     name: str, doses: pd.DataFrame, wells: pd.DataFrame, null: _Null, dose: str
 ) -> dict[str, Any]:
-    """One treatment's line: its best dose with a 95 % interval of the rescue, its score, p, and the trend."""
+    """One treatment's line: best dose, 95 % interval of the rescue, score, p and trend."""
     counts = doses["wells"].to_numpy()
     scores = null.scores(doses["hit"].to_numpy(), counts)
     best, score = doses.iloc[int(scores.argmax())], float(scores.max())
@@ -248,10 +298,10 @@ def _summary(
 
 
 def _interval(mean: float, sd: float, count: int, *, level: float = 0.95) -> tuple[float, float]:
-    """Student's interval of a mean; unknown for a single well."""
+    """Student's interval of a mean."""
     from scipy.stats import t
 
-    if count < 2:
+    if count < 2:  # one well has no spread
         return float("nan"), float("nan")
     half = float(t.ppf((1 + level) / 2, count - 1)) * sd / np.sqrt(count)
     return mean - half, mean + half
@@ -270,92 +320,16 @@ def _trend(dose: np.ndarray, hit: np.ndarray) -> float:
 def centred_wells(
     profiles: Profiles, healthy: str, centre: Sequence[str], well: Sequence[str]
 ) -> Profiles:
-    """Profiles centred on the healthy rows of each group of ``centre`` (none: as they are), averaged to wells.
+    """Profiles centred on the healthy rows of each group of ``centre`` (none: as they are), by
+    well.
 
-    Held in memory: the centred sites for as long as it takes, then one row a well.
+    Only healthy rows centre: with the diseased ones among them the disease is centred away (on
+    RxRx19a 119 drugs were called, of which 8 were true). Held in memory: the centred sites for as
+    long as it takes, then one row a well.
     """
     if centre:
-        step = NestedCentre(centre).fit(
-            profiles.values, profiles.meta, control=chosen(profiles.meta, healthy)
-        )
+        control = chosen(profiles.meta, healthy)
+        step = NestedCentre(centre).fit(profiles.values, profiles.meta, control=control)
         centred = np.empty(profiles.values.shape, np.float32)
         profiles = profiles.with_values(step.transform(profiles.values, profiles.meta, out=centred))
     return profiles.averaged(well)
-
-
-def _control_relative(
-    profiles: Profiles,
-    *,
-    panel: np.ndarray,
-    control: str,
-    origin: str,
-    by: Sequence[str] = ("experiment", "plate"),
-    similarity: Literal["cosine", "distance"] = "cosine",
-) -> Profiles:
-    """For each row, how much it resembles each control of its plate: (rows, controls).
-
-    ``panel`` marks the control rows, ``control`` is the column that names them, and ``origin`` the one all are seen
-    from (EMPTY): r_k = cos(x - m_0, m_k - m_0), or -|x - m_k|. Nothing that adds to a whole plate changes it; with
-    cosine nothing that scales it either. A control that a plate lacks is taken from its parent (the labels ``by`` but
-    the last); a control's own row never counts in its own centroid.
-    """
-    names = sorted(profiles.meta.loc[panel, control].astype(str).unique())
-    if origin not in names:
-        raise SchemaError(
-            f"no control {origin!r} in the panel",
-            expected="the untreated control",
-            fix=shorten(names),
-        )
-    values = np.asarray(profiles.values, np.float64)
-    code = np.where(
-        panel,
-        np.array([names.index(n) if n in names else 0 for n in profiles.meta[control].astype(str)]),
-        -1,
-    )
-    columns = [
-        _one_control(profiles, values, code == number, by, name)
-        for number, name in enumerate(names)
-    ]
-    centre = columns[names.index(origin)]
-    if similarity == "distance":
-        result = np.stack([-np.linalg.norm(values - mean, axis=1) for mean in columns], axis=1)
-        return profiles.with_values(result, names)
-    others = [i for i, name in enumerate(names) if name != origin]
-    result = np.stack([_cosine(values - centre, columns[i] - centre) for i in others], axis=1)
-    return profiles.with_values(result, [names[i] for i in others])
-
-
-def _one_control(
-    profiles: Profiles, values: np.ndarray, rows: np.ndarray, by: Sequence[str], name: str
-) -> np.ndarray:
-    """For each row the mean of one control on its plate, the row itself left out; its parent's where there is none."""
-    result, open_rows = np.empty_like(values), np.ones(len(values), bool)
-    for level in range(len(by), 0, -1):
-        keys, codes = grouping(profiles.meta, by[:level], profiles.source)
-        count, mean = group_means(values, np.flatnonzero(rows), codes, len(keys))
-        left = count[codes] - rows
-        usable = open_rows & (left > 0)
-        total = mean[codes[usable]] * count[codes[usable]][:, None] - np.where(
-            rows[usable][:, None], values[usable], 0
-        )
-        result[usable] = total / left[usable][:, None]
-        open_rows &= ~usable
-        if open_rows.any() and level > 1:
-            log.debug(
-                "control %s: %d rows take the mean of %s",
-                name,
-                open_rows.sum(),
-                "/".join(by[: level - 1]),
-            )
-    if open_rows.any():
-        raise SchemaError(
-            f"{int(open_rows.sum())} rows have no control {name!r} in their {by[0]}",
-            expected=f"every control in every {by[0]}",
-        )
-    return result
-
-
-def _cosine(left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """Row by row; 0 where a row is zero (the origin seen from itself)."""
-    length = np.linalg.norm(left, axis=1) * np.linalg.norm(right, axis=1)
-    return (left * right).sum(axis=1) / np.where(length > 0, length, 1)

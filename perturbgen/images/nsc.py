@@ -1,4 +1,5 @@
-"""Not-same-compound matching: does a treatment's nearest neighbour, of another compound, share its mechanism?
+"""Not-same-compound matching: does a treatment's nearest neighbour, of another compound, share its
+mechanism?
 
 Ljosa et al. 2013 (NSC) and Ando et al. 2017 (NSCB, also not the same batch) on BBBC021.
 """
@@ -14,7 +15,8 @@ import pandas as pd
 
 from perturbgen.core.errors import SchemaError, shorten
 from perturbgen.core.tables import require_columns
-from perturbgen.profiles.table import Profiles
+from perturbgen.profiles import Profiles
+from perturbgen.profiles.linear import unit
 
 # All compounds of these mechanisms lie in one week, so no neighbour of another week can match.
 ONE_BATCH: Final = ("Cholesterol-lowering", "Kinase inhibitors")
@@ -22,10 +24,17 @@ ONE_BATCH: Final = ("Cholesterol-lowering", "Kinase inhibitors")
 
 @dataclass(frozen=True)
 class Matching:
-    """How many treatments matched, and the table behind it: treatment, moa, neighbour and the neighbour's moa."""
+    """Treatments with their mechanisms, their neighbours and these one's mechanisms."""
 
     name: str
     table: pd.DataFrame
+
+    @classmethod
+    def of(cls, name: str, meta: pd.DataFrame, neighbour: np.ndarray) -> Matching:
+        """By the row of each treatment's neighbour; -1 for none, whose columns are missing."""
+        found = meta.iloc[neighbour].reset_index(drop=True).where(pd.Series(neighbour >= 0))
+        columns = {"neighbour": found["compound"], "neighbour_moa": found["moa"]}
+        return cls(name, meta[["compound", "concentration", "moa"]].assign(**columns))
 
     @property
     def correct(self) -> int:
@@ -41,12 +50,12 @@ class Matching:
         return f"{self.correct}/{self.total}"
 
 
-def treatments(
+def treatment_profiles(
     profiles: Profiles, *, vehicle: str, how: Literal["mean", "median"] = "median"
 ) -> Profiles:
     """One profile a treatment (compound, concentration) that has a mechanism, the vehicle left out.
 
-    ``batches`` in its meta holds the weeks of the wells that were profiled, which are what NSCB compares.
+    ``batches`` in its meta are the weeks of the wells that were profiled, which NSCB compares.
     """
     require_columns(
         profiles.meta.columns, ["compound", "concentration", "moa", "week"], profiles.source
@@ -71,59 +80,54 @@ def treatments(
 
 def cosines(values: np.ndarray) -> np.ndarray:
     """Cosine similarity of every pair of rows, (rows, rows)."""
-    length = np.linalg.norm(values, axis=1, keepdims=True)
-    if not np.isfinite(values).all() or not length.all():
+    if not np.isfinite(values).all() or not np.abs(values).any(axis=1).all():
         raise SchemaError(
             "a treatment's profile is zero or not finite",
             expected="numbers, some of them not zero",
             fix="tidy(profiles) names the wells",
         )
-    unit = values / length
-    return unit @ unit.T
+    rows = unit(values)
+    return rows @ rows.T
 
 
 def admissible(meta: pd.DataFrame, *, other_batch: bool) -> np.ndarray:
-    """Which treatment may be which one's neighbour: another compound and, for NSCB, no batch in common."""
+    """Which treatments may be neighbours: of two compounds and, for NSCB, of no common batch."""
     compound = meta["compound"].to_numpy()
     allowed = compound[:, None] != compound[None]
     if other_batch:
-        member = (
-            pd.DataFrame([dict.fromkeys(names, 1.0) for names in meta["batches"]])
-            .fillna(0.0)
-            .to_numpy()
-        )
-        allowed &= member @ member.T == 0
+        member = pd.DataFrame([dict.fromkeys(names, 1.0) for names in meta["batches"]]).fillna(0.0)
+        allowed &= member.to_numpy() @ member.to_numpy().T == 0
     return allowed
 
 
-def nearest(similarity: np.ndarray, allowed: np.ndarray) -> np.ndarray:
+def nearest_allowed(similarity: np.ndarray, allowed: np.ndarray) -> np.ndarray:
     """The most similar allowed column of each row, -1 where none is allowed."""
     best = np.where(allowed, similarity, -np.inf).argmax(axis=1)
     return np.where(allowed.any(axis=1), best, -1)
 
 
-def match_table(meta: pd.DataFrame, neighbour: np.ndarray) -> pd.DataFrame:
-    """Each treatment with its neighbour; the neighbour's columns are missing where there is none."""
-    found = meta.iloc[neighbour].reset_index(drop=True).where(pd.Series(neighbour >= 0))
-    columns = {"neighbour": found["compound"], "neighbour_moa": found["moa"]}
-    return meta[["compound", "concentration", "moa"]].assign(**columns)
-
-
 def nsc(profiled: Profiles) -> Matching:
     """Not the same compound: all treatments are asked."""
-    allowed = admissible(profiled.meta, other_batch=False)
-    return Matching("NSC", match_table(profiled.meta, nearest(cosines(profiled.values), allowed)))
+    return match_by("NSC", profiled, admissible(profiled.meta, other_batch=False))
 
 
 def nscb(profiled: Profiles, *, without: Sequence[str] = ONE_BATCH) -> Matching:
-    """Not the same compound nor batch; mechanisms that lie in one batch are neither asked nor neighbours."""
+    """Not the same compound nor batch; mechanisms of one batch are neither asked nor neighbours."""
     kept = profiled.where(~profiled.meta["moa"].isin(list(without)))
-    allowed = admissible(kept.meta, other_batch=True)
-    return Matching("NSCB", match_table(kept.meta, nearest(cosines(kept.values), allowed)))
+    return match_by("NSCB", kept, admissible(kept.meta, other_batch=True))
+
+
+def match_by(name: str, profiled: Profiles, allowed: np.ndarray) -> Matching:
+    """Each treatment with the nearest of its ``allowed`` ones (treatments, treatments), by cosine.
+
+    ``folds[:, None] != folds[None]`` is stricter than NSC: groups of compounds are away at once.
+    """
+    neighbour = nearest_allowed(cosines(profiled.values), allowed)
+    return Matching.of(name, profiled.meta, neighbour)
 
 
 def mechanism_folds(meta: pd.DataFrame, folds: int, *, rng: np.random.Generator) -> np.ndarray:
-    """A fold for each treatment: a compound's treatments together, a mechanism's compounds spread over the folds.
+    """A fold for each treatment: a compound's together, a mechanism's compounds over all folds.
 
     Every mechanism is tested, and none is ever tested without another compound to learn it from.
     """
@@ -131,23 +135,15 @@ def mechanism_folds(meta: pd.DataFrame, folds: int, *, rng: np.random.Generator)
     count = compounds.groupby("moa").size()
     if (count < 2).any():
         raise SchemaError(
-            f"{shorten(count.index[count < 2])} have one compound: held out, nothing is left to learn from",
+            f"{shorten(count.index[count < 2])} have one compound: withheld, nothing is left to "
+            "learn from",
             expected="two compounds or more for every mechanism",
         )
     if folds < 2:
         raise SchemaError(f"{folds} folds", expected="2 or more")
     fold: dict[str, int] = {}
-    start = 0
+    # dealt on from mechanism to mechanism, so that small ones do not all begin in the first fold
     for _, names in compounds.sort_values(["moa", "compound"]).groupby("moa")["compound"]:
         for name in rng.permutation(names.to_numpy()):
-            fold[str(name)] = start % folds
-            start += 1
+            fold[str(name)] = len(fold) % folds
     return meta["compound"].map(fold).to_numpy()
-
-
-def fold_matching(profiled: Profiles, folds: np.ndarray) -> Matching:
-    """The nearest treatment of the other folds: stricter than NSC, since whole groups of compounds are away at once."""
-    allowed = folds[:, None] != folds[None]
-    return Matching(
-        "k-fold", match_table(profiled.meta, nearest(cosines(profiled.values), allowed))
-    )

@@ -12,6 +12,7 @@ import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Final, Literal
 
@@ -29,12 +30,7 @@ from perturbgen.core.tables import (
 )
 from perturbgen.images import bbbc021
 from perturbgen.profiles.readers import MATRIX, read_profiles
-from perturbgen.profiles.stream import (
-    Orphans,
-    read_csv_embeddings,
-    read_parquet_embeddings,
-    stream_profiles,
-)
+from perturbgen.profiles.stream import Orphans, read_embeddings, stream_profiles
 from perturbgen.profiles.table import VALUES, Profiles
 
 log = logging.getLogger(__name__)
@@ -85,7 +81,6 @@ _RXRX3_FULL: Final = "metadata_rxrx3.csv"
 _NUMBERS: Final = ("plate", "site", "sirna_id", "treatment_conc", "concentration")
 _WELL_TYPES: Final = ("treatment", "positive_control", "negative_control")
 _GUIDE: Final = re.compile(r"^(.+)_guide_(\d+)$")
-_SITES: Final = 2  # of an RxRx1 well
 
 _Layout = Literal["auto", "2020", "kaggle"]
 
@@ -139,15 +134,17 @@ def opened(path: str | Path) -> Iterator[Profiles]:
 
 def stream_embeddings(path: str | Path, out: str | Path) -> tuple[Profiles, Orphans]:
     """The embeddings of RxRx1, RxRx19 or RxRx3 with their labels, as a profile folder ``out``."""
-    meta, embeddings = STREAMED[kind_of(path)](Path(path))
+    read_metadata, files, key = STREAMED[kind_of(path)]
+    meta = read_metadata(Path(path))
+    embeddings = read_embeddings(files(Path(path)), key=key)
     return stream_profiles(embeddings, meta, out=out, where=str(path))
 
 
 def read_rxrx1_metadata(path: str | Path, *, layout: _Layout = "auto") -> pd.DataFrame:
     """One row a site (2020) or a well (Kaggle, which names no sites), of a folder or metadata.csv.
 
-    Columns as in ``RXRX1_COLUMNS``; Kaggle has no ThermoFisher names (``sirna``) and no siRNA for its
-    test wells: missing.
+    Columns as in ``RXRX1_COLUMNS``; Kaggle has no ThermoFisher names (``sirna``) and no siRNA for
+    its test wells: missing.
     """
     path = Path(path)
     if layout == "auto":
@@ -219,16 +216,6 @@ def _read_kaggle(folder: Path) -> pd.DataFrame:
     return meta[[name for name in RXRX1_COLUMNS if name in meta]]
 
 
-def missing_sites(meta: pd.DataFrame) -> pd.DataFrame:
-    """RxRx1's wells with one site: they happen (154 in the release) and must not shift anything."""
-    if "site" not in meta:
-        raise InputError(
-            "this metadata has a row a well, not a site", expected="the metadata.csv of 2020"
-        )
-    count = meta.groupby(["experiment", "plate", "well"]).size().rename("sites")
-    return count[count < _SITES].reset_index()
-
-
 def _read_rxrx19_metadata(path: Path) -> pd.DataFrame:
     """A row a site; ``smiles`` is SMILES without its CXSMILES tail.
 
@@ -277,18 +264,13 @@ def _rxrx3_parquet(folder: Path) -> list[Path]:
     return paths
 
 
-# By kind: the labels, and the embeddings that are streamed because they may not fit into memory.
+def _csv_embeddings(folder: Path) -> list[Path]:
+    return [find_table(folder, "embeddings.csv")]
+
+
+# By kind: how labels are read, the files of embeddings (which may not fit into memory), their ids.
 STREAMED: Final = {
-    "rxrx1": lambda folder: (
-        read_rxrx1_metadata(folder, layout="2020"),
-        read_csv_embeddings(find_table(folder, "embeddings.csv"), key="site_id"),
-    ),
-    "rxrx19": lambda folder: (
-        _read_rxrx19_metadata(folder),
-        read_csv_embeddings(find_table(folder, "embeddings.csv"), key="site_id"),
-    ),
-    "rxrx3": lambda folder: (
-        _read_rxrx3_metadata(folder),
-        read_parquet_embeddings(_rxrx3_parquet(folder), key="well_id"),
-    ),
+    "rxrx1": (partial(read_rxrx1_metadata, layout="2020"), _csv_embeddings, "site_id"),
+    "rxrx19": (_read_rxrx19_metadata, _csv_embeddings, "site_id"),
+    "rxrx3": (_read_rxrx3_metadata, _rxrx3_parquet, "well_id"),
 }

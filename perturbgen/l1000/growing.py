@@ -1,19 +1,12 @@
 """A matrix on disk that grows row by row and survives an interruption, with what is known of its rows.
 
 Mean and standard deviation of every gene, one block at a time (Welford's update, Chan's merge).
-
-Bytes appended to a large file, past the page cache where the system can.
-
-A result of gigabytes would fill the page cache with pages that nobody reads soon, and on a virtual machine every page
-that is touched for the first time costs more than its writing. Here whole blocks go from one reused buffer to the disk.
 """
 
 from __future__ import annotations
 
-import errno
 import io
 import json
-import mmap
 import os
 import time
 from contextlib import ExitStack
@@ -88,89 +81,6 @@ class _Moments:
         return cls(**{name: np.array(part, dtype=float) for name, part in values.items()})
 
 
-_BLOCK: Final = 4 << 20  # bytes handed over at once; a multiple of every disk's sectors
-
-
-class _AppendedFile:
-    """A file that is continued from byte ``start``; what lies beyond is overwritten.
-
-    ``flush`` brings everything to the file; before that up to a block is in memory only.
-    """
-
-    def __init__(self, path: Path, *, start: int = 0) -> None:
-        self.handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        self.direct = _open_direct(path)
-        self.buffer = mmap.mmap(-1, _BLOCK)  # begins on a page, as direct writes must
-        self.base = start // _BLOCK * _BLOCK
-        self.filled = start - self.base
-        found = os.pread(self.handle, self.filled, self.base)
-        if len(found) < self.filled:
-            os.close(self.handle)
-            raise ValueError(f"{path} ends before byte {start:,}")
-        self.buffer[: self.filled] = found
-
-    @property
-    def size(self) -> int:
-        """Bytes so far."""
-        return self.base + self.filled
-
-    def write(self, data: Any) -> None:
-        """Append the bytes of a buffer."""
-        view = memoryview(data).cast("B")
-        while len(view):
-            part = view[: _BLOCK - self.filled]
-            self.buffer[self.filled : self.filled + len(part)] = part
-            self.filled += len(part)
-            view = view[len(part) :]
-            if self.filled == _BLOCK:
-                self.put_block()
-
-    def put_block(self) -> None:
-        """The full buffer, directly; as usual where the file system refuses that after all."""
-        if self.direct is not None:
-            try:
-                _put(self.direct, self.buffer, _BLOCK, self.base)
-            except OSError as error:
-                if error.errno != errno.EINVAL:
-                    raise
-                self.stop_direct()
-        if self.direct is None:
-            _put(self.handle, self.buffer, _BLOCK, self.base)
-        self.base, self.filled = self.base + _BLOCK, 0
-
-    def flush(self) -> None:
-        """Everything so far is in the file."""
-        _put(self.handle, self.buffer, self.filled, self.base)
-
-    def stop_direct(self) -> None:
-        """Write through the page cache from now on."""
-        if self.direct is not None:
-            os.close(self.direct)
-            self.direct = None
-
-    def close(self) -> None:
-        """Let go of the file; does not flush."""
-        self.stop_direct()
-        os.close(self.handle)
-        self.buffer.close()
-
-
-def _open_direct(path: Path) -> int | None:
-    """A handle for writing past the page cache; None where the system or the file system has none."""
-    try:
-        return os.open(path, os.O_WRONLY | os.O_DIRECT)
-    except (AttributeError, OSError):
-        return None
-
-
-def _put(handle: int, buffer: mmap.mmap, size: int, place: int) -> None:
-    """The first bytes of a buffer to a place of a file."""
-    with memoryview(buffer) as view:
-        done = 0
-        while done < size:
-            done += os.pwrite(handle, view[done:size], place + done)
-
-
 _STATE: Final = "unfinished.json"
 _NORMS: Final = "norms.f32"
 _SECONDS: Final = 5.0  # between two notes of how far it came
@@ -199,10 +109,8 @@ class Growing:
                 remove(self.folder / MATRIX)
                 (self.folder / MATRIX).write_bytes(header)
             _reserve(self.folder / MATRIX, len(header) + self.shape[0] * row_bytes)
-            self.matrix = _AppendedFile(
-                self.folder / MATRIX, start=len(header) + self.rows * row_bytes
-            )
-            stack.callback(self.matrix.close)
+            self.matrix = stack.enter_context(open(self.folder / MATRIX, "r+b"))
+            self.matrix.seek(len(header) + self.rows * row_bytes)
             self.norms = stack.enter_context(open(self.folder / _NORMS, "r+b" if state else "w+b"))
             self.norms.seek(self.rows * 4)
             self.stack = stack.pop_all()
@@ -223,7 +131,7 @@ class Growing:
     def append(self, values: np.ndarray) -> None:
         """Add rows (samples, genes) of float32."""
         norms = np.sqrt(np.einsum("sg,sg->s", values, values))
-        self.matrix.write(np.ascontiguousarray(values, dtype=self.dtype))
+        self.matrix.write(np.ascontiguousarray(values, dtype=self.dtype).data)
         self.norms.write(norms.astype(np.float32).tobytes())
         self.moments.update(
             values

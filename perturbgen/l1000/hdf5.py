@@ -1,16 +1,10 @@
 """What a file of profiles offers, whatever its format, and how wanted rows become few long reads.
 
 GCTX: the HDF5 form of CMap's matrices, stored (samples, genes), whole blocks at a time.
-
-Uncompressed HDF5 values read straight from the file, a chunk at a time into one small buffer.
-
-HDF5 copies every chunk into an array of the whole block, of which an extraction wants a thirteenth. Here a chunk
-stays in the processor's cache while its wanted columns are picked.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -63,88 +57,6 @@ def runs(positions: np.ndarray, gap: int) -> Iterator[slice]:
         yield slice(int(part[0]), int(part[-1]) + 1)
 
 
-class _RawReader:
-    """Reads blocks of a two-dimensional data set without filters, of native numbers, at known places of the file."""
-
-    def __init__(self, path: Path, matrix: h5py.Dataset) -> None:
-        self.path, self.matrix, self.dtype, self.shape = path, matrix, matrix.dtype, matrix.shape
-        self.chunks: tuple[int, int] | None = matrix.chunks
-        self.handle = os.open(path, os.O_RDONLY)
-        size = int(np.prod(self.chunks)) if self.chunks else 0
-        self.buffer = np.empty(size, self.dtype)
-
-    @staticmethod
-    def fits(file: h5py.File, matrix: h5py.Dataset) -> bool:
-        """Whether the values lie in the file as they are."""
-        plain = matrix.compression is None and not (
-            matrix.shuffle or matrix.fletcher32 or matrix.scaleoffset
-        )
-        native = matrix.dtype.isnative and matrix.dtype.kind == "f" and matrix.size > 0
-        placed = matrix.chunks is not None or (
-            matrix.id.get_offset() is not None and not matrix.external
-        )
-        return bool(
-            plain and native and placed and file.userblock_size == 0 and file.driver == "sec2"
-        )
-
-    def block(self, rows: slice, columns: np.ndarray) -> np.ndarray:
-        """Values of consecutive rows and of sorted columns."""
-        out = np.empty((rows.stop - rows.start, len(columns)), self.dtype)
-        if self.chunks is None:
-            self.fill_from_rows(out, rows, columns)
-            return out
-        height, width = self.chunks
-        edges = np.searchsorted(columns, np.arange(0, self.shape[1] + width, width))
-        for top in range(rows.start // height * height, rows.stop, height):
-            first, last = max(rows.start, top), min(rows.stop, top + height)
-            for number in np.flatnonzero(np.diff(edges)):
-                left, right = edges[number], edges[number + 1]
-                chunk = self.chunk(top, int(number) * width)
-                part = chunk[first - top : last - top].take(
-                    columns[left:right] - number * width, axis=1
-                )
-                out[first - rows.start : last - rows.start, left:right] = part
-        return out
-
-    def chunk(self, top: int, left: int) -> np.ndarray:
-        """The chunk (height, width) that begins there; valid until the next one is read."""
-        values = self.buffer.reshape(self.chunks or (0, 0))
-        place = self.matrix.id.get_chunk_info_by_coord((top, left)).byte_offset
-        if place is None:  # never written: HDF5 knows what it holds
-            values[...] = self.matrix.fillvalue
-            return values
-        self.fill(self.buffer, place)
-        return values
-
-    def fill_from_rows(self, out: np.ndarray, rows: slice, columns: np.ndarray) -> None:
-        """Rows of a matrix in one piece, a few at a time."""
-        start, width = self.matrix.id.get_offset(), self.shape[1]
-        step = max(1, (1 << 20) // (width * self.dtype.itemsize))
-        buffer = np.empty((step, width), self.dtype)
-        for first in range(rows.start, rows.stop, step):
-            last = min(first + step, rows.stop)
-            part = buffer[: last - first]
-            self.fill(part, start + first * width * self.dtype.itemsize)
-            out[first - rows.start : last - rows.start] = part.take(columns, axis=1)
-
-    def fill(self, buffer: np.ndarray, place: int) -> None:
-        """Bytes of the file from a place on."""
-        view, done = buffer.data.cast("B"), 0
-        while done < len(view):
-            found = os.preadv(self.handle, [view[done:]], place + done)
-            if not found:
-                raise InputError(
-                    f"{self.path} is truncated: it ends within its matrix",
-                    expected="a complete GCTX (HDF5) file",
-                    cause="a download or a copy that broke off",
-                )
-            done += found
-
-    def close(self) -> None:
-        """Let go of the file."""
-        os.close(self.handle)
-
-
 MATRIX: Final = "0/DATA/0/matrix"
 GROUPS: Final[dict[Axis, str]] = {"genes": "0/META/ROW", "samples": "0/META/COL"}
 _NEAR: Final = 256  # genes apart that are still read in one go from a matrix without chunks
@@ -166,11 +78,10 @@ class Hdf5Matrix:
             self.version = _read_version(self.file)
             self.matrix = self.find_matrix()
             self.sample_axis = self.find_sample_axis(0 if not transposed else 1)
+        self.bytes = path.stat().st_size
         self.dtype = self.matrix.dtype
         self.shape = self.in_order(self.matrix.shape)
         self.chunks = self.in_order(self.matrix.chunks) if self.matrix.chunks else None
-        direct = self.sample_axis == 0 and _RawReader.fits(self.file, self.matrix)
-        self.raw = _RawReader(path, self.matrix) if direct else None
 
     def find_matrix(self) -> h5py.Dataset:
         """The matrix and both id lists are there and numeric."""
@@ -244,13 +155,12 @@ class Hdf5Matrix:
 
     def block(self, samples: slice, genes: np.ndarray | None) -> np.ndarray:
         """Values of consecutive samples; scattered genes come from a few slabs, since HDF5 picks single ones slowly."""
+        if self.path.stat().st_size < self.bytes:  # HDF5 would read zeros past the end
+            raise _broken(self.path, "truncated", "it became shorter while it was read")
         with _hdf5_errors(self.path):
             if genes is None:
                 return self.slab(samples, slice(0, self.shape[1]))
             wanted, back = np.unique(genes, return_inverse=True)
-            if self.raw is not None:
-                found = self.raw.block(samples, wanted)
-                return found if _in_place(back) else found.take(back, axis=1)
             gap = max(_NEAR, self.chunks[1] if self.chunks else 0)
             parts = []
             for run in runs(wanted, gap):
@@ -268,9 +178,6 @@ class Hdf5Matrix:
 
     def close(self) -> None:
         """Let go of the file."""
-        if self.raw is not None:
-            self.raw.close()
-            self.raw = None
         self.file.close()
 
 
@@ -293,10 +200,14 @@ def _hdf5_errors(path: Path) -> Iterator[None]:
     except (OSError, RuntimeError) as error:
         if getattr(error, "errno", None):  # the system's own, such as a permission
             raise
-        truncated = "truncated" in str(error)
-        raise InputError(
-            f"{path} is {'truncated' if truncated else 'damaged'}: {str(error).partition('(')[2] or error}",
-            expected="a complete GCTX (HDF5) file",
-            cause="a download or a copy that broke off",
-            fix="fetch it again and compare its size with the source's",
-        ) from error
+        what = "truncated" if "truncated" in str(error) else "damaged"
+        raise _broken(path, what, str(error).partition("(")[2] or str(error)) from error
+
+
+def _broken(path: Path, what: str, why: str) -> InputError:
+    return InputError(
+        f"{path} is {what}: {why}",
+        expected="a complete GCTX (HDF5) file",
+        cause="a download or a copy that broke off",
+        fix="fetch it again and compare its size with the source's",
+    )

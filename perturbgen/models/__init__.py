@@ -1,10 +1,17 @@
 """Models of cells under conditions, one file each, reading like its paper.
 
-Each has ``forward(batch, draws)``, which returns the named terms of its objective per cell, and ``encode``, ``decode``
-and ``sample``. Optimisers and files are the business of :mod:`perturbgen.train`.
+Each has ``forward(batch, draws)``, which returns the named terms of its objective per cell, and
+``encode``, ``decode`` and ``sample``. Optimisers and files are the business of
+:mod:`perturbgen.train`.
 """
 
-from perturbgen.models.base import CountDecoder, CountParameters, LatentModel, log_evidence
+from perturbgen.models.base import (
+    CellBatch,
+    CountDecoder,
+    CountParameters,
+    LatentModel,
+    log_evidence,
+)
 from perturbgen.models.conditions import Conditions, Covariate
 from perturbgen.models.dgd import DGD
 from perturbgen.models.gaussian_vae import GaussianVAE
@@ -14,6 +21,7 @@ from perturbgen.nn.layers import Draws
 __all__ = [
     "DGD",
     "NBVAE",
+    "CellBatch",
     "Conditions",
     "CountDecoder",
     "CountParameters",

@@ -6,7 +6,8 @@ What the VAE and the DGD share: latent points decoded into counts.
 
 The likelihood of cells that a model was not trained on, by importance sampling.
 
-From a latent point and conditions to the distribution of a cell's counts; shared by the VAE and the DGD.
+From a latent point and conditions to the distribution of a cell's counts; shared by the VAE and the
+DGD.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ from perturbgen.nn.likelihoods import cell_of_each
 
 
 class Trainable(nn.Module, ABC):
-    """A model that names the terms of its objective. Batches are what its feed yields; the loop does not look inside.
+    """A model that names the terms of its objective. Batches are what its feed yields; the loop
+    does not look inside.
 
     A batch has ``index``, int64 (samples,): the positions of its samples in the feed.
     """
@@ -52,7 +54,9 @@ class Trainable(nn.Module, ABC):
             return self(batch, draws)
 
     def advance(self, step: int) -> None:
-        """Told the number of each step (0, 1, ...) before it is made: margins and the like are functions of it."""
+        """Told the number of each step (0, 1, ...) before it is made: margins and the like are
+        functions of it.
+        """
 
     def groups(self) -> dict[str, list[nn.Parameter]]:
         """The parameters by kind; each kind has a learning rate of its own."""
@@ -60,7 +64,9 @@ class Trainable(nn.Module, ABC):
 
 
 class CellBatch(Protocol):
-    """Some cells: their numbers in the store they came from, their counts, the categories of their covariates."""
+    """Some cells: their numbers in the store they came from, their counts, the categories of their
+    covariates.
+    """
 
     @property
     def index(self) -> Tensor:
@@ -106,17 +112,21 @@ _DispersionKind = Literal["gene", "gene-category", "predicted"]
 
 
 class CountParameters(NamedTuple):
-    """Log mean (..., cells, genes) and log dispersion r, which broadcasts into it, of negative binomial counts."""
+    """Log mean (..., cells, genes) and log dispersion r, which broadcasts into it, of negative
+    binomial counts.
+    """
 
     log_mean: Tensor
     log_r: Tensor
 
 
 class CountDecoder(nn.Module):
-    """p(x | z, c) = NB(mean = size × softmax(f(z, c)), r): layers of ``hidden`` widths, then one unit per gene.
+    """p(x | z, c) = NB(mean = size × softmax(f(z, c)), r): layers of ``hidden`` widths, then one
+    unit per gene.
 
-    ``share`` (genes,) is each gene's part of all counts, where the last layer's bias starts. With ``additive`` the
-    conditions act on the log means directly, too: a linear term beside the network.
+    ``share`` (genes,) is each gene's part of all counts, where the last layer's bias starts. With
+    ``additive`` the conditions act on the log means directly, too: a linear term beside the
+    network.
     """
 
     def __init__(
@@ -160,10 +170,11 @@ class CountDecoder(nn.Module):
     def forward(
         self, z: Tensor, features: Tensor | None, size: Tensor, category: Tensor | None = None
     ) -> CountParameters:
-        """Of latent points (..., cells, latent), condition features (cells, n_conditions) and sizes (cells,).
+        """Of latent points (..., cells, latent), condition features (cells, n_conditions) and sizes
+        (cells,).
 
-        ``category`` (cells,) int64 chooses the dispersion where it is per gene and category. Features and category of
-        length 1 are those of all cells.
+        ``category`` (cells,) int64 chooses the dispersion where it is per gene and category.
+        Features and category of length 1 are those of all cells.
         """
         hidden = self.activation(self.trunk(z, features))
         logits = self._logits(hidden, features)
@@ -173,14 +184,18 @@ class CountDecoder(nn.Module):
     def composition(
         self, z: Tensor, features: Tensor | None, category: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Each gene's share of a cell's counts (..., cells, genes), and log r: nothing that needs a size."""
+        """Each gene's share of a cell's counts (..., cells, genes), and log r: nothing that needs a
+        size.
+        """
         hidden = self.activation(self.trunk(z, features))
         return composition(
             self._logits(hidden, features).float(), scaling=self.scaling
         ), self._log_r(hidden, category)
 
     def _logits(self, hidden: Tensor, features: Tensor | None) -> Tensor:
-        """Before they are scaled, (..., cells, genes); conditions that all cells share are one more bias."""
+        """Before they are scaled, (..., cells, genes); conditions that all cells share are one more
+        bias.
+        """
         if self.additive is None or features is None:
             return self.head(hidden)
         shift = self.additive(features)
@@ -195,7 +210,9 @@ class CountDecoder(nn.Module):
 
     @torch.no_grad()
     def _start_at(self, share: Tensor) -> None:
-        """Let the last layer begin at the genes' mean shares; those of a sigmoid have their largest at ½."""
+        """Let the last layer begin at the genes' mean shares; those of a sigmoid have their largest
+        at ½.
+        """
         share = share.float().clamp(min=1e-12)
         log_share = (share / share.sum()).log()
         self.head.bias.copy_(
@@ -213,7 +230,9 @@ class Proposal(ABC):
 
 
 class LatentModel(Trainable):
-    """A model of counts x given conditions c through a latent point z, p(x | c) = ∫ p(x | z, c) p(z) dz."""
+    """A model of counts x given conditions c through a latent point z, p(x | c) = ∫ p(x | z, c)
+    p(z) dz.
+    """
 
     def __init__(
         self, conditions: Conditions, decoder: CountDecoder, *, category: int | None = None
@@ -247,11 +266,17 @@ class LatentModel(Trainable):
         """Log p(z), (cells,)."""
 
     @abstractmethod
-    def prior_sample(self, n: int, generator: torch.Generator) -> Tensor:
-        """Latent points (n, latent)."""
+    def prior_sample(
+        self, n: int, generator: torch.Generator, codes: Tensor | None = None
+    ) -> Tensor:
+        """Latent points (n, latent); where categories have components of their own, of the cells'
+        ``codes``.
+        """
 
     def decode(self, z: Tensor, codes: Tensor, size: Tensor) -> CountParameters:
-        """The distribution of the counts of cells with these latent points, condition codes and sizes."""
+        """The distribution of the counts of cells with these latent points, condition codes and
+        sizes.
+        """
         category = None if self.category is None else codes[:, self.category]
         return self.decoder(z, self.conditions(codes), size, category)
 
@@ -276,7 +301,9 @@ class LatentModel(Trainable):
     def sample(
         self, codes: Tensor, size: Tensor, generator: torch.Generator, z: Tensor | None = None
     ) -> Tensor:
-        """Counts (cells, genes) drawn for condition codes and sizes, from the prior unless latent points are given."""
+        """Counts (cells, genes) drawn for condition codes and sizes, from the prior unless latent
+        points are given.
+        """
         from perturbgen.nn.distributions import sample_nb
 
         z = self.prior_sample(len(codes), generator) if z is None else z

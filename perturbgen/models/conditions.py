@@ -20,10 +20,11 @@ _Encoding = Literal["onehot", "embedding", "descriptors", "label"]
 class Covariate:
     """One covariate: how many categories, and how they become features.
 
-    ``onehot`` gives a feature per category, ``embedding`` learns ``width`` of them, ``descriptors`` maps what is known
-    of each category, (categories, descriptors), linearly to ``width``: a category never seen has features too. A
-    ``label`` is no feature: it only chooses a component of a mixture or a dispersion. With probability ``dropout`` a
-    training cell's category is withheld (zeros), so that the model also knows the marginal.
+    ``onehot`` gives a feature per category, ``embedding`` learns ``width`` of them, ``descriptors``
+    maps what is known of each category, (categories, descriptors), linearly to ``width``: a
+    category never seen has features too. A ``label`` is no feature: it only chooses a component of
+    a mixture or a dispersion. With probability ``dropout`` a training cell's category is withheld
+    (zeros), so that the model also knows the marginal.
     """
 
     name: str

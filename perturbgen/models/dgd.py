@@ -1,14 +1,16 @@
-"""The conditional Deep Generative Decoder (Schuster & Krogh 2023, doi:10.1093/bioinformatics/btad497).
+"""The conditional Deep Generative Decoder (Schuster & Krogh 2023,
+doi:10.1093/bioinformatics/btad497).
 
-There is no encoder: every training cell i has a representation z_i of its own, learned with the decoder θ and the
-mixture φ by maximum a posteriori,
+There is no encoder: every training cell i has a representation z_i of its own, learned with the
+decoder θ and the mixture φ by maximum a posteriori,
 
     max Σ_i [ log p(x_i | z_i, c_i, θ) + log p(z_i | φ) ] + log p(φ)
 
-with p(z | φ) a Gaussian mixture. log p(φ) stands once in it (``prior_weight`` 1); the published code adds it to every
-cell (``prior_weight`` = the number of cells), which holds the components near the size they begin with. Counted once, a
-dimension that carries nothing shrinks towards a point: its density grows for free, down to the step of the optimiser.
-The held-out likelihood is the better for it (``experiments/LOG.md``).
+with p(z | φ) a Gaussian mixture. log p(φ) stands once in it (``prior_weight`` 1); the published
+code adds it to every cell (``prior_weight`` = the number of cells), which holds the components near
+the size they begin with. Counted once, a dimension that carries nothing shrinks towards a point:
+its density grows for free, down to the step of the optimiser. The held-out likelihood is the better
+for it (``experiments/LOG.md``).
 """
 
 from __future__ import annotations
@@ -55,10 +57,10 @@ class _LaplaceProposal(Proposal):
 class DGD(LatentModel):
     """See the head of this file.
 
-    ``n_cells`` representations are trained; ``n_held_out`` belong to validation cells and follow the decoder without
-    teaching it. With ``label`` (a covariate) the mixture has one component per category, and a cell's prior is that of
-    its own. ``covariate`` names a covariate with a space of its own: two more latent dimensions whose mixture is
-    supervised by it (multiDGD).
+    ``n_cells`` representations are trained; ``n_held_out`` belong to validation cells and follow
+    the decoder without teaching it. With ``label`` (a covariate) the mixture has one component per
+    category, and a cell's prior is that of its own. ``covariate`` names a covariate with a space of
+    its own: two more latent dimensions whose mixture is supervised by it (multiDGD).
     """
 
     def __init__(
@@ -111,7 +113,9 @@ class DGD(LatentModel):
         return self._terms(self.representations(batch.index), batch, codes)
 
     def validate(self, batch: CellBatch, draws: Draws) -> dict[str, Tensor]:
-        """The same, the validation cells' representations first moved some steps towards their best."""
+        """The same, the validation cells' representations first moved some steps towards their
+        best.
+        """
         fit = self.refine(self.held_out[batch.index], batch, steps=self.inner_steps)
         self.held_out[batch.index] = fit.z
         with torch.no_grad():
@@ -135,7 +139,9 @@ class DGD(LatentModel):
         tolerance: float = 0.01,
         rate: float = 0.05,
     ) -> _Fit:
-        """Representations of new cells: from their ``starts`` best components, until no loss falls by ``tolerance``."""
+        """Representations of new cells: from their ``starts`` best components, until no loss falls
+        by ``tolerance``.
+        """
         means = self._start_points()
         with torch.no_grad():
             losses = torch.stack([self.loss(z.expand(len(batch.codes), -1), batch) for z in means])
@@ -181,13 +187,20 @@ class DGD(LatentModel):
             log_prob = log_prob + self.covariate_mixture.log_prob(z[..., self.split :])
         return log_prob
 
-    def prior_sample(self, n: int, generator: torch.Generator) -> Tensor:
-        """Draws from the mixture."""
-        parts = [mixture.sample(n, generator=generator) for mixture in self._mixtures()]
+    def prior_sample(
+        self, n: int, generator: torch.Generator, codes: Tensor | None = None
+    ) -> Tensor:
+        """Draws from the mixtures; with codes, from the component that a cell's category names."""
+        parts = []
+        for mixture, covariate in zip(self._mixtures(), (self.label, self.covariate), strict=False):
+            named = None if codes is None or covariate is None else codes[:, covariate]
+            parts.append(mixture.sample(n, component=named, generator=generator))
         return torch.cat(parts, dim=-1)
 
     def propose(self, batch: CellBatch) -> _LaplaceProposal:
-        """The curvature at the mode: Σ_g J_g J_gᵀ m_g r_g/(m_g + r_g), the Fisher information, and the prior's."""
+        """The curvature at the mode: Σ_g J_g J_gᵀ m_g r_g/(m_g + r_g), the Fisher information, and
+        the prior's.
+        """
         mode = self.infer(batch).z
         size = sizes(batch.counts, self.decoder.scaling)
         with torch.no_grad():
@@ -208,7 +221,9 @@ class DGD(LatentModel):
         return _LaplaceProposal(mode, information + torch.diag_embed(self._prior_precision(mode)))
 
     def pyro_model(self, batch: CellBatch) -> None:
-        """The generative story, for Pyro; its ELBO with the guide is the objective but for log p(φ)."""
+        """The generative story, for Pyro; its ELBO with the guide is the objective but for log
+        p(φ).
+        """
         import pyro
         from pyro import distributions as dist
 

@@ -1,6 +1,8 @@
-"""The conditional NB-VAE: a variational autoencoder (Kingma & Welling 2014) of negative binomial counts.
+"""The conditional NB-VAE: a variational autoencoder (Kingma & Welling 2014) of negative binomial
+counts.
 
-    z ~ N(0, I)        x_g ~ NB(size · softmax(f(z, c))_g, r_g)        q(z | x, c) = N(μ(x, c), σ²(x, c))
+    z ~ N(0, I)        x_g ~ NB(size · softmax(f(z, c))_g, r_g)        q(z | x, c) = N(μ(x, c),
+    σ²(x, c))
 
 It minimises E_q[−log p(x | z, c)] + KL(q ‖ N(0, I)).
 """
@@ -118,7 +120,9 @@ class NBVAE(LatentModel):
         """Log N(z; 0, I)."""
         return -0.5 * z.square().sum(-1) - z.shape[-1] * HALF_LOG_2PI
 
-    def prior_sample(self, n: int, generator: torch.Generator) -> Tensor:
+    def prior_sample(
+        self, n: int, generator: torch.Generator, codes: Tensor | None = None
+    ) -> Tensor:
         """Standard normals."""
         return torch.randn(n, self.n_latent, generator=generator, device=generator.device)
 

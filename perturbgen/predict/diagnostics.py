@@ -1,4 +1,6 @@
-"""Whether generated wells are like real ones where limma is sensitive: how deep they are, and how much they vary."""
+"""Whether generated wells are like real ones where limma is sensitive: how deep they are, how they
+vary.
+"""
 
 from __future__ import annotations
 
@@ -17,16 +19,17 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_DEPTH: Final = (0.7, 1.4)
+_DEPTH: Final = (0.7, 1.4)  # outside, the low-count genes of the fit are ruined
 _VARIANCE: Final = (0.5, 2.0)
 _FEWEST_COUNTS: Final = 5.0  # mean counts of the genes whose variance is looked at
+_FEWEST_GENES: Final = 10
 
 
 def check_generated(generated: AnnData, real: AnnData, *, control: str) -> pd.DataFrame:
-    """Ratios of generated to real samples by cell type: ``depth`` (counts a cell) and ``variance`` (within conditions).
+    """Ratios of generated to real samples by cell type: ``depth`` (counts a cell) and ``variance``.
 
-    A depth outside [0.7, 1.4] ruins the low-count genes of the fit, a variance far from that of the controls means that
-    noise is missing (means in place of draws) or too much. Both are warnings with the numbers.
+    The variance is that within conditions. Far from that of the controls it means that noise is
+    missing (means in place of draws) or too much. Both are warnings with the numbers.
     """
     rows = {}
     for kind, obs in generated.obs.groupby("cell_type"):
@@ -36,9 +39,8 @@ def check_generated(generated: AnnData, real: AnnData, *, control: str) -> pd.Da
             "depth": _depth_per_cell(ours) / _depth_per_cell(theirs),
             "variance": _variance_ratio(ours, controls),
         }
-    table = pd.DataFrame.from_dict(rows, orient="index", columns=["depth", "variance"]).rename_axis(
-        "cell_type"
-    )
+    table = pd.DataFrame.from_dict(rows, orient="index", columns=["depth", "variance"])
+    table = table.rename_axis("cell_type")
     for name, (low, high) in (("depth", _DEPTH), ("variance", _VARIANCE)):
         bad = table[name][~table[name].between(low, high) & table[name].notna()]
         if len(bad):
@@ -48,23 +50,22 @@ def check_generated(generated: AnnData, real: AnnData, *, control: str) -> pd.Da
 
 
 def _depth_per_cell(samples: AnnData) -> float:
-    """Counts of all samples over their cells."""
     return float(samples.X.sum() / max(samples.obs["n_cells"].sum(), 1))
 
 
 def _variance_ratio(generated: AnnData, controls: AnnData) -> float:
-    """Median over genes of the variance of log2(CPM + prior) within generated conditions, over that of the controls.
+    """Median over genes of the variance of log2 CPM within generated conditions over that of
+    controls.
 
     Both are freed of the plates' own levels, which are the controls' means.
     """
     mean = np.asarray(controls.X.mean(axis=0)).ravel() if controls.n_obs else np.zeros(0)
     genes = np.flatnonzero(mean >= _FEWEST_COUNTS)
     plates = controls.obs["plate"].astype(str)
-    if len(genes) < 10 or (plates.value_counts() < 2).all():
+    if len(genes) < _FEWEST_GENES or (plates.value_counts() < 2).all():
         return float("nan")
-    base = pd.DataFrame(_log_cpm(controls, genes), plates.to_numpy())
+    base, ours = _log_cpm_by_plate(controls, genes), _log_cpm_by_plate(generated, genes)
     level = base.groupby(level=0).mean()
-    ours = pd.DataFrame(_log_cpm(generated, genes), generated.obs["plate"].astype(str).to_numpy())
     known = ours.index.isin(level.index)
     ours = (ours - level.reindex(ours.index))[known]
     compound = generated.obs["compound"].astype(str).to_numpy()[known]
@@ -72,21 +73,19 @@ def _variance_ratio(generated: AnnData, controls: AnnData) -> float:
     return float(np.nanmedian(ratio)) if np.isfinite(ratio).any() else float("nan")
 
 
+def _log_cpm_by_plate(samples: AnnData, genes: np.ndarray) -> pd.DataFrame:
+    counts = sp.csr_array(samples.X)
+    total = np.asarray(counts.sum(axis=1)).ravel()
+    plates = samples.obs["plate"].astype(str).to_numpy()
+    return pd.DataFrame(log_cpm(counts[:, genes].toarray(), total), plates)
+
+
 def _pooled_variance(values: pd.DataFrame, groups: np.ndarray) -> np.ndarray:
     """Variance (genes,) within groups of rows (samples, genes), pooled."""
     table = values.to_numpy()
     codes, names = pd.factorize(groups)
     freedom = len(table) - len(names)
+    if freedom <= 0:
+        return np.full(table.shape[1], np.nan)
     means = pd.DataFrame(table).groupby(codes).mean().to_numpy()
-    return (
-        ((table - means[codes]) ** 2).sum(axis=0) / freedom
-        if freedom > 0
-        else np.full(table.shape[1], np.nan)
-    )
-
-
-def _log_cpm(samples: AnnData, genes: np.ndarray) -> np.ndarray:
-    """log2 of counts per million, half a count added, (samples, genes)."""
-    counts = sp.csr_array(samples.X)
-    total = np.asarray(counts.sum(axis=1)).ravel()
-    return log_cpm(counts[:, genes].toarray(), total)
+    return ((table - means[codes]) ** 2).sum(axis=0) / freedom

@@ -11,20 +11,20 @@ import pandas as pd
 
 from perturbgen.core.errors import ConfigError, SchemaError, shorten
 from perturbgen.core.stats import non_negative_weights
-from perturbgen.predict.calibration import mrrmse
-from perturbgen.predict.estimators import require_same
-from perturbgen.predict.shrinkage import TINY
+from perturbgen.predict.estimators import aligned, mrrmse
 
 _ROUNDS: Final = 20
-_DRAWS: Final = 2000
+_RESAMPLES: Final = 2000
+_TINY: Final = 1e-9
 
 
 @dataclass(frozen=True)
-class _Ensemble:
+class Ensemble:
     """Non-negative weights of predictions, whose sum is free, and what they gain.
 
-    ``gain`` is the MRRMSE of the best single member less that of the ensemble, each condition predicted with weights
-    and a best member found without its compound; ``interval`` holds 95 % of its bootstrap over compounds.
+    ``gain`` is the MRRMSE of the best single member less that of the ensemble, each condition
+    predicted with weights and a best member found without its compound; ``interval`` holds 95 % of
+    its bootstrap over compounds.
     """
 
     weights: pd.Series
@@ -40,23 +40,32 @@ class _Ensemble:
             total += weight * predictions[name].loc[first.index, first.columns]
         return total
 
+    def summary(
+        self, predictions: Mapping[str, pd.DataFrame], truth: pd.DataFrame
+    ) -> dict[str, float | str]:
+        """Weights, the MRRMSE of the members on the withheld conditions, and the gain, in a row."""
+        weights = {f"weight {name}": float(value) for name, value in self.weights.items()}
+        scores = {f"MRRMSE {name}": mrrmse(frame, truth) for name, frame in predictions.items()}
+        low, high = self.interval
+        return weights | scores | {"gain": self.gain, "95 % of it": f"[{low:.4f}, {high:.4f}]"}
+
 
 def fit_ensemble(
     predictions: Mapping[str, pd.DataFrame], truth: pd.DataFrame, *, rng: np.random.Generator
-) -> _Ensemble:
+) -> Ensemble:
     """The ensemble whose mean over conditions of the RMSE is least.
 
-    All frames are conditions (cell_type, compound) x genes with the same labels; no member may have learnt from these
-    conditions.
+    All frames are conditions (cell_type, compound) x genes with the same labels; no member may have
+    learnt from these conditions.
     """
     x, y = _stacked(predictions, truth), truth.to_numpy(float)
-    names = list(predictions)
     errors = np.sqrt(((y - x) ** 2).mean(axis=2))  # members x conditions
     compounds = truth.index.get_level_values(1)
     if compounds.nunique() < 2:
         raise ConfigError(
             "weights need two or more withheld compounds", expected="measured conditions of several"
         )
+    # Without the whole compound: its conditions in other cell types would tell of this one.
     single, joint = np.empty(len(y)), np.empty(len(y))
     for compound in compounds.unique():
         here = (compounds == compound).nonzero()[0]
@@ -64,39 +73,35 @@ def fit_ensemble(
         weights = _fit_weights(x[:, others], y[others])
         single[here] = errors[errors[:, others].mean(axis=1).argmin(), here]
         joint[here] = np.sqrt(((y[here] - np.tensordot(weights, x[:, here], 1)) ** 2).mean(axis=1))
-    gains = (
-        pd.Series(single - joint).groupby(compounds).agg(["sum", "size"]).to_numpy()
-    )  # by compound
-    total, size = gains[rng.integers(len(gains), size=(_DRAWS, len(gains)))].sum(axis=1).T
+    # Whole compounds are drawn: intervals over conditions are too narrow where they have several.
+    gains = pd.Series(single - joint).groupby(compounds).agg(["sum", "size"]).to_numpy()
+    chosen = rng.integers(len(gains), size=(_RESAMPLES, len(gains)))
+    total, size = gains[chosen].sum(axis=1).T
     low, high = np.quantile(total / size, [0.025, 0.975])
-    found = pd.Series(_fit_weights(x, y), names, name="weight")
-    return _Ensemble(found, float((single - joint).mean()), (float(low), float(high)))
+    found = pd.Series(_fit_weights(x, y), list(predictions), name="weight")
+    return Ensemble(found, float((single - joint).mean()), (float(low), float(high)))
 
 
 def _stacked(predictions: Mapping[str, pd.DataFrame], truth: pd.DataFrame) -> np.ndarray:
-    """Predictions (members, conditions, genes) in the order of the truth; labels must agree, numbers be finite."""
+    """Predictions (members, conditions, genes) as the truth is ordered; labels must agree."""
     if not predictions:
         raise ConfigError("no predictions to combine", expected="one or more members")
-    parts = []
-    for name, frame in predictions.items():
-        require_same(truth.index, frame.index, f"conditions ({name})")
-        require_same(truth.columns, frame.columns, f"genes ({name})")
-        parts.append(frame.loc[truth.index, truth.columns].to_numpy(float))
-    bad = [
-        name for name, part in zip(predictions, parts, strict=True) if not np.isfinite(part).all()
-    ]
+    parts = {
+        name: aligned(frame, truth, name).to_numpy(float) for name, frame in predictions.items()
+    }
+    bad = [name for name, part in parts.items() if not np.isfinite(part).all()]
     if bad or not np.isfinite(truth.to_numpy(float)).all():
         raise SchemaError(
             f"missing or infinite values in {shorten(bad) or 'the truth'}", expected="numbers"
         )
-    return np.stack(parts)
+    return np.stack(list(parts.values()))
 
 
 def _fit_weights(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Weights (members,) of x (members, conditions, genes) for y (conditions, genes).
 
-    Non-negative least squares, each condition weighted by 1 / RMSE of the round before, which makes the squares' sum
-    that of the errors themselves.
+    Non-negative least squares, each condition weighted by 1 / RMSE of the round before, which makes
+    the squares' sum that of the errors themselves.
     """
     products = np.einsum("mcg,ncg->cmn", x, x)
     answers = np.einsum("mcg,cg->cm", x, y)
@@ -104,17 +109,5 @@ def _fit_weights(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     for _ in range(_ROUNDS):
         weights = non_negative_weights(np.tensordot(importance, products, 1), importance @ answers)
         error = np.sqrt(((y - np.tensordot(weights, x, 1)) ** 2).mean(axis=1))
-        importance = 1 / np.maximum(error, TINY)
+        importance = 1 / np.maximum(error, _TINY)
     return weights
-
-
-def as_row(
-    ensemble: _Ensemble, predictions: Mapping[str, pd.DataFrame], truth: pd.DataFrame
-) -> dict[str, float | str]:
-    """Weights, gain and the MRRMSE of the members and of the sum on the withheld conditions."""
-    row: dict[str, float | str] = {
-        f"weight {name}": float(value) for name, value in ensemble.weights.items()
-    }
-    row |= {f"MRRMSE {name}": mrrmse(frame, truth) for name, frame in predictions.items()}
-    low, high = ensemble.interval
-    return row | {"gain": ensemble.gain, "95 % of it": f"[{low:.4f}, {high:.4f}]"}

@@ -1,30 +1,39 @@
 """Estimators of a condition's signed -log10 p from what a generator says, none of which averages p.
 
-One replicate of even a perfect generator is barely better than zeros: its t is the true one plus the noise that a real
-experiment has, and so is the t it is compared with. Averaging t over replicates takes the first noise out. A mean of
-p is ruled by its largest one: a single weak replicate hides an effect.
-
-How a prediction is made.
+One replicate of even a perfect generator is barely better than zeros: its t is the true one plus
+the noise that a real experiment has, and so is the t it is compared with. Averaging t over
+replicates takes the first noise out. A mean of p is ruled by its largest one: a single weak
+replicate hides an effect.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Annotated, Final, Literal, NamedTuple
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Final, NamedTuple
 
 import numpy as np
 import pandas as pd
-from pydantic import Field
+from scipy.stats import poisson
 
-from perturbgen.core.config import Settings
+from perturbgen.core.console import progress
 from perturbgen.core.errors import ConfigError, SchemaError, shorten
-from perturbgen.de import DETable
-from perturbgen.de.tails import LOG_10, log_p_t
-from perturbgen.generate.latents import Route
+from perturbgen.core.labels import CONDITION, conditions_of
+from perturbgen.de import DETable, log_p_t
+from perturbgen.predict.calibration import Task
+from perturbgen.predict.diagnostics import check_generated
+from perturbgen.predict.experiment import PredictSettings, Wells
+
+log = logging.getLogger(__name__)
+
+_DRAWS: Final = 3  # replicates of latent points and depths that noise-free means are averaged over
+_LARGE: Final = 1000.0
 
 
-def signed_log10_p(t: pd.DataFrame, df: pd.DataFrame) -> pd.DataFrame:
-    """sign(t) x -log10 p of t with df degrees of freedom, all conditions x genes; NaN stays NaN."""
+def _signed_log10_p(t: pd.DataFrame, df: pd.DataFrame) -> pd.DataFrame:
+    """sign(t) x -log10 p of t with df degrees of freedom, conditions x genes; NaN stays NaN."""
     if not (t.index.equals(df.index) and t.columns.equals(df.columns)):
         raise SchemaError(
             "t and df are of other conditions or genes",
@@ -32,28 +41,14 @@ def signed_log10_p(t: pd.DataFrame, df: pd.DataFrame) -> pd.DataFrame:
         )
     values = np.empty(t.shape)
     for i, (row, degrees) in enumerate(zip(t.to_numpy(float), df.to_numpy(float), strict=True)):
-        values[i] = -np.sign(row) * log_p_t(row, degrees) / LOG_10
-    return pd.DataFrame(values + 0.0, t.index, t.columns)
+        values[i] = -np.sign(row) * log_p_t(row, degrees) / np.log(10)
+    return pd.DataFrame(values + 0.0, t.index, t.columns)  # + 0.0: no negative zeros
 
 
-def average_t(tables: Sequence[DETable]) -> pd.DataFrame:
-    """Signed -log10 p of the mean t over replicates, with their mean degrees of freedom, conditions x genes.
-
-    Rows and columns are those of the first table; the others are joined by label. A replicate without an answer (a well
-    that drew no cells) is left out where it has none.
+class _Mean:
+    """A running mean of frames, by label, of what is not missing: memory does not grow with
+    replicates.
     """
-    if not tables:
-        raise ConfigError("no replicate to average", expected="one or more DE tables")
-    first = tables[0].t
-    t, df = Mean(first), Mean(first)
-    for table in tables:
-        t.add(table.t)
-        df.add(table.df.where(table.t.notna()))
-    return signed_log10_p(t.value(), df.value())
-
-
-class Mean:
-    """A running mean of frames, by label, of what is not missing: memory does not grow with the replicates."""
 
     def __init__(self, like: pd.DataFrame) -> None:
         self._like = like
@@ -61,18 +56,25 @@ class Mean:
 
     def add(self, frame: pd.DataFrame) -> None:
         """Take in a frame with the same labels, in any order."""
-        require_same(self._like.index, frame.index, "conditions")
-        require_same(self._like.columns, frame.columns, "genes")
-        values = frame.loc[self._like.index, self._like.columns].to_numpy(float)
+        values = aligned(frame, self._like).to_numpy(float)
         self._sum += np.nan_to_num(values, nan=0.0)
         self._count += ~np.isnan(values)
 
     def value(self) -> pd.DataFrame:
         """The mean; NaN where nothing was."""
-        mean = np.divide(
-            self._sum, self._count, out=np.full(self._sum.shape, np.nan), where=self._count > 0
-        )
+        unknown = np.full(self._sum.shape, np.nan)
+        mean = np.divide(self._sum, self._count, out=unknown, where=self._count > 0)
         return pd.DataFrame(mean, self._like.index, self._like.columns)
+
+
+def aligned(frame: pd.DataFrame, like: pd.DataFrame, name: str = "") -> pd.DataFrame:
+    """The frame with rows and columns as another has them; both must have the same labels, each
+    once.
+    """
+    of = f" ({name})" if name else ""
+    require_same(like.index, frame.index, f"conditions{of}")
+    require_same(like.columns, frame.columns, f"genes{of}")
+    return frame.loc[like.index, like.columns]
 
 
 def require_same(expected: pd.Index, found: pd.Index, what: str) -> None:
@@ -80,9 +82,40 @@ def require_same(expected: pd.Index, found: pd.Index, what: str) -> None:
     absent, extra = expected.difference(found), found.difference(expected)
     if len(absent) or len(extra) or not found.is_unique:
         raise SchemaError(
-            f"replicates have other {what}: {shorten(absent) or 'none'} missing, {shorten(extra) or 'none'} new",
+            f"replicates have other {what}: {shorten(absent) or 'none'} missing, "
+            f"{shorten(extra) or 'none'} new",
             expected="every replicate of the same design",
         )
+
+
+def average_t(tables: Sequence[DETable]) -> pd.DataFrame:
+    """Signed -log10 p of the mean t over replicates, with their mean degrees of freedom.
+
+    Conditions and genes are those of the first table; the others are joined by label. A replicate
+    without an answer (a well that drew no cells) does not count where it has none.
+    """
+    if not tables:
+        raise ConfigError("no replicate to average", expected="one or more DE tables")
+    t, df = _Mean(tables[0].t), _Mean(tables[0].t)
+    for table in tables:
+        t.add(table.t)
+        df.add(table.df.where(table.t.notna()))
+    return _signed_log10_p(t.value(), df.value())
+
+
+def plug_in_t(logfc: pd.DataFrame, se: pd.DataFrame, df: pd.DataFrame) -> pd.DataFrame:
+    """Signed -log10 p of a noise-free log fold change over the standard error of real replicates.
+
+    All are conditions x genes, joined by label to ``logfc``. Where the error is unknown (NaN), so
+    is the result. Where counts are below one in a well, limma estimates smaller changes than the
+    noise-free one: shrink by expression level.
+    """
+    se, df = aligned(se, logfc, "se"), aligned(df, logfc, "df")
+    if (se <= 0).to_numpy().any():
+        raise SchemaError(
+            "a standard error is zero or negative", expected="positive numbers, or NaN"
+        )
+    return _signed_log10_p(logfc / se, df)
 
 
 class _Error(NamedTuple):
@@ -92,26 +125,8 @@ class _Error(NamedTuple):
     df: pd.DataFrame
 
 
-def plug_in_t(logfc: pd.DataFrame, se: pd.DataFrame, df: pd.DataFrame) -> pd.DataFrame:
-    """Signed -log10 p of a noise-free log fold change over the standard error that real replicates have.
-
-    All are conditions x genes, joined by label to ``logfc``. Where the error is unknown (NaN), so is the result. Where
-    counts are below one in a well, limma estimates smaller changes than the noise-free one: shrink by expression level.
-    """
-    parts = []
-    for name, frame in (("se", se), ("df", df)):
-        require_same(logfc.index, frame.index, f"conditions ({name})")
-        require_same(logfc.columns, frame.columns, f"genes ({name})")
-        parts.append(frame.loc[logfc.index, logfc.columns])
-    if (parts[0] <= 0).to_numpy().any():
-        raise SchemaError(
-            "a standard error is zero or negative", expected="positive numbers, or NaN"
-        )
-    return signed_log10_p(logfc / parts[0], parts[1])
-
-
 def usual_error(measured: DETable, conditions: pd.MultiIndex) -> _Error:
-    """The standard errors to expect of conditions (cell_type, compound): the median over the measured ones, by gene.
+    """The standard errors to expect of conditions: by gene, the median over those of the cell type.
 
     ``measured`` holds real replicates only; its first index level is the cell type.
     """
@@ -122,19 +137,83 @@ def usual_error(measured: DETable, conditions: pd.MultiIndex) -> _Error:
         raise SchemaError(
             f"no measured condition of cell type {shorten(absent)}", expected="one or more of each"
         )
-    return _Error(
-        *(
-            frame.groupby(kinds).median().loc[wanted].set_axis(conditions)
-            for frame in (measured.se, measured.df)
-        )
-    )
+    medians = (frame.groupby(kinds).median() for frame in (measured.se, measured.df))
+    return _Error(*(median.loc[wanted].set_axis(conditions) for median in medians))
 
 
-def has_converged(scores: Sequence[float], *, tolerance: float = 0.005, patience: int = 2) -> bool:
-    """Whether more replicates are in vain: the last ``patience`` scores bettered the best before by too little.
+def mrrmse(prediction: pd.DataFrame, truth: pd.DataFrame) -> float:
+    """Mean over conditions of the root mean square error over genes, joined by label."""
+    difference = prediction.loc[truth.index, truth.columns].to_numpy() - truth.to_numpy()
+    return float(np.sqrt((difference**2).mean(axis=1)).mean())
 
-    ``scores`` (lower is better) are of growing numbers of replicates, on withheld conditions that were measured; too
-    little is less than ``tolerance`` of the best score.
+
+@dataclass(frozen=True)
+class _Averages:
+    """Averages by estimator after all replicates and at some of them, and what was seen on the way.
+
+    The estimators are ``mean_t`` and, where asked for, ``anchored_t``; frames are signed -log10 p,
+    conditions x genes. ``checks`` are those of the first replicate.
+    """
+
+    final: Mapping[str, pd.DataFrame]
+    kept: Mapping[int, Mapping[str, pd.DataFrame]]
+    scores: pd.Series
+    checks: pd.DataFrame
+
+
+def average(task: Task, settings: PredictSettings, keep: tuple[int, ...]) -> _Averages:
+    """Averages of t over the replicates asked for, or until calibration gains no more."""
+    experiment, vehicle = task.experiment, task.experiment.control
+    names = ("mean_t", "anchored_t") if settings.anchors else ("mean_t",)
+    mocks = [group.untreated(vehicle) for group in task.groups] if len(names) == 2 else []
+    like = pd.DataFrame(np.nan, task.conditions, task.genes)
+    mean, df = {name: _Mean(like) for name in names}, _Mean(like)
+
+    def value(name: str, conditions: pd.Index) -> pd.DataFrame:
+        t = mean[name].value().loc[conditions]
+        return experiment.clipped(_signed_log10_p(t, df.value().loc[conditions]))
+
+    scores: dict[int, float] = {}
+    kept: dict[int, Mapping[str, pd.DataFrame]] = {}
+    checks = pd.DataFrame()
+    most = settings.replicates or settings.most
+    with progress("replicates", most) as tick:
+        for k in range(1, most + 1):
+            samples = [experiment.draw(wells, replicate=k) for wells in (*task.groups, *mocks)]
+            if k == 1:
+                checks = check_generated(samples[0], experiment.real, control=vehicle)
+            table = experiment.fit(*samples)
+            t = {"mean_t": table.t.reindex_like(like)}
+            if mocks:
+                anchored = _anchored_t(table, task.groups, vehicle=vehicle)
+                t["anchored_t"] = anchored.reindex_like(like)
+            for name, running in mean.items():
+                running.add(t[name])
+            df.add(table.df.reindex_like(like).where(t["mean_t"].notna()))
+            tick()
+            if k in keep:
+                kept[k] = {name: value(name, like.index) for name in names}
+            if task.twins is not None:
+                # Of the calibration conditions alone: exact p-values of all took a third of the
+                # time.
+                found = value(names[-1], task.twins.conditions)
+                scores[k] = mrrmse(found.fillna(0.0), task.truth)
+            if settings.replicates is None and _has_converged(list(scores.values())):
+                log.info(
+                    "the score of calibration conditions no longer falls after %d replicates", k
+                )
+                break
+    final = {name: value(name, like.index) for name in names}
+    by_replicates = pd.Series(scores, name="MRRMSE").rename_axis("replicates")
+    return _Averages(final, kept, by_replicates, checks)
+
+
+def _has_converged(scores: Sequence[float], *, tolerance: float = 0.005, patience: int = 2) -> bool:
+    """Whether more replicates are in vain: the last ``patience`` scores bettered the best before by
+    too little.
+
+    ``scores`` (lower is better) are of growing numbers of replicates, on withheld conditions that
+    were measured; too little is less than ``tolerance`` of the best score.
     """
     if patience < 1 or tolerance < 0:
         raise ConfigError(
@@ -148,35 +227,69 @@ def has_converged(scores: Sequence[float], *, tolerance: float = 0.005, patience
     return min(scores[-patience:]) > before - tolerance * abs(before)
 
 
-Estimator = Literal["mean_t", "anchored_t", "plug_in", "shrunk", "shrunk_plug_in"]
-REPLICATED: Final = ("mean_t", "anchored_t", "shrunk")
-ANCHORED: Final = ("anchored_t", "shrunk")
-CALIBRATED: Final = ("shrunk", "shrunk_plug_in")
+def _anchored_t(table: DETable, groups: list[Wells], *, vehicle: str) -> pd.DataFrame:
+    """t of generated conditions against generated vehicle wells of their cell type, with the fit's
+    errors.
+
+    Real controls are known so well that limma sees each small misfit of a model in the genes of
+    many counts, the same one in every condition of a cell type. Wells generated with the vehicle in
+    them have it, too.
+    """
+    parts = []
+    for group in groups:
+        rows = group.conditions[group.conditions.isin(table.logfc.index)]
+        base = group.untreated_conditions(vehicle, rows)
+        known = base.isin(
+            table.logfc.index
+        )  # a cell type whose vehicle wells drew no cell has none
+        rows, base = rows[known], base[known]
+        difference = table.logfc.loc[rows].to_numpy() - table.logfc.loc[base].to_numpy()
+        parts.append(pd.DataFrame(difference / table.se.loc[rows].to_numpy(), rows, table.genes))
+    return pd.concat(parts)
 
 
-class PredictSettings(Settings):
-    """How a prediction is made."""
+def model_logfc(
+    group: Wells, *, vehicle: str, genes: pd.Index, draws: int = _DRAWS
+) -> pd.DataFrame:
+    """Log2 fold change against the vehicle, conditions x genes: the mean over the condition's
+    wells.
 
-    estimators: tuple[Estimator, ...] = ("shrunk",)
-    replicates: Annotated[int, Field(ge=1)] | None = (
-        None  # None: until the calibration conditions gain no more
-    )
-    most: Annotated[int, Field(ge=1)] = 20  # replicates, where their number is not given
-    latent: Route = "control"
-    flavour: Literal["kaggle", "op3"] = "kaggle"
-    levels: Annotated[int, Field(ge=1)] = 5  # of expression, each with a factor of its own
-    seed: Annotated[int, Field(ge=0)] = 0
+    The same latent points, depths and covariates are decoded twice, with the compound and with the
+    vehicle in its place, so that whatever the decoder gets wrong about a well in general cancels.
+    Voom sees log2(count + ½), which a rare gene hardly moves: so do we, in expectation over Poisson
+    counts around the model's means.
+    """
+    group.require_compound()
+    generator, plan = group.generator, group.plan
+    total = np.zeros((len(group.wells), len(generator.genes)))
+    count = np.zeros(len(group.wells))
+    for replicate in range(1, draws + 1):
+        treated, untreated = (
+            generator.expected_sums(plan, group.wells, replicate=replicate, **replaced)
+            for replaced in ({}, {"compound": vehicle})
+        )
+        drawn = treated.sum(axis=1) > 0
+        total[drawn] += (_expected_log2(treated) - _expected_log2(untreated))[drawn]
+        count += drawn
+    unknown = np.full(total.shape, np.nan)
+    mean = np.divide(total, count[:, None], out=unknown, where=count[:, None] > 0)
+    by_well = pd.DataFrame(mean, conditions_of(group.wells), generator.genes)
+    wanted = pd.MultiIndex.from_frame(plan.conditions[list(CONDITION)])
+    by_condition = by_well[genes].groupby(level=[0, 1]).mean()
+    return by_condition.reindex(wanted).set_axis(group.conditions)
 
-    def needs(self, names: tuple[str, ...]) -> bool:
-        """Whether one of the estimators is among these."""
-        return any(name in names for name in self.estimators)
 
-    @property
-    def calibrates(self) -> bool:
-        """Whether measured conditions are generated beside the wanted ones."""
-        return self.needs(CALIBRATED) or (self.replicates is None and self.needs(REPLICATED))
+def _expected_log2(mean: np.ndarray) -> np.ndarray:
+    """E log2(X + ½) of Poisson counts X with these means, any shape."""
+    grid, values = _poisson_table()
+    with np.errstate(divide="ignore"):
+        large = np.log2(mean + 0.5) - 0.5 / np.log(2) / mean  # to second order about the mean
+        return np.where(mean < _LARGE, np.interp(mean, grid, values), large)
 
-    @property
-    def needs_measured(self) -> bool:
-        """Whether measured compounds of the same cell types are needed, for standard errors or to calibrate on."""
-        return self.calibrates or self.needs(("plug_in",))
+
+@cache
+def _poisson_table() -> tuple[np.ndarray, np.ndarray]:
+    """Means, dense near zero, and E log2(X + ½) there."""
+    grid = np.expm1(np.linspace(0, np.log1p(_LARGE), 1500))
+    counts = np.arange(int(_LARGE + 12 * np.sqrt(_LARGE)))
+    return grid, poisson.pmf(counts, grid[:, None]) @ np.log2(counts + 0.5)

@@ -1,58 +1,93 @@
-"""What is generated for a prediction, among which real samples; bad input is found here, before any work is done.
-
-The experiment that generated wells join: real samples of the same cell types, and the organisers' fit of it all.
-"""
+"""The experiment that generated wells join: its settings, its real samples, the fit of it all."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
+from pydantic import Field
 
-from perturbgen.core.errors import SchemaError, shorten
-from perturbgen.data.aggregate import constant_columns, group_codes, pseudobulk
-from perturbgen.de.limma import CLIP, FLAVOURS, flavour_table
-from perturbgen.generate.cells import Plan
-from perturbgen.generate.wells import WELL
-from perturbgen.predict.averages import require_compound
-from perturbgen.predict.calibration import (
-    calibration_conditions,
-    nothing_measured,
-    trained_conditions,
+from perturbgen.core.config import Settings
+from perturbgen.core.errors import ConfigError
+from perturbgen.core.labels import CONDITION
+from perturbgen.data.aggregate import groups_of, pseudobulk
+from perturbgen.de import CLIP, FLAVOURS, flavour_table
+from perturbgen.generate import (
+    WELL,
+    CellGenerator,
+    Plan,
+    Route,
+    add_covariates,
+    make_latents,
+    require_route,
 )
-from perturbgen.predict.conditions import (
-    CONDITION,
-    blinded,
-    in_run_genes,
-    make_generator,
-    make_plan,
-    make_sampler,
-    require_blind,
-    vehicle_of,
-    without,
-)
-from perturbgen.predict.estimators import ANCHORED, PredictSettings
+from perturbgen.predict.conditions import vehicle_of
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
     from perturbgen.de import DETable
     from perturbgen.generate import CellSampler
-    from perturbgen.generate.cells import CellGenerator
     from perturbgen.train import TrainedRun
+
+Estimator = Literal["mean_t", "anchored_t", "plug_in", "shrunk", "shrunk_plug_in"]
 
 _UNTREATED: Final = " (untreated)"
 _MOCKS: Final = 12  # compounds of a cell type in whose wells the vehicle is generated, too
-_TWIN: Final = " (generated)"  # ends the compound of wells that were measured, too, and are generated beside them
+_CONDITION: Final = list(CONDITION)
+
+
+class PredictSettings(Settings):
+    """How a prediction is made."""
+
+    estimators: tuple[Estimator, ...] = ("shrunk",)
+    # None: until the calibration conditions gain no more, ``most`` at the most
+    replicates: Annotated[int, Field(ge=1)] | None = None
+    most: Annotated[int, Field(ge=1)] = 20
+    latent: Route = "control"
+    flavour: Literal["kaggle", "op3"] = "kaggle"
+    levels: Annotated[int, Field(ge=1)] = 5  # of expression, each with a factor of its own
+    seed: Annotated[int, Field(ge=0)] = 0
+
+    def needs(self, *names: Estimator) -> bool:
+        """Whether one of the estimators is among these."""
+        return any(name in names for name in self.estimators)
+
+    @property
+    def draws(self) -> bool:
+        """Whether replicates are drawn."""
+        return self.needs("mean_t", "anchored_t", "shrunk")
+
+    @property
+    def anchors(self) -> bool:
+        """Whether vehicle wells are generated beside those of the compounds."""
+        return self.needs("anchored_t", "shrunk")
+
+    @property
+    def shrinks(self) -> bool:
+        """Whether predictions are shrunk."""
+        return self.needs("shrunk", "shrunk_plug_in")
+
+    @property
+    def calibrates(self) -> bool:
+        """Whether measured conditions are generated beside the wanted ones."""
+        return self.shrinks or (self.replicates is None and self.draws)
+
+    @property
+    def needs_measured(self) -> bool:
+        """Whether measured compounds of the same types are needed, for errors or calibration."""
+        return self.calibrates or self.needs("plug_in")
 
 
 class Wells(NamedTuple):
-    """Conditions to generate: their plan, its wells with all covariates, and what draws their cells."""
+    """Conditions to generate: their plan, its wells with all covariates, and what draws their
+    cells.
+    """
 
     plan: Plan
     wells: pd.DataFrame
@@ -63,40 +98,77 @@ class Wells(NamedTuple):
     def conditions(self) -> pd.MultiIndex:
         """Their labels in the fit."""
         table = self.plan.conditions
-        return pd.MultiIndex.from_arrays(
-            [table["cell_type"], table["compound"] + self.suffix], names=CONDITION
-        )
+        compounds = table["compound"] + self.suffix
+        return pd.MultiIndex.from_arrays([table["cell_type"], compounds], names=CONDITION)
 
     def untreated(self, vehicle: str) -> Wells:
-        """Wells like those of ``MOCKS`` compounds of each cell type, generated with the vehicle in them."""
-        table = self.plan.conditions.sort_values(CONDITION)
-        rank = table.groupby("cell_type").cumcount() / table.groupby("cell_type")[
-            "compound"
-        ].transform("size")
-        step = (rank * _MOCKS).astype(int)
+        """Wells like those of some compounds of each cell type, generated with the vehicle in them.
+
+        A dozen compounds, spread evenly over their sorted names, say what the model gets wrong of a
+        cell type; the wells of all would double the draws.
+        """
+        table = self.plan.conditions.sort_values(_CONDITION)
+        kinds = table.groupby("cell_type")
+        step = (kinds.cumcount() / kinds["compound"].transform("size") * _MOCKS).astype(int)
         some = table[~pd.concat([table["cell_type"], step], axis=1).duplicated()]
-        chosen = pd.MultiIndex.from_frame(self.wells[CONDITION]).isin(
-            pd.MultiIndex.from_frame(some[CONDITION])
+        chosen = pd.MultiIndex.from_frame(self.wells[_CONDITION]).isin(
+            pd.MultiIndex.from_frame(some[_CONDITION])
         )
         wells = self.wells[chosen].reset_index(drop=True).assign(compound=vehicle)
-        return Wells(
-            Plan(self.plan.sampler, some, self.plan.seed),
-            wells,
-            self.generator,
-            self.suffix + _UNTREATED,
-        )
+        plan = Plan(self.plan.sampler, some, self.plan.seed)
+        return Wells(plan, wells, self.generator, self.suffix + _UNTREATED)
+
+    def require_compound(self) -> None:
+        """The model that generates the wells knows what a compound is."""
+        if "compound" not in self.generator.encoder.categories:
+            raise ConfigError(
+                "the estimator compares a compound with the vehicle, "
+                "and the run is not conditioned on compound",
+                fix="use the estimator mean_t, or train with [conditions.compound]",
+            )
 
     def untreated_conditions(self, vehicle: str, conditions: pd.MultiIndex) -> pd.MultiIndex:
         """The label of the untreated wells that each condition is compared with."""
         kinds = conditions.get_level_values(0)
-        return pd.MultiIndex.from_arrays(
-            [kinds, [vehicle + self.suffix + _UNTREATED] * len(kinds)], names=CONDITION
-        )
+        label = vehicle + self.suffix + _UNTREATED
+        return pd.MultiIndex.from_arrays([kinds, [label] * len(kinds)], names=CONDITION)
+
+
+def make_wells(
+    run: TrainedRun,
+    cells: AnnData,
+    sampler: CellSampler,
+    wanted: pd.MultiIndex,
+    *,
+    latent: str,
+    seed: int,
+    suffix: str = "",
+) -> Wells:
+    """The wells of the wanted conditions, with every covariate of the run and their generator.
+
+    ``latent`` is one of the routes of latent points; ``suffix`` ends the compounds' labels.
+    """
+    encoder = run.card.covariates
+    plan = Plan(sampler, wanted.to_frame(index=False), seed)
+    wells = add_covariates(plan.wells, cells.obs, run.settings.conditions)
+    encoder.codes(wells)  # a category that the run cannot express is an error before any work
+    latents = make_latents(
+        run.model,
+        encoder,
+        cells,
+        wells,
+        require_route(latent),
+        vehicle=vehicle_of(cells),
+        seed=seed,
+        parts=run.parts,
+    )
+    generator = CellGenerator(run.model, pd.Index(run.card.genes), encoder, latents)
+    return Wells(plan, wells, generator, suffix)
 
 
 @dataclass(frozen=True)
-class Bench:
-    """Real samples (plate x well x cell type), what is true of every well, and how they are fitted."""
+class Experiment:
+    """Real samples (plate x well x cell type), what is true of every well, and the fit."""
 
     real: AnnData
     well_obs: pd.DataFrame
@@ -104,22 +176,18 @@ class Bench:
     flavour: str
 
     @classmethod
-    def of(cls, cells: AnnData, kinds: Sequence[str], *, control: str, flavour: str) -> Bench:
+    def of(cls, cells: AnnData, kinds: Sequence[str], *, control: str, flavour: str) -> Experiment:
         """Of the measured cells of some cell types, of all where the flavour fits them jointly.
 
         Generated wells get the labels of their well's other cells.
         """
-        codes, _ = group_codes(cells.obs, WELL)
-        well_obs = constant_columns(cells.obs, codes, WELL)
-        fitted = (
-            FLAVOURS[flavour].get("joint", False)
-            | cells.obs["cell_type"].astype(str).isin(kinds).to_numpy()
-        )
+        _, well_obs = groups_of(cells.obs, WELL)
+        joint = FLAVOURS[flavour].get("joint", False)
+        fitted = joint | cells.obs["cell_type"].astype(str).isin(kinds).to_numpy()
         real = pseudobulk(cells[fitted], by=[*WELL, "cell_type"])
-        real.obs = _plain(
-            real.obs[[name for name in (*well_obs, "cell_type", "n_cells") if name in real.obs]]
-        )
-        return cls(real, _plain(well_obs), control, flavour)
+        columns = [name for name in (*well_obs, "cell_type", "n_cells") if name in real.obs]
+        real.obs = _as_text(real.obs[columns])
+        return cls(real, _as_text(well_obs), control, flavour)
 
     def clipped(self, values: pd.DataFrame) -> pd.DataFrame:
         """Signed -log10 p within the flavour's limit, as what is measured is."""
@@ -141,145 +209,35 @@ class Bench:
         joined = AnnData(counts, obs=obs, var=pd.DataFrame(index=self.real.var_names))
         return flavour_table(joined, flavour=self.flavour, control=self.control, **options)
 
+    def draw(self, wells: Wells, *, replicate: int) -> AnnData:
+        """Generated samples of a replicate."""
+        sums, cells = wells.generator.drawn_sums(wells.plan, wells.wells, replicate=replicate)
+        return self.samples(wells, sums, cells)
+
     def samples(self, group: Wells, sums: sp.csr_array | np.ndarray, cells: np.ndarray) -> AnnData:
-        """Samples of generated sums (wells, genes), labelled as their wells are; wells without cells are missing."""
+        """Samples of generated sums (wells, genes), labelled as their wells; those without cells
+        are missing.
+        """
         from anndata import AnnData
 
         keep = np.flatnonzero((cells > 0) & (np.asarray(sums.sum(axis=1)).ravel() > 0))
         wells = group.wells.iloc[keep]
-        own = wells[[*WELL, "cell_type"]].astype(str).reset_index(drop=True)
+        place = [*WELL, "cell_type"]
+        own = wells[place].astype(str).reset_index(drop=True)
         obs = own.merge(self.well_obs, on=WELL, how="left", validate="many_to_one")
         obs["compound"] = wells["compound"].astype(str).to_numpy() + group.suffix
         obs["n_cells"] = cells[keep]
-        obs.index = pd.Index(
-            obs[[*WELL, "cell_type"]].agg("|".join, axis=1) + f"|generated{group.suffix}"
-        )
+        obs.index = pd.Index(obs[place].agg("|".join, axis=1) + f"|generated{group.suffix}")
         obs = obs[[name for name in self.real.obs if name in obs]]
-        made = AnnData(
-            sp.csr_array(sums[keep]), obs=obs, var=pd.DataFrame(index=group.generator.genes)
-        )
-        return (
-            made
-            if made.var_names.equals(self.real.var_names)
-            else made[:, self.real.var_names].copy()
-        )
-
-    def draw(self, group: Wells, *, replicate: int) -> AnnData:
-        """Generated samples of a replicate."""
-        sums, cells = group.generator.drawn_sums(group.plan, group.wells, replicate=replicate)
-        return self.samples(group, sums, cells)
+        genes = pd.DataFrame(index=group.generator.genes)
+        made = AnnData(sp.csr_array(sums[keep]), obs=obs, var=genes)
+        if made.var_names.equals(self.real.var_names):
+            return made
+        return made[
+            :, self.real.var_names
+        ].copy()  # a calibration run may order its genes otherwise
 
 
-def _plain(obs: pd.DataFrame) -> pd.DataFrame:
+def _as_text(obs: pd.DataFrame) -> pd.DataFrame:
     """Labels as text, so that those of real and of generated samples join."""
     return obs.astype({name: str for name in obs.columns if name != "n_cells"})
-
-
-@dataclass(frozen=True)
-class Task:
-    """What is generated among what: the wanted wells, and twins of measured ones for calibration."""
-
-    bench: Bench
-    wanted: Wells
-    twins: Wells | None
-
-    @property
-    def real(self) -> DETable:
-        """The fit of what was measured."""
-        return self.bench.measured
-
-    @property
-    def genes(self) -> pd.Index:
-        """All genes."""
-        return self.bench.real.var_names
-
-    @property
-    def groups(self) -> list[Wells]:
-        """All that is generated."""
-        return [self.wanted] if self.twins is None else [self.wanted, self.twins]
-
-    @property
-    def conditions(self) -> pd.MultiIndex:
-        """Their labels, those of twins with a suffix."""
-        first, *rest = (group.conditions for group in self.groups)
-        return first.append(rest) if rest else first
-
-    @property
-    def truth(self) -> pd.DataFrame:
-        """The measured signed -log10 p of the twins' conditions, under the twins' labels."""
-        assert self.twins is not None
-        known = pd.MultiIndex.from_frame(self.twins.plan.conditions)
-        return self.real.signed_log10_p.loc[known].set_axis(self.twins.conditions).fillna(0.0)
-
-
-def make_task(
-    run: TrainedRun,
-    cells: AnnData,
-    wanted: pd.MultiIndex,
-    settings: PredictSettings,
-    *,
-    sampler: CellSampler | None,
-    calibration_run: TrainedRun | None,
-) -> Task:
-    """Everything that the estimators need, all bad input found on the way."""
-    sampler = sampler or make_sampler(cells, seed=settings.seed)
-    require_blind(sampler, wanted)
-    control = vehicle_of(cells)
-    ours = _make_wells(run, cells, sampler, wanted, settings)
-    if settings.needs(ANCHORED):
-        require_compound(ours)
-    kinds = sorted(wanted.get_level_values("cell_type").unique())
-    bench = Bench.of(cells, kinds, control=control, flavour=settings.flavour)
-    _require_controls(bench, kinds)
-    twins = None
-    if settings.needs_measured:
-        _require_compounds(bench, kinds)
-    if settings.calibrates:
-        judge = calibration_run or run
-        known = calibration_conditions(judge, cells.obs, bench.measured, kinds, control=control)
-        # A latent point of a twin's own cell would tell of its compound.
-        others = (
-            without(in_run_genes(judge, cells), known) if settings.latent == "posterior" else cells
-        )
-        # Wells that the judge never saw are drawn by a sampler that never saw them either.
-        blind = blinded(
-            sampler, known[~known.isin(trained_conditions(judge, cells.obs))], seed=settings.seed
-        )
-        twins = _make_wells(
-            judge, in_run_genes(judge, others), blind, known, settings, suffix=_TWIN
-        )
-    return Task(bench, ours, twins)
-
-
-def _make_wells(
-    run: TrainedRun,
-    cells: AnnData,
-    sampler: CellSampler,
-    wanted: pd.MultiIndex,
-    settings: PredictSettings,
-    *,
-    suffix: str = "",
-) -> Wells:
-    """Plan and generator of conditions."""
-    plan, wells = make_plan(run, cells, sampler, wanted, seed=settings.seed)
-    generator = make_generator(run, cells, wells, latent=settings.latent, seed=settings.seed)
-    return Wells(plan, wells, generator, suffix)
-
-
-def _require_controls(bench: Bench, kinds: list[str]) -> None:
-    """Every cell type has real control samples to compare with."""
-    found = bench.real.obs.loc[bench.real.obs["compound"] == bench.control, "cell_type"]
-    absent = [kind for kind in kinds if kind not in set(found)]
-    if absent:
-        raise SchemaError(
-            f"no well of the vehicle {bench.control!r} has cells of type {shorten(absent)}",
-            expected="real controls of every cell type to predict, which the DE compares with",
-        )
-
-
-def _require_compounds(bench: Bench, kinds: list[str]) -> None:
-    """Every cell type has a measured compound."""
-    treated = bench.real.obs.loc[bench.real.obs["compound"] != bench.control, "cell_type"]
-    absent = [kind for kind in kinds if kind not in set(treated)]
-    if absent:
-        raise nothing_measured(absent)

@@ -1,25 +1,21 @@
-"""From a trained run to a DE prediction: generate wells, fit them among real ones, estimate, shrink."""
+"""From a trained run to a DE prediction: generate wells, fit them among real ones, estimate,
+shrink.
+"""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Final
 
 import pandas as pd
 
 from perturbgen.core.errors import shorten
-from perturbgen.predict.averages import average, model_logfc
+from perturbgen.predict.calibration import Task, make_task
 from perturbgen.predict.conditions import in_run_genes, read_wanted, without
-from perturbgen.predict.estimators import (
-    CALIBRATED,
-    REPLICATED,
-    PredictSettings,
-    plug_in_t,
-    usual_error,
-)
-from perturbgen.predict.experiment import Task, make_task
+from perturbgen.predict.estimators import average, model_logfc, plug_in_t, usual_error
+from perturbgen.predict.experiment import PredictSettings
 from perturbgen.predict.shrinkage import (
     Shrinkage,
     expression_levels,
@@ -30,23 +26,24 @@ from perturbgen.predict.shrinkage import (
 if TYPE_CHECKING:
     from anndata import AnnData
 
-    from perturbgen.de import DETable
     from perturbgen.generate import CellSampler
     from perturbgen.train import TrainedRun
 
 log = logging.getLogger(__name__)
 
-_SOURCE = {"shrunk": "anchored_t", "shrunk_plug_in": "plug_in"}  # what the shrunk estimators shrink
+# What the shrunk estimators shrink.
+_SOURCE: Final = {"shrunk": "anchored_t", "shrunk_plug_in": "plug_in"}
 
 
 @dataclass(frozen=True)
 class Prediction:
     """Predicted signed -log10 p, conditions x genes, by estimator; and how it came about.
 
-    ``scores`` has the MRRMSE of calibration conditions by number of replicates, ``shrinkage`` how the shrunk estimators
-    were shrunk, ``checks`` the ratios of generated to real samples, ``by_replicates`` the averages of t, by estimator,
-    after the numbers of replicates that were asked for. ``measured`` and ``calibrated`` are the calibration conditions
-    as they were measured and as each estimator predicts them, shrunk by what the other compounds call for.
+    ``scores`` has the MRRMSE of calibration conditions by number of replicates, ``shrinkage`` how
+    the shrunk estimators were shrunk, ``checks`` the ratios of generated to real samples,
+    ``by_replicates`` the averages of t, by estimator, after the numbers of replicates that were
+    asked for. ``measured`` and ``calibrated`` are the calibration conditions as they were measured
+    and as each estimator predicts them, shrunk by what the other compounds call for.
     """
 
     values: Mapping[str, pd.DataFrame]
@@ -70,95 +67,86 @@ def predict(
 ) -> Prediction:
     """Predict conditions (cell_type, compound) by every estimator of the settings.
 
-    ``cells`` are the measured ones; cells of the wanted conditions are taken out first, so that measured conditions can
-    be predicted as if they were not. ``calibration_run`` is a run that withheld measured conditions of the target cell
-    types, on which replicates are counted and factors are fitted. ``keep`` are numbers of replicates to note.
+    ``cells`` are the measured ones; cells of the wanted conditions are taken out first, so that
+    measured conditions can be predicted as if they were not. ``calibration_run`` is a run that
+    withheld measured conditions of the target cell types, on which replicates are counted and
+    factors are fitted. ``keep`` are numbers of replicates to note.
     """
     wanted = read_wanted(conditions)
     cells = without(in_run_genes(run, cells), wanted)
     task = make_task(run, cells, wanted, settings, sampler=sampler, calibration_run=calibration_run)
-    averages = average(task, settings, keep) if settings.needs(REPLICATED) else None
+    averages = average(task, settings, keep) if settings.draws else None
     raw = dict(averages.final) if averages else {}
-    if settings.needs(("plug_in", "shrunk_plug_in")):
+    if settings.needs("plug_in", "shrunk_plug_in"):
         raw["plug_in"] = _plug_in(task)
+    levels = _levels_of(task, settings.levels) if settings.shrinks else pd.DataFrame()
+    values: dict[str, pd.DataFrame] = {}
     shrinkage: dict[str, Shrinkage] = {}
-    found: dict[str, pd.DataFrame] = {}
-    again: dict[str, pd.DataFrame] = {}
-    levels = _levels_of(task, settings.levels) if settings.needs(CALIBRATED) else pd.DataFrame()
+    measured, calibrated = pd.DataFrame(), dict[str, pd.DataFrame]()
     for name in settings.estimators:
-        found[name] = raw[_SOURCE.get(name, name)]
-        if task.twins is not None:
-            again[name] = found[name].loc[task.twins.conditions].fillna(0.0)
-        if name in CALIBRATED:
-            shrinkage[name] = fit_shrinkage(again[name], task.truth, levels)
-            found[name] = shrinkage[name].apply(found[name], levels)
-            again[name] = shrunk_by_others(again[name], task.truth, levels)
-    measured, calibrated = _known_again(task, again)
+        values[name] = raw[_SOURCE.get(name, name)]
+        if task.twins is None:
+            continue
+        truth = task.truth
+        twins = values[name].loc[task.twins.conditions].fillna(0.0)
+        if name in _SOURCE:
+            shrinkage[name] = fit_shrinkage(twins, truth, levels)
+            values[name] = shrinkage[name].apply(values[name], levels)
+            # By the others: a condition shrunk by its own answer would look too good to an
+            # ensemble.
+            twins = shrunk_by_others(twins, truth, levels)
+        known = pd.MultiIndex.from_frame(task.twins.plan.conditions)
+        measured, calibrated[name] = truth.set_axis(known), twins.set_axis(known)
+    kept = averages.kept if averages else {}
     return Prediction(
-        _by_name(found, wanted),
+        _of_wanted(values, wanted),
         averages.scores if averages else pd.Series(dtype=float),
         shrinkage,
         averages.checks if averages else pd.DataFrame(),
-        {} if averages is None else {k: _by_name(v, wanted) for k, v in averages.kept.items()},
+        {k: _of_wanted(found, wanted) for k, found in kept.items()},
         measured,
         calibrated,
     )
 
 
-def _known_again(
-    task: Task, again: Mapping[str, pd.DataFrame]
-) -> tuple[pd.DataFrame, dict[str, pd.DataFrame]]:
-    """The calibration conditions under their own labels: as measured, and as each estimator predicts them."""
-    if task.twins is None:
-        return pd.DataFrame(), {}
-    known = pd.MultiIndex.from_frame(task.twins.plan.conditions)
-    return task.truth.set_axis(known), {
-        name: frame.set_axis(known) for name, frame in again.items()
-    }
-
-
-def _by_name(values: Mapping[str, pd.DataFrame], wanted: pd.MultiIndex) -> dict[str, pd.DataFrame]:
-    """The wanted conditions of each estimator."""
-    return {name: _complete(frame.loc[wanted], name) for name, frame in values.items()}
-
-
 def _plug_in(task: Task) -> pd.DataFrame:
-    """The model's noise-free log fold changes over the standard errors that real conditions have."""
-    genes = task.genes
+    """The model's noise-free log fold changes over the standard errors of real conditions."""
+    experiment = task.experiment
+    real = experiment.measured
     logfc = pd.concat(
-        [model_logfc(group, vehicle=task.bench.control, genes=genes) for group in task.groups]
+        [model_logfc(wells, vehicle=experiment.control, genes=task.genes) for wells in task.groups]
     )
-    measured = task.real.select(
-        condition for condition in task.real.conditions.index if _is_usual(task.real, condition)
-    )
-    error = usual_error(measured, task.conditions)
-    return task.bench.clipped(plug_in_t(logfc, error.se, error.df))
-
-
-def _is_usual(table: DETable, condition: Any) -> bool:
-    """Whether a condition has the wells of a usual compound: positive controls have many more."""
-    samples = (
-        table.conditions["n_samples"]
-        if "n_samples" in table.conditions
-        else table.conditions.iloc[:, 0]
-    )
-    return bool(samples.loc[condition] <= 2 * samples.median())
+    conditions = real.conditions
+    samples = conditions["n_samples"] if "n_samples" in conditions else conditions.iloc[:, 0]
+    # Positive controls have many more wells than a usual compound, and smaller errors.
+    usual = samples <= 2 * samples.median()
+    error = usual_error(real.select(conditions.index[usual]), task.conditions)
+    return experiment.clipped(plug_in_t(logfc, error.se, error.df))
 
 
 def _levels_of(task: Task, levels: int) -> pd.DataFrame:
     """The level of expression of each gene in each cell type."""
-    expression = task.real.ave_expr.groupby(level=0).mean()
+    expression = task.experiment.measured.ave_expr.groupby(level=0).mean()
     return expression_levels(expression.fillna(expression.min().min()), levels=levels)
 
 
-def _complete(values: pd.DataFrame, name: str) -> pd.DataFrame:
-    """Values without a hole: a condition for which no cell was ever drawn, or a gene not tested, is predicted as 0."""
-    empty = values.index[values.isna().all(axis=1)]
-    if len(empty):
-        log.warning(
-            "%s: no cell was drawn for %d conditions, which are predicted as 0: %s",
-            name,
-            len(empty),
-            shorten([" | ".join(key) for key in empty]),
-        )
-    return values.fillna(0.0)
+def _of_wanted(
+    values: Mapping[str, pd.DataFrame], wanted: pd.MultiIndex
+) -> dict[str, pd.DataFrame]:
+    """The wanted conditions of each estimator, without a hole.
+
+    A condition for which no cell was ever drawn, or a gene that was not tested, is predicted as 0.
+    """
+    found = {}
+    for name, frame in values.items():
+        own = frame.loc[wanted]
+        empty = own.index[own.isna().all(axis=1)]
+        if len(empty):
+            log.warning(
+                "%s: no cell was drawn for %d conditions, which are predicted as 0: %s",
+                name,
+                len(empty),
+                shorten([" | ".join(key) for key in empty]),
+            )
+        found[name] = own.fillna(0.0)
+    return found

@@ -9,18 +9,19 @@ import numpy as np
 import pandas as pd
 
 from perturbgen.core.errors import ConfigError, SchemaError, shorten
-from perturbgen.predict.calibration import mrrmse
-from perturbgen.predict.estimators import require_same
+from perturbgen.predict.estimators import aligned, mrrmse
 
 _ROUNDS: Final = 20
-TINY: Final = 1e-9
-_NOISES: Final = np.array(
-    [0, *2.0 ** np.arange(-6, 4)]
-)  # tried, relative to the rows' usual mean square
+_TINY: Final = 1e-9
+# Tried, relative to the rows' usual mean square.
+_NOISES: Final = np.array([0, *2.0 ** np.arange(-6, 4)])
 
 
 def expression_levels(expression: pd.DataFrame, *, levels: int) -> pd.DataFrame:
-    """A level, 0 (lowest) and up, for each gene in each cell type (cell types x genes): equally many genes in each."""
+    """A level, 0 (lowest) and up, for each gene in each cell type: equally many genes in each.
+
+    ``expression`` and the levels are cell types x genes.
+    """
     if not 1 <= levels <= expression.shape[1]:
         raise ConfigError(
             f"{levels} levels of {expression.shape[1]} genes", expected="between one and the genes"
@@ -35,17 +36,18 @@ def expression_levels(expression: pd.DataFrame, *, levels: int) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class Shrinkage:
-    """Predictions times factors (cell types x levels) of 0 to 1, after rows have lost what ``noise`` explains.
+    """Predictions times factors (cell types x levels), after rows have lost what ``noise``
+    explains.
 
-    A row whose mean square is v is multiplied by v / (v + noise): a weak one, which is mostly noise, by far less than a
-    strong one.
+    A row whose mean square is v is multiplied by v / (v + noise). Two thirds of the rows are noise:
+    one factor for all leaves them too large, and strong compounds too small.
     """
 
     factors: pd.DataFrame
     noise: float
 
     def apply(self, predictions: pd.DataFrame, levels: pd.DataFrame) -> pd.DataFrame:
-        """Predictions (conditions x genes), shrunk by cell type, level of expression and strength."""
+        """Predictions (conditions x genes), shrunk by cell type, expression and strength."""
         kinds = predictions.index.get_level_values(0)
         absent = kinds.unique().difference(self.factors.index)
         if len(absent):
@@ -57,35 +59,25 @@ class Shrinkage:
             kind: self.factors.loc[kind].to_numpy()[_level_of(levels, kind, predictions)]
             for kind in kinds.unique()
         }
-        return predictions.mul(_gate(predictions, self.noise), axis=0) * np.stack(
-            [scale[kind] for kind in kinds]
-        )
-
-
-def _gate(predictions: pd.DataFrame, noise: float) -> pd.Series:
-    """The share of each row's mean square that noise does not explain."""
-    power = (predictions**2).mean(axis=1)
-    return power / (power + noise).clip(lower=TINY)
+        gated = predictions.mul(_gate(predictions, self.noise), axis=0)
+        return gated * np.stack([scale[kind] for kind in kinds])
 
 
 def fit_shrinkage(
     predictions: pd.DataFrame, truth: pd.DataFrame, levels: pd.DataFrame
 ) -> Shrinkage:
-    """The shrinkage by which predictions of measured conditions come closest to them, by the mean of the rows' RMSE.
+    """The shrinkage by which predictions of measured conditions come closest to them.
 
-    ``predictions`` and ``truth`` are conditions (cell_type, compound) x genes, joined by label.
+    ``predictions`` and ``truth`` are conditions (cell_type, compound) x genes, joined by label; how
+    close is the mean of the rows' RMSE.
     """
-    require_same(truth.index, predictions.index, "conditions")
-    require_same(truth.columns, predictions.columns, "genes")
-    predictions = predictions.loc[truth.index, truth.columns]
-    if not (
-        np.isfinite(predictions.to_numpy(float)).all() and np.isfinite(truth.to_numpy(float)).all()
-    ):
+    predictions = aligned(predictions, truth)
+    if not all(np.isfinite(frame.to_numpy(float)).all() for frame in (predictions, truth)):
         raise SchemaError(
             "predictions or truth hold missing values",
             expected="numbers: leave those conditions out",
         )
-    usual = float(np.exp(np.log(np.maximum((predictions**2).mean(axis=1), TINY)).mean()))
+    usual = float(np.exp(np.log(np.maximum((predictions**2).mean(axis=1), _TINY)).mean()))
     fits = [_fit_factors(predictions, truth, levels, noise) for noise in usual * _NOISES]
     return min(fits, key=lambda fit: mrrmse(fit.apply(predictions, levels), truth))
 
@@ -93,7 +85,8 @@ def fit_shrinkage(
 def shrunk_by_others(
     predictions: pd.DataFrame, truth: pd.DataFrame, levels: pd.DataFrame
 ) -> pd.DataFrame:
-    """Each condition shrunk as those of the other compounds call for, as if its own had not been measured.
+    """Each condition shrunk as those of the other compounds call for, as if it had not been
+    measured.
 
     In a cell type of which no other is left, predictions keep their size.
     """
@@ -110,22 +103,10 @@ def shrunk_by_others(
     return pd.concat(parts).loc[truth.index]
 
 
-def _fit_factors(
-    predictions: pd.DataFrame, truth: pd.DataFrame, levels: pd.DataFrame, noise: float
-) -> Shrinkage:
-    """The factors, zero to one, that are best with some noise; frames have the same labels in the same order.
-
-    Minimised is the mean over conditions of the root mean square error, by weighted least squares with the weights
-    1 / RMSE of the round before.
-    """
-    x, y = predictions.mul(_gate(predictions, noise), axis=0).to_numpy(float), truth.to_numpy(float)
-    kinds = truth.index.get_level_values(0)
-    rows = {
-        str(kind): _fit_one(x[kinds == kind], y[kinds == kind], _level_of(levels, kind, truth))
-        for kind in kinds.unique()
-    }
-    columns = range(int(levels.to_numpy().max()) + 1)
-    return Shrinkage(pd.DataFrame.from_dict(rows, orient="index", columns=columns), noise)
+def _gate(predictions: pd.DataFrame, noise: float) -> pd.Series:
+    """The share of each row's mean square that noise does not explain."""
+    power = (predictions**2).mean(axis=1)
+    return power / (power + noise).clip(lower=_TINY)
 
 
 def _level_of(levels: pd.DataFrame, kind: str, like: pd.DataFrame) -> np.ndarray:
@@ -138,8 +119,26 @@ def _level_of(levels: pd.DataFrame, kind: str, like: pd.DataFrame) -> np.ndarray
     return levels.loc[kind].reindex(like.columns).to_numpy(int)
 
 
+def _fit_factors(
+    predictions: pd.DataFrame, truth: pd.DataFrame, levels: pd.DataFrame, noise: float
+) -> Shrinkage:
+    """The factors that are best with some noise; frames have the same labels in the same order."""
+    x, y = predictions.mul(_gate(predictions, noise), axis=0).to_numpy(float), truth.to_numpy(float)
+    kinds = truth.index.get_level_values(0)
+    rows = {
+        str(kind): _fit_one(x[kinds == kind], y[kinds == kind], _level_of(levels, kind, truth))
+        for kind in kinds.unique()
+    }
+    columns = range(int(levels.to_numpy().max()) + 1)
+    return Shrinkage(pd.DataFrame.from_dict(rows, orient="index", columns=columns), noise)
+
+
 def _fit_one(x: np.ndarray, y: np.ndarray, level: np.ndarray) -> np.ndarray:
-    """Factors (levels,) for x, y (conditions, genes) and level (genes,) of a cell type; one where no signal is."""
+    """Factors (levels,) for x, y (conditions, genes) and level (genes,) of a cell type.
+
+    Minimised is the mean over conditions of the root mean square error, by weighted least squares
+    with the weights 1 / RMSE of the round before. A level without a signal has factor one.
+    """
     count = level.max() + 1
     xy, xx = (
         np.stack([np.bincount(level, row, count) for row in values]) for values in (x * y, x * x)
@@ -147,7 +146,9 @@ def _fit_one(x: np.ndarray, y: np.ndarray, level: np.ndarray) -> np.ndarray:
     factors = np.ones(count)
     for _ in range(_ROUNDS):
         error = np.sqrt(((y - factors[level] * x) ** 2).mean(axis=1))
-        weights = 1 / np.maximum(error, TINY)
+        weights = 1 / np.maximum(error, _TINY)
         top, bottom = weights @ xy, weights @ xx
-        factors = np.clip(np.divide(top, bottom, out=np.ones(count), where=bottom > TINY), 0.0, 1.0)
+        best = np.divide(top, bottom, out=np.ones(count), where=bottom > _TINY)
+        # Factors above one, beside the gate, overfit the few compounds that they are fitted on.
+        factors = np.clip(best, 0.0, 1.0)
     return factors

@@ -1,24 +1,33 @@
-"""Spaces in which profiles of two assays can be compared, each in closed form from the assays' singular vectors.
+"""Spaces in which profiles of two assays can be compared, and how well each finds the other's
+there.
 
-``rgcca(decompose(x), decompose(y), components=10, tau=0.1)`` of rows x (rows, p) and y (rows, q), the same
-perturbations in the same order, gives a :class:`Space`; its two projections take new rows there. Decomposing costs
-nearly all, so that a grid of settings is cheap.
-
-The methods that are compared, each with the settings among which inner folds choose.
+Every space has a closed form in the assays' singular vectors, and decomposing costs nearly all, so
+that a grid of settings is cheap. The protocol (:func:`match`): fit on training perturbations,
+choose settings by inner folds of these, ask about withheld ones. All doses of a compound lie in one
+fold, outer and inner.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
+import pandas as pd
 
+from perturbgen.core.console import track
 from perturbgen.core.errors import ConfigError, SchemaError
-from perturbgen.profiles.linear import Projection, check
+from perturbgen.core.folds import deal
+from perturbgen.profiles.linear import Projection, finite_rows, unit
+from perturbgen.profiles.table import Profiles
+from perturbgen.retrieval.crossmodal import Fold, match_fold
 
 _Array = np.ndarray[Any, Any]
+_VARIATES: Final = (5, 10, 20, 40)
+_TAUS: Final = (0.01, 0.1, 0.3, 0.6)
+_TEARINGS: Final = 10
+TORN: Final = "pairs torn apart"
 
 
 @dataclass(frozen=True)
@@ -33,34 +42,34 @@ class Spectrum:
 
     def leading(self, components: int) -> Spectrum:
         """The largest ``components`` of it."""
-        return Spectrum(
-            self.mean,
-            self.weight,
-            self.u[:, :components],
-            self.s[:components],
-            self.v[:, :components],
-        )
+        u, s, v = self.u[:, :components], self.s[:components], self.v[:, :components]
+        return Spectrum(self.mean, self.weight, u, s, v)
 
     def projection(self, axes: _Array, strength: _Array) -> Projection:
-        """What standardises as the training rows, then projects on ``axes`` (features, components)."""
+        """Standardising as the training rows, then projecting on axes (features, components)."""
         return Projection(self.mean, self.weight[:, None] * axes, strength)
 
 
 @dataclass(frozen=True)
-class Space:
+class _Space:
     """Where both assays' rows are compared, by cosine."""
 
     first: Projection
     second: Projection
 
 
-def decompose(x: _Array) -> Spectrum:
-    """The thin singular value decomposition of standardised (rows, features); directions without variance are left out.
+# The space in which the first assay asks, and the one in which the second does.
+_Directions = tuple[_Space, _Space]
 
-    A feature whose SD is a 10^-10 of its own size is constant but for rounding, and is left out too.
+
+def decompose(x: _Array) -> Spectrum:
+    """The thin singular value decomposition of standardised (rows, features).
+
+    Directions without variance are left out.
     """
-    x = check(x, 1)
+    x = finite_rows(x)
     mean, spread = x.mean(axis=0), x.std(axis=0)
+    # a feature whose SD is a 10^-10 of its own size is constant but for rounding
     varies = spread > 1e-10 * np.maximum(np.abs(mean), 1e-300)
     if not varies.any():
         raise SchemaError(
@@ -72,13 +81,14 @@ def decompose(x: _Array) -> Spectrum:
     return Spectrum(mean, weight, u[:, :rank], s[:rank], vt[:rank].T)
 
 
-def _rgcca(x: Spectrum, y: Spectrum, *, components: int, tau: float) -> Space:
-    """Regularised canonical correlation of two blocks (Tenenhaus 2011): max cov(Xa, Yb) with a'M_x a = b'M_y b = 1.
+def _rgcca(x: Spectrum, y: Spectrum, *, components: int, tau: float) -> _Space:
+    """Regularised canonical correlation of two blocks (Tenenhaus 2011).
 
-    M = (1 - tau) C + tau I with C the block's covariance. tau = 0 is CCA, tau = 1 is PLS (both of standardised
-    features); axes are orthogonal in M. With X = U S V' the weights are a = V D^-1/2 p, D = (1 - tau) S^2/n + tau,
-    where p and q are singular vectors of D_x^-1/2 (S_x U_x'U_y S_y / n) D_y^-1/2. The variates have variance one in
-    training; ``strength`` is their training correlation.
+    max cov(Xa, Yb) with a'M_x a = b'M_y b = 1, M = (1 - tau) C + tau I with C the block's
+    covariance. tau = 0 is CCA, tau = 1 is PLS (both of standardised features); axes are orthogonal
+    in M. With X = U S V' the weights are a = V D^-1/2 p, D = (1 - tau) S^2/n + tau, where p and q
+    are singular vectors of D_x^-1/2 (S_x U_x'U_y S_y / n) D_y^-1/2. The variates have variance one
+    in training; ``strength`` is their training correlation.
     """
     if not 0 <= tau <= 1:
         raise ConfigError(f"tau is {tau}", expected="a number from 0 (CCA) to 1 (PLS)")
@@ -87,41 +97,41 @@ def _rgcca(x: Spectrum, y: Spectrum, *, components: int, tau: float) -> Space:
     cross = (x.s / shrunk[0])[:, None] * (x.u.T @ y.u) * (y.s / shrunk[1]) / n
     p, _, qt = np.linalg.svd(cross, full_matrices=False)
     axes, scores = [], []
-    for side, root, weights in (
-        (x, shrunk[0], p[:, :components]),
-        (y, shrunk[1], qt[:components].T),
-    ):
+    sides = ((x, shrunk[0], p[:, :components]), (y, shrunk[1], qt[:components].T))
+    for side, root, weights in sides:
         inner = weights / root[:, None]
         score = side.u @ (side.s[:, None] * inner)
         size = np.sqrt((score**2).mean(axis=0))
         axes.append(side.v @ (inner / size))
         scores.append(score / size)
     strength = (scores[0] * scores[1]).mean(axis=0)
-    return Space(x.projection(axes[0], strength), y.projection(axes[1], strength))
+    return _Space(x.projection(axes[0], strength), y.projection(axes[1], strength))
 
 
-def _for_matching(space: Space) -> Space:
-    """Variates times sqrt(r), r their training correlation: the product of two rows is what they should share."""
+def _for_matching(space: _Space) -> _Space:
+    """Variates times sqrt(r), r their training correlation.
+
+    The product of two rows is then what they are expected to share.
+    """
     weight = np.sqrt(np.clip(space.first.strength, 0, None))
-    return Space(
-        *(
-            Projection(side.mean, side.matrix * weight, side.strength)
-            for side in (space.first, space.second)
-        )
+    first, second = (
+        Projection(side.mean, side.matrix * weight, side.strength)
+        for side in (space.first, space.second)
     )
+    return _Space(first, second)
 
 
-def _procrustes(x: Spectrum, y: Spectrum, *, components: int) -> Space:
-    """The rotation of x's leading principal components onto y's that leaves the least squared distance."""
+def _procrustes(x: Spectrum, y: Spectrum, *, components: int) -> _Space:
+    """The rotation of x's leading principal components onto y's with the least squared distance."""
     _require_same_rows(x, y)
     size = min(components, len(x.s), len(y.s))
     x, y = x.leading(size), y.leading(size)
     left, kept, right = np.linalg.svd((x.s[:, None] * (x.u.T @ y.u)) * y.s)
-    return Space(x.projection(x.v @ left @ right, kept), y.projection(y.v, kept))
+    return _Space(x.projection(x.v @ left @ right, kept), y.projection(y.v, kept))
 
 
-def _regression(x: Spectrum, y: Spectrum, *, ridge: float) -> Space:
-    """Ridge regression of y's standardised features on x's: x's rows become predictions of y's (rows, q).
+def _regression(x: Spectrum, y: Spectrum, *, ridge: float) -> _Space:
+    """Ridge regression of y's standardised features on x's: x's rows become predictions of y's.
 
     The penalty is ``ridge`` times the mean squared singular value of x.
     """
@@ -131,11 +141,10 @@ def _regression(x: Spectrum, y: Spectrum, *, ridge: float) -> Space:
     shrink = x.s / (x.s**2 + ridge * (x.s**2).mean())
     coefficients = x.v @ (shrink[:, None] * (x.u.T @ y.u) * y.s @ y.v.T)
     itself, none = np.eye(len(y.weight)), np.ones(len(y.weight))
-    return Space(x.projection(coefficients, none), y.projection(itself, none))
+    return _Space(x.projection(coefficients, none), y.projection(itself, none))
 
 
 def _require_same_rows(x: Spectrum, y: Spectrum) -> int:
-    """How many rows both have."""
     if len(x.u) != len(y.u):
         raise SchemaError(
             f"{len(x.u)} and {len(y.u)} rows", expected="the same perturbations in both assays"
@@ -143,17 +152,12 @@ def _require_same_rows(x: Spectrum, y: Spectrum) -> int:
     return len(x.u)
 
 
-Directions = tuple[
-    Space, Space
-]  # the space in which the first assay asks, and the one in which the second does
-
-
 @dataclass(frozen=True)
 class Setting:
     """One way to fit: ``fit`` takes the two assays' spectra of the same training rows."""
 
     name: str
-    fit: Callable[[Spectrum, Spectrum], Directions]
+    fit: Callable[[Spectrum, Spectrum], _Directions]
 
     def __str__(self) -> str:
         return self.name
@@ -162,7 +166,7 @@ class Setting:
 def correlated(tau: float, components: int, before: int | None = None) -> Setting:
     """RGCCA, of the leading ``before`` principal components of each assay where this is given."""
 
-    def fit(x: Spectrum, y: Spectrum) -> Directions:
+    def fit(x: Spectrum, y: Spectrum) -> _Directions:
         if before is not None:
             x, y = x.leading(before), y.leading(before)
         space = _for_matching(_rgcca(x, y, components=components, tau=tau))
@@ -173,9 +177,7 @@ def correlated(tau: float, components: int, before: int | None = None) -> Settin
 
 
 def _rotated(components: int) -> Setting:
-    """Procrustes."""
-
-    def fit(x: Spectrum, y: Spectrum) -> Directions:
+    def fit(x: Spectrum, y: Spectrum) -> _Directions:
         space = _procrustes(x, y, components=components)
         return space, space
 
@@ -185,43 +187,31 @@ def _rotated(components: int) -> Setting:
 def _predicted(ridge: float) -> Setting:
     """Ridge regression of the assay that is searched on the one that asks."""
 
-    def fit(x: Spectrum, y: Spectrum) -> Directions:
+    def fit(x: Spectrum, y: Spectrum) -> _Directions:
         back = _regression(y, x, ridge=ridge)
-        return _regression(x, y, ridge=ridge), Space(back.second, back.first)
+        return _regression(x, y, ridge=ridge), _Space(back.second, back.first)
 
     return Setting(f"ridge {ridge:g}", fit)
 
 
-def torn(setting: Setting, rng: np.random.Generator) -> Setting:
-    """The same fit to training pairs that were torn apart: what is left is what the protocol gives away."""
-
-    def fit(x: Spectrum, y: Spectrum) -> Directions:
-        return setting.fit(x, replace(y, u=y.u[rng.permutation(len(y.u))]))
-
-    return Setting(f"{setting}, pairs torn apart", fit)
-
-
-_VARIATES: Final = (5, 10, 20, 40)
-_TAUS: Final = (0.01, 0.1, 0.3, 0.6)
-
-
 def known(first: _Array, second: _Array) -> Setting:
-    """Maps (features, dimensions) that are given, not fitted: the truth of a fixture, the most there is to reach."""
+    """Maps (features, dimensions) that are given, not fitted: a fixture's truth, the ceiling."""
 
-    def fit(x: Spectrum, y: Spectrum) -> Directions:
-        space = Space(
-            *(
-                Projection(side.mean, axes, np.ones(axes.shape[1]))
-                for side, axes in ((x, first), (y, second))
-            )
+    def fit(x: Spectrum, y: Spectrum) -> _Directions:
+        one, other = (
+            Projection(side.mean, axes, np.ones(axes.shape[1]))
+            for side, axes in ((x, first), (y, second))
         )
-        return space, space
+        return (_Space(one, other),) * 2
 
     return Setting("the planted maps", fit)
 
 
 def methods(*, first_features: int, second_features: int) -> dict[str, list[Setting]]:
-    """Names and settings; no more variates than the smaller assay has features."""
+    """The methods that are compared, each with the settings among which inner folds choose.
+
+    No method has more variates than the smaller assay has features.
+    """
     few, many = sorted((first_features, second_features))
     counts = sorted({min(count, few) for count in _VARIATES})
     before = sorted({min(count, many) for count in (10, 20, 40, 80)})
@@ -237,3 +227,184 @@ def methods(*, first_features: int, second_features: int) -> dict[str, list[Sett
             correlated(tau, count, size) for size in leading for tau in _TAUS for count in counts
         ],
     }
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Profiles of the same perturbations, in the same order, by two assays.
+
+    The first's labels are the pairs': an index of names, and ``compound``.
+    """
+
+    first: Profiles
+    second: Profiles
+
+    def __len__(self) -> int:
+        return len(self.first)
+
+    @property
+    def meta(self) -> pd.DataFrame:
+        """The labels of the perturbations."""
+        return self.first.meta
+
+
+@dataclass(frozen=True)
+class _Split:
+    """Both assays' spectra of the training rows, and the rows that are withheld."""
+
+    train: _Array  # rows of the pairs
+    held: _Array
+    first: Spectrum
+    second: Spectrum
+
+
+@dataclass(frozen=True)
+class Matched:
+    """A method's folds in each direction, and the setting chosen in each fold."""
+
+    forward: list[Fold]
+    backward: list[Fold]
+    chosen: list[str]
+
+
+def _compound_folds(compounds: _Array, folds: int, *, rng: np.random.Generator) -> _Array:
+    """(rows,) the fold of each row."""
+    codes, names = pd.factorize(np.asarray(compounds, object))
+    if folds < 2:
+        raise ConfigError(f"{folds} folds", expected="2 or more")
+    if len(names) < 2 * folds:
+        raise SchemaError(
+            f"{len(names)} compounds for {folds} folds",
+            expected="at least two compounds a fold",
+            fix="fewer --folds",
+        )
+    return deal(len(names), folds, rng)[codes]
+
+
+def _splits(
+    pairs: Pairs, rows: _Array, folds: int, *, rng: np.random.Generator
+) -> Iterator[_Split]:
+    """Each fold of the ``rows`` withheld once."""
+    fold = _compound_folds(pairs.meta["compound"].to_numpy()[rows], folds, rng=rng)
+    for held in range(folds):
+        train = rows[fold != held]
+        sides = (decompose(side.values[train]) for side in (pairs.first, pairs.second))
+        yield _Split(train, rows[fold == held], *sides)
+
+
+def match(
+    pairs: Pairs,
+    methods: Mapping[str, Sequence[Setting]],
+    *,
+    folds: int,
+    inner: int,
+    rng: np.random.Generator,
+    torn_from: str = "",
+) -> dict[str, Matched]:
+    """Every method on the same folds, each with the setting that its inner folds rank best.
+
+    The method ``torn_from`` is repeated with training pairs torn apart: what is left is what the
+    protocol gives away. Scores are averaged over ten tearings, since one random map may point the
+    right way by luck.
+    """
+    found: dict[str, Matched] = {
+        name: Matched([], [], []) for name in [*methods, *([TORN] if torn_from else [])]
+    }
+    outer = _splits(pairs, np.arange(len(pairs)), folds, rng=rng)
+    for split in track(outer, "folds", folds):
+        within = list(_splits(pairs, split.train, inner, rng=rng))
+        for name, grid in methods.items():
+            best = _choose(pairs, within, grid)
+            asked = {name: _ask(pairs, split, best.fit(split.first, split.second))}
+            found[name].chosen.append(str(best))
+            if name == torn_from:
+                asked[TORN] = _ask_torn(pairs, split, best, rng)
+            for key, (forward, backward) in asked.items():
+                found[key].forward.append(forward)
+                found[key].backward.append(backward)
+    return found
+
+
+def fit_chosen(
+    pairs: Pairs, train: _Array, grid: Sequence[Setting], *, inner: int, rng: np.random.Generator
+) -> tuple[Projection, Projection]:
+    """The space of both assays by the setting that inner folds of the ``train`` rows rank best."""
+    best = _choose(pairs, list(_splits(pairs, train, inner, rng=rng)), grid)
+    sides = (decompose(side.values[train]) for side in (pairs.first, pairs.second))
+    space = best.fit(*sides)[0]
+    return space.first, space.second
+
+
+def _choose(pairs: Pairs, within: Sequence[_Split], grid: Sequence[Setting]) -> Setting:
+    """The setting with the best mean average precision over inner folds; ties go to the first."""
+    if len(grid) == 1:
+        return grid[0]
+    worth = [
+        np.mean(
+            [_precision(pairs, split, setting.fit(split.first, split.second)) for split in within]
+        )
+        for setting in grid
+    ]
+    return grid[int(np.argmax(worth))]
+
+
+def _precision(pairs: Pairs, split: _Split, spaces: _Directions) -> float:
+    """The mean of 1 / rank over withheld rows and directions, partners that tie ranked last.
+
+    One partner is right, so this is mean average precision, at the price of one product of
+    matrices.
+    """
+    values = []
+    for space, turned in zip(spaces, (False, True), strict=True):
+        first, second = _embedded(pairs, split.held, space)
+        cosines = unit(first) @ unit(second).T
+        cosines = cosines.T if turned else cosines
+        values.append((1 / (cosines >= np.diagonal(cosines)[:, None]).sum(axis=1)).mean())
+    return float(np.mean(values))
+
+
+def _embedded(pairs: Pairs, rows: _Array, space: _Space) -> tuple[_Array, _Array]:
+    """Rows of both assays in the space."""
+    return (
+        space.first.transform(pairs.first.values[rows]),
+        space.second.transform(pairs.second.values[rows]),
+    )
+
+
+def _ask(pairs: Pairs, split: _Split, spaces: _Directions) -> tuple[Fold, Fold]:
+    """The withheld rows of each assay look for their partners in the other."""
+    names = pairs.meta.index[split.held]
+    (first, second), (back_first, back_second) = (
+        [pd.DataFrame(side, names) for side in _embedded(pairs, split.held, space)]
+        for space in spaces
+    )
+    return match_fold(first, second), match_fold(back_second, back_first)
+
+
+def _ask_torn(
+    pairs: Pairs, split: _Split, setting: Setting, rng: np.random.Generator
+) -> tuple[Fold, Fold]:
+    """The same after fits to pairs that were torn apart, the mean of all tearings."""
+    asked = []
+    for _ in range(_TEARINGS):
+        second = split.second
+        torn = replace(second, u=second.u[rng.permutation(len(second.u))])
+        asked.append(_ask(pairs, split, setting.fit(split.first, torn)))
+    forward, backward = (
+        replace(way[0], scores=np.mean([fold.scores for fold in way], axis=0))
+        for way in zip(*asked, strict=True)
+    )
+    return forward, backward
+
+
+def variate_correlations(
+    pairs: Pairs, setting: Setting, *, folds: int, rng: np.random.Generator
+) -> pd.DataFrame:
+    """(folds, variates) correlation of each pair of variates over withheld perturbations."""
+    rows = []
+    for split in _splits(pairs, np.arange(len(pairs)), folds, rng=rng):
+        sides = _embedded(pairs, split.held, setting.fit(split.first, split.second)[0])
+        x, y = (side - side.mean(axis=0) for side in sides)
+        size = np.sqrt((x**2).sum(axis=0) * (y**2).sum(axis=0))
+        rows.append((x * y).sum(axis=0) / np.where(size > 0, size, np.inf))
+    return pd.DataFrame(rows)

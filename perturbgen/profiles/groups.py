@@ -6,6 +6,7 @@ Every function reads the matrix once, block by block, so that it may lie on disk
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -16,11 +17,11 @@ from perturbgen.core.tables import require_columns
 
 _BLOCK = 4096  # rows read at a time: 32 MB of 1,024 features in float64
 
-Key = tuple[Any, ...]
+Key = tuple[Any, ...]  # the labels of a group
 
 
-class Rows(Protocol):
-    """A matrix that gives rows by slice or number: in memory, on disk, or computed when asked."""
+class Matrix(Protocol):
+    """What gives rows by slice or number: an array, a memory map, or rows computed when asked."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -36,90 +37,65 @@ def blocks(rows: int) -> Iterator[slice]:
         yield slice(start, min(start + _BLOCK, rows))
 
 
-def grouping(
-    meta: pd.DataFrame, by: Sequence[str], where: str = "the metadata"
-) -> tuple[list[Key], np.ndarray]:
-    """The distinct label tuples in sorted order, and the number (rows,) of each row's tuple.
+@dataclass(frozen=True, eq=False)
+class Groups:
+    """The distinct label tuples ``keys`` in sorted order, and ``codes`` (rows,), each row's number.
 
-    Without labels all rows are one group.
+    Statistics of groups take ``rows``, the numbers of the rows that count (all by default).
     """
-    if not by:
-        return [()], np.zeros(len(meta), dtype=np.int64)
-    require_columns(meta.columns, by, where)
-    for name in by:
-        # pandas would drop such rows from its groups without a word
-        if absent := int(meta[name].isna().sum()):
-            raise SchemaError(
-                f"{where}: {name!r} is missing in {absent} rows",
-                expected="a label in every row",
-                fix=f"choose other labels than {shorten(by)}, or fill it",
-            )
-    codes = meta.groupby(list(by), sort=True, observed=True).ngroup().to_numpy()
-    first = np.unique(codes, return_index=True)[1]
-    return list(meta[list(by)].iloc[first].itertuples(index=False, name=None)), codes
 
+    keys: list[Key]
+    codes: np.ndarray
 
-def reference_rows(rows: int, control: np.ndarray | pd.Series | None) -> np.ndarray:
-    """Row numbers of the controls; all rows without a mask."""
-    if control is None:
-        return np.arange(rows)
-    mask = np.asarray(control)
-    # row numbers in place of a mask would silently fit on a handful of rows
-    if mask.dtype != bool or mask.shape != (rows,):
-        raise SchemaError(
-            f"control is {mask.dtype} of shape {mask.shape}",
-            expected=f"a mask of {rows} True or False, one a row",
-        )
-    if not mask.any():
-        raise SchemaError(
-            "no control among the rows", expected="controls to fit on", fix="check --control"
-        )
-    return np.flatnonzero(mask)
+    @classmethod
+    def of(cls, meta: pd.DataFrame, by: Sequence[str], where: str = "the metadata") -> Groups:
+        """Rows with equal labels ``by``; without labels all rows are one group."""
+        if not by:
+            return cls([()], np.zeros(len(meta), dtype=np.int64))
+        require_columns(meta.columns, by, where)
+        for name in by:
+            # pandas would drop such rows from its groups without a word
+            if absent := int(meta[name].isna().sum()):
+                raise SchemaError(
+                    f"{where}: {name!r} is missing in {absent} rows",
+                    expected="a label in every row",
+                    fix=f"choose other labels than {shorten(by)}, or fill it",
+                )
+        codes = meta.groupby(list(by), sort=True, observed=True).ngroup().to_numpy()
+        first = np.unique(codes, return_index=True)[1]
+        return cls(list(meta[list(by)].iloc[first].itertuples(index=False, name=None)), codes)
 
+    def __len__(self) -> int:
+        return len(self.keys)
 
-def group_means(
-    X: Rows, rows: np.ndarray, codes: np.ndarray, groups: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Rows in each group (groups,) and their means (groups, features), zero where there are none."""
-    count, total = np.bincount(codes[rows], minlength=groups), np.zeros((groups, X.shape[1]))
-    for block in blocks(len(rows)):
-        total += indicator(codes[rows[block]], groups) @ np.asarray(X[rows[block]], np.float64)
-    return count, total / np.maximum(count, 1)[:, None]
+    def indicator(self, rows: np.ndarray | slice = slice(None)) -> Any:
+        """A sparse (groups, rows) matrix of ones: its product with the rows sums them by group."""
+        from scipy.sparse import csr_array
 
+        codes = self.codes[rows]
+        entries = (np.ones(len(codes)), (codes, np.arange(len(codes))))
+        return csr_array(entries, shape=(len(self), len(codes)))
 
-def group_moments(
-    X: Rows, rows: np.ndarray, codes: np.ndarray, groups: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Counts (groups,), means and variances (ddof 0), both (groups, features), of ``rows``."""
-    # sums are taken about the first row: a large offset would cost the variance its digits
-    origin = np.asarray(X[rows[:1]], np.float64)
-    count = np.bincount(codes[rows], minlength=groups)
-    first, second = np.zeros((groups, X.shape[1])), np.zeros((groups, X.shape[1]))
-    for block in blocks(len(rows)):
-        values = np.asarray(X[rows[block]], np.float64) - origin
-        members = indicator(codes[rows[block]], groups)
-        first += members @ values
-        second += members @ values**2
-    size = np.maximum(count, 1)[:, None]
-    mean = first / size
-    return count, mean + origin, np.maximum(second / size - mean**2, 0)
+    def means(self, X: Matrix, rows: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Rows in each group (groups,), and means (groups, features), 0 where there are none."""
+        rows = np.arange(len(self.codes)) if rows is None else rows
+        count = np.bincount(self.codes[rows], minlength=len(self))
+        total = np.zeros((len(self), X.shape[1]))
+        for block in blocks(len(rows)):
+            total += self.indicator(rows[block]) @ np.asarray(X[rows[block]], np.float64)
+        return count, total / np.maximum(count, 1)[:, None]
 
-
-def covariance_of(X: Rows, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean (features,) and covariance (features, features; ddof 0) of ``rows``."""
-    origin = np.asarray(X[rows[:1]], np.float64)
-    first, second = np.zeros(X.shape[1]), np.zeros((X.shape[1], X.shape[1]))
-    for block in blocks(len(rows)):
-        values = np.asarray(X[rows[block]], np.float64) - origin
-        first += values.sum(axis=0)
-        second += values.T @ values
-    second -= np.outer(first, first) / len(rows)
-    return first / len(rows) + origin[0], second / len(rows)
-
-
-def indicator(codes: np.ndarray, groups: int) -> Any:
-    """A sparse (groups, rows) matrix of ones: its product with rows sums them by group."""
-    from scipy.sparse import csr_array
-
-    size = len(codes)
-    return csr_array((np.ones(size), (codes, np.arange(size))), shape=(groups, size))
+    def moments(self, X: Matrix, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Counts (groups,), means and standard deviations (ddof 0), both (groups, features)."""
+        # sums are taken about the first row: a large offset would cost the variance its digits
+        origin = np.asarray(X[rows[:1]], np.float64)
+        count = np.bincount(self.codes[rows], minlength=len(self))
+        first, second = np.zeros((2, len(self), X.shape[1]))
+        for block in blocks(len(rows)):
+            values = np.asarray(X[rows[block]], np.float64) - origin
+            members = self.indicator(rows[block])
+            first += members @ values
+            second += members @ values**2
+        size = np.maximum(count, 1)[:, None]
+        mean = first / size
+        return count, mean + origin, np.sqrt(np.maximum(second / size - mean**2, 0))

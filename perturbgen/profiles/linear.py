@@ -1,7 +1,8 @@
-"""Linear embeddings that any network must beat: PCA, WCCN, and a PeML-like metric learned from replicates.
+"""Linear embeddings that any network must beat: PCA, WCCN, and a PeML-like metric learned from
+replicates.
 
-``WCCN(64).fit(train, labels)`` gives a :class:`Projection`, whose ``transform`` turns (rows, features) into
-(rows, components), to be compared by cosine. Fit on training rows only.
+``WCCN(64).fit(train, labels)`` gives a :class:`Projection`, whose ``transform`` turns (rows,
+features) into (rows, components), to be compared by cosine. Fit on training rows only.
 """
 
 from __future__ import annotations
@@ -30,9 +31,7 @@ class Projection:
 
     mean: _Array  # (features,)
     matrix: _Array  # (features, components)
-    strength: (
-        _Array  # (components,) variance or replicate correlation along each component, as fitted
-    )
+    strength: _Array  # (components,) variance or replicate correlation along each, as fitted
 
     def transform(self, x: _Array) -> _Array:
         """(rows, components)."""
@@ -47,7 +46,8 @@ class Projection:
 
 @dataclass(frozen=True)
 class PCA:
-    """Principal components; ``scale`` standardises features first, ``whiten`` gives every component variance one.
+    """Principal components; ``scale`` standardises features first, ``whiten`` gives every component
+    variance one.
 
     Asking for more components than the data have keeps all they have.
     """
@@ -58,12 +58,13 @@ class PCA:
 
     def fit(self, x: _Array) -> Projection:
         """Of (rows, features)."""
-        x = check(x, self.components)
+        x = finite_rows(x)
+        if self.components < 1:
+            raise ConfigError(f"{self.components} components", expected="at least one")
         mean = x.mean(axis=0)
         spread = x.std(axis=0) if self.scale else np.ones(x.shape[1])
-        weight = np.where(
-            spread > 0, 1 / np.where(spread > 0, spread, 1), 0
-        )  # a constant feature says nothing
+        # a constant feature says nothing
+        weight = np.where(spread > 0, 1 / np.where(spread > 0, spread, 1), 0)
         _, singular, axes = np.linalg.svd((x - mean) * weight, full_matrices=False)
         rank = int((singular > singular[0] * 1e-10).sum())
         kept = min(self.components, rank)
@@ -79,10 +80,11 @@ class PCA:
 
 @dataclass(frozen=True)
 class WCCN:
-    """Within-class covariance normalisation: PCA, then the inverse Cholesky factor of the within-class covariance.
+    """Within-class covariance normalisation: PCA, then the inverse Cholesky factor of the
+    within-class covariance.
 
-    The pooled covariance W of rows about their class mean is shrunk to (1 - a) W + a tr(W)/k I; the product of two
-    transformed rows is x' W^-1 y, so directions in which replicates vary count less.
+    The pooled covariance W of rows about their class mean is shrunk to (1 - a) W + a tr(W)/k I; the
+    product of two transformed rows is x' W^-1 y, so directions in which replicates vary count less.
     """
 
     components: int = 64
@@ -99,13 +101,16 @@ class WCCN:
 
 @dataclass(frozen=True)
 class ReplicateMetric:
-    """PeML-like: a linear metric learned from replicates alone, as PeML's is (Smith and Haibe-Kains 2023).
+    """PeML-like: a linear metric learned from replicates alone, as PeML's is (Smith and Haibe-Kains
+    2023).
 
-    Theirs is optimised by gradients and came without code; this one has a closed form for the same wish.
+    Theirs is optimised by gradients and came without code; this one has a closed form for the same
+    wish.
 
-    Directions v solve B v = r T v, with T the covariance of all rows and B = T - W what is left of it without the
-    within-class covariance; r is the correlation of replicates along v. Components come by falling r and are weighted
-    by sqrt(r), so that the product of two rows is what their true parts are expected to share.
+    Directions v solve B v = r T v, with T the covariance of all rows and B = T - W what is left of
+    it without the within-class covariance; r is the correlation of replicates along v. Components
+    come by falling r and are weighted by sqrt(r), so that the product of two rows is what their
+    true parts are expected to share.
     """
 
     components: int = 32
@@ -139,7 +144,7 @@ def _shrunk(covariance: _Array, shrink: float) -> _Array:
 
 
 def _within_covariance(scores: _Array, labels: _Array) -> _Array:
-    """(components, components) pooled covariance about class means, over rows - classes; groups of one add nothing."""
+    """Pooled covariance about class means, over rows - classes; classes of one add nothing."""
     labels = np.asarray(labels)
     if len(labels) != len(scores):
         raise SchemaError(f"{len(labels)} labels for {len(scores)} rows", expected="one a row")
@@ -158,13 +163,11 @@ def _within_covariance(scores: _Array, labels: _Array) -> _Array:
     return residual.T @ residual / free
 
 
-def check(x: _Array, components: int) -> _Array:
-    """Rows fit to be fitted, in float64."""
+def finite_rows(x: _Array) -> _Array:
+    """Rows fit to be fitted, in float64: two or more, of numbers."""
     x = np.asarray(x, float)
     if x.ndim != 2 or min(x.shape) < 2:
         raise SchemaError(f"data of shape {x.shape}", expected="at least two rows and two features")
-    if components < 1:
-        raise ConfigError(f"{components} components", expected="at least one")
     bad = ~np.isfinite(x).all(axis=1)
     if bad.any():
         raise SchemaError(

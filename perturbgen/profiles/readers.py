@@ -24,10 +24,10 @@ _OURS: Final = {"Metadata_Plate": "plate", "Metadata_Well": "well"}
 def read_profiles(path: str | Path, *, key: str | None = None) -> Profiles:
     """Profiles of any file or folder that is not one assay's own; large matrices stay on disk.
 
-    A profile folder, an extraction folder, an h5ad (``key`` is an entry of obsm, or X), or a parquet
-    or csv(.gz), of which ``key`` says how the feature columns begin. Without it a table with
-    ``Metadata_`` columns is read as Cell Painting's (all other columns are features), any other
-    takes its floating-point columns.
+    A profile folder, an extraction folder, an h5ad (``key`` is an entry of obsm, or X), or a
+    parquet or csv(.gz), of which ``key`` says how the feature columns begin. Without it a table
+    with ``Metadata_`` columns is read as Cell Painting's (all other columns are features), any
+    other takes its floating-point columns.
     """
     path = Path(path)
     if path.is_dir():
@@ -93,7 +93,7 @@ def _read_h5ad(path: Path, key: str | None) -> Profiles:
     """An obsm entry, or X with its genes, and obs; X stays on the disk unless it is asked for."""
     import anndata
 
-    from perturbgen.data.h5ad import h5ad_errors
+    from perturbgen.core.tables import h5ad_errors
 
     with h5ad_errors(path):
         adata = anndata.read_h5ad(path, backed="r")
@@ -105,7 +105,7 @@ def _read_h5ad(path: Path, key: str | None) -> Profiles:
                     expected=f"--key with one of {shorten(names, 12)}",
                     fix=suggest(key, names) if key else None,
                 )
-            found: Any = adata.X[:] if key == "X" else adata.obsm[key]  # type: ignore[index]
+            found: Any = adata.X[:] if key == "X" else adata.obsm[key]
             meta, var = adata.obs.copy(), adata.var.copy()
         finally:
             adata.file.close()
@@ -152,7 +152,7 @@ def _read_columns(path: Path, key: str | None) -> Profiles:
         )
     meta = table.drop(columns=features)
     # embeddings are float32 by nature; measured features keep the digits that they are given with
-    dtype = np.float32
+    dtype: type = np.float32
     if labelled and not key:
         dtype = np.float64
         ours = {ours: table[theirs].astype(str) for theirs, ours in _OURS.items() if theirs in meta}

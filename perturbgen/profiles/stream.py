@@ -1,4 +1,4 @@
-"""Embeddings too large to hold: from csv or parquet to a float32 memory map, joined to their labels."""
+"""Embeddings too large to hold: from csv or parquet to a memory map, joined to their labels."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ _MISSING = frozenset(["", "na", "n/a", "nan", "-nan", "none", "null"])  # in any
 _Batch = tuple[np.ndarray, np.ndarray]  # ids (rows,) and float32 values (rows, features)
 
 
-class Embeddings(NamedTuple):
-    """The features of a table of embeddings, its rows in batches, and the column that names them."""
+class _Embeddings(NamedTuple):
+    """The features of a table of embeddings, its rows in batches, and the column of ids."""
 
     features: list[str]
     batches: Iterator[_Batch]
@@ -50,11 +50,20 @@ class Orphans:
     without_values: tuple[str, ...]
 
 
-def read_csv_embeddings(path: str | Path, *, key: str) -> Embeddings:
-    """An embeddings csv(.gz); ``key`` is the column of ids, all others are numbers.
+def read_embeddings(paths: Sequence[Path], *, key: str) -> _Embeddings:
+    """A csv(.gz), or parquet files with the same columns; ``key`` is the column of ids.
 
-    Values are those of ``float32(float(text))``. Memory is that of a few blocks.
+    All other columns are numbers. Memory is that of a few blocks.
     """
+    if not paths:
+        raise InputError("no file of embeddings", expected="one or more")
+    if paths[0].suffix == ".parquet":
+        return _read_parquet(paths, key=key)
+    return _read_csv(paths[0], key=key)
+
+
+def _read_csv(path: Path, *, key: str) -> _Embeddings:
+    """Values are those of ``float32(float(text))``."""
     path = require_file(path, "embeddings table")
     header = read_header(path)
     features = _feature_columns(header, key, path)
@@ -71,7 +80,7 @@ def read_csv_embeddings(path: str | Path, *, key: str) -> Embeddings:
             # left is read by Python, which either can or names the place.
             yield from _read_slowly(path, header, key, rows)
 
-    return Embeddings(features, batches(), key)
+    return _Embeddings(features, batches(), key)
 
 
 def _open_csv(path: Path, header: Sequence[str], key: str) -> pc.CSVStreamingReader:
@@ -89,7 +98,7 @@ def _open_csv(path: Path, header: Sequence[str], key: str) -> pc.CSVStreamingRea
 
 
 def _read_slowly(path: Path, header: Sequence[str], key: str, skip: int) -> Iterator[_Batch]:
-    """The rows after the first ``skip`` ones by Python's own reader; an error names line and column."""
+    """The rows after the first ``skip``, by Python's reader; an error names line and column."""
     place = header.index(key)
     opener = gzip.open if path.suffix == ".gz" else open
     with csv_errors(path), opener(path, "rt", newline="") as file:
@@ -144,10 +153,7 @@ def _bad_field(path: Path, header: Sequence[str], key: str, line: int, column: i
     )
 
 
-def read_parquet_embeddings(paths: Sequence[Path], *, key: str) -> Embeddings:
-    """The same of one or more parquet files, which must have the same columns."""
-    if not paths:
-        raise InputError("no parquet file of embeddings", expected="one or more")
+def _read_parquet(paths: Sequence[Path], *, key: str) -> _Embeddings:
     with parquet_errors(paths[0]):
         names = pq.read_schema(require_file(paths[0], "embeddings")).names
     features = _feature_columns(names, key, paths[0])
@@ -164,7 +170,7 @@ def read_parquet_embeddings(paths: Sequence[Path], *, key: str) -> Embeddings:
                 for batch in file.iter_batches(batch_size=_ROWS, columns=[key, *features]):
                     yield _as_arrays(batch, key, features)
 
-    return Embeddings(features, batches(), key)
+    return _Embeddings(features, batches(), key)
 
 
 def _feature_columns(header: Sequence[str], key: str, path: Path) -> list[str]:
@@ -189,7 +195,7 @@ def _as_arrays(batch: pa.RecordBatch, key: str, features: Sequence[str]) -> _Bat
 
 
 def stream_profiles(
-    embeddings: Embeddings, meta: pd.DataFrame, *, out: str | Path, where: str
+    embeddings: _Embeddings, meta: pd.DataFrame, *, out: str | Path, where: str
 ) -> tuple[Profiles, Orphans]:
     """Write a profile folder of the rows whose id is in ``meta``, in the order in which they come.
 

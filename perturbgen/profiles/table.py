@@ -1,4 +1,4 @@
-"""The one table of profiles, of L1000, images and latent spaces: numbers with labels and features."""
+"""The one table of profiles, of L1000, images and latent spaces: numbers with their labels."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, cast
 
 import numpy as np
 import pandas as pd
@@ -15,7 +15,7 @@ import pandas as pd
 from perturbgen.core.errors import InputError, SchemaError, shorten
 from perturbgen.core.files import atomic_path
 from perturbgen.core.tables import require_columns
-from perturbgen.profiles.groups import Rows, blocks, group_means, grouping
+from perturbgen.profiles.groups import Groups, Matrix, blocks
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -29,10 +29,10 @@ META: Final = "meta.parquet"
 FEATURES: Final = "features.json"
 
 
-class Selected:
-    """Some rows of a stored matrix, read when they are asked for: a part of a set copies nothing."""
+class _Selected:
+    """Some rows of a stored matrix, read when they are asked for."""
 
-    def __init__(self, matrix: Rows, rows: np.ndarray) -> None:
+    def __init__(self, matrix: Matrix, rows: np.ndarray) -> None:
         self.matrix, self.rows = matrix, rows
 
     @property
@@ -54,9 +54,10 @@ class Selected:
 class Profiles:
     """Rows of numbers with their labels, in memory or on disk.
 
-    ``values`` (rows, features) is an array, a memory map or :class:`Selected` rows of one; ``meta``
-    holds the labels of the same rows, ``features`` names the columns, and ``feature_table``, where
-    there is one, says more of them (gene symbols, means) by the same names.
+    ``values`` (rows, features) is an array, a memory map, or some rows of one that are read on use;
+    ``meta`` holds the labels of the same rows, ``features`` names the columns, and
+    ``feature_table``, where there is one, says more of them (gene symbols, means) by the same
+    names.
     """
 
     values: np.ndarray
@@ -111,12 +112,14 @@ class Profiles:
         if not on_disk:
             return replace(self, values=np.asarray(self.values[rows]), meta=meta)
         stored, own = self.stored()
-        return replace(self, values=Selected(stored, own[rows]), meta=meta)
+        # it does what is asked of an array here; a subclass of ndarray could not read on use
+        values = cast("np.ndarray", _Selected(stored, own[rows]))
+        return replace(self, values=values, meta=meta)
 
     def stored(self) -> tuple[np.ndarray, np.ndarray]:
         """The matrix that holds the values, and which of its rows are this table's."""
-        if isinstance(self.values, Selected):
-            return self.values.matrix, self.values.rows
+        if isinstance(self.values, _Selected):
+            return cast("np.ndarray", self.values.matrix), self.values.rows
         return self.values, np.arange(len(self))
 
     def with_values(self, values: np.ndarray, features: Sequence[str] | None = None) -> Profiles:
@@ -134,13 +137,14 @@ class Profiles:
         A missing label is no value of its own. Sites of one well are not replicates: average them
         before anything is counted or tested.
         """
-        keys, codes = grouping(self.meta, by, self.source)
+        groups = Groups.of(self.meta, by, self.source)
         if how == "mean":
-            _, values = group_means(self.values, np.arange(len(self)), codes, len(keys))
+            _, values = groups.means(self.values)
         else:
-            order = np.split(np.argsort(codes, kind="stable"), np.cumsum(np.bincount(codes))[:-1])
+            ends = np.cumsum(np.bincount(groups.codes))[:-1]
+            order = np.split(np.argsort(groups.codes, kind="stable"), ends)
             values = np.array([np.median(self.values[rows], axis=0) for rows in order])
-        grouped = self.meta.groupby(codes, sort=True)
+        grouped = self.meta.groupby(groups.codes, sort=True)
         constant = [name for name in self.meta if grouped[str(name)].nunique().max() <= 1]
         meta = grouped[constant].first().reset_index(drop=True)
         return Profiles(values, meta, self.features, self.source)

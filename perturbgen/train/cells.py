@@ -41,7 +41,7 @@ def read_cells(settings: RunSettings) -> Cells:
     }
     # Fitted on all cells: a category that only validation cells have keeps its place.
     encoder = _fit_encoder(store.obs, conditions, descriptors)
-    store = CountStore.build(store.backing, store.obs, store.var_names, encoder)
+    store = store.with_covariates(encoder)
     train, validation = _split_cells(store.obs, settings.data, settings.seed)
     cells = Cells(store.subset(train), store.subset(validation), encoder, descriptors)
     refuse_empty(cells.train, cells.validation)
@@ -50,8 +50,9 @@ def read_cells(settings: RunSettings) -> Cells:
 
 def open_store(data: CellData) -> CountStore:
     """The counts, checked to be raw, with their obs."""
+    from perturbgen.core.tables import open_h5ad
     from perturbgen.data import read_competition
-    from perturbgen.data.h5ad import open_h5ad, take_layer
+    from perturbgen.data.h5ad import take_layer
 
     if data.on_disk:
         return CountStore.open(data.path, layer=data.layer)
@@ -112,14 +113,14 @@ def _read_descriptors(path: Path) -> pd.DataFrame:
 
 def _split_cells(obs: pd.DataFrame, data: CellData, seed: int) -> tuple[pd.Index, pd.Index]:
     """Names of the training and of the validation cells."""
-    from perturbgen.data.splits import random_cells, read_split
+    from perturbgen.data import Split
 
     if data.split is not None:
-        split = read_split(data.split)
+        split = Split.read(data.split)
     elif data.validation == 0:
         return obs.index, obs.index[:0]
     else:
-        split = random_cells(obs, rng=np.random.default_rng(seed), fraction=data.validation)
+        split = Split.random_cells(obs, rng=np.random.default_rng(seed), fraction=data.validation)
     require_unique(split.parts.index, "row", data.split or "the split")
     if split.parts.index.nlevels > 1:  # it names conditions, not cells
         columns = [str(name) for name in split.parts.index.names]

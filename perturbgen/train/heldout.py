@@ -43,7 +43,7 @@ def open_cells(
             )
         else:
             require_same_genes(AnnData(var=pd.DataFrame(index=store.var_names)), run.card.genes)
-    store = CountStore.build(store.backing, store.obs, store.var_names, run.card.covariates)
+    store = store.with_covariates(run.card.covariates)
     if part is not None:
         store = store.subset(_members(run, store, part))
     refuse_empty(store)

@@ -8,8 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from perturbgen.baselines import Predictor, available, make, mimic_folds, out_of_fold
-from perturbgen.baselines.registry import REGISTRY
+from perturbgen.baselines import REGISTRY, Predictor, available, make, mimic_folds, out_of_fold
 from perturbgen.core.errors import ConfigError, PerturbgenError, SchemaError
 from tests.baselines.cases import MODELS, QUICK, quick
 
@@ -72,8 +71,8 @@ def test_another_seed_gives_another_prediction(task: Task, name: str) -> None:
 @pytest.mark.parametrize("name", QUICK)
 def test_a_withheld_row_never_influences_its_own_prediction(task: Task, name: str) -> None:
     train, _ = task
-    folds = mimic_folds(train.index, folds=2, rng=RNG(0))[:1]
-    label = folds[0].withheld[0]
+    name_of_fold, withheld = next(iter(mimic_folds(train.index, folds=2, rng=RNG(0)).items()))
+    folds, label = {name_of_fold: withheld}, withheld[0]
     changed = train.copy()
     changed.loc[label] = 1000.0
     first, second = (

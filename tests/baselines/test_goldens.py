@@ -8,13 +8,13 @@ import pytest
 from scipy.stats import norm
 from scipy.stats import t as student
 
-from perturbgen.baselines import make
-from perturbgen.baselines.base import KEY, _from_t, _read_train, _to_t
-from perturbgen.baselines.blend import blend_weights
-from perturbgen.baselines.constants import _middle
-from perturbgen.baselines.linear import _squared_distances, bilinear_ridge
-from perturbgen.baselines.lowrank import _variance_components, fit_components
+from perturbgen.baselines import blend_weights, make
+from perturbgen.baselines.base import TrainTable
+from perturbgen.baselines.constants import _median
+from perturbgen.baselines.features import Components, backward, forward
+from perturbgen.baselines.linear import _squared_distances, _variance_components, bilinear_ridge
 from perturbgen.core.errors import SchemaError
+from perturbgen.core.labels import CONDITION as KEY
 
 
 def asked(*pairs: tuple[str, str]) -> pd.MultiIndex:
@@ -48,7 +48,7 @@ def test_the_median_is_not_the_mean(small: pd.DataFrame) -> None:
     np.testing.assert_array_equal(
         found.to_numpy(), [[2, 2], [5, -2]]
     )  # of 1, 2, 9 and of 2, 2, -1; of z alone
-    np.testing.assert_array_equal(_middle(np.array([[4.0], [1.0], [2.0], [9.0]])), [3.0])
+    np.testing.assert_array_equal(_median(np.array([[4.0], [1.0], [2.0], [9.0]])), [3.0])
 
 
 def test_additive_solves_the_unbalanced_normal_equations(small: pd.DataFrame) -> None:
@@ -86,7 +86,7 @@ def test_variance_components_are_found_again() -> None:
         rng.normal(0, 1.5, (1, compounds, genes)),
     )
     values = (cell + compound + rng.normal(0, 0.7, (cells, compounds, genes))).reshape(-1, genes)
-    found = _variance_components(_read_train(pd.DataFrame(values, index)))
+    found = _variance_components(TrainTable.of(pd.DataFrame(values, index)))
     np.testing.assert_allclose(found, [1.0, 2.25, 0.49], rtol=0.15)
 
 
@@ -116,17 +116,19 @@ def test_ground_truth_is_joined_by_label(small: pd.DataFrame) -> None:
 
 def test_t_values() -> None:
     np.testing.assert_allclose(
-        _to_t(np.array([-np.log10(0.05), 0, np.log10(0.01)])), [1.959964, 0, -2.575829], atol=1e-6
+        forward(np.array([-np.log10(0.05), 0, np.log10(0.01)]), "t"),
+        [1.959964, 0, -2.575829],
+        atol=1e-6,
     )
     y = np.array([-300.0, -2.5, -1e-3, 0, 0.3, 17, 308])
-    np.testing.assert_allclose(_from_t(_to_t(y)), y, rtol=1e-9, atol=1e-12)
-    assert np.isfinite(_to_t(np.array([5000.0]))).all()
+    np.testing.assert_allclose(backward(forward(y, "t"), "t"), y, rtol=1e-9, atol=1e-12)
+    assert np.isfinite(forward(np.array([5000.0]), "t")).all()
 
 
 def test_components_reproduce_low_rank_values() -> None:
     rng = RNG(3)
     values = 2 + rng.normal(size=(9, 2)) @ rng.normal(size=(2, 20))
-    found = fit_components(values, 5)
+    found = Components.fit(values, 5)
     assert len(found.loadings) == 2
     np.testing.assert_allclose(found.loadings @ found.loadings.T, np.eye(2), atol=1e-10)
     np.testing.assert_allclose(found.values(found.scores(values)), values, atol=1e-10)

@@ -7,19 +7,27 @@ import pandas as pd
 import pytest
 import torch
 
-from perturbgen.baselines import make, mimic_folds, nested_choice, out_of_fold
-from perturbgen.baselines.base import KEY, Baseline, Conditions, _read_train
+from perturbgen.baselines import (
+    Baseline,
+    make,
+    mimic_folds,
+    nested_choice,
+    out_of_fold,
+    row_spearman,
+)
+from perturbgen.baselines.base import ConditionList, TrainTable
 from perturbgen.baselines.features import (
     _STATISTICS,
+    Components,
+    LowRankTarget,
     TargetEncoding,
-    _compound_folds,
     _describe,
     _Features,
 )
-from perturbgen.baselines.lowrank import LowRankTarget
 from perturbgen.baselines.network import _row_rmse, _zeroed
-from perturbgen.baselines.selection import _target_cell_types, row_spearman
 from perturbgen.core.errors import ConfigError, SchemaError
+from perturbgen.core.folds import deal
+from perturbgen.core.labels import CONDITION as KEY
 from tests.baselines.cases import quick
 
 RNG = np.random.default_rng
@@ -42,16 +50,18 @@ def test_encodings_by_hand() -> None:
     cells = np.array(["A", "A", "B", "B"], dtype=object)
     compounds = np.array(["x", "y", "x", "y"], dtype=object)
     encoding = TargetEncoding(
-        np.array([[1.0], [2], [3], [4]]), cells, compounds, {"x": 0, "y": 1}, ("mean",)
+        np.array([[1.0], [2], [3], [4]]),
+        rows := ConditionList(cells, compounds),
+        {"x": 0, "y": 1},
+        ("mean",),
     )
-    rows = Conditions(cells, compounds)
     np.testing.assert_array_equal(
         encoding.by_compound(rows), [[3], [4], [1], [2]]
     )  # the other cell type's row
     np.testing.assert_array_equal(
         encoding.by_cell_type(rows), [[2], [1], [4], [3]]
     )  # the other fold's row
-    new = Conditions(np.array(["C", "A"], dtype=object), np.array(["x", "z"], dtype=object))
+    new = ConditionList(np.array(["C", "A"], dtype=object), np.array(["x", "z"], dtype=object))
     np.testing.assert_array_equal(
         encoding.by_compound(new), [[2], [2.5]]
     )  # all of x; nobody knows z
@@ -61,14 +71,14 @@ def test_encodings_by_hand() -> None:
 
 def test_no_target_enters_its_own_features(task: Task) -> None:
     """Changing one row's scores changes features of others, and never its own."""
-    table = _read_train(task[0])
+    table = TrainTable.of(task[0])
     scores = RNG(0).normal(size=(len(table.values), 5))
-    folds = _compound_folds(table.compounds, 4, RNG(1))
-    rows = Conditions(table.cell_types, table.compounds)
+    compounds = np.unique(table.compounds)
+    folds = dict(zip(compounds, deal(len(compounds), 4, RNG(1)).tolist(), strict=True))
 
     def matrix(values: np.ndarray) -> np.ndarray:
-        encoding = TargetEncoding(values, table.cell_types, table.compounds, folds)
-        return np.hstack([encoding.by_compound(rows), encoding.by_cell_type(rows)])
+        encoding = TargetEncoding(values, table, folds)
+        return np.hstack([encoding.by_compound(table), encoding.by_cell_type(table)])
 
     before = matrix(scores)
     for i in (0, 17, 60):
@@ -87,11 +97,11 @@ def test_encodings_of_noise_do_not_tell_the_targets() -> None:
     correlations = []
     for seed in range(5):
         rng = RNG(seed)
-        table = _read_train(pd.DataFrame(rng.normal(size=(len(index), 3)), index))
+        table = TrainTable.of(pd.DataFrame(rng.normal(size=(len(index), 3)), index))
         features = _Features.fit(
             table, table.values, encoded=3, statistics=("mean",), hot=False, rng=rng
         )
-        matrix = features.matrix(Conditions(table.cell_types, table.compounds))[:, :6]
+        matrix = features.matrix(table)[:, :6]
         correlations += [np.corrcoef(matrix[:, j], table.values[:, j % 3])[0, 1] for j in range(6)]
     assert abs(np.mean(correlations)) < 0.05
 
@@ -111,29 +121,24 @@ def test_fingerprints_are_features_by_compound(
 
 def test_target_cell_types_and_folds(task: Task) -> None:
     train, _ = task
-    assert _target_cell_types(train.index) == ["T1", "T2"]
     folds = mimic_folds(train.index, folds=4, rng=RNG(0), pretend=True)
-    assert [fold.name for fold in folds] == [
-        "fold 0",
-        "fold 1",
-        "fold 2",
-        "fold 3",
-        *[f"pretend S{i}" for i in (1, 2, 3)],
-    ]
-    for fold in folds[:4]:
-        cells, compounds = (fold.withheld.get_level_values(i) for i in (0, 1))
-        assert set(cells) == {"T1", "T2"}
-        assert len(fold.withheld) == 2 * compounds.nunique() == 4
-    together = folds[0].withheld.append([fold.withheld for fold in folds[1:4]])
+    drawn, pretended = [f"fold {i}" for i in range(4)], [f"pretend S{i}" for i in (1, 2, 3)]
+    assert list(folds) == drawn + pretended
+    for name in drawn:
+        cells, compounds = (folds[name].get_level_values(i) for i in (0, 1))
+        assert set(cells) == {"T1", "T2"}, "the sparse cell types"
+        assert len(folds[name]) == 2 * compounds.nunique() == 4
+    together = folds[drawn[0]].append([folds[name] for name in drawn[1:]])
     assert together.is_unique
     assert len(together) == 16
-    assert set(folds[4].withheld.get_level_values(1)) == {f"c{i:02d}" for i in range(8, 30)}
+    assert set(folds["pretend S1"].get_level_values(1)) == {f"c{i:02d}" for i in range(8, 30)}
 
 
 def test_folds_of_a_complete_table_take_the_cell_types_in_turn() -> None:
     index = pd.MultiIndex.from_product([["A", "B"], ["x", "y", "z"]], names=KEY)
     folds = mimic_folds(index, folds=3, rng=RNG(0))
-    assert [set(fold.withheld.get_level_values(0)) for fold in folds] == [{"A"}, {"B"}, {"A"}]
+    found = [set(withheld.get_level_values(0)) for withheld in folds.values()]
+    assert found == [{"A"}, {"B"}, {"A"}]
     with pytest.raises(ConfigError, match="no cell type is sparse"):
         mimic_folds(index, folds=3, rng=RNG(0), pretend=True)
     with pytest.raises(SchemaError, match="no cell type 'C'"):
@@ -150,7 +155,7 @@ class Spy(Baseline):  # type: ignore[type-arg]
     def _fit(self, table: object, rng: np.random.Generator) -> None:
         self.seen.append(table.index)  # type: ignore[attr-defined]
 
-    def _predict(self, wanted: Conditions) -> np.ndarray:
+    def _predict(self, wanted: ConditionList) -> np.ndarray:
         return np.zeros((len(wanted), len(self.table.genes)))
 
 
@@ -160,9 +165,9 @@ def test_out_of_fold_shows_no_withheld_row(task: Task) -> None:
     Spy.seen.clear()
     found = out_of_fold(Spy, train, folds, rng=RNG(0))
     assert len(found) == 16
-    for fold, seen in zip(folds, Spy.seen, strict=True):
-        assert not seen.isin(fold.withheld).any()
-        assert len(seen) + len(fold.withheld) == len(train)
+    for withheld, seen in zip(folds.values(), Spy.seen, strict=True):
+        assert not seen.isin(withheld).any()
+        assert len(seen) + len(withheld) == len(train)
 
 
 def test_the_better_candidate_is_chosen_and_the_test_rows_are_never_seen(task: Task) -> None:
@@ -171,10 +176,11 @@ def test_the_better_candidate_is_chosen_and_the_test_rows_are_never_seen(task: T
         name: (lambda name=name: quick(name)) for name in ("zeros", "transfer", "gene_mean")
     }
     folds = mimic_folds(train.index, folds=4, rng=RNG(0))
-    choice = nested_choice(candidates, train, folds, rng=RNG(0))
+    choice, unseen = nested_choice(candidates, train, folds, rng=RNG(0))
     assert choice.best == "transfer"
-    assert choice.scores["transfer"] > choice.scores["zeros"]
-    assert not choice.predictions["transfer"].index.isin(test.index).any()
+    zeros, transfer, _ = choice.scores
+    assert transfer > zeros
+    assert not unseen.index.isin(test.index).any()
     with pytest.raises(ConfigError, match="no candidate"):
         nested_choice({}, train, folds, rng=RNG(0))
 
@@ -198,7 +204,7 @@ def test_row_spearman_is_scipys() -> None:
 @pytest.mark.parametrize("offset", ["none", "mean", "additive"])
 @pytest.mark.parametrize("transform", ["t", "none"])
 def test_the_low_rank_target_comes_back(task: Task, offset: str, transform: str) -> None:
-    table = _read_train(task[0])
+    table = TrainTable.of(task[0])
     target = LowRankTarget.fit(table, count=200, transform=transform, offset=offset)  # type: ignore[arg-type]
     scores = target.scores(table.values, table.cell_types)
     np.testing.assert_allclose(
@@ -212,9 +218,7 @@ def test_the_low_rank_target_comes_back(task: Task, offset: str, transform: str)
 def test_the_networks_loss_is_the_rmse_over_all_genes() -> None:
     rng = RNG(0)
     values = rng.normal(size=(6, 40))
-    from perturbgen.baselines.lowrank import fit_components
-
-    components = fit_components(values, 3, centre=False)
+    components = Components.fit(values, 3, centre=False)
     scores, guess = components.scores(values), rng.normal(size=(6, 3))
     rest = (values**2).sum(axis=1) - (scores**2).sum(axis=1)
     found = _row_rmse(*(torch.tensor(v) for v in (guess, scores, rest)), 40)

@@ -45,7 +45,7 @@ def test_the_anchors_are_reproduced(experiment: ModuleType, task: object) -> Non
 def test_the_known_drugs_choose_settings_that_clear_the_bar(
     experiment: ModuleType, task: object
 ) -> None:
-    task.folds = task.folds[:2]  # type: ignore[attr-defined]
+    task.folds = dict(list(task.folds.items())[:2])  # type: ignore[attr-defined]
     method = experiment.Method(settings={"transform": "none"}, grid={"noise": [0.1, 1.0]})
     experiment.judge(task, "transfer", method, [0])
     row = task.rows[0]  # type: ignore[attr-defined]
@@ -56,6 +56,6 @@ def test_the_known_drugs_choose_settings_that_clear_the_bar(
 def test_the_122_are_not_among_what_choosing_sees(task: object) -> None:
     assert len(task.test) == 2 * 122  # type: ignore[attr-defined]
     assert not task.train.index.isin(task.test.index).any()  # type: ignore[attr-defined]
-    for fold in task.folds:  # type: ignore[attr-defined]
-        assert fold.withheld.isin(task.train.index).all()  # type: ignore[attr-defined]
-        assert set(fold.withheld.get_level_values(0)) == {"b", "myeloid"}
+    for withheld in task.folds.values():  # type: ignore[attr-defined]
+        assert withheld.isin(task.train.index).all()  # type: ignore[attr-defined]
+        assert set(withheld.get_level_values(0)) == {"b", "myeloid"}

@@ -5,7 +5,7 @@ import anndata as ad
 import pytest
 
 from perturbgen import cli
-from perturbgen.data.splits import read_split
+from perturbgen.data import Split
 
 COLUMNS = Path(__file__).parents[2] / "experiments" / "columns" / "kang.toml"
 pytestmark = pytest.mark.data
@@ -61,7 +61,7 @@ def test_splits_of_a_real_file(
 ) -> None:
     out = tmp_path / "split.csv"
     assert cli._run(["-q", "split", *kang, "--kind", *options, "--out", str(out)]) == 0
-    found = read_split(out).parts.value_counts().to_dict()
+    found = Split.read(out).parts.value_counts().to_dict()
     assert sum(found.values()) == 1556
     assert parts is None or found == parts
 

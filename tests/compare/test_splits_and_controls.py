@@ -17,8 +17,8 @@ from perturbgen.compare.settings import SplitSettings
 from perturbgen.compare.tables import Book, read_book
 from perturbgen.core.config import load_settings
 from perturbgen.core.errors import ConfigError, InputError, SchemaError, UserError
-from perturbgen.data.splits import kfold
-from perturbgen.evaluate.outputs import headline_records
+from perturbgen.data import Split
+from perturbgen.evaluate import headline_records
 
 from .conftest import CELLS, CLOSED_FORM, COMPOUNDS, TARGETS, Build, Run, states, write_flat
 
@@ -69,7 +69,7 @@ def test_cell_types_are_left_out_one_at_a_time(build: Build) -> None:
 
 def test_a_split_file_is_joined_by_label(build: Build, folder: Path, full: pd.DataFrame) -> None:
     shuffled = full.sample(frac=1, random_state=0).index.to_frame(index=False)
-    split = kfold(shuffled, 4, rng=np.random.default_rng(0), by="compound")
+    split = Split.kfold(shuffled, 4, rng=np.random.default_rng(0), by="compound")
     parts = split.parts.set_axis(pd.MultiIndex.from_frame(shuffled[["cell_type", "compound"]]))
     type(split)(parts, split.kind).write(folder / "folds.csv")
     _, folds = folds_of(build, kind="file", file="folds.csv")

@@ -17,9 +17,7 @@ from perturbgen.compare import jobs as cells
 from perturbgen.compare.run import write_report
 from perturbgen.core.config import load_settings
 from perturbgen.core.errors import ConfigError, InputError, SchemaError
-from perturbgen.predict.estimators import PredictSettings
-from perturbgen.predict.experiment import Bench
-from perturbgen.predict.trained import _GenerativePredictor
+from perturbgen.predict import Experiment, GenerativePredictor, PredictSettings
 from perturbgen.train import RunSettings, load_run
 from perturbgen.train import train as train_model
 
@@ -83,7 +81,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("trained")
     everything = make_cells()
     table = (
-        Bench.of(everything, ["B cells", "NK cells"], control="DMSO", flavour="kaggle")
+        Experiment.of(everything, ["B cells", "NK cells"], control="DMSO", flavour="kaggle")
         .fit()
         .signed_log10_p
     )
@@ -119,7 +117,7 @@ def test_a_run_predicts_what_its_predictor_predicts(made: Path, tmp_path: Path) 
     found = ran(made, tmp_path)
     assert states(found) == {"done": 2}
     train = pd.read_parquet(made / "de_train.parquet").set_index(["cell_type", "sm_name"])
-    model = _GenerativePredictor(
+    model = GenerativePredictor(
         load_run(made / "run-released"), read_h5ad(made / "released.h5ad"), PredictSettings(**FAST)
     )
     fitted = model.fit(train, rng=np.random.default_rng(0))

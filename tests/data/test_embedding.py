@@ -4,11 +4,11 @@ import pandas as pd
 import pytest
 
 from perturbgen.core.stats import log_cpm
-from perturbgen.data.aggregate import (
+from perturbgen.data.maps import (
     _variable_genes,
-    embed,
+    log_profiles,
+    map_samples,
     principal_components,
-    profiles,
     remove_plate_effects,
     strength,
 )
@@ -68,7 +68,7 @@ def test_embedding_separates_two_groups_and_one_seed_gives_one_map() -> None:
     rng = np.random.default_rng(0)
     group = np.repeat([0, 1], 15)
     values = rng.normal(size=(30, 40)) + 8 * group[:, None]
-    first, second = embed(values, seed=1), embed(values, seed=1)
+    first, second = map_samples(values, seed=1), map_samples(values, seed=1)
     pd.testing.assert_frame_equal(first, second)
     assert abs(np.corrcoef(first["PC1"], group)[0, 1]) > 0.95
     assert principal_components(values).shape == (30, 29)
@@ -86,6 +86,6 @@ def test_profiles_leave_out_samples_of_few_cells_and_genes_of_few_counts() -> No
     counts = np.full((3, 60), 5)
     counts[:, 0] = 0
     obs = pd.DataFrame({"n_cells": [10, 4, 5]}, index=list("abc"))
-    values, kept = profiles(ad.AnnData(counts.astype(np.float64), obs=obs))
+    values, kept = log_profiles(ad.AnnData(counts.astype(np.float64), obs=obs))
     assert values.shape == (2, 59)
     assert kept["n_cells"].tolist() == [10, 5]

@@ -12,7 +12,7 @@ import pytest
 from scipy import sparse
 
 from perturbgen.core.errors import ConfigError, CountsError, InputError, SchemaError
-from perturbgen.data import check
+from perturbgen.data import find_violations
 from perturbgen.data.h5ad import _column_map, read_h5ad, write_h5ad
 
 COUNTS = np.array([[1, 0, 2], [0, 0, 3], [4, 1, 0], [0, 5, 0]])
@@ -224,7 +224,7 @@ def test_the_real_files_pass_with_their_maps(
     path = real_data / "counts" / f"{name}.h5ad"
     adata = read_h5ad(path, MAPS / f"{columns}.toml")
     assert adata.shape == shape
-    assert check(adata) == []
+    assert find_violations(adata) == []
     np.testing.assert_array_equal(adata.X.toarray(), anndata.read_h5ad(path).X.toarray())
 
 

@@ -16,16 +16,14 @@ import pytest
 from perturbgen.core.errors import CountsError, InputError, SchemaError
 from perturbgen.data import long_counts
 from perturbgen.data.kaggle import (
-    _read_de_obs,
-    _read_multiome,
-    _read_sample_submission,
-    _read_train_obs,
+    ORGANISERS_PLATES,
     read_competition,
     read_de,
     read_genes,
     read_id_map,
+    read_multiome,
+    unique_conditions,
 )
-from perturbgen.data.schema import ORGANISERS_PLATES
 
 # --- counts -----------------------------------------------------------------------------------------------------------
 
@@ -335,9 +333,6 @@ def test_de_table_is_labelled_by_condition_and_gene(tmp_path: Path) -> None:
         assert values.loc[("NK cells", "drug 1"), "A"] == table.loc[1, "A"] == 3.0
         assert list(values.columns) == ["B", "A"]
         assert values.index.names == ["cell_type", "compound"]
-    meta = _read_de_obs(tmp_path)
-    assert list(meta.columns) == ["sm_lincs_id", "SMILES", "control"]
-    assert meta.index.equals(values.index)
 
 
 def test_de_table_with_a_hole_or_a_repeated_condition_is_refused(tmp_path: Path) -> None:
@@ -395,20 +390,14 @@ def test_id_map_with_repeated_or_missing_entries_is_refused(
         read_id_map(tmp_path)
 
 
-def test_sample_submission_gives_ids_and_genes_in_order(kaggle: Any) -> None:
-    ids, genes = _read_sample_submission(kaggle.write())
-    assert list(ids) == [0]
-    assert list(genes) == kaggle.genes
-
-
-def test_sample_submission_with_a_repeated_gene_or_without_id_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "sample_submission.csv"
+def test_sample_submission_with_a_repeated_gene_or_without_id_is_refused(kaggle: Any) -> None:
+    path = kaggle.write() / "sample_submission.csv"
     path.write_text("id,A,B,A\n0,0,0,0\n")
     with pytest.raises(SchemaError, match="1 duplicated gene: 'A'"):
-        _read_sample_submission(path)
+        read_competition(kaggle.path)
     path.write_text("row,A,B\n0,0,0\n")
     with pytest.raises(SchemaError, match="no column 'id'"):
-        _read_sample_submission(path)
+        read_competition(kaggle.path)
 
 
 def test_multiome_reads_one_feature_type(tmp_path: Path) -> None:
@@ -425,15 +414,13 @@ def test_multiome_reads_one_feature_type(tmp_path: Path) -> None:
         "feature_type": ["Peaks", "Gene Expression", "Gene Expression"],
     }
     pd.DataFrame(var).to_csv(tmp_path / "multiome_var_meta.csv", index=False)
-    rna = _read_multiome(tmp_path)
+    rna = read_multiome(tmp_path)
     assert list(rna.var_names) == ["G1", "G2"]
     np.testing.assert_array_equal(rna.X.toarray(), [[1, 0], [2, 4]])
     assert list(rna.obs["donor"]) == ["donor_0"] * 2
-    np.testing.assert_array_equal(
-        _read_multiome(tmp_path, features="Peaks").X.toarray(), [[7], [0]]
-    )
+    np.testing.assert_array_equal(read_multiome(tmp_path, features="Peaks").X.toarray(), [[7], [0]])
     with pytest.raises(SchemaError, match="no feature of type 'RNA'"):
-        _read_multiome(tmp_path, features="RNA")
+        read_multiome(tmp_path, features="RNA")
 
 
 # --- real files -------------------------------------------------------------------------------------------------------
@@ -441,7 +428,8 @@ def test_multiome_reads_one_feature_type(tmp_path: Path) -> None:
 
 @pytest.mark.data
 def test_the_real_rows_genes_and_submission_rows_are_accepted(real_data: Path) -> None:
-    train = _read_train_obs(real_data / "op3" / "train_obs_614.csv")
+    train = pd.read_csv(real_data / "op3" / "train_obs_614.csv")
+    train = train.set_index(unique_conditions(train, "train_obs_614.csv"))[["control"]]
     sizes = train.groupby("cell_type").size().to_dict()
     assert sizes == {
         "NK cells": 146,

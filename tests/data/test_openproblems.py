@@ -15,7 +15,6 @@ from perturbgen.core.errors import CountsError, InputError, SchemaError
 from perturbgen.data.openproblems import (
     _CURATION,
     _curate,
-    _read_openproblems_de_obs,
     _Removal,
     is_openproblems,
     read_openproblems,
@@ -144,9 +143,6 @@ def test_de_layers_are_labelled_by_condition_and_gene(tmp_path: Path) -> None:
     values = read_openproblems_de(path)
     assert values.loc[("B cells", "x"), "G2"] == -4.0
     assert read_openproblems_de(path, layer="logFC").loc[("T cells", "x"), "G1"] == 0.3
-    meta = _read_openproblems_de_obs(path)
-    assert meta.index.equals(values.index)
-    assert list(meta["split"]) == ["train", "control"]
 
 
 def test_an_unknown_layer_and_a_repeated_condition_are_refused(tmp_path: Path) -> None:

@@ -60,7 +60,9 @@ def test_maps_have_a_panel_for_each_colouring_and_version() -> None:
     points = pd.DataFrame({"PC1": [0.0, 1.0], "PC2": [0.0, 1.0]})
     obs = pd.DataFrame({"plate": ["p", "q"]})
     colours = {"plate": pd.Series(["p", "q"]), "compound": pd.Series(["x", "other"])}
-    figure = pictures._maps_figure(points, points, obs, colours, ("PC1", "PC2"))
+    figure = pictures._maps_figure(
+        {"before": points, "after": points}, obs, colours, ("PC1", "PC2")
+    )
     assert len(figure.data) == 8
     assert {trace.name: trace.marker.color for trace in figure.data}["other"] == pictures.GREY
 

@@ -13,7 +13,7 @@ from scipy import sparse
 
 from perturbgen.core.errors import CountsError, SchemaError
 from perturbgen.data.pictures import cells_by_condition, depth_quantiles, overview
-from perturbgen.data.schema import check, validate
+from perturbgen.data.schema import find_violations, validate
 
 PADDED = "'compound' has names that are blank or padded"
 ALIKE = "'compound' has names that differ in case only"
@@ -39,7 +39,7 @@ def good() -> anndata.AnnData:
 
 
 def test_good_data_have_no_violations() -> None:
-    assert check(good()) == []
+    assert find_violations(good()) == []
     assert validate(good()) == []
 
 
@@ -136,19 +136,19 @@ def test_each_rule_names_what_breaks_it(
     spoil(adata)
     found = [
         (violation.severity, violation.rule, violation.error.what.rstrip("."))
-        for violation in check(adata)
+        for violation in find_violations(adata)
     ]
     if severity is None:
         assert found == []
     else:
         assert (severity, rule, message) in found
-        assert all(violation.error.expected for violation in check(adata))
+        assert all(violation.error.expected for violation in find_violations(adata))
 
 
 def test_a_well_without_counts_is_named() -> None:
     adata = good()
     adata.X = sparse.csr_matrix(adata.X.toarray() * np.array([[1], [1], [1], [1], [0], [0]]))
-    messages = [violation.error.what for violation in check(adata)]
+    messages = [violation.error.what for violation in find_violations(adata)]
     assert messages == [
         "2 cells have no counts: 'e', 'f'",
         "1 wells have no counts at all: 'p1 A1'",
@@ -156,17 +156,19 @@ def test_a_well_without_counts_is_named() -> None:
 
 
 def test_empty_data_are_an_error() -> None:
-    assert check(good()[:0])[0].error.what == "the data are empty: 0 cells x 2 genes"
+    assert find_violations(good()[:0])[0].error.what == "the data are empty: 0 cells x 2 genes"
 
 
 def test_the_groups_that_need_a_vehicle_can_be_named() -> None:
     adata = good()
     adata.obs["donor"] = ["d0", "d1", "d0", "d1", "d0", "d0"]
-    assert check(adata) == []
-    assert [v.error.what for v in check(adata, by=("cell_type", "donor"))] == [
+    assert find_violations(adata) == []
+    assert [v.error.what for v in find_violations(adata, by=("cell_type", "donor"))] == [
         "no 'DMSO' cell in donor 'd1'"
     ]
-    assert [v.error.what for v in check(adata, vehicle="drug")] == ["no 'drug' cell in plate 'p1'"]
+    assert [v.error.what for v in find_violations(adata, vehicle="drug")] == [
+        "no 'drug' cell in plate 'p1'"
+    ]
 
 
 def test_one_error_is_raised_as_itself_and_several_together() -> None:
@@ -190,7 +192,7 @@ def test_warnings_are_returned_and_do_not_raise() -> None:
 def test_a_violation_reads_as_an_error_does() -> None:
     adata = good()
     fractional(adata)
-    assert str(check(adata)[0]).splitlines() == [
+    assert str(find_violations(adata)[0]).splitlines() == [
         "CountsError: X holds non-integers: cell 'a' has 0.5 in gene 'G1'.",
         "  expected     raw UMI counts (non-negative integers)",
         "  usual cause  the matrix was normalised, log-transformed or corrected",

@@ -10,7 +10,7 @@ import pandas as pd
 
 @dataclass(frozen=True)
 class Case:
-    """Counts (samples, genes), obs, and the formula of a comparison of ``compound`` with ``vehicle``."""
+    """Counts (samples, genes), obs, and a formula that compares ``compound`` with ``vehicle``."""
 
     counts: pd.DataFrame
     obs: pd.DataFrame
@@ -22,7 +22,7 @@ class Case:
 
 
 def random_counts(rng: np.random.Generator, obs: pd.DataFrame, genes: int) -> pd.DataFrame:
-    """Negative binomial counts with effects of compound and plate, depths that differ, and genes without counts."""
+    """NB counts with effects of compound and plate, depths that differ, genes without counts."""
     base = rng.lognormal(2, 1.8, genes)
     depth = rng.gamma(6, 1 / 6, len(obs))
     mean = np.outer(depth, base)

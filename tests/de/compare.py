@@ -6,7 +6,7 @@ import numpy as np
 
 
 def relative(found: np.ndarray, expected: np.ndarray) -> float:
-    """The largest difference relative to the expected size (to 1e-3 of the typical size where it is near zero)."""
+    """The largest relative difference; relative to 1e-3 of the typical size near zero."""
     found, expected = np.asarray(found, dtype=float), np.asarray(expected, dtype=float)
     assert found.shape == expected.shape
     assert (np.isnan(found) == np.isnan(expected)).all()

@@ -11,10 +11,10 @@ from scipy.stats import false_discovery_control
 
 from perturbgen.core.errors import ConfigError
 from perturbgen.core.labels import VEHICLE
-from perturbgen.data.schema import ORGANISERS_PLATES
-from perturbgen.de import filter_by_expr, limma_table
-from perturbgen.de.design import build_design
-from perturbgen.de.limma import _order_of_appearance, _organisers_obs, flavour_table
+from perturbgen.data.kaggle import ORGANISERS_PLATES
+from perturbgen.de import filter_by_expr, flavour_table, limma_table
+from perturbgen.de.design import Design
+from perturbgen.de.limma import _organisers_obs
 from tests.de.cases import random_counts
 
 
@@ -39,8 +39,9 @@ def experiment() -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def test_numbers_sort_as_text() -> None:
-    names = pd.Series([f"c{i}" for i in range(12)])
-    assert list(_order_of_appearance(names).cat.categories)[:4] == ["c0", "c1", "c10", "c11"]
+    obs = pd.DataFrame({"compound": [f"c{i}" for i in range(12)]})
+    ordered = _organisers_obs(obs, group="compound", rename_plates=False)["compound"]
+    assert list(ordered.cat.categories)[:4] == ["c0", "c1", "c10", "c11"]
 
 
 def test_kaggle_is_the_organisers_script(experiment: tuple[pd.DataFrame, pd.DataFrame]) -> None:
@@ -93,7 +94,7 @@ def test_op3_is_joint_filtered_robust_and_clipped(
     keep = np.ones(counts.shape[1], dtype=bool)
     for cell_type in ("NK cells", "B cells"):
         rows = obs["cell_type"] == cell_type
-        design = build_design("~0 + compound + plate", obs[rows])
+        design = Design.from_formula("~0 + compound + plate", obs[rows])
         keep &= filter_by_expr(counts[rows], design=design.matrix).to_numpy()
     assert 20 < keep.sum() < 250
     assert (found.t.notna().all() == keep).all()

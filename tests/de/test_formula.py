@@ -11,8 +11,8 @@ import pandas as pd
 import pytest
 
 from perturbgen.core.errors import DesignError, SchemaError
-from perturbgen.de.design import build_design
-from perturbgen.de.formula import parse_formula
+from perturbgen.de.design import Design
+from perturbgen.de.formula import _parse_formula
 
 OBS = pd.DataFrame(
     {
@@ -28,19 +28,19 @@ OBS = pd.DataFrame(
 
 
 def test_first_factor_full_later_ones_without_their_first_level() -> None:
-    design = build_design("~0 + a + b", OBS)
+    design = Design.from_formula("~0 + a + b", OBS)
     assert design.columns == ("ax", "ay", "az", "bq")
     np.testing.assert_array_equal(design.matrix[2], [0, 0, 1, 0])
     np.testing.assert_array_equal(design.matrix[1], [0, 1, 0, 1])
 
 
 def test_terms_are_ordered_by_degree() -> None:
-    assert parse_formula("~ a:b + b + a") == [(), ("b",), ("a",), ("a", "b")]
+    assert _parse_formula("~ a:b + b + a") == [(), ("b",), ("a",), ("a", "b")]
 
 
 def test_numbers_are_slopes_and_factor_makes_them_levels() -> None:
-    assert build_design("~ batch", OBS).columns == ("(Intercept)", "batch")
-    assert build_design("~ factor(batch)", OBS).columns == (
+    assert Design.from_formula("~ batch", OBS).columns == ("(Intercept)", "batch")
+    assert Design.from_formula("~ factor(batch)", OBS).columns == (
         "(Intercept)",
         "factor(batch)2",
         "factor(batch)3",
@@ -49,20 +49,20 @@ def test_numbers_are_slopes_and_factor_makes_them_levels() -> None:
 
 def test_levels_sort_by_code_point_and_categories_keep_their_order() -> None:
     obs = OBS.assign(a=pd.Categorical(OBS["a"], ["z", "x", "unused", "y"]))
-    assert build_design("~0 + a", obs).columns == ("az", "ax", "ay")
-    assert build_design("~0 + b", OBS.assign(b=list("aBaBaBaB"))).columns == ("bB", "ba")
+    assert Design.from_formula("~0 + a", obs).columns == ("az", "ax", "ay")
+    assert Design.from_formula("~0 + b", OBS.assign(b=list("aBaBaBaB"))).columns == ("bB", "ba")
 
 
 def test_a_factor_of_one_level_is_left_out_with_a_note(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "perturbgen"):
-        design = build_design("~0 + one + a + b", OBS)
+        design = Design.from_formula("~0 + one + a + b", OBS)
     assert design.columns == ("ax", "ay", "az", "bq")
     assert "one has one level" in caplog.text
 
 
 def test_names_that_r_would_mangle_stay_apart() -> None:
     obs = pd.DataFrame({"g": ["a b", "a.b", "a_b", "a-b"] * 3}, index=[f"s{i}" for i in range(12)])
-    design = build_design("~0 + {group}", obs, obs["g"])
+    design = Design.from_formula("~0 + {group}", obs, obs["g"])
     assert design.rank == 4
     assert design.levels == ("a b", "a-b", "a.b", "a_b")
 
@@ -79,40 +79,52 @@ def test_names_that_r_would_mangle_stay_apart() -> None:
 )
 def test_what_cannot_be_read_is_explained(formula: str, error: type[Exception], words: str) -> None:
     with pytest.raises(error, match=words):
-        build_design(formula, OBS)
+        Design.from_formula(formula, OBS)
+
+
+FORMULAS = (
+    "~0+a+b",
+    "~a+b",
+    "~a*b",
+    "~0+a:b",
+    "~a+a:b",
+    "~0+a+a:b",
+    "~b:a",
+    "~depth+a",
+    "~0+depth+a+b",
+    "~a*depth",
+    "~0+a:depth",
+    "~1",
+    "~a-1",
+    "~0+b+a+factor(batch)",
+    "~(a+b+factor(batch))^2",
+    "~0+`cell type`+a",
+    "~a/b",
+)
+
+
+@pytest.fixture(scope="module")
+def model_matrices(rscript: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What R makes of every formula, ``m1.csv``, ``m2.csv`` and so on: R is started once."""
+    folder = tmp_path_factory.mktemp("model_matrix")
+    OBS.to_csv(folder / "obs.csv")
+    (folder / "formulas.txt").write_text("\n".join(FORMULAS) + "\n")
+    code = (
+        f'd <- read.csv("{folder}/obs.csv", row.names = 1, check.names = FALSE, '
+        f'stringsAsFactors = TRUE); formulas <- readLines("{folder}/formulas.txt"); '
+        "for (i in seq_along(formulas)) { m <- model.matrix(as.formula(formulas[i]), d); "
+        'colnames(m) <- gsub("`", "", colnames(m)); '
+        f'write.csv(m, paste0("{folder}/m", i, ".csv")) }}'
+    )
+    subprocess.run([rscript, "-e", code], check=True, capture_output=True)
+    return folder
 
 
 @pytest.mark.r
-@pytest.mark.parametrize(
-    "formula",
-    [
-        "~0+a+b",
-        "~a+b",
-        "~a*b",
-        "~0+a:b",
-        "~a+a:b",
-        "~0+a+a:b",
-        "~b:a",
-        "~depth+a",
-        "~0+depth+a+b",
-        "~a*depth",
-        "~0+a:depth",
-        "~1",
-        "~a-1",
-        "~0+b+a+factor(batch)",
-        "~(a+b+factor(batch))^2",
-        "~0+`cell type`+a",
-        "~a/b",
-    ],
-)
-def test_equals_model_matrix(formula: str, rscript: str, tmp_path: Path) -> None:
-    OBS.to_csv(tmp_path / "obs.csv")
-    code = (
-        f'd <- read.csv("{tmp_path}/obs.csv", row.names = 1, check.names = FALSE, stringsAsFactors = TRUE);'
-        f'm <- model.matrix({formula}, d); colnames(m) <- gsub("`", "", colnames(m)); write.csv(m, "{tmp_path}/m.csv")'
-    )
-    subprocess.run([rscript, "-e", code], check=True, capture_output=True)
-    expected = pd.read_csv(tmp_path / "m.csv", index_col=0)
-    design = build_design(formula, OBS)
+@pytest.mark.parametrize("formula", FORMULAS)
+def test_equals_model_matrix(formula: str, model_matrices: Path) -> None:
+    number = FORMULAS.index(formula) + 1
+    expected = pd.read_csv(model_matrices / f"m{number}.csv", index_col=0)
+    design = Design.from_formula(formula, OBS)
     assert list(design.columns) == list(expected.columns)
     np.testing.assert_array_equal(design.matrix, expected.to_numpy())

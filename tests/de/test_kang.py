@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from perturbgen.de import DETable, filter_by_expr, limma_table, tmm_factors, voom
-from perturbgen.de.design import build_design
+from perturbgen.de.design import Design
 from tests.de.compare import close, relative
 
 pytestmark = pytest.mark.data
@@ -58,7 +58,7 @@ def make_table(kang: Kang, **options: object) -> DETable:
 
 def test_filter_design_and_factors(kang: Kang) -> None:
     design = kang.read("design")
-    built = build_design("~0 + {group} + donor", kang.obs, kang.obs["sm_cell_type"])
+    built = Design.from_formula("~0 + {group} + donor", kang.obs, kang.obs["sm_cell_type"])
     np.testing.assert_array_equal(built.matrix, design)
     keep = filter_by_expr(kang.all_counts, design=design.to_numpy())
     pd.testing.assert_series_equal(keep, kang.read("filterByExpr")["keep"], check_names=False)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from perturbgen.de.voom import Trend, adaptive_span, lowess
+from perturbgen.de.voom import Trend, choose_span, lowess
 
 
 def test_a_straight_line_is_reproduced() -> None:
@@ -47,9 +47,9 @@ def test_the_grid_gives_the_same_as_a_search() -> None:
 
 
 def test_adaptive_span() -> None:
-    assert adaptive_span(50) == 1.0
-    assert adaptive_span(10) == 1.0
-    np.testing.assert_allclose(adaptive_span(5317), 0.3 + 0.7 * (50 / 5317) ** (1 / 3))
+    assert choose_span("adaptive", 50) == 1.0
+    assert choose_span("adaptive", 10) == 1.0
+    np.testing.assert_allclose(choose_span("adaptive", 5317), 0.3 + 0.7 * (50 / 5317) ** (1 / 3))
 
 
 @pytest.mark.r
@@ -64,8 +64,8 @@ def test_equals_r(n: int, span: float, digits: int, rscript: str, tmp_path: Path
     np.savetxt(tmp_path / "in.txt", np.c_[x, y], fmt="%.17g")
     code = (
         f'd <- as.matrix(read.table("{tmp_path}/in.txt")); l <- lowess(d[, 1], d[, 2], f = {span});'
-        f'write.table(format(cbind(l$x, l$y), digits = 17), "{tmp_path}/out.txt", quote = FALSE, row.names = FALSE,'
-        "col.names = FALSE)"
+        f'write.table(format(cbind(l$x, l$y), digits = 17), "{tmp_path}/out.txt",'
+        "quote = FALSE, row.names = FALSE, col.names = FALSE)"
     )
     subprocess.run([rscript, "-e", code], check=True, capture_output=True)
     expected = np.loadtxt(tmp_path / "out.txt")

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from perturbgen.de import filter_by_expr, limma_table, tmm_factors, voom
-from perturbgen.de.design import build_design
+from perturbgen.de.design import Design
 from perturbgen.de.native import Method, fit_native
 from tests.de.cases import NAMES, Case, case
 from tests.de.compare import close, relative
@@ -61,7 +61,7 @@ def reference(
 
 def test_design_is_model_matrix(reference: Reference) -> None:
     obs = reference.case.obs
-    design = build_design(reference.case.template, obs, obs["compound"])
+    design = Design.from_formula(reference.case.template, obs, obs["compound"])
     np.testing.assert_array_equal(design.matrix, reference["design"])
     aliased = (reference.folder / "aliased.csv").read_text().splitlines()[1:]
     assert design.aliased == [line.split(",")[1].strip() for line in aliased]
@@ -83,7 +83,7 @@ def test_voom(reference: Reference) -> None:
 
 def test_fit(reference: Reference) -> None:
     obs = reference.case.obs
-    design = build_design(reference.case.template, obs, obs["compound"])
+    design = Design.from_formula(reference.case.template, obs, obs["compound"])
     levels = [level for level in design.levels if level != "vehicle"]
     weights = np.array([design.contrast(level, "vehicle") for level in levels])
     result = fit_native(

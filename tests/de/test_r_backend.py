@@ -1,9 +1,10 @@
-"""The R backend: what it says when R is not there, what R says to us, and the same code without Python."""
+"""The R backend: what it says without R, what R says to us, the same code without Python."""
 
 from __future__ import annotations
 
 import logging
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -119,3 +120,13 @@ def test_the_same_r_code_runs_without_python(rscript: str, tmp_path: Path) -> No
             )
             < 1e-7
         )
+
+
+@pytest.mark.r
+def test_starting_r_leaves_the_library_path_of_child_processes_alone(rscript: str) -> None:
+    code = (
+        "import os; from perturbgen.de.r import _start_r\n"
+        "before = os.environ.get('LD_LIBRARY_PATH')\n"
+        "_start_r(); assert os.environ.get('LD_LIBRARY_PATH') == before"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)  # in this process R has started

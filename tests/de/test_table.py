@@ -11,7 +11,7 @@ from scipy.stats import false_discovery_control
 
 from perturbgen.core.errors import InputError, SchemaError
 from perturbgen.de import DETable, limma_table
-from perturbgen.de.table import STATISTICS, adjust_bh
+from perturbgen.de.limma import _adjust_bh
 from tests.de.cases import case
 
 
@@ -33,9 +33,9 @@ def table() -> DETable:
 
 def test_benjamini_hochberg() -> None:
     p = np.random.default_rng(0).uniform(0, 1, 400) ** 3
-    np.testing.assert_allclose(adjust_bh(np.log(p)), false_discovery_control(p))
+    np.testing.assert_allclose(_adjust_bh(np.log(p)), false_discovery_control(p))
     some = np.array([0.01, np.nan, 0.04, 0.03])
-    np.testing.assert_allclose(adjust_bh(np.log(some)), [0.03, np.nan, 0.04, 0.04])
+    np.testing.assert_allclose(_adjust_bh(np.log(some)), [0.03, np.nan, 0.04, 0.04])
 
 
 def test_adjustment_within_contrasts_or_over_all_of_them(table: DETable) -> None:
@@ -63,7 +63,7 @@ def test_signs(table: DETable) -> None:
 
 
 def test_p_below_the_smallest_number() -> None:
-    """A gene with a huge, steady effect: log10 p is finite, p is 0, and the organisers stored 15.65."""
+    """A huge, steady effect: log10 p is finite, p is 0, and the organisers stored 15.65."""
     rng = np.random.default_rng(0)
     obs = pd.DataFrame(
         {"compound": ["a"] * 200 + ["vehicle"] * 200}, index=[f"s{i}" for i in range(400)]
@@ -89,7 +89,7 @@ def test_p_below_the_smallest_number() -> None:
 def test_files_give_the_table_back(table: DETable, suffix: str, tmp_path: Path) -> None:
     path = table.write(tmp_path / f"de{suffix}")
     again = DETable.read(path)
-    for name in STATISTICS:
+    for name in DETable.STATISTICS:
         pd.testing.assert_frame_equal(getattr(again, name), getattr(table, name), check_names=False)
     assert again.conditions.index.names == ["cell_type", "compound"]
     pd.testing.assert_frame_equal(again.conditions, table.conditions)

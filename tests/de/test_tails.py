@@ -6,7 +6,9 @@ import mpmath
 import numpy as np
 import pytest
 
-from perturbgen.de.tails import EPS_LOG10_P, _exact_log_p_t, log_p_f, log_p_t
+from perturbgen.de import log_p_t
+from perturbgen.de.limma import _EPS_LOG10_P
+from perturbgen.de.tails import _exact_log_p_t, log_p_f
 
 T = np.array([1e-6, 1e-3, 0.3, 0.67, 0.7, 1.0, 3.0, 8.0, 20.0, 35.0, 50.0, 150.0, 1e3, 1e4])
 
@@ -92,4 +94,4 @@ def test_log_p_of_f(df1: float, df2: float) -> None:
 
 
 def test_the_organisers_stand_in_for_zero() -> None:
-    assert round(-EPS_LOG10_P, 2) == 15.65
+    assert round(-_EPS_LOG10_P, 2) == 15.65

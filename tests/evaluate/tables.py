@@ -7,7 +7,7 @@ import pandas as pd
 
 
 def frame(values: object, *, prefix: str = "g") -> pd.DataFrame:
-    """A table of conditions (cell_type, compound) x genes; even rows are B cells, odd rows T cells."""
+    """Conditions (cell_type, compound) x genes; even rows are B cells, odd rows T cells."""
     array = np.asarray(values, dtype=float)
     labels = [("B cells" if i % 2 == 0 else "T cells", f"c{i // 2}") for i in range(len(array))]
     index = pd.MultiIndex.from_tuples(labels, names=["cell_type", "compound"])
@@ -19,7 +19,9 @@ def frame(values: object, *, prefix: str = "g") -> pd.DataFrame:
 def experiment(
     conditions: int = 40, genes: int = 400, seed: int = 0
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
-    """Truth, an honest but noisy prediction, and the noise-free signal: strong and weak rows, heavy-tailed genes."""
+    """Truth, an honest but noisy prediction, and the noise-free signal: strong and weak rows,
+    heavy-tailed genes.
+    """
     rng = np.random.default_rng(seed)
     strength = 0.5 + rng.gamma(2.0, 1.0, (conditions, 1))
     signal = rng.standard_t(4, (conditions, genes)) * strength + 0.3

@@ -16,7 +16,8 @@ Attack = Callable[[pd.DataFrame, np.random.Generator], pd.DataFrame]
 
 def like(table: pd.DataFrame, values: object) -> pd.DataFrame:
     """Values with a table's labels."""
-    return pd.DataFrame(np.array(np.broadcast_to(values, table.shape)), table.index, table.columns)  # type: ignore[arg-type]
+    whole = np.array(np.broadcast_to(values, table.shape))  # type: ignore[arg-type]
+    return pd.DataFrame(whole, table.index, table.columns)
 
 
 ATTACKS: dict[str, Attack] = {

@@ -1,9 +1,11 @@
-"""Goldens of cell-eval 0.8.2 (pip install cell-eval==0.8.2), which scores the Virtual Cell Challenge.
+"""Goldens of cell-eval 0.8.2 (pip install cell-eval==0.8.2), which scores the Virtual Cell
+Challenge.
 
-Made from the tables below by ``initialize_de_comparison(truth, prediction).compute_overlap(k=None)``,
-``DESigGenesRecall(0.05)``, ``DEDirectionMatch(0.05)`` and ``discrimination_score(pair, metric=...)``, with |value| as
-fold change and scipy's ``false_discovery_control`` of 10^-|value| as FDR. Its discrimination divides the rank by N,
-ours by N - 1.
+Made from the tables below by ``initialize_de_comparison(truth,
+prediction).compute_overlap(k=None)``, ``DESigGenesRecall(0.05)``, ``DEDirectionMatch(0.05)`` and
+``discrimination_score(pair, metric=...)``, with |value| as fold change and scipy's
+``false_discovery_control`` of 10^-|value| as FDR. Its discrimination divides the rank by N, ours by
+N - 1.
 """
 
 from __future__ import annotations
@@ -12,8 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from perturbgen.evaluate import score
-from perturbgen.evaluate.cells import _energy_distance_squared
+from perturbgen.evaluate import score, score_cells
 
 OVERLAP = [0.5555555555555556, 0.38461538461538464, 0.375, 0.25, 0.0, 0.16666666666666666]
 RECALL = [0.6296296296296297, 0.5384615384615384, 0.5, 0.75, 0.2, 0.3333333333333333]
@@ -64,6 +65,6 @@ def test_discrimination_is_that_of_cell_eval_but_for_the_divisor(
 
 def test_energy_distance_is_that_of_cell_eval(pair: tuple[np.ndarray, np.ndarray]) -> None:
     truth, prediction = pair
-    assert _energy_distance_squared(truth.T[:25, :4], prediction.T[5:35, :4]) == pytest.approx(
-        ENERGY, rel=1e-10
-    )
+    cells = {"a": truth.T[:25, :4]}, {"a": prediction.T[5:35, :4]}
+    found = score_cells(*cells, metrics=["energy_distance_squared"]).iloc[0, 0]
+    assert found == pytest.approx(ENERGY, rel=1e-10)

@@ -24,13 +24,18 @@ def samples() -> tuple[np.ndarray, np.ndarray]:
     return rng.normal(size=(60, 5)) @ mix, rng.gamma(2, 1, size=(45, 5)) @ mix * 1.3 + 0.2
 
 
+def of(metric: str, truth: np.ndarray, prediction: np.ndarray) -> float:
+    """A metric of one condition."""
+    return float(score_cells({"a": truth}, {"a": prediction}, metrics=[metric]).iloc[0, 0])
+
+
 def test_energy_distances_by_hand() -> None:
     # ‖X−Y‖: 0 and 5, mean 2.5; ‖X−X'‖: 0, 5, 5, 0, mean 2.5; ‖Y−Y'‖: 0
-    assert c._energy_distance_squared(X, Y) == pytest.approx(2 * 2.5 - 2.5)
-    assert c._energy_distance(X, Y) == pytest.approx(np.sqrt(2.5))
+    assert of("energy_distance_squared", X, Y) == pytest.approx(2 * 2.5 - 2.5)
+    assert of("energy_distance", X, Y) == pytest.approx(np.sqrt(2.5))
     # squares: 12.5, 12.5, 0; twice the squared distance of the means (1.5, 2) and (0, 0)
     assert (
-        c._energy_distance_sqeuclidean(X, Y)
+        of("energy_distance_sqeuclidean", X, Y)
         == pytest.approx(2 * 12.5 - 12.5)
         == pytest.approx(2 * 6.25)
     )
@@ -40,28 +45,29 @@ def test_mmd_by_hand() -> None:
     # variances 2.25 and 4 make h² = 6.25, so that k of the two cells is exp(−25 / 12.5)
     k = np.exp(-2.0)
     assert c._kernel_bandwidth(X) == pytest.approx(2.5)
-    assert c._mmd_squared(X, Y) == pytest.approx((2 + 2 * k) / 4 + 1 - 2 * (1 + k) / 2)
-    assert c._mmd_squared(X, Y, bandwidth=1e3) == pytest.approx(0, abs=1e-5)
+    assert of("mmd_squared", X, Y) == pytest.approx((2 + 2 * k) / 4 + 1 - 2 * (1 + k) / 2)
 
 
 def test_energy_distance_is_scipys_in_one_dimension(samples: tuple[np.ndarray, np.ndarray]) -> None:
     x, y = (sample[:, :1] for sample in samples)
-    assert c._energy_distance(x, y) == pytest.approx(scipy.stats.energy_distance(x[:, 0], y[:, 0]))
+    assert of("energy_distance", x, y) == pytest.approx(
+        scipy.stats.energy_distance(x[:, 0], y[:, 0])
+    )
 
 
 def test_energy_and_mmd_agree_with_whole_matrices(samples: tuple[np.ndarray, np.ndarray]) -> None:
     x, y = samples
     expected = 2 * cdist(x, y).mean() - cdist(x, x).mean() - cdist(y, y).mean()
-    assert c._energy_distance_squared(x, y) == pytest.approx(expected, rel=1e-10)
+    assert of("energy_distance_squared", x, y) == pytest.approx(expected, rel=1e-10)
     squared = 2 * (cdist(x, y) ** 2).mean() - (cdist(x, x) ** 2).mean() - (cdist(y, y) ** 2).mean()
-    assert c._energy_distance_sqeuclidean(x, y) == pytest.approx(squared)
+    assert of("energy_distance_sqeuclidean", x, y) == pytest.approx(squared)
     gamma = 1 / (cdist(x, x) ** 2).mean()  # of 2h², the mean squared distance of two true cells
     kernel = (
         rbf_kernel(x, x, gamma).mean()
         + rbf_kernel(y, y, gamma).mean()
         - 2 * rbf_kernel(x, y, gamma).mean()
     )
-    assert c._mmd_squared(x, y) == pytest.approx(kernel, rel=1e-10)
+    assert of("mmd_squared", x, y) == pytest.approx(kernel, rel=1e-10)
 
 
 def test_blocks_of_cells_add_up(
@@ -73,13 +79,13 @@ def test_blocks_of_cells_add_up(
 
 
 def test_wasserstein_by_hand_and_as_scipy(samples: tuple[np.ndarray, np.ndarray]) -> None:
-    # quantile functions 0, 1 by halves and 0, 0, 3 by thirds: |1 − 0| on (1/2, 2/3), |1 − 3| on (2/3, 1)
-    assert c._wasserstein_per_gene(np.array([[1.0], [0.0]]), np.array([[3.0], [0.0], [0.0]]))[
-        0
-    ] == pytest.approx(5 / 6)
+    # quantile functions 0, 1 by halves and 0, 0, 3 by thirds: |1 − 0| on (1/2, 2/3), |1 − 3| on
+    # (2/3, 1)
+    by_hand = of("wasserstein_per_gene", np.array([[1.0], [0.0]]), np.array([[3.0], [0.0], [0.0]]))
+    assert by_hand == pytest.approx(5 / 6)
     for x, y in (samples, (samples[0][:45], samples[1])):
         expected = [scipy.stats.wasserstein_distance(x[:, g], y[:, g]) for g in range(5)]
-        np.testing.assert_allclose(c._wasserstein_per_gene(x, y), expected)
+        assert of("wasserstein_per_gene", x, y) == pytest.approx(np.mean(expected))
 
 
 def test_means_and_variances_by_hand() -> None:
@@ -87,16 +93,20 @@ def test_means_and_variances_by_hand() -> None:
         [[0.0, 1.0], [2.0, 1.0]]
     )  # means 1 and 1, SDs 1 and 0, which counts as the least other one, 1
     prediction = np.array([[2.0, 1.0], [6.0, 1.0]])
-    assert c._feature_mean_error(truth, prediction) == pytest.approx(np.sqrt((3**2 + 0) / 2))
-    assert c._feature_variance_error(truth, prediction) == pytest.approx(np.log2(4) / 2, rel=1e-5)
+    assert of("feature_mean_error", truth, prediction) == pytest.approx(np.sqrt((3**2 + 0) / 2))
+    assert of("feature_variance_error", truth, prediction) == pytest.approx(
+        np.log2(4) / 2, rel=1e-5
+    )
 
 
 def test_correlation_error_by_hand() -> None:
     truth = np.array(
         [[0.0, 0.0, 5.0], [1.0, 2.0, 5.0], [2.0, 4.0, 5.0]]
     )  # correlation 1; the third is constant
-    assert c._correlation_error(truth, truth * [1, -1, 1]) == pytest.approx(np.sqrt(2 * 2**2 / 6))
-    assert np.isnan(c._correlation_error(truth[:, :1], truth[:, :1]))
+    assert of("correlation_error", truth, truth * [1, -1, 1]) == pytest.approx(
+        np.sqrt(2 * 2**2 / 6)
+    )
+    assert np.isnan(of("correlation_error", truth[:, :1], truth[:, :1]))
 
 
 def test_correlations_are_numpys(samples: tuple[np.ndarray, np.ndarray]) -> None:

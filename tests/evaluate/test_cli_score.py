@@ -11,7 +11,7 @@ import pytest
 from perturbgen.cli import _run
 from perturbgen.compare.tables import read_table as compared_table
 from perturbgen.core.errors import SchemaError
-from perturbgen.de.table import read_table
+from perturbgen.de import read_table
 from perturbgen.evaluate import score
 from tests.de.cases import case
 from tests.evaluate.tables import experiment
@@ -145,9 +145,10 @@ def test_options_reach_the_scores(folder: Path, capsys: pytest.CaptureFixture[st
         }
     ).to_csv("conditions.csv", index=False)
     command = (
-        "score de_train.parquet prediction.parquet flat=flat.csv --metrics mean_rowwise_pearson,de_recall --level 0.2 "
-        "--raw-p --conditions conditions.csv --clusters compound --baseline flat --seed 3 --resamples 11 --json "
-        "--reference de_train.parquet --duplicate prediction.parquet"
+        "score de_train.parquet prediction.parquet flat=flat.csv --metrics "
+        "mean_rowwise_pearson,de_recall --level 0.2 --raw-p --conditions conditions.csv "
+        "--clusters compound --baseline flat --seed 3 --resamples 11 --json --reference "
+        "de_train.parquet --duplicate prediction.parquet"
     )
     assert _run(command.split()) == 0
     [record] = json.loads(capsys.readouterr().out)

@@ -1,9 +1,10 @@
 """What the tests by subject leave open, so that every metric has all four kinds.
 
-golden: by hand, test_rowwise, test_discrimination, test_genes, test_cells, and here the two against the perturbed mean;
-invariant: test_score (every table metric) and test_cells, and here the best value of every metric of cells;
-attack: test_attacks on the headline, and here on every metric alone, with those that it does fool named;
-parity: scipy, scikit-learn, cell-eval in the files above, and here where those had none.
+golden: by hand, test_rowwise, test_discrimination, test_genes, test_cells, and here the two against
+the perturbed mean; invariant: test_score (every table metric) and test_cells, and here the best
+value of every metric of cells; attack: test_attacks on the headline, and here on every metric
+alone, with those that it does fool named; parity: scipy, scikit-learn, cell-eval in the files
+above, and here where those had none.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ from sklearn.preprocessing import StandardScaler
 
 from perturbgen.evaluate import METRICS, held_out_nll, score, score_cells
 from perturbgen.evaluate import cells as c
-from perturbgen.evaluate import metrics as de
-from perturbgen.evaluate.records import _CELL_METRICS, _TABLE_METRICS
+from perturbgen.evaluate.cells import CELL_METRICS, CellPair
+from perturbgen.evaluate.metrics import TABLE_METRICS
+from perturbgen.evaluate.values import _evidence_weights
 from tests.evaluate.tables import experiment, frame
 from tests.evaluate.test_attacks import ATTACKS
 
@@ -47,7 +49,7 @@ BLIND = {  # what a metric of cells cannot see
         "feature_variance_error",
     },
 }
-OF_CELLS = [metric.name for metric in _CELL_METRICS if metric.needs == "cells"]
+OF_CELLS = [metric.name for metric in CELL_METRICS if metric.needs == "cells"]
 
 
 def mean_score(name: str, truth: pd.DataFrame, prediction: pd.DataFrame) -> float:
@@ -56,7 +58,7 @@ def mean_score(name: str, truth: pd.DataFrame, prediction: pd.DataFrame) -> floa
     return float(METRICS[name].sign * np.nanmean(found))
 
 
-@pytest.mark.parametrize("name", [metric.name for metric in _TABLE_METRICS])
+@pytest.mark.parametrize("name", [metric.name for metric in TABLE_METRICS])
 def test_what_has_nothing_to_say_is_worse_on_every_metric_or_the_metric_is_known_to_be_fooled(
     name: str,
 ) -> None:
@@ -119,7 +121,8 @@ def test_metrics_against_the_perturbed_mean_by_hand() -> None:
     truth, prediction = frame([[2.0, -2.0, 3.0]]), frame([[1.0, -1.0, 1.0]])
     mean = pd.Series([1.0, 1.0, 1.0], truth.columns)
     found = score(truth, prediction, reference=mean).iloc[:, 0]
-    # less the mean: 1, -3, 2 and 0, -2, 0; weights of |truth| 2, 2, 3 -> 0, 0, 1: the third gene alone is weighed
+    # less the mean: 1, -3, 2 and 0, -2, 0; weights of |truth| 2, 2, 3 -> 0, 0, 1: the third gene
+    # alone is weighed
     centred = np.array([1.0, -3.0, 2.0]), np.array([2 / 3, -4 / 3, 2 / 3])
     pearson = (centred[0] * centred[1]).sum() / np.sqrt(
         (centred[0] ** 2).sum() * (centred[1] ** 2).sum()
@@ -132,7 +135,8 @@ def test_metrics_against_the_perturbed_mean_by_hand() -> None:
     assert np.isnan(found["weighted_r2_delta_perturbed_mean"]), "one gene has no variance"
     truth, prediction = frame([[1.0, -3.0, 2.0]]), frame([[0.0, -2.0, 0.0]])
     shifted = pd.Series([-1.0, 0.0, 1.0], truth.columns)
-    # weights 0, .8, .2; Δ -3, 1 and -2, -1: error .8 + .2 · 4 = 1.6; weighted mean -2.2, variance .8 · .64 + .2 · 10.24
+    # weights 0, .8, .2; Δ -3, 1 and -2, -1: error .8 + .2 · 4 = 1.6; weighted mean -2.2, variance
+    # .8 · .64 + .2 · 10.24
     value = score(
         truth, prediction, metrics=["weighted_r2_delta_perturbed_mean"], reference=shifted
     ).iloc[0, 0]
@@ -143,7 +147,7 @@ def test_weighted_metrics_are_those_of_scikit_learn() -> None:
     truth, prediction, _ = experiment(conditions=15, genes=80)
     mean = truth.mean()
     found = score(truth, prediction, reference=mean)
-    weights = de.evidence_weights(truth.to_numpy())
+    weights = _evidence_weights(truth.to_numpy())
     rows = list(zip(truth.to_numpy(), prediction.to_numpy(), weights, strict=True))
     squared = [mean_squared_error(t, p, sample_weight=w) for t, p, w in rows]
     np.testing.assert_allclose(found.loc["weighted_mse"], squared)
@@ -169,11 +173,13 @@ def test_errors_of_means_and_variances_are_those_of_scaled_features(
 ) -> None:
     x, y = two_draws
     scaler = StandardScaler().fit(x)
-    assert c._feature_mean_error(x, y) == pytest.approx(
+    assert c._feature_mean_error(CellPair(x, y)) == pytest.approx(
         np.sqrt((scaler.transform(y).mean(axis=0) ** 2).mean())
     )
     ratio = np.log2(scaler.transform(y).var(axis=0))
-    assert c._feature_variance_error(x, y) == pytest.approx(np.abs(ratio).mean(), rel=1e-3)
+    assert c._feature_variance_error(CellPair(x, y)) == pytest.approx(
+        np.abs(ratio).mean(), rel=1e-3
+    )
 
 
 def test_the_held_out_nll_is_that_of_scipy_and_scikit_learn_and_rewards_no_boasting() -> None:

@@ -12,11 +12,9 @@ import pandas as pd
 import pytest
 
 from perturbgen.core.errors import SchemaError
-from perturbgen.evaluate import Scorecard, scorecard
-from perturbgen.evaluate.report import report_page, write_report
+from perturbgen.evaluate import Scorecard, calibration, report_page, scorecard, write_report
 from perturbgen.evaluate.report_data import _choose_genes, _quantised, payload, script_json
-from perturbgen.evaluate.scoring import _coverage, calibration
-from tests.evaluate.tables import experiment
+from tests.evaluate.tables import experiment, frame
 
 CHROMIUM = (
     shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -68,12 +66,14 @@ def test_what_is_embedded_is_what_was_scored(made: Made) -> None:
     data = embedded(report_page(*made).html())
     names = [entry["name"] for entry in data["methods"]]  # type: ignore[index,attr-defined]
     assert names == card.ranking["method"].tolist()
-    scores = np.frombuffer(base64.b64decode(data["scores"]["mean_rowwise_mae"]), "<f4")  # type: ignore[index,call-overload]
+    packed = data["scores"]["mean_rowwise_mae"]  # type: ignore[index,call-overload]
+    scores = np.frombuffer(base64.b64decode(packed), "<f4")
     expected = card.scores.xs("mean_rowwise_mae", level="metric").loc[names].to_numpy()
     np.testing.assert_allclose(scores.reshape(4, 20), expected, rtol=1e-6)
     packed = data["tables"]["honest"]  # type: ignore[index,call-overload]
     whole = np.frombuffer(base64.b64decode(packed["data"]), "<i2").reshape(20, 60)
-    shown = pd.DataFrame(whole * np.array(packed["scale"])[:, None], truth.index, data["genes"])  # type: ignore[arg-type]
+    values = whole * np.array(packed["scale"])[:, None]
+    shown = pd.DataFrame(values, truth.index, data["genes"])  # type: ignore[arg-type]
     pd.testing.assert_frame_equal(
         shown[truth.columns], tables["honest"], check_names=False, atol=1e-3
     )
@@ -115,11 +115,11 @@ def test_quantised_values_are_close_and_zero_rows_survive() -> None:
 
 def test_coverage_by_hand() -> None:
     truth, low, high = (
-        np.array([[1.0, 2.0, 3.0, 4.0]]),
-        np.array([[1.0, 2.5, 0, 0]]),
-        np.array([[1.5, 3.0, 3.0, 3.0]]),
+        frame([[1.0, 2.0, 3.0, 4.0]]),
+        frame([[1.0, 2.5, 0, 0]]),
+        frame([[1.5, 3.0, 3.0, 3.0]]),
     )
-    assert _coverage(truth, low, high)[0] == 0.5
+    assert calibration(truth, {0.5: (low, high)})["coverage"].tolist() == [0.5]
 
 
 def test_calibration_of_normal_intervals_is_nominal(made: Made) -> None:
@@ -186,7 +186,8 @@ const set = (id, value, event = "change") => {
   control.value = value;
   control.dispatchEvent(new Event(event));
 };
-const keys = (id) => [...document.querySelectorAll(`#${id} tbody th`)].map((cell) => cell.textContent);
+const all = (selector) => [...document.querySelectorAll(selector)];
+const keys = (id) => all(`#${id} tbody th`).map((cell) => cell.textContent);
 const points = (id, trace) => document.getElementById(id).data[trace];
 const seen = { errors: [] };
 window.addEventListener("error", (event) => seen.errors.push(event.message));
@@ -199,7 +200,7 @@ seen.compounds = keys("group-table");
 document.querySelector('#group-table button[data-column="0"]').click();
 seen.sorted = keys("group-table");
 seen.focus = document.activeElement.dataset.column;
-seen.aria = [...document.querySelectorAll("#group-table thead th")].map((cell) => cell.getAttribute("aria-sort"));
+seen.aria = all("#group-table thead th").map((cell) => cell.getAttribute("aria-sort"));
 document.querySelector('#group-table button[data-column="0"]').click();
 seen.reversed = keys("group-table");
 set("group-filter", "C7", "input");
@@ -210,14 +211,14 @@ seen.condition = note("condition-note");
 seen.truth = [...points("condition-plot", 1).x, ...points("condition-plot", 2).x];
 seen.predicted = [...points("condition-plot", 1).y, ...points("condition-plot", 2).y];
 seen.own = keys("condition-table");
-seen.row = [...document.querySelectorAll("#condition-table tbody tr:first-child td")].map((cell) => cell.textContent);
+seen.row = all("#condition-table tbody tr:first-child td").map((cell) => cell.textContent);
 set("gene", "g7", "input");
 set("gene-method", "honest");
 seen.gene = note("gene-note");
 seen.strongest = keys("gene-table")[0];
 set("gene", "nothing", "input");
 seen.unknown = note("gene-note");
-seen.reachable = [...document.querySelectorAll("select, input, th button, .tall")].every((e) => e.tabIndex === 0);
+seen.reachable = all("select, input, th button, .tall").every((e) => e.tabIndex === 0);
 const result = document.createElement("pre");
 result.id = "seen";
 result.textContent = JSON.stringify(seen);

@@ -9,15 +9,20 @@ import pytest
 
 from perturbgen.core.errors import ConfigError, SchemaError
 from perturbgen.core.stats import interval, means, resample
-from perturbgen.evaluate import Scorecard, join_scores, score, score_cells, scorecard
-from perturbgen.evaluate.outputs import (
-    _span,
+from perturbgen.evaluate import (
+    Scorecard,
     headline_note,
+    join_scores,
+    score,
+    score_cells,
+    scorecard,
+    strata,
     to_markdown,
     to_record,
     write_scorecard,
 )
-from perturbgen.evaluate.strata import _cut, strata
+from perturbgen.evaluate.groups import _cut
+from perturbgen.evaluate.markdown import _span
 from tests.evaluate.tables import experiment, frame
 
 

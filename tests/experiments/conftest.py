@@ -7,13 +7,20 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import typer
 
 from perturbgen import cli
+from perturbgen.profiles.crossmodal import Pairs
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 Run = Callable[..., int]
+
+# Where the modules beside an experiment's run.py are found, which have tests of their own.
+sys.path += [
+    str(EXPERIMENTS / name) for name in ("bbbc021", "cell_painting", "cross_modal", "paired")
+]
 
 
 @pytest.fixture
@@ -35,3 +42,21 @@ def experiment(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Run]:
         )
 
     return load
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Made-up tables of images and L1000, written once."""
+    from paired_fixture import write_paired
+
+    return write_paired(tmp_path_factory.mktemp("cross") / "paired", compounds=96)
+
+
+@pytest.fixture(scope="session")
+def paired(folder: Path) -> Pairs:
+    """The made-up pairs."""
+    from paired_fixture import IMAGES, L1000
+    from pairs import pair, read_wells
+
+    wells = read_wells(folder / "images.csv.gz", IMAGES), read_wells(folder / "l1000.csv.gz", L1000)
+    return pair(*wells, null_groups=200, rng=np.random.default_rng(0))

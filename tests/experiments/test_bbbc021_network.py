@@ -12,7 +12,7 @@ import pytest
 
 from perturbgen import cli
 from perturbgen.profiles.table import Profiles
-from perturbgen.simulate.images import Layout, write_bbbc021
+from perturbgen.simulate.images import ImageLayout, write_bbbc021
 
 SCRIPT = Path(__file__).parents[2] / "experiments" / "bbbc021" / "network.py"
 
@@ -74,11 +74,12 @@ def test_seeds_are_averaged_line_by_line(script: ModuleType) -> None:
 
 
 def test_spoilt_fields_are_outliers_of_simple_features(script: ModuleType, tmp_path: Path) -> None:
-    from perturbgen.images.handmade import measured
+    from handmade import measured
+
     from perturbgen.images.network.fields import read_fields
     from perturbgen.images.network.settings import ImageData
 
-    root = write_bbbc021(tmp_path / "images", layout=Layout(artefacts=12))
+    root = write_bbbc021(tmp_path / "images", layout=ImageLayout(artefacts=12))
     fields = read_fields(ImageData(path=root))
     row = script.outlier_rows(
         root, {"simple": measured(fields.files, fields.table, fields.channels)}
@@ -99,7 +100,7 @@ def test_every_table_from_images_to_page(
     """Slow for its nine networks of an epoch each."""
     import typer
 
-    root = write_bbbc021(tmp_path / "images", layout=Layout(shape=(16, 16), artefacts=5))
+    root = write_bbbc021(tmp_path / "images", layout=ImageLayout(shape=(16, 16), artefacts=5))
     program = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     program.command()(script.main)
     quick = ["--seeds", "1", "--set", "training.epochs=1", "--set", "model.widths=[4]"]

@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-
-from perturbgen.simulate.paired import write_paired
+from paired_fixture import write_paired
 
 QUICK = ("--folds", 4, "--inner", 2, "--permutations", 99, "--draws", 100)
 

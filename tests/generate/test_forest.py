@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from sklearn.ensemble import RandomForestRegressor
 
+from perturbgen.generate import SamplerSettings
 from perturbgen.generate.forest import Forest, _fit_forest
 
 X = np.random.default_rng(0).normal(size=(300, 6)).astype(np.float32)
@@ -12,10 +13,8 @@ Y = X[:, 0] ** 2 + X[:, 1] + np.random.default_rng(1).normal(0, 0.3, 300)
 
 @pytest.fixture(scope="module")
 def forest() -> Forest:
-    options = {"trees": 25, "leaf": 4, "features": 0.5}
-    return _fit_forest(
-        X, Y, weights=np.linspace(0.5, 2, 300), rng=np.random.default_rng(7), **options
-    )
+    settings = SamplerSettings(trees=25, leaf=4, features=0.5)
+    return _fit_forest(X, Y, np.linspace(0.5, 2, 300), settings, np.random.default_rng(7))
 
 
 def test_predictions_and_leaves_are_scikit_learns(forest: Forest) -> None:
@@ -43,7 +42,7 @@ def test_rows_are_drawn_with_these_weights(forest: Forest) -> None:
 
 
 def test_arrays_bring_the_forest_back(forest: Forest) -> None:
-    again = Forest.from_arrays(forest.arrays())
+    again = Forest(**forest.arrays())
     assert (again.predict(X) == forest.predict(X)).all()
 
 

@@ -10,17 +10,17 @@ import pytest
 from scipy import stats
 
 from perturbgen.core.errors import ConfigError, InputError, SchemaError
-from perturbgen.generate import CellSampler, SamplerSettings, WellTable, fit_samplers
-from perturbgen.generate.sampler import _poisson_mixture_quantiles
-from perturbgen.generate.validate import (
-    LEVELS,
-    TARGETS,
-    choose_settings,
+from perturbgen.generate import (
+    CellSampler,
+    SamplerSettings,
+    WellTable,
     cross_validate,
-    score_wells,
+    fit_samplers,
     summarise,
 )
-from perturbgen.generate.wells import fit_reference
+from perturbgen.generate.features import _fit_reference
+from perturbgen.generate.sampler import _poisson_mixture_quantiles
+from perturbgen.generate.validate import LEVELS, TARGETS, choose_settings, score_samplers
 
 from .conftest import TOXIC
 
@@ -28,7 +28,7 @@ from .conftest import TOXIC
 def test_intervals_of_hidden_wells_hold_what_they_promise(
     sampler: CellSampler, hidden: WellTable
 ) -> None:
-    scores = score_wells(sampler, hidden, draws=100, rng=np.random.default_rng(1))
+    scores = score_samplers(sampler, hidden, draws=100, rng=np.random.default_rng(1))
     for row in summarise(scores):
         if row["cell type"] == "all":
             for level in LEVELS:  # 120 wells: two standard errors are nine points at 50 %
@@ -179,7 +179,7 @@ def test_the_reference_knows_plates_and_cell_types_by_hand() -> None:
     groups["log_library"] = (
         7 + groups["cell_type"].map({"B": 0, "T": 0.5}) - groups["compound"].map({"v": 0, "x": 0.3})
     )
-    reference = fit_reference(groups)
+    reference = _fit_reference(groups)
     ratio = (
         reference.cells.loc[[("p", "T"), ("q", "B"), ("q", "T")]].to_numpy()
         / reference.cells[("p", "B")]

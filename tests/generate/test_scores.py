@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from perturbgen.generate.forest import deconvolve
+from perturbgen.generate.sampler import _deconvolve
 from perturbgen.generate.validate import coverage, crps, pit
 
 
@@ -42,7 +42,7 @@ def test_deconvolution_takes_the_noise_out_and_no_more() -> None:
     rng = np.random.default_rng(2)
     noise = rng.uniform(0.01, 0.5, 20_000)
     residual = rng.normal(0, 0.3, 20_000) + rng.normal(0, np.sqrt(noise))
-    clean = deconvolve(residual, noise)
+    clean = _deconvolve(residual, noise)
     for part in (noise < 0.1, noise > 0.4):
         assert clean[part].std() == pytest.approx(0.3, rel=0.05)
-    assert (deconvolve(rng.normal(0, 0.01, 100), np.full(100, 0.5)) == 0).all()
+    assert (_deconvolve(rng.normal(0, 0.01, 100), np.full(100, 0.5)) == 0).all()

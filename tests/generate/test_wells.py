@@ -7,7 +7,7 @@ import pytest
 
 from perturbgen.core.errors import CountsError, SchemaError
 from perturbgen.generate import WellTable, design_wells, tabulate, well_table
-from perturbgen.generate.validate import _hidden_folds
+from perturbgen.generate.validate import _withheld_folds
 
 
 def toy() -> tuple[pd.DataFrame, pd.Series]:
@@ -131,7 +131,7 @@ def test_impossible_conditions_are_refused(
 
 def test_hidden_conditions_are_whole_and_controls_never_hidden(everything: WellTable) -> None:
     groups = everything.groups
-    fold = _hidden_folds(groups, 2, rng=np.random.default_rng(0))
+    fold = _withheld_folds(groups, 2, rng=np.random.default_rng(0))
     assert (fold[groups["compound"] == "DMSO"] == -1).all()
     assert (fold[groups["compound"] != "DMSO"] >= 0).all()
     homes = pd.Series(fold).groupby([groups["cell_type"], groups["compound"]]).nunique()

@@ -7,7 +7,7 @@ import pytest
 from threadpoolctl import threadpool_limits
 
 from perturbgen.images import bbbc021
-from perturbgen.images.nsc import nsc, nscb, treatments
+from perturbgen.images.nsc import nsc, nscb, treatment_profiles
 from perturbgen.profiles.correct import (
     ControlScaler,
     Coral,
@@ -38,7 +38,7 @@ def test_the_table_is_whole(wells: Profiles) -> None:
     assert wells.values.shape == (632, 516)
     assert (wells.meta["compound"] == "DMSO").sum() == 330
     assert wells.meta["moa"].notna().all()
-    assert len(treatments(wells, vehicle="DMSO")) == 103
+    assert len(treatment_profiles(wells, vehicle="DMSO")) == 103
 
 
 @pytest.mark.parametrize(
@@ -73,6 +73,6 @@ def test_the_golden_table(
     values = correction.fit_transform(
         wells.values, wells.meta, control=wells.meta["compound"] == "DMSO"
     )
-    profiled = treatments(wells.with_values(values), vehicle="DMSO", how=how)
+    profiled = treatment_profiles(wells.with_values(values), vehicle="DMSO", how=how)
     assert str(nsc(profiled)) == f"{same_compound}/103"
     assert str(nscb(profiled)) == f"{same_batch}/92"

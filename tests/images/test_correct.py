@@ -16,10 +16,11 @@ from perturbgen.profiles.correct import (
     Pipeline,
     SequentialCentroids,
     Sphering,
+    batch_predictability,
     pca_cs,
     tvn,
 )
-from perturbgen.profiles.correct.build import _batch_variance, batch_predictability, told_apart
+from perturbgen.profiles.correct.build import _batch_variance, _told_apart
 from perturbgen.profiles.table import Profiles
 
 
@@ -309,7 +310,7 @@ def test_the_sites_of_a_well_are_held_out_together(monkeypatch: pytest.MonkeyPat
         "fit",
         lambda *_, control: seen.append(control) or NestedCentre.fit(step, *_, control=control),
     )
-    told_apart(
+    _told_apart(
         step, profiles, control=np.ones(80, bool), batch=["plate"], inner=["plate", "site"], rng=rng
     )
     assert 0 < seen[0].sum() < 80

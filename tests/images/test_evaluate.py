@@ -12,7 +12,7 @@ import pytest
 from perturbgen import cli
 from perturbgen.core.errors import SchemaError
 from perturbgen.images.evaluate import IN_SAMPLE, measures
-from perturbgen.profiles.correct.build import fitted_rows, marked, rows_to_fit
+from perturbgen.profiles.correct import fitted_rows, marked, rows_to_fit
 from perturbgen.profiles.readers import read_profiles
 from perturbgen.profiles.table import Profiles
 

@@ -8,8 +8,15 @@ import pytest
 from PIL import Image
 
 from perturbgen.core.errors import InputError, SchemaError
-from perturbgen.images.fields import _read_channel, check_images, fields, find_images, read_field
-from perturbgen.images.maps import _CAPTION, _composite, contact_sheet
+from perturbgen.images.check import _check_images
+from perturbgen.images.fields import (
+    _CAPTION,
+    _contact_sheet,
+    _read_channel,
+    fields,
+    find_images,
+    read_field,
+)
 
 
 @pytest.fixture
@@ -34,7 +41,7 @@ def test_rxrx1_and_bbbc021_are_found_by_plate_well_and_site(fixtures: dict[str, 
 def test_a_missing_channel(one_field: Path) -> None:
     (one_field / "B02_s1_w3.png").unlink()
     shutil.copy(one_field / "B02_s1_w1.png", one_field / "B03_s1_w3.png")
-    rows = {row["what"]: row for row in check_images(find_images(one_field.parents[1]))}
+    rows = {row["what"]: row for row in _check_images(find_images(one_field.parents[1]))}
     assert not rows["fields without all channels"]["ok"]
     assert "HUVEC-01_1 B02 1" in rows["fields without all channels"]["found"]
     with pytest.raises(SchemaError, match="channels '3' are missing"):
@@ -57,7 +64,7 @@ def test_truncated_png(share: float, one_field: Path) -> None:
     path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
     with pytest.raises(InputError, match="cannot be read"):
         _read_channel(path)
-    rows = {row["what"]: row for row in check_images(find_images(one_field.parents[1]))}
+    rows = {row["what"]: row for row in _check_images(find_images(one_field.parents[1]))}
     assert "B02_s1_w2.png" in rows["unreadable or mixed"]["found"]
 
 
@@ -81,19 +88,24 @@ def test_colour_images_empty_files_and_folders_without_images(tmp_path: Path) ->
         find_images(tmp_path)
 
 
+def composite(stack: np.ndarray) -> np.ndarray:
+    """The first tile of a contact sheet."""
+    return _contact_sheet(stack)[_CAPTION : _CAPTION + stack.shape[1], : stack.shape[2]]
+
+
 def test_colours_add_up_by_hand() -> None:
     stack = np.zeros((6, 1, 3), np.uint8)
     stack[0, 0, 0], stack[2, 0, 1], stack[1, 0, 2], stack[2, 0, 2] = 51, 32, 107, 64
-    found = _composite(stack)[0].tolist()
+    found = composite(stack)[0].tolist()
     assert found == [
         [19, 0, 249],
         [127, 0, 12],
         [255, 255, 56],
     ]  # nuclei in full, half of actin, ER and actin
-    sheet = contact_sheet(np.zeros((6, 30, 50), np.uint8))
+    sheet = _contact_sheet(np.zeros((6, 30, 50), np.uint8))
     assert sheet.shape == (2 * (30 + _CAPTION + 4), 4 * 54, 3)
     with pytest.raises(SchemaError, match="4 channels"):
-        _composite(np.zeros((4, 2, 2)))
+        composite(np.zeros((4, 2, 2)))
 
 
 @pytest.mark.data
@@ -101,5 +113,5 @@ def test_six_real_channels(real_data: Path) -> None:
     images = find_images(real_data / "imaging" / "rxrx1" / "png")
     stack = read_field(fields(images)["HEPG2-08_1", "B02", 1], [1, 2, 3, 4, 5, 6])
     assert stack.shape == (6, 512, 512)
-    picture = _composite(stack)
+    picture = composite(stack)
     assert picture.std(axis=(0, 1)).min() > 15  # all of red, green and blue say something

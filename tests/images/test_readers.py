@@ -10,10 +10,10 @@ import pytest
 
 from perturbgen.core.errors import InputError, SchemaError
 from perturbgen.images import bbbc021
+from perturbgen.images.check import _missing_sites
 from perturbgen.images.readers import (
     RXRX1_COLUMNS,
     kind_of,
-    missing_sites,
     opened,
     read_rxrx1_metadata,
     stream_embeddings,
@@ -147,7 +147,7 @@ def test_missing_sites_are_named_and_shift_nothing(
     fixtures: dict[str, Path], tmp_path: Path
 ) -> None:
     profiles, orphans = stream_embeddings(fixtures["rxrx1"], tmp_path / "p")
-    missing = missing_sites(profiles.meta)
+    missing = _missing_sites(profiles.meta)
     assert missing[["experiment", "plate", "well"]].to_numpy().tolist() == [
         ["HUVEC-01", 2, "B03"],
         ["U2OS-02", 4, "B04"],

@@ -7,9 +7,17 @@ import pandas as pd
 import pytest
 
 from perturbgen.core.errors import SchemaError
-from perturbgen.images.hits import _control_relative, _Null, centred_wells, hit_table, score_wells
-from perturbgen.images.onoff import fit_axis, outlier_scores, project_controls, z_prime
+from perturbgen.images.hits import (
+    _Null,
+    _project,
+    _project_controls,
+    _z_prime,
+    centred_wells,
+    hit_table,
+    score_wells,
+)
 from perturbgen.images.readers import DISEASED, HEALTHY, stream_embeddings
+from perturbgen.images.rxrx1 import control_relative
 from perturbgen.profiles.correct import SequentialCentroids
 from perturbgen.profiles.table import Profiles, chosen
 from perturbgen.simulate.images import write_rxrx19a
@@ -18,8 +26,8 @@ KEYS = ["experiment", "plate", "site"]
 
 
 def test_on_and_off_by_hand() -> None:
-    axis = fit_axis(np.array([[0.0, 1], [0, -1]]), np.array([[4.0, 0], [4, 0]]))
-    on, off = axis.project(np.array([[0.0, 0], [4, 0], [2, 3], [-4, 0]]))
+    healthy, diseased = np.array([[0.0, 1], [0, -1]]), np.array([[4.0, 0], [4, 0]])
+    on, off = _project(np.array([[0.0, 0], [4, 0], [2, 3], [-4, 0]]), healthy, diseased)
     assert on.tolist() == [0, 1, 0.5, -1]
     assert off.tolist() == [0, 0, 3, 0]
 
@@ -32,32 +40,32 @@ def test_on_and_off_do_not_change_with_translation_and_rotation() -> None:
         rng.normal(size=(5, 6)),
     )
     turn = np.linalg.qr(rng.normal(size=(6, 6)))[0]
-    one = fit_axis(healthy, diseased).project(others)
-    other = fit_axis(healthy @ turn + 5, diseased @ turn + 5).project(others @ turn + 5)
+    one = _project(others, healthy, diseased)
+    other = _project(others @ turn + 5, healthy @ turn + 5, diseased @ turn + 5)
     np.testing.assert_allclose(one, other, atol=1e-9)
-    on, _ = fit_axis(healthy, diseased).project(healthy)
+    on, _ = _project(healthy, healthy, diseased)
     assert on.mean() == pytest.approx(0, abs=1e-12)
-    on, _ = fit_axis(healthy, diseased).project(diseased)
+    on, _ = _project(diseased, healthy, diseased)
     assert on.mean() == pytest.approx(1)
 
 
 def test_controls_are_scored_without_themselves() -> None:
     rng = np.random.default_rng(1)
     healthy, diseased = rng.normal(size=(5, 4)), rng.normal(size=(6, 4)) + 1
-    (on_healthy, off_healthy), (on_diseased, off_diseased) = project_controls(healthy, diseased)
+    (on_healthy, off_healthy), (on_diseased, off_diseased) = _project_controls(healthy, diseased)
     for i in range(5):
-        on, off = fit_axis(np.delete(healthy, i, axis=0), diseased).project(healthy[[i]])
+        on, off = _project(healthy[[i]], np.delete(healthy, i, axis=0), diseased)
         assert (on_healthy[i], off_healthy[i]) == pytest.approx((on[0], off[0]))
     for i in range(6):
-        on, off = fit_axis(healthy, np.delete(diseased, i, axis=0)).project(diseased[[i]])
+        on, off = _project(diseased[[i]], healthy, np.delete(diseased, i, axis=0))
         assert (on_diseased[i], off_diseased[i]) == pytest.approx((on[0], off[0]))
 
 
 def test_z_prime_by_hand() -> None:
-    assert z_prime(np.array([-0.1, 0.1]), np.array([0.9, 1.1])) == pytest.approx(
+    assert _z_prime(np.array([-0.1, 0.1]), np.array([0.9, 1.1])) == pytest.approx(
         1 - 3 * 2 * np.sqrt(0.02)
     )
-    assert z_prime(np.ones(3), np.ones(3)) == -np.inf
+    assert _z_prime(np.ones(3), np.ones(3)) == -np.inf
 
 
 def hits_of(profiles: Profiles, *, draws: int = 3000, gate: float = 0.0) -> pd.DataFrame:
@@ -141,7 +149,7 @@ def test_centring_by_the_disease_removes_the_disease(tmp_path: Path) -> None:
     )
     assert apart(kept) > 0.8 * before
     with pytest.raises(SchemaError, match="no axis between them"):
-        fit_axis(np.zeros((3, 2)), np.zeros((3, 2)))
+        _project(np.zeros((1, 2)), np.zeros((3, 2)), np.zeros((3, 2)))
 
 
 def test_groups_without_controls_or_signal_are_left_out(
@@ -202,7 +210,7 @@ def test_the_panel_of_controls_is_blind_to_plates(
         + 50 * np.random.default_rng(0).normal(size=(16, 128))[plate]
     )
     one, other = (
-        _control_relative(part, panel=panel, control="sirna", origin="EMPTY")
+        control_relative(part, panel=panel, control="sirna", origin="EMPTY")
         for part in (profiles, profiles.with_values(moved))
     )
     assert one.values.shape == (len(profiles), 3)
@@ -212,7 +220,7 @@ def test_the_panel_of_controls_is_blind_to_plates(
     assert (
         np.array(one.features)[own.values[named].argmax(axis=1)] == own.meta.loc[named, "sirna"]
     ).mean() > 0.7
-    distance = _control_relative(
+    distance = control_relative(
         profiles, panel=panel, control="sirna", origin="EMPTY", similarity="distance"
     )
     assert distance.values.shape[1] == 4
@@ -227,35 +235,15 @@ def test_a_control_that_a_plate_lacks_comes_from_its_experiment(
     lost = profiles.where(~((profiles.meta["sirna"] == name) & (profiles.meta["plate"] == 1)))
     panel = (lost.meta["well_type"] != "treatment").to_numpy()
     assert np.isfinite(
-        _control_relative(lost, panel=panel, control="sirna", origin="EMPTY").values
+        control_relative(lost, panel=panel, control="sirna", origin="EMPTY").values
     ).all()
     gone = profiles.where(
         ~((profiles.meta["sirna"] == name) & (profiles.meta["experiment"] == "U2OS-01"))
     )
     with pytest.raises(SchemaError, match="have no control"):
-        _control_relative(
+        control_relative(
             gone,
             panel=(gone.meta["well_type"] != "treatment").to_numpy(),
             control="sirna",
             origin="EMPTY",
         )
-
-
-@pytest.mark.parametrize("method", ["knn", "mahalanobis", "lof"])
-def test_the_planted_outlier_is_first_however_the_rows_lie(method: str) -> None:
-    rng = np.random.default_rng(4)
-    values = rng.normal(size=(60, 80))  # fewer rows than features
-    values[17] += 3
-    order = rng.permutation(60)
-    scores = outlier_scores(values, method=method)  # type: ignore[arg-type]
-    assert scores.argmax() == 17
-    np.testing.assert_allclose(
-        outlier_scores(values[order], method=method), scores[order], rtol=1e-6
-    )  # type: ignore[arg-type]
-
-
-def test_outliers_of_too_few_or_equal_rows() -> None:
-    with pytest.raises(SchemaError, match="neighbours of 3 rows"):
-        outlier_scores(np.eye(3))
-    with pytest.raises(SchemaError, match="all rows are equal"):
-        outlier_scores(np.ones((4, 2)), method="mahalanobis")

@@ -12,7 +12,7 @@ from scipy import sparse
 
 from perturbgen.core.config import load_settings
 from perturbgen.generate import SamplerSettings
-from perturbgen.predict.estimators import PredictSettings
+from perturbgen.predict import PredictSettings
 from perturbgen.train import RunSettings, TrainedRun, load_run
 from perturbgen.train import train as train_model
 

@@ -5,8 +5,7 @@ import pandas as pd
 import pytest
 
 from perturbgen.core.errors import ConfigError, SchemaError
-from perturbgen.predict.calibration import mrrmse
-from perturbgen.predict.ensemble import fit_ensemble
+from perturbgen.predict import fit_ensemble, mrrmse
 
 INDEX = pd.MultiIndex.from_product(
     [["B", "M"], [f"c{i}" for i in range(8)]], names=["cell_type", "compound"]

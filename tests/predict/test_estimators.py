@@ -14,11 +14,11 @@ from perturbgen.predict import (
     average_t,
     expression_levels,
     fit_shrinkage,
-    has_converged,
+    mrrmse,
     plug_in_t,
     usual_error,
 )
-from perturbgen.predict.calibration import mrrmse
+from perturbgen.predict.estimators import _has_converged
 from perturbgen.predict.shrinkage import shrunk_by_others
 
 INDEX = pd.MultiIndex.from_tuples(
@@ -231,9 +231,9 @@ def test_shrinking_a_cell_type_without_a_factor_is_refused() -> None:
 def test_more_replicates_stop_when_two_in_a_row_bring_nothing(
     scores: list[float], done: bool
 ) -> None:
-    assert has_converged(scores) is done
+    assert _has_converged(scores) is done
 
 
 def test_a_score_that_is_no_number_is_refused() -> None:
     with pytest.raises(ConfigError, match="no number"):
-        has_converged([1.0, float("nan"), 0.9])
+        _has_converged([1.0, float("nan"), 0.9])

@@ -12,14 +12,14 @@ import torch
 
 from perturbgen.core.errors import InputError, SchemaError, StorageError
 from perturbgen.data.covariates import CovariateEncoder
-from perturbgen.generate.cells import CellGenerator, Plan, add_covariates
-from perturbgen.generate.latents import BankLatents
-from perturbgen.generate.replicates import _claim, write_replicates
+from perturbgen.generate import CellGenerator, Plan, add_covariates, require_ours, write_replicates
+from perturbgen.generate.latents import _BankLatents
 from perturbgen.models import GaussianVAE
-from perturbgen.predict.conditions import make_generator, make_plan, make_sampler, read_wanted
+from perturbgen.predict import make_sampler, make_wells, read_wanted
 from tests.predict.conftest import COMPOUNDS, FEW_TREES, GENES, train, wanted_table
 
 WANTED = wanted_table()
+LABELS = read_wanted(WANTED)
 
 
 class OneGeneEach(torch.nn.Module):
@@ -94,8 +94,9 @@ def test_the_design_has_every_donor_and_the_real_well(sampler, experiment):
 
 def test_neither_order_nor_other_conditions_change_what_is_drawn(vae, experiment, sampler):
     def cells(wanted, seed=3, replicate=1):
-        plan, wells = make_plan(vae, experiment, sampler, read_wanted(wanted), seed=seed)
-        generator = make_generator(vae, experiment, wells, latent="control", seed=seed)
+        plan, wells, generator, _ = make_wells(
+            vae, experiment, sampler, read_wanted(wanted), latent="control", seed=seed
+        )
         return drawn(generator, plan, wells, replicate)
 
     first, reversed_, other_seed, other = (
@@ -117,8 +118,7 @@ def test_every_route_of_every_model_gives_counts_of_the_depth_asked_for(
     request, experiment, sampler, name, latent
 ):
     run = request.getfixturevalue(name)
-    plan, wells = make_plan(run, experiment, sampler, read_wanted(WANTED), seed=0)
-    generator = make_generator(run, experiment, wells, latent=latent, seed=0)
+    plan, wells, generator, _ = make_wells(run, experiment, sampler, LABELS, latent=latent, seed=0)
     sums, _ = generator.drawn_sums(plan, wells, replicate=1)
     assert sums.dtype == np.int64
     assert sums.sum() == pytest.approx(sum(size.sum() for size in plan.libraries(1)), rel=0.2)
@@ -132,8 +132,7 @@ def test_a_gaussian_model_generates_whole_numbers(experiment_file, experiment, s
     model = {"kind": "gaussian_vae", "latent": 2, "decoder": {"hidden": [8]}}
     run = train(experiment_file.parent, data={"path": str(experiment_file)}, model=model)
     assert isinstance(run.model, GaussianVAE)
-    plan, wells = make_plan(run, experiment, sampler, read_wanted(WANTED), seed=0)
-    generator = make_generator(run, experiment, wells, latent="prior", seed=0)
+    plan, wells, generator, _ = make_wells(run, experiment, sampler, LABELS, latent="prior", seed=0)
     cells = drawn(generator, plan, wells)
     assert sum(len(part) for part in cells.values()) == sum(map(len, plan.libraries(1)))
     assert all(part.dtype == np.int32 and (part >= 0).all() for part in cells.values())
@@ -143,8 +142,7 @@ def test_a_labelled_prior_gives_each_cell_type_its_own_component(dgd, experiment
     dgd = copy.deepcopy(dgd)
     with torch.no_grad():
         dgd.model.mixture.means[:] = torch.tensor([[100.0, 0.0], [-100.0, 0.0]])
-    _plan, wells = make_plan(dgd, experiment, sampler, read_wanted(WANTED), seed=0)
-    generator = make_generator(dgd, experiment, wells, latent="prior", seed=0)
+    _, wells, generator, _ = make_wells(dgd, experiment, sampler, LABELS, latent="prior", seed=0)
     codes = torch.from_numpy(generator.codes(wells.assign(cell_type=["B", "T", "B"] * 3)))
     z = generator.latents.draw(wells.iloc[0], codes, np.random.default_rng(0))
     assert (z[:, 0] > 0).tolist() == [True, False, True] * 3
@@ -152,7 +150,7 @@ def test_a_labelled_prior_gives_each_cell_type_its_own_component(dgd, experiment
 
 def test_control_latents_come_from_vehicle_cells_of_the_plate():
     labels = pd.DataFrame({"cell_type": ["B", "B", "T"], "plate": ["p0", "p1", "p0"]})
-    bank = BankLatents(np.arange(3.0)[:, None], labels, ("cell_type", "plate"))
+    bank = _BankLatents(np.arange(3.0)[:, None], labels, ("cell_type", "plate"))
     well = pd.Series({"cell_type": "B", "plate": "p1"})
     z = bank.draw(well, torch.zeros(20, 1), np.random.default_rng(0))
     assert z.flatten().tolist() == [1.0] * 20
@@ -162,22 +160,20 @@ def test_a_plate_without_controls_falls_back_with_a_warning(vae, experiment, sam
     bare = experiment[
         ~((experiment.obs["plate"] == "plate 1") & (experiment.obs["compound"] == "DMSO"))
     ].copy()
-    _plan, wells = make_plan(vae, bare, sampler, read_wanted(WANTED), seed=0)
     with caplog.at_level(logging.WARNING):
-        make_generator(vae, bare, wells, latent="control", seed=0)
+        make_wells(vae, bare, sampler, LABELS, latent="control", seed=0)
     assert "B | plate 1" in caplog.text
 
 
 def test_no_control_at_all_is_an_error(vae, experiment, sampler):
     none = experiment[experiment.obs["compound"] != "DMSO"].copy()
-    _, wells = make_plan(vae, none, sampler, read_wanted(WANTED), seed=0)
     with pytest.raises(SchemaError, match="no cell of the vehicle 'DMSO'"):
-        make_generator(vae, none, wells, latent="control", seed=0)
+        make_wells(vae, none, sampler, LABELS, latent="control", seed=0)
     no_b = experiment[
         ~((experiment.obs["cell_type"] == "B") & (experiment.obs["compound"] == "DMSO"))
     ].copy()
     with pytest.raises(SchemaError, match="no cell of 'B' has a latent point"):
-        make_generator(vae, no_b, wells, latent="control", seed=0)
+        make_wells(vae, no_b, sampler, LABELS, latent="control", seed=0)
 
 
 @pytest.mark.parametrize(
@@ -190,7 +186,7 @@ def test_no_control_at_all_is_an_error(vae, experiment, sampler):
 def test_conditions_that_were_never_seen_are_refused(vae, experiment, sampler, changes, words):
     wanted = read_wanted(WANTED.iloc[:1].assign(**changes))
     with pytest.raises(SchemaError, match=words):
-        make_plan(vae, experiment, sampler, wanted, seed=0)
+        make_wells(vae, experiment, sampler, wanted, latent="prior", seed=0)
 
 
 def test_a_plate_that_the_run_never_saw_is_refused(vae, experiment):
@@ -198,7 +194,7 @@ def test_a_plate_that_the_run_never_saw_is_refused(vae, experiment):
     renamed.obs["plate"] = renamed.obs["plate"].str.replace("plate 2", "plate 9")
     sampler = make_sampler(renamed, seed=0, settings=FEW_TREES)
     with pytest.raises(SchemaError, match="'plate' has values that training never saw: 'plate 9'"):
-        make_plan(vae, renamed, sampler, read_wanted(WANTED), seed=0)
+        make_wells(vae, renamed, sampler, LABELS, latent="prior", seed=0)
 
 
 def test_covariates_of_cells_cannot_be_given_to_wells(experiment, sampler):
@@ -221,8 +217,9 @@ class Files:
     """A generation into a folder."""
 
     def __init__(self, run, cells, sampler) -> None:
-        self.plan, self.wells = make_plan(run, cells, sampler, read_wanted(WANTED), seed=0)
-        self.generator = make_generator(run, cells, self.wells, latent="control", seed=0)
+        self.plan, self.wells, self.generator, _ = make_wells(
+            run, cells, sampler, LABELS, latent="control", seed=0
+        )
 
     def write(self, folder, n=2, **about):
         about = {"seed": 0, **about}
@@ -297,7 +294,7 @@ def test_a_disk_that_fills_up_ends_with_a_word_and_the_finished_replicates(
 def test_a_folder_of_another_generation_is_refused(files, tmp_path):
     files.write(tmp_path / "out", n=1)
     with pytest.raises(InputError, match="seed was 0, and is 1 now"):
-        _claim(tmp_path / "out", {"seed": 1})
+        require_ours(tmp_path / "out", {"seed": 1})
 
 
 def test_wells_without_cells_are_missing_and_noted(files, tmp_path, monkeypatch, caplog):

@@ -11,18 +11,25 @@ from scipy import stats
 
 from perturbgen.baselines import Predictor
 from perturbgen.core.errors import ConfigError, PerturbgenError, SchemaError
+from perturbgen.core.labels import conditions_of
 from perturbgen.data.aggregate import pseudobulk
 from perturbgen.data.splits import Split
-from perturbgen.de.limma import flavour_table
-from perturbgen.predict.averages import _anchored_t, _expected_log2, model_logfc
-from perturbgen.predict.calibration import calibration_conditions, withheld_likelihood
-from perturbgen.predict.conditions import labels_of, make_sampler, without
+from perturbgen.de import flavour_table
+from perturbgen.predict import (
+    Experiment,
+    GenerativePredictor,
+    PredictSettings,
+    make_sampler,
+    make_task,
+    model_logfc,
+    predict,
+    withheld_likelihood,
+    without,
+)
+from perturbgen.predict.calibration import _TWIN, _calibration_conditions
 from perturbgen.predict.diagnostics import check_generated
-from perturbgen.predict.estimators import PredictSettings
-from perturbgen.predict.experiment import _TWIN, Bench, make_task
-from perturbgen.predict.pipeline import predict
+from perturbgen.predict.estimators import _anchored_t, _expected_log2
 from perturbgen.predict.shrinkage import _gate
-from perturbgen.predict.trained import _GenerativePredictor
 from tests.predict.conftest import (
     COMPOUNDS,
     FAST,
@@ -81,14 +88,17 @@ def test_calibration_conditions_are_given_out_as_shrunk_by_the_others(
 
 def test_anchored_t_is_against_generated_vehicle_wells_of_the_same_places(vae, experiment, sampler):
     settings = PredictSettings(estimators=("anchored_t",), replicates=1)
-    task = make_task(vae, experiment, LABELS, settings, sampler=sampler, calibration_run=None)
+    task = make_task(vae, experiment, LABELS, settings, sampler=sampler)
     mock = task.wanted.untreated("DMSO")
     assert (mock.wells["compound"] == "DMSO").all()
     assert set(mock.wells["well"]) == set(
         task.wanted.wells["well"]
     )  # fewer than twelve compounds: all their wells
-    samples = task.bench.draw(task.wanted, replicate=1), task.bench.draw(mock, replicate=1)
-    table = task.bench.fit(*samples)
+    samples = (
+        task.experiment.draw(task.wanted, replicate=1),
+        task.experiment.draw(mock, replicate=1),
+    )
+    table = task.experiment.fit(*samples)
     t = _anchored_t(table, task.groups, vehicle="DMSO")
     base = table.logfc.loc[("B", "DMSO (untreated)")]
     key = ("B", COMPOUNDS[3])
@@ -99,7 +109,7 @@ def test_anchored_t_is_against_generated_vehicle_wells_of_the_same_places(vae, e
     wrong = np.where(np.arange(len(GENES)) % 2, 3.0, 1.0)
     for part in samples:
         part.X = sp.csr_array(np.rint(part.X.toarray() * wrong))
-    biased = task.bench.fit(*samples)
+    biased = task.experiment.fit(*samples)
     here = _anchored_t(biased, task.groups, vehicle="DMSO").loc[key]
     assert (here - t.loc[key]).abs().median() < 0.25 * (
         biased.t.loc[key] - table.t.loc[key]
@@ -155,10 +165,10 @@ def test_replicates_grow_until_they_are_in_vain(vae, experiment, sampler):
 
 def test_real_samples_of_the_same_cell_types_join_the_fit(vae, experiment, sampler):
     settings = PredictSettings(estimators=("shrunk",), replicates=1)
-    task = make_task(vae, experiment, LABELS, settings, sampler=sampler, calibration_run=None)
-    drawn = [task.bench.draw(group, replicate=1) for group in task.groups]
-    table = task.bench.fit(*drawn)
-    assert set(task.bench.real.obs["cell_type"]) == {"B"}
+    task = make_task(vae, experiment, LABELS, settings, sampler=sampler)
+    drawn = [task.experiment.draw(group, replicate=1) for group in task.groups]
+    table = task.experiment.fit(*drawn)
+    assert set(task.experiment.real.obs["cell_type"]) == {"B"}
     assert set(table.conditions.index) == {
         ("B", c) for c in (*COMPOUNDS, *(f"{c}{_TWIN}" for c in KNOWN))
     }
@@ -166,7 +176,7 @@ def test_real_samples_of_the_same_cell_types_join_the_fit(vae, experiment, sampl
     here = experiment.obs[["plate", "well", "donor", "row", "compound"]].drop_duplicates()
     assert len(generated.merge(here)) == len(generated) > 0
     # Real conditions are what they are without us, but for the shared variance.
-    alone = task.bench.fit()
+    alone = task.experiment.fit()
     for key, row in alone.logfc.iterrows():
         assert np.corrcoef(row, table.logfc.loc[key])[0, 1] > 0.97
 
@@ -183,15 +193,15 @@ def test_conditions_that_a_run_withheld_are_the_ones_it_is_calibrated_on(
     data = {"path": str(experiment_file), "split": str(split)}
     model = {"latent": 2, "decoder": {"hidden": [8]}}
     honest = train(experiment_file.parent, data=data, model=model)
-    bench = Bench.of(experiment, ["B"], control="DMSO", flavour="kaggle")
+    bench = Experiment.of(experiment, ["B"], control="DMSO", flavour="kaggle")
     options = {"control": "DMSO"}
     with caplog.at_level(logging.WARNING):
         assert list(
-            calibration_conditions(honest, experiment.obs, bench.fit(), ["B"], **options)
+            _calibration_conditions(honest, experiment.obs, bench.fit(), ["B"], **options)
         ) == [("B", KNOWN[0])]
         assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
         assert len(
-            calibration_conditions(vae, experiment.obs, bench.fit(), ["B"], **options)
+            _calibration_conditions(vae, experiment.obs, bench.fit(), ["B"], **options)
         ) == len(KNOWN)
     assert "was trained on the measured conditions of 'B'" in caplog.text
     settings = PredictSettings(estimators=("shrunk",), replicates=1, levels=2)
@@ -204,7 +214,7 @@ def honest(experiment_file):
     """A run that never saw a known compound in B cells, of a file whose genes stand the other way round."""
     experiment = make_experiment()[:, GENES[::-1]].copy()
     parts = pd.Series("train", experiment.obs_names, name="part").rename_axis("cell")
-    parts[labels_of(experiment.obs) == ("B", KNOWN[0])] = "withheld"
+    parts[conditions_of(experiment.obs) == ("B", KNOWN[0])] = "withheld"
     path, split = experiment_file.parent / "reversed.h5ad", experiment_file.parent / "hidden.csv"
     experiment.write_h5ad(path)
     Split(parts, "cells").write(split)
@@ -218,9 +228,9 @@ def honest(experiment_file):
 def test_a_calibration_run_may_have_its_genes_in_another_order(vae, honest, experiment):
     settings = PredictSettings(estimators=("shrunk", "plug_in"), replicates=1, levels=2)
     task = make_task(vae, experiment, LABELS, settings, sampler=None, calibration_run=honest)
-    made = task.bench.draw(task.twins, replicate=1)
+    made = task.experiment.draw(task.twins, replicate=1)
     assert list(made.var_names) == GENES
-    real = task.bench.real[(task.bench.real.obs["cell_type"] == "B").to_numpy()]
+    real = task.experiment.real[(task.experiment.real.obs["cell_type"] == "B").to_numpy()]
     profiles = [np.log1p(np.asarray(part.X.sum(axis=0)).ravel()) for part in (made, real)]
     assert np.corrcoef(profiles)[0, 1] > 0.9
     # One file, both orders: the model's own contrast lands on the same names.
@@ -235,10 +245,10 @@ def test_wells_that_the_judge_never_saw_are_drawn_by_a_sampler_that_never_saw_th
     settings = PredictSettings(estimators=("shrunk",), replicates=1, levels=2)
     judged = make_task(vae, experiment, LABELS, settings, sampler=sampler, calibration_run=honest)
     hidden = ("B", KNOWN[0])
-    assert hidden in list(labels_of(judged.wanted.plan.sampler.table.groups))
-    assert hidden not in list(labels_of(judged.twins.plan.sampler.table.groups))
-    assert ("B", KNOWN[1]) in list(labels_of(judged.twins.plan.sampler.table.groups))
-    remembered = make_task(vae, experiment, LABELS, settings, sampler=sampler, calibration_run=None)
+    assert hidden in list(conditions_of(judged.wanted.plan.sampler.table.groups))
+    assert hidden not in list(conditions_of(judged.twins.plan.sampler.table.groups))
+    assert ("B", KNOWN[1]) in list(conditions_of(judged.twins.plan.sampler.table.groups))
+    remembered = make_task(vae, experiment, LABELS, settings, sampler=sampler)
     assert remembered.twins.plan.sampler is sampler
 
 
@@ -261,18 +271,20 @@ def test_the_benchmarks_flavour_is_fitted_on_all_cell_types_and_stays_within_its
     largest = {name: float(values.abs().to_numpy().max()) for name, values in found.values.items()}
     assert max(largest.values()) <= 4
     assert largest["mean_t"] == 4  # it would be larger
-    task = make_task(vae, experiment, LABELS, settings, sampler=sampler, calibration_run=None)
+    task = make_task(vae, experiment, LABELS, settings, sampler=sampler)
     whole = flavour_table(
         pseudobulk(experiment, by=["plate", "well", "cell_type"]), flavour="op3", control="DMSO"
     )
-    pd.testing.assert_frame_equal(task.real.t, whole.t.loc[task.real.t.index])
-    assert set(task.real.t.index.get_level_values(0)) == {"B", "T"}
+    pd.testing.assert_frame_equal(
+        task.experiment.measured.t, whole.t.loc[task.experiment.measured.t.index]
+    )
+    assert set(task.experiment.measured.t.index.get_level_values(0)) == {"B", "T"}
     assert set(task.twins.plan.conditions["cell_type"]) == {"B"}
 
 
 def test_plug_in_is_the_models_own_contrast(vae, experiment, sampler):
     settings = PredictSettings(estimators=("plug_in",))
-    task = make_task(vae, experiment, LABELS, settings, sampler=sampler, calibration_run=None)
+    task = make_task(vae, experiment, LABELS, settings, sampler=sampler)
     same = task.wanted._replace(wells=task.wanted.wells.assign(compound="DMSO"))
     none = model_logfc(same, vehicle="DMSO", genes=pd.Index(GENES))
     assert np.allclose(none.dropna(), 0)
@@ -375,7 +387,7 @@ def test_nothing_to_calibrate_on_is_refused_and_says_what_needs_none(vae, experi
 def test_a_condition_without_any_cell_is_predicted_as_zero_with_a_warning(
     vae, experiment, sampler, monkeypatch, caplog
 ):
-    from perturbgen.generate.cells import Plan
+    from perturbgen.generate import Plan
 
     libraries = Plan.libraries
 
@@ -395,9 +407,9 @@ def test_a_condition_without_any_cell_is_predicted_as_zero_with_a_warning(
 
 
 def test_a_model_is_a_predictor_like_any_other(vae, experiment):
-    bench = Bench.of(experiment, ["B", "T"], control="DMSO", flavour="kaggle")
+    bench = Experiment.of(experiment, ["B", "T"], control="DMSO", flavour="kaggle")
     table = bench.fit().signed_log10_p
-    model = _GenerativePredictor(vae, experiment, FAST)
+    model = GenerativePredictor(vae, experiment, FAST)
     assert isinstance(model, Predictor)
     with pytest.raises(PerturbgenError, match="not been fitted"):
         model.predict(LABELS)
@@ -406,7 +418,7 @@ def test_a_model_is_a_predictor_like_any_other(vae, experiment):
     assert values.index.equals(LABELS[::-1])
     assert list(values.columns) == GENES[::-1]
     again = (
-        _GenerativePredictor(vae, experiment, FAST)
+        GenerativePredictor(vae, experiment, FAST)
         .fit(table, rng=np.random.default_rng(0))
         .predict(WANTED)
     )
@@ -417,7 +429,7 @@ def test_a_predictor_trains_on_the_cells_of_its_training_rows_alone(vae, experim
     seen = []
     rows = pd.MultiIndex.from_tuples([("T", name) for name in COMPOUNDS] + [("B", KNOWN[1])])
     table = pd.DataFrame(0.0, rows, GENES)
-    _GenerativePredictor(lambda cells, seed: seen.append(cells) or vae, experiment, FAST).fit(
+    GenerativePredictor(lambda cells, seed: seen.append(cells) or vae, experiment, FAST).fit(
         table, rng=np.random.default_rng(0)
     )
     labels = set(zip(seen[0].obs["cell_type"], seen[0].obs["compound"], strict=True))

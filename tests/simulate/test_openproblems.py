@@ -9,11 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from perturbgen.data.openproblems import (
-    _read_openproblems_de_obs,
-    read_openproblems,
-    read_openproblems_de,
-)
+from perturbgen.core.tables import open_h5ad
+from perturbgen.data.openproblems import read_openproblems, read_openproblems_de
 from perturbgen.simulate.op3.openproblems import _write_openproblems
 
 KEY = ["cell_type", "compound"]
@@ -42,13 +39,13 @@ def test_private_rows_are_those_of_id_map_and_have_no_cells(folder: Path) -> Non
     assert ids.columns.tolist() == ["id", "sm_name", "cell_type"]
     test = read_openproblems_de(folder / "de_test.h5ad")
     assert test.index.tolist() == list(zip(ids["cell_type"], ids["sm_name"], strict=True))
-    assert set(_read_openproblems_de_obs(folder / "de_test.h5ad")["split"]) == {"private_test"}
+    assert set(open_h5ad(folder / "de_test.h5ad").obs["split"]) == {"private_test"}
     measured = pd.MultiIndex.from_frame(cells.obs[KEY].astype(str))
     assert not measured.isin(test.index).any()
     train = read_openproblems_de(folder / "de_train.h5ad")
     assert not train.index.intersection(test.index).size
-    public = _read_openproblems_de_obs(folder / "de_train.h5ad").query("split == 'public_test'")
-    assert not set(public.index.get_level_values(1)) & set(test.index.get_level_values(1)), (
+    public = open_h5ad(folder / "de_train.h5ad").obs.query("split == 'public_test'")
+    assert not set(public["sm_name"]) & set(test.index.get_level_values(1)), (
         "by compound"
     )
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from perturbgen.data.splits import random_cells
+from perturbgen.data import Split
 from perturbgen.train import train_once
 
 
@@ -33,7 +33,7 @@ def test_another_split_in_the_same_file_is_trained_anew(settings, cells, tmp_pat
     asked = settings(f"data.split={str(path)!r}")
     made = []
     for seed in (0, 1, 0):
-        split = random_cells(cells.obs, rng=np.random.default_rng(seed), fraction=0.2)
+        split = Split.random_cells(cells.obs, rng=np.random.default_rng(seed), fraction=0.2)
         split.write(path)
         made.append(train_once(asked, runs=runs, accelerator="cpu"))
         parts = pd.read_parquet(made[-1] / "cells.parquet")["part"]

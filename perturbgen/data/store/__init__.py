@@ -1,1 +1,6 @@
-"""TODO."""
+"""Counts with their labels, delivered in batches from memory, from a file or from a GPU."""
+
+from perturbgen.data.store.base import SparseRows
+from perturbgen.data.store.count_store import Batch, CountStore, epoch_rng
+
+__all__ = ["Batch", "CountStore", "SparseRows", "epoch_rng"]

@@ -5,17 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from scipy import sparse
 
-from perturbgen.data.store.base import IntArray, SparseRows
-
-if TYPE_CHECKING:
-    from perturbgen.data.store.base import Backing
-    from perturbgen.data.store.memory import MemoryBacking
+from perturbgen.data.store.base import Backing, IntArray, SparseRows
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,18 +21,7 @@ class DeviceBacking:
     columns: torch.Tensor  # int32 (non-zeros,)
     offsets: torch.Tensor  # int64 (cells + 1,)
     shape: tuple[int, int]
-    memory: MemoryBacking  # where it came from: the way back to the CPU
-
-    @classmethod
-    def load(cls, memory: MemoryBacking, device: torch.device) -> DeviceBacking:
-        """Copy the rows of a memory store to the device."""
-        return cls(
-            torch.from_numpy(memory.values.astype(np.float32)).to(device),
-            torch.from_numpy(memory.columns.astype(np.int32)).to(device),
-            torch.from_numpy(memory.offsets).to(device),
-            memory.shape,
-            memory,
-        )
+    memory: Backing  # where it came from: the way back to the CPU
 
     @property
     def device(self) -> torch.device:
@@ -66,7 +50,7 @@ class DeviceBacking:
         """Float32 (cells, genes)."""
         return self.sparse(rows).dense()
 
-    def sparse(self, rows: Any) -> SparseRows:
+    def sparse(self, rows: IntArray) -> SparseRows:
         """The non-zeros of the rows."""
         chosen = torch.from_numpy(rows).to(self.device)
         starts = self.offsets[chosen]

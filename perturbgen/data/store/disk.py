@@ -15,13 +15,13 @@ from scipy import sparse
 
 from perturbgen.core.errors import InputError, SchemaError, suggest
 from perturbgen.core.files import require_file, require_folder
-from perturbgen.data.store.base import IntArray
+from perturbgen.data.store.base import Backing, IntArray
 from perturbgen.data.store.memory import MemoryBacking
 
 if TYPE_CHECKING:
     import torch
 
-    from perturbgen.data.store.base import Backing
+_GAP = 32  # unwanted rows read along rather than skipped: a seek costs about as much
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,31 +32,30 @@ class DiskBacking:
     group: str  # "X" or "layers/name"
     offsets: IntArray  # (cells + 1,)
     shape: tuple[int, int]
-    block: int
-    buffer: int
-    gap: int = 32  # unwanted rows read along rather than skipped: a seek costs about as much
+    block: int  # neighbouring cells that stay together when an epoch is shuffled
+    buffer: int  # cells that are mixed at a time
 
     @classmethod
-    def open(cls, path: Path, layer: str | None, block: int, buffer: int) -> DiskBacking:
-        """Look at the matrix without reading it."""
-        if block < 1 or buffer < 1:
-            raise SchemaError(f"block={block}, buffer={buffer}", expected="at least one cell each")
-        group = "X" if layer is None else f"layers/{layer}"
-        with _open_root(path) as root:
-            matrix = _require_csr(root, group, path)
-            shape = tuple(int(n) for n in matrix.attrs["shape"])
-            return cls(
-                path,
-                group,
-                matrix["indptr"][:].astype(np.int64),
-                (shape[0], shape[1]),
-                block,
-                buffer,
-            )
+    def open(
+        cls, path: Path, layer: str | None, block: int, buffer: int
+    ) -> tuple[DiskBacking, pd.DataFrame, pd.Index]:
+        """The matrix, which is looked at without being read, obs, and the gene names."""
+        from anndata.io import read_elem
 
-    def window(self, size: int) -> int:
-        """How many cells are mixed at a time: the whole batches that fit the buffer, one at least."""
-        return max(self.buffer // size, 1) * size
+        with _open_root(path) as root:
+            for name in ("obs", "var"):
+                if name not in root:
+                    raise InputError(f"{path} has no {name}", expected="a file that AnnData wrote")
+            obs, genes = read_elem(root["obs"]), read_elem(root["var"]).index
+            if block < 1 or buffer < 1:
+                raise SchemaError(
+                    f"block={block}, buffer={buffer}", expected="at least one cell each"
+                )
+            group = "X" if layer is None else f"layers/{layer}"
+            matrix = _require_csr(root, group, path)
+            cells, width = (int(n) for n in matrix.attrs["shape"])
+            offsets = matrix["indptr"][:].astype(np.int64)
+        return cls(path, group, offsets, (cells, width), block, buffer), obs, genes
 
     def order(self, n: int, size: int, rng: np.random.Generator | None) -> IntArray:
         """Blocks of neighbours in random order, their cells mixed within every window."""
@@ -65,34 +64,50 @@ class DiskBacking:
         blocks = rng.permutation(-(-n // self.block))
         order = (blocks[:, None] * self.block + np.arange(self.block)).ravel()
         order = order[order < n]
-        for start in range(0, n, self.window(size)):
-            rng.shuffle(order[start : start + self.window(size)])
+        window = self._window(size)
+        for start in range(0, n, window):
+            rng.shuffle(order[start : start + window])
         return order
 
     def parts(
         self, rows: IntArray, size: int, first: int
     ) -> Iterator[tuple[MemoryBacking, IntArray]]:
         """Window by window, the next one being read while the last one is used."""
-        step = self.window(size)
-        windows = [
-            rows[max(start, first) : start + step]
-            for start in range(first // step * step, len(rows), step)
-        ]
+        step = self._window(size)
+        # Windows begin where they began in the whole epoch, so that one that is resumed reads the same.
+        starts = range(first // step * step, len(rows), step)
+        windows = [rows[max(start, first) : start + step] for start in starts]
+        if not windows:
+            return
         with ThreadPoolExecutor(1) as reader:
-            ahead = reader.submit(self.load, windows[0]) if windows else None
-            for following in [*windows[1:], None]:
-                if ahead is None:
-                    return
+            ahead = reader.submit(self._load, windows[0])
+            for following in windows[1:]:
                 ready = ahead.result()
-                ahead = reader.submit(self.load, following) if following is not None else None
+                ahead = reader.submit(self._load, following)
                 yield ready
+            yield ahead.result()
 
-    def load(self, rows: IntArray) -> tuple[MemoryBacking, IntArray]:
+    def to(self, device: torch.device) -> Backing:
+        """All of it, read into memory and from there to the device."""
+        packed, _ = self._load(np.arange(self.shape[0]))
+        return packed.to(device)
+
+    def scipy(self, rows: IntArray) -> sparse.csr_matrix:
+        """The rows as CSR int64."""
+        packed, local = self._load(rows)
+        return packed.scipy(local)
+
+    def _window(self, size: int) -> int:
+        """How many cells are mixed at a time: the whole batches that fit the buffer, one at least."""
+        return max(self.buffer // size, 1) * size
+
+    def _load(self, rows: IntArray) -> tuple[MemoryBacking, IntArray]:
         """The rows of the file in memory, and where each of them is found there."""
-        starts, stops = _runs(np.sort(rows), self.gap)
+        starts, stops = _stretches(np.sort(rows))
+        edges = np.stack([self.offsets[starts], self.offsets[stops]], axis=1).tolist()
         with _open_root(self.path) as root:
             values, columns = (
-                self.read(root[self.group][name], starts, stops) for name in ("data", "indices")
+                _read_pieces(root[self.group][name], edges) for name in ("data", "indices")
             )
         read = np.concatenate(
             [np.arange(0), *(np.arange(a, b) for a, b in zip(starts, stops, strict=True))]
@@ -104,35 +119,24 @@ class DiskBacking:
         )
         return packed, np.searchsorted(read, rows)
 
-    def read(self, dataset: Any, starts: IntArray, stops: IntArray) -> np.ndarray:
-        """The part of ``data`` or ``indices`` that belongs to runs of rows, one run after the other."""
-        edges = np.stack([self.offsets[starts], self.offsets[stops]], axis=1)
-        out = np.empty(int((edges[:, 1] - edges[:, 0]).sum()), dataset.dtype)
-        at = 0
-        for first, last in edges.tolist():
-            out[at : at + last - first] = dataset[first:last]
-            at += last - first
-        return out
 
-    def to(self, device: torch.device) -> Backing:
-        """All of it, read into memory and from there to the device."""
-        packed, _ = self.load(np.arange(self.shape[0]))
-        return packed.to(device)
-
-    def scipy(self, rows: IntArray) -> sparse.csr_matrix:
-        """The rows as CSR int64."""
-        packed, local = self.load(rows)
-        return packed.scipy(local)
-
-
-def _runs(rows: IntArray, gap: int) -> tuple[IntArray, IntArray]:
-    """Starts and stops of the stretches that sorted rows fall into, gaps of up to ``gap`` rows included."""
+def _stretches(rows: IntArray) -> tuple[IntArray, IntArray]:
+    """Starts and stops of the stretches that sorted rows fall into, small gaps included."""
     if not len(rows):
         return rows, rows
-    breaks = np.flatnonzero(np.diff(rows) > gap + 1)
-    return rows[np.concatenate([[0], breaks + 1])], rows[
-        np.concatenate([breaks, [len(rows) - 1]])
-    ] + 1
+    breaks = np.flatnonzero(np.diff(rows) > _GAP + 1)
+    starts = rows[np.concatenate([[0], breaks + 1])]
+    return starts, rows[np.concatenate([breaks, [len(rows) - 1]])] + 1
+
+
+def _read_pieces(dataset: Any, edges: list[list[int]]) -> np.ndarray:
+    """The pieces of ``data`` or ``indices`` between edges (pieces, 2), one after the other."""
+    out = np.empty(sum(stop - start for start, stop in edges), dataset.dtype)
+    at = 0
+    for start, stop in edges:
+        out[at : at + stop - start] = dataset[start:stop]
+        at += stop - start
+    return out
 
 
 @contextmanager
@@ -169,14 +173,3 @@ def _require_csr(root: Any, group: str, path: Path) -> Any:
             fix="write it once more after adata.X = scipy.sparse.csr_matrix(adata.X), or use CountStore.from_adata",
         )
     return root[group]
-
-
-def read_labels(path: Path) -> tuple[pd.DataFrame, pd.Index]:
-    """obs and the gene names of a file."""
-    from anndata.io import read_elem
-
-    with _open_root(path) as root:
-        for name in ("obs", "var"):
-            if name not in root:
-                raise InputError(f"{path} has no {name}", expected="a file that AnnData wrote")
-        return read_elem(root["obs"]), read_elem(root["var"]).index

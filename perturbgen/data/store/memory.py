@@ -10,23 +10,25 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numba import njit
 from scipy import sparse
 
-from perturbgen.data.counts import counts_error, first_bad_count
-from perturbgen.data.store.base import IntArray, SparseRows
+from perturbgen.data.counts import count_problem
+from perturbgen.data.store.base import Backing, IntArray, SparseRows
 
 if TYPE_CHECKING:
     import torch
 
-    from perturbgen.data.store.base import Backing
+_Array = np.ndarray[Any, Any]
+_KEPT_BUFFERS = 3
 
 
 @dataclass(frozen=True, eq=False)
 class MemoryBacking:
     """CSR of raw counts (cells, genes) in the smallest types that hold it."""
 
-    values: np.ndarray  # uint16 or int32 (non-zeros,)
-    columns: np.ndarray  # uint16 or int32 (non-zeros,)
+    values: _Array  # uint16 or int32 (non-zeros,)
+    columns: _Array  # uint16 or int32 (non-zeros,)
     offsets: IntArray  # (cells + 1,)
     shape: tuple[int, int]
     buffers: _Buffers = field(default_factory=lambda: _Buffers())
@@ -35,14 +37,19 @@ class MemoryBacking:
     def pack(cls, matrix: Any, *, where: str, cells: Any, genes: Any) -> MemoryBacking:
         """Any matrix of raw counts; duplicate entries are summed first. The labels are for the error message."""
         counts = sparse.csr_matrix(matrix)
-        bad = first_bad_count(counts)
-        if bad is not None:
-            raise counts_error(bad, cells, genes, where)
+        if error := count_problem(counts, cells, genes, where):
+            raise error
         if not counts.has_canonical_format:
             counts = counts.copy()
             counts.sum_duplicates()
-        columns = counts.indices.astype(np.uint16 if counts.shape[1] <= 2**16 else np.int32)
-        return cls(_compact(counts.data), columns, counts.indptr.astype(np.int64), counts.shape)
+        # Half the bytes to move for each batch: nearly all counts, and all genes of OP3, fit 16 bits.
+        small = counts.nnz == 0 or counts.data.max() < 2**16
+        return cls(
+            counts.data.astype(np.uint16 if small else np.int32),
+            counts.indices.astype(np.uint16 if counts.shape[1] <= 2**16 else np.int32),
+            counts.indptr.astype(np.int64),
+            counts.shape,
+        )
 
     @property
     def device(self) -> torch.device:
@@ -63,25 +70,34 @@ class MemoryBacking:
 
     def to(self, device: torch.device) -> Backing:
         """Itself on the CPU, otherwise a copy on the device."""
+        import torch
+
         from perturbgen.data.store.device import DeviceBacking
 
-        return self if device.type == "cpu" else DeviceBacking.load(self, device)
+        if device.type == "cpu":
+            return self
+        return DeviceBacking(
+            torch.from_numpy(self.values.astype(np.float32)).to(device),
+            torch.from_numpy(self.columns.astype(np.int32)).to(device),
+            torch.from_numpy(self.offsets).to(device),
+            self.shape,
+            self,
+        )
 
     def scipy(self, rows: IntArray) -> sparse.csr_matrix:
         """The rows as CSR int64."""
-        values, columns, offsets = self.take(rows, np.int64, np.int32)
+        values, columns, offsets = self._take(rows, np.int64, np.int32)
         return sparse.csr_matrix((values, columns, offsets), shape=(len(rows), self.shape[1]))
 
     def dense(self, rows: IntArray, pool: ThreadPoolExecutor) -> torch.Tensor:
         """Float32 (cells, genes), in a buffer that is recycled once nobody holds the tensor or a view of it."""
         import torch
 
-        from perturbgen.data.counts import densify
-
         out = self.buffers.lend(len(rows), self.shape[1])
+        edges = np.linspace(0, len(rows), min(torch.get_num_threads(), len(rows)) + 1).astype(int)
         tasks = [
-            pool.submit(densify, self.values, self.columns, self.offsets, rows[part], out[part])
-            for part in _spread(len(rows), torch.get_num_threads())
+            pool.submit(_densify, self.values, self.columns, self.offsets, rows[a:b], out[a:b])
+            for a, b in pairwise(edges)
         ]
         for task in tasks:
             task.result()
@@ -91,21 +107,17 @@ class MemoryBacking:
         """The non-zeros of the rows."""
         import torch
 
-        values, columns, offsets = (
-            torch.from_numpy(part) for part in self.take(rows, np.float32, np.int64)
-        )
-        return SparseRows(values, columns, offsets, self.shape[1])
+        arrays = (torch.from_numpy(part) for part in self._take(rows, np.float32, np.int64))
+        return SparseRows(*arrays, self.shape[1])
 
-    def take(
+    def _take(
         self, rows: IntArray, kind: type, column_kind: type
-    ) -> tuple[np.ndarray, np.ndarray, IntArray]:
+    ) -> tuple[_Array, _Array, IntArray]:
         """CSR arrays of the rows, in the types asked for."""
-        from perturbgen.data.counts import gather
-
         lengths = self.offsets[rows + 1] - self.offsets[rows]
         offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
         values, columns = np.empty(offsets[-1], kind), np.empty(offsets[-1], column_kind)
-        gather(self.values, self.columns, self.offsets, rows, offsets, values, columns)
+        _gather(self.values, self.columns, self.offsets, rows, offsets, values, columns)
         return values, columns, offsets
 
 
@@ -117,34 +129,56 @@ class _Buffers:
     """
 
     def __init__(self) -> None:
-        self.free: list[np.ndarray] = []
+        self.free: list[_Array] = []
 
-    def lend(self, rows: int, columns: int) -> np.ndarray:
+    def lend(self, rows: int, columns: int) -> _Array:
         """An uninitialised float32 array (rows, columns)."""
         size = rows * columns
-        buffer = next(
-            (self.free.pop(i) for i, free in enumerate(self.free) if free.size >= size), None
-        )
-        if buffer is None:
+        fitting = (i for i, free in enumerate(self.free) if free.size >= size)
+        place = next(fitting, None)
+        if place is None:
             self.free.clear()
             buffer = np.empty(size, np.float32)
+        else:
+            buffer = self.free.pop(place)
         lent = buffer[:size].reshape(rows, columns)
-        weakref.finalize(lent, self.take_back, buffer).atexit = False
+        # At exit there is no next batch to keep it for, and the list may be gone.
+        weakref.finalize(lent, self._take_back, buffer).atexit = False
         return lent
 
-    def take_back(self, buffer: np.ndarray) -> None:
-        """Keep a few for the next batches."""
-        if len(self.free) < 3:
+    def _take_back(self, buffer: _Array) -> None:
+        if len(self.free) < _KEPT_BUFFERS:
             self.free.append(buffer)
 
 
-def _compact(values: np.ndarray) -> np.ndarray:
-    """Counts as uint16 where they fit, else int32."""
-    largest = values.max() if len(values) else 0
-    return values.astype(np.uint16 if largest < 2**16 else np.int32)
+# The two loops below run once for every batch of every epoch. In CSR, row ``r`` holds ``values[a:b]``
+# in the genes ``columns[a:b]``, with ``a, b = offsets[r], offsets[r + 1]``. They release the
+# interpreter's lock, so that threads share a batch.
 
 
-def _spread(n: int, parts: int) -> list[slice]:
-    """0..n-1 in so many slices, none of them empty."""
-    edges = np.linspace(0, n, min(parts, n) + 1).astype(int)
-    return [slice(start, stop) for start, stop in pairwise(edges)]
+@njit(nogil=True, cache=True)
+def _densify(values: _Array, columns: _Array, offsets: _Array, rows: _Array, out: _Array) -> None:
+    """Write the rows into ``out`` (rows, genes)."""
+    for k in range(len(rows)):
+        row = out[k]
+        row[:] = 0  # just before it is filled: it is then in the cache
+        for j in range(offsets[rows[k]], offsets[rows[k] + 1]):
+            row[columns[j]] = values[j]
+
+
+@njit(nogil=True, cache=True)
+def _gather(
+    values: _Array,
+    columns: _Array,
+    offsets: _Array,
+    rows: _Array,
+    out_offsets: _Array,
+    out_values: _Array,
+    out_columns: _Array,
+) -> None:
+    """Copy the non-zeros of the rows, one row after the other."""
+    for k in range(len(rows)):
+        start, at = offsets[rows[k]], out_offsets[k]
+        for j in range(out_offsets[k + 1] - at):
+            out_values[at + j] = values[start + j]
+            out_columns[at + j] = columns[start + j]

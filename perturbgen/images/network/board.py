@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 import pandas as pd
 
-from perturbgen.images.fields import read_field
-from perturbgen.images.maps import GAP, MAPS, caption, layers
+from perturbgen.images.fields import GAP, MAPS, caption, layers, read_field
 from perturbgen.images.network.predict import Predictions, predict
 from perturbgen.train.board import Board
 

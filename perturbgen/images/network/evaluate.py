@@ -18,23 +18,22 @@ import numpy as np
 import pandas as pd
 
 from perturbgen.core.errors import InputError, SchemaError, shorten
-from perturbgen.images import decode as platemap
 from perturbgen.images.bbbc021 import VEHICLE
 from perturbgen.images.network.fields import Fields, read_fields
 from perturbgen.images.network.predict import Predictions, accuracy_rows, predict
 from perturbgen.images.network.recipe import ImageRun
 from perturbgen.images.network.settings import Statistics
-from perturbgen.images.nsc import (
-    ONE_BATCH,
-    Matching,
-    admissible,
-    cosines,
-    match_table,
-    nearest,
-    treatments,
+from perturbgen.images.nsc import ONE_BATCH, Matching, admissible, match_by, treatment_profiles
+from perturbgen.images.rxrx1 import sirna_groups
+from perturbgen.profiles.correct import (
+    ControlScaler,
+    Correction,
+    Pipeline,
+    Sphering,
+    marked,
+    rows_to_fit,
+    tvn,
 )
-from perturbgen.profiles.correct import ControlScaler, Correction, Pipeline, Sphering, tvn
-from perturbgen.profiles.correct.build import marked, rows_to_fit
 from perturbgen.profiles.table import Profiles
 
 log = logging.getLogger(__name__)
@@ -123,7 +122,7 @@ def _groups_of_training(run: ImageRun) -> pd.Series | None:
     table = run.fields()
     train = table[(table["part"] == "train") & table["sirna_id"].isin(run.card.classes)]
     try:
-        return platemap.sirna_groups(train)
+        return sirna_groups(train)
     except SchemaError as error:
         log.warning("only independent decoding: %s", error.what)
         return None
@@ -188,7 +187,7 @@ def corrected_wells(fields: Profiles, *, withhold: float = 0.0) -> dict[str, Pro
 
 def matchings(wells: Profiles, *, withheld: Sequence[str] = ()) -> dict[str, Matching]:
     """NSC and NSCB over all treatments, or of ``withheld`` compounds among the others."""
-    profiled = treatments(wells, vehicle=VEHICLE)
+    profiled = treatment_profiles(wells, vehicle=VEHICLE)
     found = {}
     for name, without, other_batch in (("NSC", (), False), ("NSCB", ONE_BATCH, True)):
         kept = profiled.where(~profiled.meta["moa"].isin(without))
@@ -196,7 +195,7 @@ def matchings(wells: Profiles, *, withheld: Sequence[str] = ()) -> dict[str, Mat
         away = kept.meta["compound"].isin(list(withheld)).to_numpy()
         if withheld:
             allowed &= ~away[None]
-        table = match_table(kept.meta, nearest(cosines(kept.values), allowed))
+        table = match_by(name, kept, allowed).table
         asked = table[away].reset_index(drop=True) if withheld else table
         found[f"{name} of new compounds" if withheld else name] = Matching(name, asked)
     return found

@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from perturbgen.core.errors import ConfigError, InputError, shorten
 from perturbgen.core.files import require_file
-from perturbgen.images.maps import colours
+from perturbgen.images.fields import colours
 from perturbgen.images.network.feed import ImageBatch, augmented, cutmix
 from perturbgen.images.network.fields import Vocabulary
 from perturbgen.images.network.settings import AugmentSettings, ImageModelSettings

@@ -14,11 +14,11 @@ import pandas as pd
 import torch
 
 from perturbgen.core.errors import SchemaError, shorten
-from perturbgen.images.decode import MODES, accuracy, decode
 from perturbgen.images.network.feed import ImageBatch, ImageFeed, all_turns
 from perturbgen.images.network.fields import Vocabulary, place_of
 from perturbgen.images.network.model import ImageClassifier
 from perturbgen.images.network.settings import Statistics
+from perturbgen.images.rxrx1 import MODES, accuracy, decode_wells
 from perturbgen.nn.vision import batch_statistics, own_statistics
 
 log = logging.getLogger(__name__)
@@ -132,7 +132,7 @@ def accuracy_rows(found: Predictions, groups: pd.Series | None) -> list[dict[str
             )
         part, here = labels[asked], log_p.loc[asked, treatments]
         for mode in MODES if level == "well" and groups is not None else MODES[:1]:
-            named = decode(here, part, mode=mode, groups=groups)
+            named = decode_wells(here, part, mode=mode, groups=groups)
             right = accuracy(named, part[names.label], part["cell_type"])
             shares = {str(k): float(v) for k, v in right.items()}
             rows.append({"of": level, "decoding": mode, "n": len(part), **shares})

@@ -67,7 +67,7 @@ def read_table(path: Path, metadata: Path | None = None) -> ProfileTable:
         matrix, samples, genes = found.matrix, found.samples, found.genes.index
     else:
         if path.suffix == ".h5ad":
-            from perturbgen.data.h5ad import open_h5ad
+            from perturbgen.core.tables import open_h5ad
 
             adata = open_h5ad(path).to_memory()
         else:
@@ -161,12 +161,12 @@ def split_parts(table: ProfileTable, data: ProfileData, seed: int) -> pd.Series:
 
 def _named_parts(table: ProfileTable, data: ProfileData) -> pd.Series:
     """By a split file, or by the benchmark's."""
-    from perturbgen.data.splits import read_split
+    from perturbgen.data.splits import Split
     from perturbgen.l1000 import read_leakproof
 
     if data.leakproof:
         return read_leakproof(data.leakproof).split(table.samples, fold=data.fold).parts
-    parts = read_split(cast("Path", data.split)).parts
+    parts = Split.read(cast("Path", data.split)).parts
     names = table.samples.index
     return parts.reindex(names.astype(str)).set_axis(names).fillna("unused")
 

@@ -1,6 +1,15 @@
 """Corrections of batch effects: fitted on controls, applied to anything."""
 
 from perturbgen.profiles.correct.base import Correction, Pipeline
+from perturbgen.profiles.correct.build import (
+    batch_predictability,
+    correct_to,
+    correction,
+    fitted_rows,
+    marked,
+    rows_to_fit,
+    well_labels,
+)
 from perturbgen.profiles.correct.centre import (
     AdditiveEffects,
     Compress,
@@ -21,6 +30,13 @@ __all__ = [
     "PrincipalComponents",
     "SequentialCentroids",
     "Sphering",
+    "batch_predictability",
+    "correct_to",
+    "correction",
+    "fitted_rows",
+    "marked",
     "pca_cs",
+    "rows_to_fit",
     "tvn",
+    "well_labels",
 ]

@@ -1,6 +1,8 @@
-"""A correction put together from named steps, and applied to profiles of any size.
+"""A correction put together from named steps, applied to profiles of any size, and judged.
 
-How well a batch can be told from its controls, before a correction and after, on controls it has not seen.
+A correction pulls the controls that it is fitted on together, in as many directions as they are
+many. So a share of each plate's control wells is withheld from the fit, and the label ``fitted``
+says which wells were not.
 """
 
 from __future__ import annotations
@@ -19,113 +21,13 @@ from perturbgen.core.errors import InputError, SchemaError, suggest
 from perturbgen.profiles.correct.base import Correction, Pipeline
 from perturbgen.profiles.correct.centre import Compress, ControlScaler, NestedCentre
 from perturbgen.profiles.correct.whiten import Coral, Sphering
-from perturbgen.profiles.groups import group_means, grouping
-from perturbgen.profiles.table import Profiles
-
-_MOST = 2000  # wells whose neighbours are sought; more say nothing new
-
-
-@dataclass(frozen=True)
-class _Predictability:
-    """How much of the batch is in the held-out controls, before a correction and after it.
-
-    ``before`` and ``after``: balanced accuracy with which the nearest neighbours name the batch. It sees what is left
-    of a shift in a thousand features together, so it falls late. ``variance_before`` and ``variance_after``: the share
-    of the variance that lies between batches (omega squared, about 0 where there is no effect).
-    """
-
-    before: float
-    after: float
-    chance: float
-    variance_before: float
-    variance_after: float
-    rows: int
-
-
-def batch_predictability(
-    correction: Correction,
-    profiles: Profiles,
-    *,
-    control: np.ndarray,
-    batch: Sequence[str],
-    split: Sequence[str],
-    well: Sequence[str],
-    rng: np.random.Generator,
-    neighbours: int = 5,
-) -> _Predictability:
-    """Fit on half of the controls of each group of ``split`` (a plate), name the batch of the other half by neighbours.
-
-    ``well`` are the labels of a well: its sites stay on one side and are never each other's neighbours. Before the
-    correction the features are standardised on the same half, so that their units do not decide.
-    """
-    controls = profiles.where(control)
-    fitted = _part_of_each(
-        *(grouping(controls.meta, names)[1] for names in (split, well)), withhold=0.5, rng=rng
-    )
-    if not (fitted.any() and (~fitted).any()):
-        raise SchemaError(
-            f"no {'/'.join(split)} has two control wells: none can be held out",
-            expected="two or more",
-        )
-    before = ControlScaler().fit(controls.values, controls.meta, control=fitted)
-    after = correction.fit(controls.values, controls.meta, control=fitted)
-    held = controls.where(~fitted)
-    rows = np.sort(rng.permutation(len(held))[:_MOST])
-    keys, codes = grouping(held.meta, batch)
-    wells = grouping(held.meta, well)[1]
-    views = [step.transform(held.values, held.meta)[rows] for step in (before, after)]
-    told = [_neighbour_accuracy(view, codes[rows], wells[rows], neighbours) for view in views]
-    shares = [_batch_variance(view, codes[rows]) for view in views]
-    return _Predictability(told[0], told[1], 1 / len(keys), shares[0], shares[1], rows=len(rows))
-
-
-def _batch_variance(values: np.ndarray, batch: np.ndarray) -> float:
-    """Omega squared over all features: (SS_between - (k - 1) MS_within) / (SS_total + MS_within), k batches."""
-    names, codes = np.unique(batch, return_inverse=True)
-    count, means = group_means(values, np.arange(len(values)), codes, len(names))
-    within = float(((values - means[codes]) ** 2).sum())
-    total = float(((values - values.mean(axis=0)) ** 2).sum())
-    noise = within / max(len(values) - len(names), 1)
-    return (total - within - (len(count) - 1) * noise) / max(total + noise, 1e-300)
-
-
-def _part_of_each(
-    groups: np.ndarray, wells: np.ndarray, *, withhold: float, rng: np.random.Generator
-) -> np.ndarray:
-    """A mask of the rows to fit on: a share of the wells of each group is left out at random, one at least of two.
-
-    ``groups`` and ``wells`` (rows,) number the group and the well of each row.
-    """
-    fitted = np.zeros(len(groups), bool)
-    for group in range(groups.max() + 1):
-        names = np.unique(wells[groups == group])
-        held = max(int(withhold * len(names)), 1)
-        taken = rng.permutation(names)[: max(len(names) - held, 1)]
-        fitted |= (groups == group) & np.isin(wells, taken)
-    return fitted
-
-
-def _neighbour_accuracy(
-    values: np.ndarray, batch: np.ndarray, well: np.ndarray, neighbours: int
-) -> float:
-    """Mean over batches of the share of rows whose nearest rows of other wells are mostly of their own batch."""
-    square = (values**2).sum(axis=1)
-    distance = square[:, None] + square[None] - 2 * values @ values.T
-    distance[well[:, None] == well[None]] = np.inf
-    nearest = batch[np.argsort(distance, axis=1, kind="stable")[:, :neighbours]]
-    votes = np.zeros((len(values), batch.max() + 1))
-    for rank in range(nearest.shape[1]):  # ties go to the batch of the nearest row
-        np.add.at(
-            votes,
-            (np.arange(len(values)), nearest[:, rank]),
-            1 + 0.01 * (neighbours - rank) / neighbours,
-        )
-    correct = votes.argmax(axis=1) == batch
-    return float(np.mean([correct[batch == name].mean() for name in np.unique(batch)]))
-
+from perturbgen.profiles.groups import Groups
+from perturbgen.profiles.table import VALUES, Profiles
 
 log = logging.getLogger(__name__)
 
+_MOST = 2000  # wells whose neighbours are sought; more say nothing new
+_NEIGHBOURS = 5
 _SCALES = ("sd", "mad", "percentile", "none")
 _FITTED = "fitted"  # label of the wells that a correction was fitted on
 
@@ -163,7 +65,163 @@ def correction(
     return Pipeline(*steps)
 
 
-def told_apart(
+def correct_to(
+    out: Path,
+    step: Correction,
+    profiles: Profiles,
+    *,
+    control: np.ndarray,
+    withhold: float,
+    batch: Sequence[str],
+    inner: Sequence[str],
+    rng: np.random.Generator,
+) -> list[dict[str, Any]]:
+    """Fit on controls but a withheld share, write the corrected profiles as a folder, block by
+    block.
+
+    Neither they nor the result need to fit into memory. Returns how well a ``batch`` is told before
+    and after: no line without batches.
+    """
+    fitted = rows_to_fit(profiles.meta, control, withhold=withhold, rng=rng)
+    rows = []
+    if batch:
+        rows = _told_apart(step, profiles, control=control, batch=batch, inner=inner, rng=rng)
+    step.fit(profiles.values, profiles.meta, control=fitted)
+    profiles = marked(profiles, fitted)
+    first = step.apply(np.asarray(profiles.values[:1], np.float64), profiles.meta.iloc[:1])
+    with tempfile.TemporaryDirectory(dir=out.parent if out.parent.is_dir() else None) as folder:
+        shape = (len(profiles), first.shape[1])
+        path = Path(folder) / VALUES
+        mapped = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
+        step.transform(profiles.values, profiles.meta, out=mapped)
+        profiles.with_values(mapped).write(out)
+    return rows
+
+
+def rows_to_fit(
+    meta: pd.DataFrame, control: np.ndarray, *, withhold: float, rng: np.random.Generator
+) -> np.ndarray:
+    """The mask of controls without a share of each plate's control wells, one at least of two."""
+    if not withhold:
+        return control
+    plate = [name for name in ("experiment", "plate") if name in meta]
+    groups, wells = Groups.of(meta[control], plate).codes, _well_numbers(meta)[control]
+    fitted = control.copy()
+    fitted[control] = _part_of_each(groups, wells, withhold=withhold, rng=rng)
+    return fitted
+
+
+def _part_of_each(
+    groups: np.ndarray, wells: np.ndarray, *, withhold: float, rng: np.random.Generator
+) -> np.ndarray:
+    """A mask of the rows to fit on: a share of the wells of each group is left out at random.
+
+    ``groups`` and ``wells`` (rows,) number the group and the well of each row.
+    """
+    fitted = np.zeros(len(groups), bool)
+    for group in range(groups.max() + 1):
+        names = np.unique(wells[groups == group])
+        held = max(int(withhold * len(names)), 1)
+        taken = rng.permutation(names)[: max(len(names) - held, 1)]
+        fitted |= (groups == group) & np.isin(wells, taken)
+    return fitted
+
+
+def well_labels(meta: pd.DataFrame) -> list[str]:
+    """The labels that name a well."""
+    if "well_id" in meta:
+        return ["well_id"]
+    names = [name for name in ("experiment", "plate", "well") if name in meta]
+    if "well" not in names:
+        raise SchemaError(
+            "these profiles name no wells", expected="a column well_id, or plate and well"
+        )
+    return names
+
+
+def _well_numbers(meta: pd.DataFrame) -> np.ndarray:
+    """(rows,) the number of each row's well; each row is one where none are named."""
+    if {"well_id", "well"} & set(meta):
+        return Groups.of(meta, well_labels(meta)).codes
+    return np.arange(len(meta))
+
+
+def fitted_rows(profiles: Profiles) -> np.ndarray:
+    """The mask of rows that a correction was fitted on, as their label says; none without it."""
+    if _FITTED not in profiles.meta:
+        return np.zeros(len(profiles), bool)
+    if profiles.meta[_FITTED].dtype != bool:
+        raise SchemaError(
+            f"{profiles.source}: label {_FITTED!r} is {profiles.meta[_FITTED].dtype}",
+            expected="True or False, as images correct writes it",
+            fix="rename the column",
+        )
+    return profiles.meta[_FITTED].to_numpy()
+
+
+def marked(profiles: Profiles, fitted: np.ndarray) -> Profiles:
+    """The profiles with the label of wells that this correction, or one before, was fitted on."""
+    wells = _well_numbers(profiles.meta)
+    seen = np.isin(wells, wells[fitted | fitted_rows(profiles)])
+    return replace(profiles, meta=profiles.meta.assign(**{_FITTED: seen}))
+
+
+@dataclass(frozen=True)
+class _Predictability:
+    """How much of the batch is in the withheld controls, before a correction and after it.
+
+    ``before`` and ``after``: balanced accuracy with which the nearest neighbours name the batch. It
+    sees what is left of a shift in a thousand features together, so it falls late.
+    ``variance_before`` and ``variance_after``: the share of the variance that lies between batches
+    (omega squared, about 0 where there is no effect).
+    """
+
+    before: float
+    after: float
+    chance: float
+    variance_before: float
+    variance_after: float
+    rows: int
+
+
+def batch_predictability(
+    correction: Correction,
+    profiles: Profiles,
+    *,
+    control: np.ndarray,
+    batch: Sequence[str],
+    split: Sequence[str],
+    well: Sequence[str],
+    rng: np.random.Generator,
+) -> _Predictability:
+    """Fit on half of the controls of each group of ``split`` (a plate), name the other half's
+    batch.
+
+    ``well`` are the labels of a well: its sites stay on one side and are never each other's
+    neighbours.
+    """
+    controls = profiles.where(control)
+    groups, wells = (Groups.of(controls.meta, names).codes for names in (split, well))
+    fitted = _part_of_each(groups, wells, withhold=0.5, rng=rng)
+    if not (fitted.any() and (~fitted).any()):
+        raise SchemaError(
+            f"no {'/'.join(split)} has two control wells: none can be held out",
+            expected="two or more",
+        )
+    # standardised on the same half, so that before the correction units do not decide either
+    before = ControlScaler().fit(controls.values, controls.meta, control=fitted)
+    after = correction.fit(controls.values, controls.meta, control=fitted)
+    held = controls.where(~fitted)
+    rows = np.sort(rng.permutation(len(held))[:_MOST])
+    batches = Groups.of(held.meta, batch)
+    codes, wells = batches.codes[rows], Groups.of(held.meta, well).codes[rows]
+    views = [step.transform(held.values, held.meta)[rows] for step in (before, after)]
+    told = [_neighbour_accuracy(view, codes, wells) for view in views]
+    shares = [_batch_variance(view, codes) for view in views]
+    return _Predictability(told[0], told[1], 1 / len(batches), shares[0], shares[1], len(rows))
+
+
+def _told_apart(
     step: Correction,
     profiles: Profiles,
     *,
@@ -172,10 +230,8 @@ def told_apart(
     inner: Sequence[str],
     rng: np.random.Generator,
 ) -> list[dict[str, Any]]:
-    """Batch predictability as a table of two rows; none, with a warning, where no group has two controls.
-
-    A well is held out with all of its sites, even where the correction centres each site by itself.
-    """
+    """Batch predictability as two rows of a table; none, with a warning, if it cannot be asked."""
+    # a well is withheld with all of its sites, even where the correction centres each by itself
     groups = [name for name in inner if name != "site"] or list(batch)
     try:
         found = batch_predictability(
@@ -194,82 +250,36 @@ def told_apart(
         "before": (found.before, found.variance_before),
         "after": (found.after, found.variance_after),
     }
+    names = ("", "nearest neighbours", "chance", "variance between")
     return [
-        {
-            "": side,
-            "nearest neighbours": accuracy,
-            "chance": found.chance,
-            "variance between": share,
-        }
+        dict(zip(names, (side, accuracy, found.chance, share), strict=True))
         for side, (accuracy, share) in sides.items()
     ]
 
 
-def well_labels(meta: pd.DataFrame) -> list[str]:
-    """The labels that name a well."""
-    if "well_id" in meta:
-        return ["well_id"]
-    names = [name for name in ("experiment", "plate", "well") if name in meta]
-    if "well" not in names:
-        raise SchemaError(
-            "these profiles name no wells", expected="a column well_id, or plate and well"
-        )
-    return names
+def _neighbour_accuracy(values: np.ndarray, batch: np.ndarray, well: np.ndarray) -> float:
+    """Mean over batches of the share of rows whose nearest rows are mostly of their own batch."""
+    square = (values**2).sum(axis=1)
+    distance = square[:, None] + square[None] - 2 * values @ values.T
+    distance[well[:, None] == well[None]] = np.inf
+    nearest = batch[np.argsort(distance, axis=1, kind="stable")[:, :_NEIGHBOURS]]
+    votes = np.zeros((len(values), batch.max() + 1))
+    for rank in range(nearest.shape[1]):
+        # ties go to the batch of the nearest row
+        vote = 1 + 0.01 * (_NEIGHBOURS - rank) / _NEIGHBOURS
+        np.add.at(votes, (np.arange(len(values)), nearest[:, rank]), vote)
+    correct = votes.argmax(axis=1) == batch
+    return float(np.mean([correct[batch == name].mean() for name in np.unique(batch)]))
 
 
-def _well_numbers(meta: pd.DataFrame) -> np.ndarray:
-    """(rows,) the number of each row's well; each row is one where none are named."""
-    return (
-        grouping(meta, well_labels(meta))[1]
-        if {"well_id", "well"} & set(meta)
-        else np.arange(len(meta))
-    )
+def _batch_variance(values: np.ndarray, batch: np.ndarray) -> float:
+    """Omega squared over all features: (SS_between - (k - 1) MS_within) / (SS_total + MS_within).
 
-
-def rows_to_fit(
-    meta: pd.DataFrame, control: np.ndarray, *, withhold: float, rng: np.random.Generator
-) -> np.ndarray:
-    """The mask of controls without a share of each plate's control wells, drawn at random: one at least of two.
-
-    A correction pulls the controls it is fitted on together, so activity is measured against the others.
+    Unlike the plain share it does not grow with the number k of batches where there is no effect.
     """
-    if not withhold:
-        return control
-    plate = [name for name in ("experiment", "plate") if name in meta]
-    groups, wells = grouping(meta[control], plate)[1], _well_numbers(meta)[control]
-    fitted = control.copy()
-    fitted[control] = _part_of_each(groups, wells, withhold=withhold, rng=rng)
-    return fitted
-
-
-def fitted_rows(profiles: Profiles) -> np.ndarray:
-    """The mask of rows that a correction was fitted on, as their label says; none without it."""
-    if _FITTED not in profiles.meta:
-        return np.zeros(len(profiles), bool)
-    if profiles.meta[_FITTED].dtype != bool:
-        raise SchemaError(
-            f"{profiles.source}: label {_FITTED!r} is {profiles.meta[_FITTED].dtype}",
-            expected="True or False, as images correct writes it",
-            fix="rename the column",
-        )
-    return profiles.meta[_FITTED].to_numpy()
-
-
-def marked(profiles: Profiles, fitted: np.ndarray) -> Profiles:
-    """The profiles with the label of wells that this correction, or one before it, was fitted on."""
-    wells = _well_numbers(profiles.meta)
-    seen = np.isin(wells, wells[fitted | fitted_rows(profiles)])
-    return replace(profiles, meta=profiles.meta.assign(**{_FITTED: seen}))
-
-
-def write_corrected(step: Correction, profiles: Profiles, out: Path) -> Path:
-    """Corrected profiles as a folder, block by block: neither they nor the result need to fit into memory."""
-    columns = step.apply(np.asarray(profiles.values[:1], np.float64), profiles.meta.iloc[:1]).shape[
-        1
-    ]
-    with tempfile.TemporaryDirectory(dir=out.parent if out.parent.is_dir() else None) as folder:
-        mapped = np.lib.format.open_memmap(
-            f"{folder}/values.npy", mode="w+", dtype=np.float32, shape=(len(profiles), columns)
-        )
-        step.transform(profiles.values, profiles.meta, out=mapped)
-        return profiles.with_values(mapped).write(out)
+    names, codes = np.unique(batch, return_inverse=True)
+    count, means = Groups(list(names), codes).means(values)
+    within = float(((values - means[codes]) ** 2).sum())
+    total = float(((values - values.mean(axis=0)) ** 2).sum())
+    noise = within / max(len(values) - len(names), 1)
+    return (total - within - (len(count) - 1) * noise) / max(total + noise, 1e-300)

@@ -1,9 +1,9 @@
-"""Tiny data in the exact formats of the real sets, with a planted truth: for tests, and to try every command."""
+"""Tiny data in the exact formats of the real sets, with a planted truth, to try every verb on."""
 
 from collections.abc import Callable
 from pathlib import Path
 
-from perturbgen.simulate.images.bbbc021 import Layout, write_bbbc021
+from perturbgen.simulate.images.bbbc021 import ImageLayout, write_bbbc021
 from perturbgen.simulate.images.embeddings import (
     write_cellpainting,
     write_rxrx3,
@@ -23,7 +23,7 @@ WRITERS: dict[str, Callable[..., Path]] = {
 
 __all__ = [
     "WRITERS",
-    "Layout",
+    "ImageLayout",
     "write_bbbc021",
     "write_cellpainting",
     "write_rxrx1",

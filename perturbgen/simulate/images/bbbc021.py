@@ -1,6 +1,6 @@
-"""Cells drawn for fixtures: bright spots whose look a treatment changes, and what a week's stains make of them.
+"""BBBC021 in small: weeks of plates, a few mechanisms, both file-name conventions, 16-bit TIFF.
 
-BBBC021 in small: some weeks of some plates, a few mechanisms, both file-name conventions, 16-bit TIFF.
+Cells are bright spots whose look a treatment changes, seen through the stains of their week.
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ import pandas as pd
 from perturbgen.core.files import atomic_path
 from perturbgen.images.bbbc021 import CHANNELS, IMAGES, MECHANISMS, PROFILES, parse_file_name
 
-_CELL_CHANNELS = 3
+_N = len(CHANNELS)
 _STRENGTH = (0.7, 1.0)  # of the first and the last concentration
 _CELLS = 7
 _RADIUS = 3.0
-# SD over mechanisms of: log brightness of each channel, log number, log radius, log length, grain of each channel.
-_SPREAD = np.array([0.15] * _CELL_CHANNELS + [0.25, 0.2, 0.45] + [0.35] * _CELL_CHANNELS)
+# SD over mechanisms of log brightness of each channel, log number, log radius, log length, and of
+# the grain of each channel.
+_SPREAD = np.array([0.15] * _N + [0.25, 0.2, 0.45] + [0.35] * _N)
 _OWN = 0.6  # a compound's own part, in units of the mechanisms' spread
 
 
@@ -32,16 +33,14 @@ def blobs(
     radius: float = 4.0,
     long: float = 1.0,
 ) -> np.ndarray:
-    """Bright spots at random places, between 0 and 1, ``long`` times as long as they are wide, turned at random."""
+    """Bright spots, from 0 to 1, at random places and turned, ``long`` times as long as wide."""
     y, x = np.mgrid[: shape[0], : shape[1]]
     centres = rng.random((cells, 2)) * shape
     dy, dx = y[None] - centres[:, 0, None, None], x[None] - centres[:, 1, None, None]
     if long != 1.0:
         angle = rng.random(cells)[:, None, None] * np.pi
-        along, across = (
-            np.cos(angle) * dx + np.sin(angle) * dy,
-            np.cos(angle) * dy - np.sin(angle) * dx,
-        )
+        along = np.cos(angle) * dx + np.sin(angle) * dy
+        across = np.cos(angle) * dy - np.sin(angle) * dx
         dy, dx = along / np.sqrt(long), across * np.sqrt(long)
     return np.exp(-(dy**2 + dx**2) / (2 * radius**2)).max(axis=0)
 
@@ -49,7 +48,7 @@ def blobs(
 def _treatment_looks(
     wells: pd.DataFrame, rng: np.random.Generator, *, effect: float
 ) -> dict[tuple[str, str], np.ndarray]:
-    """How cells look under each (compound, concentration), (9,): 0 is the vehicle, or a treatment without mechanism."""
+    """How cells look under each (compound, concentration), (9,); 0 without a mechanism."""
     mechanisms = sorted(set(wells["moa"].dropna()) - {"DMSO"})
     shared = {name: rng.normal(0, _SPREAD) for name in mechanisms}
     looks = {}
@@ -67,16 +66,16 @@ def _treatment_looks(
 def _plate_stains(
     wells: pd.DataFrame, rng: np.random.Generator, *, spread: float
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Gain and ground of each channel of each plate, (channels,) both; plates of a week are alike."""
+    """Gain and ground (channels,) of each plate; plates of a week are alike."""
     weeks = {
-        week: (rng.normal(0, spread, _CELL_CHANNELS), 300 + 400 * rng.random(_CELL_CHANNELS))
+        week: (rng.normal(0, spread, _N), 300 + 400 * rng.random(_N))
         for week in wells["week"].unique()
     }
     plates = wells.drop_duplicates("plate")
     return {
         plate: (
-            np.exp(weeks[week][0] + rng.normal(0, spread / 2, _CELL_CHANNELS)),
-            weeks[week][1] + 50 * rng.random(_CELL_CHANNELS),
+            np.exp(weeks[week][0] + rng.normal(0, spread / 2, _N)),
+            weeks[week][1] + 50 * rng.random(_N),
         )
         for plate, week in zip(plates["plate"], plates["week"], strict=True)
     }
@@ -85,34 +84,26 @@ def _plate_stains(
 def _draw_cells(
     look: np.ndarray, rng: np.random.Generator, *, shape: tuple[int, int]
 ) -> np.ndarray:
-    """One field, (channels, height, width), about 0 to 1: nuclei are small, the other channels spread around them."""
-    bright, (number, radius, long), grain = (
-        look[:_CELL_CHANNELS],
-        np.exp(look[_CELL_CHANNELS:-_CELL_CHANNELS]),
-        look[-_CELL_CHANNELS:],
-    )
+    """One field, (channels, height, width), about 0 to 1."""
+    bright, grain = look[:_N], look[-_N:]
+    number, radius, long = np.exp(look[_N:-_N])
     cells = max(1, int(rng.poisson(_CELLS * number)))
     ground = blobs(rng, shape=shape, cells=cells, radius=_RADIUS * radius, long=max(long, 1 / long))
+    # nuclei are small, the other channels spread around them
     stack = [np.exp(b) * ground**power for b, power in zip(bright, (2.0, 1.0, 0.6), strict=True)]
-    texture = 2 * rng.random((_CELL_CHANNELS, *shape)) - 1
-    return np.array(
-        [
-            image * (1 + np.abs(g) * noise)
-            for image, g, noise in zip(stack, grain, texture, strict=True)
-        ]
-    )
+    texture = 2 * rng.random((_N, *shape)) - 1
+    grained = zip(stack, grain, texture, strict=True)
+    return np.array([image * (1 + np.abs(g) * noise) for image, g, noise in grained])
 
 
 def _spoil(stack: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """The field out of focus, or with dust that shines in one channel, one as often as the other."""
+    """The field out of focus, or with dust that shines in one channel, as often as not."""
     from scipy.ndimage import gaussian_filter
 
     if rng.random() < 0.5:
         return np.array([gaussian_filter(image, 4.0) for image in stack])
-    dusty = stack.copy()
-    dusty[rng.integers(_CELL_CHANNELS)] += 4 * blobs(
-        rng, shape=stack.shape[1:], cells=1, radius=6.0
-    )
+    dusty, channel = stack.copy(), rng.integers(_N)
+    dusty[channel] += 4 * blobs(rng, shape=stack.shape[1:], cells=1, radius=6.0)
     return dusty
 
 
@@ -130,7 +121,7 @@ _FEATURES = 24
 
 
 @dataclass(frozen=True)
-class Layout:
+class ImageLayout:
     """How much there is of everything, and how the images differ."""
 
     weeks: int = 2
@@ -142,22 +133,23 @@ class Layout:
     stain: float = 0.3  # SD of a channel's log brightness between weeks; half of it between plates
     artefacts: int = 0  # fields that are out of focus or hold dust, listed in artefacts.csv
 
+    @property
     def names(self) -> list[str]:
         """Week1, Week2, ..."""
         return [f"Week{number}" for number in range(1, self.weeks + 1)]
 
 
-_SMALL = Layout()
+_SMALL = ImageLayout()
 
 
 def write_bbbc021(
-    root: str | Path, *, seed: int = 0, images: bool = True, layout: Layout = _SMALL
+    root: str | Path, *, seed: int = 0, images: bool = True, layout: ImageLayout = _SMALL
 ) -> Path:
     """A folder with the image and mechanism tables, per-well profiles, and the images.
 
-    Each mechanism has two compounds in each week, and its effect is not quite the same in all weeks: a neighbour of the
-    same week is easier to find, so NSC is above NSCB. One well of each plate is UNKNOWN, and one compound has no
-    mechanism. In the images a mechanism is a look of the cells (:mod:`.cells`), seen through the stains of its week.
+    Each mechanism has two compounds in each week, and its effect differs a little between weeks: a
+    neighbour of the same week is easier to find, so NSC is above NSCB. One well of each plate is
+    UNKNOWN, and one compound has no mechanism.
     """
     rng = np.random.default_rng(seed)
     wells = _well_table(layout)
@@ -172,76 +164,63 @@ def write_bbbc021(
     return Path(root)
 
 
-def _compounds(layout: Layout) -> pd.DataFrame:
+def _compounds(layout: ImageLayout) -> pd.DataFrame:
     """compound, moa (None for the last), week."""
-    rows = [
-        {
-            "compound": f"compound {'ABCDE'[m]}{i + 1}",
-            "moa": name,
-            "week": layout.names()[i // _BY_WEEK],
-        }
+    rows: list[tuple[str, str | None, str]] = [
+        (f"compound {'ABCDE'[m]}{i + 1}", name, layout.names[i // _BY_WEEK])
         for m, name in enumerate(_MECHANISM_NAMES[: layout.mechanisms])
         for i in range(_BY_WEEK * layout.weeks)
     ]
-    return pd.DataFrame(
-        [*rows, {"compound": "nobody knows", "moa": None, "week": layout.names()[-1]}]
-    )
+    rows.append(("nobody knows", None, layout.names[-1]))
+    return pd.DataFrame(rows, columns=["compound", "moa", "week"])
 
 
-def _well_table(layout: Layout) -> pd.DataFrame:
+def _well_table(layout: ImageLayout) -> pd.DataFrame:
     """plate, well, week, replicate, compound, concentration, moa."""
-    rows: list[dict[str, object]] = []
+    rows: list[tuple[object, ...]] = []
     free = [f"{row}{column:02d}" for row in "BCDEFG" for column in range(3, 11)]
-    for week in layout.names():
+    for week in layout.names:
         here = _compounds(layout).query("week == @week")
+        treated = [
+            (name, c, moa)
+            for name, moa in zip(here["compound"], here["moa"], strict=True)
+            for c in _CONCENTRATIONS
+        ]
+        placed = zip(free, [*treated, ("UNKNOWN", "0.003", None)], strict=False)
+        wells = [(well, "DMSO", "0", "DMSO") for well in _VEHICLE_WELLS]
+        wells += [(well, *treatment) for well, treatment in placed]
         for replicate in range(1, layout.replicates + 1):
-            plate: dict[str, object] = {
-                "plate": f"{week}_{22120 + replicate}",
-                "week": week,
-                "replicate": replicate,
-            }
-            rows += [
-                plate | {"well": well, "compound": "DMSO", "concentration": "0", "moa": "DMSO"}
-                for well in _VEHICLE_WELLS
-            ]
-            treated = [
-                (name, c, moa)
-                for name, moa in zip(here["compound"], here["moa"], strict=True)
-                for c in _CONCENTRATIONS
-            ]
-            treated.append(("UNKNOWN", "0.003", None))
-            rows += [
-                plate | {"well": well, "compound": name, "concentration": c, "moa": moa}
-                for well, (name, c, moa) in zip(free, treated, strict=False)
-            ]
-    return pd.DataFrame(rows)
+            plate = f"{week}_{22120 + replicate}"
+            rows += [(plate, week, replicate, *well) for well in wells]
+    names = ["plate", "week", "replicate", "well", "compound", "concentration", "moa"]
+    return pd.DataFrame(rows, columns=names)
 
 
 def _image_table(wells: pd.DataFrame, rng: np.random.Generator, *, sites: int) -> pd.DataFrame:
     """The 13 columns of ``BBBC021_v1_image.csv``; every second week's names have a prefix."""
     rows: list[dict[str, object]] = []
     for well in wells.to_dict("records"):
-        prefix = (
-            f"{well['week']}_180607_" if int(well["week"].removeprefix("Week")) % 2 == 0 else ""
-        )
+        even = int(well["week"].removeprefix("Week")) % 2 == 0
+        prefix = f"{well['week']}_180607_" if even else ""
         for site in range(1, sites + 1):
             row: dict[str, object] = {"TableNumber": 4, "ImageNumber": 233 + len(rows)}
             for channel, number in CHANNELS.items():
                 guid = str(uuid.UUID(bytes=rng.bytes(16))).upper()
-                row[f"Image_FileName_{channel}"] = (
-                    f"{prefix}{well['well']}_s{site}_w{number}{guid}.tif"
-                )
+                name = f"{prefix}{well['well']}_s{site}_w{number}{guid}.tif"
+                row[f"Image_FileName_{channel}"] = name
                 row[f"Image_PathName_{channel}"] = f"{well['week']}/{well['plate']}"
             row |= {
                 "Image_Metadata_Plate_DAPI": well["plate"],
                 "Image_Metadata_Well_DAPI": well["well"],
+                "Replicate": well["replicate"],
+                "Image_Metadata_Compound": well["compound"],
+                "Image_Metadata_Concentration": well["concentration"],
             }
-            row |= {"Replicate": well["replicate"], "Image_Metadata_Compound": well["compound"]}
-            rows.append(row | {"Image_Metadata_Concentration": well["concentration"]})
+            rows.append(row)
     return pd.DataFrame(rows)
 
 
-def _mechanism_table(layout: Layout) -> pd.DataFrame:
+def _mechanism_table(layout: ImageLayout) -> pd.DataFrame:
     """``BBBC021_v1_moa.csv``: concentrations written with six decimals, as the real table does."""
     known = _compounds(layout).dropna(subset="moa")
     rows = [
@@ -253,7 +232,7 @@ def _mechanism_table(layout: Layout) -> pd.DataFrame:
 
 
 def _profile_table(wells: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
-    """Per-well features: a mechanism's effect and what the week makes of it, a plate's shift, and noise."""
+    """Per-well features: a mechanism's effect, its week's share, a plate's shift and noise."""
     known = [name for name in _MECHANISM_NAMES if name in set(wells["moa"])]
     shared = dict(zip(known, 1.5 * rng.normal(size=(len(known), _FEATURES)), strict=True))
     by_week = {
@@ -274,9 +253,13 @@ def _profile_table(wells: pd.DataFrame, rng: np.random.Generator) -> pd.DataFram
 
 
 def _write_images(
-    root: Path, table: pd.DataFrame, wells: pd.DataFrame, rng: np.random.Generator, layout: Layout
+    root: Path,
+    table: pd.DataFrame,
+    wells: pd.DataFrame,
+    rng: np.random.Generator,
+    layout: ImageLayout,
 ) -> None:
-    """A 16-bit TIFF for each file of the table: cells that look as their treatment says, through a week's stains."""
+    """A 16-bit TIFF for each file of the table."""
     from PIL import Image
 
     looks = _treatment_looks(wells, rng, effect=layout.effect)
@@ -299,7 +282,7 @@ def _write_images(
             Image.fromarray(pixels.clip(0, 65535).astype(np.uint16)).save(path, format="TIFF")
     if spoilt:
         keys = table.iloc[sorted(spoilt)]
-        site = keys["Image_FileName_DAPI"].map(lambda name: parse_file_name(name).site)
+        site = [parse_file_name(name).site for name in keys["Image_FileName_DAPI"]]
         listed = {
             "plate": keys["Image_Metadata_Plate_DAPI"],
             "well": keys["Image_Metadata_Well_DAPI"],

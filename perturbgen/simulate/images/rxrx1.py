@@ -1,4 +1,4 @@
-"""RxRx1 in small: two cell types of two experiments, four plates each, with the rotation of the groups planted."""
+"""RxRx1 in small: experiments of two cell types, four plates each, whose groups turn round."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pandas as pd
 from perturbgen.core.files import atomic_path
 from perturbgen.images.readers import RXRX1_COLUMNS
 from perturbgen.simulate.images.bbbc021 import blobs
+from perturbgen.simulate.images.embeddings import add_effects, embedding_table
 
 _EXPERIMENTS = {"HUVEC-01": "train", "HUVEC-02": "test", "U2OS-01": "train", "U2OS-02": "test"}
 _GROUPS = 4
@@ -32,15 +33,15 @@ def write_rxrx1(
     experiments: Mapping[str, str] = _EXPERIMENTS,
     stain: float = 0.0,
 ) -> Path:
-    """A folder of RxRx1: metadata.csv and embeddings.csv (2020) or the four tables (Kaggle), and the images as 8-bit
+    """A folder of RxRx1: metadata.csv and embeddings.csv (2020) or the four tables (Kaggle), and
     PNG.
 
-    ``sirnas`` treatments in each of four groups; experiment e puts group (p - 1 + e) mod 4 on plate p.
-    ``experiments`` maps names to train or test. ``stain`` is the SD of the log brightness of a channel in each
-    experiment, which are stained on different days.
+    ``sirnas`` treatments in each of four groups; experiment e puts group (p - 1 + e) mod 4 on plate
+    p. ``experiments`` maps names to train or test. ``stain`` is the SD of the log brightness of a
+    channel in each experiment, since experiments are stained on different days.
     """
     rng = np.random.default_rng(seed)
-    meta = _site_table(rng, sirnas=sirnas, controls=controls, experiments=experiments)
+    meta = _site_table(sirnas, controls, experiments, rng)
     kept = meta[~meta["site_id"].isin(_DROPPED)].reset_index(drop=True)
     with atomic_path(root) as part:
         part.mkdir()
@@ -55,113 +56,62 @@ def write_rxrx1(
 
 
 def _site_table(
-    rng: np.random.Generator,
-    *,
-    sirnas: int,
-    controls: int,
-    experiments: Mapping[str, str] = _EXPERIMENTS,
+    sirnas: int, controls: int, experiments: Mapping[str, str], rng: np.random.Generator
 ) -> pd.DataFrame:
     """The metadata of 2020, every site present."""
-    total = _GROUPS * sirnas + controls
+    treated = _GROUPS * sirnas
+    total = treated + controls
     names = [f"s{number}" for number in rng.permutation(np.arange(19651, 19651 + total))]
-    group = rng.permutation(_GROUPS * sirnas).reshape(_GROUPS, sirnas)
-    rows = []
+    group = rng.permutation(treated).reshape(_GROUPS, sirnas)
+    # B03 on, as on the 14 x 22 inner wells of a 384-well plate; B02 is the empty well
+    free = [f"{row}{column:02d}" for row in "BCDEFGHIJKLMNO" for column in range(2, 24)][1:]
+    rows: list[dict[str, object]] = []
     for number, (experiment, dataset) in enumerate(experiments.items()):
         for plate in range(1, _GROUPS + 1):
-            classes = [*group[(plate - 1 + number) % _GROUPS], *range(_GROUPS * sirnas, total)]
-            wells = {"B02": total} | dict(
-                zip(_free_wells(len(classes)), rng.permutation(classes), strict=True)
-            )
-            for well, sirna_id in wells.items():
+            classes = [*group[(plate - 1 + number) % _GROUPS], *range(treated, total)]
+            wells = dict(zip(free, rng.permutation(classes).tolist(), strict=False))
+            for well, sirna in ({"B02": total} | wells).items():
+                kind = "treatment" if sirna < treated else "positive_control"
+                name = f"{experiment}_{plate}_{well}"
+                row = {
+                    "well_id": name,
+                    "cell_type": experiment.rsplit("-", 1)[0],
+                    "dataset": dataset,
+                    "experiment": experiment,
+                    "plate": plate,
+                    "well": well,
+                    "well_type": kind if sirna < total else "negative_control",
+                    "sirna": names[sirna] if sirna < total else "EMPTY",
+                    "sirna_id": sirna,
+                }
                 rows += [
-                    _site_row(
-                        experiment,
-                        dataset,
-                        plate,
-                        well,
-                        site,
-                        int(sirna_id),
-                        names,
-                        _GROUPS * sirnas,
-                    )
+                    row | {"site": site, "site_id": f"{name}_{site}"}
                     for site in range(1, _SITES + 1)
                 ]
     return pd.DataFrame(rows)[RXRX1_COLUMNS]
-
-
-def _site_row(
-    experiment: str,
-    dataset: str,
-    plate: int,
-    well: str,
-    site: int,
-    sirna_id: int,
-    names: list[str],
-    treatments: int,
-) -> dict[str, object]:
-    """One line of metadata.csv."""
-    kind = (
-        "treatment"
-        if sirna_id < treatments
-        else "positive_control"
-        if sirna_id < len(names)
-        else "negative_control"
-    )
-    return {
-        "site_id": f"{experiment}_{plate}_{well}_{site}",
-        "well_id": f"{experiment}_{plate}_{well}",
-        "cell_type": experiment.rsplit("-", 1)[0],
-        "dataset": dataset,
-        "experiment": experiment,
-        "plate": plate,
-        "well": well,
-        "site": site,
-        "well_type": kind,
-        "sirna": names[sirna_id] if sirna_id < len(names) else "EMPTY",
-        "sirna_id": sirna_id,
-    }
-
-
-def _free_wells(count: int) -> list[str]:
-    """Wells from B03 on, as on the 14 x 22 inner wells of a 384-well plate."""
-    wells = [f"{row}{column:02d}" for row in "BCDEFGHIJKLMNO" for column in range(2, 24)]
-    return wells[1 : count + 1]
 
 
 def _embeddings(meta: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
     """site_id and 128 numbers: cell type, batch and siRNA add up, in this order of strength."""
     values = rng.normal(size=(len(meta), _FEATURES))
     plate = meta["experiment"] + "_" + meta["plate"].astype(str)
-    for labels, strength in (
-        (meta["cell_type"], 6.0),
-        (meta["experiment"], 4.0),
-        (plate, 2.0),
-        (meta["sirna"], 2.0),
-    ):
-        codes, names = pd.factorize(labels, sort=True)
-        values += strength * rng.normal(size=(len(names), _FEATURES))[codes]
-    table = pd.DataFrame(
-        values.astype(np.float32), columns=[f"feature_{i}" for i in range(_FEATURES)]
-    )
-    return pd.concat([meta["site_id"], table], axis=1)
+    batches = [(meta["cell_type"], 6.0), (meta["experiment"], 4.0), (plate, 2.0)]
+    add_effects(values, [*batches, (meta["sirna"], 2.0)], rng)
+    return embedding_table(meta["site_id"], values)
 
 
 def _write_kaggle(root: Path, meta: pd.DataFrame) -> None:
     """train.csv, test.csv (no siRNA) and their controls; a row a well, the siRNA a number."""
-    wells = (
-        meta.drop_duplicates("well_id")
-        .drop(columns="sirna")
-        .rename(columns={"well_id": "id_code", "sirna_id": "sirna"})
-    )
+    wells = meta.drop_duplicates("well_id").drop(columns="sirna")
+    wells = wells.rename(columns={"well_id": "id_code", "sirna_id": "sirna"})
+    columns = ["id_code", "experiment", "plate", "well"]
     for dataset in ("train", "test"):
         here = wells[wells["dataset"] == dataset]
         treated = here["well_type"] == "treatment"
-        columns = ["id_code", "experiment", "plate", "well"]
         plain = [*columns, "sirna"] if dataset == "train" else columns
         here.loc[treated, plain].to_csv(root / f"{dataset}.csv", index=False)
-        here.loc[~treated, [*columns, "sirna", "well_type"]].to_csv(
-            root / f"{dataset}_controls.csv", index=False
-        )
+        controls = here.loc[~treated, [*columns, "sirna", "well_type"]]
+        controls.to_csv(root / f"{dataset}_controls.csv", index=False)
 
 
 def _write_images(
@@ -173,7 +123,7 @@ def _write_images(
     kaggle: bool,
     stain: float,
 ) -> None:
-    """Six PNG a site: a siRNA's blobs through the stains of its experiment and the gain and offset of its plate."""
+    """Six PNG a site: a siRNA's blobs, its experiment's stains, its plate's gain and offset."""
     from PIL import Image
 
     patterns = {name: rng.random(_CHANNELS) for name in meta["sirna"].unique()}
@@ -185,19 +135,14 @@ def _write_images(
     if stain:
         stains = {name: np.exp(rng.normal(0, stain, _CHANNELS)) for name in stains}
     for row in meta.to_dict("records"):
-        folder = (
-            root
-            / (row["dataset"] if kaggle else "images")
-            / row["experiment"]
-            / f"Plate{row['plate']}"
-        )
+        top = root / (row["dataset"] if kaggle else "images")
+        folder = top / row["experiment"] / f"Plate{row['plate']}"
         folder.mkdir(parents=True, exist_ok=True)
         gain, offset = lens[(row["experiment"], row["plate"])]
         cells = blobs(rng, shape=(size, size))
         for channel in range(_CHANNELS):
-            bright = (
-                gain * stains[row["experiment"]][channel] * 180 * patterns[row["sirna"]][channel]
-            )
+            light = gain * stains[row["experiment"]][channel]
+            bright = light * 180 * patterns[row["sirna"]][channel]
             pixels = offset + bright * cells + 5 * rng.random((size, size))
             name = f"{row['well']}_s{row['site']}_w{channel + 1}.png"
             Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / name)

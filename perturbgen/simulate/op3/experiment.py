@@ -20,7 +20,7 @@ from perturbgen.core.config import load_settings
 from perturbgen.core.console import track
 from perturbgen.core.errors import InputError
 from perturbgen.core.files import atomic_path, require_file, require_writable
-from perturbgen.de.limma import flavour_table
+from perturbgen.de import flavour_table
 from perturbgen.simulate.op3.competition import write_competition
 from perturbgen.simulate.op3.labels import (
     KEY,

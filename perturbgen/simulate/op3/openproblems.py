@@ -60,7 +60,7 @@ def simulate_openproblems(preset: str, *, seed: int, out: str | Path) -> Path:
 def _write_openproblems(folder: str | Path, out: str | Path, *, seed: int) -> Path:
     """Write a simulated folder of the competition's files anew as the benchmark's; cells of ``test`` are left out."""
     from perturbgen.data import pseudobulk
-    from perturbgen.de.limma import flavour_table
+    from perturbgen.de import flavour_table
 
     cells = _all_cells(Path(folder))
     cells.obs["split"] = _splits(cells.obs, rng=np.random.default_rng([seed, 7]))
@@ -80,9 +80,10 @@ def _all_cells(folder: Path) -> AnnData:
     """Released and withheld cells, their T cells of one type."""
     import anndata
 
+    from perturbgen.core.tables import open_h5ad
     from perturbgen.data import read_competition
 
-    released, withheld = read_competition(folder), anndata.read_h5ad(folder / "truth_cells.h5ad")
+    released, withheld = read_competition(folder), open_h5ad(folder / "truth_cells.h5ad")
     cells = anndata.concat([released, withheld], uns_merge="first")
     kinds = cells.obs["cell_type"].astype(str)
     cells.obs["cell_type"] = kinds.mask(kinds.str.startswith("T "), "T cells")

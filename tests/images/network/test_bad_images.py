@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from perturbgen.cli import _run
-from perturbgen.simulate.images import Layout, write_bbbc021
+from perturbgen.simulate.images import ImageLayout, write_bbbc021
 
 FAST = (
     "model.widths=[4]",
@@ -25,7 +25,7 @@ FAST = (
 
 @pytest.fixture(scope="module")
 def bbbc021(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_bbbc021(tmp_path_factory.mktemp("bad") / "bbbc021", layout=Layout(shape=(16, 20)))
+    return write_bbbc021(tmp_path_factory.mktemp("bad") / "bbbc021", layout=ImageLayout(shape=(16, 20)))
 
 
 def train(data: Path, runs: Path, *settings: str) -> int:

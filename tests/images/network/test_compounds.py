@@ -27,13 +27,13 @@ from perturbgen.images.network.fields import Fields, class_names, read_fields
 from perturbgen.images.network.recipe import ImageCard
 from perturbgen.images.network.settings import ImageData, ImageSettings
 from perturbgen.profiles.table import Profiles
-from perturbgen.simulate.images import Layout, write_bbbc021
+from perturbgen.simulate.images import ImageLayout, write_bbbc021
 
 
 @pytest.fixture(scope="session")
 def bbbc021(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_bbbc021(
-        tmp_path_factory.mktemp("compounds") / "bbbc021", layout=Layout(sites=2, shape=(16, 20))
+        tmp_path_factory.mktemp("compounds") / "bbbc021", layout=ImageLayout(sites=2, shape=(16, 20))
     )
 
 
@@ -329,36 +329,3 @@ def test_commands_read_bbbc021(
     capsys.readouterr()
     assert command(["images", "evaluate", str(out), "--turns", "--same", "moa"]) == 2
     assert "--turns has no effect" in capsys.readouterr().err
-
-
-def told(values: np.ndarray, label: pd.Series) -> float:
-    """Share of rows whose nearest other row has their label."""
-    distance = ((values[:, None] - values[None]) ** 2).sum(axis=2) + np.diag(
-        np.full(len(values), np.inf)
-    )
-    return float((label.to_numpy()[distance.argmin(axis=1)] == label.to_numpy()).mean())
-
-
-def test_the_fixture_holds_what_it_plants(tmp_path: Path) -> None:
-    from perturbgen.images.handmade import measured
-
-    def wells(stain: float, effect: float) -> Profiles:
-        root = tmp_path / f"{stain} {effect}"
-        write_bbbc021(root, layout=Layout(sites=4, stain=stain, effect=effect, artefacts=3))
-        fields = read_fields(ImageData(path=root))
-        found = measured(fields.files, fields.table, fields.channels).averaged(["plate", "well"])
-        return found.with_values(
-            (found.values - found.values.mean(axis=0)) / (found.values.std(axis=0) + 1e-9)
-        )
-
-    plain, strong = wells(0.0, 0.0), wells(0.0, 2.0)
-    treated = [
-        (w.meta["moa"].notna() & (w.meta["compound"] != "DMSO")).to_numpy() for w in (plain, strong)
-    ]
-    without, with_effect = (
-        told(w.values[t], w.meta["moa"][t]) for w, t in zip((plain, strong), treated, strict=True)
-    )
-    assert without < 0.55 < 0.8 < with_effect
-    dmso = [(w, (w.meta["compound"] == "DMSO").to_numpy()) for w in (wells(1.0, 0.0),)]
-    assert told(dmso[0][0].values[dmso[0][1]], dmso[0][0].meta["week"][dmso[0][1]]) > 0.8
-    assert len(pd.read_csv(tmp_path / "0.0 0.0" / "artefacts.csv")) == 3

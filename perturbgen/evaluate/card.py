@@ -1,0 +1,324 @@
+"""The scorecard: every method on every metric between its controls, with intervals over conditions.
+
+Also the positive control: what repeating the experiment would score, with its noise taken out of
+silent genes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Final, Literal
+
+import numpy as np
+import pandas as pd
+
+from perturbgen.core.errors import ConfigError, SchemaError, shorten, suggest
+from perturbgen.core.stats import Array, divide, interval, means, resample
+from perturbgen.evaluate.align import align
+from perturbgen.evaluate.catalogue import HEADLINE, METRICS, require_metric
+from perturbgen.evaluate.metrics import Metric
+
+_Role = Literal["method", "baseline", "reference", "negative control", "positive control"]
+HEADLINE_NAME: Final = "headline"
+
+
+@dataclass(frozen=True, eq=False)
+class Scorecard:
+    """Scores of methods, and what they mean.
+
+    ``scores`` has rows (method, metric) and a column a condition. The best of ``negatives`` is a
+    metric's 0 and ``positive`` (or, without one, the metric's perfect value) its 1: the share of
+    the dynamic range. ``baselines`` are what the others must beat, ``references`` are shown without
+    a place. ``strata`` (conditions x ways to divide them) and ``clusters`` (a label a condition,
+    drawn together) are joined by label. ``info`` is kept with the files.
+    """
+
+    scores: pd.DataFrame
+    negatives: tuple[str, ...]
+    positive: str | None = None
+    baselines: tuple[str, ...] = ()
+    strata: pd.DataFrame | None = None
+    clusters: pd.Series | None = None
+    headline: tuple[str, ...] = HEADLINE
+    resamples: int = 1000
+    seed: int = 0
+    references: tuple[str, ...] = ()
+    info: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        rows = self.scores.index
+        if list(rows.names) != ["method", "metric"] or rows.has_duplicates:
+            raise SchemaError("scores have other rows than (method, metric), each once")
+        for name in dict.fromkeys([*rows.get_level_values("metric"), *self.headline]):
+            require_metric(name)
+        if not self.negatives:
+            raise ConfigError("a scorecard needs a negative control", fix="negatives=('zeros',)")
+        if self.resamples < 1:
+            raise ConfigError(f"resamples={self.resamples}", expected="at least 1")
+        positive = [self.positive] if self.positive else []
+        for name in (*self.negatives, *self.baselines, *self.references, *positive):
+            if name not in self.methods:
+                raise ConfigError(
+                    f"the control {name!r} has no scores", fix=suggest(name, self.methods)
+                )
+        if self.positive in (*self.negatives, *self.baselines):
+            raise ConfigError(
+                f"{self.positive!r} is both a positive control and one that should be beaten"
+            )
+        if self.scores.groupby(level="method").size().nunique() > 1:
+            raise SchemaError(
+                "some methods have other metrics than others",
+                expected="the same metrics for every method",
+            )
+
+    @property
+    def methods(self) -> list[str]:
+        """The methods, controls among them, in order."""
+        return list(dict.fromkeys(self.scores.index.get_level_values("method")))
+
+    @property
+    def metrics(self) -> list[Metric]:
+        """The records of the metrics, in order."""
+        names = dict.fromkeys(self.scores.index.get_level_values("metric"))
+        return [METRICS[name] for name in names]
+
+    def role(self, method: str) -> _Role:
+        """What a method is there for."""
+        if method == self.positive:
+            return "positive control"
+        if method in self.negatives:
+            return "negative control"
+        if method in self.references:
+            return "reference"
+        return "baseline" if method in self.baselines else "method"
+
+    @cached_property
+    def overall(self) -> _Panel:
+        """All conditions together."""
+        return self._panel(np.ones(self.scores.shape[1], bool))
+
+    @cached_property
+    def table(self) -> pd.DataFrame:
+        """A row for every method and metric, the headline among them, over all conditions."""
+        return self.overall.table
+
+    @cached_property
+    def ranking(self) -> pd.DataFrame:
+        """The headline of every method, best first."""
+        rows = self.table[self.table["metric"] == HEADLINE_NAME]
+        return rows.sort_values(["value", "method"], ascending=[False, True], ignore_index=True)
+
+    @cached_property
+    def stratum_table(self) -> pd.DataFrame:
+        """As :attr:`table`, for every level of every stratum; empty where there is none."""
+        parts = []
+        for name, labels in (self.strata if self.strata is not None else pd.DataFrame()).items():
+            for level in sorted(labels.unique()):
+                panel = self._panel((labels.reindex(self.scores.columns) == level).to_numpy())
+                parts.append(panel.table.assign(stratum=str(name), level=level))
+        if not parts:
+            return pd.DataFrame(columns=[*self.table.columns, "stratum"])
+        return pd.concat(parts, ignore_index=True)
+
+    def _panel(self, chosen: Array) -> _Panel:
+        """The scorecard of some conditions (conditions,), with the resamples of those."""
+        names = [metric.name for metric in self.metrics]
+        ordered = self.scores.loc[[(method, name) for method in self.methods for name in names]]
+        values = ordered.to_numpy()[:, chosen].reshape(len(self.methods), len(names), -1)
+        clusters = None
+        if self.clusters is not None:
+            clusters = self.clusters.reindex(self.scores.columns[chosen]).tolist()
+        # Each panel begins with the seed, so that a stratum is the same alone and among others.
+        rng = np.random.default_rng(self.seed)
+        return _Panel(self, values, resample(values.shape[2], self.resamples, rng, clusters))
+
+
+@dataclass(frozen=True, eq=False)
+class _Panel:
+    """The numbers of a scorecard over a set of conditions.
+
+    ``values`` (methods, metrics, conditions) and how often each condition is drawn, ``counts``
+    (resamples, conditions). All draws below are (1 + resamples, ...), of which the first are the
+    conditions as they are.
+    """
+
+    card: Scorecard
+    values: Array
+    counts: Array
+
+    @cached_property
+    def draws(self) -> Array:
+        """Means of the resamples (1 + resamples, methods, metrics)."""
+        counts = np.vstack([np.ones(self.counts.shape[1]), self.counts])
+        methods, metrics, conditions = self.values.shape
+        flat = means(self.values.reshape(-1, conditions), counts)
+        return flat.reshape(len(counts), methods, metrics)
+
+    @cached_property
+    def _upwards(self) -> Array:
+        """The draws with every metric turned so that more is better."""
+        return self.draws * np.array([metric.sign for metric in self.card.metrics])
+
+    def _best_of(self, names: Sequence[str]) -> Array:
+        """The best of some methods for each metric (metrics,), as a position."""
+        positions = np.array([self.card.methods.index(name) for name in names])
+        found = np.nan_to_num(self._upwards[0, positions], nan=-np.inf)
+        return positions[np.argmax(found, axis=0)]
+
+    @cached_property
+    def _negative(self) -> Array:
+        """Which method is the negative control of each metric (metrics,): the best of them, as
+        scored.
+        """
+        return self._best_of(self.card.negatives)
+
+    @cached_property
+    def _span(self) -> tuple[Array, Array]:
+        """The negative control's draws, and how far the positive control's (or the perfect value)
+        are above them.
+        """
+        floor = self._upwards[:, self._negative, np.arange(len(self._negative))]
+        if self.card.positive is not None:
+            return floor, self._upwards[:, self.card.methods.index(self.card.positive)] - floor
+        perfect = np.array([metric.sign * metric.best for metric in self.card.metrics], float)
+        return floor, perfect - floor
+
+    @cached_property
+    def ranks(self) -> Array:
+        """Which metrics have a dynamic range (metrics,): the controls differ by more than chance
+        over conditions.
+        """
+        _, span = self._span
+        low, _ = interval(span[1:])
+        # Without this a metric on which a replicate is no better than zeros would divide by noise.
+        return np.isfinite(span[0]) & (span[0] > 0) & (np.isnan(low) | (low > 0))
+
+    @cached_property
+    def _shares(self) -> Array:
+        """Shares of the dynamic range (1 + resamples, methods, metrics); NaN for metrics that have
+        none.
+        """
+        floor, span = (draws[:, None] for draws in self._span)
+        share = divide(self._upwards - floor, np.where(span > 0, span, 0.0), np.nan)
+        return np.where(self.ranks & np.isfinite(span), share, np.nan)
+
+    @cached_property
+    def _headline(self) -> Array:
+        """The mean share over the headline's metrics that rank (1 + resamples, methods); NaN where
+        none does.
+        """
+        usable = [
+            i
+            for i, metric in enumerate(self.card.metrics)
+            if metric.name in self.card.headline and self.ranks[i]
+        ]
+        if not usable:
+            return np.full(self._shares.shape[:2], np.nan)
+        return self._shares[:, :, usable].mean(axis=2)
+
+    @cached_property
+    def table(self) -> pd.DataFrame:
+        """Rows of every metric, the headline first."""
+        beaten = (*self.card.negatives, *self.card.baselines)
+        positions = [self.card.methods.index(name) for name in beaten]
+        bar = max(positions, key=lambda i: np.nan_to_num(self._headline[0, i], nan=-np.inf))
+        head = self._rows(HEADLINE_NAME, self._headline, bar)
+        ranks = bool(np.isfinite(self._headline[0]).any())
+        shares = {"share": head["value"], "share_low": head["low"], "share_high": head["high"]}
+        shown = [head.assign(**shares, ranks=ranks)]
+        bars = self._best_of(beaten)
+        for i, metric in enumerate(self.card.metrics):
+            low, high = interval(self._shares[1:, :, i])
+            rows = self._rows(metric.name, self.draws[:, :, i], int(bars[i]))
+            shown.append(
+                rows.assign(
+                    share=self._shares[0, :, i],
+                    share_low=low,
+                    share_high=high,
+                    ranks=bool(self.ranks[i]),
+                    negative=self.card.methods[int(self._negative[i])],
+                )
+            )
+        return pd.concat(shown, ignore_index=True)
+
+    def _rows(self, metric: str, draws: Array, bar: int) -> pd.DataFrame:
+        """Values, intervals and paired differences to the method ``bar``, from draws (1 +
+        resamples, methods).
+        """
+        low, high = self._bounds(draws)
+        difference = draws - draws[:, [bar]]
+        difference_low, difference_high = self._bounds(difference)
+        return pd.DataFrame(
+            {
+                "method": self.card.methods,
+                "role": [self.card.role(name) for name in self.card.methods],
+                "metric": metric,
+                "conditions": self.values.shape[2],
+                "value": draws[0],
+                "low": low,
+                "high": high,
+                "share": np.nan,
+                "share_low": np.nan,
+                "share_high": np.nan,
+                "ranks": False,
+                "baseline": self.card.methods[bar],
+                "difference": difference[0],
+                "difference_low": difference_low,
+                "difference_high": difference_high,
+                "negative": "",
+            }
+        )
+
+    def _bounds(self, draws: Array) -> tuple[Array, Array]:
+        """The interval of draws (1 + resamples, methods); one condition has none."""
+        if self.values.shape[2] < 2:
+            nothing = np.full(draws.shape[1], np.nan)
+            return nothing, nothing
+        return interval(draws[1:])
+
+
+def interpolated_duplicate(
+    duplicate: pd.DataFrame,
+    mean: pd.DataFrame | pd.Series | None = None,
+    *,
+    adj_p: pd.DataFrame | None = None,
+) -> pd.DataFrame:
+    """α · duplicate + (1 − α) · mean with α = 1 − adjusted p, gene by gene (after Miller et al.
+    2025).
+
+    ``duplicate`` is a DE table, signed −log10 p, of replicates that the truth was not made from; as
+    it is, it has noise in the genes that do not respond. The p must be that of a test against what
+    is blended in: the duplicate's own, Benjamini-Hochberg adjusted within the condition, is against
+    the control, whose value is 0. Miller et al. test against all other perturbed cells and blend
+    with their ``mean`` (a value a gene, or conditions x genes): give both, ``mean`` and ``adj_p``.
+    The control's p with the perturbed mean makes all conditions alike where few genes respond.
+    """
+    if mean is None:
+        mean = duplicate * 0.0
+    if isinstance(mean, pd.Series):
+        absent = duplicate.columns[~duplicate.columns.isin(mean.index)]
+        if len(absent):
+            raise SchemaError(f"the mean has no value for {len(absent)} genes: {shorten(absent)}")
+        row = mean.reindex(duplicate.columns).to_numpy(float)
+        mean = pd.DataFrame(np.tile(row, (len(duplicate), 1)), duplicate.index, duplicate.columns)
+    values, middle = align(duplicate, mean, genes="truth", rows="truth", name="the mean")
+    if adj_p is None:
+        p = _adjusted_p(np.abs(values.to_numpy()))
+    else:
+        p = align(values, adj_p, genes="truth", rows="truth", name="adj_p")[1].to_numpy()
+        if ((p < 0) | (p > 1)).any():
+            raise SchemaError("adj_p has values outside 0..1", expected="probabilities")
+    return (1 - p) * values + p * middle
+
+
+def _adjusted_p(strength: Array) -> Array:
+    """Benjamini-Hochberg adjusted p within rows (conditions, genes), from −log10 p."""
+    genes = strength.shape[1]
+    order = np.argsort(-strength, axis=1)
+    scaled = 10.0 ** -np.take_along_axis(strength, order, axis=1) * genes / np.arange(1, genes + 1)
+    least = np.minimum.accumulate(scaled[:, ::-1], axis=1)[:, ::-1]
+    adjusted = np.empty_like(strength)
+    np.put_along_axis(adjusted, order, np.minimum(least, 1), axis=1)
+    return adjusted

@@ -1,0 +1,73 @@
+"""All metrics by name, and those of them that a scorecard is headed by."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from perturbgen.core.errors import ConfigError, suggest
+from perturbgen.evaluate.cells import CELL_METRICS
+from perturbgen.evaluate.metrics import TABLE_METRICS, Metric, Needs
+
+METRICS: Final = {metric.name: metric for metric in (*TABLE_METRICS, *CELL_METRICS)}
+OPEN_PROBLEMS: Final = (
+    "mean_rowwise_rmse",
+    "mean_rowwise_mae",
+    "mean_rowwise_pearson",
+    "mean_rowwise_spearman",
+    "mean_rowwise_cosine",
+)
+# What neither rescaling nor answering everywhere can raise. Rescaling a shrunken prediction
+# improves errors, inflation discrimination by L1 or Euclidean distance, a recall of 1 is had by
+# calling everything responding; and correlations alone reward a prediction that tells no compound
+# from another, which discrimination gives one half.
+HEADLINE: Final = (
+    "mean_rowwise_pearson",
+    "mean_rowwise_spearman",
+    "perturbation_discrimination",
+    "top_100_overlap",
+)
+_EXPLAIN: Final[dict[Needs, tuple[str, str]]] = {
+    "cells": (
+        "needs cells, and DE tables were given",
+        "score_cells({condition: cells x features}, ...)",
+    ),
+    "tables": (
+        "needs DE tables, and cells were given",
+        "score(truth, prediction) with conditions x genes",
+    ),
+    "reference": (
+        "needs the mean perturbation of the training rows, and none was given",
+        "score(..., reference=train.mean()), or the mean of each cell type as a frame",
+    ),
+    "log_probs": (
+        "needs log probabilities of held-out cells",
+        "held_out_nll(log_probs, conditions)",
+    ),
+}
+
+
+def choose_metrics(
+    names: Sequence[str] | None, *, cells: bool = False, reference: bool = False
+) -> list[Metric]:
+    """The metrics of these names, or all that can be computed; an unknown or impossible one is an
+    error.
+    """
+    possible: tuple[Needs, ...] = (
+        ("cells",) if cells else ("tables", "reference") if reference else ("tables",)
+    )
+    if names is None:
+        return [metric for metric in METRICS.values() if metric.needs in possible]
+    chosen = [require_metric(name) for name in dict.fromkeys(names)]
+    for metric in chosen:
+        if metric.needs not in possible:
+            found, fix = _EXPLAIN[metric.needs]
+            raise ConfigError(f"{metric.name} {found}", cause=metric.definition, fix=fix)
+    return chosen
+
+
+def require_metric(name: str) -> Metric:
+    """The metric of this name; an unknown one is an error with the nearest name."""
+    if name not in METRICS:
+        raise ConfigError(f"there is no metric {name!r}", fix=suggest(name, METRICS))
+    return METRICS[name]

@@ -1,0 +1,200 @@
+"""What a forest is told of a well and cell type: covariates, and what its other types tell.
+
+That is measured against a reference: what a well would hold if no compound did anything.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import pandas as pd
+
+from perturbgen.core.errors import SchemaError
+from perturbgen.core.labels import CONDITION
+from perturbgen.data.covariates import CovariateEncoder
+from perturbgen.generate.wells import GROUP, WELL, covariates
+
+_ROUNDS: Final = 30
+# Prior weights: of half a well that follows plate x cell type, of ten cells without any effect.
+_PRIOR_WELLS: Final = 0.5
+_PRIOR_CELLS: Final = 10.0
+
+_ONE_HOT: Final = (*CONDITION, *WELL, "row", "column", "donor", "library", "control")
+_MAY_BE_NEW: Final = ("compound", "well", "column", "row")
+_PRIOR: Final = 1.0  # cells, so that ratios of nothing are one
+_PRIOR_DEPTH: Final = 20.0  # cells of no depth effect
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Expected cells of an unharmed well, and mean log library size, by label.
+
+    ``cells`` (plate, cell_type) -> expected number; ``depth``: an effect for each level of each
+    factor, which add up.
+    """
+
+    cells: pd.Series
+    depth: dict[str, pd.Series]
+
+    def expected_cells(self, labels: pd.DataFrame) -> np.ndarray:
+        """Expected number of cells (rows,)."""
+        places = pd.MultiIndex.from_frame(labels[["plate", "cell_type"]])
+        found = self.cells.reindex(places).to_numpy()
+        if np.isnan(found).any():
+            row = labels[np.isnan(found)].iloc[0]
+            raise SchemaError(
+                f"no well of plate {row['plate']!r} and cell type {row['cell_type']!r} "
+                "can be expected",
+                expected="plates and cell types that were measured",
+                fix=f"plates: {', '.join(map(str, self.cells.index.unique('plate')))}",
+            )
+        return found
+
+    def expected_depth(self, labels: pd.DataFrame) -> np.ndarray:
+        """Expected mean log library size (rows,)."""
+        effects = (labels[name].map(effect).to_numpy(float) for name, effect in self.depth.items())
+        return sum(effects, np.zeros(len(labels)))
+
+
+def _fit_reference(groups: pd.DataFrame) -> Reference:
+    """The reference of a table of groups, the compounds' own effects taken out."""
+    return Reference(_fit_cells(groups), _fit_depth(groups))
+
+
+def _fit_cells(groups: pd.DataFrame) -> pd.Series:
+    """Rates of n ~ Poisson(rate[plate, cell type] x effect[compound]), shrunk a little.
+
+    By alternating closed forms: the mean of a gamma posterior of one, given the other.
+    """
+    n = groups["n_cells"].to_numpy(float)
+    plate, plates = pd.factorize(groups["plate"], sort=True)
+    kind, kinds = pd.factorize(groups["cell_type"], sort=True)
+    compound, compounds = pd.factorize(groups["compound"])
+    effect = np.ones(len(compounds))
+    rate = np.empty((len(plates), len(kinds)))
+    place = plate * len(kinds) + kind
+    sums = np.bincount(place, n, rate.size).reshape(rate.shape)
+    for _ in range(_ROUNDS):
+        exposure = np.bincount(place, effect[compound], rate.size).reshape(rate.shape)
+        prior = _independent_rates(sums, exposure)
+        rate = (sums + _PRIOR_WELLS * prior) / (exposure + _PRIOR_WELLS)
+        expected = np.bincount(compound, rate.ravel()[place], len(compounds))
+        found = np.bincount(compound, n, len(compounds))
+        effect = (found + _PRIOR_CELLS) / (expected + _PRIOR_CELLS)
+    index = pd.MultiIndex.from_product([plates, kinds], names=["plate", "cell_type"])
+    return pd.Series(rate.ravel(), index)
+
+
+def _independent_rates(sums: np.ndarray, exposure: np.ndarray) -> np.ndarray:
+    """Rates (plates, cell types) that are a product of both, with the given sums and exposures."""
+    by_plate = np.ones(len(sums))
+    for _ in range(10):
+        by_kind = sums.sum(axis=0) / np.maximum(exposure.T @ by_plate, 1e-9)
+        by_plate = sums.sum(axis=1) / np.maximum(exposure @ by_kind, 1e-9)
+    return np.outer(by_plate, by_kind)
+
+
+def _fit_depth(groups: pd.DataFrame) -> dict[str, pd.Series]:
+    """Effects of cell type, plate and library on mean log library size, weighted by cells.
+
+    Additive effects by backfitting, the compounds' among them, which are then left out: the first
+    factor is not penalised, the others have a prior of some cells at zero.
+    """
+    seen = groups[groups["log_library"].notna()]
+    factors = [name for name in ("cell_type", "plate", "library") if name in groups]
+    codes = [pd.factorize(seen[name], sort=True) for name in (*factors, "compound")]
+    weights = seen["n_cells"].to_numpy(float)
+    effects = [np.zeros(len(levels)) for _, levels in codes]
+    totals = [np.bincount(code, weights, len(levels)) for code, levels in codes]
+    rest = seen["log_library"].to_numpy().astype(float).copy()
+    for _ in range(_ROUNDS):
+        for i, (code, levels) in enumerate(codes):
+            rest += effects[i][code]
+            prior = _PRIOR_CELLS if i else 1e-9
+            effects[i] = np.bincount(code, weights * rest, len(levels)) / (totals[i] + prior)
+            rest -= effects[i][code]
+    depth = {}
+    for name, effect, (_, levels) in zip(factors, effects, codes, strict=False):
+        known = pd.Series(effect, levels)
+        # Nothing is known of a level without cells; but cell types carry the level of all.
+        unknown = float(known.mean()) if name == "cell_type" else 0.0
+        depth[name] = known.reindex(sorted(groups[name].unique())).fillna(unknown)
+    return depth
+
+
+@dataclass(frozen=True)
+class FeatureMaker:
+    """Turns conditions into features; holds what is known of the measured wells.
+
+    ``known`` has a row for each measured group: its labels, ``n_cells``, ``expected`` cells,
+    ``depth_sum`` (cells x deviation of their mean log library from the reference).
+    """
+
+    encoder: CovariateEncoder
+    reference: Reference
+    known: pd.DataFrame
+
+    @classmethod
+    def fit(cls, groups: pd.DataFrame) -> FeatureMaker:
+        """From the groups of a :class:`WellTable`."""
+        columns = [name for name in _ONE_HOT if name in groups]
+        new = [name for name in _MAY_BE_NEW if name in columns]
+        encoder = CovariateEncoder.fit(groups, columns, unknown=new)
+        return cls.of(encoder, _fit_reference(groups), groups)
+
+    @classmethod
+    def of(
+        cls, encoder: CovariateEncoder, reference: Reference, groups: pd.DataFrame
+    ) -> FeatureMaker:
+        """With an encoder and a reference fitted before."""
+        deviation = groups["log_library"].to_numpy() - reference.expected_depth(groups)
+        n = groups["n_cells"]
+        known = groups[[*GROUP, "compound", "n_cells"]].assign(
+            expected=reference.expected_cells(groups),
+            depth_sum=np.where(n > 0, n * np.nan_to_num(deviation), 0.0),
+        )
+        return cls(encoder, reference, known)
+
+    def features(self, conditions: pd.DataFrame) -> np.ndarray:
+        """Features (conditions, features) float32: one-hot covariates, then what is known.
+
+        What is known of a row never includes the row itself, or a forest would be told in training
+        what it is to foretell: only *other* cell types of its well and of its compound.
+        """
+        labels = covariates(conditions)
+        expected = self.reference.expected_cells(labels)
+        well = self._others(labels, WELL, GROUP)
+        compound = self._others(labels, ["compound"], list(CONDITION))
+        known = [
+            np.log(expected),
+            _log_ratio(well),
+            np.log(well["n_cells"] + _PRIOR),
+            _log_ratio(compound),
+            well["depth_sum"] / (well["n_cells"] + _PRIOR_DEPTH),
+            compound["depth_sum"] / (compound["n_cells"] + _PRIOR_DEPTH),
+        ]
+        numbers = np.stack(known, axis=1).astype(np.float32)
+        return np.hstack([self.encoder.features(labels), numbers])
+
+    def _others(self, labels: pd.DataFrame, whole: list[str], own: list[str]) -> pd.DataFrame:
+        """Sums over the known rows that share ``whole`` with a condition, less those that share
+        ``own``.
+        """
+        values = ["n_cells", "expected", "depth_sum"]
+        all_, own_ = (_lookup(self.known.groupby(by)[values].sum(), labels) for by in (whole, own))
+        return all_ - own_
+
+
+def _lookup(sums: pd.DataFrame, labels: pd.DataFrame) -> pd.DataFrame:
+    """The rows of ``sums`` for the labels, zero where there is none."""
+    names = list(sums.index.names)
+    key = pd.MultiIndex.from_frame(labels[names]) if len(names) > 1 else pd.Index(labels[names[0]])
+    return sums.reindex(key).fillna(0.0).set_axis(labels.index)
+
+
+def _log_ratio(sums: pd.DataFrame) -> np.ndarray:
+    """Log of found over expected cells (rows,)."""
+    ratio = (sums["n_cells"] + _PRIOR) / (sums["expected"].clip(lower=0) + _PRIOR)
+    return np.log(ratio.to_numpy())

@@ -1,0 +1,182 @@
+"""A trained run as one method among others: what it has seen, and a predictor made of it.
+
+A generative model in the form of every other predictor: fit on labelled DE rows, predict labelled
+DE rows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Self
+
+import numpy as np
+import pandas as pd
+
+from perturbgen.core.errors import ConfigError, PerturbgenError, SchemaError, shorten
+from perturbgen.core.files import require_file, require_folder
+from perturbgen.core.labels import CONDITION, conditions_of
+from perturbgen.core.runs import file_hash
+from perturbgen.core.tables import h5ad_errors
+from perturbgen.data.covariates import complete
+from perturbgen.data.h5ad import read_h5ad
+from perturbgen.predict.conditions import vehicle_of
+from perturbgen.predict.estimators import require_same
+from perturbgen.predict.experiment import PredictSettings
+from perturbgen.predict.pipeline import predict
+from perturbgen.train import read_parts
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+    from perturbgen.train import TrainedRun
+
+# Validation cells decide which checkpoint is the best one: they were seen, too.
+_SEEN: Final = ("train", "validation")
+
+
+def run_fingerprint(path: Path) -> str:
+    """A hash of the run's best model: the same name may hold another model tomorrow."""
+    return file_hash(require_file(path / "checkpoint" / "best.pt", "checkpoint"))
+
+
+@dataclass(frozen=True)
+class RunFiles:
+    """A run directory, the file of cells it predicts among, and the run that calibrates it, if
+    another.
+    """
+
+    run: Path
+    cells: Path
+    calibration_run: Path | None = None
+
+    @property
+    def runs(self) -> list[Path]:
+        """The run, and the one that calibrates it."""
+        return [self.run] if self.calibration_run is None else [self.run, self.calibration_run]
+
+    def require(self) -> RunFiles:
+        """The files, if they are there."""
+        for path in self.runs:
+            _run_hash(require_folder(path, "run directory"))
+        require_file(self.cells, "file of cells")
+        return self
+
+    def record(self) -> Mapping[str, Any]:
+        """What a prediction depends on, whatever the files are called."""
+        return {"runs": [_run_hash(path) for path in self.runs], "cells": file_hash(self.cells)}
+
+    def seen(self) -> pd.MultiIndex:
+        """The conditions of every cell that either run was trained or validated on."""
+        import anndata
+
+        with h5ad_errors(self.cells):
+            file = anndata.read_h5ad(self.cells, backed="r")
+            obs = file.obs
+            file.file.close()
+        named = {name: complete(obs, name).astype(str) for name in CONDITION}
+        labels = pd.Series(list(conditions_of(pd.DataFrame(named))), obs.index.astype(str))
+        found = [self._seen_by(path, labels) for path in self.runs]
+        return found[0].append(found[1:]).unique()
+
+    def _seen_by(self, run: Path, labels: pd.Series) -> pd.MultiIndex:
+        """Of one run; a cell without a label is an error."""
+        parts = read_parts(run)
+        names = parts.index[parts.isin(_SEEN)].astype(str)
+        absent = names[~names.isin(labels.index)]
+        if len(absent):
+            raise SchemaError(
+                f"{run} was trained on {len(absent):,} cells that {self.cells} does not hold: "
+                f"{shorten(absent, 3)}",
+                expected="all of its cells, to tell what it has seen",
+                cause="another file of cells, or a run trained on withheld cells, too",
+                fix="cells = the file that the run was trained on",
+            )
+        if not labels.index.is_unique:
+            raise SchemaError(f"{self.cells} names cells twice", expected="unique names")
+        return pd.MultiIndex.from_tuples(labels.loc[names].unique(), names=CONDITION)
+
+    def require_unseen(
+        self, name: str, seen: pd.MultiIndex, withheld: pd.MultiIndex, where: str
+    ) -> None:
+        """Refuse a run that was trained on what it is to predict."""
+        leaked = withheld[withheld.isin(seen)]
+        if len(leaked):
+            names = [" | ".join(key) for key in leaked]
+            raise ConfigError(
+                f"{name}: {self.run} was trained on {len(leaked)} of the {len(withheld)} "
+                f"conditions that {where} withholds: {shorten(names, 3)}",
+                expected="a run that has not seen them: its score would be that of remembering",
+                fix="train it with a split of cells that leaves them out "
+                "([data] split of perturbgen train), "
+                "or compare on a split that withholds what it has not seen",
+            )
+
+    def predictor(self, settings: PredictSettings) -> GenerativePredictor:
+        """The predictor, not fitted yet."""
+        from perturbgen.train import load_run
+
+        run, *judges = (load_run(path) for path in self.runs)
+        judge = judges[0] if judges else None
+        return GenerativePredictor(run, read_h5ad(self.cells), settings, calibration_run=judge)
+
+
+def _run_hash(path: Path) -> str:
+    """A hash of the best parameters and of what they mean."""
+    meaning = file_hash(require_file(path / "model.json", "description of a trained model"))
+    return hashlib.sha256(f"{run_fingerprint(path)} {meaning}".encode()).hexdigest()
+
+
+class GenerativePredictor:
+    """Generates conditions, fits them among measured ones, and estimates signed -log10 p.
+
+    ``model`` is a trained run, or a function (cells, seed) that trains one: only the latter is
+    honest in a comparison that withholds rows of its own, for then the model sees the cells of the
+    training rows alone. ``cells`` are all measured cells; those of conditions that are not among
+    the training rows are never looked at, controls excepted. ``calibration_run`` is that of
+    :func:`perturbgen.predict.predict`.
+    """
+
+    def __init__(
+        self,
+        model: TrainedRun | Callable[[AnnData, int], TrainedRun],
+        cells: AnnData,
+        settings: PredictSettings | None = None,
+        *,
+        calibration_run: TrainedRun | None = None,
+    ) -> None:
+        self.model, self.cells, self.judge = model, cells, calibration_run
+        self.settings = settings or PredictSettings()
+        if len(self.settings.estimators) != 1:
+            raise SchemaError(
+                "a predictor has one estimator", expected="settings with one name in estimators"
+            )
+        self._genes: pd.Index | None = None
+
+    def fit(self, train: pd.DataFrame, *, rng: np.random.Generator) -> Self:
+        """Take the cells of the training rows (conditions x genes); train, if there is something to
+        train.
+        """
+        known = pd.MultiIndex.from_tuples([tuple(map(str, key)) for key in train.index])
+        labels = conditions_of(self.cells.obs)
+        keep = labels.isin(known) | (labels.get_level_values(1) == vehicle_of(self.cells))
+        self._cells = self.cells[keep].copy()
+        self._seed = int(rng.integers(2**31))
+        self._run = self.model(self._cells, self._seed) if callable(self.model) else self.model
+        require_same(train.columns, pd.Index(self._run.card.genes), "genes")
+        self._genes = train.columns
+        return self
+
+    def predict(self, conditions: pd.MultiIndex | pd.DataFrame) -> pd.DataFrame:
+        """A row for every condition, in the order asked for, with the training table's genes."""
+        if self._genes is None:
+            raise PerturbgenError(
+                "GenerativePredictor has not been fitted", fix="call fit(train, rng=...) first"
+            )
+        if isinstance(conditions, pd.MultiIndex):
+            conditions = conditions.to_frame(index=False)
+        settings = self.settings.model_copy(update={"seed": self._seed})
+        found = predict(self._run, self._cells, conditions, settings, calibration_run=self.judge)
+        return found.values[self.settings.estimators[0]].loc[:, self._genes]
