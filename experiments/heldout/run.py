@@ -81,8 +81,8 @@ def ours(
     from perturbgen.core.config import load_settings
     from perturbgen.data.splits import Split
     from perturbgen.train import RunSettings, load_run, train
-    from perturbgen.train.cells import open_store
-    from perturbgen.train.heldout import likelihood_row, log_likelihoods, open_cells
+    from perturbgen.train.cells import open_cells, open_store
+    from perturbgen.train.heldout import likelihood_row, log_likelihoods
     from perturbgen.train.settings import CellData
 
     cells = open_store(CellData(path=path)).obs.index

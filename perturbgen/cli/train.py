@@ -138,7 +138,8 @@ def _encode(
 
     from perturbgen.data import write_h5ad
     from perturbgen.train import load_run
-    from perturbgen.train.heldout import encode_cells, open_cells
+    from perturbgen.train.cells import open_cells
+    from perturbgen.train.heldout import encode_cells
 
     check_output(out, ".h5ad")
     trained = load_run(run, device=device)
@@ -173,13 +174,14 @@ def _evaluate(
     Example: [bold]perturbgen evaluate runs/0001-kang-s0 kang.h5ad --part validation[/bold]
     """
     from perturbgen.train import load_run
-    from perturbgen.train.heldout import open_cells
+    from perturbgen.train.cells import open_cells
+    from perturbgen.train.heldout import judge_cells
 
     if out is not None:
         check_output(out, ".json")
     trained = load_run(run, device=device)
     store = open_cells(trained, file, layer=layer, part=part).to(device)
-    found = _judge(trained, store, samples=samples, seed=seed)
+    found = judge_cells(trained, store, samples=samples, seed=seed)
     if out is not None:
         _save_json(found, out)
     if as_json:
@@ -191,28 +193,6 @@ def _evaluate(
         title="generated against real counts",
     )
     show_table(found["probes"], title="what a linear probe reads from the latent points")
-
-
-def _judge(trained: Any, store: Any, *, samples: int, seed: int) -> dict[str, Any]:
-    """All that evaluate shows."""
-    from perturbgen.train.heldout import (
-        encode_cells,
-        likelihood_row,
-        log_likelihoods,
-        predictive_row,
-        probe_rows,
-    )
-
-    log_likelihood = log_likelihoods(trained, store, samples=samples, seed=seed)
-    likelihood = {**likelihood_row(log_likelihood, store.n_genes), "samples": samples}
-    likelihood["of"] = "normalised data" if trained.card.kind == "gaussian_vae" else "counts"
-    labels = store.obs[list(trained.settings.conditions)]
-    return {
-        "run": str(trained.path),
-        "likelihood": likelihood,
-        "predictive": predictive_row(trained, store, seed=seed),
-        "probes": probe_rows(encode_cells(trained, store), labels, seed=seed),
-    }
 
 
 def _save_json(found: dict[str, Any], out: Path) -> None:

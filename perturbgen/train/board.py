@@ -1,30 +1,23 @@
-"""What TensorBoard shows of a run, and what it shows of models of cells beside that.
-
-Figures are drawn without a screen; what compares generated with real counts is pure functions.
-"""
+"""What TensorBoard shows of every run; a kind of model adds its own pictures."""
 
 from __future__ import annotations
 
 import errno
 import logging
 import threading
-from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from perturbgen.core.page import PALETTE
-from perturbgen.train.feeds import CellFeed, cell_batches, chosen_cells
-from perturbgen.train.settings import LoopSettings, RunSettings
+from perturbgen.train.settings import LoopSettings
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from perturbgen.data import CountStore
-    from perturbgen.models import LatentModel
     from perturbgen.train.loop import Training
 
 log = logging.getLogger(__name__)
@@ -118,167 +111,6 @@ def _hyper_parameters(settings: LoopSettings) -> dict[str, str | float | int | b
                 plain = isinstance(value, (int, float, str))
                 flat[f"{section}.{name}"] = value if plain else str(value)
     return flat
-
-
-class CellBoard(Board):
-    """Latent space, posterior-predictive figures and gauges of a model of counts."""
-
-    weight = "schedule/KL weight"
-    settings: RunSettings
-
-    def pictures(self, training: Training, epoch: int) -> None:
-        """Latent space, posterior-predictive figures and the gauges."""
-        model, store, _ = _opened(training)
-        positions = self.chosen(len(store))
-        latents, labels = self._own(model, store, positions)
-        self.writer.add_figure("latent/principal components", latent_figure(latents, labels), epoch)
-        active = active_dimensions(latents)
-        self.writer.add_scalar("gauges/active latent dimensions", active, epoch)
-        few = positions[:1000]  # their counts are made dense
-        real, generated = real_and_generated(model, store, few, seed=self.settings.seed)
-        figure = _predictive_figure(real, generated)
-        self.writer.add_figure("predictive/real and generated", figure, epoch)
-        for name, value in predictive_numbers(real, generated).items():
-            self.writer.add_scalar(f"predictive/{name.replace('_', ' ')}", value, epoch)
-        if self.settings.conditions:
-            groups = joined(store.obs.iloc[few], self.settings.conditions)
-            ratio = between_ratio(real, generated, groups)
-            self.writer.add_scalar("gauges/between-condition variance ratio", ratio, epoch)
-
-    def projected(self, training: Training) -> tuple[np.ndarray, pd.DataFrame]:
-        """Latent points of some training and validation cells."""
-        model, store, validation = _opened(training)
-        latents, labels = self._own(model, store, self.chosen(len(store)))
-        labels = labels.assign(split="train")
-        if len(validation):
-            rows = self.chosen(len(validation))
-            batches = cell_batches(validation.subset(rows), 512)
-            latents = np.vstack(
-                [latents, *(model.encode(batch).cpu().numpy() for batch in batches)]
-            )
-            more = self._labels(validation.obs.iloc[rows]).assign(split="validation")
-            labels = pd.concat([labels, more])
-        return latents, labels
-
-    def _own(
-        self, model: LatentModel, store: CountStore, positions: np.ndarray
-    ) -> tuple[np.ndarray, pd.DataFrame]:
-        """Latent points (cells, latent) of training cells, and their labels."""
-        points = [model.own(batch).cpu().numpy() for batch in chosen_cells(store, positions)]
-        return np.vstack(points), self._labels(store.obs.iloc[positions])
-
-    def _labels(self, obs: pd.DataFrame) -> pd.DataFrame:
-        usual = ("cell_type", "compound", "plate", "donor")
-        names = dict.fromkeys([*self.settings.conditions, *self.settings.board.labels, *usual])
-        return obs[[name for name in names if name in obs]]
-
-
-def _opened(training: Training) -> tuple[LatentModel, CountStore, CountStore]:
-    """The model, in evaluation mode, and the cells behind the loop's feeds."""
-    feeds = cast("CellFeed", training.train), cast("CellFeed", training.validation)
-    return cast("LatentModel", training.model.eval()), feeds[0].store, feeds[1].store
-
-
-def real_and_generated(
-    model: LatentModel, store: CountStore, positions: np.ndarray, *, seed: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Counts (cells, genes) of some cells, and as many drawn for their conditions and sizes."""
-    import torch
-
-    from perturbgen.models.base import dense, sizes
-
-    real: list[np.ndarray] = []
-    generated: list[np.ndarray] = []
-    for batch in chosen_cells(store, positions, 256):
-        generator = torch.Generator(batch.codes.device).manual_seed(seed + len(real))
-        size = sizes(batch.counts, model.decoder.scaling)
-        real.append(dense(batch.counts).cpu().numpy())
-        generated.append(model.sample(batch.codes, size, generator).cpu().numpy())
-    return np.vstack(real), np.vstack(generated)
-
-
-def joined(obs: pd.DataFrame, columns: Iterable[str]) -> np.ndarray:
-    """The condition of each cell as one text, (cells,)."""
-    return obs[list(columns)].astype(str).agg(" ".join, axis=1).to_numpy()
-
-
-def active_dimensions(latents: np.ndarray) -> int:
-    """How many columns of ``latents`` (cells, latent) vary over cells, by more than 0.01.
-
-    Burda et al. 2016, whose threshold it is: the others carry nothing.
-    """
-    return int((latents.var(axis=0) > 0.01).sum())
-
-
-def _log_cpm_of_sums(counts: np.ndarray, groups: np.ndarray) -> np.ndarray:
-    """Log2 CPM (plus 1) of counts (cells, genes) summed by group, (groups, genes), sorted."""
-    names, codes = np.unique(groups, return_inverse=True)
-    sums = np.zeros((len(names), counts.shape[1]))
-    np.add.at(sums, codes, counts)
-    return np.log2(sums / sums.sum(axis=1, keepdims=True).clip(min=1) * 1e6 + 1)
-
-
-def between_ratio(
-    real: np.ndarray, generated: np.ndarray, groups: np.ndarray, *, n_genes: int = 1000
-) -> float:
-    """Variance between conditions of generated over that of real counts (cells, genes).
-
-    Of the most counted genes. Near 0 the decoder ignores its conditions; sampling noise lifts both
-    sides alike when both are counts.
-    """
-    genes = np.argsort(-real.sum(axis=0), kind="stable")[:n_genes]
-    ours, theirs = (
-        _log_cpm_of_sums(counts[:, genes], groups).var(axis=0).sum() for counts in (generated, real)
-    )
-    return float(ours / theirs) if theirs > 0 else float("nan")
-
-
-def predictive_numbers(real: np.ndarray, generated: np.ndarray) -> dict[str, float]:
-    """How far generated counts (cells, genes) are from real ones; 0 at best, 1 for the ratio."""
-    seen = real.mean(axis=0) > 0
-
-    def log_ratio(ours: np.ndarray, theirs: np.ndarray) -> float:
-        return float(np.abs(np.log2((ours[seen] + 1e-3) / (theirs[seen] + 1e-3))).mean())
-
-    zeros = (generated == 0).mean(axis=0) - (real == 0).mean(axis=0)
-    depth = np.median(generated.sum(axis=1)) / max(np.median(real.sum(axis=1)), 1.0)
-    return {
-        "mean_abs_log2_ratio_of_means": log_ratio(generated.mean(axis=0), real.mean(axis=0)),
-        "mean_abs_log2_ratio_of_variances": log_ratio(generated.var(axis=0), real.var(axis=0)),
-        "mean_abs_difference_of_zero_fractions": float(np.abs(zeros[seen]).mean()),
-        "ratio_of_median_library_sizes": float(depth),
-    }
-
-
-def _predictive_figure(real: np.ndarray, generated: np.ndarray) -> Figure:
-    """Real against generated counts (cells, genes): variances, zeros, library sizes."""
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
-
-    figure = Figure(figsize=(13, 4), layout="constrained")
-    left, middle, right = figure.subplots(1, 3)
-    sides = {"real": real, "generated": generated}
-    points: dict[str, Any] = {"marker": ".", "ls": "", "ms": 2, "alpha": 0.4, "rasterized": True}
-    for (name, counts), colour in zip(sides.items(), PALETTE, strict=False):
-        mean, variance = counts.mean(axis=0), counts.var(axis=0)
-        left.loglog(mean[mean > 0], variance[mean > 0], color=colour, label=name, **points)
-    left.plot(left.get_xlim(), left.get_xlim(), "k--", lw=1, label="Poisson")
-    left.set(xlabel="mean count of a gene", ylabel="variance", title="Mean and variance")
-    left.legend(loc="upper left", markerscale=6, frameon=False)
-    zeros = [(counts == 0).mean(axis=0) for counts in sides.values()]
-    middle.plot(*zeros, color=PALETTE[0], **points)
-    middle.plot([0, 1], [0, 1], "k--", lw=1)
-    middle.set(xlabel="share of zeros of a gene, real", ylabel="generated", title="Zeros")
-    libraries = [counts.sum(axis=1) for counts in sides.values()]
-    fewest, most = min(x.min() for x in libraries), max(x.max() for x in libraries)
-    bins = np.geomspace(max(1, fewest), most + 1, 40)
-    right.hist(libraries, bins=bins, label=list(sides), color=list(PALETTE[:2]))
-    right.set(xscale="log", xlabel="counts of a cell", ylabel="cells", title="Library size")
-    right.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    right.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
-    right.xaxis.set_minor_formatter(NullFormatter())
-    right.legend(loc="upper right", frameon=False)
-    return figure
 
 
 def latent_figure(latents: np.ndarray, labels: pd.DataFrame) -> Figure:

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from perturbgen.core.errors import InputError
 from perturbgen.core.files import atomic_path, disk_errors, require_file
+from perturbgen.core.tables import read_frame
 
 if TYPE_CHECKING:
+    import pandas as pd
     import torch
 
 
@@ -20,12 +22,15 @@ if TYPE_CHECKING:
 class Card:
     """What the numbers of a trained model mean: enough to build it again without its data.
 
-    Each kind of model has its own fields, and says in which file and format they lie.
+    Beside it lies a table of the samples that the run was made from, with their parts. Each kind of
+    model has its own fields, and says in which files and format all this lies.
     """
 
     FILE: ClassVar[str] = "model.json"
     FORMAT: ClassVar[int] = 1
     DESCRIBES: ClassVar[str] = "a trained model"
+    MEMBERS: ClassVar[str]
+    MEMBER: ClassVar[str]  # the column, or the index, of that table that names samples
 
     def to_json(self) -> dict[str, Any]:
         """The fields as plain values."""
@@ -36,10 +41,22 @@ class Card:
         """The card that ``to_json`` described."""
         return cls(**values)
 
-    def write(self, run: Path) -> None:
-        """Save in a run directory."""
+    def write(self, run: Path, members: pd.DataFrame) -> None:
+        """Save in a run directory, with its samples."""
         with atomic_path(run / self.FILE) as part:
             part.write_text(json.dumps({"format": self.FORMAT, **self.to_json()}, indent=1))
+        with atomic_path(run / self.MEMBERS) as part:
+            members.to_parquet(part, index=members.index.name is not None)
+
+    @classmethod
+    def read_members(cls, run: Path) -> pd.DataFrame:
+        """The samples of a run by name, with their parts in column ``part``."""
+        return cls.by_name(read_frame(run / cls.MEMBERS, columns=["part"]))
+
+    @classmethod
+    def by_name(cls, members: pd.DataFrame) -> pd.DataFrame:
+        """The table with the names of samples as its index, wherever they are."""
+        return members if members.index.name == cls.MEMBER else members.set_index(cls.MEMBER)
 
     @classmethod
     def read(cls, run: Path) -> Self:
@@ -87,8 +104,8 @@ def save_state(run: Path, name: str, state: dict[str, Any]) -> None:
             raise OSError(28, f"No space left on device ({error})") from error
 
 
-def load_state(run: Path, name: str) -> dict[str, Any]:
-    """Read ``checkpoint/<name>.pt``: tensors and plain values only."""
+def load_state(run: Path, name: str, into: torch.nn.Module | None = None) -> dict[str, Any]:
+    """Read ``checkpoint/<name>.pt``, and put its parameters ``into`` a model that they fit."""
     import torch
 
     path = require_file(run / "checkpoint" / f"{name}.pt", "checkpoint")
@@ -107,19 +124,16 @@ def load_state(run: Path, name: str) -> dict[str, Any]:
             f"{path} is no checkpoint of perturbgen",
             expected=f"a dictionary of {', '.join(sorted(needed))}",
         )
-    return state
-
-
-def load_parameters(model: torch.nn.Module, state: dict[str, torch.Tensor], run: Path) -> None:
-    """Put a state into a model that it fits."""
     try:
-        model.load_state_dict(state)
+        if into is not None:
+            into.load_state_dict(state["model"])
     except RuntimeError as error:
         lines = [line.strip() for line in str(error).splitlines()[1:3]]
         raise InputError(
             f"the checkpoint in {run} is not of the model in its config.toml: {'; '.join(lines)}",
             cause="config.toml was edited, or the checkpoint copied from another run",
         ) from None
+    return state
 
 
 def append_record(run: Path, record: dict[str, Any]) -> None:

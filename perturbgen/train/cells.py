@@ -1,4 +1,4 @@
-"""From a file and settings to stores of training and validation cells, split and encoded."""
+"""From a file to stores of cells: a run's own, split and encoded, or others as it reads them."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from perturbgen.core.errors import CountsError, InputError, SchemaError, shorten
+from perturbgen.core.errors import ConfigError, CountsError, InputError, SchemaError, shorten
 from perturbgen.core.tables import read_frame, require_columns, require_unique
 from perturbgen.data import CountStore, CovariateEncoder
-from perturbgen.train.feeds import cell_batches
-from perturbgen.train.settings import CellData, ConditionSettings, RunSettings
+from perturbgen.data.covariates import require_same_genes
+from perturbgen.train.feeds import CellFeed
+from perturbgen.train.run import Trained
+from perturbgen.train.settings import CellData, RunSettings, _ConditionSettings
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ def read_cells(settings: RunSettings) -> Cells:
     store = store.with_covariates(encoder)
     train, validation = _split_cells(store.obs, settings.data, settings.seed)
     cells = Cells(store.subset(train), store.subset(validation), encoder, descriptors)
-    refuse_empty(cells.train, cells.validation)
+    _refuse_empty(cells.train, cells.validation)
     return cells
 
 
@@ -68,9 +70,54 @@ def open_store(data: CellData) -> CountStore:
     return CountStore.from_adata(take_layer(open_h5ad(data.path), data.layer, data.path))
 
 
+def open_cells(
+    run: Trained, path: Path, *, layer: str | None = None, part: str | None = None
+) -> CountStore:
+    """Cells of a file for a run, all or those of a part of the run's own.
+
+    The genes are the run's, in any order; a category that training never saw is refused.
+    """
+    from anndata import AnnData
+
+    store = open_store(CellData(path=path, layer=layer))
+    if not len(store):
+        raise SchemaError(f"{path} has no cells", expected="at least one")
+    genes = pd.Index(run.card.genes)
+    if not store.var_names.equals(genes):
+        if store.var_names.is_unique and set(genes) == set(store.var_names):
+            order = store.var_names.get_indexer(genes)
+            store = CountStore.from_adata(
+                AnnData(store.counts()[:, order], obs=store.obs, var=pd.DataFrame(index=genes))
+            )
+        else:
+            require_same_genes(AnnData(var=pd.DataFrame(index=store.var_names)), run.card.genes)
+    store = store.with_covariates(run.card.covariates)
+    if part is not None:
+        store = store.subset(_members(run, store, part))
+    _refuse_empty(store)
+    return store
+
+
+def _members(run: Trained, store: CountStore, part: str) -> pd.Index:
+    """The run's cells of one part, all of which the file must have."""
+    require_unique(store.obs.index, "cell", "the file")
+    parts = run.parts()
+    names = parts.index[parts == part]
+    if not len(names):
+        raise ConfigError(
+            f"the run has no cells in part {part!r}", expected=" or ".join(sorted(parts.unique()))
+        )
+    if not names.isin(store.obs.index).all():
+        raise SchemaError(
+            f"the file lacks cells of the run's part {part!r}",
+            expected="the file it was trained on",
+        )
+    return names
+
+
 def _fit_encoder(
     obs: pd.DataFrame,
-    conditions: Mapping[str, ConditionSettings],
+    conditions: Mapping[str, _ConditionSettings],
     descriptors: Mapping[str, pd.DataFrame],
 ) -> CovariateEncoder:
     """The categories of every condition: all that were seen, or all that are described."""
@@ -142,7 +189,7 @@ def _split_cells(obs: pd.DataFrame, data: CellData, seed: int) -> tuple[pd.Index
     return train, obs.index[parts == "validation"]
 
 
-def refuse_empty(*stores: CountStore) -> None:
+def _refuse_empty(*stores: CountStore) -> None:
     """A cell without counts has no composition to model."""
     empty = [name for store in stores for name in store.obs.index[_totals(store) == 0]]
     if empty:
@@ -157,5 +204,5 @@ def _totals(store: CountStore) -> np.ndarray:
     """Total counts (cells,)."""
     from perturbgen.models.base import sizes
 
-    parts = [sizes(batch.counts, "total").cpu().numpy() for batch in cell_batches(store, 4096)]
+    parts = [sizes(batch.counts, "total").cpu().numpy() for batch in CellFeed(store, 4096).once()]
     return np.concatenate([np.zeros(0), *parts])

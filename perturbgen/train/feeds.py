@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 import numpy as np
 
 from perturbgen.core.errors import ConfigError, SchemaError
-from perturbgen.data import Batch, CountStore, epoch_rng
+from perturbgen.data import CountStore, epoch_rng
 
 if TYPE_CHECKING:
     import torch
@@ -30,7 +30,7 @@ class CellFeed:
 
     store: CountStore
     size: int
-    seed: int
+    seed: int = 0
     unit: str = "cells"
 
     def __len__(self) -> int:
@@ -50,11 +50,15 @@ class CellFeed:
     ) -> Iterator[CellBatch]:
         """Every cell once, shuffled."""
         rng = epoch_rng(self.seed, epoch)
-        return cell_batches(self.store, self.size, rng=rng, skip=skip, rank=rank, ranks=ranks)
+        return self._batches(rng=rng, skip=skip, rank=rank, ranks=ranks)
 
     def once(self) -> Iterator[CellBatch]:
         """Every cell once, in stored order."""
-        return cell_batches(self.store, self.size)
+        return self._batches()
+
+    def _batches(self, **options: Any) -> Iterator[CellBatch]:
+        # Sparse, as the models read them: about 94 % of counts are zeros.
+        return cast("Iterator[CellBatch]", self.store.batches(self.size, dense=False, **options))
 
     def names(self, index: torch.Tensor) -> Sequence[Any]:
         """Names of cells."""
@@ -63,21 +67,6 @@ class CellFeed:
     def shape(self, size: int) -> str:
         """How large a batch is."""
         return f"{size:,} cells x {self.store.n_genes:,} genes"
-
-
-def cell_batches(store: CountStore, size: int, **options: Any) -> Iterator[CellBatch]:
-    """Every cell once, its counts sparse; the options are those of ``CountStore.batches``."""
-    return cast("Iterator[CellBatch]", store.batches(size, dense=False, **options))
-
-
-def chosen_cells(store: CountStore, positions: np.ndarray, size: int = 512) -> Iterator[CellBatch]:
-    """Batches of some cells of a store, numbered as in that store."""
-    import torch
-
-    where = torch.from_numpy(positions)
-    for batch in store.subset(positions).batches(size, dense=False):
-        index = where[batch.index.cpu()].to(batch.index.device)
-        yield cast("CellBatch", Batch(index, batch.counts, batch.codes))
 
 
 _MANY_RUNS = 256  # beyond which neighbours are so few that rows are gathered one by one

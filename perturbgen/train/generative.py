@@ -32,6 +32,8 @@ class _ModelCard(Card):
     """What a model of counts was trained on."""
 
     DESCRIBES: ClassVar[str] = "a generative model of counts"
+    MEMBERS: ClassVar[str] = "cells.parquet"
+    MEMBER: ClassVar[str] = "cell"
 
     kind: str
     genes: list[str]
@@ -57,15 +59,10 @@ class TrainedRun(Trained):
     model: LatentModel
     card: _ModelCard
 
-    def parts(self) -> pd.Series:
-        """The part (train, validation) of each of the run's cells."""
-        return read_parts(self.path)
-
 
 class _CellRecipe(Recipe[RunSettings, "Cells", _ModelCard]):
     settings, card = RunSettings, _ModelCard
-    unit, parts_file, member = "cells", "cells.parquet", "cell"
-    may_change = ("training.resident",)
+    unit, may_change = "cells", ("training.resident",)
 
     def read(self, settings: RunSettings) -> Cells:
         from perturbgen.train.cells import read_cells
@@ -122,7 +119,7 @@ class _CellRecipe(Recipe[RunSettings, "Cells", _ModelCard]):
         )
 
     def board(self, run: Path, settings: RunSettings, epoch: int) -> Watcher:
-        from perturbgen.train.board import CellBoard
+        from perturbgen.train.heldout import CellBoard
 
         return CellBoard(run, settings, epoch=epoch)
 
@@ -146,7 +143,7 @@ train, resume, train_once = CELLS.train, CELLS.resume, CELLS.train_once
 
 def read_parts(run: Path) -> pd.Series:
     """The part of each cell of a run, without its model."""
-    return CELLS.read_members(run)["part"]
+    return _ModelCard.read_members(run)["part"]
 
 
 def load_run(path: str | Path, *, which: str = "best", device: str = "cpu") -> TrainedRun:
@@ -159,10 +156,10 @@ def _gene_shares(data: Cells) -> torch.Tensor:
     """Each gene's part of all training counts, (genes,); half a count more, so that none is 0."""
     import torch
 
-    from perturbgen.train.feeds import cell_batches
+    from perturbgen.train.feeds import CellFeed
 
     total = torch.full((data.train.n_genes,), 0.5, dtype=torch.float64)
-    for batch in cell_batches(data.train, 4096):
+    for batch in CellFeed(data.train, 4096).once():
         total.index_add_(0, batch.counts.columns.cpu(), batch.counts.values.cpu().double())
     return total / total.sum()
 

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from perturbgen.core.errors import ConfigError, PerturbgenError, StorageError, shorten
-from perturbgen.train import schedules
-from perturbgen.train.card import append_record, load_parameters, load_state, save_state
+from perturbgen.train.card import append_record, load_state, save_state
 from perturbgen.train.progress import Interrupts, Status
 from perturbgen.train.protocols import Feed, Judge, SampleBatch
+from perturbgen.train.schedules import Schedule, share_row_gradients
 from perturbgen.train.settings import LoopSettings
 
 if TYPE_CHECKING:
@@ -85,14 +85,12 @@ class Training:
                 group["base_rate"] = group["lr"]  # what a schedule multiplies; kept in checkpoints
         wrapped = fabric.setup(model, *optimisers)
         self.wrapped, self.optimisers = wrapped[0], list(wrapped[1:])
+        self.schedule = Schedule(
+            settings.annealing, settings.training, train.steps(fabric.world_size)
+        )
         self.state = _State()
         self.best_model: dict[str, torch.Tensor] | None = None
         self.saved_at = time.monotonic()
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """How many batches an epoch has."""
-        return self.train.steps(self.fabric.world_size)
 
     @property
     def finished(self) -> bool:
@@ -105,7 +103,7 @@ class Training:
         """Train until the last epoch, or until nothing is gained any more."""
         epochs = self.settings.training.epochs
         if self.model.annealed:
-            schedules.warn_of_long_warmup(self.settings.annealing, self.steps_per_epoch, epochs)
+            self.schedule.warn_of_long_warmup()
         with Interrupts() as interrupts, Status(epochs, self.train.unit) as status:
             while not self.finished:
                 record = self._epoch(interrupts)
@@ -147,20 +145,20 @@ class Training:
 
         fabric, step = self.fabric, self.state.step
         total = self.train.total(self.state.batch)
-        rate_factor = self._rate_factor()
+        rate_factor = self.schedule.rate_factor(step)
         for optimiser in self.optimisers:
             for group in optimiser.param_groups:
                 group["lr"] = group["base_rate"] * rate_factor
             optimiser.zero_grad()
         self.model.advance(step)
         terms = self.wrapped(batch, self.draws(step, total))
-        weights = self._weights(self._annealed_weight(step))
+        weights = self._weights(self.schedule.weight(step))
         # Gradients are averaged over processes: each brings its share of the batch's mean.
         loss = sum(weights[name] * term.sum() for name, term in terms.items()) * (
             fabric.world_size / total
         )
         fabric.backward(loss)
-        schedules.share_row_gradients(fabric, self.model, math.ceil(total / fabric.world_size))
+        share_row_gradients(fabric, self.model, math.ceil(total / fabric.world_size))
         # Sparse gradients are not clipped: Adam makes a step's length independent of their scale.
         dense = [p for p in self.model.parameters() if p.grad is not None and not p.grad.is_sparse]
         norm = float(torch.nn.utils.clip_grad_norm_(dense, self.settings.training.clip_norm))
@@ -207,16 +205,8 @@ class Training:
             return
         # While the weight of an annealed term still rises, the full-weight objective may well get
         # worse: patience counts after the warm-up only.
-        warmup = (
-            schedules.warmup_epochs(settings.annealing, self.steps_per_epoch)
-            if self.model.annealed
-            else 0
-        )
-        if state.epoch > warmup:
+        if state.epoch > (self.schedule.warmup_epochs if self.model.annealed else 0):
             state.waited += 1
-
-    def _annealed_weight(self, step: int) -> float:
-        return schedules.annealed_weight(self.settings.annealing, step, self.steps_per_epoch)
 
     def _weights(self, annealed: float) -> dict[str, float]:
         """The weight of each term; 1 where nothing is annealed."""
@@ -230,11 +220,6 @@ class Training:
         weights = self._weights(self.settings.annealing.weight)
         return sum(weights[name] * value for name, value in means.items())
 
-    def _rate_factor(self) -> float:
-        training = self.settings.training
-        steps = training.epochs * self.steps_per_epoch
-        return schedules.rate_factor(training.decay, self.state.step, steps)
-
     def _summary(self) -> dict[str, Any]:
         """The record of the epoch's training."""
         state = self.state
@@ -245,8 +230,8 @@ class Training:
             "step": state.step,
             **{f"train/{name}": value for name, value in means.items()},
             "train/objective": self._objective(means),
-            "weight": self._annealed_weight(state.step - 1),
-            "rate": self.settings.training.learning_rate * self._rate_factor(),
+            "weight": self.schedule.weight(state.step - 1),
+            "rate": self.settings.training.learning_rate * self.schedule.rate_factor(state.step),
             "norm": norm / state.batch,
             f"{self.train.unit}_per_second": samples / state.seconds,
         }
@@ -333,8 +318,7 @@ class Training:
 
     def restore(self) -> None:
         """Go on where the run stopped."""
-        last = load_state(self.run, "last")
-        load_parameters(self.model, last["model"], self.run)
+        last = load_state(self.run, "last", self.model)
         if len(last["optimisers"]) != len(self.optimisers):
             raise ConfigError(
                 f"{self.run}: its checkpoint has other optimisers", cause="config.toml was edited"

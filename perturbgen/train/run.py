@@ -19,8 +19,7 @@ from perturbgen.core.errors import ConfigError, InputError, SchemaError, shorten
 from perturbgen.core.files import atomic_path, require_folder, require_writable
 from perturbgen.core.runs import create_run, file_hash
 from perturbgen.core.system import cores, keep_freed_memory
-from perturbgen.core.tables import read_frame
-from perturbgen.train.card import Card, load_parameters, load_state
+from perturbgen.train.card import Card, load_state
 from perturbgen.train.settings import LoopSettings, LoopTraining
 
 if TYPE_CHECKING:
@@ -38,9 +37,9 @@ LARGEST = 1 << 30
 # What leaves the steps that were already made alone.
 _MAY_CHANGE = ("training.epochs", "stopping.patience", "training.threads", "board")
 
-S = TypeVar("S", bound=LoopSettings)
-D = TypeVar("D")
-C = TypeVar("C", bound=Card)
+_S = TypeVar("_S", bound=LoopSettings)
+_D = TypeVar("_D")
+_C = TypeVar("_C", bound=Card)
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,48 +51,54 @@ class Trained:
     model: Any
     card: Any
 
+    def members(self) -> pd.DataFrame:
+        """The samples that the run was made from, by name, with their parts in column ``part``."""
+        return self.card.read_members(self.path)
 
-class Recipe(ABC, Generic[S, D, C]):
-    """What a kind of model brings to a run: settings ``S``, data as read ``D``, a card ``C``."""
+    def parts(self) -> pd.Series:
+        """The part (train, validation, ...) of each of the run's samples."""
+        return self.members()["part"]
 
-    settings: type[S]
-    card: type[C]
+
+class Recipe(ABC, Generic[_S, _D, _C]):
+    """What a kind of model brings to a run: its settings, its data as read, its card."""
+
+    settings: type[_S]
+    card: type[_C]
     unit: str  # what samples are called: "cells"
-    parts_file: str  # where the part of each sample is kept
-    member: str  # the column or index of that file that names samples
     may_change: tuple[str, ...] = ()  # settings that a resumed run may have changed, beside ours
 
     @abstractmethod
-    def read(self, settings: S) -> D:
+    def read(self, settings: _S) -> _D:
         """Read and split the data; what has to be fitted is fitted on the training part alone."""
 
     @abstractmethod
-    def sources(self, settings: S) -> Iterable[Path]:
+    def sources(self, settings: _S) -> Iterable[Path]:
         """What is read; the hashes of those that are files are kept with the run."""
 
     @abstractmethod
-    def describe(self, settings: S, data: D) -> C:
+    def describe(self, settings: _S, data: _D) -> _C:
         """The card of a run about to start."""
 
     @abstractmethod
-    def members(self, data: D) -> pd.DataFrame:
-        """A row for each sample, named by ``member``, its part in column ``part``."""
+    def members(self, data: _D) -> pd.DataFrame:
+        """A row for each sample, its part in column ``part``, for the card to keep."""
 
     @abstractmethod
-    def assemble(self, run: Path, settings: S, data: D, fabric: Fabric) -> Training:
+    def assemble(self, run: Path, settings: _S, data: _D, fabric: Fabric) -> Training:
         """The loop with its feeds, the model, its optimisers and its judge."""
 
     @abstractmethod
-    def board(self, run: Path, settings: S, epoch: int) -> Watcher:
+    def board(self, run: Path, settings: _S, epoch: int) -> Watcher:
         """What TensorBoard is shown from an epoch on."""
 
     @abstractmethod
-    def blank(self, run: Path, settings: S, card: C) -> torch.nn.Module:
+    def blank(self, run: Path, settings: _S, card: _C) -> torch.nn.Module:
         """A model of the right shape, whose parameters come from a checkpoint."""
 
     def train(
         self,
-        settings: S,
+        settings: _S,
         *,
         runs: Path = Path("runs"),
         devices: int = 1,
@@ -112,10 +117,7 @@ class Recipe(ABC, Generic[S, D, C]):
         if fabric.is_global_zero:  # it names the run, and tells the others
             hashes = self._hashes(settings)
             run = create_run(runs, settings.name, settings, seed=settings.seed, data=hashes)
-            card.write(run)
-            members = self.members(data)
-            with atomic_path(run / self.parts_file) as part:
-                members.to_parquet(part, index=members.index.name is not None)
+            card.write(run, self.members(data))
         run = fabric.broadcast(run)
         self._carry_out(run, settings, data, fabric, resumed=False)
         return run
@@ -143,7 +145,7 @@ class Recipe(ABC, Generic[S, D, C]):
         return run
 
     def train_once(
-        self, settings: S, *, runs: Path = Path("runs"), accelerator: str = "auto"
+        self, settings: _S, *, runs: Path = Path("runs"), accelerator: str = "auto"
     ) -> Path:
         """As ``train``, but takes (or finishes) a run of the same settings and data in ``runs``."""
         for run in sorted(runs.glob("[0-9]*/")):
@@ -161,18 +163,13 @@ class Recipe(ABC, Generic[S, D, C]):
         card = self.card.read(path)
         settings = load_settings(self.settings, path / "config.toml")
         model = self.blank(path, settings, card)
-        load_parameters(model, load_state(path, which)["model"], path)
+        load_state(path, which, model)
         return Trained(path, settings, model.to(device).eval(), card)
 
-    def read_members(self, run: Path) -> pd.DataFrame:
-        """The samples of a run by name, with their parts."""
-        table = read_frame(run / self.parts_file, columns=["part"])
-        return table if table.index.name == self.member else table.set_index(self.member)
-
-    def _hashes(self, settings: S) -> dict[str, str]:
+    def _hashes(self, settings: _S) -> dict[str, str]:
         return {str(path): file_hash(path) for path in self.sources(settings) if path.is_file()}
 
-    def _settings_to_resume(self, run: Path, overrides: Sequence[str]) -> S:
+    def _settings_to_resume(self, run: Path, overrides: Sequence[str]) -> _S:
         """The settings of a run, with overrides that leave its steps so far alone."""
         require_folder(run, "run directory")
         if not (run / "checkpoint" / "last.pt").exists():
@@ -189,12 +186,10 @@ class Recipe(ABC, Generic[S, D, C]):
                 )
         return settings
 
-    def _require_same(self, run: Path, data: D) -> None:
+    def _require_same(self, run: Path, data: _D) -> None:
         """Refuse to resume on other samples: the order of batches belongs to those of the start."""
-        before, now = self.read_members(run)["part"], self.members(data)
-        if now.index.name != self.member:
-            now = now.set_index(self.member)
-        if before.index.equals(now.index) and before.tolist() == now["part"].tolist():
+        before, now = self.card.read_members(run), self.card.by_name(self.members(data))
+        if before.index.equals(now.index) and before["part"].tolist() == now["part"].tolist():
             return
         gone, new = before.index.difference(now.index), now.index.difference(before.index)
         differ = f"gone: {shorten(gone)}; new: {shorten(new)}"
@@ -205,7 +200,9 @@ class Recipe(ABC, Generic[S, D, C]):
             fix="name the same data, or train anew",
         )
 
-    def _carry_out(self, run: Path, settings: S, data: D, fabric: Fabric, *, resumed: bool) -> None:
+    def _carry_out(
+        self, run: Path, settings: _S, data: _D, fabric: Fabric, *, resumed: bool
+    ) -> None:
         training = self.assemble(run, settings, data, fabric)
         _carry_out(training, lambda epoch: self.board(run, settings, epoch), resumed=resumed)
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from perturbgen.train.settings import Annealing
+from perturbgen.train.settings import Annealing, LoopTraining
 
 if TYPE_CHECKING:
     import torch
@@ -16,46 +17,54 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def annealed_weight(annealing: Annealing, step: int, steps_per_epoch: int) -> float:
-    """The weight at a step (0, 1, ...): ``start`` at first, ``weight`` after the warm-up."""
-    ramp = _warmup_steps(annealing, steps_per_epoch)
-    if annealing.shape == "constant" or step >= ramp:
-        return annealing.weight
-    done = step / ramp
-    if annealing.shape == "cyclic":
-        done = min(1.0, 2 * ((done * annealing.cycles) % 1.0))
-    elif annealing.shape == "cosine":
-        done = 0.5 - 0.5 * math.cos(math.pi * done)
-    return annealing.start + (annealing.weight - annealing.start) * done
+@dataclass(frozen=True)
+class Schedule:
+    """Weights of annealed terms and factors of learning rates: pure functions of the step."""
 
+    annealing: Annealing
+    training: LoopTraining
+    steps_per_epoch: int
 
-def _warmup_steps(annealing: Annealing, steps_per_epoch: int) -> int:
-    if annealing.shape == "constant":
-        return 0
-    return annealing.warmup * (steps_per_epoch if annealing.unit == "epochs" else 1)
+    def weight(self, step: int) -> float:
+        """Of annealed terms at a step (0, 1, ...), exactly the full one after the warm-up."""
+        annealing, ramp = self.annealing, self._warmup_steps
+        if step >= ramp:
+            return annealing.weight
+        done = step / ramp
+        if annealing.shape == "cyclic":
+            done = min(1.0, 2 * ((done * annealing.cycles) % 1.0))
+        elif annealing.shape == "cosine":
+            done = 0.5 - 0.5 * math.cos(math.pi * done)
+        return annealing.start + (annealing.weight - annealing.start) * done
 
+    @property
+    def _warmup_steps(self) -> int:
+        if self.annealing.shape == "constant":
+            return 0
+        each = self.steps_per_epoch if self.annealing.unit == "epochs" else 1
+        return self.annealing.warmup * each
 
-def warmup_epochs(annealing: Annealing, steps_per_epoch: int) -> int:
-    """How many epochs begin before the warm-up is over."""
-    return math.ceil(_warmup_steps(annealing, steps_per_epoch) / steps_per_epoch)
+    @property
+    def warmup_epochs(self) -> int:
+        """How many epochs begin before the warm-up is over."""
+        return math.ceil(self._warmup_steps / self.steps_per_epoch)
 
+    def warn_of_long_warmup(self) -> None:
+        """Log a warning where the warm-up outlasts the run."""
+        if self.warmup_epochs >= self.training.epochs:
+            log.warning(
+                "the KL warm-up takes %d steps, the whole run %d: the full objective would never "
+                "be trained; shorten it (annealing.warmup) or train longer (training.epochs)",
+                self._warmup_steps,
+                self.steps_per_epoch * self.training.epochs,
+            )
 
-def warn_of_long_warmup(annealing: Annealing, steps_per_epoch: int, epochs: int) -> None:
-    """Log a warning where the warm-up outlasts the run."""
-    if warmup_epochs(annealing, steps_per_epoch) >= epochs:
-        log.warning(
-            "the KL warm-up takes %d steps, the whole run %d: the full objective would never be "
-            "trained; shorten it (annealing.warmup) or train longer (training.epochs)",
-            _warmup_steps(annealing, steps_per_epoch),
-            steps_per_epoch * epochs,
-        )
-
-
-def rate_factor(decay: str, step: int, total: int) -> float:
-    """What learning rates are multiplied by at a step: 1, or half a cosine from 1 to 0.01."""
-    if decay == "constant":
-        return 1.0
-    return 0.01 + 0.99 * (0.5 + 0.5 * math.cos(math.pi * min(step, total) / total))
+    def rate_factor(self, step: int) -> float:
+        """What learning rates are multiplied by at a step: 1, or half a cosine from 1 to 0.01."""
+        if self.training.decay == "constant":
+            return 1.0
+        total = self.training.epochs * self.steps_per_epoch
+        return 0.01 + 0.99 * (0.5 + 0.5 * math.cos(math.pi * min(step, total) / total))
 
 
 def adamw(*groups: tuple[Iterable[torch.nn.Parameter], float, float]) -> torch.optim.Optimizer:

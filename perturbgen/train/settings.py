@@ -32,7 +32,7 @@ class CellData(Settings):
     validation: Chance = 0.1  # share of the cells, where there is no split file
 
 
-class ConditionSettings(Settings):
+class _ConditionSettings(Settings):
     """How one column of obs conditions the model."""
 
     encoding: Literal["onehot", "embedding", "descriptors", "label"] = "onehot"
@@ -181,7 +181,7 @@ class RunSettings(LoopSettings):
     """A training run of a model of counts."""
 
     data: CellData
-    conditions: dict[str, ConditionSettings] = Field(default_factory=dict)
+    conditions: dict[str, _ConditionSettings] = Field(default_factory=dict)
     model: _ModelSettings = _ModelSettings()
     training: _CellTraining = _CellTraining()
 

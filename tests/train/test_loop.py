@@ -125,10 +125,10 @@ def test_where_only_the_first_process_fails_the_other_ends_too(settings, tmp_pat
 import sys
 from perturbgen.cli import _run
 from perturbgen.core.errors import StorageError
-from perturbgen.train import board
+from perturbgen.train import heldout
 def full(*_, **__):
     raise StorageError("the disk is full")
-board.CellBoard = full
+heldout.CellBoard = full
 sys.exit(_run(sys.argv[1:]))
 """)
     command = [

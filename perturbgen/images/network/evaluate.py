@@ -119,7 +119,7 @@ def _groups_of_training(run: ImageRun) -> pd.Series | None:
     """Groups of siRNAs that share a plate, from the training part; None without such a plan."""
     if run.card.label != "sirna_id":
         return None
-    table = run.fields()
+    table = run.members()
     train = table[(table["part"] == "train") & table["sirna_id"].isin(run.card.classes)]
     try:
         return sirna_groups(train)

@@ -31,12 +31,14 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class ImageCard(Card):
+class _ImageCard(Card):
     """What the numbers of a trained network mean."""
 
     FILE: ClassVar[str] = "images.json"
     FORMAT: ClassVar[int] = 2
     DESCRIBES: ClassVar[str] = "a network on images"
+    MEMBERS: ClassVar[str] = "fields.parquet"
+    MEMBER: ClassVar[str] = "site_id"
 
     classes: tuple[Name, ...]
     cells: tuple[str, ...]
@@ -62,7 +64,7 @@ class ImageRun(Trained):
 
     settings: ImageSettings
     model: ImageClassifier
-    card: ImageCard
+    card: _ImageCard
 
     def feed(self, fields: Fields) -> ImageFeed:
         """Fields as the network reads them, on the device it lies on."""
@@ -78,10 +80,6 @@ class ImageRun(Trained):
             )
         return _feed(fields, self.settings, self.card, device=str(self.model.weights.device))
 
-    def fields(self) -> pd.DataFrame:
-        """The fields that the run was made from, by site_id, with their labels and parts."""
-        return IMAGES.read_members(self.path)
-
     def untrained(self) -> ImageRun:
         """The same network with the weights it began with."""
         return ImageRun(
@@ -89,10 +87,9 @@ class ImageRun(Trained):
         )
 
 
-class _ImageRecipe(Recipe[ImageSettings, Fields, ImageCard]):
-    settings, card = ImageSettings, ImageCard
-    unit, parts_file, member = "images", "fields.parquet", "site_id"
-    may_change = ("data.workers", "data.ahead")
+class _ImageRecipe(Recipe[ImageSettings, Fields, _ImageCard]):
+    settings, card = ImageSettings, _ImageCard
+    unit, may_change = "images", ("data.workers", "data.ahead")
 
     def read(self, settings: ImageSettings) -> Fields:
         return read_fields(settings.data)
@@ -103,7 +100,7 @@ class _ImageRecipe(Recipe[ImageSettings, Fields, ImageCard]):
             path for path in sorted(settings.data.path.iterdir()) if path.name.startswith(names)
         ]
 
-    def describe(self, settings: ImageSettings, data: Fields) -> ImageCard:
+    def describe(self, settings: ImageSettings, data: Fields) -> _ImageCard:
         train = data.part("train")
         if not len(train):
             raise SchemaError(
@@ -117,7 +114,7 @@ class _ImageRecipe(Recipe[ImageSettings, Fields, ImageCard]):
         if start is None:
             classes, cells = tuple(class_names(data, controls=settings.data.controls)), None
         else:  # whose numbers of classes and cell types stay
-            before = ImageCard.read(require_folder(start, "run to start from"))
+            before = _ImageCard.read(require_folder(start, "run to start from"))
             if before.label != data.label:
                 raise ConfigError(
                     f"model.start {start} tells {before.label} apart, these images {data.label}"
@@ -126,7 +123,7 @@ class _ImageRecipe(Recipe[ImageSettings, Fields, ImageCard]):
             classes, cells = before.classes, before.cells
         # Size and depth of the first training field, which all others must have.
         image = _kind_of_first(train)
-        return ImageCard(
+        return _ImageCard(
             classes,
             known["cell_type"] if cells is None else cells,
             known["experiment"],
@@ -145,7 +142,7 @@ class _ImageRecipe(Recipe[ImageSettings, Fields, ImageCard]):
         from perturbgen.train.loop import Training
         from perturbgen.train.schedules import adamw
 
-        card, rates = ImageCard.read(run), settings.training
+        card, rates = _ImageCard.read(run), settings.training
         train, validation = (
             _feed(data.part(part), settings, card, device=str(fabric.device))
             for part in ("train", "validation")
@@ -177,7 +174,7 @@ class _ImageRecipe(Recipe[ImageSettings, Fields, ImageCard]):
 
         return ImageBoard(run, settings, epoch=epoch)
 
-    def blank(self, run: Path, settings: ImageSettings, card: ImageCard) -> ImageClassifier:
+    def blank(self, run: Path, settings: ImageSettings, card: _ImageCard) -> ImageClassifier:
         return _build(settings, card)
 
 
@@ -199,7 +196,7 @@ def _require_unseen(start: Path, table: pd.DataFrame) -> None:
     }
 
     def trained_on(run: Path) -> tuple[Mapping[str, Iterable[Any]], Path | None]:
-        fields = IMAGES.read_members(run).reset_index()
+        fields = _ImageCard.read_members(run).reset_index()
         train = fields[fields["part"] == "train"]
         before = load_settings(ImageSettings, run / "config.toml").model.start
         if before is not None and not before.is_dir():
@@ -226,7 +223,7 @@ def _kind_of_first(fields: Fields) -> Kind:
     return kind_of_image(read_field(fields.files[0], list(fields.channels)))
 
 
-def _require_trainable(model: ImageClassifier, train: ImageFeed, card: ImageCard) -> None:
+def _require_trainable(model: ImageClassifier, train: ImageFeed, card: _ImageCard) -> None:
     """Every batch can be normalised, and images are large enough for the backbone."""
     import torch
 
@@ -253,7 +250,7 @@ def _require_trainable(model: ImageClassifier, train: ImageFeed, card: ImageCard
     model.train()
 
 
-def _feed(fields: Fields, settings: ImageSettings, card: ImageCard, *, device: str) -> ImageFeed:
+def _feed(fields: Fields, settings: ImageSettings, card: _ImageCard, *, device: str) -> ImageFeed:
     """Fields as a run's settings want them read."""
     from perturbgen.images.network.feed import ImageFeed
 
@@ -274,7 +271,7 @@ def _feed(fields: Fields, settings: ImageSettings, card: ImageCard, *, device: s
 
 
 def _build(
-    settings: ImageSettings, card: ImageCard, train: ImageFeed | None = None
+    settings: ImageSettings, card: _ImageCard, train: ImageFeed | None = None
 ) -> ImageClassifier:
     """The network, its weights drawn from the seed.
 

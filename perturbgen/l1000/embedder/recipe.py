@@ -48,6 +48,8 @@ class _EmbedCard(Card):
     """What an embedding was trained on: ``counts`` are the training profiles of each class."""
 
     DESCRIBES: ClassVar[str] = "an embedding of profiles"
+    MEMBERS: ClassVar[str] = "parts.parquet"
+    MEMBER: ClassVar[str] = "sample"
 
     kind: str
     genes: list[str]
@@ -88,10 +90,6 @@ class Embedder(Trained):
         """The genes of a profile, in the network's order."""
         return pd.Index(self.card.genes)
 
-    def parts(self) -> pd.Series:
-        """The part of each of the run's samples."""
-        return EMBEDDING.read_members(self.path)["part"]
-
     def embed(self, table: ProfileTable) -> np.ndarray:
         """Places (profiles, size); genes are found by id."""
         from perturbgen.l1000.embedder.model import ProfileFeed
@@ -118,8 +116,7 @@ class Embedder(Trained):
 
 class _EmbedRecipe(Recipe[EmbedSettings, _Prepared, _EmbedCard]):
     settings, card = EmbedSettings, _EmbedCard
-    unit, parts_file, member = "profiles", "parts.parquet", "sample"
-    may_change = ("training.resident",)
+    unit, may_change = "profiles", ("training.resident",)
 
     def read(self, settings: EmbedSettings) -> _Prepared:
         data, start = settings.data, settings.start

@@ -24,7 +24,7 @@ from perturbgen.images.network.evaluate import (
     pooled,
 )
 from perturbgen.images.network.fields import Fields, class_names, read_fields
-from perturbgen.images.network.recipe import ImageCard
+from perturbgen.images.network.recipe import _ImageCard
 from perturbgen.images.network.settings import ImageData, ImageSettings
 from perturbgen.profiles.table import Profiles
 from perturbgen.simulate.images import ImageLayout, write_bbbc021
@@ -158,7 +158,7 @@ def test_the_real_tables_without_images_and_with_some(
         read_fields(ImageData(path=folder))
 
 
-def described(settings: ImageSettings) -> ImageCard:
+def described(settings: ImageSettings) -> _ImageCard:
     return IMAGES.describe(settings, IMAGES.read(settings))
 
 
@@ -234,7 +234,7 @@ def test_rows_ask_about_what_was_withheld_where_it_was() -> None:
 
 
 def test_a_run_without_some_compounds_is_asked_about_them(withheld: Path) -> None:
-    card = ImageCard.read(withheld)
+    card = _ImageCard.read(withheld)
     assert card.label == "treatment"
     assert card.channels == (1, 2, 4)
     assert len(card.classes) == 2 * 10
@@ -277,7 +277,7 @@ def test_a_start_that_was_trained_on_withheld_compounds_is_refused(
         )
 
     same, other, every = start(withheld, 0), start(withheld, 1), start(withheld, None)
-    assert described(same).classes == ImageCard.read(withheld).classes
+    assert described(same).classes == _ImageCard.read(withheld).classes
     described(every)  # withholds plates only, the same as the start
     away = sorted(set(read_fields(other.data).part("test").table["compound"]))
     with pytest.raises(

@@ -24,7 +24,7 @@ from perturbgen.images.network.predict import (
     predict,
     validation_numbers,
 )
-from perturbgen.images.network.recipe import ImageCard, _build, _feed
+from perturbgen.images.network.recipe import _ImageCard, _build, _feed
 from perturbgen.images.network.settings import ImageModelSettings, ImageSettings
 from perturbgen.nn.layers import Draws
 from perturbgen.train.card import load_state
@@ -39,7 +39,7 @@ def changed(settings: ImageSettings, **sections: dict[str, object]) -> ImageSett
     )
 
 
-def described(settings: ImageSettings) -> ImageCard:
+def described(settings: ImageSettings) -> _ImageCard:
     return IMAGES.describe(settings, IMAGES.read(settings))
 
 
@@ -132,7 +132,7 @@ def test_a_run_holds_what_it_needs_and_its_numbers(trained: Path) -> None:
         "images_per_second",
     } <= set(records[0])
     assert records[1]["train/cross_entropy"] < records[0]["train/cross_entropy"]
-    card = ImageCard.read(trained)
+    card = _ImageCard.read(trained)
     assert card.classes == tuple(range(8))
     assert card.cells == ("HUVEC", "RPE")
     assert card.channels == (1, 2, 3, 4, 5, 6)
@@ -165,7 +165,7 @@ def test_starting_from_a_run_begins_with_its_weights(
         settings, data={"path": plates, "cell_types": ["RPE"]}, model={"start": trained}
     )
     card = described(tuned)
-    assert card.classes == ImageCard.read(trained).classes
+    assert card.classes == _ImageCard.read(trained).classes
     assert card.cells == ("HUVEC", "RPE")
     assert card.experiments == ("RPE-01",)
     feed = _feed(read_fields(tuned.data).part("train"), tuned, card, device="cpu")
@@ -334,11 +334,11 @@ def test_other_channels_are_refused(trained: Path) -> None:
 def test_a_card_of_another_kind_is_explained(trained: Path, tmp_path: Path) -> None:
     (tmp_path / "images.json").write_text("{}")
     with pytest.raises(InputError, match="does not describe a network"):
-        ImageCard.read(tmp_path)
+        _ImageCard.read(tmp_path)
     text = json.loads((trained / "images.json").read_text())
     (tmp_path / "images.json").write_text(json.dumps({**text, "format": 7}))
     with pytest.raises(InputError, match="has format 7"):
-        ImageCard.read(tmp_path)
+        _ImageCard.read(tmp_path)
 
 
 def test_without_a_validation_part_the_run_says_so(
