@@ -45,10 +45,10 @@ def learn(settings: EmbedSettings, folder: Path, *, which: str = "best") -> tupl
 
 def parts_of(settings: EmbedSettings, part: str) -> ProfileTable:
     """The profiles of a part; the label in column ``class``."""
-    from perturbgen.l1000.embedder.data import read_table, split_parts, treatments
+    from perturbgen.l1000.embedder.data import ProfileTable
 
-    table = treatments(read_table(settings.data.path), settings.data)
-    table = table.take((split_parts(table, settings.data, settings.seed) == part).to_numpy())
+    table = ProfileTable.read(settings.data.path).treatments(settings.data)
+    table = table.take((table.split(settings.data, settings.seed) == part).to_numpy())
     table.samples["class"] = table.samples[settings.data.label].astype(str)
     return table
 
@@ -75,9 +75,8 @@ def linear_rows(train: ProfileTable, judged: ProfileTable, seed: int) -> Iterato
 
 def network_row(name: str, embedder: Embedder, judged: ProfileTable, seed: int) -> dict[str, Any]:
     """A trained network."""
-    from perturbgen.l1000.embedder.recipe import measure_of
 
-    return scored(name, embedder.embed(judged), judged, measure_of(embedder.model), seed)
+    return scored(name, embedder.embed(judged), judged, embedder.model.measure, seed)
 
 
 def scored(
@@ -112,9 +111,8 @@ def with_mechanisms(
     """
     from perturbgen.l1000.embedder.evaluation import Rival, probe_inputs, rivals
     from perturbgen.l1000.embedder.probe import KINDS, MAJORITY, probe, probe_task
-    from perturbgen.l1000.embedder.recipe import measure_of
 
-    mine = Rival("embedding", embedder.embed(judged), measure_of(embedder.model))
+    mine = Rival("embedding", embedder.embed(judged), embedder.model.measure)
     linear = rivals(train.values(), train.samples["class"].to_numpy(), judged.values(), seed=seed)
     task = probe_task(judged.samples, "moa", "class", rng=np.random.default_rng(seed))
     found = probe(probe_inputs([mine, *linear]), task, seed=seed)

@@ -81,10 +81,10 @@ def few_compounds(
     """Training on so many compounds; a fifth of all is tested, whatever the size. Small sets lie in
     the large.
     """
-    from perturbgen.l1000.embedder.data import read_table, treatments
+    from perturbgen.l1000.embedder.data import ProfileTable
     from perturbgen.l1000.embedder.settings import ProfileData
 
-    table = treatments(read_table(source), ProfileData(path=source, types=("trt_cp",)))
+    table = ProfileTable.read(source).treatments(ProfileData(path=source, types=("trt_cp",)))
     labels = table.samples["perturbagen"].astype(str)
     names = np.random.default_rng(seed).permutation(np.sort(labels.unique()))
     tested, trained = names[: len(names) // 5], names[len(names) // 5 :][:size]

@@ -126,12 +126,12 @@ def _embed(
     from anndata import AnnData
 
     from perturbgen.data import write_h5ad
-    from perturbgen.l1000.embedder.data import read_table
+    from perturbgen.l1000.embedder.data import ProfileTable
 
     check_output(out, ".h5ad")
     embedder = _opened(run, device)
     data = embedder.settings.data
-    table = read_table(file or data.path, meta or data.metadata)
+    table = ProfileTable.read(file or data.path, meta or data.metadata)
     found = embedder.embed(table)
     adata = AnnData(
         obs=table.samples.rename_axis(None),
@@ -187,15 +187,15 @@ def _evaluate(
     compoundinfo_beta.txt --out evaluation[/bold]
     """
     from perturbgen.cli.retrieve import check_folder
-    from perturbgen.l1000.embedder.data import require_column
-    from perturbgen.l1000.embedder.evaluation import chosen_profiles, judge, with_values
+    from perturbgen.core.tables import require_columns
+    from perturbgen.l1000.embedder.evaluation import judge, with_values
 
     check_folder(out)
     embedder = _opened(run, device)
-    table = chosen_profiles(embedder, file, meta, part)
+    table = embedder.profiles(file, meta, part=part)
     for name in (plate, well):
         if name is not None:
-            require_column(table.samples, name)
+            require_columns(table.samples, [name], "the table of samples")
     if perturbagens is not None:
         table = with_values(table, perturbagens, probe or [])
     judged = judge(
@@ -231,10 +231,9 @@ def _write_judged(judged: Judged, embedder: Embedder, out: Path, title: str) -> 
     from perturbgen.cli.retrieve import write_parquet
     from perturbgen.core.files import slug
     from perturbgen.l1000.embedder.evaluation import MINE
-    from perturbgen.l1000.embedder.recipe import measure_of
     from perturbgen.l1000.embedder.report import evaluation_page
 
-    groups, found = judged.neighbours(measure_of(embedder.model)), judged.found[MINE]
+    groups, found = judged.neighbours(embedder.model.measure), judged.found[MINE]
     tables = {"queries": found.queries, "groups": found.groups, "neighbours": groups}
     tables |= {f"probe_{slug(name)}": table for name, table in judged.probes.items()}
     write_parquet(out, tables)
@@ -257,17 +256,16 @@ def _neighbours(
 
     Example: [bold]perturbgen l1000 neighbours runs/0001-embedder-s0 --of vorinostat[/bold]
     """
-    from perturbgen.l1000.embedder.evaluation import chosen_profiles, display_names, neighbours_of
-    from perturbgen.l1000.embedder.recipe import measure_of
+    from perturbgen.l1000.embedder.evaluation import display_names, neighbours_of
     from perturbgen.retrieval.nearest import group_neighbours
 
     embedder = _opened(run, device)
-    table = chosen_profiles(embedder, file, meta, part)
+    table = embedder.profiles(file, meta, part=part)
     label = embedder.settings.data.label
     labels = table.samples.assign(**{label: table.samples[label].astype(str)})
     wanted = _found_label(labels, label, of)
     k = min(k, len(labels) - 1)
-    pairs = neighbours_of(table, embedder.embed(table), label, measure_of(embedder.model), k=k)
+    pairs = neighbours_of(table, embedder.embed(table), label, embedder.model.measure, k=k)
     mine = pairs[pairs[label] == wanted]
     groups = group_neighbours(mine, same=[label]).head(most)
     named = display_names(labels, label)

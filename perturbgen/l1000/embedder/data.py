@@ -12,10 +12,12 @@ import numpy as np
 import pandas as pd
 
 from perturbgen.core.errors import SchemaError, shorten, suggest
+from perturbgen.core.tables import require_columns
 from perturbgen.l1000.embedder.settings import ProfileData
 
 log = logging.getLogger(__name__)
 
+_SAMPLES = "the table of samples"  # in messages
 _PART = 1 << 14  # rows of a matrix on disk that are looked at together
 
 
@@ -30,6 +32,31 @@ class ProfileTable:
     rows: np.ndarray
     samples: pd.DataFrame
     genes: pd.Index
+
+    @classmethod
+    def read(cls, path: Path, metadata: Path | None = None) -> ProfileTable:
+        """All profiles of an extraction, a GCTX or GCT, or an h5ad."""
+        from perturbgen.l1000 import Profiles, read_plate
+
+        if path.is_dir():
+            found = Profiles.open(path)
+            matrix, samples, genes = found.matrix, found.samples, found.genes.index
+        else:
+            if path.suffix == ".h5ad":
+                from perturbgen.core.tables import open_h5ad
+
+                adata = open_h5ad(path).to_memory()
+            else:
+                adata = read_plate(path, metadata=metadata)
+            matrix = adata.X.toarray() if hasattr(adata.X, "toarray") else np.asarray(adata.X)
+            samples, genes = adata.obs, adata.var_names
+        for names, what in ((samples.index, "samples"), (genes, "genes")):
+            if not names.is_unique:
+                twice = names[names.duplicated()].unique()
+                raise SchemaError(
+                    f"{path}: {len(twice)} {what} occur more than once: {shorten(twice)}"
+                )
+        return cls(matrix, np.arange(len(samples)), samples, pd.Index(genes.astype(str)))
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -57,117 +84,96 @@ class ProfileTable:
         values = np.asarray(self.matrix[self.rows])[:, where]
         return ProfileTable(values, np.arange(len(self)), self.samples, genes)
 
+    def treatments(self, data: ProfileData) -> ProfileTable:
+        """Profiles with a label, of the wanted types.
 
-def read_table(path: Path, metadata: Path | None = None) -> ProfileTable:
-    """All profiles of an extraction, a GCTX or GCT, or an h5ad."""
-    from perturbgen.l1000 import Profiles, read_plate
-
-    if path.is_dir():
-        found = Profiles.open(path)
-        matrix, samples, genes = found.matrix, found.samples, found.genes.index
-    else:
-        if path.suffix == ".h5ad":
-            from perturbgen.core.tables import open_h5ad
-
-            adata = open_h5ad(path).to_memory()
-        else:
-            adata = read_plate(path, metadata=metadata)
-        matrix = adata.X.toarray() if hasattr(adata.X, "toarray") else np.asarray(adata.X)
-        samples, genes = adata.obs, adata.var_names
-    for names, what in ((samples.index, "samples"), (genes, "genes")):
-        if not names.is_unique:
-            twice = names[names.duplicated()].unique()
-            raise SchemaError(f"{path}: {len(twice)} {what} occur more than once: {shorten(twice)}")
-    return ProfileTable(matrix, np.arange(len(samples)), samples, pd.Index(genes.astype(str)))
-
-
-def treatments(table: ProfileTable, data: ProfileData) -> ProfileTable:
-    """Profiles with a label, of the wanted types.
-
-    Controls are no class, and positive controls only where ``types`` names them.
-    """
-    samples = table.samples
-    require_column(samples, data.label)
-    keep = samples[data.label].notna().to_numpy()
-    if "control" in samples:
-        keep &= ~samples["control"].fillna(False).astype(bool).to_numpy()
-    if data.types:
-        require_column(samples, "pert_type")
-        known = samples["pert_type"].astype(str)
-        wrong = [kind for kind in data.types if not (known == kind).any()]
-        if wrong:
+        Controls are no class, and positive controls only where ``types`` names them.
+        """
+        samples = self.samples
+        require_columns(samples, [data.label], _SAMPLES)
+        keep = samples[data.label].notna().to_numpy()
+        if "control" in samples:
+            keep &= ~samples["control"].fillna(False).astype(bool).to_numpy()
+        if data.types:
+            require_columns(samples, ["pert_type"], _SAMPLES)
+            known = samples["pert_type"].astype(str)
+            wrong = [kind for kind in data.types if not (known == kind).any()]
+            if wrong:
+                raise SchemaError(
+                    f"no profile has pert_type {wrong[0]!r}", fix=suggest(wrong[0], known.unique())
+                )
+            keep &= known.isin(list(data.types)).to_numpy()
+        elif "role" in samples:
+            keep &= samples["role"].astype(object).ne("positive control").to_numpy()
+        if not keep.any():
             raise SchemaError(
-                f"no profile has pert_type {wrong[0]!r}", fix=suggest(wrong[0], known.unique())
+                f"no profile with a {data.label} is left",
+                expected="treatments",
+                cause="controls only, or no metadata",
             )
-        keep &= known.isin(list(data.types)).to_numpy()
-    elif "role" in samples:
-        keep &= samples["role"].astype(object).ne("positive control").to_numpy()
-    if not keep.any():
-        raise SchemaError(
-            f"no profile with a {data.label} is left",
-            expected="treatments",
-            cause="controls only, or no metadata",
-        )
-    return table.take(keep)
+        return self.take(keep)
 
+    def require_finite(self) -> None:
+        """NaN would reach every number of a network."""
+        for start in range(0, len(self), _PART):
+            rows = self.rows[start : start + _PART]
+            bad = np.asarray(~np.isfinite(self.matrix[rows]).all(axis=1))
+            if bad.any():
+                names = self.samples.index[start : start + _PART].to_numpy()[bad]
+                raise SchemaError(
+                    f"{bad.sum():,} profiles hold NaN or infinity: {shorten(names)}",
+                    expected="finite numbers",
+                    fix="perturbgen l1000 extract --fill 0",
+                )
 
-def require_finite(table: ProfileTable) -> None:
-    """NaN would reach every number of a network."""
-    for start in range(0, len(table), _PART):
-        rows = table.rows[start : start + _PART]
-        bad = np.asarray(~np.isfinite(table.matrix[rows]).all(axis=1))
-        if bad.any():
-            names = table.samples.index[start : start + _PART].to_numpy()[bad]
+    def split(self, data: ProfileData, seed: int) -> pd.Series:
+        """The part of each profile, by sample: train, validation, test or unused.
+
+        No label is in two parts: what is withheld are perturbagens, not single profiles.
+        """
+        labels = self.samples[data.label].astype(str)
+        named = data.split or data.leakproof
+        parts = _named_parts(self.samples, data) if named else _drawn_parts(labels, data, seed)
+        known = parts.isin(["train", "val", "validation", "test"])
+        parts = parts.replace({"val": "validation"}).where(known, "unused")
+        used = pd.DataFrame({"label": labels, "part": parts})[parts != "unused"]
+        homes = used.drop_duplicates().groupby("label")["part"].agg(list)
+        shared = homes.index[homes.map(len) > 1]
+        if len(shared):
             raise SchemaError(
-                f"{bad.sum():,} profiles hold NaN or infinity: {shorten(names)}",
-                expected="finite numbers",
-                fix="perturbgen l1000 extract --fill 0",
+                f"the split leaks: {len(shared)} {data.label} in more than one part: "
+                f"{shorten(shared)}",
+                expected="parts that share no label",
+                fix=f"split by {data.label}",
             )
+        if not (parts == "train").any():
+            raise SchemaError(
+                "the split puts no profile into 'train'", cause="it was made for other data"
+            )
+        return parts.rename("part").rename_axis("sample")
+
+    def standard(self, clip: float | None) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and SD of each gene over clipped profiles, (genes,) both; read part by part."""
+        total = np.zeros((2, len(self.genes)))
+        for start in range(0, len(self), _PART):
+            values = np.asarray(self.matrix[self.rows[start : start + _PART]], float)
+            values = values if clip is None else values.clip(-clip, clip)
+            total += values.sum(0), np.square(values).sum(0)
+        mean = total[0] / len(self)
+        sd = np.sqrt(np.maximum(total[1] / len(self) - mean**2, 0))
+        # A gene that never varies says nothing: it is left as it is instead of divided by nothing.
+        return mean.astype(np.float32), np.where(sd > 1e-6, sd, 1).astype(np.float32)
 
 
-def require_column(samples: pd.DataFrame, name: str) -> None:
-    """The samples have a column."""
-    if name not in samples:
-        raise SchemaError(
-            f"the samples have no column {name!r}", fix=suggest(name, samples.columns)
-        )
-
-
-def split_parts(table: ProfileTable, data: ProfileData, seed: int) -> pd.Series:
-    """The part of each profile, by sample: train, validation, test or unused.
-
-    No label is in two parts: what is withheld are perturbagens, not single profiles.
-    """
-    labels = table.samples[data.label].astype(str)
-    named = data.split or data.leakproof
-    parts = _named_parts(table, data) if named else _drawn_parts(labels, data, seed)
-    known = parts.isin(["train", "val", "validation", "test"])
-    parts = parts.replace({"val": "validation"}).where(known, "unused")
-    used = pd.DataFrame({"label": labels, "part": parts})[parts != "unused"]
-    homes = used.drop_duplicates().groupby("label")["part"].agg(list)
-    shared = homes.index[homes.map(len) > 1]
-    if len(shared):
-        raise SchemaError(
-            f"the split leaks: {len(shared)} {data.label} in more than one part: {shorten(shared)}",
-            expected="parts that share no label",
-            fix=f"split by {data.label}",
-        )
-    if not (parts == "train").any():
-        raise SchemaError(
-            "the split puts no profile into 'train'", cause="it was made for other data"
-        )
-    return parts.rename("part").rename_axis("sample")
-
-
-def _named_parts(table: ProfileTable, data: ProfileData) -> pd.Series:
+def _named_parts(samples: pd.DataFrame, data: ProfileData) -> pd.Series:
     """By a split file, or by the benchmark's."""
     from perturbgen.data.splits import Split
     from perturbgen.l1000 import read_leakproof
 
     if data.leakproof:
-        return read_leakproof(data.leakproof).split(table.samples, fold=data.fold).parts
+        return read_leakproof(data.leakproof).split(samples, fold=data.fold).parts
     parts = Split.read(cast("Path", data.split)).parts
-    names = table.samples.index
+    names = samples.index
     return parts.reindex(names.astype(str)).set_axis(names).fillna("unused")
 
 
@@ -187,33 +193,6 @@ def _drawn_parts(labels: pd.Series, data: ProfileData, seed: int) -> pd.Series:
     return labels.map(home)
 
 
-def classes_of(labels: pd.Series, least: int) -> pd.Index:
-    """The labels of training profiles that are classes, in order of name."""
-    counts = labels.astype(str).value_counts()
-    found = pd.Index(sorted(counts.index[counts >= least]))
-    if len(found) < 2:
-        raise SchemaError(
-            f"{len(found)} of {len(counts)} training labels have {least} profiles or more",
-            expected="two classes at least",
-            cause="an identifier that is unique to each profile as the label",
-            fix="choose another data.label, or a smaller data.least",
-        )
-    return found
-
-
-def standard(table: ProfileTable, clip: float | None) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and SD of each gene over clipped training profiles, (genes,) both; read part by part."""
-    total = np.zeros((2, len(table.genes)))
-    for start in range(0, len(table), _PART):
-        values = np.asarray(table.matrix[table.rows[start : start + _PART]], float)
-        values = values if clip is None else values.clip(-clip, clip)
-        total += values.sum(0), np.square(values).sum(0)
-    mean = total[0] / len(table)
-    sd = np.sqrt(np.maximum(total[1] / len(table) - mean**2, 0))
-    # A gene that never varies says nothing: it is left as it is instead of divided by nothing.
-    return mean.astype(np.float32), np.where(sd > 1e-6, sd, 1).astype(np.float32)
-
-
 @dataclass(frozen=True)
 class ConditionEncoder:
     """Cell line, dose and time as numbers: categories one-hot, numbers log(1 + x), standardised.
@@ -230,7 +209,7 @@ class ConditionEncoder:
         categories: dict[str, list[str]] = {}
         scales: dict[str, tuple[float, float]] = {}
         for name in columns:
-            require_column(samples, name)
+            require_columns(samples, [name], _SAMPLES)
             if not pd.api.types.is_numeric_dtype(samples[name]):
                 categories[name] = sorted(samples[name].dropna().astype(str).unique())
                 continue
@@ -249,14 +228,14 @@ class ConditionEncoder:
         """Float32 (profiles, width)."""
         parts = [np.zeros((len(samples), 0))]
         for name, known in self.categories.items():
-            require_column(samples, name)
+            require_columns(samples, [name], _SAMPLES)
             code = pd.Index(known).get_indexer(pd.Index(samples[name].astype(object).astype(str)))
             new = samples[name][(code < 0) & samples[name].notna().to_numpy()].unique()
             if len(new):
                 log.warning("%s %s: never seen in training, encoded as unknown", name, shorten(new))
             parts.append((code[:, None] == np.arange(len(known))).astype(float))
         for name, (mean, sd) in self.scales.items():
-            require_column(samples, name)
+            require_columns(samples, [name], _SAMPLES)
             values = (np.log1p(samples[name].to_numpy(float)) - mean) / sd
             parts.append(np.nan_to_num(values, nan=0.0)[:, None])
         return np.hstack(parts).astype(np.float32)

@@ -15,11 +15,12 @@ import numpy as np
 import pandas as pd
 
 from perturbgen.core.errors import ConfigError, SchemaError, shorten
-from perturbgen.l1000.embedder.data import ProfileTable, read_table, require_column, treatments
+from perturbgen.core.tables import require_columns
+from perturbgen.l1000.embedder.data import ProfileTable
 from perturbgen.l1000.embedder.probe import probe, probe_task
-from perturbgen.l1000.embedder.recipe import Embedder, measure_of, ranked
+from perturbgen.l1000.embedder.recipe import Embedder
 from perturbgen.profiles.linear import PCA, WCCN, ReplicateMetric
-from perturbgen.retrieval import Retrieval, controlled, nearest
+from perturbgen.retrieval import Retrieval, controlled, nearest, retrieve
 from perturbgen.retrieval.nearest import group_neighbours, neighbour_table
 from perturbgen.retrieval.ranks import Measure
 
@@ -108,27 +109,6 @@ def neighbours_of(
     return neighbour_table(labels, rows, values, same=[label])
 
 
-def chosen_profiles(
-    embedder: Embedder, path: Path | None, metadata: Path | None, part: str
-) -> ProfileTable:
-    """Labelled treatments of a file: the run's own part, or all of them."""
-    data = embedder.settings.data
-    table = treatments(read_table(path or data.path, metadata or data.metadata), data)
-    if part == "all":
-        return table
-    parts = embedder.parts()
-    names = parts.index[parts == part]
-    keep = table.samples.index.isin(names)
-    if not keep.any():
-        have = "the file that it was trained on" if len(names) else sorted(parts.unique())
-        raise ConfigError(
-            f"no profile of the file is in the run's part {part!r}",
-            expected=f"{have}",
-            fix="--part all",
-        )
-    return table.take(keep)
-
-
 def with_values(table: ProfileTable, path: Path, columns: Sequence[str]) -> ProfileTable:
     """The table with columns of a table of perturbagens, found by canonical id."""
     from perturbgen.l1000.samples import perturbagen_values
@@ -137,7 +117,7 @@ def with_values(table: ProfileTable, path: Path, columns: Sequence[str]) -> Prof
         raise ConfigError(
             "--perturbagens without --probe", fix="name the column to be read: --probe moa"
         )
-    require_column(table.samples, "perturbagen")
+    require_columns(table.samples, ["perturbagen"], "the table of samples")
     ids = table.samples["perturbagen"].astype(object)
     values = {name: ids.map(perturbagen_values(path, name)) for name in columns}
     unknown = [name for name, found in values.items() if found.isna().all()]
@@ -165,21 +145,24 @@ def judge(
     classifiers are asked to read from each method's places.
     """
     label = embedder.settings.data.label
-    train = chosen_profiles(embedder, None, None, "train").with_genes(embedder.genes)
+    train = embedder.profiles(part="train").with_genes(embedder.genes)
     table = table.with_genes(embedder.genes)
     labels = table.samples.assign(**{label: table.samples[label].astype(str)})
     # A column that cannot be probed is told before the networks and rivals are run.
     tasks = {
         name: probe_task(labels, name, label, rng=np.random.default_rng(seed)) for name in probes
     }
-    vectors, measure = embedder.embed(table), measure_of(embedder.model)
+    vectors, measure = embedder.embed(table), embedder.model.measure
     names = train.samples[label].astype(str).to_numpy()
     methods = (
         Rival(MINE, vectors, measure),
         Rival("the network, untrained", embedder.untrained().embed(table), measure),
         *rivals(train.values(), names, table.values(), seed=seed),
     )
-    found = {m.name: ranked(m.vectors, labels, label, m.similarity) for m in methods}
+    found = {
+        rival.name: retrieve(rival.vectors, labels, same=label, similarity=rival.similarity)
+        for rival in methods
+    }
     controls = controlled(
         vectors,
         labels,

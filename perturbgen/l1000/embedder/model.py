@@ -21,7 +21,8 @@ from perturbgen.models.base import Trainable
 from perturbgen.nn import MarginHead
 from perturbgen.nn.encoders import make_encoder
 from perturbgen.nn.layers import Draws
-from perturbgen.nn.margins import ball
+from perturbgen.nn.margins import ball, poincare_distance
+from perturbgen.retrieval.ranks import Measure
 from perturbgen.train.feeds import BalancedSampler, MemmapFeed, ResidentFeed
 
 
@@ -86,6 +87,11 @@ class ProfileEmbedder(Trainable):
         found = self._encode(self._standardised(batch.values), batch.conditions).float()
         return ball(found) if self.hyperbolic else functional.normalize(found, dim=1)
 
+    @property
+    def measure(self) -> Measure:
+        """How places are compared."""
+        return _nearness if self.hyperbolic else "cosine"
+
     def groups(self) -> dict[str, list[nn.Parameter]]:
         """Encoder and head."""
         return {"encoder": list(self.encoder.parameters()), "head": list(self.head.parameters())}
@@ -94,6 +100,11 @@ class ProfileEmbedder(Trainable):
         """The embedding (profiles, size) of a feed's profiles, in their order."""
         self.eval()
         return np.vstack([self.embed(batch).cpu().numpy() for batch in feed.once()])
+
+
+def _nearness(queries: np.ndarray, candidates: np.ndarray) -> np.ndarray:
+    """Negative distance of points in the Poincaré ball, (queries, candidates)."""
+    return -poincare_distance(torch.from_numpy(queries), torch.from_numpy(candidates)).numpy()
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,7 +17,7 @@ import pandas as pd
 
 from perturbgen.core.console import track
 from perturbgen.core.errors import SchemaError
-from perturbgen.l1000.embedder.data import require_column
+from perturbgen.core.tables import require_columns
 
 _Kind = Literal["logistic", "DNN", "1D-CNN"]
 KINDS: Final[tuple[_Kind, ...]] = ("logistic", "DNN", "1D-CNN")
@@ -73,7 +73,7 @@ def probe_task(
     samples: pd.DataFrame, column: str, group: str, *, rng: np.random.Generator, most: int = _MOST
 ) -> _ProbeTask:
     """Profiles whose class is known and occurs in two groups at least; of many, a random part."""
-    require_column(samples, column)
+    require_columns(samples, [column], "the table of samples")
     classes, groups = samples[column].astype(object), samples[group].astype(object)
     told = classes.notna() & (classes.astype(str).str.strip() != "") & groups.notna()
     rows = np.sort(rng.permutation(np.flatnonzero(told.to_numpy()))[:most])

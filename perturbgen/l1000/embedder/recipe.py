@@ -14,19 +14,9 @@ import pandas as pd
 from perturbgen.core.config import load_settings
 from perturbgen.core.errors import ConfigError, SchemaError
 from perturbgen.core.files import require_folder
-from perturbgen.l1000.embedder.data import (
-    ConditionEncoder,
-    ProfileTable,
-    classes_of,
-    read_table,
-    require_finite,
-    split_parts,
-    standard,
-    treatments,
-)
+from perturbgen.l1000.embedder.data import ConditionEncoder, ProfileTable
 from perturbgen.l1000.embedder.settings import EmbedSettings
-from perturbgen.retrieval import Retrieval, retrieve
-from perturbgen.retrieval.ranks import Measure
+from perturbgen.retrieval import retrieve
 from perturbgen.train.board import Board, latent_figure
 from perturbgen.train.card import Card
 from perturbgen.train.run import Recipe, Trained, require_unseen
@@ -97,7 +87,7 @@ class Embedder(Trained):
         if not len(table):
             raise SchemaError("no profile to embed", expected="one at least", cause="an empty file")
         table = table.with_genes(self.genes)
-        require_finite(table)
+        table.require_finite()
         feed = ProfileFeed.build(
             table,
             np.full(len(table), -1),
@@ -107,6 +97,26 @@ class Embedder(Trained):
             device=self.model.mean.device,
         )
         return self.model.places(feed)
+
+    def profiles(
+        self, path: Path | None = None, metadata: Path | None = None, *, part: str = "all"
+    ) -> ProfileTable:
+        """Labelled treatments of a file, the run's own by default: those of a part, or all."""
+        data = self.settings.data
+        table = ProfileTable.read(path or data.path, metadata or data.metadata).treatments(data)
+        if part == "all":
+            return table
+        parts = self.parts()
+        names = parts.index[parts == part]
+        keep = table.samples.index.isin(names)
+        if not keep.any():
+            have = "the file that it was trained on" if len(names) else sorted(parts.unique())
+            raise ConfigError(
+                f"no profile of the file is in the run's part {part!r}",
+                expected=f"{have}",
+                fix="--part all",
+            )
+        return table.take(keep)
 
     def untrained(self) -> Embedder:
         """The same network before its first step."""
@@ -120,9 +130,9 @@ class _EmbedRecipe(Recipe[EmbedSettings, _Prepared, _EmbedCard]):
 
     def read(self, settings: EmbedSettings) -> _Prepared:
         data, start = settings.data, settings.start
-        table = treatments(read_table(data.path, data.metadata), data)
-        require_finite(table)
-        parts = split_parts(table, data, settings.seed)
+        table = ProfileTable.read(data.path, data.metadata).treatments(data)
+        table.require_finite()
+        parts = table.split(data, settings.seed)
         label = table.samples[data.label].astype(str)
         if start is not None:
             withheld = label[parts.isin(["validation", "test"]).to_numpy()]
@@ -132,14 +142,14 @@ class _EmbedRecipe(Recipe[EmbedSettings, _Prepared, _EmbedCard]):
                 lambda run: _classes_of_run(run, data.label),
                 fix="withhold the same in both runs by one data.split, or start from another run",
             )
-        classes = classes_of(label[(parts == "train").to_numpy()], data.least)
+        classes = _classes_of(label[(parts == "train").to_numpy()], data.least)
         train = table.take(((parts == "train") & label.isin(classes)).to_numpy())
         counts = train.samples[data.label].astype(str).value_counts().reindex(classes)
         card = _EmbedCard(
             _KIND, list(train.genes), list(classes), counts.tolist(), _conditions(settings, train)
         )
         validation = table.take((parts == "validation").to_numpy())
-        return _Prepared(parts, train, validation, card, *standard(train, settings.model.clip))
+        return _Prepared(parts, train, validation, card, *train.standard(settings.model.clip))
 
     def sources(self, settings: EmbedSettings) -> Iterable[Path]:
         return [settings.data.path]
@@ -209,6 +219,20 @@ EMBEDDING = _EmbedRecipe()
 def load_embedder(path: str | Path, *, which: str = "best", device: str = "cpu") -> Embedder:
     """The embedding of a run, its best (or last) state."""
     return Embedder(**vars(EMBEDDING.load(path, which=which, device=device)))
+
+
+def _classes_of(labels: pd.Series, least: int) -> pd.Index:
+    """The labels of training profiles that are classes, in order of name."""
+    counts = labels.astype(str).value_counts()
+    found = pd.Index(sorted(counts.index[counts >= least]))
+    if len(found) < 2:
+        raise SchemaError(
+            f"{len(found)} of {len(counts)} training labels have {least} profiles or more",
+            expected="two classes at least",
+            cause="an identifier that is unique to each profile as the label",
+            fix="choose another data.label, or a smaller data.least",
+        )
+    return found
 
 
 def _classes_of_run(run: Path, label: str) -> tuple[Mapping[str, Iterable[str]], Path | None]:
@@ -290,31 +314,13 @@ def _rankable(labels: pd.Series, limit: int, rng: np.random.Generator) -> np.nda
     return labels.astype(str).isin(chosen).to_numpy()
 
 
-def measure_of(model: ProfileEmbedder) -> Measure:
-    """How this model's places are compared."""
-    return _hyperbolic if model.hyperbolic else "cosine"
-
-
-def _hyperbolic(queries: np.ndarray, candidates: np.ndarray) -> np.ndarray:
-    """Negative distance of points in the Poincaré ball, (queries, candidates)."""
-    import torch
-
-    from perturbgen.nn.margins import poincare_distance
-
-    return -poincare_distance(torch.from_numpy(queries), torch.from_numpy(candidates)).numpy()
-
-
-def ranked(vectors: np.ndarray, labels: pd.DataFrame, label: str, measure: Measure) -> Retrieval:
-    """The retrieval of a label: every profile ranks all others."""
-    return retrieve(vectors, labels, same=label, similarity=measure)
-
-
 def _judge(feed: ProfileFeed, label: str) -> Judge:
     """How well withheld profiles find their own kind: mAP and AUC; the objective is 1 - mAP."""
     labels = feed.table.samples[[label]].astype(str)
 
     def judge(model: Any) -> dict[str, float]:
-        summary: Any = ranked(model.places(feed), labels, label, measure_of(model)).summary()
+        found = retrieve(model.places(feed), labels, same=label, similarity=model.measure)
+        summary: Any = found.summary()
         ap = float(summary.loc["per query", "ap"])
         return {
             "objective": 1 - ap,

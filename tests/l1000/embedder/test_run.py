@@ -8,9 +8,8 @@ import torch
 
 from perturbgen.core.errors import ConfigError, InputError, SchemaError
 from perturbgen.l1000.embedder import EMBEDDING, load_embedder
-from perturbgen.l1000.embedder.data import ProfileTable, read_table, treatments
+from perturbgen.l1000.embedder.data import ProfileTable
 from perturbgen.l1000.embedder.model import ProfileFeed
-from perturbgen.l1000.embedder.recipe import measure_of
 from perturbgen.l1000.embedder.settings import ModelSettings, _EncoderSettings
 from perturbgen.retrieval import retrieve
 
@@ -76,7 +75,7 @@ def test_a_run_is_judged_by_withheld_perturbagens_and_says_who_they_were(setting
     assert rows[-1]["train/margin"] < rows[0]["train/margin"]
     embedder = load_embedder(run)
     parts = embedder.parts()
-    table = treatments(read_table(embedder.settings.data.path), embedder.settings.data)
+    table = ProfileTable.read(embedder.settings.data.path).treatments(embedder.settings.data)
     held = table.take((parts == "validation").to_numpy())
     assert not set(held.samples["perturbagen"].astype(str)) & set(embedder.card.classes)
     labels = held.samples[["perturbagen"]].astype(str)
@@ -99,17 +98,17 @@ def test_every_head_trains_and_embeds(settings, tmp_path, head):
         accelerator="cpu",
     )
     embedder = load_embedder(run)
-    table = read_table(embedder.settings.data.path)
+    table = ProfileTable.read(embedder.settings.data.path)
     found = embedder.embed(table)
     assert found.shape == (len(table), 8)
     lengths = np.linalg.norm(found, axis=1)
     assert (lengths < 1).all() if head == "poincare" else np.allclose(lengths, 1, atol=1e-5)
-    assert callable(measure_of(embedder.model)) == (head == "poincare")
+    assert callable(embedder.model.measure) == (head == "poincare")
 
 
 def test_genes_are_found_by_id_and_missing_ones_named(settings, tmp_path):
     embedder = load_embedder(EMBEDDING.train(settings(), runs=tmp_path, accelerator="cpu"))
-    table = read_table(embedder.settings.data.path)
+    table = ProfileTable.read(embedder.settings.data.path)
     turned = ProfileTable(table.values()[:, ::-1], table.rows, table.samples, table.genes[::-1])
     np.testing.assert_array_equal(embedder.embed(table), embedder.embed(turned))
     fewer = ProfileTable(table.values()[:, 1:], table.rows, table.samples, table.genes[1:])
@@ -176,7 +175,7 @@ def test_a_last_batch_of_one_profile_is_left_out_for_batch_norm(settings, tmp_pa
 )
 def test_every_process_has_two_profiles_of_a_batch(settings, size, ranks, sizes):
     some = settings(f"training.batch_size={size}")
-    table = read_table(some.data.path)
+    table = ProfileTable.read(some.data.path)
     table = table.take(np.arange(len(table)) < 63)
     feed = ProfileFeed.build(
         table,
@@ -210,7 +209,7 @@ def test_a_network_beats_wccn_where_something_is_not_linear(tmp_path):
     from perturbgen.data import write_h5ad
     from perturbgen.l1000 import screen_anndata, screen_settings
     from perturbgen.l1000.embedder import EmbedSettings
-    from perturbgen.l1000.embedder.evaluation import MINE, chosen_profiles, judge
+    from perturbgen.l1000.embedder.evaluation import MINE, judge
 
     overrides = ["design.compounds=120", "genes=300"]
     write_h5ad(
@@ -224,9 +223,7 @@ def test_a_network_beats_wccn_where_something_is_not_linear(tmp_path):
     }
     run = EMBEDDING.train(load_settings(EmbedSettings, base=base), runs=tmp_path, accelerator="cpu")
     embedder = load_embedder(run)
-    judged = judge(
-        embedder, chosen_profiles(embedder, None, None, "test"), seed=0, plate="plate", well="well"
-    )
+    judged = judge(embedder, embedder.profiles(part="test"), seed=0, plate="plate", well="well")
     found = {row["method"]: row["mAP"] for row in judged.rows()}
     assert found[MINE] > found["WCCN, PCA-64"] + 0.05
     assert found[MINE] > found["the network, untrained"] + 0.05
