@@ -1,7 +1,8 @@
-"""Submission files: written so that they are right, checked so that what is wrong is named by row and column.
+"""Submission files, written right, and checked so that what is wrong is named by row and column.
 
-Kaggle's form is a CSV: ``id``, then a column for each gene, in the order of ``sample_submission.csv``. Open Problems'
-form is an h5ad with obs (``id``, ``cell_type``, ``sm_name``), var (genes) and a layer ``prediction``.
+Kaggle's form is a CSV: ``id``, then a column for each gene, in the order of
+``sample_submission.csv``. Open Problems' form is an h5ad with obs (``id``, ``cell_type``,
+``sm_name``), var (genes) and a layer ``prediction``.
 
 >>> from perturbgen import submission
 >>> submission.write(predictions, "id_map.csv", "sample_submission.csv", "submission.csv")
@@ -71,7 +72,7 @@ class SubmissionError(UserError):
 
 
 def read_predictions(path: str | Path) -> pd.DataFrame:
-    """A parquet or CSV table of predictions with columns cell_type and sm_name (or compound), or such an index."""
+    """A parquet or CSV table of predictions, with cell_type and sm_name (or compound) as labels."""
     path = require_file(path, "predictions")
     return read_frame(path, text=(*_KEY, "compound"), missing=("", "nan", "NaN"))
 
@@ -86,10 +87,10 @@ def write(
 ) -> Path:
     """Write predictions as a submission, ``.csv`` (Kaggle) or ``.h5ad`` (Open Problems), float32.
 
-    ``predictions`` has a row for each condition, indexed by (cell_type, sm_name) or with these as columns, and a column
-    for each gene, in any order: they are joined by label. ``like`` is the sample submission (or a list of genes).
-    ``about`` goes into the uns of an h5ad: Open Problems asks for ``dataset_id`` and ``method_id``, and a
-    warning names the one that is absent.
+    ``predictions`` has a row for each condition, indexed by (cell_type, sm_name) or with these as
+    columns, and a column for each gene, in any order: they are joined by label. ``like`` is the
+    sample submission (or a list of genes). ``about`` goes into the uns of an h5ad: Open Problems
+    asks for ``dataset_id`` and ``method_id``, and a warning names the one that is absent.
     """
     path = check_output(path, ".csv", ".h5ad")
     if about and path.suffix == ".csv":
@@ -117,7 +118,7 @@ def write(
 def check(
     path: str | Path, id_map: pd.DataFrame | str | Path, like: str | Path | Sequence[str]
 ) -> list[Finding]:
-    """Everything that is wrong with a submission file, ``.csv`` or ``.h5ad``; an empty list is a valid one.
+    """All that is wrong with a submission file, ``.csv`` or ``.h5ad``: nothing, if it is valid.
 
     Errors make it unusable; warnings are values that are no number one expects.
     """
@@ -131,7 +132,7 @@ def check(
 
 
 def submission_genes(like: str | Path | Sequence[str]) -> list[str]:
-    """The genes of a sample submission (its header after ``id``), of an h5ad, or as given; each once."""
+    """The genes of a sample submission (its header after ``id``), of an h5ad, or as given."""
     if not isinstance(like, str | Path):
         where, genes = "the list of genes", [str(gene) for gene in like]
     else:
@@ -158,7 +159,7 @@ def submission_genes(like: str | Path | Sequence[str]) -> list[str]:
 
 
 def _read_id_map(id_map: pd.DataFrame | str | Path) -> pd.DataFrame:
-    """The rows to predict (id, cell_type, sm_name, indexed by the id as text), checked; columns may be in any order."""
+    """The rows to predict (id, cell_type, sm_name, indexed by the id as text), checked."""
     names = ["id", *_KEY]
     where = "id_map"
     if not isinstance(id_map, pd.DataFrame):
@@ -176,6 +177,7 @@ def _read_id_map(id_map: pd.DataFrame | str | Path) -> pd.DataFrame:
             f"{where}: {int(empty.sum())} of {len(table)} rows have an empty field",
             expected="whole rows",
         )
+    # Ids as text: 7 and "7" are one id, whatever pandas took the column for.
     table = table.astype(str)
     for columns in (["id"], _KEY):
         twice = table.loc[table.duplicated(columns), columns]
@@ -188,7 +190,7 @@ def _read_id_map(id_map: pd.DataFrame | str | Path) -> pd.DataFrame:
 
 
 def _arrange(predictions: pd.DataFrame, ids: pd.DataFrame, genes: Sequence[str]) -> np.ndarray:
-    """Predictions (ids, genes) float32 in the order of the submission; everything that is amiss in one error."""
+    """Predictions (ids, genes) float32 in the submission's order; all that is amiss is told."""
     table = _by_condition(predictions)
     wanted = pd.MultiIndex.from_frame(ids[_KEY])
     rows, columns = table.index, table.columns
@@ -220,10 +222,12 @@ def _arrange(predictions: pd.DataFrame, ids: pd.DataFrame, genes: Sequence[str])
                 what,
                 shorten(extra, 3),
             )
+    # By label, never by position: rows and genes of a table may be in any order.
     chosen = table.loc[wanted, list(genes)]
     text = [str(name) for name, kind in chosen.dtypes.items() if kind.kind not in "fiub"]
     if text:
         raise SubmissionError(_WHAT, [_error("not a column of numbers", "", g) for g in text])
+    # What overflows becomes infinite, and is named as such below.
     with np.errstate(over="ignore"):
         values = chosen.to_numpy(np.float32)
     findings = _value_findings(values, _named(wanted), genes)
@@ -236,7 +240,7 @@ def _arrange(predictions: pd.DataFrame, ids: pd.DataFrame, genes: Sequence[str])
 
 
 def _by_condition(predictions: pd.DataFrame) -> pd.DataFrame:
-    """Predictions indexed by (cell_type, sm_name), whichever way these are given; sm_name may be called compound."""
+    """Predictions indexed by (cell_type, sm_name), whichever way these are given."""
     names = {"compound": "sm_name"}
     table = predictions.rename(columns=names) if "compound" in predictions else predictions
     if set(_KEY) <= set(table.columns):
@@ -244,8 +248,9 @@ def _by_condition(predictions: pd.DataFrame) -> pd.DataFrame:
     levels = [names.get(str(name), str(name)) for name in table.index.names]
     if sorted(levels) == _KEY:
         return table.rename_axis(levels).reorder_levels(_KEY)
+    found = shorten(map(str, table.index.names))
     raise SchemaError(
-        f"the predictions do not say which condition a row is of: index {shorten(map(str, table.index.names))}",
+        f"the predictions do not say which condition a row is of: index {found}",
         expected="columns or index levels cell_type and sm_name",
         fix="predictions.set_index(['cell_type', 'sm_name'])",
     )
@@ -268,6 +273,7 @@ def _check_csv(path: Path, ids: pd.DataFrame, genes: Sequence[str]) -> list[Find
     """Findings of Kaggle's form, a row at a time: the file may be larger than memory."""
     findings: list[Finding] = []
     found: list[str] = []
+    # By hand, since pandas would guess types and mend what is to be found.
     with path.open(newline="", encoding="utf-8", errors="replace") as handle:
         reader = csv.reader(handle)
         header = next(reader, [])
@@ -330,6 +336,7 @@ def _gene_findings(found: Sequence[str], genes: Sequence[str]) -> list[Finding]:
         findings.append(_error(f"unknown gene, {suggest(gene, near)}", "", gene))
     twice = index[index.duplicated()].unique()
     findings += [_error("gene occurs twice", "", gene) for gene in twice]
+    # The order says something only where the genes are the right ones.
     if not findings and list(found) != list(genes):
         at = next(i for i, pair in enumerate(zip(found, genes, strict=True)) if pair[0] != pair[1])
         what = f"genes are in another order: here should be {genes[at]}"
@@ -389,7 +396,7 @@ def _number(text: str) -> float:
 def _value_findings(
     values: np.ndarray, rows: Sequence[str], columns: Sequence[str]
 ) -> list[Finding]:
-    """Values (rows, columns) that are NaN, infinite or too large for float32; implausible ones are warnings."""
+    """Values (rows, columns) that are no float32; implausible ones are warnings."""
     findings = []
     bad = ~(np.abs(values) <= np.finfo(np.float32).max)
     for i, j in np.argwhere(bad).tolist():
@@ -409,7 +416,7 @@ def _value_findings(
 
 
 def _about_findings(uns: Mapping[str, object]) -> list[Finding]:
-    """What Open Problems asks for in uns and does not find: the values are right, but nobody knows whose they are."""
+    """What Open Problems asks for in uns and does not find: the values are right even so."""
     return [
         Finding("warning", f"uns has no {name}, which Open Problems asks for", column=name)
         for name in _ABOUT

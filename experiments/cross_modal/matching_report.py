@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from perturbgen.profiles.crossmodal import TORN, Matched
-from perturbgen.retrieval.crossmodal import difference, query_scores, score_folds
+from perturbgen.retrieval import matched_difference, query_scores, score_folds
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -97,7 +97,7 @@ def gaps(
     rows = []
     for name, values in precision.items():
         if name != ours:
-            gap, low, high = difference(
+            gap, low, high = matched_difference(
                 precision[ours], values, meta["compound"], draws=draws, rng=rng
             )
             verdict = "better" if low > 0 else "worse" if high < 0 else "cannot be told apart"

@@ -298,7 +298,7 @@ def without_profiles(page: Page, folder: Path, seed: int) -> None:
     import numpy as np
     from published import overexpressed_genes, reproducible_together
 
-    from perturbgen.retrieval.crossmodal import mantel
+    from perturbgen.retrieval import mantel
 
     rows = [reproducible_together(folder / "paired" / "RepCorrDF.xlsx", name) for name in DATASETS]
     show_table(

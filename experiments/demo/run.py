@@ -110,7 +110,7 @@ def compare_methods(folder: Path, run: Path, methods: dict[str, Any]) -> dict[st
     """Methods on the withheld conditions, between zeros and the experiment repeated: the ranking,
     and a page.
     """
-    from perturbgen.cli.compare import raise_failures, show
+    from perturbgen.cli.score import raise_failures, show_comparison
     from perturbgen.compare import CompareSettings, compare
     from perturbgen.compare.run import write_outputs, write_report
     from perturbgen.simulate.op3.experiment import write_replicate
@@ -129,7 +129,7 @@ def compare_methods(folder: Path, run: Path, methods: dict[str, Any]) -> dict[st
     write_report(
         found, run / "report.html", "Who predicts the withheld conditions best?", links=links
     )
-    show(found)
+    show_comparison(found)
     raise_failures(found, run / "comparison")
     return dict(found.predictions())
 
@@ -148,7 +148,7 @@ def log_projector(bulk: AnnData, run: Path) -> None:
     """Put the pseudobulk samples into TensorBoard's embedding projector, with their labels."""
     from torch.utils.tensorboard import SummaryWriter
 
-    from perturbgen.data.maps import log_profiles, principal_components
+    from perturbgen.data import log_profiles, principal_components
 
     values, obs = log_profiles(bulk)
     labels = [name for name in ("cell_type", "compound", "plate", "donor", "well") if name in obs]

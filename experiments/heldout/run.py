@@ -79,7 +79,7 @@ def ours(
 ) -> float:
     """One model, trained on what is not held out (a tenth of it for early stopping), on what is."""
     from perturbgen.core.config import load_settings
-    from perturbgen.data.splits import Split
+    from perturbgen.data import Split
     from perturbgen.train import RunSettings, load_run, train
     from perturbgen.train.cells import open_cells, open_store
     from perturbgen.train.heldout import likelihood_row, log_likelihoods

@@ -165,7 +165,7 @@ def read_cells(path: Path, columns: Path) -> AnnData:
     """The cells, a plate for each patient; each sample's are dealt out to wells, from which the
     samplers learn.
     """
-    from perturbgen.data.h5ad import read_h5ad
+    from perturbgen.data import read_h5ad
 
     cells = read_h5ad(path, columns)
     obs = cells.obs
@@ -216,7 +216,7 @@ def train(
     """A model that never saw the hidden cells; one that was trained with the same settings before
     is taken.
     """
-    from perturbgen.data.splits import Split
+    from perturbgen.data import Split
     from perturbgen.train import RunSettings, load_run, train_once
 
     rng = np.random.default_rng([seed, 1])

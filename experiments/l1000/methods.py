@@ -55,7 +55,7 @@ def parts_of(settings: EmbedSettings, part: str) -> ProfileTable:
 
 def write_split(path: Path, samples: pd.Index, parts: Array) -> Path:
     """A split file by sample."""
-    from perturbgen.data.splits import Split
+    from perturbgen.data import Split
 
     path.parent.mkdir(parents=True, exist_ok=True)
     Split(

@@ -82,9 +82,7 @@ def read_challenge(folder: Path, out: Path) -> Challenge:
     """Everything the folder holds; the cells are written as an h5ad file once, which runs are
     trained from.
     """
-    from perturbgen.data import read_competition, validate, write_h5ad
-    from perturbgen.data.h5ad import read_h5ad
-    from perturbgen.data.kaggle import read_de
+    from perturbgen.data import read_competition, read_de, read_h5ad, validate, write_h5ad
     from perturbgen.submission import submission_genes
 
     path = out / f"counts-{file_hash(folder / COUNTS).removeprefix('sha256:')[:12]}.h5ad"

@@ -92,9 +92,7 @@ def read_challenge(folder: Path, out: Path, *, curated: bool) -> Challenge:
     """Everything the folder holds; the cells are written once, with the genes of the DE tables, for
     training.
     """
-    from perturbgen.data import write_h5ad
-    from perturbgen.data.h5ad import read_h5ad
-    from perturbgen.data.openproblems import read_openproblems_de
+    from perturbgen.data import read_h5ad, read_openproblems_de, write_h5ad
 
     source = find_cells(folder)
     measured = read_openproblems_de(folder / "de_train.h5ad")
@@ -128,8 +126,7 @@ def find_cells(folder: Path) -> Path:
 
 def read_cells(source: Path, genes: pd.Index, ids: pd.DataFrame, *, curated: bool) -> AnnData:
     """Cells with the genes of the DE tables; those of the rows to predict are taken out."""
-    from perturbgen.data import validate
-    from perturbgen.data.openproblems import read_openproblems
+    from perturbgen.data import read_openproblems, validate
     from perturbgen.predict import read_wanted, without
 
     cells = read_openproblems(source, curated=curated)

@@ -41,7 +41,7 @@ from perturbgen.cli.doctor import data_folder
 from perturbgen.core.config import Settings, load_settings
 from perturbgen.core.console import show_table, track
 from perturbgen.core.labels import CONDITION
-from perturbgen.data.splits import KNOWN_IN_TARGETS
+from perturbgen.data import KNOWN_IN_TARGETS
 
 log = logging.getLogger("perturbgen.experiments.real_ranks")
 

@@ -28,7 +28,7 @@ import pandas as pd
 
 from perturbgen.core.console import say, show_table
 from perturbgen.de import limma_table
-from perturbgen.de.native import Method, fit_native
+from perturbgen.de.native import FitMethod, fit_native
 from perturbgen.de.plan import Fit, Question, plan_fits
 from perturbgen.de.r import fit_r
 
@@ -42,7 +42,7 @@ class Shape:
     genes: int
     obs: pd.DataFrame
     design: str
-    method: Method
+    method: FitMethod
     contrasts: int | None
     r_genes: tuple[int, int]
     by: str | None = None
@@ -54,7 +54,7 @@ def table_shape() -> Shape:
     compounds = np.repeat([f"c{i}" for i in range(240)], 3)
     plates = np.random.default_rng(1).integers(0, 6, 720)
     obs = pd.DataFrame({"compound": compounds, "plate": [f"p{i}" for i in plates]})
-    return Shape(4000, named(obs), "~0 + {group} + plate", Method("limma"), 200, (100, 400))
+    return Shape(4000, named(obs), "~0 + {group} + plate", FitMethod("limma"), 200, (100, 400))
 
 
 def joint_shape() -> Shape:
@@ -64,7 +64,7 @@ def joint_shape() -> Shape:
     rng = np.random.default_rng(1)
     plates = [f"p{i}" for i in rng.integers(0, 6, 1900)]
     obs = pd.DataFrame({"cell_type": cells, "compound": compounds, "plate": plates})
-    method = Method("limma", robust=True)
+    method = FitMethod("limma", robust=True)
     return Shape(
         5317, named(obs), "~0 + {group} + plate", method, 400, (10, 40), by="cell_type", joint=True
     )
@@ -85,7 +85,7 @@ def kaggle_shape() -> Shape:
             rows.append((name, f"donor_{plate % 3}", f"plate_{plate}", "ABCDEFGH"[row]))
     one = pd.DataFrame(rows, columns=["compound", "donor", "plate", "row"])
     obs = pd.concat([one.assign(cell_type=f"t{k}") for k in range(6)], ignore_index=True)
-    method = Method("limma")
+    method = FitMethod("limma")
     design = "~0 + {group} + donor + plate + row"
     return Shape(18211, named(obs), design, method, None, (200, 800), by="cell_type", fits=6)
 

@@ -18,7 +18,7 @@ import typer
 
 from perturbgen.cli import run_experiment
 from perturbgen.core.console import show_table
-from perturbgen.data.covariates import CovariateEncoder
+from perturbgen.data import CovariateEncoder
 from perturbgen.generate import CellGenerator
 from perturbgen.generate.cells import Piece, drawing_threads
 from perturbgen.generate.latents import PriorLatents

@@ -316,7 +316,7 @@ class FeatureModel(Baseline[_F]):
                 fix="give a table with SMILES (--smiles FILE), or fingerprints=0",
             )
         if bits and smiles is not None:
-            from perturbgen.data.covariates import morgan_fingerprints
+            from perturbgen.data import morgan_fingerprints
 
             self._fingerprints = morgan_fingerprints(smiles, bits=bits)
 

@@ -1,4 +1,4 @@
-"""The command line. Each file of this folder adds the verbs of one room; this one turns errors into exit codes."""
+"""The command line: a file adds the verbs of a noun; this one turns errors into exit codes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ import typer
 from perturbgen import __version__
 from perturbgen.cli import (
     baselines,
-    compare,
     data,
     de,
     doctor,
@@ -40,25 +39,27 @@ _app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-doctor.register(_app)
-data.register(_app)
-simulate.register(_app)
-tables.register(_app)
-de.register(_app)
-train.register(_app)
-score.register(_app)
-retrieve.register(_app)
-baselines.register(_app)
-compare.register(_app)
-generate.register(_app)
-predict.register(_app)
-submit.register(_app)
-l1000.register(_app)
-images.register(_app)
+# in the order of --help: from data to predictions to their scores
+for _noun in (
+    doctor,
+    data,
+    simulate,
+    tables,
+    de,
+    train,
+    generate,
+    predict,
+    baselines,
+    score,
+    retrieve,
+    submit,
+    l1000,
+    images,
+):
+    _noun.register(_app)
 
 
 def _show_version(wanted: bool) -> None:
-    """Print the version and stop."""
     if wanted:
         sys.stdout.write(f"perturbgen {__version__}\n")
         raise typer.Exit
@@ -80,13 +81,13 @@ def _common(
 
 
 def main() -> NoReturn:
-    """Run the command line: exit code 2 for a user's mistake, 1 for a failure, 130 for an interrupt; no traceback."""
+    """Run the command line; exit code 2 is a user's mistake, 1 a failure, 130 an interrupt."""
     _silence_libraries()
     sys.exit(_run())
 
 
 def run_experiment(command: Callable[..., None]) -> NoReturn:
-    """Make a function the main program of an experiment script, with the exit codes and errors of the command line."""
+    """Make a function the main program of an experiment, with the errors of the command line."""
     _silence_libraries()
     program = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     program.command()(command)
@@ -94,13 +95,13 @@ def run_experiment(command: Callable[..., None]) -> NoReturn:
 
 
 def _silence_libraries() -> None:
-    """Python warnings are for those who call the libraries; ``python -W`` and PYTHONWARNINGS bring them back."""
+    # Python's warnings are for callers of libraries; -W or PYTHONWARNINGS bring them back
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
 
 
 def _run(arguments: list[str] | None = None, program: Callable[..., object] | None = None) -> int:
-    """Run the command line, or another program of typer's (an experiment), and return its exit code."""
+    """The exit code of the command line, or of another program of typer's; no traceback."""
     if sys.stdout is None:  # closed (>&-): the next file opened would be taken for it
         if sys.stderr is not None:
             sys.stderr.write(
@@ -117,7 +118,7 @@ def _run(arguments: list[str] | None = None, program: Callable[..., object] | No
     except PerturbgenError as error:
         sys.stderr.write(f"{type(error).__name__}: {error}\n")
         return error.exit_code
-    except OSError as error:
+    except OSError as error:  # a full disk, no permission: what failed is the system's own words
         where = f"{error.filename}: " if error.filename else ""
         sys.stderr.write(f"{type(error).__name__}: {where}{error.strerror or error}\n")
         return 1

@@ -1,4 +1,4 @@
-"""``perturbgen baselines`` and ``perturbgen baseline``: what must be beaten, and its predictions."""
+"""``perturbgen baselines`` and ``baseline``: what must be beaten, and its predictions."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from perturbgen.cli.options import Json, Overrides, Seed, write_predictions
 from perturbgen.core.console import say, show_table
 from perturbgen.core.errors import ConfigError, shorten
 from perturbgen.core.files import check_output, require_file
@@ -15,7 +16,7 @@ from perturbgen.core.files import check_output, require_file
 if TYPE_CHECKING:
     import pandas as pd
 
-    from perturbgen.baselines import Baseline, Entry
+    from perturbgen.baselines import Baseline
 
 
 def register(app: typer.Typer) -> None:
@@ -26,57 +27,37 @@ def register(app: typer.Typer) -> None:
 
 def _baselines(
     name: Annotated[str | None, typer.Argument(help="Show the settings of this one.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    as_json: Json = False,
 ) -> None:
     """List the baselines, or the settings of one of them.
 
-    The column Open Problems has the name of the same thing in that benchmark (its mean_across_celltypes groups by cell
-    type). Transductive ones look at which conditions are asked for, which a fair comparison has to say.
+    The column Open Problems has the name of the same thing in that benchmark (its
+    mean_across_celltypes groups by cell type). Transductive ones look at which conditions are asked
+    for, which a fair comparison has to say.
 
     Example: [bold]perturbgen baselines[/bold], then [bold]perturbgen baselines kernel_ridge[/bold]
     """
     from perturbgen.baselines import REGISTRY, find_baseline
 
     if name is not None:
-        fields = find_baseline(name).settings_class.model_fields
-        rows = [
-            {"setting": k, "default": _show(f.default), "meaning": f.description or ""}
-            for k, f in fields.items()
-        ]
-        show_table(
-            rows,
-            title=f"{name}: {find_baseline(name).description}"
-            + ("" if rows else "; nothing to set"),
-            as_json=as_json,
-        )
+        entry = find_baseline(name)
+        settings: list[dict[str, Any]] = []
+        for key, setting in entry.settings_class.model_fields.items():
+            default = setting.default
+            shown = list(default) if isinstance(default, tuple) else default  # as one types it
+            meaning = setting.description or ""
+            settings.append({"setting": key, "default": str(shown), "meaning": meaning})
+        title = f"{name}: {entry.description}" + ("" if settings else "; nothing to set")
+        show_table(settings, title=title, as_json=as_json)
         return
-    table: list[dict[str, Any]] = [
-        {
-            "name": key,
-            "what": entry.description,
-            "Open Problems": entry.open_problems or None,
-            "notes": ", ".join(_notes(entry)),
-        }
-        for key, entry in REGISTRY.items()
-    ]
+    table: list[dict[str, Any]] = []
+    for key, entry in REGISTRY.items():
+        marks = ("random", "intervals", "transductive")
+        notes = [f"needs --{need}" for need in entry.needs]
+        notes += [mark for mark in marks if getattr(entry, mark)]
+        row = {"name": key, "what": entry.description, "Open Problems": entry.open_problems or None}
+        table.append(row | {"notes": ", ".join(notes)})
     show_table(table, title="baselines", as_json=as_json)
-
-
-def _show(value: Any) -> str:
-    """A setting's default as one would type it."""
-    return str(list(value)) if isinstance(value, tuple) else str(value)
-
-
-def _notes(entry: Entry) -> list[str]:
-    """What is special about a baseline, in words."""
-    marks = {
-        "random": entry.random,
-        "intervals": entry.intervals,
-        "transductive": entry.transductive,
-    }
-    return [f"needs --{key}" for key in entry.needs] + [
-        mark for mark, holds in marks.items() if holds
-    ]
 
 
 def _baseline(
@@ -90,12 +71,8 @@ def _baseline(
     out: Annotated[
         Path, typer.Option(help="The parquet file to write; it reads as de_train.parquet does.")
     ],
-    overrides: Annotated[
-        list[str] | None, typer.Option("--set", help="setting=value; repeatable.")
-    ] = None,
-    seed: Annotated[
-        int, typer.Option(min=0, help="Of everything random; the same seed gives the same file.")
-    ] = 0,
+    overrides: Overrides = None,
+    seed: Seed = 0,
     truth: Annotated[
         Path | None, typer.Option(help="ground_truth: the measured rows, as de_train.parquet.")
     ] = None,
@@ -108,32 +85,36 @@ def _baseline(
     interval: Annotated[
         float | None, typer.Option(help="Also write OUT.lower and OUT.upper of this level.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Fit a baseline to a table of differential expression and predict other conditions.
 
-    Rows and genes are joined by their names. A condition with an unknown cell type or compound gets what the baseline
-    falls back to, and is named in the log.
+    Rows and genes are joined by their names. A condition with an unknown cell type or compound gets
+    what the baseline falls back to, and is named in the log.
 
-    Example: [bold]perturbgen baseline shrunken_additive --train de_train.parquet --conditions id_map.csv
+    Example: [bold]perturbgen baseline shrunken_additive --train de_train.parquet
+    --conditions id_map.csv --out predictions.parquet[/bold]
+
+    Example: [bold]perturbgen baseline nested --set base=kernel_ridge
+    --set "grid.ridge=[0.1, 0.3, 1]" --train de_train.parquet --conditions id_map.csv
     --out predictions.parquet[/bold]
-
-    Example: [bold]perturbgen baseline nested --set base=kernel_ridge --set "grid.ridge=[0.1, 0.3, 1]"
-    --train de_train.parquet --conditions id_map.csv --out predictions.parquet[/bold]
     """
     import numpy as np
 
     from perturbgen.baselines import REGISTRY, find_baseline
-    from perturbgen.data.kaggle import read_de
+    from perturbgen.data import read_de
 
-    for path in _outputs(out, interval):
+    paths = [out]
+    if interval is not None:
+        paths += [out.with_suffix(f".{end}{out.suffix}") for end in ("lower", "upper")]
+    for path in paths:
         check_output(path, ".parquet")
     if interval is not None and not find_baseline(name).intervals:
         with_one = [key for key, entry in REGISTRY.items() if entry.intervals]
         raise ConfigError(
             f"{name} has no prediction intervals", fix=f"one that has: {shorten(with_one, 20)}"
         )
-    model = _build(name, overrides or [], truth=truth, pseudobulk=pseudobulk, smiles=smiles)
+    model = _build(name, overrides or [], truth=truth, bulk=pseudobulk, smiles=smiles)
     wanted = _read_wanted(conditions)
     table = read_de(train)
     start = time.perf_counter()
@@ -142,43 +123,23 @@ def _baseline(
     if interval is not None:
         results += model.predict_interval(wanted, level=interval)
     seconds = time.perf_counter() - start
-    for path, result in zip(_outputs(out, interval), results, strict=True):
+    for path, result in zip(paths, results, strict=True):
         write_predictions(result, path)
-    row = {
-        "baseline": name,
-        "trained on": len(table),
-        "predicted": len(wanted),
-        "genes": table.shape[1],
-    }
-    show_table([row | {"seconds": round(seconds, 2)}], title=f"wrote {out}", as_json=as_json)
+    row = {"baseline": name, "trained on": len(table), "predicted": len(wanted)}
+    row |= {"genes": table.shape[1], "seconds": round(seconds, 2)}
+    show_table([row], title=f"wrote {out}", as_json=as_json)
     chosen = vars(model).get("chosen")
     if chosen and not as_json:
         say(f"settings chosen out of fold: {chosen}")
 
 
-def _outputs(out: Path, interval: float | None) -> list[Path]:
-    """The files to write: predictions, and the two ends of the intervals."""
-    ends = (
-        []
-        if interval is None
-        else [out.with_suffix(f".{end}{out.suffix}") for end in ("lower", "upper")]
-    )
-    return [out, *ends]
-
-
 def _build(
-    name: str,
-    overrides: list[str],
-    *,
-    truth: Path | None,
-    pseudobulk: Path | None,
-    smiles: Path | None,
+    name: str, overrides: list[str], *, truth: Path | None, bulk: Path | None, smiles: Path | None
 ) -> Baseline[Any]:
     """The baseline with its settings and whatever else it was given."""
     from perturbgen.baselines import find_baseline, make
     from perturbgen.core.config import merge, parse_override
-    from perturbgen.data.covariates import read_smiles
-    from perturbgen.data.kaggle import read_de
+    from perturbgen.data import read_de, read_h5ad, read_smiles
 
     find_baseline(name)  # a misspelt name is told before a large file is read
     settings: dict[str, Any] = {}
@@ -186,23 +147,16 @@ def _build(
         settings = merge(settings, parse_override(override))
     given: dict[str, Any] = {
         "truth": None if truth is None else read_de(truth),
-        "pseudobulk": None if pseudobulk is None else _read_bulk(pseudobulk),
+        "pseudobulk": None if bulk is None else read_h5ad(require_file(bulk, "pseudobulk file")),
         "smiles": None if smiles is None else read_smiles(smiles),
     }
     return make(name, **given, **settings)
 
 
-def _read_bulk(path: Path) -> Any:
-    """Pseudobulk samples."""
-    from perturbgen.data import read_h5ad
-
-    return read_h5ad(require_file(path, "pseudobulk file"))
-
-
 def _read_wanted(path: Path) -> pd.DataFrame:
-    """Cell type and compound of the conditions to predict, from id_map.csv or another table with these columns."""
+    """Conditions to predict: id_map.csv, or another table with cell_type and compound."""
     from perturbgen.core.tables import find_table, read_frame, require_columns, require_values
-    from perturbgen.data.kaggle import read_id_map
+    from perturbgen.data import read_id_map
 
     path = find_table(path, "id_map.csv")
     table = read_frame(path, text=("cell_type", "sm_name", "compound"))
@@ -212,11 +166,3 @@ def _read_wanted(path: Path) -> pd.DataFrame:
     require_columns(table.columns, ["cell_type", "compound"], path)
     require_values(table, ["cell_type", "compound"], "cell_type", path)
     return table[["cell_type", "compound"]]
-
-
-def write_predictions(result: pd.DataFrame, path: Path) -> None:
-    """A parquet file with cell_type, sm_name and the genes."""
-    from perturbgen.core.files import atomic_path
-
-    with atomic_path(path) as part:
-        result.rename_axis(["cell_type", "sm_name"]).reset_index().to_parquet(part, index=False)

@@ -1,4 +1,4 @@
-"""``perturbgen ingest`` and ``perturbgen data ...``: bring data in, check and draw them, fetch public ones."""
+"""``perturbgen ingest`` and ``perturbgen data``: read, check and draw counts, fetch public data."""
 
 from __future__ import annotations
 
@@ -53,9 +53,10 @@ def _ingest(
     vehicle: Vehicle = None,
     as_json: Json = False,
 ) -> None:
-    """Read raw counts, check them, and write one h5ad: CSR int32, our column names beside the originals.
+    """Read raw counts, check them, write one h5ad: CSR int32, our columns beside the originals.
 
-    Nothing is written under the final name unless all of it is: a full disk or an interrupt leaves no half file.
+    Nothing is written under the final name unless all of it is: a full disk or an interrupt leaves
+    no half file.
 
     Example: [bold]perturbgen ingest kaggle/ --out counts.h5ad[/bold]
     """
@@ -114,7 +115,7 @@ def _check_data(
     vehicle: Vehicle = None,
     as_json: Json = False,
 ) -> None:
-    """Show what is in the data and everything that is wrong with them; exit code 2 if anything makes them unusable.
+    """Show what is in the data and all that is wrong with them; exit code 2 if they are unusable.
 
     Example: [bold]perturbgen data check kang.h5ad --columns experiments/columns/kang.toml[/bold]
     """
@@ -173,7 +174,7 @@ def _get_data(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Fetch public data. An interrupted download goes on where it stopped; checksums are recorded and verified.
+    """Fetch public data. An interrupted download goes on where it stopped; checksums are verified.
 
     Example: [bold]perturbgen data get op3-de --out data/op3[/bold]
     """
@@ -203,7 +204,7 @@ def _show_data(
     vehicle: Vehicle = None,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="For the UMAP.")] = 0,
 ) -> None:
-    """Draw depth, zeros, cells on the plates, and maps of pseudobulk before and after plate effects are removed.
+    """Draw depth, zeros, plates, and maps of pseudobulk before and after plate effects go.
 
     Example: [bold]perturbgen data show counts.h5ad --out page.html[/bold]
     """

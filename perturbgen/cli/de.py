@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from perturbgen.cli.options import Layer
+from perturbgen.cli.options import Device, Json, Layer
 from perturbgen.core.console import say, show_table
 from perturbgen.core.errors import ConfigError
 from perturbgen.core.files import check_output
@@ -28,16 +28,14 @@ def _de(
     pseudobulk: Annotated[
         Path, typer.Argument(help="Raw counts, samples x genes (.h5ad).", show_default=False)
     ],
-    out: Annotated[
-        Path | None, typer.Option(help="Where the DE table goes (.parquet or .h5ad).")
-    ] = None,
+    out: Annotated[Path | None, typer.Option(help="The DE table: .parquet or .h5ad.")] = None,
     flavour: Annotated[str | None, typer.Option(help="A published recipe: kaggle or op3.")] = None,
     design: Annotated[
         str | None, typer.Option(help='R formula, e.g. "~0 + {group} + donor + plate".')
     ] = None,
     group: Annotated[str, typer.Option(help="The column whose levels are compared.")] = "compound",
     control: Annotated[
-        str | None, typer.Option(help="The level all others are compared with.")
+        str | None, typer.Option(help="The level which all others are compared with.")
     ] = None,
     by: Annotated[
         str | None, typer.Option(help="Fit each level of this column apart, e.g. cell_type.")
@@ -51,7 +49,7 @@ def _de(
     ] = None,
     robust: Annotated[bool, typer.Option("--robust", help="Robust moderation.")] = False,
     trend: Annotated[
-        bool, typer.Option("--trend", help="Prior variance follows expression.")
+        bool, typer.Option("--trend", help="The prior variance follows expression.")
     ] = False,
     normalise: Annotated[str, typer.Option(help="tmm or none.")] = "tmm",
     span: Annotated[
@@ -68,24 +66,30 @@ def _de(
         bool,
         typer.Option("--keep-plates", help="kaggle: do not rename plates as the organisers did."),
     ] = False,
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    device: Device = "cpu",
     verify: Annotated[
         int | None, typer.Option(help="Run this many genes through R, too, and compare.")
     ] = None,
     plots: Annotated[Path | None, typer.Option(help="Write a page of plots (.html).")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Differential expression with limma-voom: every level of a factor against a control.
 
-    The native backend gives R limma's numbers without R. Standard errors are exact unless you ask for limma's
-    approximation with --contrasts limma (a flavour asks for it). The table has logFC, t, log10 p and adjusted p.
+    The native backend gives R limma's numbers without R. Standard errors are exact unless you ask
+    for limma's approximation with --contrasts limma (a flavour asks for it). The table has logFC,
+    t, log10 p and adjusted p.
 
-    Example: [bold]perturbgen pseudobulk kang.h5ad --columns experiments/columns/kang.toml --by cell_type,donor,compound
-    --out kang_sums.h5ad[/bold], then [bold]perturbgen de kang_sums.h5ad --design "~0 + {group} + donor" --by cell_type
+    Example: [bold]perturbgen pseudobulk kang.h5ad --columns experiments/columns/kang.toml
+    --by cell_type,donor,compound --out kang_sums.h5ad[/bold], then
+    [bold]perturbgen de kang_sums.h5ad --design "~0 + {group} + donor" --by cell_type
     --out de.parquet[/bold]
 
-    Example: [bold]perturbgen de pseudobulk.h5ad --flavour kaggle --out de.parquet --verify 200[/bold]
+    Example: [bold]perturbgen de pseudobulk.h5ad --flavour kaggle --out de.parquet
+    --verify 200[/bold]
     """
+    from perturbgen.core.tables import open_h5ad
+    from perturbgen.data import take_layer
+
     if out is not None:
         check_output(out, ".parquet", ".h5ad")
     if plots is not None:
@@ -106,7 +110,7 @@ def _de(
         "allow_fractional": allow_fractional,
         "rename_plates": not keep_plates,
     }
-    adata = _read_counts(pseudobulk, layer)
+    adata = take_layer(open_h5ad(pseudobulk), layer, pseudobulk)
     if verify is not None:
         _verify_backends(adata, verify, options, device=device, as_json=as_json)
         if out is None and plots is None:
@@ -115,34 +119,31 @@ def _de(
     table = _make_table(adata, backend=backend, device=device, **options)
     title = f"{len(table.conditions)} contrasts in {time.perf_counter() - started:.1f} s"
     if verify is None:
-        show_table(_summarise(table), title=title, as_json=as_json)
-    _save(table, out, plots, quiet=as_json)
+        show_table(table.strongest(12), title=title, as_json=as_json)
+    if out is not None:
+        table.write(out)
+    if plots is not None:
+        from perturbgen.de.plots import de_page
+
+        de_page(table).write(plots)
+    if not as_json:
+        for path in filter(None, (out, plots)):
+            say(f"wrote {path}")
 
 
 def _read_span(text: str) -> float | str:
-    """A number, or ``adaptive``."""
-    if text == "adaptive":
-        return text
     try:
-        return float(text)
+        return text if text == "adaptive" else float(text)
     except ValueError:
         raise ConfigError(
             f"--span {text!r} is no number", expected="a number in (0, 1], or adaptive"
         ) from None
 
 
-def _read_counts(path: Path, layer: str | None) -> AnnData:
-    """A pseudobulk file, its raw counts in X."""
-    from perturbgen.core.tables import open_h5ad
-    from perturbgen.data.h5ad import take_layer
-
-    return take_layer(open_h5ad(path), layer, path)
-
-
 def _make_table(
     adata: AnnData, *, flavour: str | None, rename_plates: bool, control: str | None, **options: Any
 ) -> DETable:
-    """The table, in a flavour or by an own design; options that are None are left to them."""
+    """The table, in a flavour or by --design; options that are None keep their defaults."""
     from perturbgen.core.labels import VEHICLE
     from perturbgen.de import flavour_table, limma_table
 
@@ -167,29 +168,12 @@ def _verify_backends(
     adata: AnnData, genes: int, options: dict[str, Any], *, device: str, as_json: bool
 ) -> None:
     """Run some genes through both backends and show how far apart the numbers are."""
-    from perturbgen.de.r import choose_genes, compare_backends
+    from perturbgen.de.r import compare_backends
 
-    few = adata[:, choose_genes(adata, genes)].copy()
-    devices = {"native": device, "r": "cpu"}
-    rows = compare_backends(
-        lambda name: _make_table(few, backend=name, device=devices[name], **options)
-    )
-    show_table(rows, title=f"native against R on {few.n_vars} genes", as_json=as_json)
+    def make(few: AnnData, backend: str) -> DETable:
+        where = "cpu" if backend == "r" else device
+        return _make_table(few, backend=backend, device=where, **options)
 
-
-def _summarise(table: DETable, limit: int = 12) -> list[dict[str, Any]]:
-    """The conditions with most significant genes."""
-    return table.strongest(limit)
-
-
-def _save(table: DETable, out: Path | None, plots: Path | None, *, quiet: bool) -> None:
-    """Write what was asked for, and say where it is."""
-    if out is not None:
-        table.write(out)
-    if plots is not None:
-        from perturbgen.de.plots import de_page
-
-        de_page(table).write(plots)
-    if not quiet:
-        for path in filter(None, (out, plots)):
-            say(f"wrote {path}")
+    rows = compare_backends(adata, genes, make)
+    number = min(genes, adata.n_vars)
+    show_table(rows, title=f"native against R on {number} genes", as_json=as_json)

@@ -49,7 +49,7 @@ def register(app: typer.Typer) -> None:
 def _doctor(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
-    """Check this installation: packages, devices, R, data. Exit code 1 only if something required is missing.
+    """Check packages, devices, R and data. Exit code 1 only if something required is missing.
 
     Example: [bold]perturbgen doctor[/bold]
     """
@@ -87,11 +87,9 @@ def _device_rows() -> list[dict[str, Any]]:
 
 def _r_rows() -> list[dict[str, Any]]:
     """R and the packages that the R backend calls."""
-    wanted = " ".join(
-        f'cat("{name}", tryCatch(as.character(packageVersion("{name}")), error=function(e) ""), "\\n");'
-        for name in _R_PACKAGES
-    )
-    code = f'cat("R", as.character(getRversion()), "\\n"); {wanted}'
+    version = 'tryCatch(as.character(packageVersion("{0}")), error=function(e) "")'
+    wanted = [f'cat("{name}", {version.format(name)}, "\\n")' for name in _R_PACKAGES]
+    code = "; ".join(['cat("R", as.character(getRversion()), "\\n")', *wanted])
     printed = ""
     if shutil.which("Rscript"):
         # An R that is broken or hangs is one that is not there.

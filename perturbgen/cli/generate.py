@@ -1,4 +1,4 @@
-"""``perturbgen samplers`` and ``perturbgen generate``: how many cells, how deep, and their counts."""
+"""``perturbgen samplers`` and ``perturbgen generate``: how many cells, how deep, their counts."""
 
 from __future__ import annotations
 

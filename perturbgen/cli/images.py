@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from perturbgen.cli import images_network
-from perturbgen.cli.options import Json, listed
+from perturbgen.cli.options import Json, listed, opened_profiles
 from perturbgen.core.console import say, show_table
 from perturbgen.core.errors import InputError, SchemaError, suggest
 from perturbgen.core.files import check_output
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from perturbgen.profiles import Profiles
 
 _images_app = typer.Typer(
     help="Microscope images: check, correct, find hits, map, train networks.", no_args_is_help=True
@@ -24,7 +27,8 @@ _Source = Annotated[
     Path,
     typer.Argument(
         metavar="SOURCE",
-        help="A folder of BBBC021, RxRx1, RxRx19a/b or RxRx3, a csv/parquet with Metadata_ columns, or ours.",
+        help="A folder of BBBC021, RxRx1, RxRx19a/b or RxRx3, a csv/parquet with Metadata_ "
+        "columns, an h5ad (X), a GCTX, or ours.",
     ),
 ]
 _Seed = Annotated[int, typer.Option(min=0, help="For what is drawn at random.")]
@@ -122,13 +126,13 @@ def _ingest(
 
     Example: [bold]perturbgen images ingest RxRx19a/ --out covid.profiles[/bold]
     """
-    from perturbgen.images.readers import STREAMED, kind_of, opened, stream_embeddings
+    from perturbgen.images.readers import STREAMED, kind_of, stream_embeddings
 
     kind = kind_of(source)
     if kind in STREAMED:
         profiles = stream_embeddings(source, out)[0]
     else:
-        with opened(source) as profiles:
+        with _opened(source) as profiles:
             profiles.write(out)
     show_table(
         [{"wrote": str(out), "rows": len(profiles), "features": len(profiles.features)}],
@@ -142,7 +146,7 @@ def _correct(
     control: Annotated[
         str,
         typer.Option(
-            help="Who the controls are: compound=DMSO, or well_type=negative_control|positive_control."
+            help="The controls: compound=DMSO, or well_type=negative_control|positive_control."
         ),
     ],
     centre: Annotated[
@@ -176,18 +180,17 @@ def _correct(
     seed: _Seed = 0,
     as_json: Json = False,
 ) -> None:
-    """Take batch effects out of profiles: scale, compress, centre, whiten and align, each fitted on
-    controls.
+    """Take batch effects out of profiles: scale, compress, centre, whiten, align, by controls.
 
-    Prints how well a batch can be told from held-out controls before and after. A fit pulls its own controls together:
-    --withhold keeps some out of it, at random, and the label 'fitted' tells images evaluate --control which.
+    Prints how well a batch can be told from withheld controls before and after. A fit pulls its own
+    controls together: --withhold keeps some out of it, at random, and the label 'fitted' tells
+    images evaluate --control which.
 
-    Example: [bold]perturbgen images correct bbbc021/ --control compound=DMSO --centre plate --strength 6 --compress
-    --whiten 0.3 --out corrected[/bold]
+    Example: [bold]perturbgen images correct bbbc021/ --control compound=DMSO --centre plate
+    --strength 6 --compress --whiten 0.3 --out corrected[/bold]
     """
     import numpy as np
 
-    from perturbgen.images.readers import opened
     from perturbgen.profiles import chosen, tidy
     from perturbgen.profiles.correct import correct_to, correction
 
@@ -196,7 +199,7 @@ def _correct(
         centre=keys, strength=strength, scale=scale, compress=compress, whiten=whiten, align=batches
     )
     batch = batches or keys[:2]
-    with opened(source) as raw:
+    with _opened(source) as raw:
         profiles = tidy(raw, nan=_nan_choice(nan))
         rows = correct_to(
             out,
@@ -209,9 +212,14 @@ def _correct(
             rng=np.random.default_rng(seed),
         )
     if rows:
-        show_table(rows, title="batches told from held-out controls", as_json=as_json)
+        show_table(rows, title="batches told from withheld controls", as_json=as_json)
     if not as_json:
         say(f"wrote {out}")
+
+
+def _opened(source: Path) -> AbstractContextManager[Profiles]:
+    """The profiles of a source; of an h5ad X."""
+    return opened_profiles(source, "X" if source.suffix == ".h5ad" else None)
 
 
 def _nan_choice(text: str) -> Any:
@@ -270,11 +278,10 @@ def _hits(
 
     from perturbgen.core.files import atomic_path
     from perturbgen.images.hits import centred_wells, hit_table, score_wells
-    from perturbgen.images.readers import opened
     from perturbgen.profiles import chosen, tidy
     from perturbgen.profiles.correct import well_labels
 
-    with opened(source) as raw:
+    with _opened(source) as raw:
         wells = centred_wells(
             tidy(raw, nan=_nan_choice(nan)), healthy, listed(centre), well_labels(raw.meta)
         )
@@ -326,14 +333,13 @@ def _draw(
     check_output(out, ".html")
     from perturbgen.core.tables import require_columns
     from perturbgen.images.maps import LAYOUTS, draw_map, map_page
-    from perturbgen.images.readers import opened
     from perturbgen.profiles import tidy
 
     if method not in LAYOUTS:
         raise InputError(
             f"--method {method!r}", expected=", ".join(LAYOUTS), fix=suggest(method, LAYOUTS)
         )
-    with opened(source) as raw:
+    with _opened(source) as raw:
         usual = [name for name in ("moa", "Metadata_moa", "cell_type", "plate") if name in raw.meta]
         colours = colour or usual[:2] or [str(raw.meta.columns[0])]
         require_columns(raw.meta.columns, colours, str(source))

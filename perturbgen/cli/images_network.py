@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from perturbgen.cli.options import Json, listed
+from perturbgen.cli.options import Json, listed, opened_profiles
 from perturbgen.core.console import show_table
 from perturbgen.core.errors import ConfigError, InputError, suggest
 from perturbgen.core.files import check_output
@@ -238,10 +238,10 @@ def _profile_rows(
 
     from perturbgen.core.tables import read_frame
     from perturbgen.images.evaluate import measures
-    from perturbgen.images.readers import opened as opened_profiles
 
     pairs = None if relations is None else read_frame(relations, columns=["entity1", "entity2"])
-    with opened_profiles(source) as profiles:
+    key = "X" if source.suffix == ".h5ad" else None
+    with opened_profiles(source, key) as profiles:
         return measures(
             profiles,
             same=same,

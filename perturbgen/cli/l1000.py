@@ -197,7 +197,7 @@ def _simulate(
     Example: [bold]perturbgen l1000 simulate data/screen --preset nonlinear --set design.compounds=500[/bold]
     """
     from perturbgen.core.config import to_toml
-    from perturbgen.l1000 import screen_settings, write_screen
+    from perturbgen.simulate.screen import screen_settings, write_screen
 
     settings = screen_settings(preset, config=config, overrides=overrides or ())
     if dry_run:

@@ -186,7 +186,7 @@ def _evaluate(
     Example, mechanisms: [bold]perturbgen l1000 evaluate runs/0001-embedder-s0 --probe moa --perturbagens
     compoundinfo_beta.txt --out evaluation[/bold]
     """
-    from perturbgen.cli.retrieve import check_folder
+    from perturbgen.cli.options import check_folder
     from perturbgen.core.tables import require_columns
     from perturbgen.l1000.embedder.evaluation import judge, with_values
 
@@ -210,9 +210,9 @@ def _evaluate(
 
 def _show_judged(judged: Judged, title: str, *, as_json: bool) -> None:
     """The methods, the trained embedding's controls and what was probed."""
-    from perturbgen.cli.retrieve import tidy
+    from perturbgen.cli.options import records
 
-    rows, controls = judged.rows(), tidy(judged.controls, "variant")
+    rows, controls = judged.rows(), records(judged.controls, "variant")
     probes = {name: judged.probe_rows(name) for name in judged.probes}
     if as_json:
         show_table([{"methods": rows, "controls": controls, "probes": probes}], as_json=True)
@@ -228,7 +228,7 @@ def _show_judged(judged: Judged, title: str, *, as_json: bool) -> None:
 
 def _write_judged(judged: Judged, embedder: Embedder, out: Path, title: str) -> list[str]:
     """The tables and the page, in a folder; returns the names of the files."""
-    from perturbgen.cli.retrieve import write_parquet
+    from perturbgen.cli.options import write_tables
     from perturbgen.core.files import slug
     from perturbgen.l1000.embedder.evaluation import MINE
     from perturbgen.l1000.embedder.report import evaluation_page
@@ -236,7 +236,7 @@ def _write_judged(judged: Judged, embedder: Embedder, out: Path, title: str) -> 
     groups, found = judged.neighbours(embedder.model.measure), judged.found[MINE]
     tables = {"queries": found.queries, "groups": found.groups, "neighbours": groups}
     tables |= {f"probe_{slug(name)}": table for name, table in judged.probes.items()}
-    write_parquet(out, tables)
+    write_tables(out, tables)
     evaluation_page(judged, embedder, groups, title=title).write(out / "report.html")
     return [*(f"{name}.parquet" for name in tables), "report.html"]
 
@@ -257,7 +257,7 @@ def _neighbours(
     Example: [bold]perturbgen l1000 neighbours runs/0001-embedder-s0 --of vorinostat[/bold]
     """
     from perturbgen.l1000.embedder.evaluation import display_names, neighbours_of
-    from perturbgen.retrieval.nearest import group_neighbours
+    from perturbgen.retrieval import group_neighbours
 
     embedder = _opened(run, device)
     table = embedder.profiles(file, meta, part=part)

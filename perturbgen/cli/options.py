@@ -1,15 +1,28 @@
-"""The options that several verbs share, declared once, so that they read the same everywhere."""
+"""The options that several verbs share, declared once, and what is done with them."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from perturbgen.core.console import say
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from perturbgen.core.config import Settings
+    from perturbgen.profiles import Profiles
+
+_SEED = "Seed of everything random: the same seed gives the same result."
+
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 Device = Annotated[str, typer.Option(help="cpu or cuda.")]
-_SEED = "Seed of everything random: the same seed gives the same result."
+Devices = Annotated[int, typer.Option(min=1, help="Devices (processes) on each node.")]
+Accelerator = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 Seed = Annotated[int, typer.Option(min=0, help=_SEED)]
 # for what ends in scikit-learn or UMAP, whose seeds have 32 bits
 Seed32 = Annotated[int, typer.Option(min=0, max=2**32 - 1, help=_SEED)]
@@ -19,7 +32,10 @@ Overrides = Annotated[
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved settings and stop.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace what is already there.")]
-Report = Annotated[bool, typer.Option("--report/--no-report", help="Write report.html into --out.")]
+Report = Annotated[bool, typer.Option("--report/--no-report", help="Write report.html.")]
+RunFolder = Annotated[
+    Path, typer.Argument(metavar="RUN", help="A run directory that train made.", show_default=False)
+]
 
 # what a file of counts calls things
 Columns = Annotated[Path | None, typer.Option(help="TOML that maps the file's columns to ours.")]
@@ -30,13 +46,69 @@ Vehicle = Annotated[
     str | None, typer.Option(help="The compound which all others are compared with.")
 ]
 
-RunFolder = Annotated[
-    Path, typer.Argument(metavar="RUN", help="A run directory that train made.", show_default=False)
-]
-Accelerator = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
-Devices = Annotated[int, typer.Option(min=1, help="Devices (processes) on each node.")]
-
 
 def listed(text: str | None) -> list[str]:
     """The names between the commas of an option."""
     return [name.strip() for name in (text or "").split(",") if name.strip()]
+
+
+def check_folder(out: Path | None) -> None:
+    """``--out`` is, or may become, a folder that can be written."""
+    from perturbgen.core.errors import ConfigError
+    from perturbgen.core.files import require_writable
+
+    if out is None:
+        return
+    if out.is_file():
+        raise ConfigError(f"--out {out} is a file", expected="a folder", fix="choose another name")
+    require_writable(out / "queries.parquet")
+
+
+def show_settings(settings: Settings, *, as_json: bool = False) -> None:
+    """What ``--dry-run`` prints: TOML that can be saved and run, or JSON."""
+    import json
+
+    from perturbgen.core.config import to_toml
+
+    say(json.dumps(settings.model_dump(mode="json"), indent=1) if as_json else to_toml(settings))
+
+
+def records(table: pd.DataFrame, name: str) -> list[dict[str, Any]]:
+    """A table's rows, its index first under ``name``, None for what has no value."""
+    rows = table.reset_index(names=name).to_dict("records")
+    return [{str(k): None if v != v else v for k, v in row.items()} for row in rows]
+
+
+def write_tables(out: Path, tables: Mapping[str, pd.DataFrame]) -> None:
+    """A parquet file for each table, under its name."""
+    from perturbgen.core.files import atomic_path
+
+    for name, table in tables.items():
+        with atomic_path(out / f"{name}.parquet") as part:
+            table.to_parquet(part)
+
+
+def write_predictions(values: pd.DataFrame, path: Path) -> None:
+    """A parquet file of cell_type, sm_name and the genes, which reads as de_train.parquet does."""
+    from perturbgen.core.files import atomic_path
+
+    with atomic_path(path) as part:
+        values.rename_axis(["cell_type", "sm_name"]).reset_index().to_parquet(part, index=False)
+
+
+@contextmanager
+def opened_profiles(source: Path, key: str | None = None) -> Iterator[Profiles]:
+    """Profiles of an L1000 matrix, a known set of images, or a table, h5ad or folder of either.
+
+    ``key`` says which entry of an h5ad, or how the feature columns of a table begin.
+    """
+    if source.suffix in (".gctx", ".gct"):
+        from perturbgen.l1000 import read_plate
+        from perturbgen.profiles import Profiles
+
+        yield Profiles.from_anndata(read_plate(source), str(source))
+    else:
+        from perturbgen.images.readers import opened
+
+        with opened(source, key=key) as profiles:
+            yield profiles

@@ -106,7 +106,7 @@ def _predict(
     Example: [bold]perturbgen predict runs/0001-op3-s0 --cells counts.h5ad --conditions id_map.csv
     --out predictions.parquet[/bold]
     """
-    from perturbgen.cli.baselines import write_predictions
+    from perturbgen.cli.options import write_predictions
     from perturbgen.core.config import load_settings
     from perturbgen.data import validate
     from perturbgen.predict import PredictSettings
@@ -174,7 +174,7 @@ def _summary(found: Prediction, estimator: str) -> dict[str, Any]:
 def _likelihood_row(
     run: TrainedRun, path: Path, wanted: pd.DataFrame, *, seed: int, **options: Any
 ) -> dict[str, float]:
-    """How likely the model finds the withheld cells of the wanted conditions, mean over conditions."""
+    """How likely the model finds the withheld cells of the wanted conditions, on average."""
     from perturbgen.core.labels import conditions_of
     from perturbgen.predict import read_wanted, withheld_likelihood
 
@@ -189,7 +189,7 @@ def _likelihood_row(
 
 
 class _Member(NamedTuple):
-    """A name, the predictions of the wanted conditions, and those of measured ones not shown to it."""
+    """A name, the predictions of wanted conditions, and of measured ones not shown to it."""
 
     name: str
     wanted: Path
@@ -220,7 +220,7 @@ def _ensemble(
     """
     import numpy as np
 
-    from perturbgen.cli.baselines import write_predictions
+    from perturbgen.cli.options import write_predictions
     from perturbgen.compare.tables import read_table
     from perturbgen.predict import aligned, fit_ensemble
 

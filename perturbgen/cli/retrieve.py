@@ -1,4 +1,4 @@
-"""``perturbgen retrieve`` and ``perturbgen neighbours``: does an embedding bring together what belongs together?"""
+"""``perturbgen retrieve`` and ``neighbours``: does an embedding bring like things together?"""
 
 from __future__ import annotations
 
@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from perturbgen.cli.options import Json, listed
+from perturbgen.cli.options import (
+    Device,
+    Json,
+    Seed,
+    check_folder,
+    listed,
+    opened_profiles,
+    records,
+    write_tables,
+)
 from perturbgen.core.console import say, show_table
 from perturbgen.core.errors import ConfigError, SchemaError, shorten, suggest
 
@@ -16,10 +25,11 @@ if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
 
-    from perturbgen.retrieval import Retrieval
-
 _Embedding = Annotated[
-    Path, typer.Argument(metavar="FILE", help="An .h5ad with the embedding in obsm, or a .parquet.")
+    Path,
+    typer.Argument(
+        metavar="FILE", help="An .h5ad with the embedding in obsm, a parquet or csv, or profiles."
+    ),
 ]
 _Key = Annotated[
     str | None, typer.Option(help="Entry of obsm; of a parquet, how its feature columns begin.")
@@ -46,10 +56,13 @@ class _Similar(StrEnum):
 
 
 class _Against(StrEnum):
-    """Who serves as a negative."""
+    """What serves as negatives."""
 
     OTHERS = "others"
     CONTROLS = "controls"
+
+
+_Similarity = Annotated[_Similar, typer.Option(help="How rows are compared.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -70,29 +83,29 @@ def _retrieve(
     negatives_same: Annotated[
         str | None, typer.Option(help="Columns in which negatives agree, e.g. the plate.")
     ] = None,
-    similarity: Annotated[_Similar, typer.Option(help="How rows are compared.")] = _Similar.COSINE,
+    similarity: _Similarity = _Similar.COSINE,
     plate: Annotated[str | None, typer.Option(help="Plate column: adds plate controls.")] = None,
     well: Annotated[
         str | None, typer.Option(help="Well-position column: adds position controls.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="A folder for the tables and the page.")] = None,
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    device: Device = "cpu",
     chunk: Annotated[int | None, typer.Option(min=1, help="Queries in one block.")] = None,
-    seed: Annotated[
-        int, typer.Option(min=0, help="For shuffled labels, drawn nulls and intervals.")
-    ] = 0,
+    seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
-    """Rank all rows for each row and say how well it finds its own kind; exact, the row itself left out.
+    """Rank all other rows for each row and say how well it finds its own kind; exact.
 
-    Prints means by group, by query and by pair, then the controls: labels shuffled (within the plate), and with --plate
-    and --well what another plate, another position, and the plate itself give. --out also writes queries.parquet,
-    groups.parquet (with p-values) and report.html. Control rows take no part unless they are the negatives.
+    Prints means by group, by query and by pair, then the controls: labels shuffled (within the
+    plate), and with --plate and --well what another plate, another position, and the plate itself
+    give. --out also writes queries.parquet, groups.parquet (with p-values) and report.html. Control
+    rows take no part unless they are the negatives.
 
-    Example: [bold]perturbgen retrieve latent.h5ad --key X_latent --same compound --differ plate --out retrieval[/bold]
+    Example: [bold]perturbgen retrieve latent.h5ad --key X_latent --same compound --differ plate
+    --out retrieval[/bold]
 
-    Example, is a compound unlike the vehicle on its plate: [bold]perturbgen retrieve cp.parquet --same compound
-    --controls compound=DMSO --negatives controls --negatives-same plate[/bold]
+    Example, is a compound unlike the vehicle on its plate: [bold]perturbgen retrieve cp.parquet
+    --same compound --controls compound=DMSO --negatives controls --negatives-same plate[/bold]
     """
     import numpy as np
 
@@ -100,34 +113,48 @@ def _retrieve(
     from perturbgen.retrieval import retrieve as run
 
     check_folder(out)
-    _require_device_word(device)
-    _require_named(same)
+    # whether there is a GPU is asked later: first the word, before a large file is read
+    if device != "cpu" and not device.startswith("cuda"):
+        raise ConfigError(f"--device {device}", expected="cpu or cuda", fix="--device cpu")
+    names = _require_named(same)
     vectors, labels = _read(source, key)
-    masks = _split_controls(labels, controls, negatives, source)
     rule: dict[str, Any] = {
-        "same": listed(same),
+        "same": names,
         "differ": listed(differ),
         "negatives_same": listed(negatives_same),
-        **masks,
+        **_split_controls(labels, controls, negatives, source),
         "similarity": similarity.value,
         "device": device,
         "chunk": chunk,
         "seed": seed,
     }
     result = run(vectors, labels, **rule)
-    checks = controlled(
-        vectors, labels, plate=plate, well=well, rng=np.random.default_rng(seed), **rule
-    )
+    rng = np.random.default_rng(seed)
+    checks = controlled(vectors, labels, plate=plate, well=well, rng=rng, **rule)
     if as_json:
-        _show_json(result, checks)
+        intervals = result.intervals()
+        flat = intervals.set_axis([f"{row}, {side}" for row, side in intervals.index])
+        everything = {
+            "summary": records(result.summary(), "mean"),
+            "intervals": records(flat, "mean"),
+            "groups": records(result.groups, "group"),
+            "controls": records(checks, "variant"),
+        }
+        show_table([everything], as_json=True)
     else:
-        show_table(
-            tidy(result.summary(), "mean"), title=f"{source}: {rule['same']} by {similarity.value}"
-        )
-        show_table(tidy(checks, "variant"), title="controls")
+        title = f"{source}: {names} by {similarity.value}"
+        show_table(records(result.summary(), "mean"), title=title)
+        show_table(records(checks, "variant"), title="controls")
     if out is not None:
-        lead = f"{source.name}, {key or 'all features'}: rows with the same {same}, by {similarity.value}."
-        _write(out, result, checks, f"Retrieval of {same}", lead, quiet=as_json)
+        from perturbgen.retrieval import retrieval_page
+
+        write_tables(out, {"queries": result.queries, "groups": result.groups})
+        features = key or "all features"
+        lead = f"{source.name}, {features}: rows with the same {same}, by {similarity.value}."
+        page = retrieval_page(result, title=f"Retrieval of {same}", lead=lead, controls=checks)
+        page.write(out / "report.html")
+        if not as_json:
+            say(f"wrote {out}/queries.parquet, groups.parquet and report.html")
 
 
 def _neighbours(
@@ -141,82 +168,67 @@ def _neighbours(
         str | None, typer.Option(help="Show the neighbours of this value of --same only.")
     ] = None,
     k: Annotated[int, typer.Option("-k", min=1, help="Neighbours of each row.")] = 10,
-    similarity: Annotated[_Similar, typer.Option(help="How rows are compared.")] = _Similar.COSINE,
+    similarity: _Similarity = _Similar.COSINE,
     as_json: Json = False,
 ) -> None:
     """The nearest rows of each row, and which other groups a group's neighbours belong to.
 
-    Prints, for each group, how many of its rows' neighbours are its own, and its nearest other groups. --out writes
-    neighbours.parquet (a line per row and neighbour) and groups.parquet. With --differ plate neighbours are looked for
-    on other plates only.
+    Prints, for each group, how many of its rows' neighbours are its own, and its nearest other
+    groups. --out writes neighbours.parquet (a line per row and neighbour) and groups.parquet. With
+    --differ plate neighbours are looked for on other plates only.
 
-    Example: [bold]perturbgen neighbours latent.h5ad --key X_latent --same compound --differ plate --out near[/bold]
+    Example: [bold]perturbgen neighbours latent.h5ad --key X_latent --same compound --differ plate
+    --out near[/bold]
     """
-    from perturbgen.retrieval.nearest import group_neighbours, nearest, neighbour_table
-    from perturbgen.retrieval.pairs import require_labels
+    from perturbgen.retrieval import group_neighbours, nearest, neighbour_table, require_labels
 
     check_folder(out)
-    _require_named(same)
+    names = _require_named(same)
     vectors, labels = _read(source, key)
-    names = listed(same)
     require_labels(labels, names)
     keep = ~_control_rows(labels, controls, source) & labels[names].notna().all(axis=1).to_numpy()
     vectors, labels = vectors[keep], labels[keep]
     rows, values = nearest(vectors, labels, k=k, differ=listed(differ), similarity=similarity.value)
     table = neighbour_table(labels, rows, values, same=names)
     groups = group_neighbours(table, same=names)
-    shown = (
-        _neighbours_of(groups, names, of) if of is not None else _group_rows(table, groups, names)
-    )
+    if of is None:
+        shown = _group_rows(table, groups, names)
+    else:
+        shown = _neighbours_of(groups, names, of)
     show_table(shown, title=f"{source}: {k} nearest by {similarity.value}", as_json=as_json)
     if out is not None:
-        write_parquet(out, {"neighbours": table, "groups": groups})
+        write_tables(out, {"neighbours": table, "groups": groups})
         if not as_json:
             say(f"wrote {out}/neighbours.parquet and groups.parquet")
 
 
-def _require_named(same: str) -> None:
-    """``--same`` names a column."""
-    if not listed(same):
+def _require_named(same: str) -> list[str]:
+    """The columns of ``--same``, one at least."""
+    names = listed(same)
+    if not names:
         raise ConfigError(
             "--same names no column",
             expected="columns in which positives agree",
             fix="--same compound",
         )
-
-
-def _require_device_word(name: str) -> None:
-    """``--device`` is a word that this verb knows; whether there is a GPU is asked later."""
-    if name != "cpu" and not name.startswith("cuda"):
-        raise ConfigError(f"--device {name}", expected="cpu or cuda", fix="--device cpu")
+    return names
 
 
 def _read(source: Path, key: str | None) -> tuple[np.ndarray, pd.DataFrame]:
     """The embedding and its labels, every row with a name of its own."""
     import numpy as np
 
-    from perturbgen.profiles.readers import read_profiles
-
-    profiles = read_profiles(source, key=key)
-    labels = profiles.meta
+    with opened_profiles(source, key) as profiles:
+        labels, values = profiles.meta, profiles.values
+        # streamed embeddings are gone when they are closed
+        values = np.array(values) if isinstance(values, np.memmap) else values
     if not labels.index.is_unique:
         labels = labels.reset_index(drop=True)
-    return np.asarray(profiles.values), labels
-
-
-def check_folder(out: Path | None) -> None:
-    """``--out`` is, or may become, a folder."""
-    from perturbgen.core.files import require_writable
-
-    if out is None:
-        return
-    if out.is_file():
-        raise ConfigError(f"--out {out} is a file", expected="a folder", fix="choose another name")
-    require_writable(out / "queries.parquet")
+    return values, labels
 
 
 def _control_rows(labels: pd.DataFrame, rule: str | None, source: Path) -> np.ndarray:
-    """(rows,) who is a control, by COLUMN=VALUE or the boolean column ``control``."""
+    """Which rows are controls, by COLUMN=VALUE or the boolean column ``control``."""
     import numpy as np
     import pandas as pd
 
@@ -246,7 +258,7 @@ def _control_rows(labels: pd.DataFrame, rule: str | None, source: Path) -> np.nd
 def _split_controls(
     labels: pd.DataFrame, rule: str | None, negatives: _Against, source: Path
 ) -> dict[str, Any]:
-    """The masks of :func:`perturbgen.retrieval.retrieve`: controls ask nothing and are nobody's positive."""
+    """The masks of ``retrieve``: controls are neither queries nor positives."""
     control = _control_rows(labels, rule, source)
     masks: dict[str, Any] = {"queries": ~control, "candidates": ~control}
     if negatives is _Against.CONTROLS:
@@ -260,63 +272,17 @@ def _split_controls(
     return masks
 
 
-def tidy(table: pd.DataFrame, name: str) -> list[dict[str, Any]]:
-    """A table's rows, its index first, dashes for what has no value."""
-    records = table.reset_index(names=name).to_dict("records")
-    return [{str(k): None if v != v else v for k, v in record.items()} for record in records]
-
-
-def _show_json(result: Retrieval, checks: pd.DataFrame) -> None:
-    """Summary, intervals, groups and controls."""
-    intervals = result.intervals()
-    flat = intervals.set_axis([f"{row}, {side}" for row, side in intervals.index])
-    show_table(
-        [
-            {
-                "summary": tidy(result.summary(), "mean"),
-                "intervals": tidy(flat, "mean"),
-                "groups": tidy(result.groups, "group"),
-                "controls": tidy(checks, "variant"),
-            }
-        ],
-        as_json=True,
-    )
-
-
-def _write(
-    out: Path, result: Retrieval, checks: pd.DataFrame, title: str, lead: str, *, quiet: bool
-) -> None:
-    """The tables and the page."""
-    from perturbgen.retrieval.report import retrieval_page
-
-    write_parquet(out, {"queries": result.queries, "groups": result.groups})
-    retrieval_page(result, title=title, lead=lead, controls=checks).write(out / "report.html")
-    if not quiet:
-        say(f"wrote {out}/queries.parquet, groups.parquet and report.html")
-
-
-def write_parquet(out: Path, tables: dict[str, pd.DataFrame]) -> None:
-    """Each table under its name."""
-    from perturbgen.core.files import atomic_path
-
-    for name, table in tables.items():
-        with atomic_path(out / f"{name}.parquet") as part:
-            table.to_parquet(part)
-
-
 def _group_rows(
     table: pd.DataFrame, groups: pd.DataFrame, names: list[str], *, most: int = 20, near: int = 3
 ) -> list[dict[str, Any]]:
-    """A row for each of the first groups: how many of its neighbours are its own, and the nearest other groups."""
+    """For the first groups: the share of neighbours of their own, and the nearest others."""
     own = table.groupby(_joined(table, names), sort=True)["agrees"].mean()
     query, other = _joined(groups, names), _joined(groups, [f"neighbour {name}" for name in names])
-    rows = []
+    rows: list[dict[str, Any]] = []
     for name in own.sort_values(ascending=False, kind="stable").index[:most]:
         here = groups[query == name].head(near)
-        listed = [f"{other[i]} ({here['share'][i]:.0%})" for i in here.index]
-        rows.append(
-            {", ".join(names): name, "own": float(own[name]), "nearest others": "; ".join(listed)}
-        )
+        nearest = "; ".join(f"{other[i]} ({here['share'][i]:.0%})" for i in here.index)
+        rows.append({", ".join(names): name, "own": float(own[name]), "nearest others": nearest})
     return rows
 
 
@@ -333,14 +299,9 @@ def _neighbours_of(
             expected=f"one of {shorten(known)}",
             fix=suggest(of, known),
         )
-    return [
-        {
-            "neighbour": other[i],
-            "share": float(here["share"][i]),
-            "similarity": float(here["similarity"][i]),
-        }
-        for i in here.index
-    ]
+    shown = here[["share", "similarity"]].astype(float)
+    shown.insert(0, "neighbour", other[here.index])
+    return shown.to_dict("records")
 
 
 def _joined(table: pd.DataFrame, names: list[str]) -> pd.Series:

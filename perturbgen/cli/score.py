@@ -1,28 +1,32 @@
-"""``perturbgen score``: predictions against the truth, between their controls."""
+"""``perturbgen score`` and ``compare``: predictions, or whole methods, between their controls."""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from perturbgen.cli.options import Json, listed
+from perturbgen.cli.options import DryRun, Json, Overrides, Report, Seed, listed, show_settings
 from perturbgen.core.console import say, show_table
-from perturbgen.core.errors import ConfigError
+from perturbgen.core.errors import ConfigError, PerturbgenError
 from perturbgen.core.files import require_writable
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from perturbgen.compare import Comparison
     from perturbgen.evaluate import Scorecard
 
 _DUPLICATE = "interpolated_duplicate"
+_LEADERBOARD = Path("experiments") / "LEADERBOARD.md"
 
 
 def register(app: typer.Typer) -> None:
-    """Add the verb."""
+    """Add the verbs."""
     app.command("score")(_score)
+    app.command("compare")(_compare)
 
 
 def _score(
@@ -70,7 +74,7 @@ def _score(
         typer.Option(help="DE table of the training rows: their mean is the perturbed mean."),
     ] = None,
     duplicate: Annotated[
-        Path | None, typer.Option(help="DE table of held-back replicates: the positive control.")
+        Path | None, typer.Option(help="DE table of withheld replicates: the positive control.")
     ] = None,
     level: Annotated[float, typer.Option(help="A gene responds where p is at most this.")] = 0.05,
     raw_p: Annotated[
@@ -79,22 +83,21 @@ def _score(
     resamples: Annotated[
         int, typer.Option(min=1, help="Bootstrap resamples of the conditions.")
     ] = 1000,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the resamples.")] = 0,
-    report: Annotated[
-        bool, typer.Option("--report/--no-report", help="Write report.html into --out.")
-    ] = True,
+    seed: Seed = 0,
+    report: Report = True,
     as_json: Json = False,
 ) -> None:
-    """Score predictions of signed -log10 p against the measured table, between a negative and a positive control.
+    """Score predictions of signed -log10 p against the measured table, between two controls.
 
-    TRUTH and PREDICTION are DE tables of perturbgen de, a parquet or CSV with columns cell_type and compound (or
-    sm_name) and one a gene, Open Problems' h5ad, or with --id-map a submission file. Labels must agree; --genes and
-    --rows say what may differ. All zeros are the negative control unless you name others.
+    TRUTH and PREDICTION are DE tables of perturbgen de, a parquet or CSV with columns cell_type and
+    compound (or sm_name) and one a gene, Open Problems' h5ad, or with --id-map a submission file.
+    Labels must agree; --genes and --rows say what may differ. All zeros are the negative control
+    unless you name others.
 
-    Example: [bold]perturbgen score de_test.parquet ridge=ridge.parquet submission.csv --id-map id_map.csv
-    --out scores[/bold]
+    Example: [bold]perturbgen score de_test.parquet ridge=ridge.parquet submission.csv
+    --id-map id_map.csv --out scores[/bold]
     """
-    from perturbgen.de import DETable, read_table
+    from perturbgen.de import DETable, read_de_table
     from perturbgen.evaluate import interpolated_duplicate, scorecard
 
     if out is not None:
@@ -102,12 +105,13 @@ def _score(
     DETable.require_statistic(statistic)
     files = _name_files(predictions)
     read: dict[str, Any] = {"id_map": id_map, "statistic": statistic, "layer": layer}
-    true = read_table(truth, **read)
-    tables = {name: read_table(path, **read) for name, path in files.items()}
-    mean = read_table(reference, **read).mean() if reference else None
+    true = read_de_table(truth, **read)
+    tables = {name: read_de_table(path, **read) for name, path in files.items()}
+    mean = read_de_table(reference, **read).mean() if reference else None
     if duplicate is not None:
-        tables[_DUPLICATE] = interpolated_duplicate(read_table(duplicate, **read))
+        tables[_DUPLICATE] = interpolated_duplicate(read_de_table(duplicate, **read))
         positive = positive or _DUPLICATE
+    named = {name: str(path) for name, path in files.items()}
     card = scorecard(
         true,
         tables,
@@ -117,43 +121,20 @@ def _score(
         conditions=_read_conditions(conditions) if conditions else None,
         clusters=clusters,
         metrics=listed(metrics) or None,
-        genes=genes,
-        rows=rows,
+        genes=genes,  # type: ignore[arg-type]
+        rows=rows,  # type: ignore[arg-type]
         level=level,
-        adjust=not raw_p,  # type: ignore[arg-type]
+        adjust=not raw_p,
         reference=mean,
         resamples=resamples,
         seed=seed,
-        info={
-            "truth": str(truth),
-            "predictions": {name: str(path) for name, path in files.items()},
-        },
+        info={"truth": str(truth), "predictions": named},
     )
-    _show(card, as_json=as_json)
+    _show_card(card, as_json=as_json)
     if out is not None:
         paths = _save(card, out, true if report else None, tables, seed=seed)
         if not as_json:
             say(f"wrote {', '.join(path.name for path in paths)} in {out}")
-
-
-def _save(
-    card: Scorecard,
-    out: Path,
-    truth: pd.DataFrame | None,
-    tables: dict[str, pd.DataFrame],
-    *,
-    seed: int,
-) -> list[Path]:
-    """The scorecard's files, and with the truth the report."""
-    from perturbgen.core.runs import environment
-    from perturbgen.evaluate import write_report, write_scorecard
-
-    paths = write_scorecard(card, out)
-    if truth is not None:
-        paths.append(
-            write_report(out / "report.html", card, truth, tables, metadata=environment(seed))
-        )
-    return paths
 
 
 def _name_files(predictions: list[str]) -> dict[str, Path]:
@@ -173,7 +154,7 @@ def _name_files(predictions: list[str]) -> dict[str, Path]:
 
 
 def _read_conditions(path: Path) -> pd.DataFrame:
-    """A CSV about conditions, labelled as the truth."""
+    """A CSV about conditions, labelled as the truth is."""
     from perturbgen.core.labels import CONDITION
     from perturbgen.core.tables import read_frame
     from perturbgen.de.table import NAMES, labelled
@@ -181,7 +162,7 @@ def _read_conditions(path: Path) -> pd.DataFrame:
     return labelled(read_frame(path, text=(*CONDITION, *NAMES)), path)
 
 
-def _show(card: Scorecard, *, as_json: bool) -> None:
+def _show_card(card: Scorecard, *, as_json: bool) -> None:
     """Print the ranking with the mean of every metric, or everything as JSON."""
     from perturbgen.evaluate import headline_note, headline_records, to_record
 
@@ -191,13 +172,125 @@ def _show(card: Scorecard, *, as_json: bool) -> None:
     show_table(headline_records(card), title=headline_note(card))
     means = card.overall.table.pivot(index="metric", columns="method", values="value")
     order = card.ranking["method"].tolist()
-    shown = [
-        {
-            "metric": metric.title,
-            "": "↑" if metric.higher_is_better else "↓",
-            "range": "yes" if ranks else "no",
-        }
-        | {name: float(means.loc[metric.name, name]) for name in order}
-        for metric, ranks in zip(card.metrics, card.overall.ranks, strict=True)
-    ]
+    shown = []
+    for metric, ranks in zip(card.metrics, card.overall.ranks, strict=True):
+        arrow, ranges = "↑" if metric.higher_is_better else "↓", "yes" if ranks else "no"
+        values = {name: float(means.loc[metric.name, name]) for name in order}
+        shown.append({"metric": metric.title, "": arrow, "range": ranges} | values)
     show_table(shown, title=f"means over {card.scores.shape[1]} conditions")
+
+
+def _save(
+    card: Scorecard,
+    out: Path,
+    truth: pd.DataFrame | None,
+    tables: dict[str, pd.DataFrame],
+    *,
+    seed: int,
+) -> list[Path]:
+    """The scorecard's files, and with the truth the report."""
+    from perturbgen.core.runs import environment
+    from perturbgen.evaluate import write_report, write_scorecard
+
+    paths = write_scorecard(card, out)
+    if truth is not None:
+        about = environment(seed)
+        paths.append(write_report(out / "report.html", card, truth, tables, metadata=about))
+    return paths
+
+
+def _compare(
+    config: Annotated[
+        Path, typer.Argument(metavar="CONFIG.toml", help="Data, splits, methods, controls.")
+    ],
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of results [default: runs/compare-CONFIG].")
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option(help="Folder of the data, over the file's data.folder.")
+    ] = None,
+    scheduler: Annotated[
+        str, typer.Option(help="processes, or the address of a Dask scheduler.")
+    ] = "processes",
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes [default: one a core].")
+    ] = None,
+    report: Report = True,
+    leaderboard: Annotated[
+        bool,
+        typer.Option(
+            "--leaderboard",
+            help="Add a row to experiments/LEADERBOARD.md (of the working directory).",
+        ),
+    ] = False,
+    overrides: Overrides = None,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Compare methods on a DE table: fit each on every split with every seed, and score them all.
+
+    What has been computed is kept in the folder of results: run the same again and nothing is
+    fitted twice, change a method and only its jobs are, interrupt it and it goes on where it was.
+    A method that fails is named, the others are ranked, and the exit code is 1. A file of two lines
+    will do (12 methods, 3 folds of compounds):
+
+        [data]
+        folder = "data/small"
+
+    Splits are [bold]\\[splits.NAME][/bold] of kind kaggle, compounds, cell_types or file. Methods
+    are [bold]\\[methods.NAME][/bold], a baseline (perturbgen baselines) or predictions =
+    "file.parquet".
+
+    Example: [bold]perturbgen compare experiments/op3_semireal/compare.toml
+    --data data/semireal[/bold]
+    """
+    from perturbgen.compare import CompareSettings
+    from perturbgen.compare import compare as run
+    from perturbgen.compare.run import add_to_leaderboard, check_leaderboard, write_outputs
+    from perturbgen.core.config import load_settings
+    from perturbgen.core.files import slug
+
+    asked = [*(overrides or []), *([f"data.folder={data!r}"] if data is not None else [])]
+    settings = load_settings(CompareSettings, config, overrides=asked)
+    if dry_run:
+        show_settings(settings)
+        return
+    if leaderboard:
+        check_leaderboard(_LEADERBOARD)
+    folder = out or Path("runs") / f"compare-{slug(config.stem)}"
+    found = run(settings, folder, scheduler=scheduler, workers=workers)
+    paths = write_outputs(found, folder, title=f"Comparison: {config.stem}", report=report)
+    show_comparison(found, as_json=as_json)
+    if leaderboard:
+        command = " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
+        add_to_leaderboard(found, _LEADERBOARD, config=str(config), command=command, out=folder)
+    if not as_json:
+        say(f"wrote {', '.join(path.name for path in paths)} in {folder}")
+    raise_failures(found, folder)
+
+
+def show_comparison(found: Comparison, *, as_json: bool = False) -> None:
+    """Print the ranking, and how the jobs went."""
+    from perturbgen.evaluate import headline_note, headline_records, to_record
+
+    if as_json:
+        record: dict[str, Any] = to_record(found.card) | {"cells": found.cells.to_dict("records")}
+        show_table([record], as_json=True)
+        return
+    times = found.cells.groupby("method", sort=False)[["seconds", "processor"]].sum().T.to_dict()
+    rows = [row | times[row["method"]] for row in headline_records(found.card)]
+    show_table(rows, title=headline_note(found.card))
+    states = found.cells["state"].value_counts()
+    counts = [f"{states[name]} {name}" for name in ("done", "cached", "failed") if name in states]
+    say(f"jobs: {', '.join(counts)}")
+
+
+def raise_failures(found: Comparison, folder: Path) -> None:
+    """Where a job failed, end with exit code 1; the results of the others are written."""
+    if found.failures:
+        names = dict.fromkeys(job.method.name for job in found.failures)
+        raise PerturbgenError(
+            f"{len(found.failures)} of {len(found.outcomes)} jobs failed, of {', '.join(names)}; "
+            "the rest is scored",
+            fix=f"{folder / 'failures.txt'} says why; run again to try these jobs only",
+        )

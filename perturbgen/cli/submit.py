@@ -1,4 +1,4 @@
-"""``perturbgen submit`` and ``perturbgen check``: submission files, written right and checked by a stranger's eye."""
+"""``perturbgen submit`` and ``perturbgen check``: submission files, written and checked."""
 
 from __future__ import annotations
 
@@ -37,16 +37,17 @@ def _submit(
         str | None, typer.Option(help=".h5ad: what the benchmark is to call the method.")
     ] = None,
 ) -> None:
-    """Write predictions as a submission. Rows and genes are joined by name, whatever their order in the file.
+    """Write predictions as a submission. Rows and genes are joined by name, in any order.
 
-    Nothing is written if a condition or a gene is missing or a value is no number; every such place is named. Open
-    Problems asks for --dataset-id and --method-id, too; a .csv has no place for them.
+    Nothing is written if a condition or a gene is missing or a value is no number; every such place
+    is named. Open Problems asks for --dataset-id and --method-id, too; a .csv has no place for
+    them.
 
-    Example: [bold]perturbgen submit predictions.parquet --id-map id_map.csv --like sample_submission.csv
-    --out submission.csv[/bold]
+    Example: [bold]perturbgen submit predictions.parquet --id-map id_map.csv
+    --like sample_submission.csv --out submission.csv[/bold]
 
-    Example: [bold]perturbgen submit predictions.parquet --id-map id_map.csv --like de_train.h5ad --out prediction.h5ad
-    --dataset-id neurips-2023-data --method-id mine[/bold]
+    Example: [bold]perturbgen submit predictions.parquet --id-map id_map.csv --like de_train.h5ad
+    --out prediction.h5ad --dataset-id neurips-2023-data --method-id mine[/bold]
     """
     from perturbgen import submission
     from perturbgen.core.files import check_output
@@ -64,11 +65,12 @@ def _check(
     like: _Like,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
-    """Check a submission file: ids, genes, their order, every value. Exit code 2 if the file is not valid.
+    """Check a submission file: ids, genes, their order, every value. Exit code 2 if it is invalid.
 
     Values that are numbers but hardly possible (beyond 200) are warnings.
 
-    Example: [bold]perturbgen check submission.csv --id-map id_map.csv --like sample_submission.csv[/bold]
+    Example: [bold]perturbgen check submission.csv --id-map id_map.csv
+    --like sample_submission.csv[/bold]
     """
     from perturbgen import submission
 

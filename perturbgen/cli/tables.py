@@ -55,9 +55,11 @@ def _pseudobulk(
 ) -> None:
     """Sum the raw counts of the cells that agree in some columns: one sample for each combination.
 
-    Keeps the columns that are constant within every sample, adds n_cells, drops samples without counts and says which.
+    Keeps the columns that are constant within every sample, adds n_cells, drops samples without
+    counts and says which.
 
-    Example: [bold]perturbgen pseudobulk counts.h5ad --by plate,well,cell_type --out pseudobulk.h5ad[/bold]
+    Example: [bold]perturbgen pseudobulk counts.h5ad --by plate,well,cell_type
+    --out pseudobulk.h5ad[/bold]
     """
     from perturbgen.data import pseudobulk, validate, write_h5ad
 
@@ -79,12 +81,12 @@ def _pseudobulk(
 def _split(
     source: _Source,
     out: Annotated[Path, typer.Option(help="The CSV file to write.")],
-    kind: Annotated[_Kind, typer.Option(help="What is held out.")],
+    kind: Annotated[_Kind, typer.Option(help="What is withheld.")],
     column: Annotated[
         str | None, typer.Option(help="leave-out, kfold: the column whose values stay whole.")
     ] = None,
     value: Annotated[
-        list[str] | None, typer.Option(help="leave-out: a value to hold out; repeatable.")
+        list[str] | None, typer.Option(help="leave-out: a value to withhold; repeatable.")
     ] = None,
     fraction: Annotated[
         float | None, typer.Option(help="random: the share of validation cells; 0.032.")
@@ -99,11 +101,12 @@ def _split(
 ) -> None:
     """Give every cell a part, check the split for leaks, and write it.
 
-    random: validation cells at random. leave-out: all cells with some values of a column. kfold: each value of a column
-    stays in one fold. kaggle: conditions instead of cells, as in the competition: 17 compounds are known in B and
-    myeloid cells, the others are to be predicted.
+    random: validation cells at random. leave-out: all cells with some values of a column. kfold:
+    each value of a column stays in one fold. kaggle: conditions instead of cells, as in the
+    competition: 17 compounds are known in B and myeloid cells, the others are to be predicted.
 
-    Example: [bold]perturbgen split counts.h5ad --kind leave-out --column cell_type --value "B cells" --out b.csv[/bold]
+    Example: [bold]perturbgen split counts.h5ad --kind leave-out --column cell_type
+    --value "B cells" --out b.csv[/bold]
     """
     import numpy as np
 

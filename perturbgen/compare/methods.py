@@ -17,8 +17,7 @@ from perturbgen.compare.tables import find, read_table
 from perturbgen.core.config import load_settings
 from perturbgen.core.errors import ConfigError, SchemaError, shorten
 from perturbgen.core.runs import file_hash
-from perturbgen.data.covariates import read_smiles
-from perturbgen.data.h5ad import read_h5ad
+from perturbgen.data import read_h5ad, read_smiles
 from perturbgen.evaluate import interpolated_duplicate
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from perturbgen.core.config import Settings
 from perturbgen.core.errors import suggest
-from perturbgen.data.splits import TARGETS
+from perturbgen.data import TARGETS
 
 _DEFAULT_METHODS: Final = (
     "zeros",

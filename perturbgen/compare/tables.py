@@ -14,9 +14,9 @@ import pandas as pd
 from perturbgen.compare.settings import DataSettings
 from perturbgen.core.errors import ConfigError, InputError, SchemaError, shorten
 from perturbgen.core.files import atomic_path, require_file
+from perturbgen.core.labels import CONDITION
 from perturbgen.core.tables import read_frame, require_columns, require_unique
-from perturbgen.data.splits import CONDITION
-from perturbgen.de import read_table as read_any
+from perturbgen.de import read_de_table as read_any
 from perturbgen.de.table import NAMES
 from perturbgen.evaluate import place
 

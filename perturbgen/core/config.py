@@ -32,7 +32,7 @@ def load_settings(
     base: Mapping[str, Any] | None = None,
     fix: str = "--dry-run prints the resolved configuration",
 ) -> _S:
-    """Settings from ``base``, then a TOML file, then ``a.b=value`` overrides; the later ones win."""
+    """Settings from ``base``, then a TOML file, then ``a.b=value`` overrides; the last one wins."""
     values = merge(dict(base or {}), read_toml(path) if path else {})
     for override in overrides:
         values = merge(values, parse_override(override))
@@ -73,7 +73,7 @@ def parse_override(text: str) -> dict[str, Any]:
         )
     try:
         parsed = tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
+    except tomllib.TOMLDecodeError:  # quotes that the shell has eaten
         parsed = value
     for part in reversed(key.strip().split(".")):
         parsed = {part: parsed}
@@ -88,45 +88,38 @@ def _explain(
     for problem in error.errors():
         key = ".".join(str(part) for part in problem["loc"])
         if problem["type"] == "extra_forbidden":
-            lines.append(
-                f"unknown key '{key}': {suggest(str(problem['loc'][-1]), _known_keys(kind, problem['loc'][:-1]))}"
-            )
+            known = _known_keys(kind, problem["loc"][:-1])
+            lines.append(f"unknown key '{key}': {suggest(str(problem['loc'][-1]), known)}")
         else:
-            whole = isinstance(
-                problem["input"], Mapping
-            )  # a check of several keys says itself what it found
-            found = "" if whole else f", found {problem['input']!r}"
-            lines.append(
-                f"{repr(key) + ': ' if key else ''}{problem['msg'].removeprefix('Value error, ')}{found}"
-            )
+            what = problem["msg"].removeprefix("Value error, ")
+            # A check of several keys says itself what it found.
+            if not isinstance(problem["input"], Mapping):
+                what += f", found {problem['input']!r}"
+            lines.append(f"{key!r}: {what}" if key else what)
     return ConfigError("; ".join(lines) + (f" (in {path})" if path else ""), fix=fix)
 
 
 def _known_keys(kind: type[BaseModel], location: Sequence[int | str]) -> list[str]:
     """The keys allowed at a place in the configuration."""
+
+    def is_model(annotation: Any) -> bool:
+        return isinstance(annotation, type) and issubclass(annotation, BaseModel)
+
     here: Any = kind
     for part in location:
-        if _is_model(here):
+        if is_model(here):
             field = here.model_fields.get(str(part))
-            here = None if field is None else _without_none(field.annotation)
+            here = None if field is None else field.annotation
+            options = get_args(here)
+            if len(options) == 2 and options[1] is type(None):  # X | None
+                here = options[0]
         else:  # a mapping: the part is one of its keys
             here = next(reversed(get_args(here)), None)
-    return list(here.model_fields) if _is_model(here) else []
-
-
-def _is_model(annotation: Any) -> bool:
-    """Whether an annotation is a configuration of its own."""
-    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
-
-
-def _without_none(annotation: Any) -> Any:
-    """The annotation itself, or the one that is optional."""
-    parts = get_args(annotation)
-    return parts[0] if len(parts) == 2 and parts[1] is type(None) else annotation
+    return list(here.model_fields) if is_model(here) else []
 
 
 def to_toml(settings: Settings) -> str:
-    """The resolved configuration as TOML (keys without a value are left out)."""
+    """The resolved configuration as TOML, which knows no null: keys without a value are absent."""
     import tomli_w
 
     return tomli_w.dumps(settings.model_dump(mode="json", exclude_none=True))

@@ -25,13 +25,14 @@ def setup_logging(verbosity: int = 0) -> None:
     level = {-1: logging.ERROR, 0: logging.INFO}.get(verbosity, logging.DEBUG)
     handler = _log_handler(show_level=verbosity > 0)
     logger = logging.getLogger("perturbgen")
+    # Replaced, not added: a process that sets it up twice must not say everything twice.
     logger.handlers[:] = [handler]
     logger.setLevel(level)
 
 
 def _log_handler(*, show_level: bool) -> logging.Handler:
-    """Folded to the terminal's width on a terminal; elsewhere a message stays on its line, fit for grep."""
     if not sys.stderr.isatty():
+        # A message stays on one line, fit for grep; rich would fold it.
         handler = logging.StreamHandler(sys.stderr)
         handler.setFormatter(
             logging.Formatter("%(levelname)-8s %(message)s" if show_level else "%(message)s")
@@ -47,7 +48,7 @@ def _log_handler(*, show_level: bool) -> logging.Handler:
 
 @contextmanager
 def progress(description: str, total: float | None = None) -> Iterator[Tick]:
-    """A progress bar on stderr with the time left; nothing where stderr is not a terminal or ``-q`` was given."""
+    """A progress bar on stderr; nothing where stderr is no terminal or ``-q`` was given."""
     quiet = logging.getLogger("perturbgen").getEffectiveLevel() > logging.INFO
     if quiet or not sys.stderr.isatty():
         yield lambda advance=1: None
@@ -97,8 +98,10 @@ def show_table(
     table = Table(*(escape(str(name)) for name in (rows[0] if rows else ())), header_style="bold")
     for row in rows:
         table.add_row(*(escape(format_value(value)) for value in row.values()))
+    # rich would fold to 80 columns what is piped into a file.
     console = Console(width=None if sys.stdout.isatty() else 160)
-    if title:  # not the table's own, which would be folded to its width, paths and all
+    if title:
+        # Not the table's own title, which would be folded to its width, paths and all.
         console.print(title, style="italic", markup=False, highlight=False, soft_wrap=True)
     console.print(table)
 

@@ -1,4 +1,4 @@
-"""What users see when something is wrong: what failed, what was expected, the usual cause, the fix."""
+"""What users see when something is wrong: what failed, what was expected, the cause, the fix."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from difflib import get_close_matches
 
 
 class PerturbgenError(Exception):
-    """A failure that explains itself; ``exit_code`` is what the command line returns."""
+    """A failure that explains itself."""
 
-    exit_code = 1
+    exit_code = 1  # of the command line
 
     def __init__(
         self,
@@ -77,5 +77,5 @@ def suggest(name: str, known: Iterable[str]) -> str:
     known = [str(k) for k in known]
     if not known:
         return "there is none to choose from"
-    close = get_close_matches(str(name), known, n=1, cutoff=0.6)
+    close = get_close_matches(str(name), known, n=1)
     return f"did you mean {close[0]!r}?" if close else f"known: {shorten(known, 8)}"

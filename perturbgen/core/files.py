@@ -12,13 +12,12 @@ from pathlib import Path
 
 from perturbgen.core.errors import InputError, StorageError, shorten
 
-_MARGIN = 1 << 20  # bytes that a file being written still needs to be closed
-
 
 def require_file(path: str | Path, what: str = "file") -> Path:
     """The path, if it is a readable, non-empty file."""
     path = Path(path)
     if not path.exists():
+        # What lies beside it shows a misspelt name.
         beside = sorted(p.name for p in path.parent.iterdir()) if path.parent.is_dir() else []
         fix = (
             f"the folder holds {shorten(beside)}"
@@ -42,7 +41,7 @@ def require_file(path: str | Path, what: str = "file") -> Path:
 
 
 def check_output(path: str | Path, *suffixes: str, option: str = "--out") -> Path:
-    """The path, if a file with one of these endings may be written there; asked before any work is done."""
+    """The path, if a file of such an ending may be written there; asked before any work is done."""
     path = Path(path)
     if path.suffix not in suffixes:
         article = "an" if suffixes[0] == ".h5ad" else "a"
@@ -82,18 +81,13 @@ def require_folder(path: str | Path, what: str = "folder") -> Path:
     return path
 
 
-def require_room(path: Path, size: int) -> None:
-    """There is room for ``size`` more bytes; HDF5 cannot close a file on a full disk, and takes the process with it."""
-    if shutil.disk_usage(path.parent).free < 2 * size + _MARGIN:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
-
-
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
     """Turn a full disk or a missing permission into an error that says so."""
     try:
         yield
     except OSError as error:
+        # HDF5 wraps the system's error and keeps its words alone.
         full = error.errno in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)
         if not full and error.errno not in (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR):
             raise
@@ -105,11 +99,12 @@ def disk_errors(path: Path) -> Iterator[None]:
 
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
-    """A path beside ``path`` to write a file or folder to; it takes the final name only when the block succeeds.
+    """A path beside ``path`` to write to; it takes the final name only when the block succeeds.
 
-    The suffix is kept (``counts.part.h5ad``), since many writers look at it. A file never takes the place of a folder.
+    A file never takes the place of a folder.
     """
     final = Path(path)
+    # The suffix stays the last one (counts.part.h5ad), since many writers look at it.
     part = final.with_name(f"{final.stem}.part{final.suffix}")
     with disk_errors(final):
         final.parent.mkdir(parents=True, exist_ok=True)
@@ -125,7 +120,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
                     )
                 remove(final)
             part.replace(final)
-        except BaseException:
+        except BaseException:  # Ctrl-C, too, leaves nothing half-written
             remove(part)
             raise
 

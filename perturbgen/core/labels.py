@@ -1,4 +1,4 @@
-"""The labels that cells, samples and predictions are joined by: a condition is (cell type, compound)."""
+"""The labels that everything is joined by: a condition is (cell type, compound)."""
 
 from __future__ import annotations
 

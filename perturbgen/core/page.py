@@ -1,9 +1,10 @@
-"""One self-contained HTML page of text, tables and plotly figures; it needs no network to be read."""
+"""A self-contained HTML page of text, tables and plotly figures; it needs no network."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from html import escape
+from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,25 +27,6 @@ PALETTE = (
     "#B8A800",
     "#6A4C93",
 )
-
-_STYLE = """
-:root { --ink: #1b1f24; --soft: #57606a; --line: #d8dee4; --accent: #0072B2; }
-* { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 1180px; padding: 24px 20px 60px; color: var(--ink); background: #fff;
-  font: 16px/1.5 system-ui, -apple-system, "Segoe UI", "DejaVu Sans", sans-serif; }
-h1 { font-size: 1.8rem; line-height: 1.2; margin: 0 0 4px; }
-h2 { font-size: 1.25rem; margin: 44px 0 6px; padding-top: 12px; border-top: 1px solid var(--line); }
-p { max-width: 75ch; margin: 6px 0 14px; }
-.lead { color: var(--soft); }
-nav a { display: inline-block; margin: 4px 16px 4px 0; color: var(--accent); }
-a:focus-visible, .scroll:focus-visible { outline: 3px solid var(--accent); outline-offset: 2px; }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; margin: 8px 0 16px; font-size: .92rem; font-variant-numeric: tabular-nums; }
-th, td { padding: 5px 14px 5px 0; text-align: left; border-bottom: 1px solid var(--line); vertical-align: top; }
-td.number, th.number { text-align: right; }
-figure { margin: 10px 0 26px; }
-figcaption { color: var(--soft); font-size: .92rem; max-width: 85ch; }
-"""
 
 
 class Page:
@@ -70,19 +52,20 @@ class Page:
         """Records as a table; numbers to the right."""
         if not rows:
             return
-        numeric = {
-            key: all(_is_number(row[key]) or row[key] is None for row in rows) for key in rows[0]
-        }
-        marks = {key: ' class="number"' if yes else "" for key, yes in numeric.items()}
+        marks = {}
+        for key in rows[0]:
+            numeric = all(row[key] is None or _is_number(row[key]) for row in rows)
+            marks[key] = ' class="number"' if numeric else ""
         head = "".join(f"<th{marks[key]} scope=col>{escape(str(key))}</th>" for key in rows[0])
-        body = "".join(
-            "<tr>"
-            + "".join(f"<td{marks[key]}>{escape(format_value(row[key]))}</td>" for key in rows[0])
-            + "</tr>"
+        lines = [
+            "".join(f"<td{marks[key]}>{escape(format_value(row[key]))}</td>" for key in rows[0])
             for row in rows
-        )
+        ]
+        body = "".join(f"<tr>{line}</tr>" for line in lines)
+        # A table that is wider than the window scrolls, by keyboard too.
         self._parts.append(
-            f'<div class="scroll" tabindex="0"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+            f'<div class="scroll" tabindex="0"><table><thead><tr>{head}</tr></thead>'
+            f"<tbody>{body}</tbody></table></div>"
         )
 
     def figure(self, figure: Figure, caption: str) -> None:
@@ -95,7 +78,7 @@ class Page:
         )
         html = figure.to_html(
             full_html=False,
-            include_plotlyjs=False,
+            include_plotlyjs=False,  # once a page, not once a figure
             config={"displaylogo": False, "responsive": True},
         )
         self._parts.append(f"<figure>{html}<figcaption>{escape(caption)}</figcaption></figure>")
@@ -108,14 +91,18 @@ class Page:
         """The whole page."""
         from plotly.offline import get_plotlyjs
 
+        style = files("perturbgen.core").joinpath("page.css").read_text(encoding="utf-8")
         links = "".join(f'<a href="#{slug(name)}">{escape(name)}</a>' for name in self._sections)
         head = (
-            '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
-            f"<title>{escape(self.title)}</title><style>{_STYLE}</style><script>{get_plotlyjs()}</script>"
+            '<meta charset="utf-8">'
+            '<meta name="viewport" content="width=device-width, initial-scale=1">'
+            f"<title>{escape(self.title)}</title><style>\n{style}</style>"
+            f"<script>{get_plotlyjs()}</script>"
         )
-        top = f'<h1>{escape(self.title)}</h1><p class="lead">{escape(self.lead)}</p><nav>{links}</nav>'
+        top = f'<h1>{escape(self.title)}</h1><p class="lead">{escape(self.lead)}</p>'
         body = "".join(self._parts)
-        return f'<!doctype html><html lang="en"><head>{head}</head><body>{top}{body}</body></html>'
+        head = f'<!doctype html><html lang="en"><head>{head}</head>'
+        return f"{head}<body>{top}<nav>{links}</nav>{body}</body></html>"
 
     def write(self, path: str | Path) -> Path:
         """Save the page."""

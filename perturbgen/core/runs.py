@@ -1,4 +1,4 @@
-"""The run directory, numbered, with what repeats the run: its settings, versions, git revision, hashes of the data."""
+"""Numbered run directories, and what repeats a run: settings, versions, revision, data hashes."""
 
 from __future__ import annotations
 
@@ -34,6 +34,7 @@ def create_run(
     root = Path(root)
     require_writable(root / name)
     root.mkdir(parents=True, exist_ok=True)
+    # Made aside and renamed when it is whole, so that a number is never taken by half a run.
     with disk_errors(root), TemporaryDirectory(prefix=".new-", dir=root) as made:
         part = Path(made) / "run"
         part.mkdir()
@@ -79,7 +80,7 @@ def package_version(name: str) -> str | None:
 
 
 def git_revision() -> str | None:
-    """The commit of the source tree, with ``+changes`` if it is not clean; None outside a repository."""
+    """The commit of the source, with ``+changes`` if it is not clean; None outside a repository."""
 
     def git(*arguments: str) -> str:
         return subprocess.run(

@@ -1,4 +1,4 @@
-"""Statistics that several rooms need: bootstrap intervals, safe ratios, log CPM, non-negative weights."""
+"""Statistics that several rooms need: bootstrap, safe ratios, log CPM, non-negative weights."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ def resample(
 ) -> Array:
     """How often each condition is drawn in each resample (resamples, n).
 
-    Every method is given the same draws, so that differences between methods are paired. With ``clusters`` (one label a
-    condition) whole clusters are drawn: two cell types of one compound are not independent.
+    Every method is given the same draws, so that differences between methods are paired. With
+    ``clusters`` (one label a condition) whole clusters are drawn: two cell types of one compound
+    are not independent.
     """
     labels = range(n) if clusters is None else clusters
     codes = {label: code for code, label in enumerate(dict.fromkeys(labels))}
@@ -28,14 +29,15 @@ def resample(
 
 
 def means(scores: Array, counts: Array) -> Array:
-    """Means over conditions (resamples, series) of scores (series, conditions), drawn so often; NaN are left out."""
+    """Means (resamples, series) of scores (series, conditions) drawn so often; NaN is none."""
     present = np.isfinite(scores)
     totals = counts @ np.where(present, scores, 0).T
     return divide(totals, counts @ present.T.astype(float), np.nan)
 
 
 def interval(draws: Array, coverage: float = _COVERAGE) -> tuple[Array, Array]:
-    """Percentile interval of each series (series,), from (resamples, series); NaN where no resample has a value."""
+    """Percentile interval of each series (series,), from (resamples, series); NaN where all are."""
+    # Resamples in which a series has no value say nothing of where its value lies.
     tails = [(1 - coverage) / 2, (1 + coverage) / 2]
     low, high = np.full(draws.shape[1], np.nan), np.full(draws.shape[1], np.nan)
     for series in range(draws.shape[1]):
@@ -59,12 +61,13 @@ def log_cpm(counts: Array, sizes: Array) -> Array:
 def non_negative_weights(products: Array, answers: Array) -> Array:
     """argmin over w ≥ 0 of w'Pw − 2a'w, for P = A'A (members, members) and a = A'b (members,).
 
-    The eigenvectors of P stand in for A (with U'U = A'A, ‖Aw − b‖² and ‖Uw − U⁻'A'b‖² differ by a constant), since A
-    has a row for every gene of every condition and P only one a member.
+    The eigenvectors of P stand in for A (with U'U = A'A, ‖Aw − b‖² and ‖Uw − U⁻'A'b‖² differ by a
+    constant), since A has a row for every gene of every condition and P only one a member.
     """
     from scipy.optimize import nnls
 
     squares, vectors = np.linalg.eigh(products)
+    # Members that predict alike make P singular: directions without weight are dropped.
     kept = squares > 1e-12 * max(squares.max(), 1e-300)
     root = np.sqrt(squares[kept])
     if not kept.any():

@@ -1,9 +1,4 @@
-"""What the machine gives this process: cores, and memory that was freed and will be wanted again.
-
-Devices by name.
-
-Threads over independent blocks: numpy and scipy release the interpreter's lock in the loops that take the time.
-"""
+"""What the machine gives this process: cores, devices, and memory that was freed before."""
 
 from __future__ import annotations
 
@@ -19,14 +14,14 @@ from threadpoolctl import threadpool_limits
 from perturbgen.core.errors import ConfigError
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
+_KEPT = 32 << 20  # bytes of the largest array of a block of genes
 
 
 @lru_cache
 def keep_freed_memory(largest: int) -> None:
-    """Let glibc keep freed arrays of up to ``largest`` bytes for the next one.
-
-    By default it returns each to the system and has it zeroed again, which takes as long as the arithmetic.
-    """
+    """Let glibc keep freed arrays of up to ``largest`` bytes for the next one."""
+    # By default it returns each to the system and has it zeroed again, which takes as long as the
+    # arithmetic on it.
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:
         mallopt(_M_MMAP_THRESHOLD, largest)
@@ -51,9 +46,6 @@ def require_device(name: str) -> None:
         ) from None
 
 
-_KEPT = 32 << 20  # bytes of the largest array of a block of genes
-
-
 def workers() -> int:
     """The cores this process may use; OMP_NUM_THREADS lowers it."""
     available = cores()
@@ -68,8 +60,10 @@ def spread(
     step: int,
     done: Callable[[float], None] | None = None,
 ) -> None:
-    """Call ``work`` on every range of ``step`` items, in threads; the results do not depend on their number."""
+    """Call ``work`` on every range of ``step`` items, in threads; their number changes nothing."""
     keep_freed_memory(_KEPT)
+    # numpy and scipy release the interpreter's lock in the loops that take the time, so threads do;
+    # BLAS must not start its own inside each of them.
     ranges = [range(start, min(start + step, total)) for start in range(0, total, step)]
     with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(workers()) as pool:
         for piece, _ in zip(ranges, pool.map(work, ranges), strict=True):

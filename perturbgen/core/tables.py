@@ -25,7 +25,7 @@ BROKEN = "a download or a copy that broke off"
 
 
 def find_table(path: str | Path, name: str) -> Path:
-    """The table ``name`` of a folder, plain or gzipped (``name.gz``); a path that is no folder is the table itself."""
+    """The table ``name`` of a folder, plain or gzipped; a path that is no folder is the table."""
     path = Path(path)
     if not path.is_dir():
         return path
@@ -50,8 +50,8 @@ def read_frame(
 ) -> pd.DataFrame:
     """A table that holds ``columns`` (and no others with ``only``): parquet, CSV or CSV.gz.
 
-    What follows concerns a CSV, whose fields have no types: ``text`` columns are never taken for numbers, and of
-    ``missing`` fields there is only the empty one by default.
+    What follows concerns a CSV, whose fields have no types: ``text`` columns are never taken for
+    numbers, and of ``missing`` fields there is only the empty one by default.
     """
     path = require_file(path, "table")
     if _is_parquet(path):
@@ -61,7 +61,8 @@ def read_frame(
         frame = pd.read_csv(
             path,
             dtype=dict.fromkeys(text, str),
-            # A compound or a gene may well be called NA, which pandas would take for a missing value.
+            # A compound or a gene may well be called NA, which pandas would take for a missing
+            # value.
             keep_default_na=False,
             na_values=list(missing),
             usecols=(lambda name: name in columns) if only else None,
@@ -113,7 +114,7 @@ def csv_errors(path: Path) -> Iterator[None]:
 
 
 def require_columns(found: Iterable[object], wanted: Iterable[str], where: str | Path) -> None:
-    """Every wanted column is among the found ones; all absent ones are named, with the nearest name that is there."""
+    """Every wanted column is found; absent ones are named, each with the nearest that is there."""
     names, wanted = [str(name) for name in found], list(wanted)
     absent = [name for name in wanted if name not in names]
     if absent:
@@ -145,9 +146,9 @@ def require_values(
     for column in columns:
         absent = frame[column].isna()
         if absent.any():
-            names = [str(label) for label in frame.loc[absent, label]]
+            names = shorten(frame.loc[absent, label], 3)
             raise SchemaError(
-                f"{where}: {column!r} is missing in {len(names)} rows ({label} {shorten(names, 3)})",
+                f"{where}: {column!r} is missing in {absent.sum()} rows ({label} {names})",
                 expected="a value in every row",
                 cause="a truncated file, or a left join that found no partner",
                 fix="complete or drop these rows",
@@ -174,7 +175,7 @@ def parquet_errors(path: Path) -> Iterator[None]:
 def open_parquet(
     path: str | Path, *, columns: Sequence[str] = (), dictionary: Sequence[str] | None = None
 ) -> pq.ParquetFile:
-    """A parquet file that has rows and ``columns``; its ``dictionary`` columns are read as codes, not as strings."""
+    """A parquet file with rows and ``columns``; its ``dictionary`` columns are read as codes."""
     path = require_file(path, "parquet file")
     with parquet_errors(path):
         metadata = pq.read_metadata(path)
@@ -194,7 +195,7 @@ def open_parquet(
 
 
 def open_h5ad(path: str | Path, *, backed: bool = False) -> AnnData:
-    """The file in memory, or with its matrices left on disk; repeated ids pass, since the schema names them."""
+    """The file in memory, or its matrices on disk; repeated ids pass: the schema names them."""
     import anndata
 
     path = require_file(path, "h5ad file")
@@ -207,7 +208,8 @@ def open_h5ad(path: str | Path, *, backed: bool = False) -> AnnData:
 @contextmanager
 def h5ad_errors(path: Path) -> Iterator[None]:
     """Turn what h5py and anndata say of a broken file into an error of ours."""
-    # anndata raises this for an element it does not know (a newer or a damaged file), and does not export it.
+    # anndata raises this for an element it does not know (a newer or a damaged file), and does not
+    # export it.
     from anndata._io.specs.registry import IORegistryError
 
     # What h5py raises depends on where the file is damaged.

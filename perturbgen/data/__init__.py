@@ -1,21 +1,32 @@
-"""Everything between a file and a batch: readers, schema, stores, covariates, splits, pseudobulk."""
+"""What lies between a file and a batch: readers, schema, stores, covariates, splits, pseudobulk."""
 
-from perturbgen.data.aggregate import pseudobulk
-from perturbgen.data.covariates import CovariateEncoder
+from perturbgen.data.aggregate import groups_of, pseudobulk
+from perturbgen.data.covariates import (
+    CovariateEncoder,
+    complete,
+    morgan_fingerprints,
+    read_smiles,
+    require_same_genes,
+)
 from perturbgen.data.h5ad import SparseH5ad, read_h5ad, take_layer, write_h5ad
 from perturbgen.data.kaggle import (
     ORGANISERS_PLATES,
+    is_gene,
     read_competition,
     read_de,
+    read_gene_list,
     read_id_map,
     read_multiome,
 )
-from perturbgen.data.openproblems import read_openproblems, read_openproblems_de
-from perturbgen.data.schema import find_violations, validate
+from perturbgen.data.maps import log_profiles, principal_components
+from perturbgen.data.openproblems import DE_LAYER, read_openproblems, read_openproblems_de
+from perturbgen.data.schema import KAGGLE_COLUMNS, depth, find_violations, validate
 from perturbgen.data.splits import KNOWN_IN_TARGETS, TARGETS, Split
 from perturbgen.data.store import Batch, CountStore, SparseRows, epoch_rng
 
 __all__ = [
+    "DE_LAYER",
+    "KAGGLE_COLUMNS",
     "KNOWN_IN_TARGETS",
     "ORGANISERS_PLATES",
     "TARGETS",
@@ -25,16 +36,26 @@ __all__ = [
     "SparseH5ad",
     "SparseRows",
     "Split",
+    "complete",
+    "depth",
     "epoch_rng",
     "find_violations",
+    "groups_of",
+    "is_gene",
+    "log_profiles",
+    "morgan_fingerprints",
+    "principal_components",
     "pseudobulk",
     "read_competition",
     "read_de",
+    "read_gene_list",
     "read_h5ad",
     "read_id_map",
     "read_multiome",
     "read_openproblems",
     "read_openproblems_de",
+    "read_smiles",
+    "require_same_genes",
     "take_layer",
     "validate",
     "write_h5ad",

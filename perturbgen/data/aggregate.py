@@ -25,9 +25,10 @@ def pseudobulk(
 ) -> AnnData:
     """Sum the counts of the cells that share their values in the columns ``by``.
 
-    Returns a sample for each combination that occurs, in sorted order, named by its values joined with ``|``: X is CSR
-    (samples, genes), int64 (float64 with ``allow_fractional``); obs has the columns that are constant within every
-    sample, and ``n_cells``. Samples without a single count are dropped, and named in the log.
+    Returns a sample for each combination that occurs, in sorted order, named by its values joined
+    with ``|``: X is CSR (samples, genes), int64 (float64 with ``allow_fractional``); obs has the
+    columns that are constant within every sample, and ``n_cells``. Samples without a single count
+    are dropped, and named in the log.
     """
     from anndata import AnnData
 
@@ -98,11 +99,12 @@ def groups_of(obs: pd.DataFrame, by: Sequence[str]) -> tuple[_Array, pd.DataFram
 
 
 def _sum_rows(counts: sp.csr_array, codes: _Array, groups: int, dtype: np.dtype) -> sp.csr_array:
-    """Sums (groups, genes) of the rows of ``counts`` (cells, genes) that share a code, added in 64 bits."""
+    """Sums (groups, genes) of the rows of ``counts`` (cells, genes) of one code, in 64 bits."""
     order = np.argsort(codes, kind="stable")
     starts = np.concatenate([[0], np.cumsum(np.bincount(codes, minlength=groups))])
     lengths = np.diff(counts.indptr)
-    # A group has at most as many non-zero genes as its cells have non-zeros, and as there are genes.
+    # A group has at most as many non-zero genes as its cells have non-zeros, and as there are
+    # genes.
     most = np.add.reduceat(lengths[order], starts[:-1]) if len(codes) else lengths
     size = int(np.minimum(most, counts.shape[1]).sum()) + 1
     values, columns = np.empty(size, dtype), np.empty(size, np.int32)
@@ -126,10 +128,10 @@ def _add_up(
     out_columns: _Array,
     out_offsets: _Array,
 ) -> None:
-    """The product of a group indicator and the counts: group ``k`` is ``cells[starts[k]:starts[k + 1]]``.
+    """Group indicator times counts: group ``k`` is ``cells[starts[k]:starts[k + 1]]``.
 
-    ``values``, ``columns`` and ``offsets`` are a CSR matrix. ``total`` (genes,) is a zeroed accumulator, zero again at
-    the end; the sums come out as CSR with sorted columns.
+    ``values``, ``columns`` and ``offsets`` are a CSR matrix. ``total`` (genes,) is a zeroed
+    accumulator, zero again at the end; the sums come out as CSR with sorted columns.
     """
     at = 0
     for k in range(len(starts) - 1):
@@ -137,8 +139,9 @@ def _add_up(
             for j in range(offsets[cells[i]], offsets[cells[i] + 1]):
                 total[columns[j]] += values[j]
         for gene in range(len(total)):
-            # A zero is written too and then overwritten, hence one place more than there are sums: a branch
-            # here would be mispredicted for a third of the genes and cost as much as the additions.
+            # A zero is written too and then overwritten, hence one place more than there are sums:
+            # a branch here would be mispredicted for a third of the genes and cost as much as the
+            # additions.
             out_values[at] = total[gene]
             out_columns[at] = gene
             at += total[gene] != 0

@@ -1,4 +1,4 @@
-"""Raw counts in a matrix: finding what is not one, and bringing the rest to one form (CSR, int32)."""
+"""Raw counts in a matrix: finding what is none, and bringing the rest to one form (CSR, int32)."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ _BLOCK = 1 << 22  # values looked at together: the masks of a whole data set wou
 
 
 def to_counts(matrix: Any, cells: pd.Index, genes: pd.Index, where: str) -> sparse.csr_matrix:
-    """A matrix (cells, genes) as CSR int32, sorted, without stored zeros; or an error naming cell and gene."""
+    """A matrix (cells, genes) as CSR int32, sorted, no stored zeros; or an error."""
     if error := count_problem(matrix, cells, genes, where):
         raise error
     counts = sparse.csr_matrix(matrix).astype(np.int32, copy=False)
+    # One form for all, so that the same counts have the same bytes whatever file they came from.
     counts.sum_duplicates()
     counts.eliminate_zeros()
     return counts
@@ -29,7 +30,7 @@ def to_counts(matrix: Any, cells: pd.Index, genes: pd.Index, where: str) -> spar
 def count_problem(
     matrix: Any, cells: Sequence[Any] | pd.Index, genes: Sequence[Any] | pd.Index, where: str
 ) -> CountsError | None:
-    """The error that names the first entry (cells, genes) that is no count, a non-negative integer of 32 bits."""
+    """The error that names the first entry that is no count, a non-negative integer of 32 bits."""
     if matrix.dtype.kind not in "biuf":
         raise CountsError(
             f"the counts are of type {matrix.dtype}", expected="numbers", cause="a matrix of text"
@@ -56,7 +57,8 @@ def count_problem(
     else:
         kind = "non-integers" if value != np.rint(value) else "values beyond 32 bits"
     return CountsError(
-        f"{where} holds {kind}: cell '{cells[row]}' has {float(value):.6g} in gene '{genes[column]}'.",
+        f"{where} holds {kind}: cell '{cells[row]}' has {float(value):.6g} "
+        f"in gene '{genes[column]}'.",
         expected="raw UMI counts (non-negative integers)",
         cause="the matrix was normalised, log-transformed or corrected",
         fix="pass the raw matrix, or name its layer: --layer counts",
@@ -65,7 +67,7 @@ def count_problem(
 
 def bad_counts(values: NDArray[Any]) -> NDArray[np.bool_]:
     """Which values are NaN, infinite, negative, fractional or beyond 32 bits."""
-    bad = ~((values >= 0) & (values <= _LARGEST))
+    bad = ~((values >= 0) & (values <= _LARGEST))  # so that NaN is bad, too
     if values.dtype.kind == "f":
         bad |= values != np.rint(values)
     return bad

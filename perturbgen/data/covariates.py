@@ -1,6 +1,7 @@
-"""One encoder for all covariates of a model: fitted on the training cells, stored with the run, strict.
+"""One strict encoder for all covariates of a model: fitted on training cells, kept with the run.
 
-What can be said of a compound from its structure alone, so that one never measured can be described too.
+What can be said of a compound from its structure alone, so that one never measured can be described
+too.
 """
 
 from __future__ import annotations
@@ -26,11 +27,11 @@ _UNKNOWN = "unknown"
 
 @dataclass(frozen=True)
 class CovariateEncoder:
-    """Categories and number scales of covariates; the order of both dictionaries is the order of the features.
+    """Categories and number scales of covariates; their order is the order of the features.
 
-    ``categories`` maps each categorical column to its values; the last one of the columns in ``unknown`` has that name,
-    and stands for values never seen in training. ``scales`` maps each numeric column to its mean and standard
-    deviation in training.
+    ``categories`` maps each categorical column to its values; the last one of the columns in
+    ``unknown`` has that name, and stands for values never seen in training. ``scales`` maps each
+    numeric column to its mean and standard deviation in training.
     """
 
     categories: Mapping[str, tuple[str, ...]]
@@ -46,7 +47,7 @@ class CovariateEncoder:
         *,
         unknown: Sequence[str] = (),
     ) -> CovariateEncoder:
-        """Learn the values of the ``categorical`` and the scale of the ``numeric`` columns from the training cells.
+        """Learn the ``categorical`` columns' values and the ``numeric`` ones' scales in training.
 
         Columns in ``unknown`` get a category of that name for values that only appear later.
         """
@@ -57,6 +58,7 @@ class CovariateEncoder:
             )
         categories: dict[str, tuple[str, ...]] = {}
         for name in categorical:
+            # Sorted, so that neither the order of cells nor pandas' categories change the codes.
             values = sorted(complete(obs, name).astype(str).unique())
             if name in unknown:  # cells that are called unknown already share the category
                 values = [*(value for value in values if value != _UNKNOWN), _UNKNOWN]
@@ -75,7 +77,7 @@ class CovariateEncoder:
         return np.stack(columns, axis=1) if columns else np.empty((len(obs), 0), np.int64)
 
     def features(self, obs: pd.DataFrame) -> np.ndarray:
-        """One-hot categories, then standardised numbers: (cells, features) float32, named by ``feature_names``."""
+        """One-hot categories, then standardised numbers: (cells, features) float32."""
         hot = [
             np.eye(len(values), dtype=np.float32)[self._codes(obs, name)]
             for name, values in self.categories.items()
@@ -159,7 +161,8 @@ def _numbers(obs: pd.DataFrame, name: str) -> np.ndarray:
     if bad.any():
         found = obs.loc[bad, name]
         raise SchemaError(
-            f"covariate {name!r} is not a finite number in {len(found)} cells: {shorten(found.unique())}"
+            f"covariate {name!r} is not a finite number in {len(found)} cells: "
+            f"{shorten(found.unique())}"
         )
     return values
 
@@ -182,7 +185,7 @@ def require_same_genes(adata: AnnData, genes: Sequence[str]) -> None:
 
 
 def morgan_fingerprints(smiles: pd.Series, *, radius: int = 2, bits: int = 2048) -> pd.DataFrame:
-    """Morgan fingerprints, (compounds, bits) of 0 and 1, for SMILES indexed by compound (Rogers & Hahn 2010)."""
+    """Morgan fingerprints (compounds, bits) of SMILES indexed by compound (Rogers & Hahn 2010)."""
     try:
         from rdkit import Chem, rdBase
         from rdkit.Chem.rdFingerprintGenerator import GetMorganGenerator
@@ -193,6 +196,7 @@ def morgan_fingerprints(smiles: pd.Series, *, radius: int = 2, bits: int = 2048)
     if not smiles.index.is_unique:
         twice = smiles.index[smiles.index.duplicated()].unique()
         raise SchemaError(f"compounds named twice: {shorten(twice)}")
+    # RDKit prints what it cannot read; the error below says it with the compound's name.
     with rdBase.BlockLogs():
         molecules = [
             Chem.MolFromSmiles(text) if isinstance(text, str) and text else None for text in smiles
@@ -202,6 +206,7 @@ def morgan_fingerprints(smiles: pd.Series, *, radius: int = 2, bits: int = 2048)
         raise SchemaError(
             f"{len(bad)} compounds have no valid SMILES: {shorten(bad)}", fix="correct or drop them"
         )
+    # Radius 2 is what is called ECFP4.
     generator = GetMorganGenerator(radius=radius, fpSize=bits)
     rows = [generator.GetFingerprintAsNumPy(molecule) for molecule in molecules]
     table = pd.DataFrame(np.array(rows, np.uint8).reshape(-1, bits), index=smiles.index)
@@ -209,7 +214,7 @@ def morgan_fingerprints(smiles: pd.Series, *, radius: int = 2, bits: int = 2048)
 
 
 def read_smiles(path: Path) -> pd.Series:
-    """SMILES by compound, from a table with the columns sm_name or compound and SMILES (in any case)."""
+    """SMILES by compound, from the columns sm_name or compound, and SMILES (in any case)."""
     table = read_frame(path).rename(columns=lambda name: str(name).lower())
     table = table.rename(columns={"sm_name": "compound"})
     require_columns(table.columns, ["compound", "smiles"], path)

@@ -1,4 +1,4 @@
-"""Public sources of data: what there is, and fetching it over HTTP, with checksums, from where it stopped."""
+"""Public sources of data, and fetching them: with checksums, and from where it stopped."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _AGAIN = "run the same command again; it goes on from where it stopped"
 
 
 class _Source(Settings):
-    """A set of files at one place; ``sha256`` maps file names to checksums, as far as they are known."""
+    """A set of files at one place; ``sha256`` has the checksums by file name, as far as known."""
 
     title: str
     page: str
@@ -66,8 +66,9 @@ def find_source(name: str, sources: dict[str, _Source]) -> _Source:
 def fetch(source: _Source, folder: str | Path) -> list[Path]:
     """Download the files of a source that are not in the folder yet, and verify all of them.
 
-    An interrupted download goes on at the next call. A file whose checksum is not in the registry has it recorded in
-    ``SHA256SUMS`` (the format of ``sha256sum -c``) when it first arrives, and is held to it from then on.
+    An interrupted download goes on at the next call. A file whose checksum is not in the registry
+    has it recorded in ``SHA256SUMS`` (the format of ``sha256sum -c``) when it first arrives, and is
+    held to it from then on.
     """
     if not source.files:
         raise InputError(
@@ -89,7 +90,7 @@ def read_checksums(folder: Path) -> dict[str, str]:
 
 
 def _fetch_file(source: _Source, name: str, folder: Path) -> Path:
-    """One file, verified against the registry or against what was recorded when it first arrived."""
+    """One file, verified against the registry, or what was recorded when it first arrived."""
     import pooch
 
     recorded = read_checksums(folder)
@@ -112,6 +113,7 @@ def _fetch_file(source: _Source, name: str, folder: Path) -> Path:
             fix=f"fetch again; for a new version first delete its line in {folder / CHECKSUMS}",
         ) from None
     if known is None:
+        # No checksum is published: what arrives first is at least told from what comes later.
         recorded[name] = file_hash(folder / name).removeprefix("sha256:")
         with atomic_path(folder / CHECKSUMS) as part:
             part.write_text("".join(f"{digest}  {file}\n" for file, digest in recorded.items()))
@@ -119,10 +121,7 @@ def _fetch_file(source: _Source, name: str, folder: Path) -> Path:
 
 
 def _resuming(part: Path) -> Callable[[str, Any, Any], None]:
-    """What pooch calls to fetch a file; the unfinished part stays in ``part`` when the connection breaks.
-
-    (pooch's own downloaders begin anew each time.)
-    """
+    """What pooch calls to fetch a file: its own downloaders begin anew when a connection broke."""
 
     def download(url: str, output_file: Any, pooch: Any) -> None:
         with disk_errors(part):
@@ -134,12 +133,12 @@ def _resuming(part: Path) -> Callable[[str, Any, Any], None]:
 
 
 def _tag_path(part: Path) -> Path:
-    """Where the server's tag of an unfinished file is kept, which tells whether it is still the same file."""
+    """Where the tag is kept by which the server knows whether its file is still the same."""
     return part.with_name(part.name + ".tag")
 
 
 def _download(url: str, part: Path) -> None:
-    """Fetch ``url`` into ``part``, going on from its end if it is there and the server still has the same file."""
+    """Fetch ``url`` into ``part``, from its end if the server still has the file it is part of."""
     import requests
 
     headers = {"Accept-Encoding": "identity"}  # compression would break the count of bytes
@@ -183,6 +182,7 @@ def _save(response: Response, part: Path) -> None:
     have = part.stat().st_size if resumed else 0
     length = int(response.headers.get("Content-Length") or 0)
     total = have + length if "Content-Length" in response.headers else None
+    # Before the first byte: hours of download would otherwise end in a full disk.
     free = shutil.disk_usage(part.parent).free
     if length > free:
         raise StorageError(
@@ -215,7 +215,7 @@ def _save(response: Response, part: Path) -> None:
 
 
 def _copy(response: Response, handle: Any, tick: Callable[[float], None]) -> None:
-    """Copy the body as it arrives; a connection that breaks ends it (the size is compared afterwards)."""
+    """Copy the body as it arrives; a broken connection ends it (the size is checked after)."""
     from urllib3.exceptions import HTTPError
 
     try:

@@ -3,7 +3,7 @@
 A column map says which of the file's columns is which of ours. As TOML::
 
     vehicle = "ctrl"                # the compound every other is compared with
-    layer = "counts"                # where the raw counts are, if not in X; "raw" is the file's .raw
+    layer = "counts"                # where the raw counts are, if not in X; "raw" is .raw
 
     [columns]                       # ours = theirs
     cell_type = "cluster_id"
@@ -12,10 +12,10 @@ A column map says which of the file's columns is which of ours. As TOML::
     [constants]                     # a column the file does not have, the same for every cell
     cell_type = "glioblastoma"
 
-    [extract]                       # part of another column: the first group of a regular expression
+    [extract]                       # the first group of a regular expression in another column
     donor = { column = "sample_id", pattern = "^(?:ctrl|stim)(.+)$" }
 
-    [control]                       # which values of which column are controls; by default the vehicle's cells
+    [control]                       # which values are controls; by default the vehicle
     column = "compound"
     values = ["DMSO", "Media"]
 """
@@ -46,7 +46,7 @@ from perturbgen.core.files import atomic_path
 from perturbgen.core.labels import CONDITION
 from perturbgen.core.tables import open_h5ad, require_columns
 from perturbgen.data.counts import to_counts
-from perturbgen.data.schema import COLUMNS, in_our_words
+from perturbgen.data.schema import COLUMNS, with_our_columns
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -88,17 +88,19 @@ def read_h5ad(
     vehicle: str | None = None,
     checked: bool = True,
 ) -> AnnData:
-    """A file of raw counts: X in CSR int32, obs with our names beside the originals, ``uns["vehicle"]``.
+    """Raw counts of a file: X in CSR int32, obs with our names beside the originals.
 
-    ``columns`` is ``{ours: theirs}``, or the path of a column map in TOML; without it the file already uses our names.
-    ``layer`` and ``vehicle`` win over the map's. A column map is never guessed. With ``checked=False`` the counts stay
-    as they are, and columns may lack: for a check that reports everything.
+    ``columns`` is ``{ours: theirs}``, or the path of a column map in TOML; without it the file
+    already uses our names. ``layer`` and ``vehicle`` win over the map's. A column map is never
+    guessed. With ``checked=False`` the counts stay as they are, and columns may lack: for a check
+    that reports everything.
     """
     chosen = _column_map(columns)
     adata = take_layer(open_h5ad(path), layer or chosen.layer, path)
     adata.obs = _translate(adata.obs, chosen, path)
     vehicle = vehicle or chosen.vehicle or adata.uns.get("vehicle")
     if vehicle is not None:
+        # Every contrast needs it, so it travels with the data.
         adata.uns["vehicle"] = vehicle
         if "control" not in adata.obs and "compound" in adata.obs:
             adata.obs["control"] = (adata.obs["compound"] == vehicle).to_numpy()
@@ -118,6 +120,7 @@ def take_layer(adata: AnnData, layer: str | None, path: str | Path) -> AnnData:
             raise SchemaError(f"{path} has no X", expected="raw counts", fix=hint)
         return adata
     if layer == _RAW and adata.raw is not None:
+        # .raw has genes of its own, so it is another table and not a layer.
         raw = adata.raw.to_adata()
         raw.uns["vehicle"] = adata.uns.get("vehicle")
         return raw
@@ -135,10 +138,12 @@ def _column_map(columns: Mapping[str, str] | str | Path | None) -> _ColumnMap:
         chosen = _ColumnMap(columns=dict(columns or {}))
     else:
         chosen = load_settings(_ColumnMap, columns, fix='for example: [columns] compound = "drug"')
+    # A misspelt name of ours would otherwise add a column that nothing reads.
     for name in (*chosen.columns, *chosen.constants, *chosen.extract):
         if name not in COLUMNS:
+            near = suggest(name, COLUMNS)
             raise ConfigError(
-                f"a column map names {name!r}, which is none of our columns: {suggest(name, COLUMNS)}",
+                f"a column map names {name!r}, which is none of our columns: {near}",
                 expected=f"any of {shorten(COLUMNS, 12)}",
                 fix="write ours = theirs; a column left out keeps its own name",
             )
@@ -149,7 +154,7 @@ def _translate(obs: pd.DataFrame, chosen: _ColumnMap, path: str | Path) -> pd.Da
     """Our columns added to obs, as the map declares them."""
     theirs = [*chosen.columns.values(), *(rule.column for rule in chosen.extract.values())]
     require_columns(obs.columns, dict.fromkeys(theirs), path)
-    renamed = in_our_words(obs, chosen.columns).assign(**chosen.constants)
+    renamed = with_our_columns(obs, chosen.columns).assign(**chosen.constants)
     for ours, rule in chosen.extract.items():
         renamed[ours] = _extract(obs[rule.column], rule, ours)
     if (control := chosen.control) is not None:
@@ -164,11 +169,11 @@ def _translate(obs: pd.DataFrame, chosen: _ColumnMap, path: str | Path) -> pd.Da
                 fix=suggest(absent[0], known),
             )
         renamed["control"] = values.astype(str).isin(control.values).to_numpy()
-    return in_our_words(renamed, {})
+    return with_our_columns(renamed, {})
 
 
 def _extract(values: pd.Series, rule: _Extract, ours: str) -> Any:
-    """The first group of the rule's pattern in each value; a value that does not match is an error."""
+    """The first group of the rule's pattern in each value; one that does not match is an error."""
     try:
         groups = re.compile(rule.pattern).groups
     except re.error as error:
@@ -204,7 +209,8 @@ def write_h5ad(adata: AnnData, path: str | Path) -> None:
 class _PatientFile(io.FileIO):
     """A file that remembers the first failure to write, and ignores what follows.
 
-    HDF5 crashes the interpreter when a flush fails while it closes a file, so it must never see one fail.
+    HDF5 crashes the interpreter when a flush fails while it closes a file, so it must never see one
+    fail.
     """
 
     failure: OSError | None = None
@@ -244,6 +250,7 @@ class SparseH5ad:
     ) -> None:
         self._path = path
         _require_room(path, sum(int(t.memory_usage(deep=True).sum()) for t in (obs, var)))
+        # X is made by hand: anndata's own would be written whole, and could not grow.
         AnnData(obs=obs, var=var, uns=dict(uns)).write_h5ad(path)
         self._file = h5py.File(path, "r+")
         if "X" in self._file:
@@ -270,6 +277,7 @@ class SparseH5ad:
 
 
 def _require_room(path: Path, size: int) -> None:
-    """There is room for ``size`` more bytes: HDF5 cannot close a file on a full disk, and takes the process with it."""
+    """There is room for ``size`` more bytes."""
+    # HDF5 cannot close a file on a full disk, and takes the process with it.
     if shutil.disk_usage(path.parent).free < 2 * size + _MARGIN:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))

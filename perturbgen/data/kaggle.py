@@ -1,6 +1,7 @@
 """The competition's file set: its cells as AnnData, its DE values, and the rows to predict.
 
-The counts come as one long table of non-zeros (``adata_train.parquet``); it is streamed into CSR, never pivoted.
+The counts come as one long table of non-zeros (``adata_train.parquet``); it is streamed into CSR,
+never pivoted.
 """
 
 from __future__ import annotations
@@ -28,14 +29,15 @@ from perturbgen.core.tables import (
     require_values,
 )
 from perturbgen.data.long_counts import distinct_labels, read_long_counts
-from perturbgen.data.schema import KAGGLE_COLUMNS, in_our_words
+from perturbgen.data.schema import KAGGLE_COLUMNS, with_our_columns
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
 _logger = logging.getLogger(__name__)
 
-# The released plate names are permuted against those that the organisers' own DE used (research: compute_de.ipynb).
+# The released plate names are permuted against those that the organisers' own DE used (research:
+# compute_de.ipynb).
 ORGANISERS_PLATES: Final = {
     "plate_0": "plate_2",
     "plate_1": "plate_3",
@@ -61,7 +63,7 @@ _OBS_TEXT = (
 
 
 def read_de(path: str | Path) -> pd.DataFrame:
-    """``de_train.parquet`` (or the folder holding it): conditions (cell_type, compound) x genes, signed -log10 p."""
+    """``de_train.parquet``, or that of a folder: conditions x genes, signed -log10 p."""
     path = Path(path)
     path = require_file(path / "de_train.parquet" if path.is_dir() else path, "DE table")
     labels = list(_DE_META[:2])
@@ -99,10 +101,10 @@ def read_id_map(
 ) -> pd.DataFrame:
     """``id_map.csv``: cell_type and compound of each submission row, indexed by id.
 
-    The column order differs between Kaggle and Open Problems; columns are found by name. With ``compounds`` or
-    ``cell_types``, a row that names any other is an error.
+    With ``compounds`` or ``cell_types``, a row that names any other is an error.
     """
     path = find_table(path, "id_map.csv")
+    # By name: Kaggle and Open Problems order the columns differently.
     names = ["id", "cell_type", "sm_name"]
     table = read_frame(path, columns=names, text=names[1:])
     require_values(table, names, "id", path)
@@ -124,7 +126,7 @@ def read_id_map(
     return table
 
 
-def read_genes(path: str | Path) -> pd.Index:
+def read_gene_list(path: str | Path) -> pd.Index:
     """A list of genes, one a line."""
     path = require_file(path, "gene list")
     lines = (line.strip() for line in path.read_text().splitlines())
@@ -136,11 +138,12 @@ def read_competition(
 ) -> AnnData:
     """The competition's cells: raw counts in CSR int32, obs with our names beside the originals.
 
-    Reads ``adata_train.parquet`` and ``adata_obs_meta.csv``; the pairs of ``adata_excluded_ids.csv``, where that file
-    is present, are left out (pairs of cell and gene, not whole cells; ``excluded=False`` keeps them). Rows follow
-    ``adata_obs_meta.csv``. Genes follow ``sample_submission.csv`` or ``de_train.parquet``, where present, else they are
-    sorted by name. ``organisers_plates=True`` renames ``plate`` as the organisers' own DE did; ``plate_name`` keeps the
-    released names.
+    Reads ``adata_train.parquet`` and ``adata_obs_meta.csv``; the pairs of
+    ``adata_excluded_ids.csv``, where that file is present, are left out (pairs of cell and gene,
+    not whole cells; ``excluded=False`` keeps them). Rows follow ``adata_obs_meta.csv``. Genes
+    follow ``sample_submission.csv`` or ``de_train.parquet``, where present, else they are sorted by
+    name. ``organisers_plates=True`` renames ``plate`` as the organisers' own DE did; ``plate_name``
+    keeps the released names.
     """
     from anndata import AnnData
 
@@ -157,15 +160,17 @@ def read_competition(
             )
         obs["plate"] = obs["plate"].astype(str).map(ORGANISERS_PLATES).astype("category")
     genes = _gene_order(folder)
+    # The long table has no order of its own.
     genes = distinct_labels(path, "gene") if genes is None else genes
     pairs = _read_excluded(folder, obs.index, genes) if excluded else None
     counts = read_long_counts(path, obs.index, genes, excluded=pairs)
     var = pd.DataFrame(index=pd.Index(genes, name="gene"))
+    # ``control`` in obs cannot say which compound is the vehicle: it flags positive controls, too.
     return AnnData(X=counts, obs=obs, var=var, uns={"vehicle": VEHICLE})
 
 
 def read_multiome(folder: str | Path, *, features: str = "Gene Expression") -> AnnData:
-    """The untreated multiome cells: raw counts of one feature type (``Gene Expression`` or ``Peaks``) in CSR int32.
+    """The untreated multiome cells: raw counts of genes or of ``Peaks`` in CSR int32.
 
     Rows follow ``multiome_obs_meta.csv``, columns ``multiome_var_meta.csv``.
     """
@@ -180,11 +185,11 @@ def read_multiome(folder: str | Path, *, features: str = "Gene Expression") -> A
     obs = read_frame(obs_path, columns=needed, text=needed)
     require_unique(obs["obs_id"], "obs_id", obs_path)
     require_values(obs, needed, "obs_id", obs_path)
-    obs = in_our_words(obs.set_index("obs_id"), {"donor": "donor_id"})
+    obs = with_our_columns(obs.set_index("obs_id"), {"donor": "donor_id"})
     needed = ["location", "feature_type"]
     var = read_frame(var_path, columns=needed, text=[*needed, "gene_id"])
     require_unique(var["location"], "location", var_path)
-    var = in_our_words(var.set_index("location"), {})
+    var = with_our_columns(var.set_index("location"), {})
     wanted = (var["feature_type"] == features).to_numpy()
     if not wanted.any():
         raise SchemaError(
@@ -212,11 +217,11 @@ def _read_obs(folder: Path) -> pd.DataFrame:
             f"{path}: 'dose_uM' holds {shorten(words.unique())}", expected="a number in every row"
         )
     columns = {ours: theirs for theirs, ours in KAGGLE_COLUMNS.items() if ours != theirs}
-    return in_our_words(meta.set_index("obs_id"), columns)
+    return with_our_columns(meta.set_index("obs_id"), columns)
 
 
 def _gene_order(folder: Path) -> pd.Index | None:
-    """The genes in the order of ``sample_submission.csv`` or, where absent, of ``de_train.parquet``; else None."""
+    """The genes as ``sample_submission.csv`` or else ``de_train.parquet`` orders them, if there."""
     submission = find_optional(folder, "sample_submission.csv")
     if submission is not None:
         header = read_header(submission)
@@ -236,11 +241,12 @@ def _unique_genes(names: list[str], path: Path) -> pd.Index:
 
 
 def _read_excluded(folder: Path, cells: pd.Index, genes: pd.Index) -> np.ndarray | None:
-    """The (cell, gene) pairs of ``adata_excluded_ids.csv`` as sorted keys ``cell * genes + gene``."""
+    """The pairs of ``adata_excluded_ids.csv`` as sorted keys ``cell * genes + gene``."""
     path = find_optional(folder, "adata_excluded_ids.csv")
     if path is None:
         _logger.info("no adata_excluded_ids.csv: every count is kept")
         return None
+    # Whole cells must stay: it is counts of single genes that the organisers' own DE did not see.
     names = ["obs_id", "gene"]
     pairs = read_frame(path, columns=names, text=names, may_be_empty=True)[names]
     cell, gene = (

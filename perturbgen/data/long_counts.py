@@ -1,7 +1,8 @@
-"""A long table of counts (cell, gene, count) in parquet, streamed into a CSR matrix without ever being pivoted.
+"""A long table of counts (cell, gene, count) in parquet, streamed into CSR, never pivoted.
 
-Two passes over the file: the first counts the entries of each row, so that the matrix is allocated once at its final
-size; the second drops every entry into its place. Neither pass assumes an order of the rows in the file.
+Two passes over the file: the first counts the entries of each row, so that the matrix is allocated
+once at its final size; the second drops every entry into its place. Neither pass assumes an order
+of the rows in the file.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ from perturbgen.data.counts import bad_counts
 _Array = np.ndarray[Any, Any]
 _BATCH = 1 << 18
 _LARGEST = np.iinfo(np.int32).max
-# Looking for the nearest name takes seconds beyond this, and cell barcodes have no meaningful neighbour.
+# Looking for the nearest name takes seconds beyond this, and cell barcodes have no meaningful
+# neighbour.
 _FEW = 50_000
 
 
@@ -37,10 +39,10 @@ def read_long_counts(
     wanted: _Array | None = None,
     excluded: _Array | None = None,
 ) -> sparse.csr_matrix:
-    """The counts (rows, columns) as CSR int32, indices sorted; a pair of labels that occurs twice is an error.
+    """The counts (rows, columns) as CSR int32, sorted; a pair that occurs twice is an error.
 
-    ``wanted`` (columns,) is a mask of those to keep; ``excluded`` are entries to leave out, as sorted keys
-    ``row * len(columns) + column``.
+    ``wanted`` (columns,) is a mask of those to keep; ``excluded`` are entries to leave out, as
+    sorted keys ``row * len(columns) + column``.
     """
     table = _LongTable(path, rows, columns, column_key, wanted, excluded)
     with parquet_errors(path):
@@ -79,7 +81,7 @@ class _LongTable:
         return self.columns if self.wanted is None else self.columns[self.wanted]
 
     def batches(self, *more: str, description: str) -> Iterator[pa.RecordBatch]:
-        """The labels, as codes of a dictionary, and ``more`` columns, with a progress bar in millions of entries."""
+        """The labels, as codes of a dictionary, and ``more`` columns, with a progress bar."""
         keys = [self.row_key, self.column_key]
         file = open_parquet(self.path, columns=[*keys, self.count_key], dictionary=keys)
         total = round(file.metadata.num_rows / 1e6, 1)
@@ -116,7 +118,7 @@ def _fill(table: _LongTable) -> sparse.csr_matrix:
 
 
 def _positions(batch: pa.RecordBatch, table: _LongTable) -> tuple[_Array, _Array, _Array]:
-    """Row and output column of each entry that is kept, and where in the batch they stand (a mask)."""
+    """Row and output column of each entry that is kept, and which those are (a mask)."""
     rows = _codes(batch, table.row_key, table.rows, table.path)
     columns = _codes(batch, table.column_key, table.columns, table.path)
     keep = np.ones(len(rows), bool)
@@ -136,7 +138,7 @@ def _encoded(batch: pa.RecordBatch, key: str) -> pa.DictionaryArray:
 
 
 def _codes(batch: pa.RecordBatch, key: str, index: pd.Index, path: Path) -> _Array:
-    """The position in ``index`` of each label of a column (entries,) int32; only the distinct ones are looked up."""
+    """The position in ``index`` of each label of a column (entries,) int32."""
     column = _encoded(batch, key)
     if column.null_count:
         raise SchemaError(
@@ -159,7 +161,7 @@ def _codes(batch: pa.RecordBatch, key: str, index: pd.Index, path: Path) -> _Arr
 
 
 def _checked_counts(batch: pa.RecordBatch, table: _LongTable) -> _Array:
-    """The batch's counts (entries,) int32, or an error naming the first cell and gene whose count is not one."""
+    """The batch's counts (entries,) int32; the first that is none is named by cell and gene."""
     column = batch.column(batch.schema.get_field_index(table.count_key))
     if not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
         raise CountsError(
@@ -172,7 +174,8 @@ def _checked_counts(batch: pa.RecordBatch, table: _LongTable) -> _Array:
         keys = (table.row_key, table.column_key)
         cell, gene = (batch.column(batch.schema.get_field_index(key))[first] for key in keys)
         raise CountsError(
-            f"{table.path}: cell '{cell}' has {column[first]} in gene '{gene}', one of {int(bad.sum())}.",
+            f"{table.path}: cell '{cell}' has {column[first]} in gene '{gene}', "
+            f"one of {int(bad.sum())}.",
             expected="raw UMI counts (non-negative integers)",
             cause="the counts were normalised, corrected for background, or hold missing values",
             fix=f"put the raw counts into {table.count_key!r}",
@@ -193,8 +196,9 @@ def _require_no_duplicates(
         if twice.any():
             pairs = zip(rows[twice][:3], matrix.indices[same[twice][:3]], strict=True)
             named = ", ".join(f"({table.rows[r]}, {table.output_columns[c]})" for r, c in pairs)
+            keys = f"({table.row_key}, {table.column_key})"
             raise SchemaError(
-                f"{table.path} holds a ({table.row_key}, {table.column_key}) pair more than once: {named}",
+                f"{table.path} holds a {keys} pair more than once: {named}",
                 expected="one count for each pair",
                 cause="a file concatenated twice, or two genes given one name",
                 fix="sum or drop the repeated rows before ingesting",

@@ -21,7 +21,7 @@ _MIN_GENES = 50  # unless hardly any gene has more
 
 
 def log_profiles(bulk: AnnData) -> tuple[np.ndarray, pd.DataFrame]:
-    """log CPM (samples, genes) and obs of the pseudobulk samples and genes that have enough cells and counts."""
+    """log CPM (samples, genes) and obs, of the samples and genes with enough cells and counts."""
     dense = bulk.X.todense() if hasattr(bulk.X, "todense") else bulk.X
     counts = np.asarray(dense, dtype=np.float64)
     seen = counts.mean(axis=0) >= _MIN_COUNT
@@ -35,15 +35,15 @@ def log_profiles(bulk: AnnData) -> tuple[np.ndarray, pd.DataFrame]:
 def remove_plate_effects(
     values: np.ndarray, cell_type: pd.Series, plate: pd.Series, compound: pd.Series
 ) -> np.ndarray:
-    """``values`` (samples, genes) without the plate part of the fit ``compound + plate`` in each cell type."""
+    """``values`` (samples, genes) without the plate part of ``compound + plate`` by cell type."""
     corrected = values.copy()
     for rows in _rows_by_label(cell_type):
         compounds = pd.get_dummies(compound.to_numpy()[rows]).to_numpy(float)
         plates = pd.get_dummies(plate.to_numpy()[rows]).to_numpy(float)
         deviations = plates[:, :-1] - plates[:, -1:]  # plate effects that sum to zero
-        # Least squares over all wells: a shift read off a plate's few vehicle wells has an error that
-        # all wells of the plate would then share, and be told apart by. Plates are linked by the
-        # compounds they have in common.
+        # Least squares over all wells: a shift read off a plate's few vehicle wells has an error
+        # that all wells of the plate would then share, and be told apart by. Plates are linked by
+        # the compounds they have in common.
         effects = np.linalg.lstsq(np.hstack([compounds, deviations]), values[rows], rcond=None)[0]
         corrected[rows] -= deviations @ effects[compounds.shape[1] :]
     return corrected
@@ -52,9 +52,10 @@ def remove_plate_effects(
 def strength(
     values: np.ndarray, cell_type: pd.Series, compound: pd.Series, vehicle: str
 ) -> pd.Series:
-    """How far each compound's profiles lie from the vehicle's of the same cell type, strongest first, without the vehicle.
+    """How far each compound lies from the vehicle of the same cell type, strongest first.
 
-    The root mean square over the most variable genes of the mean difference in ``values`` (samples, genes).
+    The root mean square over the most variable genes of the mean difference in ``values`` (samples,
+    genes).
     """
     chosen = values[:, _variable_genes(values)]
     treated = (compound != vehicle).to_numpy()
@@ -84,7 +85,7 @@ def principal_components(values: np.ndarray, *, seed: int = 0, components: int =
 
 
 def map_samples(values: np.ndarray, *, seed: int = 0) -> pd.DataFrame:
-    """The first two principal components and a UMAP of ``values`` (samples, genes): columns PC1, PC2, UMAP1, UMAP2."""
+    """PC1, PC2, UMAP1 and UMAP2 (samples, 4) of ``values`` (samples, genes)."""
     import scanpy as sc
     from anndata import AnnData
 

@@ -1,4 +1,4 @@
-"""The Open Problems release of the same experiment: single cells and DE tables as h5ad, with its curated filter."""
+"""The Open Problems release of the competition: cells and DE as h5ad, and its curated filter."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from perturbgen.core.tables import h5ad_errors, open_h5ad, require_columns
 from perturbgen.data.counts import to_counts
 from perturbgen.data.h5ad import take_layer
 from perturbgen.data.kaggle import unique_conditions
-from perturbgen.data.schema import KAGGLE_COLUMNS, in_our_words
+from perturbgen.data.schema import KAGGLE_COLUMNS, with_our_columns
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
 _logger = logging.getLogger(__name__)
 
-LAYER: Final = "clipped_sign_log10_pval"
+DE_LAYER: Final = "clipped_sign_log10_pval"
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,8 @@ class _Removal:
         return chosen
 
 
-# Conditions that the benchmark's authors removed by hand: cell types missing or their shares contradictory
-# between donors (toxic compounds). Research notes, section 2.3.
+# Conditions that the benchmark's authors removed by hand: cell types missing or their shares
+# contradictory between donors (toxic compounds). Research notes, section 2.3.
 _CURATION: Final = (
     _Removal("Alvocidib"),
     _Removal("CGP 60474"),
@@ -71,12 +71,13 @@ _CURATION: Final = (
 def read_openproblems(
     path: str | Path, *, layer: str | None = None, curated: bool = False, vehicle: str = VEHICLE
 ) -> AnnData:
-    """The benchmark's single cells (``sc_counts*.h5ad``): raw counts in CSR int32, our names beside the originals.
+    """The benchmark's cells (``sc_counts*.h5ad``): CSR int32, our names beside the originals.
 
-    Without ``layer`` the counts come from where the benchmark takes them: ``.raw`` if the file has it, else the layer
-    ``counts``, else X. ``curated=True`` drops the conditions that the benchmark's authors removed; how many cells each
-    rule took is in ``uns["curation"]``. The file's other columns (``split`` among them) are kept; what it lacks stays
-    absent, but for ``control``, which is then ``split == "control"`` as in the benchmark.
+    Without ``layer`` the counts come from where the benchmark takes them: ``.raw`` if the file has
+    it, else the layer ``counts``, else X. ``curated=True`` drops the conditions that the
+    benchmark's authors removed; how many cells each rule took is in ``uns["curation"]``. The file's
+    other columns (``split`` among them) are kept; what it lacks stays absent, but for ``control``,
+    which is then ``split == "control"`` as in the benchmark.
     """
     adata = open_h5ad(path)
     require_columns(adata.obs.columns, ("cell_type", "sm_name"), path)
@@ -89,7 +90,7 @@ def read_openproblems(
     adata.X = to_counts(adata.X, adata.obs_names, adata.var_names, where)
     renamed = {ours: theirs for theirs, ours in KAGGLE_COLUMNS.items() if ours != theirs}
     present = {ours: theirs for ours, theirs in renamed.items() if theirs in adata.obs}
-    adata.obs = in_our_words(adata.obs, present)
+    adata.obs = with_our_columns(adata.obs, present)
     if "control" not in adata.obs and "split" in adata.obs:
         adata.obs["control"] = (adata.obs["split"] == "control").to_numpy()
     adata.uns["vehicle"] = vehicle
@@ -106,7 +107,7 @@ def is_openproblems(path: str | Path) -> bool:
 
 
 def _curate(adata: AnnData, rules: tuple[_Removal, ...] = _CURATION) -> AnnData:
-    """The data without the cells that ``rules`` drop; ``uns["curation"]`` says how many cells each rule matched."""
+    """Without the cells that ``rules`` drop; ``uns["curation"]`` counts the cells of each."""
     matches = [rule.matches(adata.obs) for rule in rules]
     dropped = np.logical_or.reduce(matches)
     report = pd.DataFrame(
@@ -121,8 +122,8 @@ def _curate(adata: AnnData, rules: tuple[_Removal, ...] = _CURATION) -> AnnData:
     return kept
 
 
-def read_openproblems_de(path: str | Path, *, layer: str = LAYER) -> pd.DataFrame:
-    """A layer of ``de_train.h5ad`` or ``de_test.h5ad``: conditions (cell_type, compound) x genes."""
+def read_openproblems_de(path: str | Path, *, layer: str = DE_LAYER) -> pd.DataFrame:
+    """A layer of ``de_train.h5ad`` or ``de_test.h5ad``: conditions x genes."""
     adata = open_h5ad(path)
     require_columns(adata.obs.columns, ("cell_type", "sm_name"), path)
     if layer not in adata.layers:

@@ -1,7 +1,7 @@
 """What a counts file looks like: its size and depth as tables, and a page of figures.
 
-The page shows how deep the cells are, how sparse the genes, where on the plates the cells lie, and what separates their
-pseudobulks.
+The page shows how deep the cells are, how sparse the genes, where on the plates the cells lie, and
+what separates their pseudobulks.
 """
 
 from __future__ import annotations
@@ -36,8 +36,9 @@ _MAX_NAMED = 8  # more colours than this cannot be told apart
 _QUANTILES = {"min": 0.0, "5%": 0.05, "median": 0.5, "95%": 0.95, "max": 1.0}
 _SAMPLE = ("plate", "well", "donor", "cell_type", "compound")  # what tells pseudobulk samples apart
 _MAP_CAPTION = (
-    "A sample is the sum of a well's cells of one type. Plate effects are those of the fit compound + plate "
-    "in each cell type. Named compounds are those farthest from the vehicle. Hover for a sample's labels."
+    "A sample is the sum of a well's cells of one type. Plate effects are those of the fit "
+    "compound + plate in each cell type. Named compounds are those farthest from the vehicle. "
+    "Hover for a sample's labels."
 )
 
 
@@ -55,7 +56,7 @@ def overview(adata: AnnData) -> dict[str, Any]:
 
 
 def depth_quantiles(adata: AnnData) -> list[dict[str, Any]]:
-    """Quantiles of counts and of genes detected per cell; None where there are none, or where X is not finite."""
+    """Quantiles of counts and of genes detected per cell; None where X is empty or not finite."""
     detected = np.asarray((adata.X != 0).sum(axis=1)).ravel()
     rows = []
     for name, values in {"counts per cell": depth(adata), "genes per cell": detected}.items():
@@ -71,7 +72,7 @@ def depth_quantiles(adata: AnnData) -> list[dict[str, Any]]:
 
 
 def cells_by_condition(adata: AnnData, *, top: int = 12) -> list[dict[str, Any]]:
-    """Cells of each cell type (columns) for the compounds with most cells (rows); the rest is summed in a last row."""
+    """Cells of each type (columns) of the compounds with most cells; the rest is a last row."""
     obs = adata.obs[["compound", "cell_type"]].astype(str)
     table = pd.crosstab(obs["compound"], obs["cell_type"])
     table = table.loc[table.sum(axis=1).sort_values(ascending=False, kind="stable").index]
@@ -85,7 +86,7 @@ def cells_by_condition(adata: AnnData, *, top: int = 12) -> list[dict[str, Any]]
 
 
 def summary_page(adata: AnnData, *, title: str, seed: int = 0) -> Page:
-    """Depth, zeros, plate layout, and maps of pseudobulk before and after plate effects are removed."""
+    """Depth, zeros, plates, and maps of pseudobulk before and after plate effects are removed."""
     zeros = overview(adata)["zeros"]
     page = Page(title, f"{adata.n_obs:,} cells × {adata.n_vars:,} genes, {zeros:.1%} zeros")
     obs = adata.obs
@@ -101,7 +102,10 @@ def summary_page(adata: AnnData, *, title: str, seed: int = 0) -> Page:
     page.section("Zeros")
     mean = pd.Series(np.asarray(adata.X.mean(axis=0)).ravel(), adata.var_names)
     detected = np.asarray((adata.X != 0).sum(axis=0)).ravel() / adata.n_obs
-    caption = "Each point is a gene. Above the dashed line there are more zeros than in Poisson counts of equal depth."
+    caption = (
+        "Each point is a gene. Above the dashed line there are more zeros than in Poisson counts "
+        "of equal depth."
+    )
     page.figure(_zeros_figure(mean, pd.Series(1 - detected, adata.var_names)), caption)
     if silent := int((mean == 0).sum()):
         page.text(
@@ -127,7 +131,9 @@ def _add_plates(page: Page, obs: pd.DataFrame, total: pd.Series) -> None:
         caption = "Cells in each well; empty squares have none. Toxic compounds are the dark wells."
         page.figure(_plates_figure(obs, pd.Series(1, obs.index), unit="cells"), caption)
     else:
-        caption = "Counts of each well: every well is one profile here. Toxic compounds are the dark wells."
+        caption = (
+            "Counts of each well, which is one profile here. Toxic compounds are the dark wells."
+        )
         page.figure(_plates_figure(obs, total, unit="counts"), caption)
 
 
@@ -137,8 +143,10 @@ def _add_maps(page: Page, adata: AnnData, seed: int) -> None:
     values, obs = log_profiles(bulk)
     page.section("Pseudobulk maps")
     if min(values.shape) < 4:
-        what = f"{len(obs)} pseudobulk samples of {MIN_CELLS} or more cells and {values.shape[1]} genes"
-        page.text(f"{what} are too few for a map.")
+        page.text(
+            f"{len(obs)} pseudobulk samples of {MIN_CELLS} or more cells and {values.shape[1]} "
+            "genes are too few for a map."
+        )
         return
     maps = {"before": map_samples(values, seed=seed)}
     if "plate" in obs and obs["plate"].nunique() > 1:
@@ -149,6 +157,7 @@ def _add_maps(page: Page, adata: AnnData, seed: int) -> None:
     batch = next((name for name in ("plate", "donor") if name in obs), None)
     if batch is not None:
         colours[batch] = named(obs[batch])
+    # There are more compounds than colours: the vehicle and those farthest from it are named.
     vehicle, first = adata.uns.get("vehicle"), []
     if vehicle is not None and vehicle in set(obs["compound"]):
         strongest = strength(values, obs["cell_type"], obs["compound"], vehicle)
@@ -189,7 +198,7 @@ def _depth_figure(total: pd.Series, cell_type: pd.Series) -> go.Figure:
 
 
 def _zeros_figure(mean: pd.Series, zeros: pd.Series, *, most: int = 4000) -> go.Figure:
-    """Share of cells without a count against the mean count of each gene, with what Poisson counts would give."""
+    """Share of cells without a count against the mean of each gene, and what Poisson would give."""
     shown = mean[mean > 0].sort_values()
     # Evenly by rank: the same cloud of points, in a page that stays small.
     shown = shown.iloc[np.linspace(0, len(shown) - 1, min(most, len(shown))).astype(int)]
@@ -206,7 +215,7 @@ def _zeros_figure(mean: pd.Series, zeros: pd.Series, *, most: int = 4000) -> go.
 
 
 def _plates_figure(obs: pd.DataFrame, values: pd.Series, *, unit: str) -> go.Figure:
-    """The sum of ``values`` (aligned to obs) in each well, a panel for each plate, as the plates lie on the bench."""
+    """The sum of ``values`` (aligned to obs) in each well, a panel for each plate."""
     groups = obs.assign(value=values).groupby(["plate", "well"], observed=True)
     wells = groups.agg(
         value=("value", "sum"),
@@ -248,7 +257,7 @@ def _maps_figure(
     colours: dict[str, pd.Series],
     axes: tuple[str, str],
 ) -> go.Figure:
-    """Maps of pseudobulk samples: a column of panels for each colouring, a row for before and after plate removal."""
+    """Maps of pseudobulk samples: a column of panels for each colouring, a row for each map."""
     figure = make_subplots(
         len(maps),
         len(colours),

@@ -1,4 +1,4 @@
-"""What data must be before a model or a statistic may see them; every violation is found, then reported at once.
+"""What data must be before a model or a statistic sees them; all violations are told at once.
 
 The words every reader translates its own column names into.
 """
@@ -19,8 +19,9 @@ from perturbgen.data.counts import count_problem
 if TYPE_CHECKING:
     from anndata import AnnData
 
-# Columns of obs. `compound` is the perturbation's name, `control` is True for vehicle and positive-control wells alike;
-# which compound is the vehicle (the reference of every contrast) is `adata.uns["vehicle"]`.
+# Columns of obs. `compound` is the perturbation's name, `control` is True for vehicle and
+# positive-control wells alike; which compound is the vehicle (the reference of every contrast) is
+# `adata.uns["vehicle"]`.
 COLUMNS: Final = (
     "cell_type",
     "compound",
@@ -47,8 +48,8 @@ KAGGLE_COLUMNS: Final = {
 }
 
 
-def in_our_words(obs: pd.DataFrame, columns: Mapping[str, str]) -> pd.DataFrame:
-    """obs with our column names added beside the originals (``columns`` is ``{ours: theirs}``), strings as categories."""
+def with_our_columns(obs: pd.DataFrame, columns: Mapping[str, str]) -> pd.DataFrame:
+    """obs with our names beside theirs (``columns`` is ``{ours: theirs}``), text as categories."""
     added: dict[str, Any] = {ours: obs[theirs] for ours, theirs in columns.items()}
     obs = obs.assign(**added)
     # Categories are what h5ad stores anyway, and what takes least memory.
@@ -64,7 +65,7 @@ _Severity = Literal["error", "warning"]
 
 
 @dataclass(frozen=True)
-class Violation:
+class _Violation:
     """One thing wrong with the data; a ``warning`` leaves them usable."""
 
     severity: _Severity
@@ -88,8 +89,8 @@ class Violation:
 
 def find_violations(
     adata: AnnData, *, vehicle: str | None = None, by: Sequence[str] = ("cell_type",)
-) -> list[Violation]:
-    """All violations, errors first. ``by`` names the columns in each of whose groups DE will need the vehicle."""
+) -> list[_Violation]:
+    """All violations, errors first; DE needs the vehicle in every group of the columns ``by``."""
     obs = adata.obs
     found = [
         *_in_counts(adata),
@@ -105,7 +106,7 @@ def find_violations(
 
 def validate(
     adata: AnnData, *, vehicle: str | None = None, by: Sequence[str] = ("cell_type",)
-) -> list[Violation]:
+) -> list[_Violation]:
     """Raise one error that holds every error found; return the warnings."""
     found = find_violations(adata, vehicle=vehicle, by=by)
     errors = [violation for violation in found if violation.severity == "error"]
@@ -118,23 +119,23 @@ def validate(
     return found
 
 
-def _error(rule: str, what: str, **advice: str | None) -> Violation:
-    return Violation("error", rule, SchemaError(what, **advice))
+def _error(rule: str, what: str, **advice: str | None) -> _Violation:
+    return _Violation("error", rule, SchemaError(what, **advice))
 
 
-def _warning(rule: str, what: str, **advice: str | None) -> Violation:
-    return Violation("warning", rule, SchemaError(what, **advice))
+def _warning(rule: str, what: str, **advice: str | None) -> _Violation:
+    return _Violation("warning", rule, SchemaError(what, **advice))
 
 
-def _in_counts(adata: AnnData) -> Iterator[Violation]:
+def _in_counts(adata: AnnData) -> Iterator[_Violation]:
     """X holds non-negative integers."""
     if adata.X is None or 0 in adata.shape:
         yield _error("counts", f"the data are empty: {adata.n_obs} cells x {adata.n_vars} genes")
     elif problem := count_problem(adata.X, adata.obs_names, adata.var_names, "X"):
-        yield Violation("error", "counts", problem)
+        yield _Violation("error", "counts", problem)
 
 
-def _in_ids(adata: AnnData) -> Iterator[Violation]:
+def _in_ids(adata: AnnData) -> Iterator[_Violation]:
     """Cells and genes have unique names."""
     for what, table, names, cause in (
         ("cell", "obs", adata.obs_names, "data sets joined without a prefix"),
@@ -151,7 +152,7 @@ def _in_ids(adata: AnnData) -> Iterator[Violation]:
             )
 
 
-def _in_columns(obs: pd.DataFrame) -> Iterator[Violation]:
+def _in_columns(obs: pd.DataFrame) -> Iterator[_Violation]:
     """Required columns are there; the columns of our vocabulary have no holes."""
     for column in CONDITION:
         if column not in obs:
@@ -173,8 +174,9 @@ def _in_columns(obs: pd.DataFrame) -> Iterator[Violation]:
             )
 
 
-def _in_categories(obs: pd.DataFrame) -> Iterator[Violation]:
-    """Category names hold no surprises: no blanks around them, no empty one, none that differ in case only."""
+def _in_categories(obs: pd.DataFrame) -> Iterator[_Violation]:
+    """Names hold no surprises: none padded, none empty, none that differ in case only."""
+    # Predictions are joined by these names, so a blank too many is a condition too many.
     for column in (name for name in COLUMNS if name in obs and name not in ("dose", "control")):
         names = sorted({str(value) for value in obs[column].dropna().unique()})
         blank = [name for name in names if name != name.strip() or not name]
@@ -199,7 +201,7 @@ def _in_categories(obs: pd.DataFrame) -> Iterator[Violation]:
                 )
 
 
-def _in_vehicle(obs: pd.DataFrame, vehicle: str | None, by: Sequence[str]) -> Iterator[Violation]:
+def _in_vehicle(obs: pd.DataFrame, vehicle: str | None, by: Sequence[str]) -> Iterator[_Violation]:
     """The vehicle is named, and present in every group and on every plate."""
     if "compound" not in obs:
         return
@@ -220,19 +222,20 @@ def _in_vehicle(obs: pd.DataFrame, vehicle: str | None, by: Sequence[str]) -> It
             fix=suggest(vehicle, known),
         )
         return
+    # By plate, too: a plate's effect is told from its compounds' by its vehicle wells.
     for group in (name for name in dict.fromkeys([*by, "plate"]) if name in obs):
         has = (obs["compound"] == vehicle).groupby(obs[group], observed=True).any()
         if not has.all():
             yield _error(
                 "vehicle",
                 f"no {vehicle!r} cell in {group} {shorten(has.index[~has])}",
-                expected=f"vehicle cells in every {group}, since differential expression compares with them",
+                expected=f"vehicle cells in every {group}, which DE compares with",
                 cause="the file is a subset",
                 fix=f"drop these {group}s or add their vehicle cells",
             )
 
 
-def _in_wells(obs: pd.DataFrame) -> Iterator[Violation]:
+def _in_wells(obs: pd.DataFrame) -> Iterator[_Violation]:
     """A well of a plate holds one compound."""
     labels = ["plate", "well", "compound"]
     if not {*labels} <= set(obs.columns):
@@ -253,7 +256,7 @@ def _in_wells(obs: pd.DataFrame) -> Iterator[Violation]:
         )
 
 
-def _in_depth(adata: AnnData) -> Iterator[Violation]:
+def _in_depth(adata: AnnData) -> Iterator[_Violation]:
     """Cells and wells without a single count are named."""
     if adata.X is None or 0 in adata.shape:
         return

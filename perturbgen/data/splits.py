@@ -1,4 +1,4 @@
-"""What is trained on and what is tested: a table (cell or condition -> part), written to a file and checked."""
+"""What is trained on and what is tested: the part of every cell or condition, in a file."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ class Split:
         fraction: float = 0.032,
         force_train: np.ndarray | None = None,
     ) -> Split:
-        """A ``fraction`` of the cells for validation, drawn from those not kept in train by ``force_train`` (cells,)."""
+        """A ``fraction`` of the cells for validation, none of those in ``force_train`` (cells,)."""
         if not 0 < fraction < 1:
             raise SchemaError(f"a validation fraction of {fraction}", expected="between 0 and 1")
         free = np.ones(len(obs), bool) if force_train is None else ~np.asarray(force_train, bool)
@@ -118,7 +118,7 @@ class Split:
         except_compounds: Sequence[str] = (),
         part: str = "test",
     ) -> Split:
-        """All cells or conditions with one of ``values`` in ``column`` (a cell type, a plate, ...) are the test part.
+        """Cells or conditions with one of ``values`` in ``column`` are the test part.
 
         ``except_compounds`` stay in train even so (controls measured everywhere).
         """
@@ -139,8 +139,9 @@ class Split:
     def kfold(
         cls, table: pd.DataFrame, k: int, *, rng: np.random.Generator, by: str | None = None
     ) -> Split:
-        """``k`` parts of near-equal size, ``fold_0`` and on; with ``by``, each value of that column stays in one fold."""
+        """``k`` parts of near-equal size, ``fold_0`` and on; values of ``by`` stay whole."""
         labels = pd.Series(range(len(table))) if by is None else complete(table, by).astype(str)
+        # Sorted: the folds depend on the seed, and not on the order of the rows.
         values = np.sort(labels.unique())
         if not 2 <= k <= len(values):
             raise SchemaError(
@@ -160,10 +161,10 @@ class Split:
         targets: Sequence[str] = TARGETS,
         public: int = 50,
     ) -> Split:
-        """The competition's split of conditions: in the target cell types only the known compounds are in train.
+        """The competition's split: of the target cell types only known compounds are in train.
 
-        The other compounds of the target cell types are divided by compound into ``public`` of them and the private
-        rest.
+        The other compounds of the target cell types are divided by compound into ``public`` of them
+        and the private rest.
         """
         index = _complete_conditions(conditions)
         cell_type, compound = (index.get_level_values(name) for name in CONDITION)
@@ -174,7 +175,7 @@ class Split:
                 f"{public} public compounds of {len(compounds)} to predict",
                 fix="public=0 makes all private",
             )
-        # Which compounds were public is not known here, so they are drawn.
+        # Which compounds were public is not known, so they are drawn.
         shown = set(rng.choice(compounds, size=public, replace=False))
         parts = np.where(~test, "train", np.where(compound.isin(shown), "public", "private"))
         return cls(pd.Series(parts.astype(object), index), "kaggle")
@@ -189,12 +190,12 @@ class Split:
         share: float,
         validation: float,
     ) -> Split:
-        """Cells to train on, to validate on, and of some known conditions to calibrate a prediction of ``wanted`` on.
+        """Cells to train on, to validate on, and to calibrate a prediction of ``wanted`` on.
 
-        ``wanted`` are conditions (cell_type, compound); their cells, if there are any, are the part "hidden". Of the
-        compounds known in the wanted cell types (those flagged in ``control`` aside), a ``share``, two at least, go
-        into the part "calibration" in all of these types; a share of 0 withholds none. A share ``validation`` of the
-        rest is the part of that name.
+        ``wanted`` are conditions (cell_type, compound); their cells, if there are any, are the part
+        "hidden". Of the compounds known in the wanted cell types (those flagged in ``control``
+        aside), a ``share``, two at least, go into the part "calibration" in all of these types; a
+        share of 0 withholds none. A share ``validation`` of the rest is the part of that name.
         """
         condition, asked = _complete_conditions(obs), _complete_conditions(wanted)
         kinds = asked.unique(level="cell_type")
@@ -212,12 +213,13 @@ class Split:
             )
         parts = np.where(rng.random(len(obs)) < validation, "validation", "train").astype(object)
         parts[in_kinds & compound.isin(chosen)] = "calibration"
+        # Last, since a wanted condition is never learnt from, whatever else was drawn.
         parts[withheld] = "hidden"
         kind = "known compounds hidden in the wanted cell types"
         return cls(pd.Series(parts, _ids(obs)), kind)
 
     def check_leaks(self, table: pd.DataFrame) -> None:
-        """Refuse a split that misses or repeats rows of ``table``, or whose parts share what they promise not to."""
+        """Refuse a split of other rows than ``table`` has, or with parts that share a value."""
         ids = self.parts.index
         index = _complete_conditions(table) if ids.nlevels > 1 else table.index
         if not index.is_unique:

@@ -7,21 +7,20 @@
 >>> table.signed_log10_p
 """
 
-from perturbgen.de.limma import CLIP, FLAVOURS, flavour_table, limma_table
+from perturbgen.de.limma import FLAVOURS, flavour_table, limma_table
 from perturbgen.de.normalise import filter_by_expr, tmm_factors
-from perturbgen.de.table import DETable, read_table
+from perturbgen.de.table import DETable, read_de_table
 from perturbgen.de.tails import log_p_t
 from perturbgen.de.voom import voom
 
 __all__ = [
-    "CLIP",
     "FLAVOURS",
     "DETable",
     "filter_by_expr",
     "flavour_table",
     "limma_table",
     "log_p_t",
-    "read_table",
+    "read_de_table",
     "tmm_factors",
     "voom",
 ]

@@ -24,9 +24,9 @@ from perturbgen.core.console import progress
 from perturbgen.core.errors import ConfigError, shorten, suggest
 from perturbgen.core.labels import VEHICLE
 from perturbgen.core.system import spread
-from perturbgen.data.kaggle import ORGANISERS_PLATES
+from perturbgen.data import ORGANISERS_PLATES
 from perturbgen.de.inputs import Inputs
-from perturbgen.de.native import FitResult, Method, fit_native
+from perturbgen.de.native import FitMethod, FitResult, fit_native
 from perturbgen.de.plan import Fit, Question, filter_genes, plan_fits
 from perturbgen.de.table import DETable
 
@@ -85,7 +85,7 @@ def limma_table(
         contrasts jointly
 
     """
-    method = Method(contrasts, robust, trend, normalise, span, device)
+    method = FitMethod(contrasts, robust, trend, normalise, span, device)
     _check_options(method, backend=backend, zero_p=zero_p, adjust=adjust)
     data = Inputs.of(counts, obs, layer=layer, allow_fractional=allow_fractional)
     asked = Question(design, group, control, by, joint)
@@ -107,7 +107,7 @@ def limma_table(
     return DETable(**frames, conditions=conditions, info=info, mean_variance=trends)  # type: ignore[arg-type]
 
 
-def _check_options(method: Method, *, backend: str, zero_p: str | None, adjust: str) -> None:
+def _check_options(method: FitMethod, *, backend: str, zero_p: str | None, adjust: str) -> None:
     """Refuse unknown words and impossible numbers."""
     allowed: dict[str, tuple[Any, tuple[Any, ...]]] = {
         "backend": (backend, ("native", "r")),
@@ -158,7 +158,7 @@ def _condition_frame(
 
 
 def _run_fits(
-    data: Inputs, fits: Sequence[Fit], answered: NDArray[np.bool_], method: Method, backend: str
+    data: Inputs, fits: Sequence[Fit], answered: NDArray[np.bool_], method: FitMethod, backend: str
 ) -> tuple[dict[str, _Array], dict[str, MeanVariance]]:
     """Every statistic as (conditions, genes), NaN where not tested, and each fit's trend."""
     run: Callable[..., FitResult] = fit_native
@@ -217,6 +217,7 @@ def _adjust_bh(log_p: _Array) -> _Array:
     return adjusted
 
 
+# the settings of limma_table, and the limit of the signed -log10 p
 FLAVOURS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
         "kaggle": {
@@ -224,6 +225,7 @@ FLAVOURS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
             "by": "cell_type",
             "contrasts": "limma",
             "zero_p": "eps",
+            "clip": None,
         },
         "op3": {
             "design": "~0 + {group} + plate",
@@ -234,10 +236,10 @@ FLAVOURS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
             "gene_filter": "intersection",
             "adjust": "joint",
             "zero_p": "eps",
+            "clip": 4.0,
         },
     }
 )
-CLIP = {"kaggle": None, "op3": 4.0}
 
 
 def flavour_table(
@@ -263,8 +265,9 @@ def flavour_table(
     if flavour == "kaggle" and obs is not None:
         obs = _organisers_obs(obs, group=group, rename_plates=rename_plates)
     settings = {**FLAVOURS[flavour], **options}
+    clip = settings.pop("clip")
     table = limma_table(counts, obs, group=group, control=control, **settings)
-    return replace(table, clip=CLIP[flavour], info={**table.info, "flavour": flavour})
+    return replace(table, clip=clip, info={**table.info, "flavour": flavour})
 
 
 def _organisers_obs(obs: pd.DataFrame, *, group: str, rename_plates: bool) -> pd.DataFrame:

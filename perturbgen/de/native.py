@@ -20,7 +20,7 @@ _Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Method:
+class FitMethod:
     """How a fit is made; see :func:`perturbgen.de.limma_table`."""
 
     contrasts: str = "exact"
@@ -46,7 +46,7 @@ class FitResult:
 
 
 def fit_native(
-    counts: _Array, design: Design, weights: _Array, method: Method, tick: Tick | None = None
+    counts: _Array, design: Design, weights: _Array, method: FitMethod, tick: Tick | None = None
 ) -> FitResult:
     """limma-voom of counts (samples, genes) with contrast ``weights`` (contrasts, columns)."""
     sizes = counts.sum(axis=1)

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from perturbgen.core.page import PALETTE, Page
-from perturbgen.de.table import DETable, show_label
+from perturbgen.de.table import DETable
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -99,4 +99,4 @@ def _condition_plots(table: DETable, label: Any, level: float) -> Figure:
     figure.update_xaxes(title="log2 fold change", col=1)
     figure.update_xaxes(title="average log2 CPM", col=2)
     figure.update_yaxes(title="−log10 p", col=1).update_yaxes(title="log2 fold change", col=2)
-    return figure.update_layout(title=show_label(label), height=400)
+    return figure.update_layout(title=table.show_label(label), height=400)

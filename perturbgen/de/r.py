@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from functools import lru_cache
 from importlib import resources
 from importlib.util import find_spec
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,9 +21,12 @@ from perturbgen.core.console import Tick
 from perturbgen.core.errors import ConfigError, DesignError, MissingDependencyError, PerturbgenError
 from perturbgen.de.design import Design
 from perturbgen.de.inputs import as_matrix
-from perturbgen.de.native import FitResult, Method
-from perturbgen.de.table import DETable, show_label
+from perturbgen.de.native import FitMethod, FitResult
+from perturbgen.de.table import DETable
 from perturbgen.de.voom import MeanVariance, Trend, choose_span
+
+if TYPE_CHECKING:
+    from anndata import AnnData
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +36,7 @@ _R_PACKAGES = {"limma": "r-bioc-limma", "edgeR": "r-bioc-edger", "statmod": "r-c
 
 
 def fit_r(
-    counts: _Array, design: Design, weights: _Array, method: Method, tick: Tick | None = None
+    counts: _Array, design: Design, weights: _Array, method: FitMethod, tick: Tick | None = None
 ) -> FitResult:
     """The fit of ``fit_native``, made by R: one call for the fit, one for all contrasts."""
     design.require_df()
@@ -172,21 +175,22 @@ def _absent_packages() -> list[str]:
     return [f"the R package {name}" for name in answer.stdout.split()]
 
 
-def choose_genes(counts: Any, number: int, layer: str | None = None) -> list[str]:
-    """Genes spread evenly over the range of total counts, the most expressed one among them."""
+def compare_backends(
+    counts: AnnData, number: int, make_table: Callable[[AnnData, str], DETable]
+) -> list[dict[str, Any]]:
+    """The largest differences between the backends' tables of some genes, and where they are.
+
+    ``make_table`` is given counts of ``number`` genes and the name of a backend.
+    """
     if number < 10:
         raise ConfigError(
             f"{number} genes are too few to compare on", expected="at least 10: voom needs a trend"
         )
-    values, _, genes = as_matrix(counts, layer)
-    order = np.argsort(-values.sum(axis=0), kind="stable")
+    # spread evenly over the range of total counts, the most expressed gene among them
+    order = np.argsort(-as_matrix(counts)[0].sum(axis=0), kind="stable")
     evenly = np.linspace(0, len(order) - 1, min(number, len(order))).astype(int)
-    return [genes[j] for j in np.sort(order[evenly])]
-
-
-def compare_backends(make_table: Callable[[str], DETable]) -> list[dict[str, Any]]:
-    """The largest differences between the tables of each backend, and where they are."""
-    native, through_r = make_table("native"), make_table("r")
+    few = counts[:, np.sort(order[evenly])].copy()
+    native, through_r = make_table(few, "native"), make_table(few, "r")
     rows = []
     for name in DETable.STATISTICS:
         ours, theirs = getattr(native, name), getattr(through_r, name)
@@ -199,7 +203,7 @@ def compare_backends(make_table: Callable[[str], DETable]) -> list[dict[str, Any
                 "statistic": name,
                 "largest difference": float(np.nanmax(gap)),
                 "relative": float(np.nanmax(np.where(gap == 0, 0, share))),
-                "condition": show_label(ours.index[i]),
+                "condition": native.show_label(ours.index[i]),
                 "gene": str(ours.columns[j]),
             }
         )

@@ -16,7 +16,7 @@ from perturbgen.core.errors import ConfigError, InputError, SchemaError, suggest
 from perturbgen.core.files import atomic_path, require_file
 from perturbgen.core.labels import CONDITION
 from perturbgen.core.tables import open_h5ad, open_parquet, parquet_errors, read_frame
-from perturbgen.data.kaggle import is_gene, read_id_map
+from perturbgen.data import is_gene, read_id_map
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -94,6 +94,11 @@ class DETable:
                 f"a DE table has no {name!r}", fix=f"statistic: {suggest(name, known)}"
             )
 
+    @staticmethod
+    def show_label(label: Any) -> str:
+        """A condition's label as text."""
+        return " | ".join(map(str, label)) if isinstance(label, tuple) else str(label)
+
     def select(self, conditions: Iterable[Any]) -> DETable:
         """The table of some conditions, by label."""
         wanted = list(conditions)
@@ -114,7 +119,7 @@ class DETable:
             row, effects = self.conditions.loc[label], self.logfc.loc[label]
             records.append(
                 {
-                    "condition": show_label(label),
+                    "condition": self.show_label(label),
                     "samples": int(row["n_samples"]),
                     "controls": int(row["n_control"]),
                     "genes": int(genes),
@@ -223,12 +228,7 @@ class DETable:
         return cls(**frames, conditions=conditions, info=about["info"], clip=about["clip"])
 
 
-def show_label(label: Any) -> str:
-    """A condition's label as text."""
-    return " | ".join(map(str, label)) if isinstance(label, tuple) else str(label)
-
-
-def read_table(
+def read_de_table(
     path: Path,
     *,
     statistic: str = "signed_log10_p",
@@ -256,12 +256,12 @@ def read_table(
 
 def _read_layer(path: Path, statistic: str, layer: str | None, id_map: Path | None) -> pd.DataFrame:
     """A DE table of ours, or a layer whose obs has the conditions' labels, or ids as names."""
-    from perturbgen.data.openproblems import LAYER
+    from perturbgen.data import DE_LAYER
 
     adata = open_h5ad(path)
     if "de" in adata.uns and not layer:
         return _of_statistic(DETable.from_anndata(adata), statistic)
-    chosen = layer or ("prediction" if "prediction" in adata.layers else LAYER)
+    chosen = layer or ("prediction" if "prediction" in adata.layers else DE_LAYER)
     if chosen not in adata.layers:
         raise SchemaError(
             f"{path} has no layer {chosen!r}", fix=f"layer: {suggest(chosen, adata.layers)}"

@@ -4,7 +4,12 @@ out.
 
 from perturbgen.evaluate.align import place
 from perturbgen.evaluate.card import Scorecard, interpolated_duplicate
-from perturbgen.evaluate.catalogue import HEADLINE, METRICS, choose_metrics
+from perturbgen.evaluate.catalogue import (
+    HEADLINE,
+    METRICS,
+    choose_metrics,
+    open_problems_mean_score,
+)
 from perturbgen.evaluate.cells import held_out_nll
 from perturbgen.evaluate.groups import effect_sizes, find_clusters, strata
 from perturbgen.evaluate.markdown import (
@@ -17,14 +22,7 @@ from perturbgen.evaluate.markdown import (
 )
 from perturbgen.evaluate.metrics import Metric
 from perturbgen.evaluate.report import report_page, write_report
-from perturbgen.evaluate.scoring import (
-    calibration,
-    join_scores,
-    open_problems_mean_score,
-    score,
-    score_cells,
-    scorecard,
-)
+from perturbgen.evaluate.scoring import calibration, join_scores, score, score_cells, scorecard
 from perturbgen.evaluate.values import Values
 
 __all__ = [

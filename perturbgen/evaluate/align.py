@@ -5,12 +5,13 @@ dropped.
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from typing import Literal, get_args
 
 import numpy as np
 import pandas as pd
 
-from perturbgen.core.errors import SchemaError, shorten
+from perturbgen.core.errors import ConfigError, SchemaError, shorten
 
 _logger = logging.getLogger(__name__)
 
@@ -31,7 +32,7 @@ def align(
     rule for genes). ``intersection``: what both have. Missing true values are an error; missing
     predictions become 0, with a warning.
     """
-    truth, prediction = in_common(truth, prediction, genes=genes, rows=rows, name=name)
+    truth, prediction = _in_common(truth, prediction, genes=genes, rows=rows, name=name)
     true = _numbers(truth, "the truth")
     holes = true.isna().to_numpy()
     if holes.any():
@@ -56,13 +57,30 @@ def align(
     return true, predicted.fillna(0.0)
 
 
+def align_all(
+    truth: pd.DataFrame, predictions: Mapping[str, pd.DataFrame], *, genes: Policy, rows: Policy
+) -> tuple[pd.DataFrame, dict[str, pd.DataFrame]]:
+    """Truth and predictions with the same labels: with ``intersection``, what all of them have."""
+    if not predictions:
+        raise ConfigError("there is no prediction to score", expected="{name: conditions x genes}")
+    kept = {}
+    for name, table in predictions.items():
+        truth, kept[name] = _in_common(truth, table, genes=genes, rows=rows, name=name)
+    # A second time, since each prediction may have taken labels from the truth that the ones before
+    # it still have.
+    true, aligned = truth, {}
+    for name, table in kept.items():
+        true, aligned[name] = align(truth, _select(table, truth.index, truth.columns), name=name)
+    return true, aligned
+
+
 def place(wrong: np.ndarray, table: pd.DataFrame) -> str:
     """Where the first True of a mask (conditions, genes) stands, in the words of an error."""
     row, gene = divmod(int(wrong.argmax()), table.shape[1])
     return f"for condition {table.index[row]!r} and gene {table.columns[gene]!r}"
 
 
-def in_common(
+def _in_common(
     truth: pd.DataFrame, prediction: pd.DataFrame, *, genes: Policy, rows: Policy, name: str
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Both tables with the labels that the policies allow, in the truth's order."""
@@ -73,7 +91,7 @@ def in_common(
     prediction = _checked(prediction, name)
     kept_rows = shared(truth.index, prediction.index, rows, "conditions", "rows", name)
     kept_genes = shared(truth.columns, prediction.columns, genes, "genes", "genes", name)
-    return select(truth, kept_rows, kept_genes), select(prediction, kept_rows, kept_genes)
+    return _select(truth, kept_rows, kept_genes), _select(prediction, kept_rows, kept_genes)
 
 
 def _checked(table: pd.DataFrame, name: str) -> pd.DataFrame:
@@ -153,7 +171,7 @@ def shared(
     return both
 
 
-def select(table: pd.DataFrame, rows: pd.Index, genes: pd.Index) -> pd.DataFrame:
+def _select(table: pd.DataFrame, rows: pd.Index, genes: pd.Index) -> pd.DataFrame:
     """Rows and genes by label."""
     # A table that has them already is not copied: it may fill much of the memory.
     same = table.index.equals(rows) and table.columns.equals(genes)

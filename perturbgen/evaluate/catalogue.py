@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
+import pandas as pd
+
 from perturbgen.core.errors import ConfigError, suggest
 from perturbgen.evaluate.cells import CELL_METRICS
 from perturbgen.evaluate.metrics import TABLE_METRICS, Metric, Needs
 
 METRICS: Final = {metric.name: metric for metric in (*TABLE_METRICS, *CELL_METRICS)}
-OPEN_PROBLEMS: Final = (
+_OPEN_PROBLEMS: Final = (
     "mean_rowwise_rmse",
     "mean_rowwise_mae",
     "mean_rowwise_pearson",
@@ -71,3 +73,15 @@ def require_metric(name: str) -> Metric:
     if name not in METRICS:
         raise ConfigError(f"there is no metric {name!r}", fix=suggest(name, METRICS))
     return METRICS[name]
+
+
+def open_problems_mean_score(values: pd.Series, worst: pd.Series) -> float:
+    """The mean score of Open Problems' website, from mean values of its five metrics and those of
+    its worst control.
+
+    Errors are scaled as 1 − v / v_worst (their worst control is ``sample``), correlations are taken
+    as they are; each is cut to 0..1.
+    """
+    errors = list(_OPEN_PROBLEMS[:2])
+    scaled = pd.concat([1 - values[errors] / worst[errors], values[list(_OPEN_PROBLEMS[2:])]])
+    return float(scaled.clip(0, 1).mean())

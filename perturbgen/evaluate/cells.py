@@ -25,7 +25,7 @@ _BLOCK = 1024  # rows of one block of distances: memory stays at block x cells
 
 
 @dataclass(frozen=True, eq=False)
-class CellPair:
+class _CellPair:
     """True and predicted cells (cells, features) of a condition, with the pair means that several
     metrics share.
     """
@@ -60,7 +60,7 @@ class CellPair:
 
 def cell_pair(
     truth: pd.DataFrame | Array, prediction: pd.DataFrame | Array, label: Hashable
-) -> CellPair:
+) -> _CellPair:
     """Checked cells of one condition, features joined by label where both have labels."""
     if isinstance(truth, pd.DataFrame) and isinstance(prediction, pd.DataFrame):
         name = f"the prediction of {label!r}"
@@ -75,7 +75,7 @@ def cell_pair(
             expected="the same features in the same order",
             fix="give labelled DataFrames, which are joined by feature",
         )
-    return CellPair(true, predicted)
+    return _CellPair(true, predicted)
 
 
 def _check_cells(values: Array, name: str) -> Array:
@@ -119,13 +119,13 @@ def _kernel_bandwidth(truth: Array) -> float:
     return float(np.sqrt(spread)) if spread > 0 else 1.0
 
 
-def _energy_distance_sqeuclidean(pair: CellPair) -> float:
+def _energy_distance_sqeuclidean(pair: _CellPair) -> float:
     """2 E‖X−Y‖² − E‖X−X'‖² − E‖Y−Y'‖², which is 2 ‖mean X − mean Y‖² (scPerturb, pertpy)."""
     difference = np.mean(pair.truth, axis=0) - np.mean(pair.prediction, axis=0)
     return float(2 * difference @ difference)
 
 
-def _wasserstein_per_gene(pair: CellPair) -> float:
+def _wasserstein_per_gene(pair: _CellPair) -> float:
     """The mean over features of the 1-Wasserstein distance ∫|F⁻¹ − G⁻¹|."""
     x, y = np.sort(pair.truth, axis=0), np.sort(pair.prediction, axis=0)
     n, m = len(x), len(y)
@@ -138,7 +138,7 @@ def _wasserstein_per_gene(pair: CellPair) -> float:
     return float(distances.mean())
 
 
-def _feature_mean_error(pair: CellPair) -> float:
+def _feature_mean_error(pair: _CellPair) -> float:
     """√ mean_g ((mean predicted − mean true) / SD true)²; an SD of 0 counts as the least other one,
     or 1.
     """
@@ -149,7 +149,7 @@ def _feature_mean_error(pair: CellPair) -> float:
     return float(np.sqrt(np.mean(np.square(difference / scale))))
 
 
-def _feature_variance_error(pair: CellPair) -> float:
+def _feature_variance_error(pair: _CellPair) -> float:
     """mean_g |log2 (variance predicted / variance true)|, both with 10⁻⁶ of the mean true variance
     added.
     """
@@ -158,7 +158,7 @@ def _feature_variance_error(pair: CellPair) -> float:
     return float(np.abs(np.log2((predicted + floor) / (true + floor))).mean())
 
 
-def _correlation_error(pair: CellPair) -> float:
+def _correlation_error(pair: _CellPair) -> float:
     """Root mean square difference of the off-diagonal correlations; NaN with one feature."""
     features = pair.truth.shape[1]
     if features < 2:

@@ -22,7 +22,7 @@ def to_markdown(card: Scorecard) -> str:
     """
     parts = [
         "# Scorecard",
-        describe(card),
+        describe_card(card),
         "## Headline",
         headline_note(card),
         markdown_table(headline_records(card)),
@@ -42,7 +42,7 @@ def to_markdown(card: Scorecard) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def describe(card: Scorecard) -> str:
+def describe_card(card: Scorecard) -> str:
     """What was scored, in a sentence."""
     unit = "conditions"
     if card.clusters is not None:

@@ -15,7 +15,7 @@ from typing import Any, Final, Literal
 import numpy as np
 
 from perturbgen.core.stats import Array, divide
-from perturbgen.evaluate.values import Comparison, Values
+from perturbgen.evaluate.values import Pair, Values
 
 Needs = Literal["tables", "reference", "cells", "log_probs"]
 
@@ -67,7 +67,7 @@ class Metric:
         }
 
 
-def compute(metrics: Sequence[Metric], pair: Comparison) -> Array:
+def compute(metrics: Sequence[Metric], pair: Pair) -> Array:
     """The scores (metrics, conditions); what compares no conditions is computed a few rows at a
     time.
     """

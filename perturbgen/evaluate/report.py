@@ -6,30 +6,37 @@ The script behind the controls is ``report.js``, their style ``report.css``.
 
 from __future__ import annotations
 
+import base64
+import json
 from collections.abc import Mapping, Sequence
 from html import escape
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+import numpy as np
 import pandas as pd
 
-from perturbgen.core.console import format_value
+from perturbgen.core.console import format_value, plain
 from perturbgen.core.page import PALETTE, Page
-from perturbgen.evaluate.card import Scorecard
+from perturbgen.core.stats import Array
+from perturbgen.evaluate.align import same_levels
+from perturbgen.evaluate.card import HEADLINE_NAME, Scorecard
 from perturbgen.evaluate.markdown import (
-    describe,
+    describe_card,
     headline_note,
     headline_records,
     metric_records,
     stratum_records,
 )
-from perturbgen.evaluate.report_data import BUDGET, OWN, payload, script_json
 from perturbgen.evaluate.scoring import Intervals, calibration
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
+_BUDGET: Final = 2_200_000  # bytes of tables: with plotly and the scores, the page stays below 8 MB
+_OWN: Final = 20  # of each condition's own strongest genes are embedded besides
+_BYTES: Final = 2 * 4 / 3  # of a value: 16 bits in base64
 _CONTROLS: Final = {
     "ranking": """<div class="controls">
 <label>Metric<select id="rank-metric"></select></label>
@@ -83,7 +90,7 @@ def report_page(
     intervals: Mapping[str, Intervals] | None = None,
     ladder: Sequence[Mapping[str, Any]] = (),
     metadata: Mapping[str, Any] | None = None,
-    budget: int = BUDGET,
+    budget: int = _BUDGET,
 ) -> Page:
     """The page: ranking, scores by group, predicted against true, genes, calibration, definitions,
     metadata.
@@ -93,9 +100,9 @@ def report_page(
     with ``prediction`` and ``ratio`` (its MRRMSE over that of zeros). ``budget`` limits the bytes
     of embedded tables: where they do not hold all genes, the page says which it shows.
     """
-    data = payload(card, truth, predictions, budget=budget)
+    data = _payload(card, truth, predictions, budget=budget)
     here = files("perturbgen.evaluate")
-    page = Page(title, describe(card))
+    page = Page(title, describe_card(card))
     page.block(f"<style>\n{(here / 'report.css').read_text('utf-8')}</style>")
     page.section("Ranking", headline_note(card))
     page.table(_unbroken(headline_records(card)))
@@ -121,7 +128,7 @@ def report_page(
     palette = ",".join(f'"{colour}"' for colour in PALETTE)
     script = f"const PALETTE = [{palette}];\n{(here / 'report.js').read_text('utf-8')}"
     page.block(
-        f'<script type="application/json" id="data">{script_json(data)}</script>'
+        f'<script type="application/json" id="data">{_script_json(data)}</script>'
         f"<script>{script}</script>"
     )
     return page
@@ -132,12 +139,12 @@ def _gene_note(data: Mapping[str, Any]) -> str:
     shown, total = len(data["genes"]), data["all_genes"]
     if shown == total:
         return (
-            f"A point is a gene; all {total:,} are shown, the {OWN} strongest of the condition in "
+            f"A point is a gene; all {total:,} are shown, the {_OWN} strongest of the condition in "
             "another colour."
         )
     return (
-        f"A point is a gene: the {OWN} strongest of the condition, and genes that are the same for "
-        f"all. To keep this page small, of the {total:,} genes these are {shown:,}: half are those "
+        f"A point is a gene: the {_OWN} strongest of the condition, and genes that are the same "
+        f"for all. To keep this page small, of the {total:,} genes these are {shown:,}: half are those "
         "of largest root mean square over the conditions, half an even sample of the rest, from "
         "strong to silent. Scores are over all genes."
     )
@@ -216,9 +223,9 @@ def _ladder_section(page: Page, card: Scorecard, ladder: Sequence[Mapping[str, A
         methods = [(name, float(errors[name] / errors["zeros"])) for name in ranked]
     page.section(
         "Oracle ladder",
-        "MRRMSE over that of zeros; less is better. The oracle knows the truth of the simulation and "
-        "draws its cells; what is done with them decides. The methods of this comparison stand "
-        "beside it.",
+        "MRRMSE over that of zeros; less is better. The oracle knows the truth of the simulation "
+        "and draws its cells; what is done with them decides. The methods of this comparison "
+        "stand beside it.",
     )
     caption = (
         "Hollow: the oracle's predictions. Filled: methods. Left of the line is better than "
@@ -275,3 +282,102 @@ def _flat(record: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
         elif value is not None:
             pairs.append((f"{prefix}{key}", format_value(value)))
     return pairs
+
+
+def _payload(
+    card: Scorecard,
+    truth: pd.DataFrame,
+    predictions: Mapping[str, pd.DataFrame],
+    *,
+    budget: int = _BUDGET,
+) -> dict[str, Any]:
+    """Everything that the page's script draws, ready for JSON."""
+    columns = truth.columns
+    for table in predictions.values():
+        columns = columns[columns.isin(table.columns)]
+    true = _on_card(card, truth, columns, "the truth")
+    genes = _choose_genes(true, int(budget / (_BYTES * len(true) * (1 + len(predictions)))))
+    strongest = np.argsort(-np.abs(true), axis=1, kind="stable")[:, :_OWN]
+    names, codes = np.unique(strongest, return_inverse=True)
+    shared, own = {}, {}
+    # One at a time: a whole copy of each would be as large as all tables.
+    for name, table in predictions.items():
+        values = _on_card(card, table, columns, name)
+        shared[name] = _quantised(values[:, genes])
+        own[name] = _quantised(np.take_along_axis(values, strongest, axis=1))
+    methods = card.ranking["method"]
+    labels = [label if isinstance(label, tuple) else (label,) for label in card.scores.columns]
+    head = {"name": HEADLINE_NAME, "title": "Headline", "up": True}
+    metrics = [head | {"ranks": bool(card.ranking["value"].notna().any())}]
+    scores = {}
+    for metric, ranks in zip(card.metrics, card.overall.ranks, strict=True):
+        about = {"name": metric.name, "title": metric.title, "up": metric.higher_is_better}
+        metrics.append(about | {"ranks": bool(ranks)})
+        scores[metric.name] = _floats(card.scores.xs(metric.name, level="metric").loc[methods])
+    drawn = ["value", "low", "high", "share", "share_low", "share_high"]
+    return {
+        "methods": [{"name": name, "role": card.role(name)} for name in methods],
+        "metrics": metrics,
+        "levels": [str(name or "condition") for name in card.scores.columns.names],
+        "conditions": [list(map(str, label)) for label in labels],
+        "overall": {
+            str(metric): rows.set_index("method").loc[methods, drawn].to_numpy().tolist()
+            for metric, rows in card.table.groupby("metric", sort=False)
+        },
+        "scores": scores,
+        "genes": [str(gene) for gene in columns[genes]],
+        "all_genes": len(columns),
+        "truth": _quantised(true[:, genes]),
+        "tables": shared,
+        "own": {
+            "names": [str(gene) for gene in columns[names]],
+            "codes": codes.reshape(strongest.shape).tolist(),
+            "truth": _quantised(np.take_along_axis(true, strongest, axis=1)),
+            "tables": own,
+        },
+    }
+
+
+def _on_card(card: Scorecard, table: pd.DataFrame, genes: pd.Index, name: str) -> Array:
+    """The values (conditions, genes) that were scored, joined by label; what is missing is 0."""
+    conditions = card.scores.columns
+    found = same_levels(table, conditions, name).reindex(index=conditions, columns=genes)
+    return np.nan_to_num(found.to_numpy(float), nan=0.0)
+
+
+def _choose_genes(truth: Array, count: int) -> Array:
+    """Positions of the genes to embed: half are the strongest, half an even sample of the rest,
+    strong to silent.
+
+    Strength is the root mean square over conditions (conditions, genes).
+    """
+    genes = truth.shape[1]
+    if count >= genes:
+        return np.arange(genes)
+    strongest = np.argsort(-np.sqrt(np.square(truth).mean(axis=0)), kind="stable")
+    count = max(count, 2)
+    first, rest = strongest[: count // 2], strongest[count // 2 :]
+    sample = rest[np.linspace(0, len(rest) - 1, count - count // 2).round().astype(int)]
+    return np.concatenate([first, sample])
+
+
+def _floats(values: pd.DataFrame) -> str:
+    """32-bit floats, little-endian, base64."""
+    return base64.b64encode(np.ascontiguousarray(values.to_numpy(), "<f4").tobytes()).decode()
+
+
+def _quantised(values: Array) -> dict[str, Any]:
+    """16-bit integers with one scale a row: exact to 1/32,767 of the row's largest value."""
+    scale = np.abs(values).max(axis=1, initial=0) / 32767
+    scale[scale == 0] = 1
+    whole = np.round(values / scale[:, None]).astype("<i2")
+    return {
+        "scale": [float(f"{s:.7g}") for s in scale],
+        "data": base64.b64encode(whole.tobytes()).decode(),
+    }
+
+
+def _script_json(record: Mapping[str, Any]) -> str:
+    """JSON that may stand inside a script element, where a name with ``</script>`` would end it."""
+    text = json.dumps(plain(dict(record)), separators=(",", ":"), allow_nan=False)
+    return text.replace("<", "\\u003c")

@@ -14,13 +14,13 @@ import pandas as pd
 
 from perturbgen.core.errors import ConfigError, SchemaError, shorten
 from perturbgen.core.stats import Array
-from perturbgen.evaluate.align import Policy, align, in_common, select, shared
+from perturbgen.evaluate.align import Policy, align, align_all, shared
 from perturbgen.evaluate.card import Scorecard
-from perturbgen.evaluate.catalogue import HEADLINE, OPEN_PROBLEMS, choose_metrics
+from perturbgen.evaluate.catalogue import HEADLINE, choose_metrics
 from perturbgen.evaluate.cells import cell_pair
 from perturbgen.evaluate.groups import effect_sizes, find_clusters, strata
 from perturbgen.evaluate.metrics import compute
-from perturbgen.evaluate.values import Comparison, Values
+from perturbgen.evaluate.values import Pair, Values
 
 _CELL_TYPE = "cell_type"
 _ZEROS = "zeros"
@@ -56,7 +56,7 @@ def score(
     chosen = choose_metrics(metrics, reference=reference is not None)
     _require_level(level)
     true, predicted = align(truth, prediction, genes=genes, rows=rows, name=name)
-    pair = Comparison(
+    pair = Pair(
         Values(true.to_numpy(), level, adjust, clip),
         Values(predicted.to_numpy(), level, adjust, clip),
         _find_groups(true.index, groups),
@@ -139,18 +139,6 @@ def score_cells(
     return table
 
 
-def open_problems_mean_score(values: pd.Series, worst: pd.Series) -> float:
-    """The mean score of Open Problems' website, from mean values of its five metrics and those of
-    its worst control.
-
-    Errors are scaled as 1 − v / v_worst (their worst control is ``sample``), correlations are taken
-    as they are; each is cut to 0..1.
-    """
-    errors = list(OPEN_PROBLEMS[:2])
-    scaled = pd.concat([1 - values[errors] / worst[errors], values[list(OPEN_PROBLEMS[2:])]])
-    return float(scaled.clip(0, 1).mean())
-
-
 def scorecard(
     truth: pd.DataFrame,
     predictions: Mapping[str, pd.DataFrame],
@@ -183,14 +171,14 @@ def scorecard(
     """
     chosen = choose_metrics(metrics, reference=reference is not None)
     _require_level(level)
-    true, tables = _align_all(truth, predictions, genes=genes, rows=rows)
+    true, tables = align_all(truth, predictions, genes=genes, rows=rows)
     if _ZEROS in negatives and _ZEROS not in tables:
         tables = {_ZEROS: pd.DataFrame(0.0, true.index, true.columns), **tables}
     values = Values(true.to_numpy(), level, adjust)
     told_apart, mean = _find_groups(true.index, groups), _find_reference(true, reference)
     names, scored = [metric.name for metric in chosen], {}
     for name, table in tables.items():
-        pair = Comparison(values, Values(table.to_numpy(), level, adjust), told_apart, mean)
+        pair = Pair(values, Values(table.to_numpy(), level, adjust), told_apart, mean)
         scored[name] = pd.DataFrame(compute(chosen, pair), names, true.index)
     about = {"conditions": len(true), "genes": true.shape[1], "level": level, "adjusted_p": adjust}
     return Scorecard(
@@ -205,23 +193,6 @@ def scorecard(
         seed=seed,
         info={**(info or {}), **about},
     )
-
-
-def _align_all(
-    truth: pd.DataFrame, predictions: Mapping[str, pd.DataFrame], *, genes: Policy, rows: Policy
-) -> tuple[pd.DataFrame, dict[str, pd.DataFrame]]:
-    """Truth and predictions with the same labels: with ``intersection``, what all of them have."""
-    if not predictions:
-        raise ConfigError("there is no prediction to score", expected="{name: conditions x genes}")
-    kept = {}
-    for name, table in predictions.items():
-        truth, kept[name] = in_common(truth, table, genes=genes, rows=rows, name=name)
-    # A second time, since each prediction may have taken labels from the truth that the ones before
-    # it still have.
-    true, aligned = truth, {}
-    for name, table in kept.items():
-        true, aligned[name] = align(truth, select(table, truth.index, truth.columns), name=name)
-    return true, aligned
 
 
 def join_scores(scores: Mapping[str, pd.DataFrame]) -> pd.DataFrame:

@@ -64,7 +64,7 @@ class Values:
 
 
 @dataclass(frozen=True, eq=False)
-class Comparison:
+class Pair:
     """A truth and a prediction whose rows are the truth's.
 
     ``groups`` (conditions,) says which conditions are told apart from which; ``reference``
@@ -76,7 +76,7 @@ class Comparison:
     groups: Array
     reference: Array | None = None
 
-    def blocks(self) -> list[Comparison]:
+    def blocks(self) -> list[Pair]:
         """A few rows each."""
         found = []
         for i, (true, predicted) in enumerate(
@@ -84,7 +84,7 @@ class Comparison:
         ):
             rows = slice(i * _BLOCK_ROWS, (i + 1) * _BLOCK_ROWS)
             reference = None if self.reference is None else self.reference[rows]
-            found.append(Comparison(true, predicted, self.groups[rows], reference))
+            found.append(Pair(true, predicted, self.groups[rows], reference))
         return found
 
     @property

@@ -1,5 +1,4 @@
-"""Cells of unmeasured conditions: how many a well holds, how deep each is sequenced, and their
-counts.
+"""Cells of unmeasured conditions: how many in a well, how deep, and their counts.
 
 >>> from perturbgen.generate import design_wells, fit_samplers, well_table
 >>> table = well_table(cells)

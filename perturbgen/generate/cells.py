@@ -1,5 +1,4 @@
-"""Cells that nobody measured: the wells of a plan, their latent points decoded, and counts drawn
-around the means.
+"""Cells that nobody measured: a plan's wells, latent points decoded, counts drawn around means.
 
 Counts are drawn at the price of the counts that come out, not of the zeros. A negative binomial
 count is a Poisson number of clusters, λ = r log(1 + m/r), each of a logarithmic size with θ = m/(m
@@ -50,8 +49,7 @@ _KEPT: Final = 1 << 28  # bytes of the largest array of a piece
 
 @dataclass(frozen=True)
 class Plan:
-    """Which wells of the conditions are generated, with how many cells of which depth, for any
-    replicate.
+    """Which wells are generated, with how many cells of which depth, for any replicate.
 
     Numbers of cells and depths come from one stream for (seed, replicate), since forests draw for
     all wells at once; latent points and counts from a stream of their own for each (seed,
@@ -84,9 +82,7 @@ class Plan:
 
 
 def add_covariates(wells: pd.DataFrame, obs: pd.DataFrame, names: Iterable[str]) -> pd.DataFrame:
-    """Wells with further columns of the cells' obs, joined by plate and well, in which they must be
-    constant.
-    """
+    """Wells with further columns of the cells' obs, which must be constant in a well."""
     for name in names:
         if name in wells:
             continue
@@ -114,9 +110,7 @@ class _WellCells(NamedTuple):
 
 
 class Piece(NamedTuple):
-    """Some of a well's cells on their way through the decoder: latent points, and the codes (1,
-    covariates) of all.
-    """
+    """Some of a well's cells: latent points (cells, latent), the codes (1, covariates) of all."""
 
     well: int
     z: torch.Tensor
@@ -146,9 +140,7 @@ class CellGenerator:
         return next(self.model.parameters()).device
 
     def codes(self, wells: pd.DataFrame, **replaced: str) -> np.ndarray:
-        """Condition codes (wells, covariates); ``replaced`` puts one value for all wells in a
-        column.
-        """
+        """Condition codes (wells, covariates); ``replaced`` puts one value in all of a column."""
         absent = [name for name in self.encoder.categories if name not in wells]
         if absent:
             raise SchemaError(
@@ -158,9 +150,7 @@ class CellGenerator:
         return self.encoder.codes(wells.assign(**replaced))
 
     def draw(self, plan: Plan, wells: pd.DataFrame, *, replicate: int) -> Iterator[_WellCells]:
-        """Cells of every well that has some, in the plan's order; ``wells`` are the plan's, with
-        all covariates.
-        """
+        """Cells of every well that has some; ``wells`` are the plan's, with all covariates."""
         pieces = self._pieces(plan, wells, plan.libraries(replicate), replicate)
         drawn = deque[Future[_WellCells]]()
         with drawing_threads() as pool:
@@ -174,9 +164,7 @@ class CellGenerator:
     def drawn_sums(
         self, plan: Plan, wells: pd.DataFrame, *, replicate: int
     ) -> tuple[sp.csr_array, np.ndarray]:
-        """Sums (wells, genes) int64 of each well's drawn cells, and how many cells they are; no
-        cell is kept.
-        """
+        """Sums (wells, genes) int64 of each well's drawn cells, and their numbers; none is kept."""
         rows: list[sp.csr_array] = [sp.csr_array((1, len(self.genes)), dtype=np.int64)] * len(wells)
         cells = np.zeros(len(wells), np.int64)
         for well, counts in self.draw(plan, wells, replicate=replicate):
@@ -187,9 +175,7 @@ class CellGenerator:
     def expected_sums(
         self, plan: Plan, wells: pd.DataFrame, *, replicate: int, **replaced: str
     ) -> np.ndarray:
-        """Noise-free sums (wells, genes) of the means of each well's cells; ``replaced`` as in
-        :meth:`codes`.
-        """
+        """Noise-free sums (wells, genes) of cells' means; ``replaced`` as in :meth:`codes`."""
         sums = np.zeros((len(wells), len(self.genes)))
         for piece in self._pieces(plan, wells, plan.libraries(replicate), replicate, **replaced):
             sums[piece.well] += self.means(piece)[0].sum(axis=0)
@@ -272,9 +258,7 @@ _STRIDE: Final = 32
 
 
 def _draw_counts(mean: _Array, r: _Array, rng: np.random.Generator) -> sp.csr_array:
-    """Counts (cells, genes) int32 of means (cells, genes) and dispersions r, (1, genes) or (cells,
-    genes).
-    """
+    """Counts (cells, genes) int32 of means (cells, genes) and r, (1, genes) or (cells, genes)."""
     cells, genes = mean.shape
     # Pages of an empty array are taken when written: this reserves room for the worst case, and
     # uses what is needed.
@@ -296,9 +280,7 @@ def _walk(
     columns: _Array,
     offsets: _Array,
 ) -> None:
-    """Fill the CSR arrays cell by cell; where the next point lies beyond a whole stride of genes,
-    they are skipped.
-    """
+    """Fill the CSR arrays cell by cell, skipping strides of genes that no point falls into."""
     used, genes = 0, mean.shape[1]
     for cell in range(mean.shape[0]):
         own = cell if r.shape[0] > 1 else 0
@@ -353,9 +335,7 @@ def _kept(u: float, ratio: float) -> bool:
 
 @njit(nogil=True, cache=True)
 def _logarithmic(ratio: float, rng: np.random.Generator) -> int:
-    """A logarithmic variate, P(k) ∝ θ^k / k with θ = ratio / (1 + ratio) (Kemp 1981: geometric,
-    random parameter).
-    """
+    """P(k) ∝ θ^k / k with θ = ratio / (1 + ratio) (Kemp 1981: geometric, random parameter)."""
     v = rng.random()
     if v * (1 + ratio) >= ratio:
         return 1

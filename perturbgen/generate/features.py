@@ -13,7 +13,7 @@ import pandas as pd
 
 from perturbgen.core.errors import SchemaError
 from perturbgen.core.labels import CONDITION
-from perturbgen.data.covariates import CovariateEncoder
+from perturbgen.data import CovariateEncoder
 from perturbgen.generate.wells import GROUP, WELL, covariates
 
 _ROUNDS: Final = 30
@@ -179,9 +179,7 @@ class FeatureMaker:
         return np.hstack([self.encoder.features(labels), numbers])
 
     def _others(self, labels: pd.DataFrame, whole: list[str], own: list[str]) -> pd.DataFrame:
-        """Sums over the known rows that share ``whole`` with a condition, less those that share
-        ``own``.
-        """
+        """Sums over known rows that share ``whole`` with a condition, less those of ``own``."""
         values = ["n_cells", "expected", "depth_sum"]
         all_, own_ = (_lookup(self.known.groupby(by)[values].sum(), labels) for by in (whole, own))
         return all_ - own_

@@ -1,6 +1,4 @@
-"""Where the latent points of generated cells come from: the prior, cells of the same type, or
-control cells.
-"""
+"""Latent points of generated cells: of the prior, of cells of the type, or of control cells."""
 
 from __future__ import annotations
 
@@ -45,16 +43,12 @@ class Latents(Protocol):
     """A source of latent points."""
 
     def draw(self, well: pd.Series, codes: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
-        """Points (cells, latent) for the cells of a well, whose condition codes are (cells,
-        covariates).
-        """
+        """(cells, latent) for the cells of a well with condition codes (cells, covariates)."""
 
 
 @dataclass(frozen=True)
 class PriorLatents:
-    """N(0, I), or the mixture; where its components belong to categories, each cell's own
-    component.
-    """
+    """N(0, I), or the mixture: of components that belong to categories, each cell's own."""
 
     model: LatentModel
 
@@ -68,8 +62,7 @@ class PriorLatents:
 
 @dataclass(frozen=True)
 class _BankLatents:
-    """Points of measured cells, (cells, latent), drawn with replacement among those that match a
-    well by ``keys``.
+    """Points of measured cells, (cells, latent), drawn among those that match a well by ``keys``.
 
     Where no cell matches all keys, the last key is dropped, with a warning: a plate without
     controls is served by the controls of the other plates. Where no cell type matches, it is an
@@ -89,9 +82,7 @@ class _BankLatents:
         return torch.from_numpy(self.points[chosen])
 
     def require(self, wells: pd.DataFrame) -> None:
-        """Say before any work is done which wells have nothing to draw from, or less than they
-        should.
-        """
+        """Say, before any work, which wells have nothing to draw from, or less than they should."""
         poor = []
         for _, well in wells.drop_duplicates(list(self.keys)).iterrows():
             _, used = self._matching(well)
@@ -178,9 +169,7 @@ def _latent_points(
     seed: int,
     parts: Callable[[], pd.Series],
 ) -> np.ndarray:
-    """Latent points (cells, latent): drawn from each cell's posterior; of a DGD, those that it
-    learned.
-    """
+    """(cells, latent), drawn from each cell's posterior; of a DGD, those that it learned."""
     import torch
 
     from perturbgen.models import DGD, NBVAE

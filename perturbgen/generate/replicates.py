@@ -73,7 +73,7 @@ def _write_replicate(
     tick: Callable[[int], None],
 ) -> None:
     """One replicate; the file has its name only when it is whole."""
-    from perturbgen.data.h5ad import SparseH5ad
+    from perturbgen.data import SparseH5ad
 
     lengths = [len(size) for size in plan.libraries(replicate)]
     obs = _cell_obs(wells, lengths, replicate)
@@ -86,9 +86,7 @@ def _write_replicate(
 
 
 def _cell_obs(wells: pd.DataFrame, lengths: list[int], replicate: int) -> pd.DataFrame:
-    """The labels of a replicate's cells, well after well, as ``CellGenerator.draw`` gives their
-    counts.
-    """
+    """The labels of a replicate's cells, in the order of ``CellGenerator.draw``."""
     obs = wells.iloc[np.repeat(np.arange(len(wells)), lengths)].reset_index(drop=True)
     number = [i for n in lengths for i in range(n)]
     labels = (obs[name].astype(str) for name in GROUP)

@@ -22,7 +22,7 @@ from perturbgen.core.errors import ConfigError, InputError, SchemaError
 from perturbgen.core.files import atomic_path, check_output, require_file
 from perturbgen.core.folds import deal
 from perturbgen.core.labels import CONDITION
-from perturbgen.data.covariates import CovariateEncoder
+from perturbgen.data import CovariateEncoder
 from perturbgen.generate.features import FeatureMaker, Reference
 from perturbgen.generate.forest import Forest, SamplerSettings, fit_out_of_fold
 from perturbgen.generate.wells import WellTable
@@ -44,8 +44,7 @@ _ARRAYS: Final = ("counts_residual", "depth_residual", "depth_rows")
 
 @dataclass(frozen=True)
 class CellSampler:
-    """Draws numbers of cells, then library sizes given those numbers, so that both follow the same
-    lost cells.
+    """Draws numbers of cells, then library sizes given those: both follow the same lost cells.
 
     cells   n ~ Poisson(exp(log expected + forest(x) + e)), e a residual of a training well from the
     leaves of x depth   mean log library size = reference + forest(x, log n / expected) + e',
@@ -229,8 +228,7 @@ def fit_samplers(
 def _condition_folds(
     groups: pd.DataFrame, folds: int, *, rng: np.random.Generator
 ) -> NDArray[np.int64]:
-    """A fold for each row. Conditions stay whole; those in many wells (controls), always measured,
-    are dealt by well.
+    """A fold for each row: conditions stay whole, those in many wells are dealt by well.
 
     A condition is in many wells where it has more than twice as many as the median one.
     """
@@ -248,8 +246,7 @@ def _noise_weights(noise: _Floats) -> _Floats:
 
 
 def _deconvolve(residual: _Floats, noise: _Floats) -> _Floats:
-    """Residuals (rows,) shrunk to the spread they would have without noise of these variances
-    (rows,).
+    """Residuals (rows,) shrunk to their spread without noise of these variances (rows,).
 
     e x sqrt(s2 / (s2 + noise)), where s2 is the spread beyond noise: the weighted mean of
     e^2 - noise, never negative. A draw adds the counting noise again.
@@ -284,9 +281,7 @@ def _weighted_quantiles(values: _Floats, weights: _Floats, q: _Floats) -> _Float
 
 
 def _poisson_mixture_quantiles(rate: _Floats, q: _Floats) -> NDArray[np.int64]:
-    """The smallest k with P(n <= k) >= q for equal mixtures of Poissons (rows, parts), as (rows,
-    q).
-    """
+    """The smallest k with P(n <= k) >= q, (rows, q), of mixtures of Poissons (rows, parts)."""
     most = rate.max(axis=1)
     beyond = np.ceil(most + 12 * np.sqrt(most) + 40)  # twelve SD up: no quantile lies there
     low, high = np.full((len(rate), len(q)), -1.0), np.repeat(beyond[:, None], len(q), axis=1)

@@ -1,5 +1,4 @@
-"""How well samplers foretell wells that they never saw: conditions are withheld as the competition
-does.
+"""How well samplers foretell wells that they never saw, withheld as the competition does.
 
 Drawn distributions are scored by CRPS, the coverage of their intervals and PIT; a page shows what
 was foretold of withheld wells, and what was there.
@@ -29,8 +28,7 @@ _Floats = NDArray[np.float64]
 
 
 def crps(draws: NDArray[np.generic], observed: NDArray[np.generic]) -> _Floats:
-    """Continuous ranked probability score (rows,) of draws (rows, n) for what was observed (rows,);
-    lower is better.
+    """Continuous ranked probability score (rows,) of draws (rows, n); lower is better.
 
     E|X - y| - E|X - X'| / 2 (Gneiting and Raftery 2007), in the fair form for a finite number of
     draws: pairs of a draw with itself do not count. A single draw is a point forecast, whose CRPS
@@ -48,9 +46,7 @@ def crps(draws: NDArray[np.generic], observed: NDArray[np.generic]) -> _Floats:
 def pit(
     draws: NDArray[np.generic], observed: NDArray[np.generic], *, rng: np.random.Generator
 ) -> _Floats:
-    """Probability integral transform (rows,), randomised between P(X < y) and P(X <= y), uniform
-    where calibrated.
-    """
+    """Probability integral transform (rows,), random between P(X < y) and P(X <= y)."""
     y = np.asarray(observed)[:, None]
     below, equal = (draws < y).sum(axis=1), (draws == y).sum(axis=1)
     return (below + rng.random(len(y)) * (equal + 1)) / (draws.shape[1] + 1)
@@ -71,8 +67,7 @@ _FEWEST_CELLS: Final = 5  # the median library size of fewer cells says nothing 
 def _withheld_folds(
     groups: pd.DataFrame, folds: int, *, rng: np.random.Generator
 ) -> NDArray[np.int64]:
-    """The fold in which each row is withheld (rows,): a compound's cell types are dealt to the
-    folds; -1 is never.
+    """The fold that withholds each row, -1 for never: a compound's cell types are dealt out.
 
     Controls, which stand in more than twice as many wells as the median compound, are always
     measured: never withheld.
@@ -101,9 +96,7 @@ def cross_validate(
     folds: int = 3,
     draws: int = 100,
 ) -> pd.DataFrame:
-    """The scores of every well x cell type, each withheld once, as :func:`score_samplers` gives
-    them.
-    """
+    """The scores of every well x cell type, each withheld once, by :func:`score_samplers`."""
     if folds < 2:
         raise ConfigError(f"{folds} folds", expected="2 or more")
     fold = _withheld_folds(table.groups, folds, rng=rng)
@@ -118,8 +111,7 @@ def cross_validate(
 def score_samplers(
     sampler: CellSampler, withheld: WellTable, *, draws: int, rng: np.random.Generator
 ) -> pd.DataFrame:
-    """One row for each withheld well x cell type: what was observed, median and interval, CRPS,
-    PIT.
+    """What was observed in each withheld well x cell type, the drawn median, CRPS and PIT.
 
     ``cells`` is the number of cells; ``depth`` the median library size, given nothing but the
     condition.
@@ -144,9 +136,7 @@ def observed_wells(table: WellTable) -> pd.DataFrame:
 def _draw_medians(
     sampler: CellSampler, conditions: pd.DataFrame, counts: pd.DataFrame, rng: np.random.Generator
 ) -> _Floats:
-    """Median library sizes (conditions, draws) for the drawn numbers of cells, five cells at the
-    fewest.
-    """
+    """Median library sizes (conditions, draws) of the drawn numbers of cells, five at least."""
     columns = []
     at_once = max(1, _ROWS_AT_ONCE // max(len(conditions), 1))
     for start in range(0, counts.shape[1], at_once):
@@ -160,9 +150,7 @@ def _draw_medians(
 def _score_draws(
     name: str, draws: _Floats, observed: pd.Series, *, rng: np.random.Generator
 ) -> pd.DataFrame:
-    """CRPS, PIT, median and the 80 % interval of draws (rows, n), as columns that begin with
-    ``name``.
-    """
+    """CRPS, PIT, median and 80 % interval of draws (rows, n); columns begin with ``name``."""
     known, values = observed.notna().to_numpy(), observed.fillna(0).to_numpy()
     low, middle, high = np.quantile(draws, [0.1, 0.5, 0.9], axis=1)
     columns = {
@@ -176,9 +164,7 @@ def _score_draws(
 
 
 def summarise(scores: pd.DataFrame) -> list[dict[str, Any]]:
-    """One row for each quantity and cell type, and for all: wells, CRPS, coverage of the 50, 80 and
-    95 % intervals.
-    """
+    """CRPS and coverage of the 50, 80 and 95 % intervals, by quantity and cell type."""
     rows = []
     for name in TARGETS:
         known = scores[scores[f"{name}_pit"].notna()]

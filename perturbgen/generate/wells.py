@@ -1,5 +1,4 @@
-"""What was counted in every well: how many cells of each type, and how deep each cell was
-sequenced.
+"""How many cells of each type were counted in every well, and how deep each was sequenced.
 
 Then what a well would hold if no compound did anything: plates, cell types, sequencing libraries.
 """
@@ -16,7 +15,7 @@ import pandas as pd
 
 from perturbgen.core.errors import CountsError, SchemaError, shorten, suggest
 from perturbgen.core.labels import CONDITION
-from perturbgen.data.covariates import complete
+from perturbgen.data import complete
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -61,7 +60,7 @@ class WellTable:
 
 def well_table(cells: AnnData) -> WellTable:
     """The table of an AnnData of raw counts, its obs and its sums taken from the same object."""
-    from perturbgen.data.schema import depth
+    from perturbgen.data import depth
 
     return tabulate(cells.obs, pd.Series(depth(cells), cells.obs_names))
 
@@ -115,9 +114,7 @@ def _aligned(totals: pd.Series, names: pd.Index) -> pd.Series:
 
 
 def covariates(obs: pd.DataFrame) -> pd.DataFrame:
-    """The covariates of cells or conditions as text, ``row`` and ``column`` read off the well's
-    name.
-    """
+    """The covariates of cells or conditions as text, ``row`` and ``column`` from the well."""
     absent = [name for name in (*CONDITION, *WELL) if name not in obs]
     if absent:
         raise SchemaError(

@@ -114,8 +114,11 @@ def kind_of(path: str | Path) -> str:
 
 
 @contextmanager
-def opened(path: str | Path) -> Iterator[Profiles]:
-    """The profiles of a path; streamed embeddings lie in a temporary folder while they are open."""
+def opened(path: str | Path, *, key: str | None = None) -> Iterator[Profiles]:
+    """The profiles of a path; streamed embeddings lie in a temporary folder while they are open.
+
+    ``key`` is :func:`perturbgen.profiles.read_profiles`'s, for a file.
+    """
     kind = kind_of(path)
     if kind in STREAMED:
         with tempfile.TemporaryDirectory() as folder:
@@ -129,7 +132,7 @@ def opened(path: str | Path) -> Iterator[Profiles]:
     elif kind == "bbbc021":
         yield bbbc021.read_bbbc021(path)
     else:
-        yield read_profiles(path, key="X" if Path(path).suffix == ".h5ad" else None)
+        yield read_profiles(path, key=key)
 
 
 def stream_embeddings(path: str | Path, out: str | Path) -> tuple[Profiles, Orphans]:

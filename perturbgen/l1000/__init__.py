@@ -1,4 +1,4 @@
-"""L1000: reading CMap's files, landmark extraction, signatures and connectivity, and a simulator of screens."""
+"""L1000: reading CMap's files, landmark extraction, signatures and connectivity."""
 
 from perturbgen.l1000.connectivity import max_quantile, ncs, read_gmt, tau, wtcs
 from perturbgen.l1000.extraction import Options, extract
@@ -10,8 +10,6 @@ from perturbgen.l1000.samples import landmarks
 from perturbgen.l1000.signatures import collapse, modz, robust_z
 from perturbgen.l1000.similarity import SIMILARITIES, symmetrised
 from perturbgen.l1000.writer import GctxWriter, write_gct, write_gctx
-from perturbgen.simulate.screen.files import screen_anndata, write_screen
-from perturbgen.simulate.screen.settings import ScreenSettings, screen_settings
 
 __all__ = [
     "SIMILARITIES",
@@ -19,7 +17,6 @@ __all__ = [
     "GctxWriter",
     "Options",
     "Profiles",
-    "ScreenSettings",
     "collapse",
     "extract",
     "landmarks",
@@ -32,14 +29,11 @@ __all__ = [
     "read_plate",
     "read_signatures",
     "robust_z",
-    "screen_anndata",
-    "screen_settings",
     "symmetrised",
     "tau",
     "unify",
     "without_self",
     "write_gct",
     "write_gctx",
-    "write_screen",
     "wtcs",
 ]

@@ -19,7 +19,7 @@ from perturbgen.core.errors import InputError, SchemaError, suggest
 from perturbgen.core.files import require_file, require_folder
 
 if TYPE_CHECKING:
-    from perturbgen.data.splits import Split
+    from perturbgen.data import Split
 
 _UNUSED = "unused"
 
@@ -49,7 +49,7 @@ class _LeakProof:
 
     def split(self, samples: pd.DataFrame, *, fold: int = 0) -> Split:
         """The part of every sample in one fold: train, val, test, or unused."""
-        from perturbgen.data.splits import Split
+        from perturbgen.data import Split
 
         if not 0 <= fold < len(self.folds):
             raise SchemaError(

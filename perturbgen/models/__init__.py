@@ -10,15 +10,19 @@ from perturbgen.models.base import (
     CountDecoder,
     CountParameters,
     LatentModel,
+    Trainable,
+    dense,
     log_evidence,
+    sizes,
 )
 from perturbgen.models.conditions import Conditions, Covariate
-from perturbgen.models.dgd import DGD
-from perturbgen.models.gaussian_vae import GaussianVAE
+from perturbgen.models.dgd import BETAS, DGD
+from perturbgen.models.gaussian_vae import GaussianDecoder, GaussianVAE
 from perturbgen.models.nbvae import NBVAE
-from perturbgen.nn.layers import Draws
+from perturbgen.nn import Draws
 
 __all__ = [
+    "BETAS",
     "DGD",
     "NBVAE",
     "CellBatch",
@@ -27,7 +31,11 @@ __all__ = [
     "CountParameters",
     "Covariate",
     "Draws",
+    "GaussianDecoder",
     "GaussianVAE",
     "LatentModel",
+    "Trainable",
+    "dense",
     "log_evidence",
+    "sizes",
 ]

@@ -1,13 +1,7 @@
-"""What the training loop asks of a model, whatever it models: counts, profiles, images.
+"""What the training loop asks of any model, and what the VAE and the DGD share.
 
-What a model needs of a batch of cells, whoever made it.
-
-What the VAE and the DGD share: latent points decoded into counts.
-
-The likelihood of cells that a model was not trained on, by importance sampling.
-
-From a latent point and conditions to the distribution of a cell's counts; shared by the VAE and the
-DGD.
+Latent points are decoded, with conditions, into the distribution of a cell's counts; the likelihood
+of cells that a model was not trained on comes by importance sampling.
 """
 
 from __future__ import annotations
@@ -31,12 +25,13 @@ from perturbgen.nn import (
     scaled_log_mean,
 )
 from perturbgen.nn.layers import Draws, Scaling, composition
-from perturbgen.nn.likelihoods import cell_of_each
+from perturbgen.nn.likelihoods import cell_of_each, sample_nb
+
+_DispersionKind = Literal["gene", "gene-category", "predicted"]
 
 
 class Trainable(nn.Module, ABC):
-    """A model that names the terms of its objective. Batches are what its feed yields; the loop
-    does not look inside.
+    """A model that names the terms of its objective; the loop does not look into a batch.
 
     A batch has ``index``, int64 (samples,): the positions of its samples in the feed.
     """
@@ -54,9 +49,7 @@ class Trainable(nn.Module, ABC):
             return self(batch, draws)
 
     def advance(self, step: int) -> None:
-        """Told the number of each step (0, 1, ...) before it is made: margins and the like are
-        functions of it.
-        """
+        """Told the number of each step (0, 1, ...) before it is made, for margins and the like."""
 
     def groups(self) -> dict[str, list[nn.Parameter]]:
         """The parameters by kind; each kind has a learning rate of its own."""
@@ -64,9 +57,7 @@ class Trainable(nn.Module, ABC):
 
 
 class CellBatch(Protocol):
-    """Some cells: their numbers in the store they came from, their counts, the categories of their
-    covariates.
-    """
+    """Some cells: their numbers in the store, their counts, their covariates' categories."""
 
     @property
     def index(self) -> Tensor:
@@ -108,21 +99,15 @@ def dense(counts: SparseCounts) -> Tensor:
     return out
 
 
-_DispersionKind = Literal["gene", "gene-category", "predicted"]
-
-
 class CountParameters(NamedTuple):
-    """Log mean (..., cells, genes) and log dispersion r, which broadcasts into it, of negative
-    binomial counts.
-    """
+    """Log mean (..., cells, genes) and log dispersion r, which broadcasts into it."""
 
     log_mean: Tensor
     log_r: Tensor
 
 
 class CountDecoder(nn.Module):
-    """p(x | z, c) = NB(mean = size × softmax(f(z, c)), r): layers of ``hidden`` widths, then one
-    unit per gene.
+    """p(x | z, c) = NB(size × softmax(f(z, c)), r): ``hidden`` layers, then a unit per gene.
 
     ``share`` (genes,) is each gene's part of all counts, where the last layer's bias starts. With
     ``additive`` the conditions act on the log means directly, too: a linear term beside the
@@ -149,29 +134,27 @@ class CountDecoder(nn.Module):
         self.trunk = MLP(
             n_latent, hidden, n_conditions=n_conditions, layer_norm=layer_norm, dropout=dropout
         )
+        # MLP ends linear: this finishes its last layer before the genes' own.
         last = [nn.LayerNorm(hidden[-1])] if layer_norm else []
         self.activation = nn.Sequential(*last, nn.ReLU(), nn.Dropout(dropout))
         self.head = nn.Linear(hidden[-1], n_genes)
-        self.additive = (
-            nn.Linear(n_conditions, n_genes, bias=False) if additive and n_conditions else None
-        )
-        if self.additive is not None:
+        self.additive: nn.Linear | None = None
+        if additive and n_conditions:
+            self.additive = nn.Linear(n_conditions, n_genes, bias=False)
             nn.init.zeros_(self.additive.weight)
         if share is not None:
             self._start_at(share)
-        self.dispersion: nn.Module = (
-            PredictedDispersion(hidden[-1], n_genes)
-            if dispersion == "predicted"
-            else Dispersion(
-                n_genes, n_categories=n_categories if dispersion == "gene-category" else None
-            )
-        )
+        self.dispersion: nn.Module
+        if dispersion == "predicted":
+            self.dispersion = PredictedDispersion(hidden[-1], n_genes)
+        else:
+            own = n_categories if dispersion == "gene-category" else None
+            self.dispersion = Dispersion(n_genes, n_categories=own)
 
     def forward(
         self, z: Tensor, features: Tensor | None, size: Tensor, category: Tensor | None = None
     ) -> CountParameters:
-        """Of latent points (..., cells, latent), condition features (cells, n_conditions) and sizes
-        (cells,).
+        """Of points (..., cells, latent), condition features (cells, n_conditions), sizes (cells,).
 
         ``category`` (cells,) int64 chooses the dispersion where it is per gene and category.
         Features and category of length 1 are those of all cells.
@@ -184,18 +167,13 @@ class CountDecoder(nn.Module):
     def composition(
         self, z: Tensor, features: Tensor | None, category: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Each gene's share of a cell's counts (..., cells, genes), and log r: nothing that needs a
-        size.
-        """
+        """Each gene's share (..., cells, genes) and log r: nothing that needs a size."""
         hidden = self.activation(self.trunk(z, features))
-        return composition(
-            self._logits(hidden, features).float(), scaling=self.scaling
-        ), self._log_r(hidden, category)
+        share = composition(self._logits(hidden, features).float(), scaling=self.scaling)
+        return share, self._log_r(hidden, category)
 
     def _logits(self, hidden: Tensor, features: Tensor | None) -> Tensor:
-        """Before they are scaled, (..., cells, genes); conditions that all cells share are one more
-        bias.
-        """
+        """Before scaling, (..., cells, genes); conditions that cells share are one more bias."""
         if self.additive is None or features is None:
             return self.head(hidden)
         shift = self.additive(features)
@@ -210,14 +188,12 @@ class CountDecoder(nn.Module):
 
     @torch.no_grad()
     def _start_at(self, share: Tensor) -> None:
-        """Let the last layer begin at the genes' mean shares; those of a sigmoid have their largest
-        at ½.
-        """
+        """The last layer begins at the genes' mean shares; a sigmoid's has its largest at ½."""
         share = share.float().clamp(min=1e-12)
         log_share = (share / share.sum()).log()
-        self.head.bias.copy_(
-            log_share if self.scaling == "total" else (log_share - log_share.max()).clamp(min=-20)
-        )
+        if self.scaling == "max":
+            log_share = (log_share - log_share.max()).clamp(min=-20)
+        self.head.bias.copy_(log_share)
         self.head.weight.mul_(0.1)
 
 
@@ -230,9 +206,9 @@ class Proposal(ABC):
 
 
 class LatentModel(Trainable):
-    """A model of counts x given conditions c through a latent point z, p(x | c) = ∫ p(x | z, c)
-    p(z) dz.
-    """
+    """Counts x given conditions c through a latent point z: p(x | c) = ∫ p(x | z, c) p(z) dz."""
+
+    n_latent: int
 
     def __init__(
         self, conditions: Conditions, decoder: CountDecoder, *, category: int | None = None
@@ -269,19 +245,15 @@ class LatentModel(Trainable):
     def prior_sample(
         self, n: int, generator: torch.Generator, codes: Tensor | None = None
     ) -> Tensor:
-        """Latent points (n, latent); where categories have components of their own, of the cells'
-        ``codes``.
-        """
+        """Points (n, latent); of components that belong to categories, those of ``codes``."""
 
     def decode(self, z: Tensor, codes: Tensor, size: Tensor) -> CountParameters:
-        """The distribution of the counts of cells with these latent points, condition codes and
-        sizes.
-        """
+        """The counts' distribution given latent points, condition codes and sizes."""
         category = None if self.category is None else codes[:, self.category]
         return self.decoder(z, self.conditions(codes), size, category)
 
     def composition(self, z: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
-        """Each gene's share of a cell's counts (cells, genes), and log r, which broadcasts into it."""
+        """Each gene's share of a cell's counts (cells, genes), and log r, which broadcasts."""
         category = None if self.category is None else codes[:, self.category]
         return self.decoder.composition(z, self.conditions(codes), category)
 
@@ -301,11 +273,7 @@ class LatentModel(Trainable):
     def sample(
         self, codes: Tensor, size: Tensor, generator: torch.Generator, z: Tensor | None = None
     ) -> Tensor:
-        """Counts (cells, genes) drawn for condition codes and sizes, from the prior unless latent
-        points are given.
-        """
-        from perturbgen.nn.distributions import sample_nb
-
+        """Counts (cells, genes) for codes and sizes, from the prior unless points are given."""
         z = self.prior_sample(len(codes), generator) if z is None else z
         return sample_nb(*self.decode(z, codes, size), generator)
 

@@ -43,7 +43,8 @@ class Covariate:
             )
         if self.descriptors is not None and len(self.descriptors) != self.categories:
             raise ConfigError(
-                f"covariate {self.name!r}: {len(self.descriptors)} descriptors for {self.categories} categories"
+                f"covariate {self.name!r}: {len(self.descriptors)} descriptors "
+                f"for {self.categories} categories"
             )
 
     def layer(self) -> nn.Module:

@@ -1,5 +1,4 @@
-"""The conditional Deep Generative Decoder (Schuster & Krogh 2023,
-doi:10.1093/bioinformatics/btad497).
+"""The conditional Deep Generative Decoder (Schuster & Krogh 2023).
 
 There is no encoder: every training cell i has a representation z_i of its own, learned with the
 decoder θ and the mixture φ by maximum a posteriori,
@@ -15,6 +14,7 @@ for it (``experiments/LOG.md``).
 
 from __future__ import annotations
 
+from functools import reduce
 from typing import NamedTuple
 
 import torch
@@ -85,9 +85,7 @@ class DGD(LatentModel):
         self.label, self.covariate = label, covariate
         self.prior_weight, self.n_cells, self.inner_steps = prior_weight, n_cells, inner_steps
         self.split = mixture.means.shape[1]
-        self.n_latent = self.split + (
-            0 if covariate_mixture is None else covariate_mixture.means.shape[1]
-        )
+        self.n_latent = sum(each.means.shape[1] for each in self._mixtures())
         # Rows belong to cells: the training loop shares their gradients itself, row by row.
         self._ddp_params_and_buffers_to_ignore = ["representations.weight"]
         self.representations = nn.Embedding(n_cells, self.n_latent, sparse=True)
@@ -97,13 +95,9 @@ class DGD(LatentModel):
 
     def groups(self) -> dict[str, list[nn.Parameter]]:
         """Network, mixtures and representations."""
-        mixtures = [
-            *self.mixture.parameters(),
-            *(self.covariate_mixture or nn.Module()).parameters(),
-        ]
         return {
             "network": [*self.conditions.parameters(), *self.decoder.parameters()],
-            "mixture": mixtures,
+            "mixture": [p for mixture in self._mixtures() for p in mixture.parameters()],
             "representations": list(self.representations.parameters()),
         }
 
@@ -113,9 +107,7 @@ class DGD(LatentModel):
         return self._terms(self.representations(batch.index), batch, codes)
 
     def validate(self, batch: CellBatch, draws: Draws) -> dict[str, Tensor]:
-        """The same, the validation cells' representations first moved some steps towards their
-        best.
-        """
+        """The same; validation cells' representations are first moved towards their best."""
         fit = self.refine(self.held_out[batch.index], batch, steps=self.inner_steps)
         self.held_out[batch.index] = fit.z
         with torch.no_grad():
@@ -139,18 +131,15 @@ class DGD(LatentModel):
         tolerance: float = 0.01,
         rate: float = 0.05,
     ) -> _Fit:
-        """Representations of new cells: from their ``starts`` best components, until no loss falls
-        by ``tolerance``.
-        """
+        """Representations of new cells, from their ``starts`` best components on."""
         means = self._start_points()
         with torch.no_grad():
             losses = torch.stack([self.loss(z.expand(len(batch.codes), -1), batch) for z in means])
-        best: _Fit | None = None
-        for chosen in losses.argsort(dim=0)[:starts]:
-            fit = self.refine(means[chosen], batch, steps=steps, tolerance=tolerance, rate=rate)
-            best = fit if best is None else _better(best, fit)
-        assert best is not None
-        return best
+        fits = (
+            self.refine(means[chosen], batch, steps=steps, tolerance=tolerance, rate=rate)
+            for chosen in losses.argsort(dim=0)[:starts]
+        )
+        return reduce(_better, fits)
 
     def refine(
         self, z: Tensor, batch: CellBatch, *, steps: int, tolerance: float = 0.0, rate: float = 0.05
@@ -172,7 +161,7 @@ class DGD(LatentModel):
                     break
                 before = least
             for group in optimiser.param_groups:
-                group["lr"] = rate / (1 + step / 20)
+                group["lr"] = rate / (1 + step / 20)  # so that the search comes to rest
             optimiser.step()
         return _Fit(best, least, step)
 
@@ -198,9 +187,7 @@ class DGD(LatentModel):
         return torch.cat(parts, dim=-1)
 
     def propose(self, batch: CellBatch) -> _LaplaceProposal:
-        """The curvature at the mode: Σ_g J_g J_gᵀ m_g r_g/(m_g + r_g), the Fisher information, and
-        the prior's.
-        """
+        """The Fisher information at the mode, Σ_g J_g J_gᵀ m_g r_g/(m_g + r_g), and the prior's."""
         mode = self.infer(batch).z
         size = sizes(batch.counts, self.decoder.scaling)
         with torch.no_grad():
@@ -221,9 +208,7 @@ class DGD(LatentModel):
         return _LaplaceProposal(mode, information + torch.diag_embed(self._prior_precision(mode)))
 
     def pyro_model(self, batch: CellBatch) -> None:
-        """The generative story, for Pyro; its ELBO with the guide is the objective but for log
-        p(φ).
-        """
+        """The generative story, for Pyro; its ELBO is the objective but for log p(φ)."""
         import pyro
         from pyro import distributions as dist
 

@@ -1,5 +1,4 @@
-"""A Gaussian VAE of normalised data, the comparison: what is lost when counts are treated as real
-numbers.
+"""A Gaussian VAE of normalised data: what is lost when counts are treated as real numbers.
 
 y = log(1 + 10⁴ x / total)        z ~ N(0, I)        y_g ~ N(f(z, c)_g, σ_g²)
 """
@@ -44,9 +43,7 @@ class GaussianDecoder(nn.Module):
     def forward(
         self, z: Tensor, features: Tensor | None, size: Tensor, category: Tensor | None = None
     ) -> CountParameters:
-        """Mean of y (..., cells, genes) and log σ (genes,); the size plays no part, y being free of
-        it.
-        """
+        """Mean of y (..., cells, genes) and log σ (genes,); y is free of the size."""
         # A gene without counts is fitted exactly: its σ would fall for ever, and its density grow.
         return CountParameters(
             self.network(z, features).float(), -3 + torch.nn.functional.softplus(self.log_sd + 3)
@@ -69,9 +66,7 @@ class GaussianVAE(NBVAE):
         super().__init__(n_latent, hidden, conditions, decoder, **options)  # type: ignore[arg-type]
 
     def log_likelihood(self, z: Tensor, batch: CellBatch, codes: Tensor | None = None) -> Tensor:
-        """Log density of y given z and c, (cells,); a density of real numbers, not comparable with
-        that of counts.
-        """
+        """Log density of y given z and c, (cells,); not comparable with that of counts."""
         size = sizes(batch.counts, "total")
         mean, log_sd = self.decode(z, batch.codes if codes is None else codes, size)
         return gaussian_log_prob(dense(_normalised(batch, size)), mean, log_sd).sum(-1)
@@ -80,9 +75,7 @@ class GaussianVAE(NBVAE):
     def sample(
         self, codes: Tensor, size: Tensor, generator: torch.Generator, z: Tensor | None = None
     ) -> Tensor:
-        """Counts (cells, genes): y drawn, scaled back to the cell's size, and rounded at random to
-        whole numbers.
-        """
+        """Counts (cells, genes): y drawn, scaled to the cell's size, rounded at random."""
         z = self.prior_sample(len(codes), generator) if z is None else z
         mean, log_sd = self.decode(z, codes, size)
         y = mean + log_sd.exp() * torch.randn(mean.shape, generator=generator, device=mean.device)

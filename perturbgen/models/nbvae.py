@@ -1,5 +1,4 @@
-"""The conditional NB-VAE: a variational autoencoder (Kingma & Welling 2014) of negative binomial
-counts.
+"""The conditional NB-VAE: a variational autoencoder (Kingma & Welling 2014) of counts.
 
     z ~ N(0, I)        x_g ~ NB(size · softmax(f(z, c))_g, r_g)        q(z | x, c) = N(μ(x, c),
     σ²(x, c))

@@ -1,17 +1,11 @@
-"""Torch building blocks: count likelihoods, scales and dispersions, the mixture prior, networks, margin heads.
+"""Torch building blocks: count likelihoods, dispersions, networks, the mixture prior, margin heads.
 
-The same likelihoods as Pyro distributions are in :mod:`perturbgen.nn.distributions`, apart because Pyro is slow to
-import.
+The same likelihoods as Pyro distributions are in :mod:`perturbgen.nn.distributions`, apart because
+Pyro is slow to import.
 """
 
-from perturbgen.nn.layers import (
-    MLP,
-    CountLinear,
-    Dispersion,
-    PredictedDispersion,
-    bounded_log_r,
-    scaled_log_mean,
-)
+from perturbgen.nn.encoders import make_encoder
+from perturbgen.nn.layers import MLP, Dispersion, Draws, PredictedDispersion, scaled_log_mean
 from perturbgen.nn.likelihoods import (
     ShapeError,
     SparseCounts,
@@ -21,24 +15,43 @@ from perturbgen.nn.likelihoods import (
     poisson_log_prob,
     zinb_log_prob,
 )
-from perturbgen.nn.margins import MarginHead
-from perturbgen.nn.mixture import GaussianMixture, Softball
+from perturbgen.nn.margins import MarginHead, ball, poincare_distance
+from perturbgen.nn.mixture import GaussianMixture
+from perturbgen.nn.vision import (
+    ChannelMix,
+    ColourMap,
+    DomainHead,
+    backbone,
+    batch_statistics,
+    coral,
+    own_statistics,
+    resized,
+)
 
 __all__ = [
     "MLP",
-    "CountLinear",
+    "ChannelMix",
+    "ColourMap",
     "Dispersion",
+    "DomainHead",
+    "Draws",
     "GaussianMixture",
     "MarginHead",
     "PredictedDispersion",
     "ShapeError",
-    "Softball",
     "SparseCounts",
-    "bounded_log_r",
+    "backbone",
+    "ball",
+    "batch_statistics",
+    "coral",
     "gaussian_log_prob",
+    "make_encoder",
     "nb_log_prob",
     "nb_log_prob_sparse",
+    "own_statistics",
+    "poincare_distance",
     "poisson_log_prob",
+    "resized",
     "scaled_log_mean",
     "zinb_log_prob",
 ]

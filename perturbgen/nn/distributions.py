@@ -1,6 +1,7 @@
 """The count likelihoods as Pyro distributions, for ``pyro.sample`` in a model or guide.
 
-Their parameters are logarithms, as the likelihoods': no mean underflows. ``sample`` takes a generator besides.
+Their parameters are logarithms, as the likelihoods' are: no mean underflows. ``sample`` takes a
+generator besides. Apart from the likelihoods, because Pyro is slow to import.
 """
 
 from __future__ import annotations
@@ -12,26 +13,31 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.distributions import constraints
 
-from perturbgen.nn.likelihoods import (
-    LOG_R_LIMITS,
-    check_fits,
-    nb_log_prob,
-    poisson_log_prob,
-    zinb_log_prob,
-)
+from perturbgen.nn.likelihoods import check_fits, nb_log_prob, sample_nb, zinb_log_prob
 
 
-class _Counts(TorchDistribution):
-    """Counts around a mean m = exp(log_mean), which sets the batch shape; the others broadcast into it."""
+class NegativeBinomial(TorchDistribution):
+    """Negative binomial counts of mean m = exp(log_mean) and variance m + m²/r, r = exp(log_r).
+
+    Gamma-Poisson: k ~ Poisson(g), g ~ Gamma(shape r, mean m); Poisson where r is infinite. The mean
+    sets the batch shape, into which other parameters broadcast.
+    """
 
     support = constraints.nonnegative_integer
+    arg_constraints: ClassVar = {"log_mean": constraints.real, "log_r": constraints.real}
     log_mean: Tensor
+    log_r: Tensor
 
     def __init__(
-        self, log_mean: Tensor, validate_args: bool | None = None, **parameters: Tensor | float
+        self,
+        log_mean: Tensor,
+        log_r: Tensor | float,
+        *,
+        validate_args: bool | None = None,
+        **further: Tensor | float,
     ) -> None:
         self.log_mean = log_mean
-        for name, value in parameters.items():
+        for name, value in {"log_r": log_r, **further}.items():
             tensor = torch.as_tensor(value, dtype=log_mean.dtype, device=log_mean.device)
             check_fits(name, tensor, log_mean.shape)
             setattr(self, name, tensor)
@@ -39,8 +45,13 @@ class _Counts(TorchDistribution):
 
     @property
     def mean(self) -> Tensor:
-        """E k."""
+        """E k = m."""
         return self.log_mean.exp()
+
+    @property
+    def variance(self) -> Tensor:
+        """Var k = m + m²/r."""
+        return self.mean + torch.exp(2 * self.log_mean - self.log_r)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> Self:
         """The same distribution over a wider batch."""
@@ -48,82 +59,30 @@ class _Counts(TorchDistribution):
         for name in self.arg_constraints:
             setattr(new, name, getattr(self, name))
         new.log_mean = self.log_mean.expand(batch_shape)
-        super(_Counts, new).__init__(torch.Size(batch_shape), validate_args=False)
+        super(NegativeBinomial, new).__init__(torch.Size(batch_shape), validate_args=False)
         new._validate_args = self._validate_args
         return new
 
-    def _check(self, value: Tensor) -> None:
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Log pmf of counts (..., *batch_shape)."""
         if self._validate_args:
             self._validate_sample(value)
-
-
-class _Poisson(_Counts):
-    """Poisson counts of mean exp(log_mean)."""
-
-    arg_constraints: ClassVar = {"log_mean": constraints.real}
-
-    def __init__(self, log_mean: Tensor, *, validate_args: bool | None = None) -> None:
-        super().__init__(log_mean, validate_args)
-
-    @property
-    def variance(self) -> Tensor:
-        """Var k = m."""
-        return self.mean
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        """Log pmf of counts (..., *batch_shape)."""
-        self._check(value)
-        return poisson_log_prob(value, self.log_mean)
-
-    @torch.no_grad()
-    def sample(self, sample_shape: Any = (), *, generator: torch.Generator | None = None) -> Tensor:
-        """Counts (*sample_shape, *batch_shape)."""
-        return torch.poisson(
-            self.mean.expand(self._extended_shape(sample_shape)), generator=generator
-        )
-
-
-class NegativeBinomial(_Counts):
-    """Negative binomial counts of mean m = exp(log_mean) and variance m + m²/r, r = exp(log_r).
-
-    Gamma-Poisson: k ~ Poisson(g), g ~ Gamma(shape r, mean m).
-    """
-
-    arg_constraints: ClassVar = {"log_mean": constraints.real, "log_r": constraints.real}
-    log_r: Tensor
-
-    def __init__(
-        self, log_mean: Tensor, log_r: Tensor | float, *, validate_args: bool | None = None
-    ) -> None:
-        super().__init__(log_mean, validate_args, log_r=log_r)
-
-    @property
-    def variance(self) -> Tensor:
-        """Var k = m + m²/r."""
-        return self.mean + torch.exp(2 * self.log_mean - self.log_r)
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        """Log pmf of counts (..., *batch_shape)."""
-        self._check(value)
         return nb_log_prob(value, self.log_mean, self.log_r)
 
     @torch.no_grad()
     def sample(self, sample_shape: Any = (), *, generator: torch.Generator | None = None) -> Tensor:
         """Counts (*sample_shape, *batch_shape)."""
-        return sample_nb(
-            self.log_mean.expand(self._extended_shape(sample_shape)), self.log_r, generator
-        )
+        log_mean = self.log_mean.expand(self._extended_shape(sample_shape))
+        return sample_nb(log_mean, self.log_r, generator)
 
 
-class _ZeroInflatedNegativeBinomial(_Counts):
-    """Zero with probability π = sigmoid(dropout_logits), else negative binomial; the mean is (1 − π) m."""
+class _ZeroInflatedNegativeBinomial(NegativeBinomial):
+    """Zero with probability π = sigmoid(dropout_logits), else negative binomial."""
 
     arg_constraints: ClassVar = {
-        "log_mean": constraints.real,
-        "log_r": constraints.real,
+        **NegativeBinomial.arg_constraints,
         "dropout_logits": constraints.real,
     }
-    log_r: Tensor
     dropout_logits: Tensor
 
     def __init__(
@@ -134,7 +93,9 @@ class _ZeroInflatedNegativeBinomial(_Counts):
         *,
         validate_args: bool | None = None,
     ) -> None:
-        super().__init__(log_mean, validate_args, log_r=log_r, dropout_logits=dropout_logits)
+        super().__init__(
+            log_mean, log_r, validate_args=validate_args, dropout_logits=dropout_logits
+        )
 
     @property
     def mean(self) -> Tensor:
@@ -144,31 +105,19 @@ class _ZeroInflatedNegativeBinomial(_Counts):
     @property
     def variance(self) -> Tensor:
         """Var k = (1 − π) (m + m²/r + π m²)."""
-        dropout = torch.sigmoid(self.dropout_logits)
-        square = torch.exp(2 * self.log_mean)
-        return torch.sigmoid(-self.dropout_logits) * (
-            self.log_mean.exp() + square * torch.exp(-self.log_r) + square * dropout
-        )
+        pi, square = torch.sigmoid(self.dropout_logits), torch.exp(2 * self.log_mean)
+        spread = self.log_mean.exp() + square * torch.exp(-self.log_r) + square * pi
+        return torch.sigmoid(-self.dropout_logits) * spread
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Log pmf of counts (..., *batch_shape)."""
-        self._check(value)
+        if self._validate_args:
+            self._validate_sample(value)
         return zinb_log_prob(value, self.log_mean, self.log_r, self.dropout_logits)
 
     @torch.no_grad()
     def sample(self, sample_shape: Any = (), *, generator: torch.Generator | None = None) -> Tensor:
         """Counts (*sample_shape, *batch_shape)."""
-        log_mean = self.log_mean.expand(self._extended_shape(sample_shape))
-        counts = sample_nb(log_mean, self.log_r, generator)
-        kept = torch.rand(counts.shape, generator=generator, device=counts.device) >= torch.sigmoid(
-            self.dropout_logits
-        )
-        return counts * kept
-
-
-def sample_nb(log_mean: Tensor, log_r: Tensor, generator: torch.Generator | None) -> Tensor:
-    """Counts of the shape of ``log_mean``: k ~ Poisson(g), g ~ Gamma(shape r, mean m)."""
-    r = log_r.clamp(*LOG_R_LIMITS).exp().expand(log_mean.shape)
-    # torch.distributions.Gamma calls the same function, but takes no generator.
-    rate = torch._standard_gamma(r, generator=generator) / r * log_mean.exp()
-    return torch.poisson(rate, generator=generator)
+        counts = super().sample(sample_shape, generator=generator)
+        chance = torch.rand(counts.shape, generator=generator, device=counts.device)
+        return counts * (chance >= torch.sigmoid(self.dropout_logits))

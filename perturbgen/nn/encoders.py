@@ -1,4 +1,4 @@
-"""Networks from a profile to an embedding: (rows, n_in) to (rows, n_out). All are functions of rows in any order.
+"""Networks from a profile to an embedding, (rows, n_in) to (rows, n_out).
 
 TabNet (Arik and Pfister 2021): steps that each look at a sparse choice of the features.
 """
@@ -19,7 +19,7 @@ from perturbgen.core.errors import ConfigError, suggest
 
 
 def _sparsemax(z: Tensor) -> Tensor:
-    """The nearest point of the simplex to each row (Martins and Astudillo 2016): sums to 1, most entries zero."""
+    """The nearest point of the simplex to each row (Martins and Astudillo 2016), mostly zeros."""
     ordered = z.sort(dim=-1, descending=True).values
     rank = torch.arange(1, z.shape[-1] + 1, device=z.device, dtype=z.dtype)
     above = ordered.cumsum(-1) - 1
@@ -50,14 +50,14 @@ class _Gated(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(rows, width)."""
-        return nn.functional.glu(self.norm(self.layer(x)), dim=-1)
+        return functional.glu(self.norm(self.layer(x)), dim=-1)
 
 
 class _TabNet(nn.Module):
-    """``steps`` of feature selection: each masks the features by what is left of their allowance, and reads on.
+    """``steps`` of feature selection: each masks the features by what is left of their allowance.
 
-    A feature used in one step may be used less in later ones (``relax`` 1: once; more: again). Each step reads
-    ``width`` numbers for the embedding and ``width`` for the next mask.
+    A feature used in one step may be used less in later ones (``relax`` 1: once; more: again). Each
+    step reads ``width`` numbers for the embedding and ``width`` for the next mask.
     """
 
     def __init__(
@@ -75,15 +75,10 @@ class _TabNet(nn.Module):
         sizes = [n_in, *[both] * (shared - 1)]
         common = [nn.Linear(size, 2 * both, bias=False) for size in sizes]
         self.norm = nn.BatchNorm1d(n_in)
-        self.readers = nn.ModuleList(
-            nn.ModuleList(
-                [
-                    *(_Gated(layer, both) for layer in common),
-                    _Gated(nn.Linear(both, 2 * both), both),
-                ]
-            )
-            for _ in range(steps + 1)
-        )
+        self.readers = nn.ModuleList()
+        for _ in range(steps + 1):
+            own = _Gated(nn.Linear(both, 2 * both), both)
+            self.readers.append(nn.ModuleList([*(_Gated(part, both) for part in common), own]))
         self.masks = nn.ModuleList(
             nn.Sequential(nn.Linear(width, n_in), _GhostNorm(n_in)) for _ in range(steps)
         )
@@ -93,17 +88,17 @@ class _TabNet(nn.Module):
         """(rows, n_out)."""
         x = self.norm(x)
         allowance = torch.ones_like(x)
-        attention = self.read(0, x)[:, self.width :]
+        attention = self._read(0, x)[:, self.width :]
         total = x.new_zeros(len(x), self.width)
         for step, choose in enumerate(self.masks, start=1):
             mask = _sparsemax(choose(attention) * allowance)
             allowance = allowance * (self.relax - mask)
-            read = self.read(step, mask * x)
+            read = self._read(step, mask * x)
             total = total + read[:, : self.width].relu()
             attention = read[:, self.width :]
         return self.out(total)
 
-    def read(self, step: int, x: Tensor) -> Tensor:
+    def _read(self, step: int, x: Tensor) -> Tensor:
         """(rows, 2 width), layers after the first added to what was before."""
         layers = list(self.readers[step].children())
         hidden = layers[0](x)
@@ -112,25 +107,21 @@ class _TabNet(nn.Module):
         return hidden
 
 
-def _lecun_normal(weight: Tensor, fan_in: int) -> Tensor:
-    """Variance 1/fan_in, with which SELU keeps mean 0 and variance 1 from layer to layer."""
-    return nn.init.normal_(weight, 0.0, 1 / math.sqrt(fan_in))
-
-
 def _selu_linear(n_in: int, n_out: int) -> nn.Linear:
-    """A layer for SELU: LeCun-normal weight, no bias at first."""
+    """A layer for SELU: weights of variance 1/n_in, with which SELU keeps mean 0 and variance 1."""
     layer = nn.Linear(n_in, n_out)
-    _lecun_normal(layer.weight, n_in)
+    nn.init.normal_(layer.weight, 0.0, 1 / math.sqrt(n_in))
     nn.init.zeros_(layer.bias)
     return layer
 
 
 class _DenselyConnected(nn.Module):
-    """Donner 2018: ``depth`` SELU layers of width ``growth``, each reading the input and all layers before it.
+    """Donner 2018: ``depth`` SELU layers of width ``growth``, each reading all that is before it.
 
-    h_i = SELU(b_i + W_i [x; h_1; ...; h_{i-1}]), out = b + W [x; h_1; ...; h_depth]. Nothing is ever concatenated: a
-    layer adds its part to all that come after it as soon as it is known, so that the activations kept for the gradient
-    are rows x (n_in + 2 depth x growth), not quadratic in depth.
+    h_i = SELU(b_i + W_i [x; h_1; ...; h_{i-1}]), out = b + W [x; h_1; ...; h_depth]. Nothing is
+    ever concatenated: a layer adds its part to all that come after it as soon as it is known, so
+    that the activations kept for the gradient are rows x (n_in + 2 depth x growth), not quadratic
+    in depth.
     """
 
     def __init__(self, n_in: int, n_out: int, *, depth: int = 64, growth: int = 16) -> None:
@@ -143,14 +134,11 @@ class _DenselyConnected(nn.Module):
             nn.Parameter(torch.empty(width, growth)) for width in following[1:]
         )
         with torch.no_grad():
-            for part in (self.first, *self.rest):  # by what the reading layer reads in all
-                reads = (
-                    n_in
-                    + growth
-                    * torch.arange(depth + 1).repeat_interleave(growth)[: following[0] - n_out]
-                )
-                fan = torch.cat([reads, torch.full((n_out,), n_in + growth * depth)])[-len(part) :]
-                part.normal_().div_(fan.float().sqrt()[:, None])
+            # Variance 1 / what the reading layer reads in all: layer i the input and i · growth.
+            layer = torch.arange(depth + 1).repeat_interleave(growth)[: following[0] - n_out]
+            fan = torch.cat([n_in + growth * layer, torch.full((n_out,), n_in + growth * depth)])
+            for part in (self.first, *self.rest):
+                part.normal_().div_(fan[-len(part) :].float().sqrt()[:, None])
 
     def forward(self, x: Tensor) -> Tensor:
         """(rows, n_out)."""
@@ -181,7 +169,7 @@ class _SelfNormalising(nn.Module):
 
 
 class _ThreeStage(nn.Module):
-    """Three stages of batch norm, dropout and a weight-normed layer, with leaky rectifiers between them."""
+    """Three stages of batch norm, dropout and a weight-normed layer; leaky rectifiers between."""
 
     def __init__(
         self,
@@ -213,9 +201,10 @@ class _ThreeStage(nn.Module):
 
 
 class _SoftOrdering(nn.Module):
-    """A layer that learns an order of the genes, then convolutions along it (lish-moa, second place).
+    """An order of the genes is learned, then convolutions along it (lish-moa, second place).
 
-    ``channels`` x ``places`` signals are made of the profile; two of the convolutions are skipped by a product.
+    ``channels`` x ``places`` signals are made of the profile; two of the convolutions are skipped
+    by a product.
     """
 
     def __init__(
@@ -241,19 +230,19 @@ class _SoftOrdering(nn.Module):
             weight_norm(nn.Linear(n_in, channels * places)),
             nn.CELU(0.06),
         )
-        self.widen = self.stage(channels, wide, 5, dropout)
+        self.widen = self._stage(channels, wide, 5, dropout)
         self.pool = nn.AvgPool1d(places // pooled)
         self.keep = nn.Sequential(
-            self.stage(wide, wide, 3, dropout), self.stage(wide, wide, 3, dropout)
+            self._stage(wide, wide, 3, dropout), self._stage(wide, wide, 3, dropout)
         )
-        self.gate = self.stage(wide, wide, 5, dropout)
+        self.gate = self._stage(wide, wide, 5, dropout)
         self.shrink = nn.MaxPool1d(4, 2, padding=1)
         self.out = nn.Sequential(
             nn.BatchNorm1d(wide * (pooled // 2)), nn.Linear(wide * (pooled // 2), n_out)
         )
 
     @staticmethod
-    def stage(n_in: int, n_out: int, width: int, dropout: float) -> nn.Sequential:
+    def _stage(n_in: int, n_out: int, width: int, dropout: float) -> nn.Sequential:
         """Batch norm, dropout, a weight-normed convolution and a rectifier."""
         convolution = weight_norm(nn.Conv1d(n_in, n_out, width, padding=width // 2))
         return nn.Sequential(nn.BatchNorm1d(n_in), nn.Dropout(dropout), convolution, nn.ReLU())

@@ -1,6 +1,7 @@
 """A small network whose first layer reads counts dense or sparse.
 
-From a network's output to the parameters of a count likelihood: means that keep to the cell's depth, bounded r.
+From a network's output to the parameters of a count likelihood: means that keep to the cell's
+depth, bounded r.
 
 Random numbers for a batch, the same whether one process holds the batch or several share it.
 """
@@ -21,7 +22,7 @@ from perturbgen.core.errors import ConfigError
 from perturbgen.nn.likelihoods import ShapeError, SparseCounts
 
 
-class CountLinear(nn.Module):
+class _CountLinear(nn.Module):
     """h = x W + c C + b: ``nn.Linear`` on [x; c] with the counts x (cells, n_in) dense or sparse.
 
     A sparse batch costs its non-zeros only. The weight is stored (n_in, n_out), a row per gene.
@@ -81,7 +82,7 @@ class MLP(nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        self.first = CountLinear(n_in, widths[0], n_conditions=n_conditions)
+        self.first = _CountLinear(n_in, widths[0], n_conditions=n_conditions)
         layers: list[nn.Module] = []
         for width, following in pairwise(widths):
             layers += [nn.LayerNorm(width)] if layer_norm else []
@@ -91,13 +92,14 @@ class MLP(nn.Module):
         self.rest = nn.Sequential(*layers)
 
     def forward(self, x: Tensor | SparseCounts, conditions: Tensor | None = None) -> Tensor:
-        """(cells, widths[-1]) from x (cells, n_in), dense or sparse, and the conditions (cells, n_conditions)."""
+        """(cells, widths[-1]) from x (cells, n_in) and conditions (cells, n_conditions)."""
         return self.rest(self.first(x, conditions))
 
 
 Scaling = Literal["total", "max"]
 
-# r from 1/1100 to 8100. Beyond, the variance m + m²/r tells r from its limit in no cell, and r would drift.
+# r from 1/1100 to 8100. Beyond, the variance m + m²/r tells r from its limit in no cell, and r
+# would drift.
 _LOG_R_CENTRE, _LOG_R_REACH = 1.0, 8.0
 
 _SHARES: dict[str, Callable[[Tensor], Tensor]] = {
@@ -107,10 +109,11 @@ _SHARES: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 def scaled_log_mean(logits: Tensor, size: Tensor, *, scaling: Scaling = "total") -> Tensor:
-    """Log means (..., cells, genes) from a decoder's ``logits`` of that shape and each cell's ``size`` (cells,).
+    """Log means (..., cells, genes) from ``logits`` of that shape and cells' ``size`` (cells,).
 
-    ``total``: m = total counts × softmax(logits), a composition, so that generated cells have the depth asked for.
-    ``max``: m = largest count × sigmoid(logits), where the depth is whatever the genes add up to.
+    ``total``: m = total counts × softmax(logits), a composition, so that generated cells have the
+    depth asked for. ``max``: m = largest count × sigmoid(logits), where the depth is whatever the
+    genes add up to.
     """
     if size.ndim != 1 or logits.ndim < 2 or len(size) != logits.shape[-2]:
         raise ShapeError(
@@ -126,13 +129,13 @@ def scaled_log_mean(logits: Tensor, size: Tensor, *, scaling: Scaling = "total")
 
 
 def composition(logits: Tensor, *, scaling: Scaling = "total") -> Tensor:
-    """Each gene's share (..., cells, genes) of the means that :func:`scaled_log_mean` gives for any size."""
+    """Each gene's share (..., cells, genes) of :func:`scaled_log_mean`'s means, for any size."""
     if scaling == "total":
         return logits.softmax(-1)
     return functional.normalize(logits.sigmoid(), p=1, dim=-1)
 
 
-def bounded_log_r(raw: Tensor) -> Tensor:
+def _bounded_log_r(raw: Tensor) -> Tensor:
     """Log r within [-7, 9], the identity near its centre.
 
     Smooth, because a gene beyond a clamp has no gradient left and never returns.
@@ -164,14 +167,14 @@ class Dispersion(nn.Module):
             raise ShapeError(
                 "the dispersion has "
                 + ("no categories" if self.raw.ndim == 1 else f"{len(self.raw)} categories"),
-                expected="a category per cell where it has categories, and none where it is per gene",
+                expected="a category per cell where it has categories, none where it is per gene",
             )
-        log_r = bounded_log_r(self.raw)
+        log_r = _bounded_log_r(self.raw)
         return log_r if category is None else log_r[category]
 
 
 class PredictedDispersion(nn.Module):
-    """A log r per cell and gene, predicted from the decoder's last hidden layer; it starts at ``r`` everywhere."""
+    """A log r per cell and gene, from the decoder's last hidden layer; ``r`` at first."""
 
     def __init__(self, n_hidden: int, n_genes: int, *, r: float = 2.0) -> None:
         super().__init__()
@@ -181,13 +184,14 @@ class PredictedDispersion(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """Log r (cells, genes) from (cells, hidden)."""
-        return bounded_log_r(self.linear(hidden))
+        return _bounded_log_r(self.linear(hidden))
 
 
 class Draws:
     """Standard normals for the cells ``rank``, ``rank + ranks``, ... of a batch of ``total`` cells.
 
-    All of the batch's numbers are drawn and our share is taken, so that two processes use what one would have used.
+    All of the batch's numbers are drawn and our share is taken, so that two processes use what one
+    would have used.
     """
 
     def __init__(

@@ -1,16 +1,19 @@
 """Count likelihoods in log space, exact in float32.
 
-The textbook formula of the negative binomial subtracts log-gammas of the size of r log r: in float32 its pmf exceeds 1
-once r is large, which training then exploits. Here a count k > 0 is evaluated by its deviance (Loader 2000, as R does):
+The textbook formula of the negative binomial subtracts log-gammas of the size of r log r: in
+float32 its pmf exceeds 1 once r is large, which training then exploits. Here a count k > 0 is
+evaluated by its deviance (Loader 2000, as R does):
 
     log NB(k; m, r) = −D − ½ log(2π k (k+r)/r) + δ(k+r) − δ(k) − δ(r)
     D = k log[k (m+r) / m (k+r)] + r log[(m+r)/(k+r)]  ≥ 0
 
 with δ the small remainder of Stirling's formula, and k = 0 by −r log(1 + m/r).
 
-What Stirling's formulas leave out, so that differences of log-gammas need no large numbers that cancel.
+What Stirling's formulas leave out, so that differences of log-gammas need no large numbers that
+cancel.
 
-Shapes that must agree: a cell-wise vector that broadcasts against a column silently makes (cells, cells).
+Shapes that must agree: a cell-wise vector that broadcasts against a column silently makes (cells,
+cells).
 """
 
 from __future__ import annotations
@@ -26,7 +29,8 @@ from torch.nn import functional
 from perturbgen.core.errors import PerturbgenError
 
 HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
-# From 6 on the series are exact to 1e-11; under it the direct difference loses less than 1e-6 in float32.
+# From 6 on the series are exact to 1e-11; under it the direct difference loses less than 1e-6 in
+# float32.
 _STEPS = 6
 
 
@@ -44,7 +48,8 @@ def _log_gamma_remainder(x: Tensor) -> Tensor:
 def _digamma_remainder(x: Tensor) -> Tensor:
     """ε(x) = log x − ψ(x), for x > 0; about 1/2x.
 
-    By ψ(x + 6) = ψ(x) + Σ 1/(x + i), i < 6, and the series there: several times faster than ``torch.digamma``.
+    By ψ(x + 6) = ψ(x) + Σ 1/(x + i), i < 6, and the series there: several times faster than
+    ``torch.digamma``.
     """
     inverse = 1 / (x + _STEPS)
     square = inverse * inverse
@@ -62,7 +67,7 @@ class ShapeError(PerturbgenError, ValueError):
 
 
 class SparseCounts(Protocol):
-    """The non-zeros of a batch, cell after cell; cell ``i`` owns ``offsets[i]`` up to ``offsets[i + 1]``."""
+    """The non-zeros of a batch; cell ``i`` owns ``offsets[i]`` up to ``offsets[i + 1]``."""
 
     @property
     def values(self) -> Tensor:
@@ -88,7 +93,7 @@ def cell_of_each(offsets: Tensor, n: int) -> Tensor:
 
 
 def _common_shape(counts: Tensor, log_mean: Tensor, **parameters: Tensor) -> torch.Size:
-    """The shape of the likelihood of counts given means: that of the two, which may differ in leading (draw) axes only.
+    """The shape of counts given means: theirs, which may differ in leading (draw) axes only.
 
     Further parameters may broadcast into that shape but not widen it.
     """
@@ -98,7 +103,7 @@ def _common_shape(counts: Tensor, log_mean: Tensor, **parameters: Tensor) -> tor
         raise ShapeError(
             f"counts of shape {tuple(counts.shape)} with means of shape {tuple(log_mean.shape)}",
             expected="the same shape, (cells, genes), or further leading axes in one of them",
-            cause="a vector (cells,) met a column (cells, 1), which would broadcast to (cells, cells)",
+            cause="a vector (cells,) met a column (cells, 1): they broadcast to (cells, cells)",
             fix="reshape one of them: x[:, None] makes the column, x.squeeze(-1) the vector",
         )
     for name, value in parameters.items():
@@ -112,23 +117,26 @@ def check_fits(name: str, value: Tensor, shape: torch.Size) -> None:
     if value.ndim > len(shape) or any(own not in (1, full) for own, full in shared):
         raise ShapeError(
             f"{name} of shape {tuple(value.shape)} does not fit into {tuple(shape)}",
-            expected="one value, one per gene (genes,), one per cell (cells, 1), or one of each (cells, genes)",
+            expected="one value, one per gene (genes,), one per cell (cells, 1), "
+            "or one of each (cells, genes)",
             fix=f"reshape it; {name}[:, None] makes a column of a vector of cells",
         )
 
 
-# Beyond these r equals its limits in float32 for any count (a Poisson above), and powers of e stay finite.
-LOG_R_LIMITS = (-30.0, 40.0)
-# m under e^-60 enters the ratios of the deviance as e^-60, the rest linearly: there log(1 + c/m) = log c - log m.
+# Beyond these r equals its limits in float32 for any count (a Poisson above), and powers of e stay
+# finite.
+_LOG_R_LIMITS = (-30.0, 40.0)
+# m under e^-60 enters the ratios of the deviance as e^-60, the rest linearly: there log(1 + c/m) =
+# log c - log m.
 _LEAST_LOG_MEAN = -60.0
 
 
 def nb_log_prob(counts: Tensor, log_mean: Tensor, log_r: Tensor | float) -> Tensor:
-    """Log NB(k; m, r) = log Γ(k+r) − log Γ(r) − log k! + k log m/(r+m) + r log r/(r+m), all (cells, genes).
+    """Log NB(k; m, r) = log Γ(k+r) − log Γ(r) − log k! + k log m/(r+m) + r log r/(r+m).
 
-    Takes m and r in log space, so that m → 0 and r → ∞ (the Poisson limit) stay exact in float32. ``log_r`` may be one
-    value, (genes,) or (cells, 1); half precision is raised to float32. The gradient (in ``log_mean`` and ``log_r``) is
-    in closed form, and cannot be differentiated again.
+    Takes m and r in log space, so that m → 0 and r → ∞ (the Poisson limit) stay exact in float32.
+    ``log_r`` may be one value, (genes,) or (cells, 1); half precision is raised to float32. The
+    gradient (in ``log_mean`` and ``log_r``) is in closed form, and cannot be differentiated again.
     """
     log_mean, log_r = _floats(log_mean, log_r)
     shape = _common_shape(counts, log_mean, log_r=log_r)
@@ -145,16 +153,19 @@ def nb_log_prob(counts: Tensor, log_mean: Tensor, log_r: Tensor | float) -> Tens
 def nb_log_prob_sparse(
     values: Tensor, columns: Tensor, offsets: Tensor, log_mean: Tensor, log_r: Tensor | float
 ) -> Tensor:
-    """Log NB of whole cells, (cells,): ``nb_log_prob`` summed over genes, from the non-zero counts of a batch.
+    """Log NB of whole cells, (cells,): ``nb_log_prob`` summed over genes, from the non-zeros.
 
-    Non-zero ``i`` is ``values[i]`` in gene ``columns[i]``; cell ``c`` owns ``offsets[c]`` up to ``offsets[c + 1]``.
-    ``log_mean`` is (cells, genes), ``log_r`` broadcasts into it. Only non-zeros need log-gammas.
+    Non-zero ``i`` is ``values[i]`` in gene ``columns[i]``; cell ``c`` owns ``offsets[c]`` up to
+    ``offsets[c + 1]``. ``log_mean`` is (cells, genes), ``log_r`` broadcasts into it. Only non-zeros
+    need log-gammas.
     """
     log_mean, log_r = _floats(log_mean, log_r)
     if log_mean.ndim != 2 or len(offsets) != len(log_mean) + 1 or values.shape != columns.shape:
         raise ShapeError(
-            f"{len(offsets) - 1} cells, {len(values)} values in {len(columns)} columns, means {tuple(log_mean.shape)}",
-            expected="offsets (cells + 1,), values and columns (non-zeros,), log_mean (cells, genes)",
+            f"{len(offsets) - 1} cells, {len(values)} values in {len(columns)} columns, "
+            f"means {tuple(log_mean.shape)}",
+            expected="offsets (cells + 1,), values and columns (non-zeros,), "
+            "log_mean (cells, genes)",
         )
     _common_shape(log_mean, log_mean, log_r=log_r)
     rows = cell_of_each(offsets, len(values))
@@ -165,8 +176,16 @@ def nb_log_prob_sparse(
     )
 
 
+def sample_nb(log_mean: Tensor, log_r: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Counts of the shape of ``log_mean``: k ~ Poisson(g), g ~ Gamma(shape r, mean m)."""
+    r = log_r.clamp(*_LOG_R_LIMITS).exp().expand(log_mean.shape)
+    # torch.distributions.Gamma calls the same function, but takes no generator.
+    rate = torch._standard_gamma(r, generator=generator) / r * log_mean.exp()
+    return torch.poisson(rate, generator=generator)
+
+
 def poisson_log_prob(counts: Tensor, log_mean: Tensor) -> Tensor:
-    """Log Poisson(k; m) = k log m − m − log k!, all (cells, genes): the negative binomial with r → ∞."""
+    """Log Poisson(k; m) = k log m − m − log k!: the negative binomial with r → ∞."""
     return nb_log_prob(counts, log_mean, torch.inf)
 
 
@@ -189,14 +208,14 @@ def gaussian_log_prob(values: Tensor, mean: Tensor, log_sd: Tensor | float) -> T
 
 
 class _NegativeBinomial(torch.autograd.Function):
-    """The log pmf with its two slopes in closed form: automatic ones cost a digamma per zero, and cancel."""
+    """The log pmf, its slopes in closed form: automatic ones cost a digamma a zero, and cancel."""
 
     @staticmethod
     def forward(
         ctx: Any, counts: Tensor, log_mean: Tensor, log_r: Tensor, *where: Tensor
     ) -> Tensor:
         """Of the zeros everywhere, then of the ``counts`` (non-zeros,) at ``where``."""
-        bounded = log_r.clamp(*LOG_R_LIMITS)
+        bounded = log_r.clamp(*_LOG_R_LIMITS)
         r, mean = bounded.exp(), log_mean.exp()
         odds = mean / r
         by_log_mean = mean.div_(1 + odds).neg_()
@@ -227,8 +246,9 @@ class _NegativeBinomial(torch.autograd.Function):
 def _positive_counts(k: Tensor, log_mean: Tensor, log_r: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Log NB of counts k > 0 and its slopes along log m and log r, all (non-zeros,).
 
-    With a < b the two of k and m, both logarithms of the deviance are ± log(1 + a positive number), so that neither
-    cancels wherever m lies: log[k (m+r) / m (k+r)] by r (b−a) / a (b+r), and log[(k+r)/(m+r)] by (b−a) / (a+r).
+    With a < b the two of k and m, both logarithms of the deviance are ± log(1 + a positive number),
+    so that neither cancels wherever m lies: log[k (m+r) / m (k+r)] by r (b−a) / a (b+r), and
+    log[(k+r)/(m+r)] by (b−a) / (a+r).
     """
     floored = log_mean.clamp(min=_LEAST_LOG_MEAN)
     mean, r = floored.exp(), log_r.exp()

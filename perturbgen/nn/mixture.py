@@ -1,7 +1,7 @@
-"""The prior of the Deep Generative Decoder (Schuster & Krogh 2023, doi:10.1093/bioinformatics/btad497).
+"""The prior of the Deep Generative Decoder (Schuster & Krogh 2023).
 
-A Gaussian mixture over representations z, whose own parameters have priors: a soft ball for the means, a Dirichlet for
-the weights, a normal for the log variances.
+A Gaussian mixture over representations z, whose own parameters have priors: a soft ball for the
+means, a Dirichlet for the weights, a normal for the log variances.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ _SHELLS = 2**16
 
 
 @dataclass(frozen=True)
-class Softball:
-    """Almost uniform within a ball of radius R, falling off at its edge: p(x) ∝ 1 / (1 + exp(a (‖x‖/R − 1))).
+class _Softball:
+    """Almost uniform in a ball of radius R: p(x) ∝ 1 / (1 + exp(a (‖x‖/R − 1))).
 
-    Normalised exactly; the published constant is that of the hard ball, a → ∞. With a small hardness a and many
-    dimensions L most of the mass is outside R, near ‖x‖ = R L/a.
+    Normalised exactly; the published constant is that of the hard ball, a → ∞. With a small
+    hardness a and many dimensions L most of the mass is outside R, near ‖x‖ = R L/a.
     """
 
     dimension: int
@@ -90,11 +90,11 @@ class Softball:
 
 
 class GaussianMixture(nn.Module):
-    """A mixture of K Gaussians over representations of L dimensions, learned under priors on its parameters.
+    """K Gaussians over representations of L dimensions, learned under priors.
 
-    means μ_k ~ Softball(radius, hardness); weights w = softmax(weight_logits) ~ Dirichlet(concentration);
-    −log σ²_k ~ Normal(−2 log sd, sd_spread²), per dimension ("diagonal") or one a component ("isotropic").
-    ``sd`` is also where the components start; by default 0.2 R/K.
+    means μ_k ~ Softball(radius, hardness); weights w = softmax(weight_logits) ~
+    Dirichlet(concentration); −log σ²_k ~ Normal(−2 log sd, sd_spread²), per dimension ("diagonal")
+    or one a component ("isotropic"). ``sd`` is also where the components start; by default 0.2 R/K.
     """
 
     def __init__(
@@ -111,7 +111,7 @@ class GaussianMixture(nn.Module):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        self.softball = Softball(dimension, radius, hardness)
+        self.softball = _Softball(dimension, radius, hardness)
         self.sd = 0.2 * radius / n_components if sd is None else sd
         self.sd_spread, self.concentration = sd_spread, concentration
         if not (self.sd > 0 and sd_spread > 0 and concentration > 0):
@@ -133,14 +133,14 @@ class GaussianMixture(nn.Module):
         return self.component_log_prob(z).logsumexp(-1)
 
     def component_log_prob(self, z: Tensor) -> Tensor:
-        """Log w_k N(z; μ_k, σ²_k), (..., components); its softmax is how far each component answers for z."""
+        """Log w_k N(z; μ_k, σ²_k), (..., components); its softmax: how far each answers for z."""
         log_precision = self.log_precision.expand_as(self.means)
         squared = (z.unsqueeze(-2) - self.means).square() * log_precision.exp()
         log_normal = (0.5 * (log_precision - squared) - HALF_LOG_2PI).sum(-1)
         return self.weight_logits.log_softmax(0) + log_normal
 
     def prior_log_prob(self) -> Tensor:
-        """Log density of the parameters, one number for the whole data set: to be counted once, not once a cell."""
+        """Log density of the parameters, to be counted once for all data, not once a cell."""
         n, alpha = len(self.weight_logits), self.concentration
         dirichlet = (
             (alpha - 1) * self.weight_logits.log_softmax(0).sum()
@@ -155,7 +155,7 @@ class GaussianMixture(nn.Module):
     def sample(
         self, n: int, *, component: Tensor | None = None, generator: torch.Generator | None = None
     ) -> Tensor:
-        """Representations (n, dimension), of given components, int64 (n,), or of components drawn by weight."""
+        """(n, dimension), of given components, int64 (n,), or of components drawn by weight."""
         if component is None:
             component = torch.multinomial(
                 self.weight_logits.softmax(0), n, replacement=True, generator=generator

@@ -1,19 +1,18 @@
 """Networks from images to features: a small one for a CPU, and MONAI's residual and dense ones.
 
-Microscope images of any number of channels before networks that were made for three.
-
-Against batch effects in networks: the batch's own statistics, and penalties on features that tell batches apart.
-
-AdaBN (Li et al. 2018) estimates the statistics of batch normalisation anew on each experiment. CORAL (Sun and Saenko
-2016) punishes differences of means and covariances between domains; DANN (Ganin et al. 2016) features from which a
-second classifier can read the domain.
+Before networks that were made for three channels stand stems for any number; against batch effects
+in them stand the batch's own statistics and penalties on features that tell batches apart. AdaBN
+(Li et al. 2018) estimates the statistics of batch normalisation anew on each experiment. CORAL (Sun
+and Saenko 2016) punishes differences of means and covariances between domains; DANN (Ganin et al.
+2016) features from which a second classifier can read the domain.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Final, Literal
+from itertools import pairwise
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
@@ -23,17 +22,18 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from perturbgen.core.errors import MissingDependencyError
 from perturbgen.nn.likelihoods import ShapeError
 
-_Adapter = Literal["stem", "mix", "colours"]
+_PHOTOGRAPH: Final = 3  # channels of the networks that weights are published for
+_RESNETS: Final = {"resnet18": 512, "resnet34": 512, "resnet50": 2048}  # with their features
 
 
 class ColourMap(nn.Module):
-    """Each channel x_c in a fixed colour: RGB = min(1, sum_c min(1, x_c / full_c) colour_c); nothing is learned."""
+    """Channels in fixed colours: RGB = min(1, sum_c min(1, x_c / full_c) colour_c)."""
 
     colours: Tensor
     full: Tensor
 
     def __init__(self, colours: Sequence[Sequence[float]], full: Sequence[float]) -> None:
-        """``colours`` (channels, 3) and ``full`` (channels,), the brightness that is shown in full, from 0 to 1."""
+        """``colours`` (channels, 3); ``full`` (channels,) is shown at full brightness, 0 to 1."""
         super().__init__()
         self.register_buffer("colours", torch.tensor(colours, dtype=torch.float32))
         self.register_buffer("full", torch.tensor(full, dtype=torch.float32)[:, None, None])
@@ -46,50 +46,19 @@ class ColourMap(nn.Module):
 
 
 class ChannelMix(nn.Conv2d):
-    """A learned 1 x 1 convolution to three channels; it begins with each channel in equal parts in all three."""
+    """A learned 1 x 1 convolution to three channels; it begins with equal parts in all three."""
 
     def __init__(self, channels: int) -> None:
         super().__init__(channels, 3, kernel_size=1)
         with torch.no_grad():
-            self.weight.copy_(
-                torch.full_like(self.weight, 1 / channels)
-                + 0.1 / channels * torch.randn(3, channels, 1, 1)
-            )
-            nn.init.zeros_(self.bias)  # type: ignore[arg-type]  # a Conv2d built with a bias has one
+            equal = torch.full_like(self.weight, 1 / channels)
+            self.weight.copy_(equal + 0.1 / channels * torch.randn(3, channels, 1, 1))
+            nn.init.zeros_(self.bias)  # type: ignore[arg-type]  # a Conv2d with a bias has one
 
     def forward(self, images: Tensor) -> Tensor:
         """(images, 3, height, width)."""
         _require_channels(images, self.in_channels)
         return super().forward(images)
-
-
-def _widened(first: nn.Conv2d, channels: int) -> nn.Conv2d:
-    """The first convolution of a network for another number of channels, with the mean of its weights for each.
-
-    Times old / new channels, so that activations keep their scale and weights learned on photographs stay of use.
-    """
-    new = nn.Conv2d(
-        channels,
-        first.out_channels,
-        first.kernel_size,
-        first.stride,
-        first.padding,  # type: ignore[arg-type]
-        bias=first.bias is not None,
-    )
-    with torch.no_grad():
-        new.weight.copy_(resized(first.weight, channels))
-        if first.bias is not None and new.bias is not None:
-            new.bias.copy_(first.bias)
-    return new
-
-
-def resized(weight: Tensor, channels: int) -> Tensor:
-    """A convolution's weights (out, in, height, width) for other input channels; the same ones if the number is."""
-    if weight.shape[1] == channels:
-        return weight
-    return (weight.mean(dim=1, keepdim=True) * (weight.shape[1] / channels)).repeat(
-        1, channels, 1, 1
-    )
 
 
 def _require_channels(images: Tensor, channels: int) -> None:
@@ -101,26 +70,19 @@ def _require_channels(images: Tensor, channels: int) -> None:
         )
 
 
-_Make = Callable[[], tuple[nn.Module, int]]
-_PHOTOGRAPH: Final = 3  # channels of the networks that weights are published for
-
-
 class _SmallCNN(nn.Module):
-    """3 x 3 convolutions with batch normalisation, each halving the image; the mean over what is left is the feature.
+    """3 x 3 convolutions with batch normalisation, each halving the image, and a mean.
 
-    (images, channels, height, width) to (images, widths[-1]); the image must be at least 2 ** len(widths) wide.
+    (images, channels, height, width) to (images, widths[-1]); the image must be at least 2 **
+    len(widths) wide.
     """
 
     def __init__(self, channels: int, widths: Sequence[int] = (16, 32, 64)) -> None:
         super().__init__()
         layers: list[nn.Module] = []
-        for before, after in zip((channels, *widths), widths, strict=False):
-            layers += [
-                nn.Conv2d(before, after, 3, padding=1, bias=False),
-                nn.BatchNorm2d(after),
-                nn.ReLU(),
-                nn.MaxPool2d(2),
-            ]
+        for before, after in pairwise((channels, *widths)):
+            convolution = nn.Conv2d(before, after, 3, padding=1, bias=False)
+            layers += [convolution, nn.BatchNorm2d(after), nn.ReLU(), nn.MaxPool2d(2)]
         self.channels, self.width = channels, widths[-1]
         self.layers = nn.Sequential(*layers)
 
@@ -130,50 +92,16 @@ class _SmallCNN(nn.Module):
         return self.layers(images).mean(dim=(2, 3))
 
 
-def _residual(name: str) -> _Make:
-    """MONAI's ResNet of a name, from scratch, without its classifier."""
+def backbone(
+    name: str, channels: int, *, widths: Sequence[int] = (16, 32, 64)
+) -> tuple[nn.Module, int]:
+    """A network for images of so many channels, from scratch, and how many features it gives.
 
-    def make() -> tuple[nn.Module, int]:
-        nets = _monai_nets()
-        wide = {"resnet18": 512, "resnet34": 512, "resnet50": 2048}[name]
-        build: Any = getattr(nets, name)
-        return (
-            build(
-                spatial_dims=2,
-                n_input_channels=_PHOTOGRAPH,
-                conv1_t_size=7,
-                conv1_t_stride=2,
-                feed_forward=False,
-                bias_downsample=False,  # as torchvision, whose weights then fit; batch normalisation takes a bias away
-            ),
-            wide,
-        )
-
-    return make
-
-
-def _dense(name: str) -> _Make:
-    """MONAI's DenseNet of a name, from scratch, without its classifier."""
-
-    def make() -> tuple[nn.Module, int]:
-        network: Any = getattr(_monai_nets(), name)(
-            spatial_dims=2, in_channels=_PHOTOGRAPH, out_channels=1
-        )
-        wide = network.class_layers.out.in_features
-        network.class_layers.out = nn.Identity()
-        return network, wide
-
-    return make
-
-
-_BACKBONES: Final[dict[str, _Make]] = {
-    **{name: _residual(name) for name in ("resnet18", "resnet34", "resnet50")},
-    **{name: _dense(name) for name in ("DenseNet121", "DenseNet161")},
-}
-
-
-def _monai_nets() -> Any:
-    """MONAI's networks; an extra, since only images need them."""
+    ``name`` is small, or one of MONAI's (resnet18, DenseNet121, ...), without its classifier. Those
+    are built for three channels; for another number their first convolution is replaced.
+    """
+    if name == "small":
+        return _SmallCNN(channels, widths), widths[-1]
     try:
         from monai.networks import nets
     except ImportError:
@@ -181,32 +109,60 @@ def _monai_nets() -> Any:
             "MONAI is not installed, whose networks these are",
             fix='pip install "perturbgen[images]", or the small network: model.backbone = "small"',
         ) from None
-    return nets
-
-
-def backbone(
-    name: str, channels: int, *, widths: Sequence[int] = (16, 32, 64)
-) -> tuple[nn.Module, int]:
-    """A network for images of so many channels, and how many features it gives.
-
-    The networks of MONAI are built for three channels; for another number their first convolution is replaced.
-    """
-    if name == "small":
-        return _SmallCNN(channels, widths), widths[-1]
-    network, wide = _BACKBONES[name]()
+    network: Any
+    if name in _RESNETS:
+        network, wide = (
+            getattr(nets, name)(
+                spatial_dims=2,
+                n_input_channels=_PHOTOGRAPH,
+                conv1_t_size=7,
+                conv1_t_stride=2,
+                feed_forward=False,
+                # As torchvision, whose weights then fit; batch normalisation takes a bias away.
+                bias_downsample=False,
+            ),
+            _RESNETS[name],
+        )
+    else:
+        network = getattr(nets, name)(spatial_dims=2, in_channels=_PHOTOGRAPH, out_channels=1)
+        wide = network.class_layers.out.in_features
+        network.class_layers.out = nn.Identity()
     if channels != _PHOTOGRAPH:
         _replace_first(network, channels)
     return network, wide
 
 
 def _replace_first(network: nn.Module, channels: int) -> None:
-    """Put a convolution of other input channels in the place of the first one."""
-    name = next(name for name, layer in network.named_modules() if isinstance(layer, nn.Conv2d))
+    """Put a convolution of other input channels, of fitting weights, in the first one's place."""
+    name, first = next(
+        (name, layer) for name, layer in network.named_modules() if isinstance(layer, nn.Conv2d)
+    )
+    new = nn.Conv2d(
+        channels,
+        first.out_channels,
+        first.kernel_size,  # type: ignore[arg-type]
+        first.stride,  # type: ignore[arg-type]
+        first.padding,  # type: ignore[arg-type]
+        bias=first.bias is not None,
+    )
+    with torch.no_grad():
+        new.weight.copy_(resized(first.weight, channels))
+        if first.bias is not None and new.bias is not None:
+            new.bias.copy_(first.bias)
     parent, _, leaf = name.rpartition(".")
-    holder = network.get_submodule(parent) if parent else network
-    first = network.get_submodule(name)
-    assert isinstance(first, nn.Conv2d)
-    setattr(holder, leaf, _widened(first, channels))
+    setattr(network.get_submodule(parent), leaf, new)
+
+
+def resized(weight: Tensor, channels: int) -> Tensor:
+    """A convolution's weights (out, in, height, width) for other input channels: their mean.
+
+    Times old / new channels, so that activations keep their scale and weights learned on
+    photographs stay of use. The same weights if the number is.
+    """
+    if weight.shape[1] == channels:
+        return weight
+    mean = weight.mean(dim=1, keepdim=True) * (weight.shape[1] / channels)
+    return mean.repeat(1, channels, 1, 1)
 
 
 class _Reversal(torch.autograd.Function):
@@ -220,7 +176,7 @@ class _Reversal(torch.autograd.Function):
 
 
 def _reversed_gradient(features: Tensor) -> Tensor:
-    """The features themselves, whose gradient is turned round: what reads them learns, what makes them unlearns."""
+    """The features, their gradient turned round: what reads them learns, what makes them not."""
     return _Reversal.apply(features)
 
 
@@ -234,14 +190,13 @@ class DomainHead(nn.Module):
         )
 
     def forward(self, features: Tensor, domain: Tensor) -> Tensor:
-        """Cross entropy (samples,) of the domains (samples,) read from features (samples, features)."""
-        return functional.cross_entropy(
-            self.layers(_reversed_gradient(features)), domain, reduction="none"
-        )
+        """Cross entropy (samples,) of domains (samples,) read from features (samples, features)."""
+        logits = self.layers(_reversed_gradient(features))
+        return functional.cross_entropy(logits, domain, reduction="none")
 
 
 def coral(features: Tensor, domain: Tensor) -> Tensor:
-    """Mean over pairs of domains of mean |mu_i - mu_j|^2 + mean |C_i - C_j|^2, a scalar; 0 with one domain.
+    """Mean over pairs of domains of mean |μ_i − μ_j|² + mean |C_i − C_j|²; 0 with one domain.
 
     ``features`` (samples, features), ``domain`` (samples,). Domains with one sample are left out.
     """
@@ -265,9 +220,10 @@ def _norms(network: nn.Module) -> list[_BatchNorm]:
 
 @contextmanager
 def own_statistics(network: nn.Module, show: Callable[[], None]) -> Iterator[None]:
-    """Within the block, batch normalisation uses the statistics of the images that ``show`` sends through the network.
+    """Within the block, norms have the statistics of what ``show`` sends through the network.
 
-    The statistics of training come back after it. Nothing is learned from labels, and no weight changes.
+    The statistics of training come back after it. Nothing is learned from labels, and no weight
+    changes.
     """
     layers = _norms(network)
     kept = [
@@ -294,7 +250,7 @@ def own_statistics(network: nn.Module, show: Callable[[], None]) -> Iterator[Non
 
 @contextmanager
 def batch_statistics(network: nn.Module) -> Iterator[None]:
-    """Within the block, batch normalisation uses each batch's own statistics and remembers none of them."""
+    """Within the block, norms use each batch's own statistics and remember none of them."""
     layers = _norms(network)
     was_training = network.training
     network.eval()

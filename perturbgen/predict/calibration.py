@@ -42,9 +42,7 @@ _TWIN: Final = " (generated)"  # ends the compound of measured wells that are ge
 
 @dataclass(frozen=True)
 class Task:
-    """What is generated in which experiment: the wanted wells, and twins of measured ones to
-    calibrate on.
-    """
+    """What is generated in which experiment: wanted wells, and twins of measured ones."""
 
     experiment: Experiment
     wanted: Wells
@@ -122,8 +120,7 @@ def make_task(
 def _calibration_conditions(
     run: TrainedRun, obs: pd.DataFrame, real: DETable, kinds: list[str], *, control: str
 ) -> pd.MultiIndex:
-    """The measured conditions of the cell types that the run did not train on; all if there are
-    none.
+    """The cell types' measured conditions that the run was not trained on; else all.
 
     All of them flatter: a model knows the conditions that it was trained on better than others, and
     factors fitted there are too large. That is a warning. The vehicle and positive controls are no
@@ -192,8 +189,7 @@ def withheld_likelihood(
     seed: int = 0,
     vehicle: str | None = None,
 ) -> pd.DataFrame:
-    """For each condition: ``cells``, ``nll`` in nats per gene and cell, ``gain`` of knowing the
-    compound.
+    """By condition: ``cells``, ``nll`` in nats per gene and cell, ``gain`` of the compound.
 
     log p(x | c) of withheld cells, integrated over the latent space by importance sampling; the
     gain is what it exceeds the same under the vehicle by, in nats a cell. At most ``most`` cells of

@@ -10,7 +10,7 @@ import pandas as pd
 
 from perturbgen.core.errors import SchemaError, shorten
 from perturbgen.core.labels import CONDITION, VEHICLE, conditions_of
-from perturbgen.data.covariates import complete, require_same_genes
+from perturbgen.data import complete, require_same_genes
 from perturbgen.generate import CellSampler, SamplerSettings, fit_samplers, well_table
 
 if TYPE_CHECKING:

@@ -1,6 +1,4 @@
-"""Whether generated wells are like real ones where limma is sensitive: how deep they are, how they
-vary.
-"""
+"""Whether generated wells are like real ones where limma is sensitive: depth and variance."""
 
 from __future__ import annotations
 
@@ -54,8 +52,7 @@ def _depth_per_cell(samples: AnnData) -> float:
 
 
 def _variance_ratio(generated: AnnData, controls: AnnData) -> float:
-    """Median over genes of the variance of log2 CPM within generated conditions over that of
-    controls.
+    """Median over genes of the ratio of variances of log2 CPM, generated to controls.
 
     Both are freed of the plates' own levels, which are the controls' means.
     """

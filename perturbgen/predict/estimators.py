@@ -46,9 +46,7 @@ def _signed_log10_p(t: pd.DataFrame, df: pd.DataFrame) -> pd.DataFrame:
 
 
 class _Mean:
-    """A running mean of frames, by label, of what is not missing: memory does not grow with
-    replicates.
-    """
+    """A running mean of frames, by label; memory does not grow with the replicates."""
 
     def __init__(self, like: pd.DataFrame) -> None:
         self._like = like
@@ -68,9 +66,7 @@ class _Mean:
 
 
 def aligned(frame: pd.DataFrame, like: pd.DataFrame, name: str = "") -> pd.DataFrame:
-    """The frame with rows and columns as another has them; both must have the same labels, each
-    once.
-    """
+    """The frame in the order of another; both must have the same labels, each once."""
     of = f" ({name})" if name else ""
     require_same(like.index, frame.index, f"conditions{of}")
     require_same(like.columns, frame.columns, f"genes{of}")
@@ -209,8 +205,7 @@ def average(task: Task, settings: PredictSettings, keep: tuple[int, ...]) -> _Av
 
 
 def _has_converged(scores: Sequence[float], *, tolerance: float = 0.005, patience: int = 2) -> bool:
-    """Whether more replicates are in vain: the last ``patience`` scores bettered the best before by
-    too little.
+    """Whether more replicates are in vain: the last ones bettered the best score by too little.
 
     ``scores`` (lower is better) are of growing numbers of replicates, on withheld conditions that
     were measured; too little is less than ``tolerance`` of the best score.
@@ -228,8 +223,7 @@ def _has_converged(scores: Sequence[float], *, tolerance: float = 0.005, patienc
 
 
 def _anchored_t(table: DETable, groups: list[Wells], *, vehicle: str) -> pd.DataFrame:
-    """t of generated conditions against generated vehicle wells of their cell type, with the fit's
-    errors.
+    """t of generated conditions against vehicle wells generated for their cell type.
 
     Real controls are known so well that limma sees each small misfit of a model in the genes of
     many counts, the same one in every condition of a cell type. Wells generated with the vehicle in
@@ -251,8 +245,7 @@ def _anchored_t(table: DETable, groups: list[Wells], *, vehicle: str) -> pd.Data
 def model_logfc(
     group: Wells, *, vehicle: str, genes: pd.Index, draws: int = _DRAWS
 ) -> pd.DataFrame:
-    """Log2 fold change against the vehicle, conditions x genes: the mean over the condition's
-    wells.
+    """Log2 fold change against the vehicle, conditions x genes: the mean over wells.
 
     The same latent points, depths and covariates are decoded twice, with the compound and with the
     vehicle in its place, so that whatever the decoder gets wrong about a well in general cancels.

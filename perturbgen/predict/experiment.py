@@ -15,8 +15,8 @@ from pydantic import Field
 from perturbgen.core.config import Settings
 from perturbgen.core.errors import ConfigError
 from perturbgen.core.labels import CONDITION
-from perturbgen.data.aggregate import groups_of, pseudobulk
-from perturbgen.de import CLIP, FLAVOURS, flavour_table
+from perturbgen.data import groups_of, pseudobulk
+from perturbgen.de import FLAVOURS, flavour_table
 from perturbgen.generate import (
     WELL,
     CellGenerator,
@@ -85,9 +85,7 @@ class PredictSettings(Settings):
 
 
 class Wells(NamedTuple):
-    """Conditions to generate: their plan, its wells with all covariates, and what draws their
-    cells.
-    """
+    """Conditions to generate: the plan, its wells with all covariates, and their generator."""
 
     plan: Plan
     wells: pd.DataFrame
@@ -191,7 +189,7 @@ class Experiment:
 
     def clipped(self, values: pd.DataFrame) -> pd.DataFrame:
         """Signed -log10 p within the flavour's limit, as what is measured is."""
-        limit = CLIP[self.flavour]
+        limit = FLAVOURS[self.flavour]["clip"]
         return values if limit is None else values.clip(-limit, limit)
 
     @cached_property
@@ -215,9 +213,7 @@ class Experiment:
         return self.samples(wells, sums, cells)
 
     def samples(self, group: Wells, sums: sp.csr_array | np.ndarray, cells: np.ndarray) -> AnnData:
-        """Samples of generated sums (wells, genes), labelled as their wells; those without cells
-        are missing.
-        """
+        """Samples of sums (wells, genes), labelled as their wells; none where no cell is."""
         from anndata import AnnData
 
         keep = np.flatnonzero((cells > 0) & (np.asarray(sums.sum(axis=1)).ravel() > 0))

@@ -1,6 +1,4 @@
-"""From a trained run to a DE prediction: generate wells, fit them among real ones, estimate,
-shrink.
-"""
+"""From a trained run to a DE prediction: generate, fit among real wells, estimate, shrink."""
 
 from __future__ import annotations
 

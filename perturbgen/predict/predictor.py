@@ -20,8 +20,7 @@ from perturbgen.core.files import require_file, require_folder
 from perturbgen.core.labels import CONDITION, conditions_of
 from perturbgen.core.runs import file_hash
 from perturbgen.core.tables import h5ad_errors
-from perturbgen.data.covariates import complete
-from perturbgen.data.h5ad import read_h5ad
+from perturbgen.data import complete, read_h5ad
 from perturbgen.predict.conditions import vehicle_of
 from perturbgen.predict.estimators import require_same
 from perturbgen.predict.experiment import PredictSettings
@@ -44,9 +43,7 @@ def run_fingerprint(path: Path) -> str:
 
 @dataclass(frozen=True)
 class RunFiles:
-    """A run directory, the file of cells it predicts among, and the run that calibrates it, if
-    another.
-    """
+    """A run directory, the cells it predicts among, and the run that calibrates it."""
 
     run: Path
     cells: Path
@@ -156,9 +153,7 @@ class GenerativePredictor:
         self._genes: pd.Index | None = None
 
     def fit(self, train: pd.DataFrame, *, rng: np.random.Generator) -> Self:
-        """Take the cells of the training rows (conditions x genes); train, if there is something to
-        train.
-        """
+        """Take the cells of the training rows (conditions x genes); train, if that is asked."""
         known = pd.MultiIndex.from_tuples([tuple(map(str, key)) for key in train.index])
         labels = conditions_of(self.cells.obs)
         keep = labels.isin(known) | (labels.get_level_values(1) == vehicle_of(self.cells))

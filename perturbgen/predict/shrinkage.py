@@ -36,8 +36,7 @@ def expression_levels(expression: pd.DataFrame, *, levels: int) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class Shrinkage:
-    """Predictions times factors (cell types x levels), after rows have lost what ``noise``
-    explains.
+    """Predictions times factors (cell types x levels), rows freed of what ``noise`` explains.
 
     A row whose mean square is v is multiplied by v / (v + noise). Two thirds of the rows are noise:
     one factor for all leaves them too large, and strong compounds too small.
@@ -85,8 +84,7 @@ def fit_shrinkage(
 def shrunk_by_others(
     predictions: pd.DataFrame, truth: pd.DataFrame, levels: pd.DataFrame
 ) -> pd.DataFrame:
-    """Each condition shrunk as those of the other compounds call for, as if it had not been
-    measured.
+    """Each condition shrunk as those of other compounds call for, as if it were not measured.
 
     In a cell type of which no other is left, predictions keep their size.
     """

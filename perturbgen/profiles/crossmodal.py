@@ -21,7 +21,7 @@ from perturbgen.core.errors import ConfigError, SchemaError
 from perturbgen.core.folds import deal
 from perturbgen.profiles.linear import Projection, finite_rows, unit
 from perturbgen.profiles.table import Profiles
-from perturbgen.retrieval.crossmodal import Fold, match_fold
+from perturbgen.retrieval import MatchedFold, match_fold
 
 _Array = np.ndarray[Any, Any]
 _VARIATES: Final = (5, 10, 20, 40)
@@ -262,8 +262,8 @@ class _Split:
 class Matched:
     """A method's folds in each direction, and the setting chosen in each fold."""
 
-    forward: list[Fold]
-    backward: list[Fold]
+    forward: list[MatchedFold]
+    backward: list[MatchedFold]
     chosen: list[str]
 
 
@@ -371,7 +371,7 @@ def _embedded(pairs: Pairs, rows: _Array, space: _Space) -> tuple[_Array, _Array
     )
 
 
-def _ask(pairs: Pairs, split: _Split, spaces: _Directions) -> tuple[Fold, Fold]:
+def _ask(pairs: Pairs, split: _Split, spaces: _Directions) -> tuple[MatchedFold, MatchedFold]:
     """The withheld rows of each assay look for their partners in the other."""
     names = pairs.meta.index[split.held]
     (first, second), (back_first, back_second) = (
@@ -383,7 +383,7 @@ def _ask(pairs: Pairs, split: _Split, spaces: _Directions) -> tuple[Fold, Fold]:
 
 def _ask_torn(
     pairs: Pairs, split: _Split, setting: Setting, rng: np.random.Generator
-) -> tuple[Fold, Fold]:
+) -> tuple[MatchedFold, MatchedFold]:
     """The same after fits to pairs that were torn apart, the mean of all tearings."""
     asked = []
     for _ in range(_TEARINGS):

@@ -1,8 +1,8 @@
-"""Exact retrieval for L1000 profiles, images and latent spaces: who is a positive is said by columns, self is excluded.
+"""Exact retrieval for L1000 profiles, images and latent spaces: positives are said by columns, self
+is excluded.
 
-Similarities are computed for a few queries at a time, so memory is O(queries in flight x candidates), never a list of
-pairs. **Ties** have one rule everywhere: tied candidates count as the mean over all their orders. A constant embedding
-therefore scores exactly what chance gives, and the order of the rows never matters.
+Similarities are computed for a few queries at a time, so memory is O(queries in flight x
+candidates), never a list of pairs.
 """
 
 from perturbgen.retrieval.consistency import (
@@ -11,25 +11,52 @@ from perturbgen.retrieval.consistency import (
     percent_replicating,
     relationship_recall,
 )
-from perturbgen.retrieval.controls import controlled, knn_mixing, mixing_summary, shuffle_labels
-from perturbgen.retrieval.crossmodal import match_modalities
+from perturbgen.retrieval.controls import controlled, shuffle_labels
+from perturbgen.retrieval.crossmodal import (
+    MatchedFold,
+    mantel,
+    match_fold,
+    match_modalities,
+    matched_difference,
+    query_scores,
+    score_folds,
+)
+from perturbgen.retrieval.embedding import Measure, require_labels
 from perturbgen.retrieval.evaluator import Retrieval, retrieve
-from perturbgen.retrieval.nearest import nearest
+from perturbgen.retrieval.neighbours import (
+    group_neighbours,
+    knn_mixing,
+    mixing_summary,
+    nearest,
+    neighbour_table,
+)
 from perturbgen.retrieval.nulls import ap_null, expected_ap
+from perturbgen.retrieval.report import retrieval_page
 
 __all__ = [
+    "MatchedFold",
+    "Measure",
     "Retrieval",
     "ap_null",
     "consistency",
     "controlled",
     "expected_ap",
+    "group_neighbours",
     "knn_mixing",
     "magnitude",
+    "mantel",
+    "match_fold",
     "match_modalities",
+    "matched_difference",
     "mixing_summary",
     "nearest",
+    "neighbour_table",
     "percent_replicating",
+    "query_scores",
     "relationship_recall",
+    "require_labels",
+    "retrieval_page",
     "retrieve",
+    "score_folds",
     "shuffle_labels",
 ]

@@ -1,10 +1,10 @@
-"""Matching two modalities in a shared space: does each profile find its partner among the other modality's?
+"""Do two modalities in a shared space find each other: does each profile find its partner among the
+other's?
 
-Partners found by maps that never saw them: folds pooled, with chance, a permutation null and intervals over groups.
-
-One partner is right for each query, so that its average precision is 1 / rank.
-
-Do two assays agree on which perturbations are alike? Needs no map from one to the other.
+For one pair of tables, and for folds of perturbations that the maps into the space never saw,
+pooled, with chance, a permutation null and intervals over groups. One partner is right for each
+query, so that its average precision is 1 / rank. Mantel's test asks whether two assays agree on
+which perturbations are alike, and needs no map from one to the other.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ import pandas as pd
 from scipy.stats import rankdata
 
 from perturbgen.core.errors import SchemaError, shorten
-from perturbgen.core.stats import interval, means, resample
-from perturbgen.retrieval.ranks import Measure, prepare, read_embedding
+from perturbgen.core.stats import Array, interval, means, resample
+from perturbgen.retrieval.embedding import Measure, prepare_similarity, read_embedding
+from perturbgen.retrieval.nulls import expected_ap, harmonic_number
 
-_Array = np.ndarray[Any, Any]
 _DEPTHS: Final = (1, 5, 10)
 
 
@@ -35,33 +35,28 @@ def match_modalities(
     names: Sequence[str] = ("first", "second"),
     rng: np.random.Generator,
 ) -> pd.DataFrame:
-    """Retrieval of partners in both directions; a row per direction and stratum, with permutation p-values.
+    """Retrieval of partners in both directions; a row per direction and stratum, with permutation
+    p-values.
 
-    Both tables are (perturbations, features) in one space, indexed by perturbation, each once (average replicates
-    first). Partners share the label; what is in one table only stays a candidate. ``strata`` maps perturbations to a
-    stratum (reproducible in both assays, or not); candidates are never stratified. Columns: R@1, R@5, R@10, MRR and
-    ``median_rank`` (a share of the candidates, 0 best, ties at the middle); each has its mean under the null and p. The
-    null permutes partners within the stratum, (hits + 1) / (permutations + 1).
+    Both tables are (perturbations, features) in one space, indexed by perturbation, each once
+    (average replicates first). Partners share the label; what is in one table only stays a
+    candidate. ``strata`` maps perturbations to a stratum (reproducible in both assays, or not);
+    candidates are never stratified. Columns: R@1, R@5, R@10, MRR and ``median_rank`` (a share of
+    the candidates, 0 best, ties at the middle); each has its mean under the null and p. The null
+    permutes partners within the stratum, (hits + 1) / (permutations + 1).
     """
     shared = _shared_labels(first, second)
-    stratum = (
-        np.full(len(shared), "all", object) if strata is None else _read_strata(strata, shared)
-    )
+    stratum = np.full(len(shared), "all", object)
+    if strata is not None:
+        _require_labelled(strata, shared, "stratum")
+        stratum = strata.loc[shared].to_numpy()
     rows = []
-    for source, target, name in (
-        (first, second, f"{names[0]} to {names[1]}"),
-        (second, first, f"{names[1]} to {names[0]}"),
-    ):
+    for source, target, (one, other) in ((first, second, names), (second, first, names[::-1])):
         low, high = _partner_ranks(source.loc[shared], target, shared, similarity)
         for value in pd.unique(stratum):
             here = np.flatnonzero(stratum == value)
-            rows.append(
-                {
-                    "direction": name,
-                    "stratum": value,
-                    **_tested(low, high, here, len(target), permutations, rng),
-                }
-            )
+            found = _tested(low, high, here, len(target), permutations, rng)
+            rows.append({"direction": f"{one} to {other}", "stratum": value, **found})
     return pd.DataFrame(rows)
 
 
@@ -91,30 +86,17 @@ def _shared_labels(first: pd.DataFrame, second: pd.DataFrame) -> pd.Index:
     return shared
 
 
-def _read_strata(strata: pd.Series, shared: pd.Index) -> _Array:
-    """The stratum of each shared perturbation."""
-    absent = shared.difference(strata.index)
-    if len(absent) or strata.loc[shared].isna().any():
-        raise SchemaError(
-            f"no stratum for {len(absent)} perturbations: {shorten(absent)}",
-            expected="one for each",
-        )
-    return strata.loc[shared].to_numpy()
-
-
 def _partner_ranks(
     source: pd.DataFrame, target: pd.DataFrame, shared: pd.Index, measure: Measure
-) -> tuple[_Array, _Array]:
-    """(shared, shared) first and last rank, among all of target's rows, of each shared perturbation for each query."""
-    both = pd.concat(
-        [
-            source.set_axis(range(len(source))),
-            target.set_axis(range(len(source), len(source) + len(target))),
-        ]
-    )
+) -> tuple[Array, Array]:
+    """(shared, shared) first and last rank, among all of target's rows, of each shared perturbation
+    for each query.
+    """
+    both = pd.concat([source, target], ignore_index=True)
     vectors = read_embedding(both.to_numpy(), both[[]])
     everyone = np.arange(len(both))
-    prepared = prepare(vectors, everyone[: len(source)], everyone[len(source) :], measure)
+    asked, found = everyone[: len(source)], everyone[len(source) :]
+    prepared = prepare_similarity(vectors, asked, found, measure)
     wanted = target.index.get_indexer(shared)
     low = np.empty((len(shared), len(shared)), np.int32)
     high = np.empty_like(low)
@@ -127,7 +109,7 @@ def _partner_ranks(
 
 
 def _tested(
-    low: _Array, high: _Array, here: _Array, total: int, permutations: int, rng: np.random.Generator
+    low: Array, high: Array, here: Array, total: int, permutations: int, rng: np.random.Generator
 ) -> dict[str, Any]:
     """The metrics of the queries ``here``, their null means and p-values."""
     observed = _metrics(low[here, here], high[here, here], total)
@@ -139,72 +121,72 @@ def _tested(
     better = drawn >= observed
     better[:, -1] = drawn[:, -1] <= observed[-1]  # a small rank is a good one
     p = (better.sum(axis=0) + 1) / (permutations + 1)
+    names = [*(f"R@{k}" for k in _DEPTHS), "MRR", "median_rank"]
     result: dict[str, Any] = {"n": len(here), "candidates": total}
-    for j, name in enumerate([*(f"R@{k}" for k in _DEPTHS), "MRR", "median_rank"]):
+    for j, name in enumerate(names):
         result |= {name: observed[j], f"{name} null": drawn[:, j].mean(), f"{name} p": p[j]}
     return result
 
 
-def _metrics(low: _Array, high: _Array, total: int) -> _Array:
-    """R@k, MRR and the median rank of partners whose rank lies anywhere from ``low`` to ``high``."""
-    width = high - low + 1
-    hits = [np.clip((k - low + 1) / width, 0, 1).mean() for k in _DEPTHS]
-    reciprocal = np.where(width == 1, 1 / low, (_harmonic(high) - _harmonic(low - 1)) / width)
-    return np.array([*hits, reciprocal.mean(), np.median(((low + high) / 2 - 1) / (total - 1))])
-
-
-def _harmonic(n: _Array) -> _Array:
-    """H_n."""
-    from scipy.special import digamma
-
-    return digamma(n + 1.0) + np.euler_gamma
+def _metrics(low: Array, high: Array, total: int) -> Array:
+    """R@k, MRR and the median rank of partners that rank anywhere from ``low`` to ``high``."""
+    scores = _partner_scores(low, high, total, _DEPTHS)
+    hits = [scores[:, 2 + i].mean() for i in range(len(_DEPTHS))]
+    return np.array([*hits, scores[:, 0].mean(), np.median(scores[:, 1])])
 
 
 _SCORES: Final = ("mAP", "median_q", "R@1", "R@10")
+_SCORED_DEPTHS: Final = (1, 10)
 _SMALL_IS_GOOD: Final = np.array([False, True, False, False])
 
 
 @dataclass(frozen=True)
-class Fold:
-    """The withheld perturbations of one fold: ``labels``, and the scores (n, n, 4) of each query with each partner.
+class MatchedFold:
+    """The withheld perturbations of one fold: ``labels``, and the scores (n, n, 4) of each query
+    with each partner.
 
-    ``scores[i, j]`` is what query i would have if j were its partner: the diagonal is what happened.
+    ``scores[i, j]`` is what query i would have if j were its partner: the diagonal is what
+    happened.
     """
 
     labels: pd.Index
-    scores: _Array
+    scores: Array
     candidates: int
 
 
-def match_fold(first: pd.DataFrame, second: pd.DataFrame) -> Fold:
-    """Queries ``first`` and candidates ``second`` (perturbations, dimensions) in one space, compared by cosine."""
+def match_fold(first: pd.DataFrame, second: pd.DataFrame) -> MatchedFold:
+    """Queries ``first`` and candidates ``second`` (perturbations, dimensions) in one space,
+    compared by cosine.
+    """
     labels = _shared_labels(first, second)
     low, high = _partner_ranks(first.loc[labels], second, labels, "cosine")
-    return Fold(labels, _partner_scores(low, high, len(second)), len(second))
+    return MatchedFold(labels, _partner_scores(low, high, len(second), _SCORED_DEPTHS), len(second))
 
 
-def _partner_scores(low: _Array, high: _Array, total: int) -> _Array:
-    """(..., 4) average precision, rank quantile (0 best) and hits in the first 1 and 10 of partners at these ranks.
-
-    A partner that ties with others lies anywhere from ``low`` to ``high``; its expectation counts.
+def _partner_scores(low: Array, high: Array, total: int, depths: Sequence[int]) -> Array:
+    """(..., 2 + depths) average precision, rank quantile (0 best) and hits in the first k of
+    partners at these ranks.
     """
+    # A partner that ties with others lies anywhere from ``low`` to ``high``; its expectation
+    # counts.
     width = high - low + 1
-    precision = np.where(width == 1, 1 / low, (_harmonic(high) - _harmonic(low - 1)) / width)
+    spread = (harmonic_number(high) - harmonic_number(low - 1)) / width
+    precision = np.where(width == 1, 1 / low, spread)
     quantile = ((low + high) / 2 - 1) / max(total - 1, 1)
-    hits = [np.clip((k - low + 1) / width, 0, 1) for k in (1, 10)]
+    hits = [np.clip((k - low + 1) / width, 0, 1) for k in depths]
     return np.stack([precision, quantile, *hits], axis=-1)
 
 
-def _chance(folds: Sequence[Fold]) -> _Array:
+def _chance(folds: Sequence[MatchedFold]) -> Array:
     """(4,) what random ranks give, the folds weighted by their queries."""
     each = []
     for fold in folds:
         n = fold.candidates
-        each.append([float(_harmonic(np.array(n))) / n, 0.5, 1 / n, min(10, n) / n])
+        each.append([float(expected_ap(1, n)), 0.5, 1 / n, min(10, n) / n])
     return np.average(each, axis=0, weights=[len(fold.labels) for fold in folds])
 
 
-def query_scores(folds: Sequence[Fold]) -> pd.DataFrame:
+def query_scores(folds: Sequence[MatchedFold]) -> pd.DataFrame:
     """A row a withheld perturbation, columns :data:`SCORES`."""
     rows = [np.diagonal(fold.scores).T for fold in folds]
     labels = [label for fold in folds for label in fold.labels]
@@ -213,15 +195,8 @@ def query_scores(folds: Sequence[Fold]) -> pd.DataFrame:
     )
 
 
-def _summary(scores: _Array) -> _Array:
-    """(4,) of queries' scores (queries, 4): means, and the median of the rank quantile."""
-    return np.array(
-        [scores[:, 0].mean(), np.median(scores[:, 1]), scores[:, 2].mean(), scores[:, 3].mean()]
-    )
-
-
 def score_folds(
-    folds: Sequence[Fold],
+    folds: Sequence[MatchedFold],
     groups: pd.Series,
     *,
     strata: pd.Series | None = None,
@@ -229,10 +204,12 @@ def score_folds(
     draws: int,
     rng: np.random.Generator,
 ) -> pd.DataFrame:
-    """A row for all queries and one for each stratum: the scores, their chance, null, p, and intervals.
+    """A row for all queries and one for each stratum: the scores, their chance, null, p, and
+    intervals.
 
-    ``groups`` maps a perturbation to its compound. The null gives each compound the partners of another one of its fold
-    and stratum, all doses together, p = (hits + 1) / (permutations + 1); the 95 % intervals draw whole compounds.
+    ``groups`` maps a perturbation to its compound. The null gives each compound the partners of
+    another one of its fold and stratum, all doses together, p = (hits + 1) / (permutations + 1);
+    the 95 % intervals draw whole compounds.
     """
     labels = pd.Index([label for fold in folds for label in fold.labels])
     _require_labelled(groups, labels, "group")
@@ -247,17 +224,6 @@ def score_folds(
     return pd.DataFrame(rows)
 
 
-def difference(
-    ours: pd.Series, theirs: pd.Series, groups: pd.Series, *, draws: int, rng: np.random.Generator
-) -> _Array:
-    """(3,) the mean of ``ours - theirs`` over perturbations, and its 95 % interval; whole compounds are drawn."""
-    gap = (ours - theirs.loc[ours.index]).to_numpy()
-    low, high = interval(
-        means(gap[None], resample(len(gap), draws, rng, groups.loc[ours.index].tolist()))
-    )
-    return np.array([gap.mean(), low[0], high[0]])
-
-
 def _require_labelled(values: pd.Series, labels: pd.Index, what: str) -> None:
     """Each perturbation has one."""
     absent = labels[~labels.isin(values.index[values.notna()])]
@@ -268,7 +234,7 @@ def _require_labelled(values: pd.Series, labels: pd.Index, what: str) -> None:
 
 
 def _with_fold_tests(
-    folds: Sequence[Fold],
+    folds: Sequence[MatchedFold],
     groups: pd.Series,
     mask: pd.Series | None,
     name: str,
@@ -277,28 +243,18 @@ def _with_fold_tests(
     rng: np.random.Generator,
 ) -> dict[str, Any]:
     """One row of the table."""
-    here = [
-        np.arange(len(f.labels)) if mask is None else np.flatnonzero(mask.loc[f.labels])
-        for f in folds
-    ]
-    codes = [
-        pd.factorize(groups.loc[fold.labels])[0][rows]
-        for fold, rows in zip(folds, here, strict=True)
-    ]
-    parts = list(zip(folds, here, codes, strict=True))
-    observed = np.concatenate([fold.scores[rows, rows] for fold, rows, _ in parts])
-    drawn = np.array(
-        [
-            _summary(
-                np.concatenate(
-                    [fold.scores[rows, rows[_exchange(code, rng)]] for fold, rows, code in parts]
-                )
-            )
-            for _ in range(permutations)
-        ]
-    )
-    found = _summary(observed)
-    better = np.where(_SMALL_IS_GOOD, drawn <= found, drawn >= found)
+    parts = []
+    for fold in folds:
+        inside = np.ones(len(fold.labels), bool) if mask is None else mask.loc[fold.labels]
+        rows = np.flatnonzero(inside)
+        parts.append((fold.scores, rows, pd.factorize(groups.loc[fold.labels])[0][rows]))
+    drawn = []
+    for _ in range(permutations):
+        partners = [scores[rows, rows[_exchange(code, rng)]] for scores, rows, code in parts]
+        drawn.append(_summary(np.concatenate(partners)))
+    observed = np.concatenate([scores[rows, rows] for scores, rows, _ in parts])
+    found, null = _summary(observed), np.array(drawn)
+    better = np.where(_SMALL_IS_GOOD, null <= found, null >= found)
     p = (better.sum(axis=0) + 1) / (permutations + 1)
     clusters = [(i, code) for i, (_, _, part) in enumerate(parts) for code in part]
     low, high = _intervals(observed, resample(len(clusters), draws, rng, clusters))
@@ -308,35 +264,40 @@ def _with_fold_tests(
             score: found[j],
             f"{score} low": low[j],
             f"{score} high": high[j],
-            f"{score} null": drawn[:, j].mean(),
+            f"{score} null": null[:, j].mean(),
             f"{score} p": p[j],
         }
-    return row | {
-        f"{score} chance": value for score, value in zip(_SCORES, _chance(folds), strict=True)
-    }
+    chances = zip(_SCORES, _chance(folds), strict=True)
+    return row | {f"{score} chance": value for score, value in chances}
 
 
-def _exchange(codes: _Array, rng: np.random.Generator) -> _Array:
-    """(rows,) a partner for each row: each group takes another's rows, in their order, again from the first if it has
-    fewer.
-    """
+def _summary(scores: Array) -> Array:
+    """(4,) of queries' scores (queries, 4): means, and the median of the rank quantile."""
+    return np.array(
+        [scores[:, 0].mean(), np.median(scores[:, 1]), scores[:, 2].mean(), scores[:, 3].mean()]
+    )
+
+
+def _exchange(codes: Array, rng: np.random.Generator) -> Array:
+    """(rows,) a partner for each row: each group takes another's rows, in their order."""
     members = [np.flatnonzero(codes == code) for code in np.unique(codes)]
     order = rng.permutation(len(members))
     partner = np.empty(len(codes), int)
     for mine, other in zip(members, order, strict=True):
         theirs = members[other]
+        # Again from the first where the other group is smaller.
         partner[mine] = theirs[np.arange(len(mine)) % len(theirs)]
     return partner
 
 
-def _intervals(scores: _Array, counts: _Array) -> tuple[_Array, _Array]:
-    """(4,) lower and upper ends, of queries' scores (queries, 4) drawn so often (draws, queries)."""
+def _intervals(scores: Array, counts: Array) -> tuple[Array, Array]:
+    """(4,) lower and upper ends, of scores (queries, 4) drawn so often (draws, queries)."""
     drawn = means(scores.T, counts)
     drawn[:, 1] = _weighted_medians(scores[:, 1], counts)
     return interval(drawn)
 
 
-def _weighted_medians(values: _Array, counts: _Array) -> _Array:
+def _weighted_medians(values: Array, counts: Array) -> Array:
     """(draws,) medians of values that were drawn so often."""
     order = np.argsort(values)
     reached = np.cumsum(counts[:, order], axis=1)
@@ -344,13 +305,27 @@ def _weighted_medians(values: _Array, counts: _Array) -> _Array:
     return values[order][middle]
 
 
+def matched_difference(
+    ours: pd.Series, theirs: pd.Series, groups: pd.Series, *, draws: int, rng: np.random.Generator
+) -> Array:
+    """(3,) the mean of ``ours - theirs`` over perturbations, and its 95 % interval; whole compounds
+    are drawn.
+    """
+    gap = (ours - theirs.loc[ours.index]).to_numpy()
+    low, high = interval(
+        means(gap[None], resample(len(gap), draws, rng, groups.loc[ours.index].tolist()))
+    )
+    return np.array([gap.mean(), low[0], high[0]])
+
+
 def mantel(
     first: pd.DataFrame, second: pd.DataFrame, *, permutations: int = 999, rng: np.random.Generator
 ) -> dict[str, float]:
-    """Mantel's test: Spearman's correlation of the two assays' correlations between perturbations, all pairs i < j.
+    """Mantel's test: Spearman's correlation of the two assays' correlations between perturbations,
+    all pairs i < j.
 
-    Both tables are (perturbations, features), joined by their index, each perturbation once. The null permutes
-    perturbations of one assay; p = (hits + 1) / (permutations + 1), one-sided.
+    Both tables are (perturbations, features), joined by their index, each perturbation once. The
+    null permutes perturbations of one assay; p = (hits + 1) / (permutations + 1), one-sided.
     """
     shared = first.index[first.index.isin(second.index)]
     if len(shared) < 4 or first.index.has_duplicates or second.index.has_duplicates:
@@ -372,7 +347,7 @@ def mantel(
     return {"n": len(shared), "spearman": observed, "p": p}
 
 
-def _similarities(table: pd.DataFrame) -> _Array:
+def _similarities(table: pd.DataFrame) -> Array:
     """(rows, rows) Pearson correlations of rows."""
     values = read_embedding(table.to_numpy(), table[[]])
     if (values.std(axis=1) == 0).any():
@@ -380,7 +355,7 @@ def _similarities(table: pd.DataFrame) -> _Array:
     return np.corrcoef(values)
 
 
-def _centred(values: _Array) -> _Array:
+def _centred(values: Array) -> Array:
     """About the mean, of length one."""
     values = values - values.mean()
     return np.asarray(values / np.linalg.norm(values))

@@ -1,6 +1,7 @@
 """``retrieve``: rank every query's candidates exactly and say how well its own kind is found.
 
-What a retrieval gives back: tables by query and by group, summaries with intervals, and the pooled curve.
+Ties have one rule everywhere: tied candidates count as the mean over all their orders, so that a
+constant embedding scores exactly what chance gives and the order of the rows never matters.
 """
 
 from __future__ import annotations
@@ -15,36 +16,35 @@ import pandas as pd
 
 from perturbgen.core.console import progress
 from perturbgen.core.errors import SchemaError
-from perturbgen.retrieval.nulls import (
-    benjamini_hochberg,
-    expected_ap,
-    group_p_values,
-    harmonic_numbers,
+from perturbgen.core.stats import Array, interval, resample
+from perturbgen.retrieval.embedding import (
+    Measure,
+    Similarity,
+    as_list,
+    prepare_similarity,
+    read_embedding,
 )
-from perturbgen.retrieval.pairs import Array, Pairs, make_pairs
-from perturbgen.retrieval.ranks import Measure, Similarity, prepare, ranked_blocks, read_embedding
+from perturbgen.retrieval.nulls import benjamini_hochberg, expected_ap, group_p_values
+from perturbgen.retrieval.ranks import Pairs, make_pairs, ranked_blocks
 
 SIGNIFICANT: Final = 0.05
-_MEANS: Final = (
-    "ap",
-    "nap",
-    "auc",
-    "early_auc",
-    "top_0.001",
-    "top_0.01",
-    "top_0.1",
-    "p_at_1",
-    "r_at_5",
-    "r_at_10",
-)
-_BY_PAIR: Final = ("auc", "early_auc", "top_0.001", "top_0.01", "top_0.1")
+_FRACTIONS: Final = (0.001, 0.01, 0.1)
+_DEPTHS: Final = (1, 5, 10)
+_EARLY: Final = 20.0  # how steeply the early area favours the top, as BEDROC's alpha
+_RESOLUTION: Final = 1_000_000  # places of the pooled histogram of rank quantiles
+_TOP: Final = tuple(f"top_{fraction:g}" for fraction in _FRACTIONS)
+_HITS: Final = ("p_at_1", *(f"r_at_{k}" for k in _DEPTHS[1:]))
+_COLUMNS: Final = ("ap", "auc", "median_q", *_TOP, "early_auc", *_HITS)  # as the kernel writes them
+_MEANS: Final = ("ap", "nap", "auc", "early_auc", *_TOP, *_HITS)
+_BY_PAIR: Final = ("auc", "early_auc", *_TOP)
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Retrieval:
-    """``queries`` (one row each, NaN where there was no positive or no negative), ``groups`` with p and BH's ``p_bh``,
-    ``pair_means`` (groups, the means in which every pair counts once), and the pooled ``histogram`` of all positives'
-    rank quantiles, q = place / (places - 1).
+    """``queries`` (one row each, NaN where there was no positive or no negative), ``groups`` with p
+    and BH's ``p_bh``, ``pair_means`` (groups, the means in which every pair counts once), and the
+    pooled ``histogram`` of all positives' rank quantiles, q = place / (places - 1).
     """
 
     queries: pd.DataFrame
@@ -55,10 +55,12 @@ class Retrieval:
     seed: int = 0
 
     def summary(self) -> pd.DataFrame:
-        """Rows ``pooled`` (over pairs), ``per query`` and ``per group`` (means of means); columns are the metrics.
+        """Rows ``pooled`` (over pairs), ``per query`` and ``per group`` (means of means); columns
+        are the metrics.
 
-        ``median_q`` is the median over pairs (to 1e-6), over queries' medians and over groups' medians; AP belongs to a
-        query and has no pooled value. ``retrieved`` is the share of groups with p_bh under .05.
+        ``median_q`` is the median over pairs (to 1e-6), over queries' medians and over groups'
+        medians; AP belongs to a query and has no pooled value. ``retrieved`` is the share of groups
+        with p_bh under .05.
         """
         used = self.queries.dropna(subset="ap")
         pairs = used["positives"]
@@ -68,66 +70,48 @@ class Retrieval:
             "per group": {name: float(self.groups[name].mean()) for name in _MEANS},
         }
         table = pd.DataFrame(list(rows.values()), index=list(rows), columns=list(_MEANS))
-        table.insert(
-            3,
-            "median_q",
-            [self.median_q(), used["median_q"].median(), self.groups["median_q"].median()],
-        )
+        medians = [self.median_q(), used["median_q"].median(), self.groups["median_q"].median()]
+        table.insert(3, "median_q", medians)
         table["retrieved"] = [np.nan, np.nan, float((self.groups["p_bh"] < SIGNIFICANT).mean())]
         table["n"] = [int(pairs.sum()), len(used), len(self.groups)]
         return table
 
     def median_q(self) -> float:
         """The median rank quantile of all positives."""
-        total = self.histogram.sum()
-        reached = np.searchsorted(
-            np.cumsum(self.histogram), [(total - 1) // 2, total // 2], side="right"
-        )
-        return float(reached.mean() / (len(self.histogram) - 1))
+        reached = np.cumsum(self.histogram)
+        middle = [(reached[-1] - 1) // 2, reached[-1] // 2]
+        place = np.searchsorted(reached, middle, side="right").mean()
+        return float(place / (len(self.histogram) - 1))
 
     def curve(self, fractions: Array) -> Array:
-        """The share of all positives with a rank quantile of at most each fraction: the pooled ROC curve."""
+        """The share of all positives with a rank quantile of at most each fraction: the pooled ROC
+        curve.
+        """
         cumulative = np.cumsum(self.histogram) / self.histogram.sum()
         place = np.floor(np.asarray(fractions) * (len(self.histogram) - 1) + 1e-6).astype(int)
         return cumulative[place]
 
     def intervals(self, *, draws: int = 1000, level: float = 0.95) -> pd.DataFrame:
-        """Bootstrap intervals over groups: ``low`` and ``high`` of each row and mean of :meth:`summary`.
+        """Bootstrap intervals over groups: ``low`` and ``high`` of each row and mean of
+        :meth:`summary`.
 
-        Whole groups are drawn with replacement, since the pairs and queries of one group are not independent.
+        Whole groups are drawn with replacement, since the pairs and queries of one group are not
+        independent.
         """
-        rng, n = np.random.default_rng(self.seed), len(self.groups)
+        times = resample(len(self.groups), draws, np.random.default_rng(self.seed))
         parts = {
             "pooled": (self.pair_means, self.groups["pairs"]),
             "per query": (self.groups[list(_MEANS)], self.groups["queries"]),
             "per group": (self.groups[list(_MEANS)], pd.Series(1, self.groups.index)),
         }
-        times = [np.bincount(rng.integers(n, size=n), minlength=n) for _ in range(draws)]
-        edges = [(1 - level) / 2, (1 + level) / 2]
         tables = {}
         for name, (values, size) in parts.items():
-            weights = np.stack([drawn * size.to_numpy() for drawn in times]).astype(float)
-            means = weights @ values.to_numpy() / weights.sum(axis=1, keepdims=True)
-            tables[name] = pd.DataFrame(
-                np.quantile(means, edges, axis=0), ["low", "high"], values.columns
-            )
+            # Contiguous: BLAS adds in another order where the draws come column by column.
+            weights = np.ascontiguousarray(times * size.to_numpy())
+            drawn = weights @ values.to_numpy() / weights.sum(axis=1, keepdims=True)
+            ends = np.stack(interval(drawn, level))
+            tables[name] = pd.DataFrame(ends, ["low", "high"], values.columns)
         return pd.concat(tables).reindex(columns=list(_MEANS))
-
-
-_FRACTIONS: Final = (0.001, 0.01, 0.1)
-_DEPTHS: Final = (1, 5, 10)
-_EARLY: Final = 20.0  # how steeply the early area favours the top, as BEDROC's alpha
-_COLUMNS: Final = (
-    "ap",
-    "auc",
-    "median_q",
-    *(f"top_{f:g}" for f in _FRACTIONS),
-    "early_auc",
-    "p_at_1",
-    *(f"r_at_{k}" for k in _DEPTHS[1:]),
-)
-_RESOLUTION: Final = 1_000_000  # places of the pooled histogram of rank quantiles
-log = logging.getLogger(__name__)
 
 
 def retrieve(
@@ -147,20 +131,24 @@ def retrieve(
     null_draws: int = 20_000,
     seed: int = 0,
 ) -> Retrieval:
-    """How well profiles find their own kind among all others; exact, self excluded, O(chunk x rows) memory.
+    """How well profiles find their own kind among all others; exact, self excluded, O(chunk x rows)
+    memory.
 
-    ``embedding`` (rows, features) and ``meta`` (rows of labels). A query's positives agree with it in all of ``same``
-    and differ in each of ``differ``; its negatives disagree in ``same``, agree in ``negatives_same`` and differ in each
-    of ``negatives_differ``; who is neither does not count. ``queries``, ``candidates`` and ``negatives`` are masks over
-    the rows: who asks, who may be found, and who serves as a negative (the DMSO wells). ``similarity`` is cosine,
-    correlation, spearman, euclidean, precomputed (the embedding is the matrix itself) or a function of (queries,
-    candidates) rows, computed in the embedding's own precision. Ties count as the mean over all their orders.
-    ``device`` other than cpu goes to torch. ``null_draws`` rankings are drawn where the null is too large to count.
+    ``embedding`` (rows, features) and ``meta`` (rows of labels). A query's positives agree with it
+    in all of ``same`` and differ in each of ``differ``; its negatives disagree in ``same``, agree
+    in ``negatives_same`` and differ in each of ``negatives_differ``; who is neither does not count.
+    ``queries``, ``candidates`` and ``negatives`` are masks over the rows: who asks, who may be
+    found, and who serves as a negative (the DMSO wells). ``similarity`` is cosine, correlation,
+    spearman, euclidean, precomputed (the embedding is the matrix itself) or a function of (queries,
+    candidates) rows, computed in the embedding's own precision. Ties count as the mean over all
+    their orders. ``device`` other than cpu goes to torch. ``null_draws`` rankings are drawn where
+    the null is too large to count.
 
     Per query, over positives and negatives only (research notes, sections 2 and 3.5):
 
     * ``ap``, ``nap``: average precision, and (AP - E)/(1 - E) with E its expectation by ``chance``;
-    * ``auc`` = 1 - mean q, ``median_q``: q of a positive is the share of negatives above it, 0 is best;
+    * ``auc`` = 1 - mean q, ``median_q``: q of a positive is the share of negatives above it, 0 is
+      best;
     * ``top_0.01``: share of positives with q under .01 (Donner 2018's recall r(x));
     * ``early_auc``: area under the ROC weighted by exp(-20 u), the top of the list first;
     * ``p_at_1``, ``r_at_k``: chance that the best hit, or one of the first k, is a positive.
@@ -181,44 +169,32 @@ def retrieve(
     )
     if not len(pairs.query) or not len(pairs.candidate):
         raise SchemaError(f"no row has a label in {same}", expected="labels to retrieve by")
-    prepared = prepare(vectors, pairs.query, pairs.candidate, similarity)
+    prepared = prepare_similarity(vectors, pairs.query, pairs.candidate, similarity)
     table, histogram = _score(pairs, prepared, chunk=chunk, device=device)
-    names = [
-        column
-        for column in (*same, *differ, *negatives_same, *negatives_differ)
-        if column not in table
-    ]
-    labels = meta.iloc[pairs.query][list(dict.fromkeys(names))]
+    named = dict.fromkeys((*same, *differ, *negatives_same, *negatives_differ))
+    labels = meta.iloc[pairs.query][[column for column in named if column not in table]]
     table = pd.concat([labels, table.set_index(labels.index)], axis=1)
     _require_evaluable(table, same, differ)
     groups, pair_means = _group_tables(table, pairs.query_group, same, null_draws, seed)
     return Retrieval(table, groups, pair_means, histogram, tuple(same), seed)
 
 
-def as_list(columns: str | Sequence[str]) -> list[str]:
-    """One column or several."""
-    return [columns] if isinstance(columns, str) else list(columns)
-
-
 def _score(
     pairs: Pairs, similarity: Similarity, *, chunk: int | None, device: str
 ) -> tuple[pd.DataFrame, Array]:
     """The metrics of every query, and the pooled histogram of rank quantiles."""
-    from perturbgen.retrieval.kernels import add_to_histogram, score_queries
+    from perturbgen.retrieval import kernels
 
-    asked = len(pairs.query)
-    metrics = np.full((asked, 4 + len(_FRACTIONS) + len(_DEPTHS)), np.nan)
+    asked, candidates = len(pairs.query), len(pairs.candidate)
+    metrics = np.full((asked, len(_COLUMNS)), np.nan)
     positives, opposed = np.zeros(asked, np.int64), np.zeros(asked, np.int64)
     histogram = np.zeros(_RESOLUTION + 1, np.int64)
-    harmonic, fractions, depths = (
-        harmonic_numbers(len(pairs.candidate)),
-        np.array(_FRACTIONS),
-        np.array(_DEPTHS),
-    )
+    harmonic = np.concatenate([[0.0], np.cumsum(1 / np.arange(1, candidates + 1))])
+    fractions, depths = np.array(_FRACTIONS), np.array(_DEPTHS)
     with progress("ranking", asked) as tick:
         for part in ranked_blocks(pairs, similarity, chunk=chunk, device=device):
             quantiles = np.zeros(len(part.sims))
-            score_queries(
+            kernels.score_queries(
                 part.offsets,
                 part.sims,
                 part.count,
@@ -232,7 +208,7 @@ def _score(
                 metrics[part.rows],
                 quantiles,
             )
-            add_to_histogram(histogram, part.offsets, part.count, part.opposed, quantiles)
+            kernels.add_to_histogram(histogram, part.offsets, part.count, part.opposed, quantiles)
             positives[part.rows], opposed[part.rows] = part.count, part.opposed
             tick(len(part.count))
     table = pd.DataFrame(metrics, columns=list(_COLUMNS))
@@ -250,11 +226,8 @@ def _require_evaluable(table: pd.DataFrame, same: Sequence[str], differ: Sequenc
     lonely = int((table["positives"] == 0).sum())
     if table["ap"].notna().any():
         if lonely:
-            log.warning(
-                "%d of %d queries have no positive (groups of one) and are left out",
-                lonely,
-                len(table),
-            )
+            skipped = f"{lonely} of {len(table)}"
+            log.warning("%s queries have no positive (groups of one) and are skipped", skipped)
         return
     rule = f"same {list(same)}" + (f" and another {list(differ)}" if differ else "")
     raise SchemaError(
@@ -269,7 +242,9 @@ def _require_evaluable(table: pd.DataFrame, same: Sequence[str], differ: Sequenc
 def _group_tables(
     table: pd.DataFrame, group: Array, same: Sequence[str], draws: int, seed: int
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Means over each group's queries (``median_q``: their median) with p and BH's p_bh; and means over its pairs."""
+    """Means over each group's queries (``median_q``: their median) with p and BH's p_bh; and means
+    over its pairs.
+    """
     usable = table["ap"].notna().to_numpy()
     used, code = table[usable].reset_index(drop=True), group[usable]
     grouped = used.groupby(code, sort=True)

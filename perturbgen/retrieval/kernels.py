@@ -1,24 +1,23 @@
-"""The inner loops of retrieval, compiled by numba; they release the interpreter lock. Import where used.
+"""The inner loops of retrieval, compiled by numba; they release the interpreter lock. Import where
+used: numba is slow.
 
-For each query the positives' similarities are kept from the best to the worst, in ``sims[offsets[i]:][:count[i]]``,
-with ``above`` (negatives more similar than this positive) and ``tied`` (negatives exactly as similar) beside them.
-
-The exact null distribution of average precision, compiled by numba. Import where used.
+For each query the positives' similarities are kept from the best to the worst, in
+``sims[offsets[i]:][:count[i]]``, with ``above`` (negatives more similar than this positive) and
+``tied`` (negatives exactly as similar) beside them.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 from numba import njit
 
-_Array = np.ndarray[Any, Any]
+from perturbgen.core.stats import Array
 
 
 @njit(nogil=True, cache=True)
-def _differs(one: _Array, other: _Array) -> bool:
+def _differs(one: Array, other: Array) -> bool:
     """Both know every column, and they differ in each."""
     for d in range(len(one)):  # noqa: SIM110  (numba has no generators)
         if one[d] == other[d] or one[d] < 0 or other[d] < 0:
@@ -28,59 +27,63 @@ def _differs(one: _Array, other: _Array) -> bool:
 
 @njit(nogil=True, cache=True)
 def find_positives(
-    itself: _Array,
-    group: _Array,
-    differ: _Array,
-    candidate_differ: _Array,
-    members: _Array,
-    member_starts: _Array,
-    offsets: _Array,
-    who: _Array,
-    count: _Array,
+    itself: Array,
+    group: Array,
+    differ: Array,
+    candidate_differ: Array,
+    members: Array,
+    member_starts: Array,
+    offsets: Array,
+    found: Array,
+    count: Array,
 ) -> None:
-    """Write the candidate numbers of each query's positives: members of its group that differ in every column."""
+    """Write the candidate numbers of each query's positives: members of its group that differ in
+    every column.
+    """
     for i in range(len(group)):
         at = offsets[i]
         for m in range(member_starts[group[i]], member_starts[group[i] + 1]):
             c = members[m]
             if c != itself[i] and _differs(differ[i], candidate_differ[c]):
-                who[at] = c
+                found[at] = c
                 at += 1
         count[i] = at - offsets[i]
 
 
 @njit(nogil=True, cache=True)
 def sort_positives(
-    block: _Array, column: _Array, who: _Array, offsets: _Array, count: _Array, sims: _Array
+    block: Array, column: Array, found: Array, offsets: Array, count: Array, sims: Array
 ) -> None:
     """Write the positives' similarities, the best first."""
     for i in range(len(count)):
         start, end = offsets[i], offsets[i] + count[i]
         for j in range(start, end):
-            sims[j] = block[i, column[who[j]]]
+            sims[j] = block[i, column[found[j]]]
         sims[start:end] = -np.sort(-sims[start:end])
 
 
 @njit(nogil=True, cache=True)
 def count_negatives(
-    block: _Array,
-    column: _Array,
-    itself: _Array,
-    group: _Array,
-    stratum: _Array,
-    candidate_group: _Array,
-    differ: _Array,
-    candidate_differ: _Array,
-    negatives: _Array,
-    negative_starts: _Array,
-    offsets: _Array,
-    sims: _Array,
-    count: _Array,
-    above: _Array,
-    tied: _Array,
-    opposed: _Array,
+    block: Array,
+    column: Array,
+    itself: Array,
+    group: Array,
+    stratum: Array,
+    candidate_group: Array,
+    differ: Array,
+    candidate_differ: Array,
+    negatives: Array,
+    negative_starts: Array,
+    offsets: Array,
+    sims: Array,
+    count: Array,
+    above: Array,
+    tied: Array,
+    opposed: Array,
 ) -> None:
-    """Fill ``above`` and ``tied``, and each query's number of negatives, in one pass over the candidates."""
+    """Fill ``above`` and ``tied``, and each query's number of negatives, in one pass over the
+    candidates.
+    """
     restricted = differ.shape[1] > 0
     for i in range(len(group)):
         here, n = offsets[i], count[i]
@@ -107,9 +110,8 @@ def count_negatives(
             else:
                 place = min(int((s - worst) * scale), bins - 1)
                 low, high = better[place + 1], better[place]
-                while (
-                    low < high
-                ):  # low becomes the number of positives that are better than this negative
+                # low becomes the number of positives that are better than this negative
+                while low < high:
                     middle = (low + high) >> 1
                     if sims[here + middle] > s:
                         low = middle + 1
@@ -132,10 +134,12 @@ def _bin_scale(best: float, worst: float, bins: int) -> float:
 
 
 @njit(nogil=True, cache=True)
-def _better_bins(sims: _Array, worst: float, scale: float, bins: int) -> _Array:
-    """(bins + 1,) how many positives lie in bin b or a better one: where in ``sims`` a similarity can stand.
+def _better_bins(sims: Array, worst: float, scale: float, bins: int) -> Array:
+    """(bins + 1,) how many positives lie in bin b or a better one: where in ``sims`` a similarity
+    can stand.
 
-    Binning is monotone in floating point, too, so a positive in a better bin than a negative's is above it for sure.
+    Binning is monotone in floating point, too, so a positive in a better bin than a negative's is
+    above it for sure.
     """
     count = np.zeros(bins + 1, np.int64)
     for s in sims:
@@ -146,10 +150,12 @@ def _better_bins(sims: _Array, worst: float, scale: float, bins: int) -> _Array:
 
 
 @njit(nogil=True, cache=True)
-def _spread(over: _Array, level: _Array, sims: _Array, above: _Array, tied: _Array) -> None:
-    """From counts by position: ``over[k]`` lies between positives k-1 and k, ``level[k]`` ties with the k-th.
+def _spread(over: Array, level: Array, sims: Array, above: Array, tied: Array) -> None:
+    """From counts by position: ``over[k]`` lies between positives k-1 and k, ``level[k]`` ties with
+    the k-th.
 
-    Of tied positives the first holds the count, and they all share it; what ties with them is above all later ones.
+    Of tied positives the first holds the count, and they all share it; what ties with them is above
+    all later ones.
     """
     total = 0
     k = 0
@@ -168,13 +174,7 @@ def _spread(over: _Array, level: _Array, sims: _Array, above: _Array, tied: _Arr
 
 @njit(nogil=True, cache=True)
 def spread_all(
-    over: _Array,
-    level: _Array,
-    offsets: _Array,
-    count: _Array,
-    sims: _Array,
-    above: _Array,
-    tied: _Array,
+    over: Array, level: Array, offsets: Array, count: Array, sims: Array, above: Array, tied: Array
 ) -> None:
     """:func:`spread` for each row of ``over`` and ``level``."""
     for i in range(len(count)):
@@ -183,11 +183,13 @@ def spread_all(
 
 
 @njit(nogil=True, cache=True)
-def _average_precision(sims: _Array, above: _Array, tied: _Array, harmonic: _Array) -> float:
-    """AP = mean over positives of the precision at their rank; in a tie, the mean over all orders of the tied.
+def _average_precision(sims: Array, above: Array, tied: Array, harmonic: Array) -> float:
+    """AP = mean over positives of the precision at their rank; in a tie, the mean over all orders
+    of the tied.
 
-    A tie of r positives among n items, after R positives and K items in all, adds (McSherry and Najork 2008)
-    r/n sum_{i=1..n} (R + 1 + (i-1)(r-1)/(n-1)) / (K+i), which harmonic numbers give in closed form.
+    A tie of r positives among n items, after R positives and K items in all, adds (McSherry and
+    Najork 2008) r/n sum_{i=1..n} (R + 1 + (i-1)(r-1)/(n-1)) / (K+i), which harmonic numbers give in
+    closed form.
     """
     total = 0.0
     start = 0
@@ -208,7 +210,7 @@ def _average_precision(sims: _Array, above: _Array, tied: _Array, harmonic: _Arr
 
 @njit(nogil=True, cache=True)
 def _hit_chance(first: int, tied_positives: int, tied_items: int, k: int) -> float:
-    """The chance that a positive is among the first k, when ``first`` items precede the best tie."""
+    """The chance that a positive is among the first k, if ``first`` items precede the best tie."""
     if first >= k:
         return 0.0
     miss = 1.0
@@ -219,7 +221,9 @@ def _hit_chance(first: int, tied_positives: int, tied_items: int, k: int) -> flo
 
 @njit(nogil=True, cache=True)
 def _share_above(above: int, tied: int, negatives: int, fraction: float) -> float:
-    """The share of a positive's tie orders with a rank quantile under ``fraction``; equal to it counts one half."""
+    """The share of a positive's tie orders with a rank quantile under ``fraction``; equal to it
+    counts one half.
+    """
     limit = round(fraction * negatives, 9)
     better = min(max(math.ceil(limit) - above, 0), tied + 1)
     if limit == math.floor(limit) and 0 <= limit - above <= tied:
@@ -239,23 +243,24 @@ def _early_area(above: int, tied: int, negatives: int, alpha: float) -> float:
 
 @njit(nogil=True, cache=True)
 def score_queries(
-    offsets: _Array,
-    sims: _Array,
-    count: _Array,
-    above: _Array,
-    tied: _Array,
-    opposed: _Array,
-    harmonic: _Array,
-    fractions: _Array,
-    depths: _Array,
+    offsets: Array,
+    sims: Array,
+    count: Array,
+    above: Array,
+    tied: Array,
+    opposed: Array,
+    harmonic: Array,
+    fractions: Array,
+    depths: Array,
     alpha: float,
-    out: _Array,
-    quantiles: _Array,
+    out: Array,
+    quantiles: Array,
 ) -> None:
-    """Every metric of every query into ``out`` (queries, 4 + fractions + 1 + depths); the rest stays NaN.
+    """Every metric of every query into ``out`` (queries, 4 + fractions + 1 + depths); the rest
+    stays NaN.
 
-    The columns are AP, mean q, median q, share of positives in each top fraction, early area, and hits at each depth.
-    ``quantiles`` holds each positive's q where ``sims`` holds its similarity.
+    The columns are AP, mean q, median q, share of positives in each top fraction, early area, and
+    hits at each depth. ``quantiles`` holds each positive's q where ``sims`` holds its similarity.
     """
     for i in range(len(count)):
         a, n, negatives = offsets[i], count[i], opposed[i]
@@ -281,7 +286,7 @@ def score_queries(
 
 @njit(nogil=True, cache=True)
 def add_to_histogram(
-    histogram: _Array, offsets: _Array, count: _Array, opposed: _Array, quantiles: _Array
+    histogram: Array, offsets: Array, count: Array, opposed: Array, quantiles: Array
 ) -> None:
     """Count every rank quantile in ``histogram``, whose last place is q = 1."""
     size = len(histogram) - 1
@@ -292,11 +297,13 @@ def add_to_histogram(
 
 
 @njit(nogil=True, cache=True)
-def ap_distribution(positives: int, total: int, size: int) -> _Array:
-    """(size + 1,) the exact null of AP on a grid: probability that AP is about v / size for random ranks.
+def ap_distribution(positives: int, total: int, size: int) -> Array:
+    """(size + 1,) the exact null of AP on a grid: probability that AP is about v / size for random
+    ranks.
 
-    Ranks 1..total are visited in turn; a state is (positives met, AP so far). A hit at rank r as the k-th positive adds
-    k / (r positives), shared between the two nearest grid places so that the mean stays exact.
+    Ranks 1..total are visited in turn; a state is (positives met, AP so far). A hit at rank r as
+    the k-th positive adds k / (r positives), shared between the two nearest grid places so that the
+    mean stays exact.
     """
     state = np.zeros((positives + 1, size + 2))
     state[0, 0] = 1

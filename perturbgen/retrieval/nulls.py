@@ -6,36 +6,36 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy.special import digamma
 
-_Array = np.ndarray[Any, Any]
+from perturbgen.core.stats import Array
+
 _PLACES = 4096  # of the grid on which the distribution of AP is kept
 _WORK = 50_000_000  # steps beyond which random rankings are drawn instead of all being counted
 
 
-def expected_ap(positives: _Array | int, total: _Array | int) -> _Array:
+def expected_ap(positives: Array | int, total: Array | int) -> Array:
     """E[AP] of random ranks, ((M-1)/(L-1) (L - H_L) + H_L) / L, with M positives among L."""
     m, n = np.asarray(positives, float), np.asarray(total, float)
-    harmonic = digamma(n + 1) + np.euler_gamma
+    harmonic = harmonic_number(n)
     with np.errstate(divide="ignore", invalid="ignore"):
         share = np.where(n > 1, (m - 1) / (n - 1), 0.0)
         return (share * (n - harmonic) + harmonic) / n
 
 
-def harmonic_numbers(n: int) -> _Array:
-    """(n + 1,) H_0 .. H_n."""
-    return np.concatenate([[0.0], np.cumsum(1 / np.arange(1, n + 1))])
+def harmonic_number(n: Array) -> Array:
+    """H_n = 1 + 1/2 + ... + 1/n."""
+    return digamma(n + 1.0) + np.euler_gamma
 
 
 @dataclass(frozen=True)
 class _Null:
     """P(AP is about v / (len - 1)) on a grid; ``draws`` is None where every ranking was counted."""
 
-    mass: _Array
+    mass: Array
     draws: int | None
 
     def tail(self, value: float) -> float:
@@ -47,12 +47,14 @@ class _Null:
 
 @lru_cache(maxsize=512)
 def ap_null(positives: int, total: int, *, draws: int = 20_000, seed: int = 0) -> _Null:
-    """The distribution of AP when the ranks of M positives among L are random: exact where that is quick, else drawn.
+    """The distribution of AP when the ranks of M positives among L are random: exact where that is
+    quick, else drawn.
 
     Exact means that all C(L, M) rankings are counted, to 1/4096 in AP, however small the tail.
     """
     from perturbgen.retrieval.kernels import ap_distribution
 
+    # A multiple of M: a hit with no miss before it adds 1/M, which then lies on the grid.
     size = positives * math.ceil(_PLACES / positives)
     if positives == total:
         return _Null(np.eye(1, size + 1, size)[0], None)
@@ -64,29 +66,27 @@ def ap_null(positives: int, total: int, *, draws: int = 20_000, seed: int = 0) -
     )
 
 
-def _random_ap(positives: int, total: int, draws: int, rng: np.random.Generator) -> _Array:
+def _random_ap(positives: int, total: int, draws: int, rng: np.random.Generator) -> Array:
     """(draws,) AP of random rankings."""
-    block = max(1, 4_000_000 // (total if _crowded(positives, total) else positives))
-    parts = [
-        (
-            np.arange(1, positives + 1)
-            / _random_ranks(positives, total, min(block, draws - s), rng)
-        ).mean(axis=1)
-        for s in range(0, draws, block)
-    ]
+    # Where ranks drawn one by one would often collide, whole rankings are drawn instead.
+    crowded = positives**2 > 2 * total
+    block = max(1, 4_000_000 // (total if crowded else positives))
+    hits, parts = np.arange(1, positives + 1), []
+    for start in range(0, draws, block):
+        size = min(block, draws - start)
+        ranks = (_ranking if crowded else _distinct_ranks)(positives, total, size, rng)
+        parts.append((hits / ranks).mean(axis=1))
     return np.concatenate(parts)
 
 
-def _crowded(positives: int, total: int) -> bool:
-    """Whether ranks drawn one by one would often collide."""
-    return positives**2 > 2 * total
+def _ranking(positives: int, total: int, draws: int, rng: np.random.Generator) -> Array:
+    """(draws, positives) sorted ranks from 1 to total, from a random order of all."""
+    keys = rng.random((draws, total), np.float32)
+    return np.sort(np.argpartition(keys, positives - 1, axis=1)[:, :positives], axis=1) + 1
 
 
-def _random_ranks(positives: int, total: int, draws: int, rng: np.random.Generator) -> _Array:
-    """(draws, positives) sorted distinct ranks from 1 to total."""
-    if _crowded(positives, total):
-        keys = rng.random((draws, total), np.float32)
-        return np.sort(np.argpartition(keys, positives - 1, axis=1)[:, :positives], axis=1) + 1
+def _distinct_ranks(positives: int, total: int, draws: int, rng: np.random.Generator) -> Array:
+    """(draws, positives) sorted ranks from 1 to total; rows with two equal are drawn again."""
     ranks = np.sort(rng.integers(1, total + 1, (draws, positives)), axis=1)
     again = (np.diff(ranks, axis=1) == 0).any(axis=1)
     while again.any():
@@ -95,13 +95,14 @@ def _random_ranks(positives: int, total: int, draws: int, rng: np.random.Generat
     return ranks
 
 
-def group_p_values(queries: pd.DataFrame, group: _Array, *, draws: int, seed: int) -> pd.Series:
-    """P of each group's mean AP; ``queries`` has ``ap``, ``positives``, ``negatives``, ``group`` (queries,) a code.
-
-    As in copairs, the queries of one group that have the same numbers of positives and negatives share one random
-    ranking, and different numbers are independent. Queries of a group are far from independent (pair i-j counts for
-    both), and a shared ranking is the widest null that their mean can have.
+def group_p_values(queries: pd.DataFrame, group: Array, *, draws: int, seed: int) -> pd.Series:
+    """P of each group's mean AP; ``queries`` has ``ap``, ``positives``, ``negatives``; ``group``
+    (queries,) a code.
     """
+    # As in copairs, the queries of one group that have the same numbers of positives and negatives
+    # share one random ranking, and different numbers are independent. Queries of a group are far
+    # from independent (pair i-j counts for both), and a shared ranking is the widest null that
+    # their mean can have.
     table = pd.DataFrame({"group": group, "ap": queries["ap"], "m": queries["positives"]})
     table["total"] = table["m"] + queries["negatives"]
     observed = table.groupby("group", sort=True)["ap"].mean()
@@ -120,7 +121,9 @@ def group_p_values(queries: pd.DataFrame, group: _Array, *, draws: int, seed: in
 
 
 def _mixed_null(shape: Mapping[tuple[int, int], int], *, draws: int, seed: int) -> _Null:
-    """The null of a mean over queries, ``shape[(M, L)]`` of them sharing a ranking, other shapes independent."""
+    """The null of a mean over queries, ``shape[(M, L)]`` of them sharing a ranking, other shapes
+    independent.
+    """
     nulls = {key: ap_null(*key, draws=draws, seed=seed) for key in shape}
     if len(nulls) == 1:
         return next(iter(nulls.values()))
@@ -134,7 +137,7 @@ def _mixed_null(shape: Mapping[tuple[int, int], int], *, draws: int, seed: int) 
     return _Null(mass[: _PLACES + 1], min(drawn, default=None))
 
 
-def _scaled(mass: _Array, weight: float, size: int) -> _Array:
+def _scaled(mass: Array, weight: float, size: int) -> Array:
     """A distribution of AP as one of weight x AP on a grid of ``size`` places, its mean kept."""
     place = np.arange(len(mass)) / (len(mass) - 1) * weight * size
     low = np.floor(place + 1e-9).astype(int)
@@ -144,7 +147,7 @@ def _scaled(mass: _Array, weight: float, size: int) -> _Array:
     return out
 
 
-def benjamini_hochberg(p: _Array) -> _Array:
+def benjamini_hochberg(p: Array) -> Array:
     """Adjusted p-values; NaN stays NaN."""
     from scipy.stats import false_discovery_control
 

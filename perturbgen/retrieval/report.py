@@ -25,8 +25,9 @@ def retrieval_page(
     page = Page(title, lead)
     page.section(
         "Summary",
-        "ap: average precision. nap: the same, 0 by chance and 1 at best. median_q: the share of negatives above a "
-        "positive. auc: 1 - mean q. early_auc: the top of the list first. In brackets 95 % intervals.",
+        "ap: average precision. nap: the same, 0 by chance and 1 at best. median_q: the share of "
+        "negatives above a positive. auc: 1 - mean q. early_auc: the top of the list first. In "
+        "brackets 95 % intervals.",
     )
     page.table(_summary_rows(result))
     page.section("Retrieval curve")
@@ -45,8 +46,8 @@ def retrieval_page(
     if controls is not None:
         page.section(
             "Controls",
-            "Chance is an auc of one half. What stays when labels are shuffled comes from the design; what finds the "
-            "plate or the well itself is leakage.",
+            "Chance is an auc of one half. What stays when labels are shuffled comes from the "
+            "design; what finds the plate or the well itself is leakage.",
         )
         page.table([{"variant": name, **_blank(row)} for name, row in controls.iterrows()])
     return page
@@ -94,7 +95,7 @@ def _groups_figure(result: Retrieval) -> Figure:
     import plotly.graph_objects as go
 
     groups = result.groups.sort_values("ap", ascending=False, kind="stable", ignore_index=True)
-    names = _group_names(groups, result)
+    names = groups[list(result.same)].astype(str).agg(", ".join, axis=1)
     found = groups["p_bh"] < SIGNIFICANT
     figure = go.Figure()
     for mask, name, colour in (
@@ -125,17 +126,15 @@ def _groups_figure(result: Retrieval) -> Figure:
     )
 
 
-def _group_names(groups: pd.DataFrame, result: Retrieval) -> pd.Series:
-    """What to call each group."""
-    return groups[list(result.same)].astype(str).agg(", ".join, axis=1)
-
-
 def _group_text(result: Retrieval) -> str:
-    """How many groups are found, and who was left out."""
+    """How many groups are found, and how many queries have no positive."""
     lonely = int((result.queries["positives"] == 0).sum())
     found = int((result.groups["p_bh"] < SIGNIFICANT).sum())
-    text = f"{found:,} of {len(result.groups):,} groups are found above chance (Benjamini-Hochberg, {SIGNIFICANT:g})."
-    return text + (f" {lonely:,} queries had no positive and are left out." if lonely else "")
+    text = (
+        f"{found:,} of {len(result.groups):,} groups are found above chance (Benjamini-Hochberg, "
+        f"{SIGNIFICANT:g})."
+    )
+    return text + (f" {lonely:,} queries had no positive and are skipped." if lonely else "")
 
 
 def _group_rows(result: Retrieval, *, best: bool) -> list[dict[str, Any]]:

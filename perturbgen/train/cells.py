@@ -11,8 +11,7 @@ import pandas as pd
 
 from perturbgen.core.errors import ConfigError, CountsError, InputError, SchemaError, shorten
 from perturbgen.core.tables import read_frame, require_columns, require_unique
-from perturbgen.data import CountStore, CovariateEncoder
-from perturbgen.data.covariates import require_same_genes
+from perturbgen.data import CountStore, CovariateEncoder, require_same_genes
 from perturbgen.train.feeds import CellFeed
 from perturbgen.train.run import Trained
 from perturbgen.train.settings import CellData, RunSettings, _ConditionSettings
@@ -53,8 +52,7 @@ def read_cells(settings: RunSettings) -> Cells:
 def open_store(data: CellData) -> CountStore:
     """The counts, checked to be raw, with their obs."""
     from perturbgen.core.tables import open_h5ad
-    from perturbgen.data import read_competition
-    from perturbgen.data.h5ad import take_layer
+    from perturbgen.data import read_competition, take_layer
 
     if data.on_disk:
         return CountStore.open(data.path, layer=data.layer)
@@ -137,7 +135,7 @@ def _fit_encoder(
 
 def _read_descriptors(path: Path) -> pd.DataFrame:
     """A row per category, named by the first column: numbers, or fingerprints of its SMILES."""
-    from perturbgen.data.covariates import morgan_fingerprints
+    from perturbgen.data import morgan_fingerprints
 
     table = read_frame(path)
     if not isinstance(table.index, pd.RangeIndex):

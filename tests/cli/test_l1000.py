@@ -12,26 +12,12 @@ import pytest
 from perturbgen.cli import _run
 
 
-@pytest.fixture
-def screen(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def screen(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny simulated screen in a folder whose name has a space."""
-    folder = tmp_path / "a screen"
-    assert (
-        _run(
-            [
-                "-q",
-                "l1000",
-                "simulate",
-                str(folder),
-                "--preset",
-                "tiny",
-                "--set",
-                "genes=30",
-                "--json",
-            ]
-        )
-        == 0
-    )
+    folder = tmp_path_factory.mktemp("l1000") / "a screen"
+    options = ["--preset", "tiny", "--set", "genes=30", "--json"]
+    assert _run(["-q", "l1000", "simulate", str(folder), *options]) == 0
     return folder
 
 
@@ -138,4 +124,4 @@ def test_mistakes_are_explained_and_leave_nothing(
     }
     assert _run(["l1000", *(str(names.get(part, part)) for part in arguments)]) == 2
     assert says in capsys.readouterr().err
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a screen"]
+    assert list(tmp_path.iterdir()) == []

@@ -10,7 +10,7 @@ import pytest
 
 from perturbgen.cli import _run
 from perturbgen.data import write_h5ad
-from perturbgen.l1000 import screen_anndata, screen_settings
+from perturbgen.simulate.screen import screen_anndata, screen_settings
 
 TINY = (
     "model.size=8",

@@ -1,9 +1,11 @@
-"""What a hostile user does to the command line: exit codes, no traceback, nothing lost and nothing half-written."""
+"""What a hostile user does to the command line: exit codes, no traceback, nothing lost."""
 
 from __future__ import annotations
 
 import errno
 import json
+import shlex
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -34,30 +36,33 @@ def cells(**changes: Any) -> anndata.AnnData:
     return anndata.AnnData(counts, obs, pd.DataFrame(index=list("ghijkl")), uns={"vehicle": "DMSO"})
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of files that are right, and files that are wrong in one way each."""
+    folder = tmp_path_factory.mktemp("made")
+    kinds = {"ok": cells(), "few": cells()[:3].copy(), "odd wells": cells()[:3].copy()}
+    kinds |= {"no cells": cells()[:0].copy(), "text": cells()}
+    kinds |= {"zeros": cells(), "nan": cells(), "raw": cells()}
+    kinds["odd wells"].obs["well"] = ["17", "17", "18"]
+    kinds["zeros"].X[:] = 0
+    kinds["nan"].X = kinds["nan"].X.astype(float)
+    kinds["nan"].X[0, 0] = np.nan
+    kinds["text"].X = kinds["text"].X.astype(str).astype(object)
+    kinds["raw"].raw = kinds["raw"].copy()
+    kinds["raw"].X = kinds["raw"].X * 0.5
+    for name, adata in kinds.items():
+        adata.write_h5ad(folder / f"{name}.h5ad")
+    (folder / "thesis").mkdir()
+    (folder / "thesis" / "chapter.tex").write_text("years of work")
+    return folder
+
+
 @pytest.fixture
-def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Files:
-    """Files that are right, and files that are wrong in one way each."""
+def files(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Files:
+    """The files in a working directory of the test's own."""
+    shutil.copytree(made, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
-    made = {
-        "ok": cells(),
-        "few": cells()[:3].copy(),
-        "odd wells": cells()[:3].copy(),
-        "no cells": cells()[:0].copy(),
-        "text": cells(),
-    }
-    made["zeros"], made["nan"], made["raw"] = cells(), cells(), cells()
-    made["odd wells"].obs["well"] = ["17", "17", "18"]
-    made["zeros"].X[:] = 0
-    made["nan"].X = made["nan"].X.astype(float)
-    made["nan"].X[0, 0] = np.nan
-    made["text"].X = made["text"].X.astype(str).astype(object)
-    made["raw"].raw = made["raw"].copy()
-    made["raw"].X = made["raw"].X * 0.5
-    for name, adata in made.items():
-        adata.write_h5ad(tmp_path / f"{name}.h5ad")
-    (tmp_path / "thesis").mkdir()
-    (tmp_path / "thesis" / "chapter.tex").write_text("years of work")
-    return {name: tmp_path / f"{name}.h5ad" for name in made}
+    return {path.stem: path for path in tmp_path.glob("*.h5ad")}
 
 
 @pytest.mark.parametrize(
@@ -89,8 +94,6 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Files:
 def test_a_mistake_is_explained_and_costs_nothing(
     files: Files, arguments: str, words: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import shlex
-
     before = {path: path.stat().st_mtime_ns for path in Path().rglob("*")}
     assert _run(["-q", *shlex.split(arguments)]) == 2
     assert words in capsys.readouterr().err

@@ -65,7 +65,7 @@ def test_from_a_file_to_everything(
     score, zeros, ratio = (float(cell) for cell in row.split(" | ")[3:6])
     assert ratio == pytest.approx(score / zeros, abs=1e-3)
     printed = capsys.readouterr().out
-    assert "cells: 4 done" in printed
+    assert "jobs: 4 done" in printed
     assert _run([*arguments, "--no-report", "--json"]) == 0
     (record,) = json.loads(capsys.readouterr().out)
     assert {cell["state"] for cell in record["cells"]} == {"cached"}
@@ -82,7 +82,7 @@ def test_a_failed_method_is_told_at_the_end_with_exit_code_1(
     arguments = ["compare", str(config), "--workers", "1"]
     assert _run([*arguments, "--set", "methods.narrow.predictions='narrow.parquet'"]) == 1
     shown = capsys.readouterr()
-    assert "1 of 4 cells failed, of narrow; the rest is scored" in shown.err
+    assert "1 of 4 jobs failed, of narrow; the rest is scored" in shown.err
     assert "Traceback" not in shown.err
     out = tmp_path / "runs" / "compare-mine"
     assert "lacks 1 of 30 genes: 'g3'" in (out / "failures.txt").read_text()

@@ -19,7 +19,7 @@ from perturbgen.data.kaggle import (
     ORGANISERS_PLATES,
     read_competition,
     read_de,
-    read_genes,
+    read_gene_list,
     read_id_map,
     read_multiome,
     unique_conditions,
@@ -452,6 +452,6 @@ def test_the_real_rows_genes_and_submission_rows_are_accepted(real_data: Path) -
 
 @pytest.mark.data
 def test_the_real_gene_list_is_unique_and_complete(real_data: Path) -> None:
-    genes = read_genes(real_data / "op3" / "genes_18211.txt")
+    genes = read_gene_list(real_data / "op3" / "genes_18211.txt")
     assert len(genes) == 18_211
     assert genes[:2].tolist() == ["A1BG", "A1BG-AS1"]

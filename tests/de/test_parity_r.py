@@ -13,7 +13,7 @@ import pytest
 
 from perturbgen.de import filter_by_expr, limma_table, tmm_factors, voom
 from perturbgen.de.design import Design
-from perturbgen.de.native import Method, fit_native
+from perturbgen.de.native import FitMethod, fit_native
 from tests.de.cases import NAMES, Case, case
 from tests.de.compare import close, relative
 
@@ -87,7 +87,7 @@ def test_fit(reference: Reference) -> None:
     levels = [level for level in design.levels if level != "vehicle"]
     weights = np.array([design.contrast(level, "vehicle") for level in levels])
     result = fit_native(
-        reference.case.counts.to_numpy(), design, weights, Method(contrasts="limma")
+        reference.case.counts.to_numpy(), design, weights, FitMethod(contrasts="limma")
     )
     assert relative(result.sigma, reference["sigma"][:, 0]) < 1e-9
     assert relative(result.ave_expr, reference["amean"][:, 0]) < 1e-9

@@ -11,7 +11,7 @@ import pytest
 from perturbgen.cli import _run
 from perturbgen.compare.tables import read_table as compared_table
 from perturbgen.core.errors import SchemaError
-from perturbgen.de import read_table
+from perturbgen.de import read_de_table
 from perturbgen.evaluate import score
 from tests.de.cases import case
 from tests.evaluate.tables import experiment
@@ -52,21 +52,21 @@ def test_every_kind_of_file_gives_the_same_table(folder: Path) -> None:
     truth, prediction, _ = experiment(conditions=12, genes=30)
     ids = OPTIONS | {"id_map": Path("id_map.csv")}
     for name in ("de_train.parquet", "de_test.h5ad"):
-        pd.testing.assert_frame_equal(read_table(Path(name), **OPTIONS), truth, check_names=False)
+        pd.testing.assert_frame_equal(read_de_table(Path(name), **OPTIONS), truth, check_names=False)
     for name in ("prediction.parquet", "flat.csv", "submission.csv", "outcome.h5ad"):
-        table = read_table(Path(name), **ids).loc[prediction.index]
+        table = read_de_table(Path(name), **ids).loc[prediction.index]
         pd.testing.assert_frame_equal(table, prediction, check_names=False)
 
 
 def test_compare_reads_what_score_reads(folder: Path) -> None:
     for name in ("de_train.parquet", "de_test.h5ad", "prediction.parquet", "flat.csv"):
-        pd.testing.assert_frame_equal(compared_table(Path(name)), read_table(Path(name)))
+        pd.testing.assert_frame_equal(compared_table(Path(name)), read_de_table(Path(name)))
     with pytest.raises(SchemaError, match=r"the rows of submission\.csv are ids"):
         compared_table(Path("submission.csv"))
     table = pd.read_csv("flat.csv")
     table.loc[3, "compound"] = None
     table.to_csv("unnamed.csv", index=False)
-    for read in (read_table, compared_table):
+    for read in (read_de_table, compared_table):
         with pytest.raises(
             SchemaError, match="1 rows without a cell type or compound, the first is row 3"
         ):
@@ -80,11 +80,11 @@ def test_de_tables_of_this_package_are_read(tmp_path: Path) -> None:
     adata = anndata.AnnData(example.counts, example.obs)
     table = limma_table(adata, design=example.template, group="compound", control="vehicle")
     for name in ("de.parquet", "de.h5ad"):
-        found = read_table(table.write(tmp_path / name), **OPTIONS)
+        found = read_de_table(table.write(tmp_path / name), **OPTIONS)
         pd.testing.assert_frame_equal(
             found, table.signed_log10_p, check_names=False, check_index_type=False
         )
-        logfc = read_table(tmp_path / name, **OPTIONS | {"statistic": "logfc"})
+        logfc = read_de_table(tmp_path / name, **OPTIONS | {"statistic": "logfc"})
         np.testing.assert_array_equal(logfc, table.logfc)
 
 
@@ -99,7 +99,7 @@ def test_genes_that_were_filtered_out_are_left_out(
     table = limma_table(adata, gene_filter="filterByExpr", **options)
     tested = table.t.notna().any()
     assert 0 < tested.sum() < len(tested)
-    found = read_table(table.write(tmp_path / "de.parquet"), **OPTIONS)
+    found = read_de_table(table.write(tmp_path / "de.parquet"), **OPTIONS)
     assert list(found.columns) == tested.index[tested].tolist()
     assert f"{(~tested).sum()} genes that were filtered out" in caplog.text
 

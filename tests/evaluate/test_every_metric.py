@@ -18,7 +18,7 @@ from sklearn.preprocessing import StandardScaler
 
 from perturbgen.evaluate import METRICS, held_out_nll, score, score_cells
 from perturbgen.evaluate import cells as c
-from perturbgen.evaluate.cells import CELL_METRICS, CellPair
+from perturbgen.evaluate.cells import CELL_METRICS, _CellPair
 from perturbgen.evaluate.metrics import TABLE_METRICS
 from perturbgen.evaluate.values import _evidence_weights
 from tests.evaluate.tables import experiment, frame
@@ -173,11 +173,11 @@ def test_errors_of_means_and_variances_are_those_of_scaled_features(
 ) -> None:
     x, y = two_draws
     scaler = StandardScaler().fit(x)
-    assert c._feature_mean_error(CellPair(x, y)) == pytest.approx(
+    assert c._feature_mean_error(_CellPair(x, y)) == pytest.approx(
         np.sqrt((scaler.transform(y).mean(axis=0) ** 2).mean())
     )
     ratio = np.log2(scaler.transform(y).var(axis=0))
-    assert c._feature_variance_error(CellPair(x, y)) == pytest.approx(
+    assert c._feature_variance_error(_CellPair(x, y)) == pytest.approx(
         np.abs(ratio).mean(), rel=1e-3
     )
 

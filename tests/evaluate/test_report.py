@@ -13,7 +13,7 @@ import pytest
 
 from perturbgen.core.errors import SchemaError
 from perturbgen.evaluate import Scorecard, calibration, report_page, scorecard, write_report
-from perturbgen.evaluate.report_data import _choose_genes, _quantised, payload, script_json
+from perturbgen.evaluate.report import _choose_genes, _payload, _quantised, _script_json
 from tests.evaluate.tables import experiment, frame
 
 CHROMIUM = (
@@ -86,13 +86,15 @@ def test_labels_join_predictions_in_any_order(made: Made) -> None:
         name: table.sample(frac=1, random_state=1)[rng.permutation(table.columns)].swaplevel()
         for name, table in tables.items()
     }
-    assert script_json(payload(card, truth, turned)) == script_json(payload(card, truth, tables))
+    assert _script_json(_payload(card, truth, turned)) == _script_json(
+        _payload(card, truth, tables)
+    )
 
 
 def test_a_budget_limits_the_genes_and_the_page_says_so(made: Made) -> None:
     card, truth, tables = made
     budget = 12 * 20 * 4 * 8 // 3  # twelve genes of twenty conditions and four tables
-    assert len(payload(card, truth, tables, budget=budget)["genes"]) == 12
+    assert len(_payload(card, truth, tables, budget=budget)["genes"]) == 12
     html = report_page(card, truth, tables, budget=budget).html()
     assert "of the 60 genes these are 12" in html
 

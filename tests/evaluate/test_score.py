@@ -10,7 +10,7 @@ import pytest
 
 from perturbgen.core.errors import ConfigError, SchemaError
 from perturbgen.evaluate import METRICS, Values, open_problems_mean_score, score, scorecard
-from perturbgen.evaluate.catalogue import OPEN_PROBLEMS
+from perturbgen.evaluate.catalogue import _OPEN_PROBLEMS
 from perturbgen.evaluate.metrics import TABLE_METRICS
 from tests.evaluate.tables import experiment, frame
 
@@ -281,10 +281,10 @@ PUBLISHED = {
 @pytest.mark.parametrize("method", PUBLISHED)
 def test_the_websites_mean_score(method: str) -> None:
     *values, expected = PUBLISHED[method]
-    worst = pd.Series(PUBLISHED["sample"][:5], list(OPEN_PROBLEMS))
-    assert open_problems_mean_score(pd.Series(values, list(OPEN_PROBLEMS)), worst) == pytest.approx(
-        expected, abs=2e-4
-    )
+    worst = pd.Series(PUBLISHED["sample"][:5], list(_OPEN_PROBLEMS))
+    assert open_problems_mean_score(
+        pd.Series(values, list(_OPEN_PROBLEMS)), worst
+    ) == pytest.approx(expected, abs=2e-4)
 
 
 @pytest.mark.data

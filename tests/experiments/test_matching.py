@@ -24,7 +24,7 @@ from perturbgen.profiles.crossmodal import (
     methods,
     variate_correlations,
 )
-from perturbgen.retrieval.crossmodal import query_scores, score_folds
+from perturbgen.retrieval import query_scores, score_folds
 
 GRID = [correlated(tau, 10, before) for tau in (0.1, 0.5) for before in (None, 20)]
 

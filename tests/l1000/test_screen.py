@@ -10,8 +10,9 @@ import pandas as pd
 import pytest
 
 from perturbgen.core.errors import ConfigError, InputError
-from perturbgen.l1000 import GctxFile, extract, screen_anndata, screen_settings, write_screen
+from perturbgen.l1000 import GctxFile, extract
 from perturbgen.l1000.similarity import _cosine
+from perturbgen.simulate.screen import screen_anndata, screen_settings, write_screen
 from perturbgen.simulate.screen.plates import simulate_screen
 
 

@@ -94,7 +94,7 @@ def test_inference_finds_the_mode(conditions, batch):
         for direction in torch.eye(2):
             for step in (-0.1, 0.1):
                 assert (model.loss(fit.z + step * direction, batch) > fit.loss - 0.02).all()
-    longer = model.infer(batch, starts=3, steps=3000, tolerance=0)
+    longer = model.infer(batch, starts=3, steps=800, tolerance=0)
     assert (fit.loss - longer.loss).max().item() < 0.05
 
 

@@ -179,7 +179,7 @@ def test_every_head_learns_separable_classes(kind):
         optimiser.zero_grad()
         made(x, y).mean().backward()
         optimiser.step()
-    scores = made.similarity(made.placed(x), made.placed(made.classes))
+    scores = made._similarity(made._placed(x), made._placed(made.classes))
     assert (scores.argmax(1) == y).all()
     assert made(x, y).mean().item() < first
 

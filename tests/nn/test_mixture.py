@@ -11,7 +11,8 @@ from scipy import integrate, stats
 from scipy.special import logsumexp
 
 from perturbgen.core.errors import ConfigError
-from perturbgen.nn import GaussianMixture, Softball
+from perturbgen.nn import GaussianMixture
+from perturbgen.nn.mixture import _Softball
 
 
 @pytest.fixture
@@ -64,7 +65,7 @@ def test_prior_of_the_parameters_equals_scipy(covariance, generator):
         .logpdf(prior.log_precision.detach().double().numpy())
         .sum()
     )
-    expected += Softball(2, 1.5, 5.0).log_prob(torch.tensor(means)).sum().item()
+    expected += _Softball(2, 1.5, 5.0).log_prob(torch.tensor(means)).sum().item()
     assert prior.prior_log_prob().item() == pytest.approx(expected, rel=1e-5)
 
 
@@ -123,7 +124,7 @@ def test_one_generator_gives_one_mixture_and_one_sample():
 
 @pytest.mark.parametrize(("radius", "hardness"), [(1, 1), (2, 5), (3, 100)])
 def test_softball_integrates_to_one_in_the_plane(radius, hardness):
-    ball = Softball(2, radius, hardness)
+    ball = _Softball(2, radius, hardness)
     reach = radius * (1 + 30 / hardness)
     x = torch.linspace(-reach, reach, 2001, dtype=torch.float64)
     density = ball.log_prob(torch.stack(torch.meshgrid(x, x, indexing="ij"), -1)).exp()
@@ -131,7 +132,7 @@ def test_softball_integrates_to_one_in_the_plane(radius, hardness):
 
 
 def test_a_hard_softball_is_the_uniform_ball():
-    ball = Softball(3, 2.0, 1e4)
+    ball = _Softball(3, 2.0, 1e4)
     assert ball.log_prob(torch.tensor([0.5, 1.0, -1.0])).item() == pytest.approx(
         -math.log(4 / 3 * math.pi * 8), abs=1e-4
     )
@@ -139,7 +140,7 @@ def test_a_hard_softball_is_the_uniform_ball():
 
 def test_softball_never_overflows():
     x = torch.tensor([[1e6, 0.0], [0.0, 0.0]], requires_grad=True)
-    log_prob = Softball(2, 1.0, 1000.0).log_prob(x)
+    log_prob = _Softball(2, 1.0, 1000.0).log_prob(x)
     log_prob.sum().backward()
     assert log_prob[0].item() == pytest.approx(-1e9, rel=1e-5)
     assert x.grad.tolist() == [[-1000, 0], [0, 0]]
@@ -151,7 +152,7 @@ def test_softball_never_overflows():
 def test_softball_samples_have_its_radii_and_every_direction(
     dimension, radius, hardness, generator
 ):
-    x = Softball(dimension, radius, hardness).sample(20_000, generator=generator).double().numpy()
+    x = _Softball(dimension, radius, hardness).sample(20_000, generator=generator).double().numpy()
 
     def mass(r: float) -> float:
         return r ** (dimension - 1) / (1 + math.exp(min(hardness * (r / radius - 1), 700)))

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from perturbgen.nn import MLP, CountLinear, ShapeError
+from perturbgen.nn import MLP, ShapeError
+from perturbgen.nn.layers import _CountLinear
 
 CELLS, GENES, CONDITIONS = 6, 30, 4
 
@@ -55,7 +56,7 @@ def test_sparse_equals_dense_with_its_gradients(batch):
 
 def test_conditions_enter_as_if_appended(batch):
     counts, _, conditions = batch
-    layer = CountLinear(GENES, 8, n_conditions=CONDITIONS)
+    layer = _CountLinear(GENES, 8, n_conditions=CONDITIONS)
     whole = nn.Linear(GENES + CONDITIONS, 8)
     with torch.no_grad():
         whole.weight.copy_(torch.cat([layer.weight.T, layer.conditions.weight], dim=1))
@@ -76,7 +77,7 @@ def test_layers_are_the_widths_with_activations_between():
 def test_what_does_not_fit_is_refused(batch):
     counts, sparse, conditions = batch
     with pytest.raises(ShapeError, match="30 inputs for a layer built for 29"):
-        CountLinear(29, 8)(sparse)
+        _CountLinear(29, 8)(sparse)
     with pytest.raises(ShapeError, match="without conditions"):
         MLP(GENES, [8])(counts, conditions)
     with pytest.raises(ShapeError, match="for conditions"):

@@ -8,14 +8,8 @@ import torch
 from scipy.special import expit, softmax
 
 from perturbgen.core.errors import ConfigError
-from perturbgen.nn import (
-    Dispersion,
-    PredictedDispersion,
-    ShapeError,
-    bounded_log_r,
-    nb_log_prob,
-    scaled_log_mean,
-)
+from perturbgen.nn import Dispersion, PredictedDispersion, ShapeError, nb_log_prob, scaled_log_mean
+from perturbgen.nn.layers import _bounded_log_r
 
 LOGITS = torch.tensor([[0.0, 1.0, -200.0], [3.0, 3.0, 3.0]])
 
@@ -61,7 +55,7 @@ def test_an_unknown_scaling_is_refused():
 
 def test_log_r_stays_between_its_bounds_with_a_gradient():
     raw = torch.tensor([-60.0, -20, 1, 20, 60], requires_grad=True)
-    log_r = bounded_log_r(raw)
+    log_r = _bounded_log_r(raw)
     log_r.sum().backward()
     assert (log_r >= -7).all()
     assert (log_r <= 9).all()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import sys
 
@@ -12,7 +13,7 @@ from torch import nn
 from perturbgen.core.errors import MissingDependencyError
 from perturbgen.nn.likelihoods import ShapeError
 from perturbgen.nn.vision import (
-    _BACKBONES,
+    _RESNETS,
     ChannelMix,
     ColourMap,
     DomainHead,
@@ -20,7 +21,6 @@ from perturbgen.nn.vision import (
     _replace_first,
     _reversed_gradient,
     _SmallCNN,
-    _widened,
     backbone,
     batch_statistics,
     coral,
@@ -48,10 +48,11 @@ def test_a_mix_gives_three_channels_and_learns() -> None:
 
 
 def test_a_widened_convolution_keeps_the_answer_to_grey_images() -> None:
-    first = nn.Conv2d(3, 8, 7, 2, 3, bias=True)
-    wide = _widened(first, 6)
+    three = nn.Sequential(nn.Conv2d(3, 8, 7, 2, 3, bias=True))
+    six = copy.deepcopy(three)
+    _replace_first(six, 6)
     grey = torch.rand(2, 1, 16, 16)
-    torch.testing.assert_close(wide(grey.expand(2, 6, 16, 16)), first(grey.expand(2, 3, 16, 16)))
+    torch.testing.assert_close(six(grey.expand(2, 6, 16, 16)), three(grey.expand(2, 3, 16, 16)))
 
 
 def test_the_small_network_says_what_it_gives() -> None:
@@ -69,7 +70,7 @@ def test_monai_networks_read_six_channels(name: str) -> None:
     assert backbone(name, 3)[1] == wide
 
 
-@pytest.mark.parametrize("name", list(_BACKBONES))
+@pytest.mark.parametrize("name", [*_RESNETS, "DenseNet121"])
 def test_without_monai_its_networks_say_what_to_install(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

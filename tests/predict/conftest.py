@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -69,6 +70,13 @@ def experiment_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(autouse=True)
+def few_trees(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Samplers that are fitted on the way have ten trees, not 200: nothing here is about their fit."""
+    small = partial(SamplerSettings, trees=FEW_TREES.trees)
+    monkeypatch.setattr("perturbgen.generate.sampler.SamplerSettings", small)
+
+
 @pytest.fixture
 def experiment() -> AnnData:
     return make_experiment()
@@ -84,9 +92,11 @@ def train(folder: Path, **sections: object) -> TrainedRun:
     }
     if base.get("model", {}).get("kind") == "dgd":
         del base["annealing"]
-    return load_run(
-        train_model(load_settings(RunSettings, base=base), runs=folder / "runs", accelerator="cpu")
-    )
+    settings = load_settings(RunSettings, base=base)
+    with pytest.MonkeyPatch.context() as patch:
+        # The figures of the board take nine tenths of such a short training.
+        patch.setattr("perturbgen.train.board.Board.epoch", lambda *_: None)
+        return load_run(train_model(settings, runs=folder / "runs", accelerator="cpu"))
 
 
 @pytest.fixture(scope="session")

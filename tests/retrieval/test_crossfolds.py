@@ -6,18 +6,15 @@ import pytest
 from scipy.stats import spearmanr
 
 from perturbgen.core.errors import SchemaError
-from perturbgen.retrieval import match_modalities
-from perturbgen.retrieval.crossmodal import (
-    _chance,
-    _exchange,
-    _partner_scores,
-    _weighted_medians,
-    difference,
+from perturbgen.retrieval import (
     mantel,
     match_fold,
+    match_modalities,
+    matched_difference,
     query_scores,
     score_folds,
 )
+from perturbgen.retrieval.crossmodal import _chance, _exchange, _partner_scores, _weighted_medians
 
 
 def tables(noise: float, rows: int = 40, seed: int = 0) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -34,12 +31,12 @@ def compounds(table: pd.DataFrame) -> pd.Series:
 
 def test_scores_by_hand() -> None:
     low, high = np.array([1, 3, 11, 2]), np.array([1, 3, 11, 4])
-    found = _partner_scores(low, high, 21)
+    found = _partner_scores(low, high, 21, (1, 10))
     np.testing.assert_allclose(found[:, 0], [1, 1 / 3, 1 / 11, (1 / 2 + 1 / 3 + 1 / 4) / 3])
     np.testing.assert_allclose(found[:, 1], [0, 0.1, 0.5, 0.1])
     np.testing.assert_allclose(found[:, 2], [1, 0, 0, 0])
     np.testing.assert_allclose(found[:, 3], [1, 1, 0, 1])
-    np.testing.assert_allclose(_partner_scores(np.array(10), np.array(11), 21)[3], 0.5)
+    np.testing.assert_allclose(_partner_scores(np.array(10), np.array(11), 21, (1, 10))[3], 0.5)
 
 
 def test_one_fold_agrees_with_match_modalities() -> None:
@@ -132,11 +129,11 @@ def test_rows_strata_and_intervals() -> None:
 
 def test_a_difference_by_hand() -> None:
     ours, theirs = pd.Series({"a": 1.0, "b": 0.5}), pd.Series({"b": 0.5, "a": 0.0})
-    one = difference(
+    one = matched_difference(
         ours, theirs, pd.Series({"a": "x", "b": "x"}), draws=50, rng=np.random.default_rng(0)
     )
     assert one.tolist() == [0.5, 0.5, 0.5], "one compound: nothing to resample"
-    two = difference(
+    two = matched_difference(
         ours, theirs, pd.Series({"a": "x", "b": "y"}), draws=500, rng=np.random.default_rng(0)
     )
     assert two.tolist() == [0.5, 0.0, 1.0]

@@ -11,14 +11,15 @@ import pytest
 from perturbgen.core.errors import SchemaError
 from perturbgen.retrieval import (
     controlled,
+    group_neighbours,
     knn_mixing,
     match_modalities,
     mixing_summary,
     nearest,
+    neighbour_table,
     percent_replicating,
     shuffle_labels,
 )
-from perturbgen.retrieval.nearest import group_neighbours, neighbour_table
 
 
 def plates(
@@ -199,7 +200,7 @@ def test_percent_matching_counts_pairs_of_other_compounds_only() -> None:
     assert across["passes"].mean() < 0.2
     with pytest.raises(SchemaError, match="no group of 'compound' has a pair"):
         percent_replicating(x, meta.assign(compound=np.arange(120)), same="compound", rng=rng)
-    with pytest.raises(SchemaError, match="a group of 50 cannot be drawn from 2 groups"):
+    with pytest.raises(SchemaError, match="50 rows of different groups cannot be drawn from 2"):
         percent_replicating(x, meta.assign(compound=np.arange(120) // 60), same="compound", rng=rng)
 
 

@@ -16,10 +16,11 @@ IntArray = np.ndarray[Any, np.dtype[np.int64]]
 
 
 class SparseRows(NamedTuple):
-    """The non-zeros of a batch, cell after cell; cell ``i`` owns ``offsets[i]`` up to ``offsets[i + 1]``.
+    """The non-zeros of a batch; cell ``i`` owns those from ``offsets[i]`` to ``offsets[i + 1]``.
 
-    As it is, it is the input of ``torch.nn.functional.embedding_bag(columns, weight, offsets, mode="sum",
-    per_sample_weights=values, include_last_offset=True)``: a first layer that reads the sparse batch.
+    As it is, it is the input of ``torch.nn.functional.embedding_bag(columns, weight, offsets,
+    mode="sum", per_sample_weights=values, include_last_offset=True)``: a first layer that reads the
+    sparse batch.
     """
 
     values: torch.Tensor  # float32 (non-zeros,)
@@ -42,7 +43,7 @@ class SparseRows(NamedTuple):
         return out
 
 
-class Resident(Protocol):
+class _Resident(Protocol):
     """Rows of counts at hand, in memory or on a device."""
 
     @property
@@ -66,8 +67,8 @@ class Backing(Protocol):
     def order(self, n: int, size: int, rng: np.random.Generator | None) -> IntArray:
         """The positions 0..n-1 in the order of one epoch of batches of ``size``."""
 
-    def parts(self, rows: IntArray, size: int, first: int) -> Iterator[tuple[Resident, IntArray]]:
-        """The rows from ``first`` on, in parts of whole batches: each resident, with where its rows are found there."""
+    def parts(self, rows: IntArray, size: int, first: int) -> Iterator[tuple[_Resident, IntArray]]:
+        """The rows from ``first`` on, in parts of whole batches, and where in a part they are."""
 
     def to(self, device: torch.device) -> Backing:
         """The same rows, resident there."""

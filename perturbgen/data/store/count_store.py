@@ -1,7 +1,7 @@
-"""CountStore: raw counts with their labels, delivered in labelled batches and never dense as a whole.
+"""Raw counts with their labels, delivered in labelled batches and never dense as a whole.
 
-Three backings stand behind one interface: compact CSR in memory, a file read block by block (``disk``) and CSR resident
-on a GPU (``device``).
+Three backings stand behind one interface: compact CSR in memory, a file read block by block
+(``disk``) and CSR resident on a GPU (``device``).
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ class Batch(NamedTuple):
 class CountStore:
     """Cells x genes of raw counts, with labels.
 
-    Make one with :meth:`from_adata` (memory) or :meth:`open` (disk), send it to a GPU with :meth:`to`.
+    Make one with :meth:`from_adata` (memory) or :meth:`open` (disk), send it to a GPU with
+    :meth:`to`.
     """
 
     backing: Backing
@@ -52,7 +53,7 @@ class CountStore:
     def from_adata(
         cls, adata: AnnData, covariates: CovariateEncoder | None = None, *, layer: str | None = None
     ) -> CountStore:
-        """A store in memory. It keeps a compact copy (4 bytes a non-zero where counts and genes fit 16 bits)."""
+        """A store in memory: 4 bytes a non-zero where counts and genes fit 16 bits."""
         if layer is not None and layer not in adata.layers:
             raise SchemaError(f"no layer {layer!r}", fix=suggest(layer, adata.layers))
         matrix = adata.X if layer is None else adata.layers[layer]
@@ -72,10 +73,10 @@ class CountStore:
         block: int = 128,
         buffer: int = 8192,
     ) -> CountStore:
-        """A store on disk: an h5ad file or a zarr folder whose counts are CSR; only the labels are read now.
+        """A store on disk, h5ad or zarr, whose counts are CSR; only the labels are read now.
 
-        A shuffled epoch reads ``block`` neighbouring cells at a time in random order, and mixes the cells of every
-        ``buffer``; memory holds two buffers, one in use and one being read.
+        A shuffled epoch reads ``block`` neighbouring cells at a time in random order, and mixes the
+        cells of every ``buffer``; memory holds two buffers, one in use and one being read.
         """
         opened = DiskBacking.open(Path(path), layer, block, buffer)
         return _whole(*opened).with_covariates(covariates)
@@ -94,7 +95,7 @@ class CountStore:
         return len(self.var_names)
 
     def subset(self, cells: Sequence[Any] | np.ndarray | pd.Index | pd.Series) -> CountStore:
-        """The cells named by a mask, by positions or by their obs names; the counts themselves are shared."""
+        """The cells of a mask, of positions or of obs names; the counts themselves are shared."""
         take = self._positions(np.asarray(cells))
         return replace(self, rows=self.rows[take], obs=self.obs.iloc[take], codes=self.codes[take])
 
@@ -118,7 +119,7 @@ class CountStore:
         return found.astype(np.int64)
 
     def to(self, device: str | torch.device) -> CountStore:
-        """The same store resident on a device: ``cuda`` puts CSR there, ``cpu`` reads a file into memory."""
+        """The same store on a device: ``cuda`` holds CSR, ``cpu`` reads a file into memory."""
         import torch
 
         return replace(self, backing=self.backing.to(torch.device(device)))
@@ -137,12 +138,13 @@ class CountStore:
         rank: int = 0,
         ranks: int = 1,
     ) -> Iterator[Batch]:
-        """Every cell once, in batches of ``size`` (the last may be smaller): shuffled by ``rng``, else in stored order.
+        """Every cell once, in batches of ``size``: shuffled by ``rng``, else in stored order.
 
-        The order depends on the generator alone: with ``rng=epoch_rng(seed, epoch)`` a run that stopped after ``k``
-        batches goes on with ``skip=k``. Of ``ranks`` processes each takes the cells ``rank``, ``rank + ranks``, ... of
-        every batch, and a last batch of fewer cells than processes is left out. Batches may be kept: their memory is
-        reused only once they are let go.
+        The order depends on the generator alone: with ``rng=epoch_rng(seed, epoch)`` a run that
+        stopped after ``k`` batches goes on with ``skip=k``. Of ``ranks`` processes each takes the
+        cells ``rank``, ``rank + ranks``, ... of every batch, and a last batch of fewer cells than
+        processes is left out. Batches may be kept: their memory is reused only once they are let
+        go.
         """
         import torch
 
@@ -159,6 +161,7 @@ class CountStore:
             )
         order = _shared(self.backing.order(len(self), size, rng), size, rank, ranks)
         size //= ranks
+        # Skipped in the order, not by reading: resuming late in an epoch costs nothing.
         done = skip * size
         with ThreadPoolExecutor(torch.get_num_threads()) as pool:
             for resident, local in self.backing.parts(self.rows[order], size, done):
@@ -180,7 +183,7 @@ def _whole(backing: Backing, obs: pd.DataFrame, var_names: pd.Index) -> CountSto
 
 
 def _shared(order: IntArray, size: int, rank: int, ranks: int) -> IntArray:
-    """The part of an epoch's order that one of several processes takes: every ``ranks``-th cell of each batch."""
+    """What one of several processes takes of an epoch: every ``ranks``-th cell of each batch."""
     last = len(order) % size
     if ranks > 1 and last < ranks:
         # Some process would have no cell of it, and a step waits for the gradients of each.

@@ -74,7 +74,8 @@ class DiskBacking:
     ) -> Iterator[tuple[MemoryBacking, IntArray]]:
         """Window by window, the next one being read while the last one is used."""
         step = self._window(size)
-        # Windows begin where they began in the whole epoch, so that one that is resumed reads the same.
+        # Windows begin where they began in the whole epoch, so that one that is resumed reads the
+        # same.
         starts = range(first // step * step, len(rows), step)
         windows = [rows[max(start, first) : start + step] for start in starts]
         if not windows:
@@ -98,7 +99,7 @@ class DiskBacking:
         return packed.scipy(local)
 
     def _window(self, size: int) -> int:
-        """How many cells are mixed at a time: the whole batches that fit the buffer, one at least."""
+        """How many cells are mixed at a time: the batches that fit the buffer, one at least."""
         return max(self.buffer // size, 1) * size
 
     def _load(self, rows: IntArray) -> tuple[MemoryBacking, IntArray]:
@@ -170,6 +171,7 @@ def _require_csr(root: Any, group: str, path: Path) -> Any:
         raise InputError(
             f"{path}: {group} is stored as {found or 'an unknown type'}",
             expected="a CSR matrix, whose rows can be read one by one",
-            fix="write it once more after adata.X = scipy.sparse.csr_matrix(adata.X), or use CountStore.from_adata",
+            fix="write it once more after adata.X = scipy.sparse.csr_matrix(adata.X), "
+            "or use CountStore.from_adata",
         )
     return root[group]

@@ -35,14 +35,15 @@ class MemoryBacking:
 
     @classmethod
     def pack(cls, matrix: Any, *, where: str, cells: Any, genes: Any) -> MemoryBacking:
-        """Any matrix of raw counts; duplicate entries are summed first. The labels are for the error message."""
+        """Any matrix of raw counts; duplicate entries are summed. The labels are for an error."""
         counts = sparse.csr_matrix(matrix)
         if error := count_problem(counts, cells, genes, where):
             raise error
         if not counts.has_canonical_format:
             counts = counts.copy()
             counts.sum_duplicates()
-        # Half the bytes to move for each batch: nearly all counts, and all genes of OP3, fit 16 bits.
+        # Half the bytes to move for each batch: nearly all counts, and all genes of OP3, fit 16
+        # bits.
         small = counts.nnz == 0 or counts.data.max() < 2**16
         return cls(
             counts.data.astype(np.uint16 if small else np.int32),
@@ -90,7 +91,7 @@ class MemoryBacking:
         return sparse.csr_matrix((values, columns, offsets), shape=(len(rows), self.shape[1]))
 
     def dense(self, rows: IntArray, pool: ThreadPoolExecutor) -> torch.Tensor:
-        """Float32 (cells, genes), in a buffer that is recycled once nobody holds the tensor or a view of it."""
+        """Float32 (cells, genes), in a buffer that is recycled once no tensor or view holds it."""
         import torch
 
         out = self.buffers.lend(len(rows), self.shape[1])
@@ -124,8 +125,9 @@ class MemoryBacking:
 class _Buffers:
     """Dense buffers that come back by themselves when their borrower is garbage.
 
-    Fresh memory costs more than filling it (the kernel must zero and map 37 MB a batch), so batches are written to old
-    buffers; but only to those that no tensor, view or autograd graph refers to any more, so keeping a batch is safe.
+    Fresh memory costs more than filling it (the kernel must zero and map 37 MB a batch), so batches
+    are written to old buffers; but only to those that no tensor, view or autograd graph refers to
+    any more, so keeping a batch is safe.
     """
 
     def __init__(self) -> None:
@@ -151,9 +153,9 @@ class _Buffers:
             self.free.append(buffer)
 
 
-# The two loops below run once for every batch of every epoch. In CSR, row ``r`` holds ``values[a:b]``
-# in the genes ``columns[a:b]``, with ``a, b = offsets[r], offsets[r + 1]``. They release the
-# interpreter's lock, so that threads share a batch.
+# The two loops below run once for every batch of every epoch. In CSR, row ``r`` holds
+# ``values[a:b]`` in the genes ``columns[a:b]``, with ``a, b = offsets[r], offsets[r + 1]``. They
+# release the interpreter's lock, so that threads share a batch.
 
 
 @njit(nogil=True, cache=True)

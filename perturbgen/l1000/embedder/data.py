@@ -167,7 +167,7 @@ class ProfileTable:
 
 def _named_parts(samples: pd.DataFrame, data: ProfileData) -> pd.Series:
     """By a split file, or by the benchmark's."""
-    from perturbgen.data.splits import Split
+    from perturbgen.data import Split
     from perturbgen.l1000 import read_leakproof
 
     if data.leakproof:

@@ -20,9 +20,15 @@ from perturbgen.l1000.embedder.data import ProfileTable
 from perturbgen.l1000.embedder.probe import probe, probe_task
 from perturbgen.l1000.embedder.recipe import Embedder
 from perturbgen.profiles.linear import PCA, WCCN, ReplicateMetric
-from perturbgen.retrieval import Retrieval, controlled, nearest, retrieve
-from perturbgen.retrieval.nearest import group_neighbours, neighbour_table
-from perturbgen.retrieval.ranks import Measure
+from perturbgen.retrieval import (
+    Measure,
+    Retrieval,
+    controlled,
+    group_neighbours,
+    nearest,
+    neighbour_table,
+    retrieve,
+)
 
 _CLIP = 10.0  # of z-scores, as for the network
 MINE = "trained embedding"

@@ -22,7 +22,7 @@ from perturbgen.nn import MarginHead
 from perturbgen.nn.encoders import make_encoder
 from perturbgen.nn.layers import Draws
 from perturbgen.nn.margins import ball, poincare_distance
-from perturbgen.retrieval.ranks import Measure
+from perturbgen.retrieval import Measure
 from perturbgen.train.feeds import BalancedSampler, MemmapFeed, ResidentFeed
 
 

@@ -23,7 +23,7 @@ from anndata import AnnData
 from scipy import sparse
 
 from perturbgen.core.console import progress
-from perturbgen.data.h5ad import SparseH5ad, write_h5ad
+from perturbgen.data import SparseH5ad, write_h5ad
 from perturbgen.de import flavour_table
 from perturbgen.simulate.op3.counts import Stream, mean_one, sample_nb_sparse, stream
 from perturbgen.simulate.op3.labels import (

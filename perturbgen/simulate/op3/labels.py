@@ -13,7 +13,7 @@ from anndata import AnnData
 from scipy import sparse
 
 from perturbgen.core.config import to_toml
-from perturbgen.data.schema import KAGGLE_COLUMNS
+from perturbgen.data import KAGGLE_COLUMNS
 from perturbgen.simulate.op3.counts import Stream, stream
 from perturbgen.simulate.op3.settings import CELL_TYPES, WITHHELD_TYPES
 from perturbgen.simulate.op3.world import Chunk, World

@@ -17,7 +17,7 @@ from perturbgen.core.errors import ConfigError, SchemaError, shorten
 from perturbgen.core.files import require_file, require_folder
 from perturbgen.core.labels import VEHICLE
 from perturbgen.core.tables import read_frame, require_unique, require_values
-from perturbgen.data.kaggle import read_genes
+from perturbgen.data import read_gene_list
 from perturbgen.simulate.op3.settings import CELL_TYPES, WITHHELD_TYPES, PlateSettings
 
 POSITIVE_CONTROLS: Final = ("Belinostat", "Dabrafenib")
@@ -199,7 +199,7 @@ def read_layout(folder: str | Path, *, rng: np.random.Generator) -> Layout:
     """The real layout; wells that the files do not name are chosen at random among the free ones."""
     folder = require_folder(folder, "layout folder")
     tables = {name: _read_table(folder, name) for name in _COLUMNS}
-    genes = read_genes(folder / _FILES["genes"])
+    genes = read_gene_list(folder / _FILES["genes"])
     _check_wells(tables["wells"])
     train, id_map = tables["train"], tables["id_map"]
     compounds = _with_roles(tables["compounds"].rename(columns={"smiles": "SMILES"}))

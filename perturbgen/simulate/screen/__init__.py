@@ -1,1 +1,6 @@
-"""TODO."""
+"""A simulated L1000 screen with a known truth, in memory or as GEO's and LINCS2020's own files."""
+
+from perturbgen.simulate.screen.files import screen_anndata, write_screen
+from perturbgen.simulate.screen.settings import ScreenSettings, screen_settings
+
+__all__ = ["ScreenSettings", "screen_anndata", "screen_settings", "write_screen"]

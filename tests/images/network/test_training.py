@@ -24,7 +24,7 @@ from perturbgen.images.network.predict import (
     predict,
     validation_numbers,
 )
-from perturbgen.images.network.recipe import _ImageCard, _build, _feed
+from perturbgen.images.network.recipe import _build, _feed, _ImageCard
 from perturbgen.images.network.settings import ImageModelSettings, ImageSettings
 from perturbgen.nn.layers import Draws
 from perturbgen.train.card import load_state

@@ -8,8 +8,8 @@ import pytest
 
 from perturbgen.core.config import load_settings, merge
 from perturbgen.data import write_h5ad
-from perturbgen.l1000 import screen_anndata, screen_settings
 from perturbgen.l1000.embedder import EmbedSettings
+from perturbgen.simulate.screen import screen_anndata, screen_settings
 
 
 @pytest.fixture(scope="session")

@@ -207,9 +207,9 @@ def test_a_network_beats_wccn_where_something_is_not_linear(tmp_path):
     """Every mechanism turns around with the state of the cell. At full size .15 of mAP lie between them."""
     from perturbgen.core.config import load_settings
     from perturbgen.data import write_h5ad
-    from perturbgen.l1000 import screen_anndata, screen_settings
     from perturbgen.l1000.embedder import EmbedSettings
     from perturbgen.l1000.embedder.evaluation import MINE, judge
+    from perturbgen.simulate.screen import screen_anndata, screen_settings
 
     overrides = ["design.compounds=120", "genes=300"]
     write_h5ad(
