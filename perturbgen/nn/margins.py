@@ -124,6 +124,10 @@ class MarginHead(nn.Module):
             log_others, sum_others = self._others(x, classes, y, limit)
             return self._loss(self.scale * moved, log_others, sum_others) * self.weights[y]
 
+    def logits(self, x: Tensor) -> Tensor:
+        """Scaled similarities (rows, classes) of features to every class, without a margin."""
+        return self.scale * self._similarity(self._placed(x), self._placed(self.classes))
+
     def _moved(self, c: Tensor, m: Tensor) -> Tensor:
         """ψ(c), (rows,): a wider angle, or c − m (CosFace; −d for c in hyperbolic space)."""
         if self.kind == "adacos":  # which has no margin (Zhang 2019)

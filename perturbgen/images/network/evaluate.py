@@ -20,7 +20,7 @@ import pandas as pd
 from perturbgen.core.errors import InputError, SchemaError, shorten
 from perturbgen.images.bbbc021 import VEHICLE
 from perturbgen.images.network.fields import Fields, read_fields
-from perturbgen.images.network.predict import Predictions, accuracy_rows, predict
+from perturbgen.images.network.predict import Predictions, predict
 from perturbgen.images.network.recipe import ImageRun
 from perturbgen.images.network.settings import Statistics
 from perturbgen.images.nsc import ONE_BATCH, Matching, admissible, match_by, treatment_profiles
@@ -54,7 +54,8 @@ def evaluate_run(
     Of BBBC021 also how many treatments of the parts have a neighbour of their mechanism.
     """
     fields = _chosen_fields(run, part, data)
-    rows = accuracy_rows(_asked(run, fields, statistics, turns), _groups_of_training(run))
+    found = _asked(run, fields, statistics, turns)
+    rows = found.accuracy_rows(_groups_of_training(run))
     if fields.label != "sirna_id":
         every = _chosen_fields(run, (), data)
         if _has_mechanisms(every.table):

@@ -10,7 +10,6 @@ were trained on.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -51,23 +50,21 @@ class Vocabulary:
     label: str = "sirna_id"
 
     def codes(self, table: pd.DataFrame) -> dict[str, torch.Tensor]:
-        """The numbers of a table's labels; what was not trained on is -1."""
+        """The numbers of a table's labels, each (rows,); what was not trained on is -1."""
         import torch
 
-        columns = (
-            ("label", self.label, self.classes),
-            ("cell", "cell_type", self.cells),
-            ("experiment", "experiment", self.experiments),
-        )
-        return {
-            key: torch.from_numpy(place_of(table[column], names)) for key, column, names in columns
-        }
+        names = ("label", "cell", "experiment")
+        return {name: torch.from_numpy(self.codes_of(table, name)) for name in names}
 
-
-def place_of(values: pd.Series, names: Sequence[Name]) -> np.ndarray:
-    """The place of each value among the names, int64 (values,); -1 for another one, or none."""
-    places = dict(zip(names, range(len(names)), strict=True))
-    return values.astype(object).map(places).fillna(-1).astype(np.int64).to_numpy()
+    def codes_of(self, table: pd.DataFrame, what: str) -> np.ndarray:
+        """The places of a table's labels, cells or experiments among the names, int64 (rows,)."""
+        column, names = {
+            "label": (self.label, self.classes),
+            "cell": ("cell_type", self.cells),
+            "experiment": ("experiment", self.experiments),
+        }[what]
+        places = dict(zip(names, range(len(names)), strict=True))
+        return table[column].astype(object).map(places).fillna(-1).astype(np.int64).to_numpy()
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,6 +91,18 @@ class Fields:
         rows = np.flatnonzero(mask)
         table = self.table.iloc[rows].reset_index(drop=True)
         return replace(self, table=table, files=tuple(self.files[i] for i in rows))
+
+    def class_names(self, *, controls: bool) -> list[Name]:
+        """What the training part holds, in order: siRNAs, treatments, compounds or mechanisms."""
+        train = self.part("train").table
+        wanted = train[self.label].notna() & (controls | (train["well_type"] == "treatment"))
+        names = sorted(train.loc[wanted, self.label].unique().tolist())
+        if len(names) < 2:
+            raise SchemaError(
+                f"{len(names)} of {self.label} to tell apart among {len(train)} training fields",
+                expected="two at least",
+            )
+        return names
 
 
 def read_fields(data: ImageData) -> Fields:
@@ -278,16 +287,3 @@ def _compound_parts(table: pd.DataFrame, data: ImageData) -> np.ndarray:
     if settings.fold is not None:
         part[(table["fold"] == settings.fold).to_numpy()] = "test"
     return part
-
-
-def class_names(fields: Fields, *, controls: bool) -> list[Name]:
-    """What the training part holds, in order: siRNAs, treatments, compounds or mechanisms."""
-    train = fields.part("train").table
-    wanted = train[fields.label].notna() & (controls | (train["well_type"] == "treatment"))
-    names = sorted(train.loc[wanted, fields.label].unique().tolist())
-    if len(names) < 2:
-        raise SchemaError(
-            f"{len(names)} of {fields.label} to tell apart among {len(train)} training fields",
-            expected="two at least",
-        )
-    return names

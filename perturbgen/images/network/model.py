@@ -17,7 +17,7 @@ from torch.nn import functional
 from perturbgen.core.errors import ConfigError, InputError, shorten
 from perturbgen.core.files import require_file
 from perturbgen.images.fields import colours
-from perturbgen.images.network.feed import ImageBatch, augmented, cutmix
+from perturbgen.images.network.feed import ImageBatch
 from perturbgen.images.network.fields import Vocabulary
 from perturbgen.images.network.settings import AugmentSettings, ImageModelSettings
 from perturbgen.models.base import Trainable
@@ -75,6 +75,10 @@ class ImageClassifier(Trainable):
         self.annealed = () if settings.penalty == "none" else (settings.penalty,)
         self.register_buffer("weights", torch.ones(classes) if weights is None else weights)
 
+    def views(self, images: Tensor, *, turns: bool | None = None) -> list[Tensor]:
+        """The images, or all their flips and turns, by default as the settings say."""
+        return _all_turns(images) if (self.settings.turns if turns is None else turns) else [images]
+
     def embed(self, images: Tensor, cell: Tensor) -> Tensor:
         """(images, embedding)."""
         features = self.backbone(self.stem(images))
@@ -85,9 +89,9 @@ class ImageClassifier(Trainable):
 
     def forward(self, batch: ImageBatch, draws: Draws) -> dict[str, Tensor]:
         """Cross entropy (images,), and the penalty."""
-        images = augmented(batch.images, self.augment, draws) if self.training else batch.images
+        images = _augmented(batch.images, self.augment, draws) if self.training else batch.images
         if self.training and self.augment.cutmix:
-            images, other, share = cutmix(images, batch.label, self.augment.cutmix, draws)
+            images, other, share = _cutmix(images, batch.label, self.augment.cutmix, draws)
             z = self.embed(images, batch.cell)
             own, foreign = self.cross_entropy(z, batch.label), self.cross_entropy(z, other)
             terms = {"cross_entropy": (1 - share) * own + share * foreign}
@@ -102,11 +106,7 @@ class ImageClassifier(Trainable):
 
     def log_p(self, z: Tensor) -> Tensor:
         """Log-probabilities (images, classes) of embedded images, without a head's margin."""
-        if isinstance(self.head, MarginHead):
-            head = self.head
-            logits = head.scale * head.similarity(head.placed(z), head.placed(head.classes))
-        else:
-            logits = self.head(z)
+        logits = self.head.logits(z) if isinstance(self.head, MarginHead) else self.head(z)
         return functional.log_softmax(logits, dim=1)
 
     def cross_entropy(self, z: Tensor, label: Tensor) -> Tensor:
@@ -126,12 +126,79 @@ def _stem(kind: str, channels: int) -> nn.Module:
     return ColourMap(*colours(channels)) if kind == "colours" else nn.Identity()
 
 
-def balanced(label: Any, classes: int) -> Tensor:
-    """n / (K n_c) for each class of labels (n,); 0 for a class that never occurs."""
-    count = torch.bincount(label[label >= 0], minlength=classes).float()
-    return torch.where(
-        count > 0, count.sum() / (classes * count.clamp(min=1)), torch.zeros(classes)
-    )
+def _augmented(images: Tensor, settings: AugmentSettings, draws: Draws) -> Tensor:
+    """Turned, enlarged, and with other brightness, (images, channels, height, width).
+
+    Each image by itself; numbers are drawn only for what is asked for.
+    """
+    n, channels = images.shape[:2]
+    if settings.turn:
+        images = _turned(images, draws.uniform(n, 3) < 0.5)
+    if settings.zoom:
+        images = _zoomed(images, settings.zoom * draws.uniform(n, 1)[:, 0], draws.uniform(n, 2))
+    if settings.gain:
+        images = images * (1 + settings.gain * draws.normal(n, channels))[:, :, None, None]
+    if settings.offset:
+        images = images + settings.offset * draws.normal(n, channels)[:, :, None, None]
+    if settings.noise:
+        pixels = images[0].numel()
+        images = images + settings.noise * draws.normal(n, pixels).view_as(images)
+    return images
+
+
+def _turned(images: Tensor, choices: Tensor) -> Tensor:
+    """Flipped up and down, left and right, and across the diagonal, as ``choices`` (images, 3) say.
+
+    What is not square keeps its diagonal.
+    """
+    up, left, across = (choice[:, None, None, None] for choice in choices.T)
+    images = torch.where(up, images.flip(-2), images)
+    images = torch.where(left, images.flip(-1), images)
+    if images.shape[-2] != images.shape[-1]:
+        return images
+    return torch.where(across, images.transpose(-2, -1), images)
+
+
+def _all_turns(images: Tensor) -> list[Tensor]:
+    """The images in all flips and turns that keep their shape: eight if square, else four."""
+    flips = [images, images.flip(-1), images.flip(-2), images.flip(-2, -1)]
+    square = images.shape[-2] == images.shape[-1]
+    return flips + [image.transpose(-2, -1) for image in flips] if square else flips
+
+
+def _zoomed(images: Tensor, lost: Tensor, place: Tensor) -> Tensor:
+    """A window of each image, enlarged to its size: ``lost`` (images,) of the width is left out.
+
+    ``place`` (images, 2) from 0 to 1 is where the window lies, across and down.
+    """
+    matrix = torch.zeros(len(images), 2, 3, dtype=images.dtype, device=images.device)
+    matrix[:, 0, 0] = matrix[:, 1, 1] = 1 - lost
+    matrix[:, :, 2] = lost[:, None] * (2 * place - 1)
+    grid = functional.affine_grid(matrix, list(images.shape), align_corners=False)
+    return functional.grid_sample(images, grid, padding_mode="border", align_corners=False)
+
+
+def _cutmix(
+    images: Tensor, label: Tensor, chance: float, draws: Draws
+) -> tuple[Tensor, Tensor, Tensor]:
+    """A rectangle of another image of the batch in each (Yun et al. 2019).
+
+    The rectangle has a share of the area that is uniform (a Beta(1, 1)) before its parts outside
+    are cut off; an image stays whole with probability 1 - ``chance``. Returns (images, ...), the
+    other label (images,), its share (images,).
+    """
+    n, _, height, width = images.shape
+    numbers = draws.uniform(n, 5)
+    partner = numbers[:, 0].argsort()
+    side = numbers[:, 1].sqrt() * (numbers[:, 2] < chance)
+    inside = [
+        (torch.arange(size, device=images.device)[None] + 0.5 - size * centre[:, None]).abs()
+        < size * side[:, None] / 2
+        for size, centre in ((height, numbers[:, 3]), (width, numbers[:, 4]))
+    ]
+    mask = inside[0][:, :, None] & inside[1][:, None]
+    mixed = torch.where(mask[:, None], images[partner], images)
+    return mixed, label[partner], mask.float().mean(dim=(1, 2))
 
 
 _CLASSIFIER = ("fc.", "classifier.", "class_layers.")

@@ -15,13 +15,14 @@ from perturbgen.core.errors import ConfigError, SchemaError, shorten
 from perturbgen.core.files import require_folder
 from perturbgen.images import bbbc021
 from perturbgen.images.fields import read_field
-from perturbgen.images.network.fields import Fields, Name, Vocabulary, class_names, read_fields
+from perturbgen.images.network.fields import Fields, Name, Vocabulary, read_fields
 from perturbgen.images.network.settings import ImageSettings
 from perturbgen.train.card import Card, load_state
 from perturbgen.train.run import Recipe, Trained, require_unseen
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
+    from torch import Tensor
 
     from perturbgen.images.network.feed import ImageFeed, Kind
     from perturbgen.images.network.model import ImageClassifier
@@ -112,7 +113,7 @@ class _ImageRecipe(Recipe[ImageSettings, Fields, _ImageCard]):
         }
         start = settings.model.start
         if start is None:
-            classes, cells = tuple(class_names(data, controls=settings.data.controls)), None
+            classes, cells = tuple(data.class_names(controls=settings.data.controls)), None
         else:  # whose numbers of classes and cell types stay
             before = _ImageCard.read(require_folder(start, "run to start from"))
             if before.label != data.label:
@@ -138,7 +139,7 @@ class _ImageRecipe(Recipe[ImageSettings, Fields, _ImageCard]):
     def assemble(
         self, run: Path, settings: ImageSettings, data: Fields, fabric: Fabric
     ) -> Training:
-        from perturbgen.images.network.predict import predict, validation_numbers
+        from perturbgen.images.network.predict import predict
         from perturbgen.train.loop import Training
         from perturbgen.train.schedules import adamw
 
@@ -156,7 +157,7 @@ class _ImageRecipe(Recipe[ImageSettings, Fields, _ImageCard]):
             )
 
         def judge(trained: Any) -> dict[str, float]:
-            return validation_numbers(predict(trained, validation, settings.model.statistics))
+            return predict(trained, validation, settings.model.statistics).numbers()
 
         return Training(
             run,
@@ -279,11 +280,11 @@ def _build(
     """
     import torch
 
-    from perturbgen.images.network.model import ImageClassifier, balanced, load_backbone
+    from perturbgen.images.network.model import ImageClassifier, load_backbone
 
     chosen, weights = settings.model, None
     if chosen.class_weights and train is not None:
-        weights = balanced(train.codes["label"], len(card.classes))
+        weights = _balanced(train.codes["label"], len(card.classes))
     torch.manual_seed(settings.seed)
     model = ImageClassifier(
         chosen, card.vocabulary(), len(card.channels), augment=settings.augment, weights=weights
@@ -295,6 +296,16 @@ def _build(
     if chosen.start is not None:
         _start_from(model, chosen.start)
     return model
+
+
+def _balanced(label: Tensor, classes: int) -> Tensor:
+    """n / (K n_c) for each class of labels (n,); 0 for a class that never occurs."""
+    import torch
+
+    count = torch.bincount(label[label >= 0], minlength=classes).float()
+    return torch.where(
+        count > 0, count.sum() / (classes * count.clamp(min=1)), torch.zeros(classes)
+    )
 
 
 def _start_from(model: ImageClassifier, start: Path) -> None:

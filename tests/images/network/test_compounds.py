@@ -23,7 +23,7 @@ from perturbgen.images.network.evaluate import (
     matchings,
     pooled,
 )
-from perturbgen.images.network.fields import Fields, class_names, read_fields
+from perturbgen.images.network.fields import Fields, read_fields
 from perturbgen.images.network.recipe import _ImageCard
 from perturbgen.images.network.settings import ImageData, ImageSettings
 from perturbgen.profiles.table import Profiles
@@ -33,7 +33,8 @@ from perturbgen.simulate.images import ImageLayout, write_bbbc021
 @pytest.fixture(scope="session")
 def bbbc021(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_bbbc021(
-        tmp_path_factory.mktemp("compounds") / "bbbc021", layout=ImageLayout(sites=2, shape=(16, 20))
+        tmp_path_factory.mktemp("compounds") / "bbbc021",
+        layout=ImageLayout(sites=2, shape=(16, 20)),
     )
 
 
@@ -109,13 +110,13 @@ def test_every_compound_is_tested_by_one_fold_and_folds_follow_their_seed(bbbc02
 
 def test_classes_are_treatments_compounds_or_mechanisms(bbbc021: Path) -> None:
     everything = fields_of(bbbc021)
-    names = class_names(everything, controls=False)
+    names = everything.class_names(controls=False)
     assert len(names) == 2 * 13
     assert "compound A1 0.003" in names
     assert not [name for name in names if "DMSO" in str(name) or "UNKNOWN" in str(name)]
-    assert "DMSO 0" in class_names(everything, controls=True)
-    assert len(class_names(fields_of(bbbc021, label="compound"), controls=False)) == 13
-    mechanisms = class_names(fields_of(bbbc021, label="moa", fold=1), controls=False)
+    assert "DMSO 0" in everything.class_names(controls=True)
+    assert len(fields_of(bbbc021, label="compound").class_names(controls=False)) == 13
+    mechanisms = fields_of(bbbc021, label="moa", fold=1).class_names(controls=False)
     assert mechanisms == ["Actin disruptors", "DNA damage", "Eg5 inhibitors"]
 
 

@@ -16,15 +16,10 @@ from perturbgen.core.errors import ConfigError, InputError, SchemaError
 from perturbgen.images.network import IMAGES, load_network
 from perturbgen.images.network.evaluate import embed_run, evaluate_run
 from perturbgen.images.network.feed import ImageBatch
-from perturbgen.images.network.fields import Vocabulary, place_of, read_fields
-from perturbgen.images.network.model import ImageClassifier, balanced
-from perturbgen.images.network.predict import (
-    Predictions,
-    accuracy_rows,
-    predict,
-    validation_numbers,
-)
-from perturbgen.images.network.recipe import _build, _feed, _ImageCard
+from perturbgen.images.network.fields import Vocabulary, read_fields
+from perturbgen.images.network.model import ImageClassifier
+from perturbgen.images.network.predict import Predictions, predict
+from perturbgen.images.network.recipe import _balanced, _build, _feed, _ImageCard
 from perturbgen.images.network.settings import ImageModelSettings, ImageSettings
 from perturbgen.nn.layers import Draws
 from perturbgen.train.card import load_state
@@ -109,7 +104,7 @@ def test_penalties_are_terms_that_are_annealed() -> None:
 
 
 def test_class_weights_by_hand() -> None:
-    weights = balanced(torch.tensor([0, 0, 0, 1, -1]), 3)
+    weights = _balanced(torch.tensor([0, 0, 0, 1, -1]), 3)
     assert weights.tolist() == [pytest.approx(4 / 9), pytest.approx(4 / 3), 0.0]
     model = small(class_weights=True)
     model.weights.copy_(torch.tensor([1.0, 2.0, 3.0]))
@@ -264,18 +259,17 @@ def planted(noise: float, labelled: bool = True) -> Predictions:
     log_p = np.full((len(table), 5), -3.0) + noise * np.random.default_rng(0).normal(
         size=(len(table), 5)
     )
-    log_p[np.arange(len(table)), place_of(table["sirna_id"].fillna(0), classes)] += 2
+    words = Vocabulary(classes, ("A", "B"), ("x", "y"))
+    known = words.codes_of(table.fillna({"sirna_id": 0}), "label")
+    log_p[np.arange(len(table)), known] += 2
     return Predictions(
-        table,
-        np.zeros((len(table), 2), np.float32),
-        log_p.astype(np.float32),
-        Vocabulary(classes, ("A", "B"), ("x", "y")),
+        table, np.zeros((len(table), 2), np.float32), log_p.astype(np.float32), words
     )
 
 
 def test_accuracies_by_decoding_are_apart_and_controls_are_not_asked_about() -> None:
     groups = pd.Series([0, 0, 1, 1], index=pd.Index([0, 1, 2, 3], name="sirna_id"))
-    rows = accuracy_rows(planted(0.0), groups)
+    rows = planted(0.0).accuracy_rows(groups)
     assert [(row["of"], row["decoding"], row["n"]) for row in rows] == [
         ("image", "independent", 16),
         ("well", "independent", 8),
@@ -283,12 +277,10 @@ def test_accuracies_by_decoding_are_apart_and_controls_are_not_asked_about() -> 
         ("well", "assignment", 8),
     ]
     assert all(row["A"] == row["B"] == row["all"] == 1 for row in rows)
-    noisy = {
-        (row["of"], row["decoding"]): row["all"] for row in accuracy_rows(planted(2.0), groups)
-    }
+    noisy = {(row["of"], row["decoding"]): row["all"] for row in planted(2.0).accuracy_rows(groups)}
     assert noisy["well", "independent"] < noisy["well", "assignment"]
-    assert len(accuracy_rows(planted(0.0), None)) == 2
-    assert accuracy_rows(planted(0.0, labelled=False), groups) == []
+    assert len(planted(0.0).accuracy_rows(None)) == 2
+    assert planted(0.0, labelled=False).accuracy_rows(groups) == []
 
 
 def test_wells_average_their_sites() -> None:
@@ -298,7 +290,7 @@ def test_wells_average_their_sites() -> None:
     mean = found.log_p[(found.table["well_id"] == "x_1_D").to_numpy()].mean(axis=0)
     np.testing.assert_allclose(one, mean - np.logaddexp.reduce(mean), rtol=1e-5)
     assert wells.loc["x_1_D", "plate"] == 1
-    numbers = validation_numbers(planted(0.0))
+    numbers = planted(0.0).numbers()
     assert numbers["accuracy"] == numbers["well accuracy"] == 1
     assert numbers["objective"] == pytest.approx(1.0)  # -(-3 + 2)
 
