@@ -17,6 +17,8 @@ from perturbgen.train import load_run, resume, train
 from perturbgen.train.card import save_state
 from perturbgen.train.loop import Training, _DivergenceError
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 KINDS = ["nbvae", "dgd", "gaussian_vae"]
 
 

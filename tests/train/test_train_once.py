@@ -4,9 +4,12 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pytest
 
 from perturbgen.data import Split
 from perturbgen.train import train_once
+
+pytestmark = pytest.mark.usefixtures("no_pictures")
 
 
 def test_a_finished_run_of_the_same_settings_is_taken(settings, tmp_path: Path) -> None:
