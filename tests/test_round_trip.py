@@ -1,4 +1,4 @@
-"""What the simulator drew is what the readers read: counts, labels, order, and the excluded pairs."""
+"""What the simulator drew is what the readers read: counts, labels, order, excluded pairs."""
 
 from pathlib import Path
 

@@ -1,4 +1,6 @@
-"""Choosing settings without looking: the settings that match a compound are chosen by the other compounds."""
+"""Choosing settings without looking: the settings that match a compound are chosen by the other
+compounds.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +12,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
+from perturbgen.core.folds import choose
 from perturbgen.images.nsc import Matching, admissible, cosines, nearest_allowed, treatment_profiles
 from perturbgen.profiles.correct import (
     Compress,
@@ -80,22 +83,25 @@ def _recipes() -> list[_Recipe]:
 def nested_matching(
     similarity: Mapping[str, np.ndarray], meta: pd.DataFrame, *, other_batch: bool
 ) -> tuple[Matching, pd.DataFrame]:
-    """Match each compound with the recipe that matches the *other* compounds best; ties go to the first recipe.
+    """Match each compound with the recipe that matches the *other* compounds best, the first of
+    equals.
 
-    ``similarity`` is a matrix (treatments, treatments) for each recipe. While a recipe is chosen the held-out compound
-    is nobody's neighbour. Also returns, for each compound, what was chosen and how many of the others it matched.
+    ``similarity`` is a matrix (treatments, treatments) for each recipe. While a recipe is chosen
+    the withheld compound is no neighbour of any other. Also returns, for each compound, what was
+    chosen and how many of the others it matched.
     """
-    names = list(similarity)
     allowed, moa = admissible(meta, other_batch=other_batch), meta["moa"].to_numpy()
     compound, neighbour, choices = meta["compound"].to_numpy(), np.full(len(meta), -1), []
-    for held in pd.unique(compound):
-        out = compound == held
-        inner = np.array(
-            [hits(similarity[name], allowed & ~out[None], moa)[~out].sum() for name in names]
+    for withheld in pd.unique(compound):
+        out = compound == withheld
+        others = allowed & ~out[None]
+        matched = {name: hits(similarity[name], others, moa)[~out].sum() for name in similarity}
+        choice = choose(matched, matched.__getitem__)
+        neighbour[out] = nearest_allowed(similarity[choice.best], allowed)[out]
+        others_matched = int(choice.score)
+        choices.append(
+            {"compound": withheld, "recipe": choice.best, "others matched": others_matched}
         )
-        best = names[int(inner.argmax())]
-        neighbour[out] = nearest_allowed(similarity[best], allowed)[out]
-        choices.append({"compound": held, "recipe": best, "others matched": int(inner.max())})
     return Matching.of("nested", meta, neighbour), pd.DataFrame(choices)
 
 

@@ -1,4 +1,5 @@
-"""Simple features of an image that nobody trained: how bright, how even, how fine, which channels lie together.
+"""Simple features of an image that nobody trained: how bright, how even, how fine, which channels
+lie together.
 
 They stand for what a network has to beat, not for CellProfiler: no cell is found.
 """
@@ -42,7 +43,9 @@ def _measure(stack: np.ndarray) -> np.ndarray:
 
 
 def _of_channel(image: np.ndarray) -> np.ndarray:
-    """Brightness, its quantiles, the SD of what is finer than 1, 2 and 4 pixels, slopes, and the share above half."""
+    """Brightness, its quantiles, the SD of what is finer than 1, 2 and 4 pixels, slopes, and the
+    share above half.
+    """
     from scipy.ndimage import gaussian_filter
 
     detail = [(image - gaussian_filter(image, scale)).std() for scale in _SCALES]
@@ -65,7 +68,7 @@ def _correlation(one: np.ndarray, other: np.ndarray) -> float:
 def measured(
     files: Sequence[Mapping[int, Path]], meta: pd.DataFrame, channels: Sequence[int]
 ) -> Profiles:
-    """The features of fields with their labels; ``files``, by channel, are of the rows of ``meta``."""
+    """Features of fields with their labels; ``files``, by channel, are of the rows of ``meta``."""
     from perturbgen.core.console import track
 
     values = np.array(

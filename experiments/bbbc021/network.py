@@ -272,20 +272,27 @@ def report(shown: dict[str, Rows], tables: dict[str, Rows], *, real: bool) -> An
 
     page = Page(
         "BBBC021: a network beside simple features",
-        "Is the nearest treatment of another compound (NSC), and of another week too (NSCB), of the same mechanism?",
+        "Is the nearest treatment of another compound (NSC), and of another week too (NSCB), of "
+        "the same mechanism?",
     )
     if not real:
         page.section(
             "What this can show",
-            "These images are drawn: spots whose brightness, number, size, length and grain a mechanism changes, "
-            "through stains of weeks and plates. They show that training, splits, corrections and scores do what they "
+            "These images are drawn: spots whose brightness, number, size, length and grain a "
+            "mechanism changes, "
+            "through stains of weeks and plates. They show that training, splits, corrections and "
+            "scores do what they "
             "are for, and which leaks they close. They do not show what a network gains on cells.",
         )
     notes = {
-        "all treatments seen in training": "The network was trained on every treatment, by name; never on mechanisms.",
-        "compounds never seen": "Each of four groups of compounds is asked by a network trained without it; its "
-        "neighbours are treatments of the other groups. The last line is a network trained on mechanisms.",
-        "spoilt fields": "Area under the curve of fields out of focus or with dust against all others; chance is .50.",
+        "all treatments seen in training": "The network was trained on every treatment, by name; "
+        "never on mechanisms.",
+        "compounds never seen": "Each of four groups of compounds is asked by a network trained "
+        "without it; its "
+        "neighbours are treatments of the other groups. The last line is a network trained on "
+        "mechanisms.",
+        "spoilt fields": "Area under the curve of fields out of focus or with dust against all "
+        "others; chance is .50.",
     }
     for name, rows in shown.items():
         if rows:

@@ -16,11 +16,12 @@ def outlier_scores(
     neighbours: int = 7,
     ridge: float = 1e-3,
 ) -> np.ndarray:
-    """How far each row (rows, features) lies from the others, (rows,); higher is further, units differ by method.
+    """How far each row (rows, features) lies from the others, (rows,); higher is further, units
+    differ by method.
 
-    ``knn``: mean distance to the nearest ``neighbours`` rows. ``mahalanobis``: distance from the mean under the
-    covariance plus ``ridge`` of its mean variance. ``lof``: local outlier factor, 1 for a row as dense as its
-    neighbourhood.
+    ``knn``: mean distance to the nearest ``neighbours`` rows. ``mahalanobis``: distance from the
+    mean under the covariance plus ``ridge`` of its mean variance. ``lof``: local outlier factor, 1
+    for a row as dense as its neighbourhood.
     """
     values = np.asarray(values, np.float64)
     if method == "mahalanobis":
@@ -42,7 +43,7 @@ def outlier_scores(
 
 
 def _mahalanobis(values: np.ndarray, ridge: float) -> np.ndarray:
-    """sqrt((x - m)' (S + r I)^-1 (x - m)), solved by Cholesky; works with fewer rows than features."""
+    """sqrt((x - m)' (S + r I)^-1 (x - m)), by Cholesky; works with fewer rows than features."""
     from scipy.linalg import cho_factor, cho_solve
 
     away = values - values.mean(axis=0)

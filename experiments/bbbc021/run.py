@@ -164,7 +164,8 @@ def report(table: list[dict[str, Any]], chosen: list[dict[str, Any]]) -> Any:
     )
     page.section(
         "Corrections",
-        "Counts are treatments whose neighbour has their mechanism. The last columns say how much of the week "
+        "Counts are treatments whose neighbour has their mechanism. The last columns say how much "
+        "of the week "
         "is left in DMSO wells that the correction was not fitted on.",
     )
     page.table(table)
@@ -172,7 +173,8 @@ def report(table: list[dict[str, Any]], chosen: list[dict[str, Any]]) -> Any:
         page.section(
             "Settings chosen by other compounds",
             "For each compound the recipe is taken that matches the other compounds "
-            "best; hindsight takes the recipe that happens to be best for all, which nobody can know beforehand.",
+            "best; hindsight takes the recipe that happens to be best for all, which nobody can "
+            "know beforehand.",
         )
         page.table(chosen)
     return page

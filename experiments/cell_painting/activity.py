@@ -1,8 +1,9 @@
 """Which treatments do anything: replicate mean average precision against controls.
 
-A correction that is fitted on the controls pulls these very controls together, in as many directions
-as they are many. Treated wells then differ from them whatever they do. ``held_out_activity``
-therefore fits on one half of the controls and takes the other half for negatives.
+A correction that is fitted on the controls pulls these very controls together, in as many
+directions as they are many. Treated wells then differ from them whatever they do.
+``held_out_activity`` therefore fits on one half of the controls and takes the other half for
+negatives.
 """
 
 from __future__ import annotations
@@ -60,10 +61,12 @@ def held_out_activity(
     splits: int,
     rng: np.random.Generator,
 ) -> pd.DataFrame:
-    """As :func:`activity` of corrected profiles, with negatives that the correction was not fitted on.
+    """As :func:`activity` of corrected profiles, with negatives that the correction was not fitted
+    on.
 
-    ``splits`` times the controls are halved at random; each half is once fitted on and once the negatives. Means over
-    the 2 x splits rounds; ``active`` is the share of rounds in which q is under .05.
+    ``splits`` times the controls are halved at random; each half is once fitted on and once the
+    negatives. Means over the 2 x splits rounds; ``active`` is the share of rounds in which q is
+    under .05.
     """
     rows = np.flatnonzero(control)
     if len(rows) < 4:

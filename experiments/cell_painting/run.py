@@ -110,9 +110,12 @@ def report(name: str, rows: list[dict[str, Any]], compounds: dict[str, pd.DataFr
     )
     page.section(
         "Replicate mAP against DMSO",
-        "Each well of a compound looks for the compound's other wells among them and the DMSO wells. The first three "
-        "columns fit the correction on the same DMSO wells that are then the negatives; the last two keep the two "
-        "apart, half and half, which also halves what a correction can learn. Normalised: 0 is chance, 1 is perfect.",
+        "Each well of a compound looks for the compound's other wells among them and the DMSO "
+        "wells. The first three "
+        "columns fit the correction on the same DMSO wells that are then the negatives; the last "
+        "two keep the two "
+        "apart, half and half, which also halves what a correction can learn. Normalised: 0 is "
+        "chance, 1 is perfect.",
     )
     page.table(rows)
     page.figure(

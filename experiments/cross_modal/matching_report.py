@@ -92,7 +92,9 @@ def gaps(
     draws: int,
     rng: np.random.Generator,
 ) -> list[dict[str, Any]]:
-    """mAP of one method minus each other's, both directions averaged, with paired intervals over compounds."""
+    """mAP of one method minus each other's, both directions averaged, with paired intervals over
+    compounds.
+    """
     precision = {name: _both_ways(found) for name, found in matched.items()}
     rows = []
     for name, values in precision.items():
@@ -174,7 +176,9 @@ def method_figure(scores: pd.DataFrame) -> Figure:
 
 
 def strata_figure(scores: pd.DataFrame, method: str) -> Figure:
-    """mAP by reproducibility with intervals, and what partners exchanged within the stratum would give."""
+    """mAP by reproducibility with intervals, and what partners exchanged within the stratum would
+    give.
+    """
     import plotly.graph_objects as go
 
     from perturbgen.core.page import PALETTE
@@ -217,7 +221,9 @@ def strata_figure(scores: pd.DataFrame, method: str) -> Figure:
 
 
 def variate_figure(correlations: pd.DataFrame, planted: int | None) -> Figure:
-    """Withheld correlation of each pair of variates, a dot a fold; left of the line are as many as were planted."""
+    """Withheld correlation of each pair of variates, a dot a fold; left of the line are as many as
+    were planted.
+    """
     import plotly.graph_objects as go
 
     from perturbgen.core.page import PALETTE

@@ -1,4 +1,4 @@
-"""What two assays say of mechanisms alone and together: concatenated, in a shared space, averaged."""
+"""What two assays say of mechanisms alone and together: joined, in a shared space, averaged."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from sklearn.metrics import f1_score
 from perturbgen.core.errors import SchemaError
 from perturbgen.core.stats import interval, means, resample
 from perturbgen.images.nsc import mechanism_folds
-from perturbgen.profiles.crossmodal import Pairs, Setting, Spectrum, decompose, fit_chosen
+from perturbgen.profiles.crossmodal import PairedProfiles, Setting, Spectrum, decompose, fit_chosen
 
 _Array = np.ndarray[Any, Any]
 _COMPONENTS: Final = 50
 
 
 def mechanism_table(
-    pairs: Pairs,
+    pairs: PairedProfiles,
     shared: list[Setting],
     *,
     folds: int,
@@ -27,9 +27,11 @@ def mechanism_table(
     rng: np.random.Generator,
     names: tuple[str, str] = ("images", "L1000"),
 ) -> pd.DataFrame:
-    """Accuracy (95 % interval over compounds) and mean F1 of a shrunk linear discriminant on withheld compounds.
+    """Accuracy (95 % interval over compounds) and mean F1 of a shrunk linear discriminant on
+    withheld compounds.
 
-    Mechanisms of fewer than two compounds are left out. The folds hold each mechanism's compounds apart.
+    Mechanisms of fewer than two compounds are left out. The folds hold each mechanism's compounds
+    apart.
     """
     kept = _with_mechanism(pairs)
     moa = kept.meta["moa"].to_numpy()
@@ -53,7 +55,7 @@ def mechanism_table(
     return table.assign(largest=pd.Series(moa).value_counts(normalize=True).iloc[0])
 
 
-def _with_mechanism(pairs: Pairs) -> Pairs:
+def _with_mechanism(pairs: PairedProfiles) -> PairedProfiles:
     """The perturbations whose mechanism has two compounds or more."""
     count = pairs.meta.groupby("moa")["compound"].nunique()
     kept = pairs.meta["moa"].isin(count.index[count > 1]).to_numpy()
@@ -63,11 +65,11 @@ def _with_mechanism(pairs: Pairs) -> Pairs:
             expected="mechanisms to learn and to test",
             fix="say which column holds them, or leave mechanisms out",
         )
-    return Pairs(pairs.first.where(kept), pairs.second.where(kept))
+    return PairedProfiles(pairs.first.where(kept), pairs.second.where(kept))
 
 
 def _predictions(
-    pairs: Pairs,
+    pairs: PairedProfiles,
     train: _Array,
     held: _Array,
     shared: list[Setting],
@@ -108,7 +110,9 @@ def _components(values: _Array, spectrum: Spectrum) -> _Array:
 
 
 def _discriminant(train: _Array, labels: _Array, held: _Array) -> _Array:
-    """(held rows, classes) probabilities of a linear discriminant with Ledoit and Wolf's covariance."""
+    """(held rows, classes) probabilities of a linear discriminant with Ledoit and Wolf's
+    covariance.
+    """
     from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
     model = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto").fit(train, labels)

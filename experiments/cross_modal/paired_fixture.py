@@ -1,4 +1,6 @@
-"""Images and L1000 of made-up compounds that share part of what they show: a planted truth for every claim."""
+"""Images and L1000 of made-up compounds that share part of what they show: a planted truth for
+every claim.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,9 @@ L1000: Final = Columns("pert_id", "pert_dose", "det_plate", "", "pert_type=ctl_v
 
 @dataclass(frozen=True)
 class _Truth:
-    """Who responds where, and the maps (features, shared) of averaged profiles to what both assays see."""
+    """Who responds where, and the maps (features, shared) of averaged profiles to what both assays
+    see.
+    """
 
     groups: pd.Series  # compound -> a name of GROUPS
     images: _Array
@@ -53,7 +57,9 @@ class _Assay:
     private: _Array
 
     def best_map(self) -> _Array:
-        """(features, shared): the posterior mean of the shared dimensions of an averaged profile at the full dose."""
+        """(features, shared): the posterior mean of the shared dimensions of an averaged profile at
+        the full dose.
+        """
         inverse = np.linalg.inv(
             self.private.T @ self.private + np.eye(self.shared.shape[1]) / _REPLICATES
         )
@@ -62,7 +68,8 @@ class _Assay:
 
 
 def write_paired(root: str | Path, *, seed: int = 0, compounds: int = 150) -> Path:
-    """A folder with ``images.csv.gz``, ``l1000.csv.gz``, whose columns are IMAGES and L1000, and the truth.
+    """A folder with ``images.csv.gz``, ``l1000.csv.gz``, whose columns are IMAGES and L1000, and
+    the truth.
 
     A compound's shared part is its mechanism's plus its own; plates move and stretch every feature.
     """
@@ -114,7 +121,9 @@ def _draw_assay(features: int, rng: np.random.Generator) -> _Assay:
 def _plates(
     effect: _Array, names: list[str], family: _Array, rng: np.random.Generator
 ) -> pd.DataFrame:
-    """Every perturbation once on each plate beside vehicle wells; values (wells, features) after the labels."""
+    """Every perturbation once on each plate beside vehicle wells; values (wells, features) after
+    the labels.
+    """
     parts = []
     for plate in range(_REPLICATES):
         doses = np.array(list(_DOSES))
@@ -167,7 +176,7 @@ def _image_table(wells: pd.DataFrame) -> pd.DataFrame:
 
 
 def _l1000_table(wells: pd.DataFrame) -> pd.DataFrame:
-    """As the published replicate-level tables: doses rounded otherwise, probe names, no mechanism."""
+    """As the published replicate-level tables: other rounding, probe names, no mechanism."""
     vehicle = wells["compound"] == "DMSO"
     labels = {
         "pert_id": wells["compound"],

@@ -1,4 +1,6 @@
-"""Pairs of profiles: two tables of wells become one row a perturbation in each assay, joined by label and dose."""
+"""Pairs of profiles: two tables of wells become one row a perturbation in each assay, joined by
+label and dose.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,7 @@ from perturbgen.core.errors import InputError, SchemaError, shorten
 from perturbgen.core.tables import read_frame, require_columns
 from perturbgen.profiles import Profiles, chosen, tidy
 from perturbgen.profiles.correct import ControlScaler
-from perturbgen.profiles.crossmodal import Pairs
+from perturbgen.profiles.crossmodal import PairedProfiles
 from perturbgen.retrieval import percent_replicating
 
 log = logging.getLogger(__name__)
@@ -27,7 +29,9 @@ _OURS: Final = ("perturbation", "compound", "dose", "moa")
 
 @dataclass(frozen=True)
 class Columns:
-    """Where a table says what; '' where it does not. ``control`` is a condition such as ``pert_type=ctl_vehicle``."""
+    """Where a table says what; '' where it does not. ``control`` is a condition such as
+    ``pert_type=ctl_vehicle``.
+    """
 
     label: str
     dose: str = ""
@@ -40,9 +44,11 @@ class Columns:
 
 
 def read_wells(path: str | Path, columns: Columns) -> Profiles:
-    """A csv(.gz) or parquet of profiles with ``compound``, ``dose`` and ``moa`` in its labels; controls are left out.
+    """A csv(.gz) or parquet of profiles with ``compound``, ``dose`` and ``moa`` in its labels;
+    controls are left out.
 
-    With a control, features are standardised by it in each plate first (in all plates where no column says which).
+    With a control, features are standardised by it in each plate first (in all plates where no
+    column says which).
     """
     table = _read_table(Path(path), columns)
     named = [name for name in (columns.label, columns.dose, columns.plate, columns.moa) if name]
@@ -131,11 +137,14 @@ def _labelled(meta: pd.DataFrame, columns: Columns, path: str | Path) -> pd.Data
     return found.reset_index(drop=True)
 
 
-def pair(first: Profiles, second: Profiles, *, null_groups: int, rng: np.random.Generator) -> Pairs:
+def pair(
+    first: Profiles, second: Profiles, *, null_groups: int, rng: np.random.Generator
+) -> PairedProfiles:
     """The perturbations (compound and dose) that both assays measured, replicates averaged.
 
-    ``stratum`` says in how many assays a perturbation's replicates agree: both, one or neither (a median pairwise
-    correlation above 95 % of random groups); 'unknown' where an assay has one row of it only.
+    ``stratum`` says in how many assays a perturbation's replicates agree: both, one or neither (a
+    median pairwise correlation above 95 % of random groups); 'unknown' where an assay has one row
+    of it only.
     """
     sides = [_named(first, first), _named(second, first)]
     means = [
@@ -160,14 +169,16 @@ def pair(first: Profiles, second: Profiles, *, null_groups: int, rng: np.random.
     return as_pairs(*means, meta.assign(stratum=strata(agreed[0], agreed[1], shared)))
 
 
-def as_pairs(first: pd.DataFrame, second: pd.DataFrame, meta: pd.DataFrame) -> Pairs:
-    """Two tables of averages (perturbations, features) by the labels of the perturbations in both."""
+def as_pairs(first: pd.DataFrame, second: pd.DataFrame, meta: pd.DataFrame) -> PairedProfiles:
+    """Two tables of averages (perturbations, features) by the labels that are in both."""
     sides = (table.loc[meta.index] for table in (first, second))
-    return Pairs(*(Profiles(side.to_numpy(), meta, side.columns) for side in sides))
+    return PairedProfiles(*(Profiles(side.to_numpy(), meta, side.columns) for side in sides))
 
 
 def _named(profiles: Profiles, reference: Profiles) -> Profiles:
-    """With ``perturbation``, compound @ dose, in the doses of the reference where they are nearly the same."""
+    """With ``perturbation``, compound @ dose, in the doses of the reference where they are nearly
+    the same.
+    """
     meta = profiles.meta
     doses = nearest_doses(
         meta["dose"].to_numpy(float), np.unique(reference.meta["dose"].to_numpy(float))
@@ -177,7 +188,9 @@ def _named(profiles: Profiles, reference: Profiles) -> Profiles:
 
 
 def nearest_doses(doses: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """Each dose, or the known one that is nearest in ratio if that is under 1.2: 3.33 and 3.3333 are one dose."""
+    """Each dose, or the known one that is nearest in ratio if that is under 1.2: 3.33 and 3.3333
+    are one dose.
+    """
     if not (known > 0).all() or not (doses > 0).all():
         return doses
     distance = np.abs(np.log(doses[:, None] / known))

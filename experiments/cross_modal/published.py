@@ -1,4 +1,6 @@
-"""The little that is published of both assays for the same perturbations without the full profiles of either."""
+"""The little that is published of both assays for the same perturbations without the full profiles
+of either.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,7 @@ from pairs import Columns, as_pairs, nearest_doses, read_wells, strata
 
 from perturbgen.core.files import require_file
 from perturbgen.core.tables import read_header, require_columns
-from perturbgen.profiles.crossmodal import Pairs
+from perturbgen.profiles.crossmodal import PairedProfiles
 
 _LABEL: Final = "Metadata_broad_sample"
 _PLATE: Final = "cellpainting/SQ00015054_normalized_feature_select.csv.gz"
@@ -27,11 +29,13 @@ _NOT_PHENOTYPES: Final = [
 ]
 
 
-def plate_and_maps(folder: str | Path) -> Pairs:
-    """One Cell Painting plate (A549) and L1000's 2-D coordinates of the same compounds and doses, replicates averaged.
+def plate_and_maps(folder: str | Path) -> PairedProfiles:
+    """One Cell Painting plate (A549) and L1000's 2-D coordinates of the same compounds and doses,
+    replicates averaged.
 
-    ``folder`` is imaging/. Two maps of two coordinates are all of L1000 that is published for these wells: what they
-    cannot tell apart no method can find. The strata are the publication's own calls, of all plates.
+    ``folder`` is imaging/. Two maps of two coordinates are all of L1000 that is published for these
+    wells: what they cannot tell apart no method can find. The strata are the publication's own
+    calls, of all plates.
     """
     folder = Path(folder)
     columns = Columns(
@@ -84,10 +88,12 @@ def _read_tsv(path: Path, columns: list[str]) -> pd.DataFrame:
 
 
 def overexpressed_genes(folder: str | Path) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Genes over-expressed in U2OS in both assays: phenotype probabilities of images, and L1000; means over wells.
+    """Genes over-expressed in U2OS in both assays: phenotype probabilities of images, and L1000;
+    means over wells.
 
-    ``folder`` is imaging/paired. Images are JUMP's ORF plates, standardised over all their wells; L1000 is TA-OE005,
-    z-scores by plate as published. A gene stands in both under its symbol (mutants under other names).
+    ``folder`` is imaging/paired. Images are JUMP's ORF plates, standardised over all their wells;
+    L1000 is TA-OE005, z-scores by plate as published. A gene stands in both under its symbol
+    (mutants under other names).
     """
     folder = Path(folder)
     wells = pd.read_csv(require_file(folder / "jump_phenotype_profiles.tsv.gz", "table"), sep="\t")
@@ -114,8 +120,8 @@ def overexpressed_genes(folder: str | Path) -> tuple[pd.DataFrame, pd.DataFrame]
 
 
 def reproducible_together(path: str | Path, dataset: str) -> dict[str, Any]:
-    """How many perturbations of ``RepCorrDF.xlsx`` are reproducible in both assays, one or neither, and Spearman's
-    correlation of their replicate correlations.
+    """How many perturbations of ``RepCorrDF.xlsx`` are reproducible in both assays, one or neither,
+    and Spearman's correlation of their replicate correlations.
     """
     sheets = [
         pd.read_excel(require_file(path, "workbook"), f"{assay}-{dataset}", engine="openpyxl")

@@ -1,4 +1,4 @@
-"""Does an image profile find the L1000 profile of the same perturbation, and the other way round?"""
+"""Does an image profile find the L1000 profile of its perturbation, and the other way round?"""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from perturbgen.core.page import Page
-    from perturbgen.profiles.crossmodal import Matched, Pairs
+    from perturbgen.profiles.crossmodal import Matched, PairedProfiles
 
 NAMES = ("images", "L1000")
 OURS = "RGCCA"
@@ -131,7 +131,7 @@ def fixture(folder: Path, seed: int) -> tuple[Path, Path, Any, Any]:
 
 
 def run(
-    pairs: Pairs,
+    pairs: PairedProfiles,
     protocol: Protocol,
     out: Path,
     what: str,
@@ -171,7 +171,7 @@ def run(
     say(f"wrote {page.write(out / 'report.html')}")
 
 
-def methods(pairs: Pairs, truth: Path | None) -> dict[str, list[Any]]:
+def methods(pairs: PairedProfiles, truth: Path | None) -> dict[str, list[Any]]:
     """Names and settings; of a fixture also the maps that were planted."""
     from paired_fixture import read_truth
 
@@ -182,11 +182,11 @@ def methods(pairs: Pairs, truth: Path | None) -> dict[str, list[Any]]:
     if truth is None:
         return found
     planted = read_truth(truth)
-    return found | {"the planted maps": [crossmodal.known(planted.images, planted.l1000)]}
+    return found | {"the planted maps": [crossmodal.given_maps(planted.images, planted.l1000)]}
 
 
 def opening(
-    pairs: Pairs,
+    pairs: PairedProfiles,
     what: str,
     found: Mapping[str, Matched],
     scores: pd.DataFrame,
@@ -210,9 +210,12 @@ def opening(
     )
     page.section(
         "Retrieval both ways",
-        f"Maps are fitted on the compounds of {protocol.folds - 1} folds; each withheld perturbation then looks for "
-        "its partner among the withheld of its fold. One partner is right, so that mAP is the mean of 1 / rank; the "
-        "median rank is a share of the candidates (0 is best, .5 chance). The null exchanges whole compounds' "
+        f"Maps are fitted on the compounds of {protocol.folds - 1} folds; each withheld "
+        "perturbation then looks for "
+        "its partner among the withheld of its fold. One partner is right, so that mAP is the mean "
+        "of 1 / rank; the "
+        "median rank is a share of the candidates (0 is best, .5 chance). The null exchanges whole "
+        "compounds' "
         "partners; the intervals draw whole compounds.",
     )
     page.figure(
@@ -233,8 +236,10 @@ def opening(
         show_table(by_stratum, title=f"{OURS} by reproducibility")
         page.section(
             "Strata",
-            "A perturbation is reproducible in an assay if its replicates correlate above 95 % of random groups. The "
-            "null exchanges partners within the stratum only, since reproducible profiles resemble each other anyway.",
+            "A perturbation is reproducible in an assay if its replicates correlate above 95 % of "
+            "random groups. The "
+            "null exchanges partners within the stratum only, since reproducible profiles resemble "
+            "each other anyway.",
         )
         page.figure(
             report.strata_figure(scores, OURS),
@@ -244,7 +249,9 @@ def opening(
     return page
 
 
-def mechanisms(page: Page, pairs: Pairs, shared: list[Any], protocol: Protocol, rng: Any) -> None:
+def mechanisms(
+    page: Page, pairs: PairedProfiles, shared: list[Any], protocol: Protocol, rng: Any
+) -> None:
     """The section on mechanisms, where there are enough of them."""
     from mechanisms import mechanism_table
 
@@ -267,13 +274,15 @@ def mechanisms(page: Page, pairs: Pairs, shared: list[Any], protocol: Protocol, 
     show_table(rows, title="mechanism of withheld compounds")
     page.section(
         "Mechanisms",
-        "A linear discriminant names the mechanism of withheld compounds from one assay, from both side by side, from "
-        "the variates, and from the mean of the two assays' probabilities; 'largest' names the commonest always.",
+        "A linear discriminant names the mechanism of withheld compounds from one assay, from both "
+        "side by side, from "
+        "the variates, and from the mean of the two assays' probabilities; 'largest' names the "
+        "commonest always.",
     )
     page.table(rows)
 
 
-def variates(page: Page, pairs: Pairs, protocol: Protocol, *, planted: bool) -> None:
+def variates(page: Page, pairs: PairedProfiles, protocol: Protocol, *, planted: bool) -> None:
     """The section on withheld correlations."""
     import numpy as np
     from matching_report import variate_figure
@@ -294,7 +303,7 @@ def variates(page: Page, pairs: Pairs, protocol: Protocol, *, planted: bool) -> 
 
 
 def without_profiles(page: Page, folder: Path, seed: int) -> None:
-    """What is published without profiles: reproducibility of both assays, and a handful of genes."""
+    """What is published without profiles: reproducibility of both assays, a handful of genes."""
     import numpy as np
     from published import overexpressed_genes, reproducible_together
 
@@ -316,7 +325,8 @@ def without_profiles(page: Page, folder: Path, seed: int) -> None:
     )
     page.section(
         "Seventeen genes",
-        "Over-expressed in U2OS in both assays: too few to fit anything. Mantel's test asks whether the two assays "
+        "Over-expressed in U2OS in both assays: too few to fit anything. Mantel's test asks "
+        "whether the two assays "
         "agree on which genes resemble each other.",
     )
     page.table([found])

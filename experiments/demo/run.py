@@ -63,7 +63,8 @@ def main(
     run = create_run(runs, "demo", settings, seed=settings.seed)
     make(run, settings)
     say(
-        f"report       {run / 'report.html'}; {run / 'summary.html'} shows the cells, {run / 'de.html'} the tests"
+        f"report       {run / 'report.html'}; {run / 'summary.html'} shows the cells, "
+        f"{run / 'de.html'} the tests"
     )
     say(f"scorecard    {run / 'comparison' / 'scorecard.md'}")
     say(f"generated    {run / 'generated'} (cells of the conditions that nobody measured)")
@@ -111,8 +112,7 @@ def compare_methods(folder: Path, run: Path, methods: dict[str, Any]) -> dict[st
     and a page.
     """
     from perturbgen.cli.score import raise_failures, show_comparison
-    from perturbgen.compare import CompareSettings, compare
-    from perturbgen.compare.run import write_outputs, write_report
+    from perturbgen.compare import CompareSettings, compare, write_comparison_report, write_outputs
     from perturbgen.simulate.op3.experiment import write_replicate
 
     log.info("repeating the withheld part of the experiment, as the positive control")
@@ -126,7 +126,7 @@ def compare_methods(folder: Path, run: Path, methods: dict[str, Any]) -> dict[st
     found = compare(settings, run / "comparison")
     write_outputs(found, run / "comparison", report=False)
     links = {"the cells": "summary.html", "differential expression": "de.html"}
-    write_report(
+    write_comparison_report(
         found, run / "report.html", "Who predicts the withheld conditions best?", links=links
     )
     show_comparison(found)

@@ -15,7 +15,7 @@ from perturbgen.core.page import PALETTE, Page
 def draw_page(
     rows: list[dict[str, Any]], real: pd.DataFrame, predicted: Mapping[tuple[str, str], pd.Series]
 ) -> Page:
-    """The table of ``rows``, and the ``predicted`` t of each (cell type, model) against the real t."""
+    """The table of ``rows``, and ``predicted`` t of each (cell type, model) against real t."""
     page = Page(
         "Kang: stimulated cells of a type that was only seen unstimulated",
         f"{len(real.columns):,} genes",
@@ -29,7 +29,8 @@ def draw_page(
     page.section("Gene by gene")
     page.figure(
         scatters(real, predicted),
-        "Predicted (seed 0, plug-in t) against real t, a row for each model. On the dashed line they agree.",
+        "Predicted (seed 0, plug-in t) against real t, a row for each model. On the dashed line "
+        "they agree.",
     )
     return page
 

@@ -99,11 +99,13 @@ def main(
         int, typer.Option(min=20, help="Compounds of the simulated screen.")
     ] = 200,
 ) -> None:
-    """Train embeddings and rank the profiles of compounds that were never trained on, beside the linear baselines.
+    """Train embeddings and rank the profiles of compounds that were never trained on, beside the
+    linear baselines.
 
     Example: python experiments/l1000/run.py screen --seeds 3
 
-    Example: python experiments/l1000/run.py plate --data ../shared/data/l1000/plates/LJP005_A375_24H_X1_B19_level4_n377x978.gctx
+    Example: python experiments/l1000/run.py plate --data
+    ../shared/data/l1000/plates/LJP005_A375_24H_X1_B19_level4_n377x978.gctx
     """
     with TemporaryDirectory() as work:
         folder = Path(work)

@@ -154,7 +154,8 @@ def draw(
     page.table(rows)
     page.figure(
         figure,
-        "Without conditions cells lie by cell type; given it, the latent space no longer needs to hold it.",
+        "Without conditions cells lie by cell type; given it, the latent space no longer needs to "
+        "hold it.",
     )
     page.write(path)
 

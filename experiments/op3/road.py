@@ -217,7 +217,7 @@ def scores(
     challenge: Challenge,
     settings: ChallengeSettings,
 ) -> list[dict[str, Any]]:
-    """MRRMSE of predictions and of zeros and simple baselines beside them, and the ratio to zeros."""
+    """MRRMSE of predictions, of zeros and of simple baselines, and the ratio to zeros."""
     from perturbgen.baselines import make
     from perturbgen.evaluate import score
 

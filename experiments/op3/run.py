@@ -31,8 +31,10 @@ FILES = (
     "sample_submission.csv",
 )
 WHERE = (
-    "accept the rules on https://www.kaggle.com/competitions/open-problems-single-cell-perturbations/data, then "
-    "`kaggle competitions download -c open-problems-single-cell-perturbations` and unzip; or --simulated tiny"
+    "accept the rules on "
+    "https://www.kaggle.com/competitions/open-problems-single-cell-perturbations/data, then "
+    "`kaggle competitions download -c open-problems-single-cell-perturbations` and unzip; or "
+    "--simulated tiny"
 )
 
 

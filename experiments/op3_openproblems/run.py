@@ -35,7 +35,8 @@ CELLS = (
 )  # the first that is there
 METHOD = "perturbgen"
 WHERE = (
-    "`perturbgen data get op3-de --out DIR` and `perturbgen data get op3-cells --out DIR` (3.5 GB) fetch them; or "
+    "`perturbgen data get op3-de --out DIR` and `perturbgen data get op3-cells --out DIR` (3.5 GB) "
+    "fetch them; or "
     "--simulated tiny"
 )
 

@@ -31,7 +31,7 @@ Predictions = Mapping[str, pd.DataFrame]
 
 
 class Generative:
-    """All predictions of a run: by every estimator, by every latent route, and in the seed's way."""
+    """All predictions of a run: by every estimator, every latent route, and in the seed's way."""
 
     def __init__(
         self,

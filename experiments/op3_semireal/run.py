@@ -276,14 +276,14 @@ def combined(
 def report(folder: Path, competition: Path, truth: pd.DataFrame, predictions: Predictions) -> None:
     """The scorecard's page, and a generative prediction as a submission that is checked."""
     from perturbgen import submission
-    from perturbgen.evaluate import scorecard, write_report
+    from perturbgen.evaluate import report_page, scorecard
 
     everything = {"zeros": truth * 0} | dict(predictions)
     weak = [name for name in everything if ":" not in name and name not in (ENSEMBLE, *CEILINGS)]
     card = replace(
         scorecard(truth, everything, baselines=weak, clusters="compound"), references=CEILINGS
     )
-    write_report(folder / "report.html", card, truth, everything, title="op3_semireal")
+    report_page(card, truth, everything, title="op3_semireal").write(folder / "report.html")
     chosen = next(name for name in predictions if name.endswith("anchored t, shrunk"))
     ids, like = competition / "id_map.csv", competition / "sample_submission.csv"
     submission.write(predictions[chosen], ids, like, folder / "submission.csv")

@@ -1,5 +1,5 @@
-"""Images and L1000 of the same perturbations: published per-perturbation tables, evaluated again (Haghighi et al.
-2022).
+"""Images and L1000 of the same perturbations: published per-perturbation tables, evaluated again
+(Haghighi et al. 2022).
 """
 
 from __future__ import annotations
@@ -54,9 +54,11 @@ def read_sheet(path: str | Path, sheet: str) -> pd.DataFrame:
 
 
 def read_moa_predictions(path: str | Path, *, sheet: str = _SHEET) -> pd.DataFrame:
-    """Predicted mechanism numbers of each treatment: perturbation, compound, fold, moa and a column for each method.
+    """Predicted mechanism numbers of each treatment: perturbation, compound, fold, moa and a column
+    for each method.
 
-    Early sheets wrap a prediction in brackets (``[5]``); a treatment stands once, and a compound in one fold.
+    Early sheets wrap a prediction in brackets (``[5]``); a treatment stands once, and a compound in
+    one fold.
     """
     raw = read_sheet(path, sheet)
     require_columns(
@@ -83,7 +85,9 @@ def read_moa_predictions(path: str | Path, *, sheet: str = _SHEET) -> pd.DataFra
 def moa_accuracies(
     predictions: pd.DataFrame, *, rng: np.random.Generator, resamples: int = 1000
 ) -> list[dict[str, Any]]:
-    """For each method the accuracy over treatments with an interval over compounds, and the mean F1 over mechanisms."""
+    """For each method the accuracy over treatments with an interval over compounds, and the mean F1
+    over mechanisms.
+    """
     compound = pd.factorize(predictions["compound"])[0]
     size = np.bincount(compound)
     weights = rng.multinomial(
@@ -116,7 +120,9 @@ def _mean_f1(truth: pd.Series, predicted: pd.Series) -> float:
 
 
 def reproducible_by_dose(path: str | Path) -> pd.DataFrame:
-    """Share of LINCS perturbations whose replicates agree, by dose and assay, from ``compound_activity_full.tsv``."""
+    """Share of LINCS perturbations whose replicates agree, by dose and assay, from
+    ``compound_activity_full.tsv``.
+    """
     path = require_file(path, "table")
     require_columns(read_header(path)[0].split("\t"), ["cpd", "dose", *_ASSAYS.values()], path)
     table = pd.read_csv(path, sep="\t", usecols=["dose", *_ASSAYS.values()])

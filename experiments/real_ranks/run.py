@@ -12,6 +12,7 @@ types). The 122 are scored once for each seed, after the choice.
 from __future__ import annotations
 
 import logging
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -28,7 +29,6 @@ from perturbgen.baselines import (
     blend_weights,
     crossed,
     make,
-    maker,
     mimic_folds,
     nested_choice,
     out_of_fold,
@@ -276,7 +276,7 @@ def worth(task: Task, ideas: list[Idea]) -> list[dict[str, Any]]:
     for idea in track(ideas, "ideas"):
         train = normal_scores(task.train) if idea.normal_scores else task.train
         shared = {"smiles": task.smiles} if idea.settings.get("fingerprints") else {}
-        made = maker(idea.base, idea.settings, **shared)
+        made = partial(make, idea.base, **idea.settings, **shared)
         unseen = out_of_fold(made, train, task.folds, rng=np.random.default_rng(0))
         b, myeloid = task.scores(
             made().fit(train, rng=np.random.default_rng(0)).predict(task.test.index)

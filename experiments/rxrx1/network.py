@@ -61,7 +61,7 @@ def fixture(data: Path | None, out: Path, seed: int) -> Path:
 
 
 def compare(data: Path, out: Path, seed: int, overrides: list[str]) -> list[dict[str, Any]]:
-    """Both networks of a seed, each with every statistics of batch normalisation, on the test part."""
+    """Both networks of a seed, with every statistics of batch normalisation, on the test part."""
     from perturbgen.core.config import load_settings
     from perturbgen.images.network import IMAGES, ImageSettings, load_network
     from perturbgen.images.network.evaluate import evaluate_run
@@ -122,8 +122,10 @@ def report(table: list[dict[str, Any]], rows: list[dict[str, Any]]) -> Any:
     )
     page.section(
         "Accuracy",
-        "Statistics of batch normalisation: those of training (running), of each whole test experiment (own, AdaBN), "
-        "or of each batch of it (batch). The last two columns know which siRNAs share a plate: an easier question.",
+        "Statistics of batch normalisation: those of training (running), of each whole test "
+        "experiment (own, AdaBN), "
+        "or of each batch of it (batch). The last two columns know which siRNAs share a plate: an "
+        "easier question.",
     )
     page.table(table)
     page.section("Every seed")

@@ -128,13 +128,15 @@ def report(facts: list[dict[str, Any]], decoded: list[dict[str, Any]]) -> Any:
 
     page = Page(
         "RxRx1: the plan of the plates",
-        "Which siRNAs lie on a plate is fixed, and a decoder that knows it answers an easier question.",
+        "Which siRNAs lie on a plate is fixed, and a decoder that knows it answers an easier "
+        "question.",
     )
     page.section("Plan")
     page.table(facts)
     page.section(
         "Decoding",
-        "A classifier whose true class is raised by a number of standard deviations of the noise. Only the first "
+        "A classifier whose true class is raised by a number of standard deviations of the noise. "
+        "Only the first "
         "column is an honest accuracy over all siRNAs; the others use the plan.",
     )
     page.table(decoded)

@@ -74,7 +74,8 @@ def main(
     out.mkdir(parents=True, exist_ok=True)
     hits.to_csv(out / "hits.csv", index=False)
     say(
-        f"wrote {out / 'hits.csv'} and {report(compared, gate, hits, data).write(out / 'report.html')}"
+        f"wrote {out / 'hits.csv'} and "
+        f"{report(compared, gate, hits, data).write(out / 'report.html')}"
     )
 
 
@@ -197,7 +198,8 @@ def report(
     )
     page.section(
         "Centring",
-        "What is left of the distance between healthy and infected wells, and what is found with it.",
+        "What is left of the distance between healthy and infected wells, and what is found with "
+        "it.",
     )
     page.table(compared)
     page.section(
@@ -206,7 +208,8 @@ def report(
     page.table(gate.to_dict("records"))
     page.section(
         "Drugs",
-        "Rescue is 0 for a drug that does nothing and 1 for healthy cells; the interval is Student's, over wells.",
+        "Rescue is 0 for a drug that does nothing and 1 for healthy cells; the interval is "
+        "Student's, over wells.",
     )
     page.table(hits.groupby("cell_type", sort=False).head(12).to_dict("records"))
     figure = go.Figure()

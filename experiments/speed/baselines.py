@@ -82,7 +82,8 @@ def main(
     show_table(rows, title=f"614 x {genes:,}, fit + predict 255 rows; {load()}", as_json=as_json)
     if not as_json:
         say(
-            f"one tree set a gene takes {ratio:.0f} times as long as XGBoost on 60 components (extrapolated)"
+            f"one tree set a gene takes {ratio:.0f} times as long as XGBoost on 60 components "
+            "(extrapolated)"
         )
 
 
@@ -139,8 +140,7 @@ def comparison() -> tuple[float, float]:
     """Seconds of the clock and of all processors of ``perturbgen compare`` as it is without any
     setting.
     """
-    from perturbgen.compare import CompareSettings, compare
-    from perturbgen.compare.run import write_outputs
+    from perturbgen.compare import CompareSettings, compare, write_outputs
     from perturbgen.simulate import simulate
 
     with tempfile.TemporaryDirectory() as folder:

@@ -193,7 +193,8 @@ def run_replicates(number: int) -> None:
         mean = mean + limma_table(counts, shape.obs, **options(shape)).t.to_numpy() / number
         spent += time.perf_counter() - start
     say(
-        f"{number} replicates of six fits: {spent:.1f} s, {spent / number:.2f} s each (SD of mean t {mean.std():.3f})"
+        f"{number} replicates of six fits: {spent:.1f} s, {spent / number:.2f} s each (SD of mean "
+        f"t {mean.std():.3f})"
     )
 
 

@@ -62,7 +62,8 @@ def compare_readers(folder: Path, rows: int) -> None:
     size = (folder / "embeddings.csv").stat().st_size / MEGABYTE
     shape = f"{rows:,} x {FEATURES:,}"
     print(
-        f"embeddings.csv: {shape}, {size:,.0f} MB of text, {rows * FEATURES * 4 / MEGABYTE:,.0f} MB of float32"
+        f"embeddings.csv: {shape}, {size:,.0f} MB of text, {rows * FEATURES * 4 / MEGABYTE:,.0f} "
+        "MB of float32"
     )
     turns = [
         (run_child("stream", folder), run_child("pandas", folder)) for _ in range(3)
@@ -213,7 +214,7 @@ def correct(folder: Path) -> dict[str, float]:
 
 
 def feed_images(folder: Path, images: int) -> None:
-    """Write images; decode them only, train only, and both at once; the best of three turns each."""
+    """Write images; decode only, train only, and both at once; the best of three turns each."""
     from perturbgen.simulate.images import write_rxrx1
 
     write_rxrx1(folder, size=128, sirnas=max(1, images // 32 - 2), controls=1)
@@ -222,14 +223,17 @@ def feed_images(folder: Path, images: int) -> None:
         max(turn[name] for turn in turns) for name in ("decode", "train", "both")
     )
     print(
-        f"image feed, {turns[0]['images']:,.0f} fields of six 8-bit PNG of 128 x 128, two decoding threads:"
+        f"image feed, {turns[0]['images']:,.0f} fields of six 8-bit PNG of 128 x 128, two decoding "
+        "threads:"
     )
     print(
-        f"  decoding alone {decode:6.0f} images/s   network alone {train:6.0f} images/s   fed {both:6.0f} images/s"
+        f"  decoding alone {decode:6.0f} images/s   network alone {train:6.0f} images/s   fed "
+        f"{both:6.0f} images/s"
     )
     wait = 1 / (1 / decode + 1 / train)
     print(
-        f"  one after the other would be {wait:.0f}; the limit is the slower of the two, {min(decode, train):.0f}"
+        f"  one after the other would be {wait:.0f}; the limit is the slower of the two, "
+        f"{min(decode, train):.0f}"
     )
     print(f"  peak {max(turn['megabytes'] for turn in turns):,.0f} MB")
 

@@ -197,24 +197,29 @@ def report(
     speed = measured["nnz"] / measured["seconds"]
     own = measured["peak"] - measured["imported"]
     print(
-        f"{options.cells:,} cells x {GENES:,} genes, {measured['nnz'] / 1e6:.1f} million non-zeros, {options.order}"
+        f"{options.cells:,} cells x {GENES:,} genes, {measured['nnz'] / 1e6:.1f} million "
+        f"non-zeros, {options.order}"
     )
     print(
-        f"speed        {speed / 1e6:6.2f} million non-zeros/s = {speed / WANTED_SPEED:.1f} x the 2 million wanted"
+        f"speed        {speed / 1e6:6.2f} million non-zeros/s = {speed / WANTED_SPEED:.1f} x the 2 "
+        "million wanted"
     )
     print(f"final matrix {size / MEGABYTE:8,.0f} MB")
     print(
-        f"peak memory  {measured['peak'] / MEGABYTE:8,.0f} MB = {measured['peak'] / bound:.2f} x the bound "
+        f"peak memory  {measured['peak'] / MEGABYTE:8,.0f} MB = {measured['peak'] / bound:.2f} x "
+        "the bound "
         f"(2 x matrix + 300 MB = {bound / MEGABYTE:,.0f} MB)"
     )
     print(
-        f"  of which imports {measured['imported'] / MEGABYTE:,.0f} MB, reading {own / MEGABYTE:,.0f} MB "
+        f"  of which imports {measured['imported'] / MEGABYTE:,.0f} MB, reading "
+        f"{own / MEGABYTE:,.0f} MB "
         f"= {own / size:.2f} x matrix"
     )
     full = {name: extrapolate(quarter, measured, name) for name in ("matrix", "peak", "seconds")}
     print(
         f"at {FULL:,} cells, on the line through {quarter['cells']:,} and {measured['cells']:,}: "
-        f"matrix {full['matrix'] / 1e9:.2f} GB, peak {full['peak'] / 1e9:.2f} GB, {full['seconds']:.0f} s"
+        f"matrix {full['matrix'] / 1e9:.2f} GB, peak {full['peak'] / 1e9:.2f} GB, "
+        f"{full['seconds']:.0f} s"
     )
 
 

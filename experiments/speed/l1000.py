@@ -85,7 +85,7 @@ def on_disk(samples: int, genes: int, folder: Path, only: str) -> dict[str, list
 
 
 def make_matrix(work: Path, samples: int, genes: int) -> Path:
-    """An uncompressed GCTX in CMap's chunks with its landmarks scattered, and its table of samples."""
+    """An uncompressed GCTX in CMap's chunks, landmarks scattered, and its table of samples."""
     rng = np.random.default_rng(0)
     known = landmarks()["gene_id"].tolist()[: min(genes, 978)]
     ids = np.array([*known, *(str(9_000_001 + i) for i in range(genes - len(known)))], dtype=object)

@@ -23,7 +23,7 @@ NEEDED: Final = 14e9  # bytes for all logits at once with their gradients
 
 
 def feed_rows() -> list[dict[str, Any]]:
-    """The share of a training step that shuffling, gathering and noise take, all profiles resident."""
+    """The share of a step that shuffling, gathering and noise take, all profiles resident."""
     rows = []
     for size in (512, 8_192):
         with TemporaryDirectory() as folder:
@@ -97,7 +97,8 @@ def head_rows(in_process: Callable[..., dict[str, float]]) -> list[dict[str, Any
     )
     chunked = in_process(head_step, CHUNK)
     row = {
-        "what": f"margin head, {HEAD_CLASSES:,} classes x {HEAD_ROWS:,} rows x {WIDTH}, chunks of {CHUNK:,}"
+        "what": f"margin head, {HEAD_CLASSES:,} classes x {HEAD_ROWS:,} rows x {WIDTH}, "
+        f"chunks of {CHUNK:,}"
     }
     row |= {"ours s": chunked["seconds"], "peak MB": chunked["peak_mb"]}
     if available < NEEDED:

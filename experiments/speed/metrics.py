@@ -38,7 +38,10 @@ def main(
     """
     rng = np.random.default_rng(0)
     rows = [*of_tables(rng, conditions, genes), of_cells(rng, cells, features)]
-    title = f"{conditions} x {genes:,} DE values; {cells:,} against {cells:,} cells of {features} components"
+    title = (
+        f"{conditions} x {genes:,} DE values; {cells:,} against {cells:,} cells of "
+        f"{features} components"
+    )
     show_table(rows, title=title, as_json=as_json)
 
 
@@ -76,7 +79,7 @@ def of_cells(rng: np.random.Generator, cells: int, features: int) -> dict[str, A
 
 
 def line(what: str, ours: Seconds, plain: Seconds | None, wanted: str) -> dict[str, Any]:
-    """One line of the table; on a shared machine the seconds of the processor are the fairer ones."""
+    """A line of the table; on a shared machine the processor's seconds are the fairer ones."""
     times = {"what": what, "seconds": ours[0], "of processor": ours[1]}
     if plain is None:
         return {**times, "plain loop": None, "ratio": None, "wanted": wanted}

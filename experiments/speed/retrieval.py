@@ -64,7 +64,13 @@ with tempfile.TemporaryDirectory() as cache:
     start, worked = time.perf_counter(), time.process_time()
     table = average_precision(meta, x, ["compound"], [], [], ["compound"], progress_bar=False)
     mean_average_precision(
-        table, ["compound"], null_size=10_000, threshold=0.05, seed=0, progress_bar=False, cache_dir=cache
+        table,
+        ["compound"],
+        null_size=10_000,
+        threshold=0.05,
+        seed=0,
+        progress_bar=False,
+        cache_dir=cache,
     )
     seconds, ap = time.perf_counter() - start, table["average_precision"].mean()
 """

@@ -34,7 +34,7 @@ def main(
     ] = 10,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
-    """Time the store in memory and on disk, and pseudobulk, against plain loops over the same data."""
+    """Time the store in memory and on disk, and pseudobulk, against loops over the same data."""
     data = made_up(cells, np.random.default_rng(0))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "cells.h5ad"

@@ -187,7 +187,7 @@ def against_scvi(
 
 
 def against_seed(data: Path, where: Path, **options: Any) -> list[dict[str, Any]]:
-    """The network [5; 256; 1024; genes] in batches of 512, against the seed's way of training it."""
+    """The network [5; 256; 1024; genes] in batches of 512, against the seed's training of it."""
     network = (
         "model.latent=5",
         "model.encoder=[1024, 256]",

@@ -5,15 +5,7 @@
 """
 
 from perturbgen.baselines.base import Baseline, Predictor
-from perturbgen.baselines.registry import (
-    REGISTRY,
-    Entry,
-    available,
-    crossed,
-    find_baseline,
-    make,
-    maker,
-)
+from perturbgen.baselines.registry import REGISTRY, Entry, available, crossed, find_baseline, make
 from perturbgen.baselines.selection import (
     blend_weights,
     mimic_folds,
@@ -32,7 +24,6 @@ __all__ = [
     "crossed",
     "find_baseline",
     "make",
-    "maker",
     "mimic_folds",
     "nested_choice",
     "out_of_fold",

@@ -104,7 +104,9 @@ def as_conditions(
         raise SchemaError(
             f"{what} has rows without a cell type or a compound", fix="complete or drop these rows"
         )
+    # As text, whatever the labels came as (categories, numbers): they join by what they read.
     found = ConditionList(*(np.array([str(v) for v in c], dtype=object) for c in columns))
+    # A row that is there twice would count twice in every mean, without a word.
     twice = found.index.duplicated()
     if twice.any():
         raise SchemaError(
@@ -123,6 +125,7 @@ def finite_values(frame: pd.DataFrame) -> np.ndarray:
         raise SchemaError(
             f"columns {shorten(text)} hold no numbers", expected="genes only", fix="drop them"
         ) from error
+    # One NaN would reach every gene and condition through the products that follow.
     finite = np.isfinite(values)
     if not finite.all():
         row, gene = divmod(int((~finite).argmax()), values.shape[1])
@@ -167,8 +170,8 @@ class Baseline(ABC, Generic[_S]):
 
     @property
     def name(self) -> str:
-        """How messages call it."""
-        return type(self).__name__
+        """How messages call it: its class, which is private to its file."""
+        return type(self).__name__.removeprefix("_")
 
     @property
     def table(self) -> TrainTable:
@@ -181,6 +184,7 @@ class Baseline(ABC, Generic[_S]):
 
     def fit(self, train: pd.DataFrame, *, rng: np.random.Generator) -> Self:
         """Learn from rows labelled (cell_type, compound), columns genes."""
+        # Kept before the fit: subclasses reach the rows through ``table`` while they learn.
         self._table = TrainTable.of(train, canonical=self.canonical)
         self._fit(self._table, rng)
         return self
@@ -203,6 +207,7 @@ class Baseline(ABC, Generic[_S]):
                 f"{self.name} has no prediction intervals",
                 fix="perturbgen baselines lists which do",
             )
+        # The same centre as ``predict`` has, so that an interval always holds the prediction.
         centre = self._predict(wanted)
         lower, upper = (
             pd.DataFrame(end, wanted.index, table.genes, copy=False)
@@ -246,6 +251,7 @@ class Baseline(ABC, Generic[_S]):
         """
         rows = len(self.table)
         lost = [self._lacks(wanted, key) for key in order]
+        # Sparse: the mean of a compound is a handful of weights among hundreds of rows.
         first, second = (
             _group_weights(self.table.labels(key), wanted.labels(key)) for key in order
         )
@@ -302,6 +308,7 @@ class LinearSmoother(Baseline[_S]):
         hat = _dense(self.weights(table))
         freedom = len(hat) - 2 * np.trace(hat) + (hat**2).sum()
         residual = table.values - hat @ table.values
+        # As many parameters as rows leave no residual, from which nothing is known of the noise.
         if freedom < 1:
             return np.full((len(wanted), len(table.genes)), np.inf)
         sd = np.sqrt((residual**2).sum(axis=0) / freedom)

@@ -24,7 +24,7 @@ _GENES_AT_ONCE = (
 )
 
 
-class Zeros(LinearSmoother[Settings]):
+class _Zeros(LinearSmoother[Settings]):
     """No effect anywhere: what p = 1 for every gene would be."""
 
     def weights(self, wanted: ConditionList) -> sp.csr_array:
@@ -32,7 +32,7 @@ class Zeros(LinearSmoother[Settings]):
         return sp.csr_array((len(wanted), len(self.table)))
 
 
-class GeneMean(LinearSmoother[Settings]):
+class _GeneMean(LinearSmoother[Settings]):
     """The mean of each gene over all training rows (Open Problems' ``mean_outcome``)."""
 
     def weights(self, wanted: ConditionList) -> np.ndarray:
@@ -41,10 +41,11 @@ class GeneMean(LinearSmoother[Settings]):
         return np.full((len(wanted), rows), 1 / rows)
 
     def _predict(self, wanted: ConditionList) -> np.ndarray:
+        # One row for all, instead of a product with equal weights.
         return np.tile(self.table.values.mean(axis=0), (len(wanted), 1))
 
 
-class CompoundMean(LinearSmoother[Settings]):
+class _CompoundMean(LinearSmoother[Settings]):
     """The mean of the compound over its cell types (Open Problems' ``mean_across_compounds``).
 
     An unknown compound gets the mean of its cell type, where that is unknown too, of all rows.
@@ -67,7 +68,7 @@ class CellTypeMean(LinearSmoother[Settings]):
         return self._mean_weights(wanted, ("cell_type", "compound"))
 
 
-class CompoundMedian(Baseline[Settings]):
+class _CompoundMedian(Baseline[Settings]):
     """The median of the compound over its cell types; fallbacks as for the compound's mean."""
 
     canonical: ClassVar[bool] = False
@@ -80,6 +81,7 @@ class CompoundMedian(Baseline[Settings]):
         weights = self._mean_weights(wanted, ("compound", "cell_type"))
         lost = self._lacks(wanted, "compound")
         result = np.empty((len(wanted), len(table.genes)))
+        # There is nothing to take a median of: these get the mean of the cell type, or of all.
         result[lost] = weights[np.flatnonzero(lost)] @ table.values
         for compound in np.unique(wanted.compounds[~lost]):
             rows = table.values[table.compounds == compound]
@@ -94,19 +96,21 @@ def _median(values: np.ndarray) -> np.ndarray:
     return ordered[half] if len(values) % 2 else (ordered[half - 1] + ordered[half]) / 2
 
 
-class RandomDraw(Baseline[Settings]):
+class _RandomDraw(Baseline[Settings]):
     """Each value drawn from the gene's training values (Open Problems' ``sample``).
 
     The draws depend on the generator given to ``fit`` and on the condition's place in the request.
     """
 
     def _fit(self, table: TrainTable, rng: np.random.Generator) -> None:
+        # Drawn at fitting, so that the same request has the same answer twice.
         self._seed = int(rng.integers(2**63))
 
     def _predict(self, wanted: ConditionList) -> np.ndarray:
         values = self.table.values
         shape = (len(wanted), values.shape[1])
         rng = np.random.default_rng(self._seed)
+        # int32: half the memory of the default for 255 x 18,211 places.
         drawn = rng.integers(len(values), size=shape, dtype=np.int32)
         result = np.empty(shape, values.dtype)
         for start in range(0, shape[1], _GENES_AT_ONCE):
@@ -115,7 +119,7 @@ class RandomDraw(Baseline[Settings]):
         return result
 
 
-class GroundTruth(Baseline[Settings]):
+class _GroundTruth(Baseline[Settings]):
     """The measured rows: the ceiling of every score. A condition without a truth is an error."""
 
     canonical: ClassVar[bool] = False
@@ -133,6 +137,7 @@ class GroundTruth(Baseline[Settings]):
             )
 
     def _predict(self, wanted: ConditionList) -> np.ndarray:
+        # By label: the truth may have other rows, in another order.
         at = self._labels.get_indexer(wanted.index)
         if (at < 0).any():
             raise SchemaError(

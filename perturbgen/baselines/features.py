@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar, Final, Literal, TypeVar
+from typing import Annotated, ClassVar, Final, Literal, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -26,8 +26,14 @@ from perturbgen.core.folds import deal
 
 _log = logging.getLogger(__name__)
 
-Transform = Literal["t", "none"]
-Offset = Literal["none", "mean", "additive"]
+Transform = Annotated[
+    Literal["t", "none"],
+    Field(description="t: signed log p as t values; none: the values as they are"),
+]
+Offset = Annotated[
+    Literal["none", "mean", "additive"],
+    Field(description="taken off each row first: none, mean or additive cell-type effects"),
+]
 _STATISTICS: Final = ("mean", "median", "sd", "q25", "q75")
 _LOG_2, _LOG_10 = np.log(2.0), np.log(10.0)
 
@@ -66,8 +72,10 @@ class Components:
         """
         mean = values.mean(axis=0) if centre else np.zeros(values.shape[1])
         centred = values - mean
+        # Products of 614 rows are small where the covariance of 18,211 genes fills gigabytes.
         squares, vectors = np.linalg.eigh(centred @ centred.T)
         order = np.argsort(squares)[::-1][:count]
+        # What is left of a direction without variance is rounding, which division would blow up.
         kept = order[squares[order] > 1e-10 * max(squares.max(), 1e-300)]
         vectors = vectors[:, kept]
         vectors = vectors * np.sign(vectors[np.abs(vectors).argmax(axis=0), np.arange(len(kept))])
@@ -150,6 +158,8 @@ class LowRankTarget:
         """Values (rows, genes), with ``clip`` within the range of the gene's training values."""
         raw = self.components.values(scores)
         raw += _average_hot(cell_types, self.cell_types) @ self.offsets
+        # y grows as t squared, so that a bold t becomes an absurd p: the range of what was measured
+        # bounds it.
         found = backward(raw, self.transform)
         return np.clip(found, self.lowest, self.highest, out=found) if clip else found
 
@@ -177,6 +187,7 @@ class TargetEncoding:
         Folds, not each row alone: the mean without row i is a falling function of row i itself and
         betrays it. New conditions have no fold, and see all rows of their cell type.
         """
+        # Only a row that was trained on could betray itself; what is new may use all that is known.
         trained = set(self.rows.index)
         keys = [(cell, self.folds[d] if (cell, d) in trained else -1) for cell, d in wanted.index]
         distinct = sorted(set(keys))
@@ -199,6 +210,7 @@ class TargetEncoding:
 
     def _encode(self, members: list[np.ndarray]) -> np.ndarray:
         """Statistics of each set of rows; an empty one is described by all rows."""
+        # A label without rows is the average label, here as in every other baseline.
         everything = np.arange(len(self.scores))
         return np.array(
             [_describe(self.scores[m if len(m) else everything], self.statistics) for m in members]
@@ -275,12 +287,9 @@ class FeatureSettings(Settings):
     encoded: int = Field(
         30, ge=0, description="of how many of them the target encodings are features; 0 for none"
     )
-    transform: Transform = Field(
-        "t", description="t: signed log p as t values; none: the values as they are"
-    )
-    offset: Offset = Field(
-        "none", description="taken off each row first: none, mean or additive cell-type effects"
-    )
+    # The tails of signed log p grow as t squared, and squared errors would see little else.
+    transform: Transform = "t"
+    offset: Offset = "none"
     folds: int = Field(5, ge=2, description="folds of compounds for the out-of-fold encodings")
     fingerprints: int = Field(
         0, ge=0, description="Morgan bits of the compounds (needs SMILES); 0 for none"
@@ -326,6 +335,7 @@ class FeatureModel(Baseline[_F]):
             table, count=chosen.components, transform=chosen.transform, offset=chosen.offset
         )
         scores = self._target.scores(table.values, table.cell_types)
+        # Said at the fit: zeros for bits are a prediction of their own, not an error.
         self._tell_without_structure(table)
         self._features = _Features.fit(
             table,
@@ -338,6 +348,7 @@ class FeatureModel(Baseline[_F]):
         )
         features = self._features.matrix(table)
         sd = features.std(axis=0)
+        # A constant column says nothing: divided by infinity it is zero.
         self._centre, self._scale = features.mean(axis=0), np.where(sd > 1e-12, sd, np.inf)
         self._fit_scores(self.features(table), scores, rng)
 

@@ -22,7 +22,7 @@ from perturbgen.core.config import Settings
 from perturbgen.core.errors import ConfigError
 
 
-class Additive(LinearSmoother[Settings]):
+class _Additive(LinearSmoother[Settings]):
     """y = cell type + compound, by least squares over the unbalanced table.
 
     An unknown compound gets the average compound's effect, an unknown cell type the average's.
@@ -38,7 +38,7 @@ class Additive(LinearSmoother[Settings]):
         return additive_weights(self.table, wanted.cell_types, wanted.compounds)
 
 
-class ShrunkenAdditive(LinearSmoother[Settings]):
+class _ShrunkenAdditive(LinearSmoother[Settings]):
     """y = mean + cell type + compound with random effects, predicted without bias (BLUP).
 
     The three variances are moments of the training rows: products of two rows, averaged over genes,
@@ -93,6 +93,7 @@ def _variance_components(table: TrainTable) -> tuple[float, float, float]:
         pairs.append(int((sizes * (sizes - 1)).sum()))
     strangers = rows * (rows - 1) - pairs[0] - pairs[1]
     between = (-squares - totals[0] - totals[1]) / strangers / genes if strangers else 0.0
+    # A moment may come out below zero, which no variance is.
     cell, compound = (
         max(total / count / genes - between, 0.0) if count else 0.0
         for total, count in zip(totals, pairs, strict=True)
@@ -110,6 +111,7 @@ def bilinear_ridge(
     (l, genes). They have genes as rows, Y ≈ G W Pᵀ, and the penalty on both sides; the genes are so
     many that theirs needs none.
     """
+    # lstsq, not an inverse: without a penalty the columns of an embedding may depend on each other.
     inner = np.linalg.lstsq(right @ right.T, right @ values.T @ left, rcond=None)[0].T
     return np.linalg.lstsq(left.T @ left + ridge * np.eye(left.shape[1]), inner, rcond=None)[0]
 
@@ -126,15 +128,11 @@ class _BilinearSettings(Settings):
     interaction: bool = Field(
         True, description="let each cell type answer to the compound's components its own way"
     )
-    offset: Offset = Field(
-        "additive", description="taken off each row first: none, mean or additive"
-    )
-    transform: Transform = Field(
-        "none", description="t: signed log p as t values; none: the values as they are"
-    )
+    offset: Offset = "additive"
+    transform: Transform = "none"
 
 
-class BilinearRidge(Baseline[_BilinearSettings]):
+class _BilinearRidge(Baseline[_BilinearSettings]):
     """Ridge between PCA embeddings of the genes and of the conditions (Ahlmann-Eltze et al. 2025).
 
     A condition is embedded as the component scores of its compound's mean profile over the *other*
@@ -154,6 +152,7 @@ class BilinearRidge(Baseline[_BilinearSettings]):
         # Only the encodings of compounds are used, which need no folds.
         self._encoding = TargetEncoding(scores, table, {}, ("mean",))
         self._names = np.unique(table.cell_types)
+        # In units of its spread, so that one penalty means the same for every table.
         self._scale = float(np.sqrt((self._encoding.by_compound(table) ** 2).mean())) or 1.0
         # In coordinates of the components the embedding of the genes is the identity.
         genes, left = np.eye(scores.shape[1]), self._embed(table)
@@ -181,7 +180,7 @@ class _PLSSettings(FeatureSettings):
     latent: int = Field(10, ge=1, description="latent variables")
 
 
-class PartialLeastSquares(FeatureModel[_PLSSettings]):
+class _PartialLeastSquares(FeatureModel[_PLSSettings]):
     """Partial least squares from one-hot labels and target encodings to component scores."""
 
     settings_class: ClassVar[type[Settings]] = _PLSSettings
@@ -192,6 +191,7 @@ class PartialLeastSquares(FeatureModel[_PLSSettings]):
     ) -> None:
         from sklearn.cross_decomposition import PLSRegression
 
+        # scikit-learn refuses more latent variables than there are rows or columns.
         latent = min(self.settings.latent, len(features) - 1, features.shape[1], scores.shape[1])
         self._model = PLSRegression(n_components=latent, scale=False).fit(features, scores)
 
@@ -212,7 +212,7 @@ class _KernelSettings(FeatureSettings):
     )
 
 
-class KernelRidge(FeatureModel[_KernelSettings]):
+class _KernelRidge(FeatureModel[_KernelSettings]):
     """Kernel ridge with a Gaussian kernel on target encodings (no one-hot: similar is similar).
 
     Prediction = mean + k (K + λI)⁻¹ (Z − mean). As a Gaussian process it has a variance for free:
@@ -237,7 +237,9 @@ class KernelRidge(FeatureModel[_KernelSettings]):
     ) -> None:
         self._rows = features
         squares = _squared_distances(features, features)
+        # Of pairs of rows: the distance of a row to itself is no distance.
         typical = float(np.median(squares[~np.eye(len(squares), dtype=bool)]))
+        # All distances may be 0, where the training rows have one compound only.
         self._gamma = 1 / (2 * self.settings.width**2 * max(typical, 1e-12))
         self._mean = scores.mean(axis=0)
         kernel = np.exp(-self._gamma * squares)

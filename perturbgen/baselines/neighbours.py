@@ -12,7 +12,7 @@ from perturbgen.baselines.base import ConditionList, LinearSmoother, TrainTable,
 from perturbgen.core.config import Settings
 
 
-class NearestReplicate(LinearSmoother[Settings]):
+class _NearestReplicate(LinearSmoother[Settings]):
     """The compound's own row in the most similar cell type that has one.
 
     Two cell types are as similar as the correlation of their rows, on average over the compounds
@@ -47,6 +47,7 @@ class NearestReplicate(LinearSmoother[Settings]):
 
 def _cell_type_similarity(table: TrainTable, names: np.ndarray) -> np.ndarray:
     """Mean correlation (cell types, cell types) of the rows of shared compounds; 0 without any."""
+    # Only the order of the correlations counts, for which single precision will do.
     values = table.values.astype(np.float32)
     values -= values.mean(axis=1, keepdims=True)
     size = np.linalg.norm(values, axis=1)
@@ -80,7 +81,7 @@ class _NeighbourSettings(Settings):
     )
 
 
-class Neighbours(LinearSmoother[_NeighbourSettings]):
+class _Neighbours(LinearSmoother[_NeighbourSettings]):
     """The cell type's mean + the compound's effect elsewhere + its neighbours' effects here.
 
     Effects are deviations from the cell type's mean. Two compounds are neighbours by the
@@ -122,8 +123,10 @@ class Neighbours(LinearSmoother[_NeighbourSettings]):
             return found
         here = np.flatnonzero((table.cell_types == cell) & (table.compounds != compound))
         scores = np.array([self._similarity(own, table.compounds[row], cell) for row in here])
+        # Stable, so that of equals the first by name is taken.
         best = np.argsort(-scores, kind="stable")[: chosen.neighbours]
         strength = np.where(scores[best] > 0, np.maximum(scores[best], 0) ** chosen.power, 0)
+        # The compound's own effect elsewhere and its neighbours' here share one unit of weight.
         found[own] = chosen.own / len(own)
         found[here[best]] = (1 - chosen.own) * strength / max(strength.sum() + chosen.shrink, 1e-12)
         return found
@@ -136,4 +139,4 @@ class Neighbours(LinearSmoother[_NeighbourSettings]):
         return float(self._alike[np.ix_(own, rows)][same].mean()) if same.any() else 0.0
 
     def _half_width(self, wanted: ConditionList, level: float) -> None:
-        return None  # as for NearestReplicate
+        return None  # as for the nearest replicate

@@ -52,99 +52,68 @@ class Entry:
         return self.kind.settings_class
 
 
-_SMILES: Final = ("smiles",)
+def _mean(where: str, description: str, open_problems: str = "") -> Entry:
+    """A deterministic baseline with prediction intervals."""
+    return Entry(where, description, open_problems, intervals=True)
+
+
+def _learner(where: str, description: str, **marks: bool) -> Entry:
+    """A random baseline that can use fingerprints."""
+    return Entry(where, description, uses=("smiles",), random=True, **marks)
+
+
+# In the order that lists and reports show: constants, linear models, learners, combinations.
 REGISTRY: Final[Mapping[str, Entry]] = {
-    "zeros": Entry("constants:Zeros", "no effect anywhere", "zeros", intervals=True),
-    "gene_mean": Entry(
-        "constants:GeneMean", "mean of each gene over all rows", "mean_outcome", intervals=True
+    "zeros": _mean("constants:_Zeros", "no effect anywhere", "zeros"),
+    "gene_mean": _mean("constants:_GeneMean", "mean of each gene over all rows", "mean_outcome"),
+    "compound_mean": _mean(
+        "constants:_CompoundMean", "mean of the compound over cell types", "mean_across_compounds"
     ),
-    "compound_mean": Entry(
-        "constants:CompoundMean",
-        "mean of the compound over cell types",
-        "mean_across_compounds",
-        intervals=True,
+    "compound_median": Entry("constants:_CompoundMedian", "median of the compound over cell types"),
+    "cell_type_mean": _mean(
+        "constants:CellTypeMean", "mean of the cell type over compounds", "mean_across_celltypes"
     ),
-    "compound_median": Entry("constants:CompoundMedian", "median of the compound over cell types"),
-    "cell_type_mean": Entry(
-        "constants:CellTypeMean",
-        "mean of the cell type over compounds",
-        "mean_across_celltypes",
-        intervals=True,
-    ),
-    "additive": Entry("linear:Additive", "cell type + compound, by least squares", intervals=True),
-    "shrunken_additive": Entry(
-        "linear:ShrunkenAdditive",
-        "cell type + compound, shrunk by variance components",
-        intervals=True,
+    "additive": _mean("linear:_Additive", "cell type + compound, by least squares"),
+    "shrunken_additive": _mean(
+        "linear:_ShrunkenAdditive", "cell type + compound, shrunk by variance components"
     ),
     "random_draw": Entry(
-        "constants:RandomDraw", "each gene drawn from its training values", "sample", random=True
+        "constants:_RandomDraw", "each gene drawn from its training values", "sample", random=True
     ),
     "nearest_replicate": Entry(
-        "neighbours:NearestReplicate", "the compound's row in the most similar cell type"
+        "neighbours:_NearestReplicate", "the compound's row in the most similar cell type"
     ),
     "ground_truth": Entry(
-        "constants:GroundTruth", "the measured rows: the ceiling", "ground_truth", needs=("truth",)
+        "constants:_GroundTruth", "the measured rows: the ceiling", "ground_truth", needs=("truth",)
     ),
     "bilinear_ridge": Entry(
-        "linear:BilinearRidge", "ridge between PCA embeddings (Ahlmann-Eltze et al.)"
+        "linear:_BilinearRidge", "ridge between PCA embeddings (Ahlmann-Eltze et al.)"
     ),
-    "pls": Entry(
-        "linear:PartialLeastSquares",
-        "partial least squares on encodings",
-        uses=_SMILES,
-        random=True,
+    "pls": _learner("linear:_PartialLeastSquares", "partial least squares on encodings"),
+    "kernel_ridge": _learner(
+        "linear:_KernelRidge", "Gaussian kernel ridge on encodings", intervals=True
     ),
-    "kernel_ridge": Entry(
-        "linear:KernelRidge",
-        "Gaussian kernel ridge on encodings",
-        uses=_SMILES,
-        random=True,
-        intervals=True,
-    ),
-    "neighbours": Entry("neighbours:Neighbours", "kNN recommender over compounds"),
-    "random_forest": Entry(
-        "trees:RandomForest",
-        "random forest on DE values",
-        uses=_SMILES,
-        random=True,
-        intervals=True,
-    ),
+    "neighbours": Entry("neighbours:_Neighbours", "kNN recommender over compounds"),
+    "random_forest": _learner("trees:_RandomForest", "random forest on DE values", intervals=True),
     "pseudobulk_forest": Entry(
-        "trees:PseudobulkForest",
+        "trees:_PseudobulkForest",
         "random forest on pseudobulk counts, then limma",
         needs=("pseudobulk",),
         random=True,
     ),
-    "xgboost": Entry(
-        "trees:XGBoost", "boosted trees on components of t values", uses=_SMILES, random=True
-    ),
-    "xgboost_plain": Entry("trees:PlainXGBoost", "XGBoost out of the box, a model a gene"),
-    "network": Entry(
-        "network:LowRankNetwork", "low-rank network, median of seeds", uses=_SMILES, random=True
-    ),
-    "network_pseudolabels": Entry(
-        "network:PseudoLabelNetwork",
+    "xgboost": _learner("trees:XGBoost", "boosted trees on components of t values"),
+    "xgboost_plain": Entry("trees:_PlainXGBoost", "XGBoost out of the box, a model a gene"),
+    "network": _learner("network:_LowRankNetwork", "low-rank network, median of seeds"),
+    "network_pseudolabels": _learner(
+        "network:_PseudoLabelNetwork",
         "low-rank network, two stages with pseudo-labels",
-        uses=_SMILES,
-        random=True,
         transductive=True,
     ),
     "transfer": Entry(
-        "transfer:TransferStack", "profiles elsewhere + offset + kriged known compounds, stacked"
+        "transfer:_TransferStack", "profiles elsewhere + offset + kriged known compounds, stacked"
     ),
-    "nested": Entry(
-        "selection:Nested",
-        "one baseline, its settings chosen out of fold",
-        uses=_SMILES,
-        random=True,
-    ),
-    "blend": Entry(
-        "selection:Blend",
-        "weighted sum, weights from out-of-fold predictions",
-        uses=_SMILES,
-        random=True,
-    ),
+    "nested": _learner("selection:_Nested", "one baseline, its settings chosen out of fold"),
+    "blend": _learner("selection:_Blend", "weighted sum, weights from out-of-fold predictions"),
 }
 
 
@@ -218,7 +187,7 @@ def _members(
         raise ConfigError(
             f"settings for {alien[0]!r}, which is no member", fix=suggest(alien[0], names)
         )
-    return {name: maker(name, settings.get(name, {}), **parts) for name in names}
+    return {name: _maker(name, settings.get(name, {}), **parts) for name in names}
 
 
 def crossed(
@@ -233,16 +202,17 @@ def crossed(
     """
     combinations = [dict(zip(grid, values, strict=True)) for values in product(*grid.values())]
     return {
-        ", ".join(f"{k}={v}" for k, v in values.items()) or "defaults": maker(
+        ", ".join(f"{k}={v}" for k, v in values.items()) or "defaults": _maker(
             name, {**(settings or {}), **values}, **parts
         )
         for values in combinations
     }
 
 
-def maker(name: str, settings: Mapping[str, Any], **parts: Any) -> partial[Baseline[Any]]:
+def _maker(name: str, settings: Mapping[str, Any], **parts: Any) -> partial[Baseline[Any]]:
     """A function that makes a baseline, whose settings are checked now, not when it is called."""
     shared = {key: value for key, value in parts.items() if key in find_baseline(name).uses}
     made = partial(make, name, **shared, **settings)
+    # Made once and thrown away: a wrong setting is told now, not in the middle of a fit.
     made()
     return made

@@ -26,6 +26,7 @@ _log = logging.getLogger(__name__)
 
 _Maker = Callable[[], Predictor]
 _Folds = Mapping[str, pd.MultiIndex]
+# In the competition the targets know 17 of 146 compounds and the others nearly all.
 _SPARSE_SHARE: Final = 0.5
 
 
@@ -60,6 +61,7 @@ def mimic_folds(
     else:
         names, sizes = np.unique(found.compounds, return_counts=True)
         shared = names[sizes > 1]
+    # At most one fold a compound: an empty one judges nothing.
     count = min(folds, len(shared))
     if count < 2:
         raise SchemaError(
@@ -120,6 +122,7 @@ def nested_choice(
     """
     if not candidates:
         raise ConfigError("no candidate to choose from", expected="at least one")
+    # Drawn once, so that candidates differ by their settings alone, not by their luck.
     seed = int(rng.integers(2**63))
     truth = train.set_axis(as_conditions(train.index, "the table").index)
     predictions: dict[str, pd.DataFrame] = {}
@@ -143,6 +146,7 @@ def row_spearman(truth: pd.DataFrame, prediction: pd.DataFrame) -> np.ndarray:
     """Spearman's correlation of each row (rows,); 0 where a row is constant."""
     from scipy.stats import rankdata
 
+    # All rows at once, instead of a call of scipy's spearmanr for each.
     left, right = (rankdata(frame.to_numpy(), axis=1) for frame in (truth, prediction))
     left, right = (ranks - ranks.mean(axis=1, keepdims=True) for ranks in (left, right))
     size = np.sqrt((left**2).sum(axis=1) * (right**2).sum(axis=1))
@@ -176,7 +180,7 @@ class _BlendSettings(Settings):
     )
 
 
-class Blend(Baseline[_BlendSettings]):
+class _Blend(Baseline[_BlendSettings]):
     """Σ wₘ · prediction of member m, the weights not negative, fitted to out-of-fold predictions.
 
     The folds withhold compounds in the target cell types as the task does. The weights need not add
@@ -197,6 +201,7 @@ class Blend(Baseline[_BlendSettings]):
         train = pd.DataFrame(table.values, table.index, table.genes, copy=False)
         folds = mimic_folds(table.index, folds=self.settings.folds, rng=rng)
         seed = int(rng.integers(2**63))
+        # The same folds and random numbers for every member: the weights compare like with like.
         found = {
             name: out_of_fold(make, train, folds, rng=np.random.default_rng(seed))
             for name, make in self._makers.items()
@@ -209,6 +214,7 @@ class Blend(Baseline[_BlendSettings]):
             for (name, make), child in zip(
                 self._makers.items(), rng.spawn(len(self._makers)), strict=True
             )
+            # A member without weight need not be fitted to all rows.
             if self.weights[name] > 0
         }
 
@@ -232,7 +238,7 @@ class _NestedSettings(Settings):
     )
 
 
-class Nested(Baseline[_NestedSettings]):
+class _Nested(Baseline[_NestedSettings]):
     """One baseline with the settings that predict best out of fold, then fitted to all rows."""
 
     settings_class: ClassVar[type[Settings]] = _NestedSettings

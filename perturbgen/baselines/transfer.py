@@ -28,14 +28,13 @@ _FEWEST: Final = 3  # known compounds, for weights to be fitted or deviations to
 class _TransferSettings(Settings):
     """The columns and the penalties."""
 
-    transform: Transform = Field(
-        "t", description="t: signed log p as t values; none: the values as they are"
-    )
+    transform: Transform = "t"
     bands: tuple[int, ...] = Field(
         (3, 10, 25, 60), description="ends of the bands of components; empty for none"
     )
     whole: bool = Field(True, description="the whole profiles are columns too")
     kriging: bool = Field(True, description="deviations of alike known compounds are columns")
+    # On the real ranks these add nothing (experiments/LOG.md).
     others: bool = Field(
         True, description="offsets and deviations of the other sparse cell types are columns too"
     )
@@ -92,15 +91,17 @@ class _Sources:
         profiles -= means[:, None]
         number = measured.sum(axis=0)
         average = np.nansum(profiles, axis=0) / np.maximum(number, 1)[:, None]
+        # Filled with what the compound did elsewhere, so that no column has holes.
         for s in range(len(names)):
             profiles[s, ~measured[s]] = average[~measured[s]]
         components = Components.fit(profiles[measured], count, centre=False)
         kernel = average @ average.T
+        # In units of its diagonal, so that ``noise`` means the same for every table.
         scale = max(float(np.diag(kernel).mean()), 1e-300)
         return cls(means, profiles, components, kernel / scale)
 
 
-class TransferStack(Baseline[_TransferSettings]):
+class _TransferStack(Baseline[_TransferSettings]):
     """Profiles elsewhere + the cell type's offset + alike compounds, weighted by a small ridge.
 
     Sources are the cell types that know at least half of the compounds (all but the target, where
@@ -168,8 +169,11 @@ class TransferStack(Baseline[_TransferSettings]):
             made = dict(self._columns(sources, known, without, withheld))
             labels = list(made)
             stacked = np.array([column.ravel() for column in made.values()])
+            # Normal equations, part by part: the columns of all genes at once would fill the
+            # memory.
             gram, product = stacked @ stacked.T, stacked @ own.values[part].ravel()
             square, cross = (gram, product) if not square.size else (square + gram, cross + product)
+        # In units of the mean square of a column, so that it means the same for every table.
         penalty = self.settings.ridge * np.trace(square) / len(square) * np.eye(len(square))
         weights = np.linalg.lstsq(square + penalty, cross, rcond=None)[0]
         return dict(zip(labels, weights.tolist(), strict=True))

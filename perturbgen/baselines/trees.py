@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 _Device = Literal["auto", "cpu", "cuda"]
+# A booster for ten components and a thread for each booster is faster than XGBoost's own threads.
 _COLUMNS_AT_ONCE = 10
 
 
@@ -99,7 +100,7 @@ class _PlainSettings(Settings):
     device: _Device = Field("auto", description="auto takes a GPU where one is present")
 
 
-class PlainXGBoost(Baseline[_PlainSettings]):
+class _PlainXGBoost(Baseline[_PlainSettings]):
     """XGBoost out of the box: one-hot labels, raw values, default settings, one model a gene.
 
     The seed's comparison. It is slow on purpose: nothing is compressed. A label never seen has no
@@ -153,6 +154,7 @@ def boost_all(
 
         return xgboost.train(parameters, _as_matrix(features, block), num_boost_round=trees)
 
+    # A GPU works on one booster at a time; more would only share its memory.
     with ThreadPoolExecutor(1 if place == "cuda" else workers()) as pool:
         return list(track(pool.map(work, blocks), "boosting", total=len(blocks)))
 
@@ -160,6 +162,7 @@ def boost_all(
 def predict_all(boosters: list[xgboost.Booster], features: np.ndarray) -> np.ndarray:
     """Predictions (rows, columns) of all boosters."""
     data = _as_matrix(features)
+    # A booster of one column gives a vector, all others a table.
     found = [booster.predict(data).reshape(len(features), -1) for booster in boosters]
     return np.hstack(found).astype(np.float64)
 
@@ -190,6 +193,7 @@ def _cuda_present() -> bool:
 
     if not xgboost.build_info().get("USE_CUDA", False):
         return False
+    # Asked of the driver: to import torch for this answer takes seconds.
     try:
         driver = ctypes.CDLL("libcuda.so.1")
     except OSError:
@@ -212,7 +216,7 @@ class _ForestSettings(FeatureSettings):
     )
 
 
-class RandomForest(FeatureModel[_ForestSettings]):
+class _RandomForest(FeatureModel[_ForestSettings]):
     """A random forest on DE values; its intervals come from the rows that each tree did not see."""
 
     settings_class: ClassVar[type[Settings]] = _ForestSettings
@@ -268,7 +272,7 @@ class _PseudobulkForestSettings(Settings):
     draw: bool = Field(False, description="draw Poisson counts around the means (the seed did not)")
 
 
-class PseudobulkForest(Baseline[_PseudobulkForestSettings]):
+class _PseudobulkForest(Baseline[_PseudobulkForestSettings]):
     """A random forest on pseudobulk counts, then limma on these beside the measured samples.
 
     Of the samples only those of training conditions and of the vehicle are ever used. A wanted
@@ -329,7 +333,7 @@ class PseudobulkForest(Baseline[_PseudobulkForestSettings]):
             self.settings.trees, max_features=0.5, random_state=seed, n_jobs=-1
         )
         self._forest.fit(self._features(self._obs), targets)
-        self._forest.n_jobs = 1  # as for RandomForest
+        self._forest.n_jobs = 1  # as for the forest on DE values
 
     def _features(self, obs: pd.DataFrame) -> np.ndarray:
         known = self._levels.items()

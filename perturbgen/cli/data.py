@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from perturbgen.cli.options import Columns, Json, Layer, Vehicle
+from perturbgen.cli.options import Columns, Json, Layer, Seed32, Vehicle
 from perturbgen.core.console import say, show_table
 from perturbgen.core.errors import InputError, SchemaError
 from perturbgen.core.files import check_output
@@ -202,7 +202,7 @@ def _show_data(
     columns: Columns = None,
     layer: Layer = None,
     vehicle: Vehicle = None,
-    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="For the UMAP.")] = 0,
+    seed: Seed32 = 0,
 ) -> None:
     """Draw depth, zeros, plates, and maps of pseudobulk before and after plate effects go.
 

@@ -94,6 +94,7 @@ def _de(
         check_output(out, ".parquet", ".h5ad")
     if plots is not None:
         check_output(plots, ".html", option="--plots")
+    # None is what was not asked for: the flavour decides, or limma_table's default
     options: dict[str, Any] = {
         "flavour": flavour,
         "design": design,
@@ -113,7 +114,7 @@ def _de(
     adata = take_layer(open_h5ad(pseudobulk), layer, pseudobulk)
     if verify is not None:
         _verify_backends(adata, verify, options, device=device, as_json=as_json)
-        if out is None and plots is None:
+        if out is None and plots is None:  # asked for the comparison alone
             return
     started = time.perf_counter()
     table = _make_table(adata, backend=backend, device=device, **options)
@@ -171,6 +172,7 @@ def _verify_backends(
     from perturbgen.de.r import compare_backends
 
     def make(few: AnnData, backend: str) -> DETable:
+        # R computes on the processor, wherever the native backend does
         where = "cpu" if backend == "r" else device
         return _make_table(few, backend=backend, device=where, **options)
 

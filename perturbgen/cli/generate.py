@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from perturbgen.cli.data import load
-from perturbgen.cli.options import Columns, Device, Json, Layer, RunFolder, Vehicle
+from perturbgen.cli.options import Columns, Device, Json, Layer, Overrides, RunFolder, Seed, Vehicle
 from perturbgen.core.console import show_table
 from perturbgen.core.errors import InputError
 from perturbgen.core.files import atomic_path, check_output, require_writable
@@ -68,13 +68,11 @@ def _samplers(
             help="Into how many parts a compound's cell types are dealt, to be withheld in turn.",
         ),
     ] = 3,
-    overrides: Annotated[
-        list[str] | None, typer.Option("--set", help="A setting of the forests: leaf=10")
-    ] = None,
+    overrides: Overrides = None,
     columns: Columns = None,
     layer: Layer = None,
     vehicle: Vehicle = None,
-    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same sampler.")] = 0,
+    seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
     """Fit the samplers of cell numbers and library sizes, and report how well they foretell

@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from perturbgen.cli.options import Json, listed, opened_profiles
+from perturbgen.cli.options import (
+    Accelerator,
+    Device,
+    Devices,
+    DryRun,
+    Json,
+    Overrides,
+    Seed,
+    listed,
+    opened_profiles,
+)
 from perturbgen.core.console import show_table
 from perturbgen.core.errors import ConfigError, InputError, suggest
 from perturbgen.core.files import check_output
@@ -33,7 +43,6 @@ _Turns = Annotated[
     ),
 ]
 _Folder = Annotated[Path | None, typer.Option(help="Other images, in place of the run's own.")]
-_Device = Annotated[str, typer.Option(help="cpu or cuda.")]
 
 
 _RUN_PAGE = (
@@ -59,16 +68,12 @@ def _train(
         Path | None,
         typer.Option(help="A folder of RxRx1 or BBBC021 with images, in place of data.path."),
     ] = None,
-    overrides: Annotated[
-        list[str] | None, typer.Option("--set", help="Override: model.head=arcface")
-    ] = None,
+    overrides: Overrides = None,
     resume: Annotated[Path | None, typer.Option(help="Go on with this run directory.")] = None,
     runs: Annotated[Path, typer.Option(help="Where the run directory is made.")] = Path("runs"),
-    devices: Annotated[int, typer.Option(min=1, help="Devices (processes).")] = 1,
-    accelerator: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the resolved configuration and stop.")
-    ] = False,
+    devices: Devices = 1,
+    accelerator: Accelerator = "auto",
+    dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
     """Train a network to tell siRNAs (RxRx1), or treatments, compounds or mechanisms (BBBC021) apart from images.
@@ -115,7 +120,7 @@ def _embed(
     data: _Folder = None,
     statistics: _Norm = "",
     turns: _Turns = None,
-    device: _Device = "cpu",
+    device: Device = "cpu",
     as_json: Json = False,
 ) -> None:
     """Embed images with a trained network: profiles that correct, evaluate and map read.
@@ -146,7 +151,7 @@ def _evaluate(
     data: _Folder = None,
     statistics: _Norm = "",
     turns: _Turns = None,
-    device: _Device = "cpu",
+    device: Device = "cpu",
     same: Annotated[
         str, typer.Option(help="Of profiles: the column that names the perturbation.")
     ] = "",
@@ -160,7 +165,7 @@ def _evaluate(
     ] = None,
     draws: Annotated[int, typer.Option(min=99, help="Of profiles: size of the nulls.")] = 1000,
     page: Annotated[Path | None, typer.Option(help="Also write the table as an HTML page.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="For what is drawn at random.")] = 0,
+    seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
     """Say how good a trained network, or any profile, is.

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from perturbgen.core.console import say, show_table
+from perturbgen.cli.options import DryRun, Force, Json, Overrides, Seed, show_settings
+from perturbgen.core.console import show_table
 
 if TYPE_CHECKING:
     from perturbgen.l1000 import GctxFile
@@ -20,7 +21,6 @@ _l1000_app = typer.Typer(
 )
 
 _Files = Annotated[list[Path], typer.Argument(help="GCTX or GCT files, whatever they are called.")]
-_AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 _Meta = Annotated[
     list[Path] | None,
     typer.Option(
@@ -47,7 +47,7 @@ def register(app: typer.Typer) -> None:
 
 @_l1000_app.command("check")
 def _check(
-    files: _Files, genes: _Genes = None, transposed: _Transposed = False, as_json: _AsJson = False
+    files: _Files, genes: _Genes = None, transposed: _Transposed = False, as_json: Json = False
 ) -> None:
     """Look at files: what they are, how large, of which level, where the landmarks are, what is odd.
 
@@ -117,8 +117,8 @@ def _extract(
         bool, typer.Option(help="Keep samples that are in no table, rather than refuse.")
     ] = False,
     transposed: _Transposed = False,
-    force: Annotated[bool, typer.Option("--force", help="Replace another extraction.")] = False,
-    as_json: _AsJson = False,
+    force: Force = False,
+    as_json: Json = False,
 ) -> None:
     """Extract the landmark genes of any number of matrices: a memory map, tables of samples and genes, a manifest.
 
@@ -173,22 +173,14 @@ def _simulate(
     preset: Annotated[
         str, typer.Option(help="tiny, small, nonlinear or genome (12,328 genes).")
     ] = "small",
-    seed: Annotated[
-        int, typer.Option(min=0, help="The same seed and settings give the same files.")
-    ] = 0,
+    seed: Seed = 0,
     config: Annotated[
         Path | None, typer.Option(help="TOML file of settings, over the preset.")
     ] = None,
-    overrides: Annotated[
-        list[str] | None, typer.Option("--set", help="a.b=value, over everything else.")
-    ] = None,
-    force: Annotated[
-        bool, typer.Option("--force", help="Replace an existing simulated screen.")
-    ] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the resolved settings and stop.")
-    ] = False,
-    as_json: _AsJson = False,
+    overrides: Overrides = None,
+    force: Force = False,
+    dry_run: DryRun = False,
+    as_json: Json = False,
 ) -> None:
     """Simulate an L1000 screen with a known truth: plates, cell lines, doses, mechanisms, one of them non-linear.
 
@@ -196,12 +188,11 @@ def _simulate(
 
     Example: [bold]perturbgen l1000 simulate data/screen --preset nonlinear --set design.compounds=500[/bold]
     """
-    from perturbgen.core.config import to_toml
     from perturbgen.simulate.screen import screen_settings, write_screen
 
     settings = screen_settings(preset, config=config, overrides=overrides or ())
     if dry_run:
-        say(to_toml(settings))
+        show_settings(settings)
         return
     folder = write_screen(settings, out, seed=seed, force=force)
     rows = [

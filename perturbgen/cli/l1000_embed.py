@@ -8,7 +8,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from perturbgen.cli.options import Json
+from perturbgen.cli.options import (
+    Accelerator,
+    Device,
+    Devices,
+    DryRun,
+    Json,
+    Overrides,
+    Seed,
+    check_folder,
+    records,
+    write_tables,
+)
 from perturbgen.core.console import say, show_table
 from perturbgen.core.errors import ConfigError, SchemaError, shorten, suggest
 from perturbgen.core.files import check_output
@@ -29,7 +40,6 @@ _Profiles = Annotated[
 _Meta = Annotated[
     Path | None, typer.Option("--meta", help="Table of the samples of a GCTX (inst_info).")
 ]
-_Device = Annotated[str, typer.Option(help="cpu or cuda.")]
 
 
 class _Part(StrEnum):
@@ -53,19 +63,15 @@ def _train(
         typer.Argument(metavar="FILE", help="An extraction (l1000 extract), GCTX, GCT or h5ad."),
     ] = None,
     config: Annotated[Path | None, typer.Option(help="TOML file of settings.")] = None,
-    overrides: Annotated[
-        list[str] | None, typer.Option("--set", help="Override a key: model.head.kind=arcface")
-    ] = None,
+    overrides: Overrides = None,
     start: Annotated[
         Path | None, typer.Option(help="Fine-tune: start from the encoder of this run.")
     ] = None,
     resume: Annotated[Path | None, typer.Option(help="Go on with this run directory.")] = None,
     runs: Annotated[Path, typer.Option(help="Where the run directory is made.")] = Path("runs"),
-    devices: Annotated[int, typer.Option(min=1, help="Devices (processes).")] = 1,
-    accelerator: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the resolved configuration and stop.")
-    ] = False,
+    devices: Devices = 1,
+    accelerator: Accelerator = "auto",
+    dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
     """Train an embedding in which profiles of one perturbagen come together (Donner et al. 2018).
@@ -115,7 +121,7 @@ def _embed(
     ] = Path("embedding.h5ad"),
     key: Annotated[str, typer.Option(help="Name of the embedding in obsm.")] = "X_embedding",
     meta: _Meta = None,
-    device: _Device = "cpu",
+    device: Device = "cpu",
 ) -> None:
     """Embed profiles, controls as well, by a trained network.
 
@@ -167,8 +173,8 @@ def _evaluate(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="A folder for the tables and the page.")] = None,
     meta: _Meta = None,
-    device: _Device = "cpu",
-    seed: Annotated[int, typer.Option(min=0, help="Of shuffled labels and of the probes.")] = 0,
+    device: Device = "cpu",
+    seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
     """Judge an embedding on perturbagens that it never saw, beside all the baselines that it must beat.
@@ -186,7 +192,6 @@ def _evaluate(
     Example, mechanisms: [bold]perturbgen l1000 evaluate runs/0001-embedder-s0 --probe moa --perturbagens
     compoundinfo_beta.txt --out evaluation[/bold]
     """
-    from perturbgen.cli.options import check_folder
     from perturbgen.core.tables import require_columns
     from perturbgen.l1000.embedder.evaluation import judge, with_values
 
@@ -210,7 +215,6 @@ def _evaluate(
 
 def _show_judged(judged: Judged, title: str, *, as_json: bool) -> None:
     """The methods, the trained embedding's controls and what was probed."""
-    from perturbgen.cli.options import records
 
     rows, controls = judged.rows(), records(judged.controls, "variant")
     probes = {name: judged.probe_rows(name) for name in judged.probes}
@@ -228,7 +232,6 @@ def _show_judged(judged: Judged, title: str, *, as_json: bool) -> None:
 
 def _write_judged(judged: Judged, embedder: Embedder, out: Path, title: str) -> list[str]:
     """The tables and the page, in a folder; returns the names of the files."""
-    from perturbgen.cli.options import write_tables
     from perturbgen.core.files import slug
     from perturbgen.l1000.embedder.evaluation import MINE
     from perturbgen.l1000.embedder.report import evaluation_page
@@ -249,7 +252,7 @@ def _neighbours(
     part: Annotated[_Part, typer.Option(help="Among which of the run's profiles.")] = _Part.ALL,
     most: Annotated[int, typer.Option(min=1, help="Perturbagens shown.")] = 20,
     meta: _Meta = None,
-    device: _Device = "cpu",
+    device: Device = "cpu",
     as_json: Json = False,
 ) -> None:
     """Which perturbagens act like this one: those that the nearest profiles of its profiles belong to.

@@ -61,6 +61,7 @@ def check_folder(out: Path | None) -> None:
         return
     if out.is_file():
         raise ConfigError(f"--out {out} is a file", expected="a folder", fix="choose another name")
+    # told before hours of work; which file is tried does not matter
     require_writable(out / "queries.parquet")
 
 

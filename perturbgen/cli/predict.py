@@ -21,7 +21,17 @@ from perturbgen.cli.generate import (
     open_sampler,
     read_conditions,
 )
-from perturbgen.cli.options import Columns, Device, Json, Layer, RunFolder, Vehicle
+from perturbgen.cli.options import (
+    Columns,
+    Device,
+    Json,
+    Layer,
+    RunFolder,
+    Seed,
+    Seed32,
+    Vehicle,
+    write_predictions,
+)
 from perturbgen.core.console import show_table
 from perturbgen.core.errors import ConfigError, SchemaError, shorten
 from perturbgen.core.files import check_output
@@ -84,9 +94,7 @@ def _predict(
         ),
     ] = None,
     samplers: SamplersFile = None,
-    seed: Annotated[
-        int, typer.Option(min=0, max=2**32 - 1, help="The same seed gives the same prediction.")
-    ] = 0,
+    seed: Seed32 = 0,
     columns: Columns = None,
     layer: Layer = None,
     vehicle: Vehicle = None,
@@ -106,7 +114,6 @@ def _predict(
     Example: [bold]perturbgen predict runs/0001-op3-s0 --cells counts.h5ad --conditions id_map.csv
     --out predictions.parquet[/bold]
     """
-    from perturbgen.cli.options import write_predictions
     from perturbgen.core.config import load_settings
     from perturbgen.data import validate
     from perturbgen.predict import PredictSettings
@@ -204,7 +211,7 @@ def _ensemble(
         Path, typer.Option(help="The measured conditions: de_train.parquet or another DE table.")
     ],
     out: _Predictions,
-    seed: Annotated[int, typer.Option(min=0, help="Of the bootstrap of the gain.")] = 0,
+    seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
     """Combine predictions by non-negative weights whose sum is free, found on withheld, measured
@@ -220,18 +227,17 @@ def _ensemble(
     """
     import numpy as np
 
-    from perturbgen.cli.options import write_predictions
-    from perturbgen.compare.tables import read_table
+    from perturbgen.compare import read_effects
     from perturbgen.predict import aligned, fit_ensemble
 
     check_output(out, ".parquet")
     chosen = _read_members(members)
-    wanted = {member.name: read_table(member.wanted) for member in chosen}
-    known = {member.name: read_table(member.known) for member in chosen}
+    wanted = {member.name: read_effects(member.wanted) for member in chosen}
+    known = {member.name: read_effects(member.known) for member in chosen}
     for name, table in wanted.items():
         aligned(table, wanted[chosen[0].name], name)
     first = known[chosen[0].name]
-    measured = read_table(truth)
+    measured = read_effects(truth)
     _require_measured(measured, first, truth, chosen[0].known)
     measured = measured.loc[first.index, first.columns]
     found = fit_ensemble(known, measured, rng=np.random.default_rng(seed))

@@ -186,6 +186,7 @@ def _neighbours(
     names = _require_named(same)
     vectors, labels = _read(source, key)
     require_labels(labels, names)
+    # controls take no part, and a row without a label belongs to no group
     keep = ~_control_rows(labels, controls, source) & labels[names].notna().all(axis=1).to_numpy()
     vectors, labels = vectors[keep], labels[keep]
     rows, values = nearest(vectors, labels, k=k, differ=listed(differ), similarity=similarity.value)
@@ -299,9 +300,11 @@ def _neighbours_of(
             expected=f"one of {shorten(known)}",
             fix=suggest(of, known),
         )
-    shown = here[["share", "similarity"]].astype(float)
-    shown.insert(0, "neighbour", other[here.index])
-    return shown.to_dict("records")
+    columns = (other[here.index], here["share"], here["similarity"])
+    return [
+        {"neighbour": name, "share": float(share), "similarity": float(similarity)}
+        for name, share, similarity in zip(*columns, strict=True)
+    ]
 
 
 def _joined(table: pd.DataFrame, names: list[str]) -> pd.Series:

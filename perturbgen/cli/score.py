@@ -102,6 +102,7 @@ def _score(
 
     if out is not None:
         require_writable(out / "scorecard.md")
+    # told before large files are read, and even where none of them is a DE table
     DETable.require_statistic(statistic)
     files = _name_files(predictions)
     read: dict[str, Any] = {"id_map": id_map, "statistic": statistic, "layer": layer}
@@ -190,12 +191,13 @@ def _save(
 ) -> list[Path]:
     """The scorecard's files, and with the truth the report."""
     from perturbgen.core.runs import environment
-    from perturbgen.evaluate import write_report, write_scorecard
+    from perturbgen.evaluate import report_page, write_scorecard
 
     paths = write_scorecard(card, out)
     if truth is not None:
         about = environment(seed)
-        paths.append(write_report(out / "report.html", card, truth, tables, metadata=about))
+        page = report_page(card, truth, tables, metadata=about)
+        paths.append(page.write(out / "report.html"))
     return paths
 
 
@@ -244,9 +246,8 @@ def _compare(
     Example: [bold]perturbgen compare experiments/op3_semireal/compare.toml
     --data data/semireal[/bold]
     """
-    from perturbgen.compare import CompareSettings
+    from perturbgen.compare import CompareSettings, Leaderboard, write_outputs
     from perturbgen.compare import compare as run
-    from perturbgen.compare.run import add_to_leaderboard, check_leaderboard, write_outputs
     from perturbgen.core.config import load_settings
     from perturbgen.core.files import slug
 
@@ -255,18 +256,18 @@ def _compare(
     if dry_run:
         show_settings(settings)
         return
-    if leaderboard:
-        check_leaderboard(_LEADERBOARD)
+    # Read first: an hour of fits must not end in a table that cannot be written.
+    board = Leaderboard(_LEADERBOARD) if leaderboard else None
     folder = out or Path("runs") / f"compare-{slug(config.stem)}"
     found = run(settings, folder, scheduler=scheduler, workers=workers)
     paths = write_outputs(found, folder, title=f"Comparison: {config.stem}", report=report)
     show_comparison(found, as_json=as_json)
-    if leaderboard:
+    if board:
         command = " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
-        add_to_leaderboard(found, _LEADERBOARD, config=str(config), command=command, out=folder)
+        board.add(found, config=str(config), command=command, out=folder)
     if not as_json:
         say(f"wrote {', '.join(path.name for path in paths)} in {folder}")
-    raise_failures(found, folder)
+    raise_failures(found, folder)  # last: what did run through has been written and shown
 
 
 def show_comparison(found: Comparison, *, as_json: bool = False) -> None:
@@ -274,13 +275,13 @@ def show_comparison(found: Comparison, *, as_json: bool = False) -> None:
     from perturbgen.evaluate import headline_note, headline_records, to_record
 
     if as_json:
-        record: dict[str, Any] = to_record(found.card) | {"cells": found.cells.to_dict("records")}
+        record: dict[str, Any] = to_record(found.card) | {"cells": found.jobs.to_dict("records")}
         show_table([record], as_json=True)
         return
-    times = found.cells.groupby("method", sort=False)[["seconds", "processor"]].sum().T.to_dict()
+    times = found.jobs.groupby("method", sort=False)[["seconds", "processor"]].sum().T.to_dict()
     rows = [row | times[row["method"]] for row in headline_records(found.card)]
     show_table(rows, title=headline_note(found.card))
-    states = found.cells["state"].value_counts()
+    states = found.jobs["state"].value_counts()
     counts = [f"{states[name]} {name}" for name in ("done", "cached", "failed") if name in states]
     say(f"jobs: {', '.join(counts)}")
 

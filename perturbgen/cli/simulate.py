@@ -50,6 +50,7 @@ def _simulate(
     from perturbgen.simulate.op3.experiment import write_simulation
     from perturbgen.simulate.op3.settings import preset_settings
 
+    # real sources make the experiment semi-real; each may be given alone
     sources = {"baseline": baseline, "signatures": signatures, "layout": layout}
     settings = preset_settings(preset, config=config, overrides=overrides or (), sources=sources)
     if dry_run:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from perturbgen.cli.options import Json
 from perturbgen.core.console import say, show_table
 from perturbgen.core.errors import UserError
 
@@ -63,7 +64,7 @@ def _check(
     source: Annotated[Path, typer.Argument(metavar="FILE", help="A submission, .csv or .h5ad.")],
     id_map: _IdMap,
     like: _Like,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Check a submission file: ids, genes, their order, every value. Exit code 2 if it is invalid.
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from perturbgen.cli.data import load
-from perturbgen.cli.options import Columns, Json, Layer, Vehicle
+from perturbgen.cli.options import Columns, Json, Layer, Seed, Vehicle
 from perturbgen.core.console import show_table
 from perturbgen.core.errors import ConfigError
 from perturbgen.core.files import check_output
@@ -96,7 +96,7 @@ def _split(
         int | None, typer.Option(help="kaggle: how many compounds are public; 50.")
     ] = None,
     columns: Columns = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of the random draw.")] = 0,
+    seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
     """Give every cell a part, check the split for leaks, and write it.
@@ -114,7 +114,7 @@ def _split(
     from perturbgen.data import Split
 
     check_output(out, ".csv")
-    given = {
+    given: dict[str, Any] = {
         "column": column,
         "value": value,
         "fraction": fraction,

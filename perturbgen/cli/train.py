@@ -9,7 +9,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from perturbgen.cli.options import Device, Json, Layer, RunFolder
+from perturbgen.cli.options import (
+    Accelerator,
+    Device,
+    Devices,
+    DryRun,
+    Json,
+    Layer,
+    Overrides,
+    RunFolder,
+    Seed32,
+    show_settings,
+)
 from perturbgen.core.console import say, show_table
 from perturbgen.core.errors import ConfigError
 from perturbgen.core.files import check_output
@@ -21,7 +32,6 @@ _Cells = Annotated[
     Path,
     typer.Argument(metavar="FILE", help="Raw counts (.h5ad) with the run's conditions in obs."),
 ]
-_Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of what is drawn.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -37,17 +47,13 @@ def _train(
         Path | None, typer.Argument(metavar="CONFIG.toml", help="What to train on what.")
     ] = None,
     data: Annotated[Path | None, typer.Option(help="The cells, in place of data.path.")] = None,
-    overrides: Annotated[
-        list[str] | None, typer.Option("--set", help="Override a key: model.latent=20")
-    ] = None,
+    overrides: Overrides = None,
     resume: Annotated[Path | None, typer.Option(help="Go on with this run directory.")] = None,
     runs: Annotated[Path, typer.Option(help="Where the run directory is made.")] = Path("runs"),
-    devices: Annotated[int, typer.Option(min=1, help="Devices (processes) on each node.")] = 1,
+    devices: Devices = 1,
     num_nodes: Annotated[int, typer.Option(min=1, help="Nodes.")] = 1,
-    accelerator: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the resolved configuration and stop.")
-    ] = False,
+    accelerator: Accelerator = "auto",
+    dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
     """Train a generative model of cells under conditions: NB-VAE, Deep Generative Decoder or Gaussian VAE.
@@ -98,10 +104,9 @@ def train_or_resume(
 
     ``paths`` are the keys of settings that have options of their own.
     """
-    import json
     import os
 
-    from perturbgen.core.config import load_settings, to_toml
+    from perturbgen.core.config import load_settings
     from perturbgen.train.card import ending
 
     if resume is not None:
@@ -111,8 +116,7 @@ def train_or_resume(
         given = [f"{key}='{path}'" for key, path in paths.items() if path is not None]
         settings = load_settings(recipe.settings, config, overrides=[*overrides, *given])
         if dry_run:
-            values = settings.model_dump(mode="json")
-            say(json.dumps(values, indent=1) if as_json else to_toml(settings))
+            show_settings(settings, as_json=as_json)
             return
         run = recipe.train(settings, runs=runs, **options)
     if not int(os.environ.get("LOCAL_RANK", 0)):  # the first process speaks for all
@@ -163,7 +167,7 @@ def _evaluate(
     out: Annotated[Path | None, typer.Option(help="Write everything (.json) here, too.")] = None,
     layer: Layer = None,
     device: Device = "cpu",
-    seed: _Seed = 0,
+    seed: Seed32 = 0,
     as_json: Json = False,
 ) -> None:
     """Judge a trained model on cells: likelihood of their counts, posterior-predictive checks, probes of its latents.

@@ -1,6 +1,16 @@
-"""Methods x splits x seeds on a table of differential expression: cached, resumable, ending in a scorecard."""
+"""Methods x splits x seeds on a DE table: cached, resumable, ending in a scorecard."""
 
-from perturbgen.compare.run import Comparison, compare
+from perturbgen.compare.assemble import Comparison, compare
+from perturbgen.compare.outputs import Leaderboard, write_comparison_report, write_outputs
 from perturbgen.compare.settings import CompareSettings
+from perturbgen.compare.tables import read_effects
 
-__all__ = ["CompareSettings", "Comparison", "compare"]
+__all__ = [
+    "CompareSettings",
+    "Comparison",
+    "Leaderboard",
+    "compare",
+    "read_effects",
+    "write_comparison_report",
+    "write_outputs",
+]

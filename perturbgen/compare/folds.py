@@ -1,4 +1,4 @@
-"""From a split's settings to folds: which rows of the table are learnt from, which are predicted."""
+"""From a split's settings to folds: which rows are learnt from, which are predicted."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ import numpy as np
 import pandas as pd
 
 from perturbgen.baselines import mimic_folds
-from perturbgen.compare.settings import DataSettings, SplitSettings
-from perturbgen.compare.tables import Book, find
+from perturbgen.compare.settings import SplitSettings, TableSettings
+from perturbgen.compare.tables import Book
 from perturbgen.core.errors import SchemaError, shorten, suggest
+from perturbgen.core.labels import CONDITION
 from perturbgen.data import KNOWN_IN_TARGETS, Split
 
 _TRAIN = "train"
@@ -19,7 +20,7 @@ _TRAIN = "train"
 
 @dataclass(frozen=True, eq=False)
 class Fold:
-    """Rows of the table, as positions: ``train`` (rows,) to learn from, ``test`` (rows,) to predict.
+    """Rows of the table, as positions: ``train`` to learn from, ``test`` to predict.
 
     ``part`` names the part of the split that each predicted row belongs to (rows,).
     """
@@ -30,31 +31,34 @@ class Fold:
     test: np.ndarray
     part: np.ndarray
 
+    def describe(self, index: pd.MultiIndex) -> pd.DataFrame:
+        """What strata need of each predicted row: its part, which labels were learnt."""
+        labels, learnt = index[self.test], index[self.train]
+        seen = {
+            f"{name} seen": labels.get_level_values(name).isin(learnt.get_level_values(name))
+            for name in CONDITION
+        }
+        return pd.DataFrame({"part": self.part, **seen}, labels)
 
-def make_folds(splits: Mapping[str, SplitSettings], book: Book, data: DataSettings) -> list[Fold]:
+
+def make_folds(splits: Mapping[str, SplitSettings], book: Book, data: TableSettings) -> list[Fold]:
     """The folds of every split, in order."""
     made = {"kaggle": _kaggle_fold, "compounds": _compound_folds, "cell_types": _cell_type_folds}
-    folds = []
+    folds: list[Fold] = []
     for name, split in splits.items():
-        found = (
-            _file_folds(name, split, book, data)
-            if split.kind == "file"
-            else made[split.kind](name, split, book)
-        )
-        folds += [_usable(fold) for fold in found]
+        if split.kind == "file":
+            folds += _file_folds(name, split, book, data)
+        else:
+            folds += made[split.kind](name, split, book)
+    for fold in folds:
+        for rows, what in ((fold.train, "learn from"), (fold.test, "predict")):
+            if not len(rows):
+                raise SchemaError(
+                    f"split {fold.split!r}, {fold.name}: no condition to {what}",
+                    expected="at least one",
+                    fix="another split, or a table of more conditions",
+                )
     return folds
-
-
-def _usable(fold: Fold) -> Fold:
-    """The fold, if there is something to learn from and something to predict."""
-    for rows, what in ((fold.train, "learn from"), (fold.test, "predict")):
-        if not len(rows):
-            raise SchemaError(
-                f"split {fold.split!r}, {fold.name}: no condition to {what}",
-                expected="at least one",
-                fix="another split, or a table of more conditions",
-            )
-    return fold
 
 
 def _kaggle_fold(name: str, split: SplitSettings, book: Book) -> list[Fold]:
@@ -68,20 +72,16 @@ def _kaggle_fold(name: str, split: SplitSettings, book: Book) -> list[Fold]:
             fix=f"splits.{name}.targets: {suggest(absent[0], conditions['cell_type'].unique())}",
         )
     known = _known_compounds(split, book, targets)
-    hidden = conditions["cell_type"].isin(targets) & ~conditions["compound"].isin(known)
+    withheld = conditions["cell_type"].isin(targets) & ~conditions["compound"].isin(known)
+    # The competition had 50 public compounds; a small table has not as many.
     public = split.public
     if public is None:
-        public = min(50, conditions.loc[hidden, "compound"].nunique() // 2)
-    drawn = Split.kaggle(
-        conditions,
-        rng=np.random.default_rng(split.seed),
-        known=known,
-        targets=targets,
-        public=public,
-    ).parts.to_numpy()
-    parts = np.asarray(drawn, object)
+        public = min(50, conditions.loc[withheld, "compound"].nunique() // 2)
+    rng = np.random.default_rng(split.seed)
+    drawn = Split.kaggle(conditions, rng=rng, known=known, targets=targets, public=public)
+    parts = np.asarray(drawn.parts.to_numpy(), object)
     chosen = split.test or tuple(part for part in ("public", "private") if part not in split.learn)
-    return [_of_parts(name, "all", parts, chosen, learn=(_TRAIN, *split.learn))]
+    return [_of_parts(name, parts, chosen, learn=(_TRAIN, *split.learn))]
 
 
 def _known_compounds(split: SplitSettings, book: Book, targets: tuple[str, ...]) -> list[str]:
@@ -95,23 +95,18 @@ def _known_compounds(split: SplitSettings, book: Book, targets: tuple[str, ...])
                 fix=f"splits.*.known: {suggest(absent[0], there)}",
             )
         return list(split.known)
+    # Without withheld rows nothing tells which were known: the competition's own list does.
     if book.released.all():
         return list(KNOWN_IN_TARGETS)
     rows = book.table.index[book.released]
-    return sorted(
-        rows[rows.get_level_values("cell_type").isin(targets)].get_level_values("compound").unique()
-    )
+    in_targets = rows[rows.get_level_values("cell_type").isin(targets)]
+    return sorted(in_targets.get_level_values("compound").unique())
 
 
 def _of_parts(
-    split: str,
-    name: str,
-    parts: np.ndarray,
-    test: tuple[str, ...],
-    *,
-    learn: tuple[str, ...] = (_TRAIN,),
+    split: str, parts: np.ndarray, test: tuple[str, ...], *, learn: tuple[str, ...] = (_TRAIN,)
 ) -> Fold:
-    """A fold from the part of each row (rows,): ``learn`` parts are learnt from, ``test`` parts are predicted."""
+    """A fold from the part of each row (rows,): ``learn`` is learnt from, ``test`` is predicted."""
     for chosen, barred, what in ((learn, (), "learn from"), (test, learn, "predict")):
         there = sorted(set(parts) - {*barred})
         for part in chosen:
@@ -121,11 +116,12 @@ def _of_parts(
                 )
     predicted = np.flatnonzero(np.isin(parts.astype(str), test))
     learnt = np.flatnonzero(np.isin(parts.astype(str), learn))
-    return Fold(split, name, learnt, predicted, parts[predicted].astype(str))
+    return Fold(split, "all", learnt, predicted, parts[predicted].astype(str))
 
 
 def _compound_folds(name: str, split: SplitSettings, book: Book) -> list[Fold]:
     """Compounds withheld in all target cell types at once, and in no other."""
+    # Labels anew: a slice keeps the levels of rows that are not in it.
     rows = _eligible(split, book)
     index = pd.MultiIndex.from_tuples(list(book.table.index[rows]), names=book.table.index.names)
     rng = np.random.default_rng(split.seed)
@@ -134,24 +130,19 @@ def _compound_folds(name: str, split: SplitSettings, book: Book) -> list[Fold]:
 
 
 def _cell_type_folds(name: str, split: SplitSettings, book: Book) -> list[Fold]:
-    """One cell type left out at a time."""
+    """One cell type withheld at a time."""
     rows = _eligible(split, book)
     conditions = book.table.index[rows].to_frame(index=False)
-    chosen = split.cell_types or tuple(sorted(conditions["cell_type"].unique()))
-    return [
-        _without(
-            name,
-            cell_type,
-            rows,
-            (Split.leave_out(conditions, "cell_type", [cell_type]).parts == "test").to_numpy(),
-        )
-        for cell_type in chosen
-    ]
+    folds = []
+    for cell_type in split.cell_types or tuple(sorted(conditions["cell_type"].unique())):
+        parts = Split.leave_out(conditions, "cell_type", [cell_type]).parts
+        folds.append(_without(name, cell_type, rows, (parts == "test").to_numpy()))
+    return folds
 
 
-def _file_folds(name: str, split: SplitSettings, book: Book, data: DataSettings) -> list[Fold]:
-    """The parts of a file: all but ``train`` are predicted; where there is no ``train``, each part in turn."""
-    found = Split.read(find(data, split.file, "split"))
+def _file_folds(name: str, split: SplitSettings, book: Book, data: TableSettings) -> list[Fold]:
+    """All parts but ``train`` are predicted; where there is no ``train``, each part in turn."""
+    found = Split.read(data.find(split.file, "split"))
     if found.parts.index.nlevels != 2:
         raise SchemaError(
             f"{split.file} is a split of cells", expected="one of conditions (cell_type, compound)"
@@ -159,19 +150,19 @@ def _file_folds(name: str, split: SplitSettings, book: Book, data: DataSettings)
     found.check_leaks(book.table.index.to_frame(index=False))
     parts = found.parts.reindex(book.table.index).to_numpy(object)
     names = tuple(sorted(set(parts) - {_TRAIN}))
+    # A file with a part to learn from is one division; without one its parts are folds.
     if _TRAIN in parts:
-        return [_of_parts(name, "all", parts, split.test or names)]
-    unknown = [part for part in split.test if part not in names]
-    if unknown:
-        raise SchemaError(
-            f"split {name!r} has no part {unknown[0]!r}", fix=suggest(unknown[0], names)
-        )
+        return [_of_parts(name, parts, split.test or names)]
+    for part in split.test:
+        if part not in names:
+            raise SchemaError(f"split {name!r} has no part {part!r}", fix=suggest(part, names))
     rows = np.arange(len(parts))
     return [_without(name, part, rows, parts == part) for part in split.test or names]
 
 
 def _eligible(split: SplitSettings, book: Book) -> np.ndarray:
     """Positions of the rows that a split divides (rows,)."""
+    # By default the released rows alone: what is withheld in the end must not choose anything.
     return np.flatnonzero(book.released) if split.rows == "train" else np.arange(len(book.table))
 
 
@@ -179,13 +170,3 @@ def _without(split: str, name: str, rows: np.ndarray, withheld: np.ndarray) -> F
     """A fold of ``rows`` (rows,), positions in the table, some of them withheld (rows,)."""
     test = rows[withheld]
     return Fold(split, name, rows[~withheld], test, np.full(len(test), name, object))
-
-
-def describe(fold: Fold, index: pd.MultiIndex) -> pd.DataFrame:
-    """What strata need to know of the predicted rows: their part, and whether their labels were learnt from."""
-    labels, learnt = index[fold.test], index[fold.train]
-    seen = {
-        f"{name} seen": labels.get_level_values(name).isin(learnt.get_level_values(name))
-        for name in ("cell_type", "compound")
-    }
-    return pd.DataFrame({"part": fold.part, **seen}, labels)

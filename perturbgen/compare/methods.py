@@ -1,9 +1,9 @@
-"""A method by its settings: what it is made of, whether chance plays a part, and the Predictor itself."""
+"""A method by its settings: what its predictions depend on, and the Predictor itself."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
@@ -12,8 +12,8 @@ import pandas as pd
 
 from perturbgen.baselines import Predictor, find_baseline, make
 from perturbgen.compare.folds import Fold
-from perturbgen.compare.settings import CompareSettings, DataSettings, MethodSettings
-from perturbgen.compare.tables import find, read_table
+from perturbgen.compare.settings import CompareSettings, MethodSettings, TableSettings
+from perturbgen.compare.tables import read_effects
 from perturbgen.core.config import load_settings
 from perturbgen.core.errors import ConfigError, SchemaError, shorten
 from perturbgen.core.runs import file_hash
@@ -28,15 +28,18 @@ _EXTRAS: Final = ("smiles", "pseudobulk")  # files of data.* that some baselines
 
 @dataclass(frozen=True)
 class Method:
-    """One row of the grid: what its predictions depend on, and the files to make it from."""
+    """One method: what its predictions depend on (``record``), and the files to make it from.
+
+    A method that is ``random`` is fitted once a seed.
+    """
 
     name: str
     spec: MethodSettings
-    files: Mapping[str, Path]
     record: Mapping[str, Any]
-    random: bool
-    intervals: bool
     statistic: str
+    files: Mapping[str, Path] = field(default_factory=dict)
+    random: bool = False
+    intervals: bool = False
     trained: RunFiles | None = None
 
     def make(self, measured: pd.DataFrame) -> Predictor:
@@ -44,29 +47,45 @@ class Method:
         if self.trained:
             return self.trained.predictor(_run_settings(self.name, self.spec))
         if self.spec.predictions:
-            path = self.files["predictions"]
-            return _Tabulated(
-                path, self.statistic, self.spec.layer, interpolate=self.spec.interpolate
-            )
-        given: dict[str, Any] = (
-            {"truth": measured} if "truth" in find_baseline(self.spec.baseline).needs else {}
-        )
-        if "smiles" in self.files:
-            given["smiles"] = read_smiles(self.files["smiles"])
+            return _Tabulated(self.files["predictions"], self.statistic, self.spec)
+        given: dict[str, Any] = _smiles_for(self.files)
+        if "truth" in find_baseline(self.spec.baseline).needs:
+            given["truth"] = measured
         if "pseudobulk" in self.files:
             given["pseudobulk"] = read_h5ad(self.files["pseudobulk"])
         return make(self.spec.baseline, **given, **self.spec.settings)
 
+    def require_unseen(
+        self, folds: list[Fold], conditions: pd.MultiIndex
+    ) -> dict[str, str | int] | None:
+        """Refuse a run that has seen what a fold withholds; what the report says of it, if one."""
+        if self.trained is None:
+            return None
+        # Asked of the cells it was trained on, not of what its configuration says.
+        seen = self.trained.seen()
+        for fold in folds:
+            where = f"{fold.split} ({fold.name})"
+            withheld = conditions.delete(fold.train)
+            self.trained.require_unseen(f"methods.{self.name}", seen, withheld, where)
+        return {
+            "run": self.spec.run,
+            "parameters": str(self.record["runs"][0]),
+            "cells": self.spec.cells,
+            "conditions seen in training": len(seen),
+            "of those withheld": 0,
+        }
+
 
 class _Tabulated:
-    """Predictions that are there already: rows and genes are chosen by label, and nothing is learnt.
+    """Predictions that are there already: rows and genes are chosen by label, nothing is learnt.
 
-    With ``interpolate`` they are a duplicate experiment, whose noise is taken out of the genes that do not respond.
+    With ``interpolate`` they are a duplicate experiment, whose noise is taken out of the genes that
+    do not respond.
     """
 
-    def __init__(self, path: Path, statistic: str, layer: str, *, interpolate: bool) -> None:
-        self.path, self.interpolate = path, interpolate
-        self.table = read_table(path, statistic=statistic, layer=layer)
+    def __init__(self, path: Path, statistic: str, spec: MethodSettings) -> None:
+        self.path, self.interpolate = path, spec.interpolate
+        self.table = read_effects(path, statistic=statistic, layer=spec.layer)
 
     def fit(self, train: pd.DataFrame, *, rng: np.random.Generator) -> Self:
         """Keep the genes."""
@@ -75,11 +94,9 @@ class _Tabulated:
 
     def predict(self, conditions: pd.MultiIndex | pd.DataFrame) -> pd.DataFrame:
         """The rows asked for."""
-        index = (
-            conditions
-            if isinstance(conditions, pd.MultiIndex)
-            else pd.MultiIndex.from_frame(conditions)
-        )
+        index = conditions
+        if isinstance(conditions, pd.DataFrame):
+            index = pd.MultiIndex.from_frame(conditions)
         for wanted, there, what in (
             (index, self.table.index, "conditions"),
             (self.genes, self.table.columns, "genes"),
@@ -94,44 +111,34 @@ class _Tabulated:
 
 
 def make_methods(settings: CompareSettings) -> list[Method]:
-    """All methods, checked: a misspelt name, a wrong setting or a missing file is told before anything is fitted."""
-    return [
-        _tabulated(name, spec, settings.data)
-        if spec.predictions
-        else _trained(name, spec, settings.data)
-        if spec.run
-        else _baseline(name, spec, settings)
-        for name, spec in settings.all_methods.items()
-    ]
+    """All methods, checked: a wrong name, setting or file is told before anything is fitted."""
+    methods = []
+    for name, spec in settings.all_methods.items():
+        kind = _tabulated if spec.predictions else _trained if spec.run else _baseline
+        methods.append(kind(name, spec, settings.data))
+    return methods
 
 
-def _tabulated(name: str, spec: MethodSettings, data: DataSettings) -> Method:
+def _tabulated(name: str, spec: MethodSettings, data: TableSettings) -> Method:
     """Predictions from a file."""
-    path = find(data, spec.predictions, "file of predictions").absolute()
-    record = spec.model_dump(mode="json", exclude={"predictions"}) | {
-        "predictions": file_hash(path),
-        "statistic": data.statistic,
-    }
-    return Method(name, spec, {"predictions": path}, record, False, False, data.statistic)
+    path = data.find(spec.predictions, "file of predictions").absolute()
+    told = spec.model_dump(mode="json", exclude={"predictions"})
+    # By content, not by name: a file that moved keeps its results, one that changed does not.
+    record = told | {"predictions": file_hash(path), "statistic": data.statistic}
+    return Method(name, spec, record, data.statistic, {"predictions": path})
 
 
-def _trained(name: str, spec: MethodSettings, data: DataSettings) -> Method:
+def _trained(name: str, spec: MethodSettings, data: TableSettings) -> Method:
     """A trained run, by its parameters, the cells it predicts among and how it predicts."""
     from perturbgen.predict import RunFiles
 
-    run, *judge = (_find_folder(data, path) for path in (spec.run, spec.calibration_run) if path)
-    files = RunFiles(run, find(data, spec.cells, "file of cells").absolute(), *judge).require()
-    record = {
-        "settings": _run_settings(name, spec).model_dump(mode="json", exclude={"seed"}),
-        **files.record(),
-    }
-    return Method(name, spec, {}, record, True, False, data.statistic, files)
-
-
-def _find_folder(data: DataSettings, name: str) -> Path:
-    """A folder in the data folder, or from the working directory."""
-    inside = Path(data.folder) / name
-    return (inside if inside.is_dir() else Path(name)).absolute()
+    runs = [data.find_folder(path) for path in (spec.run, spec.calibration_run) if path]
+    cells = data.find(spec.cells, "file of cells").absolute()
+    files = RunFiles(runs[0], cells, *runs[1:]).require()
+    # Without the seed, which is the job's.
+    settings = _run_settings(name, spec).model_dump(mode="json", exclude={"seed"})
+    record = {"settings": settings, **files.record()}
+    return Method(name, spec, record, data.statistic, random=True, trained=files)
 
 
 def _run_settings(name: str, spec: MethodSettings) -> PredictSettings:
@@ -142,9 +149,8 @@ def _run_settings(name: str, spec: MethodSettings) -> PredictSettings:
         raise ConfigError(
             f"methods.{name}: the seed of a run is the comparison's", fix="seeds = [0, 1]"
         )
-    found = load_settings(
-        PredictSettings, base=spec.settings, fix="perturbgen predict --help says what they mean"
-    )
+    fix = "perturbgen predict --help says what they mean"
+    found = load_settings(PredictSettings, base=spec.settings, fix=fix)
     if len(found.estimators) != 1:
         raise ConfigError(
             f"methods.{name}: {len(found.estimators)} estimators",
@@ -154,40 +160,16 @@ def _run_settings(name: str, spec: MethodSettings) -> PredictSettings:
     return found
 
 
-def require_honest(
-    methods: list[Method], folds: list[Fold], conditions: pd.MultiIndex
-) -> dict[str, dict[str, str | int]]:
-    """Refuse a run that has seen what a fold withholds; returns what the report says of the runs, by method."""
-    about: dict[str, dict[str, str | int]] = {}
-    for method in methods:
-        if method.trained is None:
-            continue
-        seen = method.trained.seen()
-        for fold in folds:
-            withheld = conditions.delete(fold.train)
-            method.trained.require_unseen(
-                f"methods.{method.name}", seen, withheld, f"{fold.split} ({fold.name})"
-            )
-        about[method.name] = {
-            "run": method.spec.run,
-            "parameters": str(method.record["runs"][0]),
-            "cells": method.spec.cells,
-            "conditions seen in training": len(seen),
-            "of those withheld": 0,
-        }
-    return about
-
-
-def _baseline(name: str, spec: MethodSettings, settings: CompareSettings) -> Method:
+def _baseline(name: str, spec: MethodSettings, data: TableSettings) -> Method:
     """A baseline, with its resolved settings and the files that it uses."""
-    data = settings.data
     entry = find_baseline(spec.baseline)
+    # Resolved, so that a default that changes in a later version is another method.
     fix = f"perturbgen baselines {spec.baseline} lists its settings"
     resolved = load_settings(entry.settings_class, base=spec.settings, fix=fix)
     files: dict[str, Path] = {}
     for key in _EXTRAS:
         if getattr(data, key) and key in (*entry.needs, *entry.uses):
-            files[key] = find(data, getattr(data, key), key).absolute()
+            files[key] = data.find(getattr(data, key), key).absolute()
         elif key in entry.needs:
             raise ConfigError(
                 f"methods.{name}: {spec.baseline} needs {key}", fix=f"data.{key} = FILE"
@@ -198,10 +180,9 @@ def _baseline(name: str, spec: MethodSettings, settings: CompareSettings) -> Met
         "files": {key: file_hash(path) for key, path in files.items()},
     }
     if not {*entry.needs} - {"smiles"}:
-        make(
-            spec.baseline, **spec.settings, **_smiles_for(files)
-        )  # members of a blend are checked here
-    return Method(name, spec, files, record, entry.random, entry.intervals, data.statistic)
+        # Made once and thrown away: the settings of a blend's members are checked by making them.
+        make(spec.baseline, **spec.settings, **_smiles_for(files))
+    return Method(name, spec, record, data.statistic, files, entry.random, entry.intervals)
 
 
 def _smiles_for(files: Mapping[str, Path]) -> dict[str, Any]:

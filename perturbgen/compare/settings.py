@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, Final
 
 from pydantic import Field, field_validator, model_validator
 
 from perturbgen.core.config import Settings
-from perturbgen.core.errors import suggest
+from perturbgen.core.errors import InputError, suggest
+from perturbgen.core.files import require_file
 from perturbgen.data import TARGETS
 
+# Strong ones that are quick: a comparison without any setting takes minutes, not hours.
 _DEFAULT_METHODS: Final = (
     "zeros",
     "gene_mean",
@@ -25,6 +28,7 @@ _DEFAULT_METHODS: Final = (
     "neighbours",
     "xgboost",
 )
+# What a model is worth is what it adds to these, so the report counts how many it beats.
 _SIMPLE: Final = (
     "gene_mean",
     "compound_mean",
@@ -36,7 +40,7 @@ _SIMPLE: Final = (
     "nearest_replicate",
 )
 
-# The keys that each kind of split has a use for, beside `kind`.
+# The keys that each kind of split has a use for, beside `kind`: any other one is a mistake.
 _KINDS: Final[Mapping[str, tuple[str, ...]]] = {
     "kaggle": ("targets", "known", "public", "learn", "test", "seed"),
     "compounds": ("targets", "folds", "rows", "seed"),
@@ -46,8 +50,8 @@ _KINDS: Final[Mapping[str, tuple[str, ...]]] = {
 _Level = Annotated[float, Field(gt=0, lt=1)]
 
 
-class DataSettings(Settings):
-    """Where the table is. Files are looked for in ``folder`` first, then from the working directory."""
+class TableSettings(Settings):
+    """Where the table is; files are looked for in ``folder``, then in the working directory."""
 
     folder: str = Field(
         "", description="folder of the competition's files, for instance a simulated one"
@@ -59,10 +63,11 @@ class DataSettings(Settings):
         "", description="DE table of more, withheld, rows: de_truth.parquet of a simulation"
     )
     statistic: str = Field("signed_log10_p", description="statistic of a DE table of perturbgen de")
+    # The benchmark's tables end at ±4; what lies beyond rules the errors where nothing is limited.
     clip: float | None = Field(
         None,
         gt=0,
-        description="limit what is learnt from, predicted and compared to ± this (Open Problems: 4); "
+        description="limit what is learnt, predicted and compared to ± this (Open Problems: 4); "
         "which genes respond is found before",
     )
     smiles: str = Field("", description="CSV or parquet with compound and SMILES, for fingerprints")
@@ -70,6 +75,24 @@ class DataSettings(Settings):
     conditions: str = Field(
         "", description="CSV with cell_type, compound and columns to stratify by"
     )
+
+    def find(self, name: str, what: str) -> Path:
+        """A file of the data folder, or from the working directory."""
+        inside = Path(self.folder) / name
+        if self.folder and not Path(self.folder).is_dir():
+            raise InputError(
+                f"no data folder at {self.folder}",
+                expected="an existing folder",
+                fix="perturbgen simulate FOLDER makes one; --data FOLDER names another",
+            )
+        if inside.exists():
+            return inside
+        return require_file(name if Path(name).exists() else inside, what)
+
+    def find_folder(self, name: str) -> Path:
+        """A folder in the data folder, or from the working directory."""
+        inside = Path(self.folder) / name
+        return (inside if inside.is_dir() else Path(name)).absolute()
 
 
 class SplitSettings(Settings):
@@ -81,11 +104,12 @@ class SplitSettings(Settings):
     )
     targets: tuple[str, ...] | None = Field(
         None,
-        description="cell types to predict in; the competition's for kaggle, the sparse ones for compounds",
+        description="cell types to predict in; kaggle: the competition's; compounds: the sparse "
+        "ones",
     )
     known: tuple[str, ...] | None = Field(
         None,
-        description="kaggle: compounds known in the targets; those of data.train where there is data.truth",
+        description="kaggle: compounds known in the targets; with data.truth those of data.train",
     )
     public: int | None = Field(None, ge=0, description="kaggle: public compounds; 50, at most half")
     learn: tuple[str, ...] = Field(
@@ -110,14 +134,10 @@ class SplitSettings(Settings):
         """The kind exists and makes use of every key."""
         if self.kind not in _KINDS:
             raise ValueError(f"there is no split {self.kind!r}: {suggest(self.kind, _KINDS)}")
-        changed = {
-            name
-            for name, field in type(self).model_fields.items()
-            if getattr(self, name) != field.default
-        }
-        useless = sorted(
-            changed - {"kind", *_KINDS[self.kind]}
-        )  # a printed configuration lists the defaults, too
+        # Set to other than the default, for a printed configuration lists the defaults, too.
+        fields = type(self).model_fields
+        changed = {name for name in fields if getattr(self, name) != fields[name].default}
+        useless = sorted(changed - {"kind", *_KINDS[self.kind]})
         if useless:
             raise ValueError(f"a split of kind {self.kind!r} makes no use of {', '.join(useless)}")
         if self.kind == "file" and not self.file:
@@ -133,9 +153,10 @@ class SplitSettings(Settings):
 
 
 class MethodSettings(Settings):
-    """A baseline with its settings (its name is the table's own unless given), a file of predictions, or a trained run.
+    """A baseline with its settings, a file of predictions, or a trained run.
 
-    A run predicts through its generated cells, and is refused where it has seen what a split withholds.
+    The baseline's name is the table's own unless given. A run predicts through its generated cells,
+    and is refused where it has seen what a split withholds.
     """
 
     baseline: str = ""
@@ -155,15 +176,14 @@ class MethodSettings(Settings):
     layer: str = Field("", description="layer of an h5ad of predictions")
     interpolate: bool = Field(
         False,
-        description="the file is a duplicate experiment: take its noise out of the genes that do not respond",
+        description="the file is a duplicate: take its noise out of the genes that do not respond",
     )
 
     @model_validator(mode="after")
     def one_source(self) -> MethodSettings:
         """A baseline, a file or a run, not two of them."""
-        if sum(map(bool, (self.baseline, self.predictions, self.run))) > 1 or (
-            self.predictions and self.settings
-        ):
+        sources = sum(map(bool, (self.baseline, self.predictions, self.run)))
+        if sources > 1 or (self.predictions and self.settings):
             raise ValueError(
                 "a method is a baseline or a file of predictions or a run, not two of them"
             )
@@ -180,9 +200,12 @@ class _ControlSettings(Settings):
     """Between which methods the scores are set."""
 
     negatives: tuple[str, ...] = Field(("zeros",), min_length=1)
+    # An interpolated duplicate is a weak one where few genes respond: seven methods passed it on
+    # the smallest preset.
     positive: str = Field(
         "", description="an oracle, a replicate or a duplicate; without one, a perfect prediction"
     )
+    # A single repeat is no ceiling (the transfer stack passes it), but a reader wants to see it.
     references: tuple[str, ...] = Field(
         (), description="shown without a place: a replicate beside the oracle"
     )
@@ -206,6 +229,7 @@ class ScoreSettings(Settings):
     headline: tuple[str, ...] | None = Field(None, min_length=1)
     level: _Level = 0.05
     adjust: bool = True
+    # Conditions of one compound are no independent witnesses.
     clusters: str = Field(
         "compound", description="conditions resampled together; empty: each alone"
     )
@@ -218,7 +242,7 @@ class ScoreSettings(Settings):
 class CompareSettings(Settings):
     """A whole comparison."""
 
-    data: DataSettings = DataSettings()
+    data: TableSettings = TableSettings()
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field((0,), min_length=1)
     splits: dict[str, SplitSettings] = Field(
         {"compounds": SplitSettings(kind="compounds")}, min_length=1
@@ -239,29 +263,27 @@ class CompareSettings(Settings):
     @field_validator("methods", mode="before")
     @classmethod
     def names(cls, value: Any) -> Any:
-        """A method without a file or a run is the baseline it is called, unless it says so itself."""
+        """A method without a file or a run is the baseline it is called, unless it says so."""
         return _named(value, "baseline", unless=("predictions", "run"))
 
     @model_validator(mode="after")
     def known_controls(self) -> CompareSettings:
         """Controls are among the methods; zeros need not be listed."""
+        # A seed twice would be one job under two names, and narrow the spread over seeds.
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds repeat: {list(self.seeds)}")
         known = dict.fromkeys([*self.methods, "zeros"])
-        asked = (
-            *self.controls.negatives,
-            *(self.controls.baselines or ()),
-            *self.controls.references,
-        )
-        for name in (*asked, *([self.controls.positive] if self.controls.positive else [])):
+        positive, references = self.controls.positive, self.controls.references
+        beaten = (*self.controls.negatives, *(self.controls.baselines or ()))
+        for name in (*beaten, *references, *([positive] if positive else [])):
             if name not in known:
                 raise ValueError(f"the control {name!r} is no method here: {suggest(name, known)}")
-        if self.controls.positive in asked:
+        if positive in (*beaten, *references):
             raise ValueError(
-                f"{self.controls.positive!r} is both a positive control and one that should be beaten"
+                f"{positive!r} is both a positive control and one that should be beaten"
             )
-        for name in self.controls.references:
-            if name in (*self.controls.negatives, *(self.controls.baselines or ())):
+        for name in references:
+            if name in beaten:
                 raise ValueError(
                     f"{name!r} is both a reference without a place and one that should be beaten"
                 )
@@ -270,11 +292,10 @@ class CompareSettings(Settings):
     @property
     def all_methods(self) -> dict[str, MethodSettings]:
         """The methods; zeros come first where they are a control that was not listed."""
-        listed = "zeros" in self.methods or "zeros" not in (
-            *self.controls.negatives,
-            *(self.controls.baselines or ()),
-        )
-        return ({} if listed else {"zeros": MethodSettings(baseline="zeros")}) | self.methods
+        controls = (*self.controls.negatives, *(self.controls.baselines or ()))
+        if "zeros" in self.methods or "zeros" not in controls:
+            return self.methods
+        return {"zeros": MethodSettings(baseline="zeros"), **self.methods}
 
     @property
     def baselines(self) -> tuple[str, ...]:

@@ -21,7 +21,7 @@ class Settings(BaseModel):
     )
 
 
-_S = TypeVar("S", bound=Settings)
+_S = TypeVar("_S", bound=Settings)
 
 
 def load_settings(

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol, TypeVar
 
-_T = TypeVar("T")
+_T = TypeVar("_T")
 
 
 class Tick(Protocol):

@@ -84,7 +84,7 @@ class Page:
         self._parts.append(f"<figure>{html}<figcaption>{escape(caption)}</figcaption></figure>")
 
     def block(self, html: str) -> None:
-        """A piece of HTML as it is: controls, scripts; who makes it escapes what needs escaping."""
+        """A piece of HTML as it is: controls, scripts; its maker escapes what needs escaping."""
         self._parts.append(html)
 
     def html(self) -> str:

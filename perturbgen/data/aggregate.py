@@ -86,15 +86,15 @@ def groups_of(obs: pd.DataFrame, by: Sequence[str]) -> tuple[_Array, pd.DataFram
     codes = obs.groupby(list(by), observed=True, sort=True).ngroup().to_numpy()
     _, first = np.unique(codes, return_index=True)
 
-    def constant(name: str) -> bool:
+    def constant(name: Any) -> bool:
         # As codes, in which a missing value equals a missing one.
         values, _ = pd.factorize(obs[name], use_na_sentinel=False)
         return bool((values == values[first][codes]).all())
 
     rest = [name for name in obs if name not in by and constant(name)]
     groups = obs[[*by, *rest]].iloc[first].reset_index(drop=True)
-    for name in groups.select_dtypes("category"):
-        groups[name] = groups[name].cat.remove_unused_categories()
+    for category in groups.select_dtypes("category"):
+        groups[category] = groups[category].cat.remove_unused_categories()
     return codes, groups
 
 

@@ -35,8 +35,9 @@ def count_problem(
         raise CountsError(
             f"the counts are of type {matrix.dtype}", expected="numbers", cause="a matrix of text"
         )
-    if sparse.issparse(matrix):
-        csr = matrix if matrix.format == "csr" else matrix.tocsr()
+    is_sparse: bool = sparse.issparse(matrix)
+    if is_sparse:
+        csr = matrix.tocsr()
         at = _first_bad(csr.data[i : i + _BLOCK] for i in range(0, len(csr.data), _BLOCK))
         if at is None:
             return None

@@ -139,7 +139,7 @@ def read_competition(
     """The competition's cells: raw counts in CSR int32, obs with our names beside the originals.
 
     Reads ``adata_train.parquet`` and ``adata_obs_meta.csv``; the pairs of
-    ``adata_excluded_ids.csv``, where that file is present, are left out (pairs of cell and gene,
+    ``adata_excluded_ids.csv``, where that file is present, are dropped (pairs of cell and gene,
     not whole cells; ``excluded=False`` keeps them). Rows follow ``adata_obs_meta.csv``. Genes
     follow ``sample_submission.csv`` or ``de_train.parquet``, where present, else they are sorted by
     name. ``organisers_plates=True`` renames ``plate`` as the organisers' own DE did; ``plate_name``
@@ -255,7 +255,7 @@ def _read_excluded(folder: Path, cells: pd.Index, genes: pd.Index) -> np.ndarray
     )
     known = (cell >= 0) & (gene >= 0)
     keys = np.unique(cell[known].astype(np.int64) * len(genes) + gene[known])
-    _logger.info("%s excluded (cell, gene) pairs are left out", f"{len(keys):,}")
+    _logger.info("%s excluded (cell, gene) pairs are dropped", f"{len(keys):,}")
     unknown = len(pairs.drop_duplicates()) - len(keys)
     if unknown:
         _logger.warning("%s of the excluded pairs name an unknown cell or gene", f"{unknown:,}")

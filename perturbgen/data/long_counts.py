@@ -41,7 +41,7 @@ def read_long_counts(
 ) -> sparse.csr_matrix:
     """The counts (rows, columns) as CSR int32, sorted; a pair that occurs twice is an error.
 
-    ``wanted`` (columns,) is a mask of those to keep; ``excluded`` are entries to leave out, as
+    ``wanted`` (columns,) is a mask of those to keep; ``excluded`` are entries to drop, as
     sorted keys ``row * len(columns) + column``.
     """
     table = _LongTable(path, rows, columns, column_key, wanted, excluded)
@@ -64,7 +64,7 @@ def distinct_labels(path: Path, key: str) -> pd.Index:
 
 @dataclass(frozen=True)
 class _LongTable:
-    """Where a long table lies, how its labels become positions, and which entries are left out."""
+    """Where a long table lies, how its labels become positions, and which entries are dropped."""
 
     path: Path
     rows: pd.Index

@@ -44,7 +44,8 @@ _MAP_CAPTION = (
 
 def overview(adata: AnnData) -> dict[str, Any]:
     """Cells, genes, share of zeros, vehicle and how many values each of our columns holds."""
-    stored = adata.X.count_nonzero() if sparse.issparse(adata.X) else np.count_nonzero(adata.X)
+    is_sparse: bool = sparse.issparse(adata.X)
+    stored = adata.X.count_nonzero() if is_sparse else np.count_nonzero(adata.X)
     counted = [name for name in ("cell_type", "compound", "donor", "plate") if name in adata.obs]
     return {
         "cells": adata.n_obs,

@@ -203,8 +203,8 @@ class Split:
         withheld = condition.isin(asked)
         flagged = complete(obs, "control").astype(str).str.lower().isin(["true", "1"]).to_numpy()
         compound = condition.get_level_values("compound")
-        known = compound[in_kinds & ~withheld].unique()
-        known = np.sort(known.difference(compound[flagged].unique()))
+        there = compound[in_kinds & ~withheld].unique()
+        known = np.sort(there.difference(compound[flagged].unique()))
         chosen = rng.permutation(known)[: max(2, round(share * len(known))) if share else 0]
         if share and len(chosen) < 2:
             raise SchemaError(

@@ -45,6 +45,7 @@ class Design:
         kept = _independent_columns(matrix)
         design = cls(matrix, columns, obs.index, kept, levels, level_column)
         if design.aliased:
+            # plates nested in donors, say: no mistake, so no warning
             names = shorten(design.aliased)
             log.debug("columns of the design that others determine are dropped: %s", names)
         return design
@@ -108,6 +109,7 @@ class Design:
             return np.ones(len(weights), dtype=bool)
         combination = self.basis.solve(self.matrix[:, dropped])
         expected = weights[:, self.kept] @ combination[self.kept]
+        # a tolerance relative to the coefficients: covariates may have any unit
         largest = np.maximum(np.abs(combination).max(axis=0), 1)
         size = np.abs(weights).max(axis=1, keepdims=True) * largest
         return (np.abs(weights[:, dropped] - expected) <= 1e-8 * size).all(axis=1)
@@ -208,7 +210,7 @@ class _Basis:
         coefficients = np.zeros((max([*self.groups, *self.others]) + 1, values.shape[1]))
         indicators = self.codes[:, None] == np.arange(len(self.groups))
         on_groups = (indicators / indicators.sum(axis=0)).T @ values
-        on_others = np.empty((0, values.shape[1]))
+        on_others: _Array = np.empty((0, values.shape[1]))
         if len(self.others):
             on_others = solve_triangular(self.r, self.q.T @ values)
         coefficients[self.others] = on_others

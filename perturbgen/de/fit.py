@@ -118,6 +118,7 @@ class Solver:
             raise np.linalg.LinAlgError
         means = (self._indicators @ wy) * inverse_mass
         right = (self.q.T @ wy).T - np.matmul(cross, means.T[:, :, None])[:, :, 0]
+        # numpy has no triangular solve for a stack of matrices; these are small
         inverse_root = np.linalg.inv(np.linalg.cholesky(schur))
         halfway = np.matmul(inverse_root, right[:, :, None])
         on_q = np.matmul(inverse_root.transpose(0, 2, 1), halfway)[:, :, 0].T

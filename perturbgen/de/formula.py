@@ -126,7 +126,7 @@ def _parse_formula(formula: str) -> list[_Term]:
         tuple(f.expr for f in term.factors if f.expr != "1")
         for term in getattr(parsed, "rhs", parsed)
     ]
-    return sorted(terms, key=len)
+    return sorted(terms, key=len)  # stable: as written within a degree
 
 
 def _make_variable(expression: str, obs: pd.DataFrame) -> _Factor | _Slope:
@@ -207,6 +207,7 @@ def _code_terms(
                 blocks.append((variable.values[:, None], [variable.name]))
             else:
                 blocks.append(variable.indicators(full=frozenset(term) - {name} not in present))
+        # a factor coded in full spans the intercept: the next one must drop its first level
         if len(term) == 1 and isinstance(variables[term[0]], _Factor):
             present.add(frozenset())
         yield term, *_interact(blocks, samples)

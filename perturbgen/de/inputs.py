@@ -75,12 +75,14 @@ class Inputs:
                     f"{len(repeated)} {what} occur more than once: {shorten(repeated)}",
                     fix="obs_names_make_unique() or var_names_make_unique(), or drop the copies",
                 )
-        if obs is None and (isinstance(counts, pd.DataFrame) or not hasattr(counts, "obs")):
+        if obs is None:  # a column that is named obs is no table of samples
+            obs = None if isinstance(counts, pd.DataFrame) else getattr(counts, "obs", None)
+        if obs is None:
             raise SchemaError(
                 "counts come without obs", expected="an AnnData, or obs= with a row for each sample"
             )
         # obs is checked first: transposed counts are told as such, not as counts that are no counts
-        aligned = _align_obs(counts.obs if obs is None else obs, samples)
+        aligned = _align_obs(obs, samples)
         _check_counts(values, samples, genes, allow_fractional=allow_fractional)
         _warn_duplicates(values, samples)
         return cls(values, genes, aligned)

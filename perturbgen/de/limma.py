@@ -94,17 +94,18 @@ def limma_table(
     conditions = _condition_frame(fits, answered, [by, group] if by else [group])
     tables, trends = _run_fits(data, fits, answered, method, backend)
 
+    # in place from here on: at 614 conditions x 18,211 genes each statistic is 90 MB
     log_p = tables.pop("log_p")
     tables["adj_p"] = _adjust(log_p, jointly=adjust == "joint")
     tables["log10_p"] = np.divide(log_p, _LOG_10, out=log_p)
     if zero_p == "eps":
         tables["log10_p"][10.0 ** tables["log10_p"] == 0] = _EPS_LOG10_P
-    frames = {
+    frames: dict[str, Any] = {
         name: pd.DataFrame(values, conditions.index, data.genes, copy=False)
         for name, values in tables.items()
     }
     info = {**asdict(asked), "backend": backend, **asdict(method)}
-    return DETable(**frames, conditions=conditions, info=info, mean_variance=trends)  # type: ignore[arg-type]
+    return DETable(**frames, conditions=conditions, info=info, mean_variance=trends)
 
 
 def _check_options(method: FitMethod, *, backend: str, zero_p: str | None, adjust: str) -> None:

@@ -156,7 +156,7 @@ def _robust_prior(variance: _Array, df: float, covariate: _Array | None = None) 
     if n < 2 or max(_TAILS) < 1 / n:  # nothing would be winsorised
         return plain
     z = np.log(np.maximum(variance, np.median(variance) * 1e-12))
-    if covariate is not None:
+    if covariate is not None:  # a curve that outliers do not bend, as a spline would be
         trend = lowess(covariate, z, span=0.4)(covariate)
     else:
         cut = int(n * _TAILS[1])
@@ -172,6 +172,7 @@ def _robust_prior(variance: _Array, df: float, covariate: _Array | None = None) 
     def gap(u: float) -> float:
         return float(np.log(spread / _winsorised_moments(df, df_at(u))[1]))
 
+    # the winsorised log variances spread less the larger df_0 is: the root is where they match
     plain_df = float(plain.df[0])
     if gap(1.0) <= 0:
         prior_df = np.inf

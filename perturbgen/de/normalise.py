@@ -65,7 +65,7 @@ def _pick_reference(counts: _Array, sizes: _Array) -> int:
             quartiles[i] = lower + (middle - low) * (upper - lower)
 
     spread(fill, len(counts), step=_ROWS)
-    if np.median(quartiles) < 1e-20:
+    if np.median(quartiles) < 1e-20:  # edgeR's rule where most counts are zero
         return int(np.sqrt(counts).sum(axis=1).argmax())
     return int(np.abs(quartiles - quartiles.mean()).argmin())
 
@@ -84,6 +84,7 @@ class _Reference:
         self, counts: _Array, size: float, ratio_trim: float, sum_trim: float, weighted: bool
     ) -> float:
         """2 to the trimmed, precision-weighted mean log ratio of a sample's counts (genes,)."""
+        # a ratio needs both counts; a gene that one sample lacks says nothing of its size
         both = np.flatnonzero(np.logical_and(counts, self.expressed))
         counts = counts[both]
         share = counts / size

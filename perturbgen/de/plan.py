@@ -163,6 +163,7 @@ def _plan_joint(
     order = sorted(set(pairs), key=lambda pair: (f"{pair[1]}_{pair[0]}", pair))
     code = {pair: i for i, pair in enumerate(order)}
     codes = [code[pair] for pair in pairs]
+    # numbers for names: no name of a compound can be taken for a combination
     names = pd.Index([str(i) for i in range(len(order))])
     combined = pd.Series(pd.Categorical.from_codes(codes, names), obs.index)
     coded = Design.from_formula(design, obs, combined)
@@ -208,13 +209,14 @@ def filter_genes(
                 "the gene filter leaves no gene",
                 fix="gene_filter=None, or check the sequencing depth",
             )
-        empty = ~data.values[fit.rows][:, mask].any(axis=1)
-        if empty.any():
-            samples = data.obs.index[fit.rows][empty]
+        empty = np.flatnonzero(~data.values[fit.rows][:, mask].any(axis=1))
+        if len(empty):
+            samples = data.obs.index[fit.rows[empty]]
             raise CountsError(
                 f"no counts are left after the gene filter in {shorten(samples)}",
                 fix="drop those samples",
             )
+    # no mask where none is needed: the counts are then used as they are, without a copy
     return [
         fit if mask.all() else replace(fit, genes=mask)
         for fit, mask in zip(fits, masks, strict=True)

@@ -80,7 +80,7 @@ def _contrasts_as_columns(design: _Array, weights: _Array) -> _Array:
 
 def _call(function: str, *arguments: Any, **options: Any) -> Any:
     """Call ``limma_fit.R``; what R says goes to our log, and its errors become ours."""
-    limma = _start_r()
+    limma = _start_r()  # before rpy2 is imported, so that what is missing is told
     from rpy2.rinterface_lib import callbacks
     from rpy2.rinterface_lib.embedded import RRuntimeError
     from rpy2.robjects import numpy2ri
@@ -111,7 +111,7 @@ def _log_chatter(text: str) -> None:
     log.debug("R: %s", text.strip())
 
 
-@lru_cache
+@lru_cache  # R starts once in a process
 def _start_r() -> Any:
     """R with the functions of ``limma_fit.R``, or one error that names all that is missing."""
     missing = _missing_parts()
@@ -164,6 +164,7 @@ def _import_problem() -> str | None:
 
 def _absent_packages() -> list[str]:
     """R packages that are not installed, asked of R itself."""
+    # by Rscript, which answers even where rpy2 does not work
     names = ",".join(f'"{name}"' for name in _R_PACKAGES)
     code = f"for (p in c({names})) if (!requireNamespace(p, quietly = TRUE)) cat(p, '')"
     try:

@@ -114,8 +114,9 @@ class DETable:
     def strongest(self, number: int, *, level: float = 0.05) -> list[dict[str, Any]]:
         """Records of the conditions with most genes whose adjusted p is below ``level``."""
         hits = (self.adj_p < level).sum(axis=1).sort_values(ascending=False, kind="stable")
+        strongest = hits.head(number)
         records = []
-        for label, genes in hits.head(number).items():
+        for label, genes in zip(list(strongest.index), strongest.to_numpy(), strict=True):
             row, effects = self.conditions.loc[label], self.logfc.loc[label]
             records.append(
                 {
@@ -158,7 +159,7 @@ class DETable:
         if len(about["index"]) > 1:
             obs = obs.set_index(about["index"])
         obs.index.names = about["index"]
-        frames = {
+        frames: dict[str, Any] = {
             name: pd.DataFrame(adata.layers[name], obs.index, adata.var_names)
             for name in cls.STATISTICS
         }
@@ -194,6 +195,7 @@ class DETable:
             "clip": self.clip,
             "info": dict(self.info),
         }
+        # a row group a statistic: one of them can be read without the others
         writer = None
         for name in self.STATISTICS:
             # labels begin with __, so that a gene of the same name is no label

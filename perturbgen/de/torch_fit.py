@@ -48,6 +48,7 @@ class _TorchFitter:
             )
 
         def put(values: _Array) -> Tensor:
+            # float32 would lose the digits that R's numbers are compared to
             return torch.as_tensor(np.ascontiguousarray(values), dtype=torch.float64, device=device)
 
         solver, trend = logs.solver, logs.mean_variance.trend

@@ -1,6 +1,4 @@
-"""Metrics, controls, the scorecard and its report: arrays and labels in, numbers with their context
-out.
-"""
+"""Metrics, controls, the scorecard and its report: labelled arrays in, numbers in context out."""
 
 from perturbgen.evaluate.align import place
 from perturbgen.evaluate.card import Scorecard, interpolated_duplicate
@@ -21,7 +19,7 @@ from perturbgen.evaluate.markdown import (
     write_scorecard,
 )
 from perturbgen.evaluate.metrics import Metric
-from perturbgen.evaluate.report import report_page, write_report
+from perturbgen.evaluate.report import report_page
 from perturbgen.evaluate.scoring import calibration, join_scores, score, score_cells, scorecard
 from perturbgen.evaluate.values import Values
 
@@ -50,6 +48,5 @@ __all__ = [
     "strata",
     "to_markdown",
     "to_record",
-    "write_report",
     "write_scorecard",
 ]

@@ -1,6 +1,4 @@
-"""Truth and prediction joined by their labels; what does not match is named, never silently
-dropped.
-"""
+"""Truth and prediction joined by their labels; what does not match is named, never dropped."""
 
 from __future__ import annotations
 
@@ -33,6 +31,7 @@ def align(
     predictions become 0, with a warning.
     """
     truth, prediction = _in_common(truth, prediction, genes=genes, rows=rows, name=name)
+    # By label, never by place: rows in another order would give plausible scores of nothing.
     true = _numbers(truth, "the truth")
     holes = true.isna().to_numpy()
     if holes.any():
@@ -54,6 +53,7 @@ def align(
         predicted.index[row],
         predicted.columns[gene],
     )
+    # Not dropped: each method would be scored on genes of its own.
     return true, predicted.fillna(0.0)
 
 
@@ -122,6 +122,7 @@ def same_levels(table: pd.DataFrame, index: pd.Index, name: str) -> pd.DataFrame
             expected="the same labels, for instance (cell_type, compound)",
             fix="set_index(['cell_type', 'compound'])",
         )
+    # Unnamed levels stay: their order is all that is known of them.
     names, found = list(map(str, index.names)), list(map(str, table.index.names))
     named = isinstance(table.index, pd.MultiIndex) and None not in index.names
     return table.reorder_levels(names) if named and sorted(names) == sorted(found) else table
@@ -137,9 +138,7 @@ def _levels(index: pd.Index) -> str:
 def shared(
     truth: pd.Index, found: pd.Index, policy: Policy, what: str, option: str, name: str
 ) -> pd.Index:
-    """The labels to score, in the truth's order; what the policy does not allow to differ is an
-    error.
-    """
+    """The labels to score, in the truth's order; an error where the policy lets none differ."""
     if policy not in get_args(Policy):
         raise SchemaError(
             f"{option}={policy!r} is no policy", expected=f"one of {shorten(get_args(Policy))}"

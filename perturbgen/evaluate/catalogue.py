@@ -9,7 +9,7 @@ import pandas as pd
 
 from perturbgen.core.errors import ConfigError, suggest
 from perturbgen.evaluate.cells import CELL_METRICS
-from perturbgen.evaluate.metrics import TABLE_METRICS, Metric, Needs
+from perturbgen.evaluate.metrics import TABLE_METRICS, Metric
 
 METRICS: Final = {metric.name: metric for metric in (*TABLE_METRICS, *CELL_METRICS)}
 _OPEN_PROBLEMS: Final = (
@@ -29,7 +29,7 @@ HEADLINE: Final = (
     "perturbation_discrimination",
     "top_100_overlap",
 )
-_EXPLAIN: Final[dict[Needs, tuple[str, str]]] = {
+_EXPLAIN: Final[dict[str, tuple[str, str]]] = {
     "cells": (
         "needs cells, and DE tables were given",
         "score_cells({condition: cells x features}, ...)",
@@ -52,12 +52,8 @@ _EXPLAIN: Final[dict[Needs, tuple[str, str]]] = {
 def choose_metrics(
     names: Sequence[str] | None, *, cells: bool = False, reference: bool = False
 ) -> list[Metric]:
-    """The metrics of these names, or all that can be computed; an unknown or impossible one is an
-    error.
-    """
-    possible: tuple[Needs, ...] = (
-        ("cells",) if cells else ("tables", "reference") if reference else ("tables",)
-    )
+    """The metrics of these names, or all that can be computed; others are an error."""
+    possible = ["cells"] if cells else ["tables", "reference"] if reference else ["tables"]
     if names is None:
         return [metric for metric in METRICS.values() if metric.needs in possible]
     chosen = [require_metric(name) for name in dict.fromkeys(names)]
@@ -76,8 +72,7 @@ def require_metric(name: str) -> Metric:
 
 
 def open_problems_mean_score(values: pd.Series, worst: pd.Series) -> float:
-    """The mean score of Open Problems' website, from mean values of its five metrics and those of
-    its worst control.
+    """The mean score of Open Problems' website: five metrics, scaled by its worst control's.
 
     Errors are scaled as 1 − v / v_worst (their worst control is ``sample``), correlations are taken
     as they are; each is cut to 0..1.

@@ -1,5 +1,4 @@
-"""Metrics that compare two samples of cells, (cells, features) of truth and of prediction, whose
-sizes may differ.
+"""Metrics that compare two samples of cells, (cells, features), whose sizes may differ.
 
 Distances in thousands of genes say little; give components of a PCA that was fitted on the training
 cells, and say so.
@@ -19,24 +18,21 @@ import pandas as pd
 from perturbgen.core.errors import SchemaError, shorten
 from perturbgen.core.stats import Array, divide
 from perturbgen.evaluate.align import shared
-from perturbgen.evaluate.metrics import ERROR, Metric
+from perturbgen.evaluate.metrics import Metric
 
 _BLOCK = 1024  # rows of one block of distances: memory stays at block x cells
 
 
 @dataclass(frozen=True, eq=False)
 class _CellPair:
-    """True and predicted cells (cells, features) of a condition, with the pair means that several
-    metrics share.
-    """
+    """True and predicted cells (cells, features) of a condition, and what metrics share of them."""
 
     truth: Array
     prediction: Array
 
     @cached_property
     def discrepancies(self) -> tuple[float, float]:
-        """Squared energy distance and MMD² in one pass over the distances of all pairs, a cell with
-        itself included.
+        """Squared energy distance and MMD² in one pass over the distances of all pairs.
 
         2 E‖X−Y‖ − E‖X−X'‖ − E‖Y−Y'‖ (Székely and Rizzo), and E k(X,X') + E k(Y,Y') − 2 E k(X,Y)
         with k = exp(−‖x−y‖² / 2h²) (Gretton et al. 2012, biased).
@@ -62,6 +58,7 @@ def cell_pair(
     truth: pd.DataFrame | Array, prediction: pd.DataFrame | Array, label: Hashable
 ) -> _CellPair:
     """Checked cells of one condition, features joined by label where both have labels."""
+    # Arrays have no names to join by; two frames have.
     if isinstance(truth, pd.DataFrame) and isinstance(prediction, pd.DataFrame):
         name = f"the prediction of {label!r}"
         shared(truth.columns, prediction.columns, "exact", "features", "features", name)
@@ -132,6 +129,7 @@ def _wasserstein_per_gene(pair: _CellPair) -> float:
     if n == m:
         return float(np.abs(x - y).mean(axis=0).mean())
     # Where either quantile function may jump, in units of 1 / nm.
+    # Integers, since i / n and j / m that are equal differ as floats.
     steps = np.union1d(np.arange(1, n + 1) * m, np.arange(1, m + 1) * n)
     before = np.concatenate([[0], steps[:-1]])
     distances = (steps - before) @ np.abs(x[before // m] - y[before // n]) / (n * m)
@@ -139,21 +137,19 @@ def _wasserstein_per_gene(pair: _CellPair) -> float:
 
 
 def _feature_mean_error(pair: _CellPair) -> float:
-    """√ mean_g ((mean predicted − mean true) / SD true)²; an SD of 0 counts as the least other one,
-    or 1.
-    """
+    """√ mean_g ((mean predicted − mean true) / SD true)²."""
     spread = pair.truth.std(axis=0)
     positive = spread[spread > 0]
+    # A constant true feature is held to the least variable other one, else any error were infinite.
     scale = np.where(spread > 0, spread, positive.min() if positive.size else 1.0)
     difference = pair.prediction.mean(axis=0) - pair.truth.mean(axis=0)
     return float(np.sqrt(np.mean(np.square(difference / scale))))
 
 
 def _feature_variance_error(pair: _CellPair) -> float:
-    """mean_g |log2 (variance predicted / variance true)|, both with 10⁻⁶ of the mean true variance
-    added.
-    """
+    """mean_g |log2 (variance predicted / variance true)|."""
     true, predicted = pair.truth.var(axis=0), pair.prediction.var(axis=0)
+    # A constant feature has no logarithm of its variance.
     floor = 1e-6 * true.mean() or 1e-12
     return float(np.abs(np.log2((predicted + floor) / (true + floor))).mean())
 
@@ -169,9 +165,7 @@ def _correlation_error(pair: _CellPair) -> float:
 
 
 def _correlations(cells: Array) -> Array:
-    """Correlations of features (features, features); 0 with a constant one, for which numpy has
-    NaN.
-    """
+    """Correlations of features (features, features); 0, not NaN, with a constant one."""
     centred = cells - cells.mean(axis=0)
     centred[:, cells.max(axis=0) == cells.min(axis=0)] = 0
     size = np.sqrt(np.einsum("ij,ij->j", centred, centred))
@@ -216,9 +210,7 @@ CELL_METRICS: Final = (
         "2 E‖X−Y‖ − E‖X−X'‖ − E‖Y−Y'‖, Euclidean norms, all pairs with themselves (V-statistic); "
         "cell-eval's form.",
         lambda pair: pair.discrepancies[0],
-        *ERROR,
-        zeros=None,
-        negative_control=_CONTROL_CELLS,
+        _CONTROL_CELLS,
         needs="cells",
     ),
     Metric(
@@ -226,9 +218,7 @@ CELL_METRICS: Final = (
         "Energy distance",
         "The root of energy_distance_squared; scipy's form in one dimension.",
         lambda pair: float(np.sqrt(pair.discrepancies[0])),
-        *ERROR,
-        zeros=None,
-        negative_control=_CONTROL_CELLS,
+        _CONTROL_CELLS,
         needs="cells",
     ),
     Metric(
@@ -237,9 +227,7 @@ CELL_METRICS: Final = (
         "2 E‖X−Y‖² − E‖X−X'‖² − E‖Y−Y'‖² = 2 ‖mean X − mean Y‖²: scPerturb's and pertpy's form. "
         "It sees means only.",
         _energy_distance_sqeuclidean,
-        *ERROR,
-        zeros=None,
-        negative_control=_CONTROL_CELLS,
+        _CONTROL_CELLS,
         needs="cells",
     ),
     Metric(
@@ -249,11 +237,8 @@ CELL_METRICS: Final = (
         "sum of the truth's feature variances, so that 2h² is the mean squared distance of two "
         "true cells and no prediction can move it.",
         lambda pair: pair.discrepancies[1],
-        higher_is_better=False,
-        low=0,
+        _CONTROL_CELLS,
         high=2,
-        zeros=None,
-        negative_control=_CONTROL_CELLS,
         needs="cells",
     ),
     Metric(
@@ -261,9 +246,7 @@ CELL_METRICS: Final = (
         "Wasserstein",
         "Mean over genes of the 1-Wasserstein distance of their distributions.",
         _wasserstein_per_gene,
-        *ERROR,
-        zeros=None,
-        negative_control=_CONTROL_CELLS,
+        _CONTROL_CELLS,
         needs="cells",
     ),
     Metric(
@@ -272,9 +255,7 @@ CELL_METRICS: Final = (
         "√ of the mean over genes of ((mean predicted − mean true) / SD true)²; a true SD of 0 "
         "counts as that of the least variable other gene.",
         _feature_mean_error,
-        *ERROR,
-        zeros=None,
-        negative_control=_CONTROL_CELLS,
+        _CONTROL_CELLS,
         needs="cells",
     ),
     Metric(
@@ -283,9 +264,7 @@ CELL_METRICS: Final = (
         "Mean over genes of |log2(variance predicted / variance true)|, with a millionth of the "
         "mean true variance added to both. With feature_mean_error, the mean-variance structure.",
         _feature_variance_error,
-        *ERROR,
-        zeros=None,
-        negative_control="means in place of drawn cells: very large",
+        "means in place of drawn cells: very large",
         needs="cells",
     ),
     Metric(
@@ -294,11 +273,8 @@ CELL_METRICS: Final = (
         "Root mean square difference of the off-diagonal correlations of genes; a constant gene "
         "correlates 0.",
         _correlation_error,
-        higher_is_better=False,
-        low=0,
+        "each gene shuffled over the cells: the root mean square true correlation",
         high=2,
-        zeros=None,
-        negative_control="each gene shuffled over the cells: the root mean square true correlation",
         needs="cells",
     ),
     Metric(
@@ -307,11 +283,8 @@ CELL_METRICS: Final = (
         "Mean of −log p over the held-out cells, in nats per cell, or per gene and cell where "
         "given so.",
         held_out_nll,
-        higher_is_better=False,
+        "a baseline likelihood, for instance one mean per gene",
         low=-math.inf,
-        high=math.inf,
-        zeros=None,
-        negative_control="a baseline likelihood, for instance one mean per gene",
         needs="log_probs",
     ),
 )

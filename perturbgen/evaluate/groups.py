@@ -1,6 +1,4 @@
-"""Groups of conditions: scored apart (effect size, cell type, seen or not, cells), or resampled
-together.
-"""
+"""Groups of conditions: scored apart (effect size, cell type, ...), or resampled together."""
 
 from __future__ import annotations
 
@@ -69,6 +67,7 @@ def strata(
 
 def _cut(column: pd.Series) -> pd.Series:
     """A numeric column as ranges of about equal numbers of conditions; any other as text."""
+    # Truth values count as numbers in pandas, and have no ranges.
     if not pd.api.types.is_numeric_dtype(column) or pd.api.types.is_bool_dtype(column):
         return column.astype(str)
     few = column.nunique() <= _PARTS
@@ -88,9 +87,7 @@ def _cut(column: pd.Series) -> pd.Series:
 def find_clusters(
     index: pd.Index, conditions: pd.DataFrame | None, name: str | None
 ) -> pd.Series | None:
-    """The cluster of each condition, from a level of the index or a column of the table of
-    conditions.
-    """
+    """The cluster of each condition: a level of the index, or a column about conditions."""
     if name is None:
         return None
     if name in index.names:

@@ -17,9 +17,7 @@ from perturbgen.evaluate.metrics import Metric
 
 
 def to_markdown(card: Scorecard) -> str:
-    """The scorecard for reading: headline, every metric between its controls, paired differences,
-    strata.
-    """
+    """The scorecard for reading: headline, metrics between controls, differences, strata."""
     parts = [
         "# Scorecard",
         describe_card(card),
@@ -58,6 +56,7 @@ def describe_card(card: Scorecard) -> str:
 
 def headline_note(card: Scorecard) -> str:
     """How the headline is made, and what is missing of it."""
+    # A reader has to see which of the headline's metrics said nothing on these data.
     ranks = card.overall.ranks
     have = {metric.name: bool(ranks[i]) for i, metric in enumerate(card.metrics)}
     used = [name for name in card.headline if have.get(name)]
@@ -85,11 +84,10 @@ def _digits(value: float, places: int = 3) -> str:
 
 
 def headline_records(card: Scorecard) -> list[dict[str, Any]]:
-    """The ranking; controls and references have no place of their own but are shown where they
-    stand.
-    """
+    """The ranking; controls and references are shown where they stand, without a place."""
     records, place = [], 0
     for row in card.ranking.itertuples():
+        # Controls are there to be compared with, references to be seen: neither takes a place.
         ranked = row.role in ("method", "baseline") and not math.isnan(float(str(row.value)))
         place += ranked
         difference = _span(row.difference, row.difference_low, row.difference_high)
@@ -106,9 +104,7 @@ def headline_records(card: Scorecard) -> list[dict[str, Any]]:
 
 
 def metric_records(card: Scorecard) -> list[dict[str, Any]]:
-    """A row for each metric, a column for each method, best headline first: mean, interval, share
-    of the range.
-    """
+    """A row for each metric, a column for each method: mean, interval, share of the range."""
     records = []
     for metric in card.metrics:
         rows = _rows_of(card, metric.name)
@@ -175,14 +171,13 @@ def markdown_table(records: list[dict[str, Any]]) -> str:
         return "(none)"
     head = list(records[0])
     lines = [head, ["---"] * len(head)]
+    # A method's name may hold the character that separates columns.
     lines += [[format_value(record[key]).replace("|", "\\|") for key in head] for record in records]
     return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
 
 
 def _all_rows(card: Scorecard) -> pd.DataFrame:
-    """The long table: every method and metric over all conditions (stratum and level empty) and in
-    every stratum.
-    """
+    """The long table: every method and metric over all conditions and in every stratum."""
     overall = card.table.assign(stratum="", level="")
     if not len(card.stratum_table):
         return overall
@@ -191,6 +186,7 @@ def _all_rows(card: Scorecard) -> pd.DataFrame:
 
 def to_record(card: Scorecard) -> dict[str, Any]:
     """The scorecard for other programs: settings, metric records, the long table."""
+    # NaN is no JSON, and only an object column can hold None.
     rows = _all_rows(card).astype(object)
     return {
         "negatives": list(card.negatives),
@@ -207,9 +203,7 @@ def to_record(card: Scorecard) -> dict[str, Any]:
 
 
 def write_scorecard(card: Scorecard, folder: str | Path) -> list[Path]:
-    """Save ``scorecard.md``, ``scorecard.parquet`` (the long table), ``scores.parquet``
-    (conditions) and JSON.
-    """
+    """Save the scorecard: markdown, JSON, the long table and the scores of conditions."""
     names = ("scorecard.md", "scorecard.parquet", "scores.parquet", "scorecard.json")
     text, table, scores, record = paths = [Path(folder) / name for name in names]
     with atomic_path(text) as part:

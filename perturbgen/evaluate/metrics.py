@@ -1,5 +1,4 @@
-"""Metrics that compare a measured with a predicted DE table: one table of them below, their
-functions above it.
+"""Metrics of DE tables: one table of them below, their functions above it.
 
 All arrays are (conditions, genes) of signed −log10 p, and a metric gives one value a condition. The
 file is long because a metric's function and what is known of it belong on one page.
@@ -9,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 import numpy as np
@@ -17,7 +16,19 @@ import numpy as np
 from perturbgen.core.stats import Array, divide
 from perturbgen.evaluate.values import Pair, Values
 
-Needs = Literal["tables", "reference", "cells", "log_probs"]
+# What scorecard.json says of a metric, in the order in which other programs have read it.
+_RECORDED: Final = (
+    "name",
+    "title",
+    "definition",
+    "higher_is_better",
+    "low",
+    "high",
+    "zeros",
+    "negative_control",
+    "needs",
+    "scale_free",
+)
 
 
 @dataclass(frozen=True)
@@ -35,12 +46,12 @@ class Metric:
     title: str
     definition: str
     compute: Callable[..., Any]
-    higher_is_better: bool
-    low: float
-    high: float
-    zeros: float | None
     negative_control: str
-    needs: Needs = "tables"
+    higher_is_better: bool = False
+    low: float = 0
+    high: float = math.inf
+    zeros: float | None = None
+    needs: str = "tables"  # or reference, cells, log_probs
     scale_free: bool = False
     across: bool = False
     version: int = 1
@@ -58,9 +69,7 @@ class Metric:
 
     def record(self) -> dict[str, Any]:
         """The record in scorecard.json, infinities as None."""
-        # What is written was read by other programs before the last four fields were there.
-        inner = {"compute", "across", "version", "tolerance"}
-        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in inner}
+        values = {name: getattr(self, name) for name in _RECORDED}
         return {
             name: None if isinstance(value, float) and not math.isfinite(value) else value
             for name, value in values.items()
@@ -68,9 +77,8 @@ class Metric:
 
 
 def compute(metrics: Sequence[Metric], pair: Pair) -> Array:
-    """The scores (metrics, conditions); what compares no conditions is computed a few rows at a
-    time.
-    """
+    """The scores (metrics, conditions), a few rows at a time where rows do not matter to others."""
+    # Whole tables are only needed where conditions are compared; a few rows stay in the cache.
     row_wise = [metric for metric in metrics if not metric.across]
     parts = [
         np.reshape([metric.compute(block) for metric in row_wise], (len(row_wise), -1))
@@ -108,18 +116,14 @@ def _norms(values: Array) -> Array:
 
 
 def _sign_accuracy(truth: Array, prediction: Array, de: Array) -> Array:
-    """Share of the truly responding genes ``de`` whose direction is right (conditions,); NaN where
-    none responds.
-    """
+    """Share of the responding genes ``de`` whose direction is right (conditions,)."""
     agreement = np.sign(truth) * np.sign(prediction)
     # A predicted 0 counts ½, so that zeros get what a coin would.
     return divide(((agreement + 1) / 2 * de).sum(axis=1), de.sum(axis=1), np.nan)
 
 
 def _precision(de: Array, predicted: Array) -> Array:
-    """Share of the genes predicted to respond that do (conditions,); 0 where none is predicted, NaN
-    where none does.
-    """
+    """Share of the genes predicted to respond that do (conditions,); 0 where none is predicted."""
     found = divide((de & predicted).sum(axis=1), predicted.sum(axis=1))
     return np.where(de.any(axis=1), found, np.nan)
 
@@ -130,12 +134,12 @@ def _recall(de: Array, predicted: Array) -> Array:
 
 
 def _de_overlap(de: Array, predicted: Array, prediction: Array) -> Array:
-    """The Virtual Cell Challenge's differential expression score (conditions,): |true ∩ predicted|
-    / |true|.
+    """The Virtual Cell Challenge's DE score (conditions,): |true ∩ predicted| / |true|.
 
     Where more genes are predicted than respond, the |true| strongest of them count; ties share the
     last places.
     """
+    # Whoever calls everything responding finds all: of a longer list only the strongest count.
     places = de.sum(axis=1)
     strength = np.where(predicted, np.abs(prediction), 0)
     chosen = _top_share(strength, places) * predicted
@@ -145,8 +149,7 @@ def _de_overlap(de: Array, predicted: Array, prediction: Array) -> Array:
 
 
 def _top_overlap(truth: Array, prediction: Array, *, k: int = 100) -> Array:
-    """Share of the k strongest true genes among as many strongest predicted ones (conditions,), by
-    absolute value.
+    """Share of the k strongest true genes among as many strongest predicted ones (conditions,).
 
     Equals of the k-th true gene count as true, too. Fewer genes are taken where fewer than k are
     not 0; NaN where all are 0.
@@ -161,9 +164,7 @@ def _top_overlap(truth: Array, prediction: Array, *, k: int = 100) -> Array:
 
 
 def _top_share(strength: Array, places: Array) -> Array:
-    """How much of each gene is among the strongest ``places`` (conditions,) of its row: 1, 0, or a
-    share at a tie.
-    """
+    """How much of each gene is among the strongest ``places`` (conditions,) of its row, 0 to 1."""
     rows = np.arange(len(strength))
     descending = -np.sort(-strength, axis=1)
     cut = descending[rows, np.maximum(places, 1) - 1][:, None]
@@ -183,6 +184,7 @@ def _weighted_r2(truth: Array, prediction: Array, weights: Array) -> Array:
     """1 − Σ w (y − ŷ)² / Σ w (y − ȳ_w)² (conditions,); NaN where the truth is constant."""
     centred = truth - np.einsum("ij,ij->i", weights, truth)[:, None]
     spread = np.einsum("ij,ij,ij->i", weights, centred, centred)
+    # Exactly 0, which rounding would not give, so that a constant truth has no R².
     spread[truth.max(axis=1) == truth.min(axis=1)] = 0
     return 1 - divide(_weighted_mse(truth, prediction, weights), spread, np.nan)
 
@@ -193,8 +195,7 @@ _Distance = Literal["cosine", "euclidean", "l1"]
 def _discrimination(
     truth: Array, prediction: Array, groups: Array, *, distance: _Distance = "cosine"
 ) -> Array:
-    """Share of the other conditions of the group whose truth is farther from the prediction than
-    its own (conditions,).
+    """Share of the group's other truths that are farther from the prediction than its own.
 
     Ties count ½, so that any constant prediction has mean ½ exactly; NaN where a group has one
     member.
@@ -202,6 +203,7 @@ def _discrimination(
     members: dict[object, list[int]] = {}
     for position, name in enumerate(groups):
         members.setdefault(name, []).append(position)
+    # NaN for a condition alone in its group: there is nothing to tell it apart from.
     result = np.full(len(truth), np.nan)
     for here in map(np.array, members.values()):
         if len(here) < 2:
@@ -215,9 +217,7 @@ def _discrimination(
 
 
 def _distances(prediction: Array, truth: Array, kind: _Distance) -> Array:
-    """Distances (predictions, truths) between rows; a row of zeros has cosine similarity 0 with
-    everything.
-    """
+    """Distances (predictions, truths) between rows; the cosine of a row of zeros is 0."""
     if kind == "l1":
         from scipy.spatial.distance import cdist
 
@@ -234,11 +234,10 @@ def _distances(prediction: Array, truth: Array, kind: _Distance) -> Array:
     return np.round(values / scale, 12) if scale > 0 else values
 
 
-# Whether more is better, the least and the largest value.
-ERROR: Final = (False, 0, math.inf)
-_CORRELATION: Final = (True, -1, 1)
-_SHARE: Final = (True, 0, 1)
-_R2: Final = (True, -math.inf, 1)
+# A metric is an error, 0 at best and without limit, unless it says otherwise.
+_CORRELATION: Final[dict[str, Any]] = {"higher_is_better": True, "low": -1, "high": 1}
+_SHARE: Final[dict[str, Any]] = {"higher_is_better": True, "low": 0, "high": 1}
+_R2: Final[dict[str, Any]] = {"higher_is_better": True, "low": -math.inf, "high": 1}
 
 TABLE_METRICS: Final = (
     Metric(
@@ -246,27 +245,23 @@ TABLE_METRICS: Final = (
         "RMSE (MRRMSE)",
         "√ of the mean squared error over genes, of each condition; then the mean over conditions.",
         lambda t: _rowwise_rmse(t.truth.values, t.prediction.values),
-        *ERROR,
-        zeros=None,
-        negative_control="zeros: the mean over conditions of the row's root mean square",
+        "zeros: the mean over conditions of the row's root mean square",
     ),
     Metric(
         "mean_rowwise_mae",
         "MAE",
         "Mean absolute error over genes, of each condition.",
         lambda t: _rowwise_mae(t.truth.values, t.prediction.values),
-        *ERROR,
-        zeros=None,
-        negative_control="zeros: the mean absolute true value",
+        "zeros: the mean absolute true value",
     ),
     Metric(
         "mean_rowwise_pearson",
         "Pearson",
         "Pearson's correlation over genes; 0 where a row is constant.",
         lambda t: _rowwise_cosine(t.truth.centred, t.prediction.centred),
-        *_CORRELATION,
+        "any constant row: 0",
+        **_CORRELATION,
         zeros=0,
-        negative_control="any constant row: 0",
         scale_free=True,
     ),
     Metric(
@@ -274,9 +269,9 @@ TABLE_METRICS: Final = (
         "Spearman",
         "Pearson's correlation of average ranks over genes; 0 where a row is constant.",
         lambda t: _rowwise_cosine(t.truth.ranks, t.prediction.ranks),
-        *_CORRELATION,
+        "any constant row: 0",
+        **_CORRELATION,
         zeros=0,
-        negative_control="any constant row: 0",
         scale_free=True,
     ),
     Metric(
@@ -284,9 +279,9 @@ TABLE_METRICS: Final = (
         "Cosine",
         "Cosine similarity over genes; 0 where a row is zero.",
         lambda t: _rowwise_cosine(t.truth.values, t.prediction.values),
-        *_CORRELATION,
+        "zeros: 0; a constant row gets that of the truth with a row of ones",
+        **_CORRELATION,
         zeros=0,
-        negative_control="zeros: 0; a constant row gets that of the truth with a row of ones",
         scale_free=True,
     ),
     Metric(
@@ -295,9 +290,9 @@ TABLE_METRICS: Final = (
         "Share of the other conditions of the same cell type whose truth has a larger cosine "
         "distance from the prediction than its own truth has; ties count ½.",
         lambda t: _discrimination(t.truth.values, t.prediction.values, t.groups),
-        *_SHARE,
+        "any constant table: ½",
+        **_SHARE,
         zeros=0.5,
-        negative_control="any constant table: ½",
         scale_free=True,
         across=True,
     ),
@@ -308,9 +303,9 @@ TABLE_METRICS: Final = (
         "Challenge (which divides by N where this divides by N − 1). Inflating a prediction "
         "raises it.",
         lambda t: _discrimination(t.truth.values, t.prediction.values, t.groups, distance="l1"),
-        *_SHARE,
+        "any constant table: ½",
+        **_SHARE,
         zeros=0.5,
-        negative_control="any constant table: ½",
         across=True,
     ),
     Metric(
@@ -321,9 +316,9 @@ TABLE_METRICS: Final = (
         lambda t: _discrimination(
             t.truth.values, t.prediction.values, t.groups, distance="euclidean"
         ),
-        *_SHARE,
+        "any constant table: ½",
+        **_SHARE,
         zeros=0.5,
-        negative_control="any constant table: ½",
         across=True,
     ),
     Metric(
@@ -332,9 +327,8 @@ TABLE_METRICS: Final = (
         "Share of the 100 genes of largest absolute true value among the 100 of largest absolute "
         "prediction; ties share their places.",
         lambda t: _top_overlap(t.truth.values, t.prediction.values, k=100),
-        *_SHARE,
-        zeros=None,
-        negative_control="any constant row: 100 / genes, which is chance",
+        "any constant row: 100 / genes, which is chance",
+        **_SHARE,
         scale_free=True,
     ),
     Metric(
@@ -342,9 +336,9 @@ TABLE_METRICS: Final = (
         "DE sign",
         "Share of the truly responding genes whose direction is right; a predicted 0 counts ½.",
         lambda t: _sign_accuracy(t.truth.values, t.prediction.values, t.truth.de),
-        *_SHARE,
+        "zeros: ½; a constant row gets the share of genes that go its way",
+        **_SHARE,
         zeros=0.5,
-        negative_control="zeros: ½; a constant row gets the share of genes that go its way",
         scale_free=True,
     ),
     Metric(
@@ -352,18 +346,18 @@ TABLE_METRICS: Final = (
         "DE precision",
         "Share of the genes predicted to respond that do; 0 where none is predicted.",
         lambda t: _precision(t.truth.de, t.prediction.de),
-        *_SHARE,
+        "zeros: 0; responding everywhere: the share of genes that respond",
+        **_SHARE,
         zeros=0,
-        negative_control="zeros: 0; responding everywhere: the share of genes that respond",
     ),
     Metric(
         "de_recall",
         "DE recall",
         "Share of the responding genes that are predicted to respond.",
         lambda t: _recall(t.truth.de, t.prediction.de),
-        *_SHARE,
+        "zeros: 0; responding everywhere: 1",
+        **_SHARE,
         zeros=0,
-        negative_control="zeros: 0; responding everywhere: 1",
     ),
     Metric(
         "de_overlap",
@@ -371,9 +365,9 @@ TABLE_METRICS: Final = (
         "The Virtual Cell Challenge's score: genes that respond in truth and prediction over "
         "those that do in truth; of a longer prediction only as many as there are, the strongest.",
         lambda t: _de_overlap(t.truth.de, t.prediction.de, t.prediction.given),
-        *_SHARE,
+        "zeros: 0",
+        **_SHARE,
         zeros=0,
-        negative_control="zeros: 0",
     ),
     Metric(
         "weighted_mse",
@@ -381,9 +375,7 @@ TABLE_METRICS: Final = (
         "Mean squared error weighted by evidence: |truth| scaled to 0..1 in its row, squared, "
         "summing to 1.",
         lambda t: _weighted_mse(t.truth.values, t.prediction.values, t.truth.weights),
-        *ERROR,
-        zeros=None,
-        negative_control="zeros: the weighted mean square of the truth",
+        "zeros: the weighted mean square of the truth",
     ),
     Metric(
         "weighted_r2_delta_control",
@@ -391,9 +383,8 @@ TABLE_METRICS: Final = (
         "1 − weighted squared error over the weighted variance of the truth; weights as in "
         "weighted_mse, Δ to control (a DE table is one already).",
         lambda t: _weighted_r2(t.truth.values, t.prediction.values, t.truth.weights),
-        *_R2,
-        zeros=None,
-        negative_control="zeros: below 0",
+        "zeros: below 0",
+        **_R2,
     ),
     Metric(
         "weighted_r2_delta_perturbed_mean",
@@ -401,9 +392,8 @@ TABLE_METRICS: Final = (
         "As weighted_r2_delta_control, after the mean perturbation of the training rows is "
         "subtracted from both.",
         lambda t: _weighted_r2(*t.deviations, t.truth.weights),
-        *_R2,
-        zeros=None,
-        negative_control="the mean perturbation itself: at most 0",
+        "the mean perturbation itself: at most 0",
+        **_R2,
         needs="reference",
     ),
     Metric(
@@ -412,9 +402,8 @@ TABLE_METRICS: Final = (
         "Pearson's correlation after the mean perturbation of the training rows is subtracted "
         "from both.",
         lambda t: _rowwise_pearson(*t.deviations),
-        *_CORRELATION,
-        zeros=None,
-        negative_control="the mean perturbation itself: 0",
+        "the mean perturbation itself: 0",
+        **_CORRELATION,
         needs="reference",
     ),
 )

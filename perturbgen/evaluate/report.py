@@ -1,5 +1,4 @@
-"""``report.html``: one self-contained page about a scorecard, with controls that work from the
-keyboard.
+"""``report.html``: one self-contained page about a scorecard, to be used from the keyboard.
 
 The script behind the controls is ``report.js``, their style ``report.css``.
 """
@@ -11,7 +10,6 @@ import json
 from collections.abc import Mapping, Sequence
 from html import escape
 from importlib.resources import files
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -29,11 +27,12 @@ from perturbgen.evaluate.markdown import (
     metric_records,
     stratum_records,
 )
-from perturbgen.evaluate.scoring import Intervals, calibration
+from perturbgen.evaluate.scoring import calibration
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
+_Intervals = Mapping[float, tuple[pd.DataFrame, pd.DataFrame]]
 _BUDGET: Final = 2_200_000  # bytes of tables: with plotly and the scores, the page stays below 8 MB
 _OWN: Final = 20  # of each condition's own strongest genes are embedded besides
 _BYTES: Final = 2 * 4 / 3  # of a value: 16 bits in base64
@@ -70,30 +69,18 @@ aria-label="Predicted against true values of conditions"></div>
 }
 
 
-def write_report(
-    path: str | Path,
-    card: Scorecard,
-    truth: pd.DataFrame,
-    predictions: Mapping[str, pd.DataFrame],
-    **options: Any,
-) -> Path:
-    """Save :func:`report_page`, which see for the options."""
-    return report_page(card, truth, predictions, **options).write(path)
-
-
 def report_page(
     card: Scorecard,
     truth: pd.DataFrame,
     predictions: Mapping[str, pd.DataFrame],
     *,
     title: str = "Scorecard",
-    intervals: Mapping[str, Intervals] | None = None,
+    intervals: Mapping[str, _Intervals] | None = None,
     ladder: Sequence[Mapping[str, Any]] = (),
     metadata: Mapping[str, Any] | None = None,
     budget: int = _BUDGET,
 ) -> Page:
-    """The page: ranking, scores by group, predicted against true, genes, calibration, definitions,
-    metadata.
+    """The page: ranking, groups, predicted against true, genes, calibration, definitions, run.
 
     ``predictions`` are those scored (zeros need no table). ``intervals`` give for a method and a
     nominal level the lower and upper tables; ``ladder`` are oracles of the same experiment, rows
@@ -105,6 +92,7 @@ def report_page(
     page = Page(title, describe_card(card))
     page.block(f"<style>\n{(here / 'report.css').read_text('utf-8')}</style>")
     page.section("Ranking", headline_note(card))
+    # A value that is broken before its interval is read as two.
     page.table(_unbroken(headline_records(card)))
     page.block(_CONTROLS["ranking"])
     page.section(
@@ -125,6 +113,7 @@ def report_page(
     page.section("Run")
     run = _flat({**card.info, **(metadata or {})})
     page.table([{"what": name, "value": value} for name, value in run])
+    # The script has the colours of the figures that are drawn here.
     palette = ",".join(f'"{colour}"' for colour in PALETTE)
     script = f"const PALETTE = [{palette}];\n{(here / 'report.js').read_text('utf-8')}"
     page.block(
@@ -144,9 +133,9 @@ def _gene_note(data: Mapping[str, Any]) -> str:
         )
     return (
         f"A point is a gene: the {_OWN} strongest of the condition, and genes that are the same "
-        f"for all. To keep this page small, of the {total:,} genes these are {shown:,}: half are those "
-        "of largest root mean square over the conditions, half an even sample of the rest, from "
-        "strong to silent. Scores are over all genes."
+        f"for all. To keep this page small, of the {total:,} genes these are {shown:,}: half are "
+        "those of largest root mean square over the conditions, half an even sample of the rest, "
+        "from strong to silent. Scores are over all genes."
     )
 
 
@@ -185,7 +174,7 @@ def _tables_section(page: Page, card: Scorecard) -> None:
 
 
 def _calibration_section(
-    page: Page, truth: pd.DataFrame, intervals: Mapping[str, Intervals]
+    page: Page, truth: pd.DataFrame, intervals: Mapping[str, _Intervals]
 ) -> None:
     """Nominal against actual coverage, a line for each method."""
     from plotly.graph_objects import Figure
@@ -210,9 +199,7 @@ def _calibration_section(
 
 
 def _ladder_section(page: Page, card: Scorecard, ladder: Sequence[Mapping[str, Any]]) -> None:
-    """What a perfect generator would score, and where the methods stand on the same scale; controls
-    have no place.
-    """
+    """What a perfect generator would score, and where the methods stand on the same scale."""
     rungs = [
         (str(r["prediction"]), float(r["ratio"])) for r in ladder if r["prediction"] != "zeros"
     ]
@@ -297,6 +284,7 @@ def _payload(
         columns = columns[columns.isin(table.columns)]
     true = _on_card(card, truth, columns, "the truth")
     genes = _choose_genes(true, int(budget / (_BYTES * len(true) * (1 + len(predictions)))))
+    # Genes that are strong over all conditions may miss what one condition does.
     strongest = np.argsort(-np.abs(true), axis=1, kind="stable")[:, :_OWN]
     names, codes = np.unique(strongest, return_inverse=True)
     shared, own = {}, {}
@@ -346,8 +334,7 @@ def _on_card(card: Scorecard, table: pd.DataFrame, genes: pd.Index, name: str) -
 
 
 def _choose_genes(truth: Array, count: int) -> Array:
-    """Positions of the genes to embed: half are the strongest, half an even sample of the rest,
-    strong to silent.
+    """Positions of the genes to embed: half are the strongest, half an even sample of the rest.
 
     Strength is the root mean square over conditions (conditions, genes).
     """
@@ -355,6 +342,7 @@ def _choose_genes(truth: Array, count: int) -> Array:
     if count >= genes:
         return np.arange(genes)
     strongest = np.argsort(-np.sqrt(np.square(truth).mean(axis=0)), kind="stable")
+    # At least one of each half.
     count = max(count, 2)
     first, rest = strongest[: count // 2], strongest[count // 2 :]
     sample = rest[np.linspace(0, len(rest) - 1, count - count // 2).round().astype(int)]
@@ -368,6 +356,7 @@ def _floats(values: pd.DataFrame) -> str:
 
 def _quantised(values: Array) -> dict[str, Any]:
     """16-bit integers with one scale a row: exact to 1/32,767 of the row's largest value."""
+    # Half of what floats take, and nothing that a screen can show is lost.
     scale = np.abs(values).max(axis=1, initial=0) / 32767
     scale[scale == 0] = 1
     whole = np.round(values / scale[:, None]).astype("<i2")

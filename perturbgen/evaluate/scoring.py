@@ -1,5 +1,4 @@
-"""From labelled tables to scores: one prediction (``score``), cells (``score_cells``), several
-methods (``scorecard``).
+"""From labelled tables to scores: of one prediction, of cells, of several methods.
 
 Also whether intervals around predictions hold what they promise (``calibration``).
 """
@@ -40,8 +39,7 @@ def score(
     clip: float | None = None,
     name: str = "the prediction",
 ) -> pd.DataFrame:
-    """Every metric for every condition: metrics x conditions; its ``mean(axis=1)`` is what is
-    usually reported.
+    """Every metric for every condition: metrics x conditions; usually ``mean(axis=1)`` is reported.
 
     ``truth`` and ``prediction`` are conditions x genes, joined by label, of signed −log10 p (or any
     statistic, as long as no DE metric is wanted). Other genes or rows are errors unless ``genes``
@@ -74,9 +72,7 @@ def _require_level(level: float) -> None:
 
 
 def _find_groups(conditions: pd.Index, groups: str | pd.Series | None) -> Array:
-    """The group of each condition (conditions,): a level of the index, a column joined by label, or
-    one for all.
-    """
+    """The group of each condition (conditions,): of an index level, a column, or one for all."""
     if isinstance(groups, pd.Series):
         absent = conditions[~conditions.isin(groups.index)]
         if len(absent):
@@ -86,6 +82,7 @@ def _find_groups(conditions: pd.Index, groups: str | pd.Series | None) -> Array:
         return groups.reindex(conditions).astype(str).to_numpy()
     if groups in conditions.names and groups is not None:
         return conditions.get_level_values(groups).astype(str).to_numpy()
+    # The default asks for a level that tables of one cell type need not have.
     if groups not in (None, _CELL_TYPE):
         raise SchemaError(
             f"the conditions have no level {groups!r}",
@@ -117,8 +114,7 @@ def score_cells(
     metrics: Sequence[str] | None = None,
     rows: Policy = "exact",
 ) -> pd.DataFrame:
-    """Every metric of cells for every condition, metrics x conditions, from cells x features of
-    each condition.
+    """Every metric of cells for every condition: metrics x conditions.
 
     Labelled frames are joined by feature; arrays must have the same features in the same order.
     ``rows`` says what happens to conditions that only one side has, as in
@@ -160,8 +156,7 @@ def scorecard(
     seed: int = 0,
     info: Mapping[str, Any] | None = None,
 ) -> Scorecard:
-    """Score every prediction on the same conditions and genes, and set each score between its
-    controls.
+    """Score every prediction on the same conditions and genes, each score between its controls.
 
     ``zeros`` is added where it is among ``negatives`` and not among ``predictions``. With ``rows``
     or ``genes`` as ``intersection``, all predictions are scored on what all of them have.
@@ -172,8 +167,10 @@ def scorecard(
     chosen = choose_metrics(metrics, reference=reference is not None)
     _require_level(level)
     true, tables = align_all(truth, predictions, genes=genes, rows=rows)
+    # A published generative approach to OP3 scored worse than zeros: they are there by default.
     if _ZEROS in negatives and _ZEROS not in tables:
         tables = {_ZEROS: pd.DataFrame(0.0, true.index, true.columns), **tables}
+    # One for all methods: ranks and responding genes of the truth are found once.
     values = Values(true.to_numpy(), level, adjust)
     told_apart, mean = _find_groups(true.index, groups), _find_reference(true, reference)
     names, scored = [metric.name for metric in chosen], {}
@@ -196,14 +193,14 @@ def scorecard(
 
 
 def join_scores(scores: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """Tables of metrics x conditions, by method, as one with rows (method, metric); their
-    conditions must agree.
+    """Tables of metrics x conditions, by method, as one with rows (method, metric).
 
     What :func:`score` and :func:`score_cells` return can be joined here, and given to
     :class:`Scorecard`.
     """
     if not scores:
         raise ConfigError("there are no scores to join")
+    # Exactly the same conditions: means over different ones cannot be compared.
     first = next(iter(scores.values())).columns
     for name, table in scores.items():
         shared(first, table.columns, "exact", "conditions", "rows", name)
@@ -212,10 +209,10 @@ def join_scores(scores: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     return joined.rename_axis(index=levels)
 
 
-Intervals = Mapping[float, tuple[pd.DataFrame, pd.DataFrame]]
+_Intervals = Mapping[float, tuple[pd.DataFrame, pd.DataFrame]]
 
 
-def calibration(truth: pd.DataFrame, intervals: Intervals) -> pd.DataFrame:
+def calibration(truth: pd.DataFrame, intervals: _Intervals) -> pd.DataFrame:
     """Coverage and mean width of a method's intervals: rows (nominal level, condition).
 
     ``intervals`` gives for every nominal level, say 0.9, a lower and an upper table, labelled as
@@ -236,6 +233,7 @@ def calibration(truth: pd.DataFrame, intervals: Intervals) -> pd.DataFrame:
             raise SchemaError(
                 f"{int(crossed.sum())} lower ends at {level:g} are above their upper ends"
             )
+        # Ends included: an interval of no width covers what it says exactly.
         inside = ((true >= low) & (true <= high)).to_numpy().mean(axis=1)
         width = (high - low).to_numpy().mean(axis=1)
         parts[level] = pd.DataFrame({"coverage": inside, "width": width}, index=true.index)

@@ -1,6 +1,4 @@
-"""A measured and a predicted DE table as arrays, with what several metrics need of them computed
-once.
-"""
+"""A measured and a predicted DE table as arrays, with what several metrics need of them."""
 
 from __future__ import annotations
 
@@ -119,9 +117,7 @@ def _centred_ranks(values: Array) -> Array:
 
 
 def _significant(values: Array, *, level: float = 0.05, adjust: bool = True) -> Array:
-    """Which genes respond (conditions, genes); with ``adjust`` p is adjusted over all genes of the
-    row.
-    """
+    """Which genes respond (conditions, genes); ``adjust`` is over all genes of the row."""
     strength = np.abs(values)
     if not adjust:
         return strength >= -np.log10(level)
@@ -136,8 +132,7 @@ def _significant(values: Array, *, level: float = 0.05, adjust: bool = True) -> 
 
 
 def _evidence_weights(truth: Array) -> Array:
-    """Weights from the truth's absolute values: scaled to 0..1 in each row, squared, sum 1 (Mejia
-    et al. 2025).
+    """|truth| scaled to 0..1 in each row, squared, summing to 1 (Mejia et al. 2025).
 
     Uniform where all absolute values of a row are equal.
     """

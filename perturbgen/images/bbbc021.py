@@ -96,6 +96,7 @@ def read_images(path: str | Path) -> pd.DataFrame:
     path = find_table(path, IMAGES)
     files = {name: (f"Image_PathName_{name}", f"Image_FileName_{name}") for name in CHANNELS}
     wanted = [*_IMAGE_COLUMNS, *(column for pair in files.values() for column in pair)]
+    # concentrations too are text, by which they are joined (see _concentration)
     raw = read_frame(path, columns=wanted, text=[name for name in wanted if name != "Replicate"])
     require_values(raw, wanted, "Image_FileName_DAPI", path)
     images = raw.rename(columns=_IMAGE_COLUMNS)[list(_IMAGE_COLUMNS.values())]
@@ -105,8 +106,10 @@ def read_images(path: str | Path) -> pd.DataFrame:
         channel: [parse_file_name(name) for name in raw[file]]
         for channel, (_, file) in files.items()
     }
+    # rows of this table are joined to wells: a shift of one column would relabel images silently
     _check_names(raw, names, path)
     images.insert(2, "site", [name.site for name in names["DAPI"]])
+    # plates are called Week4_27481, and a week's plates were stained together
     images.insert(3, "week", images["plate"].str.split("_").str[0])
     for channel, (folder, file) in files.items():
         images[channel] = raw[folder] + "/" + raw[file]
@@ -166,6 +169,7 @@ def read_bbbc021(folder: str | Path, *, table: str = PROFILES) -> Profiles:
         columns=dict(zip(keys, ["plate", "well"], strict=True))
     )
     require_unique(raw["plate"] + " " + raw["well"], "well", path)
+    # validated: a well that joined twice would count twice among the replicates
     meta = raw[["plate", "well"]].merge(
         _read_wells(folder), on=["plate", "well"], how="left", validate="1:1"
     )

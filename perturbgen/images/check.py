@@ -14,7 +14,7 @@ from perturbgen.core.errors import InputError, SchemaError, shorten
 from perturbgen.images.fields import fields, find_images, read_field
 from perturbgen.images.readers import (
     STREAMED,
-    kind_of,
+    kind_of_source,
     opened,
     read_rxrx1_metadata,
     stream_embeddings,
@@ -28,8 +28,9 @@ _Lines = list[dict[str, Any]]
 
 def check_source(source: Path, *, limit: int) -> _Lines:
     """Findings about the profiles of a source, its plates and, where there are any, its images."""
+    # a folder of images without tables is a source, too
     try:
-        kind = kind_of(source)
+        kind = kind_of_source(source)
     except InputError:
         return _check_images(find_images(source), limit=limit)
     lines = [_finding("kind", kind)]
@@ -48,6 +49,7 @@ def check_source(source: Path, *, limit: int) -> _Lines:
 
 def _check_streamed(source: Path, kind: str) -> _Lines:
     """As :func:`_check_profiles`, and which rows have no partner in the other table."""
+    # joined as ingest joins them: what has no partner is known only when all rows were seen
     with tempfile.TemporaryDirectory() as folder:
         profiles, orphans = stream_embeddings(source, Path(folder) / "profiles")
         lines = _check_profiles(profiles)
@@ -69,7 +71,9 @@ def _check_profiles(profiles: Profiles) -> _Lines:
     for rows in blocks(len(profiles)):
         values = np.asarray(profiles.values[rows])
         bad += int((~np.isfinite(values)).any(axis=1).sum())
+        # fmin and fmax pass over NaN, which are counted beside
         low, high = np.fmin(low, np.fmin.reduce(values)), np.fmax(high, np.fmax.reduce(values))
+        # hashes, not rows: the embeddings of RxRx19a are 300,000 x 1,024
         seen |= {hash(row.tobytes()) for row in values}
     plates = [name for name in ("experiment", "experiment_name", "plate") if name in profiles.meta]
     constant = profiles.features[~(high > low)]
@@ -91,6 +95,7 @@ def _check_profiles(profiles: Profiles) -> _Lines:
 
 def _check_plan(meta: pd.DataFrame) -> _Lines:
     """RxRx1: wells, controls on each plate, groups of siRNAs and how the plates turn."""
+    # the metadata of 2020 have a row a site
     wells = meta.drop_duplicates("well_id")
     controls = wells[wells["well_type"] != "treatment"].groupby(["experiment", "plate"]).size()
     groups = sirna_groups(wells)
@@ -129,6 +134,7 @@ def _check_images(images: pd.DataFrame, *, limit: int | None = None) -> list[dic
     channels = sorted(images["channel"].unique().tolist())
     short = [" ".join(map(str, key)) for key, files in found.items() if len(files) < len(channels)]
     complete = [key for key, files in found.items() if len(files) == len(channels)]
+    # evenly spread, since the first fields are all of one plate
     step = max(1, -(-len(complete) // limit)) if limit else 1
     kinds: set[str] = set()
     broken: list[str] = []

@@ -57,6 +57,7 @@ def measures(
         raw.averaged(well_labels(raw.meta)) if "well" in raw.meta or "well_id" in raw.meta else raw
     )
     mask = chosen(wells.meta, control, wells.source) if control else np.zeros(len(wells), bool)
+    # sites of a well are not replicates; a well without a label is in no group
     treated = wells.where(~mask & wells.meta[same].notna().to_numpy())
     rows = [*_replicates(treated, same, draws, rng)]
     if control:
@@ -95,12 +96,14 @@ def _replicates(treated: Profiles, same: str, draws: int, rng: np.random.Generat
     """Do wells of one perturbation find each other, and agree?"""
     values = np.asarray(treated.values)
     meta = treated.meta.assign(**{same: treated.meta[same].astype(str)})
+    # q < .05 of hundreds of groups asks for p below what a few hundred draws can give
     found = retrieve(values, meta, same=same, null_draws=max(draws, 1000)).groups
     passing = percent_replicating(values, meta, same=same, null_groups=draws, rng=rng)
     agreed = consistency(values, meta, same=same, draws=draws, rng=rng)
     return [
         _line("mAP among all wells", found["ap"].mean(), float(found["chance"].mean()), len(found)),
         _line("retrieved (q < .05)", (found["p_bh"] < 0.05).mean(), None, len(found)),
+        # 5 % pass by construction: the limit is the null's 95th percentile
         _line("percent replicating", passing["passes"].mean(), 0.05, len(passing)),
         _line("consistency (mean cosine)", agreed["consistency"].mean(), None, len(agreed)),
         _line("consistent (q < .05)", (agreed["q"] < 0.05).mean(), None, len(agreed)),
@@ -122,6 +125,7 @@ def _against_controls(
         ),
         _line("active (q < .05)", (found["p_bh"] < 0.05).mean(), None, len(found)),
     ]
+    # too few controls for an energy distance are no reason to lose the other lines
     try:
         strength = magnitude(values, meta, same=same, control=control, draws=draws, rng=rng)
     except SchemaError as error:

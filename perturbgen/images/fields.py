@@ -16,6 +16,7 @@ from perturbgen.core.files import atomic_path, require_file, require_folder
 from perturbgen.core.tables import BROKEN, find_optional
 from perturbgen.images import bbbc021
 
+# What joins files to labels; tables and folders are in different orders, so row numbers are not.
 _KEY: Final = ["plate", "well", "site"]
 
 _WELL = r"(?P<well>[A-Z]{1,2}\d\d)"
@@ -74,6 +75,7 @@ def _table_images(root: Path) -> pd.DataFrame:
 
 def fields(images: pd.DataFrame) -> dict[tuple[str, str, int], dict[int, Path]]:
     """The files of each field, by channel; a channel that occurs twice is an error."""
+    # the same field under two prefixes would silently be read from whichever file came last
     twice = images.duplicated([*_KEY, "channel"])
     if twice.any():
         first = images[twice].iloc[0]
@@ -106,6 +108,7 @@ def _read_channel(path: str | Path) -> np.ndarray:
         raise InputError(
             f"{path} cannot be read: {error}", expected="a whole PNG or TIFF", cause=BROKEN
         ) from None
+    # an RGB picture is a preview: its three numbers are no channels of the microscope
     if pixels.ndim != 2 or pixels.dtype not in (np.uint8, np.uint16):
         raise InputError(
             f"{path} is {pixels.dtype} of shape {pixels.shape}",
@@ -125,6 +128,7 @@ def read_field(files: Mapping[int, Path], channels: list[int]) -> np.ndarray:
             cause="an incomplete download",
         )
     stack = [_read_channel(files[channel]) for channel in channels]
+    # thumbnails lie beside the originals in some releases
     kinds = {
         (image.shape, str(image.dtype)): files[channel]
         for image, channel in zip(stack, channels, strict=True)
@@ -166,6 +170,7 @@ _CAPTION = 18
 
 def _shown(image: np.ndarray, full: int | None) -> np.ndarray:
     """Brightness from 0 to 1: up to ``full``, or from the 0.1st to the 99.9th percentile."""
+    # percentiles, since a single hot pixel would darken all others
     low, high = (0.0, float(full)) if full else np.percentile(image, [0.1, 99.9])
     return np.clip((image - low) / max(high - low, 1e-12), 0, 1)
 

@@ -68,6 +68,7 @@ def score_wells(
         scores, line = _score_group(
             np.asarray(profiles.values[rows], np.float64), role[rows], side_effect_weight
         )
+        # in a group whose controls overlap, rescue divides by noise
         passed = scores is not None and line["Z'"] > gate
         gates.append(dict(zip(by, key, strict=True)) | line | {"passed": passed})
         if scores is not None and passed:
@@ -93,6 +94,7 @@ def _score_group(
     own = _project_controls(values[healthy], values[diseased])
     for mask, (control_on, control_off) in zip((healthy, diseased), own, strict=True):
         on[mask], off[mask] = control_on, control_off
+    # off has no zero of its own: noise alone puts every well off the axis
     z_off = (off - off[diseased].mean()) / max(off[diseased].std(ddof=1), 1e-12)
     line["Z'"] = _z_prime(on[healthy], on[diseased])
     rescue = (on[diseased].mean() - on) / (on[diseased].mean() - on[healthy].mean())
@@ -225,6 +227,7 @@ def hit_table(
         ]
         table = pd.DataFrame(lines)
         table["q"] = false_discovery_control(table["p"].to_numpy(), method="bh")
+        # p has a floor, 1 in draws: the score orders what lies there
         table = table.sort_values(
             ["p", "score"], ascending=[True, False], kind="stable", ignore_index=True
         )
@@ -252,14 +255,17 @@ class _Null:
 
     def scores(self, means: np.ndarray, counts: np.ndarray) -> np.ndarray:
         """Each dose's distance from the controls in standard errors, (doses,)."""
+        # the controls' mean is uncertain too, hence 1/m beside 1/n
         error = self.pool.std(ddof=1) * np.sqrt(1 / counts + 1 / len(self.pool))
         return (means - self.pool.mean()) / np.maximum(error, 1e-12)
 
     def p(self, score: float, counts: np.ndarray) -> float:
         """The share of redrawn designs that score as high, never 0."""
+        # the null depends on numbers of wells only, which most treatments share
         design = tuple(sorted(int(n) for n in counts))
         if design not in self.known:
             self.known[design] = self._simulate(design)
+        # the score itself is one of the draws, so that p is never 0
         return float((1 + (self.known[design] >= score).sum()) / (1 + self.draws))
 
     def _simulate(self, design: Sequence[int]) -> np.ndarray:
@@ -311,6 +317,7 @@ def _trend(dose: np.ndarray, hit: np.ndarray) -> float:
     """Spearman's correlation of hit with dose over wells; unknown where there is one dose."""
     from scipy.stats import rankdata
 
+    # of ranks: doses are steps of a logarithm, and effects level off
     ranks = rankdata(dose), rankdata(hit)
     if min(np.ptp(rank) for rank in ranks) == 0:
         return float("nan")

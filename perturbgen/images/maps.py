@@ -40,10 +40,12 @@ def draw_map(profiles: Profiles, *, method: str = "umap", seed: int = 0) -> _Map
             f"{rows} rows of {features} features make no map",
             expected="4 or more rows, 2 or more features",
         )
+    # UMAP and t-SNE look for neighbours, which noise in hundreds of features would hide
     scores = PrincipalComponents(min(_COMPONENTS, rows, features)).fit_transform(
         profiles.values, profiles.meta
     )
     points = LAYOUTS[method](scores, seed)
+    # neighbours in a thousand features cost the square of the rows: a sample says enough
     shown = np.sort(np.random.default_rng(seed).permutation(rows)[:_SAMPLE])
     there = _neighbours(np.asarray(profiles.values[shown], np.float64))
     return _Map(
@@ -110,11 +112,13 @@ def _map_figure(points: np.ndarray, meta: pd.DataFrame, colour: str) -> Figure:
 
     from perturbgen.data.pictures import GREY, named, tints
 
+    # more labels would cover the map
     hover = meta.iloc[:, :8].astype(str).agg(" · ".join, axis=1)
     figure = go.Figure()
     marker = {"size": 5 if len(meta) < 5000 else 3, "opacity": 0.75}
 
     def add(rows: np.ndarray | slice, shade: dict[str, Any], **options: Any) -> None:
+        # drawn by the GPU: an SVG of 100,000 points stops the browser
         figure.add_scattergl(
             x=points[rows, 0],
             y=points[rows, 1],

@@ -31,14 +31,14 @@ class Matching:
 
     @classmethod
     def of(cls, name: str, meta: pd.DataFrame, neighbour: np.ndarray) -> Matching:
-        """By the row of each treatment's neighbour; -1 for none, whose columns are missing."""
+        """By the row of each treatment's neighbour; of -1, none, the columns are missing."""
         found = meta.iloc[neighbour].reset_index(drop=True).where(pd.Series(neighbour >= 0))
         columns = {"neighbour": found["compound"], "neighbour_moa": found["moa"]}
         return cls(name, meta[["compound", "concentration", "moa"]].assign(**columns))
 
     @property
     def correct(self) -> int:
-        """Treatments whose neighbour shares the mechanism."""
+        """Treatments of which the neighbour shares the mechanism."""
         return int((self.table["moa"] == self.table["neighbour_moa"]).sum())
 
     @property
@@ -68,6 +68,7 @@ def treatment_profiles(
         )
     kept = profiles.where(keep)
     by = ["compound", "concentration"]
+    # a treatment profiled in several weeks shares a batch with the treatments of each
     weeks = (
         kept.meta.groupby(by)["week"]
         .apply(lambda names: tuple(sorted(set(names))))
@@ -93,6 +94,7 @@ def cosines(values: np.ndarray) -> np.ndarray:
 def admissible(meta: pd.DataFrame, *, other_batch: bool) -> np.ndarray:
     """Which treatments may be neighbours: of two compounds and, for NSCB, of no common batch."""
     compound = meta["compound"].to_numpy()
+    # doses of one compound resemble each other whatever the mechanism
     allowed = compound[:, None] != compound[None]
     if other_batch:
         member = pd.DataFrame([dict.fromkeys(names, 1.0) for names in meta["batches"]]).fillna(0.0)
@@ -102,6 +104,7 @@ def admissible(meta: pd.DataFrame, *, other_batch: bool) -> np.ndarray:
 
 def nearest_allowed(similarity: np.ndarray, allowed: np.ndarray) -> np.ndarray:
     """The most similar allowed column of each row, -1 where none is allowed."""
+    # of a row of -inf alone argmax is 0, hence the second line
     best = np.where(allowed, similarity, -np.inf).argmax(axis=1)
     return np.where(allowed.any(axis=1), best, -1)
 

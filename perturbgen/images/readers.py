@@ -78,6 +78,7 @@ HEALTHY: Final = "disease_condition=Mock|UV Inactivated SARS-CoV-2"
 DISEASED: Final = "disease_condition=Active SARS-CoV-2 & treatment="
 RXRX3_CORE: Final = "metadata_rxrx3_core.csv"
 _RXRX3_FULL: Final = "metadata_rxrx3.csv"
+# All other columns are text: a well A01 or an id of digits must not become a number.
 _NUMBERS: Final = ("plate", "site", "sirna_id", "treatment_conc", "concentration")
 _WELL_TYPES: Final = ("treatment", "positive_control", "negative_control")
 _GUIDE: Final = re.compile(r"^(.+)_guide_(\d+)$")
@@ -85,13 +86,14 @@ _GUIDE: Final = re.compile(r"^(.+)_guide_(\d+)$")
 _Layout = Literal["auto", "2020", "kaggle"]
 
 
-def kind_of(path: str | Path) -> str:
+def kind_of_source(path: str | Path) -> str:
     """``bbbc021``, ``rxrx1``, ``rxrx1-kaggle``, ``rxrx19``, ``rxrx3``, ``folder`` or ``table``."""
     path = Path(path)
     if not path.is_dir():
         return "table"
     if (path / VALUES).exists() or (path / MATRIX).exists():
         return "folder"
+    # these have a table of their own name; RxRx1 and RxRx19 both call theirs metadata.csv
     for name, kind in (
         (bbbc021.IMAGES, "bbbc021"),
         (RXRX3_CORE, "rxrx3"),
@@ -119,7 +121,7 @@ def opened(path: str | Path, *, key: str | None = None) -> Iterator[Profiles]:
 
     ``key`` is :func:`perturbgen.profiles.read_profiles`'s, for a file.
     """
-    kind = kind_of(path)
+    kind = kind_of_source(path)
     if kind in STREAMED:
         with tempfile.TemporaryDirectory() as folder:
             yield stream_embeddings(path, Path(folder) / "profiles")[0]
@@ -137,7 +139,7 @@ def opened(path: str | Path, *, key: str | None = None) -> Iterator[Profiles]:
 
 def stream_embeddings(path: str | Path, out: str | Path) -> tuple[Profiles, Orphans]:
     """The embeddings of RxRx1, RxRx19 or RxRx3 with their labels, as a profile folder ``out``."""
-    read_metadata, files, key = STREAMED[kind_of(path)]
+    read_metadata, files, key = STREAMED[kind_of_source(path)]
     meta = read_metadata(Path(path))
     embeddings = read_embeddings(files(Path(path)), key=key)
     return stream_profiles(embeddings, meta, out=out, where=str(path))
@@ -182,6 +184,7 @@ def _well_ids(meta: pd.DataFrame) -> pd.Series:
 
 def _check_ids(ids: pd.Series, built: pd.Series, path: Path) -> None:
     """Each id is made of its row's own labels."""
+    # of a table that was sorted by one column alone every id and every label is still a valid one
     wrong = ids != built
     if wrong.any():
         raise SchemaError(
@@ -234,6 +237,7 @@ def _read_rxrx19_metadata(path: Path) -> pd.DataFrame:
             absent,
             len(meta),
         )
+    # the tail (CXSMILES) marks racemates and the like, and is no part of a SMILES
     return meta.assign(smiles=meta["SMILES"].str.split(" |", n=1, regex=False).str[0])
 
 
@@ -257,6 +261,7 @@ def _read_rxrx3_metadata(folder: Path) -> pd.DataFrame:
 
 def _rxrx3_parquet(folder: Path) -> list[Path]:
     """One file (core), or one a plate (full)."""
+    # sorted: rows come in the same order on every file system
     paths = sorted(require_folder(folder).glob("*embeddings.parquet"))
     paths = paths or sorted(folder.glob("*/Plate*/embeddings.parquet"))
     if not paths:

@@ -56,6 +56,7 @@ def decode_wells(
             f"siRNA {group.index[group.isna()][0]} belongs to no group",
             expected="a group for each siRNA",
         )
+    # the plates of an experiment hold different groups, so they are decided together
     result = pd.Series(index=log_p.index, dtype=log_p.columns.dtype)
     for _, part in wells.groupby("experiment", sort=True):
         for plate, number in plate_groups(log_p.loc[part.index], part["plate"], group).items():
@@ -102,6 +103,7 @@ def _choose(log_p: pd.DataFrame, mode: _Mode) -> np.ndarray:
             f"{len(log_p)} wells and {len(names)} siRNAs on a plate",
             expected="a siRNA at most once",
         )
+    # no siRNA lies twice on a plate: the best one-to-one assignment, by the sum of log P
     return names[linear_sum_assignment(log_p.to_numpy(), maximize=True)[1]]
 
 
@@ -132,6 +134,7 @@ def sirna_groups(meta: pd.DataFrame) -> pd.Series:
     wells = treatment_wells(meta)
     group: dict[int, int] = {}
     for experiment, part in wells.groupby("experiment", sort=True):
+        # a siRNA in two wells of a plate counts once
         part = part.drop_duplicates("sirna_id")
         known = part["sirna_id"].map(group)
         if group:
@@ -231,10 +234,12 @@ def _one_control(
     Where there is none it is the parent's (the experiment's).
     """
     result, open_rows = np.empty_like(values), np.ones(len(values), bool)
+    # from the plate up, until every row has a control to be compared with
     for level in range(len(by), 0, -1):
         groups = Groups.of(profiles.meta, by[:level], profiles.source)
         codes = groups.codes
         count, mean = groups.means(values, np.flatnonzero(rows))
+        # a control row in its own centroid would resemble itself
         left = count[codes] - rows
         usable = open_rows & (left > 0)
         total = mean[codes[usable]] * count[codes[usable]][:, None] - np.where(

@@ -18,7 +18,7 @@ import pandas as pd
 
 from perturbgen.core.console import track
 from perturbgen.core.errors import ConfigError, SchemaError
-from perturbgen.core.folds import deal
+from perturbgen.core.folds import choose, deal
 from perturbgen.profiles.linear import Projection, finite_rows, unit
 from perturbgen.profiles.table import Profiles
 from perturbgen.retrieval import MatchedFold, match_fold
@@ -113,6 +113,7 @@ def _for_matching(space: _Space) -> _Space:
 
     The product of two rows is then what they are expected to share.
     """
+    # a variate that is negatively correlated in training says nothing
     weight = np.sqrt(np.clip(space.first.strength, 0, None))
     first, second = (
         Projection(side.mean, side.matrix * weight, side.strength)
@@ -194,7 +195,7 @@ def _predicted(ridge: float) -> Setting:
     return Setting(f"ridge {ridge:g}", fit)
 
 
-def known(first: _Array, second: _Array) -> Setting:
+def given_maps(first: _Array, second: _Array) -> Setting:
     """Maps (features, dimensions) that are given, not fitted: a fixture's truth, the ceiling."""
 
     def fit(x: Spectrum, y: Spectrum) -> _Directions:
@@ -230,7 +231,7 @@ def methods(*, first_features: int, second_features: int) -> dict[str, list[Sett
 
 
 @dataclass(frozen=True)
-class Pairs:
+class PairedProfiles:
     """Profiles of the same perturbations, in the same order, by two assays.
 
     The first's labels are the pairs': an index of names, and ``compound``.
@@ -269,6 +270,7 @@ class Matched:
 
 def _compound_folds(compounds: _Array, folds: int, *, rng: np.random.Generator) -> _Array:
     """(rows,) the fold of each row."""
+    # doses of a compound are told apart by neither assay: they may not be on both sides
     codes, names = pd.factorize(np.asarray(compounds, object))
     if folds < 2:
         raise ConfigError(f"{folds} folds", expected="2 or more")
@@ -282,7 +284,7 @@ def _compound_folds(compounds: _Array, folds: int, *, rng: np.random.Generator) 
 
 
 def _splits(
-    pairs: Pairs, rows: _Array, folds: int, *, rng: np.random.Generator
+    pairs: PairedProfiles, rows: _Array, folds: int, *, rng: np.random.Generator
 ) -> Iterator[_Split]:
     """Each fold of the ``rows`` withheld once."""
     fold = _compound_folds(pairs.meta["compound"].to_numpy()[rows], folds, rng=rng)
@@ -293,7 +295,7 @@ def _splits(
 
 
 def match(
-    pairs: Pairs,
+    pairs: PairedProfiles,
     methods: Mapping[str, Sequence[Setting]],
     *,
     folds: int,
@@ -312,6 +314,7 @@ def match(
     }
     outer = _splits(pairs, np.arange(len(pairs)), folds, rng=rng)
     for split in track(outer, "folds", folds):
+        # settings are chosen without the withheld fold, or the best of a grid would be luck
         within = list(_splits(pairs, split.train, inner, rng=rng))
         for name, grid in methods.items():
             best = _choose(pairs, within, grid)
@@ -326,7 +329,12 @@ def match(
 
 
 def fit_chosen(
-    pairs: Pairs, train: _Array, grid: Sequence[Setting], *, inner: int, rng: np.random.Generator
+    pairs: PairedProfiles,
+    train: _Array,
+    grid: Sequence[Setting],
+    *,
+    inner: int,
+    rng: np.random.Generator,
 ) -> tuple[Projection, Projection]:
     """The space of both assays by the setting that inner folds of the ``train`` rows rank best."""
     best = _choose(pairs, list(_splits(pairs, train, inner, rng=rng)), grid)
@@ -335,20 +343,20 @@ def fit_chosen(
     return space.first, space.second
 
 
-def _choose(pairs: Pairs, within: Sequence[_Split], grid: Sequence[Setting]) -> Setting:
+def _choose(pairs: PairedProfiles, within: Sequence[_Split], grid: Sequence[Setting]) -> Setting:
     """The setting with the best mean average precision over inner folds; ties go to the first."""
+    # nothing to choose: the inner folds would be decomposed for nothing
     if len(grid) == 1:
         return grid[0]
-    worth = [
-        np.mean(
-            [_precision(pairs, split, setting.fit(split.first, split.second)) for split in within]
-        )
-        for setting in grid
-    ]
-    return grid[int(np.argmax(worth))]
+
+    def precision(setting: Setting) -> float:
+        fits = ((split, setting.fit(split.first, split.second)) for split in within)
+        return float(np.mean([_precision(pairs, split, fit) for split, fit in fits]))
+
+    return choose(grid, precision).best
 
 
-def _precision(pairs: Pairs, split: _Split, spaces: _Directions) -> float:
+def _precision(pairs: PairedProfiles, split: _Split, spaces: _Directions) -> float:
     """The mean of 1 / rank over withheld rows and directions, partners that tie ranked last.
 
     One partner is right, so this is mean average precision, at the price of one product of
@@ -363,7 +371,7 @@ def _precision(pairs: Pairs, split: _Split, spaces: _Directions) -> float:
     return float(np.mean(values))
 
 
-def _embedded(pairs: Pairs, rows: _Array, space: _Space) -> tuple[_Array, _Array]:
+def _embedded(pairs: PairedProfiles, rows: _Array, space: _Space) -> tuple[_Array, _Array]:
     """Rows of both assays in the space."""
     return (
         space.first.transform(pairs.first.values[rows]),
@@ -371,7 +379,9 @@ def _embedded(pairs: Pairs, rows: _Array, space: _Space) -> tuple[_Array, _Array
     )
 
 
-def _ask(pairs: Pairs, split: _Split, spaces: _Directions) -> tuple[MatchedFold, MatchedFold]:
+def _ask(
+    pairs: PairedProfiles, split: _Split, spaces: _Directions
+) -> tuple[MatchedFold, MatchedFold]:
     """The withheld rows of each assay look for their partners in the other."""
     names = pairs.meta.index[split.held]
     (first, second), (back_first, back_second) = (
@@ -382,7 +392,7 @@ def _ask(pairs: Pairs, split: _Split, spaces: _Directions) -> tuple[MatchedFold,
 
 
 def _ask_torn(
-    pairs: Pairs, split: _Split, setting: Setting, rng: np.random.Generator
+    pairs: PairedProfiles, split: _Split, setting: Setting, rng: np.random.Generator
 ) -> tuple[MatchedFold, MatchedFold]:
     """The same after fits to pairs that were torn apart, the mean of all tearings."""
     asked = []
@@ -398,7 +408,7 @@ def _ask_torn(
 
 
 def variate_correlations(
-    pairs: Pairs, setting: Setting, *, folds: int, rng: np.random.Generator
+    pairs: PairedProfiles, setting: Setting, *, folds: int, rng: np.random.Generator
 ) -> pd.DataFrame:
     """(folds, variates) correlation of each pair of variates over withheld perturbations."""
     rows = []

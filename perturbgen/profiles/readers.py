@@ -77,6 +77,7 @@ def _read_extraction(folder: Path) -> Profiles:
     """What ``perturbgen l1000 extract`` wrote: samples are rows, genes (by Entrez id) features."""
     folder = require_folder(folder, "extraction")
     manifest = json.loads(require_file(folder / MANIFEST, "manifest").read_text())
+    # mapped: 1.2 million profiles of 978 genes are 4.7 GB
     matrix = _map(folder / MATRIX)
     if matrix.shape != (manifest["samples"], manifest["genes"]):
         raise InputError(
@@ -96,6 +97,7 @@ def _read_h5ad(path: Path, key: str | None) -> Profiles:
     from perturbgen.core.tables import h5ad_errors
 
     with h5ad_errors(path):
+        # backed: an embedding is asked for more often than the counts beside it
         adata = anndata.read_h5ad(path, backed="r")
         try:
             names = [*adata.obsm, "X"]
@@ -111,6 +113,7 @@ def _read_h5ad(path: Path, key: str | None) -> Profiles:
             adata.file.close()
     if not len(meta):
         raise InputError(f"{path} has no rows", expected="at least one")
+    # a single column may come without its second dimension
     values = found.toarray() if hasattr(found, "toarray") else np.asarray(found)
     values = values.reshape(len(meta), -1)
     if key == "X":

@@ -205,8 +205,10 @@ def stream_profiles(
     key = embeddings.key
     require_replaceable(out)
     require_unique(meta[key], key, f"{where} (metadata)")
+    # the labels fit into memory, the values need not: each row finds its labels as it comes
     place = {name: row for row, name in enumerate(meta[key])}
     positions, stray, total = [], [], 0
+    # a broken file ends the stream late: nothing half-written may bear the final name
     with atomic_path(out) as part, progress("embeddings", len(meta)) as tick:
         part.mkdir()
         with open(part / VALUES, "wb") as file:

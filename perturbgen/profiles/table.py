@@ -111,6 +111,7 @@ class Profiles:
             meta = meta.reset_index(drop=True)
         if not on_disk:
             return replace(self, values=np.asarray(self.values[rows]), meta=meta)
+        # rows of rows are rows of the stored matrix: selecting twice reads once
         stored, own = self.stored()
         # it does what is asked of an array here; a subclass of ndarray could not read on use
         values = cast("np.ndarray", _Selected(stored, own[rows]))
@@ -189,6 +190,7 @@ def tidy(
 
     The error names the first row and the features.
     """
+    # what float32 cannot hold would be infinite once it is written
     bad_rows, bad_features = np.zeros(len(profiles), bool), np.zeros(len(profiles.features), bool)
     for rows in blocks(len(profiles)):
         bad = ~(np.abs(profiles.values[rows]) <= _LARGEST)
@@ -238,6 +240,7 @@ def chosen(meta: pd.DataFrame, condition: str, where: str = "the metadata") -> n
             )
         require_columns(meta.columns, [column.strip()], where)
         text = meta[column.strip()].astype("string").fillna("")
+        # a number in a condition is compared as it is written: plate=1
         mask &= text.isin([value.strip() for value in values.split("|")]).to_numpy()
     if not mask.any():
         raise SchemaError(

@@ -1,5 +1,4 @@
-"""Exact retrieval for L1000 profiles, images and latent spaces: positives are said by columns, self
-is excluded.
+"""Exact retrieval for L1000 profiles, images and latent spaces, said by columns of labels.
 
 Similarities are computed for a few queries at a time, so memory is O(queries in flight x
 candidates), never a list of pairs.

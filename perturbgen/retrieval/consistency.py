@@ -1,5 +1,4 @@
-"""Do replicates agree, do they differ from controls, and are perturbations that belong together
-alike? With nulls.
+"""Do replicates agree, differ from controls, and resemble what they belong to? With nulls.
 
 Consistency and magnitude of groups and recall of known relations after EFAAR (Celik et al. 2024),
 with the sums done by algebra instead of over lists of pairs; percent replicating and percent
@@ -42,8 +41,7 @@ def consistency(
     draws: int = 1000,
     rng: np.random.Generator,
 ) -> pd.DataFrame:
-    """Per group of two or more rows: ``size``, ``consistency`` (the mean cosine of its pairs), p
-    and q (BH).
+    """Per group of two rows or more: ``size``, ``consistency`` (its mean cosine), p and q (BH).
 
     With unit rows u the mean over pairs is (|sum u|^2 - n) / (n (n - 1)). The null draws as many
     rows, each of another group, among the rows of the mask ``null`` (perturbations known to do
@@ -81,8 +79,7 @@ def magnitude(
     draws: int = 1000,
     rng: np.random.Generator,
 ) -> pd.DataFrame:
-    """Per group of two or more rows: ``size``, ``magnitude`` (its energy distance to the controls),
-    p and q (BH).
+    """Per group of two rows or more: ``size``, ``magnitude`` (energy distance to controls), p, q.
 
     The energy distance 2 E|x - y| - E|x - x'| - E|y - y'| is taken over pairs of different rows, so
     its mean is 0 where nothing was done, whatever the sizes. The null takes as many controls for
@@ -104,6 +101,7 @@ def magnitude(
             f"{len(rows)} controls and {len(wanted)} groups of {same!r} with two rows",
             expected="groups of at least two, and more controls than the largest group has rows",
         )
+    # Once for all draws: a draw only chooses which of these distances are within and across.
     base = cdist(vectors[rows], vectors[rows])
     spread = _mean_pair(base)
     values = {}
@@ -125,9 +123,7 @@ def _mean_pair(square: Array) -> float:
 
 
 def _null_energy(base: Array, size: int, rng: np.random.Generator) -> float:
-    """The energy distance of ``size`` random controls from all others; ``base`` (controls,
-    controls) are distances.
-    """
+    """The energy distance of ``size`` random controls from all others, by their distances."""
     n, total = len(base), base.sum()
     inside = rng.choice(n, size, replace=False)
     to_all, within = base[inside].sum(), base[np.ix_(inside, inside)].sum()
@@ -141,6 +137,7 @@ def _null_energy(base: Array, size: int, rng: np.random.Generator) -> float:
 
 def _one_a_group(group: Array, pool: Array, size: int, rng: np.random.Generator) -> Array:
     """``size`` random rows of the mask ``pool``, no two of one group."""
+    # Permuted first, so that which row stands for its group is random.
     rows = rng.permutation(np.flatnonzero(pool))
     first = rows[np.unique(group[rows], return_index=True)[1]]
     if len(first) < size:
@@ -190,8 +187,7 @@ def percent_replicating(
     quantile: float = 0.95,
     rng: np.random.Generator,
 ) -> pd.DataFrame:
-    """Per group of two or more: ``median`` similarity of its pairs, the ``threshold`` of its size,
-    ``passes``.
+    """Per group of two or more: ``median`` similarity of its pairs, ``threshold``, ``passes``.
 
     The threshold is the quantile of the median over pairs of ``null_groups`` random groups as
     large, whose members are all of different groups. ``table["passes"].mean()`` is percent
@@ -221,6 +217,7 @@ def percent_replicating(
     medians, sizes = {}, {}
     for code in range(group.max(initial=-1) + 1):
         rows = np.flatnonzero((group == code) & (unit >= 0))
+        # Pairs grow as the square: of a vehicle's thousands of wells some are enough.
         if len(rows) > _LARGEST:
             rows = np.sort(rng.choice(rows, _LARGEST, replace=False))
         values = pair_values(rows)
@@ -232,6 +229,7 @@ def percent_replicating(
             expected="groups of at least two rows",
             fix="another same=",
         )
+    # The median of few pairs spreads more than that of many: each size has a limit of its own.
     limits = {}
     for size in sorted(set(sizes.values())):
         drawn = [null_median(size) for _ in range(null_groups)]
@@ -250,8 +248,7 @@ def relationship_recall(
     permutations: int = 1000,
     rng: np.random.Generator,
 ) -> dict[str, Any]:
-    """The share of known pairs among the most alike and the most opposite ``tail`` of all pairs of
-    perturbations.
+    """The share of known pairs among the most alike and the most opposite ``tail`` of all pairs.
 
     ``embedding`` (perturbations, features), each once. ``recall`` counts both tails (chance 2
     tail), ``close`` the upper and ``opposite`` the lower one. p: the perturbations' names are
@@ -278,6 +275,7 @@ def relationship_recall(
     everyone = np.arange(len(unit))
     close, opposite = shares(everyone)
     drawn = [shares(rng.permutation(everyone)).sum() for _ in range(permutations)]
+    # A permutation that gives the same pairs may differ by rounding.
     reached = int((np.array(drawn) >= close + opposite - 1e-12).sum())
     return {
         "pairs": len(pairs),
@@ -290,8 +288,7 @@ def relationship_recall(
 
 
 def _known_pairs(relations: pd.DataFrame, labels: pd.Index) -> Array:
-    """(pairs, 2) places among ``labels`` of the relations' ends; each unordered pair once, none
-    with itself.
+    """(pairs, 2) places among ``labels`` of the relations' ends, each unordered pair once.
 
     ``relations`` has the columns entity1 and entity2; a pair with an end that was not measured is
     dropped.
@@ -314,9 +311,7 @@ def _known_pairs(relations: pd.DataFrame, labels: pd.Index) -> Array:
 
 
 def _pair_cosines(unit: Array, rng: np.random.Generator) -> Array:
-    """Cosines of all pairs of different rows, or of so many random ones that quantiles are the same
-    to 1e-4.
-    """
+    """Cosines of all pairs of different rows, or of very many random ones."""
     n = len(unit)
     if n * (n - 1) // 2 <= _MOST:
         return (unit @ unit.T)[np.triu_indices(n, 1)]

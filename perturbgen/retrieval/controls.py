@@ -1,6 +1,4 @@
-"""The controls that every retrieval number needs: other plates, other wells, shuffled labels, the
-plate itself.
-"""
+"""The controls that every retrieval number needs: other plates and wells, shuffled labels."""
 
 from __future__ import annotations
 
@@ -29,8 +27,7 @@ def controlled(
     rng: np.random.Generator,
     **options: Any,
 ) -> pd.DataFrame:
-    """A row per variant of one retrieval (means per query), ``note`` saying why a variant is
-    impossible.
+    """A row per variant of one retrieval (means per query); ``note`` says why one is impossible.
 
     * ``other plate``, ``other well``: positives must lie on another plate, at another position, so
       that neither can help; ``negatives on the plate``: negatives share the query's plate, so that
@@ -69,6 +66,7 @@ def controlled(
             result = retrieve(
                 embedding, labels, **{"same": same, "differ": differ, **options, **rule}
             )
+        # One plate only, for instance: the other variants still say something.
         except SchemaError as error:
             rows[name] = {"note": error.what}
             continue
@@ -86,14 +84,14 @@ def shuffle_labels(
     rows: Array | None = None,
     rng: np.random.Generator,
 ) -> pd.DataFrame:
-    """The same table with the labels permuted among the rows that agree in ``within``; groups keep
-    their sizes.
+    """The table with labels permuted among the rows that agree in ``within``.
 
     Rows outside the mask ``rows`` (the vehicle) and rows without a label keep what they have.
     """
     require_labels(meta, [*columns, *within])
     place = np.arange(len(meta))
     movable = read_mask(rows, meta, "rows") & (codes(meta, columns) >= 0)
+    # Within the plate: what retrieval still finds is then what plates and positions give.
     stratum = codes(meta, within)
     for code in np.unique(stratum):
         here = np.flatnonzero((stratum == code) & movable)

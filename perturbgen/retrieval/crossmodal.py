@@ -1,5 +1,4 @@
-"""Do two modalities in a shared space find each other: does each profile find its partner among the
-other's?
+"""Two modalities in a shared space: does each profile find its partner among the other's?
 
 For one pair of tables, and for folds of perturbations that the maps into the space never saw,
 pooled, with chance, a permutation null and intervals over groups. One partner is right for each
@@ -35,8 +34,7 @@ def match_modalities(
     names: Sequence[str] = ("first", "second"),
     rng: np.random.Generator,
 ) -> pd.DataFrame:
-    """Retrieval of partners in both directions; a row per direction and stratum, with permutation
-    p-values.
+    """Retrieval of partners in both directions; a row per direction and stratum.
 
     Both tables are (perturbations, features) in one space, indexed by perturbation, each once
     (average replicates first). Partners share the label; what is in one table only stays a
@@ -89,15 +87,14 @@ def _shared_labels(first: pd.DataFrame, second: pd.DataFrame) -> pd.Index:
 def _partner_ranks(
     source: pd.DataFrame, target: pd.DataFrame, shared: pd.Index, measure: Measure
 ) -> tuple[Array, Array]:
-    """(shared, shared) first and last rank, among all of target's rows, of each shared perturbation
-    for each query.
-    """
+    """(shared, shared) first and last rank of each shared perturbation for each query."""
     both = pd.concat([source, target], ignore_index=True)
     vectors = read_embedding(both.to_numpy(), both[[]])
     everyone = np.arange(len(both))
     asked, found = everyone[: len(source)], everyone[len(source) :]
     prepared = prepare_similarity(vectors, asked, found, measure)
     wanted = target.index.get_indexer(shared)
+    # Of every shared perturbation, not the partner alone: a permutation only looks its ranks up.
     low = np.empty((len(shared), len(shared)), np.int32)
     high = np.empty_like(low)
     for i in range(len(shared)):
@@ -131,6 +128,7 @@ def _tested(
 def _metrics(low: Array, high: Array, total: int) -> Array:
     """R@k, MRR and the median rank of partners that rank anywhere from ``low`` to ``high``."""
     scores = _partner_scores(low, high, total, _DEPTHS)
+    # Each column by itself: a mean over rows of the table would add in another order.
     hits = [scores[:, 2 + i].mean() for i in range(len(_DEPTHS))]
     return np.array([*hits, scores[:, 0].mean(), np.median(scores[:, 1])])
 
@@ -142,8 +140,7 @@ _SMALL_IS_GOOD: Final = np.array([False, True, False, False])
 
 @dataclass(frozen=True)
 class MatchedFold:
-    """The withheld perturbations of one fold: ``labels``, and the scores (n, n, 4) of each query
-    with each partner.
+    """The withheld perturbations of one fold, and the scores (n, n, 4) of queries with partners.
 
     ``scores[i, j]`` is what query i would have if j were its partner: the diagonal is what
     happened.
@@ -155,18 +152,14 @@ class MatchedFold:
 
 
 def match_fold(first: pd.DataFrame, second: pd.DataFrame) -> MatchedFold:
-    """Queries ``first`` and candidates ``second`` (perturbations, dimensions) in one space,
-    compared by cosine.
-    """
+    """Queries ``first`` and candidates ``second`` (perturbations, dimensions), by cosine."""
     labels = _shared_labels(first, second)
     low, high = _partner_ranks(first.loc[labels], second, labels, "cosine")
     return MatchedFold(labels, _partner_scores(low, high, len(second), _SCORED_DEPTHS), len(second))
 
 
 def _partner_scores(low: Array, high: Array, total: int, depths: Sequence[int]) -> Array:
-    """(..., 2 + depths) average precision, rank quantile (0 best) and hits in the first k of
-    partners at these ranks.
-    """
+    """(..., 2 + depths) average precision, rank quantile (0 best), hits in the first k."""
     # A partner that ties with others lies anywhere from ``low`` to ``high``; its expectation
     # counts.
     width = high - low + 1
@@ -204,8 +197,7 @@ def score_folds(
     draws: int,
     rng: np.random.Generator,
 ) -> pd.DataFrame:
-    """A row for all queries and one for each stratum: the scores, their chance, null, p, and
-    intervals.
+    """A row for all queries and one for each stratum: scores, chance, null, p, and intervals.
 
     ``groups`` maps a perturbation to its compound. The null gives each compound the partners of
     another one of its fold and stratum, all doses together, p = (hits + 1) / (permutations + 1);
@@ -256,6 +248,7 @@ def _with_fold_tests(
     found, null = _summary(observed), np.array(drawn)
     better = np.where(_SMALL_IS_GOOD, null <= found, null >= found)
     p = (better.sum(axis=0) + 1) / (permutations + 1)
+    # Doses of one compound are not independent, and a compound of another fold is another one.
     clusters = [(i, code) for i, (_, _, part) in enumerate(parts) for code in part]
     low, high = _intervals(observed, resample(len(clusters), draws, rng, clusters))
     row: dict[str, Any] = {"stratum": name, "n": len(observed), "compounds": len(set(clusters))}
@@ -281,6 +274,7 @@ def _summary(scores: Array) -> Array:
 def _exchange(codes: Array, rng: np.random.Generator) -> Array:
     """(rows,) a partner for each row: each group takes another's rows, in their order."""
     members = [np.flatnonzero(codes == code) for code in np.unique(codes)]
+    # Whole compounds: one by one, doses of a compound would count as so many finds.
     order = rng.permutation(len(members))
     partner = np.empty(len(codes), int)
     for mine, other in zip(members, order, strict=True):
@@ -308,9 +302,7 @@ def _weighted_medians(values: Array, counts: Array) -> Array:
 def matched_difference(
     ours: pd.Series, theirs: pd.Series, groups: pd.Series, *, draws: int, rng: np.random.Generator
 ) -> Array:
-    """(3,) the mean of ``ours - theirs`` over perturbations, and its 95 % interval; whole compounds
-    are drawn.
-    """
+    """(3,) the mean of ``ours - theirs`` over perturbations, and its 95 % interval."""
     gap = (ours - theirs.loc[ours.index]).to_numpy()
     low, high = interval(
         means(gap[None], resample(len(gap), draws, rng, groups.loc[ours.index].tolist()))
@@ -321,8 +313,7 @@ def matched_difference(
 def mantel(
     first: pd.DataFrame, second: pd.DataFrame, *, permutations: int = 999, rng: np.random.Generator
 ) -> dict[str, float]:
-    """Mantel's test: Spearman's correlation of the two assays' correlations between perturbations,
-    all pairs i < j.
+    """Mantel's test: Spearman's correlation of the two assays' similarities, all pairs i < j.
 
     Both tables are (perturbations, features), joined by their index, each perturbation once. The
     null permutes perturbations of one assay; p = (hits + 1) / (permutations + 1), one-sided.

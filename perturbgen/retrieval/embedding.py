@@ -18,7 +18,7 @@ from perturbgen.core.stats import Array
 
 Measure = str | Callable[[Array, Array], Array]
 _NAMES: Final = ("cosine", "correlation", "spearman", "euclidean", "precomputed")
-log = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 
 def as_list(columns: str | Sequence[str]) -> list[str]:
@@ -38,9 +38,7 @@ def require_labels(meta: pd.DataFrame, columns: Sequence[str]) -> None:
 
 
 def codes(meta: pd.DataFrame, columns: Sequence[str]) -> Array:
-    """(rows,) one integer for each combination of values, in order of appearance; -1 where any is
-    missing.
-    """
+    """(rows,) one integer for each combination of values, by appearance; -1 if any is missing."""
     combined = np.zeros(len(meta), np.int64)
     for column in columns:
         one, values = pd.factorize(meta[column])
@@ -73,9 +71,7 @@ def read_mask(mask: Array | None, meta: pd.DataFrame, name: str) -> Array:
 
 
 def read_embedding(embedding: Array | pd.DataFrame, meta: pd.DataFrame) -> Array:
-    """(rows, features) floats without NaN, a row for each of meta's; a labelled table is joined by
-    label.
-    """
+    """(rows, features) finite floats, a row for each of meta's, joined by label where labelled."""
     if isinstance(embedding, pd.DataFrame):
         absent = meta.index.difference(embedding.index)
         if len(absent) or not embedding.index.is_unique:
@@ -93,6 +89,7 @@ def read_embedding(embedding: Array | pd.DataFrame, meta: pd.DataFrame) -> Array
         )
     if vectors.dtype.kind not in "fiub":
         raise SchemaError(f"an embedding of type {vectors.dtype}", expected="numbers")
+    # Products of half precision or of small integers overflow.
     vectors = vectors if vectors.dtype in (np.float32, np.float64) else vectors.astype(np.float32)
     bad = ~np.isfinite(vectors).all(axis=1)
     if bad.any():
@@ -131,6 +128,7 @@ class Similarity:
             raise SchemaError(
                 "the similarity gave NaN or infinity", expected="a finite number for every pair"
             )
+        # One layout, for which the kernels are compiled once.
         return np.ascontiguousarray(values)
 
 
@@ -179,7 +177,7 @@ def unit_rows(vectors: Array, measure: str) -> Array:
     largest = np.abs(rows).max(axis=1, keepdims=True, initial=0)
     empty = largest[:, 0] == 0
     if empty.any():
-        log.warning(
+        _log.warning(
             "%d of %d rows are %s vectors: their similarity to everything is 0",
             empty.sum(),
             len(rows),

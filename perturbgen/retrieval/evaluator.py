@@ -24,8 +24,9 @@ from perturbgen.retrieval.embedding import (
     prepare_similarity,
     read_embedding,
 )
+from perturbgen.retrieval.kernels import add_to_histogram, score_queries
 from perturbgen.retrieval.nulls import benjamini_hochberg, expected_ap, group_p_values
-from perturbgen.retrieval.ranks import Pairs, make_pairs, ranked_blocks
+from perturbgen.retrieval.ranks import Pairing, pair_rows, ranked_blocks
 
 SIGNIFICANT: Final = 0.05
 _FRACTIONS: Final = (0.001, 0.01, 0.1)
@@ -37,7 +38,7 @@ _HITS: Final = ("p_at_1", *(f"r_at_{k}" for k in _DEPTHS[1:]))
 _COLUMNS: Final = ("ap", "auc", "median_q", *_TOP, "early_auc", *_HITS)  # as the kernel writes them
 _MEANS: Final = ("ap", "nap", "auc", "early_auc", *_TOP, *_HITS)
 _BY_PAIR: Final = ("auc", "early_auc", *_TOP)
-log = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -55,8 +56,7 @@ class Retrieval:
     seed: int = 0
 
     def summary(self) -> pd.DataFrame:
-        """Rows ``pooled`` (over pairs), ``per query`` and ``per group`` (means of means); columns
-        are the metrics.
+        """Rows ``pooled`` (over pairs), ``per query`` and ``per group`` (means of means).
 
         ``median_q`` is the median over pairs (to 1e-6), over queries' medians and over groups'
         medians; AP belongs to a query and has no pooled value. ``retrieved`` is the share of groups
@@ -84,16 +84,13 @@ class Retrieval:
         return float(place / (len(self.histogram) - 1))
 
     def curve(self, fractions: Array) -> Array:
-        """The share of all positives with a rank quantile of at most each fraction: the pooled ROC
-        curve.
-        """
+        """The share of positives with a rank quantile up to each fraction: the pooled ROC."""
         cumulative = np.cumsum(self.histogram) / self.histogram.sum()
         place = np.floor(np.asarray(fractions) * (len(self.histogram) - 1) + 1e-6).astype(int)
         return cumulative[place]
 
     def intervals(self, *, draws: int = 1000, level: float = 0.95) -> pd.DataFrame:
-        """Bootstrap intervals over groups: ``low`` and ``high`` of each row and mean of
-        :meth:`summary`.
+        """Bootstrap intervals over groups: ``low`` and ``high`` of each mean of the summary.
 
         Whole groups are drawn with replacement, since the pairs and queries of one group are not
         independent.
@@ -131,8 +128,7 @@ def retrieve(
     null_draws: int = 20_000,
     seed: int = 0,
 ) -> Retrieval:
-    """How well profiles find their own kind among all others; exact, self excluded, O(chunk x rows)
-    memory.
+    """How well profiles find their own kind among all others; exact, itself excluded.
 
     ``embedding`` (rows, features) and ``meta`` (rows of labels). A query's positives agree with it
     in all of ``same`` and differ in each of ``differ``; its negatives disagree in ``same``, agree
@@ -157,7 +153,7 @@ def retrieve(
         as_list(columns) for columns in (same, differ, negatives_same, negatives_differ)
     )
     vectors = read_embedding(embedding, meta)
-    pairs = make_pairs(
+    pairs = pair_rows(
         meta,
         same=same,
         differ=differ,
@@ -175,44 +171,30 @@ def retrieve(
     labels = meta.iloc[pairs.query][[column for column in named if column not in table]]
     table = pd.concat([labels, table.set_index(labels.index)], axis=1)
     _require_evaluable(table, same, differ)
-    groups, pair_means = _group_tables(table, pairs.query_group, same, null_draws, seed)
+    groups, pair_means = _group_tables(table, pairs.queries.group, same, null_draws, seed)
     return Retrieval(table, groups, pair_means, histogram, tuple(same), seed)
 
 
 def _score(
-    pairs: Pairs, similarity: Similarity, *, chunk: int | None, device: str
+    pairs: Pairing, similarity: Similarity, *, chunk: int | None, device: str
 ) -> tuple[pd.DataFrame, Array]:
     """The metrics of every query, and the pooled histogram of rank quantiles."""
-    from perturbgen.retrieval import kernels
-
     asked, candidates = len(pairs.query), len(pairs.candidate)
     metrics = np.full((asked, len(_COLUMNS)), np.nan)
     positives, opposed = np.zeros(asked, np.int64), np.zeros(asked, np.int64)
+    # Pairs may be too many to keep: their quantiles are counted.
     histogram = np.zeros(_RESOLUTION + 1, np.int64)
     harmonic = np.concatenate([[0.0], np.cumsum(1 / np.arange(1, candidates + 1))])
     fractions, depths = np.array(_FRACTIONS), np.array(_DEPTHS)
     with progress("ranking", asked) as tick:
-        for part in ranked_blocks(pairs, similarity, chunk=chunk, device=device):
-            quantiles = np.zeros(len(part.sims))
-            kernels.score_queries(
-                part.offsets,
-                part.sims,
-                part.count,
-                part.above,
-                part.tied,
-                part.opposed,
-                harmonic,
-                fractions,
-                depths,
-                _EARLY,
-                metrics[part.rows],
-                quantiles,
-            )
-            kernels.add_to_histogram(histogram, part.offsets, part.count, part.opposed, quantiles)
-            positives[part.rows], opposed[part.rows] = part.count, part.opposed
+        for rows, part in ranked_blocks(pairs, similarity, chunk=chunk, device=device):
+            quantiles = score_queries(part, harmonic, fractions, depths, _EARLY, metrics[rows])
+            add_to_histogram(histogram, part, quantiles)
+            positives[rows], opposed[rows] = part.count, part.opposed
             tick(len(part.count))
     table = pd.DataFrame(metrics, columns=list(_COLUMNS))
     table["auc"] = 1 - table["auc"]  # the kernel gives the mean q
+    # AP by chance depends on the number of positives, so groups of other sizes compare by nap only.
     chance = expected_ap(positives, positives + opposed)
     table.insert(1, "nap", (table["ap"] - chance) / (1 - chance))
     table.insert(2, "chance", np.where(table["ap"].notna(), chance, np.nan))
@@ -227,7 +209,7 @@ def _require_evaluable(table: pd.DataFrame, same: Sequence[str], differ: Sequenc
     if table["ap"].notna().any():
         if lonely:
             skipped = f"{lonely} of {len(table)}"
-            log.warning("%s queries have no positive (groups of one) and are skipped", skipped)
+            _log.warning("%s queries have no positive (groups of one) and are skipped", skipped)
         return
     rule = f"same {list(same)}" + (f" and another {list(differ)}" if differ else "")
     raise SchemaError(
@@ -242,9 +224,7 @@ def _require_evaluable(table: pd.DataFrame, same: Sequence[str], differ: Sequenc
 def _group_tables(
     table: pd.DataFrame, group: Array, same: Sequence[str], draws: int, seed: int
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Means over each group's queries (``median_q``: their median) with p and BH's p_bh; and means
-    over its pairs.
-    """
+    """Means over each group's queries with p and BH's p_bh, and means over its pairs."""
     usable = table["ap"].notna().to_numpy()
     used, code = table[usable].reset_index(drop=True), group[usable]
     grouped = used.groupby(code, sort=True)

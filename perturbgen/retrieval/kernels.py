@@ -1,19 +1,51 @@
-"""The inner loops of retrieval, compiled by numba; they release the interpreter lock. Import where
-used: numba is slow.
-
-For each query the positives' similarities are kept from the best to the worst, in
-``sims[offsets[i]:][:count[i]]``, with ``above`` (negatives more similar than this positive) and
-``tied`` (negatives exactly as similar) beside them.
-"""
+"""The inner loops of retrieval, compiled by numba; they release the interpreter lock."""
 
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 from numba import njit
 
 from perturbgen.core.stats import Array
+
+
+class Queries(NamedTuple):
+    """Labels of queries as integer codes, -1 where unknown."""
+
+    itself: Array  # (queries,) the query's own number among the candidates, -1 if it is none
+    group: Array
+    stratum: Array
+    differ: Array  # (queries, columns in which positives differ)
+    opposed: Array  # (queries, columns in which negatives differ)
+
+
+class Candidates(NamedTuple):
+    """Labels of candidates, and lists of them.
+
+    Group ``g``'s members are ``members[member_starts[g]:member_starts[g + 1]]``, and the possible
+    negatives of stratum ``s`` are ``negatives[negative_starts[s]:negative_starts[s + 1]]``.
+    """
+
+    group: Array
+    differ: Array
+    opposed: Array
+    members: Array
+    member_starts: Array
+    negatives: Array
+    negative_starts: Array
+
+
+class Ranked(NamedTuple):
+    """A block's positives, from the best to the worst: query i's at ``offsets[i]`` and after it."""
+
+    offsets: Array
+    count: Array  # (queries,) positives of each query
+    sims: Array
+    above: Array  # negatives more similar than this positive
+    tied: Array  # negatives exactly as similar
+    opposed: Array  # (queries,) negatives of each query
 
 
 @njit(nogil=True, cache=True)
@@ -27,81 +59,59 @@ def _differs(one: Array, other: Array) -> bool:
 
 @njit(nogil=True, cache=True)
 def find_positives(
-    itself: Array,
-    group: Array,
-    differ: Array,
-    candidate_differ: Array,
-    members: Array,
-    member_starts: Array,
-    offsets: Array,
-    found: Array,
-    count: Array,
+    queries: Queries, among: Candidates, offsets: Array, found: Array, count: Array
 ) -> None:
-    """Write the candidate numbers of each query's positives: members of its group that differ in
-    every column.
-    """
-    for i in range(len(group)):
+    """Write the numbers of each query's positives: members of its group that differ everywhere."""
+    starts = among.member_starts
+    for i in range(len(queries.group)):
         at = offsets[i]
-        for m in range(member_starts[group[i]], member_starts[group[i] + 1]):
-            c = members[m]
-            if c != itself[i] and _differs(differ[i], candidate_differ[c]):
+        for m in range(starts[queries.group[i]], starts[queries.group[i] + 1]):
+            c = among.members[m]
+            if c != queries.itself[i] and _differs(queries.differ[i], among.differ[c]):
                 found[at] = c
                 at += 1
         count[i] = at - offsets[i]
 
 
 @njit(nogil=True, cache=True)
-def sort_positives(
-    block: Array, column: Array, found: Array, offsets: Array, count: Array, sims: Array
-) -> None:
+def sort_positives(block: Array, column: Array, found: Array, part: Ranked) -> None:
     """Write the positives' similarities, the best first."""
-    for i in range(len(count)):
-        start, end = offsets[i], offsets[i] + count[i]
+    sims = part.sims
+    for i in range(len(part.count)):
+        start, end = part.offsets[i], part.offsets[i] + part.count[i]
         for j in range(start, end):
             sims[j] = block[i, column[found[j]]]
+        # Numba's sort only rises.
         sims[start:end] = -np.sort(-sims[start:end])
 
 
 @njit(nogil=True, cache=True)
 def count_negatives(
-    block: Array,
-    column: Array,
-    itself: Array,
-    group: Array,
-    stratum: Array,
-    candidate_group: Array,
-    differ: Array,
-    candidate_differ: Array,
-    negatives: Array,
-    negative_starts: Array,
-    offsets: Array,
-    sims: Array,
-    count: Array,
-    above: Array,
-    tied: Array,
-    opposed: Array,
+    block: Array, column: Array, queries: Queries, among: Candidates, part: Ranked
 ) -> None:
-    """Fill ``above`` and ``tied``, and each query's number of negatives, in one pass over the
-    candidates.
-    """
-    restricted = differ.shape[1] > 0
-    for i in range(len(group)):
-        here, n = offsets[i], count[i]
-        opposed[i] = 0
-        if stratum[i] < 0 or n == 0:
+    """Fill ``above`` and ``tied``, and each query's number of negatives, in one pass."""
+    sims, starts = part.sims, among.negative_starts
+    restricted = queries.opposed.shape[1] > 0
+    for i in range(len(queries.group)):
+        here, n, group = part.offsets[i], part.count[i], queries.group[i]
+        itself, stratum = queries.itself[i], queries.stratum[i]
+        part.opposed[i] = 0
+        if stratum < 0 or n == 0:
             continue
         over, level = np.zeros(n + 1, np.int64), np.zeros(n + 1, np.int64)
         best, worst = sims[here], sims[here + n - 1]
+        # Bins say within a few places where a similarity stands among the positives, which a
+        # binary search over all of them would look up once for each candidate.
         bins = min(4 * n, 4096)
         scale = _bin_scale(best, worst, bins)
         better = _better_bins(sims[here : here + n], worst, scale, bins)
-        for m in range(negative_starts[stratum[i]], negative_starts[stratum[i] + 1]):
-            c = negatives[m]
-            if candidate_group[c] == group[i] or c == itself[i]:
+        for m in range(starts[stratum], starts[stratum + 1]):
+            c = among.negatives[m]
+            if among.group[c] == group or c == itself:
                 continue
-            if restricted and not _differs(differ[i], candidate_differ[c]):
+            if restricted and not _differs(queries.opposed[i], among.opposed[c]):
                 continue
-            opposed[i] += 1
+            part.opposed[i] += 1
             s = block[i, column[c]]
             if s > best:
                 low = 0
@@ -121,7 +131,8 @@ def count_negatives(
                 level[low] += 1
             else:
                 over[low] += 1
-        _spread(over, level, sims[here : here + n], above[here : here + n], tied[here : here + n])
+        end = here + n
+        _spread(over, level, sims[here:end], part.above[here:end], part.tied[here:end])
 
 
 @njit(nogil=True, cache=True)
@@ -135,8 +146,7 @@ def _bin_scale(best: float, worst: float, bins: int) -> float:
 
 @njit(nogil=True, cache=True)
 def _better_bins(sims: Array, worst: float, scale: float, bins: int) -> Array:
-    """(bins + 1,) how many positives lie in bin b or a better one: where in ``sims`` a similarity
-    can stand.
+    """(bins + 1,) how many positives lie in bin b or a better one.
 
     Binning is monotone in floating point, too, so a positive in a better bin than a negative's is
     above it for sure.
@@ -151,8 +161,7 @@ def _better_bins(sims: Array, worst: float, scale: float, bins: int) -> Array:
 
 @njit(nogil=True, cache=True)
 def _spread(over: Array, level: Array, sims: Array, above: Array, tied: Array) -> None:
-    """From counts by position: ``over[k]`` lies between positives k-1 and k, ``level[k]`` ties with
-    the k-th.
+    """From counts by position: ``over[k]`` before the k-th positive, ``level[k]`` tied with it.
 
     Of tied positives the first holds the count, and they all share it; what ties with them is above
     all later ones.
@@ -173,19 +182,18 @@ def _spread(over: Array, level: Array, sims: Array, above: Array, tied: Array) -
 
 
 @njit(nogil=True, cache=True)
-def spread_all(
-    over: Array, level: Array, offsets: Array, count: Array, sims: Array, above: Array, tied: Array
-) -> None:
-    """:func:`spread` for each row of ``over`` and ``level``."""
-    for i in range(len(count)):
-        start, end = offsets[i], offsets[i] + count[i]
-        _spread(over[i], level[i], sims[start:end], above[start:end], tied[start:end])
+def spread_all(over: Array, level: Array, part: Ranked) -> None:
+    """Fill ``above`` and ``tied`` from counts by position, a row of each for every query."""
+    for i in range(len(part.count)):
+        start, end = part.offsets[i], part.offsets[i] + part.count[i]
+        _spread(
+            over[i], level[i], part.sims[start:end], part.above[start:end], part.tied[start:end]
+        )
 
 
 @njit(nogil=True, cache=True)
 def _average_precision(sims: Array, above: Array, tied: Array, harmonic: Array) -> float:
-    """AP = mean over positives of the precision at their rank; in a tie, the mean over all orders
-    of the tied.
+    """AP: the mean over positives of the precision at their rank.
 
     A tie of r positives among n items, after R positives and K items in all, adds (McSherry and
     Najork 2008) r/n sum_{i=1..n} (R + 1 + (i-1)(r-1)/(n-1)) / (K+i), which harmonic numbers give in
@@ -221,9 +229,8 @@ def _hit_chance(first: int, tied_positives: int, tied_items: int, k: int) -> flo
 
 @njit(nogil=True, cache=True)
 def _share_above(above: int, tied: int, negatives: int, fraction: float) -> float:
-    """The share of a positive's tie orders with a rank quantile under ``fraction``; equal to it
-    counts one half.
-    """
+    """The share of a positive's tie orders with a rank quantile under ``fraction``."""
+    # Rounded, so that it is whole where it should be: .1 x 3 is a little more than .3.
     limit = round(fraction * negatives, 9)
     better = min(max(math.ceil(limit) - above, 0), tied + 1)
     if limit == math.floor(limit) and 0 <= limit - above <= tied:
@@ -234,6 +241,7 @@ def _share_above(above: int, tied: int, negatives: int, fraction: float) -> floa
 @njit(nogil=True, cache=True)
 def _early_area(above: int, tied: int, negatives: int, alpha: float) -> float:
     """1 - W(q), where W(u) = (1 - exp(-alpha u)) / (1 - exp(-alpha)); the mean over tie orders."""
+    # The mean over tie orders is a geometric sum.
     step = math.exp(-alpha / negatives)
     mean = (
         math.exp(-alpha * above / negatives) * (1 - step ** (tied + 1)) / ((1 - step) * (tied + 1))
@@ -243,27 +251,17 @@ def _early_area(above: int, tied: int, negatives: int, alpha: float) -> float:
 
 @njit(nogil=True, cache=True)
 def score_queries(
-    offsets: Array,
-    sims: Array,
-    count: Array,
-    above: Array,
-    tied: Array,
-    opposed: Array,
-    harmonic: Array,
-    fractions: Array,
-    depths: Array,
-    alpha: float,
-    out: Array,
-    quantiles: Array,
-) -> None:
-    """Every metric of every query into ``out`` (queries, 4 + fractions + 1 + depths); the rest
-    stays NaN.
+    part: Ranked, harmonic: Array, fractions: Array, depths: Array, alpha: float, out: Array
+) -> Array:
+    """Every metric of every query into ``out`` (queries, 4 + fractions + depths), or NaN stays.
 
     The columns are AP, mean q, median q, share of positives in each top fraction, early area, and
-    hits at each depth. ``quantiles`` holds each positive's q where ``sims`` holds its similarity.
+    hits at each depth. Returns each positive's q where ``sims`` holds its similarity.
     """
-    for i in range(len(count)):
-        a, n, negatives = offsets[i], count[i], opposed[i]
+    sims, above, tied = part.sims, part.above, part.tied
+    quantiles = np.zeros(len(sims))
+    for i in range(len(part.count)):
+        a, n, negatives = part.offsets[i], part.count[i], part.opposed[i]
         if n == 0 or negatives == 0:
             continue
         values = out[i]
@@ -282,24 +280,22 @@ def score_queries(
             best += 1
         for d in range(len(depths)):
             values[4 + len(fractions) + d] = _hit_chance(above[a], best, best + tied[a], depths[d])
+    return quantiles
 
 
 @njit(nogil=True, cache=True)
-def add_to_histogram(
-    histogram: Array, offsets: Array, count: Array, opposed: Array, quantiles: Array
-) -> None:
+def add_to_histogram(histogram: Array, part: Ranked, quantiles: Array) -> None:
     """Count every rank quantile in ``histogram``, whose last place is q = 1."""
     size = len(histogram) - 1
-    for i in range(len(count)):
-        if opposed[i] > 0:
-            for j in range(offsets[i], offsets[i] + count[i]):
+    for i in range(len(part.count)):
+        if part.opposed[i] > 0:
+            for j in range(part.offsets[i], part.offsets[i] + part.count[i]):
                 histogram[int(quantiles[j] * size + 0.5)] += 1
 
 
 @njit(nogil=True, cache=True)
 def ap_distribution(positives: int, total: int, size: int) -> Array:
-    """(size + 1,) the exact null of AP on a grid: probability that AP is about v / size for random
-    ranks.
+    """(size + 1,) the exact null of AP: the probability that it is about v / size.
 
     Ranks 1..total are visited in turn; a state is (positives met, AP so far). A hit at rank r as
     the k-th positive adds k / (r positives), shared between the two nearest grid places so that the
@@ -308,6 +304,7 @@ def ap_distribution(positives: int, total: int, size: int) -> Array:
     state = np.zeros((positives + 1, size + 2))
     state[0, 0] = 1
     for r in range(1, total + 1):
+        # Downwards, so that a rank is not used twice: state[k - 1] is still that before it.
         for k in range(min(positives, r), -1, -1):
             state[k] *= 1 - (positives - k) / (total - r + 1)
             if k == 0:
@@ -317,6 +314,7 @@ def ap_distribution(positives: int, total: int, size: int) -> Array:
             shift = int(added)
             up = (added - shift) * chance
             down = chance - up
+            # After k - 1 hits AP is at most (k - 1) / positives: beyond that there is no mass.
             for v in range(min(size * (k - 1) // positives + k, size - shift) + 1):
                 mass = state[k - 1, v]
                 state[k, v + shift] += down * mass

@@ -1,6 +1,4 @@
-"""The nearest rows of each row, exactly, a block at a time; the groups and the batches that they
-belong to.
-"""
+"""The nearest rows of each row, exactly; the groups and the batches that they belong to."""
 
 from __future__ import annotations
 
@@ -34,8 +32,7 @@ def nearest(
     differ: str | Sequence[str] = (),
     similarity: Measure = "cosine",
 ) -> tuple[Array, Array]:
-    """(rows, k) row numbers of the most similar others and their similarities, the best first; of
-    equals the first.
+    """(rows, k) numbers of the most similar other rows, and their similarities, the best first.
 
     Neighbours differ from the row in each of ``differ``; where fewer than k do, the rest has row -1
     and similarity NaN. For euclidean the similarity is the negative distance.
@@ -55,6 +52,7 @@ def nearest(
     for start in range(0, len(vectors), size):
         rows = np.arange(start, min(start + size, len(vectors)))
         block = prepared.block(slice(start, start + size))[:, prepared.column]
+        # A row is always its own nearest.
         block[rows - start, rows] = -np.inf
         for label in labels:
             unlike = (label[rows, None] != label) & (label >= 0) & (label[rows, None] >= 0)
@@ -71,9 +69,7 @@ def nearest(
 
 
 def _largest(values: Array, k: int) -> tuple[Array, Array]:
-    """The places (rows, k) of each row's largest values, and these; -1 and NaN where there are too
-    few.
-    """
+    """The places (rows, k) of each row's largest values, and these; else -1 and NaN."""
     limits = -np.partition(-values, k - 1, axis=1)[:, k - 1]
     chosen = np.empty((len(values), k), np.int64)
     for i, (row, limit) in enumerate(zip(values, limits, strict=True)):
@@ -87,10 +83,8 @@ def _largest(values: Array, k: int) -> tuple[Array, Array]:
 def neighbour_table(
     meta: pd.DataFrame, rows: Array, values: Array, *, same: Sequence[str]
 ) -> pd.DataFrame:
-    """One row per neighbour: its name and the query's, the labels of both, whether they agree in
-    ``same``.
-    """
-    query, rank = np.nonzero(rows >= 0)
+    """One row per neighbour, with its labels and the query's; do they agree in ``same``?"""
+    query, rank = np.nonzero(rows >= 0)  # -1: there were fewer neighbours
     neighbour = rows[query, rank]
     table = pd.DataFrame(
         {"query": meta.index[query], "rank": rank + 1, "neighbour": meta.index[neighbour]}
@@ -105,9 +99,7 @@ def neighbour_table(
 
 
 def group_neighbours(table: pd.DataFrame, *, same: Sequence[str]) -> pd.DataFrame:
-    """Which other groups the neighbours of each group's rows belong to: ``share`` of them, and mean
-    similarity.
-    """
+    """Which other groups the neighbours of each group's rows belong to, by ``share``."""
     keys, others = list(same), [f"neighbour {column}" for column in same]
     unlike = table[~table["agrees"]].groupby([*keys, *others], sort=True, observed=True)
     counted = unlike["similarity"].agg(size="size", similarity="mean").reset_index()
@@ -128,8 +120,7 @@ def knn_mixing(
     k: int = 30,
     similarity: Measure = "euclidean",
 ) -> pd.DataFrame:
-    """Per row: how its k nearest neighbours spread over batches. NaN where a stratum is too small
-    or of one batch.
+    """Per row: how its k nearest neighbours spread over batches; NaN where nothing can mix.
 
     ``within`` looks for neighbours in the row's own stratum only (its label, or the controls),
     which is what keeps a batch of other compounds from looking like a batch effect. ``same_batch``
@@ -143,6 +134,7 @@ def knn_mixing(
     if k < 1:
         raise SchemaError(f"{k} neighbours", expected="at least one")
     out = np.full((len(meta), 6), np.nan)
+    # Of one label each: labels that differ between batches would pass for a batch effect.
     for code in np.unique(strata[strata >= 0]):
         rows = np.flatnonzero((strata == code) & (batches >= 0))
         if len(rows) >= _FEWEST and len(np.unique(batches[rows])) > 1:
@@ -177,8 +169,7 @@ def _mix(vectors: Array, batch: Array, k: int, similarity: Measure) -> Array:
 
 
 def mixing_summary(mixing: pd.DataFrame) -> dict[str, float]:
-    """``ilisi`` (0 no mixing, 1 perfect), kBET's ``acceptance``, and how often a neighbour is of
-    the own batch.
+    """``ilisi`` (0 no mixing, 1 perfect), kBET's ``acceptance``, neighbours of the own batch.
 
     ``ilisi`` is the median over rows of (lisi - 1) / (batches - 1), with the batches of the row's
     own stratum.

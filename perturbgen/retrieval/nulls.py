@@ -12,6 +12,7 @@ import pandas as pd
 from scipy.special import digamma
 
 from perturbgen.core.stats import Array
+from perturbgen.retrieval.kernels import ap_distribution
 
 _PLACES = 4096  # of the grid on which the distribution of AP is kept
 _WORK = 50_000_000  # steps beyond which random rankings are drawn instead of all being counted
@@ -47,19 +48,17 @@ class _Null:
 
 @lru_cache(maxsize=512)
 def ap_null(positives: int, total: int, *, draws: int = 20_000, seed: int = 0) -> _Null:
-    """The distribution of AP when the ranks of M positives among L are random: exact where that is
-    quick, else drawn.
+    """The distribution of AP when the ranks of M positives among L are random.
 
     Exact means that all C(L, M) rankings are counted, to 1/4096 in AP, however small the tail.
     """
-    from perturbgen.retrieval.kernels import ap_distribution
-
     # A multiple of M: a hit with no miss before it adds 1/M, which then lies on the grid.
     size = positives * math.ceil(_PLACES / positives)
     if positives == total:
         return _Null(np.eye(1, size + 1, size)[0], None)
     if positives * total * size <= _WORK:
         return _Null(ap_distribution(positives, total, size), None)
+    # Seeded by its shape: a null does not depend on which other groups were tested before.
     values = _random_ap(positives, total, draws, np.random.default_rng([seed, positives, total]))
     return _Null(
         np.bincount(np.floor(values * size + 1e-6).astype(int), minlength=size + 1) / draws, draws
@@ -96,9 +95,7 @@ def _distinct_ranks(positives: int, total: int, draws: int, rng: np.random.Gener
 
 
 def group_p_values(queries: pd.DataFrame, group: Array, *, draws: int, seed: int) -> pd.Series:
-    """P of each group's mean AP; ``queries`` has ``ap``, ``positives``, ``negatives``; ``group``
-    (queries,) a code.
-    """
+    """P of each group's mean AP, from queries with their AP and numbers of candidates."""
     # As in copairs, the queries of one group that have the same numbers of positives and negatives
     # share one random ranking, and different numbers are independent. Queries of a group are far
     # from independent (pair i-j counts for both), and a shared ranking is the widest null that
@@ -114,6 +111,7 @@ def group_p_values(queries: pd.DataFrame, group: Array, *, draws: int, seed: int
     p = {}
     for code, shape in shapes.items():
         key = tuple(shape)
+        # Most groups share a few shapes, and a mixture of nulls is slow to make.
         if key not in nulls:
             nulls[key] = _mixed_null(dict(shape), draws=draws, seed=seed)
         p[code] = nulls[key].tail(observed[code])
@@ -121,9 +119,7 @@ def group_p_values(queries: pd.DataFrame, group: Array, *, draws: int, seed: int
 
 
 def _mixed_null(shape: Mapping[tuple[int, int], int], *, draws: int, seed: int) -> _Null:
-    """The null of a mean over queries, ``shape[(M, L)]`` of them sharing a ranking, other shapes
-    independent.
-    """
+    """The null of a mean over queries, ``shape[(M, L)]`` of them sharing a ranking."""
     nulls = {key: ap_null(*key, draws=draws, seed=seed) for key in shape}
     if len(nulls) == 1:
         return next(iter(nulls.values()))
@@ -133,6 +129,7 @@ def _mixed_null(shape: Mapping[tuple[int, int], int], *, draws: int, seed: int) 
         mass = np.convolve(mass, _scaled(nulls[key].mass, n / queries, _PLACES))
     mass = np.pad(mass, (0, max(0, _PLACES + 1 - len(mass))))
     mass[_PLACES] += mass[_PLACES + 1 :].sum()
+    # A p cannot be smaller than the coarsest of the nulls in it allows.
     drawn = [null.draws for null in nulls.values() if null.draws is not None]
     return _Null(mass[: _PLACES + 1], min(drawn, default=None))
 
@@ -141,6 +138,7 @@ def _scaled(mass: Array, weight: float, size: int) -> Array:
     """A distribution of AP as one of weight x AP on a grid of ``size`` places, its mean kept."""
     place = np.arange(len(mass)) / (len(mass) - 1) * weight * size
     low = np.floor(place + 1e-9).astype(int)
+    # Shared between the two nearest places, so that the mean stays exact.
     up = np.clip(place - low, 0, 1) * mass
     out = np.bincount(low, mass - up, minlength=low[-1] + 2)
     out[1:] += np.bincount(low, up, minlength=low[-1] + 2)[:-1]

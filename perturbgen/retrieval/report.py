@@ -76,6 +76,7 @@ def _curve_figure(result: Retrieval) -> Figure:
     """Pooled ROC curve with a logarithmic x axis, and chance."""
     import plotly.graph_objects as go
 
+    # Logarithmic: what a search shows is the first percent of its candidates.
     fewest = max(1e-4, 0.5 / result.queries["negatives"].max())  # half of one negative
     x = np.geomspace(fewest, 1, 400)
     figure = go.Figure()

@@ -29,7 +29,9 @@ def small() -> pd.DataFrame:
 
 @pytest.fixture(scope="session")
 def task() -> tuple[pd.DataFrame, pd.DataFrame]:
-    """(train, test) of a low-rank world: 5 cell types x 30 compounds x 80 genes; T1, T2 know 8 compounds only."""
+    """(train, test) of a low-rank world: 5 cell types x 30 compounds x 80 genes; T1, T2 know 8
+    compounds only.
+    """
     return make_task(np.random.default_rng(5))
 
 

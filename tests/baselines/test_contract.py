@@ -1,4 +1,6 @@
-"""What holds for every baseline: labels decide, order does not, seeds repeat, nothing withheld leaks in."""
+"""What holds for every baseline: labels decide, order does not, seeds repeat, nothing withheld
+leaks in.
+"""
 
 from __future__ import annotations
 
@@ -96,7 +98,9 @@ def test_models_beat_the_additive_world_without_effects(task: Task, name: str) -
     "name", ["pls", "kernel_ridge", "random_forest", "xgboost", "network", "neighbours", "transfer"]
 )
 def test_shuffled_labels_leave_nothing_to_learn(task: Task, name: str) -> None:
-    """With the values dealt to the labels at random, out-of-fold predictions know nothing of what they predict."""
+    """With the values dealt to the labels at random, out-of-fold predictions know nothing of what
+    they predict.
+    """
     train, _ = task
     skills = []
     for seed in range(3):

@@ -52,8 +52,9 @@ def test_the_median_is_not_the_mean(small: pd.DataFrame) -> None:
 
 
 def test_additive_solves_the_unbalanced_normal_equations(small: pd.DataFrame) -> None:
-    # Gene g of A and B over x, y: the interaction is left over, y - x = (2 + 4) / 2 = 3, z - A from (A, z) alone.
-    # A: x + y = 4, B: x + y = 8, so B - A = 2; (C, x) fixes C. Then B, z = 5 + 2, C, y = 9 + 3, C, z = 9 + (5 - a_x).
+    # Gene g of A and B over x, y: the interaction is left over, y - x = (2 + 4) / 2 = 3, z - A from
+    # (A, z) alone. A: x + y = 4, B: x + y = 8, so B - A = 2; (C, x) fixes C. Then B, z = 5 + 2, C,
+    # y = 9 + 3, C, z = 9 + (5 - a_x).
     found = (
         make("additive").fit(small, rng=RNG(0)).predict(asked(("B", "z"), ("C", "y"), ("C", "z")))
     )
@@ -140,7 +141,8 @@ def test_bilinear_ridge_is_the_least_squares_map_and_shrinks() -> None:
     np.testing.assert_allclose(
         bilinear_ridge(left @ true @ right, left, right, ridge=0), true, atol=1e-10
     )
-    # One row p = 2, one gene-embedding g = (3): W = 2 · y · 3 / ((4 + λ) · 9) with y = 12 and λ = 4: 1.
+    # One row p = 2, one gene-embedding g = (3): W = 2 · y · 3 / ((4 + λ) · 9) with y = 12 and λ =
+    # 4: 1.
     one = bilinear_ridge(np.array([[12.0]]), np.array([[2.0]]), np.array([[3.0]]), ridge=4)
     np.testing.assert_allclose(one, [[1.0]])
 
@@ -173,7 +175,7 @@ def test_the_interval_of_a_mean_is_students(small: pd.DataFrame) -> None:
 
 
 def test_kernel_ridge_on_two_rows() -> None:
-    """Two training rows, far apart in units of the width: each keeps 1 / (1 + λ) of its deviation."""
+    """Two training rows, far apart for the width: each keeps 1 / (1 + λ) of its deviation."""
     rows = pd.DataFrame(
         [[0.0, 0], [0, 0], [4, 2], [4, 2]],
         asked(("A", "x"), ("B", "x"), ("A", "y"), ("B", "y")),
@@ -184,7 +186,8 @@ def test_kernel_ridge_on_two_rows() -> None:
     )
     found = model.fit(rows, rng=RNG(0)).predict(rows.index)
     assert norm.cdf(0) == 0.5
-    # Rows of one compound have equal compound encodings; the kernel of a pair is 1 where the cell encodings agree too.
+    # Rows of one compound have equal compound encodings; the kernel of a pair is 1 where the cell
+    # encodings agree too.
     assert found.loc[("A", "y"), "g"] > 2.9
     assert found.loc[("A", "x"), "g"] < 1.1
 

@@ -1,4 +1,6 @@
-"""The pieces: encodings out of fold, folds like the task, nested choice, the network's loss, the transfer stack."""
+"""The pieces: encodings out of fold, folds like the task, nested choice, the network's loss, the
+transfer stack.
+"""
 
 from __future__ import annotations
 
@@ -90,7 +92,9 @@ def test_no_target_enters_its_own_features(task: Task) -> None:
 
 
 def test_encodings_of_noise_do_not_tell_the_targets() -> None:
-    """Shuffled labels: a linear model of the encodings explains no more of the training targets than of fresh ones."""
+    """Shuffled labels: a linear model of the encodings explains no more of the training targets
+    than of fresh ones.
+    """
     index = pd.MultiIndex.from_product(
         [[f"t{i}" for i in range(6)], [f"c{i:03d}" for i in range(150)]], names=KEY
     )

@@ -1,4 +1,4 @@
-"""The published anchors on real drug signatures, and the bar that the best baseline has to clear."""
+"""The published anchors on real drug signatures, and the bar for the best baseline."""
 
 from __future__ import annotations
 
@@ -36,7 +36,8 @@ def test_the_anchors_are_reproduced(experiment: ModuleType, task: object) -> Non
     experiment.add_anchors(task)
     found = {row["method"]: (row["b"], row["myeloid"]) for row in task.rows}  # type: ignore[attr-defined]
     for name, published in experiment.PUBLISHED.items():
-        # The penalty of the published ridge is not known; the others are exact to the three decimals given.
+        # The penalty of the published ridge is not known; the others are exact to the three
+        # decimals given.
         assert found[name] == pytest.approx(
             published, abs=0.0015 if "ridge" in name else 0.00051
         ), name

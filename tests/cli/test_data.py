@@ -1,4 +1,4 @@
-"""``perturbgen ingest`` and ``perturbgen data``: exit codes, what is printed, what is left on disk."""
+"""``perturbgen ingest`` and ``perturbgen data``: exit codes, what is printed, what is written."""
 
 from __future__ import annotations
 
@@ -208,7 +208,8 @@ def test_get_reports_a_dead_server_with_1(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "mine.toml").write_text(
-        '[dead]\ntitle = "t"\npage = "p"\nlicence = "l"\nbase = "http://127.0.0.1:9/"\nfiles = ["x"]\n'
+        '[dead]\ntitle = "t"\npage = "p"\nlicence = "l"\n'
+        'base = "http://127.0.0.1:9/"\nfiles = ["x"]\n'
     )
     arguments = [
         "data",

@@ -69,6 +69,7 @@ def test_evaluate_writes_a_page_with_every_method(capsys):
 
 def test_evaluate_probes_mechanisms_from_the_samples_or_from_a_table(capsys, monkeypatch):
     monkeypatch.setattr("perturbgen.l1000.embedder.probe._EPOCHS", 2)
+    monkeypatch.setattr("perturbgen.l1000.embedder.probe._FOLDS", 2)
     obs = anndata.read_h5ad("screen.h5ad").obs
     told = obs[~obs["control"]].drop_duplicates("perturbagen")[["perturbagen", "moa"]]
     told.rename(columns={"perturbagen": "pert_id", "moa": "mechanism"}).to_csv(
@@ -97,7 +98,7 @@ def test_damaged_runs_and_empty_files_are_said_to_be(capsys):
     Path("damaged/parts.parquet").write_text("xx")
     for words in (["evaluate", "damaged"], ["train", "--resume", "damaged"]):
         assert command("l1000", *words) == 2
-        assert "damaged/parts.parquet does not hold the parts of a run" in " ".join(
+        assert "damaged/parts.parquet is not a readable parquet file" in " ".join(
             capsys.readouterr().err.split()
         )
     adata = anndata.read_h5ad("screen.h5ad")

@@ -9,28 +9,16 @@ from perturbgen import cli
 @pytest.mark.parametrize(
     ("name", "file"),
     [
-        ("kang", "kang_ifnb"),
         ("macseq", "macseq_plate"),
-        ("glioblastoma", "glioblastoma_panobinostat"),
+        pytest.param("kang", "kang_ifnb", marks=pytest.mark.slow),
+        pytest.param("glioblastoma", "glioblastoma_panobinostat", marks=pytest.mark.slow),
     ],
 )
 def test_every_real_file_is_drawn(name: str, file: str, real_data: Path, tmp_path: Path) -> None:
     columns = Path(__file__).parents[2] / "experiments" / "columns" / f"{name}.toml"
     source = real_data / "counts" / f"{file}.h5ad"
-    assert (
-        cli._run(
-            [
-                "data",
-                "show",
-                str(source),
-                "--columns",
-                str(columns),
-                "--out",
-                str(tmp_path / "page.html"),
-            ]
-        )
-        == 0
-    )
+    options = ["--columns", str(columns), "--out", str(tmp_path / "page.html")]
+    assert cli._run(["data", "show", str(source), *options]) == 0
     page = (tmp_path / "page.html").read_text()
     assert "Pseudobulk maps" in page
     assert ("Plates</h2>" in page) == (name == "macseq")

@@ -21,7 +21,7 @@ CLOSED_FORM: dict[str, Any] = {"zeros": {}, "additive": {}, "cell_type_mean": {}
 
 
 def additive_table(rows: pd.MultiIndex, seed: int = 0) -> pd.DataFrame:
-    """Cell type + compound + noise, drawn by label so that any choice of rows has the same values."""
+    """Cell type + compound + noise, drawn by label: any choice of rows has the same values."""
     rng = np.random.default_rng(seed)
     cells = pd.DataFrame(rng.normal(size=(len(CELLS), len(GENES))), CELLS, GENES)
     compounds = pd.DataFrame(2 * rng.normal(size=(len(COMPOUNDS), len(GENES))), COMPOUNDS, GENES)
@@ -49,7 +49,9 @@ def full() -> pd.DataFrame:
 
 @pytest.fixture
 def folder(tmp_path: Path, full: pd.DataFrame) -> Path:
-    """The table divided as the competition's: in the targets only the first three compounds are released."""
+    """The table divided as the competition's: in the targets only the first three compounds are
+    released.
+    """
     path = tmp_path / "data"
     path.mkdir()
     cell, compound = (full.index.get_level_values(name) for name in full.index.names)
@@ -94,4 +96,4 @@ def run(build: Build, tmp_path: Path) -> Run:
 
 
 def states(found: Comparison) -> dict[str, int]:
-    return found.cells["state"].value_counts().to_dict()
+    return found.jobs["state"].value_counts().to_dict()

@@ -1,4 +1,6 @@
-"""``perturbgen compare``: from a file to a scorecard, a report, a row of the leaderboard and an exit code."""
+"""``perturbgen compare``: from a file to a scorecard, a report, a row of the leaderboard and an
+exit code.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,8 @@ def test_from_a_file_to_everything(
 ) -> None:
     board = tmp_path / "experiments" / "LEADERBOARD.md"
     board.parent.mkdir()
-    head = "| date | experiment | method | score | zeros | ratio | commit | command |\n|---|---|---|---|---|---|---|---|"
+    names = "| date | experiment | method | score | zeros | ratio | commit | command |"
+    head = f"{names}\n|---|---|---|---|---|---|---|---|"
     board.write_text(head)
     arguments = ["compare", str(config), "--workers", "1", "--leaderboard", "--set", "seeds=[0, 1]"]
     assert _run(arguments) == 0
@@ -138,7 +141,8 @@ def test_a_de_table_of_ours_can_be_compared_on(
     table.write(folder / "de.parquet")
     config = tmp_path / "de.toml"
     config.write_text(
-        f'[data]\nfolder = "{folder}"\ntrain = "de.parquet"\n[splits.cell_types]\n[methods.additive]\n'
+        f'[data]\nfolder = "{folder}"\ntrain = "de.parquet"\n'
+        "[splits.cell_types]\n[methods.additive]\n"
     )
     assert _run(["compare", str(config), "--workers", "1", "--no-report"]) == 0
     scores = pd.read_parquet(tmp_path / "runs" / "compare-de" / "scores.parquet")

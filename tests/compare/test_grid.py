@@ -1,4 +1,6 @@
-"""The grid: numbers are those of the parts, nothing is computed twice, what fails is named, the rest goes on."""
+"""The grid: numbers are those of the parts, nothing is computed twice, what fails is named, the
+rest goes on.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +13,8 @@ import pytest
 
 from perturbgen.baselines import make
 from perturbgen.baselines.constants import CellTypeMean
-from perturbgen.compare import jobs as cells
-from perturbgen.compare import schedule
+from perturbgen.compare import grid
+from perturbgen.compare.grid import Job
 from perturbgen.core.errors import PerturbgenError
 from perturbgen.evaluate import score
 
@@ -45,28 +47,26 @@ def test_scores_are_those_of_a_fit_by_hand(run: Run, full: pd.DataFrame) -> None
 def test_nothing_is_computed_twice(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     first = run()
     assert states(first) == {"done": 3}
-    monkeypatch.setattr(
-        cells, "_compute", lambda cell: pytest.fail(f"{cell.label} was computed again")
-    )
+    monkeypatch.setattr(Job, "_compute", lambda job: pytest.fail(f"{job.label} was computed again"))
     second = run()
     assert states(second) == {"cached": 3}
     pd.testing.assert_frame_equal(first.card.scores, second.card.scores)
 
 
-def test_a_changed_setting_recomputes_its_own_cells_only(run: Run) -> None:
+def test_a_changed_setting_recomputes_its_own_jobs_only(run: Run) -> None:
     methods: dict[str, Any] = CLOSED_FORM | {"bilinear_ridge": {"settings": {"components": 3}}}
     run(methods=methods)
     changed = run(methods=methods | {"bilinear_ridge": {"settings": {"components": 4}}})
-    table = changed.cells.set_index("method")["state"]
+    table = changed.jobs.set_index("method")["state"]
     assert table.to_dict() == dict.fromkeys(CLOSED_FORM, "cached") | {"bilinear_ridge": "done"}
-    assert states(run(methods=methods)) == {"cached": 4}, "the first setting's cell is still there"
+    assert states(run(methods=methods)) == {"cached": 4}, "the first setting's job is still there"
 
 
 def test_changed_metrics_are_scored_without_another_fit(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run()
-    monkeypatch.setattr(cells, "_fitted_values", lambda *_: pytest.fail("fitted again"))
+    monkeypatch.setattr(Job, "_fitted", lambda *_: pytest.fail("fitted again"))
     score = {"metrics": ["mean_rowwise_rmse", "mean_rowwise_pearson"], "resamples": 20}
     found = run(score=score)
     assert states(found) == {"done": 3}
@@ -84,14 +84,14 @@ def test_changed_data_and_code_recompute_everything(
     assert states(found) == {"done": 3}
     np.testing.assert_array_equal(found.card.scores, run(tmp_path / "fresh").card.scores)
     assert not found.card.scores.equals(before.card.scores)
-    monkeypatch.setattr(cells, "_code_version", lambda parts: f"another version of {parts}")
+    monkeypatch.setattr(grid, "_code_version", lambda parts: f"another version of {parts}")
     assert states(run()) == {"done": 3}
 
 
-def test_seeds_are_averaged_and_methods_without_chance_run_once(run: Run) -> None:
+def test_seeds_are_averaged_and_deterministic_methods_run_once(run: Run) -> None:
     methods = {"zeros": {}, "random_draw": {}}
     both = run(methods=methods, seeds=[1, 2])
-    assert both.cells.groupby("method").size().to_dict() == {"random_draw": 2, "zeros": 1}
+    assert both.jobs.groupby("method").size().to_dict() == {"random_draw": 2, "zeros": 1}
     one, two = (
         run(methods=methods, seeds=[seed]).card.scores.loc["random_draw"] for seed in (1, 2)
     )
@@ -108,19 +108,17 @@ def test_a_method_that_fails_is_named_and_the_rest_goes_on(
     write_flat(full.assign(g5=np.nan), folder / "holes.parquet")
     files = {name: {"predictions": f"{name}.parquet"} for name in ("short", "narrow", "holes")}
     found = run(methods=CLOSED_FORM | files)
-    errors = found.cells.set_index("method")["error"]
+    errors = found.jobs.set_index("method")["error"]
     assert "2 of 10 conditions: \"('B cells', 'drug 7')\"" in errors["short"]
     assert "lacks 1 of 30 genes: 'g3'" in errors["narrow"]
     assert "10 values that are missing or infinite" in errors["holes"]
     assert "the first for condition ('B cells', 'drug 3') and gene 'g5'" in errors["holes"]
     assert found.card.methods == list(CLOSED_FORM)
     assert found.card.info["failed methods"] == list(files)
-    assert {cell.method.name for cell in found.failures} == set(files)
+    assert {job.method.name for job in found.failures} == set(files)
 
 
-def test_a_crash_inside_a_method_is_a_failed_cell(
-    run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_crash_inside_a_method_is_a_failed_job(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     def crash(*_: Any) -> None:
         raise ZeroDivisionError("of all things")
 
@@ -130,7 +128,7 @@ def test_a_crash_inside_a_method_is_a_failed_cell(
     assert outcome.error == "ZeroDivisionError: of all things"
     assert "Traceback" in outcome.detail
     monkeypatch.undo()
-    assert states(run()) == {"cached": 2, "done": 1}, "a failed cell is tried again"
+    assert states(run()) == {"cached": 2, "done": 1}, "a failed job is tried again"
 
 
 def test_without_a_negative_control_there_is_no_scorecard(
@@ -147,19 +145,19 @@ def test_without_a_negative_control_there_is_no_scorecard(
 def test_an_interrupted_comparison_goes_on_where_it_was(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = cells._compute
+    whole = Job._compute
 
-    def interrupted(cell: cells.Cell) -> None:
-        if cell.method.name == "cell_type_mean":
+    def interrupted(job: Job) -> None:
+        if job.method.name == "cell_type_mean":
             raise KeyboardInterrupt
-        whole(cell)
+        whole(job)
 
-    monkeypatch.setattr(cells, "_compute", interrupted)
+    monkeypatch.setattr(Job, "_compute", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run()
     monkeypatch.undo()
     found = run()
-    assert found.cells.set_index("method")["state"].to_dict() == {
+    assert found.jobs.set_index("method")["state"].to_dict() == {
         "zeros": "cached",
         "additive": "cached",
         "cell_type_mean": "done",
@@ -174,23 +172,23 @@ def test_processes_give_the_numbers_of_one_after_the_other(run: Run, tmp_path: P
     pd.testing.assert_frame_equal(serial.card.scores, pooled.card.scores, check_exact=True)
 
 
-def test_a_process_that_dies_fails_its_own_cell_only(
+def test_a_process_that_dies_fails_its_own_job_only(
     run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found: list[tuple[str, bool]] = []
 
-    def breaking(waiting: list[cells.Cell], workers: int) -> Any:
-        found.extend((cell.method.name, workers == 1) for cell in waiting)
-        for cell in waiting:
-            dies = cell.method.name == "additive" or (workers > 1 and cell.method.name == "zeros")
-            yield cell, None if dies else cells.run_cell(cell)
+    def breaking(waiting: list[Job], workers: int) -> Any:
+        found.extend((job.method.name, workers == 1) for job in waiting)
+        for job in waiting:
+            dies = job.method.name == "additive" or (workers > 1 and job.method.name == "zeros")
+            yield job, None if dies else job.run()
 
-    monkeypatch.setattr(schedule, "_pooled", breaking)
+    monkeypatch.setattr(grid, "_pooled", breaking)
     result = run(workers=2)
     assert found[3:] == [("zeros", True), ("additive", True)], (
         "those lost are tried again, each alone"
     )
-    assert [cell.method.name for cell in result.failures] == ["additive"]
+    assert [job.method.name for job in result.failures] == ["additive"]
     assert "out of memory" in next(iter(result.failures.values())).error
 
 

@@ -1,4 +1,6 @@
-"""Which conditions are withheld, what the scores stand between, and what is refused before anything is fitted."""
+"""Which conditions are withheld, what the scores stand between, and what is refused before anything
+is fitted.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +11,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from perturbgen.compare import CompareSettings
-from perturbgen.compare.assemble import measured
+from perturbgen.compare import CompareSettings, write_comparison_report
 from perturbgen.compare.folds import make_folds
-from perturbgen.compare.run import write_report
 from perturbgen.compare.settings import SplitSettings
-from perturbgen.compare.tables import Book, read_book
+from perturbgen.compare.tables import Book
 from perturbgen.core.config import load_settings
 from perturbgen.core.errors import ConfigError, InputError, SchemaError, UserError
 from perturbgen.data import Split
@@ -25,7 +25,7 @@ from .conftest import CELLS, CLOSED_FORM, COMPOUNDS, TARGETS, Build, Run, states
 
 def folds_of(build: Build, **split: Any) -> tuple[Book, list[tuple[pd.MultiIndex, pd.MultiIndex]]]:
     settings = build(splits={"mine": split})
-    book = read_book(settings.data)
+    book = Book.of(settings.data)
     index = book.table.index
     return book, [
         (index[f.train], index[f.test]) for f in make_folds(settings.splits, book, settings.data)
@@ -160,7 +160,7 @@ def test_a_table_of_one_condition_cannot_be_split(
 ) -> None:
     write_flat(full.iloc[[0]], folder / "single.parquet")
     settings = build(data={"folder": str(folder), "train": "single.parquet"})
-    book = read_book(settings.data)
+    book = Book.of(settings.data)
     for split in (
         SplitSettings(kind="compounds"),
         SplitSettings(kind="cell_types"),
@@ -253,8 +253,7 @@ def test_values_are_limited_as_open_problems_does(
     np.testing.assert_array_equal(found.book.table, whole)
     np.testing.assert_array_equal(found.book.rows(np.arange(len(whole))), whole.clip(-1.5, 1.5))
     np.testing.assert_array_equal(
-        measured(found.book, found.folds),
-        whole.loc[found.predictions()["zeros"].index].clip(-1.5, 1.5),
+        found.truth(), whole.loc[found.predictions()["zeros"].index].clip(-1.5, 1.5)
     )
     assert max(table.abs().max().max() for table in found.predictions().values()) <= 1.5
     wide = run(data=data | {"clip": 1000})
@@ -322,7 +321,7 @@ def test_the_ladder_is_read_before_anything_is_fitted_and_shown(
     (folder / "ladder.json").write_text(rungs.to_json(orient="records"))
     for name in ("ladder.csv", "ladder.json"):
         found = run(report={"ladder": name})
-        text = write_report(found, tmp_path / "report.html", "ladder").read_text()
+        text = write_comparison_report(found, tmp_path / "report.html", "ladder").read_text()
         assert "Oracle ladder" in text
         assert "0.8379" in text
     for name, content, words in (

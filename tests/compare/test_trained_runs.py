@@ -1,4 +1,6 @@
-"""A trained run in the grid: its own prediction, kept by what it depends on, refused where it has seen the answers."""
+"""A trained run in the grid: its own prediction, kept by what it depends on, refused where it has
+seen the answers.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +14,7 @@ import pytest
 from anndata import AnnData, read_h5ad
 from scipy import sparse
 
-from perturbgen.compare import Comparison, compare
-from perturbgen.compare import jobs as cells
-from perturbgen.compare.run import write_report
+from perturbgen.compare import Comparison, compare, grid, write_comparison_report
 from perturbgen.core.config import load_settings
 from perturbgen.core.errors import ConfigError, InputError, SchemaError
 from perturbgen.predict import Experiment, GenerativePredictor, PredictSettings
@@ -77,7 +77,9 @@ def train(folder: Path, data: Path, name: str) -> Path:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Cells and DE tables, B cells with the known compounds only in what is released; a run on each file of cells."""
+    """Cells and DE tables, B cells with the known compounds only in what is released; a run on each
+    file of cells.
+    """
     folder = tmp_path_factory.mktemp("trained")
     everything = make_cells()
     table = (
@@ -157,12 +159,12 @@ def test_code_that_generates_is_code_that_a_run_depends_on(
     made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ran(made, tmp_path)
-    real = cells._code_version
+    real = grid._code_version
     monkeypatch.setattr(
-        cells, "_code_version", lambda rooms: "new" if "predict" in rooms else real(rooms)
+        grid, "_code_version", lambda rooms: "new" if "predict" in rooms else real(rooms)
     )
     found = ran(made, tmp_path)
-    assert found.cells.set_index("method")["state"].to_dict() == {"zeros": "cached", "vae": "done"}
+    assert found.jobs.set_index("method")["state"].to_dict() == {"zeros": "cached", "vae": "done"}
 
 
 def test_a_run_that_has_seen_the_answers_is_refused_before_anything_is_fitted(
@@ -199,7 +201,7 @@ def test_the_report_says_what_the_run_has_seen(made: Path, tmp_path: Path) -> No
         "the vehicle's two among them"
     )
     assert about["of those withheld"] == 0
-    text = write_report(found, tmp_path / "report.html", "runs").read_text()
+    text = write_comparison_report(found, tmp_path / "report.html", "runs").read_text()
     assert "trained runs.vae.parameters" in text
     assert about["parameters"] in text
     assert json.dumps(about)

@@ -110,7 +110,8 @@ def test_a_file_with_our_names_needs_no_map_and_keeps_its_vehicle(tmp_path: Path
 
 def test_a_toml_map_with_constants_extraction_and_controls(tmp_path: Path) -> None:
     (tmp_path / "map.toml").write_text(
-        'vehicle = "ctrl"\n[columns]\ncompound = "group"\n[constants]\ncell_type = "T"\ndose = 2.5\n'
+        'vehicle = "ctrl"\n[columns]\ncompound = "group"\n'
+        '[constants]\ncell_type = "T"\ndose = 2.5\n'
         '[extract]\ndonor = { column = "sample", pattern = "^[cs](.)$" }\n'
         '[control]\ncolumn = "sample"\nvalues = ["c1", "s1"]\n'
     )

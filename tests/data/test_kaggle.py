@@ -1,4 +1,4 @@
-"""The competition's file set: every count, row and gene in its place, and every way a file can be broken."""
+"""The competition's files: every count in its place, and every way a file can be broken."""
 
 from __future__ import annotations
 
@@ -24,8 +24,6 @@ from perturbgen.data.kaggle import (
     read_multiome,
     unique_conditions,
 )
-
-# --- counts -----------------------------------------------------------------------------------------------------------
 
 
 def test_every_count_row_and_gene_is_in_its_place(kaggle: Any) -> None:
@@ -141,9 +139,6 @@ def test_stored_zeros_are_dropped_and_whole_floats_are_counts(kaggle: Any) -> No
     np.testing.assert_array_equal(adata.X.toarray(), kaggle.counts)
 
 
-# --- broken counts ----------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("value", [0.31, -1.0, np.nan, np.inf, 2.0**31])
 def test_a_count_that_is_none_names_cell_and_gene(kaggle: Any, value: float) -> None:
     long = kaggle.long.astype({"count": float})
@@ -199,9 +194,6 @@ def test_a_missing_label_is_an_error(kaggle: Any) -> None:
     long.loc[1, "gene"] = None
     with pytest.raises(SchemaError, match="'gene' is missing in 1 rows"):
         read_competition(kaggle.write(long=long))
-
-
-# --- broken files -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["adata_train.parquet", "adata_obs_meta.csv"])
@@ -307,9 +299,6 @@ def test_a_control_column_that_is_no_truth_value_is_refused(kaggle: Any) -> None
     kaggle.meta["control"] = "maybe"
     with pytest.raises(SchemaError, match="'control' holds 'maybe'"):
         read_competition(kaggle.write())
-
-
-# --- small tables -----------------------------------------------------------------------------------------------------
 
 
 def write_de(folder: Path, *, genes: list[str], conditions: int = 3) -> pd.DataFrame:
@@ -421,9 +410,6 @@ def test_multiome_reads_one_feature_type(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_multiome(tmp_path, features="Peaks").X.toarray(), [[7], [0]])
     with pytest.raises(SchemaError, match="no feature of type 'RNA'"):
         read_multiome(tmp_path, features="RNA")
-
-
-# --- real files -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.data

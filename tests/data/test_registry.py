@@ -1,4 +1,4 @@
-"""The registry of public data, and downloads from a server that behaves, breaks off, lies or has nothing."""
+"""The registry of public data, and downloads from a server that behaves, breaks off or lies."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ DIGEST = hashlib.sha256(BODY).hexdigest()
 
 @dataclass
 class Site:
-    """What the test server holds and how it behaves; ``breaks`` are the bytes sent before each early close."""
+    """What the server holds and does; ``breaks`` are the bytes sent before each early close."""
 
     url: str = ""
     files: dict[str, bytes] = field(default_factory=lambda: {"data.bin": BODY})

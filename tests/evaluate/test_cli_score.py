@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from perturbgen.cli import _run
-from perturbgen.compare.tables import read_table as compared_table
+from perturbgen.compare import read_effects as compared_table
 from perturbgen.core.errors import SchemaError
 from perturbgen.de import read_de_table
 from perturbgen.evaluate import score

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from perturbgen.core.errors import SchemaError
-from perturbgen.evaluate import Scorecard, calibration, report_page, scorecard, write_report
+from perturbgen.evaluate import Scorecard, calibration, report_page, scorecard
 from perturbgen.evaluate.report import _choose_genes, _payload, _quantised, _script_json
 from tests.evaluate.tables import experiment, frame
 
@@ -231,7 +231,7 @@ document.body.append(result);
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium found")
 def test_the_controls_work_in_a_browser(made: Made, tmp_path: Path) -> None:
     card, truth, tables = made
-    page = write_report(tmp_path / "report.html", card, truth, tables)
+    page = report_page(card, truth, tables).write(tmp_path / "report.html")
     page.write_text(page.read_text().replace("</body>", f"<script>{DRIVE}</script></body>"))
     options = [
         "--headless",

@@ -12,7 +12,7 @@ import pytest
 import typer
 
 from perturbgen import cli
-from perturbgen.profiles.crossmodal import Pairs
+from perturbgen.profiles.crossmodal import PairedProfiles
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 Run = Callable[..., int]
@@ -25,7 +25,9 @@ sys.path += [
 
 @pytest.fixture
 def experiment(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Run]:
-    """By an experiment's name, a function that runs it with some arguments and returns its exit code."""
+    """By an experiment's name, a function that runs it with some arguments and returns its exit
+    code.
+    """
 
     def load(name: str) -> Run:
         monkeypatch.syspath_prepend(str(EXPERIMENTS / name))
@@ -53,7 +55,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def paired(folder: Path) -> Pairs:
+def paired(folder: Path) -> PairedProfiles:
     """The made-up pairs."""
     from paired_fixture import IMAGES, L1000
     from pairs import pair, read_wells

@@ -1,4 +1,6 @@
-"""Replicate mAP against controls: equal to copairs before and after whitening, and honest about fitted controls."""
+"""Replicate mAP against controls: equal to copairs before and after whitening, and honest about
+fitted controls.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""BBBC021's network beside simple features, on a fixture of a few fields and one epoch: every table, and its parts."""
+"""BBBC021's network beside simple features, on a fixture of a few fields and one epoch: every
+table, and its parts.
+"""
 
 from __future__ import annotations
 

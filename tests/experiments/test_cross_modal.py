@@ -15,7 +15,7 @@ def test_two_tables_make_a_page_and_the_numbers(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    tables = write_paired(tmp_path / "tables", compounds=72)
+    tables = write_paired(tmp_path / "tables", compounds=48)
     run, out = experiment("cross_modal"), tmp_path / "out"
     assert run(tables / "images.csv.gz", tables / "l1000.csv.gz", "--out", out, *QUICK) == 0
     assert "find their partner" in capsys.readouterr().out
@@ -38,12 +38,13 @@ def test_two_tables_make_a_page_and_the_numbers(
         "RGCCA",
         "pairs torn apart",
     }
-    assert (scores["n"][scores["stratum"] == "all"] == 72 * 3).all()
+    assert (scores["n"][scores["stratum"] == "all"] == 48 * 3).all()
     best = scores[(scores["method"] == "RGCCA") & (scores["stratum"] == "both")]
     assert (best["mAP p"] < 0.05).all()
 
 
 @pytest.mark.data
+@pytest.mark.slow  # reads the published sheets and draws the whole page
 def test_what_is_published(
     experiment: Callable[[str], Callable[..., int]], tmp_path: Path, real_data: Path
 ) -> None:

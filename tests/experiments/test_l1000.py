@@ -1,4 +1,6 @@
-"""The L1000 experiments on a tiny screen: who is in which table, and that nothing tested is trained on."""
+"""The L1000 experiments on a tiny screen: who is in which table, and that nothing tested is trained
+on.
+"""
 
 import sys
 

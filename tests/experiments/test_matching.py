@@ -1,4 +1,6 @@
-"""The protocol finds what was planted, finds nothing where nothing is, and never looks at what it is asked about."""
+"""The protocol finds what was planted, finds nothing where nothing is, and never looks at what it
+is asked about.
+"""
 
 from dataclasses import replace
 from pathlib import Path
@@ -13,13 +15,13 @@ from perturbgen.core.errors import ConfigError, SchemaError
 from perturbgen.profiles.crossmodal import (
     TORN,
     Matched,
-    Pairs,
+    PairedProfiles,
     _compound_folds,
     _predicted,
     _rotated,
     _splits,
     correlated,
-    known,
+    given_maps,
     match,
     methods,
     variate_correlations,
@@ -30,13 +32,13 @@ GRID = [correlated(tau, 10, before) for tau in (0.1, 0.5) for before in (None, 2
 
 
 @pytest.fixture(scope="module")
-def matched(paired: Pairs, folder: Path) -> dict[str, Matched]:
+def matched(paired: PairedProfiles, folder: Path) -> dict[str, Matched]:
     truth = read_truth(folder)
-    grid = {"RGCCA": GRID, "planted": [known(truth.images, truth.l1000)]}
+    grid = {"RGCCA": GRID, "planted": [given_maps(truth.images, truth.l1000)]}
     return match(paired, grid, folds=4, inner=2, rng=np.random.default_rng(0), torn_from="RGCCA")
 
 
-def table(matched: Matched, paired: Pairs, groups: pd.Series) -> pd.DataFrame:
+def table(matched: Matched, paired: PairedProfiles, groups: pd.Series) -> pd.DataFrame:
     return score_folds(
         matched.forward,
         paired.meta["compound"],
@@ -48,7 +50,7 @@ def table(matched: Matched, paired: Pairs, groups: pd.Series) -> pd.DataFrame:
 
 
 def test_responders_in_both_assays_are_found_and_nobody_else(
-    paired: Pairs, folder: Path, matched: dict[str, Matched]
+    paired: PairedProfiles, folder: Path, matched: dict[str, Matched]
 ) -> None:
     groups = paired.meta["compound"].map(read_truth(folder).groups)
     found = table(matched["RGCCA"], paired, groups)
@@ -61,7 +63,7 @@ def test_responders_in_both_assays_are_found_and_nobody_else(
 
 
 def test_the_planted_maps_are_the_ceiling_and_torn_pairs_lie_at_chance(
-    paired: Pairs, matched: dict[str, Matched]
+    paired: PairedProfiles, matched: dict[str, Matched]
 ) -> None:
     groups = pd.Series("all of them", paired.meta.index)
     rows = {name: table(found, paired, groups).loc["all"] for name, found in matched.items()}
@@ -69,7 +71,7 @@ def test_the_planted_maps_are_the_ceiling_and_torn_pairs_lie_at_chance(
     assert rows[TORN]["mAP"] == pytest.approx(rows[TORN]["mAP chance"], rel=0.2)
 
 
-def test_as_many_pairs_of_variates_hold_as_were_planted(paired: Pairs) -> None:
+def test_as_many_pairs_of_variates_hold_as_were_planted(paired: PairedProfiles) -> None:
     found = variate_correlations(
         paired, correlated(0.3, 16), folds=4, rng=np.random.default_rng(1)
     ).mean()
@@ -78,8 +80,10 @@ def test_as_many_pairs_of_variates_hold_as_were_planted(paired: Pairs) -> None:
     assert found[0] > 2 * found[SHARED + 2 :].abs().max()
 
 
-def test_what_is_withheld_changes_neither_maps_nor_settings(paired: Pairs) -> None:
-    """Withheld partners are exchanged: the queries of the other assay, the maps and the choice stay as they were."""
+def test_what_is_withheld_changes_neither_maps_nor_settings(paired: PairedProfiles) -> None:
+    """Withheld partners are exchanged: the queries of the other assay, the maps and the choice stay
+    as they were.
+    """
     fold = _compound_folds(paired.meta["compound"].to_numpy(), 4, rng=np.random.default_rng(7))
     held = np.flatnonzero(fold == 0)
     values = paired.second.values.copy()
@@ -112,14 +116,14 @@ def test_doses_of_a_compound_lie_in_one_fold() -> None:
 @pytest.mark.parametrize(
     "setting", [correlated(0.1, 10), _rotated(20), _predicted(0.1), correlated(0, 10, 20)], ids=str
 )
-def test_an_assay_finds_itself_by_every_method(paired: Pairs, setting: object) -> None:
+def test_an_assay_finds_itself_by_every_method(paired: PairedProfiles, setting: object) -> None:
     same = replace(paired, second=paired.first)
     found = match(same, {"m": [setting]}, folds=3, inner=2, rng=np.random.default_rng(0))["m"]
     for folds in (found.forward, found.backward):
         assert query_scores(folds)["mAP"].mean() > 0.98
 
 
-def test_both_runs_of_one_seed_are_equal(paired: Pairs) -> None:
+def test_both_runs_of_one_seed_are_equal(paired: PairedProfiles) -> None:
     runs = [
         match(paired, {"RGCCA": GRID}, folds=3, inner=2, rng=np.random.default_rng(5))
         for _ in range(2)
@@ -134,7 +138,7 @@ def test_grids_fit_the_data() -> None:
     assert any("80 principal" in str(setting) for setting in few["CCA"])
 
 
-def test_mechanisms_are_told_from_both_assays_better_than_by_chance(paired: Pairs) -> None:
+def test_mechanisms_are_told_from_both_assays_better_than_by_chance(paired: PairedProfiles) -> None:
     found = mechanism_table(
         paired, GRID[:1], folds=3, inner=2, draws=200, rng=np.random.default_rng(0)
     )
@@ -149,7 +153,7 @@ def test_mechanisms_are_told_from_both_assays_better_than_by_chance(paired: Pair
     assert chance["accuracy"].mean() == pytest.approx(1 / 16, abs=0.04)
 
 
-def relabelled(pairs: Pairs, **labels: object) -> Pairs:
+def relabelled(pairs: PairedProfiles, **labels: object) -> PairedProfiles:
     return replace(pairs, first=replace(pairs.first, meta=pairs.meta.assign(**labels)))
 
 
@@ -185,6 +189,6 @@ def exchanged_mechanisms(meta: pd.DataFrame) -> pd.Series:
         ),
     ],
 )
-def test_mistakes(call: object, error: type[Exception], words: str, paired: Pairs) -> None:
+def test_mistakes(call: object, error: type[Exception], words: str, paired: PairedProfiles) -> None:
     with pytest.raises(error, match=words):
         call(paired)

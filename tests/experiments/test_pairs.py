@@ -1,4 +1,6 @@
-"""Two tables become pairs: joined by compound and dose, controls out, replicates averaged, strata told."""
+"""Two tables become pairs: joined by compound and dose, controls out, replicates averaged, strata
+told.
+"""
 
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +13,7 @@ from paired_fixture import IMAGES, L1000, read_truth
 from pairs import Columns, nearest_doses, pair, read_wells, strata
 
 from perturbgen.core.errors import InputError, SchemaError
-from perturbgen.profiles.crossmodal import Pairs
+from perturbgen.profiles.crossmodal import PairedProfiles
 
 PLAIN = Columns("name", "dose")
 
@@ -21,7 +23,9 @@ def table(names: list[str], doses: list[float], seed: int = 0) -> pd.DataFrame:
     return pd.DataFrame({"name": names, "dose": doses, **dict(zip("abc", values.T, strict=True))})
 
 
-def test_the_fixtures_tables_join_though_their_doses_are_rounded_differently(paired: Pairs) -> None:
+def test_the_fixtures_tables_join_though_their_doses_are_rounded_differently(
+    paired: PairedProfiles,
+) -> None:
     assert len(paired) == 96 * 3
     assert paired.first.values.shape[1] == 120
     assert paired.second.values.shape[1] == 160, "x_bead_count is a number but no feature"
@@ -30,7 +34,9 @@ def test_the_fixtures_tables_join_though_their_doses_are_rounded_differently(pai
     assert not paired.meta["compound"].str.contains("DMSO").any()
 
 
-def test_strata_are_the_planted_groups_at_the_full_dose(paired: Pairs, folder: Path) -> None:
+def test_strata_are_the_planted_groups_at_the_full_dose(
+    paired: PairedProfiles, folder: Path
+) -> None:
     full = paired.meta[paired.meta["dose"] > 3]
     planted = full["compound"].map(read_truth(folder).groups)
     expected = planted.map({"both": "both", "images": "one", "L1000": "one", "neither": "neither"})

@@ -98,6 +98,7 @@ def test_ingest_correct_and_map(fixtures: dict[str, Path], tmp_path: Path, capsy
 
 
 @pytest.mark.slow  # umap-learn compiles for ten seconds and more, whatever the size of the data
+@pytest.mark.slow  # numba compiles UMAP
 def test_umap_draws_the_same_map_twice(fixtures: dict[str, Path]) -> None:
     profiles = bbbc021.read_bbbc021(fixtures["bbbc021"])
     one, other = draw_map(profiles, seed=1), draw_map(profiles, seed=1)

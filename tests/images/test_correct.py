@@ -328,7 +328,7 @@ def test_the_share_of_batch_variance_is_unbiased() -> None:
 def test_controls_that_cannot_be_held_out() -> None:
     meta = pd.DataFrame({"plate": [1, 2, 3], "well": [1, 2, 3]})
     profiles = Profiles(np.eye(3), meta, pd.Index(list("abc")))
-    with pytest.raises(SchemaError, match="none can be held out"):
+    with pytest.raises(SchemaError, match="none can be withheld"):
         batch_predictability(
             NestedCentre(["plate"]),
             profiles,

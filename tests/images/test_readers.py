@@ -13,14 +13,14 @@ from perturbgen.images import bbbc021
 from perturbgen.images.check import _missing_sites
 from perturbgen.images.readers import (
     RXRX1_COLUMNS,
-    kind_of,
+    kind_of_source,
     opened,
     read_rxrx1_metadata,
     stream_embeddings,
 )
 from perturbgen.profiles.readers import read_profiles
 from perturbgen.profiles.table import Profiles, chosen, tidy
-from perturbgen.simulate.images import write_rxrx1
+from perturbgen.simulate.images import WRITERS, write_rxrx1
 
 GUID = "43CD51CB-2370-471F-BA01-EE250B14B3C8"
 
@@ -243,7 +243,7 @@ def test_a_table_without_labels_or_with_words_is_said(tmp_path: Path) -> None:
 
 
 def test_sources_are_recognised(fixtures: dict[str, Path], tmp_path: Path) -> None:
-    kinds = {name: kind_of(path) for name, path in fixtures.items() if name != "cellpainting"}
+    kinds = {name: kind_of_source(fixtures[name]) for name in WRITERS if name != "cellpainting"}
     assert kinds == {
         "bbbc021": "bbbc021",
         "rxrx1": "rxrx1",
@@ -252,13 +252,13 @@ def test_sources_are_recognised(fixtures: dict[str, Path], tmp_path: Path) -> No
         "rxrx3": "rxrx3",
     }
     with pytest.raises(InputError, match="holds no profiles"):
-        kind_of(tmp_path)
+        kind_of_source(tmp_path)
     with opened(fixtures["rxrx19b"]) as profiles:
         folder = profiles.write(tmp_path / "kept")
         values = np.array(profiles.values)
     again = read_profiles(folder)
     np.testing.assert_array_equal(again.values, values)
-    assert kind_of(folder) == "folder"
+    assert kind_of_source(folder) == "folder"
 
 
 def small(values: np.ndarray, **labels: object) -> Profiles:

@@ -1,4 +1,4 @@
-"""Submissions for the real id_map and gene list: a right one passes, a wrong one is refused for its reason."""
+"""Submissions for the real id_map: a right one passes, a wrong one is refused for its reason."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ABOUT = {"dataset_id": "neurips-2023-data", "method_id": "ours"}
 
 @pytest.fixture
 def small(tmp_path: Path) -> tuple[pd.DataFrame, pd.DataFrame, Path]:
-    """Predictions in shuffled order, the id_map, and a sample submission of six conditions and five genes."""
+    """Predictions, shuffled, the id_map and a sample submission: six conditions, five genes."""
     ids = pd.DataFrame(
         {"id": range(6), "cell_type": ["B"] * 3 + ["M"] * 3, "sm_name": list("abc") * 2}
     )
@@ -164,7 +164,7 @@ def with_text(path: Path, text: str) -> Path:
 def real(
     real_data: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[pd.DataFrame, Path, list[str]]:
-    """The real rows to predict, a sample submission in their form, and the first of the real genes (all are slow)."""
+    """The real rows to predict, a sample submission, and the first of the real genes."""
     genes = (real_data / "op3" / "genes_18211.txt").read_text().split()[:N_GENES]
     ids = pd.read_csv(real_data / "op3" / "id_map.csv")
     like = tmp_path_factory.mktemp("sample") / "sample_submission.csv"
@@ -212,7 +212,7 @@ def test_memory_does_not_grow_with_the_rows(tmp_path: Path, verb: str) -> None:
 
 @pytest.fixture(scope="module")
 def valid(real, tmp_path_factory: pytest.TempPathFactory) -> Lines:
-    """The fields of a valid submission for the real rows and genes (a short zero keeps it quick)."""
+    """The fields of a valid submission for the real rows and genes (a zero keeps it quick)."""
     ids, _, genes = real
     return [["id", *genes], *([str(name), *["0"] * len(genes)] for name in ids["id"])]
 

@@ -108,8 +108,8 @@ class MemoryBacking:
         """The non-zeros of the rows."""
         import torch
 
-        arrays = (torch.from_numpy(part) for part in self._take(rows, np.float32, np.int64))
-        return SparseRows(*arrays, self.shape[1])
+        values, columns, offsets = map(torch.from_numpy, self._take(rows, np.float32, np.int64))
+        return SparseRows(values, columns, offsets, self.shape[1])
 
     def _take(
         self, rows: IntArray, kind: type, column_kind: type

@@ -23,7 +23,7 @@ from perturbgen.images import bbbc021
 from perturbgen.images.fields import fields, find_images
 from perturbgen.images.network.settings import CompoundData, ImageData
 from perturbgen.images.nsc import mechanism_folds
-from perturbgen.images.readers import kind_of, read_rxrx1_metadata
+from perturbgen.images.readers import kind_of_source, read_rxrx1_metadata
 
 if TYPE_CHECKING:
     import torch
@@ -107,7 +107,7 @@ class Fields:
 
 def read_fields(data: ImageData) -> Fields:
     """Every field with labels and all its channels; the log names those that are left out."""
-    kind = kind_of(require_folder(data.path, "folder of images"))
+    kind = kind_of_source(require_folder(data.path, "folder of images"))
     if kind in ("rxrx1", "rxrx1-kaggle"):
         if data.compounds != CompoundData():
             raise InputError(
@@ -156,7 +156,7 @@ def _with_files(labels: pd.DataFrame, data: ImageData, label: str) -> Fields:
         )
     channels = tuple(sorted(int(c) for c in images["channel"].unique()))
     named = ", ".join(map(str, channels))
-    lost = [str(c) for c in _CHANNELS[kind_of(data.path)] if c not in channels]
+    lost = [str(c) for c in _CHANNELS[kind_of_source(data.path)] if c not in channels]
     if lost:
         log.warning(
             "no image of channels %s at all: the network does without them", ", ".join(lost)

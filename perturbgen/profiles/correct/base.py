@@ -11,7 +11,7 @@ import pandas as pd
 from perturbgen.core.errors import SchemaError
 from perturbgen.profiles.groups import Matrix, blocks
 
-Control = np.ndarray | pd.Series | None  # a mask of the controls; None: all rows
+_Control = np.ndarray | pd.Series | None  # a mask of the controls; None: all rows
 
 
 class Correction(ABC):
@@ -21,7 +21,7 @@ class Correction(ABC):
     labels, never their treatment. Both take a matrix (rows, features) in memory or on disk.
     """
 
-    def fit(self, X: Matrix, meta: pd.DataFrame, *, control: Control = None) -> Self:
+    def fit(self, X: Matrix, meta: pd.DataFrame, *, control: _Control = None) -> Self:
         """Learn from the rows of the mask ``control``."""
         _require_labels(X, meta)
         self._learn(X, meta, _reference_rows(len(meta), control))
@@ -48,7 +48,7 @@ class Correction(ABC):
         return np.empty(X.shape) if out is None else out
 
     def fit_transform(
-        self, X: Matrix, meta: pd.DataFrame, *, control: Control = None
+        self, X: Matrix, meta: pd.DataFrame, *, control: _Control = None
     ) -> np.ndarray:
         """``fit`` and ``transform`` of the same rows."""
         return self.fit(X, meta, control=control).transform(X, meta)
@@ -99,7 +99,7 @@ def _require_labels(X: Matrix, meta: pd.DataFrame) -> None:
         )
 
 
-def _reference_rows(rows: int, control: Control) -> np.ndarray:
+def _reference_rows(rows: int, control: _Control) -> np.ndarray:
     """Row numbers of the controls; all rows without a mask."""
     if control is None:
         return np.arange(rows)

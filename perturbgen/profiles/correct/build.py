@@ -122,6 +122,7 @@ def _part_of_each(
     for group in range(groups.max() + 1):
         names = np.unique(wells[groups == group])
         held = max(int(withhold * len(names)), 1)
+        # whole wells: sites of a well share its noise, and would tell on each other
         taken = rng.permutation(names)[: max(len(names) - held, 1)]
         fitted |= (groups == group) & np.isin(wells, taken)
     return fitted
@@ -205,7 +206,7 @@ def batch_predictability(
     fitted = _part_of_each(groups, wells, withhold=0.5, rng=rng)
     if not (fitted.any() and (~fitted).any()):
         raise SchemaError(
-            f"no {'/'.join(split)} has two control wells: none can be held out",
+            f"no {'/'.join(split)} has two control wells: none can be withheld",
             expected="two or more",
         )
     # standardised on the same half, so that before the correction units do not decide either
@@ -261,6 +262,7 @@ def _neighbour_accuracy(values: np.ndarray, batch: np.ndarray, well: np.ndarray)
     """Mean over batches of the share of rows whose nearest rows are mostly of their own batch."""
     square = (values**2).sum(axis=1)
     distance = square[:, None] + square[None] - 2 * values @ values.T
+    # a well's own sites are nearest to it whatever the batch
     distance[well[:, None] == well[None]] = np.inf
     nearest = batch[np.argsort(distance, axis=1, kind="stable")[:, :_NEIGHBOURS]]
     votes = np.zeros((len(values), batch.max() + 1))

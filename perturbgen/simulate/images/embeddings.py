@@ -93,6 +93,7 @@ def write_rxrx19a(
     meta = _site_table(experiments, screen, rng)
     strengths = {f"drug-{drugs}": side_effect}
     values = _diseased(meta, features, rescuers, infection, strengths, rng)
+    # the release has such rows: readers must keep them, and take them for no control
     meta.loc[meta["well_id"] == meta["well_id"].iloc[-1], "disease_condition"] = None
     return _write_sites(root, meta, values, stray="HRCE-1_9_A01_1")
 
@@ -158,6 +159,7 @@ def _diseased(
 def _write_sites(root: str | Path, meta: pd.DataFrame, values: np.ndarray, *, stray: str) -> Path:
     """The two files; an embedding more than there are labels, at the end."""
     table = embedding_table(meta["site_id"], values)
+    # an embedding of which the metadata know nothing, as the release has some
     extra = table.tail(1).assign(site_id=stray)
     with atomic_path(root) as part:
         part.mkdir()

@@ -42,6 +42,7 @@ def write_rxrx1(
     """
     rng = np.random.default_rng(seed)
     meta = _site_table(sirnas, controls, experiments, rng)
+    # 154 wells of the release have one site, which must not shift the others
     kept = meta[~meta["site_id"].isin(_DROPPED)].reset_index(drop=True)
     with atomic_path(root) as part:
         part.mkdir()

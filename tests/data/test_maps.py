@@ -21,7 +21,7 @@ def test_log_cpm_by_hand() -> None:
 
 
 def additive(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, pd.DataFrame]:
-    """Profiles of two cell types that are exactly compound + plate effects, and the same without the plates'."""
+    """Profiles that are exactly compound + plate effects, and the same without the plates'."""
     obs = pd.DataFrame(
         [(c, p, d) for c in "BT" for p in "pqr" for d in ("v", "x", "yz"["pqr".index(p) // 2])]
     )

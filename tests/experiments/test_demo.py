@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -9,25 +10,15 @@ import pytest
 
 from perturbgen import submission
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
-def demo(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "experiments/demo/run.py", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-
-
-@pytest.mark.slow
+@pytest.mark.slow  # simulates, trains two models and compares them: the whole of make demo
 def test_the_demo_writes_what_it_says(tmp_path: Path) -> None:
-    result = demo(
-        "--runs",
-        str(tmp_path),
-        "--set",
-        "preset=tiny",
-        "--set",
-        "epochs=3",
-        "--set",
-        "replicates=2",
+    command = [sys.executable, "experiments/demo/run.py", "--runs", str(tmp_path)]
+    small = ["--set", "preset=tiny", "--set", "epochs=3", "--set", "replicates=2"]
+    result = subprocess.run(
+        [*command, *small], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert result.returncode == 0, result.stderr
     run = tmp_path / "0001-demo-s0"
@@ -50,9 +41,8 @@ def test_the_demo_writes_what_it_says(tmp_path: Path) -> None:
     assert str(run / "report.html") in result.stdout
     assert 'href="summary.html"' in (run / "report.html").read_text()
     assert 'href="report.html"' in (run / "summary.html").read_text()
-    ranking = pd.read_parquet(run / "comparison" / "scorecard.parquet").query(
-        "metric == 'headline' and stratum == ''"
-    )
+    card = pd.read_parquet(run / "comparison" / "scorecard.parquet")
+    ranking = card.query("metric == 'headline' and stratum == ''")
     headline = ranking.set_index("method")["value"]
     assert headline["replicate"] == pytest.approx(1), "the positive control is the top of the range"
     assert headline["zeros"] == 0
@@ -62,18 +52,18 @@ def test_the_demo_writes_what_it_says(tmp_path: Path) -> None:
     assert (pd.read_csv(run / "submission.csv", index_col=0) != 0).to_numpy().any(), (
         "a model's predictions, not zeros"
     )
-    assert (
-        submission.check(
-            run / "submission.csv", folder / "id_map.csv", folder / "sample_submission.csv"
-        )
-        == []
-    )
+    like = folder / "id_map.csv", folder / "sample_submission.csv"
+    assert submission.check(run / "submission.csv", *like) == []
 
 
-def test_the_demo_shows_its_configuration_and_refuses_unknown_keys() -> None:
-    shown = demo("--dry-run", "--set", "seed=5").stdout.splitlines()
+def test_the_demo_shows_its_configuration_and_refuses_unknown_keys(
+    experiment: Callable[[str], Callable[..., int]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = experiment("demo")
+    assert run("--dry-run", "--set", "seed=5") == 0
+    shown = capsys.readouterr().out.splitlines()
     assert shown == ['preset = "small"', "seed = 5", "epochs = 12", "replicates = 6", ""]
-    refused = demo("--set", "sed=5")
-    assert refused.returncode == 2
-    assert "did you mean 'seed'" in refused.stderr
-    assert "Traceback" not in refused.stderr
+    assert run("--set", "sed=5") == 2
+    refused = capsys.readouterr().err
+    assert "did you mean 'seed'" in refused
+    assert "Traceback" not in refused

@@ -10,20 +10,12 @@ from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def experiment(name: str, *arguments: str) -> list[dict[str, Any]]:
-    command = [
-        sys.executable,
-        f"experiments/{name}/run.py",
-        "--preset",
-        "tiny",
-        "--seeds",
-        "0",
-        "--json",
-        *arguments,
-    ]
+    tiny = ("--preset", "tiny", "--seeds", "0", "--json")
+    command = [sys.executable, f"experiments/{name}/run.py", *tiny, *arguments]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     return json.loads(result.stdout)

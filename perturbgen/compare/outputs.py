@@ -1,0 +1,142 @@
+"""What a comparison leaves behind: scorecard, jobs, failures, report, a row of the leaderboard."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from perturbgen.compare.assemble import Comparison
+from perturbgen.core.errors import InputError
+from perturbgen.core.files import atomic_path
+from perturbgen.core.runs import git_revision
+from perturbgen.evaluate import markdown_table, report_page, to_markdown, write_scorecard
+
+_RMSE = "mean_rowwise_rmse"
+
+
+def write_outputs(
+    found: Comparison, out: str | Path, *, title: str = "Comparison", report: bool = True
+) -> list[Path]:
+    """Save everything into ``out``; returns the paths, those to read first in front."""
+    out = Path(out)
+    paths = write_scorecard(found.card, out)
+    with atomic_path(paths[0]) as part:
+        text = "\n\n".join([to_markdown(found.card).rstrip(), *_sections(found)])
+        part.write_text(text + "\n", encoding="utf-8")
+    # The name that earlier versions gave to the table of jobs.
+    paths.append(out / "cells.csv")
+    with atomic_path(paths[-1]) as part:
+        found.jobs.to_csv(part, index=False)
+    if report:
+        paths.insert(1, write_comparison_report(found, out / "report.html", title))
+    failures = out / "failures.txt"
+    if found.failures:
+        with atomic_path(failures) as part:
+            told = [f"{job.label}\n{end.detail}" for job, end in found.failures.items()]
+            part.write_text("\n\n".join(told) + "\n")
+        paths.append(failures)
+    else:
+        # One of an earlier run, whose failure is mended.
+        failures.unlink(missing_ok=True)
+    return paths
+
+
+def _sections(found: Comparison) -> list[str]:
+    """What the scorecard of a grid says besides: failures, seeds, folds."""
+    parts = []
+    if found.failures:
+        note = "A method with a failed job is not ranked; failures.txt has the details."
+        parts += ["## Failed", note, markdown_table(_failed(found))]
+    seeds = found.seeds()
+    if len(seeds):
+        note = "Mean (least to largest) over seeds."
+        rows: list[dict[str, Any]] = seeds.to_dict("records")
+        parts += ["## Seeds", note, markdown_table(rows)]
+    grid = [
+        {
+            "split": fold.split,
+            "fold": fold.name,
+            "trained on": len(fold.train),
+            "predicted": len(fold.test),
+        }
+        for fold in found.folds
+    ]
+    return [*parts, "## Grid", markdown_table(grid)]
+
+
+def _failed(found: Comparison) -> list[dict[str, Any]]:
+    """A line for every job that failed."""
+    names = ("method", "split", "fold", "seed", "error")
+    rows = [job.row(outcome) for job, outcome in found.failures.items()]
+    return [{name: row[name] for name in names} for row in rows]
+
+
+def write_comparison_report(
+    found: Comparison, path: Path, title: str, *, links: Mapping[str, str] | None = None
+) -> Path:
+    """The page about the scorecard; ``links`` are other pages, by what they are about."""
+    page = report_page(
+        found.card,
+        found.truth(),
+        found.predictions(),
+        title=title,
+        intervals=found.intervals(),
+        ladder=found.ladder,
+        metadata=found.environment,
+    )
+    if found.failures:
+        page.section("Failed", "These methods are not ranked.")
+        page.table(_failed(found))
+    if links:
+        items = "".join(
+            f'<li><a href="{escape(to)}">{escape(about)}</a></li>' for about, to in links.items()
+        )
+        page.section("See also")
+        page.block(f"<ul>{items}</ul>")
+    return page.write(path)
+
+
+class Leaderboard:
+    """A markdown file with a table, to which a comparison adds a row."""
+
+    def __init__(self, path: Path) -> None:
+        if not path.is_file() or "|---" not in path.read_text(encoding="utf-8"):
+            raise InputError(
+                f"no leaderboard at {path}",
+                expected="a markdown file with a table",
+                fix="run where it is",
+            )
+        self.path = path
+
+    def add(self, found: Comparison, *, config: str, command: str, out: Path) -> str:
+        """Append a row about the best method: its MRRMSE beside that of zeros; returns the row."""
+        ranking = found.card.ranking
+        # Controls are no entries: the first place of an oracle says nothing.
+        best = ranking[ranking["role"].isin(["method", "baseline"])].iloc[0]
+        table = found.card.overall.table.set_index(["method", "metric"])["value"]
+        score = zeros = ratio = "-"
+        if (best.method, _RMSE) in table.index and ("zeros", _RMSE) in table.index:
+            error, nothing = float(table[best.method, _RMSE]), float(table["zeros", _RMSE])
+            score, zeros = f"{error:.4f}", f"{nothing:.4f}"
+            ratio = f"{error / nothing:.3f}" if nothing else "-"
+        revision = git_revision() or "unknown"
+        row = (
+            datetime.now(UTC).date().isoformat(),
+            config,
+            f"{best.method} (headline {best.value:.3f} [{best.low:.3f}, {best.high:.3f}])",
+            score,
+            zeros,
+            ratio,
+            revision[:10] + ("+changes" if "+" in revision else ""),
+            f"`{command}` ({out / 'scorecard.md'})",
+        )
+        line = "| " + " | ".join(row) + " |\n"
+        text = self.path.read_text(encoding="utf-8")
+        # Whole or not at all: the table holds the rows of everyone before.
+        with atomic_path(self.path) as part:
+            end = "" if text.endswith("\n") else "\n"
+            part.write_text(text + end + line, encoding="utf-8")
+        return line
