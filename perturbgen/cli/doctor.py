@@ -7,10 +7,11 @@ import shutil
 import subprocess
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 
+from perturbgen.cli.options import Json
 from perturbgen.core.console import show_table
 from perturbgen.core.runs import package_version
 
@@ -46,9 +47,7 @@ def register(app: typer.Typer) -> None:
     app.command("doctor")(_doctor)
 
 
-def _doctor(
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
-) -> None:
+def _doctor(as_json: Json = False) -> None:
     """Check packages, devices, R and data. Exit code 1 only if something required is missing.
 
     Example: [bold]perturbgen doctor[/bold]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from perturbgen.cli import images_network
-from perturbgen.cli.options import Json, listed, opened_profiles
+from perturbgen.cli.options import Json, Seed, listed, opened_profiles
 from perturbgen.core.console import say, show_table
 from perturbgen.core.errors import InputError, SchemaError, suggest
 from perturbgen.core.files import check_output
@@ -31,7 +31,6 @@ _Source = Annotated[
         "columns, an h5ad (X), a GCTX, or ours.",
     ),
 ]
-_Seed = Annotated[int, typer.Option(min=0, help="For what is drawn at random.")]
 _Nan = Annotated[str, typer.Option(help="What to do with NaN: error, drop-features or drop-rows.")]
 
 
@@ -52,7 +51,7 @@ def _fixture(
         str, typer.Argument(help="bbbc021, cellpainting, rxrx1, rxrx19a, rxrx19b or rxrx3.")
     ],
     out: Annotated[Path, typer.Argument(help="The folder to write.")],
-    seed: _Seed = 0,
+    seed: Seed = 0,
 ) -> None:
     """Write a tiny data set in the exact format of a real one, with a planted truth, to try the
     other verbs on.
@@ -177,7 +176,7 @@ def _correct(
         ),
     ] = 0.25,
     nan: _Nan = "error",
-    seed: _Seed = 0,
+    seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
     """Take batch effects out of profiles: scale, compress, centre, whiten, align, by controls.
@@ -262,7 +261,7 @@ def _hits(
     ] = 20_000,
     top: Annotated[int, typer.Option(min=1, help="Lines to print of each stratum.")] = 8,
     nan: _Nan = "error",
-    seed: _Seed = 0,
+    seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
     """Rank drugs by how far they bring diseased wells back to health: in the full space, with
@@ -322,7 +321,7 @@ def _draw(
     ] = None,
     method: Annotated[str, typer.Option(help="umap, tsne (openTSNE) or pca.")] = "umap",
     nan: _Nan = "error",
-    seed: _Seed = 0,
+    seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
     """Draw profiles in two dimensions (50 components, then UMAP or t-SNE), coloured by any columns,

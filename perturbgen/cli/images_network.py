@@ -8,8 +8,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from perturbgen.cli.options import Json, listed, opened_profiles
-from perturbgen.core.console import say, show_table
+from perturbgen.cli.options import (
+    Accelerator,
+    Device,
+    Devices,
+    DryRun,
+    Json,
+    Overrides,
+    Seed,
+    listed,
+    opened_profiles,
+    show_settings,
+)
+from perturbgen.core.console import show_table
 from perturbgen.core.errors import ConfigError, InputError, suggest
 from perturbgen.core.files import check_output
 
@@ -33,7 +44,6 @@ _Turns = Annotated[
     ),
 ]
 _Folder = Annotated[Path | None, typer.Option(help="Other images, in place of the run's own.")]
-_Device = Annotated[str, typer.Option(help="cpu or cuda.")]
 
 
 _RUN_PAGE = (
@@ -59,16 +69,12 @@ def _train(
         Path | None,
         typer.Option(help="A folder of RxRx1 or BBBC021 with images, in place of data.path."),
     ] = None,
-    overrides: Annotated[
-        list[str] | None, typer.Option("--set", help="Override: model.head=arcface")
-    ] = None,
+    overrides: Overrides = None,
     resume: Annotated[Path | None, typer.Option(help="Go on with this run directory.")] = None,
     runs: Annotated[Path, typer.Option(help="Where the run directory is made.")] = Path("runs"),
-    devices: Annotated[int, typer.Option(min=1, help="Devices (processes).")] = 1,
-    accelerator: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the resolved configuration and stop.")
-    ] = False,
+    devices: Devices = 1,
+    accelerator: Accelerator = "auto",
+    dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
     """Train a network to tell siRNAs (RxRx1), or treatments, compounds or mechanisms (BBBC021) apart from images.
@@ -81,9 +87,7 @@ def _train(
 
     Example: [bold]perturbgen images train --data bbbc021/ --set data.compounds.fold=0[/bold]
     """
-    import json
-
-    from perturbgen.core.config import load_settings, to_toml
+    from perturbgen.core.config import load_settings
     from perturbgen.images.network import run as running
     from perturbgen.images.network.settings import ImageSettings
 
@@ -102,9 +106,7 @@ def _train(
     given = [] if data is None else [f"data.path='{data}'"]
     settings = load_settings(ImageSettings, config, overrides=[*(overrides or []), *given])
     if dry_run:
-        say(
-            json.dumps(settings.model_dump(mode="json"), indent=1) if as_json else to_toml(settings)
-        )
+        show_settings(settings, as_json=as_json)
         return
     _show_run(running.train(settings, runs=runs, **options), as_json=as_json)
 
@@ -129,7 +131,7 @@ def _embed(
     data: _Folder = None,
     statistics: _Norm = "",
     turns: _Turns = None,
-    device: _Device = "cpu",
+    device: Device = "cpu",
     as_json: Json = False,
 ) -> None:
     """Embed images with a trained network: profiles that correct, evaluate and map read.
@@ -160,7 +162,7 @@ def _evaluate(
     data: _Folder = None,
     statistics: _Norm = "",
     turns: _Turns = None,
-    device: _Device = "cpu",
+    device: Device = "cpu",
     same: Annotated[
         str, typer.Option(help="Of profiles: the column that names the perturbation.")
     ] = "",
@@ -174,7 +176,7 @@ def _evaluate(
     ] = None,
     draws: Annotated[int, typer.Option(min=99, help="Of profiles: size of the nulls.")] = 1000,
     page: Annotated[Path | None, typer.Option(help="Also write the table as an HTML page.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="For what is drawn at random.")] = 0,
+    seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
     """Say how good a trained network, or any profile, is.

@@ -8,7 +8,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from perturbgen.cli.options import Json
+from perturbgen.cli.options import (
+    Accelerator,
+    Device,
+    Devices,
+    DryRun,
+    Json,
+    Overrides,
+    Seed,
+    check_folder,
+    records,
+    show_settings,
+    write_tables,
+)
 from perturbgen.core.console import say, show_table
 from perturbgen.core.errors import ConfigError, SchemaError, shorten, suggest
 from perturbgen.core.files import check_output
@@ -29,7 +41,6 @@ _Profiles = Annotated[
 _Meta = Annotated[
     Path | None, typer.Option("--meta", help="Table of the samples of a GCTX (inst_info).")
 ]
-_Device = Annotated[str, typer.Option(help="cpu or cuda.")]
 
 
 class _Part(StrEnum):
@@ -53,19 +64,15 @@ def _train(
         typer.Argument(metavar="FILE", help="An extraction (l1000 extract), GCTX, GCT or h5ad."),
     ] = None,
     config: Annotated[Path | None, typer.Option(help="TOML file of settings.")] = None,
-    overrides: Annotated[
-        list[str] | None, typer.Option("--set", help="Override a key: model.head.kind=arcface")
-    ] = None,
+    overrides: Overrides = None,
     start: Annotated[
         Path | None, typer.Option(help="Fine-tune: start from the encoder of this run.")
     ] = None,
     resume: Annotated[Path | None, typer.Option(help="Go on with this run directory.")] = None,
     runs: Annotated[Path, typer.Option(help="Where the run directory is made.")] = Path("runs"),
-    devices: Annotated[int, typer.Option(min=1, help="Devices (processes).")] = 1,
-    accelerator: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the resolved configuration and stop.")
-    ] = False,
+    devices: Devices = 1,
+    accelerator: Accelerator = "auto",
+    dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
     """Train an embedding in which profiles of one perturbagen come together (Donner et al. 2018).
@@ -81,9 +88,7 @@ def _train(
     --set name=genetic[/bold], then [bold]perturbgen l1000 train data/landmarks --set 'data.types=["trt_cp"]'
     --start runs/0001-genetic-s0[/bold]
     """
-    import json
-
-    from perturbgen.core.config import load_settings, to_toml
+    from perturbgen.core.config import load_settings
     from perturbgen.l1000.embedder import run as running
     from perturbgen.l1000.embedder.settings import EmbedSettings
     from perturbgen.train.state import ending
@@ -106,11 +111,7 @@ def _train(
         given += [] if start is None else [f"start='{start}'"]
         settings = load_settings(EmbedSettings, config, overrides=[*(overrides or []), *given])
         if dry_run:
-            say(
-                json.dumps(settings.model_dump(mode="json"), indent=1)
-                if as_json
-                else to_toml(settings)
-            )
+            show_settings(settings, as_json=as_json)
             return
         run = running.train(settings, runs=runs, **options)
     show_table([ending(run, "profiles")], title=f"trained {run}", as_json=as_json)
@@ -124,7 +125,7 @@ def _embed(
     ] = Path("embedding.h5ad"),
     key: Annotated[str, typer.Option(help="Name of the embedding in obsm.")] = "X_embedding",
     meta: _Meta = None,
-    device: _Device = "cpu",
+    device: Device = "cpu",
 ) -> None:
     """Embed profiles, controls as well, by a trained network.
 
@@ -176,8 +177,8 @@ def _evaluate(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="A folder for the tables and the page.")] = None,
     meta: _Meta = None,
-    device: _Device = "cpu",
-    seed: Annotated[int, typer.Option(min=0, help="Of shuffled labels and of the probes.")] = 0,
+    device: Device = "cpu",
+    seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
     """Judge an embedding on perturbagens that it never saw, beside all the baselines that it must beat.
@@ -195,7 +196,6 @@ def _evaluate(
     Example, mechanisms: [bold]perturbgen l1000 evaluate runs/0001-embedder-s0 --probe moa --perturbagens
     compoundinfo_beta.txt --out evaluation[/bold]
     """
-    from perturbgen.cli.options import check_folder
     from perturbgen.l1000.embedder.data import require_column
     from perturbgen.l1000.embedder.evaluation import chosen_profiles, judge, with_values
 
@@ -219,7 +219,6 @@ def _evaluate(
 
 def _show_judged(judged: Judged, title: str, *, as_json: bool) -> None:
     """The methods, the trained embedding's controls and what was probed."""
-    from perturbgen.cli.options import records
 
     rows, controls = judged.rows(), records(judged.controls, "variant")
     probes = {name: judged.probe_rows(name) for name in judged.probes}
@@ -237,7 +236,6 @@ def _show_judged(judged: Judged, title: str, *, as_json: bool) -> None:
 
 def _write_judged(judged: Judged, embedder: Embedder, out: Path, title: str) -> list[str]:
     """The tables and the page, in a folder; returns the names of the files."""
-    from perturbgen.cli.options import write_tables
     from perturbgen.core.files import slug
     from perturbgen.l1000.embedder.evaluation import MINE, neighbours_of_labels
     from perturbgen.l1000.embedder.judge import measure_of
@@ -259,7 +257,7 @@ def _neighbours(
     part: Annotated[_Part, typer.Option(help="Among which of the run's profiles.")] = _Part.ALL,
     most: Annotated[int, typer.Option(min=1, help="Perturbagens shown.")] = 20,
     meta: _Meta = None,
-    device: _Device = "cpu",
+    device: Device = "cpu",
     as_json: Json = False,
 ) -> None:
     """Which perturbagens act like this one: those that the nearest profiles of its profiles belong to.

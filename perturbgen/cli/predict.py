@@ -19,9 +19,19 @@ from perturbgen.cli.generate import (
     Latent,
     SamplersFile,
     open_sampler,
-    read_conditions,
+    read_wanted_file,
 )
-from perturbgen.cli.options import Columns, Device, Json, Layer, RunFolder, Vehicle
+from perturbgen.cli.options import (
+    Columns,
+    Device,
+    Json,
+    Layer,
+    RunFolder,
+    Seed,
+    Seed32,
+    Vehicle,
+    write_predictions,
+)
 from perturbgen.core.console import show_table
 from perturbgen.core.errors import ConfigError, SchemaError, shorten
 from perturbgen.core.files import check_output
@@ -84,9 +94,7 @@ def _predict(
         ),
     ] = None,
     samplers: SamplersFile = None,
-    seed: Annotated[
-        int, typer.Option(min=0, max=2**32 - 1, help="The same seed gives the same prediction.")
-    ] = 0,
+    seed: Seed32 = 0,
     columns: Columns = None,
     layer: Layer = None,
     vehicle: Vehicle = None,
@@ -106,7 +114,6 @@ def _predict(
     Example: [bold]perturbgen predict runs/0001-op3-s0 --cells counts.h5ad --conditions id_map.csv
     --out predictions.parquet[/bold]
     """
-    from perturbgen.cli.options import write_predictions
     from perturbgen.core.config import load_settings
     from perturbgen.data import validate
     from perturbgen.predict import PredictSettings
@@ -129,6 +136,7 @@ def _predict(
     }
     names = "perturbgen predict --help names the choices"
     settings = load_settings(PredictSettings, base=asked, fix=names)
+    # Said now, not after minutes of drawing.
     if calibration_out is not None and not settings.calibrates:
         raise ConfigError(
             f"--calibration-out: {estimator} with a fixed number of replicates "
@@ -137,9 +145,10 @@ def _predict(
         )
     trained = load_run(run, device=device)
     judge = None if calibration_run is None else load_run(calibration_run, device=device)
-    wanted = read_conditions(conditions)
+    wanted = read_wanted_file(conditions)
     adata = load(cells, columns=columns, layer=layer, vehicle=vehicle)
     validate(adata)
+    # predict fits its own, once the cells of the wanted conditions are taken out.
     sampler = None if samplers is None else open_sampler(samplers, adata, seed=seed)
     found = predict_conditions(
         trained, adata, wanted, settings, sampler=sampler, calibration_run=judge
@@ -148,7 +157,7 @@ def _predict(
     write_predictions(values, out)
     if calibration_out is not None:
         write_predictions(found.calibrated[estimator], calibration_out)
-    row = _summary(found, estimator)
+    row = _prediction_row(found, estimator)
     if withheld is not None:
         read = {"layer": layer, "columns": columns, "vehicle": vehicle}
         row |= _likelihood_row(trained, withheld, wanted, seed=seed, **read)
@@ -156,7 +165,7 @@ def _predict(
     show_table([row], title=title, as_json=as_json)
 
 
-def _summary(found: Prediction, estimator: str) -> dict[str, Any]:
+def _prediction_row(found: Prediction, estimator: str) -> dict[str, Any]:
     """The calibration and the checks of a prediction, in a row."""
     row: dict[str, Any] = {"estimator": estimator, "replicates": None, "calibration_mrrmse": None}
     if len(found.scores):
@@ -204,7 +213,7 @@ def _ensemble(
         Path, typer.Option(help="The measured conditions: de_train.parquet or another DE table.")
     ],
     out: _Predictions,
-    seed: Annotated[int, typer.Option(min=0, help="Of the bootstrap of the gain.")] = 0,
+    seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
     """Combine predictions by non-negative weights whose sum is free, found on withheld, measured
@@ -220,7 +229,6 @@ def _ensemble(
     """
     import numpy as np
 
-    from perturbgen.cli.options import write_predictions
     from perturbgen.compare import read_effects
     from perturbgen.predict import aligned, fit_ensemble
 
@@ -228,11 +236,12 @@ def _ensemble(
     chosen = _read_members(members)
     wanted = {member.name: read_effects(member.wanted) for member in chosen}
     known = {member.name: read_effects(member.known) for member in chosen}
+    # A member that lacks a condition would silently count as less than it is.
     for name, table in wanted.items():
         aligned(table, wanted[chosen[0].name], name)
     first = known[chosen[0].name]
     measured = read_effects(truth)
-    _require_measured(measured, first, truth, chosen[0].known)
+    _require_truth(measured, first, truth, chosen[0].known)
     measured = measured.loc[first.index, first.columns]
     found = fit_ensemble(known, measured, rng=np.random.default_rng(seed))
     write_predictions(found.apply(wanted), out)
@@ -256,9 +265,7 @@ def _read_members(texts: list[str]) -> list[_Member]:
     return members
 
 
-def _require_measured(
-    table: pd.DataFrame, known: pd.DataFrame, path: Path, known_path: Path
-) -> None:
+def _require_truth(table: pd.DataFrame, known: pd.DataFrame, path: Path, known_path: Path) -> None:
     """The table of measured values has every calibration condition and gene."""
     conditions = known.index[~known.index.isin(table.index)]
     absent = {

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from perturbgen.cli.options import Json
 from perturbgen.core.console import say, show_table
 from perturbgen.core.errors import UserError
 
@@ -19,7 +20,7 @@ _Like = Annotated[
 def register(app: typer.Typer) -> None:
     """Add the verbs."""
     app.command("submit")(_submit)
-    app.command("check")(_check)
+    app.command("check")(_check_submission)
 
 
 def _submit(
@@ -59,11 +60,11 @@ def _submit(
     say(f"wrote {out}")
 
 
-def _check(
+def _check_submission(
     source: Annotated[Path, typer.Argument(metavar="FILE", help="A submission, .csv or .h5ad.")],
     id_map: _IdMap,
     like: _Like,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Check a submission file: ids, genes, their order, every value. Exit code 2 if it is invalid.
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from perturbgen.cli.data import load
-from perturbgen.cli.options import Columns, Json, Layer, Vehicle
+from perturbgen.cli.options import Columns, Json, Layer, Seed, Vehicle
 from perturbgen.core.console import show_table
 from perturbgen.core.errors import ConfigError
 from perturbgen.core.files import check_output
@@ -96,7 +96,7 @@ def _split(
         int | None, typer.Option(help="kaggle: how many compounds are public; 50.")
     ] = None,
     columns: Columns = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of the random draw.")] = 0,
+    seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
     """Give every cell a part, check the split for leaks, and write it.
@@ -122,7 +122,7 @@ def _split(
         "public": public,
     }
     options = {name: setting for name, setting in given.items() if setting is not None}
-    _check_options(kind, options)
+    _check_split_options(kind, options)
     table = load(source, columns=columns, layer=None, vehicle=None).obs
     rng = np.random.default_rng(seed)
     if kind == _Kind.RANDOM:
@@ -141,7 +141,7 @@ def _split(
     show_table(parts, title=f"{made.kind}: wrote {out}", as_json=as_json)
 
 
-def _check_options(kind: _Kind, options: dict[str, Any]) -> None:
+def _check_split_options(kind: _Kind, options: dict[str, Any]) -> None:
     """A kind of split has the options that it needs, and none that mean nothing to it."""
     needed = ("column", "value") if kind == _Kind.LEAVE_OUT else ()
     missing = [f"--{name}" for name in needed if name not in options]

@@ -8,7 +8,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from perturbgen.cli.options import Device, Json, Layer, RunFolder
+from perturbgen.cli.options import (
+    Accelerator,
+    Device,
+    Devices,
+    DryRun,
+    Json,
+    Layer,
+    Overrides,
+    RunFolder,
+    Seed32,
+    show_settings,
+)
 from perturbgen.core.console import say, show_table
 from perturbgen.core.errors import ConfigError
 from perturbgen.core.files import check_output
@@ -20,7 +31,6 @@ _Cells = Annotated[
     Path,
     typer.Argument(metavar="FILE", help="Raw counts (.h5ad) with the run's conditions in obs."),
 ]
-_Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of what is drawn.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -36,17 +46,13 @@ def _train(
         Path | None, typer.Argument(metavar="CONFIG.toml", help="What to train on what.")
     ] = None,
     data: Annotated[Path | None, typer.Option(help="The cells, in place of data.path.")] = None,
-    overrides: Annotated[
-        list[str] | None, typer.Option("--set", help="Override a key: model.latent=20")
-    ] = None,
+    overrides: Overrides = None,
     resume: Annotated[Path | None, typer.Option(help="Go on with this run directory.")] = None,
     runs: Annotated[Path, typer.Option(help="Where the run directory is made.")] = Path("runs"),
-    devices: Annotated[int, typer.Option(min=1, help="Devices (processes) on each node.")] = 1,
+    devices: Devices = 1,
     num_nodes: Annotated[int, typer.Option(min=1, help="Nodes.")] = 1,
-    accelerator: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the resolved configuration and stop.")
-    ] = False,
+    accelerator: Accelerator = "auto",
+    dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
     """Train a generative model of cells under conditions: NB-VAE, Deep Generative Decoder or Gaussian VAE.
@@ -58,9 +64,6 @@ def _train(
 
     Example: [bold]perturbgen train --resume runs/0001-kang-s0 --set training.epochs=400[/bold]
     """
-    import json
-
-    from perturbgen.core.config import to_toml
     from perturbgen.train import run as running
 
     options: dict[str, Any] = {
@@ -79,9 +82,7 @@ def _train(
         return
     settings = _read_settings(config, data, overrides or [])
     if dry_run:
-        say(
-            json.dumps(settings.model_dump(mode="json"), indent=1) if as_json else to_toml(settings)
-        )
+        show_settings(settings, as_json=as_json)
         return
     _show_run(running.train(settings, runs=runs, **options), as_json=as_json)
 
@@ -150,7 +151,7 @@ def _evaluate(
     out: Annotated[Path | None, typer.Option(help="Write everything (.json) here, too.")] = None,
     layer: Layer = None,
     device: Device = "cpu",
-    seed: _Seed = 0,
+    seed: Seed32 = 0,
     as_json: Json = False,
 ) -> None:
     """Judge a trained model on cells: likelihood of their counts, posterior-predictive checks, probes of its latents.
