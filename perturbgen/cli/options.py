@@ -32,7 +32,6 @@ Overrides = Annotated[
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved settings and stop.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace what is already there.")]
-Report = Annotated[bool, typer.Option("--report/--no-report", help="Write report.html.")]
 RunFolder = Annotated[
     Path, typer.Argument(metavar="RUN", help="A run directory that train made.", show_default=False)
 ]
