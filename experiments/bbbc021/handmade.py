@@ -1,4 +1,4 @@
-"""Simple features of an image that nobody trained: how bright, how even, how fine, which channels
+"""Simple features of an image, without training: how bright, how even, how fine, which channels
 lie together.
 
 They stand for what a network has to beat, not for CellProfiler: no cell is found.
@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from perturbgen.images.fields import read_field
-from perturbgen.profiles.table import Profiles
+from perturbgen.profiles import Profiles
 
 _QUANTILES: Final = (5, 25, 50, 75, 95, 99)
 _SCALES: Final = (1, 2, 4)  # pixels

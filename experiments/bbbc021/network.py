@@ -13,7 +13,7 @@ from perturbgen.cli import run_experiment
 from perturbgen.core.console import say, show_table
 
 if TYPE_CHECKING:
-    from perturbgen.profiles.table import Profiles
+    from perturbgen.profiles import Profiles
 
 SIMPLE, DRAWN, TRAINED, LEARNED = (
     "simple features",
@@ -142,7 +142,7 @@ def neighbour_rows(name: str, fields: Profiles) -> Rows:
 
 
 def week_told(wells: Profiles) -> float:
-    """Balanced accuracy with which DMSO wells of plates left out are given their week by the
+    """Balanced accuracy with which DMSO wells of withheld plates are given their week by the
     nearest week's mean.
 
     Only wells that the correction was not fitted on are asked, and make the means.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from perturbgen.predict import Experiment, plug_in_t, usual_error
+from perturbgen.predict import MeasuredExperiment, plug_in_t, usual_error
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -35,7 +35,7 @@ def ceilings(
     of_others = others.loc[truth.index.get_level_values(1)].set_axis(truth.index)
     found = dict(zip(CEILINGS, (effects.loc[truth.index], of_others), strict=True))
     error = usual_error(
-        Experiment.of(cells, kinds, control=vehicle, flavour="kaggle").measured, truth.index
+        MeasuredExperiment.of(cells, kinds, control=vehicle, flavour="kaggle").measured, truth.index
     )
     return {
         name: best_scaled(plug_in_t(logfc, error.se, error.df), truth)

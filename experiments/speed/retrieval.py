@@ -1,4 +1,4 @@
-"""Speed and memory of exact retrieval: all pairs, the row itself left out, AP, rank quantiles and
+"""Speed and memory of exact retrieval: all pairs, the row itself excluded, AP, rank quantiles and
 p-values of groups.
 
 python experiments/speed/retrieval.py                # 20,000 x 32, and a fiftieth of the queries of
@@ -37,7 +37,7 @@ x = (0.7 * centre[group] + rng.normal(size=(rows, {features}))).astype(np.float3
 meta = pd.DataFrame({{"compound": group.astype(str)}})
 """
 OURS = """
-from perturbgen.evaluate.retrieval import retrieve
+from perturbgen.retrieval import retrieve
 # numba compiles, or loads
 retrieve(x[:200], meta.iloc[:200].assign(compound=np.arange(200) % 50), same="compound")
 asked = np.arange(rows) < share * rows

@@ -36,9 +36,6 @@ Latent = Annotated[
 SamplersFile = Annotated[
     Path | None, typer.Option(help="What perturbgen samplers wrote; fitted anew otherwise.")
 ]
-DrawingSeed = Annotated[
-    int, typer.Option(min=0, max=2**32 - 1, help="The same seed gives the same cells.")
-]
 _QUANTILES: Final = (0.025, 0.1, 0.25, 0.5, 0.75, 0.9, 0.975)
 _BLOCK: Final = 1 << 22  # counts read at a time
 
@@ -108,8 +105,9 @@ def _samplers(
     cells = load(source, columns=columns, layer=layer, vehicle=vehicle)
     validate(cells)
     table = well_table(cells)
-    wanted = read_conditions(conditions) if conditions else None
+    wanted = read_wanted_file(conditions) if conditions else None
     rng = np.random.default_rng(seed)
+    # Judged on withheld conditions first; the sampler that is kept is fitted on all.
     scores = cross_validate(table, settings, rng=rng, folds=folds)
     sampler = fit_samplers(table, rng=rng, settings=settings)
     written = [sampler.save(out / "sampler.npz")]
@@ -138,7 +136,9 @@ def _generate(
     replicates: Annotated[int, typer.Option(min=1, help="How many experiments to draw.")] = 1,
     latent: Latent = "control",
     samplers: SamplersFile = None,
-    seed: DrawingSeed = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=2**32 - 1, help="The same seed gives the same cells.")
+    ] = 0,
     columns: Columns = None,
     layer: Layer = None,
     vehicle: Vehicle = None,
@@ -168,9 +168,10 @@ def _generate(
     )
     from perturbgen.train import load_run
 
+    # Every mistake is found before cells are read, which takes longest.
     require_route(latent)
     trained = load_run(run, device=device)
-    wanted = read_wanted(read_conditions(conditions))
+    wanted = read_wanted(read_wanted_file(conditions))
     labels = "\n".join(sorted("\t".join(key) for key in wanted))
     about = {
         "run": str(run),
@@ -181,6 +182,7 @@ def _generate(
         "samplers": None if samplers is None else file_hash(samplers, "sampler"),
         "conditions": hashlib.sha256(labels.encode()).hexdigest(),
     }
+    # Asked before any work; nothing is written until all input has been checked.
     require_ours(out, about)
     adata = load(cells, columns=columns, layer=layer, vehicle=vehicle)
     validate(adata)
@@ -191,12 +193,12 @@ def _generate(
     paths = write_replicates(
         wells.generator, wells.plan, wells.wells, out, replicates=replicates, about=about
     )
-    rows = [_describe(path) for path in paths]
+    rows = [_replicate_row(path) for path in paths]
     title = f"{len(wanted)} conditions in {len(wells.wells)} wells, in {out}"
     show_table(rows, title=title, as_json=as_json)
 
 
-def read_conditions(path: Path) -> pd.DataFrame:
+def read_wanted_file(path: Path) -> pd.DataFrame:
     """The conditions of an id_map, in our words."""
     from perturbgen.core.tables import read_frame, read_header, require_values
 
@@ -217,7 +219,7 @@ def open_sampler(path: Path | None, cells: AnnData, *, seed: int) -> CellSampler
     return CellSampler.load(path / "sampler.npz" if path.is_dir() else path)
 
 
-def _describe(path: Path) -> dict[str, object]:
+def _replicate_row(path: Path) -> dict[str, object]:
     """What a replicate holds, read from its file a block at a time."""
     import h5py
 

@@ -19,7 +19,7 @@ from perturbgen.cli.generate import (
     Latent,
     SamplersFile,
     open_sampler,
-    read_conditions,
+    read_wanted_file,
 )
 from perturbgen.cli.options import (
     Columns,
@@ -136,6 +136,7 @@ def _predict(
     }
     names = "perturbgen predict --help names the choices"
     settings = load_settings(PredictSettings, base=asked, fix=names)
+    # Said now, not after minutes of drawing.
     if calibration_out is not None and not settings.calibrates:
         raise ConfigError(
             f"--calibration-out: {estimator} with a fixed number of replicates "
@@ -144,9 +145,10 @@ def _predict(
         )
     trained = load_run(run, device=device)
     judge = None if calibration_run is None else load_run(calibration_run, device=device)
-    wanted = read_conditions(conditions)
+    wanted = read_wanted_file(conditions)
     adata = load(cells, columns=columns, layer=layer, vehicle=vehicle)
     validate(adata)
+    # predict fits its own, once the cells of the wanted conditions are taken out.
     sampler = None if samplers is None else open_sampler(samplers, adata, seed=seed)
     found = predict_conditions(
         trained, adata, wanted, settings, sampler=sampler, calibration_run=judge
@@ -155,7 +157,7 @@ def _predict(
     write_predictions(values, out)
     if calibration_out is not None:
         write_predictions(found.calibrated[estimator], calibration_out)
-    row = _summary(found, estimator)
+    row = _prediction_row(found, estimator)
     if withheld is not None:
         read = {"layer": layer, "columns": columns, "vehicle": vehicle}
         row |= _likelihood_row(trained, withheld, wanted, seed=seed, **read)
@@ -163,7 +165,7 @@ def _predict(
     show_table([row], title=title, as_json=as_json)
 
 
-def _summary(found: Prediction, estimator: str) -> dict[str, Any]:
+def _prediction_row(found: Prediction, estimator: str) -> dict[str, Any]:
     """The calibration and the checks of a prediction, in a row."""
     row: dict[str, Any] = {"estimator": estimator, "replicates": None, "calibration_mrrmse": None}
     if len(found.scores):
@@ -234,11 +236,12 @@ def _ensemble(
     chosen = _read_members(members)
     wanted = {member.name: read_effects(member.wanted) for member in chosen}
     known = {member.name: read_effects(member.known) for member in chosen}
+    # A member that lacks a condition would silently count as less than it is.
     for name, table in wanted.items():
         aligned(table, wanted[chosen[0].name], name)
     first = known[chosen[0].name]
     measured = read_effects(truth)
-    _require_measured(measured, first, truth, chosen[0].known)
+    _require_truth(measured, first, truth, chosen[0].known)
     measured = measured.loc[first.index, first.columns]
     found = fit_ensemble(known, measured, rng=np.random.default_rng(seed))
     write_predictions(found.apply(wanted), out)
@@ -262,9 +265,7 @@ def _read_members(texts: list[str]) -> list[_Member]:
     return members
 
 
-def _require_measured(
-    table: pd.DataFrame, known: pd.DataFrame, path: Path, known_path: Path
-) -> None:
+def _require_truth(table: pd.DataFrame, known: pd.DataFrame, path: Path, known_path: Path) -> None:
     """The table of measured values has every calibration condition and gene."""
     conditions = known.index[~known.index.isin(table.index)]
     absent = {

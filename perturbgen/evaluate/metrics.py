@@ -116,7 +116,7 @@ def _norms(values: Array) -> Array:
 
 
 def _sign_accuracy(truth: Array, prediction: Array, de: Array) -> Array:
-    """Share of the responding genes ``de`` whose direction is right (conditions,)."""
+    """Share of the responding genes ``de`` that go the right way (conditions,)."""
     agreement = np.sign(truth) * np.sign(prediction)
     # A predicted 0 counts ½, so that zeros get what a coin would.
     return divide(((agreement + 1) / 2 * de).sum(axis=1), de.sum(axis=1), np.nan)
@@ -139,7 +139,7 @@ def _de_overlap(de: Array, predicted: Array, prediction: Array) -> Array:
     Where more genes are predicted than respond, the |true| strongest of them count; ties share the
     last places.
     """
-    # Whoever calls everything responding finds all: of a longer list only the strongest count.
+    # A prediction that responds everywhere finds all: of a longer list only the strongest count.
     places = de.sum(axis=1)
     strength = np.where(predicted, np.abs(prediction), 0)
     chosen = _top_share(strength, places) * predicted
@@ -187,6 +187,11 @@ def _weighted_r2(truth: Array, prediction: Array, weights: Array) -> Array:
     # Exactly 0, which rounding would not give, so that a constant truth has no R².
     spread[truth.max(axis=1) == truth.min(axis=1)] = 0
     return 1 - divide(_weighted_mse(truth, prediction, weights), spread, np.nan)
+
+
+def _weighted_r2_of_deviations(pair: Pair) -> Array:
+    truth, prediction = pair.deviations
+    return _weighted_r2(truth, prediction, pair.truth.weights)
 
 
 _Distance = Literal["cosine", "euclidean", "l1"]
@@ -391,7 +396,7 @@ TABLE_METRICS: Final = (
         "Weighted R² (Δ mean)",
         "As weighted_r2_delta_control, after the mean perturbation of the training rows is "
         "subtracted from both.",
-        lambda t: _weighted_r2(*t.deviations, t.truth.weights),
+        _weighted_r2_of_deviations,
         "the mean perturbation itself: at most 0",
         **_R2,
         needs="reference",

@@ -13,7 +13,14 @@ from perturbgen.generate.latents import Route, make_latents, read_batches, requi
 from perturbgen.generate.replicates import require_ours, write_replicates
 from perturbgen.generate.sampler import CellSampler, fit_samplers
 from perturbgen.generate.validate import calibration_page, cross_validate, summarise
-from perturbgen.generate.wells import WELL, WellTable, design_wells, tabulate, well_table
+from perturbgen.generate.wells import (
+    WELL,
+    WellTable,
+    design_wells,
+    tabulate,
+    wanted_conditions,
+    well_table,
+)
 
 __all__ = [
     "WELL",
@@ -34,6 +41,7 @@ __all__ = [
     "require_route",
     "summarise",
     "tabulate",
+    "wanted_conditions",
     "well_table",
     "write_replicates",
 ]

@@ -77,6 +77,7 @@ class Plan:
     def rng(self, replicate: int, well: pd.Series) -> np.random.Generator:
         """The stream of one well's latent points and counts."""
         text = "\0".join(str(well[name]) for name in _KEY)
+        # Python's own hash differs from process to process.
         label = int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "little")
         return np.random.default_rng([_DRAWS, self.seed, replicate, label])
 
@@ -152,6 +153,7 @@ class CellGenerator:
     def draw(self, plan: Plan, wells: pd.DataFrame, *, replicate: int) -> Iterator[_WellCells]:
         """Cells of every well that has some; ``wells`` are the plan's, with all covariates."""
         pieces = self._pieces(plan, wells, plan.libraries(replicate), replicate)
+        # In the plan's order, and never more than some pieces ahead: memory stays bounded.
         drawn = deque[Future[_WellCells]]()
         with drawing_threads() as pool:
             for piece in pieces:
@@ -165,6 +167,7 @@ class CellGenerator:
         self, plan: Plan, wells: pd.DataFrame, *, replicate: int
     ) -> tuple[sp.csr_array, np.ndarray]:
         """Sums (wells, genes) int64 of each well's drawn cells, and their numbers; none is kept."""
+        # Limma needs sums alone: twenty replicates of all cells would fill the memory.
         rows: list[sp.csr_array] = [sp.csr_array((1, len(self.genes)), dtype=np.int64)] * len(wells)
         cells = np.zeros(len(wells), np.int64)
         for well, counts in self.draw(plan, wells, replicate=replicate):
@@ -213,6 +216,7 @@ class CellGenerator:
             if not self._counts_are_nb:
                 mean = self.model.expected(piece.z, piece.codes, piece.size)
                 return mean.cpu().numpy(), np.full((1, len(self.genes)), np.inf)
+            # The shares times the size: no logarithm is taken only to be undone.
             share, log_r = self.model.composition(piece.z, piece.codes)
             mean = share.mul_(piece.size[:, None])
             return mean.cpu().numpy(), np.atleast_2d(log_r.exp().cpu().numpy())
@@ -237,6 +241,7 @@ def drawing_threads() -> Iterator[Executor]:
     """
     import torch
 
+    # Arrays of a piece are freed and wanted again at once: the system shall not clear them anew.
     keep_freed_memory(_KEPT)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -74,10 +74,12 @@ def _fit_cells(groups: pd.DataFrame) -> pd.Series:
     compound, compounds = pd.factorize(groups["compound"])
     effect = np.ones(len(compounds))
     rate = np.empty((len(plates), len(kinds)))
+    # One number a pair, so that sums by pair are one bincount.
     place = plate * len(kinds) + kind
     sums = np.bincount(place, n, rate.size).reshape(rate.shape)
     for _ in range(_ROUNDS):
         exposure = np.bincount(place, effect[compound], rate.size).reshape(rate.shape)
+        # A plate and type with few wells leans on what plate and type say apart.
         prior = _independent_rates(sums, exposure)
         rate = (sums + _PRIOR_WELLS * prior) / (exposure + _PRIOR_WELLS)
         expected = np.bincount(compound, rate.ravel()[place], len(compounds))
@@ -112,6 +114,7 @@ def _fit_depth(groups: pd.DataFrame) -> dict[str, pd.Series]:
     for _ in range(_ROUNDS):
         for i, (code, levels) in enumerate(codes):
             rest += effects[i][code]
+            # The first factor carries the level of all, and must not be drawn towards zero.
             prior = _PRIOR_CELLS if i else 1e-9
             effects[i] = np.bincount(code, weights * rest, len(levels)) / (totals[i] + prior)
             rest -= effects[i][code]
@@ -140,6 +143,7 @@ class FeatureMaker:
     def fit(cls, groups: pd.DataFrame) -> FeatureMaker:
         """From the groups of a :class:`WellTable`."""
         columns = [name for name in _ONE_HOT if name in groups]
+        # A withheld compound, or its well, may have no training row at all.
         new = [name for name in _MAY_BE_NEW if name in columns]
         encoder = CovariateEncoder.fit(groups, columns, unknown=new)
         return cls.of(encoder, _fit_reference(groups), groups)
@@ -180,6 +184,7 @@ class FeatureMaker:
 
     def _others(self, labels: pd.DataFrame, whole: list[str], own: list[str]) -> pd.DataFrame:
         """Sums over known rows that share ``whole`` with a condition, less those of ``own``."""
+        # By subtraction: two sums for all rows, not a search for each.
         values = ["n_cells", "expected", "depth_sum"]
         all_, own_ = (_lookup(self.known.groupby(by)[values].sum(), labels) for by in (whole, own))
         return all_ - own_

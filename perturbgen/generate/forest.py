@@ -51,6 +51,7 @@ class Forest:
 
     def leaves(self, x: NDArray[np.float32]) -> NDArray[np.int32]:
         """The leaf of every row in every tree, (rows, trees)."""
+        # All rows and trees go down a level at once; those in leaves are left behind.
         node = np.broadcast_to(self.roots, (len(x), len(self.roots))).copy()
         row = np.broadcast_to(np.arange(len(x))[:, None], node.shape)
         open_ = np.flatnonzero(self.feature[node.ravel()] >= 0)
@@ -129,8 +130,10 @@ def _fit_forest(
         shifted = [getattr(part, name) + root for part, root in zip(parts, roots, strict=False)]
         return np.concatenate(shifted).astype(np.int32)
 
+    # scikit-learn marks leaves by -2 in ``feature``; children tell them safely.
     feature = [np.where(part.children_left >= 0, part.feature, -1) for part in parts]
     leaves = model.apply(x) + roots[:-1]
+    # Rows of one leaf stand together, in order, so that a leaf is a slice.
     order = np.argsort(leaves, axis=None, kind="stable")
     return Forest(
         roots=roots[:-1].astype(np.int32),
@@ -156,6 +159,7 @@ def fit_out_of_fold(
     """A forest of all rows, and predictions (rows,) of forests that saw nothing of a row's fold."""
     predicted = np.empty(len(y))
     for i in range(settings.folds):
+        # A fold may be empty where conditions are few.
         out = fold == i
         if out.any():
             part = _fit_forest(x[~out], y[~out], weights[~out], settings, rng)

@@ -114,6 +114,7 @@ class _BankLatents:
         """Positions of the cells by the values of the first n keys."""
         found: dict[int, dict[str, np.ndarray]] = {}
         for n in range(1, len(self.keys) + 1):
+            # By text: categories of obs and labels of wells need not have one type.
             text = self.labels[list(self.keys[:n])].astype(str).reset_index(drop=True)
             joined = text.agg("\t".join, axis=1) if len(text) else pd.Series(dtype=str)
             found[n] = dict(joined.groupby(joined).indices)
@@ -151,6 +152,7 @@ def make_latents(
     groups = obs[fits].groupby(keys, observed=True).indices
     kept = [
         rng.permutation(where)[:_MOST_IN_BANK]
+        # In the order of the labels: the same draws whatever the order of the file.
         for _, where in sorted(groups.items(), key=lambda item: str(item[0]))
     ]
     places = np.flatnonzero(fits)
@@ -177,6 +179,7 @@ def _latent_points(
     if isinstance(model, DGD):
         part = parts()
         order = pd.Index([*part.index[part == "train"], *part.index[part == "validation"]])
+        # Representations stand in the order of the training and of the validation store.
         places = order.get_indexer(cells.obs_names.astype(str))
         if (places >= 0).all():
             learned = [model.representations.weight.detach(), model.held_out]

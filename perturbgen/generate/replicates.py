@@ -43,6 +43,7 @@ def write_replicates(
     numbers = range(1, replicates + 1)
     drawn = {f"replicate {k}": [len(sizes) for sizes in plan.libraries(k)] for k in numbers}
     counts = pd.DataFrame(drawn, index=wells.index)
+    # Written first: it says how many cells to expect, if the run is interrupted.
     with atomic_path(folder / "wells.csv") as part:
         wells.join(counts).to_csv(part, index=False)
     zeros = int((counts == 0).to_numpy().sum())
@@ -53,6 +54,7 @@ def write_replicates(
             counts.size,
         )
     paths = [folder / f"replicate-{k:04d}.h5ad" for k in numbers]
+    # A file has its name only when it is whole: what is there need not be made again.
     todo = [(k, path) for k, path in zip(numbers, paths, strict=True) if not path.exists()]
     if len(todo) < replicates:
         log.info("%d of %d replicates are there already", replicates - len(todo), replicates)
@@ -94,6 +96,7 @@ def _cell_obs(wells: pd.DataFrame, lengths: list[int], replicate: int) -> pd.Dat
     numbered = [f"generated_{replicate}_{name}_{i}" for name, i in zip(names, number, strict=True)]
     obs.index = pd.Index(numbered, dtype=str)
     for name in obs.columns:
+        # A label of a hundred thousand cells is stored once.
         obs[name] = obs[name].astype("category")
     return obs
 
@@ -109,6 +112,7 @@ def require_ours(folder: Path, about: Mapping[str, Any]) -> None:
     if not path.exists():
         return
     found = json.loads(path.read_text())
+    # Half of one generation and half of another would look like one.
     differing = [key for key in {**found, **about} if found.get(key) != about.get(key)]
     if differing:
         key = differing[0]

@@ -77,6 +77,7 @@ class CellSampler:
         if probabilities.size == 0 or not ((probabilities > 0) & (probabilities < 1)).all():
             raise ConfigError(f"quantiles {list(q)}", expected="numbers between 0 and 1")
         x = self.maker.features(conditions)
+        # Evenly spaced quantiles of the residual, whose Poissons are then mixed: no draw is needed.
         steps = (np.arange(_QUANTILE_POINTS) + 0.5) / _QUANTILE_POINTS
         residual = _weighted_quantiles(self.counts_residual, self.counts_forest.weights(x), steps)
         rate = np.exp(self.log_rate(conditions, x)[:, None] + residual)
@@ -90,6 +91,7 @@ class CellSampler:
         n_cells = _whole_numbers(n_cells, len(conditions))
         x = _with_cells(self.maker, conditions, n_cells)
         mean = self.maker.reference.expected_depth(conditions) + self.depth_forest.predict(x)
+        # One residual a well, since the cells of a well share what lost the others.
         mean += self.depth_residual[self.depth_forest.draw_rows(x, 1, rng=rng)[:, 0]]
         rows = self.depth_rows[self.depth_forest.draw_rows(x, _LIKE_WELLS, rng=rng)]
         owner = np.repeat(np.arange(len(n_cells)), n_cells)
@@ -141,6 +143,7 @@ class CellSampler:
             "log_libraries": table.log_libraries,
             "starts": table.starts,
         }
+        # Text as an array of bytes: object arrays would need pickle, which runs code.
         text = np.frombuffer(json.dumps(about).encode(), np.uint8)
         with atomic_path(path) as part, part.open("wb") as handle:
             np.savez_compressed(handle, about=text, **arrays)
@@ -170,17 +173,19 @@ class CellSampler:
         depth = {name: pd.Series(effect) for name, effect in about["expected_depth"].items()}
         encoder = CovariateEncoder.from_json(json.dumps(about["encoder"]))
         reference = Reference(pd.Series(rates, index), depth)
-        forests: dict[str, dict[str, Any]] = {name: {} for name in _FORESTS}
+        parts: dict[str, dict[str, Any]] = {name: {} for name in _FORESTS}
         for key, array in arrays.items():
             name, _, field = key.partition(".")
             if field:
-                forests[name][field] = array
+                parts[name][field] = array
+        forests: dict[str, Any] = {name: Forest(**part) for name, part in parts.items()}
+        numbers: dict[str, Any] = {name: arrays[name] for name in _ARRAYS}
         return cls(
             settings=SamplerSettings(**about["settings"]),
             table=WellTable(groups, arrays["log_libraries"], arrays["starts"]),
             maker=FeatureMaker.of(encoder, reference, groups),
-            **{name: Forest(**fields) for name, fields in forests.items()},  # type: ignore[arg-type]
-            **{name: arrays[name] for name in _ARRAYS},
+            **forests,
+            **numbers,
         )
 
 
@@ -200,6 +205,7 @@ def fit_samplers(
     x = maker.features(groups)
     cells = groups["n_cells"].to_numpy(float)
     expected = maker.reference.expected_cells(groups)
+    # Residuals are taken out of fold: those of a forest on its own rows are far too small.
     fold = _condition_folds(groups, settings.folds, rng=rng)
 
     y = np.log(cells + _HALF) - np.log(expected)
@@ -207,6 +213,7 @@ def fit_samplers(
     counts_forest, predicted = fit_out_of_fold(x, y, weights, fold, settings=settings, rng=rng)
     counts_residual = _deconvolve(y - predicted, 1 / (expected * np.exp(predicted) + _HALF))
 
+    # Wells without cells have no depth to learn from.
     part = groups.iloc[seen]
     x = _with_cells(maker, part, cells[seen])
     y = part["log_library"].to_numpy() - maker.reference.expected_depth(part)
@@ -235,6 +242,7 @@ def _condition_folds(
     condition, _ = pd.factorize(pd.MultiIndex.from_frame(groups[list(CONDITION)]), sort=True)
     size = np.bincount(condition)[condition]
     many = size > 2 * np.median(size)
+    # Controls stand in so many wells that one fold of them would leave the others none.
     unit = np.where(many, condition.max() + 1 + np.arange(len(groups)), condition)
     units, unit = np.unique(unit, return_inverse=True)
     return deal(len(units), folds, rng)[unit]
@@ -274,6 +282,7 @@ def _spread_within(table: WellTable) -> float:
 
 def _weighted_quantiles(values: _Floats, weights: _Floats, q: _Floats) -> _Floats:
     """Quantiles (rows, q) of values (n,), with weights (rows, n) adding up to one."""
+    # The values are the same for all rows, their weights are not.
     order = np.argsort(values, kind="stable")
     cumulative = np.cumsum(weights[:, order], axis=1)
     at = np.stack([np.searchsorted(row, q * row[-1]) for row in cumulative])

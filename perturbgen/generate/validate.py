@@ -39,6 +39,7 @@ def crps(draws: NDArray[np.generic], observed: NDArray[np.generic]) -> _Floats:
     error = np.abs(ordered - np.asarray(observed, float)[:, None]).mean(axis=1)
     if n == 1:
         return error
+    # Sorted, Σ|X - X'| over pairs is a weighted sum: n log n, not n².
     rank = 2 * np.arange(n) - n + 1
     return error - (ordered @ rank) / (n * (n - 1))
 
@@ -141,6 +142,7 @@ def _draw_medians(
     at_once = max(1, _ROWS_AT_ONCE // max(len(conditions), 1))
     for start in range(0, counts.shape[1], at_once):
         part = counts.iloc[:, start : start + at_once].to_numpy()
+        # Several draws as one long table, since a forest is slow on few rows.
         many = pd.concat([conditions] * part.shape[1], ignore_index=True)
         drawn = sampler.libraries(many, np.maximum(part.T.ravel(), _FEWEST_CELLS), rng)
         columns.append(np.array([np.median(sizes) for sizes in drawn]).reshape(part.T.shape))
@@ -196,12 +198,14 @@ def choose_settings(
 
     Every candidate meets the same folds and the same random numbers.
     """
+    # So that candidates differ by their settings alone.
     seed = int(rng.integers(2**31))
     rows = []
     for settings in candidates:
         scores = cross_validate(
             table, settings, rng=np.random.default_rng(seed), folds=folds, draws=_TUNING_DRAWS
         )
+        # In units of the mean: cells and depth could not be added else.
         relative = [scores[f"{name}_crps"].mean() / scores[name].mean() for name in TARGETS]
         found = dict(zip(TARGETS, relative, strict=True)) | {"mean": np.mean(relative)}
         rows.append(settings.model_dump() | found)

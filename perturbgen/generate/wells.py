@@ -46,6 +46,7 @@ class WellTable:
     @property
     def wells(self) -> pd.DataFrame:
         """The covariates that all cells of a well share, one row for each well."""
+        # Everything else is true of the well, whatever its cells are.
         of_cells = ("cell_type", "n_cells", "log_library")
         columns = [name for name in self.groups if name not in of_cells]
         return self.groups[columns].drop_duplicates(WELL, ignore_index=True)
@@ -75,6 +76,7 @@ def tabulate(obs: pd.DataFrame, totals: pd.Series) -> WellTable:
         log.warning("%d cells without a count are counted, but have no library size", empty)
     groups = labels.groupby(GROUP, observed=True)["compound"].size().rename("n_cells").reset_index()
     groups = _with_zeros(groups, labels)
+    # By label, not by position: obs and totals may come in any order.
     places = pd.MultiIndex.from_frame(groups[GROUP])
     row = places.get_indexer(pd.MultiIndex.from_frame(labels[GROUP]))
     order = np.flatnonzero(has_counts)[np.argsort(row[has_counts], kind="stable")]
@@ -142,6 +144,7 @@ def _with_zeros(groups: pd.DataFrame, labels: pd.DataFrame) -> pd.DataFrame:
             expected="one compound, donor and library in a well",
             cause="obs was sorted or joined apart from the counts",
         )
+    # All cell types share a well: one that a measured condition lacks has lost its cells.
     table = wells.merge(labels[_CONDITION].drop_duplicates(), on="compound")
     table = table.merge(groups, on=GROUP, how="left", validate="one_to_one")
     table["n_cells"] = table["n_cells"].fillna(0).astype(int)
@@ -154,16 +157,22 @@ def design_wells(table: WellTable, conditions: pd.DataFrame) -> pd.DataFrame:
     The compound's wells are known from its other cell types, since all types share a well. The
     result has the covariates of those wells.
     """
-    wanted = pd.DataFrame({name: complete(conditions, name).astype(str) for name in CONDITION})
-    twice = wanted[wanted.duplicated()]
+    wanted = wanted_conditions(conditions)
+    for column, what in (("compound", "compound"), ("cell_type", "cell type")):
+        _require_known(wanted[column], table.groups[column], what)
+    return wanted.merge(table.wells, on="compound", how="left", validate="many_to_many")
+
+
+def wanted_conditions(conditions: pd.DataFrame) -> pd.DataFrame:
+    """The columns ``cell_type`` and ``compound`` of a table as text, complete, each pair once."""
+    table = pd.DataFrame({name: complete(conditions, name).astype(str) for name in CONDITION})
+    twice = table[table.duplicated()]
     if len(twice):
         raise SchemaError(
             f"conditions occur twice: {shorten(twice.agg(' | '.join, axis=1))}",
             expected="each once",
         )
-    for column, what in (("compound", "compound"), ("cell_type", "cell type")):
-        _require_known(wanted[column], table.groups[column], what)
-    return wanted.merge(table.wells, on="compound", how="left", validate="many_to_many")
+    return table
 
 
 def _require_known(values: Iterable[str], known: pd.Series, what: str) -> None:

@@ -177,6 +177,7 @@ class CountDecoder(nn.Module):
         if self.additive is None or features is None:
             return self.head(hidden)
         shift = self.additive(features)
+        # One product less a cell: with 158 conditions the term had cost as much as the layer.
         if len(shift) == 1:
             return functional.linear(hidden, self.head.weight, self.head.bias + shift[0])
         return self.head(hidden) + shift
@@ -190,10 +191,12 @@ class CountDecoder(nn.Module):
     def _start_at(self, share: Tensor) -> None:
         """The last layer begins at the genes' mean shares; a sigmoid's has its largest at ½."""
         share = share.float().clamp(min=1e-12)
+        # From the right depth of every gene on, the network learns differences only.
         log_share = (share / share.sum()).log()
         if self.scaling == "max":
             log_share = (log_share - log_share.max()).clamp(min=-20)
         self.head.bias.copy_(log_share)
+        # Near the mean shares at first, whatever the latent points are.
         self.head.weight.mul_(0.1)
 
 
@@ -287,6 +290,7 @@ def log_evidence(
     In expectation it is never above the truth, and approaches it as ``samples`` grow.
     """
     proposal = model.propose(batch)
+    # Summed as they come: the draws of a batch need no memory for all samples.
     total = torch.full((len(batch.codes),), -torch.inf, device=batch.codes.device)
     for _ in range(samples):
         z, log_q = proposal.sample(generator)

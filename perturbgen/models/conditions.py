@@ -119,6 +119,7 @@ class Conditions(nn.Module):
 
     def withhold(self, codes: Tensor, draws: Draws) -> Tensor:
         """Codes with categories withheld at random, each covariate with its own probability."""
+        # No number is drawn where none is used.
         if not any(self.dropout):
             return codes
         chance = torch.tensor(self.dropout, device=codes.device)

@@ -44,6 +44,8 @@ class _LaplaceProposal(Proposal):
 
     def __init__(self, mode: Tensor, precision: Tensor, *, widen: float = 1.1) -> None:
         self.mode = mode
+        # A little wider than the curvature says: weights of importance are bounded only where the
+        # proposal's tails are no lighter than the posterior's.
         self.factor = torch.linalg.cholesky(precision / widen**2)  # (cells, latent, latent)
 
     def sample(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -88,6 +90,7 @@ class DGD(LatentModel):
         self.n_latent = sum(each.means.shape[1] for each in self._mixtures())
         # Rows belong to cells: the training loop shares their gradients itself, row by row.
         self._ddp_params_and_buffers_to_ignore = ["representations.weight"]
+        # Sparse: a step touches the rows of its batch alone.
         self.representations = nn.Embedding(n_cells, self.n_latent, sparse=True)
         nn.init.zeros_(self.representations.weight)
         self.held_out: Tensor
@@ -134,6 +137,7 @@ class DGD(LatentModel):
         """Representations of new cells, from their ``starts`` best components on."""
         means = self._start_points()
         with torch.no_grad():
+            # The loss has a valley for each component: the search starts in the deepest ones.
             losses = torch.stack([self.loss(z.expand(len(batch.codes), -1), batch) for z in means])
         fits = (
             self.refine(means[chosen], batch, steps=steps, tolerance=tolerance, rate=rate)
@@ -201,6 +205,8 @@ class DGD(LatentModel):
                 )
                 return (ahead - behind) / (2 * _STEP)
 
+            # By finite differences: two decodings a latent dimension, where autograd needs one a
+            # gene.
             slopes = torch.stack(
                 [slope(e) for e in _STEP * torch.eye(self.n_latent, device=mode.device)], dim=1
             )
@@ -240,6 +246,7 @@ class DGD(LatentModel):
                 self.covariate_mixture, z[:, self.split :], batch.codes, self.covariate
             )
             once = once + self.covariate_mixture.prior_log_prob()
+        # Each cell's part, so that an epoch counts log p(φ) once.
         share = -once * self.prior_weight / self.n_cells
         return {
             "reconstruction": -self.log_likelihood(z, batch, codes),

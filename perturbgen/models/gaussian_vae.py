@@ -80,6 +80,7 @@ class GaussianVAE(NBVAE):
         mean, log_sd = self.decode(z, codes, size)
         y = mean + log_sd.exp() * torch.randn(mean.shape, generator=generator, device=mean.device)
         counts = _counts_of(y, size)
+        # By chance, not to the nearest: the mean stays, though most counts are below one half.
         return torch.floor(
             counts + torch.rand(counts.shape, generator=generator, device=counts.device)
         )
@@ -102,4 +103,5 @@ def _normalised(batch: CellBatch, size: Tensor) -> SparseValues:
 
 def _counts_of(y: Tensor, size: Tensor) -> Tensor:
     """The counts that ``y`` (cells, genes) stands for, at least 0."""
+    # e^20 is more than any cell holds, and keeps a wild draw finite.
     return torch.expm1(y.clamp(min=0, max=20)) * (size / _TARGET)[:, None]

@@ -90,6 +90,7 @@ class NBVAE(LatentModel):
     def posterior(self, batch: CellBatch, codes: Tensor | None = None) -> _Posterior:
         """q(z | x, c)."""
         features = self.conditions(batch.codes if codes is None else codes)
+        # In float32 even under autocast: the KL cancels between large terms.
         mean, raw = self.encoder(self._read(batch), features).float().chunk(2, dim=-1)
         return _Posterior(mean, _LOG_SD_REACH * torch.tanh(raw / _LOG_SD_REACH))
 

@@ -55,10 +55,12 @@ class NegativeBinomial(TorchDistribution):
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> Self:
         """The same distribution over a wider batch."""
+        # Pyro expands a distribution wherever it stands in a plate.
         new = self._get_checked_instance(type(self), _instance)
         for name in self.arg_constraints:
             setattr(new, name, getattr(self, name))
         new.log_mean = self.log_mean.expand(batch_shape)
+        # The parameters were checked when the first instance was made.
         super(NegativeBinomial, new).__init__(torch.Size(batch_shape), validate_args=False)
         new._validate_args = self._validate_args
         return new

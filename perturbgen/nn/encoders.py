@@ -23,6 +23,7 @@ def _sparsemax(z: Tensor) -> Tensor:
     ordered = z.sort(dim=-1, descending=True).values
     rank = torch.arange(1, z.shape[-1] + 1, device=z.device, dtype=z.dtype)
     above = ordered.cumsum(-1) - 1
+    # How many entries stay positive: the last whose value exceeds what all before it share.
     size = (rank * ordered > above).sum(-1, keepdim=True)
     return (z - above.gather(-1, size - 1) / size).clamp_min(0)
 
@@ -73,6 +74,7 @@ class _TabNet(nn.Module):
         super().__init__()
         self.relax, self.width, both = relax, width, 2 * width
         sizes = [n_in, *[both] * (shared - 1)]
+        # Shared by all steps; each step has norms of its own over them.
         common = [nn.Linear(size, 2 * both, bias=False) for size in sizes]
         self.norm = nn.BatchNorm1d(n_in)
         self.readers = nn.ModuleList()
@@ -103,6 +105,7 @@ class _TabNet(nn.Module):
         layers = list(self.readers[step].children())
         hidden = layers[0](x)
         for layer in layers[1:]:
+            # √½ keeps the variance of a sum of two.
             hidden = (hidden + layer(hidden)) * math.sqrt(0.5)
         return hidden
 
@@ -160,6 +163,7 @@ class _SelfNormalising(nn.Module):
         layers: list[nn.Module] = []
         for before, width in pairwise((n_in, *widths)):
             layers += [_selu_linear(before, width), nn.SELU()]
+            # Plain dropout would change the mean and variance that SELU keeps.
             layers += [nn.AlphaDropout(dropout)] if dropout else []
         self.layers = nn.Sequential(*layers, _selu_linear((n_in, *widths)[-1], n_out))
 
@@ -218,6 +222,7 @@ class _SoftOrdering(nn.Module):
         dropout: float = 0.1,
     ) -> None:
         super().__init__()
+        # Pooling cuts the places evenly, and the last maximum halves what is left.
         if places % pooled or pooled < 4:
             raise ConfigError(
                 f"{places} places pooled to {pooled}", expected="a multiple, and 4 or more pooled"

@@ -30,6 +30,7 @@ class _CountLinear(nn.Module):
 
     def __init__(self, n_in: int, n_out: int, *, n_conditions: int = 0) -> None:
         super().__init__()
+        # A row per gene: what embedding_bag gathers, so that no batch is ever made dense.
         self.weight = nn.Parameter(torch.empty(n_in, n_out))
         self.bias = nn.Parameter(torch.empty(n_out))
         self.conditions = nn.Linear(n_conditions, n_out, bias=False) if n_conditions else None
@@ -102,6 +103,7 @@ Scaling = Literal["total", "max"]
 # would drift.
 _LOG_R_CENTRE, _LOG_R_REACH = 1.0, 8.0
 
+# As logarithms: a share that underflows has none.
 _SHARES: dict[str, Callable[[Tensor], Tensor]] = {
     "total": partial(functional.log_softmax, dim=-1),
     "max": functional.logsigmoid,
@@ -132,6 +134,7 @@ def composition(logits: Tensor, *, scaling: Scaling = "total") -> Tensor:
     """Each gene's share (..., cells, genes) of :func:`scaled_log_mean`'s means, for any size."""
     if scaling == "total":
         return logits.softmax(-1)
+    # Sigmoids do not add up to one.
     return functional.normalize(logits.sigmoid(), p=1, dim=-1)
 
 
@@ -179,6 +182,7 @@ class PredictedDispersion(nn.Module):
     def __init__(self, n_hidden: int, n_genes: int, *, r: float = 2.0) -> None:
         super().__init__()
         self.linear = nn.Linear(n_hidden, n_genes)
+        # It starts as a dispersion per gene does, and departs from it where cells call for it.
         nn.init.zeros_(self.linear.weight)
         nn.init.constant_(self.linear.bias, _unbounded_log_r(math.log(r)))
 
@@ -201,6 +205,7 @@ class Draws:
 
     def normal(self, cells: int, width: int) -> Tensor:
         """(cells, width), on the generator's device."""
+        # All numbers of the batch are drawn by every process, and each takes its own.
         whole = torch.randn(
             self.total or cells, width, generator=self.generator, device=self.generator.device
         )

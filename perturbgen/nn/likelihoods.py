@@ -138,7 +138,7 @@ def nb_log_prob(counts: Tensor, log_mean: Tensor, log_r: Tensor | float) -> Tens
     ``log_r`` may be one value, (genes,) or (cells, 1); half precision is raised to float32. The
     gradient (in ``log_mean`` and ``log_r``) is in closed form, and cannot be differentiated again.
     """
-    log_mean, log_r = _floats(log_mean, log_r)
+    log_mean, log_r = _as_floats(log_mean, log_r)
     shape = _common_shape(counts, log_mean, log_r=log_r)
     if not shape:
         return nb_log_prob(counts[None], log_mean[None], log_r)[0]
@@ -159,7 +159,7 @@ def nb_log_prob_sparse(
     ``offsets[c + 1]``. ``log_mean`` is (cells, genes), ``log_r`` broadcasts into it. Only non-zeros
     need log-gammas.
     """
-    log_mean, log_r = _floats(log_mean, log_r)
+    log_mean, log_r = _as_floats(log_mean, log_r)
     if log_mean.ndim != 2 or len(offsets) != len(log_mean) + 1 or values.shape != columns.shape:
         raise ShapeError(
             f"{len(offsets) - 1} cells, {len(values)} values in {len(columns)} columns, "
@@ -202,7 +202,7 @@ def zinb_log_prob(
 
 def gaussian_log_prob(values: Tensor, mean: Tensor, log_sd: Tensor | float) -> Tensor:
     """Log N(x; μ, σ²) = −½ ((x − μ)/σ)² − log σ − ½ log 2π, all (cells, genes)."""
-    mean, log_sd = _floats(mean, log_sd)
+    mean, log_sd = _as_floats(mean, log_sd)
     _common_shape(values, mean, log_sd=log_sd)
     return -0.5 * ((values - mean) * torch.exp(-log_sd)).square() - log_sd - HALF_LOG_2PI
 
@@ -265,7 +265,7 @@ def _positive_counts(k: Tensor, log_mean: Tensor, log_r: Tensor) -> tuple[Tensor
     return remainders - deviance - spread, by_log_mean, by_log_r
 
 
-def _floats(location: Tensor, scale: Tensor | float) -> tuple[Tensor, Tensor]:
+def _as_floats(location: Tensor, scale: Tensor | float) -> tuple[Tensor, Tensor]:
     """Both with the type and device of the first, half precision raised to float32."""
     location = location.float() if location.dtype in (torch.float16, torch.bfloat16) else location
     return location, torch.as_tensor(scale, dtype=location.dtype, device=location.device)

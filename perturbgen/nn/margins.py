@@ -110,11 +110,14 @@ class MarginHead(nn.Module):
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """The loss of each row, (rows,), from x (rows, n_features) and its classes y (rows,)."""
         self._require_fit(x, y)
+        # bfloat16 has two to three digits: a margin between cosines near 1 would be lost.
         with torch.autocast(x.device.type, enabled=False):
             x, classes = self._placed(x.float()), self._placed(self.classes)
             c = self._own(x, classes, y)
             if self.training and self.kind == "adacos":
                 with torch.no_grad():
+                    # The scale that this batch is judged by comes from its own angles, as
+                    # published.
                     adapted = _dynamic_scale(c, self._others(x, classes, y, None)[0])
                     self.log_scale.copy_(adapted.clamp_min(1.0).log())
             moved = self._moved(c, self.margins[y] * (self.risen if self.training else 1.0))
@@ -171,6 +174,7 @@ class MarginHead(nn.Module):
         for some in classes.split(size):
             inputs = x, some, y - first, limit, self.scale
             parts.append(
+                # Made again for the gradient; nothing in a chunk is random.
                 checkpoint(self._part, *inputs, use_reentrant=False, preserve_rng_state=False)
             )
             first += len(some)
@@ -272,5 +276,6 @@ def poincare_distance(u: Tensor, v: Tensor) -> Tensor:
     As 2 arsinh(|u − v|/√...), which keeps its digits where points are near.
     """
     uu, vv = u.square().sum(-1)[..., :, None], v.square().sum(-1)[..., None, :]
+    # All pairs by one product; the clamp keeps the slope of the root finite at 0.
     squares, room = uu - 2 * u @ v.mT + vv, (1 - uu) * (1 - vv)
     return 2 * torch.asinh((squares.clamp_min(1e-12) / room).sqrt())

@@ -47,6 +47,7 @@ class _Softball:
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:
         """Points (n, dimension), on the generator's device: a direction times a radius."""
         device = generator.device if generator else None
+        # A normal vector points anywhere alike.
         direction = functional.normalize(
             torch.randn(n, self.dimension, generator=generator, device=device), dim=-1
         )
@@ -124,6 +125,7 @@ class GaussianMixture(nn.Module):
             raise ConfigError(f"covariance {covariance!r}", expected=" or ".join(widths))
         self.means = nn.Parameter(self.softball.sample(n_components, generator=generator))
         self.weight_logits = nn.Parameter(self.means.new_zeros(n_components))
+        # Of the precision, not σ: its prior is normal, and no step can make it negative.
         self.log_precision = nn.Parameter(
             self.means.new_full((n_components, widths[covariance]), -2 * math.log(self.sd))
         )

@@ -51,6 +51,7 @@ class ChannelMix(nn.Conv2d):
     def __init__(self, channels: int) -> None:
         super().__init__(channels, 3, kernel_size=1)
         with torch.no_grad():
+            # Not exactly equal, or the three channels would learn the same for ever.
             equal = torch.full_like(self.weight, 1 / channels)
             self.weight.copy_(equal + 0.1 / channels * torch.randn(3, channels, 1, 1))
             nn.init.zeros_(self.bias)  # type: ignore[arg-type]  # a Conv2d with a bias has one
@@ -203,6 +204,7 @@ def coral(features: Tensor, domain: Tensor) -> Tensor:
     moments = []
     for value in torch.unique(domain):
         rows = features[domain == value]
+        # One sample has no covariance.
         if len(rows) > 1:
             moments.append((rows.mean(dim=0), torch.cov(rows.T)))
     pairs = [
@@ -210,10 +212,11 @@ def coral(features: Tensor, domain: Tensor) -> Tensor:
         for i, (mean, covariance) in enumerate(moments)
         for other, spread in moments[:i]
     ]
+    # Zero with a gradient, so that the loop can call backward on any batch.
     return torch.stack(pairs).mean() if pairs else features.sum() * 0
 
 
-def _norms(network: nn.Module) -> list[_BatchNorm]:
+def _batch_norms(network: nn.Module) -> list[_BatchNorm]:
     """The layers of batch normalisation."""
     return [layer for layer in network.modules() if isinstance(layer, _BatchNorm)]
 
@@ -225,7 +228,7 @@ def own_statistics(network: nn.Module, show: Callable[[], None]) -> Iterator[Non
     The statistics of training come back after it. Nothing is learned from labels, and no weight
     changes.
     """
-    layers = _norms(network)
+    layers = _batch_norms(network)
     kept = [
         (layer, layer.momentum, {k: v.clone() for k, v in layer.state_dict().items()})
         for layer in layers
@@ -251,13 +254,14 @@ def own_statistics(network: nn.Module, show: Callable[[], None]) -> Iterator[Non
 @contextmanager
 def batch_statistics(network: nn.Module) -> Iterator[None]:
     """Within the block, norms use each batch's own statistics and remember none of them."""
-    layers = _norms(network)
+    layers = _batch_norms(network)
     was_training = network.training
     network.eval()
     tracked = [layer.track_running_stats for layer in layers]
     statistics = [(layer.running_mean, layer.running_var) for layer in layers]
     try:
         for layer in layers:
+            # Without running statistics a norm uses those of the batch, in evaluation, too.
             layer.running_mean, layer.running_var = None, None
         yield
     finally:

@@ -24,15 +24,21 @@ from perturbgen.predict.estimators import (
     plug_in_t,
     usual_error,
 )
-from perturbgen.predict.experiment import Estimator, Experiment, PredictSettings, Wells, make_wells
+from perturbgen.predict.experiment import (
+    Estimator,
+    MeasuredExperiment,
+    PredictSettings,
+    Wells,
+    make_wells,
+)
 from perturbgen.predict.pipeline import Prediction, predict
 from perturbgen.predict.predictor import GenerativePredictor, RunFiles, run_fingerprint
 from perturbgen.predict.shrinkage import Shrinkage, expression_levels, fit_shrinkage
 
 __all__ = [
     "Estimator",
-    "Experiment",
     "GenerativePredictor",
+    "MeasuredExperiment",
     "PredictSettings",
     "Prediction",
     "RunFiles",

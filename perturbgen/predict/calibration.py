@@ -26,7 +26,7 @@ from perturbgen.predict.conditions import (
     vehicle_of,
     without,
 )
-from perturbgen.predict.experiment import Experiment, PredictSettings, Wells, make_wells
+from perturbgen.predict.experiment import MeasuredExperiment, PredictSettings, Wells, make_wells
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -44,7 +44,7 @@ _TWIN: Final = " (generated)"  # ends the compound of measured wells that are ge
 class Task:
     """What is generated in which experiment: wanted wells, and twins of measured ones."""
 
-    experiment: Experiment
+    experiment: MeasuredExperiment
     wanted: Wells
     twins: Wells | None
 
@@ -83,6 +83,7 @@ def make_task(
     calibration_run: TrainedRun | None = None,
 ) -> Task:
     """Everything that the estimators need, all bad input found on the way."""
+    # Of the cells at hand, which are without those of the wanted conditions.
     sampler = sampler or make_sampler(cells, seed=settings.seed)
     require_unseen_by(sampler, wanted)
     control = vehicle_of(cells)
@@ -91,7 +92,7 @@ def make_task(
     if settings.anchors:
         ours.require_compound()
     kinds = sorted(wanted.get_level_values("cell_type").unique())
-    experiment = Experiment.of(cells, kinds, control=control, flavour=settings.flavour)
+    experiment = MeasuredExperiment.of(cells, kinds, control=control, flavour=settings.flavour)
     samples = experiment.real.obs
     found = set(samples.loc[samples["compound"] == control, "cell_type"])
     absent = [kind for kind in kinds if kind not in found]
@@ -127,10 +128,10 @@ def _calibration_conditions(
     calibration conditions.
     """
     answered = real.t.index[real.t.notna().any(axis=1)]
-    answered = answered[
-        answered.get_level_values(0).isin(kinds)
-    ]  # a joint fit has other types, too
+    # A joint fit has other types, too.
+    answered = answered[answered.get_level_values(0).isin(kinds)]
     labels = conditions_of(obs)
+    # Positive controls have strong effects that usual compounds have not.
     controls = {control}
     if "control" in obs:
         flagged = obs["control"].astype(str).str.lower().isin(["true", "1"]).to_numpy()
@@ -140,6 +141,7 @@ def _calibration_conditions(
     _require_measured(kinds, chosen.get_level_values(0))
     measured = pd.MultiIndex.from_tuples(sorted(chosen), names=CONDITION)
     withheld = measured[~measured.isin(_trained_conditions(run, obs))]
+    # Factors are fitted by cell type: each needs a condition.
     if set(withheld.get_level_values(0)) == set(kinds):
         return withheld
     log.warning(
@@ -197,10 +199,12 @@ def withheld_likelihood(
     """
     cells = in_run_genes(run, cells)
     rng = np.random.default_rng([5, seed])
+    # Some cells of each condition, since importance sampling decodes each of them many times.
     order = pd.Series(rng.permutation(cells.n_obs), conditions_of(cells.obs))
     cells = cells[order.groupby(level=[0, 1]).rank().to_numpy() <= most].copy()
     under = _log_likelihoods(run, cells, samples=samples, seed=seed)
     untreated = cells.copy()
+    # The same cells under another label: what the model makes of the compound, nothing else.
     untreated.obs["compound"] = vehicle or vehicle_of(cells)
     without = _log_likelihoods(run, untreated, samples=samples, seed=seed)
     columns = {"nll": -under / cells.n_vars, "gain": under - without}

@@ -9,9 +9,15 @@ import numpy as np
 import pandas as pd
 
 from perturbgen.core.errors import SchemaError, shorten
-from perturbgen.core.labels import CONDITION, VEHICLE, conditions_of
-from perturbgen.data import complete, require_same_genes
-from perturbgen.generate import CellSampler, SamplerSettings, fit_samplers, well_table
+from perturbgen.core.labels import VEHICLE, conditions_of
+from perturbgen.data import require_same_genes
+from perturbgen.generate import (
+    CellSampler,
+    SamplerSettings,
+    fit_samplers,
+    wanted_conditions,
+    well_table,
+)
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -24,16 +30,10 @@ log = logging.getLogger(__name__)
 def read_wanted(conditions: pd.DataFrame) -> pd.MultiIndex:
     """The conditions of a table with ``cell_type`` and ``compound`` (or ``sm_name``), each once."""
     table = conditions.rename(columns={} if "compound" in conditions else {"sm_name": "compound"})
-    table = pd.DataFrame({name: complete(table, name).astype(str) for name in CONDITION})
-    if not len(table):
+    wanted = wanted_conditions(table)
+    if not len(wanted):
         raise SchemaError("no condition is asked for", expected="rows of cell_type and compound")
-    twice = table[table.duplicated()]
-    if len(twice):
-        raise SchemaError(
-            f"conditions occur twice: {shorten(twice.agg(' | '.join, axis=1))}",
-            expected="each once",
-        )
-    return pd.MultiIndex.from_frame(table)
+    return pd.MultiIndex.from_frame(wanted)
 
 
 def vehicle_of(cells: AnnData) -> str:
@@ -48,6 +48,7 @@ def in_run_genes(run: TrainedRun, cells: AnnData) -> AnnData:
         return cells
     if cells.var_names.is_unique and set(genes) == set(cells.var_names):
         return cells[:, genes].copy()
+    # Raises with the genes that differ; what passes has a gene twice.
     require_same_genes(cells, run.card.genes)
     raise SchemaError("the cells name a gene more than once", expected="unique names")
 

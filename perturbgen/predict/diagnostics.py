@@ -58,11 +58,13 @@ def _variance_ratio(generated: AnnData, controls: AnnData) -> float:
     """
     mean = np.asarray(controls.X.mean(axis=0)).ravel() if controls.n_obs else np.zeros(0)
     genes = np.flatnonzero(mean >= _FEWEST_COUNTS)
+    # A variance within plates needs two controls on one.
     plates = controls.obs["plate"].astype(str)
     if len(genes) < _FEWEST_GENES or (plates.value_counts() < 2).all():
         return float("nan")
     base, ours = _log_cpm_by_plate(controls, genes), _log_cpm_by_plate(generated, genes)
     level = base.groupby(level=0).mean()
+    # A plate without controls has no level to be freed of.
     known = ours.index.isin(level.index)
     ours = (ours - level.reindex(ours.index))[known]
     compound = generated.obs["compound"].astype(str).to_numpy()[known]

@@ -19,7 +19,7 @@ _TINY: Final = 1e-9
 
 
 @dataclass(frozen=True)
-class Ensemble:
+class _Ensemble:
     """Non-negative weights of predictions, whose sum is free, and what they gain.
 
     ``gain`` is the MRRMSE of the best single member less that of the ensemble, each condition
@@ -52,7 +52,7 @@ class Ensemble:
 
 def fit_ensemble(
     predictions: Mapping[str, pd.DataFrame], truth: pd.DataFrame, *, rng: np.random.Generator
-) -> Ensemble:
+) -> _Ensemble:
     """The ensemble whose mean over conditions of the RMSE is least.
 
     All frames are conditions (cell_type, compound) x genes with the same labels; no member may have
@@ -71,6 +71,7 @@ def fit_ensemble(
         here = (compounds == compound).nonzero()[0]
         others = (compounds != compound).nonzero()[0]
         weights = _fit_weights(x[:, others], y[others])
+        # The best single member is chosen without the compound, as the weights are.
         single[here] = errors[errors[:, others].mean(axis=1).argmin(), here]
         joint[here] = np.sqrt(((y[here] - np.tensordot(weights, x[:, here], 1)) ** 2).mean(axis=1))
     # Whole compounds are drawn: intervals over conditions are too narrow where they have several.
@@ -79,7 +80,7 @@ def fit_ensemble(
     total, size = gains[chosen].sum(axis=1).T
     low, high = np.quantile(total / size, [0.025, 0.975])
     found = pd.Series(_fit_weights(x, y), list(predictions), name="weight")
-    return Ensemble(found, float((single - joint).mean()), (float(low), float(high)))
+    return _Ensemble(found, float((single - joint).mean()), (float(low), float(high)))
 
 
 def _stacked(predictions: Mapping[str, pd.DataFrame], truth: pd.DataFrame) -> np.ndarray:
@@ -103,6 +104,7 @@ def _fit_weights(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     Non-negative least squares, each condition weighted by 1 / RMSE of the round before, which makes
     the squares' sum that of the errors themselves.
     """
+    # Once for all rounds: a round then costs members², not conditions x genes.
     products = np.einsum("mcg,ncg->cmn", x, x)
     answers = np.einsum("mcg,cg->cm", x, y)
     weights, importance = np.zeros(len(x)), np.ones(len(y))

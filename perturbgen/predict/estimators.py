@@ -40,6 +40,7 @@ def _signed_log10_p(t: pd.DataFrame, df: pd.DataFrame) -> pd.DataFrame:
             fix="join them by label: df.reindex_like(t)",
         )
     values = np.empty(t.shape)
+    # Row by row: exact tails hold several arrays of the size that they are given.
     for i, (row, degrees) in enumerate(zip(t.to_numpy(float), df.to_numpy(float), strict=True)):
         values[i] = -np.sign(row) * log_p_t(row, degrees) / np.log(10)
     return pd.DataFrame(values + 0.0, t.index, t.columns)  # + 0.0: no negative zeros
@@ -185,6 +186,7 @@ def average(task: Task, settings: PredictSettings, keep: tuple[int, ...]) -> _Av
                 t["anchored_t"] = anchored.reindex_like(like)
             for name, running in mean.items():
                 running.add(t[name])
+            # Degrees of freedom count where there was an answer, as t does.
             df.add(table.df.reindex_like(like).where(t["mean_t"].notna()))
             tick()
             if k in keep:
@@ -218,6 +220,7 @@ def _has_converged(scores: Sequence[float], *, tolerance: float = 0.005, patienc
         raise ConfigError(f"a score is no number: {list(scores)}", expected="finite scores")
     if len(scores) <= patience:
         return False
+    # Against the best before, not the last: one lucky replicate stops nothing.
     before = min(scores[:-patience])
     return min(scores[-patience:]) > before - tolerance * abs(before)
 
@@ -233,9 +236,8 @@ def _anchored_t(table: DETable, groups: list[Wells], *, vehicle: str) -> pd.Data
     for group in groups:
         rows = group.conditions[group.conditions.isin(table.logfc.index)]
         base = group.untreated_conditions(vehicle, rows)
-        known = base.isin(
-            table.logfc.index
-        )  # a cell type whose vehicle wells drew no cell has none
+        # Where no vehicle well of a cell type drew a cell, none is anchored.
+        known = base.isin(table.logfc.index)
         rows, base = rows[known], base[known]
         difference = table.logfc.loc[rows].to_numpy() - table.logfc.loc[base].to_numpy()
         parts.append(pd.DataFrame(difference / table.se.loc[rows].to_numpy(), rows, table.genes))
@@ -256,6 +258,7 @@ def model_logfc(
     generator, plan = group.generator, group.plan
     total = np.zeros((len(group.wells), len(generator.genes)))
     count = np.zeros(len(group.wells))
+    # Few do: the means are free of counting noise, and both sides share their latent points.
     for replicate in range(1, draws + 1):
         treated, untreated = (
             generator.expected_sums(plan, group.wells, replicate=replicate, **replaced)

@@ -107,6 +107,7 @@ class Wells(NamedTuple):
         """
         table = self.plan.conditions.sort_values(_CONDITION)
         kinds = table.groupby("cell_type")
+        # Evenly over the sorted names, and the same ones in every replicate.
         step = (kinds.cumcount() / kinds["compound"].transform("size") * _MOCKS).astype(int)
         some = table[~pd.concat([table["cell_type"], step], axis=1).duplicated()]
         chosen = pd.MultiIndex.from_frame(self.wells[_CONDITION]).isin(
@@ -165,7 +166,7 @@ def make_wells(
 
 
 @dataclass(frozen=True)
-class Experiment:
+class MeasuredExperiment:
     """Real samples (plate x well x cell type), what is true of every well, and the fit."""
 
     real: AnnData
@@ -174,11 +175,14 @@ class Experiment:
     flavour: str
 
     @classmethod
-    def of(cls, cells: AnnData, kinds: Sequence[str], *, control: str, flavour: str) -> Experiment:
+    def of(
+        cls, cells: AnnData, kinds: Sequence[str], *, control: str, flavour: str
+    ) -> MeasuredExperiment:
         """Of the measured cells of some cell types, of all where the flavour fits them jointly.
 
         Generated wells get the labels of their well's other cells.
         """
+        # From all cells, before types are chosen: a wanted type may have none in a well.
         _, well_obs = groups_of(cells.obs, WELL)
         joint = FLAVOURS[flavour].get("joint", False)
         fitted = joint | cells.obs["cell_type"].astype(str).isin(kinds).to_numpy()
@@ -189,6 +193,7 @@ class Experiment:
 
     def clipped(self, values: pd.DataFrame) -> pd.DataFrame:
         """Signed -log10 p within the flavour's limit, as what is measured is."""
+        # The benchmark limits what was measured, and predictions are compared with that.
         limit = FLAVOURS[self.flavour]["clip"]
         return values if limit is None else values.clip(-limit, limit)
 
@@ -216,6 +221,7 @@ class Experiment:
         """Samples of sums (wells, genes), labelled as their wells; none where no cell is."""
         from anndata import AnnData
 
+        # A donor that lost its cells is missing from a real experiment, too.
         keep = np.flatnonzero((cells > 0) & (np.asarray(sums.sum(axis=1)).ravel() > 0))
         wells = group.wells.iloc[keep]
         place = [*WELL, "cell_type"]
@@ -229,9 +235,8 @@ class Experiment:
         made = AnnData(sp.csr_array(sums[keep]), obs=obs, var=genes)
         if made.var_names.equals(self.real.var_names):
             return made
-        return made[
-            :, self.real.var_names
-        ].copy()  # a calibration run may order its genes otherwise
+        # A calibration run may have its genes in another order.
+        return made[:, self.real.var_names].copy()
 
 
 def _as_text(obs: pd.DataFrame) -> pd.DataFrame:

@@ -124,6 +124,7 @@ def _plug_in(task: Task) -> pd.DataFrame:
 
 def _levels_of(task: Task, levels: int) -> pd.DataFrame:
     """The level of expression of each gene in each cell type."""
+    # Of real samples: what a model gets wrong of a gene shall not choose its factor.
     expression = task.experiment.measured.ave_expr.groupby(level=0).mean()
     return expression_levels(expression.fillna(expression.min().min()), levels=levels)
 

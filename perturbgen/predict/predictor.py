@@ -69,6 +69,7 @@ class RunFiles:
         """The conditions of every cell that either run was trained or validated on."""
         import anndata
 
+        # obs alone is read: the counts are not needed to tell what was seen.
         with h5ad_errors(self.cells):
             file = anndata.read_h5ad(self.cells, backed="r")
             obs = file.obs
@@ -122,6 +123,7 @@ class RunFiles:
 
 def _run_hash(path: Path) -> str:
     """A hash of the best parameters and of what they mean."""
+    # The same parameters mean something else with other genes or categories.
     meaning = file_hash(require_file(path / "model.json", "description of a trained model"))
     return hashlib.sha256(f"{run_fingerprint(path)} {meaning}".encode()).hexdigest()
 
@@ -156,6 +158,7 @@ class GenerativePredictor:
         """Take the cells of the training rows (conditions x genes); train, if that is asked."""
         known = pd.MultiIndex.from_tuples([tuple(map(str, key)) for key in train.index])
         labels = conditions_of(self.cells.obs)
+        # Controls belong to no condition that could be withheld.
         keep = labels.isin(known) | (labels.get_level_values(1) == vehicle_of(self.cells))
         self._cells = self.cells[keep].copy()
         self._seed = int(rng.integers(2**31))

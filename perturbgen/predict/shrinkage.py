@@ -30,6 +30,7 @@ def expression_levels(expression: pd.DataFrame, *, levels: int) -> pd.DataFrame:
         raise SchemaError(
             "expression is missing for some genes", expected="a number for each gene and cell type"
         )
+    # By order of appearance where equal, so that levels are equally large.
     rank = expression.rank(axis=1, method="first") - 1
     return (rank * levels // expression.shape[1]).astype(int)
 
@@ -76,6 +77,7 @@ def fit_shrinkage(
             "predictions or truth hold missing values",
             expected="numbers: leave those conditions out",
         )
+    # The geometric mean: few strong conditions shall not set the scale of noise.
     usual = float(np.exp(np.log(np.maximum((predictions**2).mean(axis=1), _TINY)).mean()))
     fits = [_fit_factors(predictions, truth, levels, noise) for noise in usual * _NOISES]
     return min(fits, key=lambda fit: mrrmse(fit.apply(predictions, levels), truth))
@@ -96,6 +98,7 @@ def shrunk_by_others(
         if not len(rest):
             return predictions
         found = fit_shrinkage(predictions.loc[rest.index], rest, levels)
+        # A type that has no other compound keeps its size.
         factors = found.factors.reindex(kinds, fill_value=1.0)
         parts.append(Shrinkage(factors, found.noise).apply(predictions.loc[here], levels))
     return pd.concat(parts).loc[truth.index]

@@ -24,7 +24,7 @@ from perturbgen.retrieval.embedding import (
     prepare_similarity,
     read_embedding,
 )
-from perturbgen.retrieval.kernels import add_to_histogram, score_queries
+from perturbgen.retrieval.kernels import score_queries
 from perturbgen.retrieval.nulls import benjamini_hochberg, expected_ap, group_p_values
 from perturbgen.retrieval.ranks import Pairing, pair_rows, ranked_blocks
 
@@ -132,13 +132,13 @@ def retrieve(
 
     ``embedding`` (rows, features) and ``meta`` (rows of labels). A query's positives agree with it
     in all of ``same`` and differ in each of ``differ``; its negatives disagree in ``same``, agree
-    in ``negatives_same`` and differ in each of ``negatives_differ``; who is neither does not count.
-    ``queries``, ``candidates`` and ``negatives`` are masks over the rows: who asks, who may be
-    found, and who serves as a negative (the DMSO wells). ``similarity`` is cosine, correlation,
-    spearman, euclidean, precomputed (the embedding is the matrix itself) or a function of (queries,
-    candidates) rows, computed in the embedding's own precision. Ties count as the mean over all
-    their orders. ``device`` other than cpu goes to torch. ``null_draws`` rankings are drawn where
-    the null is too large to count.
+    in ``negatives_same`` and differ in each of ``negatives_differ``; rows that are neither do not
+    count. ``queries``, ``candidates`` and ``negatives`` are masks over the rows: which ask, which
+    may be found, and which serve as negatives (the DMSO wells). ``similarity`` is cosine,
+    correlation, spearman, euclidean, precomputed (the embedding is the matrix itself) or a function
+    of (queries, candidates) rows, computed in the embedding's own precision. Ties count as the mean
+    over all their orders. ``device`` other than cpu goes to torch. ``null_draws`` rankings are
+    drawn where the null is too large to count.
 
     Per query, over positives and negatives only (research notes, sections 2 and 3.5):
 
@@ -188,10 +188,9 @@ def _score(
     fractions, depths = np.array(_FRACTIONS), np.array(_DEPTHS)
     with progress("ranking", asked) as tick:
         for rows, part in ranked_blocks(pairs, similarity, chunk=chunk, device=device):
-            quantiles = score_queries(part, harmonic, fractions, depths, _EARLY, metrics[rows])
-            add_to_histogram(histogram, part, quantiles)
-            positives[rows], opposed[rows] = part.count, part.opposed
-            tick(len(part.count))
+            score_queries(part, harmonic, fractions, depths, _EARLY, metrics[rows], histogram)
+            positives[rows], opposed[rows] = part.positives, part.negatives
+            tick(len(part.positives))
     table = pd.DataFrame(metrics, columns=list(_COLUMNS))
     table["auc"] = 1 - table["auc"]  # the kernel gives the mean q
     # AP by chance depends on the number of positives, so groups of other sizes compare by nap only.

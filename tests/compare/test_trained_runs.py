@@ -17,7 +17,7 @@ from scipy import sparse
 from perturbgen.compare import Comparison, compare, grid, write_comparison_report
 from perturbgen.core.config import load_settings
 from perturbgen.core.errors import ConfigError, InputError, SchemaError
-from perturbgen.predict import Experiment, GenerativePredictor, PredictSettings
+from perturbgen.predict import GenerativePredictor, MeasuredExperiment, PredictSettings
 from perturbgen.train import RunSettings, load_run
 from perturbgen.train import train as train_model
 
@@ -83,7 +83,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("trained")
     everything = make_cells()
     table = (
-        Experiment.of(everything, ["B cells", "NK cells"], control="DMSO", flavour="kaggle")
+        MeasuredExperiment.of(everything, ["B cells", "NK cells"], control="DMSO", flavour="kaggle")
         .fit()
         .signed_log10_p
     )

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from perturbgen.core.errors import SchemaError
+from perturbgen.profiles import Profiles
 from perturbgen.profiles.correct import (
     AdditiveEffects,
     Compress,
@@ -21,13 +22,14 @@ from perturbgen.profiles.correct import (
     tvn,
 )
 from perturbgen.profiles.correct.build import _batch_variance, _told_apart
-from perturbgen.profiles.table import Profiles
 
 
 def design(
     rng: np.random.Generator, *, wells: int = 6, features: int = 5
 ) -> tuple[np.ndarray, pd.DataFrame, np.ndarray]:
-    """Two experiments of two plates of two sites; half the wells are controls; offsets at every level."""
+    """Two experiments of two plates of two sites; half the wells are controls; offsets at every
+    level.
+    """
     keys = itertools.product(["A", "B"], [1, 2], [1, 2], range(wells))
     meta = pd.DataFrame(list(keys), columns=["experiment", "plate", "site", "well"])
     values = rng.normal(size=(len(meta), features))

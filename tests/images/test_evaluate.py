@@ -12,16 +12,17 @@ import pytest
 from perturbgen import cli
 from perturbgen.core.errors import SchemaError
 from perturbgen.images.evaluate import IN_SAMPLE, measures
+from perturbgen.profiles import Profiles, read_profiles
 from perturbgen.profiles.correct import fitted_rows, marked, rows_to_fit
-from perturbgen.profiles.readers import read_profiles
-from perturbgen.profiles.table import Profiles
 
 Capture = pytest.CaptureFixture[str]
 WHO = ["--control", "Metadata_compound=DMSO"]
 
 
 def inert(path: Path) -> Path:
-    """Two plates of twelve DMSO wells, and twenty compounds of six wells that do nothing; 150 features of noise."""
+    """Two plates of twelve DMSO wells, and twenty compounds of six wells that do nothing; 150
+    features of noise.
+    """
     compounds = ["DMSO"] * 12 + [f"c{i}" for i in range(20) for _ in range(3)]
     meta = pd.DataFrame(
         {

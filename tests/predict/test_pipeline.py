@@ -16,8 +16,8 @@ from perturbgen.data.aggregate import pseudobulk
 from perturbgen.data.splits import Split
 from perturbgen.de import flavour_table
 from perturbgen.predict import (
-    Experiment,
     GenerativePredictor,
+    MeasuredExperiment,
     PredictSettings,
     make_sampler,
     make_task,
@@ -193,7 +193,7 @@ def test_conditions_that_a_run_withheld_are_the_ones_it_is_calibrated_on(
     data = {"path": str(experiment_file), "split": str(split)}
     model = {"latent": 2, "decoder": {"hidden": [8]}}
     honest = train(experiment_file.parent, data=data, model=model)
-    bench = Experiment.of(experiment, ["B"], control="DMSO", flavour="kaggle")
+    bench = MeasuredExperiment.of(experiment, ["B"], control="DMSO", flavour="kaggle")
     options = {"control": "DMSO"}
     with caplog.at_level(logging.WARNING):
         assert list(
@@ -407,7 +407,7 @@ def test_a_condition_without_any_cell_is_predicted_as_zero_with_a_warning(
 
 
 def test_a_model_is_a_predictor_like_any_other(vae, experiment):
-    bench = Experiment.of(experiment, ["B", "T"], control="DMSO", flavour="kaggle")
+    bench = MeasuredExperiment.of(experiment, ["B", "T"], control="DMSO", flavour="kaggle")
     table = bench.fit().signed_log10_p
     model = GenerativePredictor(vae, experiment, FAST)
     assert isinstance(model, Predictor)

@@ -25,6 +25,7 @@ from perturbgen.images.network.recipe import ImageRun
 from perturbgen.images.network.settings import Statistics
 from perturbgen.images.nsc import ONE_BATCH, Matching, admissible, match_by, treatment_profiles
 from perturbgen.images.rxrx1 import sirna_groups
+from perturbgen.profiles import Profiles
 from perturbgen.profiles.correct import (
     ControlScaler,
     Correction,
@@ -34,7 +35,6 @@ from perturbgen.profiles.correct import (
     rows_to_fit,
     tvn,
 )
-from perturbgen.profiles.table import Profiles
 
 log = logging.getLogger(__name__)
 

@@ -26,7 +26,7 @@ from perturbgen.images.network.evaluate import (
 from perturbgen.images.network.fields import Fields, read_fields
 from perturbgen.images.network.recipe import _ImageCard
 from perturbgen.images.network.settings import ImageData, ImageSettings
-from perturbgen.profiles.table import Profiles
+from perturbgen.profiles import Profiles
 from perturbgen.simulate.images import ImageLayout, write_bbbc021
 
 
