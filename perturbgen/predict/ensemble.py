@@ -20,7 +20,7 @@ _TINY: Final = 1e-9
 
 @dataclass(frozen=True)
 class _Ensemble:
-    """Non-negative weights of predictions, whose sum is free, and what they gain.
+    """Non-negative weights of predictions (their sum is free), and what they gain.
 
     ``gain`` is the MRRMSE of the best single member less that of the ensemble, each condition
     predicted with weights and a best member found without its compound; ``interval`` holds 95 % of
@@ -53,7 +53,7 @@ class _Ensemble:
 def fit_ensemble(
     predictions: Mapping[str, pd.DataFrame], truth: pd.DataFrame, *, rng: np.random.Generator
 ) -> _Ensemble:
-    """The ensemble whose mean over conditions of the RMSE is least.
+    """The ensemble of the least mean over conditions of the RMSE.
 
     All frames are conditions (cell_type, compound) x genes with the same labels; no member may have
     learnt from these conditions.
