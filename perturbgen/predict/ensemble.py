@@ -44,10 +44,11 @@ class _Ensemble:
         self, predictions: Mapping[str, pd.DataFrame], truth: pd.DataFrame
     ) -> dict[str, float | str]:
         """Weights, the MRRMSE of the members on the withheld conditions, and the gain, in a row."""
-        weights = {f"weight {name}": float(value) for name, value in self.weights.items()}
-        scores = {f"MRRMSE {name}": mrrmse(frame, truth) for name, frame in predictions.items()}
+        row: dict[str, float | str] = {}
+        row |= {f"weight {name}": float(value) for name, value in self.weights.items()}
+        row |= {f"MRRMSE {name}": mrrmse(frame, truth) for name, frame in predictions.items()}
         low, high = self.interval
-        return weights | scores | {"gain": self.gain, "95 % of it": f"[{low:.4f}, {high:.4f}]"}
+        return row | {"gain": self.gain, "95 % of it": f"[{low:.4f}, {high:.4f}]"}
 
 
 def fit_ensemble(
