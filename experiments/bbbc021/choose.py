@@ -14,6 +14,7 @@ import pandas as pd
 
 from perturbgen.core.folds import choose
 from perturbgen.images.nsc import Matching, admissible, cosines, nearest_allowed, treatment_profiles
+from perturbgen.profiles import Profiles
 from perturbgen.profiles.correct import (
     Compress,
     ControlScaler,
@@ -23,7 +24,6 @@ from perturbgen.profiles.correct import (
     Pipeline,
     Sphering,
 )
-from perturbgen.profiles.table import Profiles
 
 
 @dataclass(frozen=True)

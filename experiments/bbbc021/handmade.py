@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from perturbgen.images.fields import read_field
-from perturbgen.profiles.table import Profiles
+from perturbgen.profiles import Profiles
 
 _QUANTILES: Final = (5, 25, 50, 75, 95, 99)
 _SCALES: Final = (1, 2, 4)  # pixels

@@ -13,7 +13,7 @@ from perturbgen.cli import run_experiment
 from perturbgen.core.console import say, show_table
 
 if TYPE_CHECKING:
-    from perturbgen.profiles.table import Profiles
+    from perturbgen.profiles import Profiles
 
 SIMPLE, DRAWN, TRAINED, LEARNED = (
     "simple features",

@@ -14,8 +14,8 @@ from perturbgen.cli import run_experiment
 from perturbgen.core.console import say, show_table
 
 if TYPE_CHECKING:
+    from perturbgen.profiles import Profiles
     from perturbgen.profiles.correct import Correction
-    from perturbgen.profiles.table import Profiles
 
 log = logging.getLogger("perturbgen.bbbc021")
 VEHICLE = "DMSO"
@@ -39,14 +39,14 @@ def main(
 
     Example: OMP_NUM_THREADS=1 python experiments/bbbc021/run.py ../shared/data/imaging/bbbc021
     """
-    from perturbgen.images import bbbc021
+    from perturbgen.images import read_bbbc021
     from perturbgen.simulate.images import write_bbbc021
 
     if data is None:
         data = out / f"fixture{seed}"
         if not data.exists():
             write_bbbc021(data, seed=seed, images=False)
-    wells = bbbc021.read_bbbc021(data)
+    wells = read_bbbc021(data)
     table = golden_table(wells, seed)
     show_table(
         table,

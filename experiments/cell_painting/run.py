@@ -43,7 +43,7 @@ def main(
     """
     import pandas as pd
 
-    from perturbgen.profiles.readers import read_profiles
+    from perturbgen.profiles import read_profiles
     from perturbgen.simulate.images import write_cellpainting
 
     if data is None:

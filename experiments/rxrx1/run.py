@@ -35,7 +35,7 @@ def main(
 
     Example: python experiments/rxrx1/run.py ../shared/data/imaging/rxrx1
     """
-    from perturbgen.images.readers import read_rxrx1_metadata
+    from perturbgen.images import read_rxrx1_metadata
     from perturbgen.images.rxrx1 import PlatePlan, sirna_groups
     from perturbgen.simulate.images import write_rxrx1
 

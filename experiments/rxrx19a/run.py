@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
 
+    from perturbgen.profiles import Profiles
     from perturbgen.profiles.correct import Correction
-    from perturbgen.profiles.table import Profiles
 
 RESCUERS, DRUGS = 4, 60
 NESTED = ["experiment", "plate", "site"]
@@ -43,7 +43,7 @@ def main(
 
     Example: python experiments/rxrx19a/run.py RxRx19a --out runs/rxrx19a
     """
-    from perturbgen.images.readers import stream_embeddings
+    from perturbgen.images import stream_embeddings
     from perturbgen.simulate.images import write_rxrx19a
 
     with tempfile.TemporaryDirectory() as folder:
@@ -99,8 +99,8 @@ def rank(profiles: Profiles, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The gate and the ranked drugs, centred as ours."""
     import numpy as np
 
+    from perturbgen.images import HEALTHY
     from perturbgen.images.hits import centred_wells
-    from perturbgen.images.readers import HEALTHY
 
     wells = centred_wells(profiles, HEALTHY, NESTED, ["well_id"])
     return score(wells, np.random.default_rng(seed))
@@ -108,9 +108,9 @@ def rank(profiles: Profiles, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 def score(wells: Profiles, rng: np.random.Generator) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Gate and hits of centred wells; no group is left out here."""
+    from perturbgen.images import DISEASED, HEALTHY
     from perturbgen.images.hits import hit_table, score_wells
-    from perturbgen.images.readers import DISEASED, HEALTHY
-    from perturbgen.profiles.table import chosen
+    from perturbgen.profiles import chosen
 
     masks = {"healthy": chosen(wells.meta, HEALTHY), "diseased": chosen(wells.meta, DISEASED)}
     found = score_wells(wells, **masks, gate=-float("inf"))
@@ -122,8 +122,8 @@ def compare_centrings(profiles: Profiles, *, planted: bool, seed: int) -> list[d
     import numpy as np
 
     from perturbgen.core.errors import SchemaError
-    from perturbgen.images.readers import DISEASED, HEALTHY
-    from perturbgen.profiles.table import chosen
+    from perturbgen.images import DISEASED, HEALTHY
+    from perturbgen.profiles import chosen
 
     named = profiles.where(profiles.meta["disease_condition"].notna())
     healthy = chosen(named.meta, HEALTHY)
@@ -169,9 +169,9 @@ def key_order(profiles: Profiles) -> float:
     """The largest difference that another order of the keys makes to the nested centring."""
     import numpy as np
 
-    from perturbgen.images.readers import HEALTHY
+    from perturbgen.images import HEALTHY
+    from perturbgen.profiles import chosen
     from perturbgen.profiles.correct import NestedCentre
-    from perturbgen.profiles.table import chosen
 
     control = chosen(profiles.meta, HEALTHY)
     rows = profiles.where(np.arange(len(profiles)) < 2000) if len(profiles) > 50_000 else profiles

@@ -180,7 +180,7 @@ def child(what: str, folder: Path) -> None:
 
 def stream(folder: Path) -> dict[str, float]:
     """Our way: joined to the labels and written to disk, too."""
-    from perturbgen.images.readers import stream_embeddings
+    from perturbgen.images import stream_embeddings
 
     profiles, _ = stream_embeddings(folder, folder / "profiles")
     return {"rows": len(profiles)}
@@ -197,8 +197,8 @@ def read_pandas(folder: Path) -> dict[str, float]:
 
 def correct(folder: Path) -> dict[str, float]:
     """Fit the pipeline on controls, write everything corrected."""
+    from perturbgen.profiles import read_profiles
     from perturbgen.profiles.correct import ControlScaler, Coral, NestedCentre, Pipeline, Sphering
-    from perturbgen.profiles.readers import read_profiles
 
     profiles = read_profiles(folder)
     keys = ["experiment", "plate", "site"]

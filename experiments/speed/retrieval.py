@@ -37,7 +37,7 @@ x = (0.7 * centre[group] + rng.normal(size=(rows, {features}))).astype(np.float3
 meta = pd.DataFrame({{"compound": group.astype(str)}})
 """
 OURS = """
-from perturbgen.evaluate.retrieval import retrieve
+from perturbgen.retrieval import retrieve
 # numba compiles, or loads
 retrieve(x[:200], meta.iloc[:200].assign(compound=np.arange(200) % 50), same="compound")
 asked = np.arange(rows) < share * rows

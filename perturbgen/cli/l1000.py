@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 _l1000_app = typer.Typer(
     name="l1000",
-    help="L1000 profiles: check CMap's files, extract their landmarks, simulate a screen, learn an embedding.",
+    help="L1000 profiles: check CMap's files, extract landmarks, simulate, learn an embedding.",
     no_args_is_help=True,
     rich_markup_mode="rich",
 )
@@ -49,9 +49,10 @@ def register(app: typer.Typer) -> None:
 def _check(
     files: _Files, genes: _Genes = None, transposed: _Transposed = False, as_json: Json = False
 ) -> None:
-    """Look at files: what they are, how large, of which level, where the landmarks are, what is odd.
+    """Look at files: what they are, how large, of which level, where their landmarks are.
 
-    Reads the header and one block of values, so that it takes seconds whatever the size.
+    Also says what is odd. Reads the header and one block of values, so that it takes seconds
+    whatever the size.
 
     Example: [bold]perturbgen l1000 check GSE92742_Level4_ZSPCINF_mlr12k_n1319138x12328.gctx[/bold]
     """
@@ -62,12 +63,11 @@ def _check(
     rows = []
     for path in files:
         with GctxFile(path, transposed=transposed) as file:
-            rows.append(_about(file, wanted))
+            rows.append(_describe_file(file, wanted))
     show_table(rows, title="L1000 files", as_json=as_json)
 
 
-def _about(file: GctxFile, wanted: Any) -> dict[str, Any]:
-    """One row: what a file is."""
+def _describe_file(file: GctxFile, wanted: Any) -> dict[str, Any]:
     import numpy as np
 
     from perturbgen.l1000.fields import level_of
@@ -75,7 +75,9 @@ def _about(file: GctxFile, wanted: Any) -> dict[str, Any]:
 
     places = find_genes(file, wanted)
     found = places[places >= 0]
+    # the first block stands for a file that may be 60 GB
     first = next((file.values(block, found) for block in file.slices()), np.zeros((0, 0)))
+    known = np.isfinite(first)
     return {
         "file": file.path.name,
         "format": file.format,
@@ -88,10 +90,8 @@ def _about(file: GctxFile, wanted: Any) -> dict[str, Any]:
         "last at": int(found.max()) if len(found) else None,
         "fields": f"{len(file.fields('samples'))} + {len(file.fields('genes'))}",
         "repeated ids": int(file.samples.duplicated().sum() + file.genes.duplicated().sum()),
-        "not finite": int((~np.isfinite(first)).sum()),
-        "largest": float(np.nanmax(np.abs(first)))
-        if first.size and np.isfinite(first).any()
-        else None,
+        "not finite": int((~known).sum()),
+        "largest": float(np.nanmax(np.abs(first))) if known.any() else None,
     }
 
 
@@ -120,23 +120,24 @@ def _extract(
     force: Force = False,
     as_json: Json = False,
 ) -> None:
-    """Extract the landmark genes of any number of matrices: a memory map, tables of samples and genes, a manifest.
+    """Extract the landmark genes of any number of matrices into one folder of profiles.
 
-    One pass, in bounded memory. Genes are found by id and joined by id; controls are flagged by CMap's types. Stop it
-    when you like: the same command goes on where it stopped.
+    It holds a memory map, tables of samples and genes, and a manifest. One pass, in bounded memory.
+    Genes are found by id and joined by id; controls are flagged by CMap's types. Stop it when you
+    like: the same command goes on where it stopped.
 
-    Example: [bold]perturbgen l1000 extract GSE92742_Level4.gctx GSE70138_Level4.gctx --meta GSE92742_inst_info.txt.gz
-    --meta GSE70138_inst_info.txt.gz --out data/landmarks --dtype float16 --clip 10[/bold]
+    Example: [bold]perturbgen l1000 extract GSE92742_Level4.gctx GSE70138_Level4.gctx
+    --meta GSE92742_inst_info.txt.gz --meta GSE70138_inst_info.txt.gz --out data/landmarks
+    --dtype float16 --clip 10[/bold]
     """
     from perturbgen.core.errors import ConfigError, suggest
     from perturbgen.l1000 import Options
     from perturbgen.l1000 import extract as run
 
-    if dtype not in ("float32", "float16"):
+    kinds = ("float32", "float16")
+    if dtype not in kinds:
         raise ConfigError(
-            f"--dtype {dtype}",
-            expected="float32 or float16",
-            fix=suggest(dtype, ("float32", "float16")),
+            f"--dtype {dtype}", expected=" or ".join(kinds), fix=suggest(dtype, kinds)
         )
     profiles = run(
         files,
@@ -150,14 +151,10 @@ def _extract(
         force=force,
     )
     found = profiles.manifest
-    row = {
-        "samples": found["samples"],
-        "genes": found["genes"],
-        "level": found["level"],
-        "controls": found["controls"],
-        "perturbagens": int(
-            profiles.samples.loc[~profiles.samples["control"], "perturbagen"].nunique()
-        ),
+    treated = profiles.samples[~profiles.samples["control"]]
+    row = {name: found[name] for name in ("samples", "genes", "level", "controls")}
+    row |= {
+        "perturbagens": int(treated["perturbagen"].nunique()),
         "missing values": found["missing_values"],
         "zero profiles": found["zero_profiles"],
         "MB": (out / found["matrix"]).stat().st_size / 1e6,
@@ -174,19 +171,19 @@ def _simulate(
         str, typer.Option(help="tiny, small, nonlinear or genome (12,328 genes).")
     ] = "small",
     seed: Seed = 0,
-    config: Annotated[
-        Path | None, typer.Option(help="TOML file of settings, over the preset.")
-    ] = None,
+    config: Annotated[Path | None, typer.Option(help="TOML file, over the preset.")] = None,
     overrides: Overrides = None,
     force: Force = False,
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
-    """Simulate an L1000 screen with a known truth: plates, cell lines, doses, mechanisms, one of them non-linear.
+    """Simulate an L1000 screen with a known truth: plates, cell lines, doses, mechanisms.
 
-    Writes a real GCTX of level-4 z-scores beside the tables of GEO (or LINCS2020), plate by plate, at any size.
+    Writes a real GCTX of level-4 z-scores beside the tables of GEO (or LINCS2020), plate by plate,
+    at any size. One of the mechanisms is non-linear.
 
-    Example: [bold]perturbgen l1000 simulate data/screen --preset nonlinear --set design.compounds=500[/bold]
+    Example: [bold]perturbgen l1000 simulate data/screen --preset nonlinear
+    --set design.compounds=500[/bold]
     """
     from perturbgen.simulate.screen import screen_settings, write_screen
 
@@ -195,7 +192,6 @@ def _simulate(
         show_settings(settings)
         return
     folder = write_screen(settings, out, seed=seed, force=force)
-    rows = [
-        {"file": path.name, "MB": path.stat().st_size / 1e6} for path in sorted(folder.iterdir())
-    ]
+    files = sorted(folder.iterdir())
+    rows = [{"file": path.name, "MB": path.stat().st_size / 1e6} for path in files]
     show_table(rows, title=f"simulated: {folder}, {settings.plates} plates", as_json=as_json)

@@ -32,7 +32,6 @@ Overrides = Annotated[
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved settings and stop.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace what is already there.")]
-Report = Annotated[bool, typer.Option("--report/--no-report", help="Write report.html.")]
 RunFolder = Annotated[
     Path, typer.Argument(metavar="RUN", help="A run directory that train made.", show_default=False)
 ]
@@ -109,7 +108,7 @@ def opened_profiles(source: Path, key: str | None = None) -> Iterator[Profiles]:
 
         yield Profiles.from_anndata(read_plate(source), str(source))
     else:
-        from perturbgen.images.readers import opened
+        from perturbgen.images import opened
 
         with opened(source, key=key) as profiles:
             yield profiles

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from perturbgen.cli.options import DryRun, Json, Overrides, Report, Seed, listed, show_settings
+from perturbgen.cli.options import DryRun, Json, Overrides, Seed, listed, show_settings
 from perturbgen.core.console import say, show_table
 from perturbgen.core.errors import ConfigError, PerturbgenError
 from perturbgen.core.files import require_writable
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from perturbgen.compare import Comparison
     from perturbgen.evaluate import Scorecard
 
+_Report = Annotated[
+    bool, typer.Option("--report/--no-report", help="Write report.html beside the tables.")
+]
 _DUPLICATE = "interpolated_duplicate"
 _LEADERBOARD = Path("experiments") / "LEADERBOARD.md"
 
@@ -84,7 +87,7 @@ def _score(
         int, typer.Option(min=1, help="Bootstrap resamples of the conditions.")
     ] = 1000,
     seed: Seed = 0,
-    report: Report = True,
+    report: _Report = True,
     as_json: Json = False,
 ) -> None:
     """Score predictions of signed -log10 p against the measured table, between two controls.
@@ -217,7 +220,7 @@ def _compare(
     workers: Annotated[
         int | None, typer.Option(min=1, help="Processes [default: one a core].")
     ] = None,
-    report: Report = True,
+    report: _Report = True,
     leaderboard: Annotated[
         bool,
         typer.Option(

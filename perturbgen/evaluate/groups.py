@@ -70,8 +70,9 @@ def _cut(column: pd.Series) -> pd.Series:
     # Truth values count as numbers in pandas, and have no ranges.
     if not pd.api.types.is_numeric_dtype(column) or pd.api.types.is_bool_dtype(column):
         return column.astype(str)
-    few = column.nunique() <= _PARTS
-    edges = [] if few else np.unique(np.quantile(column.dropna(), np.linspace(0, 1, _PARTS + 1)))
+    edges = np.zeros(0)
+    if column.nunique() > _PARTS:
+        edges = np.unique(np.quantile(column.dropna(), np.linspace(0, 1, _PARTS + 1)))
     if len(edges) < 3:
         return column.map(lambda value: f"{value:g}")
     codes = np.clip(np.searchsorted(edges, column, side="right") - 1, 0, len(edges) - 2)

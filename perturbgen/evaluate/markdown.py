@@ -71,18 +71,6 @@ def headline_note(card: Scorecard) -> str:
     return note + (f" Without range here: {', '.join(without)}." if without else "")
 
 
-def _span(value: Any, low: Any, high: Any) -> str:
-    """A value with its interval."""
-    if pd.isna(value):
-        return "-"
-    return _digits(value) if pd.isna(low) else f"{_digits(value)} [{_digits(low)}, {_digits(high)}]"
-
-
-def _digits(value: float, places: int = 3) -> str:
-    """A number with so many decimals, and no sign where they are all 0."""
-    return f"{round(float(value), places) + 0.0:.{places}f}"
-
-
 def headline_records(card: Scorecard) -> list[dict[str, Any]]:
     """The ranking; controls and references are shown where they stand, without a place."""
     records, place = [], 0

@@ -189,6 +189,11 @@ def _weighted_r2(truth: Array, prediction: Array, weights: Array) -> Array:
     return 1 - divide(_weighted_mse(truth, prediction, weights), spread, np.nan)
 
 
+def _weighted_r2_of_deviations(pair: Pair) -> Array:
+    truth, prediction = pair.deviations
+    return _weighted_r2(truth, prediction, pair.truth.weights)
+
+
 _Distance = Literal["cosine", "euclidean", "l1"]
 
 
@@ -391,7 +396,7 @@ TABLE_METRICS: Final = (
         "Weighted R² (Δ mean)",
         "As weighted_r2_delta_control, after the mean perturbation of the training rows is "
         "subtracted from both.",
-        lambda t: _weighted_r2(*t.deviations, t.truth.weights),
+        _weighted_r2_of_deviations,
         "the mean perturbation itself: at most 0",
         **_R2,
         needs="reference",

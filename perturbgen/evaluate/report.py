@@ -301,7 +301,8 @@ def _payload(
     for metric, ranks in zip(card.metrics, card.overall.ranks, strict=True):
         about = {"name": metric.name, "title": metric.title, "up": metric.higher_is_better}
         metrics.append(about | {"ranks": bool(ranks)})
-        scores[metric.name] = _floats(card.scores.xs(metric.name, level="metric").loc[methods])
+        of_metric = card.scores.xs(metric.name, level="metric").loc[methods]
+        scores[metric.name] = _floats(of_metric.to_numpy())
     drawn = ["value", "low", "high", "share", "share_low", "share_high"]
     return {
         "methods": [{"name": name, "role": card.role(name)} for name in methods],
@@ -349,9 +350,9 @@ def _choose_genes(truth: Array, count: int) -> Array:
     return np.concatenate([first, sample])
 
 
-def _floats(values: pd.DataFrame) -> str:
+def _floats(values: Array) -> str:
     """32-bit floats, little-endian, base64."""
-    return base64.b64encode(np.ascontiguousarray(values.to_numpy(), "<f4").tobytes()).decode()
+    return base64.b64encode(np.ascontiguousarray(values, "<f4").tobytes()).decode()
 
 
 def _quantised(values: Array) -> dict[str, Any]:

@@ -70,7 +70,7 @@ def controlled(
         except SchemaError as error:
             rows[name] = {"note": error.what}
             continue
-        means = result.summary().loc["per query"]
+        means: Any = result.summary().loc["per query"]
         shown = {column: float(means[column]) for column in _SHOWN}
         rows[name] = {**shown, "queries": int(means["n"]), "note": ""}
     return pd.DataFrame(list(rows.values()), index=list(rows), columns=[*_SHOWN, "queries", "note"])

@@ -24,7 +24,7 @@ from perturbgen.retrieval.embedding import (
     prepare_similarity,
     read_embedding,
 )
-from perturbgen.retrieval.kernels import add_to_histogram, score_queries
+from perturbgen.retrieval.kernels import score_queries
 from perturbgen.retrieval.nulls import benjamini_hochberg, expected_ap, group_p_values
 from perturbgen.retrieval.ranks import Pairing, pair_rows, ranked_blocks
 
@@ -188,10 +188,9 @@ def _score(
     fractions, depths = np.array(_FRACTIONS), np.array(_DEPTHS)
     with progress("ranking", asked) as tick:
         for rows, part in ranked_blocks(pairs, similarity, chunk=chunk, device=device):
-            quantiles = score_queries(part, harmonic, fractions, depths, _EARLY, metrics[rows])
-            add_to_histogram(histogram, part, quantiles)
-            positives[rows], opposed[rows] = part.count, part.opposed
-            tick(len(part.count))
+            score_queries(part, harmonic, fractions, depths, _EARLY, metrics[rows], histogram)
+            positives[rows], opposed[rows] = part.positives, part.negatives
+            tick(len(part.positives))
     table = pd.DataFrame(metrics, columns=list(_COLUMNS))
     table["auc"] = 1 - table["auc"]  # the kernel gives the mean q
     # AP by chance depends on the number of positives, so groups of other sizes compare by nap only.

@@ -41,11 +41,11 @@ class Ranked(NamedTuple):
     """A block's positives, from the best to the worst: query i's at ``offsets[i]`` and after it."""
 
     offsets: Array
-    count: Array  # (queries,) positives of each query
+    positives: Array  # (queries,) how many each query has
     sims: Array
     above: Array  # negatives more similar than this positive
     tied: Array  # negatives exactly as similar
-    opposed: Array  # (queries,) negatives of each query
+    negatives: Array  # (queries,) how many each query has
 
 
 @njit(nogil=True, cache=True)
@@ -74,11 +74,11 @@ def find_positives(
 
 
 @njit(nogil=True, cache=True)
-def sort_positives(block: Array, column: Array, found: Array, part: Ranked) -> None:
+def _sort_positives(block: Array, column: Array, found: Array, part: Ranked) -> None:
     """Write the positives' similarities, the best first."""
     sims = part.sims
-    for i in range(len(part.count)):
-        start, end = part.offsets[i], part.offsets[i] + part.count[i]
+    for i in range(len(part.positives)):
+        start, end = part.offsets[i], part.offsets[i] + part.positives[i]
         for j in range(start, end):
             sims[j] = block[i, column[found[j]]]
         # Numba's sort only rises.
@@ -86,16 +86,16 @@ def sort_positives(block: Array, column: Array, found: Array, part: Ranked) -> N
 
 
 @njit(nogil=True, cache=True)
-def count_negatives(
+def _count_negatives(
     block: Array, column: Array, queries: Queries, among: Candidates, part: Ranked
 ) -> None:
     """Fill ``above`` and ``tied``, and each query's number of negatives, in one pass."""
     sims, starts = part.sims, among.negative_starts
     restricted = queries.opposed.shape[1] > 0
     for i in range(len(queries.group)):
-        here, n, group = part.offsets[i], part.count[i], queries.group[i]
+        here, n, group = part.offsets[i], part.positives[i], queries.group[i]
         itself, stratum = queries.itself[i], queries.stratum[i]
-        part.opposed[i] = 0
+        part.negatives[i] = 0
         if stratum < 0 or n == 0:
             continue
         over, level = np.zeros(n + 1, np.int64), np.zeros(n + 1, np.int64)
@@ -111,7 +111,7 @@ def count_negatives(
                 continue
             if restricted and not _differs(queries.opposed[i], among.opposed[c]):
                 continue
-            part.opposed[i] += 1
+            part.negatives[i] += 1
             s = block[i, column[c]]
             if s > best:
                 low = 0
@@ -182,10 +182,19 @@ def _spread(over: Array, level: Array, sims: Array, above: Array, tied: Array) -
 
 
 @njit(nogil=True, cache=True)
+def rank_positives(
+    block: Array, column: Array, queries: Queries, among: Candidates, found: Array, part: Ranked
+) -> None:
+    """Fill ``part`` from a block of similarities (queries, distinct candidates)."""
+    _sort_positives(block, column, found, part)
+    _count_negatives(block, column, queries, among, part)
+
+
+@njit(nogil=True, cache=True)
 def spread_all(over: Array, level: Array, part: Ranked) -> None:
     """Fill ``above`` and ``tied`` from counts by position, a row of each for every query."""
-    for i in range(len(part.count)):
-        start, end = part.offsets[i], part.offsets[i] + part.count[i]
+    for i in range(len(part.positives)):
+        start, end = part.offsets[i], part.offsets[i] + part.positives[i]
         _spread(
             over[i], level[i], part.sims[start:end], part.above[start:end], part.tied[start:end]
         )
@@ -251,46 +260,42 @@ def _early_area(above: int, tied: int, negatives: int, alpha: float) -> float:
 
 @njit(nogil=True, cache=True)
 def score_queries(
-    part: Ranked, harmonic: Array, fractions: Array, depths: Array, alpha: float, out: Array
-) -> Array:
+    part: Ranked,
+    harmonic: Array,
+    fractions: Array,
+    depths: Array,
+    alpha: float,
+    out: Array,
+    histogram: Array,
+) -> None:
     """Every metric of every query into ``out`` (queries, 4 + fractions + depths), or NaN stays.
 
     The columns are AP, mean q, median q, share of positives in each top fraction, early area, and
-    hits at each depth. Returns each positive's q where ``sims`` holds its similarity.
+    hits at each depth. Every rank quantile q is counted in ``histogram``, whose last place is 1.
     """
-    sims, above, tied = part.sims, part.above, part.tied
-    quantiles = np.zeros(len(sims))
-    for i in range(len(part.count)):
-        a, n, negatives = part.offsets[i], part.count[i], part.opposed[i]
+    sims, above, tied, last = part.sims, part.above, part.tied, len(histogram) - 1
+    for i in range(len(part.positives)):
+        a, n, negatives = part.offsets[i], part.positives[i], part.negatives[i]
         if n == 0 or negatives == 0:
             continue
-        values = out[i]
+        values, quantiles = out[i], np.empty(n)
         end = a + n
         values[0] = _average_precision(sims[a:end], above[a:end], tied[a:end], harmonic)
         values[1:] = 0
         for j in range(a, end):
-            quantiles[j] = (above[j] + 0.5 * tied[j]) / negatives
-            values[1] += quantiles[j] / n
+            q = (above[j] + 0.5 * tied[j]) / negatives
+            quantiles[j - a] = q
+            histogram[int(q * last + 0.5)] += 1
+            values[1] += q / n
             for f in range(len(fractions)):
                 values[3 + f] += _share_above(above[j], tied[j], negatives, fractions[f]) / n
             values[3 + len(fractions)] += _early_area(above[j], tied[j], negatives, alpha) / n
-        values[2] = 0.5 * (quantiles[a + (n - 1) // 2] + quantiles[a + n // 2])
+        values[2] = 0.5 * (quantiles[(n - 1) // 2] + quantiles[n // 2])
         best = 1
         while best < n and sims[a + best] == sims[a]:
             best += 1
         for d in range(len(depths)):
             values[4 + len(fractions) + d] = _hit_chance(above[a], best, best + tied[a], depths[d])
-    return quantiles
-
-
-@njit(nogil=True, cache=True)
-def add_to_histogram(histogram: Array, part: Ranked, quantiles: Array) -> None:
-    """Count every rank quantile in ``histogram``, whose last place is q = 1."""
-    size = len(histogram) - 1
-    for i in range(len(part.count)):
-        if part.opposed[i] > 0:
-            for j in range(part.offsets[i], part.offsets[i] + part.count[i]):
-                histogram[int(quantiles[j] * size + 0.5)] += 1
 
 
 @njit(nogil=True, cache=True)

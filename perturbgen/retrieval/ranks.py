@@ -21,9 +21,8 @@ from perturbgen.retrieval.kernels import (
     Candidates,
     Queries,
     Ranked,
-    count_negatives,
     find_positives,
-    sort_positives,
+    rank_positives,
     spread_all,
 )
 
@@ -142,8 +141,7 @@ def _rank_block(pairs: Pairing, similarity: Similarity, rows: slice) -> Ranked:
     """One block on one core."""
     block = similarity.block(rows)
     queries, part, found = _positives(pairs, rows, block.dtype)
-    sort_positives(block, similarity.column, found, part)
-    count_negatives(block, similarity.column, queries, pairs.among, part)
+    rank_positives(block, similarity.column, queries, pairs.among, found, part)
     return part
 
 
@@ -189,10 +187,10 @@ class _DeviceCounter:
         torch, block = self._torch, self._block(rows)
         dtype = np.float64 if block.dtype == torch.float64 else np.float32
         queries, part, found = _positives(self._pairs, rows, dtype)
-        most = int(part.count.max(initial=0))
+        most = int(part.positives.max(initial=0))
         if most == 0:
             return part
-        filled = np.arange(most) < part.count[:, None]
+        filled = np.arange(most) < part.positives[:, None]
         place = (part.offsets[:-1, None] + np.arange(most))[filled]
         chosen = np.zeros(filled.shape, np.int64)
         chosen[filled] = self._similarity.column[found[place]]
@@ -200,7 +198,7 @@ class _DeviceCounter:
         worst_first = sims.sort(dim=1).values
         part.sims[place] = worst_first.flip(1).cpu().numpy()[filled]
         over, level = self._histograms(block, queries, worst_first)
-        part.opposed[:] = (over + level).sum(axis=1) * (part.count > 0)
+        part.negatives[:] = (over + level).sum(axis=1) * (part.positives > 0)
         spread_all(over, level, part)
         return part
 

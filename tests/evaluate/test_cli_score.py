@@ -52,7 +52,9 @@ def test_every_kind_of_file_gives_the_same_table(folder: Path) -> None:
     truth, prediction, _ = experiment(conditions=12, genes=30)
     ids = OPTIONS | {"id_map": Path("id_map.csv")}
     for name in ("de_train.parquet", "de_test.h5ad"):
-        pd.testing.assert_frame_equal(read_de_table(Path(name), **OPTIONS), truth, check_names=False)
+        pd.testing.assert_frame_equal(
+            read_de_table(Path(name), **OPTIONS), truth, check_names=False
+        )
     for name in ("prediction.parquet", "flat.csv", "submission.csv", "outcome.h5ad"):
         table = read_de_table(Path(name), **ids).loc[prediction.index]
         pd.testing.assert_frame_equal(table, prediction, check_names=False)

@@ -12,9 +12,8 @@ import pytest
 from activity import activity, held_out_activity
 
 from perturbgen.core.errors import SchemaError
+from perturbgen.profiles import Profiles, read_profiles
 from perturbgen.profiles.correct import Pipeline, tvn
-from perturbgen.profiles.readers import read_profiles
-from perturbgen.profiles.table import Profiles
 
 REFERENCE = Path(__file__).parents[1] / "retrieval" / "copairs"
 COMPOUND = "Metadata_broad_sample"

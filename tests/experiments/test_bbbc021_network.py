@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 from perturbgen import cli
-from perturbgen.profiles.table import Profiles
+from perturbgen.profiles import Profiles
 from perturbgen.simulate.images import ImageLayout, write_bbbc021
 
 SCRIPT = Path(__file__).parents[2] / "experiments" / "bbbc021" / "network.py"

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 from threadpoolctl import threadpool_limits
 
-from perturbgen.images import bbbc021
+from perturbgen.images import read_bbbc021
 from perturbgen.images.nsc import nsc, nscb, treatment_profiles
+from perturbgen.profiles import Profiles
 from perturbgen.profiles.correct import (
     ControlScaler,
     Coral,
@@ -17,7 +18,6 @@ from perturbgen.profiles.correct import (
     Sphering,
     tvn,
 )
-from perturbgen.profiles.table import Profiles
 
 pytestmark = pytest.mark.data
 
@@ -31,7 +31,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def wells(real_data: Path) -> Profiles:
-    return bbbc021.read_bbbc021(real_data / "imaging" / "bbbc021")
+    return read_bbbc021(real_data / "imaging" / "bbbc021")
 
 
 def test_the_table_is_whole(wells: Profiles) -> None:

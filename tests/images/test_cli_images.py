@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 from perturbgen import cli
-from perturbgen.images import bbbc021
+from perturbgen.images import read_bbbc021
 from perturbgen.images.maps import draw_map
-from perturbgen.profiles.readers import read_profiles
+from perturbgen.profiles import read_profiles
 
 Capture = pytest.CaptureFixture[str]
 
@@ -100,7 +100,7 @@ def test_ingest_correct_and_map(fixtures: dict[str, Path], tmp_path: Path, capsy
 @pytest.mark.slow  # umap-learn compiles for ten seconds and more, whatever the size of the data
 @pytest.mark.slow  # numba compiles UMAP
 def test_umap_draws_the_same_map_twice(fixtures: dict[str, Path]) -> None:
-    profiles = bbbc021.read_bbbc021(fixtures["bbbc021"])
+    profiles = read_bbbc021(fixtures["bbbc021"])
     one, other = draw_map(profiles, seed=1), draw_map(profiles, seed=1)
     np.testing.assert_array_equal(one.points, other.points)
     assert one.kept_by_map > 0.25
@@ -110,7 +110,7 @@ def test_tsne_draws_the_same_map_twice(fixtures: dict[str, Path]) -> None:
     pytest.importorskip(
         "openTSNE", reason="openTSNE is not installed, which is an extra: pip install -e '.[maps]'"
     )
-    profiles = bbbc021.read_bbbc021(fixtures["bbbc021"])
+    profiles = read_bbbc021(fixtures["bbbc021"])
     one, other = (
         draw_map(profiles, method="tsne", seed=1),
         draw_map(profiles, method="tsne", seed=1),

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from perturbgen.core.errors import SchemaError
+from perturbgen.profiles import Profiles
 from perturbgen.profiles.correct import (
     AdditiveEffects,
     Compress,
@@ -21,7 +22,6 @@ from perturbgen.profiles.correct import (
     tvn,
 )
 from perturbgen.profiles.correct.build import _batch_variance, _told_apart
-from perturbgen.profiles.table import Profiles
 
 
 def design(

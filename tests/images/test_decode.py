@@ -7,8 +7,7 @@ import pandas as pd
 import pytest
 
 from perturbgen.core.errors import SchemaError
-from perturbgen.images import rxrx1
-from perturbgen.images.readers import read_rxrx1_metadata
+from perturbgen.images import read_rxrx1_metadata, rxrx1
 from perturbgen.images.rxrx1 import PlatePlan, decode_wells, sirna_groups
 
 

@@ -12,9 +12,8 @@ import pytest
 from perturbgen import cli
 from perturbgen.core.errors import SchemaError
 from perturbgen.images.evaluate import IN_SAMPLE, measures
+from perturbgen.profiles import Profiles, read_profiles
 from perturbgen.profiles.correct import fitted_rows, marked, rows_to_fit
-from perturbgen.profiles.readers import read_profiles
-from perturbgen.profiles.table import Profiles
 
 Capture = pytest.CaptureFixture[str]
 WHO = ["--control", "Metadata_compound=DMSO"]

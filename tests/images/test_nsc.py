@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from perturbgen.core.errors import SchemaError
-from perturbgen.images import bbbc021
+from perturbgen.images import read_bbbc021
 from perturbgen.images.nsc import (
     match_by,
     mechanism_folds,
@@ -16,8 +16,8 @@ from perturbgen.images.nsc import (
     nscb,
     treatment_profiles,
 )
+from perturbgen.profiles import Profiles
 from perturbgen.profiles.correct import tvn
-from perturbgen.profiles.table import Profiles
 
 
 def profiled(angles: list[float], rows: list[tuple[str, str, tuple[str, ...]]]) -> Profiles:
@@ -84,7 +84,7 @@ def test_scale_and_rotation_change_nothing() -> None:
 
 
 def test_the_fixture_has_a_batch_effect_that_nscb_sees(fixtures: dict[str, Path]) -> None:
-    wells = bbbc021.read_bbbc021(fixtures["bbbc021"])
+    wells = read_bbbc021(fixtures["bbbc021"])
     values = tvn().fit_transform(wells.values, wells.meta, control=wells.meta["compound"] == "DMSO")
     found = treatment_profiles(wells.with_values(values), vehicle="DMSO")
     assert len(found) == 24  # no vehicle, no unknown, no compound without mechanism
@@ -92,7 +92,7 @@ def test_the_fixture_has_a_batch_effect_that_nscb_sees(fixtures: dict[str, Path]
 
 
 def test_a_profile_of_zeros_or_no_mechanism_is_an_error(fixtures: dict[str, Path]) -> None:
-    wells = bbbc021.read_bbbc021(fixtures["bbbc021"])
+    wells = read_bbbc021(fixtures["bbbc021"])
     with pytest.raises(SchemaError, match="zero or not finite"):
         nsc(treatment_profiles(wells.with_values(np.zeros_like(wells.values)), vehicle="DMSO"))
     lost = Profiles(wells.values, wells.meta.assign(moa=None), wells.features)
@@ -101,7 +101,7 @@ def test_a_profile_of_zeros_or_no_mechanism_is_an_error(fixtures: dict[str, Path
 
 
 def test_folds_keep_compounds_together_and_lose_no_mechanism(fixtures: dict[str, Path]) -> None:
-    found = treatment_profiles(bbbc021.read_bbbc021(fixtures["bbbc021"]), vehicle="DMSO")
+    found = treatment_profiles(read_bbbc021(fixtures["bbbc021"]), vehicle="DMSO")
     folds = mechanism_folds(found.meta, 3, rng=np.random.default_rng(0))
     assert (pd.Series(folds).groupby(found.meta["compound"]).nunique() == 1).all()
     for fold in range(3):

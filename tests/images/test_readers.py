@@ -18,8 +18,7 @@ from perturbgen.images.readers import (
     read_rxrx1_metadata,
     stream_embeddings,
 )
-from perturbgen.profiles.readers import read_profiles
-from perturbgen.profiles.table import Profiles, chosen, tidy
+from perturbgen.profiles import Profiles, chosen, read_profiles, tidy
 from perturbgen.simulate.images import WRITERS, write_rxrx1
 
 GUID = "43CD51CB-2370-471F-BA01-EE250B14B3C8"

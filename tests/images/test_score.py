@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from perturbgen.core.errors import SchemaError
+from perturbgen.images import DISEASED, HEALTHY, stream_embeddings
 from perturbgen.images.hits import (
     _Null,
     _project,
@@ -16,10 +17,9 @@ from perturbgen.images.hits import (
     hit_table,
     score_wells,
 )
-from perturbgen.images.readers import DISEASED, HEALTHY, stream_embeddings
 from perturbgen.images.rxrx1 import control_relative
+from perturbgen.profiles import Profiles, chosen
 from perturbgen.profiles.correct import SequentialCentroids
-from perturbgen.profiles.table import Profiles, chosen
 from perturbgen.simulate.images import write_rxrx19a
 
 KEYS = ["experiment", "plate", "site"]

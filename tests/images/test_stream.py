@@ -8,8 +8,7 @@ import pandas as pd
 import pytest
 
 from perturbgen.core.errors import InputError, SchemaError
-from perturbgen.profiles import stream
-from perturbgen.profiles.readers import read_profiles
+from perturbgen.profiles import read_profiles, stream
 from perturbgen.profiles.stream import read_embeddings, stream_profiles
 
 

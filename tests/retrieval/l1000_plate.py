@@ -25,7 +25,9 @@ def read_plate(data: Path) -> tuple[np.ndarray, pd.DataFrame]:
 
 
 def wtcs(z: np.ndarray, n: int = 50) -> np.ndarray:
-    """(wells, wells) weighted connectivity of each row's n highest and n lowest genes in each column's ranking."""
+    """(wells, wells) weighted connectivity of each row's n highest and n lowest genes in each
+    column's ranking.
+    """
     order = np.argsort(-z, axis=1, kind="stable")
     scores = np.zeros((len(z), len(z)))
     for j in range(len(z)):
@@ -39,7 +41,9 @@ def wtcs(z: np.ndarray, n: int = 50) -> np.ndarray:
 
 
 def enrichment(rank: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """(queries,) the weighted Kolmogorov-Smirnov statistic of gene sets (queries, n) in one ranking of 978."""
+    """(queries,) the weighted Kolmogorov-Smirnov statistic of gene sets (queries, n) in one ranking
+    of 978.
+    """
     order = np.argsort(rank, axis=1)
     rank, weight = np.take_along_axis(rank, order, 1), np.take_along_axis(weight, order, 1)
     total = weight.sum(axis=1, keepdims=True)

@@ -1,4 +1,6 @@
-"""Retrieval written as plainly as possible: the reference of the tests. It enumerates orders of ties by definition."""
+"""Retrieval written as plainly as possible: the reference of the tests. It enumerates orders of
+ties by definition.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,9 @@ import pandas as pd
 
 
 def plain_query(sims: np.ndarray, positive: np.ndarray) -> dict[str, float]:
-    """Metrics of one ranked list without ties; ``positive`` (candidates,) marks positives, the others are negatives."""
+    """Metrics of one ranked list without ties; ``positive`` (candidates,) marks positives, the
+    others are negatives.
+    """
     order = np.argsort(-sims, kind="stable")
     hits = positive[order]
     ranks = np.flatnonzero(hits) + 1
@@ -41,7 +45,9 @@ def all_orders(sims: np.ndarray, positive: np.ndarray) -> dict[str, float]:
 def brute_force(
     sims: np.ndarray, meta: pd.DataFrame, same: str, differ: list[str], negatives_same: list[str]
 ) -> pd.DataFrame:
-    """Every query's metrics from the whole (rows, rows) similarity, one Python loop over rows; no ties."""
+    """Every query's metrics from the whole (rows, rows) similarity, one Python loop over rows; no
+    ties.
+    """
     rows = []
     for i in range(len(meta)):
         one = meta.iloc[i]

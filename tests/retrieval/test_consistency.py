@@ -1,4 +1,6 @@
-"""Consistency, magnitude and recall of known relations: by hand, against brute force, and where nothing was done."""
+"""Consistency, magnitude and recall of known relations: by hand, against brute force, and where
+nothing was done.
+"""
 
 from __future__ import annotations
 

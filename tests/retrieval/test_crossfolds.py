@@ -1,4 +1,6 @@
-"""Partners in folds: scores by hand, a null that keeps compounds whole, intervals, and Mantel's test."""
+"""Partners in folds: scores by hand, a null that keeps compounds whole, intervals, and Mantel's
+test.
+"""
 
 import numpy as np
 import pandas as pd
@@ -71,7 +73,7 @@ def test_whole_compounds_are_exchanged() -> None:
 
 
 def test_a_null_of_whole_compounds_is_not_fooled_by_them() -> None:
-    """Doses of one compound resemble each other: chance alone must not make such pairs significant."""
+    """Doses of a compound are alike: chance alone must not make such pairs significant."""
     p = []
     for seed in range(60):
         rng = np.random.default_rng(seed)

@@ -1,4 +1,6 @@
-"""Equal to copairs 0.5.5, the reference for mAP in image-based profiling; ``copairs/make.py`` made its numbers."""
+"""Equal to copairs 0.5.5, the reference for mAP in image-based profiling; ``copairs/make.py`` made
+its numbers.
+"""
 
 from __future__ import annotations
 

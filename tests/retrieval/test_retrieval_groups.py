@@ -25,7 +25,9 @@ from perturbgen.retrieval import (
 def plates(
     plate_effect: float, compound_effect: float, seed: int = 0
 ) -> tuple[np.ndarray, pd.DataFrame]:
-    """12 compounds x 6 plates, each compound at one well position on half of the plates and at another on the rest."""
+    """12 compounds x 6 plates, each compound at one well position on half of the plates and at
+    another on the rest.
+    """
     rng = np.random.default_rng(seed)
     compound, plate = (a.ravel() for a in np.meshgrid(np.arange(12), np.arange(6), indexing="ij"))
     well = np.where(plate < 3, compound, (compound + 5) % 12)
@@ -45,7 +47,8 @@ def test_controls_tell_a_compound_effect_from_a_plate_effect() -> None:
     assert compounds.loc["shuffled labels", "auc"] == pytest.approx(0.5, abs=0.05)
     assert compounds.loc["the plate itself", "auc"] == pytest.approx(0.5, abs=0.05)
     assert both.loc["the plate itself", "auc"] > 0.9
-    # All replicates lie on other plates, so a plate effect hurts, and against the own plate most of all.
+    # All replicates lie on other plates, so a plate effect hurts, and against the own plate most of
+    # all.
     assert (
         both.loc["negatives on the plate", "auc"]
         < both.loc["as given", "auc"]
@@ -138,7 +141,8 @@ def test_neighbour_tables_by_hand() -> None:
 
 
 def test_mixing_by_hand() -> None:
-    # On a line: batch a at 0, 1, 2, batch b at 10, 11, 12; the two nearest of each are of its own batch.
+    # On a line: batch a at 0, 1, 2, batch b at 10, 11, 12; the two nearest of each are of its own
+    # batch.
     x = np.array([[0.0], [1], [2], [10], [11], [12]])
     meta = pd.DataFrame({"batch": list("aaabbb")})
     table = knn_mixing(x, meta, batch="batch", k=2)
@@ -214,7 +218,8 @@ def test_percent_replicating_of_a_real_cell_painting_plate(real_data: Path) -> N
         x, table, same="Metadata_broad_sample", rng=np.random.default_rng(0)
     )
     assert len(result) == 58
-    # copairs' correlation_test on the same wells draws pairs, not groups; the medians are the same numbers.
+    # copairs' correlation_test on the same wells draws pairs, not groups; the medians are the same
+    # numbers.
     one = table["Metadata_broad_sample"].iloc[0]
     rows = (table["Metadata_broad_sample"] == one).to_numpy()
     correlation = np.corrcoef(x[rows])[np.triu_indices(rows.sum(), 1)]

@@ -73,7 +73,9 @@ def test_weighted_connectivity(
     similarities: dict[str, tuple[np.ndarray, str]],
     name: str,
 ) -> None:
-    """Half of all scores are exactly zero, so AP depends on the rule for ties. The notes put tied positives first."""
+    """Half of all scores are exactly zero, so AP depends on the rule for ties. The notes put tied
+    positives first.
+    """
     _, meta = plate
     scores, similarity = similarities[name]
     assert (scores == 0).mean() > 0.5
@@ -100,7 +102,9 @@ def folds(drug: pd.Series, rng: np.random.Generator) -> np.ndarray:
 
 
 def held_out(z: np.ndarray, meta: pd.DataFrame, seed: int) -> dict[str, tuple[float, float]]:
-    """(macro AUC, mAP) over the queries of five folds of drugs; candidates are the fold's own wells."""
+    """(macro AUC, mAP) over the queries of five folds of drugs; candidates are the fold's own
+    wells.
+    """
     fold, drug = folds(meta["drug"], np.random.default_rng(seed)), meta["drug"].to_numpy()
     parts: dict[str, list[pd.DataFrame]] = {"cosine": [], "spearman": [], "wccn": []}
     for k in range(5):
@@ -119,10 +123,12 @@ def held_out(z: np.ndarray, meta: pd.DataFrame, seed: int) -> dict[str, tuple[fl
 
 
 def test_held_out_drugs(plate: tuple[np.ndarray, pd.DataFrame]) -> None:
-    """Our means over draws of the folds; the notes used one draw. The noise of one draw is the draws' SD, 0.005-0.016.
+    """Our means over draws of the folds; the notes used one draw. The noise of one draw is the
+    draws' SD, 0.005-0.016.
 
-    Six draws gave cosine .737 +- .005 and .383 +- .008, Spearman .769 +- .005 and .467 +- .012, WCCN .806 +- .007 and
-    .479 +- .014; the notes' .732/.364, .764/.452, .797/.460 lie 1 to 2.4 of these SDs below, all in the same direction.
+    Six draws gave cosine .737 +- .005 and .383 +- .008, Spearman .769 +- .005 and .467 +- .012,
+    WCCN .806 +- .007 and .479 +- .014; the notes' .732/.364, .764/.452, .797/.460 lie 1 to 2.4 of
+    these SDs below, all in the same direction.
     """
     draws = [held_out(*plate, seed) for seed in range(3)]
     notes = {"cosine": (0.732, 0.364), "spearman": (0.764, 0.452), "wccn": (0.797, 0.460)}

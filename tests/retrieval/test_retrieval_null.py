@@ -93,7 +93,8 @@ def test_p_values_of_random_embeddings_are_not_small() -> None:
         for _ in range(20)
     ]
     pooled = np.concatenate(p)
-    # The shared ranking is wider than the mean of dependent queries: fewer small p-values than uniform ones.
+    # The shared ranking is wider than the mean of dependent queries: fewer small p-values than
+    # uniform ones.
     assert (pooled < 0.05).mean() < 0.06
     assert (pooled < 0.001).mean() < 0.005
     assert 0.35 < np.median(pooled) < 0.65

@@ -26,6 +26,7 @@ from perturbgen.images.network.run import ImageRun, read_list
 from perturbgen.images.network.settings import Statistics
 from perturbgen.images.nsc import ONE_BATCH, Matching, admissible, match_by, treatment_profiles
 from perturbgen.images.rxrx1 import sirna_groups
+from perturbgen.profiles import Profiles
 from perturbgen.profiles.correct import (
     ControlScaler,
     Correction,
@@ -35,7 +36,6 @@ from perturbgen.profiles.correct import (
     rows_to_fit,
     tvn,
 )
-from perturbgen.profiles.table import Profiles
 
 
 def _corrections() -> dict[str, Correction]:

@@ -26,14 +26,15 @@ from perturbgen.images.network.evaluate import (
 from perturbgen.images.network.fields import Fields, class_names, read_fields
 from perturbgen.images.network.run import _ImageCard, load_run
 from perturbgen.images.network.settings import ImageData, ImageSettings
-from perturbgen.profiles.table import Profiles
+from perturbgen.profiles import Profiles
 from perturbgen.simulate.images import ImageLayout, write_bbbc021
 
 
 @pytest.fixture(scope="session")
 def bbbc021(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_bbbc021(
-        tmp_path_factory.mktemp("compounds") / "bbbc021", layout=ImageLayout(sites=2, shape=(16, 20))
+        tmp_path_factory.mktemp("compounds") / "bbbc021",
+        layout=ImageLayout(sites=2, shape=(16, 20)),
     )
 
 

@@ -1,4 +1,4 @@
-"""Makes the tables of this folder with copairs 0.5.5 (numpy 2.4.6, pandas 3.1.1), in a virtual environment of its own.
+"""Makes the tables of this folder with copairs 0.5.5 (numpy 2.4.6, pandas 3.1.1).
 
 python -m venv /tmp/copairs && /tmp/copairs/bin/pip install copairs==0.5.5
 /tmp/copairs/bin/python tests/retrieval/copairs/make.py ../shared/data
@@ -29,7 +29,7 @@ def by_group(ap: pd.DataFrame, column: str) -> pd.DataFrame:
 
 
 def made_up() -> None:
-    """120 profiles of 15 groups on 4 plates; positives anywhere, or elsewhere with negatives on the own plate."""
+    """120 profiles of 15 groups on 4 plates; positives anywhere, or with negatives on the plate."""
     rng = np.random.default_rng(7)
     group, plate = rng.integers(15, size=120), rng.integers(4, size=120)
     x = (rng.normal(size=(15, 8))[group] * 0.6 + rng.normal(size=(120, 8))).round(4)
@@ -60,7 +60,7 @@ def whitened(x: Any, control: Any) -> Any:
 
 
 def cell_painting(data: Path, *, corrected: bool) -> None:
-    """Each compound's wells against the DMSO wells of its plate; ``ref`` is copairs' idiom for that."""
+    """Each compound's wells against its plate's DMSO; ``ref`` is copairs' idiom for that."""
     table = pd.read_csv(data / PLATE)
     named = [name for name in table if name.startswith("Metadata_")]
     meta = table[named].assign(compound=table["Metadata_broad_sample"])
