@@ -194,43 +194,32 @@ def _arrange(predictions: pd.DataFrame, ids: pd.DataFrame, genes: Sequence[str])
     table = _by_condition(predictions)
     wanted = pd.MultiIndex.from_frame(ids[_KEY])
     rows, columns = table.index, table.columns
-    missing = pd.Index(genes).difference(columns, sort=False)
+    twice, absent = rows[rows.duplicated()], wanted[~wanted.isin(rows)]
+    genes_twice = columns[columns.duplicated()]
+    genes_absent = pd.Index(genes).difference(columns, sort=False)
     findings = [
-        *(
-            _error("the prediction has this condition twice", r)
-            for r in _named(rows[rows.duplicated()])
-        ),
-        *(
-            _error("the prediction has this gene twice", "", g)
-            for g in columns[columns.duplicated()]
-        ),
-        *(
-            _error("the prediction lacks this condition", r)
-            for r in _named(wanted[~wanted.isin(rows)])
-        ),
-        *(_error("the prediction lacks this gene", "", gene) for gene in missing),
+        *(_wrong("the prediction has this condition twice", r) for r in _condition_names(twice)),
+        *(_wrong("the prediction has this gene twice", "", gene) for gene in genes_twice),
+        *(_wrong("the prediction lacks this condition", r) for r in _condition_names(absent)),
+        *(_wrong("the prediction lacks this gene", "", gene) for gene in genes_absent),
     ]
     if findings:
         raise SubmissionError(_WHAT, findings)
     # Predicting more than is asked is no mistake, but may be a sign of one.
     extra_rows, extra_columns = rows.difference(wanted), columns.difference(pd.Index(genes))
-    for extra, what in ((_named(extra_rows), "conditions"), (extra_columns, "columns")):
+    for extra, what in ((_condition_names(extra_rows), "conditions"), (extra_columns, "columns")):
         if len(extra):
-            _log.info(
-                "left out %d %s that the submission does not have: %s",
-                len(extra),
-                what,
-                shorten(extra, 3),
-            )
+            dropped = f"{len(extra)} {what} that the submission does not have"
+            _log.info("dropped %s: %s", dropped, shorten(extra, 3))
     # By label, never by position: rows and genes of a table may be in any order.
     chosen = table.loc[wanted, list(genes)]
     text = [str(name) for name, kind in chosen.dtypes.items() if kind.kind not in "fiub"]
     if text:
-        raise SubmissionError(_WHAT, [_error("not a column of numbers", "", g) for g in text])
+        raise SubmissionError(_WHAT, [_wrong("not a column of numbers", "", g) for g in text])
     # What overflows becomes infinite, and is named as such below.
     with np.errstate(over="ignore"):
         values = chosen.to_numpy(np.float32)
-    findings = _value_findings(values, _named(wanted), genes)
+    findings = _value_findings(values, _condition_names(wanted), genes)
     errors = [finding for finding in findings if finding.severity == "error"]
     if errors:
         raise SubmissionError(_WHAT, errors)
@@ -256,7 +245,7 @@ def _by_condition(predictions: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def _named(conditions: pd.Index) -> list[str]:
+def _condition_names(conditions: pd.Index) -> list[str]:
     return [" | ".join(map(str, key)) for key in conditions]
 
 
@@ -278,7 +267,7 @@ def _check_csv(path: Path, ids: pd.DataFrame, genes: Sequence[str]) -> list[Find
         reader = csv.reader(handle)
         header = next(reader, [])
         if not header or header[0] != "id":
-            findings.append(_error("the first column is not 'id'", 1, "".join(header[:1])))
+            findings.append(_wrong("the first column is not 'id'", 1, "".join(header[:1])))
         else:
             findings += _gene_findings(header[1:], genes)
         for row in reader:
@@ -286,7 +275,7 @@ def _check_csv(path: Path, ids: pd.DataFrame, genes: Sequence[str]) -> list[Find
             place = _name_row(len(found), found[-1])
             if len(row) != len(header):
                 what = f"{len(row)} fields, the header has {len(header)}"
-                findings.append(_error(what, place))
+                findings.append(_wrong(what, place))
             else:
                 findings += _field_findings(row[1:], place, header[1:])
     return _id_findings(found, ids) + findings
@@ -297,7 +286,7 @@ def _check_h5ad(path: Path, ids: pd.DataFrame, genes: Sequence[str]) -> list[Fin
     adata = open_h5ad(path)
     if _LAYER not in adata.layers:
         there = shorten(adata.layers) or "none"
-        return [_error(f"no layer {_LAYER!r}; the file has {there}", "", _LAYER)]
+        return [_wrong(f"no layer {_LAYER!r}; the file has {there}", "", _LAYER)]
     found = adata.obs["id"].astype(str) if "id" in adata.obs else pd.Series(adata.obs_names)
     places = [_name_row(i, name) for i, name in enumerate(found, 1)]
     findings = _id_findings(found.tolist(), ids) + _gene_findings(adata.var_names.tolist(), genes)
@@ -306,18 +295,18 @@ def _check_h5ad(path: Path, ids: pd.DataFrame, genes: Sequence[str]) -> list[Fin
         if name in adata.obs and not findings:
             theirs, ours = adata.obs[name].astype(str).to_numpy(), ids[name].to_numpy()
             findings += [
-                _error(f"{theirs[i]!r}, where id_map has {ours[i]!r}", places[i], name)
+                _wrong(f"{theirs[i]!r}, where id_map has {ours[i]!r}", places[i], name)
                 for i in np.flatnonzero(theirs != ours).tolist()
             ]
     findings += _about_findings(adata.uns)
     values = adata.layers[_LAYER]
     values = np.asarray(values.toarray() if hasattr(values, "toarray") else values)
     if values.dtype.kind not in "fiub":
-        return [*findings, _error(f"layer {_LAYER!r} holds {values.dtype}, no numbers", "", _LAYER)]
+        return [*findings, _wrong(f"layer {_LAYER!r} holds {values.dtype}, no numbers", "", _LAYER)]
     return findings + _value_findings(values, places, adata.var_names)
 
 
-def _error(problem: str, row: object = "", column: object = "") -> Finding:
+def _wrong(problem: str, row: object = "", column: object = "") -> Finding:
     return Finding("error", problem, str(row), str(column))
 
 
@@ -329,18 +318,18 @@ def _name_row(number: int, name: object) -> str:
 def _gene_findings(found: Sequence[str], genes: Sequence[str]) -> list[Finding]:
     """Genes that are absent, foreign, repeated or out of order."""
     index, wanted = pd.Index(found), pd.Index(genes)
-    findings = [_error("gene is missing", "", g) for g in wanted.difference(index, sort=False)]
+    findings = [_wrong("gene is missing", "", g) for g in wanted.difference(index, sort=False)]
     for gene in map(str, index[~index.isin(wanted)]):
         # Comparing with all 18,211 genes for each of many unknown ones would take minutes.
         near = [name for name in genes if name[:2].lower() == gene[:2].lower()][:500]
-        findings.append(_error(f"unknown gene, {suggest(gene, near)}", "", gene))
+        findings.append(_wrong(f"unknown gene, {suggest(gene, near)}", "", gene))
     twice = index[index.duplicated()].unique()
-    findings += [_error("gene occurs twice", "", gene) for gene in twice]
+    findings += [_wrong("gene occurs twice", "", gene) for gene in twice]
     # The order says something only where the genes are the right ones.
     if not findings and list(found) != list(genes):
         at = next(i for i, pair in enumerate(zip(found, genes, strict=True)) if pair[0] != pair[1])
         what = f"genes are in another order: here should be {genes[at]}"
-        findings = [_error(what, "", found[at])]
+        findings = [_wrong(what, "", found[at])]
     return findings
 
 
@@ -350,22 +339,22 @@ def _id_findings(found: Sequence[str], ids: pd.DataFrame) -> list[Finding]:
     findings = []
     for i, name in enumerate(found, 1):
         if not name.isdecimal() or str(int(name)) != name:
-            findings.append(_error(f"id {name!r} is not a whole number", _name_row(i, name), "id"))
+            findings.append(_wrong(f"id {name!r} is not a whole number", _name_row(i, name), "id"))
         elif name not in ids.index:
-            findings.append(_error(f"id {name} is not in id_map", _name_row(i, name), "id"))
+            findings.append(_wrong(f"id {name} is not in id_map", _name_row(i, name), "id"))
     index = pd.Index(found)
     findings += [
-        _error(f"id {name} occurs twice", "", "id")
+        _wrong(f"id {name} occurs twice", "", "id")
         for name in index[index.duplicated()].unique()
         if name in ids.index
     ]
     for name in pd.Index(wanted).difference(index, sort=False):
         kind, compound = ids.loc[name, _KEY]
-        findings.append(_error(f"id {name} is missing: {kind} | {compound}", "", "id"))
+        findings.append(_wrong(f"id {name} is missing: {kind} | {compound}", "", "id"))
     if not findings and list(found) != wanted:
         at = next(i for i, pair in enumerate(zip(found, wanted, strict=True)) if pair[0] != pair[1])
         what = f"ids are in another order: here should be {wanted[at]}"
-        findings = [_error(what, _name_row(at + 1, found[at]), "id")]
+        findings = [_wrong(what, _name_row(at + 1, found[at]), "id")]
     return findings
 
 
@@ -373,20 +362,20 @@ def _field_findings(fields: Sequence[str], row: str, columns: Sequence[str]) -> 
     """What is wrong with the values of one row, as text."""
     findings = []
     try:
-        values = np.array(list(map(_number, fields)))
+        values = np.array(list(map(_parse_number, fields)))
     except ValueError:
         # The slow way, for a row that is wrong: each field by itself.
         values = np.zeros(len(fields))
         for i, field in enumerate(fields):
             try:
-                values[i] = _number(field)
+                values[i] = _parse_number(field)
             except ValueError:
                 what = f"{field!r} is not a number" if field.strip() else "no value"
-                findings.append(_error(what, row, columns[i]))
+                findings.append(_wrong(what, row, columns[i]))
     return findings + _value_findings(values[None], [row], columns)
 
 
-def _number(text: str) -> float:
+def _parse_number(text: str) -> float:
     """The number a text is; Python's own 1_000 is none in a table."""
     if "_" in text:
         raise ValueError(text)
@@ -405,7 +394,7 @@ def _value_findings(
             what = "NaN"
         else:
             what = "infinite" if np.isinf(value) else f"{value:g}, too large for float32"
-        findings.append(_error(what, rows[i], columns[j]))
+        findings.append(_wrong(what, rows[i], columns[j]))
     odd = ~bad & (np.abs(values) > _PLAUSIBLE)
     for i in np.flatnonzero(odd.any(axis=1)).tolist():
         j = int(np.argmax(np.where(odd[i], np.abs(values[i]), 0)))

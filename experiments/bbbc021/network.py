@@ -152,7 +152,7 @@ def neighbour_rows(name: str, fields: Profiles) -> Rows:
 
 
 def week_told(wells: Profiles) -> float:
-    """Balanced accuracy with which DMSO wells of plates left out are given their week by the
+    """Balanced accuracy with which DMSO wells of withheld plates are given their week by the
     nearest week's mean.
 
     Only wells that the correction was not fitted on are asked, and make the means.

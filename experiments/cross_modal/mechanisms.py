@@ -11,7 +11,7 @@ from sklearn.metrics import f1_score
 from perturbgen.core.errors import SchemaError
 from perturbgen.core.stats import interval, means, resample
 from perturbgen.images.nsc import mechanism_folds
-from perturbgen.profiles.crossmodal import PairedProfiles, Setting, Spectrum, decompose, fit_chosen
+from perturbgen.profiles.crossmodal import PairedProfiles, Setting, decompose, fit_chosen
 
 _Array = np.ndarray[Any, Any]
 _COMPONENTS: Final = 50
@@ -30,7 +30,7 @@ def mechanism_table(
     """Accuracy (95 % interval over compounds) and mean F1 of a shrunk linear discriminant on
     withheld compounds.
 
-    Mechanisms of fewer than two compounds are left out. The folds hold each mechanism's compounds
+    Mechanisms of fewer than two compounds are excluded. The folds hold each mechanism's compounds
     apart.
     """
     kept = _with_mechanism(pairs)
@@ -80,7 +80,7 @@ def _predictions(
     """What is said of the held rows from each set of features."""
     spaces = fit_chosen(pairs, train, shared, inner=inner, rng=rng)
     sides = (pairs.first.values, pairs.second.values)
-    one, other = (_components(values, decompose(values[train])) for values in sides)
+    one, other = (_components(values, train) for values in sides)
     both = np.hstack([space.transform(values) for space, values in zip(spaces, sides, strict=True)])
     features = {
         names[0]: one,
@@ -99,12 +99,12 @@ def _predictions(
     return {name: classes[values.argmax(axis=1)] for name, values in likely.items()}
 
 
-def _components(values: _Array, spectrum: Spectrum) -> _Array:
+def _components(values: _Array, train: _Array) -> _Array:
     """(rows, components) of all rows, the axes fitted on training rows.
 
     The total training variance is one, so that neither assay outweighs the other when concatenated.
     """
-    leading = spectrum.leading(_COMPONENTS)
+    leading = decompose(values[train]).leading(_COMPONENTS)
     scores = leading.projection(leading.v, leading.s).transform(values)
     return np.asarray(scores / np.sqrt((leading.s**2).sum() / len(leading.u)))
 

@@ -69,7 +69,7 @@ class Result(NamedTuple):
 
 @dataclass(frozen=True)
 class Fold:
-    """A cell type whose stimulated cells nobody may look at before the end."""
+    """A cell type of which the stimulated cells are withheld until the end."""
 
     cells: AnnData
     kind: str

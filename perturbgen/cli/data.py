@@ -21,7 +21,7 @@ _data_app = typer.Typer(help="Check data, find public data, fetch them.", no_arg
 
 def register(app: typer.Typer) -> None:
     """Add the verbs."""
-    app.command("ingest")(_ingest)
+    app.command("ingest")(_ingest_counts)
     _data_app.command("check")(_check_data)
     _data_app.command("list")(_list_data)
     _data_app.command("get")(_get_data)
@@ -29,7 +29,7 @@ def register(app: typer.Typer) -> None:
     app.add_typer(_data_app, name="data")
 
 
-def _ingest(
+def _ingest_counts(
     source: Annotated[
         Path,
         typer.Argument(help="A Kaggle folder, an Open Problems h5ad, or any h5ad with --columns."),
@@ -68,18 +68,18 @@ def _ingest(
     of_files = {"curated": curated, "columns": columns, "layer": layer, "vehicle": vehicle}
     of_folders = {"organisers_plates": organisers_plates, "keep_excluded": keep_excluded}
     if source.is_dir():
-        _refuse(source, "a Kaggle folder", **of_files)
+        _refuse_options(source, "a Kaggle folder", **of_files)
         adata = read_competition(
             source, excluded=not keep_excluded, organisers_plates=organisers_plates
         )
     else:
-        _refuse(source, "an h5ad file", **of_folders)
+        _refuse_options(source, "an h5ad file", **of_folders)
         # A column map says what the columns mean, so it wins over recognising them.
         if columns is None and is_openproblems(source):
             chosen = {"vehicle": vehicle} if vehicle else {}
             adata = read_openproblems(source, layer=layer, curated=curated, **chosen)
         else:
-            _refuse(source, "not an Open Problems file", curated=curated)
+            _refuse_options(source, "not an Open Problems file", curated=curated)
             adata = read_h5ad(source, columns, layer=layer, vehicle=vehicle)
     for warning in validate(adata):
         logging.getLogger(__name__).warning("%s", warning)
@@ -92,12 +92,12 @@ def load(source: Path, *, columns: Path | None, layer: str | None, vehicle: str 
     from perturbgen.data import read_competition, read_h5ad
 
     if source.is_dir():
-        _refuse(source, "a Kaggle folder", columns=columns, layer=layer)
+        _refuse_options(source, "a Kaggle folder", columns=columns, layer=layer)
         return read_competition(source)
     return read_h5ad(source, columns, layer=layer, vehicle=vehicle, checked=False)
 
 
-def _refuse(source: Path, what: str, **options: Any) -> None:
+def _refuse_options(source: Path, what: str, **options: Any) -> None:
     """An option that means nothing for this source is an error, not ignored."""
     given = [f"--{name.replace('_', '-')}" for name, value in options.items() if value]
     if given:

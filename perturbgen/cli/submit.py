@@ -20,7 +20,7 @@ _Like = Annotated[
 def register(app: typer.Typer) -> None:
     """Add the verbs."""
     app.command("submit")(_submit)
-    app.command("check")(_check)
+    app.command("check")(_check_submission)
 
 
 def _submit(
@@ -60,7 +60,7 @@ def _submit(
     say(f"wrote {out}")
 
 
-def _check(
+def _check_submission(
     source: Annotated[Path, typer.Argument(metavar="FILE", help="A submission, .csv or .h5ad.")],
     id_map: _IdMap,
     like: _Like,

@@ -122,7 +122,7 @@ def _split(
         "public": public,
     }
     options = {name: setting for name, setting in given.items() if setting is not None}
-    _check_options(kind, options)
+    _check_split_options(kind, options)
     table = load(source, columns=columns, layer=None, vehicle=None).obs
     rng = np.random.default_rng(seed)
     if kind == _Kind.RANDOM:
@@ -141,7 +141,7 @@ def _split(
     show_table(parts, title=f"{made.kind}: wrote {out}", as_json=as_json)
 
 
-def _check_options(kind: _Kind, options: dict[str, Any]) -> None:
+def _check_split_options(kind: _Kind, options: dict[str, Any]) -> None:
     """A kind of split has the options that it needs, and none that mean nothing to it."""
     needed = ("column", "value") if kind == _Kind.LEAVE_OUT else ()
     missing = [f"--{name}" for name in needed if name not in options]

@@ -65,7 +65,7 @@ class CovariateEncoder:
             categories[name] = tuple(values)
         scales = {}
         for name in numeric:
-            numbers = _numbers(obs, name)
+            numbers = _finite_numbers(obs, name)
             # A constant column is divided by 1, so that it encodes as zero.
             sd = float(numbers.std())
             scales[name] = (float(numbers.mean()), sd if sd > 0 else 1.0)
@@ -83,7 +83,7 @@ class CovariateEncoder:
             for name, values in self.categories.items()
         ]
         scaled = [
-            ((_numbers(obs, name) - mean) / sd).astype(np.float32)[:, None]
+            ((_finite_numbers(obs, name) - mean) / sd).astype(np.float32)[:, None]
             for name, (mean, sd) in self.scales.items()
         ]
         return np.hstack([np.empty((len(obs), 0), np.float32), *hot, *scaled])
@@ -154,7 +154,7 @@ def complete(obs: pd.DataFrame, name: str) -> pd.Series:
     return obs[name]
 
 
-def _numbers(obs: pd.DataFrame, name: str) -> np.ndarray:
+def _finite_numbers(obs: pd.DataFrame, name: str) -> np.ndarray:
     """A numeric column, finite, (cells,) float64."""
     values = pd.to_numeric(complete(obs, name), errors="coerce").to_numpy(np.float64)
     bad = ~np.isfinite(values)

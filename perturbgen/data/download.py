@@ -27,7 +27,7 @@ _TIMEOUT = 60
 _AGAIN = "run the same command again; it goes on from where it stopped"
 
 
-class _Source(Settings):
+class _DataSource(Settings):
     """A set of files at one place; ``sha256`` has the checksums by file name, as far as known."""
 
     title: str
@@ -43,16 +43,16 @@ class _Source(Settings):
 class _Registry(Settings):
     """All sources by name."""
 
-    sources: dict[str, _Source]
+    sources: dict[str, _DataSource]
 
 
-def read_registry(path: str | Path | None = None) -> dict[str, _Source]:
+def read_registry(path: str | Path | None = None) -> dict[str, _DataSource]:
     """The sources this package knows, or those of another TOML file of the same form."""
     tables = read_toml(path or Path(__file__).with_name("sources.toml"))
     return load_settings(_Registry, base={"sources": tables}).sources
 
 
-def find_source(name: str, sources: dict[str, _Source]) -> _Source:
+def find_source(name: str, sources: dict[str, _DataSource]) -> _DataSource:
     """The source of this name."""
     if name not in sources:
         raise InputError(
@@ -63,7 +63,7 @@ def find_source(name: str, sources: dict[str, _Source]) -> _Source:
     return sources[name]
 
 
-def fetch(source: _Source, folder: str | Path) -> list[Path]:
+def fetch(source: _DataSource, folder: str | Path) -> list[Path]:
     """Download the files of a source that are not in the folder yet, and verify all of them.
 
     An interrupted download goes on at the next call. A file whose checksum is not in the registry
@@ -89,7 +89,7 @@ def read_checksums(folder: Path) -> dict[str, str]:
     return {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
 
 
-def _fetch_file(source: _Source, name: str, folder: Path) -> Path:
+def _fetch_file(source: _DataSource, name: str, folder: Path) -> Path:
     """One file, verified against the registry, or what was recorded when it first arrived."""
     import pooch
 
@@ -164,7 +164,7 @@ def _download(url: str, part: Path) -> None:
                     else "the server is busy, or access needs a login",
                     fix="see the source's page: perturbgen data list" if gone else _AGAIN,
                 )
-            _save(response, part)
+            _save_body(response, part)
     except requests.RequestException as error:
         # requests wraps what happened several times over; the innermost reason says it in a line.
         reason: BaseException = error
@@ -176,7 +176,7 @@ def _download(url: str, part: Path) -> None:
         ) from None
 
 
-def _save(response: Response, part: Path) -> None:
+def _save_body(response: Response, part: Path) -> None:
     """Write the body to ``part``: after what is there for a partial answer, else from the start."""
     resumed = response.status_code == 206
     have = part.stat().st_size if resumed else 0

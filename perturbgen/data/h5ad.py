@@ -55,14 +55,14 @@ _RAW = "raw"
 _MARGIN = 1 << 20  # bytes that a file being written still needs to be closed
 
 
-class _Extract(Settings):
+class _ExtractRule(Settings):
     """A column of ours as the first group of ``pattern`` in one of theirs."""
 
     column: str
     pattern: str
 
 
-class _Control(Settings):
+class _ControlRule(Settings):
     """Cells whose ``column`` (ours or theirs) holds one of ``values`` are controls."""
 
     column: str = "compound"
@@ -76,8 +76,8 @@ class _ColumnMap(Settings):
     layer: str | None = None
     columns: dict[str, str] = Field(default_factory=dict)
     constants: dict[str, str | float] = Field(default_factory=dict)
-    extract: dict[str, _Extract] = Field(default_factory=dict)
-    control: _Control | None = None
+    extract: dict[str, _ExtractRule] = Field(default_factory=dict)
+    control: _ControlRule | None = None
 
 
 def read_h5ad(
@@ -156,7 +156,7 @@ def _translate(obs: pd.DataFrame, chosen: _ColumnMap, path: str | Path) -> pd.Da
     require_columns(obs.columns, dict.fromkeys(theirs), path)
     renamed = with_our_columns(obs, chosen.columns).assign(**chosen.constants)
     for ours, rule in chosen.extract.items():
-        renamed[ours] = _extract(obs[rule.column], rule, ours)
+        renamed[ours] = _extract_column(obs[rule.column], rule, ours)
     if (control := chosen.control) is not None:
         require_columns(renamed.columns, [control.column], path)
         values = renamed[control.column]
@@ -172,7 +172,7 @@ def _translate(obs: pd.DataFrame, chosen: _ColumnMap, path: str | Path) -> pd.Da
     return with_our_columns(renamed, {})
 
 
-def _extract(values: pd.Series, rule: _Extract, ours: str) -> Any:
+def _extract_column(values: pd.Series, rule: _ExtractRule, ours: str) -> Any:
     """The first group of the rule's pattern in each value; one that does not match is an error."""
     try:
         groups = re.compile(rule.pattern).groups
@@ -249,7 +249,7 @@ class SparseH5ad:
         self, path: Path, *, obs: pd.DataFrame, var: pd.DataFrame, uns: Mapping[str, Any]
     ) -> None:
         self._path = path
-        _require_room(path, sum(int(t.memory_usage(deep=True).sum()) for t in (obs, var)))
+        _require_disk_space(path, sum(int(t.memory_usage(deep=True).sum()) for t in (obs, var)))
         # X is made by hand: anndata's own would be written whole, and could not grow.
         AnnData(obs=obs, var=var, uns=dict(uns)).write_h5ad(path)
         self._file = h5py.File(path, "r+")
@@ -272,11 +272,11 @@ class SparseH5ad:
 
     def add(self, counts: sparse.csr_array) -> None:
         """Append cells (cells, genes)."""
-        _require_room(self._path, counts.data.nbytes + counts.indices.nbytes)
+        _require_disk_space(self._path, counts.data.nbytes + counts.indices.nbytes)
         sparse_dataset(self._file["X"]).append(sparse.csr_matrix(counts))
 
 
-def _require_room(path: Path, size: int) -> None:
+def _require_disk_space(path: Path, size: int) -> None:
     """There is room for ``size`` more bytes."""
     # HDF5 cannot close a file on a full disk, and takes the process with it.
     if shutil.disk_usage(path.parent).free < 2 * size + _MARGIN:

@@ -31,7 +31,7 @@ TORN: Final = "pairs torn apart"
 
 
 @dataclass(frozen=True)
-class Spectrum:
+class _Spectrum:
     """Standardised rows, U diag(s) V' with U (rows, r), s (r,) and V (features, r), r the rank."""
 
     mean: _Array
@@ -40,10 +40,10 @@ class Spectrum:
     s: _Array
     v: _Array
 
-    def leading(self, components: int) -> Spectrum:
+    def leading(self, components: int) -> _Spectrum:
         """The largest ``components`` of it."""
         u, s, v = self.u[:, :components], self.s[:components], self.v[:, :components]
-        return Spectrum(self.mean, self.weight, u, s, v)
+        return _Spectrum(self.mean, self.weight, u, s, v)
 
     def projection(self, axes: _Array, strength: _Array) -> Projection:
         """Standardising as the training rows, then projecting on axes (features, components)."""
@@ -62,7 +62,7 @@ class _Space:
 _Directions = tuple[_Space, _Space]
 
 
-def decompose(x: _Array) -> Spectrum:
+def decompose(x: _Array) -> _Spectrum:
     """The thin singular value decomposition of standardised (rows, features).
 
     Directions without variance are left out.
@@ -78,10 +78,10 @@ def decompose(x: _Array) -> Spectrum:
     weight = np.where(varies, 1 / np.where(varies, spread, 1), 0)
     u, s, vt = np.linalg.svd((x - mean) * weight, full_matrices=False)
     rank = int((s > s[0] * 1e-10).sum())
-    return Spectrum(mean, weight, u[:, :rank], s[:rank], vt[:rank].T)
+    return _Spectrum(mean, weight, u[:, :rank], s[:rank], vt[:rank].T)
 
 
-def _rgcca(x: Spectrum, y: Spectrum, *, components: int, tau: float) -> _Space:
+def _rgcca(x: _Spectrum, y: _Spectrum, *, components: int, tau: float) -> _Space:
     """Regularised canonical correlation of two blocks (Tenenhaus 2011).
 
     max cov(Xa, Yb) with a'M_x a = b'M_y b = 1, M = (1 - tau) C + tau I with C the block's
@@ -122,7 +122,7 @@ def _for_matching(space: _Space) -> _Space:
     return _Space(first, second)
 
 
-def _procrustes(x: Spectrum, y: Spectrum, *, components: int) -> _Space:
+def _procrustes(x: _Spectrum, y: _Spectrum, *, components: int) -> _Space:
     """The rotation of x's leading principal components onto y's with the least squared distance."""
     _require_same_rows(x, y)
     size = min(components, len(x.s), len(y.s))
@@ -131,7 +131,7 @@ def _procrustes(x: Spectrum, y: Spectrum, *, components: int) -> _Space:
     return _Space(x.projection(x.v @ left @ right, kept), y.projection(y.v, kept))
 
 
-def _regression(x: Spectrum, y: Spectrum, *, ridge: float) -> _Space:
+def _regression(x: _Spectrum, y: _Spectrum, *, ridge: float) -> _Space:
     """Ridge regression of y's standardised features on x's: x's rows become predictions of y's.
 
     The penalty is ``ridge`` times the mean squared singular value of x.
@@ -145,7 +145,7 @@ def _regression(x: Spectrum, y: Spectrum, *, ridge: float) -> _Space:
     return _Space(x.projection(coefficients, none), y.projection(itself, none))
 
 
-def _require_same_rows(x: Spectrum, y: Spectrum) -> int:
+def _require_same_rows(x: _Spectrum, y: _Spectrum) -> int:
     if len(x.u) != len(y.u):
         raise SchemaError(
             f"{len(x.u)} and {len(y.u)} rows", expected="the same perturbations in both assays"
@@ -158,7 +158,7 @@ class Setting:
     """One way to fit: ``fit`` takes the two assays' spectra of the same training rows."""
 
     name: str
-    fit: Callable[[Spectrum, Spectrum], _Directions]
+    fit: Callable[[_Spectrum, _Spectrum], _Directions]
 
     def __str__(self) -> str:
         return self.name
@@ -167,7 +167,7 @@ class Setting:
 def correlated(tau: float, components: int, before: int | None = None) -> Setting:
     """RGCCA, of the leading ``before`` principal components of each assay where this is given."""
 
-    def fit(x: Spectrum, y: Spectrum) -> _Directions:
+    def fit(x: _Spectrum, y: _Spectrum) -> _Directions:
         if before is not None:
             x, y = x.leading(before), y.leading(before)
         space = _for_matching(_rgcca(x, y, components=components, tau=tau))
@@ -178,7 +178,7 @@ def correlated(tau: float, components: int, before: int | None = None) -> Settin
 
 
 def _rotated(components: int) -> Setting:
-    def fit(x: Spectrum, y: Spectrum) -> _Directions:
+    def fit(x: _Spectrum, y: _Spectrum) -> _Directions:
         space = _procrustes(x, y, components=components)
         return space, space
 
@@ -188,7 +188,7 @@ def _rotated(components: int) -> Setting:
 def _predicted(ridge: float) -> Setting:
     """Ridge regression of the assay that is searched on the one that asks."""
 
-    def fit(x: Spectrum, y: Spectrum) -> _Directions:
+    def fit(x: _Spectrum, y: _Spectrum) -> _Directions:
         back = _regression(y, x, ridge=ridge)
         return _regression(x, y, ridge=ridge), _Space(back.second, back.first)
 
@@ -198,7 +198,7 @@ def _predicted(ridge: float) -> Setting:
 def given_maps(first: _Array, second: _Array) -> Setting:
     """Maps (features, dimensions) that are given, not fitted: a fixture's truth, the ceiling."""
 
-    def fit(x: Spectrum, y: Spectrum) -> _Directions:
+    def fit(x: _Spectrum, y: _Spectrum) -> _Directions:
         one, other = (
             Projection(side.mean, axes, np.ones(axes.shape[1]))
             for side, axes in ((x, first), (y, second))
@@ -255,8 +255,8 @@ class _Split:
 
     train: _Array  # rows of the pairs
     held: _Array
-    first: Spectrum
-    second: Spectrum
+    first: _Spectrum
+    second: _Spectrum
 
 
 @dataclass(frozen=True)

@@ -175,6 +175,7 @@ class Profiles:
 def require_replaceable(folder: str | Path) -> None:
     """Nothing is at the path but what is ours: a folder of other things is never taken away."""
     folder = Path(folder)
+    # replacing a folder deletes it, and --out may be mistyped
     if folder.exists() and not (folder / VALUES).exists():
         raise InputError(
             f"{folder} exists and is no profile folder",

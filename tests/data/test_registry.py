@@ -13,7 +13,7 @@ import pytest
 
 from perturbgen.core.errors import ConfigError, DownloadError, InputError, StorageError
 from perturbgen.data import download as downloads
-from perturbgen.data.download import CHECKSUMS, _Source, fetch, find_source, read_registry
+from perturbgen.data.download import CHECKSUMS, _DataSource, fetch, find_source, read_registry
 
 BODY = bytes(range(256)) * 400
 DIGEST = hashlib.sha256(BODY).hexdigest()
@@ -30,8 +30,8 @@ class Site:
     ranges: bool = True
     requests: list[str | None] = field(default_factory=list)
 
-    def source(self, **changes: object) -> _Source:
-        return _Source.model_validate(
+    def source(self, **changes: object) -> _DataSource:
+        return _DataSource.model_validate(
             {"title": "test", "page": "p", "licence": "l", "base": self.url, "files": ["data.bin"]}
             | changes
         )

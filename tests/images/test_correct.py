@@ -27,7 +27,9 @@ from perturbgen.profiles.correct.build import _batch_variance, _told_apart
 def design(
     rng: np.random.Generator, *, wells: int = 6, features: int = 5
 ) -> tuple[np.ndarray, pd.DataFrame, np.ndarray]:
-    """Two experiments of two plates of two sites; half the wells are controls; offsets at every level."""
+    """Two experiments of two plates of two sites; half the wells are controls; offsets at every
+    level.
+    """
     keys = itertools.product(["A", "B"], [1, 2], [1, 2], range(wells))
     meta = pd.DataFrame(list(keys), columns=["experiment", "plate", "site", "well"])
     values = rng.normal(size=(len(meta), features))

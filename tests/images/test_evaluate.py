@@ -20,7 +20,9 @@ WHO = ["--control", "Metadata_compound=DMSO"]
 
 
 def inert(path: Path) -> Path:
-    """Two plates of twelve DMSO wells, and twenty compounds of six wells that do nothing; 150 features of noise."""
+    """Two plates of twelve DMSO wells, and twenty compounds of six wells that do nothing; 150
+    features of noise.
+    """
     compounds = ["DMSO"] * 12 + [f"c{i}" for i in range(20) for _ in range(3)]
     meta = pd.DataFrame(
         {

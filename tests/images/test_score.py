@@ -183,7 +183,9 @@ def test_the_null_is_that_of_a_t_statistic_for_one_dose() -> None:
 
 
 def test_the_dose_that_is_reported_is_the_dose_of_the_score() -> None:
-    """Of two doses below 0 the one of six wells is further above the controls, and hit sqrt(n) is lower for it."""
+    """Of two doses below 0 the one of six wells is further above the controls, and hit sqrt(n) is
+    lower for it.
+    """
     pool = np.tile([-0.2, 0.0], 50)  # mean -.1
     doses, hits = np.repeat([1.0, 3.0], [6, 2]), np.repeat([-0.05, -0.04], [6, 2])
     treated = pd.DataFrame({"role": "treated", "treatment": "x", "dose": doses, "hit": hits})

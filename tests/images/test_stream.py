@@ -116,7 +116,9 @@ def test_numbers_between_two_float32_are_rounded_as_python_does(tmp_path: Path) 
 def test_what_pandas_reads_is_read_alike(
     block: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Quotes, missing values, words, spaces, empty lines, CRLF, no last line end: the same ids and values."""
+    """Quotes, missing values, words, spaces, empty lines, CRLF, no last line end: the same ids and
+    values.
+    """
     monkeypatch.setattr(stream, "_BLOCK", block)
     text = (
         '"site_id","a","b"\r\n"x, ""1""",1.5,"2.25"\r\n\r\ny,,-inf\r\nz,NA,null\r\nü,NaN,inf\r\n'

@@ -1,4 +1,6 @@
-"""PCA, WCCN and the replicate metric: against scikit-learn, by their defining equations, and on bad input."""
+"""PCA, WCCN and the replicate metric: against scikit-learn, by their defining equations, and on bad
+input.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ from perturbgen.retrieval import retrieve
 
 @pytest.fixture
 def data() -> tuple[np.ndarray, np.ndarray]:
-    """200 rows of 25 classes: signal in five features, a strong nuisance that replicates do not share in another."""
+    """200 rows of 25 classes: signal in five features, a strong nuisance that replicates do not
+    share in another.
+    """
     rng = np.random.default_rng(0)
     label = np.repeat(np.arange(25), 8)
     x = rng.normal(size=(200, 30))

@@ -61,7 +61,7 @@ class CountStore:
         backing = MemoryBacking.pack(
             matrix, where=where, cells=adata.obs_names, genes=adata.var_names
         )
-        return _whole(backing, adata.obs, adata.var_names).with_covariates(covariates)
+        return _all_rows(backing, adata.obs, adata.var_names).with_covariates(covariates)
 
     @classmethod
     def open(
@@ -79,7 +79,7 @@ class CountStore:
         cells of every ``buffer``; memory holds two buffers, one in use and one being read.
         """
         opened = DiskBacking.open(Path(path), layer, block, buffer)
-        return _whole(*opened).with_covariates(covariates)
+        return _all_rows(*opened).with_covariates(covariates)
 
     def with_covariates(self, covariates: CovariateEncoder | None) -> CountStore:
         """The same cells, their labels encoded anew."""
@@ -176,7 +176,7 @@ class CountStore:
                     )
 
 
-def _whole(backing: Backing, obs: pd.DataFrame, var_names: pd.Index) -> CountStore:
+def _all_rows(backing: Backing, obs: pd.DataFrame, var_names: pd.Index) -> CountStore:
     """All rows of a backing, no covariate of them encoded yet."""
     codes = np.empty((len(obs), 0), np.int64)
     return CountStore(backing, np.arange(len(obs)), obs, pd.Index(var_names), codes)

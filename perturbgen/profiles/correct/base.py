@@ -41,6 +41,7 @@ class Correction(ABC):
         """All rows corrected; written to ``out`` (for instance a memory map), if given."""
         _require_labels(X, meta)
         for rows in blocks(X.shape[0]):
+            # float64 whatever is stored: sums over thousands of controls would lose digits
             part = self.apply(np.asarray(X[rows], np.float64), meta.iloc[rows])
             if out is None:
                 out = np.empty((X.shape[0], part.shape[1]))

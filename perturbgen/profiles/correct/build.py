@@ -102,7 +102,7 @@ def rows_to_fit(
     meta: pd.DataFrame, control: np.ndarray, *, withhold: float, rng: np.random.Generator
 ) -> np.ndarray:
     """The mask of controls without a share of each plate's control wells, one at least of two."""
-    if not withhold:
+    if not withhold:  # as corrections were before there was a choice
         return control
     plate = [name for name in ("experiment", "plate") if name in meta]
     groups, wells = Groups.of(meta[control], plate).codes, _well_numbers(meta)[control]

@@ -200,6 +200,7 @@ def _image_table(wells: pd.DataFrame, rng: np.random.Generator, *, sites: int) -
     """The 13 columns of ``BBBC021_v1_image.csv``; every second week's names have a prefix."""
     rows: list[dict[str, object]] = []
     for well in wells.to_dict("records"):
+        # real weeks have names of either convention
         even = int(well["week"].removeprefix("Week")) % 2 == 0
         prefix = f"{well['week']}_180607_" if even else ""
         for site in range(1, sites + 1):
