@@ -6,9 +6,9 @@ when there is room between classes:
 
     l = −log exp(s ψ(cos_y)) / (exp(s ψ(cos_y)) + Σ_{j≠y} exp(s cos_j))
 
-Other classes come in chunks whose logits are made again for the gradient: memory is rows x chunk,
-and the loss and its gradients are those of the whole. Below, c is the cosine of a row with its own
-class, θ its angle, m the margin.
+Other classes come in chunks, and their logits are made again for the gradient: memory is rows x
+chunk, and the loss and its gradients are those of the whole. Below, c is the cosine of a row with
+its own class, θ its angle, m the margin.
 """
 
 from __future__ import annotations
