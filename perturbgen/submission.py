@@ -194,21 +194,14 @@ def _arrange(predictions: pd.DataFrame, ids: pd.DataFrame, genes: Sequence[str])
     table = _by_condition(predictions)
     wanted = pd.MultiIndex.from_frame(ids[_KEY])
     rows, columns = table.index, table.columns
-    missing = pd.Index(genes).difference(columns, sort=False)
+    twice, absent = rows[rows.duplicated()], wanted[~wanted.isin(rows)]
+    genes_twice = columns[columns.duplicated()]
+    genes_absent = pd.Index(genes).difference(columns, sort=False)
     findings = [
-        *(
-            _wrong("the prediction has this condition twice", r)
-            for r in _condition_names(rows[rows.duplicated()])
-        ),
-        *(
-            _wrong("the prediction has this gene twice", "", g)
-            for g in columns[columns.duplicated()]
-        ),
-        *(
-            _wrong("the prediction lacks this condition", r)
-            for r in _condition_names(wanted[~wanted.isin(rows)])
-        ),
-        *(_wrong("the prediction lacks this gene", "", gene) for gene in missing),
+        *(_wrong("the prediction has this condition twice", r) for r in _condition_names(twice)),
+        *(_wrong("the prediction has this gene twice", "", gene) for gene in genes_twice),
+        *(_wrong("the prediction lacks this condition", r) for r in _condition_names(absent)),
+        *(_wrong("the prediction lacks this gene", "", gene) for gene in genes_absent),
     ]
     if findings:
         raise SubmissionError(_WHAT, findings)
@@ -216,12 +209,8 @@ def _arrange(predictions: pd.DataFrame, ids: pd.DataFrame, genes: Sequence[str])
     extra_rows, extra_columns = rows.difference(wanted), columns.difference(pd.Index(genes))
     for extra, what in ((_condition_names(extra_rows), "conditions"), (extra_columns, "columns")):
         if len(extra):
-            _log.info(
-                "left out %d %s that the submission does not have: %s",
-                len(extra),
-                what,
-                shorten(extra, 3),
-            )
+            dropped = f"{len(extra)} {what} that the submission does not have"
+            _log.info("dropped %s: %s", dropped, shorten(extra, 3))
     # By label, never by position: rows and genes of a table may be in any order.
     chosen = table.loc[wanted, list(genes)]
     text = [str(name) for name, kind in chosen.dtypes.items() if kind.kind not in "fiub"]

@@ -1,4 +1,4 @@
-"""Simple features of an image that nobody trained: how bright, how even, how fine, which channels
+"""Simple features of an image, without training: how bright, how even, how fine, which channels
 lie together.
 
 They stand for what a network has to beat, not for CellProfiler: no cell is found.

@@ -87,7 +87,7 @@ def corrections() -> dict[str, Correction]:
 
 def golden_table(wells: Profiles, seed: int) -> list[dict[str, Any]]:
     """NSC and NSCB by median and mean, matching over folds of compounds, and how well weeks are
-    told from held-out DMSO.
+    told from withheld DMSO.
     """
     import numpy as np
 

@@ -30,7 +30,7 @@ def mechanism_table(
     """Accuracy (95 % interval over compounds) and mean F1 of a shrunk linear discriminant on
     withheld compounds.
 
-    Mechanisms of fewer than two compounds are left out. The folds hold each mechanism's compounds
+    Mechanisms of fewer than two compounds are excluded. The folds hold each mechanism's compounds
     apart.
     """
     kept = _with_mechanism(pairs)

@@ -24,7 +24,7 @@ _GROUPS: Final = {
     "images": 0.15,
     "L1000": 0.15,
     "neither": 0.2,
-}  # who responds in which assay
+}  # which respond in which assay
 _REPLICATES: Final = 3  # each on a plate of its own
 _VEHICLES: Final = 16  # wells of a plate
 _FAMILY: Final = 6  # compounds of a mechanism

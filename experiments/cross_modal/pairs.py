@@ -45,7 +45,7 @@ class Columns:
 
 def read_wells(path: str | Path, columns: Columns) -> Profiles:
     """A csv(.gz) or parquet of profiles with ``compound``, ``dose`` and ``moa`` in its labels;
-    controls are left out.
+    controls are excluded.
 
     With a control, features are standardised by it in each plate first (in all plates where no
     column says which).
@@ -111,7 +111,7 @@ def _is_flag(values: pd.Series) -> bool:
 
 
 def _standardised(profiles: Profiles, columns: Columns) -> Profiles:
-    """By the controls of each plate; the controls themselves are left out."""
+    """By the controls of each plate; the controls themselves are excluded."""
     control = chosen(profiles.meta, columns.control, profiles.source)
     scaler = ControlScaler([columns.plate] if columns.plate else [])
     values = scaler.fit_transform(profiles.values, profiles.meta, control=control)
@@ -119,7 +119,7 @@ def _standardised(profiles: Profiles, columns: Columns) -> Profiles:
 
 
 def _labelled(meta: pd.DataFrame, columns: Columns, path: str | Path) -> pd.DataFrame:
-    """Our columns; a row without a label is nobody's."""
+    """Our columns; a row without a label is refused."""
     found = pd.DataFrame({"compound": meta[columns.label].astype("string")})
     if found["compound"].isna().any():
         raise SchemaError(

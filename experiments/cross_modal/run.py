@@ -200,7 +200,7 @@ def opening(
 
     compounds = pairs.meta["compound"].nunique()
     page = Page(
-        "Images and L1000: who finds whom?",
+        "Images and L1000: which profile finds which?",
         f"{len(pairs):,} perturbations of {compounds:,} compounds in both assays; {what}.",
     )
     whole = scores[scores["stratum"] == "all"]
@@ -321,7 +321,8 @@ def without_profiles(page: Page, folder: Path, seed: int) -> None:
     images, l1000 = overexpressed_genes(folder / "paired")
     found = mantel(images, l1000, rng=np.random.default_rng(seed))
     show_table(
-        [found], title="over-expressed genes in U2OS: do the assays agree on who resembles whom?"
+        [found],
+        title="over-expressed genes in U2OS: do the assays agree on which resemble each other?",
     )
     page.section(
         "Seventeen genes",

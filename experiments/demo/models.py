@@ -22,11 +22,11 @@ CONDITIONS: Final = ("cell_type", "compound", "plate")
 def train_models(
     cells: AnnData, wanted: pd.DataFrame, run: Path, *, epochs: int, replicates: int, seed: int
 ) -> dict[str, Any]:
-    """Both models, half of the known compounds hidden from them to calibrate on; as methods of a
+    """Both models, half of the known compounds withheld from them to calibrate on; as methods of a
     comparison.
     """
     from perturbgen.data import Split
-    from perturbgen.train.run import train
+    from perturbgen.train import train
 
     split = Split.for_calibration(
         cells.obs, wanted, rng=np.random.default_rng([seed, 6]), share=0.5, validation=0.05

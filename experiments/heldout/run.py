@@ -81,11 +81,11 @@ def ours(
     from perturbgen.core.config import load_settings
     from perturbgen.data import Split
     from perturbgen.train import RunSettings, load_run, train
-    from perturbgen.train.heldout import likelihood_row, log_likelihoods, open_cells
-    from perturbgen.train.prepare import open_store
-    from perturbgen.train.settings import DataSettings
+    from perturbgen.train.cells import open_cells, open_store
+    from perturbgen.train.heldout import likelihood_row, log_likelihoods
+    from perturbgen.train.settings import CellData
 
-    cells = open_store(DataSettings(path=path)).obs.index
+    cells = open_store(CellData(path=path)).obs.index
     parts = np.full(len(cells), "train", object)
     test = held_out(len(cells))
     rest = np.setdiff1d(np.arange(len(cells)), test)

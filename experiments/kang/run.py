@@ -69,7 +69,7 @@ class Result(NamedTuple):
 
 @dataclass(frozen=True)
 class Fold:
-    """A cell type whose stimulated cells nobody may look at before the end."""
+    """A cell type of which the stimulated cells are withheld until the end."""
 
     cells: AnnData
     kind: str
@@ -217,8 +217,7 @@ def train(
     is taken.
     """
     from perturbgen.data import Split
-    from perturbgen.train import RunSettings, load_run
-    from perturbgen.train import run as running
+    from perturbgen.train import RunSettings, load_run, train_once
 
     rng = np.random.default_rng([seed, 1])
     parts = np.where(
@@ -236,9 +235,7 @@ def train(
     }
     base = merge(merge(settings.train, settings.models[model]), {**ours, "model": {"kind": model}})
     return load_run(
-        running.train_once(
-            load_settings(RunSettings, base=base), runs=out / "runs", accelerator="cpu"
-        )
+        train_once(load_settings(RunSettings, base=base), runs=out / "runs", accelerator="cpu")
     )
 
 

@@ -29,27 +29,26 @@ def made(values: Overrides) -> EmbedSettings:
 
 def learn(settings: EmbedSettings, folder: Path, *, which: str = "best") -> tuple[Embedder, Any]:
     """Train without pictures; the best or the last state."""
-    from perturbgen.l1000.embedder.run import Embedder, assemble, prepare
-    from perturbgen.train.launch import launch
+    from perturbgen.l1000.embedder import EMBEDDING, Embedder
+    from perturbgen.train import launch
 
     folder.mkdir(parents=True, exist_ok=True)
-    prepared = prepare(settings)
-    training = assemble(folder, settings, prepared, launch(settings.training, accelerator="cpu"))
-    state = training.fit()
+    prepared = EMBEDDING.read(settings)
+    fabric = launch(settings.training, accelerator="cpu")
+    training = EMBEDDING.assemble(folder, settings, prepared, fabric)
+    training.fit()
     if which == "best" and training.best_model is not None:
         training.model.load_state_dict(training.best_model)
     model: Any = training.model.eval()
-    return Embedder(
-        folder, settings, model, prepared.train.genes, prepared.classes, prepared.conditions
-    ), state
+    return Embedder(folder, settings, model, prepared.card), training.state
 
 
 def parts_of(settings: EmbedSettings, part: str) -> ProfileTable:
     """The profiles of a part; the label in column ``class``."""
-    from perturbgen.l1000.embedder.data import read_table, split_parts, treatments
+    from perturbgen.l1000.embedder.data import ProfileTable
 
-    table = treatments(read_table(settings.data.path), settings.data)
-    table = table.take((split_parts(table, settings.data, settings.seed) == part).to_numpy())
+    table = ProfileTable.read(settings.data.path).treatments(settings.data)
+    table = table.take((table.split(settings.data, settings.seed) == part).to_numpy())
     table.samples["class"] = table.samples[settings.data.label].astype(str)
     return table
 
@@ -76,9 +75,8 @@ def linear_rows(train: ProfileTable, judged: ProfileTable, seed: int) -> Iterato
 
 def network_row(name: str, embedder: Embedder, judged: ProfileTable, seed: int) -> dict[str, Any]:
     """A trained network."""
-    from perturbgen.l1000.embedder.judge import measure_of
 
-    return scored(name, embedder.embed(judged), judged, measure_of(embedder.model), seed)
+    return scored(name, embedder.embed(judged), judged, embedder.model.measure, seed)
 
 
 def scored(
@@ -112,10 +110,9 @@ def with_mechanisms(
     (macro-F1), and controls.
     """
     from perturbgen.l1000.embedder.evaluation import Rival, probe_inputs, rivals
-    from perturbgen.l1000.embedder.judge import measure_of
     from perturbgen.l1000.embedder.probe import KINDS, MAJORITY, probe, probe_task
 
-    mine = Rival("embedding", embedder.embed(judged), measure_of(embedder.model))
+    mine = Rival("embedding", embedder.embed(judged), embedder.model.measure)
     linear = rivals(train.values(), train.samples["class"].to_numpy(), judged.values(), seed=seed)
     task = probe_task(judged.samples, "moa", "class", rng=np.random.default_rng(seed))
     found = probe(probe_inputs([mine, *linear]), task, seed=seed)

@@ -75,7 +75,7 @@ def latents(
     """The learned representations (cells, latent) of the training cells, and their obs."""
     from perturbgen.core.config import load_settings
     from perturbgen.train import RunSettings, load_run, train
-    from perturbgen.train.heldout import open_cells
+    from perturbgen.train.cells import open_cells
 
     base: dict[str, Any] = {
         "name": title,

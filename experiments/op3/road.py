@@ -174,8 +174,7 @@ def train(
 ) -> TrainedRun:
     """A run on the released cells, or with ``withhold`` on those that do not calibrate."""
     from perturbgen.data import Split
-    from perturbgen.train import RunSettings, load_run
-    from perturbgen.train import run as running
+    from perturbgen.train import RunSettings, load_run, train_once
 
     kind = "calibration" if withhold else "full"
     share, validation = (settings.calibration if withhold else 0.0), settings.validation
@@ -193,7 +192,7 @@ def train(
     asked = load_settings(
         RunSettings, base=merge(theirs, {"name": kind, "seed": settings.seed, "data": data})
     )
-    return load_run(running.train_once(asked, runs=out / "runs", accelerator=settings.accelerator))
+    return load_run(train_once(asked, runs=out / "runs", accelerator=settings.accelerator))
 
 
 def hand_in(

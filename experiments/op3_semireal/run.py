@@ -219,8 +219,7 @@ def train(
     settings: Experiment, folder: Path, cells: AnnData, hidden: pd.MultiIndex, kind: str, seed: int
 ) -> TrainedRun:
     """A model that never saw the hidden conditions; one that was begun is gone on with."""
-    from perturbgen.train import RunSettings, load_run
-    from perturbgen.train.run import train_once
+    from perturbgen.train import RunSettings, load_run, train_once
 
     make_split(cells, hidden, seed).write(folder / "split.csv")
     data = {"path": str(folder / "counts.h5ad"), "split": str(folder / "split.csv")}

@@ -107,7 +107,7 @@ def rank(profiles: Profiles, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def score(wells: Profiles, rng: np.random.Generator) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Gate and hits of centred wells; no group is left out here."""
+    """Gate and hits of centred wells; no group is excluded here."""
     from perturbgen.images import DISEASED, HEALTHY
     from perturbgen.images.hits import hit_table, score_wells
     from perturbgen.profiles import chosen

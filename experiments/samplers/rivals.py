@@ -22,7 +22,7 @@ Floats = NDArray[np.float64]
 def median_forest(
     train: pd.DataFrame, test: pd.DataFrame, target: str, *, rng: np.random.Generator
 ) -> Floats:
-    """The seed's: 1000 trees on one-hot cell type, plate and well, controls left out; a rounded
+    """The seed's: 1000 trees on one-hot cell type, plate and well, controls excluded; a rounded
     point, no spread.
     """
     from sklearn.ensemble import RandomForestRegressor

@@ -1,7 +1,7 @@
 """Are the samplers calibrated on wells they never saw, and better than three simpler ways?
 
 The simulator draws an experiment; B and Myeloid cells of all but the known compounds are withheld,
-as in the challenge. Settings are chosen on conditions hidden from the released data; the withheld
+as in the challenge. Settings are chosen on conditions withheld from the released data; the withheld
 wells are only scored.
 
 python experiments/samplers/run.py                    # preset small, seeds 0 1 2: three minutes

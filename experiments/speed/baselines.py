@@ -154,7 +154,7 @@ def comparison() -> tuple[float, float]:
 def processors() -> float:
     """Seconds of all processors, of this process and of those that it started and that ended."""
     mine, theirs = (
-        resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+        resource.getrusage(of) for of in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
     )
     return mine.ru_utime + mine.ru_stime + theirs.ru_utime + theirs.ru_stime
 

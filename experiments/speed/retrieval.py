@@ -1,4 +1,4 @@
-"""Speed and memory of exact retrieval: all pairs, the row itself left out, AP, rank quantiles and
+"""Speed and memory of exact retrieval: all pairs, the row itself excluded, AP, rank quantiles and
 p-values of groups.
 
 python experiments/speed/retrieval.py                # 20,000 x 32, and a fiftieth of the queries of

@@ -296,7 +296,7 @@ class LinearSmoother(Baseline[_S]):
     def _predict(self, wanted: ConditionList) -> np.ndarray:
         weights, values = self.weights(wanted), self.table.values
         # Conditions with equal weights (all of an unknown compound, say) are multiplied once.
-        distinct, inverse = np.unique(_dense(weights), axis=0, return_inverse=True)
+        distinct, inverse = np.unique(_full_weights(weights), axis=0, return_inverse=True)
         if len(distinct) < _REPEATED * weights.shape[0]:
             return np.asarray(distinct @ values)[inverse.ravel()]
         if not sp.issparse(weights) and np.count_nonzero(weights) < _SPARSE * weights.size:
@@ -305,16 +305,16 @@ class LinearSmoother(Baseline[_S]):
 
     def _half_width(self, wanted: ConditionList, level: float) -> np.ndarray | None:
         table = self.table
-        hat = _dense(self.weights(table))
+        hat = _full_weights(self.weights(table))
         freedom = len(hat) - 2 * np.trace(hat) + (hat**2).sum()
         residual = table.values - hat @ table.values
         # As many parameters as rows leave no residual, from which nothing is known of the noise.
         if freedom < 1:
             return np.full((len(wanted), len(table.genes)), np.inf)
         sd = np.sqrt((residual**2).sum(axis=0) / freedom)
-        spread = np.sqrt(1 + (_dense(self.weights(wanted)) ** 2).sum(axis=1))
+        spread = np.sqrt(1 + (_full_weights(self.weights(wanted)) ** 2).sum(axis=1))
         return float(t.ppf((1 + level) / 2, freedom)) * np.outer(spread, sd)
 
 
-def _dense(weights: np.ndarray | sp.csr_array) -> np.ndarray:
+def _full_weights(weights: np.ndarray | sp.csr_array) -> np.ndarray:
     return np.asarray(cast("Any", weights).toarray() if sp.issparse(weights) else weights)

@@ -213,11 +213,14 @@ class TargetEncoding:
         # A label without rows is the average label, here as in every other baseline.
         everything = np.arange(len(self.scores))
         return np.array(
-            [_describe(self.scores[m if len(m) else everything], self.statistics) for m in members]
+            [
+                _row_statistics(self.scores[m if len(m) else everything], self.statistics)
+                for m in members
+            ]
         )
 
 
-def _describe(scores: np.ndarray, statistics: tuple[str, ...]) -> np.ndarray:
+def _row_statistics(scores: np.ndarray, statistics: tuple[str, ...]) -> np.ndarray:
     """Statistics of each component over some rows (rows, components), joined to one vector."""
     found = {"mean": scores.mean(axis=0), "sd": scores.std(axis=0)}
     if set(statistics) - set(found):

@@ -236,7 +236,7 @@ class _KernelRidge(FeatureModel[_KernelSettings]):
         self, features: np.ndarray, scores: np.ndarray, rng: np.random.Generator
     ) -> None:
         self._rows = features
-        squares = _squared_distances(features, features)
+        squares = _squares_between(features, features)
         # Of pairs of rows: the distance of a row to itself is no distance.
         typical = float(np.median(squares[~np.eye(len(squares), dtype=bool)]))
         # All distances may be 0, where the training rows have one compound only.
@@ -249,11 +249,11 @@ class _KernelRidge(FeatureModel[_KernelSettings]):
         self._keep_residual_sd(scores - self._dual / np.diag(inverse)[:, None])
 
     def _predict_scores(self, features: np.ndarray) -> np.ndarray:
-        kernel = np.exp(-self._gamma * _squared_distances(features, self._rows))
+        kernel = np.exp(-self._gamma * _squares_between(features, self._rows))
         return self._mean + kernel @ self._dual
 
 
-def _squared_distances(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+def _squares_between(left: np.ndarray, right: np.ndarray) -> np.ndarray:
     """‖a − b‖² (left rows, right rows)."""
     squares = (left**2).sum(axis=1)[:, None] + (right**2).sum(axis=1) - 2 * left @ right.T
     return np.maximum(squares, 0)

@@ -129,7 +129,7 @@ def _train_network(
     """Adam with weight decay on a one-cycle schedule over a fixed number of epochs."""
     # Of its own, so that the global state of torch neither matters nor changes.
     generator = torch.Generator().manual_seed(seed)
-    network = _build(rows.features.shape[1], rows.scores, settings.hidden, generator)
+    network = _make_network(rows.features.shape[1], rows.scores, settings.hidden, generator)
     steps = max(1, round(len(rows.features) / settings.batch))
     optimiser = torch.optim.AdamW(
         network.parameters(), lr=settings.rate, weight_decay=settings.decay
@@ -175,7 +175,9 @@ class _Scaled(nn.Module):
         return self.network(features) * self.scale
 
 
-def _build(columns: int, scores: Tensor, hidden: int, generator: torch.Generator) -> nn.Module:
+def _make_network(
+    columns: int, scores: Tensor, hidden: int, generator: torch.Generator
+) -> nn.Module:
     """Two hidden layers whose outputs are scaled to the scores (rows, components).
 
     Every weight comes from the generator. The scale is the root mean square of each component,

@@ -163,7 +163,7 @@ def make(
     chosen: Any = load_settings(entry.settings_class, base=settings, fix=fix)
     parts = {key: given[key] for key in (*entry.needs, *entry.uses) if given[key] is not None}
     if name == "blend":
-        candidates = _members(chosen.members, chosen.settings, parts)
+        candidates = _blend_members(chosen.members, chosen.settings, parts)
     elif name == "nested":
         candidates = crossed(chosen.base, chosen.grid, **parts)
     else:
@@ -178,7 +178,7 @@ _NEEDS: Final = {
 }
 
 
-def _members(
+def _blend_members(
     names: tuple[str, ...], settings: Mapping[str, Mapping[str, Any]], parts: Mapping[str, Any]
 ) -> dict[str, partial[Baseline[Any]]]:
     """The members of a blend."""

@@ -105,7 +105,7 @@ class Comparison:
         index = pd.MultiIndex.from_frame(scores.columns.to_frame(index=False))
         # Which genes respond is seen in the values as they are, without the limits of the data.
         truth = self._by_fold(lambda fold: self.book.table.iloc[fold.test])
-        table = _condition_table(self.book, self.folds, self.described)
+        table = _strata_table(self.book, self.folds, self.described)
         info = {
             "conditions": len(index),
             "genes": truth.shape[1],
@@ -216,7 +216,7 @@ def _join_folds(folds: list[Fold], part: Callable[[Fold], pd.DataFrame]) -> pd.D
     return pd.concat(parts, names=["split"])
 
 
-def _condition_table(book: Book, folds: list[Fold], described: pd.DataFrame | None) -> pd.DataFrame:
+def _strata_table(book: Book, folds: list[Fold], described: pd.DataFrame | None) -> pd.DataFrame:
     """What to stratify by: part, whether labels were learnt from, and the user's own columns."""
 
     def part(fold: Fold) -> pd.DataFrame:
@@ -275,7 +275,7 @@ def compare(
     folds = make_folds(settings.splits, book, data)
     seen = {method.name: method.require_unseen(folds, book.conditions) for method in methods}
     runs = {name: about for name, about in seen.items() if about is not None}
-    labels = _condition_table(book, folds, described)
+    labels = _strata_table(book, folds, described)
     # Only for its refusal: a column that is not there is told before the first fit.
     find_clusters(labels.index, labels, asked.clusters or None)
     folder = out.absolute() / "cells"

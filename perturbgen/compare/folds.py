@@ -43,7 +43,11 @@ class Fold:
 
 def make_folds(splits: Mapping[str, SplitSettings], book: Book, data: TableSettings) -> list[Fold]:
     """The folds of every split, in order."""
-    made = {"kaggle": _kaggle_fold, "compounds": _compound_folds, "cell_types": _cell_type_folds}
+    made = {
+        "kaggle": _kaggle_fold,
+        "compounds": _withheld_compounds,
+        "cell_types": _withheld_cell_types,
+    }
     folds: list[Fold] = []
     for name, split in splits.items():
         if split.kind == "file":
@@ -119,7 +123,7 @@ def _of_parts(
     return Fold(split, "all", learnt, predicted, parts[predicted].astype(str))
 
 
-def _compound_folds(name: str, split: SplitSettings, book: Book) -> list[Fold]:
+def _withheld_compounds(name: str, split: SplitSettings, book: Book) -> list[Fold]:
     """Compounds withheld in all target cell types at once, and in no other."""
     # Labels anew: a slice keeps the levels of rows that are not in it.
     rows = _eligible(split, book)
@@ -129,7 +133,7 @@ def _compound_folds(name: str, split: SplitSettings, book: Book) -> list[Fold]:
     return [_without(name, fold, rows, index.isin(out)) for fold, out in found.items()]
 
 
-def _cell_type_folds(name: str, split: SplitSettings, book: Book) -> list[Fold]:
+def _withheld_cell_types(name: str, split: SplitSettings, book: Book) -> list[Fold]:
     """One cell type withheld at a time."""
     rows = _eligible(split, book)
     conditions = book.table.index[rows].to_frame(index=False)

@@ -114,12 +114,12 @@ def make_methods(settings: CompareSettings) -> list[Method]:
     """All methods, checked: a wrong name, setting or file is told before anything is fitted."""
     methods = []
     for name, spec in settings.all_methods.items():
-        kind = _tabulated if spec.predictions else _trained if spec.run else _baseline
+        kind = _from_file if spec.predictions else _from_run if spec.run else _from_baseline
         methods.append(kind(name, spec, settings.data))
     return methods
 
 
-def _tabulated(name: str, spec: MethodSettings, data: TableSettings) -> Method:
+def _from_file(name: str, spec: MethodSettings, data: TableSettings) -> Method:
     """Predictions from a file."""
     path = data.find(spec.predictions, "file of predictions").absolute()
     told = spec.model_dump(mode="json", exclude={"predictions"})
@@ -128,7 +128,7 @@ def _tabulated(name: str, spec: MethodSettings, data: TableSettings) -> Method:
     return Method(name, spec, record, data.statistic, {"predictions": path})
 
 
-def _trained(name: str, spec: MethodSettings, data: TableSettings) -> Method:
+def _from_run(name: str, spec: MethodSettings, data: TableSettings) -> Method:
     """A trained run, by its parameters, the cells it predicts among and how it predicts."""
     from perturbgen.predict import RunFiles
 
@@ -160,7 +160,7 @@ def _run_settings(name: str, spec: MethodSettings) -> PredictSettings:
     return found
 
 
-def _baseline(name: str, spec: MethodSettings, data: TableSettings) -> Method:
+def _from_baseline(name: str, spec: MethodSettings, data: TableSettings) -> Method:
     """A baseline, with its resolved settings and the files that it uses."""
     entry = find_baseline(spec.baseline)
     # Resolved, so that a default that changes in a later version is another method.

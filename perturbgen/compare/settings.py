@@ -258,13 +258,13 @@ class CompareSettings(Settings):
     @classmethod
     def kinds(cls, value: Any) -> Any:
         """A split is of the kind it is called, unless it says so itself."""
-        return _named(value, "kind")
+        return _kind_from_key(value, "kind")
 
     @field_validator("methods", mode="before")
     @classmethod
     def names(cls, value: Any) -> Any:
         """A method without a file or a run is the baseline it is called, unless it says so."""
-        return _named(value, "baseline", unless=("predictions", "run"))
+        return _kind_from_key(value, "baseline", unless=("predictions", "run"))
 
     @model_validator(mode="after")
     def known_controls(self) -> CompareSettings:
@@ -307,7 +307,7 @@ class CompareSettings(Settings):
         return tuple(name for name in asked if name not in controls)
 
 
-def _named(tables: Any, key: str, *, unless: tuple[str, ...] = ()) -> Any:
+def _kind_from_key(tables: Any, key: str, *, unless: tuple[str, ...] = ()) -> Any:
     """Tables in which ``key`` is their own name where neither it nor one of ``unless`` is given."""
     if not isinstance(tables, Mapping):
         return tables

@@ -43,7 +43,7 @@ _EXPLAIN: Final[dict[str, tuple[str, str]]] = {
         "score(..., reference=train.mean()), or the mean of each cell type as a frame",
     ),
     "log_probs": (
-        "needs log probabilities of held-out cells",
+        "needs log probabilities of withheld cells",
         "held_out_nll(log_probs, conditions)",
     ),
 }

@@ -1,4 +1,4 @@
-"""Metrics that compare two samples of cells, (cells, features), whose sizes may differ.
+"""Metrics that compare two samples of cells, (cells, features), of any sizes.
 
 Distances in thousands of genes say little; give components of a PCA that was fitted on the training
 cells, and say so.
@@ -99,7 +99,7 @@ def _squared_distances(x: Array, y: Array) -> Iterator[Array]:
     centre = x.mean(axis=0)
     x, y = x - centre, y - centre
     size_x, size_y = np.einsum("ij,ij->i", x, x), np.einsum("ij,ij->i", y, y)
-    # Equal cells are exactly 0 apart; the product leaves dust, whose root would not be small.
+    # Equal cells are exactly 0 apart; the product leaves dust, of which the root is not small.
     dust = 64 * np.finfo(float).eps * (size_x.max() + size_y.max())
     for start in range(0, len(x), _BLOCK):
         rows = slice(start, start + _BLOCK)
@@ -177,9 +177,9 @@ def held_out_nll(
 ) -> pd.DataFrame:
     """Mean −log p of withheld cells, a table of one metric x conditions, in nats per cell.
 
-    ``log_probs`` are log probabilities of cells (cells,), or of genes in cells (cells, genes),
-    whose mean is taken: then nats are per gene and cell. Without ``conditions`` (one label a cell)
-    all cells are one condition.
+    ``log_probs`` are log probabilities of cells (cells,), or of genes in cells (cells, genes), of
+    which the mean is taken: then nats are per gene and cell. Without ``conditions`` (one label a
+    cell) all cells are one condition.
     """
     values = np.asarray(log_probs, dtype=float)
     per_cell = values.mean(axis=1) if values.ndim == 2 else values

@@ -116,7 +116,7 @@ def _norms(values: Array) -> Array:
 
 
 def _sign_accuracy(truth: Array, prediction: Array, de: Array) -> Array:
-    """Share of the responding genes ``de`` whose direction is right (conditions,)."""
+    """Share of the responding genes ``de`` that go the right way (conditions,)."""
     agreement = np.sign(truth) * np.sign(prediction)
     # A predicted 0 counts ½, so that zeros get what a coin would.
     return divide(((agreement + 1) / 2 * de).sum(axis=1), de.sum(axis=1), np.nan)
@@ -139,7 +139,7 @@ def _de_overlap(de: Array, predicted: Array, prediction: Array) -> Array:
     Where more genes are predicted than respond, the |true| strongest of them count; ties share the
     last places.
     """
-    # Whoever calls everything responding finds all: of a longer list only the strongest count.
+    # A prediction that responds everywhere finds all: of a longer list only the strongest count.
     places = de.sum(axis=1)
     strength = np.where(predicted, np.abs(prediction), 0)
     chosen = _top_share(strength, places) * predicted

@@ -140,7 +140,7 @@ def _gene_note(data: Mapping[str, Any]) -> str:
 
 
 def _unbroken(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Records whose texts stay on one line each."""
+    """Records with texts that stay on one line each."""
     return [
         {k: v.replace(" ", "\u00a0") if isinstance(v, str) else v for k, v in r.items()}
         for r in records

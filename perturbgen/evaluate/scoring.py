@@ -162,7 +162,7 @@ def scorecard(
     or ``genes`` as ``intersection``, all predictions are scored on what all of them have.
     ``conditions``, labelled as the truth, gives strata (``n_cells``, ``compound_seen``, ...) beside
     effect size and the levels of the index; ``clusters`` names a level of the index or a column of
-    it whose conditions are resampled together. See :func:`score` for the rest.
+    it: conditions that are resampled together. See :func:`score` for the rest.
     """
     chosen = choose_metrics(metrics, reference=reference is not None)
     _require_level(level)

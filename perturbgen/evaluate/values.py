@@ -63,7 +63,7 @@ class Values:
 
 @dataclass(frozen=True, eq=False)
 class Pair:
-    """A truth and a prediction whose rows are the truth's.
+    """A truth and a prediction that has the truth's rows.
 
     ``groups`` (conditions,) says which conditions are told apart from which; ``reference``
     (conditions, genes) is the mean perturbation of the training rows.

@@ -327,7 +327,7 @@ def _sum(mean: _Array, cell: int, start: int, stop: int) -> float:
 
 @njit(nogil=True, cache=True)
 def _mixed(m: float, r: float, rng: np.random.Generator) -> int:
-    """A Poisson count whose mean is gamma distributed."""
+    """A Poisson count around a gamma-distributed mean."""
     return rng.poisson(m if np.isinf(r) else m / r * rng.standard_gamma(r))
 
 

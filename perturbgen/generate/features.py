@@ -101,7 +101,7 @@ def _independent_rates(sums: np.ndarray, exposure: np.ndarray) -> np.ndarray:
 def _fit_depth(groups: pd.DataFrame) -> dict[str, pd.Series]:
     """Effects of cell type, plate and library on mean log library size, weighted by cells.
 
-    Additive effects by backfitting, the compounds' among them, which are then left out: the first
+    Additive effects by backfitting, the compounds' among them, which are then dropped: the first
     factor is not penalised, the others have a prior of some cells at zero.
     """
     seen = groups[groups["log_library"].notna()]

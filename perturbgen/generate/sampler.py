@@ -33,7 +33,7 @@ _Floats = NDArray[np.float64]
 _FEWEST_ROWS: Final = 20
 _HALF: Final = 0.5  # log(n + 1/2) is the logarithm of a Poisson mean with least bias
 _QUANTILE_POINTS: Final = 101
-_LIKE_WELLS: Final = 8  # training wells whose cells say how far cells of one well lie apart
+_LIKE_WELLS: Final = 8  # training wells that say how far cells of one well lie apart
 # Spread that wells have beyond counting (log scale), for weighting them only: what is drawn is
 # measured.
 _USUAL_SPREAD: Final = 0.2
@@ -51,7 +51,7 @@ class CellSampler:
     likewise cell    log library size = that mean + a deviation of a cell of a training well from
     the leaves
 
-    Residuals are out of fold (conditions left out whole) and freed of counting noise, which the
+    Residuals are out of fold (whole conditions withheld) and freed of counting noise, which the
     draw adds again.
     """
 
@@ -77,7 +77,7 @@ class CellSampler:
         if probabilities.size == 0 or not ((probabilities > 0) & (probabilities < 1)).all():
             raise ConfigError(f"quantiles {list(q)}", expected="numbers between 0 and 1")
         x = self.maker.features(conditions)
-        # Evenly spaced quantiles of the residual, whose Poissons are then mixed: no draw is needed.
+        # Evenly spaced quantiles of the residual, with a Poisson at each: no draw is needed.
         steps = (np.arange(_QUANTILE_POINTS) + 0.5) / _QUANTILE_POINTS
         residual = _weighted_quantiles(self.counts_residual, self.counts_forest.weights(x), steps)
         rate = np.exp(self.log_rate(conditions, x)[:, None] + residual)
@@ -249,7 +249,7 @@ def _condition_folds(
 
 
 def _noise_weights(noise: _Floats) -> _Floats:
-    """Weights (rows,) of observations whose counting noise has this variance."""
+    """Weights (rows,) of observations with counting noise of this variance."""
     return 1 / (_USUAL_SPREAD**2 + noise)
 
 

@@ -31,7 +31,7 @@ def crps(draws: NDArray[np.generic], observed: NDArray[np.generic]) -> _Floats:
     """Continuous ranked probability score (rows,) of draws (rows, n); lower is better.
 
     E|X - y| - E|X - X'| / 2 (Gneiting and Raftery 2007), in the fair form for a finite number of
-    draws: pairs of a draw with itself do not count. A single draw is a point forecast, whose CRPS
+    draws: pairs of a draw with itself do not count. A single draw is a point forecast: its CRPS
     is the absolute error.
     """
     ordered = np.sort(np.asarray(draws, float), axis=1)

@@ -131,7 +131,7 @@ def covariates(obs: pd.DataFrame) -> pd.DataFrame:
 
 
 def _with_zeros(groups: pd.DataFrame, labels: pd.DataFrame) -> pd.DataFrame:
-    """Counts for every well x cell type whose condition was measured anywhere, with covariates."""
+    """Counts for every well x cell type of a condition that was measured anywhere."""
     wells = labels.drop(columns="cell_type").drop_duplicates()
     twice = wells[wells.duplicated(WELL)]
     if len(twice):

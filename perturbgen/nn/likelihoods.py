@@ -8,12 +8,6 @@ evaluated by its deviance (Loader 2000, as R does):
     D = k log[k (m+r) / m (k+r)] + r log[(m+r)/(k+r)]  ≥ 0
 
 with δ the small remainder of Stirling's formula, and k = 0 by −r log(1 + m/r).
-
-What Stirling's formulas leave out, so that differences of log-gammas need no large numbers that
-cancel.
-
-Shapes that must agree: a cell-wise vector that broadcasts against a column silently makes (cells,
-cells).
 """
 
 from __future__ import annotations

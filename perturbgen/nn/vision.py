@@ -107,7 +107,7 @@ def backbone(
         from monai.networks import nets
     except ImportError:
         raise MissingDependencyError(
-            "MONAI is not installed, whose networks these are",
+            "MONAI is not installed, and the network is one of its",
             fix='pip install "perturbgen[images]", or the small network: model.backbone = "small"',
         ) from None
     network: Any
@@ -119,7 +119,7 @@ def backbone(
                 conv1_t_size=7,
                 conv1_t_stride=2,
                 feed_forward=False,
-                # As torchvision, whose weights then fit; batch normalisation takes a bias away.
+                # As torchvision, so that its weights fit; batch normalisation takes a bias away.
                 bias_downsample=False,
             ),
             _RESNETS[name],
@@ -199,7 +199,7 @@ class DomainHead(nn.Module):
 def coral(features: Tensor, domain: Tensor) -> Tensor:
     """Mean over pairs of domains of mean |μ_i − μ_j|² + mean |C_i − C_j|²; 0 with one domain.
 
-    ``features`` (samples, features), ``domain`` (samples,). Domains with one sample are left out.
+    ``features`` (samples, features), ``domain`` (samples,). Domains with one sample do not count.
     """
     moments = []
     for value in torch.unique(domain):

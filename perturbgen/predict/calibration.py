@@ -105,16 +105,19 @@ def make_task(
         _require_measured(kinds, samples.loc[samples["compound"] != control, "cell_type"])
     if not settings.calibrates:
         return Task(experiment, ours, None)
-    judge = calibration_run or run
-    known = _calibration_conditions(judge, cells.obs, experiment.measured, kinds, control=control)
-    # A latent point of a twin's own cell would tell of its compound.
-    others = without(in_run_genes(judge, cells), known) if settings.latent == "posterior" else cells
-    # Wells that the judge never saw are drawn by a sampler that never saw them either: cell numbers
+    twin_run = calibration_run or run
+    known = _calibration_conditions(
+        twin_run, cells.obs, experiment.measured, kinds, control=control
+    )
+    others = in_run_genes(twin_run, cells)
+    if settings.latent == "posterior":
+        # A latent point of a twin's own cell would tell of its compound.
+        others = without(others, known)
+    # Wells that this run never saw are drawn by a sampler that never saw them either: cell numbers
     # that it has seen it foretells better (RMSE of their logarithms .336, and .402 of unseen ones).
-    unseen = known[~known.isin(_trained_conditions(judge, cells.obs))]
+    unseen = known[~known.isin(_trained_conditions(twin_run, cells.obs))]
     fair = _sampler_without(sampler, unseen, seed=settings.seed)
-    others = in_run_genes(judge, others)
-    twins = make_wells(judge, others, fair, known, suffix=_TWIN, **options)
+    twins = make_wells(twin_run, others, fair, known, suffix=_TWIN, **options)
     return Task(experiment, ours, twins)
 
 

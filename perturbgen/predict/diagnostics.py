@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 _DEPTH: Final = (0.7, 1.4)  # outside, the low-count genes of the fit are ruined
 _VARIANCE: Final = (0.5, 2.0)
-_FEWEST_COUNTS: Final = 5.0  # mean counts of the genes whose variance is looked at
+_FEWEST_COUNTS: Final = 5.0  # mean counts, of genes that are looked at
 _FEWEST_GENES: Final = 10
 
 

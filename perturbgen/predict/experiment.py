@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 Estimator = Literal["mean_t", "anchored_t", "plug_in", "shrunk", "shrunk_plug_in"]
 
 _UNTREATED: Final = " (untreated)"
-_MOCKS: Final = 12  # compounds of a cell type in whose wells the vehicle is generated, too
+_MOCKS: Final = 12  # compounds of a cell type that vehicle wells are generated beside
 _CONDITION: Final = list(CONDITION)
 
 

@@ -39,7 +39,7 @@ def expression_levels(expression: pd.DataFrame, *, levels: int) -> pd.DataFrame:
 class Shrinkage:
     """Predictions times factors (cell types x levels), rows freed of what ``noise`` explains.
 
-    A row whose mean square is v is multiplied by v / (v + noise). Two thirds of the rows are noise:
+    A row of mean square v is multiplied by v / (v + noise). Two thirds of the rows are noise:
     one factor for all leaves them too large, and strong compounds too small.
     """
 

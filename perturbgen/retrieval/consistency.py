@@ -25,10 +25,10 @@ from perturbgen.retrieval.embedding import (
 )
 from perturbgen.retrieval.nulls import benjamini_hochberg
 
-_MOST_CONTROLS: Final = 1000  # whose distances are held at once; of more so many are drawn
+_MOST_CONTROLS: Final = 1000  # compared all with all; of more so many are drawn
 _LARGEST: Final = 50  # members of a group that are compared; of larger ones so many are drawn
 _ENDS: Final = ["entity1", "entity2"]
-_MOST: Final = 20_000_000  # pairs whose quantiles are exact; of more so many are drawn
+_MOST: Final = 20_000_000  # pairs that are all compared; of more so many are drawn
 _FEWEST: Final = 20  # known pairs below which a share says nothing
 
 
@@ -190,17 +190,17 @@ def percent_replicating(
     """Per group of two or more: ``median`` similarity of its pairs, ``threshold``, ``passes``.
 
     The threshold is the quantile of the median over pairs of ``null_groups`` random groups as
-    large, whose members are all of different groups. ``table["passes"].mean()`` is percent
+    large, of members that are all of different groups. ``table["passes"].mean()`` is percent
     replicating. With ``differ`` (same MoA, another compound: percent matching) only pairs that
     differ there count, ``size`` counts compounds, and a random group is made of whole compounds of
     different groups: their wells are no more independent in the null than in the data.
     """
     require_labels(meta, [same, *([differ] if differ else [])])
     vectors = read_embedding(embedding, meta)
-    group, everyone = codes(meta, [same]), np.arange(len(meta))
+    group, all_rows = codes(meta, [same]), np.arange(len(meta))
     # What must differ within a pair: the compound, or else the row.
-    unit = codes(meta, [same, differ]) if differ else np.where(group >= 0, everyone, -1)
-    prepared = prepare_similarity(vectors, everyone, everyone, similarity)
+    unit = codes(meta, [same, differ]) if differ else np.where(group >= 0, all_rows, -1)
+    prepared = prepare_similarity(vectors, all_rows, all_rows, similarity)
     product = prepared.product or (lambda left, right: left @ right.T)
 
     def pair_values(rows: Array) -> Array:
@@ -272,9 +272,9 @@ def relationship_recall(
         values = np.einsum("ij,ij->i", unit[order[pairs[:, 0]]], unit[order[pairs[:, 1]]])
         return np.array([(values >= high).mean(), (values <= low).mean()])
 
-    everyone = np.arange(len(unit))
-    close, opposite = shares(everyone)
-    drawn = [shares(rng.permutation(everyone)).sum() for _ in range(permutations)]
+    all_rows = np.arange(len(unit))
+    close, opposite = shares(all_rows)
+    drawn = [shares(rng.permutation(all_rows)).sum() for _ in range(permutations)]
     # A permutation that gives the same pairs may differ by rounding.
     reached = int((np.array(drawn) >= close + opposite - 1e-12).sum())
     return {

@@ -90,8 +90,8 @@ def _partner_ranks(
     """(shared, shared) first and last rank of each shared perturbation for each query."""
     both = pd.concat([source, target], ignore_index=True)
     vectors = read_embedding(both.to_numpy(), both[[]])
-    everyone = np.arange(len(both))
-    asked, found = everyone[: len(source)], everyone[len(source) :]
+    all_rows = np.arange(len(both))
+    asked, found = all_rows[: len(source)], all_rows[len(source) :]
     prepared = prepare_similarity(vectors, asked, found, measure)
     wanted = target.index.get_indexer(shared)
     # Of every shared perturbation, not the partner alone: a permutation only looks its ranks up.

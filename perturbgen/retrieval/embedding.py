@@ -145,8 +145,8 @@ def prepare_similarity(
             raise SchemaError(
                 f"a precomputed similarity of shape {vectors.shape}", expected="(rows, rows)"
             )
-        everyone = np.arange(len(candidate))
-        return Similarity(query, candidate, everyone, lambda q, c: vectors[np.ix_(q, c)])
+        all_rows = np.arange(len(candidate))
+        return Similarity(query, candidate, all_rows, lambda q, c: vectors[np.ix_(q, c)])
     if callable(measure):
         left = right = vectors
     elif measure == "euclidean":

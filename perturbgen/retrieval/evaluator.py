@@ -132,13 +132,13 @@ def retrieve(
 
     ``embedding`` (rows, features) and ``meta`` (rows of labels). A query's positives agree with it
     in all of ``same`` and differ in each of ``differ``; its negatives disagree in ``same``, agree
-    in ``negatives_same`` and differ in each of ``negatives_differ``; who is neither does not count.
-    ``queries``, ``candidates`` and ``negatives`` are masks over the rows: who asks, who may be
-    found, and who serves as a negative (the DMSO wells). ``similarity`` is cosine, correlation,
-    spearman, euclidean, precomputed (the embedding is the matrix itself) or a function of (queries,
-    candidates) rows, computed in the embedding's own precision. Ties count as the mean over all
-    their orders. ``device`` other than cpu goes to torch. ``null_draws`` rankings are drawn where
-    the null is too large to count.
+    in ``negatives_same`` and differ in each of ``negatives_differ``; rows that are neither do not
+    count. ``queries``, ``candidates`` and ``negatives`` are masks over the rows: which ask, which
+    may be found, and which serve as negatives (the DMSO wells). ``similarity`` is cosine,
+    correlation, spearman, euclidean, precomputed (the embedding is the matrix itself) or a function
+    of (queries, candidates) rows, computed in the embedding's own precision. Ties count as the mean
+    over all their orders. ``device`` other than cpu goes to torch. ``null_draws`` rankings are
+    drawn where the null is too large to count.
 
     Per query, over positives and negatives only (research notes, sections 2 and 3.5):
 

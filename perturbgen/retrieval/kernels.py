@@ -271,7 +271,7 @@ def score_queries(
     """Every metric of every query into ``out`` (queries, 4 + fractions + depths), or NaN stays.
 
     The columns are AP, mean q, median q, share of positives in each top fraction, early area, and
-    hits at each depth. Every rank quantile q is counted in ``histogram``, whose last place is 1.
+    hits at each depth. Every rank quantile q is counted in ``histogram``; its last place is q = 1.
     """
     sims, above, tied, last = part.sims, part.above, part.tied, len(histogram) - 1
     for i in range(len(part.positives)):

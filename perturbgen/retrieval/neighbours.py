@@ -44,8 +44,8 @@ def nearest(
         raise SchemaError(
             f"{k} neighbours of {len(vectors)} rows", expected=f"between 1 and {len(vectors) - 1}"
         )
-    everyone = np.arange(len(vectors))
-    prepared = prepare_similarity(vectors, everyone, everyone, similarity)
+    all_rows = np.arange(len(vectors))
+    prepared = prepare_similarity(vectors, all_rows, all_rows, similarity)
     labels = [codes(meta, [column]) for column in columns]
     size = max(1, _BLOCK_BYTES // (vectors.itemsize * len(vectors)))
     parts = []
@@ -148,8 +148,8 @@ def _mix(vectors: Array, batch: Array, k: int, similarity: Measure) -> Array:
     from scipy.stats import chi2
 
     batch = pd.factorize(batch)[0]
-    nobody = pd.DataFrame(index=range(len(vectors)))
-    neighbour, _ = nearest(vectors, nobody, k=k, similarity=similarity)
+    unlabelled = pd.DataFrame(index=range(len(vectors)))
+    neighbour, _ = nearest(vectors, unlabelled, k=k, similarity=similarity)
     size = np.bincount(batch)
     counts = np.stack([(batch[neighbour] == b).sum(axis=1) for b in range(len(size))], axis=1)
     others = size - (batch[:, None] == np.arange(len(size)))  # the row itself is no neighbour

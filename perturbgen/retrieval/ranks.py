@@ -58,8 +58,8 @@ def pair_rows(
     ``negatives_same`` restricts negatives to rows that agree with the query there (the same plate),
     and ``negatives_differ`` to rows that differ in each of its columns. The masks (rows,) say which
     rows ask, which may be found, and which serve as negatives (for instance the DMSO wells). A row
-    whose ``same`` is missing takes no part, unless ``negatives`` names it; one whose ``differ`` is
-    missing is no query's positive.
+    without ``same`` takes no part, unless ``negatives`` names it; one without ``differ`` is
+    no query's positive.
     """
     require_labels(meta, [*same, *differ, *negatives_same, *negatives_differ])
     if not same:
@@ -76,7 +76,7 @@ def pair_rows(
         against = found & (group >= 0) & (stratum >= 0)
     else:
         against = read_mask(negatives, meta, "negatives") & (stratum >= 0)
-    # Rows that nobody can find or be measured against are dropped before any similarity.
+    # Rows that no query can find or be measured against are dropped before any similarity.
     candidate = np.flatnonzero((found & (group >= 0)) | against)
     number = np.full(len(meta), -1)
     number[candidate] = np.arange(len(candidate))

@@ -12,7 +12,7 @@ from perturbgen.baselines import blend_weights, make
 from perturbgen.baselines.base import TrainTable
 from perturbgen.baselines.constants import _median
 from perturbgen.baselines.features import Components, backward, forward
-from perturbgen.baselines.linear import _squared_distances, _variance_components, bilinear_ridge
+from perturbgen.baselines.linear import _squares_between, _variance_components, bilinear_ridge
 from perturbgen.core.errors import SchemaError
 from perturbgen.core.labels import CONDITION as KEY
 
@@ -149,7 +149,7 @@ def test_bilinear_ridge_is_the_least_squares_map_and_shrinks() -> None:
 
 def test_distances() -> None:
     np.testing.assert_allclose(
-        _squared_distances(np.array([[0.0, 0]]), np.array([[3.0, 4], [0, 0]])), [[25, 0]]
+        _squares_between(np.array([[0.0, 0]]), np.array([[3.0, 4], [0, 0]])), [[25, 0]]
     )
 
 

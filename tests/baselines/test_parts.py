@@ -23,8 +23,8 @@ from perturbgen.baselines.features import (
     Components,
     LowRankTarget,
     TargetEncoding,
-    _describe,
     _Features,
+    _row_statistics,
 )
 from perturbgen.baselines.network import _row_rmse, _zeroed
 from perturbgen.core.errors import ConfigError, SchemaError
@@ -38,7 +38,7 @@ Task = tuple[pd.DataFrame, pd.DataFrame]
 
 def test_statistics_are_numpys() -> None:
     scores = RNG(0).normal(size=(7, 3))
-    found = _describe(scores, _STATISTICS).reshape(len(_STATISTICS), 3)
+    found = _row_statistics(scores, _STATISTICS).reshape(len(_STATISTICS), 3)
     expected = [
         scores.mean(axis=0),
         np.median(scores, axis=0),

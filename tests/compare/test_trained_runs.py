@@ -19,7 +19,7 @@ from perturbgen.core.config import load_settings
 from perturbgen.core.errors import ConfigError, InputError, SchemaError
 from perturbgen.predict import GenerativePredictor, MeasuredExperiment, PredictSettings
 from perturbgen.train import RunSettings, load_run
-from perturbgen.train import run as running
+from perturbgen.train import train as train_model
 
 from .conftest import states, write_flat
 
@@ -70,7 +70,7 @@ def train(folder: Path, data: Path, name: str) -> Path:
         "annealing": {"warmup": 0},
         "training": {"epochs": 1, "batch_size": 64, "threads": 1},
     }
-    return running.train(
+    return train_model(
         load_settings(RunSettings, base=base), runs=folder / "runs", accelerator="cpu"
     )
 

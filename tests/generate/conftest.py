@@ -1,4 +1,5 @@
-"""A small experiment whose cell numbers and library sizes follow a known law; no genes are drawn."""
+"""A small experiment whose cell numbers and library sizes follow a known law; no genes are drawn.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +17,9 @@ KNOWN = COMPOUNDS[::3]
 
 
 def draw_cells(seed: int) -> tuple[pd.DataFrame, pd.Series]:
-    """obs and totals: survival halves to a fifth under toxic compounds, and depth falls with its square root."""
+    """obs and totals: survival halves to a fifth under toxic compounds, and depth falls with its
+    square root.
+    """
     rng = np.random.default_rng(seed)
     hazard = {name: rng.uniform(0.7, 1.6) if name in TOXIC else 0.05 for name in COMPOUNDS} | {
         "DMSO": 0.0

@@ -1,4 +1,6 @@
-"""What the samplers promise: calibrated, dependent where cells and depth depend, exact on disk, joined by label."""
+"""What the samplers promise: calibrated, dependent where cells and depth depend, exact on disk,
+joined by label.
+"""
 
 from __future__ import annotations
 

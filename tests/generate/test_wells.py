@@ -11,7 +11,9 @@ from perturbgen.generate.validate import _withheld_folds
 
 
 def toy() -> tuple[pd.DataFrame, pd.Series]:
-    """Two compounds on two plates; no B cell of d2 was left on plate q, and its NK cells were never measured."""
+    """Two compounds on two plates; no B cell of d2 was left on plate q, and its NK cells were never
+    measured.
+    """
     rows = [
         ("B", "d1", "p", "A1"),
         ("B", "d1", "p", "A1"),

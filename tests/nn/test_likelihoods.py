@@ -1,4 +1,5 @@
-"""The likelihoods against mpmath (50 digits) and scipy, over the grid where float32 formulas fail."""
+"""The likelihoods against mpmath (50 digits) and scipy, over the grid where float32 formulas fail.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +18,9 @@ COUNTS = [0, 1, 2, 3, 5, 10, 50, 300, 2000, 20000]
 MEANS = [1e-30, 1e-12, 1e-4, 0.01, 0.5, 1, 2, 5, 5.1, 50, 300, 1900, 2000, 19000, 20000, 1e5]
 DISPERSIONS = [1e-4, 1e-3, 0.1, 0.5, 2, 5.9, 6.1, 30, 1e3, 1e4, 1e6, 1e8, 1e12]
 
-# What float32 allows. The value: 3e-6 relative, and as much absolute. The slopes are of the size of k and m (a step of
-# the last bit of log m changes k - m by m 2^-24 log m), so their errors are measured against 1 + k + m.
+# What float32 allows. The value: 3e-6 relative, and as much absolute. The slopes are of the size of
+# k and m (a step of the last bit of log m changes k - m by m 2^-24 log m), so their errors are
+# measured against 1 + k + m.
 LOG_PROB_ERROR = 3e-6
 SLOPE_ERROR = 4e-7
 

@@ -161,7 +161,8 @@ def test_weak_conditions_are_shrunk_more_than_strong_ones() -> None:
     assert ratio[:12].mean() < 0.6 * ratio[12:].mean()
     alike = min(mrrmse(predictions * factor, truth) for factor in np.arange(0, 1, 0.02))
     assert mrrmse(found.apply(predictions, levels), truth) < 0.97 * alike
-    # By hand: a row of mean square 4 and one of 1, a factor of 1/2, noise of 1: 2 * (4/5) / 2 and 1 * (1/2) / 2.
+    # By hand: a row of mean square 4 and one of 1, a factor of 1/2, noise of 1: 2 * (4/5) / 2 and 1
+    # * (1/2) / 2.
     shrunk = Shrinkage(pd.DataFrame([[0.5]], ["B"]), 1.0).apply(
         frame(2.0).iloc[[0]], pd.DataFrame(0, ["B"], GENES)
     )

@@ -1,4 +1,6 @@
-"""Generated cells: whole numbers under their own labels, the same for one seed, and nothing half-written."""
+"""Generated cells: whole numbers under their own labels, the same for one seed, and nothing
+half-written.
+"""
 
 import copy
 import logging
@@ -23,7 +25,9 @@ LABELS = read_wanted(WANTED)
 
 
 class OneGeneEach(torch.nn.Module):
-    """Puts all counts of a cell into the gene that bears the number of its condition, and r into the rest."""
+    """Puts all counts of a cell into the gene that bears the number of its condition, and r into
+    the rest.
+    """
 
     n_latent = 1
 

@@ -1,4 +1,6 @@
-"""From a run to a prediction: nothing leaks, nothing depends on order, bad noise is seen, and the contract holds."""
+"""From a run to a prediction: nothing leaks, nothing depends on order, bad noise is seen, and the
+contract holds.
+"""
 
 import logging
 
@@ -105,7 +107,8 @@ def test_anchored_t_is_against_generated_vehicle_wells_of_the_same_places(vae, e
     pd.testing.assert_series_equal(
         t.loc[key], (table.logfc.loc[key] - base) / table.se.loc[key], check_names=False
     )
-    # A model that is wrong by the same factor in every well of a cell type: the average of t sees it, this does not.
+    # A model that is wrong by the same factor in every well of a cell type: the average of t sees
+    # it, this does not.
     wrong = np.where(np.arange(len(GENES)) % 2, 3.0, 1.0)
     for part in samples:
         part.X = sp.csr_array(np.rint(part.X.toarray() * wrong))
@@ -211,7 +214,9 @@ def test_conditions_that_a_run_withheld_are_the_ones_it_is_calibrated_on(
 
 @pytest.fixture(scope="module")
 def honest(experiment_file):
-    """A run that never saw a known compound in B cells, of a file whose genes stand the other way round."""
+    """A run that never saw a known compound in B cells, of a file whose genes stand the other way
+    round.
+    """
     experiment = make_experiment()[:, GENES[::-1]].copy()
     parts = pd.Series("train", experiment.obs_names, name="part").rename_axis("cell")
     parts[conditions_of(experiment.obs) == ("B", KNOWN[0])] = "withheld"

@@ -14,9 +14,10 @@ import torch
 from perturbgen.core.config import to_toml
 from perturbgen.core.errors import ConfigError, SchemaError, StorageError
 from perturbgen.train import load_run, resume, train
-from perturbgen.train.loop import Training
-from perturbgen.train.protocols import _DivergenceError
-from perturbgen.train.state import save_state
+from perturbgen.train.card import save_state
+from perturbgen.train.loop import Training, _DivergenceError
+
+pytestmark = pytest.mark.usefixtures("no_pictures")
 
 KINDS = ["nbvae", "dgd", "gaussian_vae"]
 
@@ -124,13 +125,13 @@ def test_where_only_the_first_process_fails_the_other_ends_too(settings, tmp_pat
     config.write_text(to_toml(settings("training.batch_size=12")))
     script.write_text("""
 import sys
-from perturbgen.cli import run
-from perturbgen.errors import StorageError
-from perturbgen.train import cell_board
+from perturbgen.cli import _run
+from perturbgen.core.errors import StorageError
+from perturbgen.train import heldout
 def full(*_, **__):
     raise StorageError("the disk is full")
-cell_board.CellBoard = full
-sys.exit(run(sys.argv[1:]))
+heldout.CellBoard = full
+sys.exit(_run(sys.argv[1:]))
 """)
     command = [
         sys.executable,

@@ -14,6 +14,8 @@ from perturbgen.core.config import load_settings
 from perturbgen.core.errors import PerturbgenError
 from perturbgen.train import RunSettings, train
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 
 def hard_cells(rng: np.random.Generator) -> AnnData:
     """Depths from 10 to 50,000, genes without a count, one gene with nearly all of them, a cell type of three cells."""

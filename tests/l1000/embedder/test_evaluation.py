@@ -4,9 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from perturbgen.l1000.embedder import load_embedder, train
+from perturbgen.l1000.embedder import EMBEDDING, load_embedder
 from perturbgen.l1000.embedder.data import ProfileTable
-from perturbgen.l1000.embedder.evaluation import chosen_profiles, judge
+from perturbgen.l1000.embedder.evaluation import judge
 
 
 def turned(table: ProfileTable) -> ProfileTable:
@@ -29,8 +29,10 @@ def with_more_genes(table: ProfileTable) -> ProfileTable:
 def test_rivals_are_judged_alike_whatever_order_or_number_of_genes_a_file_has(
     settings, tmp_path, other
 ):
-    embedder = load_embedder(train(settings("training.epochs=1"), runs=tmp_path, accelerator="cpu"))
-    table = chosen_profiles(embedder, None, None, "test")
+    embedder = load_embedder(
+        EMBEDDING.train(settings("training.epochs=1"), runs=tmp_path, accelerator="cpu")
+    )
+    table = embedder.profiles(part="test")
     judged = [
         judge(embedder, some, seed=0, plate="plate", well="well") for some in (table, other(table))
     ]
