@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from pydantic import Field
 
-from perturbgen.baselines.base import Baseline, ConditionList, Predictor, TrainTable, as_conditions
+from perturbgen.baselines.base import Baseline, ConditionList, Predictor, TrainTable
 from perturbgen.core.config import Settings
 from perturbgen.core.console import track
 from perturbgen.core.errors import ConfigError, SchemaError, shorten, suggest
@@ -47,7 +47,7 @@ def mimic_folds(
     type is, in one more fold each, treated as if it were a target: all is withheld there but the
     compounds that the targets know.
     """
-    found = as_conditions(index, "the table")
+    found = ConditionList.read(index, "the table")
     known_types = np.unique(found.cell_types)
     chosen = _sparse_cell_types(found) if targets is None else [str(name) for name in targets]
     absent = [name for name in chosen if name not in known_types]
@@ -98,7 +98,7 @@ def out_of_fold(
     make: _Maker, train: pd.DataFrame, folds: _Folds, *, rng: np.random.Generator
 ) -> pd.DataFrame:
     """Predictions of every withheld row by a predictor that was fitted without its fold."""
-    labels = as_conditions(train.index, "the table").index
+    labels = ConditionList.read(train.index, "the table").index
     parts = []
     for withheld, child in zip(folds.values(), rng.spawn(len(folds)), strict=True):
         kept = train[~labels.isin(withheld)]
@@ -124,7 +124,7 @@ def nested_choice(
         raise ConfigError("no candidate to choose from", expected="at least one")
     # Drawn once, so that candidates differ by their settings alone, not by their luck.
     seed = int(rng.integers(2**63))
-    truth = train.set_axis(as_conditions(train.index, "the table").index)
+    truth = train.set_axis(ConditionList.read(train.index, "the table").index)
     predictions: dict[str, pd.DataFrame] = {}
 
     def worth(name: str) -> float:
@@ -159,7 +159,7 @@ _SCORES: Final = {"rmse": _minus_row_rmse, "spearman": row_spearman}
 def blend_weights(truth: pd.DataFrame, predictions: Mapping[str, pd.DataFrame]) -> dict[str, float]:
     """Non-negative least squares weights of predictions of the same rows and genes, by label."""
     rows = list(next(iter(predictions.values())).index)
-    labels = as_conditions(truth.index, "the table").index
+    labels = ConditionList.read(truth.index, "the table").index
     target = truth.set_axis(labels).loc[rows].to_numpy().ravel()
     columns = np.column_stack(
         [table.loc[rows, truth.columns].to_numpy().ravel() for table in predictions.values()]
