@@ -42,6 +42,15 @@ class Method:
     intervals: bool = False
     trained: RunFiles | None = None
 
+    @classmethod
+    def all(cls, settings: CompareSettings) -> list[Method]:
+        """All methods, checked: a wrong name, setting or file is told before anything is fitted."""
+        methods = []
+        for name, spec in settings.all_methods.items():
+            kind = _from_file if spec.predictions else _from_run if spec.run else _from_baseline
+            methods.append(kind(name, spec, settings.data))
+        return methods
+
     def make(self, measured: pd.DataFrame) -> Predictor:
         """The Predictor, not fitted yet; ``measured`` is what ground truth shows."""
         if self.trained:
@@ -108,15 +117,6 @@ class _Tabulated:
                 )
         found = self.table.reindex(index=index, columns=self.genes)
         return interpolated_duplicate(found) if self.interpolate else found
-
-
-def make_methods(settings: CompareSettings) -> list[Method]:
-    """All methods, checked: a wrong name, setting or file is told before anything is fitted."""
-    methods = []
-    for name, spec in settings.all_methods.items():
-        kind = _from_file if spec.predictions else _from_run if spec.run else _from_baseline
-        methods.append(kind(name, spec, settings.data))
-    return methods
 
 
 def _from_file(name: str, spec: MethodSettings, data: TableSettings) -> Method:

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from perturbgen.compare import CompareSettings, write_comparison_report
-from perturbgen.compare.folds import make_folds
+from perturbgen.compare.folds import Fold
 from perturbgen.compare.settings import SplitSettings
 from perturbgen.compare.tables import Book
 from perturbgen.core.config import load_settings
@@ -28,7 +28,7 @@ def folds_of(build: Build, **split: Any) -> tuple[Book, list[tuple[pd.MultiIndex
     book = Book.of(settings.data)
     index = book.table.index
     return book, [
-        (index[f.train], index[f.test]) for f in make_folds(settings.splits, book, settings.data)
+        (index[f.train], index[f.test]) for f in Fold.all(settings.splits, book, settings.data)
     ]
 
 
@@ -167,7 +167,7 @@ def test_a_table_of_one_condition_cannot_be_split(
         SplitSettings(kind="kaggle"),
     ):
         with pytest.raises(UserError):
-            make_folds({"mine": split}, book, settings.data)
+            Fold.all({"mine": split}, book, settings.data)
 
 
 @pytest.mark.parametrize(
