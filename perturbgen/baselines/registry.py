@@ -15,7 +15,7 @@ from itertools import product
 from typing import TYPE_CHECKING, Any, Final
 
 from perturbgen.baselines.base import Baseline
-from perturbgen.core.config import Settings, load_settings
+from perturbgen.core.config import Settings
 from perturbgen.core.errors import ConfigError, suggest
 
 if TYPE_CHECKING:
@@ -157,7 +157,7 @@ def make(
         if value is not None and key not in (*entry.needs, *entry.uses):
             raise ConfigError(f"{name} makes no use of {key}", fix="leave it out")
     fix = f"perturbgen baselines {name} lists its settings"
-    chosen: Any = load_settings(entry.settings_class, base=settings, fix=fix)
+    chosen: Any = entry.settings_class.load(base=settings, fix=fix)
     parts = {key: given[key] for key in (*entry.needs, *entry.uses) if given[key] is not None}
     if name == "blend":
         candidates = _blend_members(chosen.members, chosen.settings, parts)

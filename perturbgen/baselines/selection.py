@@ -19,7 +19,7 @@ from perturbgen.baselines.base import Baseline, ConditionList, Predictor, TrainT
 from perturbgen.core.config import Settings
 from perturbgen.core.console import track
 from perturbgen.core.errors import ConfigError, SchemaError, shorten, suggest
-from perturbgen.core.folds import Choice, choose, deal
+from perturbgen.core.folds import choose, deal
 from perturbgen.core.stats import non_negative_weights
 
 _log = logging.getLogger(__name__)
@@ -113,8 +113,8 @@ def nested_choice(
     *,
     rng: np.random.Generator,
     score: Literal["rmse", "spearman"] = "rmse",
-) -> tuple[Choice[str], pd.DataFrame]:
-    """The candidate with the best mean score over the withheld rows, and its predictions of them.
+) -> tuple[str, float, pd.DataFrame]:
+    """The candidate with the best mean score over the withheld rows, that score, its predictions.
 
     All candidates meet the same folds and the same random numbers. ``train`` is all they see: rows
     that are to be predicted in the end must not be in it. ``score`` is minus the root mean squared
@@ -135,7 +135,7 @@ def nested_choice(
     choice = choose(track(list(candidates), "choosing settings"), worth)
     told = "chose %s of %d candidates (score %.4f)"
     _log.info(told, choice.best, len(candidates), choice.score)
-    return choice, predictions[choice.best]
+    return choice.best, choice.score, predictions[choice.best]
 
 
 def _minus_row_rmse(truth: pd.DataFrame, prediction: pd.DataFrame) -> np.ndarray:
@@ -253,11 +253,10 @@ class _Nested(Baseline[_NestedSettings]):
     def _fit(self, table: TrainTable, rng: np.random.Generator) -> None:
         train = pd.DataFrame(table.values, table.index, table.genes, copy=False)
         folds = mimic_folds(table.index, folds=self.settings.folds, rng=rng)
-        choice, _ = nested_choice(
+        self.chosen, _, _ = nested_choice(
             self._candidates, train, folds, rng=rng, score=self.settings.score
         )
-        self.chosen = choice.best
-        self._model = self._candidates[choice.best]().fit(train, rng=rng)
+        self._model = self._candidates[self.chosen]().fit(train, rng=rng)
 
     def _predict(self, wanted: ConditionList) -> np.ndarray:
         return self._model.predict(wanted.index).to_numpy()

@@ -27,7 +27,7 @@ from perturbgen.core.errors import (
     suggest,
 )
 from perturbgen.core.labels import CONDITION, conditions_of
-from perturbgen.core.system import workers
+from perturbgen.core.system import cores
 
 if TYPE_CHECKING:
     import xgboost
@@ -158,7 +158,7 @@ class BoostedTrees:
             return xgboost.train(parameters, _as_matrix(features, block), num_boost_round=trees)
 
         # A GPU works on one booster at a time; more would only share its memory.
-        with ThreadPoolExecutor(1 if place == "cuda" else workers()) as pool:
+        with ThreadPoolExecutor(1 if place == "cuda" else cores(as_omp=True)) as pool:
             self._boosters = list(track(pool.map(work, blocks), "boosting", total=len(blocks)))
 
     def predict(self, features: np.ndarray) -> np.ndarray:

@@ -21,7 +21,6 @@ from perturbgen.compare.grid import PROCESSES, Job, Outcome, run_jobs
 from perturbgen.compare.methods import Method
 from perturbgen.compare.settings import CompareSettings
 from perturbgen.compare.tables import Book
-from perturbgen.core.config import to_toml
 from perturbgen.core.console import progress
 from perturbgen.core.errors import (
     ConfigError,
@@ -289,7 +288,7 @@ def compare(
     # was.
     made = Comparison(settings, book, folds, {}, described, runs, ladder)
     for name, text in (
-        ("config.toml", to_toml(settings)),
+        ("config.toml", settings.to_toml()),
         ("env.json", json.dumps(made.environment, indent=1)),
     ):
         with atomic_path(out / name) as part:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import Field
 
-from perturbgen.core.config import Settings, load_settings, read_toml
+from perturbgen.core.config import Settings, read_toml
 from perturbgen.core.console import progress
 from perturbgen.core.errors import DownloadError, InputError, StorageError, suggest
 from perturbgen.core.files import atomic_path, disk_errors
@@ -49,7 +49,7 @@ class _Registry(Settings):
 def read_registry(path: str | Path | None = None) -> dict[str, _DataSource]:
     """The sources this package knows, or those of another TOML file of the same form."""
     tables = read_toml(path or Path(__file__).with_name("sources.toml"))
-    return load_settings(_Registry, base={"sources": tables}).sources
+    return _Registry.load(base={"sources": tables}).sources
 
 
 def find_source(name: str, sources: dict[str, _DataSource]) -> _DataSource:

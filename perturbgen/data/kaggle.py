@@ -21,9 +21,9 @@ from perturbgen.core.tables import (
     find_optional,
     find_table,
     open_parquet,
-    parquet_errors,
     read_frame,
     read_header,
+    reading,
     require_columns,
     require_unique,
     require_values,
@@ -67,7 +67,7 @@ def read_de(path: str | Path) -> pd.DataFrame:
     path = Path(path)
     path = require_file(path / "de_train.parquet" if path.is_dir() else path, "DE table")
     labels = list(_DE_META[:2])
-    with open_parquet(path, columns=labels) as file, parquet_errors(path):
+    with open_parquet(path, columns=labels) as file, reading(path, "parquet"):
         names = [name for name in file.schema_arrow.names if name in labels or is_gene(name)]
         table = file.read(columns=names).to_pandas()
     values = table.set_index(unique_conditions(table, path)).drop(columns=labels)

@@ -19,7 +19,7 @@ from scipy import sparse
 
 from perturbgen.core.console import progress
 from perturbgen.core.errors import CountsError, SchemaError, shorten, suggest
-from perturbgen.core.tables import open_parquet, parquet_errors
+from perturbgen.core.tables import open_parquet, reading
 from perturbgen.data.counts import bad_counts
 
 _Array = np.ndarray[Any, Any]
@@ -45,7 +45,7 @@ def read_long_counts(
     sorted keys ``row * len(columns) + column``.
     """
     table = _LongTable(path, rows, columns, column_key, wanted, excluded)
-    with parquet_errors(path):
+    with reading(path, "parquet"):
         matrix = _fill(table)
     matrix.sort_indices()
     _require_no_duplicates(matrix, table)
@@ -56,7 +56,7 @@ def read_long_counts(
 def distinct_labels(path: Path, key: str) -> pd.Index:
     """The distinct labels of a column, sorted."""
     names: set[str | None] = set()
-    with parquet_errors(path), open_parquet(path, columns=[key], dictionary=[key]) as file:
+    with reading(path, "parquet"), open_parquet(path, columns=[key], dictionary=[key]) as file:
         for batch in file.iter_batches(batch_size=_BATCH, columns=[key]):
             names.update(_encoded(batch, key).dictionary.to_pylist())
     return pd.Index(sorted(name for name in names if name is not None), dtype=object)

@@ -15,7 +15,6 @@ from perturbgen.compare import CompareSettings, write_comparison_report
 from perturbgen.compare.folds import Fold
 from perturbgen.compare.settings import SplitSettings
 from perturbgen.compare.tables import Book
-from perturbgen.core.config import load_settings
 from perturbgen.core.errors import ConfigError, InputError, SchemaError, UserError
 from perturbgen.data import Split
 from perturbgen.evaluate import headline_records
@@ -236,12 +235,13 @@ def test_unknown_targets_and_schedulers_are_told(run: Run, tmp_path: Path) -> No
 
 
 def test_the_default_comparison_has_twelve_methods_and_three_folds() -> None:
-    settings = load_settings(CompareSettings, base={})
+    settings = CompareSettings.load(base={})
     assert len(settings.all_methods) == 12
     assert settings.splits["compounds"].folds == 3
-    assert load_settings(
-        CompareSettings, base={"methods": {"additive": {}}}
-    ).all_methods.keys() == {"zeros", "additive"}
+    assert CompareSettings.load(base={"methods": {"additive": {}}}).all_methods.keys() == {
+        "zeros",
+        "additive",
+    }
 
 
 def test_values_are_limited_as_open_problems_does(
