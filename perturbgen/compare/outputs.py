@@ -11,7 +11,7 @@ from typing import Any
 from perturbgen.compare.assemble import Comparison
 from perturbgen.core.errors import InputError
 from perturbgen.core.files import atomic_path
-from perturbgen.evaluate import markdown_table, report_page, to_markdown, write_scorecard
+from perturbgen.evaluate import ScorecardText, markdown_table, report_page
 
 _RMSE = "mean_rowwise_rmse"
 
@@ -21,9 +21,10 @@ def write_outputs(
 ) -> list[Path]:
     """Save everything into ``out``; returns the paths, those to read first in front."""
     out = Path(out)
-    paths = write_scorecard(found.card, out)
+    written = ScorecardText(found.card)
+    paths = written.write(out)
     with atomic_path(paths[0]) as part:
-        text = "\n\n".join([to_markdown(found.card).rstrip(), *_sections(found)])
+        text = "\n\n".join([written.markdown().rstrip(), *_sections(found)])
         part.write_text(text + "\n", encoding="utf-8")
     # The name that earlier versions gave to the table of jobs.
     paths.append(out / "cells.csv")

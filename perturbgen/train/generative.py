@@ -98,7 +98,7 @@ class _CellRecipe(Recipe[RunSettings, "Cells", _ModelCard]):
         card, share = self.describe(settings, data), _gene_shares(data)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(settings.seed)
-            model = _build(settings, card, _covariates(settings, card, data.descriptors), share)
+            model = _model_of(settings, card, _covariates(settings, card, data.descriptors), share)
         resident = settings.training.resident and not settings.data.on_disk
         train, validation = (
             CellFeed(
@@ -134,7 +134,7 @@ class _CellRecipe(Recipe[RunSettings, "Cells", _ModelCard]):
                 cause="config.toml was edited after training",
             )
         share = torch.from_numpy(np.full(len(card.genes), 1 / len(card.genes)))
-        return _build(settings, card, _covariates(settings, card), share)
+        return _model_of(settings, card, _covariates(settings, card), share)
 
 
 CELLS = _CellRecipe()
@@ -186,7 +186,7 @@ def _covariates(
     return found
 
 
-def _build(
+def _model_of(
     settings: RunSettings, card: _ModelCard, known: list[Covariate], share: torch.Tensor
 ) -> LatentModel:
     """The model of the settings; ``share`` (genes,) is each gene's part of all counts."""

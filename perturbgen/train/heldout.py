@@ -78,7 +78,7 @@ def _predictive_row(
     real, generated = _real_and_generated(run.model, store, chosen, seed=seed)
     row = _predictive_numbers(real, generated)
     if run.settings.conditions:
-        groups = _joined(store.obs.iloc[chosen], run.settings.conditions)
+        groups = _condition_texts(store.obs.iloc[chosen], run.settings.conditions)
         row["between_conditions_generated_over_real"] = _between_ratio(real, generated, groups)
     return row
 
@@ -144,7 +144,7 @@ class CellBoard(Board):
         for name, value in _predictive_numbers(real, generated).items():
             self.writer.add_scalar(f"predictive/{name.replace('_', ' ')}", value, epoch)
         if self.settings.conditions:
-            groups = _joined(store.obs.iloc[few], self.settings.conditions)
+            groups = _condition_texts(store.obs.iloc[few], self.settings.conditions)
             ratio = _between_ratio(real, generated, groups)
             self.writer.add_scalar("gauges/between-condition variance ratio", ratio, epoch)
 
@@ -200,7 +200,7 @@ def _real_and_generated(
     return np.vstack(real), np.vstack(generated)
 
 
-def _joined(obs: pd.DataFrame, columns: Iterable[str]) -> np.ndarray:
+def _condition_texts(obs: pd.DataFrame, columns: Iterable[str]) -> np.ndarray:
     """The condition of each cell as one text, (cells,)."""
     return obs[list(columns)].astype(str).agg(" ".join, axis=1).to_numpy()
 

@@ -17,7 +17,7 @@ from perturbgen.compare.settings import SplitSettings
 from perturbgen.compare.tables import Book
 from perturbgen.core.errors import ConfigError, InputError, SchemaError, UserError
 from perturbgen.data import Split
-from perturbgen.evaluate import headline_records
+from perturbgen.evaluate import ScorecardText
 
 from .conftest import CELLS, CLOSED_FORM, COMPOUNDS, TARGETS, Build, Run, states, write_flat
 
@@ -357,7 +357,7 @@ def test_a_reference_is_shown_without_a_place(run: Run, folder: Path, full: pd.D
         "reference",
         "baseline",
     ]
-    places = {row["method"]: row["place"] for row in headline_records(card)}
+    places = {row["method"]: row["place"] for row in ScorecardText(card).headline_records()}
     assert places["dup"] is None
     assert places["additive"] == 1
     with pytest.raises(ConfigError, match="'additive' is both a reference"):

@@ -78,12 +78,12 @@ class ImageRun(Trained):
                 f"images whose labels are {fields.label}",
                 expected=f"{self.card.label}, which {self.path} tells apart",
             )
-        return _feed(fields, self.settings, self.card, device=str(self.model.weights.device))
+        return _image_feed(fields, self.settings, self.card, device=str(self.model.weights.device))
 
     def untrained(self) -> ImageRun:
         """The same network with the weights it began with."""
         return ImageRun(
-            self.path, self.settings, _build(self.settings, self.card).eval(), self.card
+            self.path, self.settings, _network_of(self.settings, self.card).eval(), self.card
         )
 
 
@@ -144,10 +144,10 @@ class _ImageRecipe(Recipe[ImageSettings, Fields, _ImageCard]):
 
         card, rates = _ImageCard.read(run), settings.training
         train, validation = (
-            _feed(data.part(part), settings, card, device=str(fabric.device))
+            _image_feed(data.part(part), settings, card, device=str(fabric.device))
             for part in ("train", "validation")
         )
-        model = _build(settings, card, train)
+        model = _network_of(settings, card, train)
         _require_trainable(model, train, card)
         judged = bool((validation.codes["label"] >= 0).any())
         if not judged:
@@ -175,7 +175,7 @@ class _ImageRecipe(Recipe[ImageSettings, Fields, _ImageCard]):
         return ImageBoard(run, settings, epoch=epoch)
 
     def blank(self, run: Path, settings: ImageSettings, card: _ImageCard) -> ImageClassifier:
-        return _build(settings, card)
+        return _network_of(settings, card)
 
 
 IMAGES = _ImageRecipe()
@@ -250,7 +250,9 @@ def _require_trainable(model: ImageClassifier, train: ImageFeed, card: _ImageCar
     model.train()
 
 
-def _feed(fields: Fields, settings: ImageSettings, card: _ImageCard, *, device: str) -> ImageFeed:
+def _image_feed(
+    fields: Fields, settings: ImageSettings, card: _ImageCard, *, device: str
+) -> ImageFeed:
     """Fields as a run's settings want them read."""
     from perturbgen.images.network.feed import ImageFeed
 
@@ -270,7 +272,7 @@ def _feed(fields: Fields, settings: ImageSettings, card: _ImageCard, *, device: 
     )
 
 
-def _build(
+def _network_of(
     settings: ImageSettings, card: _ImageCard, train: ImageFeed | None = None
 ) -> ImageClassifier:
     """The network, its weights drawn from the seed.
@@ -293,7 +295,7 @@ def _build(
     if chosen.weights is not None:
         load_backbone(model.backbone, chosen.weights)
     if chosen.start is not None:
-        _start_from(model, chosen.start)
+        _begin_with(model, chosen.start)
     return model
 
 
@@ -307,7 +309,7 @@ def _balanced(label: Tensor, classes: int) -> Tensor:
     )
 
 
-def _start_from(model: ImageClassifier, start: Path) -> None:
+def _begin_with(model: ImageClassifier, start: Path) -> None:
     """The best state of another run, but for what belongs to its experiments and class sizes."""
     state = load_state(start, "best")["model"]
     shapes = {

@@ -182,11 +182,12 @@ class _EmbedRecipe(Recipe[EmbedSettings, _Prepared, _EmbedCard]):
                 )
             withheld = withheld.take(np.zeros(len(withheld), bool))
         train, validation = (
-            _feed(table, settings, data.card, fabric.device) for table in (data.train, withheld)
+            _profile_feed(table, settings, data.card, fabric.device)
+            for table in (data.train, withheld)
         )
         model = _blank(settings, data.card, torch.from_numpy(data.mean), torch.from_numpy(data.sd))
         if settings.start is not None:
-            _start_from(model, load_embedder(settings.start), data.card)
+            _transfer(model, load_embedder(settings.start), data.card)
         groups = model.groups()
         optimiser = adamw(
             (groups["encoder"], options.learning_rate, options.weight_decay),
@@ -255,7 +256,7 @@ def _conditions(settings: EmbedSettings, train: ProfileTable) -> ConditionEncode
     return found
 
 
-def _feed(
+def _profile_feed(
     table: ProfileTable, settings: EmbedSettings, card: _EmbedCard, device: torch.device
 ) -> ProfileFeed:
     """A part of the profiles on the run's device."""
@@ -285,7 +286,7 @@ def _blank(settings: EmbedSettings, card: _EmbedCard, mean: Any, sd: Any) -> Pro
         return ProfileEmbedder(settings.model, mean, sd, n_conditions=width, counts=counts)
 
 
-def _start_from(model: ProfileEmbedder, other: Embedder, card: _EmbedCard) -> None:
+def _transfer(model: ProfileEmbedder, other: Embedder, card: _EmbedCard) -> None:
     """Transfer: the encoder and the standardisation of another run; the head starts anew."""
     if other.card.genes != card.genes:
         raise SchemaError(

@@ -19,7 +19,7 @@ from perturbgen.images.network.feed import ImageBatch
 from perturbgen.images.network.fields import Vocabulary, read_fields
 from perturbgen.images.network.model import ImageClassifier
 from perturbgen.images.network.predict import Predictions, predict
-from perturbgen.images.network.recipe import _balanced, _build, _feed, _ImageCard
+from perturbgen.images.network.recipe import _balanced, _image_feed, _ImageCard, _network_of
 from perturbgen.images.network.settings import ImageModelSettings, ImageSettings
 from perturbgen.nn.layers import Draws
 from perturbgen.train.card import load_state
@@ -163,8 +163,8 @@ def test_starting_from_a_run_begins_with_its_weights(
     assert card.classes == _ImageCard.read(trained).classes
     assert card.cells == ("HUVEC", "RPE")
     assert card.experiments == ("RPE-01",)
-    feed = _feed(read_fields(tuned.data).part("train"), tuned, card, device="cpu")
-    model = _build(tuned, card, feed)
+    feed = _image_feed(read_fields(tuned.data).part("train"), tuned, card, device="cpu")
+    model = _network_of(tuned, card, feed)
     best = load_state(trained, "best")["model"]
     assert all(
         value.equal(best[name]) for name, value in model.state_dict().items() if name != "weights"
@@ -177,7 +177,7 @@ def test_starting_from_a_run_begins_with_its_weights(
         described(sites)
     other = changed(tuned, model={"start": trained, "embedding": 9})
     with pytest.raises(ConfigError, match="has other parameters"):
-        _build(other, card, feed)
+        _network_of(other, card, feed)
 
 
 def test_settings_that_contradict_each_other_are_refused(settings: ImageSettings) -> None:
