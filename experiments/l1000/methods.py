@@ -21,10 +21,9 @@ Overrides = Mapping[str, Any]
 
 def made(values: Overrides) -> EmbedSettings:
     """Settings from nested values."""
-    from perturbgen.core.config import load_settings
     from perturbgen.l1000.embedder import EmbedSettings
 
-    return load_settings(EmbedSettings, base=values)
+    return EmbedSettings.load(base=values)
 
 
 def learn(settings: EmbedSettings, folder: Path, *, which: str = "best") -> tuple[Embedder, Any]:

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 import numpy as np
 import pandas as pd
 
-from perturbgen.core.config import load_settings
 from perturbgen.core.errors import ConfigError, SchemaError
 from perturbgen.core.files import require_folder
 from perturbgen.l1000.embedder.data import ConditionEncoder, EmbedProfiles
@@ -243,7 +242,7 @@ def _classes_of(labels: pd.Series, least: int) -> pd.Index:
 def _classes_of_run(run: Path, label: str) -> tuple[Mapping[str, Iterable[str]], Path | None]:
     """What a run was trained on, and the run that it started from."""
     card = _EmbedCard.read(require_folder(run, "run directory"))
-    return {label: card.classes}, load_settings(EmbedSettings, run / "config.toml").start
+    return {label: card.classes}, EmbedSettings.load(run / "config.toml").start
 
 
 def _conditions(settings: EmbedSettings, train: EmbedProfiles) -> ConditionEncoder:

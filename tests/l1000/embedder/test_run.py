@@ -205,7 +205,6 @@ def test_a_run_of_another_kind_is_refused(settings, tmp_path):
 @pytest.mark.slow
 def test_a_network_beats_wccn_where_something_is_not_linear(tmp_path):
     """Every mechanism turns around with the state of the cell. At full size .15 of mAP lie between them."""
-    from perturbgen.core.config import load_settings
     from perturbgen.data import write_h5ad
     from perturbgen.l1000.embedder import EmbedSettings
     from perturbgen.l1000.embedder.evaluation import MINE, judge
@@ -221,7 +220,7 @@ def test_a_network_beats_wccn_where_something_is_not_linear(tmp_path):
         "model": {"head": {"margin_rate": 1e-3}},
         "training": {"epochs": 30, "batch_size": 256},
     }
-    run = EMBEDDING.train(load_settings(EmbedSettings, base=base), runs=tmp_path, accelerator="cpu")
+    run = EMBEDDING.train(EmbedSettings.load(base=base), runs=tmp_path, accelerator="cpu")
     embedder = load_embedder(run)
     judged = judge(embedder, embedder.profiles(part="test"), seed=0, plate="plate", well="well")
     found = {row["method"]: row["mAP"] for row in judged.rows()}
