@@ -9,7 +9,6 @@ import pytest
 from perturbgen.core.errors import SchemaError
 from perturbgen.profiles import Profiles
 from perturbgen.profiles.correct import (
-    AdditiveEffects,
     Compress,
     ControlScaler,
     Coral,
@@ -18,7 +17,6 @@ from perturbgen.profiles.correct import (
     SequentialCentroids,
     Sphering,
     batch_predictability,
-    pca_cs,
     tvn,
 )
 from perturbgen.profiles.correct.build import _batch_variance, _told_apart
@@ -125,28 +123,6 @@ def test_shrinking_lies_between_own_and_parents_mean() -> None:
     ]  # centres (2 x 1 + 2 x 6) / 4 and (2 x 11 + 2 x 6) / 4
 
 
-def test_additive_effects_equal_centring_by_turns_in_a_balanced_design() -> None:
-    values, meta, _ = design(np.random.default_rng(4))
-    found = AdditiveEffects([["experiment", "plate"], ["site"]]).fit_transform(values, meta)
-    turned = SequentialCentroids(["site"]).fit_transform(
-        NestedCentre(["experiment", "plate"]).fit_transform(values, meta), meta
-    )
-    np.testing.assert_allclose(found - found.mean(axis=0), turned, atol=1e-9)
-    np.testing.assert_allclose(found.mean(axis=0), values.mean(axis=0), atol=1e-9)
-
-
-def test_additive_effects_are_recovered_when_unbalanced() -> None:
-    rng = np.random.default_rng(5)
-    meta = pd.DataFrame({"plate": rng.integers(0, 4, 200), "site": rng.integers(0, 3, 200)})
-    plate, site = rng.normal(size=4), rng.normal(size=3)
-    values = (plate[meta["plate"]] + site[meta["site"]])[:, None]
-    assert AdditiveEffects([["plate"], ["site"]]).fit_transform(values, meta).std() < 1e-10
-    with pytest.raises(SchemaError, match="not there when it was fitted"):
-        AdditiveEffects([["plate"]]).fit(values, meta).transform(
-            values[:1], pd.DataFrame({"plate": [7]})
-        )
-
-
 def test_scalers_by_hand(caplog: pytest.LogCaptureFixture) -> None:
     meta = pd.DataFrame({"plate": [1] * 5})
     values = np.array([[1.0, 4], [2, 4], [3, 4], [4, 4], [100, 5]])
@@ -232,16 +208,6 @@ def test_coral_leaves_a_batch_of_one_control_alone(caplog: pytest.LogCaptureFixt
     found = Coral(["batch"]).fit_transform(values, meta)
     np.testing.assert_array_equal(found[4], values[4])
     assert "1 of 2 batches" in caplog.text
-
-
-def test_pca_cs_standardises_the_controls_of_each_batch() -> None:
-    values, meta, control = design(np.random.default_rng(11), wells=20, features=8)
-    found = pca_cs(["experiment"], components=4).fit_transform(values, meta, control=control)
-    assert found.shape == (len(values), 4)
-    for name in "AB":
-        part = found[control & (meta["experiment"] == name)]
-        np.testing.assert_allclose(part.mean(axis=0), 0, atol=1e-9)
-        np.testing.assert_allclose(part.std(axis=0), 1, atol=1e-9)
 
 
 def test_a_pipeline_is_its_steps_and_streams_from_disk(tmp_path) -> None:

@@ -5,22 +5,17 @@ from perturbgen.profiles.correct.build import (
     batch_predictability,
     correct_to,
     correction,
-    fitted_rows,
-    marked,
     rows_to_fit,
-    well_labels,
 )
 from perturbgen.profiles.correct.centre import (
-    AdditiveEffects,
     Compress,
     ControlScaler,
     NestedCentre,
     SequentialCentroids,
 )
-from perturbgen.profiles.correct.whiten import Coral, PrincipalComponents, Sphering, pca_cs, tvn
+from perturbgen.profiles.correct.whiten import Coral, PrincipalComponents, Sphering, tvn
 
 __all__ = [
-    "AdditiveEffects",
     "Compress",
     "ControlScaler",
     "Coral",
@@ -33,10 +28,6 @@ __all__ = [
     "batch_predictability",
     "correct_to",
     "correction",
-    "fitted_rows",
-    "marked",
-    "pca_cs",
     "rows_to_fit",
     "tvn",
-    "well_labels",
 ]
