@@ -83,7 +83,9 @@ def centrings() -> dict[str, Correction]:
     """Ours, the same with shrinkage, and the seed's: one label after the other, the disease among
     them.
     """
-    from perturbgen.profiles.correct import NestedCentre, Pipeline, SequentialCentroids
+    from sequential import SequentialCentroids
+
+    from perturbgen.profiles.correct import NestedCentre, Pipeline
 
     return {
         "none": Pipeline(),

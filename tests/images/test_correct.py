@@ -14,7 +14,6 @@ from perturbgen.profiles.correct import (
     Coral,
     NestedCentre,
     Pipeline,
-    SequentialCentroids,
     Sphering,
     batch_predictability,
     tvn,
@@ -63,21 +62,6 @@ def test_nested_centring_does_not_depend_on_the_order_of_keys_or_rows() -> None:
         values[rows], meta.iloc[rows], control=control[rows]
     )
     np.testing.assert_allclose(shuffled, one[rows], atol=1e-12)
-
-
-def test_sequential_centring_depends_on_the_order_and_removes_what_it_names() -> None:
-    values, meta, _ = design(np.random.default_rng(3))
-    keep = np.r_[0:30, 34:48]  # unbalanced, as real plates are
-    values, meta = values[keep], meta.iloc[keep].assign(disease=(keep % 3 == 0))
-    one = SequentialCentroids(["experiment", "plate"]).fit_transform(values, meta)
-    other = SequentialCentroids(["plate", "experiment"]).fit_transform(values, meta)
-    assert np.abs(one - other).max() > 1e-3
-    values[meta["disease"]] += 100.0
-    gone = SequentialCentroids(["experiment", "disease"]).fit_transform(values, meta)
-    sick = meta["disease"].to_numpy()
-    assert np.linalg.norm(gone[sick].mean(axis=0) - gone[~sick].mean(axis=0)) < 1e-9
-    kept = NestedCentre(["experiment"]).fit_transform(values, meta, control=~sick)
-    assert np.linalg.norm(kept[sick].mean(axis=0) - kept[~sick].mean(axis=0)) > 100
 
 
 def test_a_plate_without_controls_takes_its_parents_centre(
@@ -306,3 +290,9 @@ def test_controls_that_cannot_be_held_out() -> None:
             well=["well"],
             rng=np.random.default_rng(0),
         )
+
+
+def test_a_plate_that_was_not_fitted_is_no_unit() -> None:
+    step = ControlScaler(["plate"]).fit(np.eye(2), pd.DataFrame({"plate": [1, 1]}))
+    with pytest.raises(SchemaError, match="not there when it was fitted"):
+        step.transform(np.eye(2)[:1], pd.DataFrame({"plate": [7]}))

@@ -7,12 +7,7 @@ from perturbgen.profiles.correct.build import (
     correction,
     rows_to_fit,
 )
-from perturbgen.profiles.correct.centre import (
-    Compress,
-    ControlScaler,
-    NestedCentre,
-    SequentialCentroids,
-)
+from perturbgen.profiles.correct.centre import Compress, ControlScaler, NestedCentre
 from perturbgen.profiles.correct.whiten import Coral, PrincipalComponents, Sphering, tvn
 
 __all__ = [
@@ -23,7 +18,6 @@ __all__ = [
     "NestedCentre",
     "Pipeline",
     "PrincipalComponents",
-    "SequentialCentroids",
     "Sphering",
     "batch_predictability",
     "correct_to",

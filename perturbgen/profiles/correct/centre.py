@@ -94,35 +94,6 @@ def _known_groups(
     return np.array([known[key] for key in groups.keys])[groups.codes]
 
 
-class SequentialCentroids(Correction):
-    """For comparison only: subtract the mean of *all* rows by one label, then by the next, and so
-    on.
-
-    It depends on the order of the labels, pools plate 1 of one experiment with plate 1 of another,
-    and removes whatever its labels stand for: centring by the disease removes the disease.
-    """
-
-    def __init__(self, by: Sequence[str]) -> None:
-        self.by = tuple(by)
-        self.centres: list[tuple[str, dict[Key, int], np.ndarray]] = []
-
-    def _learn(self, X: Matrix, meta: pd.DataFrame, rows: np.ndarray) -> None:
-        self.centres = []
-        for name in self.by:
-            groups = Groups.of(meta, [name])
-            count, mean = groups.means(self.transform(X, meta), rows)
-            if not count.all():
-                first = groups.keys[int(count.argmin())][0]
-                raise SchemaError(f"{name} {first} has no row to centre on")
-            self.centres.append((name, {key: i for i, key in enumerate(groups.keys)}, mean))
-
-    def apply(self, values: np.ndarray, meta: pd.DataFrame) -> np.ndarray:
-        """Each row minus the centroids of its labels, in order."""
-        for name, known, mean in self.centres:
-            values = values - mean[_known_groups(known, meta, [name], what="sequential centroids")]
-        return values
-
-
 class ControlScaler(Correction):
     """(x - location) / scale, both read off the controls of each group of ``by`` (none: all
     controls).
