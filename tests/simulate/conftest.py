@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from perturbgen.simulate import Experiment, simulate
+from perturbgen.simulate import SimulatedExperiment, simulate
 
 
 @pytest.fixture(scope="session")
-def tiny() -> Experiment:
+def tiny() -> SimulatedExperiment:
     return simulate("tiny", seed=0)
 
 

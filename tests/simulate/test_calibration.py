@@ -15,8 +15,8 @@ from scipy import sparse
 from perturbgen.core.console import show_table
 from perturbgen.core.errors import CountsError
 from perturbgen.core.labels import VEHICLE
-from perturbgen.simulate import CellFit, World, build_world, fit_baseline, preset_settings
-from perturbgen.simulate.op3.settings import CELL_TYPES
+from perturbgen.simulate import CELL_TYPES, World, build_world, fit_baseline, preset_settings
+from perturbgen.simulate.op3.baseline import _CellFit
 
 
 def released(world: World) -> pd.DataFrame:
@@ -153,7 +153,7 @@ def test_cells_fitted_to_kang_look_like_kang(real_data: Path, cell_type: str) ->
 @pytest.mark.data
 def test_default_dispersion_and_depth_are_within_what_kang_shows(real_data: Path) -> None:
     kang = ad.read_h5ad(real_data / "counts" / "kang_ifnb.h5ad")
-    fits: list[CellFit] = []
+    fits: list[_CellFit] = []
     for _, cells in kang.obs[kang.obs["group_id"] == "ctrl"].groupby(
         ["cluster_id", "sample_id"], observed=True
     ):
@@ -214,7 +214,7 @@ def test_fit_finds_the_parameters_that_cells_were_drawn_with() -> None:
     rng = np.random.default_rng(0)
     share = rng.dirichlet(np.full(200, 0.5))
     mean = share * 1500
-    true = CellFit(share, 0.1 + 0.2 / np.maximum(mean, 0.05), np.log(1500.0), 0.3, 0.1, 0.2)
+    true = _CellFit(share, 0.1 + 0.2 / np.maximum(mean, 0.05), np.log(1500.0), 0.3, 0.1, 0.2)
     found = fit_baseline(true.draw(4000, rng=rng))
     assert found.floor == pytest.approx(0.1, abs=0.03)
     assert found.slope == pytest.approx(0.2, abs=0.08)

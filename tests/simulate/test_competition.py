@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import filecmp
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import anndata as ad
@@ -15,9 +16,9 @@ from scipy import sparse
 
 from perturbgen.core.errors import InputError, StorageError
 from perturbgen.core.labels import VEHICLE
-from perturbgen.simulate import Experiment, load_world, simulate
+from perturbgen.simulate import SimulatedExperiment, load_world, simulate
 from perturbgen.simulate.op3 import experiment as experiment_module
-from perturbgen.simulate.op3.labels import _OBS_COLUMNS, _cell_ids
+from perturbgen.simulate.op3.world import _OBS_COLUMNS
 
 FILES = {
     "adata_train.parquet",
@@ -72,14 +73,14 @@ def test_the_long_file_has_the_real_columns_and_row_groups(tiny_folder: Path) ->
 
 
 def test_every_true_count_survives_the_anti_join_and_nothing_else(
-    tiny_folder: Path, tiny: Experiment
+    tiny_folder: Path, tiny: SimulatedExperiment
 ) -> None:
     matrix = released_matrix(tiny_folder, list(tiny.cells.var_names), list(tiny.cells.obs_names))
     assert (matrix != tiny.cells.X).nnz == 0
 
 
 def test_every_excluded_pair_was_planted_where_the_truth_is_zero(
-    tiny_folder: Path, tiny: Experiment
+    tiny_folder: Path, tiny: SimulatedExperiment
 ) -> None:
     excluded = pd.read_csv(tiny_folder / "adata_excluded_ids.csv")
     long = pd.read_parquet(tiny_folder / "adata_train.parquet", columns=["obs_id", "gene"])
@@ -94,7 +95,7 @@ def test_every_excluded_pair_was_planted_where_the_truth_is_zero(
 
 
 def test_normalized_count_is_log1p_of_counts_per_million_of_the_true_total(
-    tiny_folder: Path, tiny: Experiment
+    tiny_folder: Path, tiny: SimulatedExperiment
 ) -> None:
     long = pd.read_parquet(tiny_folder / "adata_train.parquet").head(2000)
     total = pd.Series(np.asarray(tiny.cells.X.sum(axis=1)).ravel(), index=tiny.cells.obs_names)
@@ -103,7 +104,7 @@ def test_normalized_count_is_log1p_of_counts_per_million_of_the_true_total(
 
 
 def test_obs_has_the_real_columns_and_unique_sorted_hexadecimal_ids(
-    tiny_folder: Path, tiny: Experiment
+    tiny_folder: Path, tiny: SimulatedExperiment
 ) -> None:
     obs = pd.read_csv(tiny_folder / "adata_obs_meta.csv", dtype={"obs_id": str})
     assert tuple(obs.columns) == _OBS_COLUMNS
@@ -114,17 +115,18 @@ def test_obs_has_the_real_columns_and_unique_sorted_hexadecimal_ids(
     pd.testing.assert_frame_equal(obs, ours[list(_OBS_COLUMNS)], check_dtype=False)
 
 
-def test_ids_say_nothing_of_the_order_and_never_collide() -> None:
-    ids = _cell_ids(0, 50_000, seed=1)
+def test_ids_say_nothing_of_the_order_and_never_collide(tiny: SimulatedExperiment) -> None:
+    world, other = tiny.world, replace(tiny.world, seed=2)
+    ids = world._cell_ids(0, 50_000)
     assert len(set(ids)) == 50_000
     rank = pd.Series(ids).rank()
     assert abs(np.corrcoef(rank, np.arange(len(rank)))[0, 1]) < 0.02
-    assert _cell_ids(100, 5, seed=1) == ids[100:105]
-    assert not set(_cell_ids(0, 1000, seed=2)) & set(ids)
+    assert world._cell_ids(100, 5) == ids[100:105]
+    assert not set(other._cell_ids(0, 1000)) & set(ids)
 
 
 def test_withheld_cells_are_the_other_b_and_myeloid_cells(
-    tiny_folder: Path, tiny: Experiment
+    tiny_folder: Path, tiny: SimulatedExperiment
 ) -> None:
     withheld = ad.read_h5ad(tiny_folder / "truth_cells.h5ad")
     assert (withheld.X != tiny.withheld.X).nnz == 0
@@ -138,7 +140,7 @@ def test_withheld_cells_are_the_other_b_and_myeloid_cells(
 
 
 def test_rows_to_predict_are_the_withheld_conditions_in_order(
-    tiny_folder: Path, tiny: Experiment
+    tiny_folder: Path, tiny: SimulatedExperiment
 ) -> None:
     rows = pd.read_csv(tiny_folder / "id_map.csv")
     assert list(rows.columns) == ["id", "cell_type", "sm_name"]
@@ -153,7 +155,7 @@ def test_rows_to_predict_are_the_withheld_conditions_in_order(
 
 
 def test_de_tables_cover_measured_and_withheld_conditions_without_gaps(
-    tiny_folder: Path, tiny: Experiment
+    tiny_folder: Path, tiny: SimulatedExperiment
 ) -> None:
     train, truth = (
         pd.read_parquet(tiny_folder / f"de_{name}.parquet") for name in ("train", "truth")
@@ -180,7 +182,9 @@ def test_de_tables_cover_measured_and_withheld_conditions_without_gaps(
     assert np.isfinite(truth[tiny.world.genes].to_numpy()).all()
 
 
-def test_pseudobulk_of_the_truth_adds_up_to_the_cells(tiny_folder: Path, tiny: Experiment) -> None:
+def test_pseudobulk_of_the_truth_adds_up_to_the_cells(
+    tiny_folder: Path, tiny: SimulatedExperiment
+) -> None:
     sums = ad.read_h5ad(tiny_folder / "truth_pseudobulk.h5ad")
     measured = sums[~sums.obs["withheld"].to_numpy()]
     assert measured.X.sum() == tiny.cells.X.sum()
@@ -196,7 +200,9 @@ def test_pseudobulk_of_the_truth_adds_up_to_the_cells(tiny_folder: Path, tiny: E
     )
 
 
-def test_multiome_cells_are_others_and_untreated(tiny_folder: Path, tiny: Experiment) -> None:
+def test_multiome_cells_are_others_and_untreated(
+    tiny_folder: Path, tiny: SimulatedExperiment
+) -> None:
     obs = pd.read_csv(tiny_folder / "multiome_obs_meta.csv", dtype={"obs_id": str})
     long = pd.read_parquet(tiny_folder / "multiome_train.parquet")
     var = pd.read_csv(tiny_folder / "multiome_var_meta.csv")
@@ -231,7 +237,7 @@ def test_row_groups_change_no_content(tiny_folder: Path, tmp_path: Path) -> None
     pd.testing.assert_frame_equal(one, two)
 
 
-def test_the_world_is_rebuilt_from_its_folder(tiny_folder: Path, tiny: Experiment) -> None:
+def test_the_world_is_rebuilt_from_its_folder(tiny_folder: Path, tiny: SimulatedExperiment) -> None:
     world = load_world(tiny_folder)
     pd.testing.assert_frame_equal(world.groups, tiny.world.groups)
     assert np.array_equal(world.effects.log2_fold_change, tiny.world.effects.log2_fold_change)

@@ -11,13 +11,13 @@ from scipy import stats
 
 from perturbgen.core.errors import InputError, SchemaError
 from perturbgen.simulate import build_world, preset_settings, simulate
-from perturbgen.simulate.op3.baseline import _lend_to_absent, _shares_of_log_means, read_baseline
+from perturbgen.simulate.op3.baseline import _lend_to_absent, _read_baseline, _shares_of_log_means
 from perturbgen.simulate.op3.effects import (
-    Signatures,
+    _concordance,
     _denoise,
+    _DrugSignatures,
     _heavy_tailed,
-    concordance,
-    read_signatures,
+    read_drug_signatures,
 )
 from perturbgen.simulate.op3.layout import _CONTROLS
 from perturbgen.simulate.op3.settings import CELL_TYPES
@@ -55,12 +55,12 @@ def test_a_baseline_with_other_rows_or_values_is_refused(tmp_path: Path) -> None
     table = pd.DataFrame(1.0, index=list(CELL_TYPES), columns=["A", "B"])
     table.drop(index="B cells").to_csv(path)
     with pytest.raises(SchemaError, match="no row for 'B cells'"):
-        read_baseline(path, rng=RNG)
+        _read_baseline(path, rng=RNG)
     table.assign(A=-1.0).to_csv(path)
     with pytest.raises(SchemaError, match="negative or missing"):
-        read_baseline(path, rng=RNG)
+        _read_baseline(path, rng=RNG)
     with pytest.raises(InputError, match="no baseline CSV"):
-        read_baseline(tmp_path / "none.csv", rng=RNG)
+        _read_baseline(tmp_path / "none.csv", rng=RNG)
 
 
 def test_a_gene_without_a_baseline_takes_the_shares_of_a_rare_one() -> None:
@@ -80,16 +80,16 @@ def test_bad_signature_files_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "ranks.npz"
     path.write_bytes(b"PK not a zip")
     with pytest.raises(InputError, match="not a readable NPZ"):
-        read_signatures(path)
+        read_drug_signatures(path)
     np.savez(path, Z=np.zeros((1, 2, 3)))
     with pytest.raises(SchemaError, match="lacks 'cells', 'drugs', 'genes'"):
-        read_signatures(path)
+        read_drug_signatures(path)
     np.savez(path, Z=np.zeros((1, 2, 3)), cells=["b"], drugs=["x"], genes=["a", "b", "c"])
     with pytest.raises(SchemaError, match="has shape"):
-        read_signatures(path)
+        read_drug_signatures(path)
     np.savez(path, Z=np.zeros((1, 1, 3)), cells=["b"], drugs=["x"], genes=["a", "b", "c"])
     with pytest.raises(SchemaError, match="no cells 'myeloid', 'nk', 't'"):
-        read_signatures(path)
+        read_drug_signatures(path)
 
 
 def test_signatures_that_share_nothing_with_the_experiment_are_refused(tmp_path: Path) -> None:
@@ -142,8 +142,10 @@ def test_concordance_ranks_a_drug_with_agreeing_cells_above_noise() -> None:
     rng = np.random.default_rng(0)
     z = rng.normal(size=(4, 3, 500))
     z[:, 1] += 2 * rng.normal(size=500)
-    found = concordance(
-        Signatures(z, ("b", "nk", "t", "myeloid"), ("x", "y", "z"), tuple(map(str, range(500))))
+    found = _concordance(
+        _DrugSignatures(
+            z, ("b", "nk", "t", "myeloid"), ("x", "y", "z"), tuple(map(str, range(500)))
+        )
     )
     assert found.idxmax() == "y"
     assert found["y"] == pytest.approx(0.8, abs=0.1)
