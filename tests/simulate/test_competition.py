@@ -1,4 +1,4 @@
-"""The written folder has the competition's files, and they agree with the truth and with the in-memory route."""
+"""The written folder has the competition's files; they agree with the truth and with memory."""
 
 from __future__ import annotations
 
@@ -37,6 +37,15 @@ FILES = {
     "simulation.toml",
     "README.txt",
 }
+
+# Enough for what does not depend on the numbers: that files are equal, or are there.
+SMALLER = ["expression.genes=40", "cells.per_well=12"]
+
+
+@pytest.fixture(scope="module")
+def smaller(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("smaller") / "tiny"
+    return simulate("tiny", seed=0, out=out, overrides=SMALLER)
 
 
 def released_matrix(folder: Path, genes: list[str], cells: list[str]) -> sparse.csr_matrix:
@@ -215,25 +224,28 @@ def test_multiome_cells_are_others_and_untreated(
 
 
 def test_one_seed_gives_identical_files_and_another_seed_others(
-    tiny_folder: Path, tmp_path: Path
+    smaller: Path, tmp_path: Path
 ) -> None:
-    again = simulate("tiny", seed=0, out=tmp_path / "again")
-    names = sorted(path.name for path in tiny_folder.iterdir() if path.suffix != ".h5ad")
-    assert filecmp.cmpfiles(tiny_folder, again, names, shallow=False) == (names, [], [])
+    again = simulate("tiny", seed=0, out=tmp_path / "again", overrides=SMALLER)
+    names = sorted(path.name for path in smaller.iterdir() if path.suffix != ".h5ad")
+    assert filecmp.cmpfiles(smaller, again, names, shallow=False) == (names, [], [])
     for name in ("truth", "truth_cells", "truth_pseudobulk"):
-        one, two = (ad.read_h5ad(folder / f"{name}.h5ad") for folder in (tiny_folder, again))
+        one, two = (ad.read_h5ad(folder / f"{name}.h5ad") for folder in (smaller, again))
         pd.testing.assert_frame_equal(one.obs, two.obs)
         assert one.X is None or (one.X != two.X).nnz == 0
         assert all(np.array_equal(one.layers[key], two.layers[key]) for key in one.layers)
-    other = simulate("tiny", seed=1, out=tmp_path / "other")
+    other = simulate("tiny", seed=1, out=tmp_path / "other", overrides=SMALLER)
     assert not filecmp.cmp(
-        tiny_folder / "adata_train.parquet", other / "adata_train.parquet", shallow=False
+        smaller / "adata_train.parquet", other / "adata_train.parquet", shallow=False
     )
 
 
-def test_row_groups_change_no_content(tiny_folder: Path, tmp_path: Path) -> None:
-    small = simulate("tiny", seed=0, out=tmp_path / "small", overrides=["files.row_group=1000"])
-    one, two = (pd.read_parquet(folder / "adata_train.parquet") for folder in (tiny_folder, small))
+def test_row_groups_change_no_content(smaller: Path, tmp_path: Path) -> None:
+    overrides = [*SMALLER, "files.row_group=1000"]
+    small = simulate("tiny", seed=0, out=tmp_path / "small", overrides=overrides)
+    files = [folder / "adata_train.parquet" for folder in (smaller, small)]
+    assert [pq.ParquetFile(file).num_row_groups > 1 for file in files] == [False, True]
+    one, two = (pd.read_parquet(file) for file in files)
     pd.testing.assert_frame_equal(one, two)
 
 
@@ -254,7 +266,7 @@ def test_an_existing_folder_is_refused_unless_forced(tmp_path: Path) -> None:
         simulate("tiny", seed=0, out=out, force=True)
     assert (out / "mine.txt").read_text() == "keep"
     (out / "simulation.toml").touch()
-    simulate("tiny", seed=0, out=out, force=True)
+    simulate("tiny", seed=0, out=out, force=True, overrides=SMALLER)
     assert {path.name for path in out.iterdir()} == FILES
 
 

@@ -1,4 +1,4 @@
-"""The simulated experiment in the benchmark's files: its columns, its split, and no cell of a private row."""
+"""The simulated experiment in the benchmark's files, without any cell of a private row."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from perturbgen.simulate.op3.counts import _DENSE_ABOVE, Stream
 
 
 def chi_square_p(draws: np.ndarray, mean: float, r: float) -> float:
-    """p of the counts against scipy's NB (Poisson for r = inf), bins of at least ten expected draws."""
+    """p of the counts against scipy's NB (Poisson: r = inf), ten expected draws a bin."""
     law = stats.poisson(mean) if np.isinf(r) else stats.nbinom(r, r / (r + mean))
     top = max(int(law.isf(10 / len(draws))), 1)
     observed = np.bincount(np.minimum(draws, top), minlength=top + 1)

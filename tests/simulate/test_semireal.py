@@ -1,4 +1,4 @@
-"""Real baselines, signatures and layout: read, checked, and turned into an experiment that says it is semi-real."""
+"""Real baselines, signatures and layout: read, checked, and made a semi-real experiment."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 
 from perturbgen.core.errors import InputError, SchemaError
-from perturbgen.simulate import build_world, preset_settings, simulate
+from perturbgen.simulate import CELL_TYPES, World, build_world, preset_settings, simulate
 from perturbgen.simulate.op3.baseline import _lend_to_absent, _read_baseline, _shares_of_log_means
 from perturbgen.simulate.op3.effects import (
     _concordance,
@@ -20,7 +20,6 @@ from perturbgen.simulate.op3.effects import (
     read_drug_signatures,
 )
 from perturbgen.simulate.op3.layout import _CONTROLS
-from perturbgen.simulate.op3.settings import CELL_TYPES
 
 RNG = np.random.default_rng(0)
 
@@ -162,7 +161,7 @@ def test_the_semi_real_experiment_carries_the_real_rows(real_data: Path, tmp_pat
         layout=op3,
         baseline=op3 / "celltype_baseline_means.csv",
         signatures=op3 / "de_ranks_4x135x6349.npz",
-        overrides=["cells.per_well=15"],
+        overrides=["cells.per_well=15", "expression.genes=60"],
     )
     columns = ["cell_type", "sm_name", "sm_lincs_id", "SMILES", "control"]
     train = pd.read_parquet(out / "de_train.parquet")
@@ -183,14 +182,10 @@ def test_the_semi_real_experiment_carries_the_real_rows(real_data: Path, tmp_pat
 
 
 @pytest.mark.data
-def test_the_op3_preset_with_everything_real_has_the_real_shape(real_data: Path) -> None:
-    op3 = real_data / "op3"
-    sources = {
-        "layout": op3,
-        "baseline": op3 / "celltype_baseline_means.csv",
-        "signatures": op3 / "de_ranks_4x135x6349.npz",
-    }
-    world = build_world(preset_settings("op3", sources=sources), seed=0)
+def test_the_op3_preset_with_everything_real_has_the_real_shape(
+    real_data: Path, op3_world: World
+) -> None:
+    world, op3 = op3_world, real_data / "op3"
     assert world.genes == (op3 / "genes_18211.txt").read_text().split()
     assert world.effects.log2_fold_change.shape == (6, 147, 18_211)
     assert world.effects.compounds["real_signature"].sum() == 135

@@ -1,4 +1,4 @@
-"""A simulated screen as files: a real GCTX beside the tables of GEO or of LINCS2020, and the truth."""
+"""A simulated screen as files: a GCTX, the tables of GEO or of LINCS2020, and the truth."""
 
 from __future__ import annotations
 

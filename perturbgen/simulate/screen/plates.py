@@ -162,7 +162,7 @@ def _gene_table(settings: ScreenSettings, rng: np.random.Generator) -> pd.DataFr
 
 
 def _draw_compounds(settings: ScreenSettings, rng: np.random.Generator) -> pd.DataFrame:
-    """The library, then the positive controls, then hairpins: id, name, mechanism, potency, strength."""
+    """The library, positive controls and hairpins: id, name, mechanism, potency, strength."""
     design, biology = settings.design, settings.biology
     total = design.compounds + design.positive_controls + design.genetic
     numbers = rng.choice(90_000_000, total, replace=False) + 10_000_000
