@@ -134,7 +134,7 @@ def chosen_profiles(
 
 def with_values(table: ProfileTable, path: Path, columns: Sequence[str]) -> ProfileTable:
     """The table with columns of a table of perturbagens, found by canonical id."""
-    from perturbgen.l1000.samples import perturbagen_values
+    from perturbgen.l1000 import perturbagen_values
 
     if not columns:
         raise ConfigError(
