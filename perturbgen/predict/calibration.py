@@ -206,12 +206,10 @@ def _log_likelihoods(run: TrainedRun, cells: AnnData, *, samples: int, seed: int
     """Log p(x | c) of every cell, (cells,), in nats."""
     import torch
 
-    from perturbgen.models import log_evidence
-
     generator = torch.Generator(next(run.model.parameters()).device).manual_seed(seed)
     batches = read_batches(run.model, run.card.covariates, cells, 128)
     parts = [
-        log_evidence(run.model, batch, samples=samples, generator=generator)
+        run.model.log_evidence(batch, samples=samples, generator=generator)
         for batch in track(batches, "likelihood", -(-cells.n_obs // 128))
     ]
     return torch.cat(parts).cpu().numpy()
