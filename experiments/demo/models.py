@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from perturbgen.core.config import load_settings, merge
+from perturbgen.core.config import merge
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -65,7 +65,7 @@ def model_settings(kind: str, run: Path, *, epochs: int, seed: int) -> Any:
         "board": {"every": epochs},
     }
     annealing = {"annealing": {"warmup": max(1, epochs // 4)}} if kind == "nbvae" else {}
-    return load_settings(RunSettings, base=merge(base, annealing))
+    return RunSettings.load(base=merge(base, annealing))
 
 
 def generate(run: Path, cells: AnnData, wanted: pd.DataFrame, out: Path, *, seed: int) -> Path:

@@ -23,7 +23,7 @@ from pydantic import Field
 
 from perturbgen.cli import run_experiment
 from perturbgen.cli.doctor import data_folder
-from perturbgen.core.config import Settings, load_settings, merge, to_toml
+from perturbgen.core.config import Settings, merge
 from perturbgen.core.console import say, show_table, track
 from perturbgen.core.files import atomic_path, require_file, slug
 from perturbgen.predict import Wells
@@ -126,9 +126,9 @@ def main(
 
     Example: python experiments/kang/run.py --seeds 1 --set replicates=5
     """
-    settings = load_settings(Experiment, config, overrides=overrides or [])
+    settings = Experiment.load(config, overrides=overrides or [])
     if dry_run:
-        say(to_toml(settings))
+        say(settings.to_toml())
         return
     cells = read_cells(
         require_file(data or data_folder() / "counts" / "kang_ifnb.h5ad", "real cells"), columns
@@ -234,9 +234,7 @@ def train(
         "data": {"path": str(path), "split": str(split)},
     }
     base = merge(merge(settings.train, settings.models[model]), {**ours, "model": {"kind": model}})
-    return load_run(
-        train_once(load_settings(RunSettings, base=base), runs=out / "runs", accelerator="cpu")
-    )
+    return load_run(train_once(RunSettings.load(base=base), runs=out / "runs", accelerator="cpu"))
 
 
 def result(

@@ -26,7 +26,7 @@ from tables import contributions, score_rows
 
 from perturbgen.cli import run_experiment
 from perturbgen.cli.doctor import data_folder
-from perturbgen.core.config import Settings, load_settings, to_toml
+from perturbgen.core.config import Settings
 from perturbgen.core.console import say, show_table
 from perturbgen.core.errors import ConfigError
 from perturbgen.core.files import atomic_path, require_folder
@@ -91,9 +91,9 @@ def main(
                 fix="leave one of them out",
             )
         config = require_folder(resume, "run directory") / "config.toml"
-    settings = load_settings(Experiment, config, overrides=overrides or [])
+    settings = Experiment.load(config, overrides=overrides or [])
     if dry_run:
-        say(to_toml(settings))
+        say(settings.to_toml())
         return
     run = resume or create_run(runs, "op3-semireal", settings, seed=settings.seeds[0])
     ratios = {}
@@ -229,7 +229,7 @@ def train(
     if kind == "dgd":
         base.pop("annealing", None)  # of the VAE's KL term
     return load_run(
-        train_once(load_settings(RunSettings, base=base), runs=folder / "runs", accelerator="cpu")
+        train_once(RunSettings.load(base=base), runs=folder / "runs", accelerator="cpu")
     )
 
 

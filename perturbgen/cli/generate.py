@@ -84,7 +84,6 @@ def _samplers(
     """
     import numpy as np
 
-    from perturbgen.core.config import load_settings
     from perturbgen.data import validate
     from perturbgen.generate import (
         CellSampler,
@@ -95,7 +94,7 @@ def _samplers(
         summarise,
     )
 
-    settings = load_settings(SamplerSettings, overrides=overrides or [], fix="--set leaf=10")
+    settings = SamplerSettings.load(overrides=overrides or [], fix="--set leaf=10")
     if out.exists() and not out.is_dir():
         raise InputError(f"--out {out} is a file", expected="a folder", fix="choose another --out")
     require_writable(out / "sampler.npz")

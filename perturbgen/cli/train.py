@@ -106,7 +106,6 @@ def train_or_resume(
     """
     import os
 
-    from perturbgen.core.config import load_settings
     from perturbgen.train.card import ending
 
     if resume is not None:
@@ -114,7 +113,7 @@ def train_or_resume(
     else:
         # Quoted as TOML's literal string, so that a path that looks like a number stays a path.
         given = [f"{key}='{path}'" for key, path in paths.items() if path is not None]
-        settings = load_settings(recipe.settings, config, overrides=[*overrides, *given])
+        settings = recipe.settings.load(config, overrides=[*overrides, *given])
         if dry_run:
             show_settings(settings, as_json=as_json)
             return

@@ -11,7 +11,6 @@ import pytest
 from anndata import AnnData
 from scipy import sparse
 
-from perturbgen.core.config import load_settings
 from perturbgen.generate import SamplerSettings
 from perturbgen.predict import PredictSettings
 from perturbgen.train import RunSettings, TrainedRun, load_run
@@ -94,7 +93,7 @@ def train(folder: Path, **sections: object) -> TrainedRun:
     }
     if base.get("model", {}).get("kind") == "dgd":
         del base["annealing"]
-    settings = load_settings(RunSettings, base=base)
+    settings = RunSettings.load(base=base)
     with pytest.MonkeyPatch.context() as patch:
         # The figures of the board take nine tenths of such a short training.
         patch.setattr("perturbgen.train.board.Board.epoch", lambda *_: None)
