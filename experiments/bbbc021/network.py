@@ -81,7 +81,7 @@ def compare(data: Path, out: Path, seed: int, overrides: list[str]) -> dict[str,
     import numpy as np
     from handmade import measured
 
-    from perturbgen.images.network.evaluate import by_chance, corrected_wells, embed
+    from perturbgen.images.network.evaluate import by_chance, corrected_wells, embed_run
     from perturbgen.images.network.fields import read_fields
     from perturbgen.images.network.settings import ImageData
 
@@ -89,9 +89,9 @@ def compare(data: Path, out: Path, seed: int, overrides: list[str]) -> dict[str,
     whole = trained(data, out, seed, [], overrides)
     sources = {
         SIMPLE: measured(fields.files, fields.table, fields.channels),
-        DRAWN: embed(untrained(whole), part=()),
+        DRAWN: embed_run(whole.untrained(), part=()),
     }
-    sources[TRAINED] = embed(whole, part=())
+    sources[TRAINED] = embed_run(whole, part=())
     neighbours: Rows = []
     for name, source in sources.items():
         neighbours += neighbour_rows(name, source)
@@ -107,9 +107,7 @@ def compare(data: Path, out: Path, seed: int, overrides: list[str]) -> dict[str,
 
 def trained(data: Path, out: Path, seed: int, given: list[str], overrides: list[str]) -> Any:
     """A small network of a seed."""
-    from perturbgen.core.config import load_settings
-    from perturbgen.images.network import run as running
-    from perturbgen.images.network.settings import ImageSettings
+    from perturbgen.images.network import IMAGES, ImageSettings, load_network
 
     base = {
         "seed": seed,
@@ -118,17 +116,8 @@ def trained(data: Path, out: Path, seed: int, given: list[str], overrides: list[
         "training": {"epochs": 30, "batch_size": 32, "learning_rate": 3e-3},
         "board": {"every": 100},
     }
-    settings = load_settings(ImageSettings, overrides=[*given, *overrides], base=base)
-    return running.load_run(running.train(settings, runs=out / "runs"))
-
-
-def untrained(run: Any) -> Any:
-    """The same network with the weights it began with."""
-    from dataclasses import replace
-
-    from perturbgen.images.network.run import build
-
-    return replace(run, model=build(run.settings, run.card).eval())
+    settings = ImageSettings.load(overrides=[*given, *overrides], base=base)
+    return load_network(IMAGES.train(settings, runs=out / "runs"))
 
 
 def neighbour_rows(name: str, fields: Profiles) -> Rows:
@@ -181,7 +170,7 @@ def new_compounds(
     """
     from perturbgen.images.network.evaluate import (
         corrected_wells,
-        embed,
+        embed_run,
         evaluate,
         matchings,
         pooled,
@@ -192,7 +181,7 @@ def new_compounds(
     for fold in range(4):
         given = [f"data.compounds.fold={fold}", f"data.compounds.seed={seed}", f"name=fold{fold}"]
         run = trained(data, out, seed, given, overrides)
-        learned = embed(run, part=())
+        learned = embed_run(run, part=())
         away = (
             learned.meta.loc[learned.meta["part"] == "test", "compound"].dropna().unique().tolist()
         )

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import pandas as pd
+from match_scores import matched_difference, query_scores, score_folds
 
 from perturbgen.profiles.crossmodal import TORN, Matched
-from perturbgen.retrieval import matched_difference, query_scores, score_folds
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure

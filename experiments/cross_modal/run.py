@@ -305,9 +305,8 @@ def variates(page: Page, pairs: PairedProfiles, protocol: Protocol, *, planted: 
 def without_profiles(page: Page, folder: Path, seed: int) -> None:
     """What is published without profiles: reproducibility of both assays, a handful of genes."""
     import numpy as np
+    from match_scores import mantel
     from published import overexpressed_genes, reproducible_together
-
-    from perturbgen.retrieval import mantel
 
     rows = [reproducible_together(folder / "paired" / "RepCorrDF.xlsx", name) for name in DATASETS]
     show_table(

@@ -78,14 +78,13 @@ def ours(
     data: str, model: str, path: Path, conditions: list[str], seed: int, samples: int, runs: Path
 ) -> float:
     """One model, trained on what is not held out (a tenth of it for early stopping), on what is."""
-    from perturbgen.core.config import load_settings
     from perturbgen.data import Split
     from perturbgen.train import RunSettings, load_run, train
-    from perturbgen.train.heldout import likelihood_row, log_likelihoods, open_cells
-    from perturbgen.train.prepare import open_store
-    from perturbgen.train.settings import DataSettings
+    from perturbgen.train.cells import open_cells, open_store
+    from perturbgen.train.heldout import likelihood_row, log_likelihoods
+    from perturbgen.train.settings import CellData
 
-    cells = open_store(DataSettings(path=path)).obs.index
+    cells = open_store(CellData(path=path)).obs.index
     parts = np.full(len(cells), "train", object)
     test = held_out(len(cells))
     rest = np.setdiff1d(np.arange(len(cells)), test)
@@ -100,7 +99,7 @@ def ours(
             "conditions": {c: {} for c in conditions},
         }
         base["data"] = {"path": str(path), "split": str(split)}
-        settings = load_settings(RunSettings, HERE / f"{model}.toml", base=base)
+        settings = RunSettings.load(HERE / f"{model}.toml", base=base)
         run = load_run(train(settings, runs=runs, accelerator="cpu"))
     store = open_cells(run, path).subset(test)
     nll = likelihood_row(log_likelihoods(run, store, samples=samples, seed=0), store.n_genes)[

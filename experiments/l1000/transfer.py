@@ -65,10 +65,10 @@ def transfer_rows(
 
 def pretrain(source: Path, runs: Path, base: Overrides, seed: int) -> Path:
     """The run of an encoder that was trained to tell hairpins apart."""
-    from perturbgen.l1000.embedder import train
+    from perturbgen.l1000.embedder import EMBEDDING
 
     data = {"path": str(source), "types": ["trt_sh"], "validation": 0.1}
-    return train(
+    return EMBEDDING.train(
         made(merge(base, {"data": data, "seed": seed, "name": "genetic"})),
         runs=runs,
         accelerator="cpu",
@@ -81,11 +81,11 @@ def few_compounds(
     """Training on so many compounds; a fifth of all is tested, whatever the size. Small sets lie in
     the large.
     """
-    from perturbgen.l1000.embedder.data import read_table, treatments
-    from perturbgen.l1000.embedder.settings import DataSettings
+    from perturbgen.l1000.embedder.data import EmbedProfiles
+    from perturbgen.l1000.embedder.settings import ProfileData
 
-    table = treatments(read_table(source), DataSettings(path=source, types=("trt_cp",)))
-    labels = table.samples["perturbagen"].astype(str)
+    table = EmbedProfiles.read(source).treatments(ProfileData(path=source, types=("trt_cp",)))
+    labels = table.meta["perturbagen"].astype(str)
     names = np.random.default_rng(seed).permutation(np.sort(labels.unique()))
     tested, trained = names[: len(names) // 5], names[len(names) // 5 :][:size]
     if len(trained) < size:

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 from pydantic import Field
 
-from perturbgen.core.config import Settings, load_settings, merge
+from perturbgen.core.config import Settings, merge
 from perturbgen.core.console import say, show_table
 from perturbgen.core.errors import InputError, shorten
 from perturbgen.generate import Route
@@ -174,8 +174,7 @@ def train(
 ) -> TrainedRun:
     """A run on the released cells, or with ``withhold`` on those that do not calibrate."""
     from perturbgen.data import Split
-    from perturbgen.train import RunSettings, load_run
-    from perturbgen.train import run as running
+    from perturbgen.train import RunSettings, load_run, train_once
 
     kind = "calibration" if withhold else "full"
     share, validation = (settings.calibration if withhold else 0.0), settings.validation
@@ -190,10 +189,10 @@ def train(
     theirs = dict(settings.train)
     if settings.kind == "dgd":
         theirs.pop("annealing", None)  # of the KL term, which only the VAE has
-    asked = load_settings(
-        RunSettings, base=merge(theirs, {"name": kind, "seed": settings.seed, "data": data})
+    asked = RunSettings.load(
+        base=merge(theirs, {"name": kind, "seed": settings.seed, "data": data})
     )
-    return load_run(running.train_once(asked, runs=out / "runs", accelerator=settings.accelerator))
+    return load_run(train_once(asked, runs=out / "runs", accelerator=settings.accelerator))
 
 
 def hand_in(

@@ -62,10 +62,8 @@ def fixture(data: Path | None, out: Path, seed: int) -> Path:
 
 def compare(data: Path, out: Path, seed: int, overrides: list[str]) -> list[dict[str, Any]]:
     """Both networks of a seed, with every statistics of batch normalisation, on the test part."""
-    from perturbgen.core.config import load_settings
-    from perturbgen.images.network import run as running
-    from perturbgen.images.network.evaluate import evaluate
-    from perturbgen.images.network.settings import ImageSettings
+    from perturbgen.images.network import IMAGES, ImageSettings, load_network
+    from perturbgen.images.network.evaluate import evaluate_run
 
     base = {
         "seed": seed,
@@ -83,12 +81,10 @@ def compare(data: Path, out: Path, seed: int, overrides: list[str]) -> list[dict
             f"model.statistics={judged}",
             *overrides,
         ]
-        run = running.train(
-            load_settings(ImageSettings, overrides=given, base=base), runs=out / "runs"
-        )
-        trained = running.load_run(run)
+        run = IMAGES.train(ImageSettings.load(overrides=given, base=base), runs=out / "runs")
+        trained = load_network(run)
         for statistics in STATISTICS:
-            found = evaluate(trained, part=("test",), statistics=statistics)
+            found = evaluate_run(trained, part=("test",), statistics=statistics)
             rows += [
                 {"batches": name, "statistics": statistics, "seed": seed, **row} for row in found
             ]

@@ -221,7 +221,7 @@ def feed(matrix: Path, work: Path) -> list[dict[str, Any]]:
     """
     from perturbgen.l1000 import Extraction, extract
     from perturbgen.train.feeds import MemmapFeed, ResidentFeed
-    from perturbgen.train.launch import LARGEST
+    from perturbgen.train.run import LARGEST
 
     if not (work / "out").exists():
         extract([matrix], work / "out", common_genes=True)
@@ -236,7 +236,7 @@ def feed(matrix: Path, work: Path) -> list[dict[str, Any]]:
     import torch
 
     keep_freed_memory(LARGEST)  # as training does
-    resident = ResidentFeed(torch.from_numpy(np.array(profiles.matrix)), BATCH, seed=0, noise=0.3)
+    resident = ResidentFeed(torch.from_numpy(np.array(profiles.matrix)), BATCH, seed=0)
     device = rate(len(rows) for rows, _ in resident.epoch(0))
     rows = [("feed: rows of the GCTX", naive), ("feed: rows of landmarks alone", lean)]
     table = [
@@ -249,7 +249,7 @@ def feed(matrix: Path, work: Path) -> list[dict[str, Any]]:
         }
         for what, plain in rows
     ]
-    return [*table, {"what": "resident feed with noise", "ours samples/s": device}]
+    return [*table, {"what": "resident feed", "ours samples/s": device}]
 
 
 def ids_of(matrix: Path) -> np.ndarray:

@@ -45,34 +45,22 @@ def feed_rows() -> list[dict[str, Any]]:
 
 def training_of(folder: Path, size: int) -> Training:
     """The default network on random profiles, ready to step."""
-    from perturbgen.core.config import load_settings
-    from perturbgen.l1000.embedder import EmbedSettings
-    from perturbgen.l1000.embedder.data import ConditionEncoder, ProfileTable
-    from perturbgen.l1000.embedder.run import Prepared, assemble
-    from perturbgen.train.launch import launch
+    from anndata import AnnData
 
-    rng = np.random.default_rng(0)
+    from perturbgen.l1000.embedder import EMBEDDING, EmbedSettings
+    from perturbgen.train import launch
+
     names = np.array([f"P{i:05d}" for i in range(CLASSES)])
     samples = pd.DataFrame(
         {"perturbagen": names[np.arange(ROWS) % CLASSES]}, index=[f"s{i}" for i in range(ROWS)]
     )
-    genes = pd.Index([str(i) for i in range(GENES)])
-    values = rng.normal(size=(ROWS, GENES)).astype(np.float32)
-    table = ProfileTable(values, np.arange(ROWS), samples, genes)
-    settings = load_settings(
-        EmbedSettings, base={"data": {"path": "none"}, "training": {"batch_size": size}}
-    )
-    prepared = Prepared(
-        pd.Series("train", samples.index),
-        table,
-        table.take(np.zeros(ROWS, bool)),
-        pd.Index(names),
-        ConditionEncoder({}, {}),
-        np.full(CLASSES, ROWS // CLASSES),
-        np.zeros(GENES, np.float32),
-        np.ones(GENES, np.float32),
-    )
-    training = assemble(folder, settings, prepared, launch(settings.training, accelerator="cpu"))
+    genes = pd.DataFrame(index=[str(i) for i in range(GENES)])
+    values = np.random.default_rng(0).normal(size=(ROWS, GENES)).astype(np.float32)
+    AnnData(values, obs=samples, var=genes).write_h5ad(folder / "profiles.h5ad")
+    data = {"path": str(folder / "profiles.h5ad"), "validation": 0}
+    settings = EmbedSettings.load(base={"data": data, "training": {"batch_size": size}})
+    fabric = launch(settings.training, accelerator="cpu")
+    training = EMBEDDING.assemble(folder, settings, EMBEDDING.read(settings), fabric)
     training.wrapped.train()
     return training
 

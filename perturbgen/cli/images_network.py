@@ -18,14 +18,13 @@ from perturbgen.cli.options import (
     Seed,
     listed,
     opened_profiles,
-    show_settings,
 )
 from perturbgen.core.console import show_table
 from perturbgen.core.errors import ConfigError, InputError, suggest
 from perturbgen.core.files import check_output
 
 if TYPE_CHECKING:
-    from perturbgen.images.network.run import ImageRun
+    from perturbgen.images.network import ImageRun
 
 _Parts = Annotated[
     str, typer.Option(help="Parts of the split: train, validation, id_test, test; '' for all.")
@@ -87,39 +86,29 @@ def _train(
 
     Example: [bold]perturbgen images train --data bbbc021/ --set data.compounds.fold=0[/bold]
     """
-    from perturbgen.core.config import load_settings
-    from perturbgen.images.network import run as running
-    from perturbgen.images.network.settings import ImageSettings
+    from perturbgen.cli.train import train_or_resume
+    from perturbgen.images.network import IMAGES
 
-    options: dict[str, Any] = {"devices": devices, "accelerator": accelerator}
-    if resume is not None:
-        if config is not None or data is not None or dry_run:
-            raise ConfigError(
-                "CONFIG.toml, --data and --dry-run do not go with --resume", fix="leave them out"
-            )
-        _show_run(running.resume(resume, overrides or [], **options), as_json=as_json)
-        return
-    if config is None and data is None:
+    if resume is not None and (config or data or dry_run):
+        raise ConfigError(
+            "CONFIG.toml, --data and --dry-run do not go with --resume", fix="leave them out"
+        )
+    if resume is None and config is None and data is None:
         raise ConfigError(
             "nothing to train on", expected="CONFIG.toml, --data FOLDER or --resume RUN"
         )
-    given = [] if data is None else [f"data.path='{data}'"]
-    settings = load_settings(ImageSettings, config, overrides=[*(overrides or []), *given])
-    if dry_run:
-        show_settings(settings, as_json=as_json)
-        return
-    _show_run(running.train(settings, runs=runs, **options), as_json=as_json)
-
-
-def _show_run(run: Path, *, as_json: bool) -> None:
-    """How a run ended."""
-    import os
-
-    from perturbgen.train.state import ending
-
-    if int(os.environ.get("LOCAL_RANK", 0)):
-        return  # the first process speaks for all
-    show_table([ending(run, "images")], title=f"trained {run}", as_json=as_json)
+    train_or_resume(
+        IMAGES,
+        resume,
+        config=config,
+        paths={"data.path": data},
+        overrides=overrides or [],
+        runs=runs,
+        dry_run=dry_run,
+        as_json=as_json,
+        devices=devices,
+        accelerator=accelerator,
+    )
 
 
 def _embed(
@@ -138,11 +127,11 @@ def _embed(
 
     Example: [bold]perturbgen images embed runs/0001-run-s0 --part test --out test.profiles[/bold]
     """
-    from perturbgen.images.network.evaluate import embed as embedding
+    from perturbgen.images.network.evaluate import embed_run
     from perturbgen.profiles.table import require_replaceable
 
     require_replaceable(out)
-    profiles = embedding(
+    profiles = embed_run(
         _opened(run, device),
         part=listed(part),
         data=data,
@@ -192,16 +181,16 @@ def _evaluate(
     Example: [bold]perturbgen images evaluate test.profiles --same sirna_id --control well_type=negative_control
     --batch experiment[/bold]
     """
-    from perturbgen.images.network.run import CARD
+    from perturbgen.images.network import IMAGES
 
     if page:
         check_output(page, ".html", option="--page")
-    if (source / CARD).exists():
+    if (source / IMAGES.card.FILE).exists():
         given = {"--same": same, "--control": control, "--batch": batch, "--relations": relations}
         _refuse(given, f"{source} is a run")
-        from perturbgen.images.network.evaluate import evaluate as ask
+        from perturbgen.images.network.evaluate import evaluate_run
 
-        rows = ask(
+        rows = evaluate_run(
             _opened(source, device),
             part=listed(part),
             data=data,
@@ -278,11 +267,11 @@ def _refuse(given: Mapping[str, object], why: str) -> None:
 
 def _opened(run: Path, device: str) -> ImageRun:
     """A trained run on a device."""
-    from perturbgen.images.network.run import load_run
-    from perturbgen.train.checkpoint import require_device
+    from perturbgen.core.system import require_device
+    from perturbgen.images.network import load_network
 
     require_device(device)
-    return load_run(run, device=device)
+    return load_network(run, device=device)
 
 
 def _chosen(statistics: str) -> Any:

@@ -18,7 +18,6 @@ from perturbgen.cli.options import (
     Seed,
     check_folder,
     records,
-    show_settings,
     write_tables,
 )
 from perturbgen.core.console import say, show_table
@@ -88,33 +87,30 @@ def _train(
     --set name=genetic[/bold], then [bold]perturbgen l1000 train data/landmarks --set 'data.types=["trt_cp"]'
     --start runs/0001-genetic-s0[/bold]
     """
-    from perturbgen.core.config import load_settings
-    from perturbgen.l1000.embedder import run as running
-    from perturbgen.l1000.embedder.settings import EmbedSettings
-    from perturbgen.train.state import ending
+    from perturbgen.cli.train import train_or_resume
+    from perturbgen.l1000.embedder import EMBEDDING
 
-    options: dict[str, Any] = {"devices": devices, "accelerator": accelerator}
-    if resume is not None:
-        if data is not None or config is not None or start is not None or dry_run:
-            raise ConfigError(
-                "--resume goes with --set, --devices and --accelerator only",
-                fix="leave the rest out",
-            )
-        run = running.resume(resume, overrides or [], **options)
-    else:
-        if data is None and config is None:
-            raise ConfigError(
-                "l1000 train takes a FILE, a --config or --resume RUN",
-                fix="perturbgen l1000 train --help",
-            )
-        given = [] if data is None else [f"data.path='{data}'"]
-        given += [] if start is None else [f"start='{start}'"]
-        settings = load_settings(EmbedSettings, config, overrides=[*(overrides or []), *given])
-        if dry_run:
-            show_settings(settings, as_json=as_json)
-            return
-        run = running.train(settings, runs=runs, **options)
-    show_table([ending(run, "profiles")], title=f"trained {run}", as_json=as_json)
+    if resume is not None and (data or config or start or dry_run):
+        raise ConfigError(
+            "--resume goes with --set, --devices and --accelerator only", fix="leave the rest out"
+        )
+    if resume is None and data is None and config is None:
+        raise ConfigError(
+            "l1000 train takes a FILE, a --config or --resume RUN",
+            fix="perturbgen l1000 train --help",
+        )
+    train_or_resume(
+        EMBEDDING,
+        resume,
+        config=config,
+        paths={"data.path": data, "start": start},
+        overrides=overrides or [],
+        runs=runs,
+        dry_run=dry_run,
+        as_json=as_json,
+        devices=devices,
+        accelerator=accelerator,
+    )
 
 
 def _embed(
@@ -136,15 +132,15 @@ def _embed(
     from anndata import AnnData
 
     from perturbgen.data import write_h5ad
-    from perturbgen.l1000.embedder.data import read_table
+    from perturbgen.l1000.embedder.data import EmbedProfiles
 
     check_output(out, ".h5ad")
     embedder = _opened(run, device)
     data = embedder.settings.data
-    table = read_table(file or data.path, meta or data.metadata)
+    table = EmbedProfiles.read(file or data.path, meta or data.metadata)
     found = embedder.embed(table)
     adata = AnnData(
-        obs=table.samples.rename_axis(None),
+        obs=table.meta.rename_axis(None),
         var=pd.DataFrame(index=pd.Index([], dtype=str)),
         obsm={key: found},
     )
@@ -196,15 +192,15 @@ def _evaluate(
     Example, mechanisms: [bold]perturbgen l1000 evaluate runs/0001-embedder-s0 --probe moa --perturbagens
     compoundinfo_beta.txt --out evaluation[/bold]
     """
-    from perturbgen.l1000.embedder.data import require_column
-    from perturbgen.l1000.embedder.evaluation import chosen_profiles, judge, with_values
+    from perturbgen.core.tables import require_columns
+    from perturbgen.l1000.embedder.evaluation import judge, with_values
 
     check_folder(out)
     embedder = _opened(run, device)
-    table = chosen_profiles(embedder, file, meta, part)
+    table = embedder.profiles(file, meta, part=part)
     for name in (plate, well):
         if name is not None:
-            require_column(table.samples, name)
+            require_columns(table.meta, [name], "the table of samples")
     if perturbagens is not None:
         table = with_values(table, perturbagens, probe or [])
     judged = judge(
@@ -237,11 +233,10 @@ def _show_judged(judged: Judged, title: str, *, as_json: bool) -> None:
 def _write_judged(judged: Judged, embedder: Embedder, out: Path, title: str) -> list[str]:
     """The tables and the page, in a folder; returns the names of the files."""
     from perturbgen.core.files import slug
-    from perturbgen.l1000.embedder.evaluation import MINE, neighbours_of_labels
-    from perturbgen.l1000.embedder.judge import measure_of
+    from perturbgen.l1000.embedder.evaluation import MINE
     from perturbgen.l1000.embedder.report import evaluation_page
 
-    groups, found = neighbours_of_labels(judged, measure_of(embedder.model)), judged.found[MINE]
+    groups, found = judged.neighbours(embedder.model.measure), judged.found[MINE]
     tables = {"queries": found.queries, "groups": found.groups, "neighbours": groups}
     tables |= {f"probe_{slug(name)}": table for name, table in judged.probes.items()}
     write_tables(out, tables)
@@ -264,20 +259,16 @@ def _neighbours(
 
     Example: [bold]perturbgen l1000 neighbours runs/0001-embedder-s0 --of vorinostat[/bold]
     """
-    from perturbgen.l1000.embedder.evaluation import chosen_profiles, display_names
-    from perturbgen.l1000.embedder.judge import measure_of
-    from perturbgen.retrieval import group_neighbours, nearest, neighbour_table
+    from perturbgen.l1000.embedder.evaluation import display_names, neighbours_of
+    from perturbgen.retrieval import group_neighbours
 
     embedder = _opened(run, device)
-    table = chosen_profiles(embedder, file, meta, part)
+    table = embedder.profiles(file, meta, part=part)
     label = embedder.settings.data.label
-    labels = table.samples.assign(**{label: table.samples[label].astype(str)})
+    labels = table.meta.assign(**{label: table.meta[label].astype(str)})
     wanted = _found_label(labels, label, of)
     k = min(k, len(labels) - 1)
-    rows, values = nearest(
-        embedder.embed(table), labels, k=k, similarity=measure_of(embedder.model)
-    )
-    pairs = neighbour_table(labels, rows, values, same=[label])
+    pairs = neighbours_of(table, embedder.embed(table), label, embedder.model.measure, k=k)
     mine = pairs[pairs[label] == wanted]
     groups = group_neighbours(mine, same=[label]).head(most)
     named = display_names(labels, label)

@@ -114,7 +114,6 @@ def _predict(
     Example: [bold]perturbgen predict runs/0001-op3-s0 --cells counts.h5ad --conditions id_map.csv
     --out predictions.parquet[/bold]
     """
-    from perturbgen.core.config import load_settings
     from perturbgen.data import validate
     from perturbgen.predict import PredictSettings
     from perturbgen.predict import predict as predict_conditions
@@ -135,7 +134,7 @@ def _predict(
         "seed": seed,
     }
     names = "perturbgen predict --help names the choices"
-    settings = load_settings(PredictSettings, base=asked, fix=names)
+    settings = PredictSettings.load(base=asked, fix=names)
     # Said now, not after minutes of drawing.
     if calibration_out is not None and not settings.calibrates:
         raise ConfigError(
@@ -144,14 +143,14 @@ def _predict(
             fix="--replicates auto, or the estimator shrunk or shrunk_plug_in",
         )
     trained = load_run(run, device=device)
-    judge = None if calibration_run is None else load_run(calibration_run, device=device)
+    other = None if calibration_run is None else load_run(calibration_run, device=device)
     wanted = read_wanted_file(conditions)
     adata = load(cells, columns=columns, layer=layer, vehicle=vehicle)
     validate(adata)
     # predict fits its own, once the cells of the wanted conditions are taken out.
     sampler = None if samplers is None else open_sampler(samplers, adata, seed=seed)
     found = predict_conditions(
-        trained, adata, wanted, settings, sampler=sampler, calibration_run=judge
+        trained, adata, wanted, settings, sampler=sampler, calibration_run=other
     )
     values = found.values[estimator]
     write_predictions(values, out)
@@ -216,7 +215,7 @@ def _ensemble(
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
-    """Combine predictions by non-negative weights whose sum is free, found on withheld, measured
+    """Combine predictions by non-negative weights of any sum, found on withheld, measured
     conditions.
 
     CALIBRATION holds a member's predictions of measured conditions that it did not learn from, the

@@ -168,12 +168,13 @@ def _read_conditions(path: Path) -> pd.DataFrame:
 
 def _show_card(card: Scorecard, *, as_json: bool) -> None:
     """Print the ranking with the mean of every metric, or everything as JSON."""
-    from perturbgen.evaluate import headline_note, headline_records, to_record
+    from perturbgen.evaluate import ScorecardText
 
+    text = ScorecardText(card)
     if as_json:
-        show_table([to_record(card)], as_json=True)
+        show_table([text.record()], as_json=True)
         return
-    show_table(headline_records(card), title=headline_note(card))
+    show_table(text.headline_records(), title=text.headline_note())
     means = card.overall.table.pivot(index="metric", columns="method", values="value")
     order = card.ranking["method"].tolist()
     shown = []
@@ -194,9 +195,9 @@ def _save(
 ) -> list[Path]:
     """The scorecard's files, and with the truth the report."""
     from perturbgen.core.runs import environment
-    from perturbgen.evaluate import report_page, write_scorecard
+    from perturbgen.evaluate import ScorecardText, report_page
 
-    paths = write_scorecard(card, out)
+    paths = ScorecardText(card).write(out)
     if truth is not None:
         about = environment(seed)
         page = report_page(card, truth, tables, metadata=about)
@@ -251,11 +252,10 @@ def _compare(
     """
     from perturbgen.compare import CompareSettings, Leaderboard, write_outputs
     from perturbgen.compare import compare as run
-    from perturbgen.core.config import load_settings
     from perturbgen.core.files import slug
 
     asked = [*(overrides or []), *([f"data.folder={data!r}"] if data is not None else [])]
-    settings = load_settings(CompareSettings, config, overrides=asked)
+    settings = CompareSettings.load(config, overrides=asked)
     if dry_run:
         show_settings(settings)
         return
@@ -275,15 +275,16 @@ def _compare(
 
 def show_comparison(found: Comparison, *, as_json: bool = False) -> None:
     """Print the ranking, and how the jobs went."""
-    from perturbgen.evaluate import headline_note, headline_records, to_record
+    from perturbgen.evaluate import ScorecardText
 
+    text = ScorecardText(found.card)
     if as_json:
-        record: dict[str, Any] = to_record(found.card) | {"cells": found.jobs.to_dict("records")}
+        record: dict[str, Any] = text.record() | {"cells": found.jobs.to_dict("records")}
         show_table([record], as_json=True)
         return
     times = found.jobs.groupby("method", sort=False)[["seconds", "processor"]].sum().T.to_dict()
-    rows = [row | times[row["method"]] for row in headline_records(found.card)]
-    show_table(rows, title=headline_note(found.card))
+    rows = [row | times[row["method"]] for row in text.headline_records()]
+    show_table(rows, title=text.headline_note())
     states = found.jobs["state"].value_counts()
     counts = [f"{states[name]} {name}" for name in ("done", "cached", "failed") if name in states]
     say(f"jobs: {', '.join(counts)}")

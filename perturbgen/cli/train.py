@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -25,7 +26,7 @@ from perturbgen.core.errors import ConfigError
 from perturbgen.core.files import check_output
 
 if TYPE_CHECKING:
-    from perturbgen.train import RunSettings
+    from perturbgen.train import Recipe
 
 _Cells = Annotated[
     Path,
@@ -64,48 +65,61 @@ def _train(
 
     Example: [bold]perturbgen train --resume runs/0001-kang-s0 --set training.epochs=400[/bold]
     """
-    from perturbgen.train import run as running
+    from perturbgen.train.generative import CELLS
 
-    options: dict[str, Any] = {
-        "devices": devices,
-        "num_nodes": num_nodes,
-        "accelerator": accelerator,
-    }
     if (config is None) == (resume is None):
         raise ConfigError(
             "train takes either a CONFIG.toml or --resume RUN", fix="perturbgen train --help"
         )
-    if resume is not None:
-        if data is not None or dry_run:
-            raise ConfigError("--data and --dry-run do not go with --resume", fix="leave them out")
-        _show_run(running.resume(resume, overrides or [], **options), as_json=as_json)
-        return
-    settings = _read_settings(config, data, overrides or [])
-    if dry_run:
-        show_settings(settings, as_json=as_json)
-        return
-    _show_run(running.train(settings, runs=runs, **options), as_json=as_json)
+    if resume is not None and (data is not None or dry_run):
+        raise ConfigError("--data and --dry-run do not go with --resume", fix="leave them out")
+    train_or_resume(
+        CELLS,
+        resume,
+        config=config,
+        paths={"data.path": data},
+        overrides=overrides or [],
+        runs=runs,
+        dry_run=dry_run,
+        as_json=as_json,
+        devices=devices,
+        num_nodes=num_nodes,
+        accelerator=accelerator,
+    )
 
 
-def _read_settings(config: Path | None, data: Path | None, overrides: list[str]) -> RunSettings:
-    """The configuration, with ``--data`` in it."""
-    from perturbgen.core.config import load_settings
-    from perturbgen.train.settings import RunSettings
+def train_or_resume(
+    recipe: Recipe[Any, Any, Any],
+    resume: Path | None,
+    *,
+    config: Path | None,
+    paths: Mapping[str, Path | None],
+    overrides: list[str],
+    runs: Path,
+    dry_run: bool,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Train by a configuration, or go on with a run, and show how it ended, for any kind of model.
 
-    # A path is quoted as TOML's literal string, so that one that looks like a number stays a path.
-    given = [] if data is None else [f"data.path='{data}'"]
-    return load_settings(RunSettings, config, overrides=[*overrides, *given])
-
-
-def _show_run(run: Path, *, as_json: bool) -> None:
-    """How a run ended."""
+    ``paths`` are the keys of settings that have options of their own.
+    """
     import os
 
-    from perturbgen.train.state import ending
+    from perturbgen.train.card import ending
 
-    if int(os.environ.get("LOCAL_RANK", 0)):
-        return  # the first process speaks for all
-    show_table([ending(run, "cells")], title=f"trained {run}", as_json=as_json)
+    if resume is not None:
+        run = recipe.resume(resume, overrides, **options)
+    else:
+        # Quoted as TOML's literal string, so that a path that looks like a number stays a path.
+        given = [f"{key}='{path}'" for key, path in paths.items() if path is not None]
+        settings = recipe.settings.load(config, overrides=[*overrides, *given])
+        if dry_run:
+            show_settings(settings, as_json=as_json)
+            return
+        run = recipe.train(settings, runs=runs, **options)
+    if not int(os.environ.get("LOCAL_RANK", 0)):  # the first process speaks for all
+        show_table([ending(run, recipe.unit)], title=f"trained {run}", as_json=as_json)
 
 
 def _encode(
@@ -127,7 +141,8 @@ def _encode(
 
     from perturbgen.data import write_h5ad
     from perturbgen.train import load_run
-    from perturbgen.train.heldout import encode_cells, open_cells
+    from perturbgen.train.cells import open_cells
+    from perturbgen.train.heldout import encode_cells
 
     check_output(out, ".h5ad")
     trained = load_run(run, device=device)
@@ -162,13 +177,14 @@ def _evaluate(
     Example: [bold]perturbgen evaluate runs/0001-kang-s0 kang.h5ad --part validation[/bold]
     """
     from perturbgen.train import load_run
-    from perturbgen.train.heldout import open_cells
+    from perturbgen.train.cells import open_cells
+    from perturbgen.train.heldout import judge_cells
 
     if out is not None:
         check_output(out, ".json")
     trained = load_run(run, device=device)
     store = open_cells(trained, file, layer=layer, part=part).to(device)
-    found = _judge(trained, store, samples=samples, seed=seed)
+    found = judge_cells(trained, store, samples=samples, seed=seed)
     if out is not None:
         _save_json(found, out)
     if as_json:
@@ -180,28 +196,6 @@ def _evaluate(
         title="generated against real counts",
     )
     show_table(found["probes"], title="what a linear probe reads from the latent points")
-
-
-def _judge(trained: Any, store: Any, *, samples: int, seed: int) -> dict[str, Any]:
-    """All that evaluate shows."""
-    from perturbgen.train.heldout import (
-        encode_cells,
-        likelihood_row,
-        log_likelihoods,
-        predictive_row,
-        probe_rows,
-    )
-
-    log_likelihood = log_likelihoods(trained, store, samples=samples, seed=seed)
-    likelihood = {**likelihood_row(log_likelihood, store.n_genes), "samples": samples}
-    likelihood["of"] = "normalised data" if trained.card.kind == "gaussian_vae" else "counts"
-    labels = store.obs[list(trained.settings.conditions)]
-    return {
-        "run": str(trained.path),
-        "likelihood": likelihood,
-        "predictive": predictive_row(trained, store, seed=seed),
-        "probes": probe_rows(encode_cells(trained, store), labels, seed=seed),
-    }
 
 
 def _save_json(found: dict[str, Any], out: Path) -> None:

@@ -11,8 +11,7 @@ from typing import Any
 from perturbgen.compare.assemble import Comparison
 from perturbgen.core.errors import InputError
 from perturbgen.core.files import atomic_path
-from perturbgen.core.runs import git_revision
-from perturbgen.evaluate import markdown_table, report_page, to_markdown, write_scorecard
+from perturbgen.evaluate import ScorecardText, markdown_table, report_page
 
 _RMSE = "mean_rowwise_rmse"
 
@@ -22,9 +21,10 @@ def write_outputs(
 ) -> list[Path]:
     """Save everything into ``out``; returns the paths, those to read first in front."""
     out = Path(out)
-    paths = write_scorecard(found.card, out)
+    written = ScorecardText(found.card)
+    paths = written.write(out)
     with atomic_path(paths[0]) as part:
-        text = "\n\n".join([to_markdown(found.card).rstrip(), *_sections(found)])
+        text = "\n\n".join([written.markdown().rstrip(), *_sections(found)])
         part.write_text(text + "\n", encoding="utf-8")
     # The name that earlier versions gave to the table of jobs.
     paths.append(out / "cells.csv")
@@ -122,7 +122,7 @@ class Leaderboard:
             error, nothing = float(table[best.method, _RMSE]), float(table["zeros", _RMSE])
             score, zeros = f"{error:.4f}", f"{nothing:.4f}"
             ratio = f"{error / nothing:.3f}" if nothing else "-"
-        revision = git_revision() or "unknown"
+        revision = found.environment["git"] or "unknown"
         row = (
             datetime.now(UTC).date().isoformat(),
             config,

@@ -10,14 +10,7 @@ from perturbgen.evaluate.catalogue import (
 )
 from perturbgen.evaluate.cells import held_out_nll
 from perturbgen.evaluate.groups import effect_sizes, find_clusters, strata
-from perturbgen.evaluate.markdown import (
-    headline_note,
-    headline_records,
-    markdown_table,
-    to_markdown,
-    to_record,
-    write_scorecard,
-)
+from perturbgen.evaluate.markdown import ScorecardText, markdown_table
 from perturbgen.evaluate.metrics import Metric
 from perturbgen.evaluate.report import report_page
 from perturbgen.evaluate.scoring import calibration, join_scores, score, score_cells, scorecard
@@ -28,13 +21,12 @@ __all__ = [
     "METRICS",
     "Metric",
     "Scorecard",
+    "ScorecardText",
     "Values",
     "calibration",
     "choose_metrics",
     "effect_sizes",
     "find_clusters",
-    "headline_note",
-    "headline_records",
     "held_out_nll",
     "interpolated_duplicate",
     "join_scores",
@@ -46,7 +38,4 @@ __all__ = [
     "score_cells",
     "scorecard",
     "strata",
-    "to_markdown",
-    "to_record",
-    "write_scorecard",
 ]

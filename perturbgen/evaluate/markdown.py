@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,129 +17,176 @@ from perturbgen.evaluate.catalogue import METRICS
 from perturbgen.evaluate.metrics import Metric
 
 
-def to_markdown(card: Scorecard) -> str:
-    """The scorecard for reading: headline, metrics between controls, differences, strata."""
-    parts = [
-        "# Scorecard",
-        describe_card(card),
-        "## Headline",
-        headline_note(card),
-        markdown_table(headline_records(card)),
-        "## Metrics",
-        "Mean over conditions [95 % interval]; in brackets the share of the dynamic range, from "
-        "the negative control (0) to the positive (1). A metric whose controls do not differ "
-        "beyond chance has no range and ranks nobody.",
-        markdown_table(metric_records(card)),
-        "## Difference to the best baseline",
-        "Paired over conditions [95 % interval], in the metric's own units; ↑ more is better, ↓ "
-        "less.",
-        markdown_table(_difference_records(card)),
-    ]
-    if len(card.stratum_table):
-        parts += ["## Strata", "Headline within groups of conditions."]
-        parts += [markdown_table(stratum_records(card))]
-    return "\n\n".join(parts) + "\n"
+@dataclass(frozen=True)
+class ScorecardText:
+    """What is written about a scorecard: sentences, the records of its tables, its files."""
 
+    card: Scorecard
 
-def describe_card(card: Scorecard) -> str:
-    """What was scored, in a sentence."""
-    unit = "conditions"
-    if card.clusters is not None:
-        unit = f"groups of conditions of equal {card.clusters.name or 'cluster'}"
-    better = ", the better on each metric" if len(card.negatives) > 1 else ""
-    return (
-        f"{len(card.methods)} methods, controls among them, on {card.scores.shape[1]} conditions. "
-        f"Negative control: {' or '.join(card.negatives)}{better}; positive control: "
-        f"{card.positive or 'none, a perfect prediction in its place'}. Intervals: "
-        f"{card.resamples} bootstrap resamples of {unit}, seed {card.seed}."
-    )
+    def markdown(self) -> str:
+        """The scorecard for reading: headline, metrics between controls, differences, strata."""
+        parts = [
+            "# Scorecard",
+            self.describe(),
+            "## Headline",
+            self.headline_note(),
+            markdown_table(self.headline_records()),
+            "## Metrics",
+            "Mean over conditions [95 % interval]; in brackets the share of the dynamic range, "
+            "from the negative control (0) to the positive (1). A metric whose controls do not "
+            "differ beyond chance has no range and ranks nobody.",
+            markdown_table(self.metric_records()),
+            "## Difference to the best baseline",
+            "Paired over conditions [95 % interval], in the metric's own units; ↑ more is better, "
+            "↓ less.",
+            markdown_table(self._difference_records()),
+        ]
+        if len(self.card.stratum_table):
+            parts += ["## Strata", "Headline within groups of conditions."]
+            parts += [markdown_table(self.stratum_records())]
+        return "\n\n".join(parts) + "\n"
 
-
-def headline_note(card: Scorecard) -> str:
-    """How the headline is made, and what is missing of it."""
-    # A reader has to see which of the headline's metrics said nothing on these data.
-    ranks = card.overall.ranks
-    have = {metric.name: bool(ranks[i]) for i, metric in enumerate(card.metrics)}
-    used = [name for name in card.headline if have.get(name)]
-    without = [name for name in card.headline if name in have and not have[name]]
-    if not have.keys() & set(card.headline):
-        return "None of the headline's metrics was computed: nobody is ranked."
-    if not used:
-        return "No metric of the headline has a dynamic range on these data: nobody is ranked."
-    free = all(METRICS[name].scale_free for name in used)
-    note = f"Mean share of the dynamic range over {', '.join(used)}"
-    note += ": what no rescaling of a prediction can move." if free else "."
-    return note + (f" Without range here: {', '.join(without)}." if without else "")
-
-
-def headline_records(card: Scorecard) -> list[dict[str, Any]]:
-    """The ranking; controls and references are shown where they stand, without a place."""
-    records, place = [], 0
-    for row in card.ranking.itertuples():
-        # Controls are there to be compared with, references to be seen: neither takes a place.
-        ranked = row.role in ("method", "baseline") and not math.isnan(float(str(row.value)))
-        place += ranked
-        difference = _span(row.difference, row.difference_low, row.difference_high)
-        records.append(
-            {
-                "place": place if ranked else None,
-                "method": row.method,
-                "role": row.role,
-                "headline": _span(row.value, row.low, row.high),
-                f"to {row.baseline}": difference,
-            }
+    def describe(self) -> str:
+        """What was scored, in a sentence."""
+        card, unit = self.card, "conditions"
+        if card.clusters is not None:
+            unit = f"groups of conditions of equal {card.clusters.name or 'cluster'}"
+        better = ", the better on each metric" if len(card.negatives) > 1 else ""
+        return (
+            f"{len(card.methods)} methods, controls among them, on {card.scores.shape[1]} "
+            f"conditions. Negative control: {' or '.join(card.negatives)}{better}; "
+            f"positive control: {card.positive or 'none, a perfect prediction in its place'}. "
+            "Intervals: "
+            f"{card.resamples} bootstrap resamples of {unit}, seed {card.seed}."
         )
-    return records
 
+    def headline_note(self) -> str:
+        """How the headline is made, and what is missing of it."""
+        # A reader has to see which of the headline's metrics said nothing on these data.
+        ranks = self.card.overall.ranks
+        have = {metric.name: bool(ranks[i]) for i, metric in enumerate(self.card.metrics)}
+        used = [name for name in self.card.headline if have.get(name)]
+        without = [name for name in self.card.headline if name in have and not have[name]]
+        if not have.keys() & set(self.card.headline):
+            return "None of the headline's metrics was computed: nobody is ranked."
+        if not used:
+            return "No metric of the headline has a dynamic range on these data: nobody is ranked."
+        free = all(METRICS[name].scale_free for name in used)
+        note = f"Mean share of the dynamic range over {', '.join(used)}"
+        note += ": what no rescaling of a prediction can move." if free else "."
+        return note + (f" Without range here: {', '.join(without)}." if without else "")
 
-def metric_records(card: Scorecard) -> list[dict[str, Any]]:
-    """A row for each metric, a column for each method: mean, interval, share of the range."""
-    records = []
-    for metric in card.metrics:
-        rows = _rows_of(card, metric.name)
-        record = {"metric": _title(metric)}
-        for name in card.ranking["method"]:
-            row = rows[name]
-            share = f" ({_digits(row.share, 2)})" if pd.notna(row.share) else ""
-            share = share or ("" if row.ranks else " (no range)")
-            record[name] = _span(row.value, row.low, row.high) + share
-        records.append(record)
-    return records
+    def headline_records(self) -> list[dict[str, Any]]:
+        """The ranking; controls and references are shown where they stand, without a place."""
+        records, place = [], 0
+        for row in self.card.ranking.itertuples():
+            # Controls are there to be compared with, references to be seen: neither takes a place.
+            ranked = row.role in ("method", "baseline") and not math.isnan(float(str(row.value)))
+            place += ranked
+            difference = _span(row.difference, row.difference_low, row.difference_high)
+            records.append(
+                {
+                    "place": place if ranked else None,
+                    "method": row.method,
+                    "role": row.role,
+                    "headline": _span(row.value, row.low, row.high),
+                    f"to {row.baseline}": difference,
+                }
+            )
+        return records
 
+    def metric_records(self) -> list[dict[str, Any]]:
+        """A row for each metric, a column for each method: mean, interval, share of the range."""
+        records = []
+        for metric in self.card.metrics:
+            rows = self._rows_of(metric.name)
+            record = {"metric": _title(metric)}
+            for name in self.card.ranking["method"]:
+                row = rows[name]
+                share = f" ({_digits(row.share, 2)})" if pd.notna(row.share) else ""
+                share = share or ("" if row.ranks else " (no range)")
+                record[name] = _span(row.value, row.low, row.high) + share
+            records.append(record)
+        return records
 
-def _difference_records(card: Scorecard) -> list[dict[str, Any]]:
-    """Paired differences of the methods to the best baseline, a row for each metric."""
-    methods = [name for name in card.ranking["method"] if card.role(name) in ("method", "baseline")]
-    records = []
-    for metric in card.metrics:
-        rows = _rows_of(card, metric.name)
-        record = {"metric": _title(metric), "best baseline": rows[card.methods[0]].baseline}
-        for name in methods:
-            row = rows[name]
-            record[name] = _span(row.difference, row.difference_low, row.difference_high)
-        records.append(record)
-    return records
+    def _difference_records(self) -> list[dict[str, Any]]:
+        """Paired differences of the methods to the best baseline, a row for each metric."""
+        methods = [
+            name
+            for name in self.card.ranking["method"]
+            if self.card.role(name) in ("method", "baseline")
+        ]
+        records = []
+        for metric in self.card.metrics:
+            rows = self._rows_of(metric.name)
+            record = {
+                "metric": _title(metric),
+                "best baseline": rows[self.card.methods[0]].baseline,
+            }
+            for name in methods:
+                row = rows[name]
+                record[name] = _span(row.difference, row.difference_low, row.difference_high)
+            records.append(record)
+        return records
 
+    def _rows_of(self, metric: str) -> dict[str, Any]:
+        """The rows of one metric, by method."""
+        rows = self.card.table[self.card.table["metric"] == metric]
+        return {str(row.method): row for row in rows.itertuples()}
 
-def _rows_of(card: Scorecard, metric: str) -> dict[str, Any]:
-    """The rows of one metric, by method."""
-    rows = card.table[card.table["metric"] == metric]
-    return {str(row.method): row for row in rows.itertuples()}
+    def stratum_records(self) -> list[dict[str, Any]]:
+        """The headline of each level of each stratum, a column for each method."""
+        rows = self.card.stratum_table[self.card.stratum_table["metric"] == HEADLINE_NAME]
+        records = []
+        for (stratum, level), group in rows.groupby(["stratum", "level"], sort=False):
+            values = {row.method: _span(row.value, row.low, row.high) for row in group.itertuples()}
+            about = {"by": stratum, "level": level, "conditions": int(group["conditions"].iloc[0])}
+            records.append(about | {name: values[name] for name in self.card.ranking["method"]})
+        return records
+
+    def _all_rows(self) -> pd.DataFrame:
+        """The long table: every method and metric over all conditions and in every stratum."""
+        overall = self.card.table.assign(stratum="", level="")
+        if not len(self.card.stratum_table):
+            return overall
+        return pd.concat([overall, self.card.stratum_table[overall.columns]], ignore_index=True)
+
+    def record(self) -> dict[str, Any]:
+        """The scorecard for other programs: settings, metric records, the long table."""
+        # NaN is no JSON, and only an object column can hold None.
+        rows = self._all_rows().astype(object)
+        return {
+            "negatives": list(self.card.negatives),
+            "positive": self.card.positive,
+            "baselines": list(self.card.baselines),
+            "references": list(self.card.references),
+            "headline": list(self.card.headline),
+            "resamples": self.card.resamples,
+            "seed": self.card.seed,
+            "info": dict(self.card.info),
+            "metrics": [metric.record() for metric in self.card.metrics],
+            "rows": plain(rows.where(rows.notna(), None).to_dict("records")),
+        }
+
+    def write(self, folder: str | Path) -> list[Path]:
+        """Save the scorecard: markdown, JSON, the long table and the scores of conditions."""
+        names = ("scorecard.md", "scorecard.parquet", "scores.parquet", "scorecard.json")
+        text, table, scores, record = paths = [Path(folder) / name for name in names]
+        with atomic_path(text) as part:
+            part.write_text(self.markdown(), encoding="utf-8")
+        with atomic_path(table) as part:
+            self._all_rows().to_parquet(part, index=False)
+        levels = list(range(self.card.scores.columns.nlevels))
+        with atomic_path(scores) as part:
+            by_condition = self.card.scores.stack(levels, future_stack=True).unstack("metric")
+            by_condition.reset_index().to_parquet(part, index=False)
+        with atomic_path(record) as part:
+            part.write_text(json.dumps(self.record(), indent=1, default=str), encoding="utf-8")
+        return paths
 
 
 def _title(metric: Metric) -> str:
     return f"{metric.name} {'↑' if metric.higher_is_better else '↓'}"
-
-
-def stratum_records(card: Scorecard) -> list[dict[str, Any]]:
-    """The headline of each level of each stratum, a column for each method."""
-    rows = card.stratum_table[card.stratum_table["metric"] == HEADLINE_NAME]
-    records = []
-    for (stratum, level), group in rows.groupby(["stratum", "level"], sort=False):
-        values = {row.method: _span(row.value, row.low, row.high) for row in group.itertuples()}
-        about = {"by": stratum, "level": level, "conditions": int(group["conditions"].iloc[0])}
-        records.append(about | {name: values[name] for name in card.ranking["method"]})
-    return records
 
 
 def _span(value: Any, low: Any, high: Any) -> str:
@@ -162,46 +210,3 @@ def markdown_table(records: list[dict[str, Any]]) -> str:
     # A method's name may hold the character that separates columns.
     lines += [[format_value(record[key]).replace("|", "\\|") for key in head] for record in records]
     return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
-
-
-def _all_rows(card: Scorecard) -> pd.DataFrame:
-    """The long table: every method and metric over all conditions and in every stratum."""
-    overall = card.table.assign(stratum="", level="")
-    if not len(card.stratum_table):
-        return overall
-    return pd.concat([overall, card.stratum_table[overall.columns]], ignore_index=True)
-
-
-def to_record(card: Scorecard) -> dict[str, Any]:
-    """The scorecard for other programs: settings, metric records, the long table."""
-    # NaN is no JSON, and only an object column can hold None.
-    rows = _all_rows(card).astype(object)
-    return {
-        "negatives": list(card.negatives),
-        "positive": card.positive,
-        "baselines": list(card.baselines),
-        "references": list(card.references),
-        "headline": list(card.headline),
-        "resamples": card.resamples,
-        "seed": card.seed,
-        "info": dict(card.info),
-        "metrics": [metric.record() for metric in card.metrics],
-        "rows": plain(rows.where(rows.notna(), None).to_dict("records")),
-    }
-
-
-def write_scorecard(card: Scorecard, folder: str | Path) -> list[Path]:
-    """Save the scorecard: markdown, JSON, the long table and the scores of conditions."""
-    names = ("scorecard.md", "scorecard.parquet", "scores.parquet", "scorecard.json")
-    text, table, scores, record = paths = [Path(folder) / name for name in names]
-    with atomic_path(text) as part:
-        part.write_text(to_markdown(card), encoding="utf-8")
-    with atomic_path(table) as part:
-        _all_rows(card).to_parquet(part, index=False)
-    levels = list(range(card.scores.columns.nlevels))
-    with atomic_path(scores) as part:
-        by_condition = card.scores.stack(levels, future_stack=True).unstack("metric")
-        by_condition.reset_index().to_parquet(part, index=False)
-    with atomic_path(record) as part:
-        part.write_text(json.dumps(to_record(card), indent=1, default=str), encoding="utf-8")
-    return paths

@@ -20,13 +20,7 @@ from perturbgen.core.page import PALETTE, Page
 from perturbgen.core.stats import Array
 from perturbgen.evaluate.align import same_levels
 from perturbgen.evaluate.card import HEADLINE_NAME, Scorecard
-from perturbgen.evaluate.markdown import (
-    describe_card,
-    headline_note,
-    headline_records,
-    metric_records,
-    stratum_records,
-)
+from perturbgen.evaluate.markdown import ScorecardText
 from perturbgen.evaluate.scoring import calibration
 
 if TYPE_CHECKING:
@@ -89,11 +83,12 @@ def report_page(
     """
     data = _payload(card, truth, predictions, budget=budget)
     here = files("perturbgen.evaluate")
-    page = Page(title, describe_card(card))
+    text = ScorecardText(card)
+    page = Page(title, text.describe())
     page.block(f"<style>\n{(here / 'report.css').read_text('utf-8')}</style>")
-    page.section("Ranking", headline_note(card))
+    page.section("Ranking", text.headline_note())
     # A value that is broken before its interval is read as two.
-    page.table(_unbroken(headline_records(card)))
+    page.table(_unbroken(text.headline_records()))
     page.block(_CONTROLS["ranking"])
     page.section(
         "By cell type and compound", "Mean score of each group. A column's heading sorts by it."
@@ -154,10 +149,10 @@ def _tables_section(page: Page, card: Scorecard) -> None:
         "Mean over conditions [95 % interval], in brackets the share of the dynamic range between "
         "the controls.",
     )
-    page.table(_unbroken(metric_records(card)))
+    page.table(_unbroken(ScorecardText(card).metric_records()))
     if len(card.stratum_table):
         page.section("Strata", "Headline within groups of conditions.")
-        page.table(_unbroken(stratum_records(card)))
+        page.table(_unbroken(ScorecardText(card).stratum_records()))
     page.section("Definitions")
     page.table(
         [

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Final, Literal, Protocol, cast, get_args
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, cast, get_args
 
 import numpy as np
 import pandas as pd
@@ -36,7 +36,7 @@ def require_route(route: str) -> Route:
             expected=" or ".join(_ROUTES),
             fix=suggest(route, list(_ROUTES)),
         )
-    return cast("Route", route)
+    return route
 
 
 class Latents(Protocol):
@@ -47,7 +47,7 @@ class Latents(Protocol):
 
 
 @dataclass(frozen=True)
-class PriorLatents:
+class _PriorLatents:
     """N(0, I), or the mixture: of components that belong to categories, each cell's own."""
 
     model: LatentModel
@@ -112,12 +112,12 @@ class _BankLatents:
     @cached_property
     def _positions(self) -> dict[int, dict[str, np.ndarray]]:
         """Positions of the cells by the values of the first n keys."""
-        found: dict[int, dict[str, np.ndarray]] = {}
+        found: dict[int, Any] = {}
         for n in range(1, len(self.keys) + 1):
             # By text: categories of obs and labels of wells need not have one type.
             text = self.labels[list(self.keys[:n])].astype(str).reset_index(drop=True)
             joined = text.agg("\t".join, axis=1) if len(text) else pd.Series(dtype=str)
-            found[n] = dict(joined.groupby(joined).indices)
+            found[n] = joined.groupby(joined).indices
         return found
 
 
@@ -138,7 +138,7 @@ def make_latents(
     the points.
     """
     if route == "prior":
-        return PriorLatents(model)
+        return _PriorLatents(model)
     keys, obs = list(_KEYS[route]), cells.obs
     fits = obs["cell_type"].astype(str).isin(wells["cell_type"].unique()).to_numpy()
     if route == "control":

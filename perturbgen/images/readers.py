@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -84,6 +84,7 @@ _WELL_TYPES: Final = ("treatment", "positive_control", "negative_control")
 _GUIDE: Final = re.compile(r"^(.+)_guide_(\d+)$")
 
 _Layout = Literal["auto", "2020", "kaggle"]
+_ReadLabels = Callable[[Path], pd.DataFrame]
 
 
 def kind_of_source(path: str | Path) -> str:
@@ -277,7 +278,7 @@ def _csv_embeddings(folder: Path) -> list[Path]:
 
 
 # By kind: how labels are read, the files of embeddings (which may not fit into memory), their ids.
-STREAMED: Final = {
+STREAMED: Final[dict[str, tuple[_ReadLabels, Callable[[Path], list[Path]], str]]] = {
     "rxrx1": (partial(read_rxrx1_metadata, layout="2020"), _csv_embeddings, "site_id"),
     "rxrx19": (_read_rxrx19_metadata, _csv_embeddings, "site_id"),
     "rxrx3": (_read_rxrx3_metadata, _rxrx3_parquet, "well_id"),

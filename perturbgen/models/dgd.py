@@ -8,8 +8,8 @@ decoder θ and the mixture φ by maximum a posteriori,
 with p(z | φ) a Gaussian mixture. log p(φ) stands once in it (``prior_weight`` 1); the published
 code adds it to every cell (``prior_weight`` = the number of cells), which holds the components near
 the size they begin with. Counted once, a dimension that carries nothing shrinks towards a point:
-its density grows for free, down to the step of the optimiser. The held-out likelihood is the better
-for it (``experiments/LOG.md``).
+its density grows for free, down to the step of the optimiser. The likelihood of withheld cells is
+the better for it (``experiments/LOG.md``).
 """
 
 from __future__ import annotations

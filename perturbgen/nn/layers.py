@@ -1,9 +1,7 @@
-"""A small network whose first layer reads counts dense or sparse.
+"""Layers between counts and the parameters of their likelihood; random numbers that devices share.
 
-From a network's output to the parameters of a count likelihood: means that keep to the cell's
-depth, bounded r.
-
-Random numbers for a batch, the same whether one process holds the batch or several share it.
+A network's first layer reads counts dense or sparse; its output becomes means that keep to the
+cell's depth and dispersions that stay within bounds.
 """
 
 from __future__ import annotations

@@ -8,12 +8,6 @@ evaluated by its deviance (Loader 2000, as R does):
     D = k log[k (m+r) / m (k+r)] + r log[(m+r)/(k+r)]  ≥ 0
 
 with δ the small remainder of Stirling's formula, and k = 0 by −r log(1 + m/r).
-
-What Stirling's formulas leave out, so that differences of log-gammas need no large numbers that
-cancel.
-
-Shapes that must agree: a cell-wise vector that broadcasts against a column silently makes (cells,
-cells).
 """
 
 from __future__ import annotations
@@ -182,11 +176,6 @@ def sample_nb(log_mean: Tensor, log_r: Tensor, generator: torch.Generator | None
     # torch.distributions.Gamma calls the same function, but takes no generator.
     rate = torch._standard_gamma(r, generator=generator) / r * log_mean.exp()
     return torch.poisson(rate, generator=generator)
-
-
-def poisson_log_prob(counts: Tensor, log_mean: Tensor) -> Tensor:
-    """Log Poisson(k; m) = k log m − m − log k!: the negative binomial with r → ∞."""
-    return nb_log_prob(counts, log_mean, torch.inf)
 
 
 def zinb_log_prob(

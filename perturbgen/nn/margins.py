@@ -6,9 +6,9 @@ when there is room between classes:
 
     l = −log exp(s ψ(cos_y)) / (exp(s ψ(cos_y)) + Σ_{j≠y} exp(s cos_j))
 
-Other classes come in chunks whose logits are made again for the gradient: memory is rows x chunk,
-and the loss and its gradients are those of the whole. Below, c is the cosine of a row with its own
-class, θ its angle, m the margin.
+Other classes come in chunks, and their logits are made again for the gradient: memory is rows x
+chunk, and the loss and its gradients are those of the whole. Below, c is the cosine of a row with
+its own class, θ its angle, m the margin.
 """
 
 from __future__ import annotations
@@ -126,6 +126,10 @@ class MarginHead(nn.Module):
             limit = moved.detach() if self.kind == "curricular" else None
             log_others, sum_others = self._others(x, classes, y, limit)
             return self._loss(self.scale * moved, log_others, sum_others) * self.weights[y]
+
+    def logits(self, x: Tensor) -> Tensor:
+        """Scaled similarities (rows, classes) of features to every class, without a margin."""
+        return self.scale * self._similarity(self._placed(x), self._placed(self.classes))
 
     def _moved(self, c: Tensor, m: Tensor) -> Tensor:
         """ψ(c), (rows,): a wider angle, or c − m (CosFace; −d for c in hyperbolic space)."""

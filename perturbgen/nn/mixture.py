@@ -1,6 +1,6 @@
 """The prior of the Deep Generative Decoder (Schuster & Krogh 2023).
 
-A Gaussian mixture over representations z, whose own parameters have priors: a soft ball for the
+A Gaussian mixture over representations z; its own parameters have priors: a soft ball for the
 means, a Dirichlet for the weights, a normal for the log variances.
 """
 

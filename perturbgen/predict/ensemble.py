@@ -20,7 +20,7 @@ _TINY: Final = 1e-9
 
 @dataclass(frozen=True)
 class _Ensemble:
-    """Non-negative weights of predictions, whose sum is free, and what they gain.
+    """Non-negative weights of predictions (their sum is free), and what they gain.
 
     ``gain`` is the MRRMSE of the best single member less that of the ensemble, each condition
     predicted with weights and a best member found without its compound; ``interval`` holds 95 % of
@@ -44,16 +44,17 @@ class _Ensemble:
         self, predictions: Mapping[str, pd.DataFrame], truth: pd.DataFrame
     ) -> dict[str, float | str]:
         """Weights, the MRRMSE of the members on the withheld conditions, and the gain, in a row."""
-        weights = {f"weight {name}": float(value) for name, value in self.weights.items()}
-        scores = {f"MRRMSE {name}": mrrmse(frame, truth) for name, frame in predictions.items()}
+        row: dict[str, float | str] = {}
+        row |= {f"weight {name}": float(value) for name, value in self.weights.items()}
+        row |= {f"MRRMSE {name}": mrrmse(frame, truth) for name, frame in predictions.items()}
         low, high = self.interval
-        return weights | scores | {"gain": self.gain, "95 % of it": f"[{low:.4f}, {high:.4f}]"}
+        return row | {"gain": self.gain, "95 % of it": f"[{low:.4f}, {high:.4f}]"}
 
 
 def fit_ensemble(
     predictions: Mapping[str, pd.DataFrame], truth: pd.DataFrame, *, rng: np.random.Generator
 ) -> _Ensemble:
-    """The ensemble whose mean over conditions of the RMSE is least.
+    """The ensemble of the least mean over conditions of the RMSE.
 
     All frames are conditions (cell_type, compound) x genes with the same labels; no member may have
     learnt from these conditions.

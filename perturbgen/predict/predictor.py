@@ -19,13 +19,13 @@ from perturbgen.core.errors import ConfigError, PerturbgenError, SchemaError, sh
 from perturbgen.core.files import require_file, require_folder
 from perturbgen.core.labels import CONDITION, conditions_of
 from perturbgen.core.runs import file_hash
-from perturbgen.core.tables import h5ad_errors
+from perturbgen.core.tables import reading
 from perturbgen.data import complete, read_h5ad
 from perturbgen.predict.conditions import vehicle_of
 from perturbgen.predict.estimators import require_same
 from perturbgen.predict.experiment import PredictSettings
 from perturbgen.predict.pipeline import predict
-from perturbgen.train.checkpoint import read_parts
+from perturbgen.train import read_parts
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -70,7 +70,7 @@ class RunFiles:
         import anndata
 
         # obs alone is read: the counts are not needed to tell what was seen.
-        with h5ad_errors(self.cells):
+        with reading(self.cells, "h5ad"):
             file = anndata.read_h5ad(self.cells, backed="r")
             obs = file.obs
             file.file.close()
@@ -116,9 +116,9 @@ class RunFiles:
         """The predictor, not fitted yet."""
         from perturbgen.train import load_run
 
-        run, *judges = (load_run(path) for path in self.runs)
-        judge = judges[0] if judges else None
-        return GenerativePredictor(run, read_h5ad(self.cells), settings, calibration_run=judge)
+        run, *others = (load_run(path) for path in self.runs)
+        other = others[0] if others else None
+        return GenerativePredictor(run, read_h5ad(self.cells), settings, calibration_run=other)
 
 
 def _run_hash(path: Path) -> str:
@@ -146,7 +146,7 @@ class GenerativePredictor:
         *,
         calibration_run: TrainedRun | None = None,
     ) -> None:
-        self.model, self.cells, self.judge = model, cells, calibration_run
+        self.model, self.cells, self.calibration_run = model, cells, calibration_run
         self.settings = settings or PredictSettings()
         if len(self.settings.estimators) != 1:
             raise SchemaError(
@@ -176,5 +176,7 @@ class GenerativePredictor:
         if isinstance(conditions, pd.MultiIndex):
             conditions = conditions.to_frame(index=False)
         settings = self.settings.model_copy(update={"seed": self._seed})
-        found = predict(self._run, self._cells, conditions, settings, calibration_run=self.judge)
+        found = predict(
+            self._run, self._cells, conditions, settings, calibration_run=self.calibration_run
+        )
         return found.values[self.settings.estimators[0]].loc[:, self._genes]

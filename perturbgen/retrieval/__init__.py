@@ -10,16 +10,8 @@ from perturbgen.retrieval.consistency import (
     percent_replicating,
     relationship_recall,
 )
-from perturbgen.retrieval.controls import controlled, shuffle_labels
-from perturbgen.retrieval.crossmodal import (
-    MatchedFold,
-    mantel,
-    match_fold,
-    match_modalities,
-    matched_difference,
-    query_scores,
-    score_folds,
-)
+from perturbgen.retrieval.controls import controlled
+from perturbgen.retrieval.crossmodal import MatchedFold, match_fold, match_modalities
 from perturbgen.retrieval.embedding import Measure, require_labels
 from perturbgen.retrieval.evaluator import Retrieval, retrieve
 from perturbgen.retrieval.neighbours import (
@@ -29,33 +21,27 @@ from perturbgen.retrieval.neighbours import (
     nearest,
     neighbour_table,
 )
-from perturbgen.retrieval.nulls import ap_null, expected_ap
+from perturbgen.retrieval.nulls import expected_ap
 from perturbgen.retrieval.report import retrieval_page
 
 __all__ = [
     "MatchedFold",
     "Measure",
     "Retrieval",
-    "ap_null",
     "consistency",
     "controlled",
     "expected_ap",
     "group_neighbours",
     "knn_mixing",
     "magnitude",
-    "mantel",
     "match_fold",
     "match_modalities",
-    "matched_difference",
     "mixing_summary",
     "nearest",
     "neighbour_table",
     "percent_replicating",
-    "query_scores",
     "relationship_recall",
     "require_labels",
     "retrieval_page",
     "retrieve",
-    "score_folds",
-    "shuffle_labels",
 ]

@@ -17,8 +17,8 @@ from perturbgen.core.errors import SchemaError, shorten
 from perturbgen.core.stats import Array
 from perturbgen.retrieval.embedding import (
     Measure,
+    Similarity,
     codes,
-    prepare_similarity,
     read_embedding,
     require_labels,
     unit_rows,
@@ -200,7 +200,7 @@ def percent_replicating(
     group, all_rows = codes(meta, [same]), np.arange(len(meta))
     # What must differ within a pair: the compound, or else the row.
     unit = codes(meta, [same, differ]) if differ else np.where(group >= 0, all_rows, -1)
-    prepared = prepare_similarity(vectors, all_rows, all_rows, similarity)
+    prepared = Similarity.of(vectors, all_rows, all_rows, similarity)
     product = prepared.product or (lambda left, right: left @ right.T)
 
     def pair_values(rows: Array) -> Array:

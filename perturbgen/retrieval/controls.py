@@ -43,7 +43,7 @@ def controlled(
     same, differ = as_list(same), as_list(differ)
     require_labels(meta, [column for column in (plate, well) if column])
     found = read_mask(options.get("candidates"), meta, "candidates")
-    shuffled = shuffle_labels(meta, same, within=[plate] if plate else [], rows=found, rng=rng)
+    shuffled = _shuffle_labels(meta, same, within=[plate] if plate else [], rows=found, rng=rng)
     variants: dict[str, dict[str, Any]] = {"as given": {}}
     if plate:
         variants["other plate"] = {"differ": [*differ, plate]}
@@ -76,7 +76,7 @@ def controlled(
     return pd.DataFrame(list(rows.values()), index=list(rows), columns=[*_SHOWN, "queries", "note"])
 
 
-def shuffle_labels(
+def _shuffle_labels(
     meta: pd.DataFrame,
     columns: Sequence[str],
     *,

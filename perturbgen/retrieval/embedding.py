@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Self
 
 import numpy as np
 import pandas as pd
@@ -112,6 +112,36 @@ class Similarity:
     column: Array
     product: Callable[[Array, Array], Array] | None = None  # None: the plain matrix product
 
+    @classmethod
+    def of(cls, vectors: Array, query: Array, candidate: Array, measure: Measure) -> Self:
+        """Rows ready for products: those of ``query`` and of ``candidate``, by number."""
+        if isinstance(measure, str) and measure not in _NAMES:
+            raise SchemaError(
+                f"no similarity {measure!r}: {suggest(measure, _NAMES)}", expected=shorten(_NAMES)
+            )
+        if measure == "precomputed":
+            if vectors.shape[0] != vectors.shape[1]:
+                raise SchemaError(
+                    f"a precomputed similarity of shape {vectors.shape}", expected="(rows, rows)"
+                )
+            all_rows = np.arange(len(candidate))
+            return cls(query, candidate, all_rows, lambda q, c: vectors[np.ix_(q, c)])
+        if callable(measure):
+            left = right = vectors
+        elif measure == "euclidean":
+            # 2 x.y - |y|^2 falls as the distance from x to y grows; centred, so that few digits are
+            # lost.
+            centred = vectors - vectors.mean(axis=0)
+            square = np.einsum("ij,ij->i", centred, centred)[:, None]
+            left = np.hstack([2 * centred, -np.ones_like(square)])
+            right = np.hstack([centred, square])
+        else:
+            left = right = unit_rows(vectors, measure)
+        # Equal candidates share one column, so that what is tied is tied to the last bit.
+        kept, column = _distinct(right[candidate])
+        product = measure if callable(measure) else None
+        return cls(left[query], right[candidate[kept]], column, product)
+
     def block(self, rows: slice) -> Array:
         """(queries in the block, distinct candidates), larger is more alike."""
         queries = self.queries[rows]
@@ -130,38 +160,6 @@ class Similarity:
             )
         # One layout, for which the kernels are compiled once.
         return np.ascontiguousarray(values)
-
-
-def prepare_similarity(
-    vectors: Array, query: Array, candidate: Array, measure: Measure
-) -> Similarity:
-    """Rows ready for products: those of ``query`` and of ``candidate``, by number."""
-    if isinstance(measure, str) and measure not in _NAMES:
-        raise SchemaError(
-            f"no similarity {measure!r}: {suggest(measure, _NAMES)}", expected=shorten(_NAMES)
-        )
-    if measure == "precomputed":
-        if vectors.shape[0] != vectors.shape[1]:
-            raise SchemaError(
-                f"a precomputed similarity of shape {vectors.shape}", expected="(rows, rows)"
-            )
-        all_rows = np.arange(len(candidate))
-        return Similarity(query, candidate, all_rows, lambda q, c: vectors[np.ix_(q, c)])
-    if callable(measure):
-        left = right = vectors
-    elif measure == "euclidean":
-        # 2 x.y - |y|^2 falls as the distance from x to y grows; centred, so that few digits are
-        # lost.
-        centred = vectors - vectors.mean(axis=0)
-        square = np.einsum("ij,ij->i", centred, centred)[:, None]
-        left = np.hstack([2 * centred, -np.ones_like(square)])
-        right = np.hstack([centred, square])
-    else:
-        left = right = unit_rows(vectors, measure)
-    # Equal candidates share one column, so that what is tied is tied to the last bit.
-    kept, column = _distinct(right[candidate])
-    product = measure if callable(measure) else None
-    return Similarity(left[query], right[candidate[kept]], column, product)
 
 
 def unit_rows(vectors: Array, measure: str) -> Array:

@@ -7,26 +7,22 @@ constant embedding scores exactly what chance gives and the order of the rows ne
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 import pandas as pd
+from numba import njit
 
 from perturbgen.core.console import progress
 from perturbgen.core.errors import SchemaError
 from perturbgen.core.stats import Array, interval, resample
-from perturbgen.retrieval.embedding import (
-    Measure,
-    Similarity,
-    as_list,
-    prepare_similarity,
-    read_embedding,
-)
-from perturbgen.retrieval.kernels import score_queries
+from perturbgen.retrieval.embedding import Measure, Similarity, as_list, read_embedding
 from perturbgen.retrieval.nulls import benjamini_hochberg, expected_ap, group_p_values
-from perturbgen.retrieval.ranks import Pairing, pair_rows, ranked_blocks
+from perturbgen.retrieval.pairs import Pairing
+from perturbgen.retrieval.ranks import Ranked, ranked_blocks
 
 SIGNIFICANT: Final = 0.05
 _FRACTIONS: Final = (0.001, 0.01, 0.1)
@@ -153,7 +149,7 @@ def retrieve(
         as_list(columns) for columns in (same, differ, negatives_same, negatives_differ)
     )
     vectors = read_embedding(embedding, meta)
-    pairs = pair_rows(
+    pairs = Pairing.by_columns(
         meta,
         same=same,
         differ=differ,
@@ -165,7 +161,7 @@ def retrieve(
     )
     if not len(pairs.query) or not len(pairs.candidate):
         raise SchemaError(f"no row has a label in {same}", expected="labels to retrieve by")
-    prepared = prepare_similarity(vectors, pairs.query, pairs.candidate, similarity)
+    prepared = Similarity.of(vectors, pairs.query, pairs.candidate, similarity)
     table, histogram = _score(pairs, prepared, chunk=chunk, device=device)
     named = dict.fromkeys((*same, *differ, *negatives_same, *negatives_differ))
     labels = meta.iloc[pairs.query][[column for column in named if column not in table]]
@@ -188,7 +184,7 @@ def _score(
     fractions, depths = np.array(_FRACTIONS), np.array(_DEPTHS)
     with progress("ranking", asked) as tick:
         for rows, part in ranked_blocks(pairs, similarity, chunk=chunk, device=device):
-            score_queries(part, harmonic, fractions, depths, _EARLY, metrics[rows], histogram)
+            _score_queries(part, harmonic, fractions, depths, _EARLY, metrics[rows], histogram)
             positives[rows], opposed[rows] = part.positives, part.negatives
             tick(len(part.positives))
     table = pd.DataFrame(metrics, columns=list(_COLUMNS))
@@ -237,3 +233,101 @@ def _group_tables(
     out["p_bh"] = benjamini_hochberg(out["p"].to_numpy())
     weighted = used[list(_BY_PAIR)].mul(used["positives"], axis=0).groupby(code, sort=True).sum()
     return out.reset_index(drop=True), weighted.div(out["pairs"], axis=0).reset_index(drop=True)
+
+
+@njit(nogil=True, cache=True)
+def _average_precision(sims: Array, above: Array, tied: Array, harmonic: Array) -> float:
+    """AP: the mean over positives of the precision at their rank.
+
+    A tie of r positives among n items, after R positives and K items in all, adds (McSherry and
+    Najork 2008) r/n sum_{i=1..n} (R + 1 + (i-1)(r-1)/(n-1)) / (K+i), which harmonic numbers give in
+    closed form.
+    """
+    total = 0.0
+    start = 0
+    while start < len(sims):
+        end = start + 1
+        while end < len(sims) and sims[end] == sims[start]:
+            end += 1
+        r, before = end - start, start + above[start]
+        n = r + tied[start]
+        if n == 1:
+            total += (start + 1) / (before + 1)
+        else:
+            span = harmonic[before + n] - harmonic[before]
+            total += r / n * ((start + 1) * span + (r - 1) / (n - 1) * (n - (before + 1) * span))
+        start = end
+    return total / len(sims)
+
+
+@njit(nogil=True, cache=True)
+def _hit_chance(first: int, tied_positives: int, tied_items: int, k: int) -> float:
+    """The chance that a positive is among the first k, if ``first`` items precede the best tie."""
+    if first >= k:
+        return 0.0
+    miss = 1.0
+    for j in range(min(k - first, tied_items)):
+        miss *= max(tied_items - tied_positives - j, 0) / (tied_items - j)
+    return 1.0 - miss
+
+
+@njit(nogil=True, cache=True)
+def _share_above(above: int, tied: int, negatives: int, fraction: float) -> float:
+    """The share of a positive's tie orders with a rank quantile under ``fraction``."""
+    # Rounded, so that it is whole where it should be: .1 x 3 is a little more than .3.
+    limit = round(fraction * negatives, 9)
+    better = min(max(math.ceil(limit) - above, 0), tied + 1)
+    if limit == math.floor(limit) and 0 <= limit - above <= tied:
+        return (better + 0.5) / (tied + 1)
+    return better / (tied + 1)
+
+
+@njit(nogil=True, cache=True)
+def _early_area(above: int, tied: int, negatives: int, alpha: float) -> float:
+    """1 - W(q), where W(u) = (1 - exp(-alpha u)) / (1 - exp(-alpha)); the mean over tie orders."""
+    # The mean over tie orders is a geometric sum.
+    step = math.exp(-alpha / negatives)
+    mean = (
+        math.exp(-alpha * above / negatives) * (1 - step ** (tied + 1)) / ((1 - step) * (tied + 1))
+    )
+    return (mean - math.exp(-alpha)) / (1 - math.exp(-alpha))
+
+
+@njit(nogil=True, cache=True)
+def _score_queries(
+    part: Ranked,
+    harmonic: Array,
+    fractions: Array,
+    depths: Array,
+    alpha: float,
+    out: Array,
+    histogram: Array,
+) -> None:
+    """Every metric of every query into ``out`` (queries, 4 + fractions + depths), or NaN stays.
+
+    The columns are AP, mean q, median q, share of positives in each top fraction, early area, and
+    hits at each depth. Every rank quantile q is counted in ``histogram``; its last place is q = 1.
+    """
+    sims, above, tied, last = part.sims, part.above, part.tied, len(histogram) - 1
+    for i in range(len(part.positives)):
+        a, n, negatives = part.offsets[i], part.positives[i], part.negatives[i]
+        if n == 0 or negatives == 0:
+            continue
+        values, quantiles = out[i], np.empty(n)
+        end = a + n
+        values[0] = _average_precision(sims[a:end], above[a:end], tied[a:end], harmonic)
+        values[1:] = 0
+        for j in range(a, end):
+            q = (above[j] + 0.5 * tied[j]) / negatives
+            quantiles[j - a] = q
+            histogram[int(q * last + 0.5)] += 1
+            values[1] += q / n
+            for f in range(len(fractions)):
+                values[3 + f] += _share_above(above[j], tied[j], negatives, fractions[f]) / n
+            values[3 + len(fractions)] += _early_area(above[j], tied[j], negatives, alpha) / n
+        values[2] = 0.5 * (quantiles[(n - 1) // 2] + quantiles[n // 2])
+        best = 1
+        while best < n and sims[a + best] == sims[a]:
+            best += 1
+        for d in range(len(depths)):
+            values[4 + len(fractions) + d] = _hit_chance(above[a], best, best + tied[a], depths[d])

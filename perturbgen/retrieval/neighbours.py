@@ -12,9 +12,9 @@ from perturbgen.core.errors import SchemaError
 from perturbgen.core.stats import Array
 from perturbgen.retrieval.embedding import (
     Measure,
+    Similarity,
     as_list,
     codes,
-    prepare_similarity,
     read_embedding,
     require_labels,
 )
@@ -45,7 +45,7 @@ def nearest(
             f"{k} neighbours of {len(vectors)} rows", expected=f"between 1 and {len(vectors) - 1}"
         )
     all_rows = np.arange(len(vectors))
-    prepared = prepare_similarity(vectors, all_rows, all_rows, similarity)
+    prepared = Similarity.of(vectors, all_rows, all_rows, similarity)
     labels = [codes(meta, [column]) for column in columns]
     size = max(1, _BLOCK_BYTES // (vectors.itemsize * len(vectors)))
     parts = []

@@ -9,10 +9,10 @@ from functools import lru_cache
 
 import numpy as np
 import pandas as pd
+from numba import njit
 from scipy.special import digamma
 
 from perturbgen.core.stats import Array
-from perturbgen.retrieval.kernels import ap_distribution
 
 _PLACES = 4096  # of the grid on which the distribution of AP is kept
 _WORK = 50_000_000  # steps beyond which random rankings are drawn instead of all being counted
@@ -47,7 +47,7 @@ class _Null:
 
 
 @lru_cache(maxsize=512)
-def ap_null(positives: int, total: int, *, draws: int = 20_000, seed: int = 0) -> _Null:
+def _ap_null(positives: int, total: int, *, draws: int = 20_000, seed: int = 0) -> _Null:
     """The distribution of AP when the ranks of M positives among L are random.
 
     Exact means that all C(L, M) rankings are counted, to 1/4096 in AP, however small the tail.
@@ -57,12 +57,42 @@ def ap_null(positives: int, total: int, *, draws: int = 20_000, seed: int = 0) -
     if positives == total:
         return _Null(np.eye(1, size + 1, size)[0], None)
     if positives * total * size <= _WORK:
-        return _Null(ap_distribution(positives, total, size), None)
+        return _Null(_ap_distribution(positives, total, size), None)
     # Seeded by its shape: a null does not depend on which other groups were tested before.
     values = _random_ap(positives, total, draws, np.random.default_rng([seed, positives, total]))
     return _Null(
         np.bincount(np.floor(values * size + 1e-6).astype(int), minlength=size + 1) / draws, draws
     )
+
+
+@njit(nogil=True, cache=True)
+def _ap_distribution(positives: int, total: int, size: int) -> Array:
+    """(size + 1,) the exact null of AP: the probability that it is about v / size.
+
+    Ranks 1..total are visited in turn; a state is (positives met, AP so far). A hit at rank r as
+    the k-th positive adds k / (r positives), shared between the two nearest grid places so that the
+    mean stays exact.
+    """
+    state = np.zeros((positives + 1, size + 2))
+    state[0, 0] = 1
+    for r in range(1, total + 1):
+        # Downwards, so that a rank is not used twice: state[k - 1] is still that before it.
+        for k in range(min(positives, r), -1, -1):
+            state[k] *= 1 - (positives - k) / (total - r + 1)
+            if k == 0:
+                continue
+            chance = (positives - k + 1) / (total - r + 1)
+            added = size * k / (r * positives)
+            shift = int(added)
+            up = (added - shift) * chance
+            down = chance - up
+            # After k - 1 hits AP is at most (k - 1) / positives: beyond that there is no mass.
+            for v in range(min(size * (k - 1) // positives + k, size - shift) + 1):
+                mass = state[k - 1, v]
+                state[k, v + shift] += down * mass
+                state[k, v + shift + 1] += up * mass
+    state[positives, size] += state[positives, size + 1]
+    return state[positives, : size + 1]
 
 
 def _random_ap(positives: int, total: int, draws: int, rng: np.random.Generator) -> Array:
@@ -120,7 +150,7 @@ def group_p_values(queries: pd.DataFrame, group: Array, *, draws: int, seed: int
 
 def _mixed_null(shape: Mapping[tuple[int, int], int], *, draws: int, seed: int) -> _Null:
     """The null of a mean over queries, ``shape[(M, L)]`` of them sharing a ranking."""
-    nulls = {key: ap_null(*key, draws=draws, seed=seed) for key in shape}
+    nulls = {key: _ap_null(*key, draws=draws, seed=seed) for key in shape}
     if len(nulls) == 1:
         return next(iter(nulls.values()))
     queries = sum(shape.values())

@@ -1,30 +1,23 @@
-"""Which candidates are positives and negatives of a query, and how they rank.
+"""How the positives of each query rank among its negatives, counted block by block.
 
-Counted block by block, on a CPU's cores (``kernels``) or with torch on a GPU.
+On a CPU's cores, by kernels that numba compiles and that release the interpreter lock, or with
+torch on a GPU.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import pandas as pd
+from numba import njit
 
-from perturbgen.core.errors import MissingDependencyError, SchemaError
+from perturbgen.core.errors import MissingDependencyError
 from perturbgen.core.stats import Array
 from perturbgen.core.system import cores
-from perturbgen.retrieval.embedding import Similarity, codes, read_mask, require_labels
-from perturbgen.retrieval.kernels import (
-    Candidates,
-    Queries,
-    Ranked,
-    find_positives,
-    rank_positives,
-    spread_all,
-)
+from perturbgen.retrieval.embedding import Similarity
+from perturbgen.retrieval.pairs import Candidates, Pairing, Queries
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,82 +25,15 @@ if TYPE_CHECKING:
 _BLOCK_BYTES = 48 << 20  # of similarities in one block; a block per core is in flight
 
 
-@dataclass(frozen=True)
-class Pairing:
-    """Queries against candidates: their rows in the embedding, and their labels."""
+class Ranked(NamedTuple):
+    """A block's positives, from the best to the worst: query i's at ``offsets[i]`` and after it."""
 
-    query: Array
-    candidate: Array
-    queries: Queries
-    among: Candidates
-
-
-def pair_rows(
-    meta: pd.DataFrame,
-    *,
-    same: Sequence[str],
-    differ: Sequence[str] = (),
-    negatives_same: Sequence[str] = (),
-    negatives_differ: Sequence[str] = (),
-    queries: Array | None = None,
-    candidates: Array | None = None,
-    negatives: Array | None = None,
-) -> Pairing:
-    """Positives agree in ``same`` and differ in each of ``differ``; negatives disagree in ``same``.
-
-    ``negatives_same`` restricts negatives to rows that agree with the query there (the same plate),
-    and ``negatives_differ`` to rows that differ in each of its columns. The masks (rows,) say which
-    rows ask, which may be found, and which serve as negatives (for instance the DMSO wells). A row
-    without ``same`` takes no part, unless ``negatives`` names it; one without ``differ`` is
-    no query's positive.
-    """
-    require_labels(meta, [*same, *differ, *negatives_same, *negatives_differ])
-    if not same:
-        raise SchemaError(
-            "no column in same",
-            expected="the columns in which positives agree",
-            fix='same=["compound"]',
-        )
-    group = codes(meta, same)
-    stratum = codes(meta, negatives_same)
-    found = read_mask(candidates, meta, "candidates")
-    asking = read_mask(queries, meta, "queries") & (group >= 0)
-    if negatives is None:
-        against = found & (group >= 0) & (stratum >= 0)
-    else:
-        against = read_mask(negatives, meta, "negatives") & (stratum >= 0)
-    # Rows that no query can find or be measured against are dropped before any similarity.
-    candidate = np.flatnonzero((found & (group >= 0)) | against)
-    number = np.full(len(meta), -1)
-    number[candidate] = np.arange(len(candidate))
-    differs, opposes = _separate_codes(meta, differ), _separate_codes(meta, negatives_differ)
-    query = np.flatnonzero(asking)
-    groups, layers = int(group.max(initial=-1)) + 1, int(stratum.max(initial=-1)) + 1
-    asked = Queries(number[query], group[query], stratum[query], differs[query], opposes[query])
-    among = Candidates(
-        group[candidate],
-        differs[candidate],
-        opposes[candidate],
-        *_by_code(group[candidate], found[candidate], groups),
-        *_by_code(stratum[candidate], against[candidate], layers),
-    )
-    return Pairing(query, candidate, asked, among)
-
-
-def _separate_codes(meta: pd.DataFrame, columns: Sequence[str]) -> Array:
-    """(rows, columns) the code of each column on its own."""
-    out = np.empty((len(meta), len(columns)), np.int64)
-    for j, column in enumerate(columns):
-        out[:, j] = codes(meta, [column])
-    return out
-
-
-def _by_code(code: Array, wanted: Array, count: int) -> tuple[Array, Array]:
-    """The wanted positions sorted by code, and where each of ``count`` codes begins."""
-    position = np.flatnonzero(wanted & (code >= 0))
-    order = position[np.argsort(code[position], kind="stable")]
-    ends = np.cumsum(np.bincount(code[position], minlength=count))
-    return order, np.concatenate([[0], ends]).astype(np.int64)
+    offsets: Array
+    positives: Array  # (queries,) how many each query has
+    sims: Array
+    above: Array  # negatives more similar than this positive
+    tied: Array  # negatives exactly as similar
+    negatives: Array  # (queries,) how many each query has
 
 
 def ranked_blocks(
@@ -141,7 +67,7 @@ def _rank_block(pairs: Pairing, similarity: Similarity, rows: slice) -> Ranked:
     """One block on one core."""
     block = similarity.block(rows)
     queries, part, found = _positives(pairs, rows, block.dtype)
-    rank_positives(block, similarity.column, queries, pairs.among, found, part)
+    _rank_positives(block, similarity.column, queries, pairs.among, found, part)
     return part
 
 
@@ -152,7 +78,7 @@ def _positives(pairs: Pairing, rows: slice, dtype: Any) -> tuple[Queries, Ranked
     offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
     count, opposed = np.zeros(len(sizes), np.int64), np.zeros(len(sizes), np.int64)
     found, above, tied = (np.zeros(offsets[-1], np.int64) for _ in range(3))
-    find_positives(queries, pairs.among, offsets, found, count)
+    _find_positives(queries, pairs.among, offsets, found, count)
     sims = np.zeros(offsets[-1], dtype)
     return queries, Ranked(offsets, count, sims, above, tied, opposed), found
 
@@ -199,7 +125,7 @@ class _DeviceCounter:
         part.sims[place] = worst_first.flip(1).cpu().numpy()[filled]
         over, level = self._histograms(block, queries, worst_first)
         part.negatives[:] = (over + level).sum(axis=1) * (part.positives > 0)
-        spread_all(over, level, part)
+        _spread_all(over, level, part)
         return part
 
     def _block(self, rows: slice) -> Tensor:
@@ -240,3 +166,155 @@ class _DeviceCounter:
             counts.scatter_add_(1, better.long(), chosen.int())
             results.append(counts.cpu().numpy().astype(np.int64))
         return results[0], results[1]
+
+
+@njit(nogil=True, cache=True)
+def _differs(one: Array, other: Array) -> bool:
+    """Both know every column, and they differ in each."""
+    for d in range(len(one)):  # noqa: SIM110  (numba has no generators)
+        if one[d] == other[d] or one[d] < 0 or other[d] < 0:
+            return False
+    return True
+
+
+@njit(nogil=True, cache=True)
+def _find_positives(
+    queries: Queries, among: Candidates, offsets: Array, found: Array, count: Array
+) -> None:
+    """Write the numbers of each query's positives: members of its group that differ everywhere."""
+    starts = among.member_starts
+    for i in range(len(queries.group)):
+        at = offsets[i]
+        for m in range(starts[queries.group[i]], starts[queries.group[i] + 1]):
+            c = among.members[m]
+            if c != queries.itself[i] and _differs(queries.differ[i], among.differ[c]):
+                found[at] = c
+                at += 1
+        count[i] = at - offsets[i]
+
+
+@njit(nogil=True, cache=True)
+def _sort_positives(block: Array, column: Array, found: Array, part: Ranked) -> None:
+    """Write the positives' similarities, the best first."""
+    sims = part.sims
+    for i in range(len(part.positives)):
+        start, end = part.offsets[i], part.offsets[i] + part.positives[i]
+        for j in range(start, end):
+            sims[j] = block[i, column[found[j]]]
+        # Numba's sort only rises.
+        sims[start:end] = -np.sort(-sims[start:end])
+
+
+@njit(nogil=True, cache=True)
+def _count_negatives(
+    block: Array, column: Array, queries: Queries, among: Candidates, part: Ranked
+) -> None:
+    """Fill ``above`` and ``tied``, and each query's number of negatives, in one pass."""
+    sims, starts = part.sims, among.negative_starts
+    restricted = queries.opposed.shape[1] > 0
+    for i in range(len(queries.group)):
+        here, n, group = part.offsets[i], part.positives[i], queries.group[i]
+        itself, stratum = queries.itself[i], queries.stratum[i]
+        part.negatives[i] = 0
+        if stratum < 0 or n == 0:
+            continue
+        over, level = np.zeros(n + 1, np.int64), np.zeros(n + 1, np.int64)
+        best, worst = sims[here], sims[here + n - 1]
+        # Bins say within a few places where a similarity stands among the positives, which a
+        # binary search over all of them would look up once for each candidate.
+        bins = min(4 * n, 4096)
+        scale = _bin_scale(best, worst, bins)
+        better = _better_bins(sims[here : here + n], worst, scale, bins)
+        for m in range(starts[stratum], starts[stratum + 1]):
+            c = among.negatives[m]
+            if among.group[c] == group or c == itself:
+                continue
+            if restricted and not _differs(queries.opposed[i], among.opposed[c]):
+                continue
+            part.negatives[i] += 1
+            s = block[i, column[c]]
+            if s > best:
+                low = 0
+            elif s < worst:
+                low = n
+            else:
+                place = min(int((s - worst) * scale), bins - 1)
+                low, high = better[place + 1], better[place]
+                # low becomes the number of positives that are better than this negative
+                while low < high:
+                    middle = (low + high) >> 1
+                    if sims[here + middle] > s:
+                        low = middle + 1
+                    else:
+                        high = middle
+            if low < n and sims[here + low] == s:
+                level[low] += 1
+            else:
+                over[low] += 1
+        end = here + n
+        _spread(over, level, sims[here:end], part.above[here:end], part.tied[here:end])
+
+
+@njit(nogil=True, cache=True)
+def _bin_scale(best: float, worst: float, bins: int) -> float:
+    """What brings (s - worst) to a bin number; 0, one bin, where the range has no width."""
+    width = best - worst
+    if width <= 0 or not np.isfinite(bins / width):
+        return 0.0
+    return bins / width
+
+
+@njit(nogil=True, cache=True)
+def _better_bins(sims: Array, worst: float, scale: float, bins: int) -> Array:
+    """(bins + 1,) how many positives lie in bin b or a better one.
+
+    Binning is monotone in floating point, too, so a positive in a better bin than a negative's is
+    above it for sure.
+    """
+    count = np.zeros(bins + 1, np.int64)
+    for s in sims:
+        count[min(int((s - worst) * scale), bins - 1)] += 1
+    for b in range(bins - 1, -1, -1):
+        count[b] += count[b + 1]
+    return count
+
+
+@njit(nogil=True, cache=True)
+def _spread(over: Array, level: Array, sims: Array, above: Array, tied: Array) -> None:
+    """From counts by position: ``over[k]`` before the k-th positive, ``level[k]`` tied with it.
+
+    Of tied positives the first holds the count, and they all share it; what ties with them is above
+    all later ones.
+    """
+    total = 0
+    k = 0
+    while k < len(sims):
+        end = k + 1
+        while end < len(sims) and sims[end] == sims[k]:
+            end += 1
+        total += over[k]
+        for j in range(k, end):
+            above[j], tied[j] = total, level[k]
+        for j in range(k + 1, end):
+            total += over[j]
+        total += level[k]
+        k = end
+
+
+@njit(nogil=True, cache=True)
+def _rank_positives(
+    block: Array, column: Array, queries: Queries, among: Candidates, found: Array, part: Ranked
+) -> None:
+    """Fill ``part`` from a block of similarities (queries, distinct candidates)."""
+    _sort_positives(block, column, found, part)
+    _count_negatives(block, column, queries, among, part)
+
+
+@njit(nogil=True, cache=True)
+def _spread_all(over: Array, level: Array, part: Ranked) -> None:
+    """Fill ``above`` and ``tied`` from counts by position, a row of each for every query."""
+    for i in range(len(part.positives)):
+        start, end = part.offsets[i], part.offsets[i] + part.positives[i]
+        _spread(
+            over[i], level[i], part.sims[start:end], part.above[start:end], part.tied[start:end]
+        )

@@ -1,11 +1,23 @@
-"""One loop for every model: schedules, checkpoints, early stopping, TensorBoard.
+"""One loop and one run for every model: schedules, checkpoints, early stopping, TensorBoard.
 
-The loop takes any feed and any model (``protocols``, ``nn.trainable``); of models of counts,
-``train(settings)`` makes a run directory, ``resume`` goes on with one, ``load_run`` gives its model back.
+Of generative models of counts ``train(settings)`` makes a run directory, ``resume`` goes on with
+one, ``load_run`` gives its model back. Another kind of model brings a ``Recipe`` of its own.
 """
 
-from perturbgen.train.checkpoint import TrainedRun, load_run
-from perturbgen.train.run import resume, train
+from perturbgen.train.generative import TrainedRun, load_run, read_parts, resume, train, train_once
+from perturbgen.train.run import Recipe, Trained, launch, require_unseen
 from perturbgen.train.settings import RunSettings
 
-__all__ = ["RunSettings", "TrainedRun", "load_run", "resume", "train"]
+__all__ = [
+    "Recipe",
+    "RunSettings",
+    "Trained",
+    "TrainedRun",
+    "launch",
+    "load_run",
+    "read_parts",
+    "require_unseen",
+    "resume",
+    "train",
+    "train_once",
+]

@@ -1,9 +1,8 @@
-"""Batches of sparse counts as the models read them.
+"""Batches for training: of the cells of a store, and of the rows of a matrix in memory or on disk.
 
-Batches for training on profiles, of L1000 or of images: from a memory map, from a device, balanced by class.
-
-Everything is a function of (seed, epoch, batch): a run that is stopped and resumed sees what it would have seen. Every
-row comes exactly once in an epoch, except from :class:`BalancedSampler`, which is meant to repeat the rare classes.
+Everything is a function of (seed, epoch, batch), so a run that is stopped and resumed sees what it
+would have seen. Every row comes exactly once in an epoch, except from :class:`BalancedSampler`,
+which is meant to repeat those of rare classes.
 """
 
 from __future__ import annotations
@@ -11,33 +10,34 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from perturbgen.core.errors import ConfigError, SchemaError
-from perturbgen.data import Batch, CountStore, epoch_rng
+from perturbgen.data import CountStore
 
 if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
     from perturbgen.models.base import CellBatch
 
 
 @dataclass(frozen=True, eq=False)
 class CellFeed:
-    """The cells of a store for the training loop (its protocol is ``perturbgen.train.protocols.Feed``)."""
+    """The cells of a store for the training loop (its protocol is ``train.protocols.Feed``)."""
 
     store: CountStore
     size: int
-    seed: int
+    seed: int = 0
     unit: str = "cells"
 
     def __len__(self) -> int:
         return len(self.store)
 
     def steps(self, ranks: int) -> int:
-        """Batches of an epoch."""
+        """Batches of an epoch; a rest of fewer cells than processes is left out."""
         whole, rest = divmod(len(self.store), self.size)
         return whole + (rest >= ranks)
 
@@ -49,18 +49,16 @@ class CellFeed:
         self, epoch: int, *, skip: int = 0, rank: int = 0, ranks: int = 1
     ) -> Iterator[CellBatch]:
         """Every cell once, shuffled."""
-        return feed(
-            self.store,
-            self.size,
-            rng=epoch_rng(self.seed, epoch),
-            skip=skip,
-            rank=rank,
-            ranks=ranks,
-        )
+        rng = np.random.default_rng([self.seed, epoch])
+        return self._batches(rng=rng, skip=skip, rank=rank, ranks=ranks)
 
     def once(self) -> Iterator[CellBatch]:
         """Every cell once, in stored order."""
-        return feed(self.store, self.size)
+        return self._batches()
+
+    def _batches(self, **options: Any) -> Iterator[CellBatch]:
+        # Sparse, as the models read them: about 94 % of counts are zeros.
+        return cast("Iterator[CellBatch]", self.store.batches(self.size, dense=False, **options))
 
     def names(self, index: torch.Tensor) -> Sequence[Any]:
         """Names of cells."""
@@ -71,22 +69,7 @@ class CellFeed:
         return f"{size:,} cells x {self.store.n_genes:,} genes"
 
 
-def feed(store: CountStore, size: int, **options: Any) -> Iterator[CellBatch]:
-    """Every cell once, its counts sparse; the options are those of ``CountStore.batches``."""
-    return cast("Iterator[CellBatch]", store.batches(size, dense=False, **options))
-
-
-def placed(store: CountStore, positions: np.ndarray, size: int = 512) -> Iterator[CellBatch]:
-    """Batches of some cells of a store, numbered as in that store."""
-    import torch
-
-    where = torch.from_numpy(positions)
-    for batch in store.subset(positions).batches(size, dense=False):
-        index = where[batch.index.cpu()].to(batch.index.device)
-        yield cast("CellBatch", Batch(index, batch.counts, batch.codes))
-
-
-_MANY_RUNS: Final = 256  # beyond which neighbours are so few that rows are gathered one by one
+_MANY_RUNS = 256  # beyond which neighbours are so few that rows are gathered one by one
 
 
 class _Rows(NamedTuple):
@@ -97,7 +80,6 @@ class _Rows(NamedTuple):
 
 
 def _require_positive(**numbers: int) -> None:
-    """Sizes are whole numbers from 1."""
     for name, value in numbers.items():
         if value < 1:
             raise ConfigError(f"{name} is {value}", expected="1 or more")
@@ -107,9 +89,9 @@ def _require_positive(**numbers: int) -> None:
 class MemmapFeed:
     """Shuffled batches of a matrix on disk (rows, features), read in long blocks.
 
-    Blocks of ``block`` neighbouring rows are drawn in random order, ``mix`` of them at a time into memory, and their
-    rows mixed; the next blocks are read while these are used. ``rows`` restricts the feed, for instance to a training
-    part. Memory: 2 x mix x block rows.
+    Blocks of ``block`` neighbouring rows are drawn in random order, ``mix`` of them at a time into
+    memory, and their rows mixed; the next blocks are read while these are used. ``rows`` restricts
+    the feed, for instance to a training part. Memory: 2 x mix x block rows.
     """
 
     matrix: np.ndarray
@@ -129,31 +111,65 @@ class MemmapFeed:
                     f"the rows of a feed repeat or are not among {len(self.matrix):,}",
                     expected="different row numbers",
                 )
-        if self.count == 0:
+        if self._count == 0:
             raise SchemaError("a feed of no rows", expected="one row at least")
 
     @property
-    def count(self) -> int:
-        """Rows of an epoch."""
+    def _count(self) -> int:
         return len(self.matrix) if self.rows is None else len(self.rows)
 
     def __len__(self) -> int:
         """Batches of an epoch."""
-        return self.count // self.batch if self.drop_last else -(-self.count // self.batch)
+        return self._count // self.batch if self.drop_last else -(-self._count // self.batch)
 
-    def pools(self, epoch: int) -> list[np.ndarray]:
+    def epoch(self, epoch: int, *, start: int = 0) -> Iterator[_Rows]:
+        """The batches of an epoch from number ``start`` on; what comes before is not read."""
+        pools = self._pools(epoch)
+        ends = np.cumsum([len(pool) for pool in pools])
+        first = int(np.searchsorted(ends, start * self.batch, side="right"))
+        skip = start * self.batch - (int(ends[first - 1]) if first else 0)
+        rest: _Rows | None = None  # a batch that one pool began and the next one completes
+        with ThreadPoolExecutor(1) as reader:
+            for rows, values in self._ahead(reader, pools[first:]):
+                rows, values, skip = rows[skip:], values[skip:], 0
+                if rest is not None:
+                    need = self.batch - len(rest.rows)
+                    rest = _Rows(
+                        np.concatenate([rest.rows, rows[:need]]),
+                        np.concatenate([rest.values, values[:need]]),
+                    )
+                    rows, values = rows[need:], values[need:]
+                    if len(rest.rows) < self.batch:
+                        continue
+                    yield rest
+                whole = len(rows) // self.batch * self.batch
+                for i in range(0, whole, self.batch):
+                    yield _Rows(rows[i : i + self.batch], values[i : i + self.batch])
+                # Copied, since a view would keep the whole pool in memory.
+                rest = _Rows(rows[whole:].copy(), values[whole:].copy())
+        if rest is not None and len(rest.rows) and not self.drop_last:
+            yield rest
+
+    def _pools(self, epoch: int) -> list[np.ndarray]:
         """The row numbers of an epoch in their order, cut where the next blocks are read."""
         rng = np.random.default_rng([self.seed, epoch])
         rows = np.arange(len(self.matrix)) if self.rows is None else np.sort(self.rows)
-        offset = int(
-            rng.integers(self.block)
-        )  # else the same neighbours would be in one block in every epoch
+        # Without an offset the same neighbours would share a block in every epoch.
+        offset = int(rng.integers(self.block))
         blocks = np.split(rows, np.arange(offset, len(rows), self.block))
         blocks = [blocks[i] for i in rng.permutation(len(blocks)) if len(blocks[i])]
         groups = [np.concatenate(blocks[i : i + self.mix]) for i in range(0, len(blocks), self.mix)]
         return [rng.permutation(group) for group in groups]
 
-    def read(self, pool: np.ndarray) -> np.ndarray:
+    def _ahead(self, reader: ThreadPoolExecutor, pools: list[np.ndarray]) -> Iterator[_Rows]:
+        """The pools with their values, the next one being read while one is used."""
+        coming: Future[np.ndarray] | None = None
+        for number, pool in enumerate(pools, 1):
+            values = self._read(pool) if coming is None else coming.result()
+            coming = reader.submit(self._read, pools[number]) if number < len(pools) else None
+            yield _Rows(pool, values)
+
+    def _read(self, pool: np.ndarray) -> np.ndarray:
         """The values of a pool, in its order; read in the order of the disk."""
         order = np.argsort(pool)
         values = np.empty((len(pool), self.matrix.shape[1]), self.matrix.dtype)
@@ -165,120 +181,42 @@ class MemmapFeed:
             values[run] = self.matrix[pool[run[0]] : pool[run[-1]] + 1]
         return values
 
-    def epoch(self, epoch: int, *, start: int = 0) -> Iterator[_Rows]:
-        """The batches of an epoch from number ``start`` on; what comes before is skipped, not read."""
-        pools = self.pools(epoch)
-        ends = np.cumsum([len(pool) for pool in pools])
-        first, skip = (
-            int(np.searchsorted(ends, start * self.batch, side="right")),
-            start * self.batch,
-        )
-        skip -= int(ends[first - 1]) if first else 0
-        kept: list[_Rows] = []
-        with ThreadPoolExecutor(1) as reader:
-            for loaded in self.ahead(reader, pools[first:]):
-                kept.append(_Rows(loaded.rows[skip:], loaded.values[skip:]))
-                skip = 0
-                yield from self.cut(kept)
-        if kept and len(kept[0].rows) and not self.drop_last:
-            yield kept[0]
-
-    def ahead(self, reader: ThreadPoolExecutor, pools: list[np.ndarray]) -> Iterator[_Rows]:
-        """The pools with their values, the next one being read while one is used."""
-        coming: Future[np.ndarray] | None = None
-        for number, pool in enumerate(pools):
-            values = self.read(pool) if coming is None else coming.result()
-            coming = (
-                reader.submit(self.read, pools[number + 1]) if number + 1 < len(pools) else None
-            )
-            yield _Rows(pool, values)
-
-    def cut(self, kept: list[_Rows]) -> Iterator[_Rows]:
-        """Whole batches from what is in memory; the rest stays in ``kept``, for the next pool."""
-        if len(kept) == 2:
-            rest, new = kept
-            need = min(self.batch - len(rest.rows), len(new.rows))
-            joined = _Rows(
-                np.concatenate([rest.rows, new.rows[:need]]),
-                np.concatenate([rest.values, new.values[:need]]),
-            )
-            kept[:] = (
-                [_Rows(new.rows[need:], new.values[need:])]
-                if len(joined.rows) == self.batch
-                else [joined]
-            )
-            if len(joined.rows) < self.batch:
-                return
-            yield joined
-        here = kept[0]
-        whole = len(here.rows) // self.batch * self.batch
-        for i in range(0, whole, self.batch):
-            yield _Rows(here.rows[i : i + self.batch], here.values[i : i + self.batch])
-        kept[:] = (
-            [_Rows(here.rows[whole:].copy(), here.values[whole:].copy())]
-            if whole < len(here.rows)
-            else []
-        )
-
 
 @dataclass(frozen=True)
 class ResidentFeed:
-    """Shuffled batches of a matrix that lies on the device (rows, features), standardised and made noisy there.
-
-    Values are (x - mean) / sd, then Gaussian noise of sd ``noise`` is added; float16 becomes float32 batch by batch.
-    """
+    """Shuffled batches of a matrix that lies on the device (rows, features)."""
 
     matrix: Tensor
     batch: int
     seed: int
-    mean: Tensor | None = None
-    sd: Tensor | None = None
-    noise: float = 0.0
-    drop_last: bool = False
 
     def __post_init__(self) -> None:
         _require_positive(batch=self.batch)
 
     def __len__(self) -> int:
         """Batches of an epoch."""
-        rows = len(self.matrix)
-        return rows // self.batch if self.drop_last else -(-rows // self.batch)
+        return -(-len(self.matrix) // self.batch)
 
     def epoch(self, epoch: int, *, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """Row numbers (batch,) and values (batch, features) from batch ``start`` on."""
+        """Row numbers (batch,) and float32 values (batch, features) from batch ``start`` on."""
+        import torch
+
         device = self.matrix.device
-        order = torch.randperm(
-            len(self.matrix), generator=_generator(self.seed, epoch, -1, device), device=device
-        )
+        # A seed of 64 mixed bits, so that neighbouring epochs have nothing in common.
+        mixed = np.random.SeedSequence([self.seed, epoch, 0]).generate_state(1, np.uint64)[0]
+        generator = torch.Generator(device=device).manual_seed(int(mixed >> np.uint64(1)))
+        order = torch.randperm(len(self.matrix), generator=generator, device=device)
         for number in range(start, len(self)):
             rows = order[number * self.batch : (number + 1) * self.batch]
-            values = self.matrix[rows].float()
-            if self.mean is not None:
-                values = values - self.mean
-            if self.sd is not None:
-                values = values / self.sd
-            if self.noise:
-                drawn = torch.randn(
-                    values.shape,
-                    generator=_generator(self.seed, epoch, number, device),
-                    device=device,
-                )
-                values = values + self.noise * drawn
-            yield rows, values
-
-
-def _generator(seed: int, epoch: int, batch: int, device: torch.device) -> torch.Generator:
-    """Random numbers of one batch, or (-1) of the order of an epoch."""
-    mixed = np.random.SeedSequence([seed, epoch, batch + 1]).generate_state(1, np.uint64)[0]
-    return torch.Generator(device=device).manual_seed(int(mixed >> np.uint64(1)))
+            yield rows, self.matrix[rows].float()
 
 
 @dataclass(frozen=True)
 class BalancedSampler:
     """Batches of P classes with K rows each: every class equally often, whatever its size.
 
-    ``labels`` (rows,) are class names or numbers; missing ones and classes of fewer than ``least`` rows are left out. A
-    class of fewer than K rows repeats some of them.
+    ``labels`` (rows,) are class names or numbers; missing ones and classes of fewer than ``least``
+    rows are left out. A class of fewer than K rows repeats some of them.
     """
 
     labels: np.ndarray
@@ -299,28 +237,30 @@ class BalancedSampler:
         chosen = [group for group in groups if len(group) >= self.least]
         if len(chosen) < self.classes:
             raise SchemaError(
-                f"{len(chosen):,} classes have {self.least} rows or more, a batch needs {self.classes:,}",
+                f"{len(chosen):,} classes have {self.least} rows or more, "
+                f"a batch needs {self.classes:,}",
                 expected="more classes, or fewer in a batch",
             )
         object.__setattr__(self, "groups", tuple(chosen))
 
     def __len__(self) -> int:
-        """Batches of an epoch: as many rows as there are, whoever they are."""
+        """Batches of an epoch: together as many rows as there are, whichever they are."""
         return max(1, sum(map(len, self.groups)) // (self.classes * self.per_class))
 
     def epoch(self, epoch: int, *, start: int = 0) -> Iterator[np.ndarray]:
-        """Row numbers (classes x per_class,) of each batch from number ``start`` on, the rows of a class together."""
+        """Row numbers (classes x per_class,) of each batch from ``start`` on, class after class."""
         per_cycle = len(self.groups) // self.classes
         for number in range(start, len(self)):
+            # A cycle deals every class once; a batch's numbers depend on no batch before it.
             cycle, place = divmod(number, per_cycle)
             order = np.random.default_rng([self.seed, epoch, 0, cycle]).permutation(
                 len(self.groups)
             )
             rng = np.random.default_rng([self.seed, epoch, 1, number])
             drawn = order[place * self.classes : (place + 1) * self.classes]
-            yield np.concatenate([self.draw(self.groups[c], rng) for c in drawn])
+            yield np.concatenate([self._draw(self.groups[c], rng) for c in drawn])
 
-    def draw(self, group: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    def _draw(self, group: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """K rows of a class; all of them before any is repeated."""
         rounds = -(-self.per_class // len(group))
         return np.concatenate([rng.permutation(group) for _ in range(rounds)])[: self.per_class]

@@ -1,28 +1,23 @@
-"""The one training loop. It asks a model for the terms of its objective, and knows nothing of what they mean.
-
-Ctrl-C between two steps: the first asks the loop to stop and save, a second one stops at once.
-"""
+"""The one training loop: it asks a model for the terms of its objective, whatever they mean."""
 
 from __future__ import annotations
 
 import logging
 import math
-import signal
-import threading
 import time
 from collections import defaultdict
-from dataclasses import asdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from types import FrameType, TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
-from perturbgen.core.errors import ConfigError
-from perturbgen.train import schedules
-from perturbgen.train.progress import Status
-from perturbgen.train.protocols import Feed, Judge, SampleBatch, Watcher, explained, require_finite
-from perturbgen.train.schedules import clip, remember_rates, set_rates, share_row_gradients
+from perturbgen.core.errors import ConfigError, PerturbgenError, StorageError, shorten
+from perturbgen.train.card import append_record, load_state, save_state
+from perturbgen.train.progress import Interrupts, Status
+from perturbgen.train.protocols import Feed, Judge, SampleBatch
+from perturbgen.train.schedules import Schedule, share_row_gradients
 from perturbgen.train.settings import LoopSettings
-from perturbgen.train.state import State, append_record, load_parameters, load_state, save_state
 
 if TYPE_CHECKING:
     import torch
@@ -31,42 +26,43 @@ if TYPE_CHECKING:
     from perturbgen.models.base import Trainable
     from perturbgen.nn.layers import Draws
 
-
-class _Interrupts:
-    """While it is entered, SIGINT and SIGTERM only set ``asked``; outside the main thread nothing changes."""
-
-    SIGNALS = (signal.SIGINT, signal.SIGTERM)
-
-    def __init__(self) -> None:
-        self.asked = False
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> _Interrupts:
-        if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._note) for number in self.SIGNALS}
-        return self
-
-    def __exit__(
-        self, kind: type | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.asked:
-            raise KeyboardInterrupt
-        self.asked = True
-
-
 log = logging.getLogger(__name__)
 
 _SAVE_EVERY = 60.0  # seconds between checkpoints, at the least
 
 
+class Watcher(Protocol):
+    """Is shown a run while it trains: TensorBoard."""
+
+    def epoch(self, training: Training, record: dict[str, Any]) -> None:
+        """After each epoch."""
+
+    def close(self, training: Training) -> None:
+        """After the last one."""
+
+
+class _DivergenceError(PerturbgenError):
+    """The objective is no longer a number."""
+
+
+@dataclass
+class _State:
+    """How far a run has come: all beside parameters and optimisers that a resumed run needs."""
+
+    epoch: int = 0
+    batch: int = 0  # of the epoch
+    step: int = 0  # in all
+    best: float = math.inf
+    best_epoch: int = -1
+    waited: int = 0
+    sums: dict[str, float] = field(default_factory=dict)  # of the epoch so far
+    seconds: float = 0.0
+
+
 class Training:
     """A model, its optimisers and its samples on one device, epoch after epoch.
 
-    ``validation`` is judged by the model's own terms, or everything by ``judge`` where one is given.
+    ``validation`` is judged by the model's own terms, or all by ``judge`` where one is given.
     """
 
     def __init__(
@@ -84,122 +80,17 @@ class Training:
         self.run, self.settings, self.fabric = run, settings, fabric
         self.train, self.validation, self.judge = train, validation, judge
         self.model = model
-        remember_rates(optimisers)
+        for optimiser in optimisers:
+            for group in optimiser.param_groups:
+                group["base_rate"] = group["lr"]  # what a schedule multiplies; kept in checkpoints
         wrapped = fabric.setup(model, *optimisers)
         self.wrapped, self.optimisers = wrapped[0], list(wrapped[1:])
-        self.state = State()
+        self.schedule = Schedule(
+            settings.annealing, settings.training, train.steps(fabric.world_size)
+        )
+        self.state = _State()
         self.best_model: dict[str, torch.Tensor] | None = None
         self.saved_at = time.monotonic()
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """How many batches an epoch has."""
-        return self.train.steps(self.fabric.world_size)
-
-    def fit(self, watcher: Watcher | None = None) -> State:
-        """Train until the last epoch, or until nothing is gained any more."""
-        if self.model.annealed:
-            schedules.warn_of_long_warmup(
-                self.settings.annealing, self.steps_per_epoch, self.settings.training.epochs
-            )
-        with (
-            _Interrupts() as interrupts,
-            Status(self.settings.training.epochs, self.train.unit) as status,
-        ):
-            while not self.finished:
-                record = self.epoch(interrupts)
-                self.select(record)
-                status.show(record)
-                if self.fabric.is_global_zero:
-                    append_record(self.run, record)
-                    if watcher is not None:
-                        watcher.epoch(self, record)
-                if self.finished or time.monotonic() - self.saved_at > _SAVE_EVERY:
-                    self.save()
-        return self.state
-
-    def epoch(self, interrupts: _Interrupts) -> dict[str, Any]:
-        """One pass over the training samples, then one over the validation samples: what came of both."""
-        state, size = self.state, self.settings.training.batch_size
-        self.wrapped.train()
-        began = time.perf_counter()
-        for batch in self.train.epoch(
-            state.epoch,
-            skip=state.batch,
-            rank=self.fabric.global_rank,
-            ranks=self.fabric.world_size,
-        ):
-            with explained(self.train, size):
-                self.add(self.step(batch))
-            state.batch, state.step = state.batch + 1, state.step + 1
-            if self.anywhere(interrupts.asked):
-                state.seconds += time.perf_counter() - began
-                self.save()
-                log.info(
-                    "interrupted in epoch %d; --resume %s goes on from there", state.epoch, self.run
-                )
-                raise KeyboardInterrupt
-        state.seconds += time.perf_counter() - began
-        record = self.summarise()
-        record.update(self.validate())
-        state.epoch, state.batch, state.sums, state.seconds = state.epoch + 1, 0, {}, 0.0
-        return record
-
-    def step(self, batch: SampleBatch) -> dict[str, float]:
-        """One step of all optimisers; the sums of the terms over the batch's samples, and the gradient's norm."""
-        fabric, step = self.fabric, self.state.step
-        total = self.train.total(self.state.batch)
-        set_rates(self.optimisers, self.rate_factor())
-        self.model.advance(step)
-        for optimiser in self.optimisers:
-            optimiser.zero_grad()
-        terms = self.wrapped(batch, self.draws(step, total))
-        weights = self.weights(
-            schedules.annealed_weight(self.settings.annealing, step, self.steps_per_epoch)
-        )
-        # Gradients are averaged over processes: each brings its share of the batch's mean.
-        loss = sum(weights[name] * term.sum() for name, term in terms.items()) * (
-            fabric.world_size / total
-        )
-        fabric.backward(loss)
-        share_row_gradients(fabric, self.model, math.ceil(total / fabric.world_size))
-        norm = clip(self.model, self.settings.training.clip_norm)
-        sums = self.collect(terms)
-        require_finite(self, sums, norm, batch)
-        for optimiser in self.optimisers:
-            optimiser.step()
-        return {**sums, "norm": norm, "samples": total}
-
-    def validate(self) -> dict[str, float]:
-        """How the model does on the validation samples; every process sees all of them."""
-        if self.judge is None and not len(self.validation):
-            return {}
-        self.wrapped.eval()
-        found = self.judge(self.model) if self.judge else self.validation_terms()
-        return {f"validation/{name}": value for name, value in found.items()}
-
-    def validation_terms(self) -> dict[str, float]:
-        """The model's terms on the validation samples, each a mean over samples, and the objective."""
-        sums: dict[str, float] = {}
-        for number, batch in enumerate(self.validation.once()):
-            with self.fabric.autocast():
-                terms = self.model.validate(batch, self.draws(number, None))
-            for name, term in terms.items():
-                sums[name] = sums.get(name, 0.0) + float(term.sum())
-        means = {name: value / len(self.validation) for name, value in sums.items()}
-        return {**means, "objective": self.objective(means)}
-
-    def select(self, record: dict[str, Any]) -> None:
-        """Keep the best model by the full-weight objective; its patience begins after the warm-up."""
-        state, settings = self.state, self.settings
-        value = record.get("validation/objective", record["train/objective"])
-        if value < state.best - settings.stopping.min_gain:
-            state.best, state.best_epoch, state.waited = value, state.epoch - 1, 0
-            self.best_model = {
-                k: v.detach().cpu().clone() for k, v in self.model.state_dict().items()
-            }
-        elif state.epoch > self.warmup_epochs:
-            state.waited += 1
 
     @property
     def finished(self) -> bool:
@@ -208,26 +99,129 @@ class Training:
         in_vain = patience is not None and self.state.waited >= patience
         return in_vain or self.state.epoch >= self.settings.training.epochs
 
-    @property
-    def warmup_epochs(self) -> int:
-        """Epochs under an annealed weight that still rises."""
-        return (
-            schedules.warmup_epochs(self.settings.annealing, self.steps_per_epoch)
-            if self.model.annealed
-            else 0
-        )
+    def fit(self, watcher: Watcher | None = None) -> None:
+        """Train until the last epoch, or until nothing is gained any more."""
+        epochs = self.settings.training.epochs
+        if self.model.annealed:
+            self.schedule.warn_of_long_warmup()
+        with Interrupts() as interrupts, Status(epochs, self.train.unit) as status:
+            while not self.finished:
+                record = self._epoch(interrupts)
+                self._select(record)
+                status.show(record)
+                if self.fabric.is_global_zero:
+                    append_record(self.run, record)
+                    if watcher is not None:
+                        watcher.epoch(self, record)
+                if self.finished or time.monotonic() - self.saved_at > _SAVE_EVERY:
+                    self._save()
 
-    def weights(self, annealed: float) -> dict[str, float]:
-        """The weight of each term."""
+    def _epoch(self, interrupts: Interrupts) -> dict[str, Any]:
+        """A pass over the training samples, then one over the validation samples: their record."""
+        state, fabric = self.state, self.fabric
+        self.wrapped.train()
+        began = time.perf_counter()
+        for batch in self.train.epoch(
+            state.epoch, skip=state.batch, rank=fabric.global_rank, ranks=fabric.world_size
+        ):
+            with _explained(self.train, self.settings.training.batch_size):
+                self.add(self.step(batch))
+            state.batch, state.step = state.batch + 1, state.step + 1
+            if self._anywhere(interrupts.asked):
+                state.seconds += time.perf_counter() - began
+                self._save()
+                log.info(
+                    "interrupted in epoch %d; --resume %s goes on from there", state.epoch, self.run
+                )
+                raise KeyboardInterrupt
+        state.seconds += time.perf_counter() - began
+        record = {**self._summary(), **self.validate()}
+        state.epoch, state.batch, state.sums, state.seconds = state.epoch + 1, 0, {}, 0.0
+        return record
+
+    def step(self, batch: SampleBatch) -> dict[str, float]:
+        """One step of all optimisers: sums of the terms over the batch, and the gradient's norm."""
+        import torch
+
+        fabric, step = self.fabric, self.state.step
+        total = self.train.total(self.state.batch)
+        rate_factor = self.schedule.rate_factor(step)
+        for optimiser in self.optimisers:
+            for group in optimiser.param_groups:
+                group["lr"] = group["base_rate"] * rate_factor
+            optimiser.zero_grad()
+        self.model.advance(step)
+        terms = self.wrapped(batch, self.draws(step, total))
+        weights = self._weights(self.schedule.weight(step))
+        # Gradients are averaged over processes: each brings its share of the batch's mean.
+        loss = sum(weights[name] * term.sum() for name, term in terms.items()) * (
+            fabric.world_size / total
+        )
+        fabric.backward(loss)
+        share_row_gradients(fabric, self.model, math.ceil(total / fabric.world_size))
+        # Sparse gradients are not clipped: Adam makes a step's length independent of their scale.
+        dense = [p for p in self.model.parameters() if p.grad is not None and not p.grad.is_sparse]
+        norm = float(torch.nn.utils.clip_grad_norm_(dense, self.settings.training.clip_norm))
+        sums = self._collect(terms)
+        self._require_finite(sums, norm, batch)  # before anything broken reaches the parameters
+        for optimiser in self.optimisers:
+            optimiser.step()
+        return {**sums, "norm": norm, "samples": total}
+
+    def add(self, values: dict[str, float]) -> None:
+        """Add a step's sums to the epoch's."""
+        for name, value in values.items():
+            self.state.sums[name] = self.state.sums.get(name, 0.0) + value
+
+    def validate(self) -> dict[str, float]:
+        """How the model does on the validation samples; every process sees all of them."""
+        if self.judge is None and not len(self.validation):
+            return {}
+        self.wrapped.eval()
+        found = self.judge(self.model) if self.judge else self._validation_terms()
+        return {f"validation/{name}": value for name, value in found.items()}
+
+    def _validation_terms(self) -> dict[str, float]:
+        """Means of the model's terms over the validation samples, and the objective."""
+        sums: dict[str, float] = {}
+        for number, batch in enumerate(self.validation.once()):
+            with self.fabric.autocast():
+                terms = self.model.validate(batch, self.draws(number, None))
+            for name, term in terms.items():
+                sums[name] = sums.get(name, 0.0) + float(term.sum())
+        means = {name: value / len(self.validation) for name, value in sums.items()}
+        return {**means, "objective": self._objective(means)}
+
+    def _select(self, record: dict[str, Any]) -> None:
+        """Keep the best model, and count the epochs that have passed without a better one."""
+        state, settings = self.state, self.settings
+        value = record.get("validation/objective", record["train/objective"])
+        if value < state.best - settings.stopping.min_gain:
+            state.best, state.best_epoch, state.waited = value, state.epoch - 1, 0
+            self.best_model = {
+                name: value.detach().cpu().clone()
+                for name, value in self.model.state_dict().items()
+            }
+            return
+        # While the weight of an annealed term still rises, the full-weight objective may well get
+        # worse: patience counts after the warm-up only.
+        if state.epoch > (self.schedule.warmup_epochs if self.model.annealed else 0):
+            state.waited += 1
+
+    def _weights(self, annealed: float) -> dict[str, float]:
+        """The weight of each term; 1 where nothing is annealed."""
         return defaultdict(lambda: 1.0, dict.fromkeys(self.model.annealed, annealed))
 
-    def objective(self, means: dict[str, float]) -> float:
-        """The objective at its full weights, per sample."""
-        weights = self.weights(self.settings.annealing.weight)
+    def _objective(self, means: dict[str, float]) -> float:
+        """The objective per sample at its full weights.
+
+        Models are never selected on an annealed one, which the first epochs would always win.
+        """
+        weights = self._weights(self.settings.annealing.weight)
         return sum(weights[name] * value for name, value in means.items())
 
-    def summarise(self) -> dict[str, Any]:
-        """The epoch's means."""
+    def _summary(self) -> dict[str, Any]:
+        """The record of the epoch's training."""
         state = self.state
         samples, norm = state.sums.pop("samples"), state.sums.pop("norm")
         means = {name: value / samples for name, value in state.sums.items()}
@@ -235,42 +229,35 @@ class Training:
             "epoch": state.epoch,
             "step": state.step,
             **{f"train/{name}": value for name, value in means.items()},
-            "train/objective": self.objective(means),
-            "weight": schedules.annealed_weight(
-                self.settings.annealing, state.step - 1, self.steps_per_epoch
-            ),
-            "rate": self.settings.training.learning_rate * self.rate_factor(),
+            "train/objective": self._objective(means),
+            "weight": self.schedule.weight(state.step - 1),
+            "rate": self.settings.training.learning_rate * self.schedule.rate_factor(state.step),
             "norm": norm / state.batch,
             f"{self.train.unit}_per_second": samples / state.seconds,
         }
 
-    def rate_factor(self) -> float:
-        """What learning rates are multiplied by now."""
-        training = self.settings.training
-        return schedules.rate_factor(
-            training.decay, self.state.step, training.epochs * self.steps_per_epoch
-        )
-
     def draws(self, step: int, total: int | None) -> Draws:
-        """The random numbers of a step, a pure function of seed and step: a resumed run draws the same."""
+        """The random numbers of a step, a pure function of seed and step: a resumed run draws them.
+
+        ``total`` are the samples of the batch in all processes, None in validation.
+        """
         import numpy as np
         import torch
 
         from perturbgen.nn.layers import Draws
 
+        fabric = self.fabric
         words = np.random.SeedSequence(
             [self.settings.seed, int(total is None), step]
         ).generate_state(1, np.uint64)
         number = int(words[0] >> 1)
-        torch.manual_seed(number + self.fabric.global_rank)  # dropout
-        generator = torch.Generator(self.fabric.device).manual_seed(number)
+        torch.manual_seed(number + fabric.global_rank)  # dropout, which takes no generator
+        generator = torch.Generator(fabric.device).manual_seed(number)
         if total is None:
             return Draws(generator)
-        return Draws(
-            generator, rank=self.fabric.global_rank, ranks=self.fabric.world_size, total=total
-        )
+        return Draws(generator, rank=fabric.global_rank, ranks=fabric.world_size, total=total)
 
-    def collect(self, terms: dict[str, torch.Tensor]) -> dict[str, float]:
+    def _collect(self, terms: dict[str, torch.Tensor]) -> dict[str, float]:
         """Sums over the batch's samples in all processes."""
         import torch
 
@@ -279,46 +266,79 @@ class Training:
             sums = torch.as_tensor(self.fabric.all_reduce(sums, reduce_op="sum"))
         return dict(zip(terms, sums.tolist(), strict=True))
 
-    def anywhere(self, asked: bool) -> bool:
-        """Whether any process was asked to stop; all must stop after the same step, or they wait for each other."""
+    def _anywhere(self, asked: bool) -> bool:
+        """Whether any process was asked to stop."""
         import torch
 
         if self.fabric.world_size == 1:
             return asked
+        # All must stop after the same step, or they would wait for each other for ever.
         votes = self.fabric.all_reduce(
             torch.tensor(float(asked), device=self.fabric.device), reduce_op="sum"
         )
         return bool(torch.as_tensor(votes) > 0)
 
-    def add(self, values: dict[str, float]) -> None:
-        """Add a step's sums to the epoch's."""
-        self.state.add(values)
+    def _require_finite(self, sums: dict[str, float], norm: float, batch: SampleBatch) -> None:
+        """Stop at the first step that is not a number, with the samples and the likely cause."""
+        import torch
 
-    def save(self) -> None:
+        broken = [name for name, value in sums.items() if not math.isfinite(value)]
+        if not broken and math.isfinite(norm):
+            return
+        named = {name: p.detach() for name, p in self.model.named_parameters() if p.numel()}
+        bad = [name for name, value in named.items() if not bool(torch.isfinite(value).all())]
+        size, largest = max((float(value.abs().max()), name) for name, value in named.items())
+        rate = self.settings.training.learning_rate
+        if bad:
+            cause = f"parameters that are not finite: {shorten(bad, 2)}"
+        elif size > 1e4:
+            cause = f"parameters that grew without bound (|{largest}| up to {size:.2g})"
+        else:
+            cause = f"a learning rate of {rate:g} that is too large for these data"
+        raise _DivergenceError(
+            f"step {self.state.step} (epoch {self.state.epoch}): {broken or 'the gradient'} is not "
+            f"finite; {self.train.unit} {shorten(self.train.names(batch.index[:5]))}",
+            cause=cause,
+            fix=f"a lower learning rate; the last good model is in {self.run / 'checkpoint'}",
+        )
+
+    def _save(self) -> None:
         """Write the last state, and the best model beside it."""
         if not self.fabric.is_global_zero:
             return
-        optimisers = [optimiser.state_dict() for optimiser in self.optimisers]
-        last = {
-            "model": self.model.state_dict(),
-            "optimisers": optimisers,
-            "state": asdict(self.state),
-        }
         if self.best_model is not None:
             save_state(self.run, "best", {"model": self.best_model, "epoch": self.state.best_epoch})
+        last = {
+            "model": self.model.state_dict(),
+            "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
+            "state": asdict(self.state),
+        }
         save_state(self.run, "last", last)
         self.saved_at = time.monotonic()
 
     def restore(self) -> None:
         """Go on where the run stopped."""
-        last = load_state(self.run, "last")
-        load_parameters(self.model, last["model"], self.run)
+        last = load_state(self.run, "last", self.model)
         if len(last["optimisers"]) != len(self.optimisers):
             raise ConfigError(
                 f"{self.run}: its checkpoint has other optimisers", cause="config.toml was edited"
             )
         for optimiser, saved in zip(self.optimisers, last["optimisers"], strict=True):
             optimiser.load_state_dict(saved)
-        self.state = State(**last["state"])
+        self.state = _State(**last["state"])
         if self.state.best_epoch >= 0:
             self.best_model = load_state(self.run, "best")["model"]
+
+
+@contextmanager
+def _explained(feed: Feed, size: int) -> Iterator[None]:
+    """Out of memory becomes an error that says which batch would fit."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not isinstance(error, MemoryError) and "memory" not in str(error).lower():
+            raise
+        raise StorageError(
+            f"out of memory in a batch of {feed.shape(size)}",
+            fix=f"--set training.batch_size={max(1, size // 2)}",
+        ) from error

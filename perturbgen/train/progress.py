@@ -1,12 +1,14 @@
-"""The line that says how a run is doing."""
+"""While a run trains: the line that says how it is doing, and Ctrl-C between two steps."""
 
 from __future__ import annotations
 
 import logging
 import resource
+import signal
 import sys
+import threading
 import time
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import Any
 
 log = logging.getLogger(__name__)
@@ -14,22 +16,46 @@ log = logging.getLogger(__name__)
 _LOG_EVERY = 10.0  # seconds between lines where there is no terminal
 
 
+class Interrupts:
+    """While it is entered, the first SIGINT or SIGTERM only sets ``asked``; a second one stops."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Interrupts:
+        # Python sets signal handlers in the main thread only.
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(
+        self, kind: type | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+
+
 class Status:
-    """A live line on a terminal (epoch, objective, samples/s, memory, time left), elsewhere a line now and then."""
+    """A live line on a terminal: epoch, objective, speed, memory, time left; else in the log."""
 
     def __init__(self, epochs: int, unit: str = "cells") -> None:
         from rich.console import Console
         from rich.live import Live
 
         self.epochs, self.unit = epochs, unit
-        self.began, self.logged, self.first = time.monotonic(), -_LOG_EVERY, None
+        self.began, self.logged = time.monotonic(), -_LOG_EVERY
+        self.first: int | None = None
+        self.live = None
         verbose = logging.getLogger("perturbgen").getEffectiveLevel() <= logging.INFO
-        shown = verbose and sys.stderr.isatty()
-        self.live = (
-            Live("", console=Console(stderr=True), refresh_per_second=4, transient=True)
-            if shown
-            else None
-        )
+        if verbose and sys.stderr.isatty():
+            self.live = Live("", console=Console(stderr=True), refresh_per_second=4, transient=True)
 
     def __enter__(self) -> Status:
         if self.live:
@@ -46,8 +72,9 @@ class Status:
         """Say how an epoch went."""
         from rich.text import Text
 
-        self.first = record["epoch"] if self.first is None else self.first
-        text = self.line(record)
+        if self.first is None:  # of a resumed run not 0, and time counts from there
+            self.first = int(record["epoch"])
+        text = self._line(record, self.first)
         now = time.monotonic() - self.began
         if self.live:
             self.live.update(Text(text, no_wrap=True, overflow="ellipsis"))  # folded, it would jump
@@ -55,36 +82,35 @@ class Status:
             self.logged = now
             log.info("%s", text)
 
-    def line(self, record: dict[str, Any]) -> str:
-        """``epoch 12/200 · objective 812.3, held out 830.1 · 2,104 cells/s · 1.2 GB · 3 min left``."""
+    def _line(self, record: dict[str, Any], first: int) -> str:
+        """``epoch 12/200 · objective 812.3, withheld 830.1 · 2,104 cells/s · 1.2 GB · ...``."""
         done = record["epoch"] + 1
-        parts = [f"epoch {done}/{self.epochs}", f"objective {_readable(record['train/objective'])}"]
+        objective = f"objective {_readable(record['train/objective'])}"
         if "validation/objective" in record:
-            parts[-1] += f", held out {_readable(record['validation/objective'])}"
-        assert self.first is not None
-        per_epoch = (time.monotonic() - self.began) / (done - self.first)
-        left = per_epoch * (self.epochs - done)
-        parts += [
+            objective += f", withheld {_readable(record['validation/objective'])}"
+        left = (time.monotonic() - self.began) / (done - first) * (self.epochs - done)
+        parts = [
+            f"epoch {done}/{self.epochs}",
+            objective,
             f"{record[f'{self.unit}_per_second']:,.0f} {self.unit}/s",
-            f"{_memory_gb():.1f} GB",
+            f"{_peak_memory() / 1e9:.1f} GB",
             f"{_duration(left)} left at most",
         ]
         return " · ".join(parts)
 
 
 def _readable(value: float) -> str:
-    """One decimal, or four digits of a number under ten."""
     return f"{value:,.1f}" if abs(value) >= 10 else f"{value:.4g}"
 
 
-def _memory_gb() -> float:
-    """The most memory that the process has had: of the GPU where one is used, else of the machine."""
+def _peak_memory() -> float:
+    """The most bytes that the process has had: of the GPU where one is used, else in all."""
     import torch
 
     if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
-        return torch.cuda.max_memory_allocated() / 1e9
+        return torch.cuda.max_memory_allocated()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak * (1 if sys.platform == "darwin" else 1024) / 1e9
+    return peak * (1 if sys.platform == "darwin" else 1024)  # Linux counts kilobytes
 
 
 def _duration(seconds: float) -> str:

@@ -1,25 +1,16 @@
-"""What the loop is given: feeds of samples, a judge of the model, and somebody who watches.
-
-What can go wrong in a step, in words: an objective that is no number, a batch that does not fit.
-"""
+"""What the loop is given: a feed of samples, and a judge of the model."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
-
-from perturbgen.core.errors import PerturbgenError, StorageError, shorten
 
 if TYPE_CHECKING:
     import torch
 
     from perturbgen.models.base import Trainable
-    from perturbgen.train.loop import Training
-    from perturbgen.train.state import State
 
-# Numbers of a model on samples that it is not trained on, "objective" (the smaller, the better) among them.
+# Numbers of a model on samples that it is not trained on; of "objective" less is better.
 Judge = Callable[["Trainable"], dict[str, float]]
 
 
@@ -32,7 +23,12 @@ class SampleBatch(Protocol):
 
 
 class Feed(Protocol):
-    """Samples in batches on the run's device. What an epoch yields is a pure function of its number."""
+    """Samples in batches on the run's device.
+
+    What an epoch yields is a pure function of its number, so a resumed run sees what it would
+    have seen; and every process takes its share of every batch, so several processes see what one
+    would have seen.
+    """
 
     @property
     def unit(self) -> str:
@@ -50,7 +46,7 @@ class Feed(Protocol):
     def epoch(
         self, epoch: int, *, skip: int = 0, rank: int = 0, ranks: int = 1
     ) -> Iterator[SampleBatch]:
-        """The batches of an epoch from number ``skip`` on; of ``ranks`` processes each gets its share of every one."""
+        """The batches of an epoch from number ``skip`` on, of each the share of one process."""
 
     def once(self) -> Iterator[SampleBatch]:
         """Every sample once, in stored order."""
@@ -60,61 +56,3 @@ class Feed(Protocol):
 
     def shape(self, size: int) -> str:
         """``128 cells x 2,000 genes``: a batch of that size, for messages."""
-
-
-class Watcher(Protocol):
-    """Somebody to be shown a run: TensorBoard."""
-
-    def epoch(self, training: Training, record: dict[str, Any]) -> None:
-        """After each epoch."""
-
-    def close(self, training: Training, state: State) -> None:
-        """After the last one."""
-
-
-class _DivergenceError(PerturbgenError):
-    """The objective is no longer a number."""
-
-
-def require_finite(
-    training: Training, sums: dict[str, float], norm: float, batch: SampleBatch
-) -> None:
-    """Stop at the first step that is no number, before it reaches the parameters."""
-    broken = [name for name, value in sums.items() if not math.isfinite(value)]
-    if broken or not math.isfinite(norm):
-        state, feed = training.state, training.train
-        raise _DivergenceError(
-            f"step {state.step} (epoch {state.epoch}): {broken or 'the gradient'} is not finite; "
-            f"{feed.unit} {shorten(feed.names(batch.index[:5]))}",
-            cause=_likely_cause(training.model, training.settings.training.learning_rate),
-            fix=f"a lower learning rate; the last good model is in {training.run / 'checkpoint'}",
-        )
-
-
-def _likely_cause(model: Trainable, rate: float) -> str:
-    """What most often makes an objective blow up, as far as it can be told."""
-    import torch
-
-    bad = [name for name, p in model.named_parameters() if not bool(torch.isfinite(p).all())]
-    if bad:
-        return f"parameters that are not finite: {shorten(bad, 2)}"
-    largest = max(
-        (float(p.detach().abs().max()), name) for name, p in model.named_parameters() if p.numel()
-    )
-    if largest[0] > 1e4:
-        return f"parameters that grew without bound (|{largest[1]}| up to {largest[0]:.2g})"
-    return f"a learning rate of {rate:g} that is too large for these data"
-
-
-@contextmanager
-def explained(feed: Feed, size: int) -> Iterator[None]:
-    """Out of memory becomes an error that says which batch would fit."""
-    try:
-        yield
-    except (RuntimeError, MemoryError) as error:
-        if not isinstance(error, MemoryError) and "memory" not in str(error).lower():
-            raise
-        raise StorageError(
-            f"out of memory in a batch of {feed.shape(size)}",
-            fix=f"--set training.batch_size={max(1, size // 2)}",
-        ) from error

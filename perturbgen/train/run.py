@@ -1,134 +1,292 @@
-"""Start a training run of a model of counts, or go on with one."""
+"""A training run, whatever is trained: how it starts, goes on and is read again.
+
+A kind of model brings a :class:`Recipe`: how its data are read, its model built, judged and shown.
+"""
 
 from __future__ import annotations
 
+import atexit
 import json
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from perturbgen.core.config import to_toml
-from perturbgen.core.files import require_writable
+from perturbgen.core.errors import ConfigError, InputError, SchemaError, shorten
+from perturbgen.core.files import atomic_path, require_folder, require_writable
 from perturbgen.core.runs import create_run, file_hash
-from perturbgen.train import checkpoint
-from perturbgen.train.launch import MAY_CHANGE, carry_out, keep_settings, launch, settings_to_resume
-from perturbgen.train.settings import RunSettings
+from perturbgen.core.system import cores, keep_freed_memory
+from perturbgen.train.card import Card, load_state
+from perturbgen.train.settings import LoopSettings, LoopTraining
 
 if TYPE_CHECKING:
+    import pandas as pd
+    import torch
     from lightning_fabric import Fabric
 
-    from perturbgen.train.loop import Training
-    from perturbgen.train.prepare import Cells
+    from perturbgen.train.loop import Training, Watcher
+
+log = logging.getLogger(__name__)
+
+# Bytes of an array of a batch that is kept for the next one. By default glibc returns such blocks
+# and gets them back zeroed, page by page: keeping them is up to 1.6 times as fast.
+LARGEST = 1 << 30
+# What leaves the steps that were already made alone.
+_MAY_CHANGE = ("training.epochs", "stopping.patience", "training.threads", "board")
+
+_S = TypeVar("_S", bound=LoopSettings)
+_D = TypeVar("_D")
+_C = TypeVar("_C", bound=Card)
 
 
-def train(
-    settings: RunSettings,
-    *,
-    runs: Path = Path("runs"),
-    devices: int = 1,
-    num_nodes: int = 1,
-    accelerator: str = "auto",
-) -> Path:
-    """Train a model from the first step; returns its run directory."""
-    require_writable(
-        runs / "run"
-    )  # asked in every process: where only the first fails, the others would wait for it
-    fabric = launch(
-        settings.training, devices=devices, num_nodes=num_nodes, accelerator=accelerator
-    )
-    from perturbgen.train.prepare import read_cells
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """A run as it is used: its model in evaluation mode, with what its inputs mean."""
 
-    cells = read_cells(settings)
-    run = runs  # the first process names the run, and tells the others
-    if fabric.is_global_zero:
-        run = create_run(
-            runs, settings.name, settings, seed=settings.seed, data=_data_hashes(settings)
+    path: Path
+    settings: Any
+    model: Any
+    card: Any
+
+    def members(self) -> pd.DataFrame:
+        """The samples that the run was made from, by name, with their parts in column ``part``."""
+        return self.card.read_members(self.path)
+
+    def parts(self) -> pd.Series:
+        """The part (train, validation, ...) of each of the run's samples."""
+        return self.members()["part"]
+
+
+class Recipe(ABC, Generic[_S, _D, _C]):
+    """What a kind of model brings to a run: its settings, its data as read, its card."""
+
+    settings: type[_S]
+    card: type[_C]
+    unit: str  # what samples are called: "cells"
+    may_change: tuple[str, ...] = ()  # settings that a resumed run may have changed, beside ours
+
+    @abstractmethod
+    def read(self, settings: _S) -> _D:
+        """Read and split the data; what has to be fitted is fitted on the training part alone."""
+
+    @abstractmethod
+    def sources(self, settings: _S) -> Iterable[Path]:
+        """What is read; the hashes of those that are files are kept with the run."""
+
+    @abstractmethod
+    def describe(self, settings: _S, data: _D) -> _C:
+        """The card of a run about to start."""
+
+    @abstractmethod
+    def members(self, data: _D) -> pd.DataFrame:
+        """A row for each sample, its part in column ``part``, for the card to keep."""
+
+    @abstractmethod
+    def assemble(self, run: Path, settings: _S, data: _D, fabric: Fabric) -> Training:
+        """The loop with its feeds, the model, its optimisers and its judge."""
+
+    @abstractmethod
+    def board(self, run: Path, settings: _S, epoch: int) -> Watcher:
+        """What TensorBoard is shown from an epoch on."""
+
+    @abstractmethod
+    def blank(self, run: Path, settings: _S, card: _C) -> torch.nn.Module:
+        """A model of the right shape, whose parameters come from a checkpoint."""
+
+    def train(
+        self,
+        settings: _S,
+        *,
+        runs: Path = Path("runs"),
+        devices: int = 1,
+        num_nodes: int = 1,
+        accelerator: str = "auto",
+    ) -> Path:
+        """Train a model from the first step; returns its run directory."""
+        # Asked in every process: where only the first fails, the others would wait for it.
+        require_writable(runs / "run")
+        fabric = launch(
+            settings.training, devices=devices, num_nodes=num_nodes, accelerator=accelerator
         )
-        checkpoint.describe(settings, cells).write(run)
-        checkpoint.write_parts(run, cells.parts())
-    return _fit(fabric.broadcast(run), settings, cells, fabric, resumed=False)
+        data = self.read(settings)
+        card = self.describe(settings, data)  # in every process, as what it refuses ends them all
+        run = runs
+        if fabric.is_global_zero:  # it names the run, and tells the others
+            hashes = self._hashes(settings)
+            run = create_run(runs, settings.name, settings, seed=settings.seed, data=hashes)
+            card.write(run, self.members(data))
+        run = fabric.broadcast(run)
+        self._carry_out(run, settings, data, fabric, resumed=False)
+        return run
+
+    def resume(
+        self,
+        run: Path,
+        overrides: Sequence[str] = (),
+        *,
+        devices: int = 1,
+        num_nodes: int = 1,
+        accelerator: str = "auto",
+    ) -> Path:
+        """Go on with a run where its last checkpoint stands; only its length may be changed."""
+        settings = self._settings_to_resume(run, overrides)
+        fabric = launch(
+            settings.training, devices=devices, num_nodes=num_nodes, accelerator=accelerator
+        )
+        data = self.read(settings)
+        self._require_same(run, data)
+        if overrides and fabric.is_global_zero:
+            with atomic_path(run / "config.toml") as part:
+                part.write_text(settings.to_toml(), encoding="utf-8")
+        self._carry_out(run, settings, data, fabric, resumed=True)
+        return run
+
+    def train_once(
+        self, settings: _S, *, runs: Path = Path("runs"), accelerator: str = "auto"
+    ) -> Path:
+        """As ``train``, but takes (or finishes) a run of the same settings and data in ``runs``."""
+        for run in sorted(runs.glob("[0-9]*/")):
+            if (
+                (run / "checkpoint" / "last.pt").exists()
+                and (run / "config.toml").read_text(encoding="utf-8") == settings.to_toml()
+                and json.loads((run / "env.json").read_text())["data"] == self._hashes(settings)
+            ):
+                return self.resume(run, accelerator=accelerator)
+        return self.train(settings, runs=runs, accelerator=accelerator)
+
+    def load(self, path: str | Path, *, which: str = "best", device: str = "cpu") -> Trained:
+        """A trained run, its best (or last) model on a device, ready for use."""
+        path = require_folder(path, "run directory")
+        card = self.card.read(path)
+        settings = self.settings.load(path / "config.toml")
+        model = self.blank(path, settings, card)
+        load_state(path, which, model)
+        return Trained(path, settings, model.to(device).eval(), card)
+
+    def _hashes(self, settings: _S) -> dict[str, str]:
+        return {str(path): file_hash(path) for path in self.sources(settings) if path.is_file()}
+
+    def _settings_to_resume(self, run: Path, overrides: Sequence[str]) -> _S:
+        """The settings of a run, with overrides that leave its steps so far alone."""
+        require_folder(run, "run directory")
+        if not (run / "checkpoint" / "last.pt").exists():
+            raise InputError(
+                f"{run} has no checkpoint to go on from", fix="train anew from its config.toml"
+            )
+        settings = self.settings.load(run / "config.toml", overrides=overrides)
+        may_change = (*_MAY_CHANGE, *self.may_change)
+        for override in overrides:
+            if not override.strip().startswith(may_change):
+                raise ConfigError(
+                    f"--set {override} changes what was trained so far",
+                    expected=f"one of {', '.join(may_change)}",
+                )
+        return settings
+
+    def _require_same(self, run: Path, data: _D) -> None:
+        """Refuse to resume on other samples: the order of batches belongs to those of the start."""
+        before, now = self.card.read_members(run), self.card.by_name(self.members(data))
+        if before.index.equals(now.index) and before["part"].tolist() == now["part"].tolist():
+            return
+        gone, new = before.index.difference(now.index), now.index.difference(before.index)
+        differ = f"gone: {shorten(gone)}; new: {shorten(new)}"
+        raise SchemaError(
+            f"the {self.unit} are not those that {run} was trained on "
+            f"({differ if len(gone) + len(new) else 'another order or split'})",
+            expected=f"its {len(before):,} {self.unit} in their order and parts",
+            fix="name the same data, or train anew",
+        )
+
+    def _carry_out(
+        self, run: Path, settings: _S, data: _D, fabric: Fabric, *, resumed: bool
+    ) -> None:
+        training = self.assemble(run, settings, data, fabric)
+        _carry_out(training, lambda epoch: self.board(run, settings, epoch), resumed=resumed)
 
 
-def resume(
-    run: Path,
-    overrides: list[str],
+def _carry_out(
+    training: Training, watch: Callable[[int], Watcher], *, resumed: bool = False
+) -> None:
+    """Train to the end, watched by ``watch(first epoch)`` in the first process."""
+    if resumed:
+        training.restore()
+    if training.finished:
+        log.info("%s is finished (%d epochs)", training.run, training.state.epoch)
+        return
+    watcher = None
+    if training.fabric.is_global_zero:
+        shape = training.train.shape(len(training.train))
+        size = sum(p.numel() for p in training.model.parameters())
+        log.info("%s: %s, %s parameters", training.run, shape, f"{size:,}")
+        watcher = watch(training.state.epoch)
+    training.fit(watcher)
+    if watcher is not None:
+        watcher.close(training)
+
+
+def launch(
+    training: LoopTraining, *, devices: int = 1, num_nodes: int = 1, accelerator: str = "auto"
+) -> Fabric:
+    """The processes of the run: this one, or one for each device."""
+    import torch
+    from lightning_fabric import Fabric
+
+    ranks = devices * num_nodes
+    keep_freed_memory(LARGEST)
+    if training.batch_size % ranks:
+        raise ConfigError(
+            f"training.batch_size {training.batch_size} cannot be shared by {ranks} devices",
+            fix="a multiple of it",
+        )
+    if training.threads:
+        torch.set_num_threads(training.threads)
+    try:
+        fabric = Fabric(
+            accelerator=accelerator,
+            devices=devices,
+            num_nodes=num_nodes,
+            precision=training.precision,
+            strategy="ddp" if ranks > 1 else "auto",
+        )
+    except (ValueError, RuntimeError, ModuleNotFoundError) as error:
+        raise ConfigError(f"--accelerator {accelerator} --devices {devices}: {error}") from None
+    if fabric.device.type == "cpu" and devices > cores():
+        raise ConfigError(
+            f"--devices {devices}: this machine has {cores()} cores",
+            fix="as many processes as cores",
+        )
+    fabric.launch()
+    for process in getattr(fabric.strategy.launcher, "procs", []):
+        atexit.register(process.kill)  # where only this one fails, the others would wait for it
+    if not fabric.is_global_zero:  # the first process speaks for all
+        logging.getLogger("perturbgen").setLevel(logging.ERROR)
+    return fabric
+
+
+def require_unseen(
+    start: Path,
+    withheld: Mapping[str, Iterable[Any]],
+    trained_on: Callable[[Path], tuple[Mapping[str, Iterable[Any]], Path | None]],
     *,
-    devices: int = 1,
-    num_nodes: int = 1,
-    accelerator: str = "auto",
-) -> Path:
-    """Go on with a run where its last checkpoint stands; only its length may be changed."""
-    settings = settings_to_resume(
-        RunSettings, run, overrides, may_change=(*MAY_CHANGE, "training.resident")
-    )
-    fabric = launch(
-        settings.training, devices=devices, num_nodes=num_nodes, accelerator=accelerator
-    )
-    from perturbgen.train.prepare import read_cells
+    fix: str,
+) -> None:
+    """Refuse to start from a run that was trained on what is ``withheld`` here, named by kind.
 
-    cells = read_cells(settings)
-    checkpoint.require_same_cells(run, cells.parts())
-    if overrides and fabric.is_global_zero:
-        keep_settings(run, settings)
-    return _fit(run, settings, cells, fabric, resumed=True)
-
-
-def train_once(
-    settings: RunSettings, *, runs: Path = Path("runs"), accelerator: str = "auto"
-) -> Path:
-    """As ``train``, but a run of the same settings, data and split that lies in ``runs`` is taken, or finished."""
-    for run in sorted(runs.glob("[0-9]*/")):
-        if _is_run_of(run, settings):
-            return resume(run, [], accelerator=accelerator)
-    return train(settings, runs=runs, accelerator=accelerator)
-
-
-def _is_run_of(run: Path, settings: RunSettings) -> bool:
-    """Whether a run directory has a checkpoint of these settings and of the files they name as these are now."""
-    config, about = run / "config.toml", run / "env.json"
-    if not (
-        (run / "checkpoint" / "last.pt").exists()
-        and config.read_text(encoding="utf-8") == to_toml(settings)
-    ):
-        return False
-    return json.loads(about.read_text())["data"] == _data_hashes(settings)
-
-
-def _data_hashes(settings: RunSettings) -> dict[str, str]:
-    """The hashes of what a run reads: the counts, where they are one file, the split, the descriptors."""
-    described = (condition.descriptors for condition in settings.conditions.values())
-    paths = filter(None, (settings.data.path, settings.data.split, *described))
-    return {str(path): file_hash(path) for path in paths if path.is_file()}
-
-
-def _fit(run: Path, settings: RunSettings, cells: Cells, fabric: Fabric, *, resumed: bool) -> Path:
-    """Build the model and train it."""
-    from perturbgen.train.cell_board import CellBoard
-
-    training = _assemble(run, settings, cells, fabric)
-    return carry_out(training, lambda step: CellBoard(run, settings, step=step), resumed=resumed)
-
-
-def _assemble(run: Path, settings: RunSettings, cells: Cells, fabric: Fabric) -> Training:
-    """The loop with the cells, the model and its optimisers."""
-    from perturbgen.train.feeds import CellFeed
-    from perturbgen.train.loop import Training
-    from perturbgen.train.prepare import build_model, make_optimisers
-
-    model = build_model(settings, cells, seed=settings.seed)
-    resident = settings.training.resident and not settings.data.on_disk
-    stores = (
-        store.to(fabric.device) if resident else store for store in (cells.train, cells.validation)
-    )
-    train, validation = (
-        CellFeed(store, settings.training.batch_size, settings.seed) for store in stores
-    )
-    optimisers = make_optimisers(model, settings.training)
-    return Training(
-        run,
-        settings,
-        train=train,
-        validation=validation,
-        model=model,
-        optimisers=optimisers,
-        fabric=fabric,
-    )
+    ``trained_on(run)`` gives what a run was trained on, and the run that it started from itself:
+    what that one has seen is in the weights, too.
+    """
+    run: Path | None = start
+    while run is not None:
+        seen, before = trained_on(run)
+        for kind, names in withheld.items():
+            leaked = sorted(set(names) & set(seen[kind]))
+            if leaked:
+                raise ConfigError(
+                    f"{run} was trained on {len(leaked)} of {kind} that are withheld here: "
+                    f"{shorten(leaked)}",
+                    expected="a start that has not seen what validation and test ask about",
+                    fix=fix,
+                )
+        run = before

@@ -13,6 +13,7 @@ Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 Widths = Annotated[tuple[Count, ...], Field(min_length=1)]
 Chance = Annotated[float, Field(ge=0, lt=1)]
+NonNegative = Annotated[float, Field(ge=0)]
 
 
 def changed(settings: Settings, names: set[str]) -> list[str]:
@@ -21,27 +22,24 @@ def changed(settings: Settings, names: set[str]) -> list[str]:
     return [name for name in sorted(names) if getattr(settings, name) != fields[name].default]
 
 
-class DataSettings(Settings):
+class CellData(Settings):
     """Which cells."""
 
     path: Path  # an h5ad file or zarr folder of raw counts, or a folder of competition files
     layer: str | None = None
     on_disk: bool = False  # read batches from the file instead of memory
     split: Path | None = None  # a split file; its parts "train" and, if there is one, "validation"
-    validation: Annotated[float, Field(ge=0, lt=1)] = (
-        0.1  # share of the cells, where there is no split file
-    )
+    validation: Chance = 0.1  # share of the cells, where there is no split file
 
 
-class ConditionSettings(Settings):
+class _ConditionSettings(Settings):
     """How one column of obs conditions the model."""
 
     encoding: Literal["onehot", "embedding", "descriptors", "label"] = "onehot"
     width: Count = 16  # features of an embedding, or of mapped descriptors
     dropout: Chance = 0.0  # how often a training cell's category is withheld
-    descriptors: Path | None = (
-        None  # table (csv or parquet), a row per category: SMILES in "smiles", else numbers
-    )
+    # A table (csv or parquet) with a row per category: SMILES in "smiles", else numbers.
+    descriptors: Path | None = None
     unknown: bool = False  # encode categories never seen as "unknown" instead of refusing them
 
 
@@ -57,6 +55,22 @@ class _DecoderSettings(Settings):
     dropout: Chance = 0.0
 
 
+# Settings that one family of models reads and the other would silently ignore.
+_OF_VAES = {"encoder", "encoder_input", "encoder_dropout"}
+_OF_DGDS = {
+    "components",
+    "components_by",
+    "covariate_space",
+    "covariance",
+    "radius",
+    "hardness",
+    "component_sd",
+    "concentration",
+    "prior_weight",
+    "inner_steps",
+}
+
+
 class _ModelSettings(Settings):
     """Which model; settings of the other models are refused."""
 
@@ -70,37 +84,22 @@ class _ModelSettings(Settings):
     # DGD
     components: Count = 1
     components_by: str | None = None  # one component for each category of this condition
-    covariate_space: str | None = (
-        None  # two further latent dimensions, supervised by this condition
-    )
+    covariate_space: str | None = None  # two more latent dimensions, supervised by this condition
     covariance: Literal["diagonal", "isotropic"] = "diagonal"
     radius: Positive = 2.0
     hardness: Positive = 5.0
-    component_sd: Positive | None = (
-        None  # where component SDs start, and their prior's centre; 0.2 radius/components
-    )
+    # Where the components' SDs start, and the centre of their prior; 0.2 radius/components.
+    component_sd: Positive | None = None
     concentration: Positive = 1.0
+    # The published code counts the mixture's prior once a cell ("per_sample"); the model says once.
     prior_weight: Positive | Literal["per_sample"] = 1.0
     inner_steps: Count = 10  # of a validation cell's representation, per epoch
 
     @model_validator(mode="after")
     def of_this_kind(self) -> _ModelSettings:
         """A setting that this kind of model would ignore is an error."""
-        vae = {"encoder", "encoder_input", "encoder_dropout"}
         counts_only = {"encoder_input"} if self.kind == "gaussian_vae" else set()
-        dgd = {
-            "components",
-            "components_by",
-            "covariate_space",
-            "covariance",
-            "radius",
-            "hardness",
-            "component_sd",
-            "concentration",
-            "prior_weight",
-            "inner_steps",
-        }
-        foreign = changed(self, vae if self.kind == "dgd" else dgd | counts_only)
+        foreign = changed(self, _OF_VAES if self.kind == "dgd" else _OF_DGDS | counts_only)
         if foreign:
             raise ValueError(f"{foreign[0]!r} is no setting of a {self.kind}")
         if self.kind == "gaussian_vae":
@@ -121,10 +120,10 @@ class _ModelSettings(Settings):
 
 
 class Annealing(Settings):
-    """The weight of annealed terms (a VAE's KL): from ``start`` to ``weight`` over ``warmup`` epochs or steps."""
+    """The weight of annealed terms (a VAE's KL): from ``start`` to ``weight`` in a warm-up."""
 
     shape: Literal["constant", "linear", "cosine", "cyclic"] = "linear"
-    start: Annotated[float, Field(ge=0)] = 0.0
+    start: NonNegative = 0.0
     weight: Positive = 1.0
     warmup: Annotated[int, Field(ge=0)] = 20
     unit: Literal["epochs", "steps"] = "epochs"
@@ -132,10 +131,10 @@ class Annealing(Settings):
 
 
 class Stopping(Settings):
-    """When to stop: after ``patience`` epochs without a gain of ``min_gain`` in the full-weight objective."""
+    """Stop after ``patience`` epochs that gain less than ``min_gain`` (full-weight objective)."""
 
     patience: Count | None = 30
-    min_gain: Annotated[float, Field(ge=0)] = 0.0  # per sample: nats per cell
+    min_gain: NonNegative = 0.0  # per sample: nats per cell
 
 
 class LoopTraining(Settings):
@@ -145,13 +144,13 @@ class LoopTraining(Settings):
     batch_size: Count = 128  # of all devices together
     learning_rate: Positive = 1e-3
     decay: Literal["constant", "cosine"] = "constant"  # of all learning rates over the epochs
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    weight_decay: NonNegative = 0.0
     clip_norm: Positive = 1e4  # of the gradient of the objective in nats per sample
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
     threads: Count | None = None  # CPU threads; all cores by default
 
 
-class TrainingSettings(LoopTraining):
+class _CellTraining(LoopTraining):
     """How long, how fast, on what, for a model of counts."""
 
     mixture_rate: Positive = 1e-2
@@ -181,14 +180,14 @@ class LoopSettings(Settings):
 class RunSettings(LoopSettings):
     """A training run of a model of counts."""
 
-    data: DataSettings
-    conditions: dict[str, ConditionSettings] = Field(default_factory=dict)
+    data: CellData
+    conditions: dict[str, _ConditionSettings] = Field(default_factory=dict)
     model: _ModelSettings = _ModelSettings()
-    training: TrainingSettings = TrainingSettings()
+    training: _CellTraining = _CellTraining()
 
     @model_validator(mode="after")
     def conditions_exist(self) -> RunSettings:
-        """Settings that name a condition name one of the run's."""
+        """Settings that name a condition name one of the run's, and nothing is set in vain."""
         model = self.model
         if model.kind == "dgd" and changed(self.annealing, set(Annealing.model_fields)):
             raise ValueError("'annealing' weighs a VAE's KL term, and a dgd has none")
@@ -203,10 +202,12 @@ class RunSettings(LoopSettings):
         for name, condition in self.conditions.items():
             if (condition.descriptors is None) == (condition.encoding == "descriptors"):
                 raise ValueError(
-                    f"condition {name!r}: encoding 'descriptors' and a file of descriptors go together"
+                    f"condition {name!r}: encoding 'descriptors' and a file of descriptors "
+                    "go together"
                 )
             if condition.unknown and condition.descriptors is not None:
                 raise ValueError(
-                    f"condition {name!r}: what has no descriptors cannot be 'unknown'; add rows for it"
+                    f"condition {name!r}: what has no descriptors cannot be 'unknown'; "
+                    "add rows for it"
                 )
         return self

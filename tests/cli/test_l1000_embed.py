@@ -98,7 +98,7 @@ def test_damaged_runs_and_empty_files_are_said_to_be(capsys):
     Path("damaged/parts.parquet").write_text("xx")
     for words in (["evaluate", "damaged"], ["train", "--resume", "damaged"]):
         assert command("l1000", *words) == 2
-        assert "damaged/parts.parquet does not hold the parts of a run" in " ".join(
+        assert "damaged/parts.parquet is not a readable parquet file" in " ".join(
             capsys.readouterr().err.split()
         )
     adata = anndata.read_h5ad("screen.h5ad")

@@ -98,7 +98,7 @@ def test_wrong_files_are_explained_before_a_run_is_made(folder, capsys, override
 
 
 def test_more_processes_than_cores_are_refused_before_any_is_started(folder, capsys, monkeypatch):
-    monkeypatch.setattr("perturbgen.train.launch.cores", lambda: 2)
+    monkeypatch.setattr("perturbgen.train.run.cores", lambda: 2)
     arguments = [
         "train",
         "config.toml",
@@ -199,7 +199,7 @@ def test_cells_with_one_name_have_no_part(trained, capsys):
 
 
 def test_a_killed_runs_half_written_record_is_replaced(tmp_path):
-    from perturbgen.train.state import append_record
+    from perturbgen.train.card import append_record
 
     (tmp_path / "metrics.jsonl").write_text('{"epoch": 0, "x": 1}\n{"epoch": 1, "x"')
     append_record(tmp_path, {"epoch": 1, "x": 2})

@@ -15,11 +15,10 @@ from anndata import AnnData, read_h5ad
 from scipy import sparse
 
 from perturbgen.compare import Comparison, compare, grid, write_comparison_report
-from perturbgen.core.config import load_settings
 from perturbgen.core.errors import ConfigError, InputError, SchemaError
 from perturbgen.predict import GenerativePredictor, MeasuredExperiment, PredictSettings
 from perturbgen.train import RunSettings, load_run
-from perturbgen.train import run as running
+from perturbgen.train import train as train_model
 
 from .conftest import states, write_flat
 
@@ -70,9 +69,7 @@ def train(folder: Path, data: Path, name: str) -> Path:
         "annealing": {"warmup": 0},
         "training": {"epochs": 1, "batch_size": 64, "threads": 1},
     }
-    return running.train(
-        load_settings(RunSettings, base=base), runs=folder / "runs", accelerator="cpu"
-    )
+    return train_model(RunSettings.load(base=base), runs=folder / "runs", accelerator="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +109,7 @@ def ran(made: Path, out: Path, run: dict[str, Any] | None = None, **changes: Any
         "methods": {"zeros": {}, "vae": vae},
         "score": {"resamples": 10},
     }
-    return compare(load_settings(CompareSettings, base=base | changes), out, workers=1)
+    return compare(CompareSettings.load(base=base | changes), out, workers=1)
 
 
 def test_a_run_predicts_what_its_predictor_predicts(made: Path, tmp_path: Path) -> None:

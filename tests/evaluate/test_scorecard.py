@@ -11,15 +11,12 @@ from perturbgen.core.errors import ConfigError, SchemaError
 from perturbgen.core.stats import interval, means, resample
 from perturbgen.evaluate import (
     Scorecard,
-    headline_note,
+    ScorecardText,
     join_scores,
     score,
     score_cells,
     scorecard,
     strata,
-    to_markdown,
-    to_record,
-    write_scorecard,
 )
 from perturbgen.evaluate.groups import _cut
 from perturbgen.evaluate.markdown import _span
@@ -99,7 +96,10 @@ def test_shares_and_differences_by_hand() -> None:
 def test_only_a_headline_free_of_scale_is_said_to_be_so(
     headline: tuple[str, ...], words: str
 ) -> None:
-    assert headline_note(by_hand(headline=headline)) == f"Mean share of the dynamic range {words}"
+    assert (
+        ScorecardText(by_hand(headline=headline)).headline_note()
+        == f"Mean share of the dynamic range {words}"
+    )
 
 
 def test_the_ranking_is_by_headline() -> None:
@@ -139,12 +139,12 @@ def test_a_metric_without_range_is_shown_but_ranks_nobody() -> None:
     assert np.isnan(table.loc[("mine", "mean_rowwise_pearson"), "share"])
     assert table.loc[("mine", "mean_rowwise_pearson"), "value"] == pytest.approx(0.9)
     assert table.loc[("mine", "headline"), "value"] == pytest.approx(0.2)  # Spearman alone
-    assert "0.900 [0.900, 0.900] (no range)" in to_markdown(card)
+    assert "0.900 [0.900, 0.900] (no range)" in ScorecardText(card).markdown()
     nothing = card_of(
         {name: {"mean_rowwise_pearson": s["mean_rowwise_pearson"]} for name, s in scores.items()}
     )
     assert nothing.ranking["value"].isna().all()
-    assert "nobody is ranked" in to_markdown(nothing)
+    assert "nobody is ranked" in ScorecardText(nothing).markdown()
 
 
 def test_means_leave_out_what_is_undefined() -> None:
@@ -302,7 +302,7 @@ def test_one_condition_has_values_but_no_intervals() -> None:
     row = card.table.set_index(["method", "metric"]).loc[("p", "mean_rowwise_pearson")]
     assert row["value"] == pytest.approx(1)
     assert np.isnan(row[["low", "high", "difference_low"]].to_numpy(float)).all()
-    assert "1 conditions" in to_markdown(card)
+    assert "1 conditions" in ScorecardText(card).markdown()
 
 
 @pytest.mark.parametrize(
@@ -352,7 +352,7 @@ def test_a_rounded_zero_has_no_sign() -> None:
 def test_files_say_the_same(tmp_path: Path) -> None:
     truth, prediction, signal = experiment(conditions=30)
     card = scorecard(truth, {"p|q": prediction, "signal": signal}, positive="signal", resamples=50)
-    paths = write_scorecard(card, tmp_path)
+    paths = ScorecardText(card).write(tmp_path)
     assert [path.name for path in paths] == [
         "scorecard.md",
         "scorecard.parquet",
@@ -371,4 +371,4 @@ def test_files_say_the_same(tmp_path: Path) -> None:
     record = json.loads(paths[3].read_text(), parse_constant=pytest.fail)
     assert record["positive"] == "signal"
     assert len(record["rows"]) == len(table)
-    assert record == json.loads(json.dumps(to_record(card)))
+    assert record == json.loads(json.dumps(ScorecardText(card).record()))

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from match_scores import query_scores, score_folds
 from mechanisms import mechanism_table
 from paired_fixture import SHARED, read_truth
 
@@ -26,7 +27,6 @@ from perturbgen.profiles.crossmodal import (
     methods,
     variate_correlations,
 )
-from perturbgen.retrieval import query_scores, score_folds
 
 GRID = [correlated(tau, 10, before) for tau in (0.1, 0.5) for before in (None, 20)]
 

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from perturbgen.generate import CellSampler, SamplerSettings, WellTable, fit_samplers, tabulate
+from perturbgen.generate import CellSampler, SamplerSettings, WellTable
 
 KINDS = {"NK": 60.0, "CD4": 90.0, "B": 30.0, "Myeloid": 25.0}
 COMPOUNDS = [f"c{i:02d}" for i in range(30)]
@@ -16,7 +16,9 @@ KNOWN = COMPOUNDS[::3]
 
 
 def draw_cells(seed: int) -> tuple[pd.DataFrame, pd.Series]:
-    """obs and totals: survival halves to a fifth under toxic compounds, and depth falls with its square root."""
+    """obs and totals: survival halves to a fifth under toxic compounds, and depth falls with its
+    square root.
+    """
     rng = np.random.default_rng(seed)
     hazard = {name: rng.uniform(0.7, 1.6) if name in TOXIC else 0.05 for name in COMPOUNDS} | {
         "DMSO": 0.0
@@ -56,7 +58,7 @@ def is_hidden(groups: pd.DataFrame) -> np.ndarray:
 
 @pytest.fixture(scope="session")
 def everything() -> WellTable:
-    return tabulate(*draw_cells(0))
+    return WellTable.tabulate(*draw_cells(0))
 
 
 @pytest.fixture(scope="session")
@@ -71,6 +73,6 @@ def hidden(everything: WellTable) -> WellTable:
 
 @pytest.fixture(scope="session")
 def sampler(released: WellTable) -> CellSampler:
-    return fit_samplers(
+    return CellSampler.fit(
         released, rng=np.random.default_rng(0), settings=SamplerSettings(trees=60, leaf=5)
     )

@@ -1,4 +1,4 @@
-"""Corrections: what they promise, by hand, against plain numpy, and where the input is too little."""
+"""Corrections: what they promise, by hand, against numpy, and where the input is too little."""
 
 import itertools
 

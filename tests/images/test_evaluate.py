@@ -1,4 +1,4 @@
-"""Activity after a correction: against controls that its fit has not seen, or said to be in-sample."""
+"""Activity after a correction: against controls that its fit has not seen, or called in-sample."""
 
 from __future__ import annotations
 

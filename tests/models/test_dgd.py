@@ -87,7 +87,9 @@ def test_a_covariate_space_adds_two_supervised_dimensions(batch):
 
 
 def test_inference_finds_the_mode(conditions, batch):
-    """Where the search ends no step in any direction lowers the loss, and a longer search gains nothing."""
+    """Where the search ends no step in any direction lowers the loss, and a longer search gains
+    nothing.
+    """
     model = make(conditions)
     fit = model.infer(batch)
     with torch.no_grad():

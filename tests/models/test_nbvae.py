@@ -14,7 +14,9 @@ def model(conditions):
 
 
 def test_the_closed_form_is_pyros_elbo_on_the_same_noise(model, batch, monkeypatch):
-    """TraceMeanField_ELBO has the KL in closed form, too, and the reconstruction at the one z that the guide draws."""
+    """TraceMeanField_ELBO has the KL in closed form, too, and the reconstruction at the one z that
+    the guide draws.
+    """
     import pyro
     from pyro.infer import TraceMeanField_ELBO
 

@@ -116,7 +116,9 @@ def test_what_is_no_count_or_does_not_fit_is_refused():
 
 
 def test_elbo_of_a_model_with_plates_equals_the_closed_form():
-    """One Gaussian latent per cell, guide = prior, so that the ELBO is the likelihood of the prior's draw."""
+    """One Gaussian latent per cell, guide = prior, so that the ELBO is the likelihood of the
+    prior's draw.
+    """
     counts = torch.tensor([[0.0, 3, 1], [2, 0, 0], [0, 0, 9], [1, 1, 1]])
     loadings, log_r = torch.tensor([0.5, -1.0, 2.0]), log(0.5, 2, 8)
 

@@ -1,4 +1,6 @@
-"""Encoders: equal to their plain definitions, as large as published, learning, without hidden state."""
+"""Encoders: equal to their plain definitions, as large as published, learning, without hidden
+state.
+"""
 
 import numpy as np
 import pytest

@@ -156,7 +156,9 @@ def test_chunks_give_the_loss_and_gradients_of_the_whole(kind, centers, chunk):
 
 
 def test_memory_is_that_of_a_chunk():
-    """Of 20,000 classes the largest tensor that the graph keeps is as large as the class vectors, not the logits."""
+    """Of 20,000 classes the largest tensor that the graph keeps is as large as the class vectors,
+    not the logits.
+    """
     x, y = rows(256, 4, 20_000)
     made = head(classes=20_000, width=4, chunk=100)
     kept: list[int] = []

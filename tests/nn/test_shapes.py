@@ -1,4 +1,6 @@
-"""The sparse form equals the dense one, and shapes that would broadcast to (cells, cells) are refused."""
+"""The sparse form equals the dense one, and shapes that would broadcast to (cells, cells) are
+refused.
+"""
 
 from __future__ import annotations
 

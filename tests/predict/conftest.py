@@ -11,11 +11,10 @@ import pytest
 from anndata import AnnData
 from scipy import sparse
 
-from perturbgen.core.config import load_settings
 from perturbgen.generate import SamplerSettings
 from perturbgen.predict import PredictSettings
 from perturbgen.train import RunSettings, TrainedRun, load_run
-from perturbgen.train import run as running
+from perturbgen.train import train as train_model
 
 COMPOUNDS = [f"drug {i}" for i in range(6)]
 KNOWN = COMPOUNDS[:3]
@@ -25,7 +24,9 @@ FEW_TREES = SamplerSettings(trees=10)
 
 
 def make_experiment(*, everything: bool = False, per_well: int = 5) -> AnnData:
-    """T cells have all compounds; B cells the known ones, or all with ``everything``, the same cells in both."""
+    """T cells have all compounds; B cells the known ones, or all with ``everything``, the same
+    cells in both.
+    """
     rng = np.random.default_rng(0)
     level = rng.gamma(1, 3, len(GENES)) + 0.3
     effect = {name: np.exp(rng.normal(0, 0.7, len(GENES))) for name in COMPOUNDS} | {"DMSO": 1.0}
@@ -92,11 +93,11 @@ def train(folder: Path, **sections: object) -> TrainedRun:
     }
     if base.get("model", {}).get("kind") == "dgd":
         del base["annealing"]
-    settings = load_settings(RunSettings, base=base)
+    settings = RunSettings.load(base=base)
     with pytest.MonkeyPatch.context() as patch:
         # The figures of the board take nine tenths of such a short training.
         patch.setattr("perturbgen.train.board.Board.epoch", lambda *_: None)
-        return load_run(running.train(settings, runs=folder / "runs", accelerator="cpu"))
+        return load_run(train_model(settings, runs=folder / "runs", accelerator="cpu"))
 
 
 @pytest.fixture(scope="session")

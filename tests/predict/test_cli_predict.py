@@ -78,7 +78,9 @@ def test_predict_to_a_submission_that_is_valid(folder, capsys):
 
 
 def test_an_ensemble_of_two_estimators(folder, capsys):
-    """One command each: predictions with those of the measured conditions, the measured ones, the sum."""
+    """One command each: predictions with those of the measured conditions, the measured ones, the
+    sum.
+    """
     for name in ("shrunk", "shrunk_plug_in"):
         arguments = [
             "--estimator",

@@ -1,4 +1,6 @@
-"""Weights of an ensemble: recovered where they are known, never negative, and a gain that is judged out of sample."""
+"""Weights of an ensemble: recovered where they are known, never negative, and a gain that is judged
+out of sample.
+"""
 
 import numpy as np
 import pandas as pd

@@ -18,8 +18,8 @@ from perturbgen.retrieval import (
     nearest,
     neighbour_table,
     percent_replicating,
-    shuffle_labels,
 )
+from perturbgen.retrieval.controls import _shuffle_labels
 
 
 def plates(
@@ -79,14 +79,14 @@ def test_an_impossible_control_says_why() -> None:
 
 def test_shuffling_keeps_what_each_plate_holds() -> None:
     _, meta = plates(0, 0)
-    shuffled = shuffle_labels(meta, ["compound"], within=["plate"], rng=np.random.default_rng(0))
+    shuffled = _shuffle_labels(meta, ["compound"], within=["plate"], rng=np.random.default_rng(0))
     assert (shuffled["compound"] != meta["compound"]).mean() > 0.5
     pd.testing.assert_frame_equal(shuffled[["plate", "well"]], meta[["plate", "well"]])
     for _, rows in meta.groupby("plate"):
         assert sorted(shuffled.loc[rows.index, "compound"]) == sorted(rows["compound"])
     vehicle = (meta["compound"] == "3").to_numpy()
     meta.loc[:4, "compound"] = None
-    shuffled = shuffle_labels(meta, ["compound"], rows=~vehicle, rng=np.random.default_rng(0))
+    shuffled = _shuffle_labels(meta, ["compound"], rows=~vehicle, rng=np.random.default_rng(0))
     assert ((shuffled["compound"] == "3") == vehicle).all()
     assert shuffled["compound"].isna().tolist() == [True] * 5 + [False] * 67
 

@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from perturbgen.retrieval import ap_null, expected_ap, retrieve
+from perturbgen.retrieval import expected_ap, retrieve
 from perturbgen.retrieval import nulls as module
-from perturbgen.retrieval.nulls import _mixed_null, _random_ap, benjamini_hochberg
+from perturbgen.retrieval.nulls import _ap_null, _mixed_null, _random_ap, benjamini_hochberg
 
 
 def enumerated(positives: int, total: int) -> np.ndarray:
@@ -23,7 +23,7 @@ def enumerated(positives: int, total: int) -> np.ndarray:
 def test_chance_is_the_mean_of_all_rankings(positives: int, total: int) -> None:
     every = enumerated(positives, total)
     assert float(expected_ap(positives, total)) == pytest.approx(every.mean())
-    null = ap_null(positives, total)
+    null = _ap_null(positives, total)
     places = np.linspace(0, 1, len(null.mass))
     assert null.draws is None
     assert null.mass.sum() == pytest.approx(1)
@@ -32,7 +32,7 @@ def test_chance_is_the_mean_of_all_rankings(positives: int, total: int) -> None:
 
 @pytest.mark.parametrize(("positives", "total"), [(1, 40), (2, 40), (3, 30), (5, 20)])
 def test_the_tail_is_that_of_all_rankings(positives: int, total: int) -> None:
-    every, null = enumerated(positives, total), ap_null(positives, total)
+    every, null = enumerated(positives, total), _ap_null(positives, total)
     place = 2 / 4096  # of the grid, in each direction
     for value in np.unique(every):
         worse, better = (every >= value - place).mean(), (every >= value + place).mean()
@@ -44,7 +44,7 @@ def test_the_tail_is_that_of_all_rankings(positives: int, total: int) -> None:
 
 
 def test_far_tails_are_not_cut_off() -> None:
-    assert ap_null(6, 300).tail(1.0) == pytest.approx(1 / comb(300, 6), rel=1e-6)  # 1.0e-12
+    assert _ap_null(6, 300).tail(1.0) == pytest.approx(1 / comb(300, 6), rel=1e-6)  # 1.0e-12
 
 
 @pytest.mark.parametrize(
@@ -54,18 +54,18 @@ def test_drawn_rankings_are_uniform(positives: int, total: int) -> None:
     drawn = _random_ap(positives, total, 20_000, np.random.default_rng(0))
     error = drawn.std() / np.sqrt(len(drawn))
     assert drawn.mean() == pytest.approx(float(expected_ap(positives, total)), abs=4 * error)
-    exact = ap_null(positives, total)
+    exact = _ap_null(positives, total)
     for value in np.quantile(drawn, [0.5, 0.9, 0.99]):
         assert (drawn >= value).mean() == pytest.approx(exact.tail(value), rel=0.15)
 
 
 def test_large_problems_are_drawn_and_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_WORK", 0)
-    ap_null.cache_clear()
-    drawn = ap_null(4, 200, draws=5000, seed=1)
+    _ap_null.cache_clear()
+    drawn = _ap_null(4, 200, draws=5000, seed=1)
     monkeypatch.undo()
-    ap_null.cache_clear()
-    exact = ap_null(4, 200)
+    _ap_null.cache_clear()
+    exact = _ap_null(4, 200)
     assert (drawn.draws, exact.draws) == (5000, None)
     assert drawn.tail(1.0) == pytest.approx(1 / 5001)
     assert drawn.tail(0.08) == pytest.approx(exact.tail(0.08), rel=0.15)

@@ -1,3 +1,4 @@
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -6,8 +7,7 @@ import pytest
 from anndata import AnnData
 from scipy import sparse
 
-from perturbgen.core.config import load_settings
-from perturbgen.train import RunSettings
+from perturbgen.train import RunSettings, train
 
 N_CELLS, N_GENES = 90, 15
 
@@ -39,21 +39,38 @@ def cells_file(tmp_path: Path, cells: AnnData) -> Path:
     return tmp_path / "cells.h5ad"
 
 
+def make_settings(path: Path, *overrides: str) -> RunSettings:
+    """The settings of a tiny run."""
+    base = {
+        "name": "tiny",
+        "data": {"path": str(path)},
+        "conditions": {"cell_type": {}, "compound": {}},
+        "model": {"latent": 2, "decoder": {"hidden": [8]}},
+        "annealing": {"warmup": 1},
+        "training": {"epochs": 3, "batch_size": 16},
+    }
+    if "model.kind=dgd" in overrides:
+        del base["annealing"]
+    return RunSettings.load(base=base, overrides=overrides)
+
+
 @pytest.fixture
 def settings(cells_file: Path):
-    """A function from overrides to the settings of a tiny run."""
+    """A function from overrides to settings."""
+    return partial(make_settings, cells_file)
 
-    def make(*overrides: str, **sections: object) -> RunSettings:
-        base = {
-            "name": "tiny",
-            "data": {"path": str(cells_file)},
-            "conditions": {"cell_type": {}, "compound": {}},
-            "model": {"latent": 2, "decoder": {"hidden": [8]}},
-            "annealing": {"warmup": 1},
-            "training": {"epochs": 3, "batch_size": 16},
-        }
-        if "model.kind=dgd" in overrides:
-            del base["annealing"]
-        return load_settings(RunSettings, base=base, overrides=overrides)
 
-    return make
+@pytest.fixture
+def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nine tenths of so short a training are figures for TensorBoard."""
+    monkeypatch.setattr("perturbgen.train.board.Board.epoch", lambda *_: None)
+    monkeypatch.setattr("perturbgen.train.board.Board.close", lambda *_: None)
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with ``cells.h5ad`` and a finished run on it; a test that damages it copies it."""
+    folder = tmp_path_factory.mktemp("finished")
+    make_cells().write_h5ad(folder / "cells.h5ad")
+    train(make_settings(folder / "cells.h5ad"), runs=folder / "runs", accelerator="cpu")
+    return folder

@@ -12,9 +12,8 @@ from torch import nn
 
 from perturbgen.models.base import Trainable
 from perturbgen.train.board import Board, _lost_curves
-from perturbgen.train.launch import carry_out, launch
-from perturbgen.train.loop import Training
-from perturbgen.train.protocols import _DivergenceError
+from perturbgen.train.loop import Training, _DivergenceError
+from perturbgen.train.run import _carry_out, launch
 from perturbgen.train.schedules import adamw
 from perturbgen.train.settings import LoopSettings
 
@@ -93,9 +92,7 @@ def make(run, *, judge=None, epochs=60) -> Training:
 
 def test_a_line_is_learned_and_its_terms_are_the_objective(tmp_path):
     training = make(tmp_path / "run")
-    carry_out(
-        training, lambda step: Board(training.run, training.settings, step=step), resumed=False
-    )
+    _carry_out(training, lambda epoch: Board(training.run, training.settings, epoch=epoch))
     assert training.model.slope.weight.item() == pytest.approx(3, abs=0.05)
     assert training.model.steps == list(range(120))
     rows = [
@@ -113,7 +110,8 @@ def test_a_judge_decides_which_model_is_kept(tmp_path):
         return {"objective": abs(slopes[-1] - 1.5), "slope": slopes[-1]}
 
     training = make(tmp_path / "run", judge=judge)
-    state = training.fit()
+    training.fit()
+    state = training.state
     assert state.best_epoch == int(np.argmin(np.abs(np.array(slopes) - 1.5)))
     kept = torch.load(tmp_path / "run/checkpoint/best.pt", weights_only=True)["model"][
         "slope.weight"

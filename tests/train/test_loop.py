@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from perturbgen.core.config import to_toml
 from perturbgen.core.errors import ConfigError, SchemaError, StorageError
 from perturbgen.train import load_run, resume, train
-from perturbgen.train.loop import Training
-from perturbgen.train.protocols import _DivergenceError
-from perturbgen.train.state import save_state
+from perturbgen.train.card import save_state
+from perturbgen.train.loop import Training, _DivergenceError
+
+pytestmark = pytest.mark.usefixtures("no_pictures")
 
 KINDS = ["nbvae", "dgd", "gaussian_vae"]
 
@@ -103,7 +103,7 @@ def test_two_processes_equal_one(settings, tmp_path, kind):
     """The same global batches and random numbers; sums in another order, hence 1e-4 after twelve steps of Adam."""
     config = tmp_path / "config.toml"
     config.write_text(
-        to_toml(settings(f"model.kind={kind}", "training.epochs=2", "training.batch_size=12"))
+        settings(f"model.kind={kind}", "training.epochs=2", "training.batch_size=12").to_toml()
     )
     for devices in (1, 2):
         command = [sys.executable, "-m", "perturbgen", "train", str(config), "--accelerator", "cpu"]
@@ -121,16 +121,16 @@ def test_two_processes_equal_one(settings, tmp_path, kind):
 @pytest.mark.slow
 def test_where_only_the_first_process_fails_the_other_ends_too(settings, tmp_path):
     config, script = tmp_path / "config.toml", tmp_path / "first.py"
-    config.write_text(to_toml(settings("training.batch_size=12")))
+    config.write_text(settings("training.batch_size=12").to_toml())
     script.write_text("""
 import sys
-from perturbgen.cli import run
-from perturbgen.errors import StorageError
-from perturbgen.train import cell_board
+from perturbgen.cli import _run
+from perturbgen.core.errors import StorageError
+from perturbgen.train import heldout
 def full(*_, **__):
     raise StorageError("the disk is full")
-cell_board.CellBoard = full
-sys.exit(run(sys.argv[1:]))
+heldout.CellBoard = full
+sys.exit(_run(sys.argv[1:]))
 """)
     command = [
         sys.executable,

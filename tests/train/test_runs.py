@@ -1,6 +1,8 @@
 """What a run leaves behind, how it is read again, and what is refused."""
 
 import json
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -10,20 +12,26 @@ from scipy import sparse
 
 from perturbgen.core.errors import ConfigError, CountsError, InputError, SchemaError
 from perturbgen.train import load_run, train
+from perturbgen.train.cells import _totals, open_cells, read_cells
+from perturbgen.train.generative import _gene_shares
 from perturbgen.train.heldout import (
+    _predictive_row,
     encode_cells,
     likelihood_row,
     log_likelihoods,
-    open_cells,
-    predictive_row,
     probe_rows,
 )
-from perturbgen.train.prepare import _gene_shares, _totals, read_cells
 
 
 @pytest.fixture
-def run(settings, tmp_path):
-    return train(settings(), runs=tmp_path / "runs", accelerator="cpu")
+def run(finished):
+    return finished / "runs" / "0001-tiny-s0"
+
+
+@pytest.fixture
+def copy(run, tmp_path):
+    """A run that may be damaged."""
+    return Path(shutil.copytree(run, tmp_path / "copy"))
 
 
 def test_a_run_directory_holds_what_is_needed(run):
@@ -103,36 +111,36 @@ def test_normalised_data_and_empty_cells_are_refused(settings, cells, cells_file
         read_cells(settings())
 
 
-def test_a_checkpoint_of_another_model_or_version_is_refused(run):
-    text = (run / "config.toml").read_text()
-    (run / "config.toml").write_text(text.replace("latent = 2", "latent = 3"))
+def test_a_checkpoint_of_another_model_or_version_is_refused(copy):
+    text = (copy / "config.toml").read_text()
+    (copy / "config.toml").write_text(text.replace("latent = 2", "latent = 3"))
     with pytest.raises(InputError, match=r"not of the model in its config\.toml"):
-        load_run(run)
-    (run / "config.toml").write_text(text)
-    card = json.loads((run / "model.json").read_text())
-    (run / "model.json").write_text(json.dumps({**card, "format": 99}))
+        load_run(copy)
+    (copy / "config.toml").write_text(text)
+    card = json.loads((copy / "model.json").read_text())
+    (copy / "model.json").write_text(json.dumps({**card, "format": 99}))
     with pytest.raises(InputError, match="format 99"):
-        load_run(run)
-    (run / "model.json").write_text(json.dumps({**card, "kind": "dgd"}))
+        load_run(copy)
+    (copy / "model.json").write_text(json.dumps({**card, "kind": "dgd"}))
     with pytest.raises(InputError, match=r"describes a dgd, config\.toml a nbvae"):
-        load_run(run)
+        load_run(copy)
 
 
-def test_a_truncated_checkpoint_is_said_to_be_one(run):
-    path = run / "checkpoint" / "best.pt"
+def test_a_truncated_checkpoint_is_said_to_be_one(copy):
+    path = copy / "checkpoint" / "best.pt"
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(InputError, match="cannot be read as a checkpoint"):
-        load_run(run)
+        load_run(copy)
 
 
-def test_a_checkpoint_that_runs_code_is_refused(run):
+def test_a_checkpoint_that_runs_code_is_refused(copy):
     class Evil:
         def __reduce__(self):
             return (print, ("hello",))
 
-    torch.save({"model": Evil()}, run / "checkpoint" / "best.pt")
+    torch.save({"model": Evil()}, copy / "checkpoint" / "best.pt")
     with pytest.raises(InputError, match="cannot be read"):
-        load_run(run)
+        load_run(copy)
 
 
 def test_parts_of_the_run_can_be_chosen(run, cells_file):
@@ -205,10 +213,10 @@ def test_settings_that_would_be_ignored_or_cannot_work_are_refused(settings, ove
 
 
 def test_shares_and_totals_are_those_of_the_counts(settings, cells):
-    store = read_cells(settings("data.validation=0")).train
-    np.testing.assert_array_equal(_totals(store), np.asarray(cells.X.sum(1)).ravel())
+    found = read_cells(settings("data.validation=0"))
+    np.testing.assert_array_equal(_totals(found.train), np.asarray(cells.X.sum(1)).ravel())
     column = np.asarray(cells.X.sum(0)).ravel() + 0.5
-    np.testing.assert_allclose(_gene_shares(store).numpy(), column / column.sum())
+    np.testing.assert_allclose(_gene_shares(found).numpy(), column / column.sum())
 
 
 def test_the_likelihood_row_is_a_mean_and_its_error():
@@ -230,6 +238,6 @@ def test_probes_read_what_is_there_and_only_that():
 
 def test_predictive_checks_have_no_missing_numbers(run, cells_file):
     trained = load_run(run)
-    row = predictive_row(trained, open_cells(trained, cells_file), seed=0)
+    row = _predictive_row(trained, open_cells(trained, cells_file), seed=0)
     assert all(np.isfinite(value) for value in row.values())
     assert 0.7 < row["ratio_of_median_library_sizes"] < 1.4

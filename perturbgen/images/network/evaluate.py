@@ -1,11 +1,10 @@
-"""A trained network asked about parts of its data: accuracies by decoding, and its embedding as profiles.
+"""A trained network asked about parts of its data: accuracies, and its embedding as profiles.
 
-Does the nearest neighbour in a network's embedding share the mechanism? BBBC021's questions, each with its own name.
-
-A network that was trained on all treatments, without their mechanisms, is asked NSC and NSCB. One that was trained
-without a group of compounds is asked about these only, and the neighbours are the treatments of all other groups (where
-mechanisms were learned, of the group it was validated on, too): the question a new compound poses. The two numbers are
-never one.
+Of BBBC021 also: does the nearest neighbour in the embedding share the mechanism? A network that was
+trained on all treatments, without their mechanisms, is asked NSC and NSCB. One that was trained
+without a group of compounds is asked about these only, and the neighbours are the treatments of all
+other groups (where mechanisms were learned, of the group it was validated on, too): the question
+that a new compound poses. The two numbers are never one.
 """
 
 from __future__ import annotations
@@ -21,8 +20,8 @@ import pandas as pd
 from perturbgen.core.errors import InputError, SchemaError, shorten
 from perturbgen.images.bbbc021 import VEHICLE
 from perturbgen.images.network.fields import Fields, read_fields
-from perturbgen.images.network.predict import Predictions, accuracy_rows, predict
-from perturbgen.images.network.run import ImageRun, read_list
+from perturbgen.images.network.predict import Predictions, predict
+from perturbgen.images.network.recipe import ImageRun
 from perturbgen.images.network.settings import Statistics
 from perturbgen.images.nsc import ONE_BATCH, Matching, admissible, match_by, treatment_profiles
 from perturbgen.images.rxrx1 import sirna_groups
@@ -37,20 +36,134 @@ from perturbgen.profiles.correct import (
     tvn,
 )
 
+log = logging.getLogger(__name__)
 
-def _corrections() -> dict[str, Correction]:
-    """What is done to wells before they are compared, fitted on the vehicle's."""
-    return {
-        "raw": Pipeline(),
-        "z + TVN": tvn(),
-        "z in each plate + TVN": Pipeline(ControlScaler(["plate"], shrink=12), Sphering()),
-    }
+_PARTS = ("train", "validation", "id_test", "test")
+
+
+def evaluate_run(
+    run: ImageRun,
+    *,
+    part: Sequence[str],
+    data: Path | None = None,
+    statistics: Statistics | None = None,
+    turns: bool | None = None,
+) -> list[dict[str, Any]]:
+    """Accuracies by decoding and cell type, those that use the plan of the plates in own rows.
+
+    Of BBBC021 also how many treatments of the parts have a neighbour of their mechanism.
+    """
+    fields = _chosen_fields(run, part, data)
+    found = _asked(run, fields, statistics, turns)
+    rows = found.accuracy_rows(_groups_of_training(run))
+    if fields.label != "sirna_id":
+        every = _chosen_fields(run, (), data)
+        if _has_mechanisms(every.table):
+            found = _asked(run, every, statistics, turns)
+            rows += _matching_rows(_embedded(found, str(run.path)), part)
+    if not rows:
+        raise SchemaError(
+            f"no treated well of {shorten(part)} has a known {fields.label}",
+            expected="labels",
+            cause="Kaggle's test wells have none",
+        )
+    return rows
+
+
+def embed_run(
+    run: ImageRun,
+    *,
+    part: Sequence[str],
+    data: Path | None = None,
+    statistics: Statistics | None = None,
+    turns: bool | None = None,
+) -> Profiles:
+    """Embeddings of the fields of some parts (all, if none is named), as profiles."""
+    return _embedded(_asked(run, _chosen_fields(run, part, data), statistics, turns), str(run.path))
+
+
+def _chosen_fields(run: ImageRun, part: Sequence[str], data: Path | None = None) -> Fields:
+    """The fields of some parts of the run's own data, or of another folder's."""
+    wrong = [name for name in part if name not in _PARTS]
+    if wrong:
+        raise InputError(f"no part {wrong[0]!r}", expected=", ".join(_PARTS))
+    settings = run.settings.data
+    if data is not None:
+        settings = settings.model_copy(update={"path": data})
+    every = read_fields(settings)
+    found = every.part(*part) if part else every
+    if not len(found):
+        there = sorted(every.table["part"].unique())
+        raise SchemaError(
+            f"no field of {settings.path} is in {shorten(part)}",
+            expected=f"one of {shorten(there)}",
+            fix=f"--part {','.join(name for name in _PARTS if name in there)}",
+        )
+    return found
+
+
+def _asked(
+    run: ImageRun, fields: Fields, statistics: Statistics | None, turns: bool | None
+) -> Predictions:
+    """What a run says of fields, normalised as its settings or the arguments say."""
+    chosen = statistics or run.settings.model.statistics
+    return predict(run.model, run.feed(fields), chosen, turns=turns)
+
+
+def _embedded(found: Predictions, source: str) -> Profiles:
+    """The embedding of fields as profiles, a row a field."""
+    features = pd.Index([f"feature_{i}" for i in range(found.embedding.shape[1])])
+    return Profiles(found.embedding, found.table, features, source)
+
+
+def _groups_of_training(run: ImageRun) -> pd.Series | None:
+    """Groups of siRNAs that share a plate, from the training part; None without such a plan."""
+    if run.card.label != "sirna_id":
+        return None
+    table = run.members()
+    train = table[(table["part"] == "train") & table["sirna_id"].isin(run.card.classes)]
+    try:
+        return sirna_groups(train)
+    except SchemaError as error:
+        log.warning("only independent decoding: %s", error.what)
+        return None
+
+
+def _has_mechanisms(table: pd.DataFrame) -> bool:
+    """Whether some treatments have a mechanism, and there is a vehicle to correct by."""
+    vehicle = table["compound"] == VEHICLE
+    if not vehicle.any() or not (table["moa"].notna() & ~vehicle).any():
+        log.warning(
+            "no neighbours: %s",
+            "no treatment has a mechanism" if vehicle.any() else f"no well of {VEHICLE}",
+        )
+        return False
+    return True
+
+
+def _matching_rows(fields: Profiles, part: Sequence[str]) -> list[dict[str, Any]]:
+    """Share of treatments matched under each correction; ``fields`` are all of a run's.
+
+    If the run withheld compounds, only they are asked about, if ``part`` holds ``test``.
+    """
+    away = fields.meta.loc[fields.meta["part"] == "test", "compound"].dropna().unique().tolist()
+    if away and part and "test" not in part:
+        return []
+    rows = []
+    for correction, wells in corrected_wells(fields).items():
+        for name, found in matchings(wells, withheld=away).items():
+            share = found.correct / found.total if found.total else float("nan")
+            row = {"of": "treatment", "decoding": f"{name}, {correction}", "n": found.total}
+            cells = dict.fromkeys(fields.meta["cell_type"].unique(), share)
+            rows.append({**row, **cells, "all": share})
+    return rows
 
 
 def corrected_wells(fields: Profiles, *, withhold: float = 0.0) -> dict[str, Profiles]:
-    """Wells, the means over their fields, under each correction, labelled by whether it was fitted on them.
+    """Wells, the means over their fields, under each correction, which vehicle wells are fitted on.
 
-    ``withhold`` is the share of each plate's vehicle wells that is left out of the fit.
+    ``withhold`` is the share of each plate's vehicle wells that is left out of the fit; the wells
+    are labelled by whether it was fitted on them.
     """
     wells = fields.averaged(["plate", "well"])
     control = (wells.meta["compound"] == VEHICLE).to_numpy()
@@ -60,16 +173,21 @@ def corrected_wells(fields: Profiles, *, withhold: float = 0.0) -> dict[str, Pro
             expected="the vehicle's wells among them",
         )
     fitted = rows_to_fit(wells.meta, control, withhold=withhold, rng=np.random.default_rng(0))
-    return {
-        name: marked(
-            wells.with_values(step.fit_transform(wells.values, wells.meta, control=fitted)), fitted
-        )
-        for name, step in _corrections().items()
+    corrections: dict[str, Correction] = {
+        "raw": Pipeline(),
+        "z + TVN": tvn(),
+        # Shrunk, since the six vehicle wells of a plate make a poor scale of their own.
+        "z in each plate + TVN": Pipeline(ControlScaler(["plate"], shrink=12), Sphering()),
     }
+    found = {}
+    for name, correction in corrections.items():
+        values = correction.fit_transform(wells.values, wells.meta, control=fitted)
+        found[name] = marked(wells.with_values(values), fitted)
+    return found
 
 
 def matchings(wells: Profiles, *, withheld: Sequence[str] = ()) -> dict[str, Matching]:
-    """NSC and NSCB over all treatments, or over those of ``withheld`` compounds with the others as neighbours."""
+    """NSC and NSCB over all treatments, or of ``withheld`` compounds among the others."""
     profiled = treatment_profiles(wells, vehicle=VEHICLE)
     found = {}
     for name, without, other_batch in (("NSC", (), False), ("NSCB", ONE_BATCH, True)):
@@ -84,33 +202,8 @@ def matchings(wells: Profiles, *, withheld: Sequence[str] = ()) -> dict[str, Mat
     return found
 
 
-def _matching_rows(fields: Profiles, part: Sequence[str]) -> list[dict[str, Any]]:
-    """Share of treatments matched under each correction; ``fields`` are all of a run's.
-
-    If the run withheld compounds, only they are asked about, and only where ``part`` holds ``test``.
-    """
-    away = fields.meta.loc[fields.meta["part"] == "test", "compound"].dropna().unique().tolist()
-    if away and part and "test" not in part:
-        return []
-    rows = []
-    for correction, wells in corrected_wells(fields).items():
-        for name, found in matchings(wells, withheld=away).items():
-            share = found.correct / found.total if found.total else float("nan")
-            cells = dict.fromkeys(fields.meta["cell_type"].unique(), share)
-            rows.append(
-                {
-                    "of": "treatment",
-                    "decoding": f"{name}, {correction}",
-                    "n": found.total,
-                    **cells,
-                    "all": share,
-                }
-            )
-    return rows
-
-
 def pooled(parts: Sequence[Mapping[str, Matching]]) -> dict[str, Matching]:
-    """The answers about each group of compounds, by the network that was trained without it, as one table."""
+    """The answers about each group of compounds, by networks trained without it, as one table."""
     return {
         name: Matching(name, pd.concat([found[name].table for found in parts], ignore_index=True))
         for name in parts[0]
@@ -118,125 +211,17 @@ def pooled(parts: Sequence[Mapping[str, Matching]]) -> dict[str, Matching]:
 
 
 def by_chance(wells: Profiles, *, draws: int, rng: np.random.Generator) -> dict[str, float]:
-    """Mean share matched when mechanisms are dealt out to compounds at random, as many of each as there are."""
-    compounds = wells.meta.loc[
-        wells.meta["moa"].notna() & (wells.meta["compound"] != VEHICLE), ["compound", "moa"]
-    ]
-    compounds = compounds.drop_duplicates("compound")
+    """Mean share matched when mechanisms are dealt out to compounds at random.
+
+    There are as many compounds of each mechanism as there are in truth.
+    """
+    asked = wells.meta["moa"].notna() & (wells.meta["compound"] != VEHICLE)
+    compounds = wells.meta.loc[asked, ["compound", "moa"]].drop_duplicates("compound")
     shares: dict[str, list[float]] = {}
     for _ in range(draws):
-        dealt = dict(
-            zip(compounds["compound"], rng.permutation(compounds["moa"].to_numpy()), strict=True)
-        )
+        mixed = rng.permutation(compounds["moa"].to_numpy())
+        dealt = dict(zip(compounds["compound"], mixed, strict=True))
         meta = wells.meta.assign(moa=wells.meta["compound"].map(dealt))
         for name, found in matchings(Profiles(wells.values, meta, wells.features)).items():
             shares.setdefault(name, []).append(found.correct / found.total)
     return {name: float(np.mean(values)) for name, values in shares.items()}
-
-
-log = logging.getLogger(__name__)
-
-_PARTS = ("train", "validation", "id_test", "test")
-
-
-def _chosen_fields(run: ImageRun, part: Sequence[str], data: Path | None = None) -> Fields:
-    """The fields of some parts of the run's own data, or of another folder's."""
-    wrong = [name for name in part if name not in _PARTS]
-    if wrong:
-        raise InputError(f"no part {wrong[0]!r}", expected=", ".join(_PARTS))
-    settings = (
-        run.settings.data if data is None else run.settings.data.model_copy(update={"path": data})
-    )
-    every = read_fields(settings)
-    found = every.part(*part) if part else every
-    if not len(found):
-        there = sorted(every.table["part"].unique())
-        raise SchemaError(
-            f"no field of {settings.path} is in {shorten(part)}",
-            expected=f"one of {shorten(there)}",
-            fix=f"--part {','.join(name for name in _PARTS if name in there)}",
-        )
-    return found
-
-
-def evaluate(
-    run: ImageRun,
-    *,
-    part: Sequence[str],
-    data: Path | None = None,
-    statistics: Statistics | None = None,
-    turns: bool | None = None,
-) -> list[dict[str, Any]]:
-    """Accuracies by decoding and cell type; the decodings that use the plan of the plates are rows of their own.
-
-    Of BBBC021 also how many treatments of the parts have a neighbour of their mechanism (:mod:`.mechanisms`).
-    """
-    fields = _chosen_fields(run, part, data)
-    found = _asked(run, fields, statistics, turns)
-    rows = accuracy_rows(found, _groups_of_training(run))
-    if fields.label != "sirna_id":
-        every = _chosen_fields(run, (), data)
-        if _has_mechanisms(every.table):
-            rows += _matching_rows(
-                _embedded(_asked(run, every, statistics, turns), str(run.path)), part
-            )
-    if not rows:
-        raise SchemaError(
-            f"no treated well of {shorten(part)} has a known {fields.label}",
-            expected="labels",
-            cause="Kaggle's test wells have none",
-        )
-    return rows
-
-
-def _asked(
-    run: ImageRun, fields: Fields, statistics: Statistics | None, turns: bool | None
-) -> Predictions:
-    """What a run says of fields, as its settings or these say."""
-    return predict(
-        run.model, run.feed(fields), statistics or run.settings.model.statistics, turns=turns
-    )
-
-
-def _has_mechanisms(table: pd.DataFrame) -> bool:
-    """Whether neighbours can be asked for: some treatments have a mechanism, and there is a vehicle to correct by."""
-    vehicle = table["compound"] == VEHICLE
-    if not vehicle.any() or not (table["moa"].notna() & ~vehicle).any():
-        log.warning(
-            "no neighbours: %s",
-            "no treatment has a mechanism" if vehicle.any() else f"no well of {VEHICLE}",
-        )
-        return False
-    return True
-
-
-def _groups_of_training(run: ImageRun) -> pd.Series | None:
-    """The groups of siRNAs that share a plate, from the training part only; None where they follow no such plan."""
-    if run.card.label != "sirna_id":
-        return None
-    table = read_list(run.path)
-    train = table[(table["part"] == "train") & table["sirna_id"].isin(run.card.classes)]
-    try:
-        groups = sirna_groups(train)
-    except SchemaError as error:
-        log.warning("only independent decoding: %s", error.what)
-        return None
-    return groups
-
-
-def _embedded(found: Predictions, source: str) -> Profiles:
-    """The embedding of fields as profiles, a row a field."""
-    features = pd.Index([f"feature_{i}" for i in range(found.embedding.shape[1])])
-    return Profiles(found.embedding, found.table, features, source)
-
-
-def embed(
-    run: ImageRun,
-    *,
-    part: Sequence[str],
-    data: Path | None = None,
-    statistics: Statistics | None = None,
-    turns: bool | None = None,
-) -> Profiles:
-    """Embeddings of the fields of some parts (all, if none is named), as profiles."""
-    return _embedded(_asked(run, _chosen_fields(run, part, data), statistics, turns), str(run.path))

@@ -1,13 +1,10 @@
-"""Batches of images for the training loop, decoded by threads of their own, each image once in an epoch.
-
-Random changes of training images that no label depends on, on tensors, drawn by the loop.
-"""
+"""Batches of images for the training loop, decoded ahead by threads of their own."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -16,36 +13,34 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from perturbgen.core.errors import SchemaError
 from perturbgen.images.fields import read_field
 from perturbgen.images.network.fields import Fields, Vocabulary
-from perturbgen.images.network.settings import AugmentSettings
-from perturbgen.nn.layers import Draws
 
 Kind = tuple[int, int, str]  # height, width, depth: 512, 512, uint8
-_MIXED = "files of two releases, or thumbnails among them"
+
 _FULL = {np.dtype(np.uint8): 255.0, np.dtype(np.uint16): 65535.0}
+_MIXED = "files of two releases, or thumbnails among them"
 
 
 @dataclass(frozen=True)
 class ImageBatch:
-    """``images`` (n, channels, height, width), full brightness 1; ``label`` -1 where there is none; all (n,)."""
+    """``images`` (n, channels, height, width), full brightness 1, and labels (n,), -1 for none."""
 
-    index: torch.Tensor
-    images: torch.Tensor
-    label: torch.Tensor
-    cell: torch.Tensor
-    experiment: torch.Tensor
+    index: Tensor
+    images: Tensor
+    label: Tensor
+    cell: Tensor
+    experiment: Tensor
 
 
 class ImageFeed:
-    """Fields in batches on the run's device (the protocol is ``perturbgen.train.protocols.Feed``).
+    """Fields in batches on the run's device (the protocol is ``train.protocols.Feed``).
 
-    While a batch is used the next ``ahead`` ones are decoded by ``workers`` threads: at most ahead + 1 are in memory.
-    With ``one_experiment`` a batch holds fields of one experiment. A group is cut into equal parts, not into full
-    batches and a rest: no batch is too small for its statistics. An image that is not of ``kind`` is an error.
+    While a batch is used the next ``ahead`` ones are decoded by ``workers`` threads: at most
+    ahead + 1 are in memory. With ``one_experiment`` a batch holds fields of one experiment. An
+    image that is not of ``kind`` is an error.
     """
 
     unit = "images"
@@ -79,20 +74,19 @@ class ImageFeed:
     def plan(self, epoch: int) -> list[np.ndarray]:
         """The fields of each batch of an epoch."""
         rng = np.random.default_rng([self.seed, epoch])
-        batches = [
-            part
-            for rows in self.groups(self.group)
-            for part in _cut(rng.permutation(rows), self.size)
-        ]
+        batches = self._batches(self.group, rng)
         return [batches[i] for i in rng.permutation(len(batches))]
 
-    def groups(self, of: np.ndarray) -> list[np.ndarray]:
-        """The fields of each group."""
-        return (
-            np.split(np.argsort(of, kind="stable"), np.cumsum(np.bincount(of))[:-1])
-            if len(of)
-            else []
-        )
+    def _batches(self, group: np.ndarray, rng: np.random.Generator) -> list[np.ndarray]:
+        """Every field once, shuffled within its group.
+
+        A group is cut into equal parts, not into full batches and a rest: no batch is too small for
+        its statistics.
+        """
+        if not len(group):
+            return []
+        groups = np.split(np.argsort(group, kind="stable"), np.cumsum(np.bincount(group))[:-1])
+        return [part for rows in groups for part in _cut(rng.permutation(rows), self.size)]
 
     def steps(self, ranks: int) -> int:
         """Batches of an epoch; each process has its share of every one."""
@@ -111,38 +105,38 @@ class ImageFeed:
         yield from self.stream([rows[rank::ranks] for rows in plan[skip:]])
 
     def once(self) -> Iterator[ImageBatch]:
-        """Every field once, each experiment by itself, its fields in an order that no label decides."""
+        """Every field once, each experiment by itself."""
         yield from self.stream([rows for part in self.by_experiment() for rows in part])
 
+    def by_experiment(self) -> list[list[np.ndarray]]:
+        """The fields of the batches of each experiment, in an order that no label decides."""
+        rng = np.random.default_rng(self.seed)
+        found: dict[int, list[np.ndarray]] = {}
+        for rows in self._batches(self.experiment, rng):
+            found.setdefault(self.experiment[rows[0]], []).append(rows)
+        return list(found.values())
+
     def alone(self, batches: Sequence[np.ndarray]) -> list[str]:
-        """The experiments that have batches of a single field: it has no statistics to be normalised by."""
+        """Experiments with a batch of a single field, which has no statistics to normalise by."""
         rows = [int(part[0]) for part in batches if len(part) == 1]
         return sorted(set(self.fields.table["experiment"].iloc[rows]))
 
-    def by_experiment(self) -> list[list[np.ndarray]]:
-        """The fields of the batches of each experiment."""
-        rng = np.random.default_rng(self.seed)
-        return [_cut(rng.permutation(rows), self.size) for rows in self.groups(self.experiment)]
-
     def stream(self, plan: Sequence[np.ndarray]) -> Iterator[ImageBatch]:
         """Batches of these fields, decoded ahead."""
-        pool, coming = (
-            ThreadPoolExecutor(self.workers, thread_name_prefix="decode"),
-            deque[tuple[np.ndarray, list[Any]]](),
-        )
+        pool = ThreadPoolExecutor(self.workers, thread_name_prefix="decode")
+        coming: deque[tuple[np.ndarray, list[Any]]] = deque()
         waiting = iter(plan)
 
-        def ask(rows: np.ndarray) -> None:
-            coming.append((rows, [pool.submit(self.read, int(i)) for i in rows]))
+        def ask(batches: int) -> None:
+            for rows in islice(waiting, batches):
+                coming.append((rows, [pool.submit(self.read, int(i)) for i in rows]))
 
         try:
-            for rows in islice(waiting, self.ahead):
-                ask(rows)
+            ask(self.ahead)
             while coming:
                 rows, futures = coming.popleft()
-                batch = self.batch(rows, futures)
-                for following in islice(waiting, 1):
-                    ask(following)
+                batch = self._batch(rows, [future.result() for future in futures])
+                ask(1)
                 yield batch
         finally:
             pool.shutdown(cancel_futures=True)
@@ -161,9 +155,8 @@ class ImageFeed:
         small = bright if self.shrink == 1 else _shrunk(bright, self.shrink)
         return _standardised(small) if self.standardise else small
 
-    def batch(self, rows: np.ndarray, futures: list[Future[np.ndarray]]) -> ImageBatch:
+    def _batch(self, rows: np.ndarray, images: list[np.ndarray]) -> ImageBatch:
         """The decoded fields with their labels."""
-        images = [future.result() for future in futures]
         for i, image in enumerate(images):
             if image.shape != images[0].shape:
                 files = [next(iter(self.fields.files[int(rows[j])].values())) for j in (i, 0)]
@@ -178,7 +171,7 @@ class ImageFeed:
         stacked = torch.from_numpy(np.stack(images)).to(self.device)
         return ImageBatch(index=index.to(self.device), images=stacked, **labels)
 
-    def names(self, index: torch.Tensor) -> Sequence[Any]:
+    def names(self, index: Tensor) -> Sequence[Any]:
         """The ids of fields."""
         return self.fields.table["site_id"].iloc[index.cpu().numpy()].tolist()
 
@@ -193,7 +186,6 @@ def kind_of_image(pixels: np.ndarray) -> Kind:
 
 
 def _described(kind: Kind) -> str:
-    """A size and depth as text."""
     return f"{kind[0]} x {kind[1]}, {kind[2]}"
 
 
@@ -217,78 +209,6 @@ def _shrunk(image: np.ndarray, factor: int) -> np.ndarray:
             f"an image of {height} x {width} cannot be shrunk by {factor}",
             expected="a smaller shrink",
         )
-    kept = image[:, : height // factor * factor, : width // factor * factor]
-    return kept.reshape(channels, height // factor, factor, width // factor, factor).mean(
-        axis=(2, 4)
-    )
-
-
-def augmented(images: Tensor, settings: AugmentSettings, draws: Draws) -> Tensor:
-    """Turned, enlarged, and with brightness changed, (images, channels, height, width); each image by itself."""
-    n, channels = images.shape[:2]
-    if settings.turn:
-        images = _turned(images, draws.uniform(n, 3) < 0.5)
-    if settings.zoom:
-        images = _zoomed(images, settings.zoom * draws.uniform(n, 1)[:, 0], draws.uniform(n, 2))
-    if settings.gain:
-        images = images * (1 + settings.gain * draws.normal(n, channels))[:, :, None, None]
-    if settings.offset:
-        images = images + settings.offset * draws.normal(n, channels)[:, :, None, None]
-    if settings.noise:
-        pixels = images.shape[1] * images.shape[2] * images.shape[3]
-        images = images + settings.noise * draws.normal(n, pixels).view_as(images)
-    return images
-
-
-def _turned(images: Tensor, choices: Tensor) -> Tensor:
-    """Flipped up and down, left and right, and across the diagonal (square images), as ``choices`` (images, 3) say."""
-    up, left, across = (choice[:, None, None, None] for choice in choices.T)
-    images = torch.where(up, images.flip(-2), images)
-    images = torch.where(left, images.flip(-1), images)
-    return (
-        torch.where(across, images.transpose(-2, -1), images)
-        if images.shape[-2] == images.shape[-1]
-        else images
-    )
-
-
-def all_turns(images: Tensor) -> list[Tensor]:
-    """The images flipped and turned in every way that keeps their shape: eight ways if they are square, else four."""
-    flips = [images, images.flip(-1), images.flip(-2), images.flip(-2, -1)]
-    square = images.shape[-2] == images.shape[-1]
-    return flips + [image.transpose(-2, -1) for image in flips] if square else flips
-
-
-def _zoomed(images: Tensor, lost: Tensor, place: Tensor) -> Tensor:
-    """A window of each image, enlarged to its size: ``lost`` (images,) of the width is left out.
-
-    ``place`` (images, 2) from 0 to 1 is where the window lies, across and down.
-    """
-    shift = lost[:, None] * (2 * place - 1)
-    matrix = torch.zeros(len(images), 2, 3, dtype=images.dtype, device=images.device)
-    matrix[:, 0, 0] = matrix[:, 1, 1] = 1 - lost
-    matrix[:, :, 2] = shift
-    grid = functional.affine_grid(matrix, list(images.shape), align_corners=False)
-    return functional.grid_sample(images, grid, padding_mode="border", align_corners=False)
-
-
-def cutmix(
-    images: Tensor, label: Tensor, chance: float, draws: Draws
-) -> tuple[Tensor, Tensor, Tensor]:
-    """A rectangle of another image of the batch in each (Yun et al. 2019), with the label and share of that image.
-
-    The rectangle has a share of the area that is uniform (a Beta(1, 1)) before its parts outside are cut off; an image
-    stays whole with probability 1 - ``chance``. Returns (images, ...), the other label (images,), its share (images,).
-    """
-    n, _, height, width = images.shape
-    numbers = draws.uniform(n, 5)
-    partner = numbers[:, 0].argsort()
-    side = numbers[:, 1].sqrt() * (numbers[:, 2] < chance)
-    inside = [
-        (torch.arange(size, device=images.device)[None] + 0.5 - size * centre[:, None]).abs()
-        < size * side[:, None] / 2
-        for size, centre in ((height, numbers[:, 3]), (width, numbers[:, 4]))
-    ]
-    mask = inside[0][:, :, None] & inside[1][:, None]
-    mixed = torch.where(mask[:, None], images[partner], images)
-    return mixed, label[partner], mask.float().mean(dim=(1, 2))
+    down, across = height // factor, width // factor
+    kept = image[:, : down * factor, : across * factor]
+    return kept.reshape(channels, down, factor, across, factor).mean(axis=(2, 4))

@@ -1,33 +1,48 @@
-"""The fields that a network reads: their files, their labels, the part of the split they belong to.
+"""The fields that a network reads: their files, their labels, the part of the split they are in.
 
-What the numbers of a network's labels mean.
+RxRx1 has the parts of the Kaggle and of the WILDS split. In BBBC021 nearly every compound lies in
+one week. A network that is to know compounds it has not seen is trained without a group of them
+(``data.compounds.fold``), each mechanism being spread over the groups. Wells of one treatment never
+lie in training and validation on the same plate: a replicate is withheld, not fields of wells that
+were trained on.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-import torch
 
 from perturbgen.core.errors import InputError, SchemaError, shorten, suggest
 from perturbgen.core.files import require_folder
 from perturbgen.images import bbbc021
 from perturbgen.images.fields import fields, find_images
-from perturbgen.images.network import compounds, sirnas
 from perturbgen.images.network.settings import CompoundData, ImageData
-from perturbgen.images.readers import kind_of_source
+from perturbgen.images.nsc import mechanism_folds
+from perturbgen.images.readers import kind_of_source, read_rxrx1_metadata
+
+if TYPE_CHECKING:
+    import torch
+
+log = logging.getLogger(__name__)
 
 Name = int | str
+
+_SIX = tuple(range(1, 7))
+_CHANNELS = {"rxrx1": _SIX, "rxrx1-kaggle": _SIX, "bbbc021": tuple(bbbc021.CHANNELS.values())}
+_UNKNOWN = "UNKNOWN"  # wells of BBBC021 whose treatment the table does not name
 
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """What labels are called; a label's number is its place. ``label`` is the column that classes are names in."""
+    """What labels are called; a label's number is its place among the names.
+
+    ``label`` is the column that classes are names in.
+    """
 
     classes: tuple[Name, ...]
     cells: tuple[str, ...]
@@ -35,37 +50,26 @@ class Vocabulary:
     label: str = "sirna_id"
 
     def codes(self, table: pd.DataFrame) -> dict[str, torch.Tensor]:
-        """The numbers of a table's labels; what was not trained on is -1."""
-        columns = (
-            ("label", self.label, self.classes),
-            ("cell", "cell_type", self.cells),
-            ("experiment", "experiment", self.experiments),
-        )
-        return {
-            key: torch.from_numpy(place_of(table[column], names)) for key, column, names in columns
-        }
+        """The numbers of a table's labels, each (rows,); what was not trained on is -1."""
+        import torch
 
+        names = ("label", "cell", "experiment")
+        return {name: torch.from_numpy(self.codes_of(table, name)) for name in names}
 
-def place_of(values: pd.Series, names: Sequence[Name]) -> np.ndarray:
-    """The place of each value among the names, int64 (values,); -1 for another one, or none."""
-    return (
-        values.astype(object)
-        .map(dict(zip(names, range(len(names)), strict=True)))
-        .fillna(-1)
-        .astype(np.int64)
-        .to_numpy()
-    )
-
-
-log = logging.getLogger(__name__)
-
-_SIX = tuple(range(1, 7))
-_CHANNELS = {"rxrx1": _SIX, "rxrx1-kaggle": _SIX, "bbbc021": tuple(bbbc021.CHANNELS.values())}
+    def codes_of(self, table: pd.DataFrame, what: str) -> np.ndarray:
+        """The places of a table's labels, cells or experiments among the names, int64 (rows,)."""
+        column, names = {
+            "label": (self.label, self.classes),
+            "cell": ("cell_type", self.cells),
+            "experiment": ("experiment", self.experiments),
+        }[what]
+        places = dict(zip(names, range(len(names)), strict=True))
+        return table[column].astype(object).map(places).fillna(-1).astype(np.int64).to_numpy()
 
 
 @dataclass(frozen=True, eq=False)
 class Fields:
-    """``table`` (fields): labels and ``part``; ``files``, the path of each channel of the same fields.
+    """``table`` (fields): labels and ``part``; ``files``, the path of each channel of each field.
 
     ``label`` is the column of what is told apart: sirna_id, treatment, compound or moa.
     """
@@ -85,45 +89,64 @@ class Fields:
     def where(self, mask: np.ndarray) -> Fields:
         """The fields of a mask."""
         rows = np.flatnonzero(mask)
-        return replace(
-            self,
-            table=self.table.iloc[rows].reset_index(drop=True),
-            files=tuple(self.files[i] for i in rows),
-        )
+        table = self.table.iloc[rows].reset_index(drop=True)
+        return replace(self, table=table, files=tuple(self.files[i] for i in rows))
+
+    def class_names(self, *, controls: bool) -> list[Name]:
+        """What the training part holds, in order: siRNAs, treatments, compounds or mechanisms."""
+        train = self.part("train").table
+        wanted = train[self.label].notna() & (controls | (train["well_type"] == "treatment"))
+        names = sorted(train.loc[wanted, self.label].unique().tolist())
+        if len(names) < 2:
+            raise SchemaError(
+                f"{len(names)} of {self.label} to tell apart among {len(train)} training fields",
+                expected="two at least",
+            )
+        return names
 
 
 def read_fields(data: ImageData) -> Fields:
-    """Every field that has labels and all its channels; the others are left out, and named in the log."""
+    """Every field with labels and all its channels; the log names those that are left out."""
     kind = kind_of_source(require_folder(data.path, "folder of images"))
     if kind in ("rxrx1", "rxrx1-kaggle"):
         if data.compounds != CompoundData():
             raise InputError(
                 f"data.compounds has no effect: {data.path} is RxRx1", fix="leave it out"
             )
-        table, files, channels = _with_files(sirnas.labels(data), data)
-        part, label = sirnas.parts(table, data), "sirna_id"
+        found = _with_files(_sirna_labels(data), data, "sirna_id")
+        part = _sirna_parts(found.table, data)
     elif kind == "bbbc021":
         if data.split != "kaggle":
             raise InputError(
                 f"data.split has no effect: {data.path} is BBBC021", fix="leave it out"
             )
-        table, files, channels = _with_files(compounds.labels(data), data)
-        part, label = compounds.parts(table, data), data.compounds.label
+        found = _with_files(_compound_labels(data), data, data.compounds.label)
+        part = _compound_parts(found.table, data)
     else:
         raise InputError(
             f"{data.path} is {kind}",
             expected="RxRx1 or BBBC021: tables and images",
             fix="see images fixture rxrx1",
         )
-    return _chosen_cells(Fields(table.assign(part=part), files, channels, label), data)
+    known = sorted(found.table["cell_type"].unique())
+    for name in data.cell_types:
+        if name not in known:
+            raise SchemaError(
+                f"no cell type {name!r} in {data.path}",
+                expected=", ".join(known),
+                fix=suggest(name, known),
+            )
+    found = replace(found, table=found.table.assign(part=part))
+    if not data.cell_types:
+        return found
+    return found.where(found.table["cell_type"].isin(data.cell_types).to_numpy())
 
 
-def _with_files(
-    labels: pd.DataFrame, data: ImageData
-) -> tuple[pd.DataFrame, tuple[dict[int, Path], ...], tuple[int, ...]]:
-    """The rows of ``labels`` that have images, with site_id and sorted by it; the files of each; the channels.
+def _with_files(labels: pd.DataFrame, data: ImageData, label: str) -> Fields:
+    """The rows of ``labels`` that have images, with site_id and sorted by it.
 
-    Images are joined by ``place`` (the plate as files call it), well and, where labels know them, site.
+    Images are joined by ``place`` (the plate as files call it), well and, where labels know them,
+    site.
     """
     images = find_images(data.path)
     if not len(images):
@@ -132,22 +155,21 @@ def _with_files(
             expected="the folders Week1_22123 and so on beside the tables",
         )
     channels = tuple(sorted(int(c) for c in images["channel"].unique()))
-    lost = [c for c in _CHANNELS[kind_of_source(data.path)] if c not in channels]
+    named = ", ".join(map(str, channels))
+    lost = [str(c) for c in _CHANNELS[kind_of_source(data.path)] if c not in channels]
     if lost:
         log.warning(
-            "no image of channels %s at all: the network does without them",
-            ", ".join(map(str, lost)),
+            "no image of channels %s at all: the network does without them", ", ".join(lost)
         )
     found = {key: files for key, files in fields(images).items() if len(files) == len(channels)}
-    keys = pd.DataFrame(list(found), columns=["place", "well", "site"]).assign(
-        file=range(len(found))
-    )
-    on = ["place", "well", "site"] if "site" in labels else ["place", "well"]
+    keys = pd.DataFrame(list(found), columns=["place", "well", "site"])
+    keys = keys.assign(file=range(len(found))).astype({"site": int})
+    by_site = "site" in labels
     table = labels.merge(
-        keys.astype({"site": int}),
-        on=on,
+        keys,
+        on=["place", "well", "site"] if by_site else ["place", "well"],
         how="left",
-        validate="one_to_one" if "site" in labels else "one_to_many",
+        validate="one_to_one" if by_site else "one_to_many",
     )
     absent = table["file"].isna()
     if absent.all():
@@ -159,45 +181,109 @@ def _with_files(
         log.warning(
             "%d fields left out for want of an image of each of channels %s: %s",
             int(absent.sum()),
-            ", ".join(map(str, channels)),
+            named,
             shorten(table.loc[absent, "well_id"].unique()),
         )
     table = table[~absent].astype({"site": int})
     table = table.assign(site_id=table["well_id"] + "_" + table["site"].astype(str))
     table = table.sort_values("site_id", ignore_index=True)
     every = list(found.values())
-    return (
-        table.drop(columns=["place", "file"]),
-        tuple(every[int(i)] for i in table["file"]),
-        channels,
+    files = tuple(every[int(i)] for i in table["file"])
+    return Fields(table.drop(columns=["place", "file"]), files, channels, label)
+
+
+def _sirna_labels(data: ImageData) -> pd.DataFrame:
+    """RxRx1: a row a site, or a well where no sites are named; ``place`` as images call plates."""
+    meta = read_rxrx1_metadata(data.path).drop(columns=["site_id", "sirna"], errors="ignore")
+    return meta.assign(place=meta["experiment"] + "_" + meta["plate"].astype(str))
+
+
+def _sirna_parts(table: pd.DataFrame, data: ImageData) -> np.ndarray:
+    """RxRx1: train, validation, id_test or test for each field.
+
+    ``kaggle``: training experiments, without those of the validation, and the test ones. ``wilds``:
+    site 1 of training experiments; their site 2 is id_test; the first test experiment of each cell
+    type is the validation.
+    """
+    training = (table["dataset"] == "train").to_numpy()
+    part = np.where(training, "train", "test").astype(object)
+    if data.split == "wilds":
+        part[training & (table["site"] != 1).to_numpy()] = "id_test"
+    plan = table[["experiment", "cell_type", "dataset"]].drop_duplicates().sort_values("experiment")
+    if data.validation:
+        withheld = data.named(plan["experiment"], "experiment")
+    else:
+        # Of a cell type that has a single experiment on this side none can be spared.
+        plan = plan[plan["dataset"] == ("train" if data.split == "kaggle" else "test")]
+        many = plan.groupby("cell_type")["experiment"].transform("size") > 1
+        chosen = plan[many].groupby("cell_type")["experiment"]
+        withheld = (chosen.last() if data.split == "kaggle" else chosen.first()).tolist()
+    part[table["experiment"].isin(withheld).to_numpy()] = "validation"
+    return part
+
+
+def _compound_labels(data: ImageData) -> pd.DataFrame:
+    """BBBC021: a row a field; ``fold`` is the group of its compound, -1 without a mechanism."""
+    named = ["plate", "well", "site", "week", "replicate", "compound", "concentration"]
+    treatment = ["compound", "concentration"]
+    mechanisms = bbbc021.read_mechanisms(data.path)
+    images = bbbc021.read_images(data.path)[named]
+    meta = images.merge(mechanisms, on=treatment, how="left", validate="m:1")
+    known, vehicle = meta["compound"] != _UNKNOWN, meta["compound"] == bbbc021.VEHICLE
+    return meta.assign(
+        place=meta["plate"],
+        well_id=meta["plate"] + "_" + meta["well"],
+        cell_type="MCF-7",
+        experiment=meta[data.compounds.batch],
+        well_type=np.where(vehicle, "negative_control", "treatment"),
+        treatment=(meta["compound"] + " " + meta["concentration"]).where(known),
+        compound=meta["compound"].where(known),
+        fold=_compound_folds(meta, data.compounds),
     )
 
 
-def _chosen_cells(fields: Fields, data: ImageData) -> Fields:
-    """The fields of the cell types that were asked for."""
-    known = sorted(fields.table["cell_type"].unique())
-    for name in data.cell_types:
-        if name not in known:
-            raise SchemaError(
-                f"no cell type {name!r} in {data.path}",
-                expected=", ".join(known),
-                fix=suggest(name, known),
-            )
-    return (
-        fields.where(fields.table["cell_type"].isin(data.cell_types).to_numpy())
-        if data.cell_types
-        else fields
-    )
-
-
-def class_names(fields: Fields, *, controls: bool) -> list[Name]:
-    """What the training part holds, in order: siRNAs, treatments, compounds or mechanisms."""
-    train = fields.part("train").table
-    wanted = train[fields.label].notna() & (controls | (train["well_type"] == "treatment"))
-    names = sorted(train.loc[wanted, fields.label].unique().tolist())
-    if len(names) < 2:
+def _compound_folds(meta: pd.DataFrame, settings: CompoundData) -> np.ndarray:
+    """The group of each row's compound, (rows,); -1 for one in none, and for the vehicle."""
+    if settings.fold is None:
+        return np.full(len(meta), -1)
+    asked = meta["moa"].notna() & (meta["compound"] != bbbc021.VEHICLE)
+    if not asked.any():
         raise SchemaError(
-            f"{len(names)} of {fields.label} to tell apart among {len(train)} training fields",
-            expected="two at least",
+            "no compound of the images has a mechanism, so no group of them can be withheld",
+            expected="the compounds and concentrations of the image table in the table of "
+            "mechanisms",
+            cause="names or concentrations that do not join",
         )
-    return names
+    known = meta[asked].drop_duplicates(["compound", "concentration"])
+    fold = mechanism_folds(known, settings.folds, rng=np.random.default_rng(settings.seed))
+    of_compound = dict(zip(known["compound"], fold, strict=True))
+    return meta["compound"].map(of_compound).fillna(-1).astype(int).to_numpy()
+
+
+def _compound_parts(table: pd.DataFrame, data: ImageData) -> np.ndarray:
+    """BBBC021: train, validation or test for each field.
+
+    test: the withheld group of compounds. validation: of the others the withheld plates or, where
+    mechanisms are learned, the next group of compounds.
+    """
+    settings = data.compounds
+    part = np.full(len(table), "train", dtype=object)
+    if settings.label == "moa" and settings.fold is not None:
+        if data.validation:
+            raise SchemaError(
+                "data.validation names plates, and mechanisms are validated on compounds",
+                fix="leave it out",
+            )
+        part[(table["fold"] == (settings.fold + 1) % settings.folds).to_numpy()] = "validation"
+    else:
+        plates = table[["plate", "week", "replicate"]].drop_duplicates().sort_values("plate")
+        if data.validation:
+            withheld = data.named(plates["plate"], "plate")
+        else:  # those of the last replicate of each week that has two
+            weeks = plates.groupby("week")["replicate"]
+            last = plates["replicate"] == weeks.transform("max")
+            withheld = plates.loc[last & (weeks.transform("nunique") > 1), "plate"].tolist()
+        part[table["plate"].isin(withheld).to_numpy()] = "validation"
+    if settings.fold is not None:
+        part[(table["fold"] == settings.fold).to_numpy()] = "test"
+    return part

@@ -1,9 +1,10 @@
-"""An embedding of expression profiles learned from who was treated with what (after Donner et al. 2018).
+"""An embedding of expression profiles learned from their treatments (after Donner et al. 2018).
 
-``train(settings)`` makes a run directory, ``resume`` goes on with one, ``load_embedder`` gives its network back.
+``EMBEDDING.train(settings)`` makes a run directory, ``EMBEDDING.resume`` goes on with one,
+``load_embedder`` gives its network back.
 """
 
-from perturbgen.l1000.embedder.run import Embedder, load_embedder, resume, train
+from perturbgen.l1000.embedder.recipe import EMBEDDING, Embedder, load_embedder
 from perturbgen.l1000.embedder.settings import EmbedSettings
 
-__all__ = ["EmbedSettings", "Embedder", "load_embedder", "resume", "train"]
+__all__ = ["EMBEDDING", "EmbedSettings", "Embedder", "load_embedder"]

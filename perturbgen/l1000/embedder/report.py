@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -10,33 +10,35 @@ import pandas as pd
 from perturbgen.core.page import PALETTE, Page
 from perturbgen.l1000.embedder.evaluation import MINE, Judged, display_names, known, plain
 from perturbgen.l1000.embedder.probe import KINDS, MAJORITY
-from perturbgen.l1000.embedder.run import Embedder
+from perturbgen.l1000.embedder.recipe import Embedder
+from perturbgen.train.board import plane
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
-_Array = np.ndarray[Any, Any]
-_MAPPED: Final = 20_000  # profiles on the map, at most
-_LISTED: Final = 500  # perturbagens whose neighbours the page lists, at most
-_PROBE_TEXT: Final = (
-    "How well classifiers read {column} from each method's places. They learn from some values of {label} and are "
-    "tested on others, five folds together. balanced: the mean over classes of their share told rightly. top-1 of "
-    "{label}s: all profiles of one decide together. It is shuffled over values of {label} for the control."
+_MAPPED = 20_000  # profiles on the map, at most
+_LISTED = 500  # perturbagens whose neighbours the page lists, at most
+_PROBE_TEXT = (
+    "How well classifiers read {column} from each method's places. They learn from some values of "
+    "{label} and are tested on others, five folds together. balanced: the mean over classes of "
+    "their share told rightly. top-1 of {label}s: all profiles of one decide together. It is "
+    "shuffled over values of {label} for the control."
 )
 
 
 def evaluation_page(
     judged: Judged, embedder: Embedder, groups: pd.DataFrame, *, title: str
 ) -> Page:
-    """The page: the table, curves, the map, neighbours, then everything about the trained embedding's retrieval."""
-    n, kinds = len(judged.table), judged.table.samples[judged.label].nunique()
+    """The table of methods, curves, the map, leaks, probes and neighbours."""
+    n, kinds = len(judged.table), judged.table.meta[judged.label].nunique()
     page = Page(
         title, f"{n:,} profiles of {kinds:,} values of {judged.label}, ranked by each method."
     )
     page.section(
         "Methods",
-        "mAP, AUC and P@1: means over profiles. median q: the share of others that lie above a profile of the same "
-        "kind. retrieved: the share of kinds found above chance. Rivals are fitted on the run's training profiles.",
+        "mAP, AUC and P@1: means over profiles. median q: the share of others that lie above a "
+        "profile of the same kind. retrieved: the share of kinds found above chance. Rivals are "
+        "fitted on the run's training profiles.",
     )
     page.table(judged.rows())
     page.section("Retrieval curves")
@@ -50,8 +52,8 @@ def evaluation_page(
     )
     page.section(
         "Leaks of the plate",
-        "What is left on other plates and positions, what shuffled labels give, and how well the plate is found: "
-        "an AUC of one half is chance, more is leakage.",
+        "What is left on other plates and positions, what shuffled labels give, and how well the "
+        "plate is found: an AUC of one half is chance, more is leakage.",
     )
     page.table([{"variant": name, **plain(row)} for name, row in judged.controls.iterrows()])
     for column in judged.probes:
@@ -70,7 +72,7 @@ def evaluation_page(
     page.section(
         "Network",
         f"{embedder.path.name}: {settings.encoder.kind} encoder, {settings.head.kind} head, "
-        f"{len(embedder.classes):,} training classes, {settings.size} dimensions.",
+        f"{len(embedder.card.classes):,} training classes, {settings.size} dimensions.",
     )
     return page
 
@@ -97,9 +99,7 @@ def _map_figure(judged: Judged) -> Figure:
     """The first two principal components, coloured by mechanism, else cell line."""
     import plotly.graph_objects as go
 
-    from perturbgen.train.board import plane
-
-    samples = judged.table.samples
+    samples = judged.table.meta
     chosen = np.random.default_rng(0).permutation(len(samples))[:_MAPPED]
     points = plane(judged.vectors.astype(float))[chosen]
     samples = samples.iloc[chosen]
@@ -126,7 +126,7 @@ def _map_figure(judged: Judged) -> Figure:
     return figure.update_layout(height=560, legend_title=colour)
 
 
-def _hover(samples: pd.DataFrame, label: str) -> _Array:
+def _hover(samples: pd.DataFrame, label: str) -> np.ndarray:
     """What a profile is, in a line."""
     names = [
         name for name in ("name", label, "dose", "cell_line", "plate", "well") if name in samples
@@ -138,7 +138,7 @@ def _neighbour_rows(judged: Judged, groups: pd.DataFrame, *, near: int = 4) -> l
     """A line for each kind: how well it is found, and its nearest other kinds."""
     label = judged.label
     ap = judged.found[MINE].groups.set_index(label)["ap"]
-    named = display_names(judged.table.samples, label)
+    named = display_names(judged.table.meta, label)
     rows = []
     for kind in sorted(groups[label].unique())[:_LISTED]:
         mine = groups[groups[label] == kind]

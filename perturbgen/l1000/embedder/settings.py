@@ -13,13 +13,12 @@ from perturbgen.train.settings import (
     Count,
     LoopSettings,
     LoopTraining,
+    NonNegative,
     Positive,
     Stopping,
     Widths,
     changed,
 )
-
-_NonNegative = Annotated[float, Field(ge=0)]
 
 # Which settings of the encoder each kind reads, under the names that its network gives them.
 _OPTIONS: Final[dict[str, tuple[str, ...]]] = {
@@ -31,34 +30,23 @@ _OPTIONS: Final[dict[str, tuple[str, ...]]] = {
 }
 
 
-class DataSettings(Settings):
+class ProfileData(Settings):
     """Which profiles, and what makes two of them alike."""
 
     path: Path  # a folder of l1000 extract, a GCTX or GCT file, or an h5ad
     metadata: Path | None = None  # the table of a GCTX's samples
-    label: str = (
-        "perturbagen"  # profiles of one label come together; parts of a split share no label
-    )
-    types: tuple[
-        str, ...
-    ] = ()  # only these pert_types; else every treatment but positive controls; controls never
+    label: str = "perturbagen"  # profiles of one come together; parts of a split share none
+    # Only these pert_types; else every treatment but positive controls; controls never.
+    types: tuple[str, ...] = ()
     least: Count = 2  # profiles that a label needs to be a class
-    split: Path | None = (
-        None  # a split file by sample: train, validation; other parts are left alone
-    )
-    leakproof: Path | None = (
-        None  # a split of the Leak-Proof CMap benchmark; its val and test parts
-    )
+    split: Path | None = None  # a file by sample: train, validation; other parts are left alone
+    leakproof: Path | None = None  # a split of the Leak-Proof CMap benchmark: its val and test
     fold: Annotated[int, Field(ge=0)] = 0  # of the benchmark's split
-    validation: Annotated[float, Field(ge=0, lt=1)] = (
-        0.1  # share of the labels, where no split is named
-    )
-    test: Annotated[float, Field(ge=0, lt=1)] = (
-        0.0  # share of the labels that are left for evaluate
-    )
+    validation: Chance = 0.1  # share of the labels, where no split is named
+    test: Chance = 0.0  # share of the labels that are left for evaluate
 
     @model_validator(mode="after")
-    def one_split(self) -> DataSettings:
+    def one_split(self) -> ProfileData:
         """One way to split."""
         if self.split is not None and self.leakproof is not None:
             raise ValueError("'split' and 'leakproof' are two ways to split")
@@ -66,7 +54,7 @@ class DataSettings(Settings):
             raise ValueError("'fold' is of a leakproof split")
         if (self.split or self.leakproof) and changed(self, {"validation", "test"}):
             raise ValueError(
-                "the split says who is withheld; 'validation' and 'test' would be ignored"
+                "the split says which are withheld; 'validation' and 'test' would be ignored"
             )
         return self
 
@@ -92,7 +80,8 @@ class _EncoderSettings(Settings):
         foreign = changed(self, others)
         if foreign:
             raise ValueError(
-                f"{foreign[0]!r} is no setting of a {self.kind} encoder, which has {', '.join(mine)}"
+                f"{foreign[0]!r} is no setting of a {self.kind} encoder, "
+                f"which has {', '.join(mine)}"
             )
         return self
 
@@ -105,20 +94,16 @@ class _HeadSettings(Settings):
     """The margin softmax (see ``perturbgen.nn.MarginHead``)."""
 
     kind: Literal["cosface", "arcface", "adacos", "curricular", "poincare"] = "cosface"
-    margin: _NonNegative = 0.25
-    margin_rate: Positive | None = (
-        2e-4  # by which the margin rises in a step; it is there at once without
-    )
+    margin: NonNegative = 0.25
+    margin_rate: Positive | None = 2e-4  # by which the margin rises in a step
     rare_margin: Positive | None = None  # of the rarest class; the others lie between the two
     easy: bool = False  # arcface: a margin only for rows on the right side already
     scale: Positive | None = None  # at the start; √2 log(classes - 1) by default
     learn_scale: bool = True
     centers: Count = 1  # vectors of a class (sub-center)
     smoothing: Chance = 0.0
-    focal: _NonNegative = 0.0
-    weighting: Literal["none", "inverse", "root", "effective"] = (
-        "none"  # of classes by their numbers
-    )
+    focal: NonNegative = 0.0
+    weighting: Literal["none", "inverse", "root", "effective"] = "none"  # of classes, by number
     chunk: Count | None = None  # classes scored at once
 
     @model_validator(mode="after")
@@ -136,7 +121,7 @@ class ModelSettings(Settings):
     """From a profile to its place."""
 
     size: Count = 32
-    noise: _NonNegative = 0.3  # sd of what is added to standardised profiles in training
+    noise: NonNegative = 0.3  # sd of what is added to standardised profiles in training
     clip: Positive | None = 10.0  # of z-scores, before they are standardised
     conditions: tuple[str, ...] = ()  # columns that the network is told: cell_line, dose, time
     encoder: _EncoderSettings = _EncoderSettings()
@@ -148,13 +133,11 @@ class EmbedTraining(LoopTraining):
 
     epochs: Count = 100
     batch_size: Count = 512
-    weight_decay: _NonNegative = 1e-4
+    weight_decay: NonNegative = 1e-4
     head_rate: Positive = 1e-2  # learning rate of class vectors and scale
     sampler: Literal["shuffled", "balanced"] = "shuffled"
     per_class: Count = 4  # balanced: profiles of a class in a batch
-    resident: bool = (
-        True  # all profiles on the device; else batches are read from the extraction's memory map
-    )
+    resident: bool = True  # all profiles on the device; else read from the memory map
     judged: Count = 10_000  # validation profiles that are ranked after every epoch, at most
 
     @model_validator(mode="after")
@@ -173,7 +156,7 @@ class EmbedSettings(LoopSettings):
     """A training run of an embedding."""
 
     name: str = "embedder"
-    data: DataSettings
+    data: ProfileData
     model: ModelSettings = ModelSettings()
     training: EmbedTraining = EmbedTraining()
     stopping: Stopping = Stopping(patience=20)

@@ -17,7 +17,6 @@ import pandas as pd
 from anndata import AnnData
 from scipy import sparse
 
-from perturbgen.core.config import load_settings
 from perturbgen.core.console import track
 from perturbgen.core.errors import InputError
 from perturbgen.core.files import atomic_path, require_file, require_writable
@@ -150,7 +149,7 @@ def load_world(folder: str | Path) -> World:
     To draw the same wells again.
     """
     values = tomllib.loads(require_file(Path(folder) / "simulation.toml", "simulation").read_text())
-    settings = load_settings(SimulationSettings, base=values["settings"])
+    settings = SimulationSettings.load(base=values["settings"])
     return build_world(settings, seed=values["seed"])
 
 

@@ -17,7 +17,6 @@ import pandas as pd
 from anndata import AnnData
 from scipy import sparse
 
-from perturbgen.core.config import to_toml
 from perturbgen.data import KAGGLE_COLUMNS
 from perturbgen.simulate.op3.baseline import make_baseline, solve_depth
 from perturbgen.simulate.op3.counts import Stream, sample_nb_sparse
@@ -114,7 +113,7 @@ class World:
             "vehicle": self.layout.vehicle,
             "seed": self.seed,
             "mean_depth": self.depth,
-            "settings": to_toml(self.settings),
+            "settings": self.settings.to_toml(),
         }
 
     @cached_property

@@ -9,7 +9,6 @@ from typing import IO, TYPE_CHECKING, Final
 import numpy as np
 import pandas as pd
 
-from perturbgen.core.config import to_toml
 from perturbgen.core.console import progress
 from perturbgen.core.errors import InputError
 from perturbgen.core.files import atomic_path, disk_errors, require_writable
@@ -76,7 +75,7 @@ def write_screen(
         part.mkdir()
         world = _write_plates(part, settings, seed=seed)
         _write_world(part, settings, world)
-        tables = to_toml(settings).replace("\n[", "\n[settings.")
+        tables = settings.to_toml().replace("\n[", "\n[settings.")
         tables = tables.replace("\n[settings.[", "\n[settings.")
         (part / _SETTINGS).write_text(f"seed = {seed}\n\n[settings]\n{tables}")
     return out

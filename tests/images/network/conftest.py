@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from perturbgen.images.network import run as running
+from perturbgen.images.network import IMAGES
 from perturbgen.images.network.settings import ImageSettings
 from perturbgen.simulate.images import write_rxrx1
 
@@ -38,4 +38,4 @@ def settings(plates: Path) -> ImageSettings:
 @pytest.fixture(scope="session")
 def trained(settings: ImageSettings, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run."""
-    return running.train(settings, runs=tmp_path_factory.mktemp("runs"), accelerator="cpu")
+    return IMAGES.train(settings, runs=tmp_path_factory.mktemp("runs"), accelerator="cpu")

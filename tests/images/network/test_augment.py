@@ -8,18 +8,17 @@ import numpy as np
 import pytest
 import torch
 
-from perturbgen.images.network.feed import (
-    ImageBatch,
-    _standardised,
-    _zoomed,
-    all_turns,
-    augmented,
-    cutmix,
-)
+from perturbgen.images.network import load_network
+from perturbgen.images.network.feed import ImageBatch, _standardised
 from perturbgen.images.network.fields import Vocabulary, read_fields
-from perturbgen.images.network.model import ImageClassifier
+from perturbgen.images.network.model import (
+    ImageClassifier,
+    _all_turns,
+    _augmented,
+    _cutmix,
+    _zoomed,
+)
 from perturbgen.images.network.predict import predict
-from perturbgen.images.network.run import load_run
 from perturbgen.images.network.settings import AugmentSettings, ImageModelSettings
 from perturbgen.nn.layers import Draws
 
@@ -30,10 +29,10 @@ def draws(seed: int = 0) -> Draws:
 
 def test_all_turns_are_the_eight_of_a_square_and_the_four_of_a_rectangle() -> None:
     square = torch.arange(4.0).view(1, 1, 2, 2)
-    found = {tuple(view.flatten().tolist()) for view in all_turns(square)}
+    found = {tuple(view.flatten().tolist()) for view in _all_turns(square)}
     assert len(found) == 8
     assert (2, 0, 3, 1) in found  # a quarter turn
-    assert len(all_turns(torch.zeros(1, 1, 2, 3))) == 4
+    assert len(_all_turns(torch.zeros(1, 1, 2, 3))) == 4
 
 
 def test_a_window_is_enlarged_where_it_lies() -> None:
@@ -44,13 +43,13 @@ def test_a_window_is_enlarged_where_it_lies() -> None:
     assert out[1].max().item() == pytest.approx(0.5, abs=0.02)  # the left half
     assert out[2].min().item() == pytest.approx(0.5, abs=0.02)  # the right half
     images = torch.rand(4, 3, 8, 8)
-    assert not augmented(images, AugmentSettings(turn=False, zoom=0.5), draws()).equal(images)
+    assert not _augmented(images, AugmentSettings(turn=False, zoom=0.5), draws()).equal(images)
 
 
 def test_cutmix_says_whose_pixels_there_are() -> None:
     n = 64
     images = torch.arange(float(n)).view(n, 1, 1, 1).expand(n, 2, 12, 10).contiguous()
-    mixed, other, share = cutmix(images, torch.arange(n), 0.7, draws())
+    mixed, other, share = _cutmix(images, torch.arange(n), 0.7, draws())
     for i in range(n):
         foreign = mixed[i, 0] != i
         if other[i] == i:
@@ -61,7 +60,7 @@ def test_cutmix_says_whose_pixels_there_are() -> None:
         assert foreign.sum() == rows.sum() * columns.sum()  # one rectangle
     assert sorted(other.tolist()) == list(range(n))
     assert 0.15 < (share == 0).float().mean().item() < 0.5  # three in ten stay whole
-    assert cutmix(images, torch.arange(n), 0.0, draws())[0].equal(images)
+    assert _cutmix(images, torch.arange(n), 0.0, draws())[0].equal(images)
 
 
 def test_a_mixed_image_counts_for_both_labels_by_area() -> None:
@@ -77,7 +76,7 @@ def test_a_mixed_image_counts_for_both_labels_by_area() -> None:
     zero = torch.zeros(6, dtype=torch.long)
     label = torch.tensor([0, 1, 0, 1, 0, -1])
     found = model(ImageBatch(torch.arange(6), images, label, zero, zero), draws(5))["cross_entropy"]
-    mixed, other, share = cutmix(images, label, 1.0, draws(5))
+    mixed, other, share = _cutmix(images, label, 1.0, draws(5))
     z = model.embed(mixed, zero)
     by_hand = (1 - share) * model.cross_entropy(z, label) + share * model.cross_entropy(z, other)
     torch.testing.assert_close(found, by_hand)
@@ -87,7 +86,7 @@ def test_a_mixed_image_counts_for_both_labels_by_area() -> None:
 
 
 def test_answers_over_all_turns_do_not_depend_on_how_an_image_lies(trained: Path) -> None:
-    run = load_run(trained)
+    run = load_network(trained)
     fields = read_fields(run.settings.data).part("test")
 
     class Turned(type(run.feed(fields))):  # type: ignore[misc]

@@ -25,7 +25,9 @@ FAST = (
 
 @pytest.fixture(scope="module")
 def bbbc021(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_bbbc021(tmp_path_factory.mktemp("bad") / "bbbc021", layout=ImageLayout(shape=(16, 20)))
+    return write_bbbc021(
+        tmp_path_factory.mktemp("bad") / "bbbc021", layout=ImageLayout(shape=(16, 20))
+    )
 
 
 def train(data: Path, runs: Path, *settings: str) -> int:

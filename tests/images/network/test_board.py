@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from perturbgen.images.network import ImageRun, load_network
 from perturbgen.images.network.board import (
     _confusion_figure,
     _enlarged,
@@ -15,11 +16,10 @@ from perturbgen.images.network.board import (
 )
 from perturbgen.images.network.fields import read_fields
 from perturbgen.images.network.predict import predict
-from perturbgen.images.network.run import ImageRun, load_run
 
 
 def test_pictures_show_every_class_and_the_chosen_fields(trained: Path) -> None:
-    run: ImageRun = load_run(trained)
+    run: ImageRun = load_network(trained)
     feed = run.feed(read_fields(run.settings.data).part("validation"))
     found = predict(run.model, feed, "batch")
     axes = _confusion_figure(found).axes[0]

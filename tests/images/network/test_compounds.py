@@ -13,18 +13,18 @@ import pytest
 
 from perturbgen.cli import _run as command
 from perturbgen.core.errors import ConfigError, InputError, SchemaError
-from perturbgen.images.network import run as running
+from perturbgen.images.network import IMAGES, load_network
 from perturbgen.images.network.evaluate import (
     _matching_rows,
     by_chance,
     corrected_wells,
-    embed,
-    evaluate,
+    embed_run,
+    evaluate_run,
     matchings,
     pooled,
 )
-from perturbgen.images.network.fields import Fields, class_names, read_fields
-from perturbgen.images.network.run import _ImageCard, load_run
+from perturbgen.images.network.fields import Fields, read_fields
+from perturbgen.images.network.recipe import _ImageCard
 from perturbgen.images.network.settings import ImageData, ImageSettings
 from perturbgen.profiles import Profiles
 from perturbgen.simulate.images import ImageLayout, write_bbbc021
@@ -58,7 +58,7 @@ def fields_of(path: Path, **options: object) -> Fields:
 def withheld(bbbc021: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that never saw the first of four groups of compounds."""
     settings = settings_of(bbbc021, data={"path": bbbc021, "compounds": {"fold": 0}})
-    return running.train(settings, runs=tmp_path_factory.mktemp("runs"), accelerator="cpu")
+    return IMAGES.train(settings, runs=tmp_path_factory.mktemp("runs"), accelerator="cpu")
 
 
 def test_no_plate_of_the_validation_is_trained_on(bbbc021: Path) -> None:
@@ -110,13 +110,13 @@ def test_every_compound_is_tested_by_one_fold_and_folds_follow_their_seed(bbbc02
 
 def test_classes_are_treatments_compounds_or_mechanisms(bbbc021: Path) -> None:
     everything = fields_of(bbbc021)
-    names = class_names(everything, controls=False)
+    names = everything.class_names(controls=False)
     assert len(names) == 2 * 13
     assert "compound A1 0.003" in names
     assert not [name for name in names if "DMSO" in str(name) or "UNKNOWN" in str(name)]
-    assert "DMSO 0" in class_names(everything, controls=True)
-    assert len(class_names(fields_of(bbbc021, label="compound"), controls=False)) == 13
-    mechanisms = class_names(fields_of(bbbc021, label="moa", fold=1), controls=False)
+    assert "DMSO 0" in everything.class_names(controls=True)
+    assert len(fields_of(bbbc021, label="compound").class_names(controls=False)) == 13
+    mechanisms = fields_of(bbbc021, label="moa", fold=1).class_names(controls=False)
     assert mechanisms == ["Actin disruptors", "DNA damage", "Eg5 inhibitors"]
 
 
@@ -157,6 +157,10 @@ def test_the_real_tables_without_images_and_with_some(
     shutil.rmtree(folder / "Week1")
     with pytest.raises(InputError, match="none of the images that the tables"):
         read_fields(ImageData(path=folder))
+
+
+def described(settings: ImageSettings) -> _ImageCard:
+    return IMAGES.describe(settings, IMAGES.read(settings))
 
 
 def planted(noise: float) -> Profiles:
@@ -235,13 +239,13 @@ def test_a_run_without_some_compounds_is_asked_about_them(withheld: Path) -> Non
     assert card.label == "treatment"
     assert card.channels == (1, 2, 4)
     assert len(card.classes) == 2 * 10
-    run = load_run(withheld)
-    rows = {(row["of"], row["decoding"]): row for row in evaluate(run, part=("test",))}
+    run = load_network(withheld)
+    rows = {(row["of"], row["decoding"]): row for row in evaluate_run(run, part=("test",))}
     assert ("well", "independent") not in rows  # their treatments are no classes
     assert rows["treatment", "NSC of new compounds, raw"]["n"] == 6
-    accuracies = evaluate(run, part=("validation",))
+    accuracies = evaluate_run(run, part=("validation",))
     assert {row["of"] for row in accuracies} == {"image", "well"}
-    profiles = embed(run, part=())
+    profiles = embed_run(run, part=())
     assert {"compound", "concentration", "moa", "week", "fold", "part"} <= set(profiles.meta)
     assert len(profiles) == len(fields_of(run.settings.data.path).table)
 
@@ -250,8 +254,8 @@ def test_mechanisms_are_named_for_new_compounds(bbbc021: Path, tmp_path: Path) -
     settings = settings_of(
         bbbc021, data={"path": bbbc021, "compounds": {"fold": 1, "label": "moa"}}
     )
-    run = load_run(running.train(settings, runs=tmp_path, accelerator="cpu"))
-    rows = {(row["of"], row["decoding"]): row for row in evaluate(run, part=("test",))}
+    run = load_network(IMAGES.train(settings, runs=tmp_path, accelerator="cpu"))
+    rows = {(row["of"], row["decoding"]): row for row in evaluate_run(run, part=("test",))}
     assert rows["well", "independent"]["n"] == 3 * 2 * 2  # compounds, concentrations, replicates
     with pytest.raises(SchemaError, match="images whose labels are treatment"):
         run.feed(fields_of(bbbc021, fold=1))
@@ -260,7 +264,7 @@ def test_mechanisms_are_named_for_new_compounds(bbbc021: Path, tmp_path: Path) -
 def test_a_run_of_rxrx1_is_no_start_for_bbbc021(trained: Path, bbbc021: Path) -> None:
     settings = settings_of(bbbc021, model={"start": trained})
     with pytest.raises(ConfigError, match="tells sirna_id apart, these images treatment"):
-        running._describe(read_fields(settings.data), settings)
+        described(settings)
 
 
 def test_a_start_that_was_trained_on_withheld_compounds_is_refused(
@@ -274,36 +278,32 @@ def test_a_start_that_was_trained_on_withheld_compounds_is_refused(
         )
 
     same, other, every = start(withheld, 0), start(withheld, 1), start(withheld, None)
-    assert (
-        running._describe(read_fields(same.data), same).classes == _ImageCard.read(withheld).classes
-    )
-    running._describe(
-        read_fields(every.data), every
-    )  # withholds plates only, the same as the start
+    assert described(same).classes == _ImageCard.read(withheld).classes
+    described(every)  # withholds plates only, the same as the start
     away = sorted(set(read_fields(other.data).part("test").table["compound"]))
     with pytest.raises(
         ConfigError, match=f"{len(away)} of compound that are withheld here: '{away[0]}'"
     ) as caught:
-        running._describe(read_fields(other.data), other)
+        described(other)
     assert "withhold the same in both runs" in str(caught.value)
     plates = other.model_copy(update={"data": ImageData(path=bbbc021, validation=("Week1_22121",))})
     with pytest.raises(ConfigError, match="1 of experiment that are withheld here: 'Week1_22121'"):
-        running._describe(read_fields(plates.data), plates)
+        described(plates)
 
-    second = running.train(every, runs=tmp_path, accelerator="cpu")  # has seen group 0, too
+    second = IMAGES.train(every, runs=tmp_path, accelerator="cpu")  # has seen group 0, too
     with pytest.raises(ConfigError, match="of compound that are withheld here"):
-        running._describe(read_fields(same.data), start(second, 0))
-    third = running.train(start(withheld, 0), runs=tmp_path, accelerator="cpu")
-    assert running._describe(read_fields(same.data), start(third, 0)).label == "treatment"
+        described(start(second, 0))
+    third = IMAGES.train(start(withheld, 0), runs=tmp_path, accelerator="cpu")
+    assert described(start(third, 0)).label == "treatment"
     (third / "config.toml").write_text(
         (third / "config.toml").read_text().replace(str(withheld), str(second))
     )
     with pytest.raises(
         ConfigError, match="of compound that are withheld here"
     ):  # by the run before the run before
-        running._describe(read_fields(same.data), start(third, 0))
+        described(start(third, 0))
     shutil.rmtree(second)
-    running._describe(read_fields(same.data), start(third, 0))
+    described(start(third, 0))
     assert "what that was trained on is not known" in caplog.text
 
 

@@ -16,8 +16,9 @@ from PIL import Image
 from perturbgen.core.errors import InputError, SchemaError
 from perturbgen.images.fields import read_field
 from perturbgen.images.network import feed as feeding
-from perturbgen.images.network.feed import ImageFeed, _cut, _shrunk, _turned, augmented
-from perturbgen.images.network.fields import Fields, Vocabulary, class_names, read_fields
+from perturbgen.images.network.feed import ImageFeed, _cut, _shrunk
+from perturbgen.images.network.fields import Fields, Vocabulary, read_fields
+from perturbgen.images.network.model import _augmented, _turned
 from perturbgen.images.network.settings import AugmentSettings, ImageData
 from perturbgen.nn.layers import Draws
 
@@ -133,8 +134,8 @@ def test_parts_of_both_splits(plates: Path) -> None:
 
 
 def test_classes_are_the_treatments_of_training_and_controls_if_asked(fields: Fields) -> None:
-    assert class_names(fields, controls=False) == list(range(8))
-    assert class_names(fields, controls=True) == list(range(10))
+    assert fields.class_names(controls=False) == list(range(8))
+    assert fields.class_names(controls=True) == list(range(10))
 
 
 def test_the_kaggle_layout_gives_the_same_fields(tmp_path: Path) -> None:
@@ -208,12 +209,12 @@ def test_augmentation_is_that_of_its_draws() -> None:
     strong = AugmentSettings(gain=0.2, offset=0.1, noise=0.05)
 
     def drawn(seed: int) -> torch.Tensor:
-        return augmented(images, strong, Draws(torch.Generator().manual_seed(seed)))
+        return _augmented(images, strong, Draws(torch.Generator().manual_seed(seed)))
 
     assert drawn(1).equal(drawn(1))
     assert not drawn(1).equal(drawn(2))
-    assert augmented(images, AugmentSettings(turn=False), Draws(torch.Generator())).equal(images)
-    gain = augmented(
+    assert _augmented(images, AugmentSettings(turn=False), Draws(torch.Generator())).equal(images)
+    gain = _augmented(
         torch.ones(500, 2, 1, 1), AugmentSettings(turn=False, gain=0.2), Draws(torch.Generator())
     )
     assert gain.std().item() == pytest.approx(0.2, rel=0.1)

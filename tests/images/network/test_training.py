@@ -13,21 +13,16 @@ import pytest
 import torch
 
 from perturbgen.core.errors import ConfigError, InputError, SchemaError
-from perturbgen.images.network import run as running
-from perturbgen.images.network.evaluate import embed, evaluate
+from perturbgen.images.network import IMAGES, load_network
+from perturbgen.images.network.evaluate import embed_run, evaluate_run
 from perturbgen.images.network.feed import ImageBatch
-from perturbgen.images.network.fields import Vocabulary, place_of, read_fields
-from perturbgen.images.network.model import ImageClassifier, balanced
-from perturbgen.images.network.predict import (
-    Predictions,
-    accuracy_rows,
-    predict,
-    validation_numbers,
-)
-from perturbgen.images.network.run import _ImageCard, load_run
+from perturbgen.images.network.fields import Vocabulary, read_fields
+from perturbgen.images.network.model import ImageClassifier
+from perturbgen.images.network.predict import Predictions, predict
+from perturbgen.images.network.recipe import _balanced, _image_feed, _ImageCard, _network_of
 from perturbgen.images.network.settings import ImageModelSettings, ImageSettings
 from perturbgen.nn.layers import Draws
-from perturbgen.train.state import load_state
+from perturbgen.train.card import load_state
 
 WORDS = Vocabulary((0, 1, 2), ("A", "B"), ("x", "y"))
 
@@ -37,6 +32,10 @@ def changed(settings: ImageSettings, **sections: dict[str, object]) -> ImageSett
     return ImageSettings.model_validate(
         {**values, **{k: {**values.get(k, {}), **v} for k, v in sections.items()}}
     )
+
+
+def described(settings: ImageSettings) -> _ImageCard:
+    return IMAGES.describe(settings, IMAGES.read(settings))
 
 
 def batch(n: int = 12) -> ImageBatch:
@@ -105,7 +104,7 @@ def test_penalties_are_terms_that_are_annealed() -> None:
 
 
 def test_class_weights_by_hand() -> None:
-    weights = balanced(torch.tensor([0, 0, 0, 1, -1]), 3)
+    weights = _balanced(torch.tensor([0, 0, 0, 1, -1]), 3)
     assert weights.tolist() == [pytest.approx(4 / 9), pytest.approx(4 / 3), 0.0]
     model = small(class_weights=True)
     model.weights.copy_(torch.tensor([1.0, 2.0, 3.0]))
@@ -136,22 +135,22 @@ def test_a_run_holds_what_it_needs_and_its_numbers(trained: Path) -> None:
 
 
 def test_resumed_is_uninterrupted(settings: ImageSettings, trained: Path, tmp_path: Path) -> None:
-    short = running.train(
+    short = IMAGES.train(
         changed(settings, training={"epochs": 1}), runs=tmp_path, accelerator="cpu"
     )
-    running.resume(short, ["training.epochs=2"], accelerator="cpu")
+    IMAGES.resume(short, ["training.epochs=2"], accelerator="cpu")
     one, two = (load_state(run, "last")["model"] for run in (short, trained))
     assert all(value.equal(two[name]) for name, value in one.items())
     with pytest.raises(ConfigError, match=r"data\.shrink"):
-        running.resume(short, ["data.shrink=2"], accelerator="cpu")
+        IMAGES.resume(short, ["data.shrink=2"], accelerator="cpu")
 
 
 def test_resume_refuses_other_images(settings: ImageSettings, plates: Path, tmp_path: Path) -> None:
-    run = running.train(changed(settings, training={"epochs": 1}), runs=tmp_path, accelerator="cpu")
+    run = IMAGES.train(changed(settings, training={"epochs": 1}), runs=tmp_path, accelerator="cpu")
     table = pd.read_parquet(run / "fields.parquet")
     table.iloc[1:].to_parquet(run / "fields.parquet", index=False)
     with pytest.raises(SchemaError, match="not those that"):
-        running.resume(run, ["training.epochs=2"], accelerator="cpu")
+        IMAGES.resume(run, ["training.epochs=2"], accelerator="cpu")
 
 
 def test_starting_from_a_run_begins_with_its_weights(
@@ -160,24 +159,25 @@ def test_starting_from_a_run_begins_with_its_weights(
     tuned = changed(
         settings, data={"path": plates, "cell_types": ["RPE"]}, model={"start": trained}
     )
-    card = running._describe(read_fields(tuned.data), tuned)
+    card = described(tuned)
     assert card.classes == _ImageCard.read(trained).classes
     assert card.cells == ("HUVEC", "RPE")
     assert card.experiments == ("RPE-01",)
-    model = running.build(tuned, card, label=torch.tensor([0]))
+    feed = _image_feed(read_fields(tuned.data).part("train"), tuned, card, device="cpu")
+    model = _network_of(tuned, card, feed)
     best = load_state(trained, "best")["model"]
     assert all(
         value.equal(best[name]) for name, value in model.state_dict().items() if name != "weights"
     )
     again = changed(tuned, data={"path": plates, "cell_types": [], "validation": ["HUVEC-01"]})
     with pytest.raises(ConfigError, match="1 of experiment that are withheld here: 'HUVEC-01'"):
-        running._describe(read_fields(again.data), again)
+        described(again)
     sites = changed(tuned, data={"path": plates, "split": "wilds"})
     with pytest.raises(ConfigError, match="of site_id that are withheld here: 'RPE-01_1_"):
-        running._describe(read_fields(sites.data), sites)
+        described(sites)
     other = changed(tuned, model={"start": trained, "embedding": 9})
     with pytest.raises(ConfigError, match="has other parameters"):
-        running.build(other, card, label=torch.tensor([0]))
+        _network_of(other, card, feed)
 
 
 def test_settings_that_contradict_each_other_are_refused(settings: ImageSettings) -> None:
@@ -193,7 +193,7 @@ def test_settings_that_contradict_each_other_are_refused(settings: ImageSettings
 def test_penalties_train_on_mixed_batches(
     settings: ImageSettings, tmp_path: Path, penalty: str
 ) -> None:
-    run = running.train(
+    run = IMAGES.train(
         changed(
             settings, model={"penalty": penalty}, training={"one_experiment": False, "epochs": 1}
         ),
@@ -205,7 +205,7 @@ def test_penalties_train_on_mixed_batches(
 
 
 def test_statistics_of_an_experiment_take_its_stain_away(trained: Path) -> None:
-    run = load_run(trained)
+    run = load_network(trained)
     fields = read_fields(run.settings.data).part("test")
 
     class Brighter(type(run.feed(fields))):  # type: ignore[misc]
@@ -221,7 +221,7 @@ def test_statistics_of_an_experiment_take_its_stain_away(trained: Path) -> None:
 
 
 def test_a_run_reads_its_images_on_the_device_that_it_lies_on(trained: Path) -> None:
-    run = load_run(trained, device="meta")  # stands for a GPU: any device that is not the cpu's
+    run = load_network(trained, device="meta")  # stands for a GPU: any device that is not the cpu's
     part = next(run.feed(read_fields(run.settings.data).part("test")).once())
     assert {part.images.device.type, part.cell.device.type, run.model.weights.device.type} == {
         "meta"
@@ -229,7 +229,7 @@ def test_a_run_reads_its_images_on_the_device_that_it_lies_on(trained: Path) -> 
 
 
 def test_predictions_are_of_their_fields_whatever_the_batches(trained: Path) -> None:
-    run = load_run(trained)
+    run = load_network(trained)
     fields = read_fields(run.settings.data).part("test")
     whole = predict(run.model, run.feed(fields), "running")
     half = predict(run.model, run.feed(fields.where(np.arange(len(fields)) % 2 == 1)), "running")
@@ -259,18 +259,17 @@ def planted(noise: float, labelled: bool = True) -> Predictions:
     log_p = np.full((len(table), 5), -3.0) + noise * np.random.default_rng(0).normal(
         size=(len(table), 5)
     )
-    log_p[np.arange(len(table)), place_of(table["sirna_id"].fillna(0), classes)] += 2
+    words = Vocabulary(classes, ("A", "B"), ("x", "y"))
+    known = words.codes_of(table.fillna({"sirna_id": 0}), "label")
+    log_p[np.arange(len(table)), known] += 2
     return Predictions(
-        table,
-        np.zeros((len(table), 2), np.float32),
-        log_p.astype(np.float32),
-        Vocabulary(classes, ("A", "B"), ("x", "y")),
+        table, np.zeros((len(table), 2), np.float32), log_p.astype(np.float32), words
     )
 
 
 def test_accuracies_by_decoding_are_apart_and_controls_are_not_asked_about() -> None:
     groups = pd.Series([0, 0, 1, 1], index=pd.Index([0, 1, 2, 3], name="sirna_id"))
-    rows = accuracy_rows(planted(0.0), groups)
+    rows = planted(0.0).accuracy_rows(groups)
     assert [(row["of"], row["decoding"], row["n"]) for row in rows] == [
         ("image", "independent", 16),
         ("well", "independent", 8),
@@ -278,12 +277,10 @@ def test_accuracies_by_decoding_are_apart_and_controls_are_not_asked_about() -> 
         ("well", "assignment", 8),
     ]
     assert all(row["A"] == row["B"] == row["all"] == 1 for row in rows)
-    noisy = {
-        (row["of"], row["decoding"]): row["all"] for row in accuracy_rows(planted(2.0), groups)
-    }
+    noisy = {(row["of"], row["decoding"]): row["all"] for row in planted(2.0).accuracy_rows(groups)}
     assert noisy["well", "independent"] < noisy["well", "assignment"]
-    assert len(accuracy_rows(planted(0.0), None)) == 2
-    assert accuracy_rows(planted(0.0, labelled=False), groups) == []
+    assert len(planted(0.0).accuracy_rows(None)) == 2
+    assert planted(0.0, labelled=False).accuracy_rows(groups) == []
 
 
 def test_wells_average_their_sites() -> None:
@@ -293,14 +290,14 @@ def test_wells_average_their_sites() -> None:
     mean = found.log_p[(found.table["well_id"] == "x_1_D").to_numpy()].mean(axis=0)
     np.testing.assert_allclose(one, mean - np.logaddexp.reduce(mean), rtol=1e-5)
     assert wells.loc["x_1_D", "plate"] == 1
-    numbers = validation_numbers(planted(0.0))
+    numbers = planted(0.0).numbers()
     assert numbers["accuracy"] == numbers["well accuracy"] == 1
     assert numbers["objective"] == pytest.approx(1.0)  # -(-3 + 2)
 
 
 def test_evaluate_and_embed_say_what_they_were_asked(trained: Path) -> None:
-    run = load_run(trained)
-    rows = evaluate(run, part=["test"])
+    run = load_network(trained)
+    rows = evaluate_run(run, part=["test"])
     assert [row["decoding"] for row in rows] == [
         "independent",
         "independent",
@@ -308,18 +305,18 @@ def test_evaluate_and_embed_say_what_they_were_asked(trained: Path) -> None:
         "assignment",
     ]
     assert {"HUVEC", "RPE", "all"} <= set(rows[0])
-    profiles = embed(run, part=["test"])
+    profiles = embed_run(run, part=["test"])
     assert profiles.values.shape == (len(profiles.meta), 6)
     assert set(profiles.meta["part"]) == {"test"}
-    assert len(embed(run, part=[])) > len(profiles)
+    assert len(embed_run(run, part=[])) > len(profiles)
     with pytest.raises(InputError, match="no part 'tets'"):
-        evaluate(run, part=["tets"])
+        evaluate_run(run, part=["tets"])
     with pytest.raises(SchemaError, match="no field of"):
-        evaluate(run, part=["id_test"])
+        evaluate_run(run, part=["id_test"])
 
 
 def test_other_channels_are_refused(trained: Path) -> None:
-    run = load_run(trained)
+    run = load_network(trained)
     fields = read_fields(run.settings.data)
     fewer = type(fields)(fields.table, fields.files, fields.channels[:5])
     with pytest.raises(SchemaError, match=r"channels 1, 2, 3, 4, 5\n"):
@@ -341,6 +338,6 @@ def test_without_a_validation_part_the_run_says_so(
 ) -> None:
     alone = changed(settings, data={"path": plates, "cell_types": ["RPE"]}, training={"epochs": 1})
     with caplog.at_level(logging.WARNING):
-        run = running.train(alone, runs=tmp_path, accelerator="cpu")
+        run = IMAGES.train(alone, runs=tmp_path, accelerator="cpu")
     assert "no field to validate on" in caplog.text
     assert "train/objective" in json.loads((run / "metrics.jsonl").read_text())

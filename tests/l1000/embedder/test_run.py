@@ -7,11 +7,9 @@ import pytest
 import torch
 
 from perturbgen.core.errors import ConfigError, InputError, SchemaError
-from perturbgen.l1000.embedder import load_embedder, resume, train
-from perturbgen.l1000.embedder.batches import ProfileFeed
-from perturbgen.l1000.embedder.data import ProfileTable, read_table, treatments
-from perturbgen.l1000.embedder.judge import measure_of
-from perturbgen.l1000.embedder.run import prepare
+from perturbgen.l1000.embedder import EMBEDDING, load_embedder
+from perturbgen.l1000.embedder.data import EmbedProfiles
+from perturbgen.l1000.embedder.model import ProfileFeed
 from perturbgen.l1000.embedder.settings import ModelSettings, _EncoderSettings
 from perturbgen.retrieval import retrieve
 
@@ -34,9 +32,11 @@ def records(run):
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_a_resumed_run_equals_one_that_never_stopped(settings, tmp_path, name):
     options = (*SAMPLERS[name], "model.head.kind=curricular")
-    whole = train(settings(*options), runs=tmp_path / "whole", accelerator="cpu")
-    part = train(settings(*options, "training.epochs=2"), runs=tmp_path / "part", accelerator="cpu")
-    resume(part, ["training.epochs=4"], accelerator="cpu")
+    whole = EMBEDDING.train(settings(*options), runs=tmp_path / "whole", accelerator="cpu")
+    part = EMBEDDING.train(
+        settings(*options, "training.epochs=2"), runs=tmp_path / "part", accelerator="cpu"
+    )
+    EMBEDDING.resume(part, ["training.epochs=4"], accelerator="cpu")
     one, other = state_of(whole), state_of(part)
     assert all(torch.equal(value, other[key]) for key, value in one.items())
     assert records(whole) == records(part)
@@ -48,7 +48,7 @@ def test_an_interrupted_epoch_goes_on_in_its_middle(settings, tmp_path, monkeypa
 
     from perturbgen.train.loop import Training
 
-    whole = train(settings(), runs=tmp_path / "whole", accelerator="cpu")
+    whole = EMBEDDING.train(settings(), runs=tmp_path / "whole", accelerator="cpu")
     step = Training.step
 
     def interrupting(self, batch):
@@ -59,26 +59,26 @@ def test_an_interrupted_epoch_goes_on_in_its_middle(settings, tmp_path, monkeypa
 
     monkeypatch.setattr(Training, "step", interrupting)
     with pytest.raises(KeyboardInterrupt):
-        train(settings(), runs=tmp_path / "part", accelerator="cpu")
+        EMBEDDING.train(settings(), runs=tmp_path / "part", accelerator="cpu")
     monkeypatch.setattr(Training, "step", step)
     part = next((tmp_path / "part").iterdir())
-    resume(part, [], accelerator="cpu")
+    EMBEDDING.resume(part, [], accelerator="cpu")
     assert all(torch.equal(value, state_of(part)[key]) for key, value in state_of(whole).items())
 
 
 def test_a_run_is_judged_by_withheld_perturbagens_and_says_who_they_were(settings, tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    run = train(settings("training.epochs=12"), runs=tmp_path, accelerator="cpu")
+    run = EMBEDDING.train(settings("training.epochs=12"), runs=tmp_path, accelerator="cpu")
     rows = records(run)
     assert rows[-1]["validation/map"] > rows[0]["validation/map"]
     assert rows[-1]["train/margin"] < rows[0]["train/margin"]
     embedder = load_embedder(run)
     parts = embedder.parts()
-    table = treatments(read_table(embedder.settings.data.path), embedder.settings.data)
+    table = EmbedProfiles.read(embedder.settings.data.path).treatments(embedder.settings.data)
     held = table.take((parts == "validation").to_numpy())
-    assert not set(held.samples["perturbagen"].astype(str)) & set(embedder.classes)
-    labels = held.samples[["perturbagen"]].astype(str)
+    assert not set(held.meta["perturbagen"].astype(str)) & set(embedder.card.classes)
+    labels = held.meta[["perturbagen"]].astype(str)
     summary = retrieve(embedder.embed(held), labels, same="perturbagen").summary()
     best = max(row["validation/map"] for row in rows)
     assert summary.loc["per query", "ap"] == pytest.approx(best, abs=1e-6)
@@ -92,47 +92,47 @@ def test_a_run_is_judged_by_withheld_perturbagens_and_says_who_they_were(setting
 
 @pytest.mark.parametrize("head", ["adacos", "arcface", "poincare"])
 def test_every_head_trains_and_embeds(settings, tmp_path, head):
-    run = train(
+    run = EMBEDDING.train(
         settings(f"model.head.kind={head}", "model.conditions=['cell_line','dose']"),
         runs=tmp_path,
         accelerator="cpu",
     )
     embedder = load_embedder(run)
-    table = read_table(embedder.settings.data.path)
+    table = EmbedProfiles.read(embedder.settings.data.path)
     found = embedder.embed(table)
     assert found.shape == (len(table), 8)
     lengths = np.linalg.norm(found, axis=1)
     assert (lengths < 1).all() if head == "poincare" else np.allclose(lengths, 1, atol=1e-5)
-    assert callable(measure_of(embedder.model)) == (head == "poincare")
+    assert callable(embedder.model.measure) == (head == "poincare")
 
 
 def test_genes_are_found_by_id_and_missing_ones_named(settings, tmp_path):
-    embedder = load_embedder(train(settings(), runs=tmp_path, accelerator="cpu"))
-    table = read_table(embedder.settings.data.path)
-    turned = ProfileTable(table.values()[:, ::-1], table.rows, table.samples, table.genes[::-1])
+    embedder = load_embedder(EMBEDDING.train(settings(), runs=tmp_path, accelerator="cpu"))
+    table = EmbedProfiles.read(embedder.settings.data.path)
+    turned = EmbedProfiles(table.dense()[:, ::-1], table.meta, table.features[::-1])
     np.testing.assert_array_equal(embedder.embed(table), embedder.embed(turned))
-    fewer = ProfileTable(table.values()[:, 1:], table.rows, table.samples, table.genes[1:])
+    fewer = EmbedProfiles(table.dense()[:, 1:], table.meta, table.features[1:])
     with pytest.raises(
-        SchemaError, match=rf"lack 1 of the embedding's 100 genes: '{table.genes[0]}'"
+        SchemaError, match=rf"lack 1 of the embedding's 100 genes: '{table.features[0]}'"
     ):
         embedder.embed(fewer)
 
 
 def test_an_embedding_starts_from_another_runs_encoder(settings, tmp_path):
-    first = train(settings(), runs=tmp_path, accelerator="cpu")
+    first = EMBEDDING.train(settings(), runs=tmp_path, accelerator="cpu")
     again = settings(
         f"start='{first}'", "training.epochs=1", "training.learning_rate=1e-9", "data.least=3"
     )
-    second = load_embedder(train(again, runs=tmp_path, accelerator="cpu"))
+    second = load_embedder(EMBEDDING.train(again, runs=tmp_path, accelerator="cpu"))
     one, other = load_embedder(first).model.encoder.state_dict(), second.model.encoder.state_dict()
     for key, value in one.items():
         torch.testing.assert_close(value, other[key], atol=1e-6, rtol=0)
     with pytest.raises(ConfigError, match=r"the encoder of .* is another"):
-        train(
+        EMBEDDING.train(
             settings(f"start='{first}'", "model.encoder.growth=9"), runs=tmp_path, accelerator="cpu"
         )
     with pytest.raises(ConfigError, match="knows the conditions"):
-        train(
+        EMBEDDING.train(
             settings(f"start='{first}'", "model.conditions=['dose']"),
             runs=tmp_path,
             accelerator="cpu",
@@ -141,11 +141,13 @@ def test_an_embedding_starts_from_another_runs_encoder(settings, tmp_path):
 
 def test_an_encoder_that_was_trained_on_what_is_withheld_is_refused(settings, tmp_path):
     def short(*overrides):
-        return train(settings("training.epochs=1", *overrides), runs=tmp_path, accelerator="cpu")
+        return EMBEDDING.train(
+            settings("training.epochs=1", *overrides), runs=tmp_path, accelerator="cpu"
+        )
 
     all_seen, others = ("data.validation=0", "data.test=0"), "data.types=['trt_poscon']"
     first = short(*all_seen)
-    leak = rf"{first} was trained on 10 perturbagen that are withheld here: 'BRD-.* and 5 more"
+    leak = rf"{first} was trained on 10 of perturbagen that are withheld here: 'BRD-.* and 5 more"
     with pytest.raises(ConfigError, match=leak):
         short(f"start='{first}'")
     between = short(*all_seen, others, f"start='{first}'")
@@ -156,12 +158,14 @@ def test_an_encoder_that_was_trained_on_what_is_withheld_is_refused(settings, tm
 
 @pytest.mark.parametrize("resident", ["true", "false"])
 def test_a_last_batch_of_one_profile_is_left_out_for_batch_norm(settings, tmp_path, resident):
-    n = len(prepare(settings()).train)
+    n = len(EMBEDDING.read(settings()).train)
     some = settings(
         f"training.batch_size={n - 1}", f"training.resident={resident}", "training.epochs=2"
     )
     normed = ModelSettings(size=8, encoder=_EncoderSettings(kind="three_stage", width=8))
-    run = train(some.model_copy(update={"model": normed}), runs=tmp_path, accelerator="cpu")
+    run = EMBEDDING.train(
+        some.model_copy(update={"model": normed}), runs=tmp_path, accelerator="cpu"
+    )
     assert torch.load(run / "checkpoint" / "last.pt", weights_only=True)["state"]["step"] == 2
 
 
@@ -171,7 +175,7 @@ def test_a_last_batch_of_one_profile_is_left_out_for_batch_norm(settings, tmp_pa
 )
 def test_every_process_has_two_profiles_of_a_batch(settings, size, ranks, sizes):
     some = settings(f"training.batch_size={size}")
-    table = read_table(some.data.path)
+    table = EmbedProfiles.read(some.data.path)
     table = table.take(np.arange(len(table)) < 63)
     feed = ProfileFeed.build(
         table,
@@ -187,12 +191,12 @@ def test_every_process_has_two_profiles_of_a_batch(settings, size, ranks, sizes)
 
 
 def test_without_withheld_perturbagens_the_loss_decides(settings, tmp_path):
-    run = train(settings("data.validation=0"), runs=tmp_path, accelerator="cpu")
+    run = EMBEDDING.train(settings("data.validation=0"), runs=tmp_path, accelerator="cpu")
     assert "validation/objective" not in records(run)[0]
 
 
 def test_a_run_of_another_kind_is_refused(settings, tmp_path):
-    run = train(settings("training.epochs=1"), runs=tmp_path, accelerator="cpu")
+    run = EMBEDDING.train(settings("training.epochs=1"), runs=tmp_path, accelerator="cpu")
     (run / "model.json").write_text('{"format": 1, "kind": "nbvae"}')
     with pytest.raises(InputError, match="describes a nbvae"):
         load_embedder(run)
@@ -201,10 +205,9 @@ def test_a_run_of_another_kind_is_refused(settings, tmp_path):
 @pytest.mark.slow
 def test_a_network_beats_wccn_where_something_is_not_linear(tmp_path):
     """Every mechanism turns around with the state of the cell. At full size .15 of mAP lie between them."""
-    from perturbgen.core.config import load_settings
     from perturbgen.data import write_h5ad
     from perturbgen.l1000.embedder import EmbedSettings
-    from perturbgen.l1000.embedder.evaluation import MINE, chosen_profiles, judge
+    from perturbgen.l1000.embedder.evaluation import MINE, judge
     from perturbgen.simulate.screen import screen_anndata, screen_settings
 
     overrides = ["design.compounds=120", "genes=300"]
@@ -217,11 +220,9 @@ def test_a_network_beats_wccn_where_something_is_not_linear(tmp_path):
         "model": {"head": {"margin_rate": 1e-3}},
         "training": {"epochs": 30, "batch_size": 256},
     }
-    run = train(load_settings(EmbedSettings, base=base), runs=tmp_path, accelerator="cpu")
+    run = EMBEDDING.train(EmbedSettings.load(base=base), runs=tmp_path, accelerator="cpu")
     embedder = load_embedder(run)
-    judged = judge(
-        embedder, chosen_profiles(embedder, None, None, "test"), seed=0, plate="plate", well="well"
-    )
+    judged = judge(embedder, embedder.profiles(part="test"), seed=0, plate="plate", well="well")
     found = {row["method"]: row["mAP"] for row in judged.rows()}
     assert found[MINE] > found["WCCN, PCA-64"] + 0.05
     assert found[MINE] > found["the network, untrained"] + 0.05

@@ -5,18 +5,20 @@ test.
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.stats import spearmanr
-
-from perturbgen.core.errors import SchemaError
-from perturbgen.retrieval import (
+from match_scores import (
+    _chance,
+    _exchange,
+    _weighted_medians,
     mantel,
-    match_fold,
-    match_modalities,
     matched_difference,
     query_scores,
     score_folds,
 )
-from perturbgen.retrieval.crossmodal import _chance, _exchange, _partner_scores, _weighted_medians
+from scipy.stats import spearmanr
+
+from perturbgen.core.errors import SchemaError
+from perturbgen.retrieval import match_fold, match_modalities
+from perturbgen.retrieval.crossmodal import _partner_scores
 
 
 def tables(noise: float, rows: int = 40, seed: int = 0) -> tuple[pd.DataFrame, pd.DataFrame]:

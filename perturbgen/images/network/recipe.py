@@ -1,0 +1,328 @@
+"""The recipe of a network on images: what a run reads and builds, and the trained network."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+import pandas as pd
+
+from perturbgen.core.errors import ConfigError, SchemaError, shorten
+from perturbgen.core.files import require_folder
+from perturbgen.images import bbbc021
+from perturbgen.images.fields import read_field
+from perturbgen.images.network.fields import Fields, Name, Vocabulary, read_fields
+from perturbgen.images.network.settings import ImageSettings
+from perturbgen.train.card import Card, load_state
+from perturbgen.train.run import Recipe, Trained, require_unseen
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+    from torch import Tensor
+
+    from perturbgen.images.network.feed import ImageFeed, Kind
+    from perturbgen.images.network.model import ImageClassifier
+    from perturbgen.train.loop import Training, Watcher
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _ImageCard(Card):
+    """What the numbers of a trained network mean."""
+
+    FILE: ClassVar[str] = "images.json"
+    FORMAT: ClassVar[int] = 2
+    DESCRIBES: ClassVar[str] = "a network on images"
+    MEMBERS: ClassVar[str] = "fields.parquet"
+    MEMBER: ClassVar[str] = "site_id"
+
+    classes: tuple[Name, ...]
+    cells: tuple[str, ...]
+    experiments: tuple[str, ...]
+    channels: tuple[int, ...]
+    image: Kind  # of every image
+    label: str  # the column that classes are names in
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Self:
+        """The card that ``to_json`` described."""
+        label = values.pop("label")
+        return cls(**{name: tuple(names) for name, names in values.items()}, label=label)
+
+    def vocabulary(self) -> Vocabulary:
+        """The names of labels."""
+        return Vocabulary(self.classes, self.cells, self.experiments, self.label)
+
+
+@dataclass(frozen=True, eq=False)
+class ImageRun(Trained):
+    """A trained network, in evaluation mode, and what its inputs are."""
+
+    settings: ImageSettings
+    model: ImageClassifier
+    card: _ImageCard
+
+    def feed(self, fields: Fields) -> ImageFeed:
+        """Fields as the network reads them, on the device it lies on."""
+        if fields.channels != self.card.channels:
+            raise SchemaError(
+                f"channels {', '.join(map(str, fields.channels))}",
+                expected=f"{', '.join(map(str, self.card.channels))}, as {self.path} has",
+            )
+        if fields.label != self.card.label:
+            raise SchemaError(
+                f"images whose labels are {fields.label}",
+                expected=f"{self.card.label}, which {self.path} tells apart",
+            )
+        return _image_feed(fields, self.settings, self.card, device=str(self.model.weights.device))
+
+    def untrained(self) -> ImageRun:
+        """The same network with the weights it began with."""
+        return ImageRun(
+            self.path, self.settings, _network_of(self.settings, self.card).eval(), self.card
+        )
+
+
+class _ImageRecipe(Recipe[ImageSettings, Fields, _ImageCard]):
+    settings, card = ImageSettings, _ImageCard
+    unit, may_change = "images", ("data.workers", "data.ahead")
+
+    def read(self, settings: ImageSettings) -> Fields:
+        return read_fields(settings.data)
+
+    def sources(self, settings: ImageSettings) -> Iterable[Path]:
+        names = ("metadata.csv", "train.csv", bbbc021.IMAGES, bbbc021.MECHANISMS)
+        return [
+            path for path in sorted(settings.data.path.iterdir()) if path.name.startswith(names)
+        ]
+
+    def describe(self, settings: ImageSettings, data: Fields) -> _ImageCard:
+        train = data.part("train")
+        if not len(train):
+            raise SchemaError(
+                f"no field of {settings.data.path} is left to train on",
+                cause="every experiment or plate is withheld for validation or testing",
+            )
+        known = {
+            name: tuple(sorted(train.table[name].unique())) for name in ("cell_type", "experiment")
+        }
+        start = settings.model.start
+        if start is None:
+            classes, cells = tuple(data.class_names(controls=settings.data.controls)), None
+        else:  # whose numbers of classes and cell types stay
+            before = _ImageCard.read(require_folder(start, "run to start from"))
+            if before.label != data.label:
+                raise ConfigError(
+                    f"model.start {start} tells {before.label} apart, these images {data.label}"
+                )
+            _require_unseen(start, data.table)
+            classes, cells = before.classes, before.cells
+        # Size and depth of the first training field, which all others must have.
+        image = _kind_of_first(train)
+        return _ImageCard(
+            classes,
+            known["cell_type"] if cells is None else cells,
+            known["experiment"],
+            data.channels,
+            image,
+            data.label,
+        )
+
+    def members(self, data: Fields) -> pd.DataFrame:
+        return data.table
+
+    def assemble(
+        self, run: Path, settings: ImageSettings, data: Fields, fabric: Fabric
+    ) -> Training:
+        from perturbgen.images.network.predict import predict
+        from perturbgen.train.loop import Training
+        from perturbgen.train.schedules import adamw
+
+        card, rates = _ImageCard.read(run), settings.training
+        train, validation = (
+            _image_feed(data.part(part), settings, card, device=str(fabric.device))
+            for part in ("train", "validation")
+        )
+        model = _network_of(settings, card, train)
+        _require_trainable(model, train, card)
+        judged = bool((validation.codes["label"] >= 0).any())
+        if not judged:
+            log.warning(
+                "no field to validate on: the last epochs decide by what they were trained on"
+            )
+
+        def judge(trained: Any) -> dict[str, float]:
+            return predict(trained, validation, settings.model.statistics).numbers()
+
+        return Training(
+            run,
+            settings,
+            train=train,
+            validation=validation,
+            model=model,
+            fabric=fabric,
+            optimisers=[adamw((model.parameters(), rates.learning_rate, rates.weight_decay))],
+            judge=judge if judged else None,
+        )
+
+    def board(self, run: Path, settings: ImageSettings, epoch: int) -> Watcher:
+        from perturbgen.images.network.board import ImageBoard
+
+        return ImageBoard(run, settings, epoch=epoch)
+
+    def blank(self, run: Path, settings: ImageSettings, card: _ImageCard) -> ImageClassifier:
+        return _network_of(settings, card)
+
+
+IMAGES = _ImageRecipe()
+
+
+def load_network(path: str | Path, *, device: str = "cpu") -> ImageRun:
+    """A trained network, its best state."""
+    return ImageRun(**vars(IMAGES.load(path, device=device)))
+
+
+def _require_unseen(start: Path, table: pd.DataFrame) -> None:
+    """What fields of other parts have, and none of the training part, was not trained on before."""
+    here = table["part"] == "train"
+    withheld = {
+        name: set(table.loc[~here, name].dropna()) - set(table.loc[here, name])
+        for name in ("compound", "experiment", "site_id")
+        if name in table
+    }
+
+    def trained_on(run: Path) -> tuple[Mapping[str, Iterable[Any]], Path | None]:
+        fields = _ImageCard.read_members(run).reset_index()
+        train = fields[fields["part"] == "train"]
+        before = ImageSettings.load(run / "config.toml").model.start
+        if before is not None and not before.is_dir():
+            log.warning(
+                "%s began with %s, which is gone: what that was trained on is not known",
+                run,
+                before,
+            )
+            before = None
+        return {name: train[name] for name in withheld}, before
+
+    require_unseen(
+        start,
+        withheld,
+        trained_on,
+        fix="withhold the same in both runs: data.compounds, data.validation and data.split as "
+        "the start has",
+    )
+
+
+def _kind_of_first(fields: Fields) -> Kind:
+    from perturbgen.images.network.feed import kind_of_image
+
+    return kind_of_image(read_field(fields.files[0], list(fields.channels)))
+
+
+def _require_trainable(model: ImageClassifier, train: ImageFeed, card: _ImageCard) -> None:
+    """Every batch can be normalised, and images are large enough for the backbone."""
+    import torch
+
+    alone = train.alone(train.plan(0))
+    if alone:
+        raise ConfigError(
+            f"a batch of {shorten(alone)} holds a single image, which has no statistics to be "
+            "normalised by",
+            expected="two or more",
+            fix="a larger training.batch_size, or training.one_experiment = false",
+        )
+    height, width = (size // train.shrink for size in card.image[:2])
+    model.eval()
+    try:
+        with torch.no_grad():
+            model.embed(
+                torch.zeros(2, len(card.channels), height, width), torch.zeros(2, dtype=torch.long)
+            )
+    except (RuntimeError, ValueError) as error:
+        raise ConfigError(
+            f"images of {height} x {width} pixels are too small for this backbone: {error}",
+            fix="a smaller data.shrink, fewer model.widths, or another model.backbone",
+        ) from None
+    model.train()
+
+
+def _image_feed(
+    fields: Fields, settings: ImageSettings, card: _ImageCard, *, device: str
+) -> ImageFeed:
+    """Fields as a run's settings want them read."""
+    from perturbgen.images.network.feed import ImageFeed
+
+    data, training = settings.data, settings.training
+    return ImageFeed(
+        fields,
+        card.vocabulary(),
+        training.batch_size,
+        seed=settings.seed,
+        one_experiment=training.one_experiment,
+        shrink=data.shrink,
+        standardise=data.standardise,
+        kind=card.image,
+        workers=data.workers,
+        ahead=data.ahead,
+        device=device,
+    )
+
+
+def _network_of(
+    settings: ImageSettings, card: _ImageCard, train: ImageFeed | None = None
+) -> ImageClassifier:
+    """The network, its weights drawn from the seed.
+
+    With a feed to train on they are then filled from the file or the run it begins with.
+    """
+    import torch
+
+    from perturbgen.images.network.model import ImageClassifier, load_backbone
+
+    chosen, weights = settings.model, None
+    if chosen.class_weights and train is not None:
+        weights = _balanced(train.codes["label"], len(card.classes))
+    torch.manual_seed(settings.seed)
+    model = ImageClassifier(
+        chosen, card.vocabulary(), len(card.channels), augment=settings.augment, weights=weights
+    )
+    if train is None:
+        return model
+    if chosen.weights is not None:
+        load_backbone(model.backbone, chosen.weights)
+    if chosen.start is not None:
+        _begin_with(model, chosen.start)
+    return model
+
+
+def _balanced(label: Tensor, classes: int) -> Tensor:
+    """n / (K n_c) for each class of labels (n,); 0 for a class that never occurs."""
+    import torch
+
+    count = torch.bincount(label[label >= 0], minlength=classes).float()
+    return torch.where(
+        count > 0, count.sum() / (classes * count.clamp(min=1)), torch.zeros(classes)
+    )
+
+
+def _begin_with(model: ImageClassifier, start: Path) -> None:
+    """The best state of another run, but for what belongs to its experiments and class sizes."""
+    state = load_state(start, "best")["model"]
+    shapes = {
+        name: value.shape
+        for name, value in model.state_dict().items()
+        if not name.startswith(("domain.", "weights"))
+    }
+    wrong = [
+        name for name, shape in shapes.items() if name not in state or state[name].shape != shape
+    ]
+    if wrong:
+        raise ConfigError(
+            f"model.start {start} has other parameters: {shorten(wrong)}",
+            expected="the same backbone, adapter, embedding and channels",
+        )
+    model.load_state_dict({name: state[name] for name in shapes}, strict=False)

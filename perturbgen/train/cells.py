@@ -1,0 +1,206 @@
+"""From a file to stores of cells: a run's own, split and encoded, or others as it reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from perturbgen.core.errors import ConfigError, CountsError, InputError, SchemaError, shorten
+from perturbgen.core.tables import read_frame, require_columns, require_unique
+from perturbgen.data import CountStore, CovariateEncoder, require_same_genes
+from perturbgen.train.feeds import CellFeed
+from perturbgen.train.run import Trained
+from perturbgen.train.settings import CellData, RunSettings, _ConditionSettings
+
+
+@dataclass(frozen=True)
+class Cells:
+    """The cells of a run."""
+
+    train: CountStore
+    validation: CountStore
+    encoder: CovariateEncoder
+    descriptors: Mapping[str, pd.DataFrame]  # by condition, a row per category
+
+
+def read_cells(settings: RunSettings) -> Cells:
+    """The run's cells, split and encoded."""
+    path, conditions = settings.data.path, settings.conditions
+    store = open_store(settings.data)
+    if not (len(store) and store.n_genes):
+        raise SchemaError(f"{path} is empty: {len(store)} cells x {store.n_genes} genes")
+    require_unique(store.obs.index, "cell", path)
+    require_unique(store.var_names, "gene", path)
+    descriptors = {
+        name: _read_descriptors(condition.descriptors)
+        for name, condition in conditions.items()
+        if condition.descriptors
+    }
+    # Fitted on all cells: a category that only validation cells have keeps its place.
+    encoder = _fit_encoder(store.obs, conditions, descriptors)
+    store = store.with_covariates(encoder)
+    train, validation = _split_cells(store.obs, settings.data, settings.seed)
+    cells = Cells(store.subset(train), store.subset(validation), encoder, descriptors)
+    _refuse_empty(cells.train, cells.validation)
+    return cells
+
+
+def open_store(data: CellData) -> CountStore:
+    """The counts, checked to be raw, with their obs."""
+    from perturbgen.core.tables import open_h5ad
+    from perturbgen.data import read_competition, take_layer
+
+    if data.on_disk:
+        return CountStore.open(data.path, layer=data.layer)
+    if data.path.suffix == ".zarr":
+        return CountStore.open(data.path, layer=data.layer).to("cpu")
+    if data.path.is_dir():
+        if data.layer:
+            raise InputError(
+                f"layer {data.layer!r}: {data.path} is a folder of competition files, "
+                "which has no layers"
+            )
+        return CountStore.from_adata(read_competition(data.path))
+    return CountStore.from_adata(take_layer(open_h5ad(data.path), data.layer, data.path))
+
+
+def open_cells(
+    run: Trained, path: Path, *, layer: str | None = None, part: str | None = None
+) -> CountStore:
+    """Cells of a file for a run, all or those of a part of the run's own.
+
+    The genes are the run's, in any order; a category that training never saw is refused.
+    """
+    from anndata import AnnData
+
+    store = open_store(CellData(path=path, layer=layer))
+    if not len(store):
+        raise SchemaError(f"{path} has no cells", expected="at least one")
+    genes = pd.Index(run.card.genes)
+    if not store.var_names.equals(genes):
+        if store.var_names.is_unique and set(genes) == set(store.var_names):
+            order = store.var_names.get_indexer(genes)
+            store = CountStore.from_adata(
+                AnnData(store.counts()[:, order], obs=store.obs, var=pd.DataFrame(index=genes))
+            )
+        else:
+            require_same_genes(AnnData(var=pd.DataFrame(index=store.var_names)), run.card.genes)
+    store = store.with_covariates(run.card.covariates)
+    if part is not None:
+        store = store.subset(_members(run, store, part))
+    _refuse_empty(store)
+    return store
+
+
+def _members(run: Trained, store: CountStore, part: str) -> pd.Index:
+    """The run's cells of one part, all of which the file must have."""
+    require_unique(store.obs.index, "cell", "the file")
+    parts = run.parts()
+    names = parts.index[parts == part]
+    if not len(names):
+        raise ConfigError(
+            f"the run has no cells in part {part!r}", expected=" or ".join(sorted(parts.unique()))
+        )
+    if not names.isin(store.obs.index).all():
+        raise SchemaError(
+            f"the file lacks cells of the run's part {part!r}",
+            expected="the file it was trained on",
+        )
+    return names
+
+
+def _fit_encoder(
+    obs: pd.DataFrame,
+    conditions: Mapping[str, _ConditionSettings],
+    descriptors: Mapping[str, pd.DataFrame],
+) -> CovariateEncoder:
+    """The categories of every condition: all that were seen, or all that are described."""
+    unknown = [name for name, condition in conditions.items() if condition.unknown]
+    encoder = CovariateEncoder.fit(obs, list(conditions), unknown=unknown)
+    categories = dict(encoder.categories)
+    for name, table in descriptors.items():
+        missing = [value for value in categories[name] if value not in table.index]
+        if missing:
+            raise SchemaError(
+                f"condition {name!r}: no descriptors for {shorten(missing)}",
+                fix="add rows for them",
+            )
+        categories[name] = tuple(sorted(table.index))
+    return CovariateEncoder(categories, encoder.scales, encoder.unknown)
+
+
+def _read_descriptors(path: Path) -> pd.DataFrame:
+    """A row per category, named by the first column: numbers, or fingerprints of its SMILES."""
+    from perturbgen.data import morgan_fingerprints
+
+    table = read_frame(path)
+    if not isinstance(table.index, pd.RangeIndex):
+        table = table.reset_index()
+    table = table.set_index(table.columns[0])
+    table.index = table.index.astype(str)
+    if not table.index.is_unique:
+        raise SchemaError(
+            f"{path} describes {shorten(table.index[table.index.duplicated()].unique())} twice"
+        )
+    if "smiles" in table:
+        return morgan_fingerprints(table["smiles"])
+    numbers = table.select_dtypes("number")
+    if numbers.empty or not np.isfinite(numbers.to_numpy()).all():
+        raise SchemaError(
+            f"{path} has no numeric columns, or some that are not finite", expected="finite numbers"
+        )
+    return numbers
+
+
+def _split_cells(obs: pd.DataFrame, data: CellData, seed: int) -> tuple[pd.Index, pd.Index]:
+    """Names of the training and of the validation cells."""
+    from perturbgen.data import Split
+
+    if data.split is not None:
+        split = Split.read(data.split)
+    elif data.validation == 0:
+        return obs.index, obs.index[:0]
+    else:
+        split = Split.random_cells(obs, rng=np.random.default_rng(seed), fraction=data.validation)
+    require_unique(split.parts.index, "row", data.split or "the split")
+    if split.parts.index.nlevels > 1:  # it names conditions, not cells
+        columns = [str(name) for name in split.parts.index.names]
+        require_columns(obs.columns, columns, f"obs, which the split {data.split} is joined by,")
+        keys: pd.Index = pd.MultiIndex.from_frame(obs[columns].astype(str))
+    else:
+        keys = obs.index.astype(str)
+    parts = split.parts.reindex(keys).set_axis(obs.index)
+    train = obs.index[parts == "train"]
+    if not len(train):
+        named = data.split and f"the split {data.split}"
+        raise SchemaError(
+            f"{named or f'data.validation = {data.validation:g}'} puts none of the {len(obs):,} "
+            "cells into 'train'",
+            cause="the split was made for other data"
+            if named
+            else "so few cells that all of them are withheld",
+        )
+    return train, obs.index[parts == "validation"]
+
+
+def _refuse_empty(*stores: CountStore) -> None:
+    """A cell without counts has no composition to model."""
+    empty = [name for store in stores for name in store.obs.index[_totals(store) == 0]]
+    if empty:
+        raise CountsError(
+            f"{len(empty)} cells have no counts at all: {shorten(empty)}",
+            expected="cells with at least one count",
+            fix="drop them",
+        )
+
+
+def _totals(store: CountStore) -> np.ndarray:
+    """Total counts (cells,)."""
+    from perturbgen.models.base import sizes
+
+    parts = [sizes(batch.counts, "total").cpu().numpy() for batch in CellFeed(store, 4096).once()]
+    return np.concatenate([np.zeros(0), *parts])

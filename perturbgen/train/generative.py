@@ -1,0 +1,290 @@
+"""The recipe of generative models of counts: how a run builds one from its settings and cells."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+import numpy as np
+import pandas as pd
+
+from perturbgen.core.errors import InputError, SchemaError
+from perturbgen.core.system import require_device
+from perturbgen.data import CovariateEncoder, require_same_genes
+from perturbgen.train.card import Card
+from perturbgen.train.run import Recipe, Trained
+from perturbgen.train.settings import RunSettings
+
+if TYPE_CHECKING:
+    import torch
+    from anndata import AnnData
+    from lightning_fabric import Fabric
+
+    from perturbgen.models import Covariate, LatentModel
+    from perturbgen.train.cells import Cells
+    from perturbgen.train.loop import Training, Watcher
+
+
+@dataclass(frozen=True)
+class _ModelCard(Card):
+    """What a model of counts was trained on."""
+
+    DESCRIBES: ClassVar[str] = "a generative model of counts"
+    MEMBERS: ClassVar[str] = "cells.parquet"
+    MEMBER: ClassVar[str] = "cell"
+
+    kind: str
+    genes: list[str]
+    covariates: CovariateEncoder
+    descriptor_widths: dict[str, int]
+    n_cells: int
+    n_held_out: int
+
+    def to_json(self) -> dict[str, Any]:
+        return {**self.__dict__, "covariates": json.loads(self.covariates.to_json())}
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Self:
+        covariates = CovariateEncoder.from_json(json.dumps(values.pop("covariates")))
+        return cls(covariates=covariates, **values)
+
+
+@dataclass(frozen=True, eq=False)
+class TrainedRun(Trained):
+    """A run of a generative model of counts, as it is used."""
+
+    settings: RunSettings
+    model: LatentModel
+    card: _ModelCard
+
+    def in_genes(self, cells: AnnData) -> AnnData:
+        """The cells with the run's genes in the run's order."""
+        genes = pd.Index(self.card.genes)
+        if cells.var_names.equals(genes):
+            return cells
+        if cells.var_names.is_unique and set(genes) == set(cells.var_names):
+            return cells[:, genes].copy()
+        # Raises with the genes that differ; what passes has a gene twice.
+        require_same_genes(cells, self.card.genes)
+        raise SchemaError("the cells name a gene more than once", expected="unique names")
+
+
+class _CellRecipe(Recipe[RunSettings, "Cells", _ModelCard]):
+    settings, card = RunSettings, _ModelCard
+    unit, may_change = "cells", ("training.resident",)
+
+    def read(self, settings: RunSettings) -> Cells:
+        from perturbgen.train.cells import read_cells
+
+        return read_cells(settings)
+
+    def sources(self, settings: RunSettings) -> Iterable[Path]:
+        described = (condition.descriptors for condition in settings.conditions.values())
+        return filter(None, (settings.data.path, settings.data.split, *described))
+
+    def describe(self, settings: RunSettings, data: Cells) -> _ModelCard:
+        return _ModelCard(
+            kind=settings.model.kind,
+            genes=[str(gene) for gene in data.train.var_names],
+            covariates=data.encoder,
+            descriptor_widths={name: table.shape[1] for name, table in data.descriptors.items()},
+            n_cells=len(data.train),
+            n_held_out=len(data.validation),
+        )
+
+    def members(self, data: Cells) -> pd.DataFrame:
+        stores = {"train": data.train.obs.index, "validation": data.validation.obs.index}
+        names = pd.Index([name for index in stores.values() for name in index], name="cell")
+        parts = [part for part, index in stores.items() for _ in index]
+        return pd.Series(parts, names, name="part", dtype=object).to_frame()
+
+    def assemble(self, run: Path, settings: RunSettings, data: Cells, fabric: Fabric) -> Training:
+        import torch
+
+        from perturbgen.train.feeds import CellFeed
+        from perturbgen.train.loop import Training
+
+        card, share = self.describe(settings, data), _gene_shares(data)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(settings.seed)
+            model = _model_of(settings, card, _covariates(settings, card, data.descriptors), share)
+        resident = settings.training.resident and not settings.data.on_disk
+        train, validation = (
+            CellFeed(
+                store.to(fabric.device) if resident else store,
+                settings.training.batch_size,
+                settings.seed,
+            )
+            for store in (data.train, data.validation)
+        )
+        return Training(
+            run,
+            settings,
+            train=train,
+            validation=validation,
+            model=model,
+            optimisers=_optimisers(model, settings),
+            fabric=fabric,
+        )
+
+    def board(self, run: Path, settings: RunSettings, epoch: int) -> Watcher:
+        from perturbgen.train.heldout import CellBoard
+
+        return CellBoard(run, settings, epoch=epoch)
+
+    def blank(self, run: Path, settings: RunSettings, card: _ModelCard) -> LatentModel:
+        import torch
+
+        trained_on, named = list(card.covariates.categories), list(settings.conditions)
+        if (card.kind, trained_on) != (settings.model.kind, named):
+            raise InputError(
+                f"{run}: model.json describes a {card.kind}, config.toml a {settings.model.kind}; "
+                f"their conditions are {trained_on} and {named}",
+                cause="config.toml was edited after training",
+            )
+        share = torch.from_numpy(np.full(len(card.genes), 1 / len(card.genes)))
+        return _model_of(settings, card, _covariates(settings, card), share)
+
+
+CELLS = _CellRecipe()
+train, resume, train_once = CELLS.train, CELLS.resume, CELLS.train_once
+
+
+def read_parts(run: Path) -> pd.Series:
+    """The part of each cell of a run, without its model."""
+    return _ModelCard.read_members(run)["part"]
+
+
+def load_run(path: str | Path, *, which: str = "best", device: str = "cpu") -> TrainedRun:
+    """A trained run, its best (or last) model on a device, ready for use."""
+    require_device(device)
+    return TrainedRun(**vars(CELLS.load(path, which=which, device=device)))
+
+
+def _gene_shares(data: Cells) -> torch.Tensor:
+    """Each gene's part of all training counts, (genes,); half a count more, so that none is 0."""
+    import torch
+
+    from perturbgen.train.feeds import CellFeed
+
+    total = torch.full((data.train.n_genes,), 0.5, dtype=torch.float64)
+    for batch in CellFeed(data.train, 4096).once():
+        total.index_add_(0, batch.counts.columns.cpu(), batch.counts.values.cpu().double())
+    return total / total.sum()
+
+
+def _covariates(
+    settings: RunSettings, card: _ModelCard, descriptors: Mapping[str, pd.DataFrame] | None = None
+) -> list[Covariate]:
+    """What the model has to know of each condition."""
+    import torch
+
+    from perturbgen.models import Covariate
+
+    found = []
+    for name, condition in settings.conditions.items():
+        categories, rows = card.covariates.categories[name], None
+        if name in card.descriptor_widths:
+            # Where none are given they come with the checkpoint, and only their shape matters here.
+            rows = torch.zeros(len(categories), card.descriptor_widths[name])
+            if descriptors is not None:
+                table = descriptors[name].loc[list(categories)]
+                rows = torch.from_numpy(table.to_numpy(np.float32))
+        encoding, width = condition.encoding, condition.width
+        found.append(Covariate(name, len(categories), encoding, width, condition.dropout, rows))
+    return found
+
+
+def _model_of(
+    settings: RunSettings, card: _ModelCard, known: list[Covariate], share: torch.Tensor
+) -> LatentModel:
+    """The model of the settings; ``share`` (genes,) is each gene's part of all counts."""
+    from perturbgen.models import DGD, NBVAE, Conditions, CountDecoder, GaussianVAE
+    from perturbgen.models.gaussian_vae import GaussianDecoder
+    from perturbgen.nn import GaussianMixture
+
+    model, net = settings.model, settings.model.decoder
+    conditions = Conditions(known)
+    position = {covariate.name: i for i, covariate in enumerate(known)}
+    sizes = {covariate.name: covariate.categories for covariate in known}
+    encoder: dict[str, Any] = {
+        "encoder_input": model.encoder_input,
+        "dropout": model.encoder_dropout,
+        "layer_norm": net.layer_norm,
+    }
+    if model.kind == "gaussian_vae":
+        plain = GaussianDecoder(
+            model.latent,
+            net.hidden,
+            len(share),
+            n_conditions=conditions.width,
+            layer_norm=net.layer_norm,
+        )
+        return GaussianVAE(model.latent, model.encoder, conditions, plain, **encoder)
+    decoder = CountDecoder(
+        model.latent + (2 if model.covariate_space else 0),
+        net.hidden,
+        len(share),
+        n_conditions=conditions.width,
+        share=share,
+        scaling=net.scaling,
+        dispersion=net.dispersion,
+        n_categories=sizes.get(net.dispersion_by or ""),
+        additive=net.additive,
+        layer_norm=net.layer_norm,
+        dropout=net.dropout,
+    )
+    category = position.get(net.dispersion_by or "")
+    if model.kind == "nbvae":
+        return NBVAE(model.latent, model.encoder, conditions, decoder, category=category, **encoder)
+    mixture = GaussianMixture(
+        sizes.get(model.components_by or "", model.components),
+        model.latent,
+        radius=model.radius,
+        hardness=model.hardness,
+        sd=model.component_sd,
+        concentration=model.concentration,
+        covariance=model.covariance,
+    )
+    supervised = None
+    if model.covariate_space:  # multiDGD: two dimensions, a component per category
+        supervised = GaussianMixture(
+            sizes[model.covariate_space], 2, concentration=2.0, covariance="isotropic"
+        )
+    return DGD(
+        mixture,
+        conditions,
+        decoder,
+        n_cells=card.n_cells,
+        n_held_out=card.n_held_out,
+        category=category,
+        inner_steps=model.inner_steps,
+        prior_weight=card.n_cells if model.prior_weight == "per_sample" else model.prior_weight,
+        label=position.get(model.components_by or ""),
+        covariate=position.get(model.covariate_space or ""),
+        covariate_mixture=supervised,
+    )
+
+
+def _optimisers(model: LatentModel, settings: RunSettings) -> list[torch.optim.Optimizer]:
+    """AdamW for network and mixture, for representations an Adam that touches a batch's rows."""
+    import torch
+
+    from perturbgen.models.dgd import BETAS
+    from perturbgen.train.schedules import adamw
+
+    groups, rates = model.groups(), settings.training
+    dense = [(groups["network"], rates.learning_rate, rates.weight_decay)]
+    if "mixture" in groups:
+        dense.append((groups["mixture"], rates.mixture_rate, 0.0))
+    optimisers = [adamw(*dense)]
+    if "representations" in groups:
+        optimisers.append(
+            torch.optim.SparseAdam(
+                groups["representations"], lr=rates.representation_rate, betas=BETAS
+            )
+        )
+    return optimisers
