@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from perturbgen.compare.assemble import Comparison
 from perturbgen.core.errors import InputError
@@ -62,7 +62,7 @@ def _sections(found: Comparison) -> list[str]:
     seeds = found.seeds()
     if len(seeds):
         note = "Mean (least to largest) over seeds."
-        rows: list[dict[str, Any]] = seeds.to_dict("records")
+        rows = cast("list[dict[str, Any]]", seeds.to_dict("records"))
         parts += ["## Seeds", note, markdown_table(rows)]
     grid = [
         {
