@@ -147,13 +147,13 @@ def log_projector(bulk: AnnData, run: Path) -> None:
     """Put the pseudobulk samples into TensorBoard's embedding projector, with their labels."""
     from torch.utils.tensorboard import SummaryWriter
 
-    from perturbgen.data import log_profiles, principal_components
+    from perturbgen.data import pseudobulk_components
 
-    values, obs = log_profiles(bulk)
+    scores, obs = pseudobulk_components(bulk)
     labels = [name for name in ("cell_type", "compound", "plate", "donor", "well") if name in obs]
     with SummaryWriter(run) as board:
         board.add_embedding(
-            principal_components(values),
+            scores,
             obs[labels].astype(str).to_numpy().tolist(),
             metadata_header=labels,
             tag="pseudobulk",
