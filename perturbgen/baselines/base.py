@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final, Generic, Protocol, Self, TypeVar, cast, runtime_checkable
 
@@ -38,6 +39,8 @@ class ConditionList:
         cls, labels: pd.MultiIndex | pd.DataFrame | pd.Index, what: str = "the conditions"
     ) -> ConditionList:
         """Cell type and compound by name, from the levels of an index or the columns of a table."""
+        names: list[Any]
+        column: Callable[[str], Any]
         if isinstance(labels, pd.DataFrame):
             names, column = list(labels.columns), labels.__getitem__
         else:
