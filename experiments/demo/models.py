@@ -72,13 +72,13 @@ def generate(run: Path, cells: AnnData, wanted: pd.DataFrame, out: Path, *, seed
     """The cells of one experiment that nobody made: every wanted condition in each of its
     compound's wells.
     """
-    from perturbgen.generate import write_replicates
-    from perturbgen.predict import make_sampler, make_wells, read_wanted
+    from perturbgen.generate import CellSampler, ReplicateFolder
+    from perturbgen.predict import Wells, read_wanted
     from perturbgen.train import load_run
 
     trained = load_run(run)
-    sampler = make_sampler(cells, seed=seed)
-    made = make_wells(trained, cells, sampler, read_wanted(wanted), latent="control", seed=seed)
+    sampler = CellSampler.of(cells, seed=seed)
+    made = Wells.of(trained, cells, sampler, read_wanted(wanted), latent="control", seed=seed)
     about = {"run": str(run), "seed": seed}
-    paths = write_replicates(made.generator, made.plan, made.wells, out, replicates=1, about=about)
+    paths = ReplicateFolder(out, about).write(made.generator, made.plan, made.wells, replicates=1)
     return paths[0]

@@ -96,9 +96,9 @@ class Fold:
     @cached_property
     def sampler(self) -> CellSampler:
         """Numbers of cells and library sizes, learnt from them."""
-        from perturbgen.predict import make_sampler
+        from perturbgen.generate import CellSampler
 
-        return make_sampler(self.seen, seed=0)
+        return CellSampler.of(self.seen, seed=0)
 
 
 def main(
@@ -261,17 +261,15 @@ def predicted_t(fold: Fold, run: TrainedRun, *, replicates: int, seed: int) -> d
     """t of the hidden condition from cells generated on the latent points of the type's control
     cells.
     """
-    from perturbgen.predict import make_wells, model_logfc, vehicle_of
+    from perturbgen.predict import Wells, vehicle_of
 
-    group = make_wells(run, fold.seen, fold.sampler, fold.condition, latent="control", seed=seed)
+    group = Wells.of(run, fold.seen, fold.sampler, fold.condition, latent="control", seed=seed)
     label = fold.condition[0]
     tables = [
         de_table(fold.seen, generate(group, fold, replicate=k)) for k in range(1, replicates + 1)
     ]
     error = pd.DataFrame([table.se.loc[label] for table in tables]).mean()
-    logfc = model_logfc(group, vehicle=vehicle_of(fold.cells), genes=fold.cells.var_names).loc[
-        label
-    ]
+    logfc = group.logfc(vehicle=vehicle_of(fold.cells), genes=fold.cells.var_names).loc[label]
     averaged = pd.DataFrame([table.t.loc[label] for table in tables]).mean()
     return {"one draw": tables[0].t.loc[label], "t averaged": averaged, "plug-in t": logfc / error}
 

@@ -31,7 +31,8 @@ from perturbgen.core.console import say, show_table
 from perturbgen.core.errors import ConfigError
 from perturbgen.core.files import atomic_path, require_folder
 from perturbgen.core.runs import create_run
-from perturbgen.predict import fit_ensemble, make_sampler, mrrmse, read_wanted, without
+from perturbgen.generate import CellSampler
+from perturbgen.predict import fit_ensemble, mrrmse, read_wanted, without
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -126,7 +127,7 @@ def one_seed(settings: Experiment, folder: Path, seed: int) -> tuple[pd.DataFram
     hidden = hidden_known(settings, cells, measured.index, wanted, seed)
     if not (folder / "counts.h5ad").exists():
         write_h5ad(cells, folder / "counts.h5ad")
-    sampler = make_sampler(cells, seed=seed)
+    sampler = CellSampler.of(cells, seed=seed)
     found = dict(baseline_predictions(settings, measured, truth.index, hidden, seed))
     for kind in settings.models:
         trained = train(settings, folder, cells, hidden, kind, seed)

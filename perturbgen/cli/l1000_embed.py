@@ -132,15 +132,15 @@ def _embed(
     from anndata import AnnData
 
     from perturbgen.data import write_h5ad
-    from perturbgen.l1000.embedder.data import ProfileTable
+    from perturbgen.l1000.embedder.data import EmbedProfiles
 
     check_output(out, ".h5ad")
     embedder = _opened(run, device)
     data = embedder.settings.data
-    table = ProfileTable.read(file or data.path, meta or data.metadata)
+    table = EmbedProfiles.read(file or data.path, meta or data.metadata)
     found = embedder.embed(table)
     adata = AnnData(
-        obs=table.samples.rename_axis(None),
+        obs=table.meta.rename_axis(None),
         var=pd.DataFrame(index=pd.Index([], dtype=str)),
         obsm={key: found},
     )
@@ -200,7 +200,7 @@ def _evaluate(
     table = embedder.profiles(file, meta, part=part)
     for name in (plate, well):
         if name is not None:
-            require_columns(table.samples, [name], "the table of samples")
+            require_columns(table.meta, [name], "the table of samples")
     if perturbagens is not None:
         table = with_values(table, perturbagens, probe or [])
     judged = judge(
@@ -265,7 +265,7 @@ def _neighbours(
     embedder = _opened(run, device)
     table = embedder.profiles(file, meta, part=part)
     label = embedder.settings.data.label
-    labels = table.samples.assign(**{label: table.samples[label].astype(str)})
+    labels = table.meta.assign(**{label: table.meta[label].astype(str)})
     wanted = _found_label(labels, label, of)
     k = min(k, len(labels) - 1)
     pairs = neighbours_of(table, embedder.embed(table), label, embedder.model.measure, k=k)

@@ -31,7 +31,8 @@ def read_profiles(path: str | Path, *, key: str | None = None) -> Profiles:
     """
     path = Path(path)
     if path.is_dir():
-        return _read_extraction(path) if (path / MATRIX).exists() else _read_folder(path)
+        extracted = (path / MATRIX).exists() or (path / MANIFEST).exists()
+        return _read_extraction(path) if extracted else _read_folder(path)
     path = require_file(path, "profiles")
     if path.suffix == ".h5ad":
         return _read_h5ad(path, key)

@@ -54,12 +54,10 @@ def log_likelihoods(
     """Log p(x | c) of every cell, (cells,), in nats, by importance sampling."""
     import torch
 
-    from perturbgen.models import log_evidence
-
     device = next(run.model.parameters()).device
     generator = torch.Generator(device).manual_seed(seed)
     batches = track(CellFeed(store, batch_size).once(), "likelihood", -(-len(store) // batch_size))
-    parts = [log_evidence(run.model, b, samples=samples, generator=generator) for b in batches]
+    parts = [run.model.log_evidence(b, samples=samples, generator=generator) for b in batches]
     return np.concatenate([part.cpu().numpy() for part in parts])
 
 

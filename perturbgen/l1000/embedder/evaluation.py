@@ -16,7 +16,7 @@ import pandas as pd
 
 from perturbgen.core.errors import ConfigError, SchemaError, shorten
 from perturbgen.core.tables import require_columns
-from perturbgen.l1000.embedder.data import ProfileTable
+from perturbgen.l1000.embedder.data import EmbedProfiles
 from perturbgen.l1000.embedder.probe import probe, probe_task
 from perturbgen.l1000.embedder.recipe import Embedder
 from perturbgen.profiles.linear import PCA, WCCN, ReplicateMetric
@@ -66,7 +66,7 @@ def rivals(
 class Judged:
     """Every method's retrieval of the same profiles, the trained one's places and its controls."""
 
-    table: ProfileTable
+    table: EmbedProfiles
     vectors: np.ndarray
     found: dict[str, Retrieval]
     controls: pd.DataFrame
@@ -107,24 +107,24 @@ class Judged:
 
 
 def neighbours_of(
-    table: ProfileTable, vectors: np.ndarray, label: str, measure: Measure, *, k: int
+    table: EmbedProfiles, vectors: np.ndarray, label: str, measure: Measure, *, k: int
 ) -> pd.DataFrame:
     """The ``k`` nearest profiles of each profile, a line a pair."""
-    labels = table.samples.assign(**{label: table.samples[label].astype(str)})
+    labels = table.meta.assign(**{label: table.meta[label].astype(str)})
     rows, values = nearest(vectors, labels, k=min(k, len(labels) - 1), similarity=measure)
     return neighbour_table(labels, rows, values, same=[label])
 
 
-def with_values(table: ProfileTable, path: Path, columns: Sequence[str]) -> ProfileTable:
+def with_values(table: EmbedProfiles, path: Path, columns: Sequence[str]) -> EmbedProfiles:
     """The table with columns of a table of perturbagens, found by canonical id."""
-    from perturbgen.l1000.samples import perturbagen_values
+    from perturbgen.l1000 import perturbagen_values
 
     if not columns:
         raise ConfigError(
             "--perturbagens without --probe", fix="name the column to be read: --probe moa"
         )
-    require_columns(table.samples, ["perturbagen"], "the table of samples")
-    ids = table.samples["perturbagen"].astype(object)
+    require_columns(table.meta, ["perturbagen"], "the table of samples")
+    ids = table.meta["perturbagen"].astype(object)
     values = {name: ids.map(perturbagen_values(path, name)) for name in columns}
     unknown = [name for name, found in values.items() if found.isna().all()]
     if unknown:
@@ -133,12 +133,12 @@ def with_values(table: ProfileTable, path: Path, columns: Sequence[str]) -> Prof
             expected="the same ids",
             cause=f"ids such as {shorten(ids.unique())} are not in its column pert_id",
         )
-    return replace(table, samples=table.samples.assign(**values))
+    return replace(table, meta=table.meta.assign(**values))
 
 
 def judge(
     embedder: Embedder,
-    table: ProfileTable,
+    table: EmbedProfiles,
     *,
     seed: int,
     plate: str | None,
@@ -153,17 +153,17 @@ def judge(
     label = embedder.settings.data.label
     train = embedder.profiles(part="train").with_genes(embedder.genes)
     table = table.with_genes(embedder.genes)
-    labels = table.samples.assign(**{label: table.samples[label].astype(str)})
+    labels = table.meta.assign(**{label: table.meta[label].astype(str)})
     # A column that cannot be probed is told before the networks and rivals are run.
     tasks = {
         name: probe_task(labels, name, label, rng=np.random.default_rng(seed)) for name in probes
     }
     vectors, measure = embedder.embed(table), embedder.model.measure
-    names = train.samples[label].astype(str).to_numpy()
+    names = train.meta[label].astype(str).to_numpy()
     methods = (
         Rival(MINE, vectors, measure),
         Rival("the network, untrained", embedder.untrained().embed(table), measure),
-        *rivals(train.values(), names, table.values(), seed=seed),
+        *rivals(train.dense(), names, table.dense(), seed=seed),
     )
     found = {
         rival.name: retrieve(rival.vectors, labels, same=label, similarity=rival.similarity)

@@ -30,7 +30,7 @@ def evaluation_page(
     judged: Judged, embedder: Embedder, groups: pd.DataFrame, *, title: str
 ) -> Page:
     """The table of methods, curves, the map, leaks, probes and neighbours."""
-    n, kinds = len(judged.table), judged.table.samples[judged.label].nunique()
+    n, kinds = len(judged.table), judged.table.meta[judged.label].nunique()
     page = Page(
         title, f"{n:,} profiles of {kinds:,} values of {judged.label}, ranked by each method."
     )
@@ -99,7 +99,7 @@ def _map_figure(judged: Judged) -> Figure:
     """The first two principal components, coloured by mechanism, else cell line."""
     import plotly.graph_objects as go
 
-    samples = judged.table.samples
+    samples = judged.table.meta
     chosen = np.random.default_rng(0).permutation(len(samples))[:_MAPPED]
     points = plane(judged.vectors.astype(float))[chosen]
     samples = samples.iloc[chosen]
@@ -138,7 +138,7 @@ def _neighbour_rows(judged: Judged, groups: pd.DataFrame, *, near: int = 4) -> l
     """A line for each kind: how well it is found, and its nearest other kinds."""
     label = judged.label
     ap = judged.found[MINE].groups.set_index(label)["ap"]
-    named = display_names(judged.table.samples, label)
+    named = display_names(judged.table.meta, label)
     rows = []
     for kind in sorted(groups[label].unique())[:_LISTED]:
         mine = groups[groups[label] == kind]

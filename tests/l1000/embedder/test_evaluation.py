@@ -5,24 +5,20 @@ import pandas as pd
 import pytest
 
 from perturbgen.l1000.embedder import EMBEDDING, load_embedder
-from perturbgen.l1000.embedder.data import ProfileTable
+from perturbgen.l1000.embedder.data import EmbedProfiles
 from perturbgen.l1000.embedder.evaluation import judge
 
 
-def turned(table: ProfileTable) -> ProfileTable:
+def turned(table: EmbedProfiles) -> EmbedProfiles:
     """The profiles with their genes in another order."""
-    order = np.random.default_rng(1).permutation(len(table.genes))
-    return ProfileTable(
-        table.values()[:, order], np.arange(len(table)), table.samples, table.genes[order]
-    )
+    order = np.random.default_rng(1).permutation(len(table.features))
+    return EmbedProfiles(table.dense()[:, order], table.meta, table.features[order])
 
 
-def with_more_genes(table: ProfileTable) -> ProfileTable:
+def with_more_genes(table: EmbedProfiles) -> EmbedProfiles:
     """The profiles with three genes before their own that no training profile has."""
-    values = np.hstack([table.values()[:, -3:], table.values()])
-    return ProfileTable(
-        values, np.arange(len(table)), table.samples, pd.Index(["x", "y", "z", *table.genes])
-    )
+    values = np.hstack([table.dense()[:, -3:], table.dense()])
+    return EmbedProfiles(values, table.meta, pd.Index(["x", "y", "z", *table.features]))
 
 
 @pytest.mark.parametrize("other", [turned, with_more_genes])

@@ -8,7 +8,7 @@ import torch
 
 from perturbgen.core.errors import ConfigError, InputError, SchemaError
 from perturbgen.l1000.embedder import EMBEDDING, load_embedder
-from perturbgen.l1000.embedder.data import ProfileTable
+from perturbgen.l1000.embedder.data import EmbedProfiles
 from perturbgen.l1000.embedder.model import ProfileFeed
 from perturbgen.l1000.embedder.settings import ModelSettings, _EncoderSettings
 from perturbgen.retrieval import retrieve
@@ -75,10 +75,10 @@ def test_a_run_is_judged_by_withheld_perturbagens_and_says_who_they_were(setting
     assert rows[-1]["train/margin"] < rows[0]["train/margin"]
     embedder = load_embedder(run)
     parts = embedder.parts()
-    table = ProfileTable.read(embedder.settings.data.path).treatments(embedder.settings.data)
+    table = EmbedProfiles.read(embedder.settings.data.path).treatments(embedder.settings.data)
     held = table.take((parts == "validation").to_numpy())
-    assert not set(held.samples["perturbagen"].astype(str)) & set(embedder.card.classes)
-    labels = held.samples[["perturbagen"]].astype(str)
+    assert not set(held.meta["perturbagen"].astype(str)) & set(embedder.card.classes)
+    labels = held.meta[["perturbagen"]].astype(str)
     summary = retrieve(embedder.embed(held), labels, same="perturbagen").summary()
     best = max(row["validation/map"] for row in rows)
     assert summary.loc["per query", "ap"] == pytest.approx(best, abs=1e-6)
@@ -98,7 +98,7 @@ def test_every_head_trains_and_embeds(settings, tmp_path, head):
         accelerator="cpu",
     )
     embedder = load_embedder(run)
-    table = ProfileTable.read(embedder.settings.data.path)
+    table = EmbedProfiles.read(embedder.settings.data.path)
     found = embedder.embed(table)
     assert found.shape == (len(table), 8)
     lengths = np.linalg.norm(found, axis=1)
@@ -108,12 +108,12 @@ def test_every_head_trains_and_embeds(settings, tmp_path, head):
 
 def test_genes_are_found_by_id_and_missing_ones_named(settings, tmp_path):
     embedder = load_embedder(EMBEDDING.train(settings(), runs=tmp_path, accelerator="cpu"))
-    table = ProfileTable.read(embedder.settings.data.path)
-    turned = ProfileTable(table.values()[:, ::-1], table.rows, table.samples, table.genes[::-1])
+    table = EmbedProfiles.read(embedder.settings.data.path)
+    turned = EmbedProfiles(table.dense()[:, ::-1], table.meta, table.features[::-1])
     np.testing.assert_array_equal(embedder.embed(table), embedder.embed(turned))
-    fewer = ProfileTable(table.values()[:, 1:], table.rows, table.samples, table.genes[1:])
+    fewer = EmbedProfiles(table.dense()[:, 1:], table.meta, table.features[1:])
     with pytest.raises(
-        SchemaError, match=rf"lack 1 of the embedding's 100 genes: '{table.genes[0]}'"
+        SchemaError, match=rf"lack 1 of the embedding's 100 genes: '{table.features[0]}'"
     ):
         embedder.embed(fewer)
 
@@ -175,7 +175,7 @@ def test_a_last_batch_of_one_profile_is_left_out_for_batch_norm(settings, tmp_pa
 )
 def test_every_process_has_two_profiles_of_a_batch(settings, size, ranks, sizes):
     some = settings(f"training.batch_size={size}")
-    table = ProfileTable.read(some.data.path)
+    table = EmbedProfiles.read(some.data.path)
     table = table.take(np.arange(len(table)) < 63)
     feed = ProfileFeed.build(
         table,
