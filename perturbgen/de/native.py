@@ -9,13 +9,13 @@ which depends on the order of the levels: renaming plates changes p-values.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
-from perturbgen.core.console import Tick
 from perturbgen.core.system import spread
 from perturbgen.de.design import Design
 from perturbgen.de.moderate import moderate
@@ -128,7 +128,11 @@ class FitResult:
 
 
 def fit_native(
-    counts: _Array, design: Design, weights: _Array, method: FitMethod, tick: Tick | None = None
+    counts: _Array,
+    design: Design,
+    weights: _Array,
+    method: FitMethod,
+    tick: Callable[[float], None] | None = None,
 ) -> FitResult:
     """limma-voom of counts (samples, genes) with contrast ``weights`` (contrasts, columns)."""
     sizes = counts.sum(axis=1)
@@ -147,7 +151,11 @@ def fit_native(
 
 
 def _fit_genes(
-    logs: LogCounts, contrasts: _Contrasts, *, device: str = "cpu", tick: Tick | None = None
+    logs: LogCounts,
+    contrasts: _Contrasts,
+    *,
+    device: str = "cpu",
+    tick: Callable[[float], None] | None = None,
 ) -> tuple[_Array, _Array, _Array]:
     """Residual SD (genes,), effects and unscaled standard errors (contrasts, genes)."""
     if device != "cpu":
@@ -167,7 +175,7 @@ def _fit_genes(
 
 
 def _fit_genes_on(
-    device: str, logs: LogCounts, contrasts: _Contrasts, tick: Tick | None = None
+    device: str, logs: LogCounts, contrasts: _Contrasts, tick: Callable[[float], None] | None = None
 ) -> tuple[_Array, _Array, _Array]:
     """The same on a torch device."""
     from perturbgen.de.torch_fit import TorchFitter
