@@ -117,7 +117,7 @@ def neighbours_of(
 
 def with_values(table: EmbedProfiles, path: Path, columns: Sequence[str]) -> EmbedProfiles:
     """The table with columns of a table of perturbagens, found by canonical id."""
-    from perturbgen.l1000.samples import perturbagen_values
+    from perturbgen.l1000 import perturbagen_values
 
     if not columns:
         raise ConfigError(
