@@ -20,7 +20,7 @@ import pandas as pd
 from perturbgen.core.errors import InputError, SchemaError, shorten
 from perturbgen.images.bbbc021 import VEHICLE
 from perturbgen.images.network.fields import Fields, read_fields
-from perturbgen.images.network.predict import Predictions, predict
+from perturbgen.images.network.predict import Predictions, predict_fields
 from perturbgen.images.network.recipe import ImageRun
 from perturbgen.images.network.settings import Statistics
 from perturbgen.images.nsc import ONE_BATCH, Matching, treatment_profiles
@@ -106,7 +106,7 @@ def _asked(
 ) -> Predictions:
     """What a run says of fields, normalised as its settings or the arguments say."""
     chosen = statistics or run.settings.model.statistics
-    return predict(run.model, run.feed(fields), chosen, turns=turns)
+    return predict_fields(run.model, run.feed(fields), chosen, turns=turns)
 
 
 def _embedded(found: Predictions, source: str) -> Profiles:
