@@ -169,7 +169,7 @@ def new_compounds(
     from perturbgen.images.network.evaluate import (
         corrected_wells,
         embed_run,
-        evaluate,
+        evaluate_run,
         matchings,
         pooled,
     )
@@ -187,7 +187,7 @@ def new_compounds(
             for correction, wells in corrected_wells(source).items():
                 answers.setdefault((name, correction), []).append(matchings(wells, withheld=away))
         taught = trained(data, out, seed, [*given, "data.compounds.label=moa"], overrides)
-        well = next(row for row in evaluate(taught, part=("test",)) if row["of"] == "well")
+        well = next(row for row in evaluate_run(taught, part=("test",)) if row["of"] == "well")
         told.append((int(well["n"]), float(well["all"])))
     rows = [
         {
