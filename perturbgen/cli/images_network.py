@@ -1,4 +1,4 @@
-"""``perturbgen images train``, ``embed`` and ``evaluate``: networks on images, and what embeddings are worth."""
+"""``perturbgen images train``, ``embed`` and ``evaluate``: networks, and what embeddings are worth."""
 
 from __future__ import annotations
 
@@ -46,9 +46,9 @@ _Folder = Annotated[Path | None, typer.Option(help="Other images, in place of th
 
 
 _RUN_PAGE = (
-    "Shares that are right. Only independent decoding asks among all classes; plate_group and assignment know which "
-    "siRNAs share a plate, an easier question. NSC: the nearest treatment of another compound has the mechanism; "
-    "NSCB: of another week, too; of new compounds: the network never saw them."
+    "Shares that are right. Only independent decoding asks among all classes; plate_group and "
+    "assignment know which siRNAs share a plate, an easier question. NSC: the nearest treatment "
+    "of another compound has the mechanism; NSCB: of another week, too; of new compounds: the network never saw them."
 )
 _PROFILE_PAGE = "Wells are averaged first. Nulls are drawn at random; their size is an option."
 
@@ -76,13 +76,16 @@ def _train(
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
-    """Train a network to tell siRNAs (RxRx1), or treatments, compounds or mechanisms (BBBC021) apart from images.
+    """Train a network to tell siRNAs (RxRx1), or treatments, compounds or mechanisms (BBBC021)
+    apart from images.
 
-    By default a batch holds images of one experiment or plate, so that batch normalisation takes its stain away.
-    Validation is by experiments or plates that are not trained on; data.compounds.fold withholds a group of compounds.
-    Ctrl-C saves, --resume goes on, perturbgen board shows the run.
+    By default a batch holds images of one experiment or plate, so that batch normalisation takes
+    its stain away. Validation is by experiments or plates that are not trained on;
+    data.compounds.fold withholds a group of compounds. Ctrl-C saves, --resume goes on, perturbgen
+    board shows the run.
 
-    Example: [bold]perturbgen images train --data rxrx1/ --set model.backbone=resnet18 --set data.shrink=2[/bold]
+    Example: [bold]perturbgen images train --data rxrx1/ --set model.backbone=resnet18 --set
+    data.shrink=2[/bold]
 
     Example: [bold]perturbgen images train --data bbbc021/ --set data.compounds.fold=0[/bold]
     """
@@ -170,16 +173,17 @@ def _evaluate(
 ) -> None:
     """Say how good a trained network, or any profile, is.
 
-    A run: accuracy by cell type, under each decoding apart, since plate_group and assignment know the plan of the
-    plates. Of BBBC021 also NSC and NSCB of the embedding or, if the run withheld compounds, those of new compounds.
-    Profiles (wells are averaged first): replicate mAP, percent replicating, consistency, magnitude against controls,
-    recall of known relations, and how batches mix. Of the controls of images correct those count that its fit has not
-    seen (--withhold); where it has seen all, the lines say that they are in-sample.
+    A run: accuracy by cell type, under each decoding apart, since plate_group and assignment know
+    the plan of the plates. Of BBBC021 also NSC and NSCB of the embedding or, if the run withheld
+    compounds, those of new compounds. Profiles (wells are averaged first): replicate mAP, percent
+    replicating, consistency, magnitude against controls, recall of known relations, and how batches
+    mix. Of the controls of images correct those count that its fit has not seen (--withhold); where
+    it has seen all, the lines say that they are in-sample.
 
     Example: [bold]perturbgen images evaluate runs/0001-run-s0 --part test[/bold]
 
-    Example: [bold]perturbgen images evaluate test.profiles --same sirna_id --control well_type=negative_control
-    --batch experiment[/bold]
+    Example: [bold]perturbgen images evaluate test.profiles --same sirna_id
+    --control well_type=negative_control --batch experiment[/bold]
     """
     from perturbgen.images.network import IMAGES
 

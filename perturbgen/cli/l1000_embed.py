@@ -1,4 +1,5 @@
-"""``perturbgen l1000 train | embed | evaluate | neighbours``: learn an embedding of profiles and use it."""
+"""``perturbgen l1000 train | embed | evaluate | neighbours``: learn an embedding of profiles and
+use it."""
 
 from __future__ import annotations
 
@@ -76,16 +77,18 @@ def _train(
 ) -> None:
     """Train an embedding in which profiles of one perturbagen come together (Donner et al. 2018).
 
-    A network is trained to tell perturbagens apart by a margin softmax; its last layer is the embedding. Perturbagens,
-    not profiles, are withheld: after every epoch it is judged by how well profiles of perturbagens that it never saw
-    find their own kind, and the best epoch is kept. Controls are no class, positive ones only where data.types names
-    them. Ctrl-C saves, --resume goes on, perturbgen board shows the run.
+    A network is trained to tell perturbagens apart by a margin softmax; its last layer is the
+    embedding. Perturbagens, not profiles, are withheld: after every epoch it is judged by how well
+    profiles of perturbagens that it never saw find their own kind, and the best epoch is kept.
+    Controls are no class, positive ones only where data.types names them. Ctrl-C saves, --resume
+    goes on, perturbgen board shows the run.
 
-    Example: [bold]perturbgen l1000 train data/landmarks --set data.test=0.2 --set model.noise=0.5[/bold]
+    Example: [bold]perturbgen l1000 train data/landmarks --set data.test=0.2 --set
+    model.noise=0.5[/bold]
 
     Example, transfer: [bold]perturbgen l1000 train data/landmarks --set 'data.types=["trt_sh"]'
-    --set name=genetic[/bold], then [bold]perturbgen l1000 train data/landmarks --set 'data.types=["trt_cp"]'
-    --start runs/0001-genetic-s0[/bold]
+    --set name=genetic[/bold], then [bold]perturbgen l1000 train data/landmarks
+    --set 'data.types=["trt_cp"]' --start runs/0001-genetic-s0[/bold]
     """
     from perturbgen.cli.train import train_or_resume
     from perturbgen.l1000.embedder import EMBEDDING
@@ -125,8 +128,9 @@ def _embed(
 ) -> None:
     """Embed profiles, controls as well, by a trained network.
 
-    Example: [bold]perturbgen l1000 embed runs/0001-embedder-s0 data/landmarks --out embedding.h5ad[/bold], then
-    [bold]perturbgen retrieve embedding.h5ad --key X_embedding --same moa --differ perturbagen[/bold]
+    Example: [bold]perturbgen l1000 embed runs/0001-embedder-s0 data/landmarks --out
+    embedding.h5ad[/bold], then [bold]perturbgen retrieve embedding.h5ad --key X_embedding --same
+    moa --differ perturbagen[/bold]
     """
     import pandas as pd
     from anndata import AnnData
@@ -177,20 +181,23 @@ def _evaluate(
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
-    """Judge an embedding on perturbagens that it never saw, beside all the baselines that it must beat.
+    """Judge an embedding on perturbagens that it never saw, beside all the baselines that it must
+    beat.
 
-    Every profile ranks all others; those of its perturbagen should come first. Beside the embedding: the same network
-    untrained, z-scores by cosine, Spearman and Euclid, PCA, WCCN and a metric learned from replicates. Profiles of
-    validation helped to choose the epoch: the honest part is test (train with --set data.test=0.2, or a split).
+    Every profile ranks all others; those of its perturbagen should come first. Beside the
+    embedding: the same network untrained, z-scores by cosine, Spearman and Euclid, PCA, WCCN and a
+    metric learned from replicates. Profiles of validation helped to choose the epoch: the honest
+    part is test (train with --set data.test=0.2, or a split).
 
-    --probe moa asks what classifiers read from each method's places: logistic regression, a plain network and a 1D-CNN
-    learn the mechanism from some perturbagens and are tested on others, beside shuffled labels. --probe plate shows
-    what should not be there.
+    --probe moa asks what classifiers read from each method's places: logistic regression, a plain
+    network and a 1D-CNN learn the mechanism from some perturbagens and are tested on others, beside
+    shuffled labels. --probe plate shows what should not be there.
 
-    Example: [bold]perturbgen l1000 evaluate runs/0001-embedder-s0 --part test --out evaluation[/bold]
+    Example: [bold]perturbgen l1000 evaluate runs/0001-embedder-s0 --part test --out
+    evaluation[/bold]
 
-    Example, mechanisms: [bold]perturbgen l1000 evaluate runs/0001-embedder-s0 --probe moa --perturbagens
-    compoundinfo_beta.txt --out evaluation[/bold]
+    Example, mechanisms: [bold]perturbgen l1000 evaluate runs/0001-embedder-s0 --probe moa
+    --perturbagens compoundinfo_beta.txt --out evaluation[/bold]
     """
     from perturbgen.core.tables import require_columns
     from perturbgen.l1000.embedder.evaluation import judge, with_values
@@ -255,7 +262,8 @@ def _neighbours(
     device: Device = "cpu",
     as_json: Json = False,
 ) -> None:
-    """Which perturbagens act like this one: those that the nearest profiles of its profiles belong to.
+    """Which perturbagens act like this one: those that the nearest profiles of its profiles belong
+    to.
 
     Example: [bold]perturbgen l1000 neighbours runs/0001-embedder-s0 --of vorinostat[/bold]
     """
@@ -283,8 +291,8 @@ def _neighbours(
         )
     ]
     own = float(mine["agrees"].mean())
-    title = f"{named.get(wanted, wanted)}: {own:.0%} of its {k} nearest are its own profiles; the others"
-    show_table(shown, title=title, as_json=as_json)
+    title = f"{named.get(wanted, wanted)}: {own:.0%} of its {k} nearest are its own profiles"
+    show_table(shown, title=f"{title}; the others", as_json=as_json)
 
 
 def _opened(run: Path, device: str) -> Any:

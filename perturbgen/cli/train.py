@@ -56,12 +56,15 @@ def _train(
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
-    """Train a generative model of cells under conditions: NB-VAE, Deep Generative Decoder or Gaussian VAE.
+    """Train a generative model of cells under conditions: NB-VAE, Deep Generative Decoder or
+    Gaussian VAE.
 
-    The configuration names the data, the columns of obs that condition the model, and the model; everything else has
-    a default that --dry-run shows. Ctrl-C saves, --resume goes on, and board shows the run while it trains.
+    The configuration names the data, the columns of obs that condition the model, and the model;
+    everything else has a default that --dry-run shows. Ctrl-C saves, --resume goes on, and board
+    shows the run while it trains.
 
-    Example: [bold]perturbgen train experiments/kang/nbvae.toml --data kang.h5ad --set model.latent=20[/bold]
+    Example: [bold]perturbgen train experiments/kang/nbvae.toml --data kang.h5ad
+    --set model.latent=20[/bold]
 
     Example: [bold]perturbgen train --resume runs/0001-kang-s0 --set training.epochs=400[/bold]
     """
@@ -170,10 +173,12 @@ def _evaluate(
     seed: Seed32 = 0,
     as_json: Json = False,
 ) -> None:
-    """Judge a trained model on cells: likelihood of their counts, posterior-predictive checks, probes of its latents.
+    """Judge a trained model on cells: likelihood of their counts, posterior-predictive checks,
+    probes of its latents.
 
-    The likelihood is log p(counts | conditions), integrated over the latent space by importance sampling, in nats per
-    gene and cell: the smaller its negative, the better. Use cells that the model was not trained on.
+    The likelihood is log p(counts | conditions), integrated over the latent space by importance
+    sampling, in nats per gene and cell: the smaller its negative, the better. Use cells that the
+    model was not trained on.
 
     Example: [bold]perturbgen evaluate runs/0001-kang-s0 kang.h5ad --part validation[/bold]
     """

@@ -8,6 +8,8 @@ import pytest
 from perturbgen.cli import _run as command
 from tests.train.conftest import make_cells
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):

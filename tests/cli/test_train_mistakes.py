@@ -1,4 +1,5 @@
-"""What an unlucky user brings to train, encode and evaluate: wrong or damaged files, devices that are not there."""
+"""What an unlucky user brings to train, encode and evaluate: wrong or damaged files, devices that
+are not there."""
 
 import shutil
 
@@ -7,6 +8,8 @@ import pytest
 
 from perturbgen.cli import _run as command
 from tests.train.conftest import make_cells
+
+pytestmark = pytest.mark.usefixtures("no_pictures")
 
 CONFIG = """name = "tiny"
 [data]

@@ -20,6 +20,7 @@ from perturbgen.core.errors import ConfigError, InputError, SchemaError
 from perturbgen.predict import GenerativePredictor, MeasuredExperiment, PredictSettings
 from perturbgen.train import RunSettings, load_run
 from perturbgen.train import train as train_model
+from tests.conftest import without_pictures
 
 from .conftest import states, write_flat
 
@@ -70,9 +71,9 @@ def train(folder: Path, data: Path, name: str) -> Path:
         "annealing": {"warmup": 0},
         "training": {"epochs": 1, "batch_size": 64, "threads": 1},
     }
-    return train_model(
-        load_settings(RunSettings, base=base), runs=folder / "runs", accelerator="cpu"
-    )
+    settings = load_settings(RunSettings, base=base)
+    with without_pictures():
+        return train_model(settings, runs=folder / "runs", accelerator="cpu")
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,5 @@
-"""Changes of images that no label depends on: flips, windows, rectangles of others, and answers over all turns."""
+"""Changes of images that no label depends on: flips, windows, rectangles of others, and answers
+over all turns."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""BBBC021 for networks: parts without a common compound or plate, and neighbours that share a mechanism."""
+"""BBBC021 for networks: parts without a common compound or plate, and neighbours that share a
+mechanism."""
 
 from __future__ import annotations
 
@@ -28,6 +29,9 @@ from perturbgen.images.network.recipe import _ImageCard
 from perturbgen.images.network.settings import ImageData, ImageSettings
 from perturbgen.profiles import Profiles
 from perturbgen.simulate.images import ImageLayout, write_bbbc021
+from tests.conftest import without_pictures
+
+pytestmark = pytest.mark.usefixtures("no_pictures")
 
 
 @pytest.fixture(scope="session")
@@ -58,7 +62,8 @@ def fields_of(path: Path, **options: object) -> Fields:
 def withheld(bbbc021: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that never saw the first of four groups of compounds."""
     settings = settings_of(bbbc021, data={"path": bbbc021, "compounds": {"fold": 0}})
-    return IMAGES.train(settings, runs=tmp_path_factory.mktemp("runs"), accelerator="cpu")
+    with without_pictures():
+        return IMAGES.train(settings, runs=tmp_path_factory.mktemp("runs"), accelerator="cpu")
 
 
 def test_no_plate_of_the_validation_is_trained_on(bbbc021: Path) -> None:
@@ -164,7 +169,8 @@ def described(settings: ImageSettings) -> _ImageCard:
 
 
 def planted(noise: float) -> Profiles:
-    """Wells of four compounds of two mechanisms in two weeks, and DMSO: a mechanism is a direction of four."""
+    """Wells of four compounds of two mechanisms in two weeks, and DMSO: a mechanism is a direction
+    of four."""
     rows, values = [], []
     rng = np.random.default_rng(0)
     for week, (compound, moa) in enumerate(
@@ -270,7 +276,8 @@ def test_a_run_of_rxrx1_is_no_start_for_bbbc021(trained: Path, bbbc021: Path) ->
 def test_a_start_that_was_trained_on_withheld_compounds_is_refused(
     bbbc021: Path, withheld: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """``withheld`` has not seen group 0: a start for itself, none for group 1, whose compounds it was trained on."""
+    """``withheld`` has not seen group 0: a start for itself, none for group 1, whose compounds it
+    was trained on."""
 
     def start(before: Path, fold: int | None) -> ImageSettings:
         return settings_of(

@@ -1,4 +1,5 @@
-"""The feed: every image once, one experiment a batch, decoded elsewhere and never far ahead; and augmentations."""
+"""The feed: every image once, one experiment a batch, decoded elsewhere and never far ahead; and
+augmentations."""
 
 from __future__ import annotations
 

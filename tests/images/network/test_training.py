@@ -1,4 +1,5 @@
-"""A network on images through the one loop: it learns, resumes to the bit, and is asked about wells three ways."""
+"""A network on images through the one loop: it learns, resumes to the bit, and is asked about wells
+three ways."""
 
 from __future__ import annotations
 
@@ -23,6 +24,8 @@ from perturbgen.images.network.recipe import _balanced, _image_feed, _ImageCard,
 from perturbgen.images.network.settings import ImageModelSettings, ImageSettings
 from perturbgen.nn.layers import Draws
 from perturbgen.train.card import load_state
+
+pytestmark = pytest.mark.usefixtures("no_pictures")
 
 WORDS = Vocabulary((0, 1, 2), ("A", "B"), ("x", "y"))
 
@@ -238,7 +241,8 @@ def test_predictions_are_of_their_fields_whatever_the_batches(trained: Path) -> 
 
 
 def planted(noise: float, labelled: bool = True) -> Predictions:
-    """Two experiments of two plates with two wells and two sites; classes 0 to 3, and 9 for the controls."""
+    """Two experiments of two plates with two wells and two sites; classes 0 to 3, and 9 for the
+    controls."""
     rows = []
     for experiment, plate, well, site in product("xy", (1, 2), "CDE", (1, 2)):
         group = (plate - 1 + (experiment == "y")) % 2

@@ -1,4 +1,5 @@
-"""Weights from a file: torchvision's names, other channels, and files that are not what they should be."""
+"""Weights from a file: torchvision's names, other channels, and files that are not what they should
+be."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Probes find what is planted, do not find what is shuffled, and never see a group on both sides."""
+"""Probes find what is planted and not what is shuffled, and see no group on both sides."""
 
 import numpy as np
 import pandas as pd
@@ -21,7 +21,8 @@ from perturbgen.l1000.embedder.probe import (
 
 @pytest.fixture
 def planted() -> tuple[np.ndarray, pd.DataFrame]:
-    """Four mechanisms of six compounds with eight profiles each; every compound has a mark of its own as well."""
+    """Four mechanisms of six compounds with eight profiles each; every compound has a mark of its
+    own as well."""
     rng = np.random.default_rng(0)
     compound = np.repeat(np.arange(24), 8)
     moa = compound % 4
