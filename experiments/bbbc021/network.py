@@ -108,7 +108,7 @@ def compare(data: Path, out: Path, seed: int, overrides: list[str]) -> dict[str,
 def trained(data: Path, out: Path, seed: int, given: list[str], overrides: list[str]) -> Any:
     """A small network of a seed."""
     from perturbgen.core.config import load_settings
-    from perturbgen.images.network import IMAGES, ImageSettings, load_network
+    from perturbgen.images.network import IMAGES, ImageSettings
 
     base = {
         "seed": seed,
@@ -118,7 +118,7 @@ def trained(data: Path, out: Path, seed: int, given: list[str], overrides: list[
         "board": {"every": 100},
     }
     settings = load_settings(ImageSettings, overrides=[*given, *overrides], base=base)
-    return load_network(IMAGES.train(settings, runs=out / "runs"))
+    return IMAGES.load(IMAGES.train(settings, runs=out / "runs"))
 
 
 def neighbour_rows(name: str, fields: Profiles) -> Rows:

@@ -272,10 +272,10 @@ def _refuse(given: Mapping[str, object], why: str) -> None:
 def _opened(run: Path, device: str) -> ImageRun:
     """A trained run on a device."""
     from perturbgen.core.system import require_device
-    from perturbgen.images.network import load_network
+    from perturbgen.images.network import IMAGES
 
     require_device(device)
-    return load_network(run, device=device)
+    return IMAGES.load(run, device=device)
 
 
 def _chosen(statistics: str) -> Any:

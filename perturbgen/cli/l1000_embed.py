@@ -298,10 +298,10 @@ def _neighbours(
 def _opened(run: Path, device: str) -> Any:
     """The run's embedding on a device that is there."""
     from perturbgen.core.system import require_device
-    from perturbgen.l1000.embedder import load_embedder
+    from perturbgen.l1000.embedder import EMBEDDING
 
     require_device(device)
-    return load_embedder(run, device=device)
+    return EMBEDDING.load(run, device=device)
 
 
 def _found_label(labels: Any, label: str, of: str) -> str:

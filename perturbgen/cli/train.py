@@ -92,7 +92,7 @@ def _train(
 
 
 def train_or_resume(
-    recipe: Recipe[Any, Any, Any],
+    recipe: Recipe[Any, Any, Any, Any],
     resume: Path | None,
     *,
     config: Path | None,
@@ -110,7 +110,6 @@ def train_or_resume(
     import os
 
     from perturbgen.core.config import load_settings
-    from perturbgen.train.card import ending
 
     if resume is not None:
         run = recipe.resume(resume, overrides, **options)
@@ -123,7 +122,7 @@ def train_or_resume(
             return
         run = recipe.train(settings, runs=runs, **options)
     if not int(os.environ.get("LOCAL_RANK", 0)):  # the first process speaks for all
-        show_table([ending(run, recipe.unit)], title=f"trained {run}", as_json=as_json)
+        show_table([recipe.ending(run)], title=f"trained {run}", as_json=as_json)
 
 
 def _encode(
@@ -146,12 +145,12 @@ def _encode(
     from perturbgen.data import write_h5ad
     from perturbgen.train import load_run
     from perturbgen.train.cells import open_cells
-    from perturbgen.train.heldout import encode_cells
+    from perturbgen.train.heldout import CellJudge
 
     check_output(out, ".h5ad")
     trained = load_run(run, device=device)
     store = open_cells(trained, file, layer=layer)
-    latents = encode_cells(trained, store.to(device))
+    latents = CellJudge(trained, store.to(device)).latents()
     adata = AnnData(
         obs=store.obs, var=pd.DataFrame(index=pd.Index([], dtype=str)), obsm={key: latents}
     )
@@ -184,13 +183,13 @@ def _evaluate(
     """
     from perturbgen.train import load_run
     from perturbgen.train.cells import open_cells
-    from perturbgen.train.heldout import judge_cells
+    from perturbgen.train.heldout import CellJudge
 
     if out is not None:
         check_output(out, ".json")
     trained = load_run(run, device=device)
     store = open_cells(trained, file, layer=layer, part=part).to(device)
-    found = judge_cells(trained, store, samples=samples, seed=seed)
+    found = CellJudge(trained, store).numbers(samples=samples, seed=seed)
     if out is not None:
         _save_json(found, out)
     if as_json:

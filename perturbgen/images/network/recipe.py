@@ -24,9 +24,10 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
     from torch import Tensor
 
+    from perturbgen.images.network.board import ImageBoard
     from perturbgen.images.network.feed import ImageFeed, Kind
     from perturbgen.images.network.model import ImageClassifier
-    from perturbgen.train.loop import Training, Watcher
+    from perturbgen.train.loop import Training
 
 log = logging.getLogger(__name__)
 
@@ -88,8 +89,8 @@ class ImageRun(Trained):
         )
 
 
-class _ImageRecipe(Recipe[ImageSettings, Fields, _ImageCard]):
-    settings, card = ImageSettings, _ImageCard
+class _ImageRecipe(Recipe[ImageSettings, Fields, _ImageCard, ImageRun]):
+    settings, card, trained = ImageSettings, _ImageCard, ImageRun
     unit, may_change = "images", ("data.workers", "data.ahead")
 
     def read(self, settings: ImageSettings) -> Fields:
@@ -170,7 +171,7 @@ class _ImageRecipe(Recipe[ImageSettings, Fields, _ImageCard]):
             judge=judge if judged else None,
         )
 
-    def board(self, run: Path, settings: ImageSettings, epoch: int) -> Watcher:
+    def board(self, run: Path, settings: ImageSettings, epoch: int) -> ImageBoard:
         from perturbgen.images.network.board import ImageBoard
 
         return ImageBoard(run, settings, epoch=epoch)
@@ -180,11 +181,6 @@ class _ImageRecipe(Recipe[ImageSettings, Fields, _ImageCard]):
 
 
 IMAGES = _ImageRecipe()
-
-
-def load_network(path: str | Path, *, device: str = "cpu") -> ImageRun:
-    """A trained network, its best state."""
-    return ImageRun(**vars(IMAGES.load(path, device=device)))
 
 
 def _require_unseen(start: Path, table: pd.DataFrame) -> None:

@@ -10,14 +10,7 @@ from pydantic import Field, model_validator
 
 from perturbgen.core.config import Settings
 from perturbgen.core.errors import SchemaError, suggest
-from perturbgen.train.settings import (
-    Chance,
-    Count,
-    LoopSettings,
-    LoopTraining,
-    NonNegative,
-    changed,
-)
+from perturbgen.train.settings import Chance, Count, LoopSettings, LoopTraining, NonNegative
 
 _Share = Annotated[float, Field(ge=0, le=1)]
 Statistics = Literal["running", "batch", "own"]
@@ -42,7 +35,7 @@ class CompoundData(Settings):
                 "mechanisms are learned from some compounds, validated on others and tested on a "
                 "third group: set data.compounds.fold, and folds to 3 or more"
             )
-        if self.fold is None and changed(self, {"folds", "seed"}):
+        if self.fold is None and self.changed({"folds", "seed"}):
             raise ValueError(
                 "'folds' and 'seed' have no effect without 'fold', the group that is withheld"
             )
@@ -135,9 +128,9 @@ class ImageSettings(LoopSettings):
                 f"penalty {self.model.penalty!r} compares experiments within a batch, "
                 "so it needs training.one_experiment = false"
             )
-        if self.model.head in ("softmax", "cosine") and changed(self.model, {"margin"}):
+        if self.model.head in ("softmax", "cosine") and self.model.changed({"margin"}):
             raise ValueError(f"'margin' is of cosface and arcface, not of {self.model.head}")
-        if self.model.backbone != "small" and changed(self.model, {"widths"}):
+        if self.model.backbone != "small" and self.model.changed({"widths"}):
             raise ValueError(f"'widths' are of the small backbone, not of {self.model.backbone}")
         if self.model.weights is not None and self.model.start is not None:
             raise ValueError("'weights' has no effect beside 'start', whose backbone is begun with")

@@ -17,7 +17,7 @@ from perturbgen.core.files import require_folder
 from perturbgen.l1000.embedder.data import ConditionEncoder, ProfileTable
 from perturbgen.l1000.embedder.settings import EmbedSettings
 from perturbgen.retrieval import retrieve
-from perturbgen.train.board import Board, latent_figure
+from perturbgen.train.board import Board
 from perturbgen.train.card import Card
 from perturbgen.train.run import Recipe, Trained, require_unseen
 
@@ -124,8 +124,8 @@ class Embedder(Trained):
         return Embedder(self.path, self.settings, first.eval(), self.card)
 
 
-class _EmbedRecipe(Recipe[EmbedSettings, _Prepared, _EmbedCard]):
-    settings, card = EmbedSettings, _EmbedCard
+class _EmbedRecipe(Recipe[EmbedSettings, _Prepared, _EmbedCard, Embedder]):
+    settings, card, trained = EmbedSettings, _EmbedCard, Embedder
     unit, may_change = "profiles", ("training.resident",)
 
     def read(self, settings: EmbedSettings) -> _Prepared:
@@ -188,7 +188,7 @@ class _EmbedRecipe(Recipe[EmbedSettings, _Prepared, _EmbedCard]):
         )
         model = _blank(settings, data.card, torch.from_numpy(data.mean), torch.from_numpy(data.sd))
         if settings.start is not None:
-            _transfer(model, load_embedder(settings.start), data.card)
+            _transfer(model, EMBEDDING.load(settings.start), data.card)
         groups = model.groups()
         optimiser = adamw(
             (groups["encoder"], options.learning_rate, options.weight_decay),
@@ -217,11 +217,6 @@ class _EmbedRecipe(Recipe[EmbedSettings, _Prepared, _EmbedCard]):
 EMBEDDING = _EmbedRecipe()
 
 
-def load_embedder(path: str | Path, *, which: str = "best", device: str = "cpu") -> Embedder:
-    """The embedding of a run, its best (or last) state."""
-    return Embedder(**vars(EMBEDDING.load(path, which=which, device=device)))
-
-
 def _classes_of(labels: pd.Series, least: int) -> pd.Index:
     """The labels of training profiles that are classes, in order of name."""
     counts = labels.astype(str).value_counts()
@@ -246,7 +241,7 @@ def _conditions(settings: EmbedSettings, train: ProfileTable) -> ConditionEncode
     """What the network is told, as fitted here or as the encoder that it starts from was told."""
     if settings.start is None:
         return ConditionEncoder.fit(train.samples, settings.model.conditions)
-    found = load_embedder(settings.start).card.conditions
+    found = EMBEDDING.load(settings.start).card.conditions
     known = {*found.categories, *found.scales}
     if known != set(settings.model.conditions):
         raise ConfigError(
@@ -341,8 +336,7 @@ class _EmbedBoard(Board):
 
     def pictures(self, training: Training, epoch: int) -> None:
         """The first two principal components, and the head's scale and margin."""
-        figure = latent_figure(*self.projected(training))
-        self.writer.add_figure("embedding/principal components", figure, epoch)
+        self.add_latents("embedding/principal components", *self.projected(training), epoch)
         head = cast("ProfileEmbedder", training.model).head
         self.writer.add_scalar("schedule/scale", float(head.log_scale.detach().exp()), epoch)
         self.writer.add_scalar("schedule/margin", head.risen * float(head.margins.max()), epoch)

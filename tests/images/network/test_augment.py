@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from perturbgen.images.network import load_network
+from perturbgen.images.network import IMAGES
 from perturbgen.images.network.feed import ImageBatch, _standardised
 from perturbgen.images.network.fields import Vocabulary, read_fields
 from perturbgen.images.network.model import (
@@ -87,7 +87,7 @@ def test_a_mixed_image_counts_for_both_labels_by_area() -> None:
 
 
 def test_answers_over_all_turns_do_not_depend_on_how_an_image_lies(trained: Path) -> None:
-    run = load_network(trained)
+    run = IMAGES.load(trained)
     fields = read_fields(run.settings.data).part("test")
 
     class Turned(type(run.feed(fields))):  # type: ignore[misc]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from perturbgen.images.network import ImageRun, load_network
+from perturbgen.images.network import IMAGES, ImageRun
 from perturbgen.images.network.board import (
     _confusion_figure,
     _enlarged,
@@ -19,7 +19,7 @@ from perturbgen.images.network.predict import predict
 
 
 def test_pictures_show_every_class_and_the_chosen_fields(trained: Path) -> None:
-    run: ImageRun = load_network(trained)
+    run: ImageRun = IMAGES.load(trained)
     feed = run.feed(read_fields(run.settings.data).part("validation"))
     found = predict(run.model, feed, "batch")
     axes = _confusion_figure(found).axes[0]

@@ -14,7 +14,7 @@ import pytest
 
 from perturbgen.cli import _run as command
 from perturbgen.core.errors import ConfigError, InputError, SchemaError
-from perturbgen.images.network import IMAGES, load_network
+from perturbgen.images.network import IMAGES
 from perturbgen.images.network.evaluate import (
     _matching_rows,
     by_chance,
@@ -245,7 +245,7 @@ def test_a_run_without_some_compounds_is_asked_about_them(withheld: Path) -> Non
     assert card.label == "treatment"
     assert card.channels == (1, 2, 4)
     assert len(card.classes) == 2 * 10
-    run = load_network(withheld)
+    run = IMAGES.load(withheld)
     rows = {(row["of"], row["decoding"]): row for row in evaluate_run(run, part=("test",))}
     assert ("well", "independent") not in rows  # their treatments are no classes
     assert rows["treatment", "NSC of new compounds, raw"]["n"] == 6
@@ -260,7 +260,7 @@ def test_mechanisms_are_named_for_new_compounds(bbbc021: Path, tmp_path: Path) -
     settings = settings_of(
         bbbc021, data={"path": bbbc021, "compounds": {"fold": 1, "label": "moa"}}
     )
-    run = load_network(IMAGES.train(settings, runs=tmp_path, accelerator="cpu"))
+    run = IMAGES.load(IMAGES.train(settings, runs=tmp_path, accelerator="cpu"))
     rows = {(row["of"], row["decoding"]): row for row in evaluate_run(run, part=("test",))}
     assert rows["well", "independent"]["n"] == 3 * 2 * 2  # compounds, concentrations, replicates
     with pytest.raises(SchemaError, match="images whose labels are treatment"):

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from perturbgen.core.errors import ConfigError, InputError, SchemaError
-from perturbgen.images.network import IMAGES, load_network
+from perturbgen.images.network import IMAGES
 from perturbgen.images.network.evaluate import embed_run, evaluate_run
 from perturbgen.images.network.feed import ImageBatch
 from perturbgen.images.network.fields import Vocabulary, read_fields
@@ -208,7 +208,7 @@ def test_penalties_train_on_mixed_batches(
 
 
 def test_statistics_of_an_experiment_take_its_stain_away(trained: Path) -> None:
-    run = load_network(trained)
+    run = IMAGES.load(trained)
     fields = read_fields(run.settings.data).part("test")
 
     class Brighter(type(run.feed(fields))):  # type: ignore[misc]
@@ -224,7 +224,7 @@ def test_statistics_of_an_experiment_take_its_stain_away(trained: Path) -> None:
 
 
 def test_a_run_reads_its_images_on_the_device_that_it_lies_on(trained: Path) -> None:
-    run = load_network(trained, device="meta")  # stands for a GPU: any device that is not the cpu's
+    run = IMAGES.load(trained, device="meta")  # stands for a GPU: any device that is not the cpu's
     part = next(run.feed(read_fields(run.settings.data).part("test")).once())
     assert {part.images.device.type, part.cell.device.type, run.model.weights.device.type} == {
         "meta"
@@ -232,7 +232,7 @@ def test_a_run_reads_its_images_on_the_device_that_it_lies_on(trained: Path) -> 
 
 
 def test_predictions_are_of_their_fields_whatever_the_batches(trained: Path) -> None:
-    run = load_network(trained)
+    run = IMAGES.load(trained)
     fields = read_fields(run.settings.data).part("test")
     whole = predict(run.model, run.feed(fields), "running")
     half = predict(run.model, run.feed(fields.where(np.arange(len(fields)) % 2 == 1)), "running")
@@ -300,7 +300,7 @@ def test_wells_average_their_sites() -> None:
 
 
 def test_evaluate_and_embed_say_what_they_were_asked(trained: Path) -> None:
-    run = load_network(trained)
+    run = IMAGES.load(trained)
     rows = evaluate_run(run, part=["test"])
     assert [row["decoding"] for row in rows] == [
         "independent",
@@ -320,7 +320,7 @@ def test_evaluate_and_embed_say_what_they_were_asked(trained: Path) -> None:
 
 
 def test_other_channels_are_refused(trained: Path) -> None:
-    run = load_network(trained)
+    run = IMAGES.load(trained)
     fields = read_fields(run.settings.data)
     fewer = type(fields)(fields.table, fields.files, fields.channels[:5])
     with pytest.raises(SchemaError, match=r"channels 1, 2, 3, 4, 5\n"):

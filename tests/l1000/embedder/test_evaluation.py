@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from perturbgen.l1000.embedder import EMBEDDING, load_embedder
+from perturbgen.l1000.embedder import EMBEDDING
 from perturbgen.l1000.embedder.data import ProfileTable
 from perturbgen.l1000.embedder.evaluation import judge
 from perturbgen.retrieval import retrieve
@@ -33,7 +33,7 @@ def with_more_genes(table: ProfileTable) -> ProfileTable:
 def test_rivals_are_judged_alike_whatever_order_or_number_of_genes_a_file_has(
     settings, tmp_path, other
 ):
-    embedder = load_embedder(
+    embedder = EMBEDDING.load(
         EMBEDDING.train(settings("training.epochs=1"), runs=tmp_path, accelerator="cpu")
     )
     table = embedder.profiles(part="test")
@@ -53,7 +53,7 @@ def test_a_run_is_judged_by_withheld_perturbagens_and_says_who_they_were(setting
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert rows[-1]["validation/map"] > rows[0]["validation/map"]
     assert rows[-1]["train/margin"] < rows[0]["train/margin"]
-    embedder = load_embedder(run)
+    embedder = EMBEDDING.load(run)
     parts = embedder.parts()
     table = ProfileTable.read(embedder.settings.data.path).treatments(embedder.settings.data)
     held = table.take((parts == "validation").to_numpy())

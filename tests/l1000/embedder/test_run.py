@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from perturbgen.core.errors import ConfigError, InputError, SchemaError
-from perturbgen.l1000.embedder import EMBEDDING, load_embedder
+from perturbgen.l1000.embedder import EMBEDDING
 from perturbgen.l1000.embedder.data import ProfileTable
 from perturbgen.l1000.embedder.model import ProfileFeed
 from perturbgen.l1000.embedder.settings import ModelSettings, _EncoderSettings
@@ -75,7 +75,7 @@ def test_every_head_trains_and_embeds(settings, tmp_path, head):
         runs=tmp_path,
         accelerator="cpu",
     )
-    embedder = load_embedder(run)
+    embedder = EMBEDDING.load(run)
     table = ProfileTable.read(embedder.settings.data.path)
     found = embedder.embed(table)
     assert found.shape == (len(table), 8)
@@ -85,7 +85,7 @@ def test_every_head_trains_and_embeds(settings, tmp_path, head):
 
 
 def test_genes_are_found_by_id_and_missing_ones_named(settings, tmp_path):
-    embedder = load_embedder(EMBEDDING.train(settings(), runs=tmp_path, accelerator="cpu"))
+    embedder = EMBEDDING.load(EMBEDDING.train(settings(), runs=tmp_path, accelerator="cpu"))
     table = ProfileTable.read(embedder.settings.data.path)
     turned = ProfileTable(table.values()[:, ::-1], table.rows, table.samples, table.genes[::-1])
     np.testing.assert_array_equal(embedder.embed(table), embedder.embed(turned))
@@ -101,8 +101,8 @@ def test_an_embedding_starts_from_another_runs_encoder(settings, tmp_path):
     again = settings(
         f"start='{first}'", "training.epochs=1", "training.learning_rate=1e-9", "data.least=3"
     )
-    second = load_embedder(EMBEDDING.train(again, runs=tmp_path, accelerator="cpu"))
-    one, other = load_embedder(first).model.encoder.state_dict(), second.model.encoder.state_dict()
+    second = EMBEDDING.load(EMBEDDING.train(again, runs=tmp_path, accelerator="cpu"))
+    one, other = EMBEDDING.load(first).model.encoder.state_dict(), second.model.encoder.state_dict()
     for key, value in one.items():
         torch.testing.assert_close(value, other[key], atol=1e-6, rtol=0)
     with pytest.raises(ConfigError, match=r"the encoder of .* is another"):
@@ -177,7 +177,7 @@ def test_a_run_of_another_kind_is_refused(settings, tmp_path):
     run = EMBEDDING.train(settings("training.epochs=1"), runs=tmp_path, accelerator="cpu")
     (run / "model.json").write_text('{"format": 1, "kind": "nbvae"}')
     with pytest.raises(InputError, match="describes a nbvae"):
-        load_embedder(run)
+        EMBEDDING.load(run)
 
 
 @pytest.mark.slow
@@ -201,7 +201,7 @@ def test_a_network_beats_wccn_where_something_is_not_linear(tmp_path):
         "training": {"epochs": 30, "batch_size": 256},
     }
     run = EMBEDDING.train(load_settings(EmbedSettings, base=base), runs=tmp_path, accelerator="cpu")
-    embedder = load_embedder(run)
+    embedder = EMBEDDING.load(run)
     judged = judge(embedder, embedder.profiles(part="test"), seed=0, plate="plate", well="well")
     found = {row["method"]: row["mAP"] for row in judged.rows()}
     assert found[MINE] > found["WCCN, PCA-64"] + 0.05
