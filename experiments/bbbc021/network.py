@@ -80,12 +80,13 @@ def compare(data: Path, out: Path, seed: int, overrides: list[str]) -> dict[str,
     """The three tables of a seed: neighbours, mechanisms of new compounds, outliers."""
     import numpy as np
     from handmade import measured
+    from matched import by_chance
 
-    from perturbgen.images.network.evaluate import by_chance, corrected_wells, embed_run
-    from perturbgen.images.network.fields import read_fields
+    from perturbgen.images.network.evaluate import corrected_wells, embed_run
+    from perturbgen.images.network.fields import Fields
     from perturbgen.images.network.settings import ImageData
 
-    fields = read_fields(ImageData(path=data))
+    fields = Fields.read(ImageData(path=data))
     whole = trained(data, out, seed, [], overrides)
     sources = {
         SIMPLE: measured(fields.files, fields.table, fields.channels),
@@ -169,12 +170,13 @@ def new_compounds(
     """Each group of compounds by the network that never saw it; simple features are asked the same
     question.
     """
+    from matched import pooled
+
     from perturbgen.images.network.evaluate import (
         corrected_wells,
         embed_run,
-        evaluate,
+        evaluate_run,
         matchings,
-        pooled,
     )
 
     answers: dict[tuple[str, str], list[Any]] = {}
@@ -190,7 +192,7 @@ def new_compounds(
             for correction, wells in corrected_wells(source).items():
                 answers.setdefault((name, correction), []).append(matchings(wells, withheld=away))
         taught = trained(data, out, seed, [*given, "data.compounds.label=moa"], overrides)
-        well = next(row for row in evaluate(taught, part=("test",)) if row["of"] == "well")
+        well = next(row for row in evaluate_run(taught, part=("test",)) if row["of"] == "well")
         told.append((int(well["n"]), float(well["all"])))
     rows = [
         {

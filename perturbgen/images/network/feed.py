@@ -144,10 +144,10 @@ class ImageFeed:
     def read(self, field: int) -> np.ndarray:
         """The channels of a field (channels, height, width), float32, full brightness 1."""
         pixels = read_field(self.fields.files[field], list(self.fields.channels))
-        if self.kind is not None and kind_of_image(pixels) != self.kind:
+        if self.kind is not None and self.kind_of(pixels) != self.kind:
             file = next(iter(self.fields.files[field].values()))
             raise SchemaError(
-                f"{file} is {_described(kind_of_image(pixels))}",
+                f"{file} is {_described(self.kind_of(pixels))}",
                 expected=_described(self.kind),
                 cause=_MIXED,
             )
@@ -171,6 +171,11 @@ class ImageFeed:
         stacked = torch.from_numpy(np.stack(images)).to(self.device)
         return ImageBatch(index=index.to(self.device), images=stacked, **labels)
 
+    @staticmethod
+    def kind_of(pixels: np.ndarray) -> Kind:
+        """Size and depth of a field (channels, height, width)."""
+        return pixels.shape[1], pixels.shape[2], str(pixels.dtype)
+
     def names(self, index: Tensor) -> Sequence[Any]:
         """The ids of fields."""
         return self.fields.table["site_id"].iloc[index.cpu().numpy()].tolist()
@@ -178,11 +183,6 @@ class ImageFeed:
     def shape(self, size: int) -> str:
         """How large a batch is."""
         return f"{size:,} images of {len(self.fields.channels)} channels"
-
-
-def kind_of_image(pixels: np.ndarray) -> Kind:
-    """Size and depth of a field (channels, height, width)."""
-    return pixels.shape[1], pixels.shape[2], str(pixels.dtype)
 
 
 def _described(kind: Kind) -> str:

@@ -15,7 +15,7 @@ from perturbgen.core.errors import ConfigError, SchemaError, shorten
 from perturbgen.core.files import require_folder
 from perturbgen.images import bbbc021
 from perturbgen.images.fields import read_field
-from perturbgen.images.network.fields import Fields, Name, Vocabulary, read_fields
+from perturbgen.images.network.fields import Fields, Name, Vocabulary
 from perturbgen.images.network.settings import ImageSettings
 from perturbgen.train.card import Card, load_state
 from perturbgen.train.run import Recipe, Trained, require_unseen
@@ -94,7 +94,7 @@ class _ImageRecipe(Recipe[ImageSettings, Fields, _ImageCard, ImageRun]):
     unit, may_change = "images", ("data.workers", "data.ahead")
 
     def read(self, settings: ImageSettings) -> Fields:
-        return read_fields(settings.data)
+        return Fields.read(settings.data)
 
     def sources(self, settings: ImageSettings) -> Iterable[Path]:
         names = ("metadata.csv", "train.csv", bbbc021.IMAGES, bbbc021.MECHANISMS)
@@ -103,6 +103,8 @@ class _ImageRecipe(Recipe[ImageSettings, Fields, _ImageCard, ImageRun]):
         ]
 
     def describe(self, settings: ImageSettings, data: Fields) -> _ImageCard:
+        from perturbgen.images.network.feed import ImageFeed
+
         train = data.part("train")
         if not len(train):
             raise SchemaError(
@@ -124,7 +126,7 @@ class _ImageRecipe(Recipe[ImageSettings, Fields, _ImageCard, ImageRun]):
             _require_unseen(start, data.table)
             classes, cells = before.classes, before.cells
         # Size and depth of the first training field, which all others must have.
-        image = _kind_of_first(train)
+        image = ImageFeed.kind_of(read_field(train.files[0], list(train.channels)))
         return _ImageCard(
             classes,
             known["cell_type"] if cells is None else cells,
@@ -140,7 +142,7 @@ class _ImageRecipe(Recipe[ImageSettings, Fields, _ImageCard, ImageRun]):
     def assemble(
         self, run: Path, settings: ImageSettings, data: Fields, fabric: Fabric
     ) -> Training:
-        from perturbgen.images.network.predict import predict
+        from perturbgen.images.network.predict import Predictions
         from perturbgen.train.loop import Training
         from perturbgen.train.schedules import adamw
 
@@ -158,7 +160,7 @@ class _ImageRecipe(Recipe[ImageSettings, Fields, _ImageCard, ImageRun]):
             )
 
         def judge(trained: Any) -> dict[str, float]:
-            return predict(trained, validation, settings.model.statistics).numbers()
+            return Predictions.of(trained, validation, settings.model.statistics).numbers()
 
         return Training(
             run,
@@ -212,12 +214,6 @@ def _require_unseen(start: Path, table: pd.DataFrame) -> None:
         fix="withhold the same in both runs: data.compounds, data.validation and data.split as "
         "the start has",
     )
-
-
-def _kind_of_first(fields: Fields) -> Kind:
-    from perturbgen.images.network.feed import kind_of_image
-
-    return kind_of_image(read_field(fields.files[0], list(fields.channels)))
 
 
 def _require_trainable(model: ImageClassifier, train: ImageFeed, card: _ImageCard) -> None:
@@ -278,7 +274,7 @@ def _network_of(
     """
     import torch
 
-    from perturbgen.images.network.model import ImageClassifier, load_backbone
+    from perturbgen.images.network.model import ImageClassifier
 
     chosen, weights = settings.model, None
     if chosen.class_weights and train is not None:
@@ -290,7 +286,7 @@ def _network_of(
     if train is None:
         return model
     if chosen.weights is not None:
-        load_backbone(model.backbone, chosen.weights)
+        model.load_backbone(chosen.weights)
     if chosen.start is not None:
         _begin_with(model, chosen.start)
     return model

@@ -16,7 +16,7 @@ _Share = Annotated[float, Field(ge=0, le=1)]
 Statistics = Literal["running", "batch", "own"]
 
 
-class CompoundData(Settings):
+class _CompoundData(Settings):
     """What a network learns of BBBC021, and which compounds it never sees."""
 
     label: Literal["treatment", "compound", "moa"] = "treatment"  # what is told apart
@@ -26,7 +26,7 @@ class CompoundData(Settings):
     seed: Annotated[int, Field(ge=0)] = 0  # of the groups
 
     @model_validator(mode="after")
-    def withheld(self) -> CompoundData:
+    def withheld(self) -> _CompoundData:
         """There is such a group; mechanisms are tested on compounds that were not trained on."""
         if self.fold is not None and self.fold >= self.folds:
             raise ValueError(f"fold {self.fold} of {self.folds}: the first is 0")
@@ -52,7 +52,7 @@ class ImageData(Settings):
     validation: tuple[str, ...] = ()
     cell_types: tuple[str, ...] = ()  # all by default; one for fine-tuning
     controls: bool = False  # controls are classes, too
-    compounds: CompoundData = CompoundData()  # of BBBC021
+    compounds: _CompoundData = _CompoundData()  # of BBBC021
     shrink: Count = 1  # average squares of so many pixels
     standardise: bool = False  # each channel of each image to mean 0 and SD 1, as WILDS does
     workers: Count = 2  # threads that decode

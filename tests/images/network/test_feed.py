@@ -18,7 +18,7 @@ from perturbgen.core.errors import InputError, SchemaError
 from perturbgen.images.fields import read_field
 from perturbgen.images.network import feed as feeding
 from perturbgen.images.network.feed import ImageFeed, _cut, _shrunk
-from perturbgen.images.network.fields import Fields, Vocabulary, read_fields
+from perturbgen.images.network.fields import Fields, Vocabulary
 from perturbgen.images.network.model import _augmented, _turned
 from perturbgen.images.network.settings import AugmentSettings, ImageData
 from perturbgen.nn.layers import Draws
@@ -28,7 +28,7 @@ WORDS = Vocabulary(tuple(range(8)), ("HUVEC", "RPE"), ("HUVEC-01", "RPE-01"))
 
 @pytest.fixture(scope="module")
 def fields(plates: Path) -> Fields:
-    return read_fields(ImageData(path=plates))
+    return Fields.read(ImageData(path=plates))
 
 
 def make(fields: Fields, **options: object) -> ImageFeed:
@@ -120,7 +120,7 @@ def test_a_feed_that_is_left_early_leaves_no_thread_behind(fields: Fields) -> No
 
 def test_parts_of_both_splits(plates: Path) -> None:
     def experiments(**options: object) -> dict[str, set[str]]:
-        table = read_fields(ImageData(path=plates, **options)).table  # type: ignore[arg-type]
+        table = Fields.read(ImageData(path=plates, **options)).table  # type: ignore[arg-type]
         return {str(part): set(rows["experiment"]) for part, rows in table.groupby("part")}
 
     assert experiments() == {
@@ -143,7 +143,7 @@ def test_the_kaggle_layout_gives_the_same_fields(tmp_path: Path) -> None:
     from perturbgen.simulate.images import write_rxrx1
 
     two, kaggle = (
-        read_fields(ImageData(path=write_rxrx1(tmp_path / layout, size=8, sirnas=1, layout=layout)))
+        Fields.read(ImageData(path=write_rxrx1(tmp_path / layout, size=8, sirnas=1, layout=layout)))
         for layout in ("2020", "kaggle")
     )
     assert two.table["site_id"].tolist() == kaggle.table["site_id"].tolist()
@@ -162,7 +162,7 @@ def test_bad_images_are_explained(
     shutil.copytree(plates, root)
     first = root / "images" / "HUVEC-01" / "Plate1"
     (first / "B03_s1_w4.png").unlink()
-    fields = read_fields(ImageData(path=root))
+    fields = Fields.read(ImageData(path=root))
     assert "left out for want of an image" in caplog.text
     assert "HUVEC-01_1_B03_1" not in fields.table["site_id"].tolist()
     cut_short = first / "B04_s1_w2.png"
@@ -174,9 +174,9 @@ def test_bad_images_are_explained(
     with pytest.raises(SchemaError, match=r"(8 x 8|16 x 16).*(16 x 16|8 x 8)"):
         list(make(fields).epoch(0))
     with pytest.raises(SchemaError, match="no cell type 'HEK'"):
-        read_fields(ImageData(path=plates, cell_types=("HEK",)))
+        Fields.read(ImageData(path=plates, cell_types=("HEK",)))
     with pytest.raises(SchemaError, match="no experiment 'HUVEC-9'"):
-        read_fields(ImageData(path=plates, validation=("HUVEC-9",)))
+        Fields.read(ImageData(path=plates, validation=("HUVEC-9",)))
 
 
 def test_sixteen_bits_have_the_same_range(tmp_path: Path, fields: Fields) -> None:
