@@ -1,4 +1,4 @@
-"""``perturbgen images train``, ``embed`` and ``evaluate``: networks, and what embeddings are worth."""
+"""``perturbgen images train``, ``embed`` and ``evaluate``: networks, and any profiles' worth."""
 
 from __future__ import annotations
 
@@ -47,8 +47,9 @@ _Folder = Annotated[Path | None, typer.Option(help="Other images, in place of th
 
 _RUN_PAGE = (
     "Shares that are right. Only independent decoding asks among all classes; plate_group and "
-    "assignment know which siRNAs share a plate, an easier question. NSC: the nearest treatment "
-    "of another compound has the mechanism; NSCB: of another week, too; of new compounds: the network never saw them."
+    "assignment know which siRNAs share a plate, an easier question. NSC: the nearest treatment of "
+    "another compound has the mechanism; NSCB: of another week, too; of new compounds: the network "
+    "never saw them."
 )
 _PROFILE_PAGE = "Wells are averaged first. Nulls are drawn at random; their size is an option."
 

@@ -200,7 +200,7 @@ def _evaluate(
     --perturbagens compoundinfo_beta.txt --out evaluation[/bold]
     """
     from perturbgen.core.tables import require_columns
-    from perturbgen.l1000.embedder.evaluation import judge, with_values
+    from perturbgen.l1000.embedder.evaluation import Judged
 
     check_folder(out)
     embedder = _opened(run, device)
@@ -209,8 +209,8 @@ def _evaluate(
         if name is not None:
             require_columns(table.samples, [name], "the table of samples")
     if perturbagens is not None:
-        table = with_values(table, perturbagens, probe or [])
-    judged = judge(
+        table = table.with_values(perturbagens, probe or [])
+    judged = Judged.of(
         embedder, table, seed=seed, plate=plate or "plate", well=well or "well", probes=probe or []
     )
     _show_judged(judged, f"{part} profiles of {run}", as_json=as_json)
@@ -241,13 +241,12 @@ def _write_judged(judged: Judged, embedder: Embedder, out: Path, title: str) -> 
     """The tables and the page, in a folder; returns the names of the files."""
     from perturbgen.core.files import slug
     from perturbgen.l1000.embedder.evaluation import MINE
-    from perturbgen.l1000.embedder.report import evaluation_page
 
     groups, found = judged.neighbours(embedder.model.measure), judged.found[MINE]
     tables = {"queries": found.queries, "groups": found.groups, "neighbours": groups}
     tables |= {f"probe_{slug(name)}": table for name, table in judged.probes.items()}
     write_tables(out, tables)
-    evaluation_page(judged, embedder, groups, title=title).write(out / "report.html")
+    judged.page(embedder, groups, title=title).write(out / "report.html")
     return [*(f"{name}.parquet" for name in tables), "report.html"]
 
 
@@ -267,7 +266,6 @@ def _neighbours(
 
     Example: [bold]perturbgen l1000 neighbours runs/0001-embedder-s0 --of vorinostat[/bold]
     """
-    from perturbgen.l1000.embedder.evaluation import display_names, neighbours_of
     from perturbgen.retrieval import group_neighbours
 
     embedder = _opened(run, device)
@@ -276,10 +274,10 @@ def _neighbours(
     labels = table.samples.assign(**{label: table.samples[label].astype(str)})
     wanted = _found_label(labels, label, of)
     k = min(k, len(labels) - 1)
-    pairs = neighbours_of(table, embedder.embed(table), label, embedder.model.measure, k=k)
+    pairs = table.neighbours(embedder.embed(table), label, embedder.model.measure, k=k)
     mine = pairs[pairs[label] == wanted]
     groups = group_neighbours(mine, same=[label]).head(most)
-    named = display_names(labels, label)
+    named = table.display_names(label)
     shown = [
         {
             "neighbour": named.get(other, other),

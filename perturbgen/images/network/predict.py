@@ -44,15 +44,16 @@ class Predictions:
     ) -> Predictions:
         """Embeddings and log-probabilities of every field of a feed.
 
-        Batch normalisation uses the statistics of training (``running``), of each batch, which holds
-        fields of one experiment (``batch``), or of each whole experiment (``own``, AdaBN), which reads
-        every image twice. With ``turns`` (by default as the model's settings say) embeddings and
-        probabilities are means over all flips and turns.
+        Batch normalisation uses the statistics of training (``running``), of each batch, which
+        holds fields of one experiment (``batch``), or of each whole experiment (``own``, AdaBN),
+        which reads every image twice. With ``turns`` (by default as the model's settings say)
+        embeddings and probabilities are means over all flips and turns.
         """
         alone = feed.alone([rows for part in feed.by_experiment() for rows in part])
         if alone and statistics != "running":
             raise SchemaError(
-                f"{shorten(alone)} have a single image in a batch, which has no statistics of its own",
+                f"{shorten(alone)} have a single image in a batch, "
+                "which has no statistics of its own",
                 expected="two or more of each experiment",
                 fix="--statistics running, those of training",
             )

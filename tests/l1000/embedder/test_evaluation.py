@@ -8,7 +8,7 @@ import pytest
 
 from perturbgen.l1000.embedder import EMBEDDING
 from perturbgen.l1000.embedder.data import ProfileTable
-from perturbgen.l1000.embedder.evaluation import judge
+from perturbgen.l1000.embedder.evaluation import Judged
 from perturbgen.retrieval import retrieve
 
 
@@ -38,7 +38,8 @@ def test_rivals_are_judged_alike_whatever_order_or_number_of_genes_a_file_has(
     )
     table = embedder.profiles(part="test")
     judged = [
-        judge(embedder, some, seed=0, plate="plate", well="well") for some in (table, other(table))
+        Judged.of(embedder, some, seed=0, plate="plate", well="well")
+        for some in (table, other(table))
     ]
     pd.testing.assert_frame_equal(
         *(pd.DataFrame(found.rows()) for found in judged), check_exact=True

@@ -187,7 +187,7 @@ def test_a_network_beats_wccn_where_something_is_not_linear(tmp_path):
     from perturbgen.core.config import load_settings
     from perturbgen.data import write_h5ad
     from perturbgen.l1000.embedder import EmbedSettings
-    from perturbgen.l1000.embedder.evaluation import MINE, judge
+    from perturbgen.l1000.embedder.evaluation import MINE, Judged
     from perturbgen.simulate.screen import screen_anndata, screen_settings
 
     overrides = ["design.compounds=120", "genes=300"]
@@ -202,7 +202,7 @@ def test_a_network_beats_wccn_where_something_is_not_linear(tmp_path):
     }
     run = EMBEDDING.train(load_settings(EmbedSettings, base=base), runs=tmp_path, accelerator="cpu")
     embedder = EMBEDDING.load(run)
-    judged = judge(embedder, embedder.profiles(part="test"), seed=0, plate="plate", well="well")
+    judged = Judged.of(embedder, embedder.profiles(part="test"), seed=0, plate="plate", well="well")
     found = {row["method"]: row["mAP"] for row in judged.rows()}
     assert found[MINE] > found["WCCN, PCA-64"] + 0.05
     assert found[MINE] > found["the network, untrained"] + 0.05
