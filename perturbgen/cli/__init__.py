@@ -13,7 +13,6 @@ from perturbgen import __version__
 from perturbgen.cli import (
     baselines,
     data,
-    de,
     doctor,
     generate,
     images,
@@ -45,7 +44,6 @@ for _noun in (
     data,
     simulate,
     tables,
-    de,
     train,
     generate,
     predict,

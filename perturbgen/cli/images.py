@@ -36,7 +36,7 @@ _Nan = Annotated[str, typer.Option(help="What to do with NaN: error, drop-featur
 
 def register(app: typer.Typer) -> None:
     """Add the verbs."""
-    _images_app.command("check")(_check)
+    _images_app.command("check")(_check_source)
     _images_app.command("ingest")(_ingest)
     _images_app.command("correct")(_correct)
     _images_app.command("hits")(_hits)
@@ -71,7 +71,7 @@ def _fixture(
     say(f"wrote {WRITERS[kind](out, seed=seed)}")
 
 
-def _check(
+def _check_source(
     source: _Source,
     picture: Annotated[
         Path | None, typer.Option(help="PNG: the first whole field, its channels and all as RGB.")
@@ -131,7 +131,7 @@ def _ingest(
     if kind in STREAMED:
         profiles = stream_embeddings(source, out)[0]
     else:
-        with _opened(source) as profiles:
+        with _open_source(source) as profiles:
             profiles.write(out)
     show_table(
         [{"wrote": str(out), "rows": len(profiles), "features": len(profiles.features)}],
@@ -198,7 +198,7 @@ def _correct(
         centre=keys, strength=strength, scale=scale, compress=compress, whiten=whiten, align=batches
     )
     batch = batches or keys[:2]
-    with _opened(source) as raw:
+    with _open_source(source) as raw:
         profiles = tidy(raw, nan=_nan_choice(nan))
         rows = correct_to(
             out,
@@ -216,7 +216,7 @@ def _correct(
         say(f"wrote {out}")
 
 
-def _opened(source: Path) -> AbstractContextManager[Profiles]:
+def _open_source(source: Path) -> AbstractContextManager[Profiles]:
     """The profiles of a source; of an h5ad X."""
     return opened_profiles(source, "X" if source.suffix == ".h5ad" else None)
 
@@ -280,7 +280,7 @@ def _hits(
     from perturbgen.profiles import chosen, tidy
     from perturbgen.profiles.correct import well_labels
 
-    with _opened(source) as raw:
+    with _open_source(source) as raw:
         wells = centred_wells(
             tidy(raw, nan=_nan_choice(nan)), healthy, listed(centre), well_labels(raw.meta)
         )
@@ -338,7 +338,7 @@ def _draw(
         raise InputError(
             f"--method {method!r}", expected=", ".join(LAYOUTS), fix=suggest(method, LAYOUTS)
         )
-    with _opened(source) as raw:
+    with _open_source(source) as raw:
         usual = [name for name in ("moa", "Metadata_moa", "cell_type", "plate") if name in raw.meta]
         colours = colour or usual[:2] or [str(raw.meta.columns[0])]
         require_columns(raw.meta.columns, colours, str(source))

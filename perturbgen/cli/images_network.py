@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -15,16 +15,16 @@ from perturbgen.cli.options import (
     DryRun,
     Json,
     Overrides,
+    Resume,
+    Runs,
     Seed,
     listed,
+    open_run,
     opened_profiles,
 )
 from perturbgen.core.console import show_table
 from perturbgen.core.errors import ConfigError, InputError, suggest
 from perturbgen.core.files import check_output
-
-if TYPE_CHECKING:
-    from perturbgen.images.network import ImageRun
 
 _Parts = Annotated[
     str, typer.Option(help="Parts of the split: train, validation, id_test, test; '' for all.")
@@ -56,12 +56,12 @@ _PROFILE_PAGE = "Wells are averaged first. Nulls are drawn at random; their size
 
 def register(app: typer.Typer) -> None:
     """Add the verbs."""
-    app.command("train")(_train)
-    app.command("embed")(_embed)
-    app.command("evaluate")(_evaluate)
+    app.command("train")(_train_classifier)
+    app.command("embed")(_embed_images)
+    app.command("evaluate")(_evaluate_images)
 
 
-def _train(
+def _train_classifier(
     config: Annotated[
         Path | None, typer.Argument(metavar="[CONFIG.toml]", help="What to train on what.")
     ] = None,
@@ -70,8 +70,8 @@ def _train(
         typer.Option(help="A folder of RxRx1 or BBBC021 with images, in place of data.path."),
     ] = None,
     overrides: Overrides = None,
-    resume: Annotated[Path | None, typer.Option(help="Go on with this run directory.")] = None,
-    runs: Annotated[Path, typer.Option(help="Where the run directory is made.")] = Path("runs"),
+    resume: Resume = None,
+    runs: Runs = Path("runs"),
     devices: Devices = 1,
     accelerator: Accelerator = "auto",
     dry_run: DryRun = False,
@@ -115,7 +115,7 @@ def _train(
     )
 
 
-def _embed(
+def _embed_images(
     run: Annotated[
         Path, typer.Argument(metavar="RUN", help="A run directory that images train made.")
     ],
@@ -131,12 +131,13 @@ def _embed(
 
     Example: [bold]perturbgen images embed runs/0001-run-s0 --part test --out test.profiles[/bold]
     """
+    from perturbgen.images.network import IMAGES
     from perturbgen.images.network.evaluate import embed_run
     from perturbgen.profiles.table import require_replaceable
 
     require_replaceable(out)
     profiles = embed_run(
-        _opened(run, device),
+        open_run(IMAGES, run, device),
         part=listed(part),
         data=data,
         statistics=_chosen(statistics),
@@ -147,7 +148,7 @@ def _embed(
     show_table([row], as_json=as_json)
 
 
-def _evaluate(
+def _evaluate_images(
     source: Annotated[
         Path, typer.Argument(metavar="RUN|SOURCE", help="A run of images train, or any profiles.")
     ],
@@ -196,7 +197,7 @@ def _evaluate(
         from perturbgen.images.network.evaluate import evaluate_run
 
         rows = evaluate_run(
-            _opened(source, device),
+            open_run(IMAGES, source, device),
             part=listed(part),
             data=data,
             statistics=_chosen(statistics),
@@ -268,15 +269,6 @@ def _refuse(given: Mapping[str, object], why: str) -> None:
     for name, value in given.items():
         if value:
             raise InputError(f"{name} has no effect: {why}", fix="leave it out")
-
-
-def _opened(run: Path, device: str) -> ImageRun:
-    """A trained run on a device."""
-    from perturbgen.core.system import require_device
-    from perturbgen.images.network import IMAGES
-
-    require_device(device)
-    return IMAGES.load(run, device=device)
 
 
 def _chosen(statistics: str) -> Any:

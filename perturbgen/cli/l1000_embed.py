@@ -16,8 +16,11 @@ from perturbgen.cli.options import (
     DryRun,
     Json,
     Overrides,
+    Resume,
+    Runs,
     Seed,
     check_folder,
+    open_run,
     records,
     write_tables,
 )
@@ -54,11 +57,13 @@ class _Part(StrEnum):
 
 def register(app: typer.Typer) -> None:
     """Add the verbs."""
-    for verb in (_train, _embed, _evaluate, _neighbours):
-        app.command(verb.__name__.lstrip("_"))(verb)
+    app.command("train")(_train_embedder)
+    app.command("embed")(_embed_profiles)
+    app.command("evaluate")(_evaluate_embedder)
+    app.command("neighbours")(_neighbours_of_perturbagen)
 
 
-def _train(
+def _train_embedder(
     data: Annotated[
         Path | None,
         typer.Argument(metavar="FILE", help="An extraction (l1000 extract), GCTX, GCT or h5ad."),
@@ -68,8 +73,8 @@ def _train(
     start: Annotated[
         Path | None, typer.Option(help="Fine-tune: start from the encoder of this run.")
     ] = None,
-    resume: Annotated[Path | None, typer.Option(help="Go on with this run directory.")] = None,
-    runs: Annotated[Path, typer.Option(help="Where the run directory is made.")] = Path("runs"),
+    resume: Resume = None,
+    runs: Runs = Path("runs"),
     devices: Devices = 1,
     accelerator: Accelerator = "auto",
     dry_run: DryRun = False,
@@ -116,7 +121,7 @@ def _train(
     )
 
 
-def _embed(
+def _embed_profiles(
     run: _RunFolder,
     file: _Profiles = None,
     out: Annotated[
@@ -136,10 +141,11 @@ def _embed(
     from anndata import AnnData
 
     from perturbgen.data import write_h5ad
+    from perturbgen.l1000.embedder import EMBEDDING
     from perturbgen.l1000.embedder.data import ProfileTable
 
     check_output(out, ".h5ad")
-    embedder = _opened(run, device)
+    embedder = open_run(EMBEDDING, run, device)
     data = embedder.settings.data
     table = ProfileTable.read(file or data.path, meta or data.metadata)
     found = embedder.embed(table)
@@ -153,7 +159,7 @@ def _embed(
     say(f"wrote {out}: {found.shape[0]:,} profiles in {found.shape[1]} dimensions")
 
 
-def _evaluate(
+def _evaluate_embedder(
     run: _RunFolder,
     file: _Profiles = None,
     part: Annotated[
@@ -200,10 +206,11 @@ def _evaluate(
     --perturbagens compoundinfo_beta.txt --out evaluation[/bold]
     """
     from perturbgen.core.tables import require_columns
+    from perturbgen.l1000.embedder import EMBEDDING
     from perturbgen.l1000.embedder.evaluation import Judged
 
     check_folder(out)
-    embedder = _opened(run, device)
+    embedder = open_run(EMBEDDING, run, device)
     table = embedder.profiles(file, meta, part=part)
     for name in (plate, well):
         if name is not None:
@@ -250,7 +257,7 @@ def _write_judged(judged: Judged, embedder: Embedder, out: Path, title: str) -> 
     return [*(f"{name}.parquet" for name in tables), "report.html"]
 
 
-def _neighbours(
+def _neighbours_of_perturbagen(
     run: _RunFolder,
     of: Annotated[str, typer.Option(help="A perturbagen: its id, or its name.")],
     file: _Profiles = None,
@@ -266,9 +273,10 @@ def _neighbours(
 
     Example: [bold]perturbgen l1000 neighbours runs/0001-embedder-s0 --of vorinostat[/bold]
     """
+    from perturbgen.l1000.embedder import EMBEDDING
     from perturbgen.retrieval import group_neighbours
 
-    embedder = _opened(run, device)
+    embedder = open_run(EMBEDDING, run, device)
     table = embedder.profiles(file, meta, part=part)
     label = embedder.settings.data.label
     labels = table.samples.assign(**{label: table.samples[label].astype(str)})
@@ -291,15 +299,6 @@ def _neighbours(
     own = float(mine["agrees"].mean())
     title = f"{named.get(wanted, wanted)}: {own:.0%} of its {k} nearest are its own profiles"
     show_table(shown, title=f"{title}; the others", as_json=as_json)
-
-
-def _opened(run: Path, device: str) -> Any:
-    """The run's embedding on a device that is there."""
-    from perturbgen.core.system import require_device
-    from perturbgen.l1000.embedder import EMBEDDING
-
-    require_device(device)
-    return EMBEDDING.load(run, device=device)
 
 
 def _found_label(labels: Any, label: str, of: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
     from perturbgen.core.config import Settings
     from perturbgen.profiles import Profiles
+    from perturbgen.train import Recipe, Trained
 
+_Run = TypeVar("_Run", bound="Trained")
 _SEED = "Seed of everything random: the same seed gives the same result."
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
@@ -35,6 +37,8 @@ Force = Annotated[bool, typer.Option("--force", help="Replace what is already th
 RunFolder = Annotated[
     Path, typer.Argument(metavar="RUN", help="A run directory that train made.", show_default=False)
 ]
+Resume = Annotated[Path | None, typer.Option(help="Go on with this run directory.")]
+Runs = Annotated[Path, typer.Option(help="Where the run directory is made.")]
 
 # what a file of counts calls things
 Columns = Annotated[Path | None, typer.Option(help="TOML that maps the file's columns to ours.")]
@@ -94,6 +98,15 @@ def write_predictions(values: pd.DataFrame, path: Path) -> None:
 
     with atomic_path(path) as part:
         values.rename_axis(["cell_type", "sm_name"]).reset_index().to_parquet(part, index=False)
+
+
+def open_run(recipe: Recipe[Any, Any, Any, _Run], run: Path, device: str) -> _Run:
+    """A trained run of a kind of model, on a device that is there."""
+    from perturbgen.core.system import require_device
+
+    # Asked first: torch would refuse a device that is not there only once the weights are read.
+    require_device(device)
+    return recipe.load(run, device=device)
 
 
 @contextmanager

@@ -160,7 +160,7 @@ def _predict(
     row = _prediction_row(found, estimator)
     if withheld is not None:
         read = {"layer": layer, "columns": columns, "vehicle": vehicle}
-        row |= _likelihood_row(trained, withheld, wanted, seed=seed, **read)
+        row |= _withheld_row(trained, withheld, wanted, seed=seed, **read)
     title = f"wrote {out}: {values.shape[0]} conditions x {values.shape[1]:,} genes"
     show_table([row], title=title, as_json=as_json)
 
@@ -180,7 +180,7 @@ def _prediction_row(found: Prediction, estimator: str) -> dict[str, Any]:
     return row
 
 
-def _likelihood_row(
+def _withheld_row(
     run: TrainedRun, path: Path, wanted: pd.DataFrame, *, seed: int, **options: Any
 ) -> dict[str, float]:
     """How likely the model finds the withheld cells of the wanted conditions, on average."""

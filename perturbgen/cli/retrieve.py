@@ -68,7 +68,7 @@ _Similarity = Annotated[_Similar, typer.Option(help="How rows are compared.")]
 def register(app: typer.Typer) -> None:
     """Add the verbs."""
     app.command("retrieve")(_retrieve)
-    app.command("neighbours")(_neighbours)
+    app.command("neighbours")(_list_neighbours)
 
 
 def _retrieve(
@@ -157,7 +157,7 @@ def _retrieve(
             say(f"wrote {out}/queries.parquet, groups.parquet and report.html")
 
 
-def _neighbours(
+def _list_neighbours(
     source: _Embedding,
     same: _Same,
     out: Annotated[Path | None, typer.Option(help="A folder for the tables.")] = None,
@@ -193,7 +193,7 @@ def _neighbours(
     table = neighbour_table(labels, rows, values, same=names)
     groups = group_neighbours(table, same=names)
     if of is None:
-        shown = _group_rows(table, groups, names)
+        shown = _own_and_nearest(table, groups, names)
     else:
         shown = _neighbours_of(groups, names, of)
     show_table(shown, title=f"{source}: {k} nearest by {similarity.value}", as_json=as_json)
@@ -273,7 +273,7 @@ def _split_controls(
     return masks
 
 
-def _group_rows(
+def _own_and_nearest(
     table: pd.DataFrame, groups: pd.DataFrame, names: list[str], *, most: int = 20, near: int = 3
 ) -> list[dict[str, Any]]:
     """For the first groups: the share of neighbours of their own, and the nearest others."""

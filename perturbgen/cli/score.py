@@ -28,11 +28,11 @@ _LEADERBOARD = Path("experiments") / "LEADERBOARD.md"
 
 def register(app: typer.Typer) -> None:
     """Add the verbs."""
-    app.command("score")(_score)
+    app.command("score")(_score_predictions)
     app.command("compare")(_compare)
 
 
-def _score(
+def _score_predictions(
     truth: Annotated[Path, typer.Argument(metavar="TRUTH", help="The measured DE table.")],
     predictions: Annotated[
         list[str],

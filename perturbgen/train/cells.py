@@ -72,12 +72,12 @@ def open_cells(
             require_same_genes(AnnData(var=pd.DataFrame(index=store.var_names)), run.card.genes)
     store = store.with_covariates(run.card.covariates)
     if part is not None:
-        store = store.subset(_members(run, store, part))
+        store = store.subset(_cells_of_part(run, store, part))
     _refuse_empty(store)
     return store
 
 
-def _members(run: Trained, store: CountStore, part: str) -> pd.Index:
+def _cells_of_part(run: Trained, store: CountStore, part: str) -> pd.Index:
     """The run's cells of one part, all of which the file must have."""
     require_unique(store.obs.index, "cell", "the file")
     parts = run.parts()
@@ -170,7 +170,7 @@ def _split_cells(obs: pd.DataFrame, data: CellData, seed: int) -> tuple[pd.Index
 
 def _refuse_empty(*stores: CountStore) -> None:
     """A cell without counts has no composition to model."""
-    empty = [name for store in stores for name in store.obs.index[_totals(store) == 0]]
+    empty = [name for store in stores for name in store.obs.index[_total_counts(store) == 0]]
     if empty:
         raise CountsError(
             f"{len(empty)} cells have no counts at all: {shorten(empty)}",
@@ -179,7 +179,7 @@ def _refuse_empty(*stores: CountStore) -> None:
         )
 
 
-def _totals(store: CountStore) -> np.ndarray:
+def _total_counts(store: CountStore) -> np.ndarray:
     """Total counts (cells,)."""
     from perturbgen.models.base import sizes
 

@@ -141,7 +141,7 @@ class CellBoard(Board):
 
     def pictures(self, training: Training, epoch: int) -> None:
         """Latent space, posterior-predictive figures and the gauges."""
-        model, store, _ = _opened(training)
+        model, store, _ = _model_and_stores(training)
         positions = self.chosen(len(store))
         latents, labels = self._own(model, store, positions)
         self.add_latents("latent/principal components", latents, labels, epoch)
@@ -160,7 +160,7 @@ class CellBoard(Board):
 
     def projected(self, training: Training) -> tuple[np.ndarray, pd.DataFrame]:
         """Latent points of some training and validation cells."""
-        model, store, validation = _opened(training)
+        model, store, validation = _model_and_stores(training)
         latents, labels = self._own(model, store, self.chosen(len(store)))
         labels = labels.assign(split="train")
         if len(validation):
@@ -186,7 +186,7 @@ class CellBoard(Board):
         return obs[[name for name in names if name in obs]]
 
 
-def _opened(training: Training) -> tuple[LatentModel, CountStore, CountStore]:
+def _model_and_stores(training: Training) -> tuple[LatentModel, CountStore, CountStore]:
     """The model, in evaluation mode, and the cells behind the loop's feeds."""
     feeds = cast("CellFeed", training.train), cast("CellFeed", training.validation)
     return cast("LatentModel", training.model.eval()), feeds[0].store, feeds[1].store

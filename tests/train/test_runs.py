@@ -12,7 +12,7 @@ from scipy import sparse
 
 from perturbgen.core.errors import ConfigError, CountsError, InputError, SchemaError
 from perturbgen.train import load_run, train
-from perturbgen.train.cells import Cells, _totals, open_cells
+from perturbgen.train.cells import Cells, _total_counts, open_cells
 from perturbgen.train.generative import _gene_shares
 from perturbgen.train.heldout import CellJudge, _likelihood_row, probe_rows
 
@@ -210,7 +210,7 @@ def test_settings_that_would_be_ignored_or_cannot_work_are_refused(settings, ove
 
 def test_shares_and_totals_are_those_of_the_counts(settings, cells):
     found = Cells.read(settings("data.validation=0"))
-    np.testing.assert_array_equal(_totals(found.train), np.asarray(cells.X.sum(1)).ravel())
+    np.testing.assert_array_equal(_total_counts(found.train), np.asarray(cells.X.sum(1)).ravel())
     column = np.asarray(cells.X.sum(0)).ravel() + 0.5
     np.testing.assert_allclose(_gene_shares(found).numpy(), column / column.sum())
 

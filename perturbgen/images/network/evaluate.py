@@ -60,7 +60,7 @@ def evaluate_run(
         every = _chosen_fields(run, (), data)
         if _has_mechanisms(every.table):
             found = _asked(run, every, statistics, turns)
-            rows += _matching_rows(_embedded(found, str(run.path)), part)
+            rows += _matching_rows(_as_profiles(found, str(run.path)), part)
     if not rows:
         raise SchemaError(
             f"no treated well of {shorten(part)} has a known {fields.label}",
@@ -79,7 +79,7 @@ def embed_run(
     turns: bool | None = None,
 ) -> Profiles:
     """Embeddings of the fields of some parts (all, if none is named), as profiles."""
-    return _embedded(_asked(run, _chosen_fields(run, part, data), statistics, turns), str(run.path))
+    return _as_profiles(_asked(run, _chosen_fields(run, part, data), statistics, turns), str(run.path))
 
 
 def _chosen_fields(run: ImageRun, part: Sequence[str], data: Path | None = None) -> Fields:
@@ -110,7 +110,7 @@ def _asked(
     return Predictions.of(run.model, run.feed(fields), chosen, turns=turns)
 
 
-def _embedded(found: Predictions, source: str) -> Profiles:
+def _as_profiles(found: Predictions, source: str) -> Profiles:
     """The embedding of fields as profiles, a row a field."""
     features = pd.Index([f"feature_{i}" for i in range(found.embedding.shape[1])])
     return Profiles(found.embedding, found.table, features, source)

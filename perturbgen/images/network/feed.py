@@ -86,7 +86,7 @@ class ImageFeed:
         if not len(group):
             return []
         groups = np.split(np.argsort(group, kind="stable"), np.cumsum(np.bincount(group))[:-1])
-        return [part for rows in groups for part in _cut(rng.permutation(rows), self.size)]
+        return [part for rows in groups for part in _equal_parts(rng.permutation(rows), self.size)]
 
     def steps(self, ranks: int) -> int:
         """Batches of an epoch; each process has its share of every one."""
@@ -152,7 +152,7 @@ class ImageFeed:
                 cause=_MIXED,
             )
         bright = pixels.astype(np.float32) / np.float32(_FULL[pixels.dtype])
-        small = bright if self.shrink == 1 else _shrunk(bright, self.shrink)
+        small = bright if self.shrink == 1 else _mean_of_squares(bright, self.shrink)
         return _standardised(small) if self.standardise else small
 
     def _batch(self, rows: np.ndarray, images: list[np.ndarray]) -> ImageBatch:
@@ -196,12 +196,12 @@ def _standardised(image: np.ndarray) -> np.ndarray:
     return np.divide(away, spread, out=np.zeros_like(away), where=spread > 1e-6)
 
 
-def _cut(rows: np.ndarray, size: int) -> list[np.ndarray]:
+def _equal_parts(rows: np.ndarray, size: int) -> list[np.ndarray]:
     """Equal parts of at most ``size``."""
     return np.array_split(rows, -(-len(rows) // size))
 
 
-def _shrunk(image: np.ndarray, factor: int) -> np.ndarray:
+def _mean_of_squares(image: np.ndarray, factor: int) -> np.ndarray:
     """Means over squares of ``factor`` pixels, (channels, height // factor, width // factor)."""
     channels, height, width = image.shape
     if min(height, width) < factor:

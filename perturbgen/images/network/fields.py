@@ -238,11 +238,11 @@ def _compound_labels(data: ImageData) -> pd.DataFrame:
         well_type=np.where(vehicle, "negative_control", "treatment"),
         treatment=(meta["compound"] + " " + meta["concentration"]).where(known),
         compound=meta["compound"].where(known),
-        fold=_compound_folds(meta, data),
+        fold=_compound_groups(meta, data),
     )
 
 
-def _compound_folds(meta: pd.DataFrame, data: ImageData) -> np.ndarray:
+def _compound_groups(meta: pd.DataFrame, data: ImageData) -> np.ndarray:
     """The group of each row's compound, (rows,); -1 for one in none, and for the vehicle."""
     settings = data.compounds
     if settings.fold is None:

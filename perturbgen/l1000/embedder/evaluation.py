@@ -183,7 +183,7 @@ class Judged:
         )
         page.section("Map")
         page.figure(
-            _map_figure(self),
+            _profile_map(self),
             "The two directions of most variance; point at a profile for its name.",
         )
         page.section(
@@ -249,7 +249,7 @@ def _curves(judged: Judged) -> Figure:
     return figure.update_layout(height=460)
 
 
-def _map_figure(judged: Judged) -> Figure:
+def _profile_map(judged: Judged) -> Figure:
     """The first two principal components, coloured by mechanism, else cell line."""
     import plotly.graph_objects as go
 

@@ -121,13 +121,13 @@ class ProbeTask:
             frequent[fold == number, counts.argmax()] = 0
         rows = [{"input": "none", "classifier": MAJORITY, **_scores(frequent, self)}]
         for name, kind, what, where in track(plans, "probes"):
-            found = _predicted(inputs[name][self.rows], what, where, kind, seed=seed)
+            found = _predict_withheld(inputs[name][self.rows], what, where, kind, seed=seed)
             shown = name if what is self else f"{name}, shuffled"
             rows.append({"input": shown, "classifier": kind, **_scores(found, what)})
         return pd.DataFrame(rows)
 
 
-def _predicted(
+def _predict_withheld(
     vectors: np.ndarray, task: ProbeTask, fold: np.ndarray, kind: _Kind, *, seed: int
 ) -> np.ndarray:
     """Log-probabilities (profiles, classes), by classifiers that saw no profile of the group."""

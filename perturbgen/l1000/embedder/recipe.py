@@ -120,7 +120,7 @@ class Embedder(Trained):
 
     def untrained(self) -> Embedder:
         """The same network before its first step."""
-        first = _blank(self.settings, self.card, self.model.mean.cpu(), self.model.sd.cpu())
+        first = _new_network(self.settings, self.card, self.model.mean.cpu(), self.model.sd.cpu())
         return Embedder(self.path, self.settings, first.eval(), self.card)
 
 
@@ -186,7 +186,7 @@ class _EmbedRecipe(Recipe[EmbedSettings, _Prepared, _EmbedCard, Embedder]):
             _profile_feed(table, settings, data.card, fabric.device)
             for table in (data.train, withheld)
         )
-        model = _blank(settings, data.card, torch.from_numpy(data.mean), torch.from_numpy(data.sd))
+        model = _new_network(settings, data.card, torch.from_numpy(data.mean), torch.from_numpy(data.sd))
         if settings.start is not None:
             _transfer(model, EMBEDDING.load(settings.start), data.card)
         groups = model.groups()
@@ -211,7 +211,7 @@ class _EmbedRecipe(Recipe[EmbedSettings, _Prepared, _EmbedCard, Embedder]):
     def blank(self, run: Path, settings: EmbedSettings, card: _EmbedCard) -> ProfileEmbedder:
         import torch
 
-        return _blank(settings, card, torch.zeros(len(card.genes)), torch.ones(len(card.genes)))
+        return _new_network(settings, card, torch.zeros(len(card.genes)), torch.ones(len(card.genes)))
 
 
 EMBEDDING = _EmbedRecipe()
@@ -269,7 +269,7 @@ def _profile_feed(
     )
 
 
-def _blank(settings: EmbedSettings, card: _EmbedCard, mean: Any, sd: Any) -> ProfileEmbedder:
+def _new_network(settings: EmbedSettings, card: _EmbedCard, mean: Any, sd: Any) -> ProfileEmbedder:
     """A model before training, its first parameters drawn from the seed."""
     import torch
 

@@ -17,7 +17,7 @@ from PIL import Image
 from perturbgen.core.errors import InputError, SchemaError
 from perturbgen.images.fields import read_field
 from perturbgen.images.network import feed as feeding
-from perturbgen.images.network.feed import ImageFeed, _cut, _shrunk
+from perturbgen.images.network.feed import ImageFeed, _equal_parts, _mean_of_squares
 from perturbgen.images.network.fields import Fields, Vocabulary
 from perturbgen.images.network.model import _augmented, _turned
 from perturbgen.images.network.settings import AugmentSettings, ImageData
@@ -92,7 +92,7 @@ def test_mixed_batches_mix_and_parts_are_equal(fields: Fields) -> None:
     assert np.mean(mixed) > 2
     sizes = {len(rows) for rows in make(fields, one_experiment=False).plan(0)}
     assert max(sizes) - min(sizes) <= 1
-    assert [len(part) for part in _cut(np.arange(17), 8)] == [6, 6, 5]
+    assert [len(part) for part in _equal_parts(np.arange(17), 8)] == [6, 6, 5]
 
 
 def test_the_order_is_that_of_seed_and_epoch_and_can_be_entered_anywhere(fields: Fields) -> None:
@@ -190,10 +190,10 @@ def test_sixteen_bits_have_the_same_range(tmp_path: Path, fields: Fields) -> Non
 
 def test_shrinking_takes_means_of_squares() -> None:
     image = np.arange(16, dtype=np.float32).reshape(1, 4, 4)
-    assert _shrunk(image, 2).tolist() == [[[2.5, 4.5], [10.5, 12.5]]]
-    assert _shrunk(np.zeros((2, 5, 7), np.float32), 2).shape == (2, 2, 3)
+    assert _mean_of_squares(image, 2).tolist() == [[[2.5, 4.5], [10.5, 12.5]]]
+    assert _mean_of_squares(np.zeros((2, 5, 7), np.float32), 2).shape == (2, 2, 3)
     with pytest.raises(SchemaError, match="cannot be shrunk by 9"):
-        _shrunk(image, 9)
+        _mean_of_squares(image, 9)
 
 
 def test_turning_permutes_pixels_of_each_image_by_itself() -> None:
