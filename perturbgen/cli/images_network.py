@@ -93,6 +93,7 @@ def _train_classifier(
     from perturbgen.cli.train import train_or_resume
     from perturbgen.images.network import IMAGES
 
+    # a run has its data and settings in a config.toml of its own
     if resume is not None and (config or data or dry_run):
         raise ConfigError(
             "CONFIG.toml, --data and --dry-run do not go with --resume", fix="leave them out"
@@ -135,6 +136,7 @@ def _embed_images(
     from perturbgen.images.network.evaluate import embed_run
     from perturbgen.profiles.table import require_replaceable
 
+    # before the images are read; a folder of other things than profiles is never replaced
     require_replaceable(out)
     profiles = embed_run(
         open_run(IMAGES, run, device),
@@ -152,6 +154,7 @@ def _evaluate_images(
     source: Annotated[
         Path, typer.Argument(metavar="RUN|SOURCE", help="A run of images train, or any profiles.")
     ],
+    # validation chose the epoch, so test is the honest part
     part: _Parts = "test",
     data: _Folder = None,
     statistics: _Norm = "",
@@ -168,6 +171,7 @@ def _evaluate_images(
         Path | None,
         typer.Option(help="Of profiles: CSV of known pairs of perturbations, entity1,entity2."),
     ] = None,
+    # of 99 draws the least p-value is .01
     draws: Annotated[int, typer.Option(min=99, help="Of profiles: size of the nulls.")] = 1000,
     page: Annotated[Path | None, typer.Option(help="Also write the table as an HTML page.")] = None,
     seed: Seed = 0,
@@ -191,7 +195,9 @@ def _evaluate_images(
 
     if page:
         check_output(page, ".html", option="--page")
+    # a run and a folder of profiles are both folders; only a run has a card
     if (source / IMAGES.card.FILE).exists():
+        # an option that is silently ignored would look as if it had been obeyed
         given = {"--same": same, "--control": control, "--batch": batch, "--relations": relations}
         _refuse(given, f"{source} is a run")
         from perturbgen.images.network.evaluate import evaluate_run
@@ -227,6 +233,7 @@ def _in_sample(rows: list[dict[str, Any]]) -> str:
     """What the page says where the correction has seen all controls; else nothing."""
     from perturbgen.images.evaluate import IN_SAMPLE, WHY
 
+    # controls that the fit has seen stand nearer together than new ones would
     return (
         f" Warning, {IN_SAMPLE}. {WHY}" if any(IN_SAMPLE in row["measure"] for row in rows) else ""
     )
@@ -251,6 +258,7 @@ def _profile_rows(
     from perturbgen.images.evaluate import measures
 
     pairs = None if relations is None else read_frame(relations, columns=["entity1", "entity2"])
+    # what lies in obsm are embeddings, which retrieve is for
     key = "X" if source.suffix == ".h5ad" else None
     with opened_profiles(source, key) as profiles:
         return measures(

@@ -98,6 +98,7 @@ def _train_embedder(
     from perturbgen.cli.train import train_or_resume
     from perturbgen.l1000.embedder import EMBEDDING
 
+    # a run has its data and settings in a config.toml of its own
     if resume is not None and (data or config or start or dry_run):
         raise ConfigError(
             "--resume goes with --set, --devices and --accelerator only", fix="leave the rest out"
@@ -144,6 +145,7 @@ def _embed_profiles(
     from perturbgen.l1000.embedder import EMBEDDING
     from perturbgen.l1000.embedder.data import ProfileTable
 
+    # told before the network and the profiles are read
     check_output(out, ".h5ad")
     embedder = open_run(EMBEDDING, run, device)
     data = embedder.settings.data
@@ -151,9 +153,11 @@ def _embed_profiles(
     found = embedder.embed(table)
     adata = AnnData(
         obs=table.samples.rename_axis(None),
+        # no genes: the profiles stay in their own file, the embedding is what is new
         var=pd.DataFrame(index=pd.Index([], dtype=str)),
         obsm={key: found},
     )
+    # an embedding that has lost its network could not be made again
     adata.uns["perturbgen_run"] = str(run)
     write_h5ad(adata, out)
     say(f"wrote {out}: {found.shape[0]:,} profiles in {found.shape[1]} dimensions")
@@ -164,6 +168,7 @@ def _evaluate_embedder(
     file: _Profiles = None,
     part: Annotated[
         _Part, typer.Option(help="Which of the run's profiles; all: every treatment of FILE.")
+        # validation helped to choose the epoch, so test is the honest part
     ] = _Part.TEST,
     plate: Annotated[
         str | None, typer.Option(help="Plate column of the leak checks (default: plate).")
@@ -212,6 +217,7 @@ def _evaluate_embedder(
     check_folder(out)
     embedder = open_run(EMBEDDING, run, device)
     table = embedder.profiles(file, meta, part=part)
+    # a column that is named must be there; the usual ones are used where they are
     for name in (plate, well):
         if name is not None:
             require_columns(table.samples, [name], "the table of samples")
@@ -251,6 +257,7 @@ def _write_judged(judged: Judged, embedder: Embedder, out: Path, title: str) -> 
 
     groups, found = judged.neighbours(embedder.model.measure), judged.found[MINE]
     tables = {"queries": found.queries, "groups": found.groups, "neighbours": groups}
+    # a column may be called anything, a file may not
     tables |= {f"probe_{slug(name)}": table for name, table in judged.probes.items()}
     write_tables(out, tables)
     judged.page(embedder, groups, title=title).write(out / "report.html")
@@ -281,6 +288,7 @@ def _neighbours_of_perturbagen(
     label = embedder.settings.data.label
     labels = table.samples.assign(**{label: table.samples[label].astype(str)})
     wanted = _found_label(labels, label, of)
+    # a profile is no neighbour of itself
     k = min(k, len(labels) - 1)
     pairs = table.neighbours(embedder.embed(table), label, embedder.model.measure, k=k)
     mine = pairs[pairs[label] == wanted]
@@ -303,6 +311,7 @@ def _neighbours_of_perturbagen(
 
 def _found_label(labels: Any, label: str, of: str) -> str:
     """The label that an id or a name means."""
+    # an id comes first: it is unique, and a name need not be
     if (labels[label] == of).any():
         return of
     if "name" in labels:

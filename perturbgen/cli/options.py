@@ -25,6 +25,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables
 Device = Annotated[str, typer.Option(help="cpu or cuda.")]
 Devices = Annotated[int, typer.Option(min=1, help="Devices (processes) on each node.")]
 Accelerator = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+# numpy takes no negative seed
 Seed = Annotated[int, typer.Option(min=0, help=_SEED)]
 # for what ends in scikit-learn or UMAP, whose seeds have 32 bits
 Seed32 = Annotated[int, typer.Option(min=0, max=2**32 - 1, help=_SEED)]
@@ -80,6 +81,7 @@ def show_settings(settings: Settings, *, as_json: bool = False) -> None:
 def records(table: pd.DataFrame, name: str) -> list[dict[str, Any]]:
     """A table's rows, its index first under ``name``, None for what has no value."""
     rows = table.reset_index(names=name).to_dict("records")
+    # NaN alone differs from itself, and JSON has none
     return [{str(k): None if v != v else v for k, v in row.items()} for row in rows]
 
 
@@ -88,6 +90,7 @@ def write_tables(out: Path, tables: Mapping[str, pd.DataFrame]) -> None:
     from perturbgen.core.files import atomic_path
 
     for name, table in tables.items():
+        # a reader of the folder never sees half of a table
         with atomic_path(out / f"{name}.parquet") as part:
             table.to_parquet(part)
 
@@ -97,6 +100,7 @@ def write_predictions(values: pd.DataFrame, path: Path) -> None:
     from perturbgen.core.files import atomic_path
 
     with atomic_path(path) as part:
+        # the competition's words, which submit, score and other programs read
         values.rename_axis(["cell_type", "sm_name"]).reset_index().to_parquet(part, index=False)
 
 

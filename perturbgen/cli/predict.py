@@ -135,6 +135,7 @@ def _predict(
         "seed": seed,
     }
     names = "perturbgen predict --help names the choices"
+    # the usual advice is --dry-run, which this command does not have
     settings = load_settings(PredictSettings, base=asked, fix=names)
     # Said now, not after minutes of drawing.
     if calibration_out is not None and not settings.calibrates:
@@ -257,6 +258,7 @@ def _read_members(texts: list[str]) -> list[_Member]:
         if not (name and wanted and known):
             raise ConfigError(f"member {text!r}", expected="NAME=PREDICTIONS,CALIBRATION")
         members.append(_Member(name, Path(wanted), Path(known)))
+    # the weights go by name: a second one would take the place of the first
     names = [member.name for member in members]
     if len(set(names)) < len(names):
         raise ConfigError(

@@ -116,6 +116,7 @@ def _retrieve(
     # whether there is a GPU is asked later: first the word, before a large file is read
     if device != "cpu" and not device.startswith("cuda"):
         raise ConfigError(f"--device {device}", expected="cpu or cuda", fix="--device cpu")
+    # before the file is read, which may take minutes
     names = _require_named(same)
     vectors, labels = _read(source, key)
     rule: dict[str, Any] = {
@@ -223,6 +224,7 @@ def _read(source: Path, key: str | None) -> tuple[np.ndarray, pd.DataFrame]:
         labels, values = profiles.meta, profiles.values
         # streamed embeddings are gone when they are closed
         values = np.array(values) if isinstance(values, np.memmap) else values
+    # tables of neighbours name rows, which must then mean one each
     if not labels.index.is_unique:
         labels = labels.reset_index(drop=True)
     return values, labels
@@ -234,6 +236,7 @@ def _control_rows(labels: pd.DataFrame, rule: str | None, source: Path) -> np.nd
     import pandas as pd
 
     if rule is None:
+        # a column of that name may say something else: only one of truth values is taken
         flagged = "control" in labels and pd.api.types.is_bool_dtype(labels["control"])
         return labels["control"].to_numpy(bool) if flagged else np.zeros(len(labels), bool)
     name, separator, value = rule.partition("=")

@@ -148,6 +148,7 @@ def _name_files(predictions: list[str]) -> dict[str, Path]:
         name, separator, path = text.partition("=")
         found = Path(path if separator else text)
         name = name if separator else found.stem
+        # the second would silently take the place of the first
         if name in files:
             raise ConfigError(
                 f"two predictions are called {name!r}: {files[name]} and {found}",
@@ -255,6 +256,7 @@ def _compare(
     from perturbgen.core.config import load_settings
     from perturbgen.core.files import slug
 
+    # last, so that the option wins over --set data.folder
     asked = [*(overrides or []), *([f"data.folder={data!r}"] if data is not None else [])]
     settings = load_settings(CompareSettings, config, overrides=asked)
     if dry_run:
@@ -283,6 +285,7 @@ def show_comparison(found: Comparison, *, as_json: bool = False) -> None:
         record: dict[str, Any] = text.record() | {"cells": found.jobs.to_dict("records")}
         show_table([record], as_json=True)
         return
+    # a method's time is that of all its jobs together
     times = found.jobs.groupby("method", sort=False)[["seconds", "processor"]].sum().T.to_dict()
     rows = [row | times[row["method"]] for row in text.headline_records()]
     show_table(rows, title=text.headline_note())

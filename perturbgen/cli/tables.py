@@ -72,6 +72,7 @@ def _pseudobulk(
 
     check_output(out, ".h5ad")
     cells = load(source, columns=columns, layer=layer, vehicle=vehicle)
+    # sums of anything but raw counts would not be counts
     validate(cells)
     bulk = pseudobulk(cells, [name.strip() for name in by.split(",")])
     write_h5ad(bulk, out)
@@ -121,6 +122,7 @@ def _split(
     from perturbgen.data import Split
 
     check_output(out, ".csv")
+    # None where an option was not given, so that a needless one can be refused
     given: dict[str, Any] = {
         "column": column,
         "value": value,
@@ -139,8 +141,10 @@ def _split(
     elif kind == _Kind.KFOLD:
         made = Split.kfold(table, options.get("folds", 5), rng=rng, by=column)
     else:
+        # Kaggle withheld conditions, not cells of them
         table = table.drop_duplicates(list(CONDITION)).reset_index(drop=True)
         made = Split.kaggle(table, rng=rng, **options)
+    # before it is written: a split that leaks is worse than none
     made.check_leaks(table)
     made.write(out)
     sizes = made.parts.value_counts(sort=False)

@@ -72,6 +72,7 @@ def _train(
     """
     from perturbgen.train.generative import CELLS
 
+    # a run has its data and settings in a config.toml of its own
     if (config is None) == (resume is None):
         raise ConfigError(
             "train takes either a CONFIG.toml or --resume RUN", fix="perturbgen train --help"
@@ -118,6 +119,7 @@ def train_or_resume(
     else:
         # Quoted as TOML's literal string, so that a path that looks like a number stays a path.
         given = [f"{key}='{path}'" for key, path in paths.items() if path is not None]
+        # the last one wins: an option of its own is over --set of the same key
         settings = load_settings(recipe.settings, config, overrides=[*overrides, *given])
         if dry_run:
             show_settings(settings, as_json=as_json)
@@ -213,6 +215,7 @@ def _save_json(found: dict[str, Any], out: Path) -> None:
     from perturbgen.core.files import atomic_path
 
     with atomic_path(out) as path:
+        # plain, since JSON has no NaN
         path.write_text(json.dumps(plain(found), indent=1))
     say(f"wrote {out}")
 
@@ -246,4 +249,5 @@ def _board(
         "--host",
         host,
     ]
+    # a program of its own, whose exit code is passed on
     raise typer.Exit(subprocess.run(command, check=False).returncode)
