@@ -108,7 +108,6 @@ def compare(data: Path, out: Path, seed: int, overrides: list[str]) -> dict[str,
 
 def trained(data: Path, out: Path, seed: int, given: list[str], overrides: list[str]) -> Any:
     """A small network of a seed."""
-    from perturbgen.core.config import load_settings
     from perturbgen.images.network import IMAGES, ImageSettings
 
     base = {
@@ -118,7 +117,7 @@ def trained(data: Path, out: Path, seed: int, given: list[str], overrides: list[
         "training": {"epochs": 30, "batch_size": 32, "learning_rate": 3e-3},
         "board": {"every": 100},
     }
-    settings = load_settings(ImageSettings, overrides=[*given, *overrides], base=base)
+    settings = ImageSettings.load(overrides=[*given, *overrides], base=base)
     return IMAGES.load(IMAGES.train(settings, runs=out / "runs"))
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from perturbgen.core.config import load_settings, merge
+from perturbgen.core.config import merge
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -65,20 +65,20 @@ def model_settings(kind: str, run: Path, *, epochs: int, seed: int) -> Any:
         "board": {"every": epochs},
     }
     annealing = {"annealing": {"warmup": max(1, epochs // 4)}} if kind == "nbvae" else {}
-    return load_settings(RunSettings, base=merge(base, annealing))
+    return RunSettings.load(base=merge(base, annealing))
 
 
 def generate(run: Path, cells: AnnData, wanted: pd.DataFrame, out: Path, *, seed: int) -> Path:
     """The cells of one experiment that nobody made: every wanted condition in each of its
     compound's wells.
     """
-    from perturbgen.generate import write_replicates
-    from perturbgen.predict import make_sampler, make_wells, read_wanted
+    from perturbgen.generate import CellSampler, ReplicateFolder
+    from perturbgen.predict import Wells, read_wanted
     from perturbgen.train import load_run
 
     trained = load_run(run)
-    sampler = make_sampler(cells, seed=seed)
-    made = make_wells(trained, cells, sampler, read_wanted(wanted), latent="control", seed=seed)
+    sampler = CellSampler.of(cells, seed=seed)
+    made = Wells.of(trained, cells, sampler, read_wanted(wanted), latent="control", seed=seed)
     about = {"run": str(run), "seed": seed}
-    paths = write_replicates(made.generator, made.plan, made.wells, out, replicates=1, about=about)
+    paths = ReplicateFolder(out, about).write(made.generator, made.plan, made.wells, replicates=1)
     return paths[0]

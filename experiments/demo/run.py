@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from models import NAMES, generate, train_models
 
 from perturbgen.cli import run_experiment
-from perturbgen.core.config import Settings, load_settings, to_toml
+from perturbgen.core.config import Settings
 from perturbgen.core.console import say
 from perturbgen.core.runs import create_run
 
@@ -55,9 +55,9 @@ def main(
     """
     from perturbgen.simulate.op3.settings import preset_settings
 
-    settings = load_settings(Demo, config, overrides=overrides or [])
+    settings = Demo.load(config, overrides=overrides or [])
     if dry_run:
-        say(to_toml(settings))
+        say(settings.to_toml())
         return
     preset_settings(settings.preset)  # a wrong name is said before a run directory is made
     run = create_run(runs, "demo", settings, seed=settings.seed)
@@ -117,11 +117,8 @@ def compare_methods(folder: Path, run: Path, methods: dict[str, Any]) -> dict[st
 
     log.info("repeating the withheld part of the experiment, as the positive control")
     write_replicate(folder)
-    settings = load_settings(
-        CompareSettings,
-        HERE / "compare.toml",
-        base={"methods": methods},
-        overrides=[f"data.folder={str(folder)!r}"],
+    settings = CompareSettings.load(
+        HERE / "compare.toml", base={"methods": methods}, overrides=[f"data.folder={str(folder)!r}"]
     )
     found = compare(settings, run / "comparison")
     write_outputs(found, run / "comparison", report=False)

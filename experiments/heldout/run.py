@@ -78,7 +78,6 @@ def ours(
     data: str, model: str, path: Path, conditions: list[str], seed: int, samples: int, runs: Path
 ) -> float:
     """One model, trained on what is not held out (a tenth of it for early stopping), on what is."""
-    from perturbgen.core.config import load_settings
     from perturbgen.data import Split
     from perturbgen.train import RunSettings, load_run, train
     from perturbgen.train.cells import open_cells
@@ -100,7 +99,7 @@ def ours(
             "conditions": {c: {} for c in conditions},
         }
         base["data"] = {"path": str(path), "split": str(split)}
-        settings = load_settings(RunSettings, HERE / f"{model}.toml", base=base)
+        settings = RunSettings.load(HERE / f"{model}.toml", base=base)
         run = load_run(train(settings, runs=runs, accelerator="cpu"))
     store = open_cells(run, path).subset(test)
     nll = CellJudge(run, store).likelihood(samples=samples, seed=0)["nll_per_gene"]

@@ -23,7 +23,7 @@ from pydantic import Field
 
 from perturbgen.cli import run_experiment
 from perturbgen.cli.doctor import data_folder
-from perturbgen.core.config import Settings, load_settings, merge, to_toml
+from perturbgen.core.config import Settings, merge
 from perturbgen.core.console import say, show_table, track
 from perturbgen.core.files import atomic_path, require_file, slug
 from perturbgen.predict import Wells
@@ -96,9 +96,9 @@ class Fold:
     @cached_property
     def sampler(self) -> CellSampler:
         """Numbers of cells and library sizes, learnt from them."""
-        from perturbgen.predict import make_sampler
+        from perturbgen.generate import CellSampler
 
-        return make_sampler(self.seen, seed=0)
+        return CellSampler.of(self.seen, seed=0)
 
 
 def main(
@@ -126,9 +126,9 @@ def main(
 
     Example: python experiments/kang/run.py --seeds 1 --set replicates=5
     """
-    settings = load_settings(Experiment, config, overrides=overrides or [])
+    settings = Experiment.load(config, overrides=overrides or [])
     if dry_run:
-        say(to_toml(settings))
+        say(settings.to_toml())
         return
     cells = read_cells(
         require_file(data or data_folder() / "counts" / "kang_ifnb.h5ad", "real cells"), columns
@@ -234,9 +234,7 @@ def train(
         "data": {"path": str(path), "split": str(split)},
     }
     base = merge(merge(settings.train, settings.models[model]), {**ours, "model": {"kind": model}})
-    return load_run(
-        train_once(load_settings(RunSettings, base=base), runs=out / "runs", accelerator="cpu")
-    )
+    return load_run(train_once(RunSettings.load(base=base), runs=out / "runs", accelerator="cpu"))
 
 
 def result(
@@ -263,17 +261,15 @@ def predicted_t(fold: Fold, run: TrainedRun, *, replicates: int, seed: int) -> d
     """t of the hidden condition from cells generated on the latent points of the type's control
     cells.
     """
-    from perturbgen.predict import make_wells, model_logfc, vehicle_of
+    from perturbgen.predict import Wells, vehicle_of
 
-    group = make_wells(run, fold.seen, fold.sampler, fold.condition, latent="control", seed=seed)
+    group = Wells.of(run, fold.seen, fold.sampler, fold.condition, latent="control", seed=seed)
     label = fold.condition[0]
     tables = [
         de_table(fold.seen, generate(group, fold, replicate=k)) for k in range(1, replicates + 1)
     ]
     error = pd.DataFrame([table.se.loc[label] for table in tables]).mean()
-    logfc = model_logfc(group, vehicle=vehicle_of(fold.cells), genes=fold.cells.var_names).loc[
-        label
-    ]
+    logfc = group.logfc(vehicle=vehicle_of(fold.cells), genes=fold.cells.var_names).loc[label]
     averaged = pd.DataFrame([table.t.loc[label] for table in tables]).mean()
     return {"one draw": tables[0].t.loc[label], "t averaged": averaged, "plug-in t": logfc / error}
 

@@ -13,7 +13,7 @@ import pandas as pd
 
 if TYPE_CHECKING:
     from perturbgen.l1000.embedder import Embedder, EmbedSettings
-    from perturbgen.l1000.embedder.data import ProfileTable
+    from perturbgen.l1000.embedder.data import EmbedProfiles
 
 Array = np.ndarray[Any, Any]
 Overrides = Mapping[str, Any]
@@ -21,10 +21,9 @@ Overrides = Mapping[str, Any]
 
 def made(values: Overrides) -> EmbedSettings:
     """Settings from nested values."""
-    from perturbgen.core.config import load_settings
     from perturbgen.l1000.embedder import EmbedSettings
 
-    return load_settings(EmbedSettings, base=values)
+    return EmbedSettings.load(base=values)
 
 
 def learn(settings: EmbedSettings, folder: Path, *, which: str = "best") -> tuple[Embedder, Any]:
@@ -43,13 +42,13 @@ def learn(settings: EmbedSettings, folder: Path, *, which: str = "best") -> tupl
     return Embedder(folder, settings, model, prepared.card), training.state
 
 
-def parts_of(settings: EmbedSettings, part: str) -> ProfileTable:
+def parts_of(settings: EmbedSettings, part: str) -> EmbedProfiles:
     """The profiles of a part; the label in column ``class``."""
-    from perturbgen.l1000.embedder.data import ProfileTable
+    from perturbgen.l1000.embedder.data import EmbedProfiles
 
-    table = ProfileTable.read(settings.data.path).treatments(settings.data)
+    table = EmbedProfiles.read(settings.data.path).treatments(settings.data)
     table = table.take((table.split(settings.data, settings.seed) == part).to_numpy())
-    table.samples["class"] = table.samples[settings.data.label].astype(str)
+    table.meta["class"] = table.meta[settings.data.label].astype(str)
     return table
 
 
@@ -64,29 +63,29 @@ def write_split(path: Path, samples: pd.Index, parts: Array) -> Path:
     return path
 
 
-def linear_rows(train: ProfileTable, judged: ProfileTable, seed: int) -> Iterator[dict[str, Any]]:
+def linear_rows(train: EmbedProfiles, judged: EmbedProfiles, seed: int) -> Iterator[dict[str, Any]]:
     """What the embedding must beat."""
     from perturbgen.l1000.embedder.evaluation import Rival
 
-    labels = train.samples["class"].to_numpy()
-    for rival in Rival.fitted(train.values(), labels, judged.values(), seed=seed):
+    labels = train.meta["class"].to_numpy()
+    for rival in Rival.fitted(train.dense(), labels, judged.dense(), seed=seed):
         yield scored(rival.name, rival.vectors, judged, rival.similarity, seed)
 
 
-def network_row(name: str, embedder: Embedder, judged: ProfileTable, seed: int) -> dict[str, Any]:
+def network_row(name: str, embedder: Embedder, judged: EmbedProfiles, seed: int) -> dict[str, Any]:
     """A trained network."""
 
     return scored(name, embedder.embed(judged), judged, embedder.model.measure, seed)
 
 
 def scored(
-    name: str, vectors: Array, judged: ProfileTable, measure: Any, seed: int
+    name: str, vectors: Array, judged: EmbedProfiles, measure: Any, seed: int
 ) -> dict[str, Any]:
     """Means over queries: mAP, AUC; the median rank quantile over pairs."""
     from perturbgen.retrieval import retrieve
 
     found: Any = retrieve(
-        vectors, judged.samples[["class"]], same="class", similarity=measure
+        vectors, judged.meta[["class"]], same="class", similarity=measure
     ).summary()
     means = found.loc["per query"]
     return {
@@ -102,8 +101,8 @@ def scored(
 def with_mechanisms(
     rows: list[dict[str, Any]],
     embedder: Embedder,
-    train: ProfileTable,
-    judged: ProfileTable,
+    train: EmbedProfiles,
+    judged: EmbedProfiles,
     seed: int,
 ) -> list[dict[str, Any]]:
     """The rows of the methods with how well classifiers read mechanisms from their places
@@ -113,10 +112,8 @@ def with_mechanisms(
     from perturbgen.l1000.embedder.probe import KINDS, MAJORITY, ProbeTask
 
     mine = Rival("embedding", embedder.embed(judged), embedder.model.measure)
-    linear = Rival.fitted(
-        train.values(), train.samples["class"].to_numpy(), judged.values(), seed=seed
-    )
-    task = ProbeTask.of(judged.samples, "moa", "class", rng=np.random.default_rng(seed))
+    linear = Rival.fitted(train.dense(), train.meta["class"].to_numpy(), judged.dense(), seed=seed)
+    task = ProbeTask.of(judged.meta, "moa", "class", rng=np.random.default_rng(seed))
     found = task.probe(probe_inputs([mine, *linear]), seed=seed)
     scores = found.pivot(index="input", columns="classifier", values="macro-F1")
     scores.loc["none", list(KINDS)] = scores.loc["none", MAJORITY]

@@ -255,11 +255,11 @@ def plate_settings(
 
 def labels_of(source: Path) -> pd.Series:
     """The drug of every treated well."""
-    from perturbgen.l1000.embedder.data import ProfileTable
+    from perturbgen.l1000.embedder.data import EmbedProfiles
     from perturbgen.l1000.embedder.settings import ProfileData
 
     data = ProfileData(path=source, label="pert_id", types=PLATE_TYPES)
-    return ProfileTable.read(source).treatments(data).samples["pert_id"].astype(str)
+    return EmbedProfiles.read(source).treatments(data).meta["pert_id"].astype(str)
 
 
 def fold_of(drug: pd.Series, rng: np.random.Generator) -> Array:

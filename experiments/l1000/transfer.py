@@ -81,11 +81,11 @@ def few_compounds(
     """Training on so many compounds; a fifth of all is tested, whatever the size. Small sets lie in
     the large.
     """
-    from perturbgen.l1000.embedder.data import ProfileTable
+    from perturbgen.l1000.embedder.data import EmbedProfiles
     from perturbgen.l1000.embedder.settings import ProfileData
 
-    table = ProfileTable.read(source).treatments(ProfileData(path=source, types=("trt_cp",)))
-    labels = table.samples["perturbagen"].astype(str)
+    table = EmbedProfiles.read(source).treatments(ProfileData(path=source, types=("trt_cp",)))
+    labels = table.meta["perturbagen"].astype(str)
     names = np.random.default_rng(seed).permutation(np.sort(labels.unique()))
     tested, trained = names[: len(names) // 5], names[len(names) // 5 :][:size]
     if len(trained) < size:

@@ -73,7 +73,6 @@ def latents(
     cells: Path, conditions: tuple[str, ...], *, seed: int, epochs: int, runs: Path, title: str
 ) -> tuple[np.ndarray, pd.DataFrame]:
     """The learned representations (cells, latent) of the training cells, and their obs."""
-    from perturbgen.core.config import load_settings
     from perturbgen.train import RunSettings, load_run, train
     from perturbgen.train.cells import open_cells
 
@@ -86,9 +85,7 @@ def latents(
         "board": {"every": epochs, "labels": ["cell_type"]},
     }
     run = load_run(
-        train(
-            load_settings(RunSettings, HERE / "dgd.toml", base=base), runs=runs, accelerator="cpu"
-        )
+        train(RunSettings.load(HERE / "dgd.toml", base=base), runs=runs, accelerator="cpu")
     )
     store = open_cells(run, cells, part="train")
     return run.model.representations.weight.detach().numpy(), store.obs

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 from pydantic import Field
 
-from perturbgen.core.config import Settings, load_settings, merge
+from perturbgen.core.config import Settings, merge
 from perturbgen.core.console import say, show_table
 from perturbgen.core.errors import InputError, shorten
 from perturbgen.generate import Route
@@ -189,8 +189,8 @@ def train(
     theirs = dict(settings.train)
     if settings.kind == "dgd":
         theirs.pop("annealing", None)  # of the KL term, which only the VAE has
-    asked = load_settings(
-        RunSettings, base=merge(theirs, {"name": kind, "seed": settings.seed, "data": data})
+    asked = RunSettings.load(
+        base=merge(theirs, {"name": kind, "seed": settings.seed, "data": data})
     )
     return load_run(train_once(asked, runs=out / "runs", accelerator=settings.accelerator))
 

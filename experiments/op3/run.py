@@ -16,7 +16,6 @@ sys.path.insert(0, str(Path(__file__).parent))
 from road import Challenge, ChallengeSettings, find_folder, follow, read_ids
 
 from perturbgen.cli import run_experiment
-from perturbgen.core.config import load_settings, to_toml
 from perturbgen.core.console import say
 from perturbgen.core.runs import file_hash
 
@@ -65,9 +64,9 @@ def main(
     """
     from perturbgen.simulate import simulate
 
-    settings = load_settings(ChallengeSettings, config, overrides=overrides or [])
+    settings = ChallengeSettings.load(config, overrides=overrides or [])
     if dry_run:
-        say(to_toml(settings))
+        say(settings.to_toml())
         return
     made = None if simulated is None else out / f"competition-{simulated}-s{settings.seed}"
     folder = find_folder(

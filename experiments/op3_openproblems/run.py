@@ -17,7 +17,6 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "op3"))
 from road import Challenge, ChallengeSettings, find_folder, follow, read_ids
 
 from perturbgen.cli import run_experiment
-from perturbgen.core.config import load_settings, to_toml
 from perturbgen.core.console import say
 from perturbgen.core.errors import InputError
 from perturbgen.core.runs import file_hash
@@ -72,9 +71,9 @@ def main(
     """
     from perturbgen.simulate.op3.openproblems import simulate_openproblems
 
-    settings = load_settings(ChallengeSettings, config, overrides=overrides or [])
+    settings = ChallengeSettings.load(config, overrides=overrides or [])
     if dry_run:
-        say(to_toml(settings))
+        say(settings.to_toml())
         return
     made = None if simulated is None else out / f"openproblems-{simulated}-s{settings.seed}"
     folder = find_folder(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from perturbgen.predict import MeasuredExperiment, plug_in_t, usual_error
+from perturbgen.predict import MeasuredExperiment, plug_in_t
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -34,13 +34,8 @@ def ceilings(
     others = effects[~effects.index.get_level_values(0).isin(kinds)].groupby(level=1).mean()
     of_others = others.loc[truth.index.get_level_values(1)].set_axis(truth.index)
     found = dict(zip(CEILINGS, (effects.loc[truth.index], of_others), strict=True))
-    error = usual_error(
-        MeasuredExperiment.of(cells, kinds, control=vehicle, flavour="kaggle").measured, truth.index
-    )
-    return {
-        name: best_scaled(plug_in_t(logfc, error.se, error.df), truth)
-        for name, logfc in found.items()
-    }
+    measured = MeasuredExperiment.of(cells, kinds, control=vehicle, flavour="kaggle").measured
+    return {name: best_scaled(plug_in_t(logfc, measured), truth) for name, logfc in found.items()}
 
 
 def read_effects(adata: AnnData) -> pd.DataFrame:

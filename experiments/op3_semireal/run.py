@@ -26,12 +26,13 @@ from tables import contributions, score_rows
 
 from perturbgen.cli import run_experiment
 from perturbgen.cli.doctor import data_folder
-from perturbgen.core.config import Settings, load_settings, to_toml
+from perturbgen.core.config import Settings
 from perturbgen.core.console import say, show_table
 from perturbgen.core.errors import ConfigError
 from perturbgen.core.files import atomic_path, require_folder
 from perturbgen.core.runs import create_run
-from perturbgen.predict import fit_ensemble, make_sampler, mrrmse, read_wanted, without
+from perturbgen.generate import CellSampler
+from perturbgen.predict import fit_ensemble, mrrmse, read_wanted, without
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -90,9 +91,9 @@ def main(
                 fix="leave one of them out",
             )
         config = require_folder(resume, "run directory") / "config.toml"
-    settings = load_settings(Experiment, config, overrides=overrides or [])
+    settings = Experiment.load(config, overrides=overrides or [])
     if dry_run:
-        say(to_toml(settings))
+        say(settings.to_toml())
         return
     run = resume or create_run(runs, "op3-semireal", settings, seed=settings.seeds[0])
     ratios = {}
@@ -126,7 +127,7 @@ def one_seed(settings: Experiment, folder: Path, seed: int) -> tuple[pd.DataFram
     hidden = hidden_known(settings, cells, measured.index, wanted, seed)
     if not (folder / "counts.h5ad").exists():
         write_h5ad(cells, folder / "counts.h5ad")
-    sampler = make_sampler(cells, seed=seed)
+    sampler = CellSampler.of(cells, seed=seed)
     found = dict(baseline_predictions(settings, measured, truth.index, hidden, seed))
     for kind in settings.models:
         trained = train(settings, folder, cells, hidden, kind, seed)
@@ -228,7 +229,7 @@ def train(
     if kind == "dgd":
         base.pop("annealing", None)  # of the VAE's KL term
     return load_run(
-        train_once(load_settings(RunSettings, base=base), runs=folder / "runs", accelerator="cpu")
+        train_once(RunSettings.load(base=base), runs=folder / "runs", accelerator="cpu")
     )
 
 

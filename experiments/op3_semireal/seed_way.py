@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from perturbgen.generate import Plan
-from perturbgen.predict import PredictSettings, Task, in_run_genes, make_task, read_wanted
+from perturbgen.predict import PredictSettings, Task, read_wanted
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -37,7 +37,7 @@ def seed_ways(
     """
     settings = PredictSettings(estimators=("mean_t",), replicates=1, latent="prior", seed=seed)
     index = read_wanted(wanted)
-    task = make_task(trained, in_run_genes(trained, cells), index, settings, sampler=sampler)
+    task = Task.of(trained, trained.in_genes(cells), index, settings, sampler=sampler)
     plan = MedianPlan(sampler, task.wanted.plan.conditions, seed)
     return {
         "the seed's way": noise_free(task, plan, design="~0 + {group} + donor"),

@@ -31,7 +31,7 @@ from perturbgen.cli.doctor import data_folder
 from perturbgen.core.console import show_table, track
 from perturbgen.core.files import atomic_path, check_output
 from perturbgen.de import DETable, flavour_table
-from perturbgen.predict import average_t, expression_levels, fit_shrinkage, plug_in_t, usual_error
+from perturbgen.predict import Shrinkage, average_t, expression_levels, plug_in_t
 from perturbgen.simulate import build_world, preset_settings
 from perturbgen.simulate.op3.experiment import load_world
 from perturbgen.simulate.op3.labels import group_obs, id_map, in_our_words
@@ -145,7 +145,6 @@ def predictions(bench: Bench) -> dict[str, pd.DataFrame]:
     draws = track(range(1, max(LADDER) + 1), "replicates")
     tables = [fit(generated(bench, replicate=k)).select(both) for k in draws]
     means = fit(generated(bench, replicate=None), allow_fractional=True).select(both)
-    error = usual_error(bench.table.select(bench.known), both)
     averaged = average_t(tables)
     rungs = {"zeros": truth * 0, "noise-free means": means.signed_log10_p}
     rungs |= {
@@ -155,7 +154,7 @@ def predictions(bench: Bench) -> dict[str, pd.DataFrame]:
     rungs["signed log p averaged, K = 20"] = sum(table.signed_log10_p for table in tables) / len(
         tables
     )
-    rungs["plug-in t"] = plug_in_t(means.logfc, error.se, error.df)
+    rungs["plug-in t"] = plug_in_t(means.logfc, bench.table.select(bench.known))
     for name, values in (("t averaged, K = 20", averaged), ("plug-in t", rungs["plug-in t"])):
         rungs[f"{name}, shrunk"] = shrunk(bench, values)
     return rungs
@@ -174,7 +173,7 @@ def shrunk(bench: Bench, values: pd.DataFrame) -> pd.DataFrame:
     expression = bench.table.ave_expr.groupby(level=0).mean()
     levels = expression_levels(expression, levels=LEVELS)
     measured = bench.table.signed_log10_p.loc[bench.known]
-    return fit_shrinkage(values.loc[bench.known], measured, levels).apply(values, levels)
+    return Shrinkage.fit(values.loc[bench.known], measured, levels).apply(values, levels)
 
 
 def make_bench(world: World) -> Bench:

@@ -38,7 +38,7 @@ from perturbgen.baselines.features import Components
 from perturbgen.baselines.linear import bilinear_ridge
 from perturbgen.cli import run_experiment
 from perturbgen.cli.doctor import data_folder
-from perturbgen.core.config import Settings, load_settings
+from perturbgen.core.config import Settings
 from perturbgen.core.console import show_table, track
 from perturbgen.core.labels import CONDITION
 from perturbgen.data import KNOWN_IN_TARGETS
@@ -152,7 +152,7 @@ def main(
     """Reproduce the published anchors, then judge every strong baseline with settings chosen out of
     fold.
     """
-    experiment = load_settings(Experiment, config, overrides=overrides or ())
+    experiment = Experiment.load(config, overrides=overrides or ())
     task = load_task(experiment)
     if not only:
         add_anchors(task)
@@ -240,12 +240,14 @@ def judge(task: Task, name: str, method: Method, seeds: list[int]) -> None:
     """Choose the settings on the known drugs, fit with them, predict the others."""
     candidates = crossed(name, method.grid, method.settings)
     rng = np.random.default_rng(0)
-    choice, unseen = nested_choice(candidates, task.train, task.folds, rng=rng, score="spearman")
+    best, score, unseen = nested_choice(
+        candidates, task.train, task.folds, rng=rng, score="spearman"
+    )
     used = seeds if REGISTRY[name].random else seeds[:1]
-    finals = [fitted(task, candidates[choice.best](), seed) for seed in used]
+    finals = [fitted(task, candidates[best](), seed) for seed in used]
     task.unseen[name] = unseen
     task.final[name] = sum(finals[1:], finals[0]) / len(finals)
-    task.add(name, choice.score, finals, choice.best)
+    task.add(name, score, finals, best)
 
 
 def fitted(task: Task, model: Predictor, seed: int = 0) -> pd.DataFrame:

@@ -62,7 +62,6 @@ def fixture(data: Path | None, out: Path, seed: int) -> Path:
 
 def compare(data: Path, out: Path, seed: int, overrides: list[str]) -> list[dict[str, Any]]:
     """Both networks of a seed, with every statistics of batch normalisation, on the test part."""
-    from perturbgen.core.config import load_settings
     from perturbgen.images.network import IMAGES, ImageSettings
     from perturbgen.images.network.evaluate import evaluate_run
 
@@ -82,9 +81,7 @@ def compare(data: Path, out: Path, seed: int, overrides: list[str]) -> list[dict
             f"model.statistics={judged}",
             *overrides,
         ]
-        run = IMAGES.train(
-            load_settings(ImageSettings, overrides=given, base=base), runs=out / "runs"
-        )
+        run = IMAGES.train(ImageSettings.load(overrides=given, base=base), runs=out / "runs")
         trained = IMAGES.load(run)
         for statistics in STATISTICS:
             found = evaluate_run(trained, part=("test",), statistics=statistics)

@@ -21,26 +21,18 @@ import typer
 
 sys.path.insert(0, str(Path(__file__).parent))
 from rivals import RIVALS
+from tuning import choose_settings
 
 from perturbgen.cli import run_experiment
 from perturbgen.cli.doctor import data_folder
 from perturbgen.core.console import show_table, track
-from perturbgen.generate import (
-    SamplerSettings,
-    WellTable,
-    calibration_page,
-    fit_samplers,
-    summarise,
-    tabulate,
-)
+from perturbgen.generate import CellSampler, SamplerSettings, WellTable, calibration_page, summarise
 from perturbgen.generate.validate import (
     LEVELS,
     TARGETS,
-    choose_settings,
     coverage,
-    crps,
     observed_wells,
-    pit,
+    score_draws,
     score_samplers,
 )
 from perturbgen.simulate import build_world, preset_settings
@@ -113,7 +105,7 @@ def one_seed(
     if tune:
         best, _ = choose_settings(released, CANDIDATES, rng=rng)
         chosen = best.model_copy(update={"trees": TREES})
-    sampler = fit_samplers(released, rng=rng, settings=chosen)
+    sampler = CellSampler.fit(released, rng=rng, settings=chosen)
     ours = score_samplers(sampler, withheld, draws=draws, rng=rng)
     rows = [
         row(OURS, seed, name, ours) | chosen.model_dump(include={"leaf", "features"})
@@ -131,7 +123,7 @@ def draw_tables(world: World) -> tuple[WellTable, WellTable]:
         part = pd.Series(np.asarray(chunk.counts.sum(axis=1)).ravel(), chunk_ids(world, chunk))
         totals[bool(world.groups["withheld"].iat[chunk.group])].append(part)
     tables = [
-        tabulate(in_our_words(all_cells(world, withheld=key)), pd.concat(totals[key]))
+        WellTable.tabulate(in_our_words(all_cells(world, withheld=key)), pd.concat(totals[key]))
         for key in (False, True)
     ]
     return tables[0], tables[1]
@@ -146,15 +138,11 @@ def rival_rows(
     for label, method in RIVALS.items():
         for name in TARGETS:
             draws = method(train[train[name].notna()], test, name, rng=rng)
-            known = test[name].notna().to_numpy()
-            y = test[name].fillna(0).to_numpy()
-            columns = {
-                f"{name}_crps": np.where(known, crps(draws, y), np.nan),
-                f"{name}_pit": np.where(
-                    known & (draws.shape[1] > 1), pit(draws, y, rng=rng), np.nan
-                ),
-            }
-            rows.append(row(label, seed, name, test.assign(**columns)))
+            scores = score_draws(name, draws, test[name], rng=rng)
+            # A point forecast has no distribution that could be calibrated.
+            if draws.shape[1] == 1:
+                scores[f"{name}_pit"] = np.nan
+            rows.append(row(label, seed, name, test.join(scores)))
     return rows
 
 

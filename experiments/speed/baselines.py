@@ -169,13 +169,14 @@ def fit(name: str, train: pd.DataFrame, wanted: pd.MultiIndex) -> None:
 
 def per_gene(train: pd.DataFrame, few: pd.DataFrame, wanted: pd.MultiIndex) -> None:
     """The same features and trees as ``xgboost`` has, one tree set for each of a few genes."""
-    from perturbgen.baselines.trees import XGBoost, XGBoostSettings, boost_all, predict_all
+    from perturbgen.baselines.trees import BoostedTrees
 
-    model = XGBoost(XGBoostSettings(trees=1, components=60))
+    model: Any = make("xgboost", trees=1, components=60)
     features = model.fit(train, rng=np.random.default_rng(0)).features(model.table)
-    options = {"trees": XGBoostSettings().trees, "device": "auto"}
-    boosters = boost_all(features, few.to_numpy(), {**model.parameters, "seed": 0}, **options)
-    predict_all(boosters, features[: len(wanted)])
+    trees = REGISTRY["xgboost"].settings_class.model_fields["trees"].default
+    parameters = {**model.parameters, "seed": 0}
+    boosted = BoostedTrees(features, few.to_numpy(), parameters, trees=trees, device="auto")
+    boosted.predict(features[: len(wanted)])
 
 
 def table(genes: int, rng: np.random.Generator) -> tuple[pd.DataFrame, pd.MultiIndex]:

@@ -20,8 +20,8 @@ from perturbgen.cli import run_experiment
 from perturbgen.core.console import show_table
 from perturbgen.data import CovariateEncoder
 from perturbgen.generate import CellGenerator
-from perturbgen.generate.cells import Piece, drawing_threads
-from perturbgen.generate.latents import PriorLatents
+from perturbgen.generate.cells import _drawing_threads, _Piece
+from perturbgen.generate.latents import _PriorLatents
 
 if TYPE_CHECKING:
     from perturbgen.models import LatentModel
@@ -56,14 +56,15 @@ def measure(genes: int, depth: float, width: int, per_well: int, rounds: int) ->
     """Cells a second of generation, of the decoder within it, and of the matrix product alone."""
     import torch
 
-    generator = CellGenerator(model(genes, width), gene_names(genes), encoder(), PriorLatents(None))  # type: ignore[arg-type]
+    latents = _PriorLatents(None)  # type: ignore[arg-type]
+    generator = CellGenerator(model(genes, width), gene_names(genes), encoder(), latents)
     n = max(CELLS // per_well, 1)
     cells, product, decoded, whole = n * per_well, [], [], []
     hidden, weight = torch.randn(cells, width), generator.model.decoder.head.weight  # type: ignore[union-attr]
     for _ in range(rounds):
         with torch.inference_mode():
             product.append(timed(lambda: torch.nn.functional.linear(hidden, weight)))
-        with drawing_threads() as pool:
+        with _drawing_threads() as pool:
             nonzero = sum(
                 part.counts.nnz
                 for part in pool.map(generator.draw_piece, pieces(n, per_well, depth))
@@ -115,14 +116,15 @@ def gene_names(genes: int) -> pd.Index:
     return pd.Index([f"gene {i}" for i in range(genes)])
 
 
-def pieces(n: int, per_well: int, depth: float) -> list[Piece]:
+def pieces(n: int, per_well: int, depth: float) -> list[_Piece]:
     """Wells of a block."""
     import torch
 
     codes = torch.zeros(1, len(CONDITIONS), dtype=torch.int64)
     size = torch.full((per_well,), depth)
     return [
-        Piece(i, torch.randn(per_well, 10), codes, size, np.random.default_rng(i)) for i in range(n)
+        _Piece(i, torch.randn(per_well, 10), codes, size, np.random.default_rng(i))
+        for i in range(n)
     ]
 
 

@@ -47,7 +47,6 @@ def training_of(folder: Path, size: int) -> Training:
     """The default network on random profiles, ready to step."""
     from anndata import AnnData
 
-    from perturbgen.core.config import load_settings
     from perturbgen.l1000.embedder import EMBEDDING, EmbedSettings
     from perturbgen.train import launch
 
@@ -59,7 +58,7 @@ def training_of(folder: Path, size: int) -> Training:
     values = np.random.default_rng(0).normal(size=(ROWS, GENES)).astype(np.float32)
     AnnData(values, obs=samples, var=genes).write_h5ad(folder / "profiles.h5ad")
     data = {"path": str(folder / "profiles.h5ad"), "validation": 0}
-    settings = load_settings(EmbedSettings, base={"data": data, "training": {"batch_size": size}})
+    settings = EmbedSettings.load(base={"data": data, "training": {"batch_size": size}})
     fabric = launch(settings.training, accelerator="cpu")
     training = EMBEDDING.assemble(folder, settings, EMBEDDING.read(settings), fabric)
     training.wrapped.train()

@@ -21,7 +21,7 @@ import typer
 
 from perturbgen.cli import run_experiment
 from perturbgen.core.console import show_table
-from perturbgen.data import CountStore, epoch_rng, pseudobulk, write_h5ad
+from perturbgen.data import CountStore, pseudobulk, write_h5ad
 
 GENES, SHARE, SIZE, REPEATS = 18_211, 0.06, 512, 3
 log = logging.getLogger("perturbgen.speed")
@@ -89,7 +89,7 @@ def loop(matrix: Any, order: np.ndarray, batches: int, *, convert: bool = True) 
 
 def delivered(store: CountStore) -> Iterable[int]:
     """One shuffled epoch of the store."""
-    return (len(batch.counts) for batch in store.batches(SIZE, rng=epoch_rng(0, 0)))
+    return (len(batch.counts) for batch in store.batches(SIZE, rng=np.random.default_rng([0, 0])))
 
 
 def memory(data: ad.AnnData, batches: int) -> list[dict[str, Any]]:

@@ -1,11 +1,11 @@
 """Strong, simple predictions of a DE table: what every model has to beat.
 
->>> from perturbgen.baselines import available, make
+>>> from perturbgen.baselines import make
 >>> make("shrunken_additive").fit(de_train, rng=np.random.default_rng(0)).predict(conditions)
 """
 
 from perturbgen.baselines.base import Baseline, Predictor
-from perturbgen.baselines.registry import REGISTRY, Entry, available, crossed, find_baseline, make
+from perturbgen.baselines.registry import REGISTRY, crossed, find_baseline, make
 from perturbgen.baselines.selection import (
     blend_weights,
     mimic_folds,
@@ -17,9 +17,7 @@ from perturbgen.baselines.selection import (
 __all__ = [
     "REGISTRY",
     "Baseline",
-    "Entry",
     "Predictor",
-    "available",
     "blend_weights",
     "crossed",
     "find_baseline",

@@ -33,6 +33,38 @@ class ConditionList:
     cell_types: np.ndarray
     compounds: np.ndarray
 
+    @classmethod
+    def read(
+        cls, labels: pd.MultiIndex | pd.DataFrame | pd.Index, what: str = "the conditions"
+    ) -> ConditionList:
+        """Cell type and compound by name, from the levels of an index or the columns of a table."""
+        frame = isinstance(labels, pd.DataFrame)
+        names = list(labels.columns if frame else labels.names)
+        if not set(CONDITION) <= set(names):
+            raise SchemaError(
+                f"{what} has labels {shorten(names)}",
+                expected="(cell_type, compound): the levels of a MultiIndex, or columns",
+                fix="table.set_index(['cell_type', 'compound'])",
+            )
+        columns = [labels[key] if frame else labels.get_level_values(key) for key in CONDITION]
+        if not len(columns[0]):
+            raise SchemaError(f"{what} has no rows", expected="at least one condition")
+        if any(pd.isna(column).any() for column in columns):
+            raise SchemaError(
+                f"{what} has rows without a cell type or a compound",
+                fix="complete or drop these rows",
+            )
+        # As text, whatever the labels came as (categories, numbers): they join by what they read.
+        found = ConditionList(*(np.array([str(v) for v in c], dtype=object) for c in columns))
+        # A row that is there twice would count twice in every mean, without a word.
+        twice = found.index.duplicated()
+        if twice.any():
+            raise SchemaError(
+                f"{what} names conditions twice: {shorten(found.names(twice))}",
+                fix="drop the repetitions",
+            )
+        return found
+
     def __len__(self) -> int:
         return len(self.cell_types)
 
@@ -68,7 +100,7 @@ class TrainTable(ConditionList):
             raise SchemaError(
                 f"the training table is a {type(train).__name__}", expected="a pandas DataFrame"
             )
-        found = as_conditions(train.index, "the training table")
+        found = ConditionList.read(train.index, "the training table")
         if train.shape[1] == 0:
             raise SchemaError("the training table has no genes", expected="conditions x genes")
         if not train.columns.is_unique:
@@ -76,7 +108,7 @@ class TrainTable(ConditionList):
             raise SchemaError(
                 f"the training table holds genes twice: {twice}", fix="drop the repeated columns"
             )
-        values = finite_values(train)
+        values = _finite_values(train)
         if not canonical:
             return cls(found.cell_types, found.compounds, values, train.columns)
         order = np.lexsort((found.compounds.astype(str), found.cell_types.astype(str)))
@@ -84,39 +116,23 @@ class TrainTable(ConditionList):
         rows = np.ascontiguousarray(values if sorted_already else values[order])
         return cls(found.cell_types[order], found.compounds[order], rows, train.columns)
 
+    def additive_weights(self, cell_types: np.ndarray, compounds: np.ndarray) -> np.ndarray:
+        """Weights (conditions, rows) of y = cell type + compound, fitted by least squares.
 
-def as_conditions(
-    labels: pd.MultiIndex | pd.DataFrame | pd.Index, what: str = "the conditions"
-) -> ConditionList:
-    """Cell type and compound by name, from the levels of an index or the columns of a table."""
-    frame = isinstance(labels, pd.DataFrame)
-    names = list(labels.columns if frame else labels.names)
-    if not set(CONDITION) <= set(names):
-        raise SchemaError(
-            f"{what} has labels {shorten(names)}",
-            expected="(cell_type, compound): the levels of a MultiIndex, or columns",
-            fix="table.set_index(['cell_type', 'compound'])",
+        A label without a training row stands for the average one.
+        """
+        known = np.unique(self.cell_types), np.unique(self.compounds)
+        design = np.hstack([one_hot(self.cell_types, known[0]), one_hot(self.compounds, known[1])])
+        wanted = np.hstack(
+            [
+                one_hot(cell_types, known[0], average=True),
+                one_hot(compounds, known[1], average=True),
+            ]
         )
-    columns = [labels[key] if frame else labels.get_level_values(key) for key in CONDITION]
-    if not len(columns[0]):
-        raise SchemaError(f"{what} has no rows", expected="at least one condition")
-    if any(pd.isna(column).any() for column in columns):
-        raise SchemaError(
-            f"{what} has rows without a cell type or a compound", fix="complete or drop these rows"
-        )
-    # As text, whatever the labels came as (categories, numbers): they join by what they read.
-    found = ConditionList(*(np.array([str(v) for v in c], dtype=object) for c in columns))
-    # A row that is there twice would count twice in every mean, without a word.
-    twice = found.index.duplicated()
-    if twice.any():
-        raise SchemaError(
-            f"{what} names conditions twice: {shorten(found.names(twice))}",
-            fix="drop the repetitions",
-        )
-    return found
+        return wanted @ np.linalg.pinv(design)
 
 
-def finite_values(frame: pd.DataFrame) -> np.ndarray:
+def _finite_values(frame: pd.DataFrame) -> np.ndarray:
     """The values (rows, genes) in float64; the first one that is no finite number is named."""
     try:
         values = frame.to_numpy(dtype=np.float64)
@@ -139,9 +155,13 @@ def finite_values(frame: pd.DataFrame) -> np.ndarray:
     return values
 
 
-def one_hot(labels: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """Indicators (labels, known); a label that is not known has none."""
-    return (np.asarray(labels)[:, None] == np.asarray(known, dtype=object)[None, :]).astype(float)
+def one_hot(labels: np.ndarray, known: np.ndarray, *, average: bool = False) -> np.ndarray:
+    """Indicators (labels, known); an unknown label has none, or an equal share (``average``)."""
+    asked = np.asarray(labels)[:, None]
+    hot = (asked == np.asarray(known, dtype=object)[None, :]).astype(float)
+    if average:
+        hot[hot.sum(axis=1) == 0] = 1 / len(known)
+    return hot
 
 
 @runtime_checkable
@@ -191,7 +211,7 @@ class Baseline(ABC, Generic[_S]):
 
     def predict(self, conditions: pd.MultiIndex | pd.DataFrame) -> pd.DataFrame:
         """A row for every condition, in the order asked for, with the training table's genes."""
-        table, wanted = self.table, as_conditions(conditions)
+        table, wanted = self.table, ConditionList.read(conditions)
         return pd.DataFrame(self._predict(wanted), wanted.index, table.genes, copy=False)
 
     def predict_interval(
@@ -200,7 +220,7 @@ class Baseline(ABC, Generic[_S]):
         """Lower and upper ends of where a new measurement lies with probability ``level``."""
         if not 0 < level < 1:
             raise ConfigError(f"an interval of level {level:g}", expected="between 0 and 1")
-        table, wanted = self.table, as_conditions(conditions)
+        table, wanted = self.table, ConditionList.read(conditions)
         half = self._half_width(wanted, level)
         if half is None:
             raise ConfigError(

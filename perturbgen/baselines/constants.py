@@ -8,14 +8,7 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from perturbgen.baselines.base import (
-    Baseline,
-    ConditionList,
-    LinearSmoother,
-    TrainTable,
-    as_conditions,
-    finite_values,
-)
+from perturbgen.baselines.base import Baseline, ConditionList, LinearSmoother, TrainTable
 from perturbgen.core.config import Settings
 from perturbgen.core.errors import SchemaError, shorten
 
@@ -126,7 +119,7 @@ class _GroundTruth(Baseline[Settings]):
 
     def __init__(self, settings: Settings | None = None, *, truth: pd.DataFrame) -> None:
         super().__init__(settings)
-        self._labels = as_conditions(truth.index, "the truth").index
+        self._labels = ConditionList.read(truth.index, "the truth").index
         self._truth = truth
 
     def _fit(self, table: TrainTable, rng: np.random.Generator) -> None:
@@ -143,4 +136,5 @@ class _GroundTruth(Baseline[Settings]):
             raise SchemaError(
                 f"the truth lacks {int((at < 0).sum())} conditions: {shorten(wanted.names(at < 0))}"
             )
-        return finite_values(self._truth.iloc[at].reindex(columns=self.table.genes))
+        rows = self._truth.iloc[at].reindex(columns=self.table.genes)
+        return TrainTable.of(rows, canonical=False).values

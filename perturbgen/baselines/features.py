@@ -90,26 +90,6 @@ class Components:
         return self.mean + scores @ self.loadings
 
 
-def additive_weights(
-    table: TrainTable, cell_types: np.ndarray, compounds: np.ndarray
-) -> np.ndarray:
-    """Weights (conditions, rows) of y = cell type + compound, fitted by least squares.
-
-    A label without a training row stands for the average one.
-    """
-    known = np.unique(table.cell_types), np.unique(table.compounds)
-    design = np.hstack([one_hot(table.cell_types, known[0]), one_hot(table.compounds, known[1])])
-    wanted = np.hstack([_average_hot(cell_types, known[0]), _average_hot(compounds, known[1])])
-    return wanted @ np.linalg.pinv(design)
-
-
-def _average_hot(labels: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """Indicators (labels, known); an unknown label is an equal share of all."""
-    hot = one_hot(labels, known)
-    hot[hot.sum(axis=1) == 0] = 1 / len(known)
-    return hot
-
-
 @dataclass(frozen=True)
 class LowRankTarget:
     """What a model learns instead of genes: scores of transformed values less a cell type's offset.
@@ -140,14 +120,14 @@ class LowRankTarget:
             offsets = (hot / hot.sum(axis=0)).T @ values
         else:
             average = np.full(len(names), "", dtype=object)  # a compound without a row: the average
-            offsets = additive_weights(table, names, average) @ values
+            offsets = table.additive_weights(names, average) @ values
         components = Components.fit(values - hot @ offsets, count)
         lowest, highest = table.values.min(axis=0), table.values.max(axis=0)
         return cls(transform, names, offsets, components, lowest, highest)
 
     def residual(self, values: np.ndarray, cell_types: np.ndarray) -> np.ndarray:
         """Values (rows, genes) as modelled, less offsets; an unknown cell type has the average."""
-        offset = _average_hot(cell_types, self.cell_types) @ self.offsets
+        offset = one_hot(cell_types, self.cell_types, average=True) @ self.offsets
         return forward(values, self.transform) - offset
 
     def scores(self, values: np.ndarray, cell_types: np.ndarray) -> np.ndarray:
@@ -157,7 +137,7 @@ class LowRankTarget:
     def values(self, scores: np.ndarray, cell_types: np.ndarray, *, clip: bool) -> np.ndarray:
         """Values (rows, genes), with ``clip`` within the range of the gene's training values."""
         raw = self.components.values(scores)
-        raw += _average_hot(cell_types, self.cell_types) @ self.offsets
+        raw += one_hot(cell_types, self.cell_types, average=True) @ self.offsets
         # y grows as t squared, so that a bold t becomes an absurd p: the range of what was measured
         # bounds it.
         found = backward(raw, self.transform)

@@ -16,7 +16,6 @@ from perturbgen.baselines.features import (
     Offset,
     TargetEncoding,
     Transform,
-    additive_weights,
 )
 from perturbgen.core.config import Settings
 from perturbgen.core.errors import ConfigError
@@ -35,7 +34,7 @@ class _Additive(LinearSmoother[Settings]):
             cell_type="the average cell type's effect",
             compound="the average compound's effect",
         )
-        return additive_weights(self.table, wanted.cell_types, wanted.compounds)
+        return self.table.additive_weights(wanted.cell_types, wanted.compounds)
 
 
 class _ShrunkenAdditive(LinearSmoother[Settings]):

@@ -15,7 +15,7 @@ from itertools import product
 from typing import TYPE_CHECKING, Any, Final
 
 from perturbgen.baselines.base import Baseline
-from perturbgen.core.config import Settings, load_settings
+from perturbgen.core.config import Settings
 from perturbgen.core.errors import ConfigError, suggest
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Entry:
+class _Entry:
     """One baseline: where its class is, what it is in one line, what must or may be given to it.
 
     The class is imported when it is used: only some need torch, XGBoost or scikit-learn.
@@ -52,24 +52,26 @@ class Entry:
         return self.kind.settings_class
 
 
-def _mean(where: str, description: str, open_problems: str = "") -> Entry:
+def _mean(where: str, description: str, open_problems: str = "") -> _Entry:
     """A deterministic baseline with prediction intervals."""
-    return Entry(where, description, open_problems, intervals=True)
+    return _Entry(where, description, open_problems, intervals=True)
 
 
-def _learner(where: str, description: str, **marks: bool) -> Entry:
+def _learner(where: str, description: str, **marks: bool) -> _Entry:
     """A random baseline that can use fingerprints."""
-    return Entry(where, description, uses=("smiles",), random=True, **marks)
+    return _Entry(where, description, uses=("smiles",), random=True, **marks)
 
 
 # In the order that lists and reports show: constants, linear models, learners, combinations.
-REGISTRY: Final[Mapping[str, Entry]] = {
+REGISTRY: Final[Mapping[str, _Entry]] = {
     "zeros": _mean("constants:_Zeros", "no effect anywhere", "zeros"),
     "gene_mean": _mean("constants:_GeneMean", "mean of each gene over all rows", "mean_outcome"),
     "compound_mean": _mean(
         "constants:_CompoundMean", "mean of the compound over cell types", "mean_across_compounds"
     ),
-    "compound_median": Entry("constants:_CompoundMedian", "median of the compound over cell types"),
+    "compound_median": _Entry(
+        "constants:_CompoundMedian", "median of the compound over cell types"
+    ),
     "cell_type_mean": _mean(
         "constants:CellTypeMean", "mean of the cell type over compounds", "mean_across_celltypes"
     ),
@@ -77,39 +79,39 @@ REGISTRY: Final[Mapping[str, Entry]] = {
     "shrunken_additive": _mean(
         "linear:_ShrunkenAdditive", "cell type + compound, shrunk by variance components"
     ),
-    "random_draw": Entry(
+    "random_draw": _Entry(
         "constants:_RandomDraw", "each gene drawn from its training values", "sample", random=True
     ),
-    "nearest_replicate": Entry(
+    "nearest_replicate": _Entry(
         "neighbours:_NearestReplicate", "the compound's row in the most similar cell type"
     ),
-    "ground_truth": Entry(
+    "ground_truth": _Entry(
         "constants:_GroundTruth", "the measured rows: the ceiling", "ground_truth", needs=("truth",)
     ),
-    "bilinear_ridge": Entry(
+    "bilinear_ridge": _Entry(
         "linear:_BilinearRidge", "ridge between PCA embeddings (Ahlmann-Eltze et al.)"
     ),
     "pls": _learner("linear:_PartialLeastSquares", "partial least squares on encodings"),
     "kernel_ridge": _learner(
         "linear:_KernelRidge", "Gaussian kernel ridge on encodings", intervals=True
     ),
-    "neighbours": Entry("neighbours:_Neighbours", "kNN recommender over compounds"),
+    "neighbours": _Entry("neighbours:_Neighbours", "kNN recommender over compounds"),
     "random_forest": _learner("trees:_RandomForest", "random forest on DE values", intervals=True),
-    "pseudobulk_forest": Entry(
+    "pseudobulk_forest": _Entry(
         "trees:_PseudobulkForest",
         "random forest on pseudobulk counts, then limma",
         needs=("pseudobulk",),
         random=True,
     ),
-    "xgboost": _learner("trees:XGBoost", "boosted trees on components of t values"),
-    "xgboost_plain": Entry("trees:_PlainXGBoost", "XGBoost out of the box, a model a gene"),
+    "xgboost": _learner("trees:_XGBoost", "boosted trees on components of t values"),
+    "xgboost_plain": _Entry("trees:_PlainXGBoost", "XGBoost out of the box, a model a gene"),
     "network": _learner("network:_LowRankNetwork", "low-rank network, median of seeds"),
     "network_pseudolabels": _learner(
         "network:_PseudoLabelNetwork",
         "low-rank network, two stages with pseudo-labels",
         transductive=True,
     ),
-    "transfer": Entry(
+    "transfer": _Entry(
         "transfer:_TransferStack", "profiles elsewhere + offset + kriged known compounds, stacked"
     ),
     "nested": _learner("selection:_Nested", "one baseline, its settings chosen out of fold"),
@@ -117,12 +119,7 @@ REGISTRY: Final[Mapping[str, Entry]] = {
 }
 
 
-def available() -> dict[str, str]:
-    """Name and one-line description of every baseline."""
-    return {name: entry.description for name, entry in REGISTRY.items()}
-
-
-def find_baseline(name: str) -> Entry:
+def find_baseline(name: str) -> _Entry:
     """The baseline of a name, ours or Open Problems'."""
     for ours, entry in REGISTRY.items():
         if name in (ours, entry.open_problems):
@@ -160,7 +157,7 @@ def make(
         if value is not None and key not in (*entry.needs, *entry.uses):
             raise ConfigError(f"{name} makes no use of {key}", fix="leave it out")
     fix = f"perturbgen baselines {name} lists its settings"
-    chosen: Any = load_settings(entry.settings_class, base=settings, fix=fix)
+    chosen: Any = entry.settings_class.load(base=settings, fix=fix)
     parts = {key: given[key] for key in (*entry.needs, *entry.uses) if given[key] is not None}
     if name == "blend":
         candidates = _blend_members(chosen.members, chosen.settings, parts)

@@ -15,11 +15,11 @@ import numpy as np
 import pandas as pd
 from pydantic import Field
 
-from perturbgen.baselines.base import Baseline, ConditionList, Predictor, TrainTable, as_conditions
+from perturbgen.baselines.base import Baseline, ConditionList, Predictor, TrainTable
 from perturbgen.core.config import Settings
 from perturbgen.core.console import track
 from perturbgen.core.errors import ConfigError, SchemaError, shorten, suggest
-from perturbgen.core.folds import Choice, choose, deal
+from perturbgen.core.folds import choose, deal
 from perturbgen.core.stats import non_negative_weights
 
 _log = logging.getLogger(__name__)
@@ -47,7 +47,7 @@ def mimic_folds(
     type is, in one more fold each, treated as if it were a target: all is withheld there but the
     compounds that the targets know.
     """
-    found = as_conditions(index, "the table")
+    found = ConditionList.read(index, "the table")
     known_types = np.unique(found.cell_types)
     chosen = _sparse_cell_types(found) if targets is None else [str(name) for name in targets]
     absent = [name for name in chosen if name not in known_types]
@@ -98,7 +98,7 @@ def out_of_fold(
     make: _Maker, train: pd.DataFrame, folds: _Folds, *, rng: np.random.Generator
 ) -> pd.DataFrame:
     """Predictions of every withheld row by a predictor that was fitted without its fold."""
-    labels = as_conditions(train.index, "the table").index
+    labels = ConditionList.read(train.index, "the table").index
     parts = []
     for withheld, child in zip(folds.values(), rng.spawn(len(folds)), strict=True):
         kept = train[~labels.isin(withheld)]
@@ -113,8 +113,8 @@ def nested_choice(
     *,
     rng: np.random.Generator,
     score: Literal["rmse", "spearman"] = "rmse",
-) -> tuple[Choice[str], pd.DataFrame]:
-    """The candidate with the best mean score over the withheld rows, and its predictions of them.
+) -> tuple[str, float, pd.DataFrame]:
+    """The candidate with the best mean score over the withheld rows, that score, its predictions.
 
     All candidates meet the same folds and the same random numbers. ``train`` is all they see: rows
     that are to be predicted in the end must not be in it. ``score`` is minus the root mean squared
@@ -124,7 +124,7 @@ def nested_choice(
         raise ConfigError("no candidate to choose from", expected="at least one")
     # Drawn once, so that candidates differ by their settings alone, not by their luck.
     seed = int(rng.integers(2**63))
-    truth = train.set_axis(as_conditions(train.index, "the table").index)
+    truth = train.set_axis(ConditionList.read(train.index, "the table").index)
     predictions: dict[str, pd.DataFrame] = {}
 
     def worth(name: str) -> float:
@@ -135,7 +135,7 @@ def nested_choice(
     choice = choose(track(list(candidates), "choosing settings"), worth)
     told = "chose %s of %d candidates (score %.4f)"
     _log.info(told, choice.best, len(candidates), choice.score)
-    return choice, predictions[choice.best]
+    return choice.best, choice.score, predictions[choice.best]
 
 
 def _minus_row_rmse(truth: pd.DataFrame, prediction: pd.DataFrame) -> np.ndarray:
@@ -159,7 +159,7 @@ _SCORES: Final = {"rmse": _minus_row_rmse, "spearman": row_spearman}
 def blend_weights(truth: pd.DataFrame, predictions: Mapping[str, pd.DataFrame]) -> dict[str, float]:
     """Non-negative least squares weights of predictions of the same rows and genes, by label."""
     rows = list(next(iter(predictions.values())).index)
-    labels = as_conditions(truth.index, "the table").index
+    labels = ConditionList.read(truth.index, "the table").index
     target = truth.set_axis(labels).loc[rows].to_numpy().ravel()
     columns = np.column_stack(
         [table.loc[rows, truth.columns].to_numpy().ravel() for table in predictions.values()]
@@ -253,11 +253,10 @@ class _Nested(Baseline[_NestedSettings]):
     def _fit(self, table: TrainTable, rng: np.random.Generator) -> None:
         train = pd.DataFrame(table.values, table.index, table.genes, copy=False)
         folds = mimic_folds(table.index, folds=self.settings.folds, rng=rng)
-        choice, _ = nested_choice(
+        self.chosen, _, _ = nested_choice(
             self._candidates, train, folds, rng=rng, score=self.settings.score
         )
-        self.chosen = choice.best
-        self._model = self._candidates[choice.best]().fit(train, rng=rng)
+        self._model = self._candidates[self.chosen]().fit(train, rng=rng)
 
     def _predict(self, wanted: ConditionList) -> np.ndarray:
         return self._model.predict(wanted.index).to_numpy()

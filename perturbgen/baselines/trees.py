@@ -27,7 +27,7 @@ from perturbgen.core.errors import (
     suggest,
 )
 from perturbgen.core.labels import CONDITION, conditions_of
-from perturbgen.core.system import workers
+from perturbgen.core.system import cores
 
 if TYPE_CHECKING:
     import xgboost
@@ -40,7 +40,7 @@ _Device = Literal["auto", "cpu", "cuda"]
 _COLUMNS_AT_ONCE = 10
 
 
-class XGBoostSettings(FeatureSettings):
+class _XGBoostSettings(FeatureSettings):
     """The trees."""
 
     trees: int = Field(300, ge=1, description="trees for each component")
@@ -55,17 +55,17 @@ class XGBoostSettings(FeatureSettings):
     device: _Device = Field("auto", description="auto takes a GPU where one is present")
 
 
-class XGBoost(FeatureModel[XGBoostSettings]):
+class _XGBoost(FeatureModel[_XGBoostSettings]):
     """One set of boosted trees for each component, averaged over seeds."""
 
-    settings_class: ClassVar[type[Settings]] = XGBoostSettings
+    settings_class: ClassVar[type[Settings]] = _XGBoostSettings
 
     def _fit_scores(
         self, features: np.ndarray, scores: np.ndarray, rng: np.random.Generator
     ) -> None:
         chosen = self.settings
         self._models = [
-            boost_all(
+            BoostedTrees(
                 features,
                 scores,
                 {**self.parameters, "seed": int(seed)},
@@ -90,7 +90,7 @@ class XGBoost(FeatureModel[XGBoostSettings]):
         }
 
     def _predict_scores(self, features: np.ndarray) -> np.ndarray:
-        return np.mean([predict_all(boosters, features) for boosters in self._models], axis=0)
+        return np.mean([boosted.predict(features) for boosted in self._models], axis=0)
 
 
 class _PlainSettings(Settings):
@@ -111,7 +111,7 @@ class _PlainXGBoost(Baseline[_PlainSettings]):
 
     def _fit(self, table: TrainTable, rng: np.random.Generator) -> None:
         chosen = self.settings
-        self._boosters = boost_all(
+        self._boosted = BoostedTrees(
             self._hot(table), table.values, {}, trees=chosen.trees, device=chosen.device
         )
 
@@ -127,44 +127,46 @@ class _PlainXGBoost(Baseline[_PlainSettings]):
             cell_type="trees that know nothing of the cell type",
             compound="trees that know nothing of the compound",
         )
-        return predict_all(self._boosters, self._hot(wanted))
+        return self._boosted.predict(self._hot(wanted))
 
 
-def boost_all(
-    features: np.ndarray,
-    labels: np.ndarray,
-    settings: Mapping[str, float],
-    *,
-    trees: int,
-    device: _Device,
-) -> list[xgboost.Booster]:
+class BoostedTrees:
     """Boosted trees for labels (rows, columns): a booster for each few columns, one thread each.
 
     Threads inside a booster would wait for each other at every split of these few rows. The
     division does not depend on the number of cores, and so neither do the draws.
     """
-    place = _pick_device(device)
-    starts = range(0, labels.shape[1], _COLUMNS_AT_ONCE)
-    blocks = [labels[:, start : start + _COLUMNS_AT_ONCE] for start in starts]
-    fixed = {"tree_method": "hist", "verbosity": 0, "objective": "reg:squarederror"}
-    parameters = {**fixed, "device": place, "nthread": 1, **settings}
 
-    def work(block: np.ndarray) -> xgboost.Booster:
-        import xgboost
+    def __init__(
+        self,
+        features: np.ndarray,
+        labels: np.ndarray,
+        settings: Mapping[str, float],
+        *,
+        trees: int,
+        device: _Device,
+    ) -> None:
+        place = _pick_device(device)
+        starts = range(0, labels.shape[1], _COLUMNS_AT_ONCE)
+        blocks = [labels[:, start : start + _COLUMNS_AT_ONCE] for start in starts]
+        fixed = {"tree_method": "hist", "verbosity": 0, "objective": "reg:squarederror"}
+        parameters = {**fixed, "device": place, "nthread": 1, **settings}
 
-        return xgboost.train(parameters, _as_matrix(features, block), num_boost_round=trees)
+        def work(block: np.ndarray) -> xgboost.Booster:
+            import xgboost
 
-    # A GPU works on one booster at a time; more would only share its memory.
-    with ThreadPoolExecutor(1 if place == "cuda" else workers()) as pool:
-        return list(track(pool.map(work, blocks), "boosting", total=len(blocks)))
+            return xgboost.train(parameters, _as_matrix(features, block), num_boost_round=trees)
 
+        # A GPU works on one booster at a time; more would only share its memory.
+        with ThreadPoolExecutor(1 if place == "cuda" else cores(as_omp=True)) as pool:
+            self._boosters = list(track(pool.map(work, blocks), "boosting", total=len(blocks)))
 
-def predict_all(boosters: list[xgboost.Booster], features: np.ndarray) -> np.ndarray:
-    """Predictions (rows, columns) of all boosters."""
-    data = _as_matrix(features)
-    # A booster of one column gives a vector, all others a table.
-    found = [booster.predict(data).reshape(len(features), -1) for booster in boosters]
-    return np.hstack(found).astype(np.float64)
+    def predict(self, features: np.ndarray) -> np.ndarray:
+        """Predictions (rows, columns) of all boosters."""
+        data = _as_matrix(features)
+        # A booster of one column gives a vector, all others a table.
+        found = [booster.predict(data).reshape(len(features), -1) for booster in self._boosters]
+        return np.hstack(found).astype(np.float64)
 
 
 def _as_matrix(features: np.ndarray, labels: np.ndarray | None = None) -> xgboost.DMatrix:

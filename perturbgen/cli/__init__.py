@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import warnings
 from collections.abc import Callable
@@ -25,7 +26,6 @@ from perturbgen.cli import (
     tables,
     train,
 )
-from perturbgen.core.console import setup_logging
 from perturbgen.core.errors import PerturbgenError
 
 _INTERRUPTED = 130  # what typer exits with on Ctrl-C, as shells do
@@ -76,7 +76,7 @@ def _common(
     ] = False,
 ) -> None:
     """Options of every command."""
-    setup_logging(-1 if quiet else int(verbose))
+    _setup_logging(-1 if quiet else int(verbose))
 
 
 def main() -> NoReturn:
@@ -107,7 +107,7 @@ def _run(arguments: list[str] | None = None, program: Callable[..., object] | No
                 "OSError: standard output is closed; to see no results, send them to /dev/null\n"
             )
         return 1
-    setup_logging()
+    _setup_logging()
     try:
         (program or _app)(args=arguments)
     except SystemExit as stop:
@@ -125,3 +125,29 @@ def _run(arguments: list[str] | None = None, program: Callable[..., object] | No
         sys.stderr.write(f"MemoryError: {str(error) or 'not enough memory'}\n")
         return 1
     return 0
+
+
+def _setup_logging(verbosity: int = 0) -> None:
+    """Send the package's log to stderr: -1 quiet (errors), 0 normal (info), 1 verbose (debug)."""
+    level = {-1: logging.ERROR, 0: logging.INFO}.get(verbosity, logging.DEBUG)
+    handler = _log_handler(show_level=verbosity > 0)
+    logger = logging.getLogger("perturbgen")
+    # Replaced, not added: a process that sets it up twice must not say everything twice.
+    logger.handlers[:] = [handler]
+    logger.setLevel(level)
+
+
+def _log_handler(*, show_level: bool) -> logging.Handler:
+    if not sys.stderr.isatty():
+        # A message stays on one line, fit for grep; rich would fold it.
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(
+            logging.Formatter("%(levelname)-8s %(message)s" if show_level else "%(message)s")
+        )
+        return handler
+    from rich.console import Console
+    from rich.logging import RichHandler
+
+    return RichHandler(
+        console=Console(stderr=True), show_time=False, show_path=False, show_level=show_level
+    )

@@ -62,7 +62,7 @@ def _ingest_counts(
     """
     from perturbgen.data import read_competition, read_h5ad, read_openproblems, validate, write_h5ad
     from perturbgen.data.openproblems import is_openproblems
-    from perturbgen.data.pictures import overview
+    from perturbgen.data.pictures import Overview
 
     check_output(out, ".h5ad")
     of_files = {"curated": curated, "columns": columns, "layer": layer, "vehicle": vehicle}
@@ -85,7 +85,7 @@ def _ingest_counts(
     for warning in validate(adata):
         logging.getLogger(__name__).warning("%s", warning)
     write_h5ad(adata, out)
-    show_table([overview(adata)], title=f"wrote {out}", as_json=as_json)
+    show_table([Overview(adata).summary()], title=f"wrote {out}", as_json=as_json)
 
 
 def load(source: Path, *, columns: Path | None, layer: str | None, vehicle: str | None) -> AnnData:
@@ -122,15 +122,16 @@ def _check_data(
     Example: [bold]perturbgen data check kang.h5ad --columns experiments/columns/kang.toml[/bold]
     """
     from perturbgen.data import find_violations
-    from perturbgen.data.pictures import cells_by_condition, depth_quantiles, overview
+    from perturbgen.data.pictures import Overview
 
     adata = load(source, columns=columns, layer=layer, vehicle=vehicle)
     violations = find_violations(adata, vehicle=vehicle)
     errors = sum(violation.severity == "error" for violation in violations)
     usable = {"compound", "cell_type"} <= set(adata.obs.columns)
-    summary, quantiles = overview(adata), depth_quantiles(adata)
+    found = Overview(adata)
+    summary, quantiles = found.summary(), found.depth()
     # without both columns there is no condition to count
-    conditions = cells_by_condition(adata) if usable else []
+    conditions = found.cells() if usable else []
     if as_json:
         parts = {"summary": summary, "depth": quantiles, "cells": conditions}
         show_table([parts | {"violations": [v.record() for v in violations]}], as_json=True)
@@ -153,7 +154,7 @@ def _list_data(as_json: Json = False) -> None:
 
     Example: [bold]perturbgen data list[/bold]
     """
-    from perturbgen.data.download import read_registry
+    from perturbgen.data.download import Registry
 
     rows = [
         {
@@ -163,7 +164,7 @@ def _list_data(as_json: Json = False) -> None:
             "licence": source.licence,
             "page": source.page,
         }
-        for name, source in read_registry().items()
+        for name, source in Registry.read().sources.items()
     ]
     show_table(rows, title="public data", as_json=as_json)
 
@@ -182,19 +183,12 @@ def _get_data(
 
     Example: [bold]perturbgen data get op3-de --out data/op3[/bold]
     """
-    from perturbgen.data.download import (
-        CHECKSUMS,
-        fetch,
-        find_source,
-        read_checksums,
-        read_registry,
-    )
+    from perturbgen.data.download import CHECKSUMS, Registry
 
-    source = find_source(name, read_registry(registry))
+    source = Registry.read(registry).find(name)
     folder = out or Path("downloads") / name
-    paths = fetch(source, folder)
-    # the registry's checksum counts more than that of the first download
-    recorded = read_checksums(folder) | source.sha256
+    paths = source.fetch(folder)
+    recorded = source.checksums(folder)
     rows = [{"file": str(p), "bytes": p.stat().st_size, "sha256": recorded[p.name]} for p in paths]
     show_table(rows, title=f"{source.title} (checksums in {folder / CHECKSUMS})", as_json=as_json)
 

@@ -84,19 +84,17 @@ def _samplers(
     """
     import numpy as np
 
-    from perturbgen.core.config import load_settings
     from perturbgen.data import validate
     from perturbgen.generate import (
+        CellSampler,
         SamplerSettings,
+        WellTable,
         calibration_page,
         cross_validate,
-        design_wells,
-        fit_samplers,
         summarise,
-        well_table,
     )
 
-    settings = load_settings(SamplerSettings, overrides=overrides or [], fix="--set leaf=10")
+    settings = SamplerSettings.load(overrides=overrides or [], fix="--set leaf=10")
     if out.exists() and not out.is_dir():
         raise InputError(f"--out {out} is a file", expected="a folder", fix="choose another --out")
     require_writable(out / "sampler.npz")
@@ -104,16 +102,16 @@ def _samplers(
         check_output(plots, ".html", option="--plots")
     cells = load(source, columns=columns, layer=layer, vehicle=vehicle)
     validate(cells)
-    table = well_table(cells)
+    table = WellTable.of(cells)
     wanted = read_wanted_file(conditions) if conditions else None
     rng = np.random.default_rng(seed)
     # Judged on withheld conditions first; the sampler that is kept is fitted on all.
     scores = cross_validate(table, settings, rng=rng, folds=folds)
-    sampler = fit_samplers(table, rng=rng, settings=settings)
+    sampler = CellSampler.fit(table, rng=rng, settings=settings)
     written = [sampler.save(out / "sampler.npz")]
     tables = {"scores.csv": scores}
     if wanted is not None:
-        wells = design_wells(sampler.table, wanted)
+        wells = sampler.table.design(wanted)
         quantiles = sampler.quantiles(wells, _QUANTILES).add_prefix("q")
         tables["predicted.csv"] = wells.join(quantiles)
     for name, frame in tables.items():
@@ -157,15 +155,8 @@ def _generate(
     """
     from perturbgen.core.runs import file_hash
     from perturbgen.data import validate
-    from perturbgen.generate import require_ours, require_route, write_replicates
-    from perturbgen.predict import (
-        in_run_genes,
-        make_wells,
-        read_wanted,
-        require_unseen_by,
-        run_fingerprint,
-        without,
-    )
+    from perturbgen.generate import ReplicateFolder, require_route
+    from perturbgen.predict import Wells, read_wanted, run_fingerprint, without
     from perturbgen.train import load_run
 
     # Every mistake is found before cells are read, which takes longest.
@@ -184,17 +175,16 @@ def _generate(
         "conditions": hashlib.sha256(labels.encode()).hexdigest(),
     }
     # Asked before any work; nothing is written until all input has been checked.
-    require_ours(out, about)
+    folder = ReplicateFolder(out, about)
+    folder.require()
     adata = load(cells, columns=columns, layer=layer, vehicle=vehicle)
     validate(adata)
     # the samplers of an honest prediction have not seen what they foretell
-    adata = without(in_run_genes(trained, adata), wanted)
+    adata = without(trained.in_genes(adata), wanted)
     sampler = open_sampler(samplers, adata, seed=seed)
-    require_unseen_by(sampler, wanted)
-    wells = make_wells(trained, adata, sampler, wanted, latent=latent, seed=seed)
-    paths = write_replicates(
-        wells.generator, wells.plan, wells.wells, out, replicates=replicates, about=about
-    )
+    sampler.require_unseen(wanted)
+    wells = Wells.of(trained, adata, sampler, wanted, latent=latent, seed=seed)
+    paths = folder.write(wells.generator, wells.plan, wells.wells, replicates=replicates)
     rows = [_replicate_row(path) for path in paths]
     title = f"{len(wanted)} conditions in {len(wells.wells)} wells, in {out}"
     show_table(rows, title=title, as_json=as_json)
@@ -215,10 +205,9 @@ def read_wanted_file(path: Path) -> pd.DataFrame:
 def open_sampler(path: Path | None, cells: AnnData, *, seed: int) -> CellSampler:
     """The sampler of a file or folder, or one fitted on the cells."""
     from perturbgen.generate import CellSampler
-    from perturbgen.predict import make_sampler
 
     if path is None:
-        return make_sampler(cells, seed=seed)
+        return CellSampler.of(cells, seed=seed)
     return CellSampler.load(path / "sampler.npz" if path.is_dir() else path)
 
 

@@ -143,16 +143,16 @@ def _embed_profiles(
 
     from perturbgen.data import write_h5ad
     from perturbgen.l1000.embedder import EMBEDDING
-    from perturbgen.l1000.embedder.data import ProfileTable
+    from perturbgen.l1000.embedder.data import EmbedProfiles
 
     # told before the network and the profiles are read
     check_output(out, ".h5ad")
     embedder = open_run(EMBEDDING, run, device)
     data = embedder.settings.data
-    table = ProfileTable.read(file or data.path, meta or data.metadata)
+    table = EmbedProfiles.read(file or data.path, meta or data.metadata)
     found = embedder.embed(table)
     adata = AnnData(
-        obs=table.samples.rename_axis(None),
+        obs=table.meta.rename_axis(None),
         # no genes: the profiles stay in their own file, the embedding is what is new
         var=pd.DataFrame(index=pd.Index([], dtype=str)),
         obsm={key: found},
@@ -220,9 +220,9 @@ def _evaluate_embedder(
     # a column that is named must be there; the usual ones are used where they are
     for name in (plate, well):
         if name is not None:
-            require_columns(table.samples, [name], "the table of samples")
+            require_columns(table.meta, [name], "the table of samples")
     if perturbagens is not None:
-        table = table.with_values(perturbagens, probe or [])
+        table = table.with_perturbagen_values(perturbagens, probe or [])
     judged = Judged.of(
         embedder, table, seed=seed, plate=plate or "plate", well=well or "well", probes=probe or []
     )
@@ -286,7 +286,7 @@ def _neighbours_of_perturbagen(
     embedder = open_run(EMBEDDING, run, device)
     table = embedder.profiles(file, meta, part=part)
     label = embedder.settings.data.label
-    labels = table.samples.assign(**{label: table.samples[label].astype(str)})
+    labels = table.meta.assign(**{label: table.meta[label].astype(str)})
     wanted = _found_label(labels, label, of)
     # a profile is no neighbour of itself
     k = min(k, len(labels) - 1)

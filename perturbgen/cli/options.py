@@ -73,9 +73,7 @@ def show_settings(settings: Settings, *, as_json: bool = False) -> None:
     """What ``--dry-run`` prints: TOML that can be saved and run, or JSON."""
     import json
 
-    from perturbgen.core.config import to_toml
-
-    say(json.dumps(settings.model_dump(mode="json"), indent=1) if as_json else to_toml(settings))
+    say(json.dumps(settings.model_dump(mode="json"), indent=1) if as_json else settings.to_toml())
 
 
 def records(table: pd.DataFrame, name: str) -> list[dict[str, Any]]:

@@ -114,7 +114,6 @@ def _predict(
     Example: [bold]perturbgen predict runs/0001-op3-s0 --cells counts.h5ad --conditions id_map.csv
     --out predictions.parquet[/bold]
     """
-    from perturbgen.core.config import load_settings
     from perturbgen.data import validate
     from perturbgen.predict import PredictSettings
     from perturbgen.predict import predict as predict_conditions
@@ -136,7 +135,7 @@ def _predict(
     }
     names = "perturbgen predict --help names the choices"
     # the usual advice is --dry-run, which this command does not have
-    settings = load_settings(PredictSettings, base=asked, fix=names)
+    settings = PredictSettings.load(base=asked, fix=names)
     # Said now, not after minutes of drawing.
     if calibration_out is not None and not settings.calibrates:
         raise ConfigError(

@@ -253,12 +253,11 @@ def _compare(
     """
     from perturbgen.compare import CompareSettings, Leaderboard, write_outputs
     from perturbgen.compare import compare as run
-    from perturbgen.core.config import load_settings
     from perturbgen.core.files import slug
 
     # last, so that the option wins over --set data.folder
     asked = [*(overrides or []), *([f"data.folder={data!r}"] if data is not None else [])]
-    settings = load_settings(CompareSettings, config, overrides=asked)
+    settings = CompareSettings.load(config, overrides=asked)
     if dry_run:
         show_settings(settings)
         return

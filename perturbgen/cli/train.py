@@ -112,15 +112,13 @@ def train_or_resume(
     """
     import os
 
-    from perturbgen.core.config import load_settings
-
     if resume is not None:
         run = recipe.resume(resume, overrides, **options)
     else:
         # Quoted as TOML's literal string, so that a path that looks like a number stays a path.
         given = [f"{key}='{path}'" for key, path in paths.items() if path is not None]
         # the last one wins: an option of its own is over --set of the same key
-        settings = load_settings(recipe.settings, config, overrides=[*overrides, *given])
+        settings = recipe.settings.load(config, overrides=[*overrides, *given])
         if dry_run:
             show_settings(settings, as_json=as_json)
             return

@@ -16,12 +16,11 @@ from typing import Any, TypeVar
 import numpy as np
 import pandas as pd
 
-from perturbgen.compare.folds import Fold, make_folds
-from perturbgen.compare.grid import PROCESSES, Job, Outcome, check_scheduler, make_jobs, run_jobs
-from perturbgen.compare.methods import make_methods
+from perturbgen.compare.folds import Fold
+from perturbgen.compare.grid import PROCESSES, Job, Outcome, run_jobs
+from perturbgen.compare.methods import Method
 from perturbgen.compare.settings import CompareSettings
 from perturbgen.compare.tables import Book
-from perturbgen.core.config import to_toml
 from perturbgen.core.console import progress
 from perturbgen.core.errors import (
     ConfigError,
@@ -263,16 +262,21 @@ def compare(
     Everything that can be wrong with the settings is told before the first fit.
     """
     out, data, asked = Path(out), settings.data, settings.score
-    check_scheduler(scheduler)
+    if scheduler != PROCESSES and ":" not in scheduler:
+        raise ConfigError(
+            f"there is no scheduler {scheduler!r}",
+            expected="processes, or the address of a Dask scheduler",
+            fix="--scheduler tcp://HOST:8786",
+        )
     # An hour of fits must not end in a folder that cannot be written.
     require_writable(out / "scorecard.md")
     _check_metrics(settings)
-    methods = make_methods(settings)
+    methods = Method.all(settings)
     rungs, table = settings.report.ladder, data.conditions
     ladder = _read_ladder(data.find(rungs, "ladder")) if rungs else []
     described = _read_described(data.find(table, "table of conditions")) if table else None
     book = Book.of(data)
-    folds = make_folds(settings.splits, book, data)
+    folds = Fold.all(settings.splits, book, data)
     seen = {method.name: method.require_unseen(folds, book.conditions) for method in methods}
     runs = {name: about for name, about in seen.items() if about is not None}
     labels = _strata_table(book, folds, described)
@@ -284,13 +288,13 @@ def compare(
     # was.
     made = Comparison(settings, book, folds, {}, described, runs, ladder)
     for name, text in (
-        ("config.toml", to_toml(settings)),
+        ("config.toml", settings.to_toml()),
         ("env.json", json.dumps(made.environment, indent=1)),
     ):
         with atomic_path(out / name) as part:
             part.write_text(text)
     book.write(folder / "table.npz")
-    outcomes = _run_all(make_jobs(folder, book, folds, methods, settings), scheduler, workers)
+    outcomes = _run_all(Job.grid(folder, book, folds, methods, settings), scheduler, workers)
     found = Comparison(settings, book, folds, outcomes, described, runs, ladder)
     found.card  # noqa: B018  built now, so that a comparison without controls ends here
     return found

@@ -40,29 +40,31 @@ class Fold:
         }
         return pd.DataFrame({"part": self.part, **seen}, labels)
 
-
-def make_folds(splits: Mapping[str, SplitSettings], book: Book, data: TableSettings) -> list[Fold]:
-    """The folds of every split, in order."""
-    made = {
-        "kaggle": _kaggle_fold,
-        "compounds": _withheld_compounds,
-        "cell_types": _withheld_cell_types,
-    }
-    folds: list[Fold] = []
-    for name, split in splits.items():
-        if split.kind == "file":
-            folds += _file_folds(name, split, book, data)
-        else:
-            folds += made[split.kind](name, split, book)
-    for fold in folds:
-        for rows, what in ((fold.train, "learn from"), (fold.test, "predict")):
-            if not len(rows):
-                raise SchemaError(
-                    f"split {fold.split!r}, {fold.name}: no condition to {what}",
-                    expected="at least one",
-                    fix="another split, or a table of more conditions",
-                )
-    return folds
+    @classmethod
+    def all(
+        cls, splits: Mapping[str, SplitSettings], book: Book, data: TableSettings
+    ) -> list[Fold]:
+        """The folds of every split, in order."""
+        made = {
+            "kaggle": _kaggle_fold,
+            "compounds": _withheld_compounds,
+            "cell_types": _withheld_cell_types,
+        }
+        folds: list[Fold] = []
+        for name, split in splits.items():
+            if split.kind == "file":
+                folds += _file_folds(name, split, book, data)
+            else:
+                folds += made[split.kind](name, split, book)
+        for fold in folds:
+            for rows, what in ((fold.train, "learn from"), (fold.test, "predict")):
+                if not len(rows):
+                    raise SchemaError(
+                        f"split {fold.split!r}, {fold.name}: no condition to {what}",
+                        expected="at least one",
+                        fix="another split, or a table of more conditions",
+                    )
+        return folds
 
 
 def _kaggle_fold(name: str, split: SplitSettings, book: Book) -> list[Fold]:

@@ -87,6 +87,32 @@ class Job:
     fit: str
     key: str
 
+    @classmethod
+    def grid(
+        cls,
+        folder: Path,
+        book: Book,
+        folds: list[Fold],
+        methods: list[Method],
+        settings: CompareSettings,
+    ) -> list[Job]:
+        """The grid; a method that is not random is fitted once, whatever the number of seeds."""
+        data, asked = book.hash, settings.score
+        scored = asked.model_dump(mode="json", include={"metrics", "level", "adjust"})
+        jobs: list[Job] = []
+        for fold in folds:
+            divided = _digest([data, fold.train.tolist(), fold.test.tolist(), book.clip])
+            for method in methods:
+                levels = asked.intervals if method.intervals else ()
+                code = _code_version(_GENERATING if method.trained else _FITTING)
+                for seed in settings.seeds if method.random else settings.seeds[:1]:
+                    # Deterministic results are the same file, whatever seeds are asked for.
+                    drawn = seed if method.random else None
+                    fit = _digest([divided, dict(method.record), drawn, sorted(levels), code])
+                    key = _digest([fit, scored, _code_version(_SCORING)])
+                    jobs.append(cls(folder, fold, method, seed, asked, fit, key))
+        return jobs
+
     @property
     def predictions(self) -> Path:
         """The file of predictions."""
@@ -211,27 +237,6 @@ def _load_book(path: Path, made: tuple[int, int]) -> Book:
     return Book.read(path)
 
 
-def make_jobs(
-    folder: Path, book: Book, folds: list[Fold], methods: list[Method], settings: CompareSettings
-) -> list[Job]:
-    """The grid; a method that is not random is fitted once, whatever the number of seeds."""
-    data, asked = book.hash, settings.score
-    scored = asked.model_dump(mode="json", include={"metrics", "level", "adjust"})
-    jobs = []
-    for fold in folds:
-        divided = _digest([data, fold.train.tolist(), fold.test.tolist(), book.clip])
-        for method in methods:
-            levels = asked.intervals if method.intervals else ()
-            code = _code_version(_GENERATING if method.trained else _FITTING)
-            for seed in settings.seeds if method.random else settings.seeds[:1]:
-                # Deterministic results are the same file, whatever seeds are asked for.
-                drawn = seed if method.random else None
-                fit = _digest([divided, dict(method.record), drawn, sorted(levels), code])
-                key = _digest([fit, scored, _code_version(_SCORING)])
-                jobs.append(Job(folder, fold, method, seed, asked, fit, key))
-    return jobs
-
-
 def _digest(value: Any) -> str:
     """A short name for anything JSON can say."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:24]
@@ -250,16 +255,6 @@ def _code_version(parts: tuple[str, ...]) -> str:
 
 
 _Finished = Iterator[tuple[Job, Outcome]]
-
-
-def check_scheduler(scheduler: str) -> None:
-    """``processes``, or what may be an address."""
-    if scheduler != PROCESSES and ":" not in scheduler:
-        raise ConfigError(
-            f"there is no scheduler {scheduler!r}",
-            expected="processes, or the address of a Dask scheduler",
-            fix="--scheduler tcp://HOST:8786",
-        )
 
 
 def run_jobs(

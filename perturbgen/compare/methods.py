@@ -14,7 +14,6 @@ from perturbgen.baselines import Predictor, find_baseline, make
 from perturbgen.compare.folds import Fold
 from perturbgen.compare.settings import CompareSettings, MethodSettings, TableSettings
 from perturbgen.compare.tables import read_effects
-from perturbgen.core.config import load_settings
 from perturbgen.core.errors import ConfigError, SchemaError, shorten
 from perturbgen.core.runs import file_hash
 from perturbgen.data import read_h5ad, read_smiles
@@ -41,6 +40,15 @@ class Method:
     random: bool = False
     intervals: bool = False
     trained: RunFiles | None = None
+
+    @classmethod
+    def all(cls, settings: CompareSettings) -> list[Method]:
+        """All methods, checked: a wrong name, setting or file is told before anything is fitted."""
+        methods = []
+        for name, spec in settings.all_methods.items():
+            kind = _from_file if spec.predictions else _from_run if spec.run else _from_baseline
+            methods.append(kind(name, spec, settings.data))
+        return methods
 
     def make(self, measured: pd.DataFrame) -> Predictor:
         """The Predictor, not fitted yet; ``measured`` is what ground truth shows."""
@@ -110,15 +118,6 @@ class _Tabulated:
         return interpolated_duplicate(found) if self.interpolate else found
 
 
-def make_methods(settings: CompareSettings) -> list[Method]:
-    """All methods, checked: a wrong name, setting or file is told before anything is fitted."""
-    methods = []
-    for name, spec in settings.all_methods.items():
-        kind = _from_file if spec.predictions else _from_run if spec.run else _from_baseline
-        methods.append(kind(name, spec, settings.data))
-    return methods
-
-
 def _from_file(name: str, spec: MethodSettings, data: TableSettings) -> Method:
     """Predictions from a file."""
     path = data.find(spec.predictions, "file of predictions").absolute()
@@ -150,7 +149,7 @@ def _run_settings(name: str, spec: MethodSettings) -> PredictSettings:
             f"methods.{name}: the seed of a run is the comparison's", fix="seeds = [0, 1]"
         )
     fix = "perturbgen predict --help says what they mean"
-    found = load_settings(PredictSettings, base=spec.settings, fix=fix)
+    found = PredictSettings.load(base=spec.settings, fix=fix)
     if len(found.estimators) != 1:
         raise ConfigError(
             f"methods.{name}: {len(found.estimators)} estimators",
@@ -165,7 +164,7 @@ def _from_baseline(name: str, spec: MethodSettings, data: TableSettings) -> Meth
     entry = find_baseline(spec.baseline)
     # Resolved, so that a default that changes in a later version is another method.
     fix = f"perturbgen baselines {spec.baseline} lists its settings"
-    resolved = load_settings(entry.settings_class, base=spec.settings, fix=fix)
+    resolved = entry.settings_class.load(base=spec.settings, fix=fix)
     files: dict[str, Path] = {}
     for key in _EXTRAS:
         if getattr(data, key) and key in (*entry.needs, *entry.uses):

@@ -11,7 +11,6 @@ from typing import Any
 from perturbgen.compare.assemble import Comparison
 from perturbgen.core.errors import InputError
 from perturbgen.core.files import atomic_path
-from perturbgen.core.runs import git_revision
 from perturbgen.evaluate import ScorecardText, markdown_table, report_page
 
 _RMSE = "mean_rowwise_rmse"
@@ -123,7 +122,7 @@ class Leaderboard:
             error, nothing = float(table[best.method, _RMSE]), float(table["zeros", _RMSE])
             score, zeros = f"{error:.4f}", f"{nothing:.4f}"
             ratio = f"{error / nothing:.3f}" if nothing else "-"
-        revision = git_revision() or "unknown"
+        revision = found.environment["git"] or "unknown"
         row = (
             datetime.now(UTC).date().isoformat(),
             config,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -25,27 +25,30 @@ class Settings(BaseModel):
         fields = type(self).model_fields
         return [name for name in sorted(names) if getattr(self, name) != fields[name].default]
 
+    @classmethod
+    def load(
+        cls,
+        path: str | Path | None = None,
+        *,
+        overrides: Sequence[str] = (),
+        base: Mapping[str, Any] | None = None,
+        fix: str = "--dry-run prints the resolved configuration",
+    ) -> Self:
+        """From ``base``, then a TOML file, then ``a.b=value`` overrides; the last one wins."""
+        values = merge(dict(base or {}), read_toml(path) if path else {})
+        for override in overrides:
+            values = merge(values, parse_override(override))
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            said = [*([str(path)] if path else []), *(["--set"] if overrides else [])]
+            raise _explain(error, cls, " with ".join(said), fix) from None
 
-_S = TypeVar("_S", bound=Settings)
+    def to_toml(self) -> str:
+        """The resolved configuration; TOML knows no null, so keys without a value are absent."""
+        import tomli_w
 
-
-def load_settings(
-    kind: type[_S],
-    path: str | Path | None = None,
-    *,
-    overrides: Sequence[str] = (),
-    base: Mapping[str, Any] | None = None,
-    fix: str = "--dry-run prints the resolved configuration",
-) -> _S:
-    """Settings from ``base``, then a TOML file, then ``a.b=value`` overrides; the last one wins."""
-    values = merge(dict(base or {}), read_toml(path) if path else {})
-    for override in overrides:
-        values = merge(values, parse_override(override))
-    try:
-        return kind.model_validate(values)
-    except ValidationError as error:
-        where = " with ".join([*([str(path)] if path else []), *(["--set"] if overrides else [])])
-        raise _explain(error, kind, where, fix) from None
+        return tomli_w.dumps(self.model_dump(mode="json", exclude_none=True))
 
 
 def read_toml(path: str | Path) -> dict[str, Any]:
@@ -121,10 +124,3 @@ def _known_keys(kind: type[BaseModel], location: Sequence[int | str]) -> list[st
         else:  # a mapping: the part is one of its keys
             here = next(reversed(get_args(here)), None)
     return list(here.model_fields) if is_model(here) else []
-
-
-def to_toml(settings: Settings) -> str:
-    """The resolved configuration as TOML, which knows no null: keys without a value are absent."""
-    import tomli_w
-
-    return tomli_w.dumps(settings.model_dump(mode="json", exclude_none=True))

@@ -1,4 +1,4 @@
-"""Logging, tables and progress: all that the package ever shows on a terminal."""
+"""Progress, tables and lines: all that the package shows on a terminal, its log aside."""
 
 from __future__ import annotations
 
@@ -18,32 +18,6 @@ class Tick(Protocol):
 
     def __call__(self, advance: float = 1) -> None:
         """Move the bar on."""
-
-
-def setup_logging(verbosity: int = 0) -> None:
-    """Send the package's log to stderr: -1 quiet (errors), 0 normal (info), 1 verbose (debug)."""
-    level = {-1: logging.ERROR, 0: logging.INFO}.get(verbosity, logging.DEBUG)
-    handler = _log_handler(show_level=verbosity > 0)
-    logger = logging.getLogger("perturbgen")
-    # Replaced, not added: a process that sets it up twice must not say everything twice.
-    logger.handlers[:] = [handler]
-    logger.setLevel(level)
-
-
-def _log_handler(*, show_level: bool) -> logging.Handler:
-    if not sys.stderr.isatty():
-        # A message stays on one line, fit for grep; rich would fold it.
-        handler = logging.StreamHandler(sys.stderr)
-        handler.setFormatter(
-            logging.Formatter("%(levelname)-8s %(message)s" if show_level else "%(message)s")
-        )
-        return handler
-    from rich.console import Console
-    from rich.logging import RichHandler
-
-    return RichHandler(
-        console=Console(stderr=True), show_time=False, show_path=False, show_level=show_level
-    )
 
 
 @contextmanager

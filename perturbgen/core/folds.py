@@ -17,7 +17,7 @@ def deal(n: int, folds: int, rng: np.random.Generator) -> np.ndarray:
     return rng.permutation(n) % folds
 
 
-class Choice(NamedTuple, Generic[_T]):
+class _Choice(NamedTuple, Generic[_T]):
     """What was chosen, its score, and the scores of all candidates in their order."""
 
     best: _T
@@ -25,7 +25,7 @@ class Choice(NamedTuple, Generic[_T]):
     scores: list[float]
 
 
-def choose(candidates: Iterable[_T], score: Callable[[_T], float]) -> Choice[_T]:
+def choose(candidates: Iterable[_T], score: Callable[[_T], float]) -> _Choice[_T]:
     """The candidate with the highest score, the first of equals; NaN is never the highest.
 
     ``score`` has to judge by inner folds alone: a choice that has seen what is withheld in the end
@@ -34,4 +34,4 @@ def choose(candidates: Iterable[_T], score: Callable[[_T], float]) -> Choice[_T]
     tried = list(candidates)
     scores = [float(score(candidate)) for candidate in tried]
     at = max(range(len(tried)), key=lambda i: -math.inf if math.isnan(scores[i]) else scores[i])
-    return Choice(tried[at], scores[at], scores)
+    return _Choice(tried[at], scores[at], scores)

@@ -15,7 +15,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from perturbgen.core.config import Settings, to_toml
+from perturbgen.core.config import Settings
 from perturbgen.core.files import disk_errors, require_file, require_writable, slug
 
 
@@ -38,7 +38,7 @@ def create_run(
     with disk_errors(root), TemporaryDirectory(prefix=".new-", dir=root) as made:
         part = Path(made) / "run"
         part.mkdir()
-        (part / "config.toml").write_text(to_toml(settings), encoding="utf-8")
+        (part / "config.toml").write_text(settings.to_toml(), encoding="utf-8")
         (part / "env.json").write_text(json.dumps(environment(seed, data), indent=1))
         return _claim(part, root, f"{slug(name)}-s{seed}")
 
@@ -65,7 +65,7 @@ def environment(seed: int, data: Mapping[str, str] | None = None) -> dict[str, A
         "python": platform.python_version(),
         "platform": platform.platform(),
         "packages": {name: package_version(name) for name in names},
-        "git": git_revision(),
+        "git": _git_revision(),
         "seed": seed,
         "data": dict(data or {}),
     }
@@ -79,7 +79,7 @@ def package_version(name: str) -> str | None:
         return None
 
 
-def git_revision() -> str | None:
+def _git_revision() -> str | None:
     """The commit of the source, with ``+changes`` if it is not clean; None outside a repository."""
 
     def git(*arguments: str) -> str:

@@ -28,9 +28,13 @@ def keep_freed_memory(largest: int) -> None:
         mallopt(_M_TRIM_THRESHOLD, min(4 * largest, 2**31 - 1))
 
 
-def cores() -> int:
-    """The cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def cores(*, as_omp: bool = False) -> int:
+    """The cores this process may use; with ``as_omp`` OMP_NUM_THREADS lowers their number."""
+    found = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
+    wanted = os.environ.get("OMP_NUM_THREADS", "")
+    return max(1, min(found, int(wanted))) if as_omp and wanted.isdigit() else found
 
 
 def require_device(name: str) -> None:
@@ -46,13 +50,6 @@ def require_device(name: str) -> None:
         ) from None
 
 
-def workers() -> int:
-    """The cores this process may use; OMP_NUM_THREADS lowers it."""
-    available = cores()
-    wanted = os.environ.get("OMP_NUM_THREADS", "")
-    return max(1, min(available, int(wanted))) if wanted.isdigit() else available
-
-
 def spread(
     work: Callable[[range], None],
     total: int,
@@ -65,7 +62,7 @@ def spread(
     # numpy and scipy release the interpreter's lock in the loops that take the time, so threads do;
     # BLAS must not start its own inside each of them.
     ranges = [range(start, min(start + step, total)) for start in range(0, total, step)]
-    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(workers()) as pool:
+    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(cores(as_omp=True)) as pool:
         for piece, _ in zip(ranges, pool.map(work, ranges), strict=True):
             if done is not None:
                 done(len(piece))

@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import pandas as pd
 import pyarrow as pa
@@ -55,9 +55,9 @@ def read_frame(
     """
     path = require_file(path, "table")
     if _is_parquet(path):
-        with open_parquet(path, columns=columns) as file, parquet_errors(path):
+        with open_parquet(path, columns=columns) as file, reading(path, "parquet"):
             return file.read(columns=list(columns) if only else None).to_pandas()
-    with csv_errors(path):
+    with reading(path, "csv"):
         frame = pd.read_csv(
             path,
             dtype=dict.fromkeys(text, str),
@@ -85,32 +85,10 @@ def read_header(path: str | Path) -> list[str]:
     """The column names of a CSV or CSV.gz, as they stand (pandas would rename repeated ones)."""
     path = require_file(path, "table")
     with (
-        csv_errors(path),
+        reading(path, "csv"),
         (gzip.open if path.suffix == ".gz" else open)(path, "rt", newline="") as handle,
     ):
         return next(csv.reader(handle))
-
-
-@contextmanager
-def csv_errors(path: Path) -> Iterator[None]:
-    """Turn what gzip, csv and pandas say of a broken file into an error of ours."""
-    try:
-        yield
-    except (EOFError, OSError, zlib.error) as error:
-        raise InputError(
-            f"{path} cannot be decompressed: {error}", expected="a whole .csv.gz", cause=BROKEN
-        ) from None
-    except (
-        pd.errors.EmptyDataError,
-        pd.errors.ParserError,
-        UnicodeDecodeError,
-        csv.Error,
-        StopIteration,
-    ) as error:
-        raise InputError(
-            f"{path} is not a readable CSV: {str(error).strip()}",
-            expected="comma-separated columns with a header",
-        ) from None
 
 
 def require_columns(found: Iterable[object], wanted: Iterable[str], where: str | Path) -> None:
@@ -155,29 +133,12 @@ def require_values(
             )
 
 
-@contextmanager
-def parquet_errors(path: Path) -> Iterator[None]:
-    """Turn what Arrow says of a broken file into an error of ours."""
-    try:
-        yield
-    except MemoryError:
-        raise
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InputError(
-            f"{path} is not a readable parquet file: {first_line}",
-            expected="a whole parquet file",
-            cause=BROKEN,
-            fix="fetch it again and compare its size with the source's",
-        ) from None
-
-
 def open_parquet(
     path: str | Path, *, columns: Sequence[str] = (), dictionary: Sequence[str] | None = None
 ) -> pq.ParquetFile:
     """A parquet file with rows and ``columns``; its ``dictionary`` columns are read as codes."""
     path = require_file(path, "parquet file")
-    with parquet_errors(path):
+    with reading(path, "parquet"):
         metadata = pq.read_metadata(path)
         require_columns(metadata.schema.to_arrow_schema().names, columns, path)
         if metadata.num_rows == 0:
@@ -199,28 +160,64 @@ def open_h5ad(path: str | Path, *, backed: bool = False) -> AnnData:
     import anndata
 
     path = require_file(path, "h5ad file")
-    with h5ad_errors(path), warnings.catch_warnings():
+    with reading(path, "h5ad"), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*names are not unique")
         warnings.filterwarnings("ignore", message=".*was written without encoding metadata")
         return anndata.read_h5ad(path, backed="r" if backed else None)
 
 
+_Form = Literal["csv", "parquet", "h5ad"]
+
+
 @contextmanager
-def h5ad_errors(path: Path) -> Iterator[None]:
-    """Turn what h5py and anndata say of a broken file into an error of ours."""
+def reading(path: Path, form: _Form) -> Iterator[None]:
+    """Turn what pandas, Arrow or h5py say of a broken file into an error of ours."""
+    try:
+        yield
+    except MemoryError:  # Arrow's own, too: the file is not to blame
+        raise
+    except _broken(form) as error:
+        raise _unreadable(path, form, error) from None
+
+
+def _broken(form: _Form) -> tuple[type[Exception], ...]:
+    """What the readers of this form raise; asked only once something was raised."""
+    if form == "csv":
+        parsing = (pd.errors.EmptyDataError, pd.errors.ParserError, csv.Error, StopIteration)
+        return (EOFError, OSError, zlib.error, UnicodeDecodeError, *parsing)
+    if form == "parquet":
+        return (pa.ArrowException, OSError, UnicodeDecodeError)
     # anndata raises this for an element it does not know (a newer or a damaged file), and does not
     # export it.
     from anndata._io.specs.registry import IORegistryError
 
     # What h5py raises depends on where the file is damaged.
     known = (OSError, KeyError, ValueError, TypeError, AttributeError, RuntimeError)
-    try:
-        yield
-    except (*known, IORegistryError) as error:
-        first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InputError(
-            f"{path} is not a readable h5ad file: {first_line}",
-            expected="an AnnData file (HDF5)",
-            cause=f"another format under this name, or {BROKEN}",
-            fix="compare its size with the source's, or open it with h5ls",
-        ) from None
+    return (*known, IORegistryError)
+
+
+def _unreadable(path: Path, form: _Form, error: Exception) -> InputError:
+    if form == "csv":
+        if isinstance(error, (EOFError, OSError, zlib.error)):
+            return InputError(
+                f"{path} cannot be decompressed: {error}", expected="a whole .csv.gz", cause=BROKEN
+            )
+        return InputError(
+            f"{path} is not a readable CSV: {str(error).strip()}",
+            expected="comma-separated columns with a header",
+        )
+    first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
+    what = f"{path} is not a readable {form} file: {first_line}"
+    if form == "parquet":
+        return InputError(
+            what,
+            expected="a whole parquet file",
+            cause=BROKEN,
+            fix="fetch it again and compare its size with the source's",
+        )
+    return InputError(
+        what,
+        expected="an AnnData file (HDF5)",
+        cause=f"another format under this name, or {BROKEN}",
+        fix="compare its size with the source's, or open it with h5ls",
+    )

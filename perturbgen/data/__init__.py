@@ -14,7 +14,6 @@ from perturbgen.data.kaggle import (
     is_gene,
     read_competition,
     read_de,
-    read_gene_list,
     read_id_map,
     read_multiome,
 )
@@ -22,7 +21,7 @@ from perturbgen.data.maps import log_profiles, principal_components
 from perturbgen.data.openproblems import DE_LAYER, read_openproblems, read_openproblems_de
 from perturbgen.data.schema import KAGGLE_COLUMNS, depth, find_violations, validate
 from perturbgen.data.splits import KNOWN_IN_TARGETS, TARGETS, Split
-from perturbgen.data.store import Batch, CountStore, SparseRows, epoch_rng
+from perturbgen.data.store import Batch, CountStore, SparseRows
 
 __all__ = [
     "DE_LAYER",
@@ -38,7 +37,6 @@ __all__ = [
     "Split",
     "complete",
     "depth",
-    "epoch_rng",
     "find_violations",
     "groups_of",
     "is_gene",
@@ -48,7 +46,6 @@ __all__ = [
     "pseudobulk",
     "read_competition",
     "read_de",
-    "read_gene_list",
     "read_h5ad",
     "read_id_map",
     "read_multiome",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import Field
 
-from perturbgen.core.config import Settings, load_settings, read_toml
+from perturbgen.core.config import Settings, read_toml
 from perturbgen.core.console import progress
 from perturbgen.core.errors import DownloadError, InputError, StorageError, suggest
 from perturbgen.core.files import atomic_path, disk_errors
@@ -39,85 +39,86 @@ class _DataSource(Settings):
     sha256: dict[str, str] = Field(default_factory=dict)
     note: str = ""
 
+    def fetch(self, folder: str | Path) -> list[Path]:
+        """Download the files that are not in the folder yet, and verify all of them.
 
-class _Registry(Settings):
+        An interrupted download goes on at the next call. A file whose checksum is not in the
+        registry has it recorded in ``SHA256SUMS`` (the format of ``sha256sum -c``) when it first
+        arrives, and is held to it from then on.
+        """
+        if not self.files:
+            raise InputError(
+                f"{self.title} cannot be fetched here",
+                expected="a source with files",
+                fix=self.note,
+            )
+        folder = Path(folder)
+        with disk_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        return [self._fetch_file(name, folder) for name in self.files]
+
+    def checksums(self, folder: Path) -> dict[str, str]:
+        """Of the files, by name, as recorded in the folder or known beforehand."""
+        return _read_checksums(folder) | self.sha256
+
+    def _fetch_file(self, name: str, folder: Path) -> Path:
+        """One file, verified against the registry, or what was recorded when it first arrived."""
+        import pooch
+
+        recorded = _read_checksums(folder)
+        known = self.sha256.get(name) or recorded.get(name)
+        pooch.get_logger().setLevel("ERROR")
+        _logger.info("%s%s", self.base, name)
+        try:
+            pooch.retrieve(
+                self.base + name,
+                f"sha256:{known}" if known else None,
+                fname=name,
+                path=folder,
+                downloader=_resuming(folder / f"{name}.part"),
+            )
+        except ValueError:
+            raise DownloadError(
+                f"{self.base}{name} does not have the expected checksum",
+                expected=f"sha256 {known}",
+                cause="a corrupt download, or a new version at the source",
+                fix=f"fetch again; for a new version first delete its line in {folder / CHECKSUMS}",
+            ) from None
+        if known is None:
+            # No checksum is published: what arrives first is at least told from what comes later.
+            recorded[name] = file_hash(folder / name).removeprefix("sha256:")
+            with atomic_path(folder / CHECKSUMS) as part:
+                part.write_text("".join(f"{digest}  {file}\n" for file, digest in recorded.items()))
+        return folder / name
+
+
+class Registry(Settings):
     """All sources by name."""
 
     sources: dict[str, _DataSource]
 
+    @classmethod
+    def read(cls, path: str | Path | None = None) -> Registry:
+        """The sources this package knows, or those of another TOML file of the same form."""
+        tables = read_toml(path or Path(__file__).with_name("sources.toml"))
+        return cls.load(base={"sources": tables})
 
-def read_registry(path: str | Path | None = None) -> dict[str, _DataSource]:
-    """The sources this package knows, or those of another TOML file of the same form."""
-    tables = read_toml(path or Path(__file__).with_name("sources.toml"))
-    return load_settings(_Registry, base={"sources": tables}).sources
-
-
-def find_source(name: str, sources: dict[str, _DataSource]) -> _DataSource:
-    """The source of this name."""
-    if name not in sources:
-        raise InputError(
-            f"no source is called {name!r}: {suggest(name, sources)}",
-            expected="a name of the registry",
-            fix="perturbgen data list",
-        )
-    return sources[name]
-
-
-def fetch(source: _DataSource, folder: str | Path) -> list[Path]:
-    """Download the files of a source that are not in the folder yet, and verify all of them.
-
-    An interrupted download goes on at the next call. A file whose checksum is not in the registry
-    has it recorded in ``SHA256SUMS`` (the format of ``sha256sum -c``) when it first arrives, and is
-    held to it from then on.
-    """
-    if not source.files:
-        raise InputError(
-            f"{source.title} cannot be fetched here",
-            expected="a source with files",
-            fix=source.note,
-        )
-    folder = Path(folder)
-    with disk_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    return [_fetch_file(source, name, folder) for name in source.files]
+    def find(self, name: str) -> _DataSource:
+        """The source of this name."""
+        if name not in self.sources:
+            raise InputError(
+                f"no source is called {name!r}: {suggest(name, self.sources)}",
+                expected="a name of the registry",
+                fix="perturbgen data list",
+            )
+        return self.sources[name]
 
 
-def read_checksums(folder: Path) -> dict[str, str]:
+def _read_checksums(folder: Path) -> dict[str, str]:
     """File names and checksums recorded in a folder."""
     path = folder / CHECKSUMS
     lines = path.read_text().splitlines() if path.exists() else []
     return {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
-
-
-def _fetch_file(source: _DataSource, name: str, folder: Path) -> Path:
-    """One file, verified against the registry, or what was recorded when it first arrived."""
-    import pooch
-
-    recorded = read_checksums(folder)
-    known = source.sha256.get(name) or recorded.get(name)
-    pooch.get_logger().setLevel("ERROR")
-    _logger.info("%s%s", source.base, name)
-    try:
-        pooch.retrieve(
-            source.base + name,
-            f"sha256:{known}" if known else None,
-            fname=name,
-            path=folder,
-            downloader=_resuming(folder / f"{name}.part"),
-        )
-    except ValueError:
-        raise DownloadError(
-            f"{source.base}{name} does not have the expected checksum",
-            expected=f"sha256 {known}",
-            cause="a corrupt download, or a new version at the source",
-            fix=f"fetch again; for a new version first delete its line in {folder / CHECKSUMS}",
-        ) from None
-    if known is None:
-        # No checksum is published: what arrives first is at least told from what comes later.
-        recorded[name] = file_hash(folder / name).removeprefix("sha256:")
-        with atomic_path(folder / CHECKSUMS) as part:
-            part.write_text("".join(f"{digest}  {file}\n" for file, digest in recorded.items()))
-    return folder / name
 
 
 def _resuming(part: Path) -> Callable[[str, Any, Any], None]:

@@ -40,7 +40,7 @@ from anndata.io import sparse_dataset, write_elem
 from pydantic import Field
 from scipy import sparse
 
-from perturbgen.core.config import Settings, load_settings
+from perturbgen.core.config import Settings
 from perturbgen.core.errors import ConfigError, SchemaError, shorten, suggest
 from perturbgen.core.files import atomic_path
 from perturbgen.core.labels import CONDITION
@@ -137,7 +137,7 @@ def _column_map(columns: Mapping[str, str] | str | Path | None) -> _ColumnMap:
     if columns is None or isinstance(columns, Mapping):
         chosen = _ColumnMap(columns=dict(columns or {}))
     else:
-        chosen = load_settings(_ColumnMap, columns, fix='for example: [columns] compound = "drug"')
+        chosen = _ColumnMap.load(columns, fix='for example: [columns] compound = "drug"')
     # A misspelt name of ours would otherwise add a column that nothing reads.
     for name in (*chosen.columns, *chosen.constants, *chosen.extract):
         if name not in COLUMNS:

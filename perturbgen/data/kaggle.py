@@ -21,14 +21,14 @@ from perturbgen.core.tables import (
     find_optional,
     find_table,
     open_parquet,
-    parquet_errors,
     read_frame,
     read_header,
+    reading,
     require_columns,
     require_unique,
     require_values,
 )
-from perturbgen.data.long_counts import distinct_labels, read_long_counts
+from perturbgen.data.counts import distinct_labels, read_long_counts
 from perturbgen.data.schema import KAGGLE_COLUMNS, with_our_columns
 
 if TYPE_CHECKING:
@@ -67,10 +67,12 @@ def read_de(path: str | Path) -> pd.DataFrame:
     path = Path(path)
     path = require_file(path / "de_train.parquet" if path.is_dir() else path, "DE table")
     labels = list(_DE_META[:2])
-    with open_parquet(path, columns=labels) as file, parquet_errors(path):
+    with open_parquet(path, columns=labels) as file, reading(path, "parquet"):
         names = [name for name in file.schema_arrow.names if name in labels or is_gene(name)]
         table = file.read(columns=names).to_pandas()
-    values = table.set_index(unique_conditions(table, path)).drop(columns=labels)
+    values = table.set_index(conditions_of(table, compound="sm_name", unique_in=path)).drop(
+        columns=labels
+    )
     holes = values.isna().to_numpy()
     if holes.any():
         row, gene = divmod(int(holes.argmax()), values.shape[1])
@@ -79,13 +81,6 @@ def read_de(path: str | Path) -> pd.DataFrame:
             expected="a complete table",
         )
     return values.rename_axis(columns="gene")
-
-
-def unique_conditions(table: pd.DataFrame, where: str | Path) -> pd.MultiIndex:
-    """The condition (cell_type, sm_name) of each row; one that occurs twice is an error."""
-    index = conditions_of(table[["cell_type", "sm_name"]].set_axis(CONDITION, axis=1))
-    require_unique(index, "condition", where)
-    return index
 
 
 def is_gene(name: str) -> bool:
@@ -109,7 +104,7 @@ def read_id_map(
     table = read_frame(path, columns=names, text=names[1:])
     require_values(table, names, "id", path)
     require_unique(table["id"], "id", path)
-    unique_conditions(table, path)
+    conditions_of(table, compound="sm_name", unique_in=path)
     table = table.rename(columns={"sm_name": "compound"}).set_index("id")[list(CONDITION)]
     for column, allowed in (("compound", compounds), ("cell_type", cell_types)):
         if allowed is None:
@@ -124,13 +119,6 @@ def read_id_map(
                 fix="; ".join(f"{value!r}: {suggest(value, known)}" for value in unknown[:5]),
             )
     return table
-
-
-def read_gene_list(path: str | Path) -> pd.Index:
-    """A list of genes, one a line."""
-    path = require_file(path, "gene list")
-    lines = (line.strip() for line in path.read_text().splitlines())
-    return _unique_genes([line for line in lines if line], path)
 
 
 def read_competition(

@@ -2,22 +2,72 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
+from perturbgen.core.page import PALETTE
 from perturbgen.core.stats import log_cpm
+from perturbgen.data.aggregate import pseudobulk
 
 if TYPE_CHECKING:
+    import plotly.graph_objects as go
     from anndata import AnnData
 
-MIN_CELLS = 5  # a profile of fewer cells is mostly counting noise
+    from perturbgen.core.page import Page
+
+_MIN_CELLS = 5  # a profile of fewer cells is mostly counting noise
 _MIN_COUNT = (
     1.0  # and so is a gene of fewer counts a sample; its log CPM says how deep the sample is
 )
 _MIN_GENES = 50  # unless hardly any gene has more
+GREY = "#c4c9cf"
+_MAX_NAMED = 8  # more colours than this cannot be told apart
+_SAMPLE = ("plate", "well", "donor", "cell_type", "compound")  # what tells pseudobulk samples apart
+_MAP_CAPTION = (
+    "A sample is the sum of a well's cells of one type. Plate effects are those of the fit "
+    "compound + plate in each cell type. Named compounds are those farthest from the vehicle. "
+    "Hover for a sample's labels."
+)
+
+
+def add_maps(page: Page, adata: AnnData, seed: int) -> None:
+    """PCA and UMAP of pseudobulk samples, coloured by what may separate them."""
+    bulk = pseudobulk(adata, by=[name for name in _SAMPLE if name in adata.obs])
+    values, obs = log_profiles(bulk)
+    page.section("Pseudobulk maps")
+    if min(values.shape) < 4:
+        page.text(
+            f"{len(obs)} pseudobulk samples of {_MIN_CELLS} or more cells and {values.shape[1]} "
+            "genes are too few for a map."
+        )
+        return
+    maps = {"before": _map_samples(values, seed=seed)}
+    if "plate" in obs and obs["plate"].nunique() > 1:
+        corrected = _remove_plate_effects(values, obs["cell_type"], obs["plate"], obs["compound"])
+        maps["after"] = _map_samples(corrected, seed=seed)
+
+    colours = {"cell type": named(obs["cell_type"])}
+    batch = next((name for name in ("plate", "donor") if name in obs), None)
+    if batch is not None:
+        colours[batch] = named(obs[batch])
+    # There are more compounds than colours: the vehicle and those farthest from it are named.
+    vehicle, first = adata.uns.get("vehicle"), []
+    if vehicle is not None and vehicle in set(obs["compound"]):
+        strongest = _strength(values, obs["cell_type"], obs["compound"], vehicle)
+        first = [vehicle, *strongest.index]
+    colours["compound"] = named(obs["compound"], first)
+
+    labels = obs[[name for name in _SAMPLE if name in obs]]
+    for method, axes in {
+        "Principal components": ("PC1", "PC2"),
+        "UMAP": ("UMAP1", "UMAP2"),
+    }.items():
+        caption = f"{method} of {len(obs):,} samples. {_MAP_CAPTION}"
+        page.figure(_maps_figure(maps, labels, colours, axes), caption)
 
 
 def log_profiles(bulk: AnnData) -> tuple[np.ndarray, pd.DataFrame]:
@@ -26,13 +76,13 @@ def log_profiles(bulk: AnnData) -> tuple[np.ndarray, pd.DataFrame]:
     counts = np.asarray(dense, dtype=np.float64)
     seen = counts.mean(axis=0) >= _MIN_COUNT
     counts = counts[:, seen] if seen.sum() >= _MIN_GENES else counts
-    enough = min(MIN_CELLS, bulk.obs["n_cells"].max())
+    enough = min(_MIN_CELLS, bulk.obs["n_cells"].max())
     keep = (bulk.obs["n_cells"].to_numpy() >= enough) & (counts.sum(axis=1) > 0)
     counts = counts[keep]
     return log_cpm(counts, counts.sum(axis=1)), bulk.obs[keep].reset_index(drop=True)
 
 
-def remove_plate_effects(
+def _remove_plate_effects(
     values: np.ndarray, cell_type: pd.Series, plate: pd.Series, compound: pd.Series
 ) -> np.ndarray:
     """``values`` (samples, genes) without the plate part of ``compound + plate`` by cell type."""
@@ -49,7 +99,7 @@ def remove_plate_effects(
     return corrected
 
 
-def strength(
+def _strength(
     values: np.ndarray, cell_type: pd.Series, compound: pd.Series, vehicle: str
 ) -> pd.Series:
     """How far each compound lies from the vehicle of the same cell type, strongest first.
@@ -84,7 +134,7 @@ def principal_components(values: np.ndarray, *, seed: int = 0, components: int =
     )
 
 
-def map_samples(values: np.ndarray, *, seed: int = 0) -> pd.DataFrame:
+def _map_samples(values: np.ndarray, *, seed: int = 0) -> pd.DataFrame:
     """PC1, PC2, UMAP1 and UMAP2 (samples, 4) of ``values`` (samples, genes)."""
     import scanpy as sc
     from anndata import AnnData
@@ -110,3 +160,67 @@ def _rows_by_label(labels: pd.Series) -> list[np.ndarray]:
 def _variable_genes(values: np.ndarray, n: int = 2000) -> np.ndarray:
     """The columns of ``values`` (samples, genes) that vary most, in their own order."""
     return np.sort(np.argsort(-values.var(axis=0), kind="stable")[:n])
+
+
+def _maps_figure(
+    maps: dict[str, pd.DataFrame],
+    labels: pd.DataFrame,
+    colours: dict[str, pd.Series],
+    axes: tuple[str, str],
+) -> go.Figure:
+    """Maps of pseudobulk samples: a column of panels for each colouring, a row for each map."""
+    from plotly.subplots import make_subplots
+
+    figure = make_subplots(
+        len(maps),
+        len(colours),
+        column_titles=list(colours),
+        horizontal_spacing=0.05,
+        vertical_spacing=0.05,
+        row_titles=[f"{version} plate removal" for version in maps] if len(maps) > 1 else None,
+    )
+    hover = labels.astype(str).agg(" · ".join, axis=1)
+    for i, points in enumerate(maps.values()):
+        for j, (title, colour) in enumerate(colours.items()):
+            for name, tint in tints(colour).items():
+                rows = (colour == name).to_numpy()
+                figure.add_scattergl(
+                    x=points.loc[rows, axes[0]],
+                    y=points.loc[rows, axes[1]],
+                    text=hover[rows],
+                    hoverinfo="text",
+                    mode="markers",
+                    name=name,
+                    legendgroup=f"{title}{name}",
+                    showlegend=i == 0,
+                    legend=f"legend{j + 1}",
+                    marker={"size": 5, "color": tint, "opacity": 0.75 if tint != GREY else 0.35},
+                    row=i + 1,
+                    col=j + 1,
+                )
+    legend = {"y": -0.04, "yanchor": "top", "font": {"size": 11}, "itemsizing": "constant"}
+    for j in range(len(colours)):
+        figure.update_layout({f"legend{j + 1}": {"x": j / len(colours) + 0.01, **legend}})
+    figure.update_xaxes(showticklabels=False, zeroline=False)
+    figure.update_yaxes(showticklabels=False, zeroline=False)
+    return figure.update_layout(height=430 * len(maps) + 190)
+
+
+def named(values: pd.Series, first: list[str] | None = None, most: int = _MAX_NAMED) -> pd.Series:
+    """The values as text, all but ``first`` and then the most frequent ones called ``other``."""
+    text = values.astype(str)
+    keep = list(dict.fromkeys([*(first or []), *text.value_counts().index]))[:most]
+    return text.where(text.isin(keep), "other")
+
+
+def tints(colour: pd.Series) -> dict[str, str]:
+    """A colour for each value; ``other`` is grey and drawn first."""
+
+    def by_number(name: str) -> list[str | float]:
+        # 3 uM comes before 10 uM.
+        parts = re.split(r"(\d+(?:\.\d+)?)", name)
+        return [float(part) if i % 2 else part for i, part in enumerate(parts)]
+
+    names = sorted((name for name in colour.unique() if name != "other"), key=by_number)
+    grey = {"other": GREY} if (colour == "other").any() else {}
+    return grey | {name: PALETTE[i % len(PALETTE)] for i, name in enumerate(names)}

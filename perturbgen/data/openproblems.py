@@ -12,11 +12,10 @@ import pandas as pd
 
 from perturbgen.core.errors import SchemaError, shorten, suggest
 from perturbgen.core.files import require_file
-from perturbgen.core.labels import VEHICLE
-from perturbgen.core.tables import h5ad_errors, open_h5ad, require_columns
+from perturbgen.core.labels import VEHICLE, conditions_of
+from perturbgen.core.tables import open_h5ad, reading, require_columns
 from perturbgen.data.counts import to_counts
 from perturbgen.data.h5ad import take_layer
-from perturbgen.data.kaggle import unique_conditions
 from perturbgen.data.schema import KAGGLE_COLUMNS, with_our_columns
 
 if TYPE_CHECKING:
@@ -102,7 +101,7 @@ def is_openproblems(path: str | Path) -> bool:
     import h5py
 
     path = require_file(path, "h5ad file")
-    with h5ad_errors(path), h5py.File(path) as file:
+    with reading(path, "h5ad"), h5py.File(path) as file:
         return {"sm_name", "cell_type"} <= set(file["obs"]) and "compound" not in file["obs"]
 
 
@@ -138,4 +137,4 @@ def read_openproblems_de(path: str | Path, *, layer: str = DE_LAYER) -> pd.DataF
         raise SchemaError(
             f"{path}: layer {layer!r} holds missing values", expected="a complete table"
         )
-    return values.set_index(unique_conditions(adata.obs, path))
+    return values.set_index(conditions_of(adata.obs, compound="sm_name", unique_in=path))

@@ -6,7 +6,7 @@ what separates their pseudobulks.
 
 from __future__ import annotations
 
-import re
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,79 +16,73 @@ from plotly.subplots import make_subplots
 from scipy import sparse
 
 from perturbgen.core.errors import shorten
-from perturbgen.core.page import PALETTE, Page
-from perturbgen.data.aggregate import pseudobulk
-from perturbgen.data.maps import (
-    MIN_CELLS,
-    log_profiles,
-    map_samples,
-    remove_plate_effects,
-    strength,
-)
+from perturbgen.core.page import Page
+from perturbgen.data.maps import add_maps
 from perturbgen.data.schema import depth
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
-GREY = "#c4c9cf"
 _WELL = r"([A-Z]+)0*(\d+)"  # row and column
-_MAX_NAMED = 8  # more colours than this cannot be told apart
 _QUANTILES = {"min": 0.0, "5%": 0.05, "median": 0.5, "95%": 0.95, "max": 1.0}
-_SAMPLE = ("plate", "well", "donor", "cell_type", "compound")  # what tells pseudobulk samples apart
-_MAP_CAPTION = (
-    "A sample is the sum of a well's cells of one type. Plate effects are those of the fit "
-    "compound + plate in each cell type. Named compounds are those farthest from the vehicle. "
-    "Hover for a sample's labels."
-)
 
 
-def overview(adata: AnnData) -> dict[str, Any]:
-    """Cells, genes, share of zeros, vehicle and how many values each of our columns holds."""
-    is_sparse: bool = sparse.issparse(adata.X)
-    stored = adata.X.count_nonzero() if is_sparse else np.count_nonzero(adata.X)
-    counted = [name for name in ("cell_type", "compound", "donor", "plate") if name in adata.obs]
-    return {
-        "cells": adata.n_obs,
-        "genes": adata.n_vars,
-        "zeros": 1 - float(stored) / max(adata.n_obs * adata.n_vars, 1),
-        "vehicle": adata.uns.get("vehicle"),
-        **{f"{name}s": int(adata.obs[name].nunique()) for name in counted},
-    }
+@dataclass(frozen=True)
+class Overview:
+    """What is in a counts file, as tables."""
 
+    adata: AnnData
 
-def depth_quantiles(adata: AnnData) -> list[dict[str, Any]]:
-    """Quantiles of counts and of genes detected per cell; None where X is empty or not finite."""
-    detected = np.asarray((adata.X != 0).sum(axis=1)).ravel()
-    rows = []
-    for name, values in {"counts per cell": depth(adata), "genes per cell": detected}.items():
-        usable = values.size > 0 and bool(np.isfinite(values).all())
-        rows.append(
-            {"per cell": name}
-            | {
-                label: round(float(np.quantile(values, q))) if usable else None
-                for label, q in _QUANTILES.items()
-            }
-        )
-    return rows
+    def summary(self) -> dict[str, Any]:
+        """Cells, genes, share of zeros, vehicle and how many values each of our columns holds."""
+        is_sparse: bool = sparse.issparse(self.adata.X)
+        stored = self.adata.X.count_nonzero() if is_sparse else np.count_nonzero(self.adata.X)
+        counted = [
+            name for name in ("cell_type", "compound", "donor", "plate") if name in self.adata.obs
+        ]
+        return {
+            "cells": self.adata.n_obs,
+            "genes": self.adata.n_vars,
+            "zeros": 1 - float(stored) / max(self.adata.n_obs * self.adata.n_vars, 1),
+            "vehicle": self.adata.uns.get("vehicle"),
+            **{f"{name}s": int(self.adata.obs[name].nunique()) for name in counted},
+        }
 
+    def depth(self) -> list[dict[str, Any]]:
+        """Quantiles of counts and genes detected per cell; None where X is empty or not finite."""
+        detected = np.asarray((self.adata.X != 0).sum(axis=1)).ravel()
+        rows = []
+        for name, values in {
+            "counts per cell": depth(self.adata),
+            "genes per cell": detected,
+        }.items():
+            usable = values.size > 0 and bool(np.isfinite(values).all())
+            rows.append(
+                {"per cell": name}
+                | {
+                    label: round(float(np.quantile(values, q))) if usable else None
+                    for label, q in _QUANTILES.items()
+                }
+            )
+        return rows
 
-def cells_by_condition(adata: AnnData, *, top: int = 12) -> list[dict[str, Any]]:
-    """Cells of each type (columns) of the compounds with most cells; the rest is a last row."""
-    obs = adata.obs[["compound", "cell_type"]].astype(str)
-    table = pd.crosstab(obs["compound"], obs["cell_type"])
-    table = table.loc[table.sum(axis=1).sort_values(ascending=False, kind="stable").index]
-    shown, rest = table[:top], table[top:]
-    if len(rest):
-        shown = pd.concat([shown, rest.sum().to_frame(f"({len(rest)} more)").T])
-    return [
-        {"compound": str(name), **{str(kind): int(cells) for kind, cells in row.items()}}
-        for name, row in zip(shown.index, shown.to_dict("records"), strict=True)
-    ]
+    def cells(self, *, top: int = 12) -> list[dict[str, Any]]:
+        """Cells of each type (columns) of the compounds with most cells; the rest is a last row."""
+        obs = self.adata.obs[["compound", "cell_type"]].astype(str)
+        table = pd.crosstab(obs["compound"], obs["cell_type"])
+        table = table.loc[table.sum(axis=1).sort_values(ascending=False, kind="stable").index]
+        shown, rest = table[:top], table[top:]
+        if len(rest):
+            shown = pd.concat([shown, rest.sum().to_frame(f"({len(rest)} more)").T])
+        return [
+            {"compound": str(name), **{str(kind): int(cells) for kind, cells in row.items()}}
+            for name, row in zip(shown.index, shown.to_dict("records"), strict=True)
+        ]
 
 
 def summary_page(adata: AnnData, *, title: str, seed: int = 0) -> Page:
     """Depth, zeros, plates, and maps of pseudobulk before and after plate effects are removed."""
-    zeros = overview(adata)["zeros"]
+    zeros = Overview(adata).summary()["zeros"]
     page = Page(title, f"{adata.n_obs:,} cells × {adata.n_vars:,} genes, {zeros:.1%} zeros")
     obs = adata.obs
     total = pd.Series(np.asarray(adata.X.sum(axis=1)).ravel(), obs.index)
@@ -115,7 +109,7 @@ def summary_page(adata: AnnData, *, title: str, seed: int = 0) -> Page:
 
     if {"plate", "well"} <= set(obs):
         _add_plates(page, obs, total)
-    _add_maps(page, adata, seed)
+    add_maps(page, adata, seed)
     return page
 
 
@@ -136,42 +130,6 @@ def _add_plates(page: Page, obs: pd.DataFrame, total: pd.Series) -> None:
             "Counts of each well, which is one profile here. Toxic compounds are the dark wells."
         )
         page.figure(_plates_figure(obs, total, unit="counts"), caption)
-
-
-def _add_maps(page: Page, adata: AnnData, seed: int) -> None:
-    """PCA and UMAP of pseudobulk samples, coloured by what may separate them."""
-    bulk = pseudobulk(adata, by=[name for name in _SAMPLE if name in adata.obs])
-    values, obs = log_profiles(bulk)
-    page.section("Pseudobulk maps")
-    if min(values.shape) < 4:
-        page.text(
-            f"{len(obs)} pseudobulk samples of {MIN_CELLS} or more cells and {values.shape[1]} "
-            "genes are too few for a map."
-        )
-        return
-    maps = {"before": map_samples(values, seed=seed)}
-    if "plate" in obs and obs["plate"].nunique() > 1:
-        corrected = remove_plate_effects(values, obs["cell_type"], obs["plate"], obs["compound"])
-        maps["after"] = map_samples(corrected, seed=seed)
-
-    colours = {"cell type": named(obs["cell_type"])}
-    batch = next((name for name in ("plate", "donor") if name in obs), None)
-    if batch is not None:
-        colours[batch] = named(obs[batch])
-    # There are more compounds than colours: the vehicle and those farthest from it are named.
-    vehicle, first = adata.uns.get("vehicle"), []
-    if vehicle is not None and vehicle in set(obs["compound"]):
-        strongest = strength(values, obs["cell_type"], obs["compound"], vehicle)
-        first = [vehicle, *strongest.index]
-    colours["compound"] = named(obs["compound"], first)
-
-    labels = obs[[name for name in _SAMPLE if name in obs]]
-    for method, axes in {
-        "Principal components": ("PC1", "PC2"),
-        "UMAP": ("UMAP1", "UMAP2"),
-    }.items():
-        caption = f"{method} of {len(obs):,} samples. {_MAP_CAPTION}"
-        page.figure(_maps_figure(maps, labels, colours, axes), caption)
 
 
 def _cells_figure(obs: pd.DataFrame) -> go.Figure:
@@ -250,65 +208,3 @@ def _plates_figure(obs: pd.DataFrame, values: pd.Series, *, unit: str) -> go.Fig
     figure.update_yaxes(autorange="reversed", showgrid=False).update_xaxes(showgrid=False, dtick=2)
     scale = {"colorscale": "Viridis", "colorbar": {"title": unit}, "cmin": 0}
     return figure.update_layout(coloraxis=scale, height=60 + 250 * down)
-
-
-def _maps_figure(
-    maps: dict[str, pd.DataFrame],
-    labels: pd.DataFrame,
-    colours: dict[str, pd.Series],
-    axes: tuple[str, str],
-) -> go.Figure:
-    """Maps of pseudobulk samples: a column of panels for each colouring, a row for each map."""
-    figure = make_subplots(
-        len(maps),
-        len(colours),
-        column_titles=list(colours),
-        horizontal_spacing=0.05,
-        vertical_spacing=0.05,
-        row_titles=[f"{version} plate removal" for version in maps] if len(maps) > 1 else None,
-    )
-    hover = labels.astype(str).agg(" · ".join, axis=1)
-    for i, points in enumerate(maps.values()):
-        for j, (title, colour) in enumerate(colours.items()):
-            for name, tint in tints(colour).items():
-                rows = (colour == name).to_numpy()
-                figure.add_scattergl(
-                    x=points.loc[rows, axes[0]],
-                    y=points.loc[rows, axes[1]],
-                    text=hover[rows],
-                    hoverinfo="text",
-                    mode="markers",
-                    name=name,
-                    legendgroup=f"{title}{name}",
-                    showlegend=i == 0,
-                    legend=f"legend{j + 1}",
-                    marker={"size": 5, "color": tint, "opacity": 0.75 if tint != GREY else 0.35},
-                    row=i + 1,
-                    col=j + 1,
-                )
-    legend = {"y": -0.04, "yanchor": "top", "font": {"size": 11}, "itemsizing": "constant"}
-    for j in range(len(colours)):
-        figure.update_layout({f"legend{j + 1}": {"x": j / len(colours) + 0.01, **legend}})
-    figure.update_xaxes(showticklabels=False, zeroline=False)
-    figure.update_yaxes(showticklabels=False, zeroline=False)
-    return figure.update_layout(height=430 * len(maps) + 190)
-
-
-def named(values: pd.Series, first: list[str] | None = None, most: int = _MAX_NAMED) -> pd.Series:
-    """The values as text, all but ``first`` and then the most frequent ones called ``other``."""
-    text = values.astype(str)
-    keep = list(dict.fromkeys([*(first or []), *text.value_counts().index]))[:most]
-    return text.where(text.isin(keep), "other")
-
-
-def tints(colour: pd.Series) -> dict[str, str]:
-    """A colour for each value; ``other`` is grey and drawn first."""
-
-    def by_number(name: str) -> list[str | float]:
-        # 3 uM comes before 10 uM.
-        parts = re.split(r"(\d+(?:\.\d+)?)", name)
-        return [float(part) if i % 2 else part for i, part in enumerate(parts)]
-
-    names = sorted((name for name in colour.unique() if name != "other"), key=by_number)
-    grey = {"other": GREY} if (colour == "other").any() else {}
-    return grey | {name: PALETTE[i % len(PALETTE)] for i, name in enumerate(names)}

@@ -15,7 +15,7 @@ import pandas as pd
 from perturbgen.core.errors import ConfigError, InputError, SchemaError, suggest
 from perturbgen.core.files import atomic_path, require_file
 from perturbgen.core.labels import CONDITION
-from perturbgen.core.tables import open_h5ad, open_parquet, parquet_errors, read_frame
+from perturbgen.core.tables import open_h5ad, open_parquet, read_frame, reading
 from perturbgen.data import is_gene, read_id_map
 
 if TYPE_CHECKING:
@@ -247,7 +247,7 @@ def read_de_table(
     if path.suffix == ".h5ad":
         return _read_layer(path, statistic, layer, id_map)
     if path.suffix == ".parquet":
-        with open_parquet(path) as file, parquet_errors(path):
+        with open_parquet(path) as file, reading(path, "parquet"):
             if _METADATA_KEY not in (file.schema_arrow.metadata or {}):
                 return labelled(file.read().to_pandas(), path, id_map)
         return _of_statistic(DETable.read(path), statistic)

@@ -54,8 +54,9 @@ class ScorecardText:
         better = ", the better on each metric" if len(card.negatives) > 1 else ""
         return (
             f"{len(card.methods)} methods, controls among them, on {card.scores.shape[1]} "
-            f"conditions. Negative control: {' or '.join(card.negatives)}{better}; positive control: "
-            f"{card.positive or 'none, a perfect prediction in its place'}. Intervals: "
+            f"conditions. Negative control: {' or '.join(card.negatives)}{better}; "
+            f"positive control: {card.positive or 'none, a perfect prediction in its place'}. "
+            "Intervals: "
             f"{card.resamples} bootstrap resamples of {unit}, seed {card.seed}."
         )
 

@@ -11,7 +11,7 @@ is approximated.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ from perturbgen.core.system import keep_freed_memory
 from perturbgen.data import CovariateEncoder
 from perturbgen.generate.latents import Latents
 from perturbgen.generate.sampler import CellSampler
-from perturbgen.generate.wells import WELL, design_wells
+from perturbgen.generate.wells import WELL
 
 if TYPE_CHECKING:
     import torch
@@ -63,7 +63,7 @@ class Plan:
     @cached_property
     def wells(self) -> pd.DataFrame:
         """A row for each condition and well of the design."""
-        wells = design_wells(self.sampler.table, self.conditions)
+        wells = self.sampler.table.design(self.conditions)
         # By label: the same draws whatever the order in which conditions were asked for.
         return wells.sort_values(_KEY, ignore_index=True)
 
@@ -82,27 +82,6 @@ class Plan:
         return np.random.default_rng([_DRAWS, self.seed, replicate, label])
 
 
-def add_covariates(wells: pd.DataFrame, obs: pd.DataFrame, names: Iterable[str]) -> pd.DataFrame:
-    """Wells with further columns of the cells' obs, which must be constant in a well."""
-    for name in names:
-        if name in wells:
-            continue
-        if name not in obs:
-            raise SchemaError(
-                f"the run is conditioned on {name!r}, "
-                "which neither the design's wells nor the cells' obs say",
-                expected=f"a column {name!r} beside {shorten(wells.columns)}",
-            )
-        known = obs[[*WELL, name]].astype(str).drop_duplicates()
-        if known.duplicated(WELL).any():
-            raise SchemaError(
-                f"the run is conditioned on {name!r}, which differs within a well",
-                cause="it belongs to cells, and a cell that is not measured has none",
-            )
-        wells = wells.merge(known, on=WELL, how="left", validate="many_to_one")
-    return wells
-
-
 class _WellCells(NamedTuple):
     """Cells drawn for a well: its position in the plan, and counts (cells, genes) int32."""
 
@@ -110,7 +89,7 @@ class _WellCells(NamedTuple):
     counts: sp.csr_array
 
 
-class Piece(NamedTuple):
+class _Piece(NamedTuple):
     """Some of a well's cells: latent points (cells, latent), the codes (1, covariates) of all."""
 
     well: int
@@ -155,7 +134,7 @@ class CellGenerator:
         pieces = self._pieces(plan, wells, plan.libraries(replicate), replicate)
         # In the plan's order, and never more than some pieces ahead: memory stays bounded.
         drawn = deque[Future[_WellCells]]()
-        with drawing_threads() as pool:
+        with _drawing_threads() as pool:
             for piece in pieces:
                 drawn.append(pool.submit(self.draw_piece, piece))
                 if len(drawn) >= _AHEAD:
@@ -191,7 +170,7 @@ class CellGenerator:
         sizes: Sequence[np.ndarray],
         replicate: int,
         **replaced: str,
-    ) -> Iterator[Piece]:
+    ) -> Iterator[_Piece]:
         """The wells' cells with their latent points, at most ``_PIECE`` at once."""
         import torch
 
@@ -206,9 +185,9 @@ class CellGenerator:
             own = codes[[i]].to(self._device)
             points, depths = z.split(_PIECE), torch.from_numpy(size).float().split(_PIECE)
             for point, depth, stream in zip(points, depths, rng.spawn(len(points)), strict=True):
-                yield Piece(i, point.to(self._device), own, depth.to(self._device), stream)
+                yield _Piece(i, point.to(self._device), own, depth.to(self._device), stream)
 
-    def means(self, piece: Piece) -> tuple[np.ndarray, np.ndarray]:
+    def means(self, piece: _Piece) -> tuple[np.ndarray, np.ndarray]:
         """Means (cells, genes), each cell's adding up to its size, and r (1 or cells, genes)."""
         import torch
 
@@ -221,7 +200,7 @@ class CellGenerator:
             mean = share.mul_(piece.size[:, None])
             return mean.cpu().numpy(), np.atleast_2d(log_r.exp().cpu().numpy())
 
-    def draw_piece(self, piece: Piece) -> _WellCells:
+    def draw_piece(self, piece: _Piece) -> _WellCells:
         """Counts around the means, from the piece's own stream."""
         import torch
 
@@ -233,7 +212,7 @@ class CellGenerator:
 
 
 @contextmanager
-def drawing_threads() -> Iterator[Executor]:
+def _drawing_threads() -> Iterator[Executor]:
     """As many threads as torch has, each of which decodes and draws alone.
 
     All cores for a product and then for the draws waste both: threads wait for each other at every

@@ -28,7 +28,7 @@ _PRIOR_DEPTH: Final = 20.0  # cells of no depth effect
 
 
 @dataclass(frozen=True)
-class Reference:
+class _Reference:
     """Expected cells of an unharmed well, and mean log library size, by label.
 
     ``cells`` (plate, cell_type) -> expected number; ``depth``: an effect for each level of each
@@ -56,11 +56,6 @@ class Reference:
         """Expected mean log library size (rows,)."""
         effects = (labels[name].map(effect).to_numpy(float) for name, effect in self.depth.items())
         return sum(effects, np.zeros(len(labels)))
-
-
-def _fit_reference(groups: pd.DataFrame) -> Reference:
-    """The reference of a table of groups, the compounds' own effects taken out."""
-    return Reference(_fit_cells(groups), _fit_depth(groups))
 
 
 def _fit_cells(groups: pd.DataFrame) -> pd.Series:
@@ -136,7 +131,7 @@ class FeatureMaker:
     """
 
     encoder: CovariateEncoder
-    reference: Reference
+    reference: _Reference
     known: pd.DataFrame
 
     @classmethod
@@ -146,13 +141,18 @@ class FeatureMaker:
         # A withheld compound, or its well, may have no training row at all.
         new = [name for name in _MAY_BE_NEW if name in columns]
         encoder = CovariateEncoder.fit(groups, columns, unknown=new)
-        return cls.of(encoder, _fit_reference(groups), groups)
+        return cls.of(encoder, _fit_cells(groups), _fit_depth(groups), groups)
 
     @classmethod
     def of(
-        cls, encoder: CovariateEncoder, reference: Reference, groups: pd.DataFrame
+        cls,
+        encoder: CovariateEncoder,
+        cells: pd.Series,
+        depth: dict[str, pd.Series],
+        groups: pd.DataFrame,
     ) -> FeatureMaker:
-        """With an encoder and a reference fitted before."""
+        """With an encoder, expected cells and effects on depth that were fitted before."""
+        reference = _Reference(cells, depth)
         deviation = groups["log_library"].to_numpy() - reference.expected_depth(groups)
         n = groups["n_cells"]
         known = groups[[*GROUP, "compound", "n_cells"]].assign(

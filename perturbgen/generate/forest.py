@@ -7,7 +7,7 @@ regression forest (Meinshausen 2006): w_i(x) = mean over trees of 1[i in leaf(x)
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -100,68 +100,72 @@ class Forest:
         """All there is, by name; ``Forest(**arrays)`` is the inverse."""
         return dict(vars(self))
 
+    @classmethod
+    def fit(
+        cls,
+        x: NDArray[np.float32],
+        y: _Floats,
+        weights: _Floats,
+        settings: SamplerSettings,
+        rng: np.random.Generator,
+    ) -> Self:
+        """scikit-learn's forest on x (rows, features), y (rows,), weights (rows,).
 
-def _fit_forest(
-    x: NDArray[np.float32],
-    y: _Floats,
-    weights: _Floats,
-    settings: SamplerSettings,
-    rng: np.random.Generator,
-) -> Forest:
-    """scikit-learn's forest on x (rows, features), y (rows,), weights (rows,).
+        Every row is a member of its leaves, not those of a bootstrap sample alone.
+        """
+        from sklearn.ensemble import RandomForestRegressor
 
-    Every row is a member of its leaves, not those of a bootstrap sample alone.
-    """
-    from sklearn.ensemble import RandomForestRegressor
+        model = RandomForestRegressor(
+            settings.trees,
+            min_samples_leaf=settings.leaf,
+            max_features=settings.features,
+            random_state=int(rng.integers(2**31)),
+            n_jobs=-1,
+        )
+        model.fit(x, y, sample_weight=weights)
+        parts = [estimator.tree_ for estimator in model.estimators_]
+        roots = np.cumsum([0, *(part.node_count for part in parts)])
 
-    model = RandomForestRegressor(
-        settings.trees,
-        min_samples_leaf=settings.leaf,
-        max_features=settings.features,
-        random_state=int(rng.integers(2**31)),
-        n_jobs=-1,
-    )
-    model.fit(x, y, sample_weight=weights)
-    parts = [estimator.tree_ for estimator in model.estimators_]
-    roots = np.cumsum([0, *(part.node_count for part in parts)])
+        def children(name: str) -> NDArray[np.int32]:
+            """Node numbers over all trees; those of leaves are never read."""
+            shifted = [getattr(part, name) + root for part, root in zip(parts, roots, strict=False)]
+            return np.concatenate(shifted).astype(np.int32)
 
-    def children(name: str) -> NDArray[np.int32]:
-        """Node numbers over all trees; those of leaves are never read."""
-        shifted = [getattr(part, name) + root for part, root in zip(parts, roots, strict=False)]
-        return np.concatenate(shifted).astype(np.int32)
+        # scikit-learn marks leaves by -2 in ``feature``; children tell them safely.
+        feature = [np.where(part.children_left >= 0, part.feature, -1) for part in parts]
+        leaves = model.apply(x) + roots[:-1]
+        # Rows of one leaf stand together, in order, so that a leaf is a slice.
+        order = np.argsort(leaves, axis=None, kind="stable")
+        return cls(
+            roots=roots[:-1].astype(np.int32),
+            feature=np.concatenate(feature).astype(np.int32),
+            threshold=np.concatenate([part.threshold for part in parts]),
+            left=children("children_left"),
+            right=children("children_right"),
+            value=np.concatenate([part.value.ravel() for part in parts]),
+            members=(order // len(parts)).astype(np.int32),
+            starts=np.concatenate(
+                [[0], np.cumsum(np.bincount(leaves.ravel(), minlength=roots[-1]))]
+            ),
+        )
 
-    # scikit-learn marks leaves by -2 in ``feature``; children tell them safely.
-    feature = [np.where(part.children_left >= 0, part.feature, -1) for part in parts]
-    leaves = model.apply(x) + roots[:-1]
-    # Rows of one leaf stand together, in order, so that a leaf is a slice.
-    order = np.argsort(leaves, axis=None, kind="stable")
-    return Forest(
-        roots=roots[:-1].astype(np.int32),
-        feature=np.concatenate(feature).astype(np.int32),
-        threshold=np.concatenate([part.threshold for part in parts]),
-        left=children("children_left"),
-        right=children("children_right"),
-        value=np.concatenate([part.value.ravel() for part in parts]),
-        members=(order // len(parts)).astype(np.int32),
-        starts=np.concatenate([[0], np.cumsum(np.bincount(leaves.ravel(), minlength=roots[-1]))]),
-    )
-
-
-def fit_out_of_fold(
-    x: NDArray[np.float32],
-    y: _Floats,
-    weights: _Floats,
-    fold: NDArray[np.int64],
-    *,
-    settings: SamplerSettings,
-    rng: np.random.Generator,
-) -> tuple[Forest, _Floats]:
-    """A forest of all rows, and predictions (rows,) of forests that saw nothing of a row's fold."""
-    predicted = np.empty(len(y))
-    for i in range(settings.folds):
-        # A fold may be empty where conditions are few.
-        out = fold == i
-        if out.any():
-            part = _fit_forest(x[~out], y[~out], weights[~out], settings, rng)
-            predicted[out] = part.predict(x[out])
-    return _fit_forest(x, y, weights, settings, rng), predicted
+    @classmethod
+    def fit_out_of_fold(
+        cls,
+        x: NDArray[np.float32],
+        y: _Floats,
+        weights: _Floats,
+        fold: NDArray[np.int64],
+        *,
+        settings: SamplerSettings,
+        rng: np.random.Generator,
+    ) -> tuple[Self, _Floats]:
+        """A forest of all rows; predictions (rows,) of forests that saw nothing of a row's fold."""
+        predicted = np.empty(len(y))
+        for i in range(settings.folds):
+            # A fold may be empty where conditions are few.
+            out = fold == i
+            if out.any():
+                part = cls.fit(x[~out], y[~out], weights[~out], settings, rng)
+                predicted[out] = part.predict(x[out])
+        return cls.fit(x, y, weights, settings, rng), predicted

@@ -47,7 +47,7 @@ class Latents(Protocol):
 
 
 @dataclass(frozen=True)
-class PriorLatents:
+class _PriorLatents:
     """N(0, I), or the mixture: of components that belong to categories, each cell's own."""
 
     model: LatentModel
@@ -138,7 +138,7 @@ def make_latents(
     the points.
     """
     if route == "prior":
-        return PriorLatents(model)
+        return _PriorLatents(model)
     keys, obs = list(_KEYS[route]), cells.obs
     fits = obs["cell_type"].astype(str).isin(wells["cell_type"].unique()).to_numpy()
     if route == "control":

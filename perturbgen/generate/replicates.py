@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,46 +24,71 @@ _ABOUT: Final = "generation.json"
 _HASH: Final = 64  # letters of a hash, which a message shows by its beginning
 
 
-def write_replicates(
-    generator: CellGenerator,
-    plan: Plan,
-    wells: pd.DataFrame,
-    folder: Path,
-    *,
-    replicates: int,
-    about: Mapping[str, Any],
-) -> list[Path]:
-    """Write ``replicate-0001.h5ad`` and so on, and ``wells.csv`` with the cells of each.
+@dataclass(frozen=True)
+class ReplicateFolder:
+    """A folder of generated experiments; ``about`` says of what (run, conditions, seed, ...)."""
 
-    Finished files are kept. ``about`` says what the folder holds; a folder that holds something
-    else is refused.
-    """
-    require_ours(folder, about)
-    with atomic_path(folder / _ABOUT) as part:
-        part.write_text(json.dumps(dict(about), indent=1))
-    numbers = range(1, replicates + 1)
-    drawn = {f"replicate {k}": [len(sizes) for sizes in plan.libraries(k)] for k in numbers}
-    counts = pd.DataFrame(drawn, index=wells.index)
-    # Written first: it says how many cells to expect, if the run is interrupted.
-    with atomic_path(folder / "wells.csv") as part:
-        wells.join(counts).to_csv(part, index=False)
-    zeros = int((counts == 0).to_numpy().sum())
-    if zeros:
-        log.info(
-            "no cell was drawn for %d of %d wells (zeros in wells.csv): those donors stay missing",
-            zeros,
-            counts.size,
-        )
-    paths = [folder / f"replicate-{k:04d}.h5ad" for k in numbers]
-    # A file has its name only when it is whole: what is there need not be made again.
-    todo = [(k, path) for k, path in zip(numbers, paths, strict=True) if not path.exists()]
-    if len(todo) < replicates:
-        log.info("%d of %d replicates are there already", replicates - len(todo), replicates)
-    total = sum(int(counts[f"replicate {k}"].sum()) for k, _ in todo)
-    with progress("generating cells", total) as tick:
-        for k, path in todo:
-            _write_replicate(generator, plan, wells, path, replicate=k, tick=tick)
-    return paths
+    path: Path
+    about: Mapping[str, Any]
+
+    def write(
+        self, generator: CellGenerator, plan: Plan, wells: pd.DataFrame, *, replicates: int
+    ) -> list[Path]:
+        """Write ``replicate-0001.h5ad`` and so on, and ``wells.csv`` with the cells of each.
+
+        Finished files are kept; a folder that holds something else is refused.
+        """
+        self.require()
+        with atomic_path(self.path / _ABOUT) as part:
+            part.write_text(json.dumps(dict(self.about), indent=1))
+        numbers = range(1, replicates + 1)
+        drawn = {f"replicate {k}": [len(sizes) for sizes in plan.libraries(k)] for k in numbers}
+        counts = pd.DataFrame(drawn, index=wells.index)
+        # Written first: it says how many cells to expect, if the run is interrupted.
+        with atomic_path(self.path / "wells.csv") as part:
+            wells.join(counts).to_csv(part, index=False)
+        zeros = int((counts == 0).to_numpy().sum())
+        if zeros:
+            log.info(
+                "no cell was drawn for %d of %d wells (zeros in wells.csv): "
+                "those donors stay missing",
+                zeros,
+                counts.size,
+            )
+        paths = [self.path / f"replicate-{k:04d}.h5ad" for k in numbers]
+        # A file has its name only when it is whole: what is there need not be made again.
+        todo = [(k, path) for k, path in zip(numbers, paths, strict=True) if not path.exists()]
+        if len(todo) < replicates:
+            log.info("%d of %d replicates are there already", replicates - len(todo), replicates)
+        total = sum(int(counts[f"replicate {k}"].sum()) for k, _ in todo)
+        with progress("generating cells", total) as tick:
+            for k, path in todo:
+                _write_replicate(generator, plan, wells, path, replicate=k, tick=tick)
+        return paths
+
+    def require(self) -> None:
+        """The folder holds replicates of the same kind, or none."""
+        path, folder = self.path / _ABOUT, self.path
+        require_writable(path)
+        if folder.exists() and not folder.is_dir():
+            raise InputError(
+                f"{folder} is a file", expected="a folder to write to", fix="choose another --out"
+            )
+        if not path.exists():
+            return
+        found = json.loads(path.read_text())
+        # Half of one generation and half of another would look like one.
+        differing = [
+            key for key in {**found, **self.about} if found.get(key) != self.about.get(key)
+        ]
+        if differing:
+            key = differing[0]
+            before, now = _brief(found.get(key)), _brief(self.about.get(key))
+            raise InputError(
+                f"{folder} holds another generation: {key} was {before}, and is {now} now",
+                expected="the same run, conditions, seed and latent route as before",
+                fix="choose another --out, or delete the folder",
+            )
 
 
 def _write_replicate(
@@ -99,29 +125,6 @@ def _cell_obs(wells: pd.DataFrame, lengths: list[int], replicate: int) -> pd.Dat
         # A label of a hundred thousand cells is stored once.
         obs[name] = obs[name].astype("category")
     return obs
-
-
-def require_ours(folder: Path, about: Mapping[str, Any]) -> None:
-    """The folder holds replicates of the same kind, or none."""
-    path = folder / _ABOUT
-    require_writable(path)
-    if folder.exists() and not folder.is_dir():
-        raise InputError(
-            f"{folder} is a file", expected="a folder to write to", fix="choose another --out"
-        )
-    if not path.exists():
-        return
-    found = json.loads(path.read_text())
-    # Half of one generation and half of another would look like one.
-    differing = [key for key in {**found, **about} if found.get(key) != about.get(key)]
-    if differing:
-        key = differing[0]
-        before, now = _brief(found.get(key)), _brief(about.get(key))
-        raise InputError(
-            f"{folder} holds another generation: {key} was {before}, and is {now} now",
-            expected="the same run, conditions, seed and latent route as before",
-            fix="choose another --out, or delete the folder",
-        )
 
 
 def _brief(value: object) -> str:

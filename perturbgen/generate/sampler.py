@@ -10,7 +10,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, Self
 from zipfile import BadZipFile
 
 import numpy as np
@@ -18,14 +18,17 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.special import pdtr
 
-from perturbgen.core.errors import ConfigError, InputError, SchemaError
+from perturbgen.core.errors import ConfigError, InputError, SchemaError, shorten
 from perturbgen.core.files import atomic_path, check_output, require_file
 from perturbgen.core.folds import deal
-from perturbgen.core.labels import CONDITION
+from perturbgen.core.labels import CONDITION, conditions_of
 from perturbgen.data import CovariateEncoder
-from perturbgen.generate.features import FeatureMaker, Reference
-from perturbgen.generate.forest import Forest, SamplerSettings, fit_out_of_fold
+from perturbgen.generate.features import FeatureMaker
+from perturbgen.generate.forest import Forest, SamplerSettings
 from perturbgen.generate.wells import WellTable
+
+if TYPE_CHECKING:
+    from anndata import AnnData
 
 log = logging.getLogger(__name__)
 
@@ -63,6 +66,58 @@ class CellSampler:
     counts_residual: _Floats
     depth_residual: _Floats
     depth_rows: NDArray[np.int64]
+
+    @classmethod
+    def fit(
+        cls, table: WellTable, *, rng: np.random.Generator, settings: SamplerSettings | None = None
+    ) -> Self:
+        """Fit both forests on the measured wells."""
+        settings = settings or SamplerSettings()
+        groups = table.groups
+        seen = np.flatnonzero(groups["n_cells"].to_numpy() * np.isfinite(groups["log_library"]) > 0)
+        if len(seen) < max(_FEWEST_ROWS, 2 * settings.folds):
+            raise SchemaError(
+                f"{len(seen)} wells x cell types with cells are too few for a forest",
+                expected=f"{_FEWEST_ROWS} or more",
+            )
+        maker = FeatureMaker.fit(groups)
+        x = maker.features(groups)
+        cells = groups["n_cells"].to_numpy(float)
+        expected = maker.reference.expected_cells(groups)
+        # Residuals are taken out of fold: those of a forest on its own rows are far too small.
+        fold = _condition_folds(groups, settings.folds, rng=rng)
+
+        y = np.log(cells + _HALF) - np.log(expected)
+        weights = _noise_weights(1 / (expected + _HALF))
+        counts_forest, predicted = Forest.fit_out_of_fold(
+            x, y, weights, fold, settings=settings, rng=rng
+        )
+        counts_residual = _deconvolve(y - predicted, 1 / (expected * np.exp(predicted) + _HALF))
+
+        # Wells without cells have no depth to learn from.
+        part = groups.iloc[seen]
+        x = _with_cells(maker, part, cells[seen])
+        y = part["log_library"].to_numpy() - maker.reference.expected_depth(part)
+        noise = _spread_within(table) / cells[seen]
+        weights = _noise_weights(noise)
+        depth_forest, predicted = Forest.fit_out_of_fold(
+            x, y, weights, fold[seen], settings=settings, rng=rng
+        )
+        return cls(
+            settings,
+            table,
+            maker,
+            counts_forest,
+            depth_forest,
+            counts_residual,
+            depth_residual=_deconvolve(y - predicted, noise),
+            depth_rows=seen.astype(np.int64),
+        )
+
+    @classmethod
+    def of(cls, cells: AnnData, *, seed: int, settings: SamplerSettings | None = None) -> Self:
+        """Fitted on the cells at hand."""
+        return cls.fit(WellTable.of(cells), rng=np.random.default_rng([3, seed]), settings=settings)
 
     def counts(self, conditions: pd.DataFrame, n: int, rng: np.random.Generator) -> pd.DataFrame:
         """Numbers of cells, ``n`` draws for each row (condition and the well's covariates)."""
@@ -122,6 +177,26 @@ class CellSampler:
         expected = self.maker.reference.expected_cells(conditions)
         return np.log(expected) + self.counts_forest.predict(x)
 
+    def without(self, conditions: pd.MultiIndex, *, seed: int) -> CellSampler:
+        """The sampler, fitted again without some conditions."""
+        known = conditions_of(self.table.groups).isin(conditions)
+        if not known.any():
+            return self
+        rng = np.random.default_rng([3, seed])
+        return self.fit(self.table.take(~known), rng=rng, settings=self.settings)
+
+    def require_unseen(self, wanted: pd.MultiIndex) -> None:
+        """A sampler from elsewhere has not seen the cells of the conditions to predict."""
+        seen = wanted[wanted.isin(conditions_of(self.table.groups))]
+        if len(seen):
+            raise SchemaError(
+                f"the sampler was fitted on {len(seen)} of the conditions to predict: "
+                f"{shorten([' | '.join(key) for key in seen], 3)}",
+                expected="samplers that do not know how many of their cells were found",
+                fix="leave --samplers out: they are fitted without these conditions, "
+                "which takes seconds",
+            )
+
     def save(self, path: str | Path) -> Path:
         """Write the sampler as ``.npz``: arrays and JSON, no code."""
         path = check_output(path, ".npz")
@@ -172,7 +247,6 @@ class CellSampler:
         index = pd.MultiIndex.from_arrays([plates, kinds], names=["plate", "cell_type"])
         depth = {name: pd.Series(effect) for name, effect in about["expected_depth"].items()}
         encoder = CovariateEncoder.from_json(json.dumps(about["encoder"]))
-        reference = Reference(pd.Series(rates, index), depth)
         parts: dict[str, dict[str, Any]] = {name: {} for name in _FORESTS}
         for key, array in arrays.items():
             name, _, field = key.partition(".")
@@ -183,53 +257,10 @@ class CellSampler:
         return cls(
             settings=SamplerSettings(**about["settings"]),
             table=WellTable(groups, arrays["log_libraries"], arrays["starts"]),
-            maker=FeatureMaker.of(encoder, reference, groups),
+            maker=FeatureMaker.of(encoder, pd.Series(rates, index), depth, groups),
             **forests,
             **numbers,
         )
-
-
-def fit_samplers(
-    table: WellTable, *, rng: np.random.Generator, settings: SamplerSettings | None = None
-) -> CellSampler:
-    """Fit both forests on the measured wells."""
-    settings = settings or SamplerSettings()
-    groups = table.groups
-    seen = np.flatnonzero(groups["n_cells"].to_numpy() * np.isfinite(groups["log_library"]) > 0)
-    if len(seen) < max(_FEWEST_ROWS, 2 * settings.folds):
-        raise SchemaError(
-            f"{len(seen)} wells x cell types with cells are too few for a forest",
-            expected=f"{_FEWEST_ROWS} or more",
-        )
-    maker = FeatureMaker.fit(groups)
-    x = maker.features(groups)
-    cells = groups["n_cells"].to_numpy(float)
-    expected = maker.reference.expected_cells(groups)
-    # Residuals are taken out of fold: those of a forest on its own rows are far too small.
-    fold = _condition_folds(groups, settings.folds, rng=rng)
-
-    y = np.log(cells + _HALF) - np.log(expected)
-    weights = _noise_weights(1 / (expected + _HALF))
-    counts_forest, predicted = fit_out_of_fold(x, y, weights, fold, settings=settings, rng=rng)
-    counts_residual = _deconvolve(y - predicted, 1 / (expected * np.exp(predicted) + _HALF))
-
-    # Wells without cells have no depth to learn from.
-    part = groups.iloc[seen]
-    x = _with_cells(maker, part, cells[seen])
-    y = part["log_library"].to_numpy() - maker.reference.expected_depth(part)
-    noise = _spread_within(table) / cells[seen]
-    weights = _noise_weights(noise)
-    depth_forest, predicted = fit_out_of_fold(x, y, weights, fold[seen], settings=settings, rng=rng)
-    return CellSampler(
-        settings,
-        table,
-        maker,
-        counts_forest,
-        depth_forest,
-        counts_residual,
-        depth_residual=_deconvolve(y - predicted, noise),
-        depth_rows=seen.astype(np.int64),
-    )
 
 
 def _condition_folds(

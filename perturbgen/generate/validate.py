@@ -6,7 +6,6 @@ was foretold of withheld wells, and what was there.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -18,7 +17,7 @@ from perturbgen.core.folds import deal
 from perturbgen.core.labels import CONDITION
 from perturbgen.core.page import PALETTE, Page
 from perturbgen.generate.forest import SamplerSettings
-from perturbgen.generate.sampler import CellSampler, fit_samplers
+from perturbgen.generate.sampler import CellSampler
 from perturbgen.generate.wells import GROUP, WellTable
 
 if TYPE_CHECKING:
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
 _Floats = NDArray[np.float64]
 
 
-def crps(draws: NDArray[np.generic], observed: NDArray[np.generic]) -> _Floats:
+def _crps(draws: NDArray[np.generic], observed: NDArray[np.generic]) -> _Floats:
     """Continuous ranked probability score (rows,) of draws (rows, n); lower is better.
 
     E|X - y| - E|X - X'| / 2 (Gneiting and Raftery 2007), in the fair form for a finite number of
@@ -44,7 +43,7 @@ def crps(draws: NDArray[np.generic], observed: NDArray[np.generic]) -> _Floats:
     return error - (ordered @ rank) / (n * (n - 1))
 
 
-def pit(
+def _pit(
     draws: NDArray[np.generic], observed: NDArray[np.generic], *, rng: np.random.Generator
 ) -> _Floats:
     """Probability integral transform (rows,), random between P(X < y) and P(X <= y)."""
@@ -60,7 +59,6 @@ def coverage(values: _Floats, level: float) -> float:
 
 TARGETS: Final = ("cells", "depth")
 LEVELS: Final = (0.5, 0.8, 0.95)
-_TUNING_DRAWS: Final = 50
 _ROWS_AT_ONCE: Final = 8192
 _FEWEST_CELLS: Final = 5  # the median library size of fewer cells says nothing of the well
 
@@ -104,7 +102,7 @@ def cross_validate(
     parts = []
     for i in range(folds):
         if (fold == i).any():
-            sampler = fit_samplers(table.take(fold != i), rng=rng, settings=settings)
+            sampler = CellSampler.fit(table.take(fold != i), rng=rng, settings=settings)
             parts.append(score_samplers(sampler, table.take(fold == i), draws=draws, rng=rng))
     return pd.concat(parts, ignore_index=True)
 
@@ -123,7 +121,7 @@ def score_samplers(
     counts = sampler.counts(groups, draws, rng)
     drawn = {"cells": counts.to_numpy(float), "depth": _draw_medians(sampler, groups, counts, rng)}
     observed = observed_wells(withheld)
-    scores = (_score_draws(name, drawn[name], observed[name], rng=rng) for name in TARGETS)
+    scores = (score_draws(name, drawn[name], observed[name], rng=rng) for name in TARGETS)
     return pd.concat([observed, *scores], axis=1)
 
 
@@ -149,15 +147,15 @@ def _draw_medians(
     return np.concatenate(columns).T
 
 
-def _score_draws(
+def score_draws(
     name: str, draws: _Floats, observed: pd.Series, *, rng: np.random.Generator
 ) -> pd.DataFrame:
     """CRPS, PIT, median and 80 % interval of draws (rows, n); columns begin with ``name``."""
     known, values = observed.notna().to_numpy(), observed.fillna(0).to_numpy()
     low, middle, high = np.quantile(draws, [0.1, 0.5, 0.9], axis=1)
     columns = {
-        "crps": np.where(known, crps(draws, values), np.nan),
-        "pit": np.where(known, pit(draws, values, rng=rng), np.nan),
+        "crps": np.where(known, _crps(draws, values), np.nan),
+        "pit": np.where(known, _pit(draws, values, rng=rng), np.nan),
         "low": low,
         "median": middle,
         "high": high,
@@ -183,34 +181,6 @@ def summarise(scores: pd.DataFrame) -> list[dict[str, Any]]:
                 | {f"{level:.0%}": coverage(values, level) for level in LEVELS}
             )
     return rows
-
-
-def choose_settings(
-    table: WellTable,
-    candidates: Sequence[SamplerSettings],
-    *,
-    rng: np.random.Generator,
-    folds: int = 3,
-) -> tuple[SamplerSettings, list[dict[str, Any]]]:
-    """The settings with the best CRPS on withheld conditions, and all scores.
-
-    CRPS is relative to the mean, so that cells and depth count alike.
-
-    Every candidate meets the same folds and the same random numbers.
-    """
-    # So that candidates differ by their settings alone.
-    seed = int(rng.integers(2**31))
-    rows = []
-    for settings in candidates:
-        scores = cross_validate(
-            table, settings, rng=np.random.default_rng(seed), folds=folds, draws=_TUNING_DRAWS
-        )
-        # In units of the mean: cells and depth could not be added else.
-        relative = [scores[f"{name}_crps"].mean() / scores[name].mean() for name in TARGETS]
-        found = dict(zip(TARGETS, relative, strict=True)) | {"mean": np.mean(relative)}
-        rows.append(settings.model_dump() | found)
-    best = int(np.argmin([row["mean"] for row in rows]))
-    return candidates[best], rows
 
 
 _MEANING: Final = {"cells": "cells in the well", "depth": "median library size of the well"}

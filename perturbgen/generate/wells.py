@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Self
 
 import numpy as np
 import pandas as pd
@@ -58,34 +58,47 @@ class WellTable:
         groups = self.groups[chosen].reset_index(drop=True)
         return WellTable(groups, self.log_libraries[np.repeat(chosen, lengths)], starts)
 
+    @classmethod
+    def of(cls, cells: AnnData) -> Self:
+        """The table of raw counts, obs and sums taken from the same object."""
+        from perturbgen.data import depth
 
-def well_table(cells: AnnData) -> WellTable:
-    """The table of an AnnData of raw counts, its obs and its sums taken from the same object."""
-    from perturbgen.data import depth
+        return cls.tabulate(cells.obs, pd.Series(depth(cells), cells.obs_names))
 
-    return tabulate(cells.obs, pd.Series(depth(cells), cells.obs_names))
+    @classmethod
+    def tabulate(cls, obs: pd.DataFrame, totals: pd.Series) -> Self:
+        """The table of cells with these ``obs`` and total counts, joined by the cells' names."""
+        totals = _aligned(totals, obs.index)
+        labels = covariates(obs)
+        has_counts = totals.to_numpy() > 0
+        if not has_counts.all():
+            empty = (~has_counts).sum()
+            log.warning("%d cells without a count are counted, but have no library size", empty)
+        groups = (
+            labels.groupby(GROUP, observed=True)["compound"].size().rename("n_cells").reset_index()
+        )
+        groups = _with_zeros(groups, labels)
+        # By label, not by position: obs and totals may come in any order.
+        places = pd.MultiIndex.from_frame(groups[GROUP])
+        row = places.get_indexer(pd.MultiIndex.from_frame(labels[GROUP]))
+        order = np.flatnonzero(has_counts)[np.argsort(row[has_counts], kind="stable")]
+        lengths = np.bincount(row[has_counts], minlength=len(groups))
+        values = np.log(totals.where(has_counts)).to_numpy()[order]
+        sums = np.bincount(row[order], weights=values, minlength=len(groups))
+        unknown = np.full(len(groups), np.nan)
+        groups["log_library"] = np.divide(sums, lengths, out=unknown, where=lengths > 0)
+        return cls(groups, values, np.concatenate([[0], np.cumsum(lengths)]))
 
+    def design(self, conditions: pd.DataFrame) -> pd.DataFrame:
+        """The wells of conditions (cell_type, compound): one row for each condition and well.
 
-def tabulate(obs: pd.DataFrame, totals: pd.Series) -> WellTable:
-    """The table of cells given as ``obs`` and their total counts, joined by the cells' names."""
-    totals = _aligned(totals, obs.index)
-    labels = covariates(obs)
-    has_counts = totals.to_numpy() > 0
-    if not has_counts.all():
-        empty = (~has_counts).sum()
-        log.warning("%d cells without a count are counted, but have no library size", empty)
-    groups = labels.groupby(GROUP, observed=True)["compound"].size().rename("n_cells").reset_index()
-    groups = _with_zeros(groups, labels)
-    # By label, not by position: obs and totals may come in any order.
-    places = pd.MultiIndex.from_frame(groups[GROUP])
-    row = places.get_indexer(pd.MultiIndex.from_frame(labels[GROUP]))
-    order = np.flatnonzero(has_counts)[np.argsort(row[has_counts], kind="stable")]
-    lengths = np.bincount(row[has_counts], minlength=len(groups))
-    values = np.log(totals.where(has_counts)).to_numpy()[order]
-    sums = np.bincount(row[order], weights=values, minlength=len(groups))
-    unknown = np.full(len(groups), np.nan)
-    groups["log_library"] = np.divide(sums, lengths, out=unknown, where=lengths > 0)
-    return WellTable(groups, values, np.concatenate([[0], np.cumsum(lengths)]))
+        The compound's wells are known from its other cell types, since all types share a well. The
+        result has the covariates of those wells.
+        """
+        wanted = wanted_conditions(conditions)
+        for column, what in (("compound", "compound"), ("cell_type", "cell type")):
+            _require_known(wanted[column], self.groups[column], what)
+        return wanted.merge(self.wells, on="compound", how="left", validate="many_to_many")
 
 
 def _aligned(totals: pd.Series, names: pd.Index) -> pd.Series:
@@ -149,18 +162,6 @@ def _with_zeros(groups: pd.DataFrame, labels: pd.DataFrame) -> pd.DataFrame:
     table = table.merge(groups, on=GROUP, how="left", validate="one_to_one")
     table["n_cells"] = table["n_cells"].fillna(0).astype(int)
     return table.sort_values(GROUP, ignore_index=True)
-
-
-def design_wells(table: WellTable, conditions: pd.DataFrame) -> pd.DataFrame:
-    """The wells of conditions (cell_type, compound): one row for each condition and well.
-
-    The compound's wells are known from its other cell types, since all types share a well. The
-    result has the covariates of those wells.
-    """
-    wanted = wanted_conditions(conditions)
-    for column, what in (("compound", "compound"), ("cell_type", "cell type")):
-        _require_known(wanted[column], table.groups[column], what)
-    return wanted.merge(table.wells, on="compound", how="left", validate="many_to_many")
 
 
 def wanted_conditions(conditions: pd.DataFrame) -> pd.DataFrame:

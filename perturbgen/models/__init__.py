@@ -12,7 +12,6 @@ from perturbgen.models.base import (
     LatentModel,
     Trainable,
     dense,
-    log_evidence,
     sizes,
 )
 from perturbgen.models.conditions import Conditions, Covariate
@@ -36,6 +35,5 @@ __all__ = [
     "LatentModel",
     "Trainable",
     "dense",
-    "log_evidence",
     "sizes",
 ]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, Self
 
 import torch
 from torch import Tensor, nn
@@ -80,10 +80,10 @@ class SparseValues(NamedTuple):
     offsets: Tensor
     n_genes: int
 
-
-def mapped(counts: SparseCounts, function: Callable[[Tensor], Tensor]) -> SparseValues:
-    """The counts with a function that keeps zero zero applied to each."""
-    return SparseValues(function(counts.values), counts.columns, counts.offsets, counts.n_genes)
+    @classmethod
+    def of(cls, counts: SparseCounts, function: Callable[[Tensor], Tensor]) -> Self:
+        """The counts with a function that keeps zero zero applied to each."""
+        return cls(function(counts.values), counts.columns, counts.offsets, counts.n_genes)
 
 
 def sizes(counts: SparseCounts, scaling: Scaling) -> Tensor:
@@ -280,21 +280,18 @@ class LatentModel(Trainable):
         z = self.prior_sample(len(codes), generator) if z is None else z
         return sample_nb(*self.decode(z, codes, size), generator)
 
+    @torch.no_grad()
+    def log_evidence(self, batch: CellBatch, *, samples: int, generator: torch.Generator) -> Tensor:
+        """Log p(x | c) ≈ log ¹⁄ₛ Σ_s p(x | z_s, c) p(z_s) / q(z_s), z_s ~ q, (cells,).
 
-@torch.no_grad()
-def log_evidence(
-    model: LatentModel, batch: CellBatch, *, samples: int, generator: torch.Generator
-) -> Tensor:
-    """Log p(x | c) ≈ log ¹⁄ₛ Σ_s p(x | z_s, c) p(z_s) / q(z_s), z_s ~ q, (cells,).
-
-    In expectation it is never above the truth, and approaches it as ``samples`` grow.
-    """
-    proposal = model.propose(batch)
-    # Summed as they come: the draws of a batch need no memory for all samples.
-    total = torch.full((len(batch.codes),), -torch.inf, device=batch.codes.device)
-    for _ in range(samples):
-        z, log_q = proposal.sample(generator)
-        total = torch.logaddexp(
-            total, model.log_likelihood(z, batch) + model.prior_log_prob(z) - log_q
-        )
-    return total - math.log(samples)
+        In expectation it is never above the truth, and approaches it as ``samples`` grow.
+        """
+        proposal = self.propose(batch)
+        # Summed as they come: the draws of a batch need no memory for all samples.
+        total = torch.full((len(batch.codes),), -torch.inf, device=batch.codes.device)
+        for _ in range(samples):
+            z, log_q = proposal.sample(generator)
+            total = torch.logaddexp(
+                total, self.log_likelihood(z, batch) + self.prior_log_prob(z) - log_q
+            )
+        return total - math.log(samples)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from perturbgen.models.base import CellBatch, CountParameters, SparseValues, dense, mapped, sizes
+from perturbgen.models.base import CellBatch, CountParameters, SparseValues, dense, sizes
 from perturbgen.models.conditions import Conditions
 from perturbgen.models.nbvae import NBVAE
 from perturbgen.nn import MLP, gaussian_log_prob
@@ -98,7 +98,7 @@ def _normalised(batch: CellBatch, size: Tensor) -> SparseValues:
     """Log(1 + 10⁴ x / total) of the non-zeros."""
     counts = batch.counts
     per_value = (_TARGET / size)[cell_of_each(counts.offsets, len(counts.values))]
-    return mapped(counts, lambda values: torch.log1p(values * per_value))
+    return SparseValues.of(counts, lambda values: torch.log1p(values * per_value))
 
 
 def _counts_of(y: Tensor, size: Tensor) -> Tensor:

@@ -21,7 +21,6 @@ from perturbgen.models.base import (
     Proposal,
     SparseValues,
     dense,
-    mapped,
     sizes,
 )
 from perturbgen.models.conditions import Conditions
@@ -149,4 +148,6 @@ class NBVAE(LatentModel):
             pyro.sample("z", dist.Normal(mean, log_sd.exp()).to_event(1))
 
     def _read(self, batch: CellBatch) -> SparseValues:
-        return mapped(batch.counts, torch.log1p if self.encoder_input == "log1p" else torch.clone)
+        return SparseValues.of(
+            batch.counts, torch.log1p if self.encoder_input == "log1p" else torch.clone
+        )

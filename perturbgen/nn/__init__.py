@@ -12,28 +12,17 @@ from perturbgen.nn.likelihoods import (
     gaussian_log_prob,
     nb_log_prob,
     nb_log_prob_sparse,
-    poisson_log_prob,
     zinb_log_prob,
 )
 from perturbgen.nn.margins import MarginHead, ball, poincare_distance
 from perturbgen.nn.mixture import GaussianMixture
-from perturbgen.nn.vision import (
-    ChannelMix,
-    ColourMap,
-    DomainHead,
-    backbone,
-    batch_statistics,
-    coral,
-    own_statistics,
-    resized,
-)
+from perturbgen.nn.vision import ChannelMix, ColourMap, backbone, own_statistics, resized
 
 __all__ = [
     "MLP",
     "ChannelMix",
     "ColourMap",
     "Dispersion",
-    "DomainHead",
     "Draws",
     "GaussianMixture",
     "MarginHead",
@@ -42,15 +31,12 @@ __all__ = [
     "SparseCounts",
     "backbone",
     "ball",
-    "batch_statistics",
-    "coral",
     "gaussian_log_prob",
     "make_encoder",
     "nb_log_prob",
     "nb_log_prob_sparse",
     "own_statistics",
     "poincare_distance",
-    "poisson_log_prob",
     "resized",
     "scaled_log_mean",
     "zinb_log_prob",

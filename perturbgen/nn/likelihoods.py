@@ -178,11 +178,6 @@ def sample_nb(log_mean: Tensor, log_r: Tensor, generator: torch.Generator | None
     return torch.poisson(rate, generator=generator)
 
 
-def poisson_log_prob(counts: Tensor, log_mean: Tensor) -> Tensor:
-    """Log Poisson(k; m) = k log m − m − log k!: the negative binomial with r → ∞."""
-    return nb_log_prob(counts, log_mean, torch.inf)
-
-
 def zinb_log_prob(
     counts: Tensor, log_mean: Tensor, log_r: Tensor | float, dropout_logits: Tensor
 ) -> Tensor:

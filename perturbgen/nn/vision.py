@@ -1,22 +1,19 @@
 """Networks from images to features: a small one for a CPU, and MONAI's residual and dense ones.
 
 Before networks that were made for three channels stand stems for any number; against batch effects
-in them stand the batch's own statistics and penalties on features that tell batches apart. AdaBN
-(Li et al. 2018) estimates the statistics of batch normalisation anew on each experiment. CORAL (Sun
-and Saenko 2016) punishes differences of means and covariances between domains; DANN (Ganin et al.
-2016) features from which a second classifier can read the domain.
+in them stand the batch's own statistics. AdaBN (Li et al. 2018) estimates the statistics of batch
+normalisation anew on each experiment.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from itertools import pairwise
 from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from perturbgen.core.errors import MissingDependencyError
@@ -166,63 +163,23 @@ def resized(weight: Tensor, channels: int) -> Tensor:
     return mean.repeat(1, channels, 1, 1)
 
 
-class _Reversal(torch.autograd.Function):
-    @staticmethod
-    def forward(context: Any, features: Tensor) -> Tensor:
-        return features.view_as(features)
-
-    @staticmethod
-    def backward(context: Any, *gradients: Tensor) -> Tensor:
-        return -gradients[0]
-
-
-def _reversed_gradient(features: Tensor) -> Tensor:
-    """The features, their gradient turned round: what reads them learns, what makes them not."""
-    return _Reversal.apply(features)
-
-
-class DomainHead(nn.Module):
-    """A classifier of domains behind a reversed gradient: -log p(domain), (samples,)."""
-
-    def __init__(self, features: int, domains: int, *, width: int = 64) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(
-            nn.Linear(features, width), nn.ReLU(), nn.Linear(width, domains)
-        )
-
-    def forward(self, features: Tensor, domain: Tensor) -> Tensor:
-        """Cross entropy (samples,) of domains (samples,) read from features (samples, features)."""
-        logits = self.layers(_reversed_gradient(features))
-        return functional.cross_entropy(logits, domain, reduction="none")
-
-
-def coral(features: Tensor, domain: Tensor) -> Tensor:
-    """Mean over pairs of domains of mean |μ_i − μ_j|² + mean |C_i − C_j|²; 0 with one domain.
-
-    ``features`` (samples, features), ``domain`` (samples,). Domains with one sample do not count.
-    """
-    moments = []
-    for value in torch.unique(domain):
-        rows = features[domain == value]
-        # One sample has no covariance.
-        if len(rows) > 1:
-            moments.append((rows.mean(dim=0), torch.cov(rows.T)))
-    pairs = [
-        (mean - other).square().mean() + (covariance - spread).square().mean()
-        for i, (mean, covariance) in enumerate(moments)
-        for other, spread in moments[:i]
-    ]
-    # Zero with a gradient, so that the loop can call backward on any batch.
-    return torch.stack(pairs).mean() if pairs else features.sum() * 0
-
-
 def _batch_norms(network: nn.Module) -> list[_BatchNorm]:
     """The layers of batch normalisation."""
     return [layer for layer in network.modules() if isinstance(layer, _BatchNorm)]
 
 
+def own_statistics(
+    network: nn.Module, show: Callable[[], None] | None = None
+) -> AbstractContextManager[None]:
+    """Within the block, norms have statistics of their own, and after it those of training again.
+
+    They are those of all that ``show`` sends through the network or, without it, each batch's.
+    """
+    return _of_each_batch(network) if show is None else _estimated(network, show)
+
+
 @contextmanager
-def own_statistics(network: nn.Module, show: Callable[[], None]) -> Iterator[None]:
+def _estimated(network: nn.Module, show: Callable[[], None]) -> Iterator[None]:
     """Within the block, norms have the statistics of what ``show`` sends through the network.
 
     The statistics of training come back after it. Nothing is learned from labels, and no weight
@@ -252,7 +209,7 @@ def own_statistics(network: nn.Module, show: Callable[[], None]) -> Iterator[Non
 
 
 @contextmanager
-def batch_statistics(network: nn.Module) -> Iterator[None]:
+def _of_each_batch(network: nn.Module) -> Iterator[None]:
     """Within the block, norms use each batch's own statistics and remember none of them."""
     layers = _batch_norms(network)
     was_training = network.training

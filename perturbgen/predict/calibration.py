@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Self
 
 import numpy as np
 import pandas as pd
@@ -18,21 +18,15 @@ import pandas as pd
 from perturbgen.core.console import track
 from perturbgen.core.errors import SchemaError, shorten
 from perturbgen.core.labels import CONDITION, conditions_of
-from perturbgen.generate import fit_samplers, read_batches
-from perturbgen.predict.conditions import (
-    in_run_genes,
-    make_sampler,
-    require_unseen_by,
-    vehicle_of,
-    without,
-)
-from perturbgen.predict.experiment import MeasuredExperiment, PredictSettings, Wells, make_wells
+from perturbgen.generate import CellSampler, read_batches
+from perturbgen.predict.conditions import vehicle_of, without
+from perturbgen.predict.experiment import MeasuredExperiment, PredictSettings
+from perturbgen.predict.wells import Wells
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
     from perturbgen.de import DETable
-    from perturbgen.generate import CellSampler
     from perturbgen.train import TrainedRun
 
 log = logging.getLogger(__name__)
@@ -47,6 +41,56 @@ class Task:
     experiment: MeasuredExperiment
     wanted: Wells
     twins: Wells | None
+
+    @classmethod
+    def of(
+        cls,
+        run: TrainedRun,
+        cells: AnnData,
+        wanted: pd.MultiIndex,
+        settings: PredictSettings,
+        *,
+        sampler: CellSampler | None = None,
+        calibration_run: TrainedRun | None = None,
+    ) -> Self:
+        """Everything that the estimators need, all bad input found on the way."""
+        # Of the cells at hand, which are without those of the wanted conditions.
+        sampler = sampler or CellSampler.of(cells, seed=settings.seed)
+        sampler.require_unseen(wanted)
+        control = vehicle_of(cells)
+        options: dict[str, Any] = {"latent": settings.latent, "seed": settings.seed}
+        ours = Wells.of(run, cells, sampler, wanted, **options)
+        if settings.anchors:
+            ours.require_compound()
+        kinds = sorted(wanted.get_level_values("cell_type").unique())
+        experiment = MeasuredExperiment.of(cells, kinds, control=control, flavour=settings.flavour)
+        samples = experiment.real.obs
+        found = set(samples.loc[samples["compound"] == control, "cell_type"])
+        absent = [kind for kind in kinds if kind not in found]
+        if absent:
+            raise SchemaError(
+                f"no well of the vehicle {control!r} has cells of type {shorten(absent)}",
+                expected="real controls of every cell type to predict, which the DE compares with",
+            )
+        if settings.needs_measured:
+            _require_measured(kinds, samples.loc[samples["compound"] != control, "cell_type"])
+        if not settings.calibrates:
+            return cls(experiment, ours, None)
+        twin_run = calibration_run or run
+        known = _calibration_conditions(
+            twin_run, cells.obs, experiment.measured, kinds, control=control
+        )
+        others = twin_run.in_genes(cells)
+        if settings.latent == "posterior":
+            # A latent point of a twin's own cell would tell of its compound.
+            others = without(others, known)
+        # Wells that this run never saw are drawn by a sampler that never saw them either: cell
+        # numbers that it has seen it foretells better (RMSE of their logarithms .336, and .402 of
+        # unseen ones).
+        unseen = known[~known.isin(_trained_conditions(twin_run, cells.obs))]
+        fair = sampler.without(unseen, seed=settings.seed)
+        twins = Wells.of(twin_run, others, fair, known, suffix=_TWIN, **options)
+        return cls(experiment, ours, twins)
 
     @property
     def genes(self) -> pd.Index:
@@ -71,54 +115,6 @@ class Task:
         known = pd.MultiIndex.from_frame(self.twins.plan.conditions)
         measured = self.experiment.measured.signed_log10_p.loc[known]
         return measured.set_axis(self.twins.conditions).fillna(0.0)
-
-
-def make_task(
-    run: TrainedRun,
-    cells: AnnData,
-    wanted: pd.MultiIndex,
-    settings: PredictSettings,
-    *,
-    sampler: CellSampler | None = None,
-    calibration_run: TrainedRun | None = None,
-) -> Task:
-    """Everything that the estimators need, all bad input found on the way."""
-    # Of the cells at hand, which are without those of the wanted conditions.
-    sampler = sampler or make_sampler(cells, seed=settings.seed)
-    require_unseen_by(sampler, wanted)
-    control = vehicle_of(cells)
-    options: dict[str, Any] = {"latent": settings.latent, "seed": settings.seed}
-    ours = make_wells(run, cells, sampler, wanted, **options)
-    if settings.anchors:
-        ours.require_compound()
-    kinds = sorted(wanted.get_level_values("cell_type").unique())
-    experiment = MeasuredExperiment.of(cells, kinds, control=control, flavour=settings.flavour)
-    samples = experiment.real.obs
-    found = set(samples.loc[samples["compound"] == control, "cell_type"])
-    absent = [kind for kind in kinds if kind not in found]
-    if absent:
-        raise SchemaError(
-            f"no well of the vehicle {control!r} has cells of type {shorten(absent)}",
-            expected="real controls of every cell type to predict, which the DE compares with",
-        )
-    if settings.needs_measured:
-        _require_measured(kinds, samples.loc[samples["compound"] != control, "cell_type"])
-    if not settings.calibrates:
-        return Task(experiment, ours, None)
-    twin_run = calibration_run or run
-    known = _calibration_conditions(
-        twin_run, cells.obs, experiment.measured, kinds, control=control
-    )
-    others = in_run_genes(twin_run, cells)
-    if settings.latent == "posterior":
-        # A latent point of a twin's own cell would tell of its compound.
-        others = without(others, known)
-    # Wells that this run never saw are drawn by a sampler that never saw them either: cell numbers
-    # that it has seen it foretells better (RMSE of their logarithms .336, and .402 of unseen ones).
-    unseen = known[~known.isin(_trained_conditions(twin_run, cells.obs))]
-    fair = _sampler_without(sampler, unseen, seed=settings.seed)
-    twins = make_wells(twin_run, others, fair, known, suffix=_TWIN, **options)
-    return Task(experiment, ours, twins)
 
 
 def _calibration_conditions(
@@ -176,15 +172,6 @@ def _trained_conditions(run: TrainedRun, obs: pd.DataFrame) -> pd.MultiIndex:
     return conditions_of(obs[trained]).unique()
 
 
-def _sampler_without(sampler: CellSampler, conditions: pd.MultiIndex, *, seed: int) -> CellSampler:
-    """The sampler, fitted again without some conditions."""
-    known = conditions_of(sampler.table.groups).isin(conditions)
-    if not known.any():
-        return sampler
-    rng = np.random.default_rng([3, seed])
-    return fit_samplers(sampler.table.take(~known), rng=rng, settings=sampler.settings)
-
-
 def withheld_likelihood(
     run: TrainedRun,
     cells: AnnData,
@@ -200,7 +187,7 @@ def withheld_likelihood(
     gain is what it exceeds the same under the vehicle by, in nats a cell. At most ``most`` cells of
     a condition are looked at.
     """
-    cells = in_run_genes(run, cells)
+    cells = run.in_genes(cells)
     rng = np.random.default_rng([5, seed])
     # Some cells of each condition, since importance sampling decodes each of them many times.
     order = pd.Series(rng.permutation(cells.n_obs), conditions_of(cells.obs))
@@ -219,12 +206,10 @@ def _log_likelihoods(run: TrainedRun, cells: AnnData, *, samples: int, seed: int
     """Log p(x | c) of every cell, (cells,), in nats."""
     import torch
 
-    from perturbgen.models import log_evidence
-
     generator = torch.Generator(next(run.model.parameters()).device).manual_seed(seed)
     batches = read_batches(run.model, run.card.covariates, cells, 128)
     parts = [
-        log_evidence(run.model, batch, samples=samples, generator=generator)
+        run.model.log_evidence(batch, samples=samples, generator=generator)
         for batch in track(batches, "likelihood", -(-cells.n_obs // 128))
     ]
     return torch.cat(parts).cpu().numpy()

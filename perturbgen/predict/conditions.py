@@ -5,24 +5,15 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-import numpy as np
 import pandas as pd
 
-from perturbgen.core.errors import SchemaError, shorten
+from perturbgen.core.errors import SchemaError
 from perturbgen.core.labels import VEHICLE, conditions_of
-from perturbgen.data import require_same_genes
-from perturbgen.generate import (
-    CellSampler,
-    SamplerSettings,
-    fit_samplers,
-    wanted_conditions,
-    well_table,
-)
+from perturbgen.generate import wanted_conditions
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
-    from perturbgen.train import TrainedRun
 
 log = logging.getLogger(__name__)
 
@@ -41,18 +32,6 @@ def vehicle_of(cells: AnnData) -> str:
     return str(cells.uns.get("vehicle", VEHICLE))
 
 
-def in_run_genes(run: TrainedRun, cells: AnnData) -> AnnData:
-    """The cells with the run's genes in the run's order."""
-    genes = pd.Index(run.card.genes)
-    if cells.var_names.equals(genes):
-        return cells
-    if cells.var_names.is_unique and set(genes) == set(cells.var_names):
-        return cells[:, genes].copy()
-    # Raises with the genes that differ; what passes has a gene twice.
-    require_same_genes(cells, run.card.genes)
-    raise SchemaError("the cells name a gene more than once", expected="unique names")
-
-
 def without(cells: AnnData, wanted: pd.MultiIndex) -> AnnData:
     """The cells of all other conditions: what is to be predicted may not be looked at."""
     withheld = conditions_of(cells.obs).isin(wanted)
@@ -60,23 +39,3 @@ def without(cells: AnnData, wanted: pd.MultiIndex) -> AnnData:
         return cells
     log.info("%d cells of the conditions to predict are withheld from everything", withheld.sum())
     return cells[~withheld].copy()
-
-
-def make_sampler(
-    cells: AnnData, *, seed: int, settings: SamplerSettings | None = None
-) -> CellSampler:
-    """Forests of cell numbers and depths, fitted on the cells at hand."""
-    return fit_samplers(well_table(cells), rng=np.random.default_rng([3, seed]), settings=settings)
-
-
-def require_unseen_by(sampler: CellSampler, wanted: pd.MultiIndex) -> None:
-    """A sampler from elsewhere has not seen the cells of the conditions to predict."""
-    seen = wanted[wanted.isin(conditions_of(sampler.table.groups))]
-    if len(seen):
-        raise SchemaError(
-            f"the sampler was fitted on {len(seen)} of the conditions to predict: "
-            f"{shorten([' | '.join(key) for key in seen], 3)}",
-            expected="samplers that do not know how many of their cells were found",
-            fix="leave --samplers out: they are fitted without these conditions, "
-            "which takes seconds",
-        )

@@ -11,25 +11,18 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
-from typing import Final, NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy.stats import poisson
 
 from perturbgen.core.console import progress
 from perturbgen.core.errors import ConfigError, SchemaError, shorten
-from perturbgen.core.labels import CONDITION, conditions_of
 from perturbgen.de import DETable, log_p_t
 from perturbgen.predict.calibration import Task
-from perturbgen.predict.diagnostics import check_generated
-from perturbgen.predict.experiment import PredictSettings, Wells
+from perturbgen.predict.experiment import PredictSettings
+from perturbgen.predict.wells import Wells
 
 log = logging.getLogger(__name__)
-
-_DRAWS: Final = 3  # replicates of latent points and depths that noise-free means are averaged over
-_LARGE: Final = 1000.0
 
 
 def _signed_log10_p(t: pd.DataFrame, df: pd.DataFrame) -> pd.DataFrame:
@@ -100,13 +93,19 @@ def average_t(tables: Sequence[DETable]) -> pd.DataFrame:
     return _signed_log10_p(t.value(), df.value())
 
 
-def plug_in_t(logfc: pd.DataFrame, se: pd.DataFrame, df: pd.DataFrame) -> pd.DataFrame:
-    """Signed -log10 p of a noise-free log fold change over the standard error of real replicates.
+def plug_in_t(logfc: pd.DataFrame, measured: DETable) -> pd.DataFrame:
+    """Signed -log10 p of a noise-free log fold change over the usual error of real replicates.
 
-    All are conditions x genes, joined by label to ``logfc``. Where the error is unknown (NaN), so
-    is the result. Where counts are below one in a well, limma estimates smaller changes than the
-    noise-free one: shrink by expression level.
+    ``logfc`` is conditions x genes; ``measured`` holds real replicates only, the cell type being
+    the first level of their index. Where the error is unknown (NaN), so is the result. Where counts
+    are below one in a well, limma estimates smaller changes than the noise-free one: shrink by
+    expression level.
     """
+    return _over_error(logfc, *_usual_error(measured, logfc.index))
+
+
+def _over_error(logfc: pd.DataFrame, se: pd.DataFrame, df: pd.DataFrame) -> pd.DataFrame:
+    """Signed -log10 p of a log fold change over its standard error, joined by label."""
     se, df = aligned(se, logfc, "se"), aligned(df, logfc, "df")
     if (se <= 0).to_numpy().any():
         raise SchemaError(
@@ -115,18 +114,8 @@ def plug_in_t(logfc: pd.DataFrame, se: pd.DataFrame, df: pd.DataFrame) -> pd.Dat
     return _signed_log10_p(logfc / se, df)
 
 
-class _Error(NamedTuple):
-    """Standard errors and their degrees of freedom, conditions x genes."""
-
-    se: pd.DataFrame
-    df: pd.DataFrame
-
-
-def usual_error(measured: DETable, conditions: pd.MultiIndex) -> _Error:
-    """The standard errors to expect of conditions: by gene, the median over those of the cell type.
-
-    ``measured`` holds real replicates only; its first index level is the cell type.
-    """
+def _usual_error(measured: DETable, conditions: pd.Index) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Standard errors and degrees of freedom to expect: by gene, the medians of the cell type."""
     kinds = measured.se.index.get_level_values(0)
     wanted = conditions.get_level_values(0)
     absent = wanted.unique().difference(kinds)
@@ -135,7 +124,8 @@ def usual_error(measured: DETable, conditions: pd.MultiIndex) -> _Error:
             f"no measured condition of cell type {shorten(absent)}", expected="one or more of each"
         )
     medians = (frame.groupby(kinds).median() for frame in (measured.se, measured.df))
-    return _Error(*(median.loc[wanted].set_axis(conditions) for median in medians))
+    se, df = (median.loc[wanted].set_axis(conditions) for median in medians)
+    return se, df
 
 
 def mrrmse(prediction: pd.DataFrame, truth: pd.DataFrame) -> float:
@@ -178,7 +168,7 @@ def average(task: Task, settings: PredictSettings, keep: tuple[int, ...]) -> _Av
         for k in range(1, most + 1):
             samples = [experiment.draw(wells, replicate=k) for wells in (*task.groups, *mocks)]
             if k == 1:
-                checks = check_generated(samples[0], experiment.real, control=vehicle)
+                checks = experiment.check(samples[0])
             table = experiment.fit(*samples)
             t = {"mean_t": table.t.reindex_like(like)}
             if mocks:
@@ -242,50 +232,3 @@ def _anchored_t(table: DETable, groups: list[Wells], *, vehicle: str) -> pd.Data
         difference = table.logfc.loc[rows].to_numpy() - table.logfc.loc[base].to_numpy()
         parts.append(pd.DataFrame(difference / table.se.loc[rows].to_numpy(), rows, table.genes))
     return pd.concat(parts)
-
-
-def model_logfc(
-    group: Wells, *, vehicle: str, genes: pd.Index, draws: int = _DRAWS
-) -> pd.DataFrame:
-    """Log2 fold change against the vehicle, conditions x genes: the mean over wells.
-
-    The same latent points, depths and covariates are decoded twice, with the compound and with the
-    vehicle in its place, so that whatever the decoder gets wrong about a well in general cancels.
-    Voom sees log2(count + ½), which a rare gene hardly moves: so do we, in expectation over Poisson
-    counts around the model's means.
-    """
-    group.require_compound()
-    generator, plan = group.generator, group.plan
-    total = np.zeros((len(group.wells), len(generator.genes)))
-    count = np.zeros(len(group.wells))
-    # Few do: the means are free of counting noise, and both sides share their latent points.
-    for replicate in range(1, draws + 1):
-        treated, untreated = (
-            generator.expected_sums(plan, group.wells, replicate=replicate, **replaced)
-            for replaced in ({}, {"compound": vehicle})
-        )
-        drawn = treated.sum(axis=1) > 0
-        total[drawn] += (_expected_log2(treated) - _expected_log2(untreated))[drawn]
-        count += drawn
-    unknown = np.full(total.shape, np.nan)
-    mean = np.divide(total, count[:, None], out=unknown, where=count[:, None] > 0)
-    by_well = pd.DataFrame(mean, conditions_of(group.wells), generator.genes)
-    wanted = pd.MultiIndex.from_frame(plan.conditions[list(CONDITION)])
-    by_condition = by_well[genes].groupby(level=[0, 1]).mean()
-    return by_condition.reindex(wanted).set_axis(group.conditions)
-
-
-def _expected_log2(mean: np.ndarray) -> np.ndarray:
-    """E log2(X + ½) of Poisson counts X with these means, any shape."""
-    grid, values = _poisson_table()
-    with np.errstate(divide="ignore"):
-        large = np.log2(mean + 0.5) - 0.5 / np.log(2) / mean  # to second order about the mean
-        return np.where(mean < _LARGE, np.interp(mean, grid, values), large)
-
-
-@cache
-def _poisson_table() -> tuple[np.ndarray, np.ndarray]:
-    """Means, dense near zero, and E log2(X + ½) there."""
-    grid = np.expm1(np.linspace(0, np.log1p(_LARGE), 1500))
-    counts = np.arange(int(_LARGE + 12 * np.sqrt(_LARGE)))
-    return grid, poisson.pmf(counts, grid[:, None]) @ np.log2(counts + 0.5)

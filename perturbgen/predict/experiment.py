@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import numpy as np
 import pandas as pd
@@ -13,33 +14,26 @@ import scipy.sparse as sp
 from pydantic import Field
 
 from perturbgen.core.config import Settings
-from perturbgen.core.errors import ConfigError
-from perturbgen.core.labels import CONDITION
+from perturbgen.core.errors import shorten
+from perturbgen.core.stats import log_cpm
 from perturbgen.data import groups_of, pseudobulk
 from perturbgen.de import FLAVOURS, flavour_table
-from perturbgen.generate import (
-    WELL,
-    CellGenerator,
-    Plan,
-    Route,
-    add_covariates,
-    make_latents,
-    require_route,
-)
-from perturbgen.predict.conditions import vehicle_of
+from perturbgen.generate import WELL, Route
+from perturbgen.predict.wells import Wells
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
     from perturbgen.de import DETable
-    from perturbgen.generate import CellSampler
-    from perturbgen.train import TrainedRun
 
 Estimator = Literal["mean_t", "anchored_t", "plug_in", "shrunk", "shrunk_plug_in"]
 
-_UNTREATED: Final = " (untreated)"
-_MOCKS: Final = 12  # compounds of a cell type that vehicle wells are generated beside
-_CONDITION: Final = list(CONDITION)
+log = logging.getLogger(__name__)
+
+_DEPTH: Final = (0.7, 1.4)  # outside, the low-count genes of the fit are ruined
+_VARIANCE: Final = (0.5, 2.0)
+_FEWEST_COUNTS: Final = 5.0  # mean counts, of genes that are looked at
+_FEWEST_GENES: Final = 10
 
 
 class PredictSettings(Settings):
@@ -82,87 +76,6 @@ class PredictSettings(Settings):
     def needs_measured(self) -> bool:
         """Whether measured compounds of the same types are needed, for errors or calibration."""
         return self.calibrates or self.needs("plug_in")
-
-
-class Wells(NamedTuple):
-    """Conditions to generate: the plan, its wells with all covariates, and their generator."""
-
-    plan: Plan
-    wells: pd.DataFrame
-    generator: CellGenerator
-    suffix: str = ""
-
-    @property
-    def conditions(self) -> pd.MultiIndex:
-        """Their labels in the fit."""
-        table = self.plan.conditions
-        compounds = table["compound"] + self.suffix
-        return pd.MultiIndex.from_arrays([table["cell_type"], compounds], names=CONDITION)
-
-    def untreated(self, vehicle: str) -> Wells:
-        """Wells like those of some compounds of each cell type, generated with the vehicle in them.
-
-        A dozen compounds, spread evenly over their sorted names, say what the model gets wrong of a
-        cell type; the wells of all would double the draws.
-        """
-        table = self.plan.conditions.sort_values(_CONDITION)
-        kinds = table.groupby("cell_type")
-        # Evenly over the sorted names, and the same ones in every replicate.
-        step = (kinds.cumcount() / kinds["compound"].transform("size") * _MOCKS).astype(int)
-        some = table[~pd.concat([table["cell_type"], step], axis=1).duplicated()]
-        chosen = pd.MultiIndex.from_frame(self.wells[_CONDITION]).isin(
-            pd.MultiIndex.from_frame(some[_CONDITION])
-        )
-        wells = self.wells[chosen].reset_index(drop=True).assign(compound=vehicle)
-        plan = Plan(self.plan.sampler, some, self.plan.seed)
-        return Wells(plan, wells, self.generator, self.suffix + _UNTREATED)
-
-    def require_compound(self) -> None:
-        """The model that generates the wells knows what a compound is."""
-        if "compound" not in self.generator.encoder.categories:
-            raise ConfigError(
-                "the estimator compares a compound with the vehicle, "
-                "and the run is not conditioned on compound",
-                fix="use the estimator mean_t, or train with [conditions.compound]",
-            )
-
-    def untreated_conditions(self, vehicle: str, conditions: pd.MultiIndex) -> pd.MultiIndex:
-        """The label of the untreated wells that each condition is compared with."""
-        kinds = conditions.get_level_values(0)
-        label = vehicle + self.suffix + _UNTREATED
-        return pd.MultiIndex.from_arrays([kinds, [label] * len(kinds)], names=CONDITION)
-
-
-def make_wells(
-    run: TrainedRun,
-    cells: AnnData,
-    sampler: CellSampler,
-    wanted: pd.MultiIndex,
-    *,
-    latent: str,
-    seed: int,
-    suffix: str = "",
-) -> Wells:
-    """The wells of the wanted conditions, with every covariate of the run and their generator.
-
-    ``latent`` is one of the routes of latent points; ``suffix`` ends the compounds' labels.
-    """
-    encoder = run.card.covariates
-    plan = Plan(sampler, wanted.to_frame(index=False), seed)
-    wells = add_covariates(plan.wells, cells.obs, run.settings.conditions)
-    encoder.codes(wells)  # a category that the run cannot express is an error before any work
-    latents = make_latents(
-        run.model,
-        encoder,
-        cells,
-        wells,
-        require_route(latent),
-        vehicle=vehicle_of(cells),
-        seed=seed,
-        parts=run.parts,
-    )
-    generator = CellGenerator(run.model, pd.Index(run.card.genes), encoder, latents)
-    return Wells(plan, wells, generator, suffix)
 
 
 @dataclass(frozen=True)
@@ -217,6 +130,13 @@ class MeasuredExperiment:
         sums, cells = wells.generator.drawn_sums(wells.plan, wells.wells, replicate=replicate)
         return self.samples(wells, sums, cells)
 
+    def check(self, generated: AnnData) -> pd.DataFrame:
+        """Whether generated samples are like the real ones where limma is sensitive, by cell type.
+
+        The ratios of generated to real ``depth`` (counts a cell) and ``variance``.
+        """
+        return _check_generated(generated, self.real, control=self.control)
+
     def samples(self, group: Wells, sums: sp.csr_array | np.ndarray, cells: np.ndarray) -> AnnData:
         """Samples of sums (wells, genes), labelled as their wells; none where no cell is."""
         from anndata import AnnData
@@ -242,3 +162,70 @@ class MeasuredExperiment:
 def _as_text(obs: pd.DataFrame) -> pd.DataFrame:
     """Labels as text, so that those of real and of generated samples join."""
     return obs.astype({name: str for name in obs.columns if name != "n_cells"})
+
+
+def _check_generated(generated: AnnData, real: AnnData, *, control: str) -> pd.DataFrame:
+    """Ratios of generated to real samples by cell type: ``depth`` (counts a cell) and ``variance``.
+
+    The variance is that within conditions. Far from that of the controls it means that noise is
+    missing (means in place of draws) or too much. Both are warnings with the numbers.
+    """
+    rows = {}
+    for kind, obs in generated.obs.groupby("cell_type"):
+        ours, theirs = generated[obs.index], real[real.obs["cell_type"] == kind]
+        controls = theirs[theirs.obs["compound"] == control]
+        rows[str(kind)] = {
+            "depth": _depth_per_cell(ours) / _depth_per_cell(theirs),
+            "variance": _variance_ratio(ours, controls),
+        }
+    table = pd.DataFrame.from_dict(rows, orient="index", columns=["depth", "variance"])
+    table = table.rename_axis("cell_type")
+    for name, (low, high) in (("depth", _DEPTH), ("variance", _VARIANCE)):
+        bad = table[name][~table[name].between(low, high) & table[name].notna()]
+        if len(bad):
+            found = shorten([f"{kind} {value:.2f}" for kind, value in bad.items()])
+            log.warning("generated over real %s is outside [%g, %g]: %s", name, low, high, found)
+    return table
+
+
+def _depth_per_cell(samples: AnnData) -> float:
+    return float(samples.X.sum() / max(samples.obs["n_cells"].sum(), 1))
+
+
+def _variance_ratio(generated: AnnData, controls: AnnData) -> float:
+    """Median over genes of the ratio of variances of log2 CPM, generated to controls.
+
+    Both are freed of the plates' own levels, which are the controls' means.
+    """
+    mean = np.asarray(controls.X.mean(axis=0)).ravel() if controls.n_obs else np.zeros(0)
+    genes = np.flatnonzero(mean >= _FEWEST_COUNTS)
+    # A variance within plates needs two controls on one.
+    plates = controls.obs["plate"].astype(str)
+    if len(genes) < _FEWEST_GENES or (plates.value_counts() < 2).all():
+        return float("nan")
+    base, ours = _log_cpm_by_plate(controls, genes), _log_cpm_by_plate(generated, genes)
+    level = base.groupby(level=0).mean()
+    # A plate without controls has no level to be freed of.
+    known = ours.index.isin(level.index)
+    ours = (ours - level.reindex(ours.index))[known]
+    compound = generated.obs["compound"].astype(str).to_numpy()[known]
+    ratio = _pooled_variance(ours, compound) / _pooled_variance(base, base.index.to_numpy())
+    return float(np.nanmedian(ratio)) if np.isfinite(ratio).any() else float("nan")
+
+
+def _log_cpm_by_plate(samples: AnnData, genes: np.ndarray) -> pd.DataFrame:
+    counts = sp.csr_array(samples.X)
+    total = np.asarray(counts.sum(axis=1)).ravel()
+    plates = samples.obs["plate"].astype(str).to_numpy()
+    return pd.DataFrame(log_cpm(counts[:, genes].toarray(), total), plates)
+
+
+def _pooled_variance(values: pd.DataFrame, groups: np.ndarray) -> np.ndarray:
+    """Variance (genes,) within groups of rows (samples, genes), pooled."""
+    table = values.to_numpy()
+    codes, names = pd.factorize(groups)
+    freedom = len(table) - len(names)
+    if freedom <= 0:
+        return np.full(table.shape[1], np.nan)
+    means = pd.DataFrame(table).groupby(codes).mean().to_numpy()
+    return ((table - means[codes]) ** 2).sum(axis=0) / freedom

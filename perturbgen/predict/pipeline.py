@@ -10,16 +10,11 @@ from typing import TYPE_CHECKING, Final
 import pandas as pd
 
 from perturbgen.core.errors import shorten
-from perturbgen.predict.calibration import Task, make_task
-from perturbgen.predict.conditions import in_run_genes, read_wanted, without
-from perturbgen.predict.estimators import average, model_logfc, plug_in_t, usual_error
+from perturbgen.predict.calibration import Task
+from perturbgen.predict.conditions import read_wanted, without
+from perturbgen.predict.estimators import average, plug_in_t
 from perturbgen.predict.experiment import PredictSettings
-from perturbgen.predict.shrinkage import (
-    Shrinkage,
-    expression_levels,
-    fit_shrinkage,
-    shrunk_by_others,
-)
+from perturbgen.predict.shrinkage import Shrinkage, expression_levels
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -71,8 +66,8 @@ def predict(
     factors are fitted. ``keep`` are numbers of replicates to note.
     """
     wanted = read_wanted(conditions)
-    cells = without(in_run_genes(run, cells), wanted)
-    task = make_task(run, cells, wanted, settings, sampler=sampler, calibration_run=calibration_run)
+    cells = without(run.in_genes(cells), wanted)
+    task = Task.of(run, cells, wanted, settings, sampler=sampler, calibration_run=calibration_run)
     averages = average(task, settings, keep) if settings.draws else None
     raw = dict(averages.final) if averages else {}
     if settings.needs("plug_in", "shrunk_plug_in"):
@@ -88,11 +83,11 @@ def predict(
         truth = task.truth
         twins = values[name].loc[task.twins.conditions].fillna(0.0)
         if name in _SOURCE:
-            shrinkage[name] = fit_shrinkage(twins, truth, levels)
+            shrinkage[name] = Shrinkage.fit(twins, truth, levels)
             values[name] = shrinkage[name].apply(values[name], levels)
             # By the others: a condition shrunk by its own answer would look too good to an
             # ensemble.
-            twins = shrunk_by_others(twins, truth, levels)
+            twins = Shrinkage.by_others(twins, truth, levels)
         known = pd.MultiIndex.from_frame(task.twins.plan.conditions)
         measured, calibrated[name] = truth.set_axis(known), twins.set_axis(known)
     kept = averages.kept if averages else {}
@@ -111,15 +106,12 @@ def _plug_in(task: Task) -> pd.DataFrame:
     """The model's noise-free log fold changes over the standard errors of real conditions."""
     experiment = task.experiment
     real = experiment.measured
-    logfc = pd.concat(
-        [model_logfc(wells, vehicle=experiment.control, genes=task.genes) for wells in task.groups]
-    )
+    logfc = [wells.logfc(vehicle=experiment.control, genes=task.genes) for wells in task.groups]
     conditions = real.conditions
     samples = conditions["n_samples"] if "n_samples" in conditions else conditions.iloc[:, 0]
     # Positive controls have many more wells than a usual compound, and smaller errors.
     usual = samples <= 2 * samples.median()
-    error = usual_error(real.select(conditions.index[usual]), task.conditions)
-    return experiment.clipped(plug_in_t(logfc, error.se, error.df))
+    return experiment.clipped(plug_in_t(pd.concat(logfc), real.select(conditions.index[usual])))
 
 
 def _levels_of(task: Task, levels: int) -> pd.DataFrame:

@@ -19,7 +19,7 @@ from perturbgen.core.errors import ConfigError, PerturbgenError, SchemaError, sh
 from perturbgen.core.files import require_file, require_folder
 from perturbgen.core.labels import CONDITION, conditions_of
 from perturbgen.core.runs import file_hash
-from perturbgen.core.tables import h5ad_errors
+from perturbgen.core.tables import reading
 from perturbgen.data import complete, read_h5ad
 from perturbgen.predict.conditions import vehicle_of
 from perturbgen.predict.estimators import require_same
@@ -70,7 +70,7 @@ class RunFiles:
         import anndata
 
         # obs alone is read: the counts are not needed to tell what was seen.
-        with h5ad_errors(self.cells):
+        with reading(self.cells, "h5ad"):
             file = anndata.read_h5ad(self.cells, backed="r")
             obs = file.obs
             file.file.close()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Self
 
 import numpy as np
 import pandas as pd
@@ -62,46 +62,61 @@ class Shrinkage:
         gated = predictions.mul(_gate(predictions, self.noise), axis=0)
         return gated * np.stack([scale[kind] for kind in kinds])
 
+    @classmethod
+    def fit(cls, predictions: pd.DataFrame, truth: pd.DataFrame, levels: pd.DataFrame) -> Self:
+        """The shrinkage by which predictions of measured conditions come closest to them.
 
-def fit_shrinkage(
-    predictions: pd.DataFrame, truth: pd.DataFrame, levels: pd.DataFrame
-) -> Shrinkage:
-    """The shrinkage by which predictions of measured conditions come closest to them.
+        ``predictions`` and ``truth`` are conditions (cell_type, compound) x genes, joined by label;
+        how close is the mean of the rows' RMSE.
+        """
+        predictions = aligned(predictions, truth)
+        if not all(np.isfinite(frame.to_numpy(float)).all() for frame in (predictions, truth)):
+            raise SchemaError(
+                "predictions or truth hold missing values",
+                expected="numbers: leave those conditions out",
+            )
+        # The geometric mean: few strong conditions shall not set the scale of noise.
+        usual = float(np.exp(np.log(np.maximum((predictions**2).mean(axis=1), _TINY)).mean()))
+        fits = [cls._with_noise(predictions, truth, levels, noise) for noise in usual * _NOISES]
+        return min(fits, key=lambda fit: mrrmse(fit.apply(predictions, levels), truth))
 
-    ``predictions`` and ``truth`` are conditions (cell_type, compound) x genes, joined by label; how
-    close is the mean of the rows' RMSE.
-    """
-    predictions = aligned(predictions, truth)
-    if not all(np.isfinite(frame.to_numpy(float)).all() for frame in (predictions, truth)):
-        raise SchemaError(
-            "predictions or truth hold missing values",
-            expected="numbers: leave those conditions out",
+    @classmethod
+    def _with_noise(
+        cls, predictions: pd.DataFrame, truth: pd.DataFrame, levels: pd.DataFrame, noise: float
+    ) -> Self:
+        """The best factors with some noise; frames have the same labels in the same order."""
+        x, y = (
+            predictions.mul(_gate(predictions, noise), axis=0).to_numpy(float),
+            truth.to_numpy(float),
         )
-    # The geometric mean: few strong conditions shall not set the scale of noise.
-    usual = float(np.exp(np.log(np.maximum((predictions**2).mean(axis=1), _TINY)).mean()))
-    fits = [_fit_factors(predictions, truth, levels, noise) for noise in usual * _NOISES]
-    return min(fits, key=lambda fit: mrrmse(fit.apply(predictions, levels), truth))
+        kinds = truth.index.get_level_values(0)
+        rows = {
+            str(kind): _fit_one(x[kinds == kind], y[kinds == kind], _level_of(levels, kind, truth))
+            for kind in kinds.unique()
+        }
+        columns = range(int(levels.to_numpy().max()) + 1)
+        return cls(pd.DataFrame.from_dict(rows, orient="index", columns=columns), noise)
 
+    @classmethod
+    def by_others(
+        cls, predictions: pd.DataFrame, truth: pd.DataFrame, levels: pd.DataFrame
+    ) -> pd.DataFrame:
+        """Each condition shrunk as those of other compounds call for, as if it were not measured.
 
-def shrunk_by_others(
-    predictions: pd.DataFrame, truth: pd.DataFrame, levels: pd.DataFrame
-) -> pd.DataFrame:
-    """Each condition shrunk as those of other compounds call for, as if it were not measured.
-
-    In a cell type of which no other is left, predictions keep their size.
-    """
-    compounds, kinds = truth.index.get_level_values(1), truth.index.get_level_values(0).unique()
-    parts = []
-    for compound in compounds.unique():
-        here = truth.index[compounds == compound]
-        rest = truth.drop(here)
-        if not len(rest):
-            return predictions
-        found = fit_shrinkage(predictions.loc[rest.index], rest, levels)
-        # A type that has no other compound keeps its size.
-        factors = found.factors.reindex(kinds, fill_value=1.0)
-        parts.append(Shrinkage(factors, found.noise).apply(predictions.loc[here], levels))
-    return pd.concat(parts).loc[truth.index]
+        In a cell type of which no other is left, predictions keep their size.
+        """
+        compounds, kinds = truth.index.get_level_values(1), truth.index.get_level_values(0).unique()
+        parts = []
+        for compound in compounds.unique():
+            here = truth.index[compounds == compound]
+            rest = truth.drop(here)
+            if not len(rest):
+                return predictions
+            found = cls.fit(predictions.loc[rest.index], rest, levels)
+            # A type that has no other compound keeps its size.
+            factors = found.factors.reindex(kinds, fill_value=1.0)
+            parts.append(cls(factors, found.noise).apply(predictions.loc[here], levels))
+        return pd.concat(parts).loc[truth.index]
 
 
 def _gate(predictions: pd.DataFrame, noise: float) -> pd.Series:
@@ -118,20 +133,6 @@ def _level_of(levels: pd.DataFrame, kind: str, like: pd.DataFrame) -> np.ndarray
             expected=f"one of {shorten(levels.index)}",
         )
     return levels.loc[kind].reindex(like.columns).to_numpy(int)
-
-
-def _fit_factors(
-    predictions: pd.DataFrame, truth: pd.DataFrame, levels: pd.DataFrame, noise: float
-) -> Shrinkage:
-    """The factors that are best with some noise; frames have the same labels in the same order."""
-    x, y = predictions.mul(_gate(predictions, noise), axis=0).to_numpy(float), truth.to_numpy(float)
-    kinds = truth.index.get_level_values(0)
-    rows = {
-        str(kind): _fit_one(x[kinds == kind], y[kinds == kind], _level_of(levels, kind, truth))
-        for kind in kinds.unique()
-    }
-    columns = range(int(levels.to_numpy().max()) + 1)
-    return Shrinkage(pd.DataFrame.from_dict(rows, orient="index", columns=columns), noise)
 
 
 def _fit_one(x: np.ndarray, y: np.ndarray, level: np.ndarray) -> np.ndarray:

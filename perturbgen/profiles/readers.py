@@ -11,7 +11,7 @@ import pandas as pd
 
 from perturbgen.core.errors import InputError, SchemaError, shorten, suggest
 from perturbgen.core.files import require_file, require_folder
-from perturbgen.core.tables import BROKEN, parquet_errors, read_frame, require_unique
+from perturbgen.core.tables import BROKEN, read_frame, reading, require_unique
 from perturbgen.profiles.table import FEATURES, META, VALUES, Profiles
 
 # The files of an extraction of L1000 matrices.
@@ -31,7 +31,8 @@ def read_profiles(path: str | Path, *, key: str | None = None) -> Profiles:
     """
     path = Path(path)
     if path.is_dir():
-        return _read_extraction(path) if (path / MATRIX).exists() else _read_folder(path)
+        extracted = (path / MATRIX).exists() or (path / MANIFEST).exists()
+        return _read_extraction(path) if extracted else _read_folder(path)
     path = require_file(path, "profiles")
     if path.suffix == ".h5ad":
         return _read_h5ad(path, key)
@@ -45,7 +46,7 @@ def read_profiles(path: str | Path, *, key: str | None = None) -> Profiles:
 
 def _read_folder(folder: Path) -> Profiles:
     """What :meth:`Profiles.write` saved."""
-    with parquet_errors(folder / META):
+    with reading(folder / META, "parquet"):
         meta = pd.read_parquet(require_file(folder / META, "table of labels"))
     return Profiles(_map(folder / VALUES), meta, _read_features(folder / FEATURES), str(folder))
 
@@ -94,9 +95,7 @@ def _read_h5ad(path: Path, key: str | None) -> Profiles:
     """An obsm entry, or X with its genes, and obs; X stays on the disk unless it is asked for."""
     import anndata
 
-    from perturbgen.core.tables import h5ad_errors
-
-    with h5ad_errors(path):
+    with reading(path, "h5ad"):
         # backed: an embedding is asked for more often than the counts beside it
         adata = anndata.read_h5ad(path, backed="r")
         try:

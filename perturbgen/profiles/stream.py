@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from perturbgen.core.console import progress
 from perturbgen.core.errors import InputError, SchemaError, shorten
 from perturbgen.core.files import atomic_path, require_file
-from perturbgen.core.tables import BROKEN, csv_errors, parquet_errors, read_header, require_unique
+from perturbgen.core.tables import BROKEN, read_header, reading, require_unique
 from perturbgen.profiles.readers import read_profiles
 from perturbgen.profiles.table import FEATURES, META, VALUES, Profiles, require_replaceable
 
@@ -71,7 +71,7 @@ def _read_csv(path: Path, *, key: str) -> _Embeddings:
     def batches() -> Iterator[_Batch]:
         rows = 0
         try:
-            with csv_errors(path), _open_csv(path, header, key) as blocks:
+            with reading(path, "csv"), _open_csv(path, header, key) as blocks:
                 for batch in blocks:
                     yield _as_arrays(batch, key, features)
                     rows += batch.num_rows
@@ -101,7 +101,7 @@ def _read_slowly(path: Path, header: Sequence[str], key: str, skip: int) -> Iter
     """The rows after the first ``skip``, by Python's reader; an error names line and column."""
     place = header.index(key)
     opener = gzip.open if path.suffix == ".gz" else open
-    with csv_errors(path), opener(path, "rt", newline="") as file:
+    with reading(path, "csv"), opener(path, "rt", newline="") as file:
         rows = _numbered_rows(file)
         for _ in islice(rows, skip + 1):
             pass
@@ -154,13 +154,13 @@ def _bad_field(path: Path, header: Sequence[str], key: str, line: int, column: i
 
 
 def _read_parquet(paths: Sequence[Path], *, key: str) -> _Embeddings:
-    with parquet_errors(paths[0]):
+    with reading(paths[0], "parquet"):
         names = pq.read_schema(require_file(paths[0], "embeddings")).names
     features = _feature_columns(names, key, paths[0])
 
     def batches() -> Iterator[_Batch]:
         for path in paths:
-            with parquet_errors(path):
+            with reading(path, "parquet"):
                 file = pq.ParquetFile(path)
                 absent = {key, *features} - set(file.schema_arrow.names)
                 if absent:

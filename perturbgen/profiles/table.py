@@ -7,7 +7,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal, cast
+from typing import TYPE_CHECKING, Any, Final, Literal, Self, cast
 
 import numpy as np
 import pandas as pd
@@ -100,7 +100,7 @@ class Profiles:
         obs = self.meta.iloc[rows].rename_axis(None)
         return anndata.AnnData(np.asarray(self.values[rows], np.float32), obs=obs, var=var)
 
-    def where(self, mask: np.ndarray | pd.Series, *, on_disk: bool = False) -> Profiles:
+    def where(self, mask: np.ndarray | pd.Series, *, on_disk: bool = False) -> Self:
         """The rows of a mask, copied into memory, or left where they are stored and read on use.
 
         Names of rows (an index of ``meta`` that is not just numbers) are kept.

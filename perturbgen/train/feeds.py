@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 import numpy as np
 
 from perturbgen.core.errors import ConfigError, SchemaError
-from perturbgen.data import CountStore, epoch_rng
+from perturbgen.data import CountStore
 
 if TYPE_CHECKING:
     import torch
@@ -49,7 +49,7 @@ class CellFeed:
         self, epoch: int, *, skip: int = 0, rank: int = 0, ranks: int = 1
     ) -> Iterator[CellBatch]:
         """Every cell once, shuffled."""
-        rng = epoch_rng(self.seed, epoch)
+        rng = np.random.default_rng([self.seed, epoch])
         return self._batches(rng=rng, skip=skip, rank=rank, ranks=ranks)
 
     def once(self) -> Iterator[CellBatch]:

@@ -11,15 +11,16 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import numpy as np
 import pandas as pd
 
-from perturbgen.core.errors import InputError
+from perturbgen.core.errors import InputError, SchemaError
 from perturbgen.core.system import require_device
-from perturbgen.data import CovariateEncoder
+from perturbgen.data import CovariateEncoder, require_same_genes
 from perturbgen.train.card import Card
 from perturbgen.train.run import Recipe, Trained
 from perturbgen.train.settings import RunSettings
 
 if TYPE_CHECKING:
     import torch
+    from anndata import AnnData
     from lightning_fabric import Fabric
 
     from perturbgen.models import Covariate, LatentModel
@@ -59,6 +60,17 @@ class TrainedRun(Trained):
     settings: RunSettings
     model: LatentModel
     card: _ModelCard
+
+    def in_genes(self, cells: AnnData) -> AnnData:
+        """The cells with the run's genes in the run's order."""
+        genes = pd.Index(self.card.genes)
+        if cells.var_names.equals(genes):
+            return cells
+        if cells.var_names.is_unique and set(genes) == set(cells.var_names):
+            return cells[:, genes].copy()
+        # Raises with the genes that differ; what passes has a gene twice.
+        require_same_genes(cells, self.card.genes)
+        raise SchemaError("the cells name a gene more than once", expected="unique names")
 
 
 class _CellRecipe(Recipe[RunSettings, "Cells", _ModelCard, TrainedRun]):

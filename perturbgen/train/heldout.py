@@ -57,12 +57,10 @@ class CellJudge:
         """Log p(x | c) of every cell, (cells,), in nats, by importance sampling."""
         import torch
 
-        from perturbgen.models import log_evidence
-
         model = self.run.model
         generator = torch.Generator(next(model.parameters()).device).manual_seed(seed)
         parts = [
-            log_evidence(model, batch, samples=samples, generator=generator)
+            model.log_evidence(batch, samples=samples, generator=generator)
             for batch in self._batches("likelihood", batch_size)
         ]
         return np.concatenate([part.cpu().numpy() for part in parts])

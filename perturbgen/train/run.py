@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from perturbgen.core.config import load_settings, to_toml
 from perturbgen.core.errors import ConfigError, InputError, SchemaError, shorten
 from perturbgen.core.files import atomic_path, require_file, require_folder, require_writable
 from perturbgen.core.runs import create_run, file_hash
@@ -143,7 +142,7 @@ class Recipe(ABC, Generic[_S, _D, _C, _R]):
         self._require_same(run, data)
         if overrides and fabric.is_global_zero:
             with atomic_path(run / "config.toml") as part:
-                part.write_text(to_toml(settings), encoding="utf-8")
+                part.write_text(settings.to_toml(), encoding="utf-8")
         self._carry_out(run, settings, data, fabric, resumed=True)
         return run
 
@@ -154,7 +153,7 @@ class Recipe(ABC, Generic[_S, _D, _C, _R]):
         for run in sorted(runs.glob("[0-9]*/")):
             if (
                 (run / "checkpoint" / "last.pt").exists()
-                and (run / "config.toml").read_text(encoding="utf-8") == to_toml(settings)
+                and (run / "config.toml").read_text(encoding="utf-8") == settings.to_toml()
                 and json.loads((run / "env.json").read_text())["data"] == self._hashes(settings)
             ):
                 return self.resume(run, accelerator=accelerator)
@@ -164,7 +163,7 @@ class Recipe(ABC, Generic[_S, _D, _C, _R]):
         """A trained run, its best (or last) model on a device, ready for use."""
         path = require_folder(path, "run directory")
         card = self.card.read(path)
-        settings = load_settings(self.settings, path / "config.toml")
+        settings = self.settings.load(path / "config.toml")
         model = self.blank(path, settings, card)
         load_state(path, which, model)
         return self.trained(path, settings, model.to(device).eval(), card)
@@ -205,7 +204,7 @@ class Recipe(ABC, Generic[_S, _D, _C, _R]):
             raise InputError(
                 f"{run} has no checkpoint to go on from", fix="train anew from its config.toml"
             )
-        settings = load_settings(self.settings, run / "config.toml", overrides=overrides)
+        settings = self.settings.load(run / "config.toml", overrides=overrides)
         may_change = (*_MAY_CHANGE, *self.may_change)
         for override in overrides:
             if not override.strip().startswith(may_change):

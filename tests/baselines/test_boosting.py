@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from perturbgen.baselines import make
-from perturbgen.baselines.trees import _cuda_present, _pick_device, boost_all, predict_all
+from perturbgen.baselines.trees import BoostedTrees, _cuda_present, _pick_device
 from tests.baselines.cases import LOW_RANK
 
 Task = tuple[pd.DataFrame, pd.DataFrame]
@@ -17,13 +17,13 @@ RNG = np.random.default_rng
 def test_blocks_of_columns_are_one_model_a_column(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = RNG(0)
     features, labels = rng.normal(size=(60, 5)), rng.normal(size=(60, 23))
-    whole = predict_all(boost_all(features, labels, {"seed": 1}, trees=5, device="cpu"), features)
-    alone = predict_all(
-        boost_all(features, labels[:, 13:14], {"seed": 1}, trees=5, device="cpu"), features
+    whole = BoostedTrees(features, labels, {"seed": 1}, trees=5, device="cpu").predict(features)
+    alone = BoostedTrees(features, labels[:, 13:14], {"seed": 1}, trees=5, device="cpu").predict(
+        features
     )
     np.testing.assert_allclose(whole[:, 13:14], alone, rtol=1e-5, atol=1e-6)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    again = predict_all(boost_all(features, labels, {"seed": 1}, trees=5, device="cpu"), features)
+    again = BoostedTrees(features, labels, {"seed": 1}, trees=5, device="cpu").predict(features)
     np.testing.assert_array_equal(whole, again)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from perturbgen.baselines import available
+from perturbgen.baselines import REGISTRY
 from perturbgen.cli import _run
 from perturbgen.data.kaggle import read_de
 
@@ -44,7 +44,7 @@ def fit(files: Path, *more: str, conditions: str = "id_map.csv", out: str = "p.p
 def test_list_and_settings(capsys: pytest.CaptureFixture[str]) -> None:
     assert _run(["baselines", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
-    assert [row["name"] for row in rows] == list(available())
+    assert [row["name"] for row in rows] == list(REGISTRY)
     assert (
         next(row for row in rows if row["name"] == "cell_type_mean")["Open Problems"]
         == "mean_across_celltypes"

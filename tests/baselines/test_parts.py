@@ -180,10 +180,10 @@ def test_the_better_candidate_is_chosen_and_the_test_rows_are_never_seen(task: T
         name: (lambda name=name: quick(name)) for name in ("zeros", "transfer", "gene_mean")
     }
     folds = mimic_folds(train.index, folds=4, rng=RNG(0))
-    choice, unseen = nested_choice(candidates, train, folds, rng=RNG(0))
-    assert choice.best == "transfer"
-    zeros, transfer, _ = choice.scores
-    assert transfer > zeros
+    best, score, unseen = nested_choice(candidates, train, folds, rng=RNG(0))
+    assert best == "transfer"
+    _, zeros, _ = nested_choice({"zeros": candidates["zeros"]}, train, folds, rng=RNG(0))
+    assert score > zeros
     assert not unseen.index.isin(test.index).any()
     with pytest.raises(ConfigError, match="no candidate"):
         nested_choice({}, train, folds, rng=RNG(0))

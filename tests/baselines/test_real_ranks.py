@@ -9,8 +9,6 @@ from types import ModuleType
 
 import pytest
 
-from perturbgen.core.config import load_settings
-
 pytestmark = pytest.mark.data
 FOLDER = Path(__file__).parents[2] / "experiments" / "real_ranks"
 
@@ -29,7 +27,7 @@ def experiment() -> ModuleType:
 @pytest.fixture
 def task(experiment: ModuleType, real_data: Path, monkeypatch: pytest.MonkeyPatch) -> object:
     monkeypatch.setenv("PERTURBGEN_DATA", str(real_data))
-    return experiment.load_task(load_settings(experiment.Experiment, FOLDER / "config.toml"))
+    return experiment.load_task(experiment.Experiment.load(FOLDER / "config.toml"))
 
 
 def test_the_anchors_are_reproduced(experiment: ModuleType, task: object) -> None:

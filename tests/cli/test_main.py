@@ -8,7 +8,6 @@ import typer
 
 from perturbgen import cli
 from perturbgen.cli import doctor
-from perturbgen.core.console import setup_logging
 from perturbgen.core.errors import PerturbgenError, UserError
 
 
@@ -95,6 +94,6 @@ def test_doctor_without_r_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) ->
 def test_a_log_line_is_one_line_where_nobody_watches(capsys: pytest.CaptureFixture[str]) -> None:
     line = "epoch 1/200 · " + "objective 326.7, held out 278.7 · " * 9
     for verbosity, prefix in ((0, ""), (1, "INFO     ")):
-        setup_logging(verbosity)
+        cli._setup_logging(verbosity)
         logging.getLogger("perturbgen.test").info("%s", line)
         assert capsys.readouterr().err == f"{prefix}{line}\n"

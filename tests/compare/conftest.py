@@ -11,7 +11,6 @@ import pandas as pd
 import pytest
 
 from perturbgen.compare import CompareSettings, Comparison, compare
-from perturbgen.core.config import load_settings
 
 CELLS = ("B cells", "Myeloid cells", "NK cells", "T cells CD4+")
 TARGETS = CELLS[:2]
@@ -76,7 +75,7 @@ def build(folder: Path) -> Build:
             "methods": CLOSED_FORM,
             "score": {"resamples": 20},
         }
-        return load_settings(CompareSettings, base=base | changes)
+        return CompareSettings.load(base=base | changes)
 
     return made
 

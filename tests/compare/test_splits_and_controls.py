@@ -12,10 +12,9 @@ import pandas as pd
 import pytest
 
 from perturbgen.compare import CompareSettings, write_comparison_report
-from perturbgen.compare.folds import make_folds
+from perturbgen.compare.folds import Fold
 from perturbgen.compare.settings import SplitSettings
 from perturbgen.compare.tables import Book
-from perturbgen.core.config import load_settings
 from perturbgen.core.errors import ConfigError, InputError, SchemaError, UserError
 from perturbgen.data import Split
 from perturbgen.evaluate import ScorecardText
@@ -28,7 +27,7 @@ def folds_of(build: Build, **split: Any) -> tuple[Book, list[tuple[pd.MultiIndex
     book = Book.of(settings.data)
     index = book.table.index
     return book, [
-        (index[f.train], index[f.test]) for f in make_folds(settings.splits, book, settings.data)
+        (index[f.train], index[f.test]) for f in Fold.all(settings.splits, book, settings.data)
     ]
 
 
@@ -167,7 +166,7 @@ def test_a_table_of_one_condition_cannot_be_split(
         SplitSettings(kind="kaggle"),
     ):
         with pytest.raises(UserError):
-            make_folds({"mine": split}, book, settings.data)
+            Fold.all({"mine": split}, book, settings.data)
 
 
 @pytest.mark.parametrize(
@@ -236,12 +235,13 @@ def test_unknown_targets_and_schedulers_are_told(run: Run, tmp_path: Path) -> No
 
 
 def test_the_default_comparison_has_twelve_methods_and_three_folds() -> None:
-    settings = load_settings(CompareSettings, base={})
+    settings = CompareSettings.load(base={})
     assert len(settings.all_methods) == 12
     assert settings.splits["compounds"].folds == 3
-    assert load_settings(
-        CompareSettings, base={"methods": {"additive": {}}}
-    ).all_methods.keys() == {"zeros", "additive"}
+    assert CompareSettings.load(base={"methods": {"additive": {}}}).all_methods.keys() == {
+        "zeros",
+        "additive",
+    }
 
 
 def test_values_are_limited_as_open_problems_does(

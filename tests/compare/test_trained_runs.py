@@ -15,7 +15,6 @@ from anndata import AnnData, read_h5ad
 from scipy import sparse
 
 from perturbgen.compare import Comparison, compare, grid, write_comparison_report
-from perturbgen.core.config import load_settings
 from perturbgen.core.errors import ConfigError, InputError, SchemaError
 from perturbgen.predict import GenerativePredictor, MeasuredExperiment, PredictSettings
 from perturbgen.train import RunSettings, load_run
@@ -71,7 +70,7 @@ def train(folder: Path, data: Path, name: str) -> Path:
         "annealing": {"warmup": 0},
         "training": {"epochs": 1, "batch_size": 64, "threads": 1},
     }
-    settings = load_settings(RunSettings, base=base)
+    settings = RunSettings.load(base=base)
     with without_pictures():
         return train_model(settings, runs=folder / "runs", accelerator="cpu")
 
@@ -113,7 +112,7 @@ def ran(made: Path, out: Path, run: dict[str, Any] | None = None, **changes: Any
         "methods": {"zeros": {}, "vae": vae},
         "score": {"resamples": 10},
     }
-    return compare(load_settings(CompareSettings, base=base | changes), out, workers=1)
+    return compare(CompareSettings.load(base=base | changes), out, workers=1)
 
 
 def test_a_run_predicts_what_its_predictor_predicts(made: Path, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from perturbgen.core.config import Settings, load_settings, to_toml
+from perturbgen.core.config import Settings
 from perturbgen.core.errors import ConfigError
 from perturbgen.core.runs import create_run, file_hash
 
@@ -27,17 +27,14 @@ def write(path: Path, text: str) -> Path:
 
 def test_later_sources_win(tmp_path: Path) -> None:
     file = write(tmp_path / "c.toml", "seed = 1\n[cells]\nper_well = 7\n")
-    settings = load_settings(
-        Experiment,
-        file,
-        overrides=["seed=2", "cells.types=['T']"],
-        base={"name": "base", "seed": 9},
+    settings = Experiment.load(
+        file, overrides=["seed=2", "cells.types=['T']"], base={"name": "base", "seed": 9}
     )
     assert settings == Experiment(name="base", seed=2, cells=Cells(per_well=7, types=("T",)))
 
 
 def test_an_override_that_is_no_toml_value_is_a_string() -> None:
-    assert load_settings(Experiment, overrides=["name=two words"]).name == "two words"
+    assert Experiment.load(overrides=["name=two words"]).name == "two words"
 
 
 @pytest.mark.parametrize(
@@ -51,17 +48,17 @@ def test_an_override_that_is_no_toml_value_is_a_string() -> None:
 )
 def test_a_wrong_file_is_explained(tmp_path: Path, text: str, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
-        load_settings(Experiment, write(tmp_path / "c.toml", text))
+        Experiment.load(write(tmp_path / "c.toml", text))
 
 
 def test_an_override_without_value_is_refused() -> None:
     with pytest.raises(ConfigError, match="has no value"):
-        load_settings(Experiment, overrides=["seed"])
+        Experiment.load(overrides=["seed"])
 
 
 def test_settings_survive_a_round_trip_through_toml(tmp_path: Path) -> None:
     settings = Experiment(seed=5, cells=Cells(types=("a",)))
-    assert load_settings(Experiment, write(tmp_path / "c.toml", to_toml(settings))) == settings
+    assert Experiment.load(write(tmp_path / "c.toml", settings.to_toml())) == settings
 
 
 def test_run_directories_are_numbered_and_hold_what_repeats_them(tmp_path: Path) -> None:
@@ -79,7 +76,7 @@ def test_run_directories_are_numbered_and_hold_what_repeats_them(tmp_path: Path)
         env["data"]["d"]
         == "sha256:6b86b273ff34fce19d6b804eff5a3f5747ada4eaa22f1d49c01e52ddb7875b4b"
     )
-    assert load_settings(Experiment, runs[0] / "config.toml").seed == 3
+    assert Experiment.load(runs[0] / "config.toml").seed == 3
 
 
 def test_a_run_never_takes_the_place_of_one_that_was_numbered_meanwhile(

@@ -14,15 +14,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from perturbgen.core.errors import CountsError, InputError, SchemaError
-from perturbgen.data import long_counts
+from perturbgen.core.labels import conditions_of
+from perturbgen.data import counts
 from perturbgen.data.kaggle import (
     ORGANISERS_PLATES,
     read_competition,
     read_de,
-    read_gene_list,
     read_id_map,
     read_multiome,
-    unique_conditions,
 )
 
 
@@ -54,7 +53,7 @@ def test_obs_has_our_names_beside_the_originals(kaggle: Any) -> None:
 def test_the_order_of_the_file_and_the_size_of_batches_change_nothing(
     kaggle: Any, batch: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(long_counts, "_BATCH", batch)
+    monkeypatch.setattr(counts, "_BATCH", batch)
     shuffled = kaggle.long.sample(frac=1, random_state=np.random.default_rng(batch))
     np.testing.assert_array_equal(
         read_competition(kaggle.write(long=shuffled)).X.toarray(), kaggle.counts
@@ -415,7 +414,9 @@ def test_multiome_reads_one_feature_type(tmp_path: Path) -> None:
 @pytest.mark.data
 def test_the_real_rows_genes_and_submission_rows_are_accepted(real_data: Path) -> None:
     train = pd.read_csv(real_data / "op3" / "train_obs_614.csv")
-    train = train.set_index(unique_conditions(train, "train_obs_614.csv"))[["control"]]
+    train = train.set_index(
+        conditions_of(train, compound="sm_name", unique_in="train_obs_614.csv")
+    )[["control"]]
     sizes = train.groupby("cell_type").size().to_dict()
     assert sizes == {
         "NK cells": 146,
@@ -434,10 +435,3 @@ def test_the_real_rows_genes_and_submission_rows_are_accepted(real_data: Path) -
     rows = read_id_map(real_data / "op3" / "id_map.csv", compounds=compounds, cell_types=sizes)
     assert rows["cell_type"].value_counts().to_dict() == {"B cells": 128, "Myeloid cells": 127}
     assert len(pd.MultiIndex.from_frame(rows).intersection(train.index)) == 0
-
-
-@pytest.mark.data
-def test_the_real_gene_list_is_unique_and_complete(real_data: Path) -> None:
-    genes = read_gene_list(real_data / "op3" / "genes_18211.txt")
-    assert len(genes) == 18_211
-    assert genes[:2].tolist() == ["A1BG", "A1BG-AS1"]

@@ -5,12 +5,12 @@ import pytest
 
 from perturbgen.core.stats import log_cpm
 from perturbgen.data.maps import (
+    _map_samples,
+    _remove_plate_effects,
+    _strength,
     _variable_genes,
     log_profiles,
-    map_samples,
     principal_components,
-    remove_plate_effects,
-    strength,
 )
 
 
@@ -39,7 +39,7 @@ def additive(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, pd.DataF
 
 def test_plate_effects_go_and_compound_and_cell_type_effects_stay() -> None:
     values, truth, obs = additive(np.random.default_rng(0))
-    assert remove_plate_effects(
+    assert _remove_plate_effects(
         values, obs["cell_type"], obs["plate"], obs["compound"]
     ) == pytest.approx(truth)
 
@@ -47,14 +47,14 @@ def test_plate_effects_go_and_compound_and_cell_type_effects_stay() -> None:
 def test_relabelling_plates_changes_nothing() -> None:
     values, truth, obs = additive(np.random.default_rng(1))
     renamed = obs["plate"].map({"p": "z", "q": "y", "r": "x"})
-    assert remove_plate_effects(
+    assert _remove_plate_effects(
         values, obs["cell_type"], renamed, obs["compound"]
     ) == pytest.approx(truth)
 
 
 def test_one_plate_is_left_as_it_is() -> None:
     values, _, obs = additive(np.random.default_rng(2))
-    assert remove_plate_effects(
+    assert _remove_plate_effects(
         values, obs["cell_type"], obs["cell_type"], obs["compound"]
     ) == pytest.approx(values)
 
@@ -68,7 +68,7 @@ def test_embedding_separates_two_groups_and_one_seed_gives_one_map() -> None:
     rng = np.random.default_rng(0)
     group = np.repeat([0, 1], 15)
     values = rng.normal(size=(30, 40)) + 8 * group[:, None]
-    first, second = map_samples(values, seed=1), map_samples(values, seed=1)
+    first, second = _map_samples(values, seed=1), _map_samples(values, seed=1)
     pd.testing.assert_frame_equal(first, second)
     assert abs(np.corrcoef(first["PC1"], group)[0, 1]) > 0.95
     assert principal_components(values).shape == (30, 29)
@@ -77,7 +77,7 @@ def test_embedding_separates_two_groups_and_one_seed_gives_one_map() -> None:
 def test_strength_is_the_distance_from_the_vehicle_of_the_same_cell_type() -> None:
     values = np.array([[0.0, 0.0], [3.0, 4.0], [10.0, 10.0], [10.0, 10.0], [11.0, 11.0]])
     compound = pd.Series(["v", "strong", "v", "none", "weak"])
-    found = strength(values, pd.Series(list("BBTTT")), compound, "v")
+    found = _strength(values, pd.Series(list("BBTTT")), compound, "v")
     assert found.to_dict() == pytest.approx({"strong": np.sqrt(12.5), "weak": 1.0, "none": 0.0})
     assert found.index[0] == "strong"
 

@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from perturbgen.data import pictures
+from perturbgen.data import maps, pictures
 
 
 @pytest.fixture
@@ -60,18 +60,16 @@ def test_maps_have_a_panel_for_each_colouring_and_version() -> None:
     points = pd.DataFrame({"PC1": [0.0, 1.0], "PC2": [0.0, 1.0]})
     obs = pd.DataFrame({"plate": ["p", "q"]})
     colours = {"plate": pd.Series(["p", "q"]), "compound": pd.Series(["x", "other"])}
-    figure = pictures._maps_figure(
-        {"before": points, "after": points}, obs, colours, ("PC1", "PC2")
-    )
+    figure = maps._maps_figure({"before": points, "after": points}, obs, colours, ("PC1", "PC2"))
     assert len(figure.data) == 8
-    assert {trace.name: trace.marker.color for trace in figure.data}["other"] == pictures.GREY
+    assert {trace.name: trace.marker.color for trace in figure.data}["other"] == maps.GREY
 
 
 def test_only_the_first_and_most_frequent_names_keep_a_colour() -> None:
     values = pd.Series(["a"] * 3 + ["b"] * 2 + ["c", "v"])
-    assert pictures.named(values, ["v"], most=2).unique().tolist() == ["a", "other", "v"]
+    assert maps.named(values, ["v"], most=2).unique().tolist() == ["a", "other", "v"]
 
 
 def test_doses_are_listed_by_size():
     doses = pd.Series(["10 uM", "other", "3 uM", "0.37 uM", "DMSO", "3.3 uM"])
-    assert list(pictures.tints(doses)) == ["other", "0.37 uM", "3 uM", "3.3 uM", "10 uM", "DMSO"]
+    assert list(maps.tints(doses)) == ["other", "0.37 uM", "3 uM", "3.3 uM", "10 uM", "DMSO"]

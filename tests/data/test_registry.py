@@ -13,7 +13,7 @@ import pytest
 
 from perturbgen.core.errors import ConfigError, DownloadError, InputError, StorageError
 from perturbgen.data import download as downloads
-from perturbgen.data.download import CHECKSUMS, _DataSource, fetch, find_source, read_registry
+from perturbgen.data.download import CHECKSUMS, Registry, _DataSource
 
 BODY = bytes(range(256)) * 400
 DIGEST = hashlib.sha256(BODY).hexdigest()
@@ -90,18 +90,18 @@ def names(folder: Path) -> set[str]:
 def test_a_complete_download_is_recorded_and_then_verified_without_a_request(
     site: Site, tmp_path: Path
 ) -> None:
-    [path] = fetch(site.source(), tmp_path)
+    [path] = site.source().fetch(tmp_path)
     assert path.read_bytes() == BODY
     assert (tmp_path / CHECKSUMS).read_text() == f"{DIGEST}  data.bin\n"
     assert names(tmp_path) == {"data.bin", CHECKSUMS}
-    fetch(site.source(), tmp_path)
+    site.source().fetch(tmp_path)
     assert site.requests == [None]
 
 
 def test_a_file_that_changed_on_disk_is_fetched_again(site: Site, tmp_path: Path) -> None:
-    [path] = fetch(site.source(), tmp_path)
+    [path] = site.source().fetch(tmp_path)
     path.write_bytes(b"spoilt")
-    assert fetch(site.source(), tmp_path)[0].read_bytes() == BODY
+    assert site.source().fetch(tmp_path)[0].read_bytes() == BODY
 
 
 def test_a_broken_download_goes_on_where_it_stopped(site: Site, tmp_path: Path) -> None:
@@ -110,10 +110,10 @@ def test_a_broken_download_goes_on_where_it_stopped(site: Site, tmp_path: Path) 
         with pytest.raises(
             DownloadError, match=rf"broke off after {arrived:,} of {len(BODY):,} bytes"
         ):
-            fetch(site.source(), tmp_path)
+            site.source().fetch(tmp_path)
         assert (tmp_path / "data.bin.part").stat().st_size == arrived
         assert not (tmp_path / "data.bin").exists()
-    [path] = fetch(site.source(), tmp_path)
+    [path] = site.source().fetch(tmp_path)
     assert path.read_bytes() == BODY
     assert site.requests == [None, "bytes=50000-", "bytes=70000-"]
     assert names(tmp_path) == {"data.bin", CHECKSUMS}
@@ -122,9 +122,9 @@ def test_a_broken_download_goes_on_where_it_stopped(site: Site, tmp_path: Path) 
 def test_a_file_that_changed_at_the_source_is_begun_anew(site: Site, tmp_path: Path) -> None:
     site.breaks = [50_000]
     with pytest.raises(DownloadError):
-        fetch(site.source(), tmp_path)
+        site.source().fetch(tmp_path)
     site.files["data.bin"], site.tag = BODY[::-1], '"v2"'
-    assert fetch(site.source(), tmp_path)[0].read_bytes() == BODY[::-1]
+    assert site.source().fetch(tmp_path)[0].read_bytes() == BODY[::-1]
 
 
 @pytest.mark.parametrize(("ranges", "tag"), [(False, '"v1"'), (True, None), (True, 'W/"weak"')])
@@ -133,21 +133,21 @@ def test_a_server_that_cannot_resume_sends_all_again(
 ) -> None:
     site.ranges, site.tag, site.breaks = ranges, tag, [50_000]
     with pytest.raises(DownloadError):
-        fetch(site.source(), tmp_path)
-    assert fetch(site.source(), tmp_path)[0].read_bytes() == BODY
+        site.source().fetch(tmp_path)
+    assert site.source().fetch(tmp_path)[0].read_bytes() == BODY
 
 
 def test_a_part_that_is_already_whole_is_accepted(site: Site, tmp_path: Path) -> None:
     (tmp_path / "data.bin.part").write_bytes(BODY)
     (tmp_path / "data.bin.part.tag").write_text('"v1"')
-    assert fetch(site.source(), tmp_path)[0].read_bytes() == BODY
+    assert site.source().fetch(tmp_path)[0].read_bytes() == BODY
     assert site.requests == [f"bytes={len(BODY)}-"]
 
 
 def test_a_part_that_is_longer_than_the_file_is_thrown_away(site: Site, tmp_path: Path) -> None:
     (tmp_path / "data.bin.part").write_bytes(BODY * 2)
     (tmp_path / "data.bin.part.tag").write_text('"v1"')
-    assert fetch(site.source(), tmp_path)[0].read_bytes() == BODY
+    assert site.source().fetch(tmp_path)[0].read_bytes() == BODY
 
 
 @pytest.mark.parametrize("recorded", [False, True])
@@ -156,7 +156,7 @@ def test_a_wrong_checksum_leaves_no_file(site: Site, tmp_path: Path, recorded: b
         (tmp_path / CHECKSUMS).write_text(f"{DIGEST}  data.bin\n")
     site.files["data.bin"] = BODY[:-1] + b"!"
     with pytest.raises(DownloadError, match="does not have the expected checksum") as caught:
-        fetch(site.source(sha256={} if recorded else {"data.bin": DIGEST}), tmp_path)
+        site.source(sha256={} if recorded else {"data.bin": DIGEST}).fetch(tmp_path)
     assert DIGEST in str(caught.value)
     assert names(tmp_path) <= {CHECKSUMS}
 
@@ -165,14 +165,14 @@ def test_a_file_the_source_has_not_is_an_error_that_leaves_nothing(
     site: Site, tmp_path: Path
 ) -> None:
     with pytest.raises(DownloadError, match=r"gone\.bin: the server answered 404 Not Found"):
-        fetch(site.source(files=["gone.bin"]), tmp_path)
+        site.source(files=["gone.bin"]).fetch(tmp_path)
     assert names(tmp_path) == set()
 
 
 def test_no_server_is_an_error_in_one_line(tmp_path: Path) -> None:
     source = Site(url="http://127.0.0.1:9/").source()
     with pytest.raises(DownloadError, match="refused"):
-        fetch(source, tmp_path)
+        source.fetch(tmp_path)
 
 
 def test_a_disk_too_small_is_noticed_before_the_download(
@@ -181,7 +181,7 @@ def test_a_disk_too_small_is_noticed_before_the_download(
     usage = type("Usage", (), {"free": 1000})
     monkeypatch.setattr(downloads.shutil, "disk_usage", lambda _: usage)
     with pytest.raises(StorageError, match=r"0\.0 GB free"):
-        fetch(site.source(), tmp_path)
+        site.source().fetch(tmp_path)
     assert names(tmp_path) == set()
 
 
@@ -195,25 +195,25 @@ def test_an_interrupt_keeps_what_has_arrived(
     with monkeypatch.context() as patch:
         patch.setattr(downloads, "_copy", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            fetch(site.source(), tmp_path)
+            site.source().fetch(tmp_path)
     assert names(tmp_path) == {"data.bin.part", "data.bin.part.tag"}
-    assert fetch(site.source(), tmp_path)[0].read_bytes() == BODY
+    assert site.source().fetch(tmp_path)[0].read_bytes() == BODY
     assert site.requests[-1] == "bytes=30000-"
 
 
 def test_an_unknown_name_suggests_the_nearest() -> None:
     with pytest.raises(InputError, match="did you mean 'op3-kaggle'"):
-        find_source("op3-kagle", read_registry())
+        Registry.read().find("op3-kagle")
 
 
 def test_a_source_behind_a_login_says_how_to_get_it(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot be fetched") as caught:
-        fetch(find_source("op3-kaggle", read_registry()), tmp_path)
+        Registry.read().find("op3-kaggle").fetch(tmp_path)
     assert "kaggle competitions download" in str(caught.value)
 
 
 def test_the_registry_covers_every_source_and_is_well_formed() -> None:
-    sources = read_registry()
+    sources = Registry.read().sources
     for start in (
         "op3-",
         "lincs-gse92742",
@@ -238,4 +238,4 @@ def test_the_registry_covers_every_source_and_is_well_formed() -> None:
 def test_a_misspelt_key_of_a_registry_is_named(tmp_path: Path) -> None:
     (tmp_path / "mine.toml").write_text('[x]\ntitle = "t"\npage = "p"\nlicense = "l"\n')
     with pytest.raises(ConfigError, match="license"):
-        read_registry(tmp_path / "mine.toml")
+        Registry.read(tmp_path / "mine.toml")

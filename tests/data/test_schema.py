@@ -12,7 +12,7 @@ import pytest
 from scipy import sparse
 
 from perturbgen.core.errors import CountsError, SchemaError
-from perturbgen.data.pictures import cells_by_condition, depth_quantiles, overview
+from perturbgen.data.pictures import Overview
 from perturbgen.data.schema import find_violations, validate
 
 PADDED = "'compound' has names that are blank or padded"
@@ -204,7 +204,7 @@ def test_a_violation_reads_as_an_error_does() -> None:
 def test_the_overview_counts_by_hand(dense: bool) -> None:
     adata = good()
     adata.X = adata.X.toarray() if dense else adata.X
-    summary = overview(adata)
+    summary = Overview(adata).summary()
     assert (summary["cells"], summary["genes"], summary["compounds"], summary["plates"]) == (
         6,
         2,
@@ -212,7 +212,7 @@ def test_the_overview_counts_by_hand(dense: bool) -> None:
         2,
     )
     assert summary["zeros"] == pytest.approx(4 / 12)
-    assert depth_quantiles(adata)[0] == {
+    assert Overview(adata).depth()[0] == {
         "per cell": "counts per cell",
         "min": 1,
         "5%": 1,
@@ -220,8 +220,8 @@ def test_the_overview_counts_by_hand(dense: bool) -> None:
         "95%": 5,
         "max": 5,
     }
-    assert cells_by_condition(adata) == [
+    assert Overview(adata).cells() == [
         {"compound": "DMSO", "B": 2, "T": 2},
         {"compound": "drug", "B": 1, "T": 1},
     ]
-    assert cells_by_condition(adata, top=1)[1] == {"compound": "(1 more)", "B": 1, "T": 1}
+    assert Overview(adata).cells(top=1)[1] == {"compound": "(1 more)", "B": 1, "T": 1}

@@ -1,5 +1,4 @@
-"""A small experiment whose cell numbers and library sizes follow a known law; no genes are drawn.
-"""
+"""A small experiment whose cell numbers and library sizes follow a known law; no genes are drawn."""
 
 from __future__ import annotations
 
@@ -7,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from perturbgen.generate import CellSampler, SamplerSettings, WellTable, fit_samplers, tabulate
+from perturbgen.generate import CellSampler, SamplerSettings, WellTable
 
 KINDS = {"NK": 60.0, "CD4": 90.0, "B": 30.0, "Myeloid": 25.0}
 COMPOUNDS = [f"c{i:02d}" for i in range(30)]
@@ -59,7 +58,7 @@ def is_hidden(groups: pd.DataFrame) -> np.ndarray:
 
 @pytest.fixture(scope="session")
 def everything() -> WellTable:
-    return tabulate(*draw_cells(0))
+    return WellTable.tabulate(*draw_cells(0))
 
 
 @pytest.fixture(scope="session")
@@ -74,6 +73,6 @@ def hidden(everything: WellTable) -> WellTable:
 
 @pytest.fixture(scope="session")
 def sampler(released: WellTable) -> CellSampler:
-    return fit_samplers(
+    return CellSampler.fit(
         released, rng=np.random.default_rng(0), settings=SamplerSettings(trees=60, leaf=5)
     )

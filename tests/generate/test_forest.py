@@ -5,7 +5,7 @@ import pytest
 from sklearn.ensemble import RandomForestRegressor
 
 from perturbgen.generate import SamplerSettings
-from perturbgen.generate.forest import Forest, _fit_forest
+from perturbgen.generate.forest import Forest
 
 X = np.random.default_rng(0).normal(size=(300, 6)).astype(np.float32)
 Y = X[:, 0] ** 2 + X[:, 1] + np.random.default_rng(1).normal(0, 0.3, 300)
@@ -14,7 +14,7 @@ Y = X[:, 0] ** 2 + X[:, 1] + np.random.default_rng(1).normal(0, 0.3, 300)
 @pytest.fixture(scope="module")
 def forest() -> Forest:
     settings = SamplerSettings(trees=25, leaf=4, features=0.5)
-    return _fit_forest(X, Y, np.linspace(0.5, 2, 300), settings, np.random.default_rng(7))
+    return Forest.fit(X, Y, np.linspace(0.5, 2, 300), settings, np.random.default_rng(7))
 
 
 def test_predictions_and_leaves_are_scikit_learns(forest: Forest) -> None:

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from perturbgen.core.errors import CountsError, SchemaError
-from perturbgen.generate import WellTable, design_wells, tabulate, well_table
+from perturbgen.generate import WellTable
 from perturbgen.generate.validate import _withheld_folds
 
 
@@ -31,7 +31,7 @@ def toy() -> tuple[pd.DataFrame, pd.Series]:
 
 
 def test_counts_depths_and_zeros_by_hand() -> None:
-    table = tabulate(*toy())
+    table = WellTable.tabulate(*toy())
     found = table.groups.set_index(["plate", "well", "cell_type"])
     assert found["n_cells"].to_dict() == {
         ("p", "A1", "B"): 2,
@@ -53,8 +53,8 @@ def test_counts_depths_and_zeros_by_hand() -> None:
 
 def test_obs_in_another_order_than_the_totals_changes_nothing(everything: WellTable) -> None:
     obs, totals = toy()
-    shuffled = tabulate(obs.iloc[[5, 2, 7, 0, 1, 6, 3, 4]], totals.iloc[::-1])
-    expected = tabulate(obs, totals)
+    shuffled = WellTable.tabulate(obs.iloc[[5, 2, 7, 0, 1, 6, 3, 4]], totals.iloc[::-1])
+    expected = WellTable.tabulate(obs, totals)
     assert shuffled.groups.drop(columns="log_library").equals(
         expected.groups.drop(columns="log_library")
     )
@@ -63,12 +63,14 @@ def test_obs_in_another_order_than_the_totals_changes_nothing(everything: WellTa
     )
     cells = anndata.AnnData(totals.to_numpy()[:, None] * [[1, 0]], obs=obs).copy()
     assert (
-        well_table(cells[::-1].copy()).groups["log_library"].equals(expected.groups["log_library"])
+        WellTable.of(cells[::-1].copy())
+        .groups["log_library"]
+        .equals(expected.groups["log_library"])
     )
 
 
 def test_taking_rows_takes_their_cells() -> None:
-    table = tabulate(*toy())
+    table = WellTable.tabulate(*toy())
     part = table.take((table.groups["cell_type"] == "T").to_numpy())
     assert np.exp(part.log_libraries) == pytest.approx([20, 30])
     assert part.starts.tolist() == [0, 1, 2]
@@ -89,27 +91,29 @@ def test_taking_rows_takes_their_cells() -> None:
 )
 def test_what_does_not_fit_together_is_refused(change, words: str) -> None:
     with pytest.raises(SchemaError, match=words):
-        tabulate(*change(*toy()))
+        WellTable.tabulate(*change(*toy()))
 
 
 def test_totals_must_be_counts() -> None:
     obs, totals = toy()
     with pytest.raises(CountsError, match="'c3'"):
-        tabulate(obs, totals.where(totals.index != "c3", -1))
+        WellTable.tabulate(obs, totals.where(totals.index != "c3", -1))
 
 
 def test_cells_without_a_count_are_counted_and_have_no_depth(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     obs, totals = toy()
-    table = tabulate(obs, totals.where(totals.index != "c0", 0))
+    table = WellTable.tabulate(obs, totals.where(totals.index != "c0", 0))
     first = table.groups.iloc[0]
     assert (first["n_cells"], first["log_library"]) == (2, pytest.approx(np.log(1000)))
     assert "1 cells without a count" in caplog.text
 
 
 def test_wells_of_a_condition_nobody_measured_come_from_its_other_cell_types() -> None:
-    wells = design_wells(tabulate(*toy()), pd.DataFrame({"cell_type": ["NK"], "compound": ["d2"]}))
+    wells = WellTable.tabulate(*toy()).design(
+        pd.DataFrame({"cell_type": ["NK"], "compound": ["d2"]})
+    )
     assert wells[["cell_type", "compound", "plate", "well"]].to_numpy().tolist() == [
         ["NK", "d2", "p", "A2"],
         ["NK", "d2", "q", "A2"],
@@ -128,7 +132,9 @@ def test_impossible_conditions_are_refused(
     cell_type: list[str], compound: list[str], words: str
 ) -> None:
     with pytest.raises(SchemaError, match=words):
-        design_wells(tabulate(*toy()), pd.DataFrame({"cell_type": cell_type, "compound": compound}))
+        WellTable.tabulate(*toy()).design(
+            pd.DataFrame({"cell_type": cell_type, "compound": compound})
+        )
 
 
 def test_hidden_conditions_are_whole_and_controls_never_hidden(everything: WellTable) -> None:

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from perturbgen.models import DGD, NBVAE, log_evidence
+from perturbgen.models import DGD, NBVAE
 from perturbgen.nn import GaussianMixture
 from tests.models.conftest import decoder
 
@@ -32,7 +32,7 @@ def dgd(conditions):
 def test_it_is_the_integral_over_the_latent_space(make, conditions, batch, generator):
     torch.manual_seed(0)
     model = make(conditions)
-    few = log_evidence(model, batch, samples=400, generator=generator).double()
+    few = model.log_evidence(batch, samples=400, generator=generator).double()
     torch.testing.assert_close(few, quadrature(model, batch), atol=0.1, rtol=0)
 
 
@@ -42,7 +42,7 @@ def test_more_samples_never_lower_it_in_expectation(conditions, batch, generator
     means = [
         np.mean(
             [
-                log_evidence(model, batch, samples=n, generator=generator).mean().item()
+                model.log_evidence(batch, samples=n, generator=generator).mean().item()
                 for _ in range(16)
             ]
         )

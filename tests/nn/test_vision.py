@@ -16,14 +16,10 @@ from perturbgen.nn.vision import (
     _RESNETS,
     ChannelMix,
     ColourMap,
-    DomainHead,
     _batch_norms,
     _replace_first,
-    _reversed_gradient,
     _SmallCNN,
     backbone,
-    batch_statistics,
-    coral,
     own_statistics,
 )
 
@@ -86,23 +82,6 @@ def test_the_first_convolution_is_found_wherever_it_is() -> None:
     assert network(torch.rand(1, 5, 8, 8)).shape == (1, 4, 4, 4)
 
 
-def test_a_reversed_gradient_teaches_the_reader_and_unteaches_the_writer() -> None:
-    x = torch.ones(2, 3, requires_grad=True)
-    (_reversed_gradient(x) * 2).sum().backward()
-    assert x.grad is not None
-    assert x.grad.eq(-2).all()
-    head = DomainHead(3, 2)
-    assert head(torch.rand(5, 3), torch.tensor([0, 1, 0, 1, 1])).shape == (5,)
-
-
-def test_coral_by_hand_and_of_one_domain() -> None:
-    features = torch.tensor([[0.0, 0], [2, 0], [1, 3], [1, 5], [9, 9]])
-    domain = torch.tensor([0, 0, 1, 1, 2])  # domain 2 has one sample and no covariance
-    # means (1, 0) and (1, 4); covariances diag(2, 0) and diag(0, 2)
-    assert coral(features, domain).item() == pytest.approx((0 + 16) / 2 + (4 + 4) / 4)
-    assert coral(features[:2], domain[:2]).item() == 0
-
-
 def shifted(gain: float) -> torch.Tensor:
     return gain * torch.rand(64, 2, 8, 8, generator=torch.Generator().manual_seed(0)) + gain
 
@@ -124,7 +103,7 @@ def test_own_statistics_take_gain_and_offset_away_and_leave_the_network_as_it_wa
             found.append(network(images))
     torch.testing.assert_close(found[0], found[1], rtol=1e-3, atol=1e-4)
     for gain in (1.0, 3.0):
-        with batch_statistics(network):
+        with own_statistics(network):
             torch.testing.assert_close(network(shifted(gain)), found[0], rtol=0.05, atol=0.02)
     for key, value in network.state_dict().items():
         assert value.equal(before[key]), key

@@ -11,7 +11,6 @@ import pytest
 from anndata import AnnData
 from scipy import sparse
 
-from perturbgen.core.config import load_settings
 from perturbgen.generate import SamplerSettings
 from perturbgen.predict import PredictSettings
 from perturbgen.train import RunSettings, TrainedRun, load_run
@@ -74,8 +73,7 @@ def experiment_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def few_trees(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Samplers that are fitted on the way have ten trees, not 200: nothing here is about their fit.
-    """
+    """Samplers that are fitted on the way have ten trees, not 200: nothing here is about their fit."""
     small = partial(SamplerSettings, trees=FEW_TREES.trees)
     monkeypatch.setattr("perturbgen.generate.sampler.SamplerSettings", small)
 
@@ -95,7 +93,7 @@ def train(folder: Path, **sections: object) -> TrainedRun:
     }
     if base.get("model", {}).get("kind") == "dgd":
         del base["annealing"]
-    settings = load_settings(RunSettings, base=base)
+    settings = RunSettings.load(base=base)
     with pytest.MonkeyPatch.context() as patch:
         # The figures of the board take nine tenths of such a short training.
         patch.setattr("perturbgen.train.board.Board.epoch", lambda *_: None)

@@ -14,10 +14,11 @@ import torch
 
 from perturbgen.core.errors import InputError, SchemaError, StorageError
 from perturbgen.data.covariates import CovariateEncoder
-from perturbgen.generate import CellGenerator, Plan, add_covariates, require_ours, write_replicates
+from perturbgen.generate import CellGenerator, CellSampler, Plan, ReplicateFolder
 from perturbgen.generate.latents import _BankLatents
 from perturbgen.models import GaussianVAE
-from perturbgen.predict import make_sampler, make_wells, read_wanted
+from perturbgen.predict import Wells, read_wanted
+from perturbgen.predict.wells import _add_covariates
 from tests.predict.conftest import COMPOUNDS, FEW_TREES, GENES, train, wanted_table
 
 WANTED = wanted_table()
@@ -48,7 +49,7 @@ class NoLatents:
 
 @pytest.fixture(scope="module")
 def sampler(experiment_file):
-    return make_sampler(ad.read_h5ad(experiment_file), seed=0, settings=FEW_TREES)
+    return CellSampler.of(ad.read_h5ad(experiment_file), seed=0, settings=FEW_TREES)
 
 
 def drawn(generator, plan, wells, replicate=1):
@@ -98,7 +99,7 @@ def test_the_design_has_every_donor_and_the_real_well(sampler, experiment):
 
 def test_neither_order_nor_other_conditions_change_what_is_drawn(vae, experiment, sampler):
     def cells(wanted, seed=3, replicate=1):
-        plan, wells, generator, _ = make_wells(
+        plan, wells, generator, _ = Wells.of(
             vae, experiment, sampler, read_wanted(wanted), latent="control", seed=seed
         )
         return drawn(generator, plan, wells, replicate)
@@ -122,7 +123,7 @@ def test_every_route_of_every_model_gives_counts_of_the_depth_asked_for(
     request, experiment, sampler, name, latent
 ):
     run = request.getfixturevalue(name)
-    plan, wells, generator, _ = make_wells(run, experiment, sampler, LABELS, latent=latent, seed=0)
+    plan, wells, generator, _ = Wells.of(run, experiment, sampler, LABELS, latent=latent, seed=0)
     sums, _ = generator.drawn_sums(plan, wells, replicate=1)
     assert sums.dtype == np.int64
     assert sums.sum() == pytest.approx(sum(size.sum() for size in plan.libraries(1)), rel=0.2)
@@ -136,7 +137,7 @@ def test_a_gaussian_model_generates_whole_numbers(experiment_file, experiment, s
     model = {"kind": "gaussian_vae", "latent": 2, "decoder": {"hidden": [8]}}
     run = train(experiment_file.parent, data={"path": str(experiment_file)}, model=model)
     assert isinstance(run.model, GaussianVAE)
-    plan, wells, generator, _ = make_wells(run, experiment, sampler, LABELS, latent="prior", seed=0)
+    plan, wells, generator, _ = Wells.of(run, experiment, sampler, LABELS, latent="prior", seed=0)
     cells = drawn(generator, plan, wells)
     assert sum(len(part) for part in cells.values()) == sum(map(len, plan.libraries(1)))
     assert all(part.dtype == np.int32 and (part >= 0).all() for part in cells.values())
@@ -146,7 +147,7 @@ def test_a_labelled_prior_gives_each_cell_type_its_own_component(dgd, experiment
     dgd = copy.deepcopy(dgd)
     with torch.no_grad():
         dgd.model.mixture.means[:] = torch.tensor([[100.0, 0.0], [-100.0, 0.0]])
-    _, wells, generator, _ = make_wells(dgd, experiment, sampler, LABELS, latent="prior", seed=0)
+    _, wells, generator, _ = Wells.of(dgd, experiment, sampler, LABELS, latent="prior", seed=0)
     codes = torch.from_numpy(generator.codes(wells.assign(cell_type=["B", "T", "B"] * 3)))
     z = generator.latents.draw(wells.iloc[0], codes, np.random.default_rng(0))
     assert (z[:, 0] > 0).tolist() == [True, False, True] * 3
@@ -165,19 +166,19 @@ def test_a_plate_without_controls_falls_back_with_a_warning(vae, experiment, sam
         ~((experiment.obs["plate"] == "plate 1") & (experiment.obs["compound"] == "DMSO"))
     ].copy()
     with caplog.at_level(logging.WARNING):
-        make_wells(vae, bare, sampler, LABELS, latent="control", seed=0)
+        Wells.of(vae, bare, sampler, LABELS, latent="control", seed=0)
     assert "B | plate 1" in caplog.text
 
 
 def test_no_control_at_all_is_an_error(vae, experiment, sampler):
     none = experiment[experiment.obs["compound"] != "DMSO"].copy()
     with pytest.raises(SchemaError, match="no cell of the vehicle 'DMSO'"):
-        make_wells(vae, none, sampler, LABELS, latent="control", seed=0)
+        Wells.of(vae, none, sampler, LABELS, latent="control", seed=0)
     no_b = experiment[
         ~((experiment.obs["cell_type"] == "B") & (experiment.obs["compound"] == "DMSO"))
     ].copy()
     with pytest.raises(SchemaError, match="no cell of 'B' has a latent point"):
-        make_wells(vae, no_b, sampler, LABELS, latent="control", seed=0)
+        Wells.of(vae, no_b, sampler, LABELS, latent="control", seed=0)
 
 
 @pytest.mark.parametrize(
@@ -190,28 +191,28 @@ def test_no_control_at_all_is_an_error(vae, experiment, sampler):
 def test_conditions_that_were_never_seen_are_refused(vae, experiment, sampler, changes, words):
     wanted = read_wanted(WANTED.iloc[:1].assign(**changes))
     with pytest.raises(SchemaError, match=words):
-        make_wells(vae, experiment, sampler, wanted, latent="prior", seed=0)
+        Wells.of(vae, experiment, sampler, wanted, latent="prior", seed=0)
 
 
 def test_a_plate_that_the_run_never_saw_is_refused(vae, experiment):
     renamed = experiment.copy()
     renamed.obs["plate"] = renamed.obs["plate"].str.replace("plate 2", "plate 9")
-    sampler = make_sampler(renamed, seed=0, settings=FEW_TREES)
+    sampler = CellSampler.of(renamed, seed=0, settings=FEW_TREES)
     with pytest.raises(SchemaError, match="'plate' has values that training never saw: 'plate 9'"):
-        make_wells(vae, renamed, sampler, LABELS, latent="prior", seed=0)
+        Wells.of(vae, renamed, sampler, LABELS, latent="prior", seed=0)
 
 
 def test_covariates_of_cells_cannot_be_given_to_wells(experiment, sampler):
     wells = Plan(sampler, WANTED, 0).wells
     experiment.obs["batch"] = np.arange(experiment.n_obs).astype(str)
     with pytest.raises(SchemaError, match="'batch', which differs within a well"):
-        add_covariates(wells, experiment.obs, ["batch"])
+        _add_covariates(wells, experiment.obs, ["batch"])
     with pytest.raises(SchemaError, match="'age', which neither"):
-        add_covariates(wells, experiment.obs, ["age"])
+        _add_covariates(wells, experiment.obs, ["age"])
     experiment.obs["dose"] = experiment.obs["compound"].map(
         {name: str(i) for i, name in enumerate(COMPOUNDS)}
     )
-    dose = add_covariates(wells, experiment.obs.dropna(), ["dose"])
+    dose = _add_covariates(wells, experiment.obs.dropna(), ["dose"])
     assert dose.groupby("compound")["dose"].unique().map(list).to_dict() == {
         n: [n[-1]] for n in COMPOUNDS[3:]
     }
@@ -221,14 +222,14 @@ class Files:
     """A generation into a folder."""
 
     def __init__(self, run, cells, sampler) -> None:
-        self.plan, self.wells, self.generator, _ = make_wells(
+        self.plan, self.wells, self.generator, _ = Wells.of(
             run, cells, sampler, LABELS, latent="control", seed=0
         )
 
     def write(self, folder, n=2, **about):
         about = {"seed": 0, **about}
-        return write_replicates(
-            self.generator, self.plan, self.wells, folder, replicates=n, about=about
+        return ReplicateFolder(folder, about).write(
+            self.generator, self.plan, self.wells, replicates=n
         )
 
 
@@ -298,7 +299,7 @@ def test_a_disk_that_fills_up_ends_with_a_word_and_the_finished_replicates(
 def test_a_folder_of_another_generation_is_refused(files, tmp_path):
     files.write(tmp_path / "out", n=1)
     with pytest.raises(InputError, match="seed was 0, and is 1 now"):
-        require_ours(tmp_path / "out", {"seed": 1})
+        ReplicateFolder(tmp_path / "out", {"seed": 1}).require()
 
 
 def test_wells_without_cells_are_missing_and_noted(files, tmp_path, monkeypatch, caplog):

@@ -17,21 +17,22 @@ from perturbgen.core.labels import conditions_of
 from perturbgen.data.aggregate import pseudobulk
 from perturbgen.data.splits import Split
 from perturbgen.de import flavour_table
+from perturbgen.generate import CellSampler
 from perturbgen.predict import (
     GenerativePredictor,
     MeasuredExperiment,
     PredictSettings,
-    make_sampler,
-    make_task,
-    model_logfc,
+    Shrinkage,
+    Task,
     predict,
     withheld_likelihood,
     without,
 )
 from perturbgen.predict.calibration import _TWIN, _calibration_conditions
-from perturbgen.predict.diagnostics import check_generated
-from perturbgen.predict.estimators import _anchored_t, _expected_log2
+from perturbgen.predict.estimators import _anchored_t
+from perturbgen.predict.experiment import _check_generated
 from perturbgen.predict.shrinkage import _gate
+from perturbgen.predict.wells import _expected_log2
 from tests.predict.conftest import (
     COMPOUNDS,
     FAST,
@@ -49,7 +50,7 @@ LABELS = pd.MultiIndex.from_frame(WANTED)
 
 @pytest.fixture(scope="module")
 def sampler(experiment_file):
-    return make_sampler(ad.read_h5ad(experiment_file), seed=0, settings=FEW_TREES)
+    return CellSampler.of(ad.read_h5ad(experiment_file), seed=0, settings=FEW_TREES)
 
 
 def test_every_estimator_answers_for_every_condition(vae, experiment, sampler):
@@ -79,9 +80,7 @@ def test_calibration_conditions_are_given_out_as_shrunk_by_the_others(
     vae, experiment, sampler, monkeypatch
 ):
     """In the ensemble, a member that was shrunk by a condition's own answer would look too good."""
-    monkeypatch.setattr(
-        "perturbgen.predict.pipeline.shrunk_by_others", lambda values, truth, levels: values * 0 + 7
-    )
+    monkeypatch.setattr(Shrinkage, "by_others", lambda values, truth, levels: values * 0 + 7)
     settings = PredictSettings(estimators=("shrunk",), replicates=1, levels=2)
     found = predict(vae, experiment, WANTED, settings, sampler=sampler)
     assert (found.calibrated["shrunk"] == 7).all(axis=None)
@@ -90,7 +89,7 @@ def test_calibration_conditions_are_given_out_as_shrunk_by_the_others(
 
 def test_anchored_t_is_against_generated_vehicle_wells_of_the_same_places(vae, experiment, sampler):
     settings = PredictSettings(estimators=("anchored_t",), replicates=1)
-    task = make_task(vae, experiment, LABELS, settings, sampler=sampler)
+    task = Task.of(vae, experiment, LABELS, settings, sampler=sampler)
     mock = task.wanted.untreated("DMSO")
     assert (mock.wells["compound"] == "DMSO").all()
     assert set(mock.wells["well"]) == set(
@@ -168,7 +167,7 @@ def test_replicates_grow_until_they_are_in_vain(vae, experiment, sampler):
 
 def test_real_samples_of_the_same_cell_types_join_the_fit(vae, experiment, sampler):
     settings = PredictSettings(estimators=("shrunk",), replicates=1)
-    task = make_task(vae, experiment, LABELS, settings, sampler=sampler)
+    task = Task.of(vae, experiment, LABELS, settings, sampler=sampler)
     drawn = [task.experiment.draw(group, replicate=1) for group in task.groups]
     table = task.experiment.fit(*drawn)
     assert set(task.experiment.real.obs["cell_type"]) == {"B"}
@@ -232,15 +231,15 @@ def honest(experiment_file):
 
 def test_a_calibration_run_may_have_its_genes_in_another_order(vae, honest, experiment):
     settings = PredictSettings(estimators=("shrunk", "plug_in"), replicates=1, levels=2)
-    task = make_task(vae, experiment, LABELS, settings, sampler=None, calibration_run=honest)
+    task = Task.of(vae, experiment, LABELS, settings, sampler=None, calibration_run=honest)
     made = task.experiment.draw(task.twins, replicate=1)
     assert list(made.var_names) == GENES
     real = task.experiment.real[(task.experiment.real.obs["cell_type"] == "B").to_numpy()]
     profiles = [np.log1p(np.asarray(part.X.sum(axis=0)).ravel()) for part in (made, real)]
     assert np.corrcoef(profiles)[0, 1] > 0.9
     # One file, both orders: the model's own contrast lands on the same names.
-    here = model_logfc(task.twins, vehicle="DMSO", genes=pd.Index(GENES))
-    there = model_logfc(task.twins, vehicle="DMSO", genes=pd.Index(GENES[::-1]))
+    here = task.twins.logfc(vehicle="DMSO", genes=pd.Index(GENES))
+    there = task.twins.logfc(vehicle="DMSO", genes=pd.Index(GENES[::-1]))
     pd.testing.assert_frame_equal(here, there[GENES])
 
 
@@ -248,17 +247,17 @@ def test_wells_that_the_judge_never_saw_are_drawn_by_a_sampler_that_never_saw_th
     vae, honest, experiment, sampler
 ):
     settings = PredictSettings(estimators=("shrunk",), replicates=1, levels=2)
-    judged = make_task(vae, experiment, LABELS, settings, sampler=sampler, calibration_run=honest)
+    judged = Task.of(vae, experiment, LABELS, settings, sampler=sampler, calibration_run=honest)
     hidden = ("B", KNOWN[0])
     assert hidden in list(conditions_of(judged.wanted.plan.sampler.table.groups))
     assert hidden not in list(conditions_of(judged.twins.plan.sampler.table.groups))
     assert ("B", KNOWN[1]) in list(conditions_of(judged.twins.plan.sampler.table.groups))
-    remembered = make_task(vae, experiment, LABELS, settings, sampler=sampler)
+    remembered = Task.of(vae, experiment, LABELS, settings, sampler=sampler)
     assert remembered.twins.plan.sampler is sampler
 
 
 def test_a_sampler_that_saw_the_wanted_conditions_is_refused(vae, experiment):
-    knowing = make_sampler(make_experiment(everything=True), seed=0, settings=FEW_TREES)
+    knowing = CellSampler.of(make_experiment(everything=True), seed=0, settings=FEW_TREES)
     with pytest.raises(SchemaError, match="was fitted on 3 of the conditions to predict"):
         predict(vae, experiment, WANTED, FAST, sampler=knowing)
 
@@ -276,7 +275,7 @@ def test_the_benchmarks_flavour_is_fitted_on_all_cell_types_and_stays_within_its
     largest = {name: float(values.abs().to_numpy().max()) for name, values in found.values.items()}
     assert max(largest.values()) <= 4
     assert largest["mean_t"] == 4  # it would be larger
-    task = make_task(vae, experiment, LABELS, settings, sampler=sampler)
+    task = Task.of(vae, experiment, LABELS, settings, sampler=sampler)
     whole = flavour_table(
         pseudobulk(experiment, by=["plate", "well", "cell_type"]), flavour="op3", control="DMSO"
     )
@@ -289,13 +288,11 @@ def test_the_benchmarks_flavour_is_fitted_on_all_cell_types_and_stays_within_its
 
 def test_plug_in_is_the_models_own_contrast(vae, experiment, sampler):
     settings = PredictSettings(estimators=("plug_in",))
-    task = make_task(vae, experiment, LABELS, settings, sampler=sampler)
+    task = Task.of(vae, experiment, LABELS, settings, sampler=sampler)
     same = task.wanted._replace(wells=task.wanted.wells.assign(compound="DMSO"))
-    none = model_logfc(same, vehicle="DMSO", genes=pd.Index(GENES))
+    none = same.logfc(vehicle="DMSO", genes=pd.Index(GENES))
     assert np.allclose(none.dropna(), 0)
-    assert (
-        (model_logfc(task.wanted, vehicle="DMSO", genes=pd.Index(GENES)).abs() > 0).to_numpy().any()
-    )
+    assert (task.wanted.logfc(vehicle="DMSO", genes=pd.Index(GENES)).abs() > 0).to_numpy().any()
 
 
 def test_plug_in_needs_a_run_that_knows_compounds(experiment_file, experiment, sampler):
@@ -350,7 +347,7 @@ def test_wrong_depth_and_missing_noise_are_seen(caplog, options, warned):
     real = bulk(rng, 30, 200.0, "DMSO")
     generated = bulk(rng, 30, **{"mean": 200.0, "compound": "x", **options})
     with caplog.at_level(logging.WARNING):
-        table = check_generated(generated, real, control="DMSO")
+        table = _check_generated(generated, real, control="DMSO")
     assert ("generated over real" in caplog.text) == (warned is not None)
     if warned:
         assert f"real {warned} is outside" in caplog.text

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from perturbgen.core.errors import UserError
-from perturbgen.simulate.op3.layout import _FILES, read_layout
+from perturbgen.simulate.op3.layout import _FILES, _read_genes, read_layout
 
 pytestmark = pytest.mark.data
 Change = Callable[[pd.DataFrame], pd.DataFrame]
@@ -58,3 +58,9 @@ def test_a_file_of_another_kind_is_refused(real_data: Path, tmp_path: Path, name
     (tmp_path / _FILES[name]).write_bytes(b"\xff\xfe\n\x00")
     with pytest.raises(UserError, match="is not a readable"):
         read_layout(tmp_path, rng=np.random.default_rng(0))
+
+
+def test_the_real_gene_list_is_unique_and_complete(real_data: Path) -> None:
+    genes = _read_genes(real_data / "op3" / "genes_18211.txt")
+    assert len(genes) == 18_211
+    assert genes[:2].tolist() == ["A1BG", "A1BG-AS1"]

@@ -7,7 +7,6 @@ import pytest
 from anndata import AnnData
 from scipy import sparse
 
-from perturbgen.core.config import load_settings
 from perturbgen.train import RunSettings, train
 
 N_CELLS, N_GENES = 90, 15
@@ -52,7 +51,7 @@ def make_settings(path: Path, *overrides: str) -> RunSettings:
     }
     if "model.kind=dgd" in overrides:
         del base["annealing"]
-    return load_settings(RunSettings, base=base, overrides=overrides)
+    return RunSettings.load(base=base, overrides=overrides)
 
 
 @pytest.fixture

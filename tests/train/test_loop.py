@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from perturbgen.core.config import to_toml
 from perturbgen.core.errors import ConfigError, SchemaError, StorageError
 from perturbgen.train import load_run, resume, train
 from perturbgen.train.card import save_state
@@ -105,7 +104,7 @@ def test_two_processes_equal_one(settings, tmp_path, kind):
     steps of Adam."""
     config = tmp_path / "config.toml"
     config.write_text(
-        to_toml(settings(f"model.kind={kind}", "training.epochs=2", "training.batch_size=12"))
+        settings(f"model.kind={kind}", "training.epochs=2", "training.batch_size=12").to_toml()
     )
     for devices in (1, 2):
         command = [sys.executable, "-m", "perturbgen", "train", str(config), "--accelerator", "cpu"]
@@ -123,7 +122,7 @@ def test_two_processes_equal_one(settings, tmp_path, kind):
 @pytest.mark.slow
 def test_where_only_the_first_process_fails_the_other_ends_too(settings, tmp_path):
     config, script = tmp_path / "config.toml", tmp_path / "first.py"
-    config.write_text(to_toml(settings("training.batch_size=12")))
+    config.write_text(settings("training.batch_size=12").to_toml())
     script.write_text("""
 import sys
 from perturbgen.cli import _run

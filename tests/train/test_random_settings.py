@@ -11,7 +11,6 @@ import torch
 from anndata import AnnData
 from scipy import sparse
 
-from perturbgen.core.config import load_settings
 from perturbgen.core.errors import PerturbgenError
 from perturbgen.train import RunSettings, train
 
@@ -78,7 +77,7 @@ def random_settings(rng: np.random.Generator, path: str, seed: int) -> RunSettin
     }
     if kind != "dgd":
         base["annealing"] = {"warmup": int(rng.integers(0, 4))}
-    return load_settings(RunSettings, base=base)
+    return RunSettings.load(base=base)
 
 
 @pytest.mark.slow

@@ -140,11 +140,11 @@ class CountStore:
     ) -> Iterator[Batch]:
         """Every cell once, in batches of ``size``: shuffled by ``rng``, else in stored order.
 
-        The order depends on the generator alone: with ``rng=epoch_rng(seed, epoch)`` a run that
-        stopped after ``k`` batches goes on with ``skip=k``. Of ``ranks`` processes each takes the
-        cells ``rank``, ``rank + ranks``, ... of every batch, and a last batch of fewer cells than
-        processes is left out. Batches may be kept: their memory is reused only once they are let
-        go.
+        The order depends on the generator alone: with a generator seeded by ``[seed, epoch]`` a
+        run that stopped after ``k`` batches goes on with ``skip=k``. Of ``ranks`` processes each
+        takes the cells ``rank``, ``rank + ranks``, ... of every batch, and a last batch of fewer
+        cells than processes is left out. Batches may be kept: their memory is reused only once they
+        are let go.
         """
         import torch
 
@@ -190,8 +190,3 @@ def _shared(order: IntArray, size: int, rank: int, ranks: int) -> IntArray:
         order = order[: len(order) - last]
     place = np.arange(len(order)) % size
     return order[place % ranks == rank]
-
-
-def epoch_rng(seed: int, epoch: int) -> np.random.Generator:
-    """The generator of one epoch, a pure function of the two numbers."""
-    return np.random.default_rng([seed, epoch])

@@ -79,7 +79,9 @@ def embed_run(
     turns: bool | None = None,
 ) -> Profiles:
     """Embeddings of the fields of some parts (all, if none is named), as profiles."""
-    return _as_profiles(_asked(run, _chosen_fields(run, part, data), statistics, turns), str(run.path))
+    return _as_profiles(
+        _asked(run, _chosen_fields(run, part, data), statistics, turns), str(run.path)
+    )
 
 
 def _chosen_fields(run: ImageRun, part: Sequence[str], data: Path | None = None) -> Fields:

@@ -1,6 +1,9 @@
 """A classifier of images: a stem for the channels, a backbone, the cell type, a neck, a head.
 
-Its backbone may begin with weights that were learned elsewhere.
+Its backbone may begin with weights that were learned elsewhere. Against batch effects stand
+penalties on features that tell batches apart: CORAL (Sun and Saenko 2016) punishes differences of
+means and covariances between domains; DANN (Ganin et al. 2016) features from which a second
+classifier can read the domain.
 """
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ from perturbgen.images.network.settings import AugmentSettings, ImageModelSettin
 from perturbgen.models.base import Trainable
 from perturbgen.nn.layers import Draws
 from perturbgen.nn.margins import MarginHead
-from perturbgen.nn.vision import ChannelMix, ColourMap, DomainHead, backbone, coral, resized
+from perturbgen.nn.vision import ChannelMix, ColourMap, backbone, resized
 
 
 class ImageClassifier(Trainable):
@@ -68,7 +71,7 @@ class ImageClassifier(Trainable):
                 margin=0.0 if settings.head == "cosine" else settings.margin,
             )
         self.domain = (
-            DomainHead(settings.embedding, len(vocabulary.experiments))
+            _DomainHead(settings.embedding, len(vocabulary.experiments))
             if settings.penalty == "dann"
             else None
         )
@@ -103,7 +106,7 @@ class ImageClassifier(Trainable):
             z = self.embed(images, batch.cell)
             terms = {"cross_entropy": self.cross_entropy(z, batch.label)}
         if self.settings.penalty == "coral":
-            terms["coral"] = coral(z, batch.experiment).expand(len(z))
+            terms["coral"] = _coral(z, batch.experiment).expand(len(z))
         if self.domain is not None:
             terms["dann"] = self.domain(z, batch.experiment)
         return terms
@@ -278,3 +281,53 @@ def _renamed(name: str) -> str:
     while name.startswith(_WRAPPERS):
         name = name.split(".", 1)[1]
     return re.sub(r"(denselayer\d+)\.(norm|relu|conv)\.?([12])\.", r"\1.layers.\2\3.", name)
+
+
+class _Reversal(torch.autograd.Function):
+    @staticmethod
+    def forward(context: Any, features: Tensor) -> Tensor:
+        return features.view_as(features)
+
+    @staticmethod
+    def backward(context: Any, *gradients: Tensor) -> Tensor:
+        return -gradients[0]
+
+
+def _reversed_gradient(features: Tensor) -> Tensor:
+    """The features, their gradient turned round: what reads them learns, what makes them not."""
+    return _Reversal.apply(features)
+
+
+class _DomainHead(nn.Module):
+    """A classifier of domains behind a reversed gradient: -log p(domain), (samples,)."""
+
+    def __init__(self, features: int, domains: int, *, width: int = 64) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Linear(features, width), nn.ReLU(), nn.Linear(width, domains)
+        )
+
+    def forward(self, features: Tensor, domain: Tensor) -> Tensor:
+        """Cross entropy (samples,) of domains (samples,) read from features (samples, features)."""
+        logits = self.layers(_reversed_gradient(features))
+        return functional.cross_entropy(logits, domain, reduction="none")
+
+
+def _coral(features: Tensor, domain: Tensor) -> Tensor:
+    """Mean over pairs of domains of mean |μ_i − μ_j|² + mean |C_i − C_j|²; 0 with one domain.
+
+    ``features`` (samples, features), ``domain`` (samples,). Domains with one sample do not count.
+    """
+    moments = []
+    for value in torch.unique(domain):
+        rows = features[domain == value]
+        # One sample has no covariance.
+        if len(rows) > 1:
+            moments.append((rows.mean(dim=0), torch.cov(rows.T)))
+    pairs = [
+        (mean - other).square().mean() + (covariance - spread).square().mean()
+        for i, (mean, covariance) in enumerate(moments)
+        for other, spread in moments[:i]
+    ]
+    # Zero with a gradient, so that the loop can call backward on any batch.
+    return torch.stack(pairs).mean() if pairs else features.sum() * 0

@@ -19,7 +19,7 @@ from perturbgen.images.network.fields import Vocabulary
 from perturbgen.images.network.model import ImageClassifier
 from perturbgen.images.network.settings import Statistics
 from perturbgen.images.rxrx1 import MODES, accuracy, decode_wells
-from perturbgen.nn.vision import batch_statistics, own_statistics
+from perturbgen.nn.vision import own_statistics
 
 log = logging.getLogger(__name__)
 
@@ -81,7 +81,7 @@ class Predictions:
                     with own_statistics(model, lambda plan=plan: look(feed.stream(plan))):  # type: ignore[misc]
                         collect(feed.stream(plan))
             else:
-                with batch_statistics(model) if statistics == "batch" else nullcontext():
+                with own_statistics(model) if statistics == "batch" else nullcontext():
                     collect(feed.once())
         model.train(was_training)
         return cls(feed.fields.table, embedding, log_p, feed.vocabulary)

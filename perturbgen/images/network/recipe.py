@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import pandas as pd
 
-from perturbgen.core.config import load_settings
 from perturbgen.core.errors import ConfigError, SchemaError, shorten
 from perturbgen.core.files import require_folder
 from perturbgen.images import bbbc021
@@ -197,7 +196,7 @@ def _require_unseen(start: Path, table: pd.DataFrame) -> None:
     def trained_on(run: Path) -> tuple[Mapping[str, Iterable[Any]], Path | None]:
         fields = _ImageCard.read_members(run).reset_index()
         train = fields[fields["part"] == "train"]
-        before = load_settings(ImageSettings, run / "config.toml").model.start
+        before = ImageSettings.load(run / "config.toml").model.start
         if before is not None and not before.is_dir():
             log.warning(
                 "%s began with %s, which is gone: what that was trained on is not known",

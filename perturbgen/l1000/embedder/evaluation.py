@@ -15,7 +15,7 @@ import pandas as pd
 
 from perturbgen.core.console import plain
 from perturbgen.core.page import PALETTE, Page
-from perturbgen.l1000.embedder.data import ProfileTable
+from perturbgen.l1000.embedder.data import EmbedProfiles
 from perturbgen.l1000.embedder.probe import KINDS, MAJORITY, ProbeTask
 from perturbgen.l1000.embedder.recipe import Embedder
 from perturbgen.profiles.linear import PCA, WCCN, ReplicateMetric
@@ -75,7 +75,7 @@ class Rival:
 class Judged:
     """Every method's retrieval of the same profiles, the trained one's places and its controls."""
 
-    table: ProfileTable
+    table: EmbedProfiles
     vectors: np.ndarray
     found: dict[str, Retrieval]
     controls: pd.DataFrame
@@ -87,7 +87,7 @@ class Judged:
     def of(
         cls,
         embedder: Embedder,
-        table: ProfileTable,
+        table: EmbedProfiles,
         *,
         seed: int,
         plate: str | None,
@@ -103,18 +103,18 @@ class Judged:
         label = embedder.settings.data.label
         train = embedder.profiles(part="train").with_genes(embedder.genes)
         table = table.with_genes(embedder.genes)
-        labels = table.samples.assign(**{label: table.samples[label].astype(str)})
+        labels = table.meta.assign(**{label: table.meta[label].astype(str)})
         # A column that cannot be probed is told before the networks and rivals are run.
         tasks = {
             name: ProbeTask.of(labels, name, label, rng=np.random.default_rng(seed))
             for name in probes
         }
         vectors, measure = embedder.embed(table), embedder.model.measure
-        names = train.samples[label].astype(str).to_numpy()
+        names = train.meta[label].astype(str).to_numpy()
         methods = (
             Rival(MINE, vectors, measure),
             Rival("the network, untrained", embedder.untrained().embed(table), measure),
-            *Rival.fitted(train.values(), names, table.values(), seed=seed),
+            *Rival.fitted(train.dense(), names, table.dense(), seed=seed),
         )
         found = {
             rival.name: retrieve(rival.vectors, labels, same=label, similarity=rival.similarity)
@@ -165,7 +165,7 @@ class Judged:
 
     def page(self, embedder: Embedder, groups: pd.DataFrame, *, title: str) -> Page:
         """The table of methods, curves, the map, leaks, probes and neighbours."""
-        n, kinds = len(self.table), self.table.samples[self.label].nunique()
+        n, kinds = len(self.table), self.table.meta[self.label].nunique()
         page = Page(
             title, f"{n:,} profiles of {kinds:,} values of {self.label}, ranked by each method."
         )
@@ -253,7 +253,7 @@ def _profile_map(judged: Judged) -> Figure:
     """The first two principal components, coloured by mechanism, else cell line."""
     import plotly.graph_objects as go
 
-    samples = judged.table.samples
+    samples = judged.table.meta
     chosen = np.random.default_rng(0).permutation(len(samples))[:_MAPPED]
     points = plane(judged.vectors.astype(float))[chosen]
     samples = samples.iloc[chosen]

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from perturbgen.l1000.embedder.data import ProfileTable
+from perturbgen.l1000.embedder.data import EmbedProfiles
 from perturbgen.l1000.embedder.settings import EmbedTraining, ModelSettings
 from perturbgen.models.base import Trainable
 from perturbgen.nn import MarginHead
@@ -115,7 +115,7 @@ class ProfileFeed:
     table's matrix.
     """
 
-    table: ProfileTable
+    table: EmbedProfiles
     classes: Tensor  # int64 (rows,), on the device as are the conditions
     conditions: Tensor  # float32 (rows, width)
     training: EmbedTraining
@@ -126,7 +126,7 @@ class ProfileFeed:
     @classmethod
     def build(
         cls,
-        table: ProfileTable,
+        table: EmbedProfiles,
         classes: np.ndarray,
         conditions: np.ndarray,
         training: EmbedTraining,
@@ -137,7 +137,7 @@ class ProfileFeed:
         """Put a table on a device."""
         codes = torch.from_numpy(classes.astype(np.int64)).to(device)
         known = torch.from_numpy(conditions).to(device)
-        resident = torch.from_numpy(table.values()).to(device) if training.resident else None
+        resident = torch.from_numpy(table.dense()).to(device) if training.resident else None
         return cls(table, codes, known, training, seed, resident)
 
     def __len__(self) -> int:
@@ -173,8 +173,8 @@ class ProfileFeed:
         elif self.resident is not None:
             yield from ResidentFeed(self.resident, size, self.seed).epoch(epoch, start=skip)
         else:
-            rows = self.table.rows
-            feed = MemmapFeed(self.table.matrix, size, self.seed, rows=rows)
+            matrix, rows = self.table.stored()
+            feed = MemmapFeed(matrix, size, self.seed, rows=rows)
             for drawn, values in feed.epoch(epoch, start=skip):
                 known = torch.from_numpy(values.astype(np.float32, copy=False))
                 yield np.searchsorted(rows, drawn), known
@@ -187,8 +187,7 @@ class ProfileFeed:
         """Profiles (positions, genes), as float32."""
         if self.resident is not None:
             return self.resident[torch.from_numpy(positions).to(self.resident.device)]
-        found = self.table.matrix[self.table.rows[positions]]
-        return torch.from_numpy(np.asarray(found, np.float32))
+        return torch.from_numpy(np.asarray(self.table.values[positions], np.float32))
 
     def once(self, *, size: int = 4096) -> Iterator[_ProfileBatch]:
         """Every profile once, in stored order."""
@@ -204,8 +203,8 @@ class ProfileFeed:
 
     def names(self, index: Tensor) -> Sequence[Any]:
         """Names of profiles."""
-        return list(self.table.samples.index[index.cpu().numpy()])
+        return list(self.table.meta.index[index.cpu().numpy()])
 
     def shape(self, size: int) -> str:
         """How large a batch is."""
-        return f"{size:,} profiles x {len(self.table.genes):,} genes"
+        return f"{size:,} profiles x {len(self.table.features):,} genes"

@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 import numpy as np
 import pandas as pd
 
-from perturbgen.core.config import load_settings
 from perturbgen.core.errors import ConfigError, SchemaError
 from perturbgen.core.files import require_folder
-from perturbgen.l1000.embedder.data import ConditionEncoder, ProfileTable
+from perturbgen.l1000.embedder.data import ConditionEncoder, EmbedProfiles
 from perturbgen.l1000.embedder.settings import EmbedSettings
 from perturbgen.retrieval import retrieve
 from perturbgen.train.board import Board
@@ -60,8 +59,8 @@ class _Prepared:
     """What a run trains on: profiles by part, the card of its classes, the standardisation."""
 
     parts: pd.Series
-    train: ProfileTable
-    validation: ProfileTable
+    train: EmbedProfiles
+    validation: EmbedProfiles
     card: _EmbedCard
     mean: np.ndarray
     sd: np.ndarray
@@ -80,7 +79,7 @@ class Embedder(Trained):
         """The genes of a profile, in the network's order."""
         return pd.Index(self.card.genes)
 
-    def embed(self, table: ProfileTable) -> np.ndarray:
+    def embed(self, table: EmbedProfiles) -> np.ndarray:
         """Places (profiles, size); genes are found by id."""
         from perturbgen.l1000.embedder.model import ProfileFeed
 
@@ -91,7 +90,7 @@ class Embedder(Trained):
         feed = ProfileFeed.build(
             table,
             np.full(len(table), -1),
-            self.card.conditions.encode(table.samples),
+            self.card.conditions.encode(table.meta),
             self.settings.training.model_copy(update={"resident": False}),
             seed=0,
             device=self.model.mean.device,
@@ -100,15 +99,15 @@ class Embedder(Trained):
 
     def profiles(
         self, path: Path | None = None, metadata: Path | None = None, *, part: str = "all"
-    ) -> ProfileTable:
+    ) -> EmbedProfiles:
         """Labelled treatments of a file, the run's own by default: those of a part, or all."""
         data = self.settings.data
-        table = ProfileTable.read(path or data.path, metadata or data.metadata).treatments(data)
+        table = EmbedProfiles.read(path or data.path, metadata or data.metadata).treatments(data)
         if part == "all":
             return table
         parts = self.parts()
         names = parts.index[parts == part]
-        keep = table.samples.index.isin(names)
+        keep = table.meta.index.isin(names)
         if not keep.any():
             have = "the file that it was trained on" if len(names) else sorted(parts.unique())
             raise ConfigError(
@@ -130,10 +129,10 @@ class _EmbedRecipe(Recipe[EmbedSettings, _Prepared, _EmbedCard, Embedder]):
 
     def read(self, settings: EmbedSettings) -> _Prepared:
         data, start = settings.data, settings.start
-        table = ProfileTable.read(data.path, data.metadata).treatments(data)
+        table = EmbedProfiles.read(data.path, data.metadata).treatments(data)
         table.require_finite()
         parts = table.split(data, settings.seed)
-        label = table.samples[data.label].astype(str)
+        label = table.meta[data.label].astype(str)
         if start is not None:
             withheld = label[parts.isin(["validation", "test"]).to_numpy()]
             require_unseen(
@@ -144,9 +143,13 @@ class _EmbedRecipe(Recipe[EmbedSettings, _Prepared, _EmbedCard, Embedder]):
             )
         classes = _classes_of(label[(parts == "train").to_numpy()], data.least)
         train = table.take(((parts == "train") & label.isin(classes)).to_numpy())
-        counts = train.samples[data.label].astype(str).value_counts().reindex(classes)
+        counts = train.meta[data.label].astype(str).value_counts().reindex(classes)
         card = _EmbedCard(
-            _KIND, list(train.genes), list(classes), counts.tolist(), _conditions(settings, train)
+            _KIND,
+            list(train.features),
+            list(classes),
+            counts.tolist(),
+            _conditions(settings, train),
         )
         validation = table.take((parts == "validation").to_numpy())
         return _Prepared(parts, train, validation, card, *train.standard(settings.model.clip))
@@ -172,8 +175,8 @@ class _EmbedRecipe(Recipe[EmbedSettings, _Prepared, _EmbedCard, Embedder]):
         withheld = data.validation
         if len(withheld):
             rng = np.random.default_rng(settings.seed)
-            withheld = withheld.take(_rankable(withheld.samples[label], options.judged, rng))
-        judged = withheld.samples[label].nunique() > 1
+            withheld = withheld.take(_rankable(withheld.meta[label], options.judged, rng))
+        judged = withheld.meta[label].nunique() > 1
         if not judged:
             if len(data.validation):
                 log.warning(
@@ -186,7 +189,9 @@ class _EmbedRecipe(Recipe[EmbedSettings, _Prepared, _EmbedCard, Embedder]):
             _profile_feed(table, settings, data.card, fabric.device)
             for table in (data.train, withheld)
         )
-        model = _new_network(settings, data.card, torch.from_numpy(data.mean), torch.from_numpy(data.sd))
+        model = _new_network(
+            settings, data.card, torch.from_numpy(data.mean), torch.from_numpy(data.sd)
+        )
         if settings.start is not None:
             _transfer(model, EMBEDDING.load(settings.start), data.card)
         groups = model.groups()
@@ -211,7 +216,9 @@ class _EmbedRecipe(Recipe[EmbedSettings, _Prepared, _EmbedCard, Embedder]):
     def blank(self, run: Path, settings: EmbedSettings, card: _EmbedCard) -> ProfileEmbedder:
         import torch
 
-        return _new_network(settings, card, torch.zeros(len(card.genes)), torch.ones(len(card.genes)))
+        return _new_network(
+            settings, card, torch.zeros(len(card.genes)), torch.ones(len(card.genes))
+        )
 
 
 EMBEDDING = _EmbedRecipe()
@@ -234,13 +241,13 @@ def _classes_of(labels: pd.Series, least: int) -> pd.Index:
 def _classes_of_run(run: Path, label: str) -> tuple[Mapping[str, Iterable[str]], Path | None]:
     """What a run was trained on, and the run that it started from."""
     card = _EmbedCard.read(require_folder(run, "run directory"))
-    return {label: card.classes}, load_settings(EmbedSettings, run / "config.toml").start
+    return {label: card.classes}, EmbedSettings.load(run / "config.toml").start
 
 
-def _conditions(settings: EmbedSettings, train: ProfileTable) -> ConditionEncoder:
+def _conditions(settings: EmbedSettings, train: EmbedProfiles) -> ConditionEncoder:
     """What the network is told, as fitted here or as the encoder that it starts from was told."""
     if settings.start is None:
-        return ConditionEncoder.fit(train.samples, settings.model.conditions)
+        return ConditionEncoder.fit(train.meta, settings.model.conditions)
     found = EMBEDDING.load(settings.start).card.conditions
     known = {*found.categories, *found.scales}
     if known != set(settings.model.conditions):
@@ -253,16 +260,16 @@ def _conditions(settings: EmbedSettings, train: ProfileTable) -> ConditionEncode
 
 
 def _profile_feed(
-    table: ProfileTable, settings: EmbedSettings, card: _EmbedCard, device: torch.device
+    table: EmbedProfiles, settings: EmbedSettings, card: _EmbedCard, device: torch.device
 ) -> ProfileFeed:
     """A part of the profiles on the run's device."""
     from perturbgen.l1000.embedder.model import ProfileFeed
 
-    labels = pd.Index(table.samples[settings.data.label].astype(str))
+    labels = pd.Index(table.meta[settings.data.label].astype(str))
     return ProfileFeed.build(
         table,
         pd.Index(card.classes).get_indexer(labels),
-        card.conditions.encode(table.samples),
+        card.conditions.encode(table.meta),
         settings.training,
         seed=settings.seed,
         device=device,
@@ -312,7 +319,7 @@ def _rankable(labels: pd.Series, limit: int, rng: np.random.Generator) -> np.nda
 
 def _judge(feed: ProfileFeed, label: str) -> Judge:
     """How well withheld profiles find their own kind: mAP and AUC; the objective is 1 - mAP."""
-    labels = feed.table.samples[[label]].astype(str)
+    labels = feed.table.meta[[label]].astype(str)
 
     def judge(model: Any) -> dict[str, float]:
         found = retrieve(model.places(feed), labels, same=label, similarity=model.measure)
@@ -349,5 +356,5 @@ class _EmbedBoard(Board):
         rows = self.chosen(len(points))
         usual = ("name", "moa", "cell_line", "dose", "time", "plate", "well")
         names = dict.fromkeys([self.settings.data.label, *self.settings.board.labels, *usual])
-        samples = feed.table.samples.iloc[rows]
+        samples = feed.table.meta.iloc[rows]
         return points[rows], samples[[name for name in names if name in samples]].astype(str)

@@ -16,7 +16,6 @@ import pandas as pd
 from anndata import AnnData
 from scipy import sparse
 
-from perturbgen.core.config import load_settings
 from perturbgen.core.console import track
 from perturbgen.core.errors import InputError
 from perturbgen.core.files import atomic_path, require_file, require_writable
@@ -159,9 +158,7 @@ def _cells_of(world: World, counts: list[sparse.csr_array], *, withheld: bool) -
 def load_world(folder: str | Path) -> World:
     """The world behind a simulated folder, rebuilt from its ``simulation.toml``: to draw the same wells again."""
     values = tomllib.loads(require_file(Path(folder) / "simulation.toml", "simulation").read_text())
-    return build_world(
-        load_settings(SimulationSettings, base=values["settings"]), seed=values["seed"]
-    )
+    return build_world(SimulationSettings.load(base=values["settings"]), seed=values["seed"])
 
 
 _REPLICATE = "de_replicate.parquet"

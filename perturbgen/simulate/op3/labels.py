@@ -12,7 +12,6 @@ import pandas as pd
 from anndata import AnnData
 from scipy import sparse
 
-from perturbgen.core.config import to_toml
 from perturbgen.data import KAGGLE_COLUMNS
 from perturbgen.simulate.op3.counts import Stream, stream
 from perturbgen.simulate.op3.settings import CELL_TYPES, WITHHELD_TYPES
@@ -185,5 +184,5 @@ def metadata(world: World) -> dict[str, str | int | float]:
         "vehicle": world.layout.vehicle,
         "seed": world.seed,
         "mean_depth": world.depth,
-        "settings": to_toml(world.settings),
+        "settings": world.settings.to_toml(),
     }

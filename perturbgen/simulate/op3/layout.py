@@ -17,7 +17,6 @@ from perturbgen.core.errors import ConfigError, SchemaError, shorten
 from perturbgen.core.files import require_file, require_folder
 from perturbgen.core.labels import VEHICLE
 from perturbgen.core.tables import read_frame, require_unique, require_values
-from perturbgen.data import read_gene_list
 from perturbgen.simulate.op3.settings import CELL_TYPES, WITHHELD_TYPES, PlateSettings
 
 POSITIVE_CONTROLS: Final = ("Belinostat", "Dabrafenib")
@@ -199,7 +198,7 @@ def read_layout(folder: str | Path, *, rng: np.random.Generator) -> Layout:
     """The real layout; wells that the files do not name are chosen at random among the free ones."""
     folder = require_folder(folder, "layout folder")
     tables = {name: _read_table(folder, name) for name in _COLUMNS}
-    genes = read_gene_list(folder / _FILES["genes"])
+    genes = _read_genes(folder / _FILES["genes"])
     _check_wells(tables["wells"])
     train, id_map = tables["train"], tables["id_map"]
     compounds = _with_roles(tables["compounds"].rename(columns={"smiles": "SMILES"}))
@@ -214,6 +213,14 @@ def read_layout(folder: str | Path, *, rng: np.random.Generator) -> Layout:
         genes=tuple(genes),
         cells_per_well=tables["wells"].groupby(["cell_type", "plate_name"])["count"].median(),
     )
+
+
+def _read_genes(path: Path) -> pd.Index:
+    """A list of genes, one a line."""
+    lines = (line.strip() for line in require_file(path, "gene list").read_text().splitlines())
+    genes = pd.Index([line for line in lines if line], dtype=object, name="gene")
+    require_unique(genes, "gene", path)
+    return genes
 
 
 def _read_table(folder: Path, name: str) -> pd.DataFrame:

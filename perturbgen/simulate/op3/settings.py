@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final
 
 from pydantic import Field, field_validator
 
-from perturbgen.core.config import Settings, load_settings, merge, read_toml
+from perturbgen.core.config import Settings, merge, read_toml
 from perturbgen.core.errors import ConfigError, suggest
 
 _PRESETS: Final = Path(__file__).parent / "presets"
@@ -246,6 +246,6 @@ def preset_settings(
         )
     base: dict[str, Any] = merge(read_toml(_PRESETS / f"{preset}.toml"), {"preset": preset})
     given = {name: str(Path(path).resolve()) for name, path in (sources or {}).items() if path}
-    settings = load_settings(SimulationSettings, config, base=base)
+    settings = SimulationSettings.load(config, base=base)
     values = merge(settings.model_dump(), {"source": given})
-    return load_settings(SimulationSettings, base=values, overrides=overrides)
+    return SimulationSettings.load(base=values, overrides=overrides)

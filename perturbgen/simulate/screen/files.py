@@ -10,7 +10,6 @@ from typing import IO, TYPE_CHECKING, Final
 import numpy as np
 import pandas as pd
 
-from perturbgen.core.config import to_toml
 from perturbgen.core.console import progress
 from perturbgen.core.errors import InputError
 from perturbgen.core.files import atomic_path, disk_errors, require_writable
@@ -90,7 +89,7 @@ def write_screen(
         world, plates = simulate_screen(settings, seed=seed)
         _write_plates(part, settings, world, plates)
         _write_world(part, settings, world)
-        (part / _SETTINGS).write_text(f"seed = {seed}\n\n{_nested(to_toml(settings))}")
+        (part / _SETTINGS).write_text(f"seed = {seed}\n\n{_nested(settings.to_toml())}")
     return out
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, model_validator
 
-from perturbgen.core.config import Settings, load_settings
+from perturbgen.core.config import Settings
 from perturbgen.core.errors import ConfigError, suggest
 
 _Positive = Annotated[float, Field(gt=0)]
@@ -172,4 +172,4 @@ def screen_settings(
             expected=", ".join(_PRESETS),
             fix=suggest(preset, _PRESETS),
         )
-    return load_settings(ScreenSettings, config, overrides=overrides, base=_PRESETS[preset])
+    return ScreenSettings.load(config, overrides=overrides, base=_PRESETS[preset])

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from perturbgen.core.config import load_settings, merge
+from perturbgen.core.config import merge
 from perturbgen.data import write_h5ad
 from perturbgen.l1000.embedder import EmbedSettings
 from perturbgen.simulate.screen import screen_anndata, screen_settings
@@ -31,6 +31,6 @@ def settings(screen: Path) -> Callable[..., EmbedSettings]:
             "model": {"size": 8, "encoder": {"depth": 2, "growth": 8}},
             "training": {"epochs": 4, "batch_size": 16},
         }
-        return load_settings(EmbedSettings, base=merge(base, sections), overrides=overrides)
+        return EmbedSettings.load(base=merge(base, sections), overrides=overrides)
 
     return make

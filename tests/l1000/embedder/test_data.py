@@ -9,26 +9,24 @@ import pytest
 
 from perturbgen.core.errors import ConfigError, SchemaError
 from perturbgen.data.splits import Split
-from perturbgen.l1000.embedder.data import ConditionEncoder, ProfileTable
+from perturbgen.l1000.embedder.data import ConditionEncoder, EmbedProfiles
 from perturbgen.l1000.embedder.recipe import _classes_of, _rankable
 
 
-def table(**columns) -> ProfileTable:
+def table(**columns) -> EmbedProfiles:
     samples = pd.DataFrame({"perturbagen": ["a", "a", "b", "b", "c", "c", "d", "d"], **columns})
     samples.index = pd.Index([f"s{i}" for i in range(8)])
-    return ProfileTable(
-        np.arange(24.0).reshape(8, 3), np.arange(8), samples, pd.Index(["1", "2", "3"])
-    )
+    return EmbedProfiles(np.arange(24.0).reshape(8, 3), samples, pd.Index(["1", "2", "3"]))
 
 
 def test_controls_and_unlabelled_profiles_are_no_class(settings):
     found = table(
         control=[True, *[False] * 7], pert_type=["ctl_vehicle", *["trt_cp"] * 6, "trt_sh"]
     )
-    found.samples.loc["s2", "perturbagen"] = None
+    found.meta.loc["s2", "perturbagen"] = None
     kept = found.treatments(settings("data.types=['trt_cp']").data)
-    assert list(kept.samples.index) == ["s1", "s3", "s4", "s5", "s6"]
-    np.testing.assert_array_equal(kept.values(), found.matrix[[1, 3, 4, 5, 6]])
+    assert list(kept.meta.index) == ["s1", "s3", "s4", "s5", "s6"]
+    np.testing.assert_array_equal(kept.dense(), found.values[[1, 3, 4, 5, 6]])
     with pytest.raises(SchemaError, match="no profile has pert_type 'trt_xpr'"):
         found.treatments(settings("data.types=['trt_xpr']").data)
 
@@ -39,17 +37,17 @@ def test_positive_controls_are_a_class_only_where_they_are_named(settings):
         role=[*["treatment"] * 6, *["positive control"] * 2],
     )
     data = settings().data.__class__(path="x")
-    assert set(found.treatments(data).samples["perturbagen"]) == set("abc")
+    assert set(found.treatments(data).meta["perturbagen"]) == set("abc")
     named = data.model_copy(update={"types": ("trt_cp", "trt_poscon")})
-    assert set(found.treatments(named).samples["perturbagen"]) == set("abcd")
-    found.samples["role"] = found.samples["role"].astype("category")
+    assert set(found.treatments(named).meta["perturbagen"]) == set("abcd")
+    found.meta["role"] = found.meta["role"].astype("category")
     assert len(found.treatments(data)) == 6
 
 
 def test_labels_are_withheld_whole_and_the_draw_follows_the_seed(settings):
     data = settings("data.validation=0.25", "data.test=0.25").data
     parts = table().split(data, 0)
-    homes = parts.groupby(table().samples["perturbagen"]).nunique()
+    homes = parts.groupby(table().meta["perturbagen"]).nunique()
     assert (homes == 1).all()
     assert parts.value_counts().to_dict() == {"train": 4, "validation": 2, "test": 2}
     assert parts.equals(table().split(data, 0))
@@ -75,14 +73,14 @@ def test_a_split_that_parts_a_label_is_refused(settings, tmp_path, screen):
 def test_statistics_are_those_of_clipped_training_rows(monkeypatch):
     monkeypatch.setattr("perturbgen.l1000.embedder.data._PART", 3)
     mean, sd = table().take(np.arange(8) < 4).standard(5.0)
-    clipped = table().matrix[:4].clip(-5, 5)
+    clipped = table().values[:4].clip(-5, 5)
     np.testing.assert_allclose(mean, clipped.mean(0), rtol=1e-6)
     np.testing.assert_allclose(sd, np.where(clipped.std(0) > 0, clipped.std(0), 1), rtol=1e-6)
 
 
 def test_nan_profiles_and_identifiers_as_labels_are_refused():
     broken = table()
-    broken.matrix[3, 1] = np.nan
+    broken.values[3, 1] = np.nan
     with pytest.raises(SchemaError, match=r"1 profiles hold NaN or infinity: 's3'"):
         broken.require_finite()
     with pytest.raises(SchemaError, match="0 of 8 training labels have 2 profiles or more"):
@@ -90,7 +88,7 @@ def test_nan_profiles_and_identifiers_as_labels_are_refused():
 
 
 def test_conditions_are_one_hot_and_standardised_logs(caplog):
-    samples = table(cell_line=["A", "B"] * 4, dose=[0.0, 1, 10, 100, 0, 1, 10, np.nan]).samples
+    samples = table(cell_line=["A", "B"] * 4, dose=[0.0, 1, 10, 100, 0, 1, 10, np.nan]).meta
     encoder = ConditionEncoder.fit(samples, ["cell_line", "dose"])
     found = encoder.encode(samples)
     assert found.shape == (8, 3) == (8, encoder.width)
@@ -122,17 +120,15 @@ def test_files_of_every_kind_give_the_same_profiles(screen, tmp_path):
     gctx, meta = next(folder.glob("*.gctx")), folder / "inst_info.txt"
     extract([gctx], tmp_path / "landmarks", metadata=[meta], common_genes=True)
     one, two, three = (
-        ProfileTable.read(screen),
-        ProfileTable.read(gctx, meta),
-        ProfileTable.read(tmp_path / "landmarks"),
+        EmbedProfiles.read(screen),
+        EmbedProfiles.read(gctx, meta),
+        EmbedProfiles.read(tmp_path / "landmarks"),
     )
-    assert one.genes.equals(two.genes)
-    order = three.genes.get_indexer(one.genes)
-    for other in (two.values(), three.values()[:, order]):
-        np.testing.assert_allclose(one.values(), other, atol=1e-5)
-    assert (
-        one.samples["perturbagen"].astype(str) == three.samples["perturbagen"].astype(str)
-    ).all()
+    assert one.features.equals(two.features)
+    order = three.features.get_indexer(one.features)
+    for other in (two.dense(), three.dense()[:, order]):
+        np.testing.assert_allclose(one.dense(), other, atol=1e-5)
+    assert (one.meta["perturbagen"].astype(str) == three.meta["perturbagen"].astype(str)).all()
 
 
 @pytest.mark.parametrize(

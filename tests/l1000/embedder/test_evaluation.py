@@ -7,25 +7,21 @@ import pandas as pd
 import pytest
 
 from perturbgen.l1000.embedder import EMBEDDING
-from perturbgen.l1000.embedder.data import ProfileTable
+from perturbgen.l1000.embedder.data import EmbedProfiles
 from perturbgen.l1000.embedder.evaluation import Judged
 from perturbgen.retrieval import retrieve
 
 
-def turned(table: ProfileTable) -> ProfileTable:
+def turned(table: EmbedProfiles) -> EmbedProfiles:
     """The profiles with their genes in another order."""
-    order = np.random.default_rng(1).permutation(len(table.genes))
-    return ProfileTable(
-        table.values()[:, order], np.arange(len(table)), table.samples, table.genes[order]
-    )
+    order = np.random.default_rng(1).permutation(len(table.features))
+    return EmbedProfiles(table.dense()[:, order], table.meta, table.features[order])
 
 
-def with_more_genes(table: ProfileTable) -> ProfileTable:
+def with_more_genes(table: EmbedProfiles) -> EmbedProfiles:
     """The profiles with three genes before their own that no training profile has."""
-    values = np.hstack([table.values()[:, -3:], table.values()])
-    return ProfileTable(
-        values, np.arange(len(table)), table.samples, pd.Index(["x", "y", "z", *table.genes])
-    )
+    values = np.hstack([table.dense()[:, -3:], table.dense()])
+    return EmbedProfiles(values, table.meta, pd.Index(["x", "y", "z", *table.features]))
 
 
 @pytest.mark.usefixtures("no_pictures")
@@ -56,10 +52,10 @@ def test_a_run_is_judged_by_withheld_perturbagens_and_says_who_they_were(setting
     assert rows[-1]["train/margin"] < rows[0]["train/margin"]
     embedder = EMBEDDING.load(run)
     parts = embedder.parts()
-    table = ProfileTable.read(embedder.settings.data.path).treatments(embedder.settings.data)
+    table = EmbedProfiles.read(embedder.settings.data.path).treatments(embedder.settings.data)
     held = table.take((parts == "validation").to_numpy())
-    assert not set(held.samples["perturbagen"].astype(str)) & set(embedder.card.classes)
-    labels = held.samples[["perturbagen"]].astype(str)
+    assert not set(held.meta["perturbagen"].astype(str)) & set(embedder.card.classes)
+    labels = held.meta[["perturbagen"]].astype(str)
     summary = retrieve(embedder.embed(held), labels, same="perturbagen").summary()
     best = max(row["validation/map"] for row in rows)
     assert summary.loc["per query", "ap"] == pytest.approx(best, abs=1e-6)

@@ -49,7 +49,9 @@ def test_a_mark_of_the_compound_alone_says_nothing_about_unseen_compounds(plante
     marks = np.eye(24)[np.repeat(np.arange(24), 8)] * 5
     found = task_of(samples).probe({"marks": marks}, seed=0, kinds=("logistic",)).set_index("input")
     assert found.loc["marks", "top-1"] < 0.5
-    x_seen = _predict_withheld(marks, task_of(samples), np.tile(np.arange(2), 96), "logistic", seed=0)
+    x_seen = _predict_withheld(
+        marks, task_of(samples), np.tile(np.arange(2), 96), "logistic", seed=0
+    )
     assert _scores(x_seen, task_of(samples))["top-1"] == 1
 
 

@@ -9,7 +9,7 @@ import torch
 
 from perturbgen.core.errors import ConfigError, InputError, SchemaError
 from perturbgen.l1000.embedder import EMBEDDING
-from perturbgen.l1000.embedder.data import ProfileTable
+from perturbgen.l1000.embedder.data import EmbedProfiles
 from perturbgen.l1000.embedder.model import ProfileFeed
 from perturbgen.l1000.embedder.settings import ModelSettings, _EncoderSettings
 
@@ -76,7 +76,7 @@ def test_every_head_trains_and_embeds(settings, tmp_path, head):
         accelerator="cpu",
     )
     embedder = EMBEDDING.load(run)
-    table = ProfileTable.read(embedder.settings.data.path)
+    table = EmbedProfiles.read(embedder.settings.data.path)
     found = embedder.embed(table)
     assert found.shape == (len(table), 8)
     lengths = np.linalg.norm(found, axis=1)
@@ -86,12 +86,12 @@ def test_every_head_trains_and_embeds(settings, tmp_path, head):
 
 def test_genes_are_found_by_id_and_missing_ones_named(settings, tmp_path):
     embedder = EMBEDDING.load(EMBEDDING.train(settings(), runs=tmp_path, accelerator="cpu"))
-    table = ProfileTable.read(embedder.settings.data.path)
-    turned = ProfileTable(table.values()[:, ::-1], table.rows, table.samples, table.genes[::-1])
+    table = EmbedProfiles.read(embedder.settings.data.path)
+    turned = EmbedProfiles(table.dense()[:, ::-1], table.meta, table.features[::-1])
     np.testing.assert_array_equal(embedder.embed(table), embedder.embed(turned))
-    fewer = ProfileTable(table.values()[:, 1:], table.rows, table.samples, table.genes[1:])
+    fewer = EmbedProfiles(table.dense()[:, 1:], table.meta, table.features[1:])
     with pytest.raises(
-        SchemaError, match=rf"lack 1 of the embedding's 100 genes: '{table.genes[0]}'"
+        SchemaError, match=rf"lack 1 of the embedding's 100 genes: '{table.features[0]}'"
     ):
         embedder.embed(fewer)
 
@@ -153,7 +153,7 @@ def test_a_last_batch_of_one_profile_is_left_out_for_batch_norm(settings, tmp_pa
 )
 def test_every_process_has_two_profiles_of_a_batch(settings, size, ranks, sizes):
     some = settings(f"training.batch_size={size}")
-    table = ProfileTable.read(some.data.path)
+    table = EmbedProfiles.read(some.data.path)
     table = table.take(np.arange(len(table)) < 63)
     feed = ProfileFeed.build(
         table,
@@ -184,7 +184,6 @@ def test_a_run_of_another_kind_is_refused(settings, tmp_path):
 def test_a_network_beats_wccn_where_something_is_not_linear(tmp_path):
     """Every mechanism turns around with the state of the cell. At full size .15 of mAP lie between
     them."""
-    from perturbgen.core.config import load_settings
     from perturbgen.data import write_h5ad
     from perturbgen.l1000.embedder import EmbedSettings
     from perturbgen.l1000.embedder.evaluation import MINE, Judged
@@ -200,7 +199,7 @@ def test_a_network_beats_wccn_where_something_is_not_linear(tmp_path):
         "model": {"head": {"margin_rate": 1e-3}},
         "training": {"epochs": 30, "batch_size": 256},
     }
-    run = EMBEDDING.train(load_settings(EmbedSettings, base=base), runs=tmp_path, accelerator="cpu")
+    run = EMBEDDING.train(EmbedSettings.load(base=base), runs=tmp_path, accelerator="cpu")
     embedder = EMBEDDING.load(run)
     judged = Judged.of(embedder, embedder.profiles(part="test"), seed=0, plate="plate", well="well")
     found = {row["method"]: row["mAP"] for row in judged.rows()}
