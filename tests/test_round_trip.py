@@ -9,11 +9,11 @@ from anndata import AnnData, read_h5ad
 
 from perturbgen import cli
 from perturbgen.data import read_competition
-from perturbgen.simulate import Experiment, simulate
+from perturbgen.simulate import SimulatedExperiment, simulate
 
 
 @pytest.fixture(scope="module")
-def drawn() -> Experiment:
+def drawn() -> SimulatedExperiment:
     return simulate("tiny", seed=11)
 
 
@@ -45,7 +45,7 @@ def assert_same_cells(read: AnnData, drawn: AnnData) -> None:
         )
 
 
-def test_every_count_label_and_gene_comes_back(folder: Path, drawn: Experiment) -> None:
+def test_every_count_label_and_gene_comes_back(folder: Path, drawn: SimulatedExperiment) -> None:
     read = read_competition(folder)
     assert read.obs_names.tolist() == pd.read_csv(folder / "adata_obs_meta.csv")["obs_id"].tolist()
     assert_same_cells(read, drawn.cells)
@@ -64,7 +64,7 @@ def test_the_anti_join_removes_exactly_the_listed_pairs(folder: Path) -> None:
 
 
 def test_the_command_line_gives_the_same_file(
-    folder: Path, drawn: Experiment, tmp_path: Path
+    folder: Path, drawn: SimulatedExperiment, tmp_path: Path
 ) -> None:
     assert cli._run(["-q", "ingest", str(folder), "--out", str(tmp_path / "counts.h5ad")]) == 0
     read = read_h5ad(tmp_path / "counts.h5ad")

@@ -18,9 +18,7 @@ from perturbgen.cli import run_experiment
 from perturbgen.cli.doctor import data_folder
 from perturbgen.core.console import show_table, track
 from perturbgen.de import flavour_table
-from perturbgen.simulate import build_world, preset_settings
-from perturbgen.simulate.op3.competition import PseudobulkSums
-from perturbgen.simulate.op3.labels import KEY, train_rows
+from perturbgen.simulate import CONDITION_KEY, build_world, preset_settings
 
 if TYPE_CHECKING:
     from perturbgen.simulate import World
@@ -78,11 +76,10 @@ def main(
 
 def released_table(world: World) -> pd.DataFrame:
     """Signed -log10 p of the released conditions, by the organisers' fit."""
-    sums = PseudobulkSums()
-    for chunk in track(world.chunks(), "drawing wells", total=len(world.groups)):
-        sums.add(chunk)
-    table = flavour_table(sums.table(world), flavour="kaggle").signed_log10_p.rename_axis(KEY)
-    return table.reindex(pd.MultiIndex.from_frame(train_rows(world)[KEY]))
+    chunks = track(world.chunks(), "drawing wells", total=len(world.groups))
+    bulk = world.samples({chunk.group: chunk.total for chunk in chunks})
+    table = flavour_table(bulk, flavour="kaggle").signed_log10_p.rename_axis(CONDITION_KEY)
+    return table.reindex(pd.MultiIndex.from_frame(world.train_rows()[CONDITION_KEY]))
 
 
 def statistics(table: pd.DataFrame) -> dict[str, Any]:

@@ -53,7 +53,7 @@ def main(
 
     Example: python experiments/demo/run.py --set seed=3
     """
-    from perturbgen.simulate.op3.settings import preset_settings
+    from perturbgen.simulate import preset_settings
 
     settings = Demo.load(config, overrides=overrides or [])
     if dry_run:
@@ -113,7 +113,7 @@ def compare_methods(folder: Path, run: Path, methods: dict[str, Any]) -> dict[st
     """
     from perturbgen.cli.score import raise_failures, show_comparison
     from perturbgen.compare import CompareSettings, compare, write_comparison_report, write_outputs
-    from perturbgen.simulate.op3.experiment import write_replicate
+    from perturbgen.simulate import write_replicate
 
     log.info("repeating the withheld part of the experiment, as the positive control")
     write_replicate(folder)

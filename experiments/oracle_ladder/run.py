@@ -32,11 +32,14 @@ from perturbgen.core.console import show_table, track
 from perturbgen.core.files import atomic_path, check_output
 from perturbgen.de import DETable, flavour_table
 from perturbgen.predict import Shrinkage, average_t, expression_levels, plug_in_t
-from perturbgen.simulate import build_world, preset_settings
-from perturbgen.simulate.op3.experiment import load_world
-from perturbgen.simulate.op3.labels import group_obs, id_map, in_our_words
-from perturbgen.simulate.op3.layout import POSITIVE_CONTROLS
-from perturbgen.simulate.op3.settings import WITHHELD_TYPES
+from perturbgen.simulate import (
+    CONDITION_KEY,
+    POSITIVE_CONTROLS,
+    WITHHELD_TYPES,
+    build_world,
+    load_world,
+    preset_settings,
+)
 
 if TYPE_CHECKING:
     from perturbgen.simulate import SimulationSettings, World
@@ -180,9 +183,7 @@ def make_bench(world: World) -> Bench:
     """Count the real wells of both cell types, and fit them."""
     real = samples(world, our_groups(world), partial(drawn_counts, world, replicate=0))
     table = fit(real)
-    wanted = pd.MultiIndex.from_frame(
-        id_map(world)[["cell_type", "sm_name"]].set_axis(INDEX, axis=1)
-    )
+    wanted = pd.MultiIndex.from_frame(world.id_map()[CONDITION_KEY].set_axis(INDEX, axis=1))
     measured = [name for name in world.layout.known if name not in POSITIVE_CONTROLS]
     known = pd.MultiIndex.from_product([WITHHELD_TYPES, measured], names=INDEX)
     answered = table.t.index[table.t.notna().all(axis=1)]
@@ -218,13 +219,7 @@ def generated(bench: Bench, *, replicate: int | None) -> AnnData:
 
 def samples(world: World, groups: list[int], draw: Callable[[int], np.ndarray]) -> AnnData:
     """A sample (genes,) of each group, as ``draw`` gives it, with the covariates."""
-    rows = [sparse.csr_array(draw(group)[None]) for group in groups]
-    obs = group_obs(world).iloc[groups]
-    obs = in_our_words(
-        obs.assign(obs_id=obs["plate_name"] + "_" + obs["well"] + "_" + obs["cell_type"])
-    )
-    var = pd.DataFrame(index=pd.Index(world.genes, name="gene"))
-    return AnnData(sparse.vstack(rows).tocsr(), obs=obs, var=var)
+    return world.samples({group: sparse.csr_array(draw(group)[None]) for group in groups})
 
 
 def drawn_counts(world: World, group: int, replicate: int) -> np.ndarray:

@@ -36,7 +36,6 @@ from perturbgen.generate.validate import (
     score_samplers,
 )
 from perturbgen.simulate import build_world, preset_settings
-from perturbgen.simulate.op3.labels import all_cells, chunk_ids, in_our_words
 
 if TYPE_CHECKING:
     from perturbgen.simulate import SimulationSettings, World
@@ -120,11 +119,10 @@ def draw_tables(world: World) -> tuple[WellTable, WellTable]:
     """
     totals: dict[bool, list[pd.Series]] = {False: [], True: []}
     for chunk in track(world.chunks(), "drawing wells", total=len(world.groups)):
-        part = pd.Series(np.asarray(chunk.counts.sum(axis=1)).ravel(), chunk_ids(world, chunk))
+        part = pd.Series(np.asarray(chunk.counts.sum(axis=1)).ravel(), chunk.ids)
         totals[bool(world.groups["withheld"].iat[chunk.group])].append(part)
     tables = [
-        WellTable.tabulate(in_our_words(all_cells(world, withheld=key)), pd.concat(totals[key]))
-        for key in (False, True)
+        WellTable.tabulate(world.obs(withheld=key), pd.concat(totals[key])) for key in (False, True)
     ]
     return tables[0], tables[1]
 

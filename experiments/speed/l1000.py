@@ -29,8 +29,8 @@ from perturbgen.cli import run_experiment
 from perturbgen.core.console import show_table, track
 from perturbgen.core.errors import ConfigError, StorageError
 from perturbgen.core.system import keep_freed_memory
-from perturbgen.l1000.samples import landmarks
-from perturbgen.l1000.writer import GctxWriter, chunk_shape
+from perturbgen.l1000 import GctxWriter, landmarks
+from perturbgen.l1000.writer import chunk_shape
 
 BATCH, NAIVE_ROWS = 1024, 20_000
 
@@ -186,14 +186,14 @@ def extract_once(matrix: Path, work: Path) -> dict[str, float]:
     from perturbgen.l1000 import extract, extraction
 
     imports = peak_mb()
-    copy, passes = extraction.copy, []
+    copy, passes = extraction._copy, []
 
     def timed(*arguments: Any) -> None:
         start = time.perf_counter()
         copy(*arguments)
         passes.append(time.perf_counter() - start)
 
-    extraction.copy = timed  # type: ignore[assignment]
+    extraction._copy = timed  # type: ignore[assignment]
     start, cpu = time.perf_counter(), time.process_time()
     extract(
         [matrix], work / "out", metadata=[work / "inst_info.txt"], common_genes=True, force=True
@@ -219,13 +219,13 @@ def feed(matrix: Path, work: Path) -> list[dict[str, Any]]:
     """Shuffled samples a second from the memory map, beside h5py rows of the GCTX and of a
     landmark-only HDF5.
     """
-    from perturbgen.l1000 import Profiles, extract
+    from perturbgen.l1000 import Extraction, extract
     from perturbgen.train.feeds import MemmapFeed, ResidentFeed
     from perturbgen.train.run import LARGEST
 
     if not (work / "out").exists():
         extract([matrix], work / "out", common_genes=True)
-    profiles = Profiles.open(work / "out")
+    profiles = Extraction.open(work / "out")
     with h5py.File(work / "landmarks.h5", "w") as file:
         file.create_dataset("x", data=profiles.matrix, chunks=(262, profiles.matrix.shape[1]))
     places = np.flatnonzero(np.isin(ids_of(matrix), profiles.genes.index))

@@ -56,8 +56,7 @@ def _check(
 
     Example: [bold]perturbgen l1000 check GSE92742_Level4_ZSPCINF_mlr12k_n1319138x12328.gctx[/bold]
     """
-    from perturbgen.l1000 import GctxFile
-    from perturbgen.l1000.samples import read_genes
+    from perturbgen.l1000 import GctxFile, read_genes
 
     wanted = read_genes(genes)
     rows = []
@@ -70,8 +69,7 @@ def _check(
 def _describe_file(file: GctxFile, wanted: Any) -> dict[str, Any]:
     import numpy as np
 
-    from perturbgen.l1000.fields import level_of
-    from perturbgen.l1000.samples import find_genes
+    from perturbgen.l1000 import find_genes, level_of
 
     places = find_genes(file, wanted)
     found = places[places >= 0]
@@ -131,7 +129,7 @@ def _extract(
     --dtype float16 --clip 10[/bold]
     """
     from perturbgen.core.errors import ConfigError, suggest
-    from perturbgen.l1000 import Options
+    from perturbgen.l1000 import ExtractionOptions
     from perturbgen.l1000 import extract as run
 
     kinds = ("float32", "float16")
@@ -144,7 +142,7 @@ def _extract(
         out,
         metadata=meta or (),
         genes=genes,
-        options=Options(dtype, clip=clip, fill=fill),  # type: ignore[arg-type]
+        options=ExtractionOptions(dtype, clip=clip, fill=fill),  # type: ignore[arg-type]
         common_genes=common_genes,
         keep_unknown=keep_unknown,
         transposed=transposed,

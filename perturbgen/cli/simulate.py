@@ -47,8 +47,7 @@ def _simulate(
     Example: [bold]perturbgen simulate data/semireal --preset small --layout op3
     --baseline op3/means.csv --signatures op3/ranks.npz --set cells.per_well=100[/bold]
     """
-    from perturbgen.simulate.op3.experiment import write_simulation
-    from perturbgen.simulate.op3.settings import preset_settings
+    from perturbgen.simulate import preset_settings, simulate
 
     # real sources make the experiment semi-real; each may be given alone
     sources = {"baseline": baseline, "signatures": signatures, "layout": layout}
@@ -56,7 +55,7 @@ def _simulate(
     if dry_run:
         show_settings(settings, as_json=as_json)
         return
-    folder = write_simulation(settings, out, seed=seed, force=force)
+    folder = simulate(settings, out=out, seed=seed, force=force)
     show_table(_describe_files(folder), title=f"simulated: {folder}", as_json=as_json)
 
 

@@ -1,4 +1,4 @@
-"""Connectivity of queries and signatures: the weighted score WTCS, its normalised form NCS, and tau."""
+"""Connectivity of queries and signatures: the score WTCS, its normalised form NCS, and tau."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _Sets = Mapping[str, Sequence[object]]
 
 
 def read_gmt(path: str | Path, *, suffix: str = "") -> dict[str, list[str]]:
-    """Gene sets of a GMT file (name, description, genes), without a ``suffix`` such as ``_UP`` of their names."""
+    """Gene sets of a GMT file, without a ``suffix`` such as ``_UP`` of their names."""
     sets: dict[str, list[str]] = {}
     for line in require_file(path, "GMT file").read_text(encoding="utf-8").splitlines():
         cells = line.rstrip("\r").split("\t")
@@ -43,11 +43,11 @@ def wtcs(
     *,
     weighted: bool = True,
 ) -> pd.DataFrame:
-    """The connectivity of signatures (signatures, genes) with queries, each a set of up and one of down genes.
+    """The connectivity of signatures (signatures, genes) with queries: up and down genes.
 
-    WTCS = (ES_up - ES_down) / 2 where the two differ in sign, else 0; with one set only, ES_up or -ES_down. Genes are
-    ranked descending; ES is the weighted Kolmogorov-Smirnov statistic of Subramanian 2005 (p = 1).
-    Returns (signatures, queries).
+    WTCS = (ES_up - ES_down) / 2 where the two differ in sign, else 0; with one set only, ES_up or
+    -ES_down. Genes are ranked descending; ES is the weighted Kolmogorov-Smirnov statistic of
+    Subramanian 2005 (p = 1). Returns (signatures, queries).
     """
     values = _finite(signatures)
     queries = list(dict.fromkeys([*(up or {}), *(down or {})]))
@@ -79,7 +79,7 @@ def _finite(table: pd.DataFrame) -> np.ndarray:
 def _members(
     genes: pd.Index, sets: _Sets | None, queries: Sequence[str]
 ) -> list[np.ndarray] | None:
-    """Positions of the genes of each set; genes that were not measured are left out, and said to be."""
+    """Positions of the genes of each set; others are dropped, with a warning."""
     if not sets:
         return None
     known = pd.Index([str(gene) for gene in genes], dtype=object)
@@ -101,7 +101,7 @@ def _members(
 
 
 def descending_ranks(values: np.ndarray) -> np.ndarray:
-    """Ranks 1 to G of the genes of each signature (signatures, genes), the largest value first, ties in file order."""
+    """Ranks 1 to G of each signature (signatures, genes), the largest first, ties in file order."""
     order = np.argsort(-values, axis=1, kind="stable")
     ranks = np.empty(values.shape, np.int32)
     np.put_along_axis(ranks, order, np.arange(1, values.shape[1] + 1, dtype=np.int32)[None], axis=1)
@@ -144,7 +144,8 @@ def connect(up: np.ndarray | None, down: np.ndarray | None) -> np.ndarray:
 def _es_kernel(values, ranks, genes, starts, weighted):  # type: ignore[no-untyped-def]  # numba compiles by type
     """ES of signatures (s, g) for sets genes[starts[q]:starts[q + 1]], (s, q).
 
-    e_k = sum_{l<=k} w_l / sum w - (r_k - k) / (G - n) at the k-th hit of rank r_k, and before it; the extreme wins.
+    e_k = sum_{l<=k} w_l / sum w - (r_k - k) / (G - n) at the k-th hit of rank r_k, and before it;
+    the extreme wins.
     """
     signatures, total_genes = values.shape
     scores = np.zeros((signatures, len(starts) - 1))
@@ -178,10 +179,11 @@ def _es_kernel(values, ranks, genes, starts, weighted):  # type: ignore[no-untyp
 def ncs(
     scores: pd.DataFrame, signatures: pd.DataFrame, *, reference: pd.Series | None = None
 ) -> pd.DataFrame:
-    """WTCS (signatures, queries) divided by the mean of its sign within the signatures' cell line and type.
+    """WTCS (signatures, queries) over the mean of its sign in the cell line and type.
 
-    ``signatures`` has ``cell_line`` and ``pert_type`` by the same index; ``reference`` says which of them the means are
-    taken over. A group without any takes the median of those of its type, then of its line, then of all.
+    ``signatures`` has ``cell_line`` and ``pert_type`` by the same index; ``reference`` says which
+    of them the means are taken over. A group without any takes the median of those of its type,
+    then of its line, then of all.
     """
     about = signatures.loc[scores.index]
     types = about["pert_type"].astype(object).replace(_COUNTED_AS)
@@ -204,7 +206,7 @@ def ncs(
 
 
 def _scales(values: np.ndarray, keys: pd.MultiIndex, chosen: np.ndarray) -> np.ndarray:
-    """What each score is divided by (signatures, queries): the mean of its group, never below 0.01."""
+    """What scores are divided by (signatures, queries): the mean of the group, 0.01 at least."""
     means = (
         pd.DataFrame(values[chosen], index=keys[chosen]).groupby(level=[0, 1], dropna=False).mean()
     )
@@ -220,7 +222,7 @@ def _scales(values: np.ndarray, keys: pd.MultiIndex, chosen: np.ndarray) -> np.n
 def max_quantile(
     scores: pd.DataFrame, groups: pd.Series, *, low: float = 33, high: float = 67
 ) -> pd.DataFrame:
-    """NCS of a perturbagen over its cell lines: of two percentiles (as MATLAB's) the one of larger size, per query."""
+    """NCS of a perturbagen over its cell lines: the larger of two percentiles (MATLAB's)."""
     labels = groups.loc[scores.index]
     summary = {}
     for name, rows in scores.groupby(labels.to_numpy(), sort=False):
@@ -230,9 +232,10 @@ def max_quantile(
 
 
 def tau(scores: pd.DataFrame, reference: pd.DataFrame) -> pd.DataFrame:
-    """How rare a connectivity is, -100 to 100: the signed share of reference queries that connect less strongly.
+    """How rare a connectivity is: the signed share, in %, of reference queries that connect less.
 
-    ``scores`` (signatures, queries) and ``reference`` (signatures, reference queries) are NCS of the same signatures.
+    ``scores`` (signatures, queries) and ``reference`` (signatures, reference queries) are NCS of
+    the same signatures.
     """
     if not reference.shape[1]:
         raise SchemaError("tau needs reference queries, and there is none")

@@ -1,8 +1,6 @@
-"""Landmark extraction: one pass over matrices of any size to a memory map, a table of samples and a manifest.
+"""Landmark extraction: one pass over matrices of any size to a memory map, tables, a manifest.
 
-What is half done lies in ``OUT.part`` with a note of how far it came; the same call goes on from there.
-
-The last step of an extraction: tables, manifest, what is odd, and the folder's name.
+What is half done lies in ``OUT.part`` with a note of how far it came; the same call goes on there.
 """
 
 from __future__ import annotations
@@ -20,6 +18,7 @@ from typing import Any, Final, Literal
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from perturbgen import __version__
 from perturbgen.core.console import progress
@@ -29,20 +28,11 @@ from perturbgen.core.system import keep_freed_memory
 from perturbgen.l1000.fields import level_of
 from perturbgen.l1000.gctx import BLOCK_BYTES, GctxFile
 from perturbgen.l1000.growing import Growing
-from perturbgen.l1000.metadata import check_controls
-from perturbgen.l1000.profiles import MANIFEST, MATRIX, Profiles
-from perturbgen.l1000.samples import (
-    arrow_ids,
-    check_unique,
-    describe,
-    ids_hash,
-    join_rows,
-    read_genes,
-    read_metadata,
-    require_genes,
-)
+from perturbgen.l1000.metadata import read_metadata
+from perturbgen.l1000.profiles import MANIFEST, PROFILES, Extraction
+from perturbgen.l1000.samples import describe_samples, join_rows, read_genes, require_genes
 
-log = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 
 def _finish(
@@ -63,7 +53,7 @@ def _finish(
     )
     manifest = {
         "perturbgen": __version__,
-        "matrix": MATRIX,
+        "matrix": PROFILES,
         "samples": len(samples),
         "genes": len(wanted),
         "level": sources[0].level,
@@ -90,11 +80,11 @@ def _report(wanted: pd.DataFrame, missing: np.ndarray, norms: np.ndarray) -> Non
         names = shorten(
             wanted["gene_symbol"].where(wanted["gene_symbol"] != "", wanted["gene_id"])[missing > 0]
         )
-        log.warning(
+        _log.warning(
             "%d genes have missing values: %s (--fill 0 writes zeros)", (missing > 0).sum(), names
         )
     if (norms == 0).any():
-        log.warning(
+        _log.warning(
             "%s profiles are all zeros: the column norm tells which", f"{(norms == 0).sum():,}"
         )
 
@@ -111,9 +101,13 @@ _DType = Literal["float32", "float16"]
 _FORMAT: Final = 1  # of the folder
 
 
+# Ids that are text at the same time: a million sample ids are handled part by part.
+_PART: Final = 1 << 16
+
+
 @dataclass(frozen=True)
 class _Source:
-    """One matrix: where it is, what marks the file, which of its columns are wanted, and its ids."""
+    """One matrix: its path, what marks the file, which of its columns are wanted, its ids."""
 
     path: Path
     shape: tuple[int, int]
@@ -128,14 +122,22 @@ class _Source:
         columns = hashlib.sha256(self.columns.astype(np.int64).tobytes()).hexdigest()
         return about | {
             "level": self.level,
-            "ids_sha256": ids_hash(self.ids),
+            "ids_sha256": _ids_hash(self.ids),
             "columns_sha256": columns,
         }
 
 
+def _ids_hash(ids: pa.Array) -> str:
+    """A fingerprint of ids in their order."""
+    digest = hashlib.sha256()
+    for start in range(0, len(ids), _PART):
+        digest.update("\n".join(ids.slice(start, _PART).to_pylist()).encode() + b"\n")
+    return digest.hexdigest()
+
+
 @dataclass(frozen=True)
-class Options:
-    """How values are written: their type, limits (z-scores of raw plates reach 76), and what NaN becomes."""
+class ExtractionOptions:
+    """How values are written: type, limits (z-scores of raw plates reach 76), what NaN becomes."""
 
     dtype: _DType = "float32"
     clip: float | None = None
@@ -159,19 +161,20 @@ def extract(
     *,
     metadata: Sequence[str | Path] = (),
     genes: str | Path | None = None,
-    options: Options | None = None,
+    options: ExtractionOptions | None = None,
     common_genes: bool = False,
     keep_unknown: bool = False,
     transposed: bool = False,
     force: bool = False,
     block_bytes: int = BLOCK_BYTES,
-) -> Profiles:
-    """Extract the landmarks (or other ``genes``) of several matrices, joined by gene id, into the folder ``out``.
+) -> Extraction:
+    """Extract the landmarks (or other ``genes``) of matrices, joined by gene id, into ``out``.
 
-    ``common_genes`` leaves out genes that a file lacks rather than refusing it; ``keep_unknown`` keeps samples that no
-    metadata table describes. An interrupted extraction goes on where it stopped.
+    ``common_genes`` leaves out genes that a file lacks rather than refusing it; ``keep_unknown``
+    keeps samples that no metadata table describes. An interrupted extraction goes on where it
+    stopped.
     """
-    out, options = Path(out), options or Options()
+    out, options = Path(out), options or ExtractionOptions()
     require_writable(out)
     with _opened(paths, transposed=transposed) as files:
         wanted, columns = _match_genes(files, read_genes(genes), common_genes=common_genes)
@@ -179,13 +182,13 @@ def extract(
         _check_levels(sources)
         plan = _make_plan(sources, wanted, options, metadata, keep_unknown=keep_unknown)
         if _finished(out, plan, force=force):
-            return Profiles.open(out)
+            return Extraction.open(out)
         samples = _collect(files, sources, metadata, keep_unknown=keep_unknown)
         part = _prepare_part(out, plan)
         with disk_errors(out):
-            copy(files, sources, part, wanted, options, plan, block_bytes)
+            _copy(files, sources, part, wanted, options, plan, block_bytes)
             _finish(part, out, samples, sources, wanted, plan)
-    return Profiles.open(out)
+    return Extraction.open(out)
 
 
 @contextmanager
@@ -205,7 +208,8 @@ def _match_genes(
     everywhere = np.all([found >= 0 for found in columns], axis=0)
     if not everywhere.all() and not common_genes:
         lines = [
-            f"{file.path.name} lacks {(found < 0).sum():,} ({shorten(wanted['gene_id'][found < 0])})"
+            f"{file.path.name} lacks {(found < 0).sum():,} "
+            f"({shorten(wanted['gene_id'][found < 0])})"
             for file, found in zip(files, columns, strict=True)
             if (found < 0).any()
         ]
@@ -216,7 +220,7 @@ def _match_genes(
             fix="take the genes that all files have: --common-genes",
         )
     if not everywhere.all():
-        log.warning(
+        _log.warning(
             "%d of %d genes are left out: not every file has them", (~everywhere).sum(), len(wanted)
         )
     if not everywhere.any():
@@ -228,13 +232,13 @@ def _match_genes(
 
 def _source(file: GctxFile, columns: np.ndarray) -> _Source:
     """What is known of a file before its values are read."""
-    ids = arrow_ids(file)
+    ids = file.arrow_samples()
     level = level_of(ids.slice(0, 1000).to_pylist())
     return _Source(file.path, file.shape, _mark(file.path), level, ids, columns)
 
 
 def _mark(path: Path) -> dict[str, Any]:
-    """What tells a file from another of its name, and from itself before its values were changed in place."""
+    """What tells a file from another of its name, and from itself before it was changed."""
     about = path.stat()
     return {"file": path.name, "bytes": about.st_size, "modified_ns": about.st_mtime_ns}
 
@@ -248,13 +252,36 @@ def _check_levels(sources: Sequence[_Source]) -> None:
             expected="samples (levels 3 and 4) only, or signatures (level 5) only",
             fix="extract them into two folders",
         )
-    check_unique([source.ids for source in sources], [source.path for source in sources])
+    _check_unique([source.ids for source in sources], [source.path for source in sources])
+
+
+def _check_unique(ids: Sequence[pa.Array], paths: Sequence[Path]) -> None:
+    """No sample is in two files: freezes of the same data must not be mixed."""
+    for i, (first, path) in enumerate(zip(ids, paths, strict=True)):
+        if len(pc.unique(first)) < len(first):
+            twice = [
+                row["values"].as_py() for row in pc.value_counts(first) if row["counts"].as_py() > 1
+            ]
+            raise SchemaError(
+                f"{path}: {len(twice):,} sample ids occur more than once: {shorten(twice)}"
+            )
+        for second, other in zip(ids[i + 1 :], paths[i + 1 :], strict=True):
+            both = first.filter(pc.is_in(first, value_set=second))
+            if len(both):
+                raise SchemaError(
+                    f"{len(both):,} samples are in {path} and in {other}: "
+                    f"{shorten(both.to_pylist())}",
+                    expected="every sample once",
+                    cause="two freezes of the same data, or LINCS2020 beside the GEO series that "
+                    "it contains",
+                    fix="extract one of them",
+                )
 
 
 def _make_plan(
     sources: Sequence[_Source],
     wanted: pd.DataFrame,
-    options: Options,
+    options: ExtractionOptions,
     metadata: Sequence[str | Path],
     *,
     keep_unknown: bool,
@@ -273,7 +300,7 @@ def _make_plan(
 
 
 def _finished(out: Path, plan: dict[str, Any], *, force: bool) -> bool:
-    """Whether this very extraction is there already; another folder is only replaced with ``force``."""
+    """Whether this very extraction is there; another folder is only replaced with ``force``."""
     if not out.exists():
         return False
     manifest = out / MANIFEST
@@ -287,7 +314,7 @@ def _finished(out: Path, plan: dict[str, Any], *, force: bool) -> bool:
             fix="choose another --out",
         )
     if found.get("plan") == plan and not force:
-        log.info("%s is this extraction already; nothing to do", out)
+        _log.info("%s is this extraction already; nothing to do", out)
         return True
     if not force:
         raise InputError(
@@ -303,7 +330,7 @@ def _prepare_part(out: Path, plan: dict[str, Any]) -> Path:
     """The folder of unfinished work, emptied if it is of other inputs."""
     part = out.with_name(f"{out.name}.part")
     if part.is_dir() and Growing.plan_of(part) not in (None, plan):
-        log.warning("%s holds unfinished work on other files or options; starting anew", part)
+        _log.warning("%s holds unfinished work on other files or options; starting anew", part)
         remove(part)
     with disk_errors(part):
         part.mkdir(parents=True, exist_ok=True)
@@ -317,29 +344,45 @@ def _collect(
     *,
     keep_unknown: bool,
 ) -> pd.DataFrame:
-    """The samples of all files in one table, in the order of the matrix; asked for before any value is read."""
+    """The samples of all files in one table, in the order of the matrix."""
+    # before any value is read: metadata that lack a sample must not be found out after hours
     tables = [read_metadata(path) for path in metadata]
     parts = [
-        describe(file, source.ids, tables, keep_unknown=keep_unknown).assign(
+        describe_samples(file, source.ids, tables, keep_unknown=keep_unknown).assign(
             source=source.path.name
         )
         for file, source in zip(files, sources, strict=True)
     ]
     samples = join_rows(parts) if len(parts) > 1 else parts[0].astype({"source": "category"})
-    check_controls(samples)
+    _check_controls(samples)
     return samples.reset_index(drop=True)
 
 
-def copy(
+def _check_controls(samples: pd.DataFrame) -> None:
+    """Say what is odd about controls: none at all, or positive controls, a class of their own."""
+    if samples["role"].isna().all():
+        _log.warning("no perturbation types are known, so no control is flagged")
+    elif not samples["control"].any():
+        _log.warning("no control among %s samples", f"{len(samples):,}")
+    positive = (samples["role"] == "positive control").mean()
+    if positive > 0:
+        _log.info(
+            "%.1f %% of the samples are positive controls: leave them out of the classes",
+            100 * positive,
+        )
+
+
+def _copy(
     files: Sequence[GctxFile],
     sources: Sequence[_Source],
     part: Path,
     wanted: pd.DataFrame,
-    options: Options,
+    options: ExtractionOptions,
     plan: dict[str, Any],
     block_bytes: int,
 ) -> None:
-    """The pass over the values, from where an earlier one stopped; a block is written while the next one is read."""
+    """The pass over the values, from where an earlier one stopped."""
+    # a block is written while the next one is read
     total = sum(source.shape[0] for source in sources)
     keep_freed_memory(2 * BLOCK_BYTES)
     with (
@@ -347,7 +390,7 @@ def copy(
         ThreadPoolExecutor(1) as writer,
     ):
         if growing.rows:
-            log.info("going on after %s of %s samples", f"{growing.rows:,}", f"{total:,}")
+            _log.info("going on after %s of %s samples", f"{growing.rows:,}", f"{total:,}")
         with progress("extracting", total) as tick:
             tick(growing.rows)
             written: Future[None] | None = None

@@ -1,8 +1,6 @@
-"""Ids and metadata fields as CMap's files write them: bytes of two encodings, -666 for what is missing.
+"""What CMap's files write: fields in two encodings, -666 for missing; ids, doses and times.
 
-The grammar of CMap's ids: samples, signatures, perturbagens.
-
-Doses and times as CMap writes them: numbers, '10 uM', '24|24', with micro signs of three encodings.
+Doses and times are numbers, '10 uM' or '24|24', with micro signs of three encodings.
 """
 
 from __future__ import annotations
@@ -41,7 +39,7 @@ NA_TEXT: Final = frozenset(
 
 
 def decode(value: Any) -> str:
-    """One id as text: UTF-8, or Latin-1 where it is not (``10 \\xb5M``); whole numbers without a decimal point."""
+    """One id as text: UTF-8, else Latin-1 (``10 \\xb5M``); whole numbers without a point."""
     if isinstance(value, bytes):
         try:
             return value.decode("utf-8")
@@ -53,7 +51,7 @@ def decode(value: Any) -> str:
 
 
 def decode_ids(values: np.ndarray) -> list[str]:
-    """Ids of any stored type as text, never touched otherwise: ``LJP005_A375_24H:DMSO:-666`` keeps its -666."""
+    """Ids as text, otherwise untouched: ``LJP005_A375_24H:DMSO:-666`` keeps its -666."""
     return [decode(value).strip() for value in values.tolist()]
 
 
@@ -92,27 +90,6 @@ def parse_text_field(values: Iterable[str], *, convert_missing: bool = True) -> 
     return numbers.astype(np.int64) if whole else numbers
 
 
-def encode_field(values: pd.Series) -> np.ndarray:
-    """A column as HDF5 stores it: numbers as they are, the rest as fixed-length bytes; what is missing as -666."""
-    if pd.api.types.is_bool_dtype(values):
-        return values.to_numpy(dtype=np.int32)
-    if pd.api.types.is_numeric_dtype(values):
-        numbers = values.to_numpy()
-        return (
-            np.where(np.isnan(numbers), MISSING, numbers) if numbers.dtype.kind == "f" else numbers
-        )
-    return encode_text(
-        str(MISSING) if missing else value
-        for value, missing in zip(values, values.isna(), strict=True)
-    )
-
-
-def encode_text(values: Iterable[object]) -> np.ndarray:
-    """Text as fixed-length UTF-8 bytes."""
-    encoded = [str(value).encode() for value in values]
-    return np.array(encoded, dtype=f"S{max([1, *map(len, encoded)])}")
-
-
 Level = Literal["samples", "signatures", "unknown"]
 
 _WELL: Final = re.compile(r"[A-P](0?[1-9]|1\d|2[0-4])")
@@ -125,7 +102,7 @@ _BRD: Final = re.compile(r"BRD-[A-Z]\d{8}")
 
 
 def parse_samples(ids: Iterable[str]) -> pd.DataFrame:
-    """What sample ids such as ``LJP005_A375_24H_X1_B19:A03`` say: plate, project, cell line, hours, replicate, well."""
+    """What sample ids such as ``LJP005_A375_24H_X1_B19:A03`` say, in columns."""
     names = [*_SAMPLE.groupindex]
     ids = list(ids)
     found = (_SAMPLE.fullmatch(name) for name in ids)
@@ -149,7 +126,7 @@ def level_of(ids: Iterable[str]) -> Level:
 
 
 def core_id(pert_id: object) -> str | None:
-    """The perturbagen behind an id: a BRD id without salt and batch (13 characters), or the id itself."""
+    """The perturbagen behind an id: a BRD id without salt and batch, or the id itself."""
     if pert_id is None or pert_id != pert_id:
         return None
     text = str(pert_id).strip()

@@ -22,7 +22,7 @@ _VERSIONS: Final = ("#1.2", "#1.3")
 
 @dataclass(frozen=True)
 class _Header:
-    """What the first lines of a GCT file say; ``first_row`` is the line (from 0) of the first gene."""
+    """The first lines of a GCT file; ``first_row`` is the line (from 0) of the first gene."""
 
     version: str
     genes: int
@@ -38,7 +38,7 @@ class _Header:
 
 
 class GctText:
-    """A GCT file, read line by line: the header at once, the genes that are wanted when they are."""
+    """A GCT file, read line by line: the header at once, genes when they are asked for."""
 
     dtype = np.dtype(np.float32)
     chunks: tuple[int, int] | None = None
@@ -55,7 +55,7 @@ class GctText:
 
     @cached_property
     def gene_table(self) -> list[list[str]]:
-        """The id and the fields of every gene; this pass also finds out whether the file is complete."""
+        """The id and the fields of every gene; this pass also checks that the file is complete."""
         width = 1 + len(self.header.gene_fields)
         return [line.split("\t", width)[:width] for line in self.rows()]
 
@@ -75,7 +75,8 @@ class GctText:
         if found != self.header.genes:
             above = self.header.first_row
             raise self.broken(
-                f"line 2 promises {above - 3} lines of sample metadata and {self.header.genes:,} genes, "
+                f"line 2 promises {above - 3} lines of sample metadata and "
+                f"{self.header.genes:,} genes, "
                 f"{above + self.header.genes:,} lines in all; the file holds {above + found:,}"
             )
 
@@ -126,7 +127,7 @@ class GctText:
         return parse_text_field(values, convert_missing=convert_missing)
 
     def block(self, samples: slice, genes: np.ndarray | None) -> np.ndarray:
-        """Values of consecutive samples. The wanted genes of all samples are parsed once and kept."""
+        """Values of consecutive samples; the wanted genes of all are parsed once and kept."""
         wanted = np.arange(self.shape[1]) if genes is None else genes
         if self.kept is None or not np.array_equal(self.kept[0], wanted):
             self.kept = (wanted.copy(), self.parse(wanted))
@@ -168,7 +169,7 @@ class GctText:
 
 @contextmanager
 def _open_text(path: Path) -> Iterator[IO[str]]:
-    """A text file, gzipped or not; Latin-1 reads every byte, and UTF-8's two-byte micro sign is put right later."""
+    """A text file, gzipped or not, in UTF-8 or in Latin-1, which reads every byte."""
     with open(path, "rb") as probe:
         zipped = probe.read(2) == b"\x1f\x8b"
     try:

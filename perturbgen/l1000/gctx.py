@@ -14,23 +14,28 @@ import pandas as pd
 
 from perturbgen.core.errors import InputError, SchemaError, shorten, suggest
 from perturbgen.core.files import require_file
-from perturbgen.l1000.fields import decode
+from perturbgen.l1000.fields import decode, decode_ids
 from perturbgen.l1000.gct import GctText
 from perturbgen.l1000.hdf5 import Axis, Backend, Hdf5Matrix, runs
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from anndata import AnnData
 
 _HDF5_MAGIC: Final = b"\x89HDF\r\n\x1a\n"
 BLOCK_BYTES: Final = 32 << 20
-_ROW_GAP: Final = 64  # unwanted samples that are read rather than skipped
-log = logging.getLogger(__name__)
+# Unwanted samples that are read rather than skipped.
+_ROW_GAP: Final = 64
+# A million ids as text take much memory: this many are decoded at a time.
+_IDS_AT_ONCE: Final = 1 << 16
+_log = logging.getLogger(__name__)
 
 
 class GctxFile:
-    """A file of profiles, samples x genes, whatever it is: GCTX, GCT 1.3 or GCT 1.2, found out from its first bytes.
+    """A file of profiles, samples x genes: GCTX, GCT 1.3 or GCT 1.2, told by its first bytes.
 
-    Nothing but the header is read until it is asked for. ``transposed`` is for files whose rows are samples.
+    Nothing but the header is read until it is asked for. ``transposed`` is for files whose rows are
+    samples.
     """
 
     def __init__(self, path: str | Path, *, transposed: bool = False) -> None:
@@ -38,7 +43,7 @@ class GctxFile:
         self.backend: Backend = _open_backend(self.path, transposed=transposed)
         self.shape = self.backend.shape
         for note in self.backend.notes:
-            log.warning("%s: %s", self.path, note)
+            _log.warning("%s: %s", self.path, note)
 
     @property
     def format(self) -> str:
@@ -75,6 +80,17 @@ class GctxFile:
         """The metadata of the samples."""
         return self.metadata("samples")
 
+    def arrow_samples(self) -> pa.Array:
+        """The sample ids in Arrow's compact form, decoded part by part."""
+        import pyarrow as pa
+
+        raw = self.backend.raw_ids("samples")
+        parts = [
+            pa.array(decode_ids(raw[start : start + _IDS_AT_ONCE]), pa.string())
+            for start in range(0, len(raw), _IDS_AT_ONCE)
+        ]
+        return pa.concat_arrays(parts) if parts else pa.array([], pa.string())
+
     def fields(self, axis: Axis) -> list[str]:
         """The names of the metadata fields."""
         return self.backend.field_names(axis)
@@ -96,7 +112,7 @@ class GctxFile:
         return pd.DataFrame(columns, index=self.genes if axis == "genes" else self.samples)
 
     def locate(self, axis: Axis, ids: Sequence[object]) -> np.ndarray:
-        """Positions of ids, in the order asked for, repeated where they are; whole numbers match their text."""
+        """Positions of ids, in the order asked for; whole numbers match their text."""
         known = self.genes if axis == "genes" else self.samples
         wanted = pd.Index([decode(name) for name in ids], dtype=object)
         places = (
@@ -109,7 +125,8 @@ class GctxFile:
         twice = missing[missing.isin(known)]
         if len(twice):
             raise SchemaError(
-                f"{self.path}: {len(twice)} of the wanted {axis} occur more than once: {shorten(twice)}",
+                f"{self.path}: {len(twice)} of the wanted {axis} occur more than once: "
+                f"{shorten(twice)}",
                 expected="unique ids",
                 cause="ids that an export shortened",
             )
@@ -123,21 +140,22 @@ class GctxFile:
         return SchemaError(
             f"{self.path} lacks {len(missing):,} of the wanted {axis}: {shorten(missing)}",
             expected=f"{axis} such as {shorten(known, 2)}",
-            cause="signature ids asked of a file of samples, symbols asked of a file of Entrez ids, or a typing error",
+            cause="signature ids asked of a file of samples, symbols asked of a file of Entrez "
+            "ids, or a typing error",
             fix=suggest(missing[0], known[:100_000]),
         )
 
     def read(
         self, *, genes: Sequence[object] | None = None, samples: Sequence[object] | None = None
     ) -> np.ndarray:
-        """Values (samples, genes) as float32, in the order of the ids asked for, which may repeat; None is all."""
+        """Values (samples, genes) as float32, in the order of the ids, which may repeat."""
         columns = None if genes is None else self.locate("genes", genes)
         if samples is None:
             return self.values(slice(0, self.shape[0]), columns)
         return self.take(self.locate("samples", samples), columns)
 
     def take(self, rows: np.ndarray, columns: np.ndarray | None = None) -> np.ndarray:
-        """Values of samples by position, in any order and repeated; neighbours are read together."""
+        """Values of samples by position, in any order; neighbours are read together."""
         wanted, back = np.unique(rows, return_inverse=True)
         gap = self.chunks[0] if self.chunks else _ROW_GAP
         parts = [np.empty((0, self.shape[1] if columns is None else len(columns)), np.float32)]
@@ -149,7 +167,7 @@ class GctxFile:
     def chosen(
         self, run: slice, inside: np.ndarray, columns: np.ndarray | None
     ) -> Iterator[np.ndarray]:
-        """Some rows of a run, block by block, so that a long sparse run never is in memory as a whole."""
+        """Some rows of a run, block by block: a long sparse run is never in memory as a whole."""
         for block in self.slices(run):
             within = inside[(inside >= block.start - run.start) & (inside < block.stop - run.start)]
             if len(within):
@@ -162,7 +180,7 @@ class GctxFile:
     def slices(
         self, within: slice | None = None, *, block_bytes: int = BLOCK_BYTES
     ) -> Iterator[slice]:
-        """Consecutive samples in blocks of whole chunks, each of at most about ``block_bytes`` over all genes."""
+        """Consecutive samples in blocks of whole chunks, about ``block_bytes`` over all genes."""
         within = within or slice(0, self.shape[0])
         unit = self.chunks[0] if self.chunks else 1
         rows = max(1, block_bytes // max(1, self.shape[1] * self.dtype.itemsize) // unit) * unit
@@ -175,7 +193,7 @@ class GctxFile:
     def blocks(
         self, *, genes: Sequence[object] | None = None, block_bytes: int = BLOCK_BYTES
     ) -> Iterator[tuple[slice, np.ndarray]]:
-        """All samples, block by block: where the block is and its values (samples, genes), in bounded memory."""
+        """All samples, block by block in bounded memory: the place and the values of each."""
         columns = None if genes is None else self.locate("genes", genes)
         for block in self.slices(block_bytes=block_bytes):
             yield block, self.values(block, columns)
@@ -183,14 +201,14 @@ class GctxFile:
     def to_anndata(
         self, *, genes: Sequence[object] | None = None, samples: Sequence[object] | None = None
     ) -> AnnData:
-        """AnnData of samples x genes (float32) with the metadata of both, in the order asked for."""
+        """AnnData of samples x genes (float32) with their metadata, in the order asked for."""
         import anndata
 
         obs = self.obs if samples is None else self.obs.iloc[self.locate("samples", samples)]
         var = self.var if genes is None else self.var.iloc[self.locate("genes", genes)]
         values = self.read(genes=genes, samples=samples)
         if obs.index.has_duplicates or var.index.has_duplicates:
-            log.warning(
+            _log.warning(
                 "%s: ids repeat; AnnData holds them, but finds them by position only", self.path
             )
         return anndata.AnnData(
@@ -216,7 +234,8 @@ class GctxFile:
         self.close()
 
     def __repr__(self) -> str:
-        return f"GctxFile({self.path.name!r}, {self.shape[0]:,} samples x {self.shape[1]:,} genes, {self.format})"
+        size = f"{self.shape[0]:,} samples x {self.shape[1]:,} genes"
+        return f"GctxFile({self.path.name!r}, {size}, {self.format})"
 
 
 def _for_anndata(table: pd.DataFrame) -> pd.DataFrame:

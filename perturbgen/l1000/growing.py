@@ -1,6 +1,6 @@
-"""A matrix on disk that grows row by row and survives an interruption, with what is known of its rows.
+"""A matrix on disk that grows row by row and survives an interruption.
 
-Mean and standard deviation of every gene, one block at a time (Welford's update, Chan's merge).
+With it grow the norms of its rows and the moments of its genes (Welford's update, Chan's merge).
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ import numpy as np
 
 from perturbgen.core.errors import InputError
 from perturbgen.core.files import remove
-from perturbgen.l1000.profiles import MATRIX
+from perturbgen.l1000.profiles import PROFILES
 
 
 @dataclass
 class _Moments:
-    """Counts, means and sums of squared deviations of finite values, each (genes,); ``missing`` counts the others."""
+    """Counts, means and squared deviations of finite values (genes,); ``missing`` counts others."""
 
     count: np.ndarray
     mean: np.ndarray
@@ -87,7 +87,7 @@ _SECONDS: Final = 5.0  # between two notes of how far it came
 
 
 class Growing:
-    """Rows appended to ``profiles.npy`` of known final shape, with the moments of the genes and the norms of all rows.
+    """Rows appended to ``profiles.npy`` of known final shape, with gene moments and row norms.
 
     Writes rather than a memory map, since a full disk must be an error that can be caught.
     """
@@ -106,10 +106,10 @@ class Growing:
         header, row_bytes = self.header(), self.shape[1] * self.dtype.itemsize
         with ExitStack() as stack:
             if state is None:
-                remove(self.folder / MATRIX)
-                (self.folder / MATRIX).write_bytes(header)
-            _reserve(self.folder / MATRIX, len(header) + self.shape[0] * row_bytes)
-            self.matrix = stack.enter_context(open(self.folder / MATRIX, "r+b"))
+                remove(self.folder / PROFILES)
+                (self.folder / PROFILES).write_bytes(header)
+            _reserve(self.folder / PROFILES, len(header) + self.shape[0] * row_bytes)
+            self.matrix = stack.enter_context(open(self.folder / PROFILES, "r+b"))
             self.matrix.seek(len(header) + self.rows * row_bytes)
             self.norms = stack.enter_context(open(self.folder / _NORMS, "r+b" if state else "w+b"))
             self.norms.seek(self.rows * 4)
@@ -160,7 +160,8 @@ class Growing:
             self.note()
         except OSError:
             if kind is None:
-                raise  # else the disk is full, which is being said already, and the last note still holds
+                raise
+            # else the disk is full, which is being said already, and the last note still holds
         finally:
             _close_quietly(self.stack, quiet=kind is not None)
 
@@ -188,19 +189,19 @@ class Growing:
 
 
 def _reserve(path: Path, size: int) -> None:
-    """Ask for the whole file at once: a disk that is too small says so now, and writing is twice as fast."""
+    # a disk that is too small says so now, and writing is twice as fast
     if hasattr(os, "posix_fallocate"):  # not on macOS
         with open(path, "r+b") as handle:
             os.posix_fallocate(handle.fileno(), 0, size)
 
 
 def _read_state(folder: Path) -> dict[str, Any] | None:
-    """How far an earlier run came; None where there was none, or where its note or its rows are not whole."""
+    """How far an earlier run came; None where there was none, or its note or rows are broken."""
     path = folder / _STATE
     try:
         state = json.loads(path.read_text())
         whole = (folder / _NORMS).stat().st_size >= 4 * state["rows"] and (
-            folder / MATRIX
+            folder / PROFILES
         ).is_file()
     except (OSError, ValueError, KeyError):
         return None

@@ -42,14 +42,14 @@ class Backend(Protocol):
         """One metadata field."""
 
     def block(self, samples: slice, genes: np.ndarray | None) -> np.ndarray:
-        """Values of consecutive samples (samples, genes); ``genes`` are positions in any order, None for all."""
+        """Values (samples, genes) of consecutive samples; ``genes`` are positions, None is all."""
 
     def close(self) -> None:
         """Let go of the file."""
 
 
 def runs(positions: np.ndarray, gap: int) -> Iterator[slice]:
-    """Sorted unique positions as slices that cover them, joined where at most ``gap`` unwanted ones lie between."""
+    """Sorted positions as slices that cover them, joined over at most ``gap`` unwanted ones."""
     if not len(positions):
         return
     breaks = np.flatnonzero(np.diff(positions) > gap + 1) + 1
@@ -114,7 +114,8 @@ class Hdf5Matrix:
             return usual
         if self.matrix.shape == expected[::-1]:
             self.notes.append(
-                "the matrix is stored the other way round (genes x samples); it is read as it should be"
+                "the matrix is stored the other way round (genes x samples); it is read as it "
+                "should be"
             )
             return 1 - usual
         raise InputError(
@@ -154,12 +155,14 @@ class Hdf5Matrix:
             )
 
     def block(self, samples: slice, genes: np.ndarray | None) -> np.ndarray:
-        """Values of consecutive samples; scattered genes come from a few slabs, since HDF5 picks single ones slowly."""
-        if self.path.stat().st_size < self.bytes:  # HDF5 would read zeros past the end
+        """Values of consecutive samples; scattered genes come from a few slabs."""
+        # HDF5 would read zeros past the end
+        if self.path.stat().st_size < self.bytes:
             raise _broken(self.path, "truncated", "it became shorter while it was read")
         with _hdf5_errors(self.path):
             if genes is None:
                 return self.slab(samples, slice(0, self.shape[1]))
+            # slabs, since HDF5 picks single columns slowly
             wanted, back = np.unique(genes, return_inverse=True)
             gap = max(_NEAR, self.chunks[1] if self.chunks else 0)
             parts = []
@@ -187,7 +190,7 @@ def _in_place(order: np.ndarray) -> bool:
 
 
 def _read_version(file: h5py.File) -> str:
-    """The root attribute ``version``: bytes, text or an array of one of them; empty where there is none."""
+    """The root attribute ``version``: bytes, text or an array of one; empty where there is none."""
     value: Any = file.attrs.get("version", "")
     return decode(np.ravel(value)[0].item() if isinstance(value, np.ndarray) else value)
 

@@ -1,7 +1,7 @@
-"""The Leak-Proof CMap benchmark (Shave 2024): 25 nested splits in which test cell lines and mechanisms are never seen.
+"""The Leak-Proof CMap benchmark (Shave 2024): 25 splits with unseen lines and mechanisms.
 
-A split has folds of training and validation blocks and one test block; a block is all profiles whose cell line and
-mechanism are both in its lists. Whoever fits in no block is left out.
+A split has folds of training and validation blocks and one test block; a block is all profiles
+whose cell line and mechanism are both in its lists. A profile that fits in no block is unused.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class _Block:
     moas: frozenset[str]
 
     def holds(self, samples: pd.DataFrame) -> np.ndarray:
-        """Which samples (columns ``cell_line``, ``moa``) belong to the block; of several mechanisms, all."""
+        """Which samples (``cell_line``, ``moa``) are of the block; of several mechanisms, all."""
         moas = samples["moa"].astype(object)
         known = {text: set(str(text).split("|")) <= self.moas for text in moas.dropna().unique()}
         by_moa = np.array([known.get(text, False) for text in moas], dtype=bool)
@@ -68,7 +68,8 @@ class _LeakProof:
             parts[block.holds(samples)] = part
         if not (parts != _UNUSED).any():
             raise SchemaError(
-                f"no sample is in {self.name}: its lines are such as {sorted(self.test.cell_lines)[:3]}",
+                f"no sample is in {self.name}: its lines are such as "
+                f"{sorted(self.test.cell_lines)[:3]}",
                 expected="cell lines and mechanisms as CMap and the Repurposing Hub write them",
             )
         return Split(parts, kind=f"leak-proof {self.name} fold {fold}", apart=())
@@ -122,9 +123,10 @@ def _check_leaks(split: _LeakProof, path: Path) -> None:
 
 
 def without_self(auroc: np.ndarray | float, group_size: np.ndarray | int) -> np.ndarray:
-    """The published AUROC of groups without the query itself, which their code counts as a positive of the best rank.
+    """The published AUROC of groups without the query itself, which counts as a positive there.
 
-    Published A' = (1 + (g - 1) A) / g of a group of g profiles, hence A = (g A' - 1) / (g - 1); NaN of a singleton.
+    Published A' = (1 + (g - 1) A) / g of a group of g profiles, hence A = (g A' - 1) / (g - 1); NaN
+    of a singleton.
     """
     size = np.asarray(group_size, dtype=float)
     others = np.where(size > 1, size - 1, np.nan)

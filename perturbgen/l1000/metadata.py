@@ -1,21 +1,20 @@
-"""Tables of samples, from GEO or from LINCS2020, in one schema.
-
-CMap's codes and column names, of GEO and of LINCS2020, and the words that we use for both.
-"""
+"""CMap's metadata tables, of GEO or of LINCS2020, in one schema: codes, columns and our words."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 
-from perturbgen.core.errors import InputError, SchemaError, shorten
+from perturbgen.core.errors import InputError, SchemaError, shorten, suggest
 from perturbgen.core.files import require_file
 from perturbgen.l1000.fields import MISSING_TEXT, amount, core_id, hours, level_of, micromolar
 
@@ -23,8 +22,9 @@ log = logging.getLogger(__name__)
 
 _Role = Literal["treatment", "positive control", "control"]
 
-# What a perturbation type is. trt_sh.css, the consensus of hairpins that share a seed, estimates off-target effects: it
-# is a control in spite of its prefix. Positive controls are treatments, but so many that they must not be a class.
+# What a perturbation type is. trt_sh.css, the consensus of hairpins that share a seed, estimates
+# off-target effects: it is a control in spite of its prefix. Positive controls are treatments, but
+# so many that they must not be a class.
 _ROLES: Final[dict[str, _Role]] = {
     "trt_cp": "treatment",
     "trt_lig": "treatment",
@@ -70,7 +70,6 @@ _NAMES: Final[dict[str, tuple[str, ...]]] = {
     "moa": ("moa",),
     "target": ("gene_targets", "target"),
 }
-GENE_IDS: Final = ("pr_gene_id", "gene_id", "pr_gene_symbol", "gene_symbol")
 
 # The columns of every table of samples, in this order; what a source lacks is missing.
 COLUMNS: Final = (
@@ -124,17 +123,17 @@ def _is_control(codes: pd.Series) -> pd.Series:
     return _roles(codes).eq("control")
 
 
-Kind = Literal["samples", "signatures", "perturbagens"]
+_Kind = Literal["samples", "signatures", "perturbagens"]
 _NULLS: Final = ["-666", "-666.0", "-666.000000", ""]
 
 
-def read_table(path: str | Path) -> pd.DataFrame:
+def _read_table(path: str | Path) -> pd.DataFrame:
     """A tab-separated table, gzipped or not, with repeated text as categories."""
-    return read_arrow(path).to_pandas()
+    return _read_arrow(path).to_pandas()
 
 
-def read_arrow(path: str | Path) -> pa.Table:
-    """A tab-separated table of UTF-8 or Latin-1: ids as text, the rest as dictionaries, so that a million rows fit."""
+def _read_arrow(path: str | Path) -> pa.Table:
+    """A tab-separated table: ids as text, the rest as dictionaries, so that a million rows fit."""
     path = require_file(path, "metadata table")
     try:
         try:
@@ -177,9 +176,9 @@ def _parse_arrow(path: Path, encoding: str) -> pa.Table:
         ).unify_dictionaries()
 
 
-def kind_of(
+def _kind_of(
     columns: Sequence[str], first_ids: Callable[[str], list[str]], path: str | Path
-) -> tuple[Kind, str]:
+) -> tuple[_Kind, str]:
     """What a table describes, and the column of its ids."""
     for name in _SIGNATURE_IDS:
         if name in columns:
@@ -190,8 +189,10 @@ def kind_of(
     if "pert_id" in columns:
         return "perturbagens", "pert_id"
     raise SchemaError(
-        f"{path} has none of the id columns {', '.join((*_SAMPLE_IDS, *_SIGNATURE_IDS, 'pert_id'))}",
-        expected="inst_info, sig_info or pert_info of GEO, or instinfo, siginfo or compoundinfo of LINCS2020",
+        f"{path} has none of the id columns "
+        f"{', '.join((*_SAMPLE_IDS, *_SIGNATURE_IDS, 'pert_id'))}",
+        expected="inst_info, sig_info or pert_info of GEO, or instinfo, siginfo or compoundinfo of "
+        "LINCS2020",
         cause=f"its columns are {shorten(columns, 8)}",
     )
 
@@ -199,8 +200,8 @@ def kind_of(
 def unify(table: pd.DataFrame) -> pd.DataFrame:
     """A table of GEO, of LINCS2020 or of a GCTX file's own fields in our columns, its index kept.
 
-    Doses are in uM where their unit is molar, times in hours; -666 is missing; ``perturbagen`` is the canonical id and
-    ``control`` follows CMap's types, not their prefix.
+    Doses are in uM where their unit is molar, times in hours; -666 is missing; ``perturbagen`` is
+    the canonical id and ``control`` follows CMap's types, not their prefix.
     """
     found = {ours: _pick(table, theirs) for ours, theirs in _NAMES.items()}
     dose = _distinct(
@@ -235,8 +236,8 @@ def _compact(values: pd.Series) -> pd.Series:
 
 
 def _pick(table: pd.DataFrame, names: Sequence[str]) -> pd.Series:
-    """The first of these columns that says anything, its gaps filled from the next; -666 is missing."""
-    found = [without_missing(table[name]) for name in names if name in table.columns]
+    """The first of these columns that says anything, its gaps filled from the next."""
+    found = [_without_missing(table[name]) for name in names if name in table.columns]
     found = [values for values in found if values.notna().any()]
     if not found:
         return pd.Series(None, index=table.index, dtype=object)
@@ -247,7 +248,7 @@ def _pick(table: pd.DataFrame, names: Sequence[str]) -> pd.Series:
     return values
 
 
-def without_missing(values: pd.Series) -> pd.Series:
+def _without_missing(values: pd.Series) -> pd.Series:
     """A column with every spelling of -666 as missing; categories stay categories."""
     if isinstance(values.dtype, pd.CategoricalDtype):
         bad = [
@@ -262,7 +263,8 @@ def without_missing(values: pd.Series) -> pd.Series:
 def _distinct(
     columns: Sequence[pd.Series], function: Callable[..., tuple[Any, ...]]
 ) -> list[pd.Series]:
-    """A function of several columns, called once for every distinct row (None for missing) and spread over the rows."""
+    """A function of several columns (None for missing), called once for every distinct row."""
+    # a million samples have a few thousand distinct doses, times and ids
     key = np.zeros(len(columns[0]), np.int64)
     for values in columns:
         codes, known = pd.factorize(values, use_na_sentinel=True)
@@ -289,15 +291,46 @@ def _spread(values: list[Any], back: np.ndarray, index: pd.Index) -> pd.Series:
     return pd.Series(pd.Categorical(values).take(back), index=index)
 
 
-def check_controls(samples: pd.DataFrame) -> None:
-    """Say what is odd about controls: none at all, or so many positive controls that they are a class of their own."""
-    if samples["role"].isna().all():
-        log.warning("no perturbation types are known, so no control is flagged")
-    elif not samples["control"].any():
-        log.warning("no control among %s samples", f"{len(samples):,}")
-    positive = (samples["role"] == "positive control").mean()
-    if positive > 0:
-        log.info(
-            "%.1f %% of the samples are positive controls: leave them out of the classes",
-            100 * positive,
+@dataclass(frozen=True)
+class MetadataTable:
+    """A table of samples or signatures in our schema, its ids in Arrow's compact form."""
+
+    path: Path
+    kind: _Kind
+    ids: pa.Array
+    table: pd.DataFrame
+
+
+def read_metadata(path: str | Path) -> MetadataTable:
+    """A metadata file of GEO or LINCS2020, recognised by its columns; ids must be unique."""
+    arrow = _read_arrow(path)
+    kind, column = _kind_of(
+        arrow.column_names, lambda name: arrow[name].slice(0, 1000).drop_null().to_pylist(), path
+    )
+    ids = arrow[column].combine_chunks()
+    if kind == "perturbagens":
+        raise SchemaError(
+            f"{path} describes perturbagens, not samples",
+            expected="a table with inst_id, sample_id or sig_id",
+            fix="give inst_info (GEO) or instinfo_beta (LINCS2020)",
         )
+    if len(pc.unique(ids)) < len(ids):
+        counts = pc.value_counts(ids)
+        twice = [row["values"].as_py() for row in counts if row["counts"].as_py() > 1]
+        raise SchemaError(
+            f"{path}: {len(twice):,} ids occur more than once: {shorten(twice)}",
+            expected="unique ids",
+        )
+    return MetadataTable(Path(path), kind, ids, unify(arrow.drop_columns([column]).to_pandas()))
+
+
+def perturbagen_values(path: str | Path, column: str) -> pd.Series:
+    """A column of a table of perturbagens by canonical id; several values are ``a|b``."""
+    table = _read_table(path)
+    for name in ("pert_id", column):
+        if name not in table:
+            raise SchemaError(f"{path} has no column {name!r}", fix=suggest(name, table.columns))
+    known = table[["pert_id"]].assign(value=_without_missing(table[column])).dropna().astype(str)
+    known["pert_id"] = known["pert_id"].map(core_id)
+    joined = known.groupby("pert_id")["value"].agg(lambda values: "|".join(sorted({*values})))
+    return joined.rename(column).rename_axis("perturbagen")

@@ -1,7 +1,4 @@
-"""What an extraction wrote: profiles as a memory map, beside the tables of their samples and genes.
-
-Small real data as AnnData in our words: a plate of level 4, a set of level-5 signatures.
-"""
+"""What an extraction wrote; and small data as AnnData: a plate of level 4, level-5 signatures."""
 
 from __future__ import annotations
 
@@ -19,29 +16,30 @@ from perturbgen.core.errors import InputError, SchemaError, shorten
 from perturbgen.core.files import require_file, require_folder
 from perturbgen.l1000.fields import decode
 from perturbgen.l1000.gctx import GctxFile
-from perturbgen.l1000.samples import arrow_ids, describe, landmarks, read_metadata
+from perturbgen.l1000.metadata import read_metadata
+from perturbgen.l1000.samples import describe_samples, landmarks
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
-MATRIX: Final = "profiles.npy"
+PROFILES: Final = "profiles.npy"
 MANIFEST: Final = "manifest.json"
 
 
 @dataclass(frozen=True)
-class Profiles:
-    """An extracted folder: the ``matrix`` (samples, genes) on disk, tables of samples and genes, the ``manifest``."""
+class Extraction:
+    """An extracted folder: the ``matrix`` (samples, genes) on disk, tables, the ``manifest``."""
 
     folder: Path
     matrix: np.ndarray
     manifest: dict[str, Any]
 
     @classmethod
-    def open(cls, folder: str | Path) -> Profiles:
+    def open(cls, folder: str | Path) -> Extraction:
         """Map the folder; nothing is read but the manifest."""
         folder = require_folder(folder, "extraction")
         manifest = json.loads(require_file(folder / MANIFEST, "manifest").read_text())
-        path = require_file(folder / MATRIX, "matrix")
+        path = require_file(folder / PROFILES, "matrix")
         try:
             matrix = np.load(path, mmap_mode="r")
         except ValueError as error:
@@ -63,14 +61,14 @@ class Profiles:
 
     @cached_property
     def genes(self) -> pd.DataFrame:
-        """The genes, indexed by Entrez id: symbol, mean, standard deviation, number of missing values."""
+        """The genes by Entrez id: symbol, mean, standard deviation, number of missing values."""
         return pd.read_parquet(self.folder / "genes.parquet").set_index("gene_id")
 
     def __len__(self) -> int:
         return len(self.matrix)
 
     def to_anndata(self, samples: Sequence[str] | None = None) -> AnnData:
-        """AnnData of some samples, in the order asked for, or of all, read into memory as float32."""
+        """AnnData of some samples, in the order asked for, or of all, as float32."""
         import anndata
 
         wanted = self.samples.index if samples is None else pd.Index(samples)
@@ -86,20 +84,25 @@ class Profiles:
 
 
 def read_plate(path: str | Path, *, metadata: str | Path | None = None) -> AnnData:
-    """A GCTX or GCT file as AnnData (samples x genes, float32) with samples in our columns and genes by Entrez id.
+    """A GCTX or GCT file as AnnData (float32), samples in our columns, genes by Entrez id.
 
-    Samples are described by the ``metadata`` table where one is given, else by the file's own fields.
+    Samples are described by the ``metadata`` table where one is given, else by the file's own
+    fields.
     """
     import anndata
 
     with GctxFile(path) as file:
         tables = [] if metadata is None else [read_metadata(metadata)]
-        obs = describe(file, arrow_ids(file), tables).set_index(file.samples).rename_axis(None)
+        obs = (
+            describe_samples(file, file.arrow_samples(), tables)
+            .set_index(file.samples)
+            .rename_axis(None)
+        )
         return anndata.AnnData(file.read(), obs=obs, var=_entrez(file))
 
 
 def _entrez(file: GctxFile) -> pd.DataFrame:
-    """The genes by Entrez id where the file tells it, else by its own ids, with symbols where they are known."""
+    """The genes by Entrez id where the file tells it, else by its own ids, with symbols."""
     names = next((name for name in ("pr_gene_id", "gene_id") if name in file.fields("genes")), None)
     ids = (
         file.genes
@@ -116,8 +119,8 @@ def _entrez(file: GctxFile) -> pd.DataFrame:
     )
 
 
-def read_signatures(path: str | Path, metadata: str | Path) -> AnnData:
-    """Level-5 signatures from an NPZ (X, rid, gene) and a tab-separated table whose column ``id`` names its rows."""
+def read_level5(path: str | Path, metadata: str | Path) -> AnnData:
+    """Level-5 signatures from an NPZ (X, rid, gene) and a table whose ``id`` names its rows."""
     import anndata
 
     path = require_file(path, "NPZ of signatures")

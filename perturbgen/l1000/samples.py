@@ -1,16 +1,12 @@
-"""The samples of one matrix: their ids, what the tables say of them, and what is wrong with the two together.
+"""What the metadata tables say of the samples of one matrix, and which columns are wanted genes.
 
-Tables of perturbagens (pert_info of GEO, compoundinfo of LINCS2020): mechanisms and targets by canonical id.
-
-Which columns of a file are the wanted genes: found by id, whatever the ids are, never by place.
+Both are found by id, whatever the ids are, never by place.
 """
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -19,81 +15,21 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from perturbgen.core.errors import SchemaError, shorten, suggest
+from perturbgen.core.errors import SchemaError, shorten
 from perturbgen.core.files import require_file
-from perturbgen.l1000.fields import Level, core_id, decode, decode_ids, level_of, parse_samples
+from perturbgen.l1000.fields import Level, decode, level_of, parse_samples
 from perturbgen.l1000.gctx import GctxFile
-from perturbgen.l1000.metadata import (
-    COLUMNS,
-    GENE_IDS,
-    Kind,
-    kind_of,
-    read_arrow,
-    read_table,
-    unify,
-    without_missing,
-)
+from perturbgen.l1000.metadata import COLUMNS, MetadataTable, unify
 
-log = logging.getLogger(__name__)
-_PART = 1 << 16
+_log = logging.getLogger(__name__)
+_GENE_IDS: Final = ("pr_gene_id", "gene_id", "pr_gene_symbol", "gene_symbol")
 _SAID_BY_ID = ("plate", "batch", "well", "cell_line", "time")
 
 
-@dataclass(frozen=True)
-class _MetadataTable:
-    """A table of samples or signatures in our schema, apart from its ids (text in Arrow's compact form)."""
-
-    path: Path
-    kind: Kind
-    ids: pa.Array
-    table: pd.DataFrame
-
-
-def read_metadata(path: str | Path) -> _MetadataTable:
-    """A metadata file of GEO or LINCS2020, recognised by its columns; ids must be unique."""
-    arrow = read_arrow(path)
-    kind, column = kind_of(
-        arrow.column_names, lambda name: arrow[name].slice(0, 1000).drop_null().to_pylist(), path
-    )
-    ids = arrow[column].combine_chunks()
-    if kind == "perturbagens":
-        raise SchemaError(
-            f"{path} describes perturbagens, not samples",
-            expected="a table with inst_id, sample_id or sig_id",
-            fix="give inst_info (GEO) or instinfo_beta (LINCS2020)",
-        )
-    if len(pc.unique(ids)) < len(ids):
-        counts = pc.value_counts(ids)
-        twice = [row["values"].as_py() for row in counts if row["counts"].as_py() > 1]
-        raise SchemaError(
-            f"{path}: {len(twice):,} ids occur more than once: {shorten(twice)}",
-            expected="unique ids",
-        )
-    return _MetadataTable(Path(path), kind, ids, unify(arrow.drop_columns([column]).to_pandas()))
-
-
-def arrow_ids(file: GctxFile) -> pa.Array:
-    """The sample ids of a file in Arrow's compact form, decoded part by part."""
-    raw = file.backend.raw_ids("samples")
-    parts = [
-        pa.array(decode_ids(raw[start : start + _PART]), pa.string())
-        for start in range(0, len(raw), _PART)
-    ]
-    return pa.concat_arrays(parts) if parts else pa.array([], pa.string())
-
-
-def ids_hash(ids: pa.Array) -> str:
-    """A fingerprint of ids in their order."""
-    digest = hashlib.sha256()
-    for start in range(0, len(ids), _PART):
-        digest.update("\n".join(ids.slice(start, _PART).to_pylist()).encode() + b"\n")
-    return digest.hexdigest()
-
-
-def describe(
-    file: GctxFile, ids: pa.Array, tables: Sequence[_MetadataTable], *, keep_unknown: bool = False
+def describe_samples(
+    file: GctxFile, ids: pa.Array, tables: Sequence[MetadataTable], *, keep_unknown: bool = False
 ) -> pd.DataFrame:
-    """The samples of a file in our schema, in file order and without index: by the tables, else by its own fields."""
+    """The samples of a file in our schema, in file order: by the tables, else its own fields."""
     level = level_of(ids.slice(0, 1000).to_pylist())
     if tables:
         return _from_tables(file.path, ids, tables, level, keep_unknown=keep_unknown)
@@ -101,11 +37,12 @@ def describe(
         return unify(file.metadata("samples").reset_index(drop=True))
     if level != "samples":
         raise SchemaError(
-            f"{file.path} says nothing of its samples, nor do their ids: {shorten(ids[:2].to_pylist())}",
+            f"{file.path} says nothing of its samples, nor do their ids: "
+            f"{shorten(ids[:2].to_pylist())}",
             expected="metadata within the file, or a table beside it",
             fix="--meta FILE (inst_info of GEO, instinfo_beta of LINCS2020; sig_info for level 5)",
         )
-    log.warning(
+    _log.warning(
         "%s: no metadata; ids tell plate, well, cell line and time, nothing the perturbagens",
         file.path,
     )
@@ -113,10 +50,10 @@ def describe(
 
 
 def _from_tables(
-    path: Path, ids: pa.Array, tables: Sequence[_MetadataTable], level: Level, *, keep_unknown: bool
+    path: Path, ids: pa.Array, tables: Sequence[MetadataTable], level: Level, *, keep_unknown: bool
 ) -> pd.DataFrame:
     """Rows of the tables for the ids, from the first table that has them."""
-    found: list[tuple[_MetadataTable, np.ndarray]] = []
+    found: list[tuple[MetadataTable, np.ndarray]] = []
     missing = np.ones(len(ids), bool)
     for table in tables:
         places = pc.index_in(ids, value_set=table.ids).fill_null(-1).to_numpy(zero_copy_only=False)
@@ -141,7 +78,7 @@ def _from_tables(
     )
 
 
-def _take(found: _MetadataTable, places: np.ndarray) -> pd.DataFrame:
+def _take(found: MetadataTable, places: np.ndarray) -> pd.DataFrame:
     """Rows of a table by position; -1 is a row of which nothing is known."""
     rows = found.table.take(np.maximum(places, 0)).reset_index(drop=True)
     if (places < 0).any():
@@ -170,7 +107,7 @@ def _complain(
     path: Path,
     missing: pa.Array,
     total: int,
-    tables: Sequence[_MetadataTable],
+    tables: Sequence[MetadataTable],
     level: Level,
     *,
     keep_unknown: bool,
@@ -184,19 +121,22 @@ def _complain(
     if len(missing) == total and level != "unknown" and level not in kinds:
         levels = {"samples": "samples (levels 1 to 4)", "signatures": "signatures (level 5)"}
         raise SchemaError(
-            f"{path} holds {levels[level]}, but the metadata describe {' and '.join(kinds)}; {what}",
+            f"{path} holds {levels[level]}, but the metadata describe {' and '.join(kinds)}; "
+            f"{what}",
             expected=f"a table of {level}",
             cause="sig_info given for a level-4 matrix, or inst_info for a level-5 matrix",
-            fix="inst_info (GEO) or instinfo_beta for levels 3 and 4, sig_info or siginfo_beta for level 5",
+            fix="inst_info (GEO) or instinfo_beta for levels 3 and 4, sig_info or siginfo_beta for "
+            "level 5",
         )
     if not keep_unknown or len(missing) == total:
         raise SchemaError(
             what,
             expected=f"all of them in {shorten([table.path.name for table in tables])}",
             cause="metadata of another release, or of one part of the data only",
-            fix="give the other tables too (--meta may be repeated), or keep such samples with --keep-unknown",
+            fix="give the other tables too (--meta may be repeated), or keep such samples with "
+            "--keep-unknown",
         )
-    log.warning("%s; they are kept, and nothing is known of them", what)
+    _log.warning("%s; they are kept, and nothing is known of them", what)
 
 
 def _from_ids(ids: pa.Array) -> pd.DataFrame:
@@ -209,39 +149,6 @@ def _from_ids(ids: pa.Array) -> pd.DataFrame:
     return table.astype(dict.fromkeys(_text_columns(table), "category"))
 
 
-def check_unique(ids: Sequence[pa.Array], paths: Sequence[Path]) -> None:
-    """No sample is in two files: freezes of the same data must not be mixed."""
-    for i, (first, path) in enumerate(zip(ids, paths, strict=True)):
-        if len(pc.unique(first)) < len(first):
-            twice = [
-                row["values"].as_py() for row in pc.value_counts(first) if row["counts"].as_py() > 1
-            ]
-            raise SchemaError(
-                f"{path}: {len(twice):,} sample ids occur more than once: {shorten(twice)}"
-            )
-        for second, other in zip(ids[i + 1 :], paths[i + 1 :], strict=True):
-            both = first.filter(pc.is_in(first, value_set=second))
-            if len(both):
-                raise SchemaError(
-                    f"{len(both):,} samples are in {path} and in {other}: {shorten(both.to_pylist())}",
-                    expected="every sample once",
-                    cause="two freezes of the same data, or LINCS2020 beside the GEO series that it contains",
-                    fix="extract one of them",
-                )
-
-
-def perturbagen_values(path: str | Path, column: str) -> pd.Series:
-    """A column by canonical id; a perturbagen with several rows has all its different values, as ``a|b``."""
-    table = read_table(path)
-    for name in ("pert_id", column):
-        if name not in table:
-            raise SchemaError(f"{path} has no column {name!r}", fix=suggest(name, table.columns))
-    known = table[["pert_id"]].assign(value=without_missing(table[column])).dropna().astype(str)
-    known["pert_id"] = known["pert_id"].map(core_id)
-    joined = known.groupby("pert_id")["value"].agg(lambda values: "|".join(sorted({*values})))
-    return joined.rename(column).rename_axis("perturbagen")
-
-
 _LANDMARKS: Final = Path(__file__).with_name("landmarks.csv")
 
 
@@ -251,7 +158,7 @@ def landmarks() -> pd.DataFrame:
 
 
 def read_genes(path: str | Path | None = None) -> pd.DataFrame:
-    """Wanted genes from a list of ids (.grp) or from a gene table, whose landmarks are taken; None is the 978."""
+    """Wanted genes from a list of ids (.grp) or the landmarks of a gene table; None is the 978."""
     if path is None:
         return landmarks()
     path = require_file(path, "list of genes")
@@ -281,7 +188,7 @@ def _landmarks_of(table: pd.DataFrame, path: Path) -> pd.DataFrame:
 
 
 def find_genes(file: GctxFile, wanted: pd.DataFrame) -> np.ndarray:
-    """Positions in the file of the wanted genes, -1 where it has none; ids or symbols, whichever fit best."""
+    """Positions of the wanted genes, -1 where there is none; ids or symbols, what fits best."""
     best = np.full(len(wanted), -1)
     for names in _candidates(file):
         usable = names[~names.duplicated()]
@@ -296,7 +203,7 @@ def find_genes(file: GctxFile, wanted: pd.DataFrame) -> np.ndarray:
 
 def _candidates(file: GctxFile) -> list[pd.Index]:
     """The file's ids of genes, and the columns beside them that are ids as well."""
-    known = [name for name in GENE_IDS if name in file.fields("genes")]
+    known = [name for name in _GENE_IDS if name in file.fields("genes")]
     table = file.metadata("genes", known) if known else pd.DataFrame()
     return [
         file.genes,
@@ -305,7 +212,7 @@ def _candidates(file: GctxFile) -> list[pd.Index]:
 
 
 def require_genes(file: GctxFile, wanted: pd.DataFrame) -> np.ndarray:
-    """As :func:`find_genes`, but an error where the file has none: its orientation or its ids are others."""
+    """As :func:`find_genes`, but an error where the file has none of them."""
     found = find_genes(file, wanted)
     if (found >= 0).any():
         return found
@@ -314,14 +221,17 @@ def require_genes(file: GctxFile, wanted: pd.DataFrame) -> np.ndarray:
     )
     if as_samples:
         raise SchemaError(
-            f"{file.path} has its genes where the samples belong: {as_samples:,} of the wanted genes are sample ids",
+            f"{file.path} has its genes where the samples belong: {as_samples:,} of the wanted "
+            "genes are sample ids",
             expected="genes in /0/META/ROW, samples in /0/META/COL",
             cause="a file written from a transposed table",
             fix="--transposed, or GctxFile(path, transposed=True)",
         )
     raise SchemaError(
-        f"{file.path} holds none of the {len(wanted):,} wanted genes; its ids are {shorten(file.genes, 3)}",
-        expected=f"ids such as {shorten(wanted['gene_id'], 3)} or {shorten(wanted['gene_symbol'], 3)}",
+        f"{file.path} holds none of the {len(wanted):,} wanted genes; its ids are "
+        f"{shorten(file.genes, 3)}",
+        expected=f"ids such as {shorten(wanted['gene_id'], 3)} or "
+        f"{shorten(wanted['gene_symbol'], 3)}",
         cause="ids of another kind (Ensembl, probes without a gene column), or another assay",
         fix="name the wanted genes as the file does: --genes FILE, one id a line",
     )

@@ -1,4 +1,4 @@
-"""Replicates to one signature: MODZ in both published variants, and how strong and how reproducible it is."""
+"""Replicates to one signature: MODZ in both published variants, its strength and agreement."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _STRONG: Final = 2.0  # |z| sqrt(n) of a gene that counts as changed
 
 @dataclass(frozen=True)
 class _Consensus:
-    """A signature: its ``values`` over genes, the ``weights`` of its replicates, and how good it is (NaN of one)."""
+    """A signature: ``values`` over genes, ``weights`` of replicates, and how good it is."""
 
     values: pd.Series
     weights: pd.Series
@@ -40,11 +40,12 @@ def modz(
     variant: _Variant = "cmapm",
     clip: float | None = _CLIP,
 ) -> _Consensus:
-    """The weighted mean of replicate z-scores (replicates, genes), each weighted by its agreement with the others.
+    """The mean of replicate z-scores (replicates, genes), weighted by agreement with the others.
 
-    Agreement is Spearman's correlation over the ``landmarks`` (ids; None for all genes). The variants differ where the
-    least weight binds: CMap's own code halves the sum of correlations, cmapPy and pycytominer take their mean and round
-    the weights. Missing values count for nothing: a gene's mean is over the replicates that have it.
+    Agreement is Spearman's correlation over the ``landmarks`` (ids; None for all genes). The
+    variants differ where the least weight binds: CMap's own code halves the sum of correlations,
+    cmapPy and pycytominer take their mean and round the weights. Missing values count for nothing:
+    a gene's mean is over the replicates that have it.
     """
     frame = pd.DataFrame(replicates)
     places = (
@@ -76,7 +77,7 @@ def _locate_genes(known: pd.Index, wanted: Sequence[object]) -> np.ndarray:
 
 @dataclass(frozen=True)
 class _Batch:
-    """Signatures of groups of equal size: values (groups, genes), weights (groups, replicates), measures (groups,)."""
+    """Signatures of groups: values (groups, genes), weights (groups, n), measures (groups,)."""
 
     values: np.ndarray
     weights: np.ndarray
@@ -88,16 +89,15 @@ class _Batch:
 def _modz_batch(
     z: np.ndarray, landmarks: np.ndarray, *, variant: _Variant = "cmapm", clip: float | None = _CLIP
 ) -> _Batch:
-    """MODZ of many groups of equal size at once: z (groups, replicates, genes), ``landmarks`` positions of genes."""
+    """MODZ of equal groups at once: z (groups, replicates, genes), ``landmarks`` positions."""
     z = z if clip is None else np.clip(z, -clip, clip)
     correlation = _replicate_correlation(z[..., landmarks])
     weights = _modz_weights(correlation, variant=variant)
     known = np.isfinite(z)
     total = np.einsum("br,brg->bg", weights, known.astype(float))
     summed = np.einsum("br,brg->bg", weights, np.where(known, z, 0.0))
-    share = total / weights.sum(
-        axis=1, keepdims=True
-    )  # of the weights that a gene has values for; 1 where none lacks
+    # of the weights, those that a gene has values for: 1 where none lacks
+    share = total / weights.sum(axis=1, keepdims=True)
     values = np.where(total > 0, summed / np.where(total > 0, share, 1.0), np.nan)
     quality = _cc_q75(correlation)
     strength = _ss_ngene(values[:, landmarks], z.shape[1])
@@ -105,7 +105,7 @@ def _modz_batch(
 
 
 def _replicate_correlation(z: np.ndarray) -> np.ndarray:
-    """Spearman's correlation between the replicates of each group, (groups, n, n); 0 with a constant profile.
+    """Spearman's correlation of replicates, (groups, n, n); 0 with a constant profile.
 
     Genes that any replicate lacks are left out of its group.
     """
@@ -120,7 +120,7 @@ def _replicate_correlation(z: np.ndarray) -> np.ndarray:
 
 
 def _modz_weights(correlation: np.ndarray, *, variant: _Variant = "cmapm") -> np.ndarray:
-    """Weights (groups, n) from correlations (groups, n, n): negative ones count as 0, none is below 0.01 unscaled."""
+    """Weights (groups, n) from correlations (groups, n, n), of which negative ones count as 0."""
     if variant not in ("cmapm", "cmappy"):
         raise SchemaError(
             f"there is no MODZ variant {variant!r}", fix=suggest(variant, ("cmapm", "cmappy"))
@@ -133,7 +133,7 @@ def _modz_weights(correlation: np.ndarray, *, variant: _Variant = "cmapm") -> np
 
 
 def _cc_q75(correlation: np.ndarray) -> np.ndarray:
-    """The 75th percentile (as MATLAB's prctile, Hazen) of the correlations between replicates; NaN of one replicate."""
+    """The 75th percentile (MATLAB's, Hazen) of replicate correlations; NaN of one replicate."""
     n = correlation.shape[-1]
     if n < 2:
         return np.full(len(correlation), np.nan)
@@ -147,7 +147,7 @@ def _ss_ngene(values: np.ndarray, replicates: int) -> np.ndarray:
 
 
 def _tas(strength: np.ndarray, quality: np.ndarray, genes: int) -> np.ndarray:
-    """Transcriptional activity: sqrt(max(SS, .001) clip(CC, 0, 1)) / sqrt(genes), in 0 to 1; NaN of one replicate."""
+    """Transcriptional activity: sqrt(max(SS, .001) clip(CC, 0, 1)) / sqrt(genes), in 0 to 1."""
     return np.sqrt(np.maximum(strength, 0.001) * np.clip(quality, 0, 1) / genes)
 
 
@@ -159,9 +159,10 @@ def collapse(
     variant: _Variant = "cmapm",
     clip: float | None = _CLIP,
 ) -> AnnData:
-    """Signatures of all groups of samples that agree in the columns ``by``; groups of equal size go together.
+    """Signatures of all groups of samples that agree in the columns ``by``.
 
-    obs holds ``by``, ``replicates``, ``cc_q75``, ``ss_ngene``, ``tas``, ``weights`` and ``members`` (joined by ``|``).
+    obs holds ``by``, ``replicates``, ``cc_q75``, ``ss_ngene``, ``tas``, ``weights`` and ``members``
+    (joined by ``|``).
     """
     import anndata
 
@@ -204,9 +205,10 @@ def _measures(batch: _Batch, place: int, members: pd.Index) -> dict[str, object]
 
 
 def robust_z(expression: np.ndarray, *, least_mad: float | None = None) -> np.ndarray:
-    """Level 3 to level 4: z over the wells of a plate (wells, genes), (x - median) / (1.4826 MAD), as CMap does.
+    """Level 3 to 4: z over the wells of a plate (wells, genes), (x - median) / (1.4826 MAD).
 
-    No MAD counts as less than the first percentile of all (``least_mad`` None), or than a given one (cmapPy: 0.1).
+    No MAD counts as less than the first percentile of all (``least_mad`` None), or than a given one
+    (cmapPy: 0.1).
     """
     middle = np.median(expression, axis=0)
     mad = np.median(np.abs(expression - middle), axis=0)

@@ -1,4 +1,4 @@
-"""Similarities of profiles, each a function of queries (q, genes) and references (r, genes) that returns (q, r).
+"""Similarities of profiles: functions of queries (q, genes), references (r, genes) to (q, r).
 
 Larger is more alike. Profiles must be finite; a profile of zeros is like nothing, at similarity 0.
 """
@@ -24,7 +24,8 @@ def _require_profiles(queries: np.ndarray, references: np.ndarray) -> tuple[np.n
         bad = ~np.isfinite(values).all(axis=1)
         if bad.any():
             raise SchemaError(
-                f"{bad.sum():,} of {len(values):,} profiles have missing values, the first is number {bad.argmax()}",
+                f"{bad.sum():,} of {len(values):,} profiles have missing values, the first is "
+                f"number {bad.argmax()}",
                 expected="finite numbers",
                 fix="leave the genes with missing values out, or set their z-scores to 0",
             )
@@ -75,9 +76,10 @@ def _extremes(values: np.ndarray, n: int) -> np.ndarray:
 def _xsum(
     queries: np.ndarray, references: np.ndarray, *, n: int = 100, query_n: int = 50
 ) -> np.ndarray:
-    """XSum (Cheng 2014): the reference's sum over the query's up genes minus that over its down genes.
+    """XSum (Cheng 2014): the reference's sum over the query's up genes minus its down genes.
 
-    Of the reference only its n largest and n smallest genes count; the query's sets have ``query_n`` genes each.
+    Of the reference only its n largest and n smallest genes count; the query's sets have
+    ``query_n`` genes each.
     """
     queries, references = _require_profiles(queries, references)
     kept = np.where(_extremes(references, n) != 0, references, 0)
@@ -112,9 +114,10 @@ def _zhang(queries: np.ndarray, references: np.ndarray, *, n: int | None = None)
 
 
 def _mann_whitney(queries: np.ndarray, references: np.ndarray, *, n: int = 50) -> np.ndarray:
-    """SigCom LINCS: z of the mean rank of the query's n up genes in the reference, minus that of its n down genes.
+    """SigCom LINCS: z of the mean rank of the query's n up genes minus its n down genes.
 
-    z = (mean rank - (G + 1) / 2) / sqrt((G + 1)(G - n) / 12 n), ranks from the smallest value; mimickers are positive.
+    z = (mean rank - (G + 1) / 2) / sqrt((G + 1)(G - n) / 12 n), ranks from the smallest value;
+    mimickers are positive.
     """
     queries, references = _require_profiles(queries, references)
     genes = queries.shape[1]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Final
@@ -14,7 +14,7 @@ import pandas as pd
 
 from perturbgen.core.errors import InputError, SchemaError
 from perturbgen.core.files import atomic_path, disk_errors, remove, require_writable
-from perturbgen.l1000.fields import MISSING, encode_field, encode_text
+from perturbgen.l1000.fields import MISSING
 from perturbgen.l1000.hdf5 import GROUPS, MATRIX
 
 if TYPE_CHECKING:
@@ -31,10 +31,10 @@ def chunk_shape(samples: int, genes: int) -> tuple[int, int]:
 
 
 class GctxWriter:
-    """A GCTX file that grows by blocks of samples; it takes its name when the ``with`` block has succeeded.
+    """A GCTX file that grows by blocks of samples; it takes its name when the block succeeds.
 
-    ``var`` (index: gene ids) is known from the start; the metadata of the samples come with their blocks and
-    are held in memory until the end.
+    ``var`` (index: gene ids) is known from the start; the metadata of the samples come with their
+    blocks and are held in memory until the end.
     """
 
     def __init__(
@@ -117,10 +117,10 @@ class GctxWriter:
             pd.concat(self.parts) if self.parts else pd.DataFrame(index=pd.Index([], dtype=object))
         )
         for group, table in ((GROUPS["genes"], self.var), (GROUPS["samples"], obs)):
-            self.write_field(f"{group}/id", encode_text(table.index))
+            self.write_field(f"{group}/id", _encode_text(table.index))
             for name in table.columns:
                 self.write_field(
-                    f"{group}/{str(name).replace('/', '|')}", encode_field(table[name])
+                    f"{group}/{str(name).replace('/', '|')}", _encode_field(table[name])
                 )
 
     def write_field(self, name: str, values: np.ndarray) -> None:
@@ -142,7 +142,7 @@ def write_gctx(
 
 
 def write_gct(data: AnnData, path: str | Path, *, version: str = "1.3") -> None:
-    """Write an AnnData of samples x genes as GCT text; 1.2 keeps one field of the genes and none of the samples."""
+    """Write an AnnData as GCT text; 1.2 keeps one field of the genes and none of the samples."""
     if version not in ("1.2", "1.3"):
         raise InputError(f"GCT {version} does not exist", expected="1.2 or 1.3")
     values = _dense(data).T
@@ -183,7 +183,7 @@ def _gct_header_13(data: AnnData) -> list[str]:
 
 
 def _cell(value: object) -> str:
-    """One cell of a text file; what is missing is -666, and a tab or a line break becomes a blank."""
+    """A cell of a text file; what is missing is -666, a tab or a line break becomes a blank."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return str(MISSING)
     return " ".join(str(value).split()) if isinstance(value, str) else str(value)
@@ -198,3 +198,24 @@ def _dense(data: AnnData) -> np.ndarray:
 def _gene_table(ids: Sequence[object]) -> pd.DataFrame:
     """A table of genes that are known by id only."""
     return pd.DataFrame(index=pd.Index([str(name) for name in ids], dtype=object))
+
+
+def _encode_field(values: pd.Series) -> np.ndarray:
+    """A column as HDF5 stores it: numbers, or fixed-length bytes; what is missing as -666."""
+    if pd.api.types.is_bool_dtype(values):
+        return values.to_numpy(dtype=np.int32)
+    if pd.api.types.is_numeric_dtype(values):
+        numbers = values.to_numpy()
+        return (
+            np.where(np.isnan(numbers), MISSING, numbers) if numbers.dtype.kind == "f" else numbers
+        )
+    return _encode_text(
+        str(MISSING) if missing else value
+        for value, missing in zip(values, values.isna(), strict=True)
+    )
+
+
+def _encode_text(values: Iterable[object]) -> np.ndarray:
+    """Text as fixed-length UTF-8 bytes."""
+    encoded = [str(value).encode() for value in values]
+    return np.array(encoded, dtype=f"S{max([1, *map(len, encoded)])}")

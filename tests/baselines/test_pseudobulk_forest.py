@@ -13,19 +13,19 @@ from perturbgen.baselines import make
 from perturbgen.core.errors import ConfigError, SchemaError
 from perturbgen.data import pseudobulk
 from perturbgen.de import limma_table
-from perturbgen.simulate import Experiment, simulate
+from perturbgen.simulate import SimulatedExperiment, simulate
 
 RNG = np.random.default_rng
 KEY = ["cell_type", "compound"]
 
 
 @pytest.fixture(scope="module")
-def experiment() -> Experiment:
+def experiment() -> SimulatedExperiment:
     return simulate("tiny", seed=0)
 
 
 @pytest.fixture(scope="module")
-def bulk(experiment: Experiment) -> AnnData:
+def bulk(experiment: SimulatedExperiment) -> AnnData:
     return pseudobulk(experiment.cells, ["plate", "well", "cell_type"])
 
 

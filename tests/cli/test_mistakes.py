@@ -177,7 +177,7 @@ def test_a_dose_is_a_number(
 def test_a_bad_baseline_is_explained(
     tmp_path: Path, name: str, content: bytes, words: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from perturbgen.simulate.op3.settings import CELL_TYPES
+    from perturbgen.simulate import CELL_TYPES
 
     value = {"text": "a", "twice": "1,1", "flat": "0,0"}.get(name, "")
     rows = "".join(f"{cell_type},{value}\n" for cell_type in CELL_TYPES).encode()

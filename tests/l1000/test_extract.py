@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 from perturbgen.core.errors import InputError, SchemaError, StorageError
-from perturbgen.l1000 import Options, Profiles, extract, growing, landmarks
+from perturbgen.l1000 import Extraction, ExtractionOptions, extract, growing, landmarks
 from perturbgen.l1000.growing import Growing, _Moments
 
 from .conftest import SAMPLES, raw_gctx
@@ -178,7 +178,7 @@ def test_missing_values_are_kept_and_counted_or_filled(
     np.testing.assert_allclose(
         found.genes["sd"], np.nanstd(values[:, :3], axis=0, ddof=1), rtol=1e-6
     )
-    filled = extract([path], tmp_path / "filled", genes=wanted, options=Options(fill=0.0))
+    filled = extract([path], tmp_path / "filled", genes=wanted, options=ExtractionOptions(fill=0.0))
     np.testing.assert_array_equal(filled.matrix, np.nan_to_num(values[:, :3]))
 
 
@@ -186,11 +186,16 @@ def test_half_precision_and_limits(
     gctx: Write, wanted: Path, values: np.ndarray, tmp_path: Path
 ) -> None:
     values[0, 0], values[1, 1] = 1e6, -76
-    found = extract([gctx(data=values)], tmp_path / "out", genes=wanted, options=Options("float16"))
+    found = extract(
+        [gctx(data=values)], tmp_path / "out", genes=wanted, options=ExtractionOptions("float16")
+    )
     assert found.matrix.dtype == np.float16
     assert np.isfinite(found.matrix).all()
     clipped = extract(
-        [gctx(data=values)], tmp_path / "c", genes=wanted, options=Options("float16", clip=10)
+        [gctx(data=values)],
+        tmp_path / "c",
+        genes=wanted,
+        options=ExtractionOptions("float16", clip=10),
     )
     np.testing.assert_array_equal(clipped.matrix, np.clip(values[:, :3], -10, 10))
 
@@ -314,7 +319,7 @@ def test_unfinished_work_on_other_options_is_not_gone_on_with(
     with pytest.raises(KeyboardInterrupt):
         extract([path], tmp_path / "out", genes=wanted)
     monkeypatch.undo()
-    found = extract([path], tmp_path / "out", genes=wanted, options=Options(clip=1))
+    found = extract([path], tmp_path / "out", genes=wanted, options=ExtractionOptions(clip=1))
     assert "starting anew" in caplog.text
     assert np.abs(found.matrix).max() == 1
 
@@ -381,9 +386,11 @@ def test_a_finished_extraction_is_not_done_again_nor_overwritten(
     extract([path], out, genes=wanted)
     assert (out / "profiles.npy").stat().st_mtime_ns == before
     with pytest.raises(InputError, match="holds another extraction"):
-        extract([path], out, genes=wanted, options=Options(clip=1))
+        extract([path], out, genes=wanted, options=ExtractionOptions(clip=1))
     assert (
-        np.abs(extract([path], out, genes=wanted, options=Options(clip=1), force=True).matrix).max()
+        np.abs(
+            extract([path], out, genes=wanted, options=ExtractionOptions(clip=1), force=True).matrix
+        ).max()
         == 1
     )
     (tmp_path / "mine").mkdir()
@@ -400,7 +407,7 @@ def test_a_folder_put_together_by_hand_is_refused(
     found = extract([gctx()], tmp_path / "out", genes=wanted)
     np.save(found.folder / "profiles.npy", np.zeros((2, 2)))
     with pytest.raises(InputError, match="2 x 2, the manifest says 5 x 3"):
-        Profiles.open(found.folder)
+        Extraction.open(found.folder)
 
 
 @pytest.mark.parametrize("offset", [0.0, 1e4])

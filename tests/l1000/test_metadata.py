@@ -14,8 +14,7 @@ import pytest
 from perturbgen.core.errors import InputError, SchemaError
 from perturbgen.l1000 import unify
 from perturbgen.l1000.fields import amount, core_id, hours, level_of, micromolar, parse_samples
-from perturbgen.l1000.metadata import _ROLES, _is_control, _roles, read_table
-from perturbgen.l1000.samples import read_metadata
+from perturbgen.l1000.metadata import _ROLES, _is_control, _read_table, _roles, read_metadata
 
 from .conftest import INST
 
@@ -176,14 +175,14 @@ def test_tables_are_read_gzipped_in_latin_1_and_with_quotes(
     inst_info: Callable[..., Path], tmp_path: Path
 ) -> None:
     path = inst_info(encoding="latin-1")
-    assert read_table(path)["pert_dose_unit"].tolist()[3] == "\u00b5M"
+    assert _read_table(path)["pert_dose_unit"].tolist()[3] == "\u00b5M"
     zipped = tmp_path / "t.txt.gz"
     zipped.write_bytes(gzip.compress(path.read_bytes()))
-    pd.testing.assert_frame_equal(read_table(zipped), read_table(path))
+    pd.testing.assert_frame_equal(_read_table(zipped), _read_table(path))
     quoted = tmp_path / "genes.txt"
     quoted.write_text('gene_id\tgene_symbol\tnote\n1\tA1BG\t""\n2\tNAT2\t"a ""b"""\n')
-    assert read_table(quoted)["note"].tolist()[1] == 'a "b"'
-    assert read_table(quoted)["note"].isna().tolist() == [True, False]
+    assert _read_table(quoted)["note"].tolist()[1] == 'a "b"'
+    assert _read_table(quoted)["note"].isna().tolist() == [True, False]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Real files of CMap: every format is read or refused with its reason; published numbers come out."""
+"""Real files of CMap: every format is read, or refused with its reason; published numbers."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from perturbgen.l1000 import (
     modz,
     read_gmt,
     read_leakproofs,
+    read_level5,
     read_plate,
-    read_signatures,
     unify,
     wtcs,
 )
@@ -33,7 +33,8 @@ FORMATS = {
     "mini_gctoo_for_testing.gctx": ("gctx", (6, 6), (5, 5)),
     "mini_gctoo_for_testing_nometa.gctx": ("gctx", (6, 6), (0, 0)),
     "mini_gctx_with_metadata_n2x3.gctx": ("gctx", (2, 3), (2, 4)),
-    "modzs_n25x50.gct": "line 2 promises 15 lines of sample metadata and 50 genes, 68 lines in all; the file holds 54",
+    "modzs_n25x50.gct": "line 2 promises 15 lines of sample metadata and 50 genes, 68 lines in "
+    "all; the file holds 54",
     "modzs_n25x50.gctx": ("gctx", (25, 50), (15, 5)),
     "older_version_v1_2.gct": ("gct 1.2", (3, 5), (0, 1)),
     "row_meta_only_example_n2x1203.gctx": ("gctx", (2, 1203), (0, 50)),
@@ -137,7 +138,7 @@ def test_the_plate_ljp005(l1000: Path) -> None:
     assert data.var_names[0] == "5720"
 
 
-# Median rank quantile, share in the top 1 % and 10 %, pooled AUC: the table of the plate's unsupervised baselines.
+# Median rank quantile, share in the top 1 % and 10 %, pooled AUC: the plate's published table.
 BASELINES = {
     "cosine": (0.154, 0.176, 0.420, 0.737),
     "spearman": (0.101, 0.272, 0.498, 0.770),
@@ -193,7 +194,7 @@ def test_gene_tables_name_the_landmarks(l1000: Path, tmp_path: Path) -> None:
 
 def test_level_5_signatures(l1000: Path) -> None:
     folder = l1000 / "plates"
-    data = read_signatures(
+    data = read_level5(
         folder / "level5_three_drugs_n272x978.npz", folder / "level5_three_drugs_n272x978_meta.tsv"
     )
     assert data.shape == (272, 978)

@@ -1,4 +1,4 @@
-"""The simulated screen: its files, its determinism, and that what is planted is there to be found."""
+"""The simulated screen: its files, its determinism, and that what is planted is found."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from perturbgen.simulate.screen.plates import simulate_screen
 
 
 def auc(values: np.ndarray, labels: np.ndarray) -> float:
-    """The mean over pairs of a group of the share of other-group profiles that are less alike (cosine)."""
+    """The mean over pairs of a group of the share of other groups' profiles less alike."""
     scores, shares = _cosine(values, values), []
     for i, label in enumerate(labels):
         same = np.flatnonzero((labels == label) & (np.arange(len(labels)) != i))

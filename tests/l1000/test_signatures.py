@@ -1,4 +1,4 @@
-"""MODZ, its weights and measures, and the z-scores of a plate, against hand-made numbers and slow loops."""
+"""MODZ, its weights and measures, and z-scores of a plate, against hand-made numbers."""
 
 from __future__ import annotations
 

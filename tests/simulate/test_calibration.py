@@ -1,4 +1,4 @@
-"""What is known of real data, beside what the simulator makes; run with -s to see the comparison."""
+"""What is known of real data, beside what the simulator makes; -s shows the comparison."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from scipy import sparse
 from perturbgen.core.console import show_table
 from perturbgen.core.errors import CountsError
 from perturbgen.core.labels import VEHICLE
-from perturbgen.simulate import CellFit, World, build_world, fit_baseline, preset_settings
-from perturbgen.simulate.op3.settings import CELL_TYPES
+from perturbgen.simulate import CELL_TYPES, World, build_world, fit_baseline, preset_settings
+from perturbgen.simulate.op3.baseline import _CellFit
 
 
 def released(world: World) -> pd.DataFrame:
@@ -31,13 +31,6 @@ def compare(title: str, rows: Mapping[str, tuple[float, float, float]]) -> None:
     )
     wrong = {k: (r, s) for k, (r, s, t) in rows.items() if not abs(r - s) <= t}
     assert not wrong
-
-
-@pytest.fixture(scope="module")
-def op3_world(real_data: Path) -> World:
-    op3 = real_data / "op3"
-    sources = {"layout": op3, "baseline": op3 / "celltype_baseline_means.csv"}
-    return build_world(preset_settings("op3", sources=sources), seed=7)
 
 
 @pytest.mark.data
@@ -102,7 +95,7 @@ def weights(cells: pd.DataFrame) -> np.ndarray:
 
 
 def summary(counts: sparse.csr_array) -> pd.DataFrame:
-    """Mean, log2 variance (counts of no gene are constant here) and share of zeros of every gene."""
+    """Mean, log2 variance (no gene is constant here) and share of zeros of every gene."""
     dense = counts.toarray().astype(float)
     variance = np.log2(dense.var(axis=0, ddof=1) + 1e-3)
     return pd.DataFrame(
@@ -123,7 +116,7 @@ def test_cells_fitted_to_kang_look_like_kang(real_data: Path, cell_type: str) ->
     here = (kang.obs["cluster_id"] == cell_type) & (kang.obs["sample_id"] == "ctrl101")
     real = sparse.csr_array(kang[here.to_numpy()].X)
     fit, rng = fit_baseline(real), np.random.default_rng(0)
-    # As many cells as the real ones, many times: the variance of few cells is skewed, only equally few compare.
+    # As many cells as the real ones, many times: the variance of few cells is skewed.
     draws = [fit.draw(real.shape[0], rng=rng) for _ in range(20)]
     one, others = summary(real), [summary(draw) for draw in draws]
     much = (one["mean"] > 0.1).to_numpy()
@@ -133,7 +126,7 @@ def test_cells_fitted_to_kang_look_like_kang(real_data: Path, cell_type: str) ->
     zeros = np.mean([other["zeros"][much].mean() for other in others])
     depth, drawn = depths(real), np.mean([depths(draw) for draw in draws], axis=0)
     compare(
-        f"Kang, {cell_type}: {real.shape[0]} cells, {int(much.sum())} genes above 0.1 counts a cell",
+        f"Kang, {cell_type}: {real.shape[0]} cells, {int(much.sum())} genes above 0.1 a cell",
         {
             "log2 variance, drawn over real, median gene": (0.0, float(ratio), 0.2),
             "correlation of log variances (draw with draw; with real)": (
@@ -142,7 +135,7 @@ def test_cells_fitted_to_kang_look_like_kang(real_data: Path, cell_type: str) ->
                 0.04,
             ),
             "share of zeros": (float(one["zeros"][much].mean()), float(zeros), 0.015),
-            # The CD14 monocytes' depths are skewed to the left of a log-normal; the others are much closer.
+            # Depths of CD14 monocytes are skewed to the left of a log-normal; others are closer.
             "depth, 10th percentile": (depth[0], drawn[0], 0.2 * depth[0]),
             "depth, median": (depth[1], drawn[1], 0.12 * depth[1]),
             "depth, 90th percentile": (depth[2], drawn[2], 0.2 * depth[2]),
@@ -153,7 +146,7 @@ def test_cells_fitted_to_kang_look_like_kang(real_data: Path, cell_type: str) ->
 @pytest.mark.data
 def test_default_dispersion_and_depth_are_within_what_kang_shows(real_data: Path) -> None:
     kang = ad.read_h5ad(real_data / "counts" / "kang_ifnb.h5ad")
-    fits: list[CellFit] = []
+    fits: list[_CellFit] = []
     for _, cells in kang.obs[kang.obs["group_id"] == "ctrl"].groupby(
         ["cluster_id", "sample_id"], observed=True
     ):
@@ -182,7 +175,7 @@ def test_default_dispersion_and_depth_are_within_what_kang_shows(real_data: Path
 
 @pytest.mark.data
 def test_wells_vary_little_more_than_chance_as_on_the_real_plate(real_data: Path) -> None:
-    """Pseudobulk of vehicle wells: variance between wells beyond Poisson, as a share of the squared mean."""
+    """Variance between vehicle wells beyond Poisson, as a share of the squared mean."""
     plate = ad.read_h5ad(real_data / "counts" / "macseq_plate.h5ad")
     real = plate[(plate.obs["Treatment_1"] == "DMSO").to_numpy()].X.toarray()
     world = build_world(preset_settings("small"), seed=2)
@@ -201,7 +194,7 @@ def test_wells_vary_little_more_than_chance_as_on_the_real_plate(real_data: Path
 
 
 def excess(counts: np.ndarray) -> float:
-    """Median over genes with at least three counts a well of (Var - Poisson) / mean^2, wells scaled to equal totals."""
+    """Median of (Var - Poisson) / mean^2 over genes of three counts a well, at equal totals."""
     size = counts.sum(axis=1) / counts.sum(axis=1).mean()
     scaled = counts / size[:, None]
     mean = scaled.mean(axis=0)
@@ -214,7 +207,7 @@ def test_fit_finds_the_parameters_that_cells_were_drawn_with() -> None:
     rng = np.random.default_rng(0)
     share = rng.dirichlet(np.full(200, 0.5))
     mean = share * 1500
-    true = CellFit(share, 0.1 + 0.2 / np.maximum(mean, 0.05), np.log(1500.0), 0.3, 0.1, 0.2)
+    true = _CellFit(share, 0.1 + 0.2 / np.maximum(mean, 0.05), np.log(1500.0), 0.3, 0.1, 0.2)
     found = fit_baseline(true.draw(4000, rng=rng))
     assert found.floor == pytest.approx(0.1, abs=0.03)
     assert found.slope == pytest.approx(0.2, abs=0.08)

@@ -1,9 +1,10 @@
-"""The written folder has the competition's files, and they agree with the truth and with the in-memory route."""
+"""The written folder has the competition's files; they agree with the truth and with memory."""
 
 from __future__ import annotations
 
 import filecmp
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import anndata as ad
@@ -15,9 +16,9 @@ from scipy import sparse
 
 from perturbgen.core.errors import InputError, StorageError
 from perturbgen.core.labels import VEHICLE
-from perturbgen.simulate import Experiment, load_world, simulate
+from perturbgen.simulate import SimulatedExperiment, load_world, simulate
 from perturbgen.simulate.op3 import experiment as experiment_module
-from perturbgen.simulate.op3.labels import _OBS_COLUMNS, _cell_ids
+from perturbgen.simulate.op3.world import _OBS_COLUMNS
 
 FILES = {
     "adata_train.parquet",
@@ -36,6 +37,15 @@ FILES = {
     "simulation.toml",
     "README.txt",
 }
+
+# Enough for what does not depend on the numbers: that files are equal, or are there.
+SMALLER = ["expression.genes=40", "cells.per_well=12"]
+
+
+@pytest.fixture(scope="module")
+def smaller(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("smaller") / "tiny"
+    return simulate("tiny", seed=0, out=out, overrides=SMALLER)
 
 
 def released_matrix(folder: Path, genes: list[str], cells: list[str]) -> sparse.csr_matrix:
@@ -72,14 +82,14 @@ def test_the_long_file_has_the_real_columns_and_row_groups(tiny_folder: Path) ->
 
 
 def test_every_true_count_survives_the_anti_join_and_nothing_else(
-    tiny_folder: Path, tiny: Experiment
+    tiny_folder: Path, tiny: SimulatedExperiment
 ) -> None:
     matrix = released_matrix(tiny_folder, list(tiny.cells.var_names), list(tiny.cells.obs_names))
     assert (matrix != tiny.cells.X).nnz == 0
 
 
 def test_every_excluded_pair_was_planted_where_the_truth_is_zero(
-    tiny_folder: Path, tiny: Experiment
+    tiny_folder: Path, tiny: SimulatedExperiment
 ) -> None:
     excluded = pd.read_csv(tiny_folder / "adata_excluded_ids.csv")
     long = pd.read_parquet(tiny_folder / "adata_train.parquet", columns=["obs_id", "gene"])
@@ -94,7 +104,7 @@ def test_every_excluded_pair_was_planted_where_the_truth_is_zero(
 
 
 def test_normalized_count_is_log1p_of_counts_per_million_of_the_true_total(
-    tiny_folder: Path, tiny: Experiment
+    tiny_folder: Path, tiny: SimulatedExperiment
 ) -> None:
     long = pd.read_parquet(tiny_folder / "adata_train.parquet").head(2000)
     total = pd.Series(np.asarray(tiny.cells.X.sum(axis=1)).ravel(), index=tiny.cells.obs_names)
@@ -103,7 +113,7 @@ def test_normalized_count_is_log1p_of_counts_per_million_of_the_true_total(
 
 
 def test_obs_has_the_real_columns_and_unique_sorted_hexadecimal_ids(
-    tiny_folder: Path, tiny: Experiment
+    tiny_folder: Path, tiny: SimulatedExperiment
 ) -> None:
     obs = pd.read_csv(tiny_folder / "adata_obs_meta.csv", dtype={"obs_id": str})
     assert tuple(obs.columns) == _OBS_COLUMNS
@@ -114,17 +124,18 @@ def test_obs_has_the_real_columns_and_unique_sorted_hexadecimal_ids(
     pd.testing.assert_frame_equal(obs, ours[list(_OBS_COLUMNS)], check_dtype=False)
 
 
-def test_ids_say_nothing_of_the_order_and_never_collide() -> None:
-    ids = _cell_ids(0, 50_000, seed=1)
+def test_ids_say_nothing_of_the_order_and_never_collide(tiny: SimulatedExperiment) -> None:
+    world, other = tiny.world, replace(tiny.world, seed=2)
+    ids = world._cell_ids(0, 50_000)
     assert len(set(ids)) == 50_000
     rank = pd.Series(ids).rank()
     assert abs(np.corrcoef(rank, np.arange(len(rank)))[0, 1]) < 0.02
-    assert _cell_ids(100, 5, seed=1) == ids[100:105]
-    assert not set(_cell_ids(0, 1000, seed=2)) & set(ids)
+    assert world._cell_ids(100, 5) == ids[100:105]
+    assert not set(other._cell_ids(0, 1000)) & set(ids)
 
 
 def test_withheld_cells_are_the_other_b_and_myeloid_cells(
-    tiny_folder: Path, tiny: Experiment
+    tiny_folder: Path, tiny: SimulatedExperiment
 ) -> None:
     withheld = ad.read_h5ad(tiny_folder / "truth_cells.h5ad")
     assert (withheld.X != tiny.withheld.X).nnz == 0
@@ -138,7 +149,7 @@ def test_withheld_cells_are_the_other_b_and_myeloid_cells(
 
 
 def test_rows_to_predict_are_the_withheld_conditions_in_order(
-    tiny_folder: Path, tiny: Experiment
+    tiny_folder: Path, tiny: SimulatedExperiment
 ) -> None:
     rows = pd.read_csv(tiny_folder / "id_map.csv")
     assert list(rows.columns) == ["id", "cell_type", "sm_name"]
@@ -153,7 +164,7 @@ def test_rows_to_predict_are_the_withheld_conditions_in_order(
 
 
 def test_de_tables_cover_measured_and_withheld_conditions_without_gaps(
-    tiny_folder: Path, tiny: Experiment
+    tiny_folder: Path, tiny: SimulatedExperiment
 ) -> None:
     train, truth = (
         pd.read_parquet(tiny_folder / f"de_{name}.parquet") for name in ("train", "truth")
@@ -180,7 +191,9 @@ def test_de_tables_cover_measured_and_withheld_conditions_without_gaps(
     assert np.isfinite(truth[tiny.world.genes].to_numpy()).all()
 
 
-def test_pseudobulk_of_the_truth_adds_up_to_the_cells(tiny_folder: Path, tiny: Experiment) -> None:
+def test_pseudobulk_of_the_truth_adds_up_to_the_cells(
+    tiny_folder: Path, tiny: SimulatedExperiment
+) -> None:
     sums = ad.read_h5ad(tiny_folder / "truth_pseudobulk.h5ad")
     measured = sums[~sums.obs["withheld"].to_numpy()]
     assert measured.X.sum() == tiny.cells.X.sum()
@@ -196,7 +209,9 @@ def test_pseudobulk_of_the_truth_adds_up_to_the_cells(tiny_folder: Path, tiny: E
     )
 
 
-def test_multiome_cells_are_others_and_untreated(tiny_folder: Path, tiny: Experiment) -> None:
+def test_multiome_cells_are_others_and_untreated(
+    tiny_folder: Path, tiny: SimulatedExperiment
+) -> None:
     obs = pd.read_csv(tiny_folder / "multiome_obs_meta.csv", dtype={"obs_id": str})
     long = pd.read_parquet(tiny_folder / "multiome_train.parquet")
     var = pd.read_csv(tiny_folder / "multiome_var_meta.csv")
@@ -209,29 +224,32 @@ def test_multiome_cells_are_others_and_untreated(tiny_folder: Path, tiny: Experi
 
 
 def test_one_seed_gives_identical_files_and_another_seed_others(
-    tiny_folder: Path, tmp_path: Path
+    smaller: Path, tmp_path: Path
 ) -> None:
-    again = simulate("tiny", seed=0, out=tmp_path / "again")
-    names = sorted(path.name for path in tiny_folder.iterdir() if path.suffix != ".h5ad")
-    assert filecmp.cmpfiles(tiny_folder, again, names, shallow=False) == (names, [], [])
+    again = simulate("tiny", seed=0, out=tmp_path / "again", overrides=SMALLER)
+    names = sorted(path.name for path in smaller.iterdir() if path.suffix != ".h5ad")
+    assert filecmp.cmpfiles(smaller, again, names, shallow=False) == (names, [], [])
     for name in ("truth", "truth_cells", "truth_pseudobulk"):
-        one, two = (ad.read_h5ad(folder / f"{name}.h5ad") for folder in (tiny_folder, again))
+        one, two = (ad.read_h5ad(folder / f"{name}.h5ad") for folder in (smaller, again))
         pd.testing.assert_frame_equal(one.obs, two.obs)
         assert one.X is None or (one.X != two.X).nnz == 0
         assert all(np.array_equal(one.layers[key], two.layers[key]) for key in one.layers)
-    other = simulate("tiny", seed=1, out=tmp_path / "other")
+    other = simulate("tiny", seed=1, out=tmp_path / "other", overrides=SMALLER)
     assert not filecmp.cmp(
-        tiny_folder / "adata_train.parquet", other / "adata_train.parquet", shallow=False
+        smaller / "adata_train.parquet", other / "adata_train.parquet", shallow=False
     )
 
 
-def test_row_groups_change_no_content(tiny_folder: Path, tmp_path: Path) -> None:
-    small = simulate("tiny", seed=0, out=tmp_path / "small", overrides=["files.row_group=1000"])
-    one, two = (pd.read_parquet(folder / "adata_train.parquet") for folder in (tiny_folder, small))
+def test_row_groups_change_no_content(smaller: Path, tmp_path: Path) -> None:
+    overrides = [*SMALLER, "files.row_group=1000"]
+    small = simulate("tiny", seed=0, out=tmp_path / "small", overrides=overrides)
+    files = [folder / "adata_train.parquet" for folder in (smaller, small)]
+    assert [pq.ParquetFile(file).num_row_groups > 1 for file in files] == [False, True]
+    one, two = (pd.read_parquet(file) for file in files)
     pd.testing.assert_frame_equal(one, two)
 
 
-def test_the_world_is_rebuilt_from_its_folder(tiny_folder: Path, tiny: Experiment) -> None:
+def test_the_world_is_rebuilt_from_its_folder(tiny_folder: Path, tiny: SimulatedExperiment) -> None:
     world = load_world(tiny_folder)
     pd.testing.assert_frame_equal(world.groups, tiny.world.groups)
     assert np.array_equal(world.effects.log2_fold_change, tiny.world.effects.log2_fold_change)
@@ -248,7 +266,7 @@ def test_an_existing_folder_is_refused_unless_forced(tmp_path: Path) -> None:
         simulate("tiny", seed=0, out=out, force=True)
     assert (out / "mine.txt").read_text() == "keep"
     (out / "simulation.toml").touch()
-    simulate("tiny", seed=0, out=out, force=True)
+    simulate("tiny", seed=0, out=out, force=True, overrides=SMALLER)
     assert {path.name for path in out.iterdir()} == FILES
 
 

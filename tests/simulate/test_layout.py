@@ -10,20 +10,29 @@ import pytest
 
 from perturbgen.core.errors import ConfigError, InputError, SchemaError
 from perturbgen.core.labels import VEHICLE
+from perturbgen.simulate import SimulationSettings
 from perturbgen.simulate.op3.layout import (
     _CONTROLS,
     _LIBRARY_PLATES,
     Layout,
     _invent_compounds,
-    invent_layout,
-    read_layout,
+    make_layout,
 )
-from perturbgen.simulate.op3.settings import PlateSettings
 
 
-@pytest.fixture
+def invented(**plate: int) -> Layout:
+    settings = SimulationSettings.model_validate({"plate": plate})
+    return make_layout(settings, rng=np.random.default_rng(0))
+
+
+def read_layout(folder: Path) -> Layout:
+    settings = SimulationSettings.model_validate({"source": {"layout": str(folder)}})
+    return make_layout(settings, rng=np.random.default_rng(0))
+
+
+@pytest.fixture(scope="module")
 def full() -> Layout:
-    return invent_layout(PlateSettings(), rng=np.random.default_rng(0))
+    return invented()
 
 
 def test_six_plates_of_96_wells_with_eight_wells_of_each_control(full: Layout) -> None:
@@ -53,23 +62,22 @@ def test_each_plate_has_one_donor_and_each_of_its_rows_one_sequencing_library(fu
 
 def test_lost_wells_are_of_different_compounds(full: Layout) -> None:
     lost = full.wells[full.wells["lost"]]
-    assert len(lost) == PlateSettings().lost_wells
+    assert len(lost) == SimulationSettings().plate.lost_wells
     assert lost["sm_name"].is_unique
     assert not lost["sm_name"].isin(_CONTROLS).any()
 
 
 def test_every_compound_may_be_known_and_lose_a_well_but_no_more() -> None:
     settings = {"rows": 2, "compound_columns": 3}
-    rng = np.random.default_rng(0)
-    layout = invent_layout(PlateSettings(**settings, known_compounds=12, lost_wells=12), rng=rng)
+    layout = invented(**settings, known_compounds=12, lost_wells=12)
     assert len(layout.known) == 12 + 2
     assert layout.wells["lost"].sum() == 12
     with pytest.raises(
         ConfigError, match="known_compounds is 13, but the plates hold 12 compounds"
     ):
-        invent_layout(PlateSettings(**settings, known_compounds=13), rng=rng)
+        invented(**settings, known_compounds=13)
     with pytest.raises(ConfigError, match="lost_wells is 13") as refused:
-        invent_layout(PlateSettings(**settings, known_compounds=1, lost_wells=13), rng=rng)
+        invented(**settings, known_compounds=1, lost_wells=13)
     assert refused.value.expected == "at most 2 libraries x 2 rows x 3 columns = 12"
 
 
@@ -90,7 +98,7 @@ def test_compound_table_marks_the_three_controls() -> None:
 @pytest.mark.data
 def test_the_real_layout_agrees_with_every_real_file(real_data: Path) -> None:
     folder = real_data / "op3"
-    layout = read_layout(folder, rng=np.random.default_rng(0))
+    layout = read_layout(folder)
     wells = layout.wells
     assert len(wells) == 576
     assert not wells.duplicated(["plate_name", "well"]).any()
@@ -108,9 +116,9 @@ def test_the_real_layout_agrees_with_every_real_file(real_data: Path) -> None:
 
 def test_a_layout_folder_that_lacks_a_file_or_column_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no layout folder"):
-        read_layout(tmp_path / "none", rng=np.random.default_rng(0))
+        read_layout(tmp_path / "none")
     with pytest.raises(InputError, match="no compounds at"):
-        read_layout(tmp_path, rng=np.random.default_rng(0))
+        read_layout(tmp_path)
     pd.DataFrame({"sm_name": ["a"]}).to_parquet(tmp_path / "compounds_147.parquet")
     with pytest.raises(SchemaError, match="has no column 'sm_lincs_id', 'smiles'"):
-        read_layout(tmp_path, rng=np.random.default_rng(0))
+        read_layout(tmp_path)

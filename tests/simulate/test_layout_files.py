@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from perturbgen.core.errors import UserError
-from perturbgen.simulate.op3.layout import _FILES, _read_genes, read_layout
+from perturbgen.simulate.op3.layout import _FILES, _read_genes, _read_layout
 
 pytestmark = pytest.mark.data
 Change = Callable[[pd.DataFrame], pd.DataFrame]
@@ -48,7 +48,7 @@ def test_a_table_that_contradicts_itself_is_refused(
         shutil.copyfile(real_data / "op3" / file, tmp_path / file)
     change(pd.read_csv(tmp_path / _FILES[name])).to_csv(tmp_path / _FILES[name], index=False)
     with pytest.raises(UserError, match=words):
-        read_layout(tmp_path, rng=np.random.default_rng(0))
+        _read_layout(tmp_path, rng=np.random.default_rng(0))
 
 
 @pytest.mark.parametrize("name", ["compounds", "id_map"])
@@ -57,7 +57,7 @@ def test_a_file_of_another_kind_is_refused(real_data: Path, tmp_path: Path, name
         shutil.copyfile(real_data / "op3" / file, tmp_path / file)
     (tmp_path / _FILES[name]).write_bytes(b"\xff\xfe\n\x00")
     with pytest.raises(UserError, match="is not a readable"):
-        read_layout(tmp_path, rng=np.random.default_rng(0))
+        _read_layout(tmp_path, rng=np.random.default_rng(0))
 
 
 def test_the_real_gene_list_is_unique_and_complete(real_data: Path) -> None:

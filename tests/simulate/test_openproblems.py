@@ -1,4 +1,4 @@
-"""The simulated experiment in the benchmark's files: its columns, its split, and no cell of a private row."""
+"""The simulated experiment in the benchmark's files, without any cell of a private row."""
 
 from __future__ import annotations
 
@@ -45,9 +45,7 @@ def test_private_rows_are_those_of_id_map_and_have_no_cells(folder: Path) -> Non
     train = read_openproblems_de(folder / "de_train.h5ad")
     assert not train.index.intersection(test.index).size
     public = open_h5ad(folder / "de_train.h5ad").obs.query("split == 'public_test'")
-    assert not set(public["sm_name"]) & set(test.index.get_level_values(1)), (
-        "by compound"
-    )
+    assert not set(public["sm_name"]) & set(test.index.get_level_values(1)), "by compound"
 
 
 def test_the_tables_agree_with_themselves(folder: Path) -> None:

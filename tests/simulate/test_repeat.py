@@ -6,8 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from perturbgen.simulate import simulate
-from perturbgen.simulate.op3.experiment import write_replicate
+from perturbgen.simulate import simulate, write_replicate
 
 
 @pytest.mark.slow

@@ -6,16 +6,13 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from perturbgen.simulate.op3.counts import (
-    _DENSE_ABOVE,
-    probability_nonzero,
-    sample_nb_sparse,
-    stream,
-)
+from perturbgen.simulate import sample_nb_sparse
+from perturbgen.simulate.op3.baseline import _probability_nonzero
+from perturbgen.simulate.op3.counts import _DENSE_ABOVE, Stream
 
 
 def chi_square_p(draws: np.ndarray, mean: float, r: float) -> float:
-    """p of the counts against scipy's NB (Poisson for r = inf), bins of at least ten expected draws."""
+    """p of the counts against scipy's NB (Poisson: r = inf), ten expected draws a bin."""
     law = stats.poisson(mean) if np.isinf(r) else stats.nbinom(r, r / (r + mean))
     top = max(int(law.isf(10 / len(draws))), 1)
     observed = np.bincount(np.minimum(draws, top), minlength=top + 1)
@@ -69,11 +66,14 @@ def test_a_cellless_or_silent_request_is_an_empty_matrix() -> None:
 def test_probability_nonzero_is_the_complement_of_scipys_zero() -> None:
     mean, r = np.array([1e-6, 0.1, 5.0]), np.array([0.5, 2.0, 100.0])
     assert np.allclose(
-        probability_nonzero(mean, r), stats.nbinom.sf(0, r, r / (r + mean)), rtol=1e-9
+        _probability_nonzero(mean, r), stats.nbinom.sf(0, r, r / (r + mean)), rtol=1e-9
     )
 
 
 def test_streams_depend_on_their_key_only() -> None:
-    assert stream(1, 2, 3).random() == stream(1, 2, 3).random()
-    draws = {stream(*key).random() for key in [(1, 2, 3), (1, 2, 4), (1, 3), (2, 2, 3)]}
+    assert Stream(2).rng(1, 3).random() == Stream(2).rng(1, 3).random()
+    draws = {
+        Stream(part).rng(seed, *key).random()
+        for seed, part, *key in [(1, 2, 3), (1, 2, 4), (1, 3), (2, 2, 3)]
+    }
     assert len(draws) == 4

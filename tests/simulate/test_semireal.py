@@ -1,4 +1,4 @@
-"""Real baselines, signatures and layout: read, checked, and turned into an experiment that says it is semi-real."""
+"""Real baselines, signatures and layout: read, checked, and made a semi-real experiment."""
 
 from __future__ import annotations
 
@@ -10,17 +10,16 @@ import pytest
 from scipy import stats
 
 from perturbgen.core.errors import InputError, SchemaError
-from perturbgen.simulate import build_world, preset_settings, simulate
-from perturbgen.simulate.op3.baseline import _lend_to_absent, _shares_of_log_means, read_baseline
+from perturbgen.simulate import CELL_TYPES, World, build_world, preset_settings, simulate
+from perturbgen.simulate.op3.baseline import _lend_to_absent, _read_baseline, _shares_of_log_means
 from perturbgen.simulate.op3.effects import (
-    Signatures,
+    _concordance,
     _denoise,
+    _DrugSignatures,
     _heavy_tailed,
-    concordance,
-    read_signatures,
+    read_drug_signatures,
 )
 from perturbgen.simulate.op3.layout import _CONTROLS
-from perturbgen.simulate.op3.settings import CELL_TYPES
 
 RNG = np.random.default_rng(0)
 
@@ -55,12 +54,12 @@ def test_a_baseline_with_other_rows_or_values_is_refused(tmp_path: Path) -> None
     table = pd.DataFrame(1.0, index=list(CELL_TYPES), columns=["A", "B"])
     table.drop(index="B cells").to_csv(path)
     with pytest.raises(SchemaError, match="no row for 'B cells'"):
-        read_baseline(path, rng=RNG)
+        _read_baseline(path, rng=RNG)
     table.assign(A=-1.0).to_csv(path)
     with pytest.raises(SchemaError, match="negative or missing"):
-        read_baseline(path, rng=RNG)
+        _read_baseline(path, rng=RNG)
     with pytest.raises(InputError, match="no baseline CSV"):
-        read_baseline(tmp_path / "none.csv", rng=RNG)
+        _read_baseline(tmp_path / "none.csv", rng=RNG)
 
 
 def test_a_gene_without_a_baseline_takes_the_shares_of_a_rare_one() -> None:
@@ -80,16 +79,16 @@ def test_bad_signature_files_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "ranks.npz"
     path.write_bytes(b"PK not a zip")
     with pytest.raises(InputError, match="not a readable NPZ"):
-        read_signatures(path)
+        read_drug_signatures(path)
     np.savez(path, Z=np.zeros((1, 2, 3)))
     with pytest.raises(SchemaError, match="lacks 'cells', 'drugs', 'genes'"):
-        read_signatures(path)
+        read_drug_signatures(path)
     np.savez(path, Z=np.zeros((1, 2, 3)), cells=["b"], drugs=["x"], genes=["a", "b", "c"])
     with pytest.raises(SchemaError, match="has shape"):
-        read_signatures(path)
+        read_drug_signatures(path)
     np.savez(path, Z=np.zeros((1, 1, 3)), cells=["b"], drugs=["x"], genes=["a", "b", "c"])
     with pytest.raises(SchemaError, match="no cells 'myeloid', 'nk', 't'"):
-        read_signatures(path)
+        read_drug_signatures(path)
 
 
 def test_signatures_that_share_nothing_with_the_experiment_are_refused(tmp_path: Path) -> None:
@@ -142,8 +141,10 @@ def test_concordance_ranks_a_drug_with_agreeing_cells_above_noise() -> None:
     rng = np.random.default_rng(0)
     z = rng.normal(size=(4, 3, 500))
     z[:, 1] += 2 * rng.normal(size=500)
-    found = concordance(
-        Signatures(z, ("b", "nk", "t", "myeloid"), ("x", "y", "z"), tuple(map(str, range(500))))
+    found = _concordance(
+        _DrugSignatures(
+            z, ("b", "nk", "t", "myeloid"), ("x", "y", "z"), tuple(map(str, range(500)))
+        )
     )
     assert found.idxmax() == "y"
     assert found["y"] == pytest.approx(0.8, abs=0.1)
@@ -160,7 +161,7 @@ def test_the_semi_real_experiment_carries_the_real_rows(real_data: Path, tmp_pat
         layout=op3,
         baseline=op3 / "celltype_baseline_means.csv",
         signatures=op3 / "de_ranks_4x135x6349.npz",
-        overrides=["cells.per_well=15"],
+        overrides=["cells.per_well=15", "expression.genes=60"],
     )
     columns = ["cell_type", "sm_name", "sm_lincs_id", "SMILES", "control"]
     train = pd.read_parquet(out / "de_train.parquet")
@@ -181,14 +182,10 @@ def test_the_semi_real_experiment_carries_the_real_rows(real_data: Path, tmp_pat
 
 
 @pytest.mark.data
-def test_the_op3_preset_with_everything_real_has_the_real_shape(real_data: Path) -> None:
-    op3 = real_data / "op3"
-    sources = {
-        "layout": op3,
-        "baseline": op3 / "celltype_baseline_means.csv",
-        "signatures": op3 / "de_ranks_4x135x6349.npz",
-    }
-    world = build_world(preset_settings("op3", sources=sources), seed=0)
+def test_the_op3_preset_with_everything_real_has_the_real_shape(
+    real_data: Path, op3_world: World
+) -> None:
+    world, op3 = op3_world, real_data / "op3"
     assert world.genes == (op3 / "genes_18211.txt").read_text().split()
     assert world.effects.log2_fold_change.shape == (6, 147, 18_211)
     assert world.effects.compounds["real_signature"].sum() == 135

@@ -5,21 +5,32 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import sparse
 
 from perturbgen.core.errors import ConfigError
 from perturbgen.core.labels import VEHICLE
 from perturbgen.data.schema import COLUMNS
-from perturbgen.simulate import Experiment, build_world, preset_settings, simulate
-from perturbgen.simulate.op3.competition import PseudobulkSums
-from perturbgen.simulate.op3.counts import _balanced_factors, _balanced_poisson
+from perturbgen.simulate import (
+    CELL_TYPES,
+    SimulatedExperiment,
+    SimulationSettings,
+    build_world,
+    preset_settings,
+    simulate,
+)
 from perturbgen.simulate.op3.effects import (
     _deal_hazards,
     _deal_strengths,
     _deal_survival,
+    _level_off,
     _unit_effects,
-    level_off,
 )
-from perturbgen.simulate.op3.settings import CELL_TYPES, EffectSettings, SimulationSettings
+from perturbgen.simulate.op3.wells import _balanced_factors, _balanced_poisson
+
+
+def with_effects(**effects: float) -> SimulationSettings:
+    return SimulationSettings.model_validate({"effects": effects})
+
 
 SILENT = (
     "expression.donor_log_sd=0",
@@ -33,7 +44,7 @@ SILENT = (
 )
 
 
-def test_cells_speak_our_vocabulary_and_keep_their_own(tiny: Experiment) -> None:
+def test_cells_speak_our_vocabulary_and_keep_their_own(tiny: SimulatedExperiment) -> None:
     assert set(COLUMNS) <= set(tiny.cells.obs.columns)
     assert {"sm_name", "donor_id", "plate_name"} <= set(tiny.cells.obs.columns)
     assert tiny.cells.uns["vehicle"] == VEHICLE
@@ -42,16 +53,16 @@ def test_cells_speak_our_vocabulary_and_keep_their_own(tiny: Experiment) -> None
     assert np.issubdtype(tiny.cells.X.dtype, np.integer)
 
 
-def test_chunks_do_not_depend_on_the_order_they_are_drawn_in(tiny: Experiment) -> None:
+def test_chunks_do_not_depend_on_the_order_they_are_drawn_in(tiny: SimulatedExperiment) -> None:
     world = tiny.world
     forward = {chunk.group: chunk for chunk in world.chunks([3, 10, 11])}
     backward = {chunk.group: chunk for chunk in world.chunks([11, 10, 3])}
     for group, chunk in forward.items():
         assert (chunk.counts != backward[group].counts).nnz == 0
-        assert chunk.first_cell == backward[group].first_cell
+        assert chunk.ids == backward[group].ids
 
 
-def test_another_replicate_is_another_draw_of_the_same_truth(tiny: Experiment) -> None:
+def test_another_replicate_is_another_draw_of_the_same_truth(tiny: SimulatedExperiment) -> None:
     world = tiny.world
     group = int(world.groups["n_cells"].to_numpy().argmax())
     one, two = (world.draw(group, replicate=k, n_cells=3000) for k in (1, 2))
@@ -79,7 +90,9 @@ def test_without_noise_the_mean_of_the_cells_is_the_truth() -> None:
     assert 0.85 < z.std() < 1.15
 
 
-def test_mean_and_fold_change_of_the_truth_agree_up_to_one_constant(tiny: Experiment) -> None:
+def test_mean_and_fold_change_of_the_truth_agree_up_to_one_constant(
+    tiny: SimulatedExperiment,
+) -> None:
     truth = tiny.truth
     name = "NK cells|Belinostat"
     ratio = np.log2(
@@ -96,10 +109,7 @@ def test_a_strong_compound_is_visible_in_the_cells_it_was_given_to() -> None:
         preset_settings("tiny", overrides=["effects.strength=0.5", "effects.strength_cap=2"]),
         seed=0,
     )
-    sums = PseudobulkSums()
-    for chunk in world.chunks():
-        sums.add(chunk)
-    bulk = sums.table(world)
+    bulk = world.samples({chunk.group: chunk.total for chunk in world.chunks()})
     nk = bulk[(bulk.obs["cell_type"] == "NK cells").to_numpy()]
     cpm = {
         name: np.asarray(nk[(nk.obs["sm_name"] == name).to_numpy()].X.sum(axis=0)).ravel() + 0.5
@@ -114,7 +124,7 @@ def test_a_strong_compound_is_visible_in_the_cells_it_was_given_to() -> None:
     assert np.corrcoef(measured, true)[0, 1] > 0.8
 
 
-def test_positive_controls_are_measured_in_every_cell_type(tiny: Experiment) -> None:
+def test_positive_controls_are_measured_in_every_cell_type(tiny: SimulatedExperiment) -> None:
     for name in ("Belinostat", "Dabrafenib", VEHICLE):
         assert set(tiny.cells.obs.loc[tiny.cells.obs["sm_name"] == name, "cell_type"]) == set(
             CELL_TYPES
@@ -144,7 +154,7 @@ def test_toxic_compounds_lose_cells_and_depth() -> None:
 
 
 def test_effects_of_one_mechanism_are_alike_and_shared_between_cell_types_as_set() -> None:
-    settings = EffectSettings(programmes=4, shared=0.6, own=0.0, stress=0.0)
+    settings = with_effects(programmes=4, shared=0.6, own=0.0, stress=0.0)
     mechanism = pd.Series([0, 0, 1, 1, 2])
     unit = _unit_effects(
         mechanism, pd.Series(np.ones(5)), 5000, settings, rng=np.random.default_rng(0)
@@ -158,7 +168,7 @@ def test_effects_of_one_mechanism_are_alike_and_shared_between_cell_types_as_set
 
 
 def test_effects_are_low_rank() -> None:
-    settings = EffectSettings(programmes=5, own=0.0, stress=0.0)
+    settings = with_effects(programmes=5, own=0.0, stress=0.0)
     mechanism = pd.Series(np.arange(40) % 5)
     unit = _unit_effects(
         mechanism, pd.Series(np.ones(40)), 2000, settings, rng=np.random.default_rng(0)
@@ -169,16 +179,16 @@ def test_effects_are_low_rank() -> None:
 
 def test_strengths_have_a_heavy_tail_and_follow_a_given_order() -> None:
     names = [f"c{i}" for i in range(200)]
-    free = _deal_strengths(names, EffectSettings(strength_cap=100), rng=np.random.default_rng(0))
+    free = _deal_strengths(names, with_effects(strength_cap=100), rng=np.random.default_rng(0))
     assert free.max() > 3 * free.median()
     order = pd.Series(np.arange(150.0), index=names[:150])
-    dealt = _deal_strengths(names, EffectSettings(), rng=np.random.default_rng(0), order=order)
+    dealt = _deal_strengths(names, with_effects(), rng=np.random.default_rng(0), order=order)
     assert dealt[names[:150]].is_monotonic_increasing
     assert dealt[names[150:]].min() >= dealt[names[149]]
 
 
 def test_every_seed_deals_the_same_strengths_to_other_compounds() -> None:
-    names, settings = ["Belinostat", "Dabrafenib", *(f"c{i}" for i in range(60))], EffectSettings()
+    names, settings = ["Belinostat", "Dabrafenib", *(f"c{i}" for i in range(60))], with_effects()
     one, two = (
         _deal_strengths(names, settings, rng=np.random.default_rng(seed)) for seed in (0, 1)
     )
@@ -186,9 +196,9 @@ def test_every_seed_deals_the_same_strengths_to_other_compounds() -> None:
     assert sorted(one) == sorted(two)
     assert one.rank().corr(two.rank()) < 0.5
     assert one[:2].equals(two[:2])
-    assert one[2:].median() == pytest.approx(settings.strength, rel=0.05)
-    assert np.log(one[2:]).std() == pytest.approx(settings.strength_log_sd, rel=0.15)
-    assert one.max() == settings.strength_cap
+    assert one[2:].median() == pytest.approx(settings.effects.strength, rel=0.05)
+    assert np.log(one[2:]).std() == pytest.approx(settings.effects.strength_log_sd, rel=0.15)
+    assert one.max() == settings.effects.strength_cap
     order = pd.Series(np.arange(60.0), index=names[2:])
     ordered = [
         _deal_strengths(names, settings, rng=np.random.default_rng(seed), order=order)
@@ -198,26 +208,26 @@ def test_every_seed_deals_the_same_strengths_to_other_compounds() -> None:
 
 
 def test_every_seed_deals_the_same_hazards_and_the_strongest_compound_kills_most() -> None:
-    settings = EffectSettings(mild_toxicity=0)
+    settings = with_effects(mild_toxicity=0)
     strength = pd.Series(np.linspace(1, 2, 50), index=[f"c{i}" for i in range(50)])
     toxic = strength > 1.8
     found = _deal_hazards(strength, toxic, settings, rng=np.random.default_rng(0))
     assert (found[~toxic] == 0).all()
     assert found[toxic].is_monotonic_increasing
-    assert found[toxic].mean() == pytest.approx(settings.toxicity, rel=0.05)
+    assert found[toxic].mean() == pytest.approx(settings.effects.toxicity, rel=0.05)
     none = pd.Series(False, index=strength.index)
     one, two = (
-        _deal_hazards(strength, none, EffectSettings(), rng=np.random.default_rng(seed))
+        _deal_hazards(strength, none, with_effects(), rng=np.random.default_rng(seed))
         for seed in (0, 1)
     )
     assert sorted(one) == sorted(two)
     assert not one.equals(two)
-    assert one.mean() == pytest.approx(EffectSettings().mild_toxicity, rel=0.05)
+    assert one.mean() == pytest.approx(SimulationSettings().effects.mild_toxicity, rel=0.05)
 
 
 def test_no_fold_change_exceeds_the_largest_and_small_ones_stay() -> None:
     raw = np.array([-40.0, -0.1, 0.0, 0.1, 3.0, 40.0])
-    found = level_off(raw, 5.0)
+    found = _level_off(raw, 5.0)
     assert np.allclose(found, [-5, -0.1, 0, 0.1, 5 * np.tanh(0.6), 5], atol=1e-4)
     settings = preset_settings("tiny", overrides=["effects.strength=3", "effects.strength_cap=9"])
     effects = build_world(settings, seed=0).effects.log2_fold_change
@@ -243,7 +253,7 @@ def test_vehicle_wells_are_no_fuller_than_others_by_chance() -> None:
 
 def test_survival_spares_the_weak() -> None:
     strength = pd.Series(np.linspace(0, 1, 100), index=[f"c{i}" for i in range(100)])
-    survival, toxic = _deal_survival(strength, EffectSettings(), rng=np.random.default_rng(0))
+    survival, toxic = _deal_survival(strength, with_effects(), rng=np.random.default_rng(0))
     assert toxic.sum() == 6
     assert survival.loc[:, toxic].to_numpy().mean() < 0.6
     assert survival.loc[:, ~toxic].to_numpy().mean() > 0.85
@@ -268,10 +278,12 @@ def test_ambient_rna_pulls_cell_types_together() -> None:
 
 @pytest.mark.parametrize("preset", ["tiny", "small"])
 def test_the_share_of_zeros_is_the_one_asked_for(preset: str) -> None:
-    experiment = simulate(preset, seed=4)
-    cells = experiment.cells
-    zeros = 1 - cells.X.nnz / np.prod(cells.shape)
-    assert zeros == pytest.approx(experiment.world.settings.depth.zero_fraction, abs=0.02)
+    world = build_world(preset_settings(preset), seed=4)
+    # every seventh group of released cells: 7 is coprime to the six cell types of a well
+    chosen = np.flatnonzero(~world.groups["withheld"])[::7]
+    drawn = sparse.vstack([chunk.counts for chunk in world.chunks(chosen.tolist())])
+    zeros = 1 - drawn.nnz / np.prod(drawn.shape)
+    assert zeros == pytest.approx(world.settings.depth.zero_fraction, abs=0.02)
 
 
 def test_an_impossible_share_of_zeros_is_explained() -> None:

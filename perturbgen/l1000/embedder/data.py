@@ -157,7 +157,7 @@ class EmbedProfiles(Profiles):
 
     def with_perturbagen_values(self, path: Path, columns: Sequence[str]) -> Self:
         """The table with columns of a table of perturbagens, found by canonical id."""
-        from perturbgen.l1000.samples import perturbagen_values
+        from perturbgen.l1000 import perturbagen_values
 
         if not columns:
             raise ConfigError(

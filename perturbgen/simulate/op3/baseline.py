@@ -1,11 +1,13 @@
-"""Baseline expression of the six cell types: invented, or real means turned back into shares of a cell's counts.
+"""Baseline expression: invented, or real means turned back into shares of a cell's counts.
 
-Parameters of the simulator estimated from real cells of one kind: to check its assumptions or imitate a data set.
+Also the simulator's parameters estimated from real cells of one kind, to check its assumptions.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -17,40 +19,58 @@ from scipy.optimize import brentq, nnls
 from perturbgen.core.errors import ConfigError, CountsError, SchemaError, shorten
 from perturbgen.core.files import require_file
 from perturbgen.core.tables import read_frame, read_header, require_unique
-from perturbgen.simulate.op3.counts import probability_nonzero, sample_nb_sparse
-from perturbgen.simulate.op3.settings import CELL_TYPES, DepthSettings, ExpressionSettings
+from perturbgen.simulate.op3.counts import sample_nb_sparse
+from perturbgen.simulate.op3.settings import CELL_TYPES, SimulationSettings
 
-_MILLION: Final = 1e6
-# A gene that was measured, but never seen in a cell type, still has this share (a hundredth of a count per million).
+# Of a gene that was measured, but never seen in a cell type: a hundredth of a count per million.
 _SMALLEST_SHARE: Final = 1e-8
 
 
-@dataclass(frozen=True)
-class Baseline:
-    """Relative expression: ``share`` (cell types, genes), rows adding up to one, labelled."""
+def make_baseline(
+    settings: SimulationSettings,
+    *,
+    names: Sequence[str] | None,
+    preferred: Sequence[str],
+    rng: np.random.Generator,
+) -> pd.DataFrame:
+    """Baseline shares (cell types x genes) of the genes to simulate, rows adding up to one.
 
-    share: pd.DataFrame
+    Invented, with the layout's gene ``names`` where their number fits; or the best expressed ones
+    of a real table, the ``preferred`` first, in the table's order.
+    """
+    count = settings.expression.genes
+    if not settings.source.baseline:
+        share = _invent_baseline(settings, rng=rng)
+        return share.set_axis(list(names), axis=1) if names and len(names) == count else share
+    share = _read_baseline(settings.source.baseline, rng=rng)
+    rank = pd.DataFrame(
+        {"real": share.columns.isin(list(preferred)), "mean": share.mean().to_numpy()}
+    )
+    chosen = rank.sort_values(["real", "mean"], ascending=False).index[:count].sort_values()
+    kept = share.iloc[:, chosen]
+    return kept.div(kept.sum(axis=1), axis=0)
 
 
-def invent_baseline(settings: ExpressionSettings, *, rng: np.random.Generator) -> Baseline:
-    """Log-normal expression, cell types around it, and a few markers about ten times higher in one of them."""
-    genes = [f"GENE{i + 1:05d}" for i in range(settings.genes)]
-    common = rng.normal(0, settings.gene_log_sd, settings.genes)
-    log_share = common + rng.normal(0, settings.cell_type_log_sd, (len(CELL_TYPES), settings.genes))
-    markers = np.flatnonzero(rng.random(settings.genes) < settings.marker_fraction)
+def _invent_baseline(settings: SimulationSettings, *, rng: np.random.Generator) -> pd.DataFrame:
+    """Log-normal expression, cell types around it, and markers ten times higher in one of them."""
+    expression, genes = settings.expression, settings.expression.genes
+    common = rng.normal(0, expression.gene_log_sd, genes)
+    log_share = common + rng.normal(0, expression.cell_type_log_sd, (len(CELL_TYPES), genes))
+    markers = np.flatnonzero(rng.random(genes) < expression.marker_fraction)
     log_share[rng.integers(len(CELL_TYPES), size=len(markers)), markers] += np.log(10)
     share = np.exp(log_share)
     share /= share.sum(axis=1, keepdims=True)
-    return Baseline(pd.DataFrame(share, index=list(CELL_TYPES), columns=genes))
+    names = [f"GENE{i + 1:05d}" for i in range(genes)]
+    return pd.DataFrame(share, index=list(CELL_TYPES), columns=names)
 
 
-def read_baseline(path: str | Path, *, rng: np.random.Generator) -> Baseline:
+def _read_baseline(path: str | Path, *, rng: np.random.Generator) -> pd.DataFrame:
     """Real means of log1p(counts per million), cell types x genes, as shares.
 
-    The mean of a logarithm is not the logarithm of the mean: a gene seen in 3 % of the cells has a small mean but
-    a large value where it is seen. The share is the one whose counts, at the depth that makes all shares
-    add up to one, have the given mean (counts taken as NB with size 2). A gene that is zero in every cell type was not
-    measured there: see :func:`lend_to_absent`.
+    The mean of a logarithm is not the logarithm of the mean: a gene seen in 3 % of the cells has a
+    small mean but a large value where it is seen. The share is the one whose counts, at the depth
+    that makes all shares add up to one, have the given mean (counts taken as NB with size 2). A
+    gene that is zero in every cell type was not measured there: see :func:`_lend_to_absent`.
     """
     table = read_frame(require_file(path, "baseline CSV"))
     table = table.set_index(table.columns[0])
@@ -63,52 +83,56 @@ def read_baseline(path: str | Path, *, rng: np.random.Generator) -> Baseline:
             expected=f"rows {', '.join(CELL_TYPES)}, a column for each gene",
             fix=f"rename its rows; found {shorten(table.index)}",
         )
-    values = table.loc[list(CELL_TYPES)].apply(pd.to_numeric, errors="coerce").to_numpy(dtype=float)
+    # by rows, of which there are six: by columns it takes seconds for 18,211 genes
+    rows = table.loc[list(CELL_TYPES)].T.apply(pd.to_numeric, errors="coerce")
+    values = rows.to_numpy(dtype=float).T
     if not np.isfinite(values).all() or values.min() < 0:
         raise SchemaError(
             f"{path} holds negative or missing means, or text",
             expected="means of log1p(counts per million)",
         )
-    share = np.stack([_shares_of_log_means(row) for row in values])
-    share = _lend_to_absent(
-        np.maximum(share, _SMALLEST_SHARE), absent=(values == 0).all(axis=0), rng=rng
-    )
+    share = np.maximum([_shares_of_log_means(row) for row in values], _SMALLEST_SHARE)
+    share = _lend_to_absent(share, absent=(values == 0).all(axis=0), rng=rng)
     share /= share.sum(axis=1, keepdims=True)
-    return Baseline(pd.DataFrame(share, index=list(CELL_TYPES), columns=table.columns.astype(str)))
+    return pd.DataFrame(share, index=list(CELL_TYPES), columns=table.columns.astype(str))
 
 
 def _lend_to_absent(
     share: np.ndarray, *, absent: np.ndarray, rng: np.random.Generator
 ) -> np.ndarray:
-    """Shares (cell types, genes) in which each absent gene has those of one of the rarer genes, chosen at random.
-
-    The competition's multiome lacks 2,631 of its genes. Their published SD in NK cells is that of the third of the
-    measured genes with the smallest means; without any count they would all be alike, and vary three times as much.
-    """
+    """Shares (cell types, genes) in which each absent gene has those of one of the rarer genes."""
+    # The competition's multiome lacks 2,631 of its genes. Their published SD in NK cells is that of
+    # the third of the measured genes with the smallest means; without any count they would all be
+    # alike, and vary three times as much.
     measured = np.flatnonzero(~absent)
-    rarer = measured[np.argsort(share[:, measured].mean(axis=0), kind="stable")][
-        : max(1, len(measured) // 3)
-    ]
+    order = np.argsort(share[:, measured].mean(axis=0), kind="stable")
+    rarer = measured[order][: max(1, len(measured) // 3)]
     lent = share.copy()
     lent[:, absent] = share[:, rng.choice(rarer, size=int(absent.sum()))]
     return lent
 
 
-def _shares_of_log_means(log_means: np.ndarray, *, size: float = 2.0) -> np.ndarray:
-    """Shares (genes,) whose NB counts have these means of log1p(1e6 x count / depth), the depth being solved for."""
-    mean = np.geomspace(1e-6, 1e3, 400)
-    count = np.arange(1, 4000)
-    pmf = stats.nbinom.pmf(count, size, (size / (size + mean))[:, None])
+@cache
+def _nb_laws(size: float = 2.0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Means (laws,), counts from 1 on (counts,), and NB probabilities of them (laws, counts)."""
+    mean, count = np.geomspace(1e-6, 1e3, 400), np.arange(1, 4000)
+    return mean, count, stats.nbinom.pmf(count, size, (size / (size + mean))[:, None])
+
+
+def _shares_of_log_means(log_means: np.ndarray) -> np.ndarray:
+    """Shares (genes,) whose NB counts have these means of log1p(1e6 x count / depth).
+
+    The depth is solved for: the counts of a cell add up to it.
+    """
+    mean, count, pmf = _nb_laws()
 
     def counts_at(depth: float) -> np.ndarray:
-        """Expected counts (genes,) of a cell of this depth."""
-        expected = pmf @ np.log1p(_MILLION * count / depth)
+        expected = pmf @ np.log1p(1e6 * count / depth)
         return np.interp(
             log_means, np.concatenate([[0.0], expected]), np.concatenate([[0.0], mean])
         )
 
     def surplus(log_depth: float) -> float:
-        """How much deeper a cell's counts are than its depth, in logs."""
         return float(np.log(max(counts_at(np.exp(log_depth)).sum(), 1e-9)) - log_depth)
 
     low, high = np.log(50), np.log(1e5)
@@ -123,64 +147,76 @@ def _shares_of_log_means(log_means: np.ndarray, *, size: float = 2.0) -> np.ndar
     return counts / counts.sum()
 
 
-def dispersions(
-    share: pd.DataFrame, *, depth: float, settings: ExpressionSettings, scatter: np.ndarray
-) -> np.ndarray:
-    """NB sizes r (genes,): 1/r = (floor + slope / mean count, capped) x scatter (genes,)."""
-    mean = share.to_numpy().mean(axis=0) * depth
-    trend = settings.dispersion_floor + settings.dispersion_slope / np.maximum(mean, 1e-9)
-    return 1 / (np.minimum(trend, settings.dispersion_cap) * scatter)
-
-
 def solve_depth(
     share: pd.DataFrame,
-    *,
     weights: pd.Series,
-    depth: DepthSettings,
-    expression: ExpressionSettings,
-    scatter: np.ndarray,
-) -> float:
-    """The mean counts of a cell (of relative depth one) at which the wanted share of entries is zero."""
+    settings: SimulationSettings,
+    *,
+    rng: np.random.Generator,
+) -> tuple[float, np.ndarray]:
+    """Mean counts of a cell of relative depth one, and NB sizes r (genes,).
+
+    The depth is the one at which the wanted share of the entries is zero, cell types weighted. The
+    sizes go with it: 1/r = (floor + slope / mean count, capped) x a scatter of the gene.
+    """
+    expression, wanted = settings.expression, settings.depth.zero_fraction
+    scatter = np.exp(rng.normal(0, expression.dispersion_log_sd, share.shape[1]))
+    average = share.to_numpy().mean(axis=0)
+
+    def sizes(depth: float) -> np.ndarray:
+        mean = np.maximum(average * depth, 1e-9)
+        trend = expression.dispersion_floor + expression.dispersion_slope / mean
+        return 1 / (np.minimum(trend, expression.dispersion_cap) * scatter)
 
     def surplus(log_depth: float) -> float:
-        """Zeros there are more than wanted."""
-        r = dispersions(share, depth=np.exp(log_depth), settings=expression, scatter=scatter)
-        found = _zero_fraction(share, depth=np.exp(log_depth), weights=weights, settings=depth, r=r)
-        return found - depth.zero_fraction
+        depth = np.exp(log_depth)
+        return _zero_fraction(share, depth, sizes(depth), weights, settings) - wanted
 
     low, high = np.log(1.0), np.log(1e6)
     if not surplus(low) > 0 > surplus(high):
         raise ConfigError(
-            f"no depth between 1 and 1,000,000 counts a cell has {depth.zero_fraction:.0%} zeros",
+            f"no depth between 1 and 1,000,000 counts a cell has {wanted:.0%} zeros",
             fix="--set depth.zero_fraction=0.9",
         )
-    return float(np.exp(brentq(surplus, low, high, xtol=1e-3)))
+    depth = float(np.exp(brentq(surplus, low, high, xtol=1e-3)))
+    return depth, sizes(depth)
 
 
 def _zero_fraction(
-    share: pd.DataFrame, *, depth: float, weights: pd.Series, settings: DepthSettings, r: np.ndarray
+    share: pd.DataFrame,
+    depth: float,
+    r: np.ndarray,
+    weights: pd.Series,
+    settings: SimulationSettings,
 ) -> float:
-    """Expected share of zeros at a mean depth, cell types weighted, library sizes log-normal (nine nodes)."""
+    """Expected share of zeros at a mean depth, by quadrature over log-normal library sizes."""
+    log_sd = settings.depth.cell_log_sd
+    # nine nodes: the integrand is smooth, and one evaluation costs a pass over all genes
     nodes, quadrature = np.polynomial.hermite_e.hermegauss(9)
-    sizes = np.exp(settings.cell_log_sd * nodes - settings.cell_log_sd**2 / 2)
+    sizes = np.exp(log_sd * nodes - log_sd**2 / 2)
     zeros = 0.0
     for cell_type, weight in weights.items():
         name = str(cell_type)
-        mean = depth * settings.cell_types[name] * np.outer(sizes, share.loc[name])
-        detected = probability_nonzero(mean, r).mean(axis=1)
+        mean = depth * settings.depth.cell_types[name] * np.outer(sizes, share.loc[name])
+        detected = _probability_nonzero(mean, r).mean(axis=1)
         zeros += weight / weights.sum() * (1 - float(detected @ quadrature) / quadrature.sum())
     return zeros
 
 
+def _probability_nonzero(mean: np.ndarray, r: np.ndarray) -> np.ndarray:
+    """1 - NB(0; m, r) = 1 - (1 + m/r)^-r, for any shapes that broadcast."""
+    return -np.expm1(-r * np.log1p(mean / r))
+
+
 _SMALLEST_DISPERSION: Final = 1e-3
-# Genes are thought to scatter around the trend by this share of it, and beyond this multiple they do not move it.
+# Genes scatter around the trend by this share of it; beyond this multiple they do not move it.
 _SCATTER: Final = 0.5
 _OUTLIER: Final = 4.0
 
 
 @dataclass(frozen=True)
-class CellFit:
-    """Cells of one kind: ``share`` and ``dispersion`` (genes,), log-normal library sizes, and the dispersion's trend.
+class _CellFit:
+    """Cells of one kind: ``share`` and ``dispersion`` (genes,), log-normal library sizes, a trend.
 
     The trend is dispersion = ``floor`` + ``slope`` / mean count.
     """
@@ -198,7 +234,7 @@ class CellFit:
         return sample_nb_sparse(rng, size=size, share=self.share, r=1 / self.dispersion)
 
 
-def fit_baseline(counts: sparse.csr_array | sparse.csr_matrix) -> CellFit:
+def fit_baseline(counts: sparse.csr_array | sparse.csr_matrix) -> _CellFit:
     """Estimate by moments from raw counts (cells, genes) of one cell type, donor and condition.
 
     With library sizes s (relative, mean one), Var(k/s) = m E(1/s) + dispersion m^2.
@@ -206,8 +242,9 @@ def fit_baseline(counts: sparse.csr_array | sparse.csr_matrix) -> CellFit:
     matrix = sparse.csr_array(counts).astype(float)
     totals = np.asarray(matrix.sum(axis=1)).ravel()
     if matrix.shape[0] < 10 or totals.min() <= 0:
+        smallest = totals.min() if len(totals) else 0
         raise CountsError(
-            f"cannot fit {matrix.shape[0]} cells, the smallest with {totals.min() if len(totals) else 0:.0f} counts",
+            f"cannot fit {matrix.shape[0]} cells, the smallest with {smallest:.0f} counts",
             expected="at least ten cells, none of them empty",
         )
     s = totals / totals.mean()
@@ -221,11 +258,12 @@ def fit_baseline(counts: sparse.csr_array | sparse.csr_matrix) -> CellFit:
     floor, slope = _dispersion_trend(mean[seen], dispersion[seen])
     mean_seen = np.maximum(mean, mean[seen].min())
     trend = floor + slope / mean_seen
-    # A moment estimate from n cells has a variance of about 2 (dispersion + 1/m)^2 / n, and counts accordingly.
+    # A moment estimate from n cells has a variance of about 2 (dispersion + 1/m)^2 / n, and counts
+    # accordingly.
     noise, scatter = 2 * (trend + 1 / mean_seen) ** 2 / len(s), (_SCATTER * trend) ** 2
     shrunk = trend + np.where(seen, scatter / (scatter + noise), 0) * (dispersion - trend)
     log_totals = np.log(totals)
-    return CellFit(
+    return _CellFit(
         share=mean / mean.sum(),
         dispersion=np.maximum(shrunk, _SMALLEST_DISPERSION),
         log_depth=float(log_totals.mean()),
@@ -236,7 +274,8 @@ def fit_baseline(counts: sparse.csr_array | sparse.csr_matrix) -> CellFit:
 
 
 def _dispersion_trend(mean: np.ndarray, dispersion: np.ndarray) -> tuple[float, float]:
-    """``floor`` and ``slope`` (not negative) of floor + slope / mean, by least squares, genes weighted by mean^2."""
+    """``floor`` and ``slope`` (not negative) of floor + slope / mean, genes weighted by mean^2."""
+    # up to a mean of 10: a few highly expressed genes must not decide the trend of all
     weight = np.minimum(mean, 10.0)
     terms = np.column_stack([np.ones_like(mean), 1 / mean])
     kept = dispersion

@@ -1,15 +1,7 @@
-"""The simulated experiment as the competition's own files, with the truth beside them.
-
-Sparse counts as the competition's long parquet (id, gene, count, normalized_count), written in row groups.
-
-The small tables of the competition's file set, as data frames.
-
-Sums of true counts by well and cell type, gathered while the cells go by.
-"""
+"""The simulated experiment as the competition's own files, with the truth beside them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Final
@@ -25,24 +17,9 @@ from scipy import sparse
 from perturbgen.core.console import progress
 from perturbgen.data import SparseH5ad, write_h5ad
 from perturbgen.de import flavour_table
-from perturbgen.simulate.op3.counts import Stream, mean_one, sample_nb_sparse, stream
-from perturbgen.simulate.op3.labels import (
-    KEY,
-    all_cells,
-    chunk_ids,
-    group_obs,
-    id_map,
-    in_our_words,
-    metadata,
-    multiome_ids,
-    spurious_entries,
-    train_rows,
-    truth,
-)
-from perturbgen.simulate.op3.settings import CELL_TYPES
-from perturbgen.simulate.op3.world import Chunk, World, normalised
-
-_MILLION: Final = 1e6
+from perturbgen.simulate.op3.counts import Stream
+from perturbgen.simulate.op3.settings import CONDITION_KEY
+from perturbgen.simulate.op3.world import World
 
 
 class _LongParquet:
@@ -79,7 +56,7 @@ class _LongParquet:
     def add(self, ids: list[str], counts: sparse.csr_array, totals: np.ndarray) -> None:
         """Append cells: their ids, counts (cells, genes) and true totals (cells,)."""
         cell = np.repeat(np.arange(len(ids), dtype=np.int32), np.diff(counts.indptr))
-        normalised = np.log1p(counts.data * (_MILLION / totals[cell]))
+        normalised = np.log1p(counts.data * (1e6 / totals[cell]))
         columns = [
             pa.DictionaryArray.from_arrays(pa.array(cell), pa.array(ids, pa.string())),
             pa.DictionaryArray.from_arrays(pa.array(counts.indices.astype(np.int32)), self._genes),
@@ -92,177 +69,123 @@ class _LongParquet:
             self._flush()
 
     def _flush(self) -> None:
-        """Write what has gathered as one row group."""
         if self._pending:
             table = pa.concat_tables(self._pending).unify_dictionaries().combine_chunks()
             self._writer.write_table(table, row_group_size=max(len(table), 1))
         self._pending, self._rows = [], 0
 
 
-def _de_tables(world: World, pseudobulk: AnnData) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """``de_train`` (labels, then genes) and the withheld rows in ``id_map`` order, from the organisers' fit."""
-    table = flavour_table(pseudobulk, flavour="kaggle").signed_log10_p.rename_axis(KEY)
-    train, wanted = train_rows(world), id_map(world)
-    released = table.reindex(pd.MultiIndex.from_frame(train[KEY])).reset_index(drop=True)
-    truth = table.reindex(pd.MultiIndex.from_frame(wanted[KEY])).reset_index(drop=True)
-    return pd.concat([train, released], axis=1), pd.concat([wanted, truth], axis=1)
+_README: Final = """This folder is SIMULATED ({kind}); no cell in it was ever measured.
 
+It has the files of the NeurIPS 2023 "Open Problems - Single-Cell Perturbations" competition, \
+made by
+`perturbgen simulate` with the settings and the seed in simulation.toml. What only a simulation \
+knows:
 
-def _sample_submission(world: World) -> pd.DataFrame:
-    """The ids to predict with zeros for every gene."""
-    ids = id_map(world)["id"]
-    return pd.DataFrame(0.0, index=pd.Index(ids, name="id"), columns=world.genes).reset_index()
-
-
-def _multiome(world: World) -> Iterator[tuple[pd.DataFrame, sparse.csr_array]]:
-    """Untreated cells' RNA, by cell type and donor: their obs (obs_id, cell_type, donor_id) and counts."""
-    vehicle = world.groups[world.groups["sm_name"] == world.layout.vehicle]
-    weights = vehicle.groupby(["cell_type", "donor_id"])["n_cells"].sum()
-    rng = stream(world.seed, Stream.MULTIOME)
-    cells = rng.multinomial(world.settings.files.multiome_cells, weights / weights.sum())
-    ids = multiome_ids(int(cells.sum()), seed=world.seed)
-    for (cell_type, donor), count, last in zip(weights.index, cells, np.cumsum(cells), strict=True):
-        obs = pd.DataFrame(
-            {"obs_id": ids[last - count : last], "cell_type": cell_type, "donor_id": donor}
-        )
-        yield obs, _untreated(world, cell_type, donor, n=count, rng=rng)
-
-
-def _untreated(
-    world: World, cell_type: str, donor: str, *, n: int, rng: np.random.Generator
-) -> sparse.csr_array:
-    """Counts (cells, genes) of untreated cells of a donor."""
-    share = world.share.loc[cell_type] * np.exp(
-        world.noise.donor[donor][CELL_TYPES.index(cell_type)]
-    )
-    size = world.depth * mean_one(rng, world.settings.depth.cell_log_sd, (n,))
-    return sample_nb_sparse(rng, size=size, share=normalised(share.to_numpy()), r=world.r)
-
-
-class PseudobulkSums:
-    """Collects one sample for every group that has cells (spurious entries are never among them).
-
-    A sum is of one well's cells and fits 32 bits by far; sums of these are for the reader to take in 64.
-    """
-
-    def __init__(self) -> None:
-        self._groups: list[int] = []
-        self._rows: list[sparse.csr_array] = []
-
-    def add(self, chunk: Chunk) -> None:
-        """Take in a group's cells."""
-        total = np.asarray(chunk.counts.sum(axis=0), dtype=np.int32).reshape(1, -1)
-        self._groups.append(chunk.group)
-        self._rows.append(sparse.csr_array(total))
-
-    def table(self, world: World) -> AnnData:
-        """Samples x genes with the competition's columns and ours, ``n_cells`` and ``withheld``."""
-        obs = group_obs(world).iloc[self._groups].reset_index(drop=True)
-        extra = world.groups.iloc[self._groups].reset_index(drop=True)
-        key = obs["plate_name"] + "_" + obs["well"] + "_" + obs["cell_type"]
-        obs = in_our_words(obs.assign(obs_id=key)).drop(columns="cell_id")
-        obs["n_cells"], obs["withheld"] = extra["n_cells"].to_numpy(), extra["withheld"].to_numpy()
-        var = pd.DataFrame(index=pd.Index(world.genes, name="gene"))
-        return AnnData(
-            sparse.csr_matrix(sparse.vstack(self._rows)), obs=obs, var=var, uns=metadata(world)
-        )
-
-
-_README = """This folder is SIMULATED ({kind}); no cell in it was ever measured.
-
-It has the files of the NeurIPS 2023 "Open Problems - Single-Cell Perturbations" competition, made by
-`perturbgen simulate` with the settings and the seed in simulation.toml. What only a simulation knows:
-
-truth.h5ad             every cell type x compound: programmed log2 fold changes (logFC), noise-free means (mean)
+truth.h5ad             every cell type x compound: programmed log2 fold changes (logFC), \
+noise-free means (mean)
 truth_cells.h5ad       the withheld cells (B and Myeloid of all but the known compounds)
 truth_pseudobulk.h5ad  sums of the true counts by plate, well and cell type, withheld ones included
-de_truth.parquet       the statistic of de_train.parquet for the rows of id_map.csv: what a prediction is scored against
+de_truth.parquet       the statistic of de_train.parquet for the rows of id_map.csv: what a \
+prediction is scored against
 
-normalized_count is log1p of counts per million. adata_excluded_ids.csv lists entries of adata_train.parquet that are
+normalized_count is log1p of counts per million. adata_excluded_ids.csv lists entries of \
+adata_train.parquet that are
 not in the truth and must be removed by the pair obs_id, gene. The multiome files hold RNA only.
 """
 
 
 def write_competition(world: World, folder: Path) -> None:
     """Write the whole file set into an existing, empty folder."""
-    _write_labels(world, folder)
+    obs = world.competition_obs(withheld=False).sort_values("obs_id")
+    obs.to_csv(folder / "adata_obs_meta.csv", index=False)
+    wanted = world.id_map()
+    wanted.to_csv(folder / "id_map.csv", index=False)
+    zeros = pd.DataFrame(0.0, index=pd.Index(wanted["id"], name="id"), columns=world.genes)
+    zeros.reset_index().to_csv(folder / "sample_submission.csv", index=False)
     _write_multiome(world, folder)
-    write_h5ad(truth(world), folder / "truth.h5ad")
+    write_h5ad(world.truth(), folder / "truth.h5ad")
     pseudobulk = _write_cells(world, folder)
     write_h5ad(pseudobulk, folder / "truth_pseudobulk.h5ad")
-    de_train, de_truth = _de_tables(world, pseudobulk)
-    de_train.to_parquet(folder / "de_train.parquet", index=False)
-    de_truth.to_parquet(folder / "de_truth.parquet", index=False)
-    (folder / "simulation.toml").write_text(_simulation_toml(world))
+    # the organisers' own fit, over released and withheld wells alike
+    table = flavour_table(pseudobulk, flavour="kaggle").signed_log10_p.rename_axis(CONDITION_KEY)
+    for name, rows in (("de_train", world.train_rows()), ("de_truth", wanted)):
+        values = table.reindex(pd.MultiIndex.from_frame(rows[CONDITION_KEY]))
+        labelled = pd.concat([rows, values.reset_index(drop=True)], axis=1)
+        labelled.to_parquet(folder / f"{name}.parquet", index=False)
+    # the seed and the resolved settings, from which load_world rebuilds the world
+    about = {"seed": world.seed, "settings": world.settings.model_dump(mode="json")}
+    (folder / "simulation.toml").write_text(tomli_w.dumps(about))
     (folder / "README.txt").write_text(_README.format(kind=world.kind))
 
 
-def _simulation_toml(world: World) -> str:
-    """The seed and the resolved settings, from which :func:`perturbgen.simulate.load_world` rebuilds the world."""
-    return tomli_w.dumps({"seed": world.seed, "settings": world.settings.model_dump(mode="json")})
+def _write_multiome(world: World, folder: Path) -> None:
+    """The untreated cells' RNA, by cell type and donor."""
+    var = pd.DataFrame(
+        {"location": world.genes, "gene_id": world.genes, "feature_type": "Gene Expression"}
+    )
+    var.to_csv(folder / "multiome_var_meta.csv", index=False)
+    vehicle = world.groups[world.groups["sm_name"] == world.layout.vehicle]
+    weights = vehicle.groupby(["cell_type", "donor_id"])["n_cells"].sum()
+    settings, rng = world.settings.files, Stream.MULTIOME.rng(world.seed)
+    cells = rng.multinomial(settings.multiome_cells, weights / weights.sum())
+    ids = world.multiome_ids(int(cells.sum()))
+    labels, path = [], folder / "multiome_train.parquet"
+    parts = zip(weights.index, cells, np.cumsum(cells), strict=True)
+    with _LongParquet(
+        path, world.genes, row_group=settings.row_group, gene_column="location"
+    ) as file:
+        for (cell_type, donor), count, last in parts:
+            counts = world.draw_untreated(cell_type, donor, n=count, rng=rng)
+            obs = {"obs_id": ids[last - count : last], "cell_type": cell_type, "donor_id": donor}
+            file.add(obs["obs_id"], counts, _totals(counts))
+            labels.append(pd.DataFrame(obs))
+    pd.concat(labels).sort_values("obs_id").to_csv(folder / "multiome_obs_meta.csv", index=False)
 
 
 def _write_cells(world: World, folder: Path) -> AnnData:
-    """Draw every cell once: the released ones to parquet, the withheld ones to h5ad, the sums are returned."""
-    sums, excluded = PseudobulkSums(), []
-    row_group = world.settings.files.row_group
+    """Draw every cell once: released ones to parquet, withheld ones to h5ad, sums are returned."""
+    sums: dict[int, sparse.csr_array] = {}
+    excluded: list[tuple[str, str]] = []
+    genes, row_group = world.genes, world.settings.files.row_group
+    obs = world.obs(withheld=True)
     with (
-        _LongParquet(folder / "adata_train.parquet", world.genes, row_group=row_group) as released,
-        _withheld_file(world, folder / "truth_cells.h5ad") as withheld,
+        _LongParquet(folder / "adata_train.parquet", genes, row_group=row_group) as released,
+        SparseH5ad(
+            folder / "truth_cells.h5ad", obs=obs, var=world.var, uns=world.metadata
+        ) as withheld,
         progress("simulating cells", int(world.groups["n_cells"].sum())) as tick,
     ):
         for chunk in world.chunks():
-            sums.add(chunk)
+            sums[chunk.group] = chunk.total
             if world.groups["withheld"].iat[chunk.group]:
                 withheld.add(chunk.counts)
             else:
-                spurious = spurious_entries(world, chunk)
-                ids = chunk_ids(world, chunk)
-                released.add(ids, sparse.csr_array(chunk.counts + spurious), _totals(chunk.counts))
-                excluded += _pairs(spurious, ids, world.genes)
+                spurious = _spurious_entries(world, chunk.group, chunk.counts)
+                counts = sparse.csr_array(chunk.counts + spurious)
+                released.add(chunk.ids, counts, _totals(chunk.counts))
+                places = zip(*spurious.nonzero(), strict=True)
+                excluded += [(chunk.ids[cell], genes[gene]) for cell, gene in places]
             tick(chunk.counts.shape[0])
     pd.DataFrame(excluded, columns=["obs_id", "gene"]).to_csv(
         folder / "adata_excluded_ids.csv", index=False
     )
-    return sums.table(world)
+    return world.samples(sums)
 
 
-def _withheld_file(world: World, path: Path) -> SparseH5ad:
-    """The file of the withheld cells, their labels already in it."""
-    obs = in_our_words(all_cells(world, withheld=True))
-    var = pd.DataFrame(index=pd.Index(world.genes, name="gene"))
-    return SparseH5ad(path, obs=obs, var=var, uns=metadata(world))
+def _spurious_entries(world: World, group: int, counts: sparse.csr_array) -> sparse.csr_array:
+    """Counts (cells, genes) that the released file has in error, where the true count is zero."""
+    rng = Stream.EXCLUDED.rng(world.seed, group)
+    cells, genes = counts.shape
+    tries = rng.poisson(world.settings.files.excluded_rate * counts.nnz)
+    flat = np.unique(rng.integers(cells * genes, size=tries))
+    # cell x genes + gene of every stored entry: 64-bit integers, since 32 overflow
+    cell = np.repeat(np.arange(cells, dtype=np.int64), np.diff(counts.indptr))
+    flat = flat[~np.isin(flat, cell * genes + counts.indices, assume_unique=True)]
+    count = rng.integers(1, 4, size=len(flat)).astype(np.int32)
+    return sparse.coo_array((count, np.divmod(flat, genes)), shape=(cells, genes)).tocsr()
 
 
 def _totals(counts: sparse.csr_array) -> np.ndarray:
     """Counts of each cell (cells,), at least one."""
     return np.maximum(np.asarray(counts.sum(axis=1)).ravel(), 1)
-
-
-def _pairs(entries: sparse.csr_array, ids: list[str], genes: list[str]) -> list[tuple[str, str]]:
-    """The (obs_id, gene) of every stored entry."""
-    cells, columns = entries.nonzero()
-    return [(ids[cell], genes[gene]) for cell, gene in zip(cells, columns, strict=True)]
-
-
-def _write_labels(world: World, folder: Path) -> None:
-    """The obs table (by id, as the real one), the rows to predict, and an example of a submission."""
-    obs = all_cells(world, withheld=False).sort_values("obs_id")
-    obs.to_csv(folder / "adata_obs_meta.csv", index=False)
-    id_map(world).to_csv(folder / "id_map.csv", index=False)
-    _sample_submission(world).to_csv(folder / "sample_submission.csv", index=False)
-
-
-def _write_multiome(world: World, folder: Path) -> None:
-    """The untreated cells' RNA."""
-    var = pd.DataFrame(
-        {"location": world.genes, "gene_id": world.genes, "feature_type": "Gene Expression"}
-    )
-    var.to_csv(folder / "multiome_var_meta.csv", index=False)
-    labels, path = [], folder / "multiome_train.parquet"
-    row_group = world.settings.files.row_group
-    with _LongParquet(path, world.genes, row_group=row_group, gene_column="location") as file:
-        for obs, counts in _multiome(world):
-            file.add(obs["obs_id"].tolist(), counts, _totals(counts))
-            labels.append(obs)
-    pd.concat(labels).sort_values("obs_id").to_csv(folder / "multiome_obs_meta.csv", index=False)

@@ -1,11 +1,11 @@
-"""What compounds do to expression and to survival: low-rank, partly shared between cell types, heavy-tailed.
+"""What compounds do to expression and to survival: low-rank, shared in part, heavy-tailed.
 
 Real drug signatures (ranks only) as log-fold changes: the semi-real experiment.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 from zipfile import BadZipFile
@@ -18,13 +18,14 @@ from perturbgen.core.errors import InputError, SchemaError, shorten
 from perturbgen.core.files import require_file
 from perturbgen.core.labels import VEHICLE
 from perturbgen.simulate.op3.layout import POSITIVE_CONTROLS
-from perturbgen.simulate.op3.settings import CELL_TYPES, EffectSettings
+from perturbgen.simulate.op3.settings import CELL_TYPES, SimulationSettings
 
-# The positive controls are among the strong compounds, not the most toxic ones: quantiles of the strengths.
+# Quantiles of the strengths: the positive controls are strong, but not the most toxic.
 _POSITIVE_QUANTILES: Final = {"Belinostat": 0.85, "Dabrafenib": 0.75}
 # Hazards of compounds, relative to their mean.
 _HAZARD: Final = stats.gamma(2.0, scale=0.5)
 # Log-sd of how much more or less a cell type answers to a compound, and dies of it, than others.
+# At .4 the NK quartiles of the table differed by a factor of 1.6 between seeds.
 _SENSITIVITY: Final = 0.25
 
 
@@ -32,8 +33,9 @@ _SENSITIVITY: Final = 0.25
 class Effects:
     """True effects.
 
-    ``log2_fold_change`` (cell types, compounds, genes) float32; ``compounds`` (index: sm_name): ``strength`` (sd of
-    log2 fold changes), ``mechanism``, ``toxic``; ``survival`` (cell types, compounds): share of the cells that survive.
+    ``log2_fold_change`` (cell types, compounds, genes) float32; ``compounds`` (index: sm_name):
+    ``strength`` (sd of log2 fold changes), ``mechanism``, ``toxic``; ``survival`` (cell types,
+    compounds): share of the cells that survive.
     """
 
     log2_fold_change: np.ndarray
@@ -41,18 +43,41 @@ class Effects:
     survival: pd.DataFrame
 
 
-def invent_effects(
+def make_effects(
+    compounds: list[str],
+    genes: list[str],
+    settings: SimulationSettings,
+    signatures: _DrugSignatures | None,
+    *,
+    rng: np.random.Generator,
+) -> Effects:
+    """Effects of all compounds on all genes; real signatures replace invented ones where given."""
+    order = _concordance(signatures) if signatures else None
+    effects = _invent_effects(compounds, len(genes), settings, rng=rng, order=order)
+    if signatures:
+        effects = _apply_signatures(effects, signatures, genes, settings)
+    levelled = _level_off(effects.log2_fold_change, settings.effects.largest_change)
+    return replace(effects, log2_fold_change=levelled)
+
+
+def _level_off(log2_fold_change: np.ndarray, largest: float) -> np.ndarray:
+    """Log2 fold changes that approach +-``largest`` smoothly, small ones unchanged."""
+    # without a ceiling one gene took over a cell, at log2 fold changes of 20
+    return (largest * np.tanh(log2_fold_change / largest)).astype(np.float32)
+
+
+def _invent_effects(
     compounds: list[str],
     genes: int,
-    settings: EffectSettings,
+    settings: SimulationSettings,
     *,
     rng: np.random.Generator,
     order: pd.Series | None,
 ) -> Effects:
-    """Effects of all compounds; ``order`` (by sm_name, may lack some) says who is strong, else chance does."""
+    """Effects of all compounds; ``order`` (by sm_name, may lack some) says which are strong."""
     active = [name for name in compounds if name != VEHICLE]
     strength = _deal_strengths(active, settings, rng=rng, order=order)
-    mechanism = pd.Series(rng.integers(settings.programmes, size=len(active)), index=active)
+    mechanism = pd.Series(rng.integers(settings.effects.programmes, size=len(active)), index=active)
     unit = _unit_effects(mechanism, strength, genes, settings, rng=rng)
     sensitivity = np.exp(rng.normal(0, _SENSITIVITY, (len(CELL_TYPES), len(active), 1)))
     active_effects = unit * (strength.to_numpy()[:, None] * sensitivity).astype(np.float32)
@@ -68,30 +93,31 @@ def invent_effects(
 
 
 def _midpoints(count: int) -> np.ndarray:
-    """Probabilities (count,) that cut a distribution into equal parts and stand in the middle of each."""
+    """Probabilities (count,) in the middles of equal parts of a distribution."""
     return (np.arange(count) + 0.5) / count
 
 
 def _deal_strengths(
     names: list[str],
-    settings: EffectSettings,
+    settings: SimulationSettings,
     *,
     rng: np.random.Generator,
     order: pd.Series | None = None,
 ) -> pd.Series:
-    """Strengths (index: sm_name): the quantiles of a capped log-normal, dealt in the given order, else by chance.
+    """Strengths (index: sm_name): the quantiles of a capped log-normal, dealt in the given order.
 
-    They are dealt, not drawn, so that experiments of different seeds are equally strong: a table of differential
-    expression is made by its dozen strongest compounds. Those that the order lacks get the largest: the compounds
-    without a real signature are those whose effects were too toxic for one to be estimated.
+    Without an order chance deals them.
     """
+    # Dealt, not drawn: a DE table is made by its dozen strongest compounds, so that with drawn
+    # strengths three seeds gave tables of a mean of .45, .51 and .16; dealt, of .35, .36 and .39.
     library = [name for name in names if name not in POSITIVE_CONTROLS]
-    quantiles = settings.strength * np.exp(
-        settings.strength_log_sd * stats.norm.ppf(_midpoints(len(library)))
+    quantiles = settings.effects.strength * np.exp(
+        settings.effects.strength_log_sd * stats.norm.ppf(_midpoints(len(library)))
     )
-    quantiles = np.minimum(quantiles, settings.strength_cap)
+    quantiles = np.minimum(quantiles, settings.effects.strength_cap)
     place = pd.Series(rng.permutation(len(library)), index=library)
     if order is not None:
+        # Compounds without a real signature were too toxic for one to be estimated: the strongest.
         place = order.reindex(library).fillna(np.inf).rank(method="first").astype(int) - 1
     strength = pd.Series(quantiles[place], index=library)
     positive = {
@@ -104,63 +130,62 @@ def _unit_effects(
     mechanism: pd.Series,
     strength: pd.Series,
     genes: int,
-    settings: EffectSettings,
+    settings: SimulationSettings,
     *,
     rng: np.random.Generator,
 ) -> np.ndarray:
     """Effects of unit variance over genes (cell types, compounds, genes) float32.
 
-    e = sqrt(1 - own) (sqrt(1 - s) programme + sqrt(s) stress) + sqrt(own) u, where s grows with strength, a programme
-    is sqrt(shared) (common to the cell types) + sqrt(1 - shared) (of the cell type), and u is shared in the same way.
+    e = sqrt(1 - own) (sqrt(1 - s) programme + sqrt(s) stress) + sqrt(own) u, where s grows with
+    strength, a programme is sqrt(shared) (common to the cell types) + sqrt(1 - shared) (of the cell
+    type), and u is shared in the same way.
     """
-    scale = np.exp(rng.normal(0, settings.gene_log_sd, genes))
-    programmes = _across_cell_types(settings.programmes, scale, settings, rng=rng)
+    about = settings.effects
+    scale = np.exp(rng.normal(0, about.gene_log_sd, genes))
+    programmes = _across_cell_types(about.programmes, scale, settings, rng=rng)
     stress = _across_cell_types(1, scale, settings, rng=rng)
     own = _across_cell_types(len(mechanism), scale, settings, rng=rng)
-    loading = np.eye(settings.programmes)[mechanism.to_numpy()]
+    loading = np.eye(about.programmes)[mechanism.to_numpy()]
     loading = loading + rng.normal(0, 0.25, loading.shape)
     loading /= np.linalg.norm(loading, axis=1, keepdims=True)
-    s = settings.stress * strength.rank(pct=True).to_numpy()[:, None] ** 2
+    s = about.stress * strength.rank(pct=True).to_numpy()[:, None] ** 2
     effects = np.empty((len(CELL_TYPES), len(mechanism), genes), dtype=np.float32)
     for i in range(len(CELL_TYPES)):
         common = np.sqrt(1 - s) * (loading @ programmes[i]) + np.sqrt(s) * stress[i]
-        unit = np.sqrt(1 - settings.own) * common + np.sqrt(settings.own) * own[i]
+        unit = np.sqrt(1 - about.own) * common + np.sqrt(about.own) * own[i]
         effects[i] = unit / unit.std(axis=1, keepdims=True)
     return effects
 
 
-def level_off(log2_fold_change: np.ndarray, largest: float) -> np.ndarray:
-    """Log2 fold changes that approach +-``largest`` smoothly, small ones unchanged: no gene may take over a cell."""
-    return (largest * np.tanh(log2_fold_change / largest)).astype(np.float32)
-
-
-def _draw_genes(
-    count: int, scale: np.ndarray, settings: EffectSettings, *, rng: np.random.Generator
-) -> np.ndarray:
-    """Heavy-tailed gene effects (count, genes): Student t times what each gene's scale (genes,) allows."""
-    return (rng.standard_t(settings.tail_df, (count, len(scale))) * scale).astype(np.float32)
-
-
 def _across_cell_types(
-    count: int, scale: np.ndarray, settings: EffectSettings, *, rng: np.random.Generator
+    count: int, scale: np.ndarray, settings: SimulationSettings, *, rng: np.random.Generator
 ) -> np.ndarray:
-    """Patterns (cell types, count, genes): sqrt(shared) x a common one + sqrt(1 - shared) x one of the cell type."""
-    common = _draw_genes(count, scale, settings, rng=rng)
+    """Patterns (cell types, count, genes): sqrt(shared) common + sqrt(1 - shared) specific.
+
+    Both are heavy-tailed: Student t times what each gene's ``scale`` (genes,) allows.
+    """
+    shared = settings.effects.shared
+
+    def draw() -> np.ndarray:
+        t = rng.standard_t(settings.effects.tail_df, (count, len(scale)))
+        return (t * scale).astype(np.float32)
+
+    common = draw()
     patterns = np.empty((len(CELL_TYPES), *common.shape), dtype=np.float32)
     for i in range(len(CELL_TYPES)):
-        specific = _draw_genes(count, scale, settings, rng=rng)
-        patterns[i] = np.sqrt(settings.shared) * common + np.sqrt(1 - settings.shared) * specific
+        patterns[i] = np.sqrt(shared) * common + np.sqrt(1 - shared) * draw()
     return patterns
 
 
 def _deal_survival(
-    strength: pd.Series, settings: EffectSettings, *, rng: np.random.Generator
+    strength: pd.Series, settings: SimulationSettings, *, rng: np.random.Generator
 ) -> tuple[pd.DataFrame, pd.Series]:
-    """Share of cells surviving (cell types, compounds), and who is toxic: the strongest compounds.
+    """Share of cells that survive (cell types, compounds), and which compounds are toxic.
 
-    Survival is exp(-hazard x sensitivity): a hazard for the compound, a sensitivity for the compound in the cell type.
+    Survival is exp(-hazard x sensitivity): a hazard for the compound, a sensitivity for the
+    compound in the cell type. The strongest compounds are the toxic ones.
     """
-    toxic = strength.rank(pct=True, method="first") > 1 - settings.toxic_fraction
+    toxic = strength.rank(pct=True, method="first") > 1 - settings.effects.toxic_fraction
     toxic[[name for name in POSITIVE_CONTROLS if name in toxic.index]] = False
     hazard = _deal_hazards(strength, toxic, settings, rng=rng)
     sensitivity = np.exp(rng.normal(0, _SENSITIVITY, (len(CELL_TYPES), len(strength))))
@@ -169,13 +194,14 @@ def _deal_survival(
 
 
 def _deal_hazards(
-    strength: pd.Series, toxic: pd.Series, settings: EffectSettings, *, rng: np.random.Generator
+    strength: pd.Series, toxic: pd.Series, settings: SimulationSettings, *, rng: np.random.Generator
 ) -> pd.Series:
-    """Hazards by compound, dealt as strengths are: a mild one to anyone, and of the toxic the strongest kills most."""
+    """Hazards by compound, dealt as strengths are; of the toxic ones the strongest kills most."""
+    about = settings.effects
     killers = strength[toxic].sort_values(kind="stable").index
-    mild = rng.permutation(settings.mild_toxicity * _HAZARD.ppf(_midpoints(len(strength))))
+    mild = rng.permutation(about.mild_toxicity * _HAZARD.ppf(_midpoints(len(strength))))
     hazard = pd.Series(mild, index=strength.index)
-    hazard[killers] += settings.toxicity * _HAZARD.ppf(_midpoints(len(killers)))
+    hazard[killers] += about.toxicity * _HAZARD.ppf(_midpoints(len(killers)))
     return hazard
 
 
@@ -191,8 +217,8 @@ _SOURCE: Final = {
 
 
 @dataclass(frozen=True)
-class Signatures:
-    """Standardised rank scores ``z`` (cells, drugs, genes) of measured responses, and their labels."""
+class _DrugSignatures:
+    """Rank scores ``z`` (cells, drugs, genes), standardised, of measured responses, labelled."""
 
     z: np.ndarray
     cells: tuple[str, ...]
@@ -200,7 +226,7 @@ class Signatures:
     genes: tuple[str, ...]
 
 
-def read_signatures(path: str | Path) -> Signatures:
+def read_drug_signatures(path: str | Path) -> _DrugSignatures:
     """Signatures from an NPZ with arrays Z, cells, drugs, genes."""
     path = require_file(path, "signatures NPZ")
     try:
@@ -229,11 +255,12 @@ def read_signatures(path: str | Path) -> Signatures:
             f"{path} has no cells {shorten(absent)}",
             expected=", ".join(sorted(set(_SOURCE.values()))),
         )
-    return Signatures(z=z, **labels)
+    return _DrugSignatures(z=z, **labels)
 
 
-def concordance(signatures: Signatures) -> pd.Series:
-    """How well a drug's signatures in different cells agree (index: drug); noise agrees with nothing."""
+def _concordance(signatures: _DrugSignatures) -> pd.Series:
+    """How well a drug's signatures in different cells agree (index: drug)."""
+    # the order of the strengths: noise, of a drug without an effect, agrees with nothing
     spread = signatures.z.std(axis=2, keepdims=True)
     z = signatures.z / np.where(spread > 0, spread, 1)
     cells, _, genes = z.shape
@@ -244,7 +271,7 @@ def concordance(signatures: Signatures) -> pd.Series:
 
 
 def _denoise(z: np.ndarray, rank: int) -> np.ndarray:
-    """The best approximation of that rank of all signatures (cells, drugs, genes), stacked over cells and drugs."""
+    """The best approximation of that rank to all signatures (cells, drugs, genes), stacked."""
     stacked = z.reshape(-1, z.shape[2]).astype(np.float64)
     values, vectors = np.linalg.eigh(stacked @ stacked.T)
     leading = vectors[:, np.argsort(values)[::-1][:rank]]
@@ -252,15 +279,15 @@ def _denoise(z: np.ndarray, rank: int) -> np.ndarray:
 
 
 def _heavy_tailed(scores: np.ndarray, df: float) -> np.ndarray:
-    """Scores mapped, row by row and keeping their order, onto the quantiles of Student's t, at unit variance."""
+    """Scores mapped row by row, in their order, onto quantiles of Student's t of unit variance."""
     ranks = stats.rankdata(scores, axis=-1)
     return stats.t.ppf((ranks - 0.5) / scores.shape[-1], df) / np.sqrt(df / (df - 2))
 
 
-def apply_signatures(
-    effects: Effects, signatures: Signatures, genes: list[str], settings: EffectSettings
+def _apply_signatures(
+    effects: Effects, signatures: _DrugSignatures, genes: list[str], settings: SimulationSettings
 ) -> Effects:
-    """Effects in which the drugs and genes with a real signature follow it, at the strength the drug was dealt."""
+    """Effects in which drugs and genes with a real signature follow it, at the dealt strength."""
     compounds = list(effects.compounds.index)
     drugs = [name for name in compounds if name in signatures.drugs]
     gene_at = {name: i for i, name in enumerate(signatures.genes)}
@@ -271,14 +298,16 @@ def apply_signatures(
             expected="the same compound and gene names",
             fix="give --layout (real compound names) and --baseline (real gene names) too",
         )
-    smooth = _denoise(signatures.z, settings.signature_rank)[
+    smooth = _denoise(signatures.z, settings.effects.signature_rank)[
         ..., [gene_at[genes[i]] for i in columns]
     ]
     smooth = smooth[:, [signatures.drugs.index(name) for name in drugs]]
     here = np.ix_([compounds.index(name) for name in drugs], columns)
     changed = effects.log2_fold_change.copy()
     for i, cell_type in enumerate(CELL_TYPES):
-        unit = _heavy_tailed(smooth[signatures.cells.index(_SOURCE[cell_type])], settings.tail_df)
+        unit = _heavy_tailed(
+            smooth[signatures.cells.index(_SOURCE[cell_type])], settings.effects.tail_df
+        )
         changed[i][here] = unit * changed[i][here].std(axis=1, keepdims=True)
     table = effects.compounds.assign(real_signature=effects.compounds.index.isin(drugs))
     return Effects(changed, table, effects.survival)

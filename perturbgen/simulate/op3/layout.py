@@ -1,7 +1,4 @@
-"""Compounds, plates and wells of an invented experiment in the shape of the real one.
-
-The real compounds, wells and rows of the competition, read from a folder of its metadata.
-"""
+"""Compounds, plates and wells: invented in the shape of the real ones, or read from files."""
 
 from __future__ import annotations
 
@@ -17,7 +14,12 @@ from perturbgen.core.errors import ConfigError, SchemaError, shorten
 from perturbgen.core.files import require_file, require_folder
 from perturbgen.core.labels import VEHICLE
 from perturbgen.core.tables import read_frame, require_unique, require_values
-from perturbgen.simulate.op3.settings import CELL_TYPES, WITHHELD_TYPES, PlateSettings
+from perturbgen.simulate.op3.settings import (
+    CELL_TYPES,
+    CONDITION_KEY,
+    WITHHELD_TYPES,
+    SimulationSettings,
+)
 
 POSITIVE_CONTROLS: Final = ("Belinostat", "Dabrafenib")
 _CONTROLS: Final = (VEHICLE, *POSITIVE_CONTROLS)
@@ -27,6 +29,7 @@ _CONTROL_SMILES: Final = {
     "Dabrafenib": "CC(C)(C)c1nc(-c2cccc(NS(=O)(=O)c3c(F)cccc3F)c2F)c(-c2ccnc(N)n2)s1",
 }
 _CONTROL_COLUMNS: Final = len(_CONTROLS)
+_ROWS: Final = "ABCDEFGH"
 DONORS: Final = ("donor_0", "donor_1", "donor_2")
 # Plates of the two compound libraries in the released names, by donor.
 _LIBRARY_PLATES: Final = (("plate_0", "plate_4", "plate_5"), ("plate_2", "plate_1", "plate_3"))
@@ -53,12 +56,13 @@ _TAILS: Final = ("F", "Cl", "Br", "OC", "C#N", "C(F)(F)F", "S(C)(=O)=O", "N1CCOC
 
 @dataclass(frozen=True)
 class Layout:
-    """Who stands where, and which conditions are to be released, withheld or impossible.
+    """Which compound is in which well, and which conditions are released, withheld or impossible.
 
-    ``compounds``: sm_name (index), sm_lincs_id, SMILES, control, dose_uM.
-    ``wells``: plate_name, well, row, col, donor_id, library_id, sm_name, lost (True: no cell survives there).
-    ``known``: compounds measured in every cell type. The last four come from real files, where given: rows of
-    ``de_train`` and of ``id_map`` in their order, gene names, and cells per well of (cell type, plate).
+    ``compounds``: sm_name (index), sm_lincs_id, SMILES, control, dose_uM. ``wells``: plate_name,
+    well, row, col, donor_id, library_id, sm_name, lost (True: no cell survives there). ``known``:
+    compounds measured in every cell type. The last four come from real files, where given: rows of
+    ``de_train`` and of ``id_map`` in their order, gene names, and cells per well of (cell type,
+    plate).
     """
 
     compounds: pd.DataFrame
@@ -71,40 +75,43 @@ class Layout:
     vehicle: str = VEHICLE
 
 
-def invent_layout(settings: PlateSettings, *, rng: np.random.Generator) -> Layout:
+def make_layout(settings: SimulationSettings, *, rng: np.random.Generator) -> Layout:
+    """The real layout, where a folder is given, else an invented one."""
+    if settings.source.layout:
+        return _read_layout(settings.source.layout, rng=rng)
+    return _invent_layout(settings, rng=rng)
+
+
+def _invent_layout(settings: SimulationSettings, *, rng: np.random.Generator) -> Layout:
     """Two libraries of invented compounds beside the three real controls."""
-    _require_room(settings)
-    per_library = settings.rows * settings.compound_columns
+    plate = settings.plate
+    per_library = plate.rows * plate.compound_columns
+    for key in ("known_compounds", "lost_wells"):
+        asked, room = getattr(plate, key), 2 * per_library
+        if asked > room:
+            raise ConfigError(
+                f"plate.{key} is {asked}, but the plates hold {room} compounds",
+                expected=f"at most 2 libraries x {plate.rows} rows x {plate.compound_columns} "
+                f"columns = {room}",
+                fix=f"--set plate.{key}={room}, or more plate.rows or plate.compound_columns",
+            )
     compounds = _invent_compounds(2 * per_library)
     names = [name for name in compounds.index if name not in _CONTROLS]
     shuffled = [names[i] for i in rng.permutation(len(names))]
     libraries = (shuffled[:per_library], shuffled[per_library:])
     wells = pd.concat(
-        [_place_library(i, libraries[i], rows=settings.rows, rng=rng) for i in range(2)],
+        [_place_library(i, libraries[i], rows=plate.rows, rng=rng) for i in range(2)],
         ignore_index=True,
     )
-    wells["lost"] = _choose_lost(wells, settings.lost_wells, rng=rng)
-    known = rng.choice(names, size=settings.known_compounds, replace=False)
+    wells["lost"] = _choose_lost(wells, plate.lost_wells, rng=rng)
+    known = rng.choice(names, size=plate.known_compounds, replace=False)
     return Layout(
         compounds=compounds, wells=wells, known=(*sorted(known.tolist()), *POSITIVE_CONTROLS)
     )
 
 
-def _require_room(settings: PlateSettings) -> None:
-    """The plates hold as many compounds as are to be known, and to lose a well."""
-    room = 2 * settings.rows * settings.compound_columns
-    for key in ("known_compounds", "lost_wells"):
-        asked = getattr(settings, key)
-        if asked > room:
-            raise ConfigError(
-                f"plate.{key} is {asked}, but the plates hold {room} compounds",
-                expected=f"at most 2 libraries x {settings.rows} rows x {settings.compound_columns} columns = {room}",
-                fix=f"--set plate.{key}={room}, or more plate.rows or plate.compound_columns",
-            )
-
-
 def _invent_compounds(count: int) -> pd.DataFrame:
-    """``count`` compounds with unique names, LINCS-like ids and SMILES of small amides, and the three controls."""
+    """``count`` small amides with LINCS-like ids, and the three controls."""
     smiles = [
         f"{acyl}C(=O)N{aryl.format(tail)}" for acyl, aryl, tail in product(_ACYLS, _ARYLS, _TAILS)
     ]
@@ -129,21 +136,25 @@ def _with_roles(table: pd.DataFrame) -> pd.DataFrame:
 def _place_library(
     number: int, names: list[str], *, rows: int, rng: np.random.Generator
 ) -> pd.DataFrame:
-    """The wells of a library's three plates: every compound has one position, the same on each of them."""
-    letters = "ABCDEFGH"[:rows]
+    """The wells of a library's three plates: a compound's position is the same on each of them."""
     columns = range(_CONTROL_COLUMNS + 1, _CONTROL_COLUMNS + 1 + len(names) // rows)
-    controls = [
-        (letter, column + 1, name)
-        for letter in letters
-        for column, name in enumerate(rng.permutation(_CONTROLS))
-    ]
+    controls = _place_controls(_ROWS[:rows], rng=rng)
     compounds = [
         (letter, column, name)
-        for (letter, column), name in zip(product(letters, columns), names, strict=True)
+        for (letter, column), name in zip(product(_ROWS[:rows], columns), names, strict=True)
     ]
     return _repeat_on_plates(
         number, pd.DataFrame([*controls, *compounds], columns=["row", "col", "sm_name"])
     )
+
+
+def _place_controls(rows: str, *, rng: np.random.Generator) -> list[tuple[str, int, str]]:
+    """(row, column, name) of the controls, in columns 1-3 in another order in each row."""
+    return [
+        (row, column + 1, name)
+        for row in rows
+        for column, name in enumerate(rng.permutation(_CONTROLS))
+    ]
 
 
 def _repeat_on_plates(number: int, positions: pd.DataFrame) -> pd.DataFrame:
@@ -152,9 +163,9 @@ def _repeat_on_plates(number: int, positions: pd.DataFrame) -> pd.DataFrame:
     for donor, plate in zip(DONORS, _LIBRARY_PLATES[number], strict=True):
         wells = positions.sort_values(["row", "col"]).assign(plate_name=plate, donor_id=donor)
         wells["well"] = wells["row"] + wells["col"].astype(str)
-        library = "ABCDEFGH".index
+        # a row is pooled into one sequencing library
         wells["library_id"] = [
-            f"library_{int(plate[-1]) * 8 + library(row):02d}" for row in wells["row"]
+            f"library_{int(plate[-1]) * 8 + _ROWS.index(row):02d}" for row in wells["row"]
         ]
         plates.append(wells)
     return pd.concat(plates, ignore_index=True).assign(lost=False)
@@ -185,19 +196,14 @@ _COLUMNS: Final = {
 }
 _TEXT: Final = ("cell_type", "sm_name", "sm_lincs_id", "SMILES", "plate_name", "well")
 # What no two rows may share.
-_KEYS: Final = {
-    "compounds": ("sm_name",),
-    "train": ("cell_type", "sm_name"),
-    "id_map": ("cell_type", "sm_name"),
-}
-_ROWS: Final = "ABCDEFGH"
+_KEYS: Final = {"compounds": ("sm_name",), "train": CONDITION_KEY, "id_map": CONDITION_KEY}
 _COMPOUND_COLUMNS: Final = tuple(range(4, 13))
 
 
-def read_layout(folder: str | Path, *, rng: np.random.Generator) -> Layout:
-    """The real layout; wells that the files do not name are chosen at random among the free ones."""
+def _read_layout(folder: str | Path, *, rng: np.random.Generator) -> Layout:
+    """The real layout; wells that no file names are chosen at random among the free ones."""
     folder = require_folder(folder, "layout folder")
-    tables = {name: _read_table(folder, name) for name in _COLUMNS}
+    tables = {name: _read_metadata(folder, name) for name in _COLUMNS}
     genes = _read_genes(folder / _FILES["genes"])
     _check_wells(tables["wells"])
     train, id_map = tables["train"], tables["id_map"]
@@ -223,7 +229,7 @@ def _read_genes(path: Path) -> pd.Index:
     return genes
 
 
-def _read_table(folder: Path, name: str) -> pd.DataFrame:
+def _read_metadata(folder: Path, name: str) -> pd.DataFrame:
     """One of the metadata tables, whole, with its columns and a value in each."""
     path, columns = require_file(folder / _FILES[name], name), _COLUMNS[name]
     table = read_frame(
@@ -280,7 +286,8 @@ def _check_names(compounds: pd.DataFrame, tables: dict[str, pd.DataFrame]) -> No
 def _real_wells(
     named: pd.DataFrame, compounds: list[str], *, known: tuple[str, ...], rng: np.random.Generator
 ) -> pd.DataFrame:
-    """All wells; a well that the table leaves out for a compound it names elsewhere is one where no cell was left."""
+    """All wells, the unnamed compounds placed at random."""
+    # where the table names a compound on other plates only, no cell was left in its well
     named = named.drop_duplicates(["plate_name", "sm_name"])
     unplaced = [
         name for name in compounds if name not in _CONTROLS and name not in set(named["sm_name"])
@@ -297,33 +304,22 @@ def _real_wells(
             {f"{row}{column}" for row in _ROWS for column in _COMPOUND_COLUMNS} - set(seen)
         )
         added, unplaced = unplaced[: len(free)], unplaced[len(free) :]
-        placed = pd.concat([seen, pd.Series(dict(zip(added, free, strict=False)), dtype=object)])
-        libraries.append(_repeat_on_plates(number, _with_controls(placed, rng=rng)))
+        wells = {**seen.to_dict(), **dict(zip(added, free, strict=False))}
+        compounds_at = [(well[0], int(well[1:]), name) for name, well in wells.items()]
+        positions = [*_place_controls(_ROWS, rng=rng), *compounds_at]
+        libraries.append(
+            _repeat_on_plates(number, pd.DataFrame(positions, columns=["row", "col", "sm_name"]))
+        )
     if unplaced:
         raise SchemaError(
             f"{_FILES['wells']}: no free well for {shorten(unplaced)}",
             expected="72 wells a library",
         )
-    wells = pd.concat(libraries, ignore_index=True)
+    table = pd.concat(libraries, ignore_index=True)
     present = set(zip(named["plate_name"], named["sm_name"], strict=True))
     listed = set(named["sm_name"])
-    wells["lost"] = [
+    table["lost"] = [
         name in listed and (plate, name) not in present
-        for plate, name in zip(wells["plate_name"], wells["sm_name"], strict=True)
+        for plate, name in zip(table["plate_name"], table["sm_name"], strict=True)
     ]
-    return wells
-
-
-def _with_controls(placed: pd.Series, *, rng: np.random.Generator) -> pd.DataFrame:
-    """Positions (row, col, sm_name) of a library's compounds and, in columns 1-3, of its controls."""
-    compounds = pd.DataFrame(
-        {"row": placed.str[0], "col": placed.str[1:].astype(int), "sm_name": placed.index}
-    )
-    controls = [
-        (row, column + 1, name)
-        for row in _ROWS
-        for column, name in enumerate(rng.permutation(_CONTROLS))
-    ]
-    return pd.concat(
-        [pd.DataFrame(controls, columns=["row", "col", "sm_name"]), compounds], ignore_index=True
-    )
+    return table

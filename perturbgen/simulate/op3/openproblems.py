@@ -1,8 +1,8 @@
-"""A simulated experiment in the layout of the Open Problems release, made from the competition's simulated files.
+"""A simulated experiment in the files of the Open Problems release, from the competition's.
 
-T cells are one type, B and myeloid rows of about a third of the withheld compounds are public and the rest private, and
-the tables are of the benchmark's own DE (genes expressed in every cell type, values within +-4). Of limma's columns B,
-the log-odds, is left out.
+T cells are one type, B and myeloid rows of about a third of the withheld compounds are public and
+the rest private, and the tables are of the benchmark's own DE (genes expressed in every cell type,
+values within +-4). Of limma's columns B, the log-odds, is missing.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ import pandas as pd
 
 from perturbgen.core.files import atomic_path, require_writable
 from perturbgen.core.labels import VEHICLE
+from perturbgen.simulate.op3.settings import CONDITION_KEY
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
     from perturbgen.de import DETable
 
-_DATASET: Final = "neurips-2023-data"
 _OBS: Final = (
     "dose_uM",
     "timepoint_hr",
@@ -39,26 +39,34 @@ _OBS: Final = (
     "sm_name",
     "control",
 )
-_DE_OBS: Final = ["cell_type", "sm_name", "sm_lincs_id", "SMILES", "split", "control"]
+# What every file of the benchmark says of its data set.
+_ABOUT: Final = {
+    "dataset_id": "neurips-2023-data",
+    "dataset_name": "NeurIPS2023 Perturbation Prediction (simulated)",
+    "dataset_url": "",
+    "dataset_reference": "",
+    "dataset_summary": "Simulated; no cell was ever measured.",
+    "dataset_description": "Made by perturbgen.simulate.op3.openproblems.",
+    "dataset_organism": "homo_sapiens",
+}
+_DE_OBS: Final = [*CONDITION_KEY, "sm_lincs_id", "SMILES", "split", "control"]
 _SIGNIFICANT: Final = 0.05
-_PUBLIC: Final = (
-    0.38  # share of the withheld compounds whose rows are released: 49 of 128 in the real one
-)
+# Share of the withheld compounds whose rows are released: 49 of 128 in the real one.
+_PUBLIC: Final = 0.38
 
 
 def simulate_openproblems(preset: str, *, seed: int, out: str | Path) -> Path:
-    """Simulate an experiment and write it to ``out`` as ``sc_counts.h5ad``, ``de_train.h5ad``, ``de_test.h5ad``, ..."""
+    """Simulate an experiment; write ``sc_counts``, ``de_train``, ``de_test`` (h5ad), ``id_map``."""
     from perturbgen.simulate.op3.experiment import simulate
 
     require_writable(Path(out))
     with TemporaryDirectory() as made:
-        return _write_openproblems(
-            simulate(preset, seed=seed, out=Path(made) / "kaggle"), out, seed=seed
-        )
+        folder = simulate(preset, seed=seed, out=Path(made) / "kaggle")
+        return _write_openproblems(folder, out, seed=seed)
 
 
 def _write_openproblems(folder: str | Path, out: str | Path, *, seed: int) -> Path:
-    """Write a simulated folder of the competition's files anew as the benchmark's; cells of ``test`` are left out."""
+    """Write a simulated folder of the competition's files anew as the benchmark's."""
     from perturbgen.data import pseudobulk
     from perturbgen.de import flavour_table
 
@@ -66,13 +74,14 @@ def _write_openproblems(folder: str | Path, out: str | Path, *, seed: int) -> Pa
     cells.obs["split"] = _splits(cells.obs, rng=np.random.default_rng([seed, 7]))
     bulk = pseudobulk(cells, by=["plate", "well", "cell_type"])
     table = flavour_table(bulk, flavour="op3")
-    known = cells.obs.drop_duplicates(["cell_type", "sm_name"]).set_index(["cell_type", "sm_name"])
+    known = cells.obs.drop_duplicates(CONDITION_KEY).set_index(CONDITION_KEY)
     with atomic_path(out) as part:
         part.mkdir()
+        # the benchmark gives no cell of the rows that it scores
         _write_cells(cells[cells.obs["split"] != "private_test"], part / "sc_counts.h5ad")
         for name, private in (("de_train", False), ("de_test", True)):
             _de_table(table, known, private=private).write_h5ad(part / f"{name}.h5ad")
-        _id_map(table, known).to_csv(part / "id_map.csv", index=False)
+        _rows_to_predict(table, known).to_csv(part / "id_map.csv", index=False)
     return Path(out)
 
 
@@ -87,16 +96,16 @@ def _all_cells(folder: Path) -> AnnData:
     cells = anndata.concat([released, withheld], uns_merge="first")
     kinds = cells.obs["cell_type"].astype(str)
     cells.obs["cell_type"] = kinds.mask(kinds.str.startswith("T "), "T cells")
-    withheld_rows = pd.MultiIndex.from_frame(
-        withheld.obs[["cell_type", "sm_name"]].astype(str)
-    ).unique()
-    rows = pd.MultiIndex.from_frame(cells.obs[["cell_type", "sm_name"]].astype(str))
-    cells.obs["withheld"] = rows.isin(withheld_rows)
+    rows, withheld_rows = (
+        pd.MultiIndex.from_frame(table.obs[CONDITION_KEY].astype(str))
+        for table in (cells, withheld)
+    )
+    cells.obs["withheld"] = rows.isin(withheld_rows.unique())
     return cells
 
 
 def _splits(obs: pd.DataFrame, *, rng: np.random.Generator) -> np.ndarray:
-    """control, train, public_test or private_test for every cell; a compound is never public and private."""
+    """control, train, public_test or private_test for every cell; each compound is of one test."""
     compounds = np.sort(obs.loc[obs["withheld"], "sm_name"].astype(str).unique())
     public = rng.permutation(compounds)[: round(_PUBLIC * len(compounds))]
     shown = np.where(obs["sm_name"].isin(public), "public_test", "private_test")
@@ -111,9 +120,9 @@ def _write_cells(cells: AnnData, path: Path) -> None:
 
     obs = cells.obs[[*_OBS, "split"]].copy()
     layers = {"counts": cells.X}
-    AnnData(
-        obs=obs, var=pd.DataFrame(index=cells.var_names), layers=layers, uns=_describe()
-    ).write_h5ad(path)
+    AnnData(obs=obs, var=pd.DataFrame(index=cells.var_names), layers=layers, uns=_ABOUT).write_h5ad(
+        path
+    )
 
 
 def _de_table(table: DETable, known: pd.DataFrame, *, private: bool) -> AnnData:
@@ -141,7 +150,7 @@ def _de_table(table: DETable, known: pd.DataFrame, *, private: bool) -> AnnData:
         name: np.asarray(frame[genes] if isinstance(frame, pd.DataFrame) else frame)
         for name, frame in layers.items()
     }
-    return AnnData(obs=obs, var=pd.DataFrame(index=genes), layers=arrays, uns=_describe())
+    return AnnData(obs=obs, var=pd.DataFrame(index=genes), layers=arrays, uns=_ABOUT)
 
 
 def _rows_of(table: DETable, known: pd.DataFrame, *, private: bool) -> list[tuple[str, str]]:
@@ -155,22 +164,9 @@ def _rows_of(table: DETable, known: pd.DataFrame, *, private: bool) -> list[tupl
     return sorted(rows)
 
 
-def _id_map(table: DETable, known: pd.DataFrame) -> pd.DataFrame:
+def _rows_to_predict(table: DETable, known: pd.DataFrame) -> pd.DataFrame:
     """The rows to predict, columns in the benchmark's order."""
     rows = _rows_of(table, known, private=True)
     return pd.DataFrame(
         {"id": range(len(rows)), "sm_name": [r[1] for r in rows], "cell_type": [r[0] for r in rows]}
     )
-
-
-def _describe() -> dict[str, str]:
-    """What every file of the benchmark says of its data set."""
-    return {
-        "dataset_id": _DATASET,
-        "dataset_name": "NeurIPS2023 Perturbation Prediction (simulated)",
-        "dataset_url": "",
-        "dataset_reference": "",
-        "dataset_summary": "Simulated; no cell was ever measured.",
-        "dataset_description": "Made by perturbgen.simulate.op3.openproblems.",
-        "dataset_organism": "homo_sapiens",
-    }

@@ -1,123 +1,82 @@
-"""What varies expression besides the compounds: donors, plates, sequencing libraries, wells, ambient RNA.
+"""The simulated laboratory: all that is true before a cell is counted, and how cells are counted.
 
-The simulated laboratory: everything that is true before a cell is counted, and how to count cells there.
+Also what is said of cells and conditions: ids, the competition's obs columns, the rows of its
+tables, which conditions are withheld, and what is true of each.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 import pandas as pd
+from anndata import AnnData
 from scipy import sparse
 
-from perturbgen.simulate.op3.baseline import (
-    Baseline,
-    dispersions,
-    invent_baseline,
-    read_baseline,
-    solve_depth,
+from perturbgen.data import KAGGLE_COLUMNS
+from perturbgen.simulate.op3.baseline import make_baseline, solve_depth
+from perturbgen.simulate.op3.counts import Stream, sample_nb_sparse
+from perturbgen.simulate.op3.effects import Effects, make_effects, read_drug_signatures
+from perturbgen.simulate.op3.layout import Layout, make_layout
+from perturbgen.simulate.op3.settings import (
+    CELL_TYPES,
+    CONDITION_KEY,
+    WITHHELD_TYPES,
+    SimulationSettings,
 )
-from perturbgen.simulate.op3.counts import (
-    Stream,
-    count_cells,
-    expected_cells,
-    group_depths,
-    sample_nb_sparse,
-    stream,
+from perturbgen.simulate.op3.wells import Noise, count_cells, mean_depths
+
+_log = logging.getLogger(__name__)
+
+_OBS_COLUMNS: Final = (
+    "obs_id",
+    "library_id",
+    "plate_name",
+    "well",
+    "row",
+    "col",
+    "cell_id",
+    "donor_id",
+    "cell_type",
+    "sm_lincs_id",
+    "sm_name",
+    "SMILES",
+    "dose_uM",
+    "timepoint_hr",
+    "control",
 )
-from perturbgen.simulate.op3.effects import (
-    Effects,
-    Signatures,
-    apply_signatures,
-    concordance,
-    invent_effects,
-    level_off,
-    read_signatures,
-)
-from perturbgen.simulate.op3.layout import DONORS, Layout, invent_layout, read_layout
-from perturbgen.simulate.op3.settings import CELL_TYPES, ExpressionSettings, SimulationSettings
+# The steps of splitmix64 (Steele, Lea, Flood 2014), a bijection of 64-bit integers: no two ids are
+# equal, and their order tells nothing of the cells.
+_GOLDEN: Final = np.uint64(0x9E3779B97F4A7C15)
+_MIX: Final = ((30, np.uint64(0xBF58476D1CE4E5B9)), (27, np.uint64(0x94D049BB133111EB)))
+# The multiome's cells are other cells than the experiment's: their numbers begin here.
+_FIRST_MULTIOME_CELL: Final = 2**62
 
 
-@dataclass(frozen=True)
-class _Noise:
-    """Log effects on genes, and the ambient RNA of each sequencing library, all labelled.
-
-    ``donor`` (donor: (cell types, genes)), ``plate`` and ``library`` (name: (genes,)), ``ambient`` (library: profile
-    (genes,), adding up to one), ``ambient_share`` (by library).
-    """
-
-    donor: dict[str, np.ndarray]
-    plate: dict[str, np.ndarray]
-    library: dict[str, np.ndarray]
-    ambient: dict[str, np.ndarray]
-    ambient_share: pd.Series
-
-
-def _draw_noise(
-    groups: pd.DataFrame,
-    share: pd.DataFrame,
-    settings: ExpressionSettings,
-    *,
-    rng: np.random.Generator,
-) -> _Noise:
-    """Effects of every donor, plate and library of the design ``groups`` (well x cell type, with n_cells and depth)."""
-    genes = share.shape[1]
-    plates, libraries = sorted(groups["plate_name"].unique()), sorted(groups["library_id"].unique())
-
-    def effects(names: list[str], log_sd: float, *shape: int) -> dict[str, np.ndarray]:
-        """A log effect of the shape for each name."""
-        return {name: rng.normal(0, log_sd, shape).astype(np.float32) for name in names}
-
-    ambient = (
-        rng.beta(4, 4 / max(settings.ambient, 1e-9) - 4, len(libraries))
-        if settings.ambient
-        else 0.0
-    )
-    return _Noise(
-        donor=effects(list(DONORS), settings.donor_log_sd, len(CELL_TYPES), genes),
-        plate=effects(plates, settings.plate_log_sd, genes),
-        library=effects(libraries, settings.row_log_sd, genes),
-        ambient=_ambient_profiles(groups, share),
-        ambient_share=pd.Series(ambient, index=libraries),
-    )
-
-
-def _ambient_profiles(groups: pd.DataFrame, share: pd.DataFrame) -> dict[str, np.ndarray]:
-    """The average expression of the cells pooled in a library, each cell type weighted by its expected counts."""
-    counts = (
-        (groups["n_cells"] * groups["depth"])
-        .groupby([groups["library_id"], groups["cell_type"]])
-        .sum()
-    )
-    weights = counts.unstack("cell_type")[list(share.index)]
-    weights = weights.div(weights.sum(axis=1), axis=0).fillna(1 / len(share))
-    return dict(
-        zip(weights.index, (weights.to_numpy() @ share.to_numpy()).astype(np.float32), strict=True)
-    )
-
-
-log = logging.getLogger(__name__)
-
-
-class Chunk(NamedTuple):
-    """The cells of one well and cell type: the group's row number, their counts (cells, genes), their first number."""
+class _Chunk(NamedTuple):
+    """The cells of one well and cell type: the group's row, their counts (cells, genes), ids."""
 
     group: int
     counts: sparse.csr_array
-    first_cell: int
+    ids: list[str]
+
+    @property
+    def total(self) -> sparse.csr_array:
+        """The sum of its cells (1, genes): 32 bits hold one well by far, not sums of these."""
+        return sparse.csr_array(np.asarray(self.counts.sum(axis=0), dtype=np.int32).reshape(1, -1))
 
 
 @dataclass(frozen=True)
 class World:
     """All that is true. The same settings and seed give the same world.
 
-    ``groups``: one row for each (well, cell type), with ``n_cells``, ``depth``, ``survival``, ``withheld``.
-    ``share`` (cell types x genes): baseline expression; ``r`` (genes,): NB sizes; ``depth``: mean counts of a cell.
+    ``groups``: one row for each (well, cell type), with ``n_cells``, ``depth``, ``survival``,
+    ``withheld``. ``share`` (cell types x genes): baseline expression; ``r`` (genes,): NB sizes;
+    ``depth``: mean counts of a cell.
     """
 
     settings: SimulationSettings
@@ -127,7 +86,7 @@ class World:
     r: np.ndarray
     depth: float
     effects: Effects
-    noise: _Noise
+    noise: Noise
     groups: pd.DataFrame
 
     @property
@@ -136,10 +95,26 @@ class World:
         return list(self.share.columns)
 
     @property
+    def var(self) -> pd.DataFrame:
+        """A table of the genes that says no more than their names."""
+        return pd.DataFrame(index=pd.Index(self.genes, name="gene"))
+
+    @property
     def kind(self) -> str:
         """``semi-real`` where real baselines or signatures went in, else ``simulated``."""
         source = self.settings.source
         return "semi-real" if source.baseline or source.signatures else "simulated"
+
+    @property
+    def metadata(self) -> dict[str, str | int | float]:
+        """What every simulated file says of itself."""
+        return {
+            "kind": self.kind,
+            "vehicle": self.layout.vehicle,
+            "seed": self.seed,
+            "mean_depth": self.depth,
+            "settings": self.settings.to_toml(),
+        }
 
     @cached_property
     def compound_index(self) -> dict[str, int]:
@@ -147,15 +122,13 @@ class World:
         return {name: i for i, name in enumerate(self.effects.compounds.index)}
 
     def expected_share(self, cell_type: str, compound: str) -> np.ndarray:
-        """Noise-free relative expression (genes,) of a condition, for an average donor and plate, without ambient."""
+        """Noise-free relative expression (genes,) for an average donor and plate, no ambient."""
         i = CELL_TYPES.index(cell_type)
-        fold = np.exp2(
-            self.effects.log2_fold_change[i, self.compound_index[compound]].astype(float)
-        )
-        return normalised(self.share.loc[cell_type].to_numpy() * fold)
+        log2_fold = self.effects.log2_fold_change[i, self.compound_index[compound]]
+        return _normalised(self.share.loc[cell_type].to_numpy() * np.exp2(log2_fold.astype(float)))
 
     def group_share(self, group: int) -> np.ndarray:
-        """Relative expression (genes,) in a well and cell type, before what only chance varies there."""
+        """Relative expression (genes,) in a well and cell type, before what varies by chance."""
         row = self.groups.iloc[group]
         noise, i = self.noise, CELL_TYPES.index(row["cell_type"])
         log_effect = (
@@ -163,134 +136,212 @@ class World:
             + noise.plate[row["plate_name"]]
             + noise.library[row["library_id"]]
         )
-        own = normalised(self.expected_share(row["cell_type"], row["sm_name"]) * np.exp(log_effect))
+        own = _normalised(
+            self.expected_share(row["cell_type"], row["sm_name"]) * np.exp(log_effect)
+        )
         ambient = float(noise.ambient_share[row["library_id"]])
         return (1 - ambient) * own + ambient * noise.ambient[row["library_id"]]
 
     def draw(
         self, group: int, *, replicate: int = 0, n_cells: int | None = None
     ) -> sparse.csr_array:
-        """Counts (cells, genes) of a well and cell type; another ``replicate`` is another draw of the same truth."""
+        """Counts (cells, genes) of a well and cell type; a ``replicate`` is another draw of it."""
         row = self.groups.iloc[group]
         n = int(row["n_cells"]) if n_cells is None else n_cells
-        rng = stream(self.seed, Stream.COUNTS, group, replicate)
+        rng = Stream.COUNTS.rng(self.seed, group, replicate)
         share = self.group_share(group)
-        share = normalised(
+        share = _normalised(
             share * np.exp(rng.normal(0, self.settings.expression.well_log_sd, len(share)))
         )
-        log_sd = self.settings.depth.cell_log_sd
-        size = row["depth"] * np.exp(rng.normal(-(log_sd**2) / 2, log_sd, n))
+        size = row["depth"] * self._cell_factors(n, rng=rng)
         return sample_nb_sparse(rng, size=size, share=share, r=self.r)
 
-    def chunks(self, groups: Sequence[int] | None = None) -> Iterator[Chunk]:
-        """The cells of the experiment, well by well; what a chunk holds does not depend on which others are drawn."""
-        counts = self.groups["n_cells"].to_numpy()
-        first = np.concatenate([[0], np.cumsum(counts)])
+    def draw_untreated(
+        self, cell_type: str, donor: str, *, n: int, rng: np.random.Generator
+    ) -> sparse.csr_array:
+        """Counts (cells, genes) of untreated cells of a donor, on no plate and in no library."""
+        log_effect = self.noise.donor[donor][CELL_TYPES.index(cell_type)]
+        share = self.share.loc[cell_type] * np.exp(log_effect)
+        size = self.depth * self._cell_factors(n, rng=rng)
+        return sample_nb_sparse(rng, size=size, share=_normalised(share.to_numpy()), r=self.r)
+
+    def _cell_factors(self, n: int, *, rng: np.random.Generator) -> np.ndarray:
+        """How much deeper than their mean cells are sequenced (n,): log-normal, of mean one."""
+        log_sd = self.settings.depth.cell_log_sd
+        return np.exp(rng.normal(-(log_sd**2) / 2, log_sd, n))
+
+    def chunks(self, groups: Sequence[int] | None = None) -> Iterator[_Chunk]:
+        """The cells of the experiment, well by well.
+
+        What a chunk holds does not depend on which others are drawn.
+        """
+        counts, first = self.groups["n_cells"].to_numpy(), self._first_cells
         for group in range(len(counts)) if groups is None else groups:
             if counts[group]:
-                yield Chunk(group, self.draw(group), int(first[group]))
+                ids = self._cell_ids(int(first[group]), int(counts[group]))
+                yield _Chunk(group, self.draw(group), ids)
+
+    @property
+    def _first_cells(self) -> np.ndarray:
+        """The number of the first cell of each group (groups,)."""
+        return np.concatenate([[0], np.cumsum(self.groups["n_cells"])])[:-1]
+
+    def _cell_ids(self, first: int, count: int) -> list[str]:
+        """Ids (16 hexadecimal digits) of the cells numbered from ``first``."""
+        x = np.arange(first, first + count, dtype=np.uint64)
+        x = (x + np.random.SeedSequence(self.seed).generate_state(1, np.uint64)[0]) * _GOLDEN
+        for shift, factor in _MIX:
+            x = (x ^ (x >> np.uint64(shift))) * factor
+        x = x ^ (x >> np.uint64(31))
+        return [f"{value:016x}" for value in x.tolist()]
+
+    def multiome_ids(self, count: int) -> list[str]:
+        """Ids of the multiome's cells."""
+        return self._cell_ids(_FIRST_MULTIOME_CELL, count)
+
+    def _group_obs(self) -> pd.DataFrame:
+        """What all cells of a group have in common, one row a group."""
+        table = self.groups.join(self.layout.compounds, on="sm_name")
+        table = table.assign(cell_id="PBMC", timepoint_hr=24)
+        return table[[name for name in _OBS_COLUMNS if name != "obs_id"]]
+
+    def competition_obs(self, *, withheld: bool) -> pd.DataFrame:
+        """The released or the withheld cells in the competition's columns, in the order drawn."""
+        counts, first = self.groups["n_cells"].to_numpy(), self._first_cells
+        chosen = np.flatnonzero((self.groups["withheld"] == withheld) & (counts > 0))
+        obs = self._group_obs().iloc[np.repeat(chosen, counts[chosen])].reset_index(drop=True)
+        ids = [self._cell_ids(int(first[group]), int(counts[group])) for group in chosen]
+        obs.insert(0, "obs_id", [name for part in ids for name in part])
+        return obs[list(_OBS_COLUMNS)]
+
+    def obs(self, *, withheld: bool) -> pd.DataFrame:
+        """As :meth:`competition_obs`, indexed by ``obs_id``, with our columns added."""
+        return _with_our_columns(self.competition_obs(withheld=withheld))
+
+    def samples(self, sums: Mapping[int, sparse.csr_array]) -> AnnData:
+        """Pseudobulk samples x genes from the sums of groups, (1, genes) by the group's row.
+
+        obs has the competition's columns and ours, ``n_cells`` and ``withheld``.
+        """
+        groups = list(sums)
+        obs = self._group_obs().iloc[groups].reset_index(drop=True)
+        key = obs["plate_name"] + "_" + obs["well"] + "_" + obs["cell_type"]
+        obs = _with_our_columns(obs.assign(obs_id=key)).drop(columns="cell_id")
+        for name in ("n_cells", "withheld"):
+            obs[name] = self.groups[name].to_numpy()[groups]
+        matrix = sparse.csr_matrix(sparse.vstack(list(sums.values())))
+        return AnnData(matrix, obs=obs, var=self.var, uns=self.metadata)
+
+    def _conditions(self) -> pd.DataFrame:
+        """Every cell type x compound, vehicle included: cells, donors, withheld, its effect."""
+        index = pd.MultiIndex.from_product([CELL_TYPES, self.effects.compounds.index])
+        table = index.to_frame(index=False, name=CONDITION_KEY)
+        alive = self.groups[self.groups["n_cells"] > 0].groupby(CONDITION_KEY)
+        donors = alive["donor_id"].nunique().rename("n_donors")
+        survival = self.effects.survival.rename_axis(index="cell_type", columns="sm_name").stack()
+        parts = (
+            alive["n_cells"].sum(),
+            donors,
+            self.groups.groupby(CONDITION_KEY)["withheld"].first(),
+        )
+        for part in parts:
+            table = table.join(part, on=CONDITION_KEY)
+        table = table.fillna({"n_cells": 0, "n_donors": 0})
+        table = table.join(self.effects.compounds, on="sm_name")
+        table = table.join(pd.Series(survival, name="survival"), on=CONDITION_KEY)
+        about = self.layout.compounds[["sm_lincs_id", "SMILES", "control"]]
+        table = table.join(about, on="sm_name")
+        return table.astype({"n_cells": int, "n_donors": int, "withheld": bool})
+
+    def train_rows(self) -> pd.DataFrame:
+        """The rows of ``de_train``: measured conditions with cells, the vehicle excepted.
+
+        In the real order where there is one.
+        """
+        columns = [*CONDITION_KEY, "sm_lincs_id", "SMILES", "control"]
+        if self.layout.train_rows is not None:
+            return self.layout.train_rows[columns]
+        table = self._conditions()
+        measured = ~table["withheld"] & (table["n_cells"] > 0)
+        rows = table[measured & (table["sm_name"] != self.layout.vehicle)]
+        return rows.sort_values(["sm_name", "cell_type"])[columns].reset_index(drop=True)
+
+    def id_map(self) -> pd.DataFrame:
+        """The rows to predict: id, cell_type, sm_name; withheld conditions with cells.
+
+        B cells before Myeloid, by compound, or the real order where there is one.
+        """
+        if self.layout.id_map is not None:
+            return self.layout.id_map[["id", *CONDITION_KEY]]
+        table = self._conditions()
+        withheld = table[table["withheld"] & (table["n_cells"] > 0)]
+        parts = [withheld[withheld["cell_type"] == name] for name in WITHHELD_TYPES]
+        rows = pd.concat([part.sort_values("sm_name") for part in parts])[CONDITION_KEY]
+        return rows.reset_index(drop=True).rename_axis("id").reset_index()
+
+    def truth(self) -> AnnData:
+        """What is true of every condition: layers ``logFC`` (log2) and ``mean`` (CPM).
+
+        ``mean`` is noise-free, for an average donor and plate and without ambient RNA; it adds up
+        to a million, so that its ratio to the vehicle's differs from ``logFC`` by one constant in a
+        condition.
+        """
+        obs = self._conditions()
+        log2_fold_change = self.effects.log2_fold_change.reshape(len(obs), len(self.genes))
+        mean = np.empty_like(log2_fold_change)
+        for i, key in enumerate(zip(obs["cell_type"], obs["sm_name"], strict=True)):
+            mean[i] = 1e6 * self.expected_share(*key)
+        obs.index = pd.Index(obs["cell_type"] + "|" + obs["sm_name"], name="condition")
+        layers = {"logFC": log2_fold_change, "mean": mean}
+        uns = {**self.metadata, "unit": "log2, CPM"}
+        return AnnData(obs=obs, var=self.var.assign(nb_size=self.r), layers=layers, uns=uns)
 
 
-def normalised(values: np.ndarray) -> np.ndarray:
-    """Values divided by their sum."""
+def _normalised(values: np.ndarray) -> np.ndarray:
     return values / values.sum()
+
+
+def _with_our_columns(obs: pd.DataFrame) -> pd.DataFrame:
+    obs = obs.set_index("obs_id")
+    return obs.assign(
+        **{ours: obs[theirs] for theirs, ours in KAGGLE_COLUMNS.items() if theirs != ours}
+    )
 
 
 def build_world(settings: SimulationSettings, *, seed: int) -> World:
     """Decide everything but the counts."""
-    layout = _make_layout(settings, seed=seed)
+    layout = make_layout(settings, rng=Stream.LAYOUT.rng(seed))
     settings = _agree_with_layout(settings, layout)
-    signatures = read_signatures(settings.source.signatures) if settings.source.signatures else None
-    share = _make_share(settings, layout, signatures, seed=seed)
-    effects = _make_effects(settings, layout, signatures, genes=list(share.columns), seed=seed)
-    expected = expected_cells(layout, settings.cells, rng=stream(seed, Stream.CELLS))
-    groups = count_cells(layout, expected, effects.survival, settings.cells, seed=seed)
-    scatter = np.exp(
-        stream(seed, Stream.NOISE, 1).normal(
-            0, settings.expression.dispersion_log_sd, share.shape[1]
-        )
+    path = settings.source.signatures
+    signatures = read_drug_signatures(path) if path else None
+    share = make_baseline(
+        settings,
+        names=layout.genes,
+        preferred=signatures.genes if signatures else (),
+        rng=Stream.BASELINE.rng(seed),
     )
+    genes = list(share.columns)
+    effects = make_effects(
+        list(layout.compounds.index), genes, settings, signatures, rng=Stream.EFFECTS.rng(seed)
+    )
+    groups = count_cells(layout, effects.survival, settings, seed=seed)
     released = groups[~groups["withheld"]].groupby("cell_type")["n_cells"].sum()
-    depth = solve_depth(
-        share,
-        weights=released,
-        depth=settings.depth,
-        expression=settings.expression,
-        scatter=scatter,
-    )
-    groups["depth"] = group_depths(groups, depth, settings.depth, seed=seed)
-    noise = _draw_noise(groups, share, settings.expression, rng=stream(seed, Stream.NOISE))
-    r = dispersions(share, depth=depth, settings=settings.expression, scatter=scatter)
+    depth, r = solve_depth(share, released, settings, rng=Stream.NOISE.rng(seed, 1))
+    groups["depth"] = mean_depths(groups, depth, settings, seed=seed)
+    noise = Noise.draw(groups, share, settings, seed=seed)
     return World(settings, seed, layout, share, r, depth, effects, noise, groups)
 
 
-def _make_layout(settings: SimulationSettings, *, seed: int) -> Layout:
-    """The real layout, where a folder is given, else an invented one."""
-    rng = stream(seed, Stream.LAYOUT)
-    if settings.source.layout:
-        return read_layout(settings.source.layout, rng=rng)
-    return invent_layout(settings.plate, rng=rng)
-
-
 def _agree_with_layout(settings: SimulationSettings, layout: Layout) -> SimulationSettings:
-    """Settings whose plates are those of the layout: a real one decides, whatever the preset says."""
+    """Settings whose plates are those of the layout: a real one decides, not the preset."""
     wells = layout.wells
     found = {
         "rows": wells["row"].nunique(),
+        # the controls have three columns, and the two positive ones are known in every cell type
         "compound_columns": wells["col"].nunique() - 3,
         "known_compounds": len(layout.known) - 2,
         "lost_wells": int(wells["lost"].sum()),
     }
     if found != settings.plate.model_dump() and settings.source.layout:
-        log.info("the layout decides: %s", ", ".join(f"{k} = {v}" for k, v in found.items()))
+        _log.info("the layout decides: %s", ", ".join(f"{k} = {v}" for k, v in found.items()))
     return settings.model_copy(update={"plate": settings.plate.model_copy(update=found)})
-
-
-def _make_share(
-    settings: SimulationSettings, layout: Layout, signatures: Signatures | None, *, seed: int
-) -> pd.DataFrame:
-    """Baseline shares (cell types x genes) of the genes to simulate."""
-    rng = stream(seed, Stream.BASELINE)
-    if not settings.source.baseline:
-        invented: Baseline = invent_baseline(settings.expression, rng=rng)
-        named = (
-            layout.genes
-            if layout.genes and len(layout.genes) == settings.expression.genes
-            else None
-        )
-        return invented.share.set_axis(list(named), axis=1) if named else invented.share
-    share = read_baseline(settings.source.baseline, rng=rng).share
-    return _choose_genes(
-        share, settings.expression.genes, preferred=signatures.genes if signatures else ()
-    )
-
-
-def _choose_genes(share: pd.DataFrame, count: int, *, preferred: Sequence[str]) -> pd.DataFrame:
-    """The ``count`` best expressed genes, those with a signature first, in the table's order; rows add up to one."""
-    rank = pd.DataFrame(
-        {"real": share.columns.isin(list(preferred)), "mean": share.mean().to_numpy()}
-    )
-    chosen = rank.sort_values(["real", "mean"], ascending=False).index[:count].sort_values()
-    kept = share.iloc[:, chosen]
-    return kept.div(kept.sum(axis=1), axis=0)
-
-
-def _make_effects(
-    settings: SimulationSettings,
-    layout: Layout,
-    signatures: Signatures | None,
-    *,
-    genes: list[str],
-    seed: int,
-) -> Effects:
-    """Invented effects, replaced by real signatures where there are some."""
-    order = concordance(signatures) if signatures else None
-    compounds = list(layout.compounds.index)
-    rng = stream(seed, Stream.EFFECTS)
-    effects = invent_effects(compounds, len(genes), settings.effects, rng=rng, order=order)
-    if signatures:
-        effects = apply_signatures(effects, signatures, genes, settings.effects)
-    return replace(
-        effects,
-        log2_fold_change=level_off(effects.log2_fold_change, settings.effects.largest_change),
-    )

@@ -1,8 +1,7 @@
-"""A simulated screen as files: a real GCTX beside the tables of GEO or of LINCS2020, and the truth."""
+"""A simulated screen as files: a GCTX, the tables of GEO or of LINCS2020, and the truth."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Final
@@ -13,9 +12,8 @@ import pandas as pd
 from perturbgen.core.console import progress
 from perturbgen.core.errors import InputError
 from perturbgen.core.files import atomic_path, disk_errors, require_writable
-from perturbgen.l1000.metadata import unify
-from perturbgen.l1000.writer import GctxWriter
-from perturbgen.simulate.screen.plates import BATCH, Plate, ScreenWorld, simulate_screen
+from perturbgen.l1000 import GctxWriter, unify
+from perturbgen.simulate.screen.plates import BATCH, ScreenWorld, simulate_screen
 from perturbgen.simulate.screen.settings import WELLS, ScreenSettings
 
 if TYPE_CHECKING:
@@ -33,14 +31,11 @@ _TO_2020: Final = {"inst_id": "sample_id", "pert_iname": "cmap_name", "cell_id":
 _SETTINGS: Final = "simulation.toml"
 
 
-def _matrix_name(settings: ScreenSettings) -> str:
-    """What the matrix is called, as CMap calls it but for the number of samples."""
-    kind = "ZSPCQNORM" if settings.genes == settings.landmarks else "ZSPCINF"
-    return f"SIM_Level4_{kind}_x{settings.genes}.gctx"
-
-
 def screen_anndata(settings: ScreenSettings, *, seed: int) -> AnnData:
-    """A screen in memory, samples x genes, in our words; obs has its mechanisms and the truth (``true_...``)."""
+    """A screen in memory, samples x genes, in our words.
+
+    obs has its mechanisms and the truth (``true_...``).
+    """
     import anndata
 
     world, plates = simulate_screen(settings, seed=seed)
@@ -49,7 +44,7 @@ def screen_anndata(settings: ScreenSettings, *, seed: int) -> AnnData:
     truth = pd.concat([plate.truth for plate in drawn]).add_prefix("true_")
     moas = world.compounds.set_index("pert_id")["moa"]
     obs = unify(info.assign(moa=info["pert_id"].map(moas))).join(truth)
-    var = _in_file_order(world).set_index("gene_id").rename_axis(None)
+    var = world.genes_in_file.set_index("gene_id").rename_axis(None)
     values = np.concatenate([plate.values for plate in drawn])
     uns = {"state_programme": world.state.astype(np.float32)}
     return anndata.AnnData(
@@ -57,68 +52,51 @@ def screen_anndata(settings: ScreenSettings, *, seed: int) -> AnnData:
     )
 
 
-def _in_file_order(world: ScreenWorld) -> pd.DataFrame:
-    """The genes as the matrix has them."""
-    return world.genes.sort_values("place").reset_index(drop=True)
-
-
 def write_screen(
     settings: ScreenSettings, out: str | Path, *, seed: int, force: bool = False
 ) -> Path:
-    """Write a screen of any size into a folder, plate by plate; the folder appears when it is complete.
+    """Write a screen of any size into a folder, which appears when it is complete.
 
-    It holds the matrix, the tables of samples, genes and perturbagens, ``truth.tsv`` (one row a sample),
-    ``truth.npz`` (effects and the state's programme over the landmarks) and ``simulation.toml``.
+    It holds the matrix, the tables of samples, genes and perturbagens, ``truth.tsv`` (one row a
+    sample), ``truth.npz`` (effects and the state's programme over the landmarks) and
+    ``simulation.toml``.
     """
     out = Path(out)
     require_writable(out)
-    if (
-        out.exists()
-        and not (force and (out / _SETTINGS).is_file())
-        and (not out.is_dir() or any(out.iterdir()))
-    ):
+    is_screen = (out / _SETTINGS).is_file()
+    in_the_way = out.exists() and (not out.is_dir() or any(out.iterdir()))
+    if in_the_way and not (force and is_screen):
         raise InputError(
-            f"{out} exists{'' if (out / _SETTINGS).is_file() else ' and is no simulated screen'}",
+            f"{out} exists{'' if is_screen else ' and is no simulated screen'}",
             expected="a new folder",
-            fix="--force replaces a simulated screen"
-            if (out / _SETTINGS).is_file()
-            else "choose another folder",
+            fix="--force replaces a simulated screen" if is_screen else "choose another folder",
         )
     with atomic_path(out) as part, disk_errors(out):
         part.mkdir()
-        world, plates = simulate_screen(settings, seed=seed)
-        _write_plates(part, settings, world, plates)
+        world = _write_plates(part, settings, seed=seed)
         _write_world(part, settings, world)
-        (part / _SETTINGS).write_text(f"seed = {seed}\n\n{_nested(settings.to_toml())}")
+        tables = settings.to_toml().replace("\n[", "\n[settings.")
+        tables = tables.replace("\n[settings.[", "\n[settings.")
+        (part / _SETTINGS).write_text(f"seed = {seed}\n\n[settings]\n{tables}")
     return out
 
 
-def _nested(text: str) -> str:
-    """The settings' tables, below the seed."""
-    return "[settings]\n" + text.replace("\n[", "\n[settings.").replace(
-        "\n[settings.[", "\n[settings."
-    )
-
-
-def _write_plates(
-    part: Path, settings: ScreenSettings, world: ScreenWorld, plates: Iterator[Plate]
-) -> None:
-    """The matrix and the tables of samples, a plate at a time: memory does not grow with the screen."""
-    genes = _in_file_order(world)
-    var = pd.DataFrame(index=pd.Index(genes["gene_id"], dtype=object))
-    names = _TABLES[settings.names]
+def _write_plates(part: Path, settings: ScreenSettings, *, seed: int) -> ScreenWorld:
+    """The matrix and the tables of samples, a plate at a time: memory stays that of a plate."""
+    world, plates = simulate_screen(settings, seed=seed)
+    var = pd.DataFrame(index=pd.Index(world.genes_in_file["gene_id"], dtype=object))
+    # as CMap calls it, but for the number of samples
+    kind = "ZSPCQNORM" if settings.genes == settings.landmarks else "ZSPCINF"
+    matrix = part / f"SIM_Level4_{kind}_x{settings.genes}.gctx"
+    written = settings.plates * WELLS
     with ExitStack() as stack:
-        samples = stack.enter_context(
-            open(part / names["samples"], "w", encoding="utf-8", newline="\n")
+        samples, truth = (
+            stack.enter_context(open(part / name, "w", encoding="utf-8", newline="\n"))
+            for name in (_TABLES[settings.names]["samples"], "truth.tsv")
         )
-        truth = stack.enter_context(open(part / "truth.tsv", "w", encoding="utf-8", newline="\n"))
         writer = stack.enter_context(
             GctxWriter(
-                part / _matrix_name(settings),
-                var,
-                samples=settings.plates * WELLS,
-                compression=settings.compression,
-                source="simulated",
+                matrix, var, samples=written, compression=settings.compression, source="simulated"
             )
         )
         tick = stack.enter_context(progress("plates", settings.plates))
@@ -127,6 +105,12 @@ def _write_plates(
             _append_table(samples, _in_words(plate.info, settings.names))
             _append_table(truth, plate.truth.reset_index())
             tick()
+    return world
+
+
+def _append_table(handle: IO[str], table: pd.DataFrame) -> None:
+    """Add rows to a tab-separated file, with a header before the first."""
+    table.to_csv(handle, sep="\t", index=False, header=handle.tell() == 0, lineterminator="\n")
 
 
 def _in_words(info: pd.DataFrame, names: str) -> pd.DataFrame:
@@ -147,14 +131,9 @@ def _in_words(info: pd.DataFrame, names: str) -> pd.DataFrame:
     )
 
 
-def _append_table(handle: IO[str], table: pd.DataFrame) -> None:
-    """Add rows to a tab-separated file, with a header before the first."""
-    table.to_csv(handle, sep="\t", index=False, header=handle.tell() == 0, lineterminator="\n")
-
-
 def _write_world(part: Path, settings: ScreenSettings, world: ScreenWorld) -> None:
     """The tables of genes and perturbagens, and the truth of them."""
-    names, genes, compounds = _TABLES[settings.names], _in_file_order(world), world.compounds
+    names, genes, compounds = _TABLES[settings.names], world.genes_in_file, world.compounds
     if settings.names == "geo":
         lm = genes["landmark"].astype(int)
         table = pd.DataFrame(

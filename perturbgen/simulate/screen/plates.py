@@ -1,32 +1,30 @@
-"""Plates of a simulated L1000 screen: level-3 expression, from it level-4 z-scores, and the truth behind them.
+"""A simulated L1000 screen: its truth, and its plates as level-3 expression and level-4 z-scores.
 
-The one non-linear thing: of a gated mechanism, cells of state -1 show the inverse of what cells of state +1 show. The
-state is to be seen in a programme of its own, so no linear map and no cosine can undo it, while a function of both can.
-
-The truth of a simulated screen: genes, pathways, mechanisms, compounds, cell lines.
+The one non-linear thing: of a gated mechanism, cells of state -1 show the inverse of what cells of
+state +1 show. The state is to be seen in a programme of its own, so no linear map and no cosine can
+undo it, while a function of both can.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 from typing import Final
 
 import numpy as np
 import pandas as pd
 
-from perturbgen.l1000.samples import landmarks
-from perturbgen.l1000.signatures import robust_z
+from perturbgen.l1000 import landmarks, robust_z
 from perturbgen.profiles.linear import unit
-from perturbgen.simulate.screen.settings import (
-    WELLS,
-    BiologySettings,
-    DesignSettings,
-    ScreenSettings,
-)
+from perturbgen.simulate.screen.settings import WELLS, ScreenSettings
 
-_PARENTS = 4  # landmarks that an inferred gene is a mean of
-_POSITIVE = (
+# Landmarks that an inferred gene is a mean of.
+_PARENTS: Final = 4
+_HILL: Final = 1.2
+_ROWS, _COLUMNS = 16, 24
+BATCH: Final = "B19"
+_POSITIVE: Final = (
     "bortezomib",
     "vorinostat",
     "geldanamycin",
@@ -37,12 +35,32 @@ _POSITIVE = (
 
 
 @dataclass(frozen=True)
+class _Plate:
+    """A plate: z-scores (wells, genes) in file order, what is known of its wells, the truth."""
+
+    values: np.ndarray
+    info: pd.DataFrame
+    truth: pd.DataFrame
+
+
+@dataclass(frozen=True)
+class _Treatment:
+    """Which plate this is."""
+
+    map: int
+    line: int
+    hours: float
+    replicate: int
+
+
+@dataclass(frozen=True)
 class ScreenWorld:
     """All that is fixed before the first plate.
 
-    ``pathways`` (pathways, landmarks) have rows of length sqrt(landmarks), so that an effect of size 1 in pathway space
-    moves a typical gene by about its noise; ``effects`` (compounds, pathways) are at full response; ``sensitivity``
-    is (cell lines, mechanisms); ``state`` and ``nuisance`` are directions of landmarks.
+    ``pathways`` (pathways, landmarks) have rows of length sqrt(landmarks), so that an effect of
+    size 1 in pathway space moves a typical gene by about its noise; ``effects`` (compounds,
+    pathways) are at full response; ``sensitivity`` is (cell lines, mechanisms); ``state`` and
+    ``nuisance`` are directions of landmarks.
     """
 
     genes: pd.DataFrame
@@ -58,26 +76,52 @@ class ScreenWorld:
     parents: np.ndarray
     parent_weights: np.ndarray
 
+    @property
+    def genes_in_file(self) -> pd.DataFrame:
+        """The genes as the matrix has them."""
+        return self.genes.sort_values("place").reset_index(drop=True)
+
+
+def simulate_screen(settings: ScreenSettings, *, seed: int) -> tuple[ScreenWorld, Iterator[_Plate]]:
+    """The world of a screen, and its plates one at a time, replicates next to each other."""
+    design = settings.design
+    # a stream of its own for each plate: what it holds does not depend on the others
+    world_seed, *plate_seeds = np.random.SeedSequence(seed).spawn(1 + settings.plates)
+    world = _build_screen(settings, np.random.default_rng(world_seed))
+    layout_rng = np.random.default_rng(np.random.SeedSequence([seed, 1]))
+    wells = [layout_rng.permutation(WELLS) for _ in range(design.maps)]
+    treatments = (
+        _Treatment(*about)
+        for about in product(
+            range(design.maps),
+            range(len(design.cell_lines)),
+            design.hours,
+            range(design.replicates),
+        )
+    )
+    return world, (
+        _draw_plate(world, settings, wells[plate.map], plate, np.random.default_rng(plate_seed))
+        for plate, plate_seed in zip(treatments, plate_seeds, strict=True)
+    )
+
 
 def _build_screen(settings: ScreenSettings, rng: np.random.Generator) -> ScreenWorld:
-    """Draw a world."""
-    biology, genes = settings.biology, settings.landmarks
-    extra = settings.genes - genes
-    mechanism_effects = unit(_sparse_normal((biology.mechanisms, biology.pathways), 0.25, rng))
+    """Draw a world; the order of the draws decides every number."""
+    biology, noise, genes = settings.biology, settings.noise, settings.landmarks
+    extra, lines = settings.genes - genes, len(settings.design.cell_lines)
+    mechanisms = unit(_sparse_normal((biology.mechanisms, biology.pathways), 0.25, rng))
     compounds = _draw_compounds(settings, rng)
-    baseline = rng.normal(8, 2, genes) + rng.normal(0, 1, (len(settings.design.cell_lines), genes))
+    baseline = rng.normal(8, 2, genes) + rng.normal(0, 1, (lines, genes))
     return ScreenWorld(
         genes=_gene_table(settings, rng),
         compounds=compounds,
         pathways=_directions((biology.pathways, genes), 0.2, rng),
-        effects=_compound_effects(compounds, mechanism_effects, biology, rng),
-        sensitivity=np.exp(
-            rng.normal(0, biology.line_sd, (len(settings.design.cell_lines), biology.mechanisms))
-        ),
+        effects=_compound_effects(compounds, mechanisms, biology.own_share, rng),
+        sensitivity=np.exp(rng.normal(0, biology.line_sd, (lines, biology.mechanisms))),
         baseline=np.clip(baseline, 3.5, 14.5),
-        gene_sd=settings.noise.gene_sd * np.exp(rng.normal(0, 0.3, genes)),
+        gene_sd=noise.gene_sd * np.exp(rng.normal(0, 0.3, genes)),
         state=_directions((1, genes), 0.15, rng)[0],
-        nuisance=_directions((settings.noise.nuisance_rank, genes), 0.5, rng),
+        nuisance=_directions((noise.nuisance_rank, genes), 0.5, rng),
         edge=_directions((3, genes), 0.5, rng),
         parents=rng.integers(genes, size=(_PARENTS, extra)),
         parent_weights=rng.normal(0, 1 / np.sqrt(_PARENTS), (_PARENTS, extra)).astype(np.float32),
@@ -118,7 +162,7 @@ def _gene_table(settings: ScreenSettings, rng: np.random.Generator) -> pd.DataFr
 
 
 def _draw_compounds(settings: ScreenSettings, rng: np.random.Generator) -> pd.DataFrame:
-    """The library, then the positive controls, then hairpins: id, name, mechanism, potency, strength."""
+    """The library, positive controls and hairpins: id, name, mechanism, potency, strength."""
     design, biology = settings.design, settings.biology
     total = design.compounds + design.positive_controls + design.genetic
     numbers = rng.choice(90_000_000, total, replace=False) + 10_000_000
@@ -154,63 +198,12 @@ def _draw_compounds(settings: ScreenSettings, rng: np.random.Generator) -> pd.Da
 
 
 def _compound_effects(
-    compounds: pd.DataFrame,
-    mechanisms: np.ndarray,
-    biology: BiologySettings,
-    rng: np.random.Generator,
+    compounds: pd.DataFrame, mechanisms: np.ndarray, own_share: float, rng: np.random.Generator
 ) -> np.ndarray:
-    """Effects at full response (compounds, pathways): the mechanism's and the compound's own part."""
-    own = unit(_sparse_normal((len(compounds), biology.pathways), 0.25, rng))
-    mixed = (
-        np.sqrt(1 - biology.own_share) * mechanisms[compounds["mechanism"]]
-        + np.sqrt(biology.own_share) * own
-    )
+    """Effects at full response (compounds, pathways): the mechanism's and the compound's own."""
+    own = unit(_sparse_normal((len(compounds), mechanisms.shape[1]), 0.25, rng))
+    mixed = np.sqrt(1 - own_share) * mechanisms[compounds["mechanism"]] + np.sqrt(own_share) * own
     return unit(mixed) * compounds["strength"].to_numpy()[:, None]
-
-
-_HILL: Final = 1.2
-_ROWS, _COLUMNS = 16, 24
-BATCH: Final = "B19"
-
-
-@dataclass(frozen=True)
-class Plate:
-    """One plate: level-4 z-scores (wells, genes) in file order, what is known of its wells, and the truth."""
-
-    values: np.ndarray
-    info: pd.DataFrame
-    truth: pd.DataFrame
-
-
-@dataclass(frozen=True)
-class _Treatment:
-    """Which plate this is."""
-
-    map: int
-    line: int
-    hours: float
-    replicate: int
-
-
-def simulate_screen(settings: ScreenSettings, *, seed: int) -> tuple[ScreenWorld, Iterator[Plate]]:
-    """The world of a screen, and its plates one at a time; each plate has its own stream of random numbers."""
-    world_seed, *plate_seeds = np.random.SeedSequence(seed).spawn(1 + settings.plates)
-    world = _build_screen(settings, np.random.default_rng(world_seed))
-    layout_rng = np.random.default_rng(np.random.SeedSequence([seed, 1]))
-    wells = [layout_rng.permutation(WELLS) for _ in range(settings.design.maps)]
-    drawn = zip(_treatments(settings.design), plate_seeds, strict=True)
-    return world, (
-        _draw_plate(world, settings, wells[t.map], t, np.random.default_rng(s)) for t, s in drawn
-    )
-
-
-def _treatments(design: DesignSettings) -> Iterator[_Treatment]:
-    """All plates, replicates of a map next to each other."""
-    for number in range(design.maps):
-        for line in range(len(design.cell_lines)):
-            for hours in design.hours:
-                for replicate in range(design.replicates):
-                    yield _Treatment(number, line, hours, replicate)
 
 
 def _draw_plate(
@@ -219,11 +212,10 @@ def _draw_plate(
     order: np.ndarray,
     plate: _Treatment,
     rng: np.random.Generator,
-) -> Plate:
-    """A plate: who is in which well, what the wells show, its z-scores."""
-    design = settings.design
-    compound, dose = _contents(design, plate.map)
-    wells = (order if design.same_wells else rng.permutation(WELLS))[: len(compound)]
+) -> _Plate:
+    """A plate: what is in which well, what the wells show, its z-scores."""
+    compound, dose = _contents(settings, plate.map)
+    wells = (order if settings.design.same_wells else rng.permutation(WELLS))[: len(compound)]
     state = rng.choice([-1.0, 1.0], len(wells)) + rng.normal(0, 0.2, len(wells))
     response = _responses(world, compound, dose, plate.line)
     latent = response[:, None] * world.effects[np.maximum(compound, 0)]
@@ -241,11 +233,12 @@ def _draw_plate(
         {"response": response, "state": np.sign(state), "gated": gated},
         index=info.index[np.argsort(order_by_well)],
     )
-    return Plate(values, info, truth.loc[info.index])
+    return _Plate(values, info, truth.loc[info.index])
 
 
-def _contents(design: DesignSettings, number: int) -> tuple[np.ndarray, np.ndarray]:
-    """What is in every used well of a plate map (-1: DMSO), and its dose (NaN for DMSO and hairpins), as laid out."""
+def _contents(settings: ScreenSettings, number: int) -> tuple[np.ndarray, np.ndarray]:
+    """What is in every used well of a map (-1: DMSO), and its dose (NaN: DMSO, hairpins)."""
+    design = settings.design
     size, controls = design.compounds_per_map, design.compounds + design.positive_controls
     library = np.concatenate([np.arange(design.compounds), controls + np.arange(design.genetic)])
     positive = design.compounds + np.arange(design.positive_controls)
@@ -258,9 +251,9 @@ def _contents(design: DesignSettings, number: int) -> tuple[np.ndarray, np.ndarr
 
 
 def _responses(world: ScreenWorld, compound: np.ndarray, dose: np.ndarray, line: int) -> np.ndarray:
-    """How much of its full effect each well shows: Hill's curve, times the cell line's sensitivity; 0 for DMSO.
+    """How much of its full effect each well shows: Hill's curve x the cell line's sensitivity.
 
-    A hairpin has no dose and shows all of its effect.
+    DMSO shows none; a hairpin has no dose and shows all of its effect.
     """
     about = world.compounds.iloc[np.maximum(compound, 0)]
     ratio = np.where(compound >= 0, dose, 0.0) / 10.0 ** about["log10_ec50"].to_numpy()
@@ -271,7 +264,7 @@ def _responses(world: ScreenWorld, compound: np.ndarray, dose: np.ndarray, line:
 def _well_noise(
     world: ScreenWorld, settings: ScreenSettings, wells: np.ndarray, rng: np.random.Generator
 ) -> np.ndarray:
-    """What is not biology (wells, landmarks), in noise sd: wells, shared variation, plate, gradients and the edge."""
+    """What is not biology (wells, landmarks), in noise sd: wells, plate, gradients, the edge."""
     noise, genes = settings.noise, settings.landmarks
     row, column = wells // _COLUMNS, wells % _COLUMNS
     edge = (row == 0) | (row == _ROWS - 1) | (column == 0) | (column == _COLUMNS - 1)
@@ -284,6 +277,7 @@ def _well_noise(
     )
     plate = noise.plate * rng.normal(size=genes)
     return (
+        # t with 6 degrees of freedom has a variance of 1.5
         rng.standard_t(6, (len(wells), genes)) / np.sqrt(1.5)
         + shared @ world.nuisance
         + plate

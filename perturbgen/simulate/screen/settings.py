@@ -19,7 +19,7 @@ _LANDMARKS: Final = 978
 WELLS: Final = 384
 
 
-class DesignSettings(Settings):
+class _DesignSettings(Settings):
     """What is on the plates."""
 
     compounds: int = Field(100, ge=2, description="compounds of the library")
@@ -47,17 +47,18 @@ class DesignSettings(Settings):
     )
 
     @model_validator(mode="after")
-    def fits(self) -> DesignSettings:
+    def fits(self) -> _DesignSettings:
         """A plate has room for one compound at least."""
+        lines = self.cell_lines
         if self.compounds_per_map < 1:
             raise ValueError(
-                f"{WELLS} wells do not hold the controls and one compound at {len(self.doses)} doses"
+                f"{WELLS} wells do not hold the controls and one compound at "
+                f"{len(self.doses)} doses"
             )
-        if len({*self.cell_lines}) < len(self.cell_lines) or any(
-            "_" in name or ":" in name for name in self.cell_lines
-        ):
+        if len({*lines}) < len(lines) or any("_" in name or ":" in name for name in lines):
             raise ValueError(
-                "cell lines need different names without '_' and ':', which separate the parts of an id"
+                "cell lines need different names without '_' and ':', which separate the parts of "
+                "an id"
             )
         return self
 
@@ -72,7 +73,7 @@ class DesignSettings(Settings):
         return -(-(self.compounds + self.genetic) // self.compounds_per_map)
 
 
-class BiologySettings(Settings):
+class _BiologySettings(Settings):
     """What compounds do, in a space of pathways."""
 
     pathways: int = Field(30, ge=2, description="directions that responses are made of")
@@ -114,10 +115,10 @@ class _NoiseSettings(Settings):
 
 
 class ScreenSettings(Settings):
-    """A screen: its design, its biology, its noise, and how the files are written."""
+    """The whole simulated screen: its design, biology and noise, and how its files are written."""
 
-    design: DesignSettings = DesignSettings()
-    biology: BiologySettings = BiologySettings()
+    design: _DesignSettings = _DesignSettings()
+    biology: _BiologySettings = _BiologySettings()
     noise: _NoiseSettings = _NoiseSettings()
     genes: int = Field(
         _LANDMARKS,

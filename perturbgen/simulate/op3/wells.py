@@ -1,0 +1,181 @@
+"""What the wells hold besides their compound: cells of each type, depth, and what else varies.
+
+That is donors, plates, sequencing libraries (plate rows) and ambient RNA.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from perturbgen.simulate.op3.counts import Stream
+from perturbgen.simulate.op3.layout import DONORS, Layout
+from perturbgen.simulate.op3.settings import (
+    CELL_TYPES,
+    CONDITION_KEY,
+    WITHHELD_TYPES,
+    SimulationSettings,
+)
+
+
+def count_cells(
+    layout: Layout, survival: pd.DataFrame, settings: SimulationSettings, *, seed: int
+) -> pd.DataFrame:
+    """A row for every (well, cell type): the well's columns, n_cells, survival, withheld.
+
+    The number of cells is Poisson around expected x survival (cell types, compounds) x a factor of
+    the well x one of the cell type in it.
+    """
+    expected = _expected_cells(layout, settings, rng=Stream.CELLS.rng(seed))
+    rng = Stream.CELLS.rng(seed, 1)
+    wells, n = layout.wells, len(layout.wells)
+    # Every condition is compared with the vehicle, and the number of cells moves all genes of few
+    # counts the same way: vehicle wells that are fuller by chance shift the whole table. So chance
+    # may not change the total of a side (vehicle, the rest) of a plate.
+    side = wells.groupby(["plate_name", wells["sm_name"] == layout.vehicle]).ngroup().to_numpy()
+    by_well = _balanced_factors(rng, settings.cells.well_log_sd, (n, 1), side)
+    mix = _balanced_factors(rng, settings.cells.mix_log_sd, (n, len(CELL_TYPES)), side)
+    alive = survival.T.loc[wells["sm_name"], list(CELL_TYPES)].to_numpy()
+    mean = expected.loc[wells["plate_name"]].to_numpy() * alive * by_well * mix
+    cells = _balanced_poisson(rng, mean * ~wells["lost"].to_numpy()[:, None], side)
+    groups = wells.loc[wells.index.repeat(len(CELL_TYPES))].reset_index(drop=True)
+    groups["cell_type"] = list(CELL_TYPES) * n
+    groups["n_cells"], groups["survival"] = cells.ravel(), alive.ravel()
+    released = groups["sm_name"].isin([*layout.known, layout.vehicle])
+    groups["withheld"] = groups["cell_type"].isin(WITHHELD_TYPES) & ~released
+    return _keep_to_real_rows(groups, layout)
+
+
+def _expected_cells(
+    layout: Layout, settings: SimulationSettings, *, rng: np.random.Generator
+) -> pd.DataFrame:
+    """Expected cells of an unharmed well (plates, cell types).
+
+    A real layout says how plates differ, else chance does.
+    """
+    cells = settings.cells
+    plates = (
+        layout.wells.drop_duplicates("plate_name").set_index("plate_name")["donor_id"].sort_index()
+    )
+    proportions = pd.Series(cells.proportions)[list(CELL_TYPES)]
+    by_donor = rng.normal(0, cells.donor_log_sd, (len(DONORS), len(CELL_TYPES)))
+    by_plate = rng.normal(0, cells.plate_log_sd, (len(plates), len(CELL_TYPES)))
+    shift = np.exp(by_donor[[DONORS.index(donor) for donor in plates]] + by_plate)
+    # The shifts of a cell type average to one: its proportion is the one that was asked for.
+    shift = shift / shift.mean(axis=0)
+    expected = pd.DataFrame(
+        shift * proportions.to_numpy(), index=plates.index, columns=list(CELL_TYPES)
+    )
+    if layout.cells_per_well is not None:
+        real = layout.cells_per_well.unstack("cell_type")
+        real = real / real.mean() * proportions[list(real.columns)]
+        expected[list(real.columns)] = real.loc[expected.index]
+    return expected * cells.per_well / proportions.sum()
+
+
+def _mean_one(rng: np.random.Generator, log_sd: float, names: list[str]) -> dict[str, float]:
+    """A log-normal factor of mean one for each name."""
+    factors = np.exp(rng.normal(-(log_sd**2) / 2, log_sd, len(names)))
+    return dict(zip(names, factors, strict=True))
+
+
+def _balanced_factors(
+    rng: np.random.Generator, log_sd: float, shape: tuple[int, int], side: np.ndarray
+) -> np.ndarray:
+    """Log-normal factors (wells, n) whose logs have the same mean on each ``side`` (wells,)."""
+    logs = pd.DataFrame(rng.normal(0, log_sd, shape))
+    balanced = logs - logs.groupby(side).transform("mean")
+    return np.exp(balanced.to_numpy() - log_sd**2 / 2)
+
+
+def _balanced_poisson(rng: np.random.Generator, mean: np.ndarray, side: np.ndarray) -> np.ndarray:
+    """Poisson counts (wells, n), given that each ``side`` (wells,) has its expected total."""
+    counts = np.zeros(mean.shape, dtype=int)
+    for number in np.unique(side):
+        here = np.flatnonzero(side == number)
+        total = mean[here].sum(axis=0)
+        share = mean[here] / np.maximum(total, 1e-300)
+        # Poisson counts of a known sum are multinomial
+        counts[here] = rng.multinomial(np.rint(total).astype(int), share.T).T
+    return counts
+
+
+def _keep_to_real_rows(groups: pd.DataFrame, layout: Layout) -> pd.DataFrame:
+    """With a real layout, conditions it has keep at least a cell, and those it lacks lose all."""
+    if layout.train_rows is None or layout.id_map is None:
+        return groups
+    listed = pd.concat([layout.train_rows, layout.id_map])[CONDITION_KEY]
+    is_real = pd.MultiIndex.from_frame(groups[CONDITION_KEY]).isin(pd.MultiIndex.from_frame(listed))
+    vehicle = (groups["sm_name"] == layout.vehicle).to_numpy()
+    groups.loc[~is_real & ~vehicle, "n_cells"] = 0
+    total = groups.groupby(CONDITION_KEY)["n_cells"].transform("sum")
+    empty = groups[(total == 0) & is_real & ~groups["lost"]]
+    groups.loc[empty.drop_duplicates(CONDITION_KEY).index, "n_cells"] = 1
+    return groups
+
+
+def mean_depths(
+    groups: pd.DataFrame, base: float, settings: SimulationSettings, *, seed: int
+) -> pd.Series:
+    """Mean library size of a group's cells.
+
+    base x cell type x plate x sequencing library x survival^power.
+    """
+    rng, depth = Stream.DEPTH.rng(seed, 1), settings.depth
+    by_plate = _mean_one(rng, depth.plate_log_sd, sorted(groups["plate_name"].unique()))
+    by_library = _mean_one(rng, depth.library_log_sd, sorted(groups["library_id"].unique()))
+    return (
+        base
+        * groups["cell_type"].map(depth.cell_types)
+        * groups["plate_name"].map(by_plate)
+        * groups["library_id"].map(by_library)
+        * groups["survival"] ** depth.toxic_power
+    )
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Log effects on genes, and the ambient RNA of each sequencing library, all labelled.
+
+    ``donor`` (donor: (cell types, genes)), ``plate`` and ``library`` (name: (genes,)), ``ambient``
+    (library: profile (genes,), adding up to one), ``ambient_share`` (by library).
+    """
+
+    donor: dict[str, np.ndarray]
+    plate: dict[str, np.ndarray]
+    library: dict[str, np.ndarray]
+    ambient: dict[str, np.ndarray]
+    ambient_share: pd.Series
+
+    @classmethod
+    def draw(
+        cls, groups: pd.DataFrame, share: pd.DataFrame, settings: SimulationSettings, *, seed: int
+    ) -> Noise:
+        """Effects of every donor, plate and library of ``groups``, with n_cells and depth."""
+        rng, expression, genes = Stream.NOISE.rng(seed), settings.expression, share.shape[1]
+        libraries = sorted(groups["library_id"].unique())
+
+        def effects(names: list[str], log_sd: float, *shape: int) -> dict[str, np.ndarray]:
+            return {name: rng.normal(0, log_sd, shape).astype(np.float32) for name in names}
+
+        # Ambient RNA is what the cells pooled in a library spill: their average expression, each
+        # cell type weighted by its expected counts.
+        counts = groups["n_cells"] * groups["depth"]
+        counts = counts.groupby([groups["library_id"], groups["cell_type"]]).sum()
+        weights = counts.unstack("cell_type")[list(share.index)]
+        weights = weights.div(weights.sum(axis=1), axis=0).fillna(1 / len(share))
+        profiles = (weights.to_numpy() @ share.to_numpy()).astype(np.float32)
+        mean = expression.ambient
+        return cls(
+            # the order of the draws is the order of these lines: it decides every later number
+            ambient_share=pd.Series(
+                rng.beta(4, 4 / max(mean, 1e-9) - 4, len(libraries)) if mean else 0.0,
+                index=libraries,
+            ),
+            donor=effects(list(DONORS), expression.donor_log_sd, len(CELL_TYPES), genes),
+            plate=effects(sorted(groups["plate_name"].unique()), expression.plate_log_sd, genes),
+            library=effects(libraries, expression.row_log_sd, genes),
+            ambient=dict(zip(weights.index, profiles, strict=True)),
+        )
