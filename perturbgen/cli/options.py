@@ -53,6 +53,7 @@ Vehicle = Annotated[
 
 def listed(text: str | None) -> list[str]:
     """The names between the commas of an option."""
+    # what stands after a last comma names nothing
     return [name.strip() for name in (text or "").split(",") if name.strip()]
 
 

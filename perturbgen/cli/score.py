@@ -164,6 +164,7 @@ def _read_conditions(path: Path) -> pd.DataFrame:
     from perturbgen.core.tables import read_frame
     from perturbgen.de.table import NAMES, labelled
 
+    # as text: a name of digits alone is no number, and would not be found in the truth
     return labelled(read_frame(path, text=(*CONDITION, *NAMES)), path)
 
 

@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -69,8 +70,8 @@ class Predictions:
                 each = torch.stack([model.log_p(z) for z in views])
                 log_p[rows] = (each.logsumexp(dim=0) - math.log(len(views))).float().cpu().numpy()
 
-        def look(batches: Iterable[ImageBatch]) -> None:
-            for batch in batches:
+        def look(plan: list[np.ndarray]) -> None:
+            for batch in feed.stream(plan):
                 model.embed(batch.images, batch.cell)
 
         was_training = model.training
@@ -78,7 +79,8 @@ class Predictions:
         with torch.no_grad():
             if statistics == "own":
                 for plan in feed.by_experiment():
-                    with own_statistics(model, lambda plan=plan: look(feed.stream(plan))):  # type: ignore[misc]
+                    # Read twice instead of kept: an experiment's images may not fit in memory.
+                    with own_statistics(model, partial(look, plan)):
                         collect(feed.stream(plan))
             else:
                 with own_statistics(model) if statistics == "batch" else nullcontext():
