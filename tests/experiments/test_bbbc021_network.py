@@ -81,11 +81,11 @@ def test_seeds_are_averaged_line_by_line(script: ModuleType) -> None:
 def test_spoilt_fields_are_outliers_of_simple_features(script: ModuleType, tmp_path: Path) -> None:
     from handmade import measured
 
-    from perturbgen.images.network.fields import read_fields
+    from perturbgen.images.network.fields import Fields
     from perturbgen.images.network.settings import ImageData
 
     root = write_bbbc021(tmp_path / "images", layout=ImageLayout(artefacts=12))
-    fields = read_fields(ImageData(path=root))
+    fields = Fields.read(ImageData(path=root))
     row = script.outlier_rows(
         root, {"simple": measured(fields.files, fields.table, fields.channels)}
     )[0]
