@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from perturbgen.core.console import Tick
 from perturbgen.core.system import spread
 from perturbgen.de.contrasts import Contrasts
 from perturbgen.de.design import Design
@@ -46,7 +46,11 @@ class FitResult:
 
 
 def fit_native(
-    counts: _Array, design: Design, weights: _Array, method: FitMethod, tick: Tick | None = None
+    counts: _Array,
+    design: Design,
+    weights: _Array,
+    method: FitMethod,
+    tick: Callable[[float], None] | None = None,
 ) -> FitResult:
     """limma-voom of counts (samples, genes) with contrast ``weights`` (contrasts, columns)."""
     sizes = counts.sum(axis=1)
@@ -65,7 +69,11 @@ def fit_native(
 
 
 def _fit_genes(
-    logs: LogCounts, contrasts: Contrasts, *, device: str = "cpu", tick: Tick | None = None
+    logs: LogCounts,
+    contrasts: Contrasts,
+    *,
+    device: str = "cpu",
+    tick: Callable[[float], None] | None = None,
 ) -> tuple[_Array, _Array, _Array]:
     """Residual SD (genes,), effects and unscaled standard errors (contrasts, genes)."""
     if device != "cpu":

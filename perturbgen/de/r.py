@@ -17,7 +17,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import null_space
 
-from perturbgen.core.console import Tick
 from perturbgen.core.errors import ConfigError, DesignError, MissingDependencyError, PerturbgenError
 from perturbgen.de.design import Design
 from perturbgen.de.inputs import as_matrix
@@ -36,7 +35,11 @@ _R_PACKAGES = {"limma": "r-bioc-limma", "edgeR": "r-bioc-edger", "statmod": "r-c
 
 
 def fit_r(
-    counts: _Array, design: Design, weights: _Array, method: FitMethod, tick: Tick | None = None
+    counts: _Array,
+    design: Design,
+    weights: _Array,
+    method: FitMethod,
+    tick: Callable[[float], None] | None = None,
 ) -> FitResult:
     """The fit of ``fit_native``, made by R: one call for the fit, one for all contrasts."""
     design.require_df()

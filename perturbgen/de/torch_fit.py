@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from perturbgen.core.console import Tick
 from perturbgen.core.errors import ConfigError
 from perturbgen.de.contrasts import Contrasts
 from perturbgen.de.voom import LogCounts
@@ -20,7 +20,7 @@ _BLOCK = 2048  # genes at a time, whose (genes, q, groups) arrays fit the device
 
 
 def fit_genes_on(
-    device: str, logs: LogCounts, contrasts: Contrasts, tick: Tick | None = None
+    device: str, logs: LogCounts, contrasts: Contrasts, tick: Callable[[float], None] | None = None
 ) -> tuple[_Array, _Array, _Array]:
     """``perturbgen.de.native``'s fit of all genes on a torch device."""
     fitter = _TorchFitter(logs, contrasts, device)
