@@ -40,7 +40,7 @@ def write_signatures(
 
 def test_shares_come_back_from_the_means_of_logarithms() -> None:
     rng = np.random.default_rng(0)
-    share = np.exp(rng.normal(0, 2, 3000))
+    share = np.exp(rng.normal(0, 2, 800))
     share /= share.sum()
     size, depth, k = 2.0, 2000.0, np.arange(1, 4000)
     mean = share * depth
