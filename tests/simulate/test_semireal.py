@@ -152,6 +152,7 @@ def test_concordance_ranks_a_drug_with_agreeing_cells_above_noise() -> None:
 
 
 @pytest.mark.data
+@pytest.mark.slow  # all 576 real wells are drawn: fewer do not have the real rows
 def test_the_semi_real_experiment_carries_the_real_rows(real_data: Path, tmp_path: Path) -> None:
     op3 = real_data / "op3"
     out = simulate(
