@@ -134,10 +134,10 @@ def _embed_images(
     """
     from perturbgen.images.network import IMAGES
     from perturbgen.images.network.evaluate import embed_run
-    from perturbgen.profiles.table import require_replaceable
+    from perturbgen.profiles import Profiles
 
     # before the images are read; a folder of other things than profiles is never replaced
-    require_replaceable(out)
+    Profiles.require_replaceable(out)
     profiles = embed_run(
         open_run(IMAGES, run, device),
         part=listed(part),

@@ -22,7 +22,8 @@ from perturbgen.de.design import Design
 from perturbgen.de.inputs import as_matrix
 from perturbgen.de.native import FitMethod, FitResult
 from perturbgen.de.table import DETable
-from perturbgen.de.voom import MeanVariance, Trend, choose_span
+from perturbgen.de.trend import Trend
+from perturbgen.de.voom import MeanVariance
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -47,7 +48,7 @@ def fit_r(
     exact = method.contrasts == "exact"
     if exact:
         columns = _contrasts_as_columns(columns, wanted)
-    span = choose_span(method.span, int(counts.any(axis=0).sum()))
+    span = Trend.span(method.span, int(counts.any(axis=0).sum()))
     fit = _call("limma_fit", counts.T, columns, normalise=method.normalise == "tmm", span=span)
     tested = {"tested": len(wanted)} if exact else {"contrasts": wanted.T}
     answer = _call("limma_test", fit, robust=method.robust, trend=method.trend, **tested)
