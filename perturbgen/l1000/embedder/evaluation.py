@@ -191,7 +191,9 @@ class Judged:
             "What is left on other plates and positions, what shuffled labels give, and how well "
             "the plate is found: an AUC of one half is chance, more is leakage.",
         )
-        page.table([{"variant": name, **plain(row)} for name, row in self.controls.iterrows()])
+        page.table(
+            [{"variant": name, **plain(dict(row))} for name, row in self.controls.iterrows()]
+        )
         for column in self.probes:
             page.section(f"Probe: {column}", _PROBE_TEXT.format(column=column, label=self.label))
             page.figure(
