@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from perturbgen.core.folds import choose
-from perturbgen.images.nsc import Matching, admissible, cosines, nearest_allowed, treatment_profiles
+from perturbgen.images.nsc import Matching, cosines, treatment_profiles
 from perturbgen.profiles import Profiles
 from perturbgen.profiles.correct import (
     Compress,
@@ -90,14 +90,14 @@ def nested_matching(
     the withheld compound is no neighbour of any other. Also returns, for each compound, what was
     chosen and how many of the others it matched.
     """
-    allowed, moa = admissible(meta, other_batch=other_batch), meta["moa"].to_numpy()
+    allowed, moa = Matching.admissible(meta, other_batch=other_batch), meta["moa"].to_numpy()
     compound, neighbour, choices = meta["compound"].to_numpy(), np.full(len(meta), -1), []
     for withheld in pd.unique(compound):
         out = compound == withheld
         others = allowed & ~out[None]
         matched = {name: hits(similarity[name], others, moa)[~out].sum() for name in similarity}
         choice = choose(matched, matched.__getitem__)
-        neighbour[out] = nearest_allowed(similarity[choice.best], allowed)[out]
+        neighbour[out] = Matching.nearest(similarity[choice.best], allowed)[out]
         others_matched = int(choice.score)
         choices.append(
             {"compound": withheld, "recipe": choice.best, "others matched": others_matched}
@@ -107,7 +107,7 @@ def nested_matching(
 
 def hits(similarity: np.ndarray, allowed: np.ndarray, moa: np.ndarray) -> np.ndarray:
     """Whether each treatment's nearest allowed one shares its mechanism."""
-    best = nearest_allowed(similarity, allowed)
+    best = Matching.nearest(similarity, allowed)
     return (best >= 0) & (moa[best] == moa)
 
 

@@ -148,9 +148,7 @@ def week_told(wells: Profiles) -> float:
     """
     import numpy as np
 
-    from perturbgen.profiles.correct import fitted_rows
-
-    dmso = wells.where((wells.meta["compound"] == "DMSO").to_numpy() & ~fitted_rows(wells))
+    dmso = wells.where((wells.meta["compound"] == "DMSO").to_numpy() & ~wells.fitted())
     week, plate = dmso.meta["week"].to_numpy(), dmso.meta["plate"].to_numpy()
     names = np.unique(week)
     right = np.zeros(len(week), bool)

@@ -91,7 +91,7 @@ def golden_table(wells: Profiles, seed: int) -> list[dict[str, Any]]:
     """
     import numpy as np
 
-    from perturbgen.images.nsc import match_by, mechanism_folds, nsc, nscb, treatment_profiles
+    from perturbgen.images.nsc import Matching, mechanism_folds, treatment_profiles
     from perturbgen.profiles.correct import batch_predictability
 
     control = (wells.meta["compound"] == VEHICLE).to_numpy()
@@ -114,11 +114,11 @@ def golden_table(wells: Profiles, seed: int) -> list[dict[str, Any]]:
         rows.append(
             {
                 "correction": name,
-                "NSC": str(nsc(median)),
-                "NSCB": str(nscb(median)),
-                "NSC (mean)": str(nsc(mean)),
-                "NSCB (mean)": str(nscb(mean)),
-                "5 folds": str(match_by("k-fold", median, folds[:, None] != folds[None])),
+                "NSC": str(Matching.nsc(median)),
+                "NSCB": str(Matching.nscb(median)),
+                "NSC (mean)": str(Matching.nsc(mean)),
+                "NSCB (mean)": str(Matching.nscb(mean)),
+                "5 folds": str(Matching.by("k-fold", median, folds[:, None] != folds[None])),
                 "week from DMSO": week.after,
                 "variance between weeks": week.variance_after,
             }
@@ -132,13 +132,13 @@ def nested_table(wells: Profiles) -> list[dict[str, Any]]:
     """
     from choose import hits, nested_matching, similarities
 
-    from perturbgen.images.nsc import ONE_BATCH, admissible
+    from perturbgen.images.nsc import ONE_BATCH, Matching
 
     rows = []
     for name, without, other_batch in (("NSC", (), False), ("NSCB", ONE_BATCH, True)):
         similarity, meta = similarities(wells, vehicle=VEHICLE, without=without)
         matching, choices = nested_matching(similarity, meta, other_batch=other_batch)
-        allowed, moa = admissible(meta, other_batch=other_batch), meta["moa"].to_numpy()
+        allowed, moa = Matching.admissible(meta, other_batch=other_batch), meta["moa"].to_numpy()
         fixed = {key: int(hits(value, allowed, moa).sum()) for key, value in similarity.items()}
         counts = choices["recipe"].value_counts()
         rows.append(

@@ -44,12 +44,12 @@ def main(
     import pandas as pd
 
     from perturbgen.profiles import read_profiles
-    from perturbgen.simulate.images import write_cellpainting
+    from perturbgen.simulate.images import WRITERS
 
     if data is None:
         data = out / f"fixture{seed}" / "profiles.csv.gz"
         if not data.exists():
-            write_cellpainting(data.parent, seed=seed)
+            WRITERS["cellpainting"](data.parent, seed=seed)
     profiles = read_profiles(data)
     compounds = {name: score(profiles, step, splits, seed) for name, step in corrections().items()}
     rows = [summary(name, table) for name, table in compounds.items()]

@@ -11,7 +11,7 @@ from sklearn.metrics import f1_score
 from perturbgen.core.errors import SchemaError
 from perturbgen.core.stats import interval, means, resample
 from perturbgen.images.nsc import mechanism_folds
-from perturbgen.profiles.crossmodal import PairedProfiles, Setting, decompose, fit_chosen
+from perturbgen.profiles.crossmodal import PairedProfiles, Setting, decompose
 
 _Array = np.ndarray[Any, Any]
 _COMPONENTS: Final = 50
@@ -78,7 +78,7 @@ def _predictions(
     names: tuple[str, str],
 ) -> dict[str, _Array]:
     """What is said of the held rows from each set of features."""
-    spaces = fit_chosen(pairs, train, shared, inner=inner, rng=rng)
+    spaces = pairs.fit_chosen(train, shared, inner=inner, rng=rng)
     sides = (pairs.first.values, pairs.second.values)
     one, other = (_components(values, train) for values in sides)
     both = np.hstack([space.transform(values) for space, values in zip(spaces, sides, strict=True)])

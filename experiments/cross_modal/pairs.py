@@ -16,7 +16,7 @@ import pandas as pd
 
 from perturbgen.core.errors import InputError, SchemaError, shorten
 from perturbgen.core.tables import read_frame, require_columns
-from perturbgen.profiles import Profiles, chosen, tidy
+from perturbgen.profiles import Profiles
 from perturbgen.profiles.correct import ControlScaler
 from perturbgen.profiles.crossmodal import PairedProfiles
 from perturbgen.retrieval import percent_replicating
@@ -60,7 +60,7 @@ def read_wells(path: str | Path, columns: Columns) -> Profiles:
         pd.Index(features),
         str(path),
     )
-    profiles = tidy(profiles, nan="drop-features") if columns.features == "" else tidy(profiles)
+    profiles = profiles.tidy(nan="error" if columns.features else "drop-features")
     if columns.control:
         profiles = _standardised(profiles, columns)
     return replace(profiles, meta=_labelled(profiles.meta, columns, path))
@@ -112,7 +112,7 @@ def _is_flag(values: pd.Series) -> bool:
 
 def _standardised(profiles: Profiles, columns: Columns) -> Profiles:
     """By the controls of each plate; the controls themselves are excluded."""
-    control = chosen(profiles.meta, columns.control, profiles.source)
+    control = profiles.chosen(columns.control, profiles.source)
     scaler = ControlScaler([columns.plate] if columns.plate else [])
     values = scaler.fit_transform(profiles.values, profiles.meta, control=control)
     return profiles.with_values(values).where(~control)

@@ -143,12 +143,10 @@ def run(
     import matching_report as report
     import numpy as np
 
-    from perturbgen.profiles.crossmodal import match
-
     settings = methods(pairs, truth)
     rng = np.random.default_rng([protocol.seed, 1])
-    found = match(
-        pairs, settings, folds=protocol.folds, inner=protocol.inner, rng=rng, torn_from=OURS
+    found = pairs.match(
+        settings, folds=protocol.folds, inner=protocol.inner, rng=rng, torn_from=OURS
     )
     scores = report.scored(
         found,
@@ -175,14 +173,13 @@ def methods(pairs: PairedProfiles, truth: Path | None) -> dict[str, list[Any]]:
     """Names and settings; of a fixture also the maps that were planted."""
     from paired_fixture import read_truth
 
-    from perturbgen.profiles import crossmodal
+    from perturbgen.profiles.crossmodal import Setting
 
-    sizes = [len(side.features) for side in (pairs.first, pairs.second)]
-    found = crossmodal.methods(first_features=sizes[0], second_features=sizes[1])
+    found = pairs.methods()
     if truth is None:
         return found
     planted = read_truth(truth)
-    return found | {"the planted maps": [crossmodal.given_maps(planted.images, planted.l1000)]}
+    return found | {"the planted maps": [Setting.given(planted.images, planted.l1000)]}
 
 
 def opening(
@@ -288,10 +285,10 @@ def variates(page: Page, pairs: PairedProfiles, protocol: Protocol, *, planted: 
     from matching_report import variate_figure
     from paired_fixture import SHARED
 
-    from perturbgen.profiles.crossmodal import correlated, variate_correlations
+    from perturbgen.profiles.crossmodal import Setting
 
     rng = np.random.default_rng([protocol.seed, 2])
-    table = variate_correlations(pairs, correlated(0.3, 20), folds=protocol.folds, rng=rng)
+    table = pairs.variate_correlations(Setting.correlated(0.3, 20), folds=protocol.folds, rng=rng)
     page.section(
         "How much is shared",
         "Correlation of each pair of variates over withheld perturbations, tau 0.3.",

@@ -112,7 +112,7 @@ def compare_methods(folder: Path, run: Path, methods: dict[str, Any]) -> dict[st
     and a page.
     """
     from perturbgen.cli.score import raise_failures, show_comparison
-    from perturbgen.compare import CompareSettings, compare, write_comparison_report, write_outputs
+    from perturbgen.compare import CompareSettings, compare, write_outputs
     from perturbgen.simulate import write_replicate
 
     log.info("repeating the withheld part of the experiment, as the positive control")
@@ -121,10 +121,12 @@ def compare_methods(folder: Path, run: Path, methods: dict[str, Any]) -> dict[st
         HERE / "compare.toml", base={"methods": methods}, overrides=[f"data.folder={str(folder)!r}"]
     )
     found = compare(settings, run / "comparison")
-    write_outputs(found, run / "comparison", report=False)
-    links = {"the cells": "summary.html", "differential expression": "de.html"}
-    write_comparison_report(
-        found, run / "report.html", "Who predicts the withheld conditions best?", links=links
+    write_outputs(
+        found,
+        run / "comparison",
+        title="Who predicts the withheld conditions best?",
+        report=(run / "report.html").absolute(),
+        links={"the cells": "summary.html", "differential expression": "de.html"},
     )
     show_comparison(found)
     raise_failures(found, run / "comparison")
@@ -145,13 +147,13 @@ def log_projector(bulk: AnnData, run: Path) -> None:
     """Put the pseudobulk samples into TensorBoard's embedding projector, with their labels."""
     from torch.utils.tensorboard import SummaryWriter
 
-    from perturbgen.data import log_profiles, principal_components
+    from perturbgen.data import pseudobulk_components
 
-    values, obs = log_profiles(bulk)
+    scores, obs = pseudobulk_components(bulk)
     labels = [name for name in ("cell_type", "compound", "plate", "donor", "well") if name in obs]
     with SummaryWriter(run) as board:
         board.add_embedding(
-            principal_components(values),
+            scores,
             obs[labels].astype(str).to_numpy().tolist(),
             metadata_header=labels,
             tag="pseudobulk",

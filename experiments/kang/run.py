@@ -233,7 +233,7 @@ def train(
         "seed": seed,
         "data": {"path": str(path), "split": str(split)},
     }
-    base = merge(merge(settings.train, settings.models[model]), {**ours, "model": {"kind": model}})
+    base = merge(settings.train, settings.models[model], {**ours, "model": {"kind": model}})
     return load_run(train_once(RunSettings.load(base=base), runs=out / "runs", accelerator="cpu"))
 
 

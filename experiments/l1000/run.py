@@ -187,7 +187,7 @@ def screen_rows(
             "data": {"path": str(source), "types": ["trt_cp"], "validation": 0.1, "test": 0.2},
             "seed": seed,
         }
-        settings = made(merge(merge(base, SCREEN), choices[name]))
+        settings = made(merge(base, SCREEN, choices[name]))
         embedder, _ = learn(settings, folder / f"{seed}-{name}")
         train, judged = parts_of(settings, "train"), parts_of(settings, "test")
         rows = [network_row(name, embedder, judged, seed)]
@@ -250,7 +250,7 @@ def plate_settings(
     data = {"path": str(source), "label": "pert_id", "types": PLATE_TYPES, "split": str(split)}
     base = {"data": data, "seed": seed}
     length = {"training": {"epochs": epochs}} if epochs else {}
-    return made(merge(merge(merge(base, PLATE), choice), length))
+    return made(merge(base, PLATE, choice, length))
 
 
 def labels_of(source: Path) -> pd.Series:

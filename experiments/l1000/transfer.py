@@ -100,4 +100,4 @@ def few_compounds(
     epochs = -(-STEPS // steps_of_an_epoch)
     length = {"training": {"epochs": epochs, "batch_size": BATCH}, "stopping": {"patience": epochs}}
     data = {"path": str(source), "types": ["trt_cp"], "split": str(split)}
-    return made(merge(merge(base, length), {"data": data, "seed": seed}))
+    return made(merge(base, length, {"data": data, "seed": seed}))

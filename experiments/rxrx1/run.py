@@ -36,7 +36,7 @@ def main(
     Example: python experiments/rxrx1/run.py ../shared/data/imaging/rxrx1
     """
     from perturbgen.images import read_rxrx1_metadata
-    from perturbgen.images.rxrx1 import PlatePlan, sirna_groups
+    from perturbgen.images.rxrx1 import PlatePlan
     from perturbgen.simulate.images import write_rxrx1
 
     if data is None:
@@ -44,7 +44,7 @@ def main(
         if not data.exists():
             write_rxrx1(data, seed=seed, images=False)
     meta = read_rxrx1_metadata(data)
-    groups = sirna_groups(meta)
+    groups = PlatePlan.sirna_groups(meta)
     plan = PlatePlan.of(meta, groups)
     facts = [
         {"what": "wells", "found": int(meta["well_id"].nunique())},
@@ -76,7 +76,7 @@ def decode_table(
 
     from perturbgen.images import rxrx1
 
-    wells = rxrx1.treatment_wells(meta)
+    wells = rxrx1.PlatePlan.treated_wells(meta)
     names = sorted(wells["experiment"].unique())[:: max(1, wells["experiment"].nunique() // count)][
         :count
     ]

@@ -44,10 +44,10 @@ def main(
     Example: python experiments/rxrx19a/run.py RxRx19a --out runs/rxrx19a
     """
     from perturbgen.images import stream_embeddings
-    from perturbgen.simulate.images import write_rxrx19a
+    from perturbgen.simulate.images import WRITERS
 
     with tempfile.TemporaryDirectory() as folder:
-        source = data or write_rxrx19a(
+        source = data or WRITERS["rxrx19a"](
             Path(folder) / "fixture",
             seed=seed,
             drugs=DRUGS,
@@ -83,7 +83,9 @@ def centrings() -> dict[str, Correction]:
     """Ours, the same with shrinkage, and the seed's: one label after the other, the disease among
     them.
     """
-    from perturbgen.profiles.correct import NestedCentre, Pipeline, SequentialCentroids
+    from sequential import SequentialCentroids
+
+    from perturbgen.profiles.correct import NestedCentre, Pipeline
 
     return {
         "none": Pipeline(),
@@ -110,9 +112,8 @@ def score(wells: Profiles, rng: np.random.Generator) -> tuple[pd.DataFrame, pd.D
     """Gate and hits of centred wells; no group is excluded here."""
     from perturbgen.images import DISEASED, HEALTHY
     from perturbgen.images.hits import hit_table, score_wells
-    from perturbgen.profiles import chosen
 
-    masks = {"healthy": chosen(wells.meta, HEALTHY), "diseased": chosen(wells.meta, DISEASED)}
+    masks = {"healthy": wells.chosen(HEALTHY), "diseased": wells.chosen(DISEASED)}
     found = score_wells(wells, **masks, gate=-float("inf"))
     return found.gate, hit_table(found.wells, treatment="treatment", dose="treatment_conc", rng=rng)
 
@@ -123,10 +124,9 @@ def compare_centrings(profiles: Profiles, *, planted: bool, seed: int) -> list[d
 
     from perturbgen.core.errors import SchemaError
     from perturbgen.images import DISEASED, HEALTHY
-    from perturbgen.profiles import chosen
 
     named = profiles.where(profiles.meta["disease_condition"].notna())
-    healthy = chosen(named.meta, HEALTHY)
+    healthy = named.chosen(HEALTHY)
     rows = []
     for name, step in centrings().items():
         control = healthy if name.startswith("nested") else None
@@ -134,8 +134,7 @@ def compare_centrings(profiles: Profiles, *, planted: bool, seed: int) -> list[d
             step.fit_transform(named.values, named.meta, control=control)
         ).averaged(["well_id"])
         sides = [
-            wells.values[chosen(wells.meta, condition)].mean(axis=0)
-            for condition in (HEALTHY, DISEASED)
+            wells.values[wells.chosen(condition)].mean(axis=0) for condition in (HEALTHY, DISEASED)
         ]
         row: dict[str, Any] = {
             "centring": name,
@@ -170,10 +169,9 @@ def key_order(profiles: Profiles) -> float:
     import numpy as np
 
     from perturbgen.images import HEALTHY
-    from perturbgen.profiles import chosen
     from perturbgen.profiles.correct import NestedCentre
 
-    control = chosen(profiles.meta, HEALTHY)
+    control = profiles.chosen(HEALTHY)
     rows = profiles.where(np.arange(len(profiles)) < 2000) if len(profiles) > 50_000 else profiles
     one, other = (
         NestedCentre(keys)

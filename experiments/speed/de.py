@@ -29,7 +29,7 @@ import pandas as pd
 from perturbgen.core.console import say, show_table
 from perturbgen.de import limma_table
 from perturbgen.de.native import FitMethod, fit_native
-from perturbgen.de.plan import Fit, Question, plan_fits
+from perturbgen.de.plan import Fit, Question
 from perturbgen.de.r import fit_r
 
 
@@ -118,7 +118,7 @@ def options(shape: Shape) -> dict[str, object]:
 
 def plan(shape: Shape) -> list[Fit]:
     """The fits of a shape."""
-    return plan_fits(shape.obs, Question(**options(shape)))
+    return Question(**options(shape)).fits(shape.obs)
 
 
 def time_native(shape: Shape, counts: pd.DataFrame) -> float:

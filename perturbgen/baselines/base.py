@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final, Generic, Protocol, Self, TypeVar, cast, runtime_checkable
 
@@ -38,18 +39,22 @@ class ConditionList:
         cls, labels: pd.MultiIndex | pd.DataFrame | pd.Index, what: str = "the conditions"
     ) -> ConditionList:
         """Cell type and compound by name, from the levels of an index or the columns of a table."""
-        frame = isinstance(labels, pd.DataFrame)
-        names = list(labels.columns if frame else labels.names)
+        names: list[Any]
+        column: Callable[[str], Any]
+        if isinstance(labels, pd.DataFrame):
+            names, column = list(labels.columns), labels.__getitem__
+        else:
+            names, column = list(labels.names), labels.get_level_values
         if not set(CONDITION) <= set(names):
             raise SchemaError(
                 f"{what} has labels {shorten(names)}",
                 expected="(cell_type, compound): the levels of a MultiIndex, or columns",
                 fix="table.set_index(['cell_type', 'compound'])",
             )
-        columns = [labels[key] if frame else labels.get_level_values(key) for key in CONDITION]
+        columns = [column(key) for key in CONDITION]
         if not len(columns[0]):
             raise SchemaError(f"{what} has no rows", expected="at least one condition")
-        if any(pd.isna(column).any() for column in columns):
+        if any(pd.isna(values).any() for values in columns):
             raise SchemaError(
                 f"{what} has rows without a cell type or a compound",
                 fix="complete or drop these rows",

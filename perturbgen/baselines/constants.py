@@ -12,9 +12,8 @@ from perturbgen.baselines.base import Baseline, ConditionList, LinearSmoother, T
 from perturbgen.core.config import Settings
 from perturbgen.core.errors import SchemaError, shorten
 
-_GENES_AT_ONCE = (
-    256  # their training values stay in the processor's cache while they are drawn from
-)
+# Their training values stay in the processor's cache while they are drawn from.
+_GENES_AT_ONCE = 256
 
 
 class _Zeros(LinearSmoother[Settings]):

@@ -57,7 +57,7 @@ def _mean(where: str, description: str, open_problems: str = "") -> _Entry:
     return _Entry(where, description, open_problems, intervals=True)
 
 
-def _learner(where: str, description: str, **marks: bool) -> _Entry:
+def _learner(where: str, description: str, **marks: Any) -> _Entry:
     """A random baseline that can use fingerprints."""
     return _Entry(where, description, uses=("smiles",), random=True, **marks)
 
@@ -158,7 +158,9 @@ def make(
             raise ConfigError(f"{name} makes no use of {key}", fix="leave it out")
     fix = f"perturbgen baselines {name} lists its settings"
     chosen: Any = entry.settings_class.load(base=settings, fix=fix)
-    parts = {key: given[key] for key in (*entry.needs, *entry.uses) if given[key] is not None}
+    parts: dict[str, Any] = {
+        key: given[key] for key in (*entry.needs, *entry.uses) if given[key] is not None
+    }
     if name == "blend":
         candidates = _blend_members(chosen.members, chosen.settings, parts)
     elif name == "nested":

@@ -310,7 +310,8 @@ class _PseudobulkForest(Baseline[_PseudobulkForestSettings]):
         kept = conditions_of(obs).isin(table.index) | (obs["compound"] == self.vehicle).to_numpy()
         self._obs = obs[kept]
         counts: Any = self._bulk[kept, list(table.genes)].X
-        self._counts = np.asarray(counts.toarray() if sp.issparse(counts) else counts, np.float64)
+        is_sparse: bool = sp.issparse(counts)
+        self._counts = np.asarray(counts.toarray() if is_sparse else counts, np.float64)
         seeds = rng.integers(2**31, size=2)
         self._draws = int(seeds[1])
         self._fit_forest(int(seeds[0]))

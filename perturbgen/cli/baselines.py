@@ -138,13 +138,11 @@ def _build(
 ) -> Baseline[Any]:
     """The baseline with its settings and whatever else it was given."""
     from perturbgen.baselines import find_baseline, make
-    from perturbgen.core.config import merge, parse_override
+    from perturbgen.core.config import merge
     from perturbgen.data import read_de, read_h5ad, read_smiles
 
     find_baseline(name)  # a misspelt name is told before a large file is read
-    settings: dict[str, Any] = {}
-    for override in overrides:
-        settings = merge(settings, parse_override(override))
+    settings = merge(*overrides)
     given: dict[str, Any] = {
         "truth": None if truth is None else read_de(truth),
         "pseudobulk": None if bulk is None else read_h5ad(require_file(bulk, "pseudobulk file")),

@@ -98,7 +98,7 @@ def _check(
 
 def _write_first_field(source: Path, picture: Path) -> Path:
     """The picture of the first field that has all its channels."""
-    from perturbgen.images.fields import fields, find_images, read_field, write_contact_sheet
+    from perturbgen.images.fields import ChannelColours, fields, find_images, read_field
 
     images = find_images(source)
     channels = sorted(images["channel"].unique().tolist())
@@ -107,7 +107,7 @@ def _write_first_field(source: Path, picture: Path) -> Path:
         raise SchemaError(
             f"no field in {source} has all of channels {channels}", expected="one to draw"
         )
-    return write_contact_sheet(read_field(whole[0], channels), picture)
+    return ChannelColours(len(channels)).write_sheet(read_field(whole[0], channels), picture)
 
 
 def _ingest(
@@ -190,7 +190,6 @@ def _correct(
     """
     import numpy as np
 
-    from perturbgen.profiles import chosen, tidy
     from perturbgen.profiles.correct import correct_to, correction
 
     keys, batches = listed(centre), listed(align)
@@ -199,12 +198,12 @@ def _correct(
     )
     batch = batches or keys[:2]
     with _opened(source) as raw:
-        profiles = tidy(raw, nan=_nan_choice(nan))
+        profiles = raw.tidy(nan=_nan_choice(nan))
         rows = correct_to(
             out,
             step,
             profiles,
-            control=chosen(profiles.meta, control, str(source)),
+            control=profiles.chosen(control, str(source)),
             withhold=withhold,
             batch=batch,
             inner=keys or batch,
@@ -277,14 +276,12 @@ def _hits(
 
     from perturbgen.core.files import atomic_path
     from perturbgen.images.hits import centred_wells, hit_table, score_wells
-    from perturbgen.profiles import chosen, tidy
-    from perturbgen.profiles.correct import well_labels
 
     with _opened(source) as raw:
         wells = centred_wells(
-            tidy(raw, nan=_nan_choice(nan)), healthy, listed(centre), well_labels(raw.meta)
+            raw.tidy(nan=_nan_choice(nan)), healthy, listed(centre), raw.well_labels
         )
-    is_healthy, is_diseased = chosen(wells.meta, healthy), chosen(wells.meta, diseased)
+    is_healthy, is_diseased = wells.chosen(healthy), wells.chosen(diseased)
     scores = score_wells(wells, healthy=is_healthy, diseased=is_diseased, by=listed(by), gate=gate)
     table = hit_table(
         scores.wells,
@@ -331,8 +328,7 @@ def _draw(
     """
     check_output(out, ".html")
     from perturbgen.core.tables import require_columns
-    from perturbgen.images.maps import LAYOUTS, draw_map, map_page
-    from perturbgen.profiles import tidy
+    from perturbgen.images.maps import LAYOUTS, draw_map
 
     if method not in LAYOUTS:
         raise InputError(
@@ -342,9 +338,9 @@ def _draw(
         usual = [name for name in ("moa", "Metadata_moa", "cell_type", "plate") if name in raw.meta]
         colours = colour or usual[:2] or [str(raw.meta.columns[0])]
         require_columns(raw.meta.columns, colours, str(source))
-        profiles = tidy(raw, nan=_nan_choice(nan))
+        profiles = raw.tidy(nan=_nan_choice(nan))
         drawn = draw_map(profiles, method=method, seed=seed)
-        map_page(profiles, drawn, colours, title=f"Map of {source.name}").write(out)
+        drawn.page(profiles, colours, title=f"Map of {source.name}").write(out)
     row = {
         "rows": len(profiles),
         "kept by components": drawn.kept_by_components,

@@ -128,9 +128,9 @@ def _embed(
     Example: [bold]perturbgen images embed runs/0001-run-s0 --part test --out test.profiles[/bold]
     """
     from perturbgen.images.network.evaluate import embed_run
-    from perturbgen.profiles.table import require_replaceable
+    from perturbgen.profiles import Profiles
 
-    require_replaceable(out)
+    Profiles.require_replaceable(out)
     profiles = embed_run(
         _opened(run, device),
         part=listed(part),

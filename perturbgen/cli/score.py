@@ -263,7 +263,8 @@ def _compare(
     board = Leaderboard(_LEADERBOARD) if leaderboard else None
     folder = out or Path("runs") / f"compare-{slug(config.stem)}"
     found = run(settings, folder, scheduler=scheduler, workers=workers)
-    paths = write_outputs(found, folder, title=f"Comparison: {config.stem}", report=report)
+    page = "report.html" if report else None
+    paths = write_outputs(found, folder, title=f"Comparison: {config.stem}", report=page)
     show_comparison(found, as_json=as_json)
     if board:
         command = " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])

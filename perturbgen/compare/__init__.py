@@ -1,7 +1,7 @@
 """Methods x splits x seeds on a DE table: cached, resumable, ending in a scorecard."""
 
 from perturbgen.compare.assemble import Comparison, compare
-from perturbgen.compare.outputs import Leaderboard, write_comparison_report, write_outputs
+from perturbgen.compare.outputs import Leaderboard, write_outputs
 from perturbgen.compare.settings import CompareSettings
 from perturbgen.compare.tables import read_effects
 
@@ -11,6 +11,5 @@ __all__ = [
     "Leaderboard",
     "compare",
     "read_effects",
-    "write_comparison_report",
     "write_outputs",
 ]

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import pandas as pd
@@ -354,5 +354,4 @@ def _read_ladder(path: Path) -> list[dict[str, Any]]:
         raise SchemaError(
             f"{path}: no ratio for {shorten(wrong)}", expected="a number in every row"
         )
-    rows: list[dict[str, Any]] = table.assign(ratio=ratio).to_dict("records")
-    return rows
+    return cast("list[dict[str, Any]]", table.assign(ratio=ratio).to_dict("records"))

@@ -360,8 +360,8 @@ def _on_cluster(jobs: list[Job], address: str) -> _Finished:
                 if future.status == "finished":
                     yield futures[future], future.result()
                     continue
-                error = future.exception()
-                words = f"the cluster gave no result: {type(error).__name__}: {error}"
+                failure = future.exception()
+                words = f"the cluster gave no result: {type(failure).__name__}: {failure}"
                 failed = Outcome("failed", error=words.partition("\n")[0], detail=words)
                 yield futures[future], failed
         except BaseException:

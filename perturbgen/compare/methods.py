@@ -102,9 +102,11 @@ class _Tabulated:
 
     def predict(self, conditions: pd.MultiIndex | pd.DataFrame) -> pd.DataFrame:
         """The rows asked for."""
-        index = conditions
-        if isinstance(conditions, pd.DataFrame):
-            index = pd.MultiIndex.from_frame(conditions)
+        index: pd.Index = (
+            pd.MultiIndex.from_frame(conditions)
+            if isinstance(conditions, pd.DataFrame)
+            else conditions
+        )
         for wanted, there, what in (
             (index, self.table.index, "conditions"),
             (self.genes, self.table.columns, "genes"),

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from perturbgen.compare.assemble import Comparison
 from perturbgen.core.errors import InputError
@@ -17,9 +17,18 @@ _RMSE = "mean_rowwise_rmse"
 
 
 def write_outputs(
-    found: Comparison, out: str | Path, *, title: str = "Comparison", report: bool = True
+    found: Comparison,
+    out: str | Path,
+    *,
+    title: str = "Comparison",
+    report: str | Path | None = "report.html",
+    links: Mapping[str, str] | None = None,
 ) -> list[Path]:
-    """Save everything into ``out``; returns the paths, those to read first in front."""
+    """Save everything into ``out``; returns the paths, those to read first in front.
+
+    ``report`` is the page's place in ``out`` (or an absolute one), None for no page; ``links`` are
+    other pages that it points to, by what they are about.
+    """
     out = Path(out)
     written = ScorecardText(found.card)
     paths = written.write(out)
@@ -31,7 +40,7 @@ def write_outputs(
     with atomic_path(paths[-1]) as part:
         found.jobs.to_csv(part, index=False)
     if report:
-        paths.insert(1, write_comparison_report(found, out / "report.html", title))
+        paths.insert(1, _write_report(found, out / report, title, links))
     failures = out / "failures.txt"
     if found.failures:
         with atomic_path(failures) as part:
@@ -53,7 +62,7 @@ def _sections(found: Comparison) -> list[str]:
     seeds = found.seeds()
     if len(seeds):
         note = "Mean (least to largest) over seeds."
-        rows: list[dict[str, Any]] = seeds.to_dict("records")
+        rows = cast("list[dict[str, Any]]", seeds.to_dict("records"))
         parts += ["## Seeds", note, markdown_table(rows)]
     grid = [
         {
@@ -74,8 +83,8 @@ def _failed(found: Comparison) -> list[dict[str, Any]]:
     return [{name: row[name] for name in names} for row in rows]
 
 
-def write_comparison_report(
-    found: Comparison, path: Path, title: str, *, links: Mapping[str, str] | None = None
+def _write_report(
+    found: Comparison, path: Path, title: str, links: Mapping[str, str] | None
 ) -> Path:
     """The page about the scorecard; ``links`` are other pages, by what they are about."""
     page = report_page(

@@ -30,9 +30,7 @@ class Settings(BaseModel):
         fix: str = "--dry-run prints the resolved configuration",
     ) -> Self:
         """From ``base``, then a TOML file, then ``a.b=value`` overrides; the last one wins."""
-        values = merge(dict(base or {}), read_toml(path) if path else {})
-        for override in overrides:
-            values = merge(values, parse_override(override))
+        values = merge(base or {}, read_toml(path) if path else {}, *overrides)
         try:
             return cls.model_validate(values)
         except ValidationError as error:
@@ -57,17 +55,21 @@ def read_toml(path: str | Path) -> dict[str, Any]:
         ) from None
 
 
-def merge(left: Mapping[str, Any], right: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested dictionaries joined, the right one winning."""
-    nested = {
-        k: merge(left[k], v)
-        for k, v in right.items()
-        if isinstance(v, Mapping) and isinstance(left.get(k), Mapping)
-    }
-    return {**left, **right, **nested}
+def merge(*layers: Mapping[str, Any] | str) -> dict[str, Any]:
+    """Nested dictionaries and ``a.b=value`` overrides joined, the last one winning."""
+    found: dict[str, Any] = {}
+    for layer in layers:
+        given = _parse_override(layer) if isinstance(layer, str) else layer
+        nested = {
+            key: merge(found[key], value)
+            for key, value in given.items()
+            if isinstance(value, Mapping) and isinstance(found.get(key), Mapping)
+        }
+        found = {**found, **given, **nested}
+    return found
 
 
-def parse_override(text: str) -> dict[str, Any]:
+def _parse_override(text: str) -> dict[str, Any]:
     """``a.b=3`` as ``{"a": {"b": 3}}``; what is not valid TOML is taken as a string."""
     key, separator, value = text.partition("=")
     if not separator or not key.strip():

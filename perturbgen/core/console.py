@@ -13,7 +13,7 @@ from typing import Any, Protocol, TypeVar
 _T = TypeVar("_T")
 
 
-class Tick(Protocol):
+class _Tick(Protocol):
     """What a progress bar offers the code that does the work."""
 
     def __call__(self, advance: float = 1) -> None:
@@ -21,7 +21,7 @@ class Tick(Protocol):
 
 
 @contextmanager
-def progress(description: str, total: float | None = None) -> Iterator[Tick]:
+def progress(description: str, total: float | None = None) -> Iterator[_Tick]:
     """A progress bar on stderr; nothing where stderr is no terminal or ``-q`` was given."""
     quiet = logging.getLogger("perturbgen").getEffectiveLevel() > logging.INFO
     if quiet or not sys.stderr.isatty():

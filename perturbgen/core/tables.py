@@ -176,11 +176,11 @@ def reading(path: Path, form: _Form) -> Iterator[None]:
         yield
     except MemoryError:  # Arrow's own, too: the file is not to blame
         raise
-    except _broken(form) as error:
+    except _raised_by(form) as error:
         raise _unreadable(path, form, error) from None
 
 
-def _broken(form: _Form) -> tuple[type[Exception], ...]:
+def _raised_by(form: _Form) -> tuple[type[Exception], ...]:
     """What the readers of this form raise; asked only once something was raised."""
     if form == "csv":
         parsing = (pd.errors.EmptyDataError, pd.errors.ParserError, csv.Error, StopIteration)

@@ -17,7 +17,7 @@ from perturbgen.data.kaggle import (
     read_id_map,
     read_multiome,
 )
-from perturbgen.data.maps import log_profiles, principal_components
+from perturbgen.data.maps import pseudobulk_components
 from perturbgen.data.openproblems import DE_LAYER, read_openproblems, read_openproblems_de
 from perturbgen.data.schema import KAGGLE_COLUMNS, depth, find_violations, validate
 from perturbgen.data.splits import KNOWN_IN_TARGETS, TARGETS, Split
@@ -40,10 +40,9 @@ __all__ = [
     "find_violations",
     "groups_of",
     "is_gene",
-    "log_profiles",
     "morgan_fingerprints",
-    "principal_components",
     "pseudobulk",
+    "pseudobulk_components",
     "read_competition",
     "read_de",
     "read_h5ad",

@@ -20,9 +20,8 @@ if TYPE_CHECKING:
     from perturbgen.core.page import Page
 
 _MIN_CELLS = 5  # a profile of fewer cells is mostly counting noise
-_MIN_COUNT = (
-    1.0  # and so is a gene of fewer counts a sample; its log CPM says how deep the sample is
-)
+# So is a gene of fewer counts a sample: its log CPM says how deep the sample is.
+_MIN_COUNT = 1.0
 _MIN_GENES = 50  # unless hardly any gene has more
 GREY = "#c4c9cf"
 _MAX_NAMED = 8  # more colours than this cannot be told apart
@@ -37,7 +36,7 @@ _MAP_CAPTION = (
 def add_maps(page: Page, adata: AnnData, seed: int) -> None:
     """PCA and UMAP of pseudobulk samples, coloured by what may separate them."""
     bulk = pseudobulk(adata, by=[name for name in _SAMPLE if name in adata.obs])
-    values, obs = log_profiles(bulk)
+    values, obs = _log_profiles(bulk)
     page.section("Pseudobulk maps")
     if min(values.shape) < 4:
         page.text(
@@ -70,7 +69,13 @@ def add_maps(page: Page, adata: AnnData, seed: int) -> None:
         page.figure(_maps_figure(maps, labels, colours, axes), caption)
 
 
-def log_profiles(bulk: AnnData) -> tuple[np.ndarray, pd.DataFrame]:
+def pseudobulk_components(bulk: AnnData) -> tuple[np.ndarray, pd.DataFrame]:
+    """Component scores (samples, components), and obs, of the samples with enough cells."""
+    values, obs = _log_profiles(bulk)
+    return _principal_components(values), obs
+
+
+def _log_profiles(bulk: AnnData) -> tuple[np.ndarray, pd.DataFrame]:
     """log CPM (samples, genes) and obs, of the samples and genes with enough cells and counts."""
     dense = bulk.X.todense() if hasattr(bulk.X, "todense") else bulk.X
     counts = np.asarray(dense, dtype=np.float64)
@@ -124,7 +129,7 @@ def _strength(
     return pd.Series(mean, dtype=float).sort_values(ascending=False)
 
 
-def principal_components(values: np.ndarray, *, seed: int = 0, components: int = 30) -> np.ndarray:
+def _principal_components(values: np.ndarray, *, seed: int = 0, components: int = 30) -> np.ndarray:
     """Scores (samples, components) of ``values`` (samples, genes) on its most variable genes."""
     from scanpy.pp import pca
 
@@ -139,7 +144,7 @@ def _map_samples(values: np.ndarray, *, seed: int = 0) -> pd.DataFrame:
     import scanpy as sc
     from anndata import AnnData
 
-    data = AnnData(obsm={"pca": principal_components(values, seed=seed)})
+    data = AnnData(obsm={"pca": _principal_components(values, seed=seed)})
     with warnings.catch_warnings():
         # umap-learn says at every call that a fixed seed means one thread.
         warnings.simplefilter("ignore")

@@ -27,7 +27,7 @@ from perturbgen.core.system import spread
 from perturbgen.data import ORGANISERS_PLATES
 from perturbgen.de.inputs import Inputs
 from perturbgen.de.native import FitMethod, FitResult, fit_native
-from perturbgen.de.plan import Fit, Question, filter_genes, plan_fits
+from perturbgen.de.plan import Fit, Question
 from perturbgen.de.table import DETable
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def limma_table(
     _check_options(method, backend=backend, zero_p=zero_p, adjust=adjust)
     data = Inputs.of(counts, obs, layer=layer, allow_fractional=allow_fractional)
     asked = Question(design, group, control, by, joint)
-    fits = filter_genes(plan_fits(data.obs, asked), data, gene_filter, asked)
+    fits = asked.filtered(asked.fits(data.obs), data, gene_filter)
     answered = np.concatenate([fit.answerable(contrasts) for fit in fits])
     conditions = _condition_frame(fits, answered, [by, group] if by else [group])
     tables, trends = _run_fits(data, fits, answered, method, backend)

@@ -17,7 +17,7 @@ from scipy.stats import rankdata
 
 from perturbgen.core.errors import DesignError
 from perturbgen.de.tails import log_p_f
-from perturbgen.de.voom import lowess
+from perturbgen.de.trend import Trend
 
 log = logging.getLogger(__name__)
 
@@ -157,7 +157,7 @@ def _robust_prior(variance: _Array, df: float, covariate: _Array | None = None) 
         return plain
     z = np.log(np.maximum(variance, np.median(variance) * 1e-12))
     if covariate is not None:  # a curve that outliers do not bend, as a spline would be
-        trend = lowess(covariate, z, span=0.4)(covariate)
+        trend = Trend.lowess(covariate, z, span=0.4)(covariate)
     else:
         cut = int(n * _TAILS[1])
         trend = np.full(n, np.sort(z)[cut : n - cut].mean())

@@ -1,15 +1,22 @@
-"""One fit of the native backend: counts and a design in, moderated statistics out."""
+"""One fit of the native backend: counts and a design in, moderated statistics out.
+
+Contrasts of coefficients are taken exactly, or with the approximation of limma's
+``contrasts.fit``. ``"exact"`` takes each gene's own weighted covariance: a contrast then has the
+same value however the design is coded. ``"limma"`` combines each gene's coefficient standard
+errors with the correlations of the *unweighted* design. With voom weights that is an approximation
+which depends on the order of the levels: renaming plates changes p-values.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import csr_matrix
 
-from perturbgen.core.console import Tick
 from perturbgen.core.system import spread
-from perturbgen.de.contrasts import Contrasts
 from perturbgen.de.design import Design
 from perturbgen.de.moderate import moderate
 from perturbgen.de.normalise import tmm_factors
@@ -17,6 +24,81 @@ from perturbgen.de.tails import log_p_t
 from perturbgen.de.voom import LogCounts, MeanVariance
 
 _Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class _Approximation:
+    """limma's contrasts: ``weights`` (contrasts, coefficients), and what pairs of those share.
+
+    The variance of a contrast is sum_i c_i^2 u_i^2 + sum_{i<j} 2 c_i c_j r_ij u_i u_j; ``shared``
+    (contrasts, pairs) are the 2 c_i c_j r_ij, with the pairs in ``first`` and ``second``.
+    """
+
+    weights: csr_matrix
+    shared: csr_matrix
+    first: NDArray[np.intp]
+    second: NDArray[np.intp]
+
+    @classmethod
+    def of(cls, weights: _Array, correlation: _Array) -> _Approximation:
+        """Of ``weights`` (contrasts, coefficients) and the coefficients' ``correlation``."""
+        contrast, first, second = [], [], []
+        for k, row in enumerate(weights):
+            used = np.flatnonzero(row)
+            i, j = np.triu_indices(len(used), 1)
+            contrast.append(np.full(len(i), k))
+            first.append(used[i])
+            second.append(used[j])
+        at, i, j = (np.concatenate(parts) for parts in (contrast, first, second))
+        values = 2 * weights[at, i] * weights[at, j] * correlation[i, j]
+        shared = csr_matrix((values, (at, np.arange(len(at)))), shape=(len(weights), len(at)))
+        return cls(csr_matrix(weights), shared, i, j)
+
+
+@dataclass(frozen=True)
+class _Contrasts:
+    """What a fit must compute, and how the contrasts follow from it.
+
+    ``functions`` are (functions, groups) and (functions, q) of a basis' coefficients: the contrasts
+    themselves for the exact kind; for limma's, coefficients that its ``approximation`` combines.
+    """
+
+    functions: tuple[csr_matrix, _Array]
+    approximation: _Approximation | None = None
+
+    @classmethod
+    def of(cls, design: Design, weights: _Array, kind: str) -> _Contrasts:
+        """Contrasts with ``weights`` (contrasts, columns of the design), 0 on dropped columns."""
+        basis = design.basis
+
+        def functions(wanted: _Array) -> tuple[csr_matrix, _Array]:
+            on_groups, on_q = basis.functionals(wanted)
+            return csr_matrix(on_groups), on_q  # a contrast touches two groups of hundreds
+
+        if kind == "exact":
+            return cls(functions(weights))
+        columns = np.flatnonzero(weights.any(axis=0))
+        coefficients = np.zeros((len(columns), weights.shape[1]))
+        coefficients[np.arange(len(columns)), columns] = 1
+        covariance = basis.unscaled_covariance(coefficients)
+        scale = np.sqrt(np.diag(covariance))
+        correlation = covariance / np.outer(scale, scale)
+        return cls(functions(coefficients), _Approximation.of(weights[:, columns], correlation))
+
+    @property
+    def size(self) -> int:
+        """The number of contrasts."""
+        kind = self.approximation
+        return (self.functions[0] if kind is None else kind.weights).shape[0]
+
+    def combine(self, effects: _Array, unscaled: _Array) -> tuple[_Array, _Array]:
+        """Effects and unscaled standard errors of the contrasts from those of the functions."""
+        limma = self.approximation
+        if limma is None:
+            return effects, unscaled
+        pairs = unscaled[limma.first] * unscaled[limma.second]
+        variances = limma.weights.power(2) @ unscaled**2 + limma.shared @ pairs
+        return limma.weights @ effects, np.sqrt(variances)
 
 
 @dataclass(frozen=True)
@@ -46,14 +128,18 @@ class FitResult:
 
 
 def fit_native(
-    counts: _Array, design: Design, weights: _Array, method: FitMethod, tick: Tick | None = None
+    counts: _Array,
+    design: Design,
+    weights: _Array,
+    method: FitMethod,
+    tick: Callable[[float], None] | None = None,
 ) -> FitResult:
     """limma-voom of counts (samples, genes) with contrast ``weights`` (contrasts, columns)."""
     sizes = counts.sum(axis=1)
     if method.normalise == "tmm":
         sizes = sizes * tmm_factors(counts).to_numpy()
     logs = LogCounts.of(counts, sizes, design, span=method.span)
-    contrasts = Contrasts.of(design, weights, method.contrasts)
+    contrasts = _Contrasts.of(design, weights, method.contrasts)
     sigma, effects, unscaled = _fit_genes(logs, contrasts, device=method.device, tick=tick)
     ave_expr = logs.e.mean(axis=0)
     moderated = moderate(
@@ -65,13 +151,15 @@ def fit_native(
 
 
 def _fit_genes(
-    logs: LogCounts, contrasts: Contrasts, *, device: str = "cpu", tick: Tick | None = None
+    logs: LogCounts,
+    contrasts: _Contrasts,
+    *,
+    device: str = "cpu",
+    tick: Callable[[float], None] | None = None,
 ) -> tuple[_Array, _Array, _Array]:
     """Residual SD (genes,), effects and unscaled standard errors (contrasts, genes)."""
     if device != "cpu":
-        from perturbgen.de.torch_fit import fit_genes_on
-
-        return fit_genes_on(device, logs, contrasts, tick)
+        return _fit_genes_on(device, logs, contrasts, tick)
     genes = logs.e.shape[1]
     sigma = np.empty(genes)
     effects, unscaled = (np.empty((contrasts.size, genes)) for _ in range(2))
@@ -83,6 +171,25 @@ def _fit_genes(
         effects[:, columns], unscaled[:, columns] = found
 
     logs.each_block(fit, done=tick)
+    return sigma, effects, unscaled
+
+
+def _fit_genes_on(
+    device: str, logs: LogCounts, contrasts: _Contrasts, tick: Callable[[float], None] | None = None
+) -> tuple[_Array, _Array, _Array]:
+    """The same on a torch device."""
+    from perturbgen.de.torch_fit import TorchFitter
+
+    fitter = TorchFitter(logs, contrasts.functions, device)
+    genes = logs.e.shape[1]
+    sigma = np.empty(genes)
+    effects, unscaled = (np.empty((contrasts.size, genes)) for _ in range(2))
+    for start in range(0, genes, fitter.block):
+        columns = slice(start, min(start + fitter.block, genes))
+        sigma[columns], raw, scale = fitter.fit(logs.e[:, columns])
+        effects[:, columns], unscaled[:, columns] = contrasts.combine(raw, scale)
+        if tick is not None:
+            tick(columns.stop - start)
     return sigma, effects, unscaled
 
 

@@ -59,31 +59,73 @@ class Question:
     by: str | None = None
     joint: bool = False
 
+    def fits(self, obs: pd.DataFrame) -> list[Fit]:
+        """The fits of an analysis: one, or one for each level of ``by`` unless ``joint``."""
+        by, control = self.by, self.control
+        groups = _text_column(obs, self.group, "group")
+        if self.joint and by is None:
+            raise ConfigError(
+                "joint=True needs by=",
+                fix='by="cell_type" compares compounds within each cell type',
+            )
+        strata = _strata(obs, by)
+        _require_control(groups, strata, self)
+        if self.joint:
+            return [_plan_joint(obs, self.design, groups, strata, control)]
+        fits = []
+        for level in _level_order(strata):
+            rows = np.flatnonzero((strata == level).to_numpy())
+            if (groups.iloc[rows] == control).all():
+                log.warning("%s %r holds nothing but the control: it has no contrast", by, level)
+                continue
+            fits.append(_plan_one(obs, self.design, groups, rows, control, (level,) if by else ()))
+        if not fits:
+            raise SchemaError(
+                f"every sample is {control!r}: there is nothing to compare with the control"
+            )
+        return fits
 
-def plan_fits(obs: pd.DataFrame, asked: Question) -> list[Fit]:
-    """The fits of an analysis: one, or one for each level of ``by`` unless ``joint``."""
-    by, control = asked.by, asked.control
-    groups = _text_column(obs, asked.group, "group")
-    if asked.joint and by is None:
-        raise ConfigError(
-            "joint=True needs by=", fix='by="cell_type" compares compounds within each cell type'
-        )
-    strata = _strata(obs, by)
-    _require_control(groups, strata, asked)
-    if asked.joint:
-        return [_plan_joint(obs, asked.design, groups, strata, control)]
-    fits = []
-    for level in _level_order(strata):
-        rows = np.flatnonzero((strata == level).to_numpy())
-        if (groups.iloc[rows] == control).all():
-            log.warning("%s %r holds nothing but the control: it has no contrast", by, level)
-            continue
-        fits.append(_plan_one(obs, asked.design, groups, rows, control, (level,) if by else ()))
-    if not fits:
-        raise SchemaError(
-            f"every sample is {control!r}: there is nothing to compare with the control"
-        )
-    return fits
+    def filtered(
+        self, fits: Sequence[Fit], data: Inputs, gene_filter: str | Sequence[str] | None
+    ) -> list[Fit]:
+        """The fits, each with the genes that it uses: edgeR's filter, or genes by name."""
+        if gene_filter is None:
+            return list(fits)
+        masks: list[NDArray[np.bool_]]
+        if gene_filter == "filterByExpr":
+            masks = [_expressed(data.values[fit.rows], fit.design) for fit in fits]
+        elif gene_filter == "intersection":
+            masks = [_common_genes(data, self)] * len(fits)
+        elif isinstance(gene_filter, str):
+            raise ConfigError(
+                f"gene_filter={gene_filter!r} is unknown",
+                expected='"filterByExpr", "intersection" or genes',
+            )
+        else:
+            absent = [name for name in gene_filter if name not in data.genes]
+            if absent:
+                raise SchemaError(
+                    f"{len(absent)} genes of gene_filter are not in the counts: {shorten(absent)}"
+                )
+            masks = [np.asarray(data.genes.isin(list(gene_filter)))] * len(fits)
+        for fit, mask in zip(fits, masks, strict=True):
+            if not mask.any():
+                raise SchemaError(
+                    "the gene filter leaves no gene",
+                    fix="gene_filter=None, or check the sequencing depth",
+                )
+            empty = np.flatnonzero(~data.values[fit.rows][:, mask].any(axis=1))
+            if len(empty):
+                samples = data.obs.index[fit.rows[empty]]
+                raise CountsError(
+                    f"no counts are left after the gene filter in {shorten(samples)}",
+                    fix="drop those samples",
+                )
+        # no mask where none is needed: the counts are then used as they are, without a copy
+        return [
+            fit if mask.all() else replace(fit, genes=mask)
+            for fit, mask in zip(fits, masks, strict=True)
+        ]
 
 
 def _text_column(obs: pd.DataFrame, name: str, role: str) -> pd.Series:
@@ -178,49 +220,6 @@ def _plan_joint(
     weights = np.array([coded.contrast(str(one), str(other)) for one, other in compared])
     replicates = np.array([[sizes[one], sizes[other]] for one, other in compared])
     return Fit("joint", np.arange(len(obs)), coded, wanted, weights, replicates)
-
-
-def filter_genes(
-    fits: Sequence[Fit], data: Inputs, gene_filter: str | Sequence[str] | None, asked: Question
-) -> list[Fit]:
-    """The fits, each with the genes that it uses: edgeR's filter, or genes by name."""
-    if gene_filter is None:
-        return list(fits)
-    masks: list[NDArray[np.bool_]]
-    if gene_filter == "filterByExpr":
-        masks = [_expressed(data.values[fit.rows], fit.design) for fit in fits]
-    elif gene_filter == "intersection":
-        masks = [_common_genes(data, asked)] * len(fits)
-    elif isinstance(gene_filter, str):
-        raise ConfigError(
-            f"gene_filter={gene_filter!r} is unknown",
-            expected='"filterByExpr", "intersection" or genes',
-        )
-    else:
-        absent = [name for name in gene_filter if name not in data.genes]
-        if absent:
-            raise SchemaError(
-                f"{len(absent)} genes of gene_filter are not in the counts: {shorten(absent)}"
-            )
-        masks = [np.asarray(data.genes.isin(list(gene_filter)))] * len(fits)
-    for fit, mask in zip(fits, masks, strict=True):
-        if not mask.any():
-            raise SchemaError(
-                "the gene filter leaves no gene",
-                fix="gene_filter=None, or check the sequencing depth",
-            )
-        empty = np.flatnonzero(~data.values[fit.rows][:, mask].any(axis=1))
-        if len(empty):
-            samples = data.obs.index[fit.rows[empty]]
-            raise CountsError(
-                f"no counts are left after the gene filter in {shorten(samples)}",
-                fix="drop those samples",
-            )
-    # no mask where none is needed: the counts are then used as they are, without a copy
-    return [
-        fit if mask.all() else replace(fit, genes=mask)
-        for fit, mask in zip(fits, masks, strict=True)
-    ]
 
 
 def _expressed(values: NDArray[np.float64], design: Design) -> NDArray[np.bool_]:

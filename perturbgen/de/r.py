@@ -17,13 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import null_space
 
-from perturbgen.core.console import Tick
 from perturbgen.core.errors import ConfigError, DesignError, MissingDependencyError, PerturbgenError
 from perturbgen.de.design import Design
 from perturbgen.de.inputs import as_matrix
 from perturbgen.de.native import FitMethod, FitResult
 from perturbgen.de.table import DETable
-from perturbgen.de.voom import MeanVariance, Trend, choose_span
+from perturbgen.de.trend import Trend
+from perturbgen.de.voom import MeanVariance
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -36,7 +36,11 @@ _R_PACKAGES = {"limma": "r-bioc-limma", "edgeR": "r-bioc-edger", "statmod": "r-c
 
 
 def fit_r(
-    counts: _Array, design: Design, weights: _Array, method: FitMethod, tick: Tick | None = None
+    counts: _Array,
+    design: Design,
+    weights: _Array,
+    method: FitMethod,
+    tick: Callable[[float], None] | None = None,
 ) -> FitResult:
     """The fit of ``fit_native``, made by R: one call for the fit, one for all contrasts."""
     design.require_df()
@@ -44,7 +48,7 @@ def fit_r(
     exact = method.contrasts == "exact"
     if exact:
         columns = _contrasts_as_columns(columns, wanted)
-    span = choose_span(method.span, int(counts.any(axis=0).sum()))
+    span = Trend.span(method.span, int(counts.any(axis=0).sum()))
     fit = _call("limma_fit", counts.T, columns, normalise=method.normalise == "tmm", span=span)
     tested = {"tested": len(wanted)} if exact else {"contrasts": wanted.T}
     answer = _call("limma_test", fit, robust=method.robust, trend=method.trend, **tested)

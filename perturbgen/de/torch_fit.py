@@ -1,4 +1,4 @@
-"""The weighted fits on a GPU: the algebra of ``perturbgen.de.fit``, in torch and float64."""
+"""The weighted fits on a GPU: the algebra of ``perturbgen.de.voom``, in torch and float64."""
 
 from __future__ import annotations
 
@@ -6,40 +6,26 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import csr_matrix
 
-from perturbgen.core.console import Tick
 from perturbgen.core.errors import ConfigError
-from perturbgen.de.contrasts import Contrasts
 from perturbgen.de.voom import LogCounts
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 _Array = NDArray[np.float64]
-_BLOCK = 2048  # genes at a time, whose (genes, q, groups) arrays fit the device together
 
 
-def fit_genes_on(
-    device: str, logs: LogCounts, contrasts: Contrasts, tick: Tick | None = None
-) -> tuple[_Array, _Array, _Array]:
-    """``perturbgen.de.native``'s fit of all genes on a torch device."""
-    fitter = _TorchFitter(logs, contrasts, device)
-    genes = logs.e.shape[1]
-    sigma = np.empty(genes)
-    effects, unscaled = (np.empty((contrasts.size, genes)) for _ in range(2))
-    for start in range(0, genes, _BLOCK):
-        columns = slice(start, min(start + _BLOCK, genes))
-        sigma[columns], raw, scale = fitter.fit(logs.e[:, columns])
-        effects[:, columns], unscaled[:, columns] = contrasts.combine(raw, scale)
-        if tick is not None:
-            tick(columns.stop - start)
-    return sigma, effects, unscaled
+class TorchFitter:
+    """Least squares on one basis; what all blocks of genes share lies on the device.
 
+    ``functions`` are (functions, groups) and (functions, q) of the basis' coefficients.
+    """
 
-class _TorchFitter:
-    """Least squares on one basis; what all blocks of genes share lies on the device."""
+    block = 2048  # genes at a time, whose (genes, q, groups) arrays fit the device together
 
-    def __init__(self, logs: LogCounts, contrasts: Contrasts, device: str) -> None:
+    def __init__(self, logs: LogCounts, functions: tuple[csr_matrix, _Array], device: str) -> None:
         import torch
 
         if device.startswith("cuda") and not torch.cuda.is_available():
@@ -58,7 +44,7 @@ class _TorchFitter:
         self.group_sizes = self.indicators.sum(1, keepdim=True)
         self.knots, self.heights = put(trend.x), put(trend.y)
         self.depth = put(np.log2(logs.sizes + 1) - np.log2(1e6))[:, None]
-        by_group, by_q = contrasts.functions
+        by_group, by_q = functions
         self.by_group, self.by_q = put(by_group.toarray()), put(by_q)
 
     def fit(self, e: _Array) -> tuple[_Array, _Array, _Array]:

@@ -1,169 +1,179 @@
 """voom: log counts per million with weights from the mean-variance trend (Law et al. 2014).
 
-The trend is Cleveland's robust locally weighted regression, with the choices of R's ``lowess``.
+The weighted least squares are those of all genes at once. In the basis [D Q] of a design (D
+disjoint group indicators, Q orthonormal nuisance columns) the normal equations of one gene with
+weights W are a diagonal D'WD, a cross block D'WQ and a small Q'WQ. They are solved through the
+Schur complement S = Q'WQ - (D'WQ)'(D'WD)^-1(D'WQ). Every block of them is a matrix product shared
+by many genes. An arbitrary design is the case of few groups and a large Q.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, fields
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from scipy.linalg import solve_triangular
+from scipy.sparse import csr_matrix
 
 from perturbgen.core.errors import ConfigError
 from perturbgen.core.system import spread
 from perturbgen.de.design import Design
-from perturbgen.de.fit import Solver
 from perturbgen.de.inputs import as_matrix
+from perturbgen.de.trend import Trend
 
 _Array = NDArray[np.float64]
+_Functions = tuple[csr_matrix, _Array]
 
-_CELLS = 4096  # of the grid in front of a trend's knots
+# A Schur complement this much smaller than what it was subtracted from has fewer than six digits
+# left. It happens where voom's trend comes close to zero and weights reach 1e20, in data with less
+# variance than counting itself would give.
+_CANCELLED = 1e-10
 _BLOCK = 64  # genes at a time: their samples stay in the processor's cache
 _MILLION = np.log2(1e6)
 
 
 @dataclass(frozen=True)
-class Trend:
-    """A piecewise linear curve through ``x`` and ``y`` (knots,), constant outside its range."""
+class _Fitted:
+    """``sigma`` (genes,), and functions' ``effects`` and ``unscaled``, both (functions, genes).
 
-    x: _Array
-    y: _Array
-
-    def __call__(self, at: _Array) -> _Array:
-        """The curve's values at any points.
-
-        An even grid of cells makes this several times faster than a search among the knots; the few
-        points in cells that a knot divides are searched.
-        """
-        if at.size < _CELLS or self.x[0] == self.x[-1]:
-            return np.interp(at, self.x, self.y)
-        start, rise, divided = self._cells
-        place = at - self.x[0]
-        place *= _CELLS / (self.x[-1] - self.x[0])
-        np.maximum(place, 0, out=place)
-        np.minimum(place, _CELLS, out=place)
-        cell = place.astype(np.int32)
-        place -= cell
-        place *= rise.take(cell, mode="clip")
-        place += start.take(cell, mode="clip")
-        search = divided.take(cell, mode="clip")
-        place[search] = np.interp(at[search], self.x, self.y)
-        return place
-
-    @cached_property
-    def _cells(self) -> tuple[_Array, _Array, NDArray[np.bool_]]:
-        """Values at the cells' left ends, rises across them, and which cells have a knot inside."""
-        edges = np.linspace(self.x[0], self.x[-1], _CELLS + 1)
-        values = np.interp(edges, self.x, self.y)
-        # a point that rounding puts into the neighbouring cell is on the same line unless a knot is
-        # near the edge
-        margin = 1e-9 * (edges[1] - edges[0])
-        before = np.searchsorted(self.x, edges[:-1] - margin)
-        divided = before != np.searchsorted(self.x, edges[1:] + margin, side="right")
-        # the last cell is a point: the trend's right end and all beyond it
-        return np.r_[values[:-1], values[-1]], np.r_[np.diff(values), 0.0], np.r_[divided, True]
-
-
-@dataclass(frozen=True)
-class _Window:
-    """An anchor's neighbours: ``rows`` of the sorted points, offsets and tricube weights (k,)."""
-
-    anchor: int
-    rows: slice
-    offset: _Array
-    tricube: _Array
-
-    @classmethod
-    def around(cls, x: _Array, anchor: int, start: int, neighbours: int) -> _Window:
-        """``neighbours`` points from ``start``; points tied with the edge belong to them."""
-        centre = x[anchor]
-        radius = max(centre - x[start], x[start + neighbours - 1] - centre)
-        stop = int(np.searchsorted(x, centre + 0.999 * radius, side="right"))
-        rows = slice(start, max(stop, start + 1))
-        offset = x[rows] - centre
-        distance = np.abs(offset)
-        tricube = (1 - (distance / radius) ** 3) ** 3 if radius > 0 else np.ones(len(offset))
-        # R's lowess cuts the weights off here, and its numbers are wanted
-        tricube[distance <= 0.001 * radius] = 1
-        tricube[distance > 0.999 * radius] = 0
-        return cls(anchor, rows, offset, tricube)
-
-    def fit(self, y: _Array, robustness: _Array, width: float) -> float:
-        """The weighted line at the anchor; the weighted mean where the points hardly spread."""
-        weights = self.tricube * robustness[self.rows]
-        total = weights.sum()
-        if total <= 0:
-            return float(y[self.anchor])
-        weights = weights / total
-        shift = weights @ self.offset
-        variance = weights @ (self.offset - shift) ** 2
-        values = y[self.rows]
-        if np.sqrt(variance) <= 0.001 * width:
-            return float(weights @ values)
-        return float((weights * (1 - shift * (self.offset - shift) / variance)) @ values)
-
-
-def lowess(
-    x: _Array, y: _Array, *, span: float, iterations: int = 3, delta: float | None = None
-) -> Trend:
-    """LOWESS of y on x (Cleveland 1979), fitted at points ``delta`` apart, linear between them.
-
-    ``span`` is the share of points in each local fit; ``delta`` is by default 1 % of the range of
-    x, as in R.
+    A function's standard error is ``unscaled`` times the residual standard deviation.
     """
-    order = np.argsort(x, kind="stable")
-    x, y = x[order], y[order]
-    width = float(x[-1] - x[0])
-    if len(x) < 2 or width == 0:
-        return Trend(x[:1], np.array([y.mean()]))
-    anchors = _pick_anchors(x, 0.01 * width if delta is None else delta)
-    neighbours = max(min(int(span * len(x) + 1e-7), len(x)), 2)
-    # the nearest neighbours of an anchor: their window moves right while that brings it closer
-    candidates = np.arange(len(x) - neighbours)
-    middles = x[candidates] + x[candidates + neighbours]
-    starts = np.searchsorted(middles, 2 * x[anchors], side="left")
-    windows = [
-        _Window.around(x, anchor, start, neighbours)
-        for anchor, start in zip(anchors, starts, strict=True)
-    ]
-    robustness = np.ones(len(x))
-    for remaining in range(iterations, -1, -1):
-        fitted = np.array([window.fit(y, robustness, width) for window in windows])
-        if remaining == 0:
-            break
-        residual = np.abs(y - np.interp(x, x[anchors], fitted))
-        scale = 6 * np.median(residual)
-        if scale <= 1e-7 * residual.mean():
-            break
-        robustness = (1 - np.minimum(residual / scale, 1) ** 2) ** 2  # Tukey's bisquare
-        robustness[residual <= 0.001 * scale] = 1
-        robustness[residual > 0.999 * scale] = 0
-    return Trend(x[anchors], fitted)
+
+    sigma: _Array
+    effects: _Array
+    unscaled: _Array
 
 
-def _pick_anchors(x: _Array, delta: float) -> NDArray[np.intp]:
-    """From each anchor the last point within ``delta``, or the next one if none is."""
-    anchors = [0]
-    last = 0
-    while last < len(x) - 1:
-        last = int(np.searchsorted(x, x[last], side="right")) - 1
-        if last == len(x) - 1:
-            break
-        within = int(np.searchsorted(x, x[last] + delta, side="right")) - 1
-        last = max(last + 1, within)
-        anchors.append(last)
-    return np.array(anchors)
+class _Solver:
+    """Least squares on one design; blocks of genes are arrays (samples, genes of the block)."""
+
+    def __init__(self, design: Design) -> None:
+        design.require_df()
+        self.design, self.basis, self.df_residual = design, design.basis, design.df_residual
+        self.codes, self.q = self.basis.codes, self.basis.q
+        self.groups, self.rank_q = len(self.basis.groups), self.q.shape[1]
+        self._grouped = self.codes >= 0
+        self._indicators, self._stacked = self._stack_indicators()
+        self._sizes = np.asarray(self._indicators.sum(axis=1))
+        i, j = self._upper = np.triu_indices(self.rank_q)
+        self._pairs = np.ascontiguousarray((self.q[:, i] * self.q[:, j]).T)
+
+    def _stack_indicators(self) -> tuple[csr_matrix, csr_matrix]:
+        """D' (groups, samples), and D' followed by D' diag(Q_k) for each nuisance column k."""
+        rows = np.flatnonzero(self._grouped)
+        codes, samples = self.codes[rows], len(self.codes)
+        values = [np.ones(len(rows)), *self.q[rows].T]
+        at = np.concatenate([codes + k * self.groups for k in range(len(values))])
+        stacked = csr_matrix(
+            (np.concatenate(values), (at, np.tile(rows, len(values)))),
+            shape=(self.groups * len(values), samples),
+        )
+        single = csr_matrix((values[0], (codes, rows)), shape=(self.groups, samples))
+        return single, stacked
+
+    def unweighted(self, y: _Array) -> tuple[_Array, _Array]:
+        """Ordinary least squares: coefficients of D (groups, genes) and of Q (q, genes)."""
+        return (self._indicators @ y) / self._sizes, self.q.T @ y
+
+    def predict(self, on_groups: _Array, on_q: _Array) -> _Array:
+        """Fitted values (samples, genes)."""
+        if not self.groups:
+            return self.q @ on_q
+        values = on_groups[self.codes]  # D @ on_groups, without the product
+        if not self._grouped.all():
+            values[~self._grouped] = 0
+        if self.rank_q:
+            values += self.q @ on_q
+        return values
+
+    def residual_sd(self, y: _Array) -> _Array:
+        """Residual standard deviations (genes,) of ordinary least squares."""
+        residual = y - self.predict(*self.unweighted(y))
+        return np.sqrt(np.einsum("ng,ng->g", residual, residual) / self.df_residual)
+
+    def weighted(self, y: _Array, w: _Array, functions: _Functions) -> _Fitted:
+        """Least squares of y (samples, genes) with weights w, and functions of the coefficients.
+
+        ``functions`` are (functions, groups) and (functions, q) of the basis' coefficients.
+        """
+        try:
+            return self._by_schur(y, w, functions)
+        except np.linalg.LinAlgError:
+            if y.shape[1] == 1:
+                return self._by_qr(y[:, 0], w[:, 0], functions)
+        # one gene spoiled the block: only that one goes the slow way
+        genes = [self.weighted(y[:, [g]], w[:, [g]], functions) for g in range(y.shape[1])]
+        return _Fitted(
+            *(np.concatenate([getattr(g, f.name) for g in genes], axis=-1) for f in fields(_Fitted))
+        )
+
+    def _by_schur(self, y: _Array, w: _Array, functions: _Functions) -> _Fitted:
+        """The Schur complement's way; LinAlgError where it would lose too many digits."""
+        genes = y.shape[1]
+        wy = w * y
+        moments = (self._stacked @ w).reshape(1 + self.rank_q, self.groups, genes)
+        inverse_mass = 1 / moments[0]
+        cross = np.ascontiguousarray(moments[1:].transpose(2, 0, 1))
+        ratio = cross * inverse_mass.T[:, None, :]
+        gram = np.empty((genes, self.rank_q, self.rank_q))  # Q'WQ, of which half is computed
+        i, j = self._upper
+        gram[:, i, j] = gram[:, j, i] = (self._pairs @ w).T
+        schur = gram - np.matmul(ratio, cross.transpose(0, 2, 1))
+        if (np.einsum("bqq->bq", schur) < _CANCELLED * np.einsum("bqq->bq", gram)).any():
+            raise np.linalg.LinAlgError
+        means = (self._indicators @ wy) * inverse_mass
+        right = (self.q.T @ wy).T - np.matmul(cross, means.T[:, :, None])[:, :, 0]
+        # numpy has no triangular solve for a stack of matrices; these are small
+        inverse_root = np.linalg.inv(np.linalg.cholesky(schur))
+        halfway = np.matmul(inverse_root, right[:, :, None])
+        on_q = np.matmul(inverse_root.transpose(0, 2, 1), halfway)[:, :, 0].T
+        on_groups = means - np.einsum("bqd,qb->db", ratio, on_q)
+        residual = y - self.predict(on_groups, on_q)
+        residual *= residual
+        sigma = np.sqrt(np.einsum("ng,ng->g", residual, w) / self.df_residual)
+        effects = functions[0] @ on_groups + functions[1] @ on_q
+        variances = _variances(functions, inverse_mass, ratio, inverse_root)
+        return _Fitted(sigma, effects, np.sqrt(variances))
+
+    def _by_qr(self, y: _Array, w: _Array, functions: _Functions) -> _Fitted:
+        """One gene whose weights differ too much for normal equations."""
+        # QR keeps the digits of rows of very different size where the largest come first
+        order = np.argsort(-w, kind="stable")
+        design = np.hstack([self._indicators.T.toarray(), self.q])[order]
+        root = np.sqrt(w[order])
+        q, r = np.linalg.qr(root[:, None] * design)
+        coefficients = solve_triangular(r, q.T @ (root * y[order]))
+        residual = root * (y[order] - design @ coefficients)
+        wanted = np.hstack([functions[0].toarray(), functions[1]])
+        unscaled = np.linalg.norm(solve_triangular(r, wanted.T, trans="T"), axis=0)
+        sigma = np.sqrt(residual @ residual / self.df_residual)
+        return _Fitted(np.array([sigma]), (wanted @ coefficients)[:, None], unscaled[:, None])
 
 
-def choose_span(span: float | str, genes: int) -> float:
-    """The span, or for ``"adaptive"`` what limma has chosen since 3.66: wider for few genes."""
-    if span != "adaptive":
-        return float(span)
-    return float(min(0.3 + 0.7 * (50 / genes) ** (1 / 3), 1.0)) if genes else 1.0
+def _variances(
+    functions: _Functions, inverse_mass: _Array, ratio: _Array, inverse_root: _Array
+) -> _Array:
+    """Unscaled variances (functions, genes) of f = (f_D, f_Q).
+
+    They are f_D (D'WD)^-1 f_D' + |S^-1/2 (f_Q - f_D (D'WD)^-1 D'WQ)|^2, where
+    ``inverse_mass`` (groups, genes) is the diagonal of (D'WD)^-1, ``ratio`` (genes, q, groups)
+    (D'WD)^-1 D'WQ, and ``inverse_root`` (genes, q, q) S^-1/2.
+    """
+    by_group, by_q = functions
+    genes, rank, groups = ratio.shape
+    size, ones = by_group.shape[0], np.arange(by_group.shape[0])
+    # limma's contrasts ask for the group coefficients themselves: their product can be saved
+    identity = by_group.shape[1] == size == by_group.nnz
+    if identity and (by_group.indices == ones).all() and (by_group.data == 1).all():
+        shifted = ratio
+    else:
+        products = (by_group @ ratio.reshape(genes * rank, groups).T).T
+        shifted = products.reshape(genes, rank, size)
+    beside = np.matmul(inverse_root, by_q.T - shifted)
+    return by_group.power(2) @ inverse_mass + np.einsum("bqm,bqm->mb", beside, beside)
 
 
 @dataclass(frozen=True)
@@ -181,7 +191,7 @@ class LogCounts:
 
     e: _Array
     sizes: _Array
-    solver: Solver
+    solver: _Solver
     mean_variance: MeanVariance
 
     @classmethod
@@ -189,7 +199,7 @@ class LogCounts:
         cls, counts: _Array, sizes: _Array, design: Design, *, span: float | str = 0.5
     ) -> LogCounts:
         """Of counts (samples, genes): the trend is sqrt(residual SD) over mean log2 count."""
-        solver = Solver(design)
+        solver = _Solver(design)
         e = _log_cpm(counts, sizes)
         genes = e.shape[1]
         sd, mean, seen = np.empty(genes), np.empty(genes), np.empty(genes, dtype=bool)
@@ -204,7 +214,7 @@ class LogCounts:
         # a gene without any count has no variance to speak of, and would pull the trend down
         x = (mean + np.log2(sizes + 1).mean() - _MILLION)[seen]
         y = np.sqrt(sd)[seen]
-        trend = lowess(x, y, span=choose_span(span, len(x)))
+        trend = Trend.lowess(x, y, span=span)
         return cls(e, sizes, solver, MeanVariance(x, y, trend))
 
     def each_block(

@@ -45,7 +45,7 @@ def strata(
     Levels of the index and columns of text or truth values are taken as they are where they have
     two to twelve levels; numbers are cut into thirds of the conditions. Other columns are dropped.
     """
-    columns: dict[str, pd.Series] = {} if effect is None else {str(effect.name): _cut(effect)}
+    columns: dict[str, pd.Series] = {} if effect is None else {str(effect.name): _in_ranges(effect)}
     for name in conditions.names if isinstance(conditions, pd.MultiIndex) else ():
         labels = conditions.get_level_values(str(name)).astype(str)
         columns[str(name)] = pd.Series(labels, conditions)
@@ -60,12 +60,14 @@ def strata(
                 f"{shorten(absent, 3)}",
                 expected="a row for every condition of the truth, labelled as there",
             )
-        columns |= {str(name): _cut(column) for name, column in table.reindex(conditions).items()}
+        columns |= {
+            str(name): _in_ranges(column) for name, column in table.reindex(conditions).items()
+        }
     kept = {name: column for name, column in columns.items() if 2 <= column.nunique() <= _LEVELS}
     return pd.DataFrame(kept, index=conditions)
 
 
-def _cut(column: pd.Series) -> pd.Series:
+def _in_ranges(column: pd.Series) -> pd.Series:
     """A numeric column as ranges of about equal numbers of conditions; any other as text."""
     # Truth values count as numbers in pandas, and have no ranges.
     if not pd.api.types.is_numeric_dtype(column) or pd.api.types.is_bool_dtype(column):

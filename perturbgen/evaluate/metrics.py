@@ -122,13 +122,13 @@ def _sign_accuracy(truth: Array, prediction: Array, de: Array) -> Array:
     return divide(((agreement + 1) / 2 * de).sum(axis=1), de.sum(axis=1), np.nan)
 
 
-def _precision(de: Array, predicted: Array) -> Array:
+def _de_precision(de: Array, predicted: Array) -> Array:
     """Share of the genes predicted to respond that do (conditions,); 0 where none is predicted."""
     found = divide((de & predicted).sum(axis=1), predicted.sum(axis=1))
     return np.where(de.any(axis=1), found, np.nan)
 
 
-def _recall(de: Array, predicted: Array) -> Array:
+def _de_recall(de: Array, predicted: Array) -> Array:
     """Share of the responding genes that are predicted to (conditions,); NaN without any."""
     return divide((de & predicted).sum(axis=1), de.sum(axis=1), np.nan)
 
@@ -350,7 +350,7 @@ TABLE_METRICS: Final = (
         "de_precision",
         "DE precision",
         "Share of the genes predicted to respond that do; 0 where none is predicted.",
-        lambda t: _precision(t.truth.de, t.prediction.de),
+        lambda t: _de_precision(t.truth.de, t.prediction.de),
         "zeros: 0; responding everywhere: the share of genes that respond",
         **_SHARE,
         zeros=0,
@@ -359,7 +359,7 @@ TABLE_METRICS: Final = (
         "de_recall",
         "DE recall",
         "Share of the responding genes that are predicted to respond.",
-        lambda t: _recall(t.truth.de, t.prediction.de),
+        lambda t: _de_recall(t.truth.de, t.prediction.de),
         "zeros: 0; responding everywhere: 1",
         **_SHARE,
         zeros=0,

@@ -278,7 +278,7 @@ def _payload(
     for table in predictions.values():
         columns = columns[columns.isin(table.columns)]
     true = _on_card(card, truth, columns, "the truth")
-    genes = _choose_genes(true, int(budget / (_BYTES * len(true) * (1 + len(predictions)))))
+    genes = _shown_genes(true, int(budget / (_BYTES * len(true) * (1 + len(predictions)))))
     # Genes that are strong over all conditions may miss what one condition does.
     strongest = np.argsort(-np.abs(true), axis=1, kind="stable")[:, :_OWN]
     names, codes = np.unique(strongest, return_inverse=True)
@@ -329,7 +329,7 @@ def _on_card(card: Scorecard, table: pd.DataFrame, genes: pd.Index, name: str) -
     return np.nan_to_num(found.to_numpy(float), nan=0.0)
 
 
-def _choose_genes(truth: Array, count: int) -> Array:
+def _shown_genes(truth: Array, count: int) -> Array:
     """Positions of the genes to embed: half are the strongest, half an even sample of the rest.
 
     Strength is the root mean square over conditions (conditions, genes).

@@ -28,7 +28,7 @@ _PRIOR_DEPTH: Final = 20.0  # cells of no depth effect
 
 
 @dataclass(frozen=True)
-class _Reference:
+class _UnharmedWells:
     """Expected cells of an unharmed well, and mean log library size, by label.
 
     ``cells`` (plate, cell_type) -> expected number; ``depth``: an effect for each level of each
@@ -131,7 +131,7 @@ class FeatureMaker:
     """
 
     encoder: CovariateEncoder
-    reference: _Reference
+    reference: _UnharmedWells
     known: pd.DataFrame
 
     @classmethod
@@ -152,7 +152,7 @@ class FeatureMaker:
         groups: pd.DataFrame,
     ) -> FeatureMaker:
         """With an encoder, expected cells and effects on depth that were fitted before."""
-        reference = _Reference(cells, depth)
+        reference = _UnharmedWells(cells, depth)
         deviation = groups["log_library"].to_numpy() - reference.expected_depth(groups)
         n = groups["n_cells"]
         known = groups[[*GROUP, "compound", "n_cells"]].assign(

@@ -44,7 +44,7 @@ class _FileName:
     guid: str
 
 
-def parse_file_name(name: str) -> _FileName:
+def _parse_file_name(name: str) -> _FileName:
     """``G10_s1_w1<GUID>.tif``, or the same after a prefix such as ``Week2_180607_``."""
     found = _NAME.search(name)
     if not found:
@@ -103,7 +103,7 @@ def read_images(path: str | Path) -> pd.DataFrame:
     _require_decimal(images["concentration"], str(path))
     images["concentration"] = _by_value(images["concentration"])
     names = {
-        channel: [parse_file_name(name) for name in raw[file]]
+        channel: [_parse_file_name(name) for name in raw[file]]
         for channel, (_, file) in files.items()
     }
     # rows of this table are joined to wells: a shift of one column would relabel images silently

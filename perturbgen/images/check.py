@@ -19,7 +19,7 @@ from perturbgen.images.readers import (
     read_rxrx1_metadata,
     stream_embeddings,
 )
-from perturbgen.images.rxrx1 import PlatePlan, sirna_groups
+from perturbgen.images.rxrx1 import PlatePlan
 from perturbgen.profiles import Profiles
 from perturbgen.profiles.groups import blocks
 
@@ -98,7 +98,7 @@ def _check_plan(meta: pd.DataFrame) -> _Lines:
     # the metadata of 2020 have a row a site
     wells = meta.drop_duplicates("well_id")
     controls = wells[wells["well_type"] != "treatment"].groupby(["experiment", "plate"]).size()
-    groups = sirna_groups(wells)
+    groups = PlatePlan.sirna_groups(wells)
     plan = PlatePlan.of(wells, groups)
     without = wells.groupby(["experiment", "plate"]).ngroups - len(controls)
     return [

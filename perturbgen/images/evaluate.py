@@ -10,8 +10,7 @@ import pandas as pd
 
 from perturbgen.core.errors import SchemaError
 from perturbgen.core.tables import require_columns
-from perturbgen.profiles import Profiles, chosen, tidy
-from perturbgen.profiles.correct import fitted_rows, well_labels
+from perturbgen.profiles import Profiles
 from perturbgen.retrieval import (
     consistency,
     knn_mixing,
@@ -52,11 +51,10 @@ def measures(
     ``IN_SAMPLE``.
     """
     require_columns(profiles.meta.columns, [same, *([batch] if batch else [])], profiles.source)
-    raw, note = tidy(profiles), ""
-    wells = (
-        raw.averaged(well_labels(raw.meta)) if "well" in raw.meta or "well_id" in raw.meta else raw
-    )
-    mask = chosen(wells.meta, control, wells.source) if control else np.zeros(len(wells), bool)
+    raw, note = profiles.tidy(), ""
+    named = "well" in raw.meta or "well_id" in raw.meta
+    wells = raw.averaged(raw.well_labels) if named else raw
+    mask = wells.chosen(control, wells.source) if control else np.zeros(len(wells), bool)
     # sites of a well are not replicates; a well without a label is in no group
     treated = wells.where(~mask & wells.meta[same].notna().to_numpy())
     rows = [*_replicates(treated, same, draws, rng)]
@@ -77,7 +75,7 @@ def _out_of_sample(wells: Profiles, control: np.ndarray) -> tuple[Profiles, np.n
     All, and a note, if these leave fewer than two controls.
     """
     # whitened on 24 DMSO wells, 98 to 100 % of null compounds are "active" against these very wells
-    seen = fitted_rows(wells)
+    seen = wells.fitted()
     if not seen.any() or (control & ~seen).sum() > 1:
         return wells.where(~seen), control[~seen], ""
     log.warning("%s: %s", IN_SAMPLE, WHY)

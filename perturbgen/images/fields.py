@@ -175,54 +175,55 @@ def _shown(image: np.ndarray, full: int | None) -> np.ndarray:
     return np.clip((image - low) / max(high - low, 1e-12), 0, 1)
 
 
-def _colour_map(channels: int) -> Any:
-    """For each channel its name, its colour and the grey value that is shown in full."""
-    if channels not in MAPS:
-        raise SchemaError(
-            f"{channels} channels", expected=f"{', '.join(map(str, MAPS))} have a colour map"
-        )
-    return MAPS[channels]
+class ChannelColours:
+    """How so many channels are shown: each one's name, colour and grey value shown in full."""
 
+    def __init__(self, channels: int) -> None:
+        if channels not in MAPS:
+            raise SchemaError(
+                f"{channels} channels", expected=f"{', '.join(map(str, MAPS))} have a colour map"
+            )
+        self._map: Any = MAPS[channels]
 
-def layers(stack: np.ndarray) -> list[np.ndarray]:
-    """Each channel of (channels, height, width) in colour, float (height, width, 3) up to 255."""
-    return [
-        _shown(image, full)[..., None] * np.array(colour)
-        for image, (_, colour, full) in zip(stack, _colour_map(len(stack)), strict=True)
-    ]
+    def layers(self, stack: np.ndarray) -> list[np.ndarray]:
+        """Each channel of (channels, height, width) in colour, (height, width, 3) up to 255."""
+        return [
+            _shown(image, full)[..., None] * np.array(colour)
+            for image, (_, colour, full) in zip(stack, self._map, strict=True)
+        ]
 
+    def tints(self) -> tuple[list[list[float]], list[float]]:
+        """Each channel's colour and the brightness shown in full, from 0 to 1 (8-bit images)."""
+        colours = [[part / 255 for part in colour] for _, colour, _ in self._map]
+        return colours, [(full or 255) / 255 for _, _, full in self._map]
 
-def colours(channels: int) -> tuple[list[list[float]], list[float]]:
-    """Each channel's colour and the brightness shown in full, from 0 to 1 (8-bit images)."""
-    rows = _colour_map(channels)
-    tints = [[part / 255 for part in colour] for _, colour, _ in rows]
-    return tints, [(full or 255) / 255 for _, _, full in rows]
+    def write_sheet(self, stack: np.ndarray, path: str | Path) -> Path:
+        """Save a field as PNG: all its channels added up, and each alone."""
+        from PIL import Image
 
+        with atomic_path(path) as part:
+            Image.fromarray(self._sheet(stack)).save(part)
+        return Path(path)
 
-def write_contact_sheet(stack: np.ndarray, path: str | Path) -> Path:
-    """Save a field as PNG: all its channels added up, and each alone."""
-    from PIL import Image
-
-    with atomic_path(path) as part:
-        Image.fromarray(_contact_sheet(stack)).save(part)
-    return Path(path)
-
-
-def _contact_sheet(stack: np.ndarray) -> np.ndarray:
-    """All channels added up and each alone, four to a row with names, uint8 (height, width, 3)."""
-    names = ["all channels", *(name for name, _, _ in _colour_map(len(stack)))]
-    coloured = layers(stack)
-    tiles = [
-        np.clip(tile, 0, 255).astype(np.uint8) for tile in (np.sum(coloured, axis=0), *coloured)
-    ]
-    height, width = stack.shape[1] + _CAPTION + GAP, stack.shape[2] + GAP
-    across = min(4, len(tiles))
-    sheet = np.zeros((height * -(-len(tiles) // across), width * across, 3), np.uint8)
-    for i, (name, tile) in enumerate(zip(names, tiles, strict=True)):
-        top, left = height * (i // across), width * (i % across)
-        sheet[top : top + _CAPTION, left : left + stack.shape[2]] = caption(name, stack.shape[2])
-        sheet[top + _CAPTION : top + _CAPTION + stack.shape[1], left : left + stack.shape[2]] = tile
-    return sheet
+    def _sheet(self, stack: np.ndarray) -> np.ndarray:
+        """All channels added up and each alone, four to a row with names, uint8 RGB."""
+        names = ["all channels", *(name for name, _, _ in self._map)]
+        coloured = self.layers(stack)
+        tiles = [
+            np.clip(tile, 0, 255).astype(np.uint8) for tile in (np.sum(coloured, axis=0), *coloured)
+        ]
+        height, width = stack.shape[1] + _CAPTION + GAP, stack.shape[2] + GAP
+        across = min(4, len(tiles))
+        sheet = np.zeros((height * -(-len(tiles) // across), width * across, 3), np.uint8)
+        for i, (name, tile) in enumerate(zip(names, tiles, strict=True)):
+            top, left = height * (i // across), width * (i % across)
+            sheet[top : top + _CAPTION, left : left + stack.shape[2]] = caption(
+                name, stack.shape[2]
+            )
+            sheet[
+                top + _CAPTION : top + _CAPTION + stack.shape[1], left : left + stack.shape[2]
+            ] = tile
+        return sheet
 
 
 def caption(text: str, width: int) -> np.ndarray:

@@ -19,7 +19,7 @@ import pandas as pd
 
 from perturbgen.core.errors import SchemaError, shorten
 from perturbgen.core.tables import require_columns
-from perturbgen.profiles import Profiles, chosen
+from perturbgen.profiles import Profiles
 from perturbgen.profiles.correct import NestedCentre
 from perturbgen.profiles.groups import Groups
 
@@ -335,7 +335,7 @@ def centred_wells(
     long as it takes, then one row a well.
     """
     if centre:
-        control = chosen(profiles.meta, healthy)
+        control = profiles.chosen(healthy)
         step = NestedCentre(centre).fit(profiles.values, profiles.meta, control=control)
         centred = np.empty(profiles.values.shape, np.float32)
         profiles = profiles.with_values(step.transform(profiles.values, profiles.meta, out=centred))

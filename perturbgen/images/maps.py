@@ -31,6 +31,23 @@ class _Map:
     kept_by_components: float
     kept_by_map: float
 
+    def page(self, profiles: Profiles, colours: list[str], *, title: str) -> Page:
+        """A page with the map in every colour and what it preserves."""
+        from perturbgen.core.page import Page
+
+        page = Page(title, f"{len(profiles):,} rows of {len(profiles.features):,} features")
+        page.text(
+            f"Of the {_NEIGHBOURS} nearest neighbours in the full space, "
+            f"{self.kept_by_components:.0%} are kept by the principal components and "
+            f"{self.kept_by_map:.0%} by this map. It is for looking: nothing is measured on it."
+        )
+        for colour in colours:
+            page.figure(
+                _map_figure(self.points, profiles.meta, colour),
+                f"Each point is a row of the profiles; {colour}.",
+            )
+        return page
+
 
 def draw_map(profiles: Profiles, *, method: str = "umap", seed: int = 0) -> _Map:
     """The leading components of the profiles, then UMAP or t-SNE of these, or the first two."""
@@ -143,21 +160,3 @@ def _map_figure(points: np.ndarray, meta: pd.DataFrame, colour: str) -> Figure:
     return figure.update_layout(
         height=620, title=f"coloured by {colour}", legend={"itemsizing": "constant"}
     )
-
-
-def map_page(profiles: Profiles, drawn: _Map, colours: list[str], *, title: str) -> Page:
-    """A page with the map in every colour and what it preserves."""
-    from perturbgen.core.page import Page
-
-    page = Page(title, f"{len(profiles):,} rows of {len(profiles.features):,} features")
-    page.text(
-        f"Of the {_NEIGHBOURS} nearest neighbours in the full space, "
-        f"{drawn.kept_by_components:.0%} are kept by the principal components and "
-        f"{drawn.kept_by_map:.0%} by this map. It is for looking: nothing is measured on it."
-    )
-    for colour in colours:
-        page.figure(
-            _map_figure(drawn.points, profiles.meta, colour),
-            f"Each point is a row of the profiles; {colour}.",
-        )
-    return page

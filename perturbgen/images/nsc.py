@@ -36,6 +36,47 @@ class Matching:
         columns = {"neighbour": found["compound"], "neighbour_moa": found["moa"]}
         return cls(name, meta[["compound", "concentration", "moa"]].assign(**columns))
 
+    @staticmethod
+    def admissible(meta: pd.DataFrame, *, other_batch: bool) -> np.ndarray:
+        """Treatments that may be neighbours: of two compounds and, for NSCB, of no common batch."""
+        compound = meta["compound"].to_numpy()
+        # doses of one compound resemble each other whatever the mechanism
+        allowed = compound[:, None] != compound[None]
+        if other_batch:
+            member = pd.DataFrame([dict.fromkeys(names, 1.0) for names in meta["batches"]]).fillna(
+                0.0
+            )
+            allowed &= member.to_numpy() @ member.to_numpy().T == 0
+        return allowed
+
+    @staticmethod
+    def nearest(similarity: np.ndarray, allowed: np.ndarray) -> np.ndarray:
+        """The most similar allowed column of each row, -1 where none is allowed."""
+        # of a row of -inf alone argmax is 0, hence the second line
+        best = np.where(allowed, similarity, -np.inf).argmax(axis=1)
+        return np.where(allowed.any(axis=1), best, -1)
+
+    @classmethod
+    def by(cls, name: str, profiled: Profiles, allowed: np.ndarray) -> Matching:
+        """Each treatment with the nearest of its ``allowed`` ones (treatments, treatments).
+
+        ``folds[:, None] != folds[None]`` is stricter than NSC: groups of compounds are away at
+        once.
+        """
+        neighbour = cls.nearest(cosines(profiled.values), allowed)
+        return cls.of(name, profiled.meta, neighbour)
+
+    @classmethod
+    def nsc(cls, profiled: Profiles) -> Matching:
+        """Not the same compound: all treatments are asked."""
+        return cls.by("NSC", profiled, cls.admissible(profiled.meta, other_batch=False))
+
+    @classmethod
+    def nscb(cls, profiled: Profiles, *, without: Sequence[str] = ONE_BATCH) -> Matching:
+        """Not the same compound nor batch; mechanisms of one batch are no neighbours either."""
+        kept = profiled.where(~profiled.meta["moa"].isin(list(without)))
+        return cls.by("NSCB", kept, cls.admissible(kept.meta, other_batch=True))
+
     @property
     def correct(self) -> int:
         """Treatments of which the neighbour shares the mechanism."""
@@ -85,48 +126,10 @@ def cosines(values: np.ndarray) -> np.ndarray:
         raise SchemaError(
             "a treatment's profile is zero or not finite",
             expected="numbers, some of them not zero",
-            fix="tidy(profiles) names the wells",
+            fix="profiles.tidy() names the wells",
         )
     rows = unit(values)
     return rows @ rows.T
-
-
-def admissible(meta: pd.DataFrame, *, other_batch: bool) -> np.ndarray:
-    """Which treatments may be neighbours: of two compounds and, for NSCB, of no common batch."""
-    compound = meta["compound"].to_numpy()
-    # doses of one compound resemble each other whatever the mechanism
-    allowed = compound[:, None] != compound[None]
-    if other_batch:
-        member = pd.DataFrame([dict.fromkeys(names, 1.0) for names in meta["batches"]]).fillna(0.0)
-        allowed &= member.to_numpy() @ member.to_numpy().T == 0
-    return allowed
-
-
-def nearest_allowed(similarity: np.ndarray, allowed: np.ndarray) -> np.ndarray:
-    """The most similar allowed column of each row, -1 where none is allowed."""
-    # of a row of -inf alone argmax is 0, hence the second line
-    best = np.where(allowed, similarity, -np.inf).argmax(axis=1)
-    return np.where(allowed.any(axis=1), best, -1)
-
-
-def nsc(profiled: Profiles) -> Matching:
-    """Not the same compound: all treatments are asked."""
-    return match_by("NSC", profiled, admissible(profiled.meta, other_batch=False))
-
-
-def nscb(profiled: Profiles, *, without: Sequence[str] = ONE_BATCH) -> Matching:
-    """Not the same compound nor batch; mechanisms of one batch are neither asked nor neighbours."""
-    kept = profiled.where(~profiled.meta["moa"].isin(list(without)))
-    return match_by("NSCB", kept, admissible(kept.meta, other_batch=True))
-
-
-def match_by(name: str, profiled: Profiles, allowed: np.ndarray) -> Matching:
-    """Each treatment with the nearest of its ``allowed`` ones (treatments, treatments), by cosine.
-
-    ``folds[:, None] != folds[None]`` is stricter than NSC: groups of compounds are away at once.
-    """
-    neighbour = nearest_allowed(cosines(profiled.values), allowed)
-    return Matching.of(name, profiled.meta, neighbour)
 
 
 def mechanism_folds(meta: pd.DataFrame, folds: int, *, rng: np.random.Generator) -> np.ndarray:

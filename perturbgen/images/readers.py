@@ -30,7 +30,7 @@ from perturbgen.core.tables import (
 )
 from perturbgen.images import bbbc021
 from perturbgen.profiles.readers import MATRIX, read_profiles
-from perturbgen.profiles.stream import Orphans, read_embeddings, stream_profiles
+from perturbgen.profiles.stream import Orphans, stream_profiles
 from perturbgen.profiles.table import VALUES, Profiles
 
 log = logging.getLogger(__name__)
@@ -142,8 +142,7 @@ def stream_embeddings(path: str | Path, out: str | Path) -> tuple[Profiles, Orph
     """The embeddings of RxRx1, RxRx19 or RxRx3 with their labels, as a profile folder ``out``."""
     read_metadata, files, key = STREAMED[kind_of_source(path)]
     meta = read_metadata(Path(path))
-    embeddings = read_embeddings(files(Path(path)), key=key)
-    return stream_profiles(embeddings, meta, out=out, where=str(path))
+    return stream_profiles(files(Path(path)), meta, key=key, out=out, where=str(path))
 
 
 def read_rxrx1_metadata(path: str | Path, *, layout: _Layout = "auto") -> pd.DataFrame:

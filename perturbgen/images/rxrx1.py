@@ -1,4 +1,4 @@
-"""RxRx1: the plan of its plates, siRNAs from scores with and without it, wells seen from controls.
+"""RxRx1: the plan of its plates, and siRNAs from scores with and without it.
 
 Four fixed groups of siRNAs share a plate in every experiment, turned round, so that which 277 of
 the 1,108 siRNAs are on a plate can be read off the plate as a whole. Results that use this leak
@@ -8,9 +8,7 @@ not.
 
 from __future__ import annotations
 
-import logging
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import permutations
 from typing import Literal
@@ -19,10 +17,6 @@ import numpy as np
 import pandas as pd
 
 from perturbgen.core.errors import SchemaError, shorten
-from perturbgen.profiles import Profiles
-from perturbgen.profiles.groups import Groups
-
-log = logging.getLogger(__name__)
 
 _Mode = Literal["independent", "plate_group", "assignment"]
 MODES: tuple[_Mode, ...] = ("independent", "plate_group", "assignment")
@@ -48,7 +42,8 @@ def decode_wells(
         )
     if groups is None:
         raise SchemaError(
-            f"mode {mode!r} needs the groups of the siRNAs", expected="sirna_groups(train metadata)"
+            f"mode {mode!r} needs the groups of the siRNAs",
+            expected="PlatePlan.sirna_groups(train metadata)",
         )
     group = groups.reindex(log_p.columns)
     if group.isna().any():
@@ -115,37 +110,6 @@ def accuracy(predicted: pd.Series, truth: pd.Series, by: pd.Series) -> pd.Series
     )
 
 
-def treatment_wells(meta: pd.DataFrame) -> pd.DataFrame:
-    """One row a treated well of known siRNA: experiment, plate, well, sirna_id."""
-    known = (meta["well_type"] == "treatment") & meta["sirna_id"].notna()
-    return (
-        meta.loc[known, ["experiment", "plate", "well", "sirna_id"]]
-        .drop_duplicates()
-        .astype({"sirna_id": int})
-    )
-
-
-def sirna_groups(meta: pd.DataFrame) -> pd.Series:
-    """The group 0 to 3 of each siRNA: those that share a plate in every experiment.
-
-    The first experiment's plates name the groups; an experiment that follows names its plates by
-    the siRNAs already known, and so adds the ones that the first had lost.
-    """
-    wells = treatment_wells(meta)
-    group: dict[int, int] = {}
-    for experiment, part in wells.groupby("experiment", sort=True):
-        # a siRNA in two wells of a plate counts once
-        part = part.drop_duplicates("sirna_id")
-        known = part["sirna_id"].map(group)
-        if group:
-            label = _plate_labels(part, known, str(experiment))
-        else:
-            label = {plate: plate - 1 for plate in part["plate"].unique()}
-        new = part[known.isna()]
-        group |= dict(zip(new["sirna_id"], new["plate"].map(label), strict=True))
-    return pd.Series(group, name="group", dtype=int).rename_axis("sirna_id").sort_index()
-
-
 def _plate_labels(part: pd.DataFrame, known: pd.Series, experiment: str) -> dict[int, int]:
     """The group of each plate of an experiment; every known siRNA of the plate must agree."""
     labels: dict[int, int] = {}
@@ -171,13 +135,44 @@ class PlatePlan:
     @classmethod
     def of(cls, meta: pd.DataFrame, groups: pd.Series) -> PlatePlan:
         """As the treated wells of known siRNA say."""
-        wells = treatment_wells(meta)
+        wells = cls.treated_wells(meta)
         rows = {
             str(experiment): _plate_labels(part, part["sirna_id"].map(groups), str(experiment))
             for experiment, part in wells.groupby("experiment", sort=True)
         }
         table = pd.DataFrame.from_dict(rows, orient="index").sort_index(axis=1)
         return cls(table.rename_axis(index="experiment", columns="plate"))
+
+    @staticmethod
+    def treated_wells(meta: pd.DataFrame) -> pd.DataFrame:
+        """One row a treated well of known siRNA: experiment, plate, well, sirna_id."""
+        known = (meta["well_type"] == "treatment") & meta["sirna_id"].notna()
+        return (
+            meta.loc[known, ["experiment", "plate", "well", "sirna_id"]]
+            .drop_duplicates()
+            .astype({"sirna_id": int})
+        )
+
+    @staticmethod
+    def sirna_groups(meta: pd.DataFrame) -> pd.Series:
+        """The group 0 to 3 of each siRNA: those that share a plate in every experiment.
+
+        The first experiment's plates name the groups; an experiment that follows names its plates
+        by the siRNAs already known, and so adds the ones that the first had lost.
+        """
+        wells = PlatePlan.treated_wells(meta)
+        group: dict[int, int] = {}
+        for experiment, part in wells.groupby("experiment", sort=True):
+            # a siRNA in two wells of a plate counts once
+            part = part.drop_duplicates("sirna_id")
+            known = part["sirna_id"].map(group)
+            if group:
+                label = _plate_labels(part, known, str(experiment))
+            else:
+                label = {plate: plate - 1 for plate in part["plate"].unique()}
+            new = part[known.isna()]
+            group |= dict(zip(new["sirna_id"], new["plate"].map(label), strict=True))
+        return pd.Series(group, name="group", dtype=int).rename_axis("sirna_id").sort_index()
 
     def counts(self) -> list[int]:
         """How often each pattern occurs among the experiments, the most frequent first."""
@@ -188,77 +183,3 @@ class PlatePlan:
         first = self.table.iloc[0].tolist()
         turned = {tuple(first[k:] + first[:k]) for k in range(len(first))}
         return all(tuple(row) in turned for row in self.table.to_numpy())
-
-
-def control_relative(
-    profiles: Profiles,
-    *,
-    panel: np.ndarray,
-    control: str,
-    origin: str,
-    by: Sequence[str] = ("experiment", "plate"),
-    similarity: Literal["cosine", "distance"] = "cosine",
-) -> Profiles:
-    """For each row, how much it resembles each control of its plate: (rows, controls).
-
-    ``panel`` marks the control rows, ``control`` is the column that names them, and ``origin`` the
-    one all are seen from (EMPTY): r_k = cos(x - m_0, m_k - m_0), or -|x - m_k|. Nothing that adds
-    to a whole plate changes it; with cosine nothing that scales it either. A control that a plate
-    lacks is taken from its parent (the labels ``by`` but the last); a control's own row never
-    counts in its own centroid.
-    """
-    names = sorted(profiles.meta.loc[panel, control].astype(str).unique())
-    if origin not in names:
-        raise SchemaError(
-            f"no control {origin!r} in the panel",
-            expected="the untreated control",
-            fix=shorten(names),
-        )
-    values = np.asarray(profiles.values, np.float64)
-    label = profiles.meta[control].astype(str).to_numpy()
-    columns = [_one_control(profiles, values, panel & (label == name), by, name) for name in names]
-    centre = columns[names.index(origin)]
-    if similarity == "distance":
-        result = np.stack([-np.linalg.norm(values - mean, axis=1) for mean in columns], axis=1)
-        return profiles.with_values(result, names)
-    others = [i for i, name in enumerate(names) if name != origin]
-    result = np.stack([_cosine(values - centre, columns[i] - centre) for i in others], axis=1)
-    return profiles.with_values(result, [names[i] for i in others])
-
-
-def _one_control(
-    profiles: Profiles, values: np.ndarray, rows: np.ndarray, by: Sequence[str], name: str
-) -> np.ndarray:
-    """For each row the mean of one control on its plate, the row itself left out.
-
-    Where there is none it is the parent's (the experiment's).
-    """
-    result, open_rows = np.empty_like(values), np.ones(len(values), bool)
-    # from the plate up, until every row has a control to be compared with
-    for level in range(len(by), 0, -1):
-        groups = Groups.of(profiles.meta, by[:level], profiles.source)
-        codes = groups.codes
-        count, mean = groups.means(values, np.flatnonzero(rows))
-        # a control row in its own centroid would resemble itself
-        left = count[codes] - rows
-        usable = open_rows & (left > 0)
-        total = mean[codes[usable]] * count[codes[usable]][:, None] - np.where(
-            rows[usable][:, None], values[usable], 0
-        )
-        result[usable] = total / left[usable][:, None]
-        open_rows &= ~usable
-        if open_rows.any() and level > 1:
-            parent = "/".join(by[: level - 1])
-            log.debug("control %s: %d rows take the mean of %s", name, open_rows.sum(), parent)
-    if open_rows.any():
-        raise SchemaError(
-            f"{int(open_rows.sum())} rows have no control {name!r} in their {by[0]}",
-            expected=f"every control in every {by[0]}",
-        )
-    return result
-
-
-def _cosine(left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """Row by row; 0 where a row is zero (the origin seen from itself)."""
-    length = np.linalg.norm(left, axis=1) * np.linalg.norm(right, axis=1)
-    return (left * right).sum(axis=1) / np.where(length > 0, length, 1)

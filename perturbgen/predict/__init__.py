@@ -1,20 +1,19 @@
 """From a trained run to a prediction of differential expression, and what it is worth.
 
-The way of the counts: ``conditions`` says what is asked for and takes its own cells away, ``wells``
-are what is generated, ``experiment`` holds the real samples that they join, ``calibration`` adds
+The way of the counts: ``wells`` says what is asked for, takes its own cells away and lays out what
+is generated, ``experiment`` holds the real samples that they join, ``calibration`` adds
 wells of measured conditions, ``estimators`` draws and fits all of them and averages, ``shrinkage``
 scales what comes out; ``pipeline`` calls them in this order.
 """
 
 from perturbgen.predict.calibration import Task, withheld_likelihood
-from perturbgen.predict.conditions import read_wanted, vehicle_of, without
 from perturbgen.predict.ensemble import fit_ensemble
 from perturbgen.predict.estimators import aligned, average_t, mrrmse, plug_in_t
 from perturbgen.predict.experiment import Estimator, MeasuredExperiment, PredictSettings
 from perturbgen.predict.pipeline import Prediction, predict
 from perturbgen.predict.predictor import GenerativePredictor, RunFiles, run_fingerprint
 from perturbgen.predict.shrinkage import Shrinkage, expression_levels
-from perturbgen.predict.wells import Wells
+from perturbgen.predict.wells import Wells, read_wanted, vehicle_of, without
 
 __all__ = [
     "Estimator",

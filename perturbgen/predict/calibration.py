@@ -19,9 +19,8 @@ from perturbgen.core.console import track
 from perturbgen.core.errors import SchemaError, shorten
 from perturbgen.core.labels import CONDITION, conditions_of
 from perturbgen.generate import CellSampler, read_batches
-from perturbgen.predict.conditions import vehicle_of, without
 from perturbgen.predict.experiment import MeasuredExperiment, PredictSettings
-from perturbgen.predict.wells import Wells
+from perturbgen.predict.wells import Wells, vehicle_of, without
 
 if TYPE_CHECKING:
     from anndata import AnnData

@@ -11,10 +11,10 @@ import pandas as pd
 
 from perturbgen.core.errors import shorten
 from perturbgen.predict.calibration import Task
-from perturbgen.predict.conditions import read_wanted, without
 from perturbgen.predict.estimators import average, plug_in_t
 from perturbgen.predict.experiment import PredictSettings
 from perturbgen.predict.shrinkage import Shrinkage, expression_levels
+from perturbgen.predict.wells import read_wanted, without
 
 if TYPE_CHECKING:
     from anndata import AnnData

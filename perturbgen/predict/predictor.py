@@ -21,10 +21,10 @@ from perturbgen.core.labels import CONDITION, conditions_of
 from perturbgen.core.runs import file_hash
 from perturbgen.core.tables import reading
 from perturbgen.data import complete, read_h5ad
-from perturbgen.predict.conditions import vehicle_of
 from perturbgen.predict.estimators import require_same
 from perturbgen.predict.experiment import PredictSettings
 from perturbgen.predict.pipeline import predict
+from perturbgen.predict.wells import vehicle_of
 from perturbgen.train import read_parts
 
 if TYPE_CHECKING:

@@ -1,11 +1,13 @@
-"""Conditions to generate: their wells, vehicle wells beside them, noise-free log fold changes.
+"""Which conditions are asked for, and the wells in which they are generated.
 
-Whatever is true of a well's other cells (plate, donor, covariates of the run) is true of generated
-ones.
+Nothing of a wanted condition's own cells may be looked at; whatever is true of its wells' other
+cells (plate, donor, covariates of the run) is true of the generated ones. Vehicle wells beside them
+say what a model gets wrong, and its noise-free means give log fold changes.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from functools import cache
 from typing import TYPE_CHECKING, Final, NamedTuple, Self
@@ -15,9 +17,15 @@ import pandas as pd
 from scipy.stats import poisson
 
 from perturbgen.core.errors import ConfigError, SchemaError, shorten
-from perturbgen.core.labels import CONDITION, conditions_of
-from perturbgen.generate import WELL, CellGenerator, Plan, make_latents, require_route
-from perturbgen.predict.conditions import vehicle_of
+from perturbgen.core.labels import CONDITION, VEHICLE, conditions_of
+from perturbgen.generate import (
+    WELL,
+    CellGenerator,
+    Plan,
+    make_latents,
+    require_route,
+    wanted_conditions,
+)
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -25,11 +33,36 @@ if TYPE_CHECKING:
     from perturbgen.generate import CellSampler
     from perturbgen.train import TrainedRun
 
+log = logging.getLogger(__name__)
+
 _UNTREATED: Final = " (untreated)"
 _MOCKS: Final = 12  # compounds of a cell type that vehicle wells are generated beside
 _CONDITION: Final = list(CONDITION)
 _DRAWS: Final = 3  # replicates of latent points and depths that noise-free means are averaged over
 _LARGE: Final = 1000.0
+
+
+def read_wanted(conditions: pd.DataFrame) -> pd.MultiIndex:
+    """The conditions of a table with ``cell_type`` and ``compound`` (or ``sm_name``), each once."""
+    table = conditions.rename(columns={} if "compound" in conditions else {"sm_name": "compound"})
+    wanted = wanted_conditions(table)
+    if not len(wanted):
+        raise SchemaError("no condition is asked for", expected="rows of cell_type and compound")
+    return pd.MultiIndex.from_frame(wanted)
+
+
+def vehicle_of(cells: AnnData) -> str:
+    """The compound that every other is compared with."""
+    return str(cells.uns.get("vehicle", VEHICLE))
+
+
+def without(cells: AnnData, wanted: pd.MultiIndex) -> AnnData:
+    """The cells of all other conditions: what is to be predicted may not be looked at."""
+    withheld = conditions_of(cells.obs).isin(wanted)
+    if not withheld.any():
+        return cells
+    log.info("%d cells of the conditions to predict are withheld from everything", withheld.sum())
+    return cells[~withheld].copy()
 
 
 class Wells(NamedTuple):

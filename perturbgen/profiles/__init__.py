@@ -1,6 +1,6 @@
 """Profiles of L1000, images and latent spaces: one table, its files, its corrections."""
 
 from perturbgen.profiles.readers import read_profiles
-from perturbgen.profiles.table import Profiles, chosen, tidy
+from perturbgen.profiles.table import Profiles
 
-__all__ = ["Profiles", "chosen", "read_profiles", "tidy"]
+__all__ = ["Profiles", "read_profiles"]

@@ -2,9 +2,9 @@
 there.
 
 Every space has a closed form in the assays' singular vectors, and decomposing costs nearly all, so
-that a grid of settings is cheap. The protocol (:func:`match`): fit on training perturbations,
-choose settings by inner folds of these, ask about withheld ones. All doses of a compound lie in one
-fold, outer and inner.
+that a grid of settings is cheap. The protocol (:meth:`PairedProfiles.match`): fit on training
+perturbations, choose settings by inner folds of these, ask about withheld ones. All doses of a
+compound lie in one fold, outer and inner.
 """
 
 from __future__ import annotations
@@ -163,71 +163,51 @@ class Setting:
     def __str__(self) -> str:
         return self.name
 
+    @staticmethod
+    def correlated(tau: float, components: int, before: int | None = None) -> Setting:
+        """RGCCA, of the leading ``before`` principal components of each assay if this is given."""
 
-def correlated(tau: float, components: int, before: int | None = None) -> Setting:
-    """RGCCA, of the leading ``before`` principal components of each assay where this is given."""
+        def fit(x: _Spectrum, y: _Spectrum) -> _Directions:
+            if before is not None:
+                x, y = x.leading(before), y.leading(before)
+            space = _for_matching(_rgcca(x, y, components=components, tau=tau))
+            return space, space
 
-    def fit(x: _Spectrum, y: _Spectrum) -> _Directions:
-        if before is not None:
-            x, y = x.leading(before), y.leading(before)
-        space = _for_matching(_rgcca(x, y, components=components, tau=tau))
-        return space, space
+        first = "" if before is None else f"{before} principal components, "
+        return Setting(f"{first}tau {tau:g}, {components} variates", fit)
 
-    first = "" if before is None else f"{before} principal components, "
-    return Setting(f"{first}tau {tau:g}, {components} variates", fit)
+    @staticmethod
+    def rotated(components: int) -> Setting:
+        """Procrustes of the leading principal components."""
 
+        def fit(x: _Spectrum, y: _Spectrum) -> _Directions:
+            space = _procrustes(x, y, components=components)
+            return space, space
 
-def _rotated(components: int) -> Setting:
-    def fit(x: _Spectrum, y: _Spectrum) -> _Directions:
-        space = _procrustes(x, y, components=components)
-        return space, space
+        return Setting(f"{components} principal components", fit)
 
-    return Setting(f"{components} principal components", fit)
+    @staticmethod
+    def predicted(ridge: float) -> Setting:
+        """Ridge regression of the assay that is searched on the one that asks."""
 
+        def fit(x: _Spectrum, y: _Spectrum) -> _Directions:
+            back = _regression(y, x, ridge=ridge)
+            return _regression(x, y, ridge=ridge), _Space(back.second, back.first)
 
-def _predicted(ridge: float) -> Setting:
-    """Ridge regression of the assay that is searched on the one that asks."""
+        return Setting(f"ridge {ridge:g}", fit)
 
-    def fit(x: _Spectrum, y: _Spectrum) -> _Directions:
-        back = _regression(y, x, ridge=ridge)
-        return _regression(x, y, ridge=ridge), _Space(back.second, back.first)
+    @staticmethod
+    def given(first: _Array, second: _Array) -> Setting:
+        """Maps (features, dimensions) given, not fitted: a fixture's truth, the ceiling."""
 
-    return Setting(f"ridge {ridge:g}", fit)
+        def fit(x: _Spectrum, y: _Spectrum) -> _Directions:
+            one, other = (
+                Projection(side.mean, axes, np.ones(axes.shape[1]))
+                for side, axes in ((x, first), (y, second))
+            )
+            return (_Space(one, other),) * 2
 
-
-def given_maps(first: _Array, second: _Array) -> Setting:
-    """Maps (features, dimensions) that are given, not fitted: a fixture's truth, the ceiling."""
-
-    def fit(x: _Spectrum, y: _Spectrum) -> _Directions:
-        one, other = (
-            Projection(side.mean, axes, np.ones(axes.shape[1]))
-            for side, axes in ((x, first), (y, second))
-        )
-        return (_Space(one, other),) * 2
-
-    return Setting("the planted maps", fit)
-
-
-def methods(*, first_features: int, second_features: int) -> dict[str, list[Setting]]:
-    """The methods that are compared, each with the settings among which inner folds choose.
-
-    No method has more variates than the smaller assay has features.
-    """
-    few, many = sorted((first_features, second_features))
-    counts = sorted({min(count, few) for count in _VARIATES})
-    before = sorted({min(count, many) for count in (10, 20, 40, 80)})
-    leading = [None, *before[1:2]]
-    return {
-        "Procrustes": [_rotated(count) for count in before],
-        "regression": [_predicted(ridge) for ridge in (0.1, 1.0, 10.0, 100.0)],
-        "PLS": [correlated(1.0, count) for count in counts],
-        "CCA": [
-            correlated(0.0, count, size) for size in before for count in counts if count <= size
-        ],
-        "RGCCA": [
-            correlated(tau, count, size) for size in leading for tau in _TAUS for count in counts
-        ],
-    }
+        return Setting("the planted maps", fit)
 
 
 @dataclass(frozen=True)
@@ -247,6 +227,87 @@ class PairedProfiles:
     def meta(self) -> pd.DataFrame:
         """The labels of the perturbations."""
         return self.first.meta
+
+    def methods(self) -> dict[str, list[Setting]]:
+        """The methods that are compared, each with the settings among which inner folds choose.
+
+        No method has more variates than the smaller assay has features.
+        """
+        few, many = sorted((len(self.first.features), len(self.second.features)))
+        counts = sorted({min(count, few) for count in _VARIATES})
+        before = sorted({min(count, many) for count in (10, 20, 40, 80)})
+        leading = [None, *before[1:2]]
+        return {
+            "Procrustes": [Setting.rotated(count) for count in before],
+            "regression": [Setting.predicted(ridge) for ridge in (0.1, 1.0, 10.0, 100.0)],
+            "PLS": [Setting.correlated(1.0, count) for count in counts],
+            "CCA": [
+                Setting.correlated(0.0, count, size)
+                for size in before
+                for count in counts
+                if count <= size
+            ],
+            "RGCCA": [
+                Setting.correlated(tau, count, size)
+                for size in leading
+                for tau in _TAUS
+                for count in counts
+            ],
+        }
+
+    def match(
+        self,
+        methods: Mapping[str, Sequence[Setting]],
+        *,
+        folds: int,
+        inner: int,
+        rng: np.random.Generator,
+        torn_from: str = "",
+    ) -> dict[str, Matched]:
+        """Every method on the same folds, each with the setting that its inner folds rank best.
+
+        The method ``torn_from`` is repeated with training pairs torn apart: what is left is what
+        the protocol gives away. Scores are averaged over ten tearings, since one random map may
+        point the right way by luck.
+        """
+        found: dict[str, Matched] = {
+            name: Matched([], [], []) for name in [*methods, *([TORN] if torn_from else [])]
+        }
+        outer = _splits(self, np.arange(len(self)), folds, rng=rng)
+        for split in track(outer, "folds", folds):
+            # settings are chosen without the withheld fold, or the best of a grid would be luck
+            within = list(_splits(self, split.train, inner, rng=rng))
+            for name, grid in methods.items():
+                best = _choose(self, within, grid)
+                asked = {name: _ask(self, split, best.fit(split.first, split.second))}
+                found[name].chosen.append(str(best))
+                if name == torn_from:
+                    asked[TORN] = _ask_torn(self, split, best, rng)
+                for key, (forward, backward) in asked.items():
+                    found[key].forward.append(forward)
+                    found[key].backward.append(backward)
+        return found
+
+    def fit_chosen(
+        self, train: _Array, grid: Sequence[Setting], *, inner: int, rng: np.random.Generator
+    ) -> tuple[Projection, Projection]:
+        """The space of both assays by the setting that folds of the ``train`` rows rank best."""
+        best = _choose(self, list(_splits(self, train, inner, rng=rng)), grid)
+        sides = (decompose(side.values[train]) for side in (self.first, self.second))
+        space = best.fit(*sides)[0]
+        return space.first, space.second
+
+    def variate_correlations(
+        self, setting: Setting, *, folds: int, rng: np.random.Generator
+    ) -> pd.DataFrame:
+        """(folds, variates) correlation of each pair of variates over withheld perturbations."""
+        rows = []
+        for split in _splits(self, np.arange(len(self)), folds, rng=rng):
+            sides = _embedded(self, split.held, setting.fit(split.first, split.second)[0])
+            x, y = (side - side.mean(axis=0) for side in sides)
+            size = np.sqrt((x**2).sum(axis=0) * (y**2).sum(axis=0))
+            rows.append((x * y).sum(axis=0) / np.where(size > 0, size, np.inf))
+        return pd.DataFrame(rows)
 
 
 @dataclass(frozen=True)
@@ -292,55 +353,6 @@ def _splits(
         train = rows[fold != held]
         sides = (decompose(side.values[train]) for side in (pairs.first, pairs.second))
         yield _Split(train, rows[fold == held], *sides)
-
-
-def match(
-    pairs: PairedProfiles,
-    methods: Mapping[str, Sequence[Setting]],
-    *,
-    folds: int,
-    inner: int,
-    rng: np.random.Generator,
-    torn_from: str = "",
-) -> dict[str, Matched]:
-    """Every method on the same folds, each with the setting that its inner folds rank best.
-
-    The method ``torn_from`` is repeated with training pairs torn apart: what is left is what the
-    protocol gives away. Scores are averaged over ten tearings, since one random map may point the
-    right way by luck.
-    """
-    found: dict[str, Matched] = {
-        name: Matched([], [], []) for name in [*methods, *([TORN] if torn_from else [])]
-    }
-    outer = _splits(pairs, np.arange(len(pairs)), folds, rng=rng)
-    for split in track(outer, "folds", folds):
-        # settings are chosen without the withheld fold, or the best of a grid would be luck
-        within = list(_splits(pairs, split.train, inner, rng=rng))
-        for name, grid in methods.items():
-            best = _choose(pairs, within, grid)
-            asked = {name: _ask(pairs, split, best.fit(split.first, split.second))}
-            found[name].chosen.append(str(best))
-            if name == torn_from:
-                asked[TORN] = _ask_torn(pairs, split, best, rng)
-            for key, (forward, backward) in asked.items():
-                found[key].forward.append(forward)
-                found[key].backward.append(backward)
-    return found
-
-
-def fit_chosen(
-    pairs: PairedProfiles,
-    train: _Array,
-    grid: Sequence[Setting],
-    *,
-    inner: int,
-    rng: np.random.Generator,
-) -> tuple[Projection, Projection]:
-    """The space of both assays by the setting that inner folds of the ``train`` rows rank best."""
-    best = _choose(pairs, list(_splits(pairs, train, inner, rng=rng)), grid)
-    sides = (decompose(side.values[train]) for side in (pairs.first, pairs.second))
-    space = best.fit(*sides)[0]
-    return space.first, space.second
 
 
 def _choose(pairs: PairedProfiles, within: Sequence[_Split], grid: Sequence[Setting]) -> Setting:
@@ -405,16 +417,3 @@ def _ask_torn(
         for way in zip(*asked, strict=True)
     )
     return forward, backward
-
-
-def variate_correlations(
-    pairs: PairedProfiles, setting: Setting, *, folds: int, rng: np.random.Generator
-) -> pd.DataFrame:
-    """(folds, variates) correlation of each pair of variates over withheld perturbations."""
-    rows = []
-    for split in _splits(pairs, np.arange(len(pairs)), folds, rng=rng):
-        sides = _embedded(pairs, split.held, setting.fit(split.first, split.second)[0])
-        x, y = (side - side.mean(axis=0) for side in sides)
-        size = np.sqrt((x**2).sum(axis=0) * (y**2).sum(axis=0))
-        rows.append((x * y).sum(axis=0) / np.where(size > 0, size, np.inf))
-    return pd.DataFrame(rows)

@@ -23,7 +23,7 @@ from perturbgen.core.errors import InputError, SchemaError, shorten
 from perturbgen.core.files import atomic_path, require_file
 from perturbgen.core.tables import BROKEN, read_header, reading, require_unique
 from perturbgen.profiles.readers import read_profiles
-from perturbgen.profiles.table import FEATURES, META, VALUES, Profiles, require_replaceable
+from perturbgen.profiles.table import FEATURES, META, VALUES, Profiles
 
 log = logging.getLogger(__name__)
 
@@ -35,11 +35,10 @@ _Batch = tuple[np.ndarray, np.ndarray]  # ids (rows,) and float32 values (rows, 
 
 
 class _Embeddings(NamedTuple):
-    """The features of a table of embeddings, its rows in batches, and the column of ids."""
+    """The features of a table of embeddings, and its rows in batches."""
 
     features: list[str]
     batches: Iterator[_Batch]
-    key: str
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,7 @@ class Orphans:
     without_values: tuple[str, ...]
 
 
-def read_embeddings(paths: Sequence[Path], *, key: str) -> _Embeddings:
+def _read_embeddings(paths: Sequence[Path], *, key: str) -> _Embeddings:
     """A csv(.gz), or parquet files with the same columns; ``key`` is the column of ids.
 
     All other columns are numbers. Memory is that of a few blocks.
@@ -80,7 +79,7 @@ def _read_csv(path: Path, *, key: str) -> _Embeddings:
             # left is read by Python, which either can or names the place.
             yield from _read_slowly(path, header, key, rows)
 
-    return _Embeddings(features, batches(), key)
+    return _Embeddings(features, batches())
 
 
 def _open_csv(path: Path, header: Sequence[str], key: str) -> pc.CSVStreamingReader:
@@ -170,7 +169,7 @@ def _read_parquet(paths: Sequence[Path], *, key: str) -> _Embeddings:
                 for batch in file.iter_batches(batch_size=_ROWS, columns=[key, *features]):
                     yield _as_arrays(batch, key, features)
 
-    return _Embeddings(features, batches(), key)
+    return _Embeddings(features, batches())
 
 
 def _feature_columns(header: Sequence[str], key: str, path: Path) -> list[str]:
@@ -188,22 +187,23 @@ def _feature_columns(header: Sequence[str], key: str, path: Path) -> list[str]:
 def _as_arrays(batch: pa.RecordBatch, key: str, features: Sequence[str]) -> _Batch:
     """Ids and values of a batch; an empty field is NaN."""
     values = np.empty((batch.num_rows, len(features)), np.float32)
-    with np.errstate(over="ignore"):  # beyond float32 is infinite, which tidy() reports
+    with np.errstate(over="ignore"):  # beyond float32 is infinite, which Profiles.tidy reports
         for i, name in enumerate(features):
             values[:, i] = batch.column(name).to_numpy(zero_copy_only=False)
     return batch.column(key).to_numpy(zero_copy_only=False), values
 
 
 def stream_profiles(
-    embeddings: _Embeddings, meta: pd.DataFrame, *, out: str | Path, where: str
+    files: Sequence[Path], meta: pd.DataFrame, *, key: str, out: str | Path, where: str
 ) -> tuple[Profiles, Orphans]:
     """Write a profile folder of the rows whose id is in ``meta``, in the order in which they come.
 
+    ``files`` are a csv(.gz), or parquet files with the same columns; ``key`` is the column of ids.
     Rows and labels without a partner are left out, said in the log and returned. Memory is that of
     a batch, the labels and the ids; values go to disk as they are read.
     """
-    key = embeddings.key
-    require_replaceable(out)
+    embeddings = _read_embeddings(files, key=key)
+    Profiles.require_replaceable(out)
     require_unique(meta[key], key, f"{where} (metadata)")
     # the labels fit into memory, the values need not: each row finds its labels as it comes
     place = {name: row for row, name in enumerate(meta[key])}

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _LARGEST = np.finfo(np.float32).max  # what a profile folder can hold; more counts as infinite
+_FITTED = "fitted"  # label of the wells that a correction was fitted on
 # The files of a profile folder.
 VALUES: Final = "values.npy"
 META: Final = "meta.parquet"
@@ -152,7 +153,7 @@ class Profiles:
 
     def write(self, folder: str | Path) -> Path:
         """Save as ``values.npy`` (float32), ``meta.parquet`` and ``features.json``."""
-        require_replaceable(folder)
+        self.require_replaceable(folder)
         with atomic_path(folder) as part:
             part.mkdir()
             mapped = np.lib.format.open_memmap(
@@ -171,82 +172,116 @@ class Profiles:
             (part / FEATURES).write_text(json.dumps([str(name) for name in self.features]))
         return Path(folder)
 
-
-def require_replaceable(folder: str | Path) -> None:
-    """Nothing is at the path but what is ours: a folder of other things is never taken away."""
-    folder = Path(folder)
-    # replacing a folder deletes it, and --out may be mistyped
-    if folder.exists() and not (folder / VALUES).exists():
-        raise InputError(
-            f"{folder} exists and is no profile folder",
-            expected="a new folder, or one of profiles",
-            fix="choose another --out",
-        )
-
-
-def tidy(
-    profiles: Profiles, *, nan: Literal["error", "drop-features", "drop-rows"] = "error"
-) -> Profiles:
-    """The profiles without NaN or infinite values: without their features or rows, or an error.
-
-    The error names the first row and the features.
-    """
-    # what float32 cannot hold would be infinite once it is written
-    bad_rows, bad_features = np.zeros(len(profiles), bool), np.zeros(len(profiles.features), bool)
-    for rows in blocks(len(profiles)):
-        bad = ~(np.abs(profiles.values[rows]) <= _LARGEST)
-        bad_rows[rows], bad_features = bad.any(axis=1), bad_features | bad.any(axis=0)
-    if not bad_rows.any():
-        return profiles
-    if nan == "error":
-        names = profiles.features[bad_features]
-        first = profiles.meta.iloc[int(bad_rows.argmax())].head(4).to_dict()
-        raise SchemaError(
-            f"{profiles.source}: {int(bad_rows.sum())} rows hold NaN or infinite values, "
-            f"in {shorten(names, 3)}",
-            expected="a number everywhere",
-            cause=f"features of empty images; the first row is {first}",
-            fix="--nan drop-features or --nan drop-rows",
-        )
-    if nan == "drop-rows":
-        log.warning("%d rows with NaN or infinite values dropped", bad_rows.sum())
-        kept = profiles.where(~bad_rows)
-    else:
-        log.warning("%d features with NaN or infinite values dropped", bad_features.sum())
-        kept = Profiles(
-            np.asarray(profiles.values[:, ~bad_features]),
-            profiles.meta,
-            profiles.features[~bad_features],
-            profiles.source,
-        )
-    if not kept.values.size:
-        raise SchemaError(
-            f"{profiles.source}: nothing is left when NaN are dropped",
-            fix="--nan drop-rows or drop-features, the other",
-        )
-    return kept
-
-
-def chosen(meta: pd.DataFrame, condition: str, where: str = "the metadata") -> np.ndarray:
-    """The rows (a mask) of a condition such as ``compound=DMSO``, ``disease_condition=Mock|UV``.
-
-    ``treatment=`` asks for missing values; several conditions are joined by ``&``.
-    """
-    mask = np.ones(len(meta), bool)
-    for part in condition.split("&"):
-        column, separator, values = part.partition("=")
-        if not separator:
-            raise SchemaError(
-                f"condition {part!r} has no '='", expected="column=value|value", fix="compound=DMSO"
+    @staticmethod
+    def require_replaceable(folder: str | Path) -> None:
+        """Nothing is at the path but what is ours: a folder of other things is never taken away."""
+        folder = Path(folder)
+        # replacing a folder deletes it, and --out may be mistyped
+        if folder.exists() and not (folder / VALUES).exists():
+            raise InputError(
+                f"{folder} exists and is no profile folder",
+                expected="a new folder, or one of profiles",
+                fix="choose another --out",
             )
-        require_columns(meta.columns, [column.strip()], where)
-        text = meta[column.strip()].astype("string").fillna("")
-        # a number in a condition is compared as it is written: plate=1
-        mask &= text.isin([value.strip() for value in values.split("|")]).to_numpy()
-    if not mask.any():
-        raise SchemaError(
-            f"no row of {where} has {condition}",
-            expected="at least one row",
-            fix="values: " + shorten(pd.unique(text)),
-        )
-    return mask
+
+    def tidy(self, *, nan: Literal["error", "drop-features", "drop-rows"] = "error") -> Profiles:
+        """The profiles without NaN or infinite values: without their features or rows, or an error.
+
+        The error names the first row and the features.
+        """
+        # what float32 cannot hold would be infinite once it is written
+        bad_rows, bad_features = np.zeros(len(self), bool), np.zeros(len(self.features), bool)
+        for rows in blocks(len(self)):
+            bad = ~(np.abs(self.values[rows]) <= _LARGEST)
+            bad_rows[rows], bad_features = bad.any(axis=1), bad_features | bad.any(axis=0)
+        if not bad_rows.any():
+            return self
+        if nan == "error":
+            names = self.features[bad_features]
+            first = self.meta.iloc[int(bad_rows.argmax())].head(4).to_dict()
+            raise SchemaError(
+                f"{self.source}: {int(bad_rows.sum())} rows hold NaN or infinite values, "
+                f"in {shorten(names, 3)}",
+                expected="a number everywhere",
+                cause=f"features of empty images; the first row is {first}",
+                fix="--nan drop-features or --nan drop-rows",
+            )
+        if nan == "drop-rows":
+            log.warning("%d rows with NaN or infinite values dropped", bad_rows.sum())
+            kept = self.where(~bad_rows)
+        else:
+            log.warning("%d features with NaN or infinite values dropped", bad_features.sum())
+            kept = Profiles(
+                np.asarray(self.values[:, ~bad_features]),
+                self.meta,
+                self.features[~bad_features],
+                self.source,
+            )
+        if not kept.values.size:
+            raise SchemaError(
+                f"{self.source}: nothing is left when NaN are dropped",
+                fix="--nan drop-rows or drop-features, the other",
+            )
+        return kept
+
+    def chosen(self, condition: str, where: str = "the metadata") -> np.ndarray:
+        """The rows (a mask) of a condition: ``compound=DMSO``, ``disease_condition=Mock|UV``.
+
+        ``treatment=`` asks for missing values; several conditions are joined by ``&``.
+        """
+        mask = np.ones(len(self), bool)
+        for part in condition.split("&"):
+            column, separator, values = part.partition("=")
+            if not separator:
+                raise SchemaError(
+                    f"condition {part!r} has no '='",
+                    expected="column=value|value",
+                    fix="compound=DMSO",
+                )
+            require_columns(self.meta.columns, [column.strip()], where)
+            text = self.meta[column.strip()].astype("string").fillna("")
+            # a number in a condition is compared as it is written: plate=1
+            mask &= text.isin([value.strip() for value in values.split("|")]).to_numpy()
+        if not mask.any():
+            raise SchemaError(
+                f"no row of {where} has {condition}",
+                expected="at least one row",
+                fix="values: " + shorten(pd.unique(text)),
+            )
+        return mask
+
+    @property
+    def well_labels(self) -> list[str]:
+        """The labels that name a well."""
+        if "well_id" in self.meta:
+            return ["well_id"]
+        names = [name for name in ("experiment", "plate", "well") if name in self.meta]
+        if "well" not in names:
+            raise SchemaError(
+                "these profiles name no wells", expected="a column well_id, or plate and well"
+            )
+        return names
+
+    def well_numbers(self) -> np.ndarray:
+        """(rows,) the number of each row's well; each row is one where none are named."""
+        if {"well_id", "well"} & set(self.meta):
+            return Groups.of(self.meta, self.well_labels).codes
+        return np.arange(len(self))
+
+    def fitted(self) -> np.ndarray:
+        """The mask of rows that a correction was fitted on, by their label; none without it."""
+        if _FITTED not in self.meta:
+            return np.zeros(len(self), bool)
+        if self.meta[_FITTED].dtype != bool:
+            raise SchemaError(
+                f"{self.source}: label {_FITTED!r} is {self.meta[_FITTED].dtype}",
+                expected="True or False, as images correct writes it",
+                fix="rename the column",
+            )
+        return self.meta[_FITTED].to_numpy()
+
+    def marked(self, fitted: np.ndarray) -> Profiles:
+        """The profiles with the label of wells that this or an earlier correction was fitted on."""
+        wells = self.well_numbers()
+        seen = np.isin(wells, wells[fitted | self.fitted()])
+        return replace(self, meta=self.meta.assign(**{_FITTED: seen}))

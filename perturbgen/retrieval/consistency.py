@@ -67,7 +67,7 @@ def consistency(
         int(size): [mean_cosine(_one_a_group(group, pool, int(size), rng)) for _ in range(draws)]
         for size in np.unique(sizes[wanted])
     }
-    return _tested(meta[same], group, sizes, values, "consistency", drawn)
+    return _against_null(meta[same], group, sizes, values, "consistency", drawn)
 
 
 def magnitude(
@@ -113,7 +113,7 @@ def magnitude(
         int(size): [_null_energy(base, int(size), rng) for _ in range(draws)]
         for size in np.unique(sizes[wanted])
     }
-    return _tested(meta[same], treated, sizes, values, "magnitude", drawn)
+    return _against_null(meta[same], treated, sizes, values, "magnitude", drawn)
 
 
 def _mean_pair(square: Array) -> float:
@@ -149,7 +149,7 @@ def _one_a_group(group: Array, pool: Array, size: int, rng: np.random.Generator)
     return rng.choice(first, size, replace=False)
 
 
-def _tested(
+def _against_null(
     labels: pd.Series,
     group: Array,
     sizes: Array,

@@ -51,7 +51,7 @@ def match_modalities(
         low, high = _partner_ranks(source.loc[shared], target, shared, similarity)
         for value in pd.unique(stratum):
             here = np.flatnonzero(stratum == value)
-            found = _tested(low, high, here, len(target), permutations, rng)
+            found = _partner_tests(low, high, here, len(target), permutations, rng)
             rows.append({"direction": f"{one} to {other}", "stratum": value, **found})
     return pd.DataFrame(rows)
 
@@ -103,7 +103,7 @@ def _partner_ranks(
     return low, high
 
 
-def _tested(
+def _partner_tests(
     low: Array, high: Array, here: Array, total: int, permutations: int, rng: np.random.Generator
 ) -> dict[str, Any]:
     """The metrics of the queries ``here``, their null means and p-values."""

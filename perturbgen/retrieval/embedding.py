@@ -138,7 +138,7 @@ class Similarity:
         else:
             left = right = unit_rows(vectors, measure)
         # Equal candidates share one column, so that what is tied is tied to the last bit.
-        kept, column = _distinct(right[candidate])
+        kept, column = _distinct_rows(right[candidate])
         product = measure if callable(measure) else None
         return cls(left[query], right[candidate[kept]], column, product)
 
@@ -197,7 +197,7 @@ def _ranks(vectors: Array, *, block: int = 4096) -> Array:
     return out
 
 
-def _distinct(vectors: Array, *, block: int = 4096) -> tuple[Array, Array]:
+def _distinct_rows(vectors: Array, *, block: int = 4096) -> tuple[Array, Array]:
     """The first of each set of equal rows, and each row's place among them."""
     weights = np.random.default_rng(0).standard_normal(vectors.shape[1])
     # A mark for each row instead of sorting rows. Each is summed alone, not by a product: equal

@@ -162,7 +162,7 @@ def retrieve(
     if not len(pairs.query) or not len(pairs.candidate):
         raise SchemaError(f"no row has a label in {same}", expected="labels to retrieve by")
     prepared = Similarity.of(vectors, pairs.query, pairs.candidate, similarity)
-    table, histogram = _score(pairs, prepared, chunk=chunk, device=device)
+    table, histogram = _query_metrics(pairs, prepared, chunk=chunk, device=device)
     named = dict.fromkeys((*same, *differ, *negatives_same, *negatives_differ))
     labels = meta.iloc[pairs.query][[column for column in named if column not in table]]
     table = pd.concat([labels, table.set_index(labels.index)], axis=1)
@@ -171,7 +171,7 @@ def retrieve(
     return Retrieval(table, groups, pair_means, histogram, tuple(same), seed)
 
 
-def _score(
+def _query_metrics(
     pairs: Pairing, similarity: Similarity, *, chunk: int | None, device: str
 ) -> tuple[pd.DataFrame, Array]:
     """The metrics of every query, and the pooled histogram of rank quantiles."""

@@ -33,7 +33,7 @@ def harmonic_number(n: Array) -> Array:
 
 
 @dataclass(frozen=True)
-class _Null:
+class _NullOfAp:
     """P(AP is about v / (len - 1)) on a grid; ``draws`` is None where every ranking was counted."""
 
     mass: Array
@@ -47,7 +47,7 @@ class _Null:
 
 
 @lru_cache(maxsize=512)
-def _ap_null(positives: int, total: int, *, draws: int = 20_000, seed: int = 0) -> _Null:
+def _ap_null(positives: int, total: int, *, draws: int = 20_000, seed: int = 0) -> _NullOfAp:
     """The distribution of AP when the ranks of M positives among L are random.
 
     Exact means that all C(L, M) rankings are counted, to 1/4096 in AP, however small the tail.
@@ -55,12 +55,12 @@ def _ap_null(positives: int, total: int, *, draws: int = 20_000, seed: int = 0) 
     # A multiple of M: a hit with no miss before it adds 1/M, which then lies on the grid.
     size = positives * math.ceil(_PLACES / positives)
     if positives == total:
-        return _Null(np.eye(1, size + 1, size)[0], None)
+        return _NullOfAp(np.eye(1, size + 1, size)[0], None)
     if positives * total * size <= _WORK:
-        return _Null(_ap_distribution(positives, total, size), None)
+        return _NullOfAp(_ap_distribution(positives, total, size), None)
     # Seeded by its shape: a null does not depend on which other groups were tested before.
     values = _random_ap(positives, total, draws, np.random.default_rng([seed, positives, total]))
-    return _Null(
+    return _NullOfAp(
         np.bincount(np.floor(values * size + 1e-6).astype(int), minlength=size + 1) / draws, draws
     )
 
@@ -137,7 +137,7 @@ def group_p_values(queries: pd.DataFrame, group: Array, *, draws: int, seed: int
     shapes: dict[int, list[tuple[tuple[int, int], int]]] = {}
     for code, m, total, n in counts.rename("n").reset_index().itertuples(index=False):
         shapes.setdefault(code, []).append(((int(m), int(total)), int(n)))
-    nulls: dict[tuple[tuple[tuple[int, int], int], ...], _Null] = {}
+    nulls: dict[tuple[tuple[tuple[int, int], int], ...], _NullOfAp] = {}
     p = {}
     for code, shape in shapes.items():
         key = tuple(shape)
@@ -148,7 +148,7 @@ def group_p_values(queries: pd.DataFrame, group: Array, *, draws: int, seed: int
     return pd.Series(p, dtype=float).reindex(observed.index)
 
 
-def _mixed_null(shape: Mapping[tuple[int, int], int], *, draws: int, seed: int) -> _Null:
+def _mixed_null(shape: Mapping[tuple[int, int], int], *, draws: int, seed: int) -> _NullOfAp:
     """The null of a mean over queries, ``shape[(M, L)]`` of them sharing a ranking."""
     nulls = {key: _ap_null(*key, draws=draws, seed=seed) for key in shape}
     if len(nulls) == 1:
@@ -161,7 +161,7 @@ def _mixed_null(shape: Mapping[tuple[int, int], int], *, draws: int, seed: int) 
     mass[_PLACES] += mass[_PLACES + 1 :].sum()
     # A p cannot be smaller than the coarsest of the nulls in it allows.
     drawn = [null.draws for null in nulls.values() if null.draws is not None]
-    return _Null(mass[: _PLACES + 1], min(drawn, default=None))
+    return _NullOfAp(mass[: _PLACES + 1], min(drawn, default=None))
 
 
 def _scaled(mass: Array, weight: float, size: int) -> Array:

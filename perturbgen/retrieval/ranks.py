@@ -252,7 +252,7 @@ def _count_negatives(
             else:
                 over[low] += 1
         end = here + n
-        _spread(over, level, sims[here:end], part.above[here:end], part.tied[here:end])
+        _spread_counts(over, level, sims[here:end], part.above[here:end], part.tied[here:end])
 
 
 @njit(nogil=True, cache=True)
@@ -280,7 +280,7 @@ def _better_bins(sims: Array, worst: float, scale: float, bins: int) -> Array:
 
 
 @njit(nogil=True, cache=True)
-def _spread(over: Array, level: Array, sims: Array, above: Array, tied: Array) -> None:
+def _spread_counts(over: Array, level: Array, sims: Array, above: Array, tied: Array) -> None:
     """From counts by position: ``over[k]`` before the k-th positive, ``level[k]`` tied with it.
 
     Of tied positives the first holds the count, and they all share it; what ties with them is above
@@ -315,6 +315,6 @@ def _spread_all(over: Array, level: Array, part: Ranked) -> None:
     """Fill ``above`` and ``tied`` from counts by position, a row of each for every query."""
     for i in range(len(part.positives)):
         start, end = part.offsets[i], part.offsets[i] + part.positives[i]
-        _spread(
+        _spread_counts(
             over[i], level[i], part.sims[start:end], part.above[start:end], part.tied[start:end]
         )

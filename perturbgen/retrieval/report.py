@@ -40,16 +40,16 @@ def retrieval_page(
         _groups_figure(result),
         "Each group's mean average precision; the tick is what chance gives its size.",
     )
-    page.table(_group_rows(result, best=True))
+    page.table(_listed_groups(result, best=True))
     page.section("Groups that are found least")
-    page.table(_group_rows(result, best=False))
+    page.table(_listed_groups(result, best=False))
     if controls is not None:
         page.section(
             "Controls",
             "Chance is an auc of one half. What stays when labels are shuffled comes from the "
             "design; what finds the plate or the well itself is leakage.",
         )
-        page.table([{"variant": name, **_blank(row)} for name, row in controls.iterrows()])
+        page.table([{"variant": name, **_without_nan(row)} for name, row in controls.iterrows()])
     return page
 
 
@@ -138,14 +138,14 @@ def _group_text(result: Retrieval) -> str:
     return text + (f" {lonely:,} queries had no positive and are skipped." if lonely else "")
 
 
-def _group_rows(result: Retrieval, *, best: bool) -> list[dict[str, Any]]:
+def _listed_groups(result: Retrieval, *, best: bool) -> list[dict[str, Any]]:
     """The groups with the highest or the lowest normalised AP."""
     order = result.groups.sort_values("nap", ascending=not best, kind="stable").head(_LISTED)
     columns = [*result.same, "queries", "ap", "nap", "auc", "median_q", "p_at_1", "p", "p_bh"]
-    return [_blank(row) for row in order[columns].to_dict("records")]
+    return [_without_nan(row) for row in order[columns].to_dict("records")]
 
 
-def _blank(row: Any) -> dict[str, Any]:
+def _without_nan(row: Any) -> dict[str, Any]:
     """A table row with None for NaN."""
     return {
         str(k): None if isinstance(v, float) and np.isnan(v) else v for k, v in dict(row).items()

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from perturbgen.compare import CompareSettings, write_comparison_report
+from perturbgen.compare import CompareSettings, write_outputs
 from perturbgen.compare.folds import Fold
 from perturbgen.compare.settings import SplitSettings
 from perturbgen.compare.tables import Book
@@ -321,7 +321,8 @@ def test_the_ladder_is_read_before_anything_is_fitted_and_shown(
     (folder / "ladder.json").write_text(rungs.to_json(orient="records"))
     for name in ("ladder.csv", "ladder.json"):
         found = run(report={"ladder": name})
-        text = write_comparison_report(found, tmp_path / "report.html", "ladder").read_text()
+        write_outputs(found, tmp_path / "out", title="ladder")
+        text = (tmp_path / "out" / "report.html").read_text()
         assert "Oracle ladder" in text
         assert "0.8379" in text
     for name, content, words in (

@@ -14,7 +14,7 @@ import pytest
 from anndata import AnnData, read_h5ad
 from scipy import sparse
 
-from perturbgen.compare import Comparison, compare, grid, write_comparison_report
+from perturbgen.compare import Comparison, compare, grid, write_outputs
 from perturbgen.core.errors import ConfigError, InputError, SchemaError
 from perturbgen.predict import GenerativePredictor, MeasuredExperiment, PredictSettings
 from perturbgen.train import RunSettings, load_run
@@ -198,7 +198,8 @@ def test_the_report_says_what_the_run_has_seen(made: Path, tmp_path: Path) -> No
         "the vehicle's two among them"
     )
     assert about["of those withheld"] == 0
-    text = write_comparison_report(found, tmp_path / "report.html", "runs").read_text()
+    write_outputs(found, tmp_path / "out", title="runs")
+    text = (tmp_path / "out" / "report.html").read_text()
     assert "trained runs.vae.parameters" in text
     assert about["parameters"] in text
     assert json.dumps(about)

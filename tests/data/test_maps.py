@@ -5,12 +5,12 @@ import pytest
 
 from perturbgen.core.stats import log_cpm
 from perturbgen.data.maps import (
+    _log_profiles,
     _map_samples,
+    _principal_components,
     _remove_plate_effects,
     _strength,
     _variable_genes,
-    log_profiles,
-    principal_components,
 )
 
 
@@ -71,7 +71,7 @@ def test_embedding_separates_two_groups_and_one_seed_gives_one_map() -> None:
     first, second = _map_samples(values, seed=1), _map_samples(values, seed=1)
     pd.testing.assert_frame_equal(first, second)
     assert abs(np.corrcoef(first["PC1"], group)[0, 1]) > 0.95
-    assert principal_components(values).shape == (30, 29)
+    assert _principal_components(values).shape == (30, 29)
 
 
 def test_strength_is_the_distance_from_the_vehicle_of_the_same_cell_type() -> None:
@@ -86,6 +86,6 @@ def test_profiles_leave_out_samples_of_few_cells_and_genes_of_few_counts() -> No
     counts = np.full((3, 60), 5)
     counts[:, 0] = 0
     obs = pd.DataFrame({"n_cells": [10, 4, 5]}, index=list("abc"))
-    values, kept = log_profiles(ad.AnnData(counts.astype(np.float64), obs=obs))
+    values, kept = _log_profiles(ad.AnnData(counts.astype(np.float64), obs=obs))
     assert values.shape == (2, 59)
     assert kept["n_cells"].tolist() == [10, 5]

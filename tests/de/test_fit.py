@@ -7,12 +7,10 @@ import pandas as pd
 import pytest
 from scipy.sparse import csr_matrix
 
-from perturbgen.de.contrasts import Contrasts
 from perturbgen.de.design import Design
-from perturbgen.de.fit import Solver, _Fitted
-from perturbgen.de.native import _fit_genes
-from perturbgen.de.torch_fit import fit_genes_on
-from perturbgen.de.voom import LogCounts, MeanVariance, Trend
+from perturbgen.de.native import _Contrasts, _fit_genes, _fit_genes_on
+from perturbgen.de.trend import Trend
+from perturbgen.de.voom import LogCounts, MeanVariance, _Fitted, _Solver
 
 GENES = 7
 
@@ -40,7 +38,7 @@ def test_equals_a_regression_of_each_gene(name: str, design: Design) -> None:
     kept = design.matrix[:, design.kept]
     weights = np.zeros((3, design.matrix.shape[1]))
     weights[:, design.kept] = rng.normal(size=(3, design.rank))
-    solver = Solver(design)
+    solver = _Solver(design)
     on_groups, on_q = solver.basis.functionals(weights)
     fitted = solver.weighted(y, w, (csr_matrix(on_groups), on_q))
     for j in range(GENES):
@@ -66,7 +64,7 @@ def test_equals_a_regression_of_each_gene(name: str, design: Design) -> None:
 def log_counts(rng: np.random.Generator, design: Design) -> LogCounts:
     trend = Trend(np.linspace(0, 12, 30), rng.uniform(0.5, 1.5, 30))
     e, sizes = rng.normal(6, 2, (40, 50)), rng.uniform(1e5, 1e6, 40)
-    return LogCounts(e, sizes, Solver(design), MeanVariance(trend.x, trend.y, trend))
+    return LogCounts(e, sizes, _Solver(design), MeanVariance(trend.x, trend.y, trend))
 
 
 def test_the_torch_fitter_gives_the_same() -> None:
@@ -74,8 +72,8 @@ def test_the_torch_fitter_gives_the_same() -> None:
     design = designs()["groups and plates"]
     weights, logs = rng.normal(size=(4, 9)), log_counts(rng, design)
     for kind in ("exact", "limma"):
-        contrasts = Contrasts.of(design, weights, kind)
-        in_torch = fit_genes_on("cpu", logs, contrasts)
+        contrasts = _Contrasts.of(design, weights, kind)
+        in_torch = _fit_genes_on("cpu", logs, contrasts)
         for mine, other in zip(_fit_genes(logs, contrasts), in_torch, strict=True):
             np.testing.assert_allclose(other, mine, rtol=1e-9)
 
@@ -87,7 +85,7 @@ def test_the_gpu_gives_the_same() -> None:
         pytest.skip("no CUDA device")
     rng = np.random.default_rng(3)
     design = designs()["groups and plates"]
-    contrasts = Contrasts.of(design, rng.normal(size=(4, 9)), "exact")
+    contrasts = _Contrasts.of(design, rng.normal(size=(4, 9)), "exact")
     logs = log_counts(rng, design)
     on_gpu = _fit_genes(logs, contrasts, device="cuda")
     for mine, other in zip(_fit_genes(logs, contrasts), on_gpu, strict=True):
@@ -105,8 +103,8 @@ def four_groups() -> np.ndarray:
     return np.hstack([np.eye(4)[groups], nuisance])
 
 
-def fit(matrix: np.ndarray, y: np.ndarray, w: np.ndarray) -> tuple[Solver, _Fitted]:
-    solver = Solver(Design.from_matrix(pd.DataFrame(matrix)))
+def fit(matrix: np.ndarray, y: np.ndarray, w: np.ndarray) -> tuple[_Solver, _Fitted]:
+    solver = _Solver(Design.from_matrix(pd.DataFrame(matrix)))
     basis = solver.basis
     count, rank = len(basis.groups), basis.q.shape[1]
     functions = csr_matrix(np.eye(count + rank)[:, :count]), np.eye(count + rank)[:, count:]

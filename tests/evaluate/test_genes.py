@@ -39,23 +39,23 @@ def test_sign_accuracy_by_hand() -> None:
 
 def test_precision_and_recall_by_hand_and_as_scikit_learn() -> None:
     predicted = np.array([[True, False, True, True, True, False]])
-    assert de._precision(DE, predicted)[0] == 0.5
-    assert de._recall(DE, predicted)[0] == pytest.approx(2 / 3)
+    assert de._de_precision(DE, predicted)[0] == 0.5
+    assert de._de_recall(DE, predicted)[0] == pytest.approx(2 / 3)
     rng = np.random.default_rng(3)
     true, found = rng.random((2, 20, 30)) < 0.3
     for i in range(20):
-        assert de._precision(true, found)[i] == pytest.approx(
+        assert de._de_precision(true, found)[i] == pytest.approx(
             precision_score(true[i], found[i], zero_division=0)
         )
-        assert de._recall(true, found)[i] == pytest.approx(recall_score(true[i], found[i]))
+        assert de._de_recall(true, found)[i] == pytest.approx(recall_score(true[i], found[i]))
 
 
 def test_precision_and_recall_where_nothing_responds_or_is_predicted() -> None:
     nothing = np.zeros_like(DE)
-    assert de._precision(DE, nothing)[0] == 0
-    assert de._recall(DE, nothing)[0] == 0
-    assert np.isnan(de._precision(nothing, DE)[0])
-    assert np.isnan(de._recall(nothing, DE)[0])
+    assert de._de_precision(DE, nothing)[0] == 0
+    assert de._de_recall(DE, nothing)[0] == 0
+    assert np.isnan(de._de_precision(nothing, DE)[0])
+    assert np.isnan(de._de_recall(nothing, DE)[0])
 
 
 def test_de_overlap_takes_only_as_many_as_respond() -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from perturbgen.core.errors import SchemaError
 from perturbgen.evaluate import Scorecard, calibration, report_page, scorecard
-from perturbgen.evaluate.report import _choose_genes, _payload, _quantised, _script_json
+from perturbgen.evaluate.report import _payload, _quantised, _script_json, _shown_genes
 from tests.evaluate.tables import experiment, frame
 
 CHROMIUM = (
@@ -101,11 +101,11 @@ def test_a_budget_limits_the_genes_and_the_page_says_so(made: Made) -> None:
 
 def test_half_of_the_genes_are_the_strongest() -> None:
     truth = np.ones((3, 1)) * np.arange(100.0)
-    chosen = _choose_genes(truth, 20)
+    chosen = _shown_genes(truth, 20)
     assert sorted(chosen[:10]) == list(range(90, 100))
     assert len(set(chosen.tolist())) == 20
     assert {0, 89} <= set(chosen.tolist())
-    np.testing.assert_array_equal(_choose_genes(truth, 100), np.arange(100))
+    np.testing.assert_array_equal(_shown_genes(truth, 100), np.arange(100))
 
 
 def test_quantised_values_are_close_and_zero_rows_survive() -> None:

@@ -18,7 +18,7 @@ from perturbgen.evaluate import (
     scorecard,
     strata,
 )
-from perturbgen.evaluate.groups import _cut
+from perturbgen.evaluate.groups import _in_ranges
 from perturbgen.evaluate.markdown import _span
 from tests.evaluate.tables import experiment, frame
 
@@ -256,11 +256,11 @@ def test_strata_by_level_effect_and_given_columns() -> None:
 
 def test_numbers_are_cut_into_thirds() -> None:
     column = pd.Series(np.arange(9.0))
-    labels = _cut(column)
+    labels = _in_ranges(column)
     assert labels.value_counts().tolist() == [3, 3, 3]
     assert labels.iloc[0] == "1: 0 to below 2.66667"
     assert labels.iloc[8] == "3: 5.33333 to 8"
-    assert _cut(pd.Series([1.0, 1.0, 2.0])).tolist() == ["1", "1", "2"]
+    assert _in_ranges(pd.Series([1.0, 1.0, 2.0])).tolist() == ["1", "1", "2"]
     assert strata(pd.Index(["a", "b"]), pd.DataFrame({"x": [1, 1]}, ["a", "b"])).empty
 
 

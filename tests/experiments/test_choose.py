@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 from choose import _recipes, hits, nested_matching
 
-from perturbgen.images.nsc import admissible
+from perturbgen.images.nsc import Matching
 
 
 def test_nested_choice_never_looks_at_the_compound_it_answers_for() -> None:
@@ -18,7 +18,7 @@ def test_nested_choice_never_looks_at_the_compound_it_answers_for() -> None:
         }
     )
     random = {f"r{i}": rng.normal(size=(20, 20)) for i in range(60)}
-    allowed, moa = admissible(meta, other_batch=True), meta["moa"].to_numpy()
+    allowed, moa = Matching.admissible(meta, other_batch=True), meta["moa"].to_numpy()
     best = max(hits(value, allowed, moa).sum() for value in random.values())
     matching, choices = nested_matching(random, meta, other_batch=True)
     assert (

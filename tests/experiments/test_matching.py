@@ -13,29 +13,24 @@ from mechanisms import mechanism_table
 from paired_fixture import SHARED, read_truth
 
 from perturbgen.core.errors import ConfigError, SchemaError
+from perturbgen.profiles import Profiles
 from perturbgen.profiles.crossmodal import (
     TORN,
     Matched,
     PairedProfiles,
+    Setting,
     _compound_folds,
-    _predicted,
-    _rotated,
     _splits,
-    correlated,
-    given_maps,
-    match,
-    methods,
-    variate_correlations,
 )
 
-GRID = [correlated(tau, 10, before) for tau in (0.1, 0.5) for before in (None, 20)]
+GRID = [Setting.correlated(tau, 10, before) for tau in (0.1, 0.5) for before in (None, 20)]
 
 
 @pytest.fixture(scope="module")
 def matched(paired: PairedProfiles, folder: Path) -> dict[str, Matched]:
     truth = read_truth(folder)
-    grid = {"RGCCA": GRID, "planted": [given_maps(truth.images, truth.l1000)]}
-    return match(paired, grid, folds=4, inner=2, rng=np.random.default_rng(0), torn_from="RGCCA")
+    grid = {"RGCCA": GRID, "planted": [Setting.given(truth.images, truth.l1000)]}
+    return paired.match(grid, folds=4, inner=2, rng=np.random.default_rng(0), torn_from="RGCCA")
 
 
 def table(matched: Matched, paired: PairedProfiles, groups: pd.Series) -> pd.DataFrame:
@@ -72,8 +67,8 @@ def test_the_planted_maps_are_the_ceiling_and_torn_pairs_lie_at_chance(
 
 
 def test_as_many_pairs_of_variates_hold_as_were_planted(paired: PairedProfiles) -> None:
-    found = variate_correlations(
-        paired, correlated(0.3, 16), folds=4, rng=np.random.default_rng(1)
+    found = paired.variate_correlations(
+        Setting.correlated(0.3, 16), folds=4, rng=np.random.default_rng(1)
     ).mean()
     assert (found[:3] > 0.3).all()
     assert found[SHARED + 2 :].abs().max() < 0.25
@@ -90,7 +85,7 @@ def test_what_is_withheld_changes_neither_maps_nor_settings(paired: PairedProfil
     values[held] = values[np.roll(held, 5)] * 100
     other = replace(paired, second=paired.second.with_values(values))
     one, two = (
-        match(pairs, {"RGCCA": GRID}, folds=4, inner=2, rng=np.random.default_rng(7))["RGCCA"]
+        pairs.match({"RGCCA": GRID}, folds=4, inner=2, rng=np.random.default_rng(7))["RGCCA"]
         for pairs in (paired, other)
     )
     assert one.forward[0].labels.tolist() == paired.meta.index[held].tolist()
@@ -114,18 +109,25 @@ def test_doses_of_a_compound_lie_in_one_fold() -> None:
 
 
 @pytest.mark.parametrize(
-    "setting", [correlated(0.1, 10), _rotated(20), _predicted(0.1), correlated(0, 10, 20)], ids=str
+    "setting",
+    [
+        Setting.correlated(0.1, 10),
+        Setting.rotated(20),
+        Setting.predicted(0.1),
+        Setting.correlated(0, 10, 20),
+    ],
+    ids=str,
 )
 def test_an_assay_finds_itself_by_every_method(paired: PairedProfiles, setting: object) -> None:
     same = replace(paired, second=paired.first)
-    found = match(same, {"m": [setting]}, folds=3, inner=2, rng=np.random.default_rng(0))["m"]
+    found = same.match({"m": [setting]}, folds=3, inner=2, rng=np.random.default_rng(0))["m"]
     for folds in (found.forward, found.backward):
         assert query_scores(folds)["mAP"].mean() > 0.98
 
 
 def test_both_runs_of_one_seed_are_equal(paired: PairedProfiles) -> None:
     runs = [
-        match(paired, {"RGCCA": GRID}, folds=3, inner=2, rng=np.random.default_rng(5))
+        paired.match({"RGCCA": GRID}, folds=3, inner=2, rng=np.random.default_rng(5))
         for _ in range(2)
     ]
     for one, other in zip(*(run["RGCCA"].forward for run in runs), strict=True):
@@ -133,7 +135,11 @@ def test_both_runs_of_one_seed_are_equal(paired: PairedProfiles) -> None:
 
 
 def test_grids_fit_the_data() -> None:
-    few = methods(first_features=454, second_features=4)
+    first, second = (
+        Profiles(np.zeros((1, size)), pd.DataFrame(index=["a"]), pd.RangeIndex(size))
+        for size in (454, 4)
+    )
+    few = PairedProfiles(first, second).methods()
     assert {str(setting) for setting in few["PLS"]} == {"tau 1, 4 variates"}
     assert any("80 principal" in str(setting) for setting in few["CCA"])
 

@@ -13,7 +13,7 @@ from scipy import stats
 
 from perturbgen.core.errors import ConfigError, InputError, SchemaError
 from perturbgen.generate import CellSampler, SamplerSettings, WellTable, cross_validate, summarise
-from perturbgen.generate.features import _fit_cells, _fit_depth, _Reference
+from perturbgen.generate.features import _fit_cells, _fit_depth, _UnharmedWells
 from perturbgen.generate.sampler import _poisson_mixture_quantiles
 from perturbgen.generate.validate import LEVELS, TARGETS, score_samplers
 
@@ -174,7 +174,7 @@ def test_the_reference_knows_plates_and_cell_types_by_hand() -> None:
     groups["log_library"] = (
         7 + groups["cell_type"].map({"B": 0, "T": 0.5}) - groups["compound"].map({"v": 0, "x": 0.3})
     )
-    reference = _Reference(_fit_cells(groups), _fit_depth(groups))
+    reference = _UnharmedWells(_fit_cells(groups), _fit_depth(groups))
     ratio = (
         reference.cells.loc[[("p", "T"), ("q", "B"), ("q", "T")]].to_numpy()
         / reference.cells[("p", "B")]

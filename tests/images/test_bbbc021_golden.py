@@ -7,7 +7,7 @@ import pytest
 from threadpoolctl import threadpool_limits
 
 from perturbgen.images import read_bbbc021
-from perturbgen.images.nsc import nsc, nscb, treatment_profiles
+from perturbgen.images.nsc import Matching, treatment_profiles
 from perturbgen.profiles import Profiles
 from perturbgen.profiles.correct import (
     ControlScaler,
@@ -74,5 +74,5 @@ def test_the_golden_table(
         wells.values, wells.meta, control=wells.meta["compound"] == "DMSO"
     )
     profiled = treatment_profiles(wells.with_values(values), vehicle="DMSO", how=how)
-    assert str(nsc(profiled)) == f"{same_compound}/103"
-    assert str(nscb(profiled)) == f"{same_batch}/92"
+    assert str(Matching.nsc(profiled)) == f"{same_compound}/103"
+    assert str(Matching.nscb(profiled)) == f"{same_batch}/92"

@@ -9,16 +9,13 @@ import pytest
 from perturbgen.core.errors import SchemaError
 from perturbgen.profiles import Profiles
 from perturbgen.profiles.correct import (
-    AdditiveEffects,
     Compress,
     ControlScaler,
     Coral,
     NestedCentre,
     Pipeline,
-    SequentialCentroids,
     Sphering,
     batch_predictability,
-    pca_cs,
     tvn,
 )
 from perturbgen.profiles.correct.build import _batch_variance, _told_apart
@@ -67,21 +64,6 @@ def test_nested_centring_does_not_depend_on_the_order_of_keys_or_rows() -> None:
     np.testing.assert_allclose(shuffled, one[rows], atol=1e-12)
 
 
-def test_sequential_centring_depends_on_the_order_and_removes_what_it_names() -> None:
-    values, meta, _ = design(np.random.default_rng(3))
-    keep = np.r_[0:30, 34:48]  # unbalanced, as real plates are
-    values, meta = values[keep], meta.iloc[keep].assign(disease=(keep % 3 == 0))
-    one = SequentialCentroids(["experiment", "plate"]).fit_transform(values, meta)
-    other = SequentialCentroids(["plate", "experiment"]).fit_transform(values, meta)
-    assert np.abs(one - other).max() > 1e-3
-    values[meta["disease"]] += 100.0
-    gone = SequentialCentroids(["experiment", "disease"]).fit_transform(values, meta)
-    sick = meta["disease"].to_numpy()
-    assert np.linalg.norm(gone[sick].mean(axis=0) - gone[~sick].mean(axis=0)) < 1e-9
-    kept = NestedCentre(["experiment"]).fit_transform(values, meta, control=~sick)
-    assert np.linalg.norm(kept[sick].mean(axis=0) - kept[~sick].mean(axis=0)) > 100
-
-
 def test_a_plate_without_controls_takes_its_parents_centre(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -123,28 +105,6 @@ def test_shrinking_lies_between_own_and_parents_mean() -> None:
         1.5,
         3.5,
     ]  # centres (2 x 1 + 2 x 6) / 4 and (2 x 11 + 2 x 6) / 4
-
-
-def test_additive_effects_equal_centring_by_turns_in_a_balanced_design() -> None:
-    values, meta, _ = design(np.random.default_rng(4))
-    found = AdditiveEffects([["experiment", "plate"], ["site"]]).fit_transform(values, meta)
-    turned = SequentialCentroids(["site"]).fit_transform(
-        NestedCentre(["experiment", "plate"]).fit_transform(values, meta), meta
-    )
-    np.testing.assert_allclose(found - found.mean(axis=0), turned, atol=1e-9)
-    np.testing.assert_allclose(found.mean(axis=0), values.mean(axis=0), atol=1e-9)
-
-
-def test_additive_effects_are_recovered_when_unbalanced() -> None:
-    rng = np.random.default_rng(5)
-    meta = pd.DataFrame({"plate": rng.integers(0, 4, 200), "site": rng.integers(0, 3, 200)})
-    plate, site = rng.normal(size=4), rng.normal(size=3)
-    values = (plate[meta["plate"]] + site[meta["site"]])[:, None]
-    assert AdditiveEffects([["plate"], ["site"]]).fit_transform(values, meta).std() < 1e-10
-    with pytest.raises(SchemaError, match="not there when it was fitted"):
-        AdditiveEffects([["plate"]]).fit(values, meta).transform(
-            values[:1], pd.DataFrame({"plate": [7]})
-        )
 
 
 def test_scalers_by_hand(caplog: pytest.LogCaptureFixture) -> None:
@@ -232,16 +192,6 @@ def test_coral_leaves_a_batch_of_one_control_alone(caplog: pytest.LogCaptureFixt
     found = Coral(["batch"]).fit_transform(values, meta)
     np.testing.assert_array_equal(found[4], values[4])
     assert "1 of 2 batches" in caplog.text
-
-
-def test_pca_cs_standardises_the_controls_of_each_batch() -> None:
-    values, meta, control = design(np.random.default_rng(11), wells=20, features=8)
-    found = pca_cs(["experiment"], components=4).fit_transform(values, meta, control=control)
-    assert found.shape == (len(values), 4)
-    for name in "AB":
-        part = found[control & (meta["experiment"] == name)]
-        np.testing.assert_allclose(part.mean(axis=0), 0, atol=1e-9)
-        np.testing.assert_allclose(part.std(axis=0), 1, atol=1e-9)
 
 
 def test_a_pipeline_is_its_steps_and_streams_from_disk(tmp_path) -> None:
@@ -340,3 +290,9 @@ def test_controls_that_cannot_be_held_out() -> None:
             well=["well"],
             rng=np.random.default_rng(0),
         )
+
+
+def test_a_plate_that_was_not_fitted_is_no_unit() -> None:
+    step = ControlScaler(["plate"]).fit(np.eye(2), pd.DataFrame({"plate": [1, 1]}))
+    with pytest.raises(SchemaError, match="not there when it was fitted"):
+        step.transform(np.eye(2)[:1], pd.DataFrame({"plate": [7]}))

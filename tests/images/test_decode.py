@@ -8,7 +8,7 @@ import pytest
 
 from perturbgen.core.errors import SchemaError
 from perturbgen.images import read_rxrx1_metadata, rxrx1
-from perturbgen.images.rxrx1 import PlatePlan, decode_wells, sirna_groups
+from perturbgen.images.rxrx1 import PlatePlan, decode_wells
 
 
 def noisy_log_p(
@@ -34,7 +34,7 @@ def test_the_real_plate_maps(real_data: Path) -> None:
     meta = read_rxrx1_metadata(real_data / "imaging" / "rxrx1")
     assert len(meta) == 62_755
     assert meta["experiment"].nunique() == 51
-    groups = sirna_groups(meta)
+    groups = PlatePlan.sirna_groups(meta)
     assert groups.value_counts().tolist() == [277] * 4
     plan = PlatePlan.of(meta, groups)
     assert len(plan.table) == 33
@@ -43,7 +43,7 @@ def test_the_real_plate_maps(real_data: Path) -> None:
 
 
 def test_the_planted_rotations_are_recovered(planted: pd.DataFrame) -> None:
-    groups = sirna_groups(planted)
+    groups = PlatePlan.sirna_groups(planted)
     assert groups.value_counts().tolist() == [6] * 4
     plan = PlatePlan.of(planted, groups)
     assert plan.is_rotation()
@@ -58,17 +58,17 @@ def test_mixed_plates_are_said(planted: pd.DataFrame) -> None:
         wells["sirna_id"],
     )
     with pytest.raises(SchemaError, match="its siRNAs are of groups"):
-        sirna_groups(wells)
+        PlatePlan.sirna_groups(wells)
 
 
 def wells_of(meta: pd.DataFrame) -> pd.DataFrame:
-    wells = rxrx1.treatment_wells(meta)
+    wells = PlatePlan.treated_wells(meta)
     wells.index = wells["experiment"] + wells["plate"].astype(str) + wells["well"]
     return wells
 
 
 def test_decoders_recover_a_planted_rotation_and_never_lose_by_it(planted: pd.DataFrame) -> None:
-    wells, groups = wells_of(planted), sirna_groups(planted)
+    wells, groups = wells_of(planted), PlatePlan.sirna_groups(planted)
     plan = PlatePlan.of(planted, groups)
     log_p = noisy_log_p(
         wells["sirna_id"], list(groups.index), signal=2.0, rng=np.random.default_rng(0)
@@ -91,7 +91,7 @@ def test_decoders_recover_a_planted_rotation_and_never_lose_by_it(planted: pd.Da
 
 
 def test_independent_decoding_knows_nothing_of_plates(planted: pd.DataFrame) -> None:
-    wells, groups = wells_of(planted), sirna_groups(planted)
+    wells, groups = wells_of(planted), PlatePlan.sirna_groups(planted)
     log_p = noisy_log_p(
         wells["sirna_id"], list(groups.index), signal=1.0, rng=np.random.default_rng(1)
     )
@@ -103,7 +103,7 @@ def test_independent_decoding_knows_nothing_of_plates(planted: pd.DataFrame) -> 
 
 
 def test_decoding_asks_for_what_it_needs(planted: pd.DataFrame) -> None:
-    wells, groups = wells_of(planted), sirna_groups(planted)
+    wells, groups = wells_of(planted), PlatePlan.sirna_groups(planted)
     log_p = noisy_log_p(
         wells["sirna_id"], list(groups.index), signal=1.0, rng=np.random.default_rng(1)
     )

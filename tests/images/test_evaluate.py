@@ -13,7 +13,7 @@ from perturbgen import cli
 from perturbgen.core.errors import SchemaError
 from perturbgen.images.evaluate import IN_SAMPLE, measures
 from perturbgen.profiles import Profiles, read_profiles
-from perturbgen.profiles.correct import fitted_rows, marked, rows_to_fit
+from perturbgen.profiles.correct import rows_to_fit
 
 Capture = pytest.CaptureFixture[str]
 WHO = ["--control", "Metadata_compound=DMSO"]
@@ -116,10 +116,14 @@ def wells(controls: dict[str, int]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["plate", "well", "site", "compound"])
 
 
+def labelled(meta: pd.DataFrame) -> Profiles:
+    return Profiles(np.zeros((len(meta), 1)), meta, pd.Index(["f"]))
+
+
 def test_a_share_of_each_plates_control_wells_is_left_out() -> None:
     meta = wells({"a": 9, "b": 2, "c": 1})
     control = (meta["compound"] == "DMSO").to_numpy()
-    fitted = rows_to_fit(meta, control, withhold=0.25, rng=np.random.default_rng(0))
+    fitted = rows_to_fit(labelled(meta), control, withhold=0.25, rng=np.random.default_rng(0))
     held = meta[control & ~fitted].groupby(["plate", "well"]).size()
     assert held.tolist() == [2, 2, 2]  # both sites of each well
     assert held.groupby("plate").size().to_dict() == {
@@ -127,28 +131,27 @@ def test_a_share_of_each_plates_control_wells_is_left_out() -> None:
         "b": 1,
     }  # and none of a plate with one
     assert not (fitted & ~control).any()
-    again = rows_to_fit(meta, control, withhold=0.25, rng=np.random.default_rng(0))
+    again = rows_to_fit(labelled(meta), control, withhold=0.25, rng=np.random.default_rng(0))
     np.testing.assert_array_equal(fitted, again)
     np.testing.assert_array_equal(
-        rows_to_fit(meta, control, withhold=0, rng=np.random.default_rng(0)), control
+        rows_to_fit(labelled(meta), control, withhold=0, rng=np.random.default_rng(0)), control
     )
     unnamed = meta[["compound"]]  # no plates, no wells: each row is one
-    assert (
-        control & ~rows_to_fit(unnamed, control, withhold=0.25, rng=np.random.default_rng(0))
-    ).sum() == 6
+    fitted = rows_to_fit(labelled(unnamed), control, withhold=0.25, rng=np.random.default_rng(0))
+    assert (control & ~fitted).sum() == 6
 
 
 def test_wells_stay_marked_through_sites_and_later_corrections() -> None:
     meta = wells({"a": 3})
-    profiles = Profiles(np.zeros((8, 1)), meta, pd.Index(["f"]))
-    first = marked(profiles, ((meta["well"] == "W0") & (meta["site"] == 1)).to_numpy())
-    assert set(first.meta.loc[fitted_rows(first), "well"]) == {"W0"}
-    assert fitted_rows(first).sum() == 2
-    both = marked(first, (meta["well"] == "W2").to_numpy())
-    assert fitted_rows(both.averaged(["plate", "well"])).tolist() == [True, False, True, False]
-    assert not fitted_rows(profiles).any()
+    profiles = labelled(meta)
+    first = profiles.marked(((meta["well"] == "W0") & (meta["site"] == 1)).to_numpy())
+    assert set(first.meta.loc[first.fitted(), "well"]) == {"W0"}
+    assert first.fitted().sum() == 2
+    both = first.marked((meta["well"] == "W2").to_numpy())
+    assert both.averaged(["plate", "well"]).fitted().tolist() == [True, False, True, False]
+    assert not profiles.fitted().any()
     with pytest.raises(SchemaError, match="label 'fitted' is"):
-        fitted_rows(Profiles(np.zeros((8, 1)), meta.assign(fitted="yes"), pd.Index(["f"])))
+        labelled(meta.assign(fitted="yes")).fitted()
 
 
 def test_too_few_controls_for_magnitude_leave_the_other_lines(

@@ -11,7 +11,7 @@ from perturbgen.core.errors import InputError, SchemaError
 from perturbgen.images.check import _check_images
 from perturbgen.images.fields import (
     _CAPTION,
-    _contact_sheet,
+    ChannelColours,
     _read_channel,
     fields,
     find_images,
@@ -90,7 +90,9 @@ def test_colour_images_empty_files_and_folders_without_images(tmp_path: Path) ->
 
 def composite(stack: np.ndarray) -> np.ndarray:
     """The first tile of a contact sheet."""
-    return _contact_sheet(stack)[_CAPTION : _CAPTION + stack.shape[1], : stack.shape[2]]
+    return ChannelColours(len(stack))._sheet(stack)[
+        _CAPTION : _CAPTION + stack.shape[1], : stack.shape[2]
+    ]
 
 
 def test_colours_add_up_by_hand() -> None:
@@ -102,7 +104,7 @@ def test_colours_add_up_by_hand() -> None:
         [127, 0, 12],
         [255, 255, 56],
     ]  # nuclei in full, half of actin, ER and actin
-    sheet = _contact_sheet(np.zeros((6, 30, 50), np.uint8))
+    sheet = ChannelColours(6)._sheet(np.zeros((6, 30, 50), np.uint8))
     assert sheet.shape == (2 * (30 + _CAPTION + 4), 4 * 54, 3)
     with pytest.raises(SchemaError, match="4 channels"):
         composite(np.zeros((4, 2, 2)))

@@ -8,14 +8,7 @@ import pytest
 
 from perturbgen.core.errors import SchemaError
 from perturbgen.images import read_bbbc021
-from perturbgen.images.nsc import (
-    match_by,
-    mechanism_folds,
-    nearest_allowed,
-    nsc,
-    nscb,
-    treatment_profiles,
-)
+from perturbgen.images.nsc import Matching, mechanism_folds, treatment_profiles
 from perturbgen.profiles import Profiles
 from perturbgen.profiles.correct import tvn
 
@@ -39,7 +32,7 @@ def test_matching_by_hand() -> None:
             ("e", "Y", ("w3",)),
         ],
     )
-    one = nsc(found)
+    one = Matching.nsc(found)
     assert one.table["neighbour"].tolist() == [
         "b",
         "b",
@@ -49,7 +42,7 @@ def test_matching_by_hand() -> None:
         "d",
     ]  # never one's own compound
     assert str(one) == "2/6"
-    two = nscb(found)
+    two = Matching.nscb(found)
     assert two.table["neighbour"].tolist() == [
         "c",
         "c",
@@ -62,15 +55,18 @@ def test_matching_by_hand() -> None:
 
 
 def test_without_an_admissible_neighbour_nothing_matches() -> None:
-    found = nscb(profiled([0, 1], [("a", "X", ("w1",)), ("b", "X", ("w1", "w2"))]))
+    found = Matching.nscb(profiled([0, 1], [("a", "X", ("w1",)), ("b", "X", ("w1", "w2"))]))
     assert str(found) == "0/2"
     assert found.table["neighbour"].isna().all()
-    assert nearest_allowed(np.eye(2), np.array([[True, False], [False, False]])).tolist() == [0, -1]
+    assert Matching.nearest(np.eye(2), np.array([[True, False], [False, False]])).tolist() == [
+        0,
+        -1,
+    ]
 
 
 def test_mechanisms_of_one_batch_are_neither_asked_nor_neighbours() -> None:
     rows = [("a", "Kinase inhibitors", ("w1",)), ("b", "X", ("w1",)), ("c", "X", ("w2",))]
-    assert str(nscb(profiled([0, 1, 40], rows))) == "2/2"
+    assert str(Matching.nscb(profiled([0, 1, 40], rows))) == "2/2"
 
 
 def test_scale_and_rotation_change_nothing() -> None:
@@ -79,7 +75,9 @@ def test_scale_and_rotation_change_nothing() -> None:
     base = profiled([0.0] * 24, rows)
     values = rng.normal(size=(24, 7))
     turned = values @ np.linalg.qr(rng.normal(size=(7, 7)))[0] * 3
-    one, other = (nscb(Profiles(v, base.meta, pd.RangeIndex(7))).table for v in (values, turned))
+    one, other = (
+        Matching.nscb(Profiles(v, base.meta, pd.RangeIndex(7))).table for v in (values, turned)
+    )
     pd.testing.assert_frame_equal(one, other)
 
 
@@ -88,13 +86,15 @@ def test_the_fixture_has_a_batch_effect_that_nscb_sees(fixtures: dict[str, Path]
     values = tvn().fit_transform(wells.values, wells.meta, control=wells.meta["compound"] == "DMSO")
     found = treatment_profiles(wells.with_values(values), vehicle="DMSO")
     assert len(found) == 24  # no vehicle, no unknown, no compound without mechanism
-    assert nsc(found).correct > nscb(found).correct
+    assert Matching.nsc(found).correct > Matching.nscb(found).correct
 
 
 def test_a_profile_of_zeros_or_no_mechanism_is_an_error(fixtures: dict[str, Path]) -> None:
     wells = read_bbbc021(fixtures["bbbc021"])
     with pytest.raises(SchemaError, match="zero or not finite"):
-        nsc(treatment_profiles(wells.with_values(np.zeros_like(wells.values)), vehicle="DMSO"))
+        Matching.nsc(
+            treatment_profiles(wells.with_values(np.zeros_like(wells.values)), vehicle="DMSO")
+        )
     lost = Profiles(wells.values, wells.meta.assign(moa=None), wells.features)
     with pytest.raises(SchemaError, match="no treated well has a mechanism"):
         treatment_profiles(lost, vehicle="DMSO")
@@ -108,7 +108,7 @@ def test_folds_keep_compounds_together_and_lose_no_mechanism(fixtures: dict[str,
         assert set(found.meta["moa"][folds != fold]) == set(found.meta["moa"])
     again = mechanism_folds(found.meta, 3, rng=np.random.default_rng(0))
     np.testing.assert_array_equal(folds, again)
-    matching = match_by("k-fold", found, folds[:, None] != folds[None])
+    matching = Matching.by("k-fold", found, folds[:, None] != folds[None])
     assert matching.total == len(found)
     neighbours = matching.table["neighbour"].map(
         dict(zip(found.meta["compound"], folds, strict=True))

@@ -18,7 +18,7 @@ from perturbgen.images.readers import (
     read_rxrx1_metadata,
     stream_embeddings,
 )
-from perturbgen.profiles import Profiles, chosen, read_profiles, tidy
+from perturbgen.profiles import Profiles, read_profiles
 from perturbgen.simulate.images import WRITERS, write_rxrx1
 
 GUID = "43CD51CB-2370-471F-BA01-EE250B14B3C8"
@@ -34,7 +34,7 @@ GUID = "43CD51CB-2370-471F-BA01-EE250B14B3C8"
     ],
 )
 def test_both_file_name_conventions(name: str, expected: tuple[str, int, int]) -> None:
-    found = bbbc021.parse_file_name(name)
+    found = bbbc021._parse_file_name(name)
     assert (found.well, found.site, found.channel) == expected
     assert found.guid == GUID
 
@@ -44,7 +44,7 @@ def test_both_file_name_conventions(name: str, expected: tuple[str, int, int]) -
 )
 def test_a_strange_file_name_is_said(name: str) -> None:
     with pytest.raises(InputError, match="no BBBC021 image name"):
-        bbbc021.parse_file_name(name)
+        bbbc021._parse_file_name(name)
 
 
 def test_concentrations_are_joined_as_text() -> None:
@@ -271,10 +271,10 @@ def test_nan_is_an_error_or_dropped_as_asked() -> None:
     values[2, 1] = np.nan
     profiles = small(values, well=list("abcd"))
     with pytest.raises(SchemaError, match=r"1 rows hold NaN.*'f1'"):
-        tidy(profiles)
-    assert tidy(profiles, nan="drop-rows").meta["well"].tolist() == ["a", "b", "d"]
-    assert list(tidy(profiles, nan="drop-features").features) == ["f0", "f2"]
-    assert len(tidy(profiles, nan="drop-features")) == 4
+        profiles.tidy()
+    assert profiles.tidy(nan="drop-rows").meta["well"].tolist() == ["a", "b", "d"]
+    assert list(profiles.tidy(nan="drop-features").features) == ["f0", "f2"]
+    assert len(profiles.tidy(nan="drop-features")) == 4
 
 
 def test_averages_go_by_label_and_keep_what_is_constant() -> None:
@@ -291,12 +291,12 @@ def test_averages_go_by_label_and_keep_what_is_constant() -> None:
 
 
 def test_conditions_choose_rows() -> None:
-    meta = pd.DataFrame({"drug": ["x", None, "y", "x"], "dose": [1, 1, 2, 2]})
-    assert chosen(meta, "drug=x|y & dose=2").tolist() == [False, False, True, True]
-    assert chosen(meta, "drug=").tolist() == [False, True, False, False]
+    profiles = small(np.zeros((4, 1)), drug=["x", None, "y", "x"], dose=[1, 1, 2, 2])
+    assert profiles.chosen("drug=x|y & dose=2").tolist() == [False, False, True, True]
+    assert profiles.chosen("drug=").tolist() == [False, True, False, False]
     with pytest.raises(SchemaError, match="no row"):
-        chosen(meta, "drug=z")
+        profiles.chosen("drug=z")
     with pytest.raises(SchemaError, match="no column 'dos'"):
-        chosen(meta, "dos=1")
+        profiles.chosen("dos=1")
     with pytest.raises(SchemaError, match="has no '='"):
-        chosen(meta, "drug")
+        profiles.chosen("drug")

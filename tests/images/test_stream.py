@@ -9,11 +9,11 @@ import pytest
 
 from perturbgen.core.errors import InputError, SchemaError
 from perturbgen.profiles import read_profiles, stream
-from perturbgen.profiles.stream import read_embeddings, stream_profiles
+from perturbgen.profiles.stream import _read_embeddings, stream_profiles
 
 
 def read(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    ids, values = zip(*read_embeddings([path], key="site_id").batches, strict=True)
+    ids, values = zip(*_read_embeddings([path], key="site_id").batches, strict=True)
     return np.concatenate(ids), np.concatenate(values)
 
 
@@ -181,8 +181,9 @@ def test_a_truncated_gzip_is_said(tmp_path: Path) -> None:
 def test_joining(tmp_path: Path) -> None:
     (tmp_path / "e.csv").write_text("site_id,a,b\nz,5,6\nstray,0,0\nx,1,2\n")
     meta = pd.DataFrame({"site_id": ["x", "y", "z"], "drug": ["p", "q", "r"]})
-    found = read_embeddings([tmp_path / "e.csv"], key="site_id")
-    profiles, orphans = stream_profiles(found, meta, out=tmp_path / "p", where="e")
+    profiles, orphans = stream_profiles(
+        [tmp_path / "e.csv"], meta, key="site_id", out=tmp_path / "p", where="e"
+    )
     assert profiles.meta.to_numpy().tolist() == [["z", "r"], ["x", "p"]]
     assert profiles.values.tolist() == [[5, 6], [1, 2]]
     assert (orphans.without_labels, orphans.without_values) == (("stray",), ("y",))
@@ -203,9 +204,8 @@ def test_ids_that_do_not_join(
 ) -> None:
     (tmp_path / "e.csv").write_text("site_id,a\n" + body)
     meta = pd.DataFrame({"site_id": ["x", "y"]})
-    found = read_embeddings([tmp_path / "e.csv"], key="site_id")
     with pytest.raises(error, match=words):
-        stream_profiles(found, meta, out=tmp_path / "p", where="e")
+        stream_profiles([tmp_path / "e.csv"], meta, key="site_id", out=tmp_path / "p", where="e")
     assert not (tmp_path / "p").exists()
     assert not list(tmp_path.glob("*.part*"))
 
@@ -213,4 +213,4 @@ def test_ids_that_do_not_join(
 def test_a_table_without_its_key(tmp_path: Path) -> None:
     (tmp_path / "e.csv").write_text("id,a\nx,1\n")
     with pytest.raises(SchemaError, match="no column 'site_id'"):
-        read_embeddings([tmp_path / "e.csv"], key="site_id")
+        _read_embeddings([tmp_path / "e.csv"], key="site_id")

@@ -73,7 +73,7 @@ def experiment_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def few_trees(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Samplers that are fitted on the way have ten trees, not 200: nothing here is about their fit."""
+    """Samplers fitted on the way have ten trees, not 200: nothing here is about their fit."""
     small = partial(SamplerSettings, trees=FEW_TREES.trees)
     monkeypatch.setattr("perturbgen.generate.sampler.SamplerSettings", small)
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 import pandas as pd
 
-from perturbgen.images.fields import GAP, MAPS, caption, layers, read_field
-from perturbgen.images.network.predict import Predictions, predict
+from perturbgen.images.fields import GAP, MAPS, ChannelColours, caption, read_field
+from perturbgen.images.network.predict import Predictions, predict_fields
 from perturbgen.train.board import Board
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class ImageBoard(Board):
 
     def _predicted(self, training: Training, feed: Feed) -> tuple[Predictions, ImageFeed]:
         model, images = cast("ImageClassifier", training.model), cast("ImageFeed", feed)
-        return predict(model, images, self.settings.model.statistics), images
+        return predict_fields(model, images, self.settings.model.statistics), images
 
 
 def _confusion_figure(found: Predictions) -> Figure:
@@ -107,7 +107,7 @@ def _exposed(stacks: list[np.ndarray]) -> list[np.ndarray]:
 
     All are darkened alike if a pixel in a hundred is too bright: what is darker stays darker.
     """
-    sums = [np.sum(layers(stack), axis=0) for stack in stacks]
+    sums = [np.sum(ChannelColours(len(stack)).layers(stack), axis=0) for stack in stacks]
     bright = max(255.0, float(np.percentile(np.stack(sums), 99)))
     return [np.clip(total * (255 / bright), 0, 255).astype(np.uint8) for total in sums]
 

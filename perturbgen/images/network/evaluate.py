@@ -20,18 +20,17 @@ import pandas as pd
 from perturbgen.core.errors import InputError, SchemaError, shorten
 from perturbgen.images.bbbc021 import VEHICLE
 from perturbgen.images.network.fields import Fields, read_fields
-from perturbgen.images.network.predict import Predictions, predict
+from perturbgen.images.network.predict import Predictions, predict_fields
 from perturbgen.images.network.recipe import ImageRun
 from perturbgen.images.network.settings import Statistics
-from perturbgen.images.nsc import ONE_BATCH, Matching, admissible, match_by, treatment_profiles
-from perturbgen.images.rxrx1 import sirna_groups
+from perturbgen.images.nsc import ONE_BATCH, Matching, treatment_profiles
+from perturbgen.images.rxrx1 import PlatePlan
 from perturbgen.profiles import Profiles
 from perturbgen.profiles.correct import (
     ControlScaler,
     Correction,
     Pipeline,
     Sphering,
-    marked,
     rows_to_fit,
     tvn,
 )
@@ -107,7 +106,7 @@ def _asked(
 ) -> Predictions:
     """What a run says of fields, normalised as its settings or the arguments say."""
     chosen = statistics or run.settings.model.statistics
-    return predict(run.model, run.feed(fields), chosen, turns=turns)
+    return predict_fields(run.model, run.feed(fields), chosen, turns=turns)
 
 
 def _embedded(found: Predictions, source: str) -> Profiles:
@@ -123,7 +122,7 @@ def _groups_of_training(run: ImageRun) -> pd.Series | None:
     table = run.members()
     train = table[(table["part"] == "train") & table["sirna_id"].isin(run.card.classes)]
     try:
-        return sirna_groups(train)
+        return PlatePlan.sirna_groups(train)
     except SchemaError as error:
         log.warning("only independent decoding: %s", error.what)
         return None
@@ -172,7 +171,7 @@ def corrected_wells(fields: Profiles, *, withhold: float = 0.0) -> dict[str, Pro
             f"{fields.source}: no {VEHICLE} well to correct by",
             expected="the vehicle's wells among them",
         )
-    fitted = rows_to_fit(wells.meta, control, withhold=withhold, rng=np.random.default_rng(0))
+    fitted = rows_to_fit(wells, control, withhold=withhold, rng=np.random.default_rng(0))
     corrections: dict[str, Correction] = {
         "raw": Pipeline(),
         "z + TVN": tvn(),
@@ -182,7 +181,7 @@ def corrected_wells(fields: Profiles, *, withhold: float = 0.0) -> dict[str, Pro
     found = {}
     for name, correction in corrections.items():
         values = correction.fit_transform(wells.values, wells.meta, control=fitted)
-        found[name] = marked(wells.with_values(values), fitted)
+        found[name] = wells.with_values(values).marked(fitted)
     return found
 
 
@@ -192,11 +191,11 @@ def matchings(wells: Profiles, *, withheld: Sequence[str] = ()) -> dict[str, Mat
     found = {}
     for name, without, other_batch in (("NSC", (), False), ("NSCB", ONE_BATCH, True)):
         kept = profiled.where(~profiled.meta["moa"].isin(without))
-        allowed = admissible(kept.meta, other_batch=other_batch)
+        allowed = Matching.admissible(kept.meta, other_batch=other_batch)
         away = kept.meta["compound"].isin(list(withheld)).to_numpy()
         if withheld:
             allowed &= ~away[None]
-        table = match_by(name, kept, allowed).table
+        table = Matching.by(name, kept, allowed).table
         asked = table[away].reset_index(drop=True) if withheld else table
         found[f"{name} of new compounds" if withheld else name] = Matching(name, asked)
     return found

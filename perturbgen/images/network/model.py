@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from perturbgen.core.errors import ConfigError, InputError, shorten
 from perturbgen.core.files import require_file
-from perturbgen.images.fields import colours
+from perturbgen.images.fields import ChannelColours
 from perturbgen.images.network.feed import ImageBatch
 from perturbgen.images.network.fields import Vocabulary
 from perturbgen.images.network.settings import AugmentSettings, ImageModelSettings
@@ -126,7 +126,7 @@ def _stem(kind: str, channels: int) -> nn.Module:
     """What stands between the channels and the backbone."""
     if kind == "mix":
         return ChannelMix(channels)
-    return ColourMap(*colours(channels)) if kind == "colours" else nn.Identity()
+    return ColourMap(*ChannelColours(channels).tints()) if kind == "colours" else nn.Identity()
 
 
 def _augmented(images: Tensor, settings: AugmentSettings, draws: Draws) -> Tensor:

@@ -89,7 +89,7 @@ class Predictions:
         return rows
 
 
-def predict(
+def predict_fields(
     model: ImageClassifier, feed: ImageFeed, statistics: Statistics, *, turns: bool | None = None
 ) -> Predictions:
     """Embeddings and log-probabilities of every field of a feed.

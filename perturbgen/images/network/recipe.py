@@ -138,7 +138,7 @@ class _ImageRecipe(Recipe[ImageSettings, Fields, _ImageCard]):
     def assemble(
         self, run: Path, settings: ImageSettings, data: Fields, fabric: Fabric
     ) -> Training:
-        from perturbgen.images.network.predict import predict
+        from perturbgen.images.network.predict import predict_fields
         from perturbgen.train.loop import Training
         from perturbgen.train.schedules import adamw
 
@@ -156,7 +156,7 @@ class _ImageRecipe(Recipe[ImageSettings, Fields, _ImageCard]):
             )
 
         def judge(trained: Any) -> dict[str, float]:
-            return predict(trained, validation, settings.model.statistics).numbers()
+            return predict_fields(trained, validation, settings.model.statistics).numbers()
 
         return Training(
             run,

@@ -97,7 +97,9 @@ class Judged:
     def probe_rows(self, column: str) -> list[dict[str, Any]]:
         """A line for each input and classifier, as they were asked for."""
         named = {"top-1 of groups": f"top-1 of {self.label}s"}
-        return [plain(row) for row in self.probes[column].rename(columns=named).to_dict("records")]
+        return [
+            as_record(row) for row in self.probes[column].rename(columns=named).to_dict("records")
+        ]
 
     def neighbours(self, measure: Measure, *, k: int = 10) -> pd.DataFrame:
         """Which other perturbagens the nearest profiles of each one belong to."""
@@ -207,7 +209,7 @@ def display_names(samples: pd.DataFrame, label: str) -> dict[str, str]:
     return {kind: name if name == kind else f"{name} ({kind})" for kind, name in pairs}
 
 
-def plain(row: Any) -> dict[str, Any]:
+def as_record(row: Any) -> dict[str, Any]:
     """A line with None for NaN."""
     return {
         str(k): None if isinstance(v, float) and np.isnan(v) else v for k, v in dict(row).items()

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from perturbgen.core.page import PALETTE, Page
-from perturbgen.l1000.embedder.evaluation import MINE, Judged, display_names, known, plain
+from perturbgen.l1000.embedder.evaluation import MINE, Judged, as_record, display_names, known
 from perturbgen.l1000.embedder.probe import KINDS, MAJORITY
 from perturbgen.l1000.embedder.recipe import Embedder
 from perturbgen.train.board import plane
@@ -55,7 +55,7 @@ def evaluation_page(
         "What is left on other plates and positions, what shuffled labels give, and how well the "
         "plate is found: an AUC of one half is chance, more is leakage.",
     )
-    page.table([{"variant": name, **plain(row)} for name, row in judged.controls.iterrows()])
+    page.table([{"variant": name, **as_record(row)} for name, row in judged.controls.iterrows()])
     for column in judged.probes:
         page.section(f"Probe: {column}", _PROBE_TEXT.format(column=column, label=judged.label))
         page.figure(

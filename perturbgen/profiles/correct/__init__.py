@@ -5,22 +5,12 @@ from perturbgen.profiles.correct.build import (
     batch_predictability,
     correct_to,
     correction,
-    fitted_rows,
-    marked,
     rows_to_fit,
-    well_labels,
 )
-from perturbgen.profiles.correct.centre import (
-    AdditiveEffects,
-    Compress,
-    ControlScaler,
-    NestedCentre,
-    SequentialCentroids,
-)
-from perturbgen.profiles.correct.whiten import Coral, PrincipalComponents, Sphering, pca_cs, tvn
+from perturbgen.profiles.correct.centre import Compress, ControlScaler, NestedCentre
+from perturbgen.profiles.correct.whiten import Coral, PrincipalComponents, Sphering, tvn
 
 __all__ = [
-    "AdditiveEffects",
     "Compress",
     "ControlScaler",
     "Coral",
@@ -28,15 +18,10 @@ __all__ = [
     "NestedCentre",
     "Pipeline",
     "PrincipalComponents",
-    "SequentialCentroids",
     "Sphering",
     "batch_predictability",
     "correct_to",
     "correction",
-    "fitted_rows",
-    "marked",
-    "pca_cs",
     "rows_to_fit",
     "tvn",
-    "well_labels",
 ]

@@ -10,12 +10,11 @@ from __future__ import annotations
 import logging
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from perturbgen.core.errors import InputError, SchemaError, suggest
 from perturbgen.profiles.correct.base import Correction, Pipeline
@@ -29,7 +28,6 @@ log = logging.getLogger(__name__)
 _MOST = 2000  # wells whose neighbours are sought; more say nothing new
 _NEIGHBOURS = 5
 _SCALES = ("sd", "mad", "percentile", "none")
-_FITTED = "fitted"  # label of the wells that a correction was fitted on
 
 
 def correction(
@@ -82,12 +80,12 @@ def correct_to(
     Neither they nor the result need to fit into memory. Returns how well a ``batch`` is told before
     and after: no line without batches.
     """
-    fitted = rows_to_fit(profiles.meta, control, withhold=withhold, rng=rng)
+    fitted = rows_to_fit(profiles, control, withhold=withhold, rng=rng)
     rows = []
     if batch:
         rows = _told_apart(step, profiles, control=control, batch=batch, inner=inner, rng=rng)
     step.fit(profiles.values, profiles.meta, control=fitted)
-    profiles = marked(profiles, fitted)
+    profiles = profiles.marked(fitted)
     first = step.apply(np.asarray(profiles.values[:1], np.float64), profiles.meta.iloc[:1])
     with tempfile.TemporaryDirectory(dir=out.parent if out.parent.is_dir() else None) as folder:
         shape = (len(profiles), first.shape[1])
@@ -99,13 +97,14 @@ def correct_to(
 
 
 def rows_to_fit(
-    meta: pd.DataFrame, control: np.ndarray, *, withhold: float, rng: np.random.Generator
+    profiles: Profiles, control: np.ndarray, *, withhold: float, rng: np.random.Generator
 ) -> np.ndarray:
     """The mask of controls without a share of each plate's control wells, one at least of two."""
     if not withhold:  # as corrections were before there was a choice
         return control
-    plate = [name for name in ("experiment", "plate") if name in meta]
-    groups, wells = Groups.of(meta[control], plate).codes, _well_numbers(meta)[control]
+    plate = [name for name in ("experiment", "plate") if name in profiles.meta]
+    groups = Groups.of(profiles.meta[control], plate).codes
+    wells = profiles.well_numbers()[control]
     fitted = control.copy()
     fitted[control] = _part_of_each(groups, wells, withhold=withhold, rng=rng)
     return fitted
@@ -126,45 +125,6 @@ def _part_of_each(
         taken = rng.permutation(names)[: max(len(names) - held, 1)]
         fitted |= (groups == group) & np.isin(wells, taken)
     return fitted
-
-
-def well_labels(meta: pd.DataFrame) -> list[str]:
-    """The labels that name a well."""
-    if "well_id" in meta:
-        return ["well_id"]
-    names = [name for name in ("experiment", "plate", "well") if name in meta]
-    if "well" not in names:
-        raise SchemaError(
-            "these profiles name no wells", expected="a column well_id, or plate and well"
-        )
-    return names
-
-
-def _well_numbers(meta: pd.DataFrame) -> np.ndarray:
-    """(rows,) the number of each row's well; each row is one where none are named."""
-    if {"well_id", "well"} & set(meta):
-        return Groups.of(meta, well_labels(meta)).codes
-    return np.arange(len(meta))
-
-
-def fitted_rows(profiles: Profiles) -> np.ndarray:
-    """The mask of rows that a correction was fitted on, as their label says; none without it."""
-    if _FITTED not in profiles.meta:
-        return np.zeros(len(profiles), bool)
-    if profiles.meta[_FITTED].dtype != bool:
-        raise SchemaError(
-            f"{profiles.source}: label {_FITTED!r} is {profiles.meta[_FITTED].dtype}",
-            expected="True or False, as images correct writes it",
-            fix="rename the column",
-        )
-    return profiles.meta[_FITTED].to_numpy()
-
-
-def marked(profiles: Profiles, fitted: np.ndarray) -> Profiles:
-    """The profiles with the label of wells that this correction, or one before, was fitted on."""
-    wells = _well_numbers(profiles.meta)
-    seen = np.isin(wells, wells[fitted | fitted_rows(profiles)])
-    return replace(profiles, meta=profiles.meta.assign(**{_FITTED: seen}))
 
 
 @dataclass(frozen=True)
@@ -241,7 +201,7 @@ def _told_apart(
             control=control,
             batch=batch,
             split=groups,
-            well=well_labels(profiles.meta),
+            well=profiles.well_labels,
             rng=rng,
         )
     except SchemaError as error:

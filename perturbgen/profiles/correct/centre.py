@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pandas as pd
 
 from perturbgen.core.errors import SchemaError
 from perturbgen.profiles.correct.base import Correction
-from perturbgen.profiles.groups import Groups, Key, Matrix, blocks
+from perturbgen.profiles.groups import Groups, Key, Matrix
 
 log = logging.getLogger(__name__)
 
@@ -92,80 +92,6 @@ def _known_groups(
             fix="fit on controls of every batch that is to be transformed",
         )
     return np.array([known[key] for key in groups.keys])[groups.codes]
-
-
-class SequentialCentroids(Correction):
-    """For comparison only: subtract the mean of *all* rows by one label, then by the next, and so
-    on.
-
-    It depends on the order of the labels, pools plate 1 of one experiment with plate 1 of another,
-    and removes whatever its labels stand for: centring by the disease removes the disease.
-    """
-
-    def __init__(self, by: Sequence[str]) -> None:
-        self.by = tuple(by)
-        self.centres: list[tuple[str, dict[Key, int], np.ndarray]] = []
-
-    def _learn(self, X: Matrix, meta: pd.DataFrame, rows: np.ndarray) -> None:
-        self.centres = []
-        for name in self.by:
-            groups = Groups.of(meta, [name])
-            count, mean = groups.means(self.transform(X, meta), rows)
-            if not count.all():
-                first = groups.keys[int(count.argmin())][0]
-                raise SchemaError(f"{name} {first} has no row to centre on")
-            self.centres.append((name, {key: i for i, key in enumerate(groups.keys)}, mean))
-
-    def apply(self, values: np.ndarray, meta: pd.DataFrame) -> np.ndarray:
-        """Each row minus the centroids of its labels, in order."""
-        for name, known, mean in self.centres:
-            values = values - mean[_known_groups(known, meta, [name], what="sequential centroids")]
-        return values
-
-
-class AdditiveEffects(Correction):
-    """Subtract effects that add up, e.g. ``[["experiment", "plate"], ["site"]]``.
-
-    That is a plate's effect and, over all plates, a site's: least squares of the control rows on an
-    intercept and one indicator a group, the shortest solution. What is taken away has mean zero
-    over the controls. In a balanced design this is centring by one term after the other, in any
-    order.
-    """
-
-    def __init__(self, terms: Sequence[Sequence[str]]) -> None:
-        self.terms = tuple(tuple(term) for term in terms)
-        self.known: list[dict[Key, int]] = []
-        self.effects = np.empty((0, 0))
-
-    def _learn(self, X: Matrix, meta: pd.DataFrame, rows: np.ndarray) -> None:
-        self.known = [
-            {key: i for i, key in enumerate(Groups.of(meta.iloc[rows], term).keys)}
-            for term in self.terms
-        ]
-        size = 1 + sum(map(len, self.known))
-        # the normal equations are gathered in one pass: the design never exists as a whole
-        gram, right = np.zeros((size, size)), np.zeros((size, X.shape[1]))
-        for block in blocks(len(rows)):
-            design = self._design(meta.iloc[rows[block]])
-            gram += (design @ design.T).toarray()
-            right += design @ np.asarray(X[rows[block]], np.float64)
-        solution = np.linalg.pinv(gram, hermitian=True) @ right
-        solution[0] = -(gram[0, 1:] @ solution[1:]) / len(rows)
-        self.effects = solution
-
-    def _design(self, meta: pd.DataFrame) -> Any:
-        """An intercept and the indicators of every term, sparse (coefficients, rows)."""
-        from scipy.sparse import vstack
-
-        parts = [Groups.of(meta, ()).indicator()]
-        for term, known in zip(self.terms, self.known, strict=True):
-            codes = _known_groups(known, meta, term, what="additive effects")
-            parts.append(Groups(list(known), codes).indicator())
-        return vstack(parts, format="csr")
-
-    def apply(self, values: np.ndarray, meta: pd.DataFrame) -> np.ndarray:
-        """Each row minus the fitted effects of its groups."""
-        return values - self._design(meta).T @ self.effects
 
 
 class ControlScaler(Correction):

@@ -152,10 +152,9 @@ def _square_root(matrix: np.ndarray, ridge: float) -> np.ndarray:
 
 
 class PrincipalComponents(Correction):
-    """Scores on the leading eigenvectors of the covariance of the rows.
+    """Scores on the leading eigenvectors of the covariance of all rows.
 
-    Where :func:`pca_cs` and maps use it, these are all rows, treated ones too: ``control`` is
-    passed over.
+    Treated rows count too, since maps show what treatments do: ``control`` is passed over.
     """
 
     def __init__(self, components: int) -> None:
@@ -178,8 +177,3 @@ def tvn(batch: Sequence[str] = (), *, ridge: float = 1.0, eta: float = 1.0) -> P
     """Typical variation normalisation (Ando et al. 2017), then CORAL for each batch, if any."""
     steps = [Coral(batch, eta=eta)] if batch else []
     return Pipeline(ControlScaler(), Sphering(ridge=ridge), *steps)
-
-
-def pca_cs(batch: Sequence[str], *, components: int = 128) -> Pipeline:
-    """PCA on all rows, then centre and scale by the controls of each batch (EFAAR's PCA-CS)."""
-    return Pipeline(PrincipalComponents(components), ControlScaler(batch))

@@ -4,30 +4,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from perturbgen.simulate.images.bbbc021 import ImageLayout, write_bbbc021
-from perturbgen.simulate.images.embeddings import (
-    write_cellpainting,
-    write_rxrx3,
-    write_rxrx19a,
-    write_rxrx19b,
-)
+from perturbgen.simulate.images.embeddings import EMBEDDINGS
 from perturbgen.simulate.images.rxrx1 import write_rxrx1
 
-WRITERS: dict[str, Callable[..., Path]] = {
-    "bbbc021": write_bbbc021,
-    "cellpainting": write_cellpainting,
-    "rxrx1": write_rxrx1,
-    "rxrx19a": write_rxrx19a,
-    "rxrx19b": write_rxrx19b,
-    "rxrx3": write_rxrx3,
-}
+# By the name that users give; errors list the names in this order.
+WRITERS: dict[str, Callable[..., Path]] = dict(
+    sorted({"bbbc021": write_bbbc021, "rxrx1": write_rxrx1, **EMBEDDINGS}.items())
+)
 
-__all__ = [
-    "WRITERS",
-    "ImageLayout",
-    "write_bbbc021",
-    "write_cellpainting",
-    "write_rxrx1",
-    "write_rxrx3",
-    "write_rxrx19a",
-    "write_rxrx19b",
-]
+__all__ = ["WRITERS", "ImageLayout", "write_bbbc021", "write_rxrx1"]

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from perturbgen.core.files import atomic_path
-from perturbgen.images.bbbc021 import CHANNELS, IMAGES, MECHANISMS, PROFILES, parse_file_name
+from perturbgen.images.bbbc021 import CHANNELS, IMAGES, MECHANISMS, PROFILES
 
 _N = len(CHANNELS)
 _STRENGTH = (0.7, 1.0)  # of the first and the last concentration
@@ -283,7 +283,7 @@ def _write_images(
             Image.fromarray(pixels.clip(0, 65535).astype(np.uint16)).save(path, format="TIFF")
     if spoilt:
         keys = table.iloc[sorted(spoilt)]
-        site = [parse_file_name(name).site for name in keys["Image_FileName_DAPI"]]
+        site = keys["Image_FileName_DAPI"].str.extract(r"_s(\d)_w", expand=False)
         listed = {
             "plate": keys["Image_Metadata_Plate_DAPI"],
             "well": keys["Image_Metadata_Well_DAPI"],

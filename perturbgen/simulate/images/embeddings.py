@@ -5,9 +5,10 @@ Some drugs bring diseased cells back, and some rows join with nothing, as in the
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 import pandas as pd
@@ -66,7 +67,7 @@ class _Screen:
         return wells
 
 
-def write_rxrx19a(
+def _write_rxrx19a(
     root: str | Path,
     *,
     seed: int = 0,
@@ -98,7 +99,7 @@ def write_rxrx19a(
     return _write_sites(root, meta, values, stray="HRCE-1_9_A01_1")
 
 
-def write_rxrx19b(root: str | Path, *, seed: int = 0, drugs: int = 4, rescuers: int = 1) -> Path:
+def _write_rxrx19b(root: str | Path, *, seed: int = 0, drugs: int = 4, rescuers: int = 1) -> Path:
     """The same in 19b's words: HUVEC, one site, 128 features, healthy and storm-severe."""
     rng = np.random.default_rng(seed)
     meta = _site_table(["HUVEC-1"], _Screen(drugs, 3, 2, 6, 1), rng)
@@ -168,7 +169,7 @@ def _write_sites(root: str | Path, meta: pd.DataFrame, values: np.ndarray, *, st
     return Path(root)
 
 
-def write_rxrx3(
+def _write_rxrx3(
     root: str | Path, *, seed: int = 0, genes: int = 4, compounds: int = 3, plates: int = 2
 ) -> Path:
     """``metadata_rxrx3_core.csv`` and the OpenPhenom embeddings.
@@ -210,7 +211,7 @@ def _core_rows(
     return rows
 
 
-def write_cellpainting(
+def _write_cellpainting(
     root: str | Path, *, seed: int = 0, compounds: int = 6, replicates: int = 2
 ) -> Path:
     """``profiles.csv.gz`` in a folder: two plates with 8 DMSO wells, two compounds a mechanism."""
@@ -238,3 +239,11 @@ def write_cellpainting(
         table = pd.concat([meta, pd.DataFrame(np.array(values), columns=features)], axis=1)
         table.to_csv(part / "profiles.csv.gz", index=False)
     return Path(root)
+
+
+EMBEDDINGS: Final[dict[str, Callable[..., Path]]] = {
+    "cellpainting": _write_cellpainting,
+    "rxrx19a": _write_rxrx19a,
+    "rxrx19b": _write_rxrx19b,
+    "rxrx3": _write_rxrx3,
+}

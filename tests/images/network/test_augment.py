@@ -18,7 +18,7 @@ from perturbgen.images.network.model import (
     _cutmix,
     _zoomed,
 )
-from perturbgen.images.network.predict import predict
+from perturbgen.images.network.predict import predict_fields
 from perturbgen.images.network.settings import AugmentSettings, ImageModelSettings
 from perturbgen.nn.layers import Draws
 
@@ -96,7 +96,7 @@ def test_answers_over_all_turns_do_not_depend_on_how_an_image_lies(trained: Path
     plain, turned = run.feed(fields), run.feed(fields)
     turned.__class__ = Turned
     for turns, same in ((False, False), (True, True)):
-        one, two = (predict(run.model, feed, "running", turns=turns) for feed in (plain, turned))
+        one, two = (predict_fields(run.model, feed, "running", turns=turns) for feed in (plain, turned))
         assert np.allclose(one.embedding, two.embedding, atol=1e-4) is same
         np.testing.assert_allclose(np.exp(one.log_p).sum(axis=1), 1, rtol=1e-5)
 

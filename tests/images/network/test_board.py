@@ -15,13 +15,13 @@ from perturbgen.images.network.board import (
     _tiled,
 )
 from perturbgen.images.network.fields import read_fields
-from perturbgen.images.network.predict import predict
+from perturbgen.images.network.predict import predict_fields
 
 
 def test_pictures_show_every_class_and_the_chosen_fields(trained: Path) -> None:
     run: ImageRun = load_network(trained)
     feed = run.feed(read_fields(run.settings.data).part("validation"))
-    found = predict(run.model, feed, "batch")
+    found = predict_fields(run.model, feed, "batch")
     axes = _confusion_figure(found).axes[0]
     shown = np.asarray(axes.images[0].get_array())
     assert shown.shape == (8, 8)

@@ -18,7 +18,7 @@ from perturbgen.images.network.evaluate import embed_run, evaluate_run
 from perturbgen.images.network.feed import ImageBatch
 from perturbgen.images.network.fields import Vocabulary, read_fields
 from perturbgen.images.network.model import ImageClassifier
-from perturbgen.images.network.predict import Predictions, predict
+from perturbgen.images.network.predict import Predictions, predict_fields
 from perturbgen.images.network.recipe import _balanced, _image_feed, _ImageCard, _network_of
 from perturbgen.images.network.settings import ImageModelSettings, ImageSettings
 from perturbgen.nn.layers import Draws
@@ -215,7 +215,7 @@ def test_statistics_of_an_experiment_take_its_stain_away(trained: Path) -> None:
     plain, bright = run.feed(fields), run.feed(fields)
     bright.__class__ = Brighter
     for kind, holds in (("running", False), ("batch", True), ("own", True)):
-        one, two = (predict(run.model, feed, kind).embedding for feed in (plain, bright))  # type: ignore[arg-type]
+        one, two = (predict_fields(run.model, feed, kind).embedding for feed in (plain, bright))  # type: ignore[arg-type]
         unlike = np.abs(one - two).mean() / one.std()
         assert bool(unlike < 0.05) is holds, (kind, unlike)
 
@@ -231,8 +231,8 @@ def test_a_run_reads_its_images_on_the_device_that_it_lies_on(trained: Path) -> 
 def test_predictions_are_of_their_fields_whatever_the_batches(trained: Path) -> None:
     run = load_network(trained)
     fields = read_fields(run.settings.data).part("test")
-    whole = predict(run.model, run.feed(fields), "running")
-    half = predict(run.model, run.feed(fields.where(np.arange(len(fields)) % 2 == 1)), "running")
+    whole = predict_fields(run.model, run.feed(fields), "running")
+    half = predict_fields(run.model, run.feed(fields.where(np.arange(len(fields)) % 2 == 1)), "running")
     np.testing.assert_allclose(whole.embedding[1::2], half.embedding, atol=1e-5)
     np.testing.assert_allclose(np.exp(whole.log_p).sum(axis=1), 1, rtol=1e-5)
 
