@@ -1,9 +1,9 @@
 """perturbgen: what will this perturbation do to these cells, and how sure can we be?
 
 The names that a script needs most, each loaded when it is first used, so that importing the package
-is cheap. A room (``perturbgen.data``, ``perturbgen.de``, ...) has more behind its own door; the verbs
-``simulate.simulate``, ``predict.predict``, ``train.train`` and ``compare.compare`` stand there only,
-since their rooms have the same names.
+is cheap. A room (``perturbgen.data``, ``perturbgen.de``, ...) has more behind its own door; the
+verbs ``simulate.simulate``, ``predict.predict``, ``train.train`` and ``compare.compare`` stand
+there only, since their rooms have the same names.
 """
 
 from __future__ import annotations

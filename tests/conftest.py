@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -43,6 +44,22 @@ def rscript() -> str:
     if missing:
         absent(f"{', '.join(missing)} not found; r/install.sh installs them")
     return "Rscript"
+
+
+@contextmanager
+def without_pictures() -> Iterator[None]:
+    """Runs that show TensorBoard nothing: figures are nine tenths of so short a training."""
+    with pytest.MonkeyPatch.context() as patch:
+        for method in ("epoch", "close"):
+            patch.setattr(f"perturbgen.train.board.Board.{method}", lambda *_: None)
+        yield
+
+
+@pytest.fixture
+def no_pictures() -> Iterator[None]:
+    """A test of trainings, not of what is drawn of them."""
+    with without_pictures():
+        yield
 
 
 @dataclass

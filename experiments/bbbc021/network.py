@@ -80,12 +80,13 @@ def compare(data: Path, out: Path, seed: int, overrides: list[str]) -> dict[str,
     """The three tables of a seed: neighbours, mechanisms of new compounds, outliers."""
     import numpy as np
     from handmade import measured
+    from matched import by_chance
 
-    from perturbgen.images.network.evaluate import by_chance, corrected_wells, embed_run
-    from perturbgen.images.network.fields import read_fields
+    from perturbgen.images.network.evaluate import corrected_wells, embed_run
+    from perturbgen.images.network.fields import Fields
     from perturbgen.images.network.settings import ImageData
 
-    fields = read_fields(ImageData(path=data))
+    fields = Fields.read(ImageData(path=data))
     whole = trained(data, out, seed, [], overrides)
     sources = {
         SIMPLE: measured(fields.files, fields.table, fields.channels),
@@ -107,7 +108,7 @@ def compare(data: Path, out: Path, seed: int, overrides: list[str]) -> dict[str,
 
 def trained(data: Path, out: Path, seed: int, given: list[str], overrides: list[str]) -> Any:
     """A small network of a seed."""
-    from perturbgen.images.network import IMAGES, ImageSettings, load_network
+    from perturbgen.images.network import IMAGES, ImageSettings
 
     base = {
         "seed": seed,
@@ -117,7 +118,7 @@ def trained(data: Path, out: Path, seed: int, given: list[str], overrides: list[
         "board": {"every": 100},
     }
     settings = ImageSettings.load(overrides=[*given, *overrides], base=base)
-    return load_network(IMAGES.train(settings, runs=out / "runs"))
+    return IMAGES.load(IMAGES.train(settings, runs=out / "runs"))
 
 
 def neighbour_rows(name: str, fields: Profiles) -> Rows:
@@ -166,12 +167,13 @@ def new_compounds(
     """Each group of compounds by the network that never saw it; simple features are asked the same
     question.
     """
+    from matched import pooled
+
     from perturbgen.images.network.evaluate import (
         corrected_wells,
         embed_run,
         evaluate_run,
         matchings,
-        pooled,
     )
 
     answers: dict[tuple[str, str], list[Any]] = {}

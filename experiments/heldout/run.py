@@ -80,11 +80,11 @@ def ours(
     """One model, trained on what is not held out (a tenth of it for early stopping), on what is."""
     from perturbgen.data import Split
     from perturbgen.train import RunSettings, load_run, train
-    from perturbgen.train.cells import open_cells, open_store
-    from perturbgen.train.heldout import likelihood_row, log_likelihoods
+    from perturbgen.train.cells import open_cells
+    from perturbgen.train.heldout import CellJudge
     from perturbgen.train.settings import CellData
 
-    cells = open_store(CellData(path=path)).obs.index
+    cells = CellData(path=path).open().obs.index
     parts = np.full(len(cells), "train", object)
     test = held_out(len(cells))
     rest = np.setdiff1d(np.arange(len(cells)), test)
@@ -102,9 +102,7 @@ def ours(
         settings = RunSettings.load(HERE / f"{model}.toml", base=base)
         run = load_run(train(settings, runs=runs, accelerator="cpu"))
     store = open_cells(run, path).subset(test)
-    nll = likelihood_row(log_likelihoods(run, store, samples=samples, seed=0), store.n_genes)[
-        "nll_per_gene"
-    ]
+    nll = CellJudge(run, store).likelihood(samples=samples, seed=0)["nll_per_gene"]
     log.info("%s %s seed %d: %.4f", data, model, seed, nll)
     return nll
 

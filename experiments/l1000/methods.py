@@ -65,10 +65,10 @@ def write_split(path: Path, samples: pd.Index, parts: Array) -> Path:
 
 def linear_rows(train: EmbedProfiles, judged: EmbedProfiles, seed: int) -> Iterator[dict[str, Any]]:
     """What the embedding must beat."""
-    from perturbgen.l1000.embedder.evaluation import rivals
+    from perturbgen.l1000.embedder.evaluation import Rival
 
     labels = train.meta["class"].to_numpy()
-    for rival in rivals(train.dense(), labels, judged.dense(), seed=seed):
+    for rival in Rival.fitted(train.dense(), labels, judged.dense(), seed=seed):
         yield scored(rival.name, rival.vectors, judged, rival.similarity, seed)
 
 
@@ -108,13 +108,13 @@ def with_mechanisms(
     """The rows of the methods with how well classifiers read mechanisms from their places
     (macro-F1), and controls.
     """
-    from perturbgen.l1000.embedder.evaluation import Rival, probe_inputs, rivals
-    from perturbgen.l1000.embedder.probe import KINDS, MAJORITY, probe, probe_task
+    from perturbgen.l1000.embedder.evaluation import Rival, probe_inputs
+    from perturbgen.l1000.embedder.probe import KINDS, MAJORITY, ProbeTask
 
     mine = Rival("embedding", embedder.embed(judged), embedder.model.measure)
-    linear = rivals(train.dense(), train.meta["class"].to_numpy(), judged.dense(), seed=seed)
-    task = probe_task(judged.meta, "moa", "class", rng=np.random.default_rng(seed))
-    found = probe(probe_inputs([mine, *linear]), task, seed=seed)
+    linear = Rival.fitted(train.dense(), train.meta["class"].to_numpy(), judged.dense(), seed=seed)
+    task = ProbeTask.of(judged.meta, "moa", "class", rng=np.random.default_rng(seed))
+    found = task.probe(probe_inputs([mine, *linear]), seed=seed)
     scores = found.pivot(index="input", columns="classifier", values="macro-F1")
     scores.loc["none", list(KINDS)] = scores.loc["none", MAJORITY]
     names = {

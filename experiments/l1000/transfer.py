@@ -31,7 +31,7 @@ def transfer_rows(
     """For each seed one pre-trained encoder; for each number of compounds two networks of equal
     length, and WCCN.
     """
-    from perturbgen.l1000.embedder import load_embedder
+    from perturbgen.l1000.embedder import EMBEDDING
 
     for seed in track(range(seeds), "transfer"):
         plans = {
@@ -43,7 +43,7 @@ def transfer_rows(
             here = folder / f"{seed}-{size}"
             train, judged = parts_of(settings, "train"), parts_of(settings, "test")
             if size == SIZES[0]:
-                yield network_row("hairpins only", load_embedder(first), judged, seed)
+                yield network_row("hairpins only", EMBEDDING.load(first), judged, seed)
             linear = [
                 row for row in linear_rows(train, judged, seed) if row["method"].startswith("WCCN")
             ]

@@ -62,7 +62,7 @@ def fixture(data: Path | None, out: Path, seed: int) -> Path:
 
 def compare(data: Path, out: Path, seed: int, overrides: list[str]) -> list[dict[str, Any]]:
     """Both networks of a seed, with every statistics of batch normalisation, on the test part."""
-    from perturbgen.images.network import IMAGES, ImageSettings, load_network
+    from perturbgen.images.network import IMAGES, ImageSettings
     from perturbgen.images.network.evaluate import evaluate_run
 
     base = {
@@ -82,7 +82,7 @@ def compare(data: Path, out: Path, seed: int, overrides: list[str]) -> list[dict
             *overrides,
         ]
         run = IMAGES.train(ImageSettings.load(overrides=given, base=base), runs=out / "runs")
-        trained = load_network(run)
+        trained = IMAGES.load(run)
         for statistics in STATISTICS:
             found = evaluate_run(trained, part=("test",), statistics=statistics)
             rows += [

@@ -245,12 +245,12 @@ def feed(folder: Path) -> dict[str, float]:
     import torch
 
     from perturbgen.images.network.feed import ImageFeed
-    from perturbgen.images.network.fields import Vocabulary, read_fields
+    from perturbgen.images.network.fields import Fields, Vocabulary
     from perturbgen.images.network.model import ImageClassifier
     from perturbgen.images.network.settings import ImageData, ImageModelSettings
 
     torch.set_num_threads(1)
-    fields = read_fields(ImageData(path=folder))
+    fields = Fields.read(ImageData(path=folder))
     words = Vocabulary(tuple(range(int(fields.table["sirna_id"].max()) + 1)), ("HUVEC", "U2OS"), ())
     source = ImageFeed(fields, words, 32, seed=0, workers=2)
     model = ImageClassifier(ImageModelSettings(), words, len(fields.channels))

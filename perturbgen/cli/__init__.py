@@ -14,7 +14,6 @@ from perturbgen import __version__
 from perturbgen.cli import (
     baselines,
     data,
-    de,
     doctor,
     generate,
     images,
@@ -36,6 +35,7 @@ _app = typer.Typer(
     help="What will this perturbation do to these cells, and how sure can we be?",
     no_args_is_help=True,
     rich_markup_mode="rich",
+    # an error that we did not foresee shows Python's own traceback, whole
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -45,7 +45,6 @@ for _noun in (
     data,
     simulate,
     tables,
-    de,
     train,
     generate,
     predict,

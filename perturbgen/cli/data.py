@@ -81,6 +81,7 @@ def _ingest_counts(
         else:
             _refuse_options(source, "not an Open Problems file", curated=curated)
             adata = read_h5ad(source, columns, layer=layer, vehicle=vehicle)
+    # errors have been raised; what is only odd may still be right
     for warning in validate(adata):
         logging.getLogger(__name__).warning("%s", warning)
     write_h5ad(adata, out)
@@ -94,6 +95,7 @@ def load(source: Path, *, columns: Path | None, layer: str | None, vehicle: str 
     if source.is_dir():
         _refuse_options(source, "a Kaggle folder", columns=columns, layer=layer)
         return read_competition(source)
+    # not checked: data check lists all that is wrong, a reader stops at the first
     return read_h5ad(source, columns, layer=layer, vehicle=vehicle, checked=False)
 
 
@@ -128,6 +130,7 @@ def _check_data(
     usable = {"compound", "cell_type"} <= set(adata.obs.columns)
     found = Overview(adata)
     summary, quantiles = found.summary(), found.depth()
+    # without both columns there is no condition to count
     conditions = found.cells() if usable else []
     if as_json:
         parts = {"summary": summary, "depth": quantiles, "cells": conditions}
@@ -141,6 +144,7 @@ def _check_data(
             say(f"{violation.severity}  {violation}")
         counted = f"{errors} errors, {len(violations) - errors} warnings"
         say(counted if violations else "no violations")
+    # last: all that is wrong has been shown
     if errors:
         raise typer.Exit(SchemaError.exit_code)
 

@@ -54,6 +54,7 @@ def _doctor(as_json: Json = False) -> None:
     """
     rows = [*_python_rows(), *_device_rows(), *_r_rows(), *_data_rows()]
     show_table(rows, title="perturbgen doctor", as_json=as_json)
+    # R and a GPU are needed by few commands, and their absence is no failure
     if any(row["needed"] == "required" and row["found"] is None for row in rows):
         raise typer.Exit(1)
 
@@ -73,6 +74,7 @@ def _python_rows() -> list[dict[str, Any]]:
 def _device_rows() -> list[dict[str, Any]]:
     """What torch can compute on."""
     try:
+        # doctor has to run where an installation is broken
         import torch
     except ImportError:
         return []

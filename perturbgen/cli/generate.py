@@ -163,6 +163,7 @@ def _generate(
     require_route(latent)
     trained = load_run(run, device=device)
     wanted = read_wanted(read_wanted_file(conditions))
+    # sorted: the same conditions in another order are the same experiment
     labels = "\n".join(sorted("\t".join(key) for key in wanted))
     about = {
         "run": str(run),
@@ -178,6 +179,7 @@ def _generate(
     folder.require()
     adata = load(cells, columns=columns, layer=layer, vehicle=vehicle)
     validate(adata)
+    # the samplers of an honest prediction have not seen what they foretell
     adata = without(trained.in_genes(adata), wanted)
     sampler = open_sampler(samplers, adata, seed=seed)
     sampler.require_unseen(wanted)
@@ -192,6 +194,7 @@ def read_wanted_file(path: Path) -> pd.DataFrame:
     """The conditions of an id_map, in our words."""
     from perturbgen.core.tables import read_frame, read_header, require_values
 
+    # an id_map.csv of the competition says sm_name
     name = "compound" if "compound" in read_header(path) else "sm_name"
     table = read_frame(path, columns=["cell_type", name], text=["cell_type", name])
     for column, other in (("cell_type", name), (name, "cell_type")):
@@ -214,6 +217,7 @@ def _replicate_row(path: Path) -> dict[str, object]:
 
     with h5py.File(path, "r") as file:
         counts = file["X/data"]
+        # a block at a time: a replicate may be larger than memory
         total = sum(int(counts[i : i + _BLOCK].sum()) for i in range(0, len(counts), _BLOCK))
         cells = len(file["X/indptr"]) - 1
     return {"file": str(path), "cells": cells, "counts_per_cell": total / max(cells, 1)}

@@ -36,7 +36,7 @@ _Nan = Annotated[str, typer.Option(help="What to do with NaN: error, drop-featur
 
 def register(app: typer.Typer) -> None:
     """Add the verbs."""
-    _images_app.command("check")(_check)
+    _images_app.command("check")(_check_source)
     _images_app.command("ingest")(_ingest)
     _images_app.command("correct")(_correct)
     _images_app.command("hits")(_hits)
@@ -64,6 +64,7 @@ def _fixture(
         raise InputError(
             f"no fixture {kind!r}", expected=", ".join(WRITERS), fix=suggest(kind, WRITERS)
         )
+    # made-up rows beside real ones could not be told from them
     if out.exists():
         raise InputError(
             f"{out} exists already", expected="a new folder", fix="choose another name"
@@ -71,7 +72,7 @@ def _fixture(
     say(f"wrote {WRITERS[kind](out, seed=seed)}")
 
 
-def _check(
+def _check_source(
     source: _Source,
     picture: Annotated[
         Path | None, typer.Option(help="PNG: the first whole field, its channels and all as RGB.")
@@ -86,12 +87,14 @@ def _check(
     """
     from perturbgen.images.check import check_source
 
+    # asked before the images are decoded, which takes longest
     if picture:
         check_output(picture, ".png", option="--picture")
     rows = check_source(source, limit=limit)
     show_table(rows, title=f"{source}", as_json=as_json)
     if picture:
         say(f"wrote {_write_first_field(source, picture)}")
+    # last: the code ends the command, and every row has been shown by now
     if not all(row["ok"] for row in rows):
         raise typer.Exit(SchemaError.exit_code)
 
@@ -102,6 +105,7 @@ def _write_first_field(source: Path, picture: Path) -> Path:
 
     images = find_images(source)
     channels = sorted(images["channel"].unique().tolist())
+    # without one of its channels a field would be drawn in wrong colours
     whole = [files for files in fields(images).values() if len(files) == len(channels)]
     if not whole:
         raise SchemaError(
@@ -128,10 +132,11 @@ def _ingest(
     from perturbgen.images.readers import STREAMED, kind_of_source, stream_embeddings
 
     kind = kind_of_source(source)
+    # these tables may be larger than memory, and are written a block at a time
     if kind in STREAMED:
         profiles = stream_embeddings(source, out)[0]
     else:
-        with _opened(source) as profiles:
+        with _open_source(source) as profiles:
             profiles.write(out)
     show_table(
         [{"wrote": str(out), "rows": len(profiles), "features": len(profiles.features)}],
@@ -169,6 +174,8 @@ def _correct(
     align: Annotated[
         str, typer.Option(help="Labels of the batches that CORAL aligns: experiment.")
     ] = "",
+    # A fit pulls its own controls together: with those for negatives even noise is active
+    # (images evaluate). So a quarter of each plate's is left out unless it is asked for.
     withhold: Annotated[
         float,
         typer.Option(
@@ -197,7 +204,8 @@ def _correct(
         centre=keys, strength=strength, scale=scale, compress=compress, whiten=whiten, align=batches
     )
     batch = batches or keys[:2]
-    with _opened(source) as raw:
+    # inside: what is streamed is gone when its source is closed
+    with _open_source(source) as raw:
         profiles = raw.tidy(nan=_nan_choice(nan))
         rows = correct_to(
             out,
@@ -215,7 +223,7 @@ def _correct(
         say(f"wrote {out}")
 
 
-def _opened(source: Path) -> AbstractContextManager[Profiles]:
+def _open_source(source: Path) -> AbstractContextManager[Profiles]:
     """The profiles of a source; of an h5ad X."""
     return opened_profiles(source, "X" if source.suffix == ".h5ad" else None)
 
@@ -271,13 +279,14 @@ def _hits(
 
     Example: [bold]perturbgen images hits covid/ --out hits.csv[/bold]
     """
+    # before the heavy imports: a mistyped name is told at once
     check_output(out, ".csv")
     import numpy as np
 
     from perturbgen.core.files import atomic_path
     from perturbgen.images.hits import centred_wells, hit_table, score_wells
 
-    with _opened(source) as raw:
+    with _open_source(source) as raw:
         wells = centred_wells(
             raw.tidy(nan=_nan_choice(nan)), healthy, listed(centre), raw.well_labels
         )
@@ -296,6 +305,7 @@ def _hits(
     best = (
         table.groupby(listed(within), sort=False).head(top) if listed(within) else table.head(top)
     )
+    # JSON is one table: two after each other would not parse
     if not as_json:
         show_table(_records(scores.gate), title="assay: are the controls told apart?")
     show_table(
@@ -326,6 +336,7 @@ def _draw(
 
     Example: [bold]perturbgen images map corrected --colour moa --colour week --out map.html[/bold]
     """
+    # before the heavy imports: a mistyped name is told at once
     check_output(out, ".html")
     from perturbgen.core.tables import require_columns
     from perturbgen.images.maps import LAYOUTS, draw_map
@@ -334,10 +345,12 @@ def _draw(
         raise InputError(
             f"--method {method!r}", expected=", ".join(LAYOUTS), fix=suggest(method, LAYOUTS)
         )
-    with _opened(source) as raw:
+    with _open_source(source) as raw:
+        # a csv of CellProfiler has its labels under Metadata_
         usual = [name for name in ("moa", "Metadata_moa", "cell_type", "plate") if name in raw.meta]
         colours = colour or usual[:2] or [str(raw.meta.columns[0])]
         require_columns(raw.meta.columns, colours, str(source))
+        # inside: what is streamed is gone when its source is closed
         profiles = raw.tidy(nan=_nan_choice(nan))
         drawn = draw_map(profiles, method=method, seed=seed)
         drawn.page(profiles, colours, title=f"Map of {source.name}").write(out)

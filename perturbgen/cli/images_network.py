@@ -1,10 +1,10 @@
-"""``perturbgen images train``, ``embed`` and ``evaluate``: networks on images, and what embeddings are worth."""
+"""``perturbgen images train``, ``embed`` and ``evaluate``: networks, and any profiles' worth."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -15,16 +15,16 @@ from perturbgen.cli.options import (
     DryRun,
     Json,
     Overrides,
+    Resume,
+    Runs,
     Seed,
     listed,
+    open_run,
     opened_profiles,
 )
 from perturbgen.core.console import show_table
 from perturbgen.core.errors import ConfigError, InputError, suggest
 from perturbgen.core.files import check_output
-
-if TYPE_CHECKING:
-    from perturbgen.images.network import ImageRun
 
 _Parts = Annotated[
     str, typer.Option(help="Parts of the split: train, validation, id_test, test; '' for all.")
@@ -46,21 +46,22 @@ _Folder = Annotated[Path | None, typer.Option(help="Other images, in place of th
 
 
 _RUN_PAGE = (
-    "Shares that are right. Only independent decoding asks among all classes; plate_group and assignment know which "
-    "siRNAs share a plate, an easier question. NSC: the nearest treatment of another compound has the mechanism; "
-    "NSCB: of another week, too; of new compounds: the network never saw them."
+    "Shares that are right. Only independent decoding asks among all classes; plate_group and "
+    "assignment know which siRNAs share a plate, an easier question. NSC: the nearest treatment of "
+    "another compound has the mechanism; NSCB: of another week, too; of new compounds: the network "
+    "never saw them."
 )
 _PROFILE_PAGE = "Wells are averaged first. Nulls are drawn at random; their size is an option."
 
 
 def register(app: typer.Typer) -> None:
     """Add the verbs."""
-    app.command("train")(_train)
-    app.command("embed")(_embed)
-    app.command("evaluate")(_evaluate)
+    app.command("train")(_train_classifier)
+    app.command("embed")(_embed_images)
+    app.command("evaluate")(_evaluate_images)
 
 
-def _train(
+def _train_classifier(
     config: Annotated[
         Path | None, typer.Argument(metavar="[CONFIG.toml]", help="What to train on what.")
     ] = None,
@@ -69,26 +70,30 @@ def _train(
         typer.Option(help="A folder of RxRx1 or BBBC021 with images, in place of data.path."),
     ] = None,
     overrides: Overrides = None,
-    resume: Annotated[Path | None, typer.Option(help="Go on with this run directory.")] = None,
-    runs: Annotated[Path, typer.Option(help="Where the run directory is made.")] = Path("runs"),
+    resume: Resume = None,
+    runs: Runs = Path("runs"),
     devices: Devices = 1,
     accelerator: Accelerator = "auto",
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
-    """Train a network to tell siRNAs (RxRx1), or treatments, compounds or mechanisms (BBBC021) apart from images.
+    """Train a network to tell siRNAs (RxRx1), or treatments, compounds or mechanisms (BBBC021)
+    apart from images.
 
-    By default a batch holds images of one experiment or plate, so that batch normalisation takes its stain away.
-    Validation is by experiments or plates that are not trained on; data.compounds.fold withholds a group of compounds.
-    Ctrl-C saves, --resume goes on, perturbgen board shows the run.
+    By default a batch holds images of one experiment or plate, so that batch normalisation takes
+    its stain away. Validation is by experiments or plates that are not trained on;
+    data.compounds.fold withholds a group of compounds. Ctrl-C saves, --resume goes on, perturbgen
+    board shows the run.
 
-    Example: [bold]perturbgen images train --data rxrx1/ --set model.backbone=resnet18 --set data.shrink=2[/bold]
+    Example: [bold]perturbgen images train --data rxrx1/ --set model.backbone=resnet18 --set
+    data.shrink=2[/bold]
 
     Example: [bold]perturbgen images train --data bbbc021/ --set data.compounds.fold=0[/bold]
     """
     from perturbgen.cli.train import train_or_resume
     from perturbgen.images.network import IMAGES
 
+    # a run has its data and settings in a config.toml of its own
     if resume is not None and (config or data or dry_run):
         raise ConfigError(
             "CONFIG.toml, --data and --dry-run do not go with --resume", fix="leave them out"
@@ -111,7 +116,7 @@ def _train(
     )
 
 
-def _embed(
+def _embed_images(
     run: Annotated[
         Path, typer.Argument(metavar="RUN", help="A run directory that images train made.")
     ],
@@ -127,12 +132,14 @@ def _embed(
 
     Example: [bold]perturbgen images embed runs/0001-run-s0 --part test --out test.profiles[/bold]
     """
+    from perturbgen.images.network import IMAGES
     from perturbgen.images.network.evaluate import embed_run
     from perturbgen.profiles import Profiles
 
+    # before the images are read; a folder of other things than profiles is never replaced
     Profiles.require_replaceable(out)
     profiles = embed_run(
-        _opened(run, device),
+        open_run(IMAGES, run, device),
         part=listed(part),
         data=data,
         statistics=_chosen(statistics),
@@ -143,10 +150,11 @@ def _embed(
     show_table([row], as_json=as_json)
 
 
-def _evaluate(
+def _evaluate_images(
     source: Annotated[
         Path, typer.Argument(metavar="RUN|SOURCE", help="A run of images train, or any profiles.")
     ],
+    # validation chose the epoch, so test is the honest part
     part: _Parts = "test",
     data: _Folder = None,
     statistics: _Norm = "",
@@ -163,6 +171,7 @@ def _evaluate(
         Path | None,
         typer.Option(help="Of profiles: CSV of known pairs of perturbations, entity1,entity2."),
     ] = None,
+    # of 99 draws the least p-value is .01
     draws: Annotated[int, typer.Option(min=99, help="Of profiles: size of the nulls.")] = 1000,
     page: Annotated[Path | None, typer.Option(help="Also write the table as an HTML page.")] = None,
     seed: Seed = 0,
@@ -170,28 +179,31 @@ def _evaluate(
 ) -> None:
     """Say how good a trained network, or any profile, is.
 
-    A run: accuracy by cell type, under each decoding apart, since plate_group and assignment know the plan of the
-    plates. Of BBBC021 also NSC and NSCB of the embedding or, if the run withheld compounds, those of new compounds.
-    Profiles (wells are averaged first): replicate mAP, percent replicating, consistency, magnitude against controls,
-    recall of known relations, and how batches mix. Of the controls of images correct those count that its fit has not
-    seen (--withhold); where it has seen all, the lines say that they are in-sample.
+    A run: accuracy by cell type, under each decoding apart, since plate_group and assignment know
+    the plan of the plates. Of BBBC021 also NSC and NSCB of the embedding or, if the run withheld
+    compounds, those of new compounds. Profiles (wells are averaged first): replicate mAP, percent
+    replicating, consistency, magnitude against controls, recall of known relations, and how batches
+    mix. Of the controls of images correct those count that its fit has not seen (--withhold); where
+    it has seen all, the lines say that they are in-sample.
 
     Example: [bold]perturbgen images evaluate runs/0001-run-s0 --part test[/bold]
 
-    Example: [bold]perturbgen images evaluate test.profiles --same sirna_id --control well_type=negative_control
-    --batch experiment[/bold]
+    Example: [bold]perturbgen images evaluate test.profiles --same sirna_id
+    --control well_type=negative_control --batch experiment[/bold]
     """
     from perturbgen.images.network import IMAGES
 
     if page:
         check_output(page, ".html", option="--page")
+    # a run and a folder of profiles are both folders; only a run has a card
     if (source / IMAGES.card.FILE).exists():
+        # an option that is silently ignored would look as if it had been obeyed
         given = {"--same": same, "--control": control, "--batch": batch, "--relations": relations}
         _refuse(given, f"{source} is a run")
         from perturbgen.images.network.evaluate import evaluate_run
 
         rows = evaluate_run(
-            _opened(source, device),
+            open_run(IMAGES, source, device),
             part=listed(part),
             data=data,
             statistics=_chosen(statistics),
@@ -221,6 +233,7 @@ def _in_sample(rows: list[dict[str, Any]]) -> str:
     """What the page says where the correction has seen all controls; else nothing."""
     from perturbgen.images.evaluate import IN_SAMPLE, WHY
 
+    # controls that the fit has seen stand nearer together than new ones would
     return (
         f" Warning, {IN_SAMPLE}. {WHY}" if any(IN_SAMPLE in row["measure"] for row in rows) else ""
     )
@@ -245,6 +258,7 @@ def _profile_rows(
     from perturbgen.images.evaluate import measures
 
     pairs = None if relations is None else read_frame(relations, columns=["entity1", "entity2"])
+    # what lies in obsm are embeddings, which retrieve is for
     key = "X" if source.suffix == ".h5ad" else None
     with opened_profiles(source, key) as profiles:
         return measures(
@@ -263,15 +277,6 @@ def _refuse(given: Mapping[str, object], why: str) -> None:
     for name, value in given.items():
         if value:
             raise InputError(f"{name} has no effect: {why}", fix="leave it out")
-
-
-def _opened(run: Path, device: str) -> ImageRun:
-    """A trained run on a device."""
-    from perturbgen.core.system import require_device
-    from perturbgen.images.network import load_network
-
-    require_device(device)
-    return load_network(run, device=device)
 
 
 def _chosen(statistics: str) -> Any:

@@ -1,4 +1,5 @@
-"""``perturbgen l1000 train | embed | evaluate | neighbours``: learn an embedding of profiles and use it."""
+"""``perturbgen l1000 train | embed | evaluate | neighbours``: learn an embedding of profiles and
+use it."""
 
 from __future__ import annotations
 
@@ -15,8 +16,11 @@ from perturbgen.cli.options import (
     DryRun,
     Json,
     Overrides,
+    Resume,
+    Runs,
     Seed,
     check_folder,
+    open_run,
     records,
     write_tables,
 )
@@ -53,11 +57,13 @@ class _Part(StrEnum):
 
 def register(app: typer.Typer) -> None:
     """Add the verbs."""
-    for verb in (_train, _embed, _evaluate, _neighbours):
-        app.command(verb.__name__.lstrip("_"))(verb)
+    app.command("train")(_train_embedder)
+    app.command("embed")(_embed_profiles)
+    app.command("evaluate")(_evaluate_embedder)
+    app.command("neighbours")(_neighbours_of_perturbagen)
 
 
-def _train(
+def _train_embedder(
     data: Annotated[
         Path | None,
         typer.Argument(metavar="FILE", help="An extraction (l1000 extract), GCTX, GCT or h5ad."),
@@ -67,8 +73,8 @@ def _train(
     start: Annotated[
         Path | None, typer.Option(help="Fine-tune: start from the encoder of this run.")
     ] = None,
-    resume: Annotated[Path | None, typer.Option(help="Go on with this run directory.")] = None,
-    runs: Annotated[Path, typer.Option(help="Where the run directory is made.")] = Path("runs"),
+    resume: Resume = None,
+    runs: Runs = Path("runs"),
     devices: Devices = 1,
     accelerator: Accelerator = "auto",
     dry_run: DryRun = False,
@@ -76,20 +82,23 @@ def _train(
 ) -> None:
     """Train an embedding in which profiles of one perturbagen come together (Donner et al. 2018).
 
-    A network is trained to tell perturbagens apart by a margin softmax; its last layer is the embedding. Perturbagens,
-    not profiles, are withheld: after every epoch it is judged by how well profiles of perturbagens that it never saw
-    find their own kind, and the best epoch is kept. Controls are no class, positive ones only where data.types names
-    them. Ctrl-C saves, --resume goes on, perturbgen board shows the run.
+    A network is trained to tell perturbagens apart by a margin softmax; its last layer is the
+    embedding. Perturbagens, not profiles, are withheld: after every epoch it is judged by how well
+    profiles of perturbagens that it never saw find their own kind, and the best epoch is kept.
+    Controls are no class, positive ones only where data.types names them. Ctrl-C saves, --resume
+    goes on, perturbgen board shows the run.
 
-    Example: [bold]perturbgen l1000 train data/landmarks --set data.test=0.2 --set model.noise=0.5[/bold]
+    Example: [bold]perturbgen l1000 train data/landmarks --set data.test=0.2 --set
+    model.noise=0.5[/bold]
 
     Example, transfer: [bold]perturbgen l1000 train data/landmarks --set 'data.types=["trt_sh"]'
-    --set name=genetic[/bold], then [bold]perturbgen l1000 train data/landmarks --set 'data.types=["trt_cp"]'
-    --start runs/0001-genetic-s0[/bold]
+    --set name=genetic[/bold], then [bold]perturbgen l1000 train data/landmarks
+    --set 'data.types=["trt_cp"]' --start runs/0001-genetic-s0[/bold]
     """
     from perturbgen.cli.train import train_or_resume
     from perturbgen.l1000.embedder import EMBEDDING
 
+    # a run has its data and settings in a config.toml of its own
     if resume is not None and (data or config or start or dry_run):
         raise ConfigError(
             "--resume goes with --set, --devices and --accelerator only", fix="leave the rest out"
@@ -113,7 +122,7 @@ def _train(
     )
 
 
-def _embed(
+def _embed_profiles(
     run: _RunFolder,
     file: _Profiles = None,
     out: Annotated[
@@ -125,35 +134,41 @@ def _embed(
 ) -> None:
     """Embed profiles, controls as well, by a trained network.
 
-    Example: [bold]perturbgen l1000 embed runs/0001-embedder-s0 data/landmarks --out embedding.h5ad[/bold], then
-    [bold]perturbgen retrieve embedding.h5ad --key X_embedding --same moa --differ perturbagen[/bold]
+    Example: [bold]perturbgen l1000 embed runs/0001-embedder-s0 data/landmarks --out
+    embedding.h5ad[/bold], then [bold]perturbgen retrieve embedding.h5ad --key X_embedding --same
+    moa --differ perturbagen[/bold]
     """
     import pandas as pd
     from anndata import AnnData
 
     from perturbgen.data import write_h5ad
+    from perturbgen.l1000.embedder import EMBEDDING
     from perturbgen.l1000.embedder.data import EmbedProfiles
 
+    # told before the network and the profiles are read
     check_output(out, ".h5ad")
-    embedder = _opened(run, device)
+    embedder = open_run(EMBEDDING, run, device)
     data = embedder.settings.data
     table = EmbedProfiles.read(file or data.path, meta or data.metadata)
     found = embedder.embed(table)
     adata = AnnData(
         obs=table.meta.rename_axis(None),
+        # no genes: the profiles stay in their own file, the embedding is what is new
         var=pd.DataFrame(index=pd.Index([], dtype=str)),
         obsm={key: found},
     )
+    # an embedding that has lost its network could not be made again
     adata.uns["perturbgen_run"] = str(run)
     write_h5ad(adata, out)
     say(f"wrote {out}: {found.shape[0]:,} profiles in {found.shape[1]} dimensions")
 
 
-def _evaluate(
+def _evaluate_embedder(
     run: _RunFolder,
     file: _Profiles = None,
     part: Annotated[
         _Part, typer.Option(help="Which of the run's profiles; all: every treatment of FILE.")
+        # validation helped to choose the epoch, so test is the honest part
     ] = _Part.TEST,
     plate: Annotated[
         str | None, typer.Option(help="Plate column of the leak checks (default: plate).")
@@ -177,33 +192,38 @@ def _evaluate(
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
-    """Judge an embedding on perturbagens that it never saw, beside all the baselines that it must beat.
+    """Judge an embedding on perturbagens that it never saw, beside all the baselines that it must
+    beat.
 
-    Every profile ranks all others; those of its perturbagen should come first. Beside the embedding: the same network
-    untrained, z-scores by cosine, Spearman and Euclid, PCA, WCCN and a metric learned from replicates. Profiles of
-    validation helped to choose the epoch: the honest part is test (train with --set data.test=0.2, or a split).
+    Every profile ranks all others; those of its perturbagen should come first. Beside the
+    embedding: the same network untrained, z-scores by cosine, Spearman and Euclid, PCA, WCCN and a
+    metric learned from replicates. Profiles of validation helped to choose the epoch: the honest
+    part is test (train with --set data.test=0.2, or a split).
 
-    --probe moa asks what classifiers read from each method's places: logistic regression, a plain network and a 1D-CNN
-    learn the mechanism from some perturbagens and are tested on others, beside shuffled labels. --probe plate shows
-    what should not be there.
+    --probe moa asks what classifiers read from each method's places: logistic regression, a plain
+    network and a 1D-CNN learn the mechanism from some perturbagens and are tested on others, beside
+    shuffled labels. --probe plate shows what should not be there.
 
-    Example: [bold]perturbgen l1000 evaluate runs/0001-embedder-s0 --part test --out evaluation[/bold]
+    Example: [bold]perturbgen l1000 evaluate runs/0001-embedder-s0 --part test --out
+    evaluation[/bold]
 
-    Example, mechanisms: [bold]perturbgen l1000 evaluate runs/0001-embedder-s0 --probe moa --perturbagens
-    compoundinfo_beta.txt --out evaluation[/bold]
+    Example, mechanisms: [bold]perturbgen l1000 evaluate runs/0001-embedder-s0 --probe moa
+    --perturbagens compoundinfo_beta.txt --out evaluation[/bold]
     """
     from perturbgen.core.tables import require_columns
-    from perturbgen.l1000.embedder.evaluation import judge, with_values
+    from perturbgen.l1000.embedder import EMBEDDING
+    from perturbgen.l1000.embedder.evaluation import Judged
 
     check_folder(out)
-    embedder = _opened(run, device)
+    embedder = open_run(EMBEDDING, run, device)
     table = embedder.profiles(file, meta, part=part)
+    # a column that is named must be there; the usual ones are used where they are
     for name in (plate, well):
         if name is not None:
             require_columns(table.meta, [name], "the table of samples")
     if perturbagens is not None:
-        table = with_values(table, perturbagens, probe or [])
-    judged = judge(
+        table = table.with_perturbagen_values(perturbagens, probe or [])
+    judged = Judged.of(
         embedder, table, seed=seed, plate=plate or "plate", well=well or "well", probes=probe or []
     )
     _show_judged(judged, f"{part} profiles of {run}", as_json=as_json)
@@ -234,17 +254,17 @@ def _write_judged(judged: Judged, embedder: Embedder, out: Path, title: str) -> 
     """The tables and the page, in a folder; returns the names of the files."""
     from perturbgen.core.files import slug
     from perturbgen.l1000.embedder.evaluation import MINE
-    from perturbgen.l1000.embedder.report import evaluation_page
 
     groups, found = judged.neighbours(embedder.model.measure), judged.found[MINE]
     tables = {"queries": found.queries, "groups": found.groups, "neighbours": groups}
+    # a column may be called anything, a file may not
     tables |= {f"probe_{slug(name)}": table for name, table in judged.probes.items()}
     write_tables(out, tables)
-    evaluation_page(judged, embedder, groups, title=title).write(out / "report.html")
+    judged.page(embedder, groups, title=title).write(out / "report.html")
     return [*(f"{name}.parquet" for name in tables), "report.html"]
 
 
-def _neighbours(
+def _neighbours_of_perturbagen(
     run: _RunFolder,
     of: Annotated[str, typer.Option(help="A perturbagen: its id, or its name.")],
     file: _Profiles = None,
@@ -255,23 +275,25 @@ def _neighbours(
     device: Device = "cpu",
     as_json: Json = False,
 ) -> None:
-    """Which perturbagens act like this one: those that the nearest profiles of its profiles belong to.
+    """Which perturbagens act like this one: those that the nearest profiles of its profiles belong
+    to.
 
     Example: [bold]perturbgen l1000 neighbours runs/0001-embedder-s0 --of vorinostat[/bold]
     """
-    from perturbgen.l1000.embedder.evaluation import display_names, neighbours_of
+    from perturbgen.l1000.embedder import EMBEDDING
     from perturbgen.retrieval import group_neighbours
 
-    embedder = _opened(run, device)
+    embedder = open_run(EMBEDDING, run, device)
     table = embedder.profiles(file, meta, part=part)
     label = embedder.settings.data.label
     labels = table.meta.assign(**{label: table.meta[label].astype(str)})
     wanted = _found_label(labels, label, of)
+    # a profile is no neighbour of itself
     k = min(k, len(labels) - 1)
-    pairs = neighbours_of(table, embedder.embed(table), label, embedder.model.measure, k=k)
+    pairs = table.neighbours(embedder.embed(table), label, embedder.model.measure, k=k)
     mine = pairs[pairs[label] == wanted]
     groups = group_neighbours(mine, same=[label]).head(most)
-    named = display_names(labels, label)
+    named = table.display_names(label)
     shown = [
         {
             "neighbour": named.get(other, other),
@@ -283,21 +305,13 @@ def _neighbours(
         )
     ]
     own = float(mine["agrees"].mean())
-    title = f"{named.get(wanted, wanted)}: {own:.0%} of its {k} nearest are its own profiles; the others"
-    show_table(shown, title=title, as_json=as_json)
-
-
-def _opened(run: Path, device: str) -> Any:
-    """The run's embedding on a device that is there."""
-    from perturbgen.core.system import require_device
-    from perturbgen.l1000.embedder import load_embedder
-
-    require_device(device)
-    return load_embedder(run, device=device)
+    title = f"{named.get(wanted, wanted)}: {own:.0%} of its {k} nearest are its own profiles"
+    show_table(shown, title=f"{title}; the others", as_json=as_json)
 
 
 def _found_label(labels: Any, label: str, of: str) -> str:
     """The label that an id or a name means."""
+    # an id comes first: it is unique, and a name need not be
     if (labels[label] == of).any():
         return of
     if "name" in labels:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
@@ -16,13 +16,16 @@ if TYPE_CHECKING:
 
     from perturbgen.core.config import Settings
     from perturbgen.profiles import Profiles
+    from perturbgen.train import Recipe, Trained
 
+_Run = TypeVar("_Run", bound="Trained")
 _SEED = "Seed of everything random: the same seed gives the same result."
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 Device = Annotated[str, typer.Option(help="cpu or cuda.")]
 Devices = Annotated[int, typer.Option(min=1, help="Devices (processes) on each node.")]
 Accelerator = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+# numpy takes no negative seed
 Seed = Annotated[int, typer.Option(min=0, help=_SEED)]
 # for what ends in scikit-learn or UMAP, whose seeds have 32 bits
 Seed32 = Annotated[int, typer.Option(min=0, max=2**32 - 1, help=_SEED)]
@@ -35,6 +38,8 @@ Force = Annotated[bool, typer.Option("--force", help="Replace what is already th
 RunFolder = Annotated[
     Path, typer.Argument(metavar="RUN", help="A run directory that train made.", show_default=False)
 ]
+Resume = Annotated[Path | None, typer.Option(help="Go on with this run directory.")]
+Runs = Annotated[Path, typer.Option(help="Where the run directory is made.")]
 
 # what a file of counts calls things
 Columns = Annotated[Path | None, typer.Option(help="TOML that maps the file's columns to ours.")]
@@ -48,6 +53,7 @@ Vehicle = Annotated[
 
 def listed(text: str | None) -> list[str]:
     """The names between the commas of an option."""
+    # what stands after a last comma names nothing
     return [name.strip() for name in (text or "").split(",") if name.strip()]
 
 
@@ -74,6 +80,7 @@ def show_settings(settings: Settings, *, as_json: bool = False) -> None:
 def records(table: pd.DataFrame, name: str) -> list[dict[str, Any]]:
     """A table's rows, its index first under ``name``, None for what has no value."""
     rows = table.reset_index(names=name).to_dict("records")
+    # NaN alone differs from itself, and JSON has none
     return [{str(k): None if v != v else v for k, v in row.items()} for row in rows]
 
 
@@ -82,6 +89,7 @@ def write_tables(out: Path, tables: Mapping[str, pd.DataFrame]) -> None:
     from perturbgen.core.files import atomic_path
 
     for name, table in tables.items():
+        # a reader of the folder never sees half of a table
         with atomic_path(out / f"{name}.parquet") as part:
             table.to_parquet(part)
 
@@ -91,7 +99,17 @@ def write_predictions(values: pd.DataFrame, path: Path) -> None:
     from perturbgen.core.files import atomic_path
 
     with atomic_path(path) as part:
+        # the competition's words, which submit, score and other programs read
         values.rename_axis(["cell_type", "sm_name"]).reset_index().to_parquet(part, index=False)
+
+
+def open_run(recipe: Recipe[Any, Any, Any, _Run], run: Path, device: str) -> _Run:
+    """A trained run of a kind of model, on a device that is there."""
+    from perturbgen.core.system import require_device
+
+    # Asked first: torch would refuse a device that is not there only once the weights are read.
+    require_device(device)
+    return recipe.load(run, device=device)
 
 
 @contextmanager

@@ -134,6 +134,7 @@ def _predict(
         "seed": seed,
     }
     names = "perturbgen predict --help names the choices"
+    # the usual advice is --dry-run, which this command does not have
     settings = PredictSettings.load(base=asked, fix=names)
     # Said now, not after minutes of drawing.
     if calibration_out is not None and not settings.calibrates:
@@ -159,7 +160,7 @@ def _predict(
     row = _prediction_row(found, estimator)
     if withheld is not None:
         read = {"layer": layer, "columns": columns, "vehicle": vehicle}
-        row |= _likelihood_row(trained, withheld, wanted, seed=seed, **read)
+        row |= _withheld_row(trained, withheld, wanted, seed=seed, **read)
     title = f"wrote {out}: {values.shape[0]} conditions x {values.shape[1]:,} genes"
     show_table([row], title=title, as_json=as_json)
 
@@ -179,7 +180,7 @@ def _prediction_row(found: Prediction, estimator: str) -> dict[str, Any]:
     return row
 
 
-def _likelihood_row(
+def _withheld_row(
     run: TrainedRun, path: Path, wanted: pd.DataFrame, *, seed: int, **options: Any
 ) -> dict[str, float]:
     """How likely the model finds the withheld cells of the wanted conditions, on average."""
@@ -256,6 +257,7 @@ def _read_members(texts: list[str]) -> list[_Member]:
         if not (name and wanted and known):
             raise ConfigError(f"member {text!r}", expected="NAME=PREDICTIONS,CALIBRATION")
         members.append(_Member(name, Path(wanted), Path(known)))
+    # the weights go by name: a second one would take the place of the first
     names = [member.name for member in members]
     if len(set(names)) < len(names):
         raise ConfigError(

@@ -68,7 +68,7 @@ _Similarity = Annotated[_Similar, typer.Option(help="How rows are compared.")]
 def register(app: typer.Typer) -> None:
     """Add the verbs."""
     app.command("retrieve")(_retrieve)
-    app.command("neighbours")(_neighbours)
+    app.command("neighbours")(_list_neighbours)
 
 
 def _retrieve(
@@ -116,6 +116,7 @@ def _retrieve(
     # whether there is a GPU is asked later: first the word, before a large file is read
     if device != "cpu" and not device.startswith("cuda"):
         raise ConfigError(f"--device {device}", expected="cpu or cuda", fix="--device cpu")
+    # before the file is read, which may take minutes
     names = _require_named(same)
     vectors, labels = _read(source, key)
     rule: dict[str, Any] = {
@@ -157,7 +158,7 @@ def _retrieve(
             say(f"wrote {out}/queries.parquet, groups.parquet and report.html")
 
 
-def _neighbours(
+def _list_neighbours(
     source: _Embedding,
     same: _Same,
     out: Annotated[Path | None, typer.Option(help="A folder for the tables.")] = None,
@@ -193,7 +194,7 @@ def _neighbours(
     table = neighbour_table(labels, rows, values, same=names)
     groups = group_neighbours(table, same=names)
     if of is None:
-        shown = _group_rows(table, groups, names)
+        shown = _own_and_nearest(table, groups, names)
     else:
         shown = _neighbours_of(groups, names, of)
     show_table(shown, title=f"{source}: {k} nearest by {similarity.value}", as_json=as_json)
@@ -223,6 +224,7 @@ def _read(source: Path, key: str | None) -> tuple[np.ndarray, pd.DataFrame]:
         labels, values = profiles.meta, profiles.values
         # streamed embeddings are gone when they are closed
         values = np.array(values) if isinstance(values, np.memmap) else values
+    # tables of neighbours name rows, which must then mean one each
     if not labels.index.is_unique:
         labels = labels.reset_index(drop=True)
     return values, labels
@@ -234,6 +236,7 @@ def _control_rows(labels: pd.DataFrame, rule: str | None, source: Path) -> np.nd
     import pandas as pd
 
     if rule is None:
+        # a column of that name may say something else: only one of truth values is taken
         flagged = "control" in labels and pd.api.types.is_bool_dtype(labels["control"])
         return labels["control"].to_numpy(bool) if flagged else np.zeros(len(labels), bool)
     name, separator, value = rule.partition("=")
@@ -273,7 +276,7 @@ def _split_controls(
     return masks
 
 
-def _group_rows(
+def _own_and_nearest(
     table: pd.DataFrame, groups: pd.DataFrame, names: list[str], *, most: int = 20, near: int = 3
 ) -> list[dict[str, Any]]:
     """For the first groups: the share of neighbours of their own, and the nearest others."""

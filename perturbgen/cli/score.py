@@ -28,11 +28,11 @@ _LEADERBOARD = Path("experiments") / "LEADERBOARD.md"
 
 def register(app: typer.Typer) -> None:
     """Add the verbs."""
-    app.command("score")(_score)
+    app.command("score")(_score_predictions)
     app.command("compare")(_compare)
 
 
-def _score(
+def _score_predictions(
     truth: Annotated[Path, typer.Argument(metavar="TRUTH", help="The measured DE table.")],
     predictions: Annotated[
         list[str],
@@ -148,6 +148,7 @@ def _name_files(predictions: list[str]) -> dict[str, Path]:
         name, separator, path = text.partition("=")
         found = Path(path if separator else text)
         name = name if separator else found.stem
+        # the second would silently take the place of the first
         if name in files:
             raise ConfigError(
                 f"two predictions are called {name!r}: {files[name]} and {found}",
@@ -163,6 +164,7 @@ def _read_conditions(path: Path) -> pd.DataFrame:
     from perturbgen.core.tables import read_frame
     from perturbgen.de.table import NAMES, labelled
 
+    # as text: a name of digits alone is no number, and would not be found in the truth
     return labelled(read_frame(path, text=(*CONDITION, *NAMES)), path)
 
 
@@ -254,6 +256,7 @@ def _compare(
     from perturbgen.compare import compare as run
     from perturbgen.core.files import slug
 
+    # last, so that the option wins over --set data.folder
     asked = [*(overrides or []), *([f"data.folder={data!r}"] if data is not None else [])]
     settings = CompareSettings.load(config, overrides=asked)
     if dry_run:
@@ -283,6 +286,7 @@ def show_comparison(found: Comparison, *, as_json: bool = False) -> None:
         record: dict[str, Any] = text.record() | {"cells": found.jobs.to_dict("records")}
         show_table([record], as_json=True)
         return
+    # a method's time is that of all its jobs together
     times = found.jobs.groupby("method", sort=False)[["seconds", "processor"]].sum().T.to_dict()
     rows = [row | times[row["method"]] for row in text.headline_records()]
     show_table(rows, title=text.headline_note())

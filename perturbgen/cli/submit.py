@@ -53,6 +53,7 @@ def _submit(
     from perturbgen import submission
     from perturbgen.core.files import check_output
 
+    # the ending decides the format, so another one is refused
     check_output(out, ".csv", ".h5ad")
     given = {"dataset_id": dataset_id, "method_id": method_id}
     about = {name: value for name, value in given.items() if value}
@@ -77,10 +78,12 @@ def _check_submission(
 
     findings = submission.check(source, id_map, like)
     errors = sum(finding.severity == "error" for finding in findings)
+    # JSON in any case: to a program an empty list says that nothing was found
     if findings or as_json:
         show_table([finding.record() for finding in findings], title=f"{source}", as_json=as_json)
     if not as_json:
         verdict = f"{errors} errors, {len(findings) - errors} warnings" if findings else "valid"
         say(f"{source}: {verdict}")
+    # last: all that is wrong has been shown
     if errors:
         raise typer.Exit(UserError.exit_code)

@@ -1,18 +1,24 @@
-"""``perturbgen pseudobulk`` and ``perturbgen split``: tables made from cells."""
+"""``perturbgen pseudobulk``, ``split`` and ``de``: sums of cells, their parts, their contrasts."""
 
 from __future__ import annotations
 
+import time
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from perturbgen.cli.data import load
-from perturbgen.cli.options import Columns, Json, Layer, Seed, Vehicle
-from perturbgen.core.console import show_table
+from perturbgen.cli.options import Columns, Device, Json, Layer, Seed, Vehicle
+from perturbgen.core.console import say, show_table
 from perturbgen.core.errors import ConfigError
 from perturbgen.core.files import check_output
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+    from perturbgen.de import DETable
 
 _Source = Annotated[
     Path, typer.Argument(metavar="FILE", help="An h5ad file, or a folder of competition files.")
@@ -40,6 +46,7 @@ def register(app: typer.Typer) -> None:
     """Add the verbs."""
     app.command("pseudobulk")(_pseudobulk)
     app.command("split")(_split)
+    app.command("de")(_de)
 
 
 def _pseudobulk(
@@ -65,6 +72,7 @@ def _pseudobulk(
 
     check_output(out, ".h5ad")
     cells = load(source, columns=columns, layer=layer, vehicle=vehicle)
+    # sums of anything but raw counts would not be counts
     validate(cells)
     bulk = pseudobulk(cells, [name.strip() for name in by.split(",")])
     write_h5ad(bulk, out)
@@ -114,6 +122,7 @@ def _split(
     from perturbgen.data import Split
 
     check_output(out, ".csv")
+    # None where an option was not given, so that a needless one can be refused
     given: dict[str, Any] = {
         "column": column,
         "value": value,
@@ -132,8 +141,10 @@ def _split(
     elif kind == _Kind.KFOLD:
         made = Split.kfold(table, options.get("folds", 5), rng=rng, by=column)
     else:
+        # Kaggle withheld conditions, not cells of them
         table = table.drop_duplicates(list(CONDITION)).reset_index(drop=True)
         made = Split.kaggle(table, rng=rng, **options)
+    # before it is written: a split that leaks is worse than none
     made.check_leaks(table)
     made.write(out)
     sizes = made.parts.value_counts(sort=False)
@@ -152,3 +163,160 @@ def _check_split_options(kind: _Kind, options: dict[str, Any]) -> None:
     alien = [f"--{name}" for name in options if name not in _OPTIONS[kind]]
     if alien:
         raise ConfigError(f"--kind {kind.value} does not use {' '.join(alien)}", fix="leave it out")
+
+
+def _de(
+    pseudobulk: Annotated[
+        Path, typer.Argument(help="Raw counts, samples x genes (.h5ad).", show_default=False)
+    ],
+    out: Annotated[Path | None, typer.Option(help="The DE table: .parquet or .h5ad.")] = None,
+    flavour: Annotated[str | None, typer.Option(help="A published recipe: kaggle or op3.")] = None,
+    design: Annotated[
+        str | None, typer.Option(help='R formula, e.g. "~0 + {group} + donor + plate".')
+    ] = None,
+    group: Annotated[str, typer.Option(help="The column whose levels are compared.")] = "compound",
+    control: Annotated[
+        str | None, typer.Option(help="The level which all others are compared with.")
+    ] = None,
+    by: Annotated[
+        str | None, typer.Option(help="Fit each level of this column apart, e.g. cell_type.")
+    ] = None,
+    joint: Annotated[
+        bool, typer.Option("--joint", help="One fit of all combinations of --by and --group.")
+    ] = False,
+    backend: Annotated[str, typer.Option(help="native, or r (limma through rpy2).")] = "native",
+    contrasts: Annotated[
+        str | None, typer.Option(help="exact (default), or limma's approximation.")
+    ] = None,
+    robust: Annotated[bool, typer.Option("--robust", help="Robust moderation.")] = False,
+    trend: Annotated[
+        bool, typer.Option("--trend", help="The prior variance follows expression.")
+    ] = False,
+    normalise: Annotated[str, typer.Option(help="tmm or none.")] = "tmm",
+    span: Annotated[
+        str, typer.Option(help="voom's lowess span, or adaptive (as limma since 3.66).")
+    ] = "0.5",
+    gene_filter: Annotated[
+        str | None, typer.Option(help="filterByExpr, or intersection of it over --by.")
+    ] = None,
+    layer: Layer = None,
+    allow_fractional: Annotated[
+        bool, typer.Option("--allow-fractional", help="Accept counts that are not whole numbers.")
+    ] = False,
+    keep_plates: Annotated[
+        bool,
+        typer.Option("--keep-plates", help="kaggle: do not rename plates as the organisers did."),
+    ] = False,
+    device: Device = "cpu",
+    verify: Annotated[
+        int | None, typer.Option(help="Run this many genes through R, too, and compare.")
+    ] = None,
+    plots: Annotated[Path | None, typer.Option(help="Write a page of plots (.html).")] = None,
+    as_json: Json = False,
+) -> None:
+    """Differential expression with limma-voom: every level of a factor against a control.
+
+    The native backend gives R limma's numbers without R. Standard errors are exact unless you ask
+    for limma's approximation with --contrasts limma (a flavour asks for it). The table has logFC,
+    t, log10 p and adjusted p.
+
+    Example: [bold]perturbgen pseudobulk kang.h5ad --columns experiments/columns/kang.toml
+    --by cell_type,donor,compound --out kang_sums.h5ad[/bold], then
+    [bold]perturbgen de kang_sums.h5ad --design "~0 + {group} + donor" --by cell_type
+    --out de.parquet[/bold]
+
+    Example: [bold]perturbgen de pseudobulk.h5ad --flavour kaggle --out de.parquet
+    --verify 200[/bold]
+    """
+    from perturbgen.core.tables import open_h5ad
+    from perturbgen.data import take_layer
+
+    if out is not None:
+        check_output(out, ".parquet", ".h5ad")
+    if plots is not None:
+        check_output(plots, ".html", option="--plots")
+    # None is what was not asked for: the flavour decides, or limma_table's default
+    options: dict[str, Any] = {
+        "flavour": flavour,
+        "design": design,
+        "group": group,
+        "control": control,
+        "by": by,
+        "joint": joint or None,
+        "contrasts": contrasts,
+        "robust": robust or None,
+        "trend": trend or None,
+        "normalise": normalise,
+        "span": _read_span(span),
+        "gene_filter": gene_filter,
+        "allow_fractional": allow_fractional,
+        "rename_plates": not keep_plates,
+    }
+    adata = take_layer(open_h5ad(pseudobulk), layer, pseudobulk)
+    if verify is not None:
+        _verify_backends(adata, verify, options, device=device, as_json=as_json)
+        if out is None and plots is None:  # asked for the comparison alone
+            return
+    started = time.perf_counter()
+    table = _make_table(adata, backend=backend, device=device, **options)
+    title = f"{len(table.conditions)} contrasts in {time.perf_counter() - started:.1f} s"
+    if verify is None:
+        show_table(table.strongest(12), title=title, as_json=as_json)
+    if out is not None:
+        table.write(out)
+    if plots is not None:
+        from perturbgen.de.plots import de_page
+
+        de_page(table).write(plots)
+    if not as_json:
+        for path in filter(None, (out, plots)):
+            say(f"wrote {path}")
+
+
+def _read_span(text: str) -> float | str:
+    try:
+        return text if text == "adaptive" else float(text)
+    except ValueError:
+        raise ConfigError(
+            f"--span {text!r} is no number", expected="a number in (0, 1], or adaptive"
+        ) from None
+
+
+def _make_table(
+    adata: AnnData, *, flavour: str | None, rename_plates: bool, control: str | None, **options: Any
+) -> DETable:
+    """The table, in a flavour or by --design; options that are None keep their defaults."""
+    from perturbgen.core.labels import VEHICLE
+    from perturbgen.de import flavour_table, limma_table
+
+    given = {key: value for key, value in options.items() if value is not None}
+    given["control"] = control or str(adata.uns.get("vehicle", VEHICLE))
+    if flavour is not None:
+        return flavour_table(adata, flavour=flavour, rename_plates=rename_plates, **given)
+    if not rename_plates:
+        raise ConfigError(
+            "--keep-plates belongs to a flavour: without one no plate is renamed",
+            fix="leave it out",
+        )
+    if "design" not in given:
+        raise ConfigError(
+            "neither --design nor --flavour is given",
+            fix='for example --design "~0 + {group} + donor", or --flavour op3',
+        )
+    return limma_table(adata, **given)
+
+
+def _verify_backends(
+    adata: AnnData, genes: int, options: dict[str, Any], *, device: str, as_json: bool
+) -> None:
+    """Run some genes through both backends and show how far apart the numbers are."""
+    from perturbgen.de.r import compare_backends
+
+    def make(few: AnnData, backend: str) -> DETable:
+        # R computes on the processor, wherever the native backend does
+        where = "cpu" if backend == "r" else device
+        return _make_table(few, backend=backend, device=where, **options)
+
+    rows = compare_backends(adata, genes, make)
+    number = min(genes, adata.n_vars)
+    show_table(rows, title=f"native against R on {number} genes", as_json=as_json)

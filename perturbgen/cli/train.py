@@ -17,7 +17,9 @@ from perturbgen.cli.options import (
     Json,
     Layer,
     Overrides,
+    Resume,
     RunFolder,
+    Runs,
     Seed32,
     show_settings,
 )
@@ -48,25 +50,29 @@ def _train(
     ] = None,
     data: Annotated[Path | None, typer.Option(help="The cells, in place of data.path.")] = None,
     overrides: Overrides = None,
-    resume: Annotated[Path | None, typer.Option(help="Go on with this run directory.")] = None,
-    runs: Annotated[Path, typer.Option(help="Where the run directory is made.")] = Path("runs"),
+    resume: Resume = None,
+    runs: Runs = Path("runs"),
     devices: Devices = 1,
     num_nodes: Annotated[int, typer.Option(min=1, help="Nodes.")] = 1,
     accelerator: Accelerator = "auto",
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
-    """Train a generative model of cells under conditions: NB-VAE, Deep Generative Decoder or Gaussian VAE.
+    """Train a generative model of cells under conditions: NB-VAE, Deep Generative Decoder or
+    Gaussian VAE.
 
-    The configuration names the data, the columns of obs that condition the model, and the model; everything else has
-    a default that --dry-run shows. Ctrl-C saves, --resume goes on, and board shows the run while it trains.
+    The configuration names the data, the columns of obs that condition the model, and the model;
+    everything else has a default that --dry-run shows. Ctrl-C saves, --resume goes on, and board
+    shows the run while it trains.
 
-    Example: [bold]perturbgen train experiments/kang/nbvae.toml --data kang.h5ad --set model.latent=20[/bold]
+    Example: [bold]perturbgen train experiments/kang/nbvae.toml --data kang.h5ad
+    --set model.latent=20[/bold]
 
     Example: [bold]perturbgen train --resume runs/0001-kang-s0 --set training.epochs=400[/bold]
     """
     from perturbgen.train.generative import CELLS
 
+    # a run has its data and settings in a config.toml of its own
     if (config is None) == (resume is None):
         raise ConfigError(
             "train takes either a CONFIG.toml or --resume RUN", fix="perturbgen train --help"
@@ -89,7 +95,7 @@ def _train(
 
 
 def train_or_resume(
-    recipe: Recipe[Any, Any, Any],
+    recipe: Recipe[Any, Any, Any, Any],
     resume: Path | None,
     *,
     config: Path | None,
@@ -106,20 +112,19 @@ def train_or_resume(
     """
     import os
 
-    from perturbgen.train.card import ending
-
     if resume is not None:
         run = recipe.resume(resume, overrides, **options)
     else:
         # Quoted as TOML's literal string, so that a path that looks like a number stays a path.
         given = [f"{key}='{path}'" for key, path in paths.items() if path is not None]
+        # the last one wins: an option of its own is over --set of the same key
         settings = recipe.settings.load(config, overrides=[*overrides, *given])
         if dry_run:
             show_settings(settings, as_json=as_json)
             return
         run = recipe.train(settings, runs=runs, **options)
     if not int(os.environ.get("LOCAL_RANK", 0)):  # the first process speaks for all
-        show_table([ending(run, recipe.unit)], title=f"trained {run}", as_json=as_json)
+        show_table([recipe.ending(run)], title=f"trained {run}", as_json=as_json)
 
 
 def _encode(
@@ -142,12 +147,12 @@ def _encode(
     from perturbgen.data import write_h5ad
     from perturbgen.train import load_run
     from perturbgen.train.cells import open_cells
-    from perturbgen.train.heldout import encode_cells
+    from perturbgen.train.heldout import CellJudge
 
     check_output(out, ".h5ad")
     trained = load_run(run, device=device)
     store = open_cells(trained, file, layer=layer)
-    latents = encode_cells(trained, store.to(device))
+    latents = CellJudge(trained, store.to(device)).latents()
     adata = AnnData(
         obs=store.obs, var=pd.DataFrame(index=pd.Index([], dtype=str)), obsm={key: latents}
     )
@@ -169,22 +174,24 @@ def _evaluate(
     seed: Seed32 = 0,
     as_json: Json = False,
 ) -> None:
-    """Judge a trained model on cells: likelihood of their counts, posterior-predictive checks, probes of its latents.
+    """Judge a trained model on cells: likelihood of their counts, posterior-predictive checks,
+    probes of its latents.
 
-    The likelihood is log p(counts | conditions), integrated over the latent space by importance sampling, in nats per
-    gene and cell: the smaller its negative, the better. Use cells that the model was not trained on.
+    The likelihood is log p(counts | conditions), integrated over the latent space by importance
+    sampling, in nats per gene and cell: the smaller its negative, the better. Use cells that the
+    model was not trained on.
 
     Example: [bold]perturbgen evaluate runs/0001-kang-s0 kang.h5ad --part validation[/bold]
     """
     from perturbgen.train import load_run
     from perturbgen.train.cells import open_cells
-    from perturbgen.train.heldout import judge_cells
+    from perturbgen.train.heldout import CellJudge
 
     if out is not None:
         check_output(out, ".json")
     trained = load_run(run, device=device)
     store = open_cells(trained, file, layer=layer, part=part).to(device)
-    found = judge_cells(trained, store, samples=samples, seed=seed)
+    found = CellJudge(trained, store).numbers(samples=samples, seed=seed)
     if out is not None:
         _save_json(found, out)
     if as_json:
@@ -206,6 +213,7 @@ def _save_json(found: dict[str, Any], out: Path) -> None:
     from perturbgen.core.files import atomic_path
 
     with atomic_path(out) as path:
+        # plain, since JSON has no NaN
         path.write_text(json.dumps(plain(found), indent=1))
     say(f"wrote {out}")
 
@@ -239,4 +247,5 @@ def _board(
         "--host",
         host,
     ]
+    # a program of its own, whose exit code is passed on
     raise typer.Exit(subprocess.run(command, check=False).returncode)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self, get_args
 
@@ -19,6 +19,11 @@ class Settings(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False
     )
+
+    def changed(self, names: Iterable[str]) -> list[str]:
+        """Those of the named settings that differ from their defaults, in order of name."""
+        fields = type(self).model_fields
+        return [name for name in sorted(names) if getattr(self, name) != fields[name].default]
 
     @classmethod
     def load(

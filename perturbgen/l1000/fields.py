@@ -148,8 +148,6 @@ _HOURS: Final = {
     "d": 24.0,
 }
 
-_Amount = tuple[float, str | None]
-
 
 def _number(value: object) -> float:
     """A number, or NaN; of replicates joined by ``|`` the value that they share."""
@@ -171,7 +169,7 @@ def _clean_unit(unit: object) -> str | None:
     return None if text in ("", "-666", "-666.0") else text
 
 
-def amount(value: object, unit: object, text: object) -> _Amount:
+def _amount(value: object, unit: object, text: object) -> tuple[float, str | None]:
     """A quantity and its unit, from two columns or, where the number is missing, from one text."""
     found = _number(value)
     if not math.isnan(found):
@@ -182,15 +180,15 @@ def amount(value: object, unit: object, text: object) -> _Amount:
     return _number(match[1]), _clean_unit(match[2])
 
 
-def micromolar(quantity: _Amount) -> _Amount:
+def dose_of(number: object, unit_text: object, text: object) -> tuple[float, str | None]:
     """A dose in uM where its unit is molar; other units (ng, uL, ng/mL, %) stay as they are."""
-    value, unit = quantity
+    value, unit = _amount(number, unit_text, text)
     if unit is None or unit.lower() not in _MOLAR:
         return value, unit
     return float(f"{value * _MOLAR[unit.lower()]:.10g}"), "uM"
 
 
-def hours(quantity: _Amount) -> float:
+def hours_of(number: object, unit_text: object, text: object) -> float:
     """A time in hours; an unknown unit gives NaN rather than a wrong number."""
-    value, unit = quantity
+    value, unit = _amount(number, unit_text, text)
     return value * _HOURS.get((unit or "").lower(), math.nan)

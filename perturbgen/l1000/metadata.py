@@ -16,7 +16,7 @@ import pyarrow.csv as pacsv
 
 from perturbgen.core.errors import InputError, SchemaError, shorten, suggest
 from perturbgen.core.files import require_file
-from perturbgen.l1000.fields import MISSING_TEXT, amount, core_id, hours, level_of, micromolar
+from perturbgen.l1000.fields import MISSING_TEXT, core_id, dose_of, hours_of, level_of
 
 log = logging.getLogger(__name__)
 
@@ -204,12 +204,9 @@ def unify(table: pd.DataFrame) -> pd.DataFrame:
     the canonical id and ``control`` follows CMap's types, not their prefix.
     """
     found = {ours: _pick(table, theirs) for ours, theirs in _NAMES.items()}
-    dose = _distinct(
-        [found["dose"], found["dose_unit"], found["dose_text"]],
-        lambda *row: micromolar(amount(*row)),
-    )
+    dose = _distinct([found["dose"], found["dose_unit"], found["dose_text"]], dose_of)
     time = _distinct(
-        [found["time"], found["time_unit"], found["time_text"]], lambda *row: (hours(amount(*row)),)
+        [found["time"], found["time_unit"], found["time_text"]], lambda *row: (hours_of(*row),)
     )
     types = _distinct([found["pert_type"]], lambda code: (_clean_type(code),))[0].astype(object)
     named = found["pert_id"] if found["pert_id"].notna().any() else found["name"]

@@ -25,7 +25,7 @@ from perturbgen.predict.estimators import require_same
 from perturbgen.predict.experiment import PredictSettings
 from perturbgen.predict.pipeline import predict
 from perturbgen.predict.wells import vehicle_of
-from perturbgen.train import read_parts
+from perturbgen.train import CELLS
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -81,7 +81,7 @@ class RunFiles:
 
     def _seen_by(self, run: Path, labels: pd.Series) -> pd.MultiIndex:
         """Of one run; a cell without a label is an error."""
-        parts = read_parts(run)
+        parts = CELLS.parts(run)
         names = parts.index[parts.isin(_SEEN)].astype(str)
         absent = names[~names.isin(labels.index)]
         if len(absent):

@@ -4,18 +4,18 @@ Of generative models of counts ``train(settings)`` makes a run directory, ``resu
 one, ``load_run`` gives its model back. Another kind of model brings a ``Recipe`` of its own.
 """
 
-from perturbgen.train.generative import TrainedRun, load_run, read_parts, resume, train, train_once
+from perturbgen.train.generative import CELLS, TrainedRun, load_run, resume, train, train_once
 from perturbgen.train.run import Recipe, Trained, launch, require_unseen
 from perturbgen.train.settings import RunSettings
 
 __all__ = [
+    "CELLS",
     "Recipe",
     "RunSettings",
     "Trained",
     "TrainedRun",
     "launch",
     "load_run",
-    "read_parts",
     "require_unseen",
     "resume",
     "train",

@@ -59,6 +59,10 @@ class Board:
     def pictures(self, training: Training, epoch: int) -> None:
         """Figures of an epoch."""
 
+    def add_latents(self, tag: str, points: np.ndarray, labels: pd.DataFrame, epoch: int) -> None:
+        """The first two components of points (samples, dimensions), coloured by labels."""
+        self.writer.add_figure(tag, _latent_figure(points, labels), epoch)
+
     def projected(self, training: Training) -> tuple[np.ndarray, pd.DataFrame] | None:
         """Points (samples, dimensions) for the projector, and their labels."""
         return None
@@ -113,7 +117,7 @@ def _hyper_parameters(settings: LoopSettings) -> dict[str, str | float | int | b
     return flat
 
 
-def latent_figure(latents: np.ndarray, labels: pd.DataFrame) -> Figure:
+def _latent_figure(latents: np.ndarray, labels: pd.DataFrame) -> Figure:
     """The first two components of latent points (cells, latent), coloured by labels."""
     from matplotlib.figure import Figure
 

@@ -1,16 +1,15 @@
-"""What a run leaves on disk to be resumed and used: its card, checkpoints, a record of epochs."""
+"""What a run leaves on disk to be resumed and used: its card and its checkpoints."""
 
 from __future__ import annotations
 
 import json
-import math
 import pickle
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from perturbgen.core.errors import InputError
-from perturbgen.core.files import atomic_path, disk_errors, require_file
+from perturbgen.core.files import atomic_path, require_file
 from perturbgen.core.tables import read_frame
 
 if TYPE_CHECKING:
@@ -134,44 +133,3 @@ def load_state(run: Path, name: str, into: torch.nn.Module | None = None) -> dic
             cause="config.toml was edited, or the checkpoint copied from another run",
         ) from None
     return state
-
-
-def append_record(run: Path, record: dict[str, Any]) -> None:
-    """Add an epoch to ``metrics.jsonl``, in place of what an interrupted run wrote of it."""
-
-    def epoch_of(line: str) -> float:
-        try:
-            return int(json.loads(line)["epoch"])
-        except (ValueError, TypeError, KeyError):
-            return math.inf  # a killed run left half a line, which belongs to no epoch
-
-    path = run / "metrics.jsonl"
-    lines = path.read_text().splitlines() if path.exists() else []
-    kept = [line for line in lines if epoch_of(line) < record["epoch"]]
-    with disk_errors(path):
-        if len(kept) < len(lines):
-            with atomic_path(path) as part:
-                part.write_text("".join(f"{line}\n" for line in kept))
-        with path.open("a") as handle:
-            handle.write(json.dumps(record) + "\n")
-
-
-def ending(run: Path, unit: str) -> dict[str, Any]:
-    """How a run ended: a row with its best epoch, by the validation objective if it has one."""
-    path = require_file(run / "metrics.jsonl", "record of a run's epochs")
-    try:
-        records = [json.loads(line) for line in path.read_text().splitlines()]
-    except ValueError as error:
-        raise InputError(
-            f"{path} cannot be read: {error}", cause="it was edited, or a copy broke off"
-        ) from None
-    key = "validation/objective" if "validation/objective" in records[-1] else "train/objective"
-    best = min(records, key=lambda record: record[key])
-    return {
-        "run": str(run),
-        "epochs": len(records),
-        "best_epoch": best["epoch"],
-        "measure": key,
-        "best": best[key],
-        f"{unit}_per_second": records[-1][f"{unit}_per_second"],
-    }

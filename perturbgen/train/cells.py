@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from perturbgen.core.errors import ConfigError, CountsError, InputError, SchemaError, shorten
+from perturbgen.core.errors import ConfigError, CountsError, SchemaError, shorten
 from perturbgen.core.tables import read_frame, require_columns, require_unique
 from perturbgen.data import CountStore, CovariateEncoder, require_same_genes
 from perturbgen.train.feeds import CellFeed
@@ -26,46 +26,27 @@ class Cells:
     encoder: CovariateEncoder
     descriptors: Mapping[str, pd.DataFrame]  # by condition, a row per category
 
-
-def read_cells(settings: RunSettings) -> Cells:
-    """The run's cells, split and encoded."""
-    path, conditions = settings.data.path, settings.conditions
-    store = open_store(settings.data)
-    if not (len(store) and store.n_genes):
-        raise SchemaError(f"{path} is empty: {len(store)} cells x {store.n_genes} genes")
-    require_unique(store.obs.index, "cell", path)
-    require_unique(store.var_names, "gene", path)
-    descriptors = {
-        name: _read_descriptors(condition.descriptors)
-        for name, condition in conditions.items()
-        if condition.descriptors
-    }
-    # Fitted on all cells: a category that only validation cells have keeps its place.
-    encoder = _fit_encoder(store.obs, conditions, descriptors)
-    store = store.with_covariates(encoder)
-    train, validation = _split_cells(store.obs, settings.data, settings.seed)
-    cells = Cells(store.subset(train), store.subset(validation), encoder, descriptors)
-    _refuse_empty(cells.train, cells.validation)
-    return cells
-
-
-def open_store(data: CellData) -> CountStore:
-    """The counts, checked to be raw, with their obs."""
-    from perturbgen.core.tables import open_h5ad
-    from perturbgen.data import read_competition, take_layer
-
-    if data.on_disk:
-        return CountStore.open(data.path, layer=data.layer)
-    if data.path.suffix == ".zarr":
-        return CountStore.open(data.path, layer=data.layer).to("cpu")
-    if data.path.is_dir():
-        if data.layer:
-            raise InputError(
-                f"layer {data.layer!r}: {data.path} is a folder of competition files, "
-                "which has no layers"
-            )
-        return CountStore.from_adata(read_competition(data.path))
-    return CountStore.from_adata(take_layer(open_h5ad(data.path), data.layer, data.path))
+    @classmethod
+    def read(cls, settings: RunSettings) -> Cells:
+        """The cells that the settings name, split and encoded."""
+        path, conditions = settings.data.path, settings.conditions
+        store = settings.data.open()
+        if not (len(store) and store.n_genes):
+            raise SchemaError(f"{path} is empty: {len(store)} cells x {store.n_genes} genes")
+        require_unique(store.obs.index, "cell", path)
+        require_unique(store.var_names, "gene", path)
+        descriptors = {
+            name: _read_descriptors(condition.descriptors)
+            for name, condition in conditions.items()
+            if condition.descriptors
+        }
+        # Fitted on all cells: a category that only validation cells have keeps its place.
+        encoder = _fit_encoder(store.obs, conditions, descriptors)
+        store = store.with_covariates(encoder)
+        train, validation = _split_cells(store.obs, settings.data, settings.seed)
+        cells = cls(store.subset(train), store.subset(validation), encoder, descriptors)
+        _refuse_empty(cells.train, cells.validation)
+        return cells
 
 
 def open_cells(
@@ -77,7 +58,7 @@ def open_cells(
     """
     from anndata import AnnData
 
-    store = open_store(CellData(path=path, layer=layer))
+    store = CellData(path=path, layer=layer).open()
     if not len(store):
         raise SchemaError(f"{path} has no cells", expected="at least one")
     genes = pd.Index(run.card.genes)
@@ -91,12 +72,12 @@ def open_cells(
             require_same_genes(AnnData(var=pd.DataFrame(index=store.var_names)), run.card.genes)
     store = store.with_covariates(run.card.covariates)
     if part is not None:
-        store = store.subset(_members(run, store, part))
+        store = store.subset(_cells_of_part(run, store, part))
     _refuse_empty(store)
     return store
 
 
-def _members(run: Trained, store: CountStore, part: str) -> pd.Index:
+def _cells_of_part(run: Trained, store: CountStore, part: str) -> pd.Index:
     """The run's cells of one part, all of which the file must have."""
     require_unique(store.obs.index, "cell", "the file")
     parts = run.parts()
@@ -189,7 +170,7 @@ def _split_cells(obs: pd.DataFrame, data: CellData, seed: int) -> tuple[pd.Index
 
 def _refuse_empty(*stores: CountStore) -> None:
     """A cell without counts has no composition to model."""
-    empty = [name for store in stores for name in store.obs.index[_totals(store) == 0]]
+    empty = [name for store in stores for name in store.obs.index[_total_counts(store) == 0]]
     if empty:
         raise CountsError(
             f"{len(empty)} cells have no counts at all: {shorten(empty)}",
@@ -198,7 +179,7 @@ def _refuse_empty(*stores: CountStore) -> None:
         )
 
 
-def _totals(store: CountStore) -> np.ndarray:
+def _total_counts(store: CountStore) -> np.ndarray:
     """Total counts (cells,)."""
     from perturbgen.models.base import sizes
 

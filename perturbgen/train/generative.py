@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
     from perturbgen.models import Covariate, LatentModel
     from perturbgen.train.cells import Cells
-    from perturbgen.train.loop import Training, Watcher
+    from perturbgen.train.heldout import CellBoard
+    from perturbgen.train.loop import Training
 
 
 @dataclass(frozen=True)
@@ -72,14 +73,14 @@ class TrainedRun(Trained):
         raise SchemaError("the cells name a gene more than once", expected="unique names")
 
 
-class _CellRecipe(Recipe[RunSettings, "Cells", _ModelCard]):
-    settings, card = RunSettings, _ModelCard
+class _CellRecipe(Recipe[RunSettings, "Cells", _ModelCard, TrainedRun]):
+    settings, card, trained = RunSettings, _ModelCard, TrainedRun
     unit, may_change = "cells", ("training.resident",)
 
     def read(self, settings: RunSettings) -> Cells:
-        from perturbgen.train.cells import read_cells
+        from perturbgen.train.cells import Cells
 
-        return read_cells(settings)
+        return Cells.read(settings)
 
     def sources(self, settings: RunSettings) -> Iterable[Path]:
         described = (condition.descriptors for condition in settings.conditions.values())
@@ -130,7 +131,7 @@ class _CellRecipe(Recipe[RunSettings, "Cells", _ModelCard]):
             fabric=fabric,
         )
 
-    def board(self, run: Path, settings: RunSettings, epoch: int) -> Watcher:
+    def board(self, run: Path, settings: RunSettings, epoch: int) -> CellBoard:
         from perturbgen.train.heldout import CellBoard
 
         return CellBoard(run, settings, epoch=epoch)
@@ -153,15 +154,10 @@ CELLS = _CellRecipe()
 train, resume, train_once = CELLS.train, CELLS.resume, CELLS.train_once
 
 
-def read_parts(run: Path) -> pd.Series:
-    """The part of each cell of a run, without its model."""
-    return _ModelCard.read_members(run)["part"]
-
-
 def load_run(path: str | Path, *, which: str = "best", device: str = "cpu") -> TrainedRun:
     """A trained run, its best (or last) model on a device, ready for use."""
     require_device(device)
-    return TrainedRun(**vars(CELLS.load(path, which=which, device=device)))
+    return CELLS.load(path, which=which, device=device)
 
 
 def _gene_shares(data: Cells) -> torch.Tensor:

@@ -7,6 +7,7 @@ screen.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -15,7 +16,7 @@ import pandas as pd
 from perturbgen.core.console import track
 from perturbgen.core.page import PALETTE
 from perturbgen.data import Batch, CountStore
-from perturbgen.train.board import Board, latent_figure
+from perturbgen.train.board import Board
 from perturbgen.train.feeds import CellFeed
 from perturbgen.train.run import Trained
 from perturbgen.train.settings import RunSettings
@@ -28,57 +29,66 @@ if TYPE_CHECKING:
     from perturbgen.train.loop import Training
 
 
-def judge_cells(run: Trained, store: CountStore, *, samples: int, seed: int) -> dict[str, Any]:
-    """The likelihood of cells' counts, posterior-predictive checks, and probes of their latents."""
-    log_likelihood = log_likelihoods(run, store, samples=samples, seed=seed)
-    likelihood = {**likelihood_row(log_likelihood, store.n_genes), "samples": samples}
-    likelihood["of"] = "normalised data" if run.card.kind == "gaussian_vae" else "counts"
-    labels = store.obs[list(run.settings.conditions)]
-    return {
-        "run": str(run.path),
-        "likelihood": likelihood,
-        "predictive": _predictive_row(run, store, seed=seed),
-        "probes": probe_rows(encode_cells(run, store), labels, seed=seed),
-    }
+@dataclass(frozen=True)
+class CellJudge:
+    """A trained model asked about the cells of a store."""
+
+    run: Trained
+    store: CountStore
+
+    def numbers(self, *, samples: int, seed: int) -> dict[str, Any]:
+        """The likelihood of the counts, posterior-predictive checks, and probes of the latents."""
+        conditions = self.run.settings.conditions
+        likelihood = {**self.likelihood(samples=samples, seed=seed), "samples": samples}
+        likelihood["of"] = "normalised data" if self.run.card.kind == "gaussian_vae" else "counts"
+        return {
+            "run": str(self.run.path),
+            "likelihood": likelihood,
+            "predictive": self._predictive_row(seed=seed),
+            "probes": probe_rows(self.latents(), self.store.obs[list(conditions)], seed=seed),
+        }
+
+    def latents(self, *, batch_size: int = 256) -> np.ndarray:
+        """Latent points (cells, latent)."""
+        batches = self._batches("encoding", batch_size)
+        return np.vstack([self.run.model.encode(batch).cpu().numpy() for batch in batches])
+
+    def log_likelihoods(self, *, samples: int, seed: int, batch_size: int = 128) -> np.ndarray:
+        """Log p(x | c) of every cell, (cells,), in nats, by importance sampling."""
+        import torch
+
+        model = self.run.model
+        generator = torch.Generator(next(model.parameters()).device).manual_seed(seed)
+        parts = [
+            model.log_evidence(batch, samples=samples, generator=generator)
+            for batch in self._batches("likelihood", batch_size)
+        ]
+        return np.concatenate([part.cpu().numpy() for part in parts])
+
+    def likelihood(self, *, samples: int, seed: int) -> dict[str, Any]:
+        """Mean negative log-likelihood, nats per gene and cell, and its error over cells."""
+        log_likelihood = self.log_likelihoods(samples=samples, seed=seed)
+        return _likelihood_row(log_likelihood, self.store.n_genes)
+
+    def _batches(self, what: str, size: int) -> Iterable[CellBatch]:
+        return track(CellFeed(self.store, size).once(), what, -(-len(self.store) // size))
+
+    def _predictive_row(self, *, seed: int, cells: int = 2000) -> dict[str, float]:
+        """Posterior-predictive checks on some of the cells."""
+        run, store = self.run, self.store
+        chosen = np.random.default_rng(seed).permutation(len(store))[:cells]
+        real, generated = _real_and_generated(run.model, store, chosen, seed=seed)
+        row = _predictive_numbers(real, generated)
+        if run.settings.conditions:
+            groups = _condition_texts(store.obs.iloc[chosen], run.settings.conditions)
+            row["between_conditions_generated_over_real"] = _between_ratio(real, generated, groups)
+        return row
 
 
-def encode_cells(run: Trained, store: CountStore, *, batch_size: int = 256) -> np.ndarray:
-    """Latent points (cells, latent)."""
-    batches = track(CellFeed(store, batch_size).once(), "encoding", -(-len(store) // batch_size))
-    return np.vstack([run.model.encode(batch).cpu().numpy() for batch in batches])
-
-
-def log_likelihoods(
-    run: Trained, store: CountStore, *, samples: int, seed: int, batch_size: int = 128
-) -> np.ndarray:
-    """Log p(x | c) of every cell, (cells,), in nats, by importance sampling."""
-    import torch
-
-    device = next(run.model.parameters()).device
-    generator = torch.Generator(device).manual_seed(seed)
-    batches = track(CellFeed(store, batch_size).once(), "likelihood", -(-len(store) // batch_size))
-    parts = [run.model.log_evidence(b, samples=samples, generator=generator) for b in batches]
-    return np.concatenate([part.cpu().numpy() for part in parts])
-
-
-def likelihood_row(log_likelihood: np.ndarray, n_genes: int) -> dict[str, Any]:
-    """Mean negative log-likelihood, nats per gene and cell, with its standard error over cells."""
+def _likelihood_row(log_likelihood: np.ndarray, n_genes: int) -> dict[str, Any]:
     nll = -log_likelihood / n_genes
     error = float(nll.std(ddof=1) / np.sqrt(len(nll))) if len(nll) > 1 else float("nan")
     return {"cells": len(nll), "nll_per_gene": float(nll.mean()), "standard_error": error}
-
-
-def _predictive_row(
-    run: Trained, store: CountStore, *, seed: int, cells: int = 2000
-) -> dict[str, float]:
-    """Posterior-predictive checks on some of the cells."""
-    chosen = np.random.default_rng(seed).permutation(len(store))[:cells]
-    real, generated = _real_and_generated(run.model, store, chosen, seed=seed)
-    row = _predictive_numbers(real, generated)
-    if run.settings.conditions:
-        groups = _condition_texts(store.obs.iloc[chosen], run.settings.conditions)
-        row["between_conditions_generated_over_real"] = _between_ratio(real, generated, groups)
-    return row
 
 
 def probe_rows(
@@ -129,10 +139,10 @@ class CellBoard(Board):
 
     def pictures(self, training: Training, epoch: int) -> None:
         """Latent space, posterior-predictive figures and the gauges."""
-        model, store, _ = _opened(training)
+        model, store, _ = _model_and_stores(training)
         positions = self.chosen(len(store))
         latents, labels = self._own(model, store, positions)
-        self.writer.add_figure("latent/principal components", latent_figure(latents, labels), epoch)
+        self.add_latents("latent/principal components", latents, labels, epoch)
         active = _active_dimensions(latents)
         self.writer.add_scalar("gauges/active latent dimensions", active, epoch)
         few = positions[:1000]  # their counts are made dense
@@ -148,7 +158,7 @@ class CellBoard(Board):
 
     def projected(self, training: Training) -> tuple[np.ndarray, pd.DataFrame]:
         """Latent points of some training and validation cells."""
-        model, store, validation = _opened(training)
+        model, store, validation = _model_and_stores(training)
         latents, labels = self._own(model, store, self.chosen(len(store)))
         labels = labels.assign(split="train")
         if len(validation):
@@ -174,7 +184,7 @@ class CellBoard(Board):
         return obs[[name for name in names if name in obs]]
 
 
-def _opened(training: Training) -> tuple[LatentModel, CountStore, CountStore]:
+def _model_and_stores(training: Training) -> tuple[LatentModel, CountStore, CountStore]:
     """The model, in evaluation mode, and the cells behind the loop's feeds."""
     feeds = cast("CellFeed", training.train), cast("CellFeed", training.validation)
     return cast("LatentModel", training.model.eval()), feeds[0].store, feeds[1].store

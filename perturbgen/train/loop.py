@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import time
@@ -13,10 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from perturbgen.core.errors import ConfigError, PerturbgenError, StorageError, shorten
-from perturbgen.train.card import append_record, load_state, save_state
+from perturbgen.core.files import atomic_path, disk_errors
+from perturbgen.train.card import load_state, save_state
 from perturbgen.train.progress import Interrupts, Status
 from perturbgen.train.protocols import Feed, Judge, SampleBatch
-from perturbgen.train.schedules import Schedule, share_row_gradients
+from perturbgen.train.schedules import Schedule
 from perturbgen.train.settings import LoopSettings
 
 if TYPE_CHECKING:
@@ -31,7 +33,7 @@ log = logging.getLogger(__name__)
 _SAVE_EVERY = 60.0  # seconds between checkpoints, at the least
 
 
-class Watcher(Protocol):
+class _Watcher(Protocol):
     """Is shown a run while it trains: TensorBoard."""
 
     def epoch(self, training: Training, record: dict[str, Any]) -> None:
@@ -85,9 +87,7 @@ class Training:
                 group["base_rate"] = group["lr"]  # what a schedule multiplies; kept in checkpoints
         wrapped = fabric.setup(model, *optimisers)
         self.wrapped, self.optimisers = wrapped[0], list(wrapped[1:])
-        self.schedule = Schedule(
-            settings.annealing, settings.training, train.steps(fabric.world_size)
-        )
+        self.schedule = Schedule(settings, train.steps(fabric.world_size))
         self.state = _State()
         self.best_model: dict[str, torch.Tensor] | None = None
         self.saved_at = time.monotonic()
@@ -99,7 +99,7 @@ class Training:
         in_vain = patience is not None and self.state.waited >= patience
         return in_vain or self.state.epoch >= self.settings.training.epochs
 
-    def fit(self, watcher: Watcher | None = None) -> None:
+    def fit(self, watcher: _Watcher | None = None) -> None:
         """Train until the last epoch, or until nothing is gained any more."""
         epochs = self.settings.training.epochs
         if self.model.annealed:
@@ -110,7 +110,7 @@ class Training:
                 self._select(record)
                 status.show(record)
                 if self.fabric.is_global_zero:
-                    append_record(self.run, record)
+                    _append_record(self.run, record)
                     if watcher is not None:
                         watcher.epoch(self, record)
                 if self.finished or time.monotonic() - self.saved_at > _SAVE_EVERY:
@@ -158,7 +158,7 @@ class Training:
             fabric.world_size / total
         )
         fabric.backward(loss)
-        share_row_gradients(fabric, self.model, math.ceil(total / fabric.world_size))
+        _share_row_gradients(fabric, self.model, math.ceil(total / fabric.world_size))
         # Sparse gradients are not clipped: Adam makes a step's length independent of their scale.
         dense = [p for p in self.model.parameters() if p.grad is not None and not p.grad.is_sparse]
         norm = float(torch.nn.utils.clip_grad_norm_(dense, self.settings.training.clip_norm))
@@ -342,3 +342,48 @@ def _explained(feed: Feed, size: int) -> Iterator[None]:
             f"out of memory in a batch of {feed.shape(size)}",
             fix=f"--set training.batch_size={max(1, size // 2)}",
         ) from error
+
+
+def _append_record(run: Path, record: dict[str, Any]) -> None:
+    """Add an epoch to ``metrics.jsonl``, in place of what an interrupted run wrote of it."""
+
+    def epoch_of(line: str) -> float:
+        try:
+            return int(json.loads(line)["epoch"])
+        except (ValueError, TypeError, KeyError):
+            return math.inf  # a killed run left half a line, which belongs to no epoch
+
+    path = run / "metrics.jsonl"
+    lines = path.read_text().splitlines() if path.exists() else []
+    kept = [line for line in lines if epoch_of(line) < record["epoch"]]
+    with disk_errors(path):
+        if len(kept) < len(lines):
+            with atomic_path(path) as part:
+                part.write_text("".join(f"{line}\n" for line in kept))
+        with path.open("a") as handle:
+            handle.write(json.dumps(record) + "\n")
+
+
+def _share_row_gradients(fabric: Fabric, model: torch.nn.Module, samples: int) -> None:
+    """Average, over processes, the sparse gradients of representations that a batch touched.
+
+    ``samples`` is the largest number of rows that a process has.
+    """
+    import torch
+
+    for parameter in model.parameters():
+        if parameter.grad is None or not parameter.grad.is_sparse or fabric.world_size == 1:
+            continue
+        # Only the touched rows travel, padded to one length. Every process then makes the same
+        # step, so the tables stay equal and one checkpoint holds them all.
+        grad = parameter.grad.coalesce()
+        rows = torch.zeros(samples, dtype=torch.int64, device=grad.device)
+        values = torch.zeros(samples, parameter.shape[1], device=grad.device)
+        rows[: grad._nnz()], values[: grad._nnz()] = grad.indices()[0], grad.values()
+        all_rows = torch.as_tensor(fabric.all_gather(rows)).reshape(1, -1)
+        all_values = torch.as_tensor(fabric.all_gather(values)).flatten(0, 1)
+        used = all_values.abs().sum(-1) > 0  # without the padding
+        mean = all_values[used] / fabric.world_size
+        parameter.grad = torch.sparse_coo_tensor(
+            all_rows[:, used], mean, parameter.shape, check_invariants=False
+        )

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from perturbgen.core.errors import ConfigError, InputError, SchemaError, shorten
-from perturbgen.core.files import atomic_path, require_folder, require_writable
+from perturbgen.core.files import atomic_path, require_file, require_folder, require_writable
 from perturbgen.core.runs import create_run, file_hash
 from perturbgen.core.system import cores, keep_freed_memory
 from perturbgen.train.card import Card, load_state
@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     import torch
     from lightning_fabric import Fabric
 
-    from perturbgen.train.loop import Training, Watcher
+    from perturbgen.train.board import Board
+    from perturbgen.train.loop import Training
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +40,7 @@ _MAY_CHANGE = ("training.epochs", "stopping.patience", "training.threads", "boar
 _S = TypeVar("_S", bound=LoopSettings)
 _D = TypeVar("_D")
 _C = TypeVar("_C", bound=Card)
+_R = TypeVar("_R", bound="Trained")
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,11 +61,12 @@ class Trained:
         return self.members()["part"]
 
 
-class Recipe(ABC, Generic[_S, _D, _C]):
-    """What a kind of model brings to a run: its settings, its data as read, its card."""
+class Recipe(ABC, Generic[_S, _D, _C, _R]):
+    """What a kind of model brings to a run: its settings, its data as read, its card, its use."""
 
     settings: type[_S]
     card: type[_C]
+    trained: type[_R]
     unit: str  # what samples are called: "cells"
     may_change: tuple[str, ...] = ()  # settings that a resumed run may have changed, beside ours
 
@@ -88,7 +91,7 @@ class Recipe(ABC, Generic[_S, _D, _C]):
         """The loop with its feeds, the model, its optimisers and its judge."""
 
     @abstractmethod
-    def board(self, run: Path, settings: _S, epoch: int) -> Watcher:
+    def board(self, run: Path, settings: _S, epoch: int) -> Board:
         """What TensorBoard is shown from an epoch on."""
 
     @abstractmethod
@@ -156,14 +159,40 @@ class Recipe(ABC, Generic[_S, _D, _C]):
                 return self.resume(run, accelerator=accelerator)
         return self.train(settings, runs=runs, accelerator=accelerator)
 
-    def load(self, path: str | Path, *, which: str = "best", device: str = "cpu") -> Trained:
+    def load(self, path: str | Path, *, which: str = "best", device: str = "cpu") -> _R:
         """A trained run, its best (or last) model on a device, ready for use."""
         path = require_folder(path, "run directory")
         card = self.card.read(path)
         settings = self.settings.load(path / "config.toml")
         model = self.blank(path, settings, card)
         load_state(path, which, model)
-        return Trained(path, settings, model.to(device).eval(), card)
+        return self.trained(path, settings, model.to(device).eval(), card)
+
+    def parts(self, run: Path) -> pd.Series:
+        """The part of each sample of a run, without its model."""
+        return self.card.read_members(run)["part"]
+
+    def ending(self, run: Path) -> dict[str, Any]:
+        """How a run ended: its best epoch, by the validation objective if it has one."""
+        path = require_file(run / "metrics.jsonl", "record of a run's epochs")
+        try:
+            records = [json.loads(line) for line in path.read_text().splitlines()]
+        except ValueError as error:
+            raise InputError(
+                f"{path} cannot be read: {error}", cause="it was edited, or a copy broke off"
+            ) from None
+        validated = "validation/objective" in records[-1]
+        key = "validation/objective" if validated else "train/objective"
+        best = min(records, key=lambda record: record[key])
+        speed = f"{self.unit}_per_second"
+        return {
+            "run": str(run),
+            "epochs": len(records),
+            "best_epoch": best["epoch"],
+            "measure": key,
+            "best": best[key],
+            speed: records[-1][speed],
+        }
 
     def _hashes(self, settings: _S) -> dict[str, str]:
         return {str(path): file_hash(path) for path in self.sources(settings) if path.is_file()}
@@ -206,9 +235,7 @@ class Recipe(ABC, Generic[_S, _D, _C]):
         _carry_out(training, lambda epoch: self.board(run, settings, epoch), resumed=resumed)
 
 
-def _carry_out(
-    training: Training, watch: Callable[[int], Watcher], *, resumed: bool = False
-) -> None:
+def _carry_out(training: Training, watch: Callable[[int], Board], *, resumed: bool = False) -> None:
     """Train to the end, watched by ``watch(first epoch)`` in the first process."""
     if resumed:
         training.restore()

@@ -1,4 +1,4 @@
-"""How weights of terms and learning rates change in a run; optimisers and their gradients."""
+"""How weights of terms and learning rates change in a run; its optimiser."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from perturbgen.train.settings import Annealing, LoopTraining
+from perturbgen.train.settings import LoopSettings
 
 if TYPE_CHECKING:
     import torch
-    from lightning_fabric import Fabric
 
 log = logging.getLogger(__name__)
 
@@ -21,13 +20,12 @@ log = logging.getLogger(__name__)
 class Schedule:
     """Weights of annealed terms and factors of learning rates: pure functions of the step."""
 
-    annealing: Annealing
-    training: LoopTraining
+    settings: LoopSettings
     steps_per_epoch: int
 
     def weight(self, step: int) -> float:
         """Of annealed terms at a step (0, 1, ...), exactly the full one after the warm-up."""
-        annealing, ramp = self.annealing, self._warmup_steps
+        annealing, ramp = self.settings.annealing, self._warmup_steps
         if step >= ramp:
             return annealing.weight
         done = step / ramp
@@ -39,10 +37,10 @@ class Schedule:
 
     @property
     def _warmup_steps(self) -> int:
-        if self.annealing.shape == "constant":
+        annealing = self.settings.annealing
+        if annealing.shape == "constant":
             return 0
-        each = self.steps_per_epoch if self.annealing.unit == "epochs" else 1
-        return self.annealing.warmup * each
+        return annealing.warmup * (self.steps_per_epoch if annealing.unit == "epochs" else 1)
 
     @property
     def warmup_epochs(self) -> int:
@@ -51,19 +49,19 @@ class Schedule:
 
     def warn_of_long_warmup(self) -> None:
         """Log a warning where the warm-up outlasts the run."""
-        if self.warmup_epochs >= self.training.epochs:
+        if self.warmup_epochs >= self.settings.training.epochs:
             log.warning(
                 "the KL warm-up takes %d steps, the whole run %d: the full objective would never "
                 "be trained; shorten it (annealing.warmup) or train longer (training.epochs)",
                 self._warmup_steps,
-                self.steps_per_epoch * self.training.epochs,
+                self.steps_per_epoch * self.settings.training.epochs,
             )
 
     def rate_factor(self, step: int) -> float:
         """What learning rates are multiplied by at a step: 1, or half a cosine from 1 to 0.01."""
-        if self.training.decay == "constant":
+        if self.settings.training.decay == "constant":
             return 1.0
-        total = self.training.epochs * self.steps_per_epoch
+        total = self.settings.training.epochs * self.steps_per_epoch
         return 0.01 + 0.99 * (0.5 + 0.5 * math.cos(math.pi * min(step, total) / total))
 
 
@@ -75,28 +73,3 @@ def adamw(*groups: tuple[Iterable[torch.nn.Parameter], float, float]) -> torch.o
         [{"params": list(p), "lr": rate, "weight_decay": decay} for p, rate, decay in groups],
         fused=True,
     )
-
-
-def share_row_gradients(fabric: Fabric, model: torch.nn.Module, samples: int) -> None:
-    """Average, over processes, the sparse gradients of representations that a batch touched.
-
-    ``samples`` is the largest number of rows that a process has.
-    """
-    import torch
-
-    for parameter in model.parameters():
-        if parameter.grad is None or not parameter.grad.is_sparse or fabric.world_size == 1:
-            continue
-        # Only the touched rows travel, padded to one length. Every process then makes the same
-        # step, so the tables stay equal and one checkpoint holds them all.
-        grad = parameter.grad.coalesce()
-        rows = torch.zeros(samples, dtype=torch.int64, device=grad.device)
-        values = torch.zeros(samples, parameter.shape[1], device=grad.device)
-        rows[: grad._nnz()], values[: grad._nnz()] = grad.indices()[0], grad.values()
-        all_rows = torch.as_tensor(fabric.all_gather(rows)).reshape(1, -1)
-        all_values = torch.as_tensor(fabric.all_gather(values)).flatten(0, 1)
-        used = all_values.abs().sum(-1) > 0  # without the padding
-        mean = all_values[used] / fabric.world_size
-        parameter.grad = torch.sparse_coo_tensor(
-            all_rows[:, used], mean, parameter.shape, check_invariants=False
-        )

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from perturbgen.core.config import Settings
+from perturbgen.core.errors import InputError
+
+if TYPE_CHECKING:
+    from perturbgen.data import CountStore
 
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 Widths = Annotated[tuple[Count, ...], Field(min_length=1)]
 Chance = Annotated[float, Field(ge=0, lt=1)]
 NonNegative = Annotated[float, Field(ge=0)]
-
-
-def changed(settings: Settings, names: set[str]) -> list[str]:
-    """Those of the named settings that differ from their defaults, in order of name."""
-    fields = type(settings).model_fields
-    return [name for name in sorted(names) if getattr(settings, name) != fields[name].default]
 
 
 class CellData(Settings):
@@ -30,6 +28,24 @@ class CellData(Settings):
     on_disk: bool = False  # read batches from the file instead of memory
     split: Path | None = None  # a split file; its parts "train" and, if there is one, "validation"
     validation: Chance = 0.1  # share of the cells, where there is no split file
+
+    def open(self) -> CountStore:
+        """The counts, checked to be raw, with their obs."""
+        from perturbgen.core.tables import open_h5ad
+        from perturbgen.data import CountStore, read_competition, take_layer
+
+        if self.on_disk:
+            return CountStore.open(self.path, layer=self.layer)
+        if self.path.suffix == ".zarr":
+            return CountStore.open(self.path, layer=self.layer).to("cpu")
+        if self.path.is_dir():
+            if self.layer:
+                raise InputError(
+                    f"layer {self.layer!r}: {self.path} is a folder of competition files, "
+                    "which has no layers"
+                )
+            return CountStore.from_adata(read_competition(self.path))
+        return CountStore.from_adata(take_layer(open_h5ad(self.path), self.layer, self.path))
 
 
 class _ConditionSettings(Settings):
@@ -99,7 +115,7 @@ class _ModelSettings(Settings):
     def of_this_kind(self) -> _ModelSettings:
         """A setting that this kind of model would ignore is an error."""
         counts_only = {"encoder_input"} if self.kind == "gaussian_vae" else set()
-        foreign = changed(self, _OF_VAES if self.kind == "dgd" else _OF_DGDS | counts_only)
+        foreign = self.changed(_OF_VAES if self.kind == "dgd" else _OF_DGDS | counts_only)
         if foreign:
             raise ValueError(f"{foreign[0]!r} is no setting of a {self.kind}")
         if self.kind == "gaussian_vae":
@@ -112,14 +128,14 @@ class _ModelSettings(Settings):
             raise ValueError(
                 "decoder.dispersion 'gene-category' and decoder.dispersion_by go together"
             )
-        if self.components_by is not None and changed(self, {"components"}):
+        if self.components_by is not None and self.changed({"components"}):
             raise ValueError(
                 "'components' has no effect beside 'components_by', which counts the categories"
             )
         return self
 
 
-class Annealing(Settings):
+class _Annealing(Settings):
     """The weight of annealed terms (a VAE's KL): from ``start`` to ``weight`` in a warm-up."""
 
     shape: Literal["constant", "linear", "cosine", "cyclic"] = "linear"
@@ -171,7 +187,7 @@ class LoopSettings(Settings):
 
     name: str = "run"
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
-    annealing: Annealing = Annealing()
+    annealing: _Annealing = _Annealing()
     stopping: Stopping = Stopping()
     training: LoopTraining = LoopTraining()
     board: _BoardSettings = _BoardSettings()
@@ -189,9 +205,9 @@ class RunSettings(LoopSettings):
     def conditions_exist(self) -> RunSettings:
         """Settings that name a condition name one of the run's, and nothing is set in vain."""
         model = self.model
-        if model.kind == "dgd" and changed(self.annealing, set(Annealing.model_fields)):
+        if model.kind == "dgd" and self.annealing.changed(set(_Annealing.model_fields)):
             raise ValueError("'annealing' weighs a VAE's KL term, and a dgd has none")
-        rates = changed(self.training, {"mixture_rate", "representation_rate"})
+        rates = self.training.changed({"mixture_rate", "representation_rate"})
         if model.kind != "dgd" and rates:
             raise ValueError(
                 f"'training.{rates[0]}' is of a dgd; a {model.kind} has one learning rate"

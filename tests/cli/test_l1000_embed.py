@@ -1,4 +1,5 @@
-"""``l1000 train, embed, evaluate, neighbours``: from a file to a page, and what they say to mistakes."""
+"""``l1000 train, embed, evaluate, neighbours``: from a file to a page, and what they say to
+mistakes."""
 
 import json
 import shutil
@@ -11,6 +12,7 @@ import pytest
 from perturbgen.cli import _run
 from perturbgen.data import write_h5ad
 from perturbgen.simulate.screen import screen_anndata, screen_settings
+from tests.conftest import without_pictures
 
 TINY = (
     "model.size=8",
@@ -30,7 +32,7 @@ def command(*words: str) -> int:
 
 @pytest.fixture(scope="module", autouse=True)
 def trained(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
+    with without_pictures(), pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("l1000"))
         write_h5ad(screen_anndata(screen_settings("tiny"), seed=0), "screen.h5ad")
         sets = [word for value in TINY for word in ("--set", value)]

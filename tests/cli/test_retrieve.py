@@ -11,7 +11,8 @@ from perturbgen import cli
 
 @pytest.fixture
 def latent(tmp_path: Path) -> str:
-    """60 wells of 10 compounds and 12 of DMSO on 3 plates; the embedding is in obsm, the labels are in obs."""
+    """60 wells of 10 compounds and 12 of DMSO on 3 plates; the embedding is in obsm, the labels are
+    in obs."""
     rng = np.random.default_rng(0)
     compound = np.array([f"drug{i}" for i in np.repeat(np.arange(10), 6)] + ["DMSO"] * 12)
     _, code = np.unique(compound, return_inverse=True)

@@ -15,7 +15,8 @@ def test_it_writes_the_folder_and_lists_it(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "with a space" / "tiny"
-    assert _run(["simulate", str(out), "--seed", "3", "--set", "cells.per_well=12", "--json"]) == 0
+    smaller = ["--set", "cells.per_well=12", "--set", "plate.rows=2"]
+    assert _run(["simulate", str(out), "--seed", "3", *smaller, "--json"]) == 0
     rows = {row["file"]: row for row in json.loads(capsys.readouterr().out)}
     assert set(rows) == {path.name for path in out.iterdir()}
     assert rows["de_train.parquet"]["holds"].endswith("x 305 columns")
@@ -98,5 +99,6 @@ def test_an_existing_folder_needs_force(tmp_path: Path, capsys: pytest.CaptureFi
     out.mkdir()
     assert _run(["simulate", str(out)]) == 2
     assert "--force" in capsys.readouterr().err
-    assert _run(["simulate", str(out), "--force"]) == 0
+    smaller = ["--set", "plate.rows=2", "--set", "expression.genes=40"]
+    assert _run(["simulate", str(out), "--force", *smaller]) == 0
     assert (out / "truth.h5ad").exists()

@@ -8,6 +8,8 @@ import pytest
 from perturbgen.cli import _run as command
 from tests.train.conftest import make_cells
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
@@ -81,10 +83,7 @@ def test_a_dry_run_makes_nothing(folder, capsys):
         (["train", "--resume", "."], "has no checkpoint"),
         (["encode", "nowhere", "cells.h5ad", "--out", "x.h5ad"], "no run directory"),
         (["encode", "nowhere", "cells.h5ad", "--out", "x.csv"], ".h5ad"),
-        (
-            ["evaluate", ".", "cells.h5ad"],
-            "no configuration at config.toml|description of a trained model",
-        ),
+        (["evaluate", ".", "cells.h5ad"], "no description of a generative model of counts"),
         (["board", "nowhere"], "no folder of runs at nowhere"),
     ],
 )

@@ -1,4 +1,5 @@
-"""What an unlucky user brings to train, encode and evaluate: wrong or damaged files, devices that are not there."""
+"""What an unlucky user brings to train, encode and evaluate: wrong or damaged files, devices that
+are not there."""
 
 import shutil
 
@@ -7,6 +8,8 @@ import pytest
 
 from perturbgen.cli import _run as command
 from tests.train.conftest import make_cells
+
+pytestmark = pytest.mark.usefixtures("no_pictures")
 
 CONFIG = """name = "tiny"
 [data]
@@ -199,8 +202,8 @@ def test_cells_with_one_name_have_no_part(trained, capsys):
 
 
 def test_a_killed_runs_half_written_record_is_replaced(tmp_path):
-    from perturbgen.train.card import append_record
+    from perturbgen.train.loop import _append_record
 
     (tmp_path / "metrics.jsonl").write_text('{"epoch": 0, "x": 1}\n{"epoch": 1, "x"')
-    append_record(tmp_path, {"epoch": 1, "x": 2})
+    _append_record(tmp_path, {"epoch": 1, "x": 2})
     assert pd.read_json(tmp_path / "metrics.jsonl", lines=True)["x"].tolist() == [1, 2]

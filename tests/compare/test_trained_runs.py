@@ -19,6 +19,7 @@ from perturbgen.core.errors import ConfigError, InputError, SchemaError
 from perturbgen.predict import GenerativePredictor, MeasuredExperiment, PredictSettings
 from perturbgen.train import RunSettings, load_run
 from perturbgen.train import train as train_model
+from tests.conftest import without_pictures
 
 from .conftest import states, write_flat
 
@@ -69,7 +70,9 @@ def train(folder: Path, data: Path, name: str) -> Path:
         "annealing": {"warmup": 0},
         "training": {"epochs": 1, "batch_size": 64, "threads": 1},
     }
-    return train_model(RunSettings.load(base=base), runs=folder / "runs", accelerator="cpu")
+    settings = RunSettings.load(base=base)
+    with without_pictures():
+        return train_model(settings, runs=folder / "runs", accelerator="cpu")
 
 
 @pytest.fixture(scope="module")

@@ -11,10 +11,13 @@ from types import ModuleType
 import numpy as np
 import pandas as pd
 import pytest
+from matched import by_chance, pooled
 
 from perturbgen import cli
+from perturbgen.images.network.evaluate import matchings
 from perturbgen.profiles import Profiles
 from perturbgen.simulate.images import ImageLayout, write_bbbc021
+from tests.images.network.test_compounds import planted
 
 SCRIPT = Path(__file__).parents[2] / "experiments" / "bbbc021" / "network.py"
 
@@ -78,11 +81,11 @@ def test_seeds_are_averaged_line_by_line(script: ModuleType) -> None:
 def test_spoilt_fields_are_outliers_of_simple_features(script: ModuleType, tmp_path: Path) -> None:
     from handmade import measured
 
-    from perturbgen.images.network.fields import read_fields
+    from perturbgen.images.network.fields import Fields
     from perturbgen.images.network.settings import ImageData
 
     root = write_bbbc021(tmp_path / "images", layout=ImageLayout(artefacts=12))
-    fields = read_fields(ImageData(path=root))
+    fields = Fields.read(ImageData(path=root))
     row = script.outlier_rows(
         root, {"simple": measured(fields.files, fields.table, fields.channels)}
     )[0]
@@ -117,3 +120,10 @@ def test_every_table_from_images_to_page(
         assert words in page
     assert "These images are drawn" not in page  # a folder was named
     assert len(list((tmp_path / "out" / "runs").iterdir())) == 9
+
+
+def test_answers_of_several_networks_are_one_table_and_chance_is_low() -> None:
+    found = matchings(planted(0.01), withheld=["a0", "c1"])
+    assert str(pooled([found, found])["NSC of new compounds"]) == "4/4"
+    chance = by_chance(planted(0.01), draws=50, rng=np.random.default_rng(0))
+    assert 0.2 < chance["NSC"] < 0.7

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from handmade import _correlation, _feature_names, _measure, measured
 
-from perturbgen.images.network.fields import read_fields
+from perturbgen.images.network.fields import Fields
 from perturbgen.images.network.settings import ImageData
 from perturbgen.profiles import Profiles
 from perturbgen.simulate.images import ImageLayout, write_bbbc021
@@ -43,7 +43,7 @@ def test_fine_grain_is_detail_at_every_scale_and_broad_spots_only_at_wide_ones()
 
 
 def test_every_field_keeps_its_labels(tmp_path: Path) -> None:
-    fields = read_fields(ImageData(path=write_bbbc021(tmp_path / "images")))
+    fields = Fields.read(ImageData(path=write_bbbc021(tmp_path / "images")))
     profiles = measured(fields.files, fields.table, fields.channels)
     assert profiles.values.shape == (len(fields), len(_feature_names([1, 2, 4])))
     one = measured(fields.files[5:6], fields.table.iloc[5:6], fields.channels)
@@ -62,7 +62,7 @@ def test_the_fixture_holds_what_it_plants(tmp_path: Path) -> None:
     def wells(stain: float, effect: float) -> Profiles:
         root = tmp_path / f"{stain} {effect}"
         write_bbbc021(root, layout=ImageLayout(sites=4, stain=stain, effect=effect, artefacts=3))
-        fields = read_fields(ImageData(path=root))
+        fields = Fields.read(ImageData(path=root))
         found = measured(fields.files, fields.table, fields.channels).averaged(["plate", "well"])
         return found.with_values(
             (found.values - found.values.mean(axis=0)) / (found.values.std(axis=0) + 1e-9)

@@ -13,7 +13,7 @@ import pytest
 
 from perturbgen.core.errors import InputError, SchemaError
 from perturbgen.l1000 import unify
-from perturbgen.l1000.fields import amount, core_id, hours, level_of, micromolar, parse_samples
+from perturbgen.l1000.fields import core_id, dose_of, hours_of, level_of, parse_samples
 from perturbgen.l1000.metadata import _ROLES, _is_control, _read_table, _roles, read_metadata
 
 from .conftest import INST
@@ -121,15 +121,15 @@ def test_a_missing_dose_comes_from_the_text() -> None:
     ],
 )
 def test_doses(value: object, unit: object, text: object, dose: tuple[float, str]) -> None:
-    assert micromolar(amount(value, unit, text)) == dose
+    assert dose_of(value, unit, text) == dose
 
 
 def test_doses_of_replicates_that_differ_and_times_of_unknown_units_are_missing() -> None:
-    assert np.isnan(amount("1|2", "um", None)[0])
-    assert np.isnan(amount("-666", "um", "-666")[0])
-    assert hours((120.0, "min")) == 2
-    assert hours((24.0, None)) == 24
-    assert np.isnan(hours((1.0, "weeks")))
+    assert np.isnan(dose_of("1|2", "um", None)[0])
+    assert np.isnan(dose_of("-666", "um", "-666")[0])
+    assert hours_of(120.0, "min", None) == 2
+    assert hours_of(24.0, None, None) == 24
+    assert np.isnan(hours_of(1.0, "weeks", None))
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,7 @@ FILES = {
 }
 
 # Enough for what does not depend on the numbers: that files are equal, or are there.
-SMALLER = ["expression.genes=40", "cells.per_well=12"]
+SMALLER = ["expression.genes=40", "cells.per_well=12", "plate.rows=2", "files.multiome_cells=30"]
 
 
 @pytest.fixture(scope="module")

@@ -60,13 +60,6 @@ def settings(cells_file: Path):
     return partial(make_settings, cells_file)
 
 
-@pytest.fixture
-def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nine tenths of so short a training are figures for TensorBoard."""
-    monkeypatch.setattr("perturbgen.train.board.Board.epoch", lambda *_: None)
-    monkeypatch.setattr("perturbgen.train.board.Board.close", lambda *_: None)
-
-
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with ``cells.h5ad`` and a finished run on it; a test that damages it copies it."""

@@ -100,7 +100,8 @@ def test_a_finished_run_can_be_trained_longer(settings, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["nbvae", "dgd"])
 def test_two_processes_equal_one(settings, tmp_path, kind):
-    """The same global batches and random numbers; sums in another order, hence 1e-4 after twelve steps of Adam."""
+    """The same global batches and random numbers; sums in another order, hence 1e-4 after twelve
+    steps of Adam."""
     config = tmp_path / "config.toml"
     config.write_text(
         settings(f"model.kind={kind}", "training.epochs=2", "training.batch_size=12").to_toml()

@@ -1,4 +1,5 @@
-"""Fifty random settings on hard data: each trains to the end or stops with a named cause; none ends in NaN."""
+"""Fifty random settings on hard data: each trains to the end or stops with a named cause; none ends
+in NaN."""
 
 import json
 import math
@@ -17,7 +18,8 @@ pytestmark = pytest.mark.usefixtures("no_pictures")
 
 
 def hard_cells(rng: np.random.Generator) -> AnnData:
-    """Depths from 10 to 50,000, genes without a count, one gene with nearly all of them, a cell type of three cells."""
+    """Depths from 10 to 50,000, genes without a count, one gene with nearly all of them, a cell
+    type of three cells."""
     cells, genes = 60, 40
     depth = np.exp(rng.uniform(np.log(10), np.log(50_000), cells))
     share = rng.dirichlet(np.full(genes, 0.1))

@@ -12,15 +12,9 @@ from scipy import sparse
 
 from perturbgen.core.errors import ConfigError, CountsError, InputError, SchemaError
 from perturbgen.train import load_run, train
-from perturbgen.train.cells import _totals, open_cells, read_cells
+from perturbgen.train.cells import Cells, _total_counts, open_cells
 from perturbgen.train.generative import _gene_shares
-from perturbgen.train.heldout import (
-    _predictive_row,
-    encode_cells,
-    likelihood_row,
-    log_likelihoods,
-    probe_rows,
-)
+from perturbgen.train.heldout import CellJudge, _likelihood_row, probe_rows
 
 
 @pytest.fixture
@@ -72,10 +66,12 @@ def test_tensorboard_has_curves_pictures_projector_and_hyper_parameters(run):
 def test_the_loaded_model_gives_the_same_numbers_as_the_trained_one(run, cells_file):
     trained = load_run(run)
     store = open_cells(trained, cells_file)
-    latents = encode_cells(trained, store)
+    latents = CellJudge(trained, store).latents()
     assert latents.shape == (90, 2)
     again = load_run(run)
-    np.testing.assert_array_equal(latents, encode_cells(again, open_cells(again, cells_file)))
+    np.testing.assert_array_equal(
+        latents, CellJudge(again, open_cells(again, cells_file)).latents()
+    )
     assert not trained.model.training
 
 
@@ -84,7 +80,7 @@ def test_genes_in_another_order_are_put_in_order_and_others_refused(run, cells, 
     cells.write_h5ad(tmp_path / "a.h5ad")
     cells[:, ::-1].copy().write_h5ad(tmp_path / "b.h5ad")
     one, other = (
-        log_likelihoods(trained, open_cells(trained, tmp_path / f), samples=4, seed=0)
+        CellJudge(trained, open_cells(trained, tmp_path / f)).log_likelihoods(samples=4, seed=0)
         for f in ("a.h5ad", "b.h5ad")
     )
     np.testing.assert_allclose(one, other, rtol=1e-6)
@@ -104,11 +100,11 @@ def test_normalised_data_and_empty_cells_are_refused(settings, cells, cells_file
     cells.X = sparse.csr_matrix(cells.X.multiply((np.arange(90) != 3)[:, None]))
     cells.write_h5ad(cells_file)
     with pytest.raises(CountsError, match=r"1 cells have no counts at all: 'c3'"):
-        read_cells(settings())
+        Cells.read(settings())
     cells.X = cells.X.astype(float) * 0.5
     cells.write_h5ad(cells_file)
     with pytest.raises(CountsError, match=r"raw UMI counts|non-integers"):
-        read_cells(settings())
+        Cells.read(settings())
 
 
 def test_a_checkpoint_of_another_model_or_version_is_refused(copy):
@@ -158,13 +154,13 @@ def test_a_split_file_decides_who_is_trained_on(settings, cells, tmp_path):
         ["train"] * 50 + ["validation"] * 20 + ["test"] * 20, pd.Index(cells.obs_names, name="cell")
     )
     Split(parts, "mine").write(tmp_path / "split.csv")
-    found = read_cells(settings(f"data.split='{tmp_path / 'split.csv'}'"))
+    found = Cells.read(settings(f"data.split='{tmp_path / 'split.csv'}'"))
     assert (len(found.train), len(found.validation)) == (50, 20)
     conditions = pd.MultiIndex.from_product(
         [["B", "NK", "T"], ["DMSO", "X"]], names=["cell_type", "compound"]
     )
     Split(pd.Series(["train", "test"] * 3, conditions), "conditions").write(tmp_path / "split.csv")
-    found = read_cells(settings(f"data.split='{tmp_path / 'split.csv'}'"))
+    found = Cells.read(settings(f"data.split='{tmp_path / 'split.csv'}'"))
     assert set(found.train.obs["compound"]) == {"DMSO"}
 
 
@@ -181,10 +177,10 @@ def test_descriptors_make_unseen_categories_known(settings, tmp_path, cells, cel
     cells.obs["compound"] = "New"
     cells.write_h5ad(cells_file)
     trained = load_run(run)
-    assert len(encode_cells(trained, open_cells(trained, cells_file))) == 90
+    assert len(CellJudge(trained, open_cells(trained, cells_file)).latents()) == 90
     table[:1].to_csv(tmp_path / "table.csv", index=False)
     with pytest.raises(SchemaError, match="no descriptors for"):
-        read_cells(settings(*options))
+        Cells.read(settings(*options))
 
 
 @pytest.mark.parametrize(
@@ -213,14 +209,14 @@ def test_settings_that_would_be_ignored_or_cannot_work_are_refused(settings, ove
 
 
 def test_shares_and_totals_are_those_of_the_counts(settings, cells):
-    found = read_cells(settings("data.validation=0"))
-    np.testing.assert_array_equal(_totals(found.train), np.asarray(cells.X.sum(1)).ravel())
+    found = Cells.read(settings("data.validation=0"))
+    np.testing.assert_array_equal(_total_counts(found.train), np.asarray(cells.X.sum(1)).ravel())
     column = np.asarray(cells.X.sum(0)).ravel() + 0.5
     np.testing.assert_allclose(_gene_shares(found).numpy(), column / column.sum())
 
 
 def test_the_likelihood_row_is_a_mean_and_its_error():
-    row = likelihood_row(np.array([-10.0, -20.0, -30.0]), 10)
+    row = _likelihood_row(np.array([-10.0, -20.0, -30.0]), 10)
     assert row == {"cells": 3, "nll_per_gene": 2.0, "standard_error": pytest.approx(1 / np.sqrt(3))}
 
 
@@ -238,6 +234,6 @@ def test_probes_read_what_is_there_and_only_that():
 
 def test_predictive_checks_have_no_missing_numbers(run, cells_file):
     trained = load_run(run)
-    row = _predictive_row(trained, open_cells(trained, cells_file), seed=0)
+    row = CellJudge(trained, open_cells(trained, cells_file))._predictive_row(seed=0)
     assert all(np.isfinite(value) for value in row.values())
     assert 0.7 < row["ratio_of_median_library_sizes"] < 1.4

@@ -12,7 +12,7 @@ def schedule(
     settings = LoopSettings.model_validate(
         {"annealing": annealing, "training": {"epochs": epochs, "decay": decay}}
     )
-    return Schedule(settings.annealing, settings.training, per_epoch)
+    return Schedule(settings, per_epoch)
 
 
 def weights(steps: int, **annealing) -> list[float]:

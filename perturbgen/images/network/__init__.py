@@ -1,10 +1,10 @@
 """Networks on images: their fields and feed, their training through the one loop, their evaluation.
 
 ``IMAGES.train(settings)`` makes a run directory, ``IMAGES.resume`` goes on with one,
-``load_network`` gives its network back.
+``IMAGES.load`` gives its network back.
 """
 
-from perturbgen.images.network.recipe import IMAGES, ImageRun, load_network
+from perturbgen.images.network.recipe import IMAGES, ImageRun
 from perturbgen.images.network.settings import ImageSettings
 
-__all__ = ["IMAGES", "ImageRun", "ImageSettings", "load_network"]
+__all__ = ["IMAGES", "ImageRun", "ImageSettings"]

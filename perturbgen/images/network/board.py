@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from perturbgen.images.fields import GAP, MAPS, ChannelColours, caption, read_field
-from perturbgen.images.network.predict import Predictions, predict_fields
+from perturbgen.images.network.predict import Predictions
 from perturbgen.train.board import Board
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class ImageBoard(Board):
 
     def _predicted(self, training: Training, feed: Feed) -> tuple[Predictions, ImageFeed]:
         model, images = cast("ImageClassifier", training.model), cast("ImageFeed", feed)
-        return predict_fields(model, images, self.settings.model.statistics), images
+        return Predictions.of(model, images, self.settings.model.statistics), images
 
 
 def _confusion_figure(found: Predictions) -> Figure:

@@ -10,7 +10,7 @@ that a new compound poses. The two numbers are never one.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,8 @@ import pandas as pd
 
 from perturbgen.core.errors import InputError, SchemaError, shorten
 from perturbgen.images.bbbc021 import VEHICLE
-from perturbgen.images.network.fields import Fields, read_fields
-from perturbgen.images.network.predict import Predictions, predict_fields
+from perturbgen.images.network.fields import Fields
+from perturbgen.images.network.predict import Predictions
 from perturbgen.images.network.recipe import ImageRun
 from perturbgen.images.network.settings import Statistics
 from perturbgen.images.nsc import ONE_BATCH, Matching, treatment_profiles
@@ -59,7 +59,7 @@ def evaluate_run(
         every = _chosen_fields(run, (), data)
         if _has_mechanisms(every.table):
             found = _asked(run, every, statistics, turns)
-            rows += _matching_rows(_embedded(found, str(run.path)), part)
+            rows += _matching_rows(_as_profiles(found, str(run.path)), part)
     if not rows:
         raise SchemaError(
             f"no treated well of {shorten(part)} has a known {fields.label}",
@@ -78,7 +78,9 @@ def embed_run(
     turns: bool | None = None,
 ) -> Profiles:
     """Embeddings of the fields of some parts (all, if none is named), as profiles."""
-    return _embedded(_asked(run, _chosen_fields(run, part, data), statistics, turns), str(run.path))
+    return _as_profiles(
+        _asked(run, _chosen_fields(run, part, data), statistics, turns), str(run.path)
+    )
 
 
 def _chosen_fields(run: ImageRun, part: Sequence[str], data: Path | None = None) -> Fields:
@@ -89,7 +91,7 @@ def _chosen_fields(run: ImageRun, part: Sequence[str], data: Path | None = None)
     settings = run.settings.data
     if data is not None:
         settings = settings.model_copy(update={"path": data})
-    every = read_fields(settings)
+    every = Fields.read(settings)
     found = every.part(*part) if part else every
     if not len(found):
         there = sorted(every.table["part"].unique())
@@ -106,10 +108,10 @@ def _asked(
 ) -> Predictions:
     """What a run says of fields, normalised as its settings or the arguments say."""
     chosen = statistics or run.settings.model.statistics
-    return predict_fields(run.model, run.feed(fields), chosen, turns=turns)
+    return Predictions.of(run.model, run.feed(fields), chosen, turns=turns)
 
 
-def _embedded(found: Predictions, source: str) -> Profiles:
+def _as_profiles(found: Predictions, source: str) -> Profiles:
     """The embedding of fields as profiles, a row a field."""
     features = pd.Index([f"feature_{i}" for i in range(found.embedding.shape[1])])
     return Profiles(found.embedding, found.table, features, source)
@@ -199,28 +201,3 @@ def matchings(wells: Profiles, *, withheld: Sequence[str] = ()) -> dict[str, Mat
         asked = table[away].reset_index(drop=True) if withheld else table
         found[f"{name} of new compounds" if withheld else name] = Matching(name, asked)
     return found
-
-
-def pooled(parts: Sequence[Mapping[str, Matching]]) -> dict[str, Matching]:
-    """The answers about each group of compounds, by networks trained without it, as one table."""
-    return {
-        name: Matching(name, pd.concat([found[name].table for found in parts], ignore_index=True))
-        for name in parts[0]
-    }
-
-
-def by_chance(wells: Profiles, *, draws: int, rng: np.random.Generator) -> dict[str, float]:
-    """Mean share matched when mechanisms are dealt out to compounds at random.
-
-    There are as many compounds of each mechanism as there are in truth.
-    """
-    asked = wells.meta["moa"].notna() & (wells.meta["compound"] != VEHICLE)
-    compounds = wells.meta.loc[asked, ["compound", "moa"]].drop_duplicates("compound")
-    shares: dict[str, list[float]] = {}
-    for _ in range(draws):
-        mixed = rng.permutation(compounds["moa"].to_numpy())
-        dealt = dict(zip(compounds["compound"], mixed, strict=True))
-        meta = wells.meta.assign(moa=wells.meta["compound"].map(dealt))
-        for name, found in matchings(Profiles(wells.values, meta, wells.features)).items():
-            shares.setdefault(name, []).append(found.correct / found.total)
-    return {name: float(np.mean(values)) for name, values in shares.items()}

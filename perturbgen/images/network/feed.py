@@ -86,7 +86,7 @@ class ImageFeed:
         if not len(group):
             return []
         groups = np.split(np.argsort(group, kind="stable"), np.cumsum(np.bincount(group))[:-1])
-        return [part for rows in groups for part in _cut(rng.permutation(rows), self.size)]
+        return [part for rows in groups for part in _equal_parts(rng.permutation(rows), self.size)]
 
     def steps(self, ranks: int) -> int:
         """Batches of an epoch; each process has its share of every one."""
@@ -144,15 +144,15 @@ class ImageFeed:
     def read(self, field: int) -> np.ndarray:
         """The channels of a field (channels, height, width), float32, full brightness 1."""
         pixels = read_field(self.fields.files[field], list(self.fields.channels))
-        if self.kind is not None and kind_of_image(pixels) != self.kind:
+        if self.kind is not None and self.kind_of(pixels) != self.kind:
             file = next(iter(self.fields.files[field].values()))
             raise SchemaError(
-                f"{file} is {_described(kind_of_image(pixels))}",
+                f"{file} is {_described(self.kind_of(pixels))}",
                 expected=_described(self.kind),
                 cause=_MIXED,
             )
         bright = pixels.astype(np.float32) / np.float32(_FULL[pixels.dtype])
-        small = bright if self.shrink == 1 else _shrunk(bright, self.shrink)
+        small = bright if self.shrink == 1 else _mean_of_squares(bright, self.shrink)
         return _standardised(small) if self.standardise else small
 
     def _batch(self, rows: np.ndarray, images: list[np.ndarray]) -> ImageBatch:
@@ -171,6 +171,11 @@ class ImageFeed:
         stacked = torch.from_numpy(np.stack(images)).to(self.device)
         return ImageBatch(index=index.to(self.device), images=stacked, **labels)
 
+    @staticmethod
+    def kind_of(pixels: np.ndarray) -> Kind:
+        """Size and depth of a field (channels, height, width)."""
+        return pixels.shape[1], pixels.shape[2], str(pixels.dtype)
+
     def names(self, index: Tensor) -> Sequence[Any]:
         """The ids of fields."""
         return self.fields.table["site_id"].iloc[index.cpu().numpy()].tolist()
@@ -178,11 +183,6 @@ class ImageFeed:
     def shape(self, size: int) -> str:
         """How large a batch is."""
         return f"{size:,} images of {len(self.fields.channels)} channels"
-
-
-def kind_of_image(pixels: np.ndarray) -> Kind:
-    """Size and depth of a field (channels, height, width)."""
-    return pixels.shape[1], pixels.shape[2], str(pixels.dtype)
 
 
 def _described(kind: Kind) -> str:
@@ -196,12 +196,12 @@ def _standardised(image: np.ndarray) -> np.ndarray:
     return np.divide(away, spread, out=np.zeros_like(away), where=spread > 1e-6)
 
 
-def _cut(rows: np.ndarray, size: int) -> list[np.ndarray]:
+def _equal_parts(rows: np.ndarray, size: int) -> list[np.ndarray]:
     """Equal parts of at most ``size``."""
     return np.array_split(rows, -(-len(rows) // size))
 
 
-def _shrunk(image: np.ndarray, factor: int) -> np.ndarray:
+def _mean_of_squares(image: np.ndarray, factor: int) -> np.ndarray:
     """Means over squares of ``factor`` pixels, (channels, height // factor, width // factor)."""
     channels, height, width = image.shape
     if min(height, width) < factor:

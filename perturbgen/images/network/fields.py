@@ -21,7 +21,7 @@ from perturbgen.core.errors import InputError, SchemaError, shorten, suggest
 from perturbgen.core.files import require_folder
 from perturbgen.images import bbbc021
 from perturbgen.images.fields import fields, find_images
-from perturbgen.images.network.settings import CompoundData, ImageData
+from perturbgen.images.network.settings import ImageData
 from perturbgen.images.nsc import mechanism_folds
 from perturbgen.images.readers import kind_of_source, read_rxrx1_metadata
 
@@ -79,6 +79,43 @@ class Fields:
     channels: tuple[int, ...]
     label: str = "sirna_id"
 
+    @classmethod
+    def read(cls, data: ImageData) -> Fields:
+        """Every field with labels and all its channels; the log names those that are left out."""
+        kind = kind_of_source(require_folder(data.path, "folder of images"))
+        if kind in ("rxrx1", "rxrx1-kaggle"):
+            if data.compounds != type(data.compounds)():
+                raise InputError(
+                    f"data.compounds has no effect: {data.path} is RxRx1", fix="leave it out"
+                )
+            found = _with_files(_sirna_labels(data), data, "sirna_id")
+            part = _sirna_parts(found.table, data)
+        elif kind == "bbbc021":
+            if data.split != "kaggle":
+                raise InputError(
+                    f"data.split has no effect: {data.path} is BBBC021", fix="leave it out"
+                )
+            found = _with_files(_compound_labels(data), data, data.compounds.label)
+            part = _compound_parts(found.table, data)
+        else:
+            raise InputError(
+                f"{data.path} is {kind}",
+                expected="RxRx1 or BBBC021: tables and images",
+                fix="see images fixture rxrx1",
+            )
+        known = sorted(found.table["cell_type"].unique())
+        for name in data.cell_types:
+            if name not in known:
+                raise SchemaError(
+                    f"no cell type {name!r} in {data.path}",
+                    expected=", ".join(known),
+                    fix=suggest(name, known),
+                )
+        found = replace(found, table=found.table.assign(part=part))
+        if not data.cell_types:
+            return found
+        return found.where(found.table["cell_type"].isin(data.cell_types).to_numpy())
+
     def __len__(self) -> int:
         return len(self.table)
 
@@ -103,43 +140,6 @@ class Fields:
                 expected="two at least",
             )
         return names
-
-
-def read_fields(data: ImageData) -> Fields:
-    """Every field with labels and all its channels; the log names those that are left out."""
-    kind = kind_of_source(require_folder(data.path, "folder of images"))
-    if kind in ("rxrx1", "rxrx1-kaggle"):
-        if data.compounds != CompoundData():
-            raise InputError(
-                f"data.compounds has no effect: {data.path} is RxRx1", fix="leave it out"
-            )
-        found = _with_files(_sirna_labels(data), data, "sirna_id")
-        part = _sirna_parts(found.table, data)
-    elif kind == "bbbc021":
-        if data.split != "kaggle":
-            raise InputError(
-                f"data.split has no effect: {data.path} is BBBC021", fix="leave it out"
-            )
-        found = _with_files(_compound_labels(data), data, data.compounds.label)
-        part = _compound_parts(found.table, data)
-    else:
-        raise InputError(
-            f"{data.path} is {kind}",
-            expected="RxRx1 or BBBC021: tables and images",
-            fix="see images fixture rxrx1",
-        )
-    known = sorted(found.table["cell_type"].unique())
-    for name in data.cell_types:
-        if name not in known:
-            raise SchemaError(
-                f"no cell type {name!r} in {data.path}",
-                expected=", ".join(known),
-                fix=suggest(name, known),
-            )
-    found = replace(found, table=found.table.assign(part=part))
-    if not data.cell_types:
-        return found
-    return found.where(found.table["cell_type"].isin(data.cell_types).to_numpy())
 
 
 def _with_files(labels: pd.DataFrame, data: ImageData, label: str) -> Fields:
@@ -238,12 +238,13 @@ def _compound_labels(data: ImageData) -> pd.DataFrame:
         well_type=np.where(vehicle, "negative_control", "treatment"),
         treatment=(meta["compound"] + " " + meta["concentration"]).where(known),
         compound=meta["compound"].where(known),
-        fold=_compound_folds(meta, data.compounds),
+        fold=_compound_groups(meta, data),
     )
 
 
-def _compound_folds(meta: pd.DataFrame, settings: CompoundData) -> np.ndarray:
+def _compound_groups(meta: pd.DataFrame, data: ImageData) -> np.ndarray:
     """The group of each row's compound, (rows,); -1 for one in none, and for the vehicle."""
+    settings = data.compounds
     if settings.fold is None:
         return np.full(len(meta), -1)
     asked = meta["moa"].notna() & (meta["compound"] != bbbc021.VEHICLE)

@@ -78,6 +78,10 @@ class ImageClassifier(Trainable):
         self.annealed = () if settings.penalty == "none" else (settings.penalty,)
         self.register_buffer("weights", torch.ones(classes) if weights is None else weights)
 
+    def load_backbone(self, path: str | Path) -> None:
+        """Begin with a backbone from a state file of torchvision, of MONAI, or of this network."""
+        _load_backbone(self.backbone, path)
+
     def views(self, images: Tensor, *, turns: bool | None = None) -> list[Tensor]:
         """The images, or all their flips and turns, by default as the settings say."""
         return _all_turns(images) if (self.settings.turns if turns is None else turns) else [images]
@@ -208,7 +212,7 @@ _CLASSIFIER = ("fc.", "classifier.", "class_layers.")
 _WRAPPERS = ("module.", "state_dict.", "backbone.", "encoder.")
 
 
-def load_backbone(network: nn.Module, path: str | Path) -> None:
+def _load_backbone(network: nn.Module, path: str | Path) -> None:
     """Fill a backbone from a state file of torchvision, of MONAI, or of the same network.
 
     A classifier in it is left out. A first convolution for other channels gets the mean of its

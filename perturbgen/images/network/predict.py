@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,60 @@ class Predictions:
     embedding: np.ndarray
     log_p: np.ndarray
     vocabulary: Vocabulary
+
+    @classmethod
+    def of(
+        cls,
+        model: ImageClassifier,
+        feed: ImageFeed,
+        statistics: Statistics,
+        *,
+        turns: bool | None = None,
+    ) -> Predictions:
+        """Embeddings and log-probabilities of every field of a feed.
+
+        Batch normalisation uses the statistics of training (``running``), of each batch, which
+        holds fields of one experiment (``batch``), or of each whole experiment (``own``, AdaBN),
+        which reads every image twice. With ``turns`` (by default as the model's settings say)
+        embeddings and probabilities are means over all flips and turns.
+        """
+        alone = feed.alone([rows for part in feed.by_experiment() for rows in part])
+        if alone and statistics != "running":
+            raise SchemaError(
+                f"{shorten(alone)} have a single image in a batch, "
+                "which has no statistics of its own",
+                expected="two or more of each experiment",
+                fix="--statistics running, those of training",
+            )
+        embedding = np.empty((len(feed), model.settings.embedding), np.float32)
+        log_p = np.empty((len(feed), len(model.weights)), np.float32)
+
+        def collect(batches: Iterable[ImageBatch]) -> None:
+            for batch in batches:
+                seen = model.views(batch.images, turns=turns)
+                views = [model.embed(images, batch.cell) for images in seen]
+                rows = batch.index.cpu().numpy()
+                embedding[rows] = torch.stack(views).mean(dim=0).float().cpu().numpy()
+                each = torch.stack([model.log_p(z) for z in views])
+                log_p[rows] = (each.logsumexp(dim=0) - math.log(len(views))).float().cpu().numpy()
+
+        def look(plan: list[np.ndarray]) -> None:
+            for batch in feed.stream(plan):
+                model.embed(batch.images, batch.cell)
+
+        was_training = model.training
+        model.eval()
+        with torch.no_grad():
+            if statistics == "own":
+                for plan in feed.by_experiment():
+                    # Read twice instead of kept: an experiment's images may not fit in memory.
+                    with own_statistics(model, partial(look, plan)):
+                        collect(feed.stream(plan))
+            else:
+                with own_statistics(model) if statistics == "batch" else nullcontext():
+                    collect(feed.once())
+        model.train(was_training)
+        return cls(feed.fields.table, embedding, log_p, feed.vocabulary)
 
     def wells(self) -> tuple[pd.DataFrame, pd.DataFrame]:
         """Labels of each well, and its log-probabilities: the normalised mean over its sites."""
@@ -87,50 +142,3 @@ class Predictions:
                 shares = {str(k): float(v) for k, v in right.items()}
                 rows.append({"of": level, "decoding": mode, "n": len(part), **shares})
         return rows
-
-
-def predict_fields(
-    model: ImageClassifier, feed: ImageFeed, statistics: Statistics, *, turns: bool | None = None
-) -> Predictions:
-    """Embeddings and log-probabilities of every field of a feed.
-
-    Batch normalisation uses the statistics of training (``running``), of each batch, which holds
-    fields of one experiment (``batch``), or of each whole experiment (``own``, AdaBN), which reads
-    every image twice. With ``turns`` (by default as the model's settings say) embeddings and
-    probabilities are means over all flips and turns.
-    """
-    alone = feed.alone([rows for part in feed.by_experiment() for rows in part])
-    if alone and statistics != "running":
-        raise SchemaError(
-            f"{shorten(alone)} have a single image in a batch, which has no statistics of its own",
-            expected="two or more of each experiment",
-            fix="--statistics running, those of training",
-        )
-    embedding = np.empty((len(feed), model.settings.embedding), np.float32)
-    log_p = np.empty((len(feed), len(model.weights)), np.float32)
-
-    def collect(batches: Iterable[ImageBatch]) -> None:
-        for batch in batches:
-            seen = model.views(batch.images, turns=turns)
-            views = [model.embed(images, batch.cell) for images in seen]
-            rows = batch.index.cpu().numpy()
-            embedding[rows] = torch.stack(views).mean(dim=0).float().cpu().numpy()
-            each = torch.stack([model.log_p(z) for z in views])
-            log_p[rows] = (each.logsumexp(dim=0) - math.log(len(views))).float().cpu().numpy()
-
-    def look(batches: Iterable[ImageBatch]) -> None:
-        for batch in batches:
-            model.embed(batch.images, batch.cell)
-
-    was_training = model.training
-    model.eval()
-    with torch.no_grad():
-        if statistics == "own":
-            for plan in feed.by_experiment():
-                with own_statistics(model, lambda plan=plan: look(feed.stream(plan))):  # type: ignore[misc]
-                    collect(feed.stream(plan))
-        else:
-            with own_statistics(model) if statistics == "batch" else nullcontext():
-                collect(feed.once())
-    model.train(was_training)
-    return Predictions(feed.fields.table, embedding, log_p, feed.vocabulary)

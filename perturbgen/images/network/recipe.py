@@ -14,7 +14,7 @@ from perturbgen.core.errors import ConfigError, SchemaError, shorten
 from perturbgen.core.files import require_folder
 from perturbgen.images import bbbc021
 from perturbgen.images.fields import read_field
-from perturbgen.images.network.fields import Fields, Name, Vocabulary, read_fields
+from perturbgen.images.network.fields import Fields, Name, Vocabulary
 from perturbgen.images.network.settings import ImageSettings
 from perturbgen.train.card import Card, load_state
 from perturbgen.train.run import Recipe, Trained, require_unseen
@@ -23,9 +23,10 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
     from torch import Tensor
 
+    from perturbgen.images.network.board import ImageBoard
     from perturbgen.images.network.feed import ImageFeed, Kind
     from perturbgen.images.network.model import ImageClassifier
-    from perturbgen.train.loop import Training, Watcher
+    from perturbgen.train.loop import Training
 
 log = logging.getLogger(__name__)
 
@@ -87,12 +88,12 @@ class ImageRun(Trained):
         )
 
 
-class _ImageRecipe(Recipe[ImageSettings, Fields, _ImageCard]):
-    settings, card = ImageSettings, _ImageCard
+class _ImageRecipe(Recipe[ImageSettings, Fields, _ImageCard, ImageRun]):
+    settings, card, trained = ImageSettings, _ImageCard, ImageRun
     unit, may_change = "images", ("data.workers", "data.ahead")
 
     def read(self, settings: ImageSettings) -> Fields:
-        return read_fields(settings.data)
+        return Fields.read(settings.data)
 
     def sources(self, settings: ImageSettings) -> Iterable[Path]:
         names = ("metadata.csv", "train.csv", bbbc021.IMAGES, bbbc021.MECHANISMS)
@@ -101,6 +102,8 @@ class _ImageRecipe(Recipe[ImageSettings, Fields, _ImageCard]):
         ]
 
     def describe(self, settings: ImageSettings, data: Fields) -> _ImageCard:
+        from perturbgen.images.network.feed import ImageFeed
+
         train = data.part("train")
         if not len(train):
             raise SchemaError(
@@ -122,7 +125,7 @@ class _ImageRecipe(Recipe[ImageSettings, Fields, _ImageCard]):
             _require_unseen(start, data.table)
             classes, cells = before.classes, before.cells
         # Size and depth of the first training field, which all others must have.
-        image = _kind_of_first(train)
+        image = ImageFeed.kind_of(read_field(train.files[0], list(train.channels)))
         return _ImageCard(
             classes,
             known["cell_type"] if cells is None else cells,
@@ -138,7 +141,7 @@ class _ImageRecipe(Recipe[ImageSettings, Fields, _ImageCard]):
     def assemble(
         self, run: Path, settings: ImageSettings, data: Fields, fabric: Fabric
     ) -> Training:
-        from perturbgen.images.network.predict import predict_fields
+        from perturbgen.images.network.predict import Predictions
         from perturbgen.train.loop import Training
         from perturbgen.train.schedules import adamw
 
@@ -156,7 +159,7 @@ class _ImageRecipe(Recipe[ImageSettings, Fields, _ImageCard]):
             )
 
         def judge(trained: Any) -> dict[str, float]:
-            return predict_fields(trained, validation, settings.model.statistics).numbers()
+            return Predictions.of(trained, validation, settings.model.statistics).numbers()
 
         return Training(
             run,
@@ -169,7 +172,7 @@ class _ImageRecipe(Recipe[ImageSettings, Fields, _ImageCard]):
             judge=judge if judged else None,
         )
 
-    def board(self, run: Path, settings: ImageSettings, epoch: int) -> Watcher:
+    def board(self, run: Path, settings: ImageSettings, epoch: int) -> ImageBoard:
         from perturbgen.images.network.board import ImageBoard
 
         return ImageBoard(run, settings, epoch=epoch)
@@ -179,11 +182,6 @@ class _ImageRecipe(Recipe[ImageSettings, Fields, _ImageCard]):
 
 
 IMAGES = _ImageRecipe()
-
-
-def load_network(path: str | Path, *, device: str = "cpu") -> ImageRun:
-    """A trained network, its best state."""
-    return ImageRun(**vars(IMAGES.load(path, device=device)))
 
 
 def _require_unseen(start: Path, table: pd.DataFrame) -> None:
@@ -215,12 +213,6 @@ def _require_unseen(start: Path, table: pd.DataFrame) -> None:
         fix="withhold the same in both runs: data.compounds, data.validation and data.split as "
         "the start has",
     )
-
-
-def _kind_of_first(fields: Fields) -> Kind:
-    from perturbgen.images.network.feed import kind_of_image
-
-    return kind_of_image(read_field(fields.files[0], list(fields.channels)))
 
 
 def _require_trainable(model: ImageClassifier, train: ImageFeed, card: _ImageCard) -> None:
@@ -281,7 +273,7 @@ def _network_of(
     """
     import torch
 
-    from perturbgen.images.network.model import ImageClassifier, load_backbone
+    from perturbgen.images.network.model import ImageClassifier
 
     chosen, weights = settings.model, None
     if chosen.class_weights and train is not None:
@@ -293,7 +285,7 @@ def _network_of(
     if train is None:
         return model
     if chosen.weights is not None:
-        load_backbone(model.backbone, chosen.weights)
+        model.load_backbone(chosen.weights)
     if chosen.start is not None:
         _begin_with(model, chosen.start)
     return model

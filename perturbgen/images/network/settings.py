@@ -10,20 +10,13 @@ from pydantic import Field, model_validator
 
 from perturbgen.core.config import Settings
 from perturbgen.core.errors import SchemaError, suggest
-from perturbgen.train.settings import (
-    Chance,
-    Count,
-    LoopSettings,
-    LoopTraining,
-    NonNegative,
-    changed,
-)
+from perturbgen.train.settings import Chance, Count, LoopSettings, LoopTraining, NonNegative
 
 _Share = Annotated[float, Field(ge=0, le=1)]
 Statistics = Literal["running", "batch", "own"]
 
 
-class CompoundData(Settings):
+class _CompoundData(Settings):
     """What a network learns of BBBC021, and which compounds it never sees."""
 
     label: Literal["treatment", "compound", "moa"] = "treatment"  # what is told apart
@@ -33,7 +26,7 @@ class CompoundData(Settings):
     seed: Annotated[int, Field(ge=0)] = 0  # of the groups
 
     @model_validator(mode="after")
-    def withheld(self) -> CompoundData:
+    def withheld(self) -> _CompoundData:
         """There is such a group; mechanisms are tested on compounds that were not trained on."""
         if self.fold is not None and self.fold >= self.folds:
             raise ValueError(f"fold {self.fold} of {self.folds}: the first is 0")
@@ -42,7 +35,7 @@ class CompoundData(Settings):
                 "mechanisms are learned from some compounds, validated on others and tested on a "
                 "third group: set data.compounds.fold, and folds to 3 or more"
             )
-        if self.fold is None and changed(self, {"folds", "seed"}):
+        if self.fold is None and self.changed({"folds", "seed"}):
             raise ValueError(
                 "'folds' and 'seed' have no effect without 'fold', the group that is withheld"
             )
@@ -59,7 +52,7 @@ class ImageData(Settings):
     validation: tuple[str, ...] = ()
     cell_types: tuple[str, ...] = ()  # all by default; one for fine-tuning
     controls: bool = False  # controls are classes, too
-    compounds: CompoundData = CompoundData()  # of BBBC021
+    compounds: _CompoundData = _CompoundData()  # of BBBC021
     shrink: Count = 1  # average squares of so many pixels
     standardise: bool = False  # each channel of each image to mean 0 and SD 1, as WILDS does
     workers: Count = 2  # threads that decode
@@ -135,9 +128,9 @@ class ImageSettings(LoopSettings):
                 f"penalty {self.model.penalty!r} compares experiments within a batch, "
                 "so it needs training.one_experiment = false"
             )
-        if self.model.head in ("softmax", "cosine") and changed(self.model, {"margin"}):
+        if self.model.head in ("softmax", "cosine") and self.model.changed({"margin"}):
             raise ValueError(f"'margin' is of cosface and arcface, not of {self.model.head}")
-        if self.model.backbone != "small" and changed(self.model, {"widths"}):
+        if self.model.backbone != "small" and self.model.changed({"widths"}):
             raise ValueError(f"'widths' are of the small backbone, not of {self.model.backbone}")
         if self.model.weights is not None and self.model.start is not None:
             raise ValueError("'weights' has no effect beside 'start', whose backbone is begun with")

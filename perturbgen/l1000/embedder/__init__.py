@@ -1,10 +1,10 @@
 """An embedding of expression profiles learned from their treatments (after Donner et al. 2018).
 
 ``EMBEDDING.train(settings)`` makes a run directory, ``EMBEDDING.resume`` goes on with one,
-``load_embedder`` gives its network back.
+``EMBEDDING.load`` gives its network back.
 """
 
-from perturbgen.l1000.embedder.recipe import EMBEDDING, Embedder, load_embedder
+from perturbgen.l1000.embedder.recipe import EMBEDDING, Embedder
 from perturbgen.l1000.embedder.settings import EmbedSettings
 
-__all__ = ["EMBEDDING", "EmbedSettings", "Embedder", "load_embedder"]
+__all__ = ["EMBEDDING", "EmbedSettings", "Embedder"]

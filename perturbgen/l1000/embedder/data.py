@@ -11,12 +11,13 @@ from typing import Any, Self, cast
 import numpy as np
 import pandas as pd
 
-from perturbgen.core.errors import SchemaError, shorten, suggest
+from perturbgen.core.errors import ConfigError, SchemaError, shorten, suggest
 from perturbgen.core.files import require_file
 from perturbgen.core.tables import open_h5ad, require_columns
 from perturbgen.l1000.embedder.settings import ProfileData
 from perturbgen.profiles import Profiles, read_profiles
 from perturbgen.profiles.readers import MANIFEST
+from perturbgen.retrieval import Measure, nearest, neighbour_table
 
 log = logging.getLogger(__name__)
 
@@ -137,6 +138,42 @@ class EmbedProfiles(Profiles):
                 "the split puts no profile into 'train'", cause="it was made for other data"
             )
         return parts.rename("part").rename_axis("sample")
+
+    def neighbours(
+        self, vectors: np.ndarray, label: str, measure: Measure, *, k: int
+    ) -> pd.DataFrame:
+        """The ``k`` nearest profiles of each profile by places (profiles, size), a line a pair."""
+        labels = self.meta.assign(**{label: self.meta[label].astype(str)})
+        rows, values = nearest(vectors, labels, k=min(k, len(labels) - 1), similarity=measure)
+        return neighbour_table(labels, rows, values, same=[label])
+
+    def display_names(self, label: str) -> dict[str, str]:
+        """A kind with its common name, where there is one."""
+        if "name" not in self.meta or label == "name":
+            return {}
+        first = self.meta.drop_duplicates(label)
+        pairs = zip(first[label].astype(str), first["name"].astype(str), strict=True)
+        return {kind: name if name == kind else f"{name} ({kind})" for kind, name in pairs}
+
+    def with_perturbagen_values(self, path: Path, columns: Sequence[str]) -> Self:
+        """The table with columns of a table of perturbagens, found by canonical id."""
+        from perturbgen.l1000 import perturbagen_values
+
+        if not columns:
+            raise ConfigError(
+                "--perturbagens without --probe", fix="name the column to be read: --probe moa"
+            )
+        require_columns(self.meta, ["perturbagen"], _SAMPLES)
+        ids = self.meta["perturbagen"].astype(object)
+        values = {name: ids.map(perturbagen_values(path, name)) for name in columns}
+        unknown = [name for name, found in values.items() if found.isna().all()]
+        if unknown:
+            raise SchemaError(
+                f"{path} knows the {unknown[0]} of none of the {ids.nunique():,} perturbagens",
+                expected="the same ids",
+                cause=f"ids such as {shorten(ids.unique())} are not in its column pert_id",
+            )
+        return replace(self, meta=self.meta.assign(**values))
 
     def standard(self, clip: float | None) -> tuple[np.ndarray, np.ndarray]:
         """Mean and SD of each gene over clipped profiles, (genes,) both; read part by part."""

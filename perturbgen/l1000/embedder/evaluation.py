@@ -1,4 +1,4 @@
-"""A trained embedding beside its rivals, on profiles that it was not trained on.
+"""A trained embedding beside its rivals, on profiles that it was not trained on, and their page.
 
 The rivals are what it must beat, each fitted on the training profiles alone. On the real plate
 LJP005 WCCN is still ahead of it.
@@ -7,31 +7,34 @@ LJP005 WCCN is still ahead of it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from perturbgen.core.errors import ConfigError, SchemaError, shorten
-from perturbgen.core.tables import require_columns
+from perturbgen.core.console import plain
+from perturbgen.core.page import PALETTE, Page
 from perturbgen.l1000.embedder.data import EmbedProfiles
-from perturbgen.l1000.embedder.probe import probe, probe_task
+from perturbgen.l1000.embedder.probe import KINDS, MAJORITY, ProbeTask
 from perturbgen.l1000.embedder.recipe import Embedder
 from perturbgen.profiles.linear import PCA, WCCN, ReplicateMetric
-from perturbgen.retrieval import (
-    Measure,
-    Retrieval,
-    controlled,
-    group_neighbours,
-    nearest,
-    neighbour_table,
-    retrieve,
-)
+from perturbgen.retrieval import Measure, Retrieval, controlled, group_neighbours, retrieve
+from perturbgen.train.board import plane
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
 
 _CLIP = 10.0  # of z-scores, as for the network
 MINE = "trained embedding"
+_MAPPED = 20_000  # profiles on the map, at most
+_LISTED = 500  # perturbagens whose neighbours the page lists, at most
+_PROBE_TEXT = (
+    "How well classifiers read {column} from each method's places. They learn from some values of "
+    "{label} and are tested on others, five folds together. balanced: the mean over classes of "
+    "their share told rightly. top-1 of {label}s: all profiles of one decide together. It is "
+    "shuffled over values of {label} for the control."
+)
 
 
 @dataclass(frozen=True)
@@ -42,24 +45,30 @@ class Rival:
     vectors: np.ndarray
     similarity: Measure = "cosine"
 
-
-def rivals(
-    train: np.ndarray, labels: np.ndarray, judged: np.ndarray, *, seed: int, components: int = 64
-) -> list[Rival]:
-    """All of them, from profiles (rows, genes) and the training rows' labels."""
-    train, judged = np.clip(train, -_CLIP, _CLIP), np.clip(judged, -_CLIP, _CLIP)
-    metric = ReplicateMetric(min(32, components), components)
-    pca, whitened = PCA(components).fit(train), PCA(components, whiten=True).fit(train)
-    return [
-        Rival("random", np.random.default_rng(seed).normal(size=(len(judged), 32))),
-        Rival("z-scores, Euclid", judged, "euclidean"),
-        Rival("z-scores, cosine", judged),
-        Rival("z-scores, Spearman", judged, "spearman"),
-        Rival(f"PCA-{components}", pca.transform(judged)),
-        Rival(f"PCA-{components}, whitened", whitened.transform(judged)),
-        Rival("replicate metric (PeML-like)", metric.fit(train, labels).transform(judged)),
-        Rival(f"WCCN, PCA-{components}", WCCN(components).fit(train, labels).transform(judged)),
-    ]
+    @classmethod
+    def fitted(
+        cls,
+        train: np.ndarray,
+        labels: np.ndarray,
+        judged: np.ndarray,
+        *,
+        seed: int,
+        components: int = 64,
+    ) -> list[Rival]:
+        """All of them, from profiles (rows, genes) and the training rows' labels."""
+        train, judged = np.clip(train, -_CLIP, _CLIP), np.clip(judged, -_CLIP, _CLIP)
+        metric = ReplicateMetric(min(32, components), components)
+        pca, whitened = PCA(components).fit(train), PCA(components, whiten=True).fit(train)
+        return [
+            cls("random", np.random.default_rng(seed).normal(size=(len(judged), 32))),
+            cls("z-scores, Euclid", judged, "euclidean"),
+            cls("z-scores, cosine", judged),
+            cls("z-scores, Spearman", judged, "spearman"),
+            cls(f"PCA-{components}", pca.transform(judged)),
+            cls(f"PCA-{components}, whitened", whitened.transform(judged)),
+            cls("replicate metric (PeML-like)", metric.fit(train, labels).transform(judged)),
+            cls(f"WCCN, PCA-{components}", WCCN(components).fit(train, labels).transform(judged)),
+        ]
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,6 +82,56 @@ class Judged:
     label: str
     methods: tuple[Rival, ...]
     probes: dict[str, pd.DataFrame]  # by column
+
+    @classmethod
+    def of(
+        cls,
+        embedder: Embedder,
+        table: EmbedProfiles,
+        *,
+        seed: int,
+        plate: str | None,
+        well: str | None,
+        probes: Sequence[str] = (),
+    ) -> Judged:
+        """Rank the profiles by every method; linear rivals are fitted on the run's training
+        profiles.
+
+        Every method sees the embedding's genes, found by id. ``probes`` are columns whose values
+        classifiers are asked to read from each method's places.
+        """
+        label = embedder.settings.data.label
+        train = embedder.profiles(part="train").with_genes(embedder.genes)
+        table = table.with_genes(embedder.genes)
+        labels = table.meta.assign(**{label: table.meta[label].astype(str)})
+        # A column that cannot be probed is told before the networks and rivals are run.
+        tasks = {
+            name: ProbeTask.of(labels, name, label, rng=np.random.default_rng(seed))
+            for name in probes
+        }
+        vectors, measure = embedder.embed(table), embedder.model.measure
+        names = train.meta[label].astype(str).to_numpy()
+        methods = (
+            Rival(MINE, vectors, measure),
+            Rival("the network, untrained", embedder.untrained().embed(table), measure),
+            *Rival.fitted(train.dense(), names, table.dense(), seed=seed),
+        )
+        found = {
+            rival.name: retrieve(rival.vectors, labels, same=label, similarity=rival.similarity)
+            for rival in methods
+        }
+        controls = controlled(
+            vectors,
+            labels,
+            same=label,
+            plate=_known(plate, labels),
+            well=_known(well, labels),
+            rng=np.random.default_rng(seed),
+            similarity=measure,
+        )
+        asked = probe_inputs(methods)
+        probed = {name: task.probe(asked, seed=seed) for name, task in tasks.items()}
+        return cls(table, vectors, found, controls, label, methods, probed)
 
     def rows(self) -> list[dict[str, Any]]:
         """A line for each method, the best mAP first."""
@@ -101,85 +160,61 @@ class Judged:
 
     def neighbours(self, measure: Measure, *, k: int = 10) -> pd.DataFrame:
         """Which other perturbagens the nearest profiles of each one belong to."""
-        return group_neighbours(
-            neighbours_of(self.table, self.vectors, self.label, measure, k=k), same=[self.label]
+        pairs = self.table.neighbours(self.vectors, self.label, measure, k=k)
+        return group_neighbours(pairs, same=[self.label])
+
+    def page(self, embedder: Embedder, groups: pd.DataFrame, *, title: str) -> Page:
+        """The table of methods, curves, the map, leaks, probes and neighbours."""
+        n, kinds = len(self.table), self.table.meta[self.label].nunique()
+        page = Page(
+            title, f"{n:,} profiles of {kinds:,} values of {self.label}, ranked by each method."
         )
-
-
-def neighbours_of(
-    table: EmbedProfiles, vectors: np.ndarray, label: str, measure: Measure, *, k: int
-) -> pd.DataFrame:
-    """The ``k`` nearest profiles of each profile, a line a pair."""
-    labels = table.meta.assign(**{label: table.meta[label].astype(str)})
-    rows, values = nearest(vectors, labels, k=min(k, len(labels) - 1), similarity=measure)
-    return neighbour_table(labels, rows, values, same=[label])
-
-
-def with_values(table: EmbedProfiles, path: Path, columns: Sequence[str]) -> EmbedProfiles:
-    """The table with columns of a table of perturbagens, found by canonical id."""
-    from perturbgen.l1000 import perturbagen_values
-
-    if not columns:
-        raise ConfigError(
-            "--perturbagens without --probe", fix="name the column to be read: --probe moa"
+        page.section(
+            "Methods",
+            "mAP, AUC and P@1: means over profiles. median q: the share of others that lie above a "
+            "profile of the same kind. retrieved: the share of kinds found above chance. Rivals "
+            "are fitted on the run's training profiles.",
         )
-    require_columns(table.meta, ["perturbagen"], "the table of samples")
-    ids = table.meta["perturbagen"].astype(object)
-    values = {name: ids.map(perturbagen_values(path, name)) for name in columns}
-    unknown = [name for name, found in values.items() if found.isna().all()]
-    if unknown:
-        raise SchemaError(
-            f"{path} knows the {unknown[0]} of none of the {ids.nunique():,} perturbagens",
-            expected="the same ids",
-            cause=f"ids such as {shorten(ids.unique())} are not in its column pert_id",
+        page.table(self.rows())
+        page.section("Retrieval curves")
+        page.figure(
+            _curves(self),
+            "Share of pairs of one kind that have at most this part of the others between them.",
         )
-    return replace(table, meta=table.meta.assign(**values))
-
-
-def judge(
-    embedder: Embedder,
-    table: EmbedProfiles,
-    *,
-    seed: int,
-    plate: str | None,
-    well: str | None,
-    probes: Sequence[str] = (),
-) -> Judged:
-    """Rank the profiles by every method; linear rivals are fitted on the run's training profiles.
-
-    Every method sees the embedding's genes, found by id. ``probes`` are columns whose values
-    classifiers are asked to read from each method's places.
-    """
-    label = embedder.settings.data.label
-    train = embedder.profiles(part="train").with_genes(embedder.genes)
-    table = table.with_genes(embedder.genes)
-    labels = table.meta.assign(**{label: table.meta[label].astype(str)})
-    # A column that cannot be probed is told before the networks and rivals are run.
-    tasks = {
-        name: probe_task(labels, name, label, rng=np.random.default_rng(seed)) for name in probes
-    }
-    vectors, measure = embedder.embed(table), embedder.model.measure
-    names = train.meta[label].astype(str).to_numpy()
-    methods = (
-        Rival(MINE, vectors, measure),
-        Rival("the network, untrained", embedder.untrained().embed(table), measure),
-        *rivals(train.dense(), names, table.dense(), seed=seed),
-    )
-    found = {
-        rival.name: retrieve(rival.vectors, labels, same=label, similarity=rival.similarity)
-        for rival in methods
-    }
-    controls = controlled(
-        vectors,
-        labels,
-        same=label,
-        plate=known(plate, labels),
-        well=known(well, labels),
-        rng=np.random.default_rng(seed),
-        similarity=measure,
-    )
-    probed = {name: probe(probe_inputs(methods), task, seed=seed) for name, task in tasks.items()}
-    return Judged(table, vectors, found, controls, label, methods, probed)
+        page.section("Map")
+        page.figure(
+            _profile_map(self),
+            "The two directions of most variance; point at a profile for its name.",
+        )
+        page.section(
+            "Leaks of the plate",
+            "What is left on other plates and positions, what shuffled labels give, and how well "
+            "the plate is found: an AUC of one half is chance, more is leakage.",
+        )
+        page.table(
+            [{"variant": name, **plain(dict(row))} for name, row in self.controls.iterrows()]
+        )
+        for column in self.probes:
+            page.section(f"Probe: {column}", _PROBE_TEXT.format(column=column, label=self.label))
+            page.figure(
+                _probe_figure(self, column),
+                "Dotted: the same classifiers on shuffled classes; "
+                "dashed: the most frequent class.",
+            )
+            page.table(self.probe_rows(column))
+        page.section(
+            "Neighbours",
+            "The other kinds that a kind's ten nearest profiles belong to, "
+            "the most frequent first.",
+        )
+        page.table(_neighbour_rows(self, groups))
+        settings = embedder.settings.model
+        page.section(
+            "Network",
+            f"{embedder.path.name}: {settings.encoder.kind} encoder, {settings.head.kind} head, "
+            f"{len(embedder.card.classes):,} training classes, {settings.size} dimensions.",
+        )
+        return page
 
 
 def probe_inputs(methods: Sequence[Rival]) -> dict[str, np.ndarray]:
@@ -193,22 +228,112 @@ def probe_inputs(methods: Sequence[Rival]) -> dict[str, np.ndarray]:
     }
 
 
-def known(column: str | None, labels: pd.DataFrame) -> str | None:
+def _known(column: str | None, labels: pd.DataFrame) -> str | None:
     """A column that says something: it is there, and not the same everywhere."""
     return column if column in labels and labels[column].nunique() > 1 else None
 
 
-def display_names(samples: pd.DataFrame, label: str) -> dict[str, str]:
-    """A kind with its common name, where there is one."""
-    if "name" not in samples or label == "name":
-        return {}
-    first = samples.drop_duplicates(label)
-    pairs = zip(first[label].astype(str), first["name"].astype(str), strict=True)
-    return {kind: name if name == kind else f"{name} ({kind})" for kind, name in pairs}
+def _curves(judged: Judged) -> Figure:
+    """Pooled ROC curves with a logarithmic x axis."""
+    import plotly.graph_objects as go
+
+    order = [row["method"] for row in judged.rows()]
+    fewest = max(1e-4, 0.5 / judged.found[MINE].queries["negatives"].max())
+    x = np.geomspace(fewest, 1, 300)
+    figure = go.Figure()
+    for i, name in enumerate(order):
+        width = 4 if name == MINE else 1.5
+        dash = "solid" if i < len(PALETTE) else "dot"
+        line = {"color": PALETTE[i % len(PALETTE)], "width": width, "dash": dash}
+        figure.add_scatter(x=x, y=judged.found[name].curve(x), mode="lines", name=name, line=line)
+    figure.update_xaxes(title="part of the others above", type="log", dtick=1, tickformat="~%")
+    figure.update_yaxes(title="share of pairs", range=[0, 1.02], tickformat=".0%")
+    return figure.update_layout(height=460)
 
 
-def plain(row: Any) -> dict[str, Any]:
-    """A line with None for NaN."""
-    return {
-        str(k): None if isinstance(v, float) and np.isnan(v) else v for k, v in dict(row).items()
-    }
+def _profile_map(judged: Judged) -> Figure:
+    """The first two principal components, coloured by mechanism, else cell line."""
+    import plotly.graph_objects as go
+
+    samples = judged.table.meta
+    chosen = np.random.default_rng(0).permutation(len(samples))[:_MAPPED]
+    points = plane(judged.vectors.astype(float))[chosen]
+    samples = samples.iloc[chosen]
+    colour = next((name for name in ("moa", "cell_line") if _known(name, samples)), judged.label)
+    text = _hover(samples, judged.label)
+    kinds = samples[colour].astype(str).to_numpy()
+    names, counts = np.unique(kinds, return_counts=True)
+    common = list(names[np.argsort(-counts, kind="stable")][: len(PALETTE)])
+    figure = go.Figure()
+    for name, tone in [("other", "#b5bbc2"), *zip(sorted(common), PALETTE, strict=False)]:
+        mine = ~np.isin(kinds, common) if name == "other" else kinds == name
+        if mine.any():
+            figure.add_scattergl(
+                x=points[mine, 0],
+                y=points[mine, 1],
+                mode="markers",
+                name=str(name),
+                text=text[mine],
+                marker={"color": tone, "size": 5, "opacity": 0.7},
+                hovertemplate="%{text}<extra></extra>",
+            )
+    figure.update_xaxes(title="first component")
+    figure.update_yaxes(title="second component", scaleanchor="x")
+    return figure.update_layout(height=560, legend_title=colour)
+
+
+def _hover(samples: pd.DataFrame, label: str) -> np.ndarray:
+    """What a profile is, in a line."""
+    names = [
+        name for name in ("name", label, "dose", "cell_line", "plate", "well") if name in samples
+    ]
+    return samples[list(dict.fromkeys(names))].astype(str).agg(", ".join, axis=1).to_numpy()
+
+
+def _neighbour_rows(judged: Judged, groups: pd.DataFrame, *, near: int = 4) -> list[dict[str, Any]]:
+    """A line for each kind: how well it is found, and its nearest other kinds."""
+    label = judged.label
+    ap = judged.found[MINE].groups.set_index(label)["ap"]
+    named = judged.table.display_names(label)
+    rows = []
+    for kind in sorted(groups[label].unique())[:_LISTED]:
+        mine = groups[groups[label] == kind]
+        nearest_kinds = [
+            f"{named.get(other, other)} ({share:.0%})"
+            for other, share in zip(
+                mine[f"neighbour {label}"].head(near), mine["share"].head(near), strict=True
+            )
+        ]
+        score = ap.get(kind)
+        rows.append(
+            {
+                label: named.get(kind, kind),
+                "AP": None if score is None else float(score),
+                "nearest others": "; ".join(nearest_kinds),
+            }
+        )
+    return rows
+
+
+def _probe_figure(judged: Judged, column: str) -> Figure:
+    """Bars of macro-F1 by input and classifier; what guessing gives as lines."""
+    import plotly.graph_objects as go
+
+    found = judged.probes[column]
+    names = [
+        name
+        for name in found["input"].unique()
+        if name != "none" and not name.endswith(", shuffled")
+    ]
+    scores = found.set_index(["input", "classifier"])["macro-F1"]
+    figure = go.Figure()
+    for kind, tone in zip(KINDS, PALETTE, strict=False):
+        figure.add_bar(
+            x=names, y=[scores[name, kind] for name in names], name=kind, marker_color=tone
+        )
+        figure.add_hline(
+            y=scores[f"{names[0]}, shuffled", kind], line={"color": tone, "dash": "dot"}
+        )
+    figure.add_hline(y=scores["none", MAJORITY], line={"color": "#595959", "dash": "dash"})
+    figure.update_yaxes(title="macro-F1", range=[0, 1])
+    return figure.update_layout(height=420, barmode="group")

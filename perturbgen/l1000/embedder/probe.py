@@ -37,7 +37,7 @@ _MOST = 10_000  # profiles that are probed, at most
 
 
 @dataclass(frozen=True, eq=False)
-class _ProbeTask:
+class ProbeTask:
     """Profiles to be classified: rows, and classes and groups as numbers, each (profiles,)."""
 
     rows: np.ndarray
@@ -45,7 +45,40 @@ class _ProbeTask:
     groups: np.ndarray
     names: tuple[str, ...]
 
-    def shuffled(self, rng: np.random.Generator) -> _ProbeTask:
+    @classmethod
+    def of(
+        cls,
+        samples: pd.DataFrame,
+        column: str,
+        group: str,
+        *,
+        rng: np.random.Generator,
+        most: int = _MOST,
+    ) -> ProbeTask:
+        """Profiles whose class is known and is in two groups at least; of many, a random part."""
+        require_columns(samples, [column], "the table of samples")
+        classes, groups = samples[column].astype(object), samples[group].astype(object)
+        told = classes.notna() & (classes.astype(str).str.strip() != "") & groups.notna()
+        rows = np.sort(rng.permutation(np.flatnonzero(told.to_numpy()))[:most])
+        table = pd.DataFrame(
+            {"class": classes.iloc[rows].astype(str), "group": groups.iloc[rows].astype(str)}
+        )
+        spread = table.groupby("class")["group"].nunique()
+        kept = table["class"].isin(spread.index[spread >= 2]).to_numpy()
+        if table["class"][kept].nunique() < 2:
+            raise SchemaError(
+                f"{(spread >= 2).sum()} of {len(spread)} values of {column!r} occur in two "
+                f"{group}s or more",
+                expected="two at least: a class is learned from some groups and tested on others",
+                cause=f"few profiles in this part, or no {column} in the samples",
+                fix="evaluate a larger part, or another column",
+            )
+        table, rows = table[kept], rows[kept]
+        codes, names = pd.factorize(table["class"], sort=True)
+        kinds = pd.factorize(table["group"], sort=True)[0]
+        return cls(rows, codes, kinds, tuple(map(str, names)))
+
+    def shuffled(self, rng: np.random.Generator) -> ProbeTask:
         """Classes given to the wrong groups; to the wrong profiles, if a group has several."""
         first = self.first()
         whole = (first[self.groups] == self.codes).all()
@@ -68,66 +101,34 @@ class _ProbeTask:
         home[order] = np.arange(len(first)) % min(_FOLDS, len(first))
         return home[self.groups]
 
+    def probe(
+        self, inputs: Mapping[str, np.ndarray], *, seed: int, kinds: tuple[_Kind, ...] = KINDS
+    ) -> pd.DataFrame:
+        """A line for each input (all rows, width) and classifier.
 
-def probe_task(
-    samples: pd.DataFrame, column: str, group: str, *, rng: np.random.Generator, most: int = _MOST
-) -> _ProbeTask:
-    """Profiles whose class is known and occurs in two groups at least; of many, a random part."""
-    require_columns(samples, [column], "the table of samples")
-    classes, groups = samples[column].astype(object), samples[group].astype(object)
-    told = classes.notna() & (classes.astype(str).str.strip() != "") & groups.notna()
-    rows = np.sort(rng.permutation(np.flatnonzero(told.to_numpy()))[:most])
-    table = pd.DataFrame(
-        {"class": classes.iloc[rows].astype(str), "group": groups.iloc[rows].astype(str)}
-    )
-    spread = table.groupby("class")["group"].nunique()
-    kept = table["class"].isin(spread.index[spread >= 2]).to_numpy()
-    if table["class"][kept].nunique() < 2:
-        raise SchemaError(
-            f"{(spread >= 2).sum()} of {len(spread)} values of {column!r} occur in two {group}s "
-            "or more",
-            expected="two at least: a class is learned from some groups and tested on others",
-            cause=f"few profiles in this part, or no {column} in the samples",
-            fix="evaluate a larger part, or another column",
-        )
-    table, rows = table[kept], rows[kept]
-    codes, names = pd.factorize(table["class"], sort=True)
-    kinds = pd.factorize(table["group"], sort=True)[0]
-    return _ProbeTask(rows, codes, kinds, tuple(map(str, names)))
+        The first input is also probed for shuffled classes. Columns: share of profiles classified
+        rightly (top-1), its mean over classes (balanced), macro-F1, and top-1 of whole groups by
+        the mean of their profiles' log-probabilities.
+        """
+        order, shuffling = (np.random.default_rng([seed, part]) for part in range(2))
+        fold, shuffled = self.folds(order), self.shuffled(shuffling)
+        first = next(iter(inputs))
+        plans = [(name, kind, self, fold) for name in inputs for kind in kinds]
+        plans += [(first, kind, shuffled, shuffled.folds(order)) for kind in kinds]
+        frequent = np.full((len(fold), len(self.names)), -np.inf)  # the class that most others have
+        for number in np.unique(fold):
+            counts = np.bincount(self.codes[fold != number], minlength=len(self.names))
+            frequent[fold == number, counts.argmax()] = 0
+        rows = [{"input": "none", "classifier": MAJORITY, **_scores(frequent, self)}]
+        for name, kind, what, where in track(plans, "probes"):
+            found = _predict_withheld(inputs[name][self.rows], what, where, kind, seed=seed)
+            shown = name if what is self else f"{name}, shuffled"
+            rows.append({"input": shown, "classifier": kind, **_scores(found, what)})
+        return pd.DataFrame(rows)
 
 
-def probe(
-    inputs: Mapping[str, np.ndarray],
-    task: _ProbeTask,
-    *,
-    seed: int,
-    kinds: tuple[_Kind, ...] = KINDS,
-) -> pd.DataFrame:
-    """A line for each input (all rows, width) and classifier.
-
-    The first input is also probed for shuffled classes. Columns: share of profiles classified
-    rightly (top-1), its mean over classes (balanced), macro-F1, and top-1 of whole groups by the
-    mean of their profiles' log-probabilities.
-    """
-    order, shuffling = (np.random.default_rng([seed, part]) for part in range(2))
-    fold, shuffled = task.folds(order), task.shuffled(shuffling)
-    first = next(iter(inputs))
-    plans = [(name, kind, task, fold) for name in inputs for kind in kinds]
-    plans += [(first, kind, shuffled, shuffled.folds(order)) for kind in kinds]
-    frequent = np.full((len(fold), len(task.names)), -np.inf)  # the class that most others have
-    for number in np.unique(fold):
-        counts = np.bincount(task.codes[fold != number], minlength=len(task.names))
-        frequent[fold == number, counts.argmax()] = 0
-    rows = [{"input": "none", "classifier": MAJORITY, **_scores(frequent, task)}]
-    for name, kind, what, where in track(plans, "probes"):
-        found = _predicted(inputs[name][task.rows], what, where, kind, seed=seed)
-        shown = name if what is task else f"{name}, shuffled"
-        rows.append({"input": shown, "classifier": kind, **_scores(found, what)})
-    return pd.DataFrame(rows)
-
-
-def _predicted(
-    vectors: np.ndarray, task: _ProbeTask, fold: np.ndarray, kind: _Kind, *, seed: int
+def _predict_withheld(
+    vectors: np.ndarray, task: ProbeTask, fold: np.ndarray, kind: _Kind, *, seed: int
 ) -> np.ndarray:
     """Log-probabilities (profiles, classes), by classifiers that saw no profile of the group."""
     vectors = np.asarray(vectors, np.float32)
@@ -209,7 +210,7 @@ def _fit_network(
     return classify
 
 
-def _scores(log_probabilities: np.ndarray, task: _ProbeTask) -> dict[str, float]:
+def _scores(log_probabilities: np.ndarray, task: ProbeTask) -> dict[str, float]:
     """Top-1, balanced, macro-F1, and top-1 of groups, NaN where one has several classes."""
     confusion = np.zeros((len(task.names), len(task.names)))
     np.add.at(confusion, (task.codes, log_probabilities.argmax(axis=1)), 1)

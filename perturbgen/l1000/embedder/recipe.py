@@ -16,7 +16,7 @@ from perturbgen.core.files import require_folder
 from perturbgen.l1000.embedder.data import ConditionEncoder, EmbedProfiles
 from perturbgen.l1000.embedder.settings import EmbedSettings
 from perturbgen.retrieval import retrieve
-from perturbgen.train.board import Board, latent_figure
+from perturbgen.train.board import Board
 from perturbgen.train.card import Card
 from perturbgen.train.run import Recipe, Trained, require_unseen
 
@@ -119,12 +119,12 @@ class Embedder(Trained):
 
     def untrained(self) -> Embedder:
         """The same network before its first step."""
-        first = _blank(self.settings, self.card, self.model.mean.cpu(), self.model.sd.cpu())
+        first = _new_network(self.settings, self.card, self.model.mean.cpu(), self.model.sd.cpu())
         return Embedder(self.path, self.settings, first.eval(), self.card)
 
 
-class _EmbedRecipe(Recipe[EmbedSettings, _Prepared, _EmbedCard]):
-    settings, card = EmbedSettings, _EmbedCard
+class _EmbedRecipe(Recipe[EmbedSettings, _Prepared, _EmbedCard, Embedder]):
+    settings, card, trained = EmbedSettings, _EmbedCard, Embedder
     unit, may_change = "profiles", ("training.resident",)
 
     def read(self, settings: EmbedSettings) -> _Prepared:
@@ -189,9 +189,11 @@ class _EmbedRecipe(Recipe[EmbedSettings, _Prepared, _EmbedCard]):
             _profile_feed(table, settings, data.card, fabric.device)
             for table in (data.train, withheld)
         )
-        model = _blank(settings, data.card, torch.from_numpy(data.mean), torch.from_numpy(data.sd))
+        model = _new_network(
+            settings, data.card, torch.from_numpy(data.mean), torch.from_numpy(data.sd)
+        )
         if settings.start is not None:
-            _transfer(model, load_embedder(settings.start), data.card)
+            _transfer(model, EMBEDDING.load(settings.start), data.card)
         groups = model.groups()
         optimiser = adamw(
             (groups["encoder"], options.learning_rate, options.weight_decay),
@@ -214,15 +216,12 @@ class _EmbedRecipe(Recipe[EmbedSettings, _Prepared, _EmbedCard]):
     def blank(self, run: Path, settings: EmbedSettings, card: _EmbedCard) -> ProfileEmbedder:
         import torch
 
-        return _blank(settings, card, torch.zeros(len(card.genes)), torch.ones(len(card.genes)))
+        return _new_network(
+            settings, card, torch.zeros(len(card.genes)), torch.ones(len(card.genes))
+        )
 
 
 EMBEDDING = _EmbedRecipe()
-
-
-def load_embedder(path: str | Path, *, which: str = "best", device: str = "cpu") -> Embedder:
-    """The embedding of a run, its best (or last) state."""
-    return Embedder(**vars(EMBEDDING.load(path, which=which, device=device)))
 
 
 def _classes_of(labels: pd.Series, least: int) -> pd.Index:
@@ -249,7 +248,7 @@ def _conditions(settings: EmbedSettings, train: EmbedProfiles) -> ConditionEncod
     """What the network is told, as fitted here or as the encoder that it starts from was told."""
     if settings.start is None:
         return ConditionEncoder.fit(train.meta, settings.model.conditions)
-    found = load_embedder(settings.start).card.conditions
+    found = EMBEDDING.load(settings.start).card.conditions
     known = {*found.categories, *found.scales}
     if known != set(settings.model.conditions):
         raise ConfigError(
@@ -277,7 +276,7 @@ def _profile_feed(
     )
 
 
-def _blank(settings: EmbedSettings, card: _EmbedCard, mean: Any, sd: Any) -> ProfileEmbedder:
+def _new_network(settings: EmbedSettings, card: _EmbedCard, mean: Any, sd: Any) -> ProfileEmbedder:
     """A model before training, its first parameters drawn from the seed."""
     import torch
 
@@ -344,8 +343,7 @@ class _EmbedBoard(Board):
 
     def pictures(self, training: Training, epoch: int) -> None:
         """The first two principal components, and the head's scale and margin."""
-        figure = latent_figure(*self.projected(training))
-        self.writer.add_figure("embedding/principal components", figure, epoch)
+        self.add_latents("embedding/principal components", *self.projected(training), epoch)
         head = cast("ProfileEmbedder", training.model).head
         self.writer.add_scalar("schedule/scale", float(head.log_scale.detach().exp()), epoch)
         self.writer.add_scalar("schedule/margin", head.risen * float(head.margins.max()), epoch)

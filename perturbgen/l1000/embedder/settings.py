@@ -17,7 +17,6 @@ from perturbgen.train.settings import (
     Positive,
     Stopping,
     Widths,
-    changed,
 )
 
 # Which settings of the encoder each kind reads, under the names that its network gives them.
@@ -50,9 +49,9 @@ class ProfileData(Settings):
         """One way to split."""
         if self.split is not None and self.leakproof is not None:
             raise ValueError("'split' and 'leakproof' are two ways to split")
-        if self.leakproof is None and changed(self, {"fold"}):
+        if self.leakproof is None and self.changed({"fold"}):
             raise ValueError("'fold' is of a leakproof split")
-        if (self.split or self.leakproof) and changed(self, {"validation", "test"}):
+        if (self.split or self.leakproof) and self.changed({"validation", "test"}):
             raise ValueError(
                 "the split says which are withheld; 'validation' and 'test' would be ignored"
             )
@@ -77,7 +76,7 @@ class _EncoderSettings(Settings):
         """A setting that this kind would ignore is an error."""
         mine = _OPTIONS[self.kind]
         others = {name for names in _OPTIONS.values() for name in names} - set(mine)
-        foreign = changed(self, others)
+        foreign = self.changed(others)
         if foreign:
             raise ValueError(
                 f"{foreign[0]!r} is no setting of a {self.kind} encoder, "
@@ -109,7 +108,7 @@ class _HeadSettings(Settings):
     @model_validator(mode="after")
     def of_this_kind(self) -> _HeadSettings:
         """AdaCos has neither margin nor a learned scale."""
-        ignored = changed(self, {"margin", "margin_rate", "rare_margin", "scale", "learn_scale"})
+        ignored = self.changed({"margin", "margin_rate", "rare_margin", "scale", "learn_scale"})
         if self.kind == "adacos" and ignored:
             raise ValueError(f"{ignored[0]!r}: adacos has no margin and sets its own scale")
         if self.easy and self.kind not in ("arcface", "curricular"):
@@ -143,7 +142,7 @@ class EmbedTraining(LoopTraining):
     @model_validator(mode="after")
     def whole_classes(self) -> EmbedTraining:
         """A balanced batch holds whole classes."""
-        if self.sampler == "shuffled" and changed(self, {"per_class"}):
+        if self.sampler == "shuffled" and self.changed({"per_class"}):
             raise ValueError("'per_class' is of the balanced sampler")
         if self.sampler == "balanced" and self.batch_size % self.per_class:
             raise ValueError(

@@ -116,7 +116,8 @@ def _lend_to_absent(
 def _nb_laws(size: float = 2.0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Means (laws,), counts from 1 on (counts,), and NB probabilities of them (laws, counts)."""
     mean, count = np.geomspace(1e-6, 1e3, 400), np.arange(1, 4000)
-    return mean, count, stats.nbinom.pmf(count, size, (size / (size + mean))[:, None])
+    pmf = np.asarray(stats.nbinom.pmf(count, size, (size / (size + mean))[:, None]))
+    return mean, count, pmf
 
 
 def _shares_of_log_means(log_means: np.ndarray) -> np.ndarray:

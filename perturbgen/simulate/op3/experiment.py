@@ -99,7 +99,11 @@ def simulate(
             preset,
             config=options.get("config"),
             overrides=options.get("overrides", ()),
-            sources={name: options.get(name) for name in ("baseline", "signatures", "layout")},
+            sources={
+                "baseline": options.get("baseline"),
+                "signatures": options.get("signatures"),
+                "layout": options.get("layout"),
+            },
         )
     if out is None:
         return _in_memory(build_world(settings, seed=seed))

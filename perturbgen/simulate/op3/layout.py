@@ -304,7 +304,8 @@ def _real_wells(
             {f"{row}{column}" for row in _ROWS for column in _COMPOUND_COLUMNS} - set(seen)
         )
         added, unplaced = unplaced[: len(free)], unplaced[len(free) :]
-        wells = {**seen.to_dict(), **dict(zip(added, free, strict=False))}
+        wells: dict[str, str] = dict(zip(seen.index, seen, strict=True))
+        wells.update(zip(added, free, strict=False))
         compounds_at = [(well[0], int(well[1:]), name) for name, well in wells.items()]
         positions = [*_place_controls(_ROWS, rng=rng), *compounds_at]
         libraries.append(

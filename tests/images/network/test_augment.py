@@ -1,4 +1,5 @@
-"""Changes of images that no label depends on: flips, windows, rectangles of others, and answers over all turns."""
+"""Changes of images that no label depends on: flips, windows, rectangles of others, and answers
+over all turns."""
 
 from __future__ import annotations
 
@@ -8,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from perturbgen.images.network import load_network
+from perturbgen.images.network import IMAGES
 from perturbgen.images.network.feed import ImageBatch, _standardised
-from perturbgen.images.network.fields import Vocabulary, read_fields
+from perturbgen.images.network.fields import Fields, Vocabulary
 from perturbgen.images.network.model import (
     ImageClassifier,
     _all_turns,
@@ -18,7 +19,7 @@ from perturbgen.images.network.model import (
     _cutmix,
     _zoomed,
 )
-from perturbgen.images.network.predict import predict_fields
+from perturbgen.images.network.predict import Predictions
 from perturbgen.images.network.settings import AugmentSettings, ImageModelSettings
 from perturbgen.nn.layers import Draws
 
@@ -86,8 +87,8 @@ def test_a_mixed_image_counts_for_both_labels_by_area() -> None:
 
 
 def test_answers_over_all_turns_do_not_depend_on_how_an_image_lies(trained: Path) -> None:
-    run = load_network(trained)
-    fields = read_fields(run.settings.data).part("test")
+    run = IMAGES.load(trained)
+    fields = Fields.read(run.settings.data).part("test")
 
     class Turned(type(run.feed(fields))):  # type: ignore[misc]
         def read(self, field: int) -> np.ndarray:
@@ -96,7 +97,9 @@ def test_answers_over_all_turns_do_not_depend_on_how_an_image_lies(trained: Path
     plain, turned = run.feed(fields), run.feed(fields)
     turned.__class__ = Turned
     for turns, same in ((False, False), (True, True)):
-        one, two = (predict_fields(run.model, feed, "running", turns=turns) for feed in (plain, turned))
+        one, two = (
+            Predictions.of(run.model, feed, "running", turns=turns) for feed in (plain, turned)
+        )
         assert np.allclose(one.embedding, two.embedding, atol=1e-4) is same
         np.testing.assert_allclose(np.exp(one.log_p).sum(axis=1), 1, rtol=1e-5)
 

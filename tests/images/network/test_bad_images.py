@@ -1,4 +1,5 @@
-"""Images that are not what they should be, from the command line: exit code 2 and a sentence, never a traceback."""
+"""Images that are not what they should be, from the command line: exit code 2 and a sentence, never
+a traceback."""
 
 from __future__ import annotations
 
@@ -13,6 +14,8 @@ from PIL import Image
 
 from perturbgen.cli import _run
 from perturbgen.simulate.images import ImageLayout, write_bbbc021
+
+pytestmark = pytest.mark.usefixtures("no_pictures")
 
 FAST = (
     "model.widths=[4]",

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from perturbgen.images.network import ImageRun, load_network
+from perturbgen.images.network import IMAGES, ImageRun
 from perturbgen.images.network.board import (
     _confusion_figure,
     _enlarged,
@@ -14,14 +14,14 @@ from perturbgen.images.network.board import (
     _image_grid,
     _tiled,
 )
-from perturbgen.images.network.fields import read_fields
-from perturbgen.images.network.predict import predict_fields
+from perturbgen.images.network.fields import Fields
+from perturbgen.images.network.predict import Predictions
 
 
 def test_pictures_show_every_class_and_the_chosen_fields(trained: Path) -> None:
-    run: ImageRun = load_network(trained)
-    feed = run.feed(read_fields(run.settings.data).part("validation"))
-    found = predict_fields(run.model, feed, "batch")
+    run: ImageRun = IMAGES.load(trained)
+    feed = run.feed(Fields.read(run.settings.data).part("validation"))
+    found = Predictions.of(run.model, feed, "batch")
     axes = _confusion_figure(found).axes[0]
     shown = np.asarray(axes.images[0].get_array())
     assert shown.shape == (8, 8)

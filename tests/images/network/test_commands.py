@@ -1,4 +1,5 @@
-"""images train, embed and evaluate from the command line: a run, its embedding, and what both are worth."""
+"""images train, embed and evaluate from the command line: a run, its embedding, and what both are
+worth."""
 
 from __future__ import annotations
 
@@ -9,6 +10,8 @@ import pandas as pd
 import pytest
 
 from perturbgen.cli import _run
+
+pytestmark = pytest.mark.usefixtures("no_pictures")
 
 
 def table(capsys: pytest.CaptureFixture[str]) -> list[dict[str, object]]:

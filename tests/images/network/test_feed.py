@@ -1,4 +1,5 @@
-"""The feed: every image once, one experiment a batch, decoded elsewhere and never far ahead; and augmentations."""
+"""The feed: every image once, one experiment a batch, decoded elsewhere and never far ahead; and
+augmentations."""
 
 from __future__ import annotations
 
@@ -16,8 +17,8 @@ from PIL import Image
 from perturbgen.core.errors import InputError, SchemaError
 from perturbgen.images.fields import read_field
 from perturbgen.images.network import feed as feeding
-from perturbgen.images.network.feed import ImageFeed, _cut, _shrunk
-from perturbgen.images.network.fields import Fields, Vocabulary, read_fields
+from perturbgen.images.network.feed import ImageFeed, _equal_parts, _mean_of_squares
+from perturbgen.images.network.fields import Fields, Vocabulary
 from perturbgen.images.network.model import _augmented, _turned
 from perturbgen.images.network.settings import AugmentSettings, ImageData
 from perturbgen.nn.layers import Draws
@@ -27,7 +28,7 @@ WORDS = Vocabulary(tuple(range(8)), ("HUVEC", "RPE"), ("HUVEC-01", "RPE-01"))
 
 @pytest.fixture(scope="module")
 def fields(plates: Path) -> Fields:
-    return read_fields(ImageData(path=plates))
+    return Fields.read(ImageData(path=plates))
 
 
 def make(fields: Fields, **options: object) -> ImageFeed:
@@ -91,7 +92,7 @@ def test_mixed_batches_mix_and_parts_are_equal(fields: Fields) -> None:
     assert np.mean(mixed) > 2
     sizes = {len(rows) for rows in make(fields, one_experiment=False).plan(0)}
     assert max(sizes) - min(sizes) <= 1
-    assert [len(part) for part in _cut(np.arange(17), 8)] == [6, 6, 5]
+    assert [len(part) for part in _equal_parts(np.arange(17), 8)] == [6, 6, 5]
 
 
 def test_the_order_is_that_of_seed_and_epoch_and_can_be_entered_anywhere(fields: Fields) -> None:
@@ -119,7 +120,7 @@ def test_a_feed_that_is_left_early_leaves_no_thread_behind(fields: Fields) -> No
 
 def test_parts_of_both_splits(plates: Path) -> None:
     def experiments(**options: object) -> dict[str, set[str]]:
-        table = read_fields(ImageData(path=plates, **options)).table  # type: ignore[arg-type]
+        table = Fields.read(ImageData(path=plates, **options)).table  # type: ignore[arg-type]
         return {str(part): set(rows["experiment"]) for part, rows in table.groupby("part")}
 
     assert experiments() == {
@@ -142,7 +143,7 @@ def test_the_kaggle_layout_gives_the_same_fields(tmp_path: Path) -> None:
     from perturbgen.simulate.images import write_rxrx1
 
     two, kaggle = (
-        read_fields(ImageData(path=write_rxrx1(tmp_path / layout, size=8, sirnas=1, layout=layout)))
+        Fields.read(ImageData(path=write_rxrx1(tmp_path / layout, size=8, sirnas=1, layout=layout)))
         for layout in ("2020", "kaggle")
     )
     assert two.table["site_id"].tolist() == kaggle.table["site_id"].tolist()
@@ -161,7 +162,7 @@ def test_bad_images_are_explained(
     shutil.copytree(plates, root)
     first = root / "images" / "HUVEC-01" / "Plate1"
     (first / "B03_s1_w4.png").unlink()
-    fields = read_fields(ImageData(path=root))
+    fields = Fields.read(ImageData(path=root))
     assert "left out for want of an image" in caplog.text
     assert "HUVEC-01_1_B03_1" not in fields.table["site_id"].tolist()
     cut_short = first / "B04_s1_w2.png"
@@ -173,9 +174,9 @@ def test_bad_images_are_explained(
     with pytest.raises(SchemaError, match=r"(8 x 8|16 x 16).*(16 x 16|8 x 8)"):
         list(make(fields).epoch(0))
     with pytest.raises(SchemaError, match="no cell type 'HEK'"):
-        read_fields(ImageData(path=plates, cell_types=("HEK",)))
+        Fields.read(ImageData(path=plates, cell_types=("HEK",)))
     with pytest.raises(SchemaError, match="no experiment 'HUVEC-9'"):
-        read_fields(ImageData(path=plates, validation=("HUVEC-9",)))
+        Fields.read(ImageData(path=plates, validation=("HUVEC-9",)))
 
 
 def test_sixteen_bits_have_the_same_range(tmp_path: Path, fields: Fields) -> None:
@@ -189,10 +190,10 @@ def test_sixteen_bits_have_the_same_range(tmp_path: Path, fields: Fields) -> Non
 
 def test_shrinking_takes_means_of_squares() -> None:
     image = np.arange(16, dtype=np.float32).reshape(1, 4, 4)
-    assert _shrunk(image, 2).tolist() == [[[2.5, 4.5], [10.5, 12.5]]]
-    assert _shrunk(np.zeros((2, 5, 7), np.float32), 2).shape == (2, 2, 3)
+    assert _mean_of_squares(image, 2).tolist() == [[[2.5, 4.5], [10.5, 12.5]]]
+    assert _mean_of_squares(np.zeros((2, 5, 7), np.float32), 2).shape == (2, 2, 3)
     with pytest.raises(SchemaError, match="cannot be shrunk by 9"):
-        _shrunk(image, 9)
+        _mean_of_squares(image, 9)
 
 
 def test_turning_permutes_pixels_of_each_image_by_itself() -> None:

@@ -1,4 +1,5 @@
-"""A network on images through the one loop: it learns, resumes to the bit, and is asked about wells three ways."""
+"""A network on images through the one loop: it learns, resumes to the bit, and is asked about wells
+three ways."""
 
 from __future__ import annotations
 
@@ -13,16 +14,18 @@ import pytest
 import torch
 
 from perturbgen.core.errors import ConfigError, InputError, SchemaError
-from perturbgen.images.network import IMAGES, load_network
+from perturbgen.images.network import IMAGES
 from perturbgen.images.network.evaluate import embed_run, evaluate_run
 from perturbgen.images.network.feed import ImageBatch
-from perturbgen.images.network.fields import Vocabulary, read_fields
+from perturbgen.images.network.fields import Fields, Vocabulary
 from perturbgen.images.network.model import ImageClassifier
-from perturbgen.images.network.predict import Predictions, predict_fields
+from perturbgen.images.network.predict import Predictions
 from perturbgen.images.network.recipe import _balanced, _image_feed, _ImageCard, _network_of
 from perturbgen.images.network.settings import ImageModelSettings, ImageSettings
 from perturbgen.nn.layers import Draws
 from perturbgen.train.card import load_state
+
+pytestmark = pytest.mark.usefixtures("no_pictures")
 
 WORDS = Vocabulary((0, 1, 2), ("A", "B"), ("x", "y"))
 
@@ -163,7 +166,7 @@ def test_starting_from_a_run_begins_with_its_weights(
     assert card.classes == _ImageCard.read(trained).classes
     assert card.cells == ("HUVEC", "RPE")
     assert card.experiments == ("RPE-01",)
-    feed = _image_feed(read_fields(tuned.data).part("train"), tuned, card, device="cpu")
+    feed = _image_feed(Fields.read(tuned.data).part("train"), tuned, card, device="cpu")
     model = _network_of(tuned, card, feed)
     best = load_state(trained, "best")["model"]
     assert all(
@@ -205,8 +208,8 @@ def test_penalties_train_on_mixed_batches(
 
 
 def test_statistics_of_an_experiment_take_its_stain_away(trained: Path) -> None:
-    run = load_network(trained)
-    fields = read_fields(run.settings.data).part("test")
+    run = IMAGES.load(trained)
+    fields = Fields.read(run.settings.data).part("test")
 
     class Brighter(type(run.feed(fields))):  # type: ignore[misc]
         def read(self, field: int) -> np.ndarray:
@@ -215,30 +218,33 @@ def test_statistics_of_an_experiment_take_its_stain_away(trained: Path) -> None:
     plain, bright = run.feed(fields), run.feed(fields)
     bright.__class__ = Brighter
     for kind, holds in (("running", False), ("batch", True), ("own", True)):
-        one, two = (predict_fields(run.model, feed, kind).embedding for feed in (plain, bright))  # type: ignore[arg-type]
+        one, two = (Predictions.of(run.model, feed, kind).embedding for feed in (plain, bright))  # type: ignore[arg-type]
         unlike = np.abs(one - two).mean() / one.std()
         assert bool(unlike < 0.05) is holds, (kind, unlike)
 
 
 def test_a_run_reads_its_images_on_the_device_that_it_lies_on(trained: Path) -> None:
-    run = load_network(trained, device="meta")  # stands for a GPU: any device that is not the cpu's
-    part = next(run.feed(read_fields(run.settings.data).part("test")).once())
+    run = IMAGES.load(trained, device="meta")  # stands for a GPU: any device that is not the cpu's
+    part = next(run.feed(Fields.read(run.settings.data).part("test")).once())
     assert {part.images.device.type, part.cell.device.type, run.model.weights.device.type} == {
         "meta"
     }
 
 
 def test_predictions_are_of_their_fields_whatever_the_batches(trained: Path) -> None:
-    run = load_network(trained)
-    fields = read_fields(run.settings.data).part("test")
-    whole = predict_fields(run.model, run.feed(fields), "running")
-    half = predict_fields(run.model, run.feed(fields.where(np.arange(len(fields)) % 2 == 1)), "running")
+    run = IMAGES.load(trained)
+    fields = Fields.read(run.settings.data).part("test")
+    whole = Predictions.of(run.model, run.feed(fields), "running")
+    half = Predictions.of(
+        run.model, run.feed(fields.where(np.arange(len(fields)) % 2 == 1)), "running"
+    )
     np.testing.assert_allclose(whole.embedding[1::2], half.embedding, atol=1e-5)
     np.testing.assert_allclose(np.exp(whole.log_p).sum(axis=1), 1, rtol=1e-5)
 
 
 def planted(noise: float, labelled: bool = True) -> Predictions:
-    """Two experiments of two plates with two wells and two sites; classes 0 to 3, and 9 for the controls."""
+    """Two experiments of two plates with two wells and two sites; classes 0 to 3, and 9 for the
+    controls."""
     rows = []
     for experiment, plate, well, site in product("xy", (1, 2), "CDE", (1, 2)):
         group = (plate - 1 + (experiment == "y")) % 2
@@ -296,7 +302,7 @@ def test_wells_average_their_sites() -> None:
 
 
 def test_evaluate_and_embed_say_what_they_were_asked(trained: Path) -> None:
-    run = load_network(trained)
+    run = IMAGES.load(trained)
     rows = evaluate_run(run, part=["test"])
     assert [row["decoding"] for row in rows] == [
         "independent",
@@ -316,8 +322,8 @@ def test_evaluate_and_embed_say_what_they_were_asked(trained: Path) -> None:
 
 
 def test_other_channels_are_refused(trained: Path) -> None:
-    run = load_network(trained)
-    fields = read_fields(run.settings.data)
+    run = IMAGES.load(trained)
+    fields = Fields.read(run.settings.data)
     fewer = type(fields)(fields.table, fields.files, fields.channels[:5])
     with pytest.raises(SchemaError, match=r"channels 1, 2, 3, 4, 5\n"):
         run.feed(fewer)

@@ -1,4 +1,5 @@
-"""Weights from a file: torchvision's names, other channels, and files that are not what they should be."""
+"""Weights from a file: torchvision's names, other channels, and files that are not what they should
+be."""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ import torch
 from torch import nn
 
 from perturbgen.core.errors import ConfigError, InputError
-from perturbgen.images.network.model import _renamed, load_backbone
+from perturbgen.images.network.model import _load_backbone, _renamed
 from perturbgen.nn.vision import _SmallCNN, backbone
 
 monai = pytest.mark.skipif(
@@ -40,13 +41,13 @@ def test_the_same_network_answers_as_the_one_that_was_saved(tmp_path: Path) -> N
     images = torch.rand(2, 3, 16, 16)
     assert not torch.allclose(one(images), two(images))
     state = {f"module.{name}": value for name, value in one.state_dict().items()}
-    load_backbone(two, saved({"state_dict": state, "epoch": 3}, tmp_path / "small.pt"))
+    _load_backbone(two, saved({"state_dict": state, "epoch": 3}, tmp_path / "small.pt"))
     torch.testing.assert_close(one(images), two(images))
 
 
 def test_six_channels_answer_grey_images_as_three_did(tmp_path: Path) -> None:
     three, six = drawn(_SmallCNN(3, (4,)), 1), _SmallCNN(6, (4,)).eval()
-    load_backbone(six, saved(three.state_dict(), tmp_path / "small.pt"))
+    _load_backbone(six, saved(three.state_dict(), tmp_path / "small.pt"))
     grey = torch.rand(2, 1, 8, 8)
     torch.testing.assert_close(six(grey.expand(2, 6, 8, 8)), three(grey.expand(2, 3, 8, 8)))
 
@@ -61,7 +62,7 @@ def test_torchvision_files_fit(name: str, tmp_path: Path) -> None:
     last = "fc." if name == "resnet18" else "classifier."
     photograph |= {f"{last}weight": torch.rand(1000, 8), f"{last}bias": torch.rand(1000)}
     network = backbone(name, 3)[0].eval()
-    load_backbone(network, saved(photograph, tmp_path / "weights.pth"))
+    _load_backbone(network, saved(photograph, tmp_path / "weights.pth"))
     images = torch.rand(1, 3, 64, 64)
     torch.testing.assert_close(network(images), given(images))
 
@@ -78,7 +79,7 @@ def test_a_bias_before_normalisation_is_swallowed_by_its_mean(tmp_path: Path) ->
     )
     assert "layer2.0.downsample.0.bias" in old.state_dict()
     network = backbone("resnet18", 3)[0].eval()
-    load_backbone(network, saved(old.state_dict(), tmp_path / "weights.pt"))
+    _load_backbone(network, saved(old.state_dict(), tmp_path / "weights.pt"))
     images = torch.rand(1, 3, 64, 64)
     torch.testing.assert_close(network(images), old(images), rtol=1e-4, atol=1e-4)
 
@@ -96,13 +97,13 @@ def test_another_backbone_and_broken_files_are_explained(tmp_path: Path) -> None
     with pytest.raises(
         ConfigError, match=r"has no 'layers\.4\.weight'.*of the shape of this network"
     ):
-        load_backbone(_SmallCNN(3, (4, 6)), path)
+        _load_backbone(_SmallCNN(3, (4, 6)), path)
     with pytest.raises(InputError, match="no file of weights at"):
-        load_backbone(_SmallCNN(3, (4, 6)), tmp_path / "none.pt")
+        _load_backbone(_SmallCNN(3, (4, 6)), tmp_path / "none.pt")
     path.write_bytes(path.read_bytes()[:200])
     with pytest.raises(InputError, match="cannot be read as weights"):
-        load_backbone(_SmallCNN(3, (4, 8)), path)
+        _load_backbone(_SmallCNN(3, (4, 8)), path)
     with pytest.raises(InputError, match="cannot be read as weights"):
-        load_backbone(_SmallCNN(3), saved(_SmallCNN(3), tmp_path / "whole.pt"))
+        _load_backbone(_SmallCNN(3), saved(_SmallCNN(3), tmp_path / "whole.pt"))
     with pytest.raises(InputError, match="no dictionary of tensors"):
-        load_backbone(_SmallCNN(3), saved([1, 2], tmp_path / "list.pt"))
+        _load_backbone(_SmallCNN(3), saved([1, 2], tmp_path / "list.pt"))

@@ -1,4 +1,4 @@
-"""Probes find what is planted, do not find what is shuffled, and never see a group on both sides."""
+"""Probes find what is planted and not what is shuffled, and see no group on both sides."""
 
 import numpy as np
 import pandas as pd
@@ -8,20 +8,19 @@ from perturbgen.core.errors import SchemaError
 from perturbgen.l1000.embedder.probe import (
     KINDS,
     MAJORITY,
+    ProbeTask,
     _fit_network,
     _fit_ridge,
     _logistic,
-    _predicted,
-    _ProbeTask,
+    _predict_withheld,
     _scores,
-    probe,
-    probe_task,
 )
 
 
 @pytest.fixture
 def planted() -> tuple[np.ndarray, pd.DataFrame]:
-    """Four mechanisms of six compounds with eight profiles each; every compound has a mark of its own as well."""
+    """Four mechanisms of six compounds with eight profiles each; every compound has a mark of its
+    own as well."""
     rng = np.random.default_rng(0)
     compound = np.repeat(np.arange(24), 8)
     moa = compound % 4
@@ -30,13 +29,13 @@ def planted() -> tuple[np.ndarray, pd.DataFrame]:
     return x, pd.DataFrame({"moa": [f"m{k}" for k in moa], "compound": [f"c{k}" for k in compound]})
 
 
-def task_of(samples: pd.DataFrame, column: str = "moa") -> _ProbeTask:
-    return probe_task(samples, column, "compound", rng=np.random.default_rng(0))
+def task_of(samples: pd.DataFrame, column: str = "moa") -> ProbeTask:
+    return ProbeTask.of(samples, column, "compound", rng=np.random.default_rng(0))
 
 
 def test_a_planted_mechanism_is_found_and_shuffled_ones_are_not(planted):
     x, samples = planted
-    found = probe({"planted": x}, task_of(samples), seed=0).set_index(["input", "classifier"])
+    found = task_of(samples).probe({"planted": x}, seed=0).set_index(["input", "classifier"])
     for kind in KINDS:
         assert found.loc[("planted", kind), "macro-F1"] > 0.75
         assert found.loc[("planted", kind), "top-1 of groups"] > 0.8
@@ -48,11 +47,11 @@ def test_a_mark_of_the_compound_alone_says_nothing_about_unseen_compounds(plante
     """A classifier that saw the compound would read its mechanism perfectly from its mark."""
     _, samples = planted
     marks = np.eye(24)[np.repeat(np.arange(24), 8)] * 5
-    found = probe({"marks": marks}, task_of(samples), seed=0, kinds=("logistic",)).set_index(
-        "input"
-    )
+    found = task_of(samples).probe({"marks": marks}, seed=0, kinds=("logistic",)).set_index("input")
     assert found.loc["marks", "top-1"] < 0.5
-    x_seen = _predicted(marks, task_of(samples), np.tile(np.arange(2), 96), "logistic", seed=0)
+    x_seen = _predict_withheld(
+        marks, task_of(samples), np.tile(np.arange(2), 96), "logistic", seed=0
+    )
     assert _scores(x_seen, task_of(samples))["top-1"] == 1
 
 
@@ -75,7 +74,7 @@ def test_scores_are_those_of_scikit_learn():
     rng = np.random.default_rng(0)
     codes, logs = rng.integers(0, 3, 60), rng.normal(size=(60, 3))
     codes[:3] = range(3)
-    task = _ProbeTask(np.arange(60), codes, np.arange(60), ("a", "b", "c"))
+    task = ProbeTask(np.arange(60), codes, np.arange(60), ("a", "b", "c"))
     found, told = _scores(logs, task), logs.argmax(1)
     assert found["top-1"] == pytest.approx(accuracy_score(codes, told))
     assert found["balanced"] == pytest.approx(balanced_accuracy_score(codes, told))
@@ -85,7 +84,7 @@ def test_scores_are_those_of_scikit_learn():
 
 def test_groups_are_told_by_all_their_profiles():
     logs = np.log([[0.6, 0.4], [0.1, 0.9], [0.55, 0.45], [0.9, 0.1]])
-    task = _ProbeTask(np.arange(4), np.array([1, 1, 0, 0]), np.array([0, 0, 1, 1]), ("a", "b"))
+    task = ProbeTask(np.arange(4), np.array([1, 1, 0, 0]), np.array([0, 0, 1, 1]), ("a", "b"))
     assert _scores(logs, task)["top-1"] == 0.75
     assert _scores(logs, task)["top-1 of groups"] == 1
 
@@ -97,8 +96,8 @@ def test_a_class_that_varies_within_groups_can_be_probed_too(planted):
     samples = samples.assign(plate=[f"p{k}" for k in plate])
     x = x.copy()
     x[:, 8:] += 6 * np.eye(4)[plate]
-    found = probe({"x": x}, task_of(samples, "plate"), seed=0, kinds=("logistic",)).set_index(
-        "input"
+    found = (
+        task_of(samples, "plate").probe({"x": x}, seed=0, kinds=("logistic",)).set_index("input")
     )
     assert found.loc["x", "top-1"] > 0.8
     assert found.loc["x, shuffled", "top-1"] < 0.45
@@ -114,7 +113,7 @@ def test_profiles_without_a_usable_class_are_left_out(planted):
     task = task_of(samples)
     assert task.rows.min() == 16
     assert task.names == ("m0", "m1", "m2", "m3")
-    few = probe_task(samples, "moa", "compound", rng=np.random.default_rng(0), most=100)
+    few = ProbeTask.of(samples, "moa", "compound", rng=np.random.default_rng(0), most=100)
     assert len(few.rows) <= 100
     assert (np.diff(few.rows) > 0).all()
 

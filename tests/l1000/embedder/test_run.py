@@ -1,4 +1,5 @@
-"""Training an embedding: repeatable, resumable, judged by what was withheld, usable and transferable."""
+"""Training an embedding: repeatable, resumable, judged by what was withheld, usable and
+transferable."""
 
 import json
 
@@ -7,11 +8,12 @@ import pytest
 import torch
 
 from perturbgen.core.errors import ConfigError, InputError, SchemaError
-from perturbgen.l1000.embedder import EMBEDDING, load_embedder
+from perturbgen.l1000.embedder import EMBEDDING
 from perturbgen.l1000.embedder.data import EmbedProfiles
 from perturbgen.l1000.embedder.model import ProfileFeed
 from perturbgen.l1000.embedder.settings import ModelSettings, _EncoderSettings
-from perturbgen.retrieval import retrieve
+
+pytestmark = pytest.mark.usefixtures("no_pictures")
 
 SAMPLERS = {
     "resident": (),
@@ -66,30 +68,6 @@ def test_an_interrupted_epoch_goes_on_in_its_middle(settings, tmp_path, monkeypa
     assert all(torch.equal(value, state_of(part)[key]) for key, value in state_of(whole).items())
 
 
-def test_a_run_is_judged_by_withheld_perturbagens_and_says_who_they_were(settings, tmp_path):
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    run = EMBEDDING.train(settings("training.epochs=12"), runs=tmp_path, accelerator="cpu")
-    rows = records(run)
-    assert rows[-1]["validation/map"] > rows[0]["validation/map"]
-    assert rows[-1]["train/margin"] < rows[0]["train/margin"]
-    embedder = load_embedder(run)
-    parts = embedder.parts()
-    table = EmbedProfiles.read(embedder.settings.data.path).treatments(embedder.settings.data)
-    held = table.take((parts == "validation").to_numpy())
-    assert not set(held.meta["perturbagen"].astype(str)) & set(embedder.card.classes)
-    labels = held.meta[["perturbagen"]].astype(str)
-    summary = retrieve(embedder.embed(held), labels, same="perturbagen").summary()
-    best = max(row["validation/map"] for row in rows)
-    assert summary.loc["per query", "ap"] == pytest.approx(best, abs=1e-6)
-    tags = EventAccumulator(str(run)).Reload().Tags()
-    assert {"validation/map", "validation/auc", "schedule/margin", "schedule/scale"} <= set(
-        tags["scalars"]
-    )
-    assert "embedding/principal components" in tags["images"]
-    assert next(run.glob("*/embedding/metadata.tsv")).read_text().startswith("perturbagen\t")
-
-
 @pytest.mark.parametrize("head", ["adacos", "arcface", "poincare"])
 def test_every_head_trains_and_embeds(settings, tmp_path, head):
     run = EMBEDDING.train(
@@ -97,7 +75,7 @@ def test_every_head_trains_and_embeds(settings, tmp_path, head):
         runs=tmp_path,
         accelerator="cpu",
     )
-    embedder = load_embedder(run)
+    embedder = EMBEDDING.load(run)
     table = EmbedProfiles.read(embedder.settings.data.path)
     found = embedder.embed(table)
     assert found.shape == (len(table), 8)
@@ -107,7 +85,7 @@ def test_every_head_trains_and_embeds(settings, tmp_path, head):
 
 
 def test_genes_are_found_by_id_and_missing_ones_named(settings, tmp_path):
-    embedder = load_embedder(EMBEDDING.train(settings(), runs=tmp_path, accelerator="cpu"))
+    embedder = EMBEDDING.load(EMBEDDING.train(settings(), runs=tmp_path, accelerator="cpu"))
     table = EmbedProfiles.read(embedder.settings.data.path)
     turned = EmbedProfiles(table.dense()[:, ::-1], table.meta, table.features[::-1])
     np.testing.assert_array_equal(embedder.embed(table), embedder.embed(turned))
@@ -123,8 +101,8 @@ def test_an_embedding_starts_from_another_runs_encoder(settings, tmp_path):
     again = settings(
         f"start='{first}'", "training.epochs=1", "training.learning_rate=1e-9", "data.least=3"
     )
-    second = load_embedder(EMBEDDING.train(again, runs=tmp_path, accelerator="cpu"))
-    one, other = load_embedder(first).model.encoder.state_dict(), second.model.encoder.state_dict()
+    second = EMBEDDING.load(EMBEDDING.train(again, runs=tmp_path, accelerator="cpu"))
+    one, other = EMBEDDING.load(first).model.encoder.state_dict(), second.model.encoder.state_dict()
     for key, value in one.items():
         torch.testing.assert_close(value, other[key], atol=1e-6, rtol=0)
     with pytest.raises(ConfigError, match=r"the encoder of .* is another"):
@@ -199,15 +177,16 @@ def test_a_run_of_another_kind_is_refused(settings, tmp_path):
     run = EMBEDDING.train(settings("training.epochs=1"), runs=tmp_path, accelerator="cpu")
     (run / "model.json").write_text('{"format": 1, "kind": "nbvae"}')
     with pytest.raises(InputError, match="describes a nbvae"):
-        load_embedder(run)
+        EMBEDDING.load(run)
 
 
 @pytest.mark.slow
 def test_a_network_beats_wccn_where_something_is_not_linear(tmp_path):
-    """Every mechanism turns around with the state of the cell. At full size .15 of mAP lie between them."""
+    """Every mechanism turns around with the state of the cell. At full size .15 of mAP lie between
+    them."""
     from perturbgen.data import write_h5ad
     from perturbgen.l1000.embedder import EmbedSettings
-    from perturbgen.l1000.embedder.evaluation import MINE, judge
+    from perturbgen.l1000.embedder.evaluation import MINE, Judged
     from perturbgen.simulate.screen import screen_anndata, screen_settings
 
     overrides = ["design.compounds=120", "genes=300"]
@@ -221,8 +200,8 @@ def test_a_network_beats_wccn_where_something_is_not_linear(tmp_path):
         "training": {"epochs": 30, "batch_size": 256},
     }
     run = EMBEDDING.train(EmbedSettings.load(base=base), runs=tmp_path, accelerator="cpu")
-    embedder = load_embedder(run)
-    judged = judge(embedder, embedder.profiles(part="test"), seed=0, plate="plate", well="well")
+    embedder = EMBEDDING.load(run)
+    judged = Judged.of(embedder, embedder.profiles(part="test"), seed=0, plate="plate", well="well")
     found = {row["method"]: row["mAP"] for row in judged.rows()}
     assert found[MINE] > found["WCCN, PCA-64"] + 0.05
     assert found[MINE] > found["the network, untrained"] + 0.05
