@@ -88,6 +88,7 @@ def _device_rows() -> list[dict[str, Any]]:
 
 def _r_rows() -> list[dict[str, Any]]:
     """R and the packages that the R backend calls."""
+    # an absent package is an error in R, and must not keep the others from being asked
     version = 'tryCatch(as.character(packageVersion("{0}")), error=function(e) "")'
     wanted = [f'cat("{name}", {version.format(name)}, "\\n")' for name in _R_PACKAGES]
     code = "; ".join(['cat("R", as.character(getRversion()), "\\n")', *wanted])

@@ -36,6 +36,7 @@ Latent = Annotated[
 SamplersFile = Annotated[
     Path | None, typer.Option(help="What perturbgen samplers wrote; fitted anew otherwise.")
 ]
+# The median and the ends of intervals of 50, 80 and 95 %.
 _QUANTILES: Final = (0.025, 0.1, 0.25, 0.5, 0.75, 0.9, 0.975)
 _BLOCK: Final = 1 << 22  # counts read at a time
 
@@ -168,6 +169,7 @@ def _generate(
     about = {
         "run": str(run),
         "model": run_fingerprint(run),
+        # by content: another file under an old name is another experiment
         "cells": file_hash(cells),
         "latent": latent,
         "seed": seed,
@@ -220,4 +222,5 @@ def _replicate_row(path: Path) -> dict[str, object]:
         # a block at a time: a replicate may be larger than memory
         total = sum(int(counts[i : i + _BLOCK].sum()) for i in range(0, len(counts), _BLOCK))
         cells = len(file["X/indptr"]) - 1
+    # each well may have drawn none
     return {"file": str(path), "cells": cells, "counts_per_cell": total / max(cells, 1)}

@@ -248,6 +248,7 @@ def _control_rows(labels: pd.DataFrame, rule: str | None, source: Path) -> np.nd
         )
     if name not in labels:
         raise SchemaError(f"{source} has no column {name!r}", fix=suggest(name, labels.columns))
+    # what is typed is text, whatever the column holds
     found = (labels[name].astype(str) == value).to_numpy()
     if not found.any():
         values = [str(v) for v in labels[name].dropna().unique()]
@@ -283,6 +284,7 @@ def _own_and_nearest(
     own = table.groupby(_joined(table, names), sort=True)["agrees"].mean()
     query, other = _joined(groups, names), _joined(groups, [f"neighbour {name}" for name in names])
     rows: list[dict[str, Any]] = []
+    # stable: equal shares stay in the order of names
     for name in own.sort_values(ascending=False, kind="stable").index[:most]:
         here = groups[query == name].head(near)
         nearest = "; ".join(f"{other[i]} ({here['share'][i]:.0%})" for i in here.index)

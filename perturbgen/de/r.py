@@ -161,7 +161,8 @@ def _import_problem() -> str | None:
     try:
         with _library_path_kept():
             import rpy2.robjects  # noqa: F401
-    except Exception as error:  # noqa: BLE001 - a wrong rpy2 for this R fails in many ways, all with one remedy
+    except Exception as error:  # noqa: BLE001
+        # a wrong rpy2 for this R fails in many ways, all with one remedy
         return f"an rpy2 that fits this R (importing it failed: {type(error).__name__}: {error})"
     return None
 

@@ -206,7 +206,10 @@ class CellSampler:
             "settings": self.settings.model_dump(),
             "encoder": json.loads(self.maker.encoder.to_json()),
             "groups": table.groups.drop(columns="log_library").to_dict("list"),
-            "expected_cells": [[*key, value] for key, value in reference.cells.items()],  # type: ignore[misc]
+            "expected_cells": [
+                [*key, value]  # type: ignore[misc]
+                for key, value in reference.cells.items()
+            ],
             "expected_depth": {name: effect.to_dict() for name, effect in reference.depth.items()},
         }
         arrays: dict[str, Any] = {name: getattr(self, name) for name in _ARRAYS}

@@ -16,7 +16,9 @@ from numba import njit
 from perturbgen.core.errors import InputError, SchemaError, shorten
 from perturbgen.core.files import require_file
 
+# A mean of a few scores near 0 would make enormous scores of what is divided by it.
 _LEAST_SCALE: Final = 0.01
+# CMap scales these with the compounds.
 _COUNTED_AS: Final = {"trt_poscon": "trt_cp", "ctl_vehicle": "trt_cp"}
 log = logging.getLogger(__name__)
 
@@ -85,9 +87,11 @@ def _members(
     known = pd.Index([str(gene) for gene in genes], dtype=object)
     found, lost = [], 0
     for query in queries:
+        # as text, since Entrez ids are numbers in some files; once, since a gene is one hit
         wanted = pd.Index(dict.fromkeys(str(gene) for gene in sets.get(query, ())), dtype=object)
         places = known.get_indexer(wanted)
         lost += int((places < 0).sum())
+        # some genes may be unknown; that all are is a mix-up of ids
         if len(wanted) and (places < 0).all():
             raise SchemaError(
                 f"no gene of query {query!r} is among the {len(known):,} genes: {shorten(wanted)}",
@@ -102,6 +106,7 @@ def _members(
 
 def descending_ranks(values: np.ndarray) -> np.ndarray:
     """Ranks 1 to G of each signature (signatures, genes), the largest first, ties in file order."""
+    # stable: the order of ties would otherwise be that of a sorting algorithm
     order = np.argsort(-values, axis=1, kind="stable")
     ranks = np.empty(values.shape, np.int32)
     np.put_along_axis(ranks, order, np.arange(1, values.shape[1] + 1, dtype=np.int32)[None], axis=1)
@@ -122,6 +127,7 @@ def enrichment(
     genes = np.concatenate(sets).astype(np.int64)
     values, ranks = np.ascontiguousarray(values, np.float64), np.ascontiguousarray(ranks, np.int32)
     scores = np.zeros((len(values), len(sets)))
+    # threads, since the kernel lets go of the interpreter; few scores are not worth them
     workers = min(os.cpu_count() or 1, max(1, scores.size // 10_000))
     with ThreadPoolExecutor(workers) as pool:
         parts = np.array_split(np.arange(len(values)), workers)
@@ -140,8 +146,9 @@ def connect(up: np.ndarray | None, down: np.ndarray | None) -> np.ndarray:
     return np.where(np.sign(up) != np.sign(down), (up - down) / 2, 0.0)
 
 
+# without annotations: numba compiles by the types that it is called with
 @njit(nogil=True, cache=True)
-def _es_kernel(values, ranks, genes, starts, weighted):  # type: ignore[no-untyped-def]  # numba compiles by type
+def _es_kernel(values, ranks, genes, starts, weighted):  # type: ignore[no-untyped-def]
     """ES of signatures (s, g) for sets genes[starts[q]:starts[q + 1]], (s, q).
 
     e_k = sum_{l<=k} w_l / sum w - (r_k - k) / (G - n) at the k-th hit of rank r_k, and before it;
@@ -159,12 +166,15 @@ def _es_kernel(values, ranks, genes, starts, weighted):  # type: ignore[no-untyp
             whole = 0.0
             for k in range(n):
                 whole += abs(values[s, chosen[k]]) if weighted else 1.0
+            # no weight to divide by: such a signature connects with nothing
             if whole == 0.0:
                 continue
             reached, best = 0.0, 0.0
             for k in range(n):
                 gene = chosen[order[k]]
+                # at least one: a set of all genes leaves none to miss
                 missed = (ranks[s, gene] - (k + 1)) / max(total_genes - n, 1)
+                # the walk is lowest just before a hit and highest just after one, nowhere else
                 before = reached / whole - missed
                 reached += abs(values[s, gene]) if weighted else 1.0
                 after = reached / whole - missed
@@ -208,6 +218,7 @@ def ncs(
 def _scales(values: np.ndarray, keys: pd.MultiIndex, chosen: np.ndarray) -> np.ndarray:
     """What scores are divided by (signatures, queries): the mean of the group, 0.01 at least."""
     means = (
+        # signatures without a cell line or a type are a group, too
         pd.DataFrame(values[chosen], index=keys[chosen]).groupby(level=[0, 1], dropna=False).mean()
     )
     groups = keys.unique()
@@ -226,6 +237,7 @@ def max_quantile(
     labels = groups.loc[scores.index]
     summary = {}
     for name, rows in scores.groupby(labels.to_numpy(), sort=False):
+        # Hazen is what MATLAB calls a percentile, and CMap computes in MATLAB
         below, above = np.percentile(rows.to_numpy(float), [low, high], axis=0, method="hazen")
         summary[name] = np.where(np.abs(above) >= np.abs(below), above, below)
     return pd.DataFrame.from_dict(summary, orient="index", columns=scores.columns)
@@ -245,6 +257,7 @@ def tau(scores: pd.DataFrame, reference: pd.DataFrame) -> pd.DataFrame:
     strength = np.sort(np.abs(reference.loc[scores.index].to_numpy(float)), axis=1)
     values = scores.to_numpy(float)
     below = [
+        # left: a reference of the same strength does not connect less
         np.searchsorted(known, row, side="left")
         for known, row in zip(strength, np.abs(values), strict=True)
     ]

@@ -70,6 +70,7 @@ def _finish(
     }
     (part / MANIFEST).write_text(json.dumps(manifest, indent=1))
     Growing.forget(part)
+    # the older folder goes only when all of the new one is written
     remove(out)
     part.replace(out)
 
@@ -93,6 +94,7 @@ def _write_samples(samples: pd.DataFrame, ids: pa.ChunkedArray, part: Path) -> N
     """The table of samples with their ids first."""
     import pyarrow.parquet as pq
 
+    # in Arrow: a million ids as Python text take much memory
     table = pa.Table.from_pandas(samples, preserve_index=False)
     pq.write_table(table.add_column(0, "sample", ids), part / "samples.parquet")
 
@@ -147,6 +149,7 @@ class ExtractionOptions:
         """A block as it is written (samples, genes)."""
         limit = np.inf if self.clip is None else self.clip
         if self.dtype == "float16":
+            # what is beyond it would become infinite in half precision
             limit = min(limit, float(np.finfo(np.float16).max))
         if np.isfinite(limit):
             values = np.clip(values, -limit, limit)
@@ -181,6 +184,7 @@ def extract(
         sources = [_source(file, chosen) for file, chosen in zip(files, columns, strict=True)]
         _check_levels(sources)
         plan = _make_plan(sources, wanted, options, metadata, keep_unknown=keep_unknown)
+        # before the metadata are joined: a finished extraction answers at once
         if _finished(out, plan, force=force):
             return Extraction.open(out)
         samples = _collect(files, sources, metadata, keep_unknown=keep_unknown)
@@ -240,6 +244,7 @@ def _source(file: GctxFile, columns: np.ndarray) -> _Source:
 def _mark(path: Path) -> dict[str, Any]:
     """What tells a file from another of its name, and from itself before it was changed."""
     about = path.stat()
+    # the time, too: values that were changed in place keep name and size
     return {"file": path.name, "bytes": about.st_size, "modified_ns": about.st_mtime_ns}
 
 
@@ -288,6 +293,7 @@ def _make_plan(
 ) -> dict[str, Any]:
     """All that decides what is written: two calls with equal plans write equal folders."""
     genes = hashlib.sha256("\n".join(wanted["gene_id"]).encode()).hexdigest()
+    # a table that is not there is refused by its reader, which says what to give
     tables = [_mark(Path(path)) for path in metadata if Path(path).exists()]
     return {
         "format": _FORMAT,
@@ -384,9 +390,11 @@ def _copy(
     """The pass over the values, from where an earlier one stopped."""
     # a block is written while the next one is read
     total = sum(source.shape[0] for source in sources)
+    # glibc gives freed blocks back, and has every fresh one filled with zeros
     keep_freed_memory(2 * BLOCK_BYTES)
     with (
         Growing(part, (total, len(wanted)), options.dtype, plan) as growing,
+        # one thread keeps the order of rows; it ends before the file is closed, being entered last
         ThreadPoolExecutor(1) as writer,
     ):
         if growing.rows:
@@ -394,6 +402,7 @@ def _copy(
         with progress("extracting", total) as tick:
             tick(growing.rows)
             written: Future[None] | None = None
+            # a block waits for the one before: two in memory, and a full disk ends the pass
             for values in _blocks(files, sources, growing.rows, block_bytes):
                 ready = options.prepare(values)
                 if written is not None:

@@ -13,10 +13,12 @@ from typing import Any, Final, Literal
 import numpy as np
 import pandas as pd
 
+# CMap's null, in fields of any type, with and without decimals.
 MISSING: Final = -666
 # Numbers that may be parsed from text; "1E10" is left alone, since wells and plates look like that.
 _NUMBER: Final = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]\d+)?")
 MISSING_TEXT: Final = re.compile(r"-666(\.0*)?")
+# Words that cmapPy takes for NaN.
 NA_TEXT: Final = frozenset(
     (
         "",
@@ -45,6 +47,7 @@ def decode(value: Any) -> str:
             return value.decode("utf-8")
         except UnicodeDecodeError:
             return value.decode("latin-1")
+    # Entrez ids are stored as numbers in some files, and a float would end in .0
     if isinstance(value, (float, np.floating)) and float(value).is_integer():
         return str(int(value))
     return str(value)
@@ -60,6 +63,7 @@ def clean_field(values: np.ndarray, *, convert_missing: bool = True) -> np.ndarr
     if values.dtype.kind in "SOU":
         text = np.array([decode(value).strip() for value in values.tolist()], dtype=object)
         return _without_missing_text(text) if convert_missing else text
+    # whole numbers stay whole where none is missing, since NaN makes them floats
     if not convert_missing or not (values == MISSING).any():
         return values
     return np.where(values == MISSING, np.nan, values.astype(float))
@@ -92,12 +96,15 @@ def parse_text_field(values: Iterable[str], *, convert_missing: bool = True) -> 
 
 Level = Literal["samples", "signatures", "unknown"]
 
+# 384 wells: rows A to P, columns 1 to 24.
 _WELL: Final = re.compile(r"[A-P](0?[1-9]|1\d|2[0-4])")
 _SAMPLE: Final = re.compile(
-    r"(?P<plate>(?P<project>[^_:]+)_(?P<cell_line>[^_:]+)_(?P<time>\d+(\.\d+)?)H_(?P<replicate>X[^_:]*))"
+    r"(?P<plate>(?P<project>[^_:]+)_(?P<cell_line>[^_:]+)_(?P<time>\d+(\.\d+)?)H_"
+    r"(?P<replicate>X[^_:]*))"
     r"(_(?P<batch>[^_:]+))?(_[^:]*)?:(?P<well>[A-P]\d{1,2})",
     re.IGNORECASE,
 )
+# Of BRD-K56343971-001-02-3 the rest is salt and batch.
 _BRD: Final = re.compile(r"BRD-[A-Z]\d{8}")
 
 
@@ -116,6 +123,7 @@ def level_of(ids: Iterable[str]) -> Level:
     sample = signature = 0
     for name in ids:
         head, colon, tail = name.partition(":")
+        # a sample ends in its well, a signature in its perturbagen and dose
         if colon and _WELL.fullmatch(tail):
             sample += 1
         elif colon and ("_" in head or ":" in tail):
@@ -135,6 +143,7 @@ def core_id(pert_id: object) -> str | None:
 
 
 _AMOUNT: Final = re.compile(r"\s*([+-]?[\d.]+(?:e[+-]?\d+)?)\s*(.*?)\s*", re.IGNORECASE)
+# Two characters look like the sign; Â, \ufffd and <b5> are left of wrong decodings.
 _MICRO: Final = re.compile("\u00c2?[\u00b5\u03bc\ufffd]|<b5>", re.IGNORECASE)
 _MOLAR: Final = {"m": 1e6, "mm": 1e3, "um": 1.0, "nm": 1e-3, "pm": 1e-6}
 _HOURS: Final = {
@@ -185,6 +194,7 @@ def dose_of(number: object, unit_text: object, text: object) -> tuple[float, str
     value, unit = _amount(number, unit_text, text)
     if unit is None or unit.lower() not in _MOLAR:
         return value, unit
+    # ten digits: a dose is one number, whether a table gives it in nM or in uM
     return float(f"{value * _MOLAR[unit.lower()]:.10g}"), "uM"
 
 

@@ -57,6 +57,7 @@ class GctText:
     def gene_table(self) -> list[list[str]]:
         """The id and the fields of every gene; this pass also checks that the file is complete."""
         width = 1 + len(self.header.gene_fields)
+        # no further than the fields: behind them a line has a cell for every sample
         return [line.split("\t", width)[:width] for line in self.rows()]
 
     def rows(self) -> Iterator[str]:
@@ -67,6 +68,7 @@ class GctText:
                 text = line.rstrip("\r\n")
                 if number < self.header.first_row or not text.strip():
                     continue
+                # counted, not split: of most genes no value is wanted
                 cells = text.count("\t") + 1
                 if cells != self.header.columns:
                     text = self.trimmed(text, number, cells)
@@ -129,6 +131,7 @@ class GctText:
     def block(self, samples: slice, genes: np.ndarray | None) -> np.ndarray:
         """Values of consecutive samples; the wanted genes of all are parsed once and kept."""
         wanted = np.arange(self.shape[1]) if genes is None else genes
+        # a line is a gene: without this each block of samples would be a pass over the whole file
         if self.kept is None or not np.array_equal(self.kept[0], wanted):
             self.kept = (wanted.copy(), self.parse(wanted))
         return self.kept[1][:, samples].T
@@ -138,6 +141,7 @@ class GctText:
         values = np.empty((len(genes), self.shape[0]), np.float32)
         places: dict[int, list[int]] = {}
         for place, gene in enumerate(genes.tolist()):
+            # a list, since a gene may be asked for twice
             places.setdefault(gene, []).append(place)
         for position, line in enumerate(self.rows()):
             if position in places:
@@ -149,6 +153,7 @@ class GctText:
         cells = line.split("\t")
         text = cells[1 + len(self.header.gene_fields) :]
         try:
+            # the usual line at once; words for missing are looked for only where this fails
             return np.array(text, dtype=np.float32)
         except ValueError:
             known = ["nan" if value.strip() in NA_TEXT else value for value in text]
@@ -171,6 +176,7 @@ class GctText:
 def _open_text(path: Path) -> Iterator[IO[str]]:
     """A text file, gzipped or not, in UTF-8 or in Latin-1, which reads every byte."""
     with open(path, "rb") as probe:
+        # by its first bytes: names of files lie
         zipped = probe.read(2) == b"\x1f\x8b"
     try:
         with (gzip.open if zipped else open)(
@@ -188,18 +194,22 @@ def _text_encoding(path: Path, zipped: bool) -> str:
     with (gzip.open if zipped else open)(path, "rb") as handle:
         start = handle.read(1 << 20)
     try:
+        # to the last line end, since the megabyte may cut a character in two
         start[: start.rfind(b"\n") + 1].decode("utf-8")
     except UnicodeDecodeError:
         return "latin-1"
+    # takes off the mark that a spreadsheet puts at the beginning
     return "utf-8-sig"
 
 
 def _read_header(handle: IO[str], path: Path) -> _Header:
     """The version, the sizes, the names, and for 1.3 the lines of sample metadata."""
+    # a spreadsheet adds quotes, and blank cells to the right
     version = handle.readline().split("\t")[0].strip().strip('"')
     if version not in _VERSIONS:
         raise InputError(f"{path} begins with {version[:20]!r}", expected="#1.2 or #1.3 (GCT)")
     sizes = _read_sizes(handle.readline(), path, 4 if version == "#1.3" else 2)
+    # 1.2 has one field of the genes, Description, and none of the samples
     genes, samples, gene_fields, sample_fields = (*sizes, 1, 0)[:4]
     names = [name.strip() for name in handle.readline().rstrip("\r\n").split("\t")]
     while len(names) > 1 + gene_fields + samples and not names[-1]:
@@ -217,6 +227,7 @@ def _read_header(handle: IO[str], path: Path) -> _Header:
             raise InputError(
                 f"{path} ends within the sample metadata", cause="a copy that broke off"
             )
+        # what lies between, na or -666, fills the columns of the gene fields
         fields[cells[0].strip()] = cells[first : len(names)]
     return _Header(version, genes, names[first:], names[1:first], fields, 3 + sample_fields)
 

@@ -116,6 +116,7 @@ class GctxFile:
         known = self.genes if axis == "genes" else self.samples
         wanted = pd.Index([decode(name) for name in ids], dtype=object)
         places = (
+            # repeated ids do no harm until one of them is asked for
             np.flatnonzero(~known.duplicated(keep=False))
             if known.has_duplicates
             else np.arange(len(known))
@@ -156,7 +157,9 @@ class GctxFile:
 
     def take(self, rows: np.ndarray, columns: np.ndarray | None = None) -> np.ndarray:
         """Values of samples by position, in any order; neighbours are read together."""
+        # sorted, and once each: rows may be asked for in any order, and again
         wanted, back = np.unique(rows, return_inverse=True)
+        # HDF5 reads whole chunks, so skipping less than one gains nothing
         gap = self.chunks[0] if self.chunks else _ROW_GAP
         parts = [np.empty((0, self.shape[1] if columns is None else len(columns)), np.float32)]
         for run in runs(wanted, gap):
@@ -175,6 +178,7 @@ class GctxFile:
 
     def values(self, samples: slice, columns: np.ndarray | None = None) -> np.ndarray:
         """Values of consecutive samples as float32."""
+        # some files hold float64
         return np.asarray(self.backend.block(samples, columns), dtype=np.float32)
 
     def slices(
@@ -186,6 +190,7 @@ class GctxFile:
         rows = max(1, block_bytes // max(1, self.shape[1] * self.dtype.itemsize) // unit) * unit
         start = within.start
         while start < within.stop:
+            # on a border of chunks, wherever it began: no chunk is read for two blocks
             stop = min((start // rows + 1) * rows, within.stop)
             yield slice(start, stop)
             start = stop
@@ -246,6 +251,7 @@ def _for_anndata(table: pd.DataFrame) -> pd.DataFrame:
 def _open_backend(path: Path, *, transposed: bool = False) -> Backend:
     """The reader for what the file is, not for what it is called."""
     with open(path, "rb") as handle:
+        # names lie: cmapPy's own test_l1000.gctx is GCT text
         start = handle.read(64)
     if start.startswith(_HDF5_MAGIC):
         return Hdf5Matrix(path, transposed=transposed)

@@ -38,9 +38,11 @@ class _Moments:
 
     def update(self, values: np.ndarray) -> None:
         """Add a block (samples, genes)."""
+        # sums of a million rows lose their digits in single precision
         exact = values.astype(np.float64)
         total = exact.sum(axis=0)
         count = np.full(values.shape[1], float(len(values)))
+        # the sum tells whether any value is missing; masks are made only then
         if not np.isfinite(total).all():
             finite = np.isfinite(exact)
             count = finite.sum(axis=0).astype(float)
@@ -48,6 +50,7 @@ class _Moments:
             total = exact.sum(axis=0)
         mean = total / np.maximum(count, 1)
         exact -= mean
+        # else a missing value would count as one that lies at 0
         if not (count == len(values)).all():
             exact[~finite] = 0
         squares = np.square(exact, out=exact).sum(axis=0)
@@ -110,6 +113,7 @@ class Growing:
                 (self.folder / PROFILES).write_bytes(header)
             _reserve(self.folder / PROFILES, len(header) + self.shape[0] * row_bytes)
             self.matrix = stack.enter_context(open(self.folder / PROFILES, "r+b"))
+            # rows that were written after the last note are written again
             self.matrix.seek(len(header) + self.rows * row_bytes)
             self.norms = stack.enter_context(open(self.folder / _NORMS, "r+b" if state else "w+b"))
             self.norms.seek(self.rows * 4)
@@ -147,6 +151,7 @@ class Growing:
         state = {"rows": self.rows, "plan": self.plan, "moments": self.moments.to_json()}
         part = self.folder / f"{_STATE}.new"
         part.write_text(json.dumps(state))
+        # renamed, since a stop in the middle of writing must leave the older note
         part.replace(self.folder / _STATE)
         self.noted = time.monotonic()
 
@@ -200,6 +205,7 @@ def _read_state(folder: Path) -> dict[str, Any] | None:
     path = folder / _STATE
     try:
         state = json.loads(path.read_text())
+        # longer is no fault: rows follow the note until the next one
         whole = (folder / _NORMS).stat().st_size >= 4 * state["rows"] and (
             folder / PROFILES
         ).is_file()

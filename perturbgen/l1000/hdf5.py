@@ -77,6 +77,7 @@ class Hdf5Matrix:
             self.notes: list[str] = []
             self.version = _read_version(self.file)
             self.matrix = self.find_matrix()
+            # CMap speaks of genes x samples, but HDF5 holds the transpose
             self.sample_axis = self.find_sample_axis(0 if not transposed else 1)
         self.bytes = path.stat().st_size
         self.dtype = self.matrix.dtype
@@ -171,6 +172,7 @@ class Hdf5Matrix:
                 slab = self.slab(samples, run)
                 parts.append(slab if len(inside) == slab.shape[1] else slab.take(inside, axis=1))
         values = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+        # a copy of every block is saved where the file has the order wanted
         return values if _in_place(back) else values.take(back, axis=1)
 
     def slab(self, samples: slice, genes: slice) -> np.ndarray:
@@ -191,6 +193,7 @@ def _in_place(order: np.ndarray) -> bool:
 
 def _read_version(file: h5py.File) -> str:
     """The root attribute ``version``: bytes, text or an array of one; empty where there is none."""
+    # CMap and cmapPy write one value, R and PyTables an array of one
     value: Any = file.attrs.get("version", "")
     return decode(np.ravel(value)[0].item() if isinstance(value, np.ndarray) else value)
 

@@ -34,6 +34,7 @@ class _Block:
     def holds(self, samples: pd.DataFrame) -> np.ndarray:
         """Which samples (``cell_line``, ``moa``) are of the block; of several mechanisms, all."""
         moas = samples["moa"].astype(object)
+        # all of them, or a mechanism of another block would be in this one, too
         known = {text: set(str(text).split("|")) <= self.moas for text in moas.dropna().unique()}
         by_moa = np.array([known.get(text, False) for text in moas], dtype=bool)
         return samples["cell_line"].astype(object).isin(self.cell_lines).to_numpy() & by_moa

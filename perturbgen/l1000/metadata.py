@@ -92,6 +92,7 @@ _OPTIONAL: Final = ("members", "tas", "cc_q75", "replicates", "quality", "moa", 
 
 def _clean_type(code: object) -> str | None:
     """A perturbation type as the table spells it: lower case, without blanks."""
+    # old files write TRT_CP
     return None if code is None or code != code else str(code).strip().lower()
 
 
@@ -139,6 +140,7 @@ def _read_arrow(path: str | Path) -> pa.Table:
         try:
             table = _parse_arrow(path, "utf8")
         except pa.ArrowInvalid as error:
+            # another encoding mends only a wrong encoding, not a broken table
             if "UTF8" not in str(error):
                 raise
             table = _parse_arrow(path, "latin1")
@@ -156,6 +158,7 @@ def _read_arrow(path: str | Path) -> pa.Table:
 def _parse_arrow(path: Path, encoding: str) -> pa.Table:
     """The table in one encoding."""
     with pa.input_stream(str(path), compression="detect") as probe:
+        # whatever the encoding is: the names are ASCII, and Latin-1 reads every byte
         header = probe.read(1 << 16).split(b"\n")[0].decode("latin-1")
     names = [name.strip('"') for name in header.strip("\r\n\ufeff").split("\t")]
     plain, repeated = pa.string(), pa.dictionary(pa.int32(), pa.string())
@@ -165,6 +168,7 @@ def _parse_arrow(path: Path, encoding: str) -> pa.Table:
         },
         null_values=_NULLS,
         strings_can_be_null=True,
+        # some tables quote every cell
         quoted_strings_can_be_null=True,
     )
     with pa.input_stream(str(path), compression="detect") as source:
@@ -173,6 +177,7 @@ def _parse_arrow(path: Path, encoding: str) -> pa.Table:
             read_options=pacsv.ReadOptions(encoding=encoding),
             parse_options=pacsv.ParseOptions(delimiter="\t"),
             convert_options=convert,
+            # Arrow reads block by block, each with a dictionary of its own
         ).unify_dictionaries()
 
 
@@ -185,6 +190,7 @@ def _kind_of(
             return "signatures", name
     for name in _SAMPLE_IDS:
         if name in columns:
+            # such a column is in tables of either kind: its values tell which
             return ("signatures" if level_of(first_ids(name)) == "signatures" else "samples"), name
     if "pert_id" in columns:
         return "perturbagens", "pert_id"
@@ -209,6 +215,7 @@ def unify(table: pd.DataFrame) -> pd.DataFrame:
         [found["time"], found["time_unit"], found["time_text"]], lambda *row: (hours_of(*row),)
     )
     types = _distinct([found["pert_type"]], lambda code: (_clean_type(code),))[0].astype(object)
+    # the name merges what ids tell apart, so it serves only where there are no ids
     named = found["pert_id"] if found["pert_id"].notna().any() else found["name"]
     out = found | {
         "perturbagen": _distinct([named], lambda name: (core_id(name),))[0],
@@ -265,6 +272,7 @@ def _distinct(
     key = np.zeros(len(columns[0]), np.int64)
     for values in columns:
         codes, known = pd.factorize(values, use_na_sentinel=True)
+        # + 1: what is missing, coded as -1, is a value of its own
         key = key * (len(known) + 1) + codes + 1
     _, first, back = np.unique(key, return_index=True, return_inverse=True)
     rows = zip(

@@ -41,6 +41,7 @@ class Extraction:
         manifest = json.loads(require_file(folder / MANIFEST, "manifest").read_text())
         path = require_file(folder / PROFILES, "matrix")
         try:
+            # mapped: the landmarks of both phases are 6.5 GB
             matrix = np.load(path, mmap_mode="r")
         except ValueError as error:
             raise InputError(
@@ -125,6 +126,7 @@ def read_level5(path: str | Path, metadata: str | Path) -> AnnData:
 
     path = require_file(path, "NPZ of signatures")
     try:
+        # an object array could run code
         with np.load(path, allow_pickle=False) as arrays:
             values, probes, symbols = arrays["X"], arrays["rid"], arrays["gene"]
     except (ValueError, KeyError, OSError) as error:

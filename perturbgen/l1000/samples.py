@@ -82,6 +82,7 @@ def _take(found: MetadataTable, places: np.ndarray) -> pd.DataFrame:
     """Rows of a table by position; -1 is a row of which nothing is known."""
     rows = found.table.take(np.maximum(places, 0)).reset_index(drop=True)
     if (places < 0).any():
+        # kept apart: where() would leave NaN, which counts as true
         control = rows["control"].to_numpy() & (places >= 0)
         rows = rows.where(pd.Series(places >= 0)).assign(control=control)
     return rows
@@ -118,6 +119,7 @@ def _complain(
     )
     what = f"{len(missing):,} of {total:,} ids of {path} are in no metadata table: {names}"
     kinds = sorted({table.kind for table in tables})
+    # the usual mistake with CMap's files, so it is told apart from a missing table
     if len(missing) == total and level != "unknown" and level not in kinds:
         levels = {"samples": "samples (levels 1 to 4)", "signatures": "signatures (level 5)"}
         raise SchemaError(
@@ -154,6 +156,7 @@ _LANDMARKS: Final = Path(__file__).with_name("landmarks.csv")
 
 def landmarks() -> pd.DataFrame:
     """The 978 landmark genes: ``gene_id`` (Entrez) and ``gene_symbol``, in CMap's order."""
+    # Entrez ids are names, not numbers
     return pd.read_csv(_LANDMARKS, dtype=str)
 
 

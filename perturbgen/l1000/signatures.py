@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 _Variant = Literal["cmapm", "cmappy"]
 _CLIP: Final = 10.0
+# Where no replicates agree the weights would else add up to nothing.
 _LEAST_WEIGHT: Final = 0.01
 _STRONG: Final = 2.0  # |z| sqrt(n) of a gene that counts as changed
 
@@ -110,6 +111,7 @@ def _replicate_correlation(z: np.ndarray) -> np.ndarray:
     Genes that any replicate lacks are left out of its group.
     """
     complete = np.isfinite(z).all(axis=1, keepdims=True)
+    # last of all in every replicate: what is missing shifts the other ranks alike
     ranks = rankdata(np.where(complete, z, -np.inf), axis=-1)
     ranks = np.where(complete, ranks, np.nan) if not complete.all() else ranks
     counts = np.maximum(complete.sum(axis=-1, keepdims=True), 1)
@@ -171,6 +173,7 @@ def collapse(
         raise SchemaError(
             f"no column {unknown[0]!r} of samples", fix=suggest(unknown[0], data.obs.columns)
         )
+    # controls have no dose, and are a group all the same
     groups = data.obs.groupby(list(by), sort=False, observed=True, dropna=False).indices
     rows = [np.asarray(group) for group in groups.values()]
     places = (
@@ -178,6 +181,7 @@ def collapse(
     )
     values = np.empty((len(rows), data.n_vars), np.float32)
     about: list[dict[str, object]] = [{} for _ in rows]
+    # groups of one size are one array, and are collapsed at once
     for size in sorted({len(group) for group in rows}):
         chosen = [i for i, group in enumerate(rows) if len(group) == size]
         stacked = np.asarray(data.X)[np.stack([rows[i] for i in chosen])].astype(float)
@@ -214,4 +218,5 @@ def robust_z(expression: np.ndarray, *, least_mad: float | None = None) -> np.nd
     mad = np.median(np.abs(expression - middle), axis=0)
     eps = float(np.finfo(np.float32).eps)
     least = max(float(np.percentile(mad, 1)), eps) if least_mad is None else least_mad
+    # 1.4826 MADs of normal values are their standard deviation
     return (expression - middle) / (1.4826 * np.maximum(mad, least))

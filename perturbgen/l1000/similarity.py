@@ -58,12 +58,14 @@ def _spearman(queries: np.ndarray, references: np.ndarray) -> np.ndarray:
 
 def _euclidean(queries: np.ndarray, references: np.ndarray) -> np.ndarray:
     """The distance with a minus sign."""
+    # near profiles leave a small difference of large squares: single precision would lose it
     queries, references = _require_profiles(
         queries.astype(np.float64), references.astype(np.float64)
     )
     squares = (
         (queries**2).sum(1)[:, None] + (references**2).sum(1)[None] - 2 * queries @ references.T
     )
+    # equal profiles may fall below 0 by rounding
     return -np.sqrt(np.maximum(squares, 0))
 
 

@@ -58,6 +58,7 @@ class GctxWriter:
         self.atomic = atomic_path(self.path)
         with disk_errors(self.path):
             self.file = h5py.File(self.atomic.__enter__(), "w")
+        # bytes, as in CMap's own files
         self.file.attrs["version"] = np.bytes_(b"GCTX1.0")
         self.file.attrs["src"] = self.source
         genes = len(self.var)
@@ -66,6 +67,7 @@ class GctxWriter:
             (0, genes),
             self.dtype,
             maxshape=(None, genes),
+            # cmapPy computes chunks and does not pass them on: its files are in one piece
             chunks=chunk_shape(self.expected, genes),
             compression=None if self.compression is None else "gzip",
             compression_opts=self.compression,
@@ -120,7 +122,9 @@ class GctxWriter:
             self.write_field(f"{group}/id", _encode_text(table.index))
             for name in table.columns:
                 self.write_field(
-                    f"{group}/{str(name).replace('/', '|')}", _encode_field(table[name])
+                    # HDF5 takes / for a folder; cmapPy writes | too
+                    f"{group}/{str(name).replace('/', '|')}",
+                    _encode_field(table[name]),
                 )
 
     def write_field(self, name: str, values: np.ndarray) -> None:
@@ -147,10 +151,12 @@ def write_gct(data: AnnData, path: str | Path, *, version: str = "1.3") -> None:
         raise InputError(f"GCT {version} does not exist", expected="1.2 or 1.3")
     values = _dense(data).T
     header = _gct_header_12(data) if version == "1.2" else _gct_header_13(data)
+    # the column Description is not optional in 1.2
     fields = data.var.iloc[:, :1].assign(**({} if data.var.shape[1] else {"Description": "na"}))
     table = fields if version == "1.2" else data.var
     with atomic_path(path) as part, open(part, "w", encoding="utf-8", newline="\n") as handle:
         handle.write("\n".join(header) + "\n")
+        # nine digits give every float32 back to the bit
         for gene, about, row in zip(
             table.index, table.astype(object).itertuples(index=False), values, strict=True
         ):

@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 class Batch(NamedTuple):
     """Some cells of a store."""
 
-    index: torch.Tensor  # type: ignore[assignment]  # int64 (cells,): positions in the store that yielded the batch
+    # int64 (cells,): positions in the store that yielded the batch
+    index: torch.Tensor  # type: ignore[assignment]
     counts: torch.Tensor | SparseRows  # float32 (cells, genes), or their non-zeros
     codes: torch.Tensor  # int64 (cells, covariates), the columns of the encoder's `categorical`
 

@@ -69,6 +69,7 @@ def _confusion_figure(found: Predictions) -> Figure:
     truth, classes, label = found.truth(wells), found.vocabulary.classes, found.vocabulary.label
     size, known = len(classes), truth >= 0
     counts = np.zeros((size, size))
+    # counts[...] += 1 would count a pair of classes once, however often it occurs
     np.add.at(counts, (truth[known], scores.to_numpy()[known].argmax(axis=1)), 1)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     figure = Figure(figsize=(7.6, 6.4), layout="constrained")

@@ -148,6 +148,7 @@ def _matching_rows(fields: Profiles, part: Sequence[str]) -> list[dict[str, Any]
     If the run withheld compounds, only they are asked about, if ``part`` holds ``test``.
     """
     away = fields.meta.loc[fields.meta["part"] == "test", "compound"].dropna().unique().tolist()
+    # matches of compounds that were trained on would pass for those of new ones
     if away and part and "test" not in part:
         return []
     rows = []
@@ -191,6 +192,7 @@ def matchings(wells: Profiles, *, withheld: Sequence[str] = ()) -> dict[str, Mat
     """NSC and NSCB over all treatments, or of ``withheld`` compounds among the others."""
     profiled = treatment_profiles(wells, vehicle=VEHICLE)
     found = {}
+    # mechanisms of one batch are left out of NSCB: in other batches they have no neighbour
     for name, without, other_batch in (("NSC", (), False), ("NSCB", ONE_BATCH, True)):
         kept = profiled.where(~profiled.meta["moa"].isin(without))
         allowed = Matching.admissible(kept.meta, other_batch=other_batch)

@@ -73,6 +73,7 @@ class ImageFeed:
 
     def plan(self, epoch: int) -> list[np.ndarray]:
         """The fields of each batch of an epoch."""
+        # by the epoch alone, so that a resumed run goes on with the same batches
         rng = np.random.default_rng([self.seed, epoch])
         batches = self._batches(self.group, rng)
         return [batches[i] for i in rng.permutation(len(batches))]
@@ -136,9 +137,11 @@ class ImageFeed:
             while coming:
                 rows, futures = coming.popleft()
                 batch = self._batch(rows, [future.result() for future in futures])
+                # before it is handed out: threads decode while the network works
                 ask(1)
                 yield batch
         finally:
+            # one that stops early does not wait for images that nobody will see
             pool.shutdown(cancel_futures=True)
 
     def read(self, field: int) -> np.ndarray:

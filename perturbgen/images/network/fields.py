@@ -186,6 +186,7 @@ def _with_files(labels: pd.DataFrame, data: ImageData, label: str) -> Fields:
         )
     table = table[~absent].astype({"site": int})
     table = table.assign(site_id=table["well_id"] + "_" + table["site"].astype(str))
+    # files come in the order of the disk, which must decide nothing
     table = table.sort_values("site_id", ignore_index=True)
     every = list(found.values())
     files = tuple(every[int(i)] for i in table["file"])
@@ -228,6 +229,7 @@ def _compound_labels(data: ImageData) -> pd.DataFrame:
     treatment = ["compound", "concentration"]
     mechanisms = bbbc021.read_mechanisms(data.path)
     images = bbbc021.read_images(data.path)[named]
+    # a treatment with two mechanisms would have every field twice
     meta = images.merge(mechanisms, on=treatment, how="left", validate="m:1")
     known, vehicle = meta["compound"] != _UNKNOWN, meta["compound"] == bbbc021.VEHICLE
     return meta.assign(
@@ -258,6 +260,7 @@ def _compound_groups(meta: pd.DataFrame, data: ImageData) -> np.ndarray:
     known = meta[asked].drop_duplicates(["compound", "concentration"])
     fold = mechanism_folds(known, settings.folds, rng=np.random.default_rng(settings.seed))
     of_compound = dict(zip(known["compound"], fold, strict=True))
+    # by compound, not by treatment: its other doses are no new compound
     return meta["compound"].map(of_compound).fillna(-1).astype(int).to_numpy()
 
 

@@ -57,6 +57,7 @@ class ImageClassifier(Trainable):
         )
         self.cells = len(vocabulary.cells) if settings.cell_type else 0
         self.neck = nn.Sequential(
+            # no bias: the normalisation behind it would take it away
             nn.Linear(wide + self.cells, settings.embedding, bias=False),
             nn.BatchNorm1d(settings.embedding),
         )
@@ -90,6 +91,7 @@ class ImageClassifier(Trainable):
         """(images, embedding)."""
         features = self.backbone(self.stem(images))
         if self.cells:
+            # -1 is a cell type that was not trained on: it is none of the known ones
             known = functional.one_hot(cell.clamp(min=0), self.cells) * (cell >= 0)[:, None]
             features = torch.cat([features, known.to(features.dtype)], dim=1)
         return self.neck(features)
@@ -205,6 +207,7 @@ def _cutmix(
     ]
     mask = inside[0][:, :, None] & inside[1][:, None]
     mixed = torch.where(mask[:, None], images[partner], images)
+    # the share that was covered, less than drawn where a rectangle sticks out
     return mixed, label[partner], mask.float().mean(dim=(1, 2))
 
 
@@ -245,6 +248,7 @@ def _states(path: str | Path) -> dict[str, Tensor]:
     """The tensors of a file under the names that MONAI's networks use, without a classifier."""
     path = require_file(path, "file of weights")
     try:
+        # tensors only: a pickled model could run code
         content: Any = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError) as error:
         raise InputError(

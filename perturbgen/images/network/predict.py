@@ -68,6 +68,7 @@ class Predictions:
                 rows = batch.index.cpu().numpy()
                 embedding[rows] = torch.stack(views).mean(dim=0).float().cpu().numpy()
                 each = torch.stack([model.log_p(z) for z in views])
+                # probabilities are averaged, not their logarithms
                 log_p[rows] = (each.logsumexp(dim=0) - math.log(len(views))).float().cpu().numpy()
 
         def look(plan: list[np.ndarray]) -> None:
@@ -85,6 +86,7 @@ class Predictions:
             else:
                 with own_statistics(model) if statistics == "batch" else nullcontext():
                     collect(feed.once())
+        # training asks, too, between its epochs
         model.train(was_training)
         return cls(feed.fields.table, embedding, log_p, feed.vocabulary)
 

@@ -90,12 +90,14 @@ class ImageRun(Trained):
 
 class _ImageRecipe(Recipe[ImageSettings, Fields, _ImageCard, ImageRun]):
     settings, card, trained = ImageSettings, _ImageCard, ImageRun
+    # how fast images are decoded changes no number
     unit, may_change = "images", ("data.workers", "data.ahead")
 
     def read(self, settings: ImageSettings) -> Fields:
         return Fields.read(settings.data)
 
     def sources(self, settings: ImageSettings) -> Iterable[Path]:
+        # tables stand for the images, which are tens of gigabytes
         names = ("metadata.csv", "train.csv", bbbc021.IMAGES, bbbc021.MECHANISMS)
         return [
             path for path in sorted(settings.data.path.iterdir()) if path.name.startswith(names)
@@ -228,6 +230,7 @@ def _require_trainable(model: ImageClassifier, train: ImageFeed, card: _ImageCar
             fix="a larger training.batch_size, or training.one_experiment = false",
         )
     height, width = (size // train.shrink for size in card.image[:2])
+    # in training the normalisation would learn from these zeros
     model.eval()
     try:
         with torch.no_grad():

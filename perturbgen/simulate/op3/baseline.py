@@ -112,9 +112,11 @@ def _lend_to_absent(
     return lent
 
 
+# 1.6 million probabilities, the same for every cell type
 @cache
 def _nb_laws(size: float = 2.0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Means (laws,), counts from 1 on (counts,), and NB probabilities of them (laws, counts)."""
+    # from 1 on, since a count of 0 adds nothing to a mean of log1p
     mean, count = np.geomspace(1e-6, 1e3, 400), np.arange(1, 4000)
     pmf = np.asarray(stats.nbinom.pmf(count, size, (size / (size + mean))[:, None]))
     return mean, count, pmf
@@ -161,6 +163,7 @@ def solve_depth(
     sizes go with it: 1/r = (floor + slope / mean count, capped) x a scatter of the gene.
     """
     expression, wanted = settings.expression, settings.depth.zero_fraction
+    # drawn once, so that the share of zeros changes smoothly with the depth that is tried
     scatter = np.exp(rng.normal(0, expression.dispersion_log_sd, share.shape[1]))
     average = share.to_numpy().mean(axis=0)
 
@@ -206,6 +209,7 @@ def _zero_fraction(
 
 def _probability_nonzero(mean: np.ndarray, r: np.ndarray) -> np.ndarray:
     """1 - NB(0; m, r) = 1 - (1 + m/r)^-r, for any shapes that broadcast."""
+    # keeps its digits where the mean is tiny
     return -np.expm1(-r * np.log1p(mean / r))
 
 
@@ -257,6 +261,7 @@ def fit_baseline(counts: sparse.csr_array | sparse.csr_matrix) -> _CellFit:
     excess = square - mean**2 - mean * np.mean(1 / s)
     dispersion[seen] = excess[seen] / mean[seen] ** 2
     floor, slope = _dispersion_trend(mean[seen], dispersion[seen])
+    # a gene never seen gets the trend of the rarest one: at a mean of 0 it has no end
     mean_seen = np.maximum(mean, mean[seen].min())
     trend = floor + slope / mean_seen
     # A moment estimate from n cells has a variance of about 2 (dispersion + 1/m)^2 / n, and counts
@@ -280,6 +285,7 @@ def _dispersion_trend(mean: np.ndarray, dispersion: np.ndarray) -> tuple[float, 
     weight = np.minimum(mean, 10.0)
     terms = np.column_stack([np.ones_like(mean), 1 / mean])
     kept = dispersion
+    # limiting outliers moves the trend, and the trend says what an outlier is
     for _ in range(3):
         (floor, slope), _ = nnls(terms * weight[:, None], kept * weight)
         kept = np.minimum(dispersion, _OUTLIER * (floor + slope / mean) + 1 / mean)

@@ -97,6 +97,7 @@ not in the truth and must be removed by the pair obs_id, gene. The multiome file
 
 def write_competition(world: World, folder: Path) -> None:
     """Write the whole file set into an existing, empty folder."""
+    # the order of ids tells nothing of the wells
     obs = world.competition_obs(withheld=False).sort_values("obs_id")
     obs.to_csv(folder / "adata_obs_meta.csv", index=False)
     wanted = world.id_map()
@@ -163,6 +164,7 @@ def _write_cells(world: World, folder: Path) -> AnnData:
             else:
                 spurious = _spurious_entries(world, chunk.group, chunk.counts)
                 counts = sparse.csr_array(chunk.counts + spurious)
+                # by true totals: removing the excluded entries leaves true normalised counts
                 released.add(chunk.ids, counts, _totals(chunk.counts))
                 places = zip(*spurious.nonzero(), strict=True)
                 excluded += [(chunk.ids[cell], genes[gene]) for cell, gene in places]
@@ -178,6 +180,7 @@ def _spurious_entries(world: World, group: int, counts: sparse.csr_array) -> spa
     rng = Stream.EXCLUDED.rng(world.seed, group)
     cells, genes = counts.shape
     tries = rng.poisson(world.settings.files.excluded_rate * counts.nnz)
+    # two errors at one place would add up to one entry
     flat = np.unique(rng.integers(cells * genes, size=tries))
     # cell x genes + gene of every stored entry: 64-bit integers, since 32 overflow
     cell = np.repeat(np.arange(cells, dtype=np.int64), np.diff(counts.indptr))
@@ -188,4 +191,5 @@ def _spurious_entries(world: World, group: int, counts: sparse.csr_array) -> spa
 
 def _totals(counts: sparse.csr_array) -> np.ndarray:
     """Counts of each cell (cells,), at least one."""
+    # totals are divided by, and a cell may have no counts
     return np.maximum(np.asarray(counts.sum(axis=1)).ravel(), 1)

@@ -63,6 +63,7 @@ def _gamma_poisson(
     rng: np.random.Generator, *, size: _Floats, share: _Floats, r: _Floats
 ) -> tuple[_Ints, _Ints, _Ints]:
     """Non-zero entries (cell, gene, count): k ~ Poisson(m x Gamma(r, 1/r))."""
+    # infinite over infinite would be NaN
     finite = np.where(np.isinf(r), 1.0, r)
     wobble = rng.standard_gamma(finite, size=(len(size), len(share))) / finite
     wobble[:, np.isinf(r)] = 1.0
@@ -81,6 +82,7 @@ def _clusters(
     probability log(1 + m/r) / (m/r).
     """
     total = size.sum()
+    # for all cells of a gene at once: the cost follows the counts, not cells x genes
     proposals = rng.poisson(total * share)
     gene = np.repeat(np.arange(len(share), dtype=np.int32), proposals)
     cell = np.searchsorted(np.cumsum(size) / total, rng.random(len(gene)), side="right").astype(

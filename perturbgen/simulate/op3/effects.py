@@ -146,13 +146,16 @@ def _unit_effects(
     stress = _across_cell_types(1, scale, settings, rng=rng)
     own = _across_cell_types(len(mechanism), scale, settings, rng=rng)
     loading = np.eye(about.programmes)[mechanism.to_numpy()]
+    # compounds of one mechanism are alike, not equal
     loading = loading + rng.normal(0, 0.25, loading.shape)
     loading /= np.linalg.norm(loading, axis=1, keepdims=True)
+    # squared: the stress is that of the strongest compounds, hardly of the median one
     s = about.stress * strength.rank(pct=True).to_numpy()[:, None] ** 2
     effects = np.empty((len(CELL_TYPES), len(mechanism), genes), dtype=np.float32)
     for i in range(len(CELL_TYPES)):
         common = np.sqrt(1 - s) * (loading @ programmes[i]) + np.sqrt(s) * stress[i]
         unit = np.sqrt(1 - about.own) * common + np.sqrt(about.own) * own[i]
+        # the size of an effect is its strength's alone
         effects[i] = unit / unit.std(axis=1, keepdims=True)
     return effects
 
@@ -186,6 +189,7 @@ def _deal_survival(
     compound in the cell type. The strongest compounds are the toxic ones.
     """
     toxic = strength.rank(pct=True, method="first") > 1 - settings.effects.toxic_fraction
+    # positive controls are measured in every cell type, so that they must leave cells
     toxic[[name for name in POSITIVE_CONTROLS if name in toxic.index]] = False
     hazard = _deal_hazards(strength, toxic, settings, rng=rng)
     sensitivity = np.exp(rng.normal(0, _SENSITIVITY, (len(CELL_TYPES), len(strength))))
@@ -281,6 +285,7 @@ def _denoise(z: np.ndarray, rank: int) -> np.ndarray:
 def _heavy_tailed(scores: np.ndarray, df: float) -> np.ndarray:
     """Scores mapped row by row, in their order, onto quantiles of Student's t of unit variance."""
     ranks = stats.rankdata(scores, axis=-1)
+    # half a rank from either end, where the quantiles are infinite
     return stats.t.ppf((ranks - 0.5) / scores.shape[-1], df) / np.sqrt(df / (df - 2))
 
 

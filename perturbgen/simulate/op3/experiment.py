@@ -125,6 +125,7 @@ def _require_replaceable(out: Path, *, force: bool) -> None:
         raise InputError(
             f"{out} already exists", fix="choose another folder, or --force to replace it"
         )
+    # --force on a mistyped folder must not delete what is no simulation
     if not out.is_dir() or (any(out.iterdir()) and not (out / "simulation.toml").exists()):
         raise InputError(
             f"{out} is not replaced, since it holds no simulation.toml: it may be something else",

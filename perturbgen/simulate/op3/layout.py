@@ -173,6 +173,7 @@ def _repeat_on_plates(number: int, positions: pd.DataFrame) -> pd.DataFrame:
 
 def _choose_lost(wells: pd.DataFrame, count: int, *, rng: np.random.Generator) -> np.ndarray:
     """Which compound wells (wells,) lose all their cells; never two of one compound."""
+    # sorted, since sets have no order, and the seed alone decides
     names = sorted(set(wells["sm_name"]) - set(_CONTROLS))
     unlucky = rng.choice(names, size=count, replace=False)
     lost = np.zeros(len(wells), dtype=bool)

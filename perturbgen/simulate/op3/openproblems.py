@@ -95,6 +95,7 @@ def _all_cells(folder: Path) -> AnnData:
     released, withheld = read_competition(folder), open_h5ad(folder / "truth_cells.h5ad")
     cells = anndata.concat([released, withheld], uns_merge="first")
     kinds = cells.obs["cell_type"].astype(str)
+    # the benchmark merged them, since their annotation is unreliable after treatment
     cells.obs["cell_type"] = kinds.mask(kinds.str.startswith("T "), "T cells")
     rows, withheld_rows = (
         pd.MultiIndex.from_frame(table.obs[CONDITION_KEY].astype(str))
@@ -106,6 +107,7 @@ def _all_cells(folder: Path) -> AnnData:
 
 def _splits(obs: pd.DataFrame, *, rng: np.random.Generator) -> np.ndarray:
     """control, train, public_test or private_test for every cell; each compound is of one test."""
+    # sorted: the draw must not depend on the order of the cells
     compounds = np.sort(obs.loc[obs["withheld"], "sm_name"].astype(str).unique())
     public = rng.permutation(compounds)[: round(_PUBLIC * len(compounds))]
     shown = np.where(obs["sm_name"].isin(public), "public_test", "private_test")
@@ -133,6 +135,7 @@ def _de_table(table: DETable, known: pd.DataFrame, *, private: bool) -> AnnData:
     genes = chosen.genes[table.t.notna().all()]
     obs = known.loc[chosen.t.index].reset_index()[_DE_OBS].astype({"control": bool})
     obs.index = pd.Index([str(i) for i in range(len(obs))])
+    # an adjusted p may be 0 as a number, which has no logarithm
     sign, adjusted = np.sign(chosen.logfc), chosen.adj_p.clip(np.finfo(float).tiny, 1)
     layers = {
         "logFC": chosen.logfc,

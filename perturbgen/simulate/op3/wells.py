@@ -96,6 +96,7 @@ def _balanced_poisson(rng: np.random.Generator, mean: np.ndarray, side: np.ndarr
     for number in np.unique(side):
         here = np.flatnonzero(side == number)
         total = mean[here].sum(axis=0)
+        # a side may be without any cell of a type
         share = mean[here] / np.maximum(total, 1e-300)
         # Poisson counts of a known sum are multinomial
         counts[here] = rng.multinomial(np.rint(total).astype(int), share.T).T

@@ -168,6 +168,7 @@ class World:
     def _cell_factors(self, n: int, *, rng: np.random.Generator) -> np.ndarray:
         """How much deeper than their mean cells are sequenced (n,): log-normal, of mean one."""
         log_sd = self.settings.depth.cell_log_sd
+        # the mean of a log-normal lies half its variance above the median
         return np.exp(rng.normal(-(log_sd**2) / 2, log_sd, n))
 
     def chunks(self, groups: Sequence[int] | None = None) -> Iterator[_Chunk]:
@@ -325,7 +326,9 @@ def build_world(settings: SimulationSettings, *, seed: int) -> World:
         list(layout.compounds.index), genes, settings, signatures, rng=Stream.EFFECTS.rng(seed)
     )
     groups = count_cells(layout, effects.survival, settings, seed=seed)
+    # the share of zeros asked for is the released file's
     released = groups[~groups["withheld"]].groupby("cell_type")["n_cells"].sum()
+    # a key of its own: the stream without one is that of the noise below
     depth, r = solve_depth(share, released, settings, rng=Stream.NOISE.rng(seed, 1))
     groups["depth"] = mean_depths(groups, depth, settings, seed=seed)
     noise = Noise.draw(groups, share, settings, seed=seed)

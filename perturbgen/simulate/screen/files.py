@@ -75,6 +75,7 @@ def write_screen(
         part.mkdir()
         world = _write_plates(part, settings, seed=seed)
         _write_world(part, settings, world)
+        # beside the seed all settings lie one table deeper
         tables = settings.to_toml().replace("\n[", "\n[settings.")
         tables = tables.replace("\n[settings.[", "\n[settings.")
         (part / _SETTINGS).write_text(f"seed = {seed}\n\n[settings]\n{tables}")

@@ -168,6 +168,7 @@ def _draw_compounds(settings: ScreenSettings, rng: np.random.Generator) -> pd.Da
     numbers = rng.choice(90_000_000, total, replace=False) + 10_000_000
     gated = np.arange(biology.mechanisms) < round(biology.gated_share * biology.mechanisms)
     mechanism = np.arange(total) % biology.mechanisms
+    # hairpins come last: the places of compounds and positive controls do not depend on them
     genetic = np.arange(total) >= total - design.genetic
     positive = (np.arange(total) >= design.compounds) & ~genetic
     positive_names = [
@@ -218,6 +219,7 @@ def _draw_plate(
     wells = (order if settings.design.same_wells else rng.permutation(WELLS))[: len(compound)]
     state = rng.choice([-1.0, 1.0], len(wells)) + rng.normal(0, 0.2, len(wells))
     response = _responses(world, compound, dose, plate.line)
+    # -1, DMSO, would be the last compound; its response of 0 makes any row do
     latent = response[:, None] * world.effects[np.maximum(compound, 0)]
     gated = world.compounds["gated"].to_numpy()[np.maximum(compound, 0)] & (compound >= 0)
     latent = np.where(gated[:, None], np.sign(state)[:, None] * latent, latent)
@@ -273,6 +275,7 @@ def _well_noise(
     shared = (
         noise.nuisance
         * rng.normal(size=(len(wells), len(world.nuisance)))
+        # the size is that of all directions together, however many there are
         / np.sqrt(max(len(world.nuisance), 1))
     )
     plate = noise.plate * rng.normal(size=genes)
