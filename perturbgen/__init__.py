@@ -25,7 +25,7 @@ _FACE = {
     "retrieval": "consistency knn_mixing match_modalities nearest percent_replicating retrieve",
     "profiles": "Profiles read_profiles",
     "l1000": "GctxFile extract modz wtcs",
-    "simulate": "Experiment SimulationSettings load_world",
+    "simulate": "SimulatedExperiment SimulationSettings load_world",
     "compare": "CompareSettings",
     "images": "",
     "submission": "",
