@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-# Tests work on small arrays, for which a second thread only waits; and on shared cores it waits long.
+# Tests work on small arrays, for which a second thread only waits; on shared cores it waits long.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 CI = os.environ.get("CI") == "true"

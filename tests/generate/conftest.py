@@ -1,4 +1,4 @@
-"""A small experiment whose cell numbers and library sizes follow a known law; no genes are drawn."""
+"""A small experiment whose cell numbers and depths follow a known law; no genes are drawn."""
 
 from __future__ import annotations
 

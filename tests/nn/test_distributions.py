@@ -1,4 +1,4 @@
-"""The Pyro distributions: draws with the right moments and frequencies, and models that use them."""
+"""The Pyro distributions: draws with the right moments and frequencies, and models of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The likelihoods against mpmath (50 digits) and scipy, over the grid where float32 formulas fail."""
+"""The likelihoods against mpmath (50 digits) and scipy, on the grid where float32 formulas fail."""
 
 from __future__ import annotations
 
