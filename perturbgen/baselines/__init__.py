@@ -13,17 +13,3 @@ from perturbgen.baselines.selection import (
     out_of_fold,
     row_spearman,
 )
-
-__all__ = [
-    "REGISTRY",
-    "Baseline",
-    "Predictor",
-    "blend_weights",
-    "crossed",
-    "find_baseline",
-    "make",
-    "mimic_folds",
-    "nested_choice",
-    "out_of_fold",
-    "row_spearman",
-]

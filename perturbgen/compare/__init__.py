@@ -4,12 +4,3 @@ from perturbgen.compare.assemble import Comparison, compare
 from perturbgen.compare.outputs import Leaderboard, write_outputs
 from perturbgen.compare.settings import CompareSettings
 from perturbgen.compare.tables import read_effects
-
-__all__ = [
-    "CompareSettings",
-    "Comparison",
-    "Leaderboard",
-    "compare",
-    "read_effects",
-    "write_outputs",
-]

@@ -22,37 +22,3 @@ from perturbgen.data.openproblems import DE_LAYER, read_openproblems, read_openp
 from perturbgen.data.schema import KAGGLE_COLUMNS, depth, find_violations, validate
 from perturbgen.data.splits import KNOWN_IN_TARGETS, TARGETS, Split
 from perturbgen.data.store import Batch, CountStore, SparseRows
-
-__all__ = [
-    "DE_LAYER",
-    "KAGGLE_COLUMNS",
-    "KNOWN_IN_TARGETS",
-    "ORGANISERS_PLATES",
-    "TARGETS",
-    "Batch",
-    "CountStore",
-    "CovariateEncoder",
-    "SparseH5ad",
-    "SparseRows",
-    "Split",
-    "complete",
-    "depth",
-    "find_violations",
-    "groups_of",
-    "is_gene",
-    "morgan_fingerprints",
-    "pseudobulk",
-    "pseudobulk_components",
-    "read_competition",
-    "read_de",
-    "read_h5ad",
-    "read_id_map",
-    "read_multiome",
-    "read_openproblems",
-    "read_openproblems_de",
-    "read_smiles",
-    "require_same_genes",
-    "take_layer",
-    "validate",
-    "write_h5ad",
-]

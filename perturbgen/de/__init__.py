@@ -12,15 +12,3 @@ from perturbgen.de.normalise import filter_by_expr, tmm_factors
 from perturbgen.de.table import DETable, read_de_table
 from perturbgen.de.tails import log_p_t
 from perturbgen.de.voom import voom
-
-__all__ = [
-    "FLAVOURS",
-    "DETable",
-    "filter_by_expr",
-    "flavour_table",
-    "limma_table",
-    "log_p_t",
-    "read_de_table",
-    "tmm_factors",
-    "voom",
-]

@@ -15,27 +15,3 @@ from perturbgen.evaluate.metrics import Metric
 from perturbgen.evaluate.report import report_page
 from perturbgen.evaluate.scoring import calibration, join_scores, score, score_cells, scorecard
 from perturbgen.evaluate.values import Values
-
-__all__ = [
-    "HEADLINE",
-    "METRICS",
-    "Metric",
-    "Scorecard",
-    "ScorecardText",
-    "Values",
-    "calibration",
-    "choose_metrics",
-    "effect_sizes",
-    "find_clusters",
-    "held_out_nll",
-    "interpolated_duplicate",
-    "join_scores",
-    "markdown_table",
-    "open_problems_mean_score",
-    "place",
-    "report_page",
-    "score",
-    "score_cells",
-    "scorecard",
-    "strata",
-]

@@ -14,21 +14,3 @@ from perturbgen.generate.replicates import ReplicateFolder
 from perturbgen.generate.sampler import CellSampler
 from perturbgen.generate.validate import calibration_page, cross_validate, summarise
 from perturbgen.generate.wells import WELL, WellTable, wanted_conditions
-
-__all__ = [
-    "WELL",
-    "CellGenerator",
-    "CellSampler",
-    "Plan",
-    "ReplicateFolder",
-    "Route",
-    "SamplerSettings",
-    "WellTable",
-    "calibration_page",
-    "cross_validate",
-    "make_latents",
-    "read_batches",
-    "require_route",
-    "summarise",
-    "wanted_conditions",
-]

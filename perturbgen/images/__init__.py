@@ -9,13 +9,3 @@ from perturbgen.images.readers import (
     read_rxrx1_metadata,
     stream_embeddings,
 )
-
-__all__ = [
-    "DISEASED",
-    "HEALTHY",
-    "kind_of_source",
-    "opened",
-    "read_bbbc021",
-    "read_rxrx1_metadata",
-    "stream_embeddings",
-]

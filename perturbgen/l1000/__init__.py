@@ -11,34 +11,3 @@ from perturbgen.l1000.samples import find_genes, landmarks, read_genes
 from perturbgen.l1000.signatures import collapse, modz, robust_z
 from perturbgen.l1000.similarity import SIMILARITIES, symmetrised
 from perturbgen.l1000.writer import GctxWriter, write_gct, write_gctx
-
-__all__ = [
-    "SIMILARITIES",
-    "Extraction",
-    "ExtractionOptions",
-    "GctxFile",
-    "GctxWriter",
-    "collapse",
-    "extract",
-    "find_genes",
-    "landmarks",
-    "level_of",
-    "max_quantile",
-    "modz",
-    "ncs",
-    "perturbagen_values",
-    "read_genes",
-    "read_gmt",
-    "read_leakproof",
-    "read_leakproofs",
-    "read_level5",
-    "read_plate",
-    "robust_z",
-    "symmetrised",
-    "tau",
-    "unify",
-    "without_self",
-    "write_gct",
-    "write_gctx",
-    "wtcs",
-]

@@ -19,21 +19,3 @@ from perturbgen.models.dgd import BETAS, DGD
 from perturbgen.models.gaussian_vae import GaussianDecoder, GaussianVAE
 from perturbgen.models.nbvae import NBVAE
 from perturbgen.nn import Draws
-
-__all__ = [
-    "BETAS",
-    "DGD",
-    "NBVAE",
-    "CellBatch",
-    "Conditions",
-    "CountDecoder",
-    "CountParameters",
-    "Covariate",
-    "Draws",
-    "GaussianDecoder",
-    "GaussianVAE",
-    "LatentModel",
-    "Trainable",
-    "dense",
-    "sizes",
-]

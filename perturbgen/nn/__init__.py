@@ -17,27 +17,3 @@ from perturbgen.nn.likelihoods import (
 from perturbgen.nn.margins import MarginHead, ball, poincare_distance
 from perturbgen.nn.mixture import GaussianMixture
 from perturbgen.nn.vision import ChannelMix, ColourMap, backbone, own_statistics, resized
-
-__all__ = [
-    "MLP",
-    "ChannelMix",
-    "ColourMap",
-    "Dispersion",
-    "Draws",
-    "GaussianMixture",
-    "MarginHead",
-    "PredictedDispersion",
-    "ShapeError",
-    "SparseCounts",
-    "backbone",
-    "ball",
-    "gaussian_log_prob",
-    "make_encoder",
-    "nb_log_prob",
-    "nb_log_prob_sparse",
-    "own_statistics",
-    "poincare_distance",
-    "resized",
-    "scaled_log_mean",
-    "zinb_log_prob",
-]

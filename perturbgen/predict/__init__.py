@@ -14,27 +14,3 @@ from perturbgen.predict.pipeline import Prediction, predict
 from perturbgen.predict.predictor import GenerativePredictor, RunFiles, run_fingerprint
 from perturbgen.predict.shrinkage import Shrinkage, expression_levels
 from perturbgen.predict.wells import Wells, read_wanted, vehicle_of, without
-
-__all__ = [
-    "Estimator",
-    "GenerativePredictor",
-    "MeasuredExperiment",
-    "PredictSettings",
-    "Prediction",
-    "RunFiles",
-    "Shrinkage",
-    "Task",
-    "Wells",
-    "aligned",
-    "average_t",
-    "expression_levels",
-    "fit_ensemble",
-    "mrrmse",
-    "plug_in_t",
-    "predict",
-    "read_wanted",
-    "run_fingerprint",
-    "vehicle_of",
-    "withheld_likelihood",
-    "without",
-]

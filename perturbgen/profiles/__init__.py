@@ -2,5 +2,3 @@
 
 from perturbgen.profiles.readers import read_profiles
 from perturbgen.profiles.table import Profiles
-
-__all__ = ["Profiles", "read_profiles"]

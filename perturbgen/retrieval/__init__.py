@@ -23,25 +23,3 @@ from perturbgen.retrieval.neighbours import (
 )
 from perturbgen.retrieval.nulls import expected_ap
 from perturbgen.retrieval.report import retrieval_page
-
-__all__ = [
-    "MatchedFold",
-    "Measure",
-    "Retrieval",
-    "consistency",
-    "controlled",
-    "expected_ap",
-    "group_neighbours",
-    "knn_mixing",
-    "magnitude",
-    "match_fold",
-    "match_modalities",
-    "mixing_summary",
-    "nearest",
-    "neighbour_table",
-    "percent_replicating",
-    "relationship_recall",
-    "require_labels",
-    "retrieval_page",
-    "retrieve",
-]

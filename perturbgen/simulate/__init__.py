@@ -17,20 +17,3 @@ from perturbgen.simulate.op3.settings import (
     preset_settings,
 )
 from perturbgen.simulate.op3.world import World, build_world
-
-__all__ = [
-    "CELL_TYPES",
-    "CONDITION_KEY",
-    "POSITIVE_CONTROLS",
-    "WITHHELD_TYPES",
-    "SimulatedExperiment",
-    "SimulationSettings",
-    "World",
-    "build_world",
-    "fit_baseline",
-    "load_world",
-    "preset_settings",
-    "sample_nb_sparse",
-    "simulate",
-    "write_replicate",
-]

@@ -7,17 +7,3 @@ one, ``load_run`` gives its model back. Another kind of model brings a ``Recipe`
 from perturbgen.train.generative import CELLS, TrainedRun, load_run, resume, train, train_once
 from perturbgen.train.run import Recipe, Trained, launch, require_unseen
 from perturbgen.train.settings import RunSettings
-
-__all__ = [
-    "CELLS",
-    "Recipe",
-    "RunSettings",
-    "Trained",
-    "TrainedRun",
-    "launch",
-    "load_run",
-    "require_unseen",
-    "resume",
-    "train",
-    "train_once",
-]

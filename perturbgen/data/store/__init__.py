@@ -2,5 +2,3 @@
 
 from perturbgen.data.store.base import SparseRows
 from perturbgen.data.store.count_store import Batch, CountStore
-
-__all__ = ["Batch", "CountStore", "SparseRows"]

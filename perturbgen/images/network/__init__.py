@@ -6,5 +6,3 @@
 
 from perturbgen.images.network.recipe import IMAGES, ImageRun
 from perturbgen.images.network.settings import ImageSettings
-
-__all__ = ["IMAGES", "ImageRun", "ImageSettings"]

@@ -6,5 +6,3 @@
 
 from perturbgen.l1000.embedder.recipe import EMBEDDING, Embedder
 from perturbgen.l1000.embedder.settings import EmbedSettings
-
-__all__ = ["EMBEDDING", "EmbedSettings", "Embedder"]

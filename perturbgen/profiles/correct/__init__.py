@@ -9,19 +9,3 @@ from perturbgen.profiles.correct.build import (
 )
 from perturbgen.profiles.correct.centre import Compress, ControlScaler, NestedCentre
 from perturbgen.profiles.correct.whiten import Coral, PrincipalComponents, Sphering, tvn
-
-__all__ = [
-    "Compress",
-    "ControlScaler",
-    "Coral",
-    "Correction",
-    "NestedCentre",
-    "Pipeline",
-    "PrincipalComponents",
-    "Sphering",
-    "batch_predictability",
-    "correct_to",
-    "correction",
-    "rows_to_fit",
-    "tvn",
-]

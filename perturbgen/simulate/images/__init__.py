@@ -14,5 +14,3 @@ _WRITERS: dict[str, Callable[..., Path]] = {
 }
 # By the name that users give; errors list the names in this order.
 WRITERS = dict(sorted(_WRITERS.items()))
-
-__all__ = ["WRITERS", "ImageLayout", "write_bbbc021", "write_rxrx1"]

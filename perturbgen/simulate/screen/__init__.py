@@ -2,5 +2,3 @@
 
 from perturbgen.simulate.screen.files import screen_anndata, write_screen
 from perturbgen.simulate.screen.settings import ScreenSettings, screen_settings
-
-__all__ = ["ScreenSettings", "screen_anndata", "screen_settings", "write_screen"]
