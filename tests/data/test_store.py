@@ -36,6 +36,8 @@ def store(request: pytest.FixtureRequest, cells: ad.AnnData, tmp_path: Path) -> 
     if request.param == "device":
         from dataclasses import replace
 
+        from perturbgen.data.backing import _DeviceBacking
+
         memory = CountStore.from_adata(cells, encoder)
         held = memory.backing
         arrays = (held.values.astype(np.float32), held.columns.astype(np.int32), held.offsets)
