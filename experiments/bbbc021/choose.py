@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from perturbgen.core.folds import choose
+from perturbgen.core.stats import choose
 from perturbgen.images.nsc import Matching, cosines, treatment_profiles
 from perturbgen.profiles import Profiles
 from perturbgen.profiles.correct import (

@@ -40,7 +40,7 @@ from perturbgen.cli import run_experiment
 from perturbgen.cli.doctor import data_folder
 from perturbgen.core.config import Settings
 from perturbgen.core.console import show_table, track
-from perturbgen.core.labels import CONDITION
+from perturbgen.core.tables import CONDITION
 from perturbgen.data import KNOWN_IN_TARGETS
 
 log = logging.getLogger("perturbgen.experiments.real_ranks")

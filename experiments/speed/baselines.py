@@ -32,7 +32,7 @@ from perturbgen.baselines import REGISTRY, make
 from perturbgen.cli import run_experiment
 from perturbgen.core.console import say, show_table
 from perturbgen.core.errors import PerturbgenError
-from perturbgen.core.labels import CONDITION
+from perturbgen.core.tables import CONDITION
 from perturbgen.data import TARGETS
 
 FULL = {"NK cells": 146, "T cells CD4+": 146, "T regulatory cells": 146, "T cells CD8+": 142}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from perturbgen.cli import images_network
-from perturbgen.cli.options import Json, Seed, listed, opened_profiles
+from perturbgen.cli.options import Json, Seed, Verbs, listed, opened_profiles
 from perturbgen.core.console import say, show_table
 from perturbgen.core.errors import InputError, SchemaError, suggest
 from perturbgen.core.files import check_output
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from perturbgen.profiles import Profiles
 
-_images_app = typer.Typer(
+_images_app = Verbs(
     help="Microscope images: check, correct, find hits, map, train networks.", no_args_is_help=True
 )
 

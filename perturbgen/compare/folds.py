@@ -12,7 +12,7 @@ from perturbgen.baselines import mimic_folds
 from perturbgen.compare.settings import SplitSettings, TableSettings
 from perturbgen.compare.tables import Book
 from perturbgen.core.errors import SchemaError, shorten, suggest
-from perturbgen.core.labels import CONDITION
+from perturbgen.core.tables import CONDITION
 from perturbgen.data import KNOWN_IN_TARGETS, Split
 
 _TRAIN = "train"

@@ -47,7 +47,6 @@ _PATIENCE: Final = "10s"  # for a Dask scheduler to answer
 # numbers is here, so that a kept result is never one of other code.
 _FITTING: Final = (
     "baselines",
-    "core/folds.py",
     "core/stats.py",
     "de",
     "data/covariates.py",

@@ -1,4 +1,7 @@
-"""Reading tables (CSV, gzip CSV, parquet, h5ad) so that a broken file says what is broken."""
+"""Reading tables (CSV, gzip CSV, parquet, h5ad) so that a broken file says what is broken.
+
+And the labels that tables are joined by: a condition is (cell type, compound).
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 import pandas as pd
 import pyarrow as pa
@@ -21,6 +24,8 @@ from perturbgen.core.files import require_file, require_folder
 if TYPE_CHECKING:
     from anndata import AnnData
 
+CONDITION: Final = ("cell_type", "compound")
+VEHICLE: Final = "Dimethyl Sulfoxide"
 BROKEN = "a download or a copy that broke off"
 
 
@@ -115,6 +120,21 @@ def require_unique(values: pd.Series | pd.Index, what: str, where: str | Path) -
             cause="two files were concatenated",
             fix="drop or rename the repeated rows",
         )
+
+
+def conditions_of(
+    table: pd.DataFrame, *, compound: str = "compound", unique_in: str | Path = ""
+) -> pd.MultiIndex:
+    """The condition of each row of obs or of any table that has both columns, as text.
+
+    ``compound`` is what the table calls that column; a condition that occurs twice in the file
+    ``unique_in``, where one is named, is an error.
+    """
+    labels = table[["cell_type", compound]].set_axis(CONDITION, axis=1)
+    index = pd.MultiIndex.from_frame(labels.astype(str))
+    if unique_in:
+        require_unique(index, "condition", unique_in)
+    return index
 
 
 def require_values(

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from perturbgen.core.errors import SchemaError, UserError, shorten, suggest
-from perturbgen.core.labels import CONDITION
+from perturbgen.core.tables import CONDITION
 from perturbgen.data.counts import count_problem
 
 if TYPE_CHECKING:

@@ -22,8 +22,8 @@ from scipy.stats import false_discovery_control
 
 from perturbgen.core.console import progress
 from perturbgen.core.errors import ConfigError, shorten, suggest
-from perturbgen.core.labels import VEHICLE
 from perturbgen.core.system import spread
+from perturbgen.core.tables import VEHICLE
 from perturbgen.data import ORGANISERS_PLATES
 from perturbgen.de.inputs import Inputs
 from perturbgen.de.native import FitMethod, FitResult, fit_native

@@ -26,8 +26,8 @@ from numba import njit
 from numpy.typing import NDArray
 
 from perturbgen.core.errors import SchemaError, shorten
-from perturbgen.core.labels import CONDITION
 from perturbgen.core.system import keep_freed_memory
+from perturbgen.core.tables import CONDITION
 from perturbgen.data import CovariateEncoder
 from perturbgen.generate.latents import Latents
 from perturbgen.generate.sampler import CellSampler

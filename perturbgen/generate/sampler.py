@@ -20,8 +20,8 @@ from scipy.special import pdtr
 
 from perturbgen.core.errors import ConfigError, InputError, SchemaError, shorten
 from perturbgen.core.files import atomic_path, check_output, require_file
-from perturbgen.core.folds import deal
-from perturbgen.core.labels import CONDITION, conditions_of
+from perturbgen.core.stats import deal
+from perturbgen.core.tables import CONDITION, conditions_of
 from perturbgen.data import CovariateEncoder
 from perturbgen.generate.features import FeatureMaker
 from perturbgen.generate.forest import Forest, SamplerSettings

@@ -18,7 +18,7 @@ import pandas as pd
 
 from perturbgen.core.console import track
 from perturbgen.core.errors import ConfigError, SchemaError
-from perturbgen.core.folds import choose, deal
+from perturbgen.core.stats import choose, deal
 from perturbgen.profiles.linear import Projection, finite_rows, unit
 from perturbgen.profiles.table import Profiles
 from perturbgen.retrieval import MatchedFold, match_fold

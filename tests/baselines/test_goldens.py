@@ -14,7 +14,7 @@ from perturbgen.baselines.constants import _median
 from perturbgen.baselines.features import Components, backward, forward
 from perturbgen.baselines.linear import _squares_between, _variance_components, bilinear_ridge
 from perturbgen.core.errors import SchemaError
-from perturbgen.core.labels import CONDITION as KEY
+from perturbgen.core.tables import CONDITION as KEY
 
 
 def asked(*pairs: tuple[str, str]) -> pd.MultiIndex:

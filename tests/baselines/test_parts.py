@@ -28,8 +28,8 @@ from perturbgen.baselines.features import (
 )
 from perturbgen.baselines.network import _row_rmse, _zeroed
 from perturbgen.core.errors import ConfigError, SchemaError
-from perturbgen.core.folds import deal
-from perturbgen.core.labels import CONDITION as KEY
+from perturbgen.core.stats import deal
+from perturbgen.core.tables import CONDITION as KEY
 from tests.baselines.cases import quick
 
 RNG = np.random.default_rng

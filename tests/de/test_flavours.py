@@ -10,7 +10,7 @@ import pytest
 from scipy.stats import false_discovery_control
 
 from perturbgen.core.errors import ConfigError
-from perturbgen.core.labels import VEHICLE
+from perturbgen.core.tables import VEHICLE
 from perturbgen.data.kaggle import ORGANISERS_PLATES
 from perturbgen.de import filter_by_expr, flavour_table, limma_table
 from perturbgen.de.design import Design

@@ -13,7 +13,7 @@ from scipy import stats
 
 from perturbgen.baselines import Predictor
 from perturbgen.core.errors import ConfigError, PerturbgenError, SchemaError
-from perturbgen.core.labels import conditions_of
+from perturbgen.core.tables import conditions_of
 from perturbgen.data.aggregate import pseudobulk
 from perturbgen.data.splits import Split
 from perturbgen.de import flavour_table

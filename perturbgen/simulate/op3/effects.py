@@ -16,7 +16,7 @@ from scipy import stats
 
 from perturbgen.core.errors import InputError, SchemaError, shorten
 from perturbgen.core.files import require_file
-from perturbgen.core.labels import VEHICLE
+from perturbgen.core.tables import VEHICLE
 from perturbgen.simulate.op3.layout import POSITIVE_CONTROLS
 from perturbgen.simulate.op3.settings import CELL_TYPES, SimulationSettings
 

@@ -12,8 +12,7 @@ import pandas as pd
 
 from perturbgen.core.errors import ConfigError, SchemaError, shorten
 from perturbgen.core.files import require_file, require_folder
-from perturbgen.core.labels import VEHICLE
-from perturbgen.core.tables import read_frame, require_unique, require_values
+from perturbgen.core.tables import VEHICLE, read_frame, require_unique, require_values
 from perturbgen.simulate.op3.settings import (
     CELL_TYPES,
     CONDITION_KEY,
