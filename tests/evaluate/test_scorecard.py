@@ -18,7 +18,7 @@ from perturbgen.evaluate import (
     scorecard,
     strata,
 )
-from perturbgen.evaluate.groups import _in_ranges
+from perturbgen.evaluate.labels import _in_ranges
 from perturbgen.evaluate.markdown import _span
 from tests.evaluate.tables import experiment, frame
 
