@@ -25,7 +25,7 @@ from perturbgen.core.errors import ConfigError, shorten, suggest
 from perturbgen.core.system import spread
 from perturbgen.core.tables import VEHICLE
 from perturbgen.data import ORGANISERS_PLATES
-from perturbgen.de.inputs import Inputs
+from perturbgen.de.counts import Inputs
 from perturbgen.de.native import FitMethod, FitResult, fit_native
 from perturbgen.de.plan import Fit, Question
 from perturbgen.de.table import DETable
