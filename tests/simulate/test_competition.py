@@ -275,7 +275,7 @@ def test_a_failure_part_way_leaves_nothing(tmp_path: Path, monkeypatch: pytest.M
         (folder / "adata_train.parquet").write_text("half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(experiment_module, "write_competition", full_disk)
+    monkeypatch.setattr(experiment_module, "_write_competition", full_disk)
     with pytest.raises(StorageError, match="no space left"):
         simulate("tiny", seed=0, out=tmp_path / "out")
     assert list(tmp_path.iterdir()) == []

@@ -19,7 +19,7 @@ from scipy import sparse
 
 from perturbgen.data import KAGGLE_COLUMNS
 from perturbgen.simulate.op3.baseline import make_baseline, solve_depth
-from perturbgen.simulate.op3.counts import Stream, sample_nb_sparse
+from perturbgen.simulate.op3.cells import Noise, Stream, count_cells, mean_depths, sample_nb_sparse
 from perturbgen.simulate.op3.effects import Effects, make_effects, read_drug_signatures
 from perturbgen.simulate.op3.layout import Layout, make_layout
 from perturbgen.simulate.op3.settings import (
@@ -28,7 +28,6 @@ from perturbgen.simulate.op3.settings import (
     WITHHELD_TYPES,
     SimulationSettings,
 )
-from perturbgen.simulate.op3.wells import Noise, count_cells, mean_depths
 
 _log = logging.getLogger(__name__)
 

@@ -1,6 +1,7 @@
-"""RxRx19, RxRx3-core and Cell Painting in small: embeddings with a planted truth.
+"""RxRx1, RxRx19, RxRx3-core and Cell Painting in small: images and embeddings, the truth planted.
 
-Some drugs bring diseased cells back, and some rows join with nothing, as in the releases.
+RxRx1 has experiments of two cell types, of four plates each, whose groups of siRNAs turn round. Of
+RxRx19 some drugs bring diseased cells back. Some rows join with nothing, as in the releases.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ import numpy as np
 import pandas as pd
 
 from perturbgen.core.files import atomic_path
-from perturbgen.images.readers import RXRX3_COLUMNS, RXRX3_CORE, RXRX19_COLUMNS
+from perturbgen.images.readers import RXRX1_COLUMNS, RXRX3_COLUMNS, RXRX3_CORE, RXRX19_COLUMNS
+from perturbgen.simulate.images.bbbc021 import blobs
 
 _ACTIVE, _MOCK, _UV = "Active SARS-CoV-2", "Mock", "UV Inactivated SARS-CoV-2"
 _SMILES = "CCO |r|"  # CXSMILES, as released
@@ -27,7 +29,7 @@ _DOSES = (0.1, 1.0, 10.0)
 _Well = tuple[str, str | None, float | None]  # condition or gene, treatment, dose
 
 
-def add_effects(
+def _add_effects(
     values: np.ndarray, effects: Iterable[tuple[pd.Series, float]], rng: np.random.Generator
 ) -> None:
     """Add a normal vector for each distinct label, times the strength, to its rows, in place."""
@@ -36,10 +38,137 @@ def add_effects(
         values += strength * rng.normal(size=(len(names), values.shape[1]))[codes]
 
 
-def embedding_table(ids: pd.Series, values: np.ndarray) -> pd.DataFrame:
+def _embedding_table(ids: pd.Series, values: np.ndarray) -> pd.DataFrame:
     """The ids and float32 columns ``feature_0``, ``feature_1``, ..."""
     names = [f"feature_{i}" for i in range(values.shape[1])]
     return pd.concat([ids, pd.DataFrame(values.astype(np.float32), columns=names)], axis=1)
+
+
+_EXPERIMENTS = {"HUVEC-01": "train", "HUVEC-02": "test", "U2OS-01": "train", "U2OS-02": "test"}
+_GROUPS = 4
+_CHANNELS = 6
+_FEATURES = 128
+_DROPPED = ("HUVEC-01_2_B03_2", "U2OS-02_4_B04_1")  # sites that quality control took away
+
+
+def write_rxrx1(
+    root: str | Path,
+    *,
+    seed: int = 0,
+    sirnas: int = 6,
+    controls: int = 3,
+    images: bool = True,
+    size: int = 64,
+    layout: str = "2020",
+    experiments: Mapping[str, str] = _EXPERIMENTS,
+    stain: float = 0.0,
+) -> Path:
+    """A folder of RxRx1: metadata.csv and embeddings.csv (2020) or the four tables (Kaggle), and
+    PNG.
+
+    ``sirnas`` treatments in each of four groups; experiment e puts group (p - 1 + e) mod 4 on plate
+    p. ``experiments`` maps names to train or test. ``stain`` is the SD of the log brightness of a
+    channel in each experiment, since experiments are stained on different days.
+    """
+    rng = np.random.default_rng(seed)
+    meta = _sirna_sites(sirnas, controls, experiments, rng)
+    # 154 wells of the release have one site, which must not shift the others
+    kept = meta[~meta["site_id"].isin(_DROPPED)].reset_index(drop=True)
+    with atomic_path(root) as part:
+        part.mkdir()
+        if layout == "kaggle":
+            _write_kaggle(part, meta)
+        else:
+            kept.to_csv(part / "metadata.csv", index=False)
+            _sirna_embeddings(kept, rng).to_csv(part / "embeddings.csv", index=False)
+        if images:
+            _write_images(part, kept, rng, size=size, kaggle=layout == "kaggle", stain=stain)
+    return Path(root)
+
+
+def _sirna_sites(
+    sirnas: int, controls: int, experiments: Mapping[str, str], rng: np.random.Generator
+) -> pd.DataFrame:
+    """The metadata of 2020, every site present."""
+    treated = _GROUPS * sirnas
+    total = treated + controls
+    names = [f"s{number}" for number in rng.permutation(np.arange(19651, 19651 + total))]
+    group = rng.permutation(treated).reshape(_GROUPS, sirnas)
+    # B03 on, as on the 14 x 22 inner wells of a 384-well plate; B02 is the empty well
+    free = [f"{row}{column:02d}" for row in "BCDEFGHIJKLMNO" for column in range(2, 24)][1:]
+    rows: list[tuple[object, ...]] = []
+    for number, (experiment, dataset) in enumerate(experiments.items()):
+        for plate in range(1, _GROUPS + 1):
+            classes = [*group[(plate - 1 + number) % _GROUPS], *range(treated, total)]
+            wells = dict(zip(free, rng.permutation(classes).tolist(), strict=False))
+            for well, sirna in ({"B02": total} | wells).items():
+                kind = "treatment" if sirna < treated else "positive_control"
+                name = f"{experiment}_{plate}_{well}"
+                cell = experiment.rsplit("-", 1)[0]
+                place = (name, cell, dataset, experiment, plate, well)
+                about = (
+                    kind if sirna < total else "negative_control",
+                    names[sirna] if sirna < total else "EMPTY",
+                    sirna,
+                )
+                rows += [(f"{name}_{site}", *place, site, *about) for site in (1, 2)]
+    return pd.DataFrame(rows, columns=RXRX1_COLUMNS)
+
+
+def _sirna_embeddings(meta: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
+    """site_id and 128 numbers: cell type, batch and siRNA add up, in this order of strength."""
+    values = rng.normal(size=(len(meta), _FEATURES))
+    plate = meta["experiment"] + "_" + meta["plate"].astype(str)
+    batches = [(meta["cell_type"], 6.0), (meta["experiment"], 4.0), (plate, 2.0)]
+    _add_effects(values, [*batches, (meta["sirna"], 2.0)], rng)
+    return _embedding_table(meta["site_id"], values)
+
+
+def _write_kaggle(root: Path, meta: pd.DataFrame) -> None:
+    """train.csv, test.csv (no siRNA) and their controls; a row a well, the siRNA a number."""
+    wells = meta.drop_duplicates("well_id").drop(columns="sirna")
+    wells = wells.rename(columns={"well_id": "id_code", "sirna_id": "sirna"})
+    columns = ["id_code", "experiment", "plate", "well"]
+    for dataset in ("train", "test"):
+        here = wells[wells["dataset"] == dataset]
+        treated = here["well_type"] == "treatment"
+        plain = [*columns, "sirna"] if dataset == "train" else columns
+        here.loc[treated, plain].to_csv(root / f"{dataset}.csv", index=False)
+        controls = here.loc[~treated, [*columns, "sirna", "well_type"]]
+        controls.to_csv(root / f"{dataset}_controls.csv", index=False)
+
+
+def _write_images(
+    root: Path,
+    meta: pd.DataFrame,
+    rng: np.random.Generator,
+    *,
+    size: int,
+    kaggle: bool,
+    stain: float,
+) -> None:
+    """Six PNG a site: a siRNA's blobs, its experiment's stains, its plate's gain and offset."""
+    from PIL import Image
+
+    patterns = {name: rng.random(_CHANNELS) for name in meta["sirna"].unique()}
+    plates = meta.groupby(["experiment", "plate"]).groups
+    lens = {key: (0.7 + 0.6 * rng.random(), 20 * rng.random()) for key in plates}
+    stains = dict.fromkeys(meta["experiment"].unique(), np.ones(_CHANNELS))
+    # drawn only if asked for: without stains the pixels are those of older fixtures
+    if stain:
+        stains = {name: np.exp(rng.normal(0, stain, _CHANNELS)) for name in stains}
+    for row in meta.to_dict("records"):
+        top = root / (row["dataset"] if kaggle else "images")
+        folder = top / row["experiment"] / f"Plate{row['plate']}"
+        folder.mkdir(parents=True, exist_ok=True)
+        gain, offset = lens[(row["experiment"], row["plate"])]
+        cells = blobs(rng, shape=(size, size))
+        for channel in range(_CHANNELS):
+            light = gain * stains[row["experiment"]][channel]
+            bright = light * 180 * patterns[row["sirna"]][channel]
+            pixels = offset + bright * cells + 5 * rng.random((size, size))
+            name = f"{row['well']}_s{row['site']}_w{channel + 1}.png"
+            Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / name)
 
 
 @dataclass(frozen=True)
@@ -54,17 +183,14 @@ class _Screen:
 
     def wells(self) -> list[_Well]:
         """Condition, treatment and dose of each well of a plate."""
-        wells: list[_Well] = []
-        for condition in (_MOCK, _UV, _ACTIVE):
-            wells += [(condition, None, None)] * self.controls
-        doses = 10 * np.sqrt(10.0) ** np.arange(1 - self.doses, 1)  # half-log steps up to 10 uM
-        for drug in range(1, self.drugs + 1):
-            wells += [
-                (_ACTIVE, f"drug-{drug}", float(dose))
-                for dose in doses.round(4)
-                for _ in range(self.replicates)
-            ]
-        return wells
+        states = (_MOCK, _UV, _ACTIVE)
+        wells: list[_Well] = [(state, None, None) for state in states for _ in range(self.controls)]
+        # half-log steps up to 10 uM
+        doses = (10 * np.sqrt(10.0) ** np.arange(1 - self.doses, 1)).round(4).tolist()
+        numbers, copies = range(1, self.drugs + 1), range(self.replicates)
+        return wells + [
+            (_ACTIVE, f"drug-{i}", dose) for i in numbers for dose in doses for _ in copies
+        ]
 
 
 def _write_rxrx19a(
@@ -91,7 +217,7 @@ def _write_rxrx19a(
     """
     rng = np.random.default_rng(seed)
     screen = _Screen(drugs, doses, replicates, controls, sites)
-    meta = _site_table(experiments, screen, rng)
+    meta = _drug_sites(experiments, screen, rng)
     strengths = {f"drug-{drugs}": side_effect}
     values = _diseased(meta, features, rescuers, infection, strengths, rng)
     # the release has such rows: readers must keep them, and take them for no control
@@ -102,7 +228,7 @@ def _write_rxrx19a(
 def _write_rxrx19b(root: str | Path, *, seed: int = 0, drugs: int = 4, rescuers: int = 1) -> Path:
     """The same in 19b's words: HUVEC, one site, 128 features, healthy and storm-severe."""
     rng = np.random.default_rng(seed)
-    meta = _site_table(["HUVEC-1"], _Screen(drugs, 3, 2, 6, 1), rng)
+    meta = _drug_sites(["HUVEC-1"], _Screen(drugs, 3, 2, 6, 1), rng)
     values = _diseased(meta, 128, rescuers, 1.0, {}, rng)
     words = {_ACTIVE: "storm-severe", _MOCK: "healthy", _UV: "healthy"}
     meta["disease_condition"] = meta["disease_condition"].map(words)
@@ -110,7 +236,7 @@ def _write_rxrx19b(root: str | Path, *, seed: int = 0, drugs: int = 4, rescuers:
     return _write_sites(root, meta, values, stray="HUVEC-1_9_A01_1")
 
 
-def _site_table(
+def _drug_sites(
     experiments: Sequence[str], screen: _Screen, rng: np.random.Generator
 ) -> pd.DataFrame:
     """The metadata: wells in random places of 1536-well plates, A01 to AF48."""
@@ -145,7 +271,7 @@ def _diseased(
     plate = meta["experiment"] + "_" + meta["plate"].astype(str)
     site = plate + meta["site"].astype(str)
     offsets = [(meta["experiment"], 5.0), (plate, 2.0), (site, 1.0), (meta["well_id"], 0.5)]
-    add_effects(values, offsets, rng)
+    _add_effects(values, offsets, rng)
     direction, elsewhere = rng.normal(size=(2, features))
     works = meta["treatment"].isin([f"drug-{i}" for i in range(1, rescuers + 1)]).to_numpy()
     dose = meta["treatment_conc"].astype(float).fillna(10.0).to_numpy()
@@ -159,13 +285,18 @@ def _diseased(
 
 def _write_sites(root: str | Path, meta: pd.DataFrame, values: np.ndarray, *, stray: str) -> Path:
     """The two files; an embedding more than there are labels, at the end."""
-    table = embedding_table(meta["site_id"], values)
+    table = _embedding_table(meta["site_id"], values)
     # an embedding of which the metadata know nothing, as the release has some
-    extra = table.tail(1).assign(site_id=stray)
+    table = pd.concat([table, table.tail(1).assign(site_id=stray)])
+    return _write_tables(root, {"metadata.csv": meta, "embeddings.csv": table})
+
+
+def _write_tables(root: str | Path, tables: Mapping[str, pd.DataFrame]) -> Path:
     with atomic_path(root) as part:
         part.mkdir()
-        meta.to_csv(part / "metadata.csv", index=False)
-        pd.concat([table, extra]).to_csv(part / "embeddings.csv", index=False)
+        for name, table in tables.items():
+            write = table.to_parquet if name.endswith("parquet") else table.to_csv
+            write(part / name, index=False)
     return Path(root)
 
 
@@ -189,13 +320,9 @@ def _write_rxrx3(
     meta = pd.DataFrame(rows, columns=RXRX3_COLUMNS)
     values = rng.normal(size=(len(meta), _CORE_FEATURES))
     plate = meta["experiment_name"] + meta["plate"].astype(str)
-    add_effects(values, [(plate, 2), (meta["gene"].fillna(meta["treatment"]), 2)], rng)
-    table = embedding_table(meta["well_id"], values)
-    with atomic_path(root) as part:
-        part.mkdir()
-        meta.drop(index=0).to_csv(part / RXRX3_CORE, index=False)
-        table.iloc[:-1].to_parquet(part / _PARQUET, index=False)
-    return Path(root)
+    _add_effects(values, [(plate, 2), (meta["gene"].fillna(meta["treatment"]), 2)], rng)
+    table = _embedding_table(meta["well_id"], values)
+    return _write_tables(root, {RXRX3_CORE: meta.drop(index=0), _PARQUET: table.iloc[:-1]})
 
 
 def _core_rows(
@@ -234,15 +361,13 @@ def _write_cellpainting(
     names = ["Plate", "Well", "broad_sample", "mmoles_per_liter", "moa"]
     meta = pd.DataFrame(rows, columns=[f"Metadata_{name}" for name in names])
     features = [f"Cells_Feature_{i}" for i in range(_PAINTING_FEATURES)]
-    with atomic_path(root) as part:
-        part.mkdir()
-        table = pd.concat([meta, pd.DataFrame(np.array(values), columns=features)], axis=1)
-        table.to_csv(part / "profiles.csv.gz", index=False)
-    return Path(root)
+    table = pd.concat([meta, pd.DataFrame(np.array(values), columns=features)], axis=1)
+    return _write_tables(root, {"profiles.csv.gz": table})
 
 
-EMBEDDINGS: Final[dict[str, Callable[..., Path]]] = {
+WRITERS: Final[dict[str, Callable[..., Path]]] = {
     "cellpainting": _write_cellpainting,
+    "rxrx1": write_rxrx1,
     "rxrx19a": _write_rxrx19a,
     "rxrx19b": _write_rxrx19b,
     "rxrx3": _write_rxrx3,
