@@ -7,7 +7,6 @@ RxRx19 some drugs bring diseased cells back. Some rows join with nothing, as in 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -22,7 +21,6 @@ _ACTIVE, _MOCK, _UV = "Active SARS-CoV-2", "Mock", "UV Inactivated SARS-CoV-2"
 _SMILES = "CCO |r|"  # CXSMILES, as released
 _EMPTY = "EMPTY_control"
 _PARQUET = "OpenPhenom_rxrx3_core_embeddings.parquet"
-_CORE_FEATURES = 384
 _PAINTING_FEATURES = 30
 _DOSES = (0.1, 1.0, 10.0)
 
@@ -47,7 +45,6 @@ def _embedding_table(ids: pd.Series, values: np.ndarray) -> pd.DataFrame:
 _EXPERIMENTS = {"HUVEC-01": "train", "HUVEC-02": "test", "U2OS-01": "train", "U2OS-02": "test"}
 _GROUPS = 4
 _CHANNELS = 6
-_FEATURES = 128
 _DROPPED = ("HUVEC-01_2_B03_2", "U2OS-02_4_B04_1")  # sites that quality control took away
 
 
@@ -103,21 +100,16 @@ def _sirna_sites(
             wells = dict(zip(free, rng.permutation(classes).tolist(), strict=False))
             for well, sirna in ({"B02": total} | wells).items():
                 kind = "treatment" if sirna < treated else "positive_control"
-                name = f"{experiment}_{plate}_{well}"
-                cell = experiment.rsplit("-", 1)[0]
+                about = (kind, names[sirna]) if sirna < total else ("negative_control", "EMPTY")
+                name, cell = f"{experiment}_{plate}_{well}", experiment.rsplit("-", 1)[0]
                 place = (name, cell, dataset, experiment, plate, well)
-                about = (
-                    kind if sirna < total else "negative_control",
-                    names[sirna] if sirna < total else "EMPTY",
-                    sirna,
-                )
-                rows += [(f"{name}_{site}", *place, site, *about) for site in (1, 2)]
+                rows += [(f"{name}_{site}", *place, site, *about, sirna) for site in (1, 2)]
     return pd.DataFrame(rows, columns=RXRX1_COLUMNS)
 
 
 def _sirna_embeddings(meta: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
     """site_id and 128 numbers: cell type, batch and siRNA add up, in this order of strength."""
-    values = rng.normal(size=(len(meta), _FEATURES))
+    values = rng.normal(size=(len(meta), 128))
     plate = meta["experiment"] + "_" + meta["plate"].astype(str)
     batches = [(meta["cell_type"], 6.0), (meta["experiment"], 4.0), (plate, 2.0)]
     _add_effects(values, [*batches, (meta["sirna"], 2.0)], rng)
@@ -171,26 +163,14 @@ def _write_images(
             Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / name)
 
 
-@dataclass(frozen=True)
-class _Screen:
-    """How many of everything a plate of RxRx19 holds."""
-
-    drugs: int
-    doses: int
-    replicates: int
-    controls: int
-    sites: int
-
-    def wells(self) -> list[_Well]:
-        """Condition, treatment and dose of each well of a plate."""
-        states = (_MOCK, _UV, _ACTIVE)
-        wells: list[_Well] = [(state, None, None) for state in states for _ in range(self.controls)]
-        # half-log steps up to 10 uM
-        doses = (10 * np.sqrt(10.0) ** np.arange(1 - self.doses, 1)).round(4).tolist()
-        numbers, copies = range(1, self.drugs + 1), range(self.replicates)
-        return wells + [
-            (_ACTIVE, f"drug-{i}", dose) for i in numbers for dose in doses for _ in copies
-        ]
+def _drug_wells(drugs: int, doses: int, replicates: int, controls: int) -> list[_Well]:
+    """Condition, treatment and dose of each well of a plate of RxRx19."""
+    states = (_MOCK, _UV, _ACTIVE)
+    wells: list[_Well] = [(state, None, None) for state in states for _ in range(controls)]
+    # half-log steps up to 10 uM
+    steps = (10 * np.sqrt(10.0) ** np.arange(1 - doses, 1)).round(4).tolist()
+    numbers, copies = range(1, drugs + 1), range(replicates)
+    return wells + [(_ACTIVE, f"drug-{i}", dose) for i in numbers for dose in steps for _ in copies]
 
 
 def _write_rxrx19a(
@@ -204,7 +184,6 @@ def _write_rxrx19a(
     controls: int = 6,
     sites: int = 4,
     features: int = 1024,
-    experiments: Sequence[str] = ("HRCE-1", "VERO-1"),
     infection: float = 1.0,
     side_effect: float = 0.3,
 ) -> Path:
@@ -216,8 +195,8 @@ def _write_rxrx19a(
     embedding no metadata.
     """
     rng = np.random.default_rng(seed)
-    screen = _Screen(drugs, doses, replicates, controls, sites)
-    meta = _drug_sites(experiments, screen, rng)
+    wells = _drug_wells(drugs, doses, replicates, controls)
+    meta = _drug_sites(["HRCE-1", "VERO-1"], wells, sites, rng)
     strengths = {f"drug-{drugs}": side_effect}
     values = _diseased(meta, features, rescuers, infection, strengths, rng)
     # the release has such rows: readers must keep them, and take them for no control
@@ -225,11 +204,11 @@ def _write_rxrx19a(
     return _write_sites(root, meta, values, stray="HRCE-1_9_A01_1")
 
 
-def _write_rxrx19b(root: str | Path, *, seed: int = 0, drugs: int = 4, rescuers: int = 1) -> Path:
+def _write_rxrx19b(root: str | Path, *, seed: int = 0) -> Path:
     """The same in 19b's words: HUVEC, one site, 128 features, healthy and storm-severe."""
     rng = np.random.default_rng(seed)
-    meta = _drug_sites(["HUVEC-1"], _Screen(drugs, 3, 2, 6, 1), rng)
-    values = _diseased(meta, 128, rescuers, 1.0, {}, rng)
+    meta = _drug_sites(["HUVEC-1"], _drug_wells(4, 3, 2, 6), 1, rng)
+    values = _diseased(meta, 128, 1, 1.0, {}, rng)
     words = {_ACTIVE: "storm-severe", _MOCK: "healthy", _UV: "healthy"}
     meta["disease_condition"] = meta["disease_condition"].map(words)
     meta.loc[meta.index[-1], "disease_condition"] = None
@@ -237,7 +216,7 @@ def _write_rxrx19b(root: str | Path, *, seed: int = 0, drugs: int = 4, rescuers:
 
 
 def _drug_sites(
-    experiments: Sequence[str], screen: _Screen, rng: np.random.Generator
+    experiments: Sequence[str], wells: Sequence[_Well], sites: int, rng: np.random.Generator
 ) -> pd.DataFrame:
     """The metadata: wells in random places of 1536-well plates, A01 to AF48."""
     names = [chr(65 + i) if i < 26 else "A" + chr(39 + i) for i in range(32)]
@@ -245,14 +224,13 @@ def _drug_sites(
     rows = []
     for experiment in experiments:
         for plate in (1, 2):
-            wells = screen.wells()
-            if (experiment, plate) == (experiments[-1], 2):
-                wells.append((_ACTIVE, None, None))  # which will lose its condition
-            for place, well in zip(rng.permutation(places), wells, strict=False):
-                condition, treatment, dose = well
+            # one more, which will lose its condition
+            last = [(_ACTIVE, None, None)] if (experiment, plate) == (experiments[-1], 2) else []
+            placed = zip(rng.permutation(places), [*wells, *last], strict=False)
+            for place, (condition, treatment, dose) in placed:
                 name, smiles = f"{experiment}_{plate}_{place}", _SMILES if treatment else None
                 cell = experiment.split("-")[0]
-                for site in range(1, screen.sites + 1):
+                for site in range(1, sites + 1):
                     ids = (f"{name}_{site}", name, cell, experiment, plate, place, site)
                     rows.append((*ids, condition, treatment, dose, smiles))
     return pd.DataFrame(rows, columns=RXRX19_COLUMNS)
@@ -300,37 +278,33 @@ def _write_tables(root: str | Path, tables: Mapping[str, pd.DataFrame]) -> Path:
     return Path(root)
 
 
-def _write_rxrx3(
-    root: str | Path, *, seed: int = 0, genes: int = 4, compounds: int = 3, plates: int = 2
-) -> Path:
-    """``metadata_rxrx3_core.csv`` and the OpenPhenom embeddings.
+def _write_rxrx3(root: str | Path, *, seed: int = 0) -> Path:
+    """``metadata_rxrx3_core.csv`` and the OpenPhenom embeddings, of 384 features.
 
     Knock-outs by two guides, compounds at three doses and four empty controls on every plate; one
     well of each table has no partner in the other.
     """
     rng = np.random.default_rng(seed)
     guides: list[_Well] = [
-        (f"GENE{g}", f"GENE{g}_guide_{guide}", None) for g in range(genes) for guide in (1, 2)
+        (f"GENE{g}", f"GENE{g}_guide_{guide}", None) for g in range(4) for guide in (1, 2)
     ]
-    drugs: list[_Well] = [("", f"compound {c}", dose) for c in range(compounds) for dose in _DOSES]
+    drugs: list[_Well] = [("", f"compound {c}", dose) for c in range(3) for dose in _DOSES]
     rows = [
-        *_core_rows("gene-001", "CRISPR", [*guides, *[(_EMPTY, _EMPTY, None)] * 4], plates),
-        *_core_rows("compound-001", "COMPOUND", [*drugs, *[("", _EMPTY, None)] * 4], plates),
+        *_core_rows("gene-001", "CRISPR", [*guides, *[(_EMPTY, _EMPTY, None)] * 4]),
+        *_core_rows("compound-001", "COMPOUND", [*drugs, *[("", _EMPTY, None)] * 4]),
     ]
     meta = pd.DataFrame(rows, columns=RXRX3_COLUMNS)
-    values = rng.normal(size=(len(meta), _CORE_FEATURES))
+    values = rng.normal(size=(len(meta), 384))
     plate = meta["experiment_name"] + meta["plate"].astype(str)
     _add_effects(values, [(plate, 2), (meta["gene"].fillna(meta["treatment"]), 2)], rng)
     table = _embedding_table(meta["well_id"], values)
     return _write_tables(root, {RXRX3_CORE: meta.drop(index=0), _PARQUET: table.iloc[:-1]})
 
 
-def _core_rows(
-    experiment: str, kind: str, wells: Sequence[_Well], plates: int
-) -> list[tuple[object, ...]]:
-    """The metadata of wells that are on every plate, from A01 on."""
+def _core_rows(experiment: str, kind: str, wells: Sequence[_Well]) -> list[tuple[object, ...]]:
+    """The metadata of wells that are on both plates, from A01 on."""
     rows: list[tuple[object, ...]] = []
-    for plate in range(1, plates + 1):
+    for plate in (1, 2):
         for i, (gene, treatment, dose) in enumerate(wells):
             name, smiles = f"A{i + 1:02d}", None if dose is None else "CCO"
             place = (f"{experiment}_{plate}_{name}", experiment, plate, name)
@@ -338,20 +312,18 @@ def _core_rows(
     return rows
 
 
-def _write_cellpainting(
-    root: str | Path, *, seed: int = 0, compounds: int = 6, replicates: int = 2
-) -> Path:
+def _write_cellpainting(root: str | Path, *, seed: int = 0) -> Path:
     """``profiles.csv.gz`` in a folder: two plates with 8 DMSO wells, two compounds a mechanism."""
     rng = np.random.default_rng(seed)
-    effects = rng.normal(size=(-(-compounds // 2), _PAINTING_FEATURES))
+    effects = rng.normal(size=(3, _PAINTING_FEATURES))
     rows, values = [], []
     for plate in ("SQ00010001", "SQ00010002"):
         shift = rng.normal(size=_PAINTING_FEATURES)
         wells = [("DMSO", 0.0, "")] * 8 + [
             (f"BRD-K{c:08d}", dose, f"mechanism {c // 2}")
-            for c in range(compounds)
+            for c in range(6)
             for dose in _DOSES
-            for _ in range(replicates)
+            for _ in range(2)
         ]
         for i, (name, dose, moa) in enumerate(wells):
             place = f"{'ABCDEFGHIJKLMNOP'[i // 24]}{i % 24 + 1:02d}"

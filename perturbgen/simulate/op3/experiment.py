@@ -10,7 +10,6 @@ import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Final, TypedDict, Unpack, overload
 
 import numpy as np
@@ -154,10 +153,7 @@ def _in_memory(world: World) -> SimulatedExperiment:
 
 
 def load_world(folder: str | Path) -> World:
-    """The world behind a simulated folder, rebuilt from its ``simulation.toml``.
-
-    To draw the same wells again.
-    """
+    """The world behind a simulated folder, rebuilt from ``simulation.toml`` to draw from again."""
     values = tomllib.loads(require_file(Path(folder) / "simulation.toml", "simulation").read_text())
     settings = SimulationSettings.load(base=values["settings"])
     return build_world(settings, seed=values["seed"])
@@ -206,12 +202,7 @@ class _LongParquet:
     def __enter__(self) -> _LongParquet:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *about: object) -> None:
         if kind is None:
             self._flush()
         self._writer.close()
@@ -219,12 +210,11 @@ class _LongParquet:
     def add(self, ids: list[str], counts: sparse.csr_array, totals: np.ndarray) -> None:
         """Append cells: their ids, counts (cells, genes) and true totals (cells,)."""
         cell = np.repeat(np.arange(len(ids), dtype=np.int32), np.diff(counts.indptr))
-        normalised = np.log1p(counts.data * (1e6 / totals[cell]))
         columns = [
             pa.DictionaryArray.from_arrays(pa.array(cell), pa.array(ids, pa.string())),
             pa.DictionaryArray.from_arrays(pa.array(counts.indices.astype(np.int32)), self._genes),
             pa.array(counts.data.astype(np.int64)),
-            pa.array(normalised),
+            pa.array(np.log1p(counts.data * (1e6 / totals[cell]))),
         ]
         self._pending.append(pa.Table.from_arrays(columns, schema=self._schema))
         self._rows += len(cell)
@@ -296,9 +286,8 @@ def _write_multiome(world: World, folder: Path) -> None:
     ids = world.multiome_ids(int(cells.sum()))
     labels, path = [], folder / "multiome_train.parquet"
     parts = zip(weights.index, cells, np.cumsum(cells), strict=True)
-    with _LongParquet(
-        path, world.genes, row_group=settings.row_group, gene_column="location"
-    ) as file:
+    row_group = settings.row_group
+    with _LongParquet(path, world.genes, row_group=row_group, gene_column="location") as file:
         for (cell_type, donor), count, last in parts:
             counts = world.draw_untreated(cell_type, donor, n=count, rng=rng)
             obs = {"obs_id": ids[last - count : last], "cell_type": cell_type, "donor_id": donor}
@@ -312,12 +301,10 @@ def _write_cells(world: World, folder: Path) -> AnnData:
     sums: dict[int, sparse.csr_array] = {}
     excluded: list[tuple[str, str]] = []
     genes, row_group = world.genes, world.settings.files.row_group
-    obs = world.obs(withheld=True)
+    path, obs = folder / "truth_cells.h5ad", world.obs(withheld=True)
     with (
         _LongParquet(folder / "adata_train.parquet", genes, row_group=row_group) as released,
-        SparseH5ad(
-            folder / "truth_cells.h5ad", obs=obs, var=world.var, uns=world.metadata
-        ) as withheld,
+        SparseH5ad(path, obs=obs, var=world.var, uns=world.metadata) as withheld,
         progress("simulating cells", int(world.groups["n_cells"].sum())) as tick,
     ):
         for chunk in world.chunks():
@@ -332,9 +319,8 @@ def _write_cells(world: World, folder: Path) -> AnnData:
                 places = zip(*spurious.nonzero(), strict=True)
                 excluded += [(chunk.ids[cell], genes[gene]) for cell, gene in places]
             tick(chunk.counts.shape[0])
-    pd.DataFrame(excluded, columns=["obs_id", "gene"]).to_csv(
-        folder / "adata_excluded_ids.csv", index=False
-    )
+    pairs = pd.DataFrame(excluded, columns=["obs_id", "gene"])
+    pairs.to_csv(folder / "adata_excluded_ids.csv", index=False)
     return world.samples(sums)
 
 
