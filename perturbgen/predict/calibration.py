@@ -17,7 +17,7 @@ import pandas as pd
 
 from perturbgen.core.console import track
 from perturbgen.core.errors import SchemaError, shorten
-from perturbgen.core.labels import CONDITION, conditions_of
+from perturbgen.core.tables import CONDITION, conditions_of
 from perturbgen.generate import CellSampler, read_batches
 from perturbgen.predict.experiment import MeasuredExperiment, PredictSettings
 from perturbgen.predict.wells import Wells, vehicle_of, without

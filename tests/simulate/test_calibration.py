@@ -13,7 +13,7 @@ import pytest
 from scipy import sparse
 
 from perturbgen.core.console import show_table
-from perturbgen.core.labels import VEHICLE
+from perturbgen.core.tables import VEHICLE
 from perturbgen.simulate import CELL_TYPES, World, build_world, preset_settings
 from tests.simulate.cell_fit import CellFit, fit_baseline
 

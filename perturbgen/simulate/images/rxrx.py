@@ -60,8 +60,7 @@ def write_rxrx1(
     experiments: Mapping[str, str] = _EXPERIMENTS,
     stain: float = 0.0,
 ) -> Path:
-    """A folder of RxRx1: metadata.csv and embeddings.csv (2020) or the four tables (Kaggle), and
-    PNG.
+    """A folder of RxRx1, in its form of 2020 (metadata.csv, embeddings.csv) or Kaggle's, and PNG.
 
     ``sirnas`` treatments in each of four groups; experiment e puts group (p - 1 + e) mod 4 on plate
     p. ``experiments`` maps names to train or test. ``stain`` is the SD of the log brightness of a
@@ -187,12 +186,11 @@ def _write_rxrx19a(
     infection: float = 1.0,
     side_effect: float = 0.3,
 ) -> Path:
-    """metadata.csv and embeddings.csv; ``controls`` wells each of Mock, UV and untreated on a
-    plate.
+    """metadata.csv and embeddings.csv of two plates an experiment.
 
-    Two plates an experiment. drug-1 to drug-``rescuers`` take the infection away as their dose
-    rises; drug-``drugs`` does something else to the cells. The last well has no condition, and one
-    embedding no metadata.
+    A plate has ``controls`` wells each of Mock, UV and untreated. drug-1 to drug-``rescuers`` take
+    the infection away as their dose rises; drug-``drugs`` does something else to the cells. The
+    last well has no condition, and one embedding no metadata.
     """
     rng = np.random.default_rng(seed)
     wells = _drug_wells(drugs, doses, replicates, controls)
