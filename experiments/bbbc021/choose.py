@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from perturbgen.core.folds import choose
+from perturbgen.core.stats import choose
 from perturbgen.images.nsc import Matching, cosines, treatment_profiles
 from perturbgen.profiles import Profiles
 from perturbgen.profiles.correct import (
@@ -31,9 +31,8 @@ class _Recipe:
     """One way from raw wells to treatment profiles."""
 
     compress: bool
-    plate_strength: (
-        float | None
-    )  # None: plates are not centred; 0: by their own controls; k: shrunk to all controls
+    # None: plates are not centred; 0: by their own controls; k: shrunk to all controls
+    plate_strength: float | None
     ridge: float | None  # None: not whitened
     align: bool
     how: Literal["mean", "median"]

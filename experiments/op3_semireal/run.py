@@ -235,7 +235,7 @@ def train(
 
 def make_split(cells: AnnData, hidden: pd.MultiIndex, seed: int) -> Any:
     """Most cells train, one in twenty validates, and those of the hidden conditions calibrate."""
-    from perturbgen.core.labels import conditions_of
+    from perturbgen.core.tables import conditions_of
     from perturbgen.data import Split
 
     chance = np.random.default_rng([seed, 7]).random(cells.n_obs)

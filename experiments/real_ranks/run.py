@@ -40,7 +40,7 @@ from perturbgen.cli import run_experiment
 from perturbgen.cli.doctor import data_folder
 from perturbgen.core.config import Settings
 from perturbgen.core.console import show_table, track
-from perturbgen.core.labels import CONDITION
+from perturbgen.core.tables import CONDITION
 from perturbgen.data import KNOWN_IN_TARGETS
 
 log = logging.getLogger("perturbgen.experiments.real_ranks")
@@ -53,13 +53,8 @@ PUBLISHED = {
     "0.3 compound mean + 0.7 cell-type mean": (0.331, 0.284),
     "ridge on 10 components": (0.315, 0.282),
 }
-BLENDED = (
-    "transfer",
-    "bilinear_ridge",
-    "kernel_ridge",
-    "neighbours",
-    "shrunken_additive",
-)  # closed forms
+# closed forms
+BLENDED = ("transfer", "bilinear_ridge", "kernel_ridge", "neighbours", "shrunken_additive")
 
 
 class Method(Settings):

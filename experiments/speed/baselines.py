@@ -32,7 +32,7 @@ from perturbgen.baselines import REGISTRY, make
 from perturbgen.cli import run_experiment
 from perturbgen.core.console import say, show_table
 from perturbgen.core.errors import PerturbgenError
-from perturbgen.core.labels import CONDITION
+from perturbgen.core.tables import CONDITION
 from perturbgen.data import TARGETS
 
 FULL = {"NK cells": 146, "T cells CD4+": 146, "T regulatory cells": 146, "T cells CD8+": 142}
@@ -202,9 +202,8 @@ def table(genes: int, rng: np.random.Generator) -> tuple[pd.DataFrame, pd.MultiI
         for compound in compounds[: 128 if cell == TARGETS[0] else 127]
     ]
     wanted = pd.MultiIndex.from_tuples(hidden, names=CONDITION)
-    columnwise = pd.DataFrame(
-        np.asfortranarray(values), index, [f"g{i}" for i in range(genes)]
-    )  # as from parquet
+    # as from parquet
+    columnwise = pd.DataFrame(np.asfortranarray(values), index, [f"g{i}" for i in range(genes)])
     return columnwise.iloc[rng.permutation(len(rows))], wanted
 
 

@@ -18,7 +18,7 @@ from scipy.stats import t
 
 from perturbgen.core.config import Settings
 from perturbgen.core.errors import ConfigError, PerturbgenError, SchemaError, shorten
-from perturbgen.core.labels import CONDITION
+from perturbgen.core.tables import CONDITION
 
 _log = logging.getLogger(__name__)
 

@@ -22,7 +22,7 @@ from scipy.stats import norm
 from perturbgen.baselines.base import Baseline, ConditionList, TrainTable, one_hot
 from perturbgen.core.config import Settings
 from perturbgen.core.errors import SchemaError, shorten
-from perturbgen.core.folds import deal
+from perturbgen.core.stats import deal
 
 _log = logging.getLogger(__name__)
 

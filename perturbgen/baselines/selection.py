@@ -19,8 +19,7 @@ from perturbgen.baselines.base import Baseline, ConditionList, Predictor, TrainT
 from perturbgen.core.config import Settings
 from perturbgen.core.console import track
 from perturbgen.core.errors import ConfigError, SchemaError, shorten, suggest
-from perturbgen.core.folds import choose, deal
-from perturbgen.core.stats import non_negative_weights
+from perturbgen.core.stats import choose, deal, non_negative_weights
 
 _log = logging.getLogger(__name__)
 

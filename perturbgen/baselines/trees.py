@@ -26,8 +26,8 @@ from perturbgen.core.errors import (
     shorten,
     suggest,
 )
-from perturbgen.core.labels import CONDITION, conditions_of
 from perturbgen.core.system import cores
+from perturbgen.core.tables import CONDITION, conditions_of
 
 if TYPE_CHECKING:
     import xgboost

@@ -26,11 +26,12 @@ from perturbgen.cli import (
     tables,
     train,
 )
+from perturbgen.cli.options import Verbs
 from perturbgen.core.errors import PerturbgenError
 
 _INTERRUPTED = 130  # what typer exits with on Ctrl-C, as shells do
 
-_app = typer.Typer(
+_app = Verbs(
     name="perturbgen",
     help="What will this perturbation do to these cells, and how sure can we be?",
     no_args_is_help=True,

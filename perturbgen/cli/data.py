@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from perturbgen.cli.options import Columns, Json, Layer, Seed32, Vehicle
+from perturbgen.cli.options import Columns, Json, Layer, Seed32, Vehicle, Verbs
 from perturbgen.core.console import say, show_table
 from perturbgen.core.errors import InputError, SchemaError
 from perturbgen.core.files import check_output
@@ -16,7 +16,7 @@ from perturbgen.core.files import check_output
 if TYPE_CHECKING:
     from anndata import AnnData
 
-_data_app = typer.Typer(help="Check data, find public data, fetch them.", no_args_is_help=True)
+_data_app = Verbs(help="Check data, find public data, fetch them.", no_args_is_help=True)
 
 
 def register(app: typer.Typer) -> None:

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from perturbgen.cli.options import DryRun, Force, Json, Overrides, Seed, show_settings
+from perturbgen.cli.options import DryRun, Force, Json, Overrides, Seed, Verbs, show_settings
 from perturbgen.core.console import show_table
 
 if TYPE_CHECKING:
     from perturbgen.l1000 import GctxFile
 
-_l1000_app = typer.Typer(
+_l1000_app = Verbs(
     name="l1000",
     help="L1000 profiles: check CMap's files, extract landmarks, simulate, learn an embedding.",
     no_args_is_help=True,

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
+from typer.core import TyperCommand
 
 from perturbgen.core.console import say
+from perturbgen.core.files import protected
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -49,6 +51,35 @@ Layer = Annotated[
 Vehicle = Annotated[
     str | None, typer.Option(help="The compound which all others are compared with.")
 ]
+
+
+# parameters that name what a verb writes; every other path is read
+_WRITTEN = {"out", "plots", "page", "picture", "calibration_out", "runs"}
+
+
+class Verbs(typer.Typer):
+    """Verbs that never write over what they read."""
+
+    def command(self, *arguments: Any, **options: Any) -> Callable[..., Any]:
+        """Add a verb."""
+        return super().command(*arguments, cls=_Verb, **options)
+
+
+class _Verb(TyperCommand):
+    def invoke(self, ctx: Any) -> Any:
+        with protected(_inputs(ctx.params)):
+            return super().invoke(ctx)
+
+
+def _inputs(parameters: Mapping[str, Any]) -> Iterator[Path]:
+    """The paths among the values that a verb was given, those in NAME=FILE,FILE as well."""
+    for name, given in parameters.items():
+        if name in _WRITTEN:
+            continue
+        if isinstance(given, Path):
+            yield given
+        for value in given if isinstance(given, list | tuple) else []:
+            yield from map(Path, filter(None, str(value).rpartition("=")[2].split(",")))
 
 
 def listed(text: str | None) -> list[str]:

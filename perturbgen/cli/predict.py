@@ -184,7 +184,7 @@ def _withheld_row(
     run: TrainedRun, path: Path, wanted: pd.DataFrame, *, seed: int, **options: Any
 ) -> dict[str, float]:
     """How likely the model finds the withheld cells of the wanted conditions, on average."""
-    from perturbgen.core.labels import conditions_of
+    from perturbgen.core.tables import conditions_of
     from perturbgen.predict import read_wanted, withheld_likelihood
 
     cells = load(path, **options)

@@ -118,7 +118,7 @@ def _split(
     """
     import numpy as np
 
-    from perturbgen.core.labels import CONDITION
+    from perturbgen.core.tables import CONDITION
     from perturbgen.data import Split
 
     check_output(out, ".csv")
@@ -286,7 +286,7 @@ def _make_table(
     adata: AnnData, *, flavour: str | None, rename_plates: bool, control: str | None, **options: Any
 ) -> DETable:
     """The table, in a flavour or by --design; options that are None keep their defaults."""
-    from perturbgen.core.labels import VEHICLE
+    from perturbgen.core.tables import VEHICLE
     from perturbgen.de import flavour_table, limma_table
 
     given = {key: value for key, value in options.items() if value is not None}

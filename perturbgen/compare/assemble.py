@@ -31,9 +31,8 @@ from perturbgen.core.errors import (
     suggest,
 )
 from perturbgen.core.files import atomic_path, require_writable
-from perturbgen.core.labels import CONDITION
 from perturbgen.core.runs import environment
-from perturbgen.core.tables import read_frame, require_columns
+from perturbgen.core.tables import CONDITION, read_frame, require_columns
 from perturbgen.de.table import NAMES
 from perturbgen.evaluate import (
     HEADLINE,

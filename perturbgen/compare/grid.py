@@ -47,7 +47,6 @@ _PATIENCE: Final = "10s"  # for a Dask scheduler to answer
 # numbers is here, so that a kept result is never one of other code.
 _FITTING: Final = (
     "baselines",
-    "core/folds.py",
     "core/stats.py",
     "de",
     "data/covariates.py",
@@ -76,7 +75,8 @@ class Job:
     """What there is to compute.
 
     ``folder`` holds the table and the results; ``fit`` names the file of predictions, ``key`` that
-    of scores.
+    of scores. Both name what the result depends on, so two jobs that differ in nothing else but
+    their names have one key and share a file.
     """
 
     folder: Path

@@ -13,8 +13,7 @@ import pandas as pd
 from perturbgen.compare.settings import TableSettings
 from perturbgen.core.errors import ConfigError, SchemaError, shorten
 from perturbgen.core.files import atomic_path
-from perturbgen.core.labels import CONDITION
-from perturbgen.core.tables import require_columns, require_unique
+from perturbgen.core.tables import CONDITION, require_columns, require_unique
 from perturbgen.de import read_de_table
 from perturbgen.evaluate import place
 

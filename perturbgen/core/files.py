@@ -3,14 +3,29 @@
 from __future__ import annotations
 
 import errno
+import fcntl
+import hashlib
 import os
+import platform
 import re
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Final
 
 from perturbgen.core.errors import InputError, StorageError, shorten
+
+BROKEN: Final = "a download or a copy that broke off"
+_ELSEWHERE: Final = "write somewhere else"
+
+_PART: Final = ".part"  # how the name of a folder ends that holds what is being written
+_LOCK: Final = ".lock"
+_YOUNG: Final = 60.0  # seconds
 
 
 def require_file(path: str | Path, what: str = "file") -> Path:
@@ -19,24 +34,17 @@ def require_file(path: str | Path, what: str = "file") -> Path:
     if not path.exists():
         # What lies beside it shows a misspelt name.
         beside = sorted(p.name for p in path.parent.iterdir()) if path.parent.is_dir() else []
-        fix = (
-            f"the folder holds {shorten(beside)}"
-            if beside
-            else f"the folder {path.parent} does not exist or is empty"
-        )
+        empty = f"the folder {path.parent} does not exist or is empty"
+        fix = f"the folder holds {shorten(beside)}" if beside else empty
         raise InputError(f"no {what} at {path}", expected="an existing file", fix=fix)
+    wanted = f"a {what}"
     if path.is_dir():
-        raise InputError(f"{path} is a folder", expected=f"a {what}")
+        raise InputError(f"{path} is a folder", expected=wanted)
     if path.stat().st_size == 0:
-        raise InputError(
-            f"{path} is empty (0 bytes)",
-            expected=f"a {what}",
-            cause="a download or a copy that broke off",
-        )
+        raise InputError(f"{path} is empty (0 bytes)", expected=wanted, cause=BROKEN)
     if not os.access(path, os.R_OK):
-        raise InputError(
-            f"{path} may not be read", expected=f"a {what}", fix="ask its owner, or chmod +r"
-        )
+        fix = "ask its owner, or chmod +r"
+        raise InputError(f"{path} may not be read", expected=wanted, fix=fix)
     return path
 
 
@@ -44,33 +52,32 @@ def check_output(path: str | Path, *suffixes: str, option: str = "--out") -> Pat
     """The path, if a file of such an ending may be written there; asked before any work is done."""
     path = Path(path)
     if path.suffix not in suffixes:
-        article = "an" if suffixes[0] == ".h5ad" else "a"
+        article, ending = "an" if suffixes[0] == ".h5ad" else "a", " or ".join(suffixes)
         raise InputError(
-            f"{option} {path} is not {article} {' or '.join(suffixes)} file",
-            expected=f"a name that ends in {' or '.join(suffixes)}",
+            f"{option} {path} is not {article} {ending} file",
+            expected=f"a name that ends in {ending}",
             fix=f"{option} {path.with_suffix(suffixes[0])}" if path.name else None,
         )
     if path.is_dir():
-        raise InputError(
-            f"{path} is a folder", expected="a file to write", fix="choose another name"
-        )
+        raise _is_a_folder(path)
+    _refuse_input(path, option=option)
     require_writable(path)
     return path
+
+
+def _is_a_folder(path: Path) -> InputError:
+    return InputError(f"{path} is a folder", expected="a file to write", fix="choose another name")
 
 
 def require_writable(path: str | Path) -> None:
     """What is above ``path`` is a folder that one may write to, as far as it exists."""
     above = next(folder for folder in Path(path).absolute().parents if folder.exists())
     if not above.is_dir():
-        raise InputError(
-            f"cannot write {path}: {above} is a file",
-            expected="a folder",
-            fix="write somewhere else",
-        )
+        what = f"cannot write {path}: {above} is a file"
+        raise InputError(what, expected="a folder", fix=_ELSEWHERE)
     if not os.access(above, os.W_OK):
-        raise StorageError(
-            f"cannot write {path}: writing to {above} is not permitted", fix="write somewhere else"
-        )
+        what = f"cannot write {path}: writing to {above} is not permitted"
+        raise StorageError(what, fix=_ELSEWHERE)
 
 
 def require_folder(path: str | Path, what: str = "folder") -> Path:
@@ -92,37 +99,164 @@ def disk_errors(path: Path) -> Iterator[None]:
         if not full and error.errno not in (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR):
             raise
         what = "no space left on the disk" if full else "writing is not permitted"
-        raise StorageError(
-            f"cannot write {path}: {what}", fix="free some space, or write somewhere else"
-        ) from error
+        fix = f"free some space, or {_ELSEWHERE}"
+        raise StorageError(f"cannot write {path}: {what}", fix=fix) from error
+
+
+_inputs: ContextVar[tuple[Path, ...]] = ContextVar("inputs", default=())
+
+
+@contextmanager
+def protected(inputs: Iterable[str | Path]) -> Iterator[None]:
+    """Within the block, nothing writes over one of these files and folders, however it is spelt."""
+    token = _inputs.set(tuple(Path(path) for path in inputs))
+    try:
+        yield
+    finally:
+        _inputs.reset(token)
+
+
+def _refuse_input(path: Path, *, option: str = "") -> None:
+    """An output that is an input would destroy it; a folder that is replaced, all that it holds."""
+    real = Path(os.path.realpath(path))
+    for given in _inputs.get():
+        # samefile sees hard links, too, and names that differ in case alone on some disks
+        same = Path(os.path.realpath(given)) == real
+        if same or (given.exists() and path.exists() and given.samefile(path)):
+            raise InputError(
+                f"{option} {path} is an input of this command".lstrip(),
+                expected="another file to write",
+                cause="a name that was completed, or a link to the same file",
+                fix="choose another name",
+            )
 
 
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
-    """A path beside ``path`` to write to; it takes the final name only when the block succeeds.
+    """A path on the same disk to write to; it takes the final name only when the block succeeds.
 
-    A file never takes the place of a folder.
+    A file never takes the place of a folder, and nothing that of an input (see :func:`protected`).
     """
     final = Path(path)
-    # The suffix stays the last one (counts.part.h5ad), since many writers look at it.
-    part = final.with_name(f"{final.stem}.part{final.suffix}")
+    _refuse_input(final)
     with disk_errors(final):
         final.parent.mkdir(parents=True, exist_ok=True)
-        remove(part)
-        try:
+        with _own_folder(final) as folder:
+            part = folder / final.name
             yield part
+            if final.is_dir() and not part.is_dir():
+                raise _is_a_folder(final)
             if final.is_dir():
-                if not part.is_dir():
-                    raise InputError(
-                        f"{final} is a folder",
-                        expected="a file to write",
-                        fix="choose another name",
-                    )
-                remove(final)
-            part.replace(final)
-        except BaseException:  # Ctrl-C, too, leaves nothing half-written
-            remove(part)
-            raise
+                _replace_folder(part, final, folder / "before")
+            else:
+                part.replace(final)
+
+
+def _replace_folder(part: Path, final: Path, before: Path) -> None:
+    """Put a folder at the place of another, which goes only once the new one is there."""
+    for given in _inputs.get():
+        if Path(os.path.realpath(given)).is_relative_to(os.path.realpath(final)):
+            raise InputError(
+                f"{final} holds {given}, an input of this command",
+                expected="a folder to write that holds no input",
+                fix="choose another name",
+            )
+    final.rename(before)
+    try:
+        part.rename(final)
+    except BaseException:
+        before.rename(final)
+        raise
+
+
+@contextmanager
+def _own_folder(final: Path) -> Iterator[Path]:
+    """A folder beside ``final`` that no other process writes to and that is gone afterwards.
+
+    A fixed name could be a user's own file, and two processes would write to one.
+    """
+    mark = f".{hashlib.sha256(final.name.encode(errors='surrogateescape')).hexdigest()[:8]}-"
+    _sweep(final.parent, mark)
+    with TemporaryDirectory(
+        prefix=mark, suffix=_PART, dir=final.parent, ignore_cleanup_errors=True
+    ) as name:
+        handle = os.open(name, os.O_RDONLY)
+        try:
+            # held as long as the process lives: what is not held is what a killed process left
+            _lock(handle)
+            yield Path(name)
+        finally:
+            os.close(handle)
+
+
+def _sweep(folder: Path, mark: str) -> None:
+    """Remove what killed processes left of earlier attempts at the same file."""
+    for left in folder.glob(f"{mark}*{_PART}"):
+        with suppress(OSError):
+            # a young one may be of a process that is about to lock it
+            if time.time() - left.stat().st_mtime < _YOUNG:
+                continue
+            handle = os.open(left, os.O_RDONLY)
+            try:
+                if _lock(handle):
+                    shutil.rmtree(left)
+            finally:
+                os.close(handle)
+
+
+def _lock(handle: int) -> bool:
+    """Hold an open file or folder until it is closed; False where another process holds it."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:  # held, or a network disk without locks, where nobody may assume anything
+        return False
+    return True
+
+
+@contextmanager
+def only_writer(folder: str | Path) -> Iterator[None]:
+    """Hold a folder that only one process may write to; a second one is told who holds it.
+
+    The system frees the lock when its process ends, in whatever way it ends.
+    """
+    path = Path(folder) / _LOCK
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle = _open_lock(path)
+    try:
+        about = f"process {os.getpid()} on {platform.node()}: {' '.join(sys.argv)}"
+        os.ftruncate(handle, 0)
+        os.pwrite(handle, about.encode(errors="surrogateescape"), 0)
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        os.close(handle)
+
+
+def _open_lock(path: Path) -> int:
+    while True:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(handle, 4096, 0).decode(errors="replace") or "another process"
+            os.close(handle)
+            raise StorageError(
+                f"{path.parent} is being written by {holder}",
+                expected="one process at a time",
+                fix="wait until it has ended, or choose another folder",
+            ) from None
+        except OSError as error:
+            # a disk without locks: better unguarded than no work at all
+            if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL):
+                os.close(handle)
+                raise
+            return handle
+        # whoever held it before may have removed the file while we waited for nothing
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(handle), path.stat()):
+                return handle
+        os.close(handle)
 
 
 def remove(path: Path) -> None:

@@ -1,13 +1,14 @@
-"""Statistics that several rooms need: bootstrap, safe ratios, log CPM, non-negative weights."""
+"""Statistics that several rooms need: bootstrap, folds, safe ratios, log CPM, weights."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, TypeAlias
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 
-_COVERAGE = 0.95
+_T = TypeVar("_T")
 Array: TypeAlias = np.ndarray[Any, Any]
 
 
@@ -35,7 +36,7 @@ def means(scores: Array, counts: Array) -> Array:
     return divide(totals, counts @ present.T.astype(float), np.nan)
 
 
-def interval(draws: Array, coverage: float = _COVERAGE) -> tuple[Array, Array]:
+def interval(draws: Array, coverage: float = 0.95) -> tuple[Array, Array]:
     """Percentile interval of each series (series,), from (resamples, series); NaN where all are."""
     # Resamples in which a series has no value say nothing of where its value lies.
     tails = [(1 - coverage) / 2, (1 + coverage) / 2]
@@ -45,6 +46,31 @@ def interval(draws: Array, coverage: float = _COVERAGE) -> tuple[Array, Array]:
         if finite.size:
             low[series], high[series] = np.quantile(finite, tails)
     return low, high
+
+
+def deal(n: int, folds: int, rng: np.random.Generator) -> np.ndarray:
+    """A fold for each of ``n`` things (n,): shuffled, then dealt round, of near-equal sizes."""
+    return rng.permutation(n) % folds
+
+
+class _Choice(NamedTuple, Generic[_T]):
+    """What was chosen, its score, and the scores of all candidates in their order."""
+
+    best: _T
+    score: float
+    scores: list[float]
+
+
+def choose(candidates: Iterable[_T], score: Callable[[_T], float]) -> _Choice[_T]:
+    """The candidate with the highest score, the first of equals; NaN is never the highest.
+
+    ``score`` has to judge by inner folds alone: a choice that has seen what is withheld in the end
+    makes every number after it too good.
+    """
+    tried = list(candidates)
+    scores = [float(score(candidate)) for candidate in tried]
+    at = max(range(len(tried)), key=lambda i: -math.inf if math.isnan(scores[i]) else scores[i])
+    return _Choice(tried[at], scores[at], scores)
 
 
 def divide(numerator: Array, denominator: Array, otherwise: float = 0.0) -> Array:

@@ -43,8 +43,7 @@ from scipy import sparse
 from perturbgen.core.config import Settings
 from perturbgen.core.errors import ConfigError, SchemaError, shorten, suggest
 from perturbgen.core.files import atomic_path
-from perturbgen.core.labels import CONDITION
-from perturbgen.core.tables import open_h5ad, require_columns
+from perturbgen.core.tables import CONDITION, open_h5ad, require_columns
 from perturbgen.data.counts import to_counts
 from perturbgen.data.schema import COLUMNS, with_our_columns
 

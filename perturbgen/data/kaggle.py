@@ -16,8 +16,10 @@ import pandas as pd
 
 from perturbgen.core.errors import SchemaError, shorten, suggest
 from perturbgen.core.files import require_file, require_folder
-from perturbgen.core.labels import CONDITION, VEHICLE, conditions_of
 from perturbgen.core.tables import (
+    CONDITION,
+    VEHICLE,
+    conditions_of,
     find_optional,
     find_table,
     open_parquet,

@@ -12,8 +12,7 @@ import pandas as pd
 
 from perturbgen.core.errors import SchemaError, shorten, suggest
 from perturbgen.core.files import require_file
-from perturbgen.core.labels import VEHICLE, conditions_of
-from perturbgen.core.tables import open_h5ad, reading, require_columns
+from perturbgen.core.tables import VEHICLE, conditions_of, open_h5ad, reading, require_columns
 from perturbgen.data.counts import to_counts
 from perturbgen.data.h5ad import take_layer
 from perturbgen.data.schema import KAGGLE_COLUMNS, with_our_columns

@@ -13,8 +13,8 @@ import pandas as pd
 
 from perturbgen.core.errors import InputError, SchemaError, shorten, suggest
 from perturbgen.core.files import atomic_path, require_file
-from perturbgen.core.folds import deal
-from perturbgen.core.labels import CONDITION, conditions_of
+from perturbgen.core.stats import deal
+from perturbgen.core.tables import CONDITION, conditions_of
 from perturbgen.data.covariates import complete
 
 TARGETS: Final = ("B cells", "Myeloid cells")  # the competition's test cell types

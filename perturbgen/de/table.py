@@ -14,8 +14,7 @@ import pandas as pd
 
 from perturbgen.core.errors import ConfigError, InputError, SchemaError, suggest
 from perturbgen.core.files import atomic_path, require_file
-from perturbgen.core.labels import CONDITION
-from perturbgen.core.tables import open_h5ad, open_parquet, read_frame, reading
+from perturbgen.core.tables import CONDITION, open_h5ad, open_parquet, read_frame, reading
 from perturbgen.data import is_gene, read_id_map
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from perturbgen.core.errors import SchemaError
-from perturbgen.core.labels import CONDITION
+from perturbgen.core.tables import CONDITION
 from perturbgen.data import CovariateEncoder
 from perturbgen.generate.wells import GROUP, WELL, covariates
 

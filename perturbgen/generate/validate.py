@@ -13,9 +13,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from perturbgen.core.errors import ConfigError, SchemaError
-from perturbgen.core.folds import deal
-from perturbgen.core.labels import CONDITION
 from perturbgen.core.page import PALETTE, Page
+from perturbgen.core.stats import deal
+from perturbgen.core.tables import CONDITION
 from perturbgen.generate.forest import SamplerSettings
 from perturbgen.generate.sampler import CellSampler
 from perturbgen.generate.wells import GROUP, WellTable

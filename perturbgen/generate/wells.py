@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from perturbgen.core.errors import CountsError, SchemaError, shorten, suggest
-from perturbgen.core.labels import CONDITION
+from perturbgen.core.tables import CONDITION
 from perturbgen.data import complete
 
 if TYPE_CHECKING:

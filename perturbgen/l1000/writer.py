@@ -57,7 +57,8 @@ class GctxWriter:
     def __enter__(self) -> GctxWriter:
         self.atomic = atomic_path(self.path)
         with disk_errors(self.path):
-            self.file = h5py.File(self.atomic.__enter__(), "w")
+            self.part = self.atomic.__enter__()
+            self.file = h5py.File(self.part, "w")
         # bytes, as in CMap's own files
         self.file.attrs["version"] = np.bytes_(b"GCTX1.0")
         self.file.attrs["src"] = self.source
@@ -111,7 +112,7 @@ class GctxWriter:
         try:
             self.file.close()
         except (OSError, RuntimeError):
-            remove(self.path.with_name(f"{self.path.stem}.part{self.path.suffix}"))
+            remove(self.part)
 
     def write_metadata(self) -> None:
         """Ids and fields of both axes."""

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from perturbgen.core.errors import SchemaError, shorten
-from perturbgen.core.labels import CONDITION, conditions_of
+from perturbgen.core.tables import CONDITION, conditions_of
 from perturbgen.data import CountStore
 from perturbgen.generate import CellSampler
 from perturbgen.predict.experiment import MeasuredExperiment, PredictSettings

@@ -17,9 +17,8 @@ import pandas as pd
 
 from perturbgen.core.errors import ConfigError, PerturbgenError, SchemaError, shorten
 from perturbgen.core.files import require_file, require_folder
-from perturbgen.core.labels import CONDITION, conditions_of
 from perturbgen.core.runs import file_hash
-from perturbgen.core.tables import reading
+from perturbgen.core.tables import CONDITION, conditions_of, reading
 from perturbgen.data import complete, read_h5ad
 from perturbgen.predict.estimators import require_same
 from perturbgen.predict.experiment import PredictSettings

@@ -17,7 +17,7 @@ import pandas as pd
 from scipy.stats import poisson
 
 from perturbgen.core.errors import ConfigError, SchemaError, shorten
-from perturbgen.core.labels import CONDITION, VEHICLE, conditions_of
+from perturbgen.core.tables import CONDITION, VEHICLE, conditions_of
 from perturbgen.generate import (
     WELL,
     CellGenerator,

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from perturbgen.core.labels import CONDITION as KEY
+from perturbgen.core.tables import CONDITION as KEY
 
 
 def labelled(rows: dict[tuple[str, str], list[float]], genes: list[str]) -> pd.DataFrame:

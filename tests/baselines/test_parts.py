@@ -28,8 +28,8 @@ from perturbgen.baselines.features import (
 )
 from perturbgen.baselines.network import _row_rmse, _zeroed
 from perturbgen.core.errors import ConfigError, SchemaError
-from perturbgen.core.folds import deal
-from perturbgen.core.labels import CONDITION as KEY
+from perturbgen.core.stats import deal
+from perturbgen.core.tables import CONDITION as KEY
 from tests.baselines.cases import quick
 
 RNG = np.random.default_rng
@@ -57,16 +57,13 @@ def test_encodings_by_hand() -> None:
         {"x": 0, "y": 1},
         ("mean",),
     )
-    np.testing.assert_array_equal(
-        encoding.by_compound(rows), [[3], [4], [1], [2]]
-    )  # the other cell type's row
-    np.testing.assert_array_equal(
-        encoding.by_cell_type(rows), [[2], [1], [4], [3]]
-    )  # the other fold's row
+    # the other cell type's row
+    np.testing.assert_array_equal(encoding.by_compound(rows), [[3], [4], [1], [2]])
+    # the other fold's row
+    np.testing.assert_array_equal(encoding.by_cell_type(rows), [[2], [1], [4], [3]])
     new = ConditionList(np.array(["C", "A"], dtype=object), np.array(["x", "z"], dtype=object))
-    np.testing.assert_array_equal(
-        encoding.by_compound(new), [[2], [2.5]]
-    )  # all of x; nobody knows z
+    # all of x; nobody knows z
+    np.testing.assert_array_equal(encoding.by_compound(new), [[2], [2.5]])
     np.testing.assert_array_equal(encoding.by_cell_type(new), [[2.5], [1.5]])
     np.testing.assert_allclose(encoding.counts(new), np.log1p([[2], [0]]))
 

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from perturbgen.core.errors import CountsError, InputError, SchemaError
-from perturbgen.core.labels import conditions_of
+from perturbgen.core.tables import conditions_of
 from perturbgen.data import counts
 from perturbgen.data.kaggle import (
     ORGANISERS_PLATES,

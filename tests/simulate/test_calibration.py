@@ -14,7 +14,7 @@ from scipy import sparse
 
 from perturbgen.core.console import show_table
 from perturbgen.core.errors import CountsError
-from perturbgen.core.labels import VEHICLE
+from perturbgen.core.tables import VEHICLE
 from perturbgen.simulate import CELL_TYPES, World, build_world, fit_baseline, preset_settings
 from perturbgen.simulate.op3.baseline import _CellFit
 

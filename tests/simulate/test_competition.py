@@ -15,7 +15,7 @@ import pytest
 from scipy import sparse
 
 from perturbgen.core.errors import InputError, StorageError
-from perturbgen.core.labels import VEHICLE
+from perturbgen.core.tables import VEHICLE
 from perturbgen.simulate import SimulatedExperiment, load_world, simulate
 from perturbgen.simulate.op3 import experiment as experiment_module
 from perturbgen.simulate.op3.world import _OBS_COLUMNS

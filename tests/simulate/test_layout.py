@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from perturbgen.core.errors import ConfigError, InputError, SchemaError
-from perturbgen.core.labels import VEHICLE
+from perturbgen.core.tables import VEHICLE
 from perturbgen.simulate import SimulationSettings
 from perturbgen.simulate.op3.layout import (
     _CONTROLS,

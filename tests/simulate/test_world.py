@@ -8,7 +8,7 @@ import pytest
 from scipy import sparse
 
 from perturbgen.core.errors import ConfigError
-from perturbgen.core.labels import VEHICLE
+from perturbgen.core.tables import VEHICLE
 from perturbgen.data.schema import COLUMNS
 from perturbgen.simulate import (
     CELL_TYPES,

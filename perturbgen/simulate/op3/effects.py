@@ -16,7 +16,7 @@ from scipy import stats
 
 from perturbgen.core.errors import InputError, SchemaError, shorten
 from perturbgen.core.files import require_file
-from perturbgen.core.labels import VEHICLE
+from perturbgen.core.tables import VEHICLE
 from perturbgen.simulate.op3.layout import POSITIVE_CONTROLS
 from perturbgen.simulate.op3.settings import CELL_TYPES, SimulationSettings
 
@@ -33,9 +33,10 @@ _SENSITIVITY: Final = 0.25
 class Effects:
     """True effects.
 
-    ``log2_fold_change`` (cell types, compounds, genes) float32; ``compounds`` (index: sm_name):
-    ``strength`` (sd of log2 fold changes), ``mechanism``, ``toxic``; ``survival`` (cell types,
-    compounds): share of the cells that survive.
+    * ``log2_fold_change`` (cell types, compounds, genes), float32;
+    * ``compounds`` (index: sm_name): ``strength`` (sd of log2 fold changes), ``mechanism``,
+      ``toxic``;
+    * ``survival`` (cell types, compounds): share of the cells that survive.
     """
 
     log2_fold_change: np.ndarray

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from perturbgen.core.files import atomic_path, require_writable
-from perturbgen.core.labels import VEHICLE
+from perturbgen.core.tables import VEHICLE
 from perturbgen.simulate.op3.settings import CONDITION_KEY
 
 if TYPE_CHECKING:
