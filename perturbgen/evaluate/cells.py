@@ -34,8 +34,10 @@ class _CellPair:
     def discrepancies(self) -> tuple[float, float]:
         """Squared energy distance and MMD² in one pass over the distances of all pairs.
 
-        2 E‖X−Y‖ − E‖X−X'‖ − E‖Y−Y'‖ (Székely and Rizzo), and E k(X,X') + E k(Y,Y') − 2 E k(X,Y)
-        with k = exp(−‖x−y‖² / 2h²) (Gretton et al. 2012, biased).
+            energy   2 E‖X−Y‖ − E‖X−X'‖ − E‖Y−Y'‖             (Székely and Rizzo)
+            MMD²     E k(X,X') + E k(Y,Y') − 2 E k(X,Y)       (Gretton et al. 2012, biased)
+
+        with k(x,y) = exp(−‖x−y‖² / 2h²).
         """
         width = _kernel_bandwidth(self.truth)
 

@@ -33,9 +33,11 @@ def align(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Both tables with the same conditions and genes, in the truth's order, as float64.
 
-    ``exact``: the labels must be the same. ``truth``: the prediction may have more (Open Problems'
-    rule for genes). ``intersection``: what both have. Missing true values are an error; missing
-    predictions become 0, with a warning.
+    * ``exact``: the labels must be the same;
+    * ``truth``: the prediction may have more (Open Problems' rule for genes);
+    * ``intersection``: what both have.
+
+    Missing true values are an error; missing predictions become 0, with a warning.
     """
     # By label, never by place: rows in another order would give plausible scores of nothing.
     truth, prediction = _in_common(truth, prediction, genes=genes, rows=rows, name=name)

@@ -241,7 +241,11 @@ class Candidates(NamedTuple):
 
 @dataclass(frozen=True)
 class Pairing:
-    """Queries against candidates: their rows in the embedding, and their labels."""
+    """Queries against candidates: their rows in the embedding, and their labels.
+
+    What is a positive or a negative is decided in ``ranks``: ``_find_positives``, and for negatives
+    ``_count_negatives`` (CPU) and ``_DeviceCounter._histograms`` (GPU).
+    """
 
     query: Array
     candidate: Array

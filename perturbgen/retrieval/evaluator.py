@@ -47,9 +47,12 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Retrieval:
-    """``queries`` (one row each, NaN where there was no positive or no negative), ``groups`` with p
-    and BH's ``p_bh``, ``pair_means`` (groups, the means in which every pair counts once), and the
-    pooled ``histogram`` of all positives' rank quantiles, q = place / (places - 1).
+    """What a retrieval found: by query, by group, by pair, and pooled.
+
+    * ``queries``: one row each, NaN where there was no positive or no negative;
+    * ``groups``: means over each group's queries, with p and BH's ``p_bh``;
+    * ``pair_means``: a row a group, the means in which every pair counts once;
+    * ``histogram``: all positives' rank quantiles, q = place / (places - 1).
     """
 
     queries: pd.DataFrame

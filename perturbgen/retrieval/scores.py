@@ -182,8 +182,11 @@ def _average_precision(sims: Array, above: Array, tied: Array, harmonic: Array) 
     """AP: the mean over positives of the precision at their rank.
 
     A tie of r positives among n items, after R positives and K items in all, adds (McSherry and
-    Najork 2008) r/n sum_{i=1..n} (R + 1 + (i-1)(r-1)/(n-1)) / (K+i), which harmonic numbers give in
-    closed form.
+    Najork 2008)
+
+        r/n sum_{i=1..n} (R + 1 + (i-1)(r-1)/(n-1)) / (K+i)
+
+    which harmonic numbers give in closed form.
     """
     total = 0.0
     start = 0

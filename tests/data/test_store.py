@@ -50,9 +50,8 @@ def store(request: pytest.FixtureRequest, cells: ad.AnnData, tmp_path: Path) -> 
 
 def write_zarr(cells: ad.AnnData, path: Path) -> None:
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore"
-        )  # anndata announces that its default zarr version will change
+        # anndata announces that its default zarr version will change
+        warnings.simplefilter("ignore")
         cells.write_zarr(path)
 
 
