@@ -31,9 +31,8 @@ class _Recipe:
     """One way from raw wells to treatment profiles."""
 
     compress: bool
-    plate_strength: (
-        float | None
-    )  # None: plates are not centred; 0: by their own controls; k: shrunk to all controls
+    # None: plates are not centred; 0: by their own controls; k: shrunk to all controls
+    plate_strength: float | None
     ridge: float | None  # None: not whitened
     align: bool
     how: Literal["mean", "median"]

@@ -19,12 +19,8 @@ _Array = np.ndarray[Any, Any]
 SHARED: Final = 6  # dimensions that both assays see
 _PRIVATE: Final = 8  # that one assay sees
 _DOSES: Final = {0.3333: 0.35, 1.1111: 0.7, 3.3333: 1.0}  # uM: strength of the effect
-_GROUPS: Final = {
-    "both": 0.5,
-    "images": 0.15,
-    "L1000": 0.15,
-    "neither": 0.2,
-}  # which respond in which assay
+# which respond in which assay
+_GROUPS: Final = {"both": 0.5, "images": 0.15, "L1000": 0.15, "neither": 0.2}
 _REPLICATES: Final = 3  # each on a plate of its own
 _VEHICLES: Final = 16  # wells of a plate
 _FAMILY: Final = 6  # compounds of a mechanism

@@ -99,9 +99,8 @@ def overexpressed_genes(folder: str | Path) -> tuple[pd.DataFrame, pd.DataFrame]
     wells = pd.read_csv(require_file(folder / "jump_phenotype_profiles.tsv.gz", "table"), sep="\t")
     require_columns(wells.columns, _NOT_PHENOTYPES, "jump_phenotype_profiles.tsv.gz")
     wells = wells[(wells["treatment_type"] == "orf") & (wells["Cell_type"] == "U2OS")]
-    values = wells.drop(columns=_NOT_PHENOTYPES).apply(
-        np.log
-    )  # probabilities of fifteen phenotypes
+    # probabilities of fifteen phenotypes
+    values = wells.drop(columns=_NOT_PHENOTYPES).apply(np.log)
     by_plate = values.groupby(wells["Metadata_Plate"])
     images = (
         ((values - by_plate.transform("mean")) / by_plate.transform("std"))

@@ -43,14 +43,10 @@ PLATE_CHOICES: dict[str, Overrides] = {
         "model": {"noise": 1.0, "encoder": {"kind": "mlp", "widths": [256]}}
     },
 }
-PLATE_TYPES = (
-    "trt_cp",
-    "trt_poscon",
-)  # its four positive controls are drugs in six doses as the others are
-NAMED, EPOCHS = (
-    "one layer of 256, noise .5",
-    30,
-)  # without --nested: the same in every fold (see README)
+# its four positive controls are drugs in six doses as the others are
+PLATE_TYPES = ("trt_cp", "trt_poscon")
+# without --nested: the same in every fold (see README)
+NAMED, EPOCHS = ("one layer of 256, noise .5", 30)
 PLATE: Overrides = {
     "model": {"head": {"margin_rate": None}},
     "training": {"epochs": 60, "batch_size": 64, "learning_rate": 5e-4, "head_rate": 5e-3},

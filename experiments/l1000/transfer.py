@@ -19,10 +19,8 @@ if TYPE_CHECKING:
     from perturbgen.l1000.embedder import EmbedSettings
 
 SIZES: Final = (10, 30, 100)  # compounds that are trained on
-STEPS, BATCH = (
-    600,
-    128,
-)  # the same for both, whatever the number of compounds; the last epoch is whole
+# the same for both, whatever the number of compounds; the last epoch is whole
+STEPS, BATCH = (600, 128)
 
 
 def transfer_rows(
@@ -94,9 +92,8 @@ def few_compounds(
         )
     parts = np.select([labels.isin(tested), labels.isin(trained)], ["test", "train"], "unused")
     split = write_split(folder / "split.csv", labels.index, parts)
-    steps_of_an_epoch = -(
-        -int((parts == "train").sum()) // BATCH
-    )  # the last batch of an epoch is a rest
+    # the last batch of an epoch is a rest
+    steps_of_an_epoch = -(-int((parts == "train").sum()) // BATCH)
     epochs = -(-STEPS // steps_of_an_epoch)
     length = {"training": {"epochs": epochs, "batch_size": BATCH}, "stopping": {"patience": epochs}}
     data = {"path": str(source), "types": ["trt_cp"], "split": str(split)}

@@ -27,11 +27,8 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).parent
 FILES = ("de_train.h5ad", "id_map.csv")
-CELLS = (
-    "sc_train.h5ad",
-    "sc_counts.h5ad",
-    "sc_counts_reannotated_with_counts.h5ad",
-)  # the first that is there
+# the first that is there
+CELLS = ("sc_train.h5ad", "sc_counts.h5ad", "sc_counts_reannotated_with_counts.h5ad")
 METHOD = "perturbgen"
 WHERE = (
     "`perturbgen data get op3-de --out DIR` and `perturbgen data get op3-cells --out DIR` (3.5 GB) "

@@ -90,9 +90,8 @@ def moa_accuracies(
     """
     compound = pd.factorize(predictions["compound"])[0]
     size = np.bincount(compound)
-    weights = rng.multinomial(
-        len(size), np.full(len(size), 1 / len(size)), resamples
-    )  # a compound's doses go together
+    # a compound's doses go together
+    weights = rng.multinomial(len(size), np.full(len(size), 1 / len(size)), resamples)
     rows = []
     for name, what in _METHODS.items():
         right = (predictions[name] == predictions["moa"]).to_numpy()

@@ -53,13 +53,8 @@ PUBLISHED = {
     "0.3 compound mean + 0.7 cell-type mean": (0.331, 0.284),
     "ridge on 10 components": (0.315, 0.282),
 }
-BLENDED = (
-    "transfer",
-    "bilinear_ridge",
-    "kernel_ridge",
-    "neighbours",
-    "shrunken_additive",
-)  # closed forms
+# closed forms
+BLENDED = ("transfer", "bilinear_ridge", "kernel_ridge", "neighbours", "shrunken_additive")
 
 
 class Method(Settings):

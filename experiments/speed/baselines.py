@@ -202,9 +202,8 @@ def table(genes: int, rng: np.random.Generator) -> tuple[pd.DataFrame, pd.MultiI
         for compound in compounds[: 128 if cell == TARGETS[0] else 127]
     ]
     wanted = pd.MultiIndex.from_tuples(hidden, names=CONDITION)
-    columnwise = pd.DataFrame(
-        np.asfortranarray(values), index, [f"g{i}" for i in range(genes)]
-    )  # as from parquet
+    # as from parquet
+    columnwise = pd.DataFrame(np.asfortranarray(values), index, [f"g{i}" for i in range(genes)])
     return columnwise.iloc[rng.permutation(len(rows))], wanted
 
 

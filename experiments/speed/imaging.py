@@ -1,14 +1,17 @@
 """How fast and how large are reading embeddings and correcting them?
 
-    python experiments/speed/imaging.py [--rows 12000] [--corrected 30000] [--images 400] [--only
-    feed]
+    python experiments/speed/imaging.py [--rows 12000] [--corrected 30000] [--images 400]
+                                        [--only feed]
 
-Part 1 streams an embeddings.csv of 1,024 features into a float32 memory map and reads the same file
-with pandas.read_csv and to_numpy, each in a fresh process. Part 2 fits nested centring, whitening
-(TVN) and CORAL on the controls of a simulated memory map and writes it corrected, at two sizes, and
-extends that to 300,000 rows. Part 3 feeds six-channel images of 128 x 128 to a small network,
-beside decoding alone and the network alone. Memory is anonymous memory: pages of the mapped files,
-which the system may drop at any time, are not counted.
+1. streams an embeddings.csv of 1,024 features into a float32 memory map and reads the same file
+   with pandas.read_csv and to_numpy, each in a fresh process;
+2. fits nested centring, whitening (TVN) and CORAL on the controls of a simulated memory map and
+   writes it corrected, at two sizes, and extends that to 300,000 rows;
+3. feeds six-channel images of 128 x 128 to a small network, beside decoding alone and the network
+   alone.
+
+Memory is anonymous memory: pages of the mapped files, which the system may drop at any time, are
+not counted.
 """
 
 from __future__ import annotations
@@ -65,9 +68,8 @@ def compare_readers(folder: Path, rows: int) -> None:
         f"embeddings.csv: {shape}, {size:,.0f} MB of text, {rows * FEATURES * 4 / MEGABYTE:,.0f} "
         "MB of float32"
     )
-    turns = [
-        (run_child("stream", folder), run_child("pandas", folder)) for _ in range(3)
-    ]  # the best of three each
+    # the best of three each
+    turns = [(run_child("stream", folder), run_child("pandas", folder)) for _ in range(3)]
     ours, theirs = (
         min(side, key=lambda found: found["seconds"]) for side in zip(*turns, strict=True)
     )

@@ -116,9 +116,8 @@ def memory(data: ad.AnnData, batches: int) -> list[dict[str, Any]]:
 def disk(path: Path, cells: int, batches: int) -> dict[str, Any]:
     """The store on disk against the same loop over a backed file."""
     order = np.random.default_rng(0).permutation(cells)
-    order[: cells // SIZE * SIZE].reshape(-1, SIZE).sort(
-        axis=1
-    )  # a backed file wants its rows in order
+    # a backed file wants its rows in order
+    order[: cells // SIZE * SIZE].reshape(-1, SIZE).sort(axis=1)
     backed = ad.read_h5ad(path, backed="r")
     plain = rate(lambda: loop(backed, order, batches))
     backed.file.close()

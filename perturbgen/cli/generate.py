@@ -80,8 +80,8 @@ def _samplers(
     wells. The table says how many wells fell into the 50, 80 and 95 % intervals (calibrated: that
     many) and the CRPS (lower is better).
 
-    Example: [bold]perturbgen samplers counts.h5ad --out samplers --plots samplers.html --conditions
-    id_map.csv[/bold]
+    Example: [bold]perturbgen samplers counts.h5ad --out samplers --plots samplers.html
+    --conditions id_map.csv[/bold]
     """
     import numpy as np
 

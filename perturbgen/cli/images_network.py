@@ -85,8 +85,8 @@ def _train_classifier(
     data.compounds.fold withholds a group of compounds. Ctrl-C saves, --resume goes on, perturbgen
     board shows the run.
 
-    Example: [bold]perturbgen images train --data rxrx1/ --set model.backbone=resnet18 --set
-    data.shrink=2[/bold]
+    Example: [bold]perturbgen images train --data rxrx1/ --set model.backbone=resnet18
+    --set data.shrink=2[/bold]
 
     Example: [bold]perturbgen images train --data bbbc021/ --set data.compounds.fold=0[/bold]
     """

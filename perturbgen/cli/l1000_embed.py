@@ -1,5 +1,4 @@
-"""``perturbgen l1000 train | embed | evaluate | neighbours``: learn an embedding of profiles and
-use it."""
+"""``perturbgen l1000 train | embed | evaluate | neighbours``: embeddings of profiles."""
 
 from __future__ import annotations
 
@@ -88,8 +87,8 @@ def _train_embedder(
     Controls are no class, positive ones only where data.types names them. Ctrl-C saves, --resume
     goes on, perturbgen board shows the run.
 
-    Example: [bold]perturbgen l1000 train data/landmarks --set data.test=0.2 --set
-    model.noise=0.5[/bold]
+    Example: [bold]perturbgen l1000 train data/landmarks --set data.test=0.2
+    --set model.noise=0.5[/bold]
 
     Example, transfer: [bold]perturbgen l1000 train data/landmarks --set 'data.types=["trt_sh"]'
     --set name=genetic[/bold], then [bold]perturbgen l1000 train data/landmarks
@@ -134,9 +133,9 @@ def _embed_profiles(
 ) -> None:
     """Embed profiles, controls as well, by a trained network.
 
-    Example: [bold]perturbgen l1000 embed runs/0001-embedder-s0 data/landmarks --out
-    embedding.h5ad[/bold], then [bold]perturbgen retrieve embedding.h5ad --key X_embedding --same
-    moa --differ perturbagen[/bold]
+    Example: [bold]perturbgen l1000 embed runs/0001-embedder-s0 data/landmarks
+    --out embedding.h5ad[/bold], then [bold]perturbgen retrieve embedding.h5ad --key X_embedding
+    --same moa --differ perturbagen[/bold]
     """
     import pandas as pd
     from anndata import AnnData
@@ -204,8 +203,8 @@ def _evaluate_embedder(
     network and a 1D-CNN learn the mechanism from some perturbagens and are tested on others, beside
     shuffled labels. --probe plate shows what should not be there.
 
-    Example: [bold]perturbgen l1000 evaluate runs/0001-embedder-s0 --part test --out
-    evaluation[/bold]
+    Example: [bold]perturbgen l1000 evaluate runs/0001-embedder-s0 --part test
+    --out evaluation[/bold]
 
     Example, mechanisms: [bold]perturbgen l1000 evaluate runs/0001-embedder-s0 --probe moa
     --perturbagens compoundinfo_beta.txt --out evaluation[/bold]

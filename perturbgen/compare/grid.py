@@ -75,7 +75,8 @@ class Job:
     """What there is to compute.
 
     ``folder`` holds the table and the results; ``fit`` names the file of predictions, ``key`` that
-    of scores.
+    of scores. Both name what the result depends on, so two jobs that differ in nothing else but
+    their names have one key and share a file.
     """
 
     folder: Path

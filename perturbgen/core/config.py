@@ -1,4 +1,4 @@
-"""Run configuration (frozen, from TOML) and the run directory that keeps it."""
+"""Run configuration: frozen, from TOML files and overrides."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Settings(BaseModel):
         fix: str = "--dry-run prints the resolved configuration",
     ) -> Self:
         """From ``base``, then a TOML file, then ``a.b=value`` overrides; the last one wins."""
-        values = merge(base or {}, read_toml(path) if path else {}, *overrides)
+        values = merge(base or {}, Path(path) if path else {}, *overrides)
         try:
             return cls.model_validate(values)
         except ValidationError as error:
@@ -49,8 +49,7 @@ class Settings(BaseModel):
         return tomli_w.dumps(self.model_dump(mode="json", exclude_none=True))
 
 
-def read_toml(path: str | Path) -> dict[str, Any]:
-    """A TOML file as a dictionary."""
+def _read_toml(path: Path) -> dict[str, Any]:
     path = require_file(path, "configuration")
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
@@ -60,11 +59,11 @@ def read_toml(path: str | Path) -> dict[str, Any]:
         ) from None
 
 
-def merge(*layers: Mapping[str, Any] | str) -> dict[str, Any]:
-    """Nested dictionaries and ``a.b=value`` overrides joined, the last one winning."""
+def merge(*layers: Mapping[str, Any] | Path | str) -> dict[str, Any]:
+    """Nested dictionaries, TOML files and ``a.b=value`` overrides joined, the last one winning."""
     found: dict[str, Any] = {}
     for layer in layers:
-        given = _parse_override(layer) if isinstance(layer, str) else layer
+        given = layer if isinstance(layer, Mapping) else _read_layer(layer)
         nested = {
             key: merge(found[key], value)
             for key, value in given.items()
@@ -72,6 +71,10 @@ def merge(*layers: Mapping[str, Any] | str) -> dict[str, Any]:
         }
         found = {**found, **given, **nested}
     return found
+
+
+def _read_layer(layer: Path | str) -> dict[str, Any]:
+    return _read_toml(layer) if isinstance(layer, Path) else _parse_override(layer)
 
 
 def _parse_override(text: str) -> dict[str, Any]:

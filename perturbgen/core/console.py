@@ -28,39 +28,28 @@ def progress(description: str, total: float | None = None) -> Iterator[_Tick]:
         yield lambda advance=1: None
         return
     from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-    )
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-    )
+    columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(description, total=total)
         yield lambda advance=1: bar.advance(task, advance)
 
 
-def track(
-    items: Sequence[_T] | Iterable[_T], description: str, total: int | None = None
-) -> Iterator[_T]:
+def track(items: Iterable[_T], description: str, total: int | None = None) -> Iterator[_T]:
     """Iterate with a progress bar."""
-    length = total if total is not None else (len(items) if isinstance(items, Sequence) else None)
-    with progress(description, length) as tick:
+    if total is None and isinstance(items, Sequence):
+        total = len(items)
+    with progress(description, total) as tick:
         for item in items:
             yield item
             tick()
 
 
-def show_table(
-    rows: Sequence[Mapping[str, Any]], *, title: str = "", as_json: bool = False
-) -> None:
+_Rows = Sequence[Mapping[str, Any]]
+
+
+def show_table(rows: _Rows, *, title: str = "", as_json: bool = False) -> None:
     """Print records as a table, or as JSON for other programs, on stdout."""
     if as_json:
         sys.stdout.write(json.dumps(plain(list(rows)), indent=1, default=str) + "\n")

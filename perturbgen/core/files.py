@@ -20,6 +20,9 @@ from typing import Final
 
 from perturbgen.core.errors import InputError, StorageError, shorten
 
+BROKEN: Final = "a download or a copy that broke off"
+_ELSEWHERE: Final = "write somewhere else"
+
 _PART: Final = ".part"  # how the name of a folder ends that holds what is being written
 _LOCK: Final = ".lock"
 _YOUNG: Final = 60.0  # seconds
@@ -31,24 +34,17 @@ def require_file(path: str | Path, what: str = "file") -> Path:
     if not path.exists():
         # What lies beside it shows a misspelt name.
         beside = sorted(p.name for p in path.parent.iterdir()) if path.parent.is_dir() else []
-        fix = (
-            f"the folder holds {shorten(beside)}"
-            if beside
-            else f"the folder {path.parent} does not exist or is empty"
-        )
+        empty = f"the folder {path.parent} does not exist or is empty"
+        fix = f"the folder holds {shorten(beside)}" if beside else empty
         raise InputError(f"no {what} at {path}", expected="an existing file", fix=fix)
+    wanted = f"a {what}"
     if path.is_dir():
-        raise InputError(f"{path} is a folder", expected=f"a {what}")
+        raise InputError(f"{path} is a folder", expected=wanted)
     if path.stat().st_size == 0:
-        raise InputError(
-            f"{path} is empty (0 bytes)",
-            expected=f"a {what}",
-            cause="a download or a copy that broke off",
-        )
+        raise InputError(f"{path} is empty (0 bytes)", expected=wanted, cause=BROKEN)
     if not os.access(path, os.R_OK):
-        raise InputError(
-            f"{path} may not be read", expected=f"a {what}", fix="ask its owner, or chmod +r"
-        )
+        fix = "ask its owner, or chmod +r"
+        raise InputError(f"{path} may not be read", expected=wanted, fix=fix)
     return path
 
 
@@ -56,34 +52,32 @@ def check_output(path: str | Path, *suffixes: str, option: str = "--out") -> Pat
     """The path, if a file of such an ending may be written there; asked before any work is done."""
     path = Path(path)
     if path.suffix not in suffixes:
-        article = "an" if suffixes[0] == ".h5ad" else "a"
+        article, ending = "an" if suffixes[0] == ".h5ad" else "a", " or ".join(suffixes)
         raise InputError(
-            f"{option} {path} is not {article} {' or '.join(suffixes)} file",
-            expected=f"a name that ends in {' or '.join(suffixes)}",
+            f"{option} {path} is not {article} {ending} file",
+            expected=f"a name that ends in {ending}",
             fix=f"{option} {path.with_suffix(suffixes[0])}" if path.name else None,
         )
     if path.is_dir():
-        raise InputError(
-            f"{path} is a folder", expected="a file to write", fix="choose another name"
-        )
+        raise _is_a_folder(path)
     _refuse_input(path, option=option)
     require_writable(path)
     return path
+
+
+def _is_a_folder(path: Path) -> InputError:
+    return InputError(f"{path} is a folder", expected="a file to write", fix="choose another name")
 
 
 def require_writable(path: str | Path) -> None:
     """What is above ``path`` is a folder that one may write to, as far as it exists."""
     above = next(folder for folder in Path(path).absolute().parents if folder.exists())
     if not above.is_dir():
-        raise InputError(
-            f"cannot write {path}: {above} is a file",
-            expected="a folder",
-            fix="write somewhere else",
-        )
+        what = f"cannot write {path}: {above} is a file"
+        raise InputError(what, expected="a folder", fix=_ELSEWHERE)
     if not os.access(above, os.W_OK):
-        raise StorageError(
-            f"cannot write {path}: writing to {above} is not permitted", fix="write somewhere else"
-        )
+        what = f"cannot write {path}: writing to {above} is not permitted"
+        raise StorageError(what, fix=_ELSEWHERE)
 
 
 def require_folder(path: str | Path, what: str = "folder") -> Path:
@@ -105,9 +99,8 @@ def disk_errors(path: Path) -> Iterator[None]:
         if not full and error.errno not in (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR):
             raise
         what = "no space left on the disk" if full else "writing is not permitted"
-        raise StorageError(
-            f"cannot write {path}: {what}", fix="free some space, or write somewhere else"
-        ) from error
+        fix = f"free some space, or {_ELSEWHERE}"
+        raise StorageError(f"cannot write {path}: {what}", fix=fix) from error
 
 
 _inputs: ContextVar[tuple[Path, ...]] = ContextVar("inputs", default=())
@@ -152,9 +145,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
             part = folder / final.name
             yield part
             if final.is_dir() and not part.is_dir():
-                raise InputError(
-                    f"{final} is a folder", expected="a file to write", fix="choose another name"
-                )
+                raise _is_a_folder(final)
             if final.is_dir():
                 _replace_folder(part, final, folder / "before")
             else:

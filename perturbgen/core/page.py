@@ -54,14 +54,14 @@ class Page:
             return
         marks = {}
         for key in rows[0]:
-            numeric = all(row[key] is None or _is_number(row[key]) for row in rows)
+            kinds = {type(row[key]) for row in rows} - {type(None)}
+            numeric = all(issubclass(kind, (int, float)) and kind is not bool for kind in kinds)
             marks[key] = ' class="number"' if numeric else ""
         head = "".join(f"<th{marks[key]} scope=col>{escape(str(key))}</th>" for key in rows[0])
-        lines = [
-            "".join(f"<td{marks[key]}>{escape(format_value(row[key]))}</td>" for key in rows[0])
-            for row in rows
-        ]
-        body = "".join(f"<tr>{line}</tr>" for line in lines)
+        body = ""
+        for row in rows:
+            cells = (f"<td{marks[key]}>{escape(format_value(row[key]))}</td>" for key in rows[0])
+            body += f"<tr>{''.join(cells)}</tr>"
         # A table that is wider than the window scrolls, by keyboard too.
         self._parts.append(
             f'<div class="scroll" tabindex="0"><table><thead><tr>{head}</tr></thead>'
@@ -70,17 +70,13 @@ class Page:
 
     def figure(self, figure: Figure, caption: str) -> None:
         """A plotly figure, with a caption that says what to see in it."""
+        margin = {"l": 60, "r": 20, "t": 64, "b": 50}
         figure.update_layout(
-            template="plotly_white",
-            colorway=PALETTE,
-            font={"size": 13},
-            margin={"l": 60, "r": 20, "t": 64, "b": 50},
+            template="plotly_white", colorway=PALETTE, font={"size": 13}, margin=margin
         )
-        html = figure.to_html(
-            full_html=False,
-            include_plotlyjs=False,  # once a page, not once a figure
-            config={"displaylogo": False, "responsive": True},
-        )
+        config = {"displaylogo": False, "responsive": True}
+        # plotly's own script comes once a page, not once a figure
+        html = figure.to_html(full_html=False, include_plotlyjs=False, config=config)
         self._parts.append(f"<figure>{html}<figcaption>{escape(caption)}</figcaption></figure>")
 
     def block(self, html: str) -> None:
@@ -109,8 +105,3 @@ class Page:
         with atomic_path(path) as part:
             part.write_text(self.html(), encoding="utf-8")
         return Path(path)
-
-
-def _is_number(value: Any) -> bool:
-    """Whether a table should align it to the right."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool)

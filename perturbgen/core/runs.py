@@ -83,13 +83,8 @@ def _git_revision() -> str | None:
     """The commit of the source, with ``+changes`` if it is not clean; None outside a repository."""
 
     def git(*arguments: str) -> str:
-        return subprocess.run(
-            ["git", *arguments],
-            cwd=Path(__file__).parent,
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout
+        command = ["git", "-C", str(Path(__file__).parent), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
     try:
         revision = git("rev-parse", "HEAD").strip()

@@ -8,7 +8,6 @@ from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 
-_COVERAGE = 0.95
 _T = TypeVar("_T")
 Array: TypeAlias = np.ndarray[Any, Any]
 
@@ -37,7 +36,7 @@ def means(scores: Array, counts: Array) -> Array:
     return divide(totals, counts @ present.T.astype(float), np.nan)
 
 
-def interval(draws: Array, coverage: float = _COVERAGE) -> tuple[Array, Array]:
+def interval(draws: Array, coverage: float = 0.95) -> tuple[Array, Array]:
     """Percentile interval of each series (series,), from (resamples, series); NaN where all are."""
     # Resamples in which a series has no value say nothing of where its value lies.
     tails = [(1 - coverage) / 2, (1 + coverage) / 2]

@@ -30,9 +30,8 @@ def keep_freed_memory(largest: int) -> None:
 
 def cores(*, as_omp: bool = False) -> int:
     """The cores this process may use; with ``as_omp`` OMP_NUM_THREADS lowers their number."""
-    found = (
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    )
+    allowed = getattr(os, "sched_getaffinity", None)  # not on every system
+    found = len(allowed(0)) if allowed else os.cpu_count() or 1
     wanted = os.environ.get("OMP_NUM_THREADS", "")
     return max(1, min(found, int(wanted))) if as_omp and wanted.isdigit() else found
 

@@ -19,14 +19,26 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from perturbgen.core.errors import InputError, SchemaError, shorten, suggest
-from perturbgen.core.files import require_file, require_folder
+from perturbgen.core.files import BROKEN, require_file, require_folder
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
 CONDITION: Final = ("cell_type", "compound")
 VEHICLE: Final = "Dimethyl Sulfoxide"
-BROKEN = "a download or a copy that broke off"
+_ADVICE: Final = {
+    "csv": {"expected": "comma-separated columns with a header"},
+    "parquet": {
+        "expected": "a whole parquet file",
+        "cause": BROKEN,
+        "fix": "fetch it again and compare its size with the source's",
+    },
+    "h5ad": {
+        "expected": "an AnnData file (HDF5)",
+        "cause": f"another format under this name, or {BROKEN}",
+        "fix": "compare its size with the source's, or open it with h5ls",
+    },
+}
 
 
 def find_table(path: str | Path, name: str) -> Path:
@@ -59,7 +71,9 @@ def read_frame(
     numbers, and of ``missing`` fields there is only the empty one by default.
     """
     path = require_file(path, "table")
-    if _is_parquet(path):
+    with open(path, "rb") as start:  # the name may say something else
+        is_parquet = path.suffix == ".parquet" or start.read(4) == b"PAR1"
+    if is_parquet:
         with open_parquet(path, columns=columns) as file, reading(path, "parquet"):
             return file.read(columns=list(columns) if only else None).to_pandas()
     with reading(path, "csv"):
@@ -74,25 +88,16 @@ def read_frame(
         )
     require_columns(frame.columns, columns, path)
     if frame.empty and not may_be_empty:
-        raise InputError(
-            f"{path} has a header but no rows", expected="at least one row", cause=BROKEN
-        )
+        what = f"{path} has a header but no rows"
+        raise InputError(what, expected="at least one row", cause=BROKEN)
     return frame
-
-
-def _is_parquet(path: Path) -> bool:
-    """By its name, or by its first bytes where the name says something else."""
-    with open(path, "rb") as file:
-        return path.suffix == ".parquet" or file.read(4) == b"PAR1"
 
 
 def read_header(path: str | Path) -> list[str]:
     """The column names of a CSV or CSV.gz, as they stand (pandas would rename repeated ones)."""
     path = require_file(path, "table")
-    with (
-        reading(path, "csv"),
-        (gzip.open if path.suffix == ".gz" else open)(path, "rt", newline="") as handle,
-    ):
+    opener = gzip.open if path.suffix == ".gz" else open
+    with reading(path, "csv"), opener(path, "rt", newline="") as handle:
         return next(csv.reader(handle))
 
 
@@ -162,17 +167,11 @@ def open_parquet(
         metadata = pq.read_metadata(path)
         require_columns(metadata.schema.to_arrow_schema().names, columns, path)
         if metadata.num_rows == 0:
-            raise InputError(
-                f"{path} has columns but no rows", expected="at least one row", cause=BROKEN
-            )
+            what = f"{path} has columns but no rows"
+            raise InputError(what, expected="at least one row", cause=BROKEN)
         # A buffered stream keeps memory small even when the whole file is one row group.
-        return pq.ParquetFile(
-            path,
-            metadata=metadata,
-            read_dictionary=dictionary,
-            buffer_size=1 << 20,
-            pre_buffer=False,
-        )
+        how = {"read_dictionary": dictionary, "buffer_size": 1 << 20, "pre_buffer": False}
+        return pq.ParquetFile(path, metadata=metadata, **how)
 
 
 def open_h5ad(path: str | Path, *, backed: bool = False) -> AnnData:
@@ -217,27 +216,13 @@ def _raised_by(form: _Form) -> tuple[type[Exception], ...]:
 
 
 def _unreadable(path: Path, form: _Form, error: Exception) -> InputError:
-    if form == "csv":
-        if isinstance(error, (EOFError, OSError, zlib.error)):
-            return InputError(
-                f"{path} cannot be decompressed: {error}", expected="a whole .csv.gz", cause=BROKEN
-            )
-        return InputError(
-            f"{path} is not a readable CSV: {str(error).strip()}",
-            expected="comma-separated columns with a header",
-        )
-    first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
-    what = f"{path} is not a readable {form} file: {first_line}"
-    if form == "parquet":
-        return InputError(
-            what,
-            expected="a whole parquet file",
-            cause=BROKEN,
-            fix="fetch it again and compare its size with the source's",
-        )
-    return InputError(
-        what,
-        expected="an AnnData file (HDF5)",
-        cause=f"another format under this name, or {BROKEN}",
-        fix="compare its size with the source's, or open it with h5ls",
-    )
+    said = str(error).strip()
+    if form != "csv":
+        first_line = (said or type(error).__name__).splitlines()[0]
+        what = f"{path} is not a readable {form} file: {first_line}"
+    elif isinstance(error, (EOFError, OSError, zlib.error)):
+        what = f"{path} cannot be decompressed: {error}"
+        return InputError(what, expected="a whole .csv.gz", cause=BROKEN)
+    else:
+        what = f"{path} is not a readable CSV: {said}"
+    return InputError(what, **_ADVICE[form])

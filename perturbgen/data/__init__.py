@@ -1,6 +1,7 @@
 """What lies between a file and a batch: readers, schema, stores, covariates, splits, pseudobulk."""
 
 from perturbgen.data.aggregate import groups_of, pseudobulk
+from perturbgen.data.backing import SparseRows
 from perturbgen.data.covariates import (
     CovariateEncoder,
     complete,
@@ -17,8 +18,8 @@ from perturbgen.data.kaggle import (
     read_id_map,
     read_multiome,
 )
-from perturbgen.data.maps import pseudobulk_components
+from perturbgen.data.maps import GREY, named, pseudobulk_components, tints
 from perturbgen.data.openproblems import DE_LAYER, read_openproblems, read_openproblems_de
 from perturbgen.data.schema import KAGGLE_COLUMNS, depth, find_violations, validate
 from perturbgen.data.splits import KNOWN_IN_TARGETS, TARGETS, Split
-from perturbgen.data.store import Batch, CountStore, SparseRows
+from perturbgen.data.store import Batch, CountStore

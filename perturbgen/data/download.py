@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import Field
 
-from perturbgen.core.config import Settings, read_toml
+from perturbgen.core.config import Settings, merge
 from perturbgen.core.console import progress
 from perturbgen.core.errors import DownloadError, InputError, StorageError, suggest
 from perturbgen.core.files import atomic_path, disk_errors
@@ -100,7 +100,7 @@ class Registry(Settings):
     @classmethod
     def read(cls, path: str | Path | None = None) -> Registry:
         """The sources this package knows, or those of another TOML file of the same form."""
-        tables = read_toml(path or Path(__file__).with_name("sources.toml"))
+        tables = merge(Path(path or Path(__file__).with_name("sources.toml")))
         return cls.load(base={"sources": tables})
 
     def find(self, name: str) -> _DataSource:

@@ -25,7 +25,7 @@ from perturbgen.core.errors import ConfigError, shorten, suggest
 from perturbgen.core.system import spread
 from perturbgen.core.tables import VEHICLE
 from perturbgen.data import ORGANISERS_PLATES
-from perturbgen.de.inputs import Inputs
+from perturbgen.de.counts import Inputs
 from perturbgen.de.native import FitMethod, FitResult, fit_native
 from perturbgen.de.plan import Fit, Question
 from perturbgen.de.table import DETable
@@ -39,9 +39,8 @@ log = logging.getLogger(__name__)
 
 _Array = NDArray[np.float64]
 _LOG_10 = np.log(10.0)
-_EPS_LOG10_P = float(
-    np.log10(np.finfo(np.float64).eps)
-)  # the organisers' stand-in for p = 0: -15.65
+# the organisers' stand-in for p = 0: -15.65
+_EPS_LOG10_P = float(np.log10(np.finfo(np.float64).eps))
 
 
 def limma_table(
@@ -74,15 +73,35 @@ def limma_table(
         raw counts, samples x genes; an AnnData brings its own obs, a DataFrame needs ``obs``
     design
         an R formula in which ``{group}`` is the compared factor, such as ``"~0 + {group} + donor"``
+    group, control
+        the compared column of obs, and the level that every other one is compared with
     by, joint
         a column whose levels are fitted apart, or with ``joint`` in a single fit of all
-        combinations backend ``"native"`` needs no R; ``"r"`` runs limma and edgeR through rpy2, for
-        the same numbers contrasts ``"exact"`` standard errors, or ``"limma"`` for the approximation
-        of ``contrasts.fit`` span of voom's lowess: 0.5, or ``"adaptive"`` as limma has chosen it
-        since 3.66 gene_filter ``"filterByExpr"`` in each fit, ``"intersection"`` of it over the
-        levels of ``by``, or names zero_p ``"eps"`` puts 2.2e-16 where p underflows to zero, as the
-        competition's organisers did adjust Benjamini-Hochberg within each contrast, or over all
-        contrasts jointly
+        combinations
+    backend
+        ``"native"`` needs no R; ``"r"`` runs limma and edgeR through rpy2, for the same numbers
+    contrasts
+        ``"exact"`` standard errors, or ``"limma"`` for the approximation of ``contrasts.fit``
+    robust, trend
+        moderation that a few outlying genes cannot distort, or whose prior follows the average
+        expression, as the options of limma's ``eBayes``
+    normalise
+        library sizes scaled by ``"tmm"``, or as they are
+    span
+        of voom's lowess: 0.5, or ``"adaptive"`` as limma has chosen it since 3.66
+    gene_filter
+        ``"filterByExpr"`` in each fit, ``"intersection"`` of it over the levels of ``by``, or names
+        of genes
+    zero_p
+        ``"eps"`` puts 2.2e-16 where p underflows to zero, as the competition's organisers did
+    adjust
+        Benjamini-Hochberg within each contrast, or over all contrasts jointly
+    allow_fractional
+        whether counts that are not whole numbers are taken
+    layer
+        where an AnnData has the counts, if not in X
+    device
+        where the native backend fits: ``"cpu"``, ``"cuda"`` or ``"cuda:1"``
 
     """
     method = FitMethod(contrasts, robust, trend, normalise, span, device)
@@ -187,9 +206,8 @@ def _run_fits(
             values = data.values[fit.rows] if whole else data.values[np.ix_(fit.rows, genes)]
             result = run(values, fit.design, fit.weights[possible], method, tick)
             for name, attribute in names.items():
-                found = getattr(
-                    result, attribute
-                )  # (contrasts, genes), or (genes,) for all of them
+                # (contrasts, genes), or (genes,) for all of them
+                found = getattr(result, attribute)
                 for i, row in enumerate(rows):
                     tables[name][row, genes] = found[i] if found.ndim == 2 else found
             trends[fit.name] = result.mean_variance

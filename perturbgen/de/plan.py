@@ -11,9 +11,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from perturbgen.core.errors import ConfigError, CountsError, SchemaError, shorten, suggest
+from perturbgen.de.counts import Inputs, filter_by_expr
 from perturbgen.de.design import Design
-from perturbgen.de.inputs import Inputs
-from perturbgen.de.normalise import filter_by_expr
 
 log = logging.getLogger(__name__)
 

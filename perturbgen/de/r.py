@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from scipy.linalg import null_space
 
 from perturbgen.core.errors import ConfigError, DesignError, MissingDependencyError, PerturbgenError
+from perturbgen.de.counts import as_matrix
 from perturbgen.de.design import Design
-from perturbgen.de.inputs import as_matrix
 from perturbgen.de.native import FitMethod, FitResult
 from perturbgen.de.table import DETable
 from perturbgen.de.trend import Trend

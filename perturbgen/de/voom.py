@@ -20,8 +20,8 @@ from scipy.sparse import csr_matrix
 
 from perturbgen.core.errors import ConfigError
 from perturbgen.core.system import spread
+from perturbgen.de.counts import as_matrix
 from perturbgen.de.design import Design
-from perturbgen.de.inputs import as_matrix
 from perturbgen.de.trend import Trend
 
 _Array = NDArray[np.float64]

@@ -1,6 +1,5 @@
 """Metrics, controls, the scorecard and its report: labelled arrays in, numbers in context out."""
 
-from perturbgen.evaluate.align import place
 from perturbgen.evaluate.card import Scorecard, interpolated_duplicate
 from perturbgen.evaluate.catalogue import (
     HEADLINE,
@@ -9,9 +8,8 @@ from perturbgen.evaluate.catalogue import (
     open_problems_mean_score,
 )
 from perturbgen.evaluate.cells import held_out_nll
-from perturbgen.evaluate.groups import effect_sizes, find_clusters, strata
+from perturbgen.evaluate.labels import effect_sizes, find_clusters, place, strata
 from perturbgen.evaluate.markdown import ScorecardText, markdown_table
-from perturbgen.evaluate.metrics import Metric
 from perturbgen.evaluate.report import report_page
 from perturbgen.evaluate.scoring import calibration, join_scores, score, score_cells, scorecard
-from perturbgen.evaluate.values import Values
+from perturbgen.evaluate.values import Metric, Values

@@ -16,9 +16,9 @@ import pandas as pd
 
 from perturbgen.core.errors import ConfigError, SchemaError, shorten, suggest
 from perturbgen.core.stats import Array, divide, interval, means, resample
-from perturbgen.evaluate.align import align
 from perturbgen.evaluate.catalogue import HEADLINE, METRICS, require_metric
-from perturbgen.evaluate.metrics import Metric
+from perturbgen.evaluate.labels import align
+from perturbgen.evaluate.values import Metric
 
 _Role = Literal["method", "baseline", "reference", "negative control", "positive control"]
 HEADLINE_NAME: Final = "headline"
@@ -203,13 +203,10 @@ class _Panel:
     @cached_property
     def _headline(self) -> Array:
         """The mean share over the headline's metrics that rank (1 + resamples, methods)."""
-        usable = [
-            i
-            for i, metric in enumerate(self.card.metrics)
-            if metric.name in self.card.headline and self.ranks[i]
-        ]
+        names = [metric.name for metric in self.card.metrics]
+        usable = np.flatnonzero(np.isin(names, self.card.headline) & self.ranks)
         # The same metrics in every resample: else their means could not be compared.
-        if not usable:
+        if not len(usable):
             return np.full(self._shares.shape[:2], np.nan)
         return self._shares[:, :, usable].mean(axis=2)
 
@@ -220,28 +217,32 @@ class _Panel:
         beaten = (*self.card.negatives, *self.card.baselines)
         positions = [self.card.methods.index(name) for name in beaten]
         bar = max(positions, key=lambda i: np.nan_to_num(self._headline[0, i], nan=-np.inf))
-        head = self._rows(HEADLINE_NAME, self._headline, bar)
         ranks = bool(np.isfinite(self._headline[0]).any())
-        shares = {"share": head["value"], "share_low": head["low"], "share_high": head["high"]}
-        shown = [head.assign(**shares, ranks=ranks)]
+        shown = [self._rows(HEADLINE_NAME, self._headline, bar, ranks=ranks)]
         bars = self._best_of(beaten)
         for i, metric in enumerate(self.card.metrics):
-            low, high = interval(self._shares[1:, :, i])
-            rows = self._rows(metric.name, self.draws[:, :, i], int(bars[i]))
-            shown.append(
-                rows.assign(
-                    share=self._shares[0, :, i],
-                    share_low=low,
-                    share_high=high,
-                    ranks=bool(self.ranks[i]),
-                    negative=self.card.methods[int(self._negative[i])],
-                )
-            )
+            draws, shares = self.draws[:, :, i], self._shares[:, :, i]
+            ranks, negative = bool(self.ranks[i]), self.card.methods[int(self._negative[i])]
+            rows = self._rows(metric.name, draws, int(bars[i]), shares, negative, ranks=ranks)
+            shown.append(rows)
         return pd.concat(shown, ignore_index=True)
 
-    def _rows(self, metric: str, draws: Array, bar: int) -> pd.DataFrame:
-        """Values, intervals and paired differences to the method ``bar``, from its draws."""
+    def _rows(
+        self,
+        metric: str,
+        draws: Array,
+        bar: int,
+        shares: Array | None = None,
+        negative: str = "",
+        *,
+        ranks: bool,
+    ) -> pd.DataFrame:
+        """Values, intervals and paired differences to the method ``bar``, from draws.
+
+        ``shares`` are draws of the share of the dynamic range, by default the same.
+        """
         low, high = self._bounds(draws)
+        share = (draws[0], low, high) if shares is None else (shares[0], *interval(shares[1:]))
         # Conditions differ far more than methods do: only differences on the same draws tell.
         difference = draws - draws[:, [bar]]
         difference_low, difference_high = self._bounds(difference)
@@ -254,15 +255,15 @@ class _Panel:
                 "value": draws[0],
                 "low": low,
                 "high": high,
-                "share": np.nan,
-                "share_low": np.nan,
-                "share_high": np.nan,
-                "ranks": False,
+                "share": share[0],
+                "share_low": share[1],
+                "share_high": share[2],
+                "ranks": ranks,
                 "baseline": self.card.methods[bar],
                 "difference": difference[0],
                 "difference_low": difference_low,
                 "difference_high": difference_high,
-                "negative": "",
+                "negative": negative,
             }
         )
 

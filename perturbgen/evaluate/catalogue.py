@@ -9,7 +9,8 @@ import pandas as pd
 
 from perturbgen.core.errors import ConfigError, suggest
 from perturbgen.evaluate.cells import CELL_METRICS
-from perturbgen.evaluate.metrics import TABLE_METRICS, Metric
+from perturbgen.evaluate.metrics import TABLE_METRICS
+from perturbgen.evaluate.values import Metric
 
 METRICS: Final = {metric.name: metric for metric in (*TABLE_METRICS, *CELL_METRICS)}
 _OPEN_PROBLEMS: Final = (

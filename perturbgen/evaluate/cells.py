@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Final
 
 import numpy as np
@@ -17,8 +17,8 @@ import pandas as pd
 
 from perturbgen.core.errors import SchemaError, shorten
 from perturbgen.core.stats import Array, divide
-from perturbgen.evaluate.align import shared
-from perturbgen.evaluate.metrics import Metric
+from perturbgen.evaluate.labels import shared
+from perturbgen.evaluate.values import Metric
 
 _BLOCK = 1024  # rows of one block of distances: memory stays at block x cells
 
@@ -34,22 +34,21 @@ class _CellPair:
     def discrepancies(self) -> tuple[float, float]:
         """Squared energy distance and MMD² in one pass over the distances of all pairs.
 
-        2 E‖X−Y‖ − E‖X−X'‖ − E‖Y−Y'‖ (Székely and Rizzo), and E k(X,X') + E k(Y,Y') − 2 E k(X,Y)
-        with k = exp(−‖x−y‖² / 2h²) (Gretton et al. 2012, biased).
+            energy   2 E‖X−Y‖ − E‖X−X'‖ − E‖Y−Y'‖             (Székely and Rizzo)
+            MMD²     E k(X,X') + E k(Y,Y') − 2 E k(X,Y)       (Gretton et al. 2012, biased)
+
+        with k(x,y) = exp(−‖x−y‖² / 2h²).
         """
         width = _kernel_bandwidth(self.truth)
-        pairs = (
-            (self.truth, self.prediction),
-            (self.truth, self.truth),
-            (self.prediction, self.prediction),
-        )
-        found = []
-        for x, y in pairs:
+
+        def means(x: Array, y: Array) -> list[float]:
             sums = np.zeros(2)
             for block in _squared_distances(x, y):
                 sums += np.sqrt(block).sum(), np.exp(block / (-2 * width**2)).sum()
-            found.append(list(sums / (len(x) * len(y))))
-        across, true, predicted = found
+            return list(sums / (len(x) * len(y)))
+
+        across, true = means(self.truth, self.prediction), means(self.truth, self.truth)
+        predicted = means(self.prediction, self.prediction)
         energy = 2 * across[0] - true[0] - predicted[0]
         return max(energy, 0.0), max(true[1] + predicted[1] - 2 * across[1], 0.0)
 
@@ -63,8 +62,8 @@ def cell_pair(
         name = f"the prediction of {label!r}"
         shared(truth.columns, prediction.columns, "exact", "features", "features", name)
         prediction = prediction[truth.columns]
-    true = _check_cells(np.asarray(truth), f"the truth of {label!r}")
-    predicted = _check_cells(np.asarray(prediction), f"the prediction of {label!r}")
+    true = _check_cells(truth, f"the truth of {label!r}")
+    predicted = _check_cells(prediction, f"the prediction of {label!r}")
     if true.shape[1] != predicted.shape[1]:
         raise SchemaError(
             f"{label!r} has {true.shape[1]} features in truth and {predicted.shape[1]} in "
@@ -75,7 +74,7 @@ def cell_pair(
     return _CellPair(true, predicted)
 
 
-def _check_cells(values: Array, name: str) -> Array:
+def _check_cells(values: pd.DataFrame | Array, name: str) -> Array:
     """The cells as float64 (cells, features), finite, at least one."""
     cells = np.asarray(values, dtype=float)
     if cells.ndim != 2 or not cells.size:
@@ -201,62 +200,52 @@ def held_out_nll(
     return means.to_frame("held_out_nll").T.rename_axis(index="metric")
 
 
-_CONTROL_CELLS: Final = "control cells in place of the prediction"
+_of_cells = partial(
+    Metric, negative_control="control cells in place of the prediction", needs="cells"
+)
 
 CELL_METRICS: Final = (
-    Metric(
+    _of_cells(
         "energy_distance_squared",
         "Energy distance, squared",
         "2 E‖X−Y‖ − E‖X−X'‖ − E‖Y−Y'‖, Euclidean norms, all pairs with themselves (V-statistic); "
         "cell-eval's form.",
         lambda pair: pair.discrepancies[0],
-        _CONTROL_CELLS,
-        needs="cells",
     ),
-    Metric(
+    _of_cells(
         "energy_distance",
         "Energy distance",
         "The root of energy_distance_squared; scipy's form in one dimension.",
         lambda pair: float(np.sqrt(pair.discrepancies[0])),
-        _CONTROL_CELLS,
-        needs="cells",
     ),
-    Metric(
+    _of_cells(
         "energy_distance_sqeuclidean",
         "Energy distance (squared norms)",
         "2 E‖X−Y‖² − E‖X−X'‖² − E‖Y−Y'‖² = 2 ‖mean X − mean Y‖²: scPerturb's and pertpy's form. "
         "It sees means only.",
         _energy_distance_sqeuclidean,
-        _CONTROL_CELLS,
-        needs="cells",
     ),
-    Metric(
+    _of_cells(
         "mmd_squared",
         "MMD²",
         "Squared maximum mean discrepancy with kernel exp(−‖x−y‖² / 2h²), V-statistic; h² is the "
         "sum of the truth's feature variances, so that 2h² is the mean squared distance of two "
         "true cells and no prediction can move it.",
         lambda pair: pair.discrepancies[1],
-        _CONTROL_CELLS,
         high=2,
-        needs="cells",
     ),
-    Metric(
+    _of_cells(
         "wasserstein_per_gene",
         "Wasserstein",
         "Mean over genes of the 1-Wasserstein distance of their distributions.",
         _wasserstein_per_gene,
-        _CONTROL_CELLS,
-        needs="cells",
     ),
-    Metric(
+    _of_cells(
         "feature_mean_error",
         "Means",
         "√ of the mean over genes of ((mean predicted − mean true) / SD true)²; a true SD of 0 "
         "counts as that of the least variable other gene.",
         _feature_mean_error,
-        _CONTROL_CELLS,
-        needs="cells",
     ),
     Metric(
         "feature_variance_error",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,6 @@ from perturbgen.core.console import format_value, plain
 from perturbgen.core.files import atomic_path
 from perturbgen.evaluate.card import HEADLINE_NAME, Scorecard
 from perturbgen.evaluate.catalogue import METRICS
-from perturbgen.evaluate.metrics import Metric
 
 
 @dataclass(frozen=True)
@@ -83,56 +83,44 @@ class ScorecardText:
             # Controls are there to be compared with, references to be seen: neither takes a place.
             ranked = row.role in ("method", "baseline") and not math.isnan(float(str(row.value)))
             place += ranked
+            about = {"place": place if ranked else None, "method": row.method, "role": row.role}
             difference = _span(row.difference, row.difference_low, row.difference_high)
-            records.append(
-                {
-                    "place": place if ranked else None,
-                    "method": row.method,
-                    "role": row.role,
-                    "headline": _span(row.value, row.low, row.high),
-                    f"to {row.baseline}": difference,
-                }
-            )
+            shown = {"headline": _span(row.value, row.low, row.high)}
+            records.append(about | shown | {f"to {row.baseline}": difference})
         return records
 
     def metric_records(self) -> list[dict[str, Any]]:
         """A row for each metric, a column for each method: mean, interval, share of the range."""
-        records = []
-        for metric in self.card.metrics:
-            rows = self._rows_of(metric.name)
-            record = {"metric": _title(metric)}
-            for name in self.card.ranking["method"]:
-                row = rows[name]
-                share = f" ({_digits(row.share, 2)})" if pd.notna(row.share) else ""
-                share = share or ("" if row.ranks else " (no range)")
-                record[name] = _span(row.value, row.low, row.high) + share
-            records.append(record)
-        return records
+
+        def text(row: Any) -> str:
+            share = "" if row.ranks else " (no range)"
+            if pd.notna(row.share):
+                share = f" ({_digits(row.share, 2)})"
+            return _span(row.value, row.low, row.high) + share
+
+        return [
+            {"metric": title} | {name: text(rows[name]) for name in self.card.ranking["method"]}
+            for title, rows in self._rows()
+        ]
 
     def _difference_records(self) -> list[dict[str, Any]]:
         """Paired differences of the methods to the best baseline, a row for each metric."""
-        methods = [
-            name
-            for name in self.card.ranking["method"]
-            if self.card.role(name) in ("method", "baseline")
-        ]
+        shown = self.card.ranking
+        methods = shown.loc[shown["role"].isin(["method", "baseline"]), "method"]
         records = []
-        for metric in self.card.metrics:
-            rows = self._rows_of(metric.name)
-            record = {
-                "metric": _title(metric),
-                "best baseline": rows[self.card.methods[0]].baseline,
-            }
-            for name in methods:
-                row = rows[name]
-                record[name] = _span(row.difference, row.difference_low, row.difference_high)
+        for title, rows in self._rows():
+            record = {"metric": title, "best baseline": rows[self.card.methods[0]].baseline}
+            for row in (rows[name] for name in methods):
+                record[row.method] = _span(row.difference, row.difference_low, row.difference_high)
             records.append(record)
         return records
 
-    def _rows_of(self, metric: str) -> dict[str, Any]:
-        """The rows of one metric, by method."""
-        rows = self.card.table[self.card.table["metric"] == metric]
-        return {str(row.method): row for row in rows.itertuples()}
+    def _rows(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Each metric with the way that is better, and its rows by method."""
+        for metric in self.card.metrics:
+            rows = self.card.table[self.card.table["metric"] == metric.name]
+            title = f"{metric.name} {'↑' if metric.higher_is_better else '↓'}"
+            yield title, {str(row.method): row for row in rows.itertuples()}
 
     def stratum_records(self) -> list[dict[str, Any]]:
         """The headline of each level of each stratum, a column for each method."""
@@ -183,10 +171,6 @@ class ScorecardText:
         with atomic_path(record) as part:
             part.write_text(json.dumps(self.record(), indent=1, default=str), encoding="utf-8")
         return paths
-
-
-def _title(metric: Metric) -> str:
-    return f"{metric.name} {'↑' if metric.higher_is_better else '↓'}"
 
 
 def _span(value: Any, low: Any, high: Any) -> str:

@@ -1,92 +1,18 @@
 """Metrics of DE tables: one table of them below, their functions above it.
 
-All arrays are (conditions, genes) of signed −log10 p, and a metric gives one value a condition. The
-file is long because a metric's function and what is known of it belong on one page.
+All arrays are (conditions, genes) of signed −log10 p, and a metric gives one value a condition.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Final, Literal
+from functools import partial
+from typing import Final, Literal
 
 import numpy as np
 
 from perturbgen.core.stats import Array, divide
-from perturbgen.evaluate.values import Pair, Values
-
-# What scorecard.json says of a metric, in the order in which other programs have read it.
-_RECORDED: Final = (
-    "name",
-    "title",
-    "definition",
-    "higher_is_better",
-    "low",
-    "high",
-    "zeros",
-    "negative_control",
-    "needs",
-    "scale_free",
-)
-
-
-@dataclass(frozen=True)
-class Metric:
-    """What there is to know of a metric, and the function that computes it.
-
-    ``best`` is the value of a perfect prediction; ``zeros`` what a prediction of zeros gets, None
-    where that depends on the data; ``scale_free`` metrics do not change when a prediction is
-    multiplied by a positive number. ``across`` metrics compare conditions with each other.
-    ``version`` rises when a metric's values change; any order of genes, conditions or cells gives
-    the same value to the relative ``tolerance``.
-    """
-
-    name: str
-    title: str
-    definition: str
-    compute: Callable[..., Any]
-    negative_control: str
-    higher_is_better: bool = False
-    low: float = 0
-    high: float = math.inf
-    zeros: float | None = None
-    needs: str = "tables"  # or reference, cells, log_probs
-    scale_free: bool = False
-    across: bool = False
-    version: int = 1
-    tolerance: float = 1e-9
-
-    @property
-    def best(self) -> float:
-        """The value of a perfect prediction."""
-        return self.high if self.higher_is_better else self.low
-
-    @property
-    def sign(self) -> int:
-        """+1 where more is better, else −1."""
-        return 1 if self.higher_is_better else -1
-
-    def record(self) -> dict[str, Any]:
-        """The record in scorecard.json, infinities as None."""
-        values = {name: getattr(self, name) for name in _RECORDED}
-        return {
-            name: None if isinstance(value, float) and not math.isfinite(value) else value
-            for name, value in values.items()
-        }
-
-
-def compute(metrics: Sequence[Metric], pair: Pair) -> Array:
-    """The scores (metrics, conditions), a few rows at a time where rows do not matter to others."""
-    # Whole tables are only needed where conditions are compared; a few rows stay in the cache.
-    row_wise = [metric for metric in metrics if not metric.across]
-    parts = [
-        np.reshape([metric.compute(block) for metric in row_wise], (len(row_wise), -1))
-        for block in (pair.blocks() if row_wise else [])
-    ]
-    found = dict(zip(row_wise, np.concatenate(parts, axis=1), strict=True)) if parts else {}
-    found |= {metric: metric.compute(pair) for metric in metrics if metric.across}
-    return np.reshape([found[metric] for metric in metrics], (len(metrics), len(pair.truth.given)))
+from perturbgen.evaluate.values import Metric, Pair
 
 
 def _rowwise_rmse(truth: Array, prediction: Array) -> Array:
@@ -95,20 +21,15 @@ def _rowwise_rmse(truth: Array, prediction: Array) -> Array:
     return np.sqrt(np.einsum("ij,ij->i", difference, difference) / truth.shape[1])
 
 
-def _rowwise_mae(truth: Array, prediction: Array) -> Array:
-    """mean_j |y_j − ŷ_j| of each row (conditions,)."""
-    return np.abs(truth - prediction).mean(axis=1)
-
-
 def _rowwise_cosine(truth: Array, prediction: Array) -> Array:
     """Σ y ŷ / (‖y‖ ‖ŷ‖) of each row (conditions,); 0 where either row is zero throughout."""
     products = np.einsum("ij,ij->i", truth, prediction)
     return divide(products, _norms(truth) * _norms(prediction))
 
 
-def _rowwise_pearson(truth: Array, prediction: Array) -> Array:
+def _rowwise_pearson(pair: Pair) -> Array:
     """Pearson's correlation of each row (conditions,); 0 where either row is constant."""
-    return _rowwise_cosine(Values(truth).centred, Values(prediction).centred)
+    return _rowwise_cosine(pair.truth.centred, pair.prediction.centred)
 
 
 def _norms(values: Array) -> Array:
@@ -189,11 +110,6 @@ def _weighted_r2(truth: Array, prediction: Array, weights: Array) -> Array:
     return 1 - divide(_weighted_mse(truth, prediction, weights), spread, np.nan)
 
 
-def _weighted_r2_of_deviations(pair: Pair) -> Array:
-    truth, prediction = pair.deviations
-    return _weighted_r2(truth, prediction, pair.truth.weights)
-
-
 _Distance = Literal["cosine", "euclidean", "l1"]
 
 
@@ -205,12 +121,10 @@ def _discrimination(
     Ties count ½, so that any constant prediction has mean ½ exactly; NaN where a group has one
     member.
     """
-    members: dict[object, list[int]] = {}
-    for position, name in enumerate(groups):
-        members.setdefault(name, []).append(position)
     # NaN for a condition alone in its group: there is nothing to tell it apart from.
     result = np.full(len(truth), np.nan)
-    for here in map(np.array, members.values()):
+    for name in np.unique(groups):
+        here = np.flatnonzero(groups == name)
         if len(here) < 2:
             continue
         distances = _distances(prediction[here], truth[here], distance)
@@ -239,10 +153,11 @@ def _distances(prediction: Array, truth: Array, kind: _Distance) -> Array:
     return np.round(values / scale, 12) if scale > 0 else values
 
 
-# A metric is an error, 0 at best and without limit, unless it says otherwise.
-_CORRELATION: Final[dict[str, Any]] = {"higher_is_better": True, "low": -1, "high": 1}
-_SHARE: Final[dict[str, Any]] = {"higher_is_better": True, "low": 0, "high": 1}
-_R2: Final[dict[str, Any]] = {"higher_is_better": True, "low": -math.inf, "high": 1}
+# A plain Metric is an error, 0 at best and without limit.
+_correlation = partial(Metric, higher_is_better=True, low=-1, high=1)
+_share = partial(Metric, higher_is_better=True, low=0, high=1)
+_r2 = partial(Metric, higher_is_better=True, low=-math.inf, high=1)
+_told_apart = partial(_share, zeros=0.5, across=True)
 
 TABLE_METRICS: Final = (
     Metric(
@@ -256,52 +171,46 @@ TABLE_METRICS: Final = (
         "mean_rowwise_mae",
         "MAE",
         "Mean absolute error over genes, of each condition.",
-        lambda t: _rowwise_mae(t.truth.values, t.prediction.values),
+        lambda t: np.abs(t.truth.values - t.prediction.values).mean(axis=1),
         "zeros: the mean absolute true value",
     ),
-    Metric(
+    _correlation(
         "mean_rowwise_pearson",
         "Pearson",
         "Pearson's correlation over genes; 0 where a row is constant.",
-        lambda t: _rowwise_cosine(t.truth.centred, t.prediction.centred),
+        _rowwise_pearson,
         "any constant row: 0",
-        **_CORRELATION,
         zeros=0,
         scale_free=True,
     ),
-    Metric(
+    _correlation(
         "mean_rowwise_spearman",
         "Spearman",
         "Pearson's correlation of average ranks over genes; 0 where a row is constant.",
         lambda t: _rowwise_cosine(t.truth.ranks, t.prediction.ranks),
         "any constant row: 0",
-        **_CORRELATION,
         zeros=0,
         scale_free=True,
     ),
-    Metric(
+    _correlation(
         "mean_rowwise_cosine",
         "Cosine",
         "Cosine similarity over genes; 0 where a row is zero.",
         lambda t: _rowwise_cosine(t.truth.values, t.prediction.values),
         "zeros: 0; a constant row gets that of the truth with a row of ones",
-        **_CORRELATION,
         zeros=0,
         scale_free=True,
     ),
-    Metric(
+    _told_apart(
         "perturbation_discrimination",
         "Discrimination",
         "Share of the other conditions of the same cell type whose truth has a larger cosine "
         "distance from the prediction than its own truth has; ties count ½.",
         lambda t: _discrimination(t.truth.values, t.prediction.values, t.groups),
         "any constant table: ½",
-        **_SHARE,
-        zeros=0.5,
         scale_free=True,
-        across=True,
     ),
-    Metric(
+    _told_apart(
         "discrimination_l1",
         "Discrimination (L1)",
         "As perturbation_discrimination, with Manhattan distances as in the Virtual Cell "
@@ -309,11 +218,8 @@ TABLE_METRICS: Final = (
         "raises it.",
         lambda t: _discrimination(t.truth.values, t.prediction.values, t.groups, distance="l1"),
         "any constant table: ½",
-        **_SHARE,
-        zeros=0.5,
-        across=True,
     ),
-    Metric(
+    _told_apart(
         "centroid_accuracy",
         "Discrimination (Euclidean)",
         "As perturbation_discrimination, with Euclidean distances (Systema, Open Problems; there "
@@ -322,56 +228,48 @@ TABLE_METRICS: Final = (
             t.truth.values, t.prediction.values, t.groups, distance="euclidean"
         ),
         "any constant table: ½",
-        **_SHARE,
-        zeros=0.5,
-        across=True,
     ),
-    Metric(
+    _share(
         "top_100_overlap",
         "Top 100",
         "Share of the 100 genes of largest absolute true value among the 100 of largest absolute "
         "prediction; ties share their places.",
         lambda t: _top_overlap(t.truth.values, t.prediction.values, k=100),
         "any constant row: 100 / genes, which is chance",
-        **_SHARE,
         scale_free=True,
     ),
-    Metric(
+    _share(
         "sign_accuracy_de",
         "DE sign",
         "Share of the truly responding genes whose direction is right; a predicted 0 counts ½.",
         lambda t: _sign_accuracy(t.truth.values, t.prediction.values, t.truth.de),
         "zeros: ½; a constant row gets the share of genes that go its way",
-        **_SHARE,
         zeros=0.5,
         scale_free=True,
     ),
-    Metric(
+    _share(
         "de_precision",
         "DE precision",
         "Share of the genes predicted to respond that do; 0 where none is predicted.",
         lambda t: _de_precision(t.truth.de, t.prediction.de),
         "zeros: 0; responding everywhere: the share of genes that respond",
-        **_SHARE,
         zeros=0,
     ),
-    Metric(
+    _share(
         "de_recall",
         "DE recall",
         "Share of the responding genes that are predicted to respond.",
         lambda t: _de_recall(t.truth.de, t.prediction.de),
         "zeros: 0; responding everywhere: 1",
-        **_SHARE,
         zeros=0,
     ),
-    Metric(
+    _share(
         "de_overlap",
         "DE overlap (VCC)",
         "The Virtual Cell Challenge's score: genes that respond in truth and prediction over "
         "those that do in truth; of a longer prediction only as many as there are, the strongest.",
         lambda t: _de_overlap(t.truth.de, t.prediction.de, t.prediction.given),
         "zeros: 0",
-        **_SHARE,
         zeros=0,
     ),
     Metric(
@@ -382,33 +280,32 @@ TABLE_METRICS: Final = (
         lambda t: _weighted_mse(t.truth.values, t.prediction.values, t.truth.weights),
         "zeros: the weighted mean square of the truth",
     ),
-    Metric(
+    _r2(
         "weighted_r2_delta_control",
         "Weighted R²",
         "1 − weighted squared error over the weighted variance of the truth; weights as in "
         "weighted_mse, Δ to control (a DE table is one already).",
         lambda t: _weighted_r2(t.truth.values, t.prediction.values, t.truth.weights),
         "zeros: below 0",
-        **_R2,
     ),
-    Metric(
+    _r2(
         "weighted_r2_delta_perturbed_mean",
         "Weighted R² (Δ mean)",
         "As weighted_r2_delta_control, after the mean perturbation of the training rows is "
         "subtracted from both.",
-        _weighted_r2_of_deviations,
+        lambda t: _weighted_r2(
+            t.deviations.truth.values, t.deviations.prediction.values, t.truth.weights
+        ),
         "the mean perturbation itself: at most 0",
-        **_R2,
         needs="reference",
     ),
-    Metric(
+    _correlation(
         "pearson_delta_perturbed_mean",
         "Pearson (Δ mean)",
         "Pearson's correlation after the mean perturbation of the training rows is subtracted "
         "from both.",
-        lambda t: _rowwise_pearson(*t.deviations),
+        lambda t: _rowwise_pearson(t.deviations),
         "the mean perturbation itself: 0",
-        **_CORRELATION,
         needs="reference",
     ),
 )

@@ -18,8 +18,8 @@ import pandas as pd
 from perturbgen.core.console import format_value, plain
 from perturbgen.core.page import PALETTE, Page
 from perturbgen.core.stats import Array
-from perturbgen.evaluate.align import same_levels
 from perturbgen.evaluate.card import HEADLINE_NAME, Scorecard
+from perturbgen.evaluate.labels import same_levels
 from perturbgen.evaluate.markdown import ScorecardText
 from perturbgen.evaluate.scoring import calibration
 
@@ -106,14 +106,14 @@ def report_page(
         _ladder_section(page, card, ladder)
     _tables_section(page, card)
     page.section("Run")
-    run = _flat({**card.info, **(metadata or {})})
-    page.table([{"what": name, "value": value} for name, value in run])
-    # The script has the colours of the figures that are drawn here.
+    page.table(_flat({**card.info, **(metadata or {})}))
+    # The script has the colours of the figures that are drawn here. They are a script of their own,
+    # since "use strict" counts only where it stands first.
     palette = ",".join(f'"{colour}"' for colour in PALETTE)
-    script = f"const PALETTE = [{palette}];\n{(here / 'report.js').read_text('utf-8')}"
     page.block(
         f'<script type="application/json" id="data">{_script_json(data)}</script>'
-        f"<script>{script}</script>"
+        f"<script>const PALETTE = [{palette}];</script>"
+        f"<script>{(here / 'report.js').read_text('utf-8')}</script>"
     )
     return page
 
@@ -195,26 +195,26 @@ def _calibration_section(
 
 def _ladder_section(page: Page, card: Scorecard, ladder: Sequence[Mapping[str, Any]]) -> None:
     """What a perfect generator would score, and where the methods stand on the same scale."""
-    rungs = [
-        (str(r["prediction"]), float(r["ratio"])) for r in ladder if r["prediction"] != "zeros"
+    rows = [
+        ("oracle", str(rung["prediction"]), float(rung["ratio"]))
+        for rung in ladder
+        if rung["prediction"] != "zeros"
     ]
     errors = card.table[card.table["metric"] == "mean_rowwise_rmse"].set_index("method")["value"]
-    methods = []
     if "zeros" in errors and errors["zeros"] > 0:
         ranked = [name for name in card.methods if card.role(name) in ("method", "baseline")]
-        methods = [(name, float(errors[name] / errors["zeros"])) for name in ranked]
+        rows += [("method", name, float(errors[name] / errors["zeros"])) for name in ranked]
     page.section(
         "Oracle ladder",
         "MRRMSE over that of zeros; less is better. The oracle knows the truth of the simulation "
         "and draws its cells; what is done with them decides. The methods of this comparison "
         "stand beside it.",
     )
-    caption = (
+    page.figure(
+        _ladder_plot(rows),
         "Hollow: the oracle's predictions. Filled: methods. Left of the line is better than "
-        "predicting zeros."
+        "predicting zeros.",
     )
-    page.figure(_ladder_plot(rungs, methods), caption)
-    rows = [("oracle", *rung) for rung in rungs] + [("method", *method) for method in methods]
     page.table(
         [
             {"prediction": name, "by": by, "ratio to zeros": ratio}
@@ -223,27 +223,25 @@ def _ladder_section(page: Page, card: Scorecard, ladder: Sequence[Mapping[str, A
     )
 
 
-def _ladder_plot(
-    rungs: Sequence[tuple[str, float]], methods: Sequence[tuple[str, float]]
-) -> Figure:
-    """A row for each prediction, the best at the top."""
+def _ladder_plot(rows: Sequence[tuple[str, str, float]]) -> Figure:
+    """A row for each prediction, (by what, its name, ratio), the best at the top."""
     from plotly.graph_objects import Figure
 
     figure = Figure()
-    for name, rows, symbol, colour in (
-        ("oracle", rungs, "diamond-open", PALETTE[1]),
-        ("method", methods, "circle", PALETTE[0]),
+    for by, symbol, colour in (
+        ("oracle", "diamond-open", PALETTE[1]),
+        ("method", "circle", PALETTE[0]),
     ):
         line = {"width": 2, "color": colour}
         figure.add_scatter(
-            x=[ratio for _, ratio in rows],
-            y=[escape(what) for what, _ in rows],
-            name=name,
+            x=[ratio for kind, _, ratio in rows if kind == by],
+            y=[escape(name) for kind, name, _ in rows if kind == by],
+            name=by,
             mode="markers",
             marker={"size": 11, "symbol": symbol, "color": colour, "line": line},
             hovertemplate="%{y}: %{x:.3f}<extra></extra>",
         )
-    order = [escape(what) for what, _ in sorted([*rungs, *methods], key=lambda row: -row[1])]
+    order = [escape(name) for _, name, _ in sorted(rows, key=lambda row: -row[2])]
     figure.add_vline(x=1, line={"color": "#8a949e", "dash": "dot"})
     figure.update_yaxes(
         type="category", categoryorder="array", categoryarray=order, automargin=True
@@ -253,17 +251,17 @@ def _ladder_plot(
     return figure.update_layout(height=150 + 26 * len(order), legend=legend)
 
 
-def _flat(record: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    """Nested metadata as pairs of dotted names and text."""
-    pairs: list[tuple[str, str]] = []
+def _flat(record: Mapping[str, Any], prefix: str = "") -> list[dict[str, str]]:
+    """Nested metadata as rows of dotted names and text."""
+    rows: list[dict[str, str]] = []
     for key, value in record.items():
         if isinstance(value, Mapping):
-            pairs += _flat(value, f"{prefix}{key}.")
-        elif isinstance(value, (list, tuple)):
-            pairs.append((f"{prefix}{key}", " ".join(map(str, value))))
+            rows += _flat(value, f"{prefix}{key}.")
         elif value is not None:
-            pairs.append((f"{prefix}{key}", format_value(value)))
-    return pairs
+            listed = isinstance(value, (list, tuple))
+            text = " ".join(map(str, value)) if listed else format_value(value)
+            rows.append({"what": f"{prefix}{key}", "value": text})
+    return rows
 
 
 def _payload(
@@ -297,7 +295,7 @@ def _payload(
         about = {"name": metric.name, "title": metric.title, "up": metric.higher_is_better}
         metrics.append(about | {"ranks": bool(ranks)})
         of_metric = card.scores.xs(metric.name, level="metric").loc[methods]
-        scores[metric.name] = _floats(of_metric.to_numpy())
+        scores[metric.name] = _base64(of_metric.to_numpy(), "<f4")
     drawn = ["value", "low", "high", "share", "share_low", "share_high"]
     return {
         "methods": [{"name": name, "role": card.role(name)} for name in methods],
@@ -345,9 +343,8 @@ def _shown_genes(truth: Array, count: int) -> Array:
     return np.concatenate([first, sample])
 
 
-def _floats(values: Array) -> str:
-    """32-bit floats, little-endian, base64."""
-    return base64.b64encode(np.ascontiguousarray(values, "<f4").tobytes()).decode()
+def _base64(values: Array, kind: str) -> str:
+    return base64.b64encode(np.ascontiguousarray(values, kind).tobytes()).decode()
 
 
 def _quantised(values: Array) -> dict[str, Any]:
@@ -355,11 +352,8 @@ def _quantised(values: Array) -> dict[str, Any]:
     # Half of what floats take, and nothing that a screen can show is lost.
     scale = np.abs(values).max(axis=1, initial=0) / 32767
     scale[scale == 0] = 1
-    whole = np.round(values / scale[:, None]).astype("<i2")
-    return {
-        "scale": [float(f"{s:.7g}") for s in scale],
-        "data": base64.b64encode(whole.tobytes()).decode(),
-    }
+    data = _base64(np.round(values / scale[:, None]), "<i2")
+    return {"scale": [float(f"{s:.7g}") for s in scale], "data": data}
 
 
 def _script_json(record: Mapping[str, Any]) -> str:

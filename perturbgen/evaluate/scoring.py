@@ -13,13 +13,19 @@ import pandas as pd
 
 from perturbgen.core.errors import ConfigError, SchemaError, shorten
 from perturbgen.core.stats import Array
-from perturbgen.evaluate.align import Policy, align, align_all, shared
 from perturbgen.evaluate.card import Scorecard
 from perturbgen.evaluate.catalogue import HEADLINE, choose_metrics
 from perturbgen.evaluate.cells import cell_pair
-from perturbgen.evaluate.groups import effect_sizes, find_clusters, strata
-from perturbgen.evaluate.metrics import compute
-from perturbgen.evaluate.values import Pair, Values
+from perturbgen.evaluate.labels import (
+    Policy,
+    align,
+    align_all,
+    effect_sizes,
+    find_clusters,
+    shared,
+    strata,
+)
+from perturbgen.evaluate.values import Metric, Pair, Values
 
 _CELL_TYPE = "cell_type"
 _ZEROS = "zeros"
@@ -60,8 +66,11 @@ def score(
         _find_groups(true.index, groups),
         _find_reference(true, reference),
     )
-    names = pd.Index([metric.name for metric in chosen], name="metric")
-    return pd.DataFrame(compute(chosen, pair), names, true.index)
+    return pd.DataFrame(pair.scores(chosen), _names(chosen), true.index)
+
+
+def _names(metrics: Sequence[Metric]) -> pd.Index:
+    return pd.Index([metric.name for metric in metrics], name="metric")
 
 
 def _require_level(level: float) -> None:
@@ -128,11 +137,8 @@ def score_cells(
     columns = []
     for label in labels:
         pair = cell_pair(truth[label], prediction[label], label)
-        columns.append(np.array([metric.compute(pair) for metric in chosen]))
-    names = pd.Index([metric.name for metric in chosen], name="metric")
-    table = pd.DataFrame(np.column_stack(columns), index=names)
-    table.columns = labels
-    return table
+        columns.append([metric.compute(pair) for metric in chosen])
+    return pd.DataFrame(np.column_stack(columns), _names(chosen), labels)
 
 
 def scorecard(
@@ -173,10 +179,10 @@ def scorecard(
     # One for all methods: ranks and responding genes of the truth are found once.
     values = Values(true.to_numpy(), level, adjust)
     told_apart, mean = _find_groups(true.index, groups), _find_reference(true, reference)
-    names, scored = [metric.name for metric in chosen], {}
+    scored = {}
     for name, table in tables.items():
         pair = Pair(values, Values(table.to_numpy(), level, adjust), told_apart, mean)
-        scored[name] = pd.DataFrame(compute(chosen, pair), names, true.index)
+        scored[name] = pd.DataFrame(pair.scores(chosen), _names(chosen), true.index)
     about = {"conditions": len(true), "genes": true.shape[1], "level": level, "adjusted_p": adjust}
     return Scorecard(
         join_scores(scored),

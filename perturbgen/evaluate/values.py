@@ -1,16 +1,65 @@
-"""A measured and a predicted DE table as arrays, with what several metrics need of them."""
+"""What a metric is; a measured and a predicted DE table as the arrays that metrics see."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
 from perturbgen.core.stats import Array, divide
 
 _BLOCK_ROWS: Final = 8  # fit into a processor's cache: row-wise metrics are several times faster
+# What scorecard.json says of a metric, in the order in which other programs have read it.
+_RECORDED: Final = (
+    "name title definition higher_is_better low high zeros negative_control needs scale_free"
+)
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What there is to know of a metric, and the function that computes it.
+
+    ``best`` is the value of a perfect prediction; ``zeros`` what a prediction of zeros gets, None
+    where that depends on the data; ``scale_free`` metrics do not change when a prediction is
+    multiplied by a positive number. ``across`` metrics compare conditions with each other.
+    ``version`` rises when a metric's values change; any order of genes, conditions or cells gives
+    the same value to the relative ``tolerance``.
+    """
+
+    name: str
+    title: str
+    definition: str
+    compute: Callable[..., Any]
+    negative_control: str
+    higher_is_better: bool = False
+    low: float = 0
+    high: float = math.inf
+    zeros: float | None = None
+    needs: str = "tables"  # or reference, cells, log_probs
+    scale_free: bool = False
+    across: bool = False
+    version: int = 1
+    tolerance: float = 1e-9
+
+    @property
+    def best(self) -> float:
+        """The value of a perfect prediction."""
+        return self.high if self.higher_is_better else self.low
+
+    @property
+    def sign(self) -> int:
+        """+1 where more is better, else −1."""
+        return 1 if self.higher_is_better else -1
+
+    def record(self) -> dict[str, Any]:
+        """The record in scorecard.json, infinities as None, which JSON can hold."""
+        values = {name: getattr(self, name) for name in _RECORDED.split()}
+        infinite = [name for name, value in values.items() if value in (math.inf, -math.inf)]
+        return values | dict.fromkeys(infinite)
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,8 +89,11 @@ class Values:
 
     @cached_property
     def centred(self) -> Array:
-        """Rows less their mean."""
-        return _centre(self.values)
+        """Rows less their mean (conditions, genes)."""
+        centred = self.values - self.values.mean(axis=1, keepdims=True)
+        # Rounding would leave dust in a constant row, and its correlation would be the dust's.
+        centred[self.values.max(axis=1) == self.values.min(axis=1)] = 0
+        return centred
 
     @cached_property
     def ranks(self) -> Array:
@@ -74,30 +126,33 @@ class Pair:
     groups: Array
     reference: Array | None = None
 
-    def blocks(self) -> list[Pair]:
-        """A few rows each."""
-        found = []
-        for i, (true, predicted) in enumerate(
-            zip(self.truth.blocks, self.prediction.blocks, strict=True)
-        ):
-            rows = slice(i * _BLOCK_ROWS, (i + 1) * _BLOCK_ROWS)
-            reference = None if self.reference is None else self.reference[rows]
-            found.append(Pair(true, predicted, self.groups[rows], reference))
-        return found
+    def scores(self, metrics: Sequence[Metric]) -> Array:
+        """The scores (metrics, conditions), a few rows at a time where rows stand alone."""
+        # Whole tables are only needed where conditions are compared; a few rows stay in the cache.
+        alone = [metric for metric in metrics if not metric.across]
+        parts = [
+            np.reshape([metric.compute(block) for metric in alone], (len(alone), -1))
+            for block in (self._blocks() if alone else [])
+        ]
+        found = dict(zip(alone, np.concatenate(parts, axis=1), strict=True)) if parts else {}
+        found |= {metric: metric.compute(self) for metric in metrics if metric.across}
+        shape = len(metrics), len(self.truth.given)
+        return np.reshape([found[metric] for metric in metrics], shape)
 
-    @property
-    def deviations(self) -> tuple[Array, Array]:
+    def _blocks(self) -> Iterator[Pair]:
+        starts = range(0, len(self.truth.given), _BLOCK_ROWS)
+        sides = zip(starts, self.truth.blocks, self.prediction.blocks, strict=True)
+        for start, true, predicted in sides:
+            rows = slice(start, start + _BLOCK_ROWS)
+            reference = None if self.reference is None else self.reference[rows]
+            yield Pair(true, predicted, self.groups[rows], reference)
+
+    @cached_property
+    def deviations(self) -> Pair:
         """Truth and prediction less the reference, or as they are where there is none."""
         reference = 0.0 if self.reference is None else self.reference
-        return self.truth.values - reference, self.prediction.values - reference
-
-
-def _centre(values: Array) -> Array:
-    """Rows less their mean (conditions, genes)."""
-    centred = values - values.mean(axis=1, keepdims=True)
-    # Rounding would leave dust in a constant row, and its correlation would be that of the dust.
-    centred[values.max(axis=1) == values.min(axis=1)] = 0
-    return centred
+        truth, prediction = (side.values - reference for side in (self.truth, self.prediction))
+        return Pair(Values(truth), Values(prediction), self.groups)
 
 
 def _centred_ranks(values: Array) -> Array:

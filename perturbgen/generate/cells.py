@@ -1,11 +1,14 @@
 """Cells that nobody measured: a plan's wells, latent points decoded, counts drawn around means.
 
 Counts are drawn at the price of the counts that come out, not of the zeros. A negative binomial
-count is a Poisson number of clusters, λ = r log(1 + m/r), each of a logarithmic size with θ = m/(m
-+ r). As λ <= m, the clusters of a cell are a Poisson process of intensity m laid over its genes one
-after the other, of whose points λ/m are kept: one addition a gene, and the logarithms only where a
-point falls. Genes of large means are drawn one by one as gamma mixtures of Poisson counts. Nothing
-is approximated.
+count is a Poisson number of clusters, each of a logarithmic size:
+
+    number ~ Poisson(λ), λ = r log(1 + m/r)        size ~ Logarithmic(θ), θ = m/(m + r)
+
+As λ <= m, the clusters of a cell are a Poisson process of intensity m laid over its genes one after
+the other, of whose points λ/m are kept: one addition a gene, and the logarithms only where a point
+falls. Genes of large means are drawn one by one as gamma mixtures of Poisson counts. Nothing is
+approximated.
 """
 
 from __future__ import annotations

@@ -49,10 +49,12 @@ _ARRAYS: Final = ("counts_residual", "depth_residual", "depth_rows")
 class CellSampler:
     """Draws numbers of cells, then library sizes given those: both follow the same lost cells.
 
-    cells   n ~ Poisson(exp(log expected + forest(x) + e)), e a residual of a training well from the
-    leaves of x depth   mean log library size = reference + forest(x, log n / expected) + e',
-    likewise cell    log library size = that mean + a deviation of a cell of a training well from
-    the leaves
+        cells    n ~ Poisson(exp(log expected + forest(x) + e))
+        depth    mean log library size = reference + forest(x, log n / expected) + e'
+        cell     log library size = that mean + d
+
+    e and e' are residuals of training wells, d the deviation of one cell of a training well from
+    its well's mean, each drawn from the leaves that x falls into.
 
     Residuals are out of fold (whole conditions withheld) and freed of counting noise, which the
     draw adds again.

@@ -87,8 +87,7 @@ def _require_decimal(numbers: pd.Series, where: str) -> None:
 
 
 def read_images(path: str | Path) -> pd.DataFrame:
-    """``BBBC021_v1_image.csv``: one row a field, keyed by (plate, well, site), with its three
-    files.
+    """``BBBC021_v1_image.csv``: a row a field, keyed by (plate, well, site), with its files.
 
     Columns plate, well, site, week, replicate, compound, concentration (text), and a path for each
     channel, relative to the folder of images.

@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 
 from perturbgen.core.errors import InputError, SchemaError, shorten
-from perturbgen.core.files import atomic_path, require_file, require_folder
-from perturbgen.core.tables import BROKEN, find_optional
+from perturbgen.core.files import BROKEN, atomic_path, require_file, require_folder
+from perturbgen.core.tables import find_optional
 from perturbgen.images import bbbc021
 
 # What joins files to labels; tables and folders are in different orders, so row numbers are not.

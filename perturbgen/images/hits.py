@@ -2,9 +2,9 @@
 
 On and off the axis from healthy to diseased (Cuccarese et al. 2020):
 
-mu = mean(healthy),  v = mean(diseased) - mu,  L = |v|
-on(x)  = <x - mu, v> / L^2                    0 for healthy, 1 for diseased on average
-off(x) = sqrt(|x - mu|^2 - (on L)^2)          what else was done to the cells
+    mu = mean(healthy),  v = mean(diseased) - mu,  L = |v|
+    on(x)  = <x - mu, v> / L^2                    0 for healthy, 1 for diseased on average
+    off(x) = sqrt(|x - mu|^2 - (on L)^2)          what else was done to the cells
 """
 
 from __future__ import annotations
@@ -45,14 +45,14 @@ def score_wells(
     side_effect_weight: float = 0.25,
     gate: float = 0.0,
 ) -> _WellScores:
-    """Project every well on the axis of its own group's controls; one row of ``profiles`` is one
-    well.
+    """Project every well, a row of ``profiles``, on the axis of its own group's controls.
 
-    rescue = (on_d - on) / (on_d - on_h), on_d and on_h the mean on of diseased and healthy
-    controls, each scored without itself: 0 for a well like the untreated, 1 for a healthy one. hit
-    = rescue - weight max(0, z_off), z_off being off in standard deviations of the diseased
-    controls. Groups with fewer than two controls of a kind, or whose Z' is not above ``gate``, are
-    left out, and said to be.
+        rescue = (on_d - on) / (on_d - on_h)      0 for a well like the untreated, 1 for a healthy
+        hit    = rescue - weight max(0, z_off)
+
+    on_d and on_h are the mean on of diseased and healthy controls, each scored without itself;
+    z_off is off in standard deviations of the diseased controls. Groups with fewer than two
+    controls of a kind, or whose Z' is not above ``gate``, are left out, and said to be.
     """
     if (healthy & diseased).any():
         raise SchemaError(
@@ -204,13 +204,13 @@ def hit_table(
     draws: int = 20_000,
     rng: np.random.Generator,
 ) -> pd.DataFrame:
-    """Treatments ranked by how far their best dose stands above the untreated diseased wells of
-    their stratum.
+    """Treatments ranked by how far their best dose stands above the stratum's untreated wells.
 
-    score = max over doses of (mean hit - mean hit of controls) / (sd sqrt(1/n + 1/m)), n wells of
-    the dose, m controls. p: the same with wells drawn from the controls, which are redrawn as well,
-    so that both sides' errors count and the best of six doses is compared with the best of six. q:
-    Benjamini and Hochberg within the stratum.
+        score = max over doses of (mean hit - mean hit of controls) / (sd sqrt(1/n + 1/m))
+
+    with n wells of the dose and m diseased controls. p: the same with wells drawn from the
+    controls, which are redrawn as well, so that both sides' errors count and the best of six doses
+    is compared with the best of six. q: Benjamini and Hochberg within the stratum.
     """
     from scipy.stats import false_discovery_control
 
@@ -327,8 +327,7 @@ def _trend(dose: np.ndarray, hit: np.ndarray) -> float:
 def centred_wells(
     profiles: Profiles, healthy: str, centre: Sequence[str], well: Sequence[str]
 ) -> Profiles:
-    """Profiles centred on the healthy rows of each group of ``centre`` (none: as they are), by
-    well.
+    """Wells centred on the healthy rows of each group of ``centre`` (none: as they are).
 
     Only healthy rows centre: with the diseased ones among them the disease is centred away (on
     RxRx19a 119 drugs were called, of which 8 were true). Held in memory: the centred sites for as

@@ -127,7 +127,7 @@ def _map_figure(points: np.ndarray, meta: pd.DataFrame, colour: str) -> Figure:
     """The map, coloured by a column: numbers on a scale, names in colours (rare ones grey)."""
     import plotly.graph_objects as go
 
-    from perturbgen.data.maps import GREY, named, tints
+    from perturbgen.data import GREY, named, tints
 
     # more labels would cover the map
     hover = meta.iloc[:, :8].astype(str).agg(" · ".join, axis=1)

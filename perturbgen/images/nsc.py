@@ -1,5 +1,4 @@
-"""Not-same-compound matching: does a treatment's nearest neighbour, of another compound, share its
-mechanism?
+"""Not-same-compound matching: has the nearest treatment of another compound the same mechanism?
 
 Ljosa et al. 2013 (NSC) and Ando et al. 2017 (NSCB, also not the same batch) on BBBC021.
 """

@@ -27,10 +27,12 @@ def decode_wells(
 ) -> pd.Series:
     """The siRNA of each treated well, from ``log_p`` (wells, siRNAs).
 
-    ``wells`` has the same index, experiment and plate. ``independent``: the best of all siRNAs.
-    ``plate_group``: the best of the plate's group, the groups of an experiment's plates chosen
-    together. ``assignment``: the same, and no siRNA twice on a plate (the best one-to-one
-    assignment).
+    ``wells`` has the same index, and columns experiment and plate.
+
+    * ``independent``: the best of all siRNAs;
+    * ``plate_group``: the best of the plate's group, the groups of an experiment's plates chosen
+      together;
+    * ``assignment``: the same, and no siRNA twice on a plate (the best one-to-one assignment).
     """
     if not log_p.index.equals(wells.index):
         raise SchemaError(

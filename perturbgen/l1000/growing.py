@@ -137,9 +137,8 @@ class Growing:
         norms = np.sqrt(np.einsum("sg,sg->s", values, values))
         self.matrix.write(np.ascontiguousarray(values, dtype=self.dtype).data)
         self.norms.write(norms.astype(np.float32).tobytes())
-        self.moments.update(
-            values
-        )  # after what may fail, or a resumed run would count these rows twice
+        # after what may fail, or a resumed run would count these rows twice
+        self.moments.update(values)
         self.rows += len(values)
         if time.monotonic() - self.noted > _SECONDS:
             self.note()

@@ -1,6 +1,8 @@
 """A Gaussian VAE of normalised data: what is lost when counts are treated as real numbers.
 
-y = log(1 + 10⁴ x / total)        z ~ N(0, I)        y_g ~ N(f(z, c)_g, σ_g²)
+Of a cell's counts x (genes,) under conditions c:
+
+    y = log(1 + 10⁴ x / total)        z ~ N(0, I)        y_g ~ N(f(z, c)_g, σ_g²)
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The conditional NB-VAE: a variational autoencoder (Kingma & Welling 2014) of counts.
 
-    z ~ N(0, I)        x_g ~ NB(size · softmax(f(z, c))_g, r_g)        q(z | x, c) = N(μ(x, c),
-    σ²(x, c))
+    z ~ N(0, I)        x_g ~ NB(size · softmax(f(z, c))_g, r_g)
+    q(z | x, c) = N(μ(x, c), σ²(x, c))
 
 It minimises E_q[−log p(x | z, c)] + KL(q ‖ N(0, I)).
 """

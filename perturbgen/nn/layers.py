@@ -112,8 +112,8 @@ def scaled_log_mean(logits: Tensor, size: Tensor, *, scaling: Scaling = "total")
     """Log means (..., cells, genes) from ``logits`` of that shape and cells' ``size`` (cells,).
 
     ``total``: m = total counts × softmax(logits), a composition, so that generated cells have the
-    depth asked for. ``max``: m = largest count × sigmoid(logits), where the depth is whatever the
-    genes add up to.
+    depth asked for.
+    ``max``: m = largest count × sigmoid(logits), where the depth is whatever the genes add up to.
     """
     if size.ndim != 1 or logits.ndim < 2 or len(size) != logits.shape[-2]:
         raise ShapeError(

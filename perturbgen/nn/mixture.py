@@ -93,9 +93,12 @@ class _Softball:
 class GaussianMixture(nn.Module):
     """K Gaussians over representations of L dimensions, learned under priors.
 
-    means μ_k ~ Softball(radius, hardness); weights w = softmax(weight_logits) ~
-    Dirichlet(concentration); −log σ²_k ~ Normal(−2 log sd, sd_spread²), per dimension ("diagonal")
-    or one a component ("isotropic"). ``sd`` is also where the components start; by default 0.2 R/K.
+        means        μ_k ~ Softball(radius, hardness)
+        weights      w = softmax(weight_logits) ~ Dirichlet(concentration)
+        precisions   −log σ²_k ~ Normal(−2 log sd, sd_spread²)
+
+    Precisions are per dimension ("diagonal") or one a component ("isotropic"). ``sd`` is also where
+    the components start; by default 0.2 R/K.
     """
 
     def __init__(

@@ -1,10 +1,9 @@
-"""Spaces in which profiles of two assays can be compared, and how well each finds the other's
-there.
+"""Spaces in which profiles of two assays are compared, and how well each finds its partner there.
 
 Every space has a closed form in the assays' singular vectors, and decomposing costs nearly all, so
-that a grid of settings is cheap. The protocol (:meth:`PairedProfiles.match`): fit on training
-perturbations, choose settings by inner folds of these, ask about withheld ones. All doses of a
-compound lie in one fold, outer and inner.
+that a grid of settings is cheap. The protocol (:meth:`PairedProfiles.match`) fits on training
+perturbations, chooses settings by inner folds of these, and asks about withheld ones. All doses of
+a compound lie in one fold, outer and inner.
 """
 
 from __future__ import annotations
@@ -84,11 +83,15 @@ def decompose(x: _Array) -> _Spectrum:
 def _rgcca(x: _Spectrum, y: _Spectrum, *, components: int, tau: float) -> _Space:
     """Regularised canonical correlation of two blocks (Tenenhaus 2011).
 
-    max cov(Xa, Yb) with a'M_x a = b'M_y b = 1, M = (1 - tau) C + tau I with C the block's
-    covariance. tau = 0 is CCA, tau = 1 is PLS (both of standardised features); axes are orthogonal
-    in M. With X = U S V' the weights are a = V D^-1/2 p, D = (1 - tau) S^2/n + tau, where p and q
-    are singular vectors of D_x^-1/2 (S_x U_x'U_y S_y / n) D_y^-1/2. The variates have variance one
-    in training; ``strength`` is their training correlation.
+        max cov(Xa, Yb)  with  a'M_x a = b'M_y b = 1,  M = (1 - tau) C + tau I
+
+    C is the block's covariance. tau = 0 is CCA, tau = 1 is PLS (both of standardised features);
+    axes are orthogonal in M. With X = U S V' the weights are
+
+        a = V_x D_x^-1/2 p,  b = V_y D_y^-1/2 q,  D = (1 - tau) S^2/n + tau
+
+    with p and q singular vectors of D_x^-1/2 (S_x U_x'U_y S_y / n) D_y^-1/2. The variates have
+    variance one in training; ``strength`` is their training correlation.
     """
     if not 0 <= tau <= 1:
         raise ConfigError(f"tau is {tau}", expected="a number from 0 (CCA) to 1 (PLS)")

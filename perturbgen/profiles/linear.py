@@ -1,5 +1,4 @@
-"""Linear embeddings that any network must beat: PCA, WCCN, and a PeML-like metric learned from
-replicates.
+"""Linear embeddings that any network must beat: PCA, WCCN, a metric learned from replicates.
 
 ``WCCN(64).fit(train, labels)`` gives a :class:`Projection`, whose ``transform`` turns (rows,
 features) into (rows, components), to be compared by cosine. Fit on training rows only.
@@ -46,10 +45,10 @@ class Projection:
 
 @dataclass(frozen=True)
 class PCA:
-    """Principal components; ``scale`` standardises features first, ``whiten`` gives every component
-    variance one.
+    """Principal components, of features that ``scale`` standardises first.
 
-    Asking for more components than the data have keeps all they have.
+    ``whiten`` gives every component variance one. Asking for more components than the data have
+    keeps all they have.
     """
 
     components: int
@@ -80,11 +79,11 @@ class PCA:
 
 @dataclass(frozen=True)
 class WCCN:
-    """Within-class covariance normalisation: PCA, then the inverse Cholesky factor of the
-    within-class covariance.
+    """Within-class covariance normalisation: PCA, then directions weighted by what classes share.
 
-    The pooled covariance W of rows about their class mean is shrunk to (1 - a) W + a tr(W)/k I; the
-    product of two transformed rows is x' W^-1 y, so directions in which replicates vary count less.
+    Rows are multiplied by the inverse Cholesky factor of the pooled covariance W about the class
+    means, shrunk to (1 - a) W + a tr(W)/k I. The product of two transformed rows is x' W^-1 y, so
+    directions in which replicates vary count less.
     """
 
     # On LJP005 (five folds of drugs): AUC .806 and mAP .479, without standardising .765 and .418.
@@ -102,16 +101,16 @@ class WCCN:
 
 @dataclass(frozen=True)
 class ReplicateMetric:
-    """PeML-like: a linear metric learned from replicates alone, as PeML's is (Smith and Haibe-Kains
-    2023).
+    """A linear metric learned from replicates alone, as PeML (Smith and Haibe-Kains 2023).
 
     Theirs is optimised by gradients and came without code; this one has a closed form for the same
-    wish.
+    aim. Directions v solve
 
-    Directions v solve B v = r T v, with T the covariance of all rows and B = T - W what is left of
-    it without the within-class covariance; r is the correlation of replicates along v. Components
-    come by falling r and are weighted by sqrt(r), so that the product of two rows is what their
-    true parts are expected to share.
+        B v = r T v,  B = T - W
+
+    with T the covariance of all rows and W that within classes; r is the correlation of replicates
+    along v. Components come by falling r and are weighted by sqrt(r), so that the product of two
+    rows is what their true parts are expected to share.
     """
 
     components: int = 32

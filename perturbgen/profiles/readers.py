@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 
 from perturbgen.core.errors import InputError, SchemaError, shorten, suggest
-from perturbgen.core.files import require_file, require_folder
-from perturbgen.core.tables import BROKEN, read_frame, reading, require_unique
+from perturbgen.core.files import BROKEN, require_file, require_folder
+from perturbgen.core.tables import read_frame, reading, require_unique
 from perturbgen.profiles.table import FEATURES, META, VALUES, Profiles
 
 # The files of an extraction of L1000 matrices.

@@ -20,8 +20,8 @@ import pyarrow.parquet as pq
 
 from perturbgen.core.console import progress
 from perturbgen.core.errors import InputError, SchemaError, shorten
-from perturbgen.core.files import atomic_path, require_file
-from perturbgen.core.tables import BROKEN, read_header, reading, require_unique
+from perturbgen.core.files import BROKEN, atomic_path, require_file
+from perturbgen.core.tables import read_header, reading, require_unique
 from perturbgen.profiles.readers import read_profiles
 from perturbgen.profiles.table import FEATURES, META, VALUES, Profiles
 

@@ -39,9 +39,12 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Retrieval:
-    """``queries`` (one row each, NaN where there was no positive or no negative), ``groups`` with p
-    and BH's ``p_bh``, ``pair_means`` (groups, the means in which every pair counts once), and the
-    pooled ``histogram`` of all positives' rank quantiles, q = place / (places - 1).
+    """What a retrieval found: by query, by group, by pair, and pooled.
+
+    * ``queries``: one row each, NaN where there was no positive or no negative;
+    * ``groups``: means over each group's queries, with p and BH's ``p_bh``;
+    * ``pair_means``: a row a group, the means in which every pair counts once;
+    * ``histogram``: all positives' rank quantiles, q = place / (places - 1).
     """
 
     queries: pd.DataFrame
@@ -240,8 +243,11 @@ def _average_precision(sims: Array, above: Array, tied: Array, harmonic: Array) 
     """AP: the mean over positives of the precision at their rank.
 
     A tie of r positives among n items, after R positives and K items in all, adds (McSherry and
-    Najork 2008) r/n sum_{i=1..n} (R + 1 + (i-1)(r-1)/(n-1)) / (K+i), which harmonic numbers give in
-    closed form.
+    Najork 2008)
+
+        r/n sum_{i=1..n} (R + 1 + (i-1)(r-1)/(n-1)) / (K+i)
+
+    which harmonic numbers give in closed form.
     """
     total = 0.0
     start = 0

@@ -1,4 +1,8 @@
-"""Which candidates are positives and negatives of each query: said by columns, kept as codes."""
+"""What may be a positive or a negative of a query: said by columns, kept as codes.
+
+The rules themselves are in ``ranks``: ``_find_positives``, and for negatives ``_count_negatives``
+(CPU) and ``_DeviceCounter._histograms`` (GPU).
+"""
 
 from __future__ import annotations
 

@@ -147,6 +147,7 @@ class _DeviceCounter:
             for labels in (queries.group, queries.stratum, queries.itself)
         )
         number = torch.arange(len(self._group), device=self._device)
+        # The rule of _count_negatives, once more for the device: change both.
         negative = (
             (self._group != group)
             & (self._stratum == stratum)
@@ -209,7 +210,10 @@ def _sort_positives(block: Array, column: Array, found: Array, part: Ranked) -> 
 def _count_negatives(
     block: Array, column: Array, queries: Queries, among: Candidates, part: Ranked
 ) -> None:
-    """Fill ``above`` and ``tied``, and each query's number of negatives, in one pass."""
+    """Fill ``above`` and ``tied``, and each query's number of negatives, in one pass.
+
+    What is a negative is said in ``_DeviceCounter._histograms``, too: change both.
+    """
     sims, starts = part.sims, among.negative_starts
     restricted = queries.opposed.shape[1] > 0
     for i in range(len(queries.group)):

@@ -40,7 +40,8 @@ class Cells:
             for name, condition in conditions.items()
             if condition.descriptors
         }
-        # Fitted on all cells: a category that only validation cells have keeps its place.
+        # Fitted on all cells of the file: a category that only validation or test cells have keeps
+        # its place, though nothing is learned of it.
         encoder = _fit_encoder(store.obs, conditions, descriptors)
         store = store.with_covariates(encoder)
         train, validation = _split_cells(store.obs, settings.data, settings.seed)
@@ -54,7 +55,8 @@ def open_cells(
 ) -> CountStore:
     """Cells of a file for a run, all or those of a part of the run's own.
 
-    The genes are the run's, in any order; a category that training never saw is refused.
+    The genes are the run's, in any order; a category that none of the cells in the run's own file
+    had is refused, unless the run's settings make it ``unknown``.
     """
     from anndata import AnnData
 

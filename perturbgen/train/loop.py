@@ -94,7 +94,7 @@ class Training:
 
     @property
     def finished(self) -> bool:
-        """Whether the last epoch is over, or the patience."""
+        """Whether the last epoch is done, or the patience used up."""
         patience = self.settings.stopping.patience
         in_vain = patience is not None and self.state.waited >= patience
         return in_vain or self.state.epoch >= self.settings.training.epochs
@@ -193,7 +193,11 @@ class Training:
         return {**means, "objective": self._objective(means)}
 
     def _select(self, record: dict[str, Any]) -> None:
-        """Keep the best model, and count the epochs that have passed without a better one."""
+        """Keep the best model, and count the epochs that have passed without a better one.
+
+        What decides is ``validation/objective``: the judge's own where one is given, else the
+        model's at its full weights. Without validation samples it is ``train/objective``.
+        """
         state, settings = self.state, self.settings
         value = record.get("validation/objective", record["train/objective"])
         if value < state.best - settings.stopping.min_gain:

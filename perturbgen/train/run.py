@@ -72,7 +72,10 @@ class Recipe(ABC, Generic[_S, _D, _C, _R]):
 
     @abstractmethod
     def read(self, settings: _S) -> _D:
-        """Read and split the data; what has to be fitted is fitted on the training part alone."""
+        """Read and split the data; statistics of values are those of the training part alone.
+
+        Labels are not: a covariate's categories may be those of all parts.
+        """
 
     @abstractmethod
     def sources(self, settings: _S) -> Iterable[Path]:

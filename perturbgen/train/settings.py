@@ -147,7 +147,11 @@ class _Annealing(Settings):
 
 
 class Stopping(Settings):
-    """Stop after ``patience`` epochs that gain less than ``min_gain`` (full-weight objective)."""
+    """Stop after ``patience`` epochs, none better than the best before by over ``min_gain``.
+
+    The objective is that of the validation samples (of the training samples where there are none):
+    the model's terms at their full weights, or what the judge of this kind of model says.
+    """
 
     patience: Count | None = 30
     min_gain: NonNegative = 0.0  # per sample: nats per cell

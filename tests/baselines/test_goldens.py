@@ -45,16 +45,15 @@ def test_constants(small: pd.DataFrame, name: str, expected: list[float]) -> Non
 
 def test_the_median_is_not_the_mean(small: pd.DataFrame) -> None:
     found = make("compound_median").fit(small, rng=RNG(0)).predict(asked(("C", "x"), ("B", "z")))
-    np.testing.assert_array_equal(
-        found.to_numpy(), [[2, 2], [5, -2]]
-    )  # of 1, 2, 9 and of 2, 2, -1; of z alone
+    # of 1, 2, 9 and of 2, 2, -1; of z alone
+    np.testing.assert_array_equal(found.to_numpy(), [[2, 2], [5, -2]])
     np.testing.assert_array_equal(_median(np.array([[4.0], [1.0], [2.0], [9.0]])), [3.0])
 
 
 def test_additive_solves_the_unbalanced_normal_equations(small: pd.DataFrame) -> None:
-    # Gene g of A and B over x, y: the interaction is left over, y - x = (2 + 4) / 2 = 3, z - A from
-    # (A, z) alone. A: x + y = 4, B: x + y = 8, so B - A = 2; (C, x) fixes C. Then B, z = 5 + 2, C,
-    # y = 9 + 3, C, z = 9 + (5 - a_x).
+    # Gene g of A and B over x, y: the interaction is left over, y - x = (2 + 4) / 2 = 3.
+    # z - A comes from (A, z) alone. A: x + y = 4, B: x + y = 8, so B - A = 2; (C, x) fixes C.
+    # Then (B, z) = 5 + 2, (C, y) = 9 + 3, (C, z) = 9 + (5 - a_x).
     found = (
         make("additive").fit(small, rng=RNG(0)).predict(asked(("B", "z"), ("C", "y"), ("C", "z")))
     )

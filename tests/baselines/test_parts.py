@@ -57,16 +57,13 @@ def test_encodings_by_hand() -> None:
         {"x": 0, "y": 1},
         ("mean",),
     )
-    np.testing.assert_array_equal(
-        encoding.by_compound(rows), [[3], [4], [1], [2]]
-    )  # the other cell type's row
-    np.testing.assert_array_equal(
-        encoding.by_cell_type(rows), [[2], [1], [4], [3]]
-    )  # the other fold's row
+    # the other cell type's row
+    np.testing.assert_array_equal(encoding.by_compound(rows), [[3], [4], [1], [2]])
+    # the other fold's row
+    np.testing.assert_array_equal(encoding.by_cell_type(rows), [[2], [1], [4], [3]])
     new = ConditionList(np.array(["C", "A"], dtype=object), np.array(["x", "z"], dtype=object))
-    np.testing.assert_array_equal(
-        encoding.by_compound(new), [[2], [2.5]]
-    )  # all of x; nobody knows z
+    # all of x; nobody knows z
+    np.testing.assert_array_equal(encoding.by_compound(new), [[2], [2.5]])
     np.testing.assert_array_equal(encoding.by_cell_type(new), [[2.5], [1.5]])
     np.testing.assert_allclose(encoding.counts(new), np.log1p([[2], [0]]))
 

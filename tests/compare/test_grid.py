@@ -31,9 +31,8 @@ def test_scores_are_those_of_a_fit_by_hand(run: Run, full: pd.DataFrame) -> None
     predicted = make("additive").fit(train, rng=np.random.default_rng(0)).predict(test.index)
     by_hand = score(test, predicted, reference=train.mean())
     kept = found.card.scores.loc["additive"][by_hand.columns]
-    np.testing.assert_allclose(
-        kept, by_hand.loc[kept.index], rtol=1e-5, atol=1e-6
-    )  # predictions are kept as float32
+    # predictions are kept as float32
+    np.testing.assert_allclose(kept, by_hand.loc[kept.index], rtol=1e-5, atol=1e-6)
     assert found.card.ranking["method"].tolist() == ["additive", "cell_type_mean", "zeros"]
     assert found.card.baselines == ("additive", "cell_type_mean")
     assert set(found.card.strata.columns) >= {"cell_type", "part"}

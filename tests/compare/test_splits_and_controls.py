@@ -265,9 +265,8 @@ def test_a_few_very_strong_genes_respond_whatever_the_limit(
     run: Run, folder: Path, full: pd.DataFrame
 ) -> None:
     strong = full.clip(-1, 1)
-    strong.iloc[:, :3] = np.where(
-        strong.iloc[:, :3] < 0, -30.0, 30.0
-    )  # three of 30 genes: p = 1e-30
+    # three of 30 genes: p = 1e-30
+    strong.iloc[:, :3] = np.where(strong.iloc[:, :3] < 0, -30.0, 30.0)
     names = ("de_train", "de_truth")
     paths = [folder / f"{name}.parquet" for name in names]
     for path in paths:

@@ -36,13 +36,13 @@ def store(request: pytest.FixtureRequest, cells: ad.AnnData, tmp_path: Path) -> 
     if request.param == "device":
         from dataclasses import replace
 
-        from perturbgen.data.store.device import DeviceBacking
+        from perturbgen.data.backing import _DeviceBacking
 
         memory = CountStore.from_adata(cells, encoder)
         held = memory.backing
         arrays = (held.values.astype(np.float32), held.columns.astype(np.int32), held.offsets)
         tensors = (torch.from_numpy(array) for array in arrays)
-        return replace(memory, backing=DeviceBacking(*tensors, held.shape, held))
+        return replace(memory, backing=_DeviceBacking(*tensors, held.shape, held))
     path = tmp_path / f"cells.{request.param}"
     cells.write_h5ad(path) if request.param == "h5ad" else write_zarr(cells, path)
     return CountStore.open(path, encoder, block=8, buffer=64)
@@ -50,9 +50,8 @@ def store(request: pytest.FixtureRequest, cells: ad.AnnData, tmp_path: Path) -> 
 
 def write_zarr(cells: ad.AnnData, path: Path) -> None:
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore"
-        )  # anndata announces that its default zarr version will change
+        # anndata announces that its default zarr version will change
+        warnings.simplefilter("ignore")
         cells.write_zarr(path)
 
 

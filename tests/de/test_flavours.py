@@ -106,9 +106,8 @@ def test_op3_is_joint_filtered_robust_and_clipped(
     signed = found.signed_log10_p.loc[:, keep]
     assert signed.abs().max().max() == 4
     np.testing.assert_allclose(signed.abs(), np.minimum(-np.log10(tested), 4), rtol=1e-9)
-    assert (
-        found.df.loc[:, keep].nunique(axis=1).max() > 1
-    )  # robust: outlying genes have their own df
+    # robust: outlying genes have their own df
+    assert found.df.loc[:, keep].nunique(axis=1).max() > 1
 
 
 def test_options_override_a_flavour(experiment: tuple[pd.DataFrame, pd.DataFrame]) -> None:

@@ -62,9 +62,8 @@ def test_limma_contrasts_do(awkward: Case) -> None:
 def test_the_order_of_samples_and_genes_does_not_matter(awkward: Case, contrasts: str) -> None:
     rng = np.random.default_rng(0)
     samples, genes = rng.permutation(awkward.counts.index), rng.permutation(awkward.counts.columns)
-    shuffled = Case(
-        awkward.counts.loc[samples, genes], awkward.obs, awkward.formula
-    )  # obs is joined by label
+    # obs is joined by label
+    shuffled = Case(awkward.counts.loc[samples, genes], awkward.obs, awkward.formula)
     before, after = (table(one, contrasts=contrasts) for one in (awkward, shuffled))
     pd.testing.assert_frame_equal(after.t[before.genes], before.t, rtol=1e-8)
     assert list(after.genes) == list(genes)

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from perturbgen.de import filter_by_expr, tmm_factors
-from perturbgen.de.normalise import _within_trim
+from perturbgen.de.counts import _within_trim
 
 
 def test_samples_that_differ_in_depth_only_need_no_factor() -> None:
@@ -69,9 +69,8 @@ def test_filter_wants_enough_counts_in_as_many_samples_as_the_smallest_group() -
         {"deep": [1e6 - 60] * 4, "two": [0, 0, 10, 10], "one": [0, 0, 0, 50], "low": [9, 9, 9, 9]},
         dtype=float,
     )
-    counts["fill"] = 1e6 - counts.sum(
-        axis=1
-    )  # every library holds a million: counts are counts per million
+    # every library holds a million: counts are counts per million
+    counts["fill"] = 1e6 - counts.sum(axis=1)
     keep = filter_by_expr(counts, group=["a", "a", "b", "b"])
     assert keep.to_dict() == {"deep": True, "two": True, "one": False, "low": False, "fill": True}
     leverage = filter_by_expr(counts, design=np.array([[1, 0], [1, 0], [0, 1], [0, 1.0]]))

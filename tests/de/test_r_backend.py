@@ -70,9 +70,8 @@ def test_warnings_of_r_become_ours_and_nothing_is_printed(
 ) -> None:
     counts = case("balanced").counts.to_numpy()
     with caplog.at_level(logging.DEBUG, "perturbgen"):
-        r._call(
-            "limma_fit", counts.T, np.ones((len(counts), 2))
-        )  # a repeated column: limma warns and prints
+        # a repeated column: limma warns and prints
+        r._call("limma_fit", counts.T, np.ones((len(counts), 2)))
     said = {record.levelname: record.getMessage() for record in caplog.records}
     assert said["WARNING"].startswith("R: Partial NA coefficients")
     assert "not estimable" in said["DEBUG"]

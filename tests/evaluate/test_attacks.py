@@ -43,12 +43,8 @@ ATTACKS: dict[str, Attack] = {
         p.abs().rank(axis=1, ascending=False) <= 20, 0.0
     ),
 }
-REAL_EFFECT = {
-    "scaled up",
-    "scaled far up",
-    "scaled down",
-    "rows scaled apart",
-}  # cannot move it at all
+# cannot move it at all
+REAL_EFFECT = {"scaled up", "scaled far up", "scaled down", "rows scaled apart"}
 
 
 @pytest.fixture(scope="module")

@@ -89,9 +89,8 @@ def test_wasserstein_by_hand_and_as_scipy(samples: tuple[np.ndarray, np.ndarray]
 
 
 def test_means_and_variances_by_hand() -> None:
-    truth = np.array(
-        [[0.0, 1.0], [2.0, 1.0]]
-    )  # means 1 and 1, SDs 1 and 0, which counts as the least other one, 1
+    # means 1 and 1, SDs 1 and 0, which counts as the least other one, 1
+    truth = np.array([[0.0, 1.0], [2.0, 1.0]])
     prediction = np.array([[2.0, 1.0], [6.0, 1.0]])
     assert of("feature_mean_error", truth, prediction) == pytest.approx(np.sqrt((3**2 + 0) / 2))
     assert of("feature_variance_error", truth, prediction) == pytest.approx(
@@ -100,9 +99,8 @@ def test_means_and_variances_by_hand() -> None:
 
 
 def test_correlation_error_by_hand() -> None:
-    truth = np.array(
-        [[0.0, 0.0, 5.0], [1.0, 2.0, 5.0], [2.0, 4.0, 5.0]]
-    )  # correlation 1; the third is constant
+    # correlation 1; the third is constant
+    truth = np.array([[0.0, 0.0, 5.0], [1.0, 2.0, 5.0], [2.0, 4.0, 5.0]])
     assert of("correlation_error", truth, truth * [1, -1, 1]) == pytest.approx(
         np.sqrt(2 * 2**2 / 6)
     )
@@ -121,14 +119,12 @@ def test_what_each_metric_sees() -> None:
     centred = np.repeat(truth.mean(axis=0, keepdims=True), 1500, axis=0)
     scores = score_cells(dict.fromkeys("dsc", truth), {"d": other, "s": shuffled, "c": centred})
     assert scores.loc["correlation_error", "s"] > 10 * scores.loc["correlation_error", "d"]
-    assert scores.loc["wasserstein_per_gene", "s"] == pytest.approx(
-        0
-    )  # margins alone cannot see broken dependence
+    # margins alone cannot see broken dependence
+    assert scores.loc["wasserstein_per_gene", "s"] == pytest.approx(0)
     assert scores.loc["energy_distance", "s"] > 2 * scores.loc["energy_distance", "d"]
     assert scores.loc["mmd_squared", "s"] > 4 * scores.loc["mmd_squared", "d"]
-    assert scores.loc["energy_distance_sqeuclidean", "c"] == pytest.approx(
-        0
-    )  # nor squared norms a collapse
+    # nor squared norms a collapse
+    assert scores.loc["energy_distance_sqeuclidean", "c"] == pytest.approx(0)
     assert scores.loc["feature_variance_error", "c"] > 15
     assert scores.loc["energy_distance", "c"] > 5 * scores.loc["energy_distance", "d"]
 

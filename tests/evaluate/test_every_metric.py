@@ -1,10 +1,12 @@
 """What the tests by subject leave open, so that every metric has all four kinds.
 
-golden: by hand, test_rowwise, test_discrimination, test_genes, test_cells, and here the two against
-the perturbed mean; invariant: test_score (every table metric) and test_cells, and here the best
-value of every metric of cells; attack: test_attacks on the headline, and here on every metric
-alone, with those that it does fool named; parity: scipy, scikit-learn, cell-eval in the files
-above, and here where those had none.
+* golden: by hand, test_rowwise, test_discrimination, test_genes, test_cells, and here the two
+  against the perturbed mean;
+* invariant: test_score (every table metric) and test_cells, and here the best value of every metric
+  of cells;
+* attack: test_attacks on the headline, and here on every metric alone, with those that it does fool
+  named;
+* parity: scipy, scikit-learn, cell-eval in the files above, and here where those had none.
 """
 
 from __future__ import annotations
@@ -34,10 +36,8 @@ SILENT = (
 )
 # Attacks that do raise a metric: why it is no part of the headline.
 FOOLED = {
-    "de_recall": {
-        "loud noise",
-        "a large constant",
-    },  # whoever calls everything responding misses nothing
+    # what calls everything responding misses nothing
+    "de_recall": {"loud noise", "a large constant"},
     "de_overlap": {"loud noise", "a large constant"},
 }
 BLIND = {  # what a metric of cells cannot see

@@ -60,9 +60,8 @@ def test_precision_and_recall_where_nothing_responds_or_is_predicted() -> None:
 
 def test_de_overlap_takes_only_as_many_as_respond() -> None:
     predicted = np.array([[True, True, True, True, True, False]])
-    prediction = np.array(
-        [[1.0, 2.0, -3.0, 4.0, 5.0, 9.0]]
-    )  # of the predicted, the strongest three: one responds
+    # of the predicted, the strongest three: one responds
+    prediction = np.array([[1.0, 2.0, -3.0, 4.0, 5.0, 9.0]])
     assert de._de_overlap(DE, predicted, prediction)[0] == pytest.approx(1 / 3)
     few = np.array([[True, False, False, False, False, True]])
     assert de._de_overlap(DE, few, prediction)[0] == pytest.approx(1 / 3)
@@ -80,9 +79,8 @@ def test_top_overlap_by_hand() -> None:
 
 def test_top_overlap_of_ties_in_the_truth() -> None:
     clipped = np.array([[4.0, -4.0, 4.0, 1.0, 0.0, 0.0]])
-    assert (
-        de._top_overlap(clipped, clipped, k=2)[0] == 1
-    )  # three tie for two places: all three are true
+    # three tie for two places: all three are true
+    assert de._top_overlap(clipped, clipped, k=2)[0] == 1
     constant = np.ones((1, 6))
     assert de._top_overlap(clipped, constant, k=2)[0] == pytest.approx(0.5)  # chance: 3 of 6
     assert de._top_overlap(clipped, clipped, k=100)[0] == 1  # only four are not 0

@@ -8,7 +8,6 @@ from sklearn.metrics.pairwise import paired_cosine_distances
 
 from perturbgen.core.stats import Array
 from perturbgen.evaluate import METRICS, Values
-from perturbgen.evaluate.metrics import compute
 from perturbgen.evaluate.values import Pair
 
 TRUTH = np.array([[1.0, 2.0, 3.0, 4.0], [0.0, 3.0, 0.0, 4.0], [2.0, 2.0, 2.0, 2.0]])
@@ -18,7 +17,7 @@ PREDICTION = np.array([[1.0, 2.0, 3.0, 0.0], [0.0, 0.0, 0.0, 0.0], [1.0, 2.0, 3.
 def on_scorecard(metric: str, truth: Array, prediction: Array) -> Array:
     """A row-wise metric as the scorecard computes it."""
     pair = Pair(Values(truth), Values(prediction), np.full(len(truth), "all"))
-    return compute([METRICS[f"mean_rowwise_{metric}"]], pair)[0]
+    return pair.scores([METRICS[f"mean_rowwise_{metric}"]])[0]
 
 
 def test_rmse_by_hand() -> None:

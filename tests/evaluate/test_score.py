@@ -346,7 +346,6 @@ def test_means_of_real_drug_rankings(
     assert len(drugs) == 122
     assert found["cell type"][names[0]] == pytest.approx(of_cell_type, abs=6e-4)
     assert found["compound"][names[0]] == pytest.approx(of_compound, abs=6e-4)
-    assert found["cell type"][names[1]] == pytest.approx(
-        0.5
-    )  # one row for all: it tells no drug from another
+    # one row for all: it tells no drug from another
+    assert found["cell type"][names[1]] == pytest.approx(0.5)
     assert found["compound"][names[1]] > 0.9

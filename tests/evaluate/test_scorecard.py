@@ -18,7 +18,7 @@ from perturbgen.evaluate import (
     scorecard,
     strata,
 )
-from perturbgen.evaluate.groups import _in_ranges
+from perturbgen.evaluate.labels import _in_ranges
 from perturbgen.evaluate.markdown import _span
 from tests.evaluate.tables import experiment, frame
 
@@ -67,9 +67,8 @@ def test_shares_and_differences_by_hand() -> None:
     assert mine.loc["mean_rowwise_rmse", "difference"] == pytest.approx(-0.5)
     assert mine.loc["mean_rowwise_pearson", "baseline"] == "low"  # 0 beats -.1
     assert mine.loc["mean_rowwise_pearson", "difference"] == pytest.approx(0.4)
-    assert mine.loc["headline", "value"] == pytest.approx(
-        0.5
-    )  # Pearson is the one metric of the headline here
+    # Pearson is the one metric of the headline here
+    assert mine.loc["headline", "value"] == pytest.approx(0.5)
     assert table.loc[("base", "mean_rowwise_pearson"), "share"] == pytest.approx(-0.125)
     assert table.loc[("low", "headline"), "value"] == 0
     assert table.loc[("high", "headline"), "value"] == 1
@@ -236,12 +235,8 @@ def test_strata_by_level_effect_and_given_columns() -> None:
         truth, {"p": prediction}, conditions=given.sample(frac=1, random_state=0), resamples=20
     )
     assert card.strata is not None
-    assert list(card.strata) == [
-        "responding genes",
-        "cell_type",
-        "n_cells",
-        "seen",
-    ]  # 30 notes, 15 compounds: none
+    # 30 notes, 15 compounds: none
+    assert list(card.strata) == ["responding genes", "cell_type", "n_cells", "seen"]
     table = card.stratum_table
     part = table[
         (table["stratum"] == "seen") & (table["level"] == "True") & (table["method"] == "p")

@@ -51,9 +51,8 @@ def vehicle(week_apart: float, plate_apart: float) -> Profiles:
 def test_weeks_are_told_from_plates_that_were_left_out(script: ModuleType) -> None:
     assert script.week_told(vehicle(8.0, 0.0)) == pytest.approx(1, abs=0.02)
     assert script.week_told(vehicle(0.0, 0.0)) == pytest.approx(1 / 3, abs=0.15)
-    assert (
-        script.week_told(vehicle(0.0, 9.0)) < 0.9
-    )  # what only plates share is no knowledge of weeks
+    # what only plates share is no knowledge of weeks
+    assert script.week_told(vehicle(0.0, 9.0)) < 0.9
 
 
 def test_weeks_are_told_from_wells_that_the_correction_has_not_seen(script: ModuleType) -> None:

@@ -21,9 +21,8 @@ def test_nested_choice_never_looks_at_the_compound_it_answers_for() -> None:
     allowed, moa = Matching.admissible(meta, other_batch=True), meta["moa"].to_numpy()
     best = max(hits(value, allowed, moa).sum() for value in random.values())
     matching, choices = nested_matching(random, meta, other_batch=True)
-    assert (
-        matching.correct < best
-    )  # the best of sixty random recipes is luck, and luck does not carry over
+    # the best of sixty random recipes is luck, and luck does not carry over
+    assert matching.correct < best
     assert len(choices) == 10
     held = choices.iloc[0]
     out = (meta["compound"] == held["compound"]).to_numpy()

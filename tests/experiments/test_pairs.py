@@ -65,10 +65,8 @@ def test_averages_are_by_label_whatever_the_order(tmp_path: Path) -> None:
 def test_nearest_doses() -> None:
     found = nearest_doses(np.array([3.33, 0.04, 5.0, 10.0]), np.array([0.0412, 3.3333, 10.0]))
     assert found.tolist() == [3.3333, 0.0412, 5.0, 10.0]
-    assert nearest_doses(np.array([0.0, 1.0]), np.array([1.1])).tolist() == [
-        0.0,
-        1.0,
-    ]  # no ratio to zero
+    # no ratio to zero
+    assert nearest_doses(np.array([0.0, 1.0]), np.array([1.1])).tolist() == [0.0, 1.0]
 
 
 def test_strata_by_hand() -> None:

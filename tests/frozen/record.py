@@ -195,9 +195,8 @@ def cells(do: Recorder) -> None:
         "robust-r": f"{design} --robust --backend r --contrasts limma",
     }
     for name, options in flavours.items():
-        do(
-            f"de-{name}", f"de bulk.h5ad {options} --out de-{name}.parquet --json"
-        )  # R may be absent
+        # R may be absent
+        do(f"de-{name}", f"de bulk.h5ad {options} --out de-{name}.parquet --json")
     do.must("de-h5ad", f"de bulk.h5ad {design} --out de-exact.h5ad")
     do("de-verify", "de bulk.h5ad --flavour kaggle --verify 50 --json")
 
@@ -607,9 +606,8 @@ def images(do: Recorder) -> None:
     do.must("hits", "images hits rxrx19a --out hits.csv --draws 500 --json")
     do.must("map-pca", "images map corrected-whitened --method pca --out pca.html --json")
     do.must("map-umap", "images map bbbc021 --colour moa --colour week --out umap.html --json")
-    do(
-        "map-tsne", "images map bbbc021 --method tsne --out tsne.html --json"
-    )  # openTSNE may be absent
+    # openTSNE may be absent
+    do("map-tsne", "images map bbbc021 --method tsne --out tsne.html --json")
     who = f"--same compound {DMSO} --batch week --draws 99 --json --page measured.html"
     do.must("measure", f"images evaluate corrected-whitened {who}")
     do.must("train", f"images train --data rxrx1 {SMALL} --set training.epochs=1")

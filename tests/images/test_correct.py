@@ -73,24 +73,12 @@ def test_a_plate_without_controls_takes_its_parents_centre(
         np.array([True, True, False, True, False, False]),
     )
     step = NestedCentre(["experiment", "plate"]).fit(values, meta, control=control)
-    assert step.transform(values, meta).ravel().tolist() == [
-        -1,
-        1,
-        7,
-        0,
-        -15,
-        -1,
-    ]  # plate 3: mean of 1, 3, 20
+    # plate 3: mean of 1, 3, 20
+    assert step.transform(values, meta).ravel().tolist() == [-1, 1, 7, 0, -15, -1]
     assert "1 of 3 groups" in caplog.text
     step = NestedCentre(["experiment", "plate"], min_reference=2).fit(values, meta, control=control)
-    assert step.transform(values, meta).ravel().tolist() == [
-        -1,
-        1,
-        7,
-        12,
-        -3,
-        -1,
-    ]  # one control is not enough on plate 2
+    # one control is not enough on plate 2
+    assert step.transform(values, meta).ravel().tolist() == [-1, 1, 7, 12, -3, -1]
     unseen = pd.DataFrame({"experiment": ["A", "C"], "plate": [9, 1]})
     assert step.transform(np.array([[8.0], [8.0]]), unseen).ravel().tolist() == [0, 0]
 
@@ -99,12 +87,8 @@ def test_shrinking_lies_between_own_and_parents_mean() -> None:
     meta = pd.DataFrame({"plate": [1, 1, 2, 2]})
     values = np.array([[0.0], [2.0], [10.0], [12.0]])
     found = NestedCentre(["plate"], strength=2).fit_transform(values, meta)
-    assert found.ravel().tolist() == [
-        -3.5,
-        -1.5,
-        1.5,
-        3.5,
-    ]  # centres (2 x 1 + 2 x 6) / 4 and (2 x 11 + 2 x 6) / 4
+    # centres (2 x 1 + 2 x 6) / 4 and (2 x 11 + 2 x 6) / 4
+    assert found.ravel().tolist() == [-3.5, -1.5, 1.5, 3.5]
 
 
 def test_scalers_by_hand(caplog: pytest.LogCaptureFixture) -> None:

@@ -126,10 +126,8 @@ def test_a_share_of_each_plates_control_wells_is_left_out() -> None:
     fitted = rows_to_fit(labelled(meta), control, withhold=0.25, rng=np.random.default_rng(0))
     held = meta[control & ~fitted].groupby(["plate", "well"]).size()
     assert held.tolist() == [2, 2, 2]  # both sites of each well
-    assert held.groupby("plate").size().to_dict() == {
-        "a": 2,
-        "b": 1,
-    }  # and none of a plate with one
+    # and none of a plate with one
+    assert held.groupby("plate").size().to_dict() == {"a": 2, "b": 1}
     assert not (fitted & ~control).any()
     again = rows_to_fit(labelled(meta), control, withhold=0.25, rng=np.random.default_rng(0))
     np.testing.assert_array_equal(fitted, again)

@@ -99,11 +99,8 @@ def test_colours_add_up_by_hand() -> None:
     stack = np.zeros((6, 1, 3), np.uint8)
     stack[0, 0, 0], stack[2, 0, 1], stack[1, 0, 2], stack[2, 0, 2] = 51, 32, 107, 64
     found = composite(stack)[0].tolist()
-    assert found == [
-        [19, 0, 249],
-        [127, 0, 12],
-        [255, 255, 56],
-    ]  # nuclei in full, half of actin, ER and actin
+    # nuclei in full, half of actin, ER and actin
+    assert found == [[19, 0, 249], [127, 0, 12], [255, 255, 56]]
     sheet = ChannelColours(6)._sheet(np.zeros((6, 30, 50), np.uint8))
     assert sheet.shape == (2 * (30 + _CAPTION + 4), 4 * 54, 3)
     with pytest.raises(SchemaError, match="4 channels"):

@@ -33,24 +33,12 @@ def test_matching_by_hand() -> None:
         ],
     )
     one = Matching.nsc(found)
-    assert one.table["neighbour"].tolist() == [
-        "b",
-        "b",
-        "c",
-        "b",
-        "e",
-        "d",
-    ]  # never one's own compound
+    # never one's own compound
+    assert one.table["neighbour"].tolist() == ["b", "b", "c", "b", "e", "d"]
     assert str(one) == "2/6"
     two = Matching.nscb(found)
-    assert two.table["neighbour"].tolist() == [
-        "c",
-        "c",
-        "c",
-        "b",
-        "e",
-        "d",
-    ]  # b may not take a: the same week
+    # b may not take a: the same week
+    assert two.table["neighbour"].tolist() == ["c", "c", "c", "b", "e", "d"]
     assert str(two) == "4/6"
 
 

@@ -14,9 +14,8 @@ def test_features_stand_side_by_side_and_a_withheld_category_is_zero():
     assert layer.width == 7
     assert features[:, :3].tolist() == [[0, 0, 1], [0, 0, 0], [1, 0, 0]]
     assert features[2, 3:].tolist() == [0, 0, 0, 0]
-    expected = layer.layers[1].linear(
-        torch.tensor([[-1.0, 0.0], [1.0, 0.0]])
-    )  # standardised; a constant gives 0
+    # standardised; a constant gives 0
+    expected = layer.layers[1].linear(torch.tensor([[-1.0, 0.0], [1.0, 0.0]]))
     torch.testing.assert_close(features[:2, 3:], expected)
 
 

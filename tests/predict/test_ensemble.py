@@ -56,9 +56,8 @@ def test_the_interval_of_the_gain_counts_compounds_not_conditions(rng):
     half = truth.index.get_level_values(0) == "B"
     few, many = ({name: values[half] for name, values in members.items()}, dict(members))
     for name, values in many.items():
-        many[name] = pd.DataFrame(
-            np.tile(values[half], (2, 1)), INDEX, GENES
-        )  # a second cell type that says the same
+        # a second cell type that says the same
+        many[name] = pd.DataFrame(np.tile(values[half], (2, 1)), INDEX, GENES)
     doubled = pd.DataFrame(np.tile(truth[half], (2, 1)), INDEX, GENES)
     one = fit_ensemble(few, truth[half], rng=np.random.default_rng(1))
     two = fit_ensemble(many, doubled, rng=np.random.default_rng(1))

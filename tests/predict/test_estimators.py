@@ -174,9 +174,8 @@ def test_factors_minimise_the_mean_of_row_errors_and_are_never_negative() -> Non
         return mrrmse(Shrinkage(found.factors * by, found.noise).apply(predictions, levels), truth)
 
     assert score(1.0) <= min(score(0.97), score(1.03)) + 1e-9
-    assert (Shrinkage.fit(predictions, 3 * predictions, levels).factors == 1).all(
-        axis=None
-    )  # never inflated
+    # never inflated
+    assert (Shrinkage.fit(predictions, 3 * predictions, levels).factors == 1).all(axis=None)
     assert score(1.0) <= min(mrrmse(predictions * f, truth) for f in np.arange(0, 2, 0.05))
     assert Shrinkage.fit(-truth, truth, levels).factors.iloc[0, 0] == 0.0
 
@@ -196,10 +195,11 @@ def test_a_condition_is_shrunk_by_what_other_compounds_call_for() -> None:
     second = Shrinkage.by_others(predictions, truth, levels)
     pd.testing.assert_series_equal(first.loc[("B", "x")], second.loc[("B", "x")])
     assert not first.loc[("B", "y")].equals(second.loc[("B", "y")])
+    # no other in its cell type
     pd.testing.assert_series_equal(
         Shrinkage.by_others(predictions, 0.2 * predictions, levels).loc[("M", "z")],
         predictions.loc[("M", "z")],
-    )  # no other in its cell type
+    )
 
 
 def test_shrinking_a_cell_type_without_a_factor_is_refused() -> None:

@@ -65,9 +65,8 @@ def drawn(generator, plan, wells, replicate=1):
 @pytest.mark.parametrize("column", ["compound", "plate", "well"])
 def test_counts_stand_under_the_labels_they_were_drawn_for(sampler, monkeypatch, column):
     monkeypatch.setattr("perturbgen.generate.cells._PIECE", 5)  # wells are cut
-    monkeypatch.setattr(
-        "perturbgen.generate.cells._AHEAD", 3
-    )  # and fetched before the last one is drawn
+    # and fetched before the last one is drawn
+    monkeypatch.setattr("perturbgen.generate.cells._AHEAD", 3)
     plan = Plan(sampler, WANTED.iloc[::-1], 0)
     values = tuple(sorted(plan.wells[column].unique()))
     encoder = CovariateEncoder({column: values}, {})

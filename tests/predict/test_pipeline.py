@@ -92,9 +92,8 @@ def test_anchored_t_is_against_generated_vehicle_wells_of_the_same_places(vae, e
     task = Task.of(vae, experiment, LABELS, settings, sampler=sampler)
     mock = task.wanted.untreated("DMSO")
     assert (mock.wells["compound"] == "DMSO").all()
-    assert set(mock.wells["well"]) == set(
-        task.wanted.wells["well"]
-    )  # fewer than twelve compounds: all their wells
+    # fewer than twelve compounds: all their wells
+    assert set(mock.wells["well"]) == set(task.wanted.wells["well"])
     samples = (
         task.experiment.draw(task.wanted, replicate=1),
         task.experiment.draw(mock, replicate=1),
@@ -308,9 +307,8 @@ def test_plug_in_needs_a_run_that_knows_compounds(experiment_file, experiment, s
     with pytest.raises(ConfigError, match="not conditioned on compound"):
         predict(run, experiment, WANTED, PredictSettings(estimators=("shrunk",)), sampler=sampler)
     values = predict(run, experiment, WANTED, FAST, sampler=sampler).values["mean_t"]
-    assert values.index.equals(
-        LABELS
-    )  # the seed's own conditions, cell type and well, are enough to generate
+    # the seed's own conditions, cell type and well, are enough to generate
+    assert values.index.equals(LABELS)
 
 
 def test_expected_log2_is_that_of_poisson_counts():

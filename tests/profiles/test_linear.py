@@ -95,12 +95,10 @@ def test_the_replicate_metric_orders_directions_by_replicate_correlation(
     assert ((fitted.strength > 0) & (fitted.strength <= 1)).all()
     y = fitted.transform(x)
     share = 1 - np.diag(_within_covariance(y, labels)) / y.var(axis=0)
-    np.testing.assert_allclose(
-        share, fitted.strength, atol=1e-9
-    )  # r is the variance that classes explain
-    np.testing.assert_allclose(
-        y.var(axis=0), fitted.strength, atol=1e-9
-    )  # and components are weighted by sqrt(r)
+    # r is the variance that classes explain
+    np.testing.assert_allclose(share, fitted.strength, atol=1e-9)
+    # and components are weighted by sqrt(r)
+    np.testing.assert_allclose(y.var(axis=0), fitted.strength, atol=1e-9)
 
 
 def test_more_components_than_the_data_have(

@@ -77,9 +77,8 @@ def test_equal_to_brute_force(
 def test_spearman_is_scipys() -> None:
     from scipy.stats import spearmanr
 
-    rng = np.random.default_rng(
-        0
-    )  # many features, rounded: ties within rows, none between similarities
+    # many features, rounded: ties within rows, none between similarities
+    rng = np.random.default_rng(0)
     x = (rng.normal(size=(8, 400))[np.arange(40) % 8] + 2 * rng.normal(size=(40, 400))).round(1)
     meta = pd.DataFrame({"g": np.arange(40) % 8})
     expected = brute_force(spearmanr(x, axis=1).statistic, meta, "g", [], [])
@@ -196,13 +195,8 @@ def test_singletons_are_left_out_and_counted(caplog: pytest.LogCaptureFixture) -
     assert "2 of 7 queries have no positive" in caplog.text
     assert result.queries["ap"].isna().tolist() == [False] * 5 + [True] * 2
     assert result.groups["g"].tolist() == ["a", "b"]
-    assert result.queries["negatives"].tolist()[:5] == [
-        5,
-        5,
-        4,
-        4,
-        4,
-    ]  # singletons are still negatives of others
+    # singletons are still negatives of others
+    assert result.queries["negatives"].tolist()[:5] == [5, 5, 4, 4, 4]
 
 
 def test_rows_without_a_label_take_no_part_unless_named_as_negatives() -> None:

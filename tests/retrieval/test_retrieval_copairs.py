@@ -59,9 +59,8 @@ def test_positives_on_another_plate_negatives_on_the_own(
     np.testing.assert_allclose(result.queries["ap"], profiles["ap_other_plate"], atol=1e-7)
     ours = result.groups.set_index("g").loc[groups.index]
     np.testing.assert_allclose(ours["ap"], groups["map_other_plate"], atol=1e-7)
-    assert_same_p(
-        ours["p"], groups["p_other_plate"]
-    )  # groups of queries with different numbers of positives
+    # groups of queries with different numbers of positives
+    assert_same_p(ours["p"], groups["p_other_plate"])
 
 
 @pytest.mark.data

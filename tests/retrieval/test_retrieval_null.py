@@ -37,9 +37,8 @@ def test_the_tail_is_that_of_all_rankings(positives: int, total: int) -> None:
     for value in np.unique(every):
         worse, better = (every >= value - place).mean(), (every >= value + place).mean()
         assert better * 0.99 <= null.tail(value) <= worse * 1.01
-    assert null.tail(1.0) == pytest.approx(
-        1 / comb(total, positives)
-    )  # the best ranking is one of C(L, M)
+    # the best ranking is one of C(L, M)
+    assert null.tail(1.0) == pytest.approx(1 / comb(total, positives))
     assert null.tail(0.0) == pytest.approx(1)
 
 
@@ -47,9 +46,8 @@ def test_far_tails_are_not_cut_off() -> None:
     assert _ap_null(6, 300).tail(1.0) == pytest.approx(1 / comb(300, 6), rel=1e-6)  # 1.0e-12
 
 
-@pytest.mark.parametrize(
-    ("positives", "total"), [(5, 400), (40, 300)]
-)  # few positives; and crowded ones
+# few positives; and crowded ones
+@pytest.mark.parametrize(("positives", "total"), [(5, 400), (40, 300)])
 def test_drawn_rankings_are_uniform(positives: int, total: int) -> None:
     drawn = _random_ap(positives, total, 20_000, np.random.default_rng(0))
     error = drawn.std() / np.sqrt(len(drawn))

@@ -143,9 +143,10 @@ sys.exit(_run(sys.argv[1:]))
         "--devices",
         "2",
     ]
+    # ends with the last process that holds its standard error
     done = subprocess.run(
         command, capture_output=True, text=True, check=False, cwd=tmp_path, timeout=120
-    )  # ends with the last process that holds its standard error
+    )
     assert done.returncode == 1
     assert "the disk is full" in done.stderr
     assert "Traceback" not in done.stderr
@@ -156,9 +157,8 @@ def test_patience_counts_after_the_warmup_only(settings, tmp_path, monkeypatch):
     monkeypatch.setattr(Training, "validate", lambda self: {"validation/objective": next(values)})
     plan = settings("annealing.warmup=4", "stopping.patience=2", "training.epochs=10")
     run = train(plan, runs=tmp_path / "runs", accelerator="cpu")
-    assert (
-        len(records(run)) == 8
-    )  # the bad epochs 2 and 3 lie in the warm-up, 4 is one bad epoch, 5 is the best
+    # the bad epochs 2 and 3 lie in the warm-up, 4 is one bad epoch, 5 is the best
+    assert len(records(run)) == 8
     assert torch.load(run / "checkpoint/best.pt", weights_only=True)["epoch"] == 5
 
 

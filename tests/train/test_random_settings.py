@@ -98,6 +98,5 @@ def test_no_setting_ends_in_nan(tmp_path):
         state = torch.load(run / "checkpoint" / "last.pt", weights_only=True)["model"]
         assert all(bool(torch.isfinite(value).all()) for value in state.values()), (seed, settings)
     assert all(error.cause for _, error in stopped), stopped
-    assert len(stopped) <= 5, (
-        stopped
-    )  # a named cause is allowed, but settings like these should train
+    # a named cause is allowed, but settings like these should train
+    assert len(stopped) <= 5, stopped

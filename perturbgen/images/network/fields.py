@@ -202,9 +202,9 @@ def _sirna_labels(data: ImageData) -> pd.DataFrame:
 def _sirna_parts(table: pd.DataFrame, data: ImageData) -> np.ndarray:
     """RxRx1: train, validation, id_test or test for each field.
 
-    ``kaggle``: training experiments, without those of the validation, and the test ones. ``wilds``:
-    site 1 of training experiments; their site 2 is id_test; the first test experiment of each cell
-    type is the validation.
+    * ``kaggle``: training experiments, without those of the validation, and the test ones;
+    * ``wilds``: site 1 of training experiments; their site 2 is id_test; the first test experiment
+      of each cell type is the validation.
     """
     training = (table["dataset"] == "train").to_numpy()
     part = np.where(training, "train", "test").astype(object)
@@ -267,8 +267,9 @@ def _compound_groups(meta: pd.DataFrame, data: ImageData) -> np.ndarray:
 def _compound_parts(table: pd.DataFrame, data: ImageData) -> np.ndarray:
     """BBBC021: train, validation or test for each field.
 
-    test: the withheld group of compounds. validation: of the others the withheld plates or, where
-    mechanisms are learned, the next group of compounds.
+    * test: the withheld group of compounds;
+    * validation: of the others the withheld plates or, where mechanisms are learned, the next group
+      of compounds.
     """
     settings = data.compounds
     part = np.full(len(table), "train", dtype=object)

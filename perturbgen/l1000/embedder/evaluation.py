@@ -94,11 +94,11 @@ class Judged:
         well: str | None,
         probes: Sequence[str] = (),
     ) -> Judged:
-        """Rank the profiles by every method; linear rivals are fitted on the run's training
-        profiles.
+        """Rank the profiles by every method, and by linear rivals.
 
-        Every method sees the embedding's genes, found by id. ``probes`` are columns whose values
-        classifiers are asked to read from each method's places.
+        The rivals are fitted on the run's training profiles. Every method sees the embedding's
+        genes, found by id. ``probes`` are columns whose values classifiers are asked to read from
+        each method's places.
         """
         label = embedder.settings.data.label
         train = embedder.profiles(part="train").with_genes(embedder.genes)

@@ -74,11 +74,10 @@ def correct_to(
     inner: Sequence[str],
     rng: np.random.Generator,
 ) -> list[dict[str, Any]]:
-    """Fit on controls but a withheld share, write the corrected profiles as a folder, block by
-    block.
+    """Fit on controls but a withheld share, and write the corrected profiles as a folder.
 
-    Neither they nor the result need to fit into memory. Returns how well a ``batch`` is told before
-    and after: no line without batches.
+    Block by block: neither they nor the result need to fit into memory. Returns how well a
+    ``batch`` is told before and after: no line without batches.
     """
     fitted = rows_to_fit(profiles, control, withhold=withhold, rng=rng)
     rows = []
@@ -131,10 +130,10 @@ def _part_of_each(
 class _Predictability:
     """How much of the batch is in the withheld controls, before a correction and after it.
 
-    ``before`` and ``after``: balanced accuracy with which the nearest neighbours name the batch. It
-    sees what is left of a shift in a thousand features together, so it falls late.
-    ``variance_before`` and ``variance_after``: the share of the variance that lies between batches
-    (omega squared, about 0 where there is no effect).
+    * ``before``, ``after``: balanced accuracy with which the nearest neighbours name the batch. It
+      sees what is left of a shift in a thousand features together, so it falls late.
+    * ``variance_before``, ``variance_after``: the share of the variance that lies between batches
+      (omega squared, about 0 where there is no effect).
     """
 
     before: float
@@ -155,11 +154,10 @@ def batch_predictability(
     well: Sequence[str],
     rng: np.random.Generator,
 ) -> _Predictability:
-    """Fit on half of the controls of each group of ``split`` (a plate), name the other half's
-    batch.
+    """How well the batch of half of the controls can be told from the other half.
 
-    ``well`` are the labels of a well: its sites stay on one side and are never each other's
-    neighbours.
+    The halves are of each group of ``split`` (a plate). ``well`` are the labels of a well: its
+    sites stay on one side and are never each other's neighbours.
     """
     controls = profiles.where(control)
     groups, wells = (Groups.of(controls.meta, names).codes for names in (split, well))

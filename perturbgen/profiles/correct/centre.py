@@ -20,14 +20,14 @@ _Spread = tuple[np.ndarray, np.ndarray, np.ndarray]  # rows, location and scale 
 
 
 class NestedCentre(Correction):
-    """Subtract the mean control of each row's own group, a tuple of ``by`` (experiment, plate,
-    site).
+    """Subtract the mean control of each row's own group.
 
-    A group with fewer than ``min_reference`` controls, or one never seen, takes the mean of its
-    parent (the tuple without its last label), at last that of all controls; with
-    ``fallback="global"`` the latter at once. As long as every tuple has its controls, the order of
-    ``by`` changes nothing. ``strength`` k shrinks a group's mean to its parent's, n/(n + k), since
-    the mean of six wells is itself noise that the whole plate would share.
+    A group is a tuple of ``by`` (experiment, plate, site). One with fewer than ``min_reference``
+    controls, or one never seen, takes the mean of its parent (the tuple without its last label), at
+    last that of all controls; with ``fallback="global"`` the latter at once. As long as every tuple
+    has its controls, the order of ``by`` changes nothing. ``strength`` k shrinks a group's mean to
+    its parent's, n/(n + k), since the mean of six wells is itself noise that the whole plate would
+    share.
     """
 
     def __init__(
@@ -95,14 +95,15 @@ def _known_groups(
 
 
 class ControlScaler(Correction):
-    """(x - location) / scale, both read off the controls of each group of ``by`` (none: all
-    controls).
+    """(x - location) / scale, both of the controls of each group of ``by`` (none: of all).
 
-    ``sd``: mean and standard deviation; ``mad``: median and 1.4826 MAD; ``percentile``: the 1st
-    percentile becomes 0 and the 99th 1. ``shrink`` k > 0 pulls a group of n controls towards all
-    controls: n/(n+k) of its own location and variance. Groups with fewer than ``min_reference``
-    controls take those of all controls. A feature that is constant over the controls has no unit
-    and becomes 0.
+    * ``sd``: mean and standard deviation;
+    * ``mad``: median and 1.4826 MAD;
+    * ``percentile``: the 1st percentile becomes 0 and the 99th 1.
+
+    ``shrink`` k > 0 pulls a group of n controls towards all controls: n/(n+k) of its own location
+    and variance. Groups with fewer than ``min_reference`` controls take those of all controls. A
+    feature that is constant over the controls has no unit and becomes 0.
     """
 
     def __init__(

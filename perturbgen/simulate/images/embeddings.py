@@ -82,12 +82,11 @@ def _write_rxrx19a(
     infection: float = 1.0,
     side_effect: float = 0.3,
 ) -> Path:
-    """metadata.csv and embeddings.csv; ``controls`` wells each of Mock, UV and untreated on a
-    plate.
+    """metadata.csv and embeddings.csv of two plates an experiment.
 
-    Two plates an experiment. drug-1 to drug-``rescuers`` take the infection away as their dose
-    rises; drug-``drugs`` does something else to the cells. The last well has no condition, and one
-    embedding no metadata.
+    A plate has ``controls`` wells each of Mock, UV and untreated. drug-1 to drug-``rescuers`` take
+    the infection away as their dose rises; drug-``drugs`` does something else to the cells. The
+    last well has no condition, and one embedding no metadata.
     """
     rng = np.random.default_rng(seed)
     screen = _Screen(drugs, doses, replicates, controls, sites)

@@ -33,8 +33,7 @@ def write_rxrx1(
     experiments: Mapping[str, str] = _EXPERIMENTS,
     stain: float = 0.0,
 ) -> Path:
-    """A folder of RxRx1: metadata.csv and embeddings.csv (2020) or the four tables (Kaggle), and
-    PNG.
+    """A folder of RxRx1, in its form of 2020 (metadata.csv, embeddings.csv) or Kaggle's, and PNG.
 
     ``sirnas`` treatments in each of four groups; experiment e puts group (p - 1 + e) mod 4 on plate
     p. ``experiments`` maps names to train or test. ``stain`` is the SD of the log brightness of a

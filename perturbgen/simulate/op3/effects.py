@@ -33,9 +33,10 @@ _SENSITIVITY: Final = 0.25
 class Effects:
     """True effects.
 
-    ``log2_fold_change`` (cell types, compounds, genes) float32; ``compounds`` (index: sm_name):
-    ``strength`` (sd of log2 fold changes), ``mechanism``, ``toxic``; ``survival`` (cell types,
-    compounds): share of the cells that survive.
+    * ``log2_fold_change`` (cell types, compounds, genes), float32;
+    * ``compounds`` (index: sm_name): ``strength`` (sd of log2 fold changes), ``mechanism``,
+      ``toxic``;
+    * ``survival`` (cell types, compounds): share of the cells that survive.
     """
 
     log2_fold_change: np.ndarray

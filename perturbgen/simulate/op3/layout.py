@@ -57,11 +57,13 @@ _TAILS: Final = ("F", "Cl", "Br", "OC", "C#N", "C(F)(F)F", "S(C)(=O)=O", "N1CCOC
 class Layout:
     """Which compound is in which well, and which conditions are released, withheld or impossible.
 
-    ``compounds``: sm_name (index), sm_lincs_id, SMILES, control, dose_uM. ``wells``: plate_name,
-    well, row, col, donor_id, library_id, sm_name, lost (True: no cell survives there). ``known``:
-    compounds measured in every cell type. The last four come from real files, where given: rows of
-    ``de_train`` and of ``id_map`` in their order, gene names, and cells per well of (cell type,
-    plate).
+    * ``compounds``: sm_name (index), sm_lincs_id, SMILES, control, dose_uM;
+    * ``wells``: plate_name, well, row, col, donor_id, library_id, sm_name, lost (True: no cell
+      survives there);
+    * ``known``: compounds measured in every cell type;
+    * ``train_rows``, ``id_map``, ``genes``, ``cells_per_well``: from real files, where given, the
+      rows of ``de_train`` and of ``id_map`` in their order, gene names, and cells per well of
+      (cell type, plate).
     """
 
     compounds: pd.DataFrame

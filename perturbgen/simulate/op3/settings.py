@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final
 
 from pydantic import AfterValidator, Field
 
-from perturbgen.core.config import Settings, merge, read_toml
+from perturbgen.core.config import Settings, merge
 from perturbgen.core.errors import ConfigError, suggest
 
 _PRESETS: Final = ("tiny", "small", "op3")
@@ -237,7 +237,7 @@ def preset_settings(
             f"unknown preset {preset!r}: {suggest(preset, _PRESETS)}", expected=", ".join(_PRESETS)
         )
     path = Path(__file__).parent / "presets" / f"{preset}.toml"
-    base: dict[str, Any] = merge(read_toml(path), {"preset": preset})
+    base: dict[str, Any] = merge(path, {"preset": preset})
     given = {name: str(Path(path).resolve()) for name, path in (sources or {}).items() if path}
     settings = SimulationSettings.load(config, base=base)
     values = merge(settings.model_dump(), {"source": given})

@@ -74,9 +74,11 @@ class _Chunk(NamedTuple):
 class World:
     """All that is true. The same settings and seed give the same world.
 
-    ``groups``: one row for each (well, cell type), with ``n_cells``, ``depth``, ``survival``,
-    ``withheld``. ``share`` (cell types x genes): baseline expression; ``r`` (genes,): NB sizes;
-    ``depth``: mean counts of a cell.
+    * ``groups``: a row for each (well, cell type): ``n_cells``, ``depth``, ``survival``,
+      ``withheld``;
+    * ``share`` (cell types x genes): baseline expression;
+    * ``r`` (genes,): NB sizes;
+    * ``depth``: mean counts of a cell.
     """
 
     settings: SimulationSettings

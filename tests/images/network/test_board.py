@@ -27,11 +27,8 @@ def test_pictures_show_every_class_and_the_chosen_fields(trained: Path) -> None:
     assert shown.shape == (8, 8)
     np.testing.assert_allclose(shown.sum(axis=1), 1)
     grid = _image_grid(found, feed, np.arange(5))
-    assert grid.shape == (
-        2 * (160 + 2 * 18 + 4),
-        4 * (160 + 4),
-        3,
-    )  # 16 pixels enlarged ten times under two lines
+    # 16 pixels enlarged ten times under two lines
+    assert grid.shape == (2 * (160 + 2 * 18 + 4), 4 * (160 + 4), 3)
     assert grid.dtype == np.uint8
     assert grid[36:196, :160].any()
 

@@ -57,9 +57,8 @@ def test_a_run_is_trained_asked_embedded_and_its_embedding_measured(
     found = {str(row["measure"]).split(" (")[0]: row for row in table(capsys)}
     assert found["mAP among all wells"]["n"] == 8
     assert found["recall of known relations"]["n"] == 28
-    assert found["recall of known relations"]["value"] == pytest.approx(
-        0.1, abs=0.05
-    )  # all pairs are known: chance
+    # all pairs are known: chance
+    assert found["recall of known relations"]["value"] == pytest.approx(0.1, abs=0.05)
     assert {
         "percent replicating",
         "consistency",

@@ -59,9 +59,8 @@ def test_every_stem_and_head_gives_probabilities_and_a_gradient(adapter: str, he
     model = small(adapter=adapter, head=head)
     terms = model(batch(), Draws(torch.Generator()))
     assert terms["cross_entropy"].shape == (12,)
-    assert (
-        terms["cross_entropy"][batch().label < 0].eq(0).all()
-    )  # unlabelled images count for nothing
+    # unlabelled images count for nothing
+    assert terms["cross_entropy"][batch().label < 0].eq(0).all()
     terms["cross_entropy"].sum().backward()
     missing = [name for name, p in model.named_parameters() if p.grad is None]
     assert missing == []
@@ -90,9 +89,8 @@ def test_the_cell_type_changes_the_embedding_only_where_it_is_read() -> None:
         same = torch.equal(model.embed(one.images, one.cell), model.embed(one.images, 1 - one.cell))
         assert same is not reads
     model = small().eval()
-    unknown = model.embed(
-        one.images, torch.full_like(one.cell, -1)
-    )  # a cell type never seen has no column
+    # a cell type never seen has no column
+    unknown = model.embed(one.images, torch.full_like(one.cell, -1))
     assert torch.isfinite(unknown).all()
 
 

@@ -29,9 +29,8 @@ def drawn(network: nn.Module, seed: int) -> nn.Module:
     generator = torch.Generator().manual_seed(seed)
     for value in network.state_dict().values():
         if value.is_floating_point():
-            size = (
-                0.1 if value.ndim == 4 else 1.0
-            )  # or the activations of a hundred layers overflow
+            # or the activations of a hundred layers overflow
+            size = 0.1 if value.ndim == 4 else 1.0
             value.copy_(size * (0.5 + torch.rand(value.shape, generator=generator)))
     return network.eval()
 

@@ -1,4 +1,8 @@
-"""The store in memory: compact CSR, densified by a compiled loop into recycled buffers."""
+"""Where the rows of a store live: in memory or on a GPU (a file is in ``disk``).
+
+In memory they are compact CSR, densified by a compiled loop into recycled buffers; a device holds
+the whole CSR, and batches are gathered and densified there.
+"""
 
 from __future__ import annotations
 
@@ -7,20 +11,82 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 from numba import njit
 from scipy import sparse
 
 from perturbgen.data.counts import count_problem
-from perturbgen.data.store.base import Backing, IntArray, SparseRows
 
 if TYPE_CHECKING:
     import torch
 
+IntArray = np.ndarray[Any, np.dtype[np.int64]]
 _Array = np.ndarray[Any, Any]
 _KEPT_BUFFERS = 3
+
+
+class SparseRows(NamedTuple):
+    """The non-zeros of a batch; cell ``i`` owns those from ``offsets[i]`` to ``offsets[i + 1]``.
+
+    As it is, it is the input of ``torch.nn.functional.embedding_bag(columns, weight, offsets,
+    mode="sum", per_sample_weights=values, include_last_offset=True)``: a first layer that reads the
+    sparse batch.
+    """
+
+    values: torch.Tensor  # float32 (non-zeros,)
+    columns: torch.Tensor  # int64 (non-zeros,): the gene of each
+    offsets: torch.Tensor  # int64 (cells + 1,)
+    n_genes: int
+
+    def rows(self) -> torch.Tensor:
+        """The cell of each non-zero, int64 (non-zeros,)."""
+        import torch
+
+        cells = torch.arange(len(self.offsets) - 1, device=self.offsets.device)
+        # Without output_size a GPU would have to be asked how many there are, and waited for.
+        return torch.repeat_interleave(cells, self.offsets.diff(), output_size=len(self.values))
+
+    def dense(self) -> torch.Tensor:
+        """The same counts, float32 (cells, genes)."""
+        out = self.values.new_zeros(len(self.offsets) - 1, self.n_genes)
+        out.view(-1)[self.rows() * self.n_genes + self.columns] = self.values
+        return out
+
+
+class _Resident(Protocol):
+    """Rows of counts at hand, in memory or on a device."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where its batches are made."""
+
+    def dense(self, rows: IntArray, pool: ThreadPoolExecutor) -> torch.Tensor:
+        """Float32 (cells, genes), with threads to share the work."""
+
+    def sparse(self, rows: IntArray) -> SparseRows:
+        """Their non-zeros."""
+
+
+class Backing(Protocol):
+    """Where the rows of a store live."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Cells and genes."""
+
+    def order(self, n: int, size: int, rng: np.random.Generator | None) -> IntArray:
+        """The positions 0..n-1 in the order of one epoch of batches of ``size``."""
+
+    def parts(self, rows: IntArray, size: int, first: int) -> Iterator[tuple[_Resident, IntArray]]:
+        """The rows from ``first`` on, in parts of whole batches, and where in a part they are."""
+
+    def to(self, device: torch.device) -> Backing:
+        """The same rows, resident there."""
+
+    def scipy(self, rows: IntArray) -> sparse.csr_matrix:
+        """The rows as CSR int64 or float32."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,11 +139,9 @@ class MemoryBacking:
         """Itself on the CPU, otherwise a copy on the device."""
         import torch
 
-        from perturbgen.data.store.device import DeviceBacking
-
         if device.type == "cpu":
             return self
-        return DeviceBacking(
+        return _DeviceBacking(
             torch.from_numpy(self.values.astype(np.float32)).to(device),
             torch.from_numpy(self.columns.astype(np.int32)).to(device),
             torch.from_numpy(self.offsets).to(device),
@@ -120,6 +184,57 @@ class MemoryBacking:
         values, columns = np.empty(offsets[-1], kind), np.empty(offsets[-1], column_kind)
         _gather(self.values, self.columns, self.offsets, rows, offsets, values, columns)
         return values, columns, offsets
+
+
+@dataclass(frozen=True, eq=False)
+class _DeviceBacking:
+    """CSR of raw counts (cells, genes) as tensors of one device: 8 bytes a non-zero."""
+
+    values: torch.Tensor  # float32 (non-zeros,)
+    columns: torch.Tensor  # int32 (non-zeros,)
+    offsets: torch.Tensor  # int64 (cells + 1,)
+    shape: tuple[int, int]
+    memory: Backing  # where it came from: the way back to the CPU
+
+    @property
+    def device(self) -> torch.device:
+        """Where the counts live."""
+        return self.values.device
+
+    def order(self, n: int, size: int, rng: np.random.Generator | None) -> IntArray:
+        """A permutation, or the stored order."""
+        return self.memory.order(n, size, rng)
+
+    def parts(
+        self, rows: IntArray, size: int, first: int
+    ) -> Iterator[tuple[_DeviceBacking, IntArray]]:
+        """One part: everything is at hand."""
+        yield self, rows[first:]
+
+    def to(self, device: torch.device) -> Backing:
+        """The same rows elsewhere."""
+        return self if device == self.device else self.memory.to(device)
+
+    def scipy(self, rows: IntArray) -> sparse.csr_matrix:
+        """The rows as CSR int64."""
+        return self.memory.scipy(rows)
+
+    def dense(self, rows: IntArray, pool: ThreadPoolExecutor) -> torch.Tensor:
+        """Float32 (cells, genes)."""
+        return self.sparse(rows).dense()
+
+    def sparse(self, rows: IntArray) -> SparseRows:
+        """The non-zeros of the rows."""
+        import torch
+
+        chosen = torch.from_numpy(rows).to(self.device)
+        starts = self.offsets[chosen]
+        lengths = self.offsets[chosen + 1] - starts
+        offsets = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
+        total = int(offsets[-1])
+        shift = torch.repeat_interleave(starts - offsets[:-1], lengths, output_size=total)
+        source = torch.arange(total, device=self.device) + shift
+        return SparseRows(self.values[source], self.columns[source].long(), offsets, self.shape[1])
 
 
 class _Buffers:

@@ -1,7 +1,7 @@
 """Raw counts with their labels, delivered in labelled batches and never dense as a whole.
 
 Three backings stand behind one interface: compact CSR in memory, a file read block by block
-(``disk``) and CSR resident on a GPU (``device``).
+(``disk``) and CSR resident on a GPU.
 """
 
 from __future__ import annotations
@@ -16,10 +16,9 @@ import numpy as np
 import pandas as pd
 
 from perturbgen.core.errors import SchemaError, shorten, suggest
+from perturbgen.data.backing import Backing, IntArray, MemoryBacking, SparseRows
 from perturbgen.data.covariates import CovariateEncoder
-from perturbgen.data.store.base import Backing, IntArray, SparseRows
-from perturbgen.data.store.disk import DiskBacking
-from perturbgen.data.store.memory import MemoryBacking
+from perturbgen.data.disk import DiskBacking
 
 if TYPE_CHECKING:
     import torch

@@ -15,8 +15,7 @@ from scipy import sparse
 
 from perturbgen.core.errors import InputError, SchemaError, suggest
 from perturbgen.core.files import require_file, require_folder
-from perturbgen.data.store.base import Backing, IntArray
-from perturbgen.data.store.memory import MemoryBacking
+from perturbgen.data.backing import Backing, IntArray, MemoryBacking
 
 if TYPE_CHECKING:
     import torch

@@ -1,4 +1,8 @@
-"""Truth and prediction joined by their labels; what does not match is named, never dropped."""
+"""Labels of conditions and genes: tables are joined by them, conditions grouped by them.
+
+What does not match is named, never dropped. Groups are scored apart (effect size, cell type, ...),
+or resampled together.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +14,13 @@ import numpy as np
 import pandas as pd
 
 from perturbgen.core.errors import ConfigError, SchemaError, shorten
+from perturbgen.evaluate.values import Values
 
 _logger = logging.getLogger(__name__)
 
 Policy = Literal["exact", "truth", "intersection"]
+_PARTS = 3
+_LEVELS = 12  # a stratum of more levels (a compound, for instance) would be a list of conditions
 
 
 def align(
@@ -26,12 +33,14 @@ def align(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Both tables with the same conditions and genes, in the truth's order, as float64.
 
-    ``exact``: the labels must be the same. ``truth``: the prediction may have more (Open Problems'
-    rule for genes). ``intersection``: what both have. Missing true values are an error; missing
-    predictions become 0, with a warning.
+    * ``exact``: the labels must be the same;
+    * ``truth``: the prediction may have more (Open Problems' rule for genes);
+    * ``intersection``: what both have.
+
+    Missing true values are an error; missing predictions become 0, with a warning.
     """
-    truth, prediction = _in_common(truth, prediction, genes=genes, rows=rows, name=name)
     # By label, never by place: rows in another order would give plausible scores of nothing.
+    truth, prediction = _in_common(truth, prediction, genes=genes, rows=rows, name=name)
     true = _numbers(truth, "the truth")
     holes = true.isna().to_numpy()
     if holes.any():
@@ -43,18 +52,16 @@ def align(
         )
     predicted = _numbers(prediction, name)
     holes = predicted.isna().to_numpy()
-    if not holes.any():
-        return true, predicted
-    row, gene = divmod(int(holes.argmax()), predicted.shape[1])
-    _logger.warning(
-        "%s has %d missing values (the first for %r, %r); they count as 0, as in Open Problems",
-        name,
-        int(holes.sum()),
-        predicted.index[row],
-        predicted.columns[gene],
-    )
-    # Not dropped: each method would be scored on genes of its own.
-    return true, predicted.fillna(0.0)
+    if holes.any():
+        row, gene = divmod(int(holes.argmax()), predicted.shape[1])
+        first = predicted.index[row], predicted.columns[gene]
+        what = (
+            "%s has %d missing values (the first for %r, %r); they count as 0, as in Open Problems"
+        )
+        _logger.warning(what, name, int(holes.sum()), *first)
+        # Not dropped: each method would be scored on genes of its own.
+        predicted = predicted.fillna(0.0)
+    return true, predicted
 
 
 def align_all(
@@ -123,13 +130,13 @@ def same_levels(table: pd.DataFrame, index: pd.Index, name: str) -> pd.DataFrame
             fix="set_index(['cell_type', 'compound'])",
         )
     # Unnamed levels stay: their order is all that is known of them.
-    names, found = list(map(str, index.names)), list(map(str, table.index.names))
+    names = list(map(str, index.names))
     named = isinstance(table.index, pd.MultiIndex) and None not in index.names
-    return table.reorder_levels(names) if named and sorted(names) == sorted(found) else table
+    same = named and sorted(names) == sorted(map(str, table.index.names))
+    return table.reorder_levels(names) if same else table
 
 
 def _levels(index: pd.Index) -> str:
-    """What the labels of an index are made of."""
     if index.nlevels == 1:
         return f"like {index[0]!r}"
     return f"({', '.join(str(name) for name in index.names)})"
@@ -144,12 +151,10 @@ def shared(
             f"{option}={policy!r} is no policy", expected=f"one of {shorten(get_args(Policy))}"
         )
     absent, extra = truth[~truth.isin(found)], found[~found.isin(truth)]
-    differences = []
-    if len(absent):
-        differences.append(f"{len(absent)} of {len(truth)} are absent ({shorten(absent, 3)})")
-    if len(extra):
-        differences.append(f"{len(extra)} are unknown to the truth ({shorten(extra, 3)})")
-    difference = "; ".join(differences)
+    lacks = f"{len(absent)} of {len(truth)} are absent ({shorten(absent, 3)})"
+    more = f"{len(extra)} are unknown to the truth ({shorten(extra, 3)})"
+    told = ((absent, lacks), (extra, more))
+    difference = "; ".join(text for labels, text in told if len(labels))
     if (len(absent) and policy != "intersection") or (len(extra) and policy == "exact"):
         raise SchemaError(
             f"{name} has other {what} than the truth: {difference}",
@@ -165,13 +170,13 @@ def shared(
             expected=f"{what} {shorten(truth, 3)}, ...",
         )
     if difference:
-        scored = f"{len(both)} of {len(truth)} {what}"
-        _logger.warning("%s: scoring %s; %s", name, scored, difference)
+        _logger.warning(
+            "%s: scoring %d of %d %s; %s", name, len(both), len(truth), what, difference
+        )
     return both
 
 
 def _select(table: pd.DataFrame, rows: pd.Index, genes: pd.Index) -> pd.DataFrame:
-    """Rows and genes by label."""
     # A table that has them already is not copied: it may fill much of the memory.
     same = table.index.equals(rows) and table.columns.equals(genes)
     return table if same else table.reindex(index=rows, columns=genes)
@@ -198,3 +203,91 @@ def _numbers(table: pd.DataFrame, name: str) -> pd.DataFrame:
             fix="compute p in log space, or clip the table",
         )
     return values
+
+
+def effect_sizes(truth: Values, conditions: pd.Index) -> pd.Series:
+    """Number of responding genes of each condition (conditions,)."""
+    strength = np.abs(truth.given)
+    largest, genes = strength.max(), strength.shape[1]
+    # p that were limited before we saw them, at a value that one gene alone does not respond with.
+    if (
+        truth.adjust
+        and 0 < largest < -np.log10(truth.level / genes)
+        and (strength == largest).sum() > 1
+    ):
+        _logger.warning(
+            "the truth ends at ±%g: of %s genes, a few that reach it do not respond after "
+            "adjustment and are missed by the DE metrics. Score the table as it was before "
+            "(compare: data.clip), or compare p itself (--raw-p)",
+            largest,
+            f"{genes:,}",
+        )
+    de = np.concatenate([block.de for block in truth.blocks])
+    return pd.Series(de.sum(axis=1), conditions, name="responding genes")
+
+
+def strata(
+    conditions: pd.Index, table: pd.DataFrame | None, effect: pd.Series | None = None
+) -> pd.DataFrame:
+    """A column of labels for each way to divide the conditions, joined by label.
+
+    Levels of the index and columns of text or truth values are taken as they are where they have
+    two to twelve levels; numbers are cut into thirds of the conditions. Other columns are dropped.
+    """
+    columns: dict[str, pd.Series] = {} if effect is None else {str(effect.name): _in_ranges(effect)}
+    for name in conditions.names if isinstance(conditions, pd.MultiIndex) else ():
+        labels = conditions.get_level_values(str(name)).astype(str)
+        columns[str(name)] = pd.Series(labels, conditions)
+    if table is not None:
+        twice = table.index[table.index.duplicated()]
+        if len(twice):
+            raise SchemaError(f"the table of conditions names some twice: {shorten(twice)}")
+        absent = conditions[~conditions.isin(table.index)]
+        if len(absent):
+            raise SchemaError(
+                f"the table of conditions lacks {len(absent)} of {len(conditions)}: "
+                f"{shorten(absent, 3)}",
+                expected="a row for every condition of the truth, labelled as there",
+            )
+        columns |= {
+            str(name): _in_ranges(column) for name, column in table.reindex(conditions).items()
+        }
+    kept = {name: column for name, column in columns.items() if 2 <= column.nunique() <= _LEVELS}
+    return pd.DataFrame(kept, index=conditions)
+
+
+def _in_ranges(column: pd.Series) -> pd.Series:
+    """A numeric column as ranges of about equal numbers of conditions; any other as text."""
+    # Truth values count as numbers in pandas, and have no ranges.
+    if not pd.api.types.is_numeric_dtype(column) or pd.api.types.is_bool_dtype(column):
+        return column.astype(str)
+    edges = np.zeros(0)
+    if column.nunique() > _PARTS:
+        edges = np.unique(np.quantile(column.dropna(), np.linspace(0, 1, _PARTS + 1)))
+    if len(edges) < 3:
+        return column.map(lambda value: f"{value:g}")
+    last = len(edges) - 2
+    codes = np.clip(np.searchsorted(edges, column, side="right") - 1, 0, last)
+    # The number comes first, so that ranges sorted as text are in order.
+    labels = [
+        f"{code + 1}: {edges[code]:g} to {'' if code == last else 'below '}{edges[code + 1]:g}"
+        for code in codes
+    ]
+    return pd.Series(labels, column.index)
+
+
+def find_clusters(
+    index: pd.Index, conditions: pd.DataFrame | None, name: str | None
+) -> pd.Series | None:
+    """The cluster of each condition: a level of the index, or a column about conditions."""
+    if name is None:
+        return None
+    if name in index.names:
+        return pd.Series(index.get_level_values(name), index)
+    if conditions is not None and name in conditions:
+        return conditions[name].reindex(index)
+    columns = [] if conditions is None else list(conditions)
+    raise SchemaError(
+        f"there is no {name!r} to cluster by",
+        expected=f"one of {shorten([*index.names, *columns], 12)}",
+    )
