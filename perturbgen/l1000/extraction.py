@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 from perturbgen import __version__
 from perturbgen.core.console import progress
 from perturbgen.core.errors import InputError, SchemaError, shorten
-from perturbgen.core.files import disk_errors, remove, require_writable
+from perturbgen.core.files import disk_errors, read_json, remove, require_writable
 from perturbgen.core.system import keep_freed_memory
 from perturbgen.l1000.fields import level_of
 from perturbgen.l1000.gctx import BLOCK_BYTES, GctxFile
@@ -310,7 +310,7 @@ def _finished(out: Path, plan: dict[str, Any], *, force: bool) -> bool:
     if not out.exists():
         return False
     manifest = out / MANIFEST
-    found = json.loads(manifest.read_text()) if manifest.is_file() else None
+    found = read_json(manifest, "manifest") if manifest.is_file() else None
     if found is None:
         if out.is_dir() and not any(out.iterdir()):
             return False

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from perturbgen.core.errors import InputError, SchemaError, shorten
-from perturbgen.core.files import require_file, require_folder
+from perturbgen.core.files import read_json, require_file, require_folder
 from perturbgen.l1000.fields import decode
 from perturbgen.l1000.gctx import GctxFile
 from perturbgen.l1000.metadata import read_metadata
@@ -38,7 +37,7 @@ class Extraction:
     def open(cls, folder: str | Path) -> Extraction:
         """Map the folder; nothing is read but the manifest."""
         folder = require_folder(folder, "extraction")
-        manifest = json.loads(require_file(folder / MANIFEST, "manifest").read_text())
+        manifest = read_json(folder / MANIFEST, "manifest")
         path = require_file(folder / PROFILES, "matrix")
         try:
             # mapped: the landmarks of both phases are 6.5 GB

@@ -17,7 +17,8 @@ from tests.hostile.verbs import ALSO, VERBS, joined
 
 MISTAKE = frozenset({2})
 REFUSED = frozenset({1, 2})  # what the system says no to is a failure or a mistake
-EITHER = frozenset({0, 2})  # half of a text may be a whole smaller one
+# half of a text may be a whole smaller one; a folder may take more files than it has
+EITHER = frozenset({0, 2})
 WORKS = frozenset({0})
 
 
@@ -181,8 +182,11 @@ def _on_verb(verb: Verb) -> Iterator[Case]:
     out, files = verb.out, verb.files
     yield Case(f"{label}: as meant", verb.command(), files, WORKS, written=out)
     for name in verb.inputs:
-        for what, (attack, codes) in (ON_FILES if "." in Path(name).name[1:] and not
-                                      name.endswith((".profiles",)) else ON_FOLDERS).items():
+        for what, (attack, codes) in (
+            ON_FILES
+            if "." in Path(name).name[1:] and not name.endswith((".profiles",))
+            else ON_FOLDERS
+        ).items():
             text = Path(name).suffix in (".csv", ".txt", ".toml") and what == "is cut"
             yield Case(
                 f"{label}: {name} {what}",
@@ -208,17 +212,16 @@ def _on_output(verb: Verb, label: str) -> Iterator[Case]:
     for name in verb.inputs:
         for how, spelt in (
             ("is", name),
-            ("is, through a folder,", f"{Path(name).parent}/../{Path.cwd().name}"),
+            ("is, through a folder,", f"sub/../{name}"),
             ("is, through a link,", f"link{suffix}"),
         ):
-            if "folder" in how:
-                spelt = f"sub/../{name}"
             yield Case(
                 f"{label}: {verb.flag} {how} {name}",
                 verb.command(out=spelt),
                 files,
-                MISTAKE,
+                MISTAKE if suffix else EITHER,
                 prepare=_link(name, f"link{suffix}"),
+                written=None if suffix else name,
             )
     kinds = {
         "is in a file": ("file.txt/new" + suffix, MISTAKE),

@@ -24,7 +24,9 @@ typer rich.table rich.progress formulaic lightning_fabric tensorboard torch.util
 xgboost PIL.Image perturbgen.cli perturbgen.train.generative perturbgen.l1000.embedder
 perturbgen.images.network perturbgen.compare perturbgen.predict
 """
-MEMORY = 12 << 30  # bytes a child may address: a size that no memory holds must not take the machine
+MEMORY = (
+    12 << 30
+)  # bytes a child may address: a size that no memory holds must not take the machine
 
 
 def serve() -> None:
@@ -35,7 +37,7 @@ def serve() -> None:
     gc.freeze()
     for line in sys.stdin:
         job = json.loads(line)
-        print(json.dumps(run(job)), flush=True)
+        print(json.dumps(run(job)), flush=True)  # noqa: T201
 
 
 def run(job: dict) -> dict:
@@ -77,7 +79,7 @@ def become(job: dict) -> None:
             code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
         sys.stdout.flush()
         sys.stderr.flush()
-    except BaseException:
+    except BaseException:  # noqa: BLE001
         import traceback
 
         traceback.print_exc()

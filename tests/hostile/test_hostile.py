@@ -62,7 +62,7 @@ class Server:
 
 
 @pytest.fixture(scope="module")
-def servers() -> Iterator["SimpleQueue[Server]"]:
+def servers() -> Iterator[SimpleQueue[Server]]:
     """Two of them, for two cores."""
     started = [Server(), Server()]
     queue: SimpleQueue[Server] = SimpleQueue()
@@ -74,7 +74,7 @@ def servers() -> Iterator["SimpleQueue[Server]"]:
 
 
 @pytest.fixture(scope="module")
-def world(servers: "SimpleQueue[Server]", tmp_path_factory: pytest.TempPathFactory) -> Path:
+def world(servers: SimpleQueue[Server], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Small files of every kind that a verb reads."""
     folder = tmp_path_factory.mktemp("world")
     for name, text in TEXTS.items():
@@ -126,12 +126,12 @@ def verdict(case: Case, found: dict[str, Any], before: dict[str, str], folder: P
         return f"wrong exit {found['code']}, not {sorted(case.codes)}"
     if new:
         return f"left behind: {new[:3]}"
-    if found["code"] and not found["err"].strip():
+    if not (found["err"] + found["out"]).strip():
         return "silent"
     return ""
 
 
-def attack(case: Case, world: Path, place: Path, servers: "SimpleQueue[Server]") -> tuple[str, str]:
+def attack(case: Case, world: Path, place: Path, servers: SimpleQueue[Server]) -> tuple[str, str]:
     """Run a case in a copy of what it needs: the verdict, and what was said."""
     folder = place / "case"
     folder.mkdir(parents=True)
@@ -157,7 +157,7 @@ def attack(case: Case, world: Path, place: Path, servers: "SimpleQueue[Server]")
 
 def test_every_attack_fails_well(
     world: Path,
-    servers: "SimpleQueue[Server]",
+    servers: SimpleQueue[Server],
     tmp_path: Path,
     record_property: Any,
     request: pytest.FixtureRequest,
