@@ -24,9 +24,8 @@ typer rich.table rich.progress formulaic lightning_fabric tensorboard torch.util
 xgboost PIL.Image perturbgen.cli perturbgen.train.generative perturbgen.l1000.embedder
 perturbgen.images.network perturbgen.compare perturbgen.predict
 """
-MEMORY = (
-    12 << 30
-)  # bytes a child may address: a size that no memory holds must not take the machine
+# bytes that a child may address: a size that no memory holds must not take the machine
+MEMORY = 12 << 30
 
 
 def serve() -> None:
